@@ -1,0 +1,81 @@
+"""gradlogp: the score ∇ log p of a distribution. Learn it, sample with it, check both.
+
+Names are loaded when first used, so that `import gradlogp` costs nothing and changes nothing.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from . import autodiff as autodiff
+    from . import checkpoint as checkpoint
+    from . import core as core
+    from . import data as data
+    from . import metrics as metrics
+    from . import objectives as objectives
+    from . import schedules as schedules
+    from .core import Chain as Chain
+    from .core import Estimate as Estimate
+    from .core import Streams as Streams
+    from .distributions import Gaussian as Gaussian
+    from .distributions import GaussianMixture as GaussianMixture
+    from .estimator import ScoreEstimator as ScoreEstimator
+    from .kernels import MALA as MALA
+    from .kernels import ULA as ULA
+    from .likelihood import log_likelihood as log_likelihood
+    from .model import EmpiricalScore as EmpiricalScore
+    from .model import ExactScore as ExactScore
+    from .model import ScoreModel as ScoreModel
+    from .networks import MLP as MLP
+    from .networks import UNet as UNet
+    from .noise_levels import noise_levels as noise_levels
+    from .parametrization import join as join
+    from .parametrization import split as split
+    from .parametrization import tweedie as tweedie
+    from .sampling import evolve as evolve
+    from .sampling import prior as prior
+    from .sampling import run as run
+    from .sampling import time_grid as time_grid
+    from .settings import Settings as Settings
+    from .targets import as_target as as_target
+    from .training import fit as fit
+    from .transitions import Ancestral as Ancestral
+    from .transitions import AnnealedLangevin as AnnealedLangevin
+    from .transitions import ProbabilityFlow as ProbabilityFlow
+
+__version__ = "0.1.0"
+
+_MODULES = ("autodiff", "checkpoint", "core", "data", "metrics", "objectives", "schedules")
+_NAMES = {
+    "Chain": "core", "Estimate": "core", "Streams": "core",
+    "Gaussian": "distributions", "GaussianMixture": "distributions",
+    "ScoreEstimator": "estimator",
+    "MALA": "kernels", "ULA": "kernels",
+    "log_likelihood": "likelihood",
+    "EmpiricalScore": "model", "ExactScore": "model", "ScoreModel": "model",
+    "MLP": "networks", "UNet": "networks",
+    "noise_levels": "noise_levels",
+    "join": "parametrization", "split": "parametrization", "tweedie": "parametrization",
+    "evolve": "sampling", "prior": "sampling", "run": "sampling", "time_grid": "sampling",
+    "Settings": "settings",
+    "as_target": "targets",
+    "fit": "training",
+    "Ancestral": "transitions", "AnnealedLangevin": "transitions",
+    "ProbabilityFlow": "transitions",
+}  # fmt: skip
+
+__all__ = [*_MODULES, *_NAMES, "__version__"]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _MODULES:
+        return import_module(f".{name}", __name__)
+    if name in _NAMES:
+        value = getattr(import_module(f".{_NAMES[name]}", __name__), name)
+        globals()[name] = value
+        return value
+    raise AttributeError(f"module 'gradlogp' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,301 @@
+r"""What everything else speaks: function types, protocols, and the one place that draws noise.
+
+For a density p on R^d the *score* is s(x) = ∇ log p(x) = −∇E(x). Nothing else is called a score.
+A batch is `x` with shape `(B, *event)`; nothing ever couples the members of a batch. Noise levels
+are `x_t = α_t x_0 + σ_t ε` with ε ~ N(0, I), and t in [0, 1] runs from data to noise.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol, TypeVar, runtime_checkable
+
+import torch
+from torch import Tensor
+
+ScoreFn = Callable[[Tensor], Tensor]
+"""s(x): `(B, *event) -> (B, *event)`."""
+
+NoisyScoreFn = Callable[[Tensor, Tensor], Tensor]
+"""s(x_t, t) = ∇ log p_t(x_t): `(B, *event)`, t `()` or `(B,)` `-> (B, *event)`."""
+
+
+class Estimate(NamedTuple):
+    """A number with its error bar."""
+
+    value: float
+    standard_error: float
+
+    def __str__(self) -> str:
+        return f"{self.value:.4g} ± {self.standard_error:.2g}"
+
+
+def mean_and_error(values: Tensor) -> Estimate:
+    """Return the mean of independent numbers `(n,)` and its standard error."""
+    values = values.double()
+    return Estimate(float(values.mean()), float(values.std()) / len(values) ** 0.5)
+
+
+# ---------------------------------------------------------------------------- protocols
+
+
+@runtime_checkable
+class Density(Protocol):
+    """What Langevin dynamics needs: a log-density up to a constant, and its score."""
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        """Return log p(x) + const, shape `(B,)`."""
+        ...
+
+    def score(self, x: Tensor) -> Tensor:
+        """Return ∇ log p(x), shape of `x`."""
+        ...
+
+
+@runtime_checkable
+class Analytic(Density, Protocol):
+    """A density closed under Gaussian noising: the reason everything here can be checked."""
+
+    @property
+    def event_shape(self) -> torch.Size:
+        """The shape of one draw."""
+        ...
+
+    def sample(self, n: int, *, generator: torch.Generator | None = None) -> Tensor:
+        """Draw n independent points, `(n, *event)`."""
+        ...
+
+    def noised(self, alpha: Tensor | float, sigma: Tensor | float) -> Analytic:
+        """Return the law of α X + σ Z with Z ~ N(0, I); α and σ `()` or `(B,)`."""
+        ...
+
+    def posterior_mean(self, x_t: Tensor, alpha: Tensor | float, sigma: Tensor | float) -> Tensor:
+        """Return E[X | α X + σ Z = x_t], shape of x_t."""
+        ...
+
+
+@runtime_checkable
+class Denoiser(Protocol):
+    """A noisy score that also knows E[x_0 | x_t], even where α = 0 and the score cannot tell."""
+
+    def __call__(self, x: Tensor, t: Tensor) -> Tensor:
+        """Return the score of the law of x_t."""
+        ...
+
+    def denoise(self, x: Tensor, t: Tensor) -> Tensor:
+        """Return the posterior mean E[x_0 | x_t = x]."""
+        ...
+
+
+class Schedule(ABC):
+    r"""A map t -> (α_t, σ_t) from which drift, diffusion and log-SNR are derived once.
+
+    .. math:: f = \frac{d \log α}{dt}, \quad λ = 2 \log(α / σ), \quad g^2 = -σ^2 \frac{dλ}{dt}
+
+    so that dX = f X dt + g dW has the marginals α_t x_0 + σ_t ε. A subclass gives `__call__` and
+    nothing else.
+
+    References:
+        | Score-Based Generative Modeling through Stochastic Differential Equations (Song et al., 2021)
+        | https://arxiv.org/abs/2011.13456
+        | Variational Diffusion Models (Kingma et al., 2021)
+        | https://arxiv.org/abs/2107.00630
+    """
+
+    @property
+    def times(self) -> Tensor | None:
+        """The descending times of a discrete ladder; None where time is continuous."""
+        return None
+
+    @abstractmethod
+    def __call__(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        """Return (α_t, σ_t), each with the shape of t."""
+
+    def rates(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        """Return (dα/dt, dσ/dt) by forward-mode differentiation."""
+        return torch.func.jvp(self, (t,), (torch.ones_like(t),))[1]
+
+    def log_snr(self, t: Tensor) -> Tensor:
+        """Return λ(t) = 2 log(α/σ)."""
+        alpha, sigma = self(t)
+        return 2 * (alpha.log() - sigma.log())
+
+    def f(self, t: Tensor) -> Tensor:
+        """Return the drift coefficient f(t) = d log α / dt."""
+        return self.rates(t)[0] / self(t)[0]
+
+    def g2(self, t: Tensor) -> Tensor:
+        """Return the squared diffusion g²(t) = 2 σ (σ' − f σ), at t = 0 as its one-sided limit."""
+        t = t.clamp(min=1e-12)  # σ' is infinite at 0 where σ ~ sqrt(t), the product is not
+        (_, sigma), (_, d_sigma) = self(t), self.rates(t)
+        return 2 * sigma * (d_sigma - self.f(t) * sigma)
+
+
+S = TypeVar("S")
+I = TypeVar("I", covariant=True)
+
+
+@runtime_checkable
+class Kernel(Protocol[S, I]):
+    """Keeps a density. State holds what the next step needs, Info what a diagnostic wants."""
+
+    def init(self, x: Tensor, target: Density) -> S:
+        """Return the state at x."""
+        ...
+
+    def step(
+        self, state: S, target: Density, *, generator: Generator | None = None
+    ) -> tuple[S, I]:
+        """Move every chain by one step."""
+        ...
+
+
+@runtime_checkable
+class Transition(Protocol):
+    """Moves p_t to p_s, s < t; `s = None` is the noise-free end (α, σ) = (1, 0)."""
+
+    def __call__(
+        self,
+        x: Tensor,
+        t: Tensor,
+        s: Tensor | None,
+        score: NoisyScoreFn,
+        schedule: Schedule,
+        *,
+        generator: Generator | None = None,
+    ) -> Tensor:
+        """Return x_s, shape of x."""
+        ...
+
+
+@dataclass(frozen=True)
+class Chain:
+    """Draws `(chain, draw, *event)`, per-draw information `(chain, draw)` and the last state."""
+
+    draws: Tensor
+    info: Any
+    state: Any
+
+
+# ---------------------------------------------------------------------------- randomness
+
+BLOCK = 1024
+"""Chains that share one stream of noise (see `Streams`)."""
+
+
+class Streams:
+    """Noise keyed by block of chains, so that a chain does not depend on how chains are chunked.
+
+    One `torch.randn` call of n numbers is not the same as two of n/2, so the rows are dealt out in
+    blocks of `BLOCK` chains, each with a stream of its own derived from one seed. Whoever works on
+    the chains [start, stop) out of `total` draws the same numbers for them.
+
+    Arguments:
+        seed: The seed of the whole run.
+        start: First chain.
+        stop: One past the last chain.
+        total: Number of chains in the whole run.
+        device: Where the noise is wanted.
+    """
+
+    def __init__(
+        self, seed: int, start: int, stop: int, total: int, device: torch.device | str = "cpu"
+    ) -> None:
+        if not 0 <= start < stop <= total:
+            raise ValueError(f"chains [{start}, {stop}) do not lie within {total} chains")
+        self.start, self.stop, self.total = start, stop, total
+        self._blocks = range(start // BLOCK, (stop - 1) // BLOCK + 1)
+        # An odd multiplier keeps the low 32 bits, all that the CPU generator reads, distinct.
+        seeds = [(seed + 0x9E3779B97F4A7C15 * block) % 2**63 for block in self._blocks]
+        self._generators = [torch.Generator(device).manual_seed(seed) for seed in seeds]
+
+    def draw(self, law: Callable[..., Tensor], shape: torch.Size, like: Tensor) -> Tensor:
+        """Draw `shape` numbers from `law` (`torch.randn`, `torch.rand`); rows are the chains."""
+        if shape[0] != self.stop - self.start:
+            raise ValueError(
+                f"these streams serve {self.stop - self.start} chains, noise for {shape[0]} was asked"
+            )
+        parts = []
+        for block, generator in zip(self._blocks, self._generators, strict=True):
+            first = block * BLOCK
+            rows = min(BLOCK, self.total - first)
+            part = law(
+                (rows, *shape[1:]), dtype=like.dtype, device=like.device, generator=generator
+            )
+            parts.append(part[max(self.start - first, 0) : self.stop - first])
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+
+Generator = torch.Generator | Streams
+"""Where randomness enters; `None` means PyTorch's default generator."""
+
+
+def _draw(
+    law: Callable[..., Tensor], shape: torch.Size, like: Tensor, g: Generator | None
+) -> Tensor:
+    if isinstance(g, Streams):
+        return g.draw(law, shape, like)
+    return law(shape, dtype=like.dtype, device=like.device, generator=g)
+
+
+def randn_like(x: Tensor, generator: Generator | None = None) -> Tensor:
+    """Draw N(0, I) noise of the shape, dtype and device of x: the one place noise comes from."""
+    return _draw(torch.randn, x.shape, x, generator)
+
+
+def rand_like(x: Tensor, generator: Generator | None = None) -> Tensor:
+    """Draw uniform numbers in [0, 1) of the shape, dtype and device of x."""
+    return _draw(torch.rand, x.shape, x, generator)
+
+
+def choice(weights: Tensor, n: int, generator: torch.Generator | None = None) -> Tensor:
+    """Draw n indices with replacement, with probability proportional to `weights` `(K,)`."""
+    return torch.multinomial(weights, n, replacement=True, generator=generator)
+
+
+def permutation(n: int, generator: torch.Generator | None = None) -> Tensor:
+    """Draw a uniform permutation of 0 … n−1 on the CPU."""
+    return torch.randperm(n, generator=generator)
+
+
+def new_seed(generator: torch.Generator | None) -> int:
+    """Draw a fresh seed, so that a run can hand streams of its own to each block of chains."""
+    device = "cpu" if generator is None else generator.device
+    return int(torch.randint(2**62, (), device=device, generator=generator))
+
+
+# ---------------------------------------------------------------------------- shapes
+
+
+def check_batch(x: Tensor, event_shape: torch.Size | None = None, name: str = "x") -> None:
+    """Raise `ValueError` unless x is a floating-point batch `(B, *event)`."""
+    if not isinstance(x, Tensor):
+        raise ValueError(f"{name} must be a torch.Tensor, got {type(x).__name__}")
+    if not x.is_floating_point():
+        raise ValueError(f"{name} must be floating point, got {x.dtype}; convert it with .float()")
+    if x.ndim < 2 or (event_shape is not None and x.shape[1:] != event_shape):
+        event = "*event" if event_shape is None else ", ".join(map(str, event_shape))
+        raise ValueError(f"{name} must have shape (B, {event}), got {tuple(x.shape)}")
+
+
+def check_same_shape(out: Tensor, x: Tensor, name: str) -> None:
+    """Raise `ValueError` unless a function of x returned the shape of x (never broadcast)."""
+    if out.shape != x.shape:
+        raise ValueError(f"{name} returned shape {tuple(out.shape)} for x of {tuple(x.shape)}")
+
+
+def per_sample(value: Tensor | float, x: Tensor, name: str = "t") -> Tensor:
+    """Reshape a number `()` or one per sample `(B,)` so that it multiplies x `(B, *event)`."""
+    v = torch.as_tensor(value, dtype=x.dtype, device=x.device)
+    if v.ndim == 0:
+        return v
+    if v.shape != x.shape[:1]:
+        raise ValueError(f"{name} must have shape () or ({x.shape[0]},), got {tuple(v.shape)}")
+    return v.reshape(-1, *[1] * (x.ndim - 1))
+
+
+def sum_event(x: Tensor) -> Tensor:
+    """Sum over the event dimensions: `(B, *event) -> (B,)`."""
+    return x.flatten(1).sum(1)

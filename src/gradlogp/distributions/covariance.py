@@ -1,0 +1,100 @@
+r"""Covariances in their eigenbasis: S = U diag(w) Uᵀ, with U left out where S is diagonal.
+
+In this form noising is exact and free, α² S + σ² I = U diag(α² w + σ²) Uᵀ, and applying any function of
+S is two small products, so that no inverse is ever formed. Arrays may have leading dimensions
+(components, samples); they broadcast as usual.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class Covariance(NamedTuple):
+    """Eigenvalues `(..., D)` and eigenvectors `(..., D, D)`, or None for a diagonal matrix."""
+
+    w: Tensor
+    U: Tensor | None
+
+    def rotate(self, v: Tensor) -> Tensor:
+        """Return Uᵀ v; a U of its own for each component k needs v of shape (B, K, D)."""
+        if self.U is None:
+            return v
+        return v @ self.U if self.U.ndim == 2 else torch.einsum("bki,kij->bkj", v, self.U)
+
+    def rotate_back(self, v: Tensor) -> Tensor:
+        """Return U v."""
+        if self.U is None:
+            return v
+        return v @ self.U.mT if self.U.ndim == 2 else torch.einsum("bkj,kij->bki", v, self.U)
+
+    def matrix(self, values: Tensor) -> Tensor:
+        """Return the matrix U diag(values) Uᵀ, `(..., D, D)`."""
+        if self.U is None:
+            return torch.diag_embed(values)
+        return (self.U * values.unsqueeze(-2)) @ self.U.mT
+
+    def to(self, like: Tensor) -> Covariance:
+        """Return this in the dtype and on the device of a tensor."""
+        return Covariance(self.w.to(like), None if self.U is None else self.U.to(like))
+
+
+def covariance(cov: Tensor, D: int, kind: str) -> Covariance:
+    """Decompose a `scalar`, `diagonal` or `full` covariance (leading dimensions allowed).
+
+    Raises:
+        ValueError: If it is not finite, not symmetric, or has a negative eigenvalue.
+    """
+    if not bool(torch.isfinite(cov).all()):
+        raise ValueError("the covariance has entries that are not finite")
+    if kind == "full":
+        scale = cov.abs().amax(dim=(-2, -1), keepdim=True)
+        if bool(((cov - cov.mT).abs() > 1e-5 * scale).any()):
+            raise ValueError("the covariance matrix is not symmetric")
+        w, U = torch.linalg.eigh((cov + cov.mT) / 2)
+        # eigh is backward stable: an eigenvalue within rounding of 0 is 0
+        tiny = D * torch.finfo(cov.dtype).eps * w[..., -1:].abs()
+        w = torch.where(w.abs() <= tiny, torch.zeros_like(w), w)
+        result = Covariance(w, U)
+    else:
+        w = cov.unsqueeze(-1).expand(*cov.shape, D) if kind == "scalar" else cov
+        result = Covariance(w.clone(), None)
+    if bool((result.w < 0).any()):
+        raise ValueError(
+            f"the covariance has a negative eigenvalue ({float(result.w.min()):.3g}); "
+            "variances (not standard deviations) are expected, and they are at least 0"
+        )
+    return result
+
+
+def as_parameter(value: Tensor | float | Sequence[Any], name: str) -> Tensor:
+    """Return a parameter as a finite floating-point tensor; plain numbers become float64."""
+    if isinstance(value, Tensor) and value.is_floating_point():
+        result = value
+    else:
+        result = torch.as_tensor(value, dtype=torch.float64)
+    if not bool(torch.isfinite(result).all()):
+        raise ValueError(f"{name} has entries that are not finite")
+    return result
+
+
+def coefficients(
+    alpha: Tensor | float, sigma: Tensor | float, like: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Return α and σ as tensors `()` or `(B,)`, refusing anything else.
+
+    Raises:
+        ValueError: For negative or non-finite values, both zero, or more than one dimension.
+    """
+    a = torch.as_tensor(alpha, dtype=like.dtype, device=like.device)
+    b = torch.as_tensor(sigma, dtype=like.dtype, device=like.device)
+    for name, v in (("alpha", a), ("sigma", b)):
+        if v.ndim > 1:
+            raise ValueError(f"{name} must have shape () or (B,), got {tuple(v.shape)}")
+        if not bool((torch.isfinite(v) & (v >= 0)).all()):
+            raise ValueError(f"{name} must be finite and at least 0")
+    return torch.broadcast_tensors(a, b)

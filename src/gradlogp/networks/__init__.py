@@ -1,0 +1,4 @@
+"""Networks: plain `nn.Module`s, network(x, c, labels) -> like x, that know nothing of diffusion."""
+
+from .mlp import MLP as MLP
+from .unet import UNet as UNet

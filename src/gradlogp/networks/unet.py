@@ -1,0 +1,125 @@
+"""A small convolutional U-Net with class conditioning."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from .embeddings import Conditioning, initialise
+
+
+class _Residual(nn.Module):
+    """GroupNorm, scaled and shifted by the conditioning, between two 3×3 convolutions."""
+
+    def __init__(self, c_in: int, c_out: int, width: int) -> None:
+        super().__init__()
+        self.norm1 = nn.GroupNorm(min(8, c_in), c_in)
+        self.conv1 = nn.Conv2d(c_in, c_out, 3, padding=1)
+        self.film = nn.Linear(width, 2 * c_out)
+        self.norm2 = nn.GroupNorm(min(8, c_out), c_out)
+        self.conv2 = nn.Conv2d(c_out, c_out, 3, padding=1)
+        self.skip = nn.Conv2d(c_in, c_out, 1) if c_in != c_out else nn.Identity()
+
+    def forward(self, x: Tensor, emb: Tensor) -> Tensor:
+        h = self.conv1(nn.functional.silu(self.norm1(x)))
+        scale, shift = self.film(emb)[..., None, None].chunk(2, dim=1)
+        h = self.norm2(h) * (1 + scale) + shift
+        return self.skip(x) + self.conv2(nn.functional.silu(h))
+
+
+class UNet(nn.Module):
+    """A U-Net: network(x, c, labels) -> like x, for images `(B, C, H, W)`.
+
+    Each level halves the resolution. With `patch` > 1 the image is first folded into patches of
+    that side, which on a CPU buys far more than a level of the network costs.
+
+    References:
+        | U-Net: Convolutional Networks for Biomedical Image Segmentation (Ronneberger et al., 2015)
+        | https://arxiv.org/abs/1505.04597
+
+    Arguments:
+        event: The event shape (C, H, W).
+        channels: Channels of each level, finest first; multiples of 8.
+        blocks: Residual blocks a level.
+        patch: Side of the patches folded into channels; 1 for none.
+        n_classes: Number of classes to condition on; 0 for none.
+        generator: Where the initial weights are drawn from.
+
+    Raises:
+        ValueError: If the image cannot be halved that often.
+    """
+
+    def __init__(
+        self,
+        event: Sequence[int],
+        channels: Sequence[int] = (32, 64),
+        blocks: int = 1,
+        patch: int = 1,
+        n_classes: int = 0,
+        *,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        super().__init__()
+        shape = tuple(int(n) for n in event)
+        side = patch * 2 ** (len(channels) - 1)
+        if len(shape) != 3 or min(shape) < 1:
+            raise ValueError(f"UNet needs an event shape (C, H, W), got {shape}")
+        if shape[1] % side or shape[2] % side:
+            raise ValueError(
+                f"{shape[1]}x{shape[2]} images cannot be halved {len(channels) - 1} times after "
+                f"folding {patch}x{patch} patches: sides must be multiples of {side}"
+            )
+        if any(c % 8 or c < 8 for c in channels):
+            raise ValueError(f"channels must be multiples of 8, got {tuple(channels)}")
+        self.config = {
+            "event": list(shape), "channels": list(channels), "blocks": blocks,
+            "patch": patch, "n_classes": n_classes,
+        }  # fmt: skip
+        self.event_shape = torch.Size(shape)
+        self.n_classes = n_classes
+        width, c_image = 4 * channels[0], shape[0] * patch**2
+        self.conditioning = Conditioning(width, n_classes)
+        self.fold, self.unfold = nn.PixelUnshuffle(patch), nn.PixelShuffle(patch)
+        self.inlet = nn.Conv2d(c_image, channels[0], 3, padding=1)
+        self.down, self.up = nn.ModuleList(), nn.ModuleList()
+        self.shrink, self.grow = nn.ModuleList(), nn.ModuleList()
+        for i, c in enumerate(channels):
+            self.down.append(nn.ModuleList(_Residual(c, c, width) for _ in range(blocks)))
+            self.up.insert(0, nn.ModuleList(_Residual(2 * c, c, width) for _ in range(blocks)))
+            if i + 1 < len(channels):
+                self.shrink.append(nn.Conv2d(c, channels[i + 1], 3, stride=2, padding=1))
+                self.grow.insert(0, nn.Conv2d(channels[i + 1], c, 3, padding=1))
+        self.middle = _Residual(channels[-1], channels[-1], width)
+        self.norm = nn.GroupNorm(8, channels[0])
+        self.outlet = nn.Conv2d(channels[0], c_image, 3, padding=1)
+        initialise(self, generator)
+        nn.init.zeros_(self.outlet.weight)
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    def forward(
+        self,
+        x: Float[Tensor, "batch channels height width"],
+        c: Float[Tensor, " batch"],
+        labels: Int[Tensor, " batch"] | None = None,
+    ) -> Float[Tensor, "batch channels height width"]:
+        """Return the prediction at x."""
+        emb = self.conditioning(c, labels)
+        h = self.inlet(self.fold(x).contiguous(memory_format=torch.channels_last))
+        kept: list[Tensor] = []
+        for i, level in enumerate(self.down):
+            for block in level.children():
+                h = block(h, emb)
+                kept.append(h)
+            if i < len(self.shrink):
+                h = self.shrink[i](h)
+        h = self.middle(h, emb)
+        for i, level in enumerate(self.up):
+            for block in level.children():
+                h = block(torch.cat([h, kept.pop()], dim=1), emb)
+            if i < len(self.grow):
+                h = self.grow[i](nn.functional.interpolate(h, scale_factor=2.0))
+        h = self.outlet(nn.functional.silu(self.norm(h)))
+        return self.unfold(h).contiguous()

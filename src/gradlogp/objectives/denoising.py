@@ -1,0 +1,178 @@
+r"""Denoising score matching, at one noise level and at many.
+
+With x_t = α x_0 + σ ε the regression of s_θ(x_t) on −ε/σ has the score of the noised law as its
+minimiser, and for every σ > 0 and every s_θ exactly
+
+    ½ E‖s_θ(x_t) + ε/σ‖² = ½ E‖s_θ(x_t) − s_t(x_t)‖² + R,   R = mmse/(2 σ⁴) = d/(2σ²) − ½ E‖s_t‖²
+
+(α = 1; mmse = E tr Cov[x_0 | x_t]). R is the loss of the perfect score, and is not 0.
+
+References:
+    | A Connection Between Score Matching and Denoising Autoencoders (Vincent, 2011)
+    | https://doi.org/10.1162/NECO_a_00142
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from jaxtyping import Float
+from torch import Tensor
+
+from ..core import (
+    Generator,
+    NoisyScoreFn,
+    Schedule,
+    ScoreFn,
+    check_batch,
+    check_same_shape,
+    per_sample,
+    rand_like,
+    randn_like,
+    sum_event,
+)
+from .weights import sigma2
+
+Weight = Callable[[Tensor, Tensor], Tensor]
+"""(α, σ) -> the weight of ½‖s_θ + ε/σ‖², one number for each sample."""
+
+T_MIN = 1e-3
+"""The earliest time drawn in training: below it VP noise is under 1 % of the data."""
+
+
+def _residual(score: Tensor, x_t: Tensor, eps: Tensor, b: Tensor) -> Tensor:
+    """Return ½‖σ s + ε‖² for each sample, σ² times the loss, finite for every σ."""
+    check_same_shape(score, x_t, "the score")
+    return 0.5 * sum_event((b * score + eps).square())
+
+
+def denoising(
+    score: ScoreFn,
+    x: Float[Tensor, batch * event],
+    sigma: Tensor | float,
+    *,
+    generator: Generator | None = None,
+) -> Float[Tensor, " batch"]:
+    r"""Denoising score matching at one noise level, :math:`\tfrac12 \|s_θ(x + σ ε) + ε/σ\|^2`.
+
+    An unbiased estimate of J(θ) = ½ E‖s_θ − s_σ‖² plus the constant R(σ) = d/(2σ²) − ½ E‖s_σ‖²,
+    where s_σ is the score of the noised law.
+
+    Arguments:
+        score: The model at this noise level, `(B, *event) -> (B, *event)`.
+        x: Clean data, `(B, *event)`.
+        sigma: σ > 0, `()` or `(B,)`.
+        generator: Where the noise comes from.
+
+    Returns:
+        The loss of each sample, `(B,)`.
+
+    Raises:
+        ValueError: For σ ≤ 0, a wrong shape, or a model that changes the shape.
+
+    References:
+        | A Connection Between Score Matching and Denoising Autoencoders (Vincent, 2011)
+        | https://doi.org/10.1162/NECO_a_00142
+    """
+    check_batch(x)
+    b = per_sample(sigma, x, "sigma")
+    if not bool((b > 0).all()):
+        raise ValueError(f"sigma must be positive, got a minimum of {float(b.min()):.3g}")
+    eps = randn_like(x, generator)
+    x_t = x + b * eps
+    return _residual(score(x_t), x_t, eps, b) / b.reshape(-1) ** 2
+
+
+def draw_times(
+    schedule: Schedule, like: Float[Tensor, " batch"], generator: Generator | None = None
+) -> Float[Tensor, " batch"]:
+    """Draw a time for each sample: uniform over the levels of a ladder, else over [1e-3, 1]."""
+    u = rand_like(like, generator)
+    if schedule.times is None:
+        return T_MIN + (1 - T_MIN) * u
+    times = schedule.times.to(like)
+    return times[(u * len(times)).long().clamp(max=len(times) - 1)]
+
+
+def multilevel(
+    noisy_score: NoisyScoreFn,
+    x: Float[Tensor, batch * event],
+    schedule: Schedule,
+    t: Float[Tensor, " batch"] | None = None,
+    weight: Weight = sigma2,
+    *,
+    generator: Generator | None = None,
+) -> Float[Tensor, " batch"]:
+    r"""Denoising score matching over noise levels, :math:`w(α,σ) \, \tfrac12 \|s_θ(x_t, t) + ε/σ\|^2`.
+
+    An unbiased estimate of E_t[w ½‖s_θ − s_t‖²] plus a constant; with the default w = σ² (the
+    DDPM and NCSN weight) it is ½‖ε − ε̂‖², between 0 and d/2 for any sensible model.
+
+    Arguments:
+        noisy_score: The model, (x_t, t) -> `(B, *event)`.
+        x: Clean data, `(B, *event)`.
+        schedule: The noise schedule.
+        t: Times `(B,)`; drawn by `draw_times` where not given.
+        weight: A function of (α, σ); see `objectives.weights`.
+        generator: Where times and noise come from.
+
+    Returns:
+        The loss of each sample, `(B,)`.
+
+    Raises:
+        ValueError: For a wrong shape, a time at which σ = 0, or a model that changes the shape.
+
+    References:
+        | Generative Modeling by Estimating Gradients of the Data Distribution (Song & Ermon, 2019)
+        | https://arxiv.org/abs/1907.05600
+        | Denoising Diffusion Probabilistic Models (Ho et al., 2020)
+        | https://arxiv.org/abs/2006.11239
+    """
+    check_batch(x)
+    if t is None:
+        t = draw_times(schedule, x.new_empty(len(x)), generator)
+    if t.shape != x.shape[:1]:
+        raise ValueError(f"t must have shape ({len(x)},), got {tuple(t.shape)}")
+    alpha, sigma = schedule(t)
+    if not bool((sigma > 0).all()):
+        raise ValueError("some times have sigma = 0, where there is no noise to predict")
+    a, b = per_sample(alpha, x, "alpha"), per_sample(sigma, x, "sigma")
+    eps = randn_like(x, generator)
+    x_t = a * x + b * eps
+    loss = _residual(noisy_score(x_t, t), x_t, eps, b)
+    return loss if weight is sigma2 else loss * (weight(alpha, sigma) / sigma**2).to(loss)
+
+
+def excess(
+    noisy_score: NoisyScoreFn,
+    exact: NoisyScoreFn,
+    x: Float[Tensor, batch * event],
+    schedule: Schedule,
+    t: Float[Tensor, " batch"],
+    weight: Weight = sigma2,
+    *,
+    generator: Generator | None = None,
+) -> Float[Tensor, " batch"]:
+    r"""What a model loses above the floor R, :math:`w(α,σ) \, \tfrac12 \|s_θ(x_t, t) - s_t(x_t)\|^2`.
+
+    The same expectation as `multilevel` minus its floor, with far less variance: the exact score
+    takes the place of the noise.
+
+    Arguments:
+        noisy_score: The model.
+        exact: The exact noisy score of the law that x was drawn from.
+        x: Clean data, `(B, *event)`.
+        schedule: The noise schedule.
+        t: Times `(B,)`.
+        weight: A function of (α, σ).
+        generator: Where the noise comes from.
+
+    Returns:
+        The excess of each sample, `(B,)`; 0 for the exact score.
+    """
+    check_batch(x)
+    alpha, sigma = schedule(t)
+    b = per_sample(sigma, x, "sigma")
+    x_t = per_sample(alpha, x, "alpha") * x + b * randn_like(x, generator)
+    difference = noisy_score(x_t, t) - exact(x_t, t)
+    return weight(alpha, sigma).to(x) * 0.5 * sum_event(difference.square())

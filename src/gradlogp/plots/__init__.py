@@ -1,0 +1,25 @@
+"""Figures: one style, a light and a dark theme, no global state of matplotlib.
+
+Every function returns a `matplotlib.figure.Figure` that nobody else holds; `png` turns it into
+bytes. Tensors may carry gradients and live on any device; functions that are drawn get points on
+the CPU in the default dtype.
+"""
+
+from .curves import levels, loss_curve
+from .images import image_grid
+from .planes import fields, scatter_pair, trajectories
+from .style import DARK, LIGHT, Figure, Theme, png
+
+__all__ = [
+    "DARK",
+    "LIGHT",
+    "Figure",
+    "Theme",
+    "fields",
+    "image_grid",
+    "levels",
+    "loss_curve",
+    "png",
+    "scatter_pair",
+    "trajectories",
+]

@@ -1,0 +1,127 @@
+"""Numbers along a line: training losses, losses per noise level."""
+
+from __future__ import annotations
+
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, MaxNLocator
+
+from .style import (
+    LIGHT,
+    Array,
+    Theme,
+    Values,
+    array,
+    columns,
+    legend,
+    limit_line,
+    log_axis,
+    new_figure,
+    scale_y,
+)
+
+
+def _moving_average(y: Array) -> Array:
+    """Average over a window of a thirtieth of the run, cut off at the ends."""
+    i, half = np.arange(len(y)), len(y) // 60
+    left, right = np.maximum(i - half, 0), np.minimum(i + half + 1, len(y))
+    total = np.concatenate([[0.0], y.cumsum()])
+    average: Array = (total[right] - total[left]) / (right - left)
+    return average
+
+
+def loss_curve(
+    steps: Values,
+    loss: Values,
+    *,
+    held_out: tuple[Values, Values, Values] | None = None,
+    floor: float | None = None,
+    theme: Theme = LIGHT,
+) -> Figure:
+    """Draw a training loss: raw and as a moving average, with what it is to be compared to.
+
+    Losses that are not finite are left out, and the legend says how many. The y axis makes no
+    room for the most extreme hundredth of the others on either side; it is logarithmic if every
+    value is positive and what is shown spans more than a decade.
+
+    Arguments:
+        steps: Optimisation steps of the losses.
+        loss: Training loss at these steps.
+        held_out: Steps, losses and standard errors on data not trained on.
+        floor: The exact minimum of the expected loss, where it is known.
+        theme: Colours.
+    """
+    x, y = columns(steps=steps, loss=loss)
+    finite = np.isfinite(y)
+    if not finite.any():
+        raise ValueError("no loss is finite")
+    x, y = x[finite], y[finite]
+    lost = f" ({(~finite).sum():,} not finite)" if not finite.all() else ""
+    average = _moving_average(y)
+    shown = [average, np.quantile(y, [0.01, 0.99])]
+    with new_figure(theme, 10.4, 3.6) as figure:
+        axes = figure.add_subplot(xlabel="optimisation step", ylabel="loss")
+        axes.grid(axis="y")
+        axes.plot(x, y, color=theme.model, lw=0.6, alpha=0.3)
+        axes.plot(x, average, color=theme.model, lw=1.8, label=f"training, moving average{lost}")
+        if held_out is not None:
+            at, values, errors = columns(
+                steps=held_out[0], losses=held_out[1], standard_errors=held_out[2]
+            )
+            label = "held out, ± standard error"
+            axes.errorbar(
+                at,
+                values,
+                errors,
+                fmt="o",
+                ms=4.5,
+                lw=1.2,
+                color=theme.real,
+                label=label,
+                zorder=3,
+            )
+            shown += [values - errors, values + errors]
+        if floor is not None:
+            limit_line(axes, floor, "exact floor", theme)
+            shown.append(array([floor]))
+        scale_y(axes, np.concatenate(shown), positive=bool(y.min() > 0))
+        axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:,.0f}"))
+        axes.margins(x=0.015)
+        legend(axes)
+    return figure
+
+
+def levels(
+    sigmas: Values,
+    excess: Values,
+    standard_errors: Values,
+    *,
+    limit: float | None = None,
+    theme: Theme = LIGHT,
+) -> Figure:
+    """Draw the excess loss of each noise level, weighted by σ² so that levels compare.
+
+    Arguments:
+        sigmas: Noise levels.
+        excess: Loss above its exact minimum, times σ².
+        standard_errors: Standard errors of `excess`.
+        limit: What is accepted.
+        theme: Colours.
+    """
+    x, y, e = columns(sigmas=sigmas, excess=excess, standard_errors=standard_errors)
+    extra = [] if limit is None else [limit]
+    with new_figure(theme, 10.4, 3.2) as figure:
+        axes = figure.add_subplot(xlabel="noise level σ", ylabel="excess loss × σ²", xscale="log")
+        log_axis(axes.xaxis, float(x.min()), float(x.max()))
+        axes.grid()
+        axes.axhline(0, color=theme.muted, lw=0.8)
+        axes.plot(x, y, color=theme.model, lw=1, alpha=0.5)
+        axes.errorbar(x, y, e, fmt="o", ms=4.5, lw=1.2, color=theme.model)
+        logarithmic = bool(y.min() > 0 and y.max() > 10 * y.min())
+        bars = [np.maximum(y - e, y / 2) if logarithmic else y - e, y + e]
+        zero = [] if logarithmic else [0.0]
+        scale_y(axes, np.concatenate([*bars, extra, zero]), positive=logarithmic)
+        if limit is not None:
+            limit_line(axes, limit, "limit", theme)
+    return figure

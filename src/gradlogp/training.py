@@ -1,0 +1,295 @@
+r"""Learning a score: an iterator of step records over AdamW with an averaged copy of the weights.
+
+The average θ̄ ← d θ̄ + (1 − d) θ is what sampling uses. Its decay warms up, d_n = min(d, (1+n)/(10+n)):
+without that, a short run ends as an average over weights from before it learned anything.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from collections.abc import Callable, Iterator
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from . import checkpoint as ckpt
+from .batches import Batches, Data, check_data, moments, rows
+from .core import Estimate, NoisyScoreFn, mean_and_error, new_seed
+from .model import ScoreModel
+from .objectives import draw_times, excess, multilevel
+from .settings import Settings, Step, ema_decay
+
+Objective = Callable[..., Tensor]
+"""objective(noisy_score, x, schedule, generator=...) -> the loss of each sample, `(B,)`."""
+
+CHECK_POINTS = 4096  # held-out points looked at; more would cost time and no longer move the error
+
+
+def _average(decay: float) -> Callable[..., None]:
+    def update(averaged: Any, current: Any, n: Tensor) -> None:
+        get_ema_multi_avg_fn(ema_decay(decay, int(n)))(averaged, current, n)
+
+    return update
+
+
+def fit(
+    model: ScoreModel,
+    data: Data,
+    objective: Objective = multilevel,
+    *,
+    labels: Tensor | None = None,
+    settings: Settings | None = None,
+    standardize: bool = False,
+    held_out: Data | None = None,
+    held_out_labels: Tensor | None = None,
+    exact: NoisyScoreFn | None = None,
+    check_every: int = 200,
+    checkpoint: str | os.PathLike[str] | None = None,
+    checkpoint_every: int = 500,
+    resume: bool = False,
+    generator: torch.Generator | None = None,
+    **changes: Any,
+) -> Iterator[Step]:
+    """Train a model in place, yielding a record after every step.
+
+    Arguments:
+        model: The model; holds the averaged weights when the iteration ends or is broken off.
+        data: `(N, *event)`, a tensor, an array or a memory map on disk.
+        objective: The loss of each sample; its mean over the batch is minimised.
+        labels: Classes `(N,)` for a class-conditional network.
+        settings: How to train; `changes` override single fields, as in `fit(..., steps=500)`.
+        standardize: Learn in coordinates of zero mean and unit variance; `model.encode` and
+            `model.decode` then lead there and back. The model always sees standardised input; this
+            decides in which coordinates noise is isotropic.
+        held_out: Data to measure the loss of the averaged weights on, with its standard error.
+        held_out_labels: Their classes.
+        exact: The exact noisy score of the data's law, if known: records then show the excess
+            over the floor of the loss.
+        check_every: Steps between these measurements.
+        checkpoint: Directory to save to, at the end, when interrupted, and while training.
+        checkpoint_every: Steps between saves.
+        resume: Go on from `checkpoint`; on a CPU the result is that of an unbroken run, bit for bit.
+        generator: Where initial order and noise come from.
+        **changes: Single fields of `Settings`.
+
+    Raises:
+        ValueError: For data, labels or settings that do not fit; a checkpoint that does not.
+        FloatingPointError: If the loss is no longer finite.
+    """
+    settings = Settings(**({} if settings is None else vars(settings)) | changes)
+    return _Fit(
+        model, data, objective, labels, settings, standardize, held_out, held_out_labels, exact,
+        check_every, checkpoint, checkpoint_every, resume, generator,
+    ).steps()  # fmt: skip
+
+
+class _Fit:
+    """The state of one training run."""
+
+    def __init__(
+        self,
+        model: ScoreModel,
+        data: Data,
+        objective: Objective,
+        labels: Tensor | None,
+        settings: Settings,
+        standardize: bool,
+        held_out: Data | None,
+        held_out_labels: Tensor | None,
+        exact: NoisyScoreFn | None,
+        check_every: int,
+        checkpoint: str | os.PathLike[str] | None,
+        checkpoint_every: int,
+        resume: bool,
+        generator: torch.Generator | None,
+    ) -> None:
+        check_data(data, model.event_shape)
+        _check_labels(labels, len(data), "labels")
+        if held_out is not None:
+            check_data(held_out, model.event_shape)
+            _check_labels(held_out_labels, len(held_out), "held_out_labels")
+        if check_every < 1 or checkpoint_every < 1:
+            raise ValueError("check_every and checkpoint_every must be at least 1")
+        if exact is not None and standardize:
+            raise ValueError("exact= is a score in data units; train with standardize=False")
+        if resume and checkpoint is None:
+            raise ValueError("resume=True needs checkpoint=, the directory to go on from")
+        self.model, self.data, self.objective, self.labels = model, data, objective, labels
+        self.settings, self.exact, self.check_every = settings, exact, check_every
+        self.checkpoint, self.checkpoint_every = checkpoint, checkpoint_every
+        self.like = next(p for p in model.parameters() if p.requires_grad)
+        seed = new_seed(generator)
+        self.noise = torch.Generator(self.like.device).manual_seed(seed)
+        self.batches = Batches(
+            len(data), settings.batch_size, torch.Generator().manual_seed(seed + 1)
+        )
+        self.check_seed = seed + 2
+        self.step, self.seconds = 0, 0.0
+        self.history: list[list[float | None]] = []
+        self.whole = True  # False while a step is half done
+        state = ckpt.load_training(checkpoint) if resume and checkpoint is not None else None
+        if state is None:
+            self._scale(standardize)
+        else:
+            model.load_state_dict(state["model"])
+        parameters = [p for p in model.parameters() if p.requires_grad]
+        self.optimizer = torch.optim.AdamW(
+            parameters, lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=True
+        )
+        self.averaged = AveragedModel(model, multi_avg_fn=_average(settings.ema))
+        if state is not None:
+            self._restore(state)
+        self.held_out = (
+            None
+            if held_out is None
+            else model.encode(rows(held_out, slice(0, CHECK_POINTS), self.like))
+        )
+        self.held_out_labels = (
+            None
+            if held_out_labels is None
+            else held_out_labels[:CHECK_POINTS].to(self.like.device)
+        )
+
+    def _scale(self, standardize: bool) -> None:
+        """Fit the coordinates and the frame of the network's view to the data."""
+        mean, std = moments(self.data, self.model.event_shape)
+        if standardize:
+            self.model.shift.copy_(mean)
+            self.model.scale.copy_(std)
+            mean, std = torch.zeros_like(mean), torch.ones_like(std)
+        self.model.data_mean.copy_(mean)
+        self.model.data_std.copy_(std)
+
+    def state(self) -> dict[str, Any]:
+        """Return all that an unbroken continuation depends on."""
+        return {
+            "settings": vars(self.settings).copy(),
+            "step": self.step,
+            "seconds": self.seconds,
+            "history": self.history,
+            "model": self.model.state_dict(),
+            "averaged": self.averaged.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "noise": self.noise.get_state(),
+            "order": self.batches.generator.get_state(),
+            "batches": self.batches.state(),
+            "check_seed": self.check_seed,
+        }
+
+    def _restore(self, state: dict[str, Any]) -> None:
+        for name, value in vars(self.settings).items():
+            if state["settings"].get(name) != value:
+                raise ValueError(
+                    f"the checkpoint was made with {name}={state['settings'].get(name)}, got {value}; "
+                    "a resumed run must keep its settings"
+                )
+        self.averaged.load_state_dict(state["averaged"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.noise.set_state(state["noise"])
+        self.batches.restore(state["batches"])
+        self.batches.generator.set_state(state["order"])
+        self.step, self.seconds, self.history = state["step"], state["seconds"], state["history"]
+        self.check_seed = state["check_seed"]
+
+    def _save(self) -> None:
+        if self.checkpoint is None:
+            return
+        names = ("step", "loss", "held_out", "held_out_error", "excess", "excess_error")
+        run = {
+            "settings": vars(self.settings),
+            "step": self.step,
+            "seconds": self.seconds,
+            "history": {"columns": names, "rows": self.history},
+        }
+        weights = self.averaged.module.state_dict()
+        ckpt.save(self.checkpoint, self.model, weights=weights, run=run, training=self.state())
+
+    def _loss(
+        self, model: ScoreModel, x: Tensor, labels: Tensor | None, g: torch.Generator
+    ) -> Tensor:
+        score = model if labels is None else model.given(labels)
+        return self.objective(score, x, model.schedule, generator=g)
+
+    def _update(self) -> tuple[float, float]:
+        """Do one optimisation step; return the loss and the gradient norm before clipping."""
+        index = self.batches.next()
+        x = self.model.encode(rows(self.data, index, self.like))
+        labels = None if self.labels is None else self.labels[index].to(x.device)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss = self._loss(self.model, x, labels, self.noise).mean()
+        loss.backward()
+        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.clip)
+        value = float(loss.detach())
+        if not math.isfinite(value + float(norm)):
+            raise FloatingPointError(
+                f"the loss is not finite at step {self.step + 1} (loss {value}, gradient norm "
+                f"{float(norm)}); lower learning_rate, or look for extreme values in the data"
+            )
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.settings.rate(self.step)
+        self.optimizer.step()
+        self.averaged.update_parameters(self.model)
+        return value, float(norm)
+
+    @torch.no_grad()
+    def _check(self) -> tuple[Estimate | None, Estimate | None]:
+        """Measure the averaged weights, always on the same noise."""
+        x = self.held_out
+        if x is None:
+            if self.exact is None:
+                return None, None
+            x = self.model.encode(rows(self.data, slice(0, CHECK_POINTS), self.like))
+        model = cast(ScoreModel, self.averaged.module)
+        g = torch.Generator(x.device).manual_seed(self.check_seed)
+        held_out = above = None
+        if self.held_out is not None:
+            losses = self._loss(model, x, self.held_out_labels, g)
+            held_out = mean_and_error(losses)
+        if self.exact is not None:
+            t = draw_times(model.schedule, x.new_empty(len(x)), g)
+            above = mean_and_error(excess(model, self.exact, x, model.schedule, t, generator=g))
+        return held_out, above
+
+    def steps(self) -> Iterator[Step]:
+        """Yield a record after every step; save and hand over the averaged weights at the end."""
+        self.model.train()
+        try:
+            while self.step < self.settings.steps:
+                began = time.perf_counter()
+                rate = self.settings.rate(self.step)
+                self.whole = False
+                loss, norm = self._update()
+                self.step, self.whole = self.step + 1, True
+                last = self.step == self.settings.steps
+                held_out = above = None
+                if last or self.step % self.check_every == 0:
+                    held_out, above = self._check()
+                self.seconds += time.perf_counter() - began
+                speed = self.step / self.seconds
+                record = Step(self.step, loss, norm, rate, speed, held_out, above)
+                self._remember(record)
+                if not last and self.step % self.checkpoint_every == 0:
+                    self._save()
+                yield record
+        finally:
+            # Also when interrupted or broken off, nothing learned is lost. A step caught half done
+            # could not be resumed exactly: the last checkpoint then stays as it is.
+            if self.whole:
+                self._save()
+            self.model.load_state_dict(self.averaged.module.state_dict())
+            self.model.eval()
+
+    def _remember(self, record: Step) -> None:
+        held_out, above = record.held_out or (None, None), record.excess or (None, None)
+        self.history.append([record.step, record.loss, *held_out, *above])
+
+
+def _check_labels(labels: Tensor | None, n: int, name: str) -> None:
+    if labels is not None and (labels.shape != (n,) or labels.dtype != torch.int64):
+        raise ValueError(
+            f"{name} must be int64 of shape ({n},), got {labels.dtype} {tuple(labels.shape)}"
+        )

@@ -1,0 +1,31 @@
+"""One thread, float64 by default, and a generator of its own for every test."""
+
+import zlib
+
+import pytest
+import torch
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def _float64():
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)
+
+
+@pytest.fixture
+def generator(request):
+    """A generator seeded by the test's name: fixed, and different for each test."""
+    return torch.Generator().manual_seed(zlib.crc32(request.node.nodeid.encode()))
+
+
+@pytest.fixture
+def as_user():
+    """Switch the run-time shape checks off, to see the errors that a user sees."""
+    from jaxtyping import config
+
+    config.update("jaxtyping_disable", True)
+    yield
+    config.update("jaxtyping_disable", False)
