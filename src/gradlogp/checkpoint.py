@@ -31,15 +31,25 @@ from torch import nn
 
 from .model import ScoreModel
 from .networks import MLP, UNet
-from .schedules import from_config
+from .schedules import SCHEDULES, from_config
 
 FORMAT_VERSION = 1
+FILES = ("model.safetensors", "config.json", "run.json", "training.pt")
 NETWORKS: tuple[type[nn.Module], ...] = (MLP, UNet)
 """The networks that a checkpoint can rebuild by itself."""
 
 
 def describe(model: ScoreModel) -> dict[str, Any]:
-    """Return what `config.json` says of a model."""
+    """Return what `config.json` says of a model.
+
+    Raises:
+        ValueError: If the schedule is not one of this library's, which could not be rebuilt.
+    """
+    if type(model.schedule) not in SCHEDULES:
+        raise ValueError(
+            f"a checkpoint cannot hold the schedule {type(model.schedule).__name__} of your own; "
+            f"it knows {', '.join(c.__name__ for c in SCHEDULES)}"
+        )
     known = type(model.network) in NETWORKS
     return {
         "format": "gradlogp",
@@ -53,6 +63,23 @@ def describe(model: ScoreModel) -> dict[str, Any]:
     }
 
 
+def check_writable(directory: str | os.PathLike[str]) -> Path:
+    """Return the path to save to.
+
+    Raises:
+        ValueError: If there is something that is no checkpoint: it would be replaced.
+    """
+    path = _recover(directory)
+    try:
+        if path.exists() and (not path.is_dir() or any(path.iterdir())):
+            read_config(path, any_version=True)
+    except ValueError:
+        raise ValueError(
+            f"{path} exists and is not a gradlogp checkpoint; choose another directory"
+        ) from None
+    return path
+
+
 def save(
     directory: str | os.PathLike[str],
     model: ScoreModel,
@@ -64,6 +91,8 @@ def save(
 ) -> Path:
     """Write a checkpoint; an old one of that name stays intact until the new one is complete.
 
+    Files of other names in the old one are kept.
+
     Arguments:
         directory: Where; its parent is created.
         model: The model.
@@ -73,30 +102,28 @@ def save(
         training: What resuming needs: tensors, numbers and containers of these.
 
     Raises:
-        ValueError: If the directory holds something that is no checkpoint.
+        ValueError: If the directory holds something that is no checkpoint, or the schedule is
+            not one of this library's.
         OSError: If it cannot be written (the disk is full); nothing is lost then.
     """
-    path = Path(directory)
-    if path.exists() and not (path / "config.json").is_file() and any(path.iterdir()):
-        raise ValueError(
-            f"{path} exists and is not a gradlogp checkpoint; choose another directory"
-        )
+    path = check_writable(directory)
+    config = describe(model) | {"extra": dict(extra or {})}
     path.parent.mkdir(parents=True, exist_ok=True)
     fresh = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
     try:
         state = {
-            k: v.detach().cpu().contiguous() for k, v in (weights or model.state_dict()).items()
-        }
+            k: v.detach().cpu().clone(memory_format=torch.contiguous_format)
+            for k, v in (weights or model.state_dict()).items()
+        }  # clones, as safetensors refuses tensors that share memory
         save_file(state, fresh / "model.safetensors")
         if training is not None:
             torch.save(dict(training), fresh / "training.pt")
         (fresh / "run.json").write_text(json.dumps(dict(run or {}), indent=2))
-        config = describe(model) | {"extra": dict(extra or {})}
         (fresh / "config.json").write_text(json.dumps(config, indent=2))
         fresh.chmod(0o755)
         _replace(fresh, path)
-    except SafetensorError as error:  # safetensors reports a full disk in a type of its own
-        raise OSError(f"cannot write the checkpoint {path}: {error}") from error
+    except (SafetensorError, RuntimeError) as error:  # what these call a full disk
+        raise OSError(f"cannot write the checkpoint {path}: {_line(error)}") from error
     finally:
         shutil.rmtree(fresh, ignore_errors=True)
     return path
@@ -109,32 +136,46 @@ def _retired(path: Path) -> Path:
 def _replace(fresh: Path, path: Path) -> None:
     """Give `fresh` the name `path`; if interrupted in between, `_recover` finds the old one."""
     old = _retired(path)
-    shutil.rmtree(old, ignore_errors=True)
+    _discard(old, path)
     if path.exists():
         os.rename(path, old)
     os.rename(fresh, path)
+    _discard(old, path)
+
+
+def _discard(old: Path, path: Path) -> None:
+    """Delete an old checkpoint, but hand on to the new one what it does not know."""
+    for item in old.iterdir() if old.exists() else ():
+        if item.name not in FILES and not (path / item.name).exists():
+            os.rename(item, path / item.name)
     shutil.rmtree(old, ignore_errors=True)
 
 
-def _recover(path: Path) -> Path:
+def _recover(directory: str | os.PathLike[str]) -> Path:
+    path = Path(directory).resolve()  # renaming a link would leave what it points to behind
     if not path.exists() and _retired(path).exists():
         os.rename(_retired(path), path)
     return path
 
 
-def read_config(directory: str | os.PathLike[str]) -> dict[str, Any]:
+def _line(error: BaseException) -> str:
+    """Return what an error says in one line."""
+    return " ".join(str(error).split())[:300] or type(error).__name__
+
+
+def read_config(directory: str | os.PathLike[str], *, any_version: bool = False) -> dict[str, Any]:
     """Return `config.json` of a checkpoint.
 
     Raises:
         ValueError: If there is no checkpoint, or one of an unknown format.
     """
-    path = _recover(Path(directory))
+    path = _recover(directory)
     if not path.exists():
         raise ValueError(f"there is no checkpoint at {path}")
     config = _read_json(path / "config.json")
     if config.get("format") != "gradlogp":
         raise ValueError(f"{path}/config.json is not that of a gradlogp checkpoint")
-    if config.get("format_version") != FORMAT_VERSION:
+    if config.get("format_version") != FORMAT_VERSION and not any_version:
         raise ValueError(
             f"{path} has checkpoint format {config.get('format_version')!r}, this version reads "
             f"{FORMAT_VERSION}; it was written by gradlogp {config.get('library_version')}"
@@ -144,13 +185,13 @@ def read_config(directory: str | os.PathLike[str]) -> dict[str, Any]:
 
 def read_run(directory: str | os.PathLike[str]) -> dict[str, Any]:
     """Return `run.json` of a checkpoint."""
-    return _read_json(_recover(Path(directory)) / "run.json")
+    return _read_json(_recover(directory) / "run.json")
 
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text())
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         raise ValueError(f"{path} is missing: the checkpoint is incomplete or not one") from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ValueError(
@@ -173,39 +214,75 @@ def load(directory: str | os.PathLike[str], network: nn.Module | None = None) ->
             network.
     """
     config = read_config(directory)
-    path = Path(directory) / "model.safetensors"
-    if network is None:
-        spec = dict(config["network"])
-        classes = {c.__name__: c for c in NETWORKS}
-        name = spec.pop("name")
-        if name not in classes or not spec:
-            raise ValueError(f"the checkpoint holds a network {name!r} of your own: pass network=")
-        network = classes[name](**spec)
-    model = ScoreModel(
-        network, from_config(config["schedule"]), config["predicts"], tuple(config["event_shape"])
-    )
+    path = _recover(directory) / "model.safetensors"
     try:
-        model.load_state_dict(load_file(path))
+        if network is None:
+            network = _network(config["network"])
+        shape = tuple(config["event_shape"])
+        model = ScoreModel(network, from_config(config["schedule"]), config["predicts"], shape)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{path.parent}/config.json is damaged: {error!r}") from None
+    try:
+        state = load_file(path)
+        model.to(next((v.dtype for v in state.values() if v.is_floating_point()), None))
+        model.load_state_dict(state)
     except FileNotFoundError:
         raise ValueError(f"{path} is missing: the checkpoint is incomplete") from None
     except (SafetensorError, RuntimeError) as error:
-        first = str(error).splitlines()[0]
-        raise ValueError(f"{path} is damaged or does not fit the network: {first}") from None
+        raise ValueError(
+            f"{path} is damaged or does not fit the network: {_line(error)}"
+        ) from None
     return model.eval()
 
 
-def load_training(directory: str | os.PathLike[str]) -> dict[str, Any]:
-    """Return what resuming needs.
+def _network(spec: dict[str, Any]) -> nn.Module:
+    classes = {c.__name__: c for c in NETWORKS}
+    config = {k: v for k, v in spec.items() if k != "name"}
+    if spec["name"] not in classes or not config:
+        raise ValueError(
+            f"the checkpoint holds a network {spec['name']!r} of your own: pass network="
+        )
+    return classes[spec["name"]](**config)
+
+
+def load_training(
+    directory: str | os.PathLike[str], model: ScoreModel, setup: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Load the raw weights into the model, and return what else resuming needs.
 
     Raises:
-        ValueError: If the checkpoint has no training state, or it is damaged.
+        ValueError: If the checkpoint has no training state, it is damaged, or it is that of a run
+            with another setup or model; the model is then as it was.
     """
-    read_config(directory)
-    path = Path(directory) / "training.pt"
+    state = _read_training(directory)
+    for name, value in setup.items():
+        if state["setup"].get(name) != value:
+            raise ValueError(
+                f"the checkpoint was made with {name}={state['setup'].get(name)}, got {value}; "
+                "a resumed run must keep its settings and data"
+            )
+    before = {k: v.clone() for k, v in model.state_dict().items()}
     try:
-        return torch.load(path, weights_only=True, map_location="cpu")
+        model.load_state_dict(state["model"])
+    except RuntimeError as error:
+        model.load_state_dict(before)
+        raise ValueError(f"the checkpoint does not fit this model: {_line(error)}") from None
+    return state
+
+
+def _read_training(directory: str | os.PathLike[str]) -> dict[str, Any]:
+    read_config(directory)
+    path = _recover(directory) / "training.pt"
+    try:
+        state = torch.load(path, weights_only=True, map_location="cpu")
     except FileNotFoundError:
-        raise ValueError(f"{directory} holds no training state to resume from") from None
-    except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
-        first = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ValueError(f"{path} is damaged: {first}") from None
+        raise ValueError(f"{path.parent} holds no training state to resume from") from None
+    except pickle.UnpicklingError:  # its message advises to unpickle whatever it is
+        raise ValueError(
+            f"{path} is damaged, or holds more than tensors and numbers: refused"
+        ) from None
+    except (RuntimeError, EOFError, OSError) as error:
+        raise ValueError(f"{path} is damaged: {_line(error)}") from None
+    if not isinstance(state, dict) or not {"setup", "model"} <= state.keys():
+        raise ValueError(f"{path} is damaged: it holds no training state")
+    return state

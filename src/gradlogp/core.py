@@ -47,11 +47,9 @@ class Density(Protocol):
 
     def log_prob(self, x: Tensor) -> Tensor:
         """Return log p(x) + const, shape `(B,)`."""
-        ...
 
     def score(self, x: Tensor) -> Tensor:
         """Return ∇ log p(x), shape of `x`."""
-        ...
 
 
 @runtime_checkable
@@ -61,19 +59,15 @@ class Analytic(Density, Protocol):
     @property
     def event_shape(self) -> torch.Size:
         """The shape of one draw."""
-        ...
 
     def sample(self, n: int, *, generator: torch.Generator | None = None) -> Tensor:
         """Draw n independent points, `(n, *event)`."""
-        ...
 
     def noised(self, alpha: Tensor | float, sigma: Tensor | float) -> Analytic:
         """Return the law of α X + σ Z with Z ~ N(0, I); α and σ `()` or `(B,)`."""
-        ...
 
     def posterior_mean(self, x_t: Tensor, alpha: Tensor | float, sigma: Tensor | float) -> Tensor:
         """Return E[X | α X + σ Z = x_t], shape of x_t."""
-        ...
 
 
 @runtime_checkable
@@ -82,11 +76,9 @@ class Denoiser(Protocol):
 
     def __call__(self, x: Tensor, t: Tensor) -> Tensor:
         """Return the score of the law of x_t."""
-        ...
 
     def denoise(self, x: Tensor, t: Tensor) -> Tensor:
         """Return the posterior mean E[x_0 | x_t = x]."""
-        ...
 
 
 class Schedule(ABC):
@@ -115,7 +107,8 @@ class Schedule(ABC):
 
     def rates(self, t: Tensor) -> tuple[Tensor, Tensor]:
         """Return (dα/dt, dσ/dt) by forward-mode differentiation."""
-        return torch.func.jvp(self, (t,), (torch.ones_like(t),))[1]
+        d_alpha, d_sigma = torch.func.jvp(self, (t,), (torch.ones_like(t),))[1]
+        return d_alpha.to(t), d_sigma.to(t)  # jvp turns a float32 t of shape () into float64
 
     def log_snr(self, t: Tensor) -> Tensor:
         """Return λ(t) = 2 log(α/σ)."""
@@ -123,11 +116,11 @@ class Schedule(ABC):
         return 2 * (alpha.log() - sigma.log())
 
     def f(self, t: Tensor) -> Tensor:
-        """Return the drift coefficient f(t) = d log α / dt."""
+        """Return the drift coefficient, d log α / dt."""
         return self.rates(t)[0] / self(t)[0]
 
     def g2(self, t: Tensor) -> Tensor:
-        """Return the squared diffusion g²(t) = 2 σ (σ' − f σ), at t = 0 as its one-sided limit."""
+        """Return the squared diffusion coefficient, 2σ (σ' − f σ), at t = 0 as a limit."""
         t = t.clamp(min=1e-12)  # σ' is infinite at 0 where σ ~ sqrt(t), the product is not
         (_, sigma), (_, d_sigma) = self(t), self.rates(t)
         return 2 * sigma * (d_sigma - self.f(t) * sigma)
@@ -143,13 +136,11 @@ class Kernel(Protocol[S, I]):
 
     def init(self, x: Tensor, target: Density) -> S:
         """Return the state at x."""
-        ...
 
     def step(
         self, state: S, target: Density, *, generator: Generator | None = None
     ) -> tuple[S, I]:
         """Move every chain by one step."""
-        ...
 
 
 @runtime_checkable
@@ -167,7 +158,6 @@ class Transition(Protocol):
         generator: Generator | None = None,
     ) -> Tensor:
         """Return x_s, shape of x."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -210,6 +200,14 @@ class Streams:
         # An odd multiplier keeps the low 32 bits, all that the CPU generator reads, distinct.
         seeds = [(seed + 0x9E3779B97F4A7C15 * block) % 2**63 for block in self._blocks]
         self._generators = [torch.Generator(device).manual_seed(seed) for seed in seeds]
+
+    @classmethod
+    def split(
+        cls, seed: int, total: int, chunk_size: int, device: torch.device | str = "cpu"
+    ) -> list[Streams]:
+        """Return the streams of every chunk of a run of `total` chains."""
+        starts = range(0, total, chunk_size)
+        return [cls(seed, i, min(i + chunk_size, total), total, device) for i in starts]
 
     def draw(self, law: Callable[..., Tensor], shape: torch.Size, like: Tensor) -> Tensor:
         """Draw `shape` numbers from `law` (`torch.randn`, `torch.rand`); rows are the chains."""

@@ -22,7 +22,7 @@ from .autodiff import Probe, hutchinson_trace, jacobian_trace
 from .autodiff import probe as draw_probe
 from .core import Density, Generator, NoisyScoreFn, Schedule, check_batch, sum_event
 from .parametrization import predict
-from .sampling import Progress, chunks, time_grid
+from .sampling import Progress, chunks, count_chunks, time_grid
 
 
 class Likelihood(NamedTuple):
@@ -100,7 +100,7 @@ def log_likelihood(
     if n_steps < 1 or n_probes < 1:
         raise ValueError(f"n_steps and n_probes must be positive, got {n_steps} and {n_probes}")
     times = time_grid(schedule, n_steps + 1, t_min=t_min).flip(0)
-    n_chunks = -(-len(x) // (chunk_size or len(x)))
+    n_chunks = count_chunks(len(x), chunk_size)
     total, done, nfe, values = n_chunks * n_steps, 0, 0, []
     for part, streams in chunks(len(x), chunk_size, generator, x.device):
         y = x[part]

@@ -29,6 +29,7 @@ from .core import (
     new_seed,
     randn_like,
 )
+from .schedules import invert_log_snr
 
 Progress = Callable[[int, int], None]
 """Called as progress(done, total) after every step."""
@@ -107,14 +108,20 @@ def time_grid(
     first, last = (-steps.log_snr(ends).clamp(min=-2 * math.log(1e3)) / (2 * rho)).exp()
     ramp = torch.linspace(0, 1, n, dtype=torch.float64)
     log_snr = -2 * rho * (first + ramp * (last - first)).log()
-    low, high = torch.full_like(ramp, t_min), torch.ones_like(ramp)
-    for _ in range(60):  # bisection: the log-SNR falls with t
-        middle = (low + high) / 2
-        above = steps.log_snr(middle) > log_snr
-        low, high = torch.where(above, middle, low), torch.where(above, high, middle)
-    times = (low + high) / 2
+    times = invert_log_snr(steps, log_snr, t_min)
     times[0], times[-1] = 1.0, t_min
     return times
+
+
+def count_chunks(n: int, chunk_size: int | None) -> int:
+    """Return how many chunks n chains make.
+
+    Raises:
+        ValueError: If there is no chain.
+    """
+    if n < 1:
+        raise ValueError("x is empty: there is no chain to move")
+    return -(-n // (chunk_size or n))
 
 
 def chunks(
@@ -132,10 +139,8 @@ def chunks(
             raise ValueError("streams already belong to one chunk; pass a torch.Generator")
         yield slice(0, n), generator
         return
-    seed = new_seed(generator)
-    for start in range(0, n, chunk_size or n):
-        stop = min(start + (chunk_size or n), n)
-        yield slice(start, stop), Streams(seed, start, stop, n, device)
+    for streams in Streams.split(new_seed(generator), n, chunk_size or n, device):
+        yield slice(streams.start, streams.stop), streams
 
 
 @torch.no_grad()
@@ -183,7 +188,7 @@ def evolve(
         )
     steps: list[tuple[Tensor, Tensor | None]] = list(pairwise(times))
     steps.append((times[-1], None if denoise else times[-1]))
-    n_chunks = -(-len(x) // (chunk_size or len(x)))
+    n_chunks = count_chunks(len(x), chunk_size)
     total, done, parts = n_chunks * len(steps), 0, []
     for part, streams in chunks(len(x), chunk_size, generator, x.device):
         y = x[part]
@@ -243,7 +248,7 @@ def run(
             f"n_steps={n_steps}, burn_in={burn_in}, thin={thin} keep no draw: needs "
             "0 <= burn_in < n_steps and 1 <= thin <= n_steps - burn_in"
         )
-    n_chunks = -(-len(x0) // (chunk_size or len(x0)))
+    n_chunks = count_chunks(len(x0), chunk_size)
     total, done, parts = n_chunks * n_steps, 0, []
     for part, streams in chunks(len(x0), chunk_size, generator, x0.device):
         state = kernel.init(x0[part], target)

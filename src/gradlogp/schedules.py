@@ -87,6 +87,9 @@ class SubVP(Schedule):
     beta_min: float = 0.1
     beta_max: float = 20.0
 
+    def __post_init__(self) -> None:
+        VP(self.beta_min, self.beta_max)  # refuses what is no β
+
     def __call__(self, t: Tensor) -> tuple[Tensor, Tensor]:
         """Return (α_t, σ_t)."""
         log_alpha = VP(self.beta_min, self.beta_max).log_alpha(t)
@@ -117,10 +120,10 @@ class Cosine(Schedule):
     def __call__(self, t: Tensor) -> tuple[Tensor, Tensor]:
         """Return (α_t, σ_t)."""
         a0 = 0.5 * math.pi * self.s / (1 + self.s)
-        a = a0 + (math.acos(self.alpha_min * math.cos(a0)) - a0) * t
+        turn = (math.acos(self.alpha_min * math.cos(a0)) - a0) * t  # a - a0
         # sigma^2 = (cos^2 a0 - cos^2 a) / cos^2 a0, as a product so that nothing cancels near t = 0
-        sigma2 = torch.sin(a - a0) * torch.sin(a + a0) / math.cos(a0) ** 2
-        return torch.cos(a) / math.cos(a0), sigma2.sqrt()
+        sigma2 = torch.sin(turn) * torch.sin(turn + 2 * a0) / math.cos(a0) ** 2
+        return torch.cos(turn + a0) / math.cos(a0), sigma2.sqrt()
 
 
 @dataclass(frozen=True)
@@ -208,6 +211,20 @@ class Levels(Schedule):
         """Return (α_t, σ_t)."""
         log_sigmas = torch.tensor(self.sigmas[::-1], dtype=torch.float64).log()
         return torch.ones_like(t), _interpolate(t, log_sigmas).exp()
+
+
+def invert_log_snr(schedule: Schedule, log_snr: Tensor, t_min: float = 0.0) -> Tensor:
+    """Return the times in [t_min, 1] at which λ(t) = log_snr, by bisection (float64).
+
+    A value outside the range of the schedule gives the nearer end.
+    """
+    wanted = log_snr.double()
+    low, high = torch.full_like(wanted, t_min), torch.ones_like(wanted)
+    for _ in range(60):
+        middle = (low + high) / 2
+        above = schedule.log_snr(middle) > wanted  # λ falls with t
+        low, high = torch.where(above, middle, low), torch.where(above, high, middle)
+    return (low + high) / 2
 
 
 SCHEDULES: tuple[type[Schedule], ...] = (VE, VP, SubVP, Cosine, Rectified, DDPM, Levels)

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from . import checkpoint as ckpt
-from .batches import Batches, Data, check_data, moments, rows
+from .batches import Batches, Data, check_data, check_labels, moments, rows
 from .core import Estimate, NoisyScoreFn, mean_and_error, new_seed
 from .model import ScoreModel
 from .objectives import draw_times, excess, multilevel
@@ -70,7 +70,8 @@ def fit(
         exact: The exact noisy score of the data's law, if known: records then show the excess
             over the floor of the loss.
         check_every: Steps between these measurements.
-        checkpoint: Directory to save to, at the end, when interrupted, and while training.
+        checkpoint: Directory to save to, at the end, when interrupted, and while training; what
+            is learned up to the last whole step is in it.
         checkpoint_every: Steps between saves.
         resume: Go on from `checkpoint`; on a CPU the result is that of an unbroken run, bit for bit.
         generator: Where initial order and noise come from.
@@ -108,18 +109,24 @@ class _Fit:
         generator: torch.Generator | None,
     ) -> None:
         check_data(data, model.event_shape)
-        _check_labels(labels, len(data), "labels")
+        check_labels(labels, len(data), "labels")
         if held_out is not None:
             check_data(held_out, model.event_shape)
-            _check_labels(held_out_labels, len(held_out), "held_out_labels")
+            check_labels(held_out_labels, len(held_out), "held_out_labels")
         if check_every < 1 or checkpoint_every < 1:
             raise ValueError("check_every and checkpoint_every must be at least 1")
         if exact is not None and standardize:
             raise ValueError("exact= is a score in data units; train with standardize=False")
         if resume and checkpoint is None:
             raise ValueError("resume=True needs checkpoint=, the directory to go on from")
+        if checkpoint is not None:  # what cannot be saved is better refused now than in the end
+            ckpt.check_writable(checkpoint)
+            ckpt.describe(model)
         self.model, self.data, self.objective, self.labels = model, data, objective, labels
         self.settings, self.exact, self.check_every = settings, exact, check_every
+        self.setup = vars(settings) | {
+            "standardize": standardize, "labels": labels is not None, "n_samples": len(data),
+        }  # fmt: skip
         self.checkpoint, self.checkpoint_every = checkpoint, checkpoint_every
         self.like = next(p for p in model.parameters() if p.requires_grad)
         seed = new_seed(generator)
@@ -130,17 +137,18 @@ class _Fit:
         self.check_seed = seed + 2
         self.step, self.seconds = 0, 0.0
         self.history: list[list[float | None]] = []
-        self.whole = True  # False while a step is half done
-        state = ckpt.load_training(checkpoint) if resume and checkpoint is not None else None
-        if state is None:
-            self._scale(standardize)
+        self.mark: tuple[Any, Any] | None = None  # where the randomness of this step began
+        self.whole = True  # False while the weights are half changed
+        state = None
+        if resume and checkpoint is not None:
+            state = ckpt.load_training(checkpoint, model, self.setup)
         else:
-            model.load_state_dict(state["model"])
+            self._scale(standardize)
         parameters = [p for p in model.parameters() if p.requires_grad]
         self.optimizer = torch.optim.AdamW(
             parameters, lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=True
         )
-        self.averaged = AveragedModel(model, multi_avg_fn=_average(settings.ema))
+        self.averaged = AveragedModel(model, multi_avg_fn=_average(settings.ema)).eval()
         if state is not None:
             self._restore(state)
         self.held_out = (
@@ -156,7 +164,7 @@ class _Fit:
 
     def _scale(self, standardize: bool) -> None:
         """Fit the coordinates and the frame of the network's view to the data."""
-        mean, std = moments(self.data, self.model.event_shape)
+        mean, std = moments(self.data, self.model.event_shape, self.like.dtype)
         if standardize:
             self.model.shift.copy_(mean)
             self.model.scale.copy_(std)
@@ -167,7 +175,7 @@ class _Fit:
     def state(self) -> dict[str, Any]:
         """Return all that an unbroken continuation depends on."""
         return {
-            "settings": vars(self.settings).copy(),
+            "setup": self.setup,
             "step": self.step,
             "seconds": self.seconds,
             "history": self.history,
@@ -175,23 +183,15 @@ class _Fit:
             "averaged": self.averaged.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "noise": self.noise.get_state(),
-            "order": self.batches.generator.get_state(),
             "batches": self.batches.state(),
             "check_seed": self.check_seed,
         }
 
     def _restore(self, state: dict[str, Any]) -> None:
-        for name, value in vars(self.settings).items():
-            if state["settings"].get(name) != value:
-                raise ValueError(
-                    f"the checkpoint was made with {name}={state['settings'].get(name)}, got {value}; "
-                    "a resumed run must keep its settings"
-                )
         self.averaged.load_state_dict(state["averaged"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.noise.set_state(state["noise"])
         self.batches.restore(state["batches"])
-        self.batches.generator.set_state(state["order"])
         self.step, self.seconds, self.history = state["step"], state["seconds"], state["history"]
         self.check_seed = state["check_seed"]
 
@@ -216,6 +216,7 @@ class _Fit:
 
     def _update(self) -> tuple[float, float]:
         """Do one optimisation step; return the loss and the gradient norm before clipping."""
+        self.mark = self.batches.state(), self.noise.get_state()
         index = self.batches.next()
         x = self.model.encode(rows(self.data, index, self.like))
         labels = None if self.labels is None else self.labels[index].to(x.device)
@@ -224,6 +225,7 @@ class _Fit:
         loss.backward()
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.clip)
         value = float(loss.detach())
+        self.whole = False
         if not math.isfinite(value + float(norm)):
             raise FloatingPointError(
                 f"the loss is not finite at step {self.step + 1} (loss {value}, gradient norm "
@@ -233,6 +235,9 @@ class _Fit:
             group["lr"] = self.settings.rate(self.step)
         self.optimizer.step()
         self.averaged.update_parameters(self.model)
+        self.step += 1
+        self.history.append([self.step, value, None, None, None, None])
+        self.whole, self.mark = True, None
         return value, float(norm)
 
     @torch.no_grad()
@@ -261,35 +266,30 @@ class _Fit:
             while self.step < self.settings.steps:
                 began = time.perf_counter()
                 rate = self.settings.rate(self.step)
-                self.whole = False
                 loss, norm = self._update()
-                self.step, self.whole = self.step + 1, True
                 last = self.step == self.settings.steps
                 held_out = above = None
                 if last or self.step % self.check_every == 0:
                     held_out, above = self._check()
+                    self.history[-1][2:] = [*(held_out or (None, None)), *(above or (None, None))]
                 self.seconds += time.perf_counter() - began
                 speed = self.step / self.seconds
-                record = Step(self.step, loss, norm, rate, speed, held_out, above)
-                self._remember(record)
                 if not last and self.step % self.checkpoint_every == 0:
                     self._save()
-                yield record
+                yield Step(self.step, loss, norm, rate, speed, held_out, above)
         finally:
-            # Also when interrupted or broken off, nothing learned is lost. A step caught half done
-            # could not be resumed exactly: the last checkpoint then stays as it is.
-            if self.whole:
-                self._save()
-            self.model.load_state_dict(self.averaged.module.state_dict())
-            self.model.eval()
+            # Also when interrupted or broken off, nothing learned is lost: a step that was begun is
+            # undone by turning the generators back. If the weights were caught half changed or the
+            # loss was not finite, the last checkpoint stays as it is.
+            try:
+                if self.whole:
+                    self._rewind()
+                    self._save()
+            finally:
+                self.model.load_state_dict(self.averaged.module.state_dict())
+                self.model.eval()
 
-    def _remember(self, record: Step) -> None:
-        held_out, above = record.held_out or (None, None), record.excess or (None, None)
-        self.history.append([record.step, record.loss, *held_out, *above])
-
-
-def _check_labels(labels: Tensor | None, n: int, name: str) -> None:
-    if labels is not None and (labels.shape != (n,) or labels.dtype != torch.int64):
-        raise ValueError(
-            f"{name} must be int64 of shape ({n},), got {labels.dtype} {tuple(labels.shape)}"
-        )
+    def _rewind(self) -> None:
+        if self.mark is not None:
+            self.batches.restore(self.mark[0])
+            self.noise.set_state(self.mark[1])

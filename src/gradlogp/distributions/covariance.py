@@ -88,7 +88,7 @@ def coefficients(
     """Return α and σ as tensors `()` or `(B,)`, refusing anything else.
 
     Raises:
-        ValueError: For negative or non-finite values, both zero, or more than one dimension.
+        ValueError: For negative or non-finite values, or shapes that are neither () nor one (B,).
     """
     a = torch.as_tensor(alpha, dtype=like.dtype, device=like.device)
     b = torch.as_tensor(sigma, dtype=like.dtype, device=like.device)
@@ -97,4 +97,6 @@ def coefficients(
             raise ValueError(f"{name} must have shape () or (B,), got {tuple(v.shape)}")
         if not bool((torch.isfinite(v) & (v >= 0)).all()):
             raise ValueError(f"{name} must be finite and at least 0")
+    if a.ndim == b.ndim == 1 and a.shape != b.shape:
+        raise ValueError(f"alpha has shape {tuple(a.shape)}, but sigma {tuple(b.shape)}")
     return torch.broadcast_tensors(a, b)

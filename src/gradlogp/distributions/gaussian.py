@@ -37,7 +37,9 @@ class Gaussian:
     """
 
     def __init__(
-        self, mean: Tensor | Sequence[float], cov: Tensor | Sequence[float] | float = 1.0
+        self,
+        mean: Tensor | Sequence[float],
+        cov: Tensor | Sequence[float] | Sequence[Sequence[float]] | float = 1.0,
     ) -> None:
         mu, S = as_parameter(mean, "mean"), as_parameter(cov, "cov")
         if mu.ndim != 1 or len(mu) == 0:
@@ -96,6 +98,8 @@ class Gaussian:
 
     def sample(self, n: int, *, generator: torch.Generator | None = None) -> Float[Tensor, "n D"]:
         """Draw n independent points μ + S^{1/2} z."""
+        if self.mean.ndim == 2:
+            raise ValueError("sample a law that was noised with α, σ of shape (), not (B,)")
         shape = (n, *self.event_shape)
         z = randn_like(torch.empty(shape, dtype=self.dtype, device=self.mean.device), generator)
         S = self._cov.to(z)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -57,7 +57,7 @@ class GaussianMixture:
         self,
         weights: Tensor | Sequence[float],
         means: Tensor | Sequence[Sequence[float]],
-        covs: Tensor | Sequence[float] | Sequence[Sequence[float]] | float = 1.0,
+        covs: Tensor | Sequence[Any] | float = 1.0,
     ) -> None:
         pi, mu = as_parameter(weights, "weights"), as_parameter(means, "means")
         S = as_parameter(covs, "covs")
@@ -137,6 +137,8 @@ class GaussianMixture:
 
     def sample(self, n: int, *, generator: torch.Generator | None = None) -> Float[Tensor, "n D"]:
         """Draw n independent points."""
+        if self.means.ndim == 3:
+            raise ValueError("sample a law that was noised with α, σ of shape (), not (B,)")
         k = choice(self.weights, n, generator)
         shape = (n, *self.event_shape)
         z = randn_like(torch.empty(shape, dtype=self.dtype, device=self.means.device), generator)
@@ -174,7 +176,7 @@ class GaussianMixture:
     def posterior_cov(
         self, x_t: Float[Tensor, "batch D"], alpha: Tensor | float, sigma: Tensor | float
     ) -> Float[Tensor, "batch D D"]:
-        r"""Return Cov[x_0 | x_t] = Σ_k r_k (C_k + (m_k − E)(m_k − E)ᵀ), C_k = σ² S_k (α² S_k + σ² I)⁻¹."""
+        r"""Return Cov[x_0 | x_t] = Σ_k r_k (C_k + (m_k − E)(m_k − E)ᵀ), C_k = Cov[x_0 | x_t, k]."""
         r, m, C = self._posterior(x_t, alpha, sigma)
         spread = m - (r.unsqueeze(-1) * m).sum(1, keepdim=True)
         within = (r[..., None, None] * C.matrix(C.w)).sum(1)

@@ -64,6 +64,11 @@ class UNet(nn.Module):
     ) -> None:
         super().__init__()
         shape = tuple(int(n) for n in event)
+        if not channels or min(blocks, patch) < 1 or n_classes < 0:
+            raise ValueError(
+                f"UNet needs positive sizes, got channels={tuple(channels)}, blocks={blocks}, "
+                f"patch={patch}, n_classes={n_classes}"
+            )
         side = patch * 2 ** (len(channels) - 1)
         if len(shape) != 3 or min(shape) < 1:
             raise ValueError(f"UNet needs an event shape (C, H, W), got {shape}")

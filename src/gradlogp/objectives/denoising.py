@@ -84,10 +84,20 @@ def denoising(
 
 
 def draw_times(
-    schedule: Schedule, like: Float[Tensor, " batch"], generator: Generator | None = None
+    schedule: Schedule,
+    like: Float[Tensor, " batch"],
+    generator: Generator | None = None,
+    *,
+    stratified: bool = False,
 ) -> Float[Tensor, " batch"]:
-    """Draw a time for each sample: uniform over the levels of a ladder, else over [1e-3, 1]."""
+    """Draw a time for each sample: uniform over the levels of a ladder, else over [1e-3, 1].
+
+    With `stratified` the batch spreads evenly, one time from each of B equal parts in random
+    order: each time is still uniform by itself, and the mean over the batch varies less.
+    """
     u = rand_like(like, generator)
+    if stratified:
+        u = (u.argsort() + rand_like(like, generator)) / len(u)
     if schedule.times is None:
         return T_MIN + (1 - T_MIN) * u
     times = schedule.times.to(like)
@@ -101,6 +111,7 @@ def multilevel(
     t: Float[Tensor, " batch"] | None = None,
     weight: Weight = sigma2,
     *,
+    stratified: bool = False,
     generator: Generator | None = None,
 ) -> Float[Tensor, " batch"]:
     r"""Denoising score matching over noise levels, :math:`w(α,σ) \, \tfrac12 \|s_θ(x_t, t) + ε/σ\|^2`.
@@ -114,6 +125,7 @@ def multilevel(
         schedule: The noise schedule.
         t: Times `(B,)`; drawn by `draw_times` where not given.
         weight: A function of (α, σ); see `objectives.weights`.
+        stratified: Whether times that are drawn spread evenly over the batch (`draw_times`).
         generator: Where times and noise come from.
 
     Returns:
@@ -130,7 +142,7 @@ def multilevel(
     """
     check_batch(x)
     if t is None:
-        t = draw_times(schedule, x.new_empty(len(x)), generator)
+        t = draw_times(schedule, x.new_empty(len(x)), generator, stratified=stratified)
     if t.shape != x.shape[:1]:
         raise ValueError(f"t must have shape ({len(x)},), got {tuple(t.shape)}")
     alpha, sigma = schedule(t)
@@ -174,5 +186,8 @@ def excess(
     alpha, sigma = schedule(t)
     b = per_sample(sigma, x, "sigma")
     x_t = per_sample(alpha, x, "alpha") * x + b * randn_like(x, generator)
-    difference = noisy_score(x_t, t) - exact(x_t, t)
+    s, target = noisy_score(x_t, t), exact(x_t, t)
+    check_same_shape(s, x_t, "the score")
+    check_same_shape(target, x_t, "the exact score")
+    difference = s - target
     return weight(alpha, sigma).to(x) * 0.5 * sum_event(difference.square())

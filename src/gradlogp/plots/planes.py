@@ -121,7 +121,7 @@ def fields(
     height = (width - 0.7 / len(panels) - 0.15) * ratio + 0.95
     with new_figure(theme, width * len(panels), height) as figure:
         all_axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
-        for axes, (title, _), s in zip(all_axes, panels, arrows, strict=True):
+        for axes, (title, _), v in zip(all_axes, panels, arrows, strict=True):
             _frame(axes, bounds)
             axes.set(title=title, xlabel="x₁")
             if density is not None:
@@ -132,7 +132,7 @@ def fields(
                     _backdrop(axes, _histogram(xy, bounds, 60), bounds, theme)
                 else:
                     axes.plot(*xy.T, ".", ms=2.5, mew=0, color=theme.model, alpha=0.6)
-            v = s / (c + np.linalg.norm(s, axis=1, keepdims=True)) * longest
+            v = v / (c + np.linalg.norm(v, axis=1, keepdims=True)) * longest
             axes.quiver(*array(cells).T, *v.T, color=theme.ink, minlength=0.2, **quiver)
         all_axes[0].set_ylabel("x₂")
         note = f"arrow length ∝ |s| / ({c:.2g} + |s|)"

@@ -129,7 +129,7 @@ def columns(**values: Values) -> list[Array]:
 
 @contextmanager
 def new_figure(theme: Theme, width: float, height: float) -> Iterator[Figure]:
-    """Open a figure of that many inches; styled while it is being drawn, then laid out for good."""
+    """Open a figure of that many inches: styled while it is drawn, then laid out for good."""
     with mpl.rc_context(theme.rc):
         figure = Figure(figsize=(width, height))
         FigureCanvasAgg(figure)

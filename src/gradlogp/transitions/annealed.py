@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from ..core import Generator, NoisyScoreFn, Schedule, randn_like
+from ..core import Generator, NoisyScoreFn, Schedule, check_same_shape, randn_like
 from ..kernels.overdamped import langevin_step
 from ..parametrization import predict
 
@@ -60,12 +60,21 @@ class AnnealedLangevin:
         *,
         generator: Generator | None = None,
     ) -> Tensor:
-        """Return x after the steps at level t, moved to level s."""
+        """Return x after the steps at level t, moved to level s.
+
+        Raises:
+            ValueError: If α_t = 0, where no rescaling leads to level s, or for a score of another
+                shape.
+        """
         alpha_t, sigma_t = schedule(t)
         h = self.relative_step * float(sigma_t) ** 2
         for _ in range(self.n_steps):
-            x = langevin_step(x, score(x, t), h, randn_like(x, generator))
+            drift = score(x, t)
+            check_same_shape(drift, x, "the score")
+            x = langevin_step(x, drift, h, randn_like(x, generator))
         if s is None:
             return predict(score, schedule, x, t)[0]
+        if alpha_t == 0:
+            raise ValueError("annealed Langevin cannot leave alpha = 0; start at an earlier time")
         ratio = float(schedule(s)[0] / alpha_t)
         return x if math.isclose(ratio, 1.0, rel_tol=1e-12) else ratio * x

@@ -63,11 +63,11 @@ class Ancestral:
         """Return x_s."""
         (alpha_t, sigma_t), (alpha_s, sigma_s) = schedule(t), coefficients(schedule, s)
         x0, _ = predict(score, schedule, x, t)
+        if sigma_s == 0:  # the limit, also where σ_t = 0 too
+            return alpha_s * x0
         a = alpha_t / alpha_s
         var_ts = sigma_t**2 - a**2 * sigma_s**2
         mean = a * sigma_s**2 / sigma_t**2 * x + alpha_s * var_ts / sigma_t**2 * x0
-        if sigma_s == 0:
-            return mean
         v = var_ts * sigma_s**2 / sigma_t**2 if self.variance == "posterior" else var_ts
         return mean + v.sqrt() * randn_like(x, generator)
 

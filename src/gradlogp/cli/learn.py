@@ -1,0 +1,134 @@
+"""The commands that learn: demo and fit."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+from .common import Misuse, interruptible, load, positive, print_json, print_rows, set_threads
+
+
+def demo(
+    name: Literal["stars", "digits", "mixture"] = "stars",
+    *,
+    out: Path = Path("reports"),
+    steps: int | None = None,
+    seed: int = 0,
+    threads: int | None = None,
+    json: bool = False,
+    quiet: bool = False,
+) -> int:
+    """Learn a score from real data, sample with it, check it, and leave a report.
+
+    Args:
+        name: stars (Hipparcos, 2-D), digits (8×8 images by class), or mixture (all exact).
+        out: Folder for the reports; this one goes to OUT/NAME.
+        steps: Optimisation steps, if not the default.
+        seed: Seed of everything random.
+        threads: PyTorch threads.
+        json: Print the numbers as JSON.
+        quiet: No progress.
+    """
+    set_threads(threads)
+    positive("--steps", steps)
+    from .. import demos
+
+    run = {"stars": demos.stars, "digits": demos.digits, "mixture": demos.mixture}[name].run
+    kwargs: dict[str, Any] = {} if steps is None else {"steps": steps}
+    result = run(out / name, seed=seed, quiet=quiet, **kwargs)
+    if json:
+        rows = [row._asdict() for row in result.rows]
+        print_json({"report": result.report, "passed": result.passed, "rows": rows})
+    else:
+        print_rows(result.rows)
+        print(f"report: {result.report}")
+    return 0 if result.passed else 1
+
+
+def fit(
+    data: str,
+    *,
+    out: Path,
+    columns: str | None = None,
+    label: str | None = None,
+    class_conditional: bool = False,
+    steps: int = 2000,
+    batch_size: int = 256,
+    learning_rate: float = 3e-3,
+    width: int = 128,
+    depth: int = 3,
+    predicts: Literal["score", "epsilon", "x0", "v", "velocity"] = "v",
+    schedule: Literal["auto", "vp", "sub-vp", "cosine", "rectified"] = "auto",
+    standardize: bool = True,
+    held_out: float = 0.1,
+    resume: bool = False,
+    seed: int = 0,
+    device: str = "cpu",
+    threads: int | None = None,
+    json: bool = False,
+    quiet: bool = False,
+) -> int:
+    """Learn the score of data and save a checkpoint. Ctrl-C saves; --resume goes on.
+
+    Args:
+        data: A named set (stars, digits, moons, …), a .npy, .npz, .csv or .parquet file, or a
+            folder of images.
+        out: Checkpoint folder.
+        columns: Columns to use, separated by commas.
+        label: Column with the class of each row.
+        class_conditional: Learn one density for each class.
+        steps: Optimisation steps.
+        batch_size: Samples a step.
+        learning_rate: Peak learning rate.
+        width: Width of the network for vectors.
+        depth: Its residual blocks.
+        predicts: What the network predicts.
+        schedule: Noise levels; auto chooses them from the data.
+        standardize: Learn in coordinates of zero mean and unit variance.
+        held_out: Share of the data to measure the loss on.
+        resume: Go on from the checkpoint OUT; needs the same data, options and seed.
+        seed: Seed of everything random.
+        device: cpu, cuda, cuda:1, mps.
+        threads: PyTorch threads.
+        json: Print the result as JSON.
+        quiet: No progress.
+    """
+    set_threads(threads)
+    for option, value in (("--steps", steps), ("--batch-size", batch_size), ("--width", width)):
+        positive(option, value)
+    if not 0 <= held_out < 1:
+        raise Misuse(f"--held-out must lie in [0, 1), got {held_out}")
+    dataset = load(data, columns, label, quiet=quiet)
+    conditional = class_conditional or label is not None
+    if conditional and dataset.labels is None:
+        raise Misuse(f"{data} has no classes; name a column with --label")
+    from ..estimator import ScoreEstimator
+    from ..schedules import VP, Cosine, Rectified, SubVP
+
+    schedules = {"vp": VP, "sub-vp": SubVP, "cosine": Cosine, "rectified": Rectified}
+    with interruptible() as after_step:
+        estimator = ScoreEstimator(
+            max_iter=steps, batch_size=batch_size, learning_rate=learning_rate, width=width,
+            depth=depth, predicts=predicts, standardize=standardize, held_out_fraction=held_out,
+            schedule=None if schedule == "auto" else schedules[schedule](),
+            class_conditional=conditional, checkpoint=out, resume=resume, random_state=seed,
+            device=device, callback=after_step, verbose=not quiet,
+        )  # fmt: skip
+        try:
+            estimator.fit(dataset.x, dataset.labels)
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt(f"{out} is saved; go on with --resume") from None
+    estimator.save(out)
+    result = {
+        "checkpoint": out,
+        "held_out_loss": None if estimator.held_out_loss_ is None else estimator.held_out_loss_,
+        "sigma_min": estimator.sigma_min_,
+        "steps": estimator.n_iter_,
+        "n": len(dataset.x),
+    }
+    if json:
+        print_json(result)
+    else:
+        loss = result["held_out_loss"]
+        print(f"{out}: learned from {len(dataset.x)} samples, held-out loss {loss}")
+    return 0

@@ -1,0 +1,12 @@
+"""Data in: named sets, .npy, .npz, .csv, .parquet and folders of images become one `Dataset`.
+
+Nothing is changed silently: what is dropped is counted and named in `notes`, and what cannot be
+read is refused with the file, the place in it and what to do.
+"""
+
+from .images import IMAGES
+from .loading import load, train_held_out
+from .named import NAMES, TOYS, toy
+from .records import Dataset
+
+__all__ = ["IMAGES", "NAMES", "TOYS", "Dataset", "load", "toy", "train_held_out"]

@@ -1,0 +1,106 @@
+"""What the demonstrations share: training under a progress bar, provenance, the outcome."""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+import time
+from collections.abc import Iterable
+from importlib.metadata import version
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..core import NoisyScoreFn, Schedule
+from ..plots import Figure, Theme, loss_curve
+from ..progress import bar
+from ..report import Row
+from ..sampling import evolve, prior, time_grid
+from ..settings import Step
+from ..transitions import AnnealedLangevin
+
+
+class Outcome(NamedTuple):
+    """Where the report is, its rows, and whether every check passed."""
+
+    report: Path
+    rows: tuple[Row, ...]
+    passed: bool
+
+
+def outcome(report: Path, rows: Iterable[Row]) -> Outcome:
+    """Return the outcome of a report's rows."""
+    rows = tuple(rows)
+    return Outcome(report, rows, all(row.verdict is not False for row in rows))
+
+
+class History(NamedTuple):
+    """The losses of a training run, for pictures."""
+
+    steps: list[int]
+    loss: list[float]
+    held_out: tuple[list[int], list[float], list[float]]
+
+    def draw(self, theme: Theme, floor: float | None = None) -> Figure:
+        """Draw the loss curve."""
+        held_out = self.held_out if self.held_out[0] else None
+        return loss_curve(self.steps, self.loss, held_out=held_out, floor=floor, theme=theme)
+
+
+def train(records: Iterable[Step], total: int, *, quiet: bool) -> History:
+    """Run a training to its end under a progress bar."""
+    history = History([], [], ([], [], []))
+    with bar("learning", quiet=quiet) as update:
+        note = ""
+        for record in records:
+            history.steps.append(record.step)
+            history.loss.append(record.loss)
+            if record.held_out is not None:
+                steps, values, errors = history.held_out
+                steps.append(record.step)
+                values.append(record.held_out.value)
+                errors.append(record.held_out.standard_error)
+                note = f"held-out loss {record.held_out}"
+            update(record.step, total, note)
+    return history
+
+
+@torch.no_grad()
+def annealed_paths(
+    score: NoisyScoreFn,
+    schedule: Schedule,
+    n: int,
+    *,
+    mean: Tensor,
+    var: Tensor,
+    generator: torch.Generator,
+    levels: int = 60,
+) -> Tensor:
+    """Return the states of an annealed Langevin run, `(levels + 1, n, *event)`, for a picture."""
+    states: list[Tensor] = []
+    start = prior(schedule, (n, *mean.shape), mean, var, generator=generator, dtype=mean.dtype)
+    end = evolve(
+        AnnealedLangevin(n_steps=2, relative_step=0.1), score, schedule, start, time_grid(levels),
+        generator=generator, callback=lambda x, t: states.append(x),
+    )  # fmt: skip
+    return torch.stack([*states, end])
+
+
+def provenance(began: float, seed: int, **facts: object) -> dict[str, str]:
+    """Return what was run and on what, for the foot of a report."""
+    now = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime())
+    machine = f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPU(s)"
+    known = {
+        "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "seed": str(seed),
+        **{key.replace("_", " "): str(value) for key, value in facts.items()},
+        "time taken": f"{time.perf_counter() - began:.0f} s",
+        "finished": now,
+        "machine": f"{machine}, {torch.get_num_threads()} PyTorch thread(s)",
+        "versions": f"gradlogp {version('gradlogp')}, PyTorch {torch.__version__}, "
+        f"Python {platform.python_version()}",
+    }
+    return known
