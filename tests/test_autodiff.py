@@ -136,14 +136,11 @@ def test_divergence_of_one_sample_does_not_depend_on_the_others(generator):
 def test_hutchinson_is_the_quadratic_form(event, generator):
     x = torch.randn(4, *event, generator=generator)
     probes = torch.randn(6, 4, *event, generator=generator)
-    for s, J in (
-        (lambda x: linear(event, torch.Generator().manual_seed(1))[0](x), None),
-        (swirl, swirl_jacobian(x)),
-    ):
-        J = linear(event, torch.Generator().manual_seed(1))[1].expand(4, -1, -1) if J is None else J
-        value, forms = hutchinson_trace(s, x, probes)
-        v = probes.flatten(2)
-        close(value, s(x))
+    v = probes.flatten(2)
+    s, A = linear(event, generator)
+    for field, J in ((s, A.expand(4, *A.shape)), (swirl, swirl_jacobian(x))):
+        value, forms = hutchinson_trace(field, x, probes)
+        close(value, field(x))
         close(forms, torch.einsum("pbi,bij,pbj->pb", v, J, v))
     # along the basis vectors the forms add up to the divergence
     d = x[0].numel()

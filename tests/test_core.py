@@ -2,6 +2,7 @@
 
 import math
 import re
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -51,7 +52,7 @@ CHUNKINGS = [
 def draws(cuts, seed=11):
     """Three draws in a row, of different laws, shapes and types, chunk by chunk."""
     parts = [[], [], []]
-    for start, stop in zip(cuts[:-1], cuts[1:], strict=True):
+    for start, stop in pairwise(cuts):
         streams = Streams(seed, start, stop, TOTAL)
         n = stop - start
         parts[0].append(randn_like(torch.empty(n, 3), streams))
@@ -212,7 +213,9 @@ def test_sum_event():
 def test_mean_and_error():
     value, error = mean_and_error(torch.tensor([1.0, 2.0, 3.0, 6.0], dtype=torch.float32))
     assert value == 3.0
-    assert error == pytest.approx(math.sqrt(14 / 3) / 2, rel=1e-14)  # n - 1 below the sum of squares
+    assert error == pytest.approx(
+        math.sqrt(14 / 3) / 2, rel=1e-14
+    )  # n - 1 below the sum of squares
     assert str(Estimate(1.23456, 0.0123)) == "1.235 ± 0.012"
 
 

@@ -288,7 +288,9 @@ def worst_z(x, mu, S):
     return float(torch.cat([z_mean, z_cov.flatten()]).abs().max())
 
 
-@pytest.mark.parametrize(("D", "kind"), [(1, "scalar"), (3, "scalar"), (4, "diagonal"), (4, "full")])
+@pytest.mark.parametrize(
+    ("D", "kind"), [(1, "scalar"), (3, "scalar"), (4, "diagonal"), (4, "full")]
+)
 def test_sample_moments(D, kind, generator):
     law, mu, S = random_gaussian(D, kind, generator)
     x = law.sample(50_000, generator=generator)

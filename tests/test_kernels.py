@@ -348,7 +348,7 @@ def test_mala_on_the_quartic_from_far_out(generator):
 
 
 def test_mala_needs_a_log_density(as_user):
-    with pytest.raises(ValueError, match="log-density.*ULA"):
+    with pytest.raises(ValueError, match=r"log-density.*ULA"):
         MALA(0.1).init(torch.zeros(3, 2), as_target(score=lambda x: -x))
 
 

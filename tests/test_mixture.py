@@ -53,7 +53,10 @@ def oracle(x, pi, mu, S):
     r = log_joint.softmax(1)
     g = -torch.einsum("kij,bkj->bki", P, d)
     s = torch.einsum("bk,bki->bi", r, g)
-    H = torch.einsum("bk,bkij->bij", r, g[..., None] * g[..., None, :] - P) - s[:, :, None] * s[:, None]
+    H = (
+        torch.einsum("bk,bkij->bij", r, g[..., None] * g[..., None, :] - P)
+        - s[:, :, None] * s[:, None]
+    )
     return log_joint.logsumexp(1), r, s, H
 
 
@@ -135,7 +138,9 @@ def test_finite_and_right_at_ten_thousand_standard_deviations(kind, generator):
         assert value.isfinite().all()
     # far out one component has all the mass; which one is clear to float32 as well
     k = law.responsibilities(x).argmax(1)
-    g = torch.stack([-torch.linalg.solve(law.covs[j], y - law.means[j]) for j, y in zip(k, x, strict=True)])
+    g = torch.stack(
+        [-torch.linalg.solve(law.covs[j], y - law.means[j]) for j, y in zip(k, x, strict=True)]
+    )
     close(s, g, rtol=1e-9)
     close(law.score(single).double(), s, rtol=1e-5, atol=1e-1)
 
@@ -159,7 +164,9 @@ def test_no_cancellation_far_from_the_origin(generator):
 
 
 def test_dtypes():
-    single = GaussianMixture(torch.tensor([0.5, 0.5], dtype=torch.float32), torch.zeros(2, 2).float())
+    single = GaussianMixture(
+        torch.tensor([0.5, 0.5], dtype=torch.float32), torch.zeros(2, 2).float()
+    )
     assert single.sample(3).dtype == torch.float32
     assert single.noised(0.5, 1.0).sample(3).dtype == torch.float32
     assert single.score(torch.zeros(3, 2)).dtype == torch.float64

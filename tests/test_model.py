@@ -86,7 +86,10 @@ def test_the_right_network_makes_the_exact_score(schedule, kind, generator):
     law = Gaussian(MEAN, STD**2)
     exact = ExactScore(law, schedule)
     x = MEAN + 3 * torch.randn(6, 3, generator=generator)
-    for t in (*torch.tensor([0.05, 0.3, 0.7, 0.99]), torch.rand(6, generator=generator) * 0.9 + 0.05):
+    for t in (
+        *torch.tensor([0.05, 0.3, 0.7, 0.99]),
+        torch.rand(6, generator=generator) * 0.9 + 0.05,
+    ):
         close(model(x, t), exact(x, t), rtol=1e-9)
         close(model.denoise(x, t), exact.denoise(x, t), rtol=1e-9, atol=1e-8)
         close(model.denoise(x, t), law.posterior_mean(x, *schedule(t)), rtol=1e-9, atol=1e-8)
@@ -347,7 +350,9 @@ def test_empirical_score_is_a_mixture_of_point_masses(schedule, event, generator
         close(score.log_prob(x, t), exact.log_prob(x.flatten(1), t), rtol=1e-9)
 
 
-@pytest.mark.parametrize("t", [torch.tensor(0.3), torch.linspace(0.1, 0.9, 10)], ids=["()", "(B,)"])
+@pytest.mark.parametrize(
+    "t", [torch.tensor(0.3), torch.linspace(0.1, 0.9, 10)], ids=["()", "(B,)"]
+)
 def test_empirical_score_does_not_depend_on_the_chunks(t, generator):
     t = t.double()
     data, x = torch.randn(6, 3, generator=generator), torch.randn(10, 3, generator=generator)

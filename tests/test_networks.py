@@ -89,10 +89,9 @@ def test_input_noise_coordinate_and_label_all_matter(make, generator):
     x, c = inputs(network, 2, generator)
     labels = torch.tensor([0, 3])
     out = network(x, c, labels)
-    # the label has a small embedding at first
     assert (network(x + 0.1, c, labels) - out).abs().max() > 1e-4
     assert (network(x, c + 0.1, labels) - out).abs().max() > 1e-4
-    assert (network(x, c, 3 - labels) - out).abs().max() > 1e-6
+    assert (network(x, c, 3 - labels) - out).abs().max() > 1e-4
 
 
 @every_network

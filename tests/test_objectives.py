@@ -46,9 +46,7 @@ def expected_denoising(score, sigma):
 def expected_multilevel(noisy_score, schedule, t, **options):
     x, eps, weight = joint_quadrature()
     times = t.expand(len(x))
-    loss = objectives.multilevel(
-        noisy_score, x, schedule, times, generator=Given(eps), **options
-    )
+    loss = objectives.multilevel(noisy_score, x, schedule, times, generator=Given(eps), **options)
     return weight @ loss
 
 

@@ -1,4 +1,4 @@
-"""Predictions and their conversions: inverse to each other, finite at both ends, refused where empty."""
+"""Conversions of predictions: inverse to each other, finite at both ends, refused where empty."""
 
 import math
 
@@ -132,7 +132,9 @@ def test_refuses_what_is_not_determined():
     ends = torch.tensor([0.5, 0.0])
     for kind in ("score", "epsilon"):
         for alpha in (0.0, ends):
-            with pytest.raises(ValueError, match=rf"{kind} does not determine x_0 where alpha = 0"):
+            with pytest.raises(
+                ValueError, match=rf"{kind} does not determine x_0 where alpha = 0"
+            ):
                 split(kind, x, x, alpha, 1.0)
     for sigma in (0.0, ends):
         with pytest.raises(ValueError, match=r"x0 does not determine epsilon.*sigma = 0"):

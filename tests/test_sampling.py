@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import pytest
 import torch
-from support import COV, MEAN, Given, affine, close, z_score
+from support import COV, MEAN, affine, close, z_score
 
 from gradlogp import (
     MALA,
@@ -85,15 +85,10 @@ def test_chunks_change_nothing(transition, generator):
     times = time_grid(schedule, 3, t_min=0.3)
     state = generator.get_state()
     whole = evolve(transition, score, schedule, x, times, generator=generator)
-    for size in (1, 97, BLOCK - 1, BLOCK, BLOCK + 1, n, 10 * n):
-        part = slice(0, 40) if size == 1 else slice(None)  # the same first block of chains
-        if size == 1:
-            continue
+    for size in (97, BLOCK - 1, BLOCK, BLOCK + 1, n, 10 * n):
         generator.set_state(state)
-        out = evolve(
-            transition, score, schedule, x, times, generator=generator, chunk_size=size
-        )
-        torch.testing.assert_close(out[part], whole[part], rtol=1e-12, atol=1e-12)
+        out = evolve(transition, score, schedule, x, times, generator=generator, chunk_size=size)
+        torch.testing.assert_close(out, whole, rtol=1e-12, atol=1e-12)
     generator.set_state(state)
     few = evolve(transition, score, schedule, x[:30], times, generator=generator)
     generator.set_state(state)
@@ -129,9 +124,7 @@ def test_denoise_false_stops_at_the_level_of_the_last_time(transition):
         n_draws = 40  # the last of them, from times[-1] to itself, has variance 0
 
     def step(x, g):
-        return evolve(
-            transition, score, schedule, x, schedule.times, generator=g, denoise=False
-        )
+        return evolve(transition, score, schedule, x, schedule.times, generator=g, denoise=False)
 
     m, C = affine(step, 2, n_draws).law(MEAN, COV + 25 * torch.eye(2))
     close(m, MEAN, 1e-10)
@@ -310,7 +303,7 @@ def test_data_far_from_the_origin_statistically(generator):
     ],
 )
 def test_bad_priors_are_refused(mean, var, as_user):
-    with pytest.raises(ValueError, match="mean|var"):
+    with pytest.raises(ValueError, match=r"mean|var"):
         prior(VP(), (4, 2), mean, var)
 
 

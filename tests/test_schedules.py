@@ -64,9 +64,7 @@ def test_sub_vp_sigma_is_a_standard_deviation():
     # the law of the SDE itself: variance with v' = 2 f v + g^2, v(0) = 0 is sigma^2, not sigma
     grid = torch.linspace(0, 1, 20_001)
     rate = s.g2(grid) / s(grid)[0] ** 2
-    v = s(grid)[0] ** 2 * torch.cat(
-        [torch.zeros(1), torch.cumulative_trapezoid(rate, grid)]
-    )
+    v = s(grid)[0] ** 2 * torch.cat([torch.zeros(1), torch.cumulative_trapezoid(rate, grid)])
     close(v[10_000], s(grid)[1][10_000] ** 2, rtol=1e-6)
 
 

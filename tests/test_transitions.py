@@ -36,9 +36,7 @@ by_name = pytest.mark.parametrize("schedule", CONTINUOUS, ids=lambda s: type(s).
 
 def step_law(transition, density, schedule, t, s, n_draws, d=2):
     score = ExactScore(density, schedule)
-    return affine(
-        lambda x, g: transition(x, t, s, score, schedule, generator=g), d, n_draws
-    )
+    return affine(lambda x, g: transition(x, t, s, score, schedule, generator=g), d, n_draws)
 
 
 def noised_law(schedule, t, mean=MEAN, cov=COV):
@@ -116,7 +114,12 @@ def test_ancestral_law_on_a_gaussian(variance):
     abar = (1 - BETAS).cumprod(0)
     law = affine(
         lambda x, g: evolve(
-            Ancestral(variance), ExactScore(DATA, schedule), schedule, x, schedule.times, generator=g
+            Ancestral(variance),
+            ExactScore(DATA, schedule),
+            schedule,
+            x,
+            schedule.times,
+            generator=g,
         ),
         2,
         T - 1,
@@ -216,9 +219,7 @@ def test_time_zero_is_finite(transition, schedule, generator):
     x, zero = torch.randn(4, 2, generator=generator), torch.zeros(())
     close(transition(x, zero, None, score, schedule, generator=generator), x, 1e-12)
     there = transition(x, torch.tensor(0.1), zero, score, schedule, generator=generator)
-    out = evolve(
-        transition, score, schedule, x, torch.tensor([0.1, 0.0]), generator=generator
-    )
+    out = evolve(transition, score, schedule, x, torch.tensor([0.1, 0.0]), generator=generator)
     assert torch.isfinite(there).all()
     assert torch.isfinite(out).all()
 
@@ -261,8 +262,7 @@ def test_order_of_convergence_on_a_gaussian(schedule, order_, generator):
 def test_order_of_convergence_on_a_mixture(schedule):
     """Against SciPy on dx/dt = f x − ½ g² s, with f and g² from the drift form."""
     p = GaussianMixture([0.4, 0.6], [[-1.0], [1.5]], [0.3, 0.2])
-    one, end = torch.ones(()), torch.tensor(0.02)
-    a, b = schedule(one)
+    a, b = schedule(torch.ones(()))
     x = p.noised(a, b).means[:1] + b * torch.tensor([[-1.3], [-0.4], [0.3], [0.9], [1.8]])
 
     def field(t, y):

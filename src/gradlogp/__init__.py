@@ -22,13 +22,13 @@ if TYPE_CHECKING:
     from .estimator import ScoreEstimator as ScoreEstimator
     from .kernels import MALA as MALA
     from .kernels import ULA as ULA
+    from .ladder import noise_levels as noise_levels
     from .likelihood import log_likelihood as log_likelihood
     from .model import EmpiricalScore as EmpiricalScore
     from .model import ExactScore as ExactScore
     from .model import ScoreModel as ScoreModel
     from .networks import MLP as MLP
     from .networks import UNet as UNet
-    from .noise_levels import noise_levels as noise_levels
     from .parametrization import join as join
     from .parametrization import split as split
     from .parametrization import tweedie as tweedie
@@ -54,7 +54,7 @@ _NAMES = {
     "log_likelihood": "likelihood",
     "EmpiricalScore": "model", "ExactScore": "model", "ScoreModel": "model",
     "MLP": "networks", "UNet": "networks",
-    "noise_levels": "noise_levels",
+    "noise_levels": "ladder",
     "join": "parametrization", "split": "parametrization", "tweedie": "parametrization",
     "evolve": "sampling", "prior": "sampling", "run": "sampling", "time_grid": "sampling",
     "Settings": "settings",

@@ -73,8 +73,8 @@ def _basis_vector(i: Tensor, x: Tensor) -> Tensor:
 
 
 def jacobian_trace(
-    s: ScoreFn, x: Float[Tensor, batch * event], chunk_size: int = 64
-) -> tuple[Float[Tensor, batch * event], Float[Tensor, " batch"]]:
+    s: ScoreFn, x: Float[Tensor, "batch *event"], chunk_size: int = 64
+) -> tuple[Float[Tensor, "batch *event"], Float[Tensor, " batch"]]:
     r"""Return s(x) and the exact divergence tr ∇s(x).
 
     .. math:: \nabla \cdot s = \sum_{i=1}^d e_i^\top (\nabla s)\, e_i
@@ -103,7 +103,7 @@ def jacobian_trace(
     return value, torch.cat([diagonal for _, diagonal in parts]).sum(0)
 
 
-def jacobian(s: ScoreFn, x: Float[Tensor, batch * event]) -> Float[Tensor, "batch d d"]:
+def jacobian(s: ScoreFn, x: Float[Tensor, "batch *event"]) -> Float[Tensor, "batch d d"]:
     """Return the Jacobian ∇s at every sample, entry [b, i, j] = ∂s_i/∂x_j."""
     check_batch(x)
     index = torch.arange(x.shape[1:].numel(), device=x.device)
@@ -116,9 +116,9 @@ def jacobian(s: ScoreFn, x: Float[Tensor, batch * event]) -> Float[Tensor, "batc
 
 def hutchinson_trace(
     s: ScoreFn,
-    x: Float[Tensor, batch * event],
+    x: Float[Tensor, "batch *event"],
     probes: Float[Tensor, "n_probes batch *event"],
-) -> tuple[Float[Tensor, batch * event], Float[Tensor, "n_probes batch"]]:
+) -> tuple[Float[Tensor, "batch *event"], Float[Tensor, "n_probes batch"]]:
     r"""Return s(x) and vᵀ(∇s)v for each probe, `(n_probes, B)`.
 
     .. math:: E[v^\top (\nabla s) v] = \nabla \cdot s \quad \text{if} \quad E[v v^\top] = I

@@ -22,7 +22,7 @@ from . import checkpoint
 from .core import Schedule, permutation
 from .model import ScoreModel
 from .parametrization import Kind
-from .pipeline import build_model, denoised, field, generate, log_density, noise_range
+from .pipeline import OBJECTIVE, build_model, denoised, field, generate, log_density, noise_range
 from .progress import bar
 from .training import fit
 
@@ -33,10 +33,8 @@ class ScoreEstimator(DensityMixin, BaseEstimator):
     Data is standardised, the noise levels are chosen from it (`noise_levels`: from below the
     spacing of the points to their largest distance), a network learns the score at all of them by
     denoising score matching, and the averaged weights are kept. What is learned is the law of the
-    data blurred by the smallest noise level σ_min, reported as `sigma_min_`.
-
-    Input may be NumPy arrays or tensors, vectors `(N, D)` or images `(N, C, H, W)`; results come
-    back as what `fit` was given.
+    data blurred by the smallest noise level, `sigma_min_`. Input may be NumPy arrays or tensors,
+    vectors `(N, D)` or images `(N, C, H, W)`; results come back as what `fit` was given.
 
     Arguments:
         max_iter: Optimisation steps.
@@ -123,8 +121,7 @@ class ScoreEstimator(DensityMixin, BaseEstimator):
             y: Classes `(N,)` if `class_conditional`; otherwise ignored.
 
         Raises:
-            ValueError: For data that cannot be learned from: one sample, NaN or infinite entries,
-                a constant column, missing classes.
+            ValueError: For one sample, NaN or infinite entries, a constant column, missing classes.
         """
         if self.resume and not isinstance(self.random_state, int):
             raise ValueError(
@@ -150,7 +147,7 @@ class ScoreEstimator(DensityMixin, BaseEstimator):
             )  # fmt: skip
         model.to(self.device)
         records = fit(
-            model, x[kept], labels=None if labels is None else labels[kept],
+            model, x[kept], OBJECTIVE, labels=None if labels is None else labels[kept],
             steps=self.max_iter, batch_size=self.batch_size, learning_rate=self.learning_rate,
             warm_up=min(100, self.max_iter // 10), ema=self.ema, standardize=self.standardize,
             held_out=x[aside] if n_held_out >= 2 else None,
@@ -167,7 +164,7 @@ class ScoreEstimator(DensityMixin, BaseEstimator):
                     self.callback(record)
                 loss = record.loss if self.held_out_loss_ is None else self.held_out_loss_.value
                 update(record.step, self.max_iter, f"loss {loss:.4f}")
-        self._finish(model)
+        self.model_, (self.sigma_min_, self.sigma_max_) = model, noise_range(model.schedule)
         return self
 
     def _encode_classes(self, y: Any, n: int, *, known: bool = False) -> Tensor | None:
@@ -191,10 +188,6 @@ class ScoreEstimator(DensityMixin, BaseEstimator):
     def _generator(self, random_state: Any) -> torch.Generator:
         state = check_random_state(self.random_state if random_state is None else random_state)
         return torch.Generator().manual_seed(int(state.randint(2**31)))
-
-    def _finish(self, model: ScoreModel) -> None:
-        self.model_ = model
-        self.sigma_min_, self.sigma_max_ = noise_range(model.schedule)
 
     def _points(self, X: Any) -> Tensor:
         """Check data like that of `fit`; float64, so that results do not depend on the batch."""
@@ -229,21 +222,20 @@ class ScoreEstimator(DensityMixin, BaseEstimator):
             )  # fmt: skip
         return self._like_input(x)
 
-    def grad_log_prob(self, X: Any, y: Any = None) -> Any:
-        """Return ∇ log p(x) in data units, for the law blurred by `sigma_min_`."""
+    def grad_log_prob(self, X: Any, y: Any = None, sigma: float | None = None) -> Any:
+        """Return ∇ log p(x) in data units, for the law blurred by `sigma` (`sigma_min_`).
+
+        A larger sigma, in units of each column's standard deviation, is smoother and surer.
+        """
         x = self._points(X)
-        return self._like_input(
-            field(self._exact(), x, self._encode_classes(y, len(x), known=True))
-        )
+        labels = self._encode_classes(y, len(x), known=True)
+        return self._like_input(field(self._exact(), x, labels, sigma=sigma))
 
     def score_samples(self, X: Any, y: Any = None) -> Any:
         """Return the log-density of each row in nats, by the probability flow."""
         x = self._points(X)
         labels = self._encode_classes(y, len(x), known=True)
-        with bar("log-density", quiet=not self.verbose) as update:
-            value = log_density(
-                self._exact(), x, labels=labels, n_steps=self.n_likelihood_steps, progress=update
-            )
+        value = log_density(self._exact(), x, labels=labels, n_steps=self.n_likelihood_steps)
         return self._like_input(value)
 
     def score(self, X: Any, y: Any = None) -> float:
@@ -304,5 +296,6 @@ class ScoreEstimator(DensityMixin, BaseEstimator):
         if estimator.class_conditional:
             estimator.classes_ = np.asarray(range(n_classes) if classes is None else classes)
         estimator.held_out_loss_, estimator.n_iter_ = None, 0
-        estimator._finish(model)
+        estimator.model_ = model
+        estimator.sigma_min_, estimator.sigma_max_ = noise_range(model.schedule)
         return estimator

@@ -37,9 +37,9 @@ def not_below(estimate: Estimate, mark: float) -> bool:
 
 
 def compare(
-    samples: Float[Tensor, n *event],
-    held_out: Float[Tensor, m *event],
-    train: Float[Tensor, k *event] | None = None,
+    samples: Float[Tensor, "n *event"],
+    held_out: Float[Tensor, "m *event"],
+    train: Float[Tensor, "k *event"] | None = None,
     *,
     ratio: float = 1.5,
     generator: torch.Generator | None = None,

@@ -44,7 +44,7 @@ def _log_prior(x: Tensor, schedule: Schedule, mean: Tensor | float, var: Tensor 
 def log_likelihood(
     score: NoisyScoreFn,
     schedule: Schedule,
-    x: Float[Tensor, batch * event],
+    x: Float[Tensor, "batch *event"],
     divergence: Literal["exact", "hutchinson"] = "exact",
     *,
     n_steps: int = 64,

@@ -76,12 +76,12 @@ class ScoreModel(nn.Module):
         for name, value in (("data_mean", 0.0), ("data_std", 1.0), ("shift", 0.0), ("scale", 1.0)):
             self.register_buffer(name, torch.full(self.event_shape, value))
 
-    def encode(self, x: Float[Tensor, batch * event]) -> Float[Tensor, batch * event]:
+    def encode(self, x: Float[Tensor, "batch *event"]) -> Float[Tensor, "batch *event"]:
         """Return z = (x − shift) / scale: data units to model coordinates."""
         check_batch(x, self.event_shape)
         return (x - self.shift.to(x)) / self.scale.to(x)
 
-    def decode(self, z: Float[Tensor, batch * event]) -> Float[Tensor, batch * event]:
+    def decode(self, z: Float[Tensor, "batch *event"]) -> Float[Tensor, "batch *event"]:
         """Return x = shift + scale · z: model coordinates to data units."""
         check_batch(z, self.event_shape, "z")
         return self.shift.to(z) + self.scale.to(z) * z
@@ -109,10 +109,10 @@ class ScoreModel(nn.Module):
 
     def forward(
         self,
-        x: Float[Tensor, batch * event],
+        x: Float[Tensor, "batch *event"],
         t: Float[Tensor, "*time"],
         labels: Int[Tensor, " batch"] | None = None,
-    ) -> Float[Tensor, batch * event]:
+    ) -> Float[Tensor, "batch *event"]:
         """Return the score ∇ log p_t(x) = −ε̂/σ; t `()` or `(B,)`.
 
         Raises:
@@ -128,10 +128,10 @@ class ScoreModel(nn.Module):
 
     def denoise(
         self,
-        x: Float[Tensor, batch * event],
+        x: Float[Tensor, "batch *event"],
         t: Float[Tensor, "*time"],
         labels: Int[Tensor, " batch"] | None = None,
-    ) -> Float[Tensor, batch * event]:
+    ) -> Float[Tensor, "batch *event"]:
         """Return the posterior mean E[x_0 | x_t = x]; t `()` or `(B,)`.
 
         Where α = 0 the state says nothing of x_0 and a score or ε nothing either: the data mean
@@ -175,15 +175,19 @@ class ExactScore:
         self.density, self.schedule = density, schedule
         self.event_shape = density.event_shape
 
-    def __call__(self, x: Float[Tensor, batch * event], t: Tensor) -> Float[Tensor, batch * event]:
+    def __call__(
+        self, x: Float[Tensor, "batch *event"], t: Tensor
+    ) -> Float[Tensor, "batch *event"]:
         """Return ∇ log p_t(x); t `()` or `(B,)`."""
         return self.density.noised(*self.schedule(t)).score(x)
 
-    def log_prob(self, x: Float[Tensor, batch * event], t: Tensor) -> Float[Tensor, " batch"]:
+    def log_prob(self, x: Float[Tensor, "batch *event"], t: Tensor) -> Float[Tensor, " batch"]:
         """Return log p_t(x)."""
         return self.density.noised(*self.schedule(t)).log_prob(x)
 
-    def denoise(self, x: Float[Tensor, batch * event], t: Tensor) -> Float[Tensor, batch * event]:
+    def denoise(
+        self, x: Float[Tensor, "batch *event"], t: Tensor
+    ) -> Float[Tensor, "batch *event"]:
         """Return the posterior mean E[x_0 | x_t = x]."""
         return self.density.posterior_mean(x, *self.schedule(t))
 
@@ -206,7 +210,7 @@ class EmpiricalScore:
     """
 
     def __init__(
-        self, data: Float[Tensor, n * event], schedule: Schedule, chunk_size: int = 1024
+        self, data: Float[Tensor, "n *event"], schedule: Schedule, chunk_size: int = 1024
     ) -> None:
         check_batch(data, name="data")
         self.data, self.schedule, self.chunk_size = data, schedule, chunk_size
@@ -231,18 +235,22 @@ class EmpiricalScore:
             part = slice(start, start + self.chunk_size)
             yield x[part], t[part] if t.ndim else t
 
-    def log_prob(self, x: Float[Tensor, batch * event], t: Tensor) -> Float[Tensor, " batch"]:
+    def log_prob(self, x: Float[Tensor, "batch *event"], t: Tensor) -> Float[Tensor, " batch"]:
         """Return log p_t(x), the log of a kernel density estimate with bandwidth σ/α."""
         parts = [self._log_joint(y, u).logsumexp(-1) for y, u in self._chunks(x, t)]
         return torch.cat(parts)
 
-    def denoise(self, x: Float[Tensor, batch * event], t: Tensor) -> Float[Tensor, batch * event]:
+    def denoise(
+        self, x: Float[Tensor, "batch *event"], t: Tensor
+    ) -> Float[Tensor, "batch *event"]:
         """Return the posterior mean Σ_i w_i(x) x_i."""
         data = self.data.to(x).flatten(1)
         parts = [self._log_joint(y, u).softmax(-1) @ data for y, u in self._chunks(x, t)]
         return torch.cat(parts).reshape(x.shape)
 
-    def __call__(self, x: Float[Tensor, batch * event], t: Tensor) -> Float[Tensor, batch * event]:
+    def __call__(
+        self, x: Float[Tensor, "batch *event"], t: Tensor
+    ) -> Float[Tensor, "batch *event"]:
         """Return ∇ log p_t(x)."""
         alpha, sigma = self.schedule(t)
         return (per_sample(alpha, x) * self.denoise(x, t) - x) / per_sample(sigma, x) ** 2

@@ -155,7 +155,7 @@ class Tweedie(NamedTuple):
 
 def tweedie(
     score: ScoreFn,
-    x_t: Float[Tensor, batch * event],
+    x_t: Float[Tensor, "batch *event"],
     alpha: Tensor | float,
     sigma: Tensor | float,
 ) -> Tweedie:

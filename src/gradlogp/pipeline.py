@@ -8,6 +8,7 @@ on the chunk.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 from jaxtyping import Float, Int
@@ -15,21 +16,25 @@ from torch import Tensor, nn
 
 from .batches import moments
 from .core import NoisyScoreFn, Schedule, Streams, Transition, new_seed
+from .ladder import noise_levels
 from .likelihood import log_likelihood
 from .model import ScoreModel
 from .networks import MLP, UNet
-from .noise_levels import noise_levels
+from .objectives import multilevel
 from .parametrization import Kind
 from .sampling import Progress, evolve, prior, time_grid
 from .schedules import VE, invert_log_snr
 from .transitions import ProbabilityFlow
+
+OBJECTIVE = partial(multilevel, stratified=True)
+"""What to train with: every noise level alike, times spread evenly over the batch."""
 
 CHUNK = 4096  # points handled together
 T_END = 1e-3  # the time nearest the data where the noise vanishes at t = 0
 
 
 def build_model(
-    x: Float[Tensor, n * event],
+    x: Float[Tensor, "n *event"],
     *,
     network: nn.Module | None = None,
     schedule: Schedule | None = None,
@@ -43,8 +48,9 @@ def build_model(
 ) -> ScoreModel:
     """Return an untrained model that suits the data.
 
-    Noise levels reach from below the spacing of the points (at most 0.05 of their spread) to their
-    largest distance, geometrically (VE). Images with even sides get a U-Net, all else an MLP.
+    Noise levels reach, geometrically (VE), from half the spacing of the points or a tenth of Scott's
+    bandwidth n^{−1/(d+4)}, whichever is larger but at most 0.05, to their largest distance, all in
+    units of the data's standard deviation. Images with even sides get a U-Net, all else an MLP.
 
     Arguments:
         x: The data, `(N, *event)`.
@@ -63,7 +69,9 @@ def build_model(
         mean, std = moments(x, event)
         z = ((x - mean) / std if standardize else x).float()
         sigmas = noise_levels(z, tell=None, generator=generator).sigmas
-        schedule = VE(min(sigmas[-1], 0.05), sigmas[0])
+        # n points do not tell the score at scales far below a kernel density's bandwidth
+        bandwidth = len(x) ** (-1 / (event.numel() + 4))
+        schedule = VE(min(0.05, max(sigmas[-1], 0.1 * bandwidth)), sigmas[0])
     if network is None and len(event) == 3 and not any(n % 2 for n in event[1:]):
         network = UNet(event, channels, n_classes=n_classes, generator=generator)
     elif network is None:
@@ -97,7 +105,7 @@ def generate(
     n_steps: int = 32,
     generator: torch.Generator | None = None,
     progress: Progress | None = None,
-) -> Float[Tensor, n * event]:
+) -> Float[Tensor, "n *event"]:
     """Draw n samples in data units, by the probability flow (Heun) where no transition is given.
 
     Arguments:
@@ -138,7 +146,7 @@ def generate(
 
 def log_density(
     model: ScoreModel,
-    x: Float[Tensor, n * event],
+    x: Float[Tensor, "n *event"],
     *,
     labels: Int[Tensor, " n"] | None = None,
     n_steps: int = 24,
@@ -171,33 +179,55 @@ def log_density(
     return torch.cat(parts)
 
 
+def _time_of(schedule: Schedule, sigma: float) -> Tensor:
+    """Return the time at which σ/α is `sigma`."""
+    low, high = noise_range(schedule)
+    if not low * (1 - 1e-9) <= sigma <= high * (1 + 1e-9):
+        raise ValueError(
+            f"sigma={sigma} lies outside the noise levels learned, {low:.3g} to {high:.3g}"
+        )
+    log_snr = -2 * torch.tensor(sigma, dtype=torch.float64).log()
+    return invert_log_snr(schedule, log_snr, float(first_time(schedule)))
+
+
 @torch.no_grad()
 def field(
-    model: ScoreModel, x: Float[Tensor, n * event], labels: Int[Tensor, " n"] | None = None
-) -> Float[Tensor, n * event]:
-    """Return ∇ log p in data units at the smallest noise level: the score of z over the scale."""
-    z, everything = model.encode(x), torch.arange(len(x))
-    return _noisy(model, labels, everything)(z, first_time(model.schedule)) / model.scale
+    model: ScoreModel,
+    x: Float[Tensor, "n *event"],
+    labels: Int[Tensor, " n"] | None = None,
+    *,
+    sigma: float | None = None,
+) -> Float[Tensor, "n *event"]:
+    """Return ∇ log p in data units, p blurred by noise of sd `sigma` in model coordinates.
+
+    Arguments:
+        model: A trained model.
+        x: Points in data units.
+        labels: Class numbers of a class-conditional model.
+        sigma: The blur; the smallest noise level where not given. An error δ of ε̂ is one of δ/σ of
+            the score: a larger σ trades detail for accuracy.
+
+    Raises:
+        ValueError: If the model was not trained at so large or small a noise.
+    """
+    schedule = model.schedule
+    t = first_time(schedule) if sigma is None else _time_of(schedule, sigma)
+    alpha, _ = schedule(t)
+    return alpha * model(alpha * model.encode(x), t, labels) / model.scale.to(x)
 
 
 @torch.no_grad()
 def denoised(
     model: ScoreModel,
-    x: Float[Tensor, n * event],
+    x: Float[Tensor, "n *event"],
     sigma: float,
     labels: Int[Tensor, " n"] | None = None,
-) -> Float[Tensor, n * event]:
+) -> Float[Tensor, "n *event"]:
     """Return E[x_0 | x_0 + noise = x] in data units, noise of sd `sigma` in model coordinates.
 
     Raises:
         ValueError: If the model was not trained at so large or small a noise.
     """
-    low, high = noise_range(model.schedule)
-    if not low * (1 - 1e-9) <= sigma <= high * (1 + 1e-9):
-        raise ValueError(
-            f"sigma={sigma} lies outside the noise levels learned, {low:.3g} to {high:.3g}"
-        )
-    t = invert_log_snr(model.schedule, -2 * torch.tensor(sigma, dtype=torch.float64).log())
+    t = _time_of(model.schedule, sigma)
     alpha, _ = model.schedule(t)
-    z = alpha * model.encode(x)
-    return model.decode(model.denoise(z, t, labels))
+    return model.decode(model.denoise(alpha * model.encode(x), t, labels))

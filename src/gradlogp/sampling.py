@@ -148,7 +148,7 @@ def evolve(
     transition: Transition,
     score: NoisyScoreFn,
     schedule: Schedule,
-    x: Float[Tensor, batch * event],
+    x: Float[Tensor, "batch *event"],
     times: Float[Tensor, " times"],
     *,
     generator: Generator | None = None,
@@ -156,7 +156,7 @@ def evolve(
     denoise: bool = True,
     chunk_size: int | None = None,
     callback: Callable[[Tensor, Tensor], None] | None = None,
-) -> Float[Tensor, batch * event]:
+) -> Float[Tensor, "batch *event"]:
     r"""Move x from the law at times[0] to that of the data, one transition after another.
 
     The last step goes from times[-1] to the noise-free end (α, σ) = (1, 0), where every
@@ -209,7 +209,7 @@ def evolve(
 def run(
     kernel: Kernel[Any, Any],
     target: Density,
-    x0: Float[Tensor, chain * event],
+    x0: Float[Tensor, "chain *event"],
     n_steps: int,
     burn_in: int = 0,
     thin: int = 1,

@@ -154,12 +154,12 @@ class _Fit:
         self.held_out = (
             None
             if held_out is None
-            else model.encode(rows(held_out, slice(0, CHECK_POINTS), self.like))
+            else model.encode(rows(held_out, _spread(held_out), self.like))
         )
         self.held_out_labels = (
             None
             if held_out_labels is None
-            else held_out_labels[:CHECK_POINTS].to(self.like.device)
+            else held_out_labels[_spread(held_out_labels)].to(self.like.device)
         )
 
     def _scale(self, standardize: bool) -> None:
@@ -247,7 +247,7 @@ class _Fit:
         if x is None:
             if self.exact is None:
                 return None, None
-            x = self.model.encode(rows(self.data, slice(0, CHECK_POINTS), self.like))
+            x = self.model.encode(rows(self.data, _spread(self.data), self.like))
         model = cast(ScoreModel, self.averaged.module)
         g = torch.Generator(x.device).manual_seed(self.check_seed)
         held_out = above = None
@@ -293,3 +293,8 @@ class _Fit:
         if self.mark is not None:
             self.batches.restore(self.mark[0])
             self.noise.set_state(self.mark[1])
+
+
+def _spread(data: Data) -> slice:
+    """Return at most `CHECK_POINTS` rows spread evenly, whatever order they are in."""
+    return slice(None, None, -(-len(data) // CHECK_POINTS))

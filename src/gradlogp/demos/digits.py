@@ -20,8 +20,8 @@ from ..report import Row, Section, write
 from ..training import fit
 from .common import Outcome, outcome, provenance, train
 
-STEPS = 1500
-GENERATED = 2000
+STEPS = 700
+GENERATED = 1000
 GOAL = 0.95
 LEAD = (
     "A class-conditional score learned from {n:,} handwritten digits of 8×8 pixels. Each row of new "
@@ -47,16 +47,16 @@ def run(out: Path, *, seed: int = 0, steps: int = STEPS, quiet: bool = False) ->
     training, held = data.train_held_out(digits, 0.2, generator=g)
     assert training.labels is not None
     assert held.labels is not None
-    model = build_model(training.x, n_classes=10, channels=(48, 96), generator=g)
+    model = build_model(training.x, n_classes=10, channels=(32, 64), generator=g)
     records = fit(
-        model, training.x, labels=training.labels, steps=steps, batch_size=128, learning_rate=2e-3,
+        model, training.x, labels=training.labels, steps=steps, batch_size=128, learning_rate=3e-3,
         standardize=True, held_out=held.x, held_out_labels=held.labels, check_every=250, generator=g,
     )  # fmt: skip
     history = train(records, steps, quiet=quiet)
     labels = torch.arange(10).repeat_interleave(GENERATED // 10)
     with bar("sampling", quiet=quiet) as update:
         samples = generate(
-            model, len(labels), labels=labels, n_steps=18, generator=g, progress=update
+            model, len(labels), labels=labels, n_steps=16, generator=g, progress=update
         )
 
     real = _accuracy(training.x, training.labels, held.x, held.labels)

@@ -29,6 +29,7 @@ from .common import Outcome, annealed_paths, outcome, provenance, train
 
 STEPS = 1500
 N_TRAIN = 50_000
+GENERATED = 10_000
 LIMIT = 0.01  # of the dimension: largest σ²-weighted excess at any level
 LEAD = (
     "½ N((−2, 0), I) + ½ N((2, 0), I): the noised law, its score and the floor of the loss are known "
@@ -92,7 +93,7 @@ def run(out: Path, *, seed: int = 0, steps: int = STEPS, quiet: bool = False) ->
         above = _per_level(model, exact, x_held, g)
     worst = max(above, key=lambda e: e.value)
     with bar("sampling", quiet=quiet) as update:
-        samples = generate(model, 10_000, generator=g, progress=update)
+        samples = generate(model, GENERATED, generator=g, progress=update)
     rows_samples = compare(samples, x_held, law.sample(10_000, generator=g), generator=g)
     plain, annealed = mode_weights(seed)
     blurred = law.noised(1.0, schedule.sigma_min)

@@ -29,8 +29,8 @@ from ..core import (
 class LangevinState(NamedTuple):
     """Position and its score."""
 
-    x: Float[Tensor, chain * event]
-    score: Float[Tensor, chain * event]
+    x: Float[Tensor, "chain *event"]
+    score: Float[Tensor, "chain *event"]
 
 
 class LangevinInfo(NamedTuple):
@@ -42,8 +42,8 @@ class LangevinInfo(NamedTuple):
 class MetropolisState(NamedTuple):
     """Position, its score and its log-density (up to a constant)."""
 
-    x: Float[Tensor, chain * event]
-    score: Float[Tensor, chain * event]
+    x: Float[Tensor, "chain *event"]
+    score: Float[Tensor, "chain *event"]
     log_prob: Float[Tensor, " chain"]
 
 
@@ -106,7 +106,7 @@ class ULA:
     def __post_init__(self) -> None:
         _check_step(self.step_size, self.temperature)
 
-    def init(self, x: Float[Tensor, chain * event], target: Density) -> LangevinState:
+    def init(self, x: Float[Tensor, "chain *event"], target: Density) -> LangevinState:
         """Return the state at x."""
         check_batch(x, name="x0")
         return LangevinState(x, _scored(x, target))
@@ -159,7 +159,7 @@ class MALA:
                 "MALA needs temperature > 0; for gradient flow use ULA(temperature=0)"
             )
 
-    def init(self, x: Float[Tensor, chain * event], target: Density) -> MetropolisState:
+    def init(self, x: Float[Tensor, "chain *event"], target: Density) -> MetropolisState:
         """Return the state at x.
 
         Raises:

@@ -11,7 +11,7 @@ from ..core import Estimate, ScoreFn, check_batch, check_same_shape, mean_and_er
 
 @torch.no_grad()
 def fisher_divergence(
-    score: ScoreFn, target_score: ScoreFn, x: Float[Tensor, batch * event]
+    score: ScoreFn, target_score: ScoreFn, x: Float[Tensor, "batch *event"]
 ) -> Estimate:
     r"""Fisher divergence :math:`D_F(p \| q) = \tfrac12 E_p \|s_p - s_q\|^2` over samples x of p.
 

@@ -14,7 +14,9 @@ from .samples import two_samples
 
 def _quantile_coupling(n: int, m: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
     """Return how much mass of order statistic i of n meets j of m: indices i, j and masses."""
-    cuts = torch.cat([torch.arange(n + 1) / n, torch.arange(1, m) / m]).double().sort().values
+    of_n = torch.arange(n + 1, dtype=torch.float64) / n
+    of_m = torch.arange(1, m, dtype=torch.float64) / m
+    cuts = torch.cat([of_n, of_m]).sort().values
     middle, mass = (cuts[1:] + cuts[:-1]) / 2, cuts.diff()
     keep = mass > 1e-12
     i, j = (middle[keep] * n).long(), (middle[keep] * m).long()
@@ -22,8 +24,8 @@ def _quantile_coupling(n: int, m: int, device: torch.device) -> tuple[Tensor, Te
 
 
 def sliced_wasserstein(
-    x: Float[Tensor, n * event],
-    y: Float[Tensor, m * event],
+    x: Float[Tensor, "n *event"],
+    y: Float[Tensor, "m *event"],
     n_projections: int = 128,
     *,
     generator: torch.Generator | None = None,

@@ -22,8 +22,8 @@ class TwoSample(NamedTuple):
 
 
 def mmd(
-    x: Float[Tensor, n * event],
-    y: Float[Tensor, m * event],
+    x: Float[Tensor, "n *event"],
+    y: Float[Tensor, "m *event"],
     *,
     n_permutations: int = 200,
     max_points: int = 1000,
@@ -50,8 +50,8 @@ def mmd(
         | https://jmlr.org/papers/v13/gretton12a.html
     """
     a, b = two_samples(x, y)
-    if n_permutations < 1:
-        raise ValueError(f"n_permutations must be at least 1, got {n_permutations}")
+    if n_permutations < 2:
+        raise ValueError(f"n_permutations must be at least 2, got {n_permutations}")
     a, b = subsample(a, max_points, generator), subsample(b, max_points, generator)
     n, m = len(a), len(b)
     pooled = torch.cat([a, b])
@@ -85,8 +85,8 @@ def mmd(
 
 
 def c2st(
-    x: Float[Tensor, n *event],
-    y: Float[Tensor, m *event],
+    x: Float[Tensor, "n *event"],
+    y: Float[Tensor, "m *event"],
     *,
     max_points: int = 4000,
     generator: torch.Generator | None = None,

@@ -21,7 +21,10 @@ class Fourier(nn.Module):
 
     def __init__(self, n: int = 16, lowest: float = 0.25, highest: float = 32.0) -> None:
         super().__init__()
-        grid = torch.linspace(math.log(lowest), math.log(highest), n).exp()
+        ends = math.log(lowest), math.log(highest)
+        grid = (
+            torch.linspace(*ends, n, dtype=torch.float64).exp().float()
+        )  # in every dtype the same
         self.register_buffer("frequencies", grid, persistent=False)
 
     def forward(self, c: Float[Tensor, " batch"]) -> Float[Tensor, "batch features"]:
@@ -68,7 +71,7 @@ class Conditioning(nn.Module):
 
 
 def initialise(module: nn.Module, generator: torch.Generator | None) -> None:
-    """Draw every weight from U(−1/√fan_in, 1/√fan_in) and every class embedding from N(0, 0.02²).
+    """Draw every weight from U(−1/√fan_in, 1/√fan_in) and every class embedding from N(0, 1).
 
     PyTorch's own constructors draw from the global generator; a seeded network must not.
     """
@@ -79,4 +82,4 @@ def initialise(module: nn.Module, generator: torch.Generator | None) -> None:
             if m.bias is not None:
                 nn.init.zeros_(m.bias)
         elif isinstance(m, nn.Embedding):
-            nn.init.normal_(m.weight, 0.0, 0.02, generator=generator)
+            nn.init.normal_(m.weight, generator=generator)

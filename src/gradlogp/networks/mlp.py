@@ -69,10 +69,10 @@ class MLP(nn.Module):
 
     def forward(
         self,
-        x: Float[Tensor, batch * event],
+        x: Float[Tensor, "batch *event"],
         c: Float[Tensor, " batch"],
         labels: Int[Tensor, " batch"] | None = None,
-    ) -> Float[Tensor, batch * event]:
+    ) -> Float[Tensor, "batch *event"]:
         """Return the prediction at x."""
         emb = self.conditioning(c, labels)
         h = self.inlet(x.flatten(1))

@@ -48,7 +48,7 @@ def _residual(score: Tensor, x_t: Tensor, eps: Tensor, b: Tensor) -> Tensor:
 
 def denoising(
     score: ScoreFn,
-    x: Float[Tensor, batch * event],
+    x: Float[Tensor, "batch *event"],
     sigma: Tensor | float,
     *,
     generator: Generator | None = None,
@@ -106,7 +106,7 @@ def draw_times(
 
 def multilevel(
     noisy_score: NoisyScoreFn,
-    x: Float[Tensor, batch * event],
+    x: Float[Tensor, "batch *event"],
     schedule: Schedule,
     t: Float[Tensor, " batch"] | None = None,
     weight: Weight = sigma2,
@@ -158,7 +158,7 @@ def multilevel(
 def excess(
     noisy_score: NoisyScoreFn,
     exact: NoisyScoreFn,
-    x: Float[Tensor, batch * event],
+    x: Float[Tensor, "batch *event"],
     schedule: Schedule,
     t: Float[Tensor, " batch"],
     weight: Weight = sigma2,

@@ -66,7 +66,7 @@ def variance_ratio(relative_step: float, n_steps: int, ratio: float) -> float:
 
 
 def largest_distance(
-    x: Float[Tensor, n * event], quantile: float = 1.0, chunk_size: int = 1024
+    x: Float[Tensor, "n *event"], quantile: float = 1.0, chunk_size: int = 1024
 ) -> float:
     """Return the largest (or a quantile of the row-wise largest) Euclidean distance of two points."""
     flat = x.flatten(1)
@@ -74,7 +74,7 @@ def largest_distance(
     return float(torch.cat(rows).double().quantile(quantile))
 
 
-def nearest_distance(x: Float[Tensor, n * event], chunk_size: int = 1024) -> float:
+def nearest_distance(x: Float[Tensor, "n *event"], chunk_size: int = 1024) -> float:
     """Return the median distance of a point to its nearest neighbour other than its copies."""
     flat, rows = x.flatten(1), []
     for part in flat.split(chunk_size):
@@ -84,7 +84,7 @@ def nearest_distance(x: Float[Tensor, n * event], chunk_size: int = 1024) -> flo
 
 
 def noise_levels(
-    x: Float[Tensor, n * event],
+    x: Float[Tensor, "n *event"],
     *,
     sigma_min: float | None = None,
     sigma_max: float | None = None,

@@ -1,0 +1,62 @@
+# Every target sets up its own environment from nothing; the second time takes seconds.
+#   make demo       learn scores of stars and digits, sample, check; leaves reports/
+#   make test       the test suite (make test-slow: the long statistical runs)
+#   make lint       style and types      make docs  the site      make bench  the benchmarks
+
+PY ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+INSTALL := $(BIN)/pip install --quiet --no-compile --disable-pip-version-check -c constraints.txt
+REPORTS ?= reports
+
+# Two PyTorch processes with two threads each are ten times slower on two cores than with one.
+TEST_ENV := OMP_NUM_THREADS=1
+WORKERS ?= 2
+
+.PHONY: demo test test-slow lint docs bench clean
+.DELETE_ON_ERROR:
+
+$(BIN)/python:
+	$(PY) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "gradlogp needs Python 3.11 or newer")'
+	$(PY) -m venv $(VENV)
+ifdef TORCH_INDEX
+	$(BIN)/pip install --quiet --index-url $(TORCH_INDEX) torch==2.13.0
+endif
+
+$(VENV)/.main: pyproject.toml constraints.txt | $(BIN)/python
+	$(INSTALL) -e '.[data,test]'
+	@touch $@
+
+$(VENV)/.lint: $(VENV)/.main
+	$(INSTALL) -e '.[lint]'
+	@touch $@
+
+$(VENV)/.docs: $(VENV)/.main
+	$(INSTALL) -e '.[docs]'
+	@touch $@
+
+demo: $(VENV)/.main
+	$(BIN)/gradlogp demo stars --out $(REPORTS)
+	$(BIN)/gradlogp demo digits --out $(REPORTS)
+	@echo "Reports: $(REPORTS)/stars/index.html and $(REPORTS)/digits/index.html"
+
+test: $(VENV)/.main
+	$(TEST_ENV) $(BIN)/python -m pytest -q -n $(WORKERS) -m "not slow" $(ARGS)
+
+test-slow: $(VENV)/.main
+	$(TEST_ENV) $(BIN)/python -m pytest -q -n $(WORKERS) -m slow $(ARGS)
+
+lint: $(VENV)/.lint
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+docs: $(VENV)/.docs
+	$(BIN)/mkdocs build --strict --quiet
+	@echo "Site: site/index.html"
+
+bench: $(VENV)/.main
+	$(TEST_ENV) $(BIN)/python benchmarks/run.py
+
+clean:
+	rm -rf $(VENV) site reports .pytest_cache .mypy_cache .ruff_cache

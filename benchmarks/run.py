@@ -1,0 +1,175 @@
+"""What the library adds to the work that cannot be avoided, as ratios measured in one run.
+
+Floors: drawing the same normals (Langevin), calling the same network (sampling), one forward and
+backward pass with the optimiser (training). Interleaved repeats, medians; JSON beside this file.
+Every timed result is also checked, so that speed is not bought with error.
+
+    python benchmarks/run.py [--repeats 5] [--device cpu]
+"""
+
+import argparse
+import json
+import platform
+import statistics
+import time
+from pathlib import Path
+
+import torch
+
+import gradlogp as glp
+
+
+def interleaved(functions, repeats):
+    """Return the median seconds of each function, called in turn `repeats` times after one warm-up."""
+    times = {name: [] for name in functions}
+    for function in functions.values():
+        function()
+    for _ in range(repeats):
+        for name, function in functions.items():
+            began = time.perf_counter()
+            function()
+            times[name].append(time.perf_counter() - began)
+    return {name: statistics.median(values) for name, values in times.items()}
+
+
+def langevin(repeats, device):
+    """ULA on the two-mode 2-D mixture against drawing the same normals."""
+    h, n_steps, rows = 0.05, 100, []
+    for dim in (2, 32, 512):
+        means = torch.zeros(2, dim, device=device)
+        means[:, 0] = torch.tensor([-2.0, 2.0])
+        law = glp.GaussianMixture(torch.tensor([0.5, 0.5], device=device), means, 1.0)
+        for chains in (4, 100, 10_000):
+            if chains * dim > 500_000:
+                continue
+            x0 = law.sample(chains).to(device)
+            noise = torch.empty_like(x0)
+            kept = {}
+
+            def run(x0=x0, law=law, kept=kept):
+                kept["x"] = glp.run(glp.ULA(h), law, x0, n_steps, burn_in=n_steps - 1).state.x
+
+            def floor(noise=noise):
+                for _ in range(n_steps):
+                    noise.normal_()
+
+            seconds = interleaved({"ours": run, "floor": floor}, repeats)
+            # the coordinates without modes have ULA's exact variance 1 / (1 - h/2) in the limit
+            last = kept["x"][:, -1].double()  # along it both modes agree
+            variance = float(last.var())
+            a = (1 - h) ** (2 * n_steps)
+            exact = a + (1 - a) / (1 - h / 2)
+            error = (variance - exact) / (exact * (2 / chains) ** 0.5)
+            assert abs(error) < 5, (
+                f"variance {variance} is {error:.1f} standard errors off {exact}"
+            )
+            rows.append(
+                {
+                    "what": f"ULA, d={dim}, {chains} chains",
+                    "us_per_step": 1e6 * seconds["ours"] / n_steps,
+                    "floor_us": 1e6 * seconds["floor"] / n_steps,
+                    "ratio": seconds["ours"] / seconds["floor"],
+                }
+            )
+    return rows
+
+
+def sampling(repeats, device):
+    """The probability flow against as many bare calls of the network."""
+    rows = []
+    for width in (64, 128, 256):
+        network = glp.MLP(2, width, 3, generator=torch.Generator().manual_seed(0)).to(device)
+        model = glp.ScoreModel(network, glp.schedules.VE(0.01, 10.0), "v").to(device)
+        for n in (100, 1000, 10_000):
+            times = glp.time_grid(model.schedule, 16)
+            x = glp.prior(model.schedule, (n, 2)).to(device)
+            c = torch.zeros(n, device=device)
+            calls = 2 * (len(times) - 1) + 1
+
+            def ours(x=x, times=times, model=model):
+                y = glp.evolve(glp.ProbabilityFlow(), model, model.schedule, x, times)
+                assert bool(torch.isfinite(y).all())
+
+            @torch.no_grad()
+            def floor(network=network, x=x, c=c, calls=calls):
+                for _ in range(calls):
+                    network(x, c)
+
+            seconds = interleaved({"ours": ours, "floor": floor}, repeats)
+            rows.append(
+                {
+                    "what": f"flow, width {width}, {n} samples",
+                    "us_per_step": 1e6 * seconds["ours"] / calls,
+                    "floor_us": 1e6 * seconds["floor"] / calls,
+                    "ratio": seconds["ours"] / seconds["floor"],
+                }
+            )
+    return rows
+
+
+def training(repeats, device, steps=20):
+    """A training step against a bare forward and backward pass with the optimiser."""
+    rows = []
+    for width in (64, 128, 256):
+        for batch in (128, 512, 2048):
+            x = torch.randn(10_000, 2)
+            make = lambda width=width: glp.MLP(2, width, 3).to(device)
+            model = glp.ScoreModel(make(), glp.schedules.VE(0.01, 10.0), "v").to(device)
+            bare = make()
+            optimizer = torch.optim.AdamW(bare.parameters(), fused=True)
+            y, c = x[:batch].to(device), torch.zeros(batch, device=device)
+
+            def ours(model=model, x=x, batch=batch):
+                losses = [r.loss for r in glp.fit(model, x, steps=steps, batch_size=batch)]
+                assert len(losses) == steps
+
+            def floor(bare=bare, optimizer=optimizer, y=y, c=c):
+                for _ in range(steps):
+                    optimizer.zero_grad()
+                    (bare(y, c) - y).square().mean().backward()
+                    optimizer.step()
+
+            seconds = interleaved({"ours": ours, "floor": floor}, repeats)
+            rows.append(
+                {
+                    "what": f"training, width {width}, batch {batch}",
+                    "us_per_step": 1e6 * seconds["ours"] / steps,
+                    "floor_us": 1e6 * seconds["floor"] / steps,
+                    "ratio": seconds["ours"] / seconds["floor"],
+                }
+            )
+    return rows
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--device", default="cpu")
+    options = parser.parse_args()
+    torch.manual_seed(0)
+    torch.set_num_threads(1)
+    device = options.device
+    name = torch.cuda.get_device_name() if device.startswith("cuda") else platform.processor()
+    environment = {
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "threads": torch.get_num_threads(),
+        "device": f"{device} {name}".strip(),
+        "repeats": options.repeats,
+    }
+    print("  ".join(f"{k} {v}" for k, v in environment.items()))
+    rows = [
+        row for bench in (langevin, sampling, training) for row in bench(options.repeats, device)
+    ]
+    print(f"{'':<36}{'µs a step':>12}{'floor':>12}{'ratio':>8}")
+    for row in rows:
+        print(
+            f"{row['what']:<36}{row['us_per_step']:>12.1f}{row['floor_us']:>12.1f}{row['ratio']:>8.2f}"
+        )
+    out = Path(__file__).with_name("results.json")
+    out.write_text(json.dumps({"environment": environment, "rows": rows}, indent=2))
+    print(f"written to {out.name}")
+
+
+if __name__ == "__main__":
+    main()

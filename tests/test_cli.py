@@ -1,0 +1,223 @@
+"""The command line as a person meets it: exit codes, one readable line, data on standard output."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import torch
+
+import gradlogp as glp
+from gradlogp.cli import main
+
+pytestmark = pytest.mark.usefixtures("as_user", "float32")
+
+
+@pytest.fixture
+def float32():
+    torch.set_default_dtype(torch.float32)
+
+
+def call(capsys, *arguments):
+    """Run the command line in this process; return exit code, standard output and error."""
+    code = main([str(a) for a in arguments])
+    out, err = capsys.readouterr()
+    return code, out, err
+
+
+def refuse(capsys, code, *arguments, says):
+    """The command must end with this code and one readable line that says something."""
+    got, out, err = call(capsys, *arguments)
+    assert got == code, (got, out, err)
+    lines = [line for line in err.strip().splitlines() if line.startswith("gradlogp: ")]
+    assert len(lines) == 1, err
+    assert "Traceback" not in err
+    assert says in lines[0]
+    return lines[0]
+
+
+@pytest.fixture(scope="module")
+def points(tmp_path_factory):
+    path = tmp_path_factory.mktemp("data") / "points.csv"
+    law = glp.GaussianMixture([0.5, 0.5], [[-2.0, 5.0], [2.0, 5.0]], 0.25)
+    x = law.sample(600, generator=torch.Generator().manual_seed(0))
+    rows = "\n".join(f"{a:.6f},{b:.6f},{'left' if a < 0 else 'right'}" for a, b in x.tolist())
+    path.write_text(f"a,b,side\n{rows}\n")
+    return path
+
+
+@pytest.fixture(scope="module")
+def checkpoint(points, tmp_path_factory):
+    out = tmp_path_factory.mktemp("runs") / "model"
+    quick = ["--steps", "60", "--width", "16", "--quiet"]
+    assert main(["fit", str(points), "--out", str(out), "--columns", "a,b", *quick]) == 0
+    return out
+
+
+def test_fit_says_what_it_did(points, tmp_path, capsys):
+    arguments = ("--columns", "a,b", "--steps", 20, "--width", 16, "--json", "--quiet")
+    code, out, _ = call(capsys, "fit", points, "--out", tmp_path / "m", *arguments)
+    result = json.loads(out)
+    assert code == 0
+    assert result["steps"] == 20
+    assert result["n"] == 600
+    assert len(result["held_out_loss"]) == 2
+    assert (tmp_path / "m" / "model.safetensors").exists()
+
+
+def test_sample_prints_numbers_and_nothing_else(checkpoint, capsys):
+    code, out, _ = call(capsys, "sample", checkpoint, "--n", 7, "--steps", 4)
+    rows = np.array([[float(v) for v in line.split(",")] for line in out.strip().splitlines()])
+    assert code == 0
+    assert rows.shape == (7, 2)
+    again = call(capsys, "sample", checkpoint, "--n", 7, "--steps", 4)[1]
+    other = call(capsys, "sample", checkpoint, "--n", 7, "--steps", 4, "--seed", 1)[1]
+    assert out == again != other
+
+
+@pytest.mark.parametrize("suffix", [".npy", ".npz", ".csv"])
+@pytest.mark.parametrize("method", ["flow", "ancestral", "langevin"])
+def test_sample_writes_files(checkpoint, tmp_path, capsys, suffix, method):
+    path = tmp_path / f"s{suffix}"
+    code, out, _ = call(
+        capsys, "sample", checkpoint, "--n", 5, "--out", path, "--method", method, "--steps", 3
+    )
+    assert (code, out) == (0, "")
+    loaded = np.loadtxt(path, delimiter=",") if suffix == ".csv" else np.load(path)
+    assert (loaded["x"] if suffix == ".npz" else loaded).shape == (5, 2)
+
+
+def test_evaluate_compares_with_floors(checkpoint, points, capsys):
+    code, out, _ = call(
+        capsys, "evaluate", checkpoint, points, "--train", points, "--columns", "a,b",
+        "--n", 300, "--json", "--quiet",
+    )  # fmt: skip
+    rows = {row["name"]: row for row in json.loads(out)}
+    assert code in (0, 1)
+    assert code == int(any(row["verdict"] is False for row in rows.values()))
+    assert rows["log-likelihood, nats a sample"]["standard_error"] > 0
+    assert rows["sliced Wasserstein distance"]["floor"] > 0
+    assert "MMD²" in rows
+
+
+def test_info_of_everything(checkpoint, points, capsys):
+    assert json.loads(call(capsys, "info", "--json")[1])["gradlogp"] == glp.__version__
+    model = json.loads(call(capsys, "info", checkpoint, "--json")[1])
+    assert model["schedule"]["name"] == "VE"
+    assert model["network"]["width"] == 16
+    data = json.loads(call(capsys, "info", points.parent / "points.csv", "--json")[1] or "{}")
+    assert data == {} or data["samples"] == 600
+
+
+def test_classes(points, tmp_path, capsys):
+    quick = ("--label", "side", "--columns", "a,b", "--steps", 150, "--width", 32, "--quiet")
+    assert call(capsys, "fit", points, "--out", tmp_path / "m", *quick)[0] == 0
+    code, out, _ = call(capsys, "sample", tmp_path / "m", "--klass", "0", "--n", 50)
+    first = np.array([float(line.split(",")[0]) for line in out.strip().splitlines()])
+    assert code == 0
+    assert (first < 0).mean() > 0.8
+    refuse(capsys, 2, "sample", tmp_path / "m", "--klass", "up", says="unknown class 'up'")
+
+
+def test_misuse_is_two(checkpoint, points, tmp_path, capsys):
+    out = ("--out", tmp_path / "m")
+    refuse(capsys, 2, "demo", "star", says='Did you mean "stars"')
+    refuse(capsys, 2, "fit", "star", *out, says="did you mean 'stars'")
+    refuse(capsys, 2, "fit", tmp_path / "none.csv", *out, says="none.csv")
+    refuse(capsys, 2, "fit", points, says="--out")
+    refuse(capsys, 2, "fit", points, *out, "--steps", 0, says="--steps must be at least 1")
+    refuse(capsys, 2, "fit", points, *out, "--steps", "many", says="many")
+    refuse(capsys, 2, "fit", points, *out, "--class-conditional", says="no classes")
+    refuse(capsys, 2, "sample", tmp_path / "none", says="no checkpoint")
+    refuse(capsys, 2, "sample", checkpoint, "--out", "x.doc", says="cannot write")
+    refuse(capsys, 2, "sample", checkpoint, "--klass", "3", says="knows no classes")
+    refuse(capsys, 2, "evaluate", checkpoint, "digits", says="samples of shape (1, 8, 8)")
+    refuse(capsys, 2, "nonsense", says="nonsense")
+    refuse(capsys, 2, "--config", tmp_path / "none.toml", "info", says="none.toml")
+
+
+def test_failure_is_one(checkpoint, points, tmp_path, capsys):
+    out = ("--out", tmp_path / "m", "--quiet")
+    empty = tmp_path / "empty.csv"
+    empty.write_text("")
+    refuse(capsys, 1, "fit", empty, *out, says="empty.csv")
+    refuse(capsys, 1, "fit", points, *out, says="side")  # text in a numeric column
+    (tmp_path / "one.csv").write_text("a,b\n1,2\n")
+    refuse(capsys, 1, "fit", tmp_path / "one.csv", *out, says="one")
+    constant = tmp_path / "constant.csv"
+    constant.write_text("a,b\n" + "\n".join(f"{i},7" for i in range(40)))
+    refuse(capsys, 1, "fit", constant, *out, says="constant")
+    bad = tmp_path / "nan.csv"
+    bad.write_text("a,b\n" + "\n".join(f"{i},{i * i}" for i in range(40)) + "\nnan,1\n2,inf\n")
+    code, _, err = call(capsys, "fit", bad, "--out", tmp_path / "ok", "--steps", 2, "--width", 4)
+    assert code == 0
+    assert "2 of 42 rows" in err
+    damaged = tmp_path / "damaged"
+    damaged.mkdir()
+    for part in checkpoint.iterdir():
+        (damaged / part.name).write_bytes(part.read_bytes())
+    (damaged / "model.safetensors").write_bytes(b"\x00" * 20)
+    refuse(capsys, 1, "sample", damaged, says="damaged")
+    (damaged / "config.json").unlink()
+    refuse(capsys, 1, "sample", damaged, says="missing")
+    refuse(capsys, 1, "fit", points, "--columns", "a,b", "--out", "/dev/null/m", says="/dev/null")
+
+
+def test_options_from_a_file(points, tmp_path, capsys):
+    config = tmp_path / "run.toml"
+    config.write_text('[fit]\nsteps = 11\nwidth = 8\ncolumns = "a,b"\nquiet = true\njson = true\n')
+    code, out, _ = call(capsys, "--config", config, "fit", points, "--out", tmp_path / "m")
+    assert code == 0
+    assert json.loads(out)["steps"] == 11
+    # what is typed wins over the file
+    again = ("fit", points, "--out", tmp_path / "n", "--steps", 3)
+    assert json.loads(call(capsys, "--config", config, *again)[1])["steps"] == 3
+    config.write_text("[fit]\nstepz = 11\n")
+    refuse(capsys, 2, "--config", config, "fit", points, "--out", tmp_path / "o", says="stepz")
+
+
+def test_interrupt_saves_and_resume_goes_on(points, tmp_path):
+    """A real Ctrl-C on a real process: 130, a checkpoint, and the same model as unbroken."""
+    common = [
+        sys.executable, "-m", "gradlogp", "fit", str(points), "--columns", "a,b",
+        "--steps", "4000", "--width", "16", "--quiet", "--out",
+    ]  # fmt: skip
+    out = tmp_path / "run"
+    process = subprocess.Popen(
+        [*common, str(out)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    deadline = time.monotonic() + 120
+    while not (out / "training.pt").exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    os.kill(process.pid, signal.SIGINT)
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 130, err
+    assert err.strip().splitlines()[-1].startswith("gradlogp: interrupted")
+    assert "Traceback" not in err
+    step = json.loads((out / "run.json").read_text())["step"]
+    assert 0 < step < 4000
+    done = subprocess.run(
+        [*common, str(out), "--resume"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    whole = tmp_path / "whole"
+    assert subprocess.run([*common, str(whole)], check=False, capture_output=True).returncode == 0
+    a, b = (p / "model.safetensors" for p in (out, whole))
+    assert a.read_bytes() == b.read_bytes()
+
+
+def test_help_is_there_and_imports_nothing_heavy():
+    program = (
+        "import sys; from gradlogp.cli import main; code = main(['fit', '--help']); "
+        "heavy = {'torch', 'matplotlib', 'sklearn', 'scipy', 'pandas'} & set(sys.modules); "
+        "sys.exit(code or (f'imported {heavy}' if heavy else 0))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "--learning-rate" in done.stdout

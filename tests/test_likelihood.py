@@ -1,0 +1,251 @@
+"""Log-likelihoods against exact densities."""
+
+import math
+
+import pytest
+import torch
+from support import COV, MEAN, close, order, z_score
+
+from gradlogp import ExactScore, Gaussian, GaussianMixture, log_likelihood
+from gradlogp.core import Streams, per_sample
+from gradlogp.schedules import DDPM, VE, VP, Cosine, Levels, Rectified, SubVP
+
+SCHEDULES = [VE(0.3, 4.0), VP(0.1, 4.0), SubVP(0.1, 4.0), Cosine(alpha_min=0.3)]
+T_MIN = 1e-2
+by_name = pytest.mark.parametrize("schedule", SCHEDULES, ids=lambda s: type(s).__name__)
+GAUSSIAN = Gaussian(MEAN, COV)
+MIXTURE = GaussianMixture(
+    [0.3, 0.7],
+    torch.tensor([[-2.0, 0.5], [1.0, -1.0]], dtype=torch.float64),
+    [[[0.5, 0.2], [0.2, 0.3]], [[0.4, -0.1], [-0.1, 0.6]]],
+)
+
+
+def laws(density, schedule, t_min=T_MIN):
+    """The law at t_min, and the law at t = 1."""
+    return (density.noised(*schedule(torch.tensor(t))) for t in (t_min, 1.0))
+
+
+def likelihood(density, schedule, x, **options):
+    _, end = laws(density, schedule)
+    options = {"t_min": T_MIN, "prior": end, **options}
+    return log_likelihood(ExactScore(density, schedule), schedule, x, **options)
+
+
+@by_name
+def test_exact_density_at_fourth_order(schedule, generator):
+    """M8: a divergence at the wrong (x, t) pair would leave order 1 or 2 at these coarse steps."""
+    start, _ = laws(GAUSSIAN, schedule)
+    x = start.sample(4, generator=generator)
+    results = [likelihood(GAUSSIAN, schedule, x, n_steps=n) for n in (8, 24)]
+    expected = start.log_prob(x)
+    errors = [float((r.log_prob - expected).norm()) for r in results]
+    assert errors[-1] < 1e-5
+    slope = float(order(errors, 3.0))
+    assert 3.7 < slope < 4.5
+    assert torch.equal(results[0].standard_error, torch.zeros(4))
+    assert [r.nfe for r in results] == [32, 96]
+    assert float((GAUSSIAN.log_prob(x) - expected).abs().max()) > 1e-4  # σ(t_min) counts
+
+
+def test_exact_density_of_a_mixture(generator):
+    schedule = VP(0.1, 4.0)
+    start, _ = laws(MIXTURE, schedule)
+    x = torch.tensor([[-2.0, 0.5], [1.0, -1.0], [0.0, 0.0], [-1.0, 1.5]])
+    expected = start.log_prob(x)
+    errors = [
+        float((likelihood(MIXTURE, schedule, x, n_steps=n).log_prob - expected).abs().max())
+        for n in (8, 24)
+    ]
+    assert errors[-1] < 1e-5
+    assert float(order(errors, 3.0)) > 3.3
+
+
+def test_exact_density_through_full_noise(generator):
+    """Rectified ends at α = 0, where only the denoiser knows x_0."""
+    schedule = Rectified()
+    start, _ = laws(GAUSSIAN, schedule)
+    x = start.sample(12, generator=generator)
+    result = log_likelihood(ExactScore(GAUSSIAN, schedule), schedule, x, t_min=T_MIN, n_steps=20)
+    close(result.log_prob, start.log_prob(x), 1e-4)
+
+
+@pytest.mark.parametrize("t_min", [1e-3, 0.05])
+def test_it_is_the_density_at_t_min(t_min, generator):
+    schedule = VP(0.1, 4.0)
+    start, end = laws(GAUSSIAN, schedule, t_min)
+    x = start.sample(6, generator=generator)
+    score = ExactScore(GAUSSIAN, schedule)
+    result = log_likelihood(score, schedule, x, prior=end, t_min=t_min, n_steps=8)
+    close(result.log_prob, start.log_prob(x), 2e-3)
+
+
+def test_it_is_a_probability_density():
+    p = GaussianMixture([0.4, 0.6], torch.tensor([[-1.0], [1.5]]), [0.3, 0.2])
+    grid = torch.linspace(-6, 7, 400).unsqueeze(1)
+    result = likelihood(p, VP(0.1, 4.0), grid, n_steps=10)
+    close(torch.trapezoid(result.log_prob.exp(), grid[:, 0]), 1.0, 1e-4)
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES[:2], ids=lambda s: type(s).__name__)
+def test_mean_and_var_describe_the_law_at_one(schedule, generator):
+    p = Gaussian([10.0, 10.0], 3.0)
+    start, _ = laws(p, schedule)
+    x = start.sample(6, generator=generator)
+    score = ExactScore(p, schedule)
+    for mean, var in ((10.0, 3.0), (torch.full((2,), 10.0), torch.tensor([3.0, 3.0]))):
+        result = log_likelihood(score, schedule, x, mean=mean, var=var, n_steps=6, t_min=T_MIN)
+        close(result.log_prob, start.log_prob(x), 5e-3)
+    wrong = log_likelihood(
+        score, schedule, x, n_steps=6, t_min=T_MIN
+    )  # a data mean of 0 and a variance of 1
+    assert float((wrong.log_prob - start.log_prob(x)).abs().max()) > 0.05
+
+
+def test_change_of_units(generator):
+    """M14: data and noise in units c times smaller have a density c^d times smaller, exactly."""
+    c = 7.0
+    x = MIXTURE.sample(6, generator=generator)
+    scaled = GaussianMixture(MIXTURE.weights, c * MIXTURE.means, c**2 * MIXTURE.covs)
+    one = likelihood(MIXTURE, VE(0.01, 20.0), x, n_steps=6)
+    other = likelihood(scaled, VE(0.01 * c, 20.0 * c), c * x, n_steps=6)
+    close(other.log_prob, one.log_prob - 2 * math.log(c), 1e-9)
+
+
+@pytest.mark.parametrize("divergence", ["exact", "hutchinson"])
+def test_images(divergence, generator):
+    """N(1, 2 I) on images (1, 2, 2): its Jacobian is diagonal, so that ±1 probes are exact."""
+    schedule, var = VP(0.1, 4.0), 2.0
+
+    def score(x, t):
+        a, b = (per_sample(v, x) for v in schedule(t))
+        return -(x - a) / (a**2 * var + b**2)
+
+    x = 1 + math.sqrt(var) * torch.randn(5, 1, 2, 2, generator=generator)
+    result = log_likelihood(
+        score,
+        schedule,
+        x,
+        divergence,
+        t_min=T_MIN,
+        mean=1.0,
+        var=var,
+        n_steps=8,
+        n_probes=2,
+        generator=generator,
+    )
+    a, b = schedule(torch.tensor(T_MIN))
+    v = a**2 * var + b**2
+    expected = -0.5 * ((x - a).square() / v + (2 * math.pi * v).log()).flatten(1).sum(1)
+    close(result.log_prob, expected, 2e-4)
+    close(result.standard_error, torch.zeros(5), 1e-9)
+
+
+# ---------------------------------------------------------------------------- Hutchinson
+
+
+@pytest.mark.parametrize("probe", ["rademacher", "gaussian", "sphere"])
+def test_hutchinson_is_unbiased_within_its_own_error(probe, generator):
+    schedule, n = VP(), 200
+    x = MIXTURE.sample(n, generator=generator)
+    exact = likelihood(MIXTURE, schedule, x, n_steps=1).log_prob
+    result = likelihood(
+        MIXTURE,
+        schedule,
+        x,
+        divergence="hutchinson",
+        n_steps=1,
+        n_probes=16,
+        probe=probe,
+        generator=generator,
+    )
+    z = (result.log_prob - exact) / result.standard_error
+    assert abs(z_score(z, 0.0)) < 4.5
+    assert 0.8 < float(z.std()) < 1.3  # the error bar is neither too short nor too long
+    assert float((result.log_prob - exact).abs().mean()) > 1e-3
+    assert result.nfe == 4
+
+
+def test_one_probe_has_no_error_bar(generator):
+    x = MIXTURE.sample(4, generator=generator)
+    result = likelihood(MIXTURE, VP(), x, divergence="hutchinson", n_steps=2, generator=generator)
+    assert result.standard_error.isnan().all()
+    assert torch.isfinite(result.log_prob).all()
+
+
+def test_hutchinson_follows_its_generator(generator):
+    x = MIXTURE.sample(5, generator=generator)
+    options = {"divergence": "hutchinson", "n_steps": 1, "n_probes": 2}
+    state = generator.get_state()
+    whole = likelihood(MIXTURE, VP(), x, generator=generator, **options)
+    other = likelihood(MIXTURE, VP(), x, generator=generator, **options)
+    assert not torch.equal(whole.log_prob, other.log_prob)
+    for size in (None, 2, 9):
+        generator.set_state(state)
+        again = likelihood(MIXTURE, VP(), x, generator=generator, chunk_size=size, **options)
+        close(again.log_prob, whole.log_prob, 1e-11)
+        close(again.standard_error, whole.standard_error, 1e-9)
+    streams = [
+        likelihood(MIXTURE, VP(), x, generator=Streams(3, 0, 5, 5), **options) for _ in "ab"
+    ]
+    assert torch.equal(streams[0].log_prob, streams[1].log_prob)
+
+
+# ---------------------------------------------------------------------------- behaviour
+
+
+def test_batch_independence(generator):
+    x = MIXTURE.sample(6, generator=generator)
+    whole = likelihood(MIXTURE, VP(), x, n_steps=1).log_prob
+    other = x.clone()
+    other[1:] *= 50
+    close(likelihood(MIXTURE, VP(), other, n_steps=1).log_prob[0], whole[0], 1e-11)
+    for size in (1, 4):
+        part = likelihood(MIXTURE, VP(), x, n_steps=1, chunk_size=size).log_prob
+        close(part, whole, 1e-11)
+
+
+def test_dtype_progress_and_graph(generator):
+    x = MIXTURE.sample(5, generator=generator)
+    told = []
+    w = torch.ones((), requires_grad=True)
+    result = log_likelihood(
+        lambda x, t: -w * x,
+        VP(),
+        x,
+        n_steps=3,
+        chunk_size=2,
+        progress=lambda done, total: told.append((done, total)),
+    )
+    assert told == [(i, 9) for i in range(1, 10)]
+    assert result.nfe == 12
+    assert not result.log_prob.requires_grad
+    single = likelihood(MIXTURE, VP(), x.float(), n_steps=3)
+    assert single.log_prob.dtype == torch.float32
+    double = likelihood(MIXTURE, VP(), x, n_steps=3)
+    torch.testing.assert_close(single.log_prob.double(), double.log_prob, rtol=0, atol=2e-3)
+
+
+@pytest.mark.parametrize(
+    ("case", "message"),
+    [
+        (lambda x: likelihood(MIXTURE, VP(), x[:, 0]), "shape"),
+        (lambda x: likelihood(MIXTURE, VP(), x.long()), "floating"),
+        (lambda x: likelihood(MIXTURE, VP(), x[:0]), "empty"),
+        (lambda x: likelihood(MIXTURE, VP(), x, divergence="trace"), "divergence"),
+        (lambda x: likelihood(MIXTURE, VP(), x, n_steps=0), "n_steps"),
+        (lambda x: likelihood(MIXTURE, VP(), x, n_probes=0), "n_probes"),
+        (lambda x: likelihood(MIXTURE, VP(), x, chunk_size=0), "chunk_size"),
+        (lambda x: likelihood(MIXTURE, VP(), x, t_min=1.0), "t_min"),
+        (lambda x: likelihood(MIXTURE, Levels([2.0, 1.0]), x), "ladder"),
+        (lambda x: likelihood(MIXTURE, DDPM([0.1, 0.2]), x), "ladder"),
+        (lambda x: log_likelihood(lambda x, t: -x[:, :1], VP(), x), "shape"),
+        (
+            lambda x: likelihood(MIXTURE, VP(), x, divergence="hutchinson", probe="cauchy"),
+            "probe",
+        ),
+    ],
+)
+def test_bad_input_is_refused(case, message, as_user):
+    with pytest.raises(ValueError, match=message):
+        case(torch.ones(3, 2))

@@ -1,0 +1,272 @@
+"""One conformance test for every kernel and every transition, found by introspection."""
+
+import dataclasses
+import inspect
+import math
+from itertools import pairwise
+
+import pytest
+import torch
+from support import z_score
+
+from gradlogp import as_target, core, kernels, run, transitions
+from gradlogp.core import Density, per_sample, sum_event
+from gradlogp.schedules import VE, VP, Levels
+
+
+def found(module):
+    classes = [v for v in vars(module).values() if inspect.isclass(v)]
+    return sorted({c for c in classes if not issubclass(c, tuple)}, key=lambda c: c.__name__)
+
+
+KERNELS, TRANSITIONS = found(kernels), found(transitions)
+STEP = 0.1
+every_kernel = pytest.mark.parametrize("kernel", KERNELS, ids=lambda c: c.__name__)
+every_transition = pytest.mark.parametrize("transition", TRANSITIONS, ids=lambda c: c.__name__)
+events = pytest.mark.parametrize("event", [(2,), (1, 3, 3)], ids=str)
+dtypes = pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+
+# log p = Σ x − e^x: skewed, so that a wrong sign cannot hide; mean −γ, variance π²/6 per entry
+SKEWED = as_target(score=lambda x: 1 - x.exp(), log_prob=lambda x: sum_event(x - x.exp()))
+GAMMA, VARIANCE = 0.5772156649015329, math.pi**2 / 6
+
+
+def noisy_score(schedule):
+    """The score of data N(1, 2 I) of any event shape."""
+
+    def score(x, t):
+        a, b = (per_sample(v, x) for v in schedule(t))
+        return -(x - a) / (2 * a**2 + b**2)
+
+    return score
+
+
+def clone(generator):
+    return torch.Generator().set_state(generator.get_state())
+
+
+def test_there_is_something_to_test():
+    assert {c.__name__ for c in KERNELS} >= {"ULA", "MALA"}
+    assert {c.__name__ for c in TRANSITIONS} >= {
+        "Ancestral",
+        "ProbabilityFlow",
+        "AnnealedLangevin",
+    }
+
+
+def same_signature(method, protocol):
+    """The same parameters, in the same order and of the same kinds and defaults."""
+    ours, theirs = (inspect.signature(f).parameters.values() for f in (method, protocol))
+    assert [(p.name, p.kind, p.default) for p in ours] == [
+        (p.name, p.kind, p.default) for p in theirs
+    ]
+
+
+@pytest.mark.parametrize("cls", KERNELS + TRANSITIONS, ids=lambda c: c.__name__)
+def test_frozen_dataclass(cls):
+    assert dataclasses.is_dataclass(cls)
+    instance = cls(STEP) if cls in KERNELS else cls()
+    name = dataclasses.fields(cls)[0].name
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        setattr(instance, name, 1)
+    twin = cls(STEP) if cls in KERNELS else cls()
+    assert instance == twin
+    assert hash(instance) == hash(twin)
+    assert f"{name}=" in repr(instance)
+    assert cls.__doc__
+    assert "Arguments:" in cls.__doc__
+
+
+@every_kernel
+def test_kernel_signature(kernel):
+    assert isinstance(kernel(STEP), core.Kernel)
+    assert dataclasses.fields(kernel)[0].name == "step_size"
+    same_signature(kernel.init, core.Kernel.init)
+    same_signature(kernel.step, core.Kernel.step)
+    generator = inspect.signature(kernel.step).parameters["generator"]
+    assert generator.kind is inspect.Parameter.KEYWORD_ONLY
+
+
+@every_transition
+def test_transition_signature(transition):
+    assert isinstance(transition(), core.Transition)
+    same_signature(transition.__call__, core.Transition.__call__)
+    generator = inspect.signature(transition.__call__).parameters["generator"]
+    assert generator.kind is inspect.Parameter.KEYWORD_ONLY
+
+
+# ---------------------------------------------------------------------------- kernels
+
+
+def start(event, dtype, generator, n=6):
+    return torch.randn(n, *event, generator=generator).to(dtype)
+
+
+def is_named_tuple(value):
+    return isinstance(value, tuple) and hasattr(value, "_fields")
+
+
+@every_kernel
+@events
+@dtypes
+def test_kernel_step(kernel, event, dtype, generator):
+    x = start(event, dtype, generator)
+    before = x.clone()
+    state = kernel(STEP).init(x, SKEWED)
+    kept = [field.clone() for field in state]
+    assert torch.equal(state.x, x)
+    new, info = kernel(STEP).step(state, SKEWED, generator=generator)
+    assert is_named_tuple(state)
+    assert is_named_tuple(info)
+    assert type(new) is type(state)
+    assert torch.equal(x, before)  # nothing that was given has been changed
+    assert all(torch.equal(a, b) for a, b in zip(state, kept, strict=True))
+    for field, old in zip(new, state, strict=True):
+        assert field.shape == old.shape
+        assert field.dtype == dtype
+        assert len(field) == 6
+    for name, field in info._asdict().items():
+        assert field.shape == (6,), name
+        assert field.dtype in (dtype, torch.bool), name
+    assert info.diverging.dtype == torch.bool
+    assert not info.diverging.any()
+    assert not torch.equal(new.x, x)
+
+
+@every_kernel
+@events
+def test_kernel_state_belongs_to_its_position(kernel, event, generator):
+    """After any step the cached score and log-density are those at x: a stale one fails."""
+    state = kernel(0.5).init(start(event, torch.float64, generator), SKEWED)
+    for _ in range(5):
+        state, info = kernel(0.5).step(state, SKEWED, generator=generator)
+        torch.testing.assert_close(state.score, SKEWED.score(state.x), rtol=1e-12, atol=1e-12)
+        if hasattr(state, "log_prob"):
+            expected = SKEWED.log_prob(state.x)
+            torch.testing.assert_close(state.log_prob, expected, rtol=1e-12, atol=1e-12)
+            torch.testing.assert_close(info.log_prob, expected, rtol=1e-12, atol=1e-12)
+
+
+@every_kernel
+@events
+def test_kernel_randomness(kernel, event, generator):
+    state = kernel(STEP).init(start(event, torch.float64, generator), SKEWED)
+    one, two, three = (
+        kernel(STEP).step(state, SKEWED, generator=g)[0].x
+        for g in (clone(generator), clone(generator), generator.manual_seed(123))
+    )
+    assert torch.equal(one, two)
+    assert not torch.equal(one, three)
+    torch.manual_seed(0)  # None means PyTorch's default generator
+    first = kernel(STEP).step(state, SKEWED)[0].x
+    torch.manual_seed(0)
+    assert torch.equal(kernel(STEP).step(state, SKEWED)[0].x, first)
+
+
+@every_kernel
+@events
+def test_kernel_batch_independence(kernel, event, generator):
+    x = start(event, torch.float64, generator)
+    other = x.clone()
+    other[1:] = 3 - 2 * other[1:]
+    one, two = (
+        kernel(STEP).step(kernel(STEP).init(v, SKEWED), SKEWED, generator=clone(generator))
+        for v in (x, other)
+    )
+    for a, b in zip((*one[0], *one[1]), (*two[0], *two[1]), strict=True):
+        assert torch.equal(a[0], b[0])
+    assert not torch.equal(one[0].x[1:], two[0].x[1:])
+
+
+@every_kernel
+def test_kernel_does_not_depend_on_units(kernel, generator):
+    """A kernel for x at step h is one for c x at step c² h, with the same noise."""
+    c, x = 4.0, start((3,), torch.float64, generator)
+    scaled = as_target(
+        score=lambda y: SKEWED.score(y / c) / c, log_prob=lambda y: SKEWED.log_prob(y / c)
+    )
+    one = run(kernel(STEP), SKEWED, x, 10, generator=clone(generator)).draws
+    two = run(kernel(c**2 * STEP), scaled, c * x, 10, generator=clone(generator)).draws
+    torch.testing.assert_close(two, c * one, rtol=1e-10, atol=1e-10)
+
+
+@every_kernel
+def test_kernel_on_an_asymmetric_target(kernel, generator):
+    """Mean −γ and variance π²/6, up to the bias of order h of an unadjusted kernel."""
+    h, n = 0.02, 20_000
+    chain = run(kernel(h), SKEWED, torch.zeros(n, 1), 400, 399, generator=generator)
+    x = chain.state.x[:, 0]
+    error = math.sqrt(VARIANCE / n)
+    assert abs(float(x.mean()) + GAMMA) < 4.5 * error + h / 2
+    spread = (x + GAMMA).square()
+    assert abs(float(spread.mean()) - VARIANCE) < 4.5 * float(spread.std()) / math.sqrt(n) + h
+    skewness = ((x + GAMMA) / math.sqrt(VARIANCE)).pow(3)
+    assert abs(z_score(skewness, 0.0)) > 10  # it leans to the left, as the target does
+    assert float(skewness.mean()) < 0
+
+
+# ---------------------------------------------------------------------------- transitions
+
+SCHEDULES = [VP(), VE(0.05, 8.0), Levels([4.0, 1.0, 0.2])]
+ENDS = [(0.9, 0.5), (0.5, 0.0), (0.5, None), (0.5, 0.5)]
+every_schedule = pytest.mark.parametrize("schedule", SCHEDULES, ids=lambda s: type(s).__name__)
+
+
+@every_transition
+@events
+@dtypes
+@every_schedule
+@pytest.mark.parametrize(("t", "s"), ENDS)
+def test_transition_step(transition, event, dtype, schedule, t, s, generator):
+    x = start(event, dtype, generator)
+    before = x.clone()
+    t, s = torch.tensor(t), None if s is None else torch.tensor(s)
+    score = noisy_score(schedule)
+    one, two = (
+        transition()(x, t, s, score, schedule, generator=clone(generator)) for _ in range(2)
+    )
+    assert torch.equal(x, before)
+    assert one.shape == x.shape
+    assert one.dtype == dtype
+    assert torch.isfinite(one).all()
+    assert torch.equal(one, two)
+    other = x.clone()
+    other[1:] = 5 - 3 * other[1:]
+    mates = transition()(other, t, s, score, schedule, generator=clone(generator))
+    assert torch.equal(mates[0], one[0])
+    assert not torch.equal(mates[1:], one[1:])
+    rounded = transition()(x.double(), t, s, score, schedule, generator=torch.Generator())
+    if torch.equal(transition()(x, t, s, score, schedule, generator=torch.Generator()), one):
+        # deterministic: float32 is float64 up to rounding
+        torch.testing.assert_close(one.double(), rounded, rtol=1e-4, atol=1e-4)
+
+
+@every_transition
+@every_schedule
+def test_transitions_carry_the_law(transition, schedule, generator):
+    """From the exact law of N(1, 2) data at t = 0.6 to that at 0.4: a wrong sign does not."""
+    n, times = 10_000, torch.linspace(0.6, 0.4, 81)
+    (a, b), (a_end, b_end) = schedule(times[0]), schedule(times[-1])
+    var, var_end = 2 * a**2 + b**2, 2 * a_end**2 + b_end**2
+    start = a + var.sqrt() * torch.randn(n, 1, generator=generator)
+    assert abs(float(var / var_end) - 1) + abs(float(a_end - a)) > 0.2  # there is a way to go
+
+    def carry(score):
+        x = start
+        for t, s in pairwise(times):
+            x = transition()(x, t, s, score, schedule, generator=generator)
+        bias = float((x.mean() - a_end).abs() / var_end.sqrt())
+        return bias, abs(float(x.var() / var_end) - 1)
+
+    score = noisy_score(schedule)
+    bias, inflation = carry(score)
+    assert bias < 4.5 / math.sqrt(n) + 0.02
+    assert inflation < 4.5 * math.sqrt(2 / n) + 0.1
+    bias, inflation = carry(lambda x, t: -score(x, t))
+    assert inflation > 0.3
+
+
+def test_density_protocol():
+    assert isinstance(SKEWED, Density)
+    assert not isinstance(object(), Density)
+    assert not isinstance(object(), core.Kernel)
