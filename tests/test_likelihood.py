@@ -33,7 +33,7 @@ def likelihood(density, schedule, x, **options):
 
 
 @by_name
-def test_exact_density_at_fourth_order(schedule, generator):
+def test_fourth_order(schedule, generator):
     """M8: a divergence at the wrong (x, t) pair would leave order 1 or 2 at these coarse steps."""
     start, _ = laws(GAUSSIAN, schedule)
     x = start.sample(4, generator=generator)

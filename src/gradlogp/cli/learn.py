@@ -14,7 +14,7 @@ def demo(
     out: Path = Path("reports"),
     steps: int | None = None,
     seed: int = 0,
-    threads: int | None = None,
+    threads: int = 1,
     json: bool = False,
     quiet: bool = False,
 ) -> int:
@@ -25,7 +25,8 @@ def demo(
         out: Folder for the reports; this one goes to OUT/NAME.
         steps: Optimisation steps, if not the default.
         seed: Seed of everything random.
-        threads: PyTorch threads.
+        threads: PyTorch threads. Small networks gain little from a second one, and on a busy
+            machine lose much.
         json: Print the numbers as JSON.
         quiet: No progress.
     """

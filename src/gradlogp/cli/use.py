@@ -101,6 +101,7 @@ def evaluate(
     positive("--n", n)
     import torch
 
+    from ..core import choice
     from ..evaluation import compare, likelihood_row
     from ..pipeline import generate, log_density
     from ..progress import bar
@@ -119,7 +120,7 @@ def evaluate(
         if held.labels is None:
             raise Misuse("the model is class-conditional: name the column of classes with --label")
         labels = held.labels
-        drawn = labels[torch.randint(len(labels), (n,), generator=g)]
+        drawn = labels[choice(torch.ones(len(labels)), n, g)]
     rows = []
     if likelihood or (likelihood is None and model.event_shape.numel() <= 16):
         with bar("log-likelihood", quiet=quiet) as update:

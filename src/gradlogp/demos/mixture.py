@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..core import Estimate, mean_and_error
+from ..core import Estimate, mean_and_error, rand_like
 from ..distributions import GaussianMixture
 from ..evaluation import compare
 from ..kernels import ULA
@@ -60,7 +60,7 @@ def mode_weights(seed: int, n: int = 4000) -> tuple[Estimate, Estimate]:
     """
     g = torch.Generator().manual_seed(seed)
     law = GaussianMixture([0.8, 0.2], [[5.0, 5.0], [-5.0, -5.0]], 1.0)
-    start = 16 * torch.rand(n, 2, generator=g) - 8
+    start = 16 * rand_like(torch.empty(n, 2), g) - 8
     plain = run_chain(ULA(0.1), law, start, 1000, burn_in=999, generator=g).draws[:, 0]
     ladder = Levels(torch.logspace(1.5, -1, 60, dtype=torch.float64))
     exact = ExactScore(law, ladder)

@@ -18,7 +18,7 @@ from ..schedules import VE
 from ..training import fit
 from .common import Outcome, annealed_paths, outcome, provenance, train
 
-STEPS = 2500
+STEPS = 2000
 GENERATED = 10_000
 HELD_OUT_SCORED = 10_000  # all of them
 LEAD = (
@@ -114,18 +114,21 @@ def run(out: Path, *, seed: int = 0, steps: int = STEPS, quiet: bool = False) ->
             (
                 (
                     "field",
-                    "The learned score over the density of the stars.",
+                    "The learned score of the stars' law, blurred by a tenth of its spread.",
                     lambda theme: fields(
-                        (("learned score", lambda p: field(model, p)),),
+                        (("learned score", lambda p: field(model, p, sigma=0.1)),),
                         bounds=bounds,
                         points=x_held,
+                        names=names,
                         theme=theme,
                     ),
                 ),
                 (
                     "paths",
                     "Annealed Langevin paths from noise to stars.",
-                    lambda theme: trajectories(shift + scale * paths, bounds=bounds, theme=theme),
+                    lambda theme: trajectories(
+                        shift + scale * paths, bounds=bounds, names=names, theme=theme
+                    ),
                 ),
             ),
         ),

@@ -79,6 +79,7 @@ def fields(
     bounds: Bounds,
     density: Callable[[Tensor], Tensor] | None = None,
     points: Tensor | None = None,
+    names: tuple[str, str] = ("x₁", "x₂"),
     theme: Theme = LIGHT,
 ) -> Figure:
     """Draw score fields side by side, on a density or on points.
@@ -92,6 +93,7 @@ def fields(
         bounds: The frame.
         density: log p for the background, `(n, 2) -> (n,)`, up to a constant.
         points: Points `(n, 2)`: dots over the density, a histogram in its absence.
+        names: Names of the axes.
         theme: Colours.
     """
     if not 1 <= len(panels) <= 3:
@@ -123,7 +125,7 @@ def fields(
         all_axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
         for axes, (title, _), v in zip(all_axes, panels, arrows, strict=True):
             _frame(axes, bounds)
-            axes.set(title=title, xlabel="x₁")
+            axes.set(title=title, xlabel=names[0])
             if density is not None:
                 _backdrop(axes, np.exp(_log_density(density, bounds)), bounds, theme)
             if points is not None:
@@ -134,7 +136,7 @@ def fields(
                     axes.plot(*xy.T, ".", ms=2.5, mew=0, color=theme.model, alpha=0.6)
             v = v / (c + np.linalg.norm(v, axis=1, keepdims=True)) * longest
             axes.quiver(*array(cells).T, *v.T, color=theme.ink, minlength=0.2, **quiver)
-        all_axes[0].set_ylabel("x₂")
+        all_axes[0].set_ylabel(names[1])
         note = f"arrow length ∝ |s| / ({c:.2g} + |s|)"
         figure.supxlabel(note, x=0.99, ha="right", fontsize=7.5, color=theme.muted)
     return figure
@@ -225,6 +227,7 @@ def trajectories(
     bounds: Bounds,
     density: Callable[[Tensor], Tensor] | None = None,
     title: str = "",
+    names: tuple[str, str] = ("x₁", "x₂"),
     theme: Theme = LIGHT,
 ) -> Figure:
     """Draw the paths of an annealed run from noise to data.
@@ -237,6 +240,7 @@ def trajectories(
         bounds: The frame, where the data are.
         density: log p of the data, `(n, 2) -> (n,)`, up to a constant.
         title: Title of the figure.
+        names: Names of the axes.
         theme: Colours.
     """
     if paths.ndim != 3 or paths.shape[2] != 2 or len(paths) < 2 or not paths.shape[1]:
@@ -267,7 +271,7 @@ def trajectories(
         all_axes = figure.subplots(1, len(frames), squeeze=False)[0]
         for axes, frame in zip(all_axes, frames, strict=True):
             _frame(axes, frame)
-            axes.set(xlabel="x₁")
+            axes.set(xlabel=names[0])
             if density is not None:
                 log_p = _log_density(density, frame)
                 _backdrop(axes, np.exp(log_p), frame, theme)
@@ -280,7 +284,7 @@ def trajectories(
             axes.plot(
                 *xy[-1].T, ms=4.5, mec=theme.background, mfc=theme.time[-1], label="end", **edge
             )
-        all_axes[0].set(title=title, ylabel="x₂")
+        all_axes[0].set(title=title, ylabel=names[1])
         if len(frames) > 1:
             box = (x0, y0, x1 - x0, y1 - y0)
             all_axes[0].indicate_inset(box, edgecolor=theme.ink, alpha=1, lw=1)
