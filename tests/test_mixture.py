@@ -429,3 +429,22 @@ def test_refuses_bad_points_and_coefficients():
         law.noised(torch.ones(3), 1.0).score(torch.zeros(2, 2))
     with pytest.raises(ValueError, match=r"of shape \(\), not \(B,\)"):
         law.noised(torch.ones(3), 1.0).sample(3)
+
+
+def test_mean_and_covariance_are_those_of_a_large_sample(generator):
+    law = (
+        random_law(2, "full", generator)
+        if "random_law" in globals()
+        else GaussianMixture(
+            [0.3, 0.7],
+            [[-3.0, 1.0], [3.0, 0.0]],
+            [[[1.0, 0.3], [0.3, 0.5]], [[0.2, 0.0], [0.0, 2.0]]],
+        )
+    )
+    x = law.sample(200_000, generator=generator)
+    error = (law.cov.diagonal() / len(x)).sqrt()
+    assert bool(((x.mean(0) - law.mean).abs() < 5 * error).all())
+    centred = x - law.mean
+    products = centred.unsqueeze(2) * centred.unsqueeze(1)
+    error = products.std(0) / len(x) ** 0.5
+    assert bool(((products.mean(0) - law.cov).abs() < 5 * error).all())

@@ -26,6 +26,8 @@ from .pipeline import OBJECTIVE, build_model, denoised, field, generate, log_den
 from .progress import bar
 from .training import fit
 
+HERE = ("checkpoint", "resume", "device", "verbose")  # parameters of a run, not of a model
+
 
 class ScoreEstimator(DensityMixin, BaseEstimator):
     r"""Learn the score of data; sample, evaluate and denoise with it.
@@ -153,7 +155,7 @@ class ScoreEstimator(DensityMixin, BaseEstimator):
             held_out=x[aside] if n_held_out >= 2 else None,
             held_out_labels=None if labels is None or n_held_out < 2 else labels[aside],
             check_every=max(1, self.max_iter // 10), checkpoint=self.checkpoint,
-            resume=self.resume, generator=generator,
+            extra={"estimator": self._kept()}, resume=self.resume, generator=generator,
         )  # fmt: skip
         self.held_out_loss_, self.n_iter_ = None, 0
         with bar("learning", quiet=not self.verbose) as update:
@@ -190,7 +192,7 @@ class ScoreEstimator(DensityMixin, BaseEstimator):
         return torch.Generator().manual_seed(int(state.randint(2**31)))
 
     def _points(self, X: Any) -> Tensor:
-        """Check data like that of `fit`; float64, so that results do not depend on the batch."""
+        """Check data; float64, so that results do not depend on the batch."""
         check_is_fitted(self, "model_")
         X = validate_data(self, X, dtype=[np.float64, np.float32], allow_nd=True, reset=False)
         return torch.from_numpy(np.array(X, dtype=np.float64))
@@ -205,10 +207,8 @@ class ScoreEstimator(DensityMixin, BaseEstimator):
     def sample(self, n_samples: int = 1, y: Any = None, random_state: Any = None) -> Any:
         """Draw new samples by the probability flow, `(n_samples, *event)`.
 
-        Arguments:
-            n_samples: How many.
-            y: Their classes `(n_samples,)`, if class-conditional.
-            random_state: Seed; that of the estimator where not given.
+        The same `random_state`, that of the estimator where not given, gives the same samples; y
+        are their classes `(n_samples,)`, if class-conditional.
         """
         check_is_fitted(self, "model_")
         labels, generator = (
@@ -257,23 +257,22 @@ class ScoreEstimator(DensityMixin, BaseEstimator):
         labels = self._encode_classes(y, len(x), known=True)
         return self._like_input(denoised(self._exact(), x, float(sigma), labels))
 
-    def save(self, directory: str | os.PathLike[str]) -> Path:
-        """Save to a checkpoint directory (see `gradlogp.checkpoint`)."""
-        check_is_fitted(self, "model_")
-        parameters = {
-            k: v
-            for k, v in self.get_params(deep=False).items()
-            if isinstance(v, int | float | str) and k not in ("checkpoint", "resume", "device")
-        }
-        kept = {
-            "parameters": parameters,
+    def _kept(self) -> dict[str, Any]:
+        """Return what a checkpoint keeps of the estimator besides the model."""
+        plain = {k: v for k, v in self.get_params().items() if isinstance(v, int | float | str)}
+        return {
+            "parameters": {k: v for k, v in plain.items() if k not in HERE},
             "n_features_in": self.n_features_in_,
             "tensors": self._tensors,
             "classes": self.classes_.tolist() if self.class_conditional else None,
         }
+
+    def save(self, directory: str | os.PathLike[str]) -> Path:
+        """Save to a checkpoint directory (see `gradlogp.checkpoint`)."""
+        check_is_fitted(self, "model_")
         held_out = None if self.held_out_loss_ is None else self.held_out_loss_._asdict()
-        run = {"held_out_loss": held_out, "n_iter": self.n_iter_}
-        return checkpoint.save(directory, self.model_, run=run, extra={"estimator": kept})
+        run = {"held_out_loss": held_out, "step": self.n_iter_}
+        return checkpoint.save(directory, self.model_, run=run, extra={"estimator": self._kept()})
 
     @classmethod
     def load(

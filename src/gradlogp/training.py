@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, cast
 
 import torch
@@ -50,6 +50,7 @@ def fit(
     check_every: int = 200,
     checkpoint: str | os.PathLike[str] | None = None,
     checkpoint_every: int = 500,
+    extra: Mapping[str, Any] | None = None,
     resume: bool = False,
     generator: torch.Generator | None = None,
     **changes: Any,
@@ -73,6 +74,7 @@ def fit(
         checkpoint: Directory to save to, at the end, when interrupted, and while training; what
             is learned up to the last whole step is in it.
         checkpoint_every: Steps between saves.
+        extra: More to keep in the checkpoint's configuration, JSON.
         resume: Go on from `checkpoint`; on a CPU the result is that of an unbroken run, bit for bit.
         generator: Where initial order and noise come from.
         **changes: Single fields of `Settings`.
@@ -84,7 +86,7 @@ def fit(
     settings = Settings(**({} if settings is None else vars(settings)) | changes)
     return _Fit(
         model, data, objective, labels, settings, standardize, held_out, held_out_labels, exact,
-        check_every, checkpoint, checkpoint_every, resume, generator,
+        check_every, checkpoint, checkpoint_every, extra, resume, generator,
     ).steps()  # fmt: skip
 
 
@@ -105,6 +107,7 @@ class _Fit:
         check_every: int,
         checkpoint: str | os.PathLike[str] | None,
         checkpoint_every: int,
+        extra: Mapping[str, Any] | None,
         resume: bool,
         generator: torch.Generator | None,
     ) -> None:
@@ -127,7 +130,7 @@ class _Fit:
         self.setup = vars(settings) | {
             "standardize": standardize, "labels": labels is not None, "n_samples": len(data),
         }  # fmt: skip
-        self.checkpoint, self.checkpoint_every = checkpoint, checkpoint_every
+        self.checkpoint, self.checkpoint_every, self.extra = checkpoint, checkpoint_every, extra
         self.like = next(p for p in model.parameters() if p.requires_grad)
         seed = new_seed(generator)
         self.noise = torch.Generator(self.like.device).manual_seed(seed)
@@ -151,16 +154,12 @@ class _Fit:
         self.averaged = AveragedModel(model, multi_avg_fn=_average(settings.ema)).eval()
         if state is not None:
             self._restore(state)
-        self.held_out = (
-            None
-            if held_out is None
-            else model.encode(rows(held_out, _spread(held_out), self.like))
-        )
-        self.held_out_labels = (
-            None
-            if held_out_labels is None
-            else held_out_labels[_spread(held_out_labels)].to(self.like.device)
-        )
+        self.held_out = self.held_out_labels = None
+        if held_out is not None:
+            self.held_out = model.encode(rows(held_out, _spread(held_out), self.like))
+            if held_out_labels is not None:
+                part = held_out_labels[_spread(held_out_labels)]
+                self.held_out_labels = part.to(self.like.device)
 
     def _scale(self, standardize: bool) -> None:
         """Fit the coordinates and the frame of the network's view to the data."""
@@ -205,8 +204,8 @@ class _Fit:
             "seconds": self.seconds,
             "history": {"columns": names, "rows": self.history},
         }
-        weights = self.averaged.module.state_dict()
-        ckpt.save(self.checkpoint, self.model, weights=weights, run=run, training=self.state())
+        kept = {"weights": self.averaged.module.state_dict(), "training": self.state()}
+        ckpt.save(self.checkpoint, self.model, run=run, extra=self.extra, **kept)
 
     def _loss(
         self, model: ScoreModel, x: Tensor, labels: Tensor | None, g: torch.Generator

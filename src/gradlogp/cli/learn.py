@@ -119,10 +119,10 @@ def fit(
             estimator.fit(dataset.x, dataset.labels)
         except KeyboardInterrupt:
             raise KeyboardInterrupt(f"{out} is saved; go on with --resume") from None
-    estimator.save(out)
+    loss = estimator.held_out_loss_
     result = {
         "checkpoint": out,
-        "held_out_loss": None if estimator.held_out_loss_ is None else estimator.held_out_loss_,
+        "held_out_loss": None if loss is None else loss._asdict(),
         "sigma_min": estimator.sigma_min_,
         "steps": estimator.n_iter_,
         "n": len(dataset.x),
@@ -130,6 +130,5 @@ def fit(
     if json:
         print_json(result)
     else:
-        loss = result["held_out_loss"]
         print(f"{out}: learned from {len(dataset.x)} samples, held-out loss {loss}")
     return 0

@@ -26,7 +26,14 @@ Options may come from a TOML file: --config run.toml, one table a command, as in
     steps = 4000
 """
 
-app = cyclopts.App(name="gradlogp", help=HELP, version=__version__, help_format="plaintext")
+app = cyclopts.App(
+    name="gradlogp",
+    help=HELP,
+    version=__version__,
+    help_format="plaintext",
+    suppress_keyboard_interrupt=False,
+)
+app.meta.suppress_keyboard_interrupt = False
 for _command in (demo, fit, sample, evaluate, info):
     app.command(_command)
 
@@ -55,7 +62,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code."""
     try:
         result = app.meta(
-            arguments, exit_on_error=False, print_error=False, result_action="return_value"
+            arguments,
+            exit_on_error=False,
+            print_error=False,
+            result_action="return_value",
         )
         sys.stdout.flush()
     except (cyclopts.CycloptsError, Misuse) as error:

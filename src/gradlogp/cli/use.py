@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from cyclopts import Parameter
 
 from .common import Misuse, load, positive, print_json, print_rows, say, set_threads
 
@@ -14,6 +16,7 @@ if TYPE_CHECKING:
     from ..estimator import ScoreEstimator
 
 FORMATS = (".npy", ".npz", ".csv")
+STEPS = {"flow": 32, "ancestral": 250, "langevin": 60}
 
 
 def sample(
@@ -21,9 +24,9 @@ def sample(
     *,
     n: int = 1000,
     out: Path | None = None,
-    klass: str | None = None,
+    klass: Annotated[str | None, Parameter(name="--class")] = None,
     method: Literal["flow", "ancestral", "langevin"] = "flow",
-    steps: int = 32,
+    steps: int | None = None,
     seed: int = 0,
     threads: int | None = None,
     quiet: bool = False,
@@ -36,7 +39,8 @@ def sample(
         out: A .npy, .npz or .csv file.
         klass: The class to draw, for a class-conditional model.
         method: Probability flow (Heun), DDPM ancestral, or annealed Langevin.
-        steps: Noise levels to pass through.
+        steps: Noise levels to pass through; by default 32 for the flow, 250 for ancestral
+            sampling and 60 of five Langevin steps each.
         seed: Seed of the noise.
         threads: PyTorch threads.
         quiet: No progress.
@@ -59,8 +63,9 @@ def sample(
     }  # fmt: skip
     with bar("sampling", quiet=quiet) as update:
         x = generate(
-            estimator.model_, n, labels=labels, transition=transitions[method], n_steps=max(2, steps),
-            generator=torch.Generator().manual_seed(seed), progress=update,
+            estimator.model_, n, labels=labels, transition=transitions[method],
+            n_steps=max(2, steps or STEPS[method]), progress=update,
+            generator=torch.Generator().manual_seed(seed),
         )  # fmt: skip
     _write(x, out, labels)
     if out is not None:
@@ -149,7 +154,7 @@ def _class(estimator: ScoreEstimator, klass: str | None, n: int) -> Tensor | Non
 
     if not estimator.class_conditional:
         if klass is not None:
-            raise Misuse("--klass was given, but the model knows no classes")
+            raise Misuse("--class was given, but the model knows no classes")
         return None
     known = [str(c) for c in estimator.classes_]
     if klass is None:

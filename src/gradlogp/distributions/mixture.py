@@ -98,6 +98,18 @@ class GaussianMixture:
         """The covariance matrices, `(K, D, D)`."""
         return self._cov.matrix(self._cov.w)
 
+    @property
+    def mean(self) -> Tensor:
+        """The mean Σ_k π_k μ_k, `(D,)`."""
+        return self.weights @ self.means
+
+    @property
+    def cov(self) -> Tensor:
+        """The covariance Σ_k π_k (S_k + (μ_k − m)(μ_k − m)ᵀ), `(D, D)`."""
+        spread = self.means - self.mean
+        between = torch.einsum("k,ki,kj->ij", self.weights, spread, spread)
+        return between + torch.einsum("k,kij->ij", self.weights, self.covs)
+
     def _components(self, x: Tensor, name: str = "x") -> _Components:
         check_batch(x, self.event_shape, name)
         if self.means.ndim == 3 and len(self.means) != len(x):
