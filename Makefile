@@ -41,7 +41,7 @@ demo: $(VENV)/.main
 	@echo "Reports: $(REPORTS)/stars/index.html and $(REPORTS)/digits/index.html"
 
 test: $(VENV)/.main
-	$(TEST_ENV) $(BIN)/python -m pytest -q -n $(WORKERS) -m "not slow" $(ARGS)
+	$(TEST_ENV) $(BIN)/python -m pytest -q -n $(WORKERS) --dist worksteal -m "not slow" $(ARGS)
 
 test-slow: $(VENV)/.main
 	$(TEST_ENV) $(BIN)/python -m pytest -q -n $(WORKERS) -m slow $(ARGS)

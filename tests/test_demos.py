@@ -22,6 +22,7 @@ def test_a_short_run_leaves_a_whole_report(name, tmp_path, monkeypatch):
     monkeypatch.setattr(demos.stars, "GENERATED", 500)
     monkeypatch.setattr(demos.stars, "HELD_OUT_SCORED", 50)
     monkeypatch.setattr(demos.mixture, "GENERATED", 500)
+    monkeypatch.setattr(demos.mixture, "CHAINS", 50)
     result = getattr(demos, name).run(tmp_path / name, steps=3, quiet=True)
     assert result.report.read_text().startswith("<!doctype html>")
     numbers = json.loads((tmp_path / name / "numbers.json").read_text())

@@ -5,61 +5,53 @@ unchanged copy, so that a failure is the mutant's doing.
 """
 
 import importlib.util
+import json
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-HERE = Path(__file__).parent
-ROOT = HERE.parent
+HERE = Path(__file__).parent / "mutants"
 
 
 def _mutants():
-    spec = importlib.util.spec_from_file_location("mutants", HERE / "mutants" / "mutants.py")
+    spec = importlib.util.spec_from_file_location("mutants", HERE / "mutants.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module.MUTANTS
 
 
 MUTANTS = _mutants()
+PARTS = 4  # processes that work through the mutants, so that workers can share them
 
 
-def _run(sources, tests):
-    """Run tests against a copy of the sources; return the exit code and what was said."""
-    command = [sys.executable, "-B", "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *tests]
-    seen = {**os.environ, "PYTHONPATH": str(sources), "OMP_NUM_THREADS": "1"}
-    for name in [name for name in seen if name.startswith("PYTEST_")]:
-        del seen[name]
-    done = subprocess.run(command, cwd=ROOT, env=seen, capture_output=True, text=True, check=False)
-    return done.returncode, done.stdout + done.stderr
+def _run(numbers):
+    """Run mutants by number; return the results."""
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("PYTEST_")}
+    done = subprocess.run(
+        [sys.executable, str(HERE / "run.py"), *map(str, numbers)],
+        capture_output=True, text=True, check=False, env=environment | {"OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    results = [json.loads(line) for line in done.stdout.splitlines()]
+    assert len(results) == len(numbers), done.stdout + done.stderr
+    return results
 
 
-def _copy(tmp_path):
-    ignore = shutil.ignore_patterns("__pycache__")
-    shutil.copytree(ROOT / "src" / "gradlogp", tmp_path / "gradlogp", ignore=ignore)
-    return tmp_path
-
-
-@pytest.mark.parametrize("mutant", MUTANTS, ids=lambda m: m.name.split(":")[0] + ":" + m.test)
-def test_mutant_is_caught(mutant, tmp_path):
-    path = _copy(tmp_path) / "gradlogp" / mutant.file
-    text = path.read_text()
-    assert text.count(mutant.old) >= 1, f"{mutant.file} no longer has {mutant.old!r}"
-    path.write_text(text.replace(mutant.old, mutant.new))
-    code, output = _run(tmp_path, [f"tests/{mutant.test}"])
-    # 1: tests ran and failed. Anything else (no tests, a syntax error) proves nothing.
-    assert code == 1, f"{mutant.name}: pytest ended with {code}\n{output[-2000:]}"
-    assert "error" not in output.splitlines()[-1], output[-2000:]
+@pytest.mark.parametrize("part", range(PARTS))
+def test_every_mutant_is_caught(part):
+    for result in _run(range(len(MUTANTS))[part::PARTS]):
+        mutant = MUTANTS[result["number"]]
+        # 1: tests ran and failed. Anything else (no test, a syntax error) proves nothing.
+        assert result["code"] == 1, f"{mutant.name}: {result['code']}\n{result['said'][-2000:]}"
+        assert "error" not in result["said"].splitlines()[-1], result["said"][-2000:]
 
 
 @pytest.mark.slow
-def test_an_unchanged_copy_passes(tmp_path):
-    tests = sorted({f"tests/{mutant.test}" for mutant in MUTANTS})
-    code, output = _run(_copy(tmp_path), tests)
-    assert code == 0, output[-2000:]
+def test_an_unchanged_copy_passes():
+    (result,) = _run([-1])
+    assert result["code"] == 0, result["said"][-2000:]
 
 
 def test_there_are_enough_mutants():

@@ -30,6 +30,7 @@ from .common import Outcome, annealed_paths, outcome, provenance, train
 STEPS = 1500
 N_TRAIN = 50_000
 GENERATED = 10_000
+CHAINS = 4000
 LIMIT = 0.01  # of the dimension: largest σ²-weighted excess at any level
 LEAD = (
     "½ N((−2, 0), I) + ½ N((2, 0), I): the noised law, its score and the floor of the loss are known "
@@ -48,7 +49,7 @@ def _per_level(
     return found
 
 
-def mode_weights(seed: int, n: int = 4000) -> tuple[Estimate, Estimate]:
+def mode_weights(seed: int, n: int) -> tuple[Estimate, Estimate]:
     """Return the weight of the 0.8 mode found by plain and by annealed Langevin, exact scores.
 
     The modes 0.8 N((5, 5), I) and 0.2 N((−5, −5), I) are far apart; the chains start uniformly on
@@ -95,7 +96,7 @@ def run(out: Path, *, seed: int = 0, steps: int = STEPS, quiet: bool = False) ->
     with bar("sampling", quiet=quiet) as update:
         samples = generate(model, GENERATED, generator=g, progress=update)
     rows_samples = compare(samples, x_held, law.sample(10_000, generator=g), generator=g)
-    plain, annealed = mode_weights(seed)
+    plain, annealed = mode_weights(seed, CHAINS)
     blurred = law.noised(1.0, schedule.sigma_min)
     nats = log_density(model, x_held[:2000]) - blurred.log_prob(x_held[:2000])
     gap = mean_and_error(nats)
