@@ -231,3 +231,9 @@ def test_protocols():
     assert isinstance(ExactScore(gauss, VP()), Denoiser)
     assert isinstance(EmpiricalScore(torch.zeros(2, 1), VP()), Denoiser)
     assert not isinstance(lambda x, t: -x, Denoiser)
+
+
+def test_one_number_has_no_error_bar():
+    value, error = mean_and_error(torch.tensor([3.0]))
+    assert value == 3.0
+    assert error != error

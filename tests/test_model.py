@@ -410,3 +410,9 @@ def test_empirical_score_refuses_bad_shapes():
             call(torch.zeros(4, 3), t)
         with pytest.raises(ValueError, match="must have shape"):
             call(torch.zeros(4, 2), torch.full((3,), 0.5))
+
+
+def test_empirical_score_has_no_score_without_noise(as_user):
+    empirical = EmpiricalScore(torch.randn(5, 2), VP())
+    with pytest.raises(ValueError, match="no score at sigma = 0"):
+        empirical(torch.zeros(3, 2), torch.tensor(0.0))

@@ -466,3 +466,10 @@ def test_annealed_langevin_cannot_leave_full_noise(as_user):
     x, score = torch.ones(3, 2), ExactScore(DATA, Rectified())
     with pytest.raises(ValueError, match="alpha = 0"):
         AnnealedLangevin()(x, torch.ones(()), torch.tensor(0.5), score, Rectified())
+
+
+@pytest.mark.parametrize("transition", [Ancestral(), ProbabilityFlow()])
+def test_a_time_for_each_sample_is_refused(transition, as_user):
+    exact = ExactScore(Gaussian([0.0, 0.0]), VP())
+    with pytest.raises(ValueError, match="at one time"):
+        transition(torch.zeros(2, 2), torch.tensor([0.5, 0.6]), None, exact, VP())

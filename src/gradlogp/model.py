@@ -251,6 +251,12 @@ class EmpiricalScore:
     def __call__(
         self, x: Float[Tensor, "batch *event"], t: Tensor
     ) -> Float[Tensor, "batch *event"]:
-        """Return ∇ log p_t(x)."""
+        """Return ∇ log p_t(x).
+
+        Raises:
+            ValueError: At σ = 0, where there is no score; or for a wrong shape.
+        """
         alpha, sigma = self.schedule(t)
+        if bool((sigma == 0).any()):
+            raise ValueError("there is no score at sigma = 0; ask for it at a later time t")
         return (per_sample(alpha, x) * self.denoise(x, t) - x) / per_sample(sigma, x) ** 2

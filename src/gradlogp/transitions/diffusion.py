@@ -20,6 +20,8 @@ def coefficients(schedule: Schedule, t: Tensor | None) -> tuple[Tensor, Tensor]:
     """Return (α, σ) at t, or (1, 0) at the noise-free end."""
     if t is None:
         return torch.ones((), dtype=torch.float64), torch.zeros((), dtype=torch.float64)
+    if t.ndim:
+        raise ValueError(f"a transition moves all samples at one time (), got {tuple(t.shape)}")
     return schedule(t)
 
 
@@ -61,7 +63,7 @@ class Ancestral:
         generator: Generator | None = None,
     ) -> Tensor:
         """Return x_s."""
-        (alpha_t, sigma_t), (alpha_s, sigma_s) = schedule(t), coefficients(schedule, s)
+        (alpha_t, sigma_t), (alpha_s, sigma_s) = (coefficients(schedule, u) for u in (t, s))
         x0, _ = predict(score, schedule, x, t)
         if sigma_s == 0:  # the limit, also where σ_t = 0 too
             return alpha_s * x0
@@ -109,7 +111,7 @@ class ProbabilityFlow:
     ) -> Tensor:
         """Return x_s."""
         del generator  # deterministic
-        (alpha_t, sigma_t), (alpha_s, sigma_s) = schedule(t), coefficients(schedule, s)
+        (alpha_t, sigma_t), (alpha_s, sigma_s) = (coefficients(schedule, u) for u in (t, s))
         x0, eps = predict(score, schedule, x, t)
         end = alpha_s * x0 + sigma_s * eps
         if self.order == 1 or s is None:
