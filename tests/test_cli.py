@@ -185,7 +185,7 @@ def test_interrupt_saves_and_resume_goes_on(points, tmp_path):
     """A real Ctrl-C on a real process: 130, a checkpoint, and the same model as unbroken."""
     common = [
         sys.executable, "-m", "gradlogp", "fit", str(points), "--columns", "a,b",
-        "--steps", "1500", "--width", "16", "--quiet", "--out",
+        "--steps", "700", "--width", "16", "--quiet", "--out",
     ]  # fmt: skip
     out = tmp_path / "run"
     process = subprocess.Popen(
@@ -201,18 +201,15 @@ def test_interrupt_saves_and_resume_goes_on(points, tmp_path):
     assert "--resume" in err
     assert "Traceback" not in err
     step = json.loads((out / "run.json").read_text())["step"]
-    assert 0 < step < 1500
-    done = subprocess.run(
-        [*common, str(out), "--resume"], capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
+    assert 0 < step < 700
+    # in this process: starting another costs more than the training
     whole = tmp_path / "whole"
-    assert subprocess.run([*common, str(whole)], check=False, capture_output=True).returncode == 0
+    assert main([*common[3:], str(out), "--resume"]) == 0
+    assert main([*common[3:], str(whole)]) == 0
     a, b = (p / "model.safetensors" for p in (out, whole))
     assert a.read_bytes() == b.read_bytes()
     # a finished run may be resumed: nothing is left to do, and nothing changes
-    again = subprocess.run([*common, str(out), "--resume"], check=False, capture_output=True)
-    assert again.returncode == 0
+    assert main([*common[3:], str(out), "--resume"]) == 0
     assert a.read_bytes() == b.read_bytes()
 
 

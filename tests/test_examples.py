@@ -20,7 +20,7 @@ SLOW = {"learn_a_mixture", "sample_a_density"}  # more than 5 s
 )
 def test_example(path, tmp_path):
     quiet = "ignore:`torch.jit.script:DeprecationWarning"  # inside torch.func.jvp
-    command = [sys.executable, "-B", "-W", "error", "-W", quiet, str(path)]
+    command = [sys.executable, "-W", "error", "-W", quiet, str(path)]
     env = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
         command, cwd=tmp_path, env=env, capture_output=True, text=True, check=False, timeout=200
