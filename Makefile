@@ -9,6 +9,9 @@ BIN := $(VENV)/bin
 INSTALL := $(BIN)/pip install --quiet --no-compile --disable-pip-version-check -c constraints.txt
 REPORTS ?= reports
 
+# Installed without compiling, modules are compiled when first used; this would do it every time.
+unexport PYTHONDONTWRITEBYTECODE
+
 # Two PyTorch processes with two threads each are ten times slower on two cores than with one.
 TEST_ENV := OMP_NUM_THREADS=1
 WORKERS ?= 2
@@ -25,6 +28,7 @@ endif
 
 $(VENV)/.main: pyproject.toml constraints.txt | $(BIN)/python
 	$(INSTALL) -e '.[data,test]'
+	@$(BIN)/gradlogp fit --help > /dev/null  # compiles what every start of the command needs
 	@touch $@
 
 $(VENV)/.lint: $(VENV)/.main
