@@ -73,6 +73,7 @@ def close(value, expected, tolerance):
 
 def z_score(draws, expected):
     """How many standard errors the mean of independent draws `(n,)` is from what was expected."""
+    draws = draws.detach()
     return float((draws.mean() - expected) / (draws.std() / math.sqrt(len(draws))))
 
 

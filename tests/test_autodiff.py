@@ -100,7 +100,7 @@ def test_exact_divergence(event, chunk_size, generator):
     close(value, swirl(x))
     y = x.flatten(1)
     close(trace, (y.cos() * y.roll(-1, 1)).sum(1))
-    close(jacobian_trace(torch.zeros_like, x, chunk_size=chunk_size)[1], torch.zeros(5))
+    close(jacobian_trace(lambda y: 0 * y, x, chunk_size=chunk_size)[1], torch.zeros(5))
 
 
 @by_event

@@ -15,9 +15,10 @@ FILES = sorted(ROOT.rglob("*.py"))
 
 LAYERS = [
     {"core"},
-    {"autodiff", "schedules", "networks", "progress"},
+    {"jets", "schedules", "networks", "progress"},
+    {"autodiff"},
     {"parametrization", "distributions", "ladder"},
-    {"targets", "data", "batches", "model"},
+    {"targets", "scores", "data", "batches", "model"},
     {"objectives", "kernels"},
     {"transitions", "settings", "checkpoint"},
     {"sampling", "training", "metrics"},

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from .sampling import prior as prior
     from .sampling import run as run
     from .sampling import time_grid as time_grid
+    from .scores import as_score as as_score
     from .settings import Settings as Settings
     from .targets import as_target as as_target
     from .training import fit as fit
@@ -57,6 +58,7 @@ _NAMES = {
     "noise_levels": "ladder",
     "join": "parametrization", "split": "parametrization", "tweedie": "parametrization",
     "evolve": "sampling", "prior": "sampling", "run": "sampling", "time_grid": "sampling",
+    "as_score": "scores",
     "Settings": "settings",
     "as_target": "targets",
     "fit": "training",

@@ -1,19 +1,23 @@
 r"""Scores and divergences by automatic differentiation.
 
 For s: R^d -> R^d with Jacobian ∇s the divergence is tr ∇s. Probes v with E[v vᵀ] = I give the
-unbiased estimate vᵀ(∇s)v. Everything is a composition of `torch.func` transforms, so it can be
-differentiated again, and every sample is on its own.
+unbiased estimate vᵀ(∇s)v. Everything can be differentiated again, in the parameters of s and in x, and
+every sample is on its own. Differentiation is in reverse mode, which also takes functions that
+differentiate inside; the exact trace uses `jets` where it can.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
+from . import jets
 from .core import (
     Generator,
     ScoreFn,
@@ -26,26 +30,101 @@ from .core import (
 
 Probe = Literal["gaussian", "rademacher", "sphere"]
 
+CHUNK_ENTRIES = 2**22
+"""Entries of a batch of derivatives that are computed together: 16 MiB in float32."""
 
-def score_from_log_prob(log_prob: Callable[[Tensor], Tensor]) -> ScoreFn:
-    """Return x -> ∇ log p(x) for a log-density `(B, *event) -> (B,)`.
 
-    Raises:
-        ValueError: If the function returns anything but one number per sample. A vector-valued
-            "log-density" has no gradient; pass it as a score.
-    """
+class GradientField:
+    """The score x -> ∇ log p(x) of a log-density `(B, *event) -> (B,)`, by differentiation."""
 
-    def total(x: Tensor) -> Tensor:
-        value = log_prob(x)
-        if value.shape != x.shape[:1]:
+    def __init__(self, log_prob: Callable[[Tensor], Tensor]) -> None:
+        self.log_prob = log_prob
+
+    def _total(self, x: Tensor) -> Tensor:
+        value = self.log_prob(x)
+        if not isinstance(value, Tensor) or value.shape != x.shape[:1]:
+            got = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
             raise ValueError(
                 f"a log-density (or energy) must return shape ({x.shape[0]},), one number per "
-                f"sample, got {tuple(value.shape)}; if the function returns a vector field, pass "
+                f"sample, got {got}; if the function returns a vector field, pass "
                 "it as score="
             )
         return value.sum()
 
-    return torch.func.grad(total)
+    def __call__(self, x: Tensor) -> Tensor:
+        """Return ∇ log p(x), shape of x."""
+        if torch._C._functorch.is_functorch_wrapped_tensor(x):  # inside a torch.func transform
+            return torch.func.grad(self._total)(x)
+        at = _evaluate(self._total, x, "the log-density")
+        return _pull_back(at, None)
+
+
+def score_from_log_prob(log_prob: Callable[[Tensor], Tensor]) -> GradientField:
+    """Return x -> ∇ log p(x) for a log-density `(B, *event) -> (B,)`.
+
+    Raises:
+        ValueError: When called, if the function returns anything but one number per sample (a
+            vector-valued "log-density" has no gradient; pass it as a score), or if its result does
+            not depend on x through differentiable operations.
+    """
+    return GradientField(log_prob)
+
+
+class _At(NamedTuple):
+    """A function at y, a variable that stands for x; whether its results are differentiated on."""
+
+    name: str
+    y: Tensor
+    value: Tensor
+    graph: bool
+
+    @property
+    def given(self) -> Tensor:
+        """The value, with a graph only where the caller can use it."""
+        return self.value if self.graph else self.value.detach()
+
+
+def _evaluate(f: Callable[[Tensor], Tensor], x: Tensor, name: str) -> _At:
+    """Evaluate f at x without touching x itself."""
+    with torch.enable_grad():
+        y = x if x.requires_grad else x.detach().requires_grad_()
+        value = f(y)
+    if not value.requires_grad:
+        raise ValueError(_unrelated(name))
+    return _At(name, y, value, torch.is_grad_enabled() and (y is x or _has_leaf_besides(value, y)))
+
+
+def _has_leaf_besides(value: Tensor, y: Tensor) -> bool:
+    """Whether the graph of a value ends in a variable other than y, such as a parameter."""
+    left, seen = [value.grad_fn], set()
+    while left:
+        node = left.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        if getattr(node, "variable", y) is not y:
+            return True
+        left.extend(parent for parent, _ in node.next_functions)
+    return False
+
+
+def _unrelated(name: str) -> str:
+    return (
+        f"{name} does not depend on x through differentiable operations, so its derivative would "
+        "silently be 0; look for .detach(), torch.no_grad(), or .numpy() in it (a constant field "
+        "can be written as c + 0 * x)"
+    )
+
+
+def _pull_back(at: _At, v: Tensor | None, *, batched: bool = False) -> Tensor:
+    """Return vᵀ ∂value/∂y, with a graph of its own where that is asked for."""
+    gradient = torch.autograd.grad(
+        at.value, at.y, v, create_graph=at.graph, retain_graph=True, is_grads_batched=batched,
+        allow_unused=True,
+    )[0]  # fmt: skip
+    if gradient is None:
+        raise ValueError(_unrelated(at.name))
+    return gradient
 
 
 def probe(law: Probe, like: Tensor, generator: Generator | None = None) -> Tensor:
@@ -67,51 +146,86 @@ def probe(law: Probe, like: Tensor, generator: Generator | None = None) -> Tenso
     raise ValueError(f"unknown probe law {law!r}; one of 'gaussian', 'rademacher', 'sphere'")
 
 
-def _basis_vector(i: Tensor, x: Tensor) -> Tensor:
-    index = torch.arange(x.shape[1:].numel(), device=x.device)
-    return (index == i).to(x.dtype).reshape(x.shape[1:]).expand_as(x)
+def _chunks(x: Tensor, chunk_size: int | None) -> tuple[Tensor, ...]:
+    """Split the coordinates 0 … d − 1 into chunks."""
+    if chunk_size is None:
+        chunk_size = max(1, min(64, CHUNK_ENTRIES // max(1, x.numel())))
+    if chunk_size < 1:
+        raise ValueError(f"chunk_size must be at least 1, got {chunk_size}")
+    return torch.arange(x.shape[1:].numel(), device=x.device).split(chunk_size)
+
+
+def _field_at(s: ScoreFn, x: Tensor) -> _At:
+    at = _evaluate(s, x, "the vector field")
+    check_same_shape(at.value, x, at.name)
+    return at
+
+
+def _rows(at: _At, index: Tensor) -> Tensor:
+    """Return the rows ∇s_i of the Jacobian for i in `index`, `(k, B, *event)`."""
+    units = F.one_hot(index, at.y.shape[1:].numel()).to(at.y).reshape(-1, 1, *at.y.shape[1:])
+    units = units.expand(-1, *at.y.shape)
+    try:
+        return _pull_back(at, units, batched=True)
+    except RuntimeError:  # a derivative in it that PyTorch cannot batch
+        return torch.stack([_pull_back(at, v) for v in units])
+
+
+def _reverse_trace(s: ScoreFn, x: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
+    """Return s(x) and Σ ∂_i s_i over the coordinates in `index`, by reverse differentiation."""
+    at = _field_at(s, x)
+    rows = _rows(at, index).flatten(2)
+    trace = rows.gather(2, index.reshape(-1, 1, 1).expand(-1, len(x), 1)).sum((0, 2))
+    return at.given, trace
 
 
 def jacobian_trace(
-    s: ScoreFn, x: Float[Tensor, "batch *event"], chunk_size: int = 64
+    s: ScoreFn, x: Float[Tensor, "batch *event"], chunk_size: int | None = None
 ) -> tuple[Float[Tensor, "batch *event"], Float[Tensor, " batch"]]:
     r"""Return s(x) and the exact divergence tr ∇s(x).
 
     .. math:: \nabla \cdot s = \sum_{i=1}^d e_i^\top (\nabla s)\, e_i
 
-    by d Jacobian-vector products in forward mode, `chunk_size` coordinates at a time, so that
-    memory does not grow with d beyond the chunk.
+    The Laplacian of a log-density (a `GradientField`), and the trace of a network, are carried
+    forward (`jets`) where every function in it is known there, else d vector-Jacobian products are
+    taken. Coordinates go `chunk_size` at a time, and with more than one chunk each is computed
+    again when gradients are asked for, so that memory does not grow with d beyond the chunk.
 
     Arguments:
         s: A vector field `(B, *event) -> (B, *event)`.
         x: Where, shape `(B, *event)`.
-        chunk_size: Coordinates differentiated together.
+        chunk_size: Coordinates differentiated together; chosen by the size of x where not given.
+
+    Raises:
+        ValueError: If s changes the shape, or does not depend on x differentiably.
     """
     check_batch(x)
+    parts = _chunks(x, chunk_size)
 
-    def partial(i: Tensor) -> tuple[Tensor, Tensor]:
-        tangent = _basis_vector(i, x)
-        value, derivative = torch.func.jvp(s, (x,), (tangent,))  # type: ignore[misc]
-        return value, sum_event(derivative * tangent)
+    def each(f: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]) -> list[tuple[Tensor, Tensor]]:
+        if len(parts) == 1 or not torch.is_grad_enabled():
+            return [f(x, index) for index in parts]
+        return [checkpoint(f, x, index, use_reentrant=False) for index in parts]
 
-    # the value does not depend on i, so that it is computed once for all i of a chunk
-    partials = torch.func.vmap(partial, out_dims=(None, 0))  # type: ignore[arg-type]
-    index = torch.arange(x.shape[1:].numel(), device=x.device)
-    parts = [partials(chunk) for chunk in index.split(chunk_size)]
-    value = parts[0][0]
-    check_same_shape(value, x, "the vector field")
-    return value, torch.cat([diagonal for _, diagonal in parts]).sum(0)
+    try:
+        if isinstance(s, GradientField):
+            found = each(lambda y, index: jets.laplacian(s.log_prob, y, index))
+            value = torch.cat([gradient for gradient, _ in found]).movedim(0, 1).reshape(x.shape)
+        else:
+            found = each(lambda y, index: jets.partial_trace(s, y, index))
+            value = found[0][0]
+    except jets.Unsupported:
+        found = each(lambda y, index: _reverse_trace(s, y, index))
+        value = found[0][0]
+    return value, torch.stack([trace for _, trace in found]).sum(0)
 
 
 def jacobian(s: ScoreFn, x: Float[Tensor, "batch *event"]) -> Float[Tensor, "batch d d"]:
     """Return the Jacobian ∇s at every sample, entry [b, i, j] = ∂s_i/∂x_j."""
     check_batch(x)
-    index = torch.arange(x.shape[1:].numel(), device=x.device)
-
-    def column(j: Tensor) -> Tensor:
-        return torch.func.jvp(s, (x,), (_basis_vector(j, x),))[1].flatten(1)
-
-    return torch.func.vmap(column, out_dims=2)(index)
+    at = _field_at(s, x)
+    rows = [_rows(at, index).flatten(2) for index in _chunks(x, None)]
+    return torch.cat(rows).movedim(0, 1)
 
 
 def hutchinson_trace(
@@ -123,10 +237,15 @@ def hutchinson_trace(
 
     .. math:: E[v^\top (\nabla s) v] = \nabla \cdot s \quad \text{if} \quad E[v v^\top] = I
 
+    One vector-Jacobian product for each probe; s itself is evaluated once.
+
     Arguments:
         s: A vector field `(B, *event) -> (B, *event)`.
         x: Where, shape `(B, *event)`.
         probes: Probes from `probe`, shape `(n_probes, B, *event)`.
+
+    Raises:
+        ValueError: If a shape does not fit, or s does not depend on x differentiably.
 
     References:
         | A Stochastic Estimator of the Trace of the Influence Matrix for Laplacian Smoothing Splines
@@ -139,9 +258,5 @@ def hutchinson_trace(
             f"probes must have shape (n_probes, {', '.join(map(str, x.shape))}), got "
             f"{tuple(probes.shape)}"
         )
-    values = []
-    for v in probes:
-        value, jv = torch.func.jvp(s, (x,), (v,))  # type: ignore[misc]
-        values.append(sum_event(v * jv))
-    check_same_shape(value, x, "the vector field")
-    return value, torch.stack(values)
+    at = _field_at(s, x)
+    return at.given, torch.stack([sum_event(v * _pull_back(at, v)) for v in probes])

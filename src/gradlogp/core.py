@@ -34,7 +34,7 @@ class Estimate(NamedTuple):
 
 def mean_and_error(values: Tensor) -> Estimate:
     """Return the mean of independent numbers `(n,)` and its standard error, NaN for one number."""
-    values, n = values.double(), len(values)
+    values, n = values.detach().double(), len(values)
     return Estimate(float(values.mean()), float(values.std()) / n**0.5 if n > 1 else float("nan"))
 
 

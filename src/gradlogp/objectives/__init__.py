@@ -1,7 +1,16 @@
 """Objectives: losses per sample, `(B,)`, all estimates of ½ E‖s_θ − s‖² up to a constant."""
 
 from . import weights as weights
+from .boundary import box as box
+from .boundary import generalised as generalised
+from .boundary import half_line as half_line
 from .denoising import denoising as denoising
-from .denoising import draw_times as draw_times
 from .denoising import excess as excess
 from .denoising import multilevel as multilevel
+from .matching import explicit as explicit
+from .matching import finite_difference as finite_difference
+from .matching import implicit as implicit
+from .matching import sliced as sliced
+from .matching import sliced_vr as sliced_vr
+from .times import ImportanceTimes as ImportanceTimes
+from .times import draw_times as draw_times

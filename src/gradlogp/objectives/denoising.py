@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -24,26 +25,28 @@ from ..core import (
     NoisyScoreFn,
     Schedule,
     ScoreFn,
-    check_batch,
     check_same_shape,
     per_sample,
-    rand_like,
     randn_like,
     sum_event,
 )
-from .weights import sigma2
+from .checks import check_points
+from .times import ImportanceTimes, draw_times
+from .weights import OfTime, sigma2
 
 Weight = Callable[[Tensor, Tensor], Tensor]
 """(α, σ) -> the weight of ½‖s_θ + ε/σ‖², one number for each sample."""
 
-T_MIN = 1e-3
-"""The earliest time drawn in training: below it VP noise is under 1 % of the data."""
+
+def _perturb(x: Tensor, a: Tensor | None, b: Tensor, eps: Tensor) -> Tensor:
+    """Return a x + b ε."""
+    return torch.addcmul(x if a is None else a * x, b, eps)
 
 
 def _residual(score: Tensor, x_t: Tensor, eps: Tensor, b: Tensor) -> Tensor:
     """Return ½‖σ s + ε‖² for each sample, σ² times the loss, finite for every σ."""
     check_same_shape(score, x_t, "the score")
-    return 0.5 * sum_event((b * score + eps).square())
+    return 0.5 * sum_event(torch.addcmul(eps, b, score).square())
 
 
 def denoising(
@@ -68,40 +71,20 @@ def denoising(
         The loss of each sample, `(B,)`.
 
     Raises:
-        ValueError: For σ ≤ 0, a wrong shape, or a model that changes the shape.
+        ValueError: For σ ≤ 0, a wrong shape, an empty batch, points that are not finite, or a model
+            that changes the shape.
 
     References:
         | A Connection Between Score Matching and Denoising Autoencoders (Vincent, 2011)
         | https://doi.org/10.1162/NECO_a_00142
     """
-    check_batch(x)
+    check_points(x)
     b = per_sample(sigma, x, "sigma")
     if not bool((b > 0).all()):
         raise ValueError(f"sigma must be positive, got a minimum of {float(b.min()):.3g}")
     eps = randn_like(x, generator)
-    x_t = x + b * eps
+    x_t = _perturb(x, None, b, eps)
     return _residual(score(x_t), x_t, eps, b) / b.reshape(-1) ** 2
-
-
-def draw_times(
-    schedule: Schedule,
-    like: Float[Tensor, " batch"],
-    generator: Generator | None = None,
-    *,
-    stratified: bool = False,
-) -> Float[Tensor, " batch"]:
-    """Draw a time for each sample: uniform over the levels of a ladder, else over [1e-3, 1].
-
-    With `stratified` the batch spreads evenly, one time from each of B equal parts in random
-    order: each time is still uniform by itself, and the mean over the batch varies less.
-    """
-    u = rand_like(like, generator)
-    if stratified:
-        u = (u.argsort() + rand_like(like, generator)) / len(u)
-    if schedule.times is None:
-        return T_MIN + (1 - T_MIN) * u
-    times = schedule.times.to(like)
-    return times[(u * len(times)).long().clamp(max=len(times) - 1)]
 
 
 def multilevel(
@@ -112,6 +95,7 @@ def multilevel(
     weight: Weight = sigma2,
     *,
     stratified: bool = False,
+    importance: ImportanceTimes | None = None,
     generator: Generator | None = None,
 ) -> Float[Tensor, " batch"]:
     r"""Denoising score matching over noise levels, :math:`w(α,σ) \, \tfrac12 \|s_θ(x_t, t) + ε/σ\|^2`.
@@ -124,15 +108,18 @@ def multilevel(
         x: Clean data, `(B, *event)`.
         schedule: The noise schedule.
         t: Times `(B,)`; drawn by `draw_times` where not given.
-        weight: A function of (α, σ); see `objectives.weights`.
+        weight: A function of (α, σ), or `weights.likelihood(schedule)`; see `objectives.weights`.
         stratified: Whether times that are drawn spread evenly over the batch (`draw_times`).
+        importance: Another law of the times; the loss is multiplied by the ratio of densities, so
+            that its mean stays that of uniform times.
         generator: Where times and noise come from.
 
     Returns:
         The loss of each sample, `(B,)`.
 
     Raises:
-        ValueError: For a wrong shape, a time at which σ = 0, or a model that changes the shape.
+        ValueError: For a wrong shape, an empty batch, points that are not finite, a time at which
+            σ = 0, times given together with `importance`, or a model that changes the shape.
 
     References:
         | Generative Modeling by Estimating Gradients of the Data Distribution (Song & Ermon, 2019)
@@ -140,8 +127,13 @@ def multilevel(
         | Denoising Diffusion Probabilistic Models (Ho et al., 2020)
         | https://arxiv.org/abs/2006.11239
     """
-    check_batch(x)
-    if t is None:
+    check_points(x)
+    ratio: Tensor | None = None
+    if importance is not None:
+        if t is not None:
+            raise ValueError("give times t or a law to draw them from (importance), not both")
+        t, ratio = importance.draw(x.new_empty(len(x)), generator, stratified=stratified)
+    elif t is None:
         t = draw_times(schedule, x.new_empty(len(x)), generator, stratified=stratified)
     if t.shape != x.shape[:1]:
         raise ValueError(f"t must have shape ({len(x)},), got {tuple(t.shape)}")
@@ -150,9 +142,15 @@ def multilevel(
         raise ValueError("some times have sigma = 0, where there is no noise to predict")
     a, b = per_sample(alpha, x, "alpha"), per_sample(sigma, x, "sigma")
     eps = randn_like(x, generator)
-    x_t = a * x + b * eps
+    x_t = _perturb(x, a, b, eps)
     loss = _residual(noisy_score(x_t, t), x_t, eps, b)
-    return loss if weight is sigma2 else loss * (weight(alpha, sigma) / sigma**2).to(loss)
+    if weight is not sigma2:
+        loss = loss * (_weight_at(weight, alpha, sigma, t) / sigma**2).to(loss)
+    return loss if ratio is None else loss * ratio
+
+
+def _weight_at(weight: Weight, alpha: Tensor, sigma: Tensor, t: Tensor) -> Tensor:
+    return weight.at(t) if isinstance(weight, OfTime) else weight(alpha, sigma)
 
 
 def excess(
@@ -182,12 +180,12 @@ def excess(
     Returns:
         The excess of each sample, `(B,)`; 0 for the exact score.
     """
-    check_batch(x)
+    check_points(x)
     alpha, sigma = schedule(t)
     b = per_sample(sigma, x, "sigma")
-    x_t = per_sample(alpha, x, "alpha") * x + b * randn_like(x, generator)
+    x_t = _perturb(x, per_sample(alpha, x, "alpha"), b, randn_like(x, generator))
     s, target = noisy_score(x_t, t), exact(x_t, t)
     check_same_shape(s, x_t, "the score")
     check_same_shape(target, x_t, "the exact score")
     difference = s - target
-    return weight(alpha, sigma).to(x) * 0.5 * sum_event(difference.square())
+    return _weight_at(weight, alpha, sigma, t).to(x) * 0.5 * sum_event(difference.square())

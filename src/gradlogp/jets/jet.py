@@ -1,0 +1,121 @@
+r"""Value, Jacobian and Laplacian carried forward through a function in one pass.
+
+Every intermediate result z of a network is kept with its derivatives along k coordinates and, where a
+Laplacian is wanted, the sum of its second derivatives,
+
+    z,    ∂_i z (i = 1 … k),    Δz = Σ_i ∂_i² z.
+
+A linear map acts on all three. A function f of single entries gives f'∘z ∂_i z and
+f'∘z Δz + f''∘z Σ_i (∂_i z)². So the Laplacian of an energy costs one forward pass with k tangents, half
+of forward-over-reverse differentiation, and the first layer of a network sees the same tangents for
+every sample. Only functions that are known here pass; for any other `Unsupported` is raised, and the
+caller falls back on reverse-mode differentiation.
+
+References:
+    | A Computational Framework for Neural Network-Based Variational Monte Carlo with Forward Laplacian
+      (Li et al., 2024)
+    | https://doi.org/10.1038/s42256-024-00794-x
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+class Unsupported(NotImplementedError):
+    """A function whose derivatives are not known here."""
+
+
+class Jet(Tensor):
+    """A tensor `(B, *event)` with derivatives `(k, B | 1, *event)` and, or None, its Laplacian."""
+
+    value: Tensor
+    jac: Tensor
+    lap: Tensor | None
+
+    @staticmethod
+    def __new__(cls: Any, value: Tensor, jac: Tensor, lap: Tensor | None) -> Jet:
+        """Wrap the three; the shape, dtype and device are those of the value."""
+        jet: Jet = Tensor._make_wrapper_subclass(
+            cls, value.shape, dtype=value.dtype, device=value.device
+        )
+        jet.value, jet.jac, jet.lap = value, jac, lap
+        return jet
+
+    def __init__(self, value: Tensor, jac: Tensor, lap: Tensor | None) -> None:
+        pass
+
+    @classmethod
+    def __torch_dispatch__(  # type: ignore[override]
+        cls, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """Refuse what bypassed the rules."""
+        raise Unsupported(str(func))
+
+    @classmethod
+    def __torch_function__(
+        cls, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """Apply the rule of a function, or refuse it."""
+        from .rules import PLAIN, RULES, value_of  # they make jets themselves
+
+        kwargs = kwargs or {}
+        name = getattr(func, "__name__", str(func))
+        if name == "__get__":  # an attribute: shape, dtype, …
+            name = func.__self__.__name__
+        if name in PLAIN:
+            with torch._C.DisableTorchFunctionSubclass():
+                return func(
+                    *(value_of(a) for a in args), **{k: value_of(v) for k, v in kwargs.items()}
+                )
+        rule = RULES.get(name)
+        # with gradients switched off inside (a custom autograd.Function) the graph would be lost
+        if rule is None or not torch.is_grad_enabled():
+            raise Unsupported(name)
+        with torch._C.DisableTorchFunctionSubclass():
+            try:
+                return rule(func, *args, **kwargs)
+            except (RuntimeError, TypeError) as error:  # the fallback meets the user's errors
+                raise Unsupported(name) from error
+
+
+def _seed(x: Tensor, index: Tensor, *, second: bool) -> Jet:
+    """Return x with its derivatives along the coordinates `index`."""
+    unit = F.one_hot(index, x.shape[1:].numel()).to(x).reshape(-1, 1, *x.shape[1:])
+    return Jet(x, unit, torch.zeros_like(x) if second else None)
+
+
+def _evaluate(f: Callable[[Tensor], Tensor], x: Jet) -> Any:
+    with torch.enable_grad():  # see above
+        return f(x)
+
+
+def _given(a: Tensor) -> Tensor:
+    return a if torch.is_grad_enabled() else a.detach()
+
+
+def laplacian(
+    log_prob: Callable[[Tensor], Tensor], x: Tensor, index: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Return ∂_i log p for the coordinates i in `index`, `(k, B)`, and Σ_i ∂_i² log p, `(B,)`."""
+    out = _evaluate(log_prob, _seed(x, index, second=True))
+    if not isinstance(out, Jet) or out.lap is None or out.value.shape != x.shape[:1]:
+        raise Unsupported("a result that does not depend on x, or is not one number a sample")
+    return _given(out.jac.expand(-1, len(x))), _given(out.lap)
+
+
+def partial_trace(
+    s: Callable[[Tensor], Tensor], x: Tensor, index: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Return s(x) and Σ_i ∂_i s_i over the coordinates i in `index`, `(B,)`."""
+    out = _evaluate(s, _seed(x, index, second=False))
+    if not isinstance(out, Jet) or out.value.shape != x.shape:
+        raise Unsupported("a result that does not depend on x, or has another shape")
+    jac = out.jac.expand(-1, *x.shape).flatten(2)
+    at = index.reshape(-1, 1, 1).expand(-1, len(x), 1)
+    return _given(out.value), _given(jac.gather(2, at).sum((0, 2)))

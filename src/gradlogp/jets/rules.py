@@ -1,0 +1,217 @@
+"""What each function does to a jet; what is not here is refused."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .entrywise import DERIVATIVES
+from .jet import Jet, Unsupported
+
+
+def value_of(a: Any) -> Any:
+    """Return the value of a jet, anything else as it is."""
+    return a.value if isinstance(a, Jet) else a
+
+
+def _map(lap: Tensor | None, f: Callable[[Tensor], Tensor]) -> Tensor | None:
+    return None if lap is None else f(lap)
+
+
+def _full(z: Jet) -> Tensor:  # the derivatives with a batch dimension of full size
+    return z.jac.expand(-1, *z.value.shape)
+
+
+def _no_more_jets(*others: Any) -> None:
+    if any(isinstance(a, Jet) for a in others):
+        raise Unsupported("a second argument that depends on x")
+
+
+def _linear_map(func: Any, z: Any, *args: Any, **kwargs: Any) -> Jet:
+    """A function linear in its first argument."""
+    if not isinstance(z, Jet):
+        raise Unsupported("an argument that depends on x, other than the first")
+    _no_more_jets(*args, *kwargs.values())
+    f = lambda a: func(a, *args, **kwargs)
+    return Jet(f(z.value), torch.vmap(f)(_full(z)), _map(z.lap, f))
+
+
+def _affine_map(
+    func: Any, z: Any, weight: Any, bias: Any = None, *args: Any, **kwargs: Any
+) -> Jet:
+    """A linear layer or convolution; its bias has no derivative."""
+    _no_more_jets(weight, bias, *args, *kwargs.values())
+    if not isinstance(z, Jet):
+        raise Unsupported("a weight that depends on x")
+    if func is F.linear:
+        f = lambda a: F.linear(a, weight)
+        return Jet(F.linear(z.value, weight, bias), f(z.jac), _map(z.lap, f))
+    g = lambda a: func(a, weight, None, *args, **kwargs)
+    k, jac = len(z.jac), _full(z)
+    images = g(jac.flatten(0, 1)).unflatten(0, (k, -1))
+    return Jet(func(z.value, weight, bias, *args, **kwargs), images, _map(z.lap, g))
+
+
+def _joined(func: Any, parts: Any, *args: Any, **kwargs: Any) -> Jet:
+    """`cat` and `stack`, of jets and constants."""
+    first = next(p for p in parts if isinstance(p, Jet))
+    jacs = [
+        _full(p) if isinstance(p, Jet) else p.new_zeros(len(first.jac), *p.shape) for p in parts
+    ]
+    value = func([value_of(p) for p in parts], *args, **kwargs)
+    jac = torch.vmap(lambda *p: func(list(p), *args, **kwargs))(*jacs)
+    if first.lap is None:
+        return Jet(value, jac, None)
+    laps = [p.lap if isinstance(p, Jet) else torch.zeros_like(p) for p in parts]
+    return Jet(value, jac, func(laps, *args, **kwargs))
+
+
+def _entrywise(func: Any, z: Any, *args: Any, **kwargs: Any) -> Jet:
+    """A function of single entries, with its default options (softplus names its own)."""
+    usual = func is F.softplus and args == (1.0, 20.0)
+    if (args and not usual) or any(v not in (False, "none") for v in kwargs.values()):
+        raise Unsupported("options of an entrywise function")
+    f = func(z.value)
+    return _chain(z, f, *DERIVATIVES[func.__name__](z.value, f))
+
+
+def _chain(z: Jet, f: Tensor, f1: Tensor, f2: Tensor) -> Jet:
+    if z.lap is None:
+        return Jet(f, f1 * z.jac, None)
+    return Jet(f, f1 * z.jac, f1 * z.lap + f2 * z.jac.square().sum(0))
+
+
+def _pow(func: Any, z: Any, p: Any) -> Jet:
+    if not isinstance(z, Jet) or not isinstance(p, int | float):
+        raise Unsupported("a power that is not a number")
+    if p in (0, 1):
+        return _mul(func, z, 1.0) if p == 1 else _chain(z, z.value**0, *[0 * z.value] * 2)
+    f1 = p * z.value ** (p - 1)
+    return _chain(z, z.value**p, f1, p * (p - 1) * z.value ** (p - 2))
+
+
+def _add(func: Any, a: Any, b: Any, *, alpha: float = 1) -> Jet:
+    """Return a + α b, or a − b, of jets and constants."""
+    sign = -alpha if func.__name__ in ("sub", "subtract", "__sub__", "__rsub__", "rsub") else alpha
+    if func.__name__ in ("__rsub__", "rsub"):
+        a, b = b, a
+    value = torch.add(torch.as_tensor(value_of(a)), value_of(b), alpha=sign)
+    if isinstance(a, Jet) and isinstance(b, Jet):
+        _same_rank(value, a, b)
+        lap = None if a.lap is None or b.lap is None else torch.add(a.lap, b.lap, alpha=sign)
+        return Jet(value, torch.add(a.jac, b.jac, alpha=sign), lap)
+    z, factor = (a, 1) if isinstance(a, Jet) else (b, sign)
+    _same_rank(value, z)
+    jac = (z.jac * factor) if factor != 1 else z.jac
+    lap = _map(z.lap, lambda v: (v * factor).expand(value.shape))
+    if value.shape != z.value.shape:
+        jac = jac.expand(-1, *value.shape)
+    return Jet(value, jac, lap)
+
+
+def _same_rank(value: Tensor, *jets: Jet) -> None:
+    if any(value.ndim != z.value.ndim for z in jets):
+        raise Unsupported("broadcasting over new dimensions")
+
+
+def _mul(func: Any, a: Any, b: Any) -> Jet:
+    """The entrywise product of jets and constants."""
+    value = value_of(a) * value_of(b)
+    if not (isinstance(a, Jet) and isinstance(b, Jet)):
+        z, c = (a, b) if isinstance(a, Jet) else (b, a)
+        _same_rank(value, z)
+        return Jet(value, z.jac * c, _map(z.lap, lambda v: v * c))
+    _same_rank(value, a, b)
+    jac = a.jac * b.value + a.value * b.jac
+    if a.lap is None or b.lap is None:
+        return Jet(value, jac, None)
+    lap = a.lap * b.value + a.value * b.lap + 2 * (a.jac * b.jac).sum(0)
+    return Jet(value, jac, lap)
+
+
+def _div(func: Any, a: Any, b: Any) -> Jet:
+    if func.__name__ in ("__rtruediv__", "__rdiv__"):
+        a, b = b, a
+    return _mul(func, a, _entrywise(torch.reciprocal, b) if isinstance(b, Jet) else 1 / b)
+
+
+def _matmul(func: Any, a: Any, b: Any) -> Jet:
+    """A matrix product of jets and constants."""
+    if isinstance(a, Jet) and not isinstance(b, Jet):
+        f = lambda v: v @ b
+        return Jet(
+            f(a.value), f(a.jac) if b.ndim == 2 else torch.vmap(f)(_full(a)), _map(a.lap, f)
+        )
+    if not isinstance(a, Jet):
+        return _linear_map(lambda v: torch.matmul(a, v), b)
+    value, products = a.value @ b.value, torch.vmap(torch.matmul)
+    right, left = torch.vmap(lambda v: v @ b.value), torch.vmap(lambda v: a.value @ v)
+    jac = right(_full(a)) + left(_full(b))
+    if a.lap is None or b.lap is None:
+        return Jet(value, jac, None)
+    across = products(_full(a), _full(b)).sum(0)
+    return Jet(value, jac, a.lap @ b.value + a.value @ b.lap + 2 * across)
+
+
+def _group_norm(
+    func: Any, z: Jet, groups: int, weight: Any = None, bias: Any = None, eps: float = 1e-5
+) -> Jet:
+    """`_layer_norm` within groups of channels."""
+    n, *event = z.value.shape
+    pieces = _linear_map(torch.reshape, z, (n, groups, -1))
+    pieces = _layer_norm(func, pieces, pieces.value.shape[2:], eps=eps)
+    out = _linear_map(torch.reshape, pieces, (n, *event))
+    along = (-1, *[1] * (len(event) - 1))
+    out = out if weight is None else _mul(func, out, weight.reshape(along))
+    return out if bias is None else _add(torch.add, out, bias.reshape(along))
+
+
+def _layer_norm(
+    func: Any, z: Jet, shape: Any, weight: Any = None, bias: Any = None, eps: float = 1e-5
+) -> Jet:
+    """(z − mean) / sqrt(var + eps), by the rules above."""
+    dims = tuple(range(-len(shape), 0))
+    centred = _add(operator.sub, z, _linear_map(torch.mean, z, dims, keepdim=True))
+    var = _linear_map(torch.mean, _mul(None, centred, centred), dims, keepdim=True)
+    out = _mul(None, centred, _entrywise(torch.rsqrt, _add(torch.add, var, eps)))
+    out = out if weight is None else _mul(None, out, weight)
+    return out if bias is None else _add(torch.add, out, bias)
+
+
+def _identity(func: Any, z: Jet, p: float = 0.5, training: bool = False, **kwargs: Any) -> Jet:
+    """Dropout when it does nothing; memory formats."""
+    if training:
+        raise Unsupported("a random function")
+    return z
+
+
+PLAIN = frozenset(
+    "size dim numel new_zeros new_ones new_empty new_full zeros_like ones_like empty_like full_like "
+    "detach is_floating_point is_complex get_device gt lt ge le eq ne isfinite isnan sign __len__ "
+    "__gt__ __lt__ __ge__ __le__ shape dtype device ndim requires_grad is_leaf layout itemsize "
+    "is_cuda is_cpu is_meta is_sparse is_quantized names".split()
+)  # facts that do not depend on x differentiably
+_LINEAR = (
+    "reshape view flatten unflatten squeeze unsqueeze permute transpose movedim sum mean __getitem__ "
+    "expand neg __neg__ avg_pool1d avg_pool2d adaptive_avg_pool2d roll flip "
+    "to float double narrow select diagonal pixel_shuffle pixel_unshuffle interpolate"
+)
+RULES: dict[str, Callable[..., Any]] = {
+    **dict.fromkeys(DERIVATIVES, _entrywise),
+    **dict.fromkeys(("pow", "__pow__"), _pow),
+    **dict.fromkeys(_LINEAR.split(), _linear_map),
+    **dict.fromkeys(("linear", "conv1d", "conv2d", "conv3d"), _affine_map),
+    **dict.fromkeys(("cat", "concat", "stack"), _joined),
+    **dict.fromkeys("add sub subtract rsub __add__ __radd__ __sub__ __rsub__".split(), _add),
+    **dict.fromkeys("mul multiply __mul__ __rmul__".split(), _mul),
+    **dict.fromkeys("div divide true_divide __truediv__ __rtruediv__ __rdiv__".split(), _div),
+    **dict.fromkeys(("matmul", "__matmul__", "mm", "bmm"), _matmul),
+    "layer_norm": _layer_norm,
+    "group_norm": _group_norm,
+    **dict.fromkeys(("dropout", "contiguous"), _identity),
+}
