@@ -224,3 +224,36 @@ def test_help_is_there_and_imports_nothing_heavy():
     )
     assert done.returncode == 0, done.stderr
     assert "--learning-rate" in done.stdout
+
+
+# ---------------------------------------------------------------------------- verify
+
+
+def test_verify_as_a_table_and_as_json(capsys):
+    code, out, err = call(capsys, "verify", "density.", "--quick", "--quiet")
+    assert code == 0
+    assert err == ""
+    assert "E[s] = 0 on a mixture" in out  # brackets are not markup
+    assert "false, as shown" in out
+    assert "claims pass" in out.splitlines()[-1]
+    code, out, _ = call(capsys, "verify", "statistics.weight", "--json", "--quiet")
+    assert code == 0
+    claims = json.loads(out)
+    assert [round(c["measured"], 4) for c in claims] == [0.6013, 0.1061, 0.0072, 0.0002]
+    keys = {"claim", "source", "expected", "measured", "standard_error", "verdict", "statement"}
+    assert all(set(c) == keys and c["verdict"] == "pass" for c in claims)
+
+
+def test_verify_exits_1_on_a_failure(capsys, monkeypatch):
+    from gradlogp.theory import statistics
+
+    monkeypatch.setattr(statistics, "efficiency", lambda a, sigma=0.0: 0.5)
+    code, out, _ = call(capsys, "verify", "statistics.weight_at_4", "--quiet")
+    assert code == 1
+    assert "✗ fail" in out
+    assert "0 of 1 claims pass" in out
+
+
+def test_verify_refuses_a_name_that_is_none(capsys):
+    line = refuse(capsys, 2, "verify", "langevine", says="no check has 'langevine' in its name")
+    assert "density" in line

@@ -6,7 +6,14 @@ from torch import nn
 from torch.nn import functional as F
 
 from gradlogp import MLP, UNet, jets
-from gradlogp.autodiff import GradientField, _reverse_trace, jacobian, jacobian_trace
+from gradlogp.autodiff import (
+    GradientField,
+    _reverse_trace,
+    hutchinson_trace,
+    jacobian,
+    jacobian_trace,
+    slices,
+)
 
 
 def close(actual, expected, tolerance=1e-10):
@@ -176,6 +183,23 @@ def test_chunks_and_checkpoints_change_nothing(generator):
         assert not value.requires_grad
         assert not trace.requires_grad
         close(trace, results[0][1].detach())
+
+
+def test_slices_along_probes_are_those_of_reverse_mode(generator):
+    x, energy = torch.randn(5, 4, generator=generator), network(4, 1, nn.SiLU).double()
+    probes = torch.randn(3, 5, 4, generator=generator)
+    s = GradientField(lambda y: -energy(y).squeeze(1))
+    along, form = slices(s, x, probes)
+    value, forms = hutchinson_trace(s, x, probes)
+    close(along, (probes * value).sum(2))
+    close(form, forms.mean(0))
+    ours, theirs = (
+        torch.autograd.grad((f + a.square().mean(0)).sum(), energy[0].weight)[0]
+        for a, f in ((along, form), ((probes * value).sum(2), forms.mean(0)))
+    )
+    close(ours, theirs)
+    odd = GradientField(lambda y: torch.cumsum(y.pow(2), 1).sum(1))  # no rule: in reverse mode
+    close(slices(odd, x, probes)[1], hutchinson_trace(odd, x, probes)[1].mean(0))
 
 
 def test_gradients_in_x_pass_through(generator):

@@ -428,3 +428,84 @@ BAD = {
 def test_bad_input_is_refused(case, as_user):
     with pytest.raises(ValueError):
         BAD[case](torch.ones(4, 2))
+
+
+# ---------------------------------------------------------------------------- more weights and times
+
+
+def test_weights_are_those_of_the_papers():
+    alpha, sigma = torch.tensor([1.0, 0.8, 0.2]), torch.tensor([0.1, 0.6, 0.9])
+    snr = (alpha / sigma) ** 2
+    x0 = sigma**4 / alpha**2  # ½‖x̂_0 − x_0‖² in units of ½‖s + ε/σ‖²
+    close(weights.snr(alpha, sigma), snr * x0, 1e-12)
+    close(weights.snr(alpha, sigma), weights.sigma2(alpha, sigma), 1e-12)
+    close(weights.truncated_snr(alpha, sigma), snr.clamp(min=1) * x0, 1e-12)
+    ratio, sigma_data = sigma / alpha, 0.5
+    edm = (ratio**2 + sigma_data**2) / (ratio * sigma_data) ** 2 * x0
+    close(weights.edm(0.5)(alpha, sigma), edm, 1e-12)
+    close(weights.edm(1.0)(alpha, sigma), weights.v(alpha, sigma), 1e-12)
+    with pytest.raises(ValueError, match="sigma_data must be positive, got 0"):
+        weights.edm(0)
+
+
+@pytest.mark.parametrize(
+    "schedule", [VP(), VE(0.02, 20.0), Cosine()], ids=lambda s: type(s).__name__
+)
+def test_the_likelihood_weight_is_g2(schedule):
+    t = torch.linspace(0.01, 0.97, 7)
+    weight = weights.likelihood(schedule)
+    close(weight.at(t), schedule.g2(t), 1e-12)
+    close(weight(*schedule(t)), schedule.g2(t), 1e-6)  # the time found from α/σ
+    x = torch.ones(7, 2)
+    plain = objectives.multilevel(
+        lambda x, t: -x, x, schedule, t, weights.unweighted, generator=Given(torch.ones(7, 2))
+    )
+    weighted = objectives.multilevel(
+        lambda x, t: -x, x, schedule, t, weight, generator=Given(torch.ones(7, 2))
+    )
+    close(weighted, schedule.g2(t) * plain, 1e-10)
+
+
+def test_importance_keeps_the_mean_and_lowers_the_variance(generator):
+    schedule = VP()
+    exact = ExactScore(Gaussian(MEAN, COV), schedule)
+    wrong = lambda x, t: exact(x, t) * 1.1
+    x = Gaussian(MEAN, COV).sample(50_000, generator=generator)
+    weight = weights.likelihood(schedule)
+    times = objectives.ImportanceTimes.for_likelihood(schedule)
+    plain, better = (
+        objectives.multilevel(wrong, x, schedule, weight=weight, generator=generator, **options)
+        for options in ({}, {"importance": times})
+    )
+    difference = float(plain.mean() - better.mean())
+    error = float((plain.var() / 50_000 + better.var() / 50_000).sqrt())
+    assert abs(difference) < 4.5 * error
+    assert float(better.var()) < 0.1 * float(plain.var())
+
+
+@pytest.mark.parametrize("stratified", [False, True])
+@pytest.mark.parametrize("schedule", [VP(), Levels((8.0, 3.0, 1.0, 0.2))], ids=["VP", "Levels"])
+def test_importance_times_have_the_law_and_the_ratio_they_claim(schedule, stratified, generator):
+    density = lambda t: 1 + 3 * t
+    times = objectives.ImportanceTimes(schedule, density, n_cells=50)
+    t, ratio = times.draw(torch.empty(40_000), generator, stratified=stratified)
+    assert abs(z_score(ratio, 1.0)) < 4.5  # E_q[u/q] = 1
+    expected = torch.tensor(0.5005) if schedule.times is None else schedule.times.mean()
+    assert abs(z_score(ratio * t, expected)) < 4.5  # the mean of uniform times
+    assert float(t.mean()) > float(expected) + 0.02
+    product = ratio * density(t)
+    assert float(product.std() / product.mean()) < 0.05  # constant up to the cells
+    if schedule.times is not None:
+        assert set(t.tolist()) <= set(schedule.times.tolist())
+
+
+def test_importance_refuses_what_makes_no_sense():
+    with pytest.raises(ValueError, match="density must be positive and finite"):
+        objectives.ImportanceTimes(VP(), lambda t: t - 0.5)
+    with pytest.raises(ValueError, match="n_cells must be at least 1"):
+        objectives.ImportanceTimes(VP(), torch.ones_like, 0)
+    times = objectives.ImportanceTimes(VP(), torch.ones_like)
+    with pytest.raises(ValueError, match="not both"):
+        objectives.multilevel(
+            lambda x, t: -x, torch.ones(3, 2), VP(), torch.full((3,), 0.5), importance=times
+        )

@@ -14,9 +14,11 @@ if TYPE_CHECKING:
     from . import metrics as metrics
     from . import objectives as objectives
     from . import schedules as schedules
+    from . import theory as theory
     from .core import Chain as Chain
     from .core import Estimate as Estimate
     from .core import Streams as Streams
+    from .distributions import Empirical as Empirical
     from .distributions import Gaussian as Gaussian
     from .distributions import GaussianMixture as GaussianMixture
     from .estimator import ScoreEstimator as ScoreEstimator
@@ -27,6 +29,8 @@ if TYPE_CHECKING:
     from .model import EmpiricalScore as EmpiricalScore
     from .model import ExactScore as ExactScore
     from .model import ScoreModel as ScoreModel
+    from .modes import find_modes as find_modes
+    from .modes import gradient_flow as gradient_flow
     from .networks import MLP as MLP
     from .networks import UNet as UNet
     from .parametrization import join as join
@@ -46,14 +50,24 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-_MODULES = ("autodiff", "checkpoint", "core", "data", "metrics", "objectives", "schedules")
+_MODULES = (
+    "autodiff",
+    "checkpoint",
+    "core",
+    "data",
+    "metrics",
+    "objectives",
+    "schedules",
+    "theory",
+)
 _NAMES = {
     "Chain": "core", "Estimate": "core", "Streams": "core",
-    "Gaussian": "distributions", "GaussianMixture": "distributions",
+    "Empirical": "distributions", "Gaussian": "distributions", "GaussianMixture": "distributions",
     "ScoreEstimator": "estimator",
     "MALA": "kernels", "ULA": "kernels",
     "log_likelihood": "likelihood",
     "EmpiricalScore": "model", "ExactScore": "model", "ScoreModel": "model",
+    "find_modes": "modes", "gradient_flow": "modes",
     "MLP": "networks", "UNet": "networks",
     "noise_levels": "ladder",
     "join": "parametrization", "split": "parametrization", "tweedie": "parametrization",

@@ -33,30 +33,37 @@ Probe = Literal["gaussian", "rademacher", "sphere"]
 CHUNK_ENTRIES = 2**22
 """Entries of a batch of derivatives that are computed together: 16 MiB in float32."""
 
+KEPT_ENTRIES = 2**24
+"""Entries of all chunks up to which what differentiation needs is kept, and not computed again."""
+
 
 class GradientField:
-    """The score x -> ∇ log p(x) of a log-density `(B, *event) -> (B,)`, by differentiation."""
+    """The score x -> sign · ∇f(x) of a log-density f (sign 1) or an energy (−1)."""
 
-    def __init__(self, log_prob: Callable[[Tensor], Tensor]) -> None:
-        self.log_prob = log_prob
+    def __init__(self, f: Callable[[Tensor], Tensor], sign: float = 1.0) -> None:
+        self.f, self.sign = f, sign
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        """Return log p(x), up to a constant."""
+        return self.f(x) if self.sign == 1 else self.sign * self.f(x)
 
     def _total(self, x: Tensor) -> Tensor:
-        value = self.log_prob(x)
+        value = self.f(x)
         if not isinstance(value, Tensor) or value.shape != x.shape[:1]:
             got = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
             raise ValueError(
                 f"a log-density (or energy) must return shape ({x.shape[0]},), one number per "
-                f"sample, got {got}; if the function returns a vector field, pass "
-                "it as score="
+                f"sample, got {got}; if the function returns a vector field, pass it as score="
             )
         return value.sum()
 
     def __call__(self, x: Tensor) -> Tensor:
-        """Return ∇ log p(x), shape of x."""
+        """Return the score, shape of x."""
         if torch._C._functorch.is_functorch_wrapped_tensor(x):  # inside a torch.func transform
-            return torch.func.grad(self._total)(x)
+            return self.sign * torch.func.grad(self._total)(x)
         at = _evaluate(self._total, x, "the log-density")
-        return _pull_back(at, None)
+        # the sign costs nothing as the seed of the backward pass
+        return _pull_back(at, torch.full_like(at.value, self.sign))
 
 
 def score_from_log_prob(log_prob: Callable[[Tensor], Tensor]) -> GradientField:
@@ -86,9 +93,12 @@ class _At(NamedTuple):
 
 def _evaluate(f: Callable[[Tensor], Tensor], x: Tensor, name: str) -> _At:
     """Evaluate f at x without touching x itself."""
-    with torch.enable_grad():
-        y = x if x.requires_grad else x.detach().requires_grad_()
+    y = x if x.requires_grad else x.detach().requires_grad_()
+    if torch.is_grad_enabled():
         value = f(y)
+    else:
+        with torch.enable_grad():
+            value = f(y)
     if not value.requires_grad:
         raise ValueError(_unrelated(name))
     return _At(name, y, value, torch.is_grad_enabled() and (y is x or _has_leaf_besides(value, y)))
@@ -135,7 +145,7 @@ def probe(law: Probe, like: Tensor, generator: Generator | None = None) -> Tenso
         | https://arxiv.org/abs/1905.07088
     """
     if law == "rademacher":
-        return torch.where(rand_like(like, generator) < 0.5, -1.0, 1.0).to(like)
+        return rand_like(like, generator).lt_(0.5).mul_(-2).add_(1)
     v = randn_like(like, generator)
     if law == "gaussian":
         return v
@@ -146,10 +156,10 @@ def probe(law: Probe, like: Tensor, generator: Generator | None = None) -> Tenso
     raise ValueError(f"unknown probe law {law!r}; one of 'gaussian', 'rademacher', 'sphere'")
 
 
-def _chunks(x: Tensor, chunk_size: int | None) -> tuple[Tensor, ...]:
-    """Split the coordinates 0 … d − 1 into chunks."""
+def _chunks(x: Tensor, chunk_size: int | None, entries: int | None = None) -> tuple[Tensor, ...]:
+    """Split the coordinates 0 … d − 1 into chunks; `entries` are those of one tangent."""
     if chunk_size is None:
-        chunk_size = max(1, min(64, CHUNK_ENTRIES // max(1, x.numel())))
+        chunk_size = max(1, min(64, CHUNK_ENTRIES // (entries or x.numel())))
     if chunk_size < 1:
         raise ValueError(f"chunk_size must be at least 1, got {chunk_size}")
     return torch.arange(x.shape[1:].numel(), device=x.device).split(chunk_size)
@@ -188,8 +198,9 @@ def jacobian_trace(
 
     The Laplacian of a log-density (a `GradientField`), and the trace of a network, are carried
     forward (`jets`) where every function in it is known there, else d vector-Jacobian products are
-    taken. Coordinates go `chunk_size` at a time, and with more than one chunk each is computed
-    again when gradients are asked for, so that memory does not grow with d beyond the chunk.
+    taken. Coordinates go `chunk_size` at a time. Where gradients are asked for and all chunks are
+    more than some hundred megabytes (or a chunk size is given), each is computed again when its
+    turn comes, so that memory does not grow with d.
 
     Arguments:
         s: A vector field `(B, *event) -> (B, *event)`.
@@ -200,12 +211,16 @@ def jacobian_trace(
         ValueError: If s changes the shape, or does not depend on x differentiably.
     """
     check_batch(x)
-    parts = _chunks(x, chunk_size)
+    # carried forward, a tangent has the width of a layer, not that of x
+    entries = len(x) * min(x.shape[1:].numel(), 128) if x.ndim == 2 else x.numel()
+    parts = _chunks(x, chunk_size, entries)
+    many = chunk_size is not None or x.shape[1:].numel() * entries > KEPT_ENTRIES
+    again = many and len(parts) > 1 and torch.is_grad_enabled()
 
     def each(f: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]) -> list[tuple[Tensor, Tensor]]:
-        if len(parts) == 1 or not torch.is_grad_enabled():
-            return [f(x, index) for index in parts]
-        return [checkpoint(f, x, index, use_reentrant=False) for index in parts]
+        if again:
+            return [checkpoint(f, x, index, use_reentrant=False) for index in parts]
+        return [f(x, index) for index in parts]
 
     try:
         if isinstance(s, GradientField):
@@ -215,6 +230,7 @@ def jacobian_trace(
             found = each(lambda y, index: jets.partial_trace(s, y, index))
             value = found[0][0]
     except jets.Unsupported:
+        parts = _chunks(x, chunk_size)
         found = each(lambda y, index: _reverse_trace(s, y, index))
         value = found[0][0]
     return value, torch.stack([trace for _, trace in found]).sum(0)
@@ -260,3 +276,23 @@ def hutchinson_trace(
         )
     at = _field_at(s, x)
     return at.given, torch.stack([sum_event(v * _pull_back(at, v)) for v in probes])
+
+
+def slices(
+    s: ScoreFn,
+    x: Float[Tensor, "batch *event"],
+    probes: Float[Tensor, "n_probes batch *event"],
+) -> tuple[Float[Tensor, "n_probes batch"], Float[Tensor, " batch"]]:
+    r"""Return vᵀ s(x) for each probe, and the mean over probes of vᵀ(∇s)v.
+
+    For a `GradientField` both are derivatives of log p along v, carried forward in one pass where
+    every function in it is known to `jets`; else as `hutchinson_trace`.
+    """
+    if isinstance(s, GradientField) and probes.shape[1:] == x.shape:
+        try:
+            along, total = jets.second_derivatives(s.log_prob, x, probes)
+            return along, total / len(probes)
+        except jets.Unsupported:
+            pass  # in reverse, below
+    value, forms = hutchinson_trace(s, x, probes)
+    return (probes * value).flatten(2).sum(2), forms.mean(0)

@@ -6,14 +6,12 @@ works with one works with all, and every sampler can be tested without training.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator
-
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from .core import Analytic, Schedule, check_batch, check_same_shape, per_sample
+from .distributions.empirical import Empirical
 from .parametrization import KINDS, Kind, to_epsilon, to_x0
 
 LOG_SNR_LIMIT = 30.0  # beyond it exp(λ) is 0 or ∞ to float32, and the network need not know more
@@ -201,52 +199,40 @@ class EmpiricalScore:
         s(x, t) = \frac{α \sum_i w_i(x) x_i - x}{σ^2}, \quad
         w = \mathrm{softmax}\left( -\frac{\|x - α x_i\|^2}{2 σ^2} \right)
 
-    Distances are computed as differences, not as ‖x‖² + ‖y‖² − 2xᵀy, which cancels.
+    Distances are computed as differences, not as ‖x‖² + ‖y‖² − 2xᵀy, which cancels. `law` is the
+    data's law without its schedule.
 
     Arguments:
         data: The points, `(N, *event)`.
         schedule: The noise schedule.
         chunk_size: Query points handled together, so that memory stays at chunk_size · N.
+
+    Raises:
+        ValueError: For data that are no batch, are empty or not finite; for a chunk_size below 1.
     """
 
     def __init__(
         self, data: Float[Tensor, "n *event"], schedule: Schedule, chunk_size: int = 1024
     ) -> None:
-        check_batch(data, name="data")
+        self.law = Empirical(data, chunk_size)
         self.data, self.schedule, self.chunk_size = data, schedule, chunk_size
         self.event_shape = data.shape[1:]
 
-    def _log_joint(self, x: Tensor, t: Tensor) -> Tensor:
-        """Return log N(x; α x_i, σ² I) − log N, `(B, N)`."""
+    def _coefficients(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+        """Check x and t, and return (α_t, σ_t)."""
         check_batch(x, self.event_shape)
-        alpha, sigma = self.schedule(t)
-        a, b = (per_sample(v, x).reshape(-1, 1) for v in (alpha, sigma))
-        flat, data = x.flatten(1), self.data.to(x).flatten(1)
-        if a.numel() == 1:
-            distance = torch.cdist(flat, a * data, compute_mode="donot_use_mm_for_euclid_dist")
-        else:
-            distance = (flat.unsqueeze(1) - a.unsqueeze(-1) * data).norm(dim=-1)
-        d, n = data.shape[1], len(data)
-        log_norm = 0.5 * d * torch.log(2 * torch.pi * b**2) + math.log(n)
-        return -0.5 * (distance / b) ** 2 - log_norm
-
-    def _chunks(self, x: Tensor, t: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-        for start in range(0, len(x), self.chunk_size):
-            part = slice(start, start + self.chunk_size)
-            yield x[part], t[part] if t.ndim else t
+        per_sample(t, x)
+        return self.schedule(t)
 
     def log_prob(self, x: Float[Tensor, "batch *event"], t: Tensor) -> Float[Tensor, " batch"]:
         """Return log p_t(x), the log of a kernel density estimate with bandwidth σ/α."""
-        parts = [self._log_joint(y, u).logsumexp(-1) for y, u in self._chunks(x, t)]
-        return torch.cat(parts)
+        return self.law.noised(*self._coefficients(x, t)).log_prob(x)
 
     def denoise(
         self, x: Float[Tensor, "batch *event"], t: Tensor
     ) -> Float[Tensor, "batch *event"]:
         """Return the posterior mean Σ_i w_i(x) x_i."""
-        data = self.data.to(x).flatten(1)
-        parts = [self._log_joint(y, u).softmax(-1) @ data for y, u in self._chunks(x, t)]
-        return torch.cat(parts).reshape(x.shape)
+        return self.law.posterior_mean(x, *self._coefficients(x, t))
 
     def __call__(
         self, x: Float[Tensor, "batch *event"], t: Tensor
@@ -256,7 +242,7 @@ class EmpiricalScore:
         Raises:
             ValueError: At σ = 0, where there is no score; or for a wrong shape.
         """
-        alpha, sigma = self.schedule(t)
+        alpha, sigma = self._coefficients(x, t)
         if bool((sigma == 0).any()):
             raise ValueError("there is no score at sigma = 0; ask for it at a later time t")
-        return (per_sample(alpha, x) * self.denoise(x, t) - x) / per_sample(sigma, x) ** 2
+        return self.law.noised(alpha, sigma).score(x)

@@ -7,12 +7,12 @@ type that samplers, likelihoods and `objectives.multilevel` take.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Literal, overload
+from typing import Literal, cast, overload
 
 from jaxtyping import Float
 from torch import Tensor
 
-from .autodiff import GradientField, score_from_log_prob
+from .autodiff import GradientField
 from .core import Schedule, ScoreFn, check_batch, check_same_shape
 from .parametrization import KINDS, Kind, join, split
 
@@ -69,19 +69,15 @@ def as_score(
     if schedule is not None:
         return NoisyScore(network, kind, schedule)
     if kind == "log_prob":
-        return score_from_log_prob(network)
+        return GradientField(network)
     if kind == "energy":
-        return score_from_log_prob(lambda x: _negative(network(x)))
+        return GradientField(network, -1.0)
     if kind == "score":
         return _Checked(network)
     raise ValueError(
         f"a network that predicts {kind} is a score only together with alpha and sigma: pass the "
         "schedule that it was trained with"
     )
-
-
-def _negative(value: Any) -> Any:
-    return -value if isinstance(value, Tensor) else value
 
 
 class _Checked:
@@ -108,13 +104,14 @@ class NoisyScore:
 
     def _prediction(self, x: Tensor, t: Tensor) -> tuple[Kind, Tensor]:
         check_batch(x)
-        if self.kind == "log_prob":
-            return "score", score_from_log_prob(lambda y: self.network(y, t))(x)
-        if self.kind == "energy":
-            return "score", score_from_log_prob(lambda y: _negative(self.network(y, t)))(x)
+        if self.kind in ("log_prob", "energy"):
+            return "score", self._gradient(t)(x)
         value = self.network(x, t)
         check_same_shape(value, x, f"the network that predicts {self.kind}")
-        return self.kind, value
+        return cast(Kind, self.kind), value
+
+    def _gradient(self, t: Tensor) -> GradientField:
+        return GradientField(lambda x: self.network(x, t), -1.0 if self.kind == "energy" else 1.0)
 
     def __call__(
         self, x: Float[Tensor, "batch *event"], t: Tensor
@@ -136,6 +133,5 @@ class NoisyScore:
     def at(self, t: Tensor) -> ScoreFn:
         """Return the score x -> ∇ log p_t(x) at one time `()`."""
         if self.kind in ("log_prob", "energy"):
-            sign = 1.0 if self.kind == "log_prob" else -1.0
-            return GradientField(lambda x: sign * self.network(x, t))
+            return self._gradient(t)
         return lambda x: self(x, t)

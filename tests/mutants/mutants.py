@@ -20,13 +20,19 @@ class Mutant(NamedTuple):
 MUTANTS = (
     Mutant(
         "M1: the denoising target has the wrong sign",
-        "objectives/denoising.py", "(b * score + eps).square()", "(b * score - eps).square()",
+        "objectives/denoising.py", "s + eps / b", "s - eps / b",
+        "test_objectives.py::test_denoising_per_sample",
+    ),
+    Mutant(
+        "M1: the same at a σ for all samples",
+        "objectives/denoising.py", "s.add(eps, alpha=1 / b)", "s.add(eps, alpha=-1 / b)",
         "test_objectives.py::test_denoising_is_implicit_matching_of_the_noised_law",
     ),
     Mutant(
         "M2: the trace is divided by the dimension",
-        "autodiff.py", "for _, diagonal in parts]).sum(0)", "for _, diagonal in parts]).mean(0)",
-        "test_autodiff.py",
+        "autodiff.py", "torch.stack([trace for _, trace in found]).sum(0)",
+        "torch.stack([trace for _, trace in found]).sum(0) / x[0].numel()",
+        "test_matching.py::test_exact_objectives_on_an_affine_score",
     ),
     Mutant(
         "M2: a unit sphere instead of one of radius √d",
@@ -35,24 +41,24 @@ MUTANTS = (
     ),
     Mutant(
         "M3: √h for √(2h)",
-        "kernels/overdamped.py", "math.sqrt(2 * h * temperature)", "math.sqrt(h * temperature)",
+        "kernels/steps.py", "math.sqrt(2 * h * temperature)", "math.sqrt(h * temperature)",
         "test_kernels.py::test_ula_stationary_law",
     ),
     Mutant(
         "M3: √τ where the variance is τ",
-        "kernels/overdamped.py", "math.sqrt(2 * h * temperature)", "math.sqrt(2 * h) * temperature",
+        "kernels/steps.py", "math.sqrt(2 * h * temperature)", "math.sqrt(2 * h) * temperature",
         "test_kernels.py::test_ula_stationary_law",
     ),
     Mutant(
         "M3: the Metropolis ratio is reversed",
         "kernels/overdamped.py",
-        "+ log_proposal(x_to=state.x, x_from=y, score_from=proposal.score, h=h, tau=tau)",
-        "- log_proposal(x_to=state.x, x_from=y, score_from=proposal.score, h=h, tau=tau)",
+        "+ log_proposal(x_to=state.x, x_from=y, score_from=proposal.score, h=h, tau=tau, P=P)",
+        "- log_proposal(x_to=state.x, x_from=y, score_from=proposal.score, h=h, tau=tau, P=P)",
         "test_kernels.py::test_mala_detailed_balance_pointwise",
     ),
     Mutant(
         "X: the Metropolis step is left out",
-        "kernels/overdamped.py",
+        "kernels/steps.py",
         "accepted = rand_like(acceptance, generator) < acceptance",
         "accepted = rand_like(acceptance, generator) < 2",
         "test_kernels.py::test_mala_keeps_an_asymmetric_law_and_ula_does_not",
@@ -161,5 +167,105 @@ MUTANTS = (
         "X: a resumed run draws other noise",
         "training.py", 'self.noise.set_state(state["noise"])', "pass",
         "test_training.py::test_a_resumed_run_is_the_unbroken_run_bit_for_bit",
+    ),
+    Mutant(
+        "M2: sliced matching with reduced variance on the unit sphere",
+        "autodiff.py", "radius = v[0].numel() ** 0.5", "radius = 1.0",
+        "test_matching.py::test_estimates_are_unbiased",
+    ),
+    Mutant(
+        "M9: an energy is trained on the raw output of its network",
+        "autodiff.py", "return _pull_back(at, torch.full_like(at.value, self.sign))",
+        "return 0 * x + self.log_prob(x)[:, None]",
+        "test_scores.py::test_an_energy_is_trained_as_an_energy",
+    ),
+    Mutant(
+        "M9: the sign of an energy is not turned",
+        "scores.py", "return GradientField(network, -1.0)", "return GradientField(network, 1.0)",
+        "test_scores.py::test_without_a_schedule",
+    ),
+    Mutant(
+        "M10: a score (B, 1, d) broadcasts against x (B, d)",
+        "core.py", "if out.shape != x.shape:", "if out.numel() != x.numel():",
+        "test_matching.py::test_bad_input_is_refused_by_name",
+    ),
+    Mutant(
+        "X: explicit matching without the factor ½",
+        "objectives/matching.py", "return 0.5 * sum_event((s - target)",
+        "return sum_event((s - target)",
+        "test_matching.py::test_exact_objectives_on_an_affine_score",
+    ),
+    Mutant(
+        "X: a one-sided difference divided by 2h",
+        "objectives/matching.py", "score(x - h * v)", "score(x)",
+        "test_matching.py::test_estimates_are_unbiased",
+    ),
+    Mutant(
+        "X: the slope of the boundary weight is left out",
+        "objectives/boundary.py", "return loss if slope is None else", "return loss if True else",
+        "test_matching.py::test_generalised_matching_is_its_formula",
+    ),
+    Mutant(
+        "X: the second derivative of an activation misses a factor",
+        "jets/entrywise.py", "g * (1 - g) * (2 + z * (1 - 2 * g))",
+        "g * (1 - g) * (1 + z * (1 - 2 * g))",
+        "test_jets.py::test_laplacian_and_its_gradients",
+    ),
+    Mutant(
+        "X: importance times without their ratio",
+        "objectives/denoising.py", "return loss if ratio is None else loss * ratio", "return loss",
+        "test_objectives.py::test_importance_keeps_the_mean_and_lowers_the_variance",
+    ),
+    Mutant(
+        "X: the exponential family forgets the Laplacian",
+        "objectives/closed_form.py", "divergence.append(d_weighted.reshape(m, B, -1).sum(0))",
+        "divergence.append(0 * d_weighted.reshape(m, B, -1).sum(0))",
+        "test_closed_form.py",
+    ),
+    Mutant(
+        "X: W2 of Gaussians without the means",
+        "metrics/gaussians.py", "float(shift.square().sum() + (A", "float((A",
+        "test_gaussian_metrics.py",
+    ),
+    Mutant(
+        "X: the Jacobian's symmetric part taken for the rotation",
+        "metrics/fields.py", "sum_event(((J - J.mT) / 2).square())",
+        "sum_event(((J + J.mT) / 2).square())",
+        "test_fields.py",
+    ),
+    Mutant(
+        "X: one noise where the mean of two belongs",
+        "kernels/unadjusted.py", "mean = (state.z + z) / 2", "mean = z",
+        "test_kernels_overdamped.py::test_leimkuhler_matthews_has_the_gaussian_itself",
+    ),
+    Mutant(
+        "X: noise multiplied by P instead of its root",
+        "kernels/unadjusted.py", "P.apply(state.score), P.sqrt(z)", "P.apply(state.score), P.apply(z)",
+        "test_kernels_overdamped.py::test_preconditioned_stationary_law",
+    ),
+    Mutant(
+        "X: a preconditioner that depends on x without its divergence",
+        "kernels/position.py", "+ tau * div", "+ 0 * div",
+        "test_kernels_position.py::test_with_the_divergence_the_law_is_the_target",
+    ),
+    Mutant(
+        "X: every part of a splitting lasts half a step",
+        "kernels/underdamped.py", "self.step_size / self.scheme.count(letter)", "self.step_size / 2",
+        "test_kernels_momentum.py::test_stationary_laws",
+    ),
+    Mutant(
+        "X: friction without the factor 2 in its noise",
+        "kernels/underdamped.py", "math.expm1(-2 * friction * t)", "math.expm1(-friction * t)",
+        "test_kernels_momentum.py::test_stationary_laws",
+    ),
+    Mutant(
+        "X: the momentum is not turned round on a rejection",
+        "kernels/hamiltonian.py", "state._replace(momentum=-state.momentum)", "state",
+        "test_kernels_hamiltonian.py::test_ghmc_is_reversible_up_to_the_sign_of_the_momentum",
+    ),
+    Mutant(
+        "X: the edge of the support is taken for a divergence",
+        "kernels/steps.py", "(outside | torch.isfinite(log_ratio)", "(torch.isfinite(log_ratio)",
+        "test_kernels_conduct.py::test_outside_the_support_is_an_ordinary_rejection",
     ),
 )  # fmt: skip

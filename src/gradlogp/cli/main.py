@@ -13,6 +13,7 @@ from cyclopts import Parameter
 
 from .. import __version__
 from .about import info
+from .check import verify
 from .common import Misuse
 from .learn import demo, fit
 from .use import evaluate, sample
@@ -34,7 +35,7 @@ app = cyclopts.App(
     suppress_keyboard_interrupt=False,
 )
 app.meta.suppress_keyboard_interrupt = False
-for _command in (demo, fit, sample, evaluate, info):
+for _command in (demo, fit, sample, evaluate, verify, info):
     app.command(_command)
 
 

@@ -32,14 +32,17 @@ class Unsupported(NotImplementedError):
 
 
 class Jet(Tensor):
-    """A tensor `(B, *event)` with derivatives `(k, B | 1, *event)` and, or None, its Laplacian."""
+    """A tensor `(B, *event)`, its derivatives `(k, B | 1, *event)`, and its Laplacian.
+
+    The Laplacian is 0.0 as long as it is known to vanish, and None where it is not wanted.
+    """
 
     value: Tensor
     jac: Tensor
-    lap: Tensor | None
+    lap: Tensor | float | None
 
     @staticmethod
-    def __new__(cls: Any, value: Tensor, jac: Tensor, lap: Tensor | None) -> Jet:
+    def __new__(cls: Any, value: Tensor, jac: Tensor, lap: Tensor | float | None) -> Jet:
         """Wrap the three; the shape, dtype and device are those of the value."""
         jet: Jet = Tensor._make_wrapper_subclass(
             cls, value.shape, dtype=value.dtype, device=value.device
@@ -47,7 +50,7 @@ class Jet(Tensor):
         jet.value, jet.jac, jet.lap = value, jac, lap
         return jet
 
-    def __init__(self, value: Tensor, jac: Tensor, lap: Tensor | None) -> None:
+    def __init__(self, value: Tensor, jac: Tensor, lap: Tensor | float | None) -> None:
         pass
 
     @classmethod
@@ -84,10 +87,9 @@ class Jet(Tensor):
                 raise Unsupported(name) from error
 
 
-def _seed(x: Tensor, index: Tensor, *, second: bool) -> Jet:
-    """Return x with its derivatives along the coordinates `index`."""
-    unit = F.one_hot(index, x.shape[1:].numel()).to(x).reshape(-1, 1, *x.shape[1:])
-    return Jet(x, unit, torch.zeros_like(x) if second else None)
+def _units(x: Tensor, index: Tensor) -> Tensor:
+    """Return the unit vectors of the coordinates `index`, `(k, 1, *event)`."""
+    return F.one_hot(index, x.shape[1:].numel()).to(x).reshape(-1, 1, *x.shape[1:])
 
 
 def _evaluate(f: Callable[[Tensor], Tensor], x: Jet) -> Any:
@@ -99,21 +101,29 @@ def _given(a: Tensor) -> Tensor:
     return a if torch.is_grad_enabled() else a.detach()
 
 
+def second_derivatives(
+    log_prob: Callable[[Tensor], Tensor], x: Tensor, directions: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Return vᵀ∇log p for directions v `(k, B | 1, *event)`, `(k, B)`, and Σ_v vᵀ(∇²log p)v, `(B,)`."""
+    out = _evaluate(log_prob, Jet(x, directions, 0.0))
+    if not isinstance(out, Jet) or out.lap is None or out.value.shape != x.shape[:1]:
+        raise Unsupported("a result that does not depend on x, or is not one number a sample")
+    lap = out.lap if isinstance(out.lap, Tensor) else torch.full_like(out.value, out.lap)
+    return _given(out.jac.expand(-1, len(x))), _given(lap)
+
+
 def laplacian(
     log_prob: Callable[[Tensor], Tensor], x: Tensor, index: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Return ∂_i log p for the coordinates i in `index`, `(k, B)`, and Σ_i ∂_i² log p, `(B,)`."""
-    out = _evaluate(log_prob, _seed(x, index, second=True))
-    if not isinstance(out, Jet) or out.lap is None or out.value.shape != x.shape[:1]:
-        raise Unsupported("a result that does not depend on x, or is not one number a sample")
-    return _given(out.jac.expand(-1, len(x))), _given(out.lap)
+    return second_derivatives(log_prob, x, _units(x, index))
 
 
 def partial_trace(
     s: Callable[[Tensor], Tensor], x: Tensor, index: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Return s(x) and Σ_i ∂_i s_i over the coordinates i in `index`, `(B,)`."""
-    out = _evaluate(s, _seed(x, index, second=False))
+    out = _evaluate(s, Jet(x, _units(x, index), None))
     if not isinstance(out, Jet) or out.value.shape != x.shape:
         raise Unsupported("a result that does not depend on x, or has another shape")
     jac = out.jac.expand(-1, *x.shape).flatten(2)

@@ -19,8 +19,15 @@ def value_of(a: Any) -> Any:
     return a.value if isinstance(a, Jet) else a
 
 
-def _map(lap: Tensor | None, f: Callable[[Tensor], Tensor]) -> Tensor | None:
-    return None if lap is None else f(lap)
+def _map(lap: Tensor | float | None, f: Callable[[Tensor], Tensor]) -> Tensor | float | None:
+    return f(lap) if isinstance(lap, Tensor) else lap
+
+
+def _sum(a: Tensor | float, b: Tensor | float, value: Tensor, sign: float = 1) -> Tensor | float:
+    """Return a + sign · b of two Laplacians, in the shape of the value; 0.0 for two zeros."""
+    if not isinstance(a, Tensor) and not isinstance(b, Tensor):
+        return 0.0
+    return (a + sign * b).expand(value.shape)  # type: ignore[union-attr]
 
 
 def _full(z: Jet) -> Tensor:  # the derivatives with a batch dimension of full size
@@ -67,7 +74,11 @@ def _joined(func: Any, parts: Any, *args: Any, **kwargs: Any) -> Jet:
     jac = torch.vmap(lambda *p: func(list(p), *args, **kwargs))(*jacs)
     if first.lap is None:
         return Jet(value, jac, None)
-    laps = [p.lap if isinstance(p, Jet) else torch.zeros_like(p) for p in parts]
+    laps = [p.lap if isinstance(p, Jet) else 0.0 for p in parts]
+    if all(isinstance(lap, float) for lap in laps):
+        return Jet(value, jac, 0.0)
+    pairs = zip(laps, parts, strict=True)
+    laps = [a if isinstance(a, Tensor) else torch.zeros_like(value_of(p)) for a, p in pairs]
     return Jet(value, jac, func(laps, *args, **kwargs))
 
 
@@ -83,7 +94,8 @@ def _entrywise(func: Any, z: Any, *args: Any, **kwargs: Any) -> Jet:
 def _chain(z: Jet, f: Tensor, f1: Tensor, f2: Tensor) -> Jet:
     if z.lap is None:
         return Jet(f, f1 * z.jac, None)
-    return Jet(f, f1 * z.jac, f1 * z.lap + f2 * z.jac.square().sum(0))
+    lap = f2 * z.jac.square().sum(0)
+    return Jet(f, f1 * z.jac, torch.addcmul(lap, f1, z.lap) if isinstance(z.lap, Tensor) else lap)
 
 
 def _pow(func: Any, z: Any, p: Any) -> Jet:
@@ -103,7 +115,7 @@ def _add(func: Any, a: Any, b: Any, *, alpha: float = 1) -> Jet:
     value = torch.add(torch.as_tensor(value_of(a)), value_of(b), alpha=sign)
     if isinstance(a, Jet) and isinstance(b, Jet):
         _same_rank(value, a, b)
-        lap = None if a.lap is None or b.lap is None else torch.add(a.lap, b.lap, alpha=sign)
+        lap = None if a.lap is None or b.lap is None else _sum(a.lap, b.lap, value, sign)
         return Jet(value, torch.add(a.jac, b.jac, alpha=sign), lap)
     z, factor = (a, 1) if isinstance(a, Jet) else (b, sign)
     _same_rank(value, z)
@@ -155,7 +167,11 @@ def _matmul(func: Any, a: Any, b: Any) -> Jet:
     if a.lap is None or b.lap is None:
         return Jet(value, jac, None)
     across = products(_full(a), _full(b)).sum(0)
-    return Jet(value, jac, a.lap @ b.value + a.value @ b.lap + 2 * across)
+    first = _map(a.lap, lambda v: v @ b.value)
+    second = _map(b.lap, lambda v: a.value @ v)
+    assert first is not None
+    assert second is not None
+    return Jet(value, jac, _sum(first, second, value) + 2 * across)
 
 
 def _group_norm(

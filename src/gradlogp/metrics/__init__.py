@@ -6,7 +6,18 @@ its floor: the same distance between two independent samples of real data.
 
 from __future__ import annotations
 
+from .fields import Conservativity as Conservativity
+from .fields import LogDensityDifference as LogDensityDifference
+from .fields import conservativity as conservativity
+from .fields import log_density_difference as log_density_difference
 from .fisher import fisher_divergence as fisher_divergence
+from .gaussians import FisherInformation as FisherInformation
+from .gaussians import MeanScore as MeanScore
+from .gaussians import fisher_information as fisher_information
+from .gaussians import gaussian_fisher as gaussian_fisher
+from .gaussians import gaussian_kl as gaussian_kl
+from .gaussians import gaussian_wasserstein as gaussian_wasserstein
+from .gaussians import mean_score as mean_score
 from .memorisation import Memorisation as Memorisation
 from .memorisation import nearest_neighbours as nearest_neighbours
 from .transport import sliced_wasserstein as sliced_wasserstein

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -14,7 +16,7 @@ def check_points(x: Tensor, name: str = "x") -> None:
     if x.numel() == 0:
         raise ValueError(f"{name} is empty, shape {tuple(x.shape)}; a loss needs points")
     # one pass; only a sum that is not finite is looked at more closely
-    if not bool(torch.isfinite(x.detach().sum())) and not bool(torch.isfinite(x).all()):
+    if not math.isfinite(x.detach().sum().item()) and not bool(torch.isfinite(x).all()):
         bad = int((~torch.isfinite(x)).flatten(1).any(1).sum())
         raise ValueError(f"{name} has {bad} of {len(x)} rows that are not finite; remove them")
 

@@ -38,15 +38,10 @@ Weight = Callable[[Tensor, Tensor], Tensor]
 """(α, σ) -> the weight of ½‖s_θ + ε/σ‖², one number for each sample."""
 
 
-def _perturb(x: Tensor, a: Tensor | None, b: Tensor, eps: Tensor) -> Tensor:
-    """Return a x + b ε."""
-    return torch.addcmul(x if a is None else a * x, b, eps)
-
-
-def _residual(score: Tensor, x_t: Tensor, eps: Tensor, b: Tensor) -> Tensor:
-    """Return ½‖σ s + ε‖² for each sample, σ² times the loss, finite for every σ."""
-    check_same_shape(score, x_t, "the score")
-    return 0.5 * sum_event(torch.addcmul(eps, b, score).square())
+def _half_square(r: Tensor) -> Tensor:
+    """Return ½‖r‖² for each sample."""
+    flat = r.flatten(1)
+    return 0.5 * torch.linalg.vecdot(flat, flat)
 
 
 def denoising(
@@ -79,12 +74,19 @@ def denoising(
         | https://doi.org/10.1162/NECO_a_00142
     """
     check_points(x)
-    b = per_sample(sigma, x, "sigma")
-    if not bool((b > 0).all()):
-        raise ValueError(f"sigma must be positive, got a minimum of {float(b.min()):.3g}")
+    b: Tensor | float
+    if isinstance(sigma, int | float):
+        lowest, b = float(sigma), float(sigma)
+    else:
+        b = per_sample(sigma, x, "sigma")
+        lowest = float(b.min())
+    if not lowest > 0:
+        raise ValueError(f"sigma must be positive, got a minimum of {lowest:.3g}")
     eps = randn_like(x, generator)
-    x_t = _perturb(x, None, b, eps)
-    return _residual(score(x_t), x_t, eps, b) / b.reshape(-1) ** 2
+    x_t = torch.add(x, eps, alpha=b) if isinstance(b, float) else torch.addcmul(x, b, eps)
+    s = score(x_t)
+    check_same_shape(s, x_t, "the score")
+    return _half_square(s.add(eps, alpha=1 / b) if isinstance(b, float) else s + eps / b)
 
 
 def multilevel(
@@ -142,8 +144,10 @@ def multilevel(
         raise ValueError("some times have sigma = 0, where there is no noise to predict")
     a, b = per_sample(alpha, x, "alpha"), per_sample(sigma, x, "sigma")
     eps = randn_like(x, generator)
-    x_t = _perturb(x, a, b, eps)
-    loss = _residual(noisy_score(x_t, t), x_t, eps, b)
+    x_t = torch.addcmul(a * x, b, eps)
+    s = noisy_score(x_t, t)
+    check_same_shape(s, x_t, "the score")
+    loss = _half_square(torch.addcmul(eps, b, s))  # σ² times the loss, finite for every σ
     if weight is not sigma2:
         loss = loss * (_weight_at(weight, alpha, sigma, t) / sigma**2).to(loss)
     return loss if ratio is None else loss * ratio
@@ -183,7 +187,7 @@ def excess(
     check_points(x)
     alpha, sigma = schedule(t)
     b = per_sample(sigma, x, "sigma")
-    x_t = _perturb(x, per_sample(alpha, x, "alpha"), b, randn_like(x, generator))
+    x_t = torch.addcmul(per_sample(alpha, x, "alpha") * x, b, randn_like(x, generator))
     s, target = noisy_score(x_t, t), exact(x_t, t)
     check_same_shape(s, x_t, "the score")
     check_same_shape(target, x_t, "the exact score")

@@ -20,7 +20,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ..autodiff import Probe, hutchinson_trace, jacobian_trace
+from ..autodiff import Probe, hutchinson_trace, jacobian_trace, slices
 from ..autodiff import probe as draw_probe
 from ..core import Generator, ScoreFn, check_same_shape, per_sample, sum_event
 from .checks import check_count, check_points
@@ -110,9 +110,8 @@ def sliced(
         | Sliced Score Matching: A Scalable Approach to Density and Score Estimation (Song et al., 2019)
         | https://arxiv.org/abs/1905.07088
     """
-    s, probes, forms = _slices(score, x, n_slices, probe, generator)
-    along = (probes * s).flatten(2).sum(2)
-    return (forms + 0.5 * along.square()).mean(0)
+    along, form = slices(score, x, _probes(x, n_slices, probe, generator))
+    return form + 0.5 * along.square().mean(0)
 
 
 def sliced_vr(
@@ -146,20 +145,18 @@ def sliced_vr(
         | Sliced Score Matching: A Scalable Approach to Density and Score Estimation (Song et al., 2019)
         | https://arxiv.org/abs/1905.07088
     """
-    s, _, forms = _slices(score, x, n_slices, probe, generator)
+    s, forms = hutchinson_trace(score, x, _probes(x, n_slices, probe, generator))
     return forms.mean(0) + 0.5 * sum_event(s.square())
 
 
-def _slices(
-    score: ScoreFn, x: Tensor, n_slices: int, probe: Probe, generator: Generator | None
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Return s(x), the probes `(n_slices, B, *event)` and vᵀ(∇s)v `(n_slices, B)`."""
+def _probes(x: Tensor, n_slices: int, probe: Probe, generator: Generator | None) -> Tensor:
+    """Check x and draw probes, `(n_slices, B, *event)`."""
     check_points(x)
     check_count(n_slices, "n_slices")
     like = x.detach()
-    probes = torch.stack([draw_probe(probe, like, generator) for _ in range(n_slices)])
-    s, forms = hutchinson_trace(score, x, probes)
-    return s, probes, forms
+    if n_slices == 1:
+        return draw_probe(probe, like, generator).unsqueeze(0)
+    return torch.stack([draw_probe(probe, like, generator) for _ in range(n_slices)])
 
 
 def finite_difference(

@@ -1,0 +1,180 @@
+"""Every claim passes, the verdicts can fail, and a library that is wrong fails its own claims."""
+
+import math
+
+import pytest
+import torch
+
+from gradlogp import objectives
+from gradlogp.autodiff import jacobian_trace
+from gradlogp.core import Estimate
+from gradlogp.theory import (
+    CHECKS,
+    Claim,
+    denoising,
+    density,
+    matching,
+    name_of,
+    select,
+    statistics,
+    verify,
+)
+from gradlogp.theory.claim import exact, false, statistical
+
+NAMES = [name_of(check) for check in CHECKS]
+
+
+def only(check, **options):
+    (claim,) = verify(checks=(check,), **options)
+    return claim
+
+
+@pytest.mark.parametrize("check", CHECKS, ids=NAMES)
+def test_claim(check):
+    claim = only(check, quick=True)
+    assert claim.verdict == "pass", claim
+    assert claim.claim
+    assert claim.source
+    assert claim.standard_error is None or claim.standard_error >= 0
+    if claim.statement == "false":
+        assert "“" in claim.claim  # quoted
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(1, 6))
+def test_other_draws(seed):
+    failed = [c for c in verify(seed=seed) if c.verdict == "fail"]
+    assert not failed, failed
+
+
+def test_there_are_enough_claims_and_names_are_distinct():
+    assert len(NAMES) == len(set(NAMES)) >= 60
+    assert {name.split(".")[0] for name in NAMES} == {
+        "matching",
+        "denoising",
+        "density",
+        "statistics",
+    }
+
+
+def test_a_check_has_draws_of_its_own():
+    """The same seed gives the same numbers, alone or among others; another seed gives others."""
+    pair = (matching.implicit_value, matching.sliced_sphere)
+    together, alone = list(verify(quick=True, checks=pair)), only(pair[1], quick=True)
+    assert together[1] == alone
+    assert only(pair[1], quick=True, seed=1).measured != alone.measured
+
+
+def test_verdicts():
+    assert exact("c", "s", 2.0, 2.0 + 1e-9, 1e-8).verdict == "pass"
+    assert exact("c", "s", 2.0, 2.0 + 1e-7, 1e-8).verdict == "fail"
+    assert exact("c", "s", 2.0, math.nan, 1e-8).verdict == "fail"
+    assert statistical("c", "s", 0.0, Estimate(0.4, 0.1), 0.2).verdict == "pass"
+    assert statistical("c", "s", 0.0, Estimate(0.5, 0.1), 0.2).verdict == "fail"
+    assert statistical("c", "s", 0.0, Estimate(0.4, 0.3), 0.2).verdict == "fail"  # too coarse
+    assert statistical("c", "s", 0.0, Estimate(math.nan, 0.1), 0.2).verdict == "fail"
+    assert statistical("c", "s", 0.0, Estimate(0.0, math.nan), 0.2).verdict == "fail"
+    assert statistical("c", "s", 0.3, Estimate(0.3, 1e-18), 0.2) == Claim(
+        "c", "s", 0.3, 0.3, 0.0, "pass", "true"
+    )
+    refuted = false("c", "s", 1.0, Estimate(2.0, 0.05))
+    assert (refuted.verdict, refuted.statement) == ("pass", "false")
+    assert false("c", "s", 1.0, Estimate(2.0, 0.2)).verdict == "fail"  # not beyond doubt
+    assert false("c", "s", 1.0, 1.5).verdict == "pass"
+    assert false("c", "s", 1.0, 1.005).verdict == "fail"
+    assert false("c", "s", 1.0, math.nan).verdict == "fail"
+
+
+# ---------------------------------------------------------------------------- negative controls
+
+
+def wrong_denoising(score, x, sigma, *, generator=None):
+    eps = torch.randn(x.shape, dtype=x.dtype, generator=generator)
+    return 0.5 * (score(x + sigma * eps) - eps / sigma).square().sum(1)
+
+
+def half_trace(score, x, **options):
+    s, trace = jacobian_trace(score, x)
+    return 0.5 * trace + 0.5 * s.square().sum(1)
+
+
+WRONG = {
+    "the sign of the noise": (
+        objectives, "denoising", wrong_denoising, denoising.exact_score_loses_the_floor,
+    ),
+    "half of the trace": (objectives, "implicit", half_trace, matching.implicit_value),
+    "half of the trace, against ESM": (
+        objectives, "implicit", half_trace, matching.implicit_is_explicit,
+    ),
+    "twice the divergence": (
+        density, "gaussian_fisher", lambda p, q: 2 * 2.572816, density.fisher_of_gaussians,
+    ),
+    "the squared distance": (
+        density, "gaussian_wasserstein", lambda p, q: 1.17133, density.transport_of_gaussians,
+    ),
+    "KL the other way round": (
+        density, "gaussian_kl",
+        (lambda f: lambda p, q: f(q, p))(density.gaussian_kl), density.kl_of_gaussians,
+    ),
+    "σ for σ² in Tweedie's formula": (
+        denoising, "tweedie",
+        (lambda f: lambda s, x, a, b: f(s, x, a, math.sqrt(b)))(denoising.tweedie),
+        denoising.tweedie_mean,
+    ),
+    "probes on the unit sphere": (
+        matching, "probe",
+        (lambda f: lambda law, x, g: f(law, x, g) / math.sqrt(2))(matching.probe),
+        matching.variance_sphere,
+    ),
+    "no weight at the boundary": (
+        objectives, "half_line", torch.ones_like, matching.boundary_weight,
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_a_wrong_library_fails(name, monkeypatch):
+    module, attribute, broken, check = WRONG[name]
+    assert only(check, quick=True).verdict == "pass"
+    monkeypatch.setattr(module, attribute, broken)
+    assert only(check, quick=True).verdict == "fail"
+
+
+# ---------------------------------------------------------------------------- efficiencies
+
+
+def test_efficiency_against_a_simulation():
+    """n Var of the weight fitted by ISM to ½N(−1, 1) + ½N(1, 1), by Newton's method on samples."""
+    g = torch.Generator().manual_seed(5)
+    a, n, fits = 1.0, 2000, 400
+    side = torch.where(torch.rand(fits, n, generator=g) < 0.5, -a, a)
+    x = side + torch.randn(fits, n, generator=g)
+    pi = torch.full((fits, 1), 0.5)
+    for _ in range(30):  # the loss tr s' + ½ s² in π, with r = π e^{2ax}/(π e^{2ax} + 1 − π)
+
+        def loss(p):
+            r = torch.sigmoid(2 * a * x + (p / (1 - p)).log())
+            s = -x + a * (2 * r - 1)
+            ds = -1 + 4 * a**2 * r * (1 - r)
+            return (ds + 0.5 * s * s).mean(1)
+
+        p = pi.clone().requires_grad_()
+        (g1,) = torch.autograd.grad(loss(p).sum(), p, create_graph=True)
+        (g2,) = torch.autograd.grad(g1.sum(), p)
+        pi = (pi - g1.detach() / g2.abs()).clamp(0.02, 0.98)
+    variance = n * (pi - 0.5).square().mean()
+    grid = torch.linspace(-12, 12, 4001)
+    normal = lambda m: torch.exp(-0.5 * (grid - m) ** 2) / math.sqrt(2 * math.pi)
+    fisher = ((normal(a) - normal(-a)) ** 2 / (0.5 * (normal(a) + normal(-a)))).sum() * 24 / 4000
+    efficiency = float(1 / (fisher * variance))
+    assert abs(efficiency / statistics.efficiency(a) - 1) < 4.5 * math.sqrt(2 / fits)
+    assert abs(efficiency / statistics.efficiency(2.0) - 1) > 1
+
+
+def test_a_claim_is_a_record():
+    claim = only(density.blindness)
+    assert list(claim._asdict()) == [
+        "claim", "source", "expected", "measured", "standard_error", "verdict", "statement",
+    ]  # fmt: skip
+    assert select("weight_at_4") == (statistics.weight_at_4,)
+    assert select("no such thing") == ()
