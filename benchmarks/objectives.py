@@ -2,8 +2,8 @@
 
 Two networks, both an MLP of two hidden layers of 128: a score network (d -> d) for the floor of one
 forward and backward pass, and an energy (d -> 1) for torchebm's losses on the very same weights.
-Interleaved repeats, best of them, float32, one thread; JSON and a log-log picture. Every loss is checked
-against the exact one on the same points, so that speed is not bought with error.
+Interleaved rounds, best of them, float32, one thread; JSON and a log-log picture. Every loss is
+checked against the exact one on the same points, so that speed is not bought with error.
 
     python benchmarks/objectives.py [--repeats 7] [--dims 2 16 64 256 1024]
 
@@ -119,23 +119,22 @@ def check(d, batch):
             assert abs(float(f()) - truth) < 1e-3 * max(1.0, abs(truth)), (float(f()), truth)
 
 
-def best_of(functions, repeats, budget=3.0):
-    """Seconds of each function, best of interleaved repeats; slow ones are called less often."""
-    best = {}
-    for key, f in functions.items():  # warm up
+def best_of(functions, repeats, budget=4.0):
+    """Seconds of each function, best of interleaved rounds; slow ones sit out when time is spent."""
+    best, spent = {}, dict.fromkeys(functions, 0.0)
+    for f in functions.values():  # warm up
         f()
-        began = time.perf_counter()
-        f()
-        best[key] = time.perf_counter() - began
-    for repeat in range(repeats):
+    for _ in range(8 * repeats):
         for key, f in functions.items():
-            if repeat and best[key] * repeats > budget and repeat > 2:
+            if key in best and spent[key] > budget:
                 continue
-            inner = max(1, min(20, int(0.02 / best[key])))
+            inner = max(1, min(10, int(0.01 / best.get(key, 1.0))))
             began = time.perf_counter()
             for _ in range(inner):
                 f()
-            best[key] = min(best[key], (time.perf_counter() - began) / inner)
+            seconds = time.perf_counter() - began
+            spent[key] += seconds
+            best[key] = min(best.get(key, seconds), seconds / inner)
     return best
 
 
@@ -195,8 +194,12 @@ def picture(rows, out):
                     for who, style in ((network, "-"), ("torchebm", ":")):
                         if who == "torchebm" and network == "score":
                             continue
-                        line = [(r["d"], r["milliseconds"]) for r in rows
-                                if (r["network"], r["objective"], r["batch"]) == (who, name, 128)]  # fmt: skip
+                        wanted_row = (who, name, 128)
+                        line = [
+                            (r["d"], r["milliseconds"])
+                            for r in rows
+                            if (r["network"], r["objective"], r["batch"]) == wanted_row
+                        ]
                         if line:
                             note = label if who == network else None
                             axes.plot(*zip(*line, strict=True), style, color=colour, marker="o",
@@ -239,8 +242,8 @@ def main():
     print("  ".join(f"{k} {v}" for k, v in environment.items()))
     cases = [(d, 128) for d in options.dims] + [(64, b) for b in options.batches]
     rows = []
-    head = f"{'network':<9}{'objective':<19}{'d':>5}{'batch':>6}{'ms':>10}{'× floor':>9}{'torchebm':>10}{'MiB':>8}"
-    print(head)
+    print(f"{'network':<9}{'objective':<19}{'d':>5}{'batch':>6}{'ms':>10}", end="")
+    print(f"{'× floor':>9}{'torchebm':>10}{'MiB':>8}")
     for d, batch in cases:
         for row in rows_of(d, batch, options.repeats):
             rows.append(row)

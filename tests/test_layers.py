@@ -18,7 +18,7 @@ LAYERS = [
     {"jets", "schedules", "networks", "progress"},
     {"autodiff"},
     {"parametrization", "distributions", "ladder"},
-    {"targets", "scores", "data", "batches", "model"},
+    {"targets", "densities", "posterior", "scores", "data", "batches", "model"},
     {"objectives", "kernels", "modes"},
     {"transitions", "settings", "checkpoint"},
     {"sampling", "training", "metrics"},

@@ -22,8 +22,20 @@ if TYPE_CHECKING:
     from .distributions import Gaussian as Gaussian
     from .distributions import GaussianMixture as GaussianMixture
     from .estimator import ScoreEstimator as ScoreEstimator
+    from .kernels import BAOA as BAOA
+    from .kernels import BAOAB as BAOAB
+    from .kernels import GHMC as GHMC
+    from .kernels import HMC as HMC
     from .kernels import MALA as MALA
+    from .kernels import OBABO as OBABO
     from .kernels import ULA as ULA
+    from .kernels import LeimkuhlerMatthews as LeimkuhlerMatthews
+    from .kernels import PositionDependentULA as PositionDependentULA
+    from .kernels import PreconditionedULA as PreconditionedULA
+    from .kernels import Preconditioner as Preconditioner
+    from .kernels import Splitting as Splitting
+    from .kernels import TamedULA as TamedULA
+    from .kernels import Welford as Welford
     from .ladder import noise_levels as noise_levels
     from .likelihood import log_likelihood as log_likelihood
     from .model import EmpiricalScore as EmpiricalScore
@@ -64,7 +76,14 @@ _NAMES = {
     "Chain": "core", "Estimate": "core", "Streams": "core",
     "Empirical": "distributions", "Gaussian": "distributions", "GaussianMixture": "distributions",
     "ScoreEstimator": "estimator",
-    "MALA": "kernels", "ULA": "kernels",
+    **dict.fromkeys(
+        (
+            "BAOA", "BAOAB", "GHMC", "HMC", "MALA", "OBABO", "ULA", "LeimkuhlerMatthews",
+            "PositionDependentULA", "PreconditionedULA", "Preconditioner", "Splitting", "TamedULA",
+            "Welford",
+        ),
+        "kernels",
+    ),
     "log_likelihood": "likelihood",
     "EmpiricalScore": "model", "ExactScore": "model", "ScoreModel": "model",
     "find_modes": "modes", "gradient_flow": "modes",

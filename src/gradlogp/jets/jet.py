@@ -34,24 +34,38 @@ class Unsupported(NotImplementedError):
 class Jet(Tensor):
     """A tensor `(B, *event)`, its derivatives `(k, B | 1, *event)`, and its Laplacian.
 
-    The Laplacian is 0.0 as long as it is known to vanish, and None where it is not wanted.
+    The Laplacian is 0.0 as long as it is known to vanish, and None where it is not wanted. The
+    derivatives of a linear layer wait as `pending` (those before it, and its weight), since a trace
+    needs only a diagonal of them.
     """
 
     value: Tensor
-    jac: Tensor
     lap: Tensor | float | None
+    pending: tuple[Tensor, Tensor] | None
+    _jac: Tensor | None
 
     @staticmethod
-    def __new__(cls: Any, value: Tensor, jac: Tensor, lap: Tensor | float | None) -> Jet:
+    def __new__(
+        cls: Any, value: Tensor, jac: Tensor | tuple[Tensor, Tensor], lap: Tensor | float | None
+    ) -> Jet:
         """Wrap the three; the shape, dtype and device are those of the value."""
         jet: Jet = Tensor._make_wrapper_subclass(
             cls, value.shape, dtype=value.dtype, device=value.device
         )
-        jet.value, jet.jac, jet.lap = value, jac, lap
+        jet.value, jet.lap = value, lap
+        jet._jac, jet.pending = (None, jac) if isinstance(jac, tuple) else (jac, None)
         return jet
 
-    def __init__(self, value: Tensor, jac: Tensor, lap: Tensor | float | None) -> None:
+    def __init__(self, *parts: Any) -> None:
         pass
+
+    @property
+    def jac(self) -> Tensor:
+        """The derivatives."""
+        if self._jac is None:
+            assert self.pending is not None
+            self._jac = F.linear(*self.pending)
+        return self._jac
 
     @classmethod
     def __torch_dispatch__(  # type: ignore[override]
@@ -126,6 +140,10 @@ def partial_trace(
     out = _evaluate(s, Jet(x, _units(x, index), None))
     if not isinstance(out, Jet) or out.value.shape != x.shape:
         raise Unsupported("a result that does not depend on x, or has another shape")
+    if out.pending is not None and x.ndim == 2:  # the i-th output of the last layer only
+        before, weight = out.pending
+        trace = (before * weight[index].unsqueeze(1)).sum((0, 2)).expand(len(x))
+        return _given(out.value), _given(trace)
     jac = out.jac.expand(-1, *x.shape).flatten(2)
     at = index.reshape(-1, 1, 1).expand(-1, len(x), 1)
     return _given(out.value), _given(jac.gather(2, at).sum((0, 2)))

@@ -45,7 +45,10 @@ def _linear_map(func: Any, z: Any, *args: Any, **kwargs: Any) -> Jet:
         raise Unsupported("an argument that depends on x, other than the first")
     _no_more_jets(*args, *kwargs.values())
     f = lambda a: func(a, *args, **kwargs)
-    return Jet(f(z.value), torch.vmap(f)(_full(z)), _map(z.lap, f))
+    value = f(z.value)
+    if func.__name__ in ("reshape", "view", "flatten") and value.shape == z.value.shape:
+        return z
+    return Jet(value, torch.vmap(f)(_full(z)), _map(z.lap, f))
 
 
 def _affine_map(
@@ -57,7 +60,7 @@ def _affine_map(
         raise Unsupported("a weight that depends on x")
     if func is F.linear:
         f = lambda a: F.linear(a, weight)
-        return Jet(F.linear(z.value, weight, bias), f(z.jac), _map(z.lap, f))
+        return Jet(F.linear(z.value, weight, bias), (z.jac, weight), _map(z.lap, f))
     g = lambda a: func(a, weight, None, *args, **kwargs)
     k, jac = len(z.jac), _full(z)
     images = g(jac.flatten(0, 1)).unflatten(0, (k, -1))

@@ -1,0 +1,113 @@
+"""What the tests of kernels share: targets, joint states, stationary laws without sampling."""
+
+import math
+
+import numpy as np
+import torch
+from scipy.linalg import solve_discrete_lyapunov
+from support import COV, MEAN, Given, affine
+
+from gradlogp import Gaussian, as_target
+from gradlogp.core import sum_event
+
+I2 = torch.eye(2, dtype=torch.float64)
+PRECISION = torch.linalg.inv(COV)
+GAUSSIAN = Gaussian(MEAN, COV)
+SKEWED = as_target(score=lambda x: 1 - x.exp(), log_prob=lambda x: sum_event(x - x.exp()))
+"""log p = x − e^x: the law of log E with E ~ Exp(1), skewed."""
+QUARTIC = as_target(score=lambda x: -(x**3), log_prob=lambda x: -sum_event(x**4) / 4)
+DENSE = torch.tensor([[1.3, -0.4], [-0.4, 0.6]], dtype=torch.float64)
+"""A preconditioner that commutes with nothing here."""
+
+
+def step_of(kernel, target):
+    return lambda x, g: kernel.step(kernel.init(x, target), target, generator=g)[0].x
+
+
+def joint(kernel, target, field, d, n_draws):
+    """The affine map of a step on (x, field), a field of the state, as one vector."""
+
+    def step(y, source):
+        start = kernel.init(y[:, :d], target)._replace(**{field: y[:, d:]})
+        noise = Given(*(z[:, :d] for z in source.left))
+        source.left.clear()
+        new, _ = kernel.step(start, target, generator=noise)
+        assert not noise.left, "fewer draws than announced"
+        return torch.cat([new.x, getattr(new, field)], dim=1)
+
+    return affine(step, 2 * d, n_draws)
+
+
+def stationary(step):
+    """Mean and covariance of the stationary law of an affine step."""
+    mean = torch.linalg.solve(torch.eye(len(step.b)) - step.M, step.b)
+    return mean, torch.as_tensor(solve_discrete_lyapunov(step.M.numpy(), step.Q.numpy()))
+
+
+def hermite(n):
+    """Nodes and weights of N(0, 1)."""
+    nodes, weights = np.polynomial.hermite_e.hermegauss(n)
+    return torch.as_tensor(nodes), torch.as_tensor(weights / weights.sum())
+
+
+def grid(log_prob, low, high, n):
+    """Nodes and weights of a density on the line: the trapezoid rule, which converges fast."""
+    nodes = torch.linspace(low, high, n)
+    return nodes, log_prob(nodes).softmax(0)
+
+
+def product(*rules):
+    """The product of rules: each coordinate `(n, 1)`, and the weights `(n,)`."""
+    nodes, weights = zip(*rules, strict=True)
+    mesh = torch.meshgrid(*nodes, indexing="ij")
+    weight = torch.stack(torch.meshgrid(*weights, indexing="ij")).prod(0)
+    return [v.reshape(-1, 1) for v in mesh], weight.reshape(-1)
+
+
+def orthonormal(rule, degree):
+    """A function x -> the polynomials up to a degree, orthonormal under a rule, `(n, degree+1)`."""
+    nodes, weights = rule
+    a, b, before, now = [], [0.0], torch.zeros_like(nodes), torch.ones_like(nodes)
+    for _ in range(degree):
+        a.append((weights * nodes * now**2).sum())
+        then = (nodes - a[-1]) * now - b[-1] * before
+        b.append((weights * then**2).sum().sqrt())
+        before, now = now, then / b[-1]
+
+    def basis(x):
+        values = [torch.zeros_like(x), torch.ones_like(x)]
+        for k in range(degree):
+            values.append(((x - a[k]) * values[-1] - b[k] * values[-2]) / b[k + 1])
+        return torch.stack(values[1:], -1)
+
+    return basis
+
+
+def quartic_bias(kernel, field=None, n_draws=1, degrees=(10, 6)):
+    """The error of E[x²] under the stationary law of a kernel on p ~ exp(−x⁴/4).
+
+    The law is g p (times N(0, 1) for the field), g a polynomial such that every polynomial of the
+    same degrees keeps its mean in a step; expectations are sums over a grid.
+    """
+    rules = [grid(lambda x: -(x**4) / 4, -5, 5, 121)] + [hermite(16)] * (field is not None)
+    columns, weight = product(*rules, *[hermite(8)] * n_draws)
+    x, rest = columns[0], columns[1:]
+    state = kernel.init(x, QUARTIC)
+    if field is not None:
+        state = state._replace(**{field: rest.pop(0)})
+    new, info = kernel.step(state, QUARTIC, generator=Given(*rest))
+    assert not info.diverging.any()
+    bases = [orthonormal(rule, n) for rule, n in zip(rules, degrees, strict=False)]
+
+    def basis(state):
+        coordinates = [state.x] if field is None else [state.x, getattr(state, field)]
+        parts = [f(v[:, 0]) for f, v in zip(bases, coordinates, strict=True)]
+        return parts[0] if field is None else torch.einsum("ni,nj->nij", *parts).flatten(1)
+
+    now, then = basis(state), basis(new)
+    change = ((then - now) * weight[:, None]).mT @ now  # <K φ_i − φ_i, φ_j>
+    g = torch.linalg.lstsq(change[1:, 1:], -change[1:, :1]).solution[:, 0]
+    moment = (now * (weight * x[:, 0] ** 2)[:, None]).sum(0)
+    exact = 2 * math.gamma(0.75) / math.gamma(0.25)
+    torch.testing.assert_close(moment[0], torch.tensor(exact), rtol=1e-10, atol=1e-10)
+    return float(moment[1:] @ g)
