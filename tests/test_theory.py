@@ -8,6 +8,7 @@ import torch
 from gradlogp import objectives
 from gradlogp.autodiff import jacobian_trace
 from gradlogp.core import Estimate
+from gradlogp.kernels import overdamped, unadjusted
 from gradlogp.theory import (
     CHECKS,
     Claim,
@@ -15,11 +16,12 @@ from gradlogp.theory import (
     density,
     matching,
     name_of,
+    samplers,
     select,
     statistics,
     verify,
 )
-from gradlogp.theory.claim import exact, false, statistical
+from gradlogp.theory.claim import at_most, exact, false, statistical
 
 NAMES = [name_of(check) for check in CHECKS]
 
@@ -48,13 +50,10 @@ def test_other_draws(seed):
 
 
 def test_there_are_enough_claims_and_names_are_distinct():
-    assert len(NAMES) == len(set(NAMES)) >= 60
+    assert len(NAMES) == len(set(NAMES)) >= 95
     assert {name.split(".")[0] for name in NAMES} == {
-        "matching",
-        "denoising",
-        "density",
-        "statistics",
-    }
+        "matching", "denoising", "density", "statistics", "dynamics", "samplers",
+    }  # fmt: skip
 
 
 def test_a_check_has_draws_of_its_own():
@@ -66,6 +65,9 @@ def test_a_check_has_draws_of_its_own():
 
 
 def test_verdicts():
+    assert at_most("c", "s", 1.0, 0.9).verdict == "pass"
+    assert at_most("c", "s", 1.0, 1.1).verdict == "fail"
+    assert at_most("c", "s", 1.0, math.nan).verdict == "fail"
     assert exact("c", "s", 2.0, 2.0 + 1e-9, 1e-8).verdict == "pass"
     assert exact("c", "s", 2.0, 2.0 + 1e-7, 1e-8).verdict == "fail"
     assert exact("c", "s", 2.0, math.nan, 1e-8).verdict == "fail"
@@ -125,6 +127,15 @@ WRONG = {
         matching, "probe",
         (lambda f: lambda law, x, g: f(law, x, g) / math.sqrt(2))(matching.probe),
         matching.variance_sphere,
+    ),
+    "√h for √(2h)": (
+        overdamped, "langevin_step",
+        lambda x, s, h, z, tau=1.0: x + h * s + math.sqrt(h * tau) * z, samplers.ula_law,
+    ),
+    "the noise of one step only": (
+        unadjusted, "langevin_step",
+        (lambda f: lambda x, s, h, z, tau=1.0: f(x, s, h, 2 * z, tau))(unadjusted.langevin_step),
+        samplers.averaged_noise,
     ),
     "no weight at the boundary": (
         objectives, "half_line", torch.ones_like, matching.boundary_weight,

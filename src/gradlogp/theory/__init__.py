@@ -10,12 +10,13 @@ from collections.abc import Iterator
 
 import torch
 
-from . import denoising, density, matching, statistics
+from . import denoising, density, dynamics, matching, samplers, statistics
 from .claim import Check as Check
 from .claim import Claim as Claim
 
 CHECKS: tuple[Check, ...] = (
     *matching.CHECKS, *denoising.CHECKS, *density.CHECKS, *statistics.CHECKS,
+    *dynamics.CHECKS, *samplers.CHECKS,
 )  # fmt: skip
 """Every check, in the order of the report."""
 

@@ -68,6 +68,12 @@ def statistical(
     return Claim(claim, source, e, m, error, _verdict(holds))
 
 
+def at_most(claim: str, source: str, bound: Tensor | float, measured: Tensor | float) -> Claim:
+    """Compare a number that was computed without chance with its upper bound."""
+    e, m = float(bound), float(measured)
+    return Claim(claim, source, e, m, None, _verdict(m <= e))
+
+
 def false(
     claim: str, source: str, stated: Tensor | float, measured: Estimate | Tensor | float
 ) -> Claim:
