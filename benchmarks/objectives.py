@@ -154,7 +154,7 @@ def peak_memory(d, batch, key):
     return float(said) / 1024
 
 
-def rows_of(d, batch, repeats):
+def rows_of(d, batch, repeats, memory):
     check(d, batch)
     functions = steps(d, batch)
     seconds = best_of(functions, repeats)
@@ -171,7 +171,7 @@ def rows_of(d, batch, repeats):
                 "milliseconds": 1e3 * s,
                 "over_floor": s / floor,
                 "torchebm_over_ours": None if peer is None else peer / s,
-                "peak_mib": peak_memory(d, batch, (network, name)),
+                "peak_mib": memory[network, name],
             }
         )
     return rows
@@ -179,7 +179,7 @@ def rows_of(d, batch, repeats):
 
 def picture(rows, out):
     """Milliseconds against dimension, both axes logarithmic."""
-    from gradlogp.plots.style import DARK, LIGHT, legend, log_axis, new_figure, png
+    from gradlogp.plots.style import DARK, LIGHT, log_axis, new_figure, png
 
     for theme in (LIGHT, DARK):
         with new_figure(theme, 9.6, 4.2) as figure:
@@ -212,9 +212,44 @@ def picture(rows, out):
                 log_axis(axes.yaxis, low, high)
                 if k == 0:
                     axes.set_ylabel("milliseconds a step")
-                    legend(axes)
-                    axes.get_legend().set_bbox_to_anchor((2.1, 1.08))
+                    lines, names = axes.get_legend_handles_labels()
+            figure.legend(lines, names, loc="outside upper right", ncols=5)
         (out / f"objectives-{theme.name}.png").write_bytes(png(figure))
+
+
+def table(rows):
+    """The rows at batch 128 as Markdown."""
+    lines = [
+        "| d | network | floor, ms | DSM | SSM | SSM-VR | finite differences | exact trace |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    names = ("denoising", "sliced", "sliced_vr", "finite_difference", "implicit")
+    for d in sorted({r["d"] for r in rows if r["batch"] == 128}):
+        for network in ("score", "energy", "torchebm"):
+            here = {
+                r["objective"]: r
+                for r in rows
+                if (r["d"], r["batch"], r["network"]) == (d, 128, network)
+            }
+            if not here:
+                continue
+            floor = here.get("floor")
+            cells = [f"{floor['milliseconds']:.2f}" if floor else ""]
+            for name in names:
+                r = here.get(name)
+                cells.append(f"{r['milliseconds']:.2f} ({r['over_floor']:.2f}×)" if r else "")
+            who = network if network != "torchebm" else "torchebm, the same energy"
+            lines.append(f"| {d} | {who} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def write_table(rows):
+    """Replace the table in the docs."""
+    page = HERE.parent / "docs" / "benchmarks.md"
+    text = page.read_text(encoding="utf-8")
+    begin, end = "<!-- objectives: begin -->", "<!-- objectives: end -->"
+    head, tail = text.split(begin)[0], text.split(end)[1]
+    page.write_text(f"{head}{begin}\n{table(rows)}\n{end}{tail}", encoding="utf-8")
 
 
 def main():
@@ -242,10 +277,12 @@ def main():
     print("  ".join(f"{k} {v}" for k, v in environment.items()))
     cases = [(d, 128) for d in options.dims] + [(64, b) for b in options.batches]
     rows = []
+    # before anything has run here: what is freed stays with the process, and a fork would reuse it
+    memory = {case: {key: peak_memory(*case, key) for key in steps(*case)} for case in cases}
     print(f"{'network':<9}{'objective':<19}{'d':>5}{'batch':>6}{'ms':>10}", end="")
     print(f"{'× floor':>9}{'torchebm':>10}{'MiB':>8}")
     for d, batch in cases:
-        for row in rows_of(d, batch, options.repeats):
+        for row in rows_of(d, batch, options.repeats, memory[d, batch]):
             rows.append(row)
             peer = row["torchebm_over_ours"]
             print(
@@ -257,6 +294,7 @@ def main():
     out = HERE / "objectives.json"
     out.write_text(json.dumps({"environment": environment, "rows": rows}, indent=1))
     picture(rows, HERE.parent / "docs" / "img")
+    write_table(rows)
     print(f"written to {out.name} and docs/img/objectives-*.png")
 
 

@@ -257,3 +257,78 @@ def test_verify_exits_1_on_a_failure(capsys, monkeypatch):
 def test_verify_refuses_a_name_that_is_none(capsys):
     line = refuse(capsys, 2, "verify", "langevine", says="no check has 'langevine' in its name")
     assert "density" in line
+
+
+# ---------------------------------------------------------------------------- sample --target
+
+
+def test_targets_are_listed_and_each_can_be_sampled(capsys):
+    code, out, _ = call(capsys, "targets", "--json")
+    assert code == 0
+    rows = json.loads(out)
+    names = [row["name"] for row in rows]
+    assert {"gaussian", "mixture", "banana", "funnel", "ring", "many-well", "logistic"} <= set(
+        names
+    )
+    code, out, _ = call(capsys, "targets")
+    assert len(out.splitlines()) == len(names)
+    for name in names:
+        few = ["--steps", "30", "--chains", "4", "--quiet"]
+        code, out, _ = call(capsys, "sample", "--target", name, *few)
+        assert code == 0
+        assert "r_hat" in out
+
+
+def test_sampling_a_target_prints_diagnostics_and_writes(capsys, tmp_path):
+    out_file = tmp_path / "draws.npz"
+    code, out, err = call(
+        capsys, "sample", "--target", "gaussian", "--steps", "600", "--out", out_file, "--seed", "1",
+    )  # fmt: skip
+    assert code == 0
+    assert "mala, step size" in err
+    assert "adapted" in err
+    assert "exact means" in out
+    written = np.load(out_file)
+    assert written["draws"].shape == (100, 300, 2)
+    assert written["acceptance"].shape == (100, 300)
+    assert out_file.with_suffix(".png").stat().st_size > 10_000
+    means = written["draws"].mean((0, 1))
+    assert np.abs(means - [0.7, -1.2]).max() < 0.15
+    code, out, _ = call(
+        capsys, "sample", "--target", "gaussian", "--steps", "200", "--json", "--quiet",
+        "--kernel", "baoab", "--step-size", "0.4",
+    )  # fmt: skip
+    found = json.loads(out)
+    assert found["step_size"] == 0.4
+    assert [row["name"] for row in found["rows"]] == ["x[0]", "x[1]"]
+
+
+def test_sampling_a_function_of_a_file_and_a_checkpoint(capsys, tmp_path, checkpoint):
+    source = tmp_path / "bowl.py"
+    source.write_text("def log_prob(x):\n    return -0.5 * (x**4).sum(1)\n")
+    where = f"{source}:log_prob"
+    few = ["--steps", "40", "--chains", "5", "--quiet"]
+    code, out, _ = call(capsys, "sample", "--target", where, "--dim", "3", *few)
+    assert code == 0
+    assert "x[2]" in out
+    refuse(capsys, 2, "sample", "--target", where, *few, says="give D with --dim")
+    refuse(capsys, 2, "sample", "--target", f"{source}:nothing", *few, says="has no nothing")
+    code, out, _ = call(
+        capsys, "sample", "--target", checkpoint, "--kernel", "ula", "--step-size", "0.01", *few
+    )
+    assert code == 0
+    refuse(capsys, 1, "sample", "--target", checkpoint, *few, says="no log-density")
+
+
+def test_sampling_a_target_refuses_nonsense(capsys, tmp_path, checkpoint):
+    refuse(capsys, 2, "sample", says="needs a checkpoint folder, or a density")
+    refuse(capsys, 2, "sample", checkpoint, "--target", "ring", says="not both")
+    refuse(capsys, 2, "sample", "--target", "rang", says="'rang' is no target")
+    refuse(
+        capsys, 2, "sample", "--target", "ring", "--step-size", "-1", says="--step-size must be"
+    )
+    refuse(capsys, 2, "sample", "--target", "ring", "--chains", "0", says="--chains must be")
+    bad = ["--out", tmp_path / "x.txt"]
+    refuse(capsys, 2, "sample", "--target", "ring", *bad, says="use one of .npz, .npy")
+    refuse(capsys, 2, "sample", "--target", "ring", "--kernel", "nuts", says="kernel")
+    refuse(capsys, 1, "sample", "--target", "ring", "--burn-in", "5000", says="keep no draw")

@@ -131,6 +131,16 @@ class Cube(torch.autograd.Function):
         return 3 * x**2 * g
 
 
+class Straight(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        return torch.where(x > 0, 1.0, -1.0).double()
+
+    @staticmethod
+    def backward(ctx, g):
+        return g
+
+
 REFUSED = {
     "a function without a rule": lambda x: torch.cumsum(x, 1),
     "a function of its own": Cube.apply,
@@ -142,6 +152,14 @@ REFUSED = {
     "numbers": lambda x: x * float(x.sum()),
     "an exponent": lambda x: torch.pow(2.0, x),
     "switched off": lambda x: x * torch.no_grad()(lambda y: y.sin())(x),
+    "cut off": lambda x: x - (x**2).detach(),
+    "asks whether it is recorded": lambda x: -x - (
+        x if x.requires_grad else x.detach().requires_grad_()
+    ),
+    "by NumPy": lambda x: x * torch.from_numpy(x.detach().numpy()),
+    "straight through": Straight.apply,
+    "whole numbers": lambda x: x * x.to(torch.int64),
+    "bits": lambda x: x + x.view(torch.int64),
     "differentiates inside": lambda x: torch.autograd.grad(x.square().sum(), x, create_graph=True)[0],
 }  # fmt: skip
 
@@ -159,6 +177,27 @@ def test_what_is_refused_is_differentiated_all_the_same(generator):
     close(jacobian_trace(REFUSED["differentiates inside"], x)[1], torch.full((3,), 4.0))
     close(jacobian_trace(REFUSED["switched off"], x)[1], x.sin().sum(1))
     close(jacobian_trace(REFUSED["a function without a rule"], x)[1], torch.full((3,), 2.0))
+
+
+def test_a_sum_with_an_energy_keeps_both_parts(generator):
+    """A score that is partly the gradient of an energy differentiates inside, in part only."""
+    x = torch.randn(3, 2, generator=generator)
+    energy = GradientField(lambda y: y.pow(4).sum(1), -1.0)
+    s = lambda y: -y + energy(y)
+    close(jacobian_trace(s, x)[1], -2 - 12 * x.square().sum(1))
+    cube = GradientField(lambda y: -Cube.apply(y).sum(1) - y.square().sum(1))
+    close(jacobian_trace(cube, x)[0], -3 * x**2 - 2 * x)
+    close(jacobian_trace(cube, x)[1], -6 * x.sum(1) - 4)
+
+
+def test_numbers_keep_the_precision_of_x(generator):
+    torch.set_default_dtype(torch.float32)
+    x = torch.rand(5, 2, generator=generator, dtype=torch.float64)
+    whole = torch.tensor([3, 7])
+    s = lambda y: (1.1 - y) ** 3 + 0.1 + y / whole
+    value, trace = jacobian_trace(s, x)
+    close(value, s(x), 1e-15)
+    close(trace, (-3 * (1.1 - x) ** 2).sum(1) + 1 / 3 + 1 / 7, 1e-14)
 
 
 def test_chunks_and_checkpoints_change_nothing(generator):

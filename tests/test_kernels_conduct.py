@@ -1,6 +1,7 @@
 """What every kernel owes: no order of coordinates or chains, and a policy for what is not finite."""
 
 import math
+import re
 
 import pytest
 import torch
@@ -48,7 +49,14 @@ EVERY = [
     BAOA(0.3),
     Splitting(0.3, "ABOBA"),
 ]
-every = pytest.mark.parametrize("kernel", EVERY, ids=repr)
+
+
+def label(kernel):
+    """What a kernel is, without addresses, which differ between processes."""
+    return re.sub(r" at 0x[0-9a-f]+", "", repr(kernel))
+
+
+every = pytest.mark.parametrize("kernel", EVERY, ids=label)
 
 
 class Permuted(Given):
@@ -110,7 +118,7 @@ def cliff(value):
     )
 
 
-@pytest.mark.parametrize("kernel", [MALA(0.5), HMC(1.0, 1), GHMC(1.0, math.inf)], ids=repr)
+@pytest.mark.parametrize("kernel", [MALA(0.5), HMC(1.0, 1), GHMC(1.0, math.inf)], ids=label)
 @pytest.mark.parametrize(
     ("value", "diverging"), [(-math.inf, False), (math.nan, True), (math.inf, True)]
 )
@@ -133,7 +141,7 @@ def test_outside_the_support_is_an_ordinary_rejection(kernel, value, diverging):
 UNADJUSTED = [k for k in EVERY if not isinstance(k, MALA | HMC | GHMC)]
 
 
-@pytest.mark.parametrize("kernel", UNADJUSTED, ids=repr)
+@pytest.mark.parametrize("kernel", UNADJUSTED, ids=label)
 def test_an_unadjusted_chain_freezes_or_raises(kernel):
     target = as_target(score=lambda x: torch.where(x.abs() > 3, torch.nan, -x))
     x = torch.tensor([[0.5], [1.0], [-0.4]])

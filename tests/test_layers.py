@@ -15,14 +15,14 @@ FILES = sorted(ROOT.rglob("*.py"))
 
 LAYERS = [
     {"core"},
-    {"jets", "schedules", "networks", "progress"},
+    {"jets", "schedules", "networks", "progress", "diagnostics"},
     {"autodiff"},
     {"parametrization", "distributions", "ladder"},
     {"targets", "densities", "posterior", "scores", "data", "batches", "model"},
     {"objectives", "kernels", "modes"},
     {"transitions", "settings", "checkpoint"},
-    {"sampling", "training", "metrics"},
-    {"likelihood", "theory"},
+    {"sampling", "training", "metrics", "fused", "planning"},
+    {"likelihood", "theory", "chains", "adaptation"},
     {"plots", "pipeline"},
     {"estimator", "report"},
     {"evaluation"},

@@ -11,6 +11,7 @@ from torch import nn
 from gradlogp import Gaussian, GaussianMixture, as_target, objectives
 from gradlogp.autodiff import GradientField
 from gradlogp.core import Streams
+from gradlogp.schedules import VP
 
 W = torch.tensor([[-0.9, 0.4], [-0.2, -1.7]], dtype=torch.float64)
 C = torch.tensor([0.3, -0.5], dtype=torch.float64)
@@ -388,12 +389,12 @@ def test_bad_options_are_refused_by_name():
                 f(s, x, n)
         with pytest.raises(ValueError, match="unknown probe law 'unit sphere'; one of"):
             f(s, x, 1, "unit sphere")
-    for step in (0.0, -1e-3, float("nan")):
+    for step in (0.0, -1e-3, float("nan"), float("inf"), torch.ones(4)):
         with pytest.raises(ValueError, match="step must be positive"):
             objectives.finite_difference(s, x, step=step)
     with pytest.raises(ValueError, match="target_score returned shape"):
         objectives.explicit(s, x, lambda y: y.sum(1))
-    for sigma in (0.0, -0.1, float("nan")):
+    for sigma in (0.0, -0.1, float("nan"), float("inf")):
         with pytest.raises(ValueError, match="sigma must be positive"):
             objectives.denoising(s, x, sigma)
     with pytest.raises(ValueError, match=r"x must be non-negative, got a minimum of -0\.5"):
@@ -404,6 +405,15 @@ def test_bad_options_are_refused_by_name():
         objectives.box(1.0, 1.0)
     with pytest.raises(ValueError, match="weight must be at least 0"):
         objectives.generalised(s, x, lambda y: -y)
+    with pytest.raises(ValueError, match="weight varies with x, but not through differentiable"):
+        objectives.generalised(s, x, lambda y: y.detach() ** 2)
+    for number in (lambda y: 1.0, lambda y: None):
+        for name in ("implicit", "sliced", "finite_difference", "generalised"):
+            says = r"must return a torch\.Tensor, got|returned shape (float|NoneType)"
+            with pytest.raises(ValueError, match=says):
+                getattr(objectives, name)(number, x)
+    with pytest.raises(ValueError, match=r"t must be a torch\.Tensor of 4 times"):
+        objectives.multilevel(lambda y, t: -y, x, VP(), 0.5)
     with pytest.raises(ValueError, match="weight returned shape"):
         objectives.generalised(s, x, lambda y: y.sum(1))
     cut = lambda y: -y.detach()

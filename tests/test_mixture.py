@@ -448,3 +448,112 @@ def test_mean_and_covariance_are_those_of_a_large_sample(generator):
     products = centred.unsqueeze(2) * centred.unsqueeze(1)
     error = products.std(0) / len(x) ** 0.5
     assert bool(((products.mean(0) - law.cov).abs() < 5 * error).all())
+
+
+# ---------------------------------------------------------------------------- arrangements
+
+
+def arranged(name, g):
+    """A law for each way in which score and log_prob are worked out, and its form's name."""
+    D, pi = 3, torch.tensor([0.2, 0.5, 0.3])
+    mu, one, other = torch.randn(K, D, generator=g), spd(D, g), spd(D, g)
+    covs = {
+        "isotropic": 0.7,
+        "pair": 0.7,
+        "diagonal shared": (0.5 + torch.rand(D, generator=g)).repeat(K, 1),
+        "full shared": one.repeat(K, 1, 1),
+        "multiples of I as matrices": 0.4 * torch.eye(D).repeat(K, 1, 1),
+        "one variance each": torch.tensor([0.4, 1.0, 2.0]),
+        "diagonal": 0.5 + torch.rand(K, D, generator=g),
+        "far from the origin": 0.7,
+        "far apart": 0.7,
+        "far apart, full shared": one.repeat(K, 1, 1),
+        "full": torch.stack([one, other, one + other]),
+    }
+    if name == "pair":
+        pi, mu = torch.tensor([0.3, 0.7]), mu[:2]
+    if name == "far from the origin":
+        mu = mu + 1e4
+    if "far apart" in name:
+        mu = 100 * mu
+    kind = "Differences" if name == "full" or "far apart" in name else "Linear"
+    return GaussianMixture(pi, mu, covs[name]), kind
+
+
+ARRANGED = ["isotropic", "pair", "diagonal shared", "full shared", "multiples of I as matrices",
+            "one variance each", "diagonal", "far from the origin", "far apart",
+            "far apart, full shared", "full"]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ARRANGED)
+def test_every_arrangement_is_the_straightforward_formula(name, generator):
+    law, kind = arranged(name, generator)
+    x = law.sample(50, generator=generator)
+    x = torch.cat([x, x + 30])
+    c = law._components(x)  # exponents and differences, component by component
+    close(law.log_prob(x), c.log_joint.logsumexp(-1), 1e-12, 1e-12)
+    g = -c.S.rotate_back(c.y / c.S.w)
+    close(law.score(x), (c.r.unsqueeze(-1) * g).sum(1), 1e-12, 1e-12)
+    assert type(law._form(x)).__name__ == kind
+    single = x.float()
+    exact = law.score(single.double())
+    assert law.score(single).dtype == law.log_prob(single).dtype == torch.float32
+    close(law.score(single).double(), exact, 1e-5, 1e-5 * float(exact.abs().max()))
+
+
+@pytest.mark.parametrize("name", ARRANGED)
+def test_every_arrangement_can_be_differentiated_twice(name, generator):
+    law, _ = arranged(name, generator)
+    x = law.sample(4, generator=generator).requires_grad_()
+    log_p = law.log_prob(x)
+    (slope,) = torch.autograd.grad(log_p.sum(), x, create_graph=True)
+    close(slope, law.score(x), 1e-9, 1e-9)
+    v = torch.randn(4, law.event_shape[0], generator=generator)
+    (Hv,) = torch.autograd.grad(slope, x, v, create_graph=True)
+    close(Hv, (law.hessian(x) @ v.unsqueeze(-1)).squeeze(-1), 1e-8, 1e-8)
+    (again,) = torch.autograd.grad(law.score(x), x, v, create_graph=True)
+    close(again, Hv, 1e-8, 1e-8)
+    assert torch.autograd.grad(again.sum(), x)[0].isfinite().all()
+
+
+@pytest.mark.parametrize("first", ["plain", "func", "inference", "jvp"])
+def test_what_is_kept_does_not_remember_how_it_was_made(first, generator):
+    """Constants worked out inside a transform or inference mode must serve outside of it."""
+    law, _ = arranged("full shared", generator)
+    x = law.sample(3, generator=generator)
+    total = lambda y: law.log_prob(y).sum()
+    if first == "func":
+        vmap(grad(lambda y: total(y[None])))(x)
+    elif first == "jvp":
+        torch.func.jvp(total, (x,), (x,))
+    elif first == "inference":
+        with torch.inference_mode():
+            law.score(x)
+    y = x.clone().requires_grad_()
+    (slope,) = torch.autograd.grad(law.log_prob(y).sum(), y)
+    close(slope, law.score(x))
+    close(grad(total)(x), slope)
+
+
+@pytest.mark.parametrize("make", [
+    lambda m: GaussianMixture([0.4, 0.6], torch.stack([m, -m]), 0.5), lambda m: Gaussian(m, 0.5),
+])  # fmt: skip
+def test_gradients_reach_the_parameters(make, generator):
+    """A law of a mean that is being fitted keeps nothing, and can be used again and again."""
+    x = torch.randn(5, 2, generator=generator)
+    m = torch.tensor([0.3, -0.4], requires_grad=True)
+    law = make(m)
+    for _ in range(2):
+        (slope,) = torch.autograd.grad(law.log_prob(x).sum(), m, retain_graph=True)
+        h, e = 1e-5, torch.tensor([1.0, 0.0])
+        up, down = (float(make(m.detach() + s * h * e).log_prob(x).sum()) for s in (1, -1))
+        close(slope[0], torch.tensor((up - down) / (2 * h)), 1e-7, 1e-7)
+
+
+def test_a_law_does_not_follow_the_tensor_it_was_made_from(generator):
+    for make in (lambda m: GaussianMixture([1.0], m[None]), Gaussian):
+        m, x = torch.zeros(2), torch.randn(3, 2, generator=generator)
+        law = make(m)
+        before = law.score(x)
+        m += 1
+        close(law.score(x), before)

@@ -35,6 +35,20 @@ def digits(n, channels=1):
     return torch.rand(n, channels, 8, 8, generator=generator())
 
 
+def autoregression(n_chains, n_draws, k=1):
+    """Draws `(chain, draw, k)` of x' = 0.8 x + 0.6 z."""
+    z = torch.randn(n_chains, n_draws, k, generator=generator())
+    x = torch.empty_like(z)
+    x[:, 0] = z[:, 0]
+    for i in range(1, n_draws):
+        x[:, i] = 0.8 * x[:, i - 1] + 0.6 * z[:, i]
+    return x
+
+
+def normal(x):
+    return (-x.square() / 2).exp() / (2 * torch.pi) ** 0.5
+
+
 STEPS = list(range(0, 2000, 10))
 FALLING = [10 * 0.97**i + 0.5 for i in range(200)]
 
@@ -52,6 +66,16 @@ FIGURES = {
     "image_grid": lambda theme: plots.image_grid([("real", digits(4))], theme=theme),
     "trajectories": lambda theme: plots.trajectories(
         paths(9.0), bounds=BOUNDS, density=MIXTURE.log_prob, theme=theme
+    ),
+    "trace": lambda theme: plots.trace(autoregression(6, 400, 2), theme=theme),
+    "autocorrelation": lambda theme: plots.autocorrelation(
+        autoregression(6, 400)[..., 0], exact=[0.8**k for k in range(80)], theme=theme
+    ),
+    "marginal": lambda theme: plots.marginal(
+        autoregression(6, 400)[..., 0], density=normal, theme=theme
+    ),
+    "walks": lambda theme: plots.walks(
+        MIXTURE.score, autoregression(3, 50, 2), density=MIXTURE.log_prob, theme=theme
     ),
 }
 

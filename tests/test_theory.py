@@ -7,7 +7,7 @@ import torch
 
 from gradlogp import objectives
 from gradlogp.autodiff import jacobian_trace
-from gradlogp.core import Estimate
+from gradlogp.core import Estimate, randn_like
 from gradlogp.kernels import overdamped, unadjusted
 from gradlogp.theory import (
     CHECKS,
@@ -50,9 +50,10 @@ def test_other_draws(seed):
 
 
 def test_there_are_enough_claims_and_names_are_distinct():
-    assert len(NAMES) == len(set(NAMES)) >= 95
+    assert len(NAMES) == len(set(NAMES)) >= 105
     assert {name.split(".")[0] for name in NAMES} == {
         "matching", "denoising", "density", "statistics", "dynamics", "samplers",
+        "particles", "annealed",
     }  # fmt: skip
 
 
@@ -79,19 +80,21 @@ def test_verdicts():
     assert statistical("c", "s", 0.3, Estimate(0.3, 1e-18), 0.2) == Claim(
         "c", "s", 0.3, 0.3, 0.0, "pass", "true"
     )
-    refuted = false("c", "s", 1.0, Estimate(2.0, 0.05))
+    refuted = false("c", "s", 1.0, Estimate(2.0, 0.05), 2.1)
     assert (refuted.verdict, refuted.statement) == ("pass", "false")
-    assert false("c", "s", 1.0, Estimate(2.0, 0.2)).verdict == "fail"  # not beyond doubt
-    assert false("c", "s", 1.0, 1.5).verdict == "pass"
-    assert false("c", "s", 1.0, 1.005).verdict == "fail"
-    assert false("c", "s", 1.0, math.nan).verdict == "fail"
+    assert false("c", "s", 1.0, Estimate(2.0, 0.2), 2.0).verdict == "fail"  # not beyond doubt
+    assert false("c", "s", 1.0, Estimate(2.0, 0.05), 3.0).verdict == "fail"  # nor what is true
+    assert false("c", "s", 1.0, 1.5, 1.5).verdict == "pass"
+    assert false("c", "s", 1.0, 0.5, 1.5).verdict == "fail"  # wrong on the other side
+    assert false("c", "s", 1.0, 1.005, 1.005).verdict == "fail"
+    assert false("c", "s", 1.0, math.nan, 2.0).verdict == "fail"
 
 
 # ---------------------------------------------------------------------------- negative controls
 
 
 def wrong_denoising(score, x, sigma, *, generator=None):
-    eps = torch.randn(x.shape, dtype=x.dtype, generator=generator)
+    eps = randn_like(x, generator)
     return 0.5 * (score(x + sigma * eps) - eps / sigma).square().sum(1)
 
 
@@ -103,6 +106,12 @@ def half_trace(score, x, **options):
 WRONG = {
     "the sign of the noise": (
         objectives, "denoising", wrong_denoising, denoising.exact_score_loses_the_floor,
+    ),
+    "the sign of the noise, in a fit": (
+        objectives, "denoising", wrong_denoising, denoising.learned_slope,
+    ),
+    "the sign of the noise, in the identity": (
+        objectives, "denoising", wrong_denoising, denoising.denoising_is_implicit,
     ),
     "half of the trace": (objectives, "implicit", half_trace, matching.implicit_value),
     "half of the trace, against ESM": (

@@ -11,13 +11,17 @@ if TYPE_CHECKING:
     from . import checkpoint as checkpoint
     from . import core as core
     from . import data as data
+    from . import densities as densities
     from . import metrics as metrics
     from . import objectives as objectives
     from . import schedules as schedules
     from . import theory as theory
-    from .core import Chain as Chain
+    from .adaptation import adapt_preconditioner as adapt_preconditioner
+    from .adaptation import adapt_step_size as adapt_step_size
+    from .chains import run as run
     from .core import Estimate as Estimate
     from .core import Streams as Streams
+    from .diagnostics import Chain as Chain
     from .distributions import Empirical as Empirical
     from .distributions import Gaussian as Gaussian
     from .distributions import GaussianMixture as GaussianMixture
@@ -28,14 +32,23 @@ if TYPE_CHECKING:
     from .kernels import HMC as HMC
     from .kernels import MALA as MALA
     from .kernels import OBABO as OBABO
+    from .kernels import PSGLD as PSGLD
+    from .kernels import SGHMC as SGHMC
+    from .kernels import SGLD as SGLD
+    from .kernels import SVGD as SVGD
+    from .kernels import SVRG as SVRG
     from .kernels import ULA as ULA
+    from .kernels import ControlVariates as ControlVariates
     from .kernels import LeimkuhlerMatthews as LeimkuhlerMatthews
+    from .kernels import ParallelTempering as ParallelTempering
     from .kernels import PositionDependentULA as PositionDependentULA
     from .kernels import PreconditionedULA as PreconditionedULA
     from .kernels import Preconditioner as Preconditioner
     from .kernels import Splitting as Splitting
     from .kernels import TamedULA as TamedULA
     from .kernels import Welford as Welford
+    from .kernels import polynomial_decay as polynomial_decay
+    from .kernels import weighted_average as weighted_average
     from .ladder import noise_levels as noise_levels
     from .likelihood import log_likelihood as log_likelihood
     from .model import EmpiricalScore as EmpiricalScore
@@ -48,9 +61,12 @@ if TYPE_CHECKING:
     from .parametrization import join as join
     from .parametrization import split as split
     from .parametrization import tweedie as tweedie
+    from .planning import estimate_curvature as estimate_curvature
+    from .planning import plan as plan
+    from .planning import step_for_bias as step_for_bias
+    from .posterior import Posterior as Posterior
     from .sampling import evolve as evolve
     from .sampling import prior as prior
-    from .sampling import run as run
     from .sampling import time_grid as time_grid
     from .scores import as_score as as_score
     from .settings import Settings as Settings
@@ -67,20 +83,22 @@ _MODULES = (
     "checkpoint",
     "core",
     "data",
+    "densities",
     "metrics",
     "objectives",
     "schedules",
     "theory",
 )
 _NAMES = {
-    "Chain": "core", "Estimate": "core", "Streams": "core",
+    "Chain": "diagnostics", "Estimate": "core", "Streams": "core",
     "Empirical": "distributions", "Gaussian": "distributions", "GaussianMixture": "distributions",
     "ScoreEstimator": "estimator",
     **dict.fromkeys(
         (
             "BAOA", "BAOAB", "GHMC", "HMC", "MALA", "OBABO", "ULA", "LeimkuhlerMatthews",
             "PositionDependentULA", "PreconditionedULA", "Preconditioner", "Splitting", "TamedULA",
-            "Welford",
+            "Welford", "PSGLD", "SGHMC", "SGLD", "SVGD", "SVRG", "ControlVariates",
+            "ParallelTempering", "polynomial_decay", "weighted_average",
         ),
         "kernels",
     ),
@@ -90,7 +108,11 @@ _NAMES = {
     "MLP": "networks", "UNet": "networks",
     "noise_levels": "ladder",
     "join": "parametrization", "split": "parametrization", "tweedie": "parametrization",
-    "evolve": "sampling", "prior": "sampling", "run": "sampling", "time_grid": "sampling",
+    "adapt_preconditioner": "adaptation", "adapt_step_size": "adaptation",
+    "run": "chains",
+    "estimate_curvature": "planning", "plan": "planning", "step_for_bias": "planning",
+    "Posterior": "posterior",
+    "evolve": "sampling", "prior": "sampling", "time_grid": "sampling",
     "as_score": "scores",
     "Settings": "settings",
     "as_target": "targets",

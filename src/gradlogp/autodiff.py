@@ -94,11 +94,10 @@ class _At(NamedTuple):
 def _evaluate(f: Callable[[Tensor], Tensor], x: Tensor, name: str) -> _At:
     """Evaluate f at x without touching x itself."""
     y = x if x.requires_grad else x.detach().requires_grad_()
-    if torch.is_grad_enabled():
+    with torch.enable_grad():
         value = f(y)
-    else:
-        with torch.enable_grad():
-            value = f(y)
+    if not isinstance(value, Tensor):
+        raise ValueError(f"{name} must return a torch.Tensor, got {type(value).__name__}")
     if not value.requires_grad:
         raise ValueError(_unrelated(name))
     return _At(name, y, value, torch.is_grad_enabled() and (y is x or _has_leaf_besides(value, y)))
@@ -158,6 +157,8 @@ def probe(law: Probe, like: Tensor, generator: Generator | None = None) -> Tenso
 
 def _chunks(x: Tensor, chunk_size: int | None, entries: int | None = None) -> tuple[Tensor, ...]:
     """Split the coordinates 0 … d − 1 into chunks; `entries` are those of one tangent."""
+    if x.numel() == 0:
+        raise ValueError(f"x is empty, shape {tuple(x.shape)}: there is nothing to differentiate")
     if chunk_size is None:
         chunk_size = max(1, min(64, CHUNK_ENTRIES // (entries or x.numel())))
     if chunk_size < 1:
@@ -217,23 +218,24 @@ def jacobian_trace(
     many = chunk_size is not None or x.shape[1:].numel() * entries > KEPT_ENTRIES
     again = many and len(parts) > 1 and torch.is_grad_enabled()
 
-    def each(f: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]) -> list[tuple[Tensor, Tensor]]:
-        if again:
-            return [checkpoint(f, x, index, use_reentrant=False) for index in parts]
-        return [f(x, index) for index in parts]
+    def each(f: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]) -> tuple[list[Tensor], Tensor]:
+        values, total = [], torch.zeros((), dtype=x.dtype, device=x.device)
+        for k, index in enumerate(parts):
+            value, trace = checkpoint(f, x, index, use_reentrant=False) if again else f(x, index)
+            if k == 0 or isinstance(s, GradientField):  # a field is the same for every chunk
+                values.append(value)
+            total = total + trace
+        return values, total
 
     try:
         if isinstance(s, GradientField):
-            found = each(lambda y, index: jets.laplacian(s.log_prob, y, index))
-            value = torch.cat([gradient for gradient, _ in found]).movedim(0, 1).reshape(x.shape)
-        else:
-            found = each(lambda y, index: jets.partial_trace(s, y, index))
-            value = found[0][0]
+            values, trace = each(lambda y, index: jets.laplacian(s.log_prob, y, index))
+            return torch.cat(values).movedim(0, 1).reshape(x.shape), trace
+        values, trace = each(lambda y, index: jets.partial_trace(s, y, index))
     except jets.Unsupported:
         parts = _chunks(x, chunk_size)
-        found = each(lambda y, index: _reverse_trace(s, y, index))
-        value = found[0][0]
-    return value, torch.stack([trace for _, trace in found]).sum(0)
+        values, trace = each(lambda y, index: _reverse_trace(s, y, index))
+    return values[0], trace
 
 
 def jacobian(s: ScoreFn, x: Float[Tensor, "batch *event"]) -> Float[Tensor, "batch d d"]:

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol, TypeVar, runtime_checkable
+from typing import NamedTuple, Protocol, TypeVar, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -160,19 +159,12 @@ class Transition(Protocol):
         """Return x_s, shape of x."""
 
 
-@dataclass(frozen=True)
-class Chain:
-    """Draws `(chain, draw, *event)`, per-draw information `(chain, draw)` and the last state."""
-
-    draws: Tensor
-    info: Any
-    state: Any
-
-
 # ---------------------------------------------------------------------------- randomness
 
 BLOCK = 1024
 """Chains that share one stream of noise (see `Streams`)."""
+
+_IN_PLACE = {torch.randn: Tensor.normal_, torch.rand: Tensor.uniform_}
 
 
 class Streams:
@@ -184,8 +176,7 @@ class Streams:
 
     Arguments:
         seed: The seed of the whole run.
-        start: First chain.
-        stop: One past the last chain.
+        start, stop: The chains [start, stop).
         total: Number of chains in the whole run.
         device: Where the noise is wanted.
     """
@@ -196,10 +187,12 @@ class Streams:
         if not 0 <= start < stop <= total:
             raise ValueError(f"chains [{start}, {stop}) do not lie within {total} chains")
         self.start, self.stop, self.total = start, stop, total
-        self._blocks = range(start // BLOCK, (stop - 1) // BLOCK + 1)
+        blocks = range(start // BLOCK, (stop - 1) // BLOCK + 1)
         # An odd multiplier keeps the low 32 bits, all that the CPU generator reads, distinct.
-        seeds = [(seed + 0x9E3779B97F4A7C15 * block) % 2**63 for block in self._blocks]
+        seeds = [(seed + 0x9E3779B97F4A7C15 * block) % 2**63 for block in blocks]
         self._generators = [torch.Generator(device).manual_seed(seed) for seed in seeds]
+        self._full = [min(BLOCK, total - b * BLOCK) for b in blocks]
+        self._sizes = [min(stop, (b + 1) * BLOCK) - max(start, b * BLOCK) for b in blocks]
 
     @classmethod
     def split(
@@ -211,19 +204,26 @@ class Streams:
 
     def draw(self, law: Callable[..., Tensor], shape: torch.Size, like: Tensor) -> Tensor:
         """Draw `shape` numbers from `law` (`torch.randn`, `torch.rand`); rows are the chains."""
-        if shape[0] != self.stop - self.start:
-            raise ValueError(
-                f"these streams serve {self.stop - self.start} chains, noise for {shape[0]} was asked"
-            )
-        parts = []
-        for block, generator in zip(self._blocks, self._generators, strict=True):
-            first = block * BLOCK
-            rows = min(BLOCK, self.total - first)
-            part = law(
-                (rows, *shape[1:]), dtype=like.dtype, device=like.device, generator=generator
-            )
-            parts.append(part[max(self.start - first, 0) : self.stop - first])
-        return parts[0] if len(parts) == 1 else torch.cat(parts)
+        if shape[0] != (n := self.stop - self.start):
+            raise ValueError(f"these streams serve {n} chains, noise for {shape[0]} was asked")
+        out, skip = like.new_empty(shape), self.start % BLOCK
+        parts = zip(out.split(self._sizes), self._full, self._generators, strict=True)
+        for rows, size, generator in parts:
+            drawn = rows if len(rows) == size else like.new_empty(size, *shape[1:])
+            _IN_PLACE[law](drawn, generator=generator)
+            if drawn is not rows:
+                rows.copy_(drawn[skip : skip + len(rows)])
+            skip = 0
+        return out
+
+    def get_state(self) -> Tensor:
+        """Return where the streams stand: bytes, a row for each block."""
+        return torch.stack([generator.get_state() for generator in self._generators])
+
+    def set_state(self, state: Tensor) -> None:
+        """Go on from where `get_state` was asked."""
+        for generator, row in zip(self._generators, state, strict=True):
+            generator.set_state(row.clone())  # a view crashes PyTorch
 
 
 Generator = torch.Generator | Streams
@@ -280,8 +280,9 @@ def check_batch(x: Tensor, event_shape: torch.Size | None = None, name: str = "x
 
 def check_same_shape(out: Tensor, x: Tensor, name: str) -> None:
     """Raise `ValueError` unless a function of x returned the shape of x (never broadcast)."""
-    if out.shape != x.shape:
-        raise ValueError(f"{name} returned shape {tuple(out.shape)} for x of {tuple(x.shape)}")
+    shape = tuple(out.shape) if isinstance(out, Tensor) else type(out).__name__
+    if shape != tuple(x.shape):
+        raise ValueError(f"{name} returned shape {shape} for x of {tuple(x.shape)}")
 
 
 def per_sample(value: Tensor | float, x: Tensor, name: str = "t") -> Tensor:

@@ -1,7 +1,7 @@
-r"""The two drivers: `evolve` moves noise to data through time, `run` moves chains within a density.
+r"""The driver `evolve`, which moves noise to data through time; where it starts, and at which times.
 
-Both give every chain its own noise (`core.Streams`), so that the same generator state yields the
-same samples whatever the chunk size.
+Every sample has its own noise (`core.Streams`), so that the same generator state yields the same
+samples whatever the chunk size.
 """
 
 from __future__ import annotations
@@ -9,17 +9,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from itertools import pairwise
-from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from .core import (
-    Chain,
-    Density,
     Generator,
-    Kernel,
     NoisyScoreFn,
     Schedule,
     Streams,
@@ -126,7 +122,7 @@ def count_chunks(n: int, chunk_size: int | None) -> int:
 
 def chunks(
     n: int, chunk_size: int | None, generator: Generator | None, device: torch.device | str
-) -> Iterator[tuple[slice, Generator]]:
+) -> Iterator[tuple[slice, Streams]]:
     """Yield the chunks of n chains, each with streams of its own (a whole run keeps its streams).
 
     Raises:
@@ -203,72 +199,3 @@ def evolve(
                 progress(done, total)
         parts.append(y)
     return torch.cat(parts)
-
-
-@torch.no_grad()
-def run(
-    kernel: Kernel[Any, Any],
-    target: Density,
-    x0: Float[Tensor, "chain *event"],
-    n_steps: int,
-    burn_in: int = 0,
-    thin: int = 1,
-    *,
-    generator: Generator | None = None,
-    progress: Progress | None = None,
-    chunk_size: int | None = None,
-) -> Chain:
-    """Run a kernel on every chain (the batch dimension) and keep the draws.
-
-    Of the states after steps 1 … n_steps the first `burn_in` are dropped and then every `thin`-th
-    is kept: ⌊(n_steps − burn_in) / thin⌋ draws.
-
-    Arguments:
-        kernel: Such as `ULA(h)` or `MALA(h)`.
-        target: A density; any callable becomes one by `as_target`.
-        x0: Starting points, `(chain, *event)`.
-        n_steps: Steps taken, burn-in included.
-        burn_in: Steps dropped at the start.
-        thin: Keep one draw in so many.
-        generator: Where the noise comes from; the same state gives the same draws, in chunks of
-            any size.
-        progress: Called as progress(done, total) after every step of every chunk.
-        chunk_size: Chains run together; all where not given.
-
-    Returns:
-        `Chain` with draws `(chain, draw, *event)`, info with entries `(chain, draw)`, and the last
-        state.
-
-    Raises:
-        ValueError: If nothing would be kept, or for a wrong shape.
-    """
-    check_batch(x0, name="x0")
-    if not (0 <= burn_in < n_steps and 1 <= thin <= n_steps - burn_in):
-        raise ValueError(
-            f"n_steps={n_steps}, burn_in={burn_in}, thin={thin} keep no draw: needs "
-            "0 <= burn_in < n_steps and 1 <= thin <= n_steps - burn_in"
-        )
-    n_chunks = count_chunks(len(x0), chunk_size)
-    total, done, parts = n_chunks * n_steps, 0, []
-    for part, streams in chunks(len(x0), chunk_size, generator, x0.device):
-        state = kernel.init(x0[part], target)
-        draws, infos = [], []
-        for step in range(1, n_steps + 1):
-            state, info = kernel.step(state, target, generator=streams)
-            if step > burn_in and (step - burn_in) % thin == 0:
-                draws.append(state.x)
-                infos.append(info)
-            done += 1
-            if progress is not None:
-                progress(done, total)
-        parts.append((torch.stack(draws, 1), _stack(infos, 1), state))
-    xs, info_parts, states = zip(*parts, strict=True)
-    return Chain(torch.cat(xs), _merge(info_parts), _merge(states))
-
-
-def _stack(tuples: list[Any], dim: int) -> Any:
-    return type(tuples[0])(*(torch.stack(field, dim) for field in zip(*tuples, strict=True)))
-
-
-def _merge(tuples: tuple[Any, ...]) -> Any:
-    return type(tuples[0])(*(torch.cat(field) for field in zip(*tuples, strict=True)))

@@ -63,6 +63,8 @@ def as_score(
             schedule; when called, for an energy or log-density that is not one number a sample, a
             prediction of another shape than x, or σ = 0, where there is no score.
     """
+    if not callable(network):
+        raise ValueError(f"network must be a function or a module, got {type(network).__name__}")
     if kind not in ("log_prob", "energy", *KINDS):
         kinds = ", ".join(map(repr, ("log_prob", "energy", *KINDS)))
         raise ValueError(f"unknown kind {kind!r}; one of {kinds}")

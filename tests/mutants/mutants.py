@@ -30,8 +30,7 @@ MUTANTS = (
     ),
     Mutant(
         "M2: the trace is divided by the dimension",
-        "autodiff.py", "torch.stack([trace for _, trace in found]).sum(0)",
-        "torch.stack([trace for _, trace in found]).sum(0) / x[0].numel()",
+        "autodiff.py", "total = total + trace", "total = total + trace / x[0].numel()",
         "test_matching.py::test_exact_objectives_on_an_affine_score",
     ),
     Mutant(
@@ -186,7 +185,7 @@ MUTANTS = (
     ),
     Mutant(
         "M10: a score (B, 1, d) broadcasts against x (B, d)",
-        "core.py", "if out.shape != x.shape:", "if out.numel() != x.numel():",
+        "core.py", "if shape != tuple(x.shape):", "if out.numel() != x.numel():",
         "test_matching.py::test_bad_input_is_refused_by_name",
     ),
     Mutant(
@@ -267,5 +266,31 @@ MUTANTS = (
         "X: the edge of the support is taken for a divergence",
         "kernels/steps.py", "(outside | torch.isfinite(log_ratio)", "(torch.isfinite(log_ratio)",
         "test_kernels_conduct.py::test_outside_the_support_is_an_ordinary_rejection",
+    ),
+    Mutant(
+        "X: a run goes on with fresh noise",
+        "chains/resume.py", 'streams.set_state(saved["noise"][blocks].cpu())', "pass",
+        "test_chains.py::test_parts_are_the_whole",
+    ),
+    Mutant(
+        "X: an interrupted step has used up its noise",
+        "chains/rounds.py", "part.streams.set_state(noise)", "pass",
+        "test_chains.py::test_an_interrupt_keeps_what_was_drawn",
+    ),
+    Mutant(
+        "X: the bias of the variance is taken relative to the biased one",
+        "planning.py", "2 * relative_bias / ((1 + relative_bias) * curvature_L)",
+        "2 * relative_bias / curvature_L",
+        "test_adaptation.py::test_step_for_bias_is_exact_for_ula",
+    ),
+    Mutant(
+        "X: dual averaging draws the acceptance the wrong way",
+        "adaptation.py", "weight * (self.target - acceptance)", "weight * (acceptance - self.target)",
+        "test_adaptation.py::test_dual_averaging_is_its_formula",
+    ),
+    Mutant(
+        "X: Lanczos goes on with nothing where its space is exhausted",
+        "planning.py", "torch.where(done[:, None], fresh, w)", "w",
+        "test_adaptation.py::test_lanczos_finds_all_of_a_space_that_is_soon_exhausted",
     ),
 )  # fmt: skip

@@ -15,6 +15,7 @@ from .. import __version__
 from .about import info
 from .check import verify
 from .common import Misuse
+from .langevin import targets
 from .learn import demo, fit
 from .use import evaluate, sample
 
@@ -35,7 +36,7 @@ app = cyclopts.App(
     suppress_keyboard_interrupt=False,
 )
 app.meta.suppress_keyboard_interrupt = False
-for _command in (demo, fit, sample, evaluate, verify, info):
+for _command in (demo, fit, sample, evaluate, targets, verify, info):
     app.command(_command)
 
 

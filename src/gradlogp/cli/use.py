@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from cyclopts import Parameter
 
 from .common import Misuse, load, positive, print_json, print_rows, say, set_threads
+from .langevin import KernelName, sample_target
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -20,34 +21,70 @@ STEPS = {"flow": 32, "ancestral": 250, "langevin": 60}
 
 
 def sample(
-    checkpoint: Path,
+    checkpoint: Path | None = None,
     *,
     n: int = 1000,
     out: Path | None = None,
     klass: Annotated[str | None, Parameter(name="--class")] = None,
     method: Literal["flow", "ancestral", "langevin"] = "flow",
     steps: int | None = None,
+    target: str | None = None,
+    kernel: KernelName = "mala",
+    step_size: float | None = None,
+    chains: int = 100,
+    burn_in: int | None = None,
+    thin: int = 1,
+    dim: int | None = None,
+    spread: float = 1.0,
     seed: int = 0,
     threads: int | None = None,
+    json: bool = False,
     quiet: bool = False,
 ) -> int:
-    """Draw samples with a learned score: CSV on standard output, or a file.
+    """Draw samples with a learned score, or from a density with --target.
+
+    A learned score gives CSV on standard output, or a file. A density is sampled with Langevin
+    dynamics, and a table says how well the chains have mixed.
 
     Args:
         checkpoint: Checkpoint folder.
         n: Number of samples.
-        out: A .npy, .npz or .csv file.
+        out: A .npy, .npz or .csv file. With --target .npz (draws and what the steps told) or .npy,
+            and a picture of the chains beside it.
         klass: The class to draw, for a class-conditional model.
         method: Probability flow (Heun), DDPM ancestral, or annealed Langevin.
         steps: Noise levels to pass through; by default 32 for the flow, 250 for ancestral
-            sampling and 60 of five Langevin steps each.
+            sampling and 60 of five Langevin steps each. With --target the steps of each chain,
+            burn-in included, by default 2000.
+        target: A name (`gradlogp targets` lists them), file.py:function, which is a log-density of a
+            batch (B, D) that returns (B,), or a checkpoint folder, whose score at the lowest noise
+            level is followed by kernels that need no density.
+        kernel: Which one.
+        step_size: h. Where it is not given it is adapted before the burn-in, for kernels that accept
+            or reject, and for the others set to a bias of 5 % of the variance in the stiffest
+            direction.
+        chains: Chains, run together.
+        burn_in: Steps dropped; half of them where not given.
+        thin: Keep one draw in so many.
+        dim: D, for a function from a file.
+        spread: Standard deviation of the starting points, around 0.
         seed: Seed of the noise.
         threads: PyTorch threads.
+        json: With --target, print the table as JSON.
         quiet: No progress.
     """
     set_threads(threads)
     positive("--n", n)
     positive("--steps", steps)
+    if (checkpoint is None) == (target is None):
+        raise Misuse("sample needs a checkpoint folder, or a density with --target, and not both")
+    if target is not None:
+        return sample_target(
+            target, kernel=kernel, step_size=step_size, chains=chains, steps=steps or 2000,
+            burn_in=burn_in, thin=thin, dim=dim, spread=spread, out=out, seed=seed, json=json,
+            quiet=quiet,
+        )  # fmt: skip
+    assert checkpoint is not None
     if out is not None and out.suffix not in FORMATS:
         raise Misuse(f"cannot write {out}: use one of {', '.join(FORMATS)}")
     import torch

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from ..chains import run as run_chain
 from ..core import Estimate, mean_and_error, rand_like
 from ..distributions import GaussianMixture
 from ..evaluation import compare
@@ -21,7 +22,6 @@ from ..plots import fields, levels, scatter_pair, trajectories
 from ..progress import bar
 from ..report import Row, Section, write
 from ..sampling import evolve, prior, time_grid
-from ..sampling import run as run_chain
 from ..schedules import VE, Levels
 from ..training import fit
 from ..transitions import AnnealedLangevin

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 
 class Covariance(NamedTuple):
@@ -80,6 +81,26 @@ def as_parameter(value: Tensor | float | Sequence[Any], name: str) -> Tensor:
     if not bool(torch.isfinite(result).all()):
         raise ValueError(f"{name} has entries that are not finite")
     return result
+
+
+def constant(dtype: torch.dtype, *parameters: Tensor | None) -> bool:
+    """Tell whether constants made from these may be kept: no derivative goes through them.
+
+    Neither a gradient, nor a tangent, nor a transform of `torch.func`, whose tensors have no
+    storage of their own; and x is float32 or float64.
+    """
+    if dtype not in (torch.float32, torch.float64) or torch.compiler.is_compiling():
+        return False
+    for value in (torch.empty(()), *parameters):  # the empty one: is a transform on at all?
+        if value is None:
+            continue
+        if value.requires_grad or forward_ad.unpack_dual(value).tangent is not None:
+            return False
+        try:
+            value.data_ptr()
+        except RuntimeError:
+            return False
+    return True
 
 
 def coefficients(

@@ -197,7 +197,7 @@ class Empirical:
 
     def _gain(self, clean: Empirical, alpha: Tensor | float) -> Tensor:
         """Return the coefficient α S²/S_t² of x_t in E[X | x_t, i], S² the noise of X itself."""
-        a = torch.as_tensor(alpha).to(self._sigma)
+        a = torch.as_tensor(alpha, dtype=self._sigma.dtype, device=self._sigma.device)
         return a * (clean._sigma.to(self._sigma) / self._sigma).square()
 
     def posterior_cov(

@@ -8,13 +8,23 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from ..core import check_batch, randn_like
-from .covariance import Covariance, as_parameter, coefficients, covariance
+from .covariance import Covariance, as_parameter, coefficients, constant, covariance
+
+
+class _Constants(NamedTuple):
+    """μ, −P = −S⁻¹ in the eigenbasis of S, and log det(2 π S), in one dtype."""
+
+    mu: Tensor
+    minus_P: Tensor
+    U: Tensor | None
+    log_det: Tensor
 
 
 class Gaussian:
@@ -53,11 +63,12 @@ class Gaussian:
             )
         self.dtype = mu.dtype if isinstance(mean, Tensor) else torch.get_default_dtype()
         dtype = torch.promote_types(mu.dtype, S.dtype)
-        self._set(mu.to(dtype), covariance(S.to(dtype), D, kinds[tuple(S.shape)]))
+        self._set(mu.to(dtype, copy=True), covariance(S.to(dtype), D, kinds[tuple(S.shape)]))
 
     def _set(self, mean: Tensor, cov: Covariance) -> None:
         self.mean, self._cov = mean, cov
         self._singular = bool((cov.w == 0).any())
+        self._constants: dict[tuple[torch.dtype, torch.device], _Constants] = {}
 
     @property
     def event_shape(self) -> torch.Size:
@@ -69,8 +80,24 @@ class Gaussian:
         """The covariance matrix S, `(D, D)`."""
         return self._cov.matrix(self._cov.w)
 
-    def _at(self, x: Tensor, name: str = "x") -> tuple[Tensor, Covariance]:
-        """Check x, refuse a singular law, and return μ and S in the dtype of x."""
+    def _fixed(self, x: Tensor) -> _Constants:
+        """Return the constants for the dtype and device of x, kept from the first use."""
+        key = x.dtype, x.device
+        if key in self._constants:
+            self._check(x)
+            return self._constants[key]
+        mu, S = self._at(x)
+        if self.mean.ndim == 2 or not constant(x.dtype, self.mean, *self._cov):
+            return _Constants(mu, -1 / S.w, S.U, (2 * math.pi * S.w).log().sum(-1))
+        with torch.inference_mode(False), torch.no_grad():
+            w = self._cov.w.to(torch.promote_types(self._cov.w.dtype, x.dtype))
+            log_det = (2 * math.pi * w).log().sum(-1).to(x)
+            mu, S = self._at(x)
+            found = self._constants[key] = _Constants(mu, (-1 / w).to(x), S.U, log_det)
+        return found
+
+    def _check(self, x: Tensor, name: str = "x") -> None:
+        """Check x and refuse a singular law."""
         check_batch(x, self.event_shape, name)
         if self.mean.ndim == 2 and len(self.mean) != len(x):
             raise ValueError(f"this law was noised for {len(self.mean)} samples, got {len(x)}")
@@ -78,18 +105,24 @@ class Gaussian:
             raise ValueError(
                 "the covariance is singular, so there is no density; use .noised(alpha, sigma)"
             )
+
+    def _at(self, x: Tensor, name: str = "x") -> tuple[Tensor, Covariance]:
+        """Check x, refuse a singular law, and return μ and S in the dtype of x."""
+        self._check(x, name)
         return self.mean.to(x), self._cov.to(x)
 
     def log_prob(self, x: Float[Tensor, "batch D"]) -> Float[Tensor, " batch"]:
         """Return log p(x)."""
-        mu, S = self._at(x)
-        quad = (S.rotate(x - mu).square() / S.w).sum(-1)
-        return -0.5 * (quad + (S.w * (2 * math.pi)).log().sum(-1))
+        mu, minus_P, U, log_det = self._fixed(x)
+        y = x - mu if U is None else (x - mu) @ U
+        return 0.5 * ((y.square() * minus_P).sum(-1) - log_det)
 
     def score(self, x: Float[Tensor, "batch D"]) -> Float[Tensor, "batch D"]:
         """Return ∇ log p(x) = −S⁻¹ (x − μ)."""
-        mu, S = self._at(x)
-        return -S.rotate_back(S.rotate(x - mu) / S.w)
+        mu, minus_P, U, _ = self._fixed(x)
+        if U is None:
+            return (x - mu) * minus_P
+        return ((x - mu) @ U * minus_P) @ U.mT
 
     def hessian(self, x: Float[Tensor, "batch D"]) -> Float[Tensor, "batch D D"]:
         """Return ∇² log p(x) = −S⁻¹."""

@@ -18,7 +18,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..core import check_batch, choice, randn_like
-from .covariance import Covariance, as_parameter, coefficients, covariance
+from .covariance import Covariance, as_parameter, coefficients, constant, covariance
+from .forms import Form, form
 
 
 class _Components(NamedTuple):
@@ -82,11 +83,12 @@ class GaussianMixture:
         cov = covariance(S.to(dtype), D, kinds[tuple(S.shape)])
         if S.ndim == 0:
             cov = Covariance(cov.w.expand(K, D), None)
-        self._set(pi.to(dtype) / pi.sum(), mu.to(dtype), cov)
+        self._set(pi.to(dtype) / pi.sum(), mu.to(dtype, copy=True), cov)
 
     def _set(self, weights: Tensor, means: Tensor, cov: Covariance) -> None:
         self.weights, self.means, self._cov = weights, means, cov
         self._singular = bool((cov.w == 0).any())
+        self._forms: dict[tuple[torch.dtype, torch.device], Form] = {}
 
     @property
     def event_shape(self) -> torch.Size:
@@ -110,7 +112,17 @@ class GaussianMixture:
         between = torch.einsum("k,ki,kj->ij", self.weights, spread, spread)
         return between + torch.einsum("k,kij->ij", self.weights, self.covs)
 
-    def _components(self, x: Tensor, name: str = "x") -> _Components:
+    def _form(self, x: Tensor) -> Form | None:
+        """Return the constants for the dtype and device of x, worked out at the first use."""
+        key = x.dtype, x.device
+        found = self._forms.get(key)
+        if found is None and self.means.ndim == 2:
+            if constant(x.dtype, self.weights, self.means, *self._cov):
+                with torch.inference_mode(False), torch.no_grad():
+                    found = self._forms[key] = form(self.weights, self.means, self._cov, x)
+        return found
+
+    def _check(self, x: Tensor, name: str = "x") -> None:
         check_batch(x, self.event_shape, name)
         if self.means.ndim == 3 and len(self.means) != len(x):
             raise ValueError(f"this law was noised for {len(self.means)} samples, got {len(x)}")
@@ -118,6 +130,9 @@ class GaussianMixture:
             raise ValueError(
                 "a covariance is singular, so there is no density; use .noised(alpha, sigma)"
             )
+
+    def _components(self, x: Tensor, name: str = "x") -> _Components:
+        self._check(x, name)
         S = self._cov.to(x)
         y = S.rotate(x.unsqueeze(1) - self.means.to(x))
         log_det = (S.w * (2 * math.pi)).log().sum(-1)
@@ -126,7 +141,9 @@ class GaussianMixture:
 
     def log_prob(self, x: Float[Tensor, "batch D"]) -> Float[Tensor, " batch"]:
         """Return log p(x)."""
-        return self._components(x).log_joint.logsumexp(-1)
+        self._check(x)
+        fast = self._form(x)
+        return self._components(x).log_joint.logsumexp(-1) if fast is None else fast.log_prob(x)
 
     def responsibilities(self, x: Float[Tensor, "batch D"]) -> Float[Tensor, "batch K"]:
         """Return r_k(x) = P(component k | x)."""
@@ -134,6 +151,10 @@ class GaussianMixture:
 
     def score(self, x: Float[Tensor, "batch D"]) -> Float[Tensor, "batch D"]:
         """Return ∇ log p(x) = Σ_k r_k g_k."""
+        self._check(x)
+        fast = self._form(x)
+        if fast is not None:
+            return fast.score(x)
         c = self._components(x)
         if c.S.U is None:
             return -(c.r.unsqueeze(-1) * (c.y / c.S.w)).sum(1)

@@ -79,20 +79,22 @@ class Jet(Tensor):
         cls, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         """Apply the rule of a function, or refuse it."""
-        from .rules import PLAIN, RULES, value_of  # they make jets themselves
+        from .rules import FACTS, RULES, SIGNS, value_of  # they make jets themselves
 
         kwargs = kwargs or {}
         name = getattr(func, "__name__", str(func))
         if name == "__get__":  # an attribute: shape, dtype, …
             name = func.__self__.__name__
-        if name in PLAIN:
+        # with gradients switched off inside (a custom autograd.Function) the graph would be lost
+        if name not in FACTS and not torch.is_grad_enabled():
+            raise Unsupported(name)
+        if name in FACTS or name in SIGNS:
             with torch._C.DisableTorchFunctionSubclass():
                 return func(
                     *(value_of(a) for a in args), **{k: value_of(v) for k, v in kwargs.items()}
                 )
         rule = RULES.get(name)
-        # with gradients switched off inside (a custom autograd.Function) the graph would be lost
-        if rule is None or not torch.is_grad_enabled():
+        if rule is None:
             raise Unsupported(name)
         with torch._C.DisableTorchFunctionSubclass():
             try:

@@ -46,6 +46,9 @@ def _linear_map(func: Any, z: Any, *args: Any, **kwargs: Any) -> Jet:
     _no_more_jets(*args, *kwargs.values())
     f = lambda a: func(a, *args, **kwargs)
     value = f(z.value)
+    as_bits = func.__name__ == "view" and any(isinstance(a, torch.dtype) for a in args)
+    if as_bits or not value.is_floating_point():
+        raise Unsupported("another kind of number")
     if func.__name__ in ("reshape", "view", "flatten") and value.shape == z.value.shape:
         return z
     return Jet(value, torch.vmap(f)(_full(z)), _map(z.lap, f))
@@ -115,7 +118,11 @@ def _add(func: Any, a: Any, b: Any, *, alpha: float = 1) -> Jet:
     sign = -alpha if func.__name__ in ("sub", "subtract", "__sub__", "__rsub__", "rsub") else alpha
     if func.__name__ in ("__rsub__", "rsub"):
         a, b = b, a
-    value = torch.add(torch.as_tensor(value_of(a)), value_of(b), alpha=sign)
+    jet = a if isinstance(a, Jet) else b
+    first = value_of(a)
+    if not isinstance(first, Tensor):  # in the dtype of the jet, not in the default one
+        first = torch.as_tensor(first, dtype=jet.value.dtype, device=jet.value.device)
+    value = torch.add(first, value_of(b), alpha=sign)
     if isinstance(a, Jet) and isinstance(b, Jet):
         _same_rank(value, a, b)
         lap = None if a.lap is None or b.lap is None else _sum(a.lap, b.lap, value, sign)
@@ -152,7 +159,11 @@ def _mul(func: Any, a: Any, b: Any) -> Jet:
 def _div(func: Any, a: Any, b: Any) -> Jet:
     if func.__name__ in ("__rtruediv__", "__rdiv__"):
         a, b = b, a
-    return _mul(func, a, _entrywise(torch.reciprocal, b) if isinstance(b, Jet) else 1 / b)
+    if isinstance(b, Jet):
+        return _mul(func, a, _entrywise(torch.reciprocal, b))
+    value = a.value / b
+    _same_rank(value, a)
+    return Jet(value, a.jac / b, _map(a.lap, lambda v: v / b))
 
 
 def _matmul(func: Any, a: Any, b: Any) -> Jet:
@@ -204,17 +215,24 @@ def _layer_norm(
 
 def _identity(func: Any, z: Jet, p: float = 0.5, training: bool = False, **kwargs: Any) -> Jet:
     """Dropout when it does nothing; memory formats."""
-    if training:
+    if training or kwargs.get("train"):
         raise Unsupported("a random function")
     return z
 
 
-PLAIN = frozenset(
+FACTS = frozenset(
     "size dim numel new_zeros new_ones new_empty new_full zeros_like ones_like empty_like full_like "
-    "detach is_floating_point is_complex get_device gt lt ge le eq ne isfinite isnan sign __len__ "
-    "__gt__ __lt__ __ge__ __le__ shape dtype device ndim requires_grad is_leaf layout itemsize "
-    "is_cuda is_cpu is_meta is_sparse is_quantized names".split()
-)  # facts that do not depend on x differentiably
+    "is_floating_point is_complex get_device __len__ shape dtype device ndim layout itemsize is_cuda "
+    "is_cpu is_meta is_sparse is_quantized names".split()
+)
+"""What does not depend on the numbers in x. (`requires_grad` and `detach` would cut a function off
+from x without a sign of it, so they are not known here.)"""
+
+SIGNS = frozenset(
+    "gt lt ge le eq ne isfinite isnan sign __gt__ __lt__ __ge__ __le__ __eq__ __ne__".split()
+)
+"""What is constant in x but for jumps."""
+
 _LINEAR = (
     "reshape view flatten unflatten squeeze unsqueeze permute transpose movedim sum mean __getitem__ "
     "expand neg __neg__ avg_pool1d avg_pool2d adaptive_avg_pool2d roll flip "

@@ -18,6 +18,8 @@ from .gaussians import gaussian_fisher as gaussian_fisher
 from .gaussians import gaussian_kl as gaussian_kl
 from .gaussians import gaussian_wasserstein as gaussian_wasserstein
 from .gaussians import mean_score as mean_score
+from .ksd import SteinDiscrepancy as SteinDiscrepancy
+from .ksd import ksd as ksd
 from .memorisation import Memorisation as Memorisation
 from .memorisation import nearest_neighbours as nearest_neighbours
 from .transport import sliced_wasserstein as sliced_wasserstein

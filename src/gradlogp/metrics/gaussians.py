@@ -27,6 +27,8 @@ from ..distributions.covariance import Covariance
 def _laws(p: Gaussian, q: Gaussian, density: bool) -> tuple[Tensor, Covariance, Covariance]:
     """Return m_p − m_q and both covariances in float64, where a `density` is asked for invertible."""
     for name, law in (("p", p), ("q", q)):
+        if not isinstance(law, Gaussian):
+            raise ValueError(f"{name} must be a Gaussian, got {type(law).__name__}")
         if law.mean.ndim != 1:
             raise ValueError(
                 f"{name} was noised for {len(law.mean)} samples; noise it with () α, σ"

@@ -102,6 +102,11 @@ def generalised(
         g = weight(y)
         check_same_shape(g, x, "weight")
         slope = torch.autograd.grad(g.sum(), y, allow_unused=True)[0] if g.requires_grad else None
+    if slope is None and bool((g != g.flatten()[0]).any()):
+        raise ValueError(
+            "weight varies with x, but not through differentiable operations; without its slope "
+            "the loss would silently be another"
+        )
     g = g.detach()
     if not bool((g >= 0).all()):
         raise ValueError(f"weight must be at least 0, got a minimum of {float(g.min()):.3g}")

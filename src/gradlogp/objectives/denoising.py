@@ -14,6 +14,7 @@ References:
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -80,8 +81,8 @@ def denoising(
     else:
         b = per_sample(sigma, x, "sigma")
         lowest = float(b.min())
-    if not lowest > 0:
-        raise ValueError(f"sigma must be positive, got a minimum of {lowest:.3g}")
+    if not 0 < lowest < math.inf:
+        raise ValueError(f"sigma must be positive and finite, got a minimum of {lowest:.3g}")
     eps = randn_like(x, generator)
     x_t = torch.add(x, eps, alpha=b) if isinstance(b, float) else torch.addcmul(x, b, eps)
     s = score(x_t)
@@ -137,7 +138,9 @@ def multilevel(
         t, ratio = importance.draw(x.new_empty(len(x)), generator, stratified=stratified)
     elif t is None:
         t = draw_times(schedule, x.new_empty(len(x)), generator, stratified=stratified)
-    if t.shape != x.shape[:1]:
+    if not isinstance(t, Tensor) or t.shape != x.shape[:1]:
+        if not isinstance(t, Tensor):
+            raise ValueError(f"t must be a torch.Tensor of {len(x)} times, got {t!r}")
         raise ValueError(f"t must have shape ({len(x)},), got {tuple(t.shape)}")
     alpha, sigma = schedule(t)
     if not bool((sigma > 0).all()):

@@ -218,7 +218,7 @@ def _fit(
     named = {"median": [median], "cv": [factor * median for factor in BANDWIDTHS]}
     hs = named.get(bandwidth, []) if isinstance(bandwidth, str) else [bandwidth]
     strengths = [strength] if not isinstance(strength, str) else grid if strength == "cv" else []
-    fits = hs and strengths and min(*hs, *strengths) > 0 and shape in ("rbf", "imq")
+    fits = hs and strengths and all(v > 0 for v in (*hs, *strengths)) and shape in ("rbf", "imq")
     if not fits or (grid is not LAMBDAS and any(v % 1 for v in strengths)):
         raise ValueError(
             f"expected bandwidth > 0, 'median' (it is {median:.3g}) or 'cv', and λ > 0, a whole "

@@ -16,6 +16,8 @@ References:
 
 from __future__ import annotations
 
+import math
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -57,7 +59,7 @@ def implicit(
     r"""Implicit score matching, exact, :math:`\nabla \cdot s_θ(x) + \tfrac12 \|s_θ(x)\|^2`.
 
     An unbiased estimate of J(θ) − ½ E‖s‖². For the score of an energy pass
-    `as_score(energy=...)`: its Laplacian costs half of what the trace of any field costs.
+    `as_score(f, "energy")`: its Laplacian costs half of what the trace of any field costs.
 
     Arguments:
         score: The model, `(B, *event) -> (B, *event)`.
@@ -204,10 +206,10 @@ def finite_difference(
     if step is None:
         scale = like.flatten(1).square().mean(1).sqrt().clamp(min=1.0)
         h = per_sample(torch.finfo(x.dtype).eps ** (1 / 3) * scale, x)
-    elif step > 0:
+    elif isinstance(step, int | float) and 0 < step < math.inf:
         h = per_sample(step, x)
     else:
-        raise ValueError(f"step must be positive, got {step}")
+        raise ValueError(f"step must be positive and finite, got {step}")
     losses = []
     for _ in range(n_slices):
         v = draw_probe(probe, like, generator)

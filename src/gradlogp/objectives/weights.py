@@ -100,7 +100,8 @@ def likelihood(schedule: Schedule) -> OfTime:
 
     .. math:: KL(p_0 \| p_θ) \le \int_0^1 g^2(t) \, \tfrac12 E\|s_θ - s_t\|^2 \, dt + KL(p_1 \| π)
 
-    It grows as 1/t towards the data: draw times with `ImportanceTimes.for_likelihood`.
+    Under VP the loss weighted with it grows as 1/t towards the data: draw times with
+    `ImportanceTimes.for_likelihood`.
 
     References:
         | Maximum Likelihood Training of Score-Based Diffusion Models (Song et al., 2021)

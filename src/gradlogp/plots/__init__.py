@@ -5,6 +5,7 @@ bytes. Tensors may carry gradients and live on any device; functions that are dr
 the CPU in the default dtype.
 """
 
+from .chains import autocorrelation, marginal, trace, walks
 from .curves import levels, loss_curve
 from .images import image_grid
 from .planes import fields, scatter_pair, trajectories
@@ -15,11 +16,15 @@ __all__ = [
     "LIGHT",
     "Figure",
     "Theme",
+    "autocorrelation",
     "fields",
     "image_grid",
     "levels",
     "loss_curve",
+    "marginal",
     "png",
     "scatter_pair",
+    "trace",
     "trajectories",
+    "walks",
 ]

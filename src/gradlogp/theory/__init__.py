@@ -10,13 +10,13 @@ from collections.abc import Iterator
 
 import torch
 
-from . import denoising, density, dynamics, matching, samplers, statistics
+from . import annealed, denoising, density, dynamics, matching, particles, samplers, statistics
 from .claim import Check as Check
 from .claim import Claim as Claim
 
 CHECKS: tuple[Check, ...] = (
     *matching.CHECKS, *denoising.CHECKS, *density.CHECKS, *statistics.CHECKS,
-    *dynamics.CHECKS, *samplers.CHECKS,
+    *dynamics.CHECKS, *samplers.CHECKS, *annealed.CHECKS, *particles.CHECKS,
 )  # fmt: skip
 """Every check, in the order of the report."""
 
@@ -30,7 +30,7 @@ def select(text: str) -> tuple[Check, ...]:
 
 
 def name_of(check: Check) -> str:
-    """Return the name of a check, file and function, as in "matching.floor_is_mmse"."""
+    """Return the name of a check, file and function, as in "denoising.floor_is_mmse"."""
     return f"{check.__module__.rpartition('.')[2]}.{getattr(check, '__name__', check)}"
 
 

@@ -75,16 +75,25 @@ def at_most(claim: str, source: str, bound: Tensor | float, measured: Tensor | f
 
 
 def false(
-    claim: str, source: str, stated: Tensor | float, measured: Estimate | Tensor | float
+    claim: str,
+    source: str,
+    stated: Tensor | float,
+    measured: Estimate | Tensor | float,
+    instead: Tensor | float,
+    tolerance: float = 1e-2,
 ) -> Claim:
-    """Show a statement false: what is measured differs from what it states, beyond any doubt.
+    """Show a statement false, and what is true instead.
 
-    By 10 standard errors, or by a hundredth where nothing was drawn.
+    What is measured must differ from what is stated beyond any doubt: by 10 standard errors, or by
+    a hundredth where nothing was drawn. And it must be what is true, within 4.5 standard errors,
+    or within tolerance · max(1, |instead|).
     """
-    e = float(stated)
+    e, truth = float(stated), float(instead)
     m, error = measured if isinstance(measured, Estimate) else (float(measured), None)
     far = 10 * error if error is not None else 0.01 * max(1.0, abs(e))
-    holds = math.isfinite(m) and abs(m - e) > far
+    near = tolerance * max(1.0, abs(truth))
+    near = near if error is None else max(STANDARD_ERRORS * error, 1e-9 * max(1.0, abs(truth)))
+    holds = math.isfinite(m) and abs(m - e) > far and abs(m - truth) <= near
     return Claim(claim, source, e, m, error, _verdict(holds), "false")
 
 

@@ -20,6 +20,7 @@ from ..metrics import (
     mean_score,
 )
 from ..modes import find_modes, gradient_flow
+from ..targets import as_target
 from .claim import Check, Claim, exact, false, grid, statistical
 
 HYVARINEN = "Hyvärinen 2005, jmlr.org/papers/v6/hyvarinen05a"
@@ -60,7 +61,7 @@ def score_has_another_mean(n: int, g: torch.Generator) -> Claim:
     found = mean_score(_minus_one, _exponential(n, g))
     return false(
         "“E[s] = 0 for every density”: on Exp(1), which jumps at 0, it is −1",
-        DERIVED, 0.0, float(found.value[0]),
+        DERIVED, 0.0, float(found.value[0]), -1.0,
     )  # fmt: skip
 
 
@@ -73,7 +74,7 @@ def information_at_a_boundary(n: int, g: torch.Generator) -> Claim:
     found = fisher_information(_minus_one, _exponential(n, g))
     return false(
         "“E‖s‖² = −E tr ∇s for every density”: on Exp(1) they differ by 1",
-        DERIVED, 0.0, found.difference.value,
+        DERIVED, 0.0, found.difference.value, 1.0,
     )  # fmt: skip
 
 
@@ -136,7 +137,7 @@ def heat_flow_is_not_langevin(n: int, g: torch.Generator) -> Claim:
     slope, fisher = _heat_slope()
     return false(
         "“dKL/dt = −2 D_F along heat flow”: that is Langevin dynamics; here it is −D_F",
-        LYU, -2 * fisher, slope,
+        LYU, -2 * fisher, slope, -fisher, 1e-7,
     )  # fmt: skip
 
 
@@ -219,16 +220,16 @@ def blindness(n: int, g: torch.Generator) -> Claim:
 def blindness_in_kl(n: int, g: torch.Generator) -> Claim:
     return false(
         "“a small Fisher divergence means a small KL”: the KL of the same pair",
-        "Wenliang & Kanagawa 2020", 0.0, _kl(*_weights()),
+        "Wenliang & Kanagawa 2020", 0.0, _kl(*_weights()), 0.5 * math.log(0.25 / 0.09), 1e-3,
     )  # fmt: skip
 
 
 def heavy_tails(n: int, g: torch.Generator) -> Claim:
-    student = lambda x: -2.5 * x / (1 + x * x / 4)  # up to the scale: ν = 4
-    near, far = student(torch.tensor(2.0)), student(torch.tensor(40.0))
+    student = as_target(log_prob=lambda x: -2.5 * (1 + x.square() / 4).log()[:, 0])  # ν = 4
+    near, far = student.score(torch.tensor([[2.0], [40.0]]).double())
     return false(
         "“the score is large where the density is small”: on a Student law |s(40)|/|s(2)|",
-        DERIVED, 1.0, (far / near).abs(),
+        DERIVED, 1.0, (far / near).abs(), (40 / 1604) / (2 / 8), 1e-9,
     )  # fmt: skip
 
 
@@ -246,7 +247,7 @@ def rotation(n: int, g: torch.Generator) -> Claim:
     x = P.sample(100, generator=g)
     return false(
         "“every vector field is a score”: ‖(J−Jᵀ)/2‖² / ‖J‖² of a rotating one",
-        "Schwarz's theorem", 0.0, conservativity(lambda y: y @ A.mT, x).ratio.value,
+        "Schwarz's theorem", 0.0, conservativity(lambda y: y @ A.mT, x).ratio.value, 0.2, 1e-9,
     )  # fmt: skip
 
 

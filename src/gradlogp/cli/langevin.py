@@ -1,0 +1,224 @@
+"""Langevin dynamics from the command line: a target, a kernel, draws, diagnostics, a picture."""
+
+from __future__ import annotations
+
+import importlib.util
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from .common import Misuse, positive, print_json, say
+
+if TYPE_CHECKING:
+    import torch
+
+    from ..core import Density, Kernel
+    from ..diagnostics import Chain
+
+KernelName = Literal[
+    "ula", "mala", "leimkuhler-matthews", "tamed", "baoab", "obabo", "hmc", "ghmc"
+]
+FORMATS = (".npz", ".npy")
+ADJUSTED = ("mala", "hmc", "ghmc")
+
+
+def known() -> dict[str, Callable[[], Any]]:
+    """Return the targets that have a name: what makes each."""
+    import torch
+
+    from .. import densities as d
+    from ..distributions import Gaussian, GaussianMixture
+
+    return {
+        "gaussian": lambda: Gaussian(torch.tensor([0.7, -1.2]), torch.tensor([[1.5, 0.6], [0.6, 0.5]])),
+        "mixture": lambda: GaussianMixture([0.3, 0.7], torch.tensor([[-2.0, 0.0], [2.0, 0.0]]), 0.5),
+        "banana": d.Banana,
+        "funnel": lambda: d.Funnel(5),
+        "ring": d.Ring,
+        "double-well": lambda: d.DoubleWell(2),
+        "many-well": d.ManyWell,
+        "log-cosh": lambda: d.LogCosh(2),
+        "gumbel": lambda: d.SkewedGumbel(2),
+        "logistic": d.LogisticRegression.breast_cancer,
+    }  # fmt: skip
+
+
+def targets(*, json: bool = False) -> int:
+    """List the targets that `gradlogp sample --target` knows by name.
+
+    Args:
+        json: Print as JSON.
+    """
+    rows: list[dict[str, Any]] = []
+    for name, make in known().items():
+        law = make()
+        normalizer = getattr(law, "log_normalizer", 0.0)
+        rows.append(
+            {
+                "name": name,
+                "shape": tuple(law.event_shape),
+                "log_normalizer": normalizer,
+                "exact_draws": hasattr(law, "sample"),
+                "what": (type(law).__doc__ or "").strip().splitlines()[0].removeprefix("r"),
+            }
+        )
+    if json:
+        print_json(rows)
+    else:
+        for row in rows:
+            shape = "×".join(str(n) for n in tuple(row["shape"]))
+            what = str(row["what"]).replace(":math:", "").replace("`", "")
+            print(f"{row['name']:<12}{shape:>5}  {what}")
+    return 0
+
+
+def sample_target(
+    target: str,
+    *,
+    kernel: KernelName,
+    step_size: float | None,
+    chains: int,
+    steps: int,
+    burn_in: int | None,
+    thin: int,
+    dim: int | None,
+    spread: float,
+    out: Path | None,
+    seed: int,
+    json: bool,
+    quiet: bool,
+) -> int:
+    """Sample a density with Langevin dynamics: `gradlogp sample --target`, where options are told."""
+    import torch
+
+    from ..chains import run
+    from ..progress import bar
+
+    for option, value in (("--chains", chains), ("--steps", steps), ("--thin", thin)):
+        positive(option, value)
+    if out is not None and out.suffix not in FORMATS:
+        raise Misuse(f"cannot write {out}: use one of {', '.join(FORMATS)}")
+    if step_size is not None and not (step_size > 0 and math.isfinite(step_size)):
+        raise Misuse(f"--step-size must be positive, got {step_size}")
+    law, shape = _target(target, dim)
+    generator = torch.Generator().manual_seed(seed)
+    x = spread * torch.randn(chains, *shape, generator=generator)
+    burn_in = steps // 2 if burn_in is None else burn_in
+    moved, tuned = _kernel(kernel, step_size, law, x, max(50, burn_in // 2), generator)
+    say(f"{kernel}, step size {moved.step_size:.4g} ({tuned})", quiet=quiet)  # type: ignore[attr-defined]
+    with bar("langevin", quiet=quiet) as update:
+        chain = run(moved, law, x, steps, burn_in, thin, generator=generator, progress=update)
+    summary = chain.summary()
+    if json:
+        print_json({"step_size": moved.step_size, "rows": [r._asdict() for r in summary.rows],  # type: ignore[attr-defined]
+                    "acceptance": summary.acceptance, "divergences": summary.divergences})  # fmt: skip
+    else:
+        print(summary)
+        _compare(chain, law)
+    if out is not None:
+        _write(chain, out)
+        say(
+            f"{out} and {out.with_suffix('.png').name}: {tuple(chain.draws.shape)} draws",
+            quiet=quiet,
+        )
+    return 0
+
+
+def _target(source: str, dim: int | None) -> tuple[Density, torch.Size]:
+    """Return a target and the shape of its events."""
+    import torch
+
+    from ..targets import as_target
+
+    named = known()
+    if source in named:
+        law = named[source]()
+        return law, law.event_shape
+    path, _, name = source.rpartition(":")
+    if path.endswith(".py"):
+        if not Path(path).is_file():
+            raise Misuse(f"there is no file {path}")
+        found = _load(Path(path), name)
+        if hasattr(found, "score") and hasattr(found, "event_shape"):
+            return found, torch.Size(found.event_shape)
+        if dim is None or dim < 1:
+            raise Misuse(f"{name} is a function of a batch (B, D): give D with --dim")
+        return as_target(log_prob=found), torch.Size([dim])
+    if (Path(source) / "config.json").exists():
+        from .. import checkpoint as ckpt
+
+        model = ckpt.load(source)
+        t = model.schedule.times
+        lowest = torch.tensor(1e-3) if t is None else t[-1].float()
+        return as_target(score=lambda x: model(x, lowest)), model.event_shape
+    raise Misuse(
+        f"{source!r} is no target: a name of {', '.join(named)}, file.py:function, or a checkpoint"
+    )
+
+
+def _load(path: Path, name: str) -> Any:
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    if not hasattr(module, name):
+        raise Misuse(f"{path} has no {name}")
+    return getattr(module, name)
+
+
+def _kernel(
+    name: str, h: float | None, law: Density, x: torch.Tensor, n: int, g: torch.Generator
+) -> tuple[Kernel[Any, Any], str]:
+    """Return the kernel and how its step size came about."""
+    from functools import partial
+
+    from .. import kernels as k
+    from ..adaptation import adapt_step_size
+    from ..planning import estimate_curvature, step_for_bias
+
+    makers: dict[str, Callable[[float], Any]] = {
+        "ula": k.ULA, "mala": k.MALA, "leimkuhler-matthews": k.LeimkuhlerMatthews,
+        "tamed": k.TamedULA, "baoab": k.BAOAB, "obabo": k.OBABO,
+        "hmc": partial(k.HMC, n_leapfrog=5), "ghmc": k.GHMC,
+    }  # fmt: skip
+    make = makers[name]
+    if h is not None:
+        return make(h), "given"
+    if name in ADJUSTED:
+        tuned = adapt_step_size(make(0.1), law, x, n, generator=g)
+        return tuned[0], "adapted"
+    step = step_for_bias(estimate_curvature(law, x, generator=g).L, 0.05)
+    # of a step h² / 2 of the position for kernels with momentum
+    step = math.sqrt(2 * step) if name in ("baoab", "obabo") else step
+    return make(step), "from the curvature at the starting points"
+
+
+def _compare(chain: Chain, law: Density) -> None:
+    """Print the exact mean and deviation where they are known."""
+    mean, cov = getattr(law, "mean", None), getattr(law, "cov", None)
+    if mean is None or cov is None:
+        return
+    shown = chain.draws.flatten(2).shape[2]
+    mean, sd = mean.flatten().tolist(), cov.diagonal().sqrt().tolist()
+    pairs = [f"{m:.4g} ± {s:.4g}" for m, s in zip(mean, sd, strict=True)][: min(shown, 8)]
+    print(f"exact means ± standard deviations: {', '.join(pairs)}{', …' if shown > 8 else ''}")
+
+
+def _write(chain: Chain, out: Path) -> None:
+    """Write the draws and a picture of the first coordinates."""
+    import numpy as np
+    import torch
+
+    from ..plots import png, trace
+
+    draws = torch.as_tensor(chain.draws).cpu().numpy()
+    out.parent.mkdir(parents=True, exist_ok=True)
+    if out.suffix == ".npy":
+        np.save(out, draws)
+    else:
+        told = {k: v.cpu().numpy() for k, v in chain.info._asdict().items()}
+        np.savez(out, draws=draws, **told)
+    first = torch.as_tensor(chain.draws).flatten(2)[..., :4]
+    out.with_suffix(".png").write_bytes(png(trace(first)))

@@ -1,0 +1,237 @@
+r"""What a run of a kernel returns, and how far averages over it can be trusted.
+
+The statistics are those of ArviZ, which is imported only when they are asked for.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import product
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    import numpy as np
+
+SHOWN = 20
+"""Coordinates that a printed summary shows."""
+
+BLOCK_ENTRIES = 2**23
+"""Entries of the draws that are turned into NumPy doubles together: 64 MiB."""
+
+SAMPLE_STATS = {
+    "log_prob": "lp",
+    "acceptance": "acceptance_rate",
+    "diverging": "diverging",
+    "energy": "energy",
+    "step_size": "step_size",
+}
+"""What ArviZ calls the things that a step tells; others keep their names."""
+
+
+class Row(NamedTuple):
+    """One coordinate: moments over all draws, the error of the mean, and how well chains mix."""
+
+    name: str
+    mean: float
+    sd: float
+    mcse_mean: float
+    ess_bulk: float
+    ess_tail: float
+    r_hat: float
+
+
+@dataclass(frozen=True, repr=False)
+class Summary:
+    """A table with a row for each coordinate of an event; `str` prints the first of them.
+
+    Arguments:
+        rows: One for each coordinate.
+        n_chains: Number of chains.
+        n_draws: Draws kept of each.
+        acceptance: Mean probability of acceptance of the draws, where the kernel has one.
+        divergent_chains: Chains with a step that left the finite numbers.
+        divergences: Number of such steps.
+        complete: Whether the run came to its end.
+    """
+
+    rows: list[Row]
+    n_chains: int
+    n_draws: int
+    acceptance: float | None
+    divergent_chains: int
+    divergences: int
+    complete: bool = True
+
+    def __str__(self) -> str:
+        shown = self.rows[:SHOWN]
+        width = max(len(row.name) for row in shown)
+        lines = [" " * width + "".join(f"{name:>10}" for name in Row._fields[1:])]
+        for row in shown:
+            moments = "".join(f"{v:>10.4g}" for v in row[1:4])
+            lines.append(
+                f"{row.name:<{width}}{moments}{row.ess_bulk:>10.0f}{row.ess_tail:>10.0f}"
+                f"{row.r_hat:>10.3f}"
+            )
+        if rest := self.rows[SHOWN:]:
+            lines.append(
+                f"and {len(rest)} more coordinates; of all {len(self.rows)} {self._worst()}"
+            )
+        runs = f"{self.n_chains} chains, {self.n_draws} draws of each"
+        accepted = "" if self.acceptance is None else f", acceptance {self.acceptance:.3f}"
+        divergent = f"{self.divergences} divergent steps in {self.divergent_chains} chains"
+        ended = "" if self.complete else ", interrupted"
+        return "\n".join([*lines, f"{runs}{accepted}, {divergent}{ended}"])
+
+    __repr__ = __str__
+
+    def _worst(self) -> str:
+        r_hat = max(self.rows, key=lambda row: -math.inf if math.isnan(row.r_hat) else row.r_hat)
+        ess = min(
+            self.rows, key=lambda row: math.inf if math.isnan(row.ess_bulk) else row.ess_bulk
+        )
+        return (
+            f"the largest r_hat is {r_hat.r_hat:.3f} ({r_hat.name}), "
+            f"the smallest ess_bulk {ess.ess_bulk:.0f} ({ess.name})"
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Chain:
+    """What `gradlogp.run` returns.
+
+    Arguments:
+        draws: `(chain, draw, *event)`; on the CPU or in a file where `run` was told so.
+        info: What the kernel tells of each draw, a named tuple with entries `(chain, draw)`.
+        state: The last state of every chain.
+        complete: False where Ctrl-C ended the run early.
+        divergences: How many steps of each chain left the finite numbers, `(chain,)`, with burn-in
+            and thinned steps; None for a kernel that does not tell.
+        step_size: That of the kernel, where it is one number.
+        resume: What `run(..., resume=...)` goes on from: tensors, numbers and strings, which
+            `torch.save` writes and `torch.load(..., weights_only=True)` reads.
+    """
+
+    draws: Tensor
+    info: Any
+    state: Any
+    complete: bool = True
+    divergences: Tensor | None = None
+    step_size: float | None = None
+    resume: Mapping[str, Any] | None = field(default=None, repr=False)
+
+    def summary(self, names: Sequence[str] | None = None) -> Summary:
+        r"""Return mean, error and mixing of every coordinate.
+
+        R-hat is rank-normalised, split and folded; the effective sample sizes are those of the
+        bulk and of the quantiles 0.05 and 0.95. Look for R-hat below 1.01 and effective sizes
+        above 100 per chain. R-hat of one chain, and everything for fewer than 4 draws, is NaN; so
+        is R-hat where all draws agree.
+
+        References:
+            | Rank-Normalization, Folding, and Localization: An Improved R-hat for Assessing
+              Convergence of MCMC (Vehtari, Gelman, Simpson, Carpenter & Bürkner, 2021)
+            | https://doi.org/10.1214/20-BA1221
+
+        Arguments:
+            names: One for each coordinate of an event, flattened; x[0], x[1] … where not given.
+
+        Raises:
+            ValueError: If arviz-stats is not installed, or for a wrong number of names.
+        """
+        stats = _array_stats()
+        flat = self.draws.detach().flatten(2) if self.draws.ndim > 2 else self.draws[..., None]
+        n_chains, n_draws, d = flat.shape
+        names = _coordinates(self.draws.shape[2:]) if names is None else list(names)
+        if len(names) != d:
+            raise ValueError(f"names must hold {d} names, one a coordinate, got {len(names)}")
+        rows: list[Row] = []
+        width = max(1, BLOCK_ENTRIES // max(1, n_chains * n_draws))
+        for first in range(0, d, width):
+            columns = _statistics(stats, _numpy(flat[..., first : first + width].double()))
+            rows += [
+                Row(name, *map(float, row))
+                for name, *row in zip(names[first : first + width], *columns, strict=True)
+            ]
+        acceptance = getattr(self.info, "acceptance", None)
+        diverged = self.divergences
+        if diverged is None and (flags := getattr(self.info, "diverging", None)) is not None:
+            diverged = flags.sum(1)
+        return Summary(
+            rows,
+            n_chains,
+            n_draws,
+            None if acceptance is None else float(acceptance.mean()),
+            0 if diverged is None else int((diverged > 0).sum()),
+            0 if diverged is None else int(diverged.sum()),
+            self.complete,
+        )
+
+    def to_arviz(self, name: str = "x", *, tree: bool = False) -> Any:
+        """Return the draws under the names of ArviZ, as `arviz.from_dict` of ArviZ 1 takes them.
+
+        Arguments:
+            name: Of the variable.
+            tree: Whether to return a DataTree of xarray, which needs arviz-base; else a dict
+                `{"posterior": {name: draws}, "sample_stats": {...}}` of NumPy arrays, in which
+                lp, acceptance_rate, diverging, energy and step_size stand where they are known.
+
+        Raises:
+            ValueError: If a tree is asked for and arviz-base is not installed.
+        """
+        stats = {
+            SAMPLE_STATS.get(key, key): _numpy(value) for key, value in self.info._asdict().items()
+        }
+        if self.step_size is not None and "step_size" not in stats:
+            steps = torch.full(self.draws.shape[:2], self.step_size, dtype=torch.float64)
+            stats["step_size"] = _numpy(steps)
+        groups = {"posterior": {name: _numpy(self.draws)}, "sample_stats": stats}
+        if not tree:
+            return groups
+        try:
+            from arviz_base import from_dict
+        except ImportError as error:
+            raise ValueError("tree=True needs arviz-base: pip install arviz-base") from error
+        return from_dict(groups)
+
+
+def _array_stats() -> Any:
+    try:
+        from arviz_stats.base import array_stats
+    except ImportError as error:
+        raise ValueError(
+            "a summary needs arviz-stats: pip install 'gradlogp[diagnostics]'"
+        ) from error
+    return array_stats
+
+
+def _coordinates(event: torch.Size) -> list[str]:
+    return [f"x[{','.join(map(str, index))}]" for index in product(*map(range, event))]
+
+
+def _numpy(x: Tensor) -> np.ndarray[Any, Any]:
+    return x.detach().cpu().numpy()
+
+
+def _statistics(stats: Any, x: np.ndarray[Any, Any]) -> list[Any]:
+    """Return the columns of a table for draws `(chain, draw, coordinate)`."""
+    import numpy as np
+
+    axes = {"chain_axis": 0, "draw_axis": 1}
+    ddof = min(1, x.shape[0] * x.shape[1] - 1)
+    if not x.shape[0] * x.shape[1]:
+        return [np.full(x.shape[2], np.nan)] * 6
+    # 0/0 where all the draws agree, and a chain that diverged may hold very large numbers
+    with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
+        return [
+            x.mean((0, 1)),
+            x.std((0, 1), ddof=ddof),
+            stats.mcse(x, method="mean", **axes),
+            stats.ess(x, method="bulk", **axes),
+            stats.ess(x, method="tail", prob=(0.05, 0.95), **axes),
+            stats.rhat(x, **axes),
+        ]

@@ -1,0 +1,130 @@
+"""Kernels, targets and states as arrays, and back."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..distributions import Gaussian
+from ..kernels import MALA, ULA, LeimkuhlerMatthews
+from ..kernels.steps import LangevinInfo, MetropolisInfo
+from . import engine
+from .noise import LANES
+
+
+def number(kernel: Any, dtype: Any) -> tuple[int, Any]:
+    """Return which kernel this is, and its numbers (see `engine.tiles`)."""
+    h, tau = kernel.step_size, kernel.temperature
+    if isinstance(kernel, ULA | LeimkuhlerMatthews | MALA):
+        kind = {ULA: engine.ULA, LeimkuhlerMatthews: engine.AVERAGED, MALA: engine.MALA}
+        rest = [1 / tau, 1 / (4 * h * tau)] if isinstance(kernel, MALA) else [(h * tau / 2) ** 0.5]
+        c = [h, (2 * h * tau) ** 0.5, *rest]
+        return kind[type(kernel)], np.array([*c, 0.0][:4], dtype)
+    gamma, m = kernel.friction, kernel.mass
+    decay, gain = math.exp(-gamma * h), math.sqrt(tau * m * -math.expm1(-2 * gamma * h))
+    return engine.BAOAB, np.array([h / 2, h / (2 * m), decay, gain], dtype)
+
+
+def score_of(target: Any, x0: Tensor) -> tuple[Any, tuple[Any, ...], int]:
+    """Return the score of tiles, its constants, and the rows of working space that it wants."""
+    if hasattr(target, "score_fn"):
+        return target.of_tiles, (), 1
+    w, U = target._cov.w.double(), target._cov.U
+    U = None if U is None else U.double()
+    mean, weights = target.mean, torch.ones(1)
+    if isinstance(target, Gaussian):
+        mean, w, U = mean[None], w[None], None if U is None else U[None]
+    else:
+        mean, weights = target.means, target.weights
+    log_pi = weights.double().log()
+    const = log_pi - 0.5 * (2 * math.pi * w).log().sum(-1)
+    K, D = mean.shape
+    if U is None or bool((w == w[:, :1]).all()):
+        P: Tensor = 1 / w
+        arrays, rows, score = (mean, P, const), K + 1, engine.diagonal
+    else:
+        W = U / w.sqrt().unsqueeze(-2)
+        arrays, rows, score = (mean, W, const), K + 1 + K * D, engine.full
+    return score, tuple(np.ascontiguousarray(v.detach().to(x0).numpy()) for v in arrays), rows
+
+
+def seeds(seed: int, n: int) -> Any:
+    """Return generator states `(n, 4)`, uint32: SplitMix64 of the seed and the number of a chain."""
+
+    def mix(v: Any) -> Any:
+        v = (v ^ (v >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        v = (v ^ (v >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        return v ^ (v >> np.uint64(31))
+
+    golden = np.array([0x9E3779B97F4A7C15], np.uint64)  # an array may overflow in silence
+    key = mix(np.array([seed % 2**64], np.uint64) + golden)
+    chain = mix(key ^ mix(np.arange(1, n + 1, dtype=np.uint64) * golden))
+    words = [mix(chain + golden), mix(chain + golden + golden)]
+    halves = [(v >> np.uint64(shift)).astype(np.uint32) for v in words for shift in (0, 32)]
+    return np.stack(halves, 1)
+
+
+def _tiles(rows: Any) -> Any:
+    """Turn `(n, D)` into `(tile, D, LANES)`; idle lanes repeat the last chain."""
+    n, D = rows.shape
+    tiles = -(-n // LANES)
+    padded = np.concatenate([rows, np.repeat(rows[-1:], tiles * LANES - n, 0)])
+    return np.ascontiguousarray(padded.reshape(tiles, LANES, D).transpose(0, 2, 1))
+
+
+class Arrays(NamedTuple):
+    """What `engine.tiles` reads and writes."""
+
+    rng: Any
+    x: Any
+    score: Any
+    extra: Any
+    log_prob: Any
+    counts: Any
+    draws: Any
+    flags: Any
+    accepted: Any
+    acceptance: Any
+    kept_log_prob: Any
+
+    @classmethod
+    def of(cls, start: Any, seed: int, kept: int, kind: int) -> Arrays:
+        """Lay out the state at the start, and room for the draws."""
+        x, score = (_tiles(v.detach().numpy()) for v in start[:2])
+        n, D = start.x.shape
+        tiles, dtype = len(x), x.dtype
+        rng = _tiles(seeds(seed, n)).reshape(tiles, 4 * LANES)
+        log_prob = np.zeros((tiles, LANES), dtype)
+        if kind == engine.MALA:
+            log_prob = _tiles(start.log_prob.numpy()[:, None])[:, 0].copy()
+        moving = kind in (engine.BAOAB, engine.AVERAGED)
+        extra = np.zeros_like(x) if moving else np.zeros((tiles, 1, 1), dtype)
+        room = (n, kept) if kind == engine.MALA else (1, 1)
+        return cls(
+            rng, x, score, extra, log_prob, np.zeros(n, np.int64), np.empty((n, kept, D), dtype),
+            np.zeros((n, kept), np.bool_), np.zeros(room, np.bool_), np.zeros(room, dtype),
+            np.zeros(room, dtype),
+        )  # fmt: skip
+
+    def result(self, start: Any) -> tuple[Tensor, Any, Any]:
+        """Return draws, info and the last state, of the type of the state at the start."""
+        n = len(self.counts)
+
+        def back(tiles: Any) -> Tensor:
+            rows = tiles.transpose(0, 2, 1).reshape(-1, tiles.shape[1])[:n]
+            return torch.from_numpy(np.ascontiguousarray(rows))
+
+        fields = {"x": back(self.x), "score": back(self.score)}
+        fields |= {name: back(self.extra) for name in ("z", "momentum") if hasattr(start, name)}
+        flags = torch.from_numpy(self.flags)
+        info: Any = LangevinInfo(flags)
+        if hasattr(start, "log_prob"):
+            fields["log_prob"] = back(self.log_prob[:, None])[:, 0].contiguous()
+            kept = (self.acceptance, self.accepted, self.kept_log_prob)
+            acceptance, accepted, log_prob = (torch.from_numpy(v) for v in kept)
+            info = MetropolisInfo(acceptance, accepted, log_prob, flags)
+        return torch.from_numpy(self.draws), info, type(start)(**fields)

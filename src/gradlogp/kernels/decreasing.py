@@ -1,0 +1,100 @@
+r"""Decreasing steps: schedules k -> h_k, and averages that weight a draw by its step.
+
+Unadjusted kernels with steps h_k -> 0, Σ h_k = ∞ and Σ h_k² < ∞ lose their bias in the end; each
+draw then counts by the time it stands for.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+StepSize = float | Callable[[int], float]
+"""A step size h > 0, or a schedule k -> h_k of the number k = 0, 1, … of the step."""
+
+
+@dataclass(frozen=True)
+class _PolynomialDecay:
+    a: float
+    b: float
+    gamma: float
+
+    def __call__(self, k: int) -> float:
+        return self.a * (self.b + k) ** -self.gamma
+
+
+def polynomial_decay(a: float, b: float = 1.0, gamma: float = 0.55) -> Callable[[int], float]:
+    r"""Return the schedule :math:`h_k = a (b + k)^{-γ}` of step sizes.
+
+    References:
+        | Bayesian Learning via Stochastic Gradient Langevin Dynamics (Welling & Teh, 2011)
+        | https://mlanthology.org/icml/2011/welling2011icml-bayesian
+
+    Arguments:
+        a: Scale, a > 0; the first step is a b^{−γ}.
+        b: Offset, b > 0.
+        gamma: Exponent in (½, 1], for Σ h_k = ∞ and Σ h_k² < ∞.
+
+    Raises:
+        ValueError: For an argument outside its range.
+    """
+    for name, value in (("a", a), ("b", b)):
+        if not (value > 0 and math.isfinite(value)):
+            raise ValueError(f"{name} must be positive and finite, got {value}")
+    if not 0.5 < gamma <= 1:
+        raise ValueError(
+            f"gamma must lie in (1/2, 1], got {gamma}: else steps vanish too slowly or too fast"
+        )
+    return _PolynomialDecay(a, b, gamma)
+
+
+def check_step_size(step_size: StepSize) -> None:
+    """Raise `ValueError` unless a step size is positive and finite, or a schedule."""
+    if not callable(step_size) and not (step_size > 0 and math.isfinite(step_size)):
+        raise ValueError(f"step_size must be positive and finite, got {step_size}")
+
+
+def step_size_at(step_size: StepSize, step: Int64[Tensor, " chain"]) -> float:
+    """Return h_k for the step of number k; chains of one state have taken equally many."""
+    if not callable(step_size):
+        return step_size
+    k = int(step[0])
+    h = float(step_size(k))
+    if not (h > 0 and math.isfinite(h)):
+        raise ValueError(f"step_size({k}) must be positive and finite, got {h}")
+    return h
+
+
+def weighted_average(
+    values: Float[Tensor, "chain draw *rest"], step_sizes: Float[Tensor, "*chains draw"]
+) -> Float[Tensor, "chain *rest"]:
+    r"""Return the average of draws weighted by their steps, for every chain.
+
+    .. math:: \hat f = \frac{\sum_k h_k f(x_k)}{\sum_k h_k}
+
+    References:
+        | Bayesian Learning via Stochastic Gradient Langevin Dynamics (Welling & Teh, 2011)
+        | https://mlanthology.org/icml/2011/welling2011icml-bayesian
+
+    Arguments:
+        values: f(x_k), `(chain, draw, ...)`, such as `chain.draws` or `chain.draws**2`.
+        step_sizes: h_k, `(draw,)`, or `(chain, draw)` such as `chain.info.step_size`.
+
+    Raises:
+        ValueError: For shapes that do not fit, or steps that are not positive.
+    """
+    if step_sizes.shape not in (values.shape[1:2], values.shape[:2]):
+        raise ValueError(
+            f"step_sizes must have shape {tuple(values.shape[1:2])} or {tuple(values.shape[:2])} "
+            f"for values of {tuple(values.shape)}, got {tuple(step_sizes.shape)}"
+        )
+    if not bool(((step_sizes > 0) & torch.isfinite(step_sizes)).all()):
+        raise ValueError("step_sizes must be positive and finite")
+    weight = (step_sizes / step_sizes.sum(-1, keepdim=True)).to(values)
+    weight = weight.expand(values.shape[:2])
+    return torch.einsum("cd...,cd->c...", values, weight)

@@ -1,0 +1,342 @@
+"""The fused engine: the law of the kernels, exactly where it is known, and the conduct of a chain."""
+
+import math
+
+import pytest
+import torch
+from support import COV, MEAN, z_score
+
+from gradlogp import BAOAB, HMC, MALA, ULA, Gaussian, GaussianMixture, LeimkuhlerMatthews, fused
+
+numba = pytest.importorskip("numba")
+
+# Every dtype and kind of target compiles for some seconds: float32 diagonal, float64 full, and one
+# compiled function in float64 serve for everything that is not marked slow.
+DIAGONAL = GaussianMixture([0.3, 0.7], [[-2.0, 0.0], [1.5, 1.0]], [[1.0, 0.5], [0.6, 1.2]])
+
+
+def single(law, n, g):
+    return law.sample(n, generator=g).float()
+
+
+@pytest.fixture(scope="module")
+def cubic():
+    """−x⁴/4 − x²/2 for each chain, whose score explodes from far out."""
+
+    @numba.njit
+    def score(x, out):
+        for d in range(len(x)):
+            out[d] = -x[d] - x[d] ** 3
+
+    @numba.njit
+    def log_prob(x):
+        total = 0.0
+        for d in range(len(x)):
+            total -= x[d] ** 2 / 2 + x[d] ** 4 / 4
+        return total
+
+    return fused.Jitted(score, log_prob)
+
+
+# ---------------------------------------------------------------------------- the law
+
+
+def moments(x, mean, cov):
+    """z-scores of the mean and the second central moments of independent draws `(n, D)`."""
+    D, c = len(mean), x - mean
+    out = [z_score(x[:, i], mean[i]) for i in range(D)]
+    return out + [z_score(c[:, i] * c[:, j], cov[i, j]) for i in range(D) for j in range(i + 1)]
+
+
+def transient(law, x0, h, k):
+    """Mean and covariance of ULA on a Gaussian after k steps from the point x0."""
+    a = torch.eye(2) - h * torch.linalg.inv(law.cov)
+    mean, cov = x0 - law.mean, torch.zeros(2, 2)
+    for _ in range(k):
+        mean, cov = a @ mean, a @ cov @ a.T + 2 * h * torch.eye(2)
+    return mean + law.mean, cov
+
+
+def test_ula_on_a_gaussian_has_the_exact_law_at_every_step():
+    law, x0, h = Gaussian(MEAN, COV), torch.tensor([3.0, 1.0]), 0.1
+    run = fused.run(ULA(h), law, x0.repeat(40_000, 1), 12, seed=1)
+    for k in (1, 2, 12):
+        z = moments(run.draws[:, k - 1], *transient(law, x0, h, k))
+        assert max(map(abs, z)) < 5, (k, z)
+    # negative control: the same draws are not those of another step size, or of the target
+    wrong = moments(run.draws[:, -1], *transient(law, x0, 1.1 * h, 12))
+    assert max(map(abs, wrong)) > 10
+
+
+def test_stationary_laws_are_exact():
+    law, n = Gaussian(MEAN, COV), 20_000
+    L, I = torch.linalg.inv(COV), torch.eye(2)
+    h = 0.15  # L has an eigenvalue of 9.3
+    x0 = law.sample(n, generator=torch.Generator().manual_seed(3)).double()
+    ula = torch.linalg.inv(L @ (I - h * L / 2))
+    for kernel, cov in ((ULA(h), ula), (LeimkuhlerMatthews(h), COV), (MALA(h), COV)):
+        run = fused.run(kernel, law, x0, 150, 149, seed=2)
+        z = moments(run.state.x, MEAN, cov)
+        assert max(map(abs, z)) < 5, (kernel, z)
+    state = fused.run(BAOAB(0.5, friction=1.5), law, x0, 150, 149, seed=4).state
+    z = moments(state.x, MEAN, COV)
+    z += moments(state.momentum, torch.zeros(2), I - 0.25 * L / 4)
+    assert max(map(abs, z)) < 5, z
+    wrong = fused.run(ULA(h), law, x0, 150, 149, seed=2).state.x
+    assert max(map(abs, moments(wrong, MEAN, COV))) > 10  # the bias of ULA is seen
+
+
+def plain(kernel, law, x, n_steps, g):
+    state = kernel.init(x, law)
+    for _ in range(n_steps):
+        state, info = kernel.step(state, law, generator=g)
+    return state, info
+
+
+@pytest.mark.parametrize("kernel", [
+    ULA(0.2, temperature=0.7), LeimkuhlerMatthews(0.2, temperature=1.3),
+    MALA(0.8, temperature=1.2), BAOAB(0.6, friction=0.8, mass=1.7, temperature=0.9),
+])  # fmt: skip
+def test_agrees_with_the_plain_engine(kernel, generator):
+    n, steps = 20_000, 5
+    x0 = single(DIAGONAL, n, generator)
+    ours = fused.run(kernel, DIAGONAL, x0, steps, seed=7)
+    state, info = plain(kernel, DIAGONAL, x0, steps, generator)
+    torch.testing.assert_close(
+        ours.state.score, DIAGONAL.score(ours.state.x), rtol=1e-4, atol=1e-4
+    )
+    fields = [(ours.state.x, state.x), (ours.state.x**2, state.x**2)]
+    if hasattr(state, "momentum"):
+        fields.append((ours.state.momentum**2, state.momentum**2))
+        fields.append((ours.state.momentum * ours.state.x, state.momentum * state.x))
+    if hasattr(info, "acceptance"):
+        fields.append((ours.info.acceptance[:, -1:], info.acceptance[:, None]))
+        fields.append((ours.info.accepted[:, -1:].float(), info.accepted[:, None].float()))
+        close = torch.testing.assert_close
+        close(
+            ours.info.log_prob[:, -1], DIAGONAL.log_prob(ours.draws[:, -1]), rtol=1e-4, atol=1e-4
+        )
+        close(ours.state.log_prob, ours.info.log_prob[:, -1])
+    for a, b in fields:
+        a, b = a.double(), b.double()
+        error = ((a.var(0) + b.var(0)) / n).sqrt()
+        assert bool(((a.mean(0) - b.mean(0)).abs() < 5 * error).all())
+
+
+def test_mala_keeps_the_mixture_exactly(generator):
+    """From the law itself: its moments and the weight of a mode, where ULA with that step fails."""
+    x0 = single(DIAGONAL, 40_000, generator)
+    exact = DIAGONAL.mean, DIAGONAL.cov
+    kept = fused.run(MALA(0.8), DIAGONAL, x0, 40, 39, seed=5).draws[:, 0].double()
+    assert max(map(abs, moments(kept, *exact))) < 5
+    r = DIAGONAL.responsibilities(kept)[:, 0]
+    assert abs(z_score(r, 0.3)) < 5
+    lost = fused.run(ULA(0.4), DIAGONAL, x0, 40, 39, seed=5).draws[:, 0].double()
+    assert max(map(abs, moments(lost, *exact))) > 10
+
+
+def test_temperature_zero_is_gradient_flow(generator):
+    x0 = single(DIAGONAL, 5, generator)
+    ours = fused.run(ULA(0.1, temperature=0.0), DIAGONAL, x0, 20).state.x
+    state, _ = plain(ULA(0.1, temperature=0.0), DIAGONAL, x0, 20, generator)
+    torch.testing.assert_close(ours, state.x, rtol=1e-4, atol=1e-4)
+
+
+# ---------------------------------------------------------------------------- the noise
+
+
+def test_normals_are_normal():
+    from gradlogp.fused import noise, pack
+
+    rng = pack._tiles(pack.seeds(3, noise.LANES)).reshape(-1)
+    z, kept = torch.empty(64, noise.LANES, dtype=torch.float32).numpy(), []
+    for _ in range(100):
+        noise.normals(rng, z, 64)
+        kept.append(torch.from_numpy(z.copy()))
+    z = torch.stack(kept).double()
+    for power, moment in ((1, 0.0), (2, 1.0), (3, 0.0), (4, 3.0), (6, 15.0)):
+        assert abs(z_score(z.flatten() ** power, moment)) < 5
+    for edge in (0.1, 1.0, 3.0, 4.0):
+        p = math.erfc(edge / 2**0.5)
+        assert abs(z_score((z.abs() > edge).double().flatten(), p)) < 5
+    # the two of a pair, neighbours in a chain, and neighbouring chains; squares as well
+    flat = z.reshape(-1, noise.LANES)
+    for a, b in ((flat[::2], flat[1::2]), (flat[:-2], flat[2:]), (flat[:, :-1], flat[:, 1:])):
+        assert abs(z_score((a * b).flatten(), 0.0)) < 5
+        assert abs(z_score(((a**2 - 1) * (b**2 - 1)).flatten(), 0.0)) < 5
+
+
+def same(a, b):
+    return all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
+
+
+@pytest.mark.parametrize("kernel", [ULA(0.1), MALA(0.5), BAOAB(0.3)])
+def test_a_chain_depends_on_nothing_beside_it(kernel, generator):
+    x0 = single(DIAGONAL, 200, generator)
+    all_of = fused.run(kernel, DIAGONAL, x0, 7, seed=11)
+    few = fused.run(kernel, DIAGONAL, x0[:3], 7, seed=11)
+    assert torch.equal(all_of.draws[:3], few.draws)
+    assert same([v[:3] for v in all_of.state], few.state)
+    for threads in (2, 5):
+        again = fused.run(kernel, DIAGONAL, x0, 7, seed=11, threads=threads)
+        assert torch.equal(again.draws, all_of.draws)
+        assert same(again.state, all_of.state)
+        assert same(again.info, all_of.info)
+    assert not torch.equal(fused.run(kernel, DIAGONAL, x0, 7, seed=12).draws, all_of.draws)
+    assert len(all_of.draws[:, -1].unique(dim=0)) == 200
+
+
+def test_slices_burn_in_and_thinning_choose_among_the_same_draws(generator, monkeypatch):
+    x0, seen = single(DIAGONAL, 70, generator), []
+    whole = fused.run(ULA(0.1), DIAGONAL, x0, 23, seed=1)
+    monkeypatch.setattr("gradlogp.fused.api.SLICE", 70 * 2 * 4)  # four steps at a time
+    part = fused.run(ULA(0.1), DIAGONAL, x0, 23, 5, 4, seed=1, progress=lambda *n: seen.append(n))
+    assert torch.equal(part.draws, whole.draws[:, 8::4])
+    assert torch.equal(part.state.x, whole.state.x)
+    assert part.info.diverging.shape == (70, 4)
+    assert seen == [(4, 23), (8, 23), (12, 23), (16, 23), (20, 23), (23, 23)]
+
+
+# ---------------------------------------------------------------------------- conduct
+
+
+def test_a_function_of_ones_own(cubic, generator):
+    """E[x s(x)] = −1 for any density; MALA keeps the law, and either engine takes the target."""
+    x0 = torch.randn(4000, 1, generator=generator)
+    x = fused.run(MALA(0.3), cubic, x0, 60, 59, seed=2).draws[:, 0]
+    assert abs(z_score((x * cubic.score(x)).flatten(), -1.0)) < 5
+    grid = torch.linspace(-6, 6, 4001)
+    p = torch.exp(-(grid**2) / 2 - grid**4 / 4)
+    assert abs(z_score(x.flatten() ** 2, float((p * grid**2).sum() / p.sum()))) < 5
+    state, _ = plain(MALA(0.3), cubic, x0[:5], 2, generator)
+    torch.testing.assert_close(state.log_prob, cubic.log_prob(state.x))
+
+
+@pytest.mark.parametrize("kernel", [ULA(0.1), LeimkuhlerMatthews(0.1), BAOAB(0.5)])
+def test_a_chain_that_is_not_finite_is_frozen_and_flagged_alone(kernel, cubic):
+    x0 = torch.tensor([[0.5], [1e3], [-0.2]])
+    run = fused.run(kernel, cubic, x0, 40, seed=3)
+    assert run.draws.isfinite().all()
+    assert all(field.isfinite().all() for field in run.state)
+    assert (run.divergences > 0).tolist() == [False, True, False]
+    assert torch.equal(run.info.diverging.sum(1), run.divergences)
+    k = int(run.info.diverging[1].int().argmax())
+    assert bool((run.draws[1, k:] == run.draws[1, k - 1]).all())  # as the score there is huge
+    raising = type(kernel)(kernel.step_size, on_nonfinite="raise")
+    with pytest.raises(FloatingPointError, match="1 of 3 chains left the finite numbers"):
+        fused.run(raising, cubic, x0, 40, seed=3)
+    alone = fused.run(kernel, cubic, x0[:1], 40, seed=3)
+    assert torch.equal(alone.draws, run.draws[:1])
+
+
+def test_mala_rejects_what_is_not_finite_and_flags_it(cubic):
+    x0 = torch.tensor([[0.5], [1e75], [-0.2]])
+    run = fused.run(MALA(0.1), cubic, x0, 10, seed=3)
+    assert run.draws.isfinite().all()
+    assert run.info.diverging[1].all()
+    assert not run.info.accepted[1].any()
+    assert not run.info.diverging[::2].any()
+
+
+def test_supports_says_why_not(cubic):
+    assert fused.supports(ULA(0.1), DIAGONAL, torch.zeros(3, 2))
+    assert fused.objection(ULA(0.1), DIAGONAL, torch.zeros(3, 2)) is None
+    assert not fused.supports(HMC(0.1, 3), DIAGONAL)
+    assert "not HMC" in fused.objection(HMC(0.1, 3), DIAGONAL)
+    assert "preconditioner" in fused.objection(MALA(0.1, preconditioner=2.0), DIAGONAL)
+    assert "not function" in fused.objection(ULA(0.1), lambda x: x)
+    assert "singular" in fused.objection(ULA(0.1), Gaussian([0.0, 0.0], [1.0, 0.0]))
+    assert "several samples" in fused.objection(ULA(0.1), DIAGONAL.noised(torch.ones(3), 1.0))
+    assert "log-density" in fused.objection(MALA(0.1), fused.Jitted(cubic.score_fn))
+    assert "on the CPU" in fused.objection(ULA(0.1), DIAGONAL, torch.zeros(3, 2).half())
+    with pytest.raises(ValueError, match="not HMC"):
+        fused.run(HMC(0.1, 3), DIAGONAL, torch.zeros(3, 2), 5)
+    with pytest.raises(ValueError, match="keep no draw"):
+        fused.run(ULA(0.1), DIAGONAL, torch.zeros(3, 2), 5, 5)
+    with pytest.raises(ValueError, match="threads must be at least 1"):
+        fused.run(ULA(0.1), DIAGONAL, torch.zeros(3, 2), 5, threads=0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("kind", ["full", "diagonal", "one", "gaussian"])
+@pytest.mark.parametrize("D", [1, 3, 40])
+def test_scores_of_tiles_are_those_of_the_law(D, kind, dtype, generator):
+    mu = torch.randn(5, D, generator=generator)
+    A = torch.randn(5, D, D, generator=generator)
+    covs = {
+        "full": A @ A.mT + torch.eye(D),
+        "diagonal": 0.3 + torch.rand(5, D, generator=generator),
+        "one": 0.8,
+        "gaussian": A[0] @ A[0].T + torch.eye(D),
+    }[kind]
+    weights = torch.full((5,), 0.2)
+    law = Gaussian(mu[0], covs) if kind == "gaussian" else GaussianMixture(weights, mu, covs)
+    x0 = law.sample(70, generator=generator).to(dtype)
+    run = fused.run(MALA(0.01), law, x0, 2)
+    tolerance = 2e-3 if dtype == torch.float32 else 1e-10
+    close = torch.testing.assert_close
+    close(run.state.score, law.score(run.state.x), rtol=tolerance, atol=tolerance)
+    close(run.state.log_prob, law.log_prob(run.state.x), rtol=tolerance, atol=tolerance)
+
+
+# ---------------------------------------------------------------------------- as an engine of run
+
+
+def test_run_hands_over_and_falls_back(caplog, monkeypatch):
+    from gradlogp import chains
+    from gradlogp.chains import engines
+
+    law = Gaussian(torch.tensor([1.0, -2.0]), torch.tensor([0.5, 2.0]))
+    x0 = law.sample(3000, generator=torch.Generator().manual_seed(0)).float()
+    seed = lambda: torch.Generator().manual_seed(1)
+    chain = chains.run(ULA(0.2), law, x0, 60, 40, 4, generator=seed(), engine="fused")
+    assert chain.draws.shape == (3000, 5, 2)
+    assert chain.info.diverging.shape == (3000, 5)
+    assert chain.step_size == 0.2
+    assert chain.resume is None
+    exact = torch.tensor([0.5, 2.0]) / (1 - 0.1 / torch.tensor([0.5, 2.0]))
+    last = chain.draws[:, -1].double()
+    assert ((last.var(0) / exact - 1).abs() < 5 * math.sqrt(2 / 3000)).all()
+    again = chains.run(ULA(0.2), law, x0, 60, 40, 4, generator=seed(), engine="fused")
+    assert torch.equal(chain.draws, again.draws)
+
+    with caplog.at_level("INFO", logger="gradlogp"):
+        short = chains.run(ULA(0.2), law, x0[:3], 5, generator=seed(), engine="auto")
+        other = chains.run(HMC(0.2, 2), law, x0[:3], 5, generator=seed(), engine="auto")
+    assert "compiling would take longer" in caplog.text
+    assert "not HMC" in caplog.text
+    torch.testing.assert_close(
+        short.draws, chains.run(ULA(0.2), law, x0[:3], 5, generator=seed()).draws
+    )
+    assert other.draws.shape == (3, 5, 2)
+    monkeypatch.setattr(engines, "WORTH", 1)
+    auto = chains.run(ULA(0.2), law, x0, 60, 40, 4, generator=seed(), engine="auto")
+    assert torch.equal(auto.draws, chain.draws)
+
+
+@pytest.mark.usefixtures("as_user")
+def test_run_refuses_what_the_engine_cannot_do(tmp_path):
+    from gradlogp import chains
+
+    x0 = torch.zeros(3, 2)
+    for kernel, options, message in (
+        (HMC(0.1, 2), {}, "cannot run this: .*not HMC"),
+        (ULA(0.1), {"keep": tmp_path / "x.npy"}, "keeps draws in memory"),
+        (ULA(0.1), {"chunk_size": 2}, "in one go"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            chains.run(kernel, DIAGONAL, x0, 5, engine="fused", **options)
+    with pytest.raises(ValueError, match="engine must be 'auto', 'torch' or 'fused', got 'jax'"):
+        chains.run(ULA(0.1), DIAGONAL, x0, 5, engine="jax")
+
+
+def test_without_numba_auto_falls_back_and_fused_says_how_to_install(monkeypatch):
+    from gradlogp import chains
+    from gradlogp.fused import api
+
+    monkeypatch.setattr(api, "find_spec", lambda name: None)
+    x0 = torch.zeros(3, 2)
+    assert chains.run(ULA(0.1), DIAGONAL, x0, 5, engine="auto").draws.shape == (3, 5, 2)
+    with pytest.raises(ValueError, match="pip install"):
+        chains.run(ULA(0.1), DIAGONAL, x0, 5, engine="fused")
