@@ -1,8 +1,8 @@
 """What the library adds to the work that cannot be avoided, as ratios measured in one run.
 
-Floors: drawing the same normals (Langevin), calling the same network (sampling), one forward and
-backward pass with the optimiser (training). Interleaved repeats, medians; JSON beside this file.
-Every timed result is also checked, so that speed is not bought with error.
+Floors: calling the same network (sampling), one forward and backward pass with the optimiser
+(training). Interleaved repeats, medians; JSON beside this file. `langevin.py` and `objectives.py`
+time the rest, side by side with other libraries.
 
     python benchmarks/run.py [--repeats 5] [--device cpu]
 """
@@ -30,48 +30,6 @@ def interleaved(functions, repeats):
             function()
             times[name].append(time.perf_counter() - began)
     return {name: statistics.median(values) for name, values in times.items()}
-
-
-def langevin(repeats, device):
-    """ULA on the two-mode 2-D mixture against drawing the same normals."""
-    h, n_steps, rows = 0.05, 100, []
-    for dim in (2, 32, 512):
-        means = torch.zeros(2, dim, device=device)
-        means[:, 0] = torch.tensor([-2.0, 2.0])
-        law = glp.GaussianMixture(torch.tensor([0.5, 0.5], device=device), means, 1.0)
-        for chains in (4, 100, 10_000):
-            if chains * dim > 500_000:
-                continue
-            x0 = law.sample(chains).to(device)
-            noise = torch.empty_like(x0)
-            kept = {}
-
-            def run(x0=x0, law=law, kept=kept):
-                kept["x"] = glp.run(glp.ULA(h), law, x0, n_steps, burn_in=n_steps - 1).state.x
-
-            def floor(noise=noise):
-                for _ in range(n_steps):
-                    noise.normal_()
-
-            seconds = interleaved({"ours": run, "floor": floor}, repeats)
-            # the coordinates without modes have ULA's exact variance 1 / (1 - h/2) in the limit
-            last = kept["x"][:, -1].double()  # along it both modes agree
-            variance = float(last.var())
-            a = (1 - h) ** (2 * n_steps)
-            exact = a + (1 - a) / (1 - h / 2)
-            error = (variance - exact) / (exact * (2 / chains) ** 0.5)
-            assert abs(error) < 5, (
-                f"variance {variance} is {error:.1f} standard errors off {exact}"
-            )
-            rows.append(
-                {
-                    "what": f"ULA, d={dim}, {chains} chains",
-                    "us_per_step": 1e6 * seconds["ours"] / n_steps,
-                    "floor_us": 1e6 * seconds["floor"] / n_steps,
-                    "ratio": seconds["ours"] / seconds["floor"],
-                }
-            )
-    return rows
 
 
 def sampling(repeats, device):
@@ -159,7 +117,7 @@ def main():
     }
     print("  ".join(f"{k} {v}" for k, v in environment.items()))
     rows = [
-        row for bench in (langevin, sampling, training) for row in bench(options.repeats, device)
+        row for bench in (sampling, training) for row in bench(options.repeats, device)
     ]
     print(f"{'':<36}{'µs a step':>12}{'floor':>12}{'ratio':>8}")
     for row in rows:
