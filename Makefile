@@ -61,6 +61,8 @@ docs: $(VENV)/.docs
 
 bench: $(VENV)/.main
 	$(TEST_ENV) $(BIN)/python benchmarks/run.py
+	$(TEST_ENV) $(BIN)/python benchmarks/objectives.py
+	$(TEST_ENV) $(BIN)/python benchmarks/langevin.py
 
 clean:
 	rm -rf $(VENV) site reports .pytest_cache .mypy_cache .ruff_cache

@@ -116,9 +116,7 @@ def main():
         "repeats": options.repeats,
     }
     print("  ".join(f"{k} {v}" for k, v in environment.items()))
-    rows = [
-        row for bench in (sampling, training) for row in bench(options.repeats, device)
-    ]
+    rows = [row for bench in (sampling, training) for row in bench(options.repeats, device)]
     print(f"{'':<36}{'µs a step':>12}{'floor':>12}{'ratio':>8}")
     for row in rows:
         print(
