@@ -300,7 +300,10 @@ def floor(law, sigma):
     return 0.5 / sigma**2 - 0.5 * squared
 
 
-@pytest.mark.parametrize("name", ["implicit", "sliced_vr", "denoising", "energy"])
+@pytest.mark.parametrize(
+    "name",
+    ["explicit", "implicit", "sliced", "sliced_vr", "finite_difference", "denoising", "energy"],
+)
 def test_a_small_network_reaches_the_noised_score(name, generator):
     """Excess over the exact floor R(σ) under 1 % of E‖s‖²/2, on the two-mode mixture."""
     law, sigma = GaussianMixture([0.3, 0.7], [[-2.0], [2.0]], 0.5), 0.6
@@ -320,7 +323,8 @@ def test_a_small_network_reaches_the_noised_score(name, generator):
             loss = objectives.denoising(score, x, sigma, generator=generator)
         else:
             x = x + sigma * torch.randn(512, 1, generator=generator)
-            loss = getattr(objectives, name)(score, x)
+            extra = (noised.score,) if name == "explicit" else ()
+            loss = getattr(objectives, name)(score, x, *extra)
         optimizer.zero_grad()
         loss.mean().backward()
         optimizer.step()
