@@ -224,3 +224,12 @@ def test_refusals():
         images.hessian(torch.zeros(3, 1, 2, 2))
     with pytest.raises(ValueError, match="flat data"):
         images.posterior_cov(torch.zeros(3, 1, 2, 2), 1.0, 1.0)
+
+
+def test_plain_numbers_keep_double_precision(generator):
+    """With a default of float32, α as a Python number must not be rounded to it."""
+    law = Empirical(torch.randn(6, 2, generator=generator)).noised(1.0, 0.3)
+    x = torch.randn(4, 2, generator=generator)
+    exact = law.posterior_mean(x, torch.tensor(0.7), torch.tensor(0.6))
+    torch.set_default_dtype(torch.float32)
+    torch.testing.assert_close(law.posterior_mean(x, 0.7, 0.6), exact, rtol=1e-13, atol=1e-13)

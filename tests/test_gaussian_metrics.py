@@ -221,3 +221,14 @@ def test_bad_samples_are_refused(as_user):
         mean_score(lambda x: x.sum(1), torch.zeros(9, 2))
     with pytest.raises(ValueError, match=r"divergence must return \(9,\)"):
         fisher_information(lambda x: x, torch.zeros(9, 2), divergence=lambda x: x)
+
+
+@pytest.mark.usefixtures("as_user")
+def test_a_mixture_is_refused_and_not_taken_for_its_mean():
+    mixture = GaussianMixture([0.5, 0.5], [[-2.0, 0.0], [2.0, 0.0]], 1.0)
+    unit = Gaussian([0.0, 0.0], 1.0)
+    for distance in (gaussian_fisher, gaussian_kl, gaussian_wasserstein):
+        with pytest.raises(ValueError, match="p must be a Gaussian, got GaussianMixture"):
+            distance(mixture, unit)
+        with pytest.raises(ValueError, match="q must be a Gaussian, got GaussianMixture"):
+            distance(unit, mixture)
