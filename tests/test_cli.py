@@ -1,5 +1,6 @@
 """The command line as a person meets it: exit codes, one readable line, data on standard output."""
 
+import dataclasses
 import json
 import os
 import signal
@@ -332,3 +333,40 @@ def test_sampling_a_target_refuses_nonsense(capsys, tmp_path, checkpoint):
     refuse(capsys, 2, "sample", "--target", "ring", *bad, says="use one of .npz, .npy")
     refuse(capsys, 2, "sample", "--target", "ring", "--kernel", "nuts", says="kernel")
     refuse(capsys, 1, "sample", "--target", "ring", "--burn-in", "5000", says="keep no draw")
+
+
+def test_a_file_that_fails_says_so_in_a_line(capsys, tmp_path):
+    source = tmp_path / "bad.py"
+    source.write_text(
+        "def boom(x):\n    raise RuntimeError('no')\n"
+        "def nan(x):\n    return x.sum(1) * float('nan')\nnumber = 3\n"
+    )
+    few = ["--dim", "2", "--steps", "20", "--chains", "3", "--quiet"]
+    at = lambda name: ["sample", "--target", f"{source}:{name}", *few]
+    refuse(capsys, 1, *at("boom"), says="failed: RuntimeError: no")
+    refuse(capsys, 1, *at("nan"), says="not finite at 3 of 3 starting points")
+    refuse(capsys, 2, *at("number"), says="neither a function nor a density")
+    code, _, err = call(capsys, *at("nan"), "--kernel", "ula", "--step-size", "0.1")
+    assert code == 1  # every chain diverged
+    assert "3 of 3 chains diverged" in err
+    assert "RuntimeWarning" not in err
+    source.write_text("def f(x:\n")
+    refuse(capsys, 1, *at("f"), says="failed: SyntaxError")
+    for spread in ("0", "nan", "-1"):
+        refuse(capsys, 2, "sample", "--target", "ring", "--spread", spread, says="--spread must")
+
+
+def test_an_interrupt_before_the_first_draw(capsys, monkeypatch, tmp_path):
+    from gradlogp import chains
+
+    whole = chains.run
+
+    def interrupted(*arguments, **options):
+        chain = whole(*arguments, **options)
+        return dataclasses.replace(chain, draws=chain.draws[:, :0], complete=False)
+
+    monkeypatch.setattr(chains, "run", interrupted)
+    out = tmp_path / "x.npz"
+    few = ["--steps", "20", "--chains", "3", "--out", out, "--quiet"]
+    refuse(capsys, 130, "sample", "--target", "ring", *few, says="no draw was kept yet")
+    assert not out.exists()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import math
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -101,14 +102,21 @@ def sample_target(
         raise Misuse(f"cannot write {out}: use one of {', '.join(FORMATS)}")
     if step_size is not None and not (step_size > 0 and math.isfinite(step_size)):
         raise Misuse(f"--step-size must be positive, got {step_size}")
+    if not (spread > 0 and math.isfinite(spread)):
+        raise Misuse(f"--spread must be positive and finite, got {spread}")
     law, shape = _target(target, dim)
     generator = torch.Generator().manual_seed(seed)
     x = spread * torch.randn(chains, *shape, generator=generator)
     burn_in = steps // 2 if burn_in is None else burn_in
     moved, tuned = _kernel(kernel, step_size, law, x, max(50, burn_in // 2), generator)
     say(f"{kernel}, step size {moved.step_size:.4g} ({tuned})", quiet=quiet)  # type: ignore[attr-defined]
-    with bar("langevin", quiet=quiet) as update:
+    with bar("langevin", quiet=quiet) as update, warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always")
         chain = run(moved, law, x, steps, burn_in, thin, generator=generator, progress=update)
+    for warning in warned:
+        say(f"gradlogp: {warning.message}")
+    if not chain.draws.shape[1]:
+        raise KeyboardInterrupt("no draw was kept yet, so nothing is written")
     summary = chain.summary()
     if json:
         print_json({"step_size": moved.step_size, "rows": [r._asdict() for r in summary.rows],  # type: ignore[attr-defined]
@@ -122,7 +130,9 @@ def sample_target(
             f"{out} and {out.with_suffix('.png').name}: {tuple(chain.draws.shape)} draws",
             quiet=quiet,
         )
-    return 0
+    if not chain.complete:
+        return 130
+    return 1 if summary.divergent_chains == chains else 0  # draws of which none moved freely
 
 
 def _target(source: str, dim: int | None) -> tuple[Density, torch.Size]:
@@ -140,11 +150,13 @@ def _target(source: str, dim: int | None) -> tuple[Density, torch.Size]:
         if not Path(path).is_file():
             raise Misuse(f"there is no file {path}")
         found = _load(Path(path), name)
+        if not hasattr(found, "score") and not callable(found):
+            raise Misuse(f"{name} in {path} is neither a function nor a density")
         if hasattr(found, "score") and hasattr(found, "event_shape"):
             return found, torch.Size(found.event_shape)
         if dim is None or dim < 1:
             raise Misuse(f"{name} is a function of a batch (B, D): give D with --dim")
-        return as_target(log_prob=found), torch.Size([dim])
+        return as_target(log_prob=_guarded(found, source)), torch.Size([dim])
     if (Path(source) / "config.json").exists():
         from .. import checkpoint as ckpt
 
@@ -162,10 +174,22 @@ def _load(path: Path, name: str) -> Any:
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    _guarded(spec.loader.exec_module, str(path))(module)
     if not hasattr(module, name):
         raise Misuse(f"{path} has no {name}")
     return getattr(module, name)
+
+
+def _guarded(function: Callable[..., Any], where: str) -> Callable[..., Any]:
+    """Turn whatever a foreign file raises into one readable line."""
+
+    def call(*arguments: Any) -> Any:
+        try:
+            return function(*arguments)
+        except Exception as error:
+            raise ValueError(f"{where} failed: {type(error).__name__}: {error}") from error
+
+    return call
 
 
 def _kernel(
