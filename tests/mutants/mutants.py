@@ -293,4 +293,41 @@ MUTANTS = (
         "planning.py", "torch.where(done[:, None], fresh, w)", "w",
         "test_adaptation.py::test_lanczos_finds_all_of_a_space_that_is_soon_exhausted",
     ),
+    Mutant(
+        "X: a minibatch score without the factor N/n",
+        "posterior.py", "self.n_data / index.shape[-1]", "1.0",
+        "test_stochastic.py::test_sgld_stationary_variance",
+    ),
+    Mutant(
+        "X: swaps with the sign of the ratio turned",
+        "kernels/tempering.py", "return -(1 / temperatures)", "return (1 / temperatures)",
+        "test_tempering.py",
+    ),
+    Mutant(
+        "X: particles that attract where they should repel",
+        "kernels/particles.py", "@ state.score.flatten(1) + repulsion",
+        "@ state.score.flatten(1) - repulsion",
+        "test_particles.py",
+    ),
+    Mutant(
+        "X: both cross terms of the Stein kernel with the wrong sign",
+        "metrics/ksd.py", "- 2 * beta * (cross + d) / b", "- 2 * beta * (d - cross) / b",
+        "test_ksd.py",
+    ),
+    Mutant(
+        "X: a step for twice the bias",
+        "planning.py", "return 2 * relative_bias / ((1", "return 4 * relative_bias / ((1",
+        "test_adaptation.py",
+    ),
+    Mutant(
+        "X: compiled normals of half the variance",
+        "fused/noise.py", "np.sqrt(_f(-2) * log32(u))", "np.sqrt(_f(-1) * log32(u))",
+        "test_fused.py",
+    ),
+    Mutant(
+        "X: EDM's weight with σ_d for its square",
+        "objectives/weights.py", "(sigma / (alpha * sigma_data)) ** 2",
+        "(sigma / alpha) ** 2 / sigma_data",
+        "test_objectives.py::test_weights_are_those_of_the_papers",
+    ),
 )  # fmt: skip
