@@ -8,6 +8,7 @@ from support import COV, MEAN, close, order, z_score
 
 from gradlogp import ExactScore, Gaussian, GaussianMixture, log_likelihood
 from gradlogp.core import Streams, per_sample
+from gradlogp.likelihood import bits_per_dim, dequantise
 from gradlogp.schedules import DDPM, VE, VP, Cosine, Levels, Rectified, SubVP
 
 SCHEDULES = [VE(0.3, 4.0), VP(0.1, 4.0), SubVP(0.1, 4.0), Cosine(alpha_min=0.3)]
@@ -266,3 +267,127 @@ def test_exact_density_of_an_energy_model(generator):
         ExactScore(law, schedule), schedule, x, n_steps=32, prior=prior
     ).log_prob
     torch.testing.assert_close(found, exact, rtol=1e-9, atol=1e-9)
+
+
+# ---------------------------------------------------------------------------- with a tolerance
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES, ids=lambda s: type(s).__name__)
+def test_tolerance_is_met_on_a_mixture(schedule, generator):
+    law = GaussianMixture([0.4, 0.6], torch.tensor([[-1.0, 0.2], [1.5, -0.3]]), [0.3, 0.2])
+    x = law.sample(5, generator=generator)
+    end, at = law.noised(*schedule(torch.ones(()))), torch.tensor(1e-3)
+    found = log_likelihood(ExactScore(law, schedule), schedule, x, tolerance=1e-8, prior=end)
+    exact = law.noised(*schedule(at)).log_prob(x)
+    assert float((found.log_prob - exact).abs().max()) < 1e-5
+    assert float((found.log_prob - exact).abs().max()) < 10 * float(found.solver_error.max())
+
+
+def test_float32_is_right_within_its_own_error(generator):
+    law = GaussianMixture([0.4, 0.6], torch.tensor([[-1.0, 0.2], [1.5, -0.3]]), [0.3, 0.2])
+    x = law.sample(6, generator=generator)
+    schedule = VP()
+    end = law.noised(*schedule(torch.ones(())))
+    small = GaussianMixture(law.weights.float(), law.means.float(), [0.3, 0.2])
+    found = log_likelihood(
+        ExactScore(small, schedule), schedule, x.float(), tolerance=1e-5,
+        prior=small.noised(*schedule(torch.ones(()))),
+    )  # fmt: skip
+    assert found.log_prob.dtype == torch.float32
+    exact = law.noised(*schedule(torch.tensor(1e-3))).log_prob(x.float().double())
+    error = (found.log_prob.double() - exact).abs()
+    assert bool((error < 3 * found.solver_error).all()), (error, found.solver_error)
+    assert float(found.solver_error.max()) < 1e-2
+    assert end.event_shape == x.shape[1:]
+
+
+def test_samples_meet_the_tolerance_on_their_own(generator):
+    schedule = VP(0.1, 4.0)
+    score = ExactScore(GAUSSIAN, schedule)
+    x = GAUSSIAN.sample(4, generator=generator)
+    x[2] *= 50
+    whole = log_likelihood(score, schedule, x, tolerance=1e-5)
+    for k in range(4):
+        alone = log_likelihood(score, schedule, x[k : k + 1], tolerance=1e-5)
+        close(alone.log_prob, whole.log_prob[k : k + 1], 1e-9)
+
+
+def test_tolerance_with_probes(generator):
+    """Of a Gaussian with independent entries every sign probe is exact."""
+    law, schedule = Gaussian(torch.zeros(3), torch.tensor([0.3, 1.0, 2.0])), VP(0.1, 4.0)
+    x, score = law.sample(4, generator=generator), ExactScore(law, schedule)
+    options = {"tolerance": 1e-7, "prior": law.noised(*schedule(torch.ones(())))}
+    exact = log_likelihood(score, schedule, x, **options)
+    probed = log_likelihood(
+        score, schedule, x, "hutchinson", n_probes=2, generator=generator, **options
+    )
+    close(probed.log_prob, exact.log_prob, 1e-6)
+    assert float(probed.standard_error.max()) < 1e-6
+
+
+@pytest.mark.parametrize("options", [{"n_steps": 24}, {"tolerance": 1e-8}], ids=str)
+def test_likelihood_can_be_differentiated(options, generator):
+    """In x it gives the score, in a parameter the derivative of log p."""
+    schedule, t_min = VP(0.1, 4.0), 1e-2
+    x = torch.randn(3, 2, generator=generator).requires_grad_()
+    scale = torch.tensor(0.6, requires_grad=True)
+
+    def score(y, t):
+        a, b = schedule(t)
+        variance = (a**2 * scale + b**2).reshape(-1, *[1] * (y.ndim - 1))
+        return -y / variance
+
+    found = log_likelihood(
+        score, schedule, x, t_min=t_min, var=scale, differentiable=True, **options
+    )
+    by_x, by_scale = torch.autograd.grad(found.log_prob.sum(), (x, scale))
+    a, b = schedule(torch.tensor(t_min))
+    v = a**2 * scale.detach() + b**2
+    close(by_x, -x.detach() / v, 1e-5)
+    close(by_scale, float((a**2 * (x.detach() ** 2 / v**2 - 1 / v) / 2).sum()), 1e-5)
+    assert not log_likelihood(score, schedule, x, **options).log_prob.requires_grad
+
+
+# ---------------------------------------------------------------------------- bits
+
+
+def test_bits_of_uniform_data_are_those_of_a_code(generator):
+    """Under the uniform density on [0, 1] every one of 256 values costs 8 bits."""
+    bits = bits_per_dim(torch.zeros(4), (3, 5), levels=256)
+    close(bits, torch.full((4,), 8.0), 1e-12)
+
+
+def test_bits_do_not_depend_on_the_units_of_the_model(generator):
+    """With log |det dz/dy| the same data have the same bits, whatever the scaler."""
+    k = torch.randint(0, 16, (6, 2), generator=generator)
+    y = dequantise(k, 16, generator=generator)
+    unit = Gaussian(torch.full((2,), 0.5), 0.05)
+    for shift, scale in ((0.5, 1.0), (-3.0, 0.01)):
+        z = (y - shift) / scale
+        law = Gaussian((torch.full((2,), 0.5) - shift) / scale, 0.05 / scale**2)
+        log_p = law.log_prob(z) - 2 * math.log(scale)
+        close(bits_per_dim(log_p, (2,), 16), bits_per_dim(unit.log_prob(y), (2,), 16), 1e-10)
+
+
+def test_dequantised_data_fill_their_cells(generator):
+    k = torch.arange(4.0).repeat(5000)[:, None]
+    y = dequantise(k, 4, generator=generator)
+    assert torch.equal((4 * y).floor(), k)
+    close(float((4 * y - k).mean()), 0.5, 0.01)
+    # the bound: E log p(y) ≤ log P(k), Jensen
+    law = Gaussian(torch.tensor([0.4]), 0.05)
+    bits = bits_per_dim(law.log_prob(y), (1,), 4).reshape(-1, 4).mean(0)
+    z = (torch.arange(5.0) / 4 - 0.4) / math.sqrt(0.05)
+    mass = torch.special.ndtr(z).diff()
+    assert bool((bits > -mass.log2() - 0.02).all())
+
+
+def test_what_is_no_integer_is_refused(as_user):
+    with pytest.raises(ValueError, match="integers from 0 to 255"):
+        dequantise(torch.tensor([[0.5]]))
+    with pytest.raises(ValueError, match="integers from 0 to 15"):
+        dequantise(torch.tensor([[16]]), 16)
+    with pytest.raises(ValueError, match="levels"):
+        bits_per_dim(torch.zeros(2), (3,), 1)
+    with pytest.raises(ValueError, match="tolerance"):
+        log_likelihood(lambda x, t: -x, VP(), torch.ones(2, 2), tolerance=0.0)

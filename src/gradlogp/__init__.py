@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from . import theory as theory
     from .adaptation import adapt_preconditioner as adapt_preconditioner
     from .adaptation import adapt_step_size as adapt_step_size
+    from .bound import variational_bound as variational_bound
     from .chains import run as run
     from .core import Estimate as Estimate
     from .core import Streams as Streams
@@ -50,6 +51,8 @@ if TYPE_CHECKING:
     from .kernels import polynomial_decay as polynomial_decay
     from .kernels import weighted_average as weighted_average
     from .ladder import noise_levels as noise_levels
+    from .likelihood import bits_per_dim as bits_per_dim
+    from .likelihood import dequantise as dequantise
     from .likelihood import log_likelihood as log_likelihood
     from .model import EmpiricalScore as EmpiricalScore
     from .model import ExactScore as ExactScore
@@ -60,11 +63,11 @@ if TYPE_CHECKING:
     from .networks import UNet as UNet
     from .parametrization import join as join
     from .parametrization import split as split
-    from .parametrization import tweedie as tweedie
     from .planning import estimate_curvature as estimate_curvature
     from .planning import plan as plan
     from .planning import step_for_bias as step_for_bias
     from .posterior import Posterior as Posterior
+    from .rescheduled import Rescheduled as Rescheduled
     from .sampling import evolve as evolve
     from .sampling import prior as prior
     from .sampling import time_grid as time_grid
@@ -72,9 +75,19 @@ if TYPE_CHECKING:
     from .settings import Settings as Settings
     from .targets import as_target as as_target
     from .training import fit as fit
+    from .transitions import DDIM as DDIM
+    from .transitions import AdaptiveFlow as AdaptiveFlow
     from .transitions import Ancestral as Ancestral
     from .transitions import AnnealedLangevin as AnnealedLangevin
+    from .transitions import Churn as Churn
+    from .transitions import DPMSolver as DPMSolver
+    from .transitions import ExponentialAB as ExponentialAB
+    from .transitions import PredictorCorrector as PredictorCorrector
     from .transitions import ProbabilityFlow as ProbabilityFlow
+    from .transitions import ReverseSDE as ReverseSDE
+    from .tweedie import tweedie as tweedie
+    from .tweedie import tweedie_product as tweedie_product
+    from .tweedie import tweedie_variance as tweedie_variance
 
 __version__ = "0.1.0"
 
@@ -102,23 +115,30 @@ _NAMES = {
         ),
         "kernels",
     ),
-    "log_likelihood": "likelihood",
+    "bits_per_dim": "likelihood", "dequantise": "likelihood", "log_likelihood": "likelihood",
+    "variational_bound": "bound",
     "EmpiricalScore": "model", "ExactScore": "model", "ScoreModel": "model",
     "find_modes": "modes", "gradient_flow": "modes",
     "MLP": "networks", "UNet": "networks",
     "noise_levels": "ladder",
-    "join": "parametrization", "split": "parametrization", "tweedie": "parametrization",
+    "join": "parametrization", "split": "parametrization",
     "adapt_preconditioner": "adaptation", "adapt_step_size": "adaptation",
     "run": "chains",
     "estimate_curvature": "planning", "plan": "planning", "step_for_bias": "planning",
-    "Posterior": "posterior",
+    "Posterior": "posterior", "Rescheduled": "rescheduled",
     "evolve": "sampling", "prior": "sampling", "time_grid": "sampling",
     "as_score": "scores",
     "Settings": "settings",
     "as_target": "targets",
     "fit": "training",
-    "Ancestral": "transitions", "AnnealedLangevin": "transitions",
-    "ProbabilityFlow": "transitions",
+    **dict.fromkeys(
+        (
+            "DDIM", "AdaptiveFlow", "Ancestral", "AnnealedLangevin", "Churn", "DPMSolver",
+            "ExponentialAB", "PredictorCorrector", "ProbabilityFlow", "ReverseSDE",
+        ),
+        "transitions",
+    ),
+    "tweedie": "tweedie", "tweedie_product": "tweedie", "tweedie_variance": "tweedie",
 }  # fmt: skip
 
 __all__ = [*_MODULES, *_NAMES, "__version__"]

@@ -1,9 +1,8 @@
 r"""Scores and divergences by automatic differentiation.
 
 For s: R^d -> R^d with Jacobian ∇s the divergence is tr ∇s. Probes v with E[v vᵀ] = I give the
-unbiased estimate vᵀ(∇s)v. Everything can be differentiated again, in the parameters of s and in x, and
-every sample is on its own. Differentiation is in reverse mode, which also takes functions that
-differentiate inside; the exact trace uses `jets` where it can.
+unbiased estimate vᵀ(∇s)v. All can be differentiated again, in the parameters of s and in x, sample by
+sample, in reverse mode (s may differentiate inside); the exact trace uses `jets` where it can.
 """
 
 from __future__ import annotations
@@ -119,9 +118,8 @@ def _has_leaf_besides(value: Tensor, y: Tensor) -> bool:
 
 def _unrelated(name: str) -> str:
     return (
-        f"{name} does not depend on x through differentiable operations, so its derivative would "
-        "silently be 0; look for .detach(), torch.no_grad(), or .numpy() in it (a constant field "
-        "can be written as c + 0 * x)"
+        f"{name} does not depend on x differentiably, so its derivative would silently be 0; look "
+        "for .detach(), torch.no_grad() or .numpy() (a constant field can be written c + 0 * x)"
     )
 
 
@@ -149,9 +147,8 @@ def probe(law: Probe, like: Tensor, generator: Generator | None = None) -> Tenso
     if law == "gaussian":
         return v
     if law == "sphere":
-        norm = v.flatten(1).norm(dim=1)
-        radius = v[0].numel() ** 0.5
-        return v * (radius / norm).reshape(-1, *[1] * (v.ndim - 1))
+        norm = v.flatten(1).norm(dim=1).reshape(-1, *[1] * (v.ndim - 1))
+        return v * (v[0].numel() ** 0.5 / norm)
     raise ValueError(f"unknown probe law {law!r}; one of 'gaussian', 'rademacher', 'sphere'")
 
 
@@ -185,9 +182,8 @@ def _rows(at: _At, index: Tensor) -> Tensor:
 def _reverse_trace(s: ScoreFn, x: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
     """Return s(x) and Σ ∂_i s_i over the coordinates in `index`, by reverse differentiation."""
     at = _field_at(s, x)
-    rows = _rows(at, index).flatten(2)
-    trace = rows.gather(2, index.reshape(-1, 1, 1).expand(-1, len(x), 1)).sum((0, 2))
-    return at.given, trace
+    places = index.reshape(-1, 1, 1).expand(-1, len(x), 1)
+    return at.given, _rows(at, index).flatten(2).gather(2, places).sum((0, 2))
 
 
 def jacobian_trace(
@@ -242,8 +238,12 @@ def jacobian(s: ScoreFn, x: Float[Tensor, "batch *event"]) -> Float[Tensor, "bat
     """Return the Jacobian ∇s at every sample, entry [b, i, j] = ∂s_i/∂x_j."""
     check_batch(x)
     at = _field_at(s, x)
-    rows = [_rows(at, index).flatten(2) for index in _chunks(x, None)]
-    return torch.cat(rows).movedim(0, 1)
+    return torch.cat([_rows(at, i).flatten(2) for i in _chunks(x, None)]).movedim(0, 1)
+
+
+def jacobian_product(s: ScoreFn, x: Tensor, v: Tensor) -> Tensor:
+    """Return (∇s)ᵀ v, which for a gradient field is (∇s) v."""
+    return _pull_back(_field_at(s, x), v)
 
 
 def hutchinson_trace(

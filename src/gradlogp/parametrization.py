@@ -18,19 +18,15 @@ A score turns into ε (and back) without passing through x_0.
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
-from .autodiff import jacobian
 from .core import (
     Denoiser,
     NoisyScoreFn,
     Schedule,
-    ScoreFn,
-    check_batch,
     check_same_shape,
     per_sample,
 )
@@ -146,41 +142,11 @@ def predict(
     return split("score", score(x, t), x, alpha, sigma)
 
 
-class Tweedie(NamedTuple):
-    """Posterior mean `(B, *event)` and covariance `(B, d, d)` of x_0 given x_t."""
+def flow_velocity(score: NoisyScoreFn, schedule: Schedule, x: Tensor, t: Tensor) -> Tensor:
+    r"""Return the velocity of the probability flow, α' x̂_0 + σ' ε̂, at times `()` or `(B,)`.
 
-    mean: Tensor
-    cov: Tensor
-
-
-def tweedie(
-    score: ScoreFn,
-    x_t: Float[Tensor, "batch *event"],
-    alpha: Tensor | float,
-    sigma: Tensor | float,
-) -> Tweedie:
-    r"""Posterior mean and covariance of x_0 given x_t from the score of the law of x_t.
-
-    .. math::
-        E[x_0 | x_t] = \frac{x_t + σ^2 s(x_t)}{α}, \qquad
-        \mathrm{Cov}[x_0 | x_t] = \frac{σ^2}{α^2} \left( I + σ^2 \nabla s(x_t) \right)
-
-    Arguments:
-        score: The score of the law of x_t, `(B, *event) -> (B, *event)`.
-        x_t: Where, shape `(B, *event)`; d is its number of entries per sample.
-        alpha: α > 0, `()` or `(B,)`.
-        sigma: σ, `()` or `(B,)`.
-
-    Raises:
-        ValueError: If α = 0 or a shape does not fit.
-
-    References:
-        | Tweedie's Formula and Selection Bias (Efron, 2011)
-        | https://doi.org/10.1198/jasa.2011.tm11181
+    It is f x − ½ g² s, without the division by α or σ.
     """
-    check_batch(x_t, name="x_t")
-    mean, _ = split("score", score(x_t), x_t, alpha, sigma)
-    H = jacobian(score, x_t)
-    a, b = per_sample(alpha, H, "alpha"), per_sample(sigma, H, "sigma")
-    I = torch.eye(H.shape[-1], dtype=x_t.dtype, device=x_t.device)
-    return Tweedie(mean, (b / a) ** 2 * (I + b**2 * H))
+    x0, eps = predict(score, schedule, x, t)
+    d_alpha, d_sigma = (per_sample(rate, x, "the rate") for rate in schedule.rates(t))
+    return d_alpha * x0 + d_sigma * eps

@@ -26,6 +26,7 @@ from .core import (
     randn_like,
 )
 from .schedules import invert_log_snr
+from .transitions.multistep import Multistep
 
 Progress = Callable[[int, int], None]
 """Called as progress(done, total) after every step."""
@@ -188,10 +189,11 @@ def evolve(
     total, done, parts = n_chunks * len(steps), 0, []
     for part, streams in chunks(len(x), chunk_size, generator, x.device):
         y = x[part]
+        move = transition.begin() if isinstance(transition, Multistep) else transition
         for t, s in steps:
             if callback is not None:
                 callback(y, t)
-            moved = transition(y, t, s, score, schedule, generator=streams)
+            moved = move(y, t, s, score, schedule, generator=streams)
             check_same_shape(moved, y, type(transition).__name__)
             y = moved
             done += 1

@@ -44,6 +44,32 @@ class VE(Schedule):
 
 
 @dataclass(frozen=True)
+class EDM(Schedule):
+    r"""EDM's levels: :math:`α = 1`, :math:`σ_t^{1/ρ}` linear from σ_min at t = 0 to σ_max at t = 1.
+
+    References:
+        | Elucidating the Design Space of Diffusion-Based Generative Models (Karras et al., 2022)
+        | https://arxiv.org/abs/2206.00364
+    """
+
+    sigma_min: float = 0.002
+    sigma_max: float = 80.0
+    rho: float = 7.0
+
+    def __post_init__(self) -> None:
+        if not (0 < self.sigma_min < self.sigma_max and self.rho > 0):
+            raise ValueError(
+                f"EDM needs 0 < sigma_min < sigma_max and rho > 0, got {self.sigma_min}, "
+                f"{self.sigma_max} and {self.rho}"
+            )
+
+    def __call__(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        """Return (α_t, σ_t)."""
+        low, high = self.sigma_min ** (1 / self.rho), self.sigma_max ** (1 / self.rho)
+        return torch.ones_like(t), (low + t * (high - low)) ** self.rho
+
+
+@dataclass(frozen=True)
 class VP(Schedule):
     r"""Variance preserving, linear β: :math:`\log α = -\tfrac14 t^2 (β_1 - β_0) - \tfrac12 t β_0`.
 
@@ -227,7 +253,7 @@ def invert_log_snr(schedule: Schedule, log_snr: Tensor, t_min: float = 0.0) -> T
     return (low + high) / 2
 
 
-SCHEDULES: tuple[type[Schedule], ...] = (VE, VP, SubVP, Cosine, Rectified, DDPM, Levels)
+SCHEDULES: tuple[type[Schedule], ...] = (VE, EDM, VP, SubVP, Cosine, Rectified, DDPM, Levels)
 """The schedules that a checkpoint can name."""
 
 

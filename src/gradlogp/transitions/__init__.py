@@ -1,5 +1,12 @@
 """Transitions: callables (x, t, s, score, schedule) that move p_t to p_s."""
 
+from .ancestral import Ancestral as Ancestral
 from .annealed import AnnealedLangevin as AnnealedLangevin
-from .diffusion import Ancestral as Ancestral
-from .diffusion import ProbabilityFlow as ProbabilityFlow
+from .corrector import Churn as Churn
+from .corrector import PredictorCorrector as PredictorCorrector
+from .flow import AdaptiveFlow as AdaptiveFlow
+from .flow import ProbabilityFlow as ProbabilityFlow
+from .multistep import DPMSolver as DPMSolver
+from .multistep import ExponentialAB as ExponentialAB
+from .reverse import DDIM as DDIM
+from .reverse import ReverseSDE as ReverseSDE
