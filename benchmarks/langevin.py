@@ -2,10 +2,11 @@
 
 The plain engine, the fused one where Numba is installed, and other libraries where they are, on a
 two-mode mixture (isotropic), one of 100 components with full covariances, and a network as a score,
-whose floor is as many bare calls of it. Interleaved rounds, best of them, float32, one thread; JSON
-beside this file. The law of the timed chains is checked against the exact one of ULA.
+whose floor is the bare calls of it and the normals. Interleaved rounds, best of them, float32, one
+thread; JSON beside this file, and the table of `docs/benchmarks.md`. The law of the timed chains is
+checked against the exact one of ULA. Some six minutes.
 
-    python benchmarks/langevin.py [--repeats 7]
+    python benchmarks/langevin.py [--repeats 5]
 
 torchebm and blackjax are looked for; give them an environment of their own.
 """
@@ -155,20 +156,42 @@ def check(name, x, x0, n_steps):
     return off
 
 
+SECONDS = {"two modes": 0.05, "hundred": 0.15, "network": 0.2}
+"""About how long the plain engine takes in one round, where the fewest steps do not take longer."""
+
+MOST = {"two modes": 5_200_000, "hundred": 7e5, "network": 3_200_000}
+"""Largest number of chains times d, for the hundred times d², that is timed."""
+
+
+def size(what, chains, d):
+    return chains * d**2 if what == "hundred" else chains * d
+
+
+def steps_for(what, target, x0):
+    """Return how many steps to time: up to 1000, and enough that what a run begins with is little."""
+    pilot = plain(target, x0, 3)
+    pilot()
+    began = time.perf_counter()
+    pilot()
+    least = 3 if what == "hundred" or x0.numel() > 2e6 else 20
+    return int(min(1000, max(least, 3 * SECONDS[what] / (time.perf_counter() - began))))
+
+
 def rows_of(what, target, d, chains, repeats):
-    budget = 2e7 if what == "two modes" else 2e6
-    n_steps = int(min(1000, max(20, budget / (chains * d + 2000) / 10)))
     x0 = torch.zeros(chains, d)
+    n_steps = steps_for(what, target, x0)
     cases = {"plain": plain(target, x0, n_steps), "run": whole(target, x0, n_steps)}
     if what == "network":
-        net = target.score_fn
+        net, g = target.score_fn, torch.Generator().manual_seed(0)
 
-        def floor():
+        def floor():  # the score is also needed where the chains start
             with torch.no_grad():
+                net(x0)
                 for _ in range(n_steps):
                     net(x0)
+                    torch.randn(x0.shape, generator=g)
 
-        cases["bare calls"] = floor
+        cases["floor"] = floor
     else:
         cases["floor"] = normals(x0, n_steps)
         cases["fused"] = in_numba(target, x0, n_steps)
@@ -177,22 +200,48 @@ def rows_of(what, target, d, chains, repeats):
             "torchebm": torchebm(target, x0, n_steps),
             "blackjax": blackjax(target, x0, n_steps),
         }
-    off = None
+    off = {}
     if what == "two modes" and chains >= 100:
         ran = {k: f for k, f in cases.items() if f is not None and k != "floor"}
         off = {k: check(k, f(), x0, n_steps) for k, f in ran.items()}
     seconds = best_of(cases, repeats)
-    floor = seconds.get("floor", seconds.get("bare calls"))
-    if what == "network":
-        floor += best_of({"floor": normals(x0, n_steps)}, repeats)["floor"]
     return [
         {
             "target": what, "d": d, "chains": chains, "steps": n_steps, "who": who,
-            "us_per_step": 1e6 * s / n_steps, "over_floor": s / floor,
-            "standard_errors_off": off.get(who) if off else None,
+            "us_per_step": 1e6 * s / n_steps, "over_floor": s / seconds["floor"],
+            "standard_errors_off": off.get(who),
         }
         for who, s in seconds.items()
     ]  # fmt: skip
+
+
+def table(rows):
+    """Return the rows as the table of the docs, microseconds a step."""
+    who = ["floor", "run", "fused", "torchebm", "blackjax"]
+    titles = ["floor", "`glp.run`", '`engine="fused"`', "torchebm", "blackjax"]
+    lines = ["| target | d | chains | " + " | ".join(titles) + " |", "|---" * 8 + "|"]
+    keys = dict.fromkeys((r["target"], r["d"], r["chains"]) for r in rows)
+    for key in keys:
+        found = {r["who"]: r for r in rows if (r["target"], r["d"], r["chains"]) == key}
+        cells = []
+        for name in who:
+            row = found.get(name)
+            ratio = f" ({row['over_floor']:.3g}×)" if row and name in ("run", "fused") else ""
+            cells.append(f"{row['us_per_step']:,.3g}{ratio}" if row else "")
+            if row and row["us_per_step"] >= 1000:
+                cells[-1] = f"{row['us_per_step']:,.0f}{ratio}"
+        lines.append(f"| {key[0]} | {key[1]} | {key[2]:,} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def write_table(rows):
+    """Replace the table in the docs, where it has its place."""
+    page = HERE.parent / "docs" / "benchmarks.md"
+    text = page.read_text(encoding="utf-8")
+    begin, end = "<!-- langevin: begin -->", "<!-- langevin: end -->"
+    if begin in text:
+        head, tail = text.split(begin)[0], text.split(end)[1]
+        page.write_text(f"{head}{begin}\n{table(rows)}\n{end}{tail}", encoding="utf-8")
 
 
 def versions():
@@ -207,7 +256,7 @@ def versions():
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--chains", type=int, nargs="+", default=[1, 4, 100, 10_000, 100_000])
     parser.add_argument("--dims", type=int, nargs="+", default=[2, 32, 512])
     parser.add_argument("--targets", nargs="+", default=["two modes", "hundred", "network"])
@@ -225,9 +274,11 @@ def main():
     for what in options.targets:
         for d in options.dims:
             makers = {"two modes": two_modes, "hundred": hundred}
+            if size(what, min(options.chains), d) > MOST[what]:
+                continue
             target = makers[what](d) if what in makers else glp.as_target(network(d))
             for chains in options.chains:
-                if chains * d > 600_000 or (what == "hundred" and chains * d**2 > 3e5):
+                if size(what, chains, d) > MOST[what]:
                     continue
                 for row in rows_of(what, target, d, chains, options.repeats):
                     rows.append(row)
@@ -237,6 +288,8 @@ def main():
                         flush=True,
                     )
     options.out.write_text(json.dumps({"environment": environment, "rows": rows}, indent=1))
+    if options.out == HERE / "langevin.json":
+        write_table(rows)
     print(f"written to {options.out.name}")
 
 

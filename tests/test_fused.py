@@ -6,7 +6,17 @@ import pytest
 import torch
 from support import COV, MEAN, z_score
 
-from gradlogp import BAOAB, HMC, MALA, ULA, Gaussian, GaussianMixture, LeimkuhlerMatthews, fused
+from gradlogp import (
+    BAOAB,
+    HMC,
+    MALA,
+    ULA,
+    Gaussian,
+    GaussianMixture,
+    LeimkuhlerMatthews,
+    densities,
+    fused,
+)
 
 numba = pytest.importorskip("numba")
 
@@ -278,6 +288,113 @@ def test_scores_of_tiles_are_those_of_the_law(D, kind, dtype, generator):
     close = torch.testing.assert_close
     close(run.state.score, law.score(run.state.x), rtol=tolerance, atol=tolerance)
     close(run.state.log_prob, law.log_prob(run.state.x), rtol=tolerance, atol=tolerance)
+
+
+# ---------------------------------------------------------------------------- known targets
+
+FEATURES = torch.randn(10, 7, generator=torch.Generator().manual_seed(1))
+LABELS = (torch.arange(10) % 3 == 0).double()
+# no parameter is 1, and no two of one density are equal: that would hide a slip
+KNOWN = {
+    "banana": densities.Banana(0.4, 1.3, 0.7, 0.6),
+    "funnel": densities.Funnel(5, 1.4),
+    "ring": densities.Ring(1.7, 0.3),
+    "double well": densities.DoubleWell(3, 0.6, 2.1, -0.4),
+    "line": densities.DoubleWell(1),
+    "many wells": densities.ManyWell(6, densities.DoubleWell(2, 0.7, 1.9, 0.3)),
+    "log cosh": densities.LogCosh(3),
+    "Gumbel": densities.SkewedGumbel(4),
+    "logistic": densities.LogisticRegression(FEATURES, LABELS, 1.7),
+}
+
+
+def on_tiles(law, x):
+    """Score and log-density of `LANES` points as the compiled loops have them."""
+    from gradlogp.fused import noise, pack
+
+    score, constants, rows = pack.score_of(law, x)
+    columns = x.mT.contiguous().numpy()
+    s, log_p = torch.empty_like(x.mT).contiguous(), torch.empty(len(x), dtype=x.dtype)
+    work = torch.empty(rows, noise.LANES, dtype=x.dtype).numpy()
+    score(constants, columns, s.numpy(), log_p.numpy(), work, True)
+    return s.mT, log_p
+
+
+@pytest.mark.parametrize("name", KNOWN)
+def test_known_targets_have_the_score_and_log_density_of_pytorch(name, generator):
+    law = KNOWN[name]
+    x = 1.5 * torch.randn(64, law.event_shape[0], generator=generator)
+    x[0] = 0.0  # the centre of the ring
+    score, log_p = on_tiles(law, x)
+    close = torch.testing.assert_close
+    close(score, law.score(x), rtol=1e-10, atol=1e-10)
+    close(log_p, law.log_prob(x), rtol=1e-10, atol=1e-10)
+    assert fused.supports(MALA(0.1), law, x)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", KNOWN)
+def test_known_targets_in_single_precision(name, generator):
+    law = KNOWN[name]
+    x = torch.randn(64, law.event_shape[0], generator=generator)
+    score, log_p = on_tiles(law, x.float())
+    torch.testing.assert_close(score.double(), law.score(x), rtol=2e-5, atol=2e-5)
+    torch.testing.assert_close(log_p.double(), law.log_prob(x), rtol=2e-5, atol=2e-5)
+
+
+def test_exponentials_and_logarithms_over_the_whole_range():
+    """In units of the last place; what overflows is infinite, and NaN stays."""
+    from gradlogp.fused.noise import exp32, log32
+
+    x = torch.linspace(-86.9, 88.2, 5001, dtype=torch.float32)
+    e = torch.tensor([exp32(v) for v in x.numpy()], dtype=torch.float64)
+    assert (e / x.double().exp() - 1).abs().max() < 3 * 2**-23
+    back = torch.tensor([log32(v) for v in x.double().exp().float().numpy()])
+    assert (back - x).abs().max() < 1e-5
+    odd = torch.tensor([-math.inf, -200.0, 200.0, math.inf, math.nan], dtype=torch.float32)
+    assert [float(exp32(v)) for v in odd.numpy()[:4]] == [0, 0, math.inf, math.inf]
+    assert math.isnan(exp32(odd.numpy()[4]))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kernel", [
+    ULA(0.01), LeimkuhlerMatthews(0.01), MALA(0.02), BAOAB(0.05),
+], ids=lambda kernel: type(kernel).__name__)  # fmt: skip
+@pytest.mark.parametrize("name", ["banana", "funnel", "ring", "many wells", "logistic"])
+def test_known_targets_move_as_in_the_plain_engine(name, kernel, generator):
+    law, n = KNOWN[name], 20_000
+    if name == "logistic":
+        x0 = torch.randn(n, 7, generator=generator)
+    else:
+        x0 = law.sample(n, generator=generator)
+    ours = fused.run(kernel, law, x0, 5, 4, seed=3).state
+    state, _ = plain(kernel, law, x0, 5, generator)
+    torch.testing.assert_close(ours.score, law.score(ours.x), rtol=1e-9, atol=1e-9)
+    # what a step changes, so that the spread of x0 does not hide it
+    for f in (lambda x: x - x0, lambda x: (x - x0) ** 2, lambda x: x**2 - x0**2):
+        a, b = f(ours.x), f(state.x)
+        error = ((a.var(0) + b.var(0)) / n).sqrt()
+        assert bool(((a.mean(0) - b.mean(0)).abs() < 5 * error).all())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name in KNOWN if name != "logistic"])
+def test_mala_keeps_a_known_target(name, generator):
+    """From the law itself: E[x], E[x²], and Stein's identities E[x s] = −1."""
+    law = KNOWN[name]
+    x0 = law.sample(20_000, generator=generator)
+    kernel = MALA(0.02 if name in ("ring", "banana", "funnel") else 0.3)
+    x = fused.run(kernel, law, x0, 40, 39, seed=5).state.x
+    assert not torch.equal(x, x0)
+    exact = law.mean, law.cov.diagonal() + law.mean**2
+    for i in range(x.shape[1]):
+        assert abs(z_score(x[:, i], exact[0][i])) < 5
+        assert abs(z_score((x * law.score(x))[:, i], -1.0)) < 5
+        if name != "funnel":  # of the narrow coordinates' squares a sample says little
+            assert abs(z_score(x[:, i] ** 2, exact[1][i])) < 5
+    if name in ("double well", "Gumbel"):  # negative control: the bias of ULA is seen
+        wrong = fused.run(ULA(0.3), law, x0, 40, 39, seed=5).state.x
+        assert max(abs(z_score(wrong[:, i] ** 2, exact[1][i])) for i in range(x.shape[1])) > 5
 
 
 # ---------------------------------------------------------------------------- as an engine of run

@@ -21,7 +21,7 @@ LAYERS = [
     {"targets", "densities", "posterior", "scores", "data", "batches", "model", "tweedie", "rescheduled"},
     {"objectives", "kernels", "modes"},
     {"transitions", "settings", "checkpoint"},
-    {"sampling", "training", "metrics", "fused", "planning"},
+    {"sampling", "training", "metrics", "fused", "planning", "manifold"},
     {"likelihood", "bound", "theory", "chains", "adaptation"},
     {"plots", "pipeline"},
     {"estimator", "report"},
@@ -104,7 +104,7 @@ def test_imports_go_strictly_downwards(path):
         )
 
 
-@pytest.mark.parametrize("own", ["kernels", "transitions", "likelihood", "metrics"])
+@pytest.mark.parametrize("own", ["kernels", "transitions", "likelihood", "metrics", "manifold"])
 def test_samplers_and_metrics_know_no_network(own):
     """Whatever has the type of a score will do: they never import model or networks."""
     files = [p for p in inner if unit(p) == own]

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from . import core as core
     from . import data as data
     from . import densities as densities
+    from . import manifold as manifold
     from . import metrics as metrics
     from . import objectives as objectives
     from . import schedules as schedules
@@ -23,9 +24,14 @@ if TYPE_CHECKING:
     from .core import Estimate as Estimate
     from .core import Streams as Streams
     from .diagnostics import Chain as Chain
+    from .distributions import AffineSubspace as AffineSubspace
+    from .distributions import Embedded as Embedded
     from .distributions import Empirical as Empirical
     from .distributions import Gaussian as Gaussian
     from .distributions import GaussianMixture as GaussianMixture
+    from .distributions import Product as Product
+    from .distributions import UniformSphere as UniformSphere
+    from .distributions import VonMisesCircle as VonMisesCircle
     from .estimator import ScoreEstimator as ScoreEstimator
     from .kernels import BAOA as BAOA
     from .kernels import BAOAB as BAOAB
@@ -97,6 +103,7 @@ _MODULES = (
     "core",
     "data",
     "densities",
+    "manifold",
     "metrics",
     "objectives",
     "schedules",
@@ -104,7 +111,13 @@ _MODULES = (
 )
 _NAMES = {
     "Chain": "diagnostics", "Estimate": "core", "Streams": "core",
-    "Empirical": "distributions", "Gaussian": "distributions", "GaussianMixture": "distributions",
+    **dict.fromkeys(
+        (
+            "AffineSubspace", "Embedded", "Empirical", "Gaussian", "GaussianMixture", "Product",
+            "UniformSphere", "VonMisesCircle",
+        ),
+        "distributions",
+    ),
     "ScoreEstimator": "estimator",
     **dict.fromkeys(
         (

@@ -206,12 +206,12 @@ class Streams:
         """Draw `shape` numbers from `law` (`torch.randn`, `torch.rand`); rows are the chains."""
         if shape[0] != (n := self.stop - self.start):
             raise ValueError(f"these streams serve {n} chains, noise for {shape[0]} was asked")
-        out, skip = like.new_empty(shape), self.start % BLOCK
-        parts = zip(out.split(self._sizes), self._full, self._generators, strict=True)
+        out, fill, skip = like.new_empty(shape), _IN_PLACE[law], self.start % BLOCK
+        whole = self._sizes == self._full
+        parts = zip(out.split_with_sizes(self._sizes), self._full, self._generators, strict=True)
         for rows, size, generator in parts:
-            drawn = rows if len(rows) == size else like.new_empty(size, *shape[1:])
-            _IN_PLACE[law](drawn, generator=generator)
-            if drawn is not rows:
+            drawn = rows if whole else like.new_empty(size, *shape[1:])
+            if fill(drawn, generator=generator) is not rows:
                 rows.copy_(drawn[skip : skip + len(rows)])
             skip = 0
         return out

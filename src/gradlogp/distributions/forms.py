@@ -24,6 +24,19 @@ from .covariance import Covariance
 FAR = 256.0
 """Largest squared distance of a mean from the centre, in variances, at which `Linear` is used."""
 
+FEW = 8
+"""Most dimensions for which the chains are made contiguous."""
+
+
+class Pair(NamedTuple):
+    """Two components of equal precisions: r_1 = sigmoid(const + oddsᵀ y), and the columns of PM."""
+
+    odds: Float[Tensor, " D"]
+    const: Float[Tensor, ""]
+    second: Float[Tensor, "D 1"]
+    difference: Float[Tensor, "D 1"]
+    shared: Float[Tensor, "D 1"] | float
+
 
 class Linear(NamedTuple):
     r"""Components that share their eigenvectors, or need none: everything is a matrix product.
@@ -43,7 +56,7 @@ class Linear(NamedTuple):
     const: Float[Tensor, "K 1"]
     P: Float[Tensor, "K D"] | None
     shared: Float[Tensor, " D"] | float
-    pair: tuple[Tensor, Tensor] | None
+    pair: Pair | None
 
     def _y(self, x: Tensor) -> Tensor:
         y = x if self.c is None else x - self.c
@@ -65,12 +78,11 @@ class Linear(NamedTuple):
         return torch.sub(log_p, square @ self.shared, alpha=0.5)
 
     def score(self, x: Tensor) -> Tensor:
-        """Return ∇ log p(x), `(B, D)`."""
+        """Return ∇ log p(x), `(B, D)`; for two components with the chains contiguous."""
+        if self.pair is not None:
+            return self._score_of_pair(x, self.pair)
         y = self._y(x)
-        if self.pair is not None:  # a softmax of two is a sigmoid of their difference
-            r = torch.addmm(self.pair[1], self.pair[0], y.mT).sigmoid().mT
-        else:
-            r = self._exponents(y).softmax(0).mT
+        r = self._exponents(y).softmax(0).mT
         s = torch.mm(r, self.PM)
         if self.P is not None:
             s = s - torch.mm(r, self.P) * y
@@ -79,6 +91,23 @@ class Linear(NamedTuple):
         else:
             s = torch.addcmul(s, y, self.shared, value=-1.0)
         return s if self.U is None else s @ self.U.mT
+
+    def _score_of_pair(self, x: Tensor, pair: Pair) -> Tensor:
+        """Return the score of two components of equal P: their softmax is a sigmoid."""
+        y = columns(x if self.c is None else x - self.c)  # (D, B)
+        y = y if self.U is None else self.U.mT @ y
+        r = torch.addmv(pair.const, y.mT, pair.odds).sigmoid_()
+        if isinstance(pair.shared, float):
+            s = torch.sub(pair.second, y, alpha=pair.shared)
+        else:
+            s = torch.addcmul(pair.second, y, pair.shared, value=-1.0)
+        s = s.addcmul_(pair.difference, r)
+        return s.mT if self.U is None else (self.U @ s).mT
+
+
+def columns(x: Tensor) -> Tensor:
+    """Return x `(B, D)` as `(D, B)` with the last dimension contiguous, for few D."""
+    return x.mT if x.mT.is_contiguous() else torch.stack(x.unbind(1))
 
 
 class Differences(NamedTuple):
@@ -150,8 +179,10 @@ def form(weights: Tensor, means: Tensor, cov: Covariance, like: Tensor) -> Form:
     const = const - 0.5 * (PM * M).sum(-1, keepdim=True)
     shared = isotropic or bool((w == w[0]).all())
     pair = None
-    if shared and len(mu) == 2:
-        pair = (PM - PM.flip(0)).to(like), (const - const.flip(0)).to(like)
+    if shared and len(mu) == 2 and mu.shape[1] <= FEW:
+        odds, c = (PM[0] - PM[1]).to(like), (const[0] - const[1]).squeeze().to(like)
+        P_column = 1 / level if isotropic else (1 / w[0]).to(like).unsqueeze(-1)
+        pair = Pair(odds, c, PM[1].to(like).unsqueeze(-1), odds.unsqueeze(-1), P_column)
     return Linear(
         None if near else centre.to(like),
         None if U is None else U[0].to(like),

@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from .. import densities
 from ..core import check_batch
 from ..distributions import Gaussian, GaussianMixture
 from ..kernels import MALA, ULA, LeimkuhlerMatthews
@@ -24,6 +25,12 @@ from ..kernels.underdamped import BAOAB
 
 SLICE = 2**22
 """Numbers drawn between two calls of progress, and between two looks at Ctrl-C."""
+
+KNOWN = (
+    densities.Banana, densities.Funnel, densities.Ring, densities.DoubleWell, densities.ManyWell,
+    densities.LogCosh, densities.SkewedGumbel, densities.LogisticRegression,
+)  # fmt: skip
+"""Densities whose score the engine has."""
 
 DTYPES = {torch.float32: np.float32, torch.float64: np.float64}
 
@@ -100,12 +107,12 @@ def objection(kernel: object, target: object, x0: Tensor | None = None) -> str |
             return "the covariance is singular, so there is no density"
         if target._cov.w.ndim > (1 if isinstance(target, Gaussian) else 2):  # type: ignore[attr-defined]
             return "this law was noised for several samples: it is a law for each chain"
-    elif not isinstance(target, Jitted):
+    elif not isinstance(target, Jitted) and type(target) not in KNOWN:
         return (
-            f"the fused engine has Gaussian, GaussianMixture and fused.Jitted targets, not "
-            f"{type(target).__name__}"
+            "the fused engine has Gaussian, GaussianMixture, the densities of gradlogp.densities "
+            f"and fused.Jitted targets, not {type(target).__name__}"
         )
-    elif isinstance(kernel, MALA) and target.log_prob_fn is None:
+    elif isinstance(target, Jitted) and isinstance(kernel, MALA) and target.log_prob_fn is None:
         return "MALA needs a log-density: give fused.Jitted(score, log_prob)"
     if x0 is not None and (x0.device.type != "cpu" or x0.dtype not in DTYPES or x0.ndim != 2):
         return (
@@ -137,7 +144,7 @@ def run(
 
     Arguments:
         kernel: `ULA`, `LeimkuhlerMatthews`, `MALA` without preconditioner, or `BAOAB`.
-        target: A `Gaussian`, a `GaussianMixture`, or a `Jitted`.
+        target: A `Gaussian`, a `GaussianMixture`, one of `densities`, or a `Jitted`.
         x0: Starting points, float32 or float64; the noise is float32 in either case.
         n_steps: Steps taken, burn-in included.
         burn_in: Steps dropped at the start.

@@ -24,6 +24,7 @@ from typing import Any
 
 import numba
 import numpy as np
+from numba.extending import overload
 
 LANES = 64
 """Chains in a tile. A constant, so that every chain runs through the same instructions."""
@@ -80,8 +81,9 @@ def log32(u: Any) -> Any:
 
 @inlined
 def exp32(x: Any) -> Any:
-    """Return exp x of a float32 x ≤ 0, 0 below −87 (after Cephes)."""
+    """Return exp x of a float32, 0 below −87 and ∞ from 88.3 on (after Cephes)."""
     y = x if x > _f(-87) else _f(-87)
+    y = y if y < _f(88.3) else _f(88.3)
     n = np.floor(y * LOG2E + HALF)
     r = y - n * _f(0.693359375) - n * _f(-2.12194440e-4)
     p = _f(1.9875691500e-4)
@@ -91,7 +93,26 @@ def exp32(x: Any) -> Any:
     p = p * r + _f(1.6666665459e-1)
     p = p * r + _f(5.0000001201e-1)
     value = (p * (r * r) + r + ONE) * _i(_i(_i(n) + _i(127)) << _i(23)).view(_f)
+    value = value if x < _f(88.3) else _f(np.inf)
     return value if x > _f(-87) else (_f(0) if x <= _f(-87) else x)
+
+
+def exp(x: Any) -> Any:
+    """Stand for exp x in the precision of x."""
+
+
+def log(x: Any) -> Any:
+    """Stand for log x of a normal positive number in the precision of x."""
+
+
+@overload(exp, jit_options=INLINE, strict=False)
+def _exp(x: Any) -> Any:
+    return (lambda x: exp32(x)) if x == numba.types.float32 else (lambda x: np.exp(x))
+
+
+@overload(log, jit_options=INLINE, strict=False)
+def _log(x: Any) -> Any:
+    return (lambda x: log32(x)) if x == numba.types.float32 else (lambda x: np.log(x))
 
 
 @inlined

@@ -9,10 +9,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .. import densities
 from ..distributions import Gaussian
 from ..kernels import MALA, ULA, LeimkuhlerMatthews
 from ..kernels.steps import LangevinInfo, MetropolisInfo
-from . import engine
+from . import engine, mixtures
+from . import known as tiles_of
 from .noise import LANES
 
 
@@ -33,6 +35,9 @@ def score_of(target: Any, x0: Tensor) -> tuple[Any, tuple[Any, ...], int]:
     """Return the score of tiles, its constants, and the rows of working space that it wants."""
     if hasattr(target, "score_fn"):
         return target.of_tiles, (), 1
+    if not hasattr(target, "_cov"):
+        score, constants, rows = known(target)
+        return score, tuple(_of_dtype(v, x0) for v in constants), rows
     w, U = target._cov.w.double(), target._cov.U
     U = None if U is None else U.double()
     mean, weights = target.mean, torch.ones(1)
@@ -45,11 +50,47 @@ def score_of(target: Any, x0: Tensor) -> tuple[Any, tuple[Any, ...], int]:
     K, D = mean.shape
     if U is None or bool((w == w[:, :1]).all()):
         P: Tensor = 1 / w
-        arrays, rows, score = (mean, P, const), K + 1, engine.diagonal
+        arrays, rows, score = (mean, P, const), K + 1, mixtures.diagonal
     else:
         W = U / w.sqrt().unsqueeze(-2)
-        arrays, rows, score = (mean, W, const), K + 1 + K * D, engine.full
-    return score, tuple(np.ascontiguousarray(v.detach().to(x0).numpy()) for v in arrays), rows
+        arrays, rows, score = (mean, W, const), K + 1 + K * D, mixtures.full
+    return score, tuple(_of_dtype(v, x0) for v in arrays), rows
+
+
+def _of_dtype(value: Any, x0: Tensor) -> Any:
+    """Return an array or a number in the dtype of the chains."""
+    if not isinstance(value, Tensor):
+        return x0.new_tensor(value).numpy()[()]
+    return np.ascontiguousarray(value.detach().to(x0).numpy())
+
+
+def known(target: Any) -> tuple[Any, tuple[Any, ...], int]:
+    """Return the score of tiles of a known target, its constants, and the rows that it wants."""
+    constants: tuple[Any, ...]
+    match target:
+        case densities.Banana():
+            a, c = target.scale, target.width
+            z = math.log(2 * math.pi * a * c)
+            return tiles_of.banana, (target.location, 1 / a, target.curvature, 1 / c, z), 1
+        case densities.Funnel():
+            z = 0.5 * target.dim * math.log(2 * math.pi) + math.log(target.scale)
+            return tiles_of.funnel, (target.scale**-2, z), 2
+        case densities.Ring():
+            return tiles_of.ring, (target.radius, target.width**-2), 1
+        case densities.DoubleWell() | densities.ManyWell():
+            well = target.well if isinstance(target, densities.ManyWell) else target
+            constants = (well.quartic, well.quadratic, well.tilt, float(well.dim))
+            return tiles_of.wells, constants, 1
+        case densities.LogCosh():
+            return tiles_of.log_cosh, (math.log(2), 0.0), 1
+        case densities.SkewedGumbel():
+            return tiles_of.gumbel, (1.0, 0.0), 1
+    N, D = target.features.shape
+    pad = -N % 4
+    features = torch.nn.functional.pad(target.features, (0, -D % 4, 0, pad))
+    labels = torch.cat([target.labels.to(features), features.new_full((pad,), 0.5)])
+    constants = (features, labels, target.prior_scale**-2, pad * math.log(2))
+    return tiles_of.logistic, constants, 6
 
 
 def seeds(seed: int, n: int) -> Any:
@@ -102,7 +143,7 @@ class Arrays(NamedTuple):
         if kind == engine.MALA:
             log_prob = _tiles(start.log_prob.numpy()[:, None])[:, 0].copy()
         moving = kind in (engine.BAOAB, engine.AVERAGED)
-        extra = np.zeros_like(x) if moving else np.zeros((tiles, 1, 1), dtype)
+        extra = np.zeros((tiles, x.shape[1] if moving else 0, LANES), dtype)
         room = (n, kept) if kind == engine.MALA else (1, 1)
         return cls(
             rng, x, score, extra, log_prob, np.zeros(n, np.int64), np.empty((n, kept, D), dtype),

@@ -93,6 +93,11 @@ def finite(x: Tensor) -> Bool[Tensor, " chain"]:
     return torch.isfinite(x).reshape(len(x), -1).all(1)
 
 
+def _flat(x: Tensor) -> Tensor:
+    """Return all numbers in whichever order makes no copy."""
+    return (x.mT if x.ndim == 2 and not x.is_contiguous() else x).reshape(-1)
+
+
 def all_finite(fields: tuple[Tensor, ...]) -> bool:
     """Tell in one pass whether all numbers are finite; False where they may merely be large.
 
@@ -100,7 +105,7 @@ def all_finite(fields: tuple[Tensor, ...]) -> bool:
     """
     if len({field.dtype for field in fields}) > 1:
         return False
-    flat = [field.reshape(-1) for field in fields]
+    flat = [_flat(field) for field in fields]
     total = torch.dot(flat[0], flat[-1])
     for field in flat[1:-1]:
         total = total + field.sum()
@@ -117,7 +122,12 @@ def scored(x: Tensor, target: Density) -> Tensor:
 def langevin_start(x: Tensor, target: Density) -> LangevinState:
     """Return position and score where a chain starts."""
     check_batch(x, name="x0")
-    return LangevinState(x, scored(x, target))
+    return LangevinState(*_alike(x, scored(x, target)))
+
+
+def _alike(x: Tensor, score: Tensor) -> tuple[Tensor, Tensor]:
+    """Lay x out in memory as its score is, so that the steps to come do not mix two orders."""
+    return x if x.stride() == score.stride() else torch.empty_like(score, dtype=x.dtype).copy_(x), score
 
 
 def metropolis_start(x: Tensor, target: Density) -> MetropolisState:
@@ -131,7 +141,7 @@ def metropolis_start(x: Tensor, target: Density) -> MetropolisState:
     if not bool(torch.isfinite(log_prob).all()):
         bad = int((~torch.isfinite(log_prob)).sum())
         raise ValueError(f"the log-density is not finite at {bad} of {len(x)} starting points")
-    return MetropolisState(x, scored(x, target), log_prob)
+    return MetropolisState(*_alike(x, scored(x, target)), log_prob)
 
 
 def select(take: Tensor, new: S, old: S) -> S:
