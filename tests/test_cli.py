@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ import torch
 
 import gradlogp as glp
 from gradlogp.cli import main
+from gradlogp.cli.methods import Method
 
 pytestmark = pytest.mark.usefixtures("as_user", "float32")
 
@@ -82,7 +84,7 @@ def test_sample_prints_numbers_and_nothing_else(checkpoint, capsys):
 
 @pytest.mark.parametrize("suffix", [".npy", ".npz", ".csv"])
 @pytest.mark.parametrize("method", ["flow", "ancestral", "langevin"])
-def test_sample_writes_files(checkpoint, tmp_path, capsys, suffix, method):
+def test_sample_writes_files_and_a_picture(checkpoint, tmp_path, capsys, suffix, method):
     path = tmp_path / f"s{suffix}"
     code, out, _ = call(
         capsys, "sample", checkpoint, "--n", 5, "--out", path, "--method", method, "--steps", 3
@@ -90,6 +92,42 @@ def test_sample_writes_files(checkpoint, tmp_path, capsys, suffix, method):
     assert (code, out) == (0, "")
     loaded = np.loadtxt(path, delimiter=",") if suffix == ".csv" else np.load(path)
     assert (loaded["x"] if suffix == ".npz" else loaded).shape == (5, 2)
+    assert path.with_suffix(".png").read_bytes()[1:4] == b"PNG"
+
+
+@pytest.mark.parametrize("method", get_args(Method))
+def test_every_way_of_sampling(checkpoint, capsys, method):
+    code, out, _ = call(
+        capsys, "sample", checkpoint, "--n", 6, "--method", method, "--steps", 4, "--quiet"
+    )
+    assert code == 0
+    x = np.array([[float(v) for v in line.split(",")] for line in out.strip().splitlines()])
+    assert x.shape == (6, 2)
+    assert np.isfinite(x).all()
+
+
+def test_evaluate_in_bits_with_probes_and_a_picture(tmp_path, capsys):
+    """Bits of integers: −log₂ p of dequantised data over the dimension, cells of width 1."""
+    data = tmp_path / "dice.csv"
+    rng = np.random.default_rng(0)
+    np.savetxt(data, rng.integers(0, 8, (400, 2)), "%d", ",", header="a,b", comments="")
+    model, picture = tmp_path / "m", tmp_path / "p.png"
+    call(capsys, "fit", data, "--out", model, "--steps", 60, "--width", 16, "--quiet")
+    arguments = ("--levels", 8, "--n", 200, "--json", "--quiet", "--out", picture)
+    rows = {}
+    for name, more in (("exact", ()), ("probed", ("--probes", 3))):
+        out = call(capsys, "evaluate", model, data, *arguments, *more)[1]
+        rows[name] = {row["name"]: row for row in json.loads(out)}
+        bits = rows[name]["bits per dimension"]
+        nats = rows[name]["log-likelihood, nats a sample"]
+        assert bits["value"] == pytest.approx(-nats["value"] / (2 * np.log(2)), rel=1e-5)
+        assert 2.5 < bits["value"] < 5.5  # 3 for a perfect model
+    exact, probed = (rows[k]["bits per dimension"] for k in ("exact", "probed"))
+    assert abs(exact["value"] - probed["value"]) < 4 * probed["standard_error"]
+    assert picture.read_bytes()[1:4] == b"PNG"
+    refuse(capsys, 2, "evaluate", model, data, "--out", tmp_path / "p.txt", says="png")
+    refuse(capsys, 2, "evaluate", model, data, "--levels", 1, says="levels")
+    refuse(capsys, 1, "evaluate", model, data, "--levels", 4, says="integers from 0 to 3")
 
 
 def test_evaluate_compares_with_floors(checkpoint, points, capsys):

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from . import metrics
 from .core import Estimate, mean_and_error, new_seed, permutation
+from .likelihood import bits_per_dim
 from .report import Row
 
 MARGIN = 4.0  # standard errors by which a value may miss its mark before it counts as a failure
@@ -23,6 +24,14 @@ def likelihood_row(name: str, log_prob: Tensor, note: str = "") -> Row:
     """Return the mean log-likelihood of held-out data, in nats."""
     mean = mean_and_error(log_prob)
     return Row(name, mean.value, mean.standard_error, note=note)
+
+
+def bits_row(log_prob: Tensor, event_shape: torch.Size, levels: int) -> Row:
+    """Return the bits per dimension of integer data from log p of dequantised data x = k + u − ½."""
+    log_p_unit = log_prob + math.prod(event_shape) * math.log(levels)  # of (x + ½)/levels
+    bits = mean_and_error(bits_per_dim(log_p_unit, tuple(event_shape), levels))
+    note = f"upper bound for integers 0 … {levels - 1}"
+    return Row("bits per dimension", bits.value, bits.standard_error, note=note)
 
 
 def difference_row(name: str, ours: Tensor, theirs: Tensor, note: str = "") -> Row:

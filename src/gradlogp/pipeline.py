@@ -150,20 +150,26 @@ def log_density(
     *,
     labels: Int[Tensor, " n"] | None = None,
     n_steps: int = 24,
+    n_probes: int | None = None,
+    generator: torch.Generator | None = None,
     progress: Progress | None = None,
 ) -> Float[Tensor, " n"]:
-    """Return the log-density of x in nats and data units, with exact divergence.
+    """Return the log-density of x in nats and data units, with exact or probed divergence.
 
     Arguments:
         model: A trained model; of the law blurred by its smallest noise level.
         x: Points in data units.
         labels: Class numbers of a class-conditional model.
         n_steps: Runge–Kutta steps.
+        n_probes: Estimate the divergence with so many probes; exact where not given. The probes'
+            error is then part of the spread over samples.
+        generator: Where the probes come from.
         progress: Called as progress(done, total).
     """
     schedule, parts = model.schedule, []
     chunks = torch.arange(len(x)).split(CHUNK)
-    for i, part in enumerate(chunks):
+    streams = Streams.split(new_seed(generator), len(x), CHUNK, model.shift.device)
+    for i, (part, noise) in enumerate(zip(chunks, streams, strict=True)):
 
         def advance(done: int, total: int, i: int = i) -> None:
             if progress is not None:
@@ -171,9 +177,10 @@ def log_density(
 
         z = model.encode(x[part].to(model.shift))
         result = log_likelihood(
-            _noisy(model, labels, part), schedule, z, n_steps=n_steps,
-            t_min=float(first_time(schedule)), mean=model.data_mean, var=model.data_std**2,
-            progress=advance,
+            _noisy(model, labels, part), schedule, z,
+            "exact" if n_probes is None else "hutchinson", n_steps=n_steps,
+            n_probes=n_probes or 1, generator=noise, t_min=float(first_time(schedule)),
+            mean=model.data_mean, var=model.data_std**2, progress=advance,
         )  # fmt: skip
         parts.append(result.log_prob.cpu() + model.log_det_encode())
     return torch.cat(parts)

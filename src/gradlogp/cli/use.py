@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
 from .common import Misuse, load, positive, print_json, print_rows, say, set_threads
 from .langevin import KernelName, sample_target
+from .methods import STEPS, Method, transition
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from ..core import Transition
     from ..estimator import ScoreEstimator
 
 FORMATS = (".npy", ".npz", ".csv")
-STEPS = {"flow": 32, "ancestral": 250, "langevin": 60}
 
 
 def sample(
@@ -26,7 +25,7 @@ def sample(
     n: int = 1000,
     out: Path | None = None,
     klass: Annotated[str | None, Parameter(name="--class")] = None,
-    method: Literal["flow", "ancestral", "langevin"] = "flow",
+    method: Method = "flow",
     steps: int | None = None,
     target: str | None = None,
     kernel: KernelName = "mala",
@@ -49,13 +48,16 @@ def sample(
     Args:
         checkpoint: Checkpoint folder.
         n: Number of samples.
-        out: A .npy, .npz or .csv file. With --target .npz (draws and what the steps told) or .npy,
-            and a picture of the chains beside it.
+        out: A .npy, .npz or .csv file, and a picture of the samples beside it. With --target .npz
+            (draws and what the steps told), .npy or .nc, and a picture of the chains.
         klass: The class to draw, for a class-conditional model.
-        method: Probability flow (Heun), DDPM ancestral, or annealed Langevin.
-        steps: Noise levels to pass through; by default 32 for the flow, 250 for ancestral
-            sampling and 60 of five Langevin steps each. With --target the steps of each chain,
-            burn-in included, by default 2000.
+        method: The probability flow by Heun's method, by an exponential multistep solver, by
+            DPM-Solver++, by DDIM or to a tolerance (adaptive); DDPM's ancestral sampling, the
+            reverse SDE, a predictor with Langevin corrections, EDM's churn; annealed Langevin.
+        steps: Noise levels to pass through; by default 32 for the flow and the solvers, 64 for
+            churn, 100 for DDIM, the SDE and the corrector, 250 for ancestral sampling, and 60 of
+            five Langevin steps each. With --target the steps of each chain, burn-in included, by
+            default 2000.
         target: A name (`gradlogp targets` lists them), file.py:function, which is a log-density of a
             batch (B, D) that returns (B,), or a checkpoint folder, whose score at the lowest noise
             level is followed by kernels that need no density.
@@ -91,22 +93,19 @@ def sample(
 
     from ..pipeline import generate
     from ..progress import bar
-    from ..transitions import Ancestral, AnnealedLangevin, ProbabilityFlow
 
     estimator = _estimator(checkpoint)
     labels = _class(estimator, klass, n)
-    transitions: dict[str, Transition] = {
-        "flow": ProbabilityFlow(), "ancestral": Ancestral(), "langevin": AnnealedLangevin(),
-    }  # fmt: skip
     with bar("sampling", quiet=quiet) as update:
         x = generate(
-            estimator.model_, n, labels=labels, transition=transitions[method],
+            estimator.model_, n, labels=labels, transition=transition(method),
             n_steps=max(2, steps or STEPS[method]), progress=update,
             generator=torch.Generator().manual_seed(seed),
         )  # fmt: skip
     _write(x, out, labels)
     if out is not None:
-        say(f"{out}: {n} samples", quiet=quiet)
+        picture = _picture(out.with_suffix(".png"), [(method, x)])
+        say(f"{out}: {n} samples; {picture}", quiet=quiet)
     return 0
 
 
@@ -119,6 +118,9 @@ def evaluate(
     label: str | None = None,
     n: int = 5000,
     likelihood: bool | None = None,
+    probes: int | None = None,
+    levels: int | None = None,
+    out: Path | None = None,
     seed: int = 0,
     threads: int | None = None,
     json: bool = False,
@@ -134,17 +136,26 @@ def evaluate(
         label: Column with the class of each row.
         n: Number of samples to draw.
         likelihood: Whether to compute the log-likelihood; by default up to 16 dimensions.
+        probes: Estimate its divergence with so many random probes, as many dimensions need.
+        levels: The data are integers 0 … LEVELS − 1: report bits per dimension, of dequantised data.
+        out: A .png file: samples beside held-out data.
         seed: Seed of everything random.
         threads: PyTorch threads.
         json: Print the numbers as JSON.
         quiet: No progress.
     """
     set_threads(threads)
-    positive("--n", n)
+    for option, value in (("--n", n), ("--probes", probes)):
+        positive(option, value)
+    if levels is not None and levels < 2:
+        raise Misuse(f"--levels must be at least 2, got {levels}")
+    if out is not None and out.suffix != ".png":
+        raise Misuse(f"--out must be a .png file, got {out}")
     import torch
 
     from ..core import choice
-    from ..evaluation import compare, likelihood_row
+    from ..evaluation import bits_row, compare, likelihood_row
+    from ..likelihood import dequantise
     from ..pipeline import generate, log_density
     from ..progress import bar
 
@@ -164,13 +175,22 @@ def evaluate(
         labels = held.labels
         drawn = labels[choice(torch.ones(len(labels)), n, g)]
     rows = []
-    if likelihood or (likelihood is None and model.event_shape.numel() <= 16):
+    asked = likelihood or probes is not None or levels is not None
+    if asked or (likelihood is None and model.event_shape.numel() <= 16):
+        x = held.x if levels is None else levels * dequantise(held.x, levels, generator=g) - 0.5
         with bar("log-likelihood", quiet=quiet) as update:
-            values = log_density(model, held.x, labels=labels, progress=update)
+            values = log_density(
+                model, x, labels=labels, n_probes=probes, generator=g, progress=update
+            )
         rows.append(likelihood_row("log-likelihood, nats a sample", values))
+        if levels is not None:  # x has cells of width 1 and y = (x + ½)/levels
+            rows.append(bits_row(values, model.event_shape, levels))
     with bar("sampling", quiet=quiet) as update:
         samples = generate(model, n, labels=drawn, generator=g, progress=update)
     rows += compare(samples, held.x, training, generator=g)
+    if out is not None:
+        picture = _picture(out, [("samples", samples), ("held out", held.x)])
+        say(f"picture: {picture}", quiet=quiet)
     if json:
         print_json([row._asdict() for row in rows])
     else:
@@ -199,6 +219,15 @@ def _class(estimator: ScoreEstimator, klass: str | None, n: int) -> Tensor | Non
     if klass not in known:
         raise Misuse(f"unknown class {klass!r}; known: {', '.join(known)}")
     return torch.full((n,), known.index(klass))
+
+
+def _picture(path: Path, sets: list[tuple[str, Tensor]]) -> Path:
+    """Write a picture of samples and return its path."""
+    from ..plots import png
+    from ..plots.samples import samples
+
+    path.write_bytes(png(samples(sets)))
+    return path
 
 
 def _write(x: Tensor, out: Path | None, labels: Tensor | None) -> None:

@@ -9,6 +9,7 @@ from .chains import autocorrelation, marginal, trace, walks
 from .curves import levels, loss_curve
 from .images import image_grid
 from .planes import fields, scatter_pair, trajectories
+from .samples import samples
 from .style import DARK, LIGHT, Figure, Theme, png
 
 __all__ = [
@@ -23,6 +24,7 @@ __all__ = [
     "loss_curve",
     "marginal",
     "png",
+    "samples",
     "scatter_pair",
     "trace",
     "trajectories",
