@@ -63,6 +63,9 @@ bench: $(VENV)/.main
 	$(TEST_ENV) $(BIN)/python benchmarks/run.py
 	$(TEST_ENV) $(BIN)/python benchmarks/objectives.py
 	$(TEST_ENV) $(BIN)/python benchmarks/langevin.py
+	$(TEST_ENV) $(BIN)/python benchmarks/samplers.py
+	$(TEST_ENV) $(BIN)/python benchmarks/diffusion.py
+	$(TEST_ENV) $(BIN)/python benchmarks/inverse.py
 
 clean:
 	rm -rf $(VENV) site reports .pytest_cache .mypy_cache .ruff_cache

@@ -1,5 +1,6 @@
 """The driver `run`: where draws go, what an interrupt leaves, and that a run can go on."""
 
+import math
 import re
 
 import numpy as np
@@ -14,13 +15,16 @@ from gradlogp import (
     MALA,
     SVGD,
     ULA,
+    Chain,
+    Gaussian,
     LeimkuhlerMatthews,
     ParallelTempering,
     Streams,
     as_target,
     run,
 )
-from gradlogp.chains import rounds
+from gradlogp.adaptation import Adaptation, DualAveraging, adapt_preconditioner, adapt_step_size
+from gradlogp.chains import driver, rounds
 from gradlogp.core import BLOCK
 
 NORMAL = as_target(log_prob=lambda x: -x.square().flatten(1).sum(1) / 2, score=lambda x: -x)
@@ -284,6 +288,162 @@ def test_an_interrupt_on_own_streams_is_raised():
         run(ULA(0.5), Interrupting(5), start(3), 9, generator=Streams(0, 0, 3, 3))
     with pytest.raises(KeyboardInterrupt):
         run(ULA(0.5), Interrupting(3), start(3), 2, generator=Given(*torch.zeros(2, 3, 2)))
+
+
+# ---------------------------------------------------------------------------- tuned on the way
+
+WIDE = Gaussian([1.0, -2.0], torch.diag(torch.tensor([25.0, 0.04], dtype=torch.float64)))
+HOW = {
+    "step size": Adaptation(),
+    "asked for": Adaptation(0.8),
+    "diagonal": Adaptation(preconditioner="diagonal"),
+    "matrix": Adaptation(0.7, "matrix"),
+}
+every_way = pytest.mark.parametrize("how", HOW.values(), ids=HOW)
+
+
+@every_way
+def test_tuning_in_a_run_is_tuning_before_it(how):
+    """The same noise through `adapt_step_size` or `adapt_preconditioner`, then a plain run."""
+    x0, burn_in, n = start(6), 60, 25
+    before, within = Streams(3, 0, 6, 6), Streams(3, 0, 6, 6)
+    rate = how.target_acceptance or 0.574
+    if how.preconditioner == "none":
+        kernel, state = adapt_step_size(MALA(0.1), WIDE, x0, burn_in, rate, generator=before)
+    else:
+        kernel, state = adapt_preconditioner(
+            MALA(0.1), WIDE, x0, burn_in, rate,
+            dense=how.preconditioner == "matrix", generator=before,
+        )  # fmt: skip
+    apart = run(kernel, WIDE, state.x, n, thin=2, generator=before)
+    one = run(MALA(0.1), WIDE, x0, burn_in + n, burn_in, 2, generator=within, adapt=how)
+    same(one, apart)
+    assert one.kernel == kernel != MALA(0.1)
+    assert one.step_size == kernel.step_size
+    assert one.draws.shape[1] == 12
+
+
+def test_it_is_one_update_a_step_with_the_mean_over_all_chains():
+    """Dual averaging by hand over a run in chunks."""
+    x0, averaging, parts = start(5), DualAveraging.start(0.1, 0.574), []
+    for streams in Streams.split(3, 5, 2):
+        parts.append((streams, MALA(0.1).init(x0[streams.start : streams.stop], WIDE)))
+    for _ in range(30):
+        kernel, accepted = MALA(math.exp(averaging.log_step)), []
+        for i, (streams, state) in enumerate(parts):
+            state, info = kernel.step(state, WIDE, generator=streams)
+            parts[i] = streams, state
+            accepted.append(info.acceptance)
+        averaging = averaging.update(float(torch.cat(accepted).mean()))
+    by_hand = Streams(3, 0, 5, 5)
+    chain = run(MALA(0.1), WIDE, x0, 31, 30, generator=by_hand, adapt=True)
+    assert abs(chain.step_size / math.exp(averaging.log_average) - 1) < 1e-9
+
+
+def test_without_adapt_nothing_is_tuned(monkeypatch):
+    args = (MALA(0.3), NORMAL, start(4), 20, 5)
+    one = run(*args, generator=generator_at(0))
+    same(one, run(*args, generator=generator_at(0), adapt=False))
+    assert one.kernel is args[0]
+    assert "tuned" not in one.resume
+    monkeypatch.setattr(driver, "compiled", lambda *args: Chain(one.draws, one.info, one.state))
+    assert run(*args, engine="fused").kernel is args[0]
+
+
+@pytest.mark.parametrize(
+    ("kernel", "rate"),
+    [(MALA(1e-4), 0.574), (HMC(5.0, 4), 0.651), (HMC(0.1, 1), 0.574), (GHMC(3.0), 0.574)],
+    ids=["MALA", "HMC", "HMC of one leapfrog", "GHMC"],
+)
+def test_the_acceptance_of_the_kept_draws_is_the_best(kernel, rate):
+    x0, target = start(300, 8), Gaussian(torch.zeros(8), torch.arange(1.0, 9.0))
+    chain = run(kernel, target, x0, 440, 400, generator=generator_at(1), adapt=True)
+    assert abs(float(chain.info.acceptance.mean()) - rate) < 0.03
+    assert type(chain.kernel) is type(kernel)
+    stats = chain.to_arviz()["sample_stats"]["step_size"]
+    assert (stats == chain.kernel.step_size).all()  # frozen
+
+
+@every_way
+@pytest.mark.parametrize("chunk_size", [None, 3])
+def test_a_tuned_run_goes_on_bit_for_bit(how, chunk_size, tmp_path):
+    x0, options = start(7), {"chunk_size": chunk_size}
+    args = (MALA(0.1), WIDE, x0)
+    whole = run(*args, 100, 60, generator=generator_at(0), adapt=how, **options)
+    first = run(*args, 77, 60, generator=generator_at(0), adapt=how, **options)
+    torch.save(first.resume, tmp_path / "run.pt")
+    saved = torch.load(tmp_path / "run.pt", weights_only=True)
+    for kernel, resume in ((first.kernel, first), (MALA(0.1), first), (MALA(5.0), saved)):
+        second = run(kernel, WIDE, resume=resume, n_steps=23, **options)
+        assert second.kernel == whole.kernel
+        assert torch.equal(torch.cat([first.draws, second.draws], 1), whole.draws)
+        third = run(kernel, WIDE, resume=second.resume, n_steps=5, **options)
+        assert third.kernel == whole.kernel
+
+
+def test_tuning_does_not_depend_on_chunks():
+    x0 = start(BLOCK + 30)
+    one, two = (
+        run(MALA(0.1), WIDE, x0, 70, 60, generator=generator_at(0), adapt=HOW["matrix"],
+            chunk_size=size)
+        for size in (None, 300)
+    )  # fmt: skip
+    torch.testing.assert_close(one.draws, two.draws, rtol=1e-8, atol=1e-8)
+    assert abs(one.step_size / two.step_size - 1) < 1e-9
+
+
+def test_an_interrupt_after_tuning_keeps_what_was_drawn():
+    calls = 1 + 50  # at the start, and one a step of the burn-in
+    whole = run(MALA(0.1), NORMAL, start(3), 80, 50, generator=generator_at(0), adapt=True)
+    with pytest.warns(RuntimeWarning, match=r"interrupted after 59 of 80 steps: 9 draws"):
+        part = run(
+            MALA(0.1), Interrupting(calls + 10), start(3), 80, 50, generator=generator_at(0),
+            adapt=True,
+        )  # fmt: skip
+    rest = run(MALA(0.1), NORMAL, resume=part, n_steps=21)
+    assert torch.equal(torch.cat([part.draws, rest.draws], 1), whole.draws)
+    for at in (20, calls + 1):
+        with pytest.raises(KeyboardInterrupt):
+            run(MALA(0.1), Interrupting(at), start(3), 80, 50, adapt=True)
+
+
+def test_steps_that_are_tried_do_not_count_as_divergent():
+    """A MALA of step 10³ on a quartic overflows at first; the tuned one does not."""
+    quartic = as_target(score=lambda x: -(x**3), log_prob=lambda x: -(x**4).sum(1) / 4)
+    x0 = 100 * start(20, 1)
+    chain = run(MALA(1e60), quartic, x0, 700, 600, generator=generator_at(0), adapt=True)
+    assert int(chain.divergences.sum()) == 0
+    assert chain.step_size < 10
+
+
+@pytest.mark.parametrize(
+    ("case", "message"),
+    [
+        (lambda x: run(MALA(0.1), NORMAL, x, 9, adapt=True), "burn_in >= 1,"),
+        (lambda x: run(MALA(0.1), NORMAL, x, 50, 39, adapt=HOW["matrix"]), "burn_in >= 40,"),
+        (lambda x: run(ULA(0.1), NORMAL, x, 9, 5, adapt=True), "ULA has no acceptance"),
+        (lambda x: run(GHMC(0.1), NORMAL, x, 90, 50, adapt=HOW["matrix"]), "no field precond"),
+        (
+            lambda x: run(ParallelTempering((0.1, 0.2), (1.0, 2.0)), NORMAL, x, 9, 5, adapt=True),
+            "must be one number",
+        ),
+        (lambda x: run(MALA(0.1), NORMAL, x, 9, 5, adapt=0.5), "True, False or an Adaptation"),
+        (lambda x: run(MALA(0.1), NORMAL, x, 9, 5, adapt=True, engine="fused"), "cannot adapt"),
+        (lambda x: run(MALA(0.1), NORMAL, x, 9, 5, adapt=True, engine="fast"), "engine must be"),
+        (lambda x: Adaptation(1.0), "target_acceptance"),
+        (lambda x: Adaptation(preconditioner="dense"), "'none', 'diagonal' or 'matrix'"),
+        (
+            lambda x: run(
+                ParallelTempering(0.1), NORMAL,
+                resume=run(MALA(0.1), NORMAL, x, 60, 50, adapt=HOW["matrix"]), n_steps=3,
+            ),
+            "which ParallelTempering",
+        ),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_tuned_is_refused(case, message, as_user):
+    with pytest.raises(ValueError, match=message):
+        case(start(3))
 
 
 # ---------------------------------------------------------------------------- what is told

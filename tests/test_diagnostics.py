@@ -1,6 +1,7 @@
 """A chain's summary against autoregressions of known autocorrelation, and its export."""
 
 import builtins
+import importlib.util
 import math
 import sys
 import types
@@ -12,6 +13,7 @@ import torch
 from support import close
 
 from gradlogp import HMC, MALA, ULA, Chain, as_target, run
+from gradlogp.cli import main
 
 NORMAL = as_target(log_prob=lambda x: -x.square().flatten(1).sum(1) / 2)
 
@@ -174,3 +176,63 @@ def test_a_tree_is_that_of_arviz_base(generator, monkeypatch):
     tree, groups = result.to_arviz(tree=True)
     assert tree == "tree"
     assert groups["posterior"]["x"].shape == (3, 4, 2)
+
+
+# ---------------------------------------------------------------------------- the real package
+
+
+def test_a_tree_of_the_real_package(generator, tmp_path):
+    """Names, dimensions and numbers, in memory and in a file."""
+    pytest.importorskip("arviz_base")
+    x0 = torch.randn(4, 2, 3, generator=generator)
+    result = run(HMC(0.5, 3), NORMAL, x0, 60, 10, generator=generator)
+    tree = result.to_arviz("theta", tree=True)
+    theta = tree["posterior"]["theta"]
+    assert theta.dims == ("chain", "draw", "theta_dim_0", "theta_dim_1")
+    assert np.array_equal(theta.values, result.draws.numpy())
+    assert np.array_equal(tree["sample_stats"]["lp"].values, result.info.log_prob.numpy())
+    assert tree["sample_stats"]["diverging"].dtype == bool
+    xarray = pytest.importorskip("xarray")
+    pytest.importorskip("h5py")
+    pytest.importorskip("h5netcdf")
+    tree.to_netcdf(tmp_path / "draws.nc", engine="h5netcdf")
+    again = xarray.open_datatree(tmp_path / "draws.nc", engine="h5netcdf")
+    assert np.array_equal(again["posterior"]["theta"].values, result.draws.numpy())
+    again.close()
+
+
+def sample(out):
+    few = ["--steps", "40", "--chains", "3", "--seed", "1", "--quiet"]
+    return main(["sample", "--target", "gaussian", *few, "--out", str(out)])
+
+
+def test_the_command_line_writes_netcdf(tmp_path, capsys):
+    pytest.importorskip("arviz_base")
+    pytest.importorskip("h5py")
+    pytest.importorskip("h5netcdf")
+    xarray = pytest.importorskip("xarray")
+    assert sample(tmp_path / "draws.nc") == 0
+    assert sample(tmp_path / "draws.npz") == 0
+    found = xarray.open_datatree(tmp_path / "draws.nc", engine="h5netcdf")
+    with np.load(tmp_path / "draws.npz") as kept:
+        assert np.array_equal(found["posterior"]["x"].values, kept["draws"])
+        assert np.array_equal(found["sample_stats"]["diverging"].values, kept["diverging"])
+    assert found["posterior"].sizes["chain"] == 3
+    found.close()
+
+
+@pytest.mark.parametrize(
+    "missing", [("arviz_base",), ("h5netcdf", "netCDF4"), ("h5py", "netCDF4")]
+)
+def test_netcdf_without_its_packages_is_misuse(missing, tmp_path, capsys, monkeypatch):
+    find = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util,
+        "find_spec",
+        lambda name, *args: None if name in missing else find(name, *args),
+    )
+    assert sample(tmp_path / "draws.nc") == 2
+    told = capsys.readouterr().err.strip()
+    assert "pip install arviz-base h5netcdf h5py" in told
+    assert "\n" not in told
+    assert not list(tmp_path.iterdir())

@@ -4,12 +4,28 @@ import math
 
 import pytest
 import torch
+from kernel_support import DENSE, quartic_bias
 from scipy import stats
-from scipy.linalg import solve_discrete_lyapunov
-from support import COV, MEAN, Affine, Given, affine, close, z_score
+from scipy.linalg import expm, solve_discrete_lyapunov
+from support import COV, MEAN, Affine, Given, affine, close, order, z_score
 
-from gradlogp import MALA, ULA, Gaussian, as_target, run
+from gradlogp import (
+    BAOAB,
+    GHMC,
+    HMC,
+    MALA,
+    SGLD,
+    SVRG,
+    ULA,
+    Gaussian,
+    LeimkuhlerMatthews,
+    PreconditionedULA,
+    Streams,
+    as_target,
+    run,
+)
 from gradlogp.core import sum_event
+from gradlogp.kernels.exponential import ExponentialEuler
 from gradlogp.kernels.overdamped import langevin_step, log_proposal
 
 P = torch.linalg.inv(COV)
@@ -343,6 +359,200 @@ def test_mala_on_the_quartic_from_far_out(generator):
     chain = run(MALA(0.1), QUARTIC, x0, 50, generator=generator)
     assert torch.isfinite(chain.draws).all()
     assert torch.isfinite(chain.info.log_prob).all()
+
+
+# ---------------------------------------------------------------------------- exponential Euler
+
+
+@pytest.mark.parametrize("tau", [0.0, 1.0, 2.0])
+@pytest.mark.parametrize(
+    "C",
+    [0.7, torch.tensor([0.7, 2.0], dtype=torch.float64), DENSE],
+    ids=["number", "diag", "dense"],
+)
+def test_exponential_euler_is_its_formula(C, tau, generator):
+    """On the eigenvalues of C, with scipy's exponential of a matrix."""
+    x, z = torch.randn(2, 5, 2, generator=generator)
+    h = 0.6
+    full = (C * I2 if isinstance(C, float) or C.ndim == 1 else C).numpy()
+    E = torch.as_tensor(expm(-h * torch.linalg.inv(torch.as_tensor(full)).numpy()))
+    full = torch.as_tensor(full)
+    w, U = torch.linalg.eigh(full @ (I2 - E @ E))
+    root = (U * w.sqrt()) @ U.mT
+    kernel = ExponentialEuler(h, C, tau)
+    new, info = kernel.step(kernel.init(x, SKEWED), SKEWED, generator=Given(z))
+    close(new.x, x + (1 - x.exp()) @ (full @ (I2 - E)).mT + math.sqrt(tau) * z @ root, 1e-12)
+    close(new.score, 1 - new.x.exp(), 1e-12)
+    assert not info.diverging.any()
+
+
+@pytest.mark.parametrize("h", [1e-3, 0.3, 1.9 / L, 7.0, 500.0])
+@pytest.mark.parametrize("tau", [1.0, 2.5])
+def test_exponential_euler_is_the_dynamics_itself_on_its_gaussian(h, tau):
+    """An Ornstein-Uhlenbeck process at any h: also beyond 2/L, where ULA explodes."""
+    step = affine(step_of(ExponentialEuler(h, COV, tau), TARGET), 2, 1)
+    E = torch.as_tensor(expm(-h * P.numpy()))
+    close(step.M, E, 1e-11)
+    close(step.Q, tau * (COV - E @ COV @ E), 1e-11)
+    mean, cov = stationary(step)
+    close(mean, MEAN, 1e-9)
+    close(cov, tau * COV, 1e-10)
+
+
+def test_exponential_euler_about_another_gaussian():
+    """x' − μ = (I − A P)(x − μ) + N(0, B): biased, stable for any h if C is at most 2/L."""
+    C = 1.9 / L
+    for h in (0.01, 1.0, 1e4):
+        step = affine(step_of(ExponentialEuler(h, C), TARGET), 2, 1)
+        gain, noise = -C * math.expm1(-h / C), -C * math.expm1(-2 * h / C)
+        close(step.M, I2 - gain * P, 1e-11)
+        close(step.Q, noise * I2, 1e-11)
+        assert float(torch.linalg.eigvals(step.M).abs().max()) < 1
+
+
+def test_exponential_euler_tends_to_ula(generator):
+    x, z = torch.randn(2, 40, 3, generator=generator)
+    ends = [
+        k.step(k.init(x, SKEWED), SKEWED, generator=Given(z))[0].x
+        for k in (ExponentialEuler(0.2, 1e9), ULA(0.2))
+    ]
+    close(ends[0], ends[1], 1e-8)
+
+
+def test_order_of_exponential_euler_on_a_quartic():
+    errors = [quartic_bias(ExponentialEuler(h, 0.7)) for h in (0.08, 0.04, 0.02, 0.01)]
+    assert abs(float(order(errors)[-1]) - 1) < 0.1
+
+
+# ---------------------------------------------------------------------------- metamorphic
+
+EACH = [
+    ULA(0.1), LeimkuhlerMatthews(0.1), ExponentialEuler(0.1, 0.8), PreconditionedULA(0.1, 0.7),
+    MALA(0.4), HMC(0.5, 3), GHMC(0.6), BAOAB(0.3),
+]  # fmt: skip
+each = pytest.mark.parametrize("kernel", EACH, ids=lambda k: type(k).__name__)
+
+
+@each
+def test_translation(kernel, generator):
+    """The target moved by a, from starts moved by a: the same chains moved by a."""
+    x0, a = torch.randn(6, 2, generator=generator), torch.tensor([3.0, -7.0])
+    moved = as_target(
+        score=lambda x: SKEWED.score(x - a), log_prob=lambda x: SKEWED.log_prob(x - a)
+    )
+    one = run(kernel, SKEWED, x0, 20, generator=Streams(3, 0, 6, 6)).draws
+    two = run(kernel, moved, x0 + a, 20, generator=Streams(3, 0, 6, 6)).draws
+    close(two, one + a, 1e-9)
+
+
+@each
+@pytest.mark.parametrize("tau", [0.5, 3.0])
+def test_temperature_is_another_target(kernel, tau, generator):
+    """p^{1/τ} at step h τ (a time: h and a mass of 1 at momenta √τ) is p at temperature τ."""
+    x0 = torch.randn(6, 2, generator=generator)
+    flat = as_target(
+        score=lambda x: SKEWED.score(x) / tau, log_prob=lambda x: SKEWED.log_prob(x) / tau
+    )
+    given = {k: v for k, v in vars(kernel).items() if not k.startswith("_") and k != "scheme"}
+    warm = type(kernel)(**{**given, "temperature": tau})
+    if isinstance(kernel, HMC | GHMC | BAOAB):
+        changed = {"step_size": given["step_size"] * math.sqrt(tau)}
+        if "friction" in given:
+            changed["friction"] = given["friction"] / math.sqrt(tau)
+    else:
+        changed = {"step_size": given["step_size"] * tau}
+    if isinstance(kernel, ExponentialEuler):
+        changed["covariance"] = 0.8 * tau
+    cold = type(kernel)(**{**given, **changed})
+    one = run(warm, SKEWED, x0, 20, generator=Streams(3, 0, 6, 6)).draws
+    two = run(cold, flat, x0, 20, generator=Streams(3, 0, 6, 6)).draws
+    close(two, one, 1e-9)
+
+
+# ---------------------------------------------------------------------------- exact errors
+
+
+def time_averages(h, v, n_groups, n_chains, n_steps, generator):
+    """z-scores of mean and second moment of ULA on N(0, v) in groups of chains, by exact errors.
+
+    A stationary AR(1) of coefficient a = 1 − h/v: a mean over n steps has variance
+    v_h/n (1 + a)/(1 − a), and of squares 2 v_h²/n (1 + a²)/(1 − a²), but for its two ends.
+    """
+    a, v_h = 1 - h / v, v / (1 - h / (2 * v))
+    x0 = math.sqrt(v_h) * torch.randn(n_groups * n_chains, 1, generator=generator)
+    draws = run(ULA(h), Gaussian([0.0], v), x0, n_steps, generator=generator).draws
+    draws = draws.reshape(n_groups, -1)
+
+    def error(variance, a):
+        ends = 1 - 2 * a / (n_steps * (1 - a**2))  # which have fewer neighbours
+        return math.sqrt(variance / draws.shape[1] * (1 + a) / (1 - a) * ends)
+
+    mean, square = draws.mean(1), draws.square().mean(1)
+    spread = error(2 * v_h**2, a**2)
+    return mean / error(v_h, a), (square - v_h) / spread, (square - v) / spread
+
+
+def test_averages_over_time_err_as_an_autoregression_says(generator):
+    """Within 4.5 exact errors of ULA's own law, and not of the target's."""
+    mean, square, target = time_averages(0.1, 1.0, 1, 400, 1500, generator)
+    assert abs(float(mean)) < 4.5
+    assert abs(float(square)) < 4.5
+    assert abs(float(target)) > 8
+
+
+def test_averages_over_time_err_no_more_often_than_they_should(generator):
+    """Of 200 runs 4.55 % lie beyond 2 errors, by the binomial law; half the error bar is seen."""
+    mean, square, _ = time_averages(0.1, 1.0, 200, 20, 400, generator)
+    for values in (mean, square):
+        beyond = int((values.abs() > 2).sum())
+        assert stats.binomtest(beyond, 200, 2 * stats.norm.sf(2)).pvalue > 1e-4
+        assert stats.kstest(values.numpy(), stats.norm.cdf).pvalue > 1e-4
+        assert stats.kstest(2 * values.numpy(), stats.norm.cdf).pvalue < 1e-3
+
+
+# ---------------------------------------------------------------------------- calibration
+
+
+class Normals:
+    """θ ~ N(0, 1), y_i ~ N(θ, 1): for every chain N observations of its own."""
+
+    def __init__(self, y, factor=True):
+        self.y, self.factor, self.n_data = y, factor, y.shape[1]
+
+    def log_prob(self, x):
+        return -0.5 * (x[:, 0].square() + (self.y - x).square().sum(1))
+
+    def score(self, x):
+        return -x + (self.y - x).sum(1, keepdim=True)
+
+    def minibatch_score(self, x, index):
+        seen = (self.y.gather(1, index) - x).sum(1, keepdim=True)
+        return -x + (self.n_data / index.shape[1] if self.factor else 1.0) * seen
+
+
+def ranks(kernel, generator, factor=True, n=1000, n_data=10, kept=19, thin=25):
+    """The p-value of uniform ranks of the true θ among draws from its posterior, which is wanted."""
+    theta = torch.randn(n, 1, generator=generator)
+    y = theta + torch.randn(n, n_data, generator=generator)
+    start = torch.randn(n, 1, generator=generator)
+    target = Normals(y, factor)
+    draws = run(kernel, target, start, 40 + kept * thin, 40, thin, generator=generator).draws
+    rank = (draws[..., 0] < theta).sum(1)
+    return stats.chisquare(torch.bincount(rank, minlength=kept + 1).numpy()).pvalue
+
+
+def test_posteriors_are_calibrated(generator):
+    """Simulation-based calibration: over draws of θ and y, ranks are uniform on 0 … 19.
+
+    References: Validating Bayesian Inference Algorithms with Simulation-Based Calibration (Talts et
+    al., 2018), https://arxiv.org/abs/1804.06788. Marginal tests of one posterior cannot see all
+    that is wrong with a kernel; here prior, likelihood and minibatches enter together.
+    """
+    assert ranks(MALA(0.12), generator, thin=8) > 1e-4
+    assert ranks(ULA(0.12), generator, thin=8) < 1e-10  # the bias of a large step
+    anchored = SGLD(0.006, 5, estimator=SVRG(10**9))  # exact: these scores are affine
+    assert ranks(anchored, generator) > 1e-4
+    assert ranks(SGLD(0.03, 2), generator, factor=False) < 1e-10  # without N/n
 
 
 # ---------------------------------------------------------------------------- refusals

@@ -14,16 +14,17 @@ ROOT = Path(gradlogp.__file__).parent
 FILES = sorted(ROOT.rglob("*.py"))
 
 LAYERS = [
+    {"calculus"},
     {"core"},
     {"jets", "schedules", "networks", "progress", "diagnostics"},
     {"autodiff", "ode"},
     {"parametrization", "distributions", "ladder"},
-    {"targets", "densities", "posterior", "scores", "data", "batches", "model", "tweedie", "rescheduled"},
-    {"objectives", "kernels", "modes"},
-    {"transitions", "settings", "checkpoint"},
-    {"sampling", "training", "metrics", "fused", "planning", "manifold"},
-    {"likelihood", "bound", "theory", "chains", "adaptation"},
-    {"plots", "pipeline"},
+    {"targets", "densities", "posterior", "scores", "data", "batches", "model", "tweedie", "rescheduled", "guided"},
+    {"objectives", "kernels", "modes", "adapters"},
+    {"transitions", "settings", "checkpoint", "pretrained"},
+    {"sampling", "training", "metrics", "fused", "planning", "manifold", "inverse"},
+    {"likelihood", "bound", "chains", "adaptation"},
+    {"plots", "pipeline", "theory"},
     {"estimator", "report"},
     {"evaluation"},
     {"demos"},

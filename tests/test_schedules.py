@@ -13,6 +13,7 @@ from torch.func import jvp
 from gradlogp.core import Schedule
 from gradlogp.schedules import (
     DDPM,
+    EDM,
     SCHEDULES,
     VE,
     VP,
@@ -26,7 +27,7 @@ from gradlogp.schedules import (
 
 BETAS = torch.linspace(1e-3, 0.3, 20, dtype=torch.float64)
 SIGMAS = (20.0, 9.0, 3.0, 1.0, 0.4, 0.05)
-ALL = [VE(), VP(), SubVP(), Cosine(), Rectified(), DDPM(BETAS), Levels(SIGMAS)]
+ALL = [VE(), EDM(), VP(), SubVP(), Cosine(), Rectified(), DDPM(BETAS), Levels(SIGMAS)]
 NAMES = [type(s).__name__ for s in ALL]
 every_schedule = pytest.mark.parametrize("schedule", ALL, ids=NAMES)
 INSIDE = torch.linspace(0.013, 0.987, 30, dtype=torch.float64)  # off the knots of both ladders
@@ -225,6 +226,7 @@ def configs(draw):
         sigmas.insert(0, sigmas[0] * (1 + 5 * b))
     arguments = {
         "VE": {"sigma_min": low, "sigma_max": low * ratio}, "VP": vp, "SubVP": vp,
+        "EDM": {"sigma_min": low, "sigma_max": low * ratio, "rho": 1 + 10 * low},
         "Cosine": {"s": draw(st.floats(1e-3, 0.1))}, "Rectified": {},
         "DDPM": {"betas": betas}, "Levels": {"sigmas": sigmas},
     }  # fmt: skip
@@ -312,7 +314,7 @@ def test_a_schedule_of_ones_own_needs_only_the_map():
         (lambda: Levels([1.0, 2.0]), "descend"),
         (lambda: Levels([1.0, 1.0]), "descend"),
         (lambda: Levels([1.0, 0.0]), "positive"),
-        (lambda: from_config({"name": "Linear"}), "unknown schedule 'Linear'; one of VE, VP"),
+        (lambda: from_config({"name": "Linear"}), "unknown schedule 'Linear'; one of VE, EDM, VP"),
         (lambda: from_config({}), "unknown schedule None"),
     ],
 )

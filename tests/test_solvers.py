@@ -189,6 +189,35 @@ def test_two_values_of_dpm_solver_are_2m(generator):
     close(x2, b2 / b1 * x1 - a2 * torch.expm1(-h) * D, 1e-12)
 
 
+@pytest.mark.parametrize("schedule", [VE(0.05, 50.0), VP(), Rectified()], ids=str)
+def test_the_extrapolated_end_gains_two_orders_of_the_last_level(schedule, generator):
+    """From exact states of a Gaussian's flow, σ/α halved: the end errs by O(r⁴) instead of O(r²)."""
+    x0, score = MEAN + torch.randn(5, 2, generator=generator), ExactScore(DATA, schedule)
+    slopes = []
+    for extrapolate in (False, True):
+        errors = []
+        for r in (0.12, 0.06):
+            lam = -2 * torch.tensor([1.3 * r, r]).log()
+            before, last = invert_log_snr(schedule, lam)
+            U = torch.linalg.eigh(COV)[1]
+            w = (U.mT @ COV @ U).diag()
+
+            def at(t, x0=x0, U=U, w=w):
+                """The state of the flow that ends in x0."""
+                a, b = schedule(t)
+                return a * MEAN + (x0 - MEAN) @ U @ (
+                    ((a**2 * w + b**2) / w).sqrt()[:, None] * U.mT
+                )
+
+            run = ExponentialAB(2, extrapolate=extrapolate).begin()
+            run(at(before), before, last, score, schedule)
+            out = run(at(last), last, None, score, schedule)
+            errors.append(float((out - x0).norm()))
+        slopes.append(float(order(errors)))
+    assert abs(slopes[0] - 2) < 0.15
+    assert abs(slopes[1] - 4) < 0.3
+
+
 # ---------------------------------------------------------------------------- reverse SDE
 
 

@@ -1,23 +1,31 @@
 """Every claim passes, the verdicts can fail, and a library that is wrong fails its own claims."""
 
 import math
+from importlib import import_module
 
 import pytest
 import torch
 
 from gradlogp import objectives
 from gradlogp.autodiff import jacobian_trace
-from gradlogp.core import Estimate, randn_like
+from gradlogp.core import Estimate, Schedule, randn_like
 from gradlogp.kernels import overdamped, unadjusted
+from gradlogp.manifold import curvature
+from gradlogp.parametrization import predict
+from gradlogp.schedules import invert_log_snr
 from gradlogp.theory import (
     CHECKS,
     Claim,
     denoising,
     density,
+    diffusion,
+    manifold,
     matching,
     name_of,
+    reversal,
     samplers,
     select,
+    solvers,
     statistics,
     verify,
 )
@@ -50,10 +58,10 @@ def test_other_draws(seed):
 
 
 def test_there_are_enough_claims_and_names_are_distinct():
-    assert len(NAMES) == len(set(NAMES)) >= 105
+    assert len(NAMES) == len(set(NAMES)) >= 170
     assert {name.split(".")[0] for name in NAMES} == {
         "matching", "denoising", "density", "statistics", "dynamics", "samplers",
-        "particles", "annealed",
+        "particles", "annealed", "diffusion", "reversal", "solvers", "manifold",
     }  # fmt: skip
 
 
@@ -103,6 +111,34 @@ def half_trace(score, x, **options):
     return 0.5 * trace + 0.5 * s.square().sum(1)
 
 
+def half_the_noise(x, generator=None):
+    return randn_like(x, generator) / math.sqrt(2)
+
+
+def minus_the_trace(score, x, **options):
+    s, trace = jacobian_trace(score, x)
+    return s, -trace
+
+
+def half_the_noise_explained(score, schedule, x, t):
+    x0, eps = predict(score, schedule, x, t)
+    return x0, 0.5 * eps
+
+
+def as_if_unweighted(score, x, schedule, t, weight=None, *, generator=None):
+    return objectives.denoising(lambda y: score(y, t), x, schedule(t)[1], generator=generator)
+
+
+def no_posterior_variance(score, x, alpha, sigma, **options):
+    zero = torch.zeros_like(x)
+    return import_module("gradlogp.tweedie").Variance(zero, zero)
+
+
+def of(name):
+    """A module, where the package gives a function of the same name."""
+    return import_module(f"gradlogp.{name}")
+
+
 WRONG = {
     "the sign of the noise": (
         objectives, "denoising", wrong_denoising, denoising.exact_score_loses_the_floor,
@@ -148,6 +184,76 @@ WRONG = {
     ),
     "no weight at the boundary": (
         objectives, "half_line", torch.ones_like, matching.boundary_weight,
+    ),
+    "the loss of one noise level, unweighted": (
+        objectives, "multilevel", as_if_unweighted, diffusion.ddpm_loss_is_denoising,
+    ),
+    "unweighted, sample by sample": (
+        objectives, "multilevel", as_if_unweighted, diffusion.ddpm_loss_is_ncsn_loss,
+    ),
+    "g for g² in the weight": (
+        objectives.weights, "likelihood",
+        lambda schedule: objectives.weights.OfTime(schedule, lambda t: schedule.g2(t).sqrt()),
+        diffusion.likelihood_weight,
+    ),
+    "g² without its 2": (
+        Schedule, "g2", (lambda f: lambda self, t: f(self, t) / 2)(Schedule.g2),
+        diffusion.drift_and_diffusion,
+    ),
+    "the log of a ratio for the log of its square": (
+        of("rescheduled"), "invert_log_snr", lambda schedule, v: invert_log_snr(schedule, v / 2),
+        diffusion.exploding_is_preserving,
+    ),
+    "a product twice as long": (
+        of("tweedie"), "jacobian_product",
+        (lambda f: lambda s, x, v: 2 * f(s, x, v))(of("tweedie").jacobian_product),
+        diffusion.tweedie_without_the_matrix,
+    ),
+    "the likelihood minus the divergence": (
+        of("likelihood"), "jacobian_trace", minus_the_trace, diffusion.likelihood_by_the_flow,
+    ),
+    "half of ε̂ in the bound": (
+        of("bound"), "predict", half_the_noise_explained, diffusion.bound_is_tight,
+    ),
+    "half the noise in DDPM's step": (
+        of("transitions.ancestral"), "randn_like", half_the_noise, reversal.ancestral_forward,
+    ),
+    "β̃ for the optimal variance": (
+        of("transitions.ancestral"), "tweedie_variance", no_posterior_variance,
+        reversal.ancestral_optimal,
+    ),
+    "half the noise in the reverse SDE": (
+        of("transitions.reverse"), "randn_like", half_the_noise, reversal.reverse_variance,
+    ),
+    "half of ε̂ in the flow": (
+        of("transitions.flow"), "predict", half_the_noise_explained, solvers.order_of_heun,
+    ),
+    "half of the velocity": (
+        of("transitions.flow"), "flow_velocity",
+        (lambda f: lambda *args: f(*args) / 2)(of("transitions.flow").flow_velocity),
+        reversal.prior_mean_of_the_flow,
+    ),
+    "half the quadratic in 3M": (
+        of("transitions.multistep").DPMSolver, "_weights", solvers._Circulating._weights,
+        solvers.order_of_3m,
+    ),
+    "half the noise in DDIM": (
+        of("transitions.reverse"), "randn_like", half_the_noise, solvers.noise_of_ddim,
+    ),
+    "half the noise in a correction": (
+        of("transitions.corrector"), "randn_like", half_the_noise, solvers.corrector_by_level,
+    ),
+    "half of the trace in a dimension": (
+        of("manifold.dimension"), "jacobian_trace",
+        (lambda f: lambda *args: tuple(v / 2 for v in f(*args)))(jacobian_trace),
+        manifold.divergence_reads_the_dimension,
+    ),
+    "the wrong side of a manifold": (
+        curvature, "tangent_normal_split",
+        (lambda f: lambda score, *args, **more: f(lambda x: -score(x), *args, **more))(
+            curvature.tangent_normal_split
+        ),
+        manifold.curvature_and_density,
     ),
 }  # fmt: skip
 

@@ -7,14 +7,17 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from . import adapters as adapters
     from . import autodiff as autodiff
     from . import checkpoint as checkpoint
     from . import core as core
     from . import data as data
     from . import densities as densities
+    from . import inverse as inverse
     from . import manifold as manifold
     from . import metrics as metrics
     from . import objectives as objectives
+    from . import pretrained as pretrained
     from . import schedules as schedules
     from . import theory as theory
     from .adaptation import adapt_preconditioner as adapt_preconditioner
@@ -33,6 +36,7 @@ if TYPE_CHECKING:
     from .distributions import UniformSphere as UniformSphere
     from .distributions import VonMisesCircle as VonMisesCircle
     from .estimator import ScoreEstimator as ScoreEstimator
+    from .guided import Guided as Guided
     from .kernels import BAOA as BAOA
     from .kernels import BAOAB as BAOAB
     from .kernels import GHMC as GHMC
@@ -45,7 +49,9 @@ if TYPE_CHECKING:
     from .kernels import SVGD as SVGD
     from .kernels import SVRG as SVRG
     from .kernels import ULA as ULA
+    from .kernels import Adaptation as Adaptation
     from .kernels import ControlVariates as ControlVariates
+    from .kernels import ExponentialEuler as ExponentialEuler
     from .kernels import LeimkuhlerMatthews as LeimkuhlerMatthews
     from .kernels import ParallelTempering as ParallelTempering
     from .kernels import PositionDependentULA as PositionDependentULA
@@ -86,11 +92,14 @@ if TYPE_CHECKING:
     from .transitions import Ancestral as Ancestral
     from .transitions import AnnealedLangevin as AnnealedLangevin
     from .transitions import Churn as Churn
+    from .transitions import Coloured as Coloured
     from .transitions import DPMSolver as DPMSolver
     from .transitions import ExponentialAB as ExponentialAB
     from .transitions import PredictorCorrector as PredictorCorrector
     from .transitions import ProbabilityFlow as ProbabilityFlow
     from .transitions import ReverseSDE as ReverseSDE
+    from .transitions.annealed_kernels import ExponentialSteps as ExponentialSteps
+    from .transitions.annealed_kernels import PreconditionedSteps as PreconditionedSteps
     from .tweedie import tweedie as tweedie
     from .tweedie import tweedie_product as tweedie_product
     from .tweedie import tweedie_variance as tweedie_variance
@@ -98,14 +107,17 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _MODULES = (
+    "adapters",
     "autodiff",
     "checkpoint",
     "core",
     "data",
     "densities",
+    "inverse",
     "manifold",
     "metrics",
     "objectives",
+    "pretrained",
     "schedules",
     "theory",
 )
@@ -119,12 +131,14 @@ _NAMES = {
         "distributions",
     ),
     "ScoreEstimator": "estimator",
+    "Guided": "guided",
     **dict.fromkeys(
         (
             "BAOA", "BAOAB", "GHMC", "HMC", "MALA", "OBABO", "ULA", "LeimkuhlerMatthews",
             "PositionDependentULA", "PreconditionedULA", "Preconditioner", "Splitting", "TamedULA",
             "Welford", "PSGLD", "SGHMC", "SGLD", "SVGD", "SVRG", "ControlVariates",
-            "ParallelTempering", "polynomial_decay", "weighted_average",
+            "Adaptation", "ExponentialEuler", "ParallelTempering", "polynomial_decay",
+            "weighted_average",
         ),
         "kernels",
     ),
@@ -146,11 +160,13 @@ _NAMES = {
     "fit": "training",
     **dict.fromkeys(
         (
-            "DDIM", "AdaptiveFlow", "Ancestral", "AnnealedLangevin", "Churn", "DPMSolver",
+            "DDIM", "AdaptiveFlow", "Ancestral", "AnnealedLangevin", "Churn", "Coloured", "DPMSolver",
             "ExponentialAB", "PredictorCorrector", "ProbabilityFlow", "ReverseSDE",
         ),
         "transitions",
     ),
+    "ExponentialSteps": "transitions.annealed_kernels",
+    "PreconditionedSteps": "transitions.annealed_kernels",
     "tweedie": "tweedie", "tweedie_product": "tweedie", "tweedie_variance": "tweedie",
 }  # fmt: skip
 

@@ -14,6 +14,8 @@ from typing import NamedTuple, Protocol, TypeVar, runtime_checkable
 import torch
 from torch import Tensor
 
+from .calculus import derivatives
+
 ScoreFn = Callable[[Tensor], Tensor]
 """s(x): `(B, *event) -> (B, *event)`."""
 
@@ -105,9 +107,8 @@ class Schedule(ABC):
         """Return (α_t, σ_t), each with the shape of t."""
 
     def rates(self, t: Tensor) -> tuple[Tensor, Tensor]:
-        """Return (dα/dt, dσ/dt) by forward-mode differentiation."""
-        d_alpha, d_sigma = torch.func.jvp(self, (t,), (torch.ones_like(t),))[1]
-        return d_alpha.to(t), d_sigma.to(t)  # jvp turns a float32 t of shape () into float64
+        """Return (dα/dt, dσ/dt) by automatic differentiation."""
+        return derivatives(self, t)
 
     def log_snr(self, t: Tensor) -> Tensor:
         """Return λ(t) = 2 log(α/σ)."""
@@ -176,8 +177,7 @@ class Streams:
 
     Arguments:
         seed: The seed of the whole run.
-        start, stop: The chains [start, stop).
-        total: Number of chains in the whole run.
+        start, stop, total: The chains [start, stop) of that many in the whole run.
         device: Where the noise is wanted.
     """
 
@@ -260,8 +260,8 @@ def permutation(n: int, generator: torch.Generator | None = None) -> Tensor:
 
 def new_seed(generator: torch.Generator | None) -> int:
     """Draw a fresh seed, so that a run can hand streams of its own to each block of chains."""
-    device = "cpu" if generator is None else generator.device
-    return int(torch.randint(2**62, (), device=device, generator=generator))
+    at = "cpu" if generator is None else generator.device
+    return int(torch.randint(2**62, (), device=at, generator=generator))
 
 
 # ---------------------------------------------------------------------------- shapes

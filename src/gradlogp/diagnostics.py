@@ -110,10 +110,12 @@ class Chain:
         state: The last state of every chain.
         complete: False where Ctrl-C ended the run early.
         divergences: How many steps of each chain left the finite numbers, `(chain,)`, with burn-in
-            and thinned steps; None for a kernel that does not tell.
+            and thinned steps, but not a burn-in in which the kernel was tuned; None for a kernel
+            that does not tell.
         step_size: That of the kernel, where it is one number.
         resume: What `run(..., resume=...)` goes on from: tensors, numbers and strings, which
             `torch.save` writes and `torch.load(..., weights_only=True)` reads.
+        kernel: The kernel of the draws: the one given, or what `adapt` made of it.
     """
 
     draws: Tensor
@@ -123,6 +125,7 @@ class Chain:
     divergences: Tensor | None = None
     step_size: float | None = None
     resume: Mapping[str, Any] | None = field(default=None, repr=False)
+    kernel: Any = None
 
     def summary(self, names: Sequence[str] | None = None) -> Summary:
         r"""Return mean, error and mixing of every coordinate.

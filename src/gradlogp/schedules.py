@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import pairwise
 from typing import Any
 
@@ -194,6 +195,12 @@ class DDPM(Schedule):
             raise ValueError("DDPM needs at least one beta, each strictly between 0 and 1")
         object.__setattr__(self, "betas", values)
 
+    @cached_property
+    def _log_abar(self) -> Tensor:
+        """log ᾱ_0 … log ᾱ_T, made once."""
+        steps = torch.log1p(-torch.tensor(self.betas, dtype=torch.float64)).cumsum(0)
+        return torch.nn.functional.pad(steps, (1, 0))
+
     @property
     def times(self) -> Tensor:
         """The descending times 1, (T−1)/T, …, 1/T."""
@@ -202,8 +209,7 @@ class DDPM(Schedule):
 
     def __call__(self, t: Tensor) -> tuple[Tensor, Tensor]:
         """Return (α_t, σ_t)."""
-        steps = torch.log1p(-torch.tensor(self.betas, dtype=torch.float64)).cumsum(0)
-        log_abar = _interpolate(t, torch.cat([torch.zeros(1, dtype=torch.float64), steps]))
+        log_abar = _interpolate(t, self._log_abar)
         return (0.5 * log_abar).exp(), (-torch.expm1(log_abar)).sqrt()
 
 
@@ -228,6 +234,11 @@ class Levels(Schedule):
             )
         object.__setattr__(self, "sigmas", values)
 
+    @cached_property
+    def _log_sigmas(self) -> Tensor:
+        """log σ_L … log σ_1, made once."""
+        return torch.tensor(self.sigmas[::-1], dtype=torch.float64).log()
+
     @property
     def times(self) -> Tensor:
         """The descending times of the levels, t = 1 for σ_1 and t = 0 for σ_L."""
@@ -235,8 +246,7 @@ class Levels(Schedule):
 
     def __call__(self, t: Tensor) -> tuple[Tensor, Tensor]:
         """Return (α_t, σ_t)."""
-        log_sigmas = torch.tensor(self.sigmas[::-1], dtype=torch.float64).log()
-        return torch.ones_like(t), _interpolate(t, log_sigmas).exp()
+        return torch.ones_like(t), _interpolate(t, self._log_sigmas).exp()
 
 
 def invert_log_snr(schedule: Schedule, log_snr: Tensor, t_min: float = 0.0) -> Tensor:

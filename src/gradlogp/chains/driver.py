@@ -6,6 +6,7 @@ draws whatever the chunk size, and a run that is stopped goes on as if nothing h
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 import time
 import warnings
@@ -18,12 +19,14 @@ from torch import Tensor
 
 from ..core import Density, Generator, Kernel, check_batch
 from ..diagnostics import Chain
+from ..kernels.tuning import Adaptation
 from ..progress import Update
 from ..sampling import Progress, count_chunks
 from .engines import Engine, compiled
 from .resume import begin, check_saved, merge, noise_of
 from .rounds import Round, Thinning, rounds
 from .store import Keep, Store
+from .warmup import check_adapt, retuned, tuned_values, warm_up
 
 NOTE_SECONDS = 0.5
 """Between changes of the note beside a progress bar."""
@@ -44,6 +47,7 @@ def run(
     progress: Update | Progress | None = None,
     chunk_size: int | None = None,
     engine: Engine = "torch",
+    adapt: bool | Adaptation = False,
 ) -> Chain:
     """Run a kernel on every chain (the batch dimension) and keep the draws.
 
@@ -52,20 +56,21 @@ def run(
 
     Ctrl-C ends the run: the draws so far come back, with `complete=False`. All chains have then
     taken the same number of steps, for which up to a tenth of a second of work in each chunk is done
-    again. A second Ctrl-C, or one before the first step, is raised; so is any on a caller's own
-    `Streams`.
+    again. A second Ctrl-C, or one before the first step or while the kernel is tuned, is raised; so
+    is any on a caller's own `Streams`.
 
     Arguments:
         kernel: Such as `ULA(h)` or `MALA(h)`.
         target: A density; any callable becomes one by `as_target`.
         x0: Starting points, `(chain, *event)`; none with `resume`.
         n_steps: Steps taken, burn-in included.
-        burn_in: Steps dropped at the start.
+        burn_in: Steps dropped at the start, in which the kernel is tuned if it is to `adapt`.
         thin: Keep one draw in so many.
         generator: Where the noise comes from; the same state gives the same draws, in chunks of
             any size.
         resume: A `Chain`, or its `resume` from a file: goes on where that run ended, with its
-            noise and, unless there is a burn-in, its thinning: 50 steps and 50 more are 100.
+            noise, what it had tuned of the kernel and, unless there is a burn-in, its thinning: 50
+            steps and 50 more are 100.
         keep: Where draws go: `memory`, beside the chains; `cpu`; or the path of a new `.npy` file
             `(chain, draw, *event)` of which `Chain.draws` is then a view, read from the disk as it
             is used. They are stored a few at a time, so that a device holds only these. After
@@ -74,9 +79,13 @@ def run(
             speed and mean acceptance in the note; as progress(done, total) if it takes no note.
         chunk_size: Chains moved together; all where not given.
         engine: `torch`, for any kernel, target and device; `fused`, compiled loops on the CPU for
-            ULA, Leimkuhler–Matthews, MALA and BAOAB on Gaussians, mixtures and `fused.Jitted`
+            ULA, Leimkuhler–Matthews, MALA and BAOAB on Gaussians, mixtures, `densities` and `Jitted`
             functions, with other noise of the same law; `auto`, the fused one where it can and
             compiling is worth it, and a line in the log where not.
+        adapt: Whether to tune the step size of a Metropolis kernel to the acceptance that is best
+            in high dimension; or an `Adaptation` that says to which, and whether a
+            preconditioner too. With the kept draws nothing changes any more: `Chain.kernel` tells
+            what came of it.
 
     Returns:
         `Chain` with draws `(chain, draw, *event)`, info with entries `(chain, draw)`, and the last
@@ -84,16 +93,18 @@ def run(
 
     Raises:
         ValueError: If nothing would be kept, for a wrong shape, for an unknown `keep` or a file
-            that exists, for a `resume` that does not fit, or an engine that cannot run this.
+            that exists, for a `resume` that does not fit, an engine that cannot run this, or
+            a kernel or burn-in with which there is nothing to adapt.
     """
+    how = check_adapt(adapt, burn_in, engine)
     plain = resume is None and keep == "memory" and chunk_size is None
     fast = compiled(
-        engine, kernel, target, x0, n_steps, burn_in, thin, generator, plain,
+        engine, kernel, target, x0, n_steps, burn_in, thin, generator, plain and how is None,
         None if progress is None else lambda done, total: progress(done, total),
     )  # fmt: skip
     if fast is not None:
         _warn(fast.divergences, n_steps, n_steps, Thinning(burn_in, thin, 0))
-        return fast
+        return dataclasses.replace(fast, kernel=kernel)
     saved = None if resume is None else check_saved(resume, x0, generator)
     x0 = x0 if saved is None else saved["state"]["x"]
     if x0 is None:
@@ -106,15 +117,20 @@ def run(
             "0 <= burn_in < n_steps and 1 <= thin <= n_steps - burn_in"
         )
     tell = meter(progress, n_steps * count_chunks(len(x0), chunk_size))
+    tuned = saved.get("tuned") if saved else None
+    kernel = retuned(kernel, tuned)
     parts = begin(kernel, target, x0, saved, generator, chunk_size)
-    store = Store(keep, x0, thinning.kept(n_steps))
-    end = Round(0, parts, None)
-    for new in rounds(kernel, target, parts, thinning, n_steps, store, tell):
+    store, first = Store(keep, x0, thinning.kept(n_steps)), 0
+    if how is not None:
+        kernel, parts = warm_up(how, kernel, target, parts, burn_in, tell)
+        tuned, first = tuned_values(kernel), burn_in
+    end = Round(first, parts, None)
+    for new in rounds(kernel, target, parts, thinning, n_steps, store, tell, first):
         if end.diverged is not None and new.diverged is not None:
             new = new._replace(diverged=end.diverged + new.diverged)
         end = new
     done, parts, diverged = end
-    _warn(diverged, done, n_steps, thinning)
+    _warn(diverged, done, n_steps, thinning, first)
     draws, info = store.finish(thinning.kept(done))
     state = merge(parts)
     step_size = getattr(kernel, "step_size", None)
@@ -131,16 +147,21 @@ def run(
             "noise": noise_of(parts),
             "device": x0.device.type,
             "since": thinning.left_over(done),
+            **({} if tuned is None else {"tuned": tuned}),
         },
+        kernel=kernel,
     )
 
 
-def _warn(diverged: Tensor | None, done: int, n_steps: int, thinning: Thinning) -> None:
-    """Warn of chains that diverged, and of an interrupt."""
+def _warn(
+    diverged: Tensor | None, done: int, n_steps: int, thinning: Thinning, first: int = 0
+) -> None:
+    """Warn of chains that diverged after the first steps, and of an interrupt."""
     if diverged is not None and bool(diverged.any()):
         chains, steps = int((diverged > 0).sum()), int(diverged.sum())
         warnings.warn(
-            f"{chains} of {len(diverged)} chains diverged, in {steps} of {len(diverged) * done} "
+            f"{chains} of {len(diverged)} chains diverged, in {steps} of "
+            f"{len(diverged) * (done - first)} "
             "steps: see Chain.divergences, and take a smaller step_size",
             RuntimeWarning,
             stacklevel=4,

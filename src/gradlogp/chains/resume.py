@@ -13,6 +13,7 @@ from ..diagnostics import Chain
 from ..sampling import chunks
 
 RESUME_KEYS = {"version", "state", "noise", "device", "since"}
+"""What is saved of a run, and `tuned` if it tuned its kernel."""
 
 
 class Part(NamedTuple):
@@ -34,7 +35,7 @@ def check_saved(
         ValueError: If it is something else, or comes with other starting points or noise.
     """
     saved = resume.resume if isinstance(resume, Chain) else resume
-    if saved is None or saved.keys() != RESUME_KEYS or saved["version"] != 1:
+    if saved is None or saved.keys() - {"tuned"} != RESUME_KEYS or saved["version"] != 1:
         raise ValueError("resume must be a Chain of gradlogp.run, or what its resume holds")
     if x0 is not None:
         raise ValueError("pass x0= or resume=, not both: a resumed run starts where it ended")

@@ -100,6 +100,14 @@ def advance(
             return
 
 
+def _count(diverging: list[Tensor]) -> Tensor:
+    """Return how many steps of each chain diverged; mostly none, and to see that is faster."""
+    flags = torch.stack(diverging)
+    if bool(flags.view(torch.uint8).amax()):
+        return flags.sum(0)
+    return torch.zeros(flags.shape[1:], dtype=torch.long, device=flags.device)
+
+
 def rounds(
     kernel: Kernel[Any, Any],
     target: Density,
@@ -108,14 +116,15 @@ def rounds(
     n_steps: int,
     store: Store,
     tell: Callable[[Any], None] | None,
+    first: int = 0,
 ) -> Iterator[Round]:
-    """Move the parts in turn, all by as many steps, a round at a time.
+    """Move the parts in turn, all by as many steps, a round at a time, after the first ones.
 
     Ctrl-C ends it, after a round that is as long as what the first part has done of it.
     """
     x = parts[0].state.x
     most = max(1, BUFFER_BYTES // (x.numel() * x.element_size())) * thinning.thin
-    done, interrupted = 0, False
+    done, interrupted = first, False
     while done < n_steps and not interrupted:
         length, ends = 0, []
         for part in parts:
@@ -127,7 +136,7 @@ def rounds(
                 store.write(part.where, thinning.kept(done), stretch.draws, stretch.infos)
             except KeyboardInterrupt:
                 n, interrupted = length or stretch.steps, True
-                if noise is None or done + n == 0:
+                if noise is None or (n == 0 and store.info is None):
                     raise
                 part.streams.set_state(noise)  # a step may have drawn a part of its noise
                 stretch = Stretch(part.state)
@@ -141,5 +150,5 @@ def rounds(
         if store.info is None:
             store.allocate(ends[0].info)
         parts = [p._replace(state=s.state) for p, s in zip(parts, ends, strict=True)]
-        counts = [torch.stack(s.diverging).sum(0) for s in ends if s.diverging]
+        counts = [_count(s.diverging) for s in ends if s.diverging]
         yield Round(done, parts, torch.cat(counts) if counts else None)

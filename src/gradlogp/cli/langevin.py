@@ -20,7 +20,9 @@ if TYPE_CHECKING:
 KernelName = Literal[
     "ula", "mala", "leimkuhler-matthews", "tamed", "baoab", "obabo", "hmc", "ghmc"
 ]
-FORMATS = (".npz", ".npy")
+FORMATS = (".npz", ".npy", ".nc")
+MODULES = {"h5netcdf": ("h5netcdf", "h5py"), "netcdf4": ("netCDF4",)}
+"""The engines of xarray that write groups, and the modules that each needs."""
 ADJUSTED = ("mala", "hmc", "ghmc")
 
 
@@ -100,6 +102,8 @@ def sample_target(
         positive(option, value)
     if out is not None and out.suffix not in FORMATS:
         raise Misuse(f"cannot write {out}: use one of {', '.join(FORMATS)}")
+    if out is not None and out.suffix == ".nc" and not (_has("arviz_base") and _netcdf_engine()):
+        raise Misuse("a .nc file needs more packages: pip install arviz-base h5netcdf h5py")
     if step_size is not None and not (step_size > 0 and math.isfinite(step_size)):
         raise Misuse(f"--step-size must be positive, got {step_size}")
     if not (spread > 0 and math.isfinite(spread)):
@@ -239,10 +243,21 @@ def _write(chain: Chain, out: Path) -> None:
 
     draws = torch.as_tensor(chain.draws).cpu().numpy()
     out.parent.mkdir(parents=True, exist_ok=True)
-    if out.suffix == ".npy":
+    if out.suffix == ".nc":
+        chain.to_arviz(tree=True).to_netcdf(out, engine=_netcdf_engine())
+    elif out.suffix == ".npy":
         np.save(out, draws)
     else:
         told = {k: v.cpu().numpy() for k, v in chain.info._asdict().items()}
         np.savez(out, draws=draws, **told)
     first = torch.as_tensor(chain.draws).flatten(2)[..., :4]
     out.with_suffix(".png").write_bytes(png(trace(first)))
+
+
+def _has(module: str) -> bool:
+    return importlib.util.find_spec(module) is not None
+
+
+def _netcdf_engine() -> str | None:
+    """Return what xarray is to write groups with, or None where nothing can."""
+    return next((name for name, needs in MODULES.items() if all(map(_has, needs))), None)

@@ -17,6 +17,7 @@ from .check import verify
 from .common import Misuse
 from .langevin import targets
 from .learn import demo, fit
+from .restore import restore
 from .use import evaluate, sample
 
 HELP = """Learn the score of a distribution, sample with it, and check both.
@@ -36,7 +37,7 @@ app = cyclopts.App(
     suppress_keyboard_interrupt=False,
 )
 app.meta.suppress_keyboard_interrupt = False
-for _command in (demo, fit, sample, evaluate, targets, verify, info):
+for _command in (demo, fit, sample, evaluate, restore, targets, verify, info):
     app.command(_command)
 
 
@@ -77,7 +78,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # whoever read our output has enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except (ValueError, OSError, FloatingPointError, MemoryError) as error:
+    except (ValueError, OSError, ArithmeticError, MemoryError) as error:
         return _fail(1, error)
     return result if isinstance(result, int) else 0
 

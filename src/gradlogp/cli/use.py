@@ -94,8 +94,8 @@ def sample(
     from ..pipeline import generate
     from ..progress import bar
 
-    estimator = _estimator(checkpoint)
-    labels = _class(estimator, klass, n)
+    estimator = load_estimator(checkpoint)
+    labels = class_labels(estimator, klass, n)
     with bar("sampling", quiet=quiet) as update:
         x = generate(
             estimator.model_, n, labels=labels, transition=transition(method),
@@ -159,7 +159,7 @@ def evaluate(
     from ..pipeline import generate, log_density
     from ..progress import bar
 
-    estimator = _estimator(checkpoint)
+    estimator = load_estimator(checkpoint)
     held, model = load(data, columns, label, quiet=quiet), estimator.model_
     if held.x.shape[1:] != model.event_shape:
         raise Misuse(
@@ -198,7 +198,8 @@ def evaluate(
     return 1 if any(row.verdict is False for row in rows) else 0
 
 
-def _estimator(checkpoint: Path) -> ScoreEstimator:
+def load_estimator(checkpoint: Path) -> ScoreEstimator:
+    """Load a checkpoint; that there is none is misuse."""
     if not checkpoint.exists():
         raise Misuse(f"there is no checkpoint at {checkpoint}")
     from ..estimator import ScoreEstimator
@@ -206,7 +207,8 @@ def _estimator(checkpoint: Path) -> ScoreEstimator:
     return ScoreEstimator.load(checkpoint)
 
 
-def _class(estimator: ScoreEstimator, klass: str | None, n: int) -> Tensor | None:
+def class_labels(estimator: ScoreEstimator, klass: str | None, n: int) -> Tensor | None:
+    """Return n labels of one class, or of all in turn; None for a model without classes."""
     import torch
 
     if not estimator.class_conditional:

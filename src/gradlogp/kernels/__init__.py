@@ -2,6 +2,7 @@
 
 from .decreasing import polynomial_decay as polynomial_decay
 from .decreasing import weighted_average as weighted_average
+from .exponential import ExponentialEuler as ExponentialEuler
 from .hamiltonian import GHMC as GHMC
 from .hamiltonian import HMC as HMC
 from .minibatch import SVRG as SVRG
@@ -26,3 +27,4 @@ from .underdamped import BAOAB as BAOAB
 from .underdamped import OBABO as OBABO
 from .underdamped import Splitting as Splitting
 from .welford import Welford as Welford
+from .tuning import Adaptation as Adaptation

@@ -11,7 +11,7 @@ from typing import NamedTuple, Protocol, runtime_checkable
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
-from ..core import Density, Generator, ScoreFn, randn_like
+from ..core import Density, Generator, ScoreFn, check_same_shape, randn_like
 from .decreasing import StepSize, check_step_size, step_size_at
 from .minibatch import Anchor, Estimator, Plain, as_minibatched, check_sizes, draw_index, start
 from .steps import Unadjusted, check_policy, check_step, langevin_step, settle
@@ -104,7 +104,13 @@ def prepare(
     anchor = Anchor(state.anchor, state.anchor_score)
     anchor = estimator.refresh(anchor, state.x, state.step, known)
     index = draw_index(state.x, known.n_data, kernel.batch_size, kernel.replace, generator)
-    return h, known.n_data, lambda x: estimator(x, index, anchor, known), anchor
+
+    def estimate(x: Tensor) -> Tensor:
+        score = estimator(x, index, anchor, known)
+        check_same_shape(score, x, "the score from a minibatch")
+        return score
+
+    return h, known.n_data, estimate, anchor
 
 
 def told(h: float, x: Tensor, diverging: Tensor) -> StochasticInfo:

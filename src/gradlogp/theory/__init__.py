@@ -10,13 +10,27 @@ from collections.abc import Iterator
 
 import torch
 
-from . import annealed, denoising, density, dynamics, matching, particles, samplers, statistics
+from . import (
+    annealed,
+    denoising,
+    density,
+    diffusion,
+    dynamics,
+    manifold,
+    matching,
+    particles,
+    reversal,
+    samplers,
+    solvers,
+    statistics,
+)
 from .claim import Check as Check
 from .claim import Claim as Claim
 
 CHECKS: tuple[Check, ...] = (
     *matching.CHECKS, *denoising.CHECKS, *density.CHECKS, *statistics.CHECKS,
     *dynamics.CHECKS, *samplers.CHECKS, *annealed.CHECKS, *particles.CHECKS,
+    *diffusion.CHECKS, *reversal.CHECKS, *solvers.CHECKS, *manifold.CHECKS,
 )  # fmt: skip
 """Every check, in the order of the report."""
 

@@ -2,6 +2,7 @@
 
 from .ancestral import Ancestral as Ancestral
 from .annealed import AnnealedLangevin as AnnealedLangevin
+from .annealed_noise import Coloured as Coloured
 from .corrector import Churn as Churn
 from .corrector import PredictorCorrector as PredictorCorrector
 from .flow import AdaptiveFlow as AdaptiveFlow

@@ -2,14 +2,20 @@ r"""The probability-flow ODE by Euler, Heun and Runge–Kutta, or with a toleran
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from ..core import Generator, NoisyScoreFn, Schedule
 from ..ode import integrate
 from ..parametrization import flow_velocity, predict
-from .coefficients import interval
+from ..schedules import invert_log_snr
+from .coefficients import interval, log_ratio
+
+NEAR = 1e-4
+"""σ/α, as a part of 1 or of that at the start, below which Tweedie's mean is the end."""
 
 
 @dataclass(frozen=True)
@@ -118,15 +124,18 @@ class AdaptiveFlow:
             ArithmeticError: If the tolerance is not met within `max_steps`.
         """
         del generator  # deterministic
-        interval(schedule, t, s)
+        level_t, (alpha_s, sigma_s) = interval(schedule, t, s)
         if s is None:
             return predict(score, schedule, x, t)[0]
-        return integrate(
-            lambda u, time: flow_velocity(score, schedule, u, time),
-            x,
-            float(t),
-            float(s),
-            rtol=self.rtol,
-            atol=self.atol,
-            max_steps=self.max_steps,
-        ).y
+        end = float(s)
+        if sigma_s == 0:  # σ' may be infinite there: the last bit is left to Tweedie's mean
+            lam = max(log_ratio(level_t), 0.0) - math.log(NEAR)
+            if not math.isfinite(lam):
+                return alpha_s * predict(score, schedule, x, t)[0]
+            near = invert_log_snr(schedule, torch.tensor(2 * lam, dtype=torch.float64), end)
+            end = float(near)
+        y = integrate(
+            lambda u, time: flow_velocity(score, schedule, u, time), x, float(t), end,
+            rtol=self.rtol, atol=self.atol, max_steps=self.max_steps,
+        ).y  # fmt: skip
+        return alpha_s * predict(score, schedule, y, near)[0] if sigma_s == 0 else y

@@ -1,0 +1,28 @@
+r"""Inverse problems: samples of x given y = A(x) + noise, with a score as the prior.
+
+Operators say what is seen, an `Observation` what was, and a method makes of the score of the prior the
+score of the posterior (`DPS`, `PiGDM`, `MomentMatching`, `AnnealedLikelihood`), or of a transition one
+that holds to the observation (`DPSStep`, `RePaint`). `posterior` has the answer in closed form
+where there is one.
+"""
+
+from .annealed import AnnealedLikelihood as AnnealedLikelihood
+from .annealed import PosteriorTarget as PosteriorTarget
+from .exact import posterior as posterior
+from .guidance import DPS as DPS
+from .guidance import MomentMatching as MomentMatching
+from .guidance import PiGDM as PiGDM
+from .observation import Correlated as Correlated
+from .observation import NoiseCovariance as NoiseCovariance
+from .observation import Observation as Observation
+from .observation import observe as observe
+from .operators import Blur as Blur
+from .operators import Identity as Identity
+from .operators import Inpainting as Inpainting
+from .operators import LinearOperator as LinearOperator
+from .operators import Matrix as Matrix
+from .operators import Subsampling as Subsampling
+from .solve import Solution as Solution
+from .solve import conjugate_gradients as conjugate_gradients
+from .steps import DPSStep as DPSStep
+from .steps import RePaint as RePaint

@@ -1,0 +1,222 @@
+r"""What was seen: y = A(x) + noise, and with how much noise.
+
+The noise is N(0, R): independent with a standard deviation for all or for each entry, or correlated.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from ..core import Generator, check_batch, check_same_shape, randn_like, sum_event
+from .operators import Linearised, LinearOperator
+
+
+@runtime_checkable
+class NoiseCovariance(Protocol):
+    """The covariance R by what it does; write one where R is diagonal in a Fourier basis."""
+
+    def product(self, v: Tensor) -> Tensor:
+        """Return R v, `(B, *observed)`."""
+
+    def solve(self, v: Tensor) -> Tensor:
+        """Return R⁻¹ v, `(B, *observed)`."""
+
+
+@dataclass(frozen=True, eq=False)
+class Independent:
+    """R = diag(std²); std a number or in the shape of what is observed."""
+
+    std: Tensor
+
+    def __post_init__(self) -> None:
+        if not bool((torch.isfinite(self.std) & (self.std >= 0)).all()):
+            raise ValueError("a standard deviation of the noise must be finite and at least 0")
+
+    def product(self, v: Tensor) -> Tensor:
+        """Return R v."""
+        return self.std.to(v).square() * v
+
+    def solve(self, v: Tensor) -> Tensor:
+        """Return R⁻¹ v.
+
+        Raises:
+            ValueError: If an entry has no noise.
+        """
+        if bool((self.std == 0).any()):
+            raise ValueError(
+                "this needs the inverse of the noise's covariance, and there is no noise; use "
+                "MomentMatching, PiGDM or RePaint, or give the observation a little noise"
+            )
+        return v / self.std.to(v).square()
+
+    def draw(self, like: Tensor, generator: Generator | None) -> Tensor:
+        """Return noise of the shape of `like`."""
+        return self.std.to(like) * randn_like(like, generator)
+
+
+@dataclass(frozen=True, eq=False)
+class Correlated:
+    """R is a matrix `(m, m)` for the m entries of a flattened observation.
+
+    Raises:
+        ValueError: If it is not symmetric positive definite.
+    """
+
+    cov: Tensor
+    _L: Tensor = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        R = self.cov
+        if R.ndim != 2 or R.shape[0] != R.shape[1] or not bool(torch.isfinite(R).all()):
+            raise ValueError(f"cov must be a finite square matrix, got shape {tuple(R.shape)}")
+        L, info = torch.linalg.cholesky_ex(R)
+        if int(info) or bool(((R - R.mT).abs() > 1e-5 * R.abs().max()).any()):
+            raise ValueError("the covariance of the noise is not symmetric positive definite")
+        object.__setattr__(self, "_L", L)
+
+    def product(self, v: Tensor) -> Tensor:
+        """Return R v."""
+        return (v.flatten(1) @ self.cov.to(v)).reshape(v.shape)
+
+    def solve(self, v: Tensor) -> Tensor:
+        """Return R⁻¹ v."""
+        return torch.cholesky_solve(v.flatten(1).mT, self._L.to(v)).mT.reshape(v.shape)
+
+    def draw(self, like: Tensor, generator: Generator | None) -> Tensor:
+        """Return noise of the shape of `like`."""
+        z = randn_like(like, generator).flatten(1)
+        return (z @ self._L.to(like).mT).reshape(like.shape)
+
+
+Noise = Tensor | float | NoiseCovariance
+
+
+def as_covariance(noise: Noise, observed: torch.Size) -> NoiseCovariance:
+    """Return the covariance that a standard deviation, one for each entry, or a matrix stands for."""
+    if isinstance(noise, NoiseCovariance):
+        return noise
+    value = torch.as_tensor(noise, dtype=None if isinstance(noise, Tensor) else torch.float64)
+    if value.ndim == 0 or value.shape == observed:
+        return Independent(value)
+    m = observed.numel()
+    if value.shape == (m, m):
+        return Correlated(value)
+    raise ValueError(
+        f"noise must be a standard deviation, one for each entry {tuple(observed)}, a covariance "
+        f"matrix ({m}, {m}) or an object with product and solve, got shape {tuple(value.shape)}"
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class Observation:
+    r"""y = A(x) + N(0, R).
+
+    .. math:: \log p(y | x) = -\tfrac12 (y - A(x))^\top R^{-1} (y - A(x)) + const
+
+    Arguments:
+        y: What was observed, `(B, *observed)`, one for each sample; or `(1, *observed)`, one for
+            all of them.
+        operator: A: a `LinearOperator` such as `Inpainting(mask)`, or any differentiable function
+            `(B, *event) -> (B, *observed)` that keeps samples apart.
+        noise: A standard deviation, one for each entry, a covariance matrix for the m entries of a
+            flattened observation `(m, m)`, or a `NoiseCovariance`. 0 is allowed where a method needs
+            no inverse of R.
+
+    Raises:
+        ValueError: For a y that is no batch, or noise of another shape.
+    """
+
+    y: Float[Tensor, "batch *observed"]
+    operator: LinearOperator | Callable[[Tensor], Tensor]
+    noise: Noise
+    R: NoiseCovariance = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        check_batch(self.y, name="y")
+        if not bool(torch.isfinite(self.y).all()):
+            raise ValueError("y has entries that are not finite; leave them out by Inpainting")
+        if not (isinstance(self.operator, LinearOperator) or callable(self.operator)):
+            raise ValueError(
+                "operator must have apply and adjoint, or be a function, got "
+                f"{type(self.operator).__name__}"
+            )
+        object.__setattr__(self, "R", as_covariance(self.noise, self.y.shape[1:]))
+
+    @property
+    def linear(self) -> LinearOperator:
+        """The operator.
+
+        Raises:
+            ValueError: If it is not linear.
+        """
+        if not isinstance(self.operator, LinearOperator):
+            raise ValueError(
+                "this needs a linear operator, with apply and adjoint; a function has neither"
+            )
+        return self.operator
+
+    def linearised(self, x: Tensor) -> LinearOperator:
+        """Return the operator, or the derivative of a function at x."""
+        operator = self.operator
+        return operator if isinstance(operator, LinearOperator) else Linearised(operator, x)
+
+    def apply(self, x: Tensor) -> Tensor:
+        """Return A(x)."""
+        operator = self.operator
+        return operator.apply(x) if isinstance(operator, LinearOperator) else operator(x)
+
+    def rows(self, like: Tensor) -> Tensor:
+        """Return y for each sample of a batch, in its dtype.
+
+        Raises:
+            ValueError: If there are neither as many rows as samples nor one.
+        """
+        if len(self.y) not in (1, len(like)):
+            raise ValueError(
+                f"the observation has {len(self.y)} rows, x has {len(like)}; give y as many, or one "
+                "row for all samples"
+            )
+        return self.y.to(like).expand(len(like), *self.y.shape[1:])
+
+    def residual(self, x: Float[Tensor, "batch *event"]) -> Float[Tensor, "batch *observed"]:
+        """Return y − A(x)."""
+        y, seen = self.rows(x), self.apply(x)
+        check_same_shape(seen, y, "the operator")
+        return y - seen
+
+    def log_likelihood(self, x: Float[Tensor, "batch *event"]) -> Float[Tensor, " batch"]:
+        """Return log p(y | x), up to a constant."""
+        r = self.residual(x)
+        return -0.5 * sum_event(r * self.R.solve(r))
+
+    def score(self, x: Float[Tensor, "batch *event"]) -> Float[Tensor, "batch *event"]:
+        """Return ∇ log p(y | x) = (∇A)ᵀ R⁻¹ (y − A(x))."""
+        return self.linearised(x).adjoint(self.R.solve(self.residual(x)))
+
+
+def observe(
+    x: Float[Tensor, "batch *event"],
+    operator: LinearOperator | Callable[[Tensor], Tensor],
+    noise: Tensor | float,
+    *,
+    generator: Generator | None = None,
+) -> Observation:
+    """Draw y = A(x) + noise for known x: a problem with a known answer.
+
+    Arguments:
+        x: The truth, `(B, *event)`.
+        operator: A, as in `Observation`.
+        noise: As in `Observation`, a number or a tensor.
+        generator: Where the noise comes from.
+    """
+    check_batch(x)
+    clean = operator.apply(x) if isinstance(operator, LinearOperator) else operator(x)
+    R = as_covariance(noise, clean.shape[1:])
+    assert isinstance(R, Independent | Correlated)
+    return Observation(clean + R.draw(clean, generator), operator, noise)

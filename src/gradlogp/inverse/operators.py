@@ -1,0 +1,262 @@
+r"""What is seen of x: linear operators with their adjoints, and functions linearised at a point.
+
+An operator A takes `(B, *event)` to `(B, *observed)`, each sample on its own. A linear one also has its
+adjoint, ⟨A x, y⟩ = ⟨x, Aᵀ y⟩.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal, Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+from torch.nn import functional as F
+
+from ..core import check_batch, check_same_shape
+
+Boundary = Literal["periodic", "zero"]
+
+
+@runtime_checkable
+class LinearOperator(Protocol):
+    """A linear map of every sample, and its adjoint."""
+
+    def apply(self, x: Tensor) -> Tensor:
+        """Return A x, `(B, *event) -> (B, *observed)`."""
+
+    def adjoint(self, y: Tensor) -> Tensor:
+        """Return Aᵀ y, `(B, *observed) -> (B, *event)`."""
+
+
+@runtime_checkable
+class Tight(Protocol):
+    """A linear operator with A Aᵀ = c I."""
+
+    @property
+    def gram(self) -> float:
+        """Return c."""
+
+
+@dataclass(frozen=True)
+class Identity:
+    """All of x is seen, A = I: denoising."""
+
+    @property
+    def gram(self) -> float:
+        """A Aᵀ = I."""
+        return 1.0
+
+    def apply(self, x: Float[Tensor, "batch *event"]) -> Float[Tensor, "batch *event"]:
+        """Return x."""
+        check_batch(x)
+        return x
+
+    def adjoint(self, y: Float[Tensor, "batch *event"]) -> Float[Tensor, "batch *event"]:
+        """Return y."""
+        check_batch(y, name="y")
+        return y
+
+
+@dataclass(frozen=True, eq=False)
+class Inpainting:
+    """Some entries of x are seen: `(B, *event) -> (B, m)`, in the order of the flattened event.
+
+    Arguments:
+        mask: True where x is seen, in the shape of an event, with m entries that are True.
+
+    Raises:
+        ValueError: For a mask that is not boolean or sees nothing.
+    """
+
+    mask: Bool[Tensor, "*event"]
+
+    def __post_init__(self) -> None:
+        if self.mask.dtype != torch.bool or self.mask.ndim == 0 or not bool(self.mask.any()):
+            raise ValueError(
+                "mask must be a boolean tensor in the shape of an event, True where x is seen and "
+                f"that somewhere; got {self.mask.dtype} of shape {tuple(self.mask.shape)}"
+            )
+
+    @property
+    def gram(self) -> float:
+        """A Aᵀ = I."""
+        return 1.0
+
+    def _seen(self, like: Tensor) -> Tensor:
+        return self.mask.flatten().nonzero().squeeze(1).to(like.device)
+
+    def apply(self, x: Float[Tensor, "batch *event"]) -> Float[Tensor, "batch m"]:
+        """Return the entries that are seen."""
+        check_batch(x, self.mask.shape)
+        return x.flatten(1).index_select(1, self._seen(x))
+
+    def adjoint(self, y: Float[Tensor, "batch m"]) -> Float[Tensor, "batch *event"]:
+        """Return an event with y where x is seen and 0 elsewhere."""
+        seen = self._seen(y)
+        check_batch(y, seen.shape, "y")
+        empty = y.new_zeros(len(y), self.mask.numel())
+        return empty.index_add(1, seen, y).reshape(-1, *self.mask.shape)
+
+
+@dataclass(frozen=True)
+class Subsampling:
+    """Means over blocks: super-resolution.
+
+    Arguments:
+        factor: The length of a block along every axis of an event, (1, 2, 2) for an image with
+            channels; one number where an event has one axis.
+
+    Raises:
+        ValueError: For a factor below 1; when called, for an event that is not made of such blocks.
+    """
+
+    factor: int | tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        if min(self._factors, default=0) < 1:
+            raise ValueError(f"factor must be at least 1 along every axis, got {self.factor}")
+
+    @property
+    def _factors(self) -> tuple[int, ...]:
+        return (self.factor,) if isinstance(self.factor, int) else self.factor
+
+    @property
+    def gram(self) -> float:
+        """A Aᵀ = I/n for blocks of n entries."""
+        return 1 / math.prod(self._factors)
+
+    def _check(self, x: Tensor, name: str) -> None:
+        check_batch(x, name=name)
+        if x.ndim != 1 + len(self._factors):
+            raise ValueError(
+                f"{name} has events of shape {tuple(x.shape[1:])}, factor={self.factor} is for "
+                f"{len(self._factors)} axes; give one factor for each, 1 for channels"
+            )
+
+    def apply(self, x: Float[Tensor, "batch *event"]) -> Float[Tensor, "batch *blocks"]:
+        """Return the mean of every block."""
+        self._check(x, "x")
+        for axis, k in enumerate(self._factors, start=1):
+            if x.shape[axis] % k:
+                raise ValueError(f"axis {axis} has {x.shape[axis]} entries, not blocks of {k}")
+            x = x.unflatten(axis, (-1, k)).mean(axis + 1)
+        return x
+
+    def adjoint(self, y: Float[Tensor, "batch *blocks"]) -> Float[Tensor, "batch *event"]:
+        """Return y/n in each of the n entries of its block."""
+        self._check(y, "y")
+        for axis, k in enumerate(self._factors, start=1):
+            y = y.repeat_interleave(k, axis) / k
+        return y
+
+
+@dataclass(frozen=True, eq=False)
+class Blur:
+    r"""Convolution with a kernel over the last axes of an event; other axes (channels) each alone.
+
+    .. math:: (A x)_i = \sum_j k_j\, x_{i - j}
+
+    with j from −⌊n/2⌋ to ⌊n/2⌋, so that the output has the shape of the input. Outside x is continued
+    periodically or by 0. The adjoint is the convolution with the mirrored kernel.
+
+    Arguments:
+        kernel: k, of one to three axes, each of odd length n.
+        boundary: "periodic" or "zero".
+
+    Raises:
+        ValueError: For a kernel of even length or too many axes, or another boundary; when called,
+            for an event smaller than half the kernel.
+    """
+
+    kernel: Tensor
+    boundary: Boundary = "periodic"
+
+    def __post_init__(self) -> None:
+        shape = tuple(self.kernel.shape)
+        if not 1 <= len(shape) <= 3 or any(n % 2 == 0 for n in shape):
+            raise ValueError(f"kernel must have one to three axes of odd length, got {shape}")
+        if self.boundary not in ("periodic", "zero"):
+            raise ValueError(f"boundary must be 'periodic' or 'zero', got {self.boundary!r}")
+
+    def _correlate(self, x: Tensor, kernel: Tensor, name: str) -> Tensor:
+        check_batch(x, name=name)
+        k, half = kernel.ndim, [n // 2 for n in kernel.shape]
+        if x.ndim <= k or any(n < h for n, h in zip(x.shape[-k:], half, strict=True)):
+            raise ValueError(
+                f"a kernel of shape {tuple(kernel.shape)} needs events of at least {k} axes, the "
+                f"last at least {half} long, got {tuple(x.shape[1:])}"
+            )
+        flat = x.reshape(-1, 1, *x.shape[-k:])
+        sides = [h for h in reversed(half) for _ in range(2)]
+        mode = "circular" if self.boundary == "periodic" else "constant"
+        padded = F.pad(flat, sides, mode=mode)
+        convolve = (F.conv1d, F.conv2d, F.conv3d)[k - 1]
+        return convolve(padded, kernel.to(x)[None, None]).reshape(x.shape)
+
+    def apply(self, x: Float[Tensor, "batch *event"]) -> Float[Tensor, "batch *event"]:
+        """Return k ∗ x."""
+        # PyTorch's convolutions do not mirror the kernel
+        return self._correlate(x, self.kernel.flip(tuple(range(self.kernel.ndim))), "x")
+
+    def adjoint(self, y: Float[Tensor, "batch *event"]) -> Float[Tensor, "batch *event"]:
+        """Return the convolution of y with the mirrored kernel."""
+        return self._correlate(y, self.kernel, "y")
+
+
+@dataclass(frozen=True, eq=False)
+class Matrix:
+    """A matrix: `(B, D) -> (B, m)`.
+
+    Arguments:
+        A: Shape `(m, D)`.
+
+    Raises:
+        ValueError: For anything but a matrix.
+    """
+
+    A: Tensor
+
+    def __post_init__(self) -> None:
+        if self.A.ndim != 2 or not self.A.is_floating_point():
+            raise ValueError(
+                f"A must be a matrix (m, D) of floating-point numbers, got {self.A.dtype} of "
+                f"shape {tuple(self.A.shape)}"
+            )
+
+    def apply(self, x: Float[Tensor, "batch D"]) -> Float[Tensor, "batch m"]:
+        """Return A x."""
+        check_batch(x, self.A.shape[1:])
+        return x @ self.A.to(x).mT
+
+    def adjoint(self, y: Float[Tensor, "batch m"]) -> Float[Tensor, "batch D"]:
+        """Return Aᵀ y."""
+        check_batch(y, self.A.shape[:1], "y")
+        return y @ self.A.to(y)
+
+
+@dataclass(frozen=True, eq=False)
+class Linearised:
+    """The derivative of a function at x, as a linear operator."""
+
+    f: Callable[[Tensor], Tensor]
+    x: Tensor
+
+    def apply(self, v: Tensor) -> Tensor:
+        """Return (∇f) v."""
+        check_same_shape(v, self.x, "v")
+        return torch.func.jvp(self.f, (self.x,), (v,))[1]
+
+    def adjoint(self, u: Tensor) -> Tensor:
+        """Return (∇f)ᵀ u."""
+        return torch.func.vjp(self.f, self.x)[1](u)[0]
+
+
+def as_matrix(operator: LinearOperator, event_shape: torch.Size, like: Tensor) -> Tensor:
+    """Return the matrix `(m, d)` of a linear operator between flattened events."""
+    d = event_shape.numel()
+    basis = torch.eye(d, dtype=like.dtype, device=like.device).reshape(d, *event_shape)
+    return operator.apply(basis).flatten(1).mT

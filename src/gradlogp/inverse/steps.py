@@ -1,0 +1,178 @@
+r"""Transitions that hold a sample to an observation after every step."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..core import (
+    Denoiser,
+    Generator,
+    NoisyScoreFn,
+    Schedule,
+    Transition,
+    check_batch,
+    per_sample,
+    randn_like,
+    sum_event,
+)
+from .denoised import Denoised, denoised
+from .observation import Independent, Observation
+from .operators import Inpainting
+
+
+def _memoryless(transition: Transition) -> None:
+    """Refuse a multistep solver, whose values belong to a path that is left after every step."""
+    if hasattr(transition, "begin"):
+        raise ValueError(
+            "the transition must be without memory; use Ancestral, ReverseSDE, DDIM or "
+            "ProbabilityFlow"
+        )
+
+
+class _Known:
+    """A noisy score of which one value is already known."""
+
+    def __init__(self, score: NoisyScoreFn, x: Tensor, t: Tensor, at: Denoised) -> None:
+        self.score, self.x, self.t, self.at = score, x, t, at
+
+    def __call__(self, x: Tensor, t: Tensor) -> Tensor:
+        return -self.at.eps / self.at.sigma if x is self.x and t is self.t else self.score(x, t)
+
+
+@dataclass(frozen=True, eq=False)
+class DPSStep:
+    r"""The step of diffusion posterior sampling, by the norm of the residual.
+
+    .. math:: x_s = \mathrm{step}(x_t) - ζ\, \nabla_{x_t} \| y - A(\hat x_0(x_t)) \|
+
+    Each sample has its own norm. ζ is that of the authors' code; the paper's formula
+    (ζ'/‖r‖) ∇‖r‖² has ζ' = ζ/2. It knows neither the noise of the observation nor the size of a
+    step: ζ is tuned, the law of the samples depends on it and on the grid, and is no posterior.
+    Evaluates the model once for both parts of a step.
+
+    References:
+        | Diffusion Posterior Sampling for General Noisy Inverse Problems (Chung et al., 2023)
+        | https://arxiv.org/abs/2209.14687
+
+    Arguments:
+        transition: The step without an observation, such as `Ancestral()`.
+        observation: What was seen.
+        zeta: ζ ≥ 0.
+
+    Raises:
+        ValueError: For a negative zeta, or a transition with memory.
+    """
+
+    transition: Transition
+    observation: Observation
+    zeta: float = 1.0
+
+    def __post_init__(self) -> None:
+        _memoryless(self.transition)
+        if not 0 <= self.zeta < math.inf:
+            raise ValueError(f"zeta must be a number of at least 0, got {self.zeta}")
+
+    def __call__(
+        self,
+        x: Tensor,
+        t: Tensor,
+        s: Tensor | None,
+        score: NoisyScoreFn,
+        schedule: Schedule,
+        *,
+        generator: Generator | None = None,
+    ) -> Tensor:
+        """Return x_s."""
+        at = denoised(score, schedule, x, t)
+        r = self.observation.residual(at.x0)
+        norm = sum_event(r.square()).sqrt()
+        unit = r / per_sample(torch.where(norm > 0, norm, 1.0), r, "the norm")
+        # −∇‖r‖ = Jᵀ Aᵀ r/‖r‖, and 0 where the residual is
+        pull = at.pull_back(self.observation.linearised(at.x0).adjoint(unit))
+        blind = isinstance(score, Denoiser) and bool((at.alpha < 1e-6 * at.sigma).any())
+        known = score if blind else _Known(score, x, t, at)
+        return self.transition(x, t, s, known, schedule, generator=generator) + self.zeta * pull
+
+
+@dataclass(frozen=True, eq=False)
+class RePaint:
+    r"""Inpainting by replacement, with resampling.
+
+    What is seen is put in place at the noise level reached, and to bring the rest into line with it
+    the step is undone by noise and taken again, n times in all:
+
+    .. math::
+        x_s = \begin{cases} α_s y + σ_s ε & \text{where seen} \\
+        \mathrm{step}(x_t) & \text{elsewhere} \end{cases}, \qquad
+        x_t ← \frac{α_t}{α_s} x_s + \sqrt{σ_t^2 - α_t^2 σ_s^2 / α_s^2}\; z
+
+    n = 1 is the replacement method, which conditions on a noised y that has nothing to do with the
+    path of the rest, and is biased however fine the grid. Resampling mends this at n times the
+    cost, and repeats the errors of a step as often, so that it needs a finer grid. A jump is one
+    step of the grid long. The observation must be without noise.
+
+    References:
+        | RePaint: Inpainting Using Denoising Diffusion Probabilistic Models (Lugmayr et al., 2022)
+        | https://arxiv.org/abs/2201.09865
+        | Score-Based Generative Modeling through Stochastic Differential Equations (Song et al., 2021)
+        | https://arxiv.org/abs/2011.13456
+
+    Arguments:
+        transition: The step without an observation, such as `Ancestral()`.
+        observation: Entries that were seen, `Inpainting` without noise.
+        n_resamples: n ≥ 1.
+
+    Raises:
+        ValueError: For another operator, noise, n below 1, or a transition with memory.
+    """
+
+    transition: Transition
+    observation: Observation
+    n_resamples: int = 10
+
+    def __post_init__(self) -> None:
+        _memoryless(self.transition)
+        if not isinstance(self.observation.operator, Inpainting):
+            raise ValueError("RePaint puts entries in place; the operator must be Inpainting")
+        R = self.observation.R
+        if not isinstance(R, Independent) or bool((R.std != 0).any()):
+            raise ValueError(
+                "RePaint takes y for exact; pass noise=0, or use MomentMatching, which knows noise"
+            )
+        if self.n_resamples < 1:
+            raise ValueError(f"n_resamples must be at least 1, got {self.n_resamples}")
+
+    def _replace(self, x: Tensor, y: Tensor) -> Tensor:
+        operator = self.observation.linear
+        return x + operator.adjoint(y - operator.apply(x))
+
+    def __call__(
+        self,
+        x: Tensor,
+        t: Tensor,
+        s: Tensor | None,
+        score: NoisyScoreFn,
+        schedule: Schedule,
+        *,
+        generator: Generator | None = None,
+    ) -> Tensor:
+        """Return x_s; at the noise-free end the seen entries are y."""
+        check_batch(x)
+        y = self.observation.rows(x)
+        if s is None:
+            moved = self.transition(x, t, None, score, schedule, generator=generator)
+            return self._replace(moved, y)
+        (alpha_t, sigma_t), (alpha_s, sigma_s) = schedule(t), schedule(s)
+        ratio = alpha_t / alpha_s
+        back = (sigma_t**2 - ratio**2 * sigma_s**2).clamp(min=0).sqrt()
+        for k in range(self.n_resamples):
+            moved = self.transition(x, t, s, score, schedule, generator=generator)
+            seen = self.observation.linear.apply(randn_like(x, generator))
+            at_s = self._replace(moved, alpha_s * y + sigma_s * seen)
+            if k + 1 < self.n_resamples:
+                x = ratio * at_s + back * randn_like(x, generator)
+        return at_s
