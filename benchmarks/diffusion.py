@@ -169,6 +169,9 @@ def picture(results):
         for panel, key in zip(column, ("rms", "median"), strict=True):
             names = list(dict.fromkeys(r["solver"] for r in rows))
             mine = [n for n in names if n.startswith("gradlogp")]
+            colours = dict(
+                zip(mine, ("C0", "C1", "C2", "C3", "C4", "C5", "C6", "k"), strict=False)
+            )
             for solver in sorted(names, key=lambda n: n in mine):
                 points = {}
                 for r in rows:
@@ -192,8 +195,9 @@ def picture(results):
                       xlabel="evaluations of the score", ylabel="distance to the true end")  # fmt: skip
             panel.set_xticks(BUDGETS, [str(b) for b in BUDGETS])
             panel.minorticks_off()
+            panel.set_ylim(top=10)
             panel.grid(alpha=0.25)
-    axes[0, 0].legend(fontsize=8)
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
     path = HERE.parent / "docs" / "img" / "solvers.png"
     figure.savefig(path, dpi=110)
     return path
