@@ -183,6 +183,7 @@ def picture(results):
                         "marker": "o",
                         "ms": 3.5,
                         "lw": 1.8,
+                        "color": colours[solver],
                         "label": solver.removeprefix("gradlogp "),
                     }
                     if solver in mine
