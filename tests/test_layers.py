@@ -25,7 +25,7 @@ LAYERS = [
     {"sampling", "training", "metrics", "fused", "planning", "manifold", "inverse"},
     {"likelihood", "bound", "chains", "adaptation"},
     {"plots", "pipeline", "theory"},
-    {"estimator", "report"},
+    {"estimator", "report", "sample_size"},
     {"evaluation"},
     {"demos"},
     {"cli"},

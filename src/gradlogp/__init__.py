@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from . import metrics as metrics
     from . import objectives as objectives
     from . import pretrained as pretrained
+    from . import sample_size as sample_size
     from . import schedules as schedules
     from . import theory as theory
     from .adaptation import adapt_preconditioner as adapt_preconditioner
@@ -62,6 +63,8 @@ if TYPE_CHECKING:
     from .kernels import Welford as Welford
     from .kernels import polynomial_decay as polynomial_decay
     from .kernels import weighted_average as weighted_average
+    from .kernels.sphere import SphereMALA as SphereMALA
+    from .kernels.sphere import SphereULA as SphereULA
     from .ladder import noise_levels as noise_levels
     from .likelihood import bits_per_dim as bits_per_dim
     from .likelihood import dequantise as dequantise
@@ -118,6 +121,7 @@ _MODULES = (
     "metrics",
     "objectives",
     "pretrained",
+    "sample_size",
     "schedules",
     "theory",
 )
@@ -142,6 +146,7 @@ _NAMES = {
         ),
         "kernels",
     ),
+    "SphereMALA": "kernels.sphere", "SphereULA": "kernels.sphere",
     "bits_per_dim": "likelihood", "dequantise": "likelihood", "log_likelihood": "likelihood",
     "variational_bound": "bound",
     "EmpiricalScore": "model", "ExactScore": "model", "ScoreModel": "model",

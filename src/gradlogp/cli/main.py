@@ -15,9 +15,11 @@ from .. import __version__
 from .about import info
 from .check import verify
 from .common import Misuse
+from .geometry import geometry
 from .langevin import targets
 from .learn import demo, fit
 from .restore import restore
+from .sample_size import sample_size
 from .use import evaluate, sample
 
 HELP = """Learn the score of a distribution, sample with it, and check both.
@@ -37,7 +39,9 @@ app = cyclopts.App(
     suppress_keyboard_interrupt=False,
 )
 app.meta.suppress_keyboard_interrupt = False
-for _command in (demo, fit, sample, evaluate, restore, targets, verify, info):
+for _command in (
+    demo, fit, sample, evaluate, restore, geometry, sample_size, targets, verify, info,
+):  # fmt: skip
     app.command(_command)
 
 

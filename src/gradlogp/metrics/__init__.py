@@ -26,3 +26,5 @@ from .transport import sliced_wasserstein as sliced_wasserstein
 from .two_sample import TwoSample as TwoSample
 from .two_sample import c2st as c2st
 from .two_sample import mmd as mmd
+from .generalisation import DenoisingGap as DenoisingGap
+from .generalisation import denoising_gap as denoising_gap

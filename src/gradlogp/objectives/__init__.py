@@ -22,3 +22,8 @@ from .matching import sliced as sliced
 from .matching import sliced_vr as sliced_vr
 from .times import ImportanceTimes as ImportanceTimes
 from .times import draw_times as draw_times
+from .manifold import implicit_on_sphere as implicit_on_sphere
+from .manifold import normal_denoising as normal_denoising
+from .manifold import tangent_normal_denoising as tangent_normal_denoising
+from .manifold import tangential as tangential
+from .manifold import von_mises_fisher as von_mises_fisher

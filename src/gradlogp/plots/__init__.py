@@ -7,6 +7,7 @@ the CPU in the default dtype.
 
 from .chains import autocorrelation, marginal, trace, walks
 from .curves import levels, loss_curve
+from .geometry import spectra, split_field
 from .images import image_grid
 from .planes import fields, scatter_pair, trajectories
 from .samples import samples
@@ -26,6 +27,8 @@ __all__ = [
     "png",
     "samples",
     "scatter_pair",
+    "spectra",
+    "split_field",
     "trace",
     "trajectories",
     "walks",

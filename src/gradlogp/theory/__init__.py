@@ -15,6 +15,7 @@ from . import (
     denoising,
     density,
     diffusion,
+    dimension,
     dynamics,
     manifold,
     matching,
@@ -31,6 +32,7 @@ CHECKS: tuple[Check, ...] = (
     *matching.CHECKS, *denoising.CHECKS, *density.CHECKS, *statistics.CHECKS,
     *dynamics.CHECKS, *samplers.CHECKS, *annealed.CHECKS, *particles.CHECKS,
     *diffusion.CHECKS, *reversal.CHECKS, *solvers.CHECKS, *manifold.CHECKS,
+    *dimension.CHECKS,
 )  # fmt: skip
 """Every check, in the order of the report."""
 
