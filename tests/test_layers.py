@@ -19,7 +19,7 @@ LAYERS = [
     {"jets", "schedules", "networks", "progress", "diagnostics"},
     {"autodiff", "ode"},
     {"parametrization", "distributions", "ladder"},
-    {"targets", "densities", "posterior", "scores", "data", "batches", "model", "tweedie", "rescheduled", "guided"},
+    {"targets", "densities", "posterior", "scores", "data", "batches", "model", "posterior_moments", "rescheduled", "guided"},
     {"objectives", "kernels", "modes", "adapters"},
     {"transitions", "settings", "checkpoint", "pretrained"},
     {"sampling", "training", "metrics", "fused", "planning", "manifold", "inverse"},
@@ -233,3 +233,10 @@ def test_every_public_name_loads(public):
 def test_an_unknown_name_is_an_attribute_error():
     with pytest.raises(AttributeError, match="no attribute 'scroe'"):
         gradlogp.scroe  # noqa: B018
+
+
+def test_no_name_is_that_of_a_module():
+    """Importing a module sets it on the package, where it would hide a function of that name."""
+    modules = {unit(path) for path in inner}
+    assert not modules & set(gradlogp._NAMES)
+    assert modules >= set(gradlogp._MODULES)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from gradlogp.distributions import Gaussian, GaussianMixture
 from gradlogp.model import ExactScore
 from gradlogp.parametrization import KINDS, join, predict, split
-from gradlogp.tweedie import tweedie
+from gradlogp.posterior_moments import tweedie
 from gradlogp.schedules import DDPM, VE, VP, Cosine, Levels, Rectified, SubVP
 
 SCHEDULES = [

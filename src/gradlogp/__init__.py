@@ -103,9 +103,9 @@ if TYPE_CHECKING:
     from .transitions import ReverseSDE as ReverseSDE
     from .transitions.annealed_kernels import ExponentialSteps as ExponentialSteps
     from .transitions.annealed_kernels import PreconditionedSteps as PreconditionedSteps
-    from .tweedie import tweedie as tweedie
-    from .tweedie import tweedie_product as tweedie_product
-    from .tweedie import tweedie_variance as tweedie_variance
+    from .posterior_moments import tweedie as tweedie
+    from .posterior_moments import tweedie_product as tweedie_product
+    from .posterior_moments import tweedie_variance as tweedie_variance
 
 __version__ = "0.1.0"
 
@@ -172,7 +172,8 @@ _NAMES = {
     ),
     "ExponentialSteps": "transitions.annealed_kernels",
     "PreconditionedSteps": "transitions.annealed_kernels",
-    "tweedie": "tweedie", "tweedie_product": "tweedie", "tweedie_variance": "tweedie",
+    "tweedie": "posterior_moments", "tweedie_product": "posterior_moments",
+    "tweedie_variance": "posterior_moments",
 }  # fmt: skip
 
 __all__ = [*_MODULES, *_NAMES, "__version__"]

@@ -514,10 +514,10 @@ MUTANTS = (
     ),
     Mutant(
         "X: Cov v with σ for σ²",
-        "tweedie.py",
+        "posterior_moments.py",
         "v + b**2 * jacobian_product",
         "v + b * jacobian_product",
-        "test_tweedie.py::test_product_is_that_of_the_matrix",
+        "test_posterior_moments.py::test_product_is_that_of_the_matrix",
     ),
     Mutant(
         "X: DDPM's steps are told counted from 1",

@@ -11,7 +11,7 @@ from .. import objectives
 from ..autodiff import jacobian_trace
 from ..core import Estimate, mean_and_error, sum_event
 from ..distributions import GaussianMixture
-from ..tweedie import tweedie
+from ..posterior_moments import tweedie
 from .affine import Chosen
 from .claim import Check, Claim, exact, false, grid, statistical
 from .matching import DERIVED, LAW, affine, bent, implicit_of_affine

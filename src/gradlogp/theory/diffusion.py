@@ -24,7 +24,7 @@ from ..objectives.denoising import Weight
 from ..parametrization import split
 from ..rescheduled import Rescheduled
 from ..schedules import DDPM, VE, VP, Levels, SubVP
-from ..tweedie import tweedie_product, tweedie_variance
+from ..posterior_moments import tweedie_product, tweedie_variance
 from .affine import Chosen
 from .claim import Check, Claim, at_most, exact, false, grid
 

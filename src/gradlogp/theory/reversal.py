@@ -20,7 +20,7 @@ from ..distributions import Gaussian
 from ..model import ExactScore
 from ..schedules import DDPM, VP, invert_log_snr
 from ..transitions import Ancestral, ProbabilityFlow, ReverseSDE
-from ..tweedie import tweedie
+from ..posterior_moments import tweedie
 from .affine import Chosen
 from .claim import Check, Claim, exact, false
 from .diffusion import CHAIN as LONG

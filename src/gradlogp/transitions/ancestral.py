@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..core import Generator, NoisyScoreFn, Schedule, randn_like
 from ..parametrization import predict
-from ..tweedie import tweedie_variance
+from ..posterior_moments import tweedie_variance
 from .coefficients import interval
 
 VARIANCES = ("posterior", "forward", "optimal")
