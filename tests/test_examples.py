@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
-SLOW = {"learn_a_mixture", "sample_a_density"}  # more than 5 s
+SLOW = {"learn_a_mixture", "ncsn_is_ddpm", "sample_a_density"}  # more than 5 s
 
 
 @pytest.mark.parametrize(

@@ -14,14 +14,15 @@ ROOT = Path(gradlogp.__file__).parent
 FILES = sorted(ROOT.rglob("*.py"))
 
 LAYERS = [
-    {"calculus"},
+    {"calculus", "folders"},
     {"core"},
     {"jets", "schedules", "networks", "progress", "diagnostics"},
     {"autodiff", "ode"},
     {"parametrization", "distributions", "ladder"},
-    {"targets", "densities", "posterior", "scores", "data", "batches", "model", "posterior_moments", "rescheduled", "guided"},
-    {"objectives", "kernels", "modes", "adapters"},
-    {"transitions", "settings", "checkpoint", "pretrained"},
+    {"targets", "densities", "posterior", "scores", "data", "batches", "model"}
+    | {"posterior_moments", "rescheduled", "guided"},
+    {"objectives", "kernels", "modes", "adapters", "averaging"},
+    {"transitions", "settings", "checkpoint", "pretrained", "measuring"},
     {"sampling", "training", "metrics", "fused", "planning", "manifold", "inverse"},
     {"likelihood", "bound", "chains", "adaptation"},
     {"plots", "pipeline", "theory"},

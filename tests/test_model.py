@@ -8,7 +8,7 @@ from torch import nn
 
 from gradlogp.distributions import Gaussian, GaussianMixture
 from gradlogp.model import Conditioned, EmpiricalScore, ExactScore, ScoreModel
-from gradlogp.networks import MLP, UNet
+from gradlogp.networks import MLP, NO_CLASS, UNet
 from gradlogp.parametrization import KINDS
 from gradlogp.schedules import DDPM, VE, VP, Cosine, Levels, Rectified, SubVP
 
@@ -269,6 +269,38 @@ def test_given_labels_make_a_plain_noisy_score(generator):
     assert torch.equal(given(x, t), model(x, t, labels))
     assert torch.equal(given.denoise(x, t), model.denoise(x, t, labels))
     assert not torch.equal(given(x, t), model.given(labels.flip(0))(x, t))
+
+
+def test_one_label_for_all_and_the_label_of_no_class(generator):
+    model = ScoreModel(NETWORKS["mlp"](), VP())
+    nn.init.normal_(model.network.outlet.weight, 0.0, 0.3, generator=generator)
+    x, t = torch.randn(4, 6, generator=generator), torch.tensor(0.4)
+    for call, one in (
+        (model, model.given(torch.tensor(2))),
+        (model.denoise, model.given(torch.tensor(2)).denoise),
+    ):
+        assert torch.equal(one(x, t), call(x, t, torch.full((4,), 2)))
+        assert torch.equal(one(x[:1], t), call(x[:1], t, torch.tensor([2])))
+    with pytest.raises(ValueError, match="never saw the label of no class"):
+        model.unconditional()
+    model.label_dropout.fill_(0.1)
+    free = model.unconditional()
+    assert torch.equal(free(x, t), model(x, t, torch.full((4,), NO_CLASS)))
+    assert torch.equal(free.denoise(x, t), model.denoise(x, t, torch.full((4,), NO_CLASS)))
+    plain = ScoreModel(MLP(6, 8, 1, generator=generator), VP())
+    assert plain.unconditional() is plain
+
+
+def test_a_state_from_before_there_was_label_dropout(generator):
+    model = ScoreModel(NETWORKS["mlp"](), VP())
+    model.label_dropout.fill_(0.5)
+    state = {k: v for k, v in model.state_dict().items() if k != "label_dropout"}
+    model.load_state_dict(state)
+    assert float(model.label_dropout) == 0
+    assert "label_dropout" not in state
+    del state["scale"]
+    with pytest.raises(RuntimeError, match="scale"):  # all else must be there
+        model.load_state_dict(state)
 
 
 @pytest.mark.usefixtures("as_user")

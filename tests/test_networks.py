@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from gradlogp.networks import MLP, UNet
+from gradlogp.networks import MLP, NO_CLASS, UNet, drop_labels
 from gradlogp.networks.embeddings import Conditioning, Fourier
 
 MAKE = {
@@ -131,12 +131,42 @@ def test_labels_missing_unwanted_out_of_range_or_too_few(make, generator):
         plain(x, c, torch.tensor([0, 1]))
     with pytest.raises(ValueError, match="conditional on 3 classes: pass labels"):
         conditional(x, c)
-    for labels in ([0, 3], [-1, 0]):
+    for labels in ([0, 3], [-2, 0]):
         with pytest.raises(ValueError, match="labels must lie in 0 … 2"):
             conditional(x, c, torch.tensor(labels))
     for labels in ([0], [0, 1, 2], [[0], [1]]):
         with pytest.raises(ValueError, match=r"labels must have shape \(2,\), one a sample"):
             conditional(x, c, torch.tensor(labels))
+
+
+@every_network
+def test_the_label_of_no_class_adds_nothing(make, generator):
+    """Its embedding is 0: the answer of the same network without its label embedding."""
+    network = awake(make(generator=generator, n_classes=3))
+    x, c = inputs(network, 3, generator)
+    mixed = network(x, c, torch.tensor([1, NO_CLASS, 2]))
+    alone = network(x, c, torch.full((3,), NO_CLASS))
+    torch.testing.assert_close(mixed[1], alone[1], rtol=1e-12, atol=1e-12)
+    assert (mixed[0] - alone[0]).abs().max() > 1e-4
+    network.conditioning.label.weight.data.zero_()
+    torch.testing.assert_close(alone, network(x, c, torch.tensor([0, 1, 2])), rtol=0, atol=0)
+    network.zero_grad()
+    network(x, c, torch.tensor([NO_CLASS, 1, NO_CLASS])).square().sum().backward()
+    grad = network.conditioning.label.weight.grad
+    assert (grad[[0, 2]] == 0).all()  # no class teaches no class
+    assert grad[1].abs().max() > 0
+
+
+def test_labels_are_dropped_independently_with_the_probability_asked_for(generator):
+    labels = torch.arange(20_000) % 7
+    for p in (0.0, 0.1, 0.7):
+        dropped = drop_labels(labels, p, generator)
+        gone = dropped == NO_CLASS
+        assert abs(float(gone.double().mean()) - p) <= 5 * (p * (1 - p) / 20_000) ** 0.5
+        assert torch.equal(dropped[~gone], labels[~gone])
+        pairs = (gone[1:] & gone[:-1]).double().mean()  # neighbours: p² if independent
+        assert abs(float(pairs) - p**2) <= 5 * (p**2 / 20_000) ** 0.5
+    assert torch.equal(labels, torch.arange(20_000) % 7)  # its input is left alone
 
 
 def test_conditioning_adds_the_embedding_of_the_label(generator):

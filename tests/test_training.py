@@ -1,6 +1,7 @@
 """Training: what a record says, what is averaged, and that nothing is lost or changed by a stop."""
 
 import math
+import shutil
 
 import numpy as np
 import pytest
@@ -9,6 +10,9 @@ from torch import nn
 
 import gradlogp as glp
 from gradlogp import checkpoint
+from gradlogp.averaging import accelerated
+from gradlogp.guided import Guided
+from gradlogp.networks import NO_CLASS
 from gradlogp.objectives import multilevel
 from gradlogp.schedules import VP
 from gradlogp.settings import ema_decay
@@ -147,11 +151,17 @@ def test_settings_are_changed_one_by_one():
     [
         {"steps": 0}, {"batch_size": 0}, {"warm_up": -1}, {"learning_rate": 0.0}, {"clip": 0.0},
         {"learning_rate": math.nan}, {"weight_decay": -1.0}, {"ema": 1.0}, {"ema": -0.1},
+        {"label_dropout": -0.1}, {"label_dropout": 1.0}, {"label_dropout": math.nan},
+        {"ema_half_lives": (0,)}, {"ema_half_lives": (5, 5.0)}, {"ema_half_lives": (math.inf,)},
     ],
 )  # fmt: skip
 def test_settings_that_make_no_sense(change):
     with pytest.raises(ValueError, match=next(iter(change))):
         glp.Settings(**change)
+
+
+def test_half_lives_may_be_a_list(as_user):
+    assert glp.Settings(ema_half_lives=[10, 2.5]) == glp.Settings(ema_half_lives=(10.0, 2.5))
 
 
 # ---------------------------------------------------------------------------- data
@@ -250,6 +260,81 @@ def test_labels_and_a_network_that_do_not_fit_are_refused():
     refused(r"n_classes=0", make(), x, labels=labels)
     refused(r"conditional on 3 classes", make(n_classes=3), x)
     refused(r"labels must lie in 0 … 1", make(n_classes=2), x, labels=labels)
+    refused(r"labels must be at least 0, got -1", make(n_classes=3), x, labels=labels - 1)
+    refused(r"label_dropout= .*pass labels=", make(n_classes=3), x, label_dropout=0.1)
+
+
+# ---------------------------------------------------------------------------- labels left out
+
+
+def watched(seen):
+    def objective(score, x, schedule, *, generator=None):
+        loss = multilevel(score, x, schedule, generator=generator)
+        labels = getattr(score, "labels", None)
+        seen.append((x, labels, torch.rand(3, generator=generator)))
+        return loss
+
+    return objective
+
+
+def test_labels_left_out_change_neither_batches_nor_noise():
+    x, labels, runs = points(), torch.arange(300) % 3, {}
+    for p in (0.0, 0.25):
+        seen = runs[p] = []
+        model = make(n_classes=3)
+        train(model, x, watched(seen), labels=labels, label_dropout=p, steps=60)
+        assert float(model.label_dropout) == p
+    gone, batches = 0, 0
+    for (x0, l0, noise0), (x1, l1, noise1) in zip(*runs.values(), strict=True):
+        assert torch.equal(x0, x1)
+        assert torch.equal(noise0, noise1)
+        kept = l1 != NO_CLASS
+        assert torch.equal(l0[kept], l1[kept])
+        assert (l0 >= 0).all()
+        gone, batches = gone + int((~kept).sum()), batches + 1
+    n = 32 * batches
+    assert abs(gone / n - 0.25) < 5 * (0.25 * 0.75 / n) ** 0.5
+
+
+def test_held_out_labels_are_never_left_out():
+    seen, labels = [], torch.arange(300) % 3
+    options = {"labels": labels, "held_out": points(40), "held_out_labels": labels[:40]}
+    train(make(n_classes=3), points(), watched(seen), label_dropout=0.9, **options)
+    assert torch.equal(seen[-1][1], labels[:40])
+
+
+def test_both_halves_of_guidance_are_learned():
+    """Two classes at ±2: with the label the score is that of one, without it that of the mixture."""
+    means = torch.tensor([[-2.0, 0.0], [2.0, 0.0]])
+    g = seeded(3)
+    labels = torch.arange(4000) % 2
+    x = means[labels] + 0.5 * torch.randn(4000, 2, generator=g)
+    model = make(width=32, n_classes=2)
+    options = {"steps": 500, "batch_size": 256, "learning_rate": 5e-3, "warm_up": 20}
+    with pytest.raises(ValueError, match="train it with label_dropout"):
+        model.unconditional()
+    train(model, x, labels=labels, label_dropout=0.3, **options)
+    t, probe = torch.tensor(0.3), x[:500]
+    alpha, _ = VP()(t)
+    exact = {
+        label: glp.ExactScore(law, VP())(alpha * probe, t)
+        for label, law in (
+            (0, glp.Gaussian(means[0], 0.25)),
+            (1, glp.Gaussian(means[1], 0.25)),
+            (NO_CLASS, glp.GaussianMixture([0.5, 0.5], means, 0.25)),
+        )
+    }
+    off = lambda s, label: float((s - exact[label]).square().sum(1).mean().sqrt())
+    with torch.no_grad():
+        free = model.unconditional()(alpha * probe, t)
+        given = model.given(torch.tensor(1))(alpha * probe, t)
+        guided = Guided(model.given(labels[:500]), model.unconditional(), 1.5)(alpha * probe, t)
+        own = model.given(labels[:500])(alpha * probe, t)
+    size = float(exact[0].square().sum(1).mean().sqrt())
+    assert off(free, NO_CLASS) < 0.2 * size
+    assert off(given, 1) < 0.2 * size
+    assert off(free, 1) > 0.4 * size  # negative control: they are not one score
+    torch.testing.assert_close(guided, 2.5 * own - 1.5 * free, rtol=1e-9, atol=1e-9)
 
 
 # ---------------------------------------------------------------------------- averaging
@@ -404,6 +489,61 @@ def test_measuring_switches_dropout_off():
     assert record.held_out.value == pytest.approx(float(expected), rel=1e-12)
 
 
+# ---------------------------------------------------------------------------- other arithmetic
+
+
+def test_bfloat16_is_near_and_touches_only_the_network():
+    ends, dtypes = [], set()
+
+    def objective(score, x, schedule, *, generator=None):
+        loss = multilevel(score, x, schedule, generator=generator)
+        dtypes.update([x.dtype, score(x, torch.tensor(0.5).to(x)).dtype, loss.dtype])
+        return loss
+
+    for bfloat16 in (False, True):
+        model = make(width=32).float()
+        records = train(model, points().float(), objective, bfloat16=bfloat16, steps=60)
+        ends.append((torch.tensor([r.loss for r in records]), model))
+    (losses, one), (rounded, two) = ends
+    assert dtypes == {torch.float32}
+    assert rounded.isfinite().all()
+    assert 0 < (rounded - losses).abs().max() < 0.05 * losses.max()
+    assert {p.dtype for p in two.parameters()} == {torch.float32}
+    assert type(two.network) is type(one.network)  # the model itself is not wrapped
+    x, t = points(20).float(), torch.tensor(0.4)
+    with torch.no_grad():
+        gap = (one(x, t) - two(x, t)).norm() / one(x, t).norm()
+    assert 0 < gap < 0.1
+
+
+def test_accelerated_shares_weights_and_buffers():
+    model = make()
+    assert accelerated(model, bfloat16=False, compiled=False) is model
+    fast = accelerated(model, bfloat16=True, compiled=False)
+    assert {id(p) for p in fast.parameters()} == {id(p) for p in model.parameters()}
+    assert fast.shift is model.shift
+    assert fast.schedule is model.schedule
+    x = points(8)
+    fast(x, torch.tensor(0.5)).square().sum().backward()
+    assert model.network.outlet.weight.grad is not None
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
+@pytest.mark.filterwarnings("ignore")  # what the compiler warns of is its own
+def test_a_compiled_network_trains_to_the_same_model(as_user):
+    labels, ends = torch.arange(300) % 3, []
+    for compiled in (False, True):
+        model = make(n_classes=3)
+        options = {"labels": labels, "label_dropout": 0.2, "steps": 15}
+        records = train(model, points(), compile=compiled, **options)
+        ends.append((torch.tensor([r.loss for r in records]), weights(model)))
+    (losses, one), (others, two) = ends
+    torch.testing.assert_close(others, losses, rtol=1e-6, atol=1e-8)
+    for name, value in one.items():
+        torch.testing.assert_close(two[name], value, rtol=1e-4, atol=1e-6)
+
+
 # ---------------------------------------------------------------------------- reproducibility
 
 
@@ -444,19 +584,21 @@ def options_of(case):
             "plain": {},
             "labels": {"labels": torch.arange(300) % 3},
             "measured": {"held_out": points(60, seed=5), "check_every": 10, "standardize": True},
+            "averages": {"ema_half_lives": (3.0, 20.0)},
+            "dropout": {"labels": torch.arange(300) % 3, "label_dropout": 0.3},
         }[case]
     )
 
 
-@pytest.mark.parametrize("case", ["plain", "labels", "measured"])
+@pytest.mark.parametrize("case", ["plain", "labels", "measured", "averages", "dropout"])
 @pytest.mark.parametrize("stop", ["break", "inside", "after a save"])
 def test_a_resumed_run_is_the_unbroken_run_bit_for_bit(tmp_path, case, stop):
     options = options_of(case) | {"steps": 60, "checkpoint_every": 10}
-    n_classes = 3 if case == "labels" else 0
+    n_classes = 3 if case in ("labels", "dropout") else 0
     whole, first, second = (make(seed, n_classes=n_classes) for seed in (0, 0, 5))
     losses = [r.loss for r in train(whole, points(), checkpoint=tmp_path / "a", **options)]
     step = 20 if stop == "after a save" else 25
-    calls = {"plain": 25, "labels": 25, "measured": 27}[case]  # 25 batches, and 2 measurements
+    calls = 27 if case == "measured" else 25  # 25 batches, and 2 measurements
     objective = interrupt(multilevel, calls if stop == "inside" else 10**9)
     stopped = glp.fit(
         first, points(), objective, generator=seeded(7), checkpoint=tmp_path / "b", **options
@@ -485,7 +627,8 @@ def test_a_resumed_run_is_the_unbroken_run_bit_for_bit(tmp_path, case, stop):
     for state in (ours, theirs):
         del state["seconds"]
     same(ours, theirs)
-    for name in ("model.safetensors", "config.json"):
+    names = ("model.safetensors", "config.json", *["averages.safetensors"] * (case == "averages"))
+    for name in names:
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
 
 
@@ -544,6 +687,8 @@ def test_resuming_a_finished_run_changes_nothing(tmp_path):
         ({"weight_decay": 0.1}, "weight_decay=0.0, got 0.1"),
         ({"ema": 0.8}, "ema=0.9, got 0.8"),
         ({"clip": 2.0}, "clip=1.0, got 2.0"),
+        ({"ema_half_lives": (3,)}, r"ema_half_lives=\(\), got \(3.0,\)"),
+        ({"bfloat16": True}, "bfloat16=False, got True"),
         ({"standardize": True}, "standardize=False, got True"),
         ({"labels": torch.zeros(300).long()}, "labels=False, got True"),
         ({"data": points(299)}, "n_samples=300, got 299"),

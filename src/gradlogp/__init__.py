@@ -82,6 +82,9 @@ if TYPE_CHECKING:
     from .planning import plan as plan
     from .planning import step_for_bias as step_for_bias
     from .posterior import Posterior as Posterior
+    from .posterior_moments import tweedie as tweedie
+    from .posterior_moments import tweedie_product as tweedie_product
+    from .posterior_moments import tweedie_variance as tweedie_variance
     from .rescheduled import Rescheduled as Rescheduled
     from .sampling import evolve as evolve
     from .sampling import prior as prior
@@ -103,9 +106,6 @@ if TYPE_CHECKING:
     from .transitions import ReverseSDE as ReverseSDE
     from .transitions.annealed_kernels import ExponentialSteps as ExponentialSteps
     from .transitions.annealed_kernels import PreconditionedSteps as PreconditionedSteps
-    from .posterior_moments import tweedie as tweedie
-    from .posterior_moments import tweedie_product as tweedie_product
-    from .posterior_moments import tweedie_variance as tweedie_variance
 
 __version__ = "0.1.0"
 

@@ -1,11 +1,12 @@
 """Checkpoints: a directory with weights, configuration and what was run, replaced as a whole.
 
-======================  ================================================================
-`model.safetensors`     the averaged weights and the scales: what sampling uses
-`config.json`           format, network, schedule, prediction: what rebuilds the model
-`run.json`              what was run, on what, with which results
-`training.pt`           raw weights, optimiser and generators: what resuming needs
-======================  ================================================================
+========================  ================================================================
+`model.safetensors`       the averaged weights and the scales: what sampling uses
+`averages.safetensors`    more averages of other half-lives, if training kept any
+`config.json`             format, network, schedule, prediction: what rebuilds the model
+`run.json`                what was run, on what, with which results
+`training.pt`             raw weights, optimiser and generators: what resuming needs
+========================  ================================================================
 
 A new checkpoint is written beside the old one and takes its name only when it is complete. Nothing
 is ever unpickled: weights are safetensors, and the optimiser is loaded with `weights_only=True`.
@@ -29,12 +30,14 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from .folders import one_line, read_json, recover, replace
 from .model import ScoreModel
 from .networks import MLP, UNet
 from .schedules import SCHEDULES, from_config
 
 FORMAT_VERSION = 1
-FILES = ("model.safetensors", "config.json", "run.json", "training.pt")
+AVERAGES = "averages.safetensors"
+FILES = ("model.safetensors", AVERAGES, "config.json", "run.json", "training.pt")
 NETWORKS: tuple[type[nn.Module], ...] = (MLP, UNet)
 """The networks that a checkpoint can rebuild by itself."""
 
@@ -69,7 +72,7 @@ def check_writable(directory: str | os.PathLike[str]) -> Path:
     Raises:
         ValueError: If there is something that is no checkpoint: it would be replaced.
     """
-    path = _recover(directory)
+    path = recover(directory)
     try:
         if path.exists() and (not path.is_dir() or any(path.iterdir())):
             read_config(path, any_version=True)
@@ -85,6 +88,7 @@ def save(
     model: ScoreModel,
     *,
     weights: Mapping[str, torch.Tensor] | None = None,
+    averages: Mapping[float, Mapping[str, torch.Tensor]] | None = None,
     run: Mapping[str, Any] | None = None,
     extra: Mapping[str, Any] | None = None,
     training: Mapping[str, Any] | None = None,
@@ -97,6 +101,7 @@ def save(
         directory: Where; its parent is created.
         model: The model.
         weights: The state to store instead of the model's own (the averaged weights).
+        averages: More states by their half-life, to choose from when loading.
         run: Provenance and results, JSON.
         extra: More configuration, JSON, kept under "extra".
         training: What resuming needs: tensors, numbers and containers of these.
@@ -111,56 +116,29 @@ def save(
     path.parent.mkdir(parents=True, exist_ok=True)
     fresh = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
     try:
-        state = {
-            k: v.detach().cpu().clone(memory_format=torch.contiguous_format)
-            for k, v in (weights or model.state_dict()).items()
-        }  # clones, as safetensors refuses tensors that share memory
-        save_file(state, fresh / "model.safetensors")
+        save_file(_plain(weights or model.state_dict()), fresh / "model.safetensors")
+        if averages:
+            parts = [_plain(state, f"{float(n)!r}/") for n, state in averages.items()]
+            save_file({k: v for part in parts for k, v in part.items()}, fresh / AVERAGES)
         if training is not None:
             torch.save(dict(training), fresh / "training.pt")
         (fresh / "run.json").write_text(json.dumps(dict(run or {}), indent=2))
         (fresh / "config.json").write_text(json.dumps(config, indent=2))
         fresh.chmod(0o755)
-        _replace(fresh, path)
+        replace(fresh, path, FILES)
     except (SafetensorError, RuntimeError) as error:  # what these call a full disk
-        raise OSError(f"cannot write the checkpoint {path}: {_line(error)}") from error
+        raise OSError(f"cannot write the checkpoint {path}: {one_line(error)}") from error
     finally:
         shutil.rmtree(fresh, ignore_errors=True)
     return path
 
 
-def _retired(path: Path) -> Path:
-    return path.with_name(f".{path.name}.old")
-
-
-def _replace(fresh: Path, path: Path) -> None:
-    """Give `fresh` the name `path`; if interrupted in between, `_recover` finds the old one."""
-    old = _retired(path)
-    _discard(old, path)
-    if path.exists():
-        os.rename(path, old)
-    os.rename(fresh, path)
-    _discard(old, path)
-
-
-def _discard(old: Path, path: Path) -> None:
-    """Delete an old checkpoint, but hand on to the new one what it does not know."""
-    for item in old.iterdir() if old.exists() else ():
-        if item.name not in FILES and not (path / item.name).exists():
-            os.rename(item, path / item.name)
-    shutil.rmtree(old, ignore_errors=True)
-
-
-def _recover(directory: str | os.PathLike[str]) -> Path:
-    path = Path(directory).resolve()  # renaming a link would leave what it points to behind
-    if not path.exists() and _retired(path).exists():
-        os.rename(_retired(path), path)
-    return path
-
-
-def _line(error: BaseException) -> str:
-    """Return what an error says in one line."""
-    return " ".join(str(error).split())[:300] or type(error).__name__
+def _plain(state: Mapping[str, torch.Tensor], prefix: str = "") -> dict[str, torch.Tensor]:
+    """Return clones, as safetensors refuses tensors that share memory."""
+    return {
+        prefix + k: v.detach().cpu().clone(memory_format=torch.contiguous_format)
+        for k, v in state.items()
+    }
 
 
 def read_config(directory: str | os.PathLike[str], *, any_version: bool = False) -> dict[str, Any]:
@@ -169,10 +147,10 @@ def read_config(directory: str | os.PathLike[str], *, any_version: bool = False)
     Raises:
         ValueError: If there is no checkpoint, or one of an unknown format.
     """
-    path = _recover(directory)
+    path = recover(directory)
     if not path.exists():
         raise ValueError(f"there is no checkpoint at {path}")
-    config = _read_json(path / "config.json")
+    config = read_json(path / "config.json")
     if config.get("format") != "gradlogp":
         raise ValueError(f"{path}/config.json is not that of a gradlogp checkpoint")
     if config.get("format_version") != FORMAT_VERSION and not any_version:
@@ -185,36 +163,31 @@ def read_config(directory: str | os.PathLike[str], *, any_version: bool = False)
 
 def read_run(directory: str | os.PathLike[str]) -> dict[str, Any]:
     """Return `run.json` of a checkpoint."""
-    return _read_json(_recover(directory) / "run.json")
+    return read_json(recover(directory) / "run.json")
 
 
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text())
-    except (FileNotFoundError, NotADirectoryError):
-        raise ValueError(f"{path} is missing: the checkpoint is incomplete or not one") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(
-            f"{path} is not valid JSON ({error}): the checkpoint is damaged"
-        ) from None
-    if not isinstance(content, dict):
-        raise ValueError(f"{path} does not hold a JSON object: the checkpoint is damaged")
-    return content
-
-
-def load(directory: str | os.PathLike[str], network: nn.Module | None = None) -> ScoreModel:
+def load(
+    directory: str | os.PathLike[str],
+    network: nn.Module | None = None,
+    *,
+    ema: float | None = None,
+) -> ScoreModel:
     """Rebuild the model of a checkpoint, with its averaged weights.
 
     Arguments:
         directory: The checkpoint.
         network: Needed if the network is not one of `NETWORKS`; its weights are replaced.
+        ema: Take the average of this half-life, one of the run's `ema_half_lives`, instead of
+            that of decay `Settings.ema`.
 
     Raises:
-        ValueError: If the checkpoint is missing, damaged, of another format, or does not fit the
-            network.
+        ValueError: If the checkpoint is missing, damaged, of another format, does not fit the
+            network, or has no average of that half-life.
     """
     config = read_config(directory)
-    path = _recover(directory) / "model.safetensors"
+    path = recover(directory) / ("model.safetensors" if ema is None else AVERAGES)
+    if ema is not None and not path.exists():
+        raise ValueError(f"{path.parent} holds one average only; train with ema_half_lives=")
     try:
         if network is None:
             network = _network(config["network"])
@@ -223,16 +196,28 @@ def load(directory: str | os.PathLike[str], network: nn.Module | None = None) ->
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{path.parent}/config.json is damaged: {error!r}") from None
     try:
-        state = load_file(path)
+        state = _average(load_file(path), ema)
         model.to(next((v.dtype for v in state.values() if v.is_floating_point()), None))
         model.load_state_dict(state)
     except FileNotFoundError:
         raise ValueError(f"{path} is missing: the checkpoint is incomplete") from None
     except (SafetensorError, RuntimeError) as error:
         raise ValueError(
-            f"{path} is damaged or does not fit the network: {_line(error)}"
+            f"{path} is damaged or does not fit the network: {one_line(error)}"
         ) from None
     return model.eval()
+
+
+def _average(stored: dict[str, torch.Tensor], ema: float | None) -> dict[str, torch.Tensor]:
+    """Return the part of averages.safetensors that belongs to a half-life."""
+    if ema is None:
+        return stored
+    lives = sorted({float(name.partition("/")[0]) for name in stored})
+    if ema not in lives:
+        known = ", ".join(f"{n:g}" for n in lives)
+        raise ValueError(f"the checkpoint has no average of half-life {ema:g}; it has {known}")
+    prefix = f"{float(ema)!r}/"
+    return {k.removeprefix(prefix): v for k, v in stored.items() if k.startswith(prefix)}
 
 
 def _network(spec: dict[str, Any]) -> nn.Module:
@@ -246,19 +231,29 @@ def _network(spec: dict[str, Any]) -> nn.Module:
 
 
 def load_training(
-    directory: str | os.PathLike[str], model: ScoreModel, setup: Mapping[str, Any]
+    directory: str | os.PathLike[str],
+    model: ScoreModel,
+    setup: Mapping[str, Any],
+    defaults: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Load the raw weights into the model, and return what else resuming needs.
+
+    Arguments:
+        directory: The checkpoint.
+        model: The model; its weights are replaced.
+        setup: The setup of the run that goes on.
+        defaults: What a run had whose checkpoint is older than a setting.
 
     Raises:
         ValueError: If the checkpoint has no training state, it is damaged, or it is that of a run
             with another setup or model; the model is then as it was.
     """
     state = _read_training(directory)
+    made = dict(defaults or {}) | state["setup"]
     for name, value in setup.items():
-        if state["setup"].get(name) != value:
+        if made.get(name) != value:
             raise ValueError(
-                f"the checkpoint was made with {name}={state['setup'].get(name)}, got {value}; "
+                f"the checkpoint was made with {name}={made.get(name)}, got {value}; "
                 "a resumed run must keep its settings and data"
             )
     before = {k: v.clone() for k, v in model.state_dict().items()}
@@ -266,13 +261,13 @@ def load_training(
         model.load_state_dict(state["model"])
     except RuntimeError as error:
         model.load_state_dict(before)
-        raise ValueError(f"the checkpoint does not fit this model: {_line(error)}") from None
+        raise ValueError(f"the checkpoint does not fit this model: {one_line(error)}") from None
     return state
 
 
 def _read_training(directory: str | os.PathLike[str]) -> dict[str, Any]:
     read_config(directory)
-    path = _recover(directory) / "training.pt"
+    path = recover(directory) / "training.pt"
     try:
         state = torch.load(path, weights_only=True, map_location="cpu")
     except FileNotFoundError:
@@ -282,7 +277,7 @@ def _read_training(directory: str | os.PathLike[str]) -> dict[str, Any]:
             f"{path} is damaged, or holds more than tensors and numbers: refused"
         ) from None
     except (RuntimeError, EOFError, OSError) as error:
-        raise ValueError(f"{path} is damaged: {_line(error)}") from None
+        raise ValueError(f"{path} is damaged: {one_line(error)}") from None
     if not isinstance(state, dict) or not {"setup", "model"} <= state.keys():
         raise ValueError(f"{path} is damaged: it holds no training state")
     return state

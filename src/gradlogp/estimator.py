@@ -24,6 +24,7 @@ from .model import ScoreModel
 from .parametrization import Kind
 from .pipeline import OBJECTIVE, build_model, denoised, field, generate, log_density, noise_range
 from .progress import bar
+from .settings import Settings
 from .training import fit
 
 HERE = ("checkpoint", "resume", "device", "verbose")  # parameters of a run, not of a model
@@ -51,6 +52,8 @@ class ScoreEstimator(DensityMixin, BaseEstimator):
         class_conditional: Whether y holds classes to condition on; otherwise y is ignored.
         standardize: Whether to learn in coordinates of zero mean and unit variance.
         ema: Decay of the averaged weights.
+        objective: Another loss of each sample, objective(noisy_score, x, schedule, generator=…).
+        settings: More `Settings` of the training, under those that have a parameter here.
         held_out_fraction: Share of the data kept aside to measure the loss on.
         n_sample_steps: Steps of the probability flow when sampling, two evaluations each.
         n_likelihood_steps: Runge–Kutta steps of the likelihood, four evaluations each.
@@ -83,6 +86,8 @@ class ScoreEstimator(DensityMixin, BaseEstimator):
         class_conditional: bool = False,
         standardize: bool = True,
         ema: float = 0.999,
+        objective: Any = None,
+        settings: Settings | None = None,
         held_out_fraction: float = 0.1,
         n_sample_steps: int = 32,
         n_likelihood_steps: int = 24,
@@ -105,6 +110,7 @@ class ScoreEstimator(DensityMixin, BaseEstimator):
         self.class_conditional = class_conditional
         self.standardize = standardize
         self.ema = ema
+        self.objective, self.settings = objective, settings
         self.held_out_fraction = held_out_fraction
         self.n_sample_steps = n_sample_steps
         self.n_likelihood_steps = n_likelihood_steps
@@ -149,7 +155,8 @@ class ScoreEstimator(DensityMixin, BaseEstimator):
             )  # fmt: skip
         model.to(self.device)
         records = fit(
-            model, x[kept], OBJECTIVE, labels=None if labels is None else labels[kept],
+            model, x[kept], self.objective or OBJECTIVE,
+            labels=None if labels is None else labels[kept], settings=self.settings,
             steps=self.max_iter, batch_size=self.batch_size, learning_rate=self.learning_rate,
             warm_up=min(100, self.max_iter // 10), ema=self.ema, standardize=self.standardize,
             held_out=x[aside] if n_held_out >= 2 else None,
@@ -180,11 +187,9 @@ class ScoreEstimator(DensityMixin, BaseEstimator):
             raise ValueError(f"y must have shape ({n},), got {y.shape}")
         if not known:
             self.classes_ = np.unique(y)
-        unknown = set(y.tolist()) - set(self.classes_.tolist())
+        unknown = sorted(set(y.tolist()) - set(self.classes_.tolist()))
         if unknown:
-            raise ValueError(
-                f"unknown class(es) {sorted(unknown)}; known: {self.classes_.tolist()}"
-            )
+            raise ValueError(f"unknown class(es) {unknown}; known: {self.classes_.tolist()}")
         return torch.from_numpy(np.searchsorted(self.classes_, y)).long()
 
     def _generator(self, random_state: Any) -> torch.Generator:
@@ -211,14 +216,11 @@ class ScoreEstimator(DensityMixin, BaseEstimator):
         are their classes `(n_samples,)`, if class-conditional.
         """
         check_is_fitted(self, "model_")
-        labels, generator = (
-            self._encode_classes(y, n_samples, known=True),
-            self._generator(random_state),
-        )
+        labels = self._encode_classes(y, n_samples, known=True)
         with bar("sampling", quiet=not self.verbose) as update:
             x = generate(
                 self.model_, n_samples, labels=labels, n_steps=self.n_sample_steps,
-                generator=generator, progress=update,
+                generator=self._generator(random_state), progress=update,
             )  # fmt: skip
         return self._like_input(x)
 
@@ -283,8 +285,7 @@ class ScoreEstimator(DensityMixin, BaseEstimator):
         Raises:
             ValueError: If the checkpoint is missing, damaged, or of another format.
         """
-        config = checkpoint.read_config(directory)
-        kept = config["extra"].get("estimator", {})
+        kept = checkpoint.read_config(directory)["extra"].get("estimator", {})
         estimator = cls(network=network, **kept.get("parameters", {}))
         model = checkpoint.load(directory, network)
         estimator.n_features_in_ = kept.get("n_features_in", model.event_shape[0])
@@ -294,7 +295,6 @@ class ScoreEstimator(DensityMixin, BaseEstimator):
         estimator.class_conditional = classes is not None or n_classes > 0
         if estimator.class_conditional:
             estimator.classes_ = np.asarray(range(n_classes) if classes is None else classes)
-        estimator.held_out_loss_, estimator.n_iter_ = None, 0
-        estimator.model_ = model
+        estimator.model_, estimator.held_out_loss_, estimator.n_iter_ = model, None, 0
         estimator.sigma_min_, estimator.sigma_max_ = noise_range(model.schedule)
         return estimator

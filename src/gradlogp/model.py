@@ -10,8 +10,16 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from .core import Analytic, Schedule, check_batch, check_same_shape, per_sample
+from .core import (
+    Analytic,
+    NoisyScoreFn,
+    Schedule,
+    check_batch,
+    check_same_shape,
+    per_sample,
+)
 from .distributions.empirical import Empirical
+from .networks import NO_CLASS
 from .parametrization import KINDS, Kind, to_epsilon, to_x0
 
 LOG_SNR_LIMIT = 30.0  # beyond it exp(λ) is 0 or ∞ to float32, and the network need not know more
@@ -35,7 +43,8 @@ class ScoreModel(nn.Module):
 
     Besides, a model may carry a change of coordinates `encode`/`decode`, x = shift + scale · z, for
     data whose coordinates have different units; the score is then that of z. Both maps are fitted
-    in training and stored with the weights; they start as identities.
+    in training and stored with the weights; they start as identities. So is `label_dropout`, how
+    often training left the class label out.
 
     References:
         | Elucidating the Design Space of Diffusion-Based Generative Models (Karras et al., 2022)
@@ -55,6 +64,7 @@ class ScoreModel(nn.Module):
     data_std: Tensor
     shift: Tensor
     scale: Tensor
+    label_dropout: Tensor
 
     def __init__(
         self,
@@ -73,6 +83,9 @@ class ScoreModel(nn.Module):
         self.event_shape = torch.Size(shape)
         for name, value in (("data_mean", 0.0), ("data_std", 1.0), ("shift", 0.0), ("scale", 1.0)):
             self.register_buffer(name, torch.full(self.event_shape, value))
+        # how often training left the label out; models saved before there was this never did
+        self.register_buffer("label_dropout", torch.zeros(()))
+        self.register_load_state_dict_pre_hook(_add_label_dropout)
 
     def encode(self, x: Float[Tensor, "batch *event"]) -> Float[Tensor, "batch *event"]:
         """Return z = (x − shift) / scale: data units to model coordinates."""
@@ -141,24 +154,53 @@ class ScoreModel(nn.Module):
         x0 = to_x0(self.predicts, out, x_unit, a.masked_fill(blind, 1.0), b)
         return self.data_mean.to(x) + self.data_std.to(x) * x0.masked_fill(blind, 0.0)
 
-    def given(self, labels: Int[Tensor, " batch"]) -> Conditioned:
-        """Return the noisy score with the class labels fixed, one for each sample."""
+    def given(self, labels: Int[Tensor, "*batch"]) -> Conditioned:
+        """Return the noisy score with the class labels fixed: `(B,)`, or `()` for all samples."""
         return Conditioned(self, labels)
+
+    def unconditional(self) -> NoisyScoreFn:
+        """Return the noisy score of all classes together.
+
+        A class-conditional model knows it if it was trained with `label_dropout`: then this is the
+        other half of classifier-free guidance, `Guided(model.given(labels), model.unconditional())`.
+
+        Raises:
+            ValueError: If the model is conditional and was trained without `label_dropout`: what
+                the network says of the label of no class would then mean nothing.
+        """
+        if not getattr(self.network, "n_classes", 0):
+            return self
+        if not float(self.label_dropout) > 0:
+            raise ValueError(
+                "this class-conditional model never saw the label of no class; train it with "
+                "label_dropout=0.1"
+            )
+        return Conditioned(self, torch.tensor(NO_CLASS, device=self.shift.device))
+
+
+def _add_label_dropout(
+    model: nn.Module, state: dict[str, Tensor], prefix: str, *arguments: object
+) -> None:
+    state.setdefault(f"{prefix}label_dropout", torch.zeros(()))
 
 
 class Conditioned:
     """A class-conditional model with its labels fixed: a plain noisy score again."""
 
-    def __init__(self, model: ScoreModel, labels: Int[Tensor, " batch"]) -> None:
+    def __init__(self, model: ScoreModel, labels: Int[Tensor, "*batch"]) -> None:
         self.model, self.labels = model, labels
+
+    def _each(self, x: Tensor) -> Tensor:
+        """Return a label for each sample of x."""
+        return self.labels if self.labels.ndim else self.labels.expand(len(x))
 
     def __call__(self, x: Tensor, t: Tensor) -> Tensor:
         """Return the score of the law of x_t given the labels."""
-        return self.model(x, t, self.labels)
+        return self.model(x, t, self._each(x))
 
     def denoise(self, x: Tensor, t: Tensor) -> Tensor:
         """Return E[x_0 | x_t = x, labels]."""
-        return self.model.denoise(x, t, self.labels)
+        return self.model.denoise(x, t, self._each(x))
 
 
 class ExactScore:

@@ -197,7 +197,7 @@ class DDPM(Schedule):
 
     @cached_property
     def _log_abar(self) -> Tensor:
-        """log ᾱ_0 … log ᾱ_T, made once."""
+        """Log ᾱ_0 … log ᾱ_T, made once."""
         steps = torch.log1p(-torch.tensor(self.betas, dtype=torch.float64)).cumsum(0)
         return torch.nn.functional.pad(steps, (1, 0))
 
@@ -236,7 +236,7 @@ class Levels(Schedule):
 
     @cached_property
     def _log_sigmas(self) -> Tensor:
-        """log σ_L … log σ_1, made once."""
+        """Log σ_L … log σ_1, made once."""
         return torch.tensor(self.sigmas[::-1], dtype=torch.float64).log()
 
     @property

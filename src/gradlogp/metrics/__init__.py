@@ -6,6 +6,8 @@ its floor: the same distance between two independent samples of real data.
 
 from __future__ import annotations
 
+from .features import Classifier as Classifier
+from .features import frechet_distance as frechet_distance
 from .fields import Conservativity as Conservativity
 from .fields import LogDensityDifference as LogDensityDifference
 from .fields import conservativity as conservativity
@@ -18,6 +20,8 @@ from .gaussians import gaussian_fisher as gaussian_fisher
 from .gaussians import gaussian_kl as gaussian_kl
 from .gaussians import gaussian_wasserstein as gaussian_wasserstein
 from .gaussians import mean_score as mean_score
+from .generalisation import DenoisingGap as DenoisingGap
+from .generalisation import denoising_gap as denoising_gap
 from .ksd import SteinDiscrepancy as SteinDiscrepancy
 from .ksd import ksd as ksd
 from .memorisation import Memorisation as Memorisation
@@ -26,5 +30,3 @@ from .transport import sliced_wasserstein as sliced_wasserstein
 from .two_sample import TwoSample as TwoSample
 from .two_sample import c2st as c2st
 from .two_sample import mmd as mmd
-from .generalisation import DenoisingGap as DenoisingGap
-from .generalisation import denoising_gap as denoising_gap

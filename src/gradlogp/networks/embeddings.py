@@ -8,6 +8,26 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from ..core import Generator, rand_like
+
+NO_CLASS = -1
+"""The label of no class: a network given it answers for all classes together."""
+
+
+def drop_labels(
+    labels: Int[Tensor, " batch"], p: float, generator: Generator | None = None
+) -> Int[Tensor, " batch"]:
+    """Replace each label by `NO_CLASS` with probability p, independently of the others.
+
+    A conditional network trained so knows the unconditional law too (classifier-free guidance).
+
+    References:
+        | Classifier-Free Diffusion Guidance (Ho & Salimans, 2022)
+        | https://arxiv.org/abs/2207.12598
+    """
+    u = rand_like(torch.empty(labels.shape, device=labels.device, dtype=torch.float64), generator)
+    return labels.masked_fill(u < p, NO_CLASS)
+
 
 class Fourier(nn.Module):
     """Sines and cosines of a scalar at geometric frequencies, `(B,) -> (B, 2 n)`.
@@ -34,7 +54,11 @@ class Fourier(nn.Module):
 
 
 class Conditioning(nn.Module):
-    """One vector from the noise coordinate and, for a class-conditional network, the label."""
+    """One vector from the noise coordinate and, for a class-conditional network, the label.
+
+    The embedding of `NO_CLASS` is 0. A learned one would add nothing: what the network sees is the
+    sum of both parts, and a vector moves freely between them.
+    """
 
     def __init__(self, width: int, n_classes: int = 0) -> None:
         super().__init__()
@@ -64,9 +88,14 @@ class Conditioning(nn.Module):
                 raise ValueError(
                     f"labels must have shape {tuple(c.shape)}, one a sample, got {tuple(labels.shape)}"
                 )
-            if bool(((labels < 0) | (labels >= self.n_classes)).any()):
-                raise ValueError(f"labels must lie in 0 … {self.n_classes - 1}")
-            emb = emb + self.label(labels)
+            none = labels == NO_CLASS
+            if not torch.compiler.is_compiling() and bool(
+                (((labels < 0) & ~none) | (labels >= self.n_classes)).any()
+            ):
+                raise ValueError(
+                    f"labels must lie in 0 … {self.n_classes - 1}, or be {NO_CLASS} for no class"
+                )
+            emb = emb + self.label(labels.clamp(min=0)).masked_fill(none.unsqueeze(-1), 0.0)
         return nn.functional.silu(emb)
 
 

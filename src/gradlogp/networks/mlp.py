@@ -31,7 +31,7 @@ class MLP(nn.Module):
         event: The event shape, or the dimension D of a vector.
         width: Hidden width.
         depth: Number of residual blocks, two linear layers each.
-        n_classes: Number of classes to condition on; 0 for none.
+        n_classes: Number of classes to condition on; 0 for none. Label −1 then stands for no class.
         generator: Where the initial weights are drawn from.
     """
 

@@ -45,7 +45,7 @@ class UNet(nn.Module):
         channels: Channels of each level, finest first; multiples of 8.
         blocks: Residual blocks a level.
         patch: Side of the patches folded into channels; 1 for none.
-        n_classes: Number of classes to condition on; 0 for none.
+        n_classes: Number of classes to condition on; 0 for none. Label −1 then stands for no class.
         generator: Where the initial weights are drawn from.
 
     Raises:

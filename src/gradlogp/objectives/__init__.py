@@ -15,6 +15,12 @@ from .kernel_scores import kernel_exponential_family as kernel_exponential_famil
 from .kernel_scores import nu_method as nu_method
 from .kernel_scores import spectral_stein as spectral_stein
 from .kernel_scores import stein_gradient as stein_gradient
+from .levels import noised as noised
+from .manifold import implicit_on_sphere as implicit_on_sphere
+from .manifold import normal_denoising as normal_denoising
+from .manifold import tangent_normal_denoising as tangent_normal_denoising
+from .manifold import tangential as tangential
+from .manifold import von_mises_fisher as von_mises_fisher
 from .matching import explicit as explicit
 from .matching import finite_difference as finite_difference
 from .matching import implicit as implicit
@@ -22,8 +28,3 @@ from .matching import sliced as sliced
 from .matching import sliced_vr as sliced_vr
 from .times import ImportanceTimes as ImportanceTimes
 from .times import draw_times as draw_times
-from .manifold import implicit_on_sphere as implicit_on_sphere
-from .manifold import normal_denoising as normal_denoising
-from .manifold import tangent_normal_denoising as tangent_normal_denoising
-from .manifold import tangential as tangential
-from .manifold import von_mises_fisher as von_mises_fisher

@@ -22,9 +22,9 @@ from ..metrics import gaussian_kl
 from ..model import ExactScore
 from ..objectives.denoising import Weight
 from ..parametrization import split
+from ..posterior_moments import tweedie_product, tweedie_variance
 from ..rescheduled import Rescheduled
 from ..schedules import DDPM, VE, VP, Levels, SubVP
-from ..posterior_moments import tweedie_product, tweedie_variance
 from .affine import Chosen
 from .claim import Check, Claim, at_most, exact, false, grid
 

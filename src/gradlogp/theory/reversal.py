@@ -18,9 +18,9 @@ from torch import Tensor
 from ..core import NoisyScoreFn, Schedule, Transition
 from ..distributions import Gaussian
 from ..model import ExactScore
+from ..posterior_moments import tweedie
 from ..schedules import DDPM, VP, invert_log_snr
 from ..transitions import Ancestral, ProbabilityFlow, ReverseSDE
-from ..posterior_moments import tweedie
 from .affine import Chosen
 from .claim import Check, Claim, exact, false
 from .diffusion import CHAIN as LONG
