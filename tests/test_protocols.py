@@ -438,7 +438,10 @@ def test_transition_step(transition, event, dtype, schedule, t, s, generator):
 @every_schedule
 def test_transitions_carry_the_law(transition, schedule, generator):
     """From the exact law of N(1, 2) data at t = 0.6 to that at 0.4: a wrong sign does not."""
-    n, times = 10_000, torch.linspace(0.6, 0.4, 3 if transition is transitions.AdaptiveFlow else 81)
+    n, times = (
+        10_000,
+        torch.linspace(0.6, 0.4, 3 if transition is transitions.AdaptiveFlow else 81),
+    )
     (a, b), (a_end, b_end) = schedule(times[0]), schedule(times[-1])
     var, var_end = 2 * a**2 + b**2, 2 * a_end**2 + b_end**2
     start = a + var.sqrt() * torch.randn(n, 1, generator=generator)

@@ -127,7 +127,9 @@ def langevin_start(x: Tensor, target: Density) -> LangevinState:
 
 def _alike(x: Tensor, score: Tensor) -> tuple[Tensor, Tensor]:
     """Lay x out in memory as its score is, so that the steps to come do not mix two orders."""
-    return x if x.stride() == score.stride() else torch.empty_like(score, dtype=x.dtype).copy_(x), score
+    return x if x.stride() == score.stride() else torch.empty_like(score, dtype=x.dtype).copy_(
+        x
+    ), score
 
 
 def metropolis_start(x: Tensor, target: Density) -> MetropolisState:
