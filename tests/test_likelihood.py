@@ -391,3 +391,16 @@ def test_what_is_no_integer_is_refused(as_user):
         bits_per_dim(torch.zeros(2), (3,), 1)
     with pytest.raises(ValueError, match="tolerance"):
         log_likelihood(lambda x, t: -x, VP(), torch.ones(2, 2), tolerance=0.0)
+
+
+def test_a_time_without_a_velocity_is_refused(as_user):
+    with pytest.raises(ValueError, match="t_min > 0"):
+        log_likelihood(lambda x, t: -x, VP(), torch.ones(2, 2), t_min=0.0)
+
+
+def test_within_inference_mode(generator):
+    schedule, law = VP(0.1, 4.0), GAUSSIAN
+    with torch.inference_mode():
+        x = law.sample(3, generator=generator)
+        found = likelihood(law, schedule, x, n_steps=8)
+    close(found.log_prob, likelihood(law, schedule, x.clone(), n_steps=8).log_prob, 1e-10)

@@ -91,3 +91,24 @@ def test_what_cannot_be_solved_is_an_error(as_user):
         integrate(lambda y, t: y / 0, torch.ones(1, 1), 0.0, 1.0, rtol=1e-3, atol=1e-3)
     with pytest.raises(ValueError, match="shape"):
         integrate(lambda y, t: y[:, :1], torch.ones(2, 2), 0.0, 1.0, rtol=1e-3, atol=1e-3)
+
+
+def test_a_step_that_was_refused_leaves_no_trace_in_derivatives():
+    """dy/dt = −y³ from 50: first attempts overflow, y(1) = y/√(1 + 2y²) has a finite slope."""
+    y = torch.tensor([[1.0], [50.0]], requires_grad=True)
+    found = integrate(lambda y, t: -y.pow(3), y, 0.0, 1.0, rtol=1e-8, atol=1e-8)
+    assert int(found.rejected[1]) > 0
+    close(found.y, y.detach() / (1 + 2 * y.detach() ** 2).sqrt(), 1e-6)
+    slope = torch.autograd.grad(found.y.sum(), y)[0]
+    close(slope, (1 + 2 * y.detach() ** 2) ** -1.5, 1e-5)
+
+
+def test_the_last_attempt_counts():
+    steps = int(
+        integrate(oscillator, torch.ones(1, 2), 0.0, 1.0, rtol=1e-6, atol=1e-6).accepted[0]
+    )
+    tight = {"rtol": 1e-6, "atol": 1e-6}
+    found = integrate(oscillator, torch.ones(1, 2), 0.0, 1.0, max_steps=steps, **tight)
+    assert int(found.accepted[0]) == steps
+    with pytest.raises(ArithmeticError, match="not enough"):
+        integrate(oscillator, torch.ones(1, 2), 0.0, 1.0, max_steps=steps - 1, **tight)

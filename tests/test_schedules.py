@@ -321,3 +321,12 @@ def test_a_schedule_of_ones_own_needs_only_the_map():
 def test_refuses_bad_arguments(make, match):
     with pytest.raises(ValueError, match=match):
         make()
+
+
+def test_a_table_is_no_tensor_of_a_transformation():
+    """First used inside torch.func, a schedule can still be copied."""
+    import copy
+
+    for schedule in (DDPM(BETAS), Levels(SIGMAS)):
+        torch.func.grad(lambda u, s=schedule: s(u)[1])(torch.tensor(0.4))
+        assert copy.deepcopy(schedule) == schedule

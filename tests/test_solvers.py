@@ -12,6 +12,7 @@ from gradlogp import (
     AdaptiveFlow,
     Ancestral,
     Churn,
+    Coloured,
     DPMSolver,
     ExactScore,
     ExponentialAB,
@@ -533,3 +534,35 @@ def test_no_finite_sde_is_refused_with_advice(as_user):
     for method in ("euler", "heun"):
         with pytest.raises(ValueError, match="exponential"):
             ReverseSDE(1.0, method)(x, one, HALF, score, Rectified())
+
+
+# ---------------------------------------------------------------------------- slips that were found
+
+
+@pytest.mark.parametrize("inner", [DPMSolver(3), ExponentialAB(4)], ids=str)
+def test_coloured_noise_keeps_the_memory_of_a_solver(inner, generator):
+    schedule, score = VP(), ExactScore(MIXTURE, VP())
+    x, times = prior(schedule, (5, 2), generator=generator), time_grid(VP(), 10)
+    out = evolve(Coloured(1.0, inner), score, schedule, x, times)
+    close(out, evolve(inner, score, schedule, x, times), 1e-10)
+    assert float((out - evolve(DDIM(), score, schedule, x, times)).abs().max()) > 0.01
+
+
+@pytest.mark.parametrize(
+    "transition",
+    [DDIM(), Ancestral(), ReverseSDE(), ReverseSDE(1.0, "heun"), ProbabilityFlow(4), DPMSolver(2)],
+    ids=str,
+)
+def test_a_step_of_no_length_stays(transition, generator):
+    """Also at full noise, where α = 0."""
+    x, score = torch.randn(3, 2, generator=generator), ExactScore(DATA, Rectified())
+    out = evolve(
+        transition, score, Rectified(), x, torch.tensor([1.0]), denoise=False, generator=generator
+    )
+    close(out, x, 1e-12)
+
+
+def test_runge_kutta_reaches_time_zero(generator):
+    score, x = ExactScore(DATA, VP()), torch.randn(4, 2, generator=generator)
+    out = evolve(ProbabilityFlow(4), score, VP(), x, time_grid(VP(), 30, t_min=0.0))
+    close(out, evolve(ProbabilityFlow(4), score, VP(), x, time_grid(VP(), 60)), 0.02)

@@ -131,7 +131,7 @@ def as_if_unweighted(score, x, schedule, t, weight=None, *, generator=None):
 
 def no_posterior_variance(score, x, alpha, sigma, **options):
     zero = torch.zeros_like(x)
-    return import_module("gradlogp.tweedie").Variance(zero, zero)
+    return import_module("gradlogp.posterior_moments").Variance(zero, zero)
 
 
 def of(name):

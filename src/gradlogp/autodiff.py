@@ -92,8 +92,8 @@ class _At(NamedTuple):
 
 def _evaluate(f: Callable[[Tensor], Tensor], x: Tensor, name: str) -> _At:
     """Evaluate f at x without touching x itself."""
-    y = x if x.requires_grad else x.detach().requires_grad_()
-    with torch.enable_grad():
+    with torch.inference_mode(False), torch.enable_grad():
+        y = x if x.requires_grad else (x + 0 if x.is_inference() else x.detach()).requires_grad_()
         value = f(y)
     if not isinstance(value, Tensor):
         raise ValueError(f"{name} must return a torch.Tensor, got {type(value).__name__}")
@@ -118,8 +118,8 @@ def _has_leaf_besides(value: Tensor, y: Tensor) -> bool:
 
 def _unrelated(name: str) -> str:
     return (
-        f"{name} does not depend on x differentiably, so its derivative would silently be 0; look "
-        "for .detach(), torch.no_grad() or .numpy() (a constant field can be written c + 0 * x)"
+        f"{name} does not depend on x through differentiable operations, so its derivative would be "
+        "0; look for .detach(), torch.no_grad() or .numpy() (a constant can be written c + 0 * x)"
     )
 
 

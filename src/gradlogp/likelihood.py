@@ -151,7 +151,8 @@ def log_likelihood(
             the score depends on.
 
     Raises:
-        ValueError: For a wrong shape, an unknown divergence or a tolerance that is not positive.
+        ValueError: For a wrong shape, an unknown divergence, a tolerance that is not positive, or a
+            t_min at which the flow has no finite velocity (0 under VP).
         ArithmeticError: If the tolerance cannot be met.
 
     References:
@@ -170,6 +171,11 @@ def log_likelihood(
         raise ValueError(f"n_steps and n_probes must be positive, got {n_steps} and {n_probes}")
     if tolerance is not None and not tolerance > 0:
         raise ValueError(f"tolerance must be positive, got {tolerance}")
+    rates = torch.stack(schedule.rates(torch.tensor(t_min, dtype=torch.float64)))
+    if not bool(rates.isfinite().all()):
+        raise ValueError(
+            f"the flow has no finite velocity at t_min = {t_min:g} under {schedule}; choose t_min > 0"
+        )
     n_chunks = count_chunks(len(x), chunk_size)
     total, ends = n_chunks * (n_steps if tolerance is None else 1), []
     ticks = itertools.count(1)

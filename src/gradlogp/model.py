@@ -192,7 +192,12 @@ class Conditioned:
 
     def _each(self, x: Tensor) -> Tensor:
         """Return a label for each sample of x."""
-        return self.labels if self.labels.ndim else self.labels.expand(len(x))
+        if self.labels.ndim and len(self.labels) != len(x):
+            raise ValueError(
+                f"{len(self.labels)} labels were given and {len(x)} samples came; in chunks, give one "
+                "label for all, or the labels of each chunk to a score of its own"
+            )
+        return (self.labels if self.labels.ndim else self.labels.expand(len(x))).to(x.device)
 
     def __call__(self, x: Tensor, t: Tensor) -> Tensor:
         """Return the score of the law of x_t given the labels."""

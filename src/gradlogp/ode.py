@@ -99,20 +99,27 @@ def integrate(
     def at(part: Tensor) -> Tensor:
         return start + span * part
 
-    slope, total = field(y, at(done)), torch.zeros_like(y)
-    check_same_shape(slope, y, "the field")
-    nfe = 1
-    for _ in range(max_steps):
-        going = done < 1
-        if not bool(going.any()):
-            return Solution(y, total, accepted, rejected, nfe)
-        last = done + step >= 1
-        h = torch.where(last, 1 - done, step) * going
+    def attempt(y: Tensor, slope: Tensor, h: Tensor) -> tuple[Tensor, list[Tensor], Tensor]:
+        """Return where a step leads, its stages, and its length in time."""
         width = per_sample((span * h).to(y), y, "h")
-        stages = [slope]
+        moved, stages = y, [slope]
         for row, c in zip(A, C, strict=True):
             moved = y + width * _combine(stages, row)
             stages.append(field(moved, at(done + c * h)))
+        return moved, stages, width
+
+    slope, total = field(y, at(done)), torch.zeros_like(y)
+    check_same_shape(slope, y, "the field")
+    nfe = 1
+    for tried in range(max_steps + 1):
+        going = done < 1
+        if not bool(going.any()):
+            return Solution(y, total, accepted, rejected, nfe)
+        if tried == max_steps:
+            break
+        last = done + step >= 1
+        h = torch.where(last, 1 - done, step) * going
+        moved, stages, width = attempt(y, slope, h)
         nfe += len(A)
         with torch.no_grad():
             scale = atol + rtol * torch.maximum(y.abs(), moved.abs())
@@ -133,6 +140,11 @@ def integrate(
             keep = good.reshape(-1, *[1] * (y.ndim - 1))
             rounding = torch.finfo(y.dtype).eps * moved.abs()
             total = torch.where(keep, total + local + rounding, total)
+        if torch.is_grad_enabled() and bool((going & ~good).any()):
+            # what was refused may have overflowed, and 0 · ∞ spoils derivatives: leave it out
+            done_then, done = done, torch.where(good, done - h, done)
+            moved, stages, _ = attempt(y, slope, h * good)
+            done, nfe = done_then, nfe + len(A)
         y, slope = torch.where(keep, moved, y), torch.where(keep, stages[-1], slope)
     raise ArithmeticError(
         f"{max_steps} steps were not enough at rtol={rtol:g}, atol={atol:g}; raise max_steps or the "

@@ -14,10 +14,14 @@ from functools import cached_property
 from itertools import pairwise
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from .core import Schedule
+
+Array = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -168,9 +172,9 @@ class Rectified(Schedule):
         return 1 - t, t.clone()
 
 
-def _interpolate(t: Tensor, knots: Tensor) -> Tensor:
-    """Interpolate linearly between knots placed uniformly on [0, 1]."""
-    knots = knots.to(t)
+def _interpolate(t: Tensor, values: Array) -> Tensor:
+    """Interpolate linearly between values placed uniformly on [0, 1]."""
+    knots = torch.from_numpy(values).to(t)
     position = t * (len(knots) - 1)
     left = position.detach().floor().clamp(0, len(knots) - 2).long()
     return knots[left] + (position - left) * (knots[left + 1] - knots[left])
@@ -196,10 +200,9 @@ class DDPM(Schedule):
         object.__setattr__(self, "betas", values)
 
     @cached_property
-    def _log_abar(self) -> Tensor:
-        """Log ᾱ_0 … log ᾱ_T, made once."""
-        steps = torch.log1p(-torch.tensor(self.betas, dtype=torch.float64)).cumsum(0)
-        return torch.nn.functional.pad(steps, (1, 0))
+    def _log_abar(self) -> Array:
+        """log ᾱ_0 … log ᾱ_T, made once; no tensor, which could be one of a transformation."""
+        return np.concatenate([[0.0], np.log1p(-np.array(self.betas)).cumsum()])
 
     @property
     def times(self) -> Tensor:
@@ -235,9 +238,9 @@ class Levels(Schedule):
         object.__setattr__(self, "sigmas", values)
 
     @cached_property
-    def _log_sigmas(self) -> Tensor:
-        """Log σ_L … log σ_1, made once."""
-        return torch.tensor(self.sigmas[::-1], dtype=torch.float64).log()
+    def _log_sigmas(self) -> Array:
+        """log σ_L … log σ_1, made once."""
+        return np.log(self.sigmas[::-1])
 
     @property
     def times(self) -> Tensor:

@@ -69,7 +69,9 @@ def warm_up(
 
 def tuned_values(kernel: Any) -> dict[str, Any]:
     """Return what may have been tuned, as tensors, numbers and strings."""
-    values: dict[str, Any] = {"step_size": float(kernel.step_size)}
+    values: dict[str, Any] = {
+        "kernel": type(kernel).__name__, "step_size": float(kernel.step_size),
+    }  # fmt: skip
     P = getattr(kernel, "preconditioner", None)
     if isinstance(P, Preconditioner):
         values |= {"preconditioner": P.value, "kind": P.kind}
@@ -84,6 +86,11 @@ def retuned(kernel: Any, values: Mapping[str, Any] | None) -> Any:
     """
     if values is None:
         return kernel
+    if values.get("kernel", type(kernel).__name__) != type(kernel).__name__:
+        raise ValueError(
+            f"resume holds a step size tuned for {values['kernel']}, and {type(kernel).__name__} was "
+            "given: go on with the kernel of that run"
+        )
     changes: dict[str, Any] = {"step_size": values["step_size"]}
     if "preconditioner" in values:
         changes["preconditioner"] = Preconditioner(values["preconditioner"], values["kind"])

@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    import torch
+
     from ..data import Dataset
     from ..report import Row
 
@@ -30,6 +32,15 @@ def positive(option: str, value: int | None) -> None:
     """Refuse a count below 1."""
     if value is not None and value < 1:
         raise Misuse(f"{option} must be at least 1, got {value}")
+
+
+def generator_of(seed: int) -> torch.Generator:
+    """Return a generator of that seed; one that is no 64-bit number is misuse."""
+    import torch
+
+    if not 0 <= seed < 2**63:
+        raise Misuse(f"--seed must lie between 0 and 2^63 - 1, got {seed}")
+    return torch.Generator().manual_seed(seed)
 
 
 def set_threads(threads: int | None) -> None:

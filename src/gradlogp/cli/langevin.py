@@ -7,9 +7,9 @@ import math
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from .common import Misuse, positive, print_json, say
+from .common import Misuse, generator_of, positive, print_json, say
 
 if TYPE_CHECKING:
     import torch
@@ -108,10 +108,15 @@ def sample_target(
         raise Misuse(f"--step-size must be positive, got {step_size}")
     if not (spread > 0 and math.isfinite(spread)):
         raise Misuse(f"--spread must be positive and finite, got {spread}")
-    law, shape = _target(target, dim)
-    generator = torch.Generator().manual_seed(seed)
-    x = spread * torch.randn(chains, *shape, generator=generator)
     burn_in = steps // 2 if burn_in is None else burn_in
+    if not 0 <= burn_in < steps or thin > steps - burn_in:
+        raise Misuse(
+            f"--burn-in {burn_in} and --thin {thin} leave no draw of --steps {steps}; the burn-in must "
+            "be at least 0"
+        )
+    law, shape, decode = _target(target, dim)
+    generator = generator_of(seed)
+    x = decode(spread * torch.randn(chains, *shape, generator=generator))
     moved, tuned = _kernel(kernel, step_size, law, x, max(50, burn_in // 2), generator)
     say(f"{kernel}, step size {moved.step_size:.4g} ({tuned})", quiet=quiet)  # type: ignore[attr-defined]
     with bar("langevin", quiet=quiet) as update, warnings.catch_warnings(record=True) as warned:
@@ -139,8 +144,16 @@ def sample_target(
     return 1 if summary.divergent_chains == chains else 0  # draws of which none moved freely
 
 
-def _target(source: str, dim: int | None) -> tuple[Density, torch.Size]:
-    """Return a target and the shape of its events."""
+class _Start(NamedTuple):
+    """A target, the shape of its events, and what makes starting points of points around 0."""
+
+    law: Density
+    shape: torch.Size
+    decode: Callable[[torch.Tensor], torch.Tensor] = lambda z: z
+
+
+def _target(source: str, dim: int | None) -> _Start:
+    """Return a target by its name, from a file, or of a checkpoint."""
     import torch
 
     from ..targets import as_target
@@ -148,7 +161,7 @@ def _target(source: str, dim: int | None) -> tuple[Density, torch.Size]:
     named = known()
     if source in named:
         law = named[source]()
-        return law, law.event_shape
+        return _Start(law, law.event_shape)
     path, _, name = source.rpartition(":")
     if path.endswith(".py"):
         if not Path(path).is_file():
@@ -157,17 +170,32 @@ def _target(source: str, dim: int | None) -> tuple[Density, torch.Size]:
         if not hasattr(found, "score") and not callable(found):
             raise Misuse(f"{name} in {path} is neither a function nor a density")
         if hasattr(found, "score") and hasattr(found, "event_shape"):
-            return found, torch.Size(found.event_shape)
+            log_prob = getattr(found, "log_prob", None)
+            guarded = as_target(
+                score=_guarded(found.score, source),
+                log_prob=None if log_prob is None else _guarded(log_prob, source),
+            )
+            return _Start(guarded, torch.Size(found.event_shape))
         if dim is None or dim < 1:
             raise Misuse(f"{name} is a function of a batch (B, D): give D with --dim")
-        return as_target(log_prob=_guarded(found, source)), torch.Size([dim])
+        return _Start(as_target(log_prob=_guarded(found, source)), torch.Size([dim]))
     if (Path(source) / "config.json").exists():
         from .. import checkpoint as ckpt
+        from ..pipeline import first_time
 
         model = ckpt.load(source)
-        t = model.schedule.times
-        lowest = torch.tensor(1e-3) if t is None else t[-1].float()
-        return as_target(score=lambda x: model(x, lowest)), model.event_shape
+        if getattr(model.network, "n_classes", 0):
+            raise Misuse(
+                f"{source} is class-conditional; sample it without --target, with --class"
+            )
+        t = first_time(model.schedule)
+        alpha = float(model.schedule(t)[0])
+
+        def score(x: torch.Tensor) -> torch.Tensor:
+            """The score at the lowest noise level, in data units."""
+            return alpha * model(alpha * model.encode(x), t.to(x)) / model.scale.to(x)
+
+        return _Start(as_target(score=score), model.event_shape, model.decode)
     raise Misuse(
         f"{source!r} is no target: a name of {', '.join(named)}, file.py:function, or a checkpoint"
     )

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
-from .common import Misuse, positive, print_json, say, set_threads
+from .common import Misuse, generator_of, positive, print_json, say, set_threads
 
 if TYPE_CHECKING:
     import torch
@@ -92,19 +92,20 @@ def restore(
     operator = _operator(task, shape, box, mask, blur, factor)
     sd = float((model.scale * model.data_std).square().mean().sqrt())
     noise = 0.05 * sd if noise is None else noise
-    if not noise > 0:
-        raise Misuse(f"--noise must be positive, got {noise}")
-    g = torch.Generator().manual_seed(seed)
+    if not 0 < noise < float("inf"):
+        raise Misuse(f"--noise must be positive and finite, got {noise}")
+    g = generator_of(seed)
     like = torch.empty(0, dtype=model.shift.dtype)
     given = _read(image, values).to(like)[None]
     truth = given if simulate else None
-    small = (shape[0], shape[1] // factor, shape[2] // factor)
-    wanted = small if task == "enlarge" and not simulate else tuple(shape)
+    wanted = tuple(shape)
+    if task == "enlarge" and not simulate:
+        wanted = (shape[0], shape[1] // factor, shape[2] // factor)
     if tuple(given.shape[1:]) != wanted:
         raise Misuse(f"{image} has shape {tuple(given.shape[1:])}, {wanted} is needed")
     seen = _observe(operator, given, noise, simulate, g)
     draws = _draw(model, labels, seen, method, n, steps, g, quiet)
-    mean, spread = draws.mean(0, keepdim=True), draws.std(0, keepdim=True)
+    mean, spread = draws.mean(0, keepdim=True), draws.std(0, keepdim=True, correction=int(n > 1))
     residual = float(seen.residual(draws).square().mean().sqrt() / noise)
     result: dict[str, Any] = {"out": out, "residual_over_noise": residual, "noise": noise, "n": n}
     if truth is not None:
@@ -191,12 +192,16 @@ def _read(path: Path, values: tuple[float, float]) -> Tensor:
 
     try:
         with Image.open(path) as picture:
-            grey = picture.mode in ("1", "L", "LA", "I;16")
-            array = np.atleast_3d(np.asarray(picture.convert("L" if grey else "RGB")))
+            deep = picture.mode.startswith("I;16")
+            if picture.mode in ("I", "F"):
+                raise Misuse(f"{path} has pixels of 32 bits; save it as .npy or with 8 or 16 bits")
+            grey = deep or picture.mode in ("1", "L", "LA")
+            shades = picture if deep else picture.convert("L" if grey else "RGB")
+            array = np.atleast_3d(np.asarray(shades)) / (65535.0 if deep else 255.0)
     except UnidentifiedImageError as error:
         raise Misuse(f"{path} is no image: {error}") from None
     low, high = values
-    return torch.as_tensor(array.transpose(2, 0, 1) / 255.0) * (high - low) + low
+    return torch.as_tensor(array.transpose(2, 0, 1)) * (high - low) + low
 
 
 def _observe(
@@ -226,7 +231,7 @@ def _draw(
     from ..pipeline import first_time
     from ..progress import bar
     from ..sampling import evolve, prior, time_grid
-    from ..transitions import Ancestral
+    from ..transitions import DDIM, Ancestral
 
     schedule, operator = model.schedule, seen.linear
     # the model's coordinates are z with x = shift + scale z: what is seen is a function of z
@@ -238,6 +243,9 @@ def _draw(
         dtype=model.shift.dtype,
     )  # fmt: skip
     times = time_grid(schedule, steps, t_min=float(first_time(schedule)))
+    if schedule(times[0])[0] == 0:  # nothing of the data is left there, and y says nothing of x_t
+        start = DDIM(1.0)(start, times[0], times[1], score, schedule, generator=g)
+        times = times[1:]
     with bar("restoring", quiet=quiet) as update:
         z = evolve(transition, guided, schedule, start, times, generator=g, progress=update)
     return model.decode(z)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from .common import Misuse, load, positive, print_json, print_rows, say, set_threads
+from .common import Misuse, generator_of, load, positive, print_json, print_rows, say, set_threads
 from .langevin import KernelName, sample_target
 from .methods import STEPS, Method, transition
 
@@ -69,7 +69,8 @@ def sample(
         burn_in: Steps dropped; half of them where not given.
         thin: Keep one draw in so many.
         dim: D, for a function from a file.
-        spread: Standard deviation of the starting points, around 0.
+        spread: Standard deviation of the starting points, around 0; of a checkpoint around the mean of
+            its data and in their standard deviations.
         seed: Seed of the noise.
         threads: PyTorch threads.
         json: With --target, print the table as JSON.
@@ -81,6 +82,8 @@ def sample(
     if (checkpoint is None) == (target is None):
         raise Misuse("sample needs a checkpoint folder, or a density with --target, and not both")
     if target is not None:
+        if klass is not None:
+            raise Misuse("--class belongs to a checkpoint that is sampled without --target")
         return sample_target(
             target, kernel=kernel, step_size=step_size, chains=chains, steps=steps or 2000,
             burn_in=burn_in, thin=thin, dim=dim, spread=spread, out=out, seed=seed, json=json,
@@ -89,7 +92,9 @@ def sample(
     assert checkpoint is not None
     if out is not None and out.suffix not in FORMATS:
         raise Misuse(f"cannot write {out}: use one of {', '.join(FORMATS)}")
-    import torch
+    if out is not None and not out.parent.is_dir():
+        raise Misuse(f"cannot write {out}: there is no folder {out.parent}")
+    g = generator_of(seed)
 
     from ..pipeline import generate
     from ..progress import bar
@@ -100,7 +105,7 @@ def sample(
         x = generate(
             estimator.model_, n, labels=labels, transition=transition(method),
             n_steps=max(2, steps or STEPS[method]), progress=update,
-            generator=torch.Generator().manual_seed(seed),
+            generator=g,
         )  # fmt: skip
     _write(x, out, labels)
     if out is not None:
@@ -167,7 +172,7 @@ def evaluate(
             f"the model of {tuple(model.event_shape)}"
         )
     training = None if train is None else load(train, columns, label, quiet=quiet).x
-    g = torch.Generator().manual_seed(seed)
+    g = generator_of(seed)
     labels, drawn = None, None
     if estimator.class_conditional:
         if held.labels is None:

@@ -59,8 +59,12 @@ def denoised(score: NoisyScoreFn, schedule: Schedule, x: Tensor, t: Tensor) -> D
             "and behind there is no score; start at a time below 1 and end above 0"
         )
     live = torch.is_grad_enabled() and x.requires_grad
-    y = x if live else x.detach().requires_grad_()
-    with torch.enable_grad():
+    with torch.inference_mode(False), torch.enable_grad():
+        y = (
+            x
+            if live
+            else (x.detach().clone() if x.is_inference() else x.detach()).requires_grad_()
+        )
         x0, eps = predict(score, schedule, y, t)
     if not (x0.requires_grad and eps.requires_grad):
         raise ValueError(

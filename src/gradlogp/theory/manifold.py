@@ -3,6 +3,7 @@ r"""Claims on data that lie on a manifold: what the noised score knows of it, an
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -11,6 +12,7 @@ from ..core import Estimate, mean_and_error, randn_like
 from ..distributions.manifolds import AffineSubspace, UniformSphere, VonMisesCircle
 from ..distributions.products import Embedded, Product
 from ..manifold import intrinsic_dimension, mean_curvature, tangent_normal_split
+from ..objectives.manifold import normal_denoising
 from .claim import Check, Claim, exact, false, statistical
 
 LI = "Li et al. 2025, arXiv 2509.24912"
@@ -204,10 +206,25 @@ def normal_noise_is_a_projection(n: int, g: torch.Generator) -> Claim:
 
 
 def normal_noise_and_density(n: int, g: torch.Generator) -> Claim:
-    x, target = _normal_noise(0.1, K_0, n, g)
-    unit = x / x.norm(dim=1, keepdim=True)
-    tangent = unit[:, 1:] * torch.stack([-unit[:, 1], unit[:, 0]], 1)  # sin θ along the circle
-    fitted = (target * tangent).sum() / tangent.square().sum()
+    """The library's own loss at c sin θ along the circle: its slope in c at 0 gives the minimiser."""
+    law = VonMisesCircle(torch.tensor(1.0, dtype=F64), K_0)
+    y = law.sample(n, generator=g)
+
+    def along(c: float, x: Tensor) -> Tensor:
+        unit = x / x.norm(dim=1, keepdim=True)
+        return c * unit[:, 1:] * torch.stack([-unit[:, 1], unit[:, 0]], 1)
+
+    seed = int(torch.randint(2**31, (), generator=g))
+    losses = [
+        normal_denoising(
+            partial(along, c), y, 0.1, y[:, :, None],
+            generator=torch.Generator().manual_seed(seed),
+        )
+        for c in (-1.0, 0.0, 1.0)
+    ]  # fmt: skip
+    slope = (losses[2] - losses[0]) / 2
+    curvature = (losses[2] - 2 * losses[1] + losses[0]).mean()
+    fitted = mean_and_error(-slope / curvature)
     return false(
         "“denoising of normal noise learns the density too”: its coefficient of sin θ is 0, not −k₀",
         DERIVED, -K_0, fitted, 0.0, 1e-9,

@@ -9,6 +9,7 @@ from torch import Tensor
 from ..core import Generator, NoisyScoreFn, Schedule, Transition
 from ..kernels.preconditioner import IDENTITY, Preconditioner, as_preconditioner
 from .annealed import AnnealedLangevin, noisy_log_prob
+from .multistep import Multistep
 
 
 @dataclass(frozen=True)
@@ -66,6 +67,36 @@ class Coloured:
         generator: Generator | None = None,
     ) -> Tensor:
         """Return x_s."""
+        return self._move(self.transition, x, t, s, score, schedule, generator)
+
+    def begin(self) -> Transition:
+        """Return the same for one run of a solver with memory."""
+        inner = self.transition
+        started = inner.begin() if isinstance(inner, Multistep) else inner
+
+        def move(
+            x: Tensor,
+            t: Tensor,
+            s: Tensor | None,
+            score: NoisyScoreFn,
+            schedule: Schedule,
+            *,
+            generator: Generator | None = None,
+        ) -> Tensor:
+            return self._move(started, x, t, s, score, schedule, generator)
+
+        return move
+
+    def _move(
+        self,
+        transition: Transition,
+        x: Tensor,
+        t: Tensor,
+        s: Tensor | None,
+        score: NoisyScoreFn,
+        schedule: Schedule,
+        generator: Generator | None,
+    ) -> Tensor:
         K = as_preconditioner(self.covariance)
         y = K.inv_sqrt(x)
-        return K.sqrt(self.transition(y, t, s, _White(score, K), schedule, generator=generator))
+        return K.sqrt(transition(y, t, s, _White(score, K), schedule, generator=generator))

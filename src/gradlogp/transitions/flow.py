@@ -59,7 +59,7 @@ class ProbabilityFlow:
         """Return x_s."""
         del generator  # deterministic
         (alpha_t, sigma_t), (alpha_s, sigma_s) = interval(schedule, t, s)
-        if self.order == 4 and s is not None:
+        if self.order == 4 and s is not None and sigma_s > 0:  # at σ = 0 σ' may be infinite
             h = s - t
 
             def velocity(u: Tensor, time: Tensor) -> Tensor:

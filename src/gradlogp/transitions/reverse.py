@@ -80,6 +80,8 @@ class ReverseSDE:
         (alpha_t, sigma_t), (alpha_s, sigma_s) = interval(schedule, t, s)
         if s is None:
             return predict(score, schedule, x, t)[0]
+        if s == t:
+            return x
         if self.method == "euler":
             return self._euler(x, t, s, score, schedule, generator)
         x0, eps = predict(score, schedule, x, t)
@@ -167,6 +169,8 @@ class DDIM:
     ) -> Tensor:
         """Return x_s."""
         (alpha_t, sigma_t), (alpha_s, sigma_s) = interval(schedule, t, s)
+        if s is not None and s == t:
+            return x
         x0, eps = predict(score, schedule, x, t)
         if sigma_s == 0:  # the limit, also where σ_t = 0 too
             return alpha_s * x0
