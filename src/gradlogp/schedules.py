@@ -201,7 +201,7 @@ class DDPM(Schedule):
 
     @cached_property
     def _log_abar(self) -> Array:
-        """log ᾱ_0 … log ᾱ_T, made once; no tensor, which could be one of a transformation."""
+        """Log ᾱ_0 … log ᾱ_T, made once; no tensor, which could be one of a transformation."""
         return np.concatenate([[0.0], np.log1p(-np.array(self.betas)).cumsum()])
 
     @property
@@ -239,7 +239,7 @@ class Levels(Schedule):
 
     @cached_property
     def _log_sigmas(self) -> Array:
-        """log σ_L … log σ_1, made once."""
+        """Log σ_L … log σ_1, made once."""
         return np.log(self.sigmas[::-1])
 
     @property
