@@ -370,7 +370,7 @@ def test_sampling_a_target_refuses_nonsense(capsys, tmp_path, checkpoint):
     bad = ["--out", tmp_path / "x.txt"]
     refuse(capsys, 2, "sample", "--target", "ring", *bad, says="use one of .npz, .npy")
     refuse(capsys, 2, "sample", "--target", "ring", "--kernel", "nuts", says="kernel")
-    refuse(capsys, 1, "sample", "--target", "ring", "--burn-in", "5000", says="keep no draw")
+    refuse(capsys, 2, "sample", "--target", "ring", "--burn-in", "5000", says="leave no draw")
 
 
 def test_a_file_that_fails_says_so_in_a_line(capsys, tmp_path):

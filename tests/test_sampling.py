@@ -120,8 +120,6 @@ def test_denoise_false_stops_at_the_level_of_the_last_time(transition):
     n_draws = 2 * 40 if isinstance(transition, AnnealedLangevin) else 39
     if isinstance(transition, ProbabilityFlow):
         n_draws = 0
-    if isinstance(transition, Ancestral):
-        n_draws = 40  # the last of them, from times[-1] to itself, has variance 0
 
     def step(x, g):
         return evolve(transition, score, schedule, x, schedule.times, generator=g, denoise=False)

@@ -205,8 +205,8 @@ WRONG = {
         diffusion.exploding_is_preserving,
     ),
     "a product twice as long": (
-        of("tweedie"), "jacobian_product",
-        (lambda f: lambda s, x, v: 2 * f(s, x, v))(of("tweedie").jacobian_product),
+        of("posterior_moments"), "jacobian_product",
+        (lambda f: lambda s, x, v: 2 * f(s, x, v))(of("posterior_moments").jacobian_product),
         diffusion.tweedie_without_the_matrix,
     ),
     "the likelihood minus the divergence": (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import zlib
 from collections.abc import Iterator
 from typing import Any
 
@@ -128,3 +129,12 @@ class Batches:
         """Go on from a state."""
         self.order, self.position = state["order"], state["position"]
         self.generator.set_state(state["generator"])
+
+
+def fingerprint(data: Data) -> int:
+    """Return a number that other data, or the same in another order, would hardly have."""
+    every = torch.arange(len(data))
+    ends = [
+        _tensor(data[every[part]]).cpu().contiguous() for part in (slice(64), slice(-64, None))
+    ]
+    return zlib.crc32(b"".join(part.numpy().tobytes() for part in ends))

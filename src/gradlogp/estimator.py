@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import os
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -132,9 +133,7 @@ class ScoreEstimator(DensityMixin, BaseEstimator):
             ValueError: For one sample, NaN or infinite entries, a constant column, missing classes.
         """
         if self.resume and not isinstance(self.random_state, int):
-            raise ValueError(
-                "resume=True needs the random_state, a number, of the run to go on with"
-            )
+            raise ValueError("resume=True needs the random_state, a number, of that run")
         self._tensors = isinstance(X, Tensor)
         X = validate_data(
             self, X, dtype=[np.float32, np.float64], allow_nd=True, ensure_min_samples=2
@@ -154,7 +153,7 @@ class ScoreEstimator(DensityMixin, BaseEstimator):
                 generator=generator,
             )  # fmt: skip
         model.to(self.device)
-        records = fit(
+        records: Any = fit(
             model, x[kept], self.objective or OBJECTIVE,
             labels=None if labels is None else labels[kept], settings=self.settings,
             steps=self.max_iter, batch_size=self.batch_size, learning_rate=self.learning_rate,
@@ -165,7 +164,7 @@ class ScoreEstimator(DensityMixin, BaseEstimator):
             extra={"estimator": self._kept()}, resume=self.resume, generator=generator,
         )  # fmt: skip
         self.held_out_loss_, self.n_iter_ = None, 0
-        with bar("learning", quiet=not self.verbose) as update:
+        with bar("learning", quiet=not self.verbose) as update, closing(records):
             for record in records:
                 self.n_iter_ = record.step
                 self.held_out_loss_ = record.held_out or self.held_out_loss_

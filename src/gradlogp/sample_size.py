@@ -281,17 +281,20 @@ def mixture_weight(separation: float, sigma: float = 0.0) -> Efficiency:
 
     Arguments:
         separation: a > 0, half the distance of the modes in their standard deviations; up to 5
-            without noise, above which rounding decides.
-        sigma: σ of denoising score matching, with all of the noise; 0 is implicit score matching.
+            without noise or with σ < ½, above which rounding decides; else up to 20.
+        sigma: σ of denoising score matching, with all of the noise, 0.05 to 50; 0 is implicit score
+            matching.
 
     Raises:
         ValueError: For arguments out of their range.
     """
-    most = 5.0 if sigma == 0 else 20.0
-    if not (0 < separation <= most and 0 <= sigma < math.inf):
+    most = 5.0 if sigma < 0.5 else 20.0
+    if not (sigma == 0 or 0.05 <= sigma <= 50):
+        raise ValueError(f"sigma must be 0, or from 0.05 to 50 where it is computed, got {sigma}")
+    if not 0 < separation <= most:
         raise ValueError(
-            f"separation must lie in (0, {most:g}] and sigma be at least 0, got {separation} and "
-            f"{sigma}; modes further apart have weights that no score at this noise level tells"
+            f"separation must lie in (0, {most:g}] at sigma = {sigma:g}, got {separation}; "
+            f"modes further apart have weights that no score at this noise level tells"
         )
     a = float(separation)
     x, dx = grid(-a - 14, a + 14, 6001)

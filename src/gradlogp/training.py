@@ -18,7 +18,7 @@ from torch import Tensor
 
 from . import checkpoint as ckpt
 from .averaging import Average, accelerated
-from .batches import Batches, Data, check_data, check_labels, moments, rows
+from .batches import Batches, Data, check_data, check_labels, fingerprint, moments, rows
 from .core import Estimate, NoisyScoreFn, new_seed
 from .measuring import Measurement, Objective, losses
 from .model import ScoreModel
@@ -124,6 +124,7 @@ class _Fit:
         self.settings, self.check_every = settings, check_every
         self.setup = vars(settings) | {
             "standardize": standardize, "labels": labels is not None, "n_samples": len(data),
+            "data": fingerprint(data),
         }  # fmt: skip
         self.checkpoint, self.checkpoint_every, self.extra = checkpoint, checkpoint_every, extra
         self.like = next(p for p in model.parameters() if p.requires_grad)
@@ -140,7 +141,9 @@ class _Fit:
         self.whole = True  # False while the weights are half changed
         state = None
         if resume and checkpoint is not None:
-            state = ckpt.load_training(checkpoint, model, self.setup, vars(Settings()))
+            state = ckpt.load_training(
+                checkpoint, model, self.setup, vars(Settings()) | {"data": self.setup["data"]}
+            )
         else:
             self._scale(standardize)
             self.model.label_dropout.fill_(settings.label_dropout)

@@ -86,11 +86,6 @@ def retuned(kernel: Any, values: Mapping[str, Any] | None) -> Any:
     """
     if values is None:
         return kernel
-    if values.get("kernel", type(kernel).__name__) != type(kernel).__name__:
-        raise ValueError(
-            f"resume holds a step size tuned for {values['kernel']}, and {type(kernel).__name__} was "
-            "given: go on with the kernel of that run"
-        )
     changes: dict[str, Any] = {"step_size": values["step_size"]}
     if "preconditioner" in values:
         changes["preconditioner"] = Preconditioner(values["preconditioner"], values["kind"])
@@ -99,5 +94,10 @@ def retuned(kernel: Any, values: Mapping[str, Any] | None) -> Any:
         raise ValueError(
             f"resume holds a tuned {' and '.join(sorted(missing))}, which {type(kernel).__name__} "
             "has not: go on with the kernel of that run"
+        )
+    if values.get("kernel", type(kernel).__name__) != type(kernel).__name__:
+        raise ValueError(
+            f"resume holds a step size tuned for {values['kernel']}, and {type(kernel).__name__} was "
+            "given: go on with the kernel of that run"
         )
     return dataclasses.replace(kernel, **changes)

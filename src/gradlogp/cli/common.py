@@ -70,6 +70,20 @@ def load(
     return found
 
 
+def class_names(dataset: Dataset) -> Any:
+    """Return the class of each row by its name; None where there are none.
+
+    Numbers of classes are those of one file: another file of the same classes may number them
+    otherwise.
+    """
+    import numpy as np
+
+    if dataset.labels is None:
+        return None
+    names = dataset.classes or tuple(str(i) for i in range(int(dataset.labels.max()) + 1))
+    return np.array(names)[dataset.labels.numpy()]
+
+
 @contextmanager
 def interruptible() -> Iterator[Any]:
     """Turn Ctrl-C into a stop between steps; yields a function to call after every step."""

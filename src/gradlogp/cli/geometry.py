@@ -149,7 +149,7 @@ def _read(
     if estimator.class_conditional:
         if found.labels is None:
             raise Misuse("the model is class-conditional: name the column of classes with --label")
-        labels = found.labels[chosen]
+        labels = use.class_codes(estimator, found)[chosen]
     low, high = noise_range(model.schedule)
     start = float(first_time(model.schedule))
 
@@ -172,7 +172,7 @@ def _steady(field: _Field, z: Tensor, flags: list[str]) -> SigmaRange | None:
 
     from ..manifold import recommend_sigma
 
-    low, high = math.log(field.low), math.log(field.high)
+    low, high = math.log(field.low), math.log(min(field.high, 1e3))  # ∞ where α ends at 0
     sigmas = torch.linspace(low, high, LEVELS, dtype=torch.float64).exp()
     try:
         return recommend_sigma(field.at, z, sigmas, tolerance=0.25)

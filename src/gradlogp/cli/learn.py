@@ -5,7 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from .common import Misuse, interruptible, load, positive, print_json, print_rows, set_threads
+from .common import (
+    Misuse,
+    class_names,
+    generator_of,
+    interruptible,
+    load,
+    positive,
+    print_json,
+    print_rows,
+    set_threads,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -132,7 +142,15 @@ def fit(
     from ..estimator import ScoreEstimator
     from ..settings import Settings
 
-    settings = Settings(ema=ema, ema_half_lives=ema_half_life, label_dropout=label_dropout)
+    generator_of(seed)  # refuses what is no seed
+    _check_device(device)
+    try:
+        settings = Settings(
+            ema=ema, ema_half_lives=ema_half_life, label_dropout=label_dropout,
+            learning_rate=learning_rate,
+        )  # fmt: skip
+    except ValueError as error:
+        raise Misuse(error) from None
     with interruptible() as after_step:
         estimator = ScoreEstimator(
             max_iter=steps, batch_size=batch_size, learning_rate=learning_rate, width=width,
@@ -142,7 +160,7 @@ def fit(
             random_state=seed, device=device, callback=after_step, verbose=not quiet,
         )  # fmt: skip
         try:
-            estimator.fit(dataset.x, dataset.labels)
+            estimator.fit(dataset.x, class_names(dataset))
         except KeyboardInterrupt:
             raise KeyboardInterrupt(f"{out} is saved; go on with --resume") from None
     loss = estimator.held_out_loss_
@@ -194,3 +212,13 @@ def _objective(name: str, weight: WeightName) -> Any:
         )
 
     return objective
+
+
+def _check_device(device: str) -> None:
+    """Refuse a device that is none, or that this machine has not."""
+    import torch
+
+    try:
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise Misuse(f"--device {device}: {str(error).splitlines()[0]}") from None

@@ -45,8 +45,8 @@ def sample_size(
     """
     if (dim is None) == (data is None):
         raise Misuse("sample-size needs --dim or --data, and not both")
-    if not 0 < accuracy < float("inf"):
-        raise Misuse(f"--accuracy must be positive, got {accuracy}")
+    if not 1e-9 <= accuracy <= 1e9:
+        raise Misuse(f"--accuracy must be positive, from 1e-9 to 1e9, got {accuracy}")
     if dim is not None and dim < 1:
         raise Misuse(f"--dim must be at least 1, got {dim}")
     from .. import sample_size as needs
@@ -77,8 +77,11 @@ def _from_data(
 
     x = load(data, columns, label, quiet=quiet).x.flatten(1).double()
     n, dim = x.shape
-    w = torch.linalg.eigvalsh(torch.cov(x.T).reshape(dim, dim))
-    rank = int((w > 1e-12 * dim * w[-1]).sum())
+    spread = x.std(0)
+    varies = spread > 0
+    z = (x - x.mean(0))[:, varies] / spread[varies]  # the rank does not depend on units
+    w = torch.linalg.eigvalsh(torch.cov(z.T).reshape(z.shape[1], z.shape[1]))
+    rank = int((w > 1e-12 * dim * w[-1]).sum()) if len(w) else 0
     if rank < min(dim, n - 1):
         raise ValueError(
             f"the data span {rank} of {dim} dimensions, where they have no score without noise; "

@@ -7,13 +7,24 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from .common import Misuse, generator_of, load, positive, print_json, print_rows, say, set_threads
+from .common import (
+    Misuse,
+    class_names,
+    generator_of,
+    load,
+    positive,
+    print_json,
+    print_rows,
+    say,
+    set_threads,
+)
 from .langevin import KernelName, sample_target
 from .methods import STEPS, Method, transition
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from ..data import Dataset
     from ..estimator import ScoreEstimator
 
 FORMATS = (".npy", ".npz", ".csv")
@@ -140,7 +151,8 @@ def evaluate(
         columns: Columns to use, separated by commas.
         label: Column with the class of each row.
         n: Number of samples to draw.
-        likelihood: Whether to compute the log-likelihood; by default up to 16 dimensions.
+        likelihood: Whether to compute the log-likelihood; by default up to 16 dimensions, where the
+            schedule is no discrete ladder.
         probes: Estimate its divergence with so many random probes, as many dimensions need.
         levels: The data are integers 0 … LEVELS − 1: report bits per dimension, of dequantised data.
         out: A .png file: samples beside held-out data.
@@ -177,11 +189,12 @@ def evaluate(
     if estimator.class_conditional:
         if held.labels is None:
             raise Misuse("the model is class-conditional: name the column of classes with --label")
-        labels = held.labels
+        labels = class_codes(estimator, held)
         drawn = labels[choice(torch.ones(len(labels)), n, g)]
     rows = []
     asked = likelihood or probes is not None or levels is not None
-    if asked or (likelihood is None and model.event_shape.numel() <= 16):
+    small = model.event_shape.numel() <= 16 and model.schedule.times is None
+    if asked or (likelihood is None and small):
         x = held.x if levels is None else levels * dequantise(held.x, levels, generator=g) - 0.5
         with bar("log-likelihood", quiet=quiet) as update:
             values = log_density(
@@ -210,6 +223,19 @@ def load_estimator(checkpoint: Path) -> ScoreEstimator:
     from ..estimator import ScoreEstimator
 
     return ScoreEstimator.load(checkpoint)
+
+
+def class_codes(estimator: ScoreEstimator, dataset: Dataset) -> Tensor:
+    """Return the numbers that a model gave the classes of a data set, by their names."""
+    import torch
+
+    known = [str(c) for c in estimator.classes_]
+    names = class_names(dataset).tolist()
+    if unknown := sorted(set(names) - set(known)):
+        raise ValueError(
+            f"the model knows the classes {', '.join(known)}, the data also {', '.join(unknown)}"
+        )
+    return torch.tensor([known.index(name) for name in names])
 
 
 def class_labels(estimator: ScoreEstimator, klass: str | None, n: int) -> Tensor | None:

@@ -35,7 +35,12 @@ def samples(sets: list[tuple[str, Tensor]], *, theme: Theme = LIGHT) -> Figure:
     if len({x.shape[1:] for _, x in sets}) > 1:
         raise ValueError(f"sets of several shapes: {[tuple(x.shape[1:]) for _, x in sets]}")
     if is_image(sets[0][1]):
-        return image_grid([(title, x[:MOST_IMAGES]) for title, x in sets], theme=theme)
+        rows = []
+        for title, x in sets:
+            images = x[np.unique(np.linspace(0, len(x) - 1, MOST_IMAGES).round().astype(int))]
+            note = "" if len(images) == len(x) else f" ({len(images)} of {len(x):,})"
+            rows.append((title + note, images))
+        return image_grid(rows, theme=theme)
     flat = [(title, array(x.flatten(1))) for title, x in sets]
     low, high = np.quantile(np.concatenate([x for _, x in flat]), [0.0005, 0.9995], axis=0)
     pad = 0.06 * np.where(high > low, high - low, 1.0)
