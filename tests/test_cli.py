@@ -155,7 +155,7 @@ def test_info_of_everything(checkpoint, points, capsys):
 def test_classes(points, tmp_path, capsys):
     quick = ("--label", "side", "--columns", "a,b", "--steps", 150, "--width", 32, "--quiet")
     assert call(capsys, "fit", points, "--out", tmp_path / "m", *quick)[0] == 0
-    code, out, _ = call(capsys, "sample", tmp_path / "m", "--class", "0", "--n", 50)
+    code, out, _ = call(capsys, "sample", tmp_path / "m", "--class", "left", "--n", 50)
     first = np.array([float(line.split(",")[0]) for line in out.strip().splitlines()])
     assert code == 0
     assert (first < 0).mean() > 0.8

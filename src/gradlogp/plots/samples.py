@@ -36,10 +36,10 @@ def samples(sets: list[tuple[str, Tensor]], *, theme: Theme = LIGHT) -> Figure:
         raise ValueError(f"sets of several shapes: {[tuple(x.shape[1:]) for _, x in sets]}")
     if is_image(sets[0][1]):
         rows = []
-        for title, x in sets:
-            images = x[np.unique(np.linspace(0, len(x) - 1, MOST_IMAGES).round().astype(int))]
-            note = "" if len(images) == len(x) else f" ({len(images)} of {len(x):,})"
-            rows.append((title + note, images))
+        for name, batch in sets:
+            even = np.unique(np.linspace(0, len(batch) - 1, MOST_IMAGES).round().astype(int))
+            note = "" if len(even) == len(batch) else f" ({len(even)} of {len(batch):,})"
+            rows.append((name + note, batch[even]))
         return image_grid(rows, theme=theme)
     flat = [(title, array(x.flatten(1))) for title, x in sets]
     low, high = np.quantile(np.concatenate([x for _, x in flat]), [0.0005, 0.9995], axis=0)
