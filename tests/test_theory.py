@@ -58,10 +58,10 @@ def test_other_draws(seed):
 
 
 def test_there_are_enough_claims_and_names_are_distinct():
-    assert len(NAMES) == len(set(NAMES)) >= 170
+    assert len(NAMES) == len(set(NAMES)) >= 185
     assert {name.split(".")[0] for name in NAMES} == {
         "matching", "denoising", "density", "statistics", "dynamics", "samplers",
-        "particles", "annealed", "diffusion", "reversal", "solvers", "manifold",
+        "particles", "annealed", "diffusion", "dimension", "reversal", "solvers", "manifold",
     }  # fmt: skip
 
 
