@@ -106,6 +106,22 @@ def test_every_way_of_sampling(checkpoint, capsys, method):
     assert np.isfinite(x).all()
 
 
+@pytest.mark.parametrize("method", ["sde", "langevin", "churn", "corrector", "adaptive"])
+def test_every_way_from_noise_without_signal(points, tmp_path_factory, capsys, method):
+    """Rectified: α = 0 at t = 1."""
+    model = tmp_path_factory.getbasetemp() / "rectified"
+    if not model.exists():
+        call(
+            capsys, "fit", points, "--out", model, "--columns", "a,b", "--schedule", "rectified",
+            "--steps", 40, "--width", 8, "--quiet",
+        )  # fmt: skip
+    code, out, err = call(
+        capsys, "sample", model, "--n", 4, "--method", method, "--steps", 5, "--quiet"
+    )
+    assert code == 0, err
+    assert len(out.strip().splitlines()) == 4
+
+
 def test_evaluate_in_bits_with_probes_and_a_picture(tmp_path, capsys):
     """Bits of integers: −log₂ p of dequantised data over the dimension, cells of width 1."""
     data = tmp_path / "dice.csv"

@@ -24,7 +24,7 @@ from .objectives import multilevel
 from .parametrization import Kind
 from .sampling import Progress, evolve, prior, time_grid
 from .schedules import VE, invert_log_snr
-from .transitions import ProbabilityFlow
+from .transitions import DDIM, AnnealedLangevin, ProbabilityFlow, ReverseSDE
 
 OBJECTIVE = partial(multilevel, stratified=True)
 """What to train with: every noise level alike, times spread evenly over the batch."""
@@ -126,6 +126,8 @@ def generate(
         generator=generator, dtype=model.shift.dtype,
     )  # fmt: skip
     times = time_grid(schedule, n_steps, t_min=float(first_time(schedule)))
+    # where nothing of the data is left (α = 0) some steps divide by it: DDIM's, which does not, opens
+    blind = schedule(times[0])[0] == 0 and isinstance(transition, ReverseSDE | AnnealedLangevin)
     parts: list[Tensor] = []
     chunks = torch.arange(n).split(CHUNK)
     streams = Streams.split(new_seed(generator), n, CHUNK, device)
@@ -136,8 +138,12 @@ def generate(
                 progress(i * total + done, len(chunks) * total)
 
         score = _noisy(model, labels, part)
+        z = start[part].to(device)
+        if blind:
+            with torch.no_grad():
+                z = DDIM()(z, times[0], times[1], score, schedule)
         z = evolve(
-            transition, score, schedule, start[part].to(device), times,
+            transition, score, schedule, z, times[1:] if blind else times,
             generator=noise, progress=advance,
         )  # fmt: skip
         parts.append(model.decode(z).cpu())
