@@ -282,8 +282,7 @@ def mixture_weight(separation: float, sigma: float = 0.0) -> Efficiency:
     Arguments:
         separation: a > 0, half the distance of the modes in their standard deviations; up to 5
             without noise or with σ < ½, above which rounding decides; else up to 20.
-        sigma: σ of denoising score matching, with all of the noise, 0.05 to 50; 0 is implicit score
-            matching.
+        sigma: σ of denoising score matching with all noise, 0.05 to 50; 0 is implicit matching.
 
     Raises:
         ValueError: For arguments out of their range.
