@@ -291,10 +291,8 @@ def mixture_weight(separation: float, sigma: float = 0.0) -> Efficiency:
     if not (sigma == 0 or 0.05 <= sigma <= 50):
         raise ValueError(f"sigma must be 0, or from 0.05 to 50 where it is computed, got {sigma}")
     if not 0 < separation <= most:
-        raise ValueError(
-            f"separation must lie in (0, {most:g}] at sigma = {sigma:g}, got {separation}; "
-            f"modes further apart have weights that no score at this noise level tells"
-        )
+        told = f"separation must lie in (0, {most:g}] at sigma = {sigma:g}, got {separation}; "
+        raise ValueError(told + "modes further apart have weights that no such score tells")
     a = float(separation)
     x, dx = grid(-a - 14, a + 14, 6001)
     density = 0.5 * sum(torch.exp(-0.5 * (x - m) ** 2) for m in (-a, a)) / math.sqrt(2 * math.pi)
