@@ -67,6 +67,7 @@ def _launch(
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code."""
+    app.config = ()  # that of a call before is not that of this one
     try:
         result = app.meta(
             arguments,
