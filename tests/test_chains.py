@@ -2,6 +2,7 @@
 
 import math
 import re
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
@@ -25,7 +26,8 @@ from gradlogp import (
 )
 from gradlogp.adaptation import Adaptation, DualAveraging, adapt_preconditioner, adapt_step_size
 from gradlogp.chains import driver, rounds
-from gradlogp.core import BLOCK
+from gradlogp.core import block_of
+from gradlogp.kernels.steps import MANY, LangevinInfo, LangevinState
 
 NORMAL = as_target(log_prob=lambda x: -x.square().flatten(1).sum(1) / 2, score=lambda x: -x)
 KERNELS = [
@@ -49,6 +51,9 @@ def same(a, b):
 
 def generator_at(seed):
     return torch.Generator().manual_seed(seed)
+
+
+BLOCK = block_of(torch.Size([2]))
 
 
 def start(n, d=2):
@@ -82,12 +87,12 @@ def test_parts_are_the_whole(kernel, chunk_size, tmp_path):
         assert torch.equal(second.resume["noise"], whole.resume["noise"])
 
 
-@pytest.mark.parametrize("size", [None, 97, BLOCK, BLOCK + 5])
+@pytest.mark.parametrize("size", [None, 2097, BLOCK, BLOCK + 5])
 def test_blocks_go_on_in_chunks_of_any_size(size):
     x0 = start(2 * BLOCK + 30)
     whole = run(MALA(0.8), NORMAL, x0, 8, generator=generator_at(0))
     first = run(MALA(0.8), NORMAL, x0, 5, generator=generator_at(0), chunk_size=size)
-    second = run(MALA(0.8), NORMAL, resume=first, n_steps=3, chunk_size=500)
+    second = run(MALA(0.8), NORMAL, resume=first, n_steps=3, chunk_size=5000)
     torch.testing.assert_close(second.draws, whole.draws[:, 5:], rtol=1e-12, atol=1e-12)
     assert torch.equal(second.resume["noise"], whole.resume["noise"])
     assert len(second.resume["noise"]) == 3
@@ -133,7 +138,7 @@ def resumed(change=None, **options):
         (lambda: resumed(x0=start(4)), "not both"),
         (lambda: resumed(generator=generator_at(1)), "no generator="),
         (lambda: resumed(kernel=MALA(0.3)), "MALA"),
-        (lambda: resumed({"version": 2}), "resume must be"),
+        (lambda: resumed({"version": 1}), "resume must be"),
         (lambda: resumed({"other": 2}), "resume must be"),
         (lambda: resumed({"noise": None}), "streams of your own"),
         (lambda: resumed({"device": "cuda"}), "map_location"),
@@ -386,7 +391,7 @@ def test_tuning_does_not_depend_on_chunks():
     one, two = (
         run(MALA(0.1), WIDE, x0, 70, 60, generator=generator_at(0), adapt=HOW["matrix"],
             chunk_size=size)
-        for size in (None, 300)
+        for size in (None, 3000)
     )  # fmt: skip
     torch.testing.assert_close(one.draws, two.draws, rtol=1e-8, atol=1e-8)
     assert abs(one.step_size / two.step_size - 1) < 1e-9
@@ -458,6 +463,35 @@ def test_divergent_steps_are_counted_in_every_round():
             chain = run(ULA(0.1), quartic, x0, 6, 5, chunk_size=size)
         assert chain.divergences.tolist() == [0, 6, 0]
         assert chain.complete
+
+
+@dataclass(frozen=True)
+class AllAtOnce:
+    """A kernel whose flags are one number in memory, set in every third step."""
+
+    def init(self, x, target):
+        return LangevinState(x, torch.zeros_like(x))
+
+    def step(self, state, target, *, generator=None):
+        count = state.score + 1
+        flag = (count[0, 0] % 3 == 0).expand(len(count))
+        return LangevinState(state.x, count), LangevinInfo(flag)
+
+
+def test_flags_that_are_one_number_in_memory_are_counted():
+    with pytest.warns(RuntimeWarning, match=r"5 of 5 chains diverged, in 15 of 50 steps"):
+        chain = run(AllAtOnce(), NORMAL, start(5), 10)
+    assert chain.divergences.tolist() == [3] * 5
+    assert chain.info.diverging.sum(1).tolist() == [3] * 5
+
+
+@pytest.mark.parametrize("n", [MANY - 1, MANY])
+def test_one_of_many_chains_diverges(n):
+    x0 = torch.cat([start(n - 1), torch.full((1, 2), 1e15)])  # cubed twice
+    cubic = as_target(score=lambda x: -(x**3))
+    with pytest.warns(RuntimeWarning, match=rf"1 of {n} chains diverged, in 2 of {3 * n} steps"):
+        chain = run(ULA(1e-3), cubic, x0, 3, generator=generator_at(0))
+    assert chain.info.diverging.sum(1).tolist() == [0] * (n - 1) + [2]
 
 
 def test_no_warning_where_nothing_diverges():

@@ -13,6 +13,7 @@ from gradlogp.core import (
     Density,
     Estimate,
     Streams,
+    block_of,
     check_batch,
     check_same_shape,
     choice,
@@ -46,11 +47,11 @@ CHUNKINGS = [
 ]
 
 
-def draws(cuts, seed=11):
+def draws(cuts, seed=11, block=BLOCK):
     """Three draws in a row, of different laws, shapes and types, chunk by chunk."""
     parts = [[], [], []]
     for start, stop in pairwise(cuts):
-        streams = Streams(seed, start, stop, TOTAL)
+        streams = Streams(seed, start, stop, cuts[-1], block=block)
         n = stop - start
         parts[0].append(randn_like(torch.empty(n, 3), streams))
         parts[1].append(rand_like(torch.empty(n, 2, 2, dtype=torch.float32), streams))
@@ -62,6 +63,29 @@ def draws(cuts, seed=11):
 def test_noise_does_not_depend_on_the_chunks(cuts):
     for whole, chunked in zip(draws(CHUNKINGS[0]), draws(cuts), strict=True):
         assert torch.equal(whole, chunked)
+
+
+@pytest.mark.parametrize(("cuts", "block"), [((0, 7, 60), 60), ((0, 7, 60), 61), ((0, 7, 60), 13)])
+def test_nor_where_blocks_are_small_or_there_is_only_one(cuts, block):
+    """One block of all chains is drawn in one go, also by whoever has only some of them."""
+    for whole, chunked in zip(draws((0, 60), block=block), draws(cuts, block=block), strict=True):
+        assert torch.equal(whole, chunked)
+
+
+def test_blocks_have_as_many_numbers_whatever_an_event_is():
+    shapes = [(), (1,), (2,), (8,), (32,), (28, 28), (3, 512, 512)]
+    assert [block_of(torch.Size(s)) for s in shapes] == [32768, 32768, 16384, 4096, 1024, 41, 16]
+    with pytest.raises(ValueError, match="at least 1 chain, got 0"):
+        Streams(0, 0, 3, 3, block=0)
+
+
+@pytest.mark.parametrize("block", [10, 4])
+def test_chains_of_few_dimensions_are_contiguous(block):
+    for d in (1, 2, 8):
+        z = randn_like(torch.empty(10, d), Streams(0, 0, 10, 10, block=block))
+        assert z.shape == (10, d)
+        assert z.mT.is_contiguous()
+    assert randn_like(torch.empty(10, 9), Streams(0, 0, 10, 10, block=block)).is_contiguous()
 
 
 def test_noise_of_the_chains_is_distinct_and_has_its_law():

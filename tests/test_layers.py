@@ -14,7 +14,7 @@ ROOT = Path(gradlogp.__file__).parent
 FILES = sorted(ROOT.rglob("*.py"))
 
 LAYERS = [
-    {"calculus", "folders"},
+    {"calculus", "folders", "streams"},
     {"core"},
     {"jets", "schedules", "networks", "progress", "diagnostics"},
     {"autodiff", "ode"},

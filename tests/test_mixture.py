@@ -460,6 +460,9 @@ def arranged(name, g):
     covs = {
         "isotropic": 0.7,
         "pair": 0.7,
+        "pair, diagonal": (0.5 + torch.rand(D, generator=g)).repeat(2, 1),
+        "pair, full": one.repeat(2, 1, 1),
+        "pair, full, far from the origin": one.repeat(2, 1, 1),
         "diagonal shared": (0.5 + torch.rand(D, generator=g)).repeat(K, 1),
         "full shared": one.repeat(K, 1, 1),
         "multiples of I as matrices": 0.4 * torch.eye(D).repeat(K, 1, 1),
@@ -470,9 +473,9 @@ def arranged(name, g):
         "far apart, full shared": one.repeat(K, 1, 1),
         "full": torch.stack([one, other, one + other]),
     }
-    if name == "pair":
+    if name.startswith("pair"):
         pi, mu = torch.tensor([0.3, 0.7]), mu[:2]
-    if name == "far from the origin":
+    if "far from the origin" in name:
         mu = mu + 1e4
     if "far apart" in name:
         mu = 100 * mu
@@ -480,9 +483,10 @@ def arranged(name, g):
     return GaussianMixture(pi, mu, covs[name]), kind
 
 
-ARRANGED = ["isotropic", "pair", "diagonal shared", "full shared", "multiples of I as matrices",
-            "one variance each", "diagonal", "far from the origin", "far apart",
-            "far apart, full shared", "full"]  # fmt: skip
+ARRANGED = ["isotropic", "pair", "pair, diagonal", "pair, full",
+            "pair, full, far from the origin", "diagonal shared", "full shared",
+            "multiples of I as matrices", "one variance each", "diagonal", "far from the origin",
+            "far apart", "far apart, full shared", "full"]  # fmt: skip
 
 
 @pytest.mark.parametrize("name", ARRANGED)
@@ -494,7 +498,9 @@ def test_every_arrangement_is_the_straightforward_formula(name, generator):
     close(law.log_prob(x), c.log_joint.logsumexp(-1), 1e-12, 1e-12)
     g = -c.S.rotate_back(c.y / c.S.w)
     close(law.score(x), (c.r.unsqueeze(-1) * g).sum(1), 1e-12, 1e-12)
-    assert type(law._form(x)).__name__ == kind
+    form = law._form(x)
+    assert type(form).__name__ == kind
+    assert (getattr(form, "pair", None) is not None) == name.startswith("pair")
     single = x.float()
     exact = law.score(single.double())
     assert law.score(single).dtype == law.log_prob(single).dtype == torch.float32

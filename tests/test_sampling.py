@@ -22,7 +22,7 @@ from gradlogp import (
     run,
     time_grid,
 )
-from gradlogp.core import BLOCK, Streams, per_sample, rand_like, sum_event
+from gradlogp.core import BLOCK, Streams, block_of, per_sample, rand_like, sum_event
 from gradlogp.sampling import chunks
 from gradlogp.schedules import DDPM, VE, VP, Cosine, Levels, Rectified, SubVP
 
@@ -81,7 +81,8 @@ def test_chunks_change_nothing(transition, generator):
     n = 2 * BLOCK + 300
     schedule = VP()
     score = lambda x, t: -torch.tanh(x) - 0.1 * t * x
-    x = torch.randn(n, 2, generator=generator)
+    x = torch.randn(n, 4, 8, generator=generator)
+    assert block_of(x.shape[1:]) == BLOCK
     times = time_grid(schedule, 3, t_min=0.3)
     state = generator.get_state()
     whole = evolve(transition, score, schedule, x, times, generator=generator)
@@ -443,8 +444,9 @@ def test_run_shapes(kernel, event, generator):
 
 @pytest.mark.parametrize("kernel", [ULA(0.1), MALA(0.8)])
 def test_run_is_deterministic_and_chunks_change_nothing(kernel, generator):
-    n = BLOCK + 200
-    x0 = torch.randn(n, 2, generator=generator)
+    n, d = BLOCK + 200, 32
+    assert block_of(torch.Size([d])) == BLOCK
+    x0 = torch.randn(n, d, generator=generator)
     state = generator.get_state()
     whole = run(kernel, NORMAL, x0, 4, generator=generator)
     for size in (None, 97, BLOCK - 1, BLOCK, BLOCK + 1, 5 * n):
@@ -513,7 +515,7 @@ def test_bad_runs_are_refused(case, as_user):
 
 def test_chunks_cover_every_chain_once(generator):
     for n, size in ((10, 3), (10, 10), (10, None), (1, 1), (7, 100)):
-        parts = [part for part, _ in chunks(n, size, generator, "cpu")]
+        parts = [part for part, _ in chunks(torch.empty(n, 2), size, generator)]
         assert torch.cat([torch.arange(n)[part] for part in parts]).tolist() == list(range(n))
         assert all(part.stop - part.start <= (size or n) for part in parts)
 

@@ -105,7 +105,7 @@ def _tuned(
     """Return the kernel and the last state."""
     check_batch(x0, name="x0")
     check_tunable(kernel, n_steps, how.preconditioner != "none")
-    _, streams = next(chunks(len(x0), None, generator, x0.device))
+    _, streams = next(chunks(x0, None, generator))
     state = kernel.init(x0, target)
 
     def move(kernel: Kernel[Any, Any]) -> Moved:

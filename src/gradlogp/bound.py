@@ -96,7 +96,7 @@ def variational_bound(
     width, d = (high - low) / n_strata, x.shape[1:].numel()
     m, v = (torch.as_tensor(q, dtype=x.dtype, device=x.device) for q in (mean, var))
     values, variances = [], []
-    for part, streams in chunks(len(x), chunk_size, generator, x.device):
+    for part, streams in chunks(x, chunk_size, generator):
         y = x[part]
         loss, spread = y.new_zeros(len(y)), y.new_zeros(len(y))
         for k in range(n_strata):

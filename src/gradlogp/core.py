@@ -15,6 +15,10 @@ import torch
 from torch import Tensor
 
 from .calculus import derivatives
+from .streams import BLOCK as BLOCK
+from .streams import FEW as FEW
+from .streams import Streams as Streams
+from .streams import block_of as block_of
 
 ScoreFn = Callable[[Tensor], Tensor]
 """s(x): `(B, *event) -> (B, *event)`."""
@@ -161,70 +165,6 @@ class Transition(Protocol):
 
 
 # ---------------------------------------------------------------------------- randomness
-
-BLOCK = 1024
-"""Chains that share one stream of noise (see `Streams`)."""
-
-_IN_PLACE = {torch.randn: Tensor.normal_, torch.rand: Tensor.uniform_}
-
-
-class Streams:
-    """Noise keyed by block of chains, so that a chain does not depend on how chains are chunked.
-
-    One `torch.randn` call of n numbers is not the same as two of n/2, so the rows are dealt out in
-    blocks of `BLOCK` chains, each with a stream of its own derived from one seed. Whoever works on
-    the chains [start, stop) out of `total` draws the same numbers for them.
-
-    Arguments:
-        seed: The seed of the whole run.
-        start, stop, total: The chains [start, stop) of that many in the whole run.
-        device: Where the noise is wanted.
-    """
-
-    def __init__(
-        self, seed: int, start: int, stop: int, total: int, device: torch.device | str = "cpu"
-    ) -> None:
-        if not 0 <= start < stop <= total:
-            raise ValueError(f"chains [{start}, {stop}) do not lie within {total} chains")
-        self.start, self.stop, self.total = start, stop, total
-        blocks = range(start // BLOCK, (stop - 1) // BLOCK + 1)
-        # An odd multiplier keeps the low 32 bits, all that the CPU generator reads, distinct.
-        seeds = [(seed + 0x9E3779B97F4A7C15 * block) % 2**63 for block in blocks]
-        self._generators = [torch.Generator(device).manual_seed(seed) for seed in seeds]
-        self._full = [min(BLOCK, total - b * BLOCK) for b in blocks]
-        self._sizes = [min(stop, (b + 1) * BLOCK) - max(start, b * BLOCK) for b in blocks]
-
-    @classmethod
-    def split(
-        cls, seed: int, total: int, chunk_size: int, device: torch.device | str = "cpu"
-    ) -> list[Streams]:
-        """Return the streams of every chunk of a run of `total` chains."""
-        starts = range(0, total, chunk_size)
-        return [cls(seed, i, min(i + chunk_size, total), total, device) for i in starts]
-
-    def draw(self, law: Callable[..., Tensor], shape: torch.Size, like: Tensor) -> Tensor:
-        """Draw `shape` numbers from `law` (`torch.randn`, `torch.rand`); rows are the chains."""
-        if shape[0] != (n := self.stop - self.start):
-            raise ValueError(f"these streams serve {n} chains, noise for {shape[0]} was asked")
-        out, fill, skip = like.new_empty(shape), _IN_PLACE[law], self.start % BLOCK
-        whole = self._sizes == self._full
-        parts = zip(out.split_with_sizes(self._sizes), self._full, self._generators, strict=True)
-        for rows, size, generator in parts:
-            drawn = rows if whole else like.new_empty(size, *shape[1:])
-            if fill(drawn, generator=generator) is not rows:
-                rows.copy_(drawn[skip : skip + len(rows)])
-            skip = 0
-        return out
-
-    def get_state(self) -> Tensor:
-        """Return where the streams stand: bytes, a row for each block."""
-        return torch.stack([generator.get_state() for generator in self._generators])
-
-    def set_state(self, state: Tensor) -> None:
-        """Go on from where `get_state` was asked."""
-        for generator, row in zip(self._generators, state, strict=True):
-            generator.set_state(row.clone())  # a view crashes PyTorch
-
 
 Generator = torch.Generator | Streams
 """Where randomness enters; `None` means PyTorch's default generator."""

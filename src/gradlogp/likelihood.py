@@ -185,7 +185,7 @@ def log_likelihood(
             progress(next(ticks), total)
 
     with torch.set_grad_enabled(differentiable):
-        for part, streams in chunks(len(x), chunk_size, generator, x.device):
+        for part, streams in chunks(x, chunk_size, generator):
             y = x[part]
             probes = None
             if divergence == "hutchinson":

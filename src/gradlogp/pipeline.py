@@ -15,7 +15,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from .batches import moments
-from .core import NoisyScoreFn, Schedule, Streams, Transition, new_seed
+from .core import NoisyScoreFn, Schedule, Streams, Transition, block_of, new_seed
 from .ladder import noise_levels
 from .likelihood import log_likelihood
 from .model import ScoreModel
@@ -130,7 +130,7 @@ def generate(
     blind = schedule(times[0])[0] == 0 and isinstance(transition, ReverseSDE | AnnealedLangevin)
     parts: list[Tensor] = []
     chunks = torch.arange(n).split(CHUNK)
-    streams = Streams.split(new_seed(generator), n, CHUNK, device)
+    streams = Streams.split(new_seed(generator), n, CHUNK, device, block_of(model.event_shape))
     for i, (part, noise) in enumerate(zip(chunks, streams, strict=True)):
 
         def advance(done: int, total: int, i: int = i) -> None:
@@ -174,7 +174,8 @@ def log_density(
     """
     schedule, parts = model.schedule, []
     chunks = torch.arange(len(x)).split(CHUNK)
-    streams = Streams.split(new_seed(generator), len(x), CHUNK, model.shift.device)
+    block = block_of(model.event_shape)
+    streams = Streams.split(new_seed(generator), len(x), CHUNK, model.shift.device, block)
     for i, (part, noise) in enumerate(zip(chunks, streams, strict=True)):
 
         def advance(done: int, total: int, i: int = i) -> None:

@@ -20,6 +20,7 @@ from .core import (
     Schedule,
     Streams,
     Transition,
+    block_of,
     check_batch,
     check_same_shape,
     new_seed,
@@ -122,9 +123,9 @@ def count_chunks(n: int, chunk_size: int | None) -> int:
 
 
 def chunks(
-    n: int, chunk_size: int | None, generator: Generator | None, device: torch.device | str
+    x: Tensor, chunk_size: int | None, generator: Generator | None
 ) -> Iterator[tuple[slice, Streams]]:
-    """Yield the chunks of n chains, each with streams of its own (a whole run keeps its streams).
+    """Yield the chunks of x, each with streams of its own (a whole run keeps its streams).
 
     Raises:
         ValueError: For a chunk size below 1, or chunks asked of a caller's own streams.
@@ -132,11 +133,12 @@ def chunks(
     if chunk_size is not None and chunk_size < 1:
         raise ValueError(f"chunk_size must be at least 1, got {chunk_size}")
     if isinstance(generator, Streams):
-        if chunk_size is not None and chunk_size < n:
+        if chunk_size is not None and chunk_size < len(x):
             raise ValueError("streams already belong to one chunk; pass a torch.Generator")
-        yield slice(0, n), generator
+        yield slice(0, len(x)), generator
         return
-    for streams in Streams.split(new_seed(generator), n, chunk_size or n, device):
+    n, block = len(x), block_of(x.shape[1:])
+    for streams in Streams.split(new_seed(generator), n, chunk_size or n, x.device, block):
         yield slice(streams.start, streams.stop), streams
 
 
@@ -187,7 +189,7 @@ def evolve(
     steps.append((times[-1], None if denoise else times[-1]))
     n_chunks = count_chunks(len(x), chunk_size)
     total, done, parts = n_chunks * len(steps), 0, []
-    for part, streams in chunks(len(x), chunk_size, generator, x.device):
+    for part, streams in chunks(x, chunk_size, generator):
         y = x[part]
         move = transition.begin() if isinstance(transition, Multistep) else transition
         for t, s in steps:

@@ -269,7 +269,7 @@ MUTANTS = (
     ),
     Mutant(
         "X: a run goes on with fresh noise",
-        "chains/resume.py", 'streams.set_state(saved["noise"][blocks].cpu())', "pass",
+        "chains/resume.py", 'streams.set_state(saved["noise"][streams.blocks].cpu())', "pass",
         "test_chains.py::test_parts_are_the_whole",
     ),
     Mutant(
@@ -827,5 +827,40 @@ MUTANTS = (
         "log_snr = 2 * (alpha * c.square().mean().sqrt().to(alpha)).log() - 2 * sigma.log()",
         "log_snr = 2 * c.square().mean().sqrt().to(alpha).log() - 2 * sigma.log()",
         "test_equivalence.py::test_losses_and_gradients_are_equal_sample_by_sample",
+    ),
+    Mutant(
+        "X: whoever has a part of a block fills it in another order",
+        "streams.py",
+        "skip, by_row = self.start % self.block, dim == 1 and self.total > self.block",
+        "skip, by_row = self.start % self.block, dim == 1",
+        "test_core.py::test_nor_where_blocks_are_small_or_there_is_only_one",
+    ),
+    Mutant(
+        "X: every chunk begins at the beginning of its block",
+        "streams.py",
+        "skip, by_row = self.start % self.block,",
+        "skip, by_row = 0,",
+        "test_core.py::test_noise_does_not_depend_on_the_chunks",
+    ),
+    Mutant(
+        "X: a flag that is one number in memory is nobody's",
+        "chains/rounds.py",
+        "or bool(diverging[0])",
+        "",
+        "test_chains.py::test_flags_that_are_one_number_in_memory_are_counted",
+    ),
+    Mutant(
+        "X: the first draw comes with the last step of the burn-in",
+        "chains/rounds.py",
+        "return taken > 0 and",
+        "return taken >= 0 and",
+        "test_chains.py::test_thinning_goes_on_where_it_was",
+    ),
+    Mutant(
+        "X: two components of a shared covariance in its eigenbasis",
+        "distributions/forms.py",
+        "difference if U is None else U[0] @ difference",
+        "difference",
+        "test_mixture.py",
     ),
 )  # fmt: skip

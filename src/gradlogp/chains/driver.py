@@ -23,7 +23,7 @@ from ..kernels.tuning import Adaptation
 from ..progress import Update
 from ..sampling import Progress, count_chunks
 from .engines import Engine, compiled
-from .resume import begin, check_saved, merge, noise_of
+from .resume import VERSION, begin, check_saved, merge, noise_of
 from .rounds import Round, Thinning, rounds
 from .store import Keep, Store
 from .warmup import check_adapt, retuned, tuned_values, warm_up
@@ -142,7 +142,7 @@ def run(
         divergences=diverged,
         step_size=float(step_size) if isinstance(step_size, float | int) else None,
         resume={
-            "version": 1,
+            "version": VERSION,
             "state": state._asdict(),
             "noise": noise_of(parts),
             "device": x0.device.type,

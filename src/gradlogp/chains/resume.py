@@ -8,9 +8,12 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ..core import BLOCK, Density, Generator, Kernel, Streams
+from ..core import Density, Generator, Kernel, Streams
 from ..diagnostics import Chain
 from ..sampling import chunks
+
+VERSION = 2
+"""Of what is saved of a run."""
 
 RESUME_KEYS = {"version", "state", "noise", "device", "since"}
 """What is saved of a run, and `tuned` if it tuned its kernel."""
@@ -35,7 +38,7 @@ def check_saved(
         ValueError: If it is something else, or comes with other starting points or noise.
     """
     saved = resume.resume if isinstance(resume, Chain) else resume
-    if saved is None or saved.keys() - {"tuned"} != RESUME_KEYS or saved["version"] != 1:
+    if saved is None or saved.keys() - {"tuned"} != RESUME_KEYS or saved["version"] != VERSION:
         raise ValueError("resume must be a Chain of gradlogp.run, or what its resume holds")
     if x0 is not None:
         raise ValueError("pass x0= or resume=, not both: a resumed run starts where it ended")
@@ -67,14 +70,14 @@ def begin(
     Raises:
         ValueError: If what was saved is the state of another kernel.
     """
-    n, foreign, parts = len(x0), isinstance(generator, Streams), []
+    foreign, parts = isinstance(generator, Streams), []
     if saved is None:
-        for where, streams in chunks(n, chunk_size, generator, x0.device):
+        for where, streams in chunks(x0, chunk_size, generator):
             parts.append(Part(where, streams, kernel.init(x0[where], target), foreign))
         return parts
     fields, kind = saved["state"], None
     fresh = generator if foreign else torch.Generator()  # the seed is not used
-    for where, streams in chunks(n, chunk_size, fresh, x0.device):
+    for where, streams in chunks(x0, chunk_size, fresh):
         if kind is None:
             kind = kernel.init(x0[where], target)
             if kind._fields != tuple(fields):
@@ -83,8 +86,7 @@ def begin(
                     f"one of {kind._fields}: go on with the kernel of that run"
                 )
         if not foreign:
-            blocks = slice(where.start // BLOCK, (where.stop - 1) // BLOCK + 1)
-            streams.set_state(saved["noise"][blocks].cpu())
+            streams.set_state(saved["noise"][streams.blocks].cpu())
         state = type(kind)(*(value[where] for value in fields.values()))
         parts.append(Part(where, streams, state, foreign))
     return parts
@@ -96,7 +98,7 @@ def noise_of(parts: list[Part]) -> Tensor | None:
         return None
     blocks: dict[int, Tensor] = {}
     for part in parts:
-        blocks |= dict(enumerate(part.streams.get_state(), part.where.start // BLOCK))
+        blocks |= dict(enumerate(part.streams.get_state(), part.streams.blocks.start))
     return torch.stack([blocks[i] for i in sorted(blocks)])
 
 

@@ -33,6 +33,11 @@ class Thinning(NamedTuple):
         """Return how many draws the first steps give."""
         return max(0, step - self.burn_in + self.since) // self.thin
 
+    def due(self, step: int) -> bool:
+        """Tell whether this step gives a draw."""
+        taken = step - self.burn_in + self.since
+        return taken > 0 and taken % self.thin == 0
+
     def left_over(self, step: int) -> int:
         """Return how many steps have passed since the last draw."""
         return max(0, step - self.burn_in + self.since) % self.thin
@@ -89,11 +94,13 @@ def advance(
         state, info = kernel.step(stretch.state, target, generator=streams)
         step = first + stretch.steps + 1
         stretch.state, stretch.info, stretch.steps = state, info, stretch.steps + 1
-        if thinning.kept(step) > thinning.kept(step - 1):
+        if thinning.due(step):
             stretch.draws.append(state.x)
             stretch.infos.append(info)
         if (diverging := getattr(info, "diverging", None)) is not None:
-            stretch.diverging.append(diverging)
+            # one number in memory for all chains is mostly nobody's flag, which need not be counted
+            if not stretch.diverging or diverging.stride() != (0,) or bool(diverging[0]):
+                stretch.diverging.append(diverging)
         if tell is not None:
             tell(info)
         if time.monotonic() > end:

@@ -19,17 +19,15 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from ..core import FEW
 from .covariance import Covariance
 
 FAR = 256.0
 """Largest squared distance of a mean from the centre, in variances, at which `Linear` is used."""
 
-FEW = 8
-"""Most dimensions for which the chains are made contiguous."""
-
 
 class Pair(NamedTuple):
-    """Two components of equal precisions: r_1 = sigmoid(const + oddsᵀ y), and the columns of PM."""
+    """Two components of equal precisions: r_1 = sigmoid(const + oddsᵀ (x − c)), and columns of PM."""
 
     odds: Float[Tensor, " D"]
     const: Float[Tensor, ""]
@@ -94,9 +92,9 @@ class Linear(NamedTuple):
 
     def _score_of_pair(self, x: Tensor, pair: Pair) -> Tensor:
         """Return the score of two components of equal P: their softmax is a sigmoid."""
-        y = columns(x if self.c is None else x - self.c)  # (D, B)
-        y = y if self.U is None else self.U.mT @ y
-        r = torch.addmv(pair.const, y.mT, pair.odds).sigmoid_()
+        x = x if self.c is None else x - self.c
+        r = torch.addmv(pair.const, x, pair.odds).sigmoid_()
+        y = columns(x) if self.U is None else self.U.mT @ columns(x)  # (D, B)
         if isinstance(pair.shared, float):
             s = torch.sub(pair.second, y, alpha=pair.shared)
         else:
@@ -107,7 +105,8 @@ class Linear(NamedTuple):
 
 def columns(x: Tensor) -> Tensor:
     """Return x `(B, D)` as `(D, B)` with the last dimension contiguous, for few D."""
-    return x.mT if x.mT.is_contiguous() else torch.stack(x.unbind(1))
+    y = x.mT
+    return y if y.is_contiguous() else torch.stack(x.unbind(1))
 
 
 class Differences(NamedTuple):
@@ -180,9 +179,11 @@ def form(weights: Tensor, means: Tensor, cov: Covariance, like: Tensor) -> Form:
     shared = isotropic or bool((w == w[0]).all())
     pair = None
     if shared and len(mu) == 2 and mu.shape[1] <= FEW:
-        odds, c = (PM[0] - PM[1]).to(like), (const[0] - const[1]).squeeze().to(like)
+        difference, c = PM[0] - PM[1], (const[0] - const[1]).squeeze().to(like)
+        odds = (difference if U is None else U[0] @ difference).to(like)
         P_column = 1 / level if isotropic else (1 / w[0]).to(like).unsqueeze(-1)
-        pair = Pair(odds, c, PM[1].to(like).unsqueeze(-1), odds.unsqueeze(-1), P_column)
+        second, difference = (v.to(like).unsqueeze(-1) for v in (PM[1], difference))
+        pair = Pair(odds, c, second, difference, P_column)
     return Linear(
         None if near else centre.to(like),
         None if U is None else U[0].to(like),

@@ -10,6 +10,7 @@ noisy score again, which every transition takes.
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
 from jaxtyping import Float
@@ -22,8 +23,30 @@ from .observation import Observation
 from .solve import Indefinite, solve_all
 
 
+class _Posterior(ABC):
+    """A noisy score given y: a method says where x_0 is thought to be, and what y adds to it."""
+
+    @abstractmethod
+    def _at(self, x: Tensor, t: Tensor) -> tuple[Denoised, Tensor]:
+        """Return what the prior says of x_0, and the direction in which y moves it."""
+
+    def __call__(
+        self, x: Float[Tensor, "batch *event"], t: Tensor
+    ) -> Float[Tensor, "batch *event"]:
+        """Return the score of the law of x_t given y; t `()` or `(B,)`."""
+        at, v = self._at(x, t)
+        return at.score(v)
+
+    def denoise(
+        self, x: Float[Tensor, "batch *event"], t: Tensor
+    ) -> Float[Tensor, "batch *event"]:
+        """Return the mean of x_0 given x_t and y."""
+        at, v = self._at(x, t)
+        return at.mean(v)
+
+
 @dataclass(frozen=True, eq=False)
-class DPS:
+class DPS(_Posterior):
     r"""Diffusion posterior sampling, with the likelihood of the denoised x̂_0.
 
     .. math:: \nabla \log p(y | x_t) ≈ ζ\, \nabla_{x_t} \log N(y; A(\hat x_0(x_t)), R)
@@ -59,23 +82,9 @@ class DPS:
         at = denoised(self.score, self.schedule, x, t)
         return at, self.scale * direction(self.observation, at, self.observation.R.solve)
 
-    def __call__(
-        self, x: Float[Tensor, "batch *event"], t: Tensor
-    ) -> Float[Tensor, "batch *event"]:
-        """Return the score of the law of x_t given y; t `()` or `(B,)`."""
-        at, v = self._at(x, t)
-        return at.score(v)
-
-    def denoise(
-        self, x: Float[Tensor, "batch *event"], t: Tensor
-    ) -> Float[Tensor, "batch *event"]:
-        """Return the mean of x_0 given x_t and y."""
-        at, v = self._at(x, t)
-        return at.mean(v)
-
 
 @dataclass(frozen=True, eq=False)
-class PiGDM:
+class PiGDM(_Posterior):
     r"""Pseudo-inverse guidance: x_0 given x_t has covariance r_t² I.
 
     .. math::
@@ -117,23 +126,9 @@ class PiGDM:
             self.observation, at, lambda r: solve_isotropic(operator, R, 1.0, r2, r)
         )
 
-    def __call__(
-        self, x: Float[Tensor, "batch *event"], t: Tensor
-    ) -> Float[Tensor, "batch *event"]:
-        """Return the score of the law of x_t given y; t `()` or `(B,)`."""
-        at, v = self._at(x, t)
-        return at.score(v)
-
-    def denoise(
-        self, x: Float[Tensor, "batch *event"], t: Tensor
-    ) -> Float[Tensor, "batch *event"]:
-        """Return the mean of x_0 given x_t and y."""
-        at, v = self._at(x, t)
-        return at.mean(v)
-
 
 @dataclass(frozen=True, eq=False)
-class MomentMatching:
+class MomentMatching(_Posterior):
     r"""x_0 given x_t is a Gaussian with the mean and the covariance of Tweedie's formula.
 
     .. math::
@@ -184,17 +179,3 @@ class MomentMatching:
             return solve_all(product, r, self.tol, self.max_steps, self.indefinite)
 
         return at, direction(self.observation, at, solve)
-
-    def __call__(
-        self, x: Float[Tensor, "batch *event"], t: Tensor
-    ) -> Float[Tensor, "batch *event"]:
-        """Return the score of the law of x_t given y; t `()` or `(B,)`."""
-        at, v = self._at(x, t)
-        return at.score(v)
-
-    def denoise(
-        self, x: Float[Tensor, "batch *event"], t: Tensor
-    ) -> Float[Tensor, "batch *event"]:
-        """Return the mean of x_0 given x_t and y."""
-        at, v = self._at(x, t)
-        return at.mean(v)
