@@ -157,14 +157,19 @@ def network_floor(net, x0, n_steps):
 
 def timed(make, seconds, least):
     """Return a run of `make(n_steps)` about so long, and its number of steps."""
-    pilot = make(least)
-    if pilot is None:
-        return None
-    pilot()
-    began = time.perf_counter()
-    pilot()
-    taken = time.perf_counter() - began
-    n_steps = int(min(20_000, max(least, seconds * least / taken)))
+    n_steps, taken = least, 0.0
+    while True:  # what a run begins with is no step: it has to be little beside them
+        run = make(n_steps)
+        if run is None:
+            return None
+        run()
+        began = time.perf_counter()
+        run()
+        taken = time.perf_counter() - began
+        if taken > seconds / 4:
+            break
+        n_steps *= 4
+    n_steps = max(least, int(seconds * n_steps / taken))
     return make(n_steps), n_steps
 
 
@@ -293,10 +298,10 @@ def main():
     parser.add_argument("--out", type=Path, default=HERE / "langevin.json")
     options = parser.parse_args()
     if MEMORY.keys() - os.environ.keys():
-        os.execve(sys.executable, [sys.executable, *sys.argv], os.environ | MEMORY)
+        os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], os.environ | MEMORY)
     torch.manual_seed(0)
     torch.set_num_threads(1)
-    environment = versions() | MEMORY | {
+    environment = versions() | {k: os.environ[k] for k in MEMORY} | {
         "python": platform.python_version(), "machine": platform.machine(), "threads": 1,
         "repeats": options.repeats,
     }  # fmt: skip

@@ -6,6 +6,7 @@ from itertools import pairwise
 import pytest
 import torch
 
+from gradlogp import streams
 from gradlogp.core import (
     BLOCK,
     Analytic,
@@ -74,9 +75,23 @@ def test_nor_where_blocks_are_small_or_there_is_only_one(cuts, block):
 
 def test_blocks_have_as_many_numbers_whatever_an_event_is():
     shapes = [(), (1,), (2,), (8,), (32,), (28, 28), (3, 512, 512)]
-    assert [block_of(torch.Size(s)) for s in shapes] == [32768, 32768, 16384, 4096, 1024, 41, 16]
+    assert [block_of(torch.Size(s)) for s in shapes] == [32768, 32768, 16384, 4096, 1024, 32, 16]
+    assert block_of(torch.Size([28, 28]), "cuda") == 1024
     with pytest.raises(ValueError, match="at least 1 chain, got 0"):
         Streams(0, 0, 3, 3, block=0)
+
+
+@pytest.mark.parametrize("piece", [1, 50, 100, 1000])
+def test_large_rows_are_drawn_piece_by_piece(piece, monkeypatch):
+    """Whoever has a part of a block then holds no more of it than a piece, and has the same."""
+    monkeypatch.setattr(streams, "PIECE", piece)
+    parts = [
+        randn_like(torch.empty(stop - start, 12), Streams(3, start, stop, 60, block=25))
+        for start, stop in pairwise((0, 7, 24, 25, 26, 60))
+    ]
+    whole = randn_like(torch.empty(60, 12), Streams(3, 0, 60, 60, block=25))
+    assert torch.equal(torch.cat(parts), whole)
+    assert len(whole.unique()) == whole.numel()
 
 
 @pytest.mark.parametrize("block", [10, 4])

@@ -158,10 +158,11 @@ def test_temperature_zero_is_gradient_flow(generator):
 def test_normals_are_normal():
     from gradlogp.fused import noise, pack
 
-    rng = pack._tiles(pack.seeds(3, noise.LANES)).reshape(-1)
-    z, kept = torch.empty(64, noise.LANES, dtype=torch.float32).numpy(), []
+    w, lanes = noise.WIDE, noise.VECTOR * len(noise.WIDE)
+    rng = pack._tiles(pack.seeds(3, lanes), lanes).reshape(-1)
+    z, kept = torch.empty(64, lanes, dtype=torch.float32).numpy(), []
     for _ in range(100):
-        noise.normals(rng, z, 64)
+        noise.normals(w, rng, z, 64)
         kept.append(torch.from_numpy(z.copy()))
     z = torch.stack(kept).double()
     for power, moment in ((1, 0.0), (2, 1.0), (3, 0.0), (4, 3.0), (6, 15.0)):
@@ -170,7 +171,7 @@ def test_normals_are_normal():
         p = math.erfc(edge / 2**0.5)
         assert abs(z_score((z.abs() > edge).double().flatten(), p)) < 5
     # the two of a pair, neighbours in a chain, and neighbouring chains; squares as well
-    flat = z.reshape(-1, noise.LANES)
+    flat = z.reshape(-1, lanes)
     for a, b in ((flat[::2], flat[1::2]), (flat[:-2], flat[2:]), (flat[:, :-1], flat[:, 1:])):
         assert abs(z_score((a * b).flatten(), 0.0)) < 5
         assert abs(z_score(((a**2 - 1) * (b**2 - 1)).flatten(), 0.0)) < 5
@@ -309,15 +310,30 @@ KNOWN = {
 
 
 def on_tiles(law, x):
-    """Score and log-density of `LANES` points as the compiled loops have them."""
+    """Score and log-density of as many points as a tile has, as the compiled loops have them."""
     from gradlogp.fused import noise, pack
 
     score, constants, rows = pack.score_of(law, x)
     columns = x.mT.contiguous().numpy()
     s, log_p = torch.empty_like(x.mT).contiguous(), torch.empty(len(x), dtype=x.dtype)
-    work = torch.empty(rows, noise.LANES, dtype=x.dtype).numpy()
-    score(constants, columns, s.numpy(), log_p.numpy(), work, True)
+    work = torch.empty(rows, len(x), dtype=x.dtype).numpy()
+    w = {noise.VECTOR * len(w): w for w in (noise.NARROW, noise.WIDE)}[len(x)]
+    score(w, constants, columns, s.numpy(), log_p.numpy(), work, True)
     return s.mT, log_p
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [*KNOWN, "mixture"])
+@pytest.mark.parametrize("kernel", [ULA(0.01), LeimkuhlerMatthews(0.01), MALA(0.05), BAOAB(0.05)])
+def test_few_chains_are_those_among_many(name, kernel, generator):
+    """Tiles of few chains are narrower; what they compute is the same to the bit."""
+    law = DIAGONAL if name == "mixture" else KNOWN[name]
+    x0 = torch.randn(70, law.event_shape[0], generator=generator).float()
+    many = fused.run(kernel, law, x0, 9, seed=2)
+    few = fused.run(kernel, law, x0[:16], 9, seed=2)
+    assert torch.equal(many.draws[:16], few.draws)
+    assert same([v[:16] for v in many.info], few.info)
+    assert same([v[:16] for v in many.state], few.state)
 
 
 @pytest.mark.parametrize("name", KNOWN)

@@ -33,6 +33,13 @@ CHUNK = 4096  # points handled together
 T_END = 1e-3  # the time nearest the data where the noise vanishes at t = 0
 
 
+def _streams(model: ScoreModel, n: int, generator: torch.Generator | None) -> list[Streams]:
+    """Return the noise of every chunk, in blocks that do not reach beyond one."""
+    device = model.shift.device
+    block = min(block_of(model.event_shape, device), CHUNK)
+    return Streams.split(new_seed(generator), n, CHUNK, device, block)
+
+
 def build_model(
     x: Float[Tensor, "n *event"],
     *,
@@ -130,8 +137,7 @@ def generate(
     blind = schedule(times[0])[0] == 0 and isinstance(transition, ReverseSDE | AnnealedLangevin)
     parts: list[Tensor] = []
     chunks = torch.arange(n).split(CHUNK)
-    streams = Streams.split(new_seed(generator), n, CHUNK, device, block_of(model.event_shape))
-    for i, (part, noise) in enumerate(zip(chunks, streams, strict=True)):
+    for i, (part, noise) in enumerate(zip(chunks, _streams(model, n, generator), strict=True)):
 
         def advance(done: int, total: int, i: int = i) -> None:
             if progress is not None:
@@ -174,9 +180,9 @@ def log_density(
     """
     schedule, parts = model.schedule, []
     chunks = torch.arange(len(x)).split(CHUNK)
-    block = block_of(model.event_shape)
-    streams = Streams.split(new_seed(generator), len(x), CHUNK, model.shift.device, block)
-    for i, (part, noise) in enumerate(zip(chunks, streams, strict=True)):
+    for i, (part, noise) in enumerate(
+        zip(chunks, _streams(model, len(x), generator), strict=True)
+    ):
 
         def advance(done: int, total: int, i: int = i) -> None:
             if progress is not None:

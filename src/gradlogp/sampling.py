@@ -137,7 +137,7 @@ def chunks(
             raise ValueError("streams already belong to one chunk; pass a torch.Generator")
         yield slice(0, len(x)), generator
         return
-    n, block = len(x), block_of(x.shape[1:])
+    n, block = len(x), block_of(x.shape[1:], x.device)
     for streams in Streams.split(new_seed(generator), n, chunk_size or n, x.device, block):
         yield slice(streams.start, streams.stop), streams
 

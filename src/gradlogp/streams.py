@@ -10,8 +10,11 @@ from torch import Tensor
 BLOCK = 1024
 """Chains that share one stream of noise, where nothing else is asked for."""
 
-NUMBERS = 2**15
-"""Numbers in one draw of one block: enough that what a call costs does not show."""
+NUMBERS, ON_DEVICE = 2**15, 2**20
+"""Numbers in one draw of one block, on the CPU and elsewhere: enough that a call does not show."""
+
+PIECE = 2**22
+"""Most numbers drawn in one go, for rows much larger than an event."""
 
 FEW = 8
 """Most dimensions for which the chains are contiguous in memory, not the dimensions."""
@@ -19,9 +22,11 @@ FEW = 8
 _IN_PLACE = {torch.randn: Tensor.normal_, torch.rand: Tensor.uniform_}
 
 
-def block_of(event_shape: torch.Size) -> int:
-    """Return how many chains of this event shape best share a stream; at least 16."""
-    return max(16, NUMBERS // max(1, event_shape.numel()))
+def block_of(event_shape: torch.Size, device: torch.device | str = "cpu") -> int:
+    """Return how many chains of this event shape best share a stream: a power of two, at least 16."""
+    numbers = NUMBERS if torch.device(device).type == "cpu" else ON_DEVICE
+    chains = max(16, numbers // max(1, event_shape.numel()))
+    return 1 << (chains.bit_length() - 1)
 
 
 class Streams:
@@ -89,16 +94,21 @@ class Streams:
             fill(out, generator=self._generators[0])
             return out.mT if dim else out
         skip, by_row = self.start % self.block, dim == 1 and self.total > self.block
+        most = self.block if dim else max(1, PIECE // max(1, shape[1:].numel()))
         parts = out.split_with_sizes(self._sizes, dim)
         for part, size, generator in zip(parts, self._full, self._generators, strict=True):
-            whole = part.shape[dim] == size
-            drawn = (
-                part if whole else like.new_empty((*out.shape[:dim], size, *out.shape[dim + 1 :]))
-            )
-            for row in drawn if by_row else (drawn,):  # contiguous, which fills much faster
-                fill(row, generator=generator)
-            if not whole:
-                part.copy_(drawn.narrow(dim, skip, part.shape[dim]))
+            for at in range(0, size, most):  # mostly all of the block
+                n_drawn = min(most, size - at)
+                first, last = max(at, skip), min(at + n_drawn, skip + part.shape[dim])
+                mine = part.narrow(dim, first - skip, last - first) if first < last else None
+                if mine is not None and last - first == n_drawn:
+                    drawn = mine
+                else:
+                    drawn = like.new_empty((shape[1], n_drawn) if dim else (n_drawn, *shape[1:]))
+                for row in drawn if by_row else (drawn,):  # contiguous, which fills much faster
+                    fill(row, generator=generator)
+                if mine is not None and drawn is not mine:
+                    mine.copy_(drawn.narrow(dim, first - at, last - first))
             skip = 0
         return out.mT if dim else out
 

@@ -348,7 +348,7 @@ MUTANTS = (
     Mutant(
         "X: a fused MALA step keeps the score of what it rejected",
         "fused/engine.py",
-        "_stay(take, g, there)",
+        "_stay(w, take, g, there)",
         "_stay(take, g, g)",
         "test_fused.py::test_agrees_with_the_plain_engine",
     ),
@@ -843,11 +843,11 @@ MUTANTS = (
         "test_core.py::test_noise_does_not_depend_on_the_chunks",
     ),
     Mutant(
-        "X: a flag that is one number in memory is nobody's",
+        "X: steps since the last draw of a run that kept fewer are draws",
         "chains/rounds.py",
-        "or bool(diverging[0])",
-        "",
-        "test_chains.py::test_flags_that_are_one_number_in_memory_are_counted",
+        "// self.thin - made",
+        "// self.thin",
+        "test_chains.py::test_thinning_goes_on_with_another_thin",
     ),
     Mutant(
         "X: the first draw comes with the last step of the burn-in",

@@ -38,8 +38,13 @@ def check_saved(
         ValueError: If it is something else, or comes with other starting points or noise.
     """
     saved = resume.resume if isinstance(resume, Chain) else resume
-    if saved is None or saved.keys() - {"tuned"} != RESUME_KEYS or saved["version"] != VERSION:
+    if saved is None or saved.keys() - {"tuned"} != RESUME_KEYS:
         raise ValueError("resume must be a Chain of gradlogp.run, or what its resume holds")
+    if saved["version"] != VERSION:
+        raise ValueError(
+            f"resume has version {saved['version']} and this one reads {VERSION}: the noise of another "
+            "version is dealt out in another way; start from x0=resume['state']['x']"
+        )
     if x0 is not None:
         raise ValueError("pass x0= or resume=, not both: a resumed run starts where it ended")
     if saved["noise"] is not None and generator is not None:

@@ -31,7 +31,8 @@ class Thinning(NamedTuple):
 
     def kept(self, step: int) -> int:
         """Return how many draws the first steps give."""
-        return max(0, step - self.burn_in + self.since) // self.thin
+        made = self.since // self.thin  # by a run that kept fewer
+        return max(0, step - self.burn_in + self.since) // self.thin - made
 
     def due(self, step: int) -> bool:
         """Tell whether this step gives a draw."""
@@ -98,9 +99,7 @@ def advance(
             stretch.draws.append(state.x)
             stretch.infos.append(info)
         if (diverging := getattr(info, "diverging", None)) is not None:
-            # one number in memory for all chains is mostly nobody's flag, which need not be counted
-            if not stretch.diverging or diverging.stride() != (0,) or bool(diverging[0]):
-                stretch.diverging.append(diverging)
+            stretch.diverging.append(diverging)
         if tell is not None:
             tell(info)
         if time.monotonic() > end:

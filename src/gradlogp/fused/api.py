@@ -169,7 +169,7 @@ def run(
     if threads < 1:
         raise ValueError(f"threads must be at least 1, got {threads}")
     from . import engine
-    from .pack import Arrays, number, score_of
+    from .pack import Arrays, number, score_of, width
 
     start = kernel.init(x0, target)
     kind, c = number(kernel, DTYPES[x0.dtype])
@@ -182,9 +182,9 @@ def run(
 
     def move(part: tuple[int, int], done: int, steps: int) -> None:
         engine.tiles(
-            kind, c, score, constants, rows, *part, n, a.rng, a.x, a.score, a.extra, a.log_prob,
-            a.counts, done, steps, burn_in, thin, a.draws, a.flags, a.accepted, a.acceptance,
-            a.kept_log_prob,
+            width(n), kind, c, score, constants, rows, *part, n, a.rng, a.x, a.score, a.extra,
+            a.log_prob, a.counts, done, steps, burn_in, thin, a.draws, a.flags, a.accepted,
+            a.acceptance, a.kept_log_prob,
         )  # fmt: skip
 
     pool = ThreadPoolExecutor(len(parts)) if len(parts) > 1 else None

@@ -6,7 +6,7 @@ and the number of the chain. Two outputs make two normals: with u uniform on (0,
 
 .. math:: (z_1, z_2) = \sqrt{-2 \log u}\, (\cos θ, \sin θ).
 
-They are made in single precision, and reach 6.6 standard deviations. `LANES` chains move together.
+They are made in single precision, and reach 6.6 standard deviations. a tile of chains moves together.
 
 References:
     | Scrambled Linear Pseudorandom Number Generators (Blackman & Vigna, 2021)
@@ -26,8 +26,11 @@ import numba
 import numpy as np
 from numba.extending import overload
 
-LANES = 64
-"""Chains in a tile. A constant, so that every chain runs through the same instructions."""
+VECTOR = 16
+"""Chains in the narrowest tile: as many single-precision numbers as a register has at most."""
+
+NARROW, WIDE = (0,), (0, 0, 0, 0)
+"""Widths of a tile as tuples of so many times `VECTOR`: the type tells, so a compiler knows it."""
 
 OPTIONS: dict[str, Any] = {"nogil": True, "error_model": "numpy", "fastmath": {"contract"}}
 """Fused multiply-add, and no other liberty: sums keep their order, and NaN stays what it is."""
@@ -116,29 +119,30 @@ def _log(x: Any) -> Any:
 
 
 @inlined
-def advance(rng: Any, i: Any) -> Any:
+def advance(rng: Any, i: Any, lanes: Any) -> Any:
     """Step the generator of lane i and return 32 bits."""
-    s0, s1 = rng[i], rng[LANES + i]
-    s2, s3 = rng[2 * LANES + i], rng[3 * LANES + i]
+    s0, s1 = rng[i], rng[lanes + i]
+    s2, s3 = rng[2 * lanes + i], rng[3 * lanes + i]
     out = _u(rotl(_u(s0 + s3), 7) + s0)
     t = _u(s1 << _u(9))
     s2 = _u(s2 ^ s0)
     s3 = _u(s3 ^ s1)
-    rng[LANES + i] = _u(s1 ^ s2)
+    rng[lanes + i] = _u(s1 ^ s2)
     rng[i] = _u(s0 ^ s3)
-    rng[2 * LANES + i] = _u(s2 ^ t)
-    rng[3 * LANES + i] = rotl(s3, 11)
+    rng[2 * lanes + i] = _u(s2 ^ t)
+    rng[3 * lanes + i] = rotl(s3, 11)
     return out
 
 
 @compiled
-def normals(rng: Any, z: Any, d: int) -> None:
-    """Fill d rows of z `(d rounded up to even, LANES)` with normals."""
+def normals(w: Any, rng: Any, z: Any, d: int) -> None:
+    """Fill d rows of z `(d rounded up to even, lanes)` with normals."""
+    lanes = VECTOR * len(w)
     for row in range(0, d, 2):
         one, two = z[row], z[row + 1]
-        for i in range(LANES):
-            a = advance(rng, i)
-            b = advance(rng, i)
+        for i in range(lanes):
+            a = advance(rng, i, lanes)
+            b = advance(rng, i, lanes)
             u = (_f(_i(a >> _u(1))) + HALF) * FINE
             radius = np.sqrt(_f(-2) * log32(u))
             t = _f(_i(b)) * ANGLE
@@ -154,7 +158,8 @@ def normals(rng: Any, z: Any, d: int) -> None:
 
 
 @compiled
-def uniforms(rng: Any, u: Any) -> None:
+def uniforms(w: Any, rng: Any, u: Any) -> None:
     """Fill u with uniform numbers in (0, 1), one for each lane."""
-    for i in range(LANES):
-        u[i] = (_f(_i(advance(rng, i) >> _u(8))) + HALF) * _f(2.0**-24)
+    lanes = VECTOR * len(w)
+    for i in range(lanes):
+        u[i] = (_f(_i(advance(rng, i, lanes) >> _u(8))) + HALF) * _f(2.0**-24)

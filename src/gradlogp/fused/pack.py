@@ -15,7 +15,7 @@ from ..kernels import MALA, ULA, LeimkuhlerMatthews
 from ..kernels.steps import LangevinInfo, MetropolisInfo
 from . import engine, mixtures
 from . import known as tiles_of
-from .noise import LANES
+from .noise import NARROW, VECTOR, WIDE
 
 
 def number(kernel: Any, dtype: Any) -> tuple[int, Any]:
@@ -109,12 +109,17 @@ def seeds(seed: int, n: int) -> Any:
     return np.stack(halves, 1)
 
 
-def _tiles(rows: Any) -> Any:
-    """Turn `(n, D)` into `(tile, D, LANES)`; idle lanes repeat the last chain."""
+def width(n: int) -> tuple[int, ...]:
+    """Return how wide the tiles of n chains are: idle lanes cost as much as others."""
+    return NARROW if n <= VECTOR else WIDE
+
+
+def _tiles(rows: Any, lanes: int) -> Any:
+    """Turn `(n, D)` into `(tile, D, lanes)`; idle lanes repeat the last chain."""
     n, D = rows.shape
-    tiles = -(-n // LANES)
-    padded = np.concatenate([rows, np.repeat(rows[-1:], tiles * LANES - n, 0)])
-    return np.ascontiguousarray(padded.reshape(tiles, LANES, D).transpose(0, 2, 1))
+    tiles = -(-n // lanes)
+    padded = np.concatenate([rows, np.repeat(rows[-1:], tiles * lanes - n, 0)])
+    return np.ascontiguousarray(padded.reshape(tiles, lanes, D).transpose(0, 2, 1))
 
 
 class Arrays(NamedTuple):
@@ -135,15 +140,16 @@ class Arrays(NamedTuple):
     @classmethod
     def of(cls, start: Any, seed: int, kept: int, kind: int) -> Arrays:
         """Lay out the state at the start, and room for the draws."""
-        x, score = (_tiles(v.detach().numpy()) for v in start[:2])
         n, D = start.x.shape
+        lanes = VECTOR * len(width(n))
+        x, score = (_tiles(v.detach().numpy(), lanes) for v in start[:2])
         tiles, dtype = len(x), x.dtype
-        rng = _tiles(seeds(seed, n)).reshape(tiles, 4 * LANES)
-        log_prob = np.zeros((tiles, LANES), dtype)
+        rng = _tiles(seeds(seed, n), lanes).reshape(tiles, 4 * lanes)
+        log_prob = np.zeros((tiles, lanes), dtype)
         if kind == engine.MALA:
-            log_prob = _tiles(start.log_prob.numpy()[:, None])[:, 0].copy()
+            log_prob = _tiles(start.log_prob.numpy()[:, None], lanes)[:, 0].copy()
         moving = kind in (engine.BAOAB, engine.AVERAGED)
-        extra = np.zeros((tiles, x.shape[1] if moving else 0, LANES), dtype)
+        extra = np.zeros((tiles, x.shape[1] if moving else 0, lanes), dtype)
         room = (n, kept) if kind == engine.MALA else (1, 1)
         return cls(
             rng, x, score, extra, log_prob, np.zeros(n, np.int64), np.empty((n, kept, D), dtype),

@@ -50,9 +50,6 @@ class MetropolisInfo(NamedTuple):
 
 S = TypeVar("S", bound=tuple[Tensor, ...])
 
-MANY = 1024
-"""Chains from which it is faster to flag nobody with one number than with one for each."""
-
 
 # ---------------------------------------------------------------------------- arguments
 
@@ -101,7 +98,10 @@ def all_finite(fields: tuple[Tensor, ...]) -> bool:
 
     A sum is finite only if every term is: ∞ − ∞ is not a number either.
     """
-    return all(math.isfinite(field.sum().item()) for field in fields)
+    sums = (field.sum() for field in fields)
+    if fields[0].device.type != "cpu":  # where to look at a number means to wait for it
+        return math.isfinite(sum(sums, torch.zeros((), device=fields[0].device)).item())
+    return all(math.isfinite(total.item()) for total in sums)
 
 
 def scored(x: Tensor, target: Density) -> Tensor:
@@ -152,10 +152,7 @@ def settle(new: S, old: S, on_nonfinite: Unadjusted) -> tuple[S, LangevinInfo]:
         FloatingPointError: For `on_nonfinite="raise"`, if a chain left the finite numbers.
     """
     if all_finite(new):
-        n = len(new[0])
-        # for many chains one number in memory: nothing to write, and nothing to count afterwards
-        flag = torch.zeros(n if n < MANY else (), dtype=torch.bool, device=new[0].device)
-        return new, LangevinInfo(flag.expand(n) if n >= MANY else flag)
+        return new, LangevinInfo(torch.zeros(len(new[0]), dtype=torch.bool, device=new[0].device))
     ok = torch.stack([finite(field) for field in new]).all(0)
     if not bool(ok.all()):
         if on_nonfinite == "raise":
