@@ -201,6 +201,7 @@ def test_slices_burn_in_and_thinning_choose_among_the_same_draws(generator, monk
     x0, seen = single(DIAGONAL, 70, generator), []
     whole = fused.run(ULA(0.1), DIAGONAL, x0, 23, seed=1)
     monkeypatch.setattr("gradlogp.fused.api.SLICE", 70 * 2 * 4)  # four steps at a time
+    monkeypatch.setattr("gradlogp.fused.api.FEWEST", 1)
     part = fused.run(ULA(0.1), DIAGONAL, x0, 23, 5, 4, seed=1, progress=lambda *n: seen.append(n))
     assert torch.equal(part.draws, whole.draws[:, 8::4])
     assert torch.equal(part.state.x, whole.state.x)
@@ -289,6 +290,24 @@ def test_scores_of_tiles_are_those_of_the_law(D, kind, dtype, generator):
     close = torch.testing.assert_close
     close(run.state.score, law.score(run.state.x), rtol=tolerance, atol=tolerance)
     close(run.state.log_prob, law.log_prob(run.state.x), rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize("kind", ["full", pytest.param("diagonal", marks=pytest.mark.slow)])
+def test_components_too_far_to_count_and_points_too_far_to_score(kind, generator):
+    """Weights below e^-670 are 0, which is right to the last digit; what is not a number stays so."""
+    mu = 40 * torch.randn(5, 3, generator=generator)
+    A = torch.randn(5, 3, 3, generator=generator)
+    covs = A @ A.mT + torch.eye(3) if kind == "full" else 0.3 + A[0].repeat(5, 1)[:5].square()
+    law = GaussianMixture(torch.full((5,), 0.2), mu, covs)
+    x0 = torch.cat([law.sample(64, generator=generator), mu.mean(0, keepdim=True).repeat(8, 1)])
+    assert float((law.responsibilities(x0) == 0).double().mean()) > 0.3
+    run = fused.run(MALA(0.01), law, x0, 2)
+    torch.testing.assert_close(run.state.score, law.score(run.state.x), rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(
+        run.state.log_prob, law.log_prob(run.state.x), rtol=1e-10, atol=1e-10
+    )
+    far = torch.cat([x0[:70], torch.full((1, 3), 1e200)])  # its square is not finite
+    assert fused.run(ULA(1e-3), law, far, 2).divergences.tolist() == [0] * 70 + [2]
 
 
 # ---------------------------------------------------------------------------- known targets
@@ -414,6 +433,20 @@ def test_mala_keeps_a_known_target(name, generator):
 
 
 # ---------------------------------------------------------------------------- as an engine of run
+
+
+def test_where_matrix_products_are_faster():
+    eye = torch.eye(20) + 0.1
+    full = GaussianMixture([0.5, 0.5], torch.zeros(2, 20), eye.repeat(2, 1, 1))
+    few, many, wide = torch.zeros(15, 20), torch.zeros(16, 20), torch.zeros(100, 65)
+    assert (
+        fused.slower(full, few)
+        == "15 chains in 20 dimensions with full covariances are faster there"
+    )
+    assert fused.slower(full, many) is None
+    assert fused.slower(Gaussian(torch.zeros(65), torch.eye(65) + 0.1), wide) is not None
+    assert fused.slower(Gaussian(torch.zeros(65), torch.ones(65)), wide) is None
+    assert fused.slower(densities.LogCosh(65), wide) is None
 
 
 def test_run_hands_over_and_falls_back(caplog, monkeypatch):

@@ -863,4 +863,18 @@ MUTANTS = (
         "difference",
         "test_mixture.py",
     ),
+    Mutant(
+        "X: a weight that is not a number is taken for a small one",
+        "fused/mixtures.py",
+        "zero if r < low else exp(r)",
+        "exp(r) if r > low else zero",
+        "test_fused.py::test_components_too_far_to_count_and_points_too_far_to_score",
+    ),
+    Mutant(
+        "X: the last of four terms is counted twice where there are three",
+        "fused/mixtures.py",
+        "if a + 2 < D else zero, W[k, a3, b] if a + 3 < D else zero",
+        "if a + 2 < D else zero, W[k, a3, b]",
+        "test_fused.py::test_components_too_far_to_count_and_points_too_far_to_score",
+    ),
 )  # fmt: skip

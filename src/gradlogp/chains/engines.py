@@ -54,9 +54,13 @@ def compiled(
         log.info("engine='auto' takes PyTorch: %s", reason)
         return None
     assert x0 is not None
-    if engine == "auto" and n_steps * len(x0) < WORTH:
-        log.info("engine='auto' takes PyTorch: compiling would take longer")
-        return None
+    if engine == "auto":
+        reason = fused.slower(target, x0)
+        if n_steps * len(x0) < WORTH:
+            reason = "compiling would take longer"
+        if reason is not None:
+            log.info("engine='auto' takes PyTorch: %s", reason)
+            return None
     assert not hasattr(generator, "draw")
     seed = new_seed(generator)  # type: ignore[arg-type]
     found = fused.run(

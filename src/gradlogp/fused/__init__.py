@@ -9,4 +9,5 @@ from .api import Fused as Fused
 from .api import Jitted as Jitted
 from .api import objection as objection
 from .api import run as run
+from .api import slower as slower
 from .api import supports as supports

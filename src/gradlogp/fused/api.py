@@ -26,6 +26,9 @@ from ..kernels.underdamped import BAOAB
 SLICE = 2**22
 """Numbers drawn between two calls of progress, and between two looks at Ctrl-C."""
 
+FEWEST = 10
+"""Steps in between at least: what a tile is comes from memory once for all of them."""
+
 KNOWN = (
     densities.Banana, densities.Funnel, densities.Ring, densities.DoubleWell, densities.ManyWell,
     densities.LogCosh, densities.SkewedGumbel, densities.LogisticRegression,
@@ -122,6 +125,16 @@ def objection(kernel: object, target: object, x0: Tensor | None = None) -> str |
     return None
 
 
+def slower(target: Any, x0: Tensor) -> str | None:
+    """Return why PyTorch is the faster one, whose matrix products no loop over chains equals."""
+    n, D = x0.shape
+    if getattr(getattr(target, "_cov", None), "U", None) is None or D < 16:
+        return None
+    if n < 16 or D > 64:
+        return f"{n} chains in {D} dimensions with full covariances are faster there"
+    return None
+
+
 def supports(kernel: object, target: object, x0: Tensor | None = None) -> bool:
     """Return whether the fused engine can run this; `objection` says why not."""
     return objection(kernel, target, x0) is None
@@ -178,7 +191,7 @@ def run(
     tiles, n = len(a.x), len(x0)
     parts = [(i * tiles // threads, (i + 1) * tiles // threads) for i in range(threads)]
     parts = [part for part in parts if part[0] < part[1]]
-    slice_ = max(1, SLICE // (n * x0.shape[1]))
+    slice_ = max(FEWEST, SLICE // (n * x0.shape[1]))
 
     def move(part: tuple[int, int], done: int, steps: int) -> None:
         engine.tiles(

@@ -53,7 +53,7 @@ def score_of(target: Any, x0: Tensor) -> tuple[Any, tuple[Any, ...], int]:
         arrays, rows, score = (mean, P, const), K + 1, mixtures.diagonal
     else:
         W = U / w.sqrt().unsqueeze(-2)
-        arrays, rows, score = (mean, W, const), K + 1 + K * D, mixtures.full
+        arrays, rows, score = (mean, W, const), K + 1 + K * D + D, mixtures.full
     return score, tuple(_of_dtype(v, x0) for v in arrays), rows
 
 
