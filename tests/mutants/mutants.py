@@ -864,10 +864,10 @@ MUTANTS = (
         "test_mixture.py",
     ),
     Mutant(
-        "X: a weight that is not a number is taken for a small one",
+        "X: a weight that is not a number is none at all",
         "fused/mixtures.py",
-        "zero if r < low else exp(r)",
-        "exp(r) if r > low else zero",
+        "np.int32(l[k, i] != zero)",
+        "np.int32(l[k, i] > zero)",
         "test_fused.py::test_components_too_far_to_count_and_points_too_far_to_score",
     ),
     Mutant(

@@ -122,6 +122,10 @@ def full(w: Any, constants: Any, x: Any, s: Any, log_p: Any, work: Any, want: bo
                 w0, w1 = W[k, a, b], W[k, a1, b] if a + 1 < D else zero
                 w2, w3 = W[k, a2, b] if a + 2 < D else zero, W[k, a3, b] if a + 3 < D else zero
                 m0, m1, m2, m3 = means[k, a], means[k, a1], means[k, a2], means[k, a3]
+                if a + 2 >= D:  # one or two are left
+                    for i in range(lanes):
+                        y[row, i] += w0 * (x[a, i] - m0) + w1 * (x[a1, i] - m1)
+                    continue
                 for i in range(lanes):
                     first = w0 * (x[a, i] - m0) + w1 * (x[a1, i] - m1)
                     y[row, i] += first + (w2 * (x[a2, i] - m2) + w3 * (x[a3, i] - m3))
@@ -144,5 +148,9 @@ def full(w: Any, constants: Any, x: Any, s: Any, log_p: Any, work: Any, want: bo
                 w0, w1 = W[k, a, b], W[k, a, b1] if b + 1 < D else zero
                 w2, w3 = W[k, a, b2] if b + 2 < D else zero, W[k, a, b3] if b + 3 < D else zero
                 b0, b1, b2, b3 = k * D + b, k * D + b1, k * D + b2, k * D + b3
+                if b + 2 >= D:
+                    for i in range(lanes):
+                        s[a, i] -= w0 * y[b0, i] + w1 * y[b1, i]
+                    continue
                 for i in range(lanes):
                     s[a, i] -= (w0 * y[b0, i] + w1 * y[b1, i]) + (w2 * y[b2, i] + w3 * y[b3, i])
