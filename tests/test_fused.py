@@ -16,6 +16,7 @@ from gradlogp import (
     LeimkuhlerMatthews,
     densities,
     fused,
+    run,
 )
 
 numba = pytest.importorskip("numba")
@@ -212,6 +213,52 @@ def test_slices_burn_in_and_thinning_choose_among_the_same_draws(generator, monk
 # ---------------------------------------------------------------------------- conduct
 
 
+@pytest.mark.parametrize("threads", [1, 3])
+def test_an_interrupt_keeps_what_was_drawn(threads, generator, monkeypatch):
+    x0 = single(DIAGONAL, 200, generator)
+    whole = fused.run(ULA(0.1), DIAGONAL, x0, 40, 5, 4, seed=1)
+    monkeypatch.setattr("gradlogp.fused.api.SLICE", 1)  # ten steps at a time
+
+    def press(done, total):
+        if done == 20:
+            raise KeyboardInterrupt
+
+    part = fused.run(ULA(0.1), DIAGONAL, x0, 40, 5, 4, seed=1, threads=threads, progress=press)
+    assert part.n_steps == 20
+    assert torch.equal(part.draws, whole.draws[:, :3])  # of steps 9, 13 and 17
+    assert part.info.diverging.shape == (200, 3)
+    assert torch.equal(part.state.x, fused.run(ULA(0.1), DIAGONAL, x0, 20, seed=1).state.x)
+    with pytest.warns(RuntimeWarning, match="interrupted after 20 of 40 steps: 3 draws are kept"):
+        chain = run(ULA(0.1), DIAGONAL, x0, 40, 5, 4, engine="fused", progress=press)
+    assert not chain.complete
+    assert chain.draws.shape == (200, 3, 2)
+
+
+@pytest.mark.parametrize("behind", [(), (0,), (1, 2), (0, 1, 2)])
+def test_an_interrupt_leaves_every_chain_at_the_same_step(behind, generator, monkeypatch):
+    """Whether Python sees it before the parts of the chains have moved or after."""
+    from gradlogp.fused import engine
+
+    x0, tiles, calls = single(DIAGONAL, 200, generator), engine.tiles, []
+    monkeypatch.setattr("gradlogp.fused.api.SLICE", 1)
+
+    def late(*arguments):
+        calls.append(arguments)
+        now, part = arguments[15], len(calls) % 3  # steps already taken
+        if now == 10 and len(calls) <= 6 and part in behind:
+            raise KeyboardInterrupt
+        tiles(*arguments)
+        if now == 10 and len(calls) <= 6 and not behind:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(engine, "tiles", late)
+    part = fused.run(ULA(0.1), DIAGONAL, x0, 40, seed=1, threads=3)
+    monkeypatch.undo()
+    expected = 10 if len(behind) == 3 else 20
+    assert part.n_steps == expected
+    assert torch.equal(part.state.x, fused.run(ULA(0.1), DIAGONAL, x0, expected, seed=1).state.x)
+
+
 def test_a_function_of_ones_own(cubic, generator):
     """E[x s(x)] = −1 for any density; MALA keeps the law, and either engine takes the target."""
     x0 = torch.randn(4000, 1, generator=generator)
@@ -308,6 +355,9 @@ def test_components_too_far_to_count_and_points_too_far_to_score(kind, generator
     )
     far = torch.cat([x0[:70], torch.full((1, 3), 1e200)])  # its square is not finite
     assert fused.run(ULA(1e-3), law, far, 2).divergences.tolist() == [0] * 70 + [2]
+    out = torch.full((1, 3), 1e153)  # the step from there leads to where no weight is a number
+    assert law.score(out).isfinite().all()
+    assert fused.run(ULA(1e5), law, out, 2).divergences.tolist() == [2]
 
 
 # ---------------------------------------------------------------------------- known targets

@@ -877,4 +877,11 @@ MUTANTS = (
         "if a + 2 < D else zero, W[k, a3, b]",
         "test_fused.py::test_components_too_far_to_count_and_points_too_far_to_score",
     ),
+    Mutant(
+        "X: chains that an interrupt left behind stay there",
+        "fused/api.py",
+        "each(i)",
+        "pass",
+        "test_fused.py::test_an_interrupt_leaves_every_chain_at_the_same_step",
+    ),
 )  # fmt: skip

@@ -103,8 +103,9 @@ def run(
         None if progress is None else lambda done, total: progress(done, total),
     )  # fmt: skip
     if fast is not None:
-        _warn(fast.divergences, n_steps, n_steps, Thinning(burn_in, thin, 0))
-        return dataclasses.replace(fast, kernel=kernel)
+        chain, done = fast
+        _warn(chain.divergences, done, n_steps, Thinning(burn_in, thin, 0))
+        return dataclasses.replace(chain, kernel=kernel)
     saved = None if resume is None else check_saved(resume, x0, generator)
     x0 = x0 if saved is None else saved["state"]["x"]
     if x0 is None:

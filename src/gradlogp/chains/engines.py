@@ -32,8 +32,8 @@ def compiled(
     generator: Generator | None,
     plain: bool,
     progress: Progress | None,
-) -> Chain | None:
-    """Run on the fused engine, or return None where PyTorch is to do it.
+) -> tuple[Chain, int] | None:
+    """Run on the fused engine and return the steps taken too, or None where PyTorch is to do it.
 
     Raises:
         ValueError: For `fused` where that engine cannot run this, with the reason; or for a name
@@ -67,7 +67,8 @@ def compiled(
         kernel, target, x0, n_steps, burn_in, thin, seed=seed, progress=progress,
         threads=torch.get_num_threads(),
     )  # fmt: skip
-    return Chain(
+    chain = Chain(
         found.draws, found.info, found.state, divergences=found.divergences,
-        step_size=float(kernel.step_size),
+        step_size=float(kernel.step_size), complete=found.n_steps == n_steps,
     )  # fmt: skip
+    return chain, found.n_steps

@@ -39,12 +39,13 @@ DTYPES = {torch.float32: np.float32, torch.float64: np.float64}
 
 
 class Fused(NamedTuple):
-    """Draws `(chain, draw, D)`, info `(chain, draw)`, the last state, and diverging steps."""
+    """Draws `(chain, draw, D)`, info `(chain, draw)`, the last state, diverging steps, steps taken."""
 
     draws: Float[Tensor, "chain draw D"]
     info: LangevinInfo | MetropolisInfo
     state: Any
     divergences: Int[Tensor, " chain"]
+    n_steps: int
 
 
 @dataclass(frozen=True, eq=False)
@@ -153,7 +154,7 @@ def run(
     threads: int = 1,
     progress: Callable[[int, int], None] | None = None,
 ) -> Fused:
-    """Run a kernel on every chain in compiled code and keep the draws.
+    """Run a kernel on every chain in compiled code and keep the draws, those so far on Ctrl-C.
 
     Arguments:
         kernel: `ULA`, `LeimkuhlerMatthews`, `MALA` without preconditioner, or `BAOAB`.
@@ -193,25 +194,40 @@ def run(
     parts = [part for part in parts if part[0] < part[1]]
     slice_ = max(FEWEST, SLICE // (n * x0.shape[1]))
 
-    def move(part: tuple[int, int], done: int, steps: int) -> None:
+    reached = np.zeros((len(parts), 1), np.int64)
+
+    def move(i: int, done: int, steps: int) -> None:
         engine.tiles(
-            width(n), kind, c, score, constants, rows, *part, n, a.rng, a.x, a.score, a.extra,
+            width(n), kind, c, score, constants, rows, *parts[i], n, a.rng, a.x, a.score, a.extra,
             a.log_prob, a.counts, done, steps, burn_in, thin, a.draws, a.flags, a.accepted,
-            a.acceptance, a.kept_log_prob,
+            a.acceptance, a.kept_log_prob, reached[i],
         )  # fmt: skip
 
-    pool = ThreadPoolExecutor(len(parts)) if len(parts) > 1 else None
+    pool, done, interrupted = ThreadPoolExecutor(len(parts)) if len(parts) > 1 else None, 0, False
     with pool or nullcontext():
-        for done in range(0, n_steps, slice_):
+        while done < n_steps and not interrupted:
             steps = min(slice_, n_steps - done)
             each = partial(move, done=done, steps=steps)
-            list(pool.map(each, parts) if pool else map(each, parts))
-            if progress is not None:
-                progress(done + steps, n_steps)
+            try:
+                list((pool.map if pool else map)(each, range(len(parts))))
+                if progress is not None:
+                    progress(done + steps, n_steps)
+            except KeyboardInterrupt:
+                interrupted = True
+                if pool is not None:
+                    pool.shutdown()
+                behind = [i for i in range(len(parts)) if reached[i, 0] == done]
+                if len(behind) == len(parts):
+                    break
+                for i in behind:
+                    each(i)
+            done += steps
+    if done == 0:
+        raise KeyboardInterrupt
     divergences = torch.from_numpy(a.counts)
     if kernel.on_nonfinite == "raise" and bool(divergences.any()):
         raise FloatingPointError(
             f"{int((divergences > 0).sum())} of {n} chains left the finite numbers; "
             "take a smaller step_size"
         )
-    return Fused(*a.result(start), divergences)
+    return Fused(*a.result(start, max(0, done - burn_in) // thin), divergences, done)

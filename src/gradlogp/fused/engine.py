@@ -83,7 +83,7 @@ def tiles(
     w: Any, kind: int, c: Any, score: Any, constants: Any, rows: int, first: int, last: int, n: int,
     rng: Any, x: Any, s: Any, extra: Any, log_p: Any, counts: Any,
     step: int, n_steps: int, burn_in: int, thin: int, draws: Any, flags: Any, accepted: Any,
-    acceptance: Any, kept_log_p: Any,
+    acceptance: Any, kept_log_p: Any, reached: Any,
 ) -> None:  # fmt: skip
     r"""Move the tiles first … last − 1 by n_steps steps; the arrays hold the state before and after.
 
@@ -113,6 +113,8 @@ def tiles(
         accepted: `(chain, draw)`, for `MALA`.
         acceptance: `(chain, draw)`, for `MALA`.
         kept_log_p: `(chain, draw)`, for `MALA`.
+        reached: `(1,)`, set to the steps taken in all when they are: so that an interrupt, which Python
+            may see before or after this function, leaves no doubt.
     """
     lanes = VECTOR * len(w)
     D, zero = x.shape[1], x.dtype.type(0)
@@ -222,3 +224,4 @@ def tiles(
         _copy(w, more, extra[tile])
         for i in range(lanes):
             log_p[tile, i] = old_lp[i]
+    reached[0] = step + n_steps

@@ -157,8 +157,8 @@ class Arrays(NamedTuple):
             np.zeros(room, dtype),
         )  # fmt: skip
 
-    def result(self, start: Any) -> tuple[Tensor, Any, Any]:
-        """Return draws, info and the last state, of the type of the state at the start."""
+    def result(self, start: Any, kept: int) -> tuple[Tensor, Any, Any]:
+        """Return the first draws, their info and the last state, of the type of that at the start."""
         n = len(self.counts)
 
         def back(tiles: Any) -> Tensor:
@@ -167,11 +167,11 @@ class Arrays(NamedTuple):
 
         fields = {"x": back(self.x), "score": back(self.score)}
         fields |= {name: back(self.extra) for name in ("z", "momentum") if hasattr(start, name)}
-        flags = torch.from_numpy(self.flags)
+        flags = torch.from_numpy(self.flags)[:, :kept]
         info: Any = LangevinInfo(flags)
         if hasattr(start, "log_prob"):
             fields["log_prob"] = back(self.log_prob[:, None])[:, 0].contiguous()
-            kept = (self.acceptance, self.accepted, self.kept_log_prob)
-            acceptance, accepted, log_prob = (torch.from_numpy(v) for v in kept)
+            told = (self.acceptance, self.accepted, self.kept_log_prob)
+            acceptance, accepted, log_prob = (torch.from_numpy(v)[:, :kept] for v in told)
             info = MetropolisInfo(acceptance, accepted, log_prob, flags)
-        return torch.from_numpy(self.draws), info, type(start)(**fields)
+        return torch.from_numpy(self.draws)[:, :kept], info, type(start)(**fields)
