@@ -3,6 +3,7 @@
 import math
 import re
 from dataclasses import dataclass
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -60,7 +61,7 @@ def start(n, d=2):
     return torch.randn(n, d, generator=generator_at(7))
 
 
-@pytest.fixture(params=[0.0, 0.1], ids=["short rounds", "long rounds"])
+@pytest.fixture(params=[0.0, 1e3], ids=["short rounds", "long rounds"])
 def seconds(request, monkeypatch):
     """Rounds of a single step, and rounds that hold all of the steps of these tests."""
     monkeypatch.setattr(rounds, "ROUND_SECONDS", request.param)
@@ -360,7 +361,11 @@ def test_without_adapt_nothing_is_tuned(monkeypatch):
     same(one, run(*args, generator=generator_at(0), adapt=False))
     assert one.kernel is args[0]
     assert "tuned" not in one.resume
-    monkeypatch.setattr(driver, "compiled", lambda *args: Chain(one.draws, one.info, one.state))
+    chain, found = (
+        Chain(one.draws, one.info, one.state),
+        SimpleNamespace(n_steps=20, interrupted=False),
+    )
+    monkeypatch.setattr(driver, "compiled", lambda *args: (chain, found))
     assert run(*args, engine="fused").kernel is args[0]
 
 

@@ -82,14 +82,15 @@ def test_blocks_have_as_many_numbers_whatever_an_event_is():
 
 
 @pytest.mark.parametrize("piece", [1, 50, 100, 1000])
-def test_large_rows_are_drawn_piece_by_piece(piece, monkeypatch):
+@pytest.mark.parametrize("block", [25, 60])
+def test_large_rows_are_drawn_piece_by_piece(block, piece, monkeypatch):
     """Whoever has a part of a block then holds no more of it than a piece, and has the same."""
     monkeypatch.setattr(streams, "PIECE", piece)
     parts = [
-        randn_like(torch.empty(stop - start, 12), Streams(3, start, stop, 60, block=25))
+        randn_like(torch.empty(stop - start, 13), Streams(3, start, stop, 60, block=block))
         for start, stop in pairwise((0, 7, 24, 25, 26, 60))
     ]
-    whole = randn_like(torch.empty(60, 12), Streams(3, 0, 60, 60, block=25))
+    whole = randn_like(torch.empty(60, 13), Streams(3, 0, 60, 60, block=block))
     assert torch.equal(torch.cat(parts), whole)
     assert len(whole.unique()) == whole.numel()
 

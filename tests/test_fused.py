@@ -201,8 +201,8 @@ def test_a_chain_depends_on_nothing_beside_it(kernel, generator):
 def test_slices_burn_in_and_thinning_choose_among_the_same_draws(generator, monkeypatch):
     x0, seen = single(DIAGONAL, 70, generator), []
     whole = fused.run(ULA(0.1), DIAGONAL, x0, 23, seed=1)
-    monkeypatch.setattr("gradlogp.fused.api.SLICE", 70 * 2 * 4)  # four steps at a time
-    monkeypatch.setattr("gradlogp.fused.api.FEWEST", 1)
+    monkeypatch.setattr("gradlogp.fused.api.SLICE_SECONDS", 0.0)
+    monkeypatch.setattr("gradlogp.fused.api.FEWEST", 4)
     part = fused.run(ULA(0.1), DIAGONAL, x0, 23, 5, 4, seed=1, progress=lambda *n: seen.append(n))
     assert torch.equal(part.draws, whole.draws[:, 8::4])
     assert torch.equal(part.state.x, whole.state.x)
@@ -217,7 +217,7 @@ def test_slices_burn_in_and_thinning_choose_among_the_same_draws(generator, monk
 def test_an_interrupt_keeps_what_was_drawn(threads, generator, monkeypatch):
     x0 = single(DIAGONAL, 200, generator)
     whole = fused.run(ULA(0.1), DIAGONAL, x0, 40, 5, 4, seed=1)
-    monkeypatch.setattr("gradlogp.fused.api.SLICE", 1)  # ten steps at a time
+    monkeypatch.setattr("gradlogp.fused.api.SLICE_SECONDS", 0.0)  # ten steps at a time
 
     def press(done, total):
         if done == 20:
@@ -232,6 +232,10 @@ def test_an_interrupt_keeps_what_was_drawn(threads, generator, monkeypatch):
         chain = run(ULA(0.1), DIAGONAL, x0, 40, 5, 4, engine="fused", progress=press)
     assert not chain.complete
     assert chain.draws.shape == (200, 3, 2)
+    assert len(chain.draws.untyped_storage()) == 4 * chain.draws.numel()
+    with pytest.warns(RuntimeWarning, match="interrupted after 20 of 20 steps: 3 draws are kept"):
+        chain = run(ULA(0.1), DIAGONAL, x0, 20, 5, 4, engine="fused", progress=press)
+    assert not chain.complete  # so that a loop over runs sees it
 
 
 @pytest.mark.parametrize("behind", [(), (0,), (1, 2), (0, 1, 2)])
@@ -240,7 +244,7 @@ def test_an_interrupt_leaves_every_chain_at_the_same_step(behind, generator, mon
     from gradlogp.fused import engine
 
     x0, tiles, calls = single(DIAGONAL, 200, generator), engine.tiles, []
-    monkeypatch.setattr("gradlogp.fused.api.SLICE", 1)
+    monkeypatch.setattr("gradlogp.fused.api.SLICE_SECONDS", 0.0)
 
     def late(*arguments):
         calls.append(arguments)

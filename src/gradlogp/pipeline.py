@@ -30,13 +30,14 @@ OBJECTIVE = partial(multilevel, stratified=True)
 """What to train with: every noise level alike, times spread evenly over the batch."""
 
 CHUNK = 4096  # points handled together
+BLOCK = CHUNK  # most of them that share a stream of noise, so that no chunk draws that of another
 T_END = 1e-3  # the time nearest the data where the noise vanishes at t = 0
 
 
 def _streams(model: ScoreModel, n: int, generator: torch.Generator | None) -> list[Streams]:
-    """Return the noise of every chunk, in blocks that do not reach beyond one."""
+    """Return the noise of every chunk."""
     device = model.shift.device
-    block = min(block_of(model.event_shape, device), CHUNK)
+    block = min(block_of(model.event_shape, device), BLOCK)
     return Streams.split(new_seed(generator), n, CHUNK, device, block)
 
 

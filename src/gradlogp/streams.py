@@ -90,11 +90,11 @@ class Streams:
             raise ValueError(f"these streams serve {n} chains, noise for {shape[0]} was asked")
         fill, dim = _IN_PLACE[law], int(len(shape) == 2 and shape[1] <= FEW)
         out = like.new_empty((shape[1], n) if dim else shape)  # the chains last, or first
-        if n == self.total <= self.block:
+        most = self.block if dim else max(1, PIECE // max(1, shape[1:].numel()))
+        if n == self.total <= min(self.block, most):
             fill(out, generator=self._generators[0])
             return out.mT if dim else out
         skip, by_row = self.start % self.block, dim == 1 and self.total > self.block
-        most = self.block if dim else max(1, PIECE // max(1, shape[1:].numel()))
         parts = out.split_with_sizes(self._sizes, dim)
         for part, size, generator in zip(parts, self._full, self._generators, strict=True):
             for at in range(0, size, most):  # mostly all of the block

@@ -880,7 +880,7 @@ MUTANTS = (
     Mutant(
         "X: chains that an interrupt left behind stay there",
         "fused/api.py",
-        "each(i)",
+        "move(i, ended, done - ended)",
         "pass",
         "test_fused.py::test_an_interrupt_leaves_every_chain_at_the_same_step",
     ),

@@ -56,8 +56,9 @@ def run(
 
     Ctrl-C ends the run: the draws so far come back, with `complete=False`. All chains have then
     taken the same number of steps, for which up to a tenth of a second of work in each chunk is done
-    again. A second Ctrl-C, or one before the first step or while the kernel is tuned, is raised; so
-    is any on a caller's own `Streams`.
+    again; the fused engine ends with what it does within a fifth of a second, and has no `resume`. A
+    second Ctrl-C, or one before the first step or while the kernel is tuned, is raised; so is any on
+    a caller's own `Streams`.
 
     Arguments:
         kernel: Such as `ULA(h)` or `MALA(h)`.
@@ -103,8 +104,9 @@ def run(
         None if progress is None else lambda done, total: progress(done, total),
     )  # fmt: skip
     if fast is not None:
-        chain, done = fast
-        _warn(chain.divergences, done, n_steps, Thinning(burn_in, thin, 0))
+        chain, found = fast
+        ended = found.n_steps, n_steps, Thinning(burn_in, thin, 0)
+        _warn(chain.divergences, *ended, interrupted=found.interrupted)
         return dataclasses.replace(chain, kernel=kernel)
     saved = None if resume is None else check_saved(resume, x0, generator)
     x0 = x0 if saved is None else saved["state"]["x"]
@@ -155,7 +157,12 @@ def run(
 
 
 def _warn(
-    diverged: Tensor | None, done: int, n_steps: int, thinning: Thinning, first: int = 0
+    diverged: Tensor | None,
+    done: int,
+    n_steps: int,
+    thinning: Thinning,
+    first: int = 0,
+    interrupted: bool = False,
 ) -> None:
     """Warn of chains that diverged after the first steps, and of an interrupt."""
     if diverged is not None and bool(diverged.any()):
@@ -167,7 +174,7 @@ def _warn(
             RuntimeWarning,
             stacklevel=4,
         )
-    if done < n_steps:
+    if interrupted or done < n_steps:
         warnings.warn(
             f"interrupted after {done} of {n_steps} steps: {thinning.kept(done)} draws are kept",
             RuntimeWarning,

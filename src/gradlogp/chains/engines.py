@@ -32,8 +32,8 @@ def compiled(
     generator: Generator | None,
     plain: bool,
     progress: Progress | None,
-) -> tuple[Chain, int] | None:
-    """Run on the fused engine and return the steps taken too, or None where PyTorch is to do it.
+) -> tuple[Chain, fused.Fused] | None:
+    """Run on the fused engine and return what it found, or None where PyTorch is to do it.
 
     Raises:
         ValueError: For `fused` where that engine cannot run this, with the reason; or for a name
@@ -69,6 +69,6 @@ def compiled(
     )  # fmt: skip
     chain = Chain(
         found.draws, found.info, found.state, divergences=found.divergences,
-        step_size=float(kernel.step_size), complete=found.n_steps == n_steps,
+        step_size=float(kernel.step_size), complete=not found.interrupted,
     )  # fmt: skip
-    return chain, found.n_steps
+    return chain, found

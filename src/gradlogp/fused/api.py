@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
@@ -23,8 +24,8 @@ from ..kernels.preconditioner import IDENTITY
 from ..kernels.steps import LangevinInfo, MetropolisInfo
 from ..kernels.underdamped import BAOAB
 
-SLICE = 2**22
-"""Numbers drawn between two calls of progress, and between two looks at Ctrl-C."""
+SLICE_SECONDS = 0.2
+"""About how long compiled code runs between two calls of progress, and two looks at Ctrl-C."""
 
 FEWEST = 10
 """Steps in between at least: what a tile is comes from memory once for all of them."""
@@ -39,13 +40,17 @@ DTYPES = {torch.float32: np.float32, torch.float64: np.float64}
 
 
 class Fused(NamedTuple):
-    """Draws `(chain, draw, D)`, info `(chain, draw)`, the last state, diverging steps, steps taken."""
+    """Draws `(chain, draw, D)`, info `(chain, draw)`, the last state, diverging steps, steps taken.
+
+    `interrupted` tells whether Ctrl-C was pressed, even where it changed nothing any more.
+    """
 
     draws: Float[Tensor, "chain draw D"]
     info: LangevinInfo | MetropolisInfo
     state: Any
     divergences: Int[Tensor, " chain"]
     n_steps: int
+    interrupted: bool
 
 
 @dataclass(frozen=True, eq=False)
@@ -129,7 +134,8 @@ def objection(kernel: object, target: object, x0: Tensor | None = None) -> str |
 def slower(target: Any, x0: Tensor) -> str | None:
     """Return why PyTorch is the faster one, whose matrix products no loop over chains equals."""
     n, D = x0.shape
-    if getattr(getattr(target, "_cov", None), "U", None) is None or D < 16:
+    cov = getattr(target, "_cov", None)
+    if D < 16 or cov is None or cov.U is None or bool((cov.w == cov.w[..., :1]).all()):
         return None
     if n < 16 or D > 64:
         return f"{n} chains in {D} dimensions with full covariances are faster there"
@@ -192,7 +198,6 @@ def run(
     tiles, n = len(a.x), len(x0)
     parts = [(i * tiles // threads, (i + 1) * tiles // threads) for i in range(threads)]
     parts = [part for part in parts if part[0] < part[1]]
-    slice_ = max(FEWEST, SLICE // (n * x0.shape[1]))
 
     reached = np.zeros((len(parts), 1), np.int64)
 
@@ -205,23 +210,25 @@ def run(
 
     pool, done, interrupted = ThreadPoolExecutor(len(parts)) if len(parts) > 1 else None, 0, False
     with pool or nullcontext():
-        while done < n_steps and not interrupted:
-            steps = min(slice_, n_steps - done)
-            each = partial(move, done=done, steps=steps)
-            try:
+        try:
+            steps = FEWEST
+            while done < n_steps:
+                steps, began = min(steps, n_steps - done), time.monotonic()
+                each = partial(move, done=done, steps=steps)
                 list((pool.map if pool else map)(each, range(len(parts))))
+                done += steps
+                taken = max(time.monotonic() - began, SLICE_SECONDS / 100, 1e-9)
+                steps = max(FEWEST, int(steps * SLICE_SECONDS / taken))
                 if progress is not None:
-                    progress(done + steps, n_steps)
-            except KeyboardInterrupt:
-                interrupted = True
-                if pool is not None:
-                    pool.shutdown()
-                behind = [i for i in range(len(parts)) if reached[i, 0] == done]
-                if len(behind) == len(parts):
-                    break
-                for i in behind:
-                    each(i)
-            done += steps
+                    progress(done, n_steps)
+        except KeyboardInterrupt:
+            interrupted = True
+            if pool is not None:
+                pool.shutdown()
+            done = int(reached.max())
+            for i, ended in enumerate(reached[:, 0].tolist()):
+                if ended < done:
+                    move(i, ended, done - ended)
     if done == 0:
         raise KeyboardInterrupt
     divergences = torch.from_numpy(a.counts)
@@ -230,4 +237,4 @@ def run(
             f"{int((divergences > 0).sum())} of {n} chains left the finite numbers; "
             "take a smaller step_size"
         )
-    return Fused(*a.result(start, max(0, done - burn_in) // thin), divergences, done)
+    return Fused(*a.result(start, max(0, done - burn_in) // thin), divergences, done, interrupted)

@@ -53,7 +53,7 @@ def score_of(target: Any, x0: Tensor) -> tuple[Any, tuple[Any, ...], int]:
         arrays, rows, score = (mean, P, const), K + 1, mixtures.diagonal
     else:
         W = U / w.sqrt().unsqueeze(-2)
-        arrays, rows, score = (mean, W, const), K + 1 + K * D + D, mixtures.full
+        arrays, rows, score = (mean, W, const), K + 1 + K * D, mixtures.full
     return score, tuple(_of_dtype(v, x0) for v in arrays), rows
 
 
@@ -174,4 +174,7 @@ class Arrays(NamedTuple):
             told = (self.acceptance, self.accepted, self.kept_log_prob)
             acceptance, accepted, log_prob = (torch.from_numpy(v)[:, :kept] for v in told)
             info = MetropolisInfo(acceptance, accepted, log_prob, flags)
-        return torch.from_numpy(self.draws)[:, :kept], info, type(start)(**fields)
+        draws = torch.from_numpy(self.draws)
+        if kept < draws.shape[1]:  # a file of a view would be as large as what was made room for
+            draws = draws[:, :kept].clone()
+        return draws, info, type(start)(**fields)
