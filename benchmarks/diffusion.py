@@ -25,7 +25,7 @@ from pathlib import Path
 import torch
 
 import gradlogp as glp
-from gradlogp.schedules import VE
+from gradlogp.noise.schedules import VE
 
 sys.path.insert(0, str(Path(__file__).parent))
 from peers_diffusion import Counted, karras, log, solvers
@@ -52,14 +52,20 @@ def problems():
 def ours():
     """Our transitions by name, with the evaluations a step takes."""
     return {
-        "DDIM": (glp.DDIM(), 1),
-        "Heun": (glp.ProbabilityFlow(2), 2),
-        "Runge-Kutta 4": (glp.ProbabilityFlow(4), 4),
-        "DPM-Solver++ 2M": (glp.DPMSolver(2), 1),
-        "DPM-Solver++ 3M": (glp.DPMSolver(3), 1),
-        "exponential AB 3, epsilon": (glp.ExponentialAB(3), 1),
-        "exponential AB 4, epsilon, extrapolated": (glp.ExponentialAB(4, extrapolate=True), 1),
-        "exponential AB 4, x0, extrapolated": (glp.ExponentialAB(4, "x0", extrapolate=True), 1),
+        "DDIM": (glp.diffusion.DDIM(), 1),
+        "Heun": (glp.diffusion.ProbabilityFlow(2), 2),
+        "Runge-Kutta 4": (glp.diffusion.ProbabilityFlow(4), 4),
+        "DPM-Solver++ 2M": (glp.diffusion.DPMSolver(2), 1),
+        "DPM-Solver++ 3M": (glp.diffusion.DPMSolver(3), 1),
+        "exponential AB 3, epsilon": (glp.diffusion.ExponentialAB(3), 1),
+        "exponential AB 4, epsilon, extrapolated": (
+            glp.diffusion.ExponentialAB(4, extrapolate=True),
+            1,
+        ),
+        "exponential AB 4, x0, extrapolated": (
+            glp.diffusion.ExponentialAB(4, "x0", extrapolate=True),
+            1,
+        ),
     }
 
 
@@ -87,7 +93,7 @@ def run_ours(transition, stages, grid, denoise, x, nfe):
 def truth(law, x):
     """The end of the flow of a law from x at σ = HIGH."""
     schedule = VE(1e-4, HIGH)
-    flow = glp.AdaptiveFlow(1e-10, 1e-10)
+    flow = glp.diffusion.AdaptiveFlow(1e-10, 1e-10)
     return glp.evolve(flow, glp.ExactScore(law, schedule), schedule, x, torch.tensor([1.0, 0.0]))
 
 

@@ -22,12 +22,13 @@ import numpy as np
 import torch
 
 import gradlogp as glp
-from gradlogp import AffineSubspace, UniformSphere, VonMisesCircle, manifold
+from gradlogp import geometry as manifold
 from gradlogp.core import mean_and_error
-from gradlogp.data import load
-from gradlogp.distributions.products import Embedded, Product
-from gradlogp.pipeline import first_time, noise_range
-from gradlogp.schedules import invert_log_snr
+from gradlogp.distributions import AffineSubspace, UniformSphere, VonMisesCircle
+from gradlogp.distributions.analytic.products import Embedded, Product
+from gradlogp.interfaces.pipeline import first_time, noise_range
+from gradlogp.learn.data import load
+from gradlogp.noise.schedules import invert_log_snr
 
 HERE = Path(__file__).parent
 ESTIMATORS = ("normal_rank", "norm", "divergence", "flipd")

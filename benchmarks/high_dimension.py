@@ -27,8 +27,8 @@ from pathlib import Path
 import torch
 
 import gradlogp as glp
-from gradlogp.transitions import AnnealedLangevin
-from gradlogp.transitions.annealed_kernels import ExponentialSteps, PreconditionedSteps
+from gradlogp.diffusion.transitions import AnnealedLangevin
+from gradlogp.diffusion.transitions.annealed_kernels import ExponentialSteps, PreconditionedSteps
 
 HERE = Path(__file__).parent
 WEIGHT, STEPS = 0.3, 2

@@ -20,6 +20,7 @@ from pathlib import Path
 import torch
 
 import gradlogp as glp
+from gradlogp.check.metrics import sliced_wasserstein
 from gradlogp.inverse import (
     DPS,
     AnnealedLikelihood,
@@ -33,7 +34,6 @@ from gradlogp.inverse import (
     RePaint,
     posterior,
 )
-from gradlogp.metrics import sliced_wasserstein
 
 HERE = Path(__file__).parent
 PAGE = HERE.parent / "docs" / "inverse.md"
@@ -87,7 +87,7 @@ def flow(wrap, law, seen, n, g, steps=50):
     """Heun's method on the probability flow of a guided score."""
     model = Counted(glp.ExactScore(law, VP))
     times, x = glp.time_grid(VP, steps), start(law, VP, n, g)
-    x = glp.evolve(glp.ProbabilityFlow(), wrap(model, VP, seen), VP, x, times)
+    x = glp.evolve(glp.diffusion.ProbabilityFlow(), wrap(model, VP, seen), VP, x, times)
     return x, model.calls, model.products
 
 
@@ -95,7 +95,7 @@ def stepped(wrap, law, seen, n, g, steps=100):
     """DDPM's step with a correction of its own."""
     model = Counted(glp.ExactScore(law, VP))
     times, x = glp.time_grid(VP, steps), start(law, VP, n, g)
-    x = glp.evolve(wrap(glp.Ancestral(), seen), model, VP, x, times, generator=g)
+    x = glp.evolve(wrap(glp.diffusion.Ancestral(), seen), model, VP, x, times, generator=g)
     return x, model.calls, model.products
 
 
@@ -104,7 +104,12 @@ def annealed(law, seen, n, g, n_steps=5):
     guided = AnnealedLikelihood(model, LADDER, seen)
     x = start(law, LADDER, n, g)
     x = glp.evolve(
-        glp.AnnealedLangevin(n_steps, 0.3), guided, LADDER, x, glp.time_grid(LADDER), generator=g
+        glp.diffusion.AnnealedLangevin(n_steps, 0.3),
+        guided,
+        LADDER,
+        x,
+        glp.time_grid(LADDER),
+        generator=g,
     )
     return x, model.calls, model.products
 
@@ -113,7 +118,7 @@ def corrected(law, seen, n, g, n_steps=200):
     """Moment matching, and Langevin steps on the posterior itself."""
     x, calls, products = flow(MomentMatching, law, seen, n, g, 20)
     target = PosteriorTarget(law, seen)
-    chain = glp.run(glp.MALA(0.03), target, x, n_steps, burn_in=n_steps - 1, generator=g)
+    chain = glp.run(glp.langevin.MALA(0.03), target, x, n_steps, burn_in=n_steps - 1, generator=g)
     return chain.draws[:, -1], calls + n_steps, products
 
 

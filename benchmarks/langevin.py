@@ -30,8 +30,8 @@ import torch
 from torch import nn
 
 import gradlogp as glp
-from gradlogp import fused
 from gradlogp.core import Streams, block_of
+from gradlogp.langevin import fused
 
 H = 0.05
 MEMORY = {"MALLOC_TRIM_THRESHOLD_": "1000000000", "MALLOC_MMAP_THRESHOLD_": "1000000000"}
@@ -65,7 +65,7 @@ def network(d):
 def plain(target, x0, n_steps):
     """ULA step by step: what `glp.run` does, without keeping draws."""
     n = len(x0)
-    kernel, streams = glp.ULA(H), Streams(0, 0, n, n, block=block_of(x0.shape[1:]))
+    kernel, streams = glp.langevin.ULA(H), Streams(0, 0, n, n, block=block_of(x0.shape[1:]))
 
     def run():
         with torch.no_grad():
@@ -78,13 +78,13 @@ def plain(target, x0, n_steps):
 
 
 def whole(target, x0, n_steps):
-    return lambda: glp.run(glp.ULA(H), target, x0, n_steps, burn_in=n_steps - 1).state.x
+    return lambda: glp.run(glp.langevin.ULA(H), target, x0, n_steps, burn_in=n_steps - 1).state.x
 
 
 def in_numba(target, x0, n_steps, threads=1):
-    if not fused.supports(glp.ULA(H), target, x0):
+    if not fused.supports(glp.langevin.ULA(H), target, x0):
         return None
-    kernel, how = glp.ULA(H), {"burn_in": n_steps - 1, "threads": threads}
+    kernel, how = glp.langevin.ULA(H), {"burn_in": n_steps - 1, "threads": threads}
     return lambda: fused.run(kernel, target, x0, n_steps, **how).state.x
 
 

@@ -179,7 +179,13 @@ def rows_of(d, batch, repeats, memory):
 
 def picture(rows, out):
     """Milliseconds against dimension, both axes logarithmic."""
-    from gradlogp.plots.style import DARK, LIGHT, log_axis, new_figure, png
+    from gradlogp.show.plots.style import (
+        DARK,
+        LIGHT,
+        log_axis,
+        new_figure,
+        png,
+    )
 
     for theme in (LIGHT, DARK):
         with new_figure(theme, 9.6, 4.2) as figure:

@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 
 import gradlogp as glp
-from gradlogp.densities import LogisticRegression
+from gradlogp.distributions.targets import LogisticRegression
 
 PATH = Path(glp.__file__).parent / "densities" / "breast_cancer.json"
 
@@ -64,7 +64,7 @@ def main():
     )
     generator = torch.Generator().manual_seed(options.seed)
     z = torch.randn(options.chains, len(mode), dtype=torch.float64, generator=generator)
-    kernel, began = glp.MALA(options.step_size), time.perf_counter()
+    kernel, began = glp.langevin.MALA(options.step_size), time.perf_counter()
     state = glp.run(kernel, whitened, z, 1000, 999, generator=generator).state
     first, second, acceptance, half = 0.0, 0.0, 0.0, None
     for step in range(1, options.steps + 1):

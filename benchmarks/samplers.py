@@ -24,9 +24,9 @@ import torch
 from arviz_stats.base import array_stats
 
 import gradlogp as glp
-from gradlogp import densities as d
-from gradlogp.kernels.exponential import ExponentialEuler
-from gradlogp.kernels.tuning import Adaptation
+from gradlogp.distributions import targets as d
+from gradlogp.langevin.kernels.exponential import ExponentialEuler
+from gradlogp.langevin.kernels.tuning import Adaptation
 
 HERE = Path(__file__).parent
 CHAINS, WARM = 16, 200
@@ -46,8 +46,8 @@ TARGETS = {
 def bias_step(law, x0, generator, scale=1.0):
     """The step with a bias of 5 % where the curvature of x/scale is largest."""
     whitened = glp.as_target(score=lambda y: scale * law.score(scale * y))
-    return glp.step_for_bias(
-        glp.estimate_curvature(whitened, x0 / scale, generator=generator).L, 0.05
+    return glp.langevin.step_for_bias(
+        glp.langevin.estimate_curvature(whitened, x0 / scale, generator=generator).L, 0.05
     )
 
 
@@ -55,34 +55,34 @@ def kernels(h, whitened_h, cov, scatter):
     """Every kernel at the step h of an overdamped one; times are √(2h)."""
     time_step = math.sqrt(2 * h)
     found = {
-        "ULA": (glp.ULA(h), False),
-        "LeimkuhlerMatthews": (glp.LeimkuhlerMatthews(h), False),
-        "TamedULA": (glp.TamedULA(h), False),
-        "PreconditionedULA": (glp.PreconditionedULA(whitened_h, cov), False),
+        "ULA": (glp.langevin.ULA(h), False),
+        "LeimkuhlerMatthews": (glp.langevin.LeimkuhlerMatthews(h), False),
+        "TamedULA": (glp.langevin.TamedULA(h), False),
+        "PreconditionedULA": (glp.langevin.PreconditionedULA(whitened_h, cov), False),
         "ExponentialEuler": (ExponentialEuler(h, cov), False),
-        "BAOAB": (glp.BAOAB(time_step), False),
-        "OBABO": (glp.OBABO(time_step), False),
-        "BAOA": (glp.BAOA(time_step), False),
-        "MALA": (glp.MALA(h), True),
-        "MALA, diagonal": (glp.MALA(h), Adaptation(preconditioner="diagonal")),
-        "HMC": (glp.HMC(time_step, 8), True),
-        "HMC, diagonal": (glp.HMC(time_step, 8), Adaptation(preconditioner="diagonal")),
-        "GHMC": (glp.GHMC(time_step), True),
-        "ParallelTempering": (glp.ParallelTempering(h, (1.0, 2.0, 4.0)), False),
+        "BAOAB": (glp.langevin.BAOAB(time_step), False),
+        "OBABO": (glp.langevin.OBABO(time_step), False),
+        "BAOA": (glp.langevin.BAOA(time_step), False),
+        "MALA": (glp.langevin.MALA(h), True),
+        "MALA, diagonal": (glp.langevin.MALA(h), Adaptation(preconditioner="diagonal")),
+        "HMC": (glp.langevin.HMC(time_step, 8), True),
+        "HMC, diagonal": (glp.langevin.HMC(time_step, 8), Adaptation(preconditioner="diagonal")),
+        "GHMC": (glp.langevin.GHMC(time_step), True),
+        "ParallelTempering": (glp.langevin.ParallelTempering(h, (1.0, 2.0, 4.0)), False),
     }
     if scatter is not None:
         batch = {"batch_size": 32}
         found |= {
-            "SGLD": (glp.SGLD(h / 4, **batch), False),
-            "SGLD, SVRG": (glp.SGLD(h, **batch, estimator=glp.SVRG(50)), False),
-            "SGHMC": (glp.SGHMC(time_step / 4, **batch), False),
-            "PSGLD": (glp.PSGLD(h * scatter, **batch, correction="omitted"), False),
+            "SGLD": (glp.langevin.SGLD(h / 4, **batch), False),
+            "SGLD, SVRG": (glp.langevin.SGLD(h, **batch, estimator=glp.langevin.SVRG(50)), False),
+            "SGHMC": (glp.langevin.SGHMC(time_step / 4, **batch), False),
+            "PSGLD": (glp.langevin.PSGLD(h * scatter, **batch, correction="omitted"), False),
         }
     return found
 
 
 def posterior(law):
-    return glp.Posterior(law.log_prior, law.log_likelihood, law.data)
+    return glp.distributions.Posterior(law.log_prior, law.log_likelihood, law.data)
 
 
 def starts(law, generator):

@@ -13,7 +13,7 @@ import torch
 import gradlogp as glp
 
 
-def deviation(transition: glp.ProbabilityFlow, steps: int) -> float:
+def deviation(transition: glp.diffusion.ProbabilityFlow, steps: int) -> float:
     """Return the standard deviation of samples of N(1, ½²); the map is x -> b + c x."""
     schedule = glp.schedules.VE(0.01, 10.0)
     law = glp.Gaussian([1.0], 0.25)
@@ -28,7 +28,7 @@ def deviation(transition: glp.ProbabilityFlow, steps: int) -> float:
 def main() -> None:
     exact = math.sqrt(0.25 + 0.01**2)
     for order in (1, 2):
-        transition = glp.ProbabilityFlow(order)
+        transition = glp.diffusion.ProbabilityFlow(order)
         errors = [abs(deviation(transition, 1 + n) / exact - 1) for n in (64, 128)]
         observed = math.log2(errors[0] / errors[1])
         print(
@@ -43,7 +43,7 @@ def main() -> None:
     mean, var = torch.tensor([2.4, 0.0]), torch.tensor([11.24, 1.0])
     start = glp.prior(schedule, (4000, 2), mean, var, generator=g)
     times = glp.time_grid(schedule)
-    annealed = glp.AnnealedLangevin(n_steps=60, relative_step=0.3)
+    annealed = glp.diffusion.AnnealedLangevin(n_steps=60, relative_step=0.3)
     x = glp.evolve(annealed, exact_score, schedule, start, times, generator=g)
     found = float((x[:, 0] > 0).float().mean())
     print(f"weight of the right mode by annealed Langevin {found:.3f}, exactly 0.8")

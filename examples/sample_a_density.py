@@ -11,7 +11,7 @@ import gradlogp as glp
 from gradlogp.core import Estimate, mean_and_error
 
 
-def thickness(kernel: glp.ULA | glp.MALA) -> Estimate:
+def thickness(kernel: glp.langevin.ULA | glp.langevin.MALA) -> Estimate:
     """Return E(|x| − 2)², with an error over chains."""
     ring = glp.as_target(energy=lambda x: 8 * (x.norm(dim=1) - 2).square())
     g = torch.Generator().manual_seed(0)
@@ -24,7 +24,10 @@ def main() -> None:
     exact = 1 / 16
     print(f"exactly {exact}")
     for step_size in (0.06, 0.03):
-        corrected, plain = thickness(glp.MALA(step_size)), thickness(glp.ULA(step_size))
+        corrected, plain = (
+            thickness(glp.langevin.MALA(step_size)),
+            thickness(glp.langevin.ULA(step_size)),
+        )
         print(f"step {step_size}: MALA {corrected}, ULA {plain}")
         assert abs(corrected.value - exact) < 4 * corrected.standard_error
         assert abs(plain.value - exact) > 10 * plain.standard_error  # ULA keeps another law

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 import gradlogp as glp
-from gradlogp.plots import fields, png
+from gradlogp.show.plots import fields, png
 
 generator = torch.Generator().manual_seed(0)
 law = glp.GaussianMixture([0.5, 0.5], torch.tensor([[-2.0, 0.0], [2.0, 0.0]]), 1.0)

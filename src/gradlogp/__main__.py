@@ -1,6 +1,6 @@
 """`python -m gradlogp` is the command `gradlogp`."""
 
-from .cli import main
+from .interfaces.cli import main
 
 if __name__ == "__main__":
     raise SystemExit(main())

@@ -11,18 +11,20 @@ import torch
 from support import Given, close
 
 from gradlogp import (
-    DDIM,
-    AdaptiveFlow,
-    Ancestral,
-    DPMSolver,
     ExactScore,
-    ExponentialAB,
     Gaussian,
     GaussianMixture,
     evolve,
 )
-from gradlogp.pretrained import from_diffusers
-from gradlogp.schedules import EDM
+from gradlogp.diffusion import (
+    DDIM,
+    AdaptiveFlow,
+    Ancestral,
+    DPMSolver,
+    ExponentialAB,
+)
+from gradlogp.noise.schedules import EDM
+from gradlogp.scores.diffusers import from_diffusers
 
 diffusers = pytest.importorskip("diffusers")
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")

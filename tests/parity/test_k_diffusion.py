@@ -8,18 +8,21 @@ import pytest
 import torch
 from support import Given, close
 
-from gradlogp import (
+from gradlogp import ExactScore, GaussianMixture, evolve
+from gradlogp.diffusion import (
     DDIM,
     Ancestral,
     DPMSolver,
-    ExactScore,
-    GaussianMixture,
     ProbabilityFlow,
-    Rescheduled,
-    evolve,
 )
-from gradlogp.adapters import from_k_diffusion, to_k_diffusion
-from gradlogp.schedules import DDPM, EDM, VE, VP
+from gradlogp.noise.schedules import (
+    DDPM,
+    EDM,
+    VE,
+    VP,
+)
+from gradlogp.scores import Rescheduled
+from gradlogp.scores.foreign import from_k_diffusion, to_k_diffusion
 
 sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
 from peers_diffusion import k_diffusion_sampling

@@ -1,10 +1,21 @@
-"""Distributions whose Gaussian noising is known in closed form."""
+"""Densities whose score is known: closed under noising (`analytic`), with known moments (`targets`)."""
 
-from .empirical import Empirical as Empirical
-from .gaussian import Gaussian as Gaussian
-from .manifolds import AffineSubspace as AffineSubspace
-from .manifolds import UniformSphere as UniformSphere
-from .manifolds import VonMisesCircle as VonMisesCircle
-from .mixture import GaussianMixture as GaussianMixture
-from .products import Embedded as Embedded
-from .products import Product as Product
+from .analytic import AffineSubspace as AffineSubspace
+from .analytic import Embedded as Embedded
+from .analytic import Empirical as Empirical
+from .analytic import Gaussian as Gaussian
+from .analytic import GaussianMixture as GaussianMixture
+from .analytic import Product as Product
+from .analytic import UniformSphere as UniformSphere
+from .analytic import VonMisesCircle as VonMisesCircle
+from .as_target import Target as Target
+from .as_target import as_target as as_target
+from .observed import Posterior as Posterior
+from .targets import Banana as Banana
+from .targets import DoubleWell as DoubleWell
+from .targets import Funnel as Funnel
+from .targets import LogCosh as LogCosh
+from .targets import LogisticRegression as LogisticRegression
+from .targets import ManyWell as ManyWell
+from .targets import Ring as Ring
+from .targets import SkewedGumbel as SkewedGumbel

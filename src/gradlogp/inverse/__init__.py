@@ -22,7 +22,5 @@ from .operators import Inpainting as Inpainting
 from .operators import LinearOperator as LinearOperator
 from .operators import Matrix as Matrix
 from .operators import Subsampling as Subsampling
-from .solve import Solution as Solution
-from .solve import conjugate_gradients as conjugate_gradients
 from .steps import DPSStep as DPSStep
 from .steps import RePaint as RePaint

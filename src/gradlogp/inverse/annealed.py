@@ -7,8 +7,15 @@ from dataclasses import dataclass
 from jaxtyping import Float
 from torch import Tensor
 
-from ..core import Density, NoisyScoreFn, Schedule, check_batch, check_same_shape, per_sample
-from ..transitions.annealed import noisy_log_prob
+from ..core import (
+    Density,
+    NoisyScoreFn,
+    Schedule,
+    check_batch,
+    check_same_shape,
+    per_sample,
+)
+from ..diffusion.transitions.annealed import noisy_log_prob
 from .isotropic import solve_isotropic
 from .observation import Observation
 

@@ -15,8 +15,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..core import NoisyScoreFn, Schedule, check_batch, per_sample
-from ..parametrization import predict
+from ..core import (
+    NoisyScoreFn,
+    Schedule,
+    check_batch,
+    per_sample,
+)
+from ..noise.predictions import predict
 from .observation import Observation
 
 

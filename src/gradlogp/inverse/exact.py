@@ -8,7 +8,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from ..distributions import Gaussian, GaussianMixture
+from ..distributions.analytic import Gaussian, GaussianMixture
 from .observation import Observation
 from .operators import as_matrix
 

@@ -16,11 +16,11 @@ from dataclasses import dataclass
 from jaxtyping import Float
 from torch import Tensor
 
+from ..calculus.conjugate_gradients import Indefinite, solve_all
 from ..core import NoisyScoreFn, Schedule
 from .denoised import Denoised, denoised, direction
 from .isotropic import solve_isotropic
 from .observation import Observation
-from .solve import Indefinite, solve_all
 
 
 class _Posterior(ABC):

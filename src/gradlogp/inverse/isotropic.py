@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from ..calculus.conjugate_gradients import solve_all
 from ..core import per_sample
 from .observation import Independent, NoiseCovariance
 from .operators import LinearOperator, Tight
-from .solve import solve_all
 
 
 def solve_isotropic(

@@ -13,7 +13,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ..core import Generator, check_batch, check_same_shape, randn_like, sum_event
+from ..core import (
+    Generator,
+    check_batch,
+    check_same_shape,
+    randn_like,
+    sum_event,
+)
 from .operators import Linearised, LinearOperator
 
 

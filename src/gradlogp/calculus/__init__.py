@@ -1,0 +1,14 @@
+"""Derivatives and paths: gradients, traces, values with derivatives, an adaptive solver."""
+
+from .conjugate_gradients import Solution as Solution
+from .conjugate_gradients import conjugate_gradients as conjugate_gradients
+from .ode import integrate as integrate
+from .reverse import GradientField as GradientField
+from .reverse import Probe as Probe
+from .reverse import hutchinson_trace as hutchinson_trace
+from .reverse import jacobian as jacobian
+from .reverse import jacobian_product as jacobian_product
+from .reverse import jacobian_trace as jacobian_trace
+from .reverse import probe as probe
+from .reverse import score_from_log_prob as score_from_log_prob
+from .reverse import slices as slices

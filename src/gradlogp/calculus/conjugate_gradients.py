@@ -1,0 +1,142 @@
+r"""Conjugate gradients: M u = b for every sample of a batch, each on its own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal, NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from ..core import (
+    check_batch,
+    check_same_shape,
+    per_sample,
+    sum_event,
+)
+
+Indefinite = Literal["raise", "stop"]
+
+
+class Solution(NamedTuple):
+    """The solution of M u = b, and how far it got, sample by sample.
+
+    Attributes:
+        u: Shape of b.
+        residual: ‖b − M u‖/‖b‖ by the recursion, `(B,)`; 0 where b = 0.
+        steps: Products with M that were used, `(B,)`.
+        converged: Whether the residual is below the tolerance, `(B,)`.
+    """
+
+    u: Tensor
+    residual: Tensor
+    steps: Tensor
+    converged: Tensor
+
+
+def conjugate_gradients(
+    product: Callable[[Tensor], Tensor],
+    b: Float[Tensor, "batch *event"],
+    *,
+    tol: float | None = None,
+    max_steps: int | None = None,
+    indefinite: Indefinite = "raise",
+) -> Solution:
+    r"""Solve M u = b for a symmetric positive definite M of each sample.
+
+    From u = 0 the k-th iterate minimises ½ uᵀ M u − bᵀ u over span{b, M b, …, M^{k−1} b}. Every
+    sample has a step of its own and stays where it is once it has converged: it depends on no
+    batch-mate.
+
+    Wikipedia:
+        https://wikipedia.org/wiki/Conjugate_gradient_method
+
+    Arguments:
+        product: v -> M v, `(B, *event) -> (B, *event)`, sample by sample.
+        b: Right-hand sides, `(B, *event)`; d is the number of entries of one.
+        tol: Where ‖b − M u‖/‖b‖ is small enough; ε^{3/4} of the dtype where not given (2e-12 in
+            double, 6e-6 in single precision).
+        max_steps: Most products; max(50, 2d) where not given. Whether that was enough is for the
+            caller to see in `converged`.
+        indefinite: At a direction p with pᵀ M p ≤ 0 either "raise", or "stop" that sample at the
+            iterate before.
+
+    Raises:
+        ValueError: If M is seen not to be positive definite; for numbers that are not finite, a
+            wrong shape or option.
+
+    References:
+        | Methods of Conjugate Gradients for Solving Linear Systems (Hestenes & Stiefel, 1952)
+        | https://doi.org/10.6028/jres.049.044
+    """
+    check_batch(b, name="b")
+    if indefinite not in ("raise", "stop"):
+        raise ValueError(f"indefinite must be 'raise' or 'stop', got {indefinite!r}")
+    most = max(50, 2 * b[0].numel()) if max_steps is None else max_steps
+    tol = torch.finfo(b.dtype).eps ** 0.75 if tol is None else tol
+    if most < 1 or not 0 < tol < 1:
+        raise ValueError(f"needs max_steps >= 1 and 0 < tol < 1, got {max_steps} and {tol}")
+    u, r, p = torch.zeros_like(b), b, b
+    start = rr = sum_event(b.square())
+    if not bool(torch.isfinite(rr).all()):
+        raise ValueError("b has entries that are not finite")
+    active = rr > 0
+    steps = torch.zeros_like(rr, dtype=torch.long)
+    for _ in range(most):
+        if not bool(active.any()):
+            break
+        q = product(p)
+        check_same_shape(q, p, "the product with M")
+        curvature = sum_event(p * q)
+        wrong = active & ~(curvature > 0)
+        if bool(wrong.any()):
+            _refuse(wrong, curvature, sum_event(p.square()), indefinite)
+            active = active & ~wrong
+        step = torch.where(active, rr / torch.where(active, curvature, 1.0), 0.0)
+        on, step = per_sample(active.to(b), b, "active") > 0, per_sample(step, b, "step")
+        u, r = torch.where(on, u + step * p, u), torch.where(on, r - step * q, r)
+        new = torch.where(active, sum_event(r.square()), rr)
+        steps = steps + active
+        active = active & (new > tol**2 * start)
+        ratio = torch.where(active, new / torch.where(active, rr, 1.0), 0.0)
+        p, rr = r + per_sample(ratio, b, "ratio") * p, new
+    residual = torch.where(start > 0, (rr / torch.where(start > 0, start, 1.0)).sqrt(), 0.0)
+    return Solution(u, residual, steps, residual <= tol)
+
+
+def _refuse(wrong: Tensor, curvature: Tensor, norm2: Tensor, indefinite: Indefinite) -> None:
+    """Raise for directions of no positive curvature, unless samples shall stop there."""
+    i = int(wrong.nonzero()[0])
+    if not bool(torch.isfinite(curvature[wrong]).all()):
+        raise ValueError(f"the product with M is not finite (first at sample {i})")
+    if indefinite == "raise":
+        raise ValueError(
+            f"the matrix is not positive definite: at sample {i} pᵀMp/‖p‖² is "
+            f"{float(curvature[i] / norm2[i]):.3g}. Give the observation (more) noise, or pass "
+            "indefinite='stop' to keep what was found before"
+        )
+
+
+def solve_all(
+    product: Callable[[Tensor], Tensor],
+    b: Tensor,
+    tol: float | None = None,
+    max_steps: int | None = None,
+    indefinite: Indefinite = "raise",
+) -> Tensor:
+    """Return u of all samples; a number of steps that was asked for may be too few to converge.
+
+    Raises:
+        ValueError: If no number of steps was asked for and a sample has not converged; and as
+            `conjugate_gradients`.
+    """
+    found = conjugate_gradients(product, b, tol=tol, max_steps=max_steps, indefinite=indefinite)
+    if max_steps is None and indefinite == "raise" and not bool(found.converged.all()):
+        raise ValueError(
+            f"conjugate gradients did not converge in {int(found.steps.max())} steps, "
+            f"{int((~found.converged).sum())} of {len(b)} samples have a relative residual of up to "
+            f"{float(found.residual.max()):.2g}; raise tol, or pass max_steps to take what so many "
+            "steps give"
+        )
+    return found.u

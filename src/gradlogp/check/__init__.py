@@ -1,0 +1,5 @@
+"""Is it right? Metrics with error bars, verdicts on samples, the theory measured."""
+
+from . import metrics as metrics
+from . import sample_size as sample_size
+from .compare import compare as compare

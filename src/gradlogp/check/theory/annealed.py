@@ -1,0 +1,85 @@
+r"""Claims on annealed Langevin dynamics: its exact law, the order of its levels, the step meant."""
+
+from __future__ import annotations
+
+import torch
+
+from ...diffusion.transitions import AnnealedLangevin
+from ...noise.schedules import Levels
+from .affine import Chosen
+from .claim import (
+    Check,
+    Claim,
+    exact,
+    false,
+)
+
+SONG = "Song & Ermon 2019, 2020, arXiv 1907.05600, 2006.09011"
+
+
+def _annealed(sigmas: list[float], n_steps: int, relative_step: float) -> float:
+    """The variance that annealed Langevin leaves on N(0, 1) data, with the exact score, unit draws."""
+    step, schedule = AnnealedLangevin(n_steps, relative_step), Levels(sorted(sigmas, reverse=True))
+    score = lambda x, t: -x / (1 + schedule(t)[1] ** 2)
+    variance = 1 + sigmas[0] ** 2
+    for sigma in sigmas:
+        times = schedule.times
+        t = times[schedule(times)[1].sub(sigma).abs().argmin()]
+        rows = torch.eye(1 + n_steps, dtype=torch.float64)
+        noise = Chosen(*(rows[:, 1 + k : 2 + k] for k in range(n_steps)))
+        out = step(rows[:, :1], t, t, score, schedule, generator=noise)[:, 0]
+        variance = float(out[0] ** 2 * variance + (out[1:] ** 2).sum())
+    return variance
+
+
+def _annealed_by_formula(sigmas: list[float], n_steps: int, eta: float) -> float:
+    variance = 1 + sigmas[0] ** 2
+    for sigma in sigmas:
+        lam, h = 1 / (1 + sigma**2), eta * sigma**2
+        rest, a = 1 / (lam * (1 - h * lam / 2)), (1 - h * lam) ** (2 * n_steps)
+        variance = rest + (variance - rest) * a
+    return variance
+
+
+LADDER = [10.0, 3.0, 1.0, 0.3, 0.1]
+
+
+def annealed_law(n: int, g: torch.Generator) -> Claim:
+    return exact("annealed Langevin on N(0, 1): variance left by 5 levels of 20 steps, η = 0.2", SONG,
+                 _annealed_by_formula(LADDER, 20, 0.2), _annealed(LADDER, 20, 0.2), 1e-10)  # fmt: skip
+
+
+def annealed_order(n: int, g: torch.Generator) -> Claim:
+    return false(
+        "“the levels go from the smallest σ to the largest”: variance left, no longer near 1 + σ_L²",
+        SONG, 1.01, _annealed(LADDER[::-1], 20, 0.2),
+        _annealed_by_formula(LADDER[::-1], 20, 0.2), 1e-9,
+    )  # fmt: skip
+
+
+def _level(relative_step: float, n_steps: int = 100) -> float:
+    """The variance of a level over σ² that annealed Langevin ends with on point-mass data, σ = 0.3."""
+    sigma = 0.3
+    t = torch.ones((), dtype=torch.float64)
+    noise = torch.eye(n_steps, dtype=torch.float64)
+    rows = torch.zeros(n_steps, 1, dtype=torch.float64)
+    step = AnnealedLangevin(n_steps, relative_step)
+    source = Chosen(*(noise[:, k : k + 1] for k in range(n_steps)))
+    out = step(rows, t, t, lambda x, t: -x / sigma**2, Levels([sigma, 0.1]), generator=source)
+    return float(out.square().sum()) / sigma**2
+
+
+def annealed_step_of_the_code(n: int, g: torch.Generator) -> Claim:
+    return exact("NCSN's step as in its code, ε/σ_L² = 0.2: variance of a level over σ²",
+                 SONG, 1 / 0.9, _level(0.2), 1e-9)  # fmt: skip
+
+
+def annealed_step_of_the_paper(n: int, g: torch.Generator) -> Claim:
+    return false("“the paper's α/2, √α is the same step”: with the same ε it is half of it",
+                 SONG, 1 / 0.9, _level(0.1), 1 / 0.95, 1e-8)  # fmt: skip
+
+
+CHECKS: tuple[Check, ...] = (
+    annealed_law, annealed_order, annealed_step_of_the_code, annealed_step_of_the_paper,
+)  # fmt: skip
+"""The claims of this file, in the order of the report."""

@@ -1,0 +1,277 @@
+r"""Claims on Langevin samplers: the law that each really keeps, and the bounds on its error."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ...core import Estimate, Kernel, mean_and_error
+from ...distributions.analytic import Gaussian
+from ...distributions.as_target import as_target
+from ...langevin.kernels import (
+    BAOAB,
+    MALA,
+    OBABO,
+    ULA,
+    LeimkuhlerMatthews,
+    PreconditionedULA,
+)
+from ..metrics import gaussian_kl, gaussian_wasserstein
+from .affine import linear_step
+from .claim import (
+    Check,
+    Claim,
+    at_most,
+    exact,
+    false,
+    grid,
+    statistical,
+)
+
+ROBERTS = "Roberts & Tweedie 1996, doi 10.2307/3318418"
+DALALYAN = "Dalalyan & Karagulyan 2019, arXiv 1710.00095"
+VEMPALA = "Vempala & Wibisono 2019, arXiv 1903.08568"
+LEIMKUHLER = "Leimkuhler & Matthews 2013, arXiv 1203.5428"
+DERIVED = "derived, docs/theory.md"
+
+S = torch.tensor([[1.5, 0.6], [0.6, 0.5]], dtype=torch.float64)
+P = torch.linalg.inv(S)
+I = torch.eye(2, dtype=torch.float64)
+ONE = torch.ones(1, 1, dtype=torch.float64)
+ZERO = torch.zeros(2, dtype=torch.float64)
+
+
+def ula_law(n: int, g: torch.Generator) -> Claim:
+    h = 0.1
+    error = linear_step(ULA(h), S).stationary() - S @ torch.linalg.inv(I - h / 2 * P)
+    return exact(
+        "ULA on N(μ, S) ends in covariance S (I − hP/2)⁻¹, largest error", ROBERTS, 0.0,
+        error.abs().max(), 1e-10,
+    )  # fmt: skip
+
+
+def ula_inflation(n: int, g: torch.Generator) -> Claim:
+    return false(
+        "“ULA samples p once it has converged”: variance at h = 1.9/L, where p has 1",
+        ROBERTS, 1.0, linear_step(ULA(1.9), ONE).stationary()[0, 0], 20.0, 1e-9,
+    )  # fmt: skip
+
+
+def ula_stability(n: int, g: torch.Generator) -> Claim:
+    L = float(torch.linalg.eigvalsh(P)[-1])
+    return exact("ULA loses stability at h = 2/L: spectral radius there", ROBERTS, 1.0,
+                 linear_step(ULA(2 / L), S).radius, 1e-10)  # fmt: skip
+
+
+def _bias(h: float) -> tuple[float, float]:
+    """Return W2 and KL of ULA's stationary law to N(0, S)."""
+    found, target = Gaussian(ZERO, linear_step(ULA(h), S).stationary()), Gaussian(ZERO, S)
+    return gaussian_wasserstein(found, target), gaussian_kl(found, target)
+
+
+def bias_slope(n: int, g: torch.Generator) -> Claim:
+    slope = math.log(_bias(2e-3)[0] / _bias(1e-3)[0]) / math.log(2)
+    return exact("slope of log W2(π_h, p) in log h", DERIVED, 1.0, slope, 0.01)
+
+
+def bias_is_not_root_h(n: int, g: torch.Generator) -> Claim:
+    return false(
+        "“the W2 bias of ULA is of order √h”: that is the worst case; its slope on smooth targets",
+        DALALYAN, 0.5, math.log(_bias(2e-3)[0] / _bias(1e-3)[0]) / math.log(2), 1.0,
+    )  # fmt: skip
+
+
+def bias_constant(n: int, g: torch.Generator) -> Claim:
+    h = 1e-4
+    return exact("W2(π_h, p)/h → √(tr P)/4 on a Gaussian", DERIVED,
+                 math.sqrt(float(torch.trace(P))) / 4, _bias(h)[0] / h, 2e-3)  # fmt: skip
+
+
+def bias_in_kl(n: int, g: torch.Generator) -> Claim:
+    h = 1e-3
+    return exact("KL(π_h‖p)/h² → tr P²/16 on a Gaussian", DERIVED, torch.trace(P @ P) / 16,
+                 _bias(h)[1] / h**2, 2e-2)  # fmt: skip
+
+
+def _log_cosh_bias(h: float) -> float:
+    """Return W2(π_h, p)/h for p ∝ 1/cosh x, with π_h the stationary law of ULA on a grid."""
+    x, dx = grid(-20, 20, 801)
+    x = x[:, 0]
+    p = 1 / torch.cosh(x)
+    step = torch.exp(-((x - x[:, None] + h * torch.tanh(x)[:, None]) ** 2) / (4 * h))
+    step, law = step / step.sum(1, keepdim=True), p / p.sum()
+    for _ in range(int(60 / h)):
+        law = law @ step
+    levels = ((torch.arange(200_000) + 0.5) / 200_000).numpy()
+    edges = torch.cat([x - dx / 2, x[-1:] + dx / 2]).numpy()
+    quantiles = [
+        np.interp(levels, torch.cat([q.new_zeros(1), q.cumsum(0)]).numpy(), edges)
+        for q in (law, p / p.sum())
+    ]
+    return float(np.sqrt(np.mean((quantiles[0] - quantiles[1]) ** 2))) / h
+
+
+def bias_beyond_gaussians(n: int, g: torch.Generator) -> Claim:
+    """W2/h → ‖v‖ with v = −(1/p) ∫ p g and g = ¼ U'² − ½ U'' + ¼ E U'', U = log cosh."""
+    x, dx = grid(-30, 30, 20_001)
+    x = x[:, 0]
+    p = 1 / torch.cosh(x) / math.pi
+    d_U, dd_U = torch.tanh(x), 1 / torch.cosh(x).square()
+    rise = 0.25 * d_U**2 - 0.5 * dd_U + 0.25 * float((p * dd_U).sum()) * dx
+    v = -(torch.cumsum(p * rise, 0) - 0.5 * p * rise) * dx / p
+    predicted = math.sqrt(float((p * v * v)[2000:-2000].sum()) * dx)
+    found = 2 * _log_cosh_bias(0.1) - _log_cosh_bias(0.2)  # the term of order h drops out
+    return exact(
+        "W2(π_h, p)/h as h → 0 on p ∝ 1/cosh x: ‖v‖, p v = −∫ p (¼U'² − ½U'' + ¼E U'')",
+        "Leimkuhler & Matthews 2013; derived", predicted, found, 2e-3,
+    )  # fmt: skip
+
+
+def _worst(
+    bound: Callable[[float, float, float], tuple[float, float]], g: torch.Generator
+) -> float:
+    """The largest ratio of ULA's exact bias to a bound, over random Gaussians in 5-D and h.
+
+    `bound(m, L, u)` is a step, u in (0, 1) of the largest one allowed, and the bound at it; a bound
+    in W2 if positive, in KL if negative.
+    """
+    worst, zero = 0.0, torch.zeros(5, dtype=torch.float64)
+    for _ in range(20):
+        w = 0.05 + torch.rand(5, dtype=torch.float64, generator=g)
+        u = float(torch.rand((), dtype=torch.float64, generator=g))
+        h, limit = bound(float(w.min()), float(w.max()), u)
+        cov = torch.diag(1 / w)
+        laws = Gaussian(zero, linear_step(ULA(h), cov).stationary()), Gaussian(zero, cov)
+        bias = gaussian_wasserstein(*laws) if limit > 0 else gaussian_kl(*laws)
+        worst = max(worst, bias / abs(limit))
+    return worst
+
+
+def dalalyan(n: int, g: torch.Generator) -> Claim:
+    def bound(m: float, L: float, u: float) -> tuple[float, float]:
+        h = 2 * u / (m + L)
+        return h, 1.65 * L / m * math.sqrt(5 * h)
+
+    return at_most("exact W2 bias over the bound 1.65 (L/m) √(hd), h ≤ 2/(m+L)", DALALYAN, 1.0,
+                   _worst(bound, g))  # fmt: skip
+
+
+def vempala(n: int, g: torch.Generator) -> Claim:
+    def bound(m: float, L: float, u: float) -> tuple[float, float]:
+        h = u * m / (4 * L**2)
+        return h, -8 * h * 5 * L**2 / m
+
+    return at_most("exact KL bias over the bound 8hdL²/α, h ≤ α/(4L²)", VEMPALA, 1.0,
+                   _worst(bound, g))  # fmt: skip
+
+
+def averaged_noise(n: int, g: torch.Generator) -> Claim:
+    law = linear_step(LeimkuhlerMatthews(0.9), ONE, field="z").stationary()
+    return exact(
+        "Leimkuhler–Matthews has no bias on N(0, 1), h = 0.9", LEIMKUHLER, 1.0, law[0, 0], 1e-10
+    )
+
+
+def baoab_position(n: int, g: torch.Generator) -> Claim:
+    law = linear_step(BAOAB(0.8), ONE, field="momentum").stationary()
+    return exact(
+        "BAOAB: Var x = 1 on N(0, 1) at every stable h (0.8)", LEIMKUHLER, 1.0, law[0, 0], 1e-10
+    )
+
+
+def baoab_velocity(n: int, g: torch.Generator) -> Claim:
+    law = linear_step(BAOAB(0.8), ONE, field="momentum").stationary()
+    return exact("BAOAB: Var v = 1 − h²/4, h = 0.8", LEIMKUHLER, 0.84, law[1, 1], 1e-10)
+
+
+def obabo_position(n: int, g: torch.Generator) -> Claim:
+    law = linear_step(OBABO(0.8), ONE, field="momentum", n_draws=2).stationary()
+    return exact("OBABO: Var x = 1/(1 − h²/4), h = 0.8", LEIMKUHLER, 1 / 0.84, law[0, 0], 1e-10)
+
+
+def preconditioned(n: int, g: torch.Generator) -> Claim:
+    h, Pc = 0.1, torch.tensor([[1.0, 0.2], [0.2, 0.7]], dtype=torch.float64)
+    found = torch.linalg.inv(linear_step(PreconditionedULA(h, Pc), S).stationary())
+    return exact("preconditioned ULA keeps precision P − (h/2) P P_c P, largest error", DERIVED, 0.0,
+                 (found - (P - h / 2 * P @ Pc @ P)).abs().max(), 1e-9)  # fmt: skip
+
+
+def condition_number(n: int, g: torch.Generator) -> Claim:
+    radius = linear_step(PreconditionedULA(0.3, S), S).radius
+    return exact(
+        "with P_c = S every direction contracts by 1 − h, h = 0.3", DERIVED, 0.7, radius, 1e-10
+    )
+
+
+def _spectrum(d: int) -> Tensor:
+    return torch.arange(1, d + 1, dtype=torch.float64) ** -2.0
+
+
+def dimension(n: int, g: torch.Generator) -> Claim:
+    bias = lambda d: math.sqrt(d) * ((1 - 0.05) ** -0.5 - 1)  # N(0, I_d), h = 0.1
+    law = linear_step(ULA(0.1), torch.eye(16, dtype=torch.float64)).stationary()
+    target = Gaussian(torch.zeros(16).double(), 1.0)
+    found = gaussian_wasserstein(Gaussian(torch.zeros(16).double(), law), target)
+    return exact("the W2 bias of ULA grows as √d on N(0, I): d = 16 over d = 1", DERIVED, 4.0,
+                 found / bias(1), 1e-8)  # fmt: skip
+
+
+def dimension_free(n: int, g: torch.Generator) -> Claim:
+    found = []
+    for d in (8, 64):
+        cov = torch.diag(_spectrum(d))
+        law = linear_step(PreconditionedULA(0.1, cov), cov).stationary()
+        zero = torch.zeros(d).double()
+        found.append(gaussian_wasserstein(Gaussian(zero, law), Gaussian(zero, cov)))
+    return at_most("with P_c = S and a trace-class S it stays bounded: d = 64 over √(π²/6)·0.0260",
+                   DERIVED, 1.0, found[1] / (math.pi / math.sqrt(6) * 0.0260)
+                   if found[1] > found[0] else math.nan)  # fmt: skip
+
+
+def _skewed_after(kernel: Kernel[Any, Any], n: int, g: torch.Generator) -> Estimate:
+    """Mean of x² after 10 steps from exact draws of log E, E ~ Exp(1)."""
+    target = as_target(score=lambda x: 1 - x.exp(), log_prob=lambda x: (x - x.exp()).sum(1))
+    x = torch.empty(n, 1, dtype=torch.float64).exponential_(generator=g).log()
+    state = kernel.init(x, target)
+    for _ in range(10):
+        state, _ = kernel.step(state, target, generator=g)
+    return mean_and_error(state.x[:, 0].square())
+
+
+SECOND = math.pi**2 / 6 + 0.5772156649015329**2
+
+
+def mala_keeps(n: int, g: torch.Generator) -> Claim:
+    return statistical("MALA keeps a skewed law: E x² of x − e^x after 10 steps of 0.4", ROBERTS,
+                       SECOND, _skewed_after(MALA(0.4), n, g), 0.05)  # fmt: skip
+
+
+def _ula_on_a_grid(h: float, n_steps: int) -> float:
+    """E x² after steps of ULA from the law of x − e^x, by its transition density."""
+    x, dx = grid(-25, 6, 3101)
+    x = x[:, 0]
+    step = torch.exp(-((x - (x + h * (1 - x.exp()))[:, None]) ** 2) / (4 * h))
+    step = step * dx / math.sqrt(4 * math.pi * h)
+    law = (x - x.exp()).exp() * dx
+    for _ in range(n_steps):
+        law = law @ step
+    return float((law * x * x).sum())
+
+
+def ula_does_not_keep(n: int, g: torch.Generator) -> Claim:
+    return false("“so does ULA, started in it”", ROBERTS, SECOND, _skewed_after(ULA(0.4), n, g),
+                 _ula_on_a_grid(0.4, 10))  # fmt: skip
+
+
+CHECKS: tuple[Check, ...] = (
+    ula_law, ula_inflation, ula_stability, bias_slope, bias_is_not_root_h, bias_constant, bias_in_kl,
+    bias_beyond_gaussians, dalalyan, vempala, averaged_noise, baoab_position, baoab_velocity,
+    obabo_position, preconditioned, condition_number, dimension, dimension_free, mala_keeps,
+    ula_does_not_keep,
+)  # fmt: skip
+"""The claims of this file, in the order of the report."""

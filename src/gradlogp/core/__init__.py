@@ -1,0 +1,33 @@
+"""Shared vocabulary: types, protocols, shapes, checks of arguments, noise, chunks, estimates."""
+
+from .chunks import Progress as Progress
+from .chunks import Update as Update
+from .chunks import chunks as chunks
+from .chunks import count_chunks as count_chunks
+from .estimate import Estimate as Estimate
+from .estimate import mean_and_error as mean_and_error
+from .protocols import Analytic as Analytic
+from .protocols import Denoiser as Denoiser
+from .protocols import Density as Density
+from .protocols import Kernel as Kernel
+from .protocols import NoisyScoreFn as NoisyScoreFn
+from .protocols import Schedule as Schedule
+from .protocols import ScoreFn as ScoreFn
+from .protocols import Transition as Transition
+from .randomness import BLOCK as BLOCK
+from .randomness import FEW as FEW
+from .randomness import Generator as Generator
+from .randomness import Streams as Streams
+from .randomness import block_of as block_of
+from .randomness import choice as choice
+from .randomness import new_seed as new_seed
+from .randomness import permutation as permutation
+from .randomness import rand_like as rand_like
+from .randomness import randn_like as randn_like
+from .rates import derivatives as derivatives
+from .shapes import check_batch as check_batch
+from .shapes import check_count as check_count
+from .shapes import check_points as check_points
+from .shapes import check_same_shape as check_same_shape
+from .shapes import per_sample as per_sample
+from .shapes import sum_event as sum_event

@@ -1,0 +1,52 @@
+"""Chunks of a batch with noise of their own, and what reports progress."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Protocol, runtime_checkable
+
+from torch import Tensor
+
+from .randomness import Generator, Streams, block_of, new_seed
+
+Progress = Callable[[int, int], None]
+"""Called as progress(done, total) after every step."""
+
+
+@runtime_checkable
+class Update(Protocol):
+    """update(done, total, note): what to show; also what the samplers call as progress."""
+
+    def __call__(self, done: int, total: int, note: str = "") -> None:
+        """Show that `done` of `total` steps are done."""
+
+
+def count_chunks(n: int, chunk_size: int | None) -> int:
+    """Return how many chunks n chains make.
+
+    Raises:
+        ValueError: If there is no chain.
+    """
+    if n < 1:
+        raise ValueError("x is empty: there is no chain to move")
+    return -(-n // (chunk_size or n))
+
+
+def chunks(
+    x: Tensor, chunk_size: int | None, generator: Generator | None
+) -> Iterator[tuple[slice, Streams]]:
+    """Yield the chunks of x, each with streams of its own (a whole run keeps its streams).
+
+    Raises:
+        ValueError: For a chunk size below 1, or chunks asked of a caller's own streams.
+    """
+    if chunk_size is not None and chunk_size < 1:
+        raise ValueError(f"chunk_size must be at least 1, got {chunk_size}")
+    if isinstance(generator, Streams):
+        if chunk_size is not None and chunk_size < len(x):
+            raise ValueError("streams already belong to one chunk; pass a torch.Generator")
+        yield slice(0, len(x)), generator
+        return
+    n, block = len(x), block_of(x.shape[1:], x.device)
+    for streams in Streams.split(new_seed(generator), n, chunk_size or n, x.device, block):
+        yield slice(streams.start, streams.stop), streams

@@ -1,0 +1,142 @@
+r"""Function types and protocols: what everything else speaks.
+
+For a density p on R^d the *score* is s(x) = ∇ log p(x) = −∇E(x). Nothing else is called a score.
+A batch is `x` with shape `(B, *event)`; nothing ever couples the members of a batch. Noise levels
+are `x_t = α_t x_0 + σ_t ε` with ε ~ N(0, I), and t in [0, 1] runs from data to noise.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Protocol, TypeVar, runtime_checkable
+
+import torch
+from torch import Tensor
+
+from .randomness import Generator
+from .rates import derivatives
+
+ScoreFn = Callable[[Tensor], Tensor]
+"""s(x): `(B, *event) -> (B, *event)`."""
+
+NoisyScoreFn = Callable[[Tensor, Tensor], Tensor]
+"""s(x_t, t) = ∇ log p_t(x_t): `(B, *event)`, t `()` or `(B,)` `-> (B, *event)`."""
+
+
+@runtime_checkable
+class Density(Protocol):
+    """What Langevin dynamics needs: a log-density up to a constant, and its score."""
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        """Return log p(x) + const, shape `(B,)`."""
+
+    def score(self, x: Tensor) -> Tensor:
+        """Return ∇ log p(x), shape of `x`."""
+
+
+@runtime_checkable
+class Analytic(Density, Protocol):
+    """A density closed under Gaussian noising: the reason everything here can be checked."""
+
+    @property
+    def event_shape(self) -> torch.Size:
+        """The shape of one draw."""
+
+    def sample(self, n: int, *, generator: torch.Generator | None = None) -> Tensor:
+        """Draw n independent points, `(n, *event)`."""
+
+    def noised(self, alpha: Tensor | float, sigma: Tensor | float) -> Analytic:
+        """Return the law of α X + σ Z with Z ~ N(0, I); α and σ `()` or `(B,)`."""
+
+    def posterior_mean(self, x_t: Tensor, alpha: Tensor | float, sigma: Tensor | float) -> Tensor:
+        """Return E[X | α X + σ Z = x_t], shape of x_t."""
+
+
+@runtime_checkable
+class Denoiser(Protocol):
+    """A noisy score that also knows E[x_0 | x_t], even where α = 0 and the score cannot tell."""
+
+    def __call__(self, x: Tensor, t: Tensor) -> Tensor:
+        """Return the score of the law of x_t."""
+
+    def denoise(self, x: Tensor, t: Tensor) -> Tensor:
+        """Return the posterior mean E[x_0 | x_t = x]."""
+
+
+class Schedule(ABC):
+    r"""A map t -> (α_t, σ_t) from which drift, diffusion and log-SNR are derived once.
+
+    .. math:: f = \frac{d \log α}{dt}, \quad λ = 2 \log(α / σ), \quad g^2 = -σ^2 \frac{dλ}{dt}
+
+    so that dX = f X dt + g dW has the marginals α_t x_0 + σ_t ε. A subclass gives `__call__` and
+    nothing else.
+
+    References:
+        | Score-Based Generative Modeling through Stochastic Differential Equations (Song et al., 2021)
+        | https://arxiv.org/abs/2011.13456
+        | Variational Diffusion Models (Kingma et al., 2021)
+        | https://arxiv.org/abs/2107.00630
+    """
+
+    @property
+    def times(self) -> Tensor | None:
+        """The descending times of a discrete ladder; None where time is continuous."""
+        return None
+
+    @abstractmethod
+    def __call__(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        """Return (α_t, σ_t), each with the shape of t."""
+
+    def rates(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        """Return (dα/dt, dσ/dt) by automatic differentiation."""
+        return derivatives(self, t)
+
+    def log_snr(self, t: Tensor) -> Tensor:
+        """Return λ(t) = 2 log(α/σ)."""
+        alpha, sigma = self(t)
+        return 2 * (alpha.log() - sigma.log())
+
+    def f(self, t: Tensor) -> Tensor:
+        """Return the drift coefficient, d log α / dt."""
+        return self.rates(t)[0] / self(t)[0]
+
+    def g2(self, t: Tensor) -> Tensor:
+        """Return the squared diffusion coefficient, 2σ (σ' − f σ), at t = 0 as a limit."""
+        t = t.clamp(min=1e-12)  # σ' is infinite at 0 where σ ~ sqrt(t), the product is not
+        (_, sigma), (_, d_sigma) = self(t), self.rates(t)
+        return 2 * sigma * (d_sigma - self.f(t) * sigma)
+
+
+S = TypeVar("S")
+I = TypeVar("I", covariant=True)
+
+
+@runtime_checkable
+class Kernel(Protocol[S, I]):
+    """Keeps a density. State holds what the next step needs, Info what a diagnostic wants."""
+
+    def init(self, x: Tensor, target: Density) -> S:
+        """Return the state at x."""
+
+    def step(
+        self, state: S, target: Density, *, generator: Generator | None = None
+    ) -> tuple[S, I]:
+        """Move every chain by one step."""
+
+
+@runtime_checkable
+class Transition(Protocol):
+    """Moves p_t to p_s, s < t; `s = None` is the noise-free end (α, σ) = (1, 0)."""
+
+    def __call__(
+        self,
+        x: Tensor,
+        t: Tensor,
+        s: Tensor | None,
+        score: NoisyScoreFn,
+        schedule: Schedule,
+        *,
+        generator: Generator | None = None,
+    ) -> Tensor:
+        """Return x_s, shape of x."""

@@ -1,0 +1,160 @@
+"""The one place that draws noise, which does not depend on how chains are divided among chunks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+BLOCK = 1024
+"""Chains that share one stream of noise, where nothing else is asked for."""
+
+NUMBERS, ON_DEVICE = 2**15, 2**20
+"""Numbers in one draw of one block, on the CPU and elsewhere: enough that a call does not show."""
+
+PIECE = 2**22
+"""Most numbers drawn in one go, for rows much larger than an event."""
+
+FEW = 8
+"""Most dimensions for which the chains are contiguous in memory, not the dimensions."""
+
+_IN_PLACE = {torch.randn: Tensor.normal_, torch.rand: Tensor.uniform_}
+
+
+def block_of(event_shape: torch.Size, device: torch.device | str = "cpu") -> int:
+    """Return how many chains of this event shape best share a stream: a power of two, at least 16."""
+    numbers = NUMBERS if torch.device(device).type == "cpu" else ON_DEVICE
+    chains = max(16, numbers // max(1, event_shape.numel()))
+    return 1 << (chains.bit_length() - 1)
+
+
+class Streams:
+    """Noise keyed by block of chains, so that a chain does not depend on how chains are chunked.
+
+    One `torch.randn` call of n numbers is not the same as two of n/2, so the rows are dealt out in
+    blocks of chains, each with a stream of its own derived from one seed. Whoever works on the
+    chains [start, stop) out of `total` draws the same numbers for them; a chunk that ends within a
+    block draws all of the block.
+
+    Arguments:
+        seed: The seed of the whole run.
+        start, stop, total: The chains [start, stop) of that many in the whole run.
+        device: Where the noise is wanted.
+        block: Chains in a block; the noise depends on it.
+    """
+
+    def __init__(
+        self,
+        seed: int,
+        start: int,
+        stop: int,
+        total: int,
+        device: torch.device | str = "cpu",
+        block: int = BLOCK,
+    ) -> None:
+        if not 0 <= start < stop <= total:
+            raise ValueError(f"chains [{start}, {stop}) do not lie within {total} chains")
+        if block < 1:
+            raise ValueError(f"a block must have at least 1 chain, got {block}")
+        self.start, self.stop, self.total, self.block = start, stop, total, block
+        blocks = self.blocks
+        # An odd multiplier keeps the low 32 bits, all that the CPU generator reads, distinct.
+        seeds = [(seed + 0x9E3779B97F4A7C15 * i) % 2**63 for i in range(blocks.start, blocks.stop)]
+        self._generators = [torch.Generator(device).manual_seed(seed) for seed in seeds]
+        starts = range(blocks.start * block, stop, block)
+        self._full = [min(block, total - i) for i in starts]
+        self._sizes = [min(stop, i + block) - max(start, i) for i in starts]
+
+    @classmethod
+    def split(
+        cls,
+        seed: int,
+        total: int,
+        chunk_size: int,
+        device: torch.device | str = "cpu",
+        block: int = BLOCK,
+    ) -> list[Streams]:
+        """Return the streams of every chunk of a run of `total` chains."""
+        starts = range(0, total, chunk_size)
+        return [cls(seed, i, min(i + chunk_size, total), total, device, block) for i in starts]
+
+    @property
+    def blocks(self) -> slice:
+        """The numbers of the blocks in which these chains lie."""
+        return slice(self.start // self.block, (self.stop - 1) // self.block + 1)
+
+    def draw(self, law: Callable[..., Tensor], shape: torch.Size, like: Tensor) -> Tensor:
+        """Draw `shape` numbers from `law` (`torch.randn`, `torch.rand`); rows are the chains."""
+        if shape[0] != (n := self.stop - self.start):
+            raise ValueError(f"these streams serve {n} chains, noise for {shape[0]} was asked")
+        fill, dim = _IN_PLACE[law], int(len(shape) == 2 and shape[1] <= FEW)
+        out = like.new_empty((shape[1], n) if dim else shape)  # the chains last, or first
+        most = self.block if dim else max(1, PIECE // max(1, shape[1:].numel()))
+        if n == self.total <= min(self.block, most):
+            fill(out, generator=self._generators[0])
+            return out.mT if dim else out
+        skip, by_row = self.start % self.block, dim == 1 and self.total > self.block
+        parts = out.split_with_sizes(self._sizes, dim)
+        for part, size, generator in zip(parts, self._full, self._generators, strict=True):
+            for at in range(0, size, most):  # mostly all of the block
+                n_drawn = min(most, size - at)
+                first, last = max(at, skip), min(at + n_drawn, skip + part.shape[dim])
+                mine = part.narrow(dim, first - skip, last - first) if first < last else None
+                if mine is not None and last - first == n_drawn:
+                    drawn = mine
+                else:
+                    drawn = like.new_empty((shape[1], n_drawn) if dim else (n_drawn, *shape[1:]))
+                for row in drawn if by_row else (drawn,):  # contiguous, which fills much faster
+                    fill(row, generator=generator)
+                if mine is not None and drawn is not mine:
+                    mine.copy_(drawn.narrow(dim, first - at, last - first))
+            skip = 0
+        return out.mT if dim else out
+
+    def get_state(self) -> Tensor:
+        """Return where the streams stand: bytes, a row for each block."""
+        return torch.stack([generator.get_state() for generator in self._generators])
+
+    def set_state(self, state: Tensor) -> None:
+        """Go on from where `get_state` was asked."""
+        for generator, row in zip(self._generators, state, strict=True):
+            generator.set_state(row.clone())  # a view crashes PyTorch
+
+
+Generator = torch.Generator | Streams
+"""Where randomness enters; `None` means PyTorch's default generator."""
+
+
+def _draw(
+    law: Callable[..., Tensor], shape: torch.Size, like: Tensor, g: Generator | None
+) -> Tensor:
+    if isinstance(g, Streams):
+        return g.draw(law, shape, like)
+    return law(shape, dtype=like.dtype, device=like.device, generator=g)
+
+
+def randn_like(x: Tensor, generator: Generator | None = None) -> Tensor:
+    """Draw N(0, I) noise of the shape, dtype and device of x: the one place noise comes from."""
+    return _draw(torch.randn, x.shape, x, generator)
+
+
+def rand_like(x: Tensor, generator: Generator | None = None) -> Tensor:
+    """Draw uniform numbers in [0, 1) of the shape, dtype and device of x."""
+    return _draw(torch.rand, x.shape, x, generator)
+
+
+def choice(weights: Tensor, n: int, generator: torch.Generator | None = None) -> Tensor:
+    """Draw n indices with replacement, with probability proportional to `weights` `(K,)`."""
+    return torch.multinomial(weights, n, replacement=True, generator=generator)
+
+
+def permutation(n: int, generator: torch.Generator | None = None) -> Tensor:
+    """Draw a uniform permutation of 0 … n−1 on the CPU."""
+    return torch.randperm(n, generator=generator)
+
+
+def new_seed(generator: torch.Generator | None) -> int:
+    """Draw a fresh seed, so that a run can hand streams of its own to each block of chains."""
+    at = "cpu" if generator is None else generator.device
+    return int(torch.randint(2**62, (), device=at, generator=generator))

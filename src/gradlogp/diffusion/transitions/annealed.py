@@ -1,0 +1,212 @@
+r"""Annealed Langevin dynamics: Langevin steps at every noise level, from the largest down."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+
+from ...core import (
+    Generator,
+    Kernel,
+    NoisyScoreFn,
+    Schedule,
+    check_same_shape,
+)
+from ...langevin.kernels import (
+    ULA,
+    LeimkuhlerMatthews,
+    PositionDependentULA,
+    PreconditionedULA,
+    TamedULA,
+)
+from ...langevin.kernels.exponential import ExponentialEuler
+from ...noise.ladder import NoiseLevels
+from ...noise.predictions import predict
+from .annealed_kernels import ExponentialSteps, LevelKernel, MakeKernel
+from .annealed_solver import solve_step
+from .coefficients import interval
+
+SPARING = (
+    ULA, LeimkuhlerMatthews, TamedULA, PreconditionedULA, PositionDependentULA, ExponentialEuler,
+)  # fmt: skip
+"""Kernels that move x without the score where it ends: the last one at a level is not needed."""
+
+
+@dataclass(frozen=True)
+class AnnealedLangevin:
+    r"""Annealed Langevin dynamics (NCSN), from σ_1 (the largest) to σ_L, with any kernel.
+
+    At level t, `n_steps` of
+
+    .. math:: x \leftarrow x + h_t\, s(x, t) + \sqrt{2 h_t}\, z, \quad h_t = η σ_t^2
+
+    or of another kernel, and then on to level s, where x is rescaled by α_s/α_t (1 for VE and
+    ladders). At the noise-free end, s = None, the state is denoised by Tweedie's formula at the
+    level it is at.
+
+    The dimensionless η is `relative_step`. In NCSN's notation η = ε/σ_L², with h_i = ε σ_i²/σ_L² as
+    in NCSN's code; the step in NCSN's paper (α/2, √α) is half as large, h = α/2. For finite
+    `n_steps` the final law is biased; on a Gaussian the bias is known exactly.
+
+    A kernel moves x/σ_t, with step size η: its steps in x are ησ_t² where a step is one of
+    the position, and ησ_t where it is a time, as for `BAOAB` and `HMC` (where η compares with
+    η²/2); a friction γ is γ/σ_t. In these units the law at every level has curvature of at most 1,
+    and both kinds are stable for η < 2. A kernel starts anew at each level: momenta at
+    rest. One with a Metropolis correction needs log p_t, which `ExactScore` has and a network has not.
+
+    References:
+        | Generative Modeling by Estimating Gradients of the Data Distribution (Song & Ermon, 2019)
+        | https://arxiv.org/abs/1907.05600
+        | Improved Techniques for Training Score-Based Generative Models (Song & Ermon, 2020)
+        | https://arxiv.org/abs/2006.09011
+
+    Arguments:
+        n_steps: Langevin steps a level.
+        relative_step: η, the step size at a level in units of σ_t² (of σ_t for a time); stable
+            below 2.
+        kernel: η -> kernel, such as `ULA`, `MALA` or `partial(HMC, n_leapfrog=3)`; or what makes
+            one for each level, `ExponentialSteps` and `PreconditionedSteps`.
+
+    Raises:
+        ValueError: For fewer than one step, or an η at which no kernel is stable; when called, as
+            the kernel raises.
+        FloatingPointError: When called, if a chain of an unadjusted kernel leaves the finite
+            numbers.
+    """
+
+    n_steps: int = 5
+    relative_step: float = 0.1
+    kernel: MakeKernel | LevelKernel = ULA
+
+    def __post_init__(self) -> None:
+        if self.n_steps < 1:
+            raise ValueError(f"n_steps must be at least 1, got {self.n_steps}")
+        limit = math.inf if isinstance(self.kernel, ExponentialSteps) else 2
+        if not 0 < self.relative_step < limit:
+            raise ValueError(
+                f"relative_step must lie in (0, {limit}), where the dynamics is stable for every "
+                f"law, got {self.relative_step}"
+            )
+
+    @classmethod
+    def solved(
+        cls, levels: NoiseLevels, kernel: MakeKernel | LevelKernel = ULA
+    ) -> AnnealedLangevin:
+        r"""Return the dynamics for levels from `noise_levels`, η solved for the kernel.
+
+        η is such that the steps at a level end with the variance of that level, or as near to it
+        as they can, on data that are one point, where one level begins with what the one above
+        ends with (technique 4 of NCSNv2). For `ULA` that is `levels.relative_step`.
+
+        Arguments:
+            levels: σ_1 > … > σ_L, and the steps a level.
+            kernel: As above, without a Metropolis correction.
+
+        Raises:
+            ValueError: For a kernel whose step is not affine on a Gaussian.
+        """
+        step = levels.relative_step if kernel is ULA else solve_step(levels, kernel)
+        return cls(levels.n_steps, step, kernel)
+
+    def __call__(
+        self,
+        x: Tensor,
+        t: Tensor,
+        s: Tensor | None,
+        score: NoisyScoreFn,
+        schedule: Schedule,
+        *,
+        generator: Generator | None = None,
+    ) -> Tensor:
+        """Return x after the steps at level t, moved to level s.
+
+        Raises:
+            ValueError: If α_t = 0, where no rescaling leads to level s, or for a score of another
+                shape.
+        """
+        (alpha, sigma), (alpha_s, _) = interval(schedule, t, s)
+        alpha_t, sigma_t = float(alpha), float(sigma)
+        if sigma_t > 0:  # else there is no noise, and no step
+            x = self._steps(x, Level(score, t, sigma_t), (alpha_t / sigma_t) ** 2, generator)
+        if s is None:
+            return predict(score, schedule, x, t)[0]
+        if alpha_t == 0:
+            raise ValueError("annealed Langevin cannot leave alpha = 0; start at an earlier time")
+        ratio = float(alpha_s) / alpha_t
+        return x if math.isclose(ratio, 1.0, rel_tol=1e-12) else ratio * x
+
+    def _steps(self, x: Tensor, level: Level, snr: float, generator: Generator | None) -> Tensor:
+        make, eta = self.kernel, self.relative_step
+        kernel = strict(make.at(eta, snr) if isinstance(make, LevelKernel) else make(eta))
+        last = blind if type(kernel) in SPARING else level
+        state = kernel.init(x / level.sigma, level)
+        for k in range(self.n_steps):
+            target = level if k + 1 < self.n_steps else last
+            state, _ = kernel.step(state, target, generator=generator)
+        return level.sigma * state.x
+
+
+@dataclass(frozen=True)
+class Level:
+    """The law of y = x_t/σ_t at one level, as a target."""
+
+    noisy_score: NoisyScoreFn
+    t: Tensor
+    sigma: float
+
+    def score(self, y: Tensor) -> Tensor:
+        """Return σ s(σ y, t)."""
+        x = self.sigma * y
+        score = self.noisy_score(x, self.t)
+        check_same_shape(score, x, "the score")
+        return self.sigma * score
+
+    def log_prob(self, y: Tensor) -> Tensor:
+        """Return log p_t(σ y), which differs by a constant.
+
+        Raises:
+            ValueError: If the noisy score knows no log-density.
+        """
+        return noisy_log_prob(self.noisy_score)(self.sigma * y, self.t)
+
+
+class _Blind:
+    """A target in place of one whose score at the end of a level nobody uses."""
+
+    def score(self, y: Tensor) -> Tensor:
+        return torch.zeros_like(y)
+
+    def log_prob(self, y: Tensor) -> Tensor:
+        return y.new_zeros(len(y))
+
+
+blind = _Blind()
+
+
+def noisy_log_prob(score: NoisyScoreFn) -> Callable[[Tensor, Tensor], Tensor]:
+    """Return (x, t) -> log p_t(x) of a noisy score that has one.
+
+    Raises:
+        ValueError: If it has none.
+    """
+    log_prob = getattr(score, "log_prob", None)
+    if log_prob is None:
+        raise ValueError(
+            f"this noisy score ({type(score).__name__}) has no log-density, which Metropolis "
+            "corrections need; use a kernel without one (ULA, LeimkuhlerMatthews, BAOAB) or a score "
+            "with log_prob(x, t), as ExactScore"
+        )
+    return cast(Callable[[Tensor, Tensor], Tensor], log_prob)
+
+
+def strict(kernel: Kernel[Any, Any]) -> Kernel[Any, Any]:
+    """Return the kernel that raises where it would freeze: of that a transition cannot tell."""
+    if getattr(kernel, "on_nonfinite", None) == "freeze":
+        return dataclasses.replace(cast(Any, kernel), on_nonfinite="raise")
+    return kernel

@@ -1,0 +1,168 @@
+r"""Transitions that add noise on purpose: Langevin corrections after a step, and churn before it."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from ...core import (
+    Generator,
+    NoisyScoreFn,
+    Schedule,
+    Transition,
+    check_same_shape,
+    per_sample,
+    randn_like,
+)
+from ...noise.predictions import predict
+from ...noise.schedules import invert_log_snr
+from .coefficients import interval
+from .flow import ProbabilityFlow
+from .reverse import ReverseSDE
+
+
+@dataclass(frozen=True)
+class PredictorCorrector:
+    r"""A step of any transition, and then Langevin steps at the level it has reached.
+
+    Langevin steps keep p_s, so they mend what the predictor got wrong:
+
+    .. math:: x \leftarrow x + h\, s(x, s) + \sqrt{2h}\, z
+
+    The signal-to-noise ratio q = ‖h s‖/√(2hd) sets their size by one of two rules.
+
+    level (the default)
+        h = 2 q² σ_s², which has this ratio for a score of the size √d/σ_s that noise gives it.
+    sample
+        :math:`h = \min(2 q^2 d / \|s(x, s)\|^2,\; σ_s^2)`, each sample by its own score. Then h
+        depends on x, and steps without a term for its divergence keep p_s/h and not p_s. It is
+        here because it is in use; on a Gaussian its bias is several times that of "level".
+
+    (The original takes norms averaged over the batch, so that a sample depends on its batch-mates.)
+
+    References:
+        | Score-Based Generative Modeling through Stochastic Differential Equations (Song et al., 2021)
+        | https://arxiv.org/abs/2011.13456
+
+    Arguments:
+        predictor: The transition that moves from t to s.
+        snr: q > 0.
+        n_steps: Langevin steps after each step of the predictor.
+        rule: "level" or "sample".
+    """
+
+    predictor: Transition = field(default_factory=ReverseSDE)
+    snr: float = 0.16
+    n_steps: int = 1
+    rule: Literal["level", "sample"] = "level"
+
+    def __post_init__(self) -> None:
+        if not 0 < self.snr < math.inf:
+            raise ValueError(f"snr must be positive, got {self.snr}")
+        if self.rule not in ("level", "sample"):
+            raise ValueError(f"rule must be 'level' or 'sample', got {self.rule!r}")
+        if self.n_steps < 1:
+            raise ValueError(f"n_steps must be at least 1, got {self.n_steps}")
+        if hasattr(self.predictor, "begin"):
+            raise ValueError(
+                "the predictor must be without memory: a multistep solver's values belong to a "
+                "path that the corrector leaves; use ReverseSDE, DDIM or ProbabilityFlow"
+            )
+
+    def __call__(
+        self,
+        x: Tensor,
+        t: Tensor,
+        s: Tensor | None,
+        score: NoisyScoreFn,
+        schedule: Schedule,
+        *,
+        generator: Generator | None = None,
+    ) -> Tensor:
+        """Return x_s; at the noise-free end, where there is no score, the predictor's."""
+        x = self.predictor(x, t, s, score, schedule, generator=generator)
+        if s is None:
+            return x
+        sigma2, d = float(schedule(s)[1]) ** 2, x.shape[1:].numel()
+        h = x.new_full([1] * x.ndim, min(2 * self.snr**2, 1.0) * sigma2)
+        for _ in range(self.n_steps):
+            drift = score(x, s)
+            check_same_shape(drift, x, "the score")
+            if self.rule == "sample":
+                norm2 = drift.flatten(1).square().sum(1)
+                h = (2 * self.snr**2 * d / norm2).clamp(max=sigma2)  # also where the score is 0
+                h = per_sample(h, x, "h")
+            x = x + h * drift + (2 * h).sqrt() * randn_like(x, generator)
+        return x
+
+
+@dataclass(frozen=True)
+class Churn:
+    r"""EDM's stochastic sampler: noise is added to each sample before a step of the flow.
+
+    In y = x/α and r = σ/α, where r_min ≤ r_t ≤ r_max,
+
+    .. math:: \hat r = (1 + γ)\, r_t, \qquad \hat y = y + \sqrt{\hat r^2 - r_t^2}\; S\, z
+
+    and a step of the probability flow (Heun's) leads from r̂ to r_s. With S = 1 the noised state
+    has exactly the law at r̂. In the paper's terms γ is min(S_churn/N, √2 − 1).
+
+    References:
+        | Elucidating the Design Space of Diffusion-Based Generative Models (Karras et al., 2022)
+        | https://arxiv.org/abs/2206.00364
+
+    Arguments:
+        gamma: γ ≥ 0.
+        r_min: Below this σ/α no noise is added.
+        r_max: Above it neither.
+        s_noise: S, the paper's cure for networks that remove a little too much noise.
+        order: Of the flow's step: 1, 2 or 4.
+    """
+
+    gamma: float = 0.1
+    r_min: float = 0.0
+    r_max: float = math.inf
+    s_noise: float = 1.0
+    order: int = 2
+
+    def __post_init__(self) -> None:
+        if not (0 <= self.gamma < math.inf and self.s_noise > 0):
+            raise ValueError(
+                f"needs gamma >= 0 and s_noise > 0, got {self.gamma} and {self.s_noise}"
+            )
+        if not 0 <= self.r_min <= self.r_max:
+            raise ValueError(f"needs 0 <= r_min <= r_max, got {self.r_min} and {self.r_max}")
+        ProbabilityFlow(self.order)  # refuses what is no order
+
+    def __call__(
+        self,
+        x: Tensor,
+        t: Tensor,
+        s: Tensor | None,
+        score: NoisyScoreFn,
+        schedule: Schedule,
+        *,
+        generator: Generator | None = None,
+    ) -> Tensor:
+        """Return x_s. Above the schedule's largest σ/α no noise is added: the model ends there."""
+        (alpha, sigma), _ = interval(schedule, t, s)
+        if s is None:
+            return predict(score, schedule, x, t)[0]
+        flow = ProbabilityFlow(self.order)
+        one = torch.ones((), dtype=torch.float64)
+        top = schedule(one)
+        r = float(sigma / alpha) if alpha > 0 else math.inf
+        if self.gamma == 0 or not self.r_min <= r <= self.r_max or r == math.inf:
+            return flow(x, t, s, score, schedule)
+        r_hat = min((1 + self.gamma) * r, float(top[1] / top[0]) if top[0] > 0 else math.inf)
+        if r_hat <= r:
+            return flow(x, t, s, score, schedule)
+        t_hat = invert_log_snr(schedule, torch.tensor(-2 * math.log(r_hat), dtype=torch.float64))
+        alpha_hat = schedule(t_hat)[0]
+        spread = self.s_noise * math.sqrt(r_hat**2 - r**2)
+        noised = alpha_hat * (x / alpha + spread * randn_like(x, generator))
+        return flow(noised, t_hat, s, score, schedule)

@@ -1,0 +1,187 @@
+r"""The reverse-time SDE and what lies between it and the probability flow."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from ...core import (
+    Generator,
+    NoisyScoreFn,
+    Schedule,
+    check_same_shape,
+    randn_like,
+)
+from ...noise.predictions import predict
+from .coefficients import interval
+
+Method = Literal["exponential", "euler", "heun"]
+METHODS: tuple[Method, ...] = ("exponential", "euler", "heun")
+
+
+@dataclass(frozen=True)
+class ReverseSDE:
+    r"""The reverse SDE with noise level η, all of whose members have the marginals p_t.
+
+    .. math::
+        dX = \left[ f X - \tfrac{1 + η^2}{2} g^2 s(X, t) \right] dt + η g\, d\bar W, \quad dt < 0
+
+    η = 1 is Anderson's time reversal, η = 0 the probability flow. With r = σ/α, ρ = r_s/r_t and
+    y = x/α it reads dy = (1 + η²) ε̂ dr + η dW(r²), and a step is one of
+
+    exponential (order 1, the default)
+        x̂_0 frozen, the linear part exact:
+        :math:`x_s = \tfrac{σ_s}{σ_t} ρ^{η^2} x + α_s (1 - ρ^{1+η^2}) \hat x_0
+        + σ_s \sqrt{1 - ρ^{2η^2}}\, z`; with η = 1 it is DDPM's ancestral step of variance β̃.
+    euler (order 1)
+        Euler–Maruyama in t: :math:`x_s = x + h\,[\tfrac{1+η^2}{2} g^2 s - f x] + η g \sqrt{h} z`,
+        h = t − s.
+    heun (weak order 2, two scores)
+        In r: :math:`y_s = y + (1 + η^2)(r_s - r_t) \bar ε + η \sqrt{r_t^2 - r_s^2}\, z`, with
+        ε̄ the mean of ε̂ at t and at the Euler step's end, which has the same z.
+
+    At the noise-free end every one returns the Tweedie mean x̂_0.
+
+    References:
+        | Reverse-Time Diffusion Equation Models (Anderson, 1982)
+        | https://doi.org/10.1016/0304-4149(82)90051-5
+        | Score-Based Generative Modeling through Stochastic Differential Equations (Song et al., 2021)
+        | https://arxiv.org/abs/2011.13456
+        | gDDIM: Generalized Denoising Diffusion Implicit Models (Zhang et al., 2023)
+        | https://arxiv.org/abs/2206.05564
+
+    Arguments:
+        eta: η ≥ 0.
+        method: "exponential", "euler" or "heun".
+    """
+
+    eta: float = 1.0
+    method: Method = "exponential"
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.eta < math.inf:
+            raise ValueError(f"eta must be a number of at least 0, got {self.eta}")
+        if self.method not in METHODS:
+            raise ValueError(f"method must be one of {', '.join(METHODS)}, got {self.method!r}")
+
+    def __call__(
+        self,
+        x: Tensor,
+        t: Tensor,
+        s: Tensor | None,
+        score: NoisyScoreFn,
+        schedule: Schedule,
+        *,
+        generator: Generator | None = None,
+    ) -> Tensor:
+        """Return x_s.
+
+        Raises:
+            ValueError: Where α_t = 0 (or g is infinite), unless the step is exponential.
+        """
+        (alpha_t, sigma_t), (alpha_s, sigma_s) = interval(schedule, t, s)
+        if s is None:
+            return predict(score, schedule, x, t)[0]
+        if s == t:
+            return x
+        if self.method == "euler":
+            return self._euler(x, t, s, score, schedule, generator)
+        x0, eps = predict(score, schedule, x, t)
+        rho = float(sigma_s * alpha_t / (alpha_s * sigma_t)) if sigma_t > 0 else 1.0
+        more = self.eta**2
+        if self.method == "exponential":
+            decay = float(sigma_s / sigma_t) * rho**more if sigma_t > 0 else 1.0
+            out = decay * x + float(alpha_s) * (1 - rho ** (1 + more)) * x0
+            spread = float(sigma_s) * math.sqrt(max(0.0, 1 - rho ** (2 * more)))
+            return out + spread * randn_like(x, generator) if self.eta else out
+        if alpha_t == 0:
+            raise ValueError(
+                "Heun's step divides by alpha, which is 0 at this time; start a little earlier or "
+                "use method='exponential'"
+            )
+        r_t, r_s = float(sigma_t / alpha_t), float(sigma_s / alpha_s)
+        start = x / alpha_t
+        if self.eta:
+            noise = randn_like(x, generator)
+            start = start + self.eta * math.sqrt(max(0.0, r_t**2 - r_s**2)) * noise
+        length = (1 + more) * (r_s - r_t)
+        end = alpha_s * (start + length * eps)
+        if sigma_s == 0:  # no score there: the Euler step
+            return end
+        eps_s = predict(score, schedule, end, s)[1]
+        return alpha_s * (start + length * (eps + eps_s) / 2)
+
+    def _euler(
+        self,
+        x: Tensor,
+        t: Tensor,
+        s: Tensor,
+        score: NoisyScoreFn,
+        schedule: Schedule,
+        generator: Generator | None,
+    ) -> Tensor:
+        f, g2, h = float(schedule.f(t)), float(schedule.g2(t)), float(t - s)
+        if not (math.isfinite(f) and math.isfinite(g2)):
+            raise ValueError(
+                f"the SDE has no finite coefficients at t = {float(t):.4g} under {schedule}; start "
+                "a little earlier or use method='exponential'"
+            )
+        drift = score(x, t)
+        check_same_shape(drift, x, "the score")
+        out = x + h * ((1 + self.eta**2) / 2 * g2 * drift - f * x)
+        if self.eta == 0:
+            return out
+        return out + self.eta * math.sqrt(g2 * h) * randn_like(x, generator)
+
+
+@dataclass(frozen=True)
+class DDIM:
+    r"""The non-Markovian sampler of DDIM.
+
+    .. math::
+        x_s = α_s \hat x_0 + \sqrt{σ_s^2 - v}\; \hat ε + \sqrt{v}\, z, \qquad
+        v = η^2 \frac{σ_s^2}{σ_t^2} \left( σ_t^2 - \frac{α_t^2}{α_s^2} σ_s^2 \right)
+
+    η = 0 is deterministic, the Euler step of the probability flow in (x̂_0, ε̂); η = 1 is DDPM's
+    ancestral step of variance β̃.
+
+    References:
+        | Denoising Diffusion Implicit Models (Song et al., 2021)
+        | https://arxiv.org/abs/2010.02502
+
+    Arguments:
+        eta: η in [0, 1].
+    """
+
+    eta: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.eta <= 1:
+            raise ValueError(f"eta must lie in [0, 1], got {self.eta}")
+
+    def __call__(
+        self,
+        x: Tensor,
+        t: Tensor,
+        s: Tensor | None,
+        score: NoisyScoreFn,
+        schedule: Schedule,
+        *,
+        generator: Generator | None = None,
+    ) -> Tensor:
+        """Return x_s."""
+        (alpha_t, sigma_t), (alpha_s, sigma_s) = interval(schedule, t, s)
+        if s is not None and s == t:
+            return x
+        x0, eps = predict(score, schedule, x, t)
+        if sigma_s == 0:  # the limit, also where σ_t = 0 too
+            return alpha_s * x0
+        part = self.eta**2 * (1 - (alpha_t * sigma_s / (alpha_s * sigma_t)) ** 2)
+        out = alpha_s * x0 + sigma_s * (1 - part).sqrt() * eps
+        if self.eta == 0:
+            return out
+        return out + sigma_s * torch.clamp(part, min=0).sqrt() * randn_like(x, generator)

@@ -1,0 +1,10 @@
+"""Distributions whose Gaussian noising is known in closed form."""
+
+from .empirical import Empirical as Empirical
+from .gaussian import Gaussian as Gaussian
+from .manifolds import AffineSubspace as AffineSubspace
+from .manifolds import UniformSphere as UniformSphere
+from .manifolds import VonMisesCircle as VonMisesCircle
+from .mixture import GaussianMixture as GaussianMixture
+from .products import Embedded as Embedded
+from .products import Product as Product

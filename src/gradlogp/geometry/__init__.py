@@ -1,0 +1,18 @@
+"""What a score says of the manifold its data lie on: its dimension, tangents and curvature."""
+
+from .curvature import MeanCurvature as MeanCurvature
+from .curvature import mean_curvature as mean_curvature
+from .dimension import IntrinsicDimension as IntrinsicDimension
+from .dimension import intrinsic_dimension as intrinsic_dimension
+from .modes import Modes as Modes
+from .modes import find_modes as find_modes
+from .modes import gradient_flow as gradient_flow
+from .plateau import SigmaRange as SigmaRange
+from .plateau import recommend_sigma as recommend_sigma
+from .projection import Projection as Projection
+from .projection import interpolate as interpolate
+from .projection import project as project
+from .tangent import Split as Split
+from .tangent import TangentSpace as TangentSpace
+from .tangent import tangent_normal_split as tangent_normal_split
+from .tangent import tangent_space as tangent_space

@@ -1,0 +1,306 @@
+r"""Where a density peaks: the gradient flow of log p, its limits, and what kind of point each is.
+
+Along dx/dt = s(x) the log-density is a Lyapunov function, d/dt log p(x(t)) = ‖s(x(t))‖² ≥ 0: every
+limit is a stationary point, s = 0. The eigenvalues of ∇² log p there tell modes (all negative) from
+minima (all positive) and saddles. Nothing is random, and no start depends on those beside it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from ..calculus.reverse import jacobian
+from ..core import (
+    Density,
+    ScoreFn,
+    check_batch,
+    check_same_shape,
+    per_sample,
+)
+from ..distributions.as_target import Target
+
+# Dormand–Prince 5(4): the stages, the last at the new point, and order 5 minus order 4
+STAGES = (
+    (1 / 5,),
+    (3 / 40, 9 / 40),
+    (44 / 45, -56 / 15, 32 / 9),
+    (19372 / 6561, -25360 / 2187, 64448 / 6561, -212 / 729),
+    (9017 / 3168, -355 / 33, 46732 / 5247, 49 / 176, -5103 / 18656),
+    (35 / 384, 0.0, 500 / 1113, 125 / 192, -2187 / 6784, 11 / 84),
+)
+DEFECT = (71 / 57600, 0.0, -71 / 16695, 71 / 1920, -17253 / 339200, 22 / 525, -1 / 40)
+
+
+class Flow(NamedTuple):
+    """Points after the flow, the time each has reached, and the steps it tried."""
+
+    x: Float[Tensor, "batch *event"]
+    t: Float[Tensor, " batch"]
+    n_steps: Int[Tensor, " batch"]
+
+
+@dataclass(frozen=True)
+class Modes:
+    """Stationary points of log p, and the one in whose basin each start lies (−1: none found)."""
+
+    points: Float[Tensor, "K *event"]
+    kind: tuple[str, ...]
+    index: Int[Tensor, " K"]
+    eigenvalues: Float[Tensor, "K d"]
+    log_prob: Float[Tensor, " K"] | None
+    basin: Int[Tensor, " batch"]
+    n_steps: Int[Tensor, " batch"]
+
+
+def _norm(x: Tensor) -> Tensor:
+    return x.flatten(1).norm(dim=1)
+
+
+def _where(keep: Tensor, new: Tensor, old: Tensor) -> Tensor:
+    return torch.where(keep.reshape(-1, *[1] * (new.ndim - 1)), new, old)
+
+
+def _start(
+    score: ScoreFn, x0: Tensor, tolerance: float | None, max_steps: int
+) -> tuple[ScoreFn, Tensor, Tensor, float]:
+    """Return the score without its graph, its value at x0, a first step, and the tolerance."""
+
+    def field(x: Tensor) -> Tensor:
+        s = score(x).detach()
+        check_same_shape(s, x, "score")
+        return s
+
+    check_batch(x0, name="x0")
+    for name, function in (("x0", lambda x: x), ("the score at x0", field)):
+        s = function(x0.detach())
+        bad = (~s.flatten(1).isfinite().all(1)).nonzero()[:, 0].tolist()
+        if bad:
+            raise ValueError(f"{name} is not finite in rows {bad[:10]}; start where p is positive")
+    tol = torch.finfo(x0.dtype).eps ** (2 / 3) if tolerance is None else tolerance
+    if not 0 < tol < 1 or max_steps < 1:
+        raise ValueError(f"need 0 < tolerance < 1 and max_steps ≥ 1, got {tol} and {max_steps}")
+    # 1/‖s‖² has the units of time; where s is tiny the error control shortens the step
+    return field, s, 1e-3 / _norm(s).square().clamp(min=1e-12), tol
+
+
+def _try_step(
+    field: ScoreFn, x0: Tensor, x: Tensor, s: Tensor, h: Tensor, tolerance: float
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return the new point, the score there, whether to accept them, and the next step."""
+    k, step, y = [s], per_sample(h, x, "h"), x
+    for row in STAGES:
+        y = x + step * sum(a * v for a, v in zip(row, k, strict=True) if a)
+        k.append(field(y))
+    error = _norm(step * sum(a * v for a, v in zip(DEFECT, k, strict=True) if a))
+    # a fraction of the distance from x0 is allowed, which knows no units and no origin
+    travelled, info = torch.maximum(_norm(y - x), _norm(y - x0)), torch.finfo(x.dtype)
+    ratio = error / (tolerance * travelled + 8 * info.eps * _norm(x)).clamp(min=info.tiny)
+    ratio = torch.where(_norm(k[-1]).isfinite() & ~ratio.isnan(), ratio, torch.inf)
+    # the error of a step is of order h⁵
+    return y, k[-1], ratio <= 1, h * (0.9 * ratio.clamp(min=1e-10) ** -0.2).clamp(0.2, 5.0)
+
+
+def _newton(s: Tensor, w: Tensor, U: Tensor, cut: Tensor) -> Tensor:
+    """Return −H s / (H² + cut²): Newton's step, but none along eigenvalues far below cut or NaN."""
+    c = torch.einsum("bij,bi->bj", U, s.flatten(1))
+    step = -w * c / (w.square() + cut.square().unsqueeze(1))
+    return torch.einsum("bij,bj->bi", U, step.where(~step.isnan(), 0.0)).reshape(s.shape)
+
+
+def gradient_flow(
+    score: ScoreFn,
+    x0: Float[Tensor, "batch *event"],
+    t: Tensor | float,
+    *,
+    tolerance: float | None = None,
+    max_steps: int = 10_000,
+) -> Flow:
+    r"""Follow :math:`dx/dt = s(x)` from x0 for the time t; on N(μ, P⁻¹) x − μ shrinks by e^{-tP}.
+
+    Explicit Runge–Kutta of order 5, each sample with steps of its own: a stiff score takes many.
+
+    Arguments:
+        score: s, shape of x.
+        x0: Starts, `(B, *event)`.
+        t: Times, `()` or `(B,)`, at least 0.
+        tolerance: Error of a step, relative to the distance from x0; eps^{2/3} of the dtype by default.
+        max_steps: Steps to try; a row that needs more stops at the time returned with it.
+
+    Raises:
+        ValueError: For starts or times that are not finite, or negative times.
+
+    References:
+        | A Family of Embedded Runge–Kutta Formulae (Dormand & Prince, 1980)
+        | https://doi.org/10.1016/0771-050X(80)90013-3
+    """
+    field, s, h, tol = _start(score, x0, tolerance, max_steps)
+    end = per_sample(t, x0).flatten().expand(len(x0))
+    if not bool((end.isfinite() & (end >= 0)).all()):
+        raise ValueError("t must be finite and at least 0")
+    x, rest, n_steps = x0.detach(), end, torch.zeros_like(end, dtype=torch.long)
+    for _ in range(max_steps):
+        if not bool(rest.any()):
+            break
+        step = torch.minimum(h, rest)  # 0 where a row has arrived, so that it stays
+        n_steps += step > 0
+        y, s_y, accept, h = _try_step(field, x0.detach(), x, s, step, tol)
+        x, s = _where(accept, y, x), _where(accept, s_y, s)
+        rest = torch.where(accept, rest - step, rest)
+    return Flow(x, end - rest, n_steps)
+
+
+class _Search(NamedTuple):
+    """A target with its tolerances; a `scale` is the largest |eigenvalue| that a row has met."""
+
+    target: Density
+    field: ScoreFn
+    log_prob: ScoreFn
+    tolerance: float
+    eps: float
+
+    def curvature(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return eigenvalues `(B, d)` and eigenvectors of ∇² log p, NaN where it is not finite."""
+        hessian = getattr(self.target, "hessian", None)
+        H = (jacobian(self.target.score, x) if hessian is None else hessian(x)).detach()
+        d = x.shape[1:].numel()
+        if H.shape != (len(x), d, d):
+            raise ValueError(f"hessian must return {(len(x), d, d)}, got {tuple(H.shape)}")
+        finite = H.flatten(1).isfinite().all(1)
+        w, U = torch.linalg.eigh(_where(finite, (H + H.mT) / 2, torch.zeros_like(H)))
+        return _where(finite, w, torch.full_like(w, torch.nan)), U
+
+    def still(self, x: Tensor, s: Tensor, scale: Tensor) -> Tensor:
+        """Tell whether s is 0 in units of the curvature, up to the rounding of x."""
+        return _norm(s) <= self.tolerance * scale.sqrt() + 8 * self.eps * scale * _norm(x)
+
+    def ascends(self, x: Tensor, y: Tensor) -> Tensor:
+        """Tell where log p(y) ≥ log p(x), up to rounding."""
+        before, after = self.log_prob(x).detach(), self.log_prob(y).detach()
+        return after >= before - 8 * self.eps * before.abs()
+
+    def ascend(self, x: Tensor, s: Tensor, h: Tensor, max_steps: int) -> tuple[Tensor, ...]:
+        """Follow the flow until Newton's method ends in the same basin: x, scale, steps, success."""
+        n_steps, scale = torch.zeros_like(h, dtype=torch.long), torch.zeros_like(h)
+        done = n_steps > 0
+        for k in range(max_steps):
+            if k % 8 == 0:  # a Hessian costs as much as many steps
+                w, U = self.curvature(x)
+                scale = torch.where(done, scale, torch.fmax(scale, w.abs().amax(1)))
+                cut = self.eps**0.5 * w.abs().amax(1)
+                step = _newton(s, w, U, cut)
+                y, s_y = x + step, self.field(x + step)
+                # concave here, and the step shrinks tenfold with the same Hessian: log p is close
+                # to a quadratic on the way, and y is in the basin of x
+                sure = (w <= cut.unsqueeze(1)).all(1) & self.ascends(x, y) & ~done
+                sure &= _norm(_newton(s_y, w, U, cut)) <= 0.1 * _norm(step)
+                sure &= _norm(s_y) <= 0.1 * _norm(s)
+                done = done | sure | self.still(x, s, scale)
+                x, s = _where(sure, y, x), _where(sure, s_y, s)
+                if bool(done.all()):
+                    break
+            # error relative to the step itself: s must fall to 0, not to the error of the way
+            y, s_y, accept, longer = _try_step(self.field, x, x, s, h, 1e-6)
+            ascends = self.ascends(x, _where(accept, y, x))
+            h = torch.where(ascends, longer, 0.2 * h)
+            accept &= ascends & ~done
+            x, s = _where(accept, y, x), _where(accept, s_y, s)
+            n_steps += ~done
+        return x, scale, n_steps, done
+
+    def refine(self, x: Tensor, scale: Tensor, wanted: Tensor) -> tuple[Tensor, ...]:
+        """Lower ‖s‖² to 0 by damped Newton steps: x, eigenvalues, scale, success, degeneracy."""
+        s, mu, busy = self.field(x), x.new_full((len(x),), 1e-2), wanted
+        for _ in range(100):
+            w, U = self.curvature(x)
+            scale = torch.where(busy, torch.fmax(scale, w.abs().amax(1)), scale)
+            y = x + _newton(s, w, U, mu.sqrt() * w.abs().amax(1))
+            s_y = self.field(y)
+            better = busy & (_norm(s_y) < _norm(s))
+            x, s = _where(better, y, x), _where(better, s_y, s)
+            busy = better | (busy & (mu < 1e6) & ~self.still(x, s, scale))
+            busy &= _norm(s) > self.eps * scale.sqrt()
+            mu = torch.where(better, mu / 8, mu * 8)
+            if not bool(busy.any()):
+                break
+        w, _ = self.curvature(x)
+        least, most = w.abs().amin(1), w.abs().amax(1)
+        flat = (least <= self.eps**0.5 * most) | (most <= self.eps**0.5 * scale)
+        return x, w, scale, wanted & self.still(x, s, scale) & w.isfinite().all(1), flat
+
+
+def _cluster(x: Tensor, found: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the row that stands for each distinct point, and its number for each row, or −1."""
+    # 1/√scale is the length of the sharpest bend of log p; where there is none, |x| must do
+    radius = 1e-3 * torch.minimum(scale.rsqrt(), 1 + _norm(x))
+    label = torch.full((len(x),), -1, dtype=torch.long, device=x.device)
+    first: list[int] = []
+    for i in found.nonzero()[:, 0].tolist():
+        if label[i] < 0:
+            label[found & (label < 0) & (_norm(x - x[i]) <= radius[i])] = len(first)
+            first.append(i)
+    return torch.tensor(first, dtype=torch.long, device=x.device), label
+
+
+def find_modes(
+    target: Density,
+    x0: Float[Tensor, "batch *event"],
+    *,
+    also_saddles: bool = False,
+    tolerance: float | None = None,
+    max_steps: int = 2000,
+) -> Modes:
+    r"""Find the modes of a density by gradient ascent on log p, and which start leads to which.
+
+    From every start :math:`dx/dt = s(x)` is followed with steps that never lower log p (where the
+    target knows it) until log p is close to a quadratic, then Newton's method is used. Limits closer
+    than 1e-3/√λ are one point, λ the largest |eigenvalue| of ∇² log p met on the way. The kind is
+    "mode" (all eigenvalues negative), "minimum" (all positive), "saddle" (both) or "degenerate" (one
+    is 0, up to √eps of the largest: a ridge, a plateau, a contact of higher order).
+
+    Arguments:
+        target: The density; its `hessian(x)`, `(B, d, d)`, is used if it has one.
+        x0: Starts, `(B, *event)`. A mode that no start leads to is not found.
+        also_saddles: Also look for ‖s‖ = 0 from the starts and the middle of any two modes. These
+            points come last; degenerate ones are left out, others may be missed.
+        tolerance: ‖s‖/√λ that counts as 0; eps^{2/3} of the dtype by default.
+        max_steps: Steps of the flow to try. A start that has not converged has basin −1.
+
+    Returns:
+        `Modes`; index counts positive eigenvalues, and log_prob is None where it is unknown.
+
+    Raises:
+        ValueError: For a target without score, or where x0 or the score there is not finite.
+
+    References:
+        | Mode-Finding for Mixtures of Gaussian Distributions (Carreira-Perpiñán, 2000)
+        | https://doi.org/10.1109/34.888716
+    """
+    if not callable(getattr(target, "score", None)):
+        raise ValueError("target has no score; make it with as_target(score=...) or log_prob=...")
+    field, s, h, tol = _start(target.score, x0, tolerance, max_steps)
+    known = not (isinstance(target, Target) and target.log_prob_fn is None)
+    log_prob = target.log_prob if known else lambda x: x.new_zeros(len(x))
+    search = _Search(target, field, log_prob, tol, eps := torch.finfo(x0.dtype).eps)
+    x, scale, n_steps, settled = search.ascend(x0.detach(), s, h, max_steps)
+    x, w, scale, found, flat = search.refine(x, scale, settled)
+    if also_saddles:
+        first, _ = _cluster(x, found, scale)
+        peaks = x[first][(~flat & (w < 0).all(1))[first]]
+        more = torch.cat([x0.detach(), ((peaks.unsqueeze(1) + peaks) / 2).flatten(0, 1)])
+        unknown = x.new_zeros(len(more))
+        y, v, r, ok, bad = search.refine(more, unknown, unknown == 0)
+        pairs = ((x, y), (w, v), (scale, r), (found, ok & ~bad), (flat, bad))
+        x, w, scale, found, flat = (torch.cat(pair) for pair in pairs)
+    first, label = _cluster(x, found, scale)
+    points, w = x[first], w[first]
+    index = (w > eps**0.5 * w.abs().amax(1, keepdim=True)).sum(1)
+    names = {0: "mode", w.shape[1]: "minimum"}
+    kinds = zip(flat[first].tolist(), index.tolist(), strict=True)
+    kind = tuple("degenerate" if b else names.get(k, "saddle") for b, k in kinds)
+    values = log_prob(points).detach() if known else None
+    return Modes(points, kind, index, w, values, label[: len(x0)], n_steps)

@@ -1,0 +1,103 @@
+"""Scores at perturbed points, and how much they point in each direction."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from ..core import (
+    Generator,
+    ScoreFn,
+    check_batch,
+    check_same_shape,
+    per_sample,
+    randn_like,
+)
+
+GROUPS = 8
+"""Groups of perturbations, each of which is left out once for a standard error."""
+
+
+def noise_level(sigma: Tensor | float, x: Tensor) -> Tensor:
+    """Check x and σ; return σ so that it multiplies x.
+
+    Raises:
+        ValueError: For a wrong shape, or σ that is not positive and finite.
+    """
+    check_batch(x)
+    if x[0:1].numel() == 0:
+        raise ValueError(f"x must hold at least one point, got shape {tuple(x.shape)}")
+    b = per_sample(sigma, x, "sigma")
+    if not bool((torch.isfinite(b) & (b > 0)).all()):
+        raise ValueError(
+            "sigma must be positive: it is the noise level at which the score was learned or "
+            "noised, and without noise data on a manifold have no score"
+        )
+    return b
+
+
+def check_dimension(dimension: int | None, D: int) -> None:
+    """Refuse a dimension of the manifold that leaves no normal or makes no sense."""
+    if dimension is None:
+        return
+    if dimension == D:
+        raise ValueError(
+            f"dimension = {D} is that of the whole space: there are no normal directions, and "
+            "nothing to split, project on or curve"
+        )
+    if not 0 <= dimension < D:
+        raise ValueError(f"dimension must be from 0 to {D - 1}, got {dimension}")
+
+
+def count(given: int | None, default: int, least: int, name: str, why: str) -> int:
+    """Return a number of draws, refusing too few."""
+    n = default if given is None else given
+    if n < least:
+        raise ValueError(f"{name} must be at least {least}, got {n}: {why}")
+    return n
+
+
+def perturbed_scores(
+    score: ScoreFn,
+    x: Tensor,
+    b: Tensor,
+    n: int,
+    generator: Generator | None = None,
+    stack: int = 1,
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield z and σ s(x + σ z), each `(j, B, D)` with j up to `stack`, n of them in all."""
+    if stack < 1:
+        raise ValueError(f"stack must be at least 1, got {stack}")
+    for start in range(0, n, stack):
+        size = min(stack, n - start)
+        z = torch.stack([randn_like(x, generator) for _ in range(size)])
+        points = (x + b * z).flatten(0, 1)
+        s = score(points)
+        check_same_shape(s, points, "score")
+        s = b * s.detach().reshape(z.shape)
+        yield z.flatten(2), s.flatten(2)
+
+
+def score_moments(
+    score: ScoreFn,
+    x: Tensor,
+    b: Tensor,
+    n: int,
+    generator: Generator | None = None,
+    stack: int = 1,
+) -> tuple[Tensor, Tensor]:
+    """Return Σ σ² s sᵀ over perturbations, `(GROUPS, B, D, D)`, and the size of every group."""
+    rows = [s for _, s in perturbed_scores(score, x, b, n, generator, stack)]
+    s = torch.cat(rows).to(torch.promote_types(x.dtype, torch.float32)).movedim(0, 1)
+    groups = [s[:, first::GROUPS] for first in range(GROUPS)]
+    return torch.stack([g.mT @ g for g in groups]), s.new_tensor([g.shape[1] for g in groups])
+
+
+def rank_threshold(n: Tensor | float, D: int) -> float:
+    """Return what a normal eigenvalue of the mean of σ² s sᵀ over n draws certainly exceeds.
+
+    Half of the lower end of the law of Marchenko and Pastur, (1 − √(D/n))², for D directions.
+    """
+    return 0.5 * (1 - (D / float(n)) ** 0.5) ** 2

@@ -1,0 +1,138 @@
+"""What the commands share: loading data, interruption between steps, tables and JSON."""
+
+from __future__ import annotations
+
+import json
+import math
+import signal
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
+
+    from ...learn.data import Dataset
+    from ...show.report import Row
+
+
+class Misuse(ValueError):
+    """An argument that cannot be meant: exit code 2."""
+
+
+def say(message: str, *, quiet: bool = False) -> None:
+    """Print a message on standard error."""
+    if not quiet:
+        print(message, file=sys.stderr)
+
+
+def positive(option: str, value: int | None) -> None:
+    """Refuse a count below 1."""
+    if value is not None and value < 1:
+        raise Misuse(f"{option} must be at least 1, got {value}")
+
+
+def generator_of(seed: int) -> torch.Generator:
+    """Return a generator of that seed; one that is no 64-bit number is misuse."""
+    import torch
+
+    if not 0 <= seed < 2**63:
+        raise Misuse(f"--seed must lie between 0 and 2^63 - 1, got {seed}")
+    return torch.Generator().manual_seed(seed)
+
+
+def set_threads(threads: int | None) -> None:
+    """Set PyTorch's number of threads, if asked to."""
+    if threads is not None:
+        import torch
+
+        if threads < 1:
+            raise Misuse(f"--threads must be at least 1, got {threads}")
+        torch.set_num_threads(threads)
+
+
+def load(
+    source: str, columns: str | None = None, label: str | None = None, *, quiet: bool = False
+) -> Dataset:
+    """Load data, telling on standard error what was dropped; a name that is none is misuse."""
+    from ...learn import data
+
+    try:
+        found = data.load(source, columns=columns.split(",") if columns else None, label=label)
+    except ValueError as error:
+        if source not in data.NAMES and not Path(source).exists():
+            raise Misuse(error) from None
+        raise
+    for note in found.notes:
+        say(f"{found.name}: {note}", quiet=quiet)
+    return found
+
+
+def class_names(dataset: Dataset) -> Any:
+    """Return the class of each row by its name; None where there are none.
+
+    Numbers of classes are those of one file: another file of the same classes may number them
+    otherwise.
+    """
+    import numpy as np
+
+    if dataset.labels is None:
+        return None
+    names = dataset.classes or tuple(str(i) for i in range(int(dataset.labels.max()) + 1))
+    return np.array(names)[dataset.labels.numpy()]
+
+
+@contextmanager
+def interruptible() -> Iterator[Any]:
+    """Turn Ctrl-C into a stop between steps; yields a function to call after every step."""
+    asked = False
+
+    def remember(number: int, frame: object) -> None:
+        nonlocal asked
+        asked = True
+
+    def check(*_: object) -> None:
+        if asked:
+            raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGINT, remember)
+    try:
+        yield check
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def plain(value: Any) -> Any:
+    """Return a value as JSON has it: paths as text, numbers that are not finite as null."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, Mapping):
+        return {str(k): plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(v) for v in value]
+    return value if isinstance(value, str | int | float | bool | None) else str(value)
+
+
+def print_json(value: Any) -> None:
+    """Print one JSON document on standard output."""
+    print(json.dumps(plain(value), indent=2, ensure_ascii=False))
+
+
+def print_rows(rows: Iterable[Row]) -> None:
+    """Print the rows of a report as a table on standard output."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from ...show.report import format_value
+
+    table = Table("quantity", "value", "floor", "", "note", box=None, pad_edge=False)
+    for row in rows:
+        floor = "" if row.floor is None else format_value(row.floor, row.floor_error)
+        verdict = {True: "✓ pass", False: "✗ fail", None: ""}[row.verdict]
+        table.add_row(
+            row.name, format_value(row.value, row.standard_error), floor, verdict, row.note
+        )
+    width = None if sys.stdout.isatty() else 150
+    Console(width=width, highlight=False).print(table)

@@ -1,0 +1,238 @@
+"""The commands that learn: demo and fit."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from .common import (
+    Misuse,
+    class_names,
+    generator_of,
+    interruptible,
+    load,
+    positive,
+    print_json,
+    print_rows,
+    set_threads,
+)
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ...core import Schedule
+
+
+ScheduleName = Literal["auto", "ve", "edm", "vp", "sub-vp", "cosine", "rectified", "ddpm"]
+WeightName = Literal["sigma2", "unweighted", "truncated-snr", "x0", "v", "min-snr", "likelihood"]
+
+
+def demo(
+    name: Literal["stars", "digits", "mnist", "mixture"] = "stars",
+    *,
+    out: Path = Path("reports"),
+    steps: int | None = None,
+    seed: int = 0,
+    threads: int = 1,
+    json: bool = False,
+    quiet: bool = False,
+) -> int:
+    """Learn a score from real data, sample with it, check it, and leave a report.
+
+    Args:
+        name: stars (Hipparcos, 2-D), digits (8×8 images by class), mnist (28×28, needs
+            `pip install 'gradlogp[images]'`), or mixture (all exact).
+        out: Folder for the reports; this one goes to OUT/NAME.
+        steps: Optimisation steps, if not the default.
+        seed: Seed of everything random.
+        threads: PyTorch threads. Small networks gain little from a second one, and on a busy
+            machine lose much.
+        json: Print the numbers as JSON.
+        quiet: No progress.
+    """
+    set_threads(threads)
+    positive("--steps", steps)
+    from .. import demos
+
+    chosen: Any = getattr(demos, name)
+    kwargs = {} if steps is None else {"steps": steps}
+    result = chosen.run(out / name, seed=seed, quiet=quiet, **kwargs)
+    if json:
+        rows = [row._asdict() for row in result.rows]
+        print_json({"report": result.report, "passed": result.passed, "rows": rows})
+    else:
+        print_rows(result.rows)
+        print(f"report: {result.report}")
+    return 0 if result.passed else 1
+
+
+def fit(
+    data: str,
+    *,
+    out: Path,
+    columns: str | None = None,
+    label: str | None = None,
+    class_conditional: bool = False,
+    steps: int = 2000,
+    batch_size: int = 256,
+    learning_rate: float = 3e-3,
+    width: int = 128,
+    depth: int = 3,
+    predicts: Literal["score", "epsilon", "x0", "v", "velocity"] = "v",
+    schedule: ScheduleName = "auto",
+    objective: Literal["denoising", "implicit", "sliced", "sliced-vr"] = "denoising",
+    weight: WeightName = "sigma2",
+    ema: float = 0.999,
+    ema_half_life: tuple[float, ...] = (),
+    label_dropout: float = 0.0,
+    standardize: bool = True,
+    held_out: float = 0.1,
+    resume: bool = False,
+    seed: int = 0,
+    device: str = "cpu",
+    threads: int | None = None,
+    json: bool = False,
+    quiet: bool = False,
+) -> int:
+    """Learn the score of data and save a checkpoint. Ctrl-C saves; --resume goes on.
+
+    Args:
+        data: A named set (stars, digits, moons, …), a .npy, .npz, .csv or .parquet file, or a
+            folder of images.
+        out: Checkpoint folder.
+        columns: Columns to use, separated by commas.
+        label: Column with the class of each row.
+        class_conditional: Learn one density for each class.
+        steps: Optimisation steps.
+        batch_size: Samples a step.
+        learning_rate: Peak learning rate.
+        width: Width of the network for vectors.
+        depth: Its residual blocks.
+        predicts: What the network predicts.
+        schedule: Noise levels; auto chooses them from the data. ddpm has 1000 steps, β from 1e-4
+            to 0.02, and no likelihood.
+        objective: Denoising score matching; or, without looking at the noise, implicit (the exact
+            trace of the Jacobian), sliced, or sliced-vr (its trace from one random probe).
+        weight: What an error of the score counts at noise σ, signal α: sigma2 (every level alike),
+            unweighted (1), truncated-snr, x0, v, min-snr, or likelihood (g²).
+        ema: Decay of the averaged weights.
+        ema_half_life: Keep one more average, in which a step counts half after so many steps; may
+            be given several times.
+        label_dropout: Probability of leaving the class out, for classifier-free guidance.
+        standardize: Learn in coordinates of zero mean and unit variance.
+        held_out: Share of the data to measure the loss on.
+        resume: Go on from the checkpoint OUT; needs the same data, options and seed.
+        seed: Seed of everything random.
+        device: cpu, cuda, cuda:1, mps.
+        threads: PyTorch threads.
+        json: Print the result as JSON.
+        quiet: No progress.
+    """
+    set_threads(threads)
+    for option, value in (("--steps", steps), ("--batch-size", batch_size), ("--width", width)):
+        positive(option, value)
+    if not 0 <= held_out < 1:
+        raise Misuse(f"--held-out must lie in [0, 1), got {held_out}")
+    dataset = load(data, columns, label, quiet=quiet)
+    conditional = class_conditional or label is not None
+    if conditional and dataset.labels is None:
+        raise Misuse(f"{data} has no classes; name a column with --label")
+    if label_dropout > 0 and not conditional:
+        raise Misuse("--label-dropout leaves out classes: use it with --class-conditional")
+    from ...learn.settings import Settings
+    from ..estimator import ScoreEstimator
+
+    generator_of(seed)  # refuses what is no seed
+    _check_device(device)
+    try:
+        settings = Settings(
+            ema=ema, ema_half_lives=ema_half_life, label_dropout=label_dropout,
+            learning_rate=learning_rate,
+        )  # fmt: skip
+    except ValueError as error:
+        raise Misuse(error) from None
+    with interruptible() as after_step:
+        estimator = ScoreEstimator(
+            max_iter=steps, batch_size=batch_size, learning_rate=learning_rate, width=width,
+            depth=depth, predicts=predicts, standardize=standardize, held_out_fraction=held_out,
+            schedule=_schedule(schedule), objective=_objective(objective, weight), ema=ema,
+            settings=settings, class_conditional=conditional, checkpoint=out, resume=resume,
+            random_state=seed, device=device, callback=after_step, verbose=not quiet,
+        )  # fmt: skip
+        try:
+            estimator.fit(dataset.x, class_names(dataset))
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt(f"{out} is saved; go on with --resume") from None
+    loss = estimator.held_out_loss_
+    result = {
+        "checkpoint": out,
+        "held_out_loss": None if loss is None else loss._asdict(),
+        "sigma_min": estimator.sigma_min_,
+        "steps": estimator.n_iter_,
+        "n": len(dataset.x),
+    }
+    if json:
+        print_json(result)
+    else:
+        print(f"{out}: learned from {len(dataset.x)} samples, held-out loss {loss}")
+    return 0
+
+
+def _schedule(name: ScheduleName) -> Schedule | None:
+    """Return a schedule, or None to have one chosen from the data."""
+    import torch
+
+    from ...noise.schedules import (
+        DDPM,
+        EDM,
+        VE,
+        VP,
+        Cosine,
+        Rectified,
+        SubVP,
+    )
+
+    known: dict[str, Any] = {
+        "auto": lambda: None, "ve": VE, "edm": EDM, "vp": VP, "sub-vp": SubVP, "cosine": Cosine,
+        "rectified": Rectified,
+        "ddpm": lambda: DDPM(torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64)),
+    }  # fmt: skip
+    return known[name]()
+
+
+def _objective(name: str, weight: WeightName) -> Any:
+    """Return the loss of each sample, over all noise levels, times spread over the batch."""
+    from ...learn.objectives import (
+        implicit,
+        multilevel,
+        sliced,
+        sliced_vr,
+        weights,
+    )
+    from ...learn.objectives.levels import noised
+
+    losses: dict[str, Any] = {
+        "implicit": lambda score, x, generator: implicit(score, x),
+        "sliced": sliced, "sliced-vr": sliced_vr,
+    }  # fmt: skip
+
+    def objective(score: Any, x: Tensor, schedule: Schedule, *, generator: Any) -> Tensor:
+        found: Any = getattr(weights, weight.replace("-", "_"))
+        options = {"weight": found(schedule) if weight == "likelihood" else found}
+        if name == "denoising":
+            return multilevel(score, x, schedule, stratified=True, generator=generator, **options)
+        return noised(
+            losses[name], score, x, schedule, stratified=True, generator=generator, **options
+        )
+
+    return objective
+
+
+def _check_device(device: str) -> None:
+    """Refuse a device that is none, or that this machine has not."""
+    import torch
+
+    try:
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise Misuse(f"--device {device}: {str(error).splitlines()[0]}") from None

@@ -1,0 +1,314 @@
+"""The command that restores: a damaged image, given a learned score of undamaged ones."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from cyclopts import Parameter
+
+from .common import (
+    Misuse,
+    generator_of,
+    positive,
+    print_json,
+    say,
+    set_threads,
+)
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from ...core import NoisyScoreFn, Transition
+    from ...inverse import LinearOperator, Observation
+    from ...scores.model import ScoreModel
+
+Task = Literal["denoise", "inpaint", "deblur", "enlarge"]
+Guidance = Literal["moment", "pigdm", "dps"]
+CG_STEPS = 5  # of conjugate gradients; more follow the network's own asymmetries
+
+
+def restore(
+    checkpoint: Path,
+    *,
+    task: Task,
+    image: Path,
+    out: Path,
+    noise: float | None = None,
+    box: tuple[int, int, int, int] | None = None,
+    mask: Path | None = None,
+    blur: float = 1.0,
+    factor: int = 2,
+    simulate: bool = False,
+    method: Guidance = "pigdm",
+    n: int = 8,
+    steps: int = 100,
+    klass: Annotated[str | None, Parameter(name="--class")] = None,
+    values: tuple[float, float] = (0.0, 255.0),
+    seed: int = 0,
+    threads: int | None = None,
+    json: bool = False,
+    quiet: bool = False,
+) -> int:
+    """Restore a damaged image, with a learned score of images as the prior.
+
+    Writes a picture: what was seen, N draws of what may have been there, their mean and their
+    standard deviation; and the draws as .npy beside it.
+
+    Args:
+        checkpoint: Checkpoint folder of a model of images.
+        task: denoise, inpaint (fill in what --box or --mask leaves out), deblur (Gaussian blur of
+            --blur pixels), or enlarge (the image holds means over blocks of --factor pixels).
+        image: The damaged image, .png or .npy; an undamaged one with --simulate.
+        out: A .png file.
+        noise: Standard deviation of the noise in the image, in units of the data; by default 5 % of
+            the standard deviation of the model's data.
+        box: Rows and columns that are missing: TOP BOTTOM LEFT RIGHT, the ends not included.
+        mask: An image that is 0 where pixels are missing.
+        blur: Standard deviation of the blur, in pixels; it wraps around at the edges.
+        factor: Side of the blocks.
+        simulate: Damage the image first, and compare with it.
+        method: ΠGDM, moment matching (sharper where the network is good, and can diverge where its
+            Jacobian is not that of a score) or DPS.
+        n: Number of draws.
+        steps: Noise levels to pass through.
+        klass: The class, for a class-conditional model; where not given each draw has one of its own.
+        values: Values in the data of a .png's black and white; the digits have 0 and 16.
+        seed: Seed of the noise.
+        threads: PyTorch threads.
+        json: Print the result as JSON.
+        quiet: No progress.
+    """
+    set_threads(threads)
+    positive("--n", n)
+    if steps < 2:
+        raise Misuse(f"--steps must be at least 2, got {steps}")
+    if out.suffix != ".png":
+        raise Misuse(f"--out must be a .png file, got {out}")
+    import torch
+
+    from .use import class_labels, load_estimator
+
+    estimator = load_estimator(checkpoint)
+    model = estimator.model_
+    shape = model.event_shape
+    if len(shape) != 3 or shape[0] not in (1, 3):
+        raise Misuse(f"{checkpoint} is a model of {tuple(shape)}, not of images (1 or 3, H, W)")
+    labels = class_labels(estimator, klass, n)
+    operator = _operator(task, shape, box, mask, blur, factor)
+    sd = float((model.scale * model.data_std).square().mean().sqrt())
+    noise = 0.05 * sd if noise is None else noise
+    if not 0 < noise < float("inf"):
+        raise Misuse(f"--noise must be positive and finite, got {noise}")
+    g = generator_of(seed)
+    like = torch.empty(0, dtype=model.shift.dtype)
+    given = _read(image, values).to(like)[None]
+    truth = given if simulate else None
+    wanted = tuple(shape)
+    if task == "enlarge" and not simulate:
+        wanted = (shape[0], shape[1] // factor, shape[2] // factor)
+    if tuple(given.shape[1:]) != wanted:
+        raise Misuse(f"{image} has shape {tuple(given.shape[1:])}, {wanted} is needed")
+    seen = _observe(operator, given, noise, simulate, g)
+    draws = _draw(model, labels, seen, method, n, steps, g, quiet)
+    mean, spread = draws.mean(0, keepdim=True), draws.std(0, keepdim=True, correction=int(n > 1))
+    residual = float(seen.residual(draws).square().mean().sqrt() / noise)
+    result: dict[str, Any] = {"out": out, "residual_over_noise": residual, "noise": noise, "n": n}
+    if truth is not None:
+        result["rms_error_of_the_mean"] = float((mean - truth).square().mean().sqrt())
+        result["rms_error_of_a_draw"] = float((draws - truth).square().mean().sqrt())
+    _write(out, _shown(operator, seen.y, shape), truth, draws, mean, spread)
+    say(f"{out} and {out.with_suffix('.npy').name}: {n} draws", quiet=quiet)
+    if json:
+        print_json(result)
+    else:
+        for key, value in result.items():
+            print(
+                f"{key.replace('_', ' ')}: {value if not isinstance(value, float) else f'{value:.4g}'}"
+            )
+    return 0
+
+
+def _operator(
+    task: Task,
+    shape: torch.Size,
+    box: tuple[int, int, int, int] | None,
+    mask: Path | None,
+    blur: float,
+    factor: int,
+) -> LinearOperator:
+    """Return what the damage does to an image."""
+    import torch
+
+    from ...inverse import (
+        Blur,
+        Identity,
+        Inpainting,
+        Subsampling,
+    )
+
+    if (box is not None or mask is not None) and task != "inpaint":
+        raise Misuse(f"--box and --mask belong to --task inpaint, not to {task}")
+    if task == "denoise":
+        return Identity()
+    if task == "enlarge":
+        if factor < 2 or shape[1] % factor or shape[2] % factor:
+            raise Misuse(
+                f"--factor {factor} must divide {shape[1]} and {shape[2]}, and be above 1"
+            )
+        return Subsampling((1, factor, factor))
+    if task == "deblur":
+        if not 0 < blur < min(shape[1:]) / 4:
+            raise Misuse(
+                f"--blur must lie between 0 and {min(shape[1:]) / 4:g} pixels, got {blur}"
+            )
+        reach = min(int(3 * blur + 1), (min(shape[1:]) - 1) // 2)
+        u = (-0.5 * (torch.arange(-reach, reach + 1) / blur).square()).exp()
+        kernel = torch.outer(u, u)
+        return Blur((kernel / kernel.sum())[None])
+    if (box is None) == (mask is None):
+        raise Misuse("inpaint needs what is missing: either --box or --mask")
+    seen = torch.ones(shape, dtype=torch.bool)
+    if box is not None:
+        top, bottom, left, right = box
+        if not (0 <= top < bottom <= shape[1] and 0 <= left < right <= shape[2]):
+            raise Misuse(f"--box {box} does not lie within {shape[1]} rows, {shape[2]} columns")
+        seen[:, top:bottom, left:right] = False
+    elif mask is not None:
+        read = _read(mask, (0.0, 1.0))[:1] > 0
+        if read.shape[1:] != shape[1:]:
+            raise Misuse(
+                f"{mask} has {tuple(read.shape[1:])} pixels, the model {tuple(shape[1:])}"
+            )
+        seen &= read
+    if not bool(seen.any()):
+        raise Misuse("nothing is seen of the image: leave some pixels")
+    return Inpainting(seen)
+
+
+def _read(path: Path, values: tuple[float, float]) -> Tensor:
+    """Read an image as (C, H, W); what a .png shows from black to white as `values`."""
+    import numpy as np
+    import torch
+
+    if not path.is_file():
+        raise Misuse(f"there is no image {path}")
+    if path.suffix == ".npy":
+        array = np.load(path)
+        if array.ndim not in (2, 3) or array.dtype.kind not in "fiu":
+            raise Misuse(f"{path} must hold numbers (H, W) or (C, H, W), got {array.shape}")
+        array = array[None] if array.ndim == 2 else array
+        return torch.as_tensor(np.ascontiguousarray(array, dtype=np.float64))
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        with Image.open(path) as picture:
+            deep = picture.mode.startswith("I;16")
+            if picture.mode in ("I", "F"):
+                raise Misuse(f"{path} has pixels of 32 bits; save it as .npy or with 8 or 16 bits")
+            grey = deep or picture.mode in ("1", "L", "LA")
+            shades = picture if deep else picture.convert("L" if grey else "RGB")
+            array = np.atleast_3d(np.asarray(shades)) / (65535.0 if deep else 255.0)
+    except UnidentifiedImageError as error:
+        raise Misuse(f"{path} is no image: {error}") from None
+    low, high = values
+    return torch.as_tensor(array.transpose(2, 0, 1)) * (high - low) + low
+
+
+def _observe(
+    operator: LinearOperator, given: Tensor, noise: float, simulate: bool, g: torch.Generator
+) -> Observation:
+    """Return the observation of an image in data units."""
+    from ...inverse import Inpainting, Observation, observe
+
+    if simulate:
+        return observe(given, operator, noise, generator=g)
+    y = operator.apply(given) if isinstance(operator, Inpainting) else given
+    return Observation(y, operator, noise)
+
+
+def _draw(
+    model: ScoreModel,
+    labels: Tensor | None,
+    seen: Observation,
+    method: Guidance,
+    n: int,
+    steps: int,
+    g: torch.Generator,
+    quiet: bool,
+) -> Tensor:
+    """Draw from the posterior, in data units."""
+    from ...diffusion.evolve import evolve
+    from ...diffusion.transitions import DDIM, Ancestral
+    from ...inverse import Observation
+    from ...noise.grids import time_grid
+    from ...noise.terminal import prior
+    from ...show.progress import bar
+    from ..pipeline import first_time
+
+    schedule, operator = model.schedule, seen.linear
+    # the model's coordinates are z with x = shift + scale z: what is seen is a function of z
+    in_z = Observation(seen.y, lambda z: operator.apply(model.decode(z)), seen.noise)
+    score: NoisyScoreFn = model if labels is None else model.given(labels)
+    guided, transition = _guide(method, score, model, in_z, Ancestral())
+    start = prior(
+        schedule, (n, *model.event_shape), model.data_mean, model.data_std**2, generator=g,
+        dtype=model.shift.dtype,
+    )  # fmt: skip
+    times = time_grid(schedule, steps, t_min=float(first_time(schedule)))
+    if schedule(times[0])[0] == 0:  # nothing of the data is left there, and y says nothing of x_t
+        start = DDIM(1.0)(start, times[0], times[1], score, schedule, generator=g)
+        times = times[1:]
+    with bar("restoring", quiet=quiet) as update:
+        z = evolve(transition, guided, schedule, start, times, generator=g, progress=update)
+    return model.decode(z)
+
+
+def _guide(
+    method: Guidance,
+    score: NoisyScoreFn,
+    model: ScoreModel,
+    seen: Observation,
+    transition: Transition,
+) -> tuple[NoisyScoreFn, Transition]:
+    from ...inverse import DPSStep, MomentMatching, PiGDM
+
+    if method == "moment":
+        return (
+            MomentMatching(score, model.schedule, seen, max_steps=CG_STEPS, indefinite="stop"),
+            transition,
+        )
+    if method == "pigdm":
+        variance = float(model.data_std.square().mean())
+        return PiGDM(score, model.schedule, seen, data_var=variance), transition
+    return score, DPSStep(transition, seen)
+
+
+def _shown(operator: LinearOperator, y: Tensor, shape: torch.Size) -> Tensor:
+    """Return what was seen as an image, what is missing as 0."""
+    from ...inverse import Inpainting, Subsampling
+
+    if isinstance(operator, Subsampling):
+        k = shape[1] // y.shape[2]
+        return y.repeat_interleave(k, 2).repeat_interleave(k, 3)
+    return operator.adjoint(y) if isinstance(operator, Inpainting) else y
+
+
+def _write(
+    out: Path, seen: Tensor, truth: Tensor | None, draws: Tensor, mean: Tensor, spread: Tensor
+) -> None:
+    import numpy as np
+
+    from ...show.plots import image_grid, png
+
+    first = [] if truth is None else [("original", truth)]
+    low, high = float(draws.min()), float(draws.max())
+    scaled = low + (high - low) * spread / max(float(spread.max()), 1e-12)
+    rows = [
+        *first, ("draws", draws), ("seen", seen), ("mean of the draws", mean),
+        (f"their standard deviation, up to {float(spread.max()):.3g}", scaled),
+    ]  # fmt: skip
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_bytes(png(image_grid(rows)))
+    np.save(out.with_suffix(".npy"), draws.numpy())

@@ -1,0 +1,278 @@
+"""The commands that use what was learned: sample and evaluate."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from cyclopts import Parameter
+
+from .common import (
+    Misuse,
+    class_names,
+    generator_of,
+    load,
+    positive,
+    print_json,
+    print_rows,
+    say,
+    set_threads,
+)
+from .langevin import KernelName, sample_target
+from .methods import STEPS, Method, transition
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ...learn.data import Dataset
+    from ..estimator import ScoreEstimator
+
+FORMATS = (".npy", ".npz", ".csv")
+
+
+def sample(
+    checkpoint: Path | None = None,
+    *,
+    n: int = 1000,
+    out: Path | None = None,
+    klass: Annotated[str | None, Parameter(name="--class")] = None,
+    method: Method = "flow",
+    steps: int | None = None,
+    target: str | None = None,
+    kernel: KernelName = "mala",
+    step_size: float | None = None,
+    chains: int = 100,
+    burn_in: int | None = None,
+    thin: int = 1,
+    dim: int | None = None,
+    spread: float = 1.0,
+    seed: int = 0,
+    threads: int | None = None,
+    json: bool = False,
+    quiet: bool = False,
+) -> int:
+    """Draw samples with a learned score, or from a density with --target.
+
+    A learned score gives CSV on standard output, or a file. A density is sampled with Langevin
+    dynamics, and a table says how well the chains have mixed.
+
+    Args:
+        checkpoint: Checkpoint folder.
+        n: Number of samples.
+        out: A .npy, .npz or .csv file, and a picture of the samples beside it. With --target .npz
+            (draws and what the steps told), .npy or .nc, and a picture of the chains.
+        klass: The class to draw, for a class-conditional model.
+        method: The probability flow by Heun's method, by an exponential multistep solver, by
+            DPM-Solver++, by DDIM or to a tolerance (adaptive); DDPM's ancestral sampling, the
+            reverse SDE, a predictor with Langevin corrections, EDM's churn; annealed Langevin.
+        steps: Noise levels to pass through; by default 32 for the flow and the solvers, 64 for
+            churn, 100 for DDIM, the SDE and the corrector, 250 for ancestral sampling, and 60 of
+            five Langevin steps each. With --target the steps of each chain, burn-in included, by
+            default 2000.
+        target: A name (`gradlogp targets` lists them), file.py:function, which is a log-density of a
+            batch (B, D) that returns (B,), or a checkpoint folder, whose score at the lowest noise
+            level is followed by kernels that need no density.
+        kernel: Which one.
+        step_size: h. Where it is not given it is adapted before the burn-in, for kernels that accept
+            or reject, and for the others set to a bias of 5 % of the variance in the stiffest
+            direction.
+        chains: Chains, run together.
+        burn_in: Steps dropped; half of them where not given.
+        thin: Keep one draw in so many.
+        dim: D, for a function from a file.
+        spread: Standard deviation of the starting points, around 0; of a checkpoint around the mean of
+            its data and in their standard deviations.
+        seed: Seed of the noise.
+        threads: PyTorch threads.
+        json: With --target, print the table as JSON.
+        quiet: No progress.
+    """
+    set_threads(threads)
+    positive("--n", n)
+    positive("--steps", steps)
+    if (checkpoint is None) == (target is None):
+        raise Misuse("sample needs a checkpoint folder, or a density with --target, and not both")
+    if target is not None:
+        if klass is not None:
+            raise Misuse("--class belongs to a checkpoint that is sampled without --target")
+        return sample_target(
+            target, kernel=kernel, step_size=step_size, chains=chains, steps=steps or 2000,
+            burn_in=burn_in, thin=thin, dim=dim, spread=spread, out=out, seed=seed, json=json,
+            quiet=quiet,
+        )  # fmt: skip
+    assert checkpoint is not None
+    if out is not None and out.suffix not in FORMATS:
+        raise Misuse(f"cannot write {out}: use one of {', '.join(FORMATS)}")
+    if out is not None and not out.parent.is_dir():
+        raise Misuse(f"cannot write {out}: there is no folder {out.parent}")
+    g = generator_of(seed)
+
+    from ...show.progress import bar
+    from ..pipeline import generate
+
+    estimator = load_estimator(checkpoint)
+    labels = class_labels(estimator, klass, n)
+    with bar("sampling", quiet=quiet) as update:
+        x = generate(
+            estimator.model_, n, labels=labels, transition=transition(method),
+            n_steps=max(2, steps or STEPS[method]), progress=update,
+            generator=g,
+        )  # fmt: skip
+    _write(x, out, labels)
+    if out is not None:
+        picture = _picture(out.with_suffix(".png"), [(method, x)])
+        say(f"{out}: {n} samples; {picture}", quiet=quiet)
+    return 0
+
+
+def evaluate(
+    checkpoint: Path,
+    data: str,
+    *,
+    train: str | None = None,
+    columns: str | None = None,
+    label: str | None = None,
+    n: int = 5000,
+    likelihood: bool | None = None,
+    probes: int | None = None,
+    levels: int | None = None,
+    out: Path | None = None,
+    seed: int = 0,
+    threads: int | None = None,
+    json: bool = False,
+    quiet: bool = False,
+) -> int:
+    """Hold a learned score against data it has not seen; exit code 1 if a check fails.
+
+    Args:
+        checkpoint: Checkpoint folder.
+        data: Held-out data.
+        train: The data it was trained on: the floors and the memorisation check need it.
+        columns: Columns to use, separated by commas.
+        label: Column with the class of each row.
+        n: Number of samples to draw.
+        likelihood: Whether to compute the log-likelihood; by default up to 16 dimensions, where the
+            schedule is no discrete ladder.
+        probes: Estimate its divergence with so many random probes, as many dimensions need.
+        levels: The data are integers 0 … LEVELS − 1: report bits per dimension, of dequantised data.
+        out: A .png file: samples beside held-out data.
+        seed: Seed of everything random.
+        threads: PyTorch threads.
+        json: Print the numbers as JSON.
+        quiet: No progress.
+    """
+    set_threads(threads)
+    for option, value in (("--n", n), ("--probes", probes)):
+        positive(option, value)
+    if levels is not None and levels < 2:
+        raise Misuse(f"--levels must be at least 2, got {levels}")
+    if out is not None and out.suffix != ".png":
+        raise Misuse(f"--out must be a .png file, got {out}")
+    import torch
+
+    from ...check.compare import bits_row, compare, likelihood_row
+    from ...core import choice
+    from ...diffusion.likelihood import dequantise
+    from ...show.progress import bar
+    from ..pipeline import generate, log_density
+
+    estimator = load_estimator(checkpoint)
+    held, model = load(data, columns, label, quiet=quiet), estimator.model_
+    if held.x.shape[1:] != model.event_shape:
+        raise Misuse(
+            f"{data} has samples of shape {tuple(held.x.shape[1:])}, "
+            f"the model of {tuple(model.event_shape)}"
+        )
+    training = None if train is None else load(train, columns, label, quiet=quiet).x
+    g = generator_of(seed)
+    labels, drawn = None, None
+    if estimator.class_conditional:
+        if held.labels is None:
+            raise Misuse("the model is class-conditional: name the column of classes with --label")
+        labels = class_codes(estimator, held)
+        drawn = labels[choice(torch.ones(len(labels)), n, g)]
+    rows = []
+    asked = likelihood or probes is not None or levels is not None
+    small = model.event_shape.numel() <= 16 and model.schedule.times is None
+    if asked or (likelihood is None and small):
+        x = held.x if levels is None else levels * dequantise(held.x, levels, generator=g) - 0.5
+        with bar("log-likelihood", quiet=quiet) as update:
+            values = log_density(
+                model, x, labels=labels, n_probes=probes, generator=g, progress=update
+            )
+        rows.append(likelihood_row("log-likelihood, nats a sample", values))
+        if levels is not None:  # x has cells of width 1 and y = (x + ½)/levels
+            rows.append(bits_row(values, model.event_shape, levels))
+    with bar("sampling", quiet=quiet) as update:
+        samples = generate(model, n, labels=drawn, generator=g, progress=update)
+    rows += compare(samples, held.x, training, generator=g)
+    if out is not None:
+        picture = _picture(out, [("samples", samples), ("held out", held.x)])
+        say(f"picture: {picture}", quiet=quiet)
+    if json:
+        print_json([row._asdict() for row in rows])
+    else:
+        print_rows(rows)
+    return 1 if any(row.verdict is False for row in rows) else 0
+
+
+def load_estimator(checkpoint: Path) -> ScoreEstimator:
+    """Load a checkpoint; that there is none is misuse."""
+    if not checkpoint.exists():
+        raise Misuse(f"there is no checkpoint at {checkpoint}")
+    from ..estimator import ScoreEstimator
+
+    return ScoreEstimator.load(checkpoint)
+
+
+def class_codes(estimator: ScoreEstimator, dataset: Dataset) -> Tensor:
+    """Return the numbers that a model gave the classes of a data set, by their names."""
+    import torch
+
+    known = [str(c) for c in estimator.classes_]
+    names = class_names(dataset).tolist()
+    if unknown := sorted(set(names) - set(known)):
+        raise ValueError(
+            f"the model knows the classes {', '.join(known)}, the data also {', '.join(unknown)}"
+        )
+    return torch.tensor([known.index(name) for name in names])
+
+
+def class_labels(estimator: ScoreEstimator, klass: str | None, n: int) -> Tensor | None:
+    """Return n labels of one class, or of all in turn; None for a model without classes."""
+    import torch
+
+    if not estimator.class_conditional:
+        if klass is not None:
+            raise Misuse("--class was given, but the model knows no classes")
+        return None
+    known = [str(c) for c in estimator.classes_]
+    if klass is None:
+        return torch.arange(n) % len(known)
+    if klass not in known:
+        raise Misuse(f"unknown class {klass!r}; known: {', '.join(known)}")
+    return torch.full((n,), known.index(klass))
+
+
+def _picture(path: Path, sets: list[tuple[str, Tensor]]) -> Path:
+    """Write a picture of samples and return its path."""
+    from ...show.plots import png
+    from ...show.plots.samples import samples
+
+    path.write_bytes(png(samples(sets)))
+    return path
+
+
+def _write(x: Tensor, out: Path | None, labels: Tensor | None) -> None:
+    """Write samples: rows of flattened samples as CSV, arrays as they are."""
+    import sys
+
+    import numpy as np
+
+    if out is None or out.suffix == ".csv":
+        np.savetxt(sys.stdout if out is None else out, x.flatten(1).numpy(), "%.7g", ",")
+    elif out.suffix == ".npy":
+        np.save(out, x.numpy())
+    else:
+        arrays = {"x": x.numpy()} | ({} if labels is None else {"labels": labels.numpy()})
+        np.savez(out, **arrays)  # type: ignore[arg-type]

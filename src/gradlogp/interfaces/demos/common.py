@@ -1,0 +1,173 @@
+"""What the demonstrations share: training under a progress bar, provenance, the outcome."""
+
+from __future__ import annotations
+
+import math
+import os
+import platform
+import sys
+import time
+from collections.abc import Iterable
+from importlib.metadata import version
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ...check.metrics.features import Classifier, frechet_distance
+from ...check.metrics.samples import distances
+from ...core import NoisyScoreFn, Schedule
+from ...diffusion.evolve import evolve
+from ...diffusion.transitions import AnnealedLangevin
+from ...learn.settings import Step
+from ...noise.grids import time_grid
+from ...noise.terminal import prior
+from ...show.plots import (
+    Figure,
+    Theme,
+    image_grid,
+    loss_curve,
+)
+from ...show.progress import bar
+from ...show.report import Row, Section
+
+
+class Outcome(NamedTuple):
+    """Where the report is, its rows, and whether every check passed."""
+
+    report: Path
+    rows: tuple[Row, ...]
+    passed: bool
+
+
+def outcome(report: Path, rows: Iterable[Row]) -> Outcome:
+    """Return the outcome of a report's rows."""
+    rows = tuple(rows)
+    return Outcome(report, rows, all(row.verdict is not False for row in rows))
+
+
+class History(NamedTuple):
+    """The losses of a training run, for pictures."""
+
+    steps: list[int]
+    loss: list[float]
+    held_out: tuple[list[int], list[float], list[float]]
+
+    def draw(self, theme: Theme, floor: float | None = None) -> Figure:
+        """Draw the loss curve."""
+        held_out = self.held_out if self.held_out[0] else None
+        return loss_curve(self.steps, self.loss, held_out=held_out, floor=floor, theme=theme)
+
+
+def train(records: Iterable[Step], total: int, *, quiet: bool) -> History:
+    """Run a training to its end under a progress bar."""
+    history = History([], [], ([], [], []))
+    with bar("learning", quiet=quiet) as update:
+        note = ""
+        for record in records:
+            history.steps.append(record.step)
+            history.loss.append(record.loss)
+            if record.held_out is not None:
+                steps, values, errors = history.held_out
+                steps.append(record.step)
+                values.append(record.held_out.value)
+                errors.append(record.held_out.standard_error)
+                note = f"held-out loss {record.held_out}"
+            update(record.step, total, note)
+    return history
+
+
+@torch.no_grad()
+def annealed_paths(
+    score: NoisyScoreFn,
+    schedule: Schedule,
+    n: int,
+    *,
+    mean: Tensor,
+    var: Tensor,
+    generator: torch.Generator,
+    levels: int = 60,
+) -> Tensor:
+    """Return the states of an annealed Langevin run, `(levels + 1, n, *event)`, for a picture."""
+    states: list[Tensor] = []
+    start = prior(schedule, (n, *mean.shape), mean, var, generator=generator, dtype=mean.dtype)
+    end = evolve(
+        AnnealedLangevin(n_steps=2, relative_step=0.1), score, schedule, start, time_grid(levels),
+        generator=generator, callback=lambda x, t: states.append(x),
+    )  # fmt: skip
+    return torch.stack([*states, end])
+
+
+def feature_rows(judge: Classifier, samples: Tensor, real: Tensor, held: Tensor) -> list[Row]:
+    """Return the Fréchet distance of features to held-out data, its floor, and what is above it.
+
+    Both are from equally many images, because fewer are further off by themselves. Of the real
+    ones none was shown to the classifier: what it learned by heart it tells apart better.
+    """
+    n = min(len(samples), len(real))
+    spread = torch.linspace(0, len(samples) - 1, n, dtype=torch.float64).round().long()
+    reference = judge.features(held.double())
+    ours = frechet_distance(judge.features(samples[spread].double()), reference)
+    floor = frechet_distance(judge.features(real[:n].double()), reference)
+    error = math.hypot(ours.standard_error, floor.standard_error)
+    note = "last hidden layer of a small classifier; floor: as many real digits"
+    return [
+        Row("feature Fréchet distance to held-out data", *ours, *floor, note=note),
+        Row("the same above its floor", ours.value - floor.value, error, 0.0),
+    ]
+
+
+def image_sections(
+    history: History, samples: Tensor, training: Tensor, held: Tensor, rows: Iterable[Row]
+) -> list[Section]:
+    """Return what a report on images ends with: their nearest neighbours, and how they were learned.
+
+    Arguments:
+        history: Losses of the training.
+        samples: Generated images `(n, channels, height, width)`, 16 or more.
+        training: Images learned from.
+        held: Images held out.
+        rows: How far samples and held-out images are from those learned from.
+    """
+    shown = samples[:: len(samples) // 16][:16]
+    nearest = training[distances(shown.flatten(1), training.flatten(1)).argmin(1)]
+    pictures = (("real", held[:16]), ("new", shown), ("nearest", nearest))
+    pixels = training[0].numel()
+    return [
+        Section(
+            "Are they copies?",
+            "New digits over their nearest neighbours in the training set. The table compares how "
+            "far samples and real held-out digits are from the training set.",
+            (
+                (
+                    "neighbours",
+                    "Real held-out digits, new digits, and the training digits nearest to these.",
+                    lambda theme: image_grid(pictures, theme=theme),
+                ),
+            ),
+            tuple(rows),
+        ),
+        Section(
+            "Learning",
+            f"Denoising loss ½‖ε̂ − ε‖² summed over {pixels} pixels, over all noise levels.",
+            (("loss", "Training loss and held-out loss of the averaged weights.", history.draw),),
+        ),
+    ]
+
+
+def provenance(began: float, seed: int, **facts: object) -> dict[str, str]:
+    """Return what was run and on what, for the foot of a report."""
+    now = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime())
+    machine = f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPU(s)"
+    known = {
+        "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "seed": str(seed),
+        **{key.replace("_", " "): str(value) for key, value in facts.items()},
+        "time taken": f"{time.perf_counter() - began:.0f} s",
+        "finished": now,
+        "machine": f"{machine}, {torch.get_num_threads()} PyTorch thread(s)",
+        "versions": f"gradlogp {version('gradlogp')}, PyTorch {torch.__version__}, "
+        f"Python {platform.python_version()}",
+    }
+    return known

@@ -1,0 +1,163 @@
+"""30,445 stars: colour against absolute magnitude, the Hertzsprung–Russell diagram."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ...check.compare import compare, difference_row, likelihood_row
+from ...learn import data
+from ...learn.fit import fit
+from ...noise.schedules import VE
+from ...show.plots import fields, scatter_pair, trajectories
+from ...show.progress import bar
+from ...show.report import Section, write
+from ..pipeline import (
+    build_model,
+    field,
+    generate,
+    log_density,
+)
+from .common import (
+    Outcome,
+    annealed_paths,
+    outcome,
+    provenance,
+    train,
+)
+
+STEPS = 2000
+GENERATED = 10_000
+HELD_OUT_SCORED = 10_000  # all of them
+LEAD = (
+    "A score learned from the Hipparcos catalogue: the colour B−V of {n:,} nearby stars against "
+    "their absolute magnitude. The network never saw the stars on the left of each picture."
+)
+
+
+def _baselines(z: Tensor, z_held: Tensor, seed: int) -> dict[str, Tensor]:
+    """Return held-out log-densities of the classical estimators, in standardised coordinates."""
+    from sklearn.mixture import GaussianMixture
+    from sklearn.neighbors import KernelDensity
+
+    a, b = z.double().numpy(), z_held.double().numpy()
+    n = int(0.8 * len(a))
+    found = {
+        f"Gaussian mixture, {k} component{'s' * (k > 1)}": GaussianMixture(
+            k, random_state=seed
+        ).fit(a)
+        for k in (1, 32)
+    }
+    # the bandwidth that does best on a fifth of the training data
+    widths = (0.04, 0.06, 0.08, 0.1)
+    best = max(widths, key=lambda h: KernelDensity(bandwidth=h, rtol=1e-3).fit(a[:n]).score(a[n:]))
+    found[f"kernel density, bandwidth {best}"] = KernelDensity(bandwidth=best, rtol=1e-4).fit(a)
+    return {name: torch.from_numpy(model.score_samples(b)) for name, model in found.items()}
+
+
+def run(out: Path, *, seed: int = 0, steps: int = STEPS, quiet: bool = False) -> Outcome:
+    """Learn the diagram, sample 10,000 stars, and compare likelihoods on held-out stars."""
+    began = time.perf_counter()
+    g = torch.Generator().manual_seed(seed)
+    stars = data.load("stars")
+    training, held = data.train_held_out(stars, 0.2, generator=g)
+    x, x_held = training.x, held.x
+    # noise from below the width of the main sequence to well beyond the diagram
+    model = build_model(x, schedule=VE(0.02, 10.0), generator=g)
+    records = fit(
+        model, x, steps=steps, batch_size=1024, learning_rate=3e-3, standardize=True,
+        held_out=x_held, check_every=250, generator=g,
+    )  # fmt: skip
+    history = train(records, steps, quiet=quiet)
+
+    scored = x_held[:HELD_OUT_SCORED]
+    with bar("held-out log-likelihood", quiet=quiet) as update:
+        ours = log_density(model, scored, n_steps=16, progress=update)
+    theirs = {
+        name: value + model.log_det_encode()
+        for name, value in _baselines(model.encode(x), model.encode(scored), seed).items()
+    }
+    best = max(theirs, key=lambda name: float(theirs[name].mean()))
+    with bar("sampling", quiet=quiet) as update:
+        samples = generate(model, GENERATED, generator=g, progress=update)
+    rows_likelihood = [
+        likelihood_row("learned score", ours, "by the probability flow, exact divergence"),
+        *(likelihood_row(name, value, "same split") for name, value in theirs.items()),
+        difference_row(f"learned score minus {best}", ours, theirs[best], "same stars, paired"),
+    ]
+    rows_samples = compare(samples, x_held, x, generator=g)
+
+    shift, scale = model.shift, model.scale
+    paths = annealed_paths(
+        model, model.schedule, 16, mean=model.data_mean, var=model.data_std**2, generator=g
+    )
+    bounds = (-0.5, 2.2, -4.0, 13.0)
+    names = ("colour B−V", "absolute magnitude")
+    sections = [
+        Section(
+            "Samples beside the real stars",
+            "Left, held-out stars; right, as many samples. The main sequence runs from hot and "
+            "bright to cool and faint; above it the giants with their red clump.",
+            (
+                (
+                    "stars",
+                    "Hertzsprung–Russell diagram: real held-out stars, samples, and marginals.",
+                    lambda theme: scatter_pair(
+                        x_held, samples, names=names, invert_y=True, theme=theme
+                    ),
+                ),
+            ),
+            tuple(rows_samples),
+        ),
+        Section(
+            "Log-likelihood of held-out stars",
+            "In nats per star, with the standard error over stars; higher is better. The last row "
+            "is the paired difference to the best classical estimator on the same split.",
+            rows=tuple(rows_likelihood),
+        ),
+        Section(
+            "The learned score",
+            "Arrows point where the density rises fastest. An annealed run starts as noise far "
+            "outside and follows them while the noise level falls.",
+            (
+                (
+                    "field",
+                    "The learned score of the stars' law, blurred by a tenth of its spread.",
+                    lambda theme: fields(
+                        (("learned score", lambda p: field(model, p, sigma=0.1)),),
+                        bounds=bounds,
+                        points=x_held,
+                        names=names,
+                        theme=theme,
+                    ),
+                ),
+                (
+                    "paths",
+                    "Annealed Langevin paths from noise to stars.",
+                    lambda theme: trajectories(
+                        shift + scale * paths, bounds=bounds, names=names, theme=theme
+                    ),
+                ),
+            ),
+        ),
+        Section(
+            "Learning",
+            "Denoising loss ½‖ε̂ − ε‖² over all noise levels. Its floor, the loss of the perfect "
+            "score, is not 0 and not known here; `gradlogp demo mixture` shows one that is.",
+            (("loss", "Training loss and held-out loss of the averaged weights.", history.draw),),
+        ),
+    ]
+    facts = {
+        "data": f"{stars.name}: {len(x):,} stars to learn from, {len(x_held):,} held out",
+        "notes": "; ".join(stars.notes),
+        "network": f"MLP, {sum(p.numel() for p in model.parameters()):,} weights, {steps} steps",
+        "noise": str(model.schedule),
+    }
+    report = write(
+        out, "Stars: a score learned from the sky", LEAD.format(n=len(stars.x)), sections,
+        provenance(began, seed, **facts),
+    )  # fmt: skip
+    return outcome(report, [*rows_likelihood, *rows_samples])

@@ -1,0 +1,307 @@
+r"""The short way: one estimator with scikit-learn's face that fits, samples, scores and denoises.
+
+A word clash to know: in scikit-learn `score` is a number to maximise (here the mean log-likelihood),
+in this library the score is ∇ log p. The field is `grad_log_prob`.
+"""
+
+from __future__ import annotations
+
+import copy
+import os
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from sklearn.base import BaseEstimator, DensityMixin
+from sklearn.utils import check_random_state
+from sklearn.utils.validation import check_is_fitted, validate_data
+from torch import Tensor
+
+from ..core import Schedule, permutation
+from ..learn import checkpoint
+from ..learn.fit import fit
+from ..learn.settings import Settings
+from ..noise.predictions import Kind
+from ..scores.model import ScoreModel
+from ..show.progress import bar
+from .pipeline import (
+    OBJECTIVE,
+    build_model,
+    denoised,
+    field,
+    generate,
+    log_density,
+    noise_range,
+)
+
+HERE = ("checkpoint", "resume", "device", "verbose")  # parameters of a run, not of a model
+
+
+class ScoreEstimator(DensityMixin, BaseEstimator):
+    r"""Learn the score of data; sample, evaluate and denoise with it.
+
+    Data is standardised, the noise levels are chosen from it (`noise_levels`: from below the
+    spacing of the points to their largest distance), a network learns the score at all of them by
+    denoising score matching, and the averaged weights are kept. What is learned is the law of the
+    data blurred by the smallest noise level, `sigma_min_`. Input may be NumPy arrays or tensors,
+    vectors `(N, D)` or images `(N, C, H, W)`; results come back as what `fit` was given.
+
+    Arguments:
+        max_iter: Optimisation steps.
+        batch_size: Samples a step.
+        learning_rate: Peak learning rate.
+        width: Width of the MLP, for vectors.
+        depth: Its residual blocks.
+        channels: Channels of the U-Net, for images.
+        network: Your own network instead, network(x, c) -> like x.
+        schedule: A noise schedule instead of the one chosen from the data.
+        predicts: What the network predicts.
+        class_conditional: Whether y holds classes to condition on; otherwise y is ignored.
+        standardize: Whether to learn in coordinates of zero mean and unit variance.
+        ema: Decay of the averaged weights.
+        objective: Another loss of each sample, objective(noisy_score, x, schedule, generator=…).
+        settings: More `Settings` of the training, under those that have a parameter here.
+        held_out_fraction: Share of the data kept aside to measure the loss on.
+        n_sample_steps: Steps of the probability flow when sampling, two evaluations each.
+        n_likelihood_steps: Runge–Kutta steps of the likelihood, four evaluations each.
+        checkpoint: Directory to save to while training.
+        resume: Go on from that checkpoint.
+        random_state: Seed.
+        device: Where to compute.
+        callback: Called with the record of every training step.
+        verbose: Whether to show progress on standard error.
+
+    Attributes:
+        model_: The trained `ScoreModel`.
+        held_out_loss_: Its held-out loss with standard error, or None.
+        sigma_min_: The smallest noise level, in units of each column's standard deviation.
+        classes_: The class labels, if class-conditional.
+    """
+
+    def __init__(
+        self,
+        *,
+        max_iter: int = 2000,
+        batch_size: int = 256,
+        learning_rate: float = 3e-3,
+        width: int = 128,
+        depth: int = 3,
+        channels: tuple[int, ...] = (32, 64),
+        network: torch.nn.Module | None = None,
+        schedule: Schedule | None = None,
+        predicts: Kind = "v",
+        class_conditional: bool = False,
+        standardize: bool = True,
+        ema: float = 0.999,
+        objective: Any = None,
+        settings: Settings | None = None,
+        held_out_fraction: float = 0.1,
+        n_sample_steps: int = 32,
+        n_likelihood_steps: int = 24,
+        checkpoint: str | os.PathLike[str] | None = None,
+        resume: bool = False,
+        random_state: Any = None,
+        device: str = "cpu",
+        callback: Any = None,
+        verbose: bool = False,
+    ) -> None:
+        self.max_iter = max_iter
+        self.batch_size = batch_size
+        self.learning_rate = learning_rate
+        self.width = width
+        self.depth = depth
+        self.channels = channels
+        self.network = network
+        self.schedule = schedule
+        self.predicts = predicts
+        self.class_conditional = class_conditional
+        self.standardize = standardize
+        self.ema = ema
+        self.objective, self.settings = objective, settings
+        self.held_out_fraction = held_out_fraction
+        self.n_sample_steps = n_sample_steps
+        self.n_likelihood_steps = n_likelihood_steps
+        self.checkpoint = checkpoint
+        self.resume = resume
+        self.random_state = random_state
+        self.device = device
+        self.callback = callback
+        self.verbose = verbose
+
+    def fit(self, X: Any, y: Any = None) -> ScoreEstimator:
+        """Learn the score of X.
+
+        Arguments:
+            X: Data, `(N, D)` or `(N, C, H, W)`, N ≥ 2, finite.
+            y: Classes `(N,)` if `class_conditional`; otherwise ignored.
+
+        Raises:
+            ValueError: For one sample, NaN or infinite entries, a constant column, missing classes.
+        """
+        if self.resume and not isinstance(self.random_state, int):
+            raise ValueError("resume=True needs the random_state, a number, of that run")
+        self._tensors = isinstance(X, Tensor)
+        X = validate_data(
+            self, X, dtype=[np.float32, np.float64], allow_nd=True, ensure_min_samples=2
+        )
+        x, generator = torch.from_numpy(np.array(X)), self._generator(None)
+        labels = self._encode_classes(y, len(x))
+        n_held_out = int(self.held_out_fraction * len(x)) if len(x) >= 20 else 0
+        order = permutation(len(x), generator)
+        kept, aside = order[n_held_out:], order[:n_held_out]
+        if self.resume and self.checkpoint is not None:
+            model = checkpoint.load(self.checkpoint, self.network)
+        else:
+            model = build_model(
+                x[kept], network=self.network, schedule=self.schedule, predicts=self.predicts,
+                standardize=self.standardize, width=self.width, depth=self.depth,
+                channels=self.channels, n_classes=len(self.classes_) if self.class_conditional else 0,
+                generator=generator,
+            )  # fmt: skip
+        model.to(self.device)
+        records: Any = fit(
+            model, x[kept], self.objective or OBJECTIVE,
+            labels=None if labels is None else labels[kept], settings=self.settings,
+            steps=self.max_iter, batch_size=self.batch_size, learning_rate=self.learning_rate,
+            warm_up=min(100, self.max_iter // 10), ema=self.ema, standardize=self.standardize,
+            held_out=x[aside] if n_held_out >= 2 else None,
+            held_out_labels=None if labels is None or n_held_out < 2 else labels[aside],
+            check_every=max(1, self.max_iter // 10), checkpoint=self.checkpoint,
+            extra={"estimator": self._kept()}, resume=self.resume, generator=generator,
+        )  # fmt: skip
+        self.held_out_loss_, self.n_iter_ = None, 0
+        with bar("learning", quiet=not self.verbose) as update, closing(records):
+            for record in records:
+                self.n_iter_ = record.step
+                self.held_out_loss_ = record.held_out or self.held_out_loss_
+                if self.callback is not None:
+                    self.callback(record)
+                loss = record.loss if self.held_out_loss_ is None else self.held_out_loss_.value
+                update(record.step, self.max_iter, f"loss {loss:.4f}")
+        self.model_, (self.sigma_min_, self.sigma_max_) = model, noise_range(model.schedule)
+        return self
+
+    def _encode_classes(self, y: Any, n: int, *, known: bool = False) -> Tensor | None:
+        """Return class numbers for labels y, or None if not conditional."""
+        if not self.class_conditional:
+            return None
+        if y is None:
+            raise ValueError("class_conditional=True needs y, one class a sample")
+        y = np.asarray(y)
+        if y.shape != (n,):
+            raise ValueError(f"y must have shape ({n},), got {y.shape}")
+        if not known:
+            self.classes_ = np.unique(y)
+        unknown = sorted(set(y.tolist()) - set(self.classes_.tolist()))
+        if unknown:
+            raise ValueError(f"unknown class(es) {unknown}; known: {self.classes_.tolist()}")
+        return torch.from_numpy(np.searchsorted(self.classes_, y)).long()
+
+    def _generator(self, random_state: Any) -> torch.Generator:
+        state = check_random_state(self.random_state if random_state is None else random_state)
+        return torch.Generator().manual_seed(int(state.randint(2**31)))
+
+    def _points(self, X: Any) -> Tensor:
+        """Check data; float64, so that results do not depend on the batch."""
+        check_is_fitted(self, "model_")
+        X = validate_data(self, X, dtype=[np.float64, np.float32], allow_nd=True, reset=False)
+        return torch.from_numpy(np.array(X, dtype=np.float64))
+
+    def _exact(self) -> ScoreModel:
+        """Return the model in float64 on the CPU."""
+        return copy.deepcopy(self.model_).cpu().double()
+
+    def _like_input(self, x: Tensor) -> Any:
+        return x if self._tensors else x.numpy()
+
+    def sample(self, n_samples: int = 1, y: Any = None, random_state: Any = None) -> Any:
+        """Draw new samples by the probability flow, `(n_samples, *event)`.
+
+        The same `random_state`, that of the estimator where not given, gives the same samples; y
+        are their classes `(n_samples,)`, if class-conditional.
+        """
+        check_is_fitted(self, "model_")
+        labels = self._encode_classes(y, n_samples, known=True)
+        with bar("sampling", quiet=not self.verbose) as update:
+            x = generate(
+                self.model_, n_samples, labels=labels, n_steps=self.n_sample_steps,
+                generator=self._generator(random_state), progress=update,
+            )  # fmt: skip
+        return self._like_input(x)
+
+    def grad_log_prob(self, X: Any, y: Any = None, sigma: float | None = None) -> Any:
+        """Return ∇ log p(x) in data units, for the law blurred by `sigma` (`sigma_min_`).
+
+        A larger sigma, in units of each column's standard deviation, is smoother and surer.
+        """
+        x = self._points(X)
+        labels = self._encode_classes(y, len(x), known=True)
+        return self._like_input(field(self._exact(), x, labels, sigma=sigma))
+
+    def score_samples(self, X: Any, y: Any = None) -> Any:
+        """Return the log-density of each row in nats, by the probability flow."""
+        x = self._points(X)
+        labels = self._encode_classes(y, len(x), known=True)
+        value = log_density(self._exact(), x, labels=labels, n_steps=self.n_likelihood_steps)
+        return self._like_input(value)
+
+    def score(self, X: Any, y: Any = None) -> float:
+        """Return the mean log-density in nats: scikit-learn's score, not ∇ log p."""
+        return float(np.mean(np.asarray(self.score_samples(X, y))))
+
+    def denoise(self, X: Any, sigma: float, y: Any = None) -> Any:
+        """Return E[x | x + noise = X].
+
+        Arguments:
+            X: Noisy data.
+            sigma: Standard deviation of the noise, in units of each column's standard deviation.
+            y: Classes, if class-conditional.
+
+        Raises:
+            ValueError: If the model was not trained at so large or small a noise.
+        """
+        x = self._points(X)
+        labels = self._encode_classes(y, len(x), known=True)
+        return self._like_input(denoised(self._exact(), x, float(sigma), labels))
+
+    def _kept(self) -> dict[str, Any]:
+        """Return what a checkpoint keeps of the estimator besides the model."""
+        plain = {k: v for k, v in self.get_params().items() if isinstance(v, int | float | str)}
+        return {
+            "parameters": {k: v for k, v in plain.items() if k not in HERE},
+            "n_features_in": self.n_features_in_,
+            "tensors": self._tensors,
+            "classes": self.classes_.tolist() if self.class_conditional else None,
+        }
+
+    def save(self, directory: str | os.PathLike[str]) -> Path:
+        """Save to a checkpoint directory (see `gradlogp.learn.checkpoint`)."""
+        check_is_fitted(self, "model_")
+        held_out = None if self.held_out_loss_ is None else self.held_out_loss_._asdict()
+        run = {"held_out_loss": held_out, "step": self.n_iter_}
+        return checkpoint.save(directory, self.model_, run=run, extra={"estimator": self._kept()})
+
+    @classmethod
+    def load(
+        cls, directory: str | os.PathLike[str], network: torch.nn.Module | None = None
+    ) -> ScoreEstimator:
+        """Load what `save`, or a training run with `checkpoint=`, wrote.
+
+        Raises:
+            ValueError: If the checkpoint is missing, damaged, or of another format.
+        """
+        kept = checkpoint.read_config(directory)["extra"].get("estimator", {})
+        estimator = cls(network=network, **kept.get("parameters", {}))
+        model = checkpoint.load(directory, network)
+        estimator.n_features_in_ = kept.get("n_features_in", model.event_shape[0])
+        estimator._tensors = kept.get("tensors", False)
+        classes = kept.get("classes")
+        n_classes = getattr(model.network, "n_classes", 0)
+        estimator.class_conditional = classes is not None or n_classes > 0
+        if estimator.class_conditional:
+            estimator.classes_ = np.asarray(range(n_classes) if classes is None else classes)
+        estimator.model_, estimator.held_out_loss_, estimator.n_iter_ = model, None, 0
+        estimator.sigma_min_, estimator.sigma_max_ = noise_range(model.schedule)
+        return estimator

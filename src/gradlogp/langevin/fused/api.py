@@ -1,0 +1,245 @@
+"""What the fused engine takes, and the driver that hands it over to compiled code."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
+from dataclasses import dataclass
+from functools import cached_property, partial
+from importlib.util import find_spec
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from ...core import check_batch
+from ...distributions import targets as densities
+from ...distributions.analytic import Gaussian, GaussianMixture
+from ..kernels import MALA, ULA, LeimkuhlerMatthews
+from ..kernels.preconditioner import IDENTITY
+from ..kernels.steps import LangevinInfo, MetropolisInfo
+from ..kernels.underdamped import BAOAB
+
+SLICE_SECONDS = 0.2
+"""About how long compiled code runs between two calls of progress, and two looks at Ctrl-C."""
+
+FEWEST = 10
+"""Steps in between at least: what a tile is comes from memory once for all of them."""
+
+KNOWN = (
+    densities.Banana, densities.Funnel, densities.Ring, densities.DoubleWell, densities.ManyWell,
+    densities.LogCosh, densities.SkewedGumbel, densities.LogisticRegression,
+)  # fmt: skip
+"""Densities whose score the engine has."""
+
+DTYPES = {torch.float32: np.float32, torch.float64: np.float64}
+
+
+class Fused(NamedTuple):
+    """Draws `(chain, draw, D)`, info `(chain, draw)`, the last state, diverging steps, steps taken.
+
+    `interrupted` tells whether Ctrl-C was pressed, even where it changed nothing any more.
+    """
+
+    draws: Float[Tensor, "chain draw D"]
+    info: LangevinInfo | MetropolisInfo
+    state: Any
+    divergences: Int[Tensor, " chain"]
+    n_steps: int
+    interrupted: bool
+
+
+@dataclass(frozen=True, eq=False)
+class Jitted:
+    """A density from functions of one chain, compiled by `numba.njit`: a target of either engine.
+
+    Arguments:
+        score_fn: score(x, out) fills out `(D,)` with ∇ log p at x `(D,)`.
+        log_prob_fn: log_prob(x) returns log p(x) + const; only `MALA` needs it.
+    """
+
+    score_fn: Callable[[Any, Any], None]
+    log_prob_fn: Callable[[Any], float] | None = None
+
+    @cached_property
+    def of_tiles(self) -> Any:
+        """The same for tiles of chains, see `engine.of_chain`; compiled once for each target."""
+        from .engine import of_chain
+
+        return of_chain(self.score_fn, self.log_prob_fn)
+
+    def score(self, x: Float[Tensor, "batch D"]) -> Float[Tensor, "batch D"]:
+        """Return ∇ log p(x), one chain after another."""
+        check_batch(x)
+        rows = np.ascontiguousarray(x.detach().cpu().numpy())
+        out = np.empty_like(rows)
+        for row, value in zip(rows, out, strict=True):
+            self.score_fn(row, value)
+        return torch.from_numpy(out).to(x)
+
+    def log_prob(self, x: Float[Tensor, "batch D"]) -> Float[Tensor, " batch"]:
+        """Return log p(x) + const, one chain after another.
+
+        Raises:
+            ValueError: If only the score is known.
+        """
+        check_batch(x)
+        if self.log_prob_fn is None:
+            raise ValueError("this target has no log-density; give Jitted(score, log_prob)")
+        rows = np.ascontiguousarray(x.detach().cpu().numpy())
+        return torch.tensor([self.log_prob_fn(row) for row in rows], dtype=x.dtype).to(x.device)
+
+
+def objection(kernel: object, target: object, x0: Tensor | None = None) -> str | None:
+    """Return why the fused engine cannot run this, None if it can.
+
+    Arguments:
+        kernel: A kernel.
+        target: A density.
+        x0: Starting points, where their dtype and device are to be looked at too.
+    """
+    if find_spec("numba") is None:
+        return 'the fused engine needs Numba: pip install "gradlogp[fast]"'
+    if type(kernel) not in (ULA, LeimkuhlerMatthews, MALA, BAOAB):
+        return (
+            f"the fused engine has ULA, LeimkuhlerMatthews, MALA and BAOAB, not "
+            f"{type(kernel).__name__}"
+        )
+    if isinstance(kernel, MALA) and kernel.preconditioner is not IDENTITY:
+        return "the fused engine has MALA without a preconditioner only"
+    if type(target) in (Gaussian, GaussianMixture):
+        if target._singular:  # type: ignore[attr-defined]
+            return "the covariance is singular, so there is no density"
+        if target._cov.w.ndim > (1 if isinstance(target, Gaussian) else 2):  # type: ignore[attr-defined]
+            return "this law was noised for several samples: it is a law for each chain"
+    elif not isinstance(target, Jitted) and type(target) not in KNOWN:
+        return (
+            "the fused engine has Gaussian, GaussianMixture, the densities of gradlogp.distributions "
+            f"and fused.Jitted targets, not {type(target).__name__}"
+        )
+    elif isinstance(target, Jitted) and isinstance(kernel, MALA) and target.log_prob_fn is None:
+        return "MALA needs a log-density: give fused.Jitted(score, log_prob)"
+    if x0 is not None and (x0.device.type != "cpu" or x0.dtype not in DTYPES or x0.ndim != 2):
+        return (
+            f"the fused engine has chains (chain, D) in float32 or float64 on the CPU, got "
+            f"{tuple(x0.shape)}, {x0.dtype}, {x0.device}"
+        )
+    return None
+
+
+def slower(target: Any, x0: Tensor) -> str | None:
+    """Return why PyTorch is the faster one, whose matrix products no loop over chains equals."""
+    n, D = x0.shape
+    cov = getattr(target, "_cov", None)
+    if D < 16 or cov is None or cov.U is None or bool((cov.w == cov.w[..., :1]).all()):
+        return None
+    if n < 16 or D > 64:
+        return f"{n} chains in {D} dimensions with full covariances are faster there"
+    return None
+
+
+def supports(kernel: object, target: object, x0: Tensor | None = None) -> bool:
+    """Return whether the fused engine can run this; `objection` says why not."""
+    return objection(kernel, target, x0) is None
+
+
+@torch.no_grad()
+def run(
+    kernel: Any,
+    target: Any,
+    x0: Float[Tensor, "chain D"],
+    n_steps: int,
+    burn_in: int = 0,
+    thin: int = 1,
+    *,
+    seed: int = 0,
+    threads: int = 1,
+    progress: Callable[[int, int], None] | None = None,
+) -> Fused:
+    """Run a kernel on every chain in compiled code and keep the draws, those so far on Ctrl-C.
+
+    Arguments:
+        kernel: `ULA`, `LeimkuhlerMatthews`, `MALA` without preconditioner, or `BAOAB`.
+        target: A `Gaussian`, a `GaussianMixture`, one of `densities`, or a `Jitted`.
+        x0: Starting points, float32 or float64; the noise is float32 in either case.
+        n_steps: Steps taken, burn-in included.
+        burn_in: Steps dropped at the start.
+        thin: Keep one draw in so many.
+        seed: Of the noise; chain k has the same noise in every run of this seed.
+        threads: How many to use; the draws do not depend on it.
+        progress: Called as progress(done, total) now and then.
+
+    Raises:
+        ValueError: If the engine does not support this, or nothing would be kept.
+        FloatingPointError: For `on_nonfinite="raise"`, if a chain left the finite numbers.
+    """
+    check_batch(x0, name="x0")
+    reason = objection(kernel, target, x0)
+    if reason is not None:
+        raise ValueError(reason)
+    if not (0 <= burn_in < n_steps and 1 <= thin <= n_steps - burn_in):
+        raise ValueError(
+            f"n_steps={n_steps}, burn_in={burn_in}, thin={thin} keep no draw: needs "
+            "0 <= burn_in < n_steps and 1 <= thin <= n_steps - burn_in"
+        )
+    if threads < 1:
+        raise ValueError(f"threads must be at least 1, got {threads}")
+    from . import engine
+    from .pack import (
+        Arrays,
+        number,
+        score_of,
+        width,
+    )
+
+    start = kernel.init(x0, target)
+    kind, c = number(kernel, DTYPES[x0.dtype])
+    score, constants, rows = score_of(target, x0)
+    a = Arrays.of(start, seed, (n_steps - burn_in) // thin, kind)
+    tiles, n = len(a.x), len(x0)
+    parts = [(i * tiles // threads, (i + 1) * tiles // threads) for i in range(threads)]
+    parts = [part for part in parts if part[0] < part[1]]
+
+    reached = np.zeros((len(parts), 1), np.int64)
+
+    def move(i: int, done: int, steps: int) -> None:
+        engine.tiles(
+            width(n), kind, c, score, constants, rows, *parts[i], n, a.rng, a.x, a.score, a.extra,
+            a.log_prob, a.counts, done, steps, burn_in, thin, a.draws, a.flags, a.accepted,
+            a.acceptance, a.kept_log_prob, reached[i],
+        )  # fmt: skip
+
+    pool, done, interrupted = ThreadPoolExecutor(len(parts)) if len(parts) > 1 else None, 0, False
+    with pool or nullcontext():
+        try:
+            steps = FEWEST
+            while done < n_steps:
+                steps, began = min(steps, n_steps - done), time.monotonic()
+                each = partial(move, done=done, steps=steps)
+                list((pool.map if pool else map)(each, range(len(parts))))
+                done += steps
+                taken = max(time.monotonic() - began, SLICE_SECONDS / 100, 1e-9)
+                steps = max(FEWEST, int(steps * SLICE_SECONDS / taken))
+                if progress is not None:
+                    progress(done, n_steps)
+        except KeyboardInterrupt:
+            interrupted = True
+            if pool is not None:
+                pool.shutdown()
+            done = int(reached.max())
+            for i, ended in enumerate(reached[:, 0].tolist()):
+                if ended < done:
+                    move(i, ended, done - ended)
+    if done == 0:
+        raise KeyboardInterrupt
+    divergences = torch.from_numpy(a.counts)
+    if kernel.on_nonfinite == "raise" and bool(divergences.any()):
+        raise FloatingPointError(
+            f"{int((divergences > 0).sum())} of {n} chains left the finite numbers; "
+            "take a smaller step_size"
+        )
+    return Fused(*a.result(start, max(0, done - burn_in) // thin), divergences, done, interrupted)

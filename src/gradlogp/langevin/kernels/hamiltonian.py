@@ -1,0 +1,221 @@
+r"""Metropolised kernels with a momentum q beside the position: HMC and GHMC.
+
+The energy is H(x, q) = −log p(x) + ½ qᵀ P q with the inverse mass P, and a leapfrog step of size ε
+
+.. math:: q \leftarrow q + \tfrac{ε}{2} s(x), \quad x \leftarrow x + ε P q, \quad
+    q \leftarrow q + \tfrac{ε}{2} s(x)
+
+keeps volumes and undoes itself when q is turned round, so that accepting with probability
+min(1, exp(−ΔH/τ)) keeps the law of density exp(−H/τ).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from ...core import (
+    Density,
+    Generator,
+    randn_like,
+    sum_event,
+)
+from .preconditioner import IDENTITY, Preconditioner, as_preconditioner
+from .steps import (
+    Adjusted,
+    MetropolisState,
+    check_policy,
+    check_step,
+    check_warm,
+    metropolis,
+    metropolis_start,
+    scored,
+    select,
+)
+from .underdamped import check_kinetic, refresh
+
+
+class HamiltonianInfo(NamedTuple):
+    """What a Metropolis step with momentum tells; `energy` is H at the state that was kept."""
+
+    acceptance: Float[Tensor, " chain"]
+    accepted: Bool[Tensor, " chain"]
+    log_prob: Float[Tensor, " chain"]
+    diverging: Bool[Tensor, " chain"]
+    energy: Float[Tensor, " chain"]
+
+
+class PhaseState(NamedTuple):
+    """Position, its score and log-density (up to a constant), and the momentum."""
+
+    x: Float[Tensor, "chain *event"]
+    score: Float[Tensor, "chain *event"]
+    log_prob: Float[Tensor, " chain"]
+    momentum: Float[Tensor, "chain *event"]
+
+
+def energy(state: PhaseState, P: Preconditioner) -> Float[Tensor, " chain"]:
+    """Return H(x, q) = −log p(x) + ½ qᵀ P q."""
+    return sum_event(state.momentum * P.apply(state.momentum)) / 2 - state.log_prob
+
+
+def leapfrog(
+    state: PhaseState, target: Density, step_size: float, n_steps: int, P: Preconditioner
+) -> PhaseState:
+    """Return the state after n leapfrog steps; each costs one score."""
+    x, score, q = state.x, state.score, state.momentum
+    for _ in range(n_steps):
+        q = q + step_size / 2 * score
+        x = x + step_size * P.apply(q)
+        score = scored(x, target)
+        q = q + step_size / 2 * score
+    return PhaseState(x, score, target.log_prob(x), q)
+
+
+def _transfer(
+    state: PhaseState,
+    proposal: PhaseState,
+    P: Preconditioner,
+    tau: float,
+    on_nonfinite: Adjusted,
+    generator: Generator | None,
+) -> tuple[PhaseState, HamiltonianInfo]:
+    """Accept or stay, with the momentum turned round on a rejection."""
+    before, after = energy(state, P), energy(proposal, P)
+    acceptance, accepted, diverging = metropolis(
+        (before - after) / tau,
+        (proposal.x, proposal.score, proposal.momentum),
+        proposal.log_prob,
+        on_nonfinite,
+        generator,
+    )
+    kept = select(accepted, proposal, state._replace(momentum=-state.momentum))
+    H = torch.where(accepted, after, before)
+    return kept, HamiltonianInfo(acceptance, accepted, kept.log_prob, diverging, H)
+
+
+@dataclass(frozen=True)
+class HMC:
+    r"""Hamiltonian Monte Carlo: a fresh momentum, n leapfrog steps, then accept or stay.
+
+    .. math:: q \sim N(0, τ P^{-1}), \quad (x, q) \to (x', q') \text{ by leapfrog}, \quad
+        a = \min(1, \exp(-(H(x', q') - H(x, q))/τ)), \quad
+        H(x, q) = -\log p(x) + \tfrac12 q^\top P q
+
+    It keeps p^{1/τ} exactly. One leapfrog step of size √(2h) is `MALA` with step h and the same
+    preconditioner. A proposal outside the support is rejected like any other; one that is
+    otherwise not finite is rejected and flagged `diverging`.
+
+    References:
+        | Hybrid Monte Carlo (Duane, Kennedy, Pendleton & Roweth, 1987)
+        | https://doi.org/10.1016/0370-2693(87)91197-X
+        | MCMC Using Hamiltonian Dynamics (Neal, 2011)
+        | https://arxiv.org/abs/1206.1901
+
+    Arguments:
+        step_size: ε > 0, the time of one leapfrog step; compares with √(2h) for a Langevin h.
+        n_leapfrog: Number of leapfrog steps, one score each.
+        preconditioner: The inverse mass P, a constant: a number, a diagonal in the shape of an
+            event, a symmetric positive definite matrix, or a `Preconditioner`.
+        temperature: τ > 0: samples p^{1/τ}.
+        on_nonfinite: `raise` for a `FloatingPointError` where a proposal would be flagged.
+    """
+
+    step_size: float
+    n_leapfrog: int
+    preconditioner: Preconditioner | Tensor | float = IDENTITY
+    temperature: float = 1.0
+    on_nonfinite: Adjusted = "reject"
+
+    def __post_init__(self) -> None:
+        check_step(self.step_size, self.temperature)
+        check_warm(self, self.temperature)
+        check_policy(self.on_nonfinite, Adjusted)
+        if not (isinstance(self.n_leapfrog, int) and self.n_leapfrog >= 1):
+            raise ValueError(f"n_leapfrog must be an integer of at least 1, got {self.n_leapfrog}")
+        object.__setattr__(self, "preconditioner", as_preconditioner(self.preconditioner))
+
+    def init(self, x: Float[Tensor, "chain *event"], target: Density) -> MetropolisState:
+        """Return the state at x.
+
+        Raises:
+            ValueError: If the target has no log-density, or it is not finite at x.
+        """
+        return metropolis_start(x, target)
+
+    def step(
+        self, state: MetropolisState, target: Density, *, generator: Generator | None = None
+    ) -> tuple[MetropolisState, HamiltonianInfo]:
+        """Move every chain by one step."""
+        P, tau = as_preconditioner(self.preconditioner), self.temperature
+        momentum = tau**0.5 * P.inv_sqrt(randn_like(state.x, generator))
+        start = PhaseState(*state, momentum)
+        proposal = leapfrog(start, target, self.step_size, self.n_leapfrog, P)
+        kept, info = _transfer(start, proposal, P, tau, self.on_nonfinite, generator)
+        return MetropolisState(kept.x, kept.score, kept.log_prob), info
+
+
+@dataclass(frozen=True)
+class GHMC:
+    r"""Generalised HMC: the Metropolised `OBABO`, which keeps most of its momentum.
+
+    Friction for h/2, one leapfrog step of size h that is accepted with probability
+    min(1, exp(−ΔH/τ)), friction for h/2, where
+
+    .. math:: \text{friction for } t: q \leftarrow e^{-γ t} q + \sqrt{τ m (1 - e^{-2 γ t})}\, z
+
+    On a rejection x stays and the momentum is turned round: without that the law would not be
+    kept. It keeps exp(−H/τ), p^{1/τ} in x and N(0, τ m I) in the momentum, exactly, and it is
+    reversible up to the sign of the momentum. Chains start at rest. A proposal outside the
+    support is rejected like any other; one that is otherwise not finite is also flagged `diverging`.
+
+    References:
+        | A Generalized Guided Monte Carlo Algorithm (Horowitz, 1991)
+        | https://doi.org/10.1016/0370-2693(91)90812-5
+
+    Arguments:
+        step_size: h > 0, a time.
+        friction: γ > 0; infinity draws a fresh momentum, which makes it `MALA` with step h²/(2m).
+        mass: m > 0.
+        temperature: τ > 0: samples p^{1/τ}.
+        on_nonfinite: `raise` for a `FloatingPointError` where a proposal would be flagged.
+    """
+
+    step_size: float
+    friction: float = 1.0
+    mass: float = 1.0
+    temperature: float = 1.0
+    on_nonfinite: Adjusted = "reject"
+
+    def __post_init__(self) -> None:
+        check_step(self.step_size, self.temperature)
+        check_warm(self, self.temperature)
+        check_kinetic(self.friction, self.mass)
+        check_policy(self.on_nonfinite, Adjusted)
+
+    def init(self, x: Float[Tensor, "chain *event"], target: Density) -> PhaseState:
+        """Return the state at x, at rest.
+
+        Raises:
+            ValueError: If the target has no log-density, or it is not finite at x.
+        """
+        return PhaseState(*metropolis_start(x, target), torch.zeros_like(x))
+
+    def step(
+        self, state: PhaseState, target: Density, *, generator: Generator | None = None
+    ) -> tuple[PhaseState, HamiltonianInfo]:
+        """Move every chain by one step."""
+        h, tau, P = self.step_size, self.temperature, Preconditioner(1 / self.mass)
+        state = self._rub(state, generator)
+        proposal = leapfrog(state, target, h, 1, P)
+        state, info = _transfer(state, proposal, P, tau, self.on_nonfinite, generator)
+        return self._rub(state, generator), info
+
+    def _rub(self, state: PhaseState, generator: Generator | None) -> PhaseState:
+        z = randn_like(state.x, generator)
+        t, tau_m = self.step_size / 2, self.temperature * self.mass
+        return state._replace(momentum=refresh(state.momentum, z, self.friction, t, tau_m))

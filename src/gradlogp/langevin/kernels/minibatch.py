@@ -1,0 +1,206 @@
+r"""Scores from minibatches: which observations, and which estimate of the score from them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+from ...core import (
+    Density,
+    Generator,
+    check_batch,
+    per_sample,
+    rand_like,
+)
+from .steps import scored
+
+
+@runtime_checkable
+class Minibatched(Density, Protocol):
+    """A density of n_data observations whose score can be estimated from some: `Posterior`."""
+
+    @property
+    def n_data(self) -> int:
+        """The number of observations N."""
+
+    def minibatch_score(self, x: Tensor, index: Tensor) -> Tensor:
+        """Return the estimate of the score from the observations `(n,)` or `(B, n)`."""
+
+
+def as_minibatched(target: Density, batch_size: int) -> Minibatched:
+    """Return the target, refusing one without minibatches or with too few observations."""
+    if not isinstance(target, Minibatched):
+        raise ValueError(
+            "this kernel needs a target with minibatches; make one with "
+            "Posterior(log_prior, log_likelihood, data), or use ULA"
+        )
+    if batch_size > target.n_data:
+        raise ValueError(
+            f"batch_size must be at most the {target.n_data} observations, got {batch_size}"
+        )
+    return target
+
+
+def draw_index(
+    x: Tensor, n_data: int, batch_size: int, replace: bool, generator: Generator | None
+) -> Int64[Tensor, "chain batch"]:
+    """Draw batch_size of n_data observations for every chain, each subset equally likely.
+
+    References:
+        | Programming Pearls: A Sample of Brilliance (Bentley & Floyd, 1987)
+        | https://doi.org/10.1145/30401.315746
+    """
+    # Rows of noise are chains, here as everywhere: `Streams` then gives a chain the same batches
+    # in chunks of any size. Which of the methods is taken depends on n and N only, not on B.
+    wide = not replace and batch_size**2 > n_data
+    blank = x.new_empty(len(x), n_data if wide else batch_size, dtype=torch.float64)
+    u = rand_like(blank, generator)
+    if wide:  # the n largest of N numbers
+        return u.topk(batch_size, dim=1).indices
+    if replace:
+        return (u * n_data).long().clamp(max=n_data - 1)
+    # Floyd's method, n numbers only: t uniform in 0 … j, and j itself where t is taken already
+    index = torch.empty_like(u, dtype=torch.long)
+    for k in range(batch_size):
+        j = n_data - batch_size + k
+        t = (u[:, k] * (j + 1)).long().clamp(max=j)
+        taken = (index[:, :k] == t.unsqueeze(1)).any(1)
+        index[:, k] = torch.where(taken, j, t)
+    return index
+
+
+class Anchor(NamedTuple):
+    """Where the score is known from all observations, and that score; `(chain, 0)` for nowhere."""
+
+    x: Float[Tensor, "chain *anchor"]
+    score: Float[Tensor, "chain *anchor"]
+
+
+@runtime_checkable
+class Estimator(Protocol):
+    """An unbiased estimate of the score, with an anchor if it needs one."""
+
+    def start(self, x: Tensor, target: Minibatched) -> Anchor:
+        """Return the anchor for chains that start at x."""
+
+    def refresh(self, anchor: Anchor, x: Tensor, step: Tensor, target: Minibatched) -> Anchor:
+        """Return the anchor for the step of number `step` `(chain,)`, taken from x."""
+
+    def __call__(self, x: Tensor, index: Tensor, anchor: Anchor, target: Minibatched) -> Tensor:
+        """Return the estimate at x from the observations `index`."""
+
+
+@dataclass(frozen=True)
+class Plain:
+    r"""The plain estimate ĝ(x) = ∇ log π(x) + (N/n) Σ ∇ log ℓ(y_i | x) over the batch."""
+
+    def start(self, x: Tensor, target: Minibatched) -> Anchor:
+        """Return no anchor."""
+        return Anchor(x.new_empty(len(x), 0), x.new_empty(len(x), 0))
+
+    def refresh(self, anchor: Anchor, x: Tensor, step: Tensor, target: Minibatched) -> Anchor:
+        """Return no anchor."""
+        return anchor
+
+    def __call__(self, x: Tensor, index: Tensor, anchor: Anchor, target: Minibatched) -> Tensor:
+        """Return ĝ(x)."""
+        return target.minibatch_score(x, index)
+
+
+class _Anchored:
+    """The estimate g(a) + ĝ(x) − ĝ(a) with the same batch in both: the noise at a is taken off."""
+
+    def __call__(self, x: Tensor, index: Tensor, anchor: Anchor, target: Minibatched) -> Tensor:
+        """Return g(a) + ĝ(x) − ĝ(a)."""
+        noisy, there = (target.minibatch_score(v, index) for v in (x, anchor.x))
+        return anchor.score + (noisy - there)
+
+
+@dataclass(frozen=True, eq=False)
+class ControlVariates(_Anchored):
+    r"""The estimate g(x*) + ĝ(x) − ĝ(x*) about a fixed point, best near the mode.
+
+    The score g(x*) of all observations is computed once, when chains start. The estimate is exact
+    at x*, and everywhere where the score of each observation is affine with a common slope.
+
+    References:
+        | Control Variates for Stochastic Gradient MCMC (Baker et al., 2019)
+        | https://arxiv.org/abs/1706.05439
+
+    Arguments:
+        x_star: x*, of the shape of an event.
+    """
+
+    x_star: Tensor
+
+    def start(self, x: Tensor, target: Minibatched) -> Anchor:
+        """Return x* and its score, for every chain."""
+        if self.x_star.shape != x.shape[1:]:
+            raise ValueError(
+                f"x_star must have the shape {tuple(x.shape[1:])} of an event, "
+                f"got {tuple(self.x_star.shape)}"
+            )
+        point = self.x_star.to(x).unsqueeze(0)
+        return Anchor(point.expand_as(x), scored(point, target).expand_as(x))
+
+    def refresh(self, anchor: Anchor, x: Tensor, step: Tensor, target: Minibatched) -> Anchor:
+        """Return the same anchor."""
+        return anchor
+
+
+@dataclass(frozen=True)
+class SVRG(_Anchored):
+    r"""The estimate g(a) + ĝ(x) − ĝ(a) about a point a of the chain itself, renewed at times.
+
+    Every chain has its own anchor: where it was at the last step whose number is a multiple of
+    `every`. Each renewal costs a pass over all observations.
+
+    References:
+        | On the Theory of Variance Reduction for Stochastic Gradient Monte Carlo
+          (Chatterji et al., 2018)
+        | https://arxiv.org/abs/1802.05431
+
+    Arguments:
+        every: Steps from one renewal to the next.
+
+    Raises:
+        ValueError: For fewer than one step.
+    """
+
+    every: int
+
+    def __post_init__(self) -> None:
+        if self.every < 1:
+            raise ValueError(f"every must be at least 1, got {self.every}")
+
+    def start(self, x: Tensor, target: Minibatched) -> Anchor:
+        """Return x and its score."""
+        return Anchor(x, scored(x, target))
+
+    def refresh(self, anchor: Anchor, x: Tensor, step: Tensor, target: Minibatched) -> Anchor:
+        """Return the same anchor, or x where it is time."""
+        due = (step > 0) & (step % self.every == 0)
+        if not bool(due.any()):
+            return anchor
+        new = Anchor(x, scored(x, target))
+        pairs = zip(new, anchor, strict=True)
+        return Anchor(*(torch.where(per_sample(due, a).bool(), a, b) for a, b in pairs))
+
+
+def check_sizes(batch_size: int) -> None:
+    """Raise `ValueError` unless a batch has an observation."""
+    if batch_size < 1:
+        raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+
+
+def start(
+    x: Tensor, target: Density, batch_size: int, estimator: Estimator
+) -> tuple[Int64[Tensor, " chain"], Anchor]:
+    """Return step numbers 0 and the anchor for chains that start at x."""
+    check_batch(x, name="x0")
+    anchor = estimator.start(x, as_minibatched(target, batch_size))
+    return torch.zeros(len(x), dtype=torch.long, device=x.device), anchor

@@ -1,0 +1,195 @@
+r"""A constant preconditioner P: the step is h P s(x) + √(2 h) P^{1/2} z."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from ...core import check_batch, sum_event
+
+Kind = Literal["number", "diagonal", "matrix"]
+
+
+@dataclass(frozen=True, eq=False)
+class Preconditioner:
+    r"""A symmetric positive definite P with its square root, P = P^{1/2} P^{1/2}.
+
+    The best constant choice for Langevin dynamics on a Gaussian is P = S, its covariance: then
+    every direction contracts by 1 − h in a step. Two of the same values are equal.
+
+    Arguments:
+        value: P as a positive number, a diagonal in the shape of an event, or a symmetric positive
+            definite matrix `(d, d)`, d entries an event.
+        kind: How to read `value`: `number`, `diagonal`, `matrix`. Needed only for the diagonal of
+            square events; a square tensor is otherwise read as a matrix.
+
+    Raises:
+        ValueError: If it is not symmetric, positive definite and finite.
+    """
+
+    value: Tensor | float
+    kind: Kind | None = None
+    _root: Tensor | float = field(init=False, repr=False)
+    _inverse_root: Tensor | float = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        P = self.value
+        if isinstance(P, Tensor) and not P.is_floating_point():
+            raise ValueError(f"preconditioner must be floating point, got {P.dtype}")
+        if isinstance(P, Tensor) and P.ndim == 0:
+            P = float(P)
+        kind = self.kind or _kind(P)
+        if (kind == "number") != (not isinstance(P, Tensor)):
+            raise ValueError(f"preconditioner of kind {kind!r} cannot be a {type(P).__name__}")
+        powers: tuple[Tensor | float, ...]
+        if not isinstance(P, Tensor):
+            P = float(P)
+            _check(P, math.isfinite(P))
+            powers = (P, P**0.5, P**-0.5)
+        elif kind == "diagonal":
+            _check(float(P.min()), bool(torch.isfinite(P).all()))
+            powers = (P, P.sqrt(), P.rsqrt())
+        else:
+            powers = _matrix_powers(P)
+        values = dict(zip(("value", "_root", "_inverse_root"), powers, strict=True))
+        for name, v in {**values, "kind": kind}.items():
+            object.__setattr__(self, name, v)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Preconditioner) or self.kind != other.kind:
+            return False
+        if isinstance(self.value, Tensor) and isinstance(other.value, Tensor):
+            return torch.equal(self.value, other.value)
+        return bool(self.value == other.value)
+
+    def __hash__(self) -> int:
+        values = self.value.flatten().tolist() if isinstance(self.value, Tensor) else [self.value]
+        return hash((self.kind, *values))
+
+    def apply(self, v: Float[Tensor, "chain *event"]) -> Float[Tensor, "chain *event"]:
+        """Return P v."""
+        return self._times(self.value, v)
+
+    def sqrt(self, v: Float[Tensor, "chain *event"]) -> Float[Tensor, "chain *event"]:
+        """Return P^{1/2} v, the symmetric root."""
+        return self._times(self._root, v)
+
+    def inv_sqrt(self, v: Float[Tensor, "chain *event"]) -> Float[Tensor, "chain *event"]:
+        """Return P^{-1/2} v."""
+        return self._times(self._inverse_root, v)
+
+    def inv_quadratic(self, v: Float[Tensor, "chain *event"]) -> Float[Tensor, " chain"]:
+        """Return vᵀ P⁻¹ v."""
+        return sum_event(self.inv_sqrt(v).square())
+
+    def _times(self, A: Tensor | float, v: Tensor) -> Tensor:
+        if not isinstance(A, Tensor):
+            return v if A == 1.0 else A * v
+        if self.kind == "diagonal":
+            if A.shape != v.shape[1:]:
+                raise ValueError(
+                    f"a diagonal preconditioner of shape {tuple(A.shape)} does not fit an event "
+                    f"of shape {tuple(v.shape[1:])}"
+                )
+            return A.to(v) * v
+        flat = v.flatten(1)
+        if len(A) != flat.shape[1]:
+            raise ValueError(
+                f"a preconditioner of shape {tuple(A.shape)} does not fit an event of shape "
+                f"{tuple(v.shape[1:])}; a diagonal of square events needs "
+                "Preconditioner(value, kind='diagonal')"
+            )
+        return (flat @ A.to(v)).reshape(v.shape)  # A is symmetric
+
+    @classmethod
+    def from_ensemble(
+        cls, x: Float[Tensor, "chain *event"], *, dense: bool = True
+    ) -> Preconditioner:
+        r"""Estimate the covariance from many chains, shrunk to its diagonal.
+
+        .. math::
+            P_{ij} = (1 - λ)\, S_{ij} \; (i ≠ j), \quad P_{ii} = S_{ii}, \quad
+            λ = \frac{\sum_{i≠j} \widehat{\mathrm{Var}}(r_{ij})}{\sum_{i≠j} r_{ij}^2}
+
+        with the sample covariance S and correlations r; λ is kept in [1/n, 1], so that P is
+        positive definite for any number n ≥ 2 of chains in any dimension.
+
+        References:
+            | A Shrinkage Approach to Large-Scale Covariance Matrix Estimation and Implications for
+              Functional Genomics (Schäfer & Strimmer, 2005)
+            | https://doi.org/10.2202/1544-6115.1175
+
+        Arguments:
+            x: Positions of the chains.
+            dense: Whether to estimate a matrix; the variances alone otherwise.
+
+        Raises:
+            ValueError: For fewer than two chains, or a coordinate in which all of them agree.
+        """
+        check_batch(x)
+        n = len(x)
+        if n < 2:
+            raise ValueError(f"x must hold at least two chains, got {n}")
+        var = x.var(0)
+        if not bool((torch.isfinite(var) & (var > 0)).all()):
+            raise ValueError("x must be finite and differ between chains in every coordinate")
+        if not dense:
+            return cls(var, kind="diagonal")
+        scale = var.sqrt()
+        w = ((x - x.mean(0)) / scale).flatten(1)
+        r = w.mT @ w / (n - 1)
+        # n/(n−1)³ Σ_k (w_ki w_kj − mean)², with the mean over chains (n−1)/n r_ij
+        spread = w.square().mT @ w.square() - (n - 1) ** 2 / n * r.square()
+        off = ~torch.eye(len(r), dtype=torch.bool, device=r.device)
+        signal = float(r.square()[off].sum())
+        noise = n / (n - 1) ** 3 * float(spread[off].sum())
+        shrinkage = min(max(noise / signal, 1 / n), 1.0) if signal > 0 else 1.0
+        r = torch.where(off, (1 - shrinkage) * r, torch.eye(len(r)).to(r))
+        sd = scale.flatten()
+        return cls(sd[:, None] * r * sd, kind="matrix")
+
+
+def as_preconditioner(value: Preconditioner | Tensor | float) -> Preconditioner:
+    """Return a preconditioner; one stays what it is."""
+    return value if isinstance(value, Preconditioner) else Preconditioner(value)
+
+
+def _kind(P: Tensor | float) -> Kind:
+    if not isinstance(P, Tensor):
+        return "number"
+    return "matrix" if P.ndim == 2 and P.shape[0] == P.shape[1] else "diagonal"
+
+
+def _check(smallest: float, finite: bool) -> None:
+    if not finite:
+        raise ValueError("preconditioner has entries that are not finite")
+    if smallest <= 0:
+        raise ValueError(
+            "preconditioner must be positive definite, its smallest entry or eigenvalue is "
+            f"{smallest:.3g}"
+        )
+
+
+def _matrix_powers(P: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    if P.ndim != 2 or P.shape[0] != P.shape[1]:
+        raise ValueError(f"preconditioner must be a square matrix, got {tuple(P.shape)}")
+    _check(1.0, bool(torch.isfinite(P).all()))
+    if bool(((P - P.mT).abs() > 1e-5 * P.abs().max()).any()):
+        raise ValueError(
+            "preconditioner must be symmetric; for the diagonal of square events use "
+            "Preconditioner(value, kind='diagonal')"
+        )
+    P = (P + P.mT) / 2
+    w, U = torch.linalg.eigh(P)
+    # eigh is backward stable: an eigenvalue within rounding of 0 is 0
+    tiny = len(P) * torch.finfo(P.dtype).eps * w.abs().max()
+    _check(float(torch.where(w.abs() <= tiny, 0.0, w).min()), True)
+    return P, (U * w.sqrt()) @ U.mT, (U * w.rsqrt()) @ U.mT
+
+
+IDENTITY = Preconditioner(1.0)

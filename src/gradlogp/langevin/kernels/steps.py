@@ -1,0 +1,209 @@
+r"""What the kernels share: states, what a step tells, and what becomes of numbers not finite."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Literal, NamedTuple, TypeVar, cast, get_args
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from ...core import (
+    Density,
+    Generator,
+    check_batch,
+    check_same_shape,
+    per_sample,
+    rand_like,
+)
+
+Unadjusted = Literal["freeze", "raise"]
+"""What an unadjusted kernel does with a chain that leaves the finite numbers."""
+
+Adjusted = Literal["reject", "raise"]
+"""What a Metropolis kernel does with a proposal that is not finite."""
+
+
+class LangevinState(NamedTuple):
+    """Position and its score."""
+
+    x: Float[Tensor, "chain *event"]
+    score: Float[Tensor, "chain *event"]
+
+
+class LangevinInfo(NamedTuple):
+    """What a step of an unadjusted kernel tells: whether the chain left the finite numbers."""
+
+    diverging: Bool[Tensor, " chain"]
+
+
+class MetropolisState(NamedTuple):
+    """Position, its score and its log-density (up to a constant)."""
+
+    x: Float[Tensor, "chain *event"]
+    score: Float[Tensor, "chain *event"]
+    log_prob: Float[Tensor, " chain"]
+
+
+class MetropolisInfo(NamedTuple):
+    """What a Metropolis step tells, for each chain; `acceptance` is the probability."""
+
+    acceptance: Float[Tensor, " chain"]
+    accepted: Bool[Tensor, " chain"]
+    log_prob: Float[Tensor, " chain"]
+    diverging: Bool[Tensor, " chain"]
+
+
+S = TypeVar("S", bound=tuple[Tensor, ...])
+
+
+# ---------------------------------------------------------------------------- arguments
+
+
+def check_step(step_size: float, temperature: float = 1.0) -> None:
+    """Raise `ValueError` unless h > 0 and τ ≥ 0, both finite."""
+    if not (step_size > 0 and math.isfinite(step_size)):
+        raise ValueError(f"step_size must be positive and finite, got {step_size}")
+    if not (temperature >= 0 and math.isfinite(temperature)):
+        raise ValueError(f"temperature must be at least 0 and finite, got {temperature}")
+
+
+def check_warm(kernel: object, temperature: float) -> None:
+    """Raise `ValueError` at τ = 0, where there is no density to be reversible for."""
+    if temperature == 0:
+        raise ValueError(
+            f"{type(kernel).__name__} needs temperature > 0; "
+            "for gradient flow use ULA(temperature=0)"
+        )
+
+
+def check_policy(on_nonfinite: str, policies: Any) -> None:
+    """Raise `ValueError` unless on_nonfinite is one of the policies `Unadjusted` or `Adjusted`."""
+    if on_nonfinite not in get_args(policies):
+        names = " or ".join(map(repr, get_args(policies)))
+        raise ValueError(f"on_nonfinite must be {names}, got {on_nonfinite!r}")
+
+
+# ---------------------------------------------------------------------------- pieces of a step
+
+
+def langevin_step(
+    x: Tensor, score: Tensor, h: float, z: Tensor, temperature: float = 1.0
+) -> Tensor:
+    """Return x + h s(x) + √(2 h τ) z."""
+    return torch.add(x, score, alpha=h).add_(z, alpha=math.sqrt(2 * h * temperature))
+
+
+def finite(x: Tensor) -> Bool[Tensor, " chain"]:
+    """Tell which chains have finite numbers only."""
+    return torch.isfinite(x).reshape(len(x), -1).all(1)
+
+
+def all_finite(fields: tuple[Tensor, ...]) -> bool:
+    """Tell in one pass whether all numbers are finite; False where they may merely be large.
+
+    A sum is finite only if every term is: ∞ − ∞ is not a number either.
+    """
+    sums = (field.sum() for field in fields)
+    if fields[0].device.type != "cpu":  # where to look at a number means to wait for it
+        return math.isfinite(sum(sums, torch.zeros((), device=fields[0].device)).item())
+    return all(math.isfinite(total.item()) for total in sums)
+
+
+def scored(x: Tensor, target: Density) -> Tensor:
+    """Return the score at x, refusing one of another shape."""
+    score = target.score(x)
+    check_same_shape(score, x, "the score")
+    return score
+
+
+def langevin_start(x: Tensor, target: Density) -> LangevinState:
+    """Return position and score where a chain starts."""
+    check_batch(x, name="x0")
+    return LangevinState(*_alike(x, scored(x, target)))
+
+
+def _alike(x: Tensor, score: Tensor) -> tuple[Tensor, Tensor]:
+    """Lay x out in memory as its score is, so that the steps to come do not mix two orders."""
+    return x if x.stride() == score.stride() else torch.empty_like(score, dtype=x.dtype).copy_(
+        x
+    ), score
+
+
+def metropolis_start(x: Tensor, target: Density) -> MetropolisState:
+    """Return position, score and log-density where a chain starts.
+
+    Raises:
+        ValueError: If the target has no log-density, or it is not finite at x.
+    """
+    check_batch(x, name="x0")
+    log_prob = target.log_prob(x)
+    if not bool(torch.isfinite(log_prob).all()):
+        bad = int((~torch.isfinite(log_prob)).sum())
+        raise ValueError(f"the log-density is not finite at {bad} of {len(x)} starting points")
+    return MetropolisState(*_alike(x, scored(x, target)), log_prob)
+
+
+def select(take: Tensor, new: S, old: S) -> S:
+    """Return the new state for the chains in `take` and the old one for the others."""
+    pairs = zip(new, old, strict=True)
+    fields = (torch.where(per_sample(take, a).bool(), a, b) for a, b in pairs)
+    return cast(S, cast(Any, type(new))(*fields))
+
+
+def settle(new: S, old: S, on_nonfinite: Unadjusted) -> tuple[S, LangevinInfo]:
+    """Keep the new state where all of it is finite; elsewhere the old one, or an error.
+
+    Raises:
+        FloatingPointError: For `on_nonfinite="raise"`, if a chain left the finite numbers.
+    """
+    if all_finite(new):
+        return new, LangevinInfo(torch.zeros(len(new[0]), dtype=torch.bool, device=new[0].device))
+    ok = torch.stack([finite(field) for field in new]).all(0)
+    if not bool(ok.all()):
+        if on_nonfinite == "raise":
+            raise FloatingPointError(
+                f"{int((~ok).sum())} of {len(ok)} chains left the finite numbers; "
+                "take a smaller step_size"
+            )
+        new = select(ok, new, old)
+    return new, LangevinInfo(diverging=~ok)
+
+
+def metropolis(
+    log_ratio: Float[Tensor, " chain"],
+    proposal: tuple[Tensor, ...],
+    log_prob: Float[Tensor, " chain"],
+    on_nonfinite: Adjusted,
+    generator: Generator | None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Accept each proposal with probability min(1, exp(log_ratio)).
+
+    A proposal outside the support, log p = −∞ and all else finite, is an ordinary rejection.
+
+    Arguments:
+        log_ratio: Logarithm of the Metropolis-Hastings ratio.
+        proposal: What has to be finite besides the log-density: position, score, momentum.
+        log_prob: Log-density at the proposal.
+        on_nonfinite: What to do where something is not finite.
+        generator: Where the uniform numbers come from.
+
+    Returns:
+        The probability of acceptance, who accepted, and whose proposal was not finite.
+
+    Raises:
+        FloatingPointError: For `on_nonfinite="raise"`, if a proposal was not finite.
+    """
+    outside = log_prob == -torch.inf
+    ok = torch.ones_like(outside)
+    if not all_finite(proposal):
+        ok = torch.stack([finite(field) for field in proposal]).all(0)
+    ok = ok & (outside | torch.isfinite(log_ratio) & torch.isfinite(log_prob))
+    if on_nonfinite == "raise" and not bool(ok.all()):
+        raise FloatingPointError(
+            f"{int((~ok).sum())} of {len(ok)} proposals were not finite; take a smaller step_size"
+        )
+    acceptance = torch.where(ok & ~outside, log_ratio, -torch.inf).clamp(max=0.0).exp()
+    accepted = rand_like(acceptance, generator) < acceptance
+    return acceptance, accepted, ~ok

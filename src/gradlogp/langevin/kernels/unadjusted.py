@@ -1,0 +1,177 @@
+r"""Variants of ULA: averaged noise, a tamed drift, a constant preconditioner."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from ...core import (
+    Density,
+    Generator,
+    per_sample,
+    randn_like,
+)
+from .preconditioner import Preconditioner, as_preconditioner
+from .steps import (
+    LangevinInfo,
+    LangevinState,
+    Unadjusted,
+    check_policy,
+    check_step,
+    langevin_start,
+    langevin_step,
+    scored,
+    settle,
+)
+
+
+class AveragedState(NamedTuple):
+    """Position, its score, and the noise of the last step."""
+
+    x: Float[Tensor, "chain *event"]
+    score: Float[Tensor, "chain *event"]
+    z: Float[Tensor, "chain *event"]
+
+
+@dataclass(frozen=True)
+class LeimkuhlerMatthews:
+    r"""Langevin dynamics with the mean of two consecutive noises.
+
+    .. math:: x_{k+1} = x_k + h \nabla \log p(x_k) + \sqrt{2 h τ}\, \frac{z_k + z_{k+1}}{2}
+
+    It costs one score a step, as ULA does. Its stationary law has an error of order h² where that
+    of ULA has h, and on a Gaussian none, for every stable h < 2/L. It is the limit of `BAOAB` at
+    infinite friction with steps of √(2h). A chain starts with z_0 = 0; one that leaves the finite
+    numbers stays where it was and is flagged `diverging`.
+
+    References:
+        | Rational Construction of Stochastic Numerical Methods for Molecular Sampling
+          (Leimkuhler & Matthews, 2013)
+        | https://doi.org/10.1093/amrx/abs010
+
+    Arguments:
+        step_size: h > 0.
+        temperature: τ ≥ 0: samples p^{1/τ}; 0 is gradient flow.
+        on_nonfinite: `raise` for a `FloatingPointError` where a chain would be frozen.
+    """
+
+    step_size: float
+    temperature: float = 1.0
+    on_nonfinite: Unadjusted = "freeze"
+
+    def __post_init__(self) -> None:
+        check_step(self.step_size, self.temperature)
+        check_policy(self.on_nonfinite, Unadjusted)
+
+    def init(self, x: Float[Tensor, "chain *event"], target: Density) -> AveragedState:
+        """Return the state at x, with z_0 = 0."""
+        start = langevin_start(x, target)
+        return AveragedState(start.x, start.score, torch.zeros_like(x))
+
+    def step(
+        self, state: AveragedState, target: Density, *, generator: Generator | None = None
+    ) -> tuple[AveragedState, LangevinInfo]:
+        """Move every chain by one step."""
+        z = randn_like(state.x, generator)
+        mean = (state.z + z) / 2
+        x = langevin_step(state.x, state.score, self.step_size, mean, self.temperature)
+        return settle(AveragedState(x, scored(x, target), z), state, self.on_nonfinite)
+
+
+@dataclass(frozen=True)
+class TamedULA:
+    r"""ULA with a drift that cannot exceed 1 in a step, for scores that grow faster than x.
+
+    .. math:: x' = x + \frac{h s}{1 + h \|s\|} + \sqrt{2 h τ}\, z, \quad s = \nabla \log p(x)
+
+    with the norm over the event of each chain, or entry by entry h s_i / (1 + h |s_i|). The bound
+    is one unit of x: scale x so that a unit is a sensible step. A chain that leaves the finite
+    numbers stays where it was and is flagged `diverging`.
+
+    References:
+        | The Tamed Unadjusted Langevin Algorithm (Brosse, Durmus, Moulines & Sabanis, 2019)
+        | https://arxiv.org/abs/1710.05559
+
+    Arguments:
+        step_size: h > 0.
+        temperature: τ ≥ 0: samples p^{1/τ}.
+        coordinatewise: Whether each entry is tamed by itself.
+        on_nonfinite: `raise` for a `FloatingPointError` where a chain would be frozen.
+    """
+
+    step_size: float
+    temperature: float = 1.0
+    coordinatewise: bool = False
+    on_nonfinite: Unadjusted = "freeze"
+
+    def __post_init__(self) -> None:
+        check_step(self.step_size, self.temperature)
+        check_policy(self.on_nonfinite, Unadjusted)
+
+    def init(self, x: Float[Tensor, "chain *event"], target: Density) -> LangevinState:
+        """Return the state at x."""
+        return langevin_start(x, target)
+
+    def step(
+        self, state: LangevinState, target: Density, *, generator: Generator | None = None
+    ) -> tuple[LangevinState, LangevinInfo]:
+        """Move every chain by one step."""
+        h, s = self.step_size, state.score
+        size = s.abs() if self.coordinatewise else per_sample(_norm(s), s)
+        z = randn_like(state.x, generator)
+        x = langevin_step(state.x, s / (1 + h * size), h, z, self.temperature)
+        return settle(LangevinState(x, scored(x, target)), state, self.on_nonfinite)
+
+
+@dataclass(frozen=True)
+class PreconditionedULA:
+    r"""ULA in other coordinates, by a constant symmetric positive definite P.
+
+    .. math:: x' = x + h P \nabla \log p(x) + \sqrt{2 h τ}\, P^{1/2} z
+
+    It is ULA on P^{-1/2} x. On N(μ, Λ⁻¹) at τ = 1 its law tends to precision Λ − (h/2) Λ P Λ, and
+    with P = Λ⁻¹ every direction contracts by 1 − h. A P that depends on x needs a further term:
+    see `PositionDependentULA`. A chain that leaves the finite numbers stays where it was and is
+    flagged `diverging`.
+
+    Arguments:
+        step_size: h > 0.
+        preconditioner: P: a number, a diagonal in the shape of an event, a symmetric positive
+            definite matrix, or a `Preconditioner`.
+        temperature: τ ≥ 0: samples p^{1/τ}; 0 is preconditioned gradient flow.
+        on_nonfinite: `raise` for a `FloatingPointError` where a chain would be frozen.
+    """
+
+    step_size: float
+    preconditioner: Preconditioner | Tensor | float
+    temperature: float = 1.0
+    on_nonfinite: Unadjusted = "freeze"
+
+    def __post_init__(self) -> None:
+        check_step(self.step_size, self.temperature)
+        check_policy(self.on_nonfinite, Unadjusted)
+        object.__setattr__(self, "preconditioner", as_preconditioner(self.preconditioner))
+
+    def init(self, x: Float[Tensor, "chain *event"], target: Density) -> LangevinState:
+        """Return the state at x."""
+        return langevin_start(x, target)
+
+    def step(
+        self, state: LangevinState, target: Density, *, generator: Generator | None = None
+    ) -> tuple[LangevinState, LangevinInfo]:
+        """Move every chain by one step."""
+        P = as_preconditioner(self.preconditioner)
+        z = randn_like(state.x, generator)
+        drift, noise = P.apply(state.score), P.sqrt(z)
+        x = langevin_step(state.x, drift, self.step_size, noise, self.temperature)
+        return settle(LangevinState(x, scored(x, target)), state, self.on_nonfinite)
+
+
+def _norm(s: Tensor) -> Tensor:
+    """The Euclidean norm of each event, without overflow in the squares."""
+    largest = s.flatten(1).abs().amax(1).clamp(min=torch.finfo(s.dtype).tiny)
+    return largest * (s.flatten(1) / largest[:, None]).norm(dim=1)

@@ -1,0 +1,267 @@
+r"""Step sizes of unadjusted Langevin dynamics from curvature, and how many steps a theorem asks.
+
+Where −∇² log p has its eigenvalues in [m, L], m > 0, the density is m-strongly log-concave and its
+score L-Lipschitz.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Literal, NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from ..core import (
+    Density,
+    Generator,
+    check_batch,
+    randn_like,
+)
+from ..distributions.analytic import Gaussian
+
+
+class Curvature(NamedTuple):
+    """The extreme eigenvalues m ≤ L of −∇² log p over some points.
+
+    `residual` says how well the iteration has found them: both lie within it of an eigenvalue. The
+    largest eigenvalue is never overestimated, nor the smallest underestimated.
+    """
+
+    m: float
+    L: float
+    residual: float
+
+
+class Steps(NamedTuple):
+    """A step size and a number of steps."""
+
+    step_size: float
+    n_steps: int
+
+
+class Plan(NamedTuple):
+    """A step size and a number of steps of `ULA` that a theorem says are enough.
+
+    `exact_gaussian` is what is enough if the density is Gaussian with the same curvature.
+    """
+
+    step_size: float
+    n_steps: int
+    theorem: str
+    conditions: tuple[str, ...]
+    exact_gaussian: Steps
+
+
+def step_for_bias(curvature_L: float, relative_bias: float) -> float:
+    r"""Return the step of `ULA` at which no variance of a Gaussian is too large by more than b.
+
+    .. math:: h = \frac{2 b}{(1 + b) L}
+
+    for on N(μ, S) the variance 1/l along an eigenvector of S⁻¹ becomes (1/l) / (1 − h l/2), which
+    is largest, and then (1 + b)/L, in the stiffest direction l = L.
+
+    Arguments:
+        curvature_L: L, the largest eigenvalue of −∇² log p.
+        relative_bias: b > 0.
+
+    Raises:
+        ValueError: Unless both are positive and finite.
+    """
+    for name, value in (("curvature_L", curvature_L), ("relative_bias", relative_bias)):
+        if not (value > 0 and math.isfinite(value)):
+            raise ValueError(f"{name} must be positive and finite, got {value}")
+    return 2 * relative_bias / ((1 + relative_bias) * curvature_L)
+
+
+# ---------------------------------------------------------------------------- curvature
+
+
+def estimate_curvature(
+    target: Density,
+    x: Float[Tensor, "batch *event"],
+    *,
+    n_iterations: int = 32,
+    generator: Generator | None = None,
+) -> Curvature:
+    """Estimate the extreme eigenvalues of −∇² log p at points x, by the Lanczos iteration.
+
+    Each iteration takes one product of the Hessian with a vector, by differentiating the score,
+    which must therefore be a gradient; with as many iterations as coordinates it is exact.
+
+    Arguments:
+        target: The density; its score must be differentiable by autograd.
+        x: Points; a bound for all x it is only if these are where curvature is extreme.
+        n_iterations: Iterations, at most the number of coordinates are made.
+        generator: Where the starting vectors come from.
+
+    Raises:
+        ValueError: For no points or iterations, a score that autograd cannot differentiate, or
+            products that are not finite.
+    """
+    check_batch(x)
+    if n_iterations < 1 or x.numel() == 0:
+        raise ValueError("needs at least one iteration and one point")
+    with torch.enable_grad():
+        y = x.detach().clone().requires_grad_()
+        score = target.score(y)
+    if not score.requires_grad:
+        raise ValueError("the score does not depend on x through differentiable operations")
+
+    def product(v: Tensor) -> Tensor:
+        (Hv,) = torch.autograd.grad(score, y, -v.reshape(x.shape), retain_graph=True)
+        return Hv.flatten(1)
+
+    T, beyond = _lanczos(product, x.detach().flatten(1), n_iterations, generator)
+    if not bool(torch.isfinite(T).all()):
+        raise ValueError("the curvature is not finite at some of the points x")
+    values, vectors = torch.linalg.eigh(T)
+    low, high = values[:, 0].min(0), values[:, -1].max(0)
+    residuals = (beyond[:, None] * vectors[:, -1]).abs()
+    residual = max(float(residuals[low.indices, 0]), float(residuals[high.indices, -1]))
+    return Curvature(float(low.values), float(high.values), residual)
+
+
+def _lanczos(
+    product: Any, like: Tensor, n_iterations: int, generator: Generator | None
+) -> tuple[Tensor, Tensor]:
+    """Return tridiagonal matrices `(batch, k, k)` and the coupling to what was not reached.
+
+    The basis is made orthogonal twice in every iteration. Where a space is exhausted, a fresh
+    vector goes on in the rest, with no coupling: so that after d iterations all is found.
+    """
+    n, d = like.shape
+    k = min(n_iterations, d)
+    basis, T = [_unit(randn_like(like, generator))], like.new_zeros(n, k, k)
+    beyond, tiny = like.new_zeros(n), 100 * torch.finfo(like.dtype).eps
+    for j in range(k):
+        w = product(basis[j])
+        T[:, j, j] = (w * basis[j]).sum(1)
+        size = w.norm(dim=1)
+        w = _orthogonal(w, basis)
+        beta = w.norm(dim=1)
+        fresh = _orthogonal(randn_like(like, generator), basis) if j + 1 < d else w
+        done = beta <= tiny * (size + T.abs().amax((1, 2)))
+        beta = torch.where(done, 0.0, beta)
+        basis.append(_unit(torch.where(done[:, None], fresh, w)))
+        if j + 1 < k:
+            T[:, j, j + 1] = T[:, j + 1, j] = beta
+        else:
+            beyond = beta if k < d else beyond
+    return T, beyond
+
+
+def _unit(v: Tensor) -> Tensor:
+    return v / v.norm(dim=1, keepdim=True).clamp(min=torch.finfo(v.dtype).tiny)
+
+
+def _orthogonal(w: Tensor, basis: list[Tensor]) -> Tensor:
+    Q = torch.stack(basis, 2)  # (batch, d, j)
+    for _ in range(2):
+        w = w - (Q @ (Q.mT @ w[..., None]))[..., 0]
+    return w
+
+
+# ---------------------------------------------------------------------------- plans
+
+
+def gaussian_bias(eigenvalues: Float[Tensor, " d"], step_size: float) -> float:
+    r"""Return the W₂ distance between N(μ, S) and the law that `ULA` keeps in its place.
+
+    .. math:: W_2^2 = \sum_l \frac1l \left((1 - h l/2)^{-1/2} - 1\right)^2
+
+    over the eigenvalues l of S⁻¹; infinite from h = 2/L on.
+    """
+    l = eigenvalues.double()
+    if step_size * float(l.max()) >= 2:
+        return math.inf
+    root = torch.expm1(-torch.log1p(-step_size * l / 2) / 2)  # no digits lost for a small h
+    return float((root.square() / l).sum().sqrt())
+
+
+def plan(
+    problem: Gaussian | tuple[float, float, int],
+    accuracy: float,
+    *,
+    metric: Literal["w2"] = "w2",
+    distance: float | None = None,
+) -> Plan:
+    r"""Return a step size and a number of steps that bring `ULA` within an accuracy of p, proven.
+
+    .. math::
+        h \le \frac{2}{m + L}: \quad
+        W_2(ν_K, p) \le (1 - m h)^K\, W_2(ν_0, p) + 1.65\, \frac{L}{m} \sqrt{h d}
+
+    One half of the accuracy is given to each of the terms. The bound holds for every density of
+    that curvature and is far from sharp for most: on a Gaussian the bias is of order h. What is
+    needed there stands in `exact_gaussian`: h for a `gaussian_bias` of half the accuracy, and
+    (1 − m h)^K (W₂(ν_0, p) + bias) for the rest; where only (m, L, d) are known, all eigenvalues
+    are taken to be L.
+
+    References:
+        | User-Friendly Guarantees for the Langevin Monte Carlo with Inaccurate Gradient
+          (Dalalyan & Karagulyan, 2019)
+        | https://arxiv.org/abs/1710.00095
+
+    Arguments:
+        problem: A Gaussian, or (m, L, d): the extreme eigenvalues of −∇² log p over all x, as from
+            `estimate_curvature`, and the dimension.
+        accuracy: The W₂ distance that is wanted.
+        metric: Only `w2`.
+        distance: W₂(ν_0, p); √(d/m) where not given, which holds for chains that start at the
+            mode.
+
+    Raises:
+        ValueError: For a metric other than `w2`, numbers that are not positive, or m > L.
+    """
+    if metric != "w2":
+        raise ValueError(f"metric must be 'w2', got {metric!r}")
+    if isinstance(problem, Gaussian):
+        l = 1 / torch.linalg.eigvalsh(problem.cov.double())
+        m, L, d = float(l.min()), float(l.max()), len(l)
+    else:
+        m, L, d = problem
+        l = torch.full((d,), L, dtype=torch.float64)
+    if not 0 < m <= L < math.inf:
+        raise ValueError(
+            f"needs 0 < m <= L < inf, got m = {m:.4g} and L = {L:.4g}: the theorem holds for "
+            "strongly log-concave densities"
+        )
+    start = math.sqrt(d / m) if distance is None else distance
+    for name, value in (("accuracy", accuracy), ("distance", start)):
+        if not (value > 0 and math.isfinite(value)):
+            raise ValueError(f"{name} must be positive and finite, got {value}")
+    half, largest = accuracy / 2, 2 / (m + L)
+    h = min(largest, (half * m / (1.65 * L)) ** 2 / d)
+    exact = _gaussian_step(l, half, largest)
+    at = "chains that start at the mode" if distance is None else f"W2(start, p) <= {start:.4g}"
+    return Plan(
+        h,
+        _steps(m * h, start / half),
+        "Dalalyan & Karagulyan (2019), Theorem 1",
+        (
+            f"-log p is {m:.4g}-strongly convex and its gradient {L:.4g}-Lipschitz, everywhere",
+            f"step_size <= 2/(m + L) = {largest:.4g}",
+            at,
+        ),
+        Steps(exact, _steps(m * exact, (start + half) / half)),
+    )
+
+
+def _steps(rate: float, ratio: float) -> int:
+    """Return the least K ≥ 1 with (1 − rate)^K ratio ≤ 1."""
+    if rate >= 1:
+        return 1
+    return max(1, math.ceil(math.log(ratio) / -math.log1p(-rate)))
+
+
+def _gaussian_step(l: Tensor, bias: float, largest: float) -> float:
+    """Return the largest h with at most that bias, by bisection."""
+    if gaussian_bias(l, largest) <= bias:
+        return largest
+    low, high = 0.0, largest
+    for _ in range(100):
+        middle = (low + high) / 2
+        low, high = (middle, high) if gaussian_bias(l, middle) <= bias else (low, middle)
+    return low

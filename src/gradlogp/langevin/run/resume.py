@@ -1,0 +1,118 @@
+"""Chunks of chains, where they begin or go on, and what of them is saved."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from ...core import (
+    Density,
+    Generator,
+    Kernel,
+    Streams,
+    chunks,
+)
+from ..chain import Chain
+
+VERSION = 2
+"""Of what is saved of a run."""
+
+RESUME_KEYS = {"version", "state", "noise", "device", "since"}
+"""What is saved of a run, and `tuned` if it tuned its kernel."""
+
+
+class Part(NamedTuple):
+    """A chunk of chains: where they stand among all, their noise, and their state."""
+
+    where: slice
+    streams: Streams
+    state: Any
+    foreign: bool
+    """Whether the noise is that of the caller."""
+
+
+def check_saved(
+    resume: Chain | Mapping[str, Any], x0: Tensor | None, generator: Generator | None
+) -> Mapping[str, Any]:
+    """Return what was saved of a run, if it can go on.
+
+    Raises:
+        ValueError: If it is something else, or comes with other starting points or noise.
+    """
+    saved = resume.resume if isinstance(resume, Chain) else resume
+    if saved is None or saved.keys() - {"tuned"} != RESUME_KEYS:
+        raise ValueError("resume must be a Chain of gradlogp.run, or what its resume holds")
+    if saved["version"] != VERSION:
+        raise ValueError(
+            f"resume has version {saved['version']} and this one reads {VERSION}: the noise of another "
+            "version is dealt out in another way; start from x0=resume['state']['x']"
+        )
+    if x0 is not None:
+        raise ValueError("pass x0= or resume=, not both: a resumed run starts where it ended")
+    if saved["noise"] is not None and generator is not None:
+        raise ValueError(
+            "pass no generator= with resume=, which has its own noise; for other noise start from "
+            "x0=chain.state.x"
+        )
+    if saved["noise"] is None and not isinstance(generator, Streams):
+        raise ValueError("that run was on streams of your own: pass them as generator=")
+    if saved["noise"] is not None and saved["device"] != saved["state"]["x"].device.type:
+        raise ValueError(
+            f"the noise is that of a {saved['device']} device and the chains are on "
+            f"{saved['state']['x'].device}; load them with map_location={saved['device']!r}"
+        )
+    return saved
+
+
+def begin(
+    kernel: Kernel[Any, Any],
+    target: Density,
+    x0: Tensor,
+    saved: Mapping[str, Any] | None,
+    generator: Generator | None,
+    chunk_size: int | None,
+) -> list[Part]:
+    """Return the chunks, at their start or where they were saved.
+
+    Raises:
+        ValueError: If what was saved is the state of another kernel.
+    """
+    foreign, parts = isinstance(generator, Streams), []
+    if saved is None:
+        for where, streams in chunks(x0, chunk_size, generator):
+            parts.append(Part(where, streams, kernel.init(x0[where], target), foreign))
+        return parts
+    fields, kind = saved["state"], None
+    fresh = generator if foreign else torch.Generator()  # the seed is not used
+    for where, streams in chunks(x0, chunk_size, fresh):
+        if kind is None:
+            kind = kernel.init(x0[where], target)
+            if kind._fields != tuple(fields):
+                raise ValueError(
+                    f"resume holds a state of {tuple(fields)}, but {type(kernel).__name__} has "
+                    f"one of {kind._fields}: go on with the kernel of that run"
+                )
+        if not foreign:
+            streams.set_state(saved["noise"][streams.blocks].cpu())
+        state = type(kind)(*(value[where] for value in fields.values()))
+        parts.append(Part(where, streams, state, foreign))
+    return parts
+
+
+def noise_of(parts: list[Part]) -> Tensor | None:
+    """Return where the noise of every block of chains stands; None for a caller's streams."""
+    if parts[0].foreign:
+        return None
+    blocks: dict[int, Tensor] = {}
+    for part in parts:
+        blocks |= dict(enumerate(part.streams.get_state(), part.streams.blocks.start))
+    return torch.stack([blocks[i] for i in sorted(blocks)])
+
+
+def merge(parts: list[Part]) -> Any:
+    """Return the state of all chains."""
+    fields = zip(*(part.state for part in parts), strict=True)
+    return type(parts[0].state)(*map(torch.cat, fields))

@@ -1,0 +1,8 @@
+"""Learning a score: objectives, training, settings, data, checkpoints."""
+
+from . import checkpoint as checkpoint
+from . import data as data
+from . import objectives as objectives
+from .fit import fit as fit
+from .settings import Settings as Settings
+from .settings import Step as Step

@@ -1,0 +1,175 @@
+"""From a name or a path to a `Dataset`: choose columns, drop bad rows, number the classes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ...core import permutation
+from .files import read_csv, read_numpy, read_parquet
+from .images import IMAGES, read_images
+from .named import NAMES, named
+from .records import (
+    Dataset,
+    Raw,
+    nearest,
+    number,
+    some,
+)
+
+
+def load(
+    source: str | Path,
+    *,
+    columns: Sequence[str] | None = None,
+    label: str | None = None,
+    dtype: torch.dtype = torch.float32,
+) -> Dataset:
+    """Load a named data set, a file or a folder of images; x is `(N, *event)`.
+
+    A name wins over a file of that name (write ./stars for the file). A .npy file is mapped: it is
+    looked through once, in pieces, for NaN, and if it holds `dtype` and no row has to go, x *is*
+    the mapping (writing to x never reaches the file). Nameless columns are called "0", "1", ….
+
+    Arguments:
+        source: One of `NAMES`; a .npy, .npz (one array, or `x` and perhaps `y` or `labels`), .csv
+            (commas; a first line without numbers is a header) or .parquet file; or a folder of
+            images of one size -> (N, C, H, W) in [0, 255], where sub-folders are classes.
+        columns: Columns to take; all but the label if None.
+        label: Column whose values, integers or text, are class labels.
+        dtype: torch.float32 or torch.float64.
+
+    Raises:
+        ValueError: If there is no such thing, it cannot be read, holds text where numbers belong,
+            or leaves fewer than two samples without NaN and inf.
+    """
+    if dtype not in (torch.float32, torch.float64):
+        raise ValueError(f"dtype must be torch.float32 or torch.float64, got {dtype}")
+    columns = [columns] if isinstance(columns, str) else columns
+    if isinstance(source, str) and source in NAMES:
+        return _finish(_select(named(source), columns, label, source), source, source, dtype)
+    path = Path(source).expanduser()
+    if not path.exists():
+        if isinstance(source, Path) or path.suffix or len(path.parts) != 1:
+            raise ValueError(f"no such file or folder: {path}")
+        raise ValueError(f"unknown data set '{source}'{nearest(source, NAMES)}")
+    readers = {".npy": read_numpy, ".npz": read_numpy, ".csv": read_csv, ".parquet": read_parquet}
+    reader = read_images if path.is_dir() else readers.get(path.suffix.lower())
+    if reader is None:
+        known = f"{', '.join(readers)} and folders of {', '.join(IMAGES)}"
+        raise ValueError(f"{path}: unknown file type '{path.suffix}'; known: {known}")
+    return _finish(_select(reader(path), columns, label, str(path)), str(path), path.name, dtype)
+
+
+def train_held_out(
+    dataset: Dataset, fraction: float = 0.2, generator: torch.Generator | None = None
+) -> tuple[Dataset, Dataset]:
+    """Split at random into a part to learn from and a held-out part of round(fraction N) samples.
+
+    Raises:
+        ValueError: If fraction is not in (0, 1) or leaves one part empty.
+    """
+    n = len(dataset.x)
+    held = round(fraction * n) if 0 < fraction < 1 else 0
+    if not 0 < held < n:
+        raise ValueError(f"fraction must be in (0, 1), no part empty, got {fraction} of {n}")
+
+    def part(index: Tensor, what: str) -> Dataset:
+        labels = None if dataset.labels is None else dataset.labels[index]
+        notes = (*dataset.notes, f"{what}: {len(index)} of {n} samples, chosen at random")
+        return dataset._replace(x=dataset.x[index], labels=labels, notes=notes)
+
+    order = permutation(n, generator)
+    return part(order[held:], "training part"), part(order[:held], "held-out part")
+
+
+def _select(raw: Raw, columns: Sequence[str] | None, label: str | None, where: str) -> Raw:
+    """Take the columns asked for as one array of numbers, and the labels from column `label`."""
+    data, names = raw.data, raw.names
+    if isinstance(data, np.ndarray):
+        names = names or (tuple(map(str, range(data.shape[1]))) if data.ndim == 2 else ())
+        if columns is None and label is None:
+            return raw._replace(names=names)
+        if not names or (label is not None and raw.labels is not None):
+            raise ValueError(f"{where}: has no columns to choose from, or its own labels already")
+        data = list(data.T)
+    if len(set(names)) != len(names):
+        raise ValueError(f"{where}: column names repeat: {some(names)}")
+    taken = [n for n in names if n != label] if columns is None else list(columns)
+    for name in taken if label is None else [*taken, label]:
+        if name not in names:
+            raise ValueError(f"{where}: no column '{name}'{nearest(name, names)}")
+    if not taken or len(set(taken)) != len(taken) or label in taken:
+        raise ValueError(f"{where}: columns must be distinct and not the label, got {taken}")
+    parts = []
+    for name in taken:
+        cells = data[names.index(name)]
+        if isinstance(cells, list):
+            values = [number(text) for text in cells]
+            if None in values:
+                row = values.index(None)
+                at = f"row {row}" if raw.lines is None else f"line {raw.lines[row]}"
+                raise ValueError(
+                    f"{where}: column '{name}', {at}: '{cells[row]}' is not a number; leave the "
+                    f"column out with columns=[...] or take it as the classes, label='{name}'"
+                )
+            cells = np.array(values, np.float64)
+        parts.append(cells)
+    labels = raw.labels if label is None else np.asarray(data[names.index(label)])
+    return raw._replace(data=np.stack(parts, 1), labels=labels, names=tuple(taken))
+
+
+def _codes(labels: np.ndarray, where: str) -> tuple[Tensor, tuple[str, ...]]:
+    """Return labels as 0 … K−1 and the names of these; "1", 1 and 1.0 are one class."""
+    if labels.dtype.kind == "U" and None not in map(number, np.unique(labels).tolist()):
+        labels = labels.astype(np.float64)
+    if labels.dtype.kind == "f" and (broken := labels[labels != np.rint(labels)]).size:
+        raise ValueError(f"{where}: labels must be integers or text, got {broken[0]}")
+    values = labels if labels.dtype.kind == "U" else labels.astype(np.int64)
+    classes, codes = np.unique(values, return_inverse=True)
+    return torch.from_numpy(codes.astype(np.int64)), tuple(map(str, classes.tolist()))
+
+
+def _finish(raw: Raw, where: str, name: str, dtype: torch.dtype) -> Dataset:
+    """Convert to `dtype`, drop rows that are not finite or have no label, number the classes."""
+    data, labels, notes = np.asarray(raw.data), raw.labels, list(raw.notes)
+    if data.dtype.kind not in "fiub":
+        raise ValueError(f"{where}: real numbers are needed, got an array of {data.dtype}")
+    if data.ndim < 2 or not data.size:
+        raise ValueError(f"{where}: there are no samples in an array of shape {data.shape}")
+    n = len(data)
+    if labels is not None and (labels.shape != (n,) or labels.dtype.kind not in "fiubU"):
+        got = f"{labels.dtype} of shape {labels.shape}"
+        raise ValueError(f"{where}: labels must be integers or text of shape ({n},), got {got}")
+    with np.errstate(over="ignore"):  # a number beyond float32 becomes inf, and goes as such
+        x = data.astype(np.float64 if dtype == torch.float64 else np.float32, copy=False)
+    step = max(1, 2**22 * n // x.size)  # rows at a time: x may be larger than memory
+    rest = tuple(range(1, x.ndim))
+    finite = np.concatenate([np.isfinite(x[i : i + step]).all(rest) for i in range(0, n, step)])
+    keep = finite.copy()
+    if labels is not None:
+        keep &= (labels != "") if labels.dtype.kind == "U" else np.isfinite(labels)
+    for gone, what in ((~finite, "with NaN or inf"), (finite & ~keep, "without a label")):
+        rows = np.flatnonzero(gone).tolist()
+        if rows:
+            at = f"rows {some(rows)} counted from 0"
+            if raw.lines is not None:
+                at = f"lines {some([raw.lines[row] for row in rows])}"
+            notes.append(f"dropped {len(rows)} of {n} rows {what} ({at})")
+    if keep.sum() < 2:
+        why = "; ".join([f"{keep.sum()} of {n} samples left", *notes])
+        raise ValueError(f"{where}: a score cannot be learned from fewer than two samples: {why}")
+    if not keep.all():
+        x, labels = x[keep], None if labels is None else labels[keep]
+    codes, classes = (None, ()) if labels is None else _codes(labels, where)
+    out = torch.from_numpy(x).contiguous()
+    constant = (out.amin(0) == out.amax(0)).flatten()
+    if constant.any():
+        which = [c for c, same in zip(raw.names, constant.tolist(), strict=False) if same]
+        note = f"{int(constant.sum())} of {len(constant)} entries are constant"
+        notes.append(f"{note}: {some(which)}" if which else note)
+    return Dataset(out, codes, name, raw.names, classes, tuple(notes))

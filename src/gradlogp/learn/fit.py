@@ -1,0 +1,299 @@
+r"""Learning a score: an iterator of step records over AdamW with an averaged copy of the weights.
+
+The average θ̄ ← d θ̄ + (1 − d) θ is what sampling uses. Its decay warms up, d_n = min(d, (1+n)/(10+n)):
+without that, a short run ends as an average over weights from before it learned anything.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from collections.abc import Iterator, Mapping
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..core import Estimate, NoisyScoreFn, new_seed
+from ..scores.model import ScoreModel
+from ..scores.networks import drop_labels
+from . import checkpoint as ckpt
+from .averages import Average, accelerated
+from .batches import (
+    Batches,
+    Data,
+    check_data,
+    check_labels,
+    fingerprint,
+    moments,
+    rows,
+)
+from .held_out import Measurement, Objective, losses
+from .objectives import multilevel
+from .settings import Settings, Step, ema_decay
+
+
+def fit(
+    model: ScoreModel,
+    data: Data,
+    objective: Objective = multilevel,
+    *,
+    labels: Tensor | None = None,
+    settings: Settings | None = None,
+    standardize: bool = False,
+    held_out: Data | None = None,
+    held_out_labels: Tensor | None = None,
+    exact: NoisyScoreFn | None = None,
+    check_every: int = 200,
+    checkpoint: str | os.PathLike[str] | None = None,
+    checkpoint_every: int = 500,
+    extra: Mapping[str, Any] | None = None,
+    resume: bool = False,
+    generator: torch.Generator | None = None,
+    **changes: Any,
+) -> Iterator[Step]:
+    """Train a model in place, yielding a record after every step.
+
+    Arguments:
+        model: The model; holds the averaged weights when the iteration ends or is broken off.
+        data: `(N, *event)`, a tensor, an array or a memory map on disk.
+        objective: The loss of each sample; its mean over the batch is minimised.
+        labels: Classes `(N,)` for a class-conditional network.
+        settings: How to train; `changes` override single fields, as in `fit(..., steps=500)`.
+        standardize: Learn in coordinates of zero mean and unit variance; `model.encode` and
+            `model.decode` then lead there and back. The model always sees standardised input; this
+            decides in which coordinates noise is isotropic.
+        held_out: Data to measure the loss of the averaged weights on, with its standard error.
+        held_out_labels: Their classes.
+        exact: The exact noisy score of the data's law, if known: records then show the excess
+            over the floor of the loss.
+        check_every: Steps between these measurements.
+        checkpoint: Directory to save to, at the end, when interrupted, and while training; what
+            is learned up to the last whole step is in it.
+        checkpoint_every: Steps between saves.
+        extra: More to keep in the checkpoint's configuration, JSON.
+        resume: Go on from `checkpoint`; on a CPU the result is that of an unbroken run, bit for bit.
+        generator: Where initial order and noise come from.
+        **changes: Single fields of `Settings`.
+
+    Raises:
+        ValueError: For data, labels or settings that do not fit; a checkpoint that does not.
+        FloatingPointError: If the loss is no longer finite.
+    """
+    settings = Settings(**({} if settings is None else vars(settings)) | changes)
+    return _Fit(
+        model, data, objective, labels, settings, standardize, held_out, held_out_labels, exact,
+        check_every, checkpoint, checkpoint_every, extra, resume, generator,
+    ).steps()  # fmt: skip
+
+
+class _Fit:
+    """The state of one training run."""
+
+    def __init__(
+        self,
+        model: ScoreModel,
+        data: Data,
+        objective: Objective,
+        labels: Tensor | None,
+        settings: Settings,
+        standardize: bool,
+        held_out: Data | None,
+        held_out_labels: Tensor | None,
+        exact: NoisyScoreFn | None,
+        check_every: int,
+        checkpoint: str | os.PathLike[str] | None,
+        checkpoint_every: int,
+        extra: Mapping[str, Any] | None,
+        resume: bool,
+        generator: torch.Generator | None,
+    ) -> None:
+        check_data(data, model.event_shape)
+        check_labels(labels, len(data), "labels")
+        if labels is None and settings.label_dropout > 0:
+            raise ValueError("label_dropout= leaves out labels: pass labels=")
+        if labels is not None and bool((labels < 0).any()):
+            raise ValueError(f"labels must be at least 0, got {int(labels.min())}")
+        if held_out is not None:
+            check_data(held_out, model.event_shape)
+            check_labels(held_out_labels, len(held_out), "held_out_labels")
+        if check_every < 1 or checkpoint_every < 1:
+            raise ValueError("check_every and checkpoint_every must be at least 1")
+        if exact is not None and standardize:
+            raise ValueError("exact= is a score in data units; train with standardize=False")
+        if resume and checkpoint is None:
+            raise ValueError("resume=True needs checkpoint=, the directory to go on from")
+        if checkpoint is not None:  # what cannot be saved is better refused now than in the end
+            ckpt.check_writable(checkpoint)
+            ckpt.describe(model)
+        self.model, self.data, self.objective, self.labels = model, data, objective, labels
+        self.settings, self.check_every = settings, check_every
+        self.setup = vars(settings) | {
+            "standardize": standardize, "labels": labels is not None, "n_samples": len(data),
+            "data": fingerprint(data),
+        }  # fmt: skip
+        self.checkpoint, self.checkpoint_every, self.extra = checkpoint, checkpoint_every, extra
+        self.like = next(p for p in model.parameters() if p.requires_grad)
+        seed = new_seed(generator)
+        self.noise = torch.Generator(self.like.device).manual_seed(seed)
+        self.batches = Batches(
+            len(data), settings.batch_size, torch.Generator().manual_seed(seed + 1)
+        )
+        self.check_seed = seed + 2
+        self.dropping = torch.Generator().manual_seed(seed + 3)
+        self.step, self.seconds = 0, 0.0
+        self.history: list[list[float | None]] = []
+        self.mark: tuple[Any, ...] | None = None  # where the randomness of this step began
+        self.whole = True  # False while the weights are half changed
+        state = None
+        if resume and checkpoint is not None:
+            state = ckpt.load_training(
+                checkpoint, model, self.setup, vars(Settings()) | {"data": self.setup["data"]}
+            )
+        else:
+            self._scale(standardize)
+            self.model.label_dropout.fill_(settings.label_dropout)
+        self.parameters = [p for p in model.parameters() if p.requires_grad]
+        self.optimizer = torch.optim.AdamW(
+            self.parameters,
+            lr=settings.learning_rate,
+            weight_decay=settings.weight_decay,
+            fused=True,
+        )
+        self.averaged = Average(model, partial(ema_decay, settings.ema))
+        self.averages = {
+            n: Average(model, partial(ema_decay, 0.5 ** (1 / n))) for n in settings.ema_half_lives
+        }
+        self.working = accelerated(model, bfloat16=settings.bfloat16, compiled=settings.compile)
+        if state is not None:
+            self._restore(state)
+        self.measure = Measurement(
+            model, objective, data, held_out, held_out_labels, exact, self.like
+        )
+
+    def _scale(self, standardize: bool) -> None:
+        """Fit the coordinates and the frame of the network's view to the data."""
+        mean, std = moments(self.data, self.model.event_shape, self.like.dtype)
+        if standardize:
+            self.model.shift.copy_(mean)
+            self.model.scale.copy_(std)
+            mean, std = torch.zeros_like(mean), torch.ones_like(std)
+        self.model.data_mean.copy_(mean)
+        self.model.data_std.copy_(std)
+
+    def state(self) -> dict[str, Any]:
+        """Return all that an unbroken continuation depends on."""
+        return {
+            "setup": self.setup,
+            "step": self.step,
+            "seconds": self.seconds,
+            "history": self.history,
+            "model": self.model.state_dict(),
+            "averaged": self.averaged.state_dict(),
+            "averages": {n: average.state_dict() for n, average in self.averages.items()},
+            "optimizer": self.optimizer.state_dict(),
+            "noise": self.noise.get_state(),
+            "batches": self.batches.state(),
+            "dropping": self.dropping.get_state(),
+            "check_seed": self.check_seed,
+        }
+
+    def _restore(self, state: dict[str, Any]) -> None:
+        self.averaged.load_state_dict(state["averaged"])
+        for n, average in self.averages.items():
+            average.load_state_dict(state["averages"][n])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.noise.set_state(state["noise"])
+        self.batches.restore(state["batches"])
+        self.dropping.set_state(state.get("dropping", self.dropping.get_state()))
+        self.step, self.seconds, self.history = state["step"], state["seconds"], state["history"]
+        self.check_seed = state["check_seed"]
+
+    def _save(self) -> None:
+        if self.checkpoint is None:
+            return
+        names = ("step", "loss", "held_out", "held_out_error", "excess", "excess_error")
+        run = {
+            "settings": vars(self.settings),
+            "step": self.step,
+            "seconds": self.seconds,
+            "history": {"columns": names, "rows": self.history},
+        }
+        ckpt.save(
+            self.checkpoint, self.model, weights=self.averaged.module.state_dict(),
+            averages={n: a.module.state_dict() for n, a in self.averages.items()},
+            run=run, extra=self.extra, training=self.state(),
+        )  # fmt: skip
+
+    def _update(self) -> tuple[float, float]:
+        """Do one optimisation step; return the loss and the gradient norm before clipping."""
+        self.mark = self.batches.state(), self.noise.get_state(), self.dropping.get_state()
+        index = self.batches.next()
+        x = self.model.encode(rows(self.data, index, self.like))
+        labels = None if self.labels is None else self.labels[index]
+        if labels is not None:
+            if self.settings.label_dropout > 0:
+                labels = drop_labels(labels.cpu(), self.settings.label_dropout, self.dropping)
+            labels = labels.to(x.device)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss = losses(self.objective, self.working, x, labels, self.noise).mean()
+        loss.backward()
+        norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.settings.clip)
+        value = float(loss.detach())
+        self.whole = False
+        if not math.isfinite(value + float(norm)):
+            raise FloatingPointError(
+                f"the loss is not finite at step {self.step + 1} (loss {value}, gradient norm "
+                f"{float(norm)}); lower learning_rate, or look for extreme values in the data"
+            )
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.settings.rate(self.step)
+        self.optimizer.step()
+        for average in (self.averaged, *self.averages.values()):
+            average.update()
+        self.step += 1
+        self.history.append([self.step, value, None, None, None, None])
+        self.whole, self.mark = True, None
+        return value, float(norm)
+
+    def _check(self) -> tuple[Estimate | None, Estimate | None]:
+        """Measure the averaged weights, always on the same noise."""
+        return self.measure(self.averaged.module, self.check_seed)
+
+    def steps(self) -> Iterator[Step]:
+        """Yield a record after every step; save and hand over the averaged weights at the end."""
+        self.model.train()
+        try:
+            while self.step < self.settings.steps:
+                began = time.perf_counter()
+                rate = self.settings.rate(self.step)
+                loss, norm = self._update()
+                last = self.step == self.settings.steps
+                held_out = above = None
+                if last or self.step % self.check_every == 0:
+                    held_out, above = self._check()
+                    self.history[-1][2:] = [*(held_out or (None, None)), *(above or (None, None))]
+                self.seconds += time.perf_counter() - began
+                speed = self.step / self.seconds
+                if not last and self.step % self.checkpoint_every == 0:
+                    self._save()
+                yield Step(self.step, loss, norm, rate, speed, held_out, above)
+        finally:
+            # Also when interrupted or broken off, nothing learned is lost: a step that was begun is
+            # undone by turning the generators back. If the weights were caught half changed or the
+            # loss was not finite, the last checkpoint stays as it is.
+            try:
+                if self.whole:
+                    self._rewind()
+                    self._save()
+            finally:
+                self.model.load_state_dict(self.averaged.module.state_dict())
+                self.model.eval()
+
+    def _rewind(self) -> None:
+        if self.mark is not None:
+            self.batches.restore(self.mark[0])
+            self.noise.set_state(self.mark[1])
+            self.dropping.set_state(self.mark[2])

@@ -1,0 +1,198 @@
+r"""Denoising score matching, at one noise level and at many.
+
+With x_t = α x_0 + σ ε the regression of s_θ(x_t) on −ε/σ has the score of the noised law as its
+minimiser, and for every σ > 0 and every s_θ exactly
+
+    ½ E‖s_θ(x_t) + ε/σ‖² = ½ E‖s_θ(x_t) − s_t(x_t)‖² + R,   R = mmse/(2 σ⁴) = d/(2σ²) − ½ E‖s_t‖²
+
+(α = 1; mmse = E tr Cov[x_0 | x_t]). R is the loss of the perfect score, and is not 0.
+
+References:
+    | A Connection Between Score Matching and Denoising Autoencoders (Vincent, 2011)
+    | https://doi.org/10.1162/NECO_a_00142
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from ...core import (
+    Generator,
+    NoisyScoreFn,
+    Schedule,
+    ScoreFn,
+    check_points,
+    check_same_shape,
+    per_sample,
+    randn_like,
+    sum_event,
+)
+from .times import ImportanceTimes, draw_times
+from .weights import OfTime, sigma2
+
+Weight = Callable[[Tensor, Tensor], Tensor]
+"""(α, σ) -> the weight of ½‖s_θ + ε/σ‖², one number for each sample."""
+
+
+def _half_square(r: Tensor) -> Tensor:
+    """Return ½‖r‖² for each sample."""
+    flat = r.flatten(1)
+    return 0.5 * torch.linalg.vecdot(flat, flat)
+
+
+def denoising(
+    score: ScoreFn,
+    x: Float[Tensor, "batch *event"],
+    sigma: Tensor | float,
+    *,
+    generator: Generator | None = None,
+) -> Float[Tensor, " batch"]:
+    r"""Denoising score matching at one noise level, :math:`\tfrac12 \|s_θ(x + σ ε) + ε/σ\|^2`.
+
+    An unbiased estimate of J(θ) = ½ E‖s_θ − s_σ‖² plus the constant R(σ) = d/(2σ²) − ½ E‖s_σ‖²,
+    where s_σ is the score of the noised law.
+
+    Arguments:
+        score: The model at this noise level, `(B, *event) -> (B, *event)`.
+        x: Clean data, `(B, *event)`.
+        sigma: σ > 0, `()` or `(B,)`.
+        generator: Where the noise comes from.
+
+    Returns:
+        The loss of each sample, `(B,)`.
+
+    Raises:
+        ValueError: For σ ≤ 0, a wrong shape, an empty batch, points that are not finite, or a model
+            that changes the shape.
+
+    References:
+        | A Connection Between Score Matching and Denoising Autoencoders (Vincent, 2011)
+        | https://doi.org/10.1162/NECO_a_00142
+    """
+    check_points(x)
+    b: Tensor | float
+    if isinstance(sigma, int | float):
+        lowest, b = float(sigma), float(sigma)
+    else:
+        b = per_sample(sigma, x, "sigma")
+        lowest = float(b.min())
+    if not 0 < lowest < math.inf:
+        raise ValueError(f"sigma must be positive and finite, got a minimum of {lowest:.3g}")
+    eps = randn_like(x, generator)
+    x_t = torch.add(x, eps, alpha=b) if isinstance(b, float) else torch.addcmul(x, b, eps)
+    s = score(x_t)
+    check_same_shape(s, x_t, "the score")
+    return _half_square(s.add(eps, alpha=1 / b) if isinstance(b, float) else s + eps / b)
+
+
+def multilevel(
+    noisy_score: NoisyScoreFn,
+    x: Float[Tensor, "batch *event"],
+    schedule: Schedule,
+    t: Float[Tensor, " batch"] | None = None,
+    weight: Weight = sigma2,
+    *,
+    stratified: bool = False,
+    importance: ImportanceTimes | None = None,
+    generator: Generator | None = None,
+) -> Float[Tensor, " batch"]:
+    r"""Denoising score matching over noise levels, :math:`w(α,σ) \, \tfrac12 \|s_θ(x_t, t) + ε/σ\|^2`.
+
+    An unbiased estimate of E_t[w ½‖s_θ − s_t‖²] plus a constant; with the default w = σ² (the
+    DDPM and NCSN weight) it is ½‖ε − ε̂‖², between 0 and d/2 for any sensible model.
+
+    Arguments:
+        noisy_score: The model, (x_t, t) -> `(B, *event)`.
+        x: Clean data, `(B, *event)`.
+        schedule: The noise schedule.
+        t: Times `(B,)`; drawn by `draw_times` where not given.
+        weight: A function of (α, σ), or `weights.likelihood(schedule)`; see `objectives.weights`.
+        stratified: Whether times that are drawn spread evenly over the batch (`draw_times`).
+        importance: Another law of the times; the loss is multiplied by the ratio of densities, so
+            that its mean stays that of uniform times.
+        generator: Where times and noise come from.
+
+    Returns:
+        The loss of each sample, `(B,)`.
+
+    Raises:
+        ValueError: For a wrong shape, an empty batch, points that are not finite, a time at which
+            σ = 0, times given together with `importance`, or a model that changes the shape.
+
+    References:
+        | Generative Modeling by Estimating Gradients of the Data Distribution (Song & Ermon, 2019)
+        | https://arxiv.org/abs/1907.05600
+        | Denoising Diffusion Probabilistic Models (Ho et al., 2020)
+        | https://arxiv.org/abs/2006.11239
+    """
+    check_points(x)
+    ratio: Tensor | None = None
+    if importance is not None:
+        if t is not None:
+            raise ValueError("give times t or a law to draw them from (importance), not both")
+        t, ratio = importance.draw(x.new_empty(len(x)), generator, stratified=stratified)
+    elif t is None:
+        t = draw_times(schedule, x.new_empty(len(x)), generator, stratified=stratified)
+    if not isinstance(t, Tensor) or t.shape != x.shape[:1]:
+        if not isinstance(t, Tensor):
+            raise ValueError(f"t must be a torch.Tensor of {len(x)} times, got {t!r}")
+        raise ValueError(f"t must have shape ({len(x)},), got {tuple(t.shape)}")
+    alpha, sigma = schedule(t)
+    if not bool((sigma > 0).all()):
+        raise ValueError("some times have sigma = 0, where there is no noise to predict")
+    a, b = per_sample(alpha, x, "alpha"), per_sample(sigma, x, "sigma")
+    eps = randn_like(x, generator)
+    x_t = torch.addcmul(a * x, b, eps)
+    s = noisy_score(x_t, t)
+    check_same_shape(s, x_t, "the score")
+    loss = _half_square(torch.addcmul(eps, b, s))  # σ² times the loss, finite for every σ
+    if weight is not sigma2:
+        loss = loss * (_weight_at(weight, alpha, sigma, t) / sigma**2).to(loss)
+    return loss if ratio is None else loss * ratio
+
+
+def _weight_at(weight: Weight, alpha: Tensor, sigma: Tensor, t: Tensor) -> Tensor:
+    return weight.at(t) if isinstance(weight, OfTime) else weight(alpha, sigma)
+
+
+def excess(
+    noisy_score: NoisyScoreFn,
+    exact: NoisyScoreFn,
+    x: Float[Tensor, "batch *event"],
+    schedule: Schedule,
+    t: Float[Tensor, " batch"],
+    weight: Weight = sigma2,
+    *,
+    generator: Generator | None = None,
+) -> Float[Tensor, " batch"]:
+    r"""What a model loses above the floor R, :math:`w(α,σ) \, \tfrac12 \|s_θ(x_t, t) - s_t(x_t)\|^2`.
+
+    The same expectation as `multilevel` minus its floor, with far less variance: the exact score
+    takes the place of the noise.
+
+    Arguments:
+        noisy_score: The model.
+        exact: The exact noisy score of the law that x was drawn from.
+        x: Clean data, `(B, *event)`.
+        schedule: The noise schedule.
+        t: Times `(B,)`.
+        weight: A function of (α, σ).
+        generator: Where the noise comes from.
+
+    Returns:
+        The excess of each sample, `(B,)`; 0 for the exact score.
+    """
+    check_points(x)
+    alpha, sigma = schedule(t)
+    b = per_sample(sigma, x, "sigma")
+    x_t = torch.addcmul(per_sample(alpha, x, "alpha") * x, b, randn_like(x, generator))
+    s, target = noisy_score(x_t, t), exact(x_t, t)
+    check_same_shape(s, x_t, "the score")
+    check_same_shape(target, x_t, "the exact score")
+    difference = s - target
+    return _weight_at(weight, alpha, sigma, t).to(x) * 0.5 * sum_event(difference.square())

@@ -1,0 +1,232 @@
+r"""Score matching at no noise: explicit, implicit, sliced, and by finite differences.
+
+All of them estimate the same J(θ) = ½ E‖s_θ − s‖² over the data, s = ∇ log p, up to ½ E‖s‖², which does
+not depend on θ. They rest on one integration by parts,
+
+    E[s_θ · s] = −E[∇ · s_θ],
+
+which holds where p s_θ vanishes at infinity and at the boundary of the support, and where s_θ is
+continuous: a network with jumps has a divergence that automatic differentiation does not see. For data
+on a half line or in a box see `boundary.generalised`; for networks with jumps, denoising.
+
+References:
+    | Estimation of Non-Normalized Statistical Models by Score Matching (Hyvärinen, 2005)
+    | https://jmlr.org/papers/v6/hyvarinen05a.html
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from ...calculus.reverse import (
+    Probe,
+    hutchinson_trace,
+    jacobian_trace,
+    slices,
+)
+from ...calculus.reverse import probe as draw_probe
+from ...core import (
+    Generator,
+    ScoreFn,
+    check_count,
+    check_points,
+    check_same_shape,
+    per_sample,
+    sum_event,
+)
+
+
+def explicit(
+    score: ScoreFn, x: Float[Tensor, "batch *event"], target_score: ScoreFn
+) -> Float[Tensor, " batch"]:
+    r"""Explicit score matching, :math:`\tfrac12 \|s_θ(x) - s(x)\|^2`: the target score is known.
+
+    An unbiased estimate of J(θ) = ½ E‖s_θ − s‖² itself, 0 at the minimum.
+
+    Arguments:
+        score: The model, `(B, *event) -> (B, *event)`.
+        x: Points, `(B, *event)`.
+        target_score: The known score s.
+
+    Returns:
+        The loss of each sample, `(B,)`.
+
+    Raises:
+        ValueError: For a wrong shape, an empty batch, or points that are not finite.
+    """
+    check_points(x)
+    s, target = score(x), target_score(x)
+    check_same_shape(s, x, "score")
+    check_same_shape(target, x, "target_score")
+    return 0.5 * sum_event((s - target).square())
+
+
+def implicit(
+    score: ScoreFn, x: Float[Tensor, "batch *event"], *, chunk_size: int | None = None
+) -> Float[Tensor, " batch"]:
+    r"""Implicit score matching, exact, :math:`\nabla \cdot s_θ(x) + \tfrac12 \|s_θ(x)\|^2`.
+
+    An unbiased estimate of J(θ) − ½ E‖s‖². For the score of an energy pass
+    `as_score(f, "energy")`: its Laplacian costs half of what the trace of any field costs.
+
+    Arguments:
+        score: The model, `(B, *event) -> (B, *event)`.
+        x: Data, `(B, *event)`.
+        chunk_size: Coordinates differentiated together (`autodiff.jacobian_trace`).
+
+    Returns:
+        The loss of each sample, `(B,)`.
+
+    Raises:
+        ValueError: For a wrong shape, an empty batch, points that are not finite, or a score that
+            does not depend on x differentiably.
+
+    References:
+        | Estimation of Non-Normalized Statistical Models by Score Matching (Hyvärinen, 2005)
+        | https://jmlr.org/papers/v6/hyvarinen05a.html
+    """
+    check_points(x)
+    s, trace = jacobian_trace(score, x, chunk_size)
+    return trace + 0.5 * sum_event(s.square())
+
+
+def sliced(
+    score: ScoreFn,
+    x: Float[Tensor, "batch *event"],
+    n_slices: int = 1,
+    probe: Probe = "rademacher",
+    *,
+    generator: Generator | None = None,
+) -> Float[Tensor, " batch"]:
+    r"""Sliced score matching, :math:`v^\top (\nabla s_θ) v + \tfrac12 (v^\top s_θ)^2`.
+
+    An unbiased estimate of J(θ) − ½ E‖s‖², averaged over `n_slices` probes v with E[v vᵀ] = I.
+
+    Arguments:
+        score: The model, `(B, *event) -> (B, *event)`.
+        x: Data, `(B, *event)`.
+        n_slices: Probes for each sample.
+        probe: Their law: "gaussian", "rademacher", or "sphere", the sphere of radius √d.
+        generator: Where the probes come from.
+
+    Returns:
+        The loss of each sample, `(B,)`.
+
+    Raises:
+        ValueError: For a wrong shape, an empty batch, points that are not finite, an unknown
+            probe law, or a score that does not depend on x differentiably.
+
+    References:
+        | Sliced Score Matching: A Scalable Approach to Density and Score Estimation (Song et al., 2019)
+        | https://arxiv.org/abs/1905.07088
+    """
+    along, form = slices(score, x, _probes(x, n_slices, probe, generator))
+    return form + 0.5 * along.square().mean(0)
+
+
+def sliced_vr(
+    score: ScoreFn,
+    x: Float[Tensor, "batch *event"],
+    n_slices: int = 1,
+    probe: Probe = "rademacher",
+    *,
+    generator: Generator | None = None,
+) -> Float[Tensor, " batch"]:
+    r"""Sliced score matching with reduced variance, :math:`v^\top (\nabla s_θ) v + \tfrac12 \|s_θ\|^2`.
+
+    An unbiased estimate of J(θ) − ½ E‖s‖²: `implicit` with Hutchinson's estimate of the trace. Its
+    minimiser is the score only if E[v vᵀ] = I exactly (with E[v vᵀ] = c I it is c times the score), so
+    every law of probes is scaled to that; there is no way to ask for the unit sphere.
+
+    Arguments:
+        score: The model, `(B, *event) -> (B, *event)`.
+        x: Data, `(B, *event)`.
+        n_slices: Probes for each sample.
+        probe: Their law: "gaussian", "rademacher", or "sphere", the sphere of radius √d.
+        generator: Where the probes come from.
+
+    Returns:
+        The loss of each sample, `(B,)`.
+
+    Raises:
+        ValueError: As `sliced`.
+
+    References:
+        | Sliced Score Matching: A Scalable Approach to Density and Score Estimation (Song et al., 2019)
+        | https://arxiv.org/abs/1905.07088
+    """
+    s, forms = hutchinson_trace(score, x, _probes(x, n_slices, probe, generator))
+    return forms.mean(0) + 0.5 * sum_event(s.square())
+
+
+def _probes(x: Tensor, n_slices: int, probe: Probe, generator: Generator | None) -> Tensor:
+    """Check x and draw probes, `(n_slices, B, *event)`."""
+    check_points(x)
+    check_count(n_slices, "n_slices")
+    like = x.detach()
+    if n_slices == 1:
+        return draw_probe(probe, like, generator).unsqueeze(0)
+    return torch.stack([draw_probe(probe, like, generator) for _ in range(n_slices)])
+
+
+def finite_difference(
+    score: ScoreFn,
+    x: Float[Tensor, "batch *event"],
+    n_slices: int = 1,
+    probe: Probe = "rademacher",
+    *,
+    step: float | None = None,
+    generator: Generator | None = None,
+) -> Float[Tensor, " batch"]:
+    r"""Sliced score matching without a second derivative: central differences along a probe v.
+
+    .. math::
+        \frac{v^\top (s_θ(x + h v) - s_θ(x - h v))}{2 h}
+        + \tfrac12 \left\| \frac{s_θ(x + h v) + s_θ(x - h v)}{2} \right\|^2
+
+    An estimate of J(θ) − ½ E‖s‖² whose bias has no term of first order: it is O(h²), and 0 for affine
+    scores. Two evaluations for each probe, and no derivative of s in x.
+
+    Arguments:
+        score: The model, `(B, *event) -> (B, *event)`.
+        x: Data, `(B, *event)`.
+        n_slices: Probes for each sample.
+        probe: Their law, with E[v vᵀ] = I.
+        step: h; where not given, the cube root of the rounding unit of the dtype, times the root
+            mean square of the entries of each sample where that is above 1.
+        generator: Where the probes come from.
+
+    Returns:
+        The loss of each sample, `(B,)`.
+
+    Raises:
+        ValueError: For a wrong shape, an empty batch, points that are not finite, or a step that
+            is not positive.
+
+    References:
+        | Efficient Learning of Generative Models via Finite-Difference Score Matching
+          (Pang et al., 2020)
+        | https://arxiv.org/abs/2007.03317
+    """
+    check_points(x)
+    check_count(n_slices, "n_slices")
+    like = x.detach()
+    if step is None:
+        scale = like.flatten(1).square().mean(1).sqrt().clamp(min=1.0)
+        h = per_sample(torch.finfo(x.dtype).eps ** (1 / 3) * scale, x)
+    elif isinstance(step, int | float) and 0 < step < math.inf:
+        h = per_sample(step, x)
+    else:
+        raise ValueError(f"step must be positive and finite, got {step}")
+    losses = []
+    for _ in range(n_slices):
+        v = draw_probe(probe, like, generator)
+        above, below = score(x + h * v), score(x - h * v)
+        check_same_shape(above, x, "score")
+        slope = sum_event(v * (above - below)) / (2 * h.reshape(-1))
+        losses.append(slope + 0.5 * sum_event(((above + below) / 2).square()))
+    return torch.stack(losses).mean(0)

@@ -1,0 +1,107 @@
+"""The times at which a model of many noise levels is trained: uniform, stratified, by importance."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from ...core import Generator, Schedule, rand_like
+
+T_MIN = 1e-3
+"""The earliest time drawn in training: below it VP noise is under 1 % of the data."""
+
+
+def _uniform(like: Tensor, generator: Generator | None, stratified: bool) -> Tensor:
+    """Draw u in [0, 1); with `stratified` one from each of B equal parts, in random order."""
+    u = rand_like(like, generator)
+    return (u.argsort() + rand_like(like, generator)) / len(u) if stratified else u
+
+
+def draw_times(
+    schedule: Schedule,
+    like: Float[Tensor, " batch"],
+    generator: Generator | None = None,
+    *,
+    stratified: bool = False,
+) -> Float[Tensor, " batch"]:
+    """Draw a time for each sample: uniform over the levels of a ladder, else over [1e-3, 1].
+
+    With `stratified` the batch spreads evenly, one time from each of B equal parts in random
+    order: each time is still uniform by itself, and the mean over the batch varies less.
+    """
+    u = _uniform(like, generator, stratified)
+    if schedule.times is None:
+        return T_MIN + (1 - T_MIN) * u
+    times = schedule.times.to(like)
+    return times[(u * len(times)).long().clamp(max=len(times) - 1)]
+
+
+class ImportanceTimes:
+    r"""Times from a density q(t) ∝ f(t), with the ratio that keeps every mean what it was.
+
+    .. math:: E_{t \sim U}[l(t)] = E_{t \sim q}\left[ \frac{u(t)}{q(t)} l(t) \right]
+
+    q is constant within cells whose edges are geometric in t (for a ladder: on each level), so that
+    it is sampled, and the ratio known, exactly. Where f follows the size of the loss the mean over a
+    batch varies least.
+
+    Arguments:
+        schedule: The noise schedule.
+        density: f(t) > 0, up to a factor; `(n,) -> (n,)`.
+        n_cells: Cells on [1e-3, 1].
+
+    Raises:
+        ValueError: If f is not positive and finite everywhere.
+
+    References:
+        | Maximum Likelihood Training of Score-Based Diffusion Models (Song et al., 2021)
+        | https://arxiv.org/abs/2101.09258
+    """
+
+    def __init__(
+        self, schedule: Schedule, density: Callable[[Tensor], Tensor], n_cells: int = 1000
+    ) -> None:
+        if n_cells < 1:
+            raise ValueError(f"n_cells must be at least 1, got {n_cells}")
+        self.schedule = schedule
+        if schedule.times is None:
+            edges = torch.logspace(-3, 0, n_cells + 1, dtype=torch.float64)
+            self._low, self._width = edges[:-1], edges.diff()
+            uniform, at = self._width / (1 - T_MIN), (edges[:-1] + edges[1:]) / 2
+        else:
+            at = schedule.times.double()
+            self._low, self._width = at, torch.zeros_like(at)
+            uniform = torch.full_like(at, 1 / len(at))
+        f = density(at).double()
+        if f.shape != at.shape or not bool((torch.isfinite(f) & (f > 0)).all()):
+            raise ValueError(
+                f"density must be positive and finite on all {len(at)} times, and return one "
+                f"number for each; got shape {tuple(f.shape)}, minimum {float(f.min()):.3g}"
+            )
+        p = f * uniform
+        p = p / p.sum()
+        self._cumulative, self._ratio = p.cumsum(0), uniform / p
+
+    @classmethod
+    def for_likelihood(cls, schedule: Schedule) -> ImportanceTimes:
+        """Return f = g²/σ², in proportion to a loss with the likelihood weight."""
+        return cls(schedule, lambda t: schedule.g2(t) / schedule(t)[1] ** 2)
+
+    def draw(
+        self,
+        like: Float[Tensor, " batch"],
+        generator: Generator | None = None,
+        *,
+        stratified: bool = False,
+    ) -> tuple[Float[Tensor, " batch"], Float[Tensor, " batch"]]:
+        """Return times and the ratios u(t)/q(t), one of each for each sample."""
+        u = _uniform(like, generator, stratified).double()
+        cumulative = self._cumulative.to(u.device)
+        cell = torch.searchsorted(cumulative, u, right=True).clamp(max=len(cumulative) - 1)
+        below = cumulative[cell] - cumulative.diff(prepend=cumulative.new_zeros(1))[cell]
+        within = (u - below) / (cumulative[cell] - below)
+        t = self._low.to(u)[cell] + self._width.to(u)[cell] * within.clamp(0, 1)
+        return t.to(like), self._ratio.to(u)[cell].to(like)

@@ -1,0 +1,110 @@
+r"""Weights of ½‖s_θ + ε/σ‖² as functions of (α, σ).
+
+They say at which noise level an error of the score counts how much. In terms of the other
+predictions: ½‖s + ε/σ‖² = ½‖ε̂ − ε‖²/σ² = ½ (α²/σ⁴) ‖x̂_0 − x_0‖².
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from torch import Tensor
+
+from ...core import Schedule
+from ...noise.schedules import invert_log_snr
+
+
+def unweighted(alpha: Tensor, sigma: Tensor) -> Tensor:
+    """1: the Fisher divergence itself; grows as d/(2σ²) at small σ."""
+    return sigma.new_ones(sigma.shape)
+
+
+def sigma2(alpha: Tensor, sigma: Tensor) -> Tensor:
+    """σ²: every level counts alike, ½‖ε̂ − ε‖² (NCSN, DDPM's simple loss)."""
+    return sigma**2
+
+
+def snr(alpha: Tensor, sigma: Tensor) -> Tensor:
+    """SNR = α²/σ² on ‖x̂_0 − x_0‖², which is σ² here: another name of `sigma2`."""
+    return sigma**2
+
+
+def truncated_snr(alpha: Tensor, sigma: Tensor) -> Tensor:
+    """max(SNR, 1) on ‖x̂_0 − x_0‖², that is max(σ², σ⁴/α²).
+
+    References:
+        | Progressive Distillation for Fast Sampling of Diffusion Models (Salimans & Ho, 2022)
+        | https://arxiv.org/abs/2202.00512
+    """
+    return sigma**2 * ((sigma / alpha) ** 2).clamp(min=1.0)
+
+
+def x0(alpha: Tensor, sigma: Tensor) -> Tensor:
+    """σ⁴/α²: the error of the denoiser, ½‖x̂_0 − x_0‖²."""
+    return sigma**4 / alpha**2
+
+
+def v(alpha: Tensor, sigma: Tensor) -> Tensor:
+    """σ² (α² + σ²)/α²: the error of v for VP, and EDM's weight for data of unit variance.
+
+    References:
+        | Elucidating the Design Space of Diffusion-Based Generative Models (Karras et al., 2022)
+        | https://arxiv.org/abs/2206.00364
+    """
+    return sigma**2 * (1 + (sigma / alpha) ** 2)
+
+
+def min_snr(alpha: Tensor, sigma: Tensor, gamma: float = 5.0) -> Tensor:
+    """min(SNR, γ) on ‖x̂_0 − x_0‖², that is σ² min(1, γ σ²/α²).
+
+    References:
+        | Efficient Diffusion Training via Min-SNR Weighting Strategy (Hang et al., 2023)
+        | https://arxiv.org/abs/2303.09556
+    """
+    return sigma**2 * (gamma * (sigma / alpha) ** 2).clamp(max=1.0)
+
+
+def edm(sigma_data: float = 0.5) -> Callable[[Tensor, Tensor], Tensor]:
+    r"""(σ̃² + σ_d²)/(σ̃ σ_d)² on ‖x̂_0 − x_0‖² with σ̃ = σ/α, that is σ² (1 + σ̃²/σ_d²).
+
+    Raises:
+        ValueError: If the deviation of the data is not positive.
+
+    References:
+        | Elucidating the Design Space of Diffusion-Based Generative Models (Karras et al., 2022)
+        | https://arxiv.org/abs/2206.00364
+    """
+    if not sigma_data > 0:
+        raise ValueError(f"sigma_data must be positive, got {sigma_data}")
+
+    def weight(alpha: Tensor, sigma: Tensor) -> Tensor:
+        return sigma**2 * (1 + (sigma / (alpha * sigma_data)) ** 2)
+
+    return weight
+
+
+class OfTime:
+    """A weight that is a function of time under one schedule; of (α, σ) through their ratio."""
+
+    def __init__(self, schedule: Schedule, at: Callable[[Tensor], Tensor]) -> None:
+        self.schedule, self.at = schedule, at
+
+    def __call__(self, alpha: Tensor, sigma: Tensor) -> Tensor:
+        """Return the weight at the time that has this α/σ, found by bisection."""
+        log_snr = 2 * (alpha.log() - sigma.log())
+        return self.at(invert_log_snr(self.schedule, log_snr)).to(sigma)
+
+
+def likelihood(schedule: Schedule) -> OfTime:
+    r"""g²(t): the weighted loss, integrated over time, bounds the negative log-likelihood.
+
+    .. math:: KL(p_0 \| p_θ) \le \int_0^1 g^2(t) \, \tfrac12 E\|s_θ - s_t\|^2 \, dt + KL(p_1 \| π)
+
+    Under VP the loss weighted with it grows as 1/t towards the data: draw times with
+    `ImportanceTimes.for_likelihood`.
+
+    References:
+        | Maximum Likelihood Training of Score-Based Diffusion Models (Song et al., 2021)
+        | https://arxiv.org/abs/2101.09258
+    """
+    return OfTime(schedule, schedule.g2)

@@ -1,0 +1,159 @@
+r"""Noise levels chosen from the data, after the techniques of NCSNv2.
+
+The largest level σ_1 lets a sample cross from any point of the data to any other; neighbouring levels
+overlap; the smallest is below the spacing of the data; the steps at a level end where the next
+level wants to begin.
+
+References:
+    | Improved Techniques for Training Score-Based Generative Models (Song & Ermon, 2020)
+    | https://arxiv.org/abs/2006.09011
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from scipy.optimize import brentq, minimize_scalar
+from scipy.special import ndtr
+from torch import Tensor
+
+from ..core import check_batch, permutation
+
+
+class NoiseLevels(NamedTuple):
+    """A ladder σ_1 > … > σ_L, the Langevin steps a level, and their size in units of σ²."""
+
+    sigmas: tuple[float, ...]
+    n_steps: int
+    relative_step: float
+    reasons: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return "\n".join(self.reasons)
+
+
+def overlap(dim: int, ratio: float) -> float:
+    r"""Return the overlap of neighbouring levels, technique 2.
+
+    .. math:: C = Φ(\sqrt{2D}(γ-1) + 3γ) - Φ(\sqrt{2D}(γ-1) - 3γ)
+
+    which falls from 1 as the ratio γ = σ_{i}/σ_{i+1} grows, the slower the lower the dimension D.
+    """
+    shift = math.sqrt(2 * dim) * (ratio - 1)
+    return float(ndtr(3 * ratio - shift) - ndtr(-3 * ratio - shift))
+
+
+def ladder_ratio(dim: int, wanted: float = 0.5) -> float:
+    """Return the ratio γ > 1 at which neighbouring levels overlap by `wanted`, at most 2."""
+    if overlap(dim, 2.0) >= wanted:
+        return 2.0  # in few dimensions any ratio overlaps; beyond 2 the steps would be too few
+    return float(brentq(lambda ratio: overlap(dim, ratio) - wanted, 1.0, 2.0, xtol=1e-12))
+
+
+def variance_ratio(relative_step: float, n_steps: int, ratio: float) -> float:
+    r"""Return s_T²/σ² after T steps at a level on point-mass data, technique 4.
+
+    .. math:: \frac{s_T^2}{σ^2} = (1-η)^{2T} (γ^2 - f) + f, \quad f = \frac{1}{1 - η/2}
+
+    for η = h/σ², starting from the level above, s_0² = γ² σ². The aim is 1.
+    """
+    f = 1 / (1 - relative_step / 2)
+    return (1 - relative_step) ** (2 * n_steps) * (ratio**2 - f) + f
+
+
+def largest_distance(
+    x: Float[Tensor, "n *event"], quantile: float = 1.0, chunk_size: int = 1024
+) -> float:
+    """Return the largest (or a quantile of the row-wise largest) Euclidean distance of two points."""
+    flat = x.flatten(1)
+    rows = [torch.cdist(part, flat).amax(1) for part in flat.split(chunk_size)]
+    return float(torch.cat(rows).double().quantile(quantile))
+
+
+def nearest_distance(x: Float[Tensor, "n *event"], chunk_size: int = 1024) -> float:
+    """Return the median distance of a point to its nearest neighbour other than its copies."""
+    flat, rows = x.flatten(1), []
+    for part in flat.split(chunk_size):
+        distance = torch.cdist(part, flat, compute_mode="donot_use_mm_for_euclid_dist")
+        rows.append(distance.masked_fill(distance == 0, torch.inf).amin(1))
+    return float(torch.cat(rows).median())
+
+
+def noise_levels(
+    x: Float[Tensor, "n *event"],
+    *,
+    sigma_min: float | None = None,
+    sigma_max: float | None = None,
+    wanted_overlap: float = 0.5,
+    n_steps: int = 5,
+    quantile: float = 1.0,
+    max_points: int = 4000,
+    tell: Callable[[str], object] | None = print,
+    generator: torch.Generator | None = None,
+) -> NoiseLevels:
+    """Choose a noise ladder for annealed Langevin dynamics from the data.
+
+    Arguments:
+        x: Data `(N, *event)`, in the coordinates in which noise is added.
+        sigma_min: The smallest level; half the median nearest-neighbour distance a coordinate
+            where not given.
+        sigma_max: The largest level; the largest pairwise distance where not given.
+        wanted_overlap: Overlap C of neighbouring levels.
+        n_steps: Langevin steps a level.
+        quantile: Quantile of the pairwise distances instead of their maximum.
+        max_points: Points looked at.
+        tell: Told what was chosen and why; None for silence.
+        generator: Where the subsample comes from.
+
+    Raises:
+        ValueError: For too few distinct points, or levels that do not descend.
+
+    References:
+        | Improved Techniques for Training Score-Based Generative Models (Song & Ermon, 2020)
+        | https://arxiv.org/abs/2006.09011
+    """
+    check_batch(x)
+    if len(x) > max_points:
+        x = x[permutation(len(x), generator)[:max_points].to(x.device)]
+    dim = x.shape[1:].numel()
+    spread = largest_distance(x, quantile)
+    if spread == 0:
+        raise ValueError("all points coincide: there are no noise levels to choose")
+    reasons = []
+    if sigma_max is None:
+        sigma_max = spread
+        reasons.append(f"sigma_1 = {sigma_max:.4g}: the largest distance between two points")
+    if sigma_min is None:
+        sigma_min = 0.5 * nearest_distance(x) / math.sqrt(dim)
+        reasons.append(
+            f"sigma_L = {sigma_min:.4g}: half the median distance to the nearest neighbour, a "
+            "coordinate"
+        )
+    if not 0 < sigma_min < sigma_max:
+        raise ValueError(f"needs 0 < sigma_min < sigma_max, got {sigma_min} and {sigma_max}")
+    wanted = ladder_ratio(dim, wanted_overlap)
+    n_levels = max(2, 1 + math.ceil(math.log(sigma_max / sigma_min) / math.log(wanted)))
+    ratio = (sigma_max / sigma_min) ** (1 / (n_levels - 1))
+    sigmas = tuple(sigma_max * ratio**-i for i in range(n_levels))
+    reasons.append(
+        f"L = {n_levels} levels of ratio {ratio:.4g}: neighbours overlap by "
+        f"{overlap(dim, ratio):.3f} in {dim} dimension(s)"
+    )
+    best = minimize_scalar(
+        lambda eta: (variance_ratio(eta, n_steps, ratio) - 1) ** 2,
+        bounds=(1e-6, 1.0),
+        method="bounded",
+    )
+    eta = float(best.x)
+    reasons.append(
+        f"{n_steps} steps a level of size {eta:.4g} sigma^2: they end with "
+        f"{variance_ratio(eta, n_steps, ratio):.4f} of the variance of the level (1 is the aim)"
+    )
+    levels = NoiseLevels(sigmas, n_steps, eta, tuple(reasons))
+    if tell is not None:
+        tell(str(levels))
+    return levels

@@ -1,0 +1,151 @@
+r"""What a network predicts, and the conversions between these, through (x_0, ε).
+
+With x_t = α x_0 + σ ε every prediction is a linear function of a pair (x̂_0, ε̂) that satisfies
+x_t = α x̂_0 + σ ε̂:
+
+=========  =====================
+kind       value
+=========  =====================
+score      −ε / σ
+epsilon    ε
+x0         x_0
+v          α ε − σ x_0
+velocity   ε − x_0
+=========  =====================
+
+A score turns into ε (and back) without passing through x_0.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from torch import Tensor
+
+from ..core import (
+    Denoiser,
+    NoisyScoreFn,
+    Schedule,
+    check_same_shape,
+    per_sample,
+)
+
+Kind = Literal["score", "epsilon", "x0", "v", "velocity"]
+KINDS: tuple[Kind, ...] = ("score", "epsilon", "x0", "v", "velocity")
+
+
+def _check_kind(kind: str) -> None:
+    if kind not in KINDS:
+        raise ValueError(f"unknown kind {kind!r}; one of {', '.join(map(repr, KINDS))}")
+
+
+def _divide(numerator: Tensor, denominator: Tensor, kind: str, symbol: str) -> Tensor:
+    if bool((denominator == 0).any()):
+        other = {"x0": "epsilon", "score": "x_0", "epsilon": "x_0"}[kind]
+        raise ValueError(
+            f"{kind} does not determine {other} where {symbol} = 0; stay off that end of time, or "
+            "predict 'v' or 'velocity', which determine both at both ends"
+        )
+    return numerator / denominator
+
+
+def to_x0(kind: Kind, value: Tensor, x_t: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    """Return x̂_0 of a prediction; α and σ as tensors that broadcast against x_t."""
+    if kind == "x0":
+        return value
+    if kind == "v":
+        return (a * x_t - b * value) / (a**2 + b**2)
+    if kind == "velocity":
+        return (x_t - b * value) / (a + b)
+    return _divide(x_t - b * to_epsilon(kind, value, x_t, a, b), a, kind, "alpha")
+
+
+def to_epsilon(kind: Kind, value: Tensor, x_t: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    """Return ε̂ of a prediction; α and σ as tensors that broadcast against x_t."""
+    if kind == "x0":
+        return _divide(x_t - a * value, b, kind, "sigma")
+    if kind == "v":
+        return (b * x_t + a * value) / (a**2 + b**2)
+    if kind == "velocity":
+        return (x_t + a * value) / (a + b)
+    return -b * value if kind == "score" else value
+
+
+def split(
+    kind: Kind, value: Tensor, x_t: Tensor, alpha: Tensor | float, sigma: Tensor | float
+) -> tuple[Tensor, Tensor]:
+    r"""Return the pair (x̂_0, ε̂) that a prediction of `kind` stands for.
+
+    .. math::
+        \text{score, epsilon}: ε = -σ s, \; x_0 = (x_t - σ ε)/α \qquad
+        \text{x0}: ε = (x_t - α x_0)/σ
+
+        \text{v}: x_0 = \frac{α x_t - σ v}{α^2 + σ^2}, \; ε = \frac{σ x_t + α v}{α^2 + σ^2} \qquad
+        \text{velocity}: x_0 = \frac{x_t - σ u}{α + σ}, \; ε = \frac{x_t + α u}{α + σ}
+
+    Arguments:
+        kind: What was predicted.
+        value: The prediction, shape `(B, *event)`.
+        x_t: Where, shape `(B, *event)`.
+        alpha: α, `()` or `(B,)`.
+        sigma: σ, `()` or `(B,)`.
+
+    Raises:
+        ValueError: If the prediction does not determine the pair: a score or ε at α = 0, an x_0
+            at σ = 0; or for a shape or kind that is none.
+
+    References:
+        | Progressive Distillation for Fast Sampling of Diffusion Models (Salimans & Ho, 2022)
+        | https://arxiv.org/abs/2202.00512
+    """
+    _check_kind(kind)
+    check_same_shape(value, x_t, "the prediction")
+    a, b = per_sample(alpha, x_t, "alpha"), per_sample(sigma, x_t, "sigma")
+    return to_x0(kind, value, x_t, a, b), to_epsilon(kind, value, x_t, a, b)
+
+
+def join(
+    kind: Kind, x0: Tensor, eps: Tensor, alpha: Tensor | float, sigma: Tensor | float
+) -> Tensor:
+    """Return the prediction of `kind` that stands for (x_0, ε): the inverse of `split`.
+
+    Raises:
+        ValueError: For the score at σ = 0, where there is none; or for a shape or kind that is none.
+    """
+    _check_kind(kind)
+    check_same_shape(x0, eps, "x0")
+    a, b = per_sample(alpha, eps, "alpha"), per_sample(sigma, eps, "sigma")
+    if kind == "x0":
+        return x0
+    if kind == "v":
+        return a * eps - b * x0
+    if kind == "velocity":
+        return eps - x0
+    return eps if kind == "epsilon" else _divide(-eps, b, kind, "sigma")
+
+
+def predict(
+    score: NoisyScoreFn, schedule: Schedule, x: Tensor, t: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Return (x̂_0, ε̂) at x_t = x with one evaluation of the model.
+
+    From the score, ε̂ = −σ s and x̂_0 = (x − σ ε̂)/α. Where α is 0 to rounding the score says
+    nothing of x_0; there the model must be a `Denoiser`.
+
+    Raises:
+        ValueError: If α = 0 and the model cannot denoise, or if it returns another shape.
+    """
+    alpha, sigma = schedule(t)
+    if isinstance(score, Denoiser) and bool((alpha < 1e-6 * sigma).any()):
+        return split("x0", score.denoise(x, t), x, alpha, sigma)
+    return split("score", score(x, t), x, alpha, sigma)
+
+
+def flow_velocity(score: NoisyScoreFn, schedule: Schedule, x: Tensor, t: Tensor) -> Tensor:
+    r"""Return the velocity of the probability flow, α' x̂_0 + σ' ε̂, at times `()` or `(B,)`.
+
+    It is f x − ½ g² s, without the division by α or σ.
+    """
+    x0, eps = predict(score, schedule, x, t)
+    d_alpha, d_sigma = (per_sample(rate, x, "the rate") for rate in schedule.rates(t))
+    return d_alpha * x0 + d_sigma * eps

@@ -1,0 +1,278 @@
+r"""Noise schedules t -> (α_t, σ_t), t in [0, 1] from data to noise.
+
+x_t = α_t x_0 + σ_t ε with ε ~ N(0, I). A schedule is these two functions; drift, diffusion and
+log-SNR are derived from them in `core.Schedule`. Discrete ladders (`Levels`, `DDPM`) are
+log-linear between their points, and list them in `times`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from ..core import Schedule
+
+Array = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class VE(Schedule):
+    r"""Variance exploding: :math:`α = 1`, :math:`σ_t = σ_{min} (σ_{max}/σ_{min})^t`.
+
+    References:
+        | Score-Based Generative Modeling through Stochastic Differential Equations (Song et al., 2021)
+        | https://arxiv.org/abs/2011.13456
+    """
+
+    sigma_min: float = 0.01
+    sigma_max: float = 50.0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.sigma_min < self.sigma_max:
+            raise ValueError(
+                f"VE needs 0 < sigma_min < sigma_max, got {self.sigma_min} and {self.sigma_max}"
+            )
+
+    def __call__(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        """Return (α_t, σ_t)."""
+        log_ratio = math.log(self.sigma_max / self.sigma_min)
+        return torch.ones_like(t), self.sigma_min * torch.exp(log_ratio * t)
+
+
+@dataclass(frozen=True)
+class EDM(Schedule):
+    r"""EDM's levels: :math:`α = 1`, :math:`σ_t^{1/ρ}` linear from σ_min at t = 0 to σ_max at t = 1.
+
+    References:
+        | Elucidating the Design Space of Diffusion-Based Generative Models (Karras et al., 2022)
+        | https://arxiv.org/abs/2206.00364
+    """
+
+    sigma_min: float = 0.002
+    sigma_max: float = 80.0
+    rho: float = 7.0
+
+    def __post_init__(self) -> None:
+        if not (0 < self.sigma_min < self.sigma_max and self.rho > 0):
+            raise ValueError(
+                f"EDM needs 0 < sigma_min < sigma_max and rho > 0, got {self.sigma_min}, "
+                f"{self.sigma_max} and {self.rho}"
+            )
+
+    def __call__(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        """Return (α_t, σ_t)."""
+        low, high = self.sigma_min ** (1 / self.rho), self.sigma_max ** (1 / self.rho)
+        return torch.ones_like(t), (low + t * (high - low)) ** self.rho
+
+
+@dataclass(frozen=True)
+class VP(Schedule):
+    r"""Variance preserving, linear β: :math:`\log α = -\tfrac14 t^2 (β_1 - β_0) - \tfrac12 t β_0`.
+
+    σ² = 1 − α², so f = −β/2 and g² = β.
+
+    References:
+        | Score-Based Generative Modeling through Stochastic Differential Equations (Song et al., 2021)
+        | https://arxiv.org/abs/2011.13456
+    """
+
+    beta_min: float = 0.1
+    beta_max: float = 20.0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.beta_min <= self.beta_max:
+            raise ValueError(
+                f"needs 0 < beta_min <= beta_max, got {self.beta_min} and {self.beta_max}"
+            )
+
+    def log_alpha(self, t: Tensor) -> Tensor:
+        """Return log α_t."""
+        return -0.25 * t**2 * (self.beta_max - self.beta_min) - 0.5 * t * self.beta_min
+
+    def __call__(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        """Return (α_t, σ_t)."""
+        log_alpha = self.log_alpha(t)
+        return log_alpha.exp(), (-torch.expm1(2 * log_alpha)).sqrt()
+
+
+@dataclass(frozen=True)
+class SubVP(Schedule):
+    r"""Sub-VP: α as in `VP`, :math:`σ = 1 - α^2` (a standard deviation, not a variance).
+
+    g² = β (1 − α⁴), always below that of `VP`.
+
+    References:
+        | Score-Based Generative Modeling through Stochastic Differential Equations (Song et al., 2021)
+        | https://arxiv.org/abs/2011.13456
+    """
+
+    beta_min: float = 0.1
+    beta_max: float = 20.0
+
+    def __post_init__(self) -> None:
+        VP(self.beta_min, self.beta_max)  # refuses what is no β
+
+    def __call__(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        """Return (α_t, σ_t)."""
+        log_alpha = VP(self.beta_min, self.beta_max).log_alpha(t)
+        return log_alpha.exp(), -torch.expm1(2 * log_alpha)
+
+
+@dataclass(frozen=True)
+class Cosine(Schedule):
+    r"""Cosine: :math:`α_t = \cos(a_t) / \cos(a_0)`, a_t linear in t, σ² = 1 − α².
+
+    a_0 = (π/2) s / (1 + s) as in the paper. The paper's a_1 = π/2 makes α_1 = 0 and clips β at
+    0.999 to live with it; here a_1 stops where α_1 = `alpha_min`, so that x̂_0 stays finite.
+
+    References:
+        | Improved Denoising Diffusion Probabilistic Models (Nichol & Dhariwal, 2021)
+        | https://arxiv.org/abs/2102.09672
+    """
+
+    s: float = 0.008
+    alpha_min: float = 1e-3
+
+    def __post_init__(self) -> None:
+        if not (self.s > 0 and 0 < self.alpha_min < 1):
+            raise ValueError(
+                f"needs s > 0 and 0 < alpha_min < 1, got s={self.s}, alpha_min={self.alpha_min}"
+            )
+
+    def __call__(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        """Return (α_t, σ_t)."""
+        a0 = 0.5 * math.pi * self.s / (1 + self.s)
+        turn = (math.acos(self.alpha_min * math.cos(a0)) - a0) * t  # a - a0
+        # sigma^2 = (cos^2 a0 - cos^2 a) / cos^2 a0, as a product so that nothing cancels near t = 0
+        sigma2 = torch.sin(turn) * torch.sin(turn + 2 * a0) / math.cos(a0) ** 2
+        return torch.cos(turn + a0) / math.cos(a0), sigma2.sqrt()
+
+
+@dataclass(frozen=True)
+class Rectified(Schedule):
+    """Straight paths: α = 1 − t, σ = t. At t = 1 nothing of the data is left (α = 0).
+
+    References:
+        | Flow Straight and Fast: Learning to Generate and Transfer Data with Rectified Flow
+          (Liu et al., 2023)
+        | https://arxiv.org/abs/2209.03003
+    """
+
+    def __call__(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        """Return (α_t, σ_t)."""
+        return 1 - t, t.clone()
+
+
+def _interpolate(t: Tensor, values: Array) -> Tensor:
+    """Interpolate linearly between values placed uniformly on [0, 1]."""
+    knots = torch.from_numpy(values).to(t)
+    position = t * (len(knots) - 1)
+    left = position.detach().floor().clamp(0, len(knots) - 2).long()
+    return knots[left] + (position - left) * (knots[left + 1] - knots[left])
+
+
+@dataclass(frozen=True, init=False)
+class DDPM(Schedule):
+    r"""Tabulated β_1 … β_T: :math:`\barα_i = \prod_{j \le i} (1 - β_j)` at t = i/T, α = √ᾱ.
+
+    Between the steps log ᾱ is linear; ᾱ_0 = 1 at t = 0.
+
+    References:
+        | Denoising Diffusion Probabilistic Models (Ho et al., 2020)
+        | https://arxiv.org/abs/2006.11239
+    """
+
+    betas: tuple[float, ...]
+
+    def __init__(self, betas: Sequence[float] | Tensor) -> None:
+        values = tuple(float(b) for b in betas)
+        if not values or not all(0 < b < 1 for b in values):
+            raise ValueError("DDPM needs at least one beta, each strictly between 0 and 1")
+        object.__setattr__(self, "betas", values)
+
+    @cached_property
+    def _log_abar(self) -> Array:
+        """Log ᾱ_0 … log ᾱ_T, made once; no tensor, which could be one of a transformation."""
+        return np.concatenate([[0.0], np.log1p(-np.array(self.betas)).cumsum()])
+
+    @property
+    def times(self) -> Tensor:
+        """The descending times 1, (T−1)/T, …, 1/T."""
+        T = len(self.betas)
+        return torch.arange(T, 0, -1, dtype=torch.float64) / T
+
+    def __call__(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        """Return (α_t, σ_t)."""
+        log_abar = _interpolate(t, self._log_abar)
+        return (0.5 * log_abar).exp(), (-torch.expm1(log_abar)).sqrt()
+
+
+@dataclass(frozen=True, init=False)
+class Levels(Schedule):
+    r"""A ladder σ_1 > … > σ_L with α = 1: level i at t = 1 − (i−1)/(L−1), geometric between.
+
+    References:
+        | Generative Modeling by Estimating Gradients of the Data Distribution (Song & Ermon, 2019)
+        | https://arxiv.org/abs/1907.05600
+    """
+
+    sigmas: tuple[float, ...]
+
+    def __init__(self, sigmas: Sequence[float] | Tensor) -> None:
+        values = tuple(float(s) for s in sigmas)
+        if len(values) < 2:
+            raise ValueError(f"Levels needs at least two noise levels, got {len(values)}")
+        if not all(a > b > 0 for a, b in pairwise(values)):
+            raise ValueError(
+                "noise levels must be positive and descend: sigma_1 > … > sigma_L > 0"
+            )
+        object.__setattr__(self, "sigmas", values)
+
+    @cached_property
+    def _log_sigmas(self) -> Array:
+        """Log σ_L … log σ_1, made once."""
+        return np.log(self.sigmas[::-1])
+
+    @property
+    def times(self) -> Tensor:
+        """The descending times of the levels, t = 1 for σ_1 and t = 0 for σ_L."""
+        return torch.linspace(1, 0, len(self.sigmas), dtype=torch.float64)
+
+    def __call__(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        """Return (α_t, σ_t)."""
+        return torch.ones_like(t), _interpolate(t, self._log_sigmas).exp()
+
+
+def invert_log_snr(schedule: Schedule, log_snr: Tensor, t_min: float = 0.0) -> Tensor:
+    """Return the times in [t_min, 1] at which λ(t) = log_snr, by bisection (float64).
+
+    A value outside the range of the schedule gives the nearer end.
+    """
+    wanted = log_snr.double()
+    low, high = torch.full_like(wanted, t_min), torch.ones_like(wanted)
+    for _ in range(60):
+        middle = (low + high) / 2
+        above = schedule.log_snr(middle) > wanted  # λ falls with t
+        low, high = torch.where(above, middle, low), torch.where(above, high, middle)
+    return (low + high) / 2
+
+
+SCHEDULES: tuple[type[Schedule], ...] = (VE, EDM, VP, SubVP, Cosine, Rectified, DDPM, Levels)
+"""The schedules that a checkpoint can name."""
+
+
+def from_config(config: dict[str, Any]) -> Schedule:
+    """Build a schedule from `{"name": class name, **arguments}`, the form checkpoints store."""
+    classes = {c.__name__: c for c in SCHEDULES}
+    if config.get("name") not in classes:
+        raise ValueError(f"unknown schedule {config.get('name')!r}; one of {', '.join(classes)}")
+    return classes[config["name"]](**{k: v for k, v in config.items() if k != "name"})

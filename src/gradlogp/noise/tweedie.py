@@ -1,0 +1,147 @@
+r"""Posterior mean and covariance of x_0 given x_t, from the score and its Jacobian.
+
+The covariance comes whole, as a product with a vector, or as its diagonal, exact or by probes.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from ..calculus.reverse import jacobian, jacobian_product, probe
+from ..core import (
+    Generator,
+    ScoreFn,
+    check_batch,
+    check_same_shape,
+    per_sample,
+)
+from .predictions import split
+
+
+class Tweedie(NamedTuple):
+    """Posterior mean `(B, *event)` and covariance `(B, d, d)` of x_0 given x_t."""
+
+    mean: Tensor
+    cov: Tensor
+
+
+def tweedie(
+    score: ScoreFn,
+    x_t: Float[Tensor, "batch *event"],
+    alpha: Tensor | float,
+    sigma: Tensor | float,
+) -> Tweedie:
+    r"""Posterior mean and covariance of x_0 given x_t from the score of the law of x_t.
+
+    .. math::
+        E[x_0 | x_t] = \frac{x_t + σ^2 s(x_t)}{α}, \qquad
+        \mathrm{Cov}[x_0 | x_t] = \frac{σ^2}{α^2} \left( I + σ^2 \nabla s(x_t) \right)
+
+    Arguments:
+        score: The score of the law of x_t, `(B, *event) -> (B, *event)`.
+        x_t: Where, shape `(B, *event)`; d is its number of entries per sample.
+        alpha: α > 0, `()` or `(B,)`.
+        sigma: σ, `()` or `(B,)`.
+
+    Raises:
+        ValueError: If α = 0 or a shape does not fit.
+
+    References:
+        | Tweedie's Formula and Selection Bias (Efron, 2011)
+        | https://doi.org/10.1198/jasa.2011.tm11181
+    """
+    check_batch(x_t, name="x_t")
+    mean, _ = split("score", score(x_t), x_t, alpha, sigma)
+    H = jacobian(score, x_t)
+    a, b = per_sample(alpha, H, "alpha"), per_sample(sigma, H, "sigma")
+    I = torch.eye(H.shape[-1], dtype=x_t.dtype, device=x_t.device)
+    return Tweedie(mean, (b / a) ** 2 * (I + b**2 * H))
+
+
+def tweedie_product(
+    score: ScoreFn,
+    x_t: Float[Tensor, "batch *event"],
+    v: Float[Tensor, "batch *event"],
+    alpha: Tensor | float,
+    sigma: Tensor | float,
+) -> Float[Tensor, "batch *event"]:
+    r"""Return Cov[x_0 | x_t] v without the matrix, by one vector-Jacobian product.
+
+    .. math:: \mathrm{Cov}[x_0 | x_t]\, v = \frac{σ^2}{α^2} \left( v + σ^2 (\nabla s)^\top v \right)
+
+    The Jacobian of a score is symmetric; of a network's only nearly so, and then this is the
+    product with its transpose.
+
+    Arguments:
+        score: The score of the law of x_t.
+        x_t: Where, `(B, *event)`.
+        v: The vectors, one for each sample, `(B, *event)`.
+        alpha: α > 0, `()` or `(B,)`.
+        sigma: σ, `()` or `(B,)`.
+
+    Raises:
+        ValueError: If α = 0 or a shape does not fit.
+    """
+    check_batch(x_t, name="x_t")
+    check_same_shape(v, x_t, "v")
+    a, b = per_sample(alpha, x_t, "alpha"), per_sample(sigma, x_t, "sigma")
+    if bool((a == 0).any()):
+        raise ValueError("where alpha = 0 x_t says nothing of x_0, and Tweedie's formula neither")
+    return (b / a) ** 2 * (v + b**2 * jacobian_product(score, x_t, v))
+
+
+class Variance(NamedTuple):
+    """The diagonal of Cov[x_0 | x_t] and its standard error over probes, each `(B, *event)`."""
+
+    value: Tensor
+    standard_error: Tensor
+
+
+def tweedie_variance(
+    score: ScoreFn,
+    x_t: Float[Tensor, "batch *event"],
+    alpha: Tensor | float,
+    sigma: Tensor | float,
+    *,
+    n_probes: int | None = None,
+    generator: Generator | None = None,
+) -> Variance:
+    r"""Return the posterior variance of every entry of x_0, exact or estimated by probes.
+
+    .. math:: \mathrm{diag}\, C = E[v ⊙ C v], \quad v \text{ of independent random signs}
+
+    Exact by d vector-Jacobian products where `n_probes` is not given. An estimate can be negative
+    where its error is large.
+
+    Arguments:
+        score: The score of the law of x_t.
+        x_t: Where, `(B, *event)`.
+        alpha: α > 0, `()` or `(B,)`.
+        sigma: σ, `()` or `(B,)`.
+        n_probes: Probes; with one the standard error is NaN, unknown.
+        generator: Where the probes come from.
+
+    Raises:
+        ValueError: For n_probes below 1, α = 0 or a wrong shape.
+
+    References:
+        | An Estimator for the Diagonal of a Matrix (Bekas, Kokiopoulou & Saad, 2007)
+        | https://doi.org/10.1016/j.apnum.2007.01.003
+    """
+    if n_probes is None:
+        cov = tweedie(score, x_t, alpha, sigma).cov
+        value = cov.diagonal(dim1=1, dim2=2).reshape(x_t.shape)
+        return Variance(value, torch.zeros_like(value))
+    if n_probes < 1:
+        raise ValueError(f"n_probes must be at least 1, got {n_probes}")
+    draws = []
+    for _ in range(n_probes):
+        v = probe("rademacher", x_t, generator)
+        draws.append(v * tweedie_product(score, x_t, v, alpha, sigma))
+    each = torch.stack(draws)
+    error = each.std(0) if n_probes > 1 else torch.full_like(x_t, torch.nan)
+    return Variance(each.mean(0), error / n_probes**0.5)

@@ -1,0 +1,149 @@
+r"""One adapter that makes a score of whatever a network is: energy, log-density, score, ε, x_0, v.
+
+Without a schedule the result is a score s(x); with one, a noisy score s(x, t) that also denoises, the
+type that samplers, likelihoods and `objectives.multilevel` take.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal, cast, overload
+
+from jaxtyping import Float
+from torch import Tensor
+
+from ..calculus.reverse import GradientField
+from ..core import (
+    Schedule,
+    ScoreFn,
+    check_batch,
+    check_same_shape,
+)
+from ..noise.predictions import (
+    KINDS,
+    Kind,
+    join,
+    split,
+)
+
+Network = Literal["log_prob", "energy", "score", "epsilon", "x0", "v", "velocity"]
+
+
+@overload
+def as_score(network: Callable[[Tensor], Tensor], kind: Network = "score") -> ScoreFn: ...
+
+
+@overload
+def as_score(
+    network: Callable[[Tensor, Tensor], Tensor], kind: Network, schedule: Schedule
+) -> NoisyScore: ...
+
+
+def as_score(
+    network: Callable[..., Tensor], kind: Network = "score", schedule: Schedule | None = None
+) -> ScoreFn | NoisyScore:
+    """Make a score from a network or any function.
+
+    =========  ===================================  ==========================
+    kind       the function returns                 the score is
+    =========  ===================================  ==========================
+    log_prob   log p(x) + const, `(B,)`             its gradient
+    energy     −log p(x) + const, `(B,)`            minus its gradient
+    score      s, shape of x                        itself
+    epsilon    ε̂, shape of x; needs a schedule      −ε̂/σ
+    x0         x̂_0, likewise                        (α x̂_0 − x_t)/σ²
+    v          α ε − σ x_0, likewise                −(σ x_t + α v)/(σ (α² + σ²))
+    velocity   ε − x_0, likewise                    −(x_t + α u)/(σ (α + σ))
+    =========  ===================================  ==========================
+
+    Gradients are taken anew at every call, so that objectives train the energy itself and not the
+    output of its network.
+
+    Arguments:
+        network: f(x), or f(x, t) where a schedule is given; t is `()` or `(B,)`.
+        kind: What it returns.
+        schedule: The noise schedule of a function of (x, t).
+
+    Returns:
+        A score x -> `(B, *event)`; with a schedule (x, t) -> `(B, *event)`, with `.denoise(x, t)` for
+        E[x_0 | x_t] and `.at(t)` for the score at one time.
+
+    Raises:
+        ValueError: For an unknown kind, or a prediction of ε, x_0, v or velocity without a
+            schedule; when called, for an energy or log-density that is not one number a sample, a
+            prediction of another shape than x, or σ = 0, where there is no score.
+    """
+    if not callable(network):
+        raise ValueError(f"network must be a function or a module, got {type(network).__name__}")
+    if kind not in ("log_prob", "energy", *KINDS):
+        kinds = ", ".join(map(repr, ("log_prob", "energy", *KINDS)))
+        raise ValueError(f"unknown kind {kind!r}; one of {kinds}")
+    if schedule is not None:
+        return NoisyScore(network, kind, schedule)
+    if kind == "log_prob":
+        return GradientField(network)
+    if kind == "energy":
+        return GradientField(network, -1.0)
+    if kind == "score":
+        return _Checked(network)
+    raise ValueError(
+        f"a network that predicts {kind} is a score only together with alpha and sigma: pass the "
+        "schedule that it was trained with"
+    )
+
+
+class _Checked:
+    """A score whose shape is checked."""
+
+    def __init__(self, score: ScoreFn) -> None:
+        self.score = score
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Return s(x)."""
+        check_batch(x)
+        s = self.score(x)
+        check_same_shape(s, x, "the score")
+        return s
+
+
+class NoisyScore:
+    """A function of (x, t) as a noisy score; see `as_score`."""
+
+    def __init__(
+        self, network: Callable[[Tensor, Tensor], Tensor], kind: Network, schedule: Schedule
+    ) -> None:
+        self.network, self.kind, self.schedule = network, kind, schedule
+
+    def _prediction(self, x: Tensor, t: Tensor) -> tuple[Kind, Tensor]:
+        check_batch(x)
+        if self.kind in ("log_prob", "energy"):
+            return "score", self._gradient(t)(x)
+        value = self.network(x, t)
+        check_same_shape(value, x, f"the network that predicts {self.kind}")
+        return cast(Kind, self.kind), value
+
+    def _gradient(self, t: Tensor) -> GradientField:
+        return GradientField(lambda x: self.network(x, t), -1.0 if self.kind == "energy" else 1.0)
+
+    def __call__(
+        self, x: Float[Tensor, "batch *event"], t: Tensor
+    ) -> Float[Tensor, "batch *event"]:
+        """Return ∇ log p_t(x); t `()` or `(B,)`."""
+        kind, value = self._prediction(x, t)
+        if kind == "score":
+            return value
+        alpha, sigma = self.schedule(t)
+        return join("score", *split(kind, value, x, alpha, sigma), alpha, sigma)
+
+    def denoise(
+        self, x: Float[Tensor, "batch *event"], t: Tensor
+    ) -> Float[Tensor, "batch *event"]:
+        """Return E[x_0 | x_t = x]."""
+        kind, value = self._prediction(x, t)
+        return split(kind, value, x, *self.schedule(t))[0]
+
+    def at(self, t: Tensor) -> ScoreFn:
+        """Return the score x -> ∇ log p_t(x) at one time `()`."""
+        if self.kind in ("log_prob", "energy"):
+            return self._gradient(t)
+        return lambda x: self(x, t)

@@ -1,0 +1,119 @@
+"""The adaptive solver: order, tolerance, and samples that do not see one another."""
+
+import math
+
+import pytest
+import torch
+from support import close
+
+from gradlogp.calculus.ode import (
+    A,
+    C,
+    E,
+    integrate,
+)
+
+
+def oscillator(y, t):
+    """y'' = −y as a system; exact flow is a rotation."""
+    return torch.stack([y[:, 1], -y[:, 0]], 1)
+
+
+def test_tableau_satisfies_the_conditions_of_order_five():
+    """Row sums, and the quadrature conditions Σ b c^k = 1/(k + 1) of order 5 and of the lower one."""
+    for row, c in zip(A, C, strict=True):
+        close(sum(row), c, 1e-14)
+    nodes, b = [0.0, *C], [*A[-1], 0.0]
+    lower = [high - difference for high, difference in zip(b, E, strict=True)]
+    for weights, order in ((b, 5), (lower, 4)):
+        for k in range(order):
+            close(sum(w * c**k for w, c in zip(weights, nodes, strict=True)), 1 / (k + 1), 1e-14)
+    close(sum(E), 0.0, 1e-14)
+
+
+@pytest.mark.parametrize("span", [(0.0, 7.0), (3.0, -2.0)])
+def test_error_follows_the_tolerance(span, generator):
+    y, (start, end) = torch.randn(5, 2, generator=generator), span
+    turn = end - start
+    R = torch.tensor([[math.cos(turn), math.sin(turn)], [-math.sin(turn), math.cos(turn)]])
+    errors = []
+    for tolerance in (1e-5, 1e-10):
+        found = integrate(oscillator, y, start, end, rtol=tolerance, atol=tolerance)
+        errors.append(float((found.y - y @ R.mT).abs().max()))
+        assert errors[-1] < float(found.error.max()) * 3  # an estimate; a rotation carries it on
+    assert errors[0] < 1e-3
+    assert errors[1] < 1e-8
+    assert errors[1] > 0
+
+
+def test_time_enters_the_field_per_sample(generator):
+    """dy/dt = 2 t k: y = t² k, though steps differ from sample to sample."""
+    rate = torch.tensor([[1.0], [100.0]])
+    found = integrate(
+        lambda y, t: 2 * t[:, None] * rate + 0 * y,
+        torch.zeros(2, 1),
+        0.0,
+        2.0,
+        rtol=1e-8,
+        atol=1e-8,
+    )
+    close(found.y, 4 * rate, 1e-10)
+
+
+def test_samples_take_steps_of_their_own(generator):
+    rate = torch.tensor([[1.0], [40.0]])
+    field = lambda y, t: rate[: len(y)] * torch.stack([y[:, 0]], 1) * -1.0
+    both = integrate(field, torch.ones(2, 1), 0.0, 1.0, rtol=1e-6, atol=1e-6)
+    alone = integrate(field, torch.ones(1, 1), 0.0, 1.0, rtol=1e-6, atol=1e-6)
+    assert torch.equal(both.y[:1], alone.y)
+    assert int(both.accepted[0]) == int(alone.accepted[0]) < int(both.accepted[1])
+    close(both.y[1, 0], math.exp(-40.0), 1e-6)
+
+
+def test_derivatives_go_through_the_path():
+    y = torch.tensor([[0.3], [1.2]], requires_grad=True)
+    k = torch.tensor(0.7, requires_grad=True)
+    found = integrate(lambda y, t: -k * y, y, 0.0, 1.5, rtol=1e-10, atol=1e-10)
+    by_y, by_k = torch.autograd.grad(found.y.sum(), (y, k))
+    close(by_y, torch.full_like(y, math.exp(-0.7 * 1.5)), 1e-8)
+    close(by_k, float(-1.5 * found.y.detach().sum()), 1e-8)
+
+
+def test_nothing_to_do():
+    y = torch.ones(2, 1)
+    found = integrate(oscillator, y, 1.0, 1.0, rtol=1e-6, atol=1e-6)
+    assert torch.equal(found.y, y)
+    assert found.nfe == 0
+
+
+def test_what_cannot_be_solved_is_an_error(as_user):
+    blow_up = lambda y, t: y.square()  # reaches infinity at t = 1
+    with pytest.raises(ArithmeticError, match=r"resolution of time|not enough"):
+        integrate(blow_up, torch.ones(1, 1), 0.0, 2.0, rtol=1e-8, atol=1e-8, max_steps=2000)
+    with pytest.raises(ArithmeticError, match="not enough"):
+        integrate(oscillator, torch.ones(1, 2), 0.0, 90.0, rtol=1e-9, atol=1e-9, max_steps=5)
+    with pytest.raises(ArithmeticError, match="not finite"):
+        integrate(lambda y, t: y / 0, torch.ones(1, 1), 0.0, 1.0, rtol=1e-3, atol=1e-3)
+    with pytest.raises(ValueError, match="shape"):
+        integrate(lambda y, t: y[:, :1], torch.ones(2, 2), 0.0, 1.0, rtol=1e-3, atol=1e-3)
+
+
+def test_a_step_that_was_refused_leaves_no_trace_in_derivatives():
+    """dy/dt = −y³ from 50: first attempts overflow, y(1) = y/√(1 + 2y²) has a finite slope."""
+    y = torch.tensor([[1.0], [50.0]], requires_grad=True)
+    found = integrate(lambda y, t: -y.pow(3), y, 0.0, 1.0, rtol=1e-8, atol=1e-8)
+    assert int(found.rejected[1]) > 0
+    close(found.y, y.detach() / (1 + 2 * y.detach() ** 2).sqrt(), 1e-6)
+    slope = torch.autograd.grad(found.y.sum(), y)[0]
+    close(slope, (1 + 2 * y.detach() ** 2) ** -1.5, 1e-5)
+
+
+def test_the_last_attempt_counts():
+    steps = int(
+        integrate(oscillator, torch.ones(1, 2), 0.0, 1.0, rtol=1e-6, atol=1e-6).accepted[0]
+    )
+    tight = {"rtol": 1e-6, "atol": 1e-6}
+    found = integrate(oscillator, torch.ones(1, 2), 0.0, 1.0, max_steps=steps, **tight)
+    assert int(found.accepted[0]) == steps
+    with pytest.raises(ArithmeticError, match="not enough"):
+        integrate(oscillator, torch.ones(1, 2), 0.0, 1.0, max_steps=steps - 1, **tight)

@@ -1,0 +1,67 @@
+"""Rows of numbers beside their floors: right ones pass, wrong ones fail."""
+
+import torch
+
+import gradlogp as glp
+from gradlogp.check.compare import (
+    compare,
+    difference_row,
+    likelihood_row,
+    not_below,
+)
+from gradlogp.core import Estimate
+
+LAW = glp.GaussianMixture([0.3, 0.7], [[-2.0, 0.0], [2.0, 1.0]], 0.5)
+
+
+def rows(samples, held_out, train, generator):
+    return {row.name: row for row in compare(samples, held_out, train, generator=generator)}
+
+
+def test_a_perfect_model_passes(generator):
+    samples, held_out, train = (LAW.sample(1500, generator=generator) for _ in range(3))
+    found = rows(samples, held_out, train, generator)
+    assert all(row.verdict is not False for row in found.values())
+    distance = found["sliced Wasserstein distance"]
+    assert distance.value < distance.floor + 5 * distance.standard_error
+
+
+def test_a_shifted_model_fails(generator):
+    samples, held_out, train = (LAW.sample(1500, generator=generator) for _ in range(3))
+    found = rows(samples + 0.5, held_out, train, generator)
+    assert found["sliced Wasserstein distance"].verdict is False
+    assert "p-value 0.00498" in found["MMD²"].note  # the least that 200 permutations allow
+
+
+def test_a_copying_model_fails(generator):
+    held_out, train = LAW.sample(1500, generator=generator), LAW.sample(1500, generator=generator)
+    copies = train + 1e-4 * torch.randn(1500, 2, generator=generator)
+    found = rows(copies, held_out, train, generator)
+    assert found["distance to the nearest training point"].verdict is False
+    assert found["nearer to training than to held-out data"].value > 0.95
+
+
+def test_units_do_not_matter(generator):
+    samples, held_out, train = (LAW.sample(400, generator=generator) for _ in range(3))
+    scale = torch.tensor([1e-3, 1e4])
+    seeded = lambda: torch.Generator().manual_seed(0)
+    a = rows(samples, held_out, train, seeded())
+    b = rows(samples * scale, held_out * scale, train * scale, seeded())
+    for name in a:
+        assert abs(a[name].value - b[name].value) < 1e-9
+
+
+def test_without_training_data_halves_give_the_floor(generator):
+    samples, held_out = LAW.sample(500, generator=generator), LAW.sample(900, generator=generator)
+    found = compare(samples, held_out, generator=generator)
+    assert len(found) == 3
+    assert all(row.floor is not None for row in found)
+
+
+def test_likelihood_rows():
+    row = likelihood_row("ours", torch.tensor([1.0, 2.0, 3.0]))
+    assert (row.value, row.standard_error) == (2.0, 1 / 3**0.5)
+    gap = difference_row("gap", torch.tensor([1.0, 2.0, 3.0]), torch.tensor([1.0, 1.0, 1.0]))
+    assert (gap.value, gap.verdict) == (1.0, True)
+    assert not_below(Estimate(-0.1, 0.06), 0.0)
+    assert not not_below(Estimate(-0.1, 0.04), 0.0)

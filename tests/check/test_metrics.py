@@ -1,0 +1,382 @@
+"""Metrics against closed forms, brute force and their own error bars."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+from support import COV, MEAN, close, z_score
+
+from gradlogp import Gaussian
+from gradlogp.check.metrics import (
+    c2st,
+    fisher_divergence,
+    mmd,
+    nearest_neighbours,
+    sliced_wasserstein,
+)
+
+
+def clone(generator):
+    return torch.Generator().set_state(generator.get_state())
+
+
+def normal(n, d, generator, shift=0.0):
+    x = torch.randn(n, d, generator=generator)
+    x[:, 0] += shift
+    return x
+
+
+# ---------------------------------------------------------------------------- Fisher
+
+
+def sigma_points(mean, cov):
+    """Points whose mean and covariance (divided by n) are exactly those asked for."""
+    d = len(mean)
+    root = math.sqrt(d) * torch.linalg.cholesky(cov).mT
+    return torch.cat([mean + root, mean - root])
+
+
+@pytest.mark.parametrize("a", [-1.0, 0.0, 0.5, 1.0, 3.0])
+@pytest.mark.parametrize("d", [1, 4])
+def test_fisher_divergence_of_a_scaled_score(a, d):
+    """A15: ½ (1 − a)² d on N(0, I); with the sign wrong it would be ½ (1 + a)² d."""
+    x = sigma_points(torch.zeros(d), torch.eye(d))
+    value = fisher_divergence(lambda x: -a * x, lambda x: -x, x).value
+    close(value, 0.5 * (1 - a) ** 2 * d, 1e-12)
+
+
+def test_fisher_divergence_between_gaussians():
+    """Oracles 3.4, on points with the exact moments of p."""
+    p, q = Gaussian(MEAN, COV), Gaussian([0.2, 0.3], [[0.9, -0.3], [-0.3, 1.4]])
+    P, Q = torch.linalg.inv(p.cov), torch.linalg.inv(q.cov)
+    shift = Q @ (p.mean - q.mean)
+    expected = 0.5 * (torch.trace((Q - P) @ p.cov @ (Q - P)) + shift @ shift)
+    points = sigma_points(MEAN, COV)
+    close(fisher_divergence(q.score, p.score, points).value, expected, 1e-11)
+    close(fisher_divergence(p.score, p.score, points).value, 0.0, 1e-12)
+
+
+def test_fisher_divergence_on_samples_and_its_error(generator):
+    x = torch.randn(50_000, 2, 3, generator=generator)
+    result = fisher_divergence(lambda x: -0.4 * x, lambda x: -x, x)
+    expected, terms = 0.5 * 0.36 * 6, 0.18 * x.square().flatten(1).sum(1)
+    assert abs(result.value - expected) < 4.5 * result.standard_error
+    close(result.value, terms.mean(), 1e-12)
+    close(result.standard_error, terms.std() / math.sqrt(50_000), 1e-12)
+    assert abs(result.value - 2 * expected) > 20 * result.standard_error
+
+
+# ---------------------------------------------------------------------------- sliced W2
+
+
+def w2_squared(u, v):
+    """W2² of two 1-D samples: replicate both to a common size and sort."""
+    n = math.lcm(len(u), len(v))
+    u, v = (w.repeat_interleave(n // len(w)).sort().values for w in (u, v))
+    return (u - v).square().mean()
+
+
+def directions(n, d, generator):
+    theta = torch.randn(n, d, generator=generator)
+    return theta / theta.norm(dim=1, keepdim=True)
+
+
+@pytest.mark.parametrize(("n", "m"), [(50, 50), (50, 20), (7, 12), (13, 5), (2, 3)])
+def test_sliced_wasserstein_in_one_dimension(n, m, generator):
+    x, y = normal(n, 1, generator), 1.5 * normal(m, 1, generator) - 0.3
+    value = sliced_wasserstein(x, y, 5, generator=generator).value
+    close(value**2, w2_squared(x[:, 0], y[:, 0]), 1e-12)
+    close(sliced_wasserstein(y, x, 3, generator=generator).value, value, 1e-12)
+    if n == m:
+        by_sorting = (x.sort(0).values - y.sort(0).values).square().mean().sqrt()
+        close(value, by_sorting, 1e-12)
+
+
+@pytest.mark.parametrize(("n", "m"), [(40, 40), (24, 36), (11, 30)])
+def test_sliced_wasserstein_by_brute_force(n, m, generator):
+    x, y = normal(n, 3, generator), 0.7 * normal(m, 3, generator, 0.5)
+    theta = directions(70, 3, clone(generator))
+    expected = torch.stack([w2_squared(x @ w, y @ w) for w in theta]).mean()
+    value = sliced_wasserstein(x, y, 70, generator=clone(generator)).value
+    close(value**2, expected, 1e-12)
+    images = [v.reshape(-1, 1, 3, 1) for v in (x, y)]
+    close(sliced_wasserstein(*images, 70, generator=generator).value, value, 1e-12)
+
+
+def test_sliced_wasserstein_of_a_translation_and_a_scaling(generator):
+    """y = x + m costs (θᵀm)² in every direction, |m|²/d in the mean over the sphere."""
+    x, m = normal(30, 3, generator), torch.tensor([3.0, 0.0, -4.0])
+    theta = directions(6000, 3, clone(generator))
+    value = sliced_wasserstein(x, x + m, 6000, generator=clone(generator)).value
+    projected = (theta @ m).square()
+    close(value**2, projected.mean(), 1e-12)
+    assert abs(z_score(projected, 25 / 3)) < 4.5
+    close(value, 5 / math.sqrt(3), 0.02)
+    y = normal(40, 3, generator)
+    one = sliced_wasserstein(x, y, generator=clone(generator))
+    scaled = sliced_wasserstein(10 * x, 10 * y, generator=clone(generator))
+    close(scaled.value, 10 * one.value, 1e-12)
+    close(scaled.standard_error, 10 * one.standard_error, 1e-12)
+    assert sliced_wasserstein(x, x).value == 0.0
+
+
+def test_sliced_wasserstein_between_normals(generator):
+    """N(0, I) and N(m, I): |m|/sqrt(d), within the error of the samples."""
+    d, m = 4, 2.0
+    x, y = normal(8000, d, generator), normal(6000, d, generator, m)
+    theta = directions(256, d, clone(generator))
+    result = sliced_wasserstein(x, y, 256, generator=clone(generator))
+    expected = float((m * theta[:, 0]).square().mean().sqrt())  # for these directions
+    assert abs(result.value - expected) < 4.5 * result.standard_error + 0.01
+    assert result.standard_error < 0.05
+    assert abs(result.value - m) > 10 * result.standard_error
+
+
+@pytest.mark.parametrize(("n", "m", "shift"), [(300, 200, 1.5), (200, 200, 0.5)])
+def test_sliced_wasserstein_error_bar(n, m, shift, generator):
+    """The spread over fresh samples, for fixed directions, within 30 %."""
+    seeds = torch.Generator().manual_seed(1)
+    results = [
+        sliced_wasserstein(
+            normal(n, 2, generator),
+            1.3 * normal(m, 2, generator, shift),
+            24,
+            generator=clone(seeds),
+        )
+        for _ in range(150)
+    ]
+    spread = np.std([r.value for r in results])
+    told = np.mean([r.standard_error for r in results])
+    assert 0.7 < told / spread < 1.3
+
+
+def test_sliced_wasserstein_does_not_depend_on_the_default_dtype(generator):
+    """The masses of unequal samples are 1/(n m) apart, below the resolution of float32."""
+    x, y = normal(4001, 1, generator), normal(3999, 1, generator, 0.3)
+    double = sliced_wasserstein(x, y, 1)
+    torch.set_default_dtype(torch.float32)
+    single = sliced_wasserstein(x, y, 1)
+    close(single.value, double.value, 1e-13)
+    i, j = (np.sort(v[:, 0].numpy()) for v in (x, y))
+    q = (np.arange(4001 * 3999) + 0.5) / (4001 * 3999)
+    expected = np.mean((i[(q * 4001).astype(int)] - j[(q * 3999).astype(int)]) ** 2)
+    assert abs(double.value**2 - expected) < 1e-9
+
+
+# ---------------------------------------------------------------------------- MMD
+
+
+def mmd_by_loops(x, y):
+    pooled = torch.cat([x, y])
+    total = len(pooled)
+    pairs = [float((pooled[i] - pooled[j]).square().sum()) for i in range(total) for j in range(i)]
+    median = sorted(pairs)[(len(pairs) - 1) // 2]  # of the squared distances, the lower one
+
+    def k(a, b):
+        r2 = float((a - b).square().sum())
+        return sum(math.exp(-r2 / (2 * c**2 * median)) for c in (0.5, 1.0, 2.0))
+
+    n, m = len(x), len(y)
+    xx = sum(k(x[i], x[j]) for i in range(n) for j in range(n) if i != j) / (n * (n - 1))
+    yy = sum(k(y[i], y[j]) for i in range(m) for j in range(m) if i != j) / (m * (m - 1))
+    return xx + yy - 2 * sum(k(a, b) for a in x for b in y) / (n * m)
+
+
+@pytest.mark.parametrize(("n", "m"), [(7, 9), (12, 12), (2, 5)])
+def test_mmd_by_brute_force(n, m, generator):
+    x, y = normal(n, 3, generator), normal(m, 3, generator, 0.8)
+    result = mmd(x, y, n_permutations=20, generator=generator)
+    close(result.value, mmd_by_loops(x, y), 1e-12)
+    images = mmd(x.reshape(n, 1, 3), y.reshape(m, 1, 3), n_permutations=20)
+    close(images.value, result.value, 1e-12)
+    close(mmd(5 * x, 5 * y, n_permutations=20).value, result.value, 1e-11)  # the median's scale
+
+
+def test_mmd_p_value_is_uniform_under_the_null(generator):
+    results = [
+        mmd(normal(25, 2, generator), normal(20, 2, generator), generator=generator)
+        for _ in range(150)
+    ]
+    p = np.array([r.p_value for r in results])
+    assert stats.kstest(p, "uniform").pvalue > 1e-3
+    assert (p < 0.1).mean() < 0.1 + 4 * math.sqrt(0.09 / 150)
+    values = torch.tensor([r.value for r in results])
+    assert abs(z_score(values, 0.0)) < 4.5  # unbiased, not the V-statistic
+    assert float(values.min()) < 0
+
+
+def test_mmd_p_value_under_the_alternative(generator):
+    result = mmd(normal(150, 2, generator), normal(150, 2, generator, 1.0), n_permutations=99)
+    assert result.p_value == 0.01
+    assert result.value > 3 * result.standard_error
+
+
+@pytest.mark.parametrize(("n", "m", "shift"), [(80, 60, 0.0), (80, 60, 1.0), (30, 200, 1.0)])
+def test_mmd_error_bar(n, m, shift, generator):
+    """The spread over fresh samples: within 30 % far from the null, at it too long, not short."""
+    results = [
+        mmd(
+            normal(n, 2, generator),
+            normal(m, 2, generator, shift),
+            n_permutations=30,
+            generator=generator,
+        )
+        for _ in range(150)
+    ]
+    ratio = np.mean([r.standard_error for r in results]) / np.std([r.value for r in results])
+    assert 0.85 < ratio < (1.3 if shift else 2.2)
+
+
+def test_mmd_subsamples(generator):
+    x, y = normal(60, 2, generator), normal(50, 2, generator)
+    all_, few = (
+        mmd(x, y, max_points=n, n_permutations=10, generator=clone(generator)).value
+        for n in (60, 20)
+    )
+    assert all_ != few
+    again = mmd(x, y, max_points=20, n_permutations=10, generator=clone(generator))
+    assert again.value == few
+
+
+# ---------------------------------------------------------------------------- C2ST
+
+
+def test_c2st_under_the_null(generator):
+    results = [
+        c2st(normal(600, 3, generator), normal(700, 3, generator), generator=generator)
+        for _ in range(6)
+    ]
+    for r in results:
+        assert abs(r.value - 0.5) < 4.5 * r.standard_error
+        assert r.p_value > 1e-5
+    assert abs(np.mean([r.value for r in results]) - 0.5) < 4.5 * results[0].standard_error / 2
+    assert max(r.p_value for r in results) > 0.2
+
+
+@pytest.mark.parametrize("shift", [1.0, 2.5])
+def test_c2st_against_the_bayes_accuracy(shift, generator):
+    """No classifier tells N(0, I) from N(δ e₁, I) better than Φ(δ/2); the trees come close."""
+    x, y = normal(2000, 3, generator), normal(2000, 3, generator, shift)
+    result = c2st(x, y, generator=generator)
+    best = stats.norm.cdf(shift / 2)
+    assert result.value < best + 4.5 * result.standard_error
+    assert result.value > best - 0.05
+    assert result.p_value < 1e-10
+    n = round(result.value * (1 - result.value) / result.standard_error**2)
+    close(n, 2000, 1e-9)  # binomial over the decisions on held-out points
+
+
+def test_c2st_error_bar(generator):
+    results = [
+        c2st(normal(150, 2, generator), normal(150, 2, generator, 1.0), generator=generator)
+        for _ in range(60)
+    ]
+    ratio = np.mean([r.standard_error for r in results]) / np.std([r.value for r in results])
+    assert 0.6 < ratio < 1.4
+
+
+# ---------------------------------------------------------------------------- memorisation
+
+
+def test_nearest_neighbours_by_brute_force(generator):
+    samples, train, held_out = (normal(n, 2, generator) for n in (40, 30, 30))
+    result = nearest_neighbours(samples, train, held_out)
+
+    def nearest(a, b):
+        return (a[:, None] - b[None]).square().sum(-1).sqrt().amin(1)
+
+    to_train, to_held_out = nearest(samples, train), nearest(samples, held_out)
+    close(result.to_train.value, to_train.mean(), 1e-12)
+    close(result.to_train.standard_error, to_train.std() / math.sqrt(40), 1e-12)
+    close(result.to_held_out.value, to_held_out.mean(), 1e-12)
+    close(result.real_to_train.value, nearest(held_out, train).mean(), 1e-12)
+    close(result.nearer_train.value, (to_train < to_held_out).double().mean(), 1e-12)
+
+
+def test_nearest_neighbours_error_bar(generator):
+    """That over all ways to divide train and held-out data: here over many random ones."""
+    samples, pool = normal(60, 2, generator), normal(50, 2, generator)
+    results = []
+    for _ in range(400):
+        divided = pool[torch.randperm(50, generator=generator)]
+        results.append(nearest_neighbours(samples, divided[:25], divided[25:]).nearer_train)
+    values = torch.tensor([r.value for r in results])
+    assert abs(z_score(values, 0.5)) < 4.5
+    assert 0.85 < results[0].standard_error / float(values.std()) < 1.15
+    assert results[0].standard_error > 0.5 / math.sqrt(60)  # longer than a binomial one
+
+
+def test_nearest_neighbours_flags_copies_and_not_fresh_draws(generator):
+    train, held_out = normal(400, 3, generator), normal(600, 3, generator)
+    copies = train[torch.randperm(400, generator=generator)[:200]]
+    copied = nearest_neighbours(copies, train, held_out, generator=generator)
+    assert copied.nearer_train.value == 1.0
+    assert copied.to_train.value < 1e-12
+    assert copied.nearer_train.standard_error > 0
+    blurred = copies + 0.02 * normal(200, 3, generator)
+    noisy = nearest_neighbours(blurred, train, held_out, generator=generator)
+    assert noisy.nearer_train.value > 0.9
+    assert noisy.to_train.value < noisy.real_to_train.value / 3
+    fresh = nearest_neighbours(normal(2000, 3, generator), train, held_out, generator=generator)
+    assert abs(fresh.nearer_train.value - 0.5) < 4.5 * fresh.nearer_train.standard_error
+    close(fresh.to_train.value, fresh.real_to_train.value, 0.1)
+
+
+def test_nearest_neighbours_compares_sets_of_one_size(generator):
+    """With all of a larger training set every sample would seem nearer to it."""
+    train, held_out = normal(4000, 2, generator), normal(100, 2, generator)
+    result = nearest_neighbours(normal(1000, 2, generator), train, held_out, generator=generator)
+    assert abs(result.nearer_train.value - 0.5) < 4.5 * result.nearer_train.standard_error < 0.3
+
+
+def test_identical_references_are_a_tie(generator):
+    x, train = normal(30, 2, generator), normal(20, 2, generator)
+    assert nearest_neighbours(x, train, train).nearer_train.value == 0.5
+
+
+# ---------------------------------------------------------------------------- refusals
+
+TWO_SAMPLE = {
+    "sliced_wasserstein": sliced_wasserstein,
+    "mmd": mmd,
+    "c2st": c2st,
+    "nearest_neighbours": lambda x, y: nearest_neighbours(x, y, y),
+    "nearest_neighbours held out": lambda x, y: nearest_neighbours(x, x, y),
+}
+
+
+@pytest.mark.parametrize("metric", TWO_SAMPLE)
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf])
+def test_rows_that_are_not_finite_are_refused(metric, bad, generator, as_user):
+    x, y = normal(20, 2, generator), normal(20, 2, generator)
+    y[3, 1] = bad
+    with pytest.raises(ValueError, match="1 of 20 rows that are not finite"):
+        TWO_SAMPLE[metric](x, y)
+
+
+@pytest.mark.parametrize("metric", TWO_SAMPLE)
+def test_bad_samples_are_refused(metric, generator, as_user):
+    x = normal(20, 2, generator)
+    for y in (x[:, :1], x[:, 0], x[:1], x.long(), x.reshape(20, 1, 2), x[:0]):
+        with pytest.raises(ValueError):
+            TWO_SAMPLE[metric](x, y)
+
+
+@pytest.mark.parametrize(
+    ("case", "message"),
+    [
+        (lambda x: sliced_wasserstein(x, x, 0), "n_projections"),
+        (lambda x: mmd(x, x, n_permutations=0), "n_permutations"),
+        (lambda x: mmd(x, x, n_permutations=1), "n_permutations"),
+        (lambda x: mmd(torch.zeros(20, 2), torch.zeros(20, 2)), "coincide"),
+        (lambda x: c2st(x[:6], x), "10 points"),
+        (lambda x: fisher_divergence(lambda x: x[:, :1], lambda x: x, x), "shape"),
+        (lambda x: fisher_divergence(lambda x: x, lambda x: x[:, :1], x), "shape"),
+        (lambda x: fisher_divergence(lambda x: x, lambda x: x, x[:, 0]), "shape"),
+    ],
+)
+def test_bad_arguments_are_refused(case, message, generator, as_user):
+    with pytest.raises(ValueError, match=message):
+        case(normal(20, 2, generator))

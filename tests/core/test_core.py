@@ -1,0 +1,279 @@
+"""Noise, shapes and protocols: the ground that everything else stands on."""
+
+import math
+from itertools import pairwise
+
+import pytest
+import torch
+
+from gradlogp.core import (
+    BLOCK,
+    Analytic,
+    Denoiser,
+    Density,
+    Estimate,
+    Streams,
+    block_of,
+    check_batch,
+    check_same_shape,
+    choice,
+    mean_and_error,
+    new_seed,
+    per_sample,
+    permutation,
+    rand_like,
+    randn_like,
+    randomness,
+    sum_event,
+)
+from gradlogp.distributions.analytic import Gaussian, GaussianMixture
+from gradlogp.distributions.as_target import as_target
+from gradlogp.noise.schedules import VP
+from gradlogp.scores.model import EmpiricalScore, ExactScore
+
+
+def seeded(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+# ---------------------------------------------------------------------------- streams
+
+
+TOTAL = 2 * BLOCK + 300
+CHUNKINGS = [
+    [0, TOTAL],
+    [0, BLOCK, 2 * BLOCK, TOTAL],
+    [0, 1, 700, BLOCK + 5, TOTAL - 1, TOTAL],
+    [*range(0, TOTAL, 511), TOTAL],
+]
+
+
+def draws(cuts, seed=11, block=BLOCK):
+    """Three draws in a row, of different laws, shapes and types, chunk by chunk."""
+    parts = [[], [], []]
+    for start, stop in pairwise(cuts):
+        streams = Streams(seed, start, stop, cuts[-1], block=block)
+        n = stop - start
+        parts[0].append(randn_like(torch.empty(n, 3), streams))
+        parts[1].append(rand_like(torch.empty(n, 2, 2, dtype=torch.float32), streams))
+        parts[2].append(randn_like(torch.empty(n), streams))
+    return [torch.cat(p) for p in parts]
+
+
+@pytest.mark.parametrize("cuts", CHUNKINGS[1:], ids=["blocks", "odd", "even"])
+def test_noise_does_not_depend_on_the_chunks(cuts):
+    for whole, chunked in zip(draws(CHUNKINGS[0]), draws(cuts), strict=True):
+        assert torch.equal(whole, chunked)
+
+
+@pytest.mark.parametrize(("cuts", "block"), [((0, 7, 60), 60), ((0, 7, 60), 61), ((0, 7, 60), 13)])
+def test_nor_where_blocks_are_small_or_there_is_only_one(cuts, block):
+    """One block of all chains is drawn in one go, also by whoever has only some of them."""
+    for whole, chunked in zip(draws((0, 60), block=block), draws(cuts, block=block), strict=True):
+        assert torch.equal(whole, chunked)
+
+
+def test_blocks_have_as_many_numbers_whatever_an_event_is():
+    shapes = [(), (1,), (2,), (8,), (32,), (28, 28), (3, 512, 512)]
+    assert [block_of(torch.Size(s)) for s in shapes] == [32768, 32768, 16384, 4096, 1024, 32, 16]
+    assert block_of(torch.Size([28, 28]), "cuda") == 1024
+    with pytest.raises(ValueError, match="at least 1 chain, got 0"):
+        Streams(0, 0, 3, 3, block=0)
+
+
+@pytest.mark.parametrize("piece", [1, 50, 100, 1000])
+@pytest.mark.parametrize("block", [25, 60])
+def test_large_rows_are_drawn_piece_by_piece(block, piece, monkeypatch):
+    """Whoever has a part of a block then holds no more of it than a piece, and has the same."""
+    monkeypatch.setattr(randomness, "PIECE", piece)
+    parts = [
+        randn_like(torch.empty(stop - start, 13), Streams(3, start, stop, 60, block=block))
+        for start, stop in pairwise((0, 7, 24, 25, 26, 60))
+    ]
+    whole = randn_like(torch.empty(60, 13), Streams(3, 0, 60, 60, block=block))
+    assert torch.equal(torch.cat(parts), whole)
+    assert len(whole.unique()) == whole.numel()
+
+
+@pytest.mark.parametrize("block", [10, 4])
+def test_chains_of_few_dimensions_are_contiguous(block):
+    for d in (1, 2, 8):
+        z = randn_like(torch.empty(10, d), Streams(0, 0, 10, 10, block=block))
+        assert z.shape == (10, d)
+        assert z.mT.is_contiguous()
+    assert randn_like(torch.empty(10, 9), Streams(0, 0, 10, 10, block=block)).is_contiguous()
+
+
+def test_noise_of_the_chains_is_distinct_and_has_its_law():
+    z, u, _ = draws([0, TOTAL])
+    assert u.dtype == torch.float32
+    assert len(z.flatten().unique()) == z.numel()
+    assert not torch.equal(z, draws([0, TOTAL], seed=12)[0])
+    values = z.flatten()
+    assert abs(float(values.mean()) * values.numel() ** 0.5) < 4.5
+    assert abs(float(values.square().mean() - 1) * (values.numel() / 2) ** 0.5) < 4.5
+    assert u.min() >= 0
+    assert u.max() < 1
+    assert abs(float(u.mean() - 0.5) * (12 * u.numel()) ** 0.5) < 4.5
+    # blocks are independent: the correlation of the first two is 0 within its error
+    a, b = z[:BLOCK].flatten(), z[BLOCK : 2 * BLOCK].flatten()
+    assert abs(float((a * b).mean()) * len(a) ** 0.5) < 4.5
+
+
+def test_nearby_seeds_give_different_blocks():
+    """Block k of seed s must not be block k' of seed s', which a plain seed + block would make so."""
+    like = torch.empty(2 * BLOCK, 1)
+    one, two = (randn_like(like, Streams(s, 0, 2 * BLOCK, 2 * BLOCK)) for s in (5, 6))
+    assert not torch.equal(one[BLOCK:], two[:BLOCK])
+    assert len(torch.cat([one, two]).unique()) == 4 * BLOCK
+
+
+def test_streams_of_every_chunk():
+    streams = Streams.split(11, TOTAL, 511)
+    assert [(s.start, s.stop) for s in streams] == [
+        (i, min(i + 511, TOTAL)) for i in range(0, TOTAL, 511)
+    ]
+    z = torch.cat([randn_like(torch.empty(s.stop - s.start, 3), s) for s in streams])
+    assert torch.equal(z, draws([0, TOTAL])[0])
+
+
+@pytest.mark.parametrize(("start", "stop"), [(-1, 5), (5, 5), (6, 5), (0, 11), (10, 11)])
+def test_streams_refuse_chains_that_are_not_there(start, stop):
+    with pytest.raises(ValueError, match=rf"chains \[{start}, {stop}\) do not lie within 10"):
+        Streams(0, start, stop, 10)
+
+
+def test_streams_refuse_noise_for_other_chains():
+    with pytest.raises(ValueError, match="serve 4 chains, noise for 5 was asked"):
+        randn_like(torch.empty(5, 2), Streams(0, 2, 6, 10))
+
+
+# ---------------------------------------------------------------------------- draws
+
+
+@pytest.mark.parametrize("draw", [randn_like, rand_like])
+def test_draws_are_reproducible_and_follow_the_input(draw):
+    x = torch.empty(4, 3, dtype=torch.float32)
+    before = torch.get_rng_state()
+    a, b = draw(x, seeded(3)), draw(x, seeded(3))
+    assert torch.equal(a, b)
+    assert a.dtype == torch.float32
+    assert a.shape == x.shape
+    assert not torch.equal(a, draw(x, seeded(4)))
+    assert torch.equal(before, torch.get_rng_state())
+    g = seeded(3)
+    assert not torch.equal(draw(x, g), draw(x, g))  # and the generator moves on
+    torch.manual_seed(7)
+    a = draw(x)
+    torch.manual_seed(7)
+    assert torch.equal(a, draw(x))
+
+
+def test_choice(generator):
+    weights = torch.tensor([1.0, 0.0, 3.0, 6.0])  # need not sum to 1
+    k = choice(weights, 40_000, generator)
+    p = weights / 10
+    z = (k.bincount(minlength=4) / 40_000 - p) / (p * (1 - p) / 40_000).sqrt().clamp(min=1e-12)
+    assert z.abs().max() < 4.5
+    assert torch.equal(choice(weights, 9, seeded(1)), choice(weights, 9, seeded(1)))
+
+
+def test_permutation(generator):
+    assert torch.equal(permutation(50, generator).sort().values, torch.arange(50))
+    assert torch.equal(permutation(50, seeded(1)), permutation(50, seeded(1)))
+    assert not torch.equal(permutation(50, seeded(1)), permutation(50, seeded(2)))
+    where = torch.stack([permutation(4, generator) for _ in range(4000)]).double()
+    assert ((where.mean(0) - 1.5) / (1.25 / 4000) ** 0.5).abs().max() < 4.5
+
+
+def test_new_seed():
+    assert new_seed(seeded(1)) == new_seed(seeded(1))
+    g = seeded(1)
+    assert len({new_seed(g) for _ in range(20)}) == 20
+    assert all(0 <= new_seed(g) < 2**62 for _ in range(20))
+    torch.manual_seed(0)
+    first = new_seed(None)
+    torch.manual_seed(0)
+    assert new_seed(None) == first
+
+
+# ---------------------------------------------------------------------------- shapes
+
+
+@pytest.mark.usefixtures("as_user")
+def test_check_batch():
+    check_batch(torch.zeros(2, 3))
+    check_batch(torch.zeros(0, 3, 4), torch.Size([3, 4]))
+    for x, match in (
+        ([[0.0]], "x must be a torch.Tensor, got list"),
+        (torch.zeros(2, 3).int(), r"floating point, got torch.int32; convert it with \.float\(\)"),
+        (torch.zeros(3), r"x must have shape \(B, \*event\), got \(3,\)"),
+        (torch.tensor(1.0), r"x must have shape \(B, \*event\), got \(\)"),
+    ):
+        with pytest.raises(ValueError, match=match):
+            check_batch(x)
+    for x in (torch.zeros(4, 3), torch.zeros(3, 4), torch.zeros(2, 3, 4, 1)):
+        with pytest.raises(ValueError, match=r"y must have shape \(B, 3, 4\)"):
+            check_batch(x, torch.Size([3, 4]), "y")
+
+
+def test_check_same_shape():
+    check_same_shape(torch.zeros(2, 3), torch.ones(2, 3), "f")
+    for out in (torch.zeros(2, 1), torch.zeros(3), torch.zeros(1, 2, 3)):
+        with pytest.raises(ValueError, match=r"f returned shape .* for x of \(2, 3\)"):
+            check_same_shape(out, torch.zeros(2, 3), "f")
+
+
+@pytest.mark.usefixtures("as_user")
+def test_per_sample():
+    x = torch.ones(4, 2, 3)
+    t = torch.tensor([1.0, 2.0, 3.0, 4.0])
+    product = per_sample(t, x) * x
+    for i in range(4):
+        assert (product[i] == i + 1).all()
+    assert per_sample(2, x).shape == per_sample(torch.tensor(2.0), x).shape == ()
+    assert per_sample(t, x.float()).dtype == torch.float32
+    # a batch as long as an event dimension is not broadcast along the wrong one
+    square = torch.ones(3, 3)
+    assert torch.equal(per_sample(t[:3], square) * square, t[:3, None].expand(3, 3))
+    for value in (t[:3], t[:1], t[:, None], torch.ones(4, 2, 3)):
+        with pytest.raises(ValueError, match=r"sigma must have shape \(\) or \(4,\), got"):
+            per_sample(value, x, "sigma")
+
+
+def test_sum_event():
+    x = torch.arange(24.0).reshape(2, 3, 4)
+    assert sum_event(x).tolist() == [66.0, 210.0]
+    assert sum_event(torch.ones(5, 1)).shape == (5,)
+
+
+def test_mean_and_error():
+    value, error = mean_and_error(torch.tensor([1.0, 2.0, 3.0, 6.0], dtype=torch.float32))
+    assert value == 3.0
+    assert error == pytest.approx(
+        math.sqrt(14 / 3) / 2, rel=1e-14
+    )  # n - 1 below the sum of squares
+    assert str(Estimate(1.23456, 0.0123)) == "1.235 ± 0.012"
+
+
+# ---------------------------------------------------------------------------- protocols
+
+
+def test_protocols():
+    gauss = Gaussian([0.0])
+    mixture = GaussianMixture([1.0], [[0.0]])
+    for law in (gauss, mixture):
+        assert isinstance(law, Density)
+        assert isinstance(law, Analytic)
+    target = as_target(score=lambda x: -x)
+    assert isinstance(target, Density)
+    assert not isinstance(target, Analytic)
+    assert isinstance(ExactScore(gauss, VP()), Denoiser)
+    assert isinstance(EmpiricalScore(torch.zeros(2, 1), VP()), Denoiser)
+    assert not isinstance(lambda x, t: -x, Denoiser)
+
+
+def test_one_number_has_no_error_bar():
+    value, error = mean_and_error(torch.tensor([3.0]))
+    assert value == 3.0
+    assert error != error

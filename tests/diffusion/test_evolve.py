@@ -1,0 +1,551 @@
+"""The drivers: which steps they take, whose noise they use, and where they start and end."""
+
+import math
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import pytest
+import torch
+from support import COV, MEAN, affine, close, z_score
+
+from gradlogp import (
+    ExactScore,
+    Gaussian,
+    as_target,
+    evolve,
+    run,
+    time_grid,
+)
+from gradlogp.core import (
+    BLOCK,
+    Streams,
+    block_of,
+    chunks,
+    per_sample,
+    rand_like,
+    sum_event,
+)
+from gradlogp.diffusion import (
+    Ancestral,
+    AnnealedLangevin,
+    ProbabilityFlow,
+)
+from gradlogp.langevin import MALA, ULA
+from gradlogp.noise import prior
+from gradlogp.noise.schedules import (
+    DDPM,
+    VE,
+    VP,
+    Cosine,
+    Levels,
+    Rectified,
+    SubVP,
+)
+
+TRANSITIONS = [
+    Ancestral(),
+    Ancestral("forward"),
+    ProbabilityFlow(1),
+    ProbabilityFlow(2),
+    AnnealedLangevin(2, 0.2),
+]
+SCHEDULES = [
+    VE(0.05, 8.0),
+    VP(),
+    SubVP(),
+    Cosine(),
+    Rectified(),
+    Levels([4.0, 1.0, 0.2, 0.05]),
+    DDPM([0.02 * i for i in range(1, 21)]),
+]
+CONTINUOUS = SCHEDULES[:5]
+names = lambda v: type(v).__name__
+every_transition = pytest.mark.parametrize("transition", TRANSITIONS, ids=repr)
+
+
+def grid(schedule, n=12, t_min=1e-2):
+    return time_grid(schedule, n, t_min=t_min)
+
+
+def clone(generator):
+    return torch.Generator().set_state(generator.get_state())
+
+
+# ---------------------------------------------------------------------------- evolve
+
+
+@every_transition
+@pytest.mark.parametrize("schedule", SCHEDULES, ids=names)
+def test_a_point_mass_comes_back_as_a_point(transition, schedule, generator):
+    """A17: the last step denoises at the level it is at, so that no noise is left at all."""
+    point = Gaussian([3.0, -40.0], 0.0)
+    score = ExactScore(point, schedule)
+    x = prior(schedule, (50, 2), point.mean, 0.0, generator=generator)
+    times = grid(schedule)
+    if isinstance(transition, AnnealedLangevin) and isinstance(schedule, Rectified):
+        times = times[1:]  # it cannot leave α = 0
+    out = evolve(transition, score, schedule, x, times, generator=generator)
+    close(out, point.mean.expand(50, 2), 1e-11)
+    left = evolve(transition, score, schedule, x, times, generator=generator, denoise=False)
+    a, b = schedule(times[-1])
+    spread = float((left - a * point.mean).std() / b)
+    assert spread > 0.7  # at the noise level of the last time or above
+
+
+@every_transition
+def test_chunks_change_nothing(transition, generator):
+    n = 2 * BLOCK + 300
+    schedule = VP()
+    score = lambda x, t: -torch.tanh(x) - 0.1 * t * x
+    x = torch.randn(n, 4, 8, generator=generator)
+    assert block_of(x.shape[1:]) == BLOCK
+    times = time_grid(schedule, 3, t_min=0.3)
+    state = generator.get_state()
+    whole = evolve(transition, score, schedule, x, times, generator=generator)
+    for size in (97, BLOCK - 1, BLOCK, BLOCK + 1, n, 10 * n):
+        generator.set_state(state)
+        out = evolve(transition, score, schedule, x, times, generator=generator, chunk_size=size)
+        torch.testing.assert_close(out, whole, rtol=1e-12, atol=1e-12)
+    generator.set_state(state)
+    few = evolve(transition, score, schedule, x[:30], times, generator=generator)
+    generator.set_state(state)
+    ones = evolve(transition, score, schedule, x[:30], times, generator=generator, chunk_size=1)
+    torch.testing.assert_close(ones, few, rtol=1e-12, atol=1e-12)
+
+
+@every_transition
+def test_a_sample_does_not_feel_its_batch_mates(transition, generator):
+    schedule = VP()
+    score = ExactScore(Gaussian(MEAN, COV), schedule)
+    x = torch.randn(6, 2, generator=generator)
+    other = x.clone()
+    other[1:] = 1e3 * torch.randn(5, 2, generator=generator)
+    times = time_grid(schedule, 8)
+    first, second = (
+        evolve(transition, score, schedule, v, times, generator=clone(generator))
+        for v in (x, other)
+    )
+    close(first[0], second[0], 1e-12)
+    assert float((first[1:] - second[1:]).abs().min()) > 0
+
+
+@every_transition
+def test_denoise_false_stops_at_the_level_of_the_last_time(transition):
+    """The law at the last level of a Gaussian, in the limit of many steps."""
+    schedule = Levels(torch.logspace(math.log10(5), math.log10(0.3), 40))
+    score = ExactScore(Gaussian(MEAN, COV), schedule)
+    n_draws = 2 * 40 if isinstance(transition, AnnealedLangevin) else 39
+    if isinstance(transition, ProbabilityFlow):
+        n_draws = 0
+
+    def step(x, g):
+        return evolve(transition, score, schedule, x, schedule.times, generator=g, denoise=False)
+
+    m, C = affine(step, 2, n_draws).law(MEAN, COV + 25 * torch.eye(2))
+    close(m, MEAN, 1e-10)
+    expected = COV + 0.09 * torch.eye(2)
+    relative = torch.linalg.matrix_norm(C - expected) / torch.linalg.matrix_norm(expected)
+    tolerance = 1.0 if isinstance(transition, AnnealedLangevin) else 0.15
+    assert float(relative) < tolerance
+    if not isinstance(transition, AnnealedLangevin):  # nearer this than the data law
+        assert float(relative) < float(torch.linalg.matrix_norm(C - COV)) / 0.5
+
+
+def test_evolve_takes_the_announced_steps(generator):
+    calls, seen, told = [], [], []
+
+    def spy(x, t, s, score, schedule, *, generator=None):
+        calls.append((float(t), None if s is None else float(s), len(x)))
+        return x + 1
+
+    x = torch.zeros(5, 2)
+    times = torch.tensor([1.0, 0.5, 0.25])
+    out = evolve(
+        spy,
+        lambda x, t: -x,
+        VP(),
+        x,
+        times,
+        generator=generator,
+        chunk_size=3,
+        callback=lambda x, t: seen.append((float(t), x.clone())),
+        progress=lambda done, total: told.append((done, total)),
+    )
+    once = [(1.0, 0.5), (0.5, 0.25), (0.25, None)]
+    assert calls == [(*c, 3) for c in once] + [(*c, 2) for c in once]
+    assert told == [(i, 6) for i in range(1, 7)]
+    assert [t for t, _ in seen] == [1.0, 0.5, 0.25] * 2
+    assert [float(v[0, 0]) for _, v in seen] == [0.0, 1.0, 2.0] * 2
+    assert [len(v) for _, v in seen] == [3, 3, 3, 2, 2, 2]
+    assert torch.equal(out, torch.full((5, 2), 3.0))
+    assert torch.equal(x, torch.zeros(5, 2))
+    calls.clear()
+    evolve(spy, lambda x, t: -x, VP(), x, times, denoise=False)
+    assert calls[-1] == (0.25, 0.25, 5)
+
+
+def test_evolve_leaves_no_graph():
+    w = torch.ones((), requires_grad=True)
+    out = evolve(Ancestral(), lambda x, t: -w * x, VP(), torch.ones(2, 1), grid(VP()))
+    assert not out.requires_grad
+
+
+def test_one_time_is_one_denoising(generator):
+    schedule, t = VE(0.05, 8.0), torch.tensor([0.5])
+    density = Gaussian(MEAN, COV)
+    x = torch.randn(4, 2, generator=generator)
+    out = evolve(Ancestral(), ExactScore(density, schedule), schedule, x, t)
+    close(out, density.posterior_mean(x, *schedule(t[0])), 1e-12)
+
+
+BAD_TIMES = {
+    "ascending": [0.1, 0.5, 1.0],
+    "repeated": [1.0, 0.5, 0.5],
+    "beyond one": [1.5, 0.5],
+    "below zero": [1.0, -0.1],
+    "empty": [],
+    "matrix": [[1.0, 0.5]],
+    "scalar": 1.0,
+}
+
+
+@pytest.mark.parametrize("case", BAD_TIMES)
+def test_bad_times_are_refused(case, as_user):
+    times = torch.tensor(BAD_TIMES[case])
+    with pytest.raises(ValueError, match="times"):
+        evolve(Ancestral(), lambda x, t: -x, VP(), torch.zeros(2, 2), times)
+
+
+def evolve_with(x=None, score=lambda x, t: -x, transition=None, **options):
+    x = torch.zeros(4, 2) if x is None else x
+    return evolve(transition or Ancestral(), score, VP(), x, torch.tensor([1.0, 0.5]), **options)
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        lambda: evolve_with(torch.zeros(4)),
+        lambda: evolve_with(torch.zeros(4, 2, dtype=torch.long)),
+        lambda: evolve_with(score=lambda x, t: -x[:, :1]),
+        lambda: evolve_with(transition=lambda x, t, s, score, schedule, generator: x[:, :1]),
+        lambda: evolve_with(chunk_size=0),
+        lambda: evolve_with(chunk_size=-3),
+        lambda: evolve_with(chunk_size=2, generator=Streams(0, 0, 4, 4)),
+        lambda: evolve_with(torch.zeros(0, 2)),
+    ],
+)
+def test_bad_evolutions_are_refused(case, as_user):
+    with pytest.raises(ValueError):
+        case()
+
+
+# ---------------------------------------------------------------------------- the start
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES, ids=names)
+def test_prior_is_its_formula(schedule, generator):
+    mean, var = torch.tensor([[10.0, -3.0]]), torch.tensor([[0.5, 4.0]])
+    z = torch.randn(6, 1, 2, generator=clone(generator))
+    a, b = schedule(torch.ones(()))
+    x = prior(schedule, (6, 1, 2), mean, var, generator=clone(generator))
+    close(x, a * mean + (a**2 * var + b**2).sqrt() * z, 1e-13)
+    plain = prior(schedule, (6, 1, 2), generator=generator)  # mean 0, variance 1
+    close(plain, (a**2 + b**2).sqrt() * z, 1e-13)
+    if not isinstance(schedule, Rectified | VE | Levels):
+        assert 1e-4 < float(a) < 0.2  # so that a forgotten α_1 m shows
+
+
+def test_prior_is_the_law_at_one_for_gaussian_data(generator):
+    schedule, data = VE(0.1, 2.0), Gaussian([10.0], 3.0)
+    x = prior(schedule, (100_000, 1), 10.0, 3.0, generator=generator)[:, 0]
+    assert abs(z_score(x, 10.0)) < 4.5
+    assert abs(z_score((x - 10).square(), 3.0 + 4.0)) < 4.5
+    assert abs(z_score((x - 10).square(), 4.0)) > 50  # M5: the data variance forgotten
+    close(float(data.noised(1.0, 2.0).cov), 7.0, 1e-12)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_prior_dtype_and_seed(dtype, generator):
+    same = [
+        prior(VP(), (3, 2), 1.0, 2.0, generator=clone(generator), dtype=dtype) for _ in range(2)
+    ]
+    assert same[0].dtype == dtype
+    assert torch.equal(*same)
+    assert prior(VP(), (3, 2), generator=generator).dtype == torch.float64  # the default
+
+
+@pytest.mark.parametrize("transition", [ProbabilityFlow(2), Ancestral(), Ancestral("forward")])
+@pytest.mark.parametrize("schedule", [VP(), SubVP(), VE(0.01, 30.0), Cosine()], ids=names)
+def test_data_far_from_the_origin(transition, schedule):
+    """M5 and M11: N(10, 1) end to end, its law carried exactly; N(0, σ_1²) as start is off."""
+    n = 60
+    times = time_grid(schedule, n)
+    score = ExactScore(Gaussian([10.0], 1.0), schedule)
+
+    def step(x, g):
+        return evolve(transition, score, schedule, x, times, generator=g)
+
+    law = affine(step, 1, 0 if isinstance(transition, ProbabilityFlow) else n - 1)
+    a, b = schedule(torch.ones(()))
+    m, C = law.law(a * torch.tensor([10.0]), (a**2 + b**2) * torch.eye(1))
+    close(m, torch.tensor([10.0]), 1e-9)
+    flow = isinstance(transition, ProbabilityFlow)
+    assert abs(float(C[0, 0]) - 1) < (0.005 if flow else 0.25)
+    wrong, _ = law.law(torch.zeros(1), b**2 * torch.eye(1))
+    assert abs(float(wrong[0]) - 10) > 3 * abs(float(m[0]) - 10)
+    if flow:  # forgets the start only as α_1, where the noisy ones forget it as α_1²
+        assert abs(float(wrong[0]) - 10) > 5e-3
+
+
+def test_data_far_from_the_origin_statistically(generator):
+    schedule, n = VP(), 4000
+    score = ExactScore(Gaussian([10.0], 1.0), schedule)
+    x = prior(schedule, (n, 1), 10.0, 1.0, generator=generator)
+    out = evolve(Ancestral("forward"), score, schedule, x, time_grid(100), generator=generator)
+    assert abs(z_score(out[:, 0], 10.0)) < 4.5
+    assert abs(float(out.var()) - 1) < 4.5 * math.sqrt(2 / n) + 0.01
+    assert float(out.max()) > 12.5
+
+
+@pytest.mark.parametrize(
+    ("mean", "var"),
+    [
+        (torch.zeros(3), 1.0),
+        (0.0, torch.ones(3)),
+        (torch.zeros(4, 2), 1.0),
+        (0.0, -1.0),
+        (0.0, torch.tensor([1.0, -1e-3])),
+    ],
+)
+def test_bad_priors_are_refused(mean, var, as_user):
+    with pytest.raises(ValueError, match=r"mean|var"):
+        prior(VP(), (4, 2), mean, var)
+
+
+# ---------------------------------------------------------------------------- times
+
+
+@pytest.mark.parametrize("schedule", CONTINUOUS, ids=names)
+@pytest.mark.parametrize("n", [2, 3, 40, 300])
+@pytest.mark.parametrize("t_min", [1e-3, 1e-5, 0.2])
+def test_time_grid_of_a_schedule(schedule, n, t_min):
+    times = time_grid(schedule, n, t_min=t_min)
+    assert times.shape == (n,)
+    assert times.dtype == torch.float64
+    assert times[0] == 1
+    assert times[-1] == t_min
+    assert (times.diff() < 0).all()
+    inner = times[1:-1]
+    a, b = schedule(inner)
+    first, last = ((b / a).clamp(max=1e3) for a, b in map(schedule, times[[0, -1]]))
+    ramp = torch.linspace(0, 1, n)[1:-1]
+    r = (first ** (1 / 7) + ramp * (last ** (1 / 7) - first ** (1 / 7))) ** 7
+    torch.testing.assert_close(b / a, r, rtol=1e-8, atol=0)
+
+
+def test_time_grid_is_that_of_edm_on_ve():
+    schedule, n = VE(0.002, 80.0), 18
+    times = time_grid(schedule, n, t_min=0.0)
+    i = torch.arange(n) / (n - 1)
+    sigma = (80 ** (1 / 7) + i * (0.002 ** (1 / 7) - 80 ** (1 / 7))) ** 7
+    close(schedule(times)[1], sigma, 1e-9)
+    ratios = time_grid(schedule, n, rho=3.0)
+    assert float((schedule(ratios)[1] - sigma).abs().max()) > 1
+
+
+def test_time_grid_of_a_number():
+    times = time_grid(5, t_min=0.2)
+    close(times, torch.tensor([1.0, 0.8, 0.6, 0.4, 0.2]), 1e-15)
+    assert len(time_grid(40)) == 40
+    assert time_grid(40)[-1] == 1e-3
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES[5:], ids=names)
+def test_time_grid_of_a_ladder(schedule):
+    times = time_grid(schedule)
+    assert torch.equal(times, schedule.times)
+    if isinstance(schedule, Levels):
+        close(schedule(times)[1], torch.tensor(schedule.sigmas), 1e-12)
+    else:
+        abar = (1 - torch.tensor(schedule.betas)).cumprod(0)
+        close(schedule(times)[0].square(), abar.flip(0), 1e-12)
+
+
+def test_time_grid_reaches_zero():
+    for schedule in CONTINUOUS:
+        times = time_grid(schedule, 10, t_min=0.0)
+        assert torch.isfinite(times).all()
+        assert times[-1] == 0
+        assert (times.diff() < 0).all()
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        lambda: time_grid(1),
+        lambda: time_grid(0),
+        lambda: time_grid(VP(), 1),
+        lambda: time_grid(10, t_min=1.0),
+        lambda: time_grid(10, t_min=-0.1),
+        lambda: time_grid(VP(), t_min=math.nan),
+    ],
+)
+def test_bad_grids_are_refused(case, as_user):
+    with pytest.raises(ValueError):
+        case()
+
+
+# ---------------------------------------------------------------------------- run
+
+
+class Count(NamedTuple):
+    x: torch.Tensor
+
+
+class Told(NamedTuple):
+    step: torch.Tensor
+    u: torch.Tensor
+
+
+@dataclass(frozen=True)
+class Counter:
+    """A kernel whose state is the number of steps taken."""
+
+    def init(self, x, target):
+        return Count(x)
+
+    def step(self, state, target, *, generator=None):
+        x = state.x + 1
+        return Count(x), Told(x[:, 0], rand_like(x[:, 0], generator))
+
+
+NORMAL = as_target(score=lambda x: -x, log_prob=lambda x: -0.5 * sum_event(x**2))
+
+
+@pytest.mark.parametrize("n_steps", [1, 7, 12])
+@pytest.mark.parametrize("burn_in", [0, 3, 6])
+@pytest.mark.parametrize("thin", [1, 2, 4])
+def test_run_keeps_the_announced_draws(n_steps, burn_in, thin, as_user):
+    if burn_in >= n_steps or thin > n_steps - burn_in:
+        with pytest.raises(ValueError, match="keep no draw"):
+            run(Counter(), NORMAL, torch.zeros(2, 1), n_steps, burn_in, thin)
+        return
+    told = []
+    chain = run(
+        Counter(),
+        NORMAL,
+        torch.zeros(2, 1),
+        n_steps,
+        burn_in,
+        thin,
+        progress=lambda done, total: told.append((done, total)),
+    )
+    kept = [step for step in range(1, n_steps + 1) if step > burn_in][thin - 1 :: thin]
+    assert len(kept) == (n_steps - burn_in) // thin
+    assert chain.draws[0, :, 0].tolist() == kept
+    assert chain.info.step[1].tolist() == kept
+    assert chain.state.x[:, 0].tolist() == [n_steps] * 2
+    assert told == [(i, n_steps) for i in range(1, n_steps + 1)]
+
+
+@pytest.mark.parametrize("event", [(2,), (1, 3, 3)])
+@pytest.mark.parametrize("kernel", [ULA(0.1), MALA(0.1)])
+def test_run_shapes(kernel, event, generator):
+    x0 = torch.randn(5, *event, generator=generator)
+    chain = run(kernel, NORMAL, x0, 9, burn_in=1, thin=2, generator=generator)
+    assert chain.draws.shape == (5, 4, *event)
+    assert all(v.shape == (5, 4) for v in chain.info)
+    assert torch.equal(chain.draws[:, -1], chain.state.x)
+
+
+@pytest.mark.parametrize("kernel", [ULA(0.1), MALA(0.8)])
+def test_run_is_deterministic_and_chunks_change_nothing(kernel, generator):
+    n, d = BLOCK + 200, 32
+    assert block_of(torch.Size([d])) == BLOCK
+    x0 = torch.randn(n, d, generator=generator)
+    state = generator.get_state()
+    whole = run(kernel, NORMAL, x0, 4, generator=generator)
+    for size in (None, 97, BLOCK - 1, BLOCK, BLOCK + 1, 5 * n):
+        generator.set_state(state)
+        told = []
+        again = run(
+            kernel,
+            NORMAL,
+            x0,
+            4,
+            generator=generator,
+            chunk_size=size,
+            progress=lambda done, total, told=told: told.append((done, total)),
+        )
+        torch.testing.assert_close(again.draws, whole.draws, rtol=1e-12, atol=1e-12)
+        for field, expected in zip(
+            (*again.info, *again.state), (*whole.info, *whole.state), strict=True
+        ):
+            torch.testing.assert_close(field, expected, rtol=1e-12, atol=1e-12)
+        total = 4 * (1 if size is None else -(-n // size))
+        assert told == [(i, total) for i in range(1, total + 1)]
+    other = run(kernel, NORMAL, x0, 4, generator=generator)  # the generator has moved on
+    assert not torch.equal(other.draws, whole.draws)
+
+
+@pytest.mark.parametrize("kernel", [ULA(0.1), MALA(0.8)])
+def test_chains_are_independent_of_each_other(kernel, generator):
+    x0 = torch.randn(8, 2, generator=generator)
+    other = x0.clone()
+    other[[0, 2, 3, 4, 5, 6, 7]] = 30.0
+    first, second = (
+        run(kernel, NORMAL, v, 20, generator=clone(generator)).draws for v in (x0, other)
+    )
+    assert torch.equal(first[1], second[1])
+    noise = run(ULA(0.1, 1.0), NORMAL, torch.zeros(8, 2), 1, generator=generator).draws
+    assert len(noise.flatten().unique()) == 16  # no two chains share their noise
+
+
+def test_noise_is_new_at_every_step(generator):
+    draws = run(ULA(0.5), as_target(score=torch.zeros_like), torch.zeros(3, 2), 50).draws
+    steps = draws.diff(dim=1)
+    assert len(steps.flatten().unique()) == steps.numel()
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        lambda: run(ULA(0.1), NORMAL, torch.zeros(3), 5),
+        lambda: run(ULA(0.1), NORMAL, torch.zeros(3, 2), 0),
+        lambda: run(ULA(0.1), NORMAL, torch.zeros(3, 2), 5, burn_in=5),
+        lambda: run(ULA(0.1), NORMAL, torch.zeros(3, 2), 5, burn_in=-1),
+        lambda: run(ULA(0.1), NORMAL, torch.zeros(3, 2), 5, thin=0),
+        lambda: run(ULA(0.1), NORMAL, torch.zeros(3, 2), 5, thin=6),
+        lambda: run(ULA(0.1), NORMAL, torch.zeros(3, 2), 5, chunk_size=0),
+        lambda: run(ULA(0.1), NORMAL, torch.zeros(0, 2), 5),
+        lambda: run(MALA(0.1), as_target(score=lambda x: -x), torch.zeros(3, 2), 5),
+    ],
+)
+def test_bad_runs_are_refused(case, as_user):
+    with pytest.raises(ValueError):
+        case()
+
+
+# ---------------------------------------------------------------------------- chunks
+
+
+def test_chunks_cover_every_chain_once(generator):
+    for n, size in ((10, 3), (10, 10), (10, None), (1, 1), (7, 100)):
+        parts = [part for part, _ in chunks(torch.empty(n, 2), size, generator)]
+        assert torch.cat([torch.arange(n)[part] for part in parts]).tolist() == list(range(n))
+        assert all(part.stop - part.start <= (size or n) for part in parts)
+
+
+def test_callers_streams_are_kept():
+    """Two processes that each run half of the chains get those of one process."""
+    n = BLOCK + 100
+    x0, schedule, times = torch.zeros(n, 2), VP(), time_grid(4)
+    score = lambda x, t: -x * (1 + per_sample(t, x))
+
+    def part(start, stop):
+        streams = Streams(5, start, stop, n)
+        return evolve(Ancestral(), score, schedule, x0[start:stop], times, generator=streams)
+
+    whole = part(0, n)
+    halves = torch.cat([part(0, 600), part(600, n)])
+    torch.testing.assert_close(halves, whole, rtol=1e-12, atol=1e-12)

@@ -1,0 +1,419 @@
+"""Log-likelihoods against exact densities."""
+
+import math
+
+import pytest
+import torch
+from support import COV, MEAN, close, order, z_score
+
+from gradlogp import (
+    ExactScore,
+    Gaussian,
+    GaussianMixture,
+    log_likelihood,
+)
+from gradlogp.core import Streams, per_sample
+from gradlogp.diffusion.likelihood import bits_per_dim, dequantise
+from gradlogp.noise.schedules import (
+    DDPM,
+    VE,
+    VP,
+    Cosine,
+    Levels,
+    Rectified,
+    SubVP,
+)
+
+SCHEDULES = [VE(0.3, 4.0), VP(0.1, 4.0), SubVP(0.1, 4.0), Cosine(alpha_min=0.3)]
+T_MIN = 1e-2
+by_name = pytest.mark.parametrize("schedule", SCHEDULES, ids=lambda s: type(s).__name__)
+GAUSSIAN = Gaussian(MEAN, COV)
+MIXTURE = GaussianMixture(
+    [0.3, 0.7],
+    torch.tensor([[-2.0, 0.5], [1.0, -1.0]], dtype=torch.float64),
+    [[[0.5, 0.2], [0.2, 0.3]], [[0.4, -0.1], [-0.1, 0.6]]],
+)
+
+
+def laws(density, schedule, t_min=T_MIN):
+    """The law at t_min, and the law at t = 1."""
+    return (density.noised(*schedule(torch.tensor(t))) for t in (t_min, 1.0))
+
+
+def likelihood(density, schedule, x, **options):
+    _, end = laws(density, schedule)
+    options = {"t_min": T_MIN, "prior": end, **options}
+    return log_likelihood(ExactScore(density, schedule), schedule, x, **options)
+
+
+@by_name
+def test_fourth_order(schedule, generator):
+    """M8: a divergence at the wrong (x, t) pair would leave order 1 or 2 at these coarse steps."""
+    start, _ = laws(GAUSSIAN, schedule)
+    x = start.sample(4, generator=generator)
+    results = [likelihood(GAUSSIAN, schedule, x, n_steps=n) for n in (8, 24)]
+    expected = start.log_prob(x)
+    errors = [float((r.log_prob - expected).norm()) for r in results]
+    assert errors[-1] < 1e-5
+    slope = float(order(errors, 3.0))
+    assert 3.7 < slope < 4.5
+    assert torch.equal(results[0].standard_error, torch.zeros(4))
+    assert [r.nfe for r in results] == [32, 96]
+    assert float((GAUSSIAN.log_prob(x) - expected).abs().max()) > 1e-4  # σ(t_min) counts
+
+
+def test_exact_density_of_a_mixture(generator):
+    schedule = VP(0.1, 4.0)
+    start, _ = laws(MIXTURE, schedule)
+    x = torch.tensor([[-2.0, 0.5], [1.0, -1.0], [0.0, 0.0], [-1.0, 1.5]])
+    expected = start.log_prob(x)
+    errors = [
+        float((likelihood(MIXTURE, schedule, x, n_steps=n).log_prob - expected).abs().max())
+        for n in (8, 24)
+    ]
+    assert errors[-1] < 1e-5
+    assert float(order(errors, 3.0)) > 3.3
+
+
+def test_exact_density_through_full_noise(generator):
+    """Rectified ends at α = 0, where only the denoiser knows x_0."""
+    schedule = Rectified()
+    start, _ = laws(GAUSSIAN, schedule)
+    x = start.sample(12, generator=generator)
+    result = log_likelihood(ExactScore(GAUSSIAN, schedule), schedule, x, t_min=T_MIN, n_steps=20)
+    close(result.log_prob, start.log_prob(x), 1e-4)
+
+
+@pytest.mark.parametrize("t_min", [1e-3, 0.05])
+def test_it_is_the_density_at_t_min(t_min, generator):
+    schedule = VP(0.1, 4.0)
+    start, end = laws(GAUSSIAN, schedule, t_min)
+    x = start.sample(6, generator=generator)
+    score = ExactScore(GAUSSIAN, schedule)
+    result = log_likelihood(score, schedule, x, prior=end, t_min=t_min, n_steps=8)
+    close(result.log_prob, start.log_prob(x), 2e-3)
+
+
+def test_it_is_a_probability_density():
+    p = GaussianMixture([0.4, 0.6], torch.tensor([[-1.0], [1.5]]), [0.3, 0.2])
+    grid = torch.linspace(-6, 7, 400).unsqueeze(1)
+    result = likelihood(p, VP(0.1, 4.0), grid, n_steps=10)
+    close(torch.trapezoid(result.log_prob.exp(), grid[:, 0]), 1.0, 1e-4)
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES[:2], ids=lambda s: type(s).__name__)
+def test_mean_and_var_describe_the_law_at_one(schedule, generator):
+    p = Gaussian([10.0, 10.0], 3.0)
+    start, _ = laws(p, schedule)
+    x = start.sample(6, generator=generator)
+    score = ExactScore(p, schedule)
+    for mean, var in ((10.0, 3.0), (torch.full((2,), 10.0), torch.tensor([3.0, 3.0]))):
+        result = log_likelihood(score, schedule, x, mean=mean, var=var, n_steps=6, t_min=T_MIN)
+        close(result.log_prob, start.log_prob(x), 5e-3)
+    wrong = log_likelihood(
+        score, schedule, x, n_steps=6, t_min=T_MIN
+    )  # a data mean of 0 and a variance of 1
+    assert float((wrong.log_prob - start.log_prob(x)).abs().max()) > 0.05
+
+
+def test_change_of_units(generator):
+    """M14: data and noise in units c times smaller have a density c^d times smaller, exactly."""
+    c = 7.0
+    x = MIXTURE.sample(6, generator=generator)
+    scaled = GaussianMixture(MIXTURE.weights, c * MIXTURE.means, c**2 * MIXTURE.covs)
+    one = likelihood(MIXTURE, VE(0.01, 20.0), x, n_steps=6)
+    other = likelihood(scaled, VE(0.01 * c, 20.0 * c), c * x, n_steps=6)
+    close(other.log_prob, one.log_prob - 2 * math.log(c), 1e-9)
+
+
+@pytest.mark.parametrize("divergence", ["exact", "hutchinson"])
+def test_images(divergence, generator):
+    """N(1, 2 I) on images (1, 2, 2): its Jacobian is diagonal, so that ±1 probes are exact."""
+    schedule, var = VP(0.1, 4.0), 2.0
+
+    def score(x, t):
+        a, b = (per_sample(v, x) for v in schedule(t))
+        return -(x - a) / (a**2 * var + b**2)
+
+    x = 1 + math.sqrt(var) * torch.randn(5, 1, 2, 2, generator=generator)
+    result = log_likelihood(
+        score,
+        schedule,
+        x,
+        divergence,
+        t_min=T_MIN,
+        mean=1.0,
+        var=var,
+        n_steps=8,
+        n_probes=2,
+        generator=generator,
+    )
+    a, b = schedule(torch.tensor(T_MIN))
+    v = a**2 * var + b**2
+    expected = -0.5 * ((x - a).square() / v + (2 * math.pi * v).log()).flatten(1).sum(1)
+    close(result.log_prob, expected, 2e-4)
+    close(result.standard_error, torch.zeros(5), 1e-9)
+
+
+# ---------------------------------------------------------------------------- Hutchinson
+
+
+@pytest.mark.parametrize("probe", ["rademacher", "gaussian", "sphere"])
+def test_hutchinson_is_unbiased_within_its_own_error(probe, generator):
+    schedule, n = VP(), 200
+    x = MIXTURE.sample(n, generator=generator)
+    exact = likelihood(MIXTURE, schedule, x, n_steps=1).log_prob
+    result = likelihood(
+        MIXTURE,
+        schedule,
+        x,
+        divergence="hutchinson",
+        n_steps=1,
+        n_probes=16,
+        probe=probe,
+        generator=generator,
+    )
+    z = (result.log_prob - exact) / result.standard_error
+    assert abs(z_score(z, 0.0)) < 4.5
+    assert 0.8 < float(z.std()) < 1.3  # the error bar is neither too short nor too long
+    assert float((result.log_prob - exact).abs().mean()) > 1e-3
+    assert result.nfe == 4
+
+
+def test_one_probe_has_no_error_bar(generator):
+    x = MIXTURE.sample(4, generator=generator)
+    result = likelihood(MIXTURE, VP(), x, divergence="hutchinson", n_steps=2, generator=generator)
+    assert result.standard_error.isnan().all()
+    assert torch.isfinite(result.log_prob).all()
+
+
+def test_hutchinson_follows_its_generator(generator):
+    x = MIXTURE.sample(5, generator=generator)
+    options = {"divergence": "hutchinson", "n_steps": 1, "n_probes": 2}
+    state = generator.get_state()
+    whole = likelihood(MIXTURE, VP(), x, generator=generator, **options)
+    other = likelihood(MIXTURE, VP(), x, generator=generator, **options)
+    assert not torch.equal(whole.log_prob, other.log_prob)
+    for size in (None, 2, 9):
+        generator.set_state(state)
+        again = likelihood(MIXTURE, VP(), x, generator=generator, chunk_size=size, **options)
+        close(again.log_prob, whole.log_prob, 1e-11)
+        close(again.standard_error, whole.standard_error, 1e-9)
+    streams = [
+        likelihood(MIXTURE, VP(), x, generator=Streams(3, 0, 5, 5), **options) for _ in "ab"
+    ]
+    assert torch.equal(streams[0].log_prob, streams[1].log_prob)
+
+
+# ---------------------------------------------------------------------------- behaviour
+
+
+def test_batch_independence(generator):
+    x = MIXTURE.sample(6, generator=generator)
+    whole = likelihood(MIXTURE, VP(), x, n_steps=1).log_prob
+    other = x.clone()
+    other[1:] *= 50
+    close(likelihood(MIXTURE, VP(), other, n_steps=1).log_prob[0], whole[0], 1e-11)
+    for size in (1, 4):
+        part = likelihood(MIXTURE, VP(), x, n_steps=1, chunk_size=size).log_prob
+        close(part, whole, 1e-11)
+
+
+def test_dtype_progress_and_graph(generator):
+    x = MIXTURE.sample(5, generator=generator)
+    told = []
+    w = torch.ones((), requires_grad=True)
+    result = log_likelihood(
+        lambda x, t: -w * x,
+        VP(),
+        x,
+        n_steps=3,
+        chunk_size=2,
+        progress=lambda done, total: told.append((done, total)),
+    )
+    assert told == [(i, 9) for i in range(1, 10)]
+    assert result.nfe == 12
+    assert not result.log_prob.requires_grad
+    single = likelihood(MIXTURE, VP(), x.float(), n_steps=3)
+    assert single.log_prob.dtype == torch.float32
+    double = likelihood(MIXTURE, VP(), x, n_steps=3)
+    torch.testing.assert_close(single.log_prob.double(), double.log_prob, rtol=0, atol=2e-3)
+
+
+@pytest.mark.parametrize(
+    ("case", "message"),
+    [
+        (lambda x: likelihood(MIXTURE, VP(), x[:, 0]), "shape"),
+        (lambda x: likelihood(MIXTURE, VP(), x.long()), "floating"),
+        (lambda x: likelihood(MIXTURE, VP(), x[:0]), "empty"),
+        (lambda x: likelihood(MIXTURE, VP(), x, divergence="trace"), "divergence"),
+        (lambda x: likelihood(MIXTURE, VP(), x, n_steps=0), "n_steps"),
+        (lambda x: likelihood(MIXTURE, VP(), x, n_probes=0), "n_probes"),
+        (lambda x: likelihood(MIXTURE, VP(), x, chunk_size=0), "chunk_size"),
+        (lambda x: likelihood(MIXTURE, VP(), x, t_min=1.0), "t_min"),
+        (lambda x: likelihood(MIXTURE, Levels([2.0, 1.0]), x), "ladder"),
+        (lambda x: likelihood(MIXTURE, DDPM([0.1, 0.2]), x), "ladder"),
+        (lambda x: log_likelihood(lambda x, t: -x[:, :1], VP(), x), "shape"),
+        (
+            lambda x: likelihood(MIXTURE, VP(), x, divergence="hutchinson", probe="cauchy"),
+            "probe",
+        ),
+    ],
+)
+def test_bad_input_is_refused(case, message, as_user):
+    with pytest.raises(ValueError, match=message):
+        case(torch.ones(3, 2))
+
+
+def test_exact_density_of_an_energy_model(generator):
+    """The velocity of the flow is x plus a gradient: neither part may be lost from the divergence."""
+    from gradlogp import as_score
+
+    schedule, c = VP(), torch.tensor([0.5, 2.0])
+    energy = lambda x, t: 0.5 * (x * x / (schedule(t)[0] ** 2 * c + schedule(t)[1] ** 2)).sum(1)
+    law = Gaussian(torch.zeros(2), c)
+    x = law.sample(4, generator=generator)
+    prior = law.noised(*schedule(torch.ones(())))
+    model = as_score(energy, "energy", schedule)
+    found = log_likelihood(model, schedule, x, n_steps=32, prior=prior).log_prob
+    exact = log_likelihood(
+        ExactScore(law, schedule), schedule, x, n_steps=32, prior=prior
+    ).log_prob
+    torch.testing.assert_close(found, exact, rtol=1e-9, atol=1e-9)
+
+
+# ---------------------------------------------------------------------------- with a tolerance
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES, ids=lambda s: type(s).__name__)
+def test_tolerance_is_met_on_a_mixture(schedule, generator):
+    law = GaussianMixture([0.4, 0.6], torch.tensor([[-1.0, 0.2], [1.5, -0.3]]), [0.3, 0.2])
+    x = law.sample(5, generator=generator)
+    end, at = law.noised(*schedule(torch.ones(()))), torch.tensor(1e-3)
+    found = log_likelihood(ExactScore(law, schedule), schedule, x, tolerance=1e-8, prior=end)
+    exact = law.noised(*schedule(at)).log_prob(x)
+    assert float((found.log_prob - exact).abs().max()) < 1e-5
+    assert float((found.log_prob - exact).abs().max()) < 10 * float(found.solver_error.max())
+
+
+def test_float32_is_right_within_its_own_error(generator):
+    law = GaussianMixture([0.4, 0.6], torch.tensor([[-1.0, 0.2], [1.5, -0.3]]), [0.3, 0.2])
+    x = law.sample(6, generator=generator)
+    schedule = VP()
+    end = law.noised(*schedule(torch.ones(())))
+    small = GaussianMixture(law.weights.float(), law.means.float(), [0.3, 0.2])
+    found = log_likelihood(
+        ExactScore(small, schedule), schedule, x.float(), tolerance=1e-5,
+        prior=small.noised(*schedule(torch.ones(()))),
+    )  # fmt: skip
+    assert found.log_prob.dtype == torch.float32
+    exact = law.noised(*schedule(torch.tensor(1e-3))).log_prob(x.float().double())
+    error = (found.log_prob.double() - exact).abs()
+    assert bool((error < 3 * found.solver_error).all()), (error, found.solver_error)
+    assert float(found.solver_error.max()) < 1e-2
+    assert end.event_shape == x.shape[1:]
+
+
+def test_samples_meet_the_tolerance_on_their_own(generator):
+    schedule = VP(0.1, 4.0)
+    score = ExactScore(GAUSSIAN, schedule)
+    x = GAUSSIAN.sample(4, generator=generator)
+    x[2] *= 50
+    whole = log_likelihood(score, schedule, x, tolerance=1e-5)
+    for k in range(4):
+        alone = log_likelihood(score, schedule, x[k : k + 1], tolerance=1e-5)
+        close(alone.log_prob, whole.log_prob[k : k + 1], 1e-9)
+
+
+def test_tolerance_with_probes(generator):
+    """Of a Gaussian with independent entries every sign probe is exact."""
+    law, schedule = Gaussian(torch.zeros(3), torch.tensor([0.3, 1.0, 2.0])), VP(0.1, 4.0)
+    x, score = law.sample(4, generator=generator), ExactScore(law, schedule)
+    options = {"tolerance": 1e-7, "prior": law.noised(*schedule(torch.ones(())))}
+    exact = log_likelihood(score, schedule, x, **options)
+    probed = log_likelihood(
+        score, schedule, x, "hutchinson", n_probes=2, generator=generator, **options
+    )
+    close(probed.log_prob, exact.log_prob, 1e-6)
+    assert float(probed.standard_error.max()) < 1e-6
+
+
+@pytest.mark.parametrize("options", [{"n_steps": 24}, {"tolerance": 1e-8}], ids=str)
+def test_likelihood_can_be_differentiated(options, generator):
+    """In x it gives the score, in a parameter the derivative of log p."""
+    schedule, t_min = VP(0.1, 4.0), 1e-2
+    x = torch.randn(3, 2, generator=generator).requires_grad_()
+    scale = torch.tensor(0.6, requires_grad=True)
+
+    def score(y, t):
+        a, b = schedule(t)
+        variance = (a**2 * scale + b**2).reshape(-1, *[1] * (y.ndim - 1))
+        return -y / variance
+
+    found = log_likelihood(
+        score, schedule, x, t_min=t_min, var=scale, differentiable=True, **options
+    )
+    by_x, by_scale = torch.autograd.grad(found.log_prob.sum(), (x, scale))
+    a, b = schedule(torch.tensor(t_min))
+    v = a**2 * scale.detach() + b**2
+    close(by_x, -x.detach() / v, 1e-5)
+    close(by_scale, float((a**2 * (x.detach() ** 2 / v**2 - 1 / v) / 2).sum()), 1e-5)
+    assert not log_likelihood(score, schedule, x, **options).log_prob.requires_grad
+
+
+# ---------------------------------------------------------------------------- bits
+
+
+def test_bits_of_uniform_data_are_those_of_a_code(generator):
+    """Under the uniform density on [0, 1] every one of 256 values costs 8 bits."""
+    bits = bits_per_dim(torch.zeros(4), (3, 5), levels=256)
+    close(bits, torch.full((4,), 8.0), 1e-12)
+
+
+def test_bits_do_not_depend_on_the_units_of_the_model(generator):
+    """With log |det dz/dy| the same data have the same bits, whatever the scaler."""
+    k = torch.randint(0, 16, (6, 2), generator=generator)
+    y = dequantise(k, 16, generator=generator)
+    unit = Gaussian(torch.full((2,), 0.5), 0.05)
+    for shift, scale in ((0.5, 1.0), (-3.0, 0.01)):
+        z = (y - shift) / scale
+        law = Gaussian((torch.full((2,), 0.5) - shift) / scale, 0.05 / scale**2)
+        log_p = law.log_prob(z) - 2 * math.log(scale)
+        close(bits_per_dim(log_p, (2,), 16), bits_per_dim(unit.log_prob(y), (2,), 16), 1e-10)
+
+
+def test_dequantised_data_fill_their_cells(generator):
+    k = torch.arange(4.0).repeat(5000)[:, None]
+    y = dequantise(k, 4, generator=generator)
+    assert torch.equal((4 * y).floor(), k)
+    close(float((4 * y - k).mean()), 0.5, 0.01)
+    # the bound: E log p(y) ≤ log P(k), Jensen
+    law = Gaussian(torch.tensor([0.4]), 0.05)
+    bits = bits_per_dim(law.log_prob(y), (1,), 4).reshape(-1, 4).mean(0)
+    z = (torch.arange(5.0) / 4 - 0.4) / math.sqrt(0.05)
+    mass = torch.special.ndtr(z).diff()
+    assert bool((bits > -mass.log2() - 0.02).all())
+
+
+def test_what_is_no_integer_is_refused(as_user):
+    with pytest.raises(ValueError, match="integers from 0 to 255"):
+        dequantise(torch.tensor([[0.5]]))
+    with pytest.raises(ValueError, match="integers from 0 to 15"):
+        dequantise(torch.tensor([[16]]), 16)
+    with pytest.raises(ValueError, match="levels"):
+        bits_per_dim(torch.zeros(2), (3,), 1)
+    with pytest.raises(ValueError, match="tolerance"):
+        log_likelihood(lambda x, t: -x, VP(), torch.ones(2, 2), tolerance=0.0)
+
+
+def test_a_time_without_a_velocity_is_refused(as_user):
+    with pytest.raises(ValueError, match="t_min > 0"):
+        log_likelihood(lambda x, t: -x, VP(), torch.ones(2, 2), t_min=0.0)
+
+
+def test_within_inference_mode(generator):
+    schedule, law = VP(0.1, 4.0), GAUSSIAN
+    with torch.inference_mode():
+        x = law.sample(3, generator=generator)
+        found = likelihood(law, schedule, x, n_steps=8)
+    close(found.log_prob, likelihood(law, schedule, x.clone(), n_steps=8).log_prob, 1e-10)

@@ -1,0 +1,578 @@
+"""Solvers of the flow and the reverse SDE: exact laws, and orders of convergence."""
+
+import itertools
+import math
+
+import pytest
+import torch
+from support import COV, MEAN, Given, affine, close, gauss_hermite, order
+
+from gradlogp import (
+    ExactScore,
+    Gaussian,
+    GaussianMixture,
+    evolve,
+    time_grid,
+)
+from gradlogp.core import Streams
+from gradlogp.diffusion import (
+    DDIM,
+    AdaptiveFlow,
+    Ancestral,
+    Churn,
+    Coloured,
+    DPMSolver,
+    ExponentialAB,
+    PredictorCorrector,
+    ProbabilityFlow,
+    ReverseSDE,
+)
+from gradlogp.diffusion.transitions.multistep import exponential_weights
+from gradlogp.noise import prior
+from gradlogp.noise.schedules import (
+    EDM,
+    VE,
+    VP,
+    Cosine,
+    Rectified,
+    SubVP,
+    invert_log_snr,
+)
+
+DATA = Gaussian(MEAN, COV)
+MIXTURE = GaussianMixture(
+    [0.3, 0.7],
+    torch.tensor([[-2.0, 0.5], [1.0, -1.0]], dtype=torch.float64),
+    [[[0.5, 0.2], [0.2, 0.3]], [[0.4, -0.1], [-0.1, 0.6]]],
+)
+LINE = GaussianMixture([0.4, 0.6], torch.tensor([[-1.0], [1.5]], dtype=torch.float64), [0.3, 0.2])
+CONTINUOUS = [VE(0.05, 8.0), EDM(0.02, 20.0), VP(), SubVP(), Cosine(), Rectified()]
+by_name = pytest.mark.parametrize("schedule", CONTINUOUS, ids=lambda s: type(s).__name__)
+HALF, LATER = torch.tensor([0.6, 0.35], dtype=torch.float64)
+
+
+def noised_law(schedule, t, mean=MEAN, cov=COV):
+    a, b = schedule(t)
+    return a * mean, a**2 * cov + b**2 * torch.eye(len(mean))
+
+
+def exact_flow(schedule, x, t, s):
+    """x_s of the probability flow of DATA, in the eigenbasis of COV."""
+    (m_t, S_t), (m_s, S_s) = noised_law(schedule, t), noised_law(schedule, s)
+    U = torch.linalg.eigh(COV)[1]
+    ratio = ((U.mT @ S_s @ U).diag() / (U.mT @ S_t @ U).diag()).sqrt()
+    return m_s + (x - m_t) @ U @ (ratio.unsqueeze(1) * U.mT)
+
+
+# ---------------------------------------------------------------------------- multistep
+
+MULTISTEP = [
+    DPMSolver(1), DPMSolver(2), DPMSolver(3),
+    *(ExponentialAB(k, kind) for k in (1, 2, 3, 4) for kind in ("epsilon", "x0")),
+]  # fmt: skip
+each_solver = pytest.mark.parametrize("solver", MULTISTEP, ids=str)
+
+
+@pytest.mark.parametrize("growth", [-1.0, 1.0])
+def test_weights_integrate_polynomials_against_the_exponential(growth):
+    """Closed forms: ∫ e^{g(h−u)} u^n du by M_n = (n M_{n−1} − h^n)/g, M_0 = (e^{gh} − 1)/g."""
+    h, offsets = 0.7, [0.0, -0.4, -1.1, -1.3]
+    weights = exponential_weights(offsets, h, growth)
+    M = math.expm1(growth * h) / growth
+    for n in range(4):
+        close(sum(w * node**n for w, node in zip(weights, offsets, strict=True)), M, 1e-13)
+        M = ((n + 1) * M - h ** (n + 1)) / growth
+
+
+@each_solver
+@by_name
+def test_order_of_a_step_after_exact_ones(solver, schedule, generator):
+    """From exact states of a Gaussian's flow the next step errs by O(h^{k+1}), λ uniform."""
+    end = torch.tensor(0.45)
+    there = schedule.log_snr(end)
+    x = torch.randn(8, 2, generator=generator) * 2
+    score, errors = ExactScore(DATA, schedule), []
+    for h in (0.02, 0.01):
+        run = solver.begin()
+        lam = there - 2 * h * torch.arange(solver.order, -1, -1, dtype=torch.float64)
+        times = invert_log_snr(schedule, lam)
+        for t, s in itertools.pairwise(times):
+            out = run(exact_flow(schedule, x, end, t), t, s, score, schedule)
+        errors.append(float((out - x).norm()))
+    assert abs(float(order(errors)) - (solver.order + 1)) < 0.4, errors
+
+
+REFERENCES = {}
+
+
+def flow_end(schedule, x):
+    """Where the flow of MIXTURE leads from x, to a tolerance far below what is tested."""
+    if schedule not in REFERENCES:
+        grid, score = torch.tensor([1.0, 0.02]), ExactScore(MIXTURE, schedule)
+        out = evolve(AdaptiveFlow(1e-9, 1e-9), score, schedule, x, grid, denoise=False)
+        REFERENCES[schedule] = out
+    return REFERENCES[schedule]
+
+
+@pytest.mark.parametrize("schedule", [VE(0.05, 50.0), VP(), Rectified()], ids=str)
+@pytest.mark.parametrize(
+    ("transition", "wanted", "n"),
+    [
+        (DDIM(), 1, 40), (ProbabilityFlow(4), 4, 25), (DPMSolver(2), 2, 40), (DPMSolver(3), 3, 80),
+        (ExponentialAB(2), 2, 40), (ExponentialAB(3), 3, 80), (ExponentialAB(4), 3, 80),
+        (ExponentialAB(3, "x0"), 3, 80), (ExponentialAB(4, "x0"), 3, 80), (Churn(0.0), 2, 40),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_order_on_a_mixture(transition, wanted, n, schedule):
+    """A start by steps of lower order, where x̂_0 hardly moves, keeps order 3 and no more."""
+    score = ExactScore(MIXTURE, schedule)
+    x = prior(schedule, (6, 2), generator=torch.Generator().manual_seed(5))
+    expected, errors = flow_end(schedule, x), []
+    for steps in (n, 2 * n):
+        times = time_grid(schedule, steps + 1, t_min=0.02)
+        out = evolve(transition, score, schedule, x, times, denoise=False)
+        errors.append(float((out - expected).norm()))
+    assert float(order(errors)) > wanted - 0.35, errors
+    assert float(order(errors)) < wanted + 0.6 or isinstance(transition, ExponentialAB), errors
+
+
+def test_half_the_weight_of_the_quadratic_loses_an_order(monkeypatch, generator):
+    """Negative control: 3M as it circulates."""
+    solver, schedule = DPMSolver(3), VP()
+    exact = type(solver)._weights
+
+    def halved(self, offsets, h):
+        weights = exact(self, offsets, h)
+        if len(offsets) < 3:
+            return weights
+        u1, u2 = offsets[1:]
+        second = (  # divided differences of u² have this coefficient
+            [1 / (u1 * u2), 1 / (u1 * (u1 - u2)), 1 / (u2 * (u2 - u1))]
+        )
+        moment = (h**2) - 2 * h + 2 * -math.expm1(-h)
+        return [w - 0.5 * moment * c for w, c in zip(weights, second, strict=True)]
+
+    monkeypatch.setattr(type(solver), "_weights", halved)
+    score = ExactScore(DATA, schedule)
+    x = torch.randn(8, 2, generator=generator) * 2
+    errors = []
+    for h in (0.05, 0.025):
+        run = solver.begin()
+        lam = schedule.log_snr(HALF) - 2 * h * torch.arange(3, -1, -1, dtype=torch.float64)
+        times = invert_log_snr(schedule, lam)
+        for t, s in itertools.pairwise(times):
+            out = run(exact_flow(schedule, x, HALF, t), t, s, score, schedule)
+        errors.append(float((out - x).norm()))
+    assert abs(float(order(errors)) - 3) < 0.35  # 4 as it should be
+
+
+@each_solver
+@by_name
+def test_a_step_without_memory_is_ddim(solver, schedule, generator):
+    x = torch.randn(5, 2, generator=generator)
+    score = ExactScore(MIXTURE, schedule)
+    close(solver(x, HALF, LATER, score, schedule), DDIM()(x, HALF, LATER, score, schedule), 1e-12)
+
+
+def test_memory_belongs_to_one_chunk(generator):
+    """Chunks of a multistep run, and a second run with the same solver, see nothing of the first."""
+    schedule, solver = VP(), ExponentialAB(4)
+    score, times = ExactScore(MIXTURE, schedule), time_grid(VP(), 12)
+    x = prior(schedule, (9, 2), generator=generator)
+    whole = evolve(solver, score, schedule, x, times)
+    close(evolve(solver, score, schedule, x, times, chunk_size=4), whole, 1e-14)
+    close(evolve(solver, score, schedule, x[3:4], times), whole[3:4], 1e-14)
+
+
+def test_two_values_of_dpm_solver_are_2m(generator):
+    """The formula of the paper, with r and D written out."""
+    schedule, score = VP(), ExactScore(MIXTURE, VP())
+    t0, t1, t2 = torch.tensor([0.8, 0.6, 0.45])
+    x0 = torch.randn(5, 2, generator=generator)
+    run = DPMSolver(2).begin()
+    x1 = run(x0, t0, t1, score, schedule)
+    x2 = run(x1, t1, t2, score, schedule)
+    lam = [0.5 * schedule.log_snr(t) for t in (t0, t1, t2)]
+    h, r = lam[2] - lam[1], (lam[1] - lam[0]) / (lam[2] - lam[1])
+    D = (1 + 1 / (2 * r)) * score.denoise(x1, t1) - 1 / (2 * r) * score.denoise(x0, t0)
+    (_, b1), (a2, b2) = schedule(t1), schedule(t2)
+    close(x2, b2 / b1 * x1 - a2 * torch.expm1(-h) * D, 1e-12)
+
+
+@pytest.mark.parametrize("schedule", [VE(0.05, 50.0), VP(), Rectified()], ids=str)
+def test_the_extrapolated_end_gains_two_orders_of_the_last_level(schedule, generator):
+    """From exact states of a Gaussian's flow, σ/α halved: the end errs by O(r⁴) instead of O(r²)."""
+    x0, score = MEAN + torch.randn(5, 2, generator=generator), ExactScore(DATA, schedule)
+    slopes = []
+    for extrapolate in (False, True):
+        errors = []
+        for r in (0.12, 0.06):
+            lam = -2 * torch.tensor([1.3 * r, r]).log()
+            before, last = invert_log_snr(schedule, lam)
+            U = torch.linalg.eigh(COV)[1]
+            w = (U.mT @ COV @ U).diag()
+
+            def at(t, x0=x0, U=U, w=w):
+                """The state of the flow that ends in x0."""
+                a, b = schedule(t)
+                return a * MEAN + (x0 - MEAN) @ U @ (
+                    ((a**2 * w + b**2) / w).sqrt()[:, None] * U.mT
+                )
+
+            run = ExponentialAB(2, extrapolate=extrapolate).begin()
+            run(at(before), before, last, score, schedule)
+            out = run(at(last), last, None, score, schedule)
+            errors.append(float((out - x0).norm()))
+        slopes.append(float(order(errors)))
+    assert abs(slopes[0] - 2) < 0.15
+    assert abs(slopes[1] - 4) < 0.3
+
+
+# ---------------------------------------------------------------------------- reverse SDE
+
+
+def step_law(transition, schedule, t, s, n_draws, density=DATA):
+    score = ExactScore(density, schedule)
+    return affine(lambda x, g: transition(x, t, s, score, schedule, generator=g), 2, n_draws)
+
+
+@by_name
+def test_exponential_reverse_step_is_the_ancestral_one(schedule, generator):
+    x, z = torch.randn(2, 6, 2, generator=generator)
+    score = ExactScore(MIXTURE, schedule)
+    expected = Ancestral()(x, HALF, LATER, score, schedule, generator=Given(z))
+    close(ReverseSDE()(x, HALF, LATER, score, schedule, generator=Given(z)), expected, 1e-11)
+    close(DDIM(1.0)(x, HALF, LATER, score, schedule, generator=Given(z)), expected, 1e-11)
+
+
+@by_name
+def test_euler_step_is_the_sde_written_out(schedule, generator):
+    x, z = torch.randn(2, 6, 2, generator=generator)
+    score, eta = ExactScore(MIXTURE, schedule), 0.7
+    h, f, g2 = HALF - LATER, schedule.f(HALF), schedule.g2(HALF)
+    drift = f * x - (1 + eta**2) / 2 * g2 * score(x, HALF)
+    expected = x - h * drift + eta * (g2 * h).sqrt() * z
+    out = ReverseSDE(eta, "euler")(x, HALF, LATER, score, schedule, generator=Given(z))
+    close(out, expected, 1e-12)
+
+
+@by_name
+@pytest.mark.parametrize("eta", [0.0, 0.5, 1.0, 2.0])
+@pytest.mark.parametrize(("method", "wanted"), [("exponential", 1), ("euler", 1), ("heun", 2)])
+def test_weak_order_of_the_law_on_a_gaussian(schedule, eta, method, wanted):
+    """The exact law goes in; what comes out misses the law at s by O(h^{order+1})."""
+    errors, transition = [], ReverseSDE(eta, method)
+    for h in (0.004, 0.002):
+        t, s = HALF, HALF - h
+        m, C = step_law(transition, schedule, t, s, 1 if eta else 0).law(*noised_law(schedule, t))
+        m_s, C_s = noised_law(schedule, s)
+        errors.append(float((m - m_s).norm() + (C - C_s).norm()))
+    assert float(order(errors)) > wanted + 1 - 0.25, errors
+    assert float(order(errors)) < wanted + 1 + 0.6 or wanted == 1, errors
+
+
+STOCHASTIC = [
+    (ReverseSDE(1.0, "exponential"), 1), (ReverseSDE(1.0, "euler"), 1), (ReverseSDE(1.0, "heun"), 2),
+    (ReverseSDE(0.5, "heun"), 2), (Ancestral(), 1), (DDIM(0.6), 1), (Ancestral("optimal"), 2),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("transition", "wanted"), STOCHASTIC, ids=str)
+@pytest.mark.parametrize("schedule", [VE(0.05, 8.0), VP()], ids=lambda s: type(s).__name__)
+def test_weak_order_on_a_mixture(transition, wanted, schedule):
+    """E x⁴ after a step from the exact law at t, by quadrature over x and z, against that at s."""
+    (nodes, weights), (z_nodes, z_weights) = gauss_hermite(1, 60), gauss_hermite(1, 12)
+    parts = [(0.4, -1.0, 0.3), (0.6, 1.5, 0.2)]
+    errors = []
+    for h in (0.008, 0.004):
+        t, s = HALF, HALF - h
+        (a_t, b_t), (a_s, b_s) = schedule(t), schedule(s)
+        at_t = [a_t * m + (a_t**2 * v + b_t**2).sqrt() * nodes for _, m, v in parts]
+        mass = torch.cat([w * weights for w, _, _ in parts])
+        x = torch.cat(at_t).repeat_interleave(len(z_nodes), 0)
+        z = z_nodes.repeat(len(mass), 1)
+        out = transition(x, t, s, ExactScore(LINE, schedule), schedule, generator=Given(z))
+        measured = (out[:, 0].pow(4).reshape(len(mass), -1) @ z_weights) @ mass
+        at_s = [(w, a_s * m, a_s**2 * v + b_s**2) for w, m, v in parts]
+        exact = sum(w * (m**4 + 6 * m**2 * v + 3 * v**2) for w, m, v in at_s)
+        errors.append(abs(float(measured - exact)))
+    assert float(order(errors)) > wanted + 1 - 0.35, errors
+
+
+@by_name
+@pytest.mark.parametrize("eta", [0.0, 0.4, 1.0])
+def test_ddim_is_the_formula_of_the_paper(schedule, eta, generator):
+    x, z = torch.randn(2, 6, 2, generator=generator)
+    score = ExactScore(MIXTURE, schedule)
+    (a_t, b_t), (a_s, b_s) = schedule(HALF), schedule(LATER)
+    std = eta * b_s / b_t * (b_t**2 - (a_t / a_s) ** 2 * b_s**2).sqrt()
+    x0 = score.denoise(x, HALF)
+    eps = (x - a_t * x0) / b_t
+    expected = a_s * x0 + (b_s**2 - std**2).sqrt() * eps + std * z
+    out = DDIM(eta)(x, HALF, LATER, score, schedule, generator=Given(z))
+    close(out, expected, 1e-10)
+
+
+@by_name
+@pytest.mark.parametrize("eta", [0.3, 1.0, 3.0])
+def test_reverse_steps_keep_a_point_mass_exactly(schedule, eta):
+    """With data at a point x̂_0 is constant, and exponential steps of any size are exact."""
+    point = Gaussian(MEAN, 0.0)
+    step = step_law(ReverseSDE(eta), schedule, HALF, LATER, 1, point)
+    m, C = step.law(*noised_law(schedule, HALF, cov=torch.zeros(2, 2)))
+    close(m, schedule(LATER)[0] * MEAN, 1e-11)
+    close(C, schedule(LATER)[1] ** 2 * torch.eye(2), 1e-11)
+
+
+# ---------------------------------------------------------------------------- optimal variance
+
+
+@by_name
+def test_optimal_variance_is_that_of_the_true_posterior(schedule, generator):
+    """Var[x_s | x_t] of a mixture, entry by entry, from its law at s noised further to t."""
+    x = 2 * torch.randn(6, 2, generator=generator)
+    (a_t, b_t), (a_s, b_s) = schedule(HALF), schedule(LATER)
+    a = a_t / a_s
+    at_s = MIXTURE.noised(a_s, b_s)
+    cov = at_s.posterior_cov(x, a, (b_t**2 - a**2 * b_s**2).sqrt())
+    score = ExactScore(MIXTURE, schedule)
+    step = lambda z: Ancestral("optimal")(x, HALF, LATER, score, schedule, generator=Given(z))
+    spread = step(torch.ones(6, 2)) - step(torch.zeros(6, 2))
+    close(spread.square(), cov.diagonal(dim1=1, dim2=2), 1e-9)
+
+
+def test_optimal_variance_recovers_a_diagonal_gaussian_in_three_steps():
+    """From the exact law at t = 1, whatever the steps; β̃ and β do not."""
+    schedule, cov = VP(), torch.tensor([[1.5, 0.0], [0.0, 0.2]])
+    density = Gaussian(MEAN, cov)
+    times = torch.tensor([1.0, 0.5, 0.2, 0.05])
+
+    def end(variance):
+        m, C = noised_law(schedule, times[0], cov=cov)
+        for t, s in itertools.pairwise(times):
+            score = ExactScore(density, schedule)
+            move = Ancestral(variance)
+            step = affine(
+                lambda x, g, t=t, s=s, move=move, score=score: move(
+                    x, t, s, score, schedule, generator=g
+                ),
+                2,
+                1,
+            )
+            m, C = step.law(m, C)
+        return m, C
+
+    m, C = end("optimal")
+    m_s, C_s = noised_law(schedule, times[-1], cov=cov)
+    close(m, m_s, 1e-11)
+    close(C, C_s, 1e-11)
+    for variance in ("posterior", "forward"):
+        assert float((end(variance)[1] - C_s).abs().max()) > 0.02
+
+
+def test_optimal_variance_by_probes(generator):
+    """Exact in one probe where the Jacobian is diagonal: signs square to one."""
+    density = Gaussian(MEAN, torch.tensor([1.5, 0.2]))
+    schedule, x = VP(), torch.randn(7, 2, generator=generator)
+    score, z = ExactScore(density, schedule), torch.randn(7, 2, generator=generator)
+    exact = Ancestral("optimal")(x, HALF, LATER, score, schedule, generator=Given(z))
+    signs = torch.rand(7, 2, generator=generator)
+    probed = Ancestral("optimal", n_probes=1)(
+        x, HALF, LATER, score, schedule, generator=Given(signs, z)
+    )
+    close(probed, exact, 1e-12)
+
+
+# ---------------------------------------------------------------------------- corrector, churn
+
+
+def still(x, t, s, score, schedule, *, generator=None):
+    """A predictor that does nothing."""
+    return x
+
+
+def test_corrector_by_level_is_langevin_with_step_two_q_squared_variance():
+    schedule, q = VP(), 0.3
+    step = step_law(PredictorCorrector(still, snr=q), schedule, HALF, LATER, 1)
+    m, S = noised_law(schedule, LATER)
+    h, P = 2 * q**2 * schedule(LATER)[1] ** 2, torch.linalg.inv(S)
+    close(step.M, torch.eye(2) - h * P, 1e-12)
+    close(step.b, h * P @ m, 1e-12)
+    close(step.Q, 2 * h * torch.eye(2), 1e-12)
+
+
+def test_corrector_by_sample_sets_each_ratio_on_its_own(generator):
+    schedule, q = VP(), 0.1
+    score = ExactScore(MIXTURE, schedule)
+    x, z = torch.randn(2, 6, 2, generator=generator)
+    move = PredictorCorrector(still, snr=q, rule="sample")
+    out = move(x, HALF, LATER, score, schedule, generator=Given(z))
+    s = score(x, LATER)
+    h = (2 * q**2 * 2 / s.square().sum(1, keepdim=True)).clamp(max=schedule(LATER)[1] ** 2)
+    close(out, x + h * s + (2 * h).sqrt() * z, 1e-12)
+    alone = move(x[2:3], HALF, LATER, score, schedule, generator=Given(z[2:3]))
+    close(alone, out[2:3], 1e-13)
+
+
+def test_a_step_size_by_sample_does_not_keep_the_law():
+    """On N(0, 1) one step from the exact law, by quadrature: what E x² gains.
+
+    By level it is h², an order beyond the step. By sample h is largest where the score is small,
+    p/h is kept in place of p, and E x² gains more than in proportion to the step.
+    """
+    schedule, t = VP(), torch.tensor(0.5)
+    unit = Gaussian(torch.zeros(1), 1.0)
+    grid = torch.linspace(-9, 9, 2001)[:, None]
+    mass = unit.log_prob(grid).exp() * (grid[1] - grid[0])
+    nodes, weights = gauss_hermite(1, 12)
+    x, z = grid.repeat_interleave(len(nodes), 0), nodes.repeat(len(grid), 1)
+
+    def drift(rule, q):
+        move = PredictorCorrector(still, snr=q, rule=rule)
+        out = move(x, t, t, ExactScore(unit, schedule), schedule, generator=Given(z))
+        return float((out[:, 0].square().reshape(len(grid), -1) @ weights) @ mass) - 1
+
+    level, sample = (
+        [drift(rule, q) for q in (0.1, 0.1 / math.sqrt(2))] for rule in ("level", "sample")
+    )
+    h = 2 * 0.1**2 * float(schedule(t)[1]) ** 2
+    close(level[0], h**2, 1e-9)
+    assert abs(float(order(level)) - 2) < 0.01
+    assert float(order(sample)) < 1.1
+    assert sample[0] > 50 * level[0]
+
+
+def test_correctors_need_a_predictor_without_memory(as_user):
+    with pytest.raises(ValueError, match="memory"):
+        PredictorCorrector(DPMSolver())
+
+
+@by_name
+def test_churn_raises_the_law_to_the_level_above(schedule, generator):
+    """Noise that leads from r to (1 + γ) r, and the flow from there."""
+    x, z = torch.randn(2, 6, 2, generator=generator)
+    score, gamma = ExactScore(MIXTURE, schedule), 0.2
+    (a, b), t = schedule(HALF), HALF
+    r = b / a
+    t_hat = invert_log_snr(schedule, -2 * ((1 + gamma) * r).log())
+    a_hat, b_hat = schedule(t_hat)
+    close(b_hat / a_hat, (1 + gamma) * r, 1e-9)
+    y = a_hat * (x / a + r * math.sqrt((1 + gamma) ** 2 - 1) * z)
+    expected = ProbabilityFlow()(y, t_hat, LATER, score, schedule)
+    close(Churn(gamma)(x, t, LATER, score, schedule, generator=Given(z)), expected, 1e-9)
+    quiet = Churn(gamma, r_min=float(2 * r))(x, t, LATER, score, schedule, generator=Given())
+    close(quiet, ProbabilityFlow()(x, t, LATER, score, schedule), 1e-12)
+    top = torch.ones(())
+    if schedule(top)[0] > 0:  # nothing is known above the largest level
+        out = Churn(gamma)(x, top, LATER, score, schedule, generator=Given())
+        close(out, ProbabilityFlow()(x, top, LATER, score, schedule), 1e-12)
+
+
+# ---------------------------------------------------------------------------- adaptive
+
+
+@by_name
+def test_adaptive_flow_meets_its_tolerance_on_a_gaussian(schedule, generator):
+    t, end = torch.tensor(0.9), torch.tensor(0.02)
+    x = torch.randn(6, 2, generator=generator) * 3
+    expected, score = exact_flow(schedule, x, t, end), ExactScore(DATA, schedule)
+    errors = []
+    for tolerance in (1e-4, 1e-9):
+        out = AdaptiveFlow(tolerance, tolerance)(x, t, end, score, schedule)
+        errors.append(float((out - expected).abs().max()))
+    assert errors[0] < 1e-2, errors
+    assert errors[1] < 2e-8, errors
+
+
+def test_adaptive_flow_of_a_sample_does_not_depend_on_the_others(generator):
+    schedule, score = VP(), ExactScore(MIXTURE, VP())
+    x = torch.randn(5, 2, generator=generator)
+    x[1] *= 1e3  # a neighbour in trouble
+    t, s = torch.tensor(0.8), torch.tensor(0.05)
+    move = AdaptiveFlow(1e-5, 1e-5)
+    whole = move(x, t, s, score, schedule)
+    for k in range(5):
+        close(move(x[k : k + 1], t, s, score, schedule), whole[k : k + 1], 1e-12)
+
+
+def test_transitions_of_many_chains_are_the_same_in_chunks(generator):
+    schedule, score = VP(), ExactScore(MIXTURE, VP())
+    x = prior(schedule, (11, 2), generator=generator)
+    times = time_grid(schedule, 6)
+    for move in (
+        ReverseSDE(),
+        ReverseSDE(1.0, "heun"),
+        DDIM(0.5),
+        Churn(0.1),
+        PredictorCorrector(),
+    ):
+        outs = [
+            evolve(
+                move, score, schedule, x, times, chunk_size=size,
+                generator=torch.Generator().manual_seed(3),
+            )
+            for size in (None, 4)
+        ]  # fmt: skip
+        close(outs[1], outs[0], 1e-13)
+    assert Streams  # noise is keyed by block of chains
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda: ReverseSDE(-0.1), "eta"), (lambda: ReverseSDE(math.inf), "eta"),
+        (lambda: ReverseSDE(1.0, "milstein"), "method"), (lambda: DDIM(1.2), "eta"),
+        (lambda: DPMSolver(4), "order"), (lambda: ExponentialAB(5), "order"),
+        (lambda: ExponentialAB(2, "v"), "predicts"), (lambda: AdaptiveFlow(0.0, 0.0), "rtol"),
+        (lambda: AdaptiveFlow(-1.0, 1.0), "rtol"), (lambda: AdaptiveFlow(max_steps=0), "max_steps"),
+        (lambda: PredictorCorrector(snr=0.0), "snr"),
+        (lambda: PredictorCorrector(n_steps=0), "n_steps"),
+        (lambda: PredictorCorrector(rule="batch"), "rule"), (lambda: Churn(-0.1), "gamma"),
+        (lambda: Churn(r_min=2.0, r_max=1.0), "r_min"), (lambda: Churn(order=3), "order"),
+        (lambda: Ancestral("posterior", n_probes=2), "n_probes"),
+    ],
+    ids=lambda v: v if isinstance(v, str) else "",
+)  # fmt: skip
+def test_bad_arguments(build, message, as_user):
+    with pytest.raises(ValueError, match=message):
+        build()
+
+
+def test_no_finite_sde_is_refused_with_advice(as_user):
+    x, one, score = torch.ones(3, 2), torch.ones(()), ExactScore(DATA, Rectified())
+    for method in ("euler", "heun"):
+        with pytest.raises(ValueError, match="exponential"):
+            ReverseSDE(1.0, method)(x, one, HALF, score, Rectified())
+
+
+# ---------------------------------------------------------------------------- slips that were found
+
+
+@pytest.mark.parametrize("inner", [DPMSolver(3), ExponentialAB(4)], ids=str)
+def test_coloured_noise_keeps_the_memory_of_a_solver(inner, generator):
+    schedule, score = VP(), ExactScore(MIXTURE, VP())
+    x, times = prior(schedule, (5, 2), generator=generator), time_grid(VP(), 10)
+    out = evolve(Coloured(1.0, inner), score, schedule, x, times)
+    close(out, evolve(inner, score, schedule, x, times), 1e-10)
+    assert float((out - evolve(DDIM(), score, schedule, x, times)).abs().max()) > 0.01
+
+
+@pytest.mark.parametrize(
+    "transition",
+    [DDIM(), Ancestral(), ReverseSDE(), ReverseSDE(1.0, "heun"), ProbabilityFlow(4), DPMSolver(2)],
+    ids=str,
+)
+def test_a_step_of_no_length_stays(transition, generator):
+    """Also at full noise, where α = 0."""
+    x, score = torch.randn(3, 2, generator=generator), ExactScore(DATA, Rectified())
+    out = evolve(
+        transition, score, Rectified(), x, torch.tensor([1.0]), denoise=False, generator=generator
+    )
+    close(out, x, 1e-12)
+
+
+def test_runge_kutta_reaches_time_zero(generator):
+    score, x = ExactScore(DATA, VP()), torch.randn(4, 2, generator=generator)
+    out = evolve(ProbabilityFlow(4), score, VP(), x, time_grid(VP(), 30, t_min=0.0))
+    close(out, evolve(ProbabilityFlow(4), score, VP(), x, time_grid(VP(), 60)), 0.02)

@@ -1,0 +1,481 @@
+"""Transitions against exact laws: moments are carried through the code's own steps."""
+
+import math
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+from scipy.integrate import solve_ivp
+from support import COV, MEAN, Given, affine, close, order
+
+from gradlogp import (
+    ExactScore,
+    Gaussian,
+    GaussianMixture,
+    evolve,
+    time_grid,
+)
+from gradlogp.diffusion import Ancestral, AnnealedLangevin, ProbabilityFlow
+from gradlogp.noise.schedules import (
+    DDPM,
+    VE,
+    VP,
+    Cosine,
+    Levels,
+    Rectified,
+    SubVP,
+)
+
+I2 = torch.eye(2, dtype=torch.float64)
+DATA = Gaussian(MEAN, COV)
+MIXTURE = GaussianMixture(
+    [0.3, 0.7],
+    torch.tensor([[-2.0, 0.5], [1.0, -1.0]], dtype=torch.float64),
+    [[[0.5, 0.2], [0.2, 0.3]], [[0.4, -0.1], [-0.1, 0.6]]],
+)
+BETAS = torch.linspace(0.02, 0.4, 10, dtype=torch.float64)
+LADDER = Levels([4.0, 1.5, 0.5, 0.1])
+CONTINUOUS = [VE(0.05, 8.0), VP(), SubVP(), Cosine(), Rectified()]
+by_name = pytest.mark.parametrize("schedule", CONTINUOUS, ids=lambda s: type(s).__name__)
+
+
+def step_law(transition, density, schedule, t, s, n_draws, d=2):
+    score = ExactScore(density, schedule)
+    return affine(lambda x, g: transition(x, t, s, score, schedule, generator=g), d, n_draws)
+
+
+def noised_law(schedule, t, mean=MEAN, cov=COV):
+    a, b = schedule(t)
+    return a * mean, a**2 * cov + b**2 * torch.eye(len(mean))
+
+
+# ---------------------------------------------------------------------------- ancestral
+
+
+@pytest.mark.parametrize("variance", ["posterior", "forward"])
+def test_ancestral_step_is_that_of_ddpm(variance):
+    """Oracles 3.8 and 2.P, written in β and ᾱ."""
+    schedule, T = DDPM(BETAS), len(BETAS)
+    abar = (1 - BETAS).cumprod(0)
+    for i in range(1, T):  # from step i + 1 to step i, counted from 1
+        beta, alpha = BETAS[i], 1 - BETAS[i]
+        t, s = torch.tensor((i + 1) / T), torch.tensor(i / T)
+        step = step_law(Ancestral(variance), DATA, schedule, t, s, 1)
+        P_t = torch.linalg.inv(abar[i] * COV + (1 - abar[i]) * I2)
+        close(step.M, (I2 - beta * P_t) / alpha.sqrt(), 1e-12)
+        close(step.b, beta / alpha.sqrt() * P_t @ (abar[i].sqrt() * MEAN), 1e-12)
+        tilde = beta * (1 - abar[i - 1]) / (1 - abar[i])
+        close(step.Q, (beta if variance == "forward" else tilde) * I2, 1e-12)
+
+
+def test_ancestral_step_on_a_ladder_is_that_of_smld(generator):
+    """VE: x + (σ_t² − σ_s²) s(x) + sqrt(σ_s² (σ_t² − σ_s²)/σ_t²) z (Song et al., 2021)."""
+    x, z = torch.randn(2, 6, 2, generator=generator)
+    score = ExactScore(MIXTURE, LADDER)
+    for (t, s), (b_t, b_s) in zip(pairwise(LADDER.times), pairwise(LADDER.sigmas), strict=True):
+        out = Ancestral()(x, t, s, score, LADDER, generator=Given(z))
+        gap = b_t**2 - b_s**2
+        expected = x + gap * score(x, t) + math.sqrt(b_s**2 * gap / b_t**2) * z
+        close(out, expected, 1e-12)
+
+
+def run_ancestral(variance, density, mean, cov):
+    """The law after all DDPM steps from the exact law at t = 1, before the last step and after."""
+    schedule = DDPM(BETAS)
+    times = schedule.times
+    m, C = noised_law(schedule, times[0], mean, cov)
+    for t, s in pairwise(times):
+        m, C = step_law(Ancestral(variance), density, schedule, t, s, 1).law(m, C)
+    end = step_law(Ancestral(variance), density, schedule, times[-1], None, 0).law(m, C)
+    return (m, C), end
+
+
+def test_posterior_variance_is_exact_for_a_point_mass():
+    point, nothing = Gaussian(MEAN, 0.0), torch.zeros(2, 2)
+    (m, C), (m_end, C_end) = run_ancestral("posterior", point, MEAN, nothing)
+    expected = noised_law(DDPM(BETAS), torch.tensor(1 / len(BETAS)), MEAN, nothing)
+    close(m, expected[0], 1e-12)
+    close(C, expected[1], 1e-12)
+    close(m_end, MEAN, 1e-12)
+    close(C_end, nothing, 1e-14)
+    wrong = run_ancestral("forward", point, MEAN, nothing)[0][1]
+    assert float(wrong[0, 0] / C[0, 0]) > 1.5
+
+
+def test_forward_variance_is_exact_for_a_standard_normal():
+    mean = torch.zeros(2)
+    (m, C), (_, C_end) = run_ancestral("forward", Gaussian(mean, 1.0), mean, I2)
+    close(m, mean, 1e-12)
+    close(C, I2, 1e-12)
+    assert C_end[0, 0] < 1  # the mean x̂_0, which has lost the posterior variance
+    wrong = run_ancestral("posterior", Gaussian(mean, 1.0), mean, I2)[0][1]
+    assert float(wrong[0, 0]) < 0.95
+
+
+@pytest.mark.parametrize("variance", ["posterior", "forward"])
+def test_ancestral_law_on_a_gaussian(variance):
+    """The recursion of oracles 3.8 from N(0, I): code and formula agree to the last step."""
+    schedule, T = DDPM(BETAS), len(BETAS)
+    abar = (1 - BETAS).cumprod(0)
+    law = affine(
+        lambda x, g: evolve(
+            Ancestral(variance),
+            ExactScore(DATA, schedule),
+            schedule,
+            x,
+            schedule.times,
+            generator=g,
+        ),
+        2,
+        T - 1,
+    )
+    m, C = torch.zeros(2), I2
+    for i in reversed(range(T)):
+        beta, alpha = BETAS[i], 1 - BETAS[i]
+        P_t = torch.linalg.inv(abar[i] * COV + (1 - abar[i]) * I2)
+        M = (I2 - beta * P_t) / alpha.sqrt()
+        before = abar[i - 1] if i else torch.tensor(1.0)
+        V = beta * (1 - before) / (1 - abar[i]) if variance == "posterior" or i == 0 else beta
+        m = M @ m + beta / alpha.sqrt() * P_t @ (abar[i].sqrt() * MEAN)
+        C = M @ C @ M.mT + V * I2
+    measured = law.law(torch.zeros(2), I2)
+    close(measured[0], m, 1e-11)
+    close(measured[1], C, 1e-11)
+
+
+@by_name
+def test_ancestral_mean_is_exact_for_any_law(schedule, generator):
+    """E[x_s | x_t] of a mixture, from the posterior of the law at s given a further noising."""
+    x = 2 * torch.randn(8, 2, generator=generator)
+    t, s = torch.tensor(0.6), torch.tensor(0.35)
+    (a_t, b_t), (a_s, b_s) = schedule(t), schedule(s)
+    a = a_t / a_s
+    expected = MIXTURE.noised(a_s, b_s).posterior_mean(x, a, (b_t**2 - a**2 * b_s**2).sqrt())
+    mean = Ancestral()(
+        x, t, s, ExactScore(MIXTURE, schedule), schedule, generator=Given(torch.zeros(8, 2))
+    )
+    close(mean, expected, 1e-11)
+
+
+@by_name
+@pytest.mark.parametrize("variance", ["posterior", "forward"])
+def test_ancestral_variance_for_every_schedule(schedule, variance):
+    """The posterior of x_s given x_0 and x_t has precision 1/σ_s² + a²/σ²_{t|s}."""
+    t, s = torch.tensor(0.6), torch.tensor(0.35)
+    (a_t, b_t), (a_s, b_s) = schedule(t), schedule(s)
+    a = a_t / a_s
+    v = b_t**2 - a**2 * b_s**2
+    step = step_law(Ancestral(variance), DATA, schedule, t, s, 1)
+    close(step.Q, (v if variance == "forward" else 1 / (1 / b_s**2 + a**2 / v)) * I2, 1e-12)
+
+
+# ---------------------------------------------------------------------------- probability flow
+
+
+def hand_split(score, schedule, x, t):
+    a, b = schedule(t)
+    return (x + b**2 * score(x, t)) / a, -b * score(x, t)
+
+
+@by_name
+def test_order_one_is_ddim(schedule, generator):
+    """Song et al. 2021 (DDIM), η = 0: sqrt(ᾱ_s) x̂_0 + sqrt(1 − ᾱ_s) ε̂."""
+    x = torch.randn(6, 2, generator=generator)
+    score = ExactScore(MIXTURE, schedule)
+    t, s = torch.tensor(0.7), torch.tensor(0.4)
+    (a_t, b_t), (a_s, b_s) = schedule(t), schedule(s)
+    eps = -b_t * score(x, t)
+    expected = a_s * (x - b_t * eps) / a_t + b_s * eps
+    close(ProbabilityFlow(order=1)(x, t, s, score, schedule), expected, 1e-12)
+
+
+def test_order_two_is_edm_heun_on_ve(generator):
+    """Karras et al. 2022, Algorithm 1, with D the denoiser."""
+    schedule = VE(0.02, 10.0)
+    x = 3 * torch.randn(6, 2, generator=generator)
+    exact = ExactScore(MIXTURE, schedule)
+    t, s = torch.tensor(0.7), torch.tensor(0.5)
+    b_t, b_s = schedule(t)[1], schedule(s)[1]
+    d = (x - exact.denoise(x, t)) / b_t
+    euler = x + (b_s - b_t) * d
+    d_next = (euler - exact.denoise(euler, s)) / b_s
+    expected = x + (b_s - b_t) * (d + d_next) / 2
+    close(ProbabilityFlow()(x, t, s, exact, schedule), expected, 1e-11)
+
+
+@by_name
+@pytest.mark.parametrize("t", [0.9, 0.3, 1e-3])
+@pytest.mark.parametrize(
+    "transition", [Ancestral(), Ancestral("forward"), ProbabilityFlow(1), ProbabilityFlow(2)]
+)
+def test_the_noise_free_end_is_the_tweedie_mean(schedule, t, transition, generator):
+    t = torch.tensor(t)
+    a, b = schedule(t)
+    x = MIXTURE.noised(a, b).sample(6, generator=generator)
+    out = transition(x, t, None, ExactScore(MIXTURE, schedule), schedule, generator=Given())
+    close(out, MIXTURE.posterior_mean(x, a, b), 1e-10)
+
+
+@pytest.mark.parametrize("transition", [Ancestral(), ProbabilityFlow(1), ProbabilityFlow(2)])
+@pytest.mark.parametrize("schedule", [VP(), SubVP(), Cosine(), Rectified()], ids=str)
+def test_time_zero_is_finite(transition, schedule, generator):
+    """At t = 0 there is no noise left, and the last step has nothing to do (M13)."""
+    score = ExactScore(DATA, schedule)
+    x, zero = torch.randn(4, 2, generator=generator), torch.zeros(())
+    close(transition(x, zero, None, score, schedule, generator=generator), x, 1e-12)
+    there = transition(x, torch.tensor(0.1), zero, score, schedule, generator=generator)
+    out = evolve(transition, score, schedule, x, torch.tensor([0.1, 0.0]), generator=generator)
+    assert torch.isfinite(there).all()
+    assert torch.isfinite(out).all()
+
+
+def pf_errors(schedule, density, x, expected, n_list, order_, t_min=0.02):
+    score = ExactScore(density, schedule)
+    errors = []
+    for n in n_list:
+        times = time_grid(schedule, n + 1, t_min=t_min)
+        out = evolve(ProbabilityFlow(order_), score, schedule, x, times, denoise=False)
+        errors.append(float((out - expected).norm()))
+    return errors
+
+
+def exact_flow(schedule, x, t, s):
+    """x_s of the probability flow of a Gaussian, oracles 3.8: S_t and S_s share eigenvectors."""
+    (m_t, S_t), (m_s, S_s) = noised_law(schedule, t), noised_law(schedule, s)
+    U = torch.linalg.eigh(COV)[1]
+    ratio = ((U.mT @ S_s @ U).diag() / (U.mT @ S_t @ U).diag()).sqrt()
+    return m_s + (x - m_t) @ U @ (ratio.unsqueeze(1) * U.mT)
+
+
+FLOWS = [VE(0.05, 8.0), VP(), SubVP(), Cosine(alpha_min=0.02)]
+
+
+@pytest.mark.parametrize("schedule", FLOWS, ids=lambda s: type(s).__name__)
+@pytest.mark.parametrize("order_", [1, 2])
+def test_order_of_convergence_on_a_gaussian(schedule, order_, generator):
+    one, end = torch.ones(()), torch.tensor(0.02)
+    m, C = noised_law(schedule, one)
+    x = m + torch.randn(16, 2, generator=generator) @ torch.linalg.cholesky(C).mT
+    expected = exact_flow(schedule, x, one, end)
+    errors = pf_errors(schedule, DATA, x, expected, [40, 80, 160], order_)
+    slopes = order(errors)
+    assert float((slopes - order_).abs().max()) < 0.2, slopes
+    assert errors[-1] < {1: 0.3, 2: 0.02}[order_]
+
+
+@pytest.mark.parametrize("schedule", [VE(0.05, 8.0), VP()], ids=lambda s: type(s).__name__)
+def test_order_of_convergence_on_a_mixture(schedule):
+    """Against SciPy on dx/dt = f x − ½ g² s, with f and g² from the drift form."""
+    p = GaussianMixture([0.4, 0.6], [[-1.0], [1.5]], [0.3, 0.2])
+    a, b = schedule(torch.ones(()))
+    x = p.noised(a, b).means[:1] + b * torch.tensor([[-1.3], [-0.4], [0.3], [0.9], [1.8]])
+
+    def field(t, y):
+        t = torch.tensor(t)
+        s = p.noised(*schedule(t)).score(torch.as_tensor(y)[:, None])[:, 0]
+        return (schedule.f(t) * torch.as_tensor(y) - 0.5 * schedule.g2(t) * s).numpy()
+
+    solution = solve_ivp(field, (1.0, 0.02), x[:, 0].numpy(), method="LSODA", rtol=1e-9, atol=1e-9)
+    expected = torch.as_tensor(np.ascontiguousarray(solution.y[:, -1:]))
+    for order_ in (1, 2):
+        slopes = order(pf_errors(schedule, p, x, expected, [50, 100, 200], order_))
+        assert float((slopes - order_).abs().max()) < 0.2, slopes
+
+
+def test_flow_of_a_prior_that_is_not_the_law_at_one():
+    """From N(0, I): mean μ − a S^½ S_T^{-½} μ, cov S S_T⁻¹ (claim 23), in the limit."""
+    schedule = VP(0.1, 8.0)
+    times = time_grid(schedule, 200, t_min=1e-4)
+    step = affine(
+        lambda x, g: evolve(
+            ProbabilityFlow(), ExactScore(DATA, schedule), schedule, x, times, generator=g
+        ),
+        2,
+        0,
+    )
+    m, C = step.law(torch.zeros(2), I2)
+    a = schedule(torch.ones(()))[0]
+    w, U = torch.linalg.eigh(COV)
+    w_T = a**2 * w + 1 - a**2
+    close(m, MEAN - a * U @ ((w / w_T).sqrt() * (U.mT @ MEAN)), 2e-3)
+    close(C, (U * (w / w_T)) @ U.mT, 2e-3)
+    assert float((m - MEAN).abs().max()) > 0.05
+
+
+# ---------------------------------------------------------------------------- annealed Langevin
+
+
+def annealed_law(sigmas, n_steps, eta, m, C, denoise=True, mean=MEAN, cov=COV):
+    """Oracles 3.7 in the eigenbasis of S; m is the error of the mean."""
+    w, U = torch.linalg.eigh(cov)
+    m, C = U.mT @ (m - mean), U.mT @ C @ U
+    for sigma in sigmas:
+        l = 1 / (w + sigma**2)
+        h = eta * sigma**2
+        A = (1 - h * l) ** n_steps
+        stationary = torch.diag(1 / (l * (1 - h * l / 2)))
+        m, C = A * m, stationary + (C - stationary) * torch.outer(A, A)
+    if denoise:
+        D = w / (w + sigma**2)
+        m, C = D * m, C * torch.outer(D, D)
+    return mean + U @ m, U @ C @ U.mT
+
+
+@pytest.mark.parametrize("denoise", [True, False])
+@pytest.mark.parametrize(("n_steps", "eta"), [(1, 0.2), (3, 0.1), (2, 1.7)])
+def test_annealed_langevin_final_law(n_steps, eta, denoise):
+    step = affine(
+        lambda x, g: evolve(
+            AnnealedLangevin(n_steps, eta),
+            ExactScore(DATA, LADDER),
+            LADDER,
+            x,
+            LADDER.times,
+            generator=g,
+            denoise=denoise,
+        ),
+        2,
+        n_steps * len(LADDER.sigmas),
+    )
+    m0, C0 = torch.tensor([0.5, -0.4]), 16 * I2
+    m, C = step.law(m0, C0)
+    expected = annealed_law(LADDER.sigmas, n_steps, eta, m0, C0, denoise)
+    close(m, expected[0], 1e-10)
+    close(C, expected[1], 1e-10)
+
+
+def test_annealed_langevin_in_the_wrong_order_ends_at_the_largest_noise():
+    """Claim 18 and 2.G: ascending levels leave covariance near S + σ_1² I."""
+    transition = AnnealedLangevin(50, 0.1)
+    up = LADDER.times.flip(0)
+    with pytest.raises(ValueError, match="descend"):
+        evolve(transition, ExactScore(DATA, LADDER), LADDER, torch.zeros(2, 2), up)
+
+    def law(times):
+        m, C = torch.zeros(2), 16 * I2
+        for t in times:
+            m, C = step_law(transition, DATA, LADDER, t, t, 50).law(m, C)
+        return m, C
+
+    right, wrong = law(LADDER.times)[1], law(up)[1]
+    close(torch.trace(wrong), torch.trace(COV) + 2 * 16.0, 0.1)
+    assert float(torch.trace(right)) < 3 * float(torch.trace(COV))
+
+
+@pytest.mark.parametrize(
+    ("sigma_1", "sigma_L", "L", "epsilon", "T", "expected"),
+    [(50.0, 0.01, 232, 6.2e-6, 5, 1.055), (1.0, 0.01, 10, 2e-5, 100, 1.111)],
+    ids=["NCSNv2 CIFAR-10", "NCSN"],
+)
+def test_published_constants_inflate_a_point_mass(sigma_1, sigma_L, L, epsilon, T, expected):
+    """A9: s_T²/σ² after a level entered at the level before, through the code's own steps."""
+    schedule = Levels(torch.logspace(math.log10(sigma_1), math.log10(sigma_L), L))
+    eta = epsilon / sigma_L**2
+    transition = AnnealedLangevin(T, eta)
+    point = Gaussian(torch.zeros(1), 0.0)
+    t, s = schedule.times[L // 2], schedule.times[L // 2 + 1]
+    step = step_law(transition, point, schedule, t, s, T, d=1)
+    gamma, sigma = sigma_1 ** (1 / (L - 1)) / sigma_L ** (1 / (L - 1)), schedule(t)[1]
+    ratio = float(step.law(torch.zeros(1), (gamma * sigma) ** 2 * torch.eye(1))[1] / sigma**2)
+    f = 1 / (1 - eta / 2)
+    close(ratio, (1 - eta) ** (2 * T) * (gamma**2 - f) + f, 1e-9)
+    assert abs(ratio - expected) < 5e-4
+
+
+def test_the_step_is_that_of_the_code_and_not_of_the_paper():
+    """2.H: one level run for long inflates a point mass by 1/(1 − η/2), not 1/(1 − η/4)."""
+    eta = 0.2
+    m, C = torch.zeros(1), torch.ones(1, 1)
+    schedule = Levels([2.0, 1.0])
+    point = Gaussian(torch.zeros(1), 0.0)
+    t = torch.zeros(())
+    step = step_law(AnnealedLangevin(20, eta), point, schedule, t, t, 20, d=1)
+    for _ in range(20):
+        m, C = step.law(m, C)
+    close(C[0, 0], 1 / (1 - eta / 2), 1e-10)
+    assert abs(float(C[0, 0]) - 1 / (1 - eta / 4)) > 0.05
+
+
+@by_name
+def test_annealed_langevin_follows_the_scale_of_the_schedule(schedule):
+    """From level t to s the state is rescaled by α_s/α_t, after the steps at level t."""
+    t, s, eta = torch.tensor(0.5), torch.tensor(0.3), 0.15
+    step = step_law(AnnealedLangevin(1, eta), DATA, schedule, t, s, 1)
+    (a_t, b_t), (a_s, _) = schedule(t), schedule(s)
+    m_t, S_t = noised_law(schedule, t)
+    h, r = eta * b_t**2, a_s / a_t
+    P = torch.linalg.inv(S_t)
+    close(step.M, r * (I2 - h * P), 1e-12)
+    close(step.b, r * h * P @ m_t, 1e-12)
+    close(step.Q, r**2 * 2 * h * I2, 1e-12)
+
+
+def test_annealed_langevin_denoises_at_its_own_level(generator):
+    x = torch.randn(5, 2, generator=generator)
+    t = LADDER.times[2]
+    score = ExactScore(MIXTURE, LADDER)
+    z = torch.randn(2, 5, 2, generator=generator)
+    sigma = LADDER.sigmas[2]
+    h = 0.1 * sigma**2
+    y = x
+    for k in range(2):
+        y = y + h * score(y, t) + math.sqrt(2 * h) * z[k]
+    out = AnnealedLangevin(2)(x, t, None, score, LADDER, generator=Given(*z))
+    close(out, MIXTURE.posterior_mean(y, 1.0, sigma), 1e-11)
+    close(out, y + sigma**2 * score(y, t), 1e-11)
+
+
+# ---------------------------------------------------------------------------- refusals
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda: Ancestral("beta"), "variance"),
+        (lambda: ProbabilityFlow(3), "order"),
+        (lambda: ProbabilityFlow(0), "order"),
+        (lambda: AnnealedLangevin(0), "n_steps"),
+        (lambda: AnnealedLangevin(5, 0.0), "relative_step"),
+        (lambda: AnnealedLangevin(5, 2.0), "relative_step"),
+        (lambda: AnnealedLangevin(5, math.nan), "relative_step"),
+    ],
+)
+def test_bad_arguments(build, message, as_user):
+    with pytest.raises(ValueError, match=message):
+        build()
+
+
+@pytest.mark.parametrize(
+    "transition", [Ancestral(), ProbabilityFlow(1), ProbabilityFlow(2), AnnealedLangevin()]
+)
+def test_a_score_of_another_shape_is_never_broadcast(transition, as_user):
+    broken = lambda x, t: -x[:, :1]
+    with pytest.raises(ValueError, match="shape"):
+        transition(torch.ones(3, 2), torch.tensor(0.5), torch.tensor(0.4), broken, VP())
+
+
+@pytest.mark.parametrize(
+    "transition", [Ancestral(), ProbabilityFlow(1), ProbabilityFlow(2), AnnealedLangevin()]
+)
+def test_a_score_without_data_at_full_noise_is_refused(transition, as_user):
+    """α = 0: a score says nothing of x_0, and only a denoiser can go on."""
+    x, one = torch.ones(3, 2), torch.ones(())
+    with pytest.raises(ValueError, match="alpha = 0"):
+        transition(x, one, None, lambda x, t: -x, Rectified())
+    out = transition(x, one, None, ExactScore(DATA, Rectified()), Rectified())
+    close(out, MEAN.expand(3, 2), 1e-12)
+
+
+def test_annealed_langevin_cannot_leave_full_noise(as_user):
+    """No rescaling by α_s/α_t leads away from α_t = 0 (Rectified at t = 1)."""
+    x, score = torch.ones(3, 2), ExactScore(DATA, Rectified())
+    with pytest.raises(ValueError, match="alpha = 0"):
+        AnnealedLangevin()(x, torch.ones(()), torch.tensor(0.5), score, Rectified())
+
+
+@pytest.mark.parametrize("transition", [Ancestral(), ProbabilityFlow()])
+def test_a_time_for_each_sample_is_refused(transition, as_user):
+    exact = ExactScore(Gaussian([0.0, 0.0]), VP())
+    with pytest.raises(ValueError, match="at one time"):
+        transition(torch.zeros(2, 2), torch.tensor([0.5, 0.6]), None, exact, VP())

@@ -1,0 +1,608 @@
+"""Annealed Langevin with any kernel, exponential and preconditioned steps, coloured noise."""
+
+import math
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+from scipy.linalg import expm, sqrtm
+from support import COV, MEAN, Given, affine, close, z_score
+
+from gradlogp import (
+    ExactScore,
+    Gaussian,
+    GaussianMixture,
+    evolve,
+    noise_levels,
+)
+from gradlogp.diffusion import Ancestral, AnnealedLangevin, ProbabilityFlow
+from gradlogp.diffusion.transitions.annealed_kernels import ExponentialSteps, PreconditionedSteps
+from gradlogp.diffusion.transitions.annealed_noise import Coloured
+from gradlogp.diffusion.transitions.annealed_solver import level_variance, solve_step
+from gradlogp.langevin import (
+    BAOA,
+    BAOAB,
+    GHMC,
+    HMC,
+    MALA,
+    OBABO,
+    ULA,
+    LeimkuhlerMatthews,
+    PositionDependentULA,
+    PreconditionedULA,
+    Preconditioner,
+    Splitting,
+    TamedULA,
+)
+from gradlogp.langevin.kernels.exponential import ExponentialEuler
+from gradlogp.noise.ladder import NoiseLevels, variance_ratio
+from gradlogp.noise.schedules import VE, VP, Levels
+
+I2 = torch.eye(2, dtype=torch.float64)
+DATA = Gaussian(MEAN, COV)
+LADDER = Levels([4.0, 1.5, 0.5, 0.1])
+MIXTURE = GaussianMixture(
+    [0.3, 0.7], torch.tensor([[-1.5, 0.0], [1.0, 0.5]], dtype=torch.float64), 0.2
+)
+T = torch.tensor(0.5, dtype=torch.float64)
+DENSE = torch.tensor([[0.9, -0.3], [-0.3, 0.4]], dtype=torch.float64)
+
+
+class Counting:
+    """A noisy score that counts how often it is asked."""
+
+    def __init__(self, score):
+        self.score, self.calls = score, 0
+
+    def __call__(self, x, t):
+        self.calls += 1
+        return self.score(x, t)
+
+
+def level_law(schedule, t, mean=MEAN, cov=COV):
+    a, b = schedule(t)
+    return Gaussian(a * mean, a**2 * cov + b**2 * torch.eye(len(mean)))
+
+
+def level_step(transition, density, schedule, t, n_draws, d=2):
+    """The affine map of all steps at a level."""
+    score = ExactScore(density, schedule)
+    return affine(lambda x, g: transition(x, t, t, score, schedule, generator=g), d, n_draws)
+
+
+def same_step(one, two, tolerance=1e-10):
+    for a, b in zip(one, two, strict=True):
+        close(a, b, tolerance)
+
+
+# ---------------------------------------------------------------------------- any kernel
+
+# what is given, and the same in the units of x at a level of noise σ
+PAIRS = [
+    ("ULA", ULA, lambda h, b: ULA(h * b**2), 1),
+    ("LM", LeimkuhlerMatthews, lambda h, b: LeimkuhlerMatthews(h * b**2), 1),
+    ("warm", partial(ULA, temperature=2.0), lambda h, b: ULA(h * b**2, 2.0), 1),
+    (
+        "PULA",
+        partial(PreconditionedULA, preconditioner=DENSE),
+        lambda h, b: PreconditionedULA(h, b**2 * DENSE),
+        1,
+    ),
+    ("BAOAB", BAOAB, lambda h, b: BAOAB(h * b, friction=1 / b), 1),
+    ("OBABO", partial(OBABO, friction=2.0), lambda h, b: OBABO(h * b, friction=2 / b), 2),
+    ("BAOA", BAOA, lambda h, b: BAOA(h * b, friction=1 / b), 1),
+    (
+        "ABOBA",
+        partial(Splitting, scheme="ABOBA", mass=2.0),
+        lambda h, b: Splitting(h * b, "ABOBA", friction=1 / b, mass=2.0),
+        1,
+    ),
+    (
+        "exponential",
+        partial(ExponentialEuler, covariance=DENSE),
+        lambda h, b: ExponentialEuler(h * b**2, b**2 * DENSE),
+        1,
+    ),
+]
+every_pair = pytest.mark.parametrize(
+    ("make", "in_x", "draws"), [p[1:] for p in PAIRS], ids=[p[0] for p in PAIRS]
+)
+
+
+@every_pair
+@pytest.mark.parametrize("schedule", [VE(0.05, 8.0), VP()], ids=["VE", "VP"])
+def test_a_level_is_the_kernel_at_a_step_of_its_own(make, in_x, draws, schedule):
+    """η σ² where a step is one of position, η σ where it is a time, and friction γ/σ."""
+    n, eta = 3, 0.4
+    law, sigma = level_law(schedule, T), float(schedule(T)[1])
+    kernel = in_x(eta, sigma)
+
+    def directly(x, noise):
+        state = kernel.init(x, law)
+        for _ in range(n):
+            state, _ = kernel.step(state, law, generator=noise)
+        return state.x
+
+    found = level_step(AnnealedLangevin(n, eta, make), DATA, schedule, T, n * draws)
+    same_step(found, affine(directly, 2, n * draws))
+    assert float((found.M - I2).abs().max()) > 0.01  # it has moved
+
+
+@pytest.mark.parametrize("make", [ULA, LeimkuhlerMatthews, BAOAB])
+@pytest.mark.parametrize("denoise", [True, False])
+def test_the_law_in_the_end_is_that_of_the_levels_in_turn(make, denoise):
+    n, eta = 4, 0.5
+    score = ExactScore(DATA, LADDER)
+    step = affine(
+        lambda x, g: evolve(
+            AnnealedLangevin(n, eta, make), score, LADDER, x, LADDER.times, generator=g,
+            denoise=denoise,
+        ),
+        2, n * 4,
+    )  # fmt: skip
+    m, C = torch.tensor([0.5, -0.4]), 16 * I2
+    found = step.law(m, C)
+    for t in LADDER.times:
+        m, C = level_step(AnnealedLangevin(n, eta, make), DATA, LADDER, t, n).law(m, C)
+    if denoise:
+        D = COV @ torch.linalg.inv(COV + LADDER.sigmas[-1] ** 2 * I2)
+        m, C = MEAN + D @ (m - MEAN), D @ C @ D.mT
+    close(found[0], m, 1e-10)
+    close(found[1], C, 1e-10)
+
+
+@pytest.mark.parametrize(("make", "eta"), [(LeimkuhlerMatthews, 0.9), (BAOAB, 1.0), (BAOA, 1.0)])
+def test_a_level_ends_with_its_exact_law_where_the_kernel_does(make, eta):
+    n = 120
+    law = level_law(LADDER, LADDER.times[1])
+    step = level_step(AnnealedLangevin(n, eta, make), DATA, LADDER, LADDER.times[1], n)
+    m, C = step.law(torch.tensor([3.0, -2.0]), 20 * I2)
+    close(m, law.mean, 1e-8)
+    close(C, law.cov, 1e-8)
+    biased = level_step(AnnealedLangevin(n, eta), DATA, LADDER, LADDER.times[1], n).law(m, C)[1]
+    assert float((biased / law.cov - 1).abs().max()) > 0.05
+
+
+def test_one_leapfrog_step_is_mala_at_half_the_square(generator):
+    """A time η compares with the step η²/2, at every level."""
+    eta, score = 0.8, ExactScore(MIXTURE, VP())
+    x = torch.randn(50, 2, generator=generator)
+    ends = [
+        evolve(
+            AnnealedLangevin(4, step, make), score, VP(), x, torch.tensor([0.9, 0.5, 0.1]),
+            generator=torch.Generator().manual_seed(5),
+        )
+        for step, make in ((eta, partial(HMC, n_leapfrog=1)), (eta**2 / 2, MALA))
+    ]  # fmt: skip
+    close(ends[0], ends[1], 1e-11)
+
+
+@pytest.mark.parametrize(
+    ("make", "eta"),
+    [(MALA, 0.7), (partial(HMC, n_leapfrog=3), 0.6), (GHMC, 0.8)],
+    ids=["MALA", "HMC", "GHMC"],
+)
+def test_adjusted_kernels_keep_the_law_of_a_level(make, eta, generator):
+    """Exact draws stay exact draws; those that ULA has moved do not."""
+    n, (a, b) = 40_000, LADDER(T)
+    law = MIXTURE.noised(a, b)
+    x = law.sample(n, generator=generator)
+    score = ExactScore(MIXTURE, LADDER)
+    centre, cov = law.mean, law.cov
+
+    def off(kernel, step):
+        transition = AnnealedLangevin(12, step, kernel)
+        y = transition(x, T, T, score, LADDER, generator=generator)
+        assert not torch.equal(y, x)
+        first = [abs(z_score(y[:, i], centre[i])) for i in range(2)]
+        d = y - centre
+        return max(
+            *first, *(abs(z_score(d[:, i] * d[:, j], cov[i, j])) for i in (0, 1) for j in (0, 1))
+        )
+
+    assert off(make, eta) < 4.5
+    assert off(ULA, 0.7) > 10
+
+
+def test_a_metropolis_correction_needs_the_log_density(as_user):
+    score = lambda x, t: -x
+    with pytest.raises(ValueError, match=r"no log-density.*ULA"):
+        AnnealedLangevin(2, 0.1, MALA)(torch.zeros(2, 2), T, T, score, LADDER)
+    with pytest.raises(ValueError, match=r"no log-density.*ULA"):
+        Coloured(2.0, AnnealedLangevin(2, 0.1, MALA))(torch.zeros(2, 2), T, T, score, LADDER)
+
+
+@pytest.mark.parametrize(
+    ("make", "per_step", "at_start"),
+    [
+        (ULA, 1, 0), (LeimkuhlerMatthews, 1, 0), (TamedULA, 1, 0), (ExponentialSteps(1.0), 1, 0),
+        (PreconditionedSteps(1.0), 1, 0), (BAOAB, 1, 1), (MALA, 1, 1),
+        (partial(PositionDependentULA, G=torch.ones_like, divergence=torch.zeros_like), 1, 0),
+    ],
+    ids=["ULA", "LM", "tamed", "exponential", "preconditioned", "BAOAB", "MALA", "position"],
+)  # fmt: skip
+@pytest.mark.parametrize("s", [None, 0.4])
+def test_scores_that_nobody_uses_are_not_computed(make, per_step, at_start, s, generator):
+    exact = ExactScore(MIXTURE, LADDER)
+    score = Counting(exact)
+    score.log_prob = exact.log_prob
+    x = torch.randn(3, 2, generator=generator)
+    s = None if s is None else torch.tensor(s)
+    AnnealedLangevin(4, 0.1, make)(x, T, s, score, LADDER, generator=generator)
+    assert score.calls == 4 * per_step + at_start + (s is None)
+
+
+def test_the_default_is_the_step_that_it_was(generator):
+    x, z = torch.randn(5, 2, generator=generator), torch.randn(3, 5, 2, generator=generator)
+    score, sigma = ExactScore(MIXTURE, LADDER), float(LADDER(T)[1])
+    h, y = 0.3 * sigma**2, x
+    for k in range(3):
+        y = y + h * score(y, T) + math.sqrt(2 * h) * z[k]
+    close(AnnealedLangevin(3, 0.3)(x, T, T, score, LADDER, generator=Given(*z)), y, 1e-13)
+
+
+VARIANTS = {
+    "ULA": AnnealedLangevin(3, 0.2),
+    "BAOAB": AnnealedLangevin(8, 0.8, BAOAB),
+    "MALA": AnnealedLangevin(3, 0.6, MALA),
+    "tamed": AnnealedLangevin(8, 0.2, TamedULA),
+    "exponential": AnnealedLangevin(3, 5.0, ExponentialSteps(COV)),
+    "preconditioned": AnnealedLangevin(3, 0.2, PreconditionedSteps(0.2)),
+    "MALA, preconditioned": AnnealedLangevin(3, 0.2, PreconditionedSteps(0.2, MALA)),
+    "coloured": Coloured(COV, AnnealedLangevin(3, 0.2)),
+    "coloured ancestral": Coloured(COV, Ancestral()),
+}
+every_variant = pytest.mark.parametrize("transition", VARIANTS.values(), ids=VARIANTS)
+
+
+@every_variant
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_nothing_couples_the_samples(transition, dtype, generator):
+    score = ExactScore(MIXTURE, LADDER)
+    x = torch.randn(1100, 2, generator=generator).to(dtype)
+    before = x.clone()
+
+    def carry(x, size):
+        seeded = torch.Generator().manual_seed(3)
+        return evolve(
+            transition, score, LADDER, x, LADDER.times, generator=seeded, chunk_size=size
+        )
+
+    whole, parts = carry(x, None), carry(x, 137)
+    tolerance = {"rtol": 1e-12, "atol": 1e-12} if dtype == torch.float64 else {}
+    if dtype == torch.float64:
+        torch.testing.assert_close(whole, parts, **tolerance)
+    assert whole.dtype == dtype
+    assert torch.isfinite(whole).all()
+    assert torch.equal(x, before)
+    other = x.clone()
+    other[1:] = 5 - 3 * other[1:]
+    mates = carry(other, None)
+    torch.testing.assert_close(mates[0], whole[0], **tolerance)
+    assert not torch.equal(mates[1:], whole[1:])
+
+
+@every_variant
+def test_transitions_carry_a_law(transition, generator):
+    """From the widest level to the data, which are N(MEAN, COV) up to the bias of few steps."""
+    ladder = Levels(torch.logspace(1, -2, 80))
+    score, n = ExactScore(DATA, ladder), 6000
+    x = MEAN + 10 * torch.randn(n, 2, generator=generator)
+    if isinstance(transition, Coloured):
+        x = MEAN + 10 * Preconditioner(COV).sqrt((x - MEAN) / 10)
+        score = lambda x, t: (MEAN - x) @ torch.linalg.inv(COV * (1 + ladder(t)[1] ** 2))
+    y = evolve(transition, score, ladder, x, ladder.times, generator=generator)
+    close(y.mean(0), MEAN, 0.25)
+    assert float((y.mT.cov() / COV - 1).abs().max()) < 0.3
+
+
+def test_a_chain_that_leaves_the_finite_numbers_is_told():
+    score = lambda x, t: torch.where(x.abs() > 1, torch.nan, -x)
+    x, z = torch.tensor([[0.0], [2.0], [3.0]]), torch.zeros(2, 3, 1)
+    for make in (ULA, BAOAB, ExponentialSteps(1.0)):
+        transition = AnnealedLangevin(2, 0.1, make)
+        with pytest.raises(FloatingPointError, match="2 of 3 chains"):
+            transition(x, T, T, score, LADDER, generator=Given(*z))
+
+
+def test_without_noise_there_are_no_steps(generator):
+    """VP has σ = 0 at t = 0."""
+    x = torch.randn(4, 2, generator=generator)
+    t = torch.zeros(())
+    for transition in (AnnealedLangevin(), AnnealedLangevin(3, 0.5, BAOAB)):
+        out = transition(x, t, t, lambda x, t: -x, VP(), generator=generator)
+        assert torch.equal(out, x)
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda: AnnealedLangevin(0, kernel=BAOAB), "n_steps"),
+        (lambda: AnnealedLangevin(2, 2.0, BAOAB), "relative_step"),
+        (lambda: AnnealedLangevin(2, -1.0, ExponentialSteps(1.0)), "relative_step"),
+        (lambda: AnnealedLangevin(2, math.inf, ExponentialSteps(1.0)), "relative_step"),
+        (lambda: ExponentialSteps(-1.0), "covariance"),
+        (lambda: ExponentialSteps(torch.tensor([1.0, -0.1])), "covariance"),
+        (lambda: ExponentialSteps(torch.tensor([1.0, math.nan])), "covariance"),
+        (lambda: PreconditionedSteps(torch.diag(torch.tensor([1.0, -0.5]))), "covariance"),
+        (lambda: PreconditionedSteps(torch.tensor([[1.0, 0.3], [0.0, 1.0]])), "symmetric"),
+        (lambda: PreconditionedSteps(torch.full((2, 2), math.inf)), "covariance"),
+        (lambda: Coloured(0.0), "positive definite"),
+        (
+            lambda: AnnealedLangevin()(torch.zeros(2, 2), torch.ones(2), None, ULA, LADDER),
+            "at one time",
+        ),
+        (
+            lambda: AnnealedLangevin(kernel=PreconditionedSteps(torch.ones(3)))(
+                torch.zeros(2, 2), T, None, ExactScore(DATA, LADDER), LADDER
+            ),
+            r"shape \(3,\)",
+        ),
+        (
+            lambda: Coloured(torch.ones(3))(
+                torch.zeros(2, 2), T, None, ExactScore(DATA, LADDER), LADDER
+            ),
+            r"shape \(3,\)",
+        ),
+    ],
+)
+def test_what_cannot_be_meant_is_refused(build, message, as_user):
+    with pytest.raises(ValueError, match=message):
+        build()
+
+
+# ---------------------------------------------------------------------------- solved steps
+
+
+def levels(ratio=1.5, n_steps=5):
+    sigmas = tuple(ratio**-i for i in range(4))
+    return NoiseLevels(sigmas, n_steps, 0.1, ())
+
+
+@pytest.mark.parametrize(("eta", "n", "gamma"), [(0.1, 5, 1.2), (0.7, 1, 2.0), (1.6, 3, 1.5)])
+def test_the_variance_of_a_level_is_that_of_technique_4(eta, n, gamma):
+    close(level_variance(ULA, eta, n, gamma), variance_ratio(eta, n, gamma), 1e-12)
+
+
+@pytest.mark.parametrize("eta", [0.3, 4.0])
+def test_the_variance_of_exponential_steps(eta):
+    """An Ornstein-Uhlenbeck process: s_T² = 1 + e^{−2ηT} (γ² − 1)."""
+    expected = 1 + math.exp(-2 * eta * 3) * (1.7**2 - 1)
+    close(level_variance(ExponentialSteps(0.0), eta, 3, 1.7), expected, 1e-12)
+
+
+@pytest.mark.parametrize(
+    "make", [LeimkuhlerMatthews, BAOAB, partial(OBABO, friction=2.0), ExponentialSteps(0.0)],
+    ids=["LM", "BAOAB", "OBABO", "exponential"],
+)  # fmt: skip
+def test_a_solved_step_is_the_best_there_is(make):
+    found = AnnealedLangevin.solved(levels(), make)
+    assert found.n_steps == 5
+    off = lambda eta: abs(level_variance(make, eta, 5, 1.5) - 1)
+    best = min(off(eta) for eta in np.linspace(0.02, 1, 50))
+    assert off(found.relative_step) < best + 1e-6
+
+
+def test_the_step_of_noise_levels_is_kept(generator):
+    found = noise_levels(torch.randn(300, 2, generator=generator), tell=None)
+    dynamics = AnnealedLangevin.solved(found)
+    assert dynamics == AnnealedLangevin(found.n_steps, found.relative_step)
+    ratio = found.sigmas[0] / found.sigmas[1]
+    again = level_variance(ULA, solve_step(found, ULA), found.n_steps, ratio)
+    assert abs(again - 1) <= abs(level_variance(ULA, found.relative_step, 5, ratio) - 1) + 1e-6
+
+
+def test_a_step_that_may_be_rejected_is_not_solved():
+    with pytest.raises(ValueError, match="MALA may reject"):
+        AnnealedLangevin.solved(levels(), MALA)
+
+
+# ---------------------------------------------------------------------------- exponential steps
+
+
+@pytest.mark.parametrize("eta", [0.01, 0.7, 2.0, 50.0])
+@pytest.mark.parametrize("schedule", [LADDER, VP()], ids=["VE", "VP"])
+def test_exponential_steps_are_exact_on_a_gaussian(eta, schedule):
+    """Of any size: the law of a level is kept, and another is drawn to it as by an OU process."""
+    law, sigma = level_law(schedule, T), float(schedule(T)[1])
+    step = level_step(AnnealedLangevin(2, eta, ExponentialSteps(COV)), DATA, schedule, T, 2)
+    m, C = step.law(law.mean, law.cov)
+    close(m, law.mean, 1e-10)
+    close(C, law.cov, 1e-10)
+    E = torch.as_tensor(expm(-2 * eta * sigma**2 * np.linalg.inv(law.cov.numpy())))
+    close(step.M, E, 1e-10)
+    close(step.Q, law.cov - E @ law.cov @ E.mT, 1e-10)
+
+
+@pytest.mark.parametrize("V", [0.3, torch.tensor([0.3, 0.8])], ids=["number", "diagonal"])
+def test_exponential_steps_of_a_number_and_of_a_diagonal(V):
+    full = V * torch.eye(2) if isinstance(V, float) else torch.diag(V)
+    one = level_step(AnnealedLangevin(2, 0.8, ExponentialSteps(V)), DATA, VP(), T, 2)
+    two = level_step(AnnealedLangevin(2, 0.8, ExponentialSteps(full)), DATA, VP(), T, 2)
+    same_step(one, two)
+    named = ExponentialSteps(Preconditioner(full))
+    same_step(two, level_step(AnnealedLangevin(2, 0.8, named), DATA, VP(), T, 2))
+
+
+def test_a_large_exponential_step_about_a_point_is_tweedie_and_fresh_noise(generator):
+    x, z = torch.randn(6, 2, generator=generator), torch.randn(1, 6, 2, generator=generator)
+    a, b = VP()(T)
+    transition = AnnealedLangevin(1, 60.0, ExponentialSteps(0.0))
+    out = transition(x, T, T, ExactScore(MIXTURE, VP()), VP(), generator=Given(*z))
+    close(out, a * MIXTURE.posterior_mean(x, a, b) + b * z[0], 1e-12)
+
+
+def test_singular_data_are_a_covariance_too():
+    flat = torch.tensor([[1.0, 1.0], [1.0, 1.0]])
+    law = Gaussian(MEAN, flat + 1e-14 * I2)
+    step = level_step(AnnealedLangevin(3, 3.0, ExponentialSteps(flat)), law, LADDER, T, 3)
+    expected = level_law(LADDER, T, MEAN, flat)
+    close(step.law(expected.mean, expected.cov)[1], expected.cov, 1e-9)
+
+
+def test_a_ladder_of_exponential_steps_ends_with_the_exact_law():
+    """50 a level from the law of σ_1: what is left is the distance of the levels."""
+    n = 50
+    m, C = MEAN, COV + LADDER.sigmas[0] ** 2 * I2
+    exact = AnnealedLangevin(n, 6.0, ExponentialSteps(COV))
+    for t in LADDER.times[:3]:
+        m, C = level_step(exact, DATA, LADDER, t, n).law(m, C)
+    close(C, COV + LADDER.sigmas[2] ** 2 * I2, 1e-8)
+
+
+# ---------------------------------------------------------------------------- preconditioned
+
+
+@pytest.mark.parametrize("eta", [0.1, 0.9, 1.7])
+@pytest.mark.parametrize("schedule", [LADDER, VP()], ids=["VE", "VP"])
+def test_preconditioned_steps_contract_alike_in_all_directions(eta, schedule):
+    """A = (1 − η)ⁿ I, and the law tends to covariance C_t/(1 − η/2) (2.M, 3.6)."""
+    n = 3
+    law = level_law(schedule, T)
+    step = level_step(AnnealedLangevin(n, eta, PreconditionedSteps(COV)), DATA, schedule, T, n)
+    close(step.M, (1 - eta) ** n * I2, 1e-10)
+    stays = law.cov / (1 - eta / 2)
+    close(step.law(law.mean, stays)[0], law.mean, 1e-10)
+    close(step.law(law.mean, stays)[1], stays, 1e-10)
+    plain = level_step(AnnealedLangevin(n, eta), DATA, schedule, T, n)
+    assert float((plain.M - (1 - eta) ** n * I2).abs().max()) > 0.005
+
+
+def test_the_law_of_preconditioned_annealing_by_its_recursion():
+    """3.7 with C_t: m and C by level, then denoised."""
+    n, eta = 4, 0.4
+    score = ExactScore(DATA, LADDER)
+    transition = AnnealedLangevin(n, eta, PreconditionedSteps(COV))
+    step = affine(
+        lambda x, g: evolve(transition, score, LADDER, x, LADDER.times, generator=g), 2, n * 4
+    )
+    m0, C0 = torch.tensor([0.5, -0.4]), 16 * I2
+    a = (1 - eta) ** n
+    m, C = m0 - MEAN, C0
+    for sigma in LADDER.sigmas:
+        stays = (COV + sigma**2 * I2) / (1 - eta / 2)
+        m, C = a * m, stays + a**2 * (C - stays)
+    D = COV @ torch.linalg.inv(COV + LADDER.sigmas[-1] ** 2 * I2)
+    close(step.law(m0, C0)[0], MEAN + D @ m, 1e-10)
+    close(step.law(m0, C0)[1], D @ C @ D.mT, 1e-10)
+
+
+def test_a_preconditioner_for_another_law():
+    """V ≠ S: precision Λ − (η/2) Λ C_t Λ in the end."""
+    n, eta, V = 200, 0.5, DENSE / 10
+    law = level_law(LADDER, T)
+    step = level_step(AnnealedLangevin(n, eta, PreconditionedSteps(V)), DATA, LADDER, T, n)
+    P = torch.linalg.inv(law.cov)
+    C_t = V + float(LADDER(T)[1]) ** 2 * I2
+    stays = torch.linalg.inv(P - eta / 2 * P @ C_t @ P)
+    close(step.law(law.mean, stays)[1], stays, 1e-9)
+
+
+# ---------------------------------------------------------------------------- coloured noise
+
+
+class OnCurves:
+    """The noisy score of N(0, diag(w)) under noise of covariance diag(k)."""
+
+    def __init__(self, w, k):
+        self.w, self.k = w, k
+
+    def __call__(self, x, t):
+        return -x / (self.w + LADDER(t)[1] ** 2 * self.k)
+
+
+def final_variances(transition, w, k, n):
+    """The variance of every coordinate after all levels from the law of σ_1, without sampling."""
+    start = w + LADDER.sigmas[0] ** 2 * k
+    noise = torch.eye(1 + 4 * n).unsqueeze(-1).expand(-1, -1, len(w)).unbind(1)
+    x = noise[0] * start.sqrt()
+    score = OnCurves(w, k)
+    out = evolve(
+        transition, score, LADDER, x, LADDER.times, generator=Given(*noise[1:]), denoise=False
+    )
+    return out.square().sum(0)
+
+
+def errors(transition, noise, dims, n=12):
+    """W2 from the law of the last level, for covariances with eigenvalues i⁻²."""
+    found = []
+    for d in dims:
+        w = torch.arange(1, d + 1).double() ** -2
+        k = w if noise == "coloured" else torch.ones(d)
+        exact = w + LADDER.sigmas[-1] ** 2 * k
+        variance = final_variances(transition(w), w, k, n)
+        found.append(float((variance.sqrt() - exact.sqrt()).norm()))
+    return found
+
+
+DIMS = (10, 100, 1000, 4000)
+
+
+def grows_with_d(found):
+    """The square of the error is a constant and so much a coordinate."""
+    square = torch.tensor(found) ** 2
+    close(square.diff()[2] / square.diff()[1], 3000 / 900, 0.01)
+    assert found[3] > 1.5 * found[2] - 0.5 * found[1]
+
+
+def test_coloured_noise_keeps_the_error_bounded_in_any_dimension():
+    """Claim 14: with a trace-class K the error has a limit; white noise and isotropic steps √d."""
+    n, eta = 12, 0.5
+    coloured = errors(lambda w: Coloured(w, AnnealedLangevin(n, eta)), "coloured", DIMS)
+    assert coloured[3] < 1.001 * coloured[2] < 1.02 * coloured[1] < 1.1 * coloured[0]
+    white = errors(lambda w: AnnealedLangevin(n, eta), "white", DIMS)
+    grows_with_d(white)
+    # preconditioning by C_t alone does not help: white noise itself has a trace of d σ²
+    alone = errors(lambda w: AnnealedLangevin(n, eta, PreconditionedSteps(w)), "white", DIMS)
+    grows_with_d(alone)
+
+
+def test_exponential_steps_on_coloured_noise_are_exact():
+    """In y = K^{-1/2} x the data have covariance I where K is theirs: OU processes in turn."""
+    n, eta, w = 12, 9.0, torch.arange(1, 31).double() ** -2
+    transition = Coloured(w, AnnealedLangevin(n, eta, ExponentialSteps(1.0)))
+    variance = 1 + LADDER.sigmas[0] ** 2
+    for sigma in LADDER.sigmas:
+        C = 1 + sigma**2
+        variance = C + math.exp(-2 * n * eta * sigma**2 / C) * (variance - C)
+    close(final_variances(transition, w, w, n), variance * w, 1e-10)
+
+
+def test_coloured_steps_are_preconditioned_ones():
+    n, eta = 3, 0.3
+    sigma = float(LADDER(T)[1])
+    P = torch.linalg.inv(COV + sigma**2 * DENSE)
+    score = lambda x, t: (MEAN - x) @ P
+    transition = Coloured(DENSE, AnnealedLangevin(n, eta))
+    found = affine(lambda x, g: transition(x, T, T, score, LADDER, generator=g), 2, n)
+    A, h = I2 - eta * sigma**2 * DENSE @ P, eta * sigma**2
+    C = torch.zeros(2, 2)
+    for _ in range(n):
+        C = A @ C @ A.mT + 2 * h * DENSE
+    close(found.M, torch.linalg.matrix_power(A, n), 1e-10)
+    close(found.Q, C, 1e-10)
+
+
+@pytest.mark.parametrize("inner", [Ancestral(), ProbabilityFlow(), AnnealedLangevin(1)])
+def test_coloured_noise_is_denoised_by_its_own_tweedie_formula(inner, generator):
+    x = torch.randn(4, 2, generator=generator)
+    sigma = float(LADDER(T)[1])
+    S = COV + sigma**2 * DENSE
+    score = lambda x, t: (MEAN - x) @ torch.linalg.inv(S)
+    out = Coloured(DENSE, inner)(x, T, None, score, LADDER, generator=Given(torch.zeros(4, 2)))
+    if isinstance(inner, AnnealedLangevin):
+        x = x + 0.1 * sigma**2 * score(x, T) @ DENSE
+    close(out, MEAN + (x - MEAN) @ torch.linalg.inv(S) @ COV, 1e-10)
+
+
+def test_white_noise_is_a_colour():
+    whole = level_step(AnnealedLangevin(2, 0.4), DATA, LADDER, T, 2)
+    score = ExactScore(DATA, LADDER)
+    one = affine(
+        lambda x, g: Coloured(1.0, AnnealedLangevin(2, 0.4))(x, T, T, score, LADDER, generator=g),
+        2, 2,
+    )  # fmt: skip
+    same_step(one, whole)
+    root = torch.as_tensor(sqrtm(COV.numpy()).real)
+    close(Preconditioner(COV).sqrt(I2), root, 1e-12)

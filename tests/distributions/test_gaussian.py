@@ -1,0 +1,403 @@
+"""The Gaussian against explicit inverses, finite differences, quadrature and z-tests."""
+
+import math
+
+import pytest
+import torch
+from torch.func import grad, hessian, vmap
+
+from gradlogp.core import Analytic
+from gradlogp.distributions.analytic import Gaussian
+
+KINDS = ("full", "diagonal", "scalar")
+CASES = [(D, kind) for D in range(1, 7) for kind in KINDS]
+
+
+def close(actual, expected, rtol=1e-10, atol=1e-10):
+    torch.testing.assert_close(actual, expected, rtol=rtol, atol=atol)
+
+
+def spd(D, g):
+    """A covariance that is neither diagonal nor isotropic, eigenvalues in [0.3, 1.8]."""
+    Q, _ = torch.linalg.qr(torch.randn(D, D, generator=g))
+    return (Q * (0.3 + 1.5 * torch.rand(D, generator=g))) @ Q.T
+
+
+def random_gaussian(D, kind, g):
+    """Return the law, its mean and its covariance as a matrix made without the library."""
+    mu = torch.randn(D, generator=g)
+    if kind == "full":
+        cov = S = spd(D, g)
+    elif kind == "diagonal":
+        cov = 0.3 + torch.rand(D, generator=g)
+        S = torch.diag(cov)
+    else:
+        cov = 0.3 + torch.rand((), generator=g)
+        S = cov * torch.eye(D)
+    return Gaussian(mu, cov), mu, S
+
+
+def points(law, n, g):
+    return law.mean + 1.5 * torch.randn(n, *law.event_shape, generator=g)
+
+
+# ---------------------------------------------------------------------------- density
+
+
+@pytest.mark.parametrize(("D", "kind"), CASES)
+def test_log_prob_score_and_hessian_from_the_inverse_covariance(D, kind, generator):
+    law, mu, S = random_gaussian(D, kind, generator)
+    x = points(law, 7, generator)
+    P = torch.linalg.inv(S)
+    quad = torch.einsum("bi,ij,bj->b", x - mu, P, x - mu)
+    close(law.log_prob(x), -0.5 * (quad + torch.logdet(S) + D * math.log(2 * math.pi)))
+    close(law.score(x), -(x - mu) @ P)
+    close(law.hessian(x), -P.expand(7, D, D))
+    close(law.cov, S)
+    assert law.event_shape == (D,)
+    assert isinstance(law, Analytic)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_derivatives_agree_with_autograd_and_central_differences(kind, generator):
+    law, _, _ = random_gaussian(3, kind, generator)
+    x = points(law, 5, generator)
+    alone = lambda y: law.log_prob(y[None])[0]
+    close(law.score(x), vmap(grad(alone))(x))
+    close(law.hessian(x), vmap(hessian(alone))(x))
+    h = 1e-3
+    for i in range(3):  # quadratic log p: central differences are exact but for rounding
+        e = h * torch.eye(3)[i]
+        close(law.score(x)[:, i], (law.log_prob(x + e) - law.log_prob(x - e)) / (2 * h), atol=1e-9)
+        close(law.hessian(x)[:, i], (law.score(x + e) - law.score(x - e)) / (2 * h), atol=1e-9)
+
+
+def test_log_prob_is_normalised():
+    line = torch.linspace(-12, 14, 2001)
+    law = Gaussian([1.0], [[0.6]])
+    close(torch.trapezoid(law.log_prob(line[:, None]).exp(), line), torch.tensor(1.0))
+    plane = torch.linspace(-10, 10, 301)
+    grid = torch.cartesian_prod(plane, plane)
+    law = Gaussian([0.4, -0.3], [[0.9, 0.5], [0.5, 0.7]])
+    mass = law.log_prob(grid).exp().sum() * (plane[1] - plane[0]) ** 2
+    close(mass, torch.tensor(1.0))
+
+
+def test_standard_normal_is_the_default():
+    law = Gaussian([0.0, 0.0])
+    x = torch.tensor([[1.0, -2.0]])
+    close(law.score(x), -x)
+    close(law.log_prob(x), torch.tensor([-2.5 - math.log(2 * math.pi)]))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("kind", KINDS)
+def test_finite_and_right_at_ten_thousand_standard_deviations(kind, dtype, generator):
+    law, mu, S = random_gaussian(4, kind, generator)
+    direction = torch.nn.functional.normalize(torch.randn(6, 4, generator=generator), dim=1)
+    x = (mu + 1e4 * direction).to(dtype)
+    s, P = law.score(x), torch.linalg.inv(S)
+    assert s.dtype == law.log_prob(x).dtype == law.hessian(x).dtype == dtype
+    tolerance = 1e-5 if dtype == torch.float32 else 1e-10
+    close(s.double(), -(x.double() - mu) @ P, rtol=tolerance, atol=tolerance * 1e4)
+    assert law.log_prob(x).isfinite().all()
+
+
+def test_no_cancellation_far_from_the_origin(generator):
+    S = spd(2, generator)
+    z = torch.randn(5, 2, generator=generator).mul(2**20).round() / 2**20  # z + 1e6 is exact
+    near, far = Gaussian([0.0, 0.0], 1e-4 * S), Gaussian([1e6, 1e6], 1e-4 * S)
+    close(far.score(z + 1e6), near.score(z))
+    close(far.log_prob(z + 1e6), near.log_prob(z))
+
+
+def test_dtypes():
+    single = Gaussian(torch.zeros(2, dtype=torch.float32), 2.0)
+    assert single.sample(3).dtype == torch.float32
+    assert single.noised(0.5, 1.0).sample(3).dtype == torch.float32
+    assert single.score(torch.zeros(3, 2, dtype=torch.float64)).dtype == torch.float64
+    assert Gaussian([0, 1]).sample(2).dtype == torch.get_default_dtype()
+
+
+# ---------------------------------------------------------------------------- noising
+
+
+@pytest.mark.parametrize(("D", "kind"), CASES)
+def test_noised_is_the_closed_form(D, kind, generator):
+    law, mu, S = random_gaussian(D, kind, generator)
+    noised = law.noised(0.6, 0.9)
+    close(noised.mean, 0.6 * mu)
+    close(noised.cov, 0.36 * S + 0.81 * torch.eye(D))
+    other = Gaussian(0.6 * mu, 0.36 * S + 0.81 * torch.eye(D))
+    x = points(law, 4, generator)
+    close(noised.log_prob(x), other.log_prob(x))
+    close(noised.score(x), other.score(x))
+    close(noised.hessian(x), other.hessian(x))
+    assert noised.event_shape == (D,)
+
+
+def test_noised_law_is_the_convolution():
+    law = Gaussian([0.7], 0.5)
+    alpha, sigma = 0.6, 0.4
+    x0 = torch.linspace(-10, 12, 4001)
+    x = torch.tensor([-1.0, 0.3, 2.0])
+    kernel = (-0.5 * ((x[:, None] - alpha * x0) / sigma) ** 2).exp() / (
+        sigma * math.sqrt(2 * math.pi)
+    )
+    expected = torch.trapezoid(kernel * law.log_prob(x0[:, None]).exp(), x0)
+    close(law.noised(alpha, sigma).log_prob(x[:, None]).exp(), expected)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_noising_twice_is_noising_once(kind, generator):
+    law, _, _ = random_gaussian(3, kind, generator)
+    x = points(law, 4, generator)
+    twice = law.noised(0.8, 0.5).noised(0.7, 0.3)
+    once = law.noised(0.8 * 0.7, math.sqrt((0.7 * 0.5) ** 2 + 0.3**2))
+    close(twice.score(x), once.score(x))
+    close(twice.log_prob(x), once.log_prob(x))
+    close(twice.cov, once.cov)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_coefficients_of_shape_b_agree_row_by_row(kind, generator):
+    law, _, _ = random_gaussian(3, kind, generator)
+    x = points(law, 4, generator)
+    alpha, sigma = torch.tensor([1.0, 0.7, 0.2, 0.0]), torch.tensor([0.1, 0.5, 0.9, 1.0])
+    rows = law.noised(alpha, sigma)
+    twice = rows.noised(alpha.flip(0), sigma.flip(0))
+    for i in range(4):
+        one, y = law.noised(alpha[i], sigma[i]), x[i : i + 1]
+        close(rows.score(x)[i], one.score(y)[0])
+        close(rows.log_prob(x)[i], one.log_prob(y)[0])
+        close(rows.hessian(x)[i], one.hessian(y)[0])
+        close(rows.cov[i], one.cov)
+        close(twice.score(x)[i], one.noised(alpha[3 - i], sigma[3 - i]).score(y)[0])
+        for name in ("posterior_mean", "posterior_cov"):
+            every = getattr(law, name)(x, alpha, sigma)[i]
+            close(every, getattr(law, name)(y, alpha[i], sigma[i])[0])
+    mixed = law.noised(alpha, 0.5)
+    close(mixed.score(x)[1], law.noised(0.7, 0.5).score(x[1:2])[0])
+
+
+# ---------------------------------------------------------------------------- posterior
+
+
+@pytest.mark.parametrize(("D", "kind"), CASES)
+def test_posterior_from_explicit_inverses(D, kind, generator):
+    law, mu, S = random_gaussian(D, kind, generator)
+    x, alpha, sigma = points(law, 5, generator), 0.7, 0.6
+    K = alpha * S @ torch.linalg.inv(alpha**2 * S + sigma**2 * torch.eye(D))
+    close(law.posterior_mean(x, alpha, sigma), mu + (x - alpha * mu) @ K.T)
+    close(law.posterior_cov(x, alpha, sigma), (S - alpha * K @ S).expand(5, D, D))
+    # Tweedie, both orders, and E[eps | x] = -sigma s
+    noised = law.noised(alpha, sigma)
+    s, H = noised.score(x), noised.hessian(x)
+    close(law.posterior_mean(x, alpha, sigma), (x + sigma**2 * s) / alpha)
+    second = (sigma / alpha) ** 2 * (torch.eye(D) + sigma**2 * H)
+    close(law.posterior_cov(x, alpha, sigma), second)
+    eps = (x - alpha * law.posterior_mean(x, alpha, sigma)) / sigma
+    close(eps, -sigma * s)
+
+
+def test_posterior_by_quadrature_in_the_plane():
+    law = Gaussian([0.5, -0.2], [[0.8, 0.4], [0.4, 0.6]])
+    alpha, sigma = 0.7, 0.6
+    line = torch.linspace(-8, 8, 321)
+    x0 = torch.cartesian_prod(line, line)
+    x = torch.tensor([[0.3, 1.1]])
+    log_w = law.log_prob(x0) - 0.5 * (x - alpha * x0).square().sum(1) / sigma**2
+    w = log_w.softmax(0)
+    mean = w @ x0
+    close(law.posterior_mean(x, alpha, sigma)[0], mean)
+    close(law.posterior_cov(x, alpha, sigma)[0], (w[:, None] * x0).T @ x0 - mean.outer(mean))
+
+
+def test_posterior_at_the_ends_of_time():
+    law = Gaussian([1.0, 2.0], [[1.0, 0.5], [0.5, 1.0]])
+    x = torch.tensor([[3.0, -1.0]])
+    close(law.posterior_mean(x, 0.0, 1.0), law.mean[None])
+    close(law.posterior_cov(x, 0.0, 1.0), law.cov[None])
+    close(law.posterior_mean(x, 0.5, 0.0), x / 0.5)
+    close(law.posterior_cov(x, 0.5, 0.0), torch.zeros(1, 2, 2))
+
+
+# ---------------------------------------------------------------------------- divergences
+
+
+def fisher(p, q):
+    """D_F(p || q) = 1/2 E_p |s_p - s_q|^2 in closed form (oracles 3.4)."""
+    Pp, Pq = torch.linalg.inv(p.cov), torch.linalg.inv(q.cov)
+    d = Pq - Pp
+    return 0.5 * (torch.trace(d @ p.cov @ d) + (Pq @ (p.mean - q.mean)).square().sum())
+
+
+def kl(p, q):
+    Pq, m = torch.linalg.inv(q.cov), p.mean - q.mean
+    log_ratio = torch.logdet(q.cov) - torch.logdet(p.cov)
+    return 0.5 * (torch.trace(Pq @ p.cov) + m @ Pq @ m - len(m) + log_ratio)
+
+
+def expectation(p, f):
+    """E_p f for f quadratic, exact: the 2 d points mu +- sqrt(d) L e_i (a cubature of degree 3)."""
+    d = len(p.mean)
+    L = torch.linalg.cholesky(p.cov)
+    steps = math.sqrt(d) * torch.cat([L.T, -L.T])
+    return f(p.mean + steps).mean(0)
+
+
+@pytest.mark.parametrize("D", range(1, 7))
+def test_fisher_divergence_between_gaussians(D, generator):
+    p, _, _ = random_gaussian(D, "full", generator)
+    q, _, _ = random_gaussian(D, "diagonal", generator)
+    half = expectation(p, lambda x: 0.5 * (p.score(x) - q.score(x)).square().sum(1))
+    close(half, fisher(p, q))
+    assert abs(half - fisher(q, p)) > 1e-3  # and not the other direction
+
+
+def test_de_bruijn_kl_falls_at_the_rate_of_the_fisher_divergence(generator):
+    p, _, _ = random_gaussian(3, "full", generator)
+    q, _, _ = random_gaussian(3, "full", generator)
+    at = lambda v: kl(p.noised(1.0, v**0.5), q.noised(1.0, v**0.5))  # v: variance, not deviation
+    v, h = 0.5, 1e-3
+    slope = (8 * (at(v + h) - at(v - h)) - (at(v + 2 * h) - at(v - 2 * h))) / (12 * h)
+    close(slope, -fisher(p.noised(1.0, v**0.5), q.noised(1.0, v**0.5)), atol=1e-9)
+
+
+@pytest.mark.parametrize("sigma", [0.1, 0.5, 2.0])
+@pytest.mark.parametrize("D", [1, 3, 6])
+def test_floor_of_denoising_and_the_norm_of_the_score(D, sigma, generator):
+    """R = d/(2 sigma^2) - E|s_sigma|^2 / 2 = E tr Cov / (2 sigma^4)."""
+    law, _, S = random_gaussian(D, "full", generator)
+    noised = law.noised(1.0, sigma)
+    J = expectation(noised, lambda x: noised.score(x).square().sum(1))
+    close(J, torch.trace(torch.linalg.inv(S + sigma**2 * torch.eye(D))))
+    trace = law.posterior_cov(noised.mean[None], 1.0, sigma)[0].trace()
+    close(D / (2 * sigma**2) - J / 2, trace / (2 * sigma**4), rtol=1e-9)
+
+
+# ---------------------------------------------------------------------------- samples
+
+
+def worst_z(x, mu, S):
+    """Largest |z| over all means and covariance entries, by their standard errors under N(mu, S)."""
+    n, v = len(x), S.diagonal()
+    z_mean = (x.mean(0) - mu) / (v / n).sqrt()
+    c = x - mu
+    z_cov = (c.T @ c / n - S) / ((v[:, None] * v + S**2) / n).sqrt()
+    return float(torch.cat([z_mean, z_cov.flatten()]).abs().max())
+
+
+@pytest.mark.parametrize(
+    ("D", "kind"), [(1, "scalar"), (3, "scalar"), (4, "diagonal"), (4, "full")]
+)
+def test_sample_moments(D, kind, generator):
+    law, mu, S = random_gaussian(D, kind, generator)
+    x = law.sample(50_000, generator=generator)
+    assert x.shape == (50_000, D)
+    assert worst_z(x, mu, S) < 4.5
+    # negative controls: the square root forgotten, a shift, the correlations lost
+    assert worst_z(x, mu, S @ S) > 10
+    assert worst_z(x, mu + 0.2, S) > 10
+    if kind == "full":
+        assert worst_z(x, mu, torch.diag(S.diagonal())) > 10
+
+
+def test_sample_of_a_noised_law(generator):
+    law, mu, S = random_gaussian(3, "full", generator)
+    x = law.noised(0.5, 0.8).sample(50_000, generator=generator)
+    assert worst_z(x, 0.5 * mu, 0.25 * S + 0.64 * torch.eye(3)) < 4.5
+    assert worst_z(x, 0.5 * mu, 0.25 * S + 0.8 * torch.eye(3)) > 10  # sigma for sigma^2
+
+
+def test_sample_is_reproducible_and_leaves_the_global_generator_alone():
+    law = Gaussian([0.0, 1.0], [[1.0, 0.3], [0.3, 1.0]])
+    before = torch.get_rng_state()
+    a, b = (law.sample(5, generator=torch.Generator().manual_seed(3)) for _ in range(2))
+    assert torch.equal(a, b)
+    assert torch.equal(before, torch.get_rng_state())
+    assert not torch.equal(a, law.sample(5, generator=torch.Generator().manual_seed(4)))
+
+
+# ---------------------------------------------------------------------------- singular laws
+
+
+def test_a_point_mass_can_be_sampled_and_noised():
+    law = Gaussian([1.0, -2.0], 0.0)
+    assert torch.equal(law.sample(3), torch.tensor([[1.0, -2.0]] * 3))
+    x = torch.tensor([[0.5, 0.5]])
+    close(law.noised(0.5, 0.3).score(x), -(x - 0.5 * law.mean) / 0.09)
+    close(law.posterior_mean(x, 0.5, 0.3), law.mean[None])
+    close(law.posterior_cov(x, 0.5, 0.3), torch.zeros(1, 2, 2))
+
+
+def test_a_law_on_a_line():
+    """x = u y: the score of the noised law splits into tangent and normal part (oracles 3.9)."""
+    u = torch.tensor([0.6, 0.8])
+    law = Gaussian([0.0, 0.0], 2.0 * u.outer(u))
+    sigma, x = 0.1, torch.tensor([[0.3, -0.2], [1.0, 1.0]])
+    tangent = (x @ u)[:, None] * u
+    expected = -tangent / (2.0 + sigma**2) - (x - tangent) / sigma**2
+    close(law.noised(1.0, sigma).score(x), expected)
+    normal = torch.tensor([-0.8, 0.6])
+    close(law.sample(100) @ normal, torch.zeros(100))
+
+
+@pytest.mark.parametrize("cov", [0.0, [1.0, 0.0], [[1.0, 1.0], [1.0, 1.0]]])
+def test_a_singular_law_has_no_density(cov):
+    law, x = Gaussian([0.0, 0.0], cov), torch.zeros(1, 2)
+    for name in ("log_prob", "score", "hessian"):
+        with pytest.raises(ValueError, match=r"singular.*use \.noised\(alpha, sigma\)"):
+            getattr(law, name)(x)
+    with pytest.raises(ValueError, match="singular"):
+        law.posterior_mean(x, 1.0, 0.0)
+    assert law.noised(1.0, 0.1).score(x).isfinite().all()
+
+
+# ---------------------------------------------------------------------------- bad input
+
+
+@pytest.mark.usefixtures("as_user")
+@pytest.mark.parametrize(
+    ("mean", "cov", "match"),
+    [
+        (torch.zeros(2, 2), 1.0, r"mean must have shape \(D,\), got \(2, 2\)"),
+        ([], 1.0, r"mean must have shape \(D,\)"),
+        ([0.0, 0.0], [1.0, 1.0, 1.0], r"cov must have shape .* got \(3,\)"),
+        ([0.0, 0.0], [[1.0, 0.5], [0.2, 1.0]], "not symmetric"),
+        ([0.0, 0.0], -1.0, "negative eigenvalue"),
+        ([0.0, 0.0], [1.0, -0.1], "negative eigenvalue.*variances"),
+        ([0.0, 0.0], [[1.0, 2.0], [2.0, 1.0]], "negative eigenvalue"),
+        ([0.0, float("nan")], 1.0, "mean has entries that are not finite"),
+        ([0.0, 0.0], float("inf"), "cov has entries that are not finite"),
+    ],
+)
+def test_refuses_bad_parameters(mean, cov, match):
+    with pytest.raises(ValueError, match=match):
+        Gaussian(mean, cov)
+
+
+@pytest.mark.usefixtures("as_user")
+def test_refuses_bad_points_and_coefficients():
+    law = Gaussian([0.0, 0.0])
+    for name in ("log_prob", "score", "hessian"):
+        for x in (torch.zeros(2), torch.zeros(3, 3), torch.zeros(3, 2, 1)):
+            with pytest.raises(ValueError, match=r"x must have shape \(B, 2\)"):
+                getattr(law, name)(x)
+    with pytest.raises(ValueError, match="floating point"):
+        law.score(torch.zeros(3, 2, dtype=torch.long))
+    with pytest.raises(ValueError, match=r"x_t must have shape \(B, 2\)"):
+        law.posterior_mean(torch.zeros(3, 3), 1.0, 1.0)
+    two, three = torch.ones(2), torch.ones(3)
+    for alpha, sigma, match in (
+        (-1.0, 1.0, "alpha must be finite and at least 0"),
+        (1.0, float("nan"), "sigma must be finite and at least 0"),
+        (torch.ones(2, 2), 1.0, r"alpha must have shape \(\) or \(B,\)"),
+        (two, three, r"alpha has shape \(2,\), but sigma \(3,\)"),
+    ):
+        with pytest.raises(ValueError, match=match):
+            law.noised(alpha, sigma)
+    with pytest.raises(ValueError, match="noised for 3 samples, got 2"):
+        law.noised(three, 1.0).score(torch.zeros(2, 2))
+    with pytest.raises(ValueError, match=r"of shape \(\), not \(B,\)"):
+        law.noised(three, 1.0).sample(3)

@@ -1,0 +1,279 @@
+"""Laws on manifolds: their noised densities, scores and posteriors against independent forms."""
+
+import math
+
+import pytest
+import torch
+from support import close, z_score
+
+from gradlogp import (
+    ExactScore,
+    Gaussian,
+    evolve,
+    time_grid,
+)
+from gradlogp.calculus.reverse import jacobian, score_from_log_prob
+from gradlogp.core import Analytic
+from gradlogp.diffusion import Ancestral, ProbabilityFlow
+from gradlogp.distributions.analytic.bessel import bessel_ratio, log_ive
+from gradlogp.distributions.analytic.manifolds import AffineSubspace, UniformSphere, VonMisesCircle
+from gradlogp.distributions.analytic.products import Embedded, Product
+from gradlogp.noise import prior
+from gradlogp.noise.schedules import VE, VP
+
+TURN = torch.linalg.qr(torch.randn(6, 2, generator=torch.Generator().manual_seed(1)).double())[0]
+BASIS = torch.tensor([[1.0, 0.0], [1.0, 1.0], [0.0, 2.0], [0.5, -1.0]], dtype=torch.float64)
+OFFSET = torch.tensor([1.0, -2.0, 0.0, 0.5], dtype=torch.float64)
+
+LAWS = {
+    "sphere": UniformSphere(5, 2.0),
+    "circle": UniformSphere(2, 1.5),
+    "von Mises": VonMisesCircle(1.3, 2.5, 0.7),
+    "peaked": VonMisesCircle(0.8, 200.0, -2.0),
+    "torus": Product([UniformSphere(2, 1.0), VonMisesCircle(0.5, 1.0)]),
+    "subspace": AffineSubspace(BASIS, OFFSET, torch.tensor([0.4, 2.0], dtype=torch.float64)),
+    "embedded": Embedded(VonMisesCircle(1.3, 2.5, 0.7), TURN),
+    "padded": Embedded(UniformSphere(3), 7),
+}
+every_law = pytest.mark.parametrize("name", LAWS)
+levels = pytest.mark.parametrize("sigma", [0.05, 0.6, 3.0])
+
+
+def somewhere(law, alpha, sigma, generator, n=20):
+    """Points where the noised law has mass, one at 0, and one near the manifold."""
+    x = law.noised(alpha, sigma).sample(n, generator=generator).double()
+    x[0] = 0.0
+    x[1] = alpha * law.sample(1, generator=generator)[0]
+    return x
+
+
+@every_law
+def test_protocol(name, generator):
+    law = LAWS[name]
+    assert isinstance(law, Analytic)
+    assert isinstance(law.noised(1.0, 0.5), Analytic)
+    assert law.sample(3, generator=generator).shape == (3, *law.event_shape)
+    with pytest.raises(ValueError, match=r"\.noised\(alpha, sigma\)"):
+        law.score(law.sample(2, generator=generator))
+    with pytest.raises(ValueError, match="no density"):
+        law.log_prob(law.sample(2, generator=generator))
+
+
+@every_law
+@levels
+def test_derivatives_and_tweedie(name, sigma, generator):
+    """Score and Hessian are derivatives of log p; posteriors are those of Tweedie's formula."""
+    law, alpha = LAWS[name], 0.8
+    x = somewhere(law, alpha, sigma, generator)
+    noised, identity, v = law.noised(alpha, sigma), torch.eye(x.shape[1]), sigma**2
+    score, hessian = noised.score(x), noised.hessian(x)
+    close(v * score, v * score_from_log_prob(noised.log_prob)(x), 1e-11)
+    close(v * hessian, v * jacobian(noised.score, x), 1e-10)
+    close(law.posterior_mean(x, alpha, sigma), (x + v * score) / alpha, 1e-11)
+    expected = v / alpha**2 * (identity + v * hessian)
+    close(law.posterior_cov(x, alpha, sigma), expected, 1e-11)
+
+
+@every_law
+@levels
+def test_noising_twice(name, sigma, generator):
+    """Noise on noise is noise, and the posterior of a noised law is that of Tweedie's formula."""
+    law = LAWS[name].noised(0.9, sigma)
+    x = somewhere(LAWS[name], 0.45, sigma, generator)
+    twice, once = law.noised(0.5, 0.3), LAWS[name].noised(0.45, math.hypot(0.5 * sigma, 0.3))
+    close(twice.log_prob(x), once.log_prob(x), 1e-11)
+    close(twice.score(x), once.score(x), 1e-10)
+    close(law.posterior_mean(x, 0.5, 0.3), (x + 0.09 * twice.score(x)) / 0.5, 1e-11)
+    cov = 0.36 * (torch.eye(x.shape[1]) + 0.09 * twice.hessian(x))
+    close(law.posterior_cov(x, 0.5, 0.3), cov, 1e-11)
+
+
+@every_law
+def test_one_noise_level_a_sample(name, generator):
+    law = LAWS[name]
+    alpha, sigma = torch.tensor([1.0, 0.5, 0.0]), torch.tensor([0.1, 0.7, 1.0])
+    x = torch.randn(3, *law.event_shape, generator=generator)
+    many = law.noised(alpha, sigma)
+    for method in ("log_prob", "score", "hessian"):
+        rows = [getattr(law.noised(a, b), method)(x[i : i + 1]) for i, (a, b) in
+                enumerate(zip(alpha, sigma, strict=True))]  # fmt: skip
+        close(getattr(many, method)(x), torch.cat(rows), 1e-11)
+    for method in ("posterior_mean", "posterior_cov"):
+        rows = [getattr(law, method)(x[i : i + 1], a, b) for i, (a, b) in
+                enumerate(zip(alpha, sigma, strict=True))]  # fmt: skip
+        close(getattr(law, method)(x, alpha, sigma), torch.cat(rows), 1e-11)
+    close(many.score(x)[2], -x[2], 1e-12)  # nothing but noise
+    again = many.noised(0.5, sigma)
+    close(again.score(x)[1], law.noised(0.25, math.hypot(0.35, 0.7)).score(x[1:2])[0], 1e-11)
+    with pytest.raises(ValueError, match="3 samples"):
+        many.score(x[:2])
+    with pytest.raises(ValueError, match=r"shape \(\)"):
+        many.sample(3, generator=generator)
+
+
+@pytest.mark.parametrize("name", ["circle", "von Mises", "peaked"])
+@levels
+def test_density_by_quadrature_on_the_circle(name, sigma, generator):
+    """p(x) = ∫ p(θ) N(x; r u(θ), σ²) dθ, and the score as its posterior mean."""
+    law = LAWS[name].law
+    x = somewhere(LAWS[name], 1.0, sigma, generator, 8)
+    theta = torch.arange(4000) * (2 * math.pi / 4000)
+    u = torch.stack([theta.cos(), theta.sin()], 1)
+    log_p = u @ law.natural.double()
+    log_p = log_p - log_p.logsumexp(0)
+    y = law.radius * u
+    log_joint = log_p - (x[:, None] - y).square().sum(2) / (2 * sigma**2)
+    expected = log_joint.logsumexp(1) - math.log(2 * math.pi * sigma**2)
+    noised = LAWS[name].noised(1.0, sigma)
+    close(noised.log_prob(x), expected, 1e-11)
+    mean = log_joint.softmax(1) @ y
+    close(sigma**2 * noised.score(x), mean - x, 1e-11)
+
+
+def test_the_printed_formulas():
+    """The circle and the sphere as they stand in texts, where these lose no digits."""
+    x = torch.tensor([[0.3, 0.4, 0.0], [1.0, -2.0, 0.5]])
+    r, sigma, d = 1.5, 0.7, 3
+    rho = x.norm(dim=1)
+    k = rho * r / sigma**2
+    A = 1 / torch.tanh(k) - 1 / k
+    law = UniformSphere(d, r).noised(1.0, sigma)
+    close(law.score(x), (r * A / rho - 1).unsqueeze(1) * x / sigma**2, 1e-12)
+    log_p = -d / 2 * math.log(2 * math.pi * sigma**2) - (rho - r) ** 2 / (2 * sigma**2)
+    log_p = log_p + math.lgamma(d / 2) + (d / 2 - 1) * (2 / k).log() + log_ive(d / 2 - 1, k)
+    close(law.log_prob(x), log_p, 1e-12)
+
+
+@pytest.mark.parametrize("dim", [2, 3, 50, 1000])
+def test_near_the_sphere_at_small_noise(dim):
+    """On the sphere −(d−1)/(2r) x̂ up to O(σ²), where σ⁻² is 10⁸; off it −δ/σ²."""
+    r, sigma = 2.0, 1e-4
+    direction = torch.zeros(1, dim)
+    direction[0, -1] = 1.0  # exact, so that the point is on the sphere to the last bit
+    law = UniformSphere(dim, r).noised(1.0, sigma)
+    limit = -(dim - 1) / (2 * r)
+    close(law.score(r * direction)[0, -1] / limit, 1.0, 1e-5)
+    off = law.score((r + 0.25) * direction)[0, -1]
+    w = (dim - 1) / 2 * (1 - (dim - 3) / 4 * sigma**2 / (r * (r + 0.25)))  # k (1 − A)
+    close(off * sigma**2, -0.25 - w / (r + 0.25) * sigma**2, 1e-14)
+    single = UniformSphere(dim, r).noised(1.0, 0.01).score(r * direction.float())
+    assert single.dtype == torch.float32
+    close(single[0, -1].double() / limit, 1.0, 0.01 if dim < 1000 else 0.1)
+
+
+def test_subspace_is_the_singular_gaussian(generator):
+    """Against a Gaussian with a singular covariance; the basis need not be orthonormal."""
+    cov = torch.tensor([[0.5, 0.3], [0.3, 2.0]])
+    law = AffineSubspace(BASIS, OFFSET, cov)
+    gaussian = Gaussian(OFFSET, BASIS @ cov @ BASIS.mT)
+    x = torch.randn(5, 4, generator=generator)
+    for method in ("log_prob", "score", "hessian"):
+        ours, theirs = (getattr(p.noised(0.7, 0.3), method)(x) for p in (law, gaussian))
+        close(ours, theirs, 1e-10)
+    close(law.posterior_cov(x, 0.7, 0.3), gaussian.posterior_cov(x, 0.7, 0.3), 1e-11)
+    draws = law.sample(4000, generator=generator) - OFFSET
+    normal = torch.linalg.svd(BASIS)[0][:, 2:]
+    assert (draws @ normal).abs().max() < 1e-12
+    assert (draws.mT @ draws / 4000 - BASIS @ cov @ BASIS.mT).abs().max() < 0.6
+
+
+@pytest.mark.parametrize("concentration", [0.0, 0.3, 5.0, 1e4])
+def test_samples_of_the_circle(concentration, generator):
+    """On the circle, with E cos = A(k₀), E cos² = ½(1 + I₂/I₀) and no preferred side."""
+    law = VonMisesCircle(2.0, concentration, 2.5)
+    x = law.sample(20_000, generator=generator) / 2
+    close(x.norm(dim=1), torch.ones(len(x)), 1e-12)
+    e = torch.tensor([math.cos(2.5), math.sin(2.5)])
+    across = x @ torch.tensor([-e[1], e[0]])
+    A = bessel_ratio(2, torch.tensor(concentration))
+    assert abs(z_score(1 - x @ e, A.complement)) < 4
+    assert abs(z_score(across, 0.0)) < 4
+    assert abs(z_score(across.square(), A.A_over_k)) < 4
+    if concentration == 5.0:
+        assert abs(z_score(x @ e, bessel_ratio(2, torch.tensor(4.0)).A)) > 10  # negative control
+
+
+def test_samples_in_space(generator):
+    """Three dimensions, by the law with a natural parameter of its own; and with noise."""
+    base = UniformSphere(3, 1.5).law
+    natural = torch.tensor([1.0, -2.0, 0.5])
+    law = type(base)(base.radius, natural, base.sigma, base.dtype)
+    x, k = law.sample(20_000, generator=generator), natural.norm()
+    assert abs(z_score(x @ natural / k / 1.5, 1 / torch.tanh(k) - 1 / k)) < 4
+    noisy = law.noised(0.5, 0.2)
+    y = noisy.sample(20_000, generator=generator)
+    assert abs(z_score(y.square().sum(1), 0.75**2 + 3 * 0.04)) < 4
+    assert abs(z_score(noisy.score(y) @ natural, 0.0)) < 4
+    s, trace = noisy.score(y), noisy.hessian(y).diagonal(dim1=1, dim2=2).sum(1)
+    assert abs(z_score(s.square().sum(1) + trace, 0.0)) < 4
+
+
+@every_law
+def test_single_precision_and_seeds(name):
+    law = LAWS[name]
+    x = torch.randn(4, *law.event_shape, generator=torch.Generator().manual_seed(0))
+    noised = law.noised(0.9, 0.4)
+    for method in ("log_prob", "score", "hessian"):
+        single = getattr(noised, method)(x.float())
+        assert single.dtype == torch.float32
+        close(single.double(), getattr(noised, method)(x.float().double()), 2e-4)
+    first, second = (law.sample(9, generator=torch.Generator().manual_seed(3)) for _ in range(2))
+    assert torch.equal(first, second)
+
+
+@pytest.mark.parametrize("schedule", [VP(), VE(0.01, 10.0)], ids=["VP", "VE"])
+@pytest.mark.parametrize("transition", [Ancestral(), ProbabilityFlow()], ids=["SDE", "ODE"])
+@pytest.mark.parametrize("name", ["von Mises", "padded"])
+def test_diffusion_samplers_end_on_the_manifold(name, transition, schedule, generator):
+    law = LAWS[name]
+    score = ExactScore(law, schedule)
+    moments = law.sample(20_000, generator=generator).double()
+    x = prior(schedule, (1000, *law.event_shape), mean=moments.mean(0), var=moments.var(0),
+              generator=generator)  # fmt: skip
+    x = evolve(transition, score, schedule, x, time_grid(50), generator=generator)
+    if name == "padded":
+        assert x[:, 3:].abs().max() < 1e-3
+        x, radius = x[:, :3], 1.0
+    else:
+        radius = 1.3
+    assert (x.norm(dim=1) - radius).abs().max() < 2e-3
+    direction = torch.eye(x.shape[1])[0]
+    expected = moments[:, : x.shape[1]] @ direction
+    assert abs(z_score(x @ direction, expected.mean())) < 5
+
+
+def test_transforms(generator):
+    """vmap and forward mode go through the score."""
+    law = VonMisesCircle(1.0, 2.0).noised(1.0, 0.3)
+    x = torch.randn(4, 2, generator=generator)
+    rows = torch.func.vmap(lambda y: law.score(y[None])[0])(x)
+    close(rows, law.score(x), 1e-12)
+    v = torch.randn(4, 2, generator=generator)
+    along = torch.func.jvp(law.score, (x,), (v,))[1]
+    close(along, (law.hessian(x) @ v.unsqueeze(2)).squeeze(2), 1e-9)
+
+
+def test_bad_input(as_user):
+    for make, message in [
+        (lambda: UniformSphere(1), "at least 2"),
+        (lambda: UniformSphere(3, -1.0), "positive"),
+        (lambda: VonMisesCircle(1.0, -0.1), "at least 0"),
+        (lambda: VonMisesCircle(torch.ones(2)), "one number"),
+        (lambda: VonMisesCircle(1.0, 1.0, math.inf), "not finite"),
+        (lambda: AffineSubspace(torch.ones(3, 2)), "linearly dependent"),
+        (lambda: AffineSubspace(torch.ones(3)), r"\(D, k\)"),
+        (lambda: AffineSubspace(BASIS, OFFSET[:3]), r"offset must have shape \(4,\)"),
+        (lambda: AffineSubspace(BASIS, OFFSET, torch.ones(3)), "cov must have shape"),
+        (lambda: Embedded(UniformSphere(2), 2 * TURN), "orthonormal"),
+        (lambda: Embedded(UniformSphere(3), TURN), r"\(D, 3\)"),
+        (lambda: Embedded(UniformSphere(3), 2), "cannot be embedded"),
+        (lambda: Embedded(UniformSphere(2), 3, sigma=-1.0), "at least 0"),
+        (lambda: Embedded(lambda x: x, 3), "must be a law"),
+        (lambda: Product([]), "at least one"),
+        (lambda: Product([3]), "must be a law"),
+        (lambda: UniformSphere(3).noised(1.0, 0.1).score(torch.zeros(2, 2)), r"\(B, 3\)"),
+        (lambda: UniformSphere(3).noised(1.0, -0.1), "at least 0"),
+        (lambda: UniformSphere(3).posterior_mean(torch.zeros(2, 3), 1.0, 0.0), "without noise"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            make()

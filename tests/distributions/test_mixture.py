@@ -1,0 +1,565 @@
+"""Gaussian mixtures against the written-out formulas (oracles 3.1), differences and quadrature."""
+
+import math
+
+import pytest
+import torch
+from torch.func import grad, hessian, vmap
+
+from gradlogp import tweedie
+from gradlogp.core import Analytic
+from gradlogp.distributions.analytic import Gaussian, GaussianMixture
+
+KINDS = ("full", "diagonal", "each", "one")
+CASES = [(D, kind) for D in range(1, 7) for kind in KINDS]
+K = 3
+
+
+def close(actual, expected, rtol=1e-10, atol=1e-10):
+    torch.testing.assert_close(actual, expected, rtol=rtol, atol=atol)
+
+
+def spd(D, g):
+    Q, _ = torch.linalg.qr(torch.randn(D, D, generator=g))
+    return (Q * (0.3 + 1.5 * torch.rand(D, generator=g))) @ Q.T
+
+
+def random_mixture(D, kind, g):
+    """Return the law and its weights, means and covariance matrices, made without the library."""
+    pi = 0.2 + torch.rand(K, generator=g)
+    pi = pi / pi.sum()
+    mu = 1.5 * torch.randn(K, D, generator=g)
+    I = torch.eye(D)
+    if kind == "full":
+        covs = S = torch.stack([spd(D, g) for _ in range(K)])
+    elif kind == "diagonal":
+        covs = 0.3 + torch.rand(K, D, generator=g)
+        S = torch.diag_embed(covs)
+    elif kind == "each":
+        covs = 0.3 + torch.rand(K, generator=g)
+        S = covs[:, None, None] * I
+    else:
+        covs = 0.3 + torch.rand((), generator=g)
+        S = (covs * I).repeat(K, 1, 1)
+    return GaussianMixture(pi, mu, covs), pi, mu, S
+
+
+def oracle(x, pi, mu, S):
+    """log p, responsibilities, score and Hessian, written as in oracles 3.1 with explicit inverses."""
+    P = torch.linalg.inv(S)
+    d = x[:, None] - mu
+    quad = torch.einsum("bki,kij,bkj->bk", d, P, d)
+    log_joint = pi.log() - 0.5 * (quad + torch.logdet(S) + x.shape[1] * math.log(2 * math.pi))
+    r = log_joint.softmax(1)
+    g = -torch.einsum("kij,bkj->bki", P, d)
+    s = torch.einsum("bk,bki->bi", r, g)
+    H = (
+        torch.einsum("bk,bkij->bij", r, g[..., None] * g[..., None, :] - P)
+        - s[:, :, None] * s[:, None]
+    )
+    return log_joint.logsumexp(1), r, s, H
+
+
+def points(D, n, g):
+    return 2 * torch.randn(n, D, generator=g)
+
+
+# ---------------------------------------------------------------------------- density
+
+
+@pytest.mark.parametrize(("D", "kind"), CASES)
+def test_density_score_and_hessian_are_the_written_out_formulas(D, kind, generator):
+    law, pi, mu, S = random_mixture(D, kind, generator)
+    x = points(D, 9, generator)
+    log_p, r, s, H = oracle(x, pi, mu, S)
+    close(law.log_prob(x), log_p)
+    close(law.responsibilities(x), r)
+    close(law.score(x), s)
+    close(law.hessian(x), H)
+    close(law.covs, S)
+    assert law.event_shape == (D,)
+    assert isinstance(law, Analytic)
+
+
+@pytest.mark.parametrize(("D", "kind"), [(1, "full"), (2, "each"), (3, "full"), (6, "diagonal")])
+def test_derivatives_agree_with_autograd_and_central_differences(D, kind, generator):
+    law, *_ = random_mixture(D, kind, generator)
+    x = points(D, 5, generator)
+    alone = lambda y: law.log_prob(y[None])[0]
+    close(law.score(x), vmap(grad(alone))(x))
+    close(law.hessian(x), vmap(hessian(alone))(x))
+    h = 1e-3
+
+    def slope(f, e):
+        return (8 * (f(x + e) - f(x - e)) - (f(x + 2 * e) - f(x - 2 * e))) / (12 * h)
+
+    for i in range(D):
+        e = h * torch.eye(D)[i]
+        close(law.score(x)[:, i], slope(law.log_prob, e), rtol=1e-8, atol=1e-8)
+        close(law.hessian(x)[:, i], slope(law.score, e), rtol=1e-8, atol=1e-8)
+
+
+def test_log_prob_is_normalised(generator):
+    line = torch.linspace(-16, 16, 2001)
+    law, *_ = random_mixture(1, "each", generator)
+    close(torch.trapezoid(law.log_prob(line[:, None]).exp(), line), torch.tensor(1.0))
+    plane = torch.linspace(-14, 14, 401)
+    law, *_ = random_mixture(2, "full", generator)
+    p = law.log_prob(torch.cartesian_prod(plane, plane)).exp()
+    close(p.sum() * (plane[1] - plane[0]) ** 2, torch.tensor(1.0))
+
+
+def test_one_component_is_the_gaussian(generator):
+    S, mu = spd(3, generator), torch.randn(3, generator=generator)
+    law, gauss = GaussianMixture([1.0], mu[None], S[None]), Gaussian(mu, S)
+    x = points(3, 5, generator)
+    for name in ("log_prob", "score", "hessian"):
+        close(getattr(law, name)(x), getattr(gauss, name)(x))
+
+
+def test_curvature_between_two_modes():
+    """+-a with standard deviation s: s'(0) = a^2/s^4 - 1/s^2."""
+    a, s = 1.3, 0.7
+    law = GaussianMixture([0.5, 0.5], [[-a], [a]], s**2)
+    zero = torch.zeros(1, 1)
+    close(law.score(zero), zero)
+    close(law.hessian(zero)[0, 0, 0], torch.tensor(a**2 / s**4 - 1 / s**2))
+    x = torch.linspace(-3, 3, 7)[:, None]  # s(x) = (a tanh(a x / s^2) - x) / s^2
+    close(law.score(x), (a * (a * x / s**2).tanh() - x) / s**2)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_finite_and_right_at_ten_thousand_standard_deviations(kind, generator):
+    law, *_ = random_mixture(3, kind, generator)
+    x = 1e4 * torch.nn.functional.normalize(torch.randn(6, 3, generator=generator), dim=1)
+    s, single = law.score(x), x.float()
+    assert law.score(single).dtype == torch.float32
+    for value in (law.log_prob(x), law.hessian(x), law.log_prob(single), law.hessian(single)):
+        assert value.isfinite().all()
+    # far out one component has all the mass; which one is clear to float32 as well
+    k = law.responsibilities(x).argmax(1)
+    g = torch.stack(
+        [-torch.linalg.solve(law.covs[j], y - law.means[j]) for j, y in zip(k, x, strict=True)]
+    )
+    close(s, g, rtol=1e-9)
+    close(law.score(single).double(), s, rtol=1e-5, atol=1e-1)
+
+
+def test_far_components_do_not_disturb_in_single_precision():
+    """100 sd apart: the other component underflows, and the score is that of the nearer one."""
+    law = GaussianMixture([0.3, 0.7], [[-50.0, 0.0], [50.0, 0.0]], 1.0)
+    x = torch.tensor([[49.0, 2.0], [-52.0, 1.0], [1e4, 0.0]], dtype=torch.float32)
+    expected = torch.tensor([[1.0, -2.0], [2.0, -1.0], [50 - 1e4, 0.0]], dtype=torch.float32)
+    close(law.score(x), expected, rtol=1e-6, atol=1e-6)
+
+
+def test_no_cancellation_far_from_the_origin(generator):
+    means = torch.tensor([[0.0, 0.0], [0.25, -0.5]])
+    covs = 1e-2 * torch.stack([spd(2, generator), spd(2, generator)])
+    z = (0.3 * torch.randn(5, 2, generator=generator)).mul(2**20).round() / 2**20  # z + 1e6 exact
+    near = GaussianMixture([0.4, 0.6], means, covs)
+    far = GaussianMixture([0.4, 0.6], means + 1e6, covs)
+    close(far.score(z + 1e6), near.score(z))
+    close(far.hessian(z + 1e6), near.hessian(z))
+
+
+def test_dtypes():
+    single = GaussianMixture(
+        torch.tensor([0.5, 0.5], dtype=torch.float32), torch.zeros(2, 2).float()
+    )
+    assert single.sample(3).dtype == torch.float32
+    assert single.noised(0.5, 1.0).sample(3).dtype == torch.float32
+    assert single.score(torch.zeros(3, 2)).dtype == torch.float64
+    law = GaussianMixture([0.5, 0.5], [[0, 0], [1, 1]])
+    assert law.score(torch.zeros(3, 2, dtype=torch.float32)).dtype == torch.float32
+
+
+# ---------------------------------------------------------------------------- noising
+
+
+@pytest.mark.parametrize(("D", "kind"), CASES)
+def test_noised_is_the_closed_form(D, kind, generator):
+    law, pi, mu, S = random_mixture(D, kind, generator)
+    x = points(D, 5, generator)
+    noised = law.noised(0.6, 0.8)
+    log_p, r, s, H = oracle(x, pi, 0.6 * mu, 0.36 * S + 0.64 * torch.eye(D))
+    close(noised.log_prob(x), log_p)
+    close(noised.responsibilities(x), r)
+    close(noised.score(x), s)
+    close(noised.hessian(x), H)
+
+
+def test_noised_law_is_the_convolution(generator):
+    law, *_ = random_mixture(1, "each", generator)
+    alpha, sigma = 0.6, 0.4
+    x0, x = torch.linspace(-16, 16, 8001), torch.tensor([-1.0, 0.3, 2.0])
+    kernel = (-0.5 * ((x[:, None] - alpha * x0) / sigma) ** 2).exp() / (
+        sigma * math.sqrt(2 * math.pi)
+    )
+    expected = torch.trapezoid(kernel * law.log_prob(x0[:, None]).exp(), x0)
+    close(law.noised(alpha, sigma).log_prob(x[:, None]).exp(), expected)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_noising_twice_is_noising_once(kind, generator):
+    law, *_ = random_mixture(3, kind, generator)
+    x = points(3, 5, generator)
+    twice = law.noised(0.8, 0.5).noised(0.7, 0.3)
+    once = law.noised(0.8 * 0.7, math.sqrt((0.7 * 0.5) ** 2 + 0.3**2))
+    close(twice.log_prob(x), once.log_prob(x))
+    close(twice.score(x), once.score(x))
+    close(twice.posterior_cov(x, 0.9, 0.4), once.posterior_cov(x, 0.9, 0.4))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_coefficients_of_shape_b_agree_row_by_row(kind, generator):
+    law, *_ = random_mixture(2, kind, generator)
+    x = points(2, 4, generator)
+    alpha, sigma = torch.tensor([1.0, 0.7, 0.2, 0.0]), torch.tensor([0.1, 0.5, 0.9, 1.0])
+    rows = law.noised(alpha, sigma)
+    twice = rows.noised(alpha.flip(0), sigma.flip(0))
+    for i in range(4):
+        one, y = law.noised(alpha[i], sigma[i]), x[i : i + 1]
+        for name in ("log_prob", "score", "hessian", "responsibilities"):
+            close(getattr(rows, name)(x)[i], getattr(one, name)(y)[0])
+        for name in ("posterior_mean", "posterior_cov"):
+            every = getattr(law, name)(x, alpha, sigma)[i]
+            close(every, getattr(law, name)(y, alpha[i], sigma[i])[0])
+        close(twice.score(x)[i], one.noised(alpha[3 - i], sigma[3 - i]).score(y)[0])
+    mixed = law.noised(0.5, sigma)
+    close(mixed.score(x)[1], law.noised(0.5, 0.5).score(x[1:2])[0])
+
+
+# ---------------------------------------------------------------------------- posterior, Tweedie
+
+
+@pytest.mark.parametrize(("D", "kind"), CASES)
+def test_posterior_is_the_written_out_formula_and_tweedie_agrees(D, kind, generator):
+    law, pi, mu, S = random_mixture(D, kind, generator)
+    x, alpha, sigma = points(D, 5, generator), 0.7, 0.6
+    St = alpha**2 * S + sigma**2 * torch.eye(D)
+    _, r, s, _ = oracle(x, pi, alpha * mu, St)
+    gain = alpha * S @ torch.linalg.inv(St)
+    m = mu + torch.einsum("kij,bkj->bki", gain, x[:, None] - alpha * mu)
+    C = S - alpha * gain @ S
+    mean = torch.einsum("bk,bki->bi", r, m)
+    second = torch.einsum("bk,bkij->bij", r, C + m[..., None] * m[..., None, :])
+    cov = second - mean[:, :, None] * mean[:, None]
+    close(law.posterior_mean(x, alpha, sigma), mean)
+    close(law.posterior_cov(x, alpha, sigma), cov)
+    # both orders from the score alone
+    estimate = tweedie(law.noised(alpha, sigma).score, x, alpha, sigma)
+    close(estimate.mean, mean)
+    close(estimate.cov, cov)
+    close((x - alpha * mean) / sigma, -sigma * s)  # E[eps | x_t] = -sigma s
+
+
+@pytest.mark.parametrize("D", [1, 2])
+def test_posterior_by_quadrature(D, generator):
+    law, *_ = random_mixture(D, "full", generator)
+    alpha, sigma = 0.7, 0.5
+    line = torch.linspace(-12, 12, 481)
+    x0 = line[:, None] if D == 1 else torch.cartesian_prod(line, line)
+    x = points(D, 3, generator)
+    estimate = tweedie(law.noised(alpha, sigma).score, x, alpha, sigma)
+    for i in range(3):
+        log_w = law.log_prob(x0) - 0.5 * (x[i] - alpha * x0).square().sum(1) / sigma**2
+        w = log_w.softmax(0)
+        mean = w @ x0
+        cov = (w[:, None] * (x0 - mean)).T @ (x0 - mean)
+        close(law.posterior_mean(x, alpha, sigma)[i], mean)
+        close(law.posterior_cov(x, alpha, sigma)[i], cov)
+        close(estimate.mean[i], mean)
+        close(estimate.cov[i], cov)
+
+
+@pytest.mark.parametrize("sigma", [0.2, 0.7, 2.0])
+def test_floor_of_denoising_and_the_norm_of_the_score(sigma, generator):
+    """R = 1/(2 sigma^2) - E s_sigma^2 / 2 = E Var[x_0 | x] / (2 sigma^4), by quadrature."""
+    law, *_ = random_mixture(1, "each", generator)
+    noised, x = law.noised(1.0, sigma), torch.linspace(-30, 30, 8001)[:, None]
+    p = noised.log_prob(x).exp()
+    J = torch.trapezoid(p * noised.score(x)[:, 0] ** 2, x[:, 0])
+    mmse = torch.trapezoid(p * law.posterior_cov(x, 1.0, sigma)[:, 0, 0], x[:, 0])
+    close(1 / (2 * sigma**2) - J / 2, mmse / (2 * sigma**4), rtol=1e-9)
+    # Stein: E tr Hess log p = -E |s|^2
+    close(torch.trapezoid(p * noised.hessian(x)[:, 0, 0], x[:, 0]), -J)
+
+
+def test_fisher_divergence_of_two_weightings_is_blind_far_apart():
+    """D_F = 1/2 (2 a / s^2)^2 E_p (r_p - r_q)^2, 7.6e-6 for weights .5 and .9 at a = 5 (claim 30)."""
+    a, x = 5.0, torch.linspace(-20, 20, 8001)[:, None]
+    p = GaussianMixture([0.5, 0.5], [[-a], [a]])
+    q = GaussianMixture([0.9, 0.1], [[-a], [a]])
+    density = p.log_prob(x).exp()
+    D_F = torch.trapezoid(0.5 * density * (p.score(x) - q.score(x))[:, 0] ** 2, x[:, 0])
+    gap = (p.responsibilities(x) - q.responsibilities(x))[:, 0] ** 2
+    close(D_F, torch.trapezoid(0.5 * (2 * a) ** 2 * density * gap, x[:, 0]), rtol=1e-9, atol=0)
+    assert float(D_F) == pytest.approx(7.6e-6, rel=0.01)
+    KL = torch.trapezoid(density * (p.log_prob(x) - q.log_prob(x)), x[:, 0])
+    assert float(KL) == pytest.approx(0.511, abs=5e-4)
+
+
+# ---------------------------------------------------------------------------- samples
+
+
+def worst_z(x, mean, second):
+    """Largest |z| of the first and second moments, with standard errors from the sample."""
+    products = (x[:, :, None] * x[:, None]).flatten(1)
+    moments = torch.cat([x, products], 1)
+    gap = moments.mean(0) - torch.cat([mean, second.flatten()])
+    return float((gap / (moments.std(0) / len(x) ** 0.5)).abs().max())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_sample_moments(kind, generator):
+    law, pi, mu, S = random_mixture(3, kind, generator)
+    x = law.sample(50_000, generator=generator)
+    outer = mu[:, :, None] * mu[:, None]
+    mean, second = pi @ mu, torch.einsum("k,kij->ij", pi, S + outer)
+    assert worst_z(x, mean, second) < 4.5
+    # negative controls: equal weights, S doubled, covariances of the wrong components
+    assert worst_z(x, mu.mean(0), second) > 8
+    assert worst_z(x, mean, torch.einsum("k,kij->ij", pi, 2 * S + outer)) > 8
+    if kind == "full":
+        swapped = torch.einsum("k,kij->ij", pi, S.roll(1, 0) + outer)
+        assert worst_z(x, mean, swapped) > 8
+
+
+def test_sample_weights_and_component_covariances(generator):
+    """Components so far apart that each draw shows where it came from."""
+    pi = torch.tensor([0.1, 0.3, 0.6])
+    mu = torch.tensor([[-30.0, 0.0], [0.0, 30.0], [30.0, 0.0]])
+    S = torch.stack([spd(2, generator) for _ in range(3)])
+    x = GaussianMixture(pi, mu, S).sample(50_000, generator=generator)
+    k = torch.cdist(x, mu).argmin(1)
+    counts = k.bincount(minlength=3)
+    z = (counts / 50_000 - pi) / (pi * (1 - pi) / 50_000).sqrt()
+    assert z.abs().max() < 4.5
+    assert ((counts / 50_000 - 1 / 3) / (pi * (1 - pi) / 50_000).sqrt()).abs().min() > 8
+    for j in range(3):
+        y, v = x[k == j] - mu[j], S[j].diagonal()
+        error = ((v[:, None] * v + S[j] ** 2) / len(y)).sqrt()
+        assert ((y.T @ y / len(y) - S[j]) / error).abs().max() < 4.5
+
+
+def test_sample_of_a_noised_law(generator):
+    law, pi, mu, S = random_mixture(2, "full", generator)
+    x = law.noised(0.5, 0.8).sample(50_000, generator=generator)
+    outer = 0.25 * mu[:, :, None] * mu[:, None]
+    mean = 0.5 * pi @ mu
+    second = lambda v: torch.einsum("k,kij->ij", pi, 0.25 * S + v * torch.eye(2) + outer)
+    assert worst_z(x, mean, second(0.64)) < 4.5
+    assert worst_z(x, mean, second(0.8)) > 8  # sigma for sigma^2
+
+
+def test_sample_is_reproducible_and_leaves_the_global_generator_alone():
+    law = GaussianMixture([0.3, 0.7], [[0.0], [4.0]])
+    before = torch.get_rng_state()
+    a, b = (law.sample(9, generator=torch.Generator().manual_seed(3)) for _ in range(2))
+    assert torch.equal(a, b)
+    assert torch.equal(before, torch.get_rng_state())
+    assert not torch.equal(a, law.sample(9, generator=torch.Generator().manual_seed(4)))
+
+
+# ---------------------------------------------------------------------------- singular laws
+
+
+def test_point_masses_are_the_finite_data_oracle(generator):
+    """s(x) = sum_i w_i (alpha x_i - x) / sigma^2, w = softmax(-|x - alpha x_i|^2 / (2 sigma^2))."""
+    data, x = torch.randn(6, 2, generator=generator), points(2, 5, generator)
+    law = GaussianMixture(torch.full((6,), 1 / 6), data, 0.0)
+    alpha, sigma = 0.8, 0.5
+    w = (-(x[:, None] - alpha * data).square().sum(2) / (2 * sigma**2)).softmax(1)
+    close(law.noised(alpha, sigma).score(x), (alpha * w @ data - x) / sigma**2)
+    close(law.posterior_mean(x, alpha, sigma), w @ data)
+    cov = torch.einsum("bk,ki,kj->bij", w, data, data)
+    mean = w @ data
+    close(law.posterior_cov(x, alpha, sigma), cov - mean[:, :, None] * mean[:, None])
+    draws = law.sample(50, generator=generator)
+    assert (draws[:, None] == data).all(2).any(1).all()
+
+
+@pytest.mark.parametrize("covs", [0.0, [1.0, 0.0], [[1.0, 1.0], [1.0, 0.0]]])
+def test_a_singular_component_leaves_no_density(covs):
+    law, x = GaussianMixture([0.5, 0.5], [[0.0, 0.0], [1.0, 1.0]], covs), torch.zeros(1, 2)
+    for name in ("log_prob", "score", "hessian", "responsibilities"):
+        with pytest.raises(ValueError, match=r"singular.*use \.noised\(alpha, sigma\)"):
+            getattr(law, name)(x)
+    assert law.noised(1.0, 0.1).score(x).isfinite().all()
+
+
+# ---------------------------------------------------------------------------- bad input
+
+
+@pytest.mark.usefixtures("as_user")
+@pytest.mark.parametrize(
+    ("weights", "means", "covs", "match"),
+    [
+        ([0.5, 0.5], [0.0, 1.0], 1.0, r"means must have shape \(K, D\), got \(2,\)"),
+        ([1.0], [[0.0], [1.0]], 1.0, r"weights must have shape \(2,\), got \(1,\)"),
+        ([0.5, 0.6], [[0.0], [1.0]], 1.0, r"sum to 1.*got a sum of 1\.1"),
+        ([0.0, 1.0], [[0.0], [1.0]], 1.0, "weights must be positive"),
+        ([1.5, -0.5], [[0.0], [1.0]], 1.0, "weights must be positive"),
+        ([float("nan"), 1.0], [[0.0], [1.0]], 1.0, "weights has entries that are not finite"),
+        ([0.5, 0.5], [[0.0], [1.0]], [1.0, 1.0, 1.0], r"covs must have shape .* got \(3,\)"),
+        ([0.5, 0.5], [[0.0], [1.0]], [1.0, -1.0], "negative eigenvalue"),
+        ([1.0], [[0.0, 0.0]], [[[1.0, 0.5], [0.2, 1.0]]], "not symmetric"),
+    ],
+)
+def test_refuses_bad_parameters(weights, means, covs, match):
+    with pytest.raises(ValueError, match=match):
+        GaussianMixture(weights, means, covs)
+
+
+@pytest.mark.usefixtures("as_user")
+def test_refuses_bad_points_and_coefficients():
+    law = GaussianMixture([0.5, 0.5], [[0.0, 0.0], [1.0, 1.0]])
+    for name in ("log_prob", "score", "hessian"):
+        for x in (torch.zeros(2), torch.zeros(3, 3)):
+            with pytest.raises(ValueError, match=r"x must have shape \(B, 2\)"):
+                getattr(law, name)(x)
+    with pytest.raises(ValueError, match=r"x_t must have shape \(B, 2\)"):
+        law.posterior_mean(torch.zeros(3, 3), 1.0, 1.0)
+    with pytest.raises(ValueError, match="sigma must be finite and at least 0"):
+        law.noised(1.0, -1.0)
+    with pytest.raises(ValueError, match=r"alpha has shape \(2,\), but sigma \(3,\)"):
+        law.noised(torch.ones(2), torch.ones(3))
+    with pytest.raises(ValueError, match="noised for 3 samples, got 2"):
+        law.noised(torch.ones(3), 1.0).score(torch.zeros(2, 2))
+    with pytest.raises(ValueError, match=r"of shape \(\), not \(B,\)"):
+        law.noised(torch.ones(3), 1.0).sample(3)
+
+
+def test_mean_and_covariance_are_those_of_a_large_sample(generator):
+    law = (
+        random_law(2, "full", generator)
+        if "random_law" in globals()
+        else GaussianMixture(
+            [0.3, 0.7],
+            [[-3.0, 1.0], [3.0, 0.0]],
+            [[[1.0, 0.3], [0.3, 0.5]], [[0.2, 0.0], [0.0, 2.0]]],
+        )
+    )
+    x = law.sample(200_000, generator=generator)
+    error = (law.cov.diagonal() / len(x)).sqrt()
+    assert bool(((x.mean(0) - law.mean).abs() < 5 * error).all())
+    centred = x - law.mean
+    products = centred.unsqueeze(2) * centred.unsqueeze(1)
+    error = products.std(0) / len(x) ** 0.5
+    assert bool(((products.mean(0) - law.cov).abs() < 5 * error).all())
+
+
+# ---------------------------------------------------------------------------- arrangements
+
+
+def arranged(name, g):
+    """A law for each way in which score and log_prob are worked out, and its form's name."""
+    D, pi = 3, torch.tensor([0.2, 0.5, 0.3])
+    mu, one, other = torch.randn(K, D, generator=g), spd(D, g), spd(D, g)
+    covs = {
+        "isotropic": 0.7,
+        "pair": 0.7,
+        "pair, diagonal": (0.5 + torch.rand(D, generator=g)).repeat(2, 1),
+        "pair, full": one.repeat(2, 1, 1),
+        "pair, full, far from the origin": one.repeat(2, 1, 1),
+        "diagonal shared": (0.5 + torch.rand(D, generator=g)).repeat(K, 1),
+        "full shared": one.repeat(K, 1, 1),
+        "multiples of I as matrices": 0.4 * torch.eye(D).repeat(K, 1, 1),
+        "one variance each": torch.tensor([0.4, 1.0, 2.0]),
+        "diagonal": 0.5 + torch.rand(K, D, generator=g),
+        "far from the origin": 0.7,
+        "far apart": 0.7,
+        "far apart, full shared": one.repeat(K, 1, 1),
+        "full": torch.stack([one, other, one + other]),
+    }
+    if name.startswith("pair"):
+        pi, mu = torch.tensor([0.3, 0.7]), mu[:2]
+    if "far from the origin" in name:
+        mu = mu + 1e4
+    if "far apart" in name:
+        mu = 100 * mu
+    kind = "Differences" if name == "full" or "far apart" in name else "Linear"
+    return GaussianMixture(pi, mu, covs[name]), kind
+
+
+ARRANGED = ["isotropic", "pair", "pair, diagonal", "pair, full",
+            "pair, full, far from the origin", "diagonal shared", "full shared",
+            "multiples of I as matrices", "one variance each", "diagonal", "far from the origin",
+            "far apart", "far apart, full shared", "full"]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ARRANGED)
+def test_every_arrangement_is_the_straightforward_formula(name, generator):
+    law, kind = arranged(name, generator)
+    x = law.sample(50, generator=generator)
+    x = torch.cat([x, x + 30])
+    c = law._components(x)  # exponents and differences, component by component
+    close(law.log_prob(x), c.log_joint.logsumexp(-1), 1e-12, 1e-12)
+    g = -c.S.rotate_back(c.y / c.S.w)
+    close(law.score(x), (c.r.unsqueeze(-1) * g).sum(1), 1e-12, 1e-12)
+    form = law._form(x)
+    assert type(form).__name__ == kind
+    assert (getattr(form, "pair", None) is not None) == name.startswith("pair")
+    single = x.float()
+    exact = law.score(single.double())
+    assert law.score(single).dtype == law.log_prob(single).dtype == torch.float32
+    close(law.score(single).double(), exact, 1e-5, 1e-5 * float(exact.abs().max()))
+
+
+@pytest.mark.parametrize("name", ARRANGED)
+def test_every_arrangement_can_be_differentiated_twice(name, generator):
+    law, _ = arranged(name, generator)
+    x = law.sample(4, generator=generator).requires_grad_()
+    log_p = law.log_prob(x)
+    (slope,) = torch.autograd.grad(log_p.sum(), x, create_graph=True)
+    close(slope, law.score(x), 1e-9, 1e-9)
+    v = torch.randn(4, law.event_shape[0], generator=generator)
+    (Hv,) = torch.autograd.grad(slope, x, v, create_graph=True)
+    close(Hv, (law.hessian(x) @ v.unsqueeze(-1)).squeeze(-1), 1e-8, 1e-8)
+    (again,) = torch.autograd.grad(law.score(x), x, v, create_graph=True)
+    close(again, Hv, 1e-8, 1e-8)
+    assert torch.autograd.grad(again.sum(), x)[0].isfinite().all()
+
+
+@pytest.mark.parametrize("first", ["plain", "func", "inference", "jvp"])
+def test_what_is_kept_does_not_remember_how_it_was_made(first, generator):
+    """Constants worked out inside a transform or inference mode must serve outside of it."""
+    law, _ = arranged("full shared", generator)
+    x = law.sample(3, generator=generator)
+    total = lambda y: law.log_prob(y).sum()
+    if first == "func":
+        vmap(grad(lambda y: total(y[None])))(x)
+    elif first == "jvp":
+        torch.func.jvp(total, (x,), (x,))
+    elif first == "inference":
+        with torch.inference_mode():
+            law.score(x)
+    y = x.clone().requires_grad_()
+    (slope,) = torch.autograd.grad(law.log_prob(y).sum(), y)
+    close(slope, law.score(x))
+    close(grad(total)(x), slope)
+
+
+@pytest.mark.parametrize("make", [
+    lambda m: GaussianMixture([0.4, 0.6], torch.stack([m, -m]), 0.5), lambda m: Gaussian(m, 0.5),
+])  # fmt: skip
+def test_gradients_reach_the_parameters(make, generator):
+    """A law of a mean that is being fitted keeps nothing, and can be used again and again."""
+    x = torch.randn(5, 2, generator=generator)
+    m = torch.tensor([0.3, -0.4], requires_grad=True)
+    law = make(m)
+    for _ in range(2):
+        (slope,) = torch.autograd.grad(law.log_prob(x).sum(), m, retain_graph=True)
+        h, e = 1e-5, torch.tensor([1.0, 0.0])
+        up, down = (float(make(m.detach() + s * h * e).log_prob(x).sum()) for s in (1, -1))
+        close(slope[0], torch.tensor((up - down) / (2 * h)), 1e-7, 1e-7)
+
+
+def test_a_law_does_not_follow_the_tensor_it_was_made_from(generator):
+    for make in (lambda m: GaussianMixture([1.0], m[None]), Gaussian):
+        m, x = torch.zeros(2), torch.randn(3, 2, generator=generator)
+        law = make(m)
+        before = law.score(x)
+        m += 1
+        close(law.score(x), before)

@@ -1,0 +1,297 @@
+"""The gradient flow against matrix exponentials, and stationary points against root finding."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from scipy.integrate import solve_ivp
+from scipy.optimize import brentq, root
+from support import COV, MEAN, close
+
+from gradlogp import Gaussian, GaussianMixture, as_target
+from gradlogp.geometry.modes import find_modes, gradient_flow
+
+P = torch.linalg.inv(COV)
+PAIR = GaussianMixture([0.5, 0.5], [[-1.5, 0.0], [1.5, 0.0]], 0.49)
+THREE = GaussianMixture(
+    [0.2, 0.5, 0.3],
+    [[-2.0, 0.0], [1.5, 1.0], [0.5, -2.0]],
+    [[[0.5, 0.2], [0.2, 0.4]], [[0.8, -0.3], [-0.3, 0.6]], [[0.3, 0.0], [0.0, 0.9]]],
+)
+
+
+def ring(x):
+    """log p of a ring of radius 2 whose ridge is a continuum of modes."""
+    return -0.5 * (x.square().sum(1) - 4).square()
+
+
+# ---------------------------------------------------------------------------- the flow
+
+
+def test_the_flow_on_a_gaussian_contracts_by_the_matrix_exponential(generator):
+    x0 = 3 * torch.randn(6, 2, generator=generator)
+    t = torch.tensor([0.0, 1e-3, 0.1, 1.0, 3.0, 30.0])
+    result = gradient_flow(Gaussian(MEAN, COV).score, x0, t)
+    exact = MEAN + torch.einsum(
+        "bij,bj->bi", torch.linalg.matrix_exp(-t[:, None, None] * P), x0 - MEAN
+    )
+    close(result.x, exact, 1e-8)
+    assert bool((result.t == t).all())
+    assert result.n_steps[0] == 0
+    # the defect of a step is of order h⁵ and steps are chosen by it: error follows tolerance
+    errors = [
+        (
+            gradient_flow(Gaussian(MEAN, COV).score, x0, 1.0, tolerance=tol).x
+            - (MEAN + (x0 - MEAN) @ torch.linalg.matrix_exp(-P))
+        )
+        .abs()
+        .max()
+        for tol in (1e-3, 1e-6, 1e-9)
+    ]
+    assert errors[0] < 1e-2 and errors[1] < 1e-5 and errors[2] < 1e-8  # noqa: PT018
+
+
+def test_the_flow_against_another_solver_and_in_any_shape(generator):
+    x0 = torch.randn(3, 2, generator=generator)
+    result = gradient_flow(THREE.score, x0, 0.8)
+    for x, y in zip(x0, result.x, strict=True):
+        field = lambda _, v: THREE.score(torch.as_tensor(v)[None])[0].numpy()
+        other = solve_ivp(field, (0, 0.8), x.numpy(), method="DOP853", rtol=1e-12, atol=1e-12)
+        close(y, other.y[:, -1], 1e-8)
+    shaped = gradient_flow(
+        lambda x: THREE.score(x.flatten(1)).reshape(x.shape), x0[:, :, None], 0.8
+    )
+    close(shaped.x[:, :, 0], result.x, 1e-12)
+    # units of length do not matter: x -> c x turns s into s / c and t into c² t
+    c = 1e-5
+    tiny = gradient_flow(lambda x: THREE.score(x / c) / c, c * x0, 0.8 * c**2)
+    close(tiny.x / c, result.x, 1e-8)
+
+
+def test_log_p_rises_by_the_squared_score_along_the_flow(generator):
+    x0 = torch.randn(1, 2, generator=generator)
+    log_p = lambda t: float(THREE.log_prob(gradient_flow(THREE.score, x0, t).x))
+    squared = lambda t: float(THREE.score(gradient_flow(THREE.score, x0, t).x).square().sum())
+    u, weight = (torch.as_tensor(v) for v in np.polynomial.legendre.leggauss(24))
+    on_the_way = gradient_flow(THREE.score, x0.expand(24, 2), 0.3 * (u + 1)).x
+    gain = 0.3 * weight @ THREE.score(on_the_way).square().sum(1)
+    close(log_p(0.6) - log_p(0.0), gain, 1e-8)
+    close((log_p(0.3 + 1e-4) - log_p(0.3 - 1e-4)) / 2e-4, squared(0.3), 1e-5)
+
+
+def test_rows_do_not_depend_on_those_beside_them(generator):
+    x0 = 2 * torch.randn(5, 2, generator=generator)
+    together = gradient_flow(THREE.score, x0, 1.0)
+    found = find_modes(THREE, x0)
+    for i in (0, 3):
+        alone = gradient_flow(THREE.score, x0[i : i + 1], 1.0)
+        close(alone.x, together.x[i : i + 1], 1e-12)
+        assert alone.n_steps[0] == together.n_steps[i]
+        one = find_modes(THREE, x0[i : i + 1])
+        close(one.points[0], found.points[found.basin[i]], 1e-12)
+        assert one.n_steps[0] == found.n_steps[i]
+
+
+def test_a_flow_that_does_not_arrive_says_how_far_it_came():
+    x0 = torch.tensor([[1.0], [0.0]])
+    result = gradient_flow(lambda x: x**3, x0, torch.tensor([1.0, 1.0]), max_steps=200)
+    assert 0.4 < result.t[0] <= 0.5  # 1/√(1 − 2t) ends at t = ½
+    assert result.t[1] == 1.0
+    assert result.n_steps[0] == 200
+
+
+# ---------------------------------------------------------------------------- modes
+
+
+def test_a_gaussian_has_one_mode(generator):
+    law = Gaussian(MEAN, COV)
+    result = find_modes(law, 5 * torch.randn(4, 2, generator=generator))
+    assert result.kind == ("mode",)
+    assert result.index.tolist() == [0]
+    assert result.basin.tolist() == [0, 0, 0, 0]
+    close(result.points, MEAN[None], 1e-12)
+    close(result.eigenvalues[0], -torch.linalg.eigvalsh(P).flip(0), 1e-12)
+    close(result.log_prob, law.log_prob(MEAN[None]), 1e-12)
+
+
+def test_modes_of_a_mixture_are_roots_of_the_score(generator):
+    x0 = 2 * torch.randn(60, 2, generator=generator)
+    result = find_modes(THREE, x0)
+    assert result.kind == ("mode",) * 3
+    for point, mean in zip(result.points, result.points, strict=True):
+        exact = root(lambda v: THREE.score(torch.as_tensor(v)[None])[0].numpy(), mean, tol=1e-14).x
+        close(point, exact, 1e-10)
+    assert float(THREE.score(result.points).abs().max()) < 1e-12
+    close(result.eigenvalues, torch.linalg.eigvalsh(THREE.hessian(result.points)), 1e-10)
+    # basins: where the flow itself ends after a long time
+    ends = gradient_flow(THREE.score, x0, 60.0, tolerance=1e-9).x
+    nearest = torch.cdist(ends, result.points)
+    assert float(nearest.min(1).values.max()) < 1e-6
+    assert bool((nearest.argmin(1) == result.basin).all())
+
+
+def test_basins_of_a_symmetric_pair_are_half_planes(generator):
+    x0 = torch.cat(
+        [3 * torch.randn(200, 2, generator=generator), torch.tensor([[1e-4, 2.0], [-1e-4, 9.0]])]
+    )
+    result = find_modes(PAIR, x0)
+    assert result.kind == ("mode", "mode")
+    assert bool((result.points[result.basin, 0].sign() == x0[:, 0].sign()).all())
+    x = brentq(lambda v: PAIR.score(torch.tensor([[v, 0.0]]))[0, 0].item(), 1.0, 2.0, xtol=1e-14)
+    close(result.points.sort(0).values, torch.tensor([[-x, 0.0], [x, 0.0]]), 1e-10)
+
+
+def test_the_saddle_of_a_symmetric_pair(generator):
+    """At 0 the eigenvalue along the axis is a²/s⁴ − 1/s², and −1/s² across."""
+    x0 = torch.tensor([[1.0, 0.5], [-2.0, 0.3]])
+    plain, result = find_modes(PAIR, x0), find_modes(PAIR, x0, also_saddles=True)
+    assert plain.kind == ("mode", "mode")
+    assert result.kind == ("mode", "mode", "saddle")
+    close(result.points[2], torch.zeros(2), 1e-10)
+    assert result.index.tolist() == [0, 0, 1]
+    close(result.eigenvalues[2], [-1 / 0.49, 2.25 / 0.49**2 - 1 / 0.49], 1e-10)
+    assert result.basin.tolist() == [0, 1]
+    # a start on the border flows to the saddle, and says so
+    border = find_modes(PAIR, torch.tensor([[0.0, 1.0], [0.0, 0.0]]))
+    assert border.kind == ("saddle",)
+    assert border.basin.tolist() == [0, 0]
+
+
+def test_saddles_of_an_asymmetric_mixture(generator):
+    result = find_modes(THREE, 2 * torch.randn(20, 2, generator=generator), also_saddles=True)
+    n = {kind: result.kind.count(kind) for kind in ("mode", "saddle", "minimum", "degenerate")}
+    # a smooth density on the plane that falls at infinity: modes − saddles + minima = 1
+    assert n["mode"] - n["saddle"] + n["minimum"] == 1
+    assert n["mode"] == 3
+    assert n["degenerate"] == 0
+    assert float(THREE.score(result.points).abs().max()) < 1e-11
+    assert result.index.tolist() == [
+        {"mode": 0, "saddle": 1, "minimum": 2}[k] for k in result.kind
+    ]
+
+
+def test_a_mixture_on_the_line_has_a_minimum_between_its_modes():
+    law = GaussianMixture([0.3, 0.7], [[-1.0], [2.0]], [0.3, 0.6])
+    result = find_modes(law, torch.tensor([[-3.0], [3.0]]), also_saddles=True)
+    assert result.kind == ("mode", "mode", "minimum")
+    exact = brentq(lambda v: law.score(torch.tensor([[v]])).item(), -0.5, 1.5, xtol=1e-14)
+    close(result.points[2, 0], exact, 1e-10)
+    assert result.index[2] == 1
+    # bimodal or not: a²/s⁴ − 1/s² changes sign at a = s
+    for a, n in ((0.95, 1), (1.05, 3)):
+        pair = GaussianMixture([0.5, 0.5], [[-a], [a]])
+        found = find_modes(pair, torch.tensor([[-3.0], [3.0]]), also_saddles=True)
+        assert len(found.kind) == n
+        if n == 3:
+            close(found.eigenvalues[2, 0], a**2 - 1, 1e-10)
+
+
+@pytest.mark.parametrize("known", ["log_prob", "score"])
+def test_targets_without_a_hessian_or_a_log_density(known, generator):
+    x0 = torch.randn(6, 2, 1, generator=generator)
+    part = getattr(THREE, known)
+    function = (
+        (lambda x: part(x.flatten(1)).reshape(x.shape))
+        if known == "score"
+        else (lambda x: part(x.flatten(1)))
+    )
+    result = find_modes(as_target(**{known: function}), x0)
+    expected = find_modes(THREE, x0[..., 0])
+    close(result.points[..., 0], expected.points, 1e-10)
+    close(result.eigenvalues, expected.eigenvalues, 1e-9)
+    assert result.basin.tolist() == expected.basin.tolist()
+    assert (result.log_prob is None) == (known == "score")
+
+
+def test_a_flat_direction_is_degenerate(generator):
+    x0 = torch.randn(5, 2, generator=generator) + 0.1
+    result = find_modes(as_target(log_prob=ring), x0)
+    assert set(result.kind) == {"degenerate"}
+    assert bool((result.basin >= 0).all())
+    ends = result.points[result.basin]
+    close(ends.norm(dim=1), torch.full((5,), 2.0), 1e-10)
+    # by symmetry the flow is radial
+    close(ends / 2, x0 / x0.norm(dim=1, keepdim=True), 1e-8)
+    close(result.eigenvalues, torch.tensor([-16.0, 0.0]).expand(len(ends), 2), 1e-9)
+    ridge = find_modes(as_target(score=lambda x: torch.stack([-x[:, 0], 0 * x[:, 1]], 1)), x0)
+    close(ridge.points, torch.stack([torch.zeros(5), x0[:, 1]], 1), 1e-12)
+    assert find_modes(as_target(score=lambda x: 0 * x), x0).kind == ("degenerate",) * 5
+    quartic = find_modes(
+        as_target(log_prob=lambda x: -(x**4).sum(1)), torch.tensor([[1.0], [-2.0]])
+    )
+    assert set(quartic.kind) == {"degenerate"}
+    assert float(quartic.points.abs().max()) < 1e-3
+
+
+def test_a_start_that_does_not_converge_has_no_basin():
+    x0 = torch.tensor([[0.0, 1.0], [2.0, -1.0]])
+    for score in (lambda x: torch.ones_like(x) + 0 * x, lambda x: x.abs() + 1):
+        result = find_modes(as_target(score=score), x0, also_saddles=True, max_steps=300)
+        assert result.basin.tolist() == [-1, -1]
+        assert result.kind == ()
+        assert result.points.shape == (0, 2)
+    short = find_modes(THREE, torch.tensor([[9.0, 9.0], [0.0, 0.3]]), max_steps=1)
+    assert -1 in short.basin.tolist()
+
+
+def test_steps_that_lower_log_p_are_refused():
+    """A score that points the wrong way: with log p known nothing moves, without it all does."""
+    wrong = lambda x: x.clone()
+    x0 = torch.ones(1, 2)
+    result = find_modes(as_target(wrong, lambda x: -x.square().sum(1) / 2), x0, max_steps=50)
+    assert result.basin.tolist() == [-1]
+    # Newton alone would have gone to 0, where this score vanishes too
+    assert result.kind == ()
+
+
+def test_units_origin_and_dtype(generator):
+    x0 = 2 * torch.randn(8, 2, generator=generator)
+    expected = find_modes(THREE, x0)
+    for c, shift in ((1e-6, 0.0), (1e4, 0.0), (1.0, 1e4)):
+        score = lambda x: THREE.score((x - shift) / c) / c  # noqa: B023
+        result = find_modes(as_target(score), c * x0 + shift)
+        close((result.points - shift) / c, expected.points, 1e-9)
+        assert result.basin.tolist() == expected.basin.tolist()
+    single = find_modes(THREE, x0.float())
+    assert single.points.dtype == torch.float32
+    close(single.points.double(), expected.points, 1e-5)
+    assert single.kind == expected.kind
+
+
+def test_many_dimensions_and_stiffness(generator):
+    w = torch.logspace(0, 3, 6)
+    U = torch.linalg.qr(torch.randn(6, 6, generator=generator)).Q
+    H = (U * w) @ U.mT
+    x0 = 0.3 * torch.randn(2, 6, generator=generator)
+    # log p = −½ xᵀHx − ¼ (xᵀHx)²: convex, not quadratic, condition number 1e3
+    log_p = lambda x: -0.5 * (q := torch.einsum("bi,ij,bj->b", x, H, x)) - 0.25 * q**2
+    result = find_modes(as_target(log_prob=log_p), x0)
+    assert result.kind == ("mode",)
+    assert float(result.points.abs().max()) < 1e-9
+    close(result.eigenvalues[0] / -w.flip(0), torch.ones(6), 1e-6)
+    assert math.isfinite(float(result.log_prob[0]))
+
+
+def test_bad_input_is_refused(as_user):
+    x0 = torch.zeros(3, 1)
+    for function in (lambda x: find_modes(THREE, x), lambda x: gradient_flow(THREE.score, x, 1.0)):
+        with pytest.raises(ValueError, match=r"x0 is not finite in rows \[1\]"):
+            function(torch.tensor([[0.0, 1.0], [math.nan, 0.0]]))
+        with pytest.raises(ValueError, match="x0 must be floating point"):
+            function(torch.zeros(2, 2, dtype=torch.long))
+    with pytest.raises(ValueError, match=r"score at x0 is not finite in rows \[0, 1, 2\]"):
+        find_modes(as_target(score=lambda x: 1 / x), x0)
+    with pytest.raises(ValueError, match="target has no score"):
+        find_modes(lambda x: x, x0)
+    with pytest.raises(ValueError, match="t must be finite and at least 0"):
+        gradient_flow(torch.neg, x0, -1.0)
+    with pytest.raises(ValueError, match=r"t must have shape \(\) or \(3,\)"):
+        gradient_flow(torch.neg, x0, torch.ones(2))
+    for options in ({"tolerance": 0.0}, {"tolerance": math.nan}, {"max_steps": 0}):
+        with pytest.raises(ValueError, match="need 0 < tolerance < 1 and max_steps"):
+            gradient_flow(torch.neg, x0, 1.0, **options)
+        with pytest.raises(ValueError, match="need 0 < tolerance < 1 and max_steps"):
+            find_modes(as_target(score=torch.neg), x0, **options)
+    with pytest.raises(ValueError, match="score returned shape"):
+        gradient_flow(lambda x: x[:, 0], x0, 1.0)

@@ -1,0 +1,195 @@
+"""The pages: blocks of Python run, links lead somewhere, commands and names exist."""
+
+import re
+import shlex
+import traceback
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+import torch
+
+import gradlogp as glp
+from gradlogp.interfaces.cli import main
+
+ROOT = Path(__file__).parents[2]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+TEXTS = [*PAGES, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md"]
+BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+
+
+class Block(NamedTuple):
+    """A fenced block: its language, the line of its first line of code, the code."""
+
+    language: str
+    line: int
+    code: str
+
+
+def name(page):
+    return str(page.relative_to(ROOT))
+
+
+def each_of(pages):
+    return pytest.mark.parametrize("page", pages, ids=name)
+
+
+def blocks(page, *languages):
+    text = page.read_text(encoding="utf-8")
+    found = [
+        Block(match[1], text[: match.start(2)].count("\n") + 1, match[2])
+        for match in BLOCK.finditer(text)
+    ]
+    return [block for block in found if block.language in languages]
+
+
+def run(block, page, names):
+    """Run a block of a page; a failure names the page and the line."""
+    source = "\n" * (block.line - 1) + block.code  # so that line numbers are those of the page
+    try:
+        exec(compile(source, name(page), "exec", dont_inherit=True), names)
+    except Exception as error:
+        frames = traceback.extract_tb(error.__traceback__)
+        line = max((f.lineno for f in frames if f.filename == name(page)), default=block.line)
+        if isinstance(error, SyntaxError):
+            line = error.lineno
+        pytest.fail(f"{name(page)}, line {line}: {type(error).__name__}: {error}")
+
+
+def commands(page):
+    """The command lines of gradlogp on a page, as lists of words, with their lines."""
+    found = []
+    for block in blocks(page, "bash", "console"):
+        for i, line in enumerate(block.code.splitlines()):
+            words = shlex.split(line.removeprefix("$ "), comments=True)
+            if words[:1] == ["gradlogp"]:
+                found.append((block.line + i, words[1:]))
+    return found
+
+
+@pytest.fixture
+def as_reader(as_user, tmp_path, monkeypatch):
+    """What a reader has: PyTorch's default dtype, no shape checks, a folder to write to."""
+    torch.set_default_dtype(torch.float32)
+    monkeypatch.chdir(tmp_path)
+
+
+@each_of([page for page in PAGES if blocks(page, "python")])
+def test_python_runs(page, as_reader):
+    names = {"__name__": page.stem}
+    for block in blocks(page, "python"):
+        run(block, page, names)
+
+
+@pytest.mark.slow
+@each_of([page for page in PAGES if page.stem == "quickstart"])
+def test_commands_run(page, as_reader, capsys):
+    """In the order of the page, with the Python and the file of options between the commands."""
+    names = {"__name__": page.stem}
+    for block in blocks(page, "python", "console", "toml"):
+        if block.language == "python":
+            run(block, page, names)
+        if block.language == "toml":
+            Path("run.toml").write_text(block.code)
+        if block.language != "console":
+            continue
+        for line, words in commands(page):
+            if block.line <= line < block.line + block.code.count("\n"):
+                assert main([*words, *["--quiet"] * (words[0] != "info")]) == 0, (line, words)
+
+
+@each_of([page for page in TEXTS if commands(page)])
+def test_commands_exist(page, capsys):
+    for line, words in commands(page):
+        where = f"{name(page)}, line {line}"
+        command = [word for word in words[:1] if not word.startswith("-")]
+        assert main([*command, "--help"]) == 0, where
+        told = capsys.readouterr().out
+        assert f"Usage: gradlogp {' '.join(command)}".strip() in told, where
+        for word in words:
+            if word.startswith("--"):
+                assert re.search(rf"{re.escape(word)}\b", told), f"{where}: no {word}"
+
+
+@each_of(PAGES)
+def test_names_exist(page):
+    text = page.read_text(encoding="utf-8")
+    for dotted in set(re.findall(r"\bglp\.(\w+(?:\.\w+)*)", text)):
+        thing = glp
+        for part in dotted.split("."):
+            assert hasattr(thing, part), f"{name(page)}: there is no glp.{dotted}"
+            thing = getattr(thing, part)
+            if not isinstance(thing, type(glp) | type):
+                break  # attributes of instances are not known here
+
+
+def test_readme_lists_what_there_is():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    listed = set(re.findall(r"`glp\.(\w+)`", text))
+    assert set(glp.__all__) - listed == {"__version__"}
+    for module, names in re.findall(r"`glp\.(\w+)`: ((?:`\w+`,? ?)+)", text):
+        for part in re.findall(r"\w+", names):
+            assert hasattr(getattr(glp, module), part), f"README.md: no glp.{module}.{part}"
+
+
+def anchors(page):
+    """The anchors of a page's headings, as repositories and site generators make them."""
+    prose = BLOCK.sub("", page.read_text(encoding="utf-8"))
+    headings = re.findall(r"^#+ (.+)$", prose, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", h.lower()).strip().replace(" ", "-") for h in headings}
+
+
+@each_of(TEXTS)
+def test_links_lead_somewhere(page):
+    prose = BLOCK.sub("", page.read_text(encoding="utf-8"))
+    targets = re.findall(r"\]\(([^)\s]+)\)", prose)
+    targets += re.findall(r"(?:src|srcset|href)=\"([^\"]+)\"", prose)
+    for target in targets:
+        if re.match(r"[a-z]+:", target):
+            continue
+        path, _, anchor = target.partition("#")
+        there = (page.parent / path).resolve() if path else page
+        assert there.is_relative_to(ROOT), f"{name(page)}: {target} leads out of the project"
+        assert there.exists(), f"{name(page)}: {target} does not exist"
+        if anchor:
+            assert anchor in anchors(there), f"{name(page)}: {target} names no heading"
+
+
+@each_of(TEXTS)
+def test_no_absolute_paths(page):
+    text = page.read_text(encoding="utf-8")
+    rooted = r"(?<![\w.:/<)])/(?:[A-Za-z][\w.-]*/|home\b|root\b|tmp\b|usr\b|opt\b)|[A-Z]:\\"
+    found = re.search(rooted, text)
+    assert found is None, f"{name(page)}: {found}"
+
+
+def test_readme_example_is_short():
+    first = blocks(ROOT / "README.md", "python")[0]
+    assert len([line for line in first.code.splitlines() if line.strip()]) <= 10
+    for word in ("fit(", "sample(", "score(", "assert"):
+        assert word in first.code
+
+
+def test_readme_names_the_two_commands():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    for needed in ("make demo", "make test", "reports/stars/index.html", "docs/img/mixture.png"):
+        assert needed in text
+
+
+def test_site_lists_every_page():
+    listed = re.findall(r"^\s+- .*?(\w+\.md)$", (ROOT / "mkdocs.yml").read_text(), re.MULTILINE)
+    assert sorted(listed) == sorted(page.name for page in (ROOT / "docs").glob("*.md"))
+
+
+def test_architecture_names_every_room():
+    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    rooms = {p.parent.name for p in (ROOT / "src" / "gradlogp").glob("*/__init__.py")}
+    assert not {room for room in rooms if f"`{room}`" not in text}
+
+
+def test_one_version():
+    """The version is that of the package, in the citation and at the top of the changelog."""
+    citation = (ROOT / "CITATION.cff").read_text(encoding="utf-8")
+    assert re.search(rf"^version: \"?{re.escape(glp.__version__)}\"?$", citation, re.MULTILINE)
+    changes = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    assert re.search(r"^## \[([\d.]+)\]", changes, re.MULTILINE)[1] == glp.__version__

@@ -1,0 +1,426 @@
+"""The command line as a person meets it: exit codes, one readable line, data on standard output."""
+
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from typing import get_args
+
+import numpy as np
+import pytest
+import torch
+
+import gradlogp as glp
+from gradlogp.interfaces.cli import main
+from gradlogp.interfaces.cli.methods import Method
+
+pytestmark = pytest.mark.usefixtures("as_user", "float32")
+
+
+@pytest.fixture
+def float32():
+    torch.set_default_dtype(torch.float32)
+
+
+def call(capsys, *arguments):
+    """Run the command line in this process; return exit code, standard output and error."""
+    code = main([str(a) for a in arguments])
+    out, err = capsys.readouterr()
+    return code, out, err
+
+
+def refuse(capsys, code, *arguments, says):
+    """The command must end with this code and one readable line that says something."""
+    got, out, err = call(capsys, *arguments)
+    assert got == code, (got, out, err)
+    lines = [line for line in err.strip().splitlines() if line.startswith("gradlogp: ")]
+    assert len(lines) == 1, err
+    assert "Traceback" not in err
+    assert says in lines[0]
+    return lines[0]
+
+
+@pytest.fixture(scope="module")
+def points(tmp_path_factory):
+    path = tmp_path_factory.mktemp("data") / "points.csv"
+    law = glp.GaussianMixture([0.5, 0.5], [[-2.0, 5.0], [2.0, 5.0]], 0.25)
+    x = law.sample(600, generator=torch.Generator().manual_seed(0))
+    rows = "\n".join(f"{a:.6f},{b:.6f},{'left' if a < 0 else 'right'}" for a, b in x.tolist())
+    path.write_text(f"a,b,side\n{rows}\n")
+    return path
+
+
+@pytest.fixture(scope="module")
+def checkpoint(points, tmp_path_factory):
+    out = tmp_path_factory.mktemp("runs") / "model"
+    quick = ["--steps", "60", "--width", "16", "--quiet"]
+    assert main(["fit", str(points), "--out", str(out), "--columns", "a,b", *quick]) == 0
+    return out
+
+
+def test_fit_says_what_it_did(points, tmp_path, capsys):
+    arguments = ("--columns", "a,b", "--steps", 20, "--width", 16, "--json", "--quiet")
+    code, out, _ = call(capsys, "fit", points, "--out", tmp_path / "m", *arguments)
+    result = json.loads(out)
+    assert code == 0
+    assert result["steps"] == 20
+    assert result["n"] == 600
+    assert result["held_out_loss"]["standard_error"] > 0
+    assert (tmp_path / "m" / "model.safetensors").exists()
+
+
+def test_sample_prints_numbers_and_nothing_else(checkpoint, capsys):
+    code, out, _ = call(capsys, "sample", checkpoint, "--n", 7, "--steps", 4)
+    rows = np.array([[float(v) for v in line.split(",")] for line in out.strip().splitlines()])
+    assert code == 0
+    assert rows.shape == (7, 2)
+    again = call(capsys, "sample", checkpoint, "--n", 7, "--steps", 4)[1]
+    other = call(capsys, "sample", checkpoint, "--n", 7, "--steps", 4, "--seed", 1)[1]
+    assert out == again != other
+
+
+@pytest.mark.parametrize("suffix", [".npy", ".npz", ".csv"])
+@pytest.mark.parametrize("method", ["flow", "ancestral", "langevin"])
+def test_sample_writes_files_and_a_picture(checkpoint, tmp_path, capsys, suffix, method):
+    path = tmp_path / f"s{suffix}"
+    code, out, _ = call(
+        capsys, "sample", checkpoint, "--n", 5, "--out", path, "--method", method, "--steps", 3
+    )
+    assert (code, out) == (0, "")
+    loaded = np.loadtxt(path, delimiter=",") if suffix == ".csv" else np.load(path)
+    assert (loaded["x"] if suffix == ".npz" else loaded).shape == (5, 2)
+    assert path.with_suffix(".png").read_bytes()[1:4] == b"PNG"
+
+
+@pytest.mark.parametrize("method", get_args(Method))
+def test_every_way_of_sampling(checkpoint, capsys, method):
+    code, out, _ = call(
+        capsys, "sample", checkpoint, "--n", 6, "--method", method, "--steps", 4, "--quiet"
+    )
+    assert code == 0
+    x = np.array([[float(v) for v in line.split(",")] for line in out.strip().splitlines()])
+    assert x.shape == (6, 2)
+    assert np.isfinite(x).all()
+
+
+@pytest.mark.parametrize("method", ["sde", "langevin", "churn", "corrector", "adaptive"])
+def test_every_way_from_noise_without_signal(points, tmp_path_factory, capsys, method):
+    """Rectified: α = 0 at t = 1."""
+    model = tmp_path_factory.getbasetemp() / "rectified"
+    if not model.exists():
+        call(
+            capsys, "fit", points, "--out", model, "--columns", "a,b", "--schedule", "rectified",
+            "--steps", 40, "--width", 8, "--quiet",
+        )  # fmt: skip
+    code, out, err = call(
+        capsys, "sample", model, "--n", 4, "--method", method, "--steps", 5, "--quiet"
+    )
+    assert code == 0, err
+    assert len(out.strip().splitlines()) == 4
+
+
+def test_evaluate_in_bits_with_probes_and_a_picture(tmp_path, capsys):
+    """Bits of integers: −log₂ p of dequantised data over the dimension, cells of width 1."""
+    data = tmp_path / "dice.csv"
+    rng = np.random.default_rng(0)
+    np.savetxt(data, rng.integers(0, 8, (400, 2)), "%d", ",", header="a,b", comments="")
+    model, picture = tmp_path / "m", tmp_path / "p.png"
+    call(capsys, "fit", data, "--out", model, "--steps", 60, "--width", 16, "--quiet")
+    arguments = ("--levels", 8, "--n", 200, "--json", "--quiet", "--out", picture)
+    rows = {}
+    for name, more in (("exact", ()), ("probed", ("--probes", 3))):
+        out = call(capsys, "evaluate", model, data, *arguments, *more)[1]
+        rows[name] = {row["name"]: row for row in json.loads(out)}
+        bits = rows[name]["bits per dimension"]
+        nats = rows[name]["log-likelihood, nats a sample"]
+        assert bits["value"] == pytest.approx(-nats["value"] / (2 * np.log(2)), rel=1e-5)
+        assert 2.5 < bits["value"] < 5.5  # 3 for a perfect model
+    exact, probed = (rows[k]["bits per dimension"] for k in ("exact", "probed"))
+    assert abs(exact["value"] - probed["value"]) < 4 * probed["standard_error"]
+    assert picture.read_bytes()[1:4] == b"PNG"
+    refuse(capsys, 2, "evaluate", model, data, "--out", tmp_path / "p.txt", says="png")
+    refuse(capsys, 2, "evaluate", model, data, "--levels", 1, says="levels")
+    refuse(capsys, 1, "evaluate", model, data, "--levels", 4, says="integers from 0 to 3")
+
+
+def test_evaluate_compares_with_floors(checkpoint, points, capsys):
+    code, out, _ = call(
+        capsys, "evaluate", checkpoint, points, "--train", points, "--columns", "a,b",
+        "--n", 300, "--json", "--quiet",
+    )  # fmt: skip
+    rows = {row["name"]: row for row in json.loads(out)}
+    assert code in (0, 1)
+    assert code == int(any(row["verdict"] is False for row in rows.values()))
+    assert rows["log-likelihood, nats a sample"]["standard_error"] > 0
+    assert rows["sliced Wasserstein distance"]["floor"] > 0
+    assert "MMD²" in rows
+
+
+def test_info_of_everything(checkpoint, points, capsys):
+    assert json.loads(call(capsys, "info", "--json")[1])["gradlogp"] == glp.__version__
+    model = json.loads(call(capsys, "info", checkpoint, "--json")[1])
+    assert model["schedule"]["name"] == "VE"
+    assert model["network"]["width"] == 16
+    data = json.loads(call(capsys, "info", points.parent / "points.csv", "--json")[1] or "{}")
+    assert data == {} or data["samples"] == 600
+
+
+def test_classes(points, tmp_path, capsys):
+    quick = ("--label", "side", "--columns", "a,b", "--steps", 150, "--width", 32, "--quiet")
+    assert call(capsys, "fit", points, "--out", tmp_path / "m", *quick)[0] == 0
+    code, out, _ = call(capsys, "sample", tmp_path / "m", "--class", "left", "--n", 50)
+    first = np.array([float(line.split(",")[0]) for line in out.strip().splitlines()])
+    assert code == 0
+    assert (first < 0).mean() > 0.8
+    refuse(capsys, 2, "sample", tmp_path / "m", "--class", "up", says="unknown class 'up'")
+
+
+def test_misuse_is_two(checkpoint, points, tmp_path, capsys):
+    out = ("--out", tmp_path / "m")
+    refuse(capsys, 2, "demo", "star", says='Did you mean "stars"')
+    refuse(capsys, 2, "fit", "star", *out, says="did you mean 'stars'")
+    refuse(capsys, 2, "fit", tmp_path / "none.csv", *out, says="none.csv")
+    refuse(capsys, 2, "fit", points, says="--out")
+    refuse(capsys, 2, "fit", points, *out, "--steps", 0, says="--steps must be at least 1")
+    refuse(capsys, 2, "fit", points, *out, "--steps", "many", says="many")
+    ab = ("--columns", "a,b")
+    refuse(capsys, 2, "fit", points, *out, *ab, "--class-conditional", says="no classes")
+    refuse(capsys, 2, "sample", tmp_path / "none", says="no checkpoint")
+    refuse(capsys, 2, "sample", checkpoint, "--out", "x.doc", says="cannot write")
+    refuse(capsys, 2, "sample", checkpoint, "--class", "3", says="knows no classes")
+    refuse(capsys, 2, "evaluate", checkpoint, "digits", says="samples of shape (1, 8, 8)")
+    refuse(capsys, 2, "nonsense", says="nonsense")
+    refuse(capsys, 2, "--config", tmp_path / "none.toml", "info", says="none.toml")
+
+
+def test_failure_is_one(checkpoint, points, tmp_path, capsys):
+    out = ("--out", tmp_path / "m", "--quiet")
+    empty = tmp_path / "empty.csv"
+    empty.write_text("")
+    refuse(capsys, 1, "fit", empty, *out, says="empty.csv")
+    refuse(capsys, 1, "fit", points, *out, says="side")  # text in a numeric column
+    (tmp_path / "one.csv").write_text("a,b\n1,2\n")
+    refuse(capsys, 1, "fit", tmp_path / "one.csv", *out, says="one")
+    constant = tmp_path / "constant.csv"
+    constant.write_text("a,b\n" + "\n".join(f"{i},7" for i in range(40)))
+    refuse(capsys, 1, "fit", constant, *out, says="constant")
+    bad = tmp_path / "nan.csv"
+    bad.write_text("a,b\n" + "\n".join(f"{i},{i * i}" for i in range(40)) + "\nnan,1\n2,inf\n")
+    code, _, err = call(capsys, "fit", bad, "--out", tmp_path / "ok", "--steps", 2, "--width", 4)
+    assert code == 0
+    assert "2 of 42 rows" in err
+    damaged = tmp_path / "damaged"
+    damaged.mkdir()
+    for part in checkpoint.iterdir():
+        (damaged / part.name).write_bytes(part.read_bytes())
+    (damaged / "model.safetensors").write_bytes(b"\x00" * 20)
+    refuse(capsys, 1, "sample", damaged, says="damaged")
+    (damaged / "config.json").unlink()
+    refuse(capsys, 1, "sample", damaged, says="missing")
+    refuse(capsys, 1, "fit", points, "--columns", "a,b", "--out", "/dev/null/m", says="/dev/null")
+
+
+def test_options_from_a_file(points, tmp_path, capsys):
+    config = tmp_path / "run.toml"
+    config.write_text('[fit]\nsteps = 11\nwidth = 8\ncolumns = "a,b"\nquiet = true\njson = true\n')
+    code, out, _ = call(capsys, "--config", config, "fit", points, "--out", tmp_path / "m")
+    assert code == 0
+    assert json.loads(out)["steps"] == 11
+    # what is typed wins over the file
+    again = ("fit", points, "--out", tmp_path / "n", "--steps", 3)
+    assert json.loads(call(capsys, "--config", config, *again)[1])["steps"] == 3
+    config.write_text("[fit]\nstepz = 11\n")
+    refuse(capsys, 2, "--config", config, "fit", points, "--out", tmp_path / "o", says="stepz")
+
+
+def test_interrupt_saves_and_resume_goes_on(points, tmp_path):
+    """A real Ctrl-C on a real process: 130, a checkpoint, and the same model as unbroken."""
+    common = [
+        sys.executable, "-m", "gradlogp", "fit", str(points), "--columns", "a,b",
+        "--steps", "700", "--width", "16", "--quiet", "--out",
+    ]  # fmt: skip
+    out = tmp_path / "run"
+    process = subprocess.Popen(
+        [*common, str(out)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    deadline = time.monotonic() + 120
+    while not (out / "training.pt").exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    os.kill(process.pid, signal.SIGINT)
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 130, err
+    assert err.strip().splitlines()[-1].startswith("gradlogp: interrupted; ")
+    assert "--resume" in err
+    assert "Traceback" not in err
+    step = json.loads((out / "run.json").read_text())["step"]
+    assert 0 < step < 700
+    # in this process: starting another costs more than the training
+    whole = tmp_path / "whole"
+    assert main([*common[3:], str(out), "--resume"]) == 0
+    assert main([*common[3:], str(whole)]) == 0
+    a, b = (p / "model.safetensors" for p in (out, whole))
+    assert a.read_bytes() == b.read_bytes()
+    # a finished run may be resumed: nothing is left to do, and nothing changes
+    assert main([*common[3:], str(out), "--resume"]) == 0
+    assert a.read_bytes() == b.read_bytes()
+
+
+def test_help_is_there_and_imports_nothing_heavy():
+    program = (
+        "import sys; from gradlogp.interfaces.cli import main; code = main(['fit', '--help']); "
+        "heavy = {'torch', 'matplotlib', 'sklearn', 'scipy', 'pandas'} & set(sys.modules); "
+        "sys.exit(code or (f'imported {heavy}' if heavy else 0))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "--learning-rate" in done.stdout
+
+
+# ---------------------------------------------------------------------------- verify
+
+
+def test_verify_as_a_table_and_as_json(capsys):
+    code, out, err = call(capsys, "verify", "density.", "--quick", "--quiet")
+    assert code == 0
+    assert err == ""
+    assert "E[s] = 0 on a mixture" in out  # brackets are not markup
+    assert "false, as shown" in out
+    assert "claims pass" in out.splitlines()[-1]
+    code, out, _ = call(capsys, "verify", "statistics.weight", "--json", "--quiet")
+    assert code == 0
+    claims = json.loads(out)
+    assert [round(c["measured"], 4) for c in claims] == [0.6013, 0.1061, 0.0072, 0.0002]
+    keys = {"claim", "source", "expected", "measured", "standard_error", "verdict", "statement"}
+    assert all(set(c) == keys and c["verdict"] == "pass" for c in claims)
+
+
+def test_verify_exits_1_on_a_failure(capsys, monkeypatch):
+    from gradlogp.check.theory import statistics
+
+    monkeypatch.setattr(statistics, "efficiency", lambda a, sigma=0.0: 0.5)
+    code, out, _ = call(capsys, "verify", "statistics.weight_at_4", "--quiet")
+    assert code == 1
+    assert "✗ fail" in out
+    assert "0 of 1 claims pass" in out
+
+
+def test_verify_refuses_a_name_that_is_none(capsys):
+    line = refuse(capsys, 2, "verify", "langevine", says="no check has 'langevine' in its name")
+    assert "density" in line
+
+
+# ---------------------------------------------------------------------------- sample --target
+
+
+def test_targets_are_listed_and_each_can_be_sampled(capsys):
+    code, out, _ = call(capsys, "targets", "--json")
+    assert code == 0
+    rows = json.loads(out)
+    names = [row["name"] for row in rows]
+    assert {"gaussian", "mixture", "banana", "funnel", "ring", "many-well", "logistic"} <= set(
+        names
+    )
+    code, out, _ = call(capsys, "targets")
+    assert len(out.splitlines()) == len(names)
+    for name in names:
+        few = ["--steps", "30", "--chains", "4", "--quiet"]
+        code, out, _ = call(capsys, "sample", "--target", name, *few)
+        assert code == 0
+        assert "r_hat" in out
+
+
+def test_sampling_a_target_prints_diagnostics_and_writes(capsys, tmp_path):
+    out_file = tmp_path / "draws.npz"
+    code, out, err = call(
+        capsys, "sample", "--target", "gaussian", "--steps", "600", "--out", out_file, "--seed", "1",
+    )  # fmt: skip
+    assert code == 0
+    assert "mala, step size" in err
+    assert "adapted" in err
+    assert "exact means" in out
+    written = np.load(out_file)
+    assert written["draws"].shape == (100, 300, 2)
+    assert written["acceptance"].shape == (100, 300)
+    assert out_file.with_suffix(".png").stat().st_size > 10_000
+    means = written["draws"].mean((0, 1))
+    assert np.abs(means - [0.7, -1.2]).max() < 0.15
+    code, out, _ = call(
+        capsys, "sample", "--target", "gaussian", "--steps", "200", "--json", "--quiet",
+        "--kernel", "baoab", "--step-size", "0.4",
+    )  # fmt: skip
+    found = json.loads(out)
+    assert found["step_size"] == 0.4
+    assert [row["name"] for row in found["rows"]] == ["x[0]", "x[1]"]
+
+
+def test_sampling_a_function_of_a_file_and_a_checkpoint(capsys, tmp_path, checkpoint):
+    source = tmp_path / "bowl.py"
+    source.write_text("def log_prob(x):\n    return -0.5 * (x**4).sum(1)\n")
+    where = f"{source}:log_prob"
+    few = ["--steps", "40", "--chains", "5", "--quiet"]
+    code, out, _ = call(capsys, "sample", "--target", where, "--dim", "3", *few)
+    assert code == 0
+    assert "x[2]" in out
+    refuse(capsys, 2, "sample", "--target", where, *few, says="give D with --dim")
+    refuse(capsys, 2, "sample", "--target", f"{source}:nothing", *few, says="has no nothing")
+    code, out, _ = call(
+        capsys, "sample", "--target", checkpoint, "--kernel", "ula", "--step-size", "0.01", *few
+    )
+    assert code == 0
+    refuse(capsys, 1, "sample", "--target", checkpoint, *few, says="no log-density")
+
+
+def test_sampling_a_target_refuses_nonsense(capsys, tmp_path, checkpoint):
+    refuse(capsys, 2, "sample", says="needs a checkpoint folder, or a density")
+    refuse(capsys, 2, "sample", checkpoint, "--target", "ring", says="not both")
+    refuse(capsys, 2, "sample", "--target", "rang", says="'rang' is no target")
+    refuse(
+        capsys, 2, "sample", "--target", "ring", "--step-size", "-1", says="--step-size must be"
+    )
+    refuse(capsys, 2, "sample", "--target", "ring", "--chains", "0", says="--chains must be")
+    bad = ["--out", tmp_path / "x.txt"]
+    refuse(capsys, 2, "sample", "--target", "ring", *bad, says="use one of .npz, .npy")
+    refuse(capsys, 2, "sample", "--target", "ring", "--kernel", "nuts", says="kernel")
+    refuse(capsys, 2, "sample", "--target", "ring", "--burn-in", "5000", says="leave no draw")
+
+
+def test_a_file_that_fails_says_so_in_a_line(capsys, tmp_path):
+    source = tmp_path / "bad.py"
+    source.write_text(
+        "def boom(x):\n    raise RuntimeError('no')\n"
+        "def nan(x):\n    return x.sum(1) * float('nan')\nnumber = 3\n"
+    )
+    few = ["--dim", "2", "--steps", "20", "--chains", "3", "--quiet"]
+    at = lambda name: ["sample", "--target", f"{source}:{name}", *few]
+    refuse(capsys, 1, *at("boom"), says="failed: RuntimeError: no")
+    refuse(capsys, 1, *at("nan"), says="not finite at 3 of 3 starting points")
+    refuse(capsys, 2, *at("number"), says="neither a function nor a density")
+    code, _, err = call(capsys, *at("nan"), "--kernel", "ula", "--step-size", "0.1")
+    assert code == 1  # every chain diverged
+    assert "3 of 3 chains diverged" in err
+    assert "RuntimeWarning" not in err
+    source.write_text("def f(x:\n")
+    refuse(capsys, 1, *at("f"), says="failed: SyntaxError")
+    for spread in ("0", "nan", "-1"):
+        refuse(capsys, 2, "sample", "--target", "ring", "--spread", spread, says="--spread must")
+
+
+def test_an_interrupt_before_the_first_draw(capsys, monkeypatch, tmp_path):
+    from gradlogp import langevin as chains
+
+    whole = chains.run
+
+    def interrupted(*arguments, **options):
+        chain = whole(*arguments, **options)
+        return dataclasses.replace(chain, draws=chain.draws[:, :0], complete=False)
+
+    monkeypatch.setattr(chains, "run", interrupted)
+    out = tmp_path / "x.npz"
+    few = ["--steps", "20", "--chains", "3", "--out", out, "--quiet"]
+    refuse(capsys, 130, "sample", "--target", "ring", *few, says="no draw was kept yet")
+    assert not out.exists()

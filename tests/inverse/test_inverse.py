@@ -1,0 +1,587 @@
+"""Posterior sampling: guided scores, steps and Langevin against posteriors in closed form."""
+
+import math
+
+import pytest
+import torch
+from support import COV, MEAN, Given, affine, close, gauss_hermite, z_score
+
+from gradlogp import (
+    ExactScore,
+    Gaussian,
+    GaussianMixture,
+    as_target,
+    evolve,
+    log_likelihood,
+    run,
+    time_grid,
+)
+from gradlogp.core import Denoiser
+from gradlogp.diffusion import (
+    DDIM,
+    Ancestral,
+    AnnealedLangevin,
+    DPMSolver,
+    ProbabilityFlow,
+)
+from gradlogp.inverse import (
+    DPS,
+    AnnealedLikelihood,
+    DPSStep,
+    Identity,
+    Inpainting,
+    Matrix,
+    MomentMatching,
+    Observation,
+    PiGDM,
+    PosteriorTarget,
+    RePaint,
+    posterior,
+)
+from gradlogp.langevin import MALA, ULA
+from gradlogp.noise import prior
+from gradlogp.noise.schedules import (
+    VE,
+    VP,
+    Levels,
+    Rectified,
+)
+
+RNG = torch.Generator().manual_seed(1)
+F64 = {"dtype": torch.float64}
+ROOT4 = torch.randn(4, 4, generator=RNG, **F64)
+LAW4 = Gaussian(torch.randn(4, generator=RNG, **F64), ROOT4 @ ROOT4.mT + 0.1 * torch.eye(4))
+A24 = torch.randn(2, 4, generator=RNG, **F64)
+Y2 = torch.tensor([[0.7, -1.3]], **F64)
+R2 = torch.tensor([[0.5, 0.2], [0.2, 0.3]], **F64)
+NOISES = {"σ": 0.3, "σᵢ": torch.tensor([0.1, 0.4], **F64), "R": R2, "none": 0.0}
+TIMES = [1.0, 0.6, 0.2, 0.01, 1e-4]
+PLANE = Gaussian(MEAN, COV)
+MIXTURE = GaussianMixture(
+    [0.3, 0.5, 0.2], torch.tensor([[-1.5, 0.0], [1.0, 0.5], [0.0, 2.0]], **F64), 0.2
+)
+T = torch.tensor(0.4, **F64)
+SKETCH = Matrix(torch.tensor([[1.0, 0.5]], **F64))
+SEEN1 = Observation(torch.tensor([[0.4]], **F64), SKETCH, 0.3)
+each_schedule = pytest.mark.parametrize("schedule", [VP(), VE(0.01, 20.0)], ids=["VP", "VE"])
+GUIDED = {
+    "DPS": DPS, "PiGDM": PiGDM, "moments": MomentMatching, "annealed": AnnealedLikelihood,
+}  # fmt: skip
+each_guided = pytest.mark.parametrize("method", GUIDED.values(), ids=GUIDED.keys())
+
+
+class Counting:
+    """A noisy score that counts how often it is asked."""
+
+    def __init__(self, score):
+        self.score, self.calls = score, 0
+
+    def __call__(self, x, t):
+        self.calls += 1
+        return self.score(x, t)
+
+
+# ---------------------------------------------------------------------------- the exact answer
+
+
+def test_posterior_of_a_gaussian_is_a_conditional_law():
+    """By Schur complements of the joint precision of (x, y), which uses no gain."""
+    seen = Observation(Y2, Matrix(A24), R2)
+    S, mu = LAW4.cov, LAW4.mean
+    P = S.inverse() + A24.mT @ R2.inverse() @ A24
+    found = posterior(LAW4, seen)
+    close(found.cov, P.inverse(), 1e-10)
+    m = torch.linalg.solve(P, S.inverse() @ mu + A24.mT @ R2.inverse() @ Y2[0])
+    close(found.mean, m, 1e-10)
+
+
+@pytest.mark.parametrize("noise", [0.3, torch.tensor([0.1, 0.4]), R2], ids=["σ", "σᵢ", "R"])
+@pytest.mark.parametrize("law", [LAW4, GaussianMixture([0.4, 0.6], A24, 0.7)], ids=["1", "2"])
+def test_posterior_is_prior_times_likelihood(law, noise, generator):
+    seen = Observation(Y2, Matrix(A24), noise)
+    x = torch.randn(6, 4, generator=generator)
+    log_joint = law.log_prob(x) + seen.log_likelihood(x)
+    off = posterior(law, seen).log_prob(x) - log_joint
+    close(off, off[:1].expand(6), 1e-9)
+    target = PosteriorTarget(law, seen)
+    close(target.score(x), posterior(law, seen).score(x), 1e-9)
+    close(target.log_prob(x), log_joint, 1e-12)
+
+
+def test_evidence_of_a_mixture():
+    """The weights of the components, by integrating their densities."""
+    nodes, w = gauss_hermite(2, 40)
+    seen = SEEN1
+    evidence = []
+    for k in range(3):
+        x = MIXTURE.means[k] + 0.2**0.5 * nodes
+        r = seen.residual(x)[:, 0]
+        evidence.append(float((w * torch.exp(-0.5 * (r / 0.3) ** 2)).sum()))
+    expected = MIXTURE.weights * torch.tensor(evidence)
+    close(posterior(MIXTURE, seen).weights, expected / expected.sum(), 1e-9)
+
+
+def test_components_without_weight_are_left_out():
+    far = GaussianMixture([0.5, 0.5], [[0.0, 0.0], [200.0, 0.0]], 0.1)
+    assert posterior(far, Observation(torch.zeros(1, 2), Identity(), 0.1)).weights.tolist() == [1]
+
+
+def test_posterior_without_noise_is_singular_where_it_was_seen():
+    seen = Observation(torch.tensor([[0.4]]), Inpainting(torch.tensor([True, False])), 0)
+    found = posterior(PLANE, seen)
+    gain = COV[1, 0] / COV[0, 0]
+    close(found.mean, torch.stack([torch.tensor(0.4), MEAN[1] + gain * (0.4 - MEAN[0])]), 1e-12)
+    close(found.cov, torch.diag(torch.stack([MEAN[0] * 0, COV[1, 1] - gain * COV[0, 1]])), 1e-12)
+
+
+# ---------------------------------------------------------------------------- guided scores
+
+
+@each_schedule
+@pytest.mark.parametrize("t", TIMES)
+@pytest.mark.parametrize("noise", NOISES.values(), ids=NOISES.keys())
+def test_moment_matching_is_exact_on_a_gaussian(noise, t, schedule, generator):
+    """At every noise level, against the score of the noised posterior."""
+    seen, t = Observation(Y2, Matrix(A24), noise), torch.tensor(t)
+    right = ExactScore(posterior(LAW4, seen), schedule)
+    guided = MomentMatching(ExactScore(LAW4, schedule), schedule, seen)
+    x = 3 * torch.randn(5, 4, generator=generator)
+    close(guided(x, t), right(x, t), 1e-9)
+    close(guided.denoise(x, t), right.denoise(x, t), 1e-9)
+    assert isinstance(guided, Denoiser)
+
+
+@each_schedule
+def test_pigdm_is_exact_on_isotropic_data(schedule, generator):
+    """And not on correlated data, nor with another variance."""
+    law = Gaussian(LAW4.mean, 1.7)
+    seen = Observation(Y2, Matrix(A24), R2)
+    x = 2 * torch.randn(5, 4, generator=generator)
+    right = ExactScore(posterior(law, seen), schedule)
+    guided = PiGDM(ExactScore(law, schedule), schedule, seen, data_var=1.7)
+    for t in torch.tensor(TIMES):
+        close(guided(x, t), right(x, t), 1e-9)
+        close(guided.denoise(x, t), right.denoise(x, t), 1e-9)
+    other = PiGDM(ExactScore(law, schedule), schedule, seen)
+    assert float((other(x, T) - right(x, T)).abs().max()) > 1e-3
+    other = PiGDM(ExactScore(LAW4, schedule), schedule, seen, data_var=1.7)
+    right = ExactScore(posterior(LAW4, seen), schedule)
+    assert float((other(x, T) - right(x, T)).abs().max()) > 1e-2
+
+
+@each_schedule
+def test_dps_is_the_gradient_through_the_denoiser(schedule, generator):
+    """By differentiating log N(y; A x̂_0, R) of a mixture at once."""
+    score = ExactScore(MIXTURE, schedule)
+    R = torch.tensor([[0.4, 0.1], [0.1, 0.3]])
+    for operator in (Identity(), lambda x: torch.stack([x[:, 0] * x[:, 1], x[:, 1].sin()], 1)):
+        seen = Observation(Y2, operator, R)
+        x = torch.randn(5, 2, generator=generator).requires_grad_()
+        mean = seen.apply(score.denoise(x, T))
+        likelihood = torch.distributions.MultivariateNormal(mean, R).log_prob(Y2)
+        g = torch.autograd.grad(likelihood.sum(), x)[0]
+        x = x.detach()
+        close(DPS(score, schedule, seen)(x, T), score(x, T) + g, 1e-9)
+        close(DPS(score, schedule, seen, scale=0.3)(x, T), score(x, T) + 0.3 * g, 1e-9)
+        alpha, sigma = schedule(T)
+        close(
+            DPS(score, schedule, seen).denoise(x, T),
+            score.denoise(x, T) + sigma**2 / alpha * g,
+            1e-9,
+        )
+
+
+def test_dps_trusts_the_observation_too_much():
+    """On N(0, 1) with y = x_0 + noise of variance r: the precision of p(x_t | y) by DPS and truly."""
+    r, seen = 0.25, Observation(torch.zeros(1, 1), Identity(), 0.5)
+    law, x = Gaussian([0.0], 1.0), torch.ones(1, 1)
+    alpha, sigma = (float(v) for v in VP()(T))
+    score = ExactScore(law, VP())
+    by_dps = -float(DPS(score, VP(), seen)(x, T))
+    close(by_dps, 1 + alpha**2 / r, 1e-10)  # x̂_0 = α x: it adds α²/r
+    exact = -float(ExactScore(posterior(law, seen), VP())(x, T))
+    close(exact, 1 + alpha**2 / (r + sigma**2), 1e-10)
+    assert by_dps > 1.2 * exact
+
+
+@pytest.mark.parametrize("method", [DPS, PiGDM, MomentMatching])
+def test_a_function_is_linearised(method, generator):
+    """A linear function does as its matrix; of another the derivative at x̂_0 counts."""
+    score, x = ExactScore(MIXTURE, VP()), torch.randn(4, 2, generator=generator)
+    A = torch.tensor([[1.0, 0.5], [-0.3, 2.0]])
+    given, as_function = (Observation(Y2, op, 0.4) for op in (Matrix(A), lambda x: x @ A.mT))
+    close(method(score, VP(), given)(x, T), method(score, VP(), as_function)(x, T), 1e-8)
+    bent = Observation(Y2, lambda x: torch.stack([x[:, 0] * x[:, 1], x[:, 1].sin()], 1), 0.4)
+    for i in range(4):
+        row = x[i : i + 1]
+        x0 = score.denoise(row, T)[0]
+        J = torch.stack([torch.stack([x0[1], x0[0]]), torch.stack([0 * x0[1], x0[1].cos()])])
+        y = bent.residual(x0[None]) + x0 @ J.mT  # then y − J x̂_0 is the residual
+        flat = method(score, VP(), Observation(y, Matrix(J), 0.4))(row, T)
+        close(method(score, VP(), bent)(row, T), flat, 1e-8)
+
+
+@each_guided
+def test_every_sample_is_on_its_own(method, generator):
+    """Alone or in a batch with others, at a time of its own, with an observation of its own."""
+    x = 2 * torch.randn(6, 2, generator=generator)
+    t = torch.linspace(0.1, 0.9, 6)
+    y = torch.randn(6, 1, generator=generator)
+    x[5], y[5] = 1e4, 1e4  # a wild batch-mate
+    score = ExactScore(MIXTURE, VP())
+    together = method(score, VP(), Observation(y, SKETCH, 0.3))(x, t)
+    for i in range(6):
+        alone = method(score, VP(), Observation(y[i : i + 1], SKETCH, 0.3))
+        close(together[i : i + 1], alone(x[i : i + 1], t[i]), 1e-10)
+    mean = getattr(method(score, VP(), Observation(y, SKETCH, 0.3)), "denoise", None)
+    if mean is not None:
+        alone = method(score, VP(), Observation(y[2:3], SKETCH, 0.3))
+        close(mean(x, t)[2:3], alone.denoise(x[2:3], t[2]), 1e-10)
+
+
+@each_guided
+def test_single_precision_stays(method):
+    x = torch.randn(3, 2, generator=RNG, dtype=torch.float32)
+    t = torch.tensor(0.4, dtype=torch.float32)
+    guided = method(ExactScore(MIXTURE, VP()), VP(), SEEN1)
+    assert guided(x, t).dtype == torch.float32
+    close(guided(x, t).double(), guided(x.double(), t.double()), 1e-4)
+
+
+@pytest.mark.parametrize("method", [PiGDM, MomentMatching])
+def test_a_guided_score_can_be_differentiated(method, generator):
+    """Through the solver too: the derivative of the score of p(x_t | y), and its log-likelihood."""
+    law = Gaussian(LAW4.mean, 1.0) if method is PiGDM else LAW4
+    seen = Observation(Y2, Matrix(A24), R2)
+    guided = method(ExactScore(law, VP()), VP(), seen)
+    exact = posterior(law, seen)
+    x = torch.randn(2, 4, generator=generator).requires_grad_()
+    v = torch.randn(2, 4, generator=generator)
+    found = torch.autograd.grad((guided(x, T) * v).sum(), x)[0]
+    H = exact.noised(*VP()(T)).hessian(x.detach())
+    close(found, (H @ v.unsqueeze(-1)).squeeze(-1), 1e-7)
+    x = x.detach()
+    value = log_likelihood(guided, VP(), x, n_steps=2).log_prob
+    expected = log_likelihood(ExactScore(exact, VP()), VP(), x, n_steps=2).log_prob
+    close(value, expected, 1e-6)
+
+
+def test_few_steps_of_the_solver(generator):
+    """As many as there are observed entries are enough; one is not."""
+    seen = Observation(Y2, Matrix(A24), 0.1)
+    score, x = ExactScore(LAW4, VP()), torch.randn(5, 4, generator=generator)
+    full = MomentMatching(score, VP(), seen)(x, T)
+    two, one = (MomentMatching(score, VP(), seen, max_steps=n)(x, T) for n in (2, 1))
+    close(two, full, 1e-8)
+    assert float((one - full).abs().max()) > 1e-2
+
+
+def test_a_model_that_is_no_score_is_noticed(generator):
+    """The 'covariance' of an expanding field is negative."""
+    x, seen = torch.randn(3, 2, generator=generator), Observation(Y2, Identity(), 0.1)
+    wrong = lambda x, t: -x * 30
+    with pytest.raises(ValueError, match="not positive definite"):
+        MomentMatching(wrong, VP(), seen)(x, T)
+    stopped = MomentMatching(wrong, VP(), seen, indefinite="stop")(x, T)
+    close(stopped, wrong(x, T), 1e-12)  # nothing was added
+
+
+@pytest.mark.parametrize("method", [DPS, PiGDM, MomentMatching])
+def test_evaluates_the_model_once(method, generator):
+    counting = Counting(ExactScore(MIXTURE, VP()))
+    method(counting, VP(), SEEN1)(torch.randn(3, 2, generator=generator), T)
+    assert counting.calls == 1
+
+
+@pytest.mark.parametrize("method", [DPS, PiGDM, MomentMatching])
+@pytest.mark.usefixtures("as_user")
+def test_what_guided_scores_refuse(method):
+    x, seen = torch.zeros(2, 2), SEEN1
+    with pytest.raises(ValueError, match="alpha > 0"):
+        method(ExactScore(PLANE, Rectified()), Rectified(), seen)(x, torch.tensor(1.0))
+    with pytest.raises(ValueError, match="sigma > 0"):
+        method(ExactScore(PLANE, VP()), VP(), seen)(x, torch.tensor(0.0))
+    with pytest.raises(ValueError, match="differentiably"):
+        method(lambda x, t: -x.detach(), VP(), seen)(x, T)
+    with pytest.raises(ValueError, match="rows"):
+        method(ExactScore(PLANE, VP()), VP(), Observation(torch.zeros(3, 1), SKETCH, 1.0))(x, T)
+    with pytest.raises(ValueError, match="shape"):
+        method(ExactScore(PLANE, VP()), VP(), seen)(x[0], T)
+    wrong = Observation(torch.zeros(1, 3), SKETCH, 1.0)
+    with pytest.raises(ValueError, match="the operator returned"):
+        method(ExactScore(PLANE, VP()), VP(), wrong)(x, T)
+
+
+@pytest.mark.usefixtures("as_user")
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda s: DPS(s, VP(), SEEN1, scale=-1.0), "scale"),
+        (lambda s: DPS(s, VP(), Observation(Y2, Identity(), 0))(Y2, T), "no noise"),
+        (lambda s: PiGDM(s, VP(), SEEN1, data_var=0.0), "data_var"),
+        (lambda s: AnnealedLikelihood(s, VP(), Observation(Y2, lambda x: x, 1.0)), "linear"),
+        (lambda s: AnnealedLikelihood(lambda x, t: x, VP(), SEEN1).log_prob(Y2, T), "log-density"),
+        (lambda s: posterior(PLANE, Observation(Y2.repeat(2, 1), Identity(), 1.0)), "2 rows"),
+        (lambda s: posterior(PLANE, Observation(Y2, lambda x: x, 1.0)), "linear"),
+        (
+            lambda s: posterior(
+                PLANE, Observation(Y2, Matrix(torch.tensor([[1.0, 0], [0, 0]])), 0)
+            ),
+            "singular",
+        ),
+        (lambda s: DPSStep(Ancestral(), SEEN1, zeta=-1.0), "zeta"),
+        (lambda s: DPSStep(DPMSolver(), SEEN1), "without memory"),
+        (lambda s: RePaint(Ancestral(), SEEN1), "Inpainting"),
+    ],
+)
+def test_bad_input(make, message):
+    with pytest.raises(ValueError, match=message):
+        make(ExactScore(PLANE, VP()))
+
+
+# ---------------------------------------------------------------------------- whole samplers
+
+
+def flow_moments(score, schedule, d, n=25):
+    """The law at the end of a deterministic affine sampler started from N(α m, …) of the prior."""
+    move = lambda x, g: evolve(
+        ProbabilityFlow(), score, schedule, x, time_grid(schedule, n, t_min=1e-4)
+    )
+    return affine(move, d, 0)
+
+
+@each_schedule
+def test_flow_of_moment_matching_ends_in_the_posterior(schedule):
+    seen = Observation(torch.tensor([[0.4]]), SKETCH, 0.3)
+    exact = posterior(PLANE, seen)
+    start = exact.noised(*schedule(torch.tensor(1.0)))
+    law = {}
+    for method in (MomentMatching, DPS):
+        score = method(ExactScore(PLANE, schedule), schedule, seen)
+        law[method] = flow_moments(score, schedule, 2).law(start.mean, start.cov)
+    close(law[MomentMatching][0], exact.mean, 8e-3)
+    close(law[MomentMatching][1], exact.cov, 8e-3)
+    # negative control: DPS ends somewhere else
+    assert float((law[DPS][1] - exact.cov).abs().max()) > 0.02
+
+
+def test_one_observation_in_chunks(generator):
+    score = MomentMatching(ExactScore(MIXTURE, VP()), VP(), SEEN1)
+    x, times = prior(VP(), (50, 2), generator=generator), time_grid(VP(), 5)
+    draws = [
+        evolve(
+            Ancestral(), score, VP(), x, times,
+            chunk_size=size, generator=torch.Generator().manual_seed(0),
+        )
+        for size in (None, 20)
+    ]  # fmt: skip
+    close(draws[0], draws[1], 1e-10)
+
+
+def test_moment_matching_finds_the_weights_of_modes(generator):
+    """A mixture seen through one number; C is not constant there, so the law is only nearly right."""
+    seen = Observation(torch.tensor([[0.4]]), SKETCH, 0.5)
+    exact, schedule = posterior(MIXTURE, seen), VP()
+    score = MomentMatching(ExactScore(MIXTURE, schedule), schedule, seen)
+    start = prior(schedule, (800, 2), generator=generator)
+    x = evolve(Ancestral(), score, schedule, start, time_grid(schedule, 40), generator=generator)
+    weights = exact.responsibilities(x).mean(0)
+    assert float((weights - exact.weights).abs().max()) < 0.08
+    prior_like = MIXTURE.weights[: len(exact.weights)]
+    assert float((prior_like - exact.weights).abs().max()) > 0.1  # negative control
+
+
+# ---------------------------------------------------------------------------- steps
+
+
+def test_dps_step_is_a_step_and_the_gradient_of_a_norm(generator):
+    """Of each sample's own norm; that of the batch, as others have it, is another step."""
+    score, x = ExactScore(MIXTURE, VP()), torch.randn(5, 2, generator=generator)
+    y = torch.randn(5, 1, generator=generator)
+    seen, s = Observation(y, SKETCH, 0.3), torch.tensor(0.3)
+    for inner in (DDIM(), ProbabilityFlow(), Ancestral()):
+        z = torch.randn(5, 2, generator=generator)
+        plain = inner(x, T, s, score, VP(), generator=Given(z))
+        w = x.clone().requires_grad_()
+        r = seen.residual(score.denoise(w, T))
+        g = torch.autograd.grad(r.norm(dim=1).sum(), w, retain_graph=True)[0]
+        stepped = DPSStep(inner, seen, zeta=0.7)(x, T, s, score, VP(), generator=Given(z))
+        close(stepped, plain - 0.7 * g, 1e-9)
+        batch = torch.autograd.grad(r.norm(), w)[0]
+        assert float((batch - g).abs().max()) > 0.05
+    alone = DPSStep(DDIM(), Observation(y[2:3], SKETCH, 0.3))
+    together = DPSStep(DDIM(), seen)
+    close(together(x, T, None, score, VP())[2:3], alone(x[2:3], T, None, score, VP()), 1e-12)
+
+
+def test_dps_step_where_the_residual_is_0():
+    point = Gaussian([0.0, 0.0], 0.0)  # x̂_0 = 0
+    step = DPSStep(DDIM(), Observation(torch.zeros(1, 2), Identity(), 0.1))
+    x = torch.ones(1, 2)
+    score = ExactScore(point, VP())
+    s = torch.tensor(0.2)
+    close(step(x, T, s, score, VP()), DDIM()(x, T, s, score, VP()), 1e-12)
+
+
+def test_dps_step_evaluates_once(generator):
+    counting = Counting(ExactScore(MIXTURE, VP()))
+    x = torch.randn(3, 2, generator=generator)
+    DPSStep(Ancestral(), SEEN1)(x, T, torch.tensor(0.3), counting, VP(), generator=generator)
+    assert counting.calls == 1
+
+
+FIRST = Inpainting(torch.tensor([True, False]))
+HALF = Observation(torch.tensor([[0.4]], **F64), FIRST, 0)
+
+
+@each_schedule
+def test_repaint_puts_what_was_seen_in_place(schedule, generator):
+    score, x = ExactScore(PLANE, schedule), torch.randn(3, 2, generator=generator)
+    s = torch.tensor(0.3)
+    step, noise = RePaint(DDIM(), HALF, n_resamples=1), torch.randn(3, 2, generator=generator)
+    moved = step(x, T, s, score, schedule, generator=Given(noise))
+    alpha, sigma = schedule(s)
+    close(moved[:, 0], alpha * 0.4 + sigma * noise[:, 0], 1e-12)
+    close(moved[:, 1], DDIM()(x, T, s, score, schedule)[:, 1], 1e-12)
+    close(step(x, T, None, score, schedule)[:, 0], torch.full((3,), 0.4), 1e-15)
+
+
+@each_schedule
+def test_repaint_renoises_by_the_forward_law(schedule, generator):
+    """What was at level s comes back to level t with the law of x_t given x_s."""
+    s, x = torch.tensor(0.3), torch.zeros(1, 2)
+    seen_first = []
+
+    def record(x, t, s, score, schedule, *, generator=None):
+        seen_first.append(x)
+        return torch.zeros_like(x) + 5.0
+
+    z = torch.tensor([[1.0, 2.0]])
+    step = RePaint(record, HALF, n_resamples=2)
+    step(x, T, s, lambda x, t: x, schedule, generator=Given(0 * z, z, 0 * z))
+    (a_t, b_t), (a_s, b_s) = schedule(T), schedule(s)
+    at_s = torch.stack([a_s * 0.4, torch.tensor(5.0)])
+    spread = (b_t**2 - (a_t / a_s * b_s) ** 2).sqrt()
+    close(seen_first[1][0], a_t / a_s * at_s + spread * z[0], 1e-12)
+
+
+def repaint_moments(n, schedule, steps):
+    """The law of samples, carried exactly through every (affine) step."""
+    times = time_grid(schedule, steps, t_min=1e-4)
+    m = schedule(times[0])[0] * MEAN
+    C = schedule(times[0])[0] ** 2 * COV + schedule(times[0])[1] ** 2 * torch.eye(2)
+    step, score = RePaint(DDIM(), HALF, n_resamples=n), ExactScore(PLANE, schedule)
+    for t, s in zip(times, [*times[1:], None], strict=True):
+        move = lambda x, g, t=t, s=s: step(x, t, s, score, schedule, generator=g)
+        m, C = affine(move, 2, 0 if s is None else 2 * n - 1).law(m, C)
+    return m, C
+
+
+def test_repaint_approaches_the_conditional_law():
+    """Replacement alone is biased on every grid; resampling mends that, a finer grid the spread."""
+    exact = posterior(PLANE, HALF)
+    found = {(n, k): repaint_moments(n, VP(), k) for n, k in ((1, 16), (1, 48), (5, 16), (5, 48))}
+    shift = {key: abs(float(m[1] - exact.mean[1])) for key, (m, _) in found.items()}
+    spread = {key: abs(float(C[1, 1] - exact.cov[1, 1])) for key, (_, C) in found.items()}
+    for m, C in found.values():
+        close(m[0], 0.4, 1e-12)
+        close(C[0], torch.zeros(2), 1e-12)
+    assert shift[1, 48] > max(0.04, 0.8 * shift[1, 16])
+    assert shift[5, 48] < 0.3 * shift[1, 48]
+    assert spread[5, 48] < 0.6 * spread[5, 16]
+
+
+@pytest.mark.usefixtures("as_user")
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"observation": Observation(torch.zeros(1, 1), FIRST, 0.1)}, "noise=0"),
+        ({"n_resamples": 0}, "n_resamples"),
+        ({"transition": DPMSolver()}, "without memory"),
+    ],
+)
+def test_what_repaint_refuses(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        RePaint(**{"transition": DDIM(), "observation": HALF, **arguments})
+
+
+# ---------------------------------------------------------------------------- Langevin
+
+
+@each_schedule
+def test_annealed_likelihood_is_the_gradient_of_its_density(schedule, generator):
+    """And the density is that of N(y; A x/α, R + σ²/α² A Aᵀ) times the prior."""
+    seen = Observation(Y2, Matrix(A24), R2)
+    guided = AnnealedLikelihood(ExactScore(LAW4, schedule), schedule, seen)
+    x = torch.randn(5, 4, generator=generator)
+    for t in torch.tensor([0.9, 0.4, 0.05]):
+        alpha, sigma = schedule(t)
+        cov = R2 + (sigma / alpha) ** 2 * A24 @ A24.mT
+        N = torch.distributions.MultivariateNormal(x @ A24.mT / alpha, cov)
+        expected = LAW4.noised(alpha, sigma).log_prob(x) + N.log_prob(Y2)
+        off = guided.log_prob(x, t) - expected
+        close(off, off[:1].expand(5), 1e-9)
+        w = x.clone().requires_grad_()
+        g = torch.autograd.grad(guided.log_prob(w, t).sum(), w)[0]
+        close(guided(x, t), g, 1e-8)
+    late = guided(x, torch.tensor(1e-8))
+    assert float((late / posterior(LAW4, seen).score(x) - 1).abs().max()) < (
+        1e-3 if isinstance(schedule, VP) else 0.1  # VE ends at σ = 0.01
+    )
+
+
+def test_relative_steps_below_1_are_stable():
+    """The curvature of π_t is at most 2/σ²: with a prior that is one point it is that."""
+    t, seen = torch.tensor(0.4), Observation(Y2, Identity(), 0)
+    for law in (Gaussian([0.0, 0.0], 0.0), PLANE):
+        guided = AnnealedLikelihood(ExactScore(law, VP()), VP(), seen)
+        H = torch.autograd.functional.jacobian(lambda x, g=guided: g(x[None], t)[0], Y2[0])
+        worst = float(-torch.linalg.eigvalsh(H).min() * VP()(t)[1] ** 2)
+        assert worst <= 2 + 1e-9
+        assert law is PLANE or math.isclose(worst, 2, rel_tol=1e-9)
+
+
+def annealed_moments(relative_step, n_steps):
+    ladder = Levels(torch.logspace(1, -3, 30))
+    score = AnnealedLikelihood(ExactScore(PLANE, ladder), ladder, SEEN1)
+    move = AnnealedLangevin(n_steps, relative_step)
+    times = time_grid(ladder)
+    m, C = torch.zeros(2), 100 * torch.eye(2)
+    for t, s in zip(times, [*times[1:], None], strict=True):
+        step = lambda x, g, t=t, s=s: move(x, t, s, score, ladder, generator=g)
+        m, C = affine(step, 2, n_steps).law(m, C)
+    return m, C
+
+
+def test_annealed_langevin_reaches_the_posterior():
+    """The law, carried exactly: the error falls with the work, as it does for no guided score."""
+    exact = posterior(PLANE, SEEN1)
+    errors = []
+    for n_steps in (1, 3, 9):
+        m, C = annealed_moments(0.4, n_steps)
+        errors.append(float((C - exact.cov).abs().max() + (m - exact.mean).abs().max()))
+    assert errors[0] > errors[1] > errors[2]
+    assert errors[2] < 0.05
+
+
+def test_langevin_on_the_posterior_removes_the_bias_of_a_start(generator):
+    """From samples that DPS left too narrow, with MALA; the prior by its score alone with ULA."""
+    exact = posterior(MIXTURE, SEEN1)
+    start = exact.mean + 0.3 * (exact.sample(400, generator=generator) - exact.mean)
+    target = PosteriorTarget(MIXTURE, SEEN1)
+    chain = run(MALA(0.05), target, start, 150, burn_in=149, generator=generator)
+    x = chain.draws[:, -1]
+    for i in range(2):
+        for power in (1, 2):
+            nodes, w = gauss_hermite(2, 20)
+            parts = [
+                float((w * (m + nodes @ torch.linalg.cholesky(C).mT)[:, i] ** power).sum())
+                for m, C in zip(exact.means, exact.covs, strict=True)
+            ]
+            expected = float(exact.weights @ torch.tensor(parts))
+            assert abs(z_score(x[:, i] ** power, expected)) < 4.5
+    only_score = PosteriorTarget(as_target(score=MIXTURE.score), SEEN1)
+    close(only_score.score(x), target.score(x), 1e-12)
+    run(ULA(0.01), only_score, x, 2, generator=generator)
+    with pytest.raises(ValueError, match="log-density"):
+        run(MALA(0.01), only_score, x, 2, generator=generator)

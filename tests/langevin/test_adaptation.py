@@ -1,0 +1,310 @@
+"""Tuned and planned steps: dual averaging, curvature by Lanczos, and what a plan promises."""
+
+import math
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import pytest
+import torch
+from support import COV, MEAN, close
+
+from gradlogp import (
+    Gaussian,
+    GaussianMixture,
+    as_target,
+    run,
+)
+from gradlogp.langevin import (
+    HMC,
+    MALA,
+    SGLD,
+    ULA,
+    Preconditioner,
+    adapt_preconditioner,
+    adapt_step_size,
+    estimate_curvature,
+    plan,
+    step_for_bias,
+)
+from gradlogp.langevin.adaptation import DualAveraging
+from gradlogp.langevin.planning import gaussian_bias
+
+NORMAL = as_target(log_prob=lambda x: -x.square().flatten(1).sum(1) / 2, score=lambda x: -x)
+
+
+class State(NamedTuple):
+    x: torch.Tensor
+
+
+class Info(NamedTuple):
+    acceptance: torch.Tensor
+
+
+@dataclass(frozen=True)
+class Known:
+    """A kernel that accepts with probability exp(−c h), c differing between the chains."""
+
+    step_size: float
+
+    def init(self, x, target):
+        return State(x)
+
+    def step(self, state, target, *, generator=None):
+        return state, Info(torch.exp(-self.step_size * state.x[:, 0]))
+
+
+# ---------------------------------------------------------------------------- step sizes
+
+
+def test_dual_averaging_is_its_formula():
+    """Hoffman & Gelman (2014), equation 6, in closed form: H̄_t = Σ (δ − α_i) / (t + t_0)."""
+    accepted, h0, delta = [0.9, 0.1, 0.7, 0.3, 1.0], 0.2, 0.6
+    averaging, average = DualAveraging.start(h0, delta), 0.0
+    for t, a in enumerate(accepted, 1):
+        averaging = averaging.update(a)
+        total = sum(delta - b for b in accepted[:t]) / (t + 10)
+        log_step = math.log(10 * h0) - math.sqrt(t) / 0.05 * total
+        average = t**-0.75 * log_step + (1 - t**-0.75) * average
+        close(averaging.log_step, log_step, 1e-13)
+        close(averaging.log_average, average, 1e-13)
+
+
+def test_the_step_of_a_known_acceptance(generator):
+    """exp(−c h) = δ at h = −log(δ)/c, and log h_t is within O(t^{-1/2}) of it."""
+    c = 4.0
+    kernel, _ = adapt_step_size(Known(1.0), NORMAL, torch.full((3, 1), c), 3000, 0.574)
+    assert abs(kernel.step_size / (-math.log(0.574) / c) - 1) < 0.02
+    assert isinstance(kernel, Known)
+
+
+def test_one_update_with_the_mean_over_chains():
+    c = torch.tensor([[1.0], [2.0], [8.0]])
+    kernel, _ = adapt_step_size(Known(0.3), NORMAL, c, 50)
+    averaging = DualAveraging.start(0.3, 0.574)
+    for _ in range(50):
+        averaging = averaging.update(float((-math.exp(averaging.log_step) * c).exp().mean()))
+    close(kernel.step_size, math.exp(averaging.log_average), 1e-12)
+
+
+@pytest.mark.parametrize(
+    ("kernel", "target_acceptance"),
+    [(MALA(1e-3), 0.574), (MALA(50.0), 0.574), (HMC(0.1, 2), 0.65), (HMC(3.0, 2), 0.8)],
+)
+def test_the_acceptance_that_was_asked_for(kernel, target_acceptance, generator):
+    scale = torch.tensor([1.0, 0.5, 2.0, 1.0])
+    target = Gaussian(torch.zeros(4), scale**2)
+    x0 = scale * torch.randn(64, 4, generator=generator)
+    tuned, state = adapt_step_size(kernel, target, x0, 800, target_acceptance, generator=generator)
+    assert type(tuned) is type(kernel)
+    chain = run(tuned, target, state.x, 200, generator=generator)
+    assert abs(float(chain.info.acceptance.mean()) - target_acceptance) < 0.05
+
+
+def test_tuning_is_deterministic(generator):
+    x0 = torch.randn(5, 2, generator=generator)
+    one, two = (
+        adapt_step_size(MALA(0.1), NORMAL, x0, 30, generator=generator.manual_seed(3))
+        for _ in range(2)
+    )
+    assert one[0] == two[0]
+    assert torch.equal(one[1].x, two[1].x)
+
+
+@pytest.mark.parametrize("dense", [False, True])
+def test_the_preconditioner_becomes_the_covariance(dense, generator):
+    """Diagonal and dense covariance within their standard errors; the floor is 10⁻³ of 5/n."""
+    cov = torch.tensor([[100.0, 0.0], [0.0, 0.01]]) if not dense else COV
+    target = Gaussian(MEAN, cov)
+    x0 = target.sample(400, generator=generator)
+    tuned, state = adapt_preconditioner(
+        MALA(0.01), target, x0, 320, dense=dense, generator=generator
+    )
+    P = tuned.preconditioner
+    assert isinstance(P, Preconditioner)
+    assert P.kind == ("matrix" if dense else "diagonal")
+    expected = cov if dense else cov.diagonal()
+    assert float((P.value / expected - 1).abs().max()) < 0.2
+    if not dense:  # a plain step must resolve the narrow direction
+        plain, _ = adapt_step_size(MALA(0.01), target, x0, 200, generator=generator)
+        assert tuned.step_size > 20 * plain.step_size
+    chain = run(tuned, target, state.x, 50, generator=generator)
+    assert abs(float(chain.info.acceptance.mean()) - 0.574) < 0.06
+
+
+@pytest.mark.parametrize(
+    ("case", "message"),
+    [
+        (lambda: adapt_step_size(ULA(0.1), NORMAL, torch.zeros(2, 2), 5), "step_for_bias"),
+        (lambda: adapt_step_size(MALA(0.1), NORMAL, torch.zeros(2, 2), 0), "n_steps"),
+        (lambda: adapt_step_size(MALA(0.1), NORMAL, torch.zeros(2, 2), 5, 1.0), "target_accept"),
+        (lambda: adapt_step_size(MALA(0.1), NORMAL, torch.zeros(2), 5), "x0"),
+        (lambda: adapt_step_size(object(), NORMAL, torch.zeros(2, 2), 5), "no field step_size"),
+        (lambda: adapt_step_size(SGLD(lambda k: 0.1, 2), NORMAL, torch.zeros(2, 2), 5), "number"),
+        (lambda: adapt_preconditioner(ULA(0.1), NORMAL, torch.zeros(2, 2), 50), "precond"),
+        (lambda: adapt_preconditioner(MALA(0.1), NORMAL, torch.zeros(2, 2), 39), "40"),
+    ],
+)
+def test_what_cannot_be_tuned_is_refused(case, message, as_user):
+    with pytest.raises(ValueError, match=message):
+        case()
+
+
+# ---------------------------------------------------------------------------- bias
+
+
+@pytest.mark.parametrize("b", [0.01, 0.1, 1.0, 5.0])
+def test_step_for_bias_is_exact_for_ula(b):
+    """The variance of ULA, v = (1 − h l)² v + 2 h, is (1 + b)/l at l = L and closer below."""
+    l = torch.tensor([0.1, 1.0, 7.0])
+    h = step_for_bias(7.0, b)
+    v = 2 * h / (1 - (1 - h * l) ** 2)
+    close(v[-1] * 7, 1 + b, 1e-12)
+    assert (v * l <= 1 + b + 1e-12).all()
+    assert (v > 1 / l).all()
+
+
+@pytest.mark.parametrize(("L", "b"), [(0.0, 0.1), (1.0, 0.0), (-1.0, 0.1), (1.0, math.inf)])
+def test_bad_biases_are_refused(L, b):
+    with pytest.raises(ValueError, match="positive"):
+        step_for_bias(L, b)
+
+
+def test_gaussian_bias_is_the_distance_of_the_two_laws():
+    l, h = torch.tensor([0.5, 2.0, 3.0]), 0.3
+    kept = 2 * h / (1 - (1 - h * l) ** 2)
+    close(gaussian_bias(l, h), float((kept.sqrt() - l.rsqrt()).norm()), 1e-12)
+    assert gaussian_bias(l, 2 / 3) == math.inf
+    close(gaussian_bias(l, 1e-9) / float(l.sum().sqrt() / 4 * 1e-9), 1.0, 1e-6)
+
+
+# ---------------------------------------------------------------------------- curvature
+
+
+def hessians(target, x):
+    with torch.enable_grad():
+        return -torch.func.vmap(torch.func.jacrev(lambda v: target.score(v[None])[0]))(x)
+
+
+MIXTURE = GaussianMixture([0.3, 0.7], [[-1.5, -0.8], [1.4, 0.9]], [0.3, 0.4])
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        Gaussian(MEAN, COV),
+        MIXTURE,
+        as_target(log_prob=lambda x: -x.pow(4).sum(1) - x.prod(1)),
+        as_target(score=lambda x: -x),
+    ],
+    ids=["gaussian", "mixture", "autograd", "score only"],
+)
+def test_curvature_in_the_plane_is_exact(target, generator):
+    x = torch.randn(6, 2, generator=generator)
+    found = estimate_curvature(target, x, generator=generator)
+    values = torch.linalg.eigvalsh(hessians(target, x))
+    close(found.m, float(values.min()), 1e-10)
+    close(found.L, float(values.max()), 1e-10)
+    assert found.residual == 0
+    if target is MIXTURE:
+        assert found.m < 0  # between the modes it is not log-concave
+
+
+def test_lanczos_in_high_dimension(generator):
+    """Extreme eigenvalues to rounding from 40 of 200 products where they stand apart."""
+    d = 200
+    l = torch.linspace(1, 2, d)
+    l[0], l[-1] = 0.01, 50.0
+    Q = torch.linalg.qr(torch.randn(d, d, generator=generator)).Q
+    target = Gaussian(torch.zeros(d), Q @ torch.diag(1 / l) @ Q.mT)
+    found = estimate_curvature(target, torch.zeros(3, d), n_iterations=40, generator=generator)
+    close(found.L, 50.0, 1e-9)
+    close(found.m, 0.01, 1e-6)
+    assert found.residual < 1e-4
+    rough = estimate_curvature(target, torch.zeros(1, d), n_iterations=3, generator=generator)
+    assert rough.L <= 50 + 1e-9
+    assert rough.m >= 0.01 - 1e-9
+    assert min(abs(rough.L - l)) <= rough.residual + 1e-9
+    assert rough.residual > 1e-3
+
+
+def test_lanczos_finds_all_of_a_space_that_is_soon_exhausted(generator):
+    """Of a matrix with two eigenvalues a Krylov space has dimension 2; m and L are those."""
+    l = torch.tensor([3.0] * 5 + [0.2])
+    target = Gaussian(torch.zeros(6), 1 / l)
+    found = estimate_curvature(target, torch.zeros(4, 6), generator=generator)
+    close(found.m, 0.2, 1e-10)
+    close(found.L, 3.0, 1e-10)
+    images = estimate_curvature(NORMAL, torch.zeros(2, 1, 3, 3), generator=generator)
+    close(images[:2], (1.0, 1.0), 1e-10)
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        lambda: estimate_curvature(NORMAL, torch.zeros(2, 2), n_iterations=0),
+        lambda: estimate_curvature(NORMAL, torch.zeros(0, 2)),
+        lambda: estimate_curvature(as_target(score=torch.zeros_like), torch.zeros(2, 2)),
+        lambda: estimate_curvature(as_target(score=lambda x: -x.sqrt()), torch.zeros(2, 2)),
+    ],
+)
+def test_bad_curvatures_are_refused(case, as_user):
+    with pytest.raises(ValueError):
+        case()
+
+
+# ---------------------------------------------------------------------------- plans
+
+
+def exact_distance(l, h, n):
+    """W₂ between N(0, 1/l) and ULA after n steps from the mode."""
+    a = 1 - h * l
+    kept = 2 * h / (1 - a**2)
+    return float(((kept * (1 - a ** (2 * n))).sqrt() - l.rsqrt()).norm())
+
+
+@pytest.mark.parametrize("accuracy", [1.0, 0.1, 0.01])
+@pytest.mark.parametrize("l", [[1.0], [0.5, 3.0], [0.1, 1.0, 2.0, 10.0]])
+def test_a_plan_keeps_its_promise_on_gaussians(l, accuracy):
+    l = torch.tensor(l)
+    target = Gaussian(torch.zeros(len(l)), 1 / l)
+    made = plan(target, accuracy)
+    m, L, d = float(l.min()), float(l.max()), len(l)
+    bound = math.exp(math.log1p(-m * made.step_size) * made.n_steps) * math.sqrt(d / m)
+    bound += 1.65 * L / m * math.sqrt(made.step_size * d)
+    assert bound <= accuracy * (1 + 1e-9) or made.step_size == 2 / (m + L)
+    assert made.step_size <= 2 / (m + L)
+    assert exact_distance(l, made.step_size, made.n_steps) <= accuracy
+    exact = made.exact_gaussian
+    assert exact_distance(l, exact.step_size, exact.n_steps) <= accuracy
+    assert exact.step_size > made.step_size
+    assert exact.n_steps < made.n_steps
+    if exact.step_size < 2 / (m + L):
+        close(gaussian_bias(l, exact.step_size), accuracy / 2, 1e-9)
+
+
+def test_a_plan_from_curvature():
+    l = torch.tensor([0.5, 1.0, 3.0])
+    made, known = plan((0.5, 3.0, 3), 0.1), plan(Gaussian(torch.zeros(3), 1 / l), 0.1)
+    close(made.step_size, known.step_size, 1e-12)
+    assert abs(made.n_steps - known.n_steps) <= 1
+    assert made.exact_gaussian.step_size < known.exact_gaussian.step_size  # all are taken as L
+    close(made.step_size, (0.05 * 0.5 / (1.65 * 3)) ** 2 / 3, 1e-12)
+    assert "Dalalyan" in made.theorem
+    assert any("0.5-strongly" in condition for condition in made.conditions)
+    near = plan((0.5, 3.0, 3), 0.1, distance=0.01)
+    assert near.n_steps == 1
+
+
+@pytest.mark.parametrize(
+    ("case", "message"),
+    [
+        (lambda: plan((0.0, 1.0, 2), 0.1), "strongly log-concave"),
+        (lambda: plan((2.0, 1.0, 2), 0.1), "m <= L"),
+        (lambda: plan((1.0, 1.0, 2), 0.0), "accuracy"),
+        (lambda: plan((1.0, 1.0, 2), 0.1, distance=-1.0), "distance"),
+        (lambda: plan((1.0, 1.0, 2), 0.1, metric="tv"), "metric"),
+    ],
+)
+def test_bad_plans_are_refused(case, message, as_user):
+    with pytest.raises(ValueError, match=message):
+        case()

@@ -1,0 +1,565 @@
+"""The fused engine: the law of the kernels, exactly where it is known, and the conduct of a chain."""
+
+import math
+from threading import current_thread, main_thread
+
+import pytest
+import torch
+from support import COV, MEAN, z_score
+
+from gradlogp import Gaussian, GaussianMixture, run
+from gradlogp.distributions import targets as densities
+from gradlogp.langevin import (
+    BAOAB,
+    HMC,
+    MALA,
+    ULA,
+    LeimkuhlerMatthews,
+    fused,
+)
+
+numba = pytest.importorskip("numba")
+
+# Every dtype and kind of target compiles for some seconds: float32 diagonal, float64 full, and one
+# compiled function in float64 serve for everything that is not marked slow.
+DIAGONAL = GaussianMixture([0.3, 0.7], [[-2.0, 0.0], [1.5, 1.0]], [[1.0, 0.5], [0.6, 1.2]])
+
+
+def single(law, n, g):
+    return law.sample(n, generator=g).float()
+
+
+@pytest.fixture(scope="module")
+def cubic():
+    """−x⁴/4 − x²/2 for each chain, whose score explodes from far out."""
+
+    @numba.njit
+    def score(x, out):
+        for d in range(len(x)):
+            out[d] = -x[d] - x[d] ** 3
+
+    @numba.njit
+    def log_prob(x):
+        total = 0.0
+        for d in range(len(x)):
+            total -= x[d] ** 2 / 2 + x[d] ** 4 / 4
+        return total
+
+    return fused.Jitted(score, log_prob)
+
+
+# ---------------------------------------------------------------------------- the law
+
+
+def moments(x, mean, cov):
+    """z-scores of the mean and the second central moments of independent draws `(n, D)`."""
+    D, c = len(mean), x - mean
+    out = [z_score(x[:, i], mean[i]) for i in range(D)]
+    return out + [z_score(c[:, i] * c[:, j], cov[i, j]) for i in range(D) for j in range(i + 1)]
+
+
+def transient(law, x0, h, k):
+    """Mean and covariance of ULA on a Gaussian after k steps from the point x0."""
+    a = torch.eye(2) - h * torch.linalg.inv(law.cov)
+    mean, cov = x0 - law.mean, torch.zeros(2, 2)
+    for _ in range(k):
+        mean, cov = a @ mean, a @ cov @ a.T + 2 * h * torch.eye(2)
+    return mean + law.mean, cov
+
+
+def test_ula_on_a_gaussian_has_the_exact_law_at_every_step():
+    law, x0, h = Gaussian(MEAN, COV), torch.tensor([3.0, 1.0]), 0.1
+    run = fused.run(ULA(h), law, x0.repeat(40_000, 1), 12, seed=1)
+    for k in (1, 2, 12):
+        z = moments(run.draws[:, k - 1], *transient(law, x0, h, k))
+        assert max(map(abs, z)) < 5, (k, z)
+    # negative control: the same draws are not those of another step size, or of the target
+    wrong = moments(run.draws[:, -1], *transient(law, x0, 1.1 * h, 12))
+    assert max(map(abs, wrong)) > 10
+
+
+def test_stationary_laws_are_exact():
+    law, n = Gaussian(MEAN, COV), 20_000
+    L, I = torch.linalg.inv(COV), torch.eye(2)
+    h = 0.15  # L has an eigenvalue of 9.3
+    x0 = law.sample(n, generator=torch.Generator().manual_seed(3)).double()
+    ula = torch.linalg.inv(L @ (I - h * L / 2))
+    for kernel, cov in ((ULA(h), ula), (LeimkuhlerMatthews(h), COV), (MALA(h), COV)):
+        run = fused.run(kernel, law, x0, 150, 149, seed=2)
+        z = moments(run.state.x, MEAN, cov)
+        assert max(map(abs, z)) < 5, (kernel, z)
+    state = fused.run(BAOAB(0.5, friction=1.5), law, x0, 150, 149, seed=4).state
+    z = moments(state.x, MEAN, COV)
+    z += moments(state.momentum, torch.zeros(2), I - 0.25 * L / 4)
+    assert max(map(abs, z)) < 5, z
+    wrong = fused.run(ULA(h), law, x0, 150, 149, seed=2).state.x
+    assert max(map(abs, moments(wrong, MEAN, COV))) > 10  # the bias of ULA is seen
+
+
+def plain(kernel, law, x, n_steps, g):
+    state = kernel.init(x, law)
+    for _ in range(n_steps):
+        state, info = kernel.step(state, law, generator=g)
+    return state, info
+
+
+@pytest.mark.parametrize("kernel", [
+    ULA(0.2, temperature=0.7), LeimkuhlerMatthews(0.2, temperature=1.3),
+    MALA(0.8, temperature=1.2), BAOAB(0.6, friction=0.8, mass=1.7, temperature=0.9),
+])  # fmt: skip
+def test_agrees_with_the_plain_engine(kernel, generator):
+    n, steps = 20_000, 5
+    x0 = single(DIAGONAL, n, generator)
+    ours = fused.run(kernel, DIAGONAL, x0, steps, seed=7)
+    state, info = plain(kernel, DIAGONAL, x0, steps, generator)
+    torch.testing.assert_close(
+        ours.state.score, DIAGONAL.score(ours.state.x), rtol=1e-4, atol=1e-4
+    )
+    fields = [(ours.state.x, state.x), (ours.state.x**2, state.x**2)]
+    if hasattr(state, "momentum"):
+        fields.append((ours.state.momentum**2, state.momentum**2))
+        fields.append((ours.state.momentum * ours.state.x, state.momentum * state.x))
+    if hasattr(info, "acceptance"):
+        fields.append((ours.info.acceptance[:, -1:], info.acceptance[:, None]))
+        fields.append((ours.info.accepted[:, -1:].float(), info.accepted[:, None].float()))
+        close = torch.testing.assert_close
+        close(
+            ours.info.log_prob[:, -1], DIAGONAL.log_prob(ours.draws[:, -1]), rtol=1e-4, atol=1e-4
+        )
+        close(ours.state.log_prob, ours.info.log_prob[:, -1])
+    for a, b in fields:
+        a, b = a.double(), b.double()
+        error = ((a.var(0) + b.var(0)) / n).sqrt()
+        assert bool(((a.mean(0) - b.mean(0)).abs() < 5 * error).all())
+
+
+def test_mala_keeps_the_mixture_exactly(generator):
+    """From the law itself: its moments and the weight of a mode, where ULA with that step fails."""
+    x0 = single(DIAGONAL, 40_000, generator)
+    exact = DIAGONAL.mean, DIAGONAL.cov
+    kept = fused.run(MALA(0.8), DIAGONAL, x0, 40, 39, seed=5).draws[:, 0].double()
+    assert max(map(abs, moments(kept, *exact))) < 5
+    r = DIAGONAL.responsibilities(kept)[:, 0]
+    assert abs(z_score(r, 0.3)) < 5
+    lost = fused.run(ULA(0.4), DIAGONAL, x0, 40, 39, seed=5).draws[:, 0].double()
+    assert max(map(abs, moments(lost, *exact))) > 10
+
+
+def test_temperature_zero_is_gradient_flow(generator):
+    x0 = single(DIAGONAL, 5, generator)
+    ours = fused.run(ULA(0.1, temperature=0.0), DIAGONAL, x0, 20).state.x
+    state, _ = plain(ULA(0.1, temperature=0.0), DIAGONAL, x0, 20, generator)
+    torch.testing.assert_close(ours, state.x, rtol=1e-4, atol=1e-4)
+
+
+# ---------------------------------------------------------------------------- the noise
+
+
+def test_normals_are_normal():
+    from gradlogp.langevin.fused import noise, pack
+
+    w, lanes = noise.WIDE, noise.VECTOR * len(noise.WIDE)
+    rng = pack._tiles(pack.seeds(3, lanes), lanes).reshape(-1)
+    z, kept = torch.empty(64, lanes, dtype=torch.float32).numpy(), []
+    for _ in range(100):
+        noise.normals(w, rng, z, 64)
+        kept.append(torch.from_numpy(z.copy()))
+    z = torch.stack(kept).double()
+    for power, moment in ((1, 0.0), (2, 1.0), (3, 0.0), (4, 3.0), (6, 15.0)):
+        assert abs(z_score(z.flatten() ** power, moment)) < 5
+    for edge in (0.1, 1.0, 3.0, 4.0):
+        p = math.erfc(edge / 2**0.5)
+        assert abs(z_score((z.abs() > edge).double().flatten(), p)) < 5
+    # the two of a pair, neighbours in a chain, and neighbouring chains; squares as well
+    flat = z.reshape(-1, lanes)
+    for a, b in ((flat[::2], flat[1::2]), (flat[:-2], flat[2:]), (flat[:, :-1], flat[:, 1:])):
+        assert abs(z_score((a * b).flatten(), 0.0)) < 5
+        assert abs(z_score(((a**2 - 1) * (b**2 - 1)).flatten(), 0.0)) < 5
+
+
+def same(a, b):
+    return all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
+
+
+@pytest.mark.parametrize("kernel", [ULA(0.1), MALA(0.5), BAOAB(0.3)])
+def test_a_chain_depends_on_nothing_beside_it(kernel, generator):
+    x0 = single(DIAGONAL, 200, generator)
+    all_of = fused.run(kernel, DIAGONAL, x0, 7, seed=11)
+    few = fused.run(kernel, DIAGONAL, x0[:3], 7, seed=11)
+    assert torch.equal(all_of.draws[:3], few.draws)
+    assert same([v[:3] for v in all_of.state], few.state)
+    for threads in (2, 5):
+        again = fused.run(kernel, DIAGONAL, x0, 7, seed=11, threads=threads)
+        assert torch.equal(again.draws, all_of.draws)
+        assert same(again.state, all_of.state)
+        assert same(again.info, all_of.info)
+    assert not torch.equal(fused.run(kernel, DIAGONAL, x0, 7, seed=12).draws, all_of.draws)
+    assert len(all_of.draws[:, -1].unique(dim=0)) == 200
+
+
+def test_slices_burn_in_and_thinning_choose_among_the_same_draws(generator, monkeypatch):
+    x0, seen = single(DIAGONAL, 70, generator), []
+    whole = fused.run(ULA(0.1), DIAGONAL, x0, 23, seed=1)
+    monkeypatch.setattr("gradlogp.langevin.fused.api.SLICE_SECONDS", 0.0)
+    monkeypatch.setattr("gradlogp.langevin.fused.api.FEWEST", 4)
+    part = fused.run(ULA(0.1), DIAGONAL, x0, 23, 5, 4, seed=1, progress=lambda *n: seen.append(n))
+    assert torch.equal(part.draws, whole.draws[:, 8::4])
+    assert torch.equal(part.state.x, whole.state.x)
+    assert part.info.diverging.shape == (70, 4)
+    assert seen == [(4, 23), (8, 23), (12, 23), (16, 23), (20, 23), (23, 23)]
+
+
+# ---------------------------------------------------------------------------- conduct
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_an_interrupt_keeps_what_was_drawn(threads, generator, monkeypatch):
+    x0 = single(DIAGONAL, 200, generator)
+    whole = fused.run(ULA(0.1), DIAGONAL, x0, 40, 5, 4, seed=1)
+    monkeypatch.setattr("gradlogp.langevin.fused.api.SLICE_SECONDS", 0.0)  # ten steps at a time
+
+    def press(done, total):
+        if done == 20:
+            raise KeyboardInterrupt
+
+    part = fused.run(ULA(0.1), DIAGONAL, x0, 40, 5, 4, seed=1, threads=threads, progress=press)
+    assert part.n_steps == 20
+    assert torch.equal(part.draws, whole.draws[:, :3])  # of steps 9, 13 and 17
+    assert part.info.diverging.shape == (200, 3)
+    assert torch.equal(part.state.x, fused.run(ULA(0.1), DIAGONAL, x0, 20, seed=1).state.x)
+    with pytest.warns(RuntimeWarning, match="interrupted after 20 of 40 steps: 3 draws are kept"):
+        chain = run(ULA(0.1), DIAGONAL, x0, 40, 5, 4, engine="fused", progress=press)
+    assert not chain.complete
+    assert chain.draws.shape == (200, 3, 2)
+    assert len(chain.draws.untyped_storage()) == 4 * chain.draws.numel()
+    with pytest.warns(RuntimeWarning, match="interrupted after 20 of 20 steps: 3 draws are kept"):
+        chain = run(ULA(0.1), DIAGONAL, x0, 20, 5, 4, engine="fused", progress=press)
+    assert not chain.complete  # so that a loop over runs sees it
+
+
+@pytest.mark.parametrize("behind", [(), (0,), (1, 2), (0, 1, 2)])
+def test_an_interrupt_leaves_every_chain_at_the_same_step(behind, generator, monkeypatch):
+    """Whether Python sees it before the parts of the chains have moved or after."""
+    from gradlogp.langevin.fused import engine
+
+    x0, tiles, calls = single(DIAGONAL, 200, generator), engine.tiles, []
+    monkeypatch.setattr("gradlogp.langevin.fused.api.SLICE_SECONDS", 0.0)
+
+    def late(*arguments):
+        calls.append(arguments)
+        now, part = arguments[15], len(calls) % 3  # steps already taken
+        pressed = (
+            now == 10 and current_thread() is not main_thread()
+        )  # who catches up is left alone
+        if pressed and part in behind:
+            raise KeyboardInterrupt
+        tiles(*arguments)
+        if pressed and not behind:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(engine, "tiles", late)
+    part = fused.run(ULA(0.1), DIAGONAL, x0, 40, seed=1, threads=3)
+    monkeypatch.undo()
+    # a part that had not begun is not begun any more, so that sometimes none has moved
+    assert part.n_steps in {0: (20,), 3: (10,)}.get(len(behind), (10, 20))
+    whole = fused.run(ULA(0.1), DIAGONAL, x0, part.n_steps, seed=1)
+    assert torch.equal(part.state.x, whole.state.x)
+
+
+def test_a_function_of_ones_own(cubic, generator):
+    """E[x s(x)] = −1 for any density; MALA keeps the law, and either engine takes the target."""
+    x0 = torch.randn(4000, 1, generator=generator)
+    x = fused.run(MALA(0.3), cubic, x0, 60, 59, seed=2).draws[:, 0]
+    assert abs(z_score((x * cubic.score(x)).flatten(), -1.0)) < 5
+    grid = torch.linspace(-6, 6, 4001)
+    p = torch.exp(-(grid**2) / 2 - grid**4 / 4)
+    assert abs(z_score(x.flatten() ** 2, float((p * grid**2).sum() / p.sum()))) < 5
+    state, _ = plain(MALA(0.3), cubic, x0[:5], 2, generator)
+    torch.testing.assert_close(state.log_prob, cubic.log_prob(state.x))
+
+
+@pytest.mark.parametrize("kernel", [ULA(0.1), LeimkuhlerMatthews(0.1), BAOAB(0.5)])
+def test_a_chain_that_is_not_finite_is_frozen_and_flagged_alone(kernel, cubic):
+    x0 = torch.tensor([[0.5], [1e3], [-0.2]])
+    run = fused.run(kernel, cubic, x0, 40, seed=3)
+    assert run.draws.isfinite().all()
+    assert all(field.isfinite().all() for field in run.state)
+    assert (run.divergences > 0).tolist() == [False, True, False]
+    assert torch.equal(run.info.diverging.sum(1), run.divergences)
+    k = int(run.info.diverging[1].int().argmax())
+    assert bool((run.draws[1, k:] == run.draws[1, k - 1]).all())  # as the score there is huge
+    raising = type(kernel)(kernel.step_size, on_nonfinite="raise")
+    with pytest.raises(FloatingPointError, match="1 of 3 chains left the finite numbers"):
+        fused.run(raising, cubic, x0, 40, seed=3)
+    alone = fused.run(kernel, cubic, x0[:1], 40, seed=3)
+    assert torch.equal(alone.draws, run.draws[:1])
+
+
+def test_mala_rejects_what_is_not_finite_and_flags_it(cubic):
+    x0 = torch.tensor([[0.5], [1e75], [-0.2]])
+    run = fused.run(MALA(0.1), cubic, x0, 10, seed=3)
+    assert run.draws.isfinite().all()
+    assert run.info.diverging[1].all()
+    assert not run.info.accepted[1].any()
+    assert not run.info.diverging[::2].any()
+
+
+def test_supports_says_why_not(cubic):
+    assert fused.supports(ULA(0.1), DIAGONAL, torch.zeros(3, 2))
+    assert fused.objection(ULA(0.1), DIAGONAL, torch.zeros(3, 2)) is None
+    assert not fused.supports(HMC(0.1, 3), DIAGONAL)
+    assert "not HMC" in fused.objection(HMC(0.1, 3), DIAGONAL)
+    assert "preconditioner" in fused.objection(MALA(0.1, preconditioner=2.0), DIAGONAL)
+    assert "not function" in fused.objection(ULA(0.1), lambda x: x)
+    assert "singular" in fused.objection(ULA(0.1), Gaussian([0.0, 0.0], [1.0, 0.0]))
+    assert "several samples" in fused.objection(ULA(0.1), DIAGONAL.noised(torch.ones(3), 1.0))
+    assert "log-density" in fused.objection(MALA(0.1), fused.Jitted(cubic.score_fn))
+    assert "on the CPU" in fused.objection(ULA(0.1), DIAGONAL, torch.zeros(3, 2).half())
+    with pytest.raises(ValueError, match="not HMC"):
+        fused.run(HMC(0.1, 3), DIAGONAL, torch.zeros(3, 2), 5)
+    with pytest.raises(ValueError, match="keep no draw"):
+        fused.run(ULA(0.1), DIAGONAL, torch.zeros(3, 2), 5, 5)
+    with pytest.raises(ValueError, match="threads must be at least 1"):
+        fused.run(ULA(0.1), DIAGONAL, torch.zeros(3, 2), 5, threads=0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("kind", ["full", "diagonal", "one", "gaussian"])
+@pytest.mark.parametrize("D", [1, 3, 40])
+def test_scores_of_tiles_are_those_of_the_law(D, kind, dtype, generator):
+    mu = torch.randn(5, D, generator=generator)
+    A = torch.randn(5, D, D, generator=generator)
+    covs = {
+        "full": A @ A.mT + torch.eye(D),
+        "diagonal": 0.3 + torch.rand(5, D, generator=generator),
+        "one": 0.8,
+        "gaussian": A[0] @ A[0].T + torch.eye(D),
+    }[kind]
+    weights = torch.full((5,), 0.2)
+    law = Gaussian(mu[0], covs) if kind == "gaussian" else GaussianMixture(weights, mu, covs)
+    x0 = law.sample(70, generator=generator).to(dtype)
+    run = fused.run(MALA(0.01), law, x0, 2)
+    tolerance = 2e-3 if dtype == torch.float32 else 1e-10
+    close = torch.testing.assert_close
+    close(run.state.score, law.score(run.state.x), rtol=tolerance, atol=tolerance)
+    close(run.state.log_prob, law.log_prob(run.state.x), rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize("kind", ["full", pytest.param("diagonal", marks=pytest.mark.slow)])
+def test_components_too_far_to_count_and_points_too_far_to_score(kind, generator):
+    """Weights below e^-670 are 0, which is right to the last digit; what is not a number stays so."""
+    mu = 40 * torch.randn(5, 3, generator=generator)
+    A = torch.randn(5, 3, 3, generator=generator)
+    covs = A @ A.mT + torch.eye(3) if kind == "full" else 0.3 + A[0].repeat(5, 1)[:5].square()
+    law = GaussianMixture(torch.full((5,), 0.2), mu, covs)
+    x0 = torch.cat([law.sample(64, generator=generator), mu.mean(0, keepdim=True).repeat(8, 1)])
+    assert float((law.responsibilities(x0) == 0).double().mean()) > 0.3
+    run = fused.run(MALA(0.01), law, x0, 2)
+    torch.testing.assert_close(run.state.score, law.score(run.state.x), rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(
+        run.state.log_prob, law.log_prob(run.state.x), rtol=1e-10, atol=1e-10
+    )
+    far = torch.cat([x0[:70], torch.full((1, 3), 1e200)])  # its square is not finite
+    assert fused.run(ULA(1e-3), law, far, 2).divergences.tolist() == [0] * 70 + [2]
+    out = torch.full((1, 3), 1e153)  # the step from there leads to where no weight is a number
+    assert law.score(out).isfinite().all()
+    assert fused.run(ULA(1e5), law, out, 2).divergences.tolist() == [2]
+
+
+# ---------------------------------------------------------------------------- known targets
+
+FEATURES = torch.randn(10, 7, generator=torch.Generator().manual_seed(1))
+LABELS = (torch.arange(10) % 3 == 0).double()
+# no parameter is 1, and no two of one density are equal: that would hide a slip
+KNOWN = {
+    "banana": densities.Banana(0.4, 1.3, 0.7, 0.6),
+    "funnel": densities.Funnel(5, 1.4),
+    "ring": densities.Ring(1.7, 0.3),
+    "double well": densities.DoubleWell(3, 0.6, 2.1, -0.4),
+    "line": densities.DoubleWell(1),
+    "many wells": densities.ManyWell(6, densities.DoubleWell(2, 0.7, 1.9, 0.3)),
+    "log cosh": densities.LogCosh(3),
+    "Gumbel": densities.SkewedGumbel(4),
+    "logistic": densities.LogisticRegression(FEATURES, LABELS, 1.7),
+}
+
+
+def on_tiles(law, x):
+    """Score and log-density of as many points as a tile has, as the compiled loops have them."""
+    from gradlogp.langevin.fused import noise, pack
+
+    score, constants, rows = pack.score_of(law, x)
+    columns = x.mT.contiguous().numpy()
+    s, log_p = torch.empty_like(x.mT).contiguous(), torch.empty(len(x), dtype=x.dtype)
+    work = torch.empty(rows, len(x), dtype=x.dtype).numpy()
+    w = {noise.VECTOR * len(w): w for w in (noise.NARROW, noise.WIDE)}[len(x)]
+    score(w, constants, columns, s.numpy(), log_p.numpy(), work, True)
+    return s.mT, log_p
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [*KNOWN, "mixture"])
+@pytest.mark.parametrize("kernel", [ULA(0.01), LeimkuhlerMatthews(0.01), MALA(0.05), BAOAB(0.05)])
+def test_few_chains_are_those_among_many(name, kernel, generator):
+    """Tiles of few chains are narrower; what they compute is the same to the bit."""
+    law = DIAGONAL if name == "mixture" else KNOWN[name]
+    x0 = torch.randn(70, law.event_shape[0], generator=generator).float()
+    many = fused.run(kernel, law, x0, 9, seed=2)
+    few = fused.run(kernel, law, x0[:16], 9, seed=2)
+    assert torch.equal(many.draws[:16], few.draws)
+    assert same([v[:16] for v in many.info], few.info)
+    assert same([v[:16] for v in many.state], few.state)
+
+
+@pytest.mark.parametrize("name", KNOWN)
+def test_known_targets_have_the_score_and_log_density_of_pytorch(name, generator):
+    law = KNOWN[name]
+    x = 1.5 * torch.randn(64, law.event_shape[0], generator=generator)
+    x[0] = 0.0  # the centre of the ring
+    score, log_p = on_tiles(law, x)
+    close = torch.testing.assert_close
+    close(score, law.score(x), rtol=1e-10, atol=1e-10)
+    close(log_p, law.log_prob(x), rtol=1e-10, atol=1e-10)
+    assert fused.supports(MALA(0.1), law, x)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", KNOWN)
+def test_known_targets_in_single_precision(name, generator):
+    law = KNOWN[name]
+    x = torch.randn(64, law.event_shape[0], generator=generator)
+    score, log_p = on_tiles(law, x.float())
+    torch.testing.assert_close(score.double(), law.score(x), rtol=2e-5, atol=2e-5)
+    torch.testing.assert_close(log_p.double(), law.log_prob(x), rtol=2e-5, atol=2e-5)
+
+
+def test_exponentials_and_logarithms_over_the_whole_range():
+    """In units of the last place; what overflows is infinite, and NaN stays."""
+    from gradlogp.langevin.fused.noise import exp32, log32
+
+    x = torch.linspace(-86.9, 88.2, 5001, dtype=torch.float32)
+    e = torch.tensor([exp32(v) for v in x.numpy()], dtype=torch.float64)
+    assert (e / x.double().exp() - 1).abs().max() < 3 * 2**-23
+    back = torch.tensor([log32(v) for v in x.double().exp().float().numpy()])
+    assert (back - x).abs().max() < 1e-5
+    odd = torch.tensor([-math.inf, -200.0, 200.0, math.inf, math.nan], dtype=torch.float32)
+    assert [float(exp32(v)) for v in odd.numpy()[:4]] == [0, 0, math.inf, math.inf]
+    assert math.isnan(exp32(odd.numpy()[4]))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kernel", [
+    ULA(0.01), LeimkuhlerMatthews(0.01), MALA(0.02), BAOAB(0.05),
+], ids=lambda kernel: type(kernel).__name__)  # fmt: skip
+@pytest.mark.parametrize("name", ["banana", "funnel", "ring", "many wells", "logistic"])
+def test_known_targets_move_as_in_the_plain_engine(name, kernel, generator):
+    law, n = KNOWN[name], 20_000
+    if name == "logistic":
+        x0 = torch.randn(n, 7, generator=generator)
+    else:
+        x0 = law.sample(n, generator=generator)
+    ours = fused.run(kernel, law, x0, 5, 4, seed=3).state
+    state, _ = plain(kernel, law, x0, 5, generator)
+    torch.testing.assert_close(ours.score, law.score(ours.x), rtol=1e-9, atol=1e-9)
+    # what a step changes, so that the spread of x0 does not hide it
+    for f in (lambda x: x - x0, lambda x: (x - x0) ** 2, lambda x: x**2 - x0**2):
+        a, b = f(ours.x), f(state.x)
+        error = ((a.var(0) + b.var(0)) / n).sqrt()
+        assert bool(((a.mean(0) - b.mean(0)).abs() < 5 * error).all())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name in KNOWN if name != "logistic"])
+def test_mala_keeps_a_known_target(name, generator):
+    """From the law itself: E[x], E[x²], and Stein's identities E[x s] = −1."""
+    law = KNOWN[name]
+    x0 = law.sample(20_000, generator=generator)
+    kernel = MALA(0.02 if name in ("ring", "banana", "funnel") else 0.3)
+    x = fused.run(kernel, law, x0, 40, 39, seed=5).state.x
+    assert not torch.equal(x, x0)
+    exact = law.mean, law.cov.diagonal() + law.mean**2
+    for i in range(x.shape[1]):
+        assert abs(z_score(x[:, i], exact[0][i])) < 5
+        assert abs(z_score((x * law.score(x))[:, i], -1.0)) < 5
+        if name != "funnel":  # of the narrow coordinates' squares a sample says little
+            assert abs(z_score(x[:, i] ** 2, exact[1][i])) < 5
+    if name in ("double well", "Gumbel"):  # negative control: the bias of ULA is seen
+        wrong = fused.run(ULA(0.3), law, x0, 40, 39, seed=5).state.x
+        assert max(abs(z_score(wrong[:, i] ** 2, exact[1][i])) for i in range(x.shape[1])) > 5
+
+
+# ---------------------------------------------------------------------------- as an engine of run
+
+
+def test_where_matrix_products_are_faster():
+    eye = torch.eye(20) + 0.1
+    full = GaussianMixture([0.5, 0.5], torch.zeros(2, 20), eye.repeat(2, 1, 1))
+    few, many, wide = torch.zeros(15, 20), torch.zeros(16, 20), torch.zeros(100, 65)
+    assert (
+        fused.slower(full, few)
+        == "15 chains in 20 dimensions with full covariances are faster there"
+    )
+    assert fused.slower(full, many) is None
+    assert fused.slower(Gaussian(torch.zeros(65), torch.eye(65) + 0.1), wide) is not None
+    assert fused.slower(Gaussian(torch.zeros(65), torch.ones(65)), wide) is None
+    assert fused.slower(densities.LogCosh(65), wide) is None
+
+
+def test_run_hands_over_and_falls_back(caplog, monkeypatch):
+    from gradlogp import langevin as chains
+    from gradlogp.langevin.run import engines
+
+    law = Gaussian(torch.tensor([1.0, -2.0]), torch.tensor([0.5, 2.0]))
+    x0 = law.sample(3000, generator=torch.Generator().manual_seed(0)).float()
+    seed = lambda: torch.Generator().manual_seed(1)
+    chain = chains.run(ULA(0.2), law, x0, 60, 40, 4, generator=seed(), engine="fused")
+    assert chain.draws.shape == (3000, 5, 2)
+    assert chain.info.diverging.shape == (3000, 5)
+    assert chain.step_size == 0.2
+    assert chain.resume is None
+    exact = torch.tensor([0.5, 2.0]) / (1 - 0.1 / torch.tensor([0.5, 2.0]))
+    last = chain.draws[:, -1].double()
+    assert ((last.var(0) / exact - 1).abs() < 5 * math.sqrt(2 / 3000)).all()
+    again = chains.run(ULA(0.2), law, x0, 60, 40, 4, generator=seed(), engine="fused")
+    assert torch.equal(chain.draws, again.draws)
+
+    with caplog.at_level("INFO", logger="gradlogp"):
+        short = chains.run(ULA(0.2), law, x0[:3], 5, generator=seed(), engine="auto")
+        other = chains.run(HMC(0.2, 2), law, x0[:3], 5, generator=seed(), engine="auto")
+    assert "compiling would take longer" in caplog.text
+    assert "not HMC" in caplog.text
+    torch.testing.assert_close(
+        short.draws, chains.run(ULA(0.2), law, x0[:3], 5, generator=seed()).draws
+    )
+    assert other.draws.shape == (3, 5, 2)
+    monkeypatch.setattr(engines, "WORTH", 1)
+    auto = chains.run(ULA(0.2), law, x0, 60, 40, 4, generator=seed(), engine="auto")
+    assert torch.equal(auto.draws, chain.draws)
+
+
+@pytest.mark.usefixtures("as_user")
+def test_run_refuses_what_the_engine_cannot_do(tmp_path):
+    from gradlogp import langevin as chains
+
+    x0 = torch.zeros(3, 2)
+    for kernel, options, message in (
+        (HMC(0.1, 2), {}, "cannot run this: .*not HMC"),
+        (ULA(0.1), {"keep": tmp_path / "x.npy"}, "keeps draws in memory"),
+        (ULA(0.1), {"chunk_size": 2}, "in one go"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            chains.run(kernel, DIAGONAL, x0, 5, engine="fused", **options)
+    with pytest.raises(ValueError, match="engine must be 'auto', 'torch' or 'fused', got 'jax'"):
+        chains.run(ULA(0.1), DIAGONAL, x0, 5, engine="jax")
+
+
+def test_without_numba_auto_falls_back_and_fused_says_how_to_install(monkeypatch):
+    from gradlogp import langevin as chains
+    from gradlogp.langevin.fused import api
+
+    monkeypatch.setattr(api, "find_spec", lambda name: None)
+    x0 = torch.zeros(3, 2)
+    assert chains.run(ULA(0.1), DIAGONAL, x0, 5, engine="auto").draws.shape == (3, 5, 2)
+    with pytest.raises(ValueError, match="pip install"):
+        chains.run(ULA(0.1), DIAGONAL, x0, 5, engine="fused")

@@ -1,0 +1,608 @@
+"""Langevin kernels against algebra, exact stationary laws and detailed balance."""
+
+import math
+
+import pytest
+import torch
+from kernel_support import DENSE, quartic_bias
+from scipy import stats
+from scipy.linalg import expm, solve_discrete_lyapunov
+from support import COV, MEAN, Affine, Given, affine, close, order, z_score
+
+from gradlogp import Gaussian, as_target, run
+from gradlogp.core import Streams, sum_event
+from gradlogp.langevin import (
+    BAOAB,
+    GHMC,
+    HMC,
+    MALA,
+    SGLD,
+    SVRG,
+    ULA,
+    LeimkuhlerMatthews,
+    PreconditionedULA,
+)
+from gradlogp.langevin.kernels.exponential import ExponentialEuler
+from gradlogp.langevin.kernels.overdamped import langevin_step, log_proposal
+
+P = torch.linalg.inv(COV)
+L = float(torch.linalg.eigvalsh(P)[-1])
+I2 = torch.eye(2, dtype=torch.float64)
+TARGET = Gaussian(MEAN, COV)
+SKEWED = as_target(score=lambda x: 1 - x.exp(), log_prob=lambda x: sum_event(x - x.exp()))
+"""log p = x − e^x: the law of log E with E ~ Exp(1); mean −γ, variance π²/6, skewed."""
+QUARTIC = as_target(score=lambda x: -(x**3), log_prob=lambda x: -sum_event(x**4) / 4)
+
+
+def skewed_sample(n, generator):
+    return torch.log(-torch.log1p(-torch.rand(n, 1, generator=generator)))
+
+
+def step_of(kernel, target):
+    return lambda x, g: kernel.step(kernel.init(x, target), target, generator=g)[0].x
+
+
+def stationary(step: Affine):
+    mean = torch.linalg.solve(I2 - step.M, step.b)
+    return mean, torch.as_tensor(solve_discrete_lyapunov(step.M.numpy(), step.Q.numpy()))
+
+
+def gaussian_ula(h, tau=1.0):
+    return affine(step_of(ULA(h, tau), TARGET), 2, 1)
+
+
+# ---------------------------------------------------------------------------- ULA
+
+
+@pytest.mark.parametrize("event", [(1,), (3,), (2, 2, 3)])
+@pytest.mark.parametrize("tau", [0.0, 0.5, 1.0, 2.0])
+def test_ula_is_its_formula(event, tau, generator):
+    x, z = torch.randn(2, 5, *event, generator=generator)
+    h = 0.07
+    kernel = ULA(h, tau)
+    state = kernel.init(x, SKEWED)
+    new, info = kernel.step(state, SKEWED, generator=Given(z))
+    close(new.x, x + h * (1 - x.exp()) + math.sqrt(2 * h * tau) * z, 1e-12)
+    close(new.score, 1 - new.x.exp(), 1e-12)
+    assert not info.diverging.any()
+
+
+@pytest.mark.parametrize("h", [0.01, 0.1, 0.5 / L, 1.9 / L])
+@pytest.mark.parametrize("tau", [1.0, 0.3, 2.5])
+def test_ula_stationary_law(h, tau):
+    mean, cov = stationary(gaussian_ula(h, tau))
+    close(mean, MEAN, 1e-10)
+    close(cov, tau * COV @ torch.linalg.inv(I2 - h * P / 2), 1e-10)
+
+
+def test_ula_inflates_twentyfold_at_the_edge():
+    """Claim 11: at h = 1.9/L the stiffest direction has 20 times its variance."""
+    cov = stationary(gaussian_ula(1.9 / L))[1]
+    stiff = torch.linalg.eigh(P)[1][:, -1]
+    close(stiff @ cov @ stiff * L, 20.0, 1e-8)
+
+
+def test_temperature_zero_is_gradient_flow():
+    step = gaussian_ula(0.1, 0.0)
+    close(step.Q, torch.zeros(2, 2), 1e-14)
+    x = run(ULA(0.1, 0.0), TARGET, torch.full((1, 2), 5.0), 1000).state.x
+    close(x[0], MEAN, 1e-8)
+
+
+@pytest.mark.parametrize(("factor", "stable"), [(1.99, True), (2.01, False)])
+def test_ula_stability_limit(factor, stable):
+    spectrum = torch.linalg.eigvals(gaussian_ula(factor / L).M).abs()
+    assert (float(spectrum.max()) < 1) == stable
+
+
+def test_ula_transient_law():
+    h, n = 0.05, 17
+    step = gaussian_ula(h)
+    m0, S0 = torch.tensor([4.0, 3.0]), torch.tensor([[0.2, -0.1], [-0.1, 0.9]])
+    m, S = m0, S0
+    for _ in range(n):
+        m, S = step.law(m, S)
+    A = torch.linalg.matrix_power(I2 - h * P, n)
+    S_h = COV @ torch.linalg.inv(I2 - h * P / 2)
+    close(m, MEAN + A @ (m0 - MEAN), 1e-11)
+    close(S, S_h + A @ (S0 - S_h) @ A, 1e-11)
+    silent = Given(*[torch.zeros(1, 2)] * n)
+    close(run(ULA(h), TARGET, m0[None], n, generator=silent).state.x[0], m, 1e-11)
+
+
+def test_ula_bias_in_w2_is_first_order():
+    """Claim 10: W2(π_h, p)/h tends to sqrt(tr P)/4 on a Gaussian."""
+    w2 = []
+    for h in (1e-3, 5e-4):
+        cov = stationary(gaussian_ula(h))[1]  # commutes with COV
+        a, b = torch.linalg.eigvalsh(cov), torch.linalg.eigvalsh(COV)
+        w2.append(float((a.sqrt() - b.sqrt()).norm()) / h)
+    close(2 * w2[1] - w2[0], math.sqrt(float(torch.trace(P))) / 4, 1e-4)
+
+
+def test_ula_statistically_has_its_biased_law_and_not_the_target(generator):
+    h, n = 0.3, 100_000
+    target = Gaussian([1.0], 1.0)
+    biased = 1 / (1 - h / 2)
+    x0 = Gaussian([1.0], biased).sample(n, generator=generator)
+    x = run(ULA(h), target, x0, 30, generator=generator).state.x[:, 0]
+    assert abs(z_score(x, 1.0)) < 4.5
+    assert abs(z_score((x - 1).square(), biased)) < 4.5
+    assert abs(z_score((x - 1).square(), 1.0)) > 20
+    assert stats.kstest(x.numpy(), stats.norm(1, math.sqrt(biased)).cdf).pvalue > 1e-4
+    assert stats.kstest(x.numpy(), stats.norm(1, 1).cdf).pvalue < 1e-10
+
+
+def test_ula_autocorrelation(generator):
+    """On N(0, v) it is AR(1) with coefficient 1 − h/v: another view of the step size."""
+    h, v = 0.4, 2.0
+    x0 = Gaussian([0.0], v / (1 - h / (2 * v))).sample(50_000, generator=generator)
+    draws = run(ULA(h), Gaussian([0.0], v), x0, 6, thin=3, generator=generator).draws[..., 0]
+    product = draws[:, 0] * draws[:, 1]
+    expected = v / (1 - h / (2 * v)) * (1 - h / v) ** 3
+    assert abs(z_score(product, expected)) < 4.5
+    assert abs(z_score(product, expected * (1 - h / v))) > 15
+
+
+def test_a_diverging_chain_is_frozen_and_flagged_alone(generator):
+    x0 = torch.tensor([[100.0], [0.5], [-100.0]])
+    with pytest.warns(RuntimeWarning, match="2 of 3 chains diverged"):
+        chain = run(ULA(0.1), QUARTIC, x0, 40, generator=generator)
+    diverging, draws = chain.info.diverging, chain.draws
+    assert diverging[[0, 2]].any(1).all()
+    assert not diverging[1].any()
+    assert torch.isfinite(draws).all()
+    previous = torch.cat([x0[:, None], draws[:, :-1]], dim=1)
+    stayed = (draws == previous).all(-1)
+    assert torch.equal(stayed, diverging)
+    calm = run(
+        ULA(0.1),
+        QUARTIC,
+        torch.tensor([[0.0], [0.5], [0.0]]),
+        40,
+        generator=generator.manual_seed(generator.initial_seed()),
+    )
+    assert torch.equal(calm.draws[1], draws[1])
+
+
+def test_a_frozen_state_keeps_its_score():
+    def score(x):
+        return torch.where(x > 1, torch.nan, -x)
+
+    kernel, target = ULA(0.5), as_target(score=score)
+    state = kernel.init(torch.zeros(2, 1), target)
+    z = torch.tensor([[3.0], [0.1]])
+    new, info = kernel.step(state, target, generator=Given(z))
+    assert info.diverging.tolist() == [True, False]
+    assert new.x[0] == 0
+    assert new.score[0] == 0
+    close(new.x[1], z[1], 1e-12)
+
+
+# ---------------------------------------------------------------------------- MALA
+
+
+def metropolis(kernel, target, x, z, u):
+    state = kernel.init(x, target)
+    return kernel.step(state, target, generator=Given(z, u))
+
+
+@pytest.mark.parametrize("h", [0.3, 1.2, 2.5])
+@pytest.mark.parametrize("event", [(1,), (4,), (2, 3)])
+def test_mala_log_ratio_on_the_standard_normal(h, event, generator):
+    x, z = torch.randn(2, 200, *event, generator=generator)
+    target = as_target(score=lambda x: -x, log_prob=lambda x: -0.5 * sum_event(x**2))
+    _, info = metropolis(MALA(h), target, x, z, torch.zeros(200))
+    y = (1 - h) * x + math.sqrt(2 * h) * z
+    expected = (-(h / 4) * sum_event(y**2 - x**2)).clamp(max=0).exp()
+    close(info.acceptance, expected, 1e-12)
+    assert (expected < 0.99).any()
+
+
+def test_mala_log_ratio_on_a_correlated_gaussian(generator):
+    h = 0.4
+    x, z = torch.randn(2, 200, 2, generator=generator)
+    _, info = metropolis(MALA(h), TARGET, x, z, torch.zeros(200))
+    y = x - h * (x - MEAN) @ P + math.sqrt(2 * h) * z
+    a, b = (((v - MEAN) @ P).square().sum(1) for v in (x, y))
+    close(info.acceptance, (-(h / 4) * (b - a)).clamp(max=0).exp(), 1e-11)
+
+
+@pytest.mark.parametrize("target", [SKEWED, QUARTIC])
+def test_mala_is_one_leapfrog_step(target, generator):
+    """Same proposal and acceptance as HMC with ε = sqrt(2h), one step, momentum z."""
+    h = 0.6
+    eps = math.sqrt(2 * h)
+    x, z = torch.randn(2, 300, 3, generator=generator)
+    half = z + eps / 2 * target.score(x)
+    y = x + eps * half
+    p = half + eps / 2 * target.score(y)
+    energy = lambda x, p: -target.log_prob(x) + 0.5 * sum_event(p**2)
+    expected = (energy(x, z) - energy(y, p)).clamp(max=0).exp()
+    new, info = metropolis(MALA(h), target, x, z, torch.zeros(300))
+    close(info.acceptance, expected, 1e-12)
+    assert torch.equal(info.accepted, info.acceptance > 0)  # u = 0
+    close(new.x[info.accepted], y[info.accepted], 1e-12)
+    assert 0.05 < float((info.acceptance < 0.9).double().mean())
+
+
+@pytest.mark.parametrize("h", [0.2, 1.0])
+@pytest.mark.parametrize("tau", [0.5, 1.0, 2.0])
+def test_mala_detailed_balance_pointwise(h, tau, generator):
+    """p(x) q(y|x) a(x,y) = p(y) q(x|y) a(y,x) for p ~ exp(log p/τ), q written down here."""
+    x, y = -3 + 4.5 * torch.rand(2, 400, 1, generator=generator)
+    kernel, scale = MALA(h, tau), math.sqrt(2 * h * tau)
+
+    def flow(x, y):
+        centre = x + h * (1 - x.exp())
+        new, info = metropolis(kernel, SKEWED, x, (y - centre) / scale, torch.zeros(400))
+        close(new.x, y, 1e-12)
+        density = stats.norm(centre.numpy(), scale).logpdf(y.numpy())[:, 0]
+        return (x - x.exp())[:, 0] / tau + torch.as_tensor(density) + info.acceptance.log()
+
+    there, back = flow(x, y), flow(y, x)
+    close(there, back, 1e-11)
+    if tau != 1:  # negative control: the balance is not that of p itself
+        wrong = (SKEWED.log_prob(x) - SKEWED.log_prob(y)) * (1 - 1 / tau)
+        assert float((there - back + wrong).abs().max()) > 0.1
+
+
+def test_log_proposal_is_the_normal_log_density(generator):
+    x, y, s = torch.randn(3, 20, 3, generator=generator)
+    h, tau = 0.3, 1.7
+    law = stats.norm((x + h * s).numpy(), math.sqrt(2 * h * tau))
+    density = torch.as_tensor(law.logpdf(y.numpy())).sum(1)
+    constant = 1.5 * math.log(4 * math.pi * h * tau)
+    close(log_proposal(x_to=y, x_from=x, score_from=s, h=h, tau=tau), density + constant, 1e-11)
+    close(langevin_step(x, s, h, y, tau), x + h * s + math.sqrt(2 * h * tau) * y, 1e-12)
+
+
+def test_mala_accepts_below_the_ratio_and_stays_above(generator):
+    h, n = 0.25, 300
+    x, z = torch.randn(2, n, 2, generator=generator)
+    state = MALA(h).init(x, TARGET)
+    acceptance = metropolis(MALA(h), TARGET, x, z, torch.zeros(n))[1].acceptance
+    assert ((acceptance > 0.01) & (acceptance < 0.99)).sum() > 20
+    below, info = metropolis(MALA(h), TARGET, x, z, acceptance * (1 - 1e-9))
+    assert torch.equal(info.accepted, acceptance > 0)
+    some = (acceptance > 0) & (acceptance < 1)
+    above, info = metropolis(MALA(h), TARGET, x, z, acceptance * (1 + 1e-9))
+    assert not info.accepted[some].any()
+    for new, old in zip(above, state, strict=True):  # position, score and log-density stay
+        assert torch.equal(new[some], old[some])
+    y = below.x[some]
+    close(below.score[some], TARGET.score(y), 1e-12)
+    close(below.log_prob[some], TARGET.log_prob(y), 1e-12)
+    assert torch.equal(info.log_prob, above.log_prob)
+
+
+def skewed_scores(x):
+    """z-scores of mean, variance and fourth moment of log Exp(1), and the KS p-value."""
+    gamma, variance = 0.5772156649015329, math.pi**2 / 6
+    fourth = 3 * variance**2 + math.pi**4 / 15  # kurtosis 12/5 in excess
+    centred = x + gamma
+    ks = stats.kstest(x.numpy(), lambda v: -torch.expm1(-torch.as_tensor(v).exp()).numpy())
+    moments = ((x, -gamma), (centred**2, variance), (centred**4, fourth))
+    return [abs(z_score(v, e)) for v, e in moments], ks.pvalue
+
+
+def test_mala_keeps_an_asymmetric_law_and_ula_does_not(generator):
+    x0 = skewed_sample(60_000, generator)
+    scores, p_value = skewed_scores(x0[:, 0])
+    assert max(scores) < 4.5
+    assert p_value > 1e-4
+    chain = run(MALA(0.7), SKEWED, x0, 15, generator=generator)
+    scores, p_value = skewed_scores(chain.state.x[:, 0])
+    assert max(scores) < 4.5
+    assert p_value > 1e-4
+    assert 0.5 < float(chain.info.acceptance.mean()) < 0.95
+    close(chain.info.acceptance.mean(), chain.info.accepted.double().mean(), 5e-3)
+    biased = run(ULA(0.4), SKEWED, x0, 15, generator=generator).state.x[:, 0]
+    scores, p_value = skewed_scores(biased)
+    assert max(scores) > 10
+    assert p_value < 1e-10
+
+
+def test_mala_finds_the_law_from_afar(generator):
+    x = run(MALA(0.8), SKEWED, torch.full((20_000, 1), 2.0), 120, generator=generator).state.x
+    scores, p_value = skewed_scores(x[:, 0])
+    assert max(scores) < 4.5
+    assert p_value > 1e-4
+
+
+def test_mala_temperature(generator):
+    tau = 2.0
+    x0 = Gaussian(MEAN, tau * COV).sample(50_000, generator=generator)
+    x = run(MALA(0.2, tau), TARGET, x0, 15, generator=generator).state.x - MEAN
+    for i, j in ((0, 0), (0, 1), (1, 1)):
+        product = x[:, i] * x[:, j]
+        assert abs(z_score(product, tau * COV[i, j])) < 4.5
+        assert abs(z_score(product, COV[i, j])) > 20
+
+
+def test_mala_acceptance_scaling(generator):
+    """Roberts & Rosenthal: on N(0, I_d) with h = l² d^{-1/3}/2 it tends to 2 Φ(−l³/8)."""
+    d, l = 1000, 1.65
+    x0 = torch.randn(400, d, generator=generator)
+    target = as_target(score=lambda x: -x, log_prob=lambda x: -0.5 * sum_event(x**2))
+    chain = run(MALA(l**2 * d ** (-1 / 3) / 2), target, x0, 10, generator=generator)
+    close(chain.info.acceptance.mean(), 2 * stats.norm.cdf(-(l**3) / 8), 0.015)
+
+
+def test_mala_rejects_what_is_not_finite(generator):
+    def log_prob(x):
+        value = -0.5 * sum_event(x**2)
+        return torch.where(x[:, 0] > 1, torch.nan, value)
+
+    target = as_target(score=lambda x: -x, log_prob=log_prob)
+    x = torch.zeros(4, 1)
+    z = torch.tensor([[5.0], [0.1], [torch.inf], [-0.2]])
+    new, info = metropolis(MALA(0.5), target, x, z, torch.zeros(4))
+    assert info.diverging.tolist() == [True, False, True, False]
+    assert info.accepted.tolist() == [False, True, False, True]
+    assert torch.equal(info.acceptance[[0, 2]], torch.zeros(2))
+    assert torch.equal(new.x[[0, 2]], x[[0, 2]])
+    assert all(torch.isfinite(v).all() for v in new)
+    for bad in (torch.inf, -torch.inf):
+        odd = as_target(
+            score=lambda x: -x, log_prob=lambda x, b=bad: torch.where(x[:, 0] > 1, b, 0.0)
+        )
+        new, info = metropolis(MALA(0.5), odd, x[:1], torch.full((1, 1), 5.0), torch.zeros(1))
+        assert not info.accepted.any()
+
+
+def test_mala_on_the_quartic_from_far_out(generator):
+    x0 = torch.tensor([[100.0], [-30.0]])
+    chain = run(MALA(0.1), QUARTIC, x0, 50, generator=generator)
+    assert torch.isfinite(chain.draws).all()
+    assert torch.isfinite(chain.info.log_prob).all()
+
+
+# ---------------------------------------------------------------------------- exponential Euler
+
+
+@pytest.mark.parametrize("tau", [0.0, 1.0, 2.0])
+@pytest.mark.parametrize(
+    "C",
+    [0.7, torch.tensor([0.7, 2.0], dtype=torch.float64), DENSE],
+    ids=["number", "diag", "dense"],
+)
+def test_exponential_euler_is_its_formula(C, tau, generator):
+    """On the eigenvalues of C, with scipy's exponential of a matrix."""
+    x, z = torch.randn(2, 5, 2, generator=generator)
+    h = 0.6
+    full = (C * I2 if isinstance(C, float) or C.ndim == 1 else C).numpy()
+    E = torch.as_tensor(expm(-h * torch.linalg.inv(torch.as_tensor(full)).numpy()))
+    full = torch.as_tensor(full)
+    w, U = torch.linalg.eigh(full @ (I2 - E @ E))
+    root = (U * w.sqrt()) @ U.mT
+    kernel = ExponentialEuler(h, C, tau)
+    new, info = kernel.step(kernel.init(x, SKEWED), SKEWED, generator=Given(z))
+    close(new.x, x + (1 - x.exp()) @ (full @ (I2 - E)).mT + math.sqrt(tau) * z @ root, 1e-12)
+    close(new.score, 1 - new.x.exp(), 1e-12)
+    assert not info.diverging.any()
+
+
+@pytest.mark.parametrize("h", [1e-3, 0.3, 1.9 / L, 7.0, 500.0])
+@pytest.mark.parametrize("tau", [1.0, 2.5])
+def test_exponential_euler_is_the_dynamics_itself_on_its_gaussian(h, tau):
+    """An Ornstein-Uhlenbeck process at any h: also beyond 2/L, where ULA explodes."""
+    step = affine(step_of(ExponentialEuler(h, COV, tau), TARGET), 2, 1)
+    E = torch.as_tensor(expm(-h * P.numpy()))
+    close(step.M, E, 1e-11)
+    close(step.Q, tau * (COV - E @ COV @ E), 1e-11)
+    mean, cov = stationary(step)
+    close(mean, MEAN, 1e-9)
+    close(cov, tau * COV, 1e-10)
+
+
+def test_exponential_euler_about_another_gaussian():
+    """x' − μ = (I − A P)(x − μ) + N(0, B): biased, stable for any h if C is at most 2/L."""
+    C = 1.9 / L
+    for h in (0.01, 1.0, 1e4):
+        step = affine(step_of(ExponentialEuler(h, C), TARGET), 2, 1)
+        gain, noise = -C * math.expm1(-h / C), -C * math.expm1(-2 * h / C)
+        close(step.M, I2 - gain * P, 1e-11)
+        close(step.Q, noise * I2, 1e-11)
+        assert float(torch.linalg.eigvals(step.M).abs().max()) < 1
+
+
+def test_exponential_euler_tends_to_ula(generator):
+    x, z = torch.randn(2, 40, 3, generator=generator)
+    ends = [
+        k.step(k.init(x, SKEWED), SKEWED, generator=Given(z))[0].x
+        for k in (ExponentialEuler(0.2, 1e9), ULA(0.2))
+    ]
+    close(ends[0], ends[1], 1e-8)
+
+
+def test_order_of_exponential_euler_on_a_quartic():
+    errors = [quartic_bias(ExponentialEuler(h, 0.7)) for h in (0.08, 0.04, 0.02, 0.01)]
+    assert abs(float(order(errors)[-1]) - 1) < 0.1
+
+
+# ---------------------------------------------------------------------------- metamorphic
+
+EACH = [
+    ULA(0.1), LeimkuhlerMatthews(0.1), ExponentialEuler(0.1, 0.8), PreconditionedULA(0.1, 0.7),
+    MALA(0.4), HMC(0.5, 3), GHMC(0.6), BAOAB(0.3),
+]  # fmt: skip
+each = pytest.mark.parametrize("kernel", EACH, ids=lambda k: type(k).__name__)
+
+
+@each
+def test_translation(kernel, generator):
+    """The target moved by a, from starts moved by a: the same chains moved by a."""
+    x0, a = torch.randn(6, 2, generator=generator), torch.tensor([3.0, -7.0])
+    moved = as_target(
+        score=lambda x: SKEWED.score(x - a), log_prob=lambda x: SKEWED.log_prob(x - a)
+    )
+    one = run(kernel, SKEWED, x0, 20, generator=Streams(3, 0, 6, 6)).draws
+    two = run(kernel, moved, x0 + a, 20, generator=Streams(3, 0, 6, 6)).draws
+    close(two, one + a, 1e-9)
+
+
+@each
+@pytest.mark.parametrize("tau", [0.5, 3.0])
+def test_temperature_is_another_target(kernel, tau, generator):
+    """p^{1/τ} at step h τ (a time: h and a mass of 1 at momenta √τ) is p at temperature τ."""
+    x0 = torch.randn(6, 2, generator=generator)
+    flat = as_target(
+        score=lambda x: SKEWED.score(x) / tau, log_prob=lambda x: SKEWED.log_prob(x) / tau
+    )
+    given = {k: v for k, v in vars(kernel).items() if not k.startswith("_") and k != "scheme"}
+    warm = type(kernel)(**{**given, "temperature": tau})
+    if isinstance(kernel, HMC | GHMC | BAOAB):
+        changed = {"step_size": given["step_size"] * math.sqrt(tau)}
+        if "friction" in given:
+            changed["friction"] = given["friction"] / math.sqrt(tau)
+    else:
+        changed = {"step_size": given["step_size"] * tau}
+    if isinstance(kernel, ExponentialEuler):
+        changed["covariance"] = 0.8 * tau
+    cold = type(kernel)(**{**given, **changed})
+    one = run(warm, SKEWED, x0, 20, generator=Streams(3, 0, 6, 6)).draws
+    two = run(cold, flat, x0, 20, generator=Streams(3, 0, 6, 6)).draws
+    close(two, one, 1e-9)
+
+
+# ---------------------------------------------------------------------------- exact errors
+
+
+def time_averages(h, v, n_groups, n_chains, n_steps, generator):
+    """z-scores of mean and second moment of ULA on N(0, v) in groups of chains, by exact errors.
+
+    A stationary AR(1) of coefficient a = 1 − h/v: a mean over n steps has variance
+    v_h/n (1 + a)/(1 − a), and of squares 2 v_h²/n (1 + a²)/(1 − a²), but for its two ends.
+    """
+    a, v_h = 1 - h / v, v / (1 - h / (2 * v))
+    x0 = math.sqrt(v_h) * torch.randn(n_groups * n_chains, 1, generator=generator)
+    draws = run(ULA(h), Gaussian([0.0], v), x0, n_steps, generator=generator).draws
+    draws = draws.reshape(n_groups, -1)
+
+    def error(variance, a):
+        ends = 1 - 2 * a / (n_steps * (1 - a**2))  # which have fewer neighbours
+        return math.sqrt(variance / draws.shape[1] * (1 + a) / (1 - a) * ends)
+
+    mean, square = draws.mean(1), draws.square().mean(1)
+    spread = error(2 * v_h**2, a**2)
+    return mean / error(v_h, a), (square - v_h) / spread, (square - v) / spread
+
+
+def test_averages_over_time_err_as_an_autoregression_says(generator):
+    """Within 4.5 exact errors of ULA's own law, and not of the target's."""
+    mean, square, target = time_averages(0.1, 1.0, 1, 400, 1500, generator)
+    assert abs(float(mean)) < 4.5
+    assert abs(float(square)) < 4.5
+    assert abs(float(target)) > 8
+
+
+def test_averages_over_time_err_no_more_often_than_they_should(generator):
+    """Of 200 runs 4.55 % lie beyond 2 errors, by the binomial law; half the error bar is seen."""
+    mean, square, _ = time_averages(0.1, 1.0, 200, 20, 400, generator)
+    for values in (mean, square):
+        beyond = int((values.abs() > 2).sum())
+        assert stats.binomtest(beyond, 200, 2 * stats.norm.sf(2)).pvalue > 1e-4
+        assert stats.kstest(values.numpy(), stats.norm.cdf).pvalue > 1e-4
+        assert stats.kstest(2 * values.numpy(), stats.norm.cdf).pvalue < 1e-3
+
+
+# ---------------------------------------------------------------------------- calibration
+
+
+class Normals:
+    """θ ~ N(0, 1), y_i ~ N(θ, 1): for every chain N observations of its own."""
+
+    def __init__(self, y, factor=True):
+        self.y, self.factor, self.n_data = y, factor, y.shape[1]
+
+    def log_prob(self, x):
+        return -0.5 * (x[:, 0].square() + (self.y - x).square().sum(1))
+
+    def score(self, x):
+        return -x + (self.y - x).sum(1, keepdim=True)
+
+    def minibatch_score(self, x, index):
+        seen = (self.y.gather(1, index) - x).sum(1, keepdim=True)
+        return -x + (self.n_data / index.shape[1] if self.factor else 1.0) * seen
+
+
+def ranks(kernel, generator, factor=True, n=1000, n_data=10, kept=19, thin=25):
+    """The p-value of uniform ranks of the true θ among draws from its posterior, which is wanted."""
+    theta = torch.randn(n, 1, generator=generator)
+    y = theta + torch.randn(n, n_data, generator=generator)
+    start = torch.randn(n, 1, generator=generator)
+    target = Normals(y, factor)
+    draws = run(kernel, target, start, 40 + kept * thin, 40, thin, generator=generator).draws
+    rank = (draws[..., 0] < theta).sum(1)
+    return stats.chisquare(torch.bincount(rank, minlength=kept + 1).numpy()).pvalue
+
+
+def test_posteriors_are_calibrated(generator):
+    """Simulation-based calibration: over draws of θ and y, ranks are uniform on 0 … 19.
+
+    References: Validating Bayesian Inference Algorithms with Simulation-Based Calibration (Talts et
+    al., 2018), https://arxiv.org/abs/1804.06788. Marginal tests of one posterior cannot see all
+    that is wrong with a kernel; here prior, likelihood and minibatches enter together.
+    """
+    assert ranks(MALA(0.12), generator, thin=8) > 1e-4
+    assert ranks(ULA(0.12), generator, thin=8) < 1e-10  # the bias of a large step
+    anchored = SGLD(0.006, 5, estimator=SVRG(10**9))  # exact: these scores are affine
+    assert ranks(anchored, generator) > 1e-4
+    assert ranks(SGLD(0.03, 2), generator, factor=False) < 1e-10  # without N/n
+
+
+# ---------------------------------------------------------------------------- refusals
+
+
+def test_mala_needs_a_log_density(as_user):
+    with pytest.raises(ValueError, match=r"log-density.*ULA"):
+        MALA(0.1).init(torch.zeros(3, 2), as_target(score=lambda x: -x))
+
+
+def test_mala_refuses_a_start_outside_the_support(as_user):
+    target = as_target(
+        score=lambda x: -x, log_prob=lambda x: torch.where(x[:, 0] < 0, -torch.inf, 0.0)
+    )
+    with pytest.raises(ValueError, match="1 of 3"):
+        MALA(0.1).init(torch.tensor([[1.0], [-1.0], [2.0]]), target)
+
+
+@pytest.mark.parametrize("kernel", [ULA, MALA])
+@pytest.mark.parametrize("h", [0.0, -0.1, math.inf, math.nan])
+def test_bad_step_sizes(kernel, h, as_user):
+    with pytest.raises(ValueError, match="step_size"):
+        kernel(h)
+
+
+@pytest.mark.parametrize(
+    ("kernel", "tau"), [(ULA, -1.0), (ULA, math.nan), (MALA, -1.0), (MALA, 0.0), (MALA, math.inf)]
+)
+def test_bad_temperatures(kernel, tau, as_user):
+    with pytest.raises(ValueError, match="temperature"):
+        kernel(0.1, tau)
+
+
+@pytest.mark.parametrize("kernel", [ULA(0.1), MALA(0.1)])
+@pytest.mark.parametrize(
+    "x", [torch.zeros(3), torch.zeros(3, 2, dtype=torch.long), torch.zeros(())]
+)
+def test_bad_starts(kernel, x, as_user):
+    with pytest.raises(ValueError, match="x0"):
+        kernel.init(x, QUARTIC)
+
+
+class Narrow:
+    """A density whose score forgets a dimension."""
+
+    def log_prob(self, x):
+        return -0.5 * sum_event(x**2)
+
+    def score(self, x):
+        return -x[:, :1]
+
+
+@pytest.mark.parametrize("kernel", [ULA(0.1), MALA(0.1)])
+def test_a_score_of_another_shape_is_never_broadcast(kernel, as_user):
+    with pytest.raises(ValueError, match="shape"):
+        kernel.init(torch.zeros(3, 2), Narrow())

@@ -1,0 +1,211 @@
+"""What every kernel owes: no order of coordinates or chains, and a policy for what is not finite."""
+
+import math
+import re
+
+import pytest
+import torch
+from kernel_support import DENSE, GAUSSIAN, SKEWED
+from support import MEAN, Given, close
+
+from gradlogp import as_target, run
+from gradlogp.core import sum_event
+from gradlogp.langevin.kernels import (
+    BAOA,
+    BAOAB,
+    GHMC,
+    HMC,
+    MALA,
+    OBABO,
+    ULA,
+    LeimkuhlerMatthews,
+    PositionDependentULA,
+    PreconditionedULA,
+    Preconditioner,
+    Splitting,
+    TamedULA,
+)
+
+
+def step(kernel, target, x, *noise):
+    return kernel.step(kernel.init(x, target), target, generator=Given(*noise))
+
+
+def softened(x):
+    return 1 / (1 + x**2) + 0.5
+
+
+EVERY = [
+    LeimkuhlerMatthews(0.1),
+    TamedULA(0.1),
+    TamedULA(0.1, coordinatewise=True),
+    PreconditionedULA(0.1, 0.7),
+    PositionDependentULA(0.1, softened, "autograd"),
+    MALA(0.3),
+    HMC(0.7, 2),
+    GHMC(0.7),
+    BAOAB(0.3),
+    OBABO(0.3),
+    BAOA(0.3),
+    Splitting(0.3, "ABOBA"),
+]
+
+
+def label(kernel):
+    """What a kernel is, without addresses, which differ between processes."""
+    return re.sub(r" at 0x[0-9a-f]+", "", repr(kernel))
+
+
+every = pytest.mark.parametrize("kernel", EVERY, ids=label)
+
+
+class Permuted(Given):
+    """The same noise with the coordinates in another order; uniform numbers have none."""
+
+    def __init__(self, generator, index):
+        self.generator, self.index = generator, index
+
+    def draw(self, law, shape, like):
+        z = law(shape, generator=self.generator)
+        return z[:, self.index] if len(shape) > 1 else z
+
+
+@every
+def test_coordinates_have_no_order(kernel, generator):
+    x = torch.randn(9, 3, generator=generator)
+    index = torch.tensor([2, 0, 1])
+    draws = []
+    for i in (torch.arange(3), index):
+        noise = Permuted(torch.Generator().manual_seed(3), i)
+        draws.append(run(kernel, SKEWED, x[:, i], 6, generator=noise).draws)
+    close(draws[0][..., index], draws[1], 1e-11)
+
+
+@every
+def test_chains_do_not_depend_on_chunks(kernel, generator):
+    x = torch.randn(1100, 2, generator=generator)  # more than one block of noise
+    state = generator.get_state()
+    whole = run(kernel, SKEWED, x, 4, generator=generator.set_state(state))
+    parts = run(kernel, SKEWED, x, 4, generator=generator.set_state(state), chunk_size=137)
+    close(whole.draws, parts.draws, 1e-12)
+
+
+@pytest.mark.parametrize(
+    "kernel",
+    [
+        LeimkuhlerMatthews(0.1, 0.0),
+        PreconditionedULA(0.2, DENSE, 0.0),
+        PositionDependentULA(0.1, softened, "autograd", 0.0),
+        TamedULA(0.1, 0.0),
+        BAOAB(0.3, temperature=0.0),
+    ],
+    ids=lambda k: type(k).__name__,
+)
+def test_at_temperature_zero_there_is_no_noise(kernel):
+    x = run(kernel, GAUSSIAN, torch.full((2, 2), 2.0), 300).state.x
+    assert torch.equal(x[0], x[1])
+    close(x[0], MEAN, 1e-5)
+
+
+# ---------------------------------------------------------------------------- not finite
+
+
+def cliff(value):
+    """N(0, I) whose log-density has `value` right of 1."""
+    return as_target(
+        score=lambda x: -x,
+        log_prob=lambda x: torch.where(x[:, 0] > 1, value, -0.5 * sum_event(x**2)),
+    )
+
+
+@pytest.mark.parametrize("kernel", [MALA(0.5), HMC(1.0, 1), GHMC(1.0, math.inf)], ids=label)
+@pytest.mark.parametrize(
+    ("value", "diverging"), [(-math.inf, False), (math.nan, True), (math.inf, True)]
+)
+def test_outside_the_support_is_an_ordinary_rejection(kernel, value, diverging):
+    x, u = torch.zeros(2, 1), torch.zeros(2)
+    noise = [torch.tensor([[5.0], [0.1]]), u, x][: 3 if isinstance(kernel, GHMC) else 2]
+    new, info = step(kernel, cliff(value), x, *noise)
+    assert info.diverging.tolist() == [diverging, False]
+    assert info.accepted.tolist() == [False, True]
+    assert info.acceptance[0] == 0
+    assert all(torch.isfinite(field).all() for field in (*new, *info))
+    loud = type(kernel)(**{**vars(kernel), "on_nonfinite": "raise"})
+    if diverging:
+        with pytest.raises(FloatingPointError, match="1 of 2 proposals"):
+            step(loud, cliff(value), x, *noise)
+    else:
+        assert torch.equal(step(loud, cliff(value), x, *noise)[0].x, new.x)
+
+
+UNADJUSTED = [k for k in EVERY if not isinstance(k, MALA | HMC | GHMC)]
+
+
+@pytest.mark.parametrize("kernel", UNADJUSTED, ids=label)
+def test_an_unadjusted_chain_freezes_or_raises(kernel):
+    target = as_target(score=lambda x: torch.where(x.abs() > 3, torch.nan, -x))
+    x = torch.tensor([[0.5], [1.0], [-0.4]])
+    draws = kernel.scheme.count("O") if isinstance(kernel, Splitting) else 1
+    noise = [torch.tensor([[0.2], [1e3], [-0.1]])] * draws
+    start = kernel.init(x, target)
+    new, info = kernel.step(start, target, generator=Given(*noise))
+    assert info.diverging.tolist() == [False, True, False]
+    for field, old in zip(new, start, strict=True):  # all of its state stays
+        assert torch.equal(field[1], old[1])
+        assert torch.isfinite(field).all()
+    assert not torch.equal(new.x[0], x[0])
+    changed = {k: v for k, v in vars(kernel).items() if k != "scheme" or type(kernel) is Splitting}
+    loud = type(kernel)(**{**changed, "on_nonfinite": "raise"})
+    with pytest.raises(FloatingPointError, match=r"1 of 3 chains.*step_size"):
+        loud.step(start, target, generator=Given(*noise))
+
+
+# ---------------------------------------------------------------------------- refusals
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        ULA,
+        LeimkuhlerMatthews,
+        TamedULA,
+        lambda h, **k: PreconditionedULA(h, 1.0, **k),
+        lambda h, **k: PositionDependentULA(h, softened, "autograd", **k),
+        MALA,
+        lambda h, **k: HMC(h, 2, **k),
+        GHMC,
+        BAOAB,
+        lambda h, **k: Splitting(h, "ABO", **k),
+    ],
+)
+def test_bad_arguments_are_named(make, as_user):
+    for h in (0.0, -1.0, math.nan, math.inf):
+        with pytest.raises(ValueError, match="step_size"):
+            make(h)
+    for tau in (-1.0, math.nan, math.inf):
+        with pytest.raises(ValueError, match="temperature"):
+            make(0.1, temperature=tau)
+    with pytest.raises(ValueError, match=r"on_nonfinite must be .* got 'ignore'"):
+        make(0.1, on_nonfinite="ignore")
+    with pytest.raises(ValueError, match="x0"):
+        make(0.1).init(torch.zeros(3), SKEWED)
+    make(0.1, on_nonfinite="raise", temperature=0.5)
+
+
+@pytest.mark.parametrize("make", [MALA, lambda h, **k: HMC(h, 2, **k), GHMC])
+def test_adjusted_kernels_need_a_temperature_and_a_log_density(make, as_user):
+    with pytest.raises(ValueError, match=r"needs temperature > 0"):
+        make(0.1, temperature=0.0)
+    with pytest.raises(ValueError, match=r"log-density.*ULA"):
+        make(0.1).init(torch.zeros(3, 2), as_target(score=lambda x: -x))
+    with pytest.raises(ValueError, match="1 of 3"):
+        make(0.1).init(torch.tensor([[0.0], [2.0], [0.5]]), cliff(-math.inf))
+
+
+def test_kernels_of_equal_preconditioners_are_equal():
+    assert PreconditionedULA(0.1, 2.0) == PreconditionedULA(0.1, Preconditioner(2.0))
+    assert MALA(0.1, preconditioner=DENSE) == MALA(0.1, preconditioner=DENSE.clone())
+    assert MALA(0.1, preconditioner=DENSE) != MALA(0.1)
+    assert MALA(0.1) == MALA(0.1, preconditioner=1.0)
+    with pytest.raises(TypeError):
+        PreconditionedULA(0.1)

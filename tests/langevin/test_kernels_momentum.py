@@ -1,0 +1,169 @@
+"""Kernels with momentum: stationary laws in closed form, orders, and detailed balance."""
+
+import math
+
+import pytest
+import torch
+from kernel_support import (
+    GAUSSIAN,
+    I2,
+    PRECISION,
+    SKEWED,
+    joint,
+    quartic_bias,
+    stationary,
+)
+from support import COV, MEAN, Given, close, order
+
+from gradlogp import as_target
+from gradlogp.langevin.kernels import (
+    BAOA,
+    BAOAB,
+    GHMC,
+    OBABO,
+    LeimkuhlerMatthews,
+    Splitting,
+)
+
+NAMED = [BAOAB, OBABO, BAOA]
+named = pytest.mark.parametrize("kernel", NAMED, ids=lambda k: k.__name__)
+
+
+# ---------------------------------------------------------------------------- formulas
+
+
+def test_schemes_are_their_formulas(generator):
+    h, gamma, m, tau = 0.3, 0.8, 1.7, 0.6
+    x, p, z1, z2 = torch.randn(4, 6, 2, 3, generator=generator)
+    s = lambda x: 1 - x.exp()
+
+    def friction(p, t, z):
+        c = math.exp(-gamma * t)
+        return c * p + math.sqrt(tau * m * (1 - c**2)) * z
+
+    half = p + h / 2 * s(x)
+    mid = x + h / 2 * half / m
+    half = friction(half, h, z1)
+    y = mid + h / 2 * half / m
+    baoab = y, half + h / 2 * s(y)
+
+    q = friction(p, h / 2, z1) + h / 2 * s(x)
+    y = x + h * q / m
+    obabo = y, friction(q + h / 2 * s(y), h / 2, z2)
+
+    q = p + h * s(x)
+    mid = x + h / 2 * q / m
+    q = friction(q, h, z1)
+    baoa = mid + h / 2 * q / m, q
+
+    for cls, (y, q), noise in zip(
+        NAMED, (baoab, obabo, baoa), ((z1,), (z1, z2), (z1,)), strict=True
+    ):
+        kernel = cls(h, gamma, m, tau)
+        start = kernel.init(x, SKEWED)
+        assert not start.momentum.any()
+        source = Given(*noise)
+        new, info = kernel.step(start._replace(momentum=p), SKEWED, generator=source)
+        close(new.x, y, 1e-12)
+        close(new.momentum, q, 1e-12)
+        close(new.score, s(y), 1e-12)
+        assert not source.left
+        assert not info.diverging.any()
+        other = Splitting(h, cls.__name__, gamma, m, tau)
+        again, _ = other.step(start._replace(momentum=p), SKEWED, generator=Given(*noise))
+        assert torch.equal(again.momentum, new.momentum)
+
+
+@pytest.mark.parametrize(
+    ("kernel", "scores"), [*((k(0.1), 1) for k in NAMED), (Splitting(0.1, "ABOBA"), 2)]
+)
+def test_scores_per_step(kernel, scores):
+    calls = []
+    target = as_target(score=lambda x: calls.append(1) or -x)
+    state = kernel.init(torch.zeros(2, 1), target)
+    calls.clear()
+    for _ in range(3):
+        state, _ = kernel.step(state, target)
+    assert len(calls) == 3 * scores
+
+
+# ---------------------------------------------------------------------------- stationary laws
+
+
+def table(scheme, u, h, m, tau):
+    """Var x, Var p and Cov(x, p) on N(μ, S) for u = h² S⁻¹ / m."""
+    rest = torch.linalg.inv(I2 - u / 4)
+    x, p, zero = tau * COV, tau * m * I2, torch.zeros(2, 2)
+    return {
+        "BAOAB": (x, p @ (I2 - u / 4), zero),
+        "OBABO": (x @ rest, p, zero),
+        "BAOA": (x, p, tau * h / 2 * I2),
+        "ABOBA": (x, p @ rest, zero),
+        "OABAO": (x @ (I2 - u / 4), p, zero),
+    }[scheme]
+
+
+@pytest.mark.parametrize("scheme", ["BAOAB", "OBABO", "BAOA", "ABOBA", "OABAO"])
+@pytest.mark.parametrize(("h", "gamma"), [(0.1, 0.3), (0.5, 1.0), (0.5, 20.0), (0.8, math.inf)])
+@pytest.mark.parametrize(("m", "tau"), [(1.0, 1.0), (2.5, 0.4)])
+def test_stationary_laws(scheme, h, gamma, m, tau):
+    kernel = Splitting(h, scheme, gamma, m, tau)
+    mean, cov = stationary(joint(kernel, GAUSSIAN, "momentum", 2, scheme.count("O")))
+    x, p, cross = table(scheme, h**2 * PRECISION / m, h, m, tau)
+    close(mean, torch.cat([MEAN, torch.zeros(2)]), 1e-9)
+    close(cov[:2, :2], x, 1e-9)
+    close(cov[2:, 2:], p, 1e-9)
+    close(cov[:2, 2:], cross, 1e-9)
+
+
+@pytest.mark.parametrize(("factor", "stable"), [(1.99, True), (2.01, False)])
+@named
+def test_stability_limit(kernel, factor, stable):
+    h = factor / math.sqrt(float(torch.linalg.eigvalsh(PRECISION)[-1]))
+    found = joint(kernel(h), GAUSSIAN, "momentum", 2, kernel(h).scheme.count("O"))
+    assert (float(torch.linalg.eigvals(found.M).abs().max()) < 1) == stable
+
+
+def test_infinite_friction_is_averaged_noise(generator):
+    h, m, tau = 0.5, 2.0, 0.7
+    x, z0, z1, z2 = torch.randn(4, 8, 2, generator=generator)
+    one, two = BAOAB(h, math.inf, m, tau), LeimkuhlerMatthews(h**2 / (2 * m), tau)
+    momentum = math.sqrt(tau * m) * z0 + h / 2 * SKEWED.score(x)
+    kinetic = one.init(x, SKEWED)._replace(momentum=momentum)
+    averaged = two.init(x, SKEWED)._replace(z=z0)
+    for z in (z1, z2):
+        kinetic, _ = one.step(kinetic, SKEWED, generator=Given(z))
+        averaged, _ = two.step(averaged, SKEWED, generator=Given(z))
+        close(kinetic.x, averaged.x, 1e-12)
+
+
+@pytest.mark.parametrize(
+    ("scheme", "expected"), [("BAOAB", 2.0), ("OBABO", 2.0), ("BAOA", 2.0), ("ABO", 1.0)]
+)
+def test_order_on_a_quartic(scheme, expected):
+    steps = [0.1, 0.05, 0.025] if scheme != "OBABO" else [0.1, 0.05]
+    errors = [
+        quartic_bias(Splitting(h, scheme), "momentum", scheme.count("O"), (8, 4)) for h in steps
+    ]
+    found = order(errors)
+    close(found, torch.full_like(found, expected), 0.08)
+    assert abs(errors[0]) > 1e-5
+
+
+# ---------------------------------------------------------------------------- refusals
+
+
+@pytest.mark.parametrize("kernel", [*NAMED, GHMC], ids=lambda k: k.__name__)
+def test_bad_arguments(kernel, as_user):
+    for friction in (0.0, -1.0, math.nan):
+        with pytest.raises(ValueError, match="friction"):
+            kernel(0.1, friction)
+    for mass in (0.0, -1.0, math.nan, math.inf):
+        with pytest.raises(ValueError, match="mass"):
+            kernel(0.1, mass=mass)
+
+
+@pytest.mark.parametrize("scheme", ["", "AB", "BO", "BAOAX", "baoab"])
+def test_bad_schemes(scheme, as_user):
+    with pytest.raises(ValueError, match="scheme"):
+        Splitting(0.1, scheme)

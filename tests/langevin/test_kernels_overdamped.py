@@ -1,0 +1,221 @@
+"""Variants of ULA and MALA: averaged noise, tamed drifts, constant preconditioners."""
+
+import math
+
+import pytest
+import torch
+from kernel_support import (
+    DENSE,
+    GAUSSIAN,
+    I2,
+    PRECISION,
+    QUARTIC,
+    SKEWED,
+    joint,
+    quartic_bias,
+    stationary,
+    step_of,
+)
+from support import COV, MEAN, Given, affine, close, order
+
+from gradlogp import as_target, run
+from gradlogp.langevin.kernels import (
+    HMC,
+    MALA,
+    ULA,
+    LeimkuhlerMatthews,
+    PreconditionedULA,
+    TamedULA,
+)
+
+TAU = [1.0, 0.3, 2.5]
+
+
+def step(kernel, target, x, *noise):
+    return kernel.step(kernel.init(x, target), target, generator=Given(*noise))
+
+
+# ---------------------------------------------------------------------------- averaged noise
+
+
+def test_leimkuhler_matthews_is_its_formula(generator):
+    h, tau = 0.07, 1.7
+    kernel = LeimkuhlerMatthews(h, tau)
+    x, z1, z2 = torch.randn(3, 5, 2, 3, generator=generator)
+    zero = kernel.init(x, SKEWED)
+    assert not zero.z.any()
+    one, info = kernel.step(zero, SKEWED, generator=Given(z1))
+    two, _ = kernel.step(one, SKEWED, generator=Given(z2))
+    close(one.x, x + h * (1 - x.exp()) + math.sqrt(2 * h * tau) * z1 / 2, 1e-12)
+    close(two.x, one.x + h * (1 - one.x.exp()) + math.sqrt(2 * h * tau) * (z1 + z2) / 2, 1e-12)
+    assert torch.equal(two.z, z2)
+    assert not info.diverging.any()
+
+
+@pytest.mark.parametrize("h", [0.01, 0.1, 0.5])
+@pytest.mark.parametrize("tau", TAU)
+def test_leimkuhler_matthews_has_the_gaussian_itself(h, tau):
+    mean, cov = stationary(joint(LeimkuhlerMatthews(h, tau), GAUSSIAN, "z", 2, 1))
+    close(mean[:2], MEAN, 1e-9)
+    close(cov[:2, :2], tau * COV, 1e-9)
+    close(cov[2:, 2:], I2, 1e-9)
+    biased = stationary(affine(step_of(ULA(h, tau), GAUSSIAN), 2, 1))[1]
+    assert float((biased - tau * COV).abs().max()) > 0.4 * tau * h
+
+
+def test_orders_on_a_quartic():
+    """Claim 17: a Gaussian cannot show the order; here ULA has 1 and averaged noise 2."""
+    steps = [0.04, 0.02, 0.01]
+    first = order([quartic_bias(ULA(h)) for h in steps])
+    second = order([quartic_bias(LeimkuhlerMatthews(h), "z") for h in steps])
+    close(first, torch.ones(2), 0.05)
+    close(second, torch.full((2,), 2.0), 0.05)
+
+
+# ---------------------------------------------------------------------------- tamed
+
+
+@pytest.mark.parametrize("event", [(1,), (2, 3)])
+def test_tamed_is_its_formula(event, generator):
+    h, tau = 0.3, 0.6
+    x, z = torch.randn(2, 5, *event, generator=generator)
+    s = 1 - x.exp()
+    noise = math.sqrt(2 * h * tau) * z
+    for n, row in enumerate(s):  # the norm is that of one chain
+        new, _ = step(TamedULA(h, tau), SKEWED, x, z)
+        close(new.x[n], x[n] + h * row / (1 + h * row.norm()) + noise[n], 1e-12)
+    new, _ = step(TamedULA(h, tau, coordinatewise=True), SKEWED, x, z)
+    close(new.x, x + h * s / (1 + h * s.abs()) + noise, 1e-12)
+
+
+def test_tamed_walks_in_where_ula_explodes():
+    x, h, silent = torch.full((1, 1), 100.0), 0.1, [torch.zeros(1, 1)] * 8
+    for coordinatewise in (False, True):
+        kernel = TamedULA(h, coordinatewise=coordinatewise)
+        chain = run(kernel, QUARTIC, x, 8, generator=Given(*silent))
+        close(chain.state.x, torch.full((1, 1), 92.0), 1e-5)
+        assert not chain.info.diverging.any()
+    with pytest.raises(FloatingPointError, match=r"1 of 1 chains.*step_size"):
+        run(ULA(h, on_nonfinite="raise"), QUARTIC, x, 8, generator=Given(*silent))
+    with pytest.warns(RuntimeWarning, match="1 of 1 chains diverged"):
+        assert run(ULA(h), QUARTIC, x, 8, generator=Given(*silent)).info.diverging.any()
+
+
+def test_tamed_tends_to_ula(generator):
+    x, z = torch.randn(2, 4, 3, generator=generator)
+    for coordinatewise in (False, True):
+        gaps = []
+        for h in (1e-3, 5e-4, 2.5e-4):
+            tamed = step(TamedULA(h, coordinatewise=coordinatewise), SKEWED, x, z)[0]
+            gaps.append(float((tamed.x - step(ULA(h), SKEWED, x, z)[0].x).norm()))
+        close(order(gaps), torch.full((2,), 2.0), 0.01)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_tamed_drift_never_exceeds_one(dtype):
+    """Scores whose squares overflow, and scores of 0, which have no direction."""
+    huge = torch.finfo(dtype).max / 10
+    for size, expected in ((huge, 2**-0.5), (0.0, 0.0)):
+        target = as_target(score=lambda x, size=size: torch.full_like(x, size))
+        x = torch.zeros(3, 2, dtype=dtype)
+        new, _ = step(TamedULA(0.1, temperature=0.0), target, x, x)
+        close(new.x, torch.full_like(x, expected), 1e-6)
+
+
+# ---------------------------------------------------------------------------- preconditioned
+
+SHAPES = [0.7, torch.tensor([0.4, 1.9], dtype=torch.float64), DENSE]
+
+
+def matrix(P):
+    return P * I2 if not isinstance(P, torch.Tensor) else torch.diag(P) if P.ndim == 1 else P
+
+
+def root(P):
+    w, U = torch.linalg.eigh(matrix(P))
+    return U @ torch.diag(w.sqrt()) @ U.mT
+
+
+@pytest.mark.parametrize("P", SHAPES, ids=["number", "diagonal", "matrix"])
+def test_preconditioned_ula_is_its_formula(P, generator):
+    h, tau = 0.2, 0.5
+    x, z = torch.randn(2, 6, 2, generator=generator)
+    new, _ = step(PreconditionedULA(h, P, tau), SKEWED, x, z)
+    drift, noise = (1 - x.exp()) @ matrix(P), z @ root(P)
+    close(new.x, x + h * drift + math.sqrt(2 * h * tau) * noise, 1e-12)
+
+
+@pytest.mark.parametrize("P", SHAPES, ids=["number", "diagonal", "matrix"])
+@pytest.mark.parametrize("tau", TAU)
+def test_preconditioned_stationary_law(P, tau):
+    h = 0.15
+    mean, cov = stationary(affine(step_of(PreconditionedULA(h, P, tau), GAUSSIAN), 2, 1))
+    close(mean, MEAN, 1e-10)
+    expected = PRECISION - h / 2 * PRECISION @ matrix(P) @ PRECISION
+    close(cov, tau * torch.linalg.inv(expected), 1e-10)
+
+
+def test_the_covariance_contracts_every_direction_alike():
+    found = affine(step_of(PreconditionedULA(0.3, COV), GAUSSIAN), 2, 1)
+    close(found.M, 0.7 * I2, 1e-11)
+    close(stationary(found)[1], COV / (1 - 0.15), 1e-10)
+
+
+@pytest.mark.parametrize(
+    ("plain", "preconditioned"),
+    [
+        (ULA(0.3), PreconditionedULA(0.3, DENSE)),
+        (MALA(0.3, 1.4), MALA(0.3, 1.4, DENSE)),
+        (HMC(0.8, 3, temperature=1.4), HMC(0.8, 3, DENSE, temperature=1.4)),
+    ],
+    ids=lambda k: type(k).__name__,
+)
+def test_preconditioning_is_plain_dynamics_in_whitened_coordinates(
+    plain, preconditioned, generator
+):
+    C = root(DENSE)  # x = C y
+    white = as_target(
+        score=lambda y: SKEWED.score(y @ C) @ C, log_prob=lambda y: SKEWED.log_prob(y @ C)
+    )
+    y, z = torch.randn(2, 50, 2, generator=generator)
+    u = torch.rand(50, generator=generator)
+    noise = (z,) if isinstance(plain, ULA) else (z, u)
+    one, info = step(plain, white, y, *noise)
+    two, info2 = step(preconditioned, SKEWED, y @ C, *noise)
+    close(two.x, one.x @ C, 1e-11)
+    if len(noise) == 2:
+        close(info2.acceptance, info.acceptance, 1e-11)
+        assert torch.equal(info2.accepted, info.accepted)
+        assert 0 < int(info.accepted.sum()) < 50
+    wrong, _ = step(plain, SKEWED, y @ C, *noise)  # negative control
+    assert float((wrong.x - two.x).abs().max()) > 0.1
+
+
+def test_mala_log_ratio_with_a_preconditioner_on_a_gaussian(generator):
+    h = 0.5
+    x, z = torch.randn(2, 100, 2, generator=generator)
+    new, info = step(MALA(h, preconditioner=DENSE), GAUSSIAN, x, z, torch.zeros(100))
+    y = x - h * (x - MEAN) @ PRECISION @ DENSE + math.sqrt(2 * h) * z @ root(DENSE)
+    W = PRECISION @ DENSE @ PRECISION
+    a, b = (((v - MEAN) @ W * (v - MEAN)).sum(1) for v in (x, y))
+    close(info.acceptance, (-(h / 4) * (b - a)).clamp(max=0).exp(), 1e-11)
+    assert torch.equal(info.accepted, info.acceptance > 0)
+    close(new.x[info.accepted], y[info.accepted], 1e-12)
+
+
+@pytest.mark.parametrize("tau", [1.0, 2.0])
+def test_mala_with_a_preconditioner_is_reversible(tau, generator):
+    """p(x) q(y|x) a(x,y) = p(y) q(x|y) a(y,x) pointwise, with q written down here."""
+    h, n = 0.4, 300
+    x, y = -2 + 3 * torch.rand(2, n, 2, generator=generator)
+    spread = torch.distributions.MultivariateNormal(torch.zeros(2), 2 * h * tau * DENSE)
+    kernel, inverse = MALA(h, tau, DENSE), torch.linalg.inv(root(DENSE))
+
+    def flow(x, y):
+        step_to = y - x - h * (1 - x.exp()) @ DENSE
+        z = step_to @ inverse / math.sqrt(2 * h * tau)
+        new, info = step(kernel, SKEWED, x, z, torch.zeros(n))
+        close(new.x, y, 1e-11)
+        return SKEWED.log_prob(x) / tau + spread.log_prob(step_to) + info.acceptance.log()
+
+    close(flow(x, y), flow(y, x), 1e-10)

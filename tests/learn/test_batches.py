@@ -1,0 +1,170 @@
+"""Mini-batches: the order, the moments, and what is refused."""
+
+import numpy as np
+import pytest
+import torch
+
+from gradlogp.learn import batches
+from gradlogp.learn.batches import (
+    Batches,
+    check_data,
+    check_labels,
+    moments,
+    rows,
+)
+
+D2 = torch.Size([2])
+
+
+def seeded(seed):
+    return torch.Generator().manual_seed(seed)
+
+
+# ---------------------------------------------------------------------------- order
+
+
+def test_every_row_once_an_epoch_in_another_order_each_time():
+    order = Batches(12, 4, seeded(0))
+    epochs = [torch.cat([order.next() for _ in range(3)]) for _ in range(5)]
+    for epoch in epochs:
+        assert sorted(epoch.tolist()) == list(range(12))
+    assert len({tuple(epoch.tolist()) for epoch in epochs}) == 5
+
+
+def test_a_smaller_last_batch_is_left_out_and_no_row_is_left_out_for_ever():
+    order = Batches(10, 4, seeded(0))
+    seen = set()
+    for _ in range(20):
+        epoch = torch.cat([order.next(), order.next()])
+        assert len(set(epoch.tolist())) == 8
+        seen |= set(epoch.tolist())
+    assert seen == set(range(10))
+
+
+def test_first_row_is_uniform():
+    # 6000 shuffles of 6 rows: each first with 1000 +- 29
+    first = torch.stack([Batches(6, 1, g).next()[0] for g in [seeded(1)] for _ in range(6000)])
+    assert (torch.bincount(first, minlength=6) - 1000).abs().max() < 5 * 29
+
+
+def test_batches_larger_than_the_data_are_the_data():
+    order = Batches(5, 256, seeded(0))
+    assert sorted(order.next().tolist()) == sorted(order.next().tolist()) == list(range(5))
+
+
+@pytest.mark.parametrize("before", [0, 1, 3, 7])
+def test_order_goes_on_from_a_state(before):
+    order = Batches(10, 3, seeded(0))
+    for _ in range(before):
+        order.next()
+    state = order.state()
+    ahead = [order.next() for _ in range(8)]
+    other = Batches(10, 3, seeded(99))
+    for target in (other, order):  # in another object, and back in the same
+        target.restore(state)
+        assert all(torch.equal(target.next(), index) for index in ahead)
+
+
+# ---------------------------------------------------------------------------- rows and moments
+
+
+@pytest.mark.parametrize("kind", ["f2", "f4", "f8", "u1", "i8", "?"])
+def test_rows_are_the_same_from_memory_and_disk(tmp_path, kind):
+    data = np.random.default_rng(0).integers(0, 2, (9, 3)).astype(kind)
+    np.save(tmp_path / "x.npy", data)
+    mapped = np.load(tmp_path / "x.npy", mmap_mode="r")
+    index = torch.tensor([7, 0, 7])
+    like = torch.empty(0, dtype=torch.float32)
+    for source in (data, mapped, torch.from_numpy(data)):
+        got = rows(source, index, like)
+        assert got.dtype == torch.float32
+        assert np.array_equal(got.numpy(), data[[7, 0, 7]].astype("f4"))
+
+
+def test_rows_of_an_array_are_a_copy():
+    data = np.ones((3, 2))
+    rows(data, slice(0, 2), torch.empty(0)).zero_()
+    assert data.min() == 1
+
+
+@pytest.mark.parametrize("read", [1, 7, 2**23])
+def test_moments_of_columns_and_of_images(monkeypatch, read):
+    monkeypatch.setattr(batches, "READ", read)
+    x = torch.randn(50, 2, generator=seeded(0)) * torch.tensor([1.0, 40.0]) + 1e3
+    for data in (x, x.numpy()):
+        mean, std = moments(data, D2)
+        torch.testing.assert_close(mean, x.mean(0), rtol=1e-13, atol=0)
+        torch.testing.assert_close(std, x.std(0, correction=0), rtol=1e-11, atol=0)
+    images = torch.rand(20, 3, 4, 4, generator=seeded(0)) * torch.arange(1, 4)[:, None, None]
+    mean, std = moments(images, images.shape[1:])
+    assert mean.shape == std.shape == (3, 4, 4)
+    torch.testing.assert_close(mean, images.mean().expand(3, 4, 4), rtol=1e-13, atol=0)
+    torch.testing.assert_close(std, images.std(correction=0).expand(3, 4, 4), rtol=1e-12, atol=0)
+
+
+def test_moments_of_float32_far_from_zero():
+    # sums in float32 would give a deviation that is wrong in the first digit
+    x = (1e4 + torch.randn(100_000, 1, generator=seeded(0))).float()
+    _, std = moments(x, torch.Size([1]))
+    assert abs(float(std) / float(x.double().std()) - 1) < 1e-4
+
+
+def test_constant_columns_are_refused_by_number():
+    x = torch.randn(10, 4, generator=seeded(0))
+    x[:, 1], x[:, 3] = 0.1, 1e8
+    with pytest.raises(ValueError, match=r"column\(s\) \[1, 3\] are constant.*drop them"):
+        moments(x, torch.Size([4]))
+    with pytest.raises(ValueError, match="the data is constant"):
+        moments(torch.full((5, 1, 2, 2), 7.0), torch.Size([1, 2, 2]))
+    x = torch.rand(5, 1, 2, 2, generator=seeded(0))
+    x[:, 0, 0, 0] = 0  # the corner of an image may well be black in all
+    moments(x, torch.Size([1, 2, 2]))
+
+
+# ---------------------------------------------------------------------------- refusals
+
+
+@pytest.mark.parametrize("read", [1, 9, 2**23])
+def test_rows_that_are_not_finite_are_counted(monkeypatch, read):
+    monkeypatch.setattr(batches, "READ", read)
+    x = torch.zeros(20, 2)
+    x[4, 1], x[9, 0], x[19, 1] = float("nan"), float("inf"), -float("inf")
+    x[9, 1] = float("nan")  # two in one row: one row
+    for data in (x, x.numpy()):
+        with pytest.raises(ValueError, match=r"^3 of 20 rows have NaN .* \(first: row 4\)"):
+            check_data(data, D2)
+    check_data(x[10:19], D2)
+
+
+@pytest.mark.parametrize("shape", [(5,), (5, 3), (5, 2, 1), (), (2,)])
+def test_other_shapes_are_refused(shape):
+    with pytest.raises(ValueError, match=r"data must have shape \(N, 2\), got \("):
+        check_data(torch.zeros(shape), D2)
+
+
+@pytest.mark.parametrize("n", [0, 1])
+def test_fewer_than_two_samples_are_refused(n):
+    with pytest.raises(ValueError, match=rf"cannot be learned from {n} sample"):
+        check_data(torch.zeros(n, 2), D2)
+
+
+def test_what_is_no_array_of_real_numbers_is_refused(as_user):
+    with pytest.raises(ValueError, match=r"tensor or a NumPy array, got list"):
+        check_data([[1.0, 2.0]] * 3, D2)
+    for data in (
+        torch.zeros(3, 2, dtype=torch.complex64),
+        np.zeros((3, 2), complex),
+        np.zeros((3, 2), "U2"),
+        np.zeros((3, 2), object),
+        np.zeros((3, 2), "M8[s]"),
+    ):
+        with pytest.raises(ValueError, match=r"real numbers, got dtype"):
+            check_data(data, D2)
+
+
+@pytest.mark.parametrize("bad", [torch.zeros(4), torch.zeros(3).long(), torch.zeros(4, 1).long()])
+def test_labels_of_another_dtype_or_shape_are_refused(bad):
+    with pytest.raises(ValueError, match=r"^labels must be int64 of shape \(4,\), got torch"):
+        check_labels(bad, 4, "labels")
+    check_labels(torch.zeros(4).long(), 4, "labels")
+    check_labels(None, 4, "labels")

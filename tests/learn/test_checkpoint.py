@@ -1,0 +1,635 @@
+"""Checkpoints: what is in them, what comes back, and that no accident loses the old one."""
+
+import errno
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+import gradlogp as glp
+from gradlogp import schedules
+from gradlogp.learn import checkpoint
+from gradlogp.learn.checkpoint import (
+    load,
+    read_config,
+    read_run,
+    save,
+)
+
+FILES = ["config.json", "model.safetensors", "run.json", "training.pt"]
+
+
+def seeded(seed):
+    return torch.Generator().manual_seed(seed)
+
+
+def mlp(seed=0, schedule=None):
+    network = glp.MLP(2, 8, 1, generator=seeded(seed))
+    nn.init.normal_(network.outlet.weight, generator=seeded(seed + 1))
+    return glp.ScoreModel(network, schedule or schedules.VP(), "v").eval()
+
+
+def mlp_of_classes(seed=0):
+    return glp.ScoreModel(glp.MLP(2, 8, 1, 3, generator=seeded(seed)), schedules.VP(), "v")
+
+
+def unet():
+    network = glp.UNet((1, 8, 8), (8, 16), n_classes=3, generator=seeded(0))
+    nn.init.normal_(network.outlet.weight, generator=seeded(1))
+    return glp.ScoreModel(network, schedules.Cosine(), "epsilon").eval()
+
+
+class Own(nn.Module):
+    """A network of the user's, with two names for one weight and a view of a larger tensor."""
+
+    def __init__(self, seed=0):
+        super().__init__()
+        self.first = nn.Linear(2, 2)
+        self.second = nn.Linear(2, 2)
+        self.second.weight = self.first.weight
+        whole = torch.randn(3, 4, generator=seeded(seed))
+        self.register_buffer("part", whole[:2, :2].mT)
+
+    def forward(self, x, c):
+        return self.second(self.first(x).tanh()) @ self.part + c[:, None]
+
+
+def own(seed=0):
+    return glp.ScoreModel(Own(seed), schedules.VP(), event_shape=(2,)).eval()
+
+
+def weights(model):
+    return {name: value.clone() for name, value in model.state_dict().items()}
+
+
+def equal(a, b):
+    """Check that two models are the same, bit for bit."""
+    ours, theirs = a.state_dict(), b.state_dict()
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[k], theirs[k]) for k in ours)
+    assert (a.schedule, a.predicts, a.event_shape) == (b.schedule, b.predicts, b.event_shape)
+    x = torch.randn(5, *a.event_shape, generator=seeded(3)).to(a.data_mean)
+    labels = [torch.tensor([0, 1, 2, 1, 0])] if getattr(a.network, "n_classes", 0) else []
+    for t in (torch.tensor(0.3).to(x), torch.linspace(0.1, 1, 5).to(x)):
+        assert torch.equal(a(x, t, *labels), b(x, t, *labels))
+        assert torch.equal(a.denoise(x, t, *labels), b.denoise(x, t, *labels))
+
+
+def trained(path, **options):
+    """Train a little with a checkpoint at path and return the model."""
+    model = mlp()
+    x = torch.randn(50, 2, generator=seeded(0)) * 3 + 1
+    list(glp.fit(model, x, checkpoint=path, steps=5, batch_size=10, **options))
+    return model
+
+
+def contents(folder):
+    return {
+        str(item.relative_to(folder)): item.read_bytes()
+        for item in folder.rglob("*")
+        if item.is_file()
+    }
+
+
+def refused(call, *parts):
+    """Check that a call is refused with one line that has all these parts."""
+    with pytest.raises(ValueError) as caught:
+        call()
+    message = str(caught.value)
+    assert "\n" not in message
+    assert len(message) < 500
+    for part in parts:
+        assert str(part) in message
+    return message
+
+
+# ---------------------------------------------------------------------------- contents
+
+
+def test_a_trained_checkpoint_has_four_files_and_averaged_weights(tmp_path):
+    model = trained(tmp_path / "run", standardize=True)
+    assert sorted(contents(tmp_path)) == [f"run/{name}" for name in FILES]
+    stored = load_file(tmp_path / "run" / "model.safetensors")
+    assert stored.keys() == model.state_dict().keys()
+    assert all(torch.equal(stored[k], v) for k, v in model.state_dict().items())  # averaged
+    raw = torch.load(tmp_path / "run" / "training.pt", weights_only=True)["model"]
+    assert not torch.equal(raw["network.inlet.weight"], stored["network.inlet.weight"])
+    equal(load(tmp_path / "run"), model)
+    assert (tmp_path / "run").stat().st_mode & 0o777 == 0o755
+
+
+def test_averages_of_several_half_lives(tmp_path, as_user):
+    x = torch.randn(50, 2, generator=seeded(0)) * 3 + 1
+    options = {"steps": 400, "batch_size": 10, "learning_rate": 0.02, "warm_up": 2}
+    model, raw = mlp(), []
+    lives, path = (1.0, 2.5, 100.0), tmp_path / "run"
+    for _ in glp.fit(
+        model, x, checkpoint=path, ema_half_lives=lives, standardize=True, generator=seeded(1),
+        **options,
+    ):  # fmt: skip
+        raw.append(weights(model))
+        if len(raw) == 90:  # while the learning rate is high, and averages differ
+            break
+    assert sorted(contents(path)) == sorted([*FILES, "averages.safetensors"])
+    equal(load(path), model)  # what was there before stays what it was
+    for life in lives:
+        expected = dict(raw[0])
+        for n, theta in enumerate(raw[1:], 1):
+            d = min(0.5 ** (1 / life), (1 + n) / (10 + n))
+            expected = {k: d * expected[k] + (1 - d) * theta[k] for k in theta}
+        got = load(path, ema=life)
+        for name, value in got.state_dict().items():
+            torch.testing.assert_close(value, expected[name], rtol=1e-10, atol=1e-12)
+        assert not got.training
+    ends = [load(path, ema=life).network.outlet.weight for life in lives]
+    assert (ends[0] - ends[1]).abs().max() > 1e-3
+    assert (ends[1] - ends[2]).abs().max() > 1e-3
+    shift = torch.nn.utils.parameters_to_vector(load(path, ema=1).network.parameters())
+    last = torch.cat([v.flatten() for k, v in raw[-1].items() if k.startswith("network.")])
+    slow = torch.nn.utils.parameters_to_vector(load(path, ema=100).network.parameters())
+    assert (shift - last).norm() < (slow - last).norm()  # the shorter one is nearer to the end
+    refused(lambda: load(path, ema=3), "no average of half-life 3; it has 1, 2.5, 100")
+    save(path, model)  # an old file of averages does not outlive its checkpoint
+    assert "averages.safetensors" not in contents(path)
+    refused(lambda: load(path, ema=2), "one average only")
+
+
+def test_a_damaged_file_of_averages(tmp_path, as_user):
+    trained(tmp_path / "run", ema_half_lives=(3,))
+    load(tmp_path / "run", ema=3)
+    (tmp_path / "run" / "averages.safetensors").write_bytes(b"half")
+    refused(lambda: load(tmp_path / "run", ema=3), "averages.safetensors is damaged")
+
+
+def test_a_checkpoint_from_before_labels_could_be_left_out(tmp_path):
+    """Its files have neither the buffer nor the newer settings; it loads, samples and resumes."""
+    x = torch.randn(50, 2, generator=seeded(0))
+    whole, labels = mlp_of_classes(), torch.arange(50) % 3
+    run = {"labels": labels, "batch_size": 10}
+    list(glp.fit(whole, x, steps=8, generator=seeded(1), **run))
+    for record in glp.fit(
+        mlp_of_classes(), x, steps=8, generator=seeded(1), checkpoint=tmp_path / "run", **run
+    ):
+        if record.step == 5:
+            break
+    file, state = tmp_path / "run" / "training.pt", None
+    state = torch.load(file, weights_only=True)
+    for new in ("ema_half_lives", "label_dropout", "bfloat16", "compile"):
+        del state["setup"][new]
+    del state["dropping"], state["averages"], state["model"]["label_dropout"]
+    del state["averaged"]["module.label_dropout"]
+    torch.save(state, file)
+    stored = load_file(tmp_path / "run" / "model.safetensors")
+    del stored["label_dropout"]
+    save_file(stored, tmp_path / "run" / "model.safetensors")
+    model = load(tmp_path / "run")
+    assert float(model.label_dropout) == 0
+    assert stored.keys() == model.state_dict().keys() - {"label_dropout"}
+    resumed = mlp_of_classes(5)
+    list(glp.fit(resumed, x, steps=8, checkpoint=tmp_path / "run", resume=True, **run))
+    equal(resumed, whole)
+    refused(
+        lambda: glp.fit(
+            resumed, x, steps=8, checkpoint=tmp_path / "run", resume=True, label_dropout=0.1, **run
+        ),
+        "label_dropout=0.0, got 0.1",
+    )
+
+
+def test_config_says_what_rebuilds_the_model(tmp_path):
+    save(tmp_path / "a", mlp(), extra={"seed": 3})
+    config = {
+        "format": "gradlogp",
+        "format_version": 1,
+        "library_version": glp.__version__,
+        "network": {"name": "MLP", "event": [2], "width": 8, "depth": 1, "n_classes": 0},
+        "schedule": {"name": "VP", "beta_min": 0.1, "beta_max": 20.0},
+        "predicts": "v",
+        "event_shape": [2],
+        "extra": {"seed": 3},
+    }
+    assert json.loads((tmp_path / "a" / "config.json").read_text()) == config
+    assert read_config(tmp_path / "a") == config
+    save(tmp_path / "b", own())
+    assert read_config(tmp_path / "b")["network"] == {"name": "Own"}
+
+
+def test_run_says_what_was_run(tmp_path):
+    trained(tmp_path / "run", held_out=torch.randn(9, 2, generator=seeded(1)), check_every=2)
+    run = read_run(tmp_path / "run")
+    assert run["step"] == run["settings"]["steps"] == 5
+    settings = vars(glp.Settings(steps=5, batch_size=10))
+    assert run["settings"] == json.loads(json.dumps(settings))  # a tuple is a list there
+    assert run["seconds"] > 0
+    names = ["step", "loss", "held_out", "held_out_error", "excess", "excess_error"]
+    assert run["history"]["columns"] == names
+    rows = run["history"]["rows"]
+    assert [row[0] for row in rows] == [1, 2, 3, 4, 5]
+    assert [row[2] is not None for row in rows] == [False, True, False, True, True]
+    save(tmp_path / "mine", mlp(), run={"note": "π"})
+    assert read_run(tmp_path / "mine") == {"note": "π"}
+    assert sorted(contents(tmp_path / "mine")) == FILES[:3]
+
+
+# ---------------------------------------------------------------------------- round trips
+
+
+@pytest.mark.parametrize("make", [mlp, unet])
+def test_load_gives_an_equal_model(tmp_path, make):
+    model = make()
+    for name in ("data_mean", "data_std", "shift", "scale"):
+        getattr(model, name).copy_(torch.rand(model.event_shape, generator=seeded(9)) + 0.5)
+    assert save(tmp_path / "a" / "b", model) == tmp_path / "a" / "b"  # the parent is made
+    loaded = load(str(tmp_path / "a" / "b"))
+    assert not loaded.training
+    equal(loaded, model)
+    save(tmp_path / "c", loaded)
+    for name in ("model.safetensors", "config.json"):
+        assert contents(tmp_path / "a" / "b")[name] == contents(tmp_path / "c")[name]
+
+
+@pytest.mark.parametrize("stored", [torch.float32, torch.float64])
+@pytest.mark.parametrize("default", [torch.float32, torch.float64])
+def test_the_dtype_is_that_of_the_checkpoint(tmp_path, stored, default):
+    model = mlp().to(stored)
+    save(tmp_path / "run", model)
+    torch.set_default_dtype(default)
+    loaded = load(tmp_path / "run")
+    ours, theirs = model.state_dict(), loaded.state_dict()
+    assert all(torch.equal(ours[k], theirs[k]) for k in ours)
+    assert {p.dtype for p in theirs.values()} == {stored}
+
+
+def test_other_weights_than_the_models_own(tmp_path):
+    model, other = mlp(0), mlp(5)
+    save(tmp_path / "run", model, weights=other.state_dict())
+    equal(load(tmp_path / "run"), other)
+
+
+@pytest.mark.parametrize(
+    "schedule",
+    [
+        schedules.VE(0.02, 30.0), schedules.VP(0.2, 15.0), schedules.SubVP(0.3, 10.0),
+        schedules.Cosine(0.01, 1e-2), schedules.Rectified(),
+        schedules.DDPM(torch.linspace(1e-4, 0.02, 50)), schedules.Levels([3.0, 1.0, 0.1]),
+        schedules.EDM(0.01, 20.0, 5.0),
+    ],
+    ids=lambda s: type(s).__name__,
+)  # fmt: skip
+def test_every_schedule_comes_back(tmp_path, schedule):
+    save(tmp_path / "run", mlp(schedule=schedule))
+    equal(load(tmp_path / "run"), mlp(schedule=schedule))
+
+
+def test_these_are_all_schedules():
+    case = test_every_schedule_comes_back.pytestmark[0].args[1]
+    assert {type(s) for s in case} == set(schedules.SCHEDULES)
+
+
+def test_a_schedule_of_ones_own_is_refused_at_once(tmp_path):
+    class Mine(schedules.VP):
+        pass
+
+    refused(lambda: save(tmp_path / "run", mlp(schedule=Mine())), "schedule Mine of your own")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_network_of_ones_own(tmp_path):
+    model = own()
+    save(tmp_path / "run", model)
+    refused(lambda: load(tmp_path / "run"), "network 'Own' of your own", "pass network=")
+    loaded = load(tmp_path / "run", Own(seed=5))
+    equal(loaded, model)
+    assert loaded.network.first.weight is loaded.network.second.weight
+    refused(lambda: load(tmp_path / "run", nn.Linear(2, 2)), "does not fit", "Missing key")
+
+
+def test_a_network_of_ones_own_that_is_called_mlp(tmp_path):
+    class MLP(Own):
+        pass
+
+    save(tmp_path / "run", glp.ScoreModel(MLP(), schedules.VP(), event_shape=(2,)))
+    refused(lambda: load(tmp_path / "run"), "network 'MLP' of your own", "pass network=")
+
+
+# ---------------------------------------------------------------------------- damage
+
+
+def test_nothing_there(tmp_path):
+    for path in (tmp_path / "x", str(tmp_path / "x")):
+        refused(lambda path=path: load(path), f"there is no checkpoint at {tmp_path / 'x'}")
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "file").write_text("")
+    for name in ("empty", "file"):
+        refused(lambda name=name: load(tmp_path / name), "config.json is missing")
+
+
+@pytest.mark.parametrize(
+    ("text", "part"),
+    [
+        ("", "is not valid JSON"),
+        ('{"format": "gradlogp", ', "is not valid JSON"),
+        ("[1, 2]", "does not hold a JSON object"),
+        ("{}", "is not that of a gradlogp checkpoint"),
+        ('{"architectures": ["BertModel"]}', "is not that of a gradlogp checkpoint"),
+        ('{"format": "gradlogp"}', "checkpoint format None, this version reads 1"),
+        (
+            '{"format": "gradlogp", "format_version": 2, "library_version": "9.1"}',
+            "checkpoint format 2, this version reads 1; it was written by gradlogp 9.1",
+        ),
+        ('{"format": "gradlogp", "format_version": 1}', "config.json is damaged: KeyError"),
+    ],
+)
+def test_damaged_config(tmp_path, text, part):
+    trained(tmp_path / "run")
+    (tmp_path / "run" / "config.json").write_text(text)
+    refused(lambda: load(tmp_path / "run"), tmp_path / "run", part)
+    before = contents(tmp_path)
+    if '"format"' not in text or text.endswith(" "):  # nor is it replaced
+        refused(lambda: save(tmp_path / "run", mlp()), "is not a gradlogp checkpoint")
+        assert contents(tmp_path) == before
+
+
+def test_config_that_is_not_text(tmp_path):
+    trained(tmp_path / "run")
+    (tmp_path / "run" / "config.json").write_bytes(b"\xff\xfe\x00{")
+    refused(lambda: load(tmp_path / "run"), "is not valid JSON")
+    (tmp_path / "run" / "run.json").write_bytes(b"\xff\xfe\x00{")
+    refused(lambda: read_run(tmp_path / "run"), "run.json is not valid JSON")
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "part"),
+    [
+        ("network", {"name": "MLP", "widht": 8}, "widht"),
+        ("network", {"name": "MLP", "event": [2], "width": -8}, "positive sizes"),
+        ("network", {"name": "MLP", "event": [2], "width": 9}, "does not fit the network"),
+        ("network", {"name": "Linear", "in_features": 2}, "pass network="),
+        ("network", "MLP", "damaged"),
+        ("network", {}, "damaged"),
+        ("schedule", {"name": "VX"}, "unknown schedule 'VX'; one of VE, EDM"),
+        ("schedule", {"name": "VP", "beta": 1}, "damaged"),
+        ("schedule", None, "damaged"),
+        ("predicts", "noise", "unknown kind 'noise'"),
+        ("event_shape", [3], "does not fit the network"),
+        ("event_shape", 2, "damaged"),
+    ],
+)
+def test_config_with_wrong_entries(tmp_path, as_user, key, value, part):
+    path = save(tmp_path / "run", mlp()) / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {key: value}))
+    refused(lambda: load(tmp_path / "run"), part)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_missing_files(tmp_path, name):
+    trained(tmp_path / "run")
+    (tmp_path / "run" / name).unlink()
+    call = {"run.json": read_run, "training.pt": lambda path: trained(path, resume=True)}
+    refused(lambda: call.get(name, load)(tmp_path / "run"), tmp_path / "run")
+
+
+def test_damaged_weights(tmp_path):
+    path = save(tmp_path / "run", mlp()) / "model.safetensors"
+    whole = path.read_bytes()
+    cuts = [whole[:n] for n in (0, 1, 7, 8, 100, len(whole) // 2, len(whole) - 1)]
+    for content in (*cuts, b"\xff" * len(whole), whole + b"\0", b"PK\x03\x04" + whole):
+        path.write_bytes(content)
+        refused(lambda: load(tmp_path / "run"), path, "is damaged")
+    save_file({}, path)
+    refused(lambda: load(tmp_path / "run"), path, "does not fit the network", "Missing key")
+    save_file({"x": torch.zeros(2)}, path)
+    refused(lambda: load(tmp_path / "run"), path, "does not fit the network")
+
+
+def resume(path):
+    return refused(lambda: trained(path, resume=True), "training.pt")
+
+
+def test_damaged_training_state(tmp_path):
+    trained(tmp_path / "run")
+    path = tmp_path / "run" / "training.pt"
+    whole = path.read_bytes()
+    for n in (0, 1, 10, len(whole) // 2, len(whole) - 1):
+        path.write_bytes(whole[:n])
+        resume(tmp_path / "run")
+    for content in (b"\x80\x02garbage", b"\0" * 5000, b"not a checkpoint"):
+        path.write_bytes(content)
+        resume(tmp_path / "run")
+    for content in ({}, {"setup": {}}, [1, 2], torch.zeros(3)):
+        torch.save(content, path)
+        resume(tmp_path / "run")
+    load(tmp_path / "run")  # the model itself is whole
+
+
+class Malice:
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.path),)
+
+
+class Harmless:
+    pass
+
+
+def test_nothing_is_unpickled(tmp_path):
+    trained(tmp_path / "run")
+    path = tmp_path / "run" / "training.pt"
+    state = torch.load(path, weights_only=True)
+    for content in (state | {"model": Malice(tmp_path / "pwned")}, Malice(tmp_path / "pwned")):
+        torch.save(content, path)
+        assert "weights_only" not in resume(tmp_path / "run")  # PyTorch advises to switch it off
+        assert not (tmp_path / "pwned").exists()
+    torch.save(state | {"extra": Harmless()}, path)
+    assert "more than tensors and numbers: refused" in resume(tmp_path / "run")
+
+
+# ---------------------------------------------------------------------------- what is replaced
+
+
+def test_what_is_no_checkpoint_is_not_replaced(tmp_path):
+    (tmp_path / "letters").mkdir()
+    (tmp_path / "letters" / "anna.txt").write_text("Dear Anna")
+    (tmp_path / "bert").mkdir()  # has files of the same names
+    (tmp_path / "bert" / "config.json").write_text('{"architectures": ["BertModel"]}')
+    (tmp_path / "bert" / "model.safetensors").write_bytes(b"weights of a week")
+    (tmp_path / "file").write_text("a file")
+    before = contents(tmp_path)
+    for name in ("letters", "bert", "file"):
+        refused(lambda name=name: save(tmp_path / name, mlp()), name, "choose another directory")
+    assert contents(tmp_path) == before
+    (tmp_path / "empty").mkdir()
+    save(tmp_path / "empty", mlp())
+    equal(load(tmp_path / "empty"), mlp())
+
+
+def test_a_checkpoint_is_replaced_as_a_whole_but_for_files_of_other_names(tmp_path):
+    trained(tmp_path / "run")
+    (tmp_path / "run" / "report.html").write_text("kept")
+    (tmp_path / "run" / "samples").mkdir()
+    (tmp_path / "run" / "samples" / "1.png").write_bytes(b"kept")
+    save(tmp_path / "run", mlp(5))
+    equal(load(tmp_path / "run"), mlp(5))
+    names = [*FILES[:2], "report.html", "run.json", "samples/1.png"]  # no state of the old run
+    assert sorted(contents(tmp_path)) == [f"run/{name}" for name in names]
+    assert [item.name for item in tmp_path.iterdir()] == ["run"]
+
+
+def test_a_checkpoint_of_another_version_may_be_replaced(tmp_path):
+    path = save(tmp_path / "run", mlp()) / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"format_version": 0}))
+    save(tmp_path / "run", mlp(5))
+    equal(load(tmp_path / "run"), mlp(5))
+
+
+def test_a_link_stays_a_link(tmp_path):
+    save(tmp_path / "disk" / "run", mlp())
+    (tmp_path / "run").symlink_to(tmp_path / "disk" / "run")
+    for seed in (3, 4):
+        save(tmp_path / "run", mlp(seed))
+        equal(load(tmp_path / "disk" / "run"), mlp(seed))
+        assert (tmp_path / "run").is_symlink()
+    assert [item.name for item in (tmp_path / "disk").iterdir()] == ["run"]
+
+
+def test_the_working_directory(tmp_path, monkeypatch):
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    save(".", mlp())
+    equal(load(tmp_path / "here"), mlp())
+
+
+# ---------------------------------------------------------------------------- accidents
+
+
+def no_space(*_, **__):
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def no_space_of_safetensors(*_, **__):
+    raise SafetensorError('Error: "I/O error: No space left on device (os error 28)"')
+
+
+def no_space_of_torch(state, path):
+    path.write_bytes(b"half")
+    raise RuntimeError("[enforce fail at inline_container.cc:664] . \n unexpected pos 64 vs 0")
+
+
+@pytest.mark.parametrize(
+    ("module", "name", "failure"),
+    [
+        (checkpoint, "save_file", no_space),
+        (checkpoint, "save_file", no_space_of_safetensors),
+        (torch, "save", no_space_of_torch),
+        (checkpoint.Path, "write_text", no_space),
+        (checkpoint.tempfile, "mkdtemp", no_space),
+        (checkpoint.os, "rename", no_space),
+    ],
+    ids=["weights", "safetensors", "training", "json", "folder", "rename"],
+)
+@pytest.mark.parametrize("there", [True, False])
+def test_a_full_disk_leaves_the_old_checkpoint(
+    tmp_path, monkeypatch, module, name, failure, there
+):
+    if there:
+        save(tmp_path / "run", mlp())
+    before = contents(tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(module, name, failure)
+        with pytest.raises(OSError) as caught:
+            save(tmp_path / "run", mlp(5), training={"step": 1})
+    assert "\n" not in str(caught.value)
+    assert contents(tmp_path) == before
+    assert [item.name for item in tmp_path.iterdir()] == (["run"] if there else [])
+    if there:
+        equal(load(tmp_path / "run"), mlp())
+
+
+SCRIPT = """
+import sys
+sys.dont_write_bytecode = True  # the limit below would cut compiled modules short, for good
+import resource
+import torch
+import gradlogp as glp
+from gradlogp.learn import checkpoint
+from gradlogp.noise.schedules import VP
+
+torch.save({}, "warm_up.pt")
+resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+for width, training in (64, None), (8, {"x": torch.zeros(100_000)}):  # weights, or state, too large
+    try:
+        checkpoint.save("run", glp.ScoreModel(glp.MLP(2, width, 1), VP()), training=training)
+    except OSError as error:
+        print("OSError", str(error).count(chr(10)))
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a limit on the size of files")
+def test_a_disk_that_is_really_full(tmp_path):
+    save(tmp_path / "run", mlp())
+    before = contents(tmp_path / "run")
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT],
+        capture_output=True, text=True, cwd=tmp_path, check=False,
+    )  # fmt: skip
+    assert done.stdout == "OSError 0\nOSError 0\n", done.stderr
+    assert contents(tmp_path / "run") == before
+    assert sorted(item.name for item in tmp_path.iterdir()) == ["run", "warm_up.pt"]
+
+
+def crash_between_the_renames(path, model, monkeypatch):
+    """Replace the checkpoint at path and lose power when the old one has been moved away."""
+    real, calls = os.rename, []
+
+    def rename(a, b):
+        calls.append(a)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        real(a, b)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint.os, "rename", rename)
+        with pytest.raises(KeyboardInterrupt):
+            save(path, model)
+    assert [item.name for item in path.parent.iterdir()] == [f".{path.name}.old"]
+
+
+@pytest.mark.parametrize("call", [load, read_config, read_run])
+def test_a_crash_between_the_two_renames_is_recovered(tmp_path, monkeypatch, call):
+    path = save(tmp_path / "run", mlp(), run={"step": 7})
+    before = contents(path)
+    crash_between_the_renames(path, mlp(5), monkeypatch)
+    call(path)
+    assert contents(path) == before
+    assert [item.name for item in tmp_path.iterdir()] == ["run"]
+    equal(load(path), mlp())
+
+
+def test_saving_after_such_a_crash_loses_nothing(tmp_path, monkeypatch):
+    path = save(tmp_path / "run", mlp())
+    (path / "report.html").write_text("kept")
+    crash_between_the_renames(path, mlp(5), monkeypatch)
+    save(path, mlp(6))
+    equal(load(path), mlp(6))
+    assert (path / "report.html").read_text() == "kept"
+    assert [item.name for item in tmp_path.iterdir()] == ["run"]
+
+
+def test_a_crash_before_the_old_one_was_deleted(tmp_path, monkeypatch):
+    path = save(tmp_path / "run", mlp())
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint.shutil, "rmtree", lambda *_, **__: None)
+        save(path, mlp(5))
+    assert (tmp_path / ".run.old").exists()
+    equal(load(path), mlp(5))
+    save(path, mlp(6))
+    equal(load(path), mlp(6))
+    assert [item.name for item in tmp_path.iterdir()] == ["run"]

@@ -1,0 +1,785 @@
+"""Training: what a record says, what is averaged, and that nothing is lost or changed by a stop."""
+
+import math
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import gradlogp as glp
+from gradlogp.learn import checkpoint
+from gradlogp.learn.averages import accelerated
+from gradlogp.learn.objectives import multilevel
+from gradlogp.learn.settings import ema_decay
+from gradlogp.noise.schedules import VP
+from gradlogp.scores.guided import Guided
+from gradlogp.scores.networks import NO_CLASS
+
+MIXTURE = {"weights": [0.3, 0.7], "means": [[-2.0, 0.0], [1.0, 1.0]], "covs": [0.3, 0.5]}
+QUICK = {"steps": 20, "batch_size": 32, "warm_up": 5, "ema": 0.9}
+
+
+def seeded(seed):
+    return torch.Generator().manual_seed(seed)
+
+
+def points(n=300, seed=1):
+    return glp.GaussianMixture(**MIXTURE).sample(n, generator=seeded(seed))
+
+
+def make(seed=0, width=16, n_classes=0):
+    network = glp.MLP(2, width, 1, n_classes, generator=seeded(seed))
+    return glp.ScoreModel(network, VP())
+
+
+def train(model, x, objective=multilevel, **options):
+    return list(glp.fit(model, x, objective, generator=seeded(7), **(QUICK | options)))
+
+
+def weights(model):
+    return {name: value.clone() for name, value in model.state_dict().items()}
+
+
+def same(a, b):
+    """Check that two nested structures are equal bit for bit."""
+    assert type(a) is type(b)
+    if isinstance(a, dict):
+        assert a.keys() == b.keys()
+        for key in a:
+            same(a[key], b[key])
+    elif isinstance(a, list | tuple):
+        assert len(a) == len(b)
+        for x, y in zip(a, b, strict=True):
+            same(x, y)
+    else:
+        assert torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b
+
+
+def refused(match, *parts, error=ValueError, **options):
+    with pytest.raises(error, match=match) as caught:
+        train(*parts, **options)
+    assert "\n" not in str(caught.value)
+
+
+class Two(nn.Module):
+    """A network of one parameter with two entries."""
+
+    event_shape = torch.Size([2])
+
+    def __init__(self):
+        super().__init__()
+        self.a = nn.Parameter(torch.tensor([0.5, -0.25]))
+
+    def forward(self, x, c):
+        return self.a * x
+
+
+def linear(score, x, schedule, *, generator=None):
+    """A loss whose gradient with respect to a is (3, 4)."""
+    return (score.network.a * torch.tensor([3.0, 4.0])).sum().expand(len(x))
+
+
+def read(path):
+    return torch.load(path / "training.pt", weights_only=True)
+
+
+# ---------------------------------------------------------------------------- records
+
+
+def test_records_tell_loss_gradient_norm_and_rate(tmp_path):
+    model = glp.ScoreModel(Two(), VP())
+    before = model.network.a.detach().clone()
+    path, losses, rates = tmp_path / "run", [], []
+    n, w, peak = 30, 8, 0.05
+    steps = {"steps": n, "warm_up": w, "learning_rate": peak, "clip": 1.0}
+    for record in glp.fit(model, points(), linear, checkpoint=path, **steps):
+        # Adam moves by the rate itself where the gradient never changes
+        total = before - sum(rates)
+        assert record.loss == pytest.approx(float(3 * total[0] + 4 * total[1]), abs=1e-6)
+        losses.append(record.loss)
+        assert record.step == len(losses)
+        assert record.gradient_norm == pytest.approx(5.0, rel=1e-12)
+        assert record.steps_per_second > 0
+        assert record.held_out is None
+        assert record.excess is None
+        rates.append(record.learning_rate)
+    rising = [peak * (i + 1) / (w + 1) for i in range(w)]
+    falling = [peak * (1 + math.cos(math.pi * (i - w) / (n - w))) / 2 for i in range(w, n)]
+    assert rates == pytest.approx(rising + falling, rel=1e-12)
+    assert max(rates) == rates[w] == peak
+    state = read(path)
+    # Adam's average of clipped gradients: (3, 4)/5 (1 - 0.9^30)
+    moment = state["optimizer"]["state"][0]["exp_avg"]
+    expected = torch.tensor([0.6, 0.8]) * (1 - 0.9**n)
+    torch.testing.assert_close(moment, expected, rtol=1e-5, atol=0)
+    assert [row[1] for row in state["history"]] == losses
+    torch.testing.assert_close(state["model"]["network.a"], before - sum(rates), rtol=1e-6, atol=0)
+
+
+def test_a_small_gradient_is_not_scaled_up(tmp_path):
+    def objective(*arguments, generator=None):
+        return linear(*arguments) / 100
+
+    model = glp.ScoreModel(Two(), VP())
+    train(model, points(), objective, steps=1, checkpoint=tmp_path / "run")
+    moment = read(tmp_path / "run")["optimizer"]["state"][0]["exp_avg"]
+    torch.testing.assert_close(moment, 0.1 * torch.tensor([0.03, 0.04]), rtol=1e-6, atol=0)
+
+
+def test_weight_decay():
+    # decoupled: a <- a (1 - rate · decay), then Adam's step of one rate
+    model = glp.ScoreModel(Two(), VP())
+    before = model.network.a.detach().clone()
+    [record] = train(model, points(), linear, steps=1, weight_decay=0.5, warm_up=0)
+    assert record.learning_rate == 2e-3
+    expected = before * (1 - 2e-3 * 0.5) - 2e-3
+    torch.testing.assert_close(model.network.a.detach(), expected, rtol=1e-7, atol=0)
+
+
+def test_settings_are_changed_one_by_one():
+    settings = glp.Settings(steps=7, batch_size=16)
+    assert len(list(glp.fit(make(), points(), settings=settings, steps=3))) == 3
+    assert len(list(glp.fit(make(), points(), settings=settings))) == 7
+    with pytest.raises(TypeError, match="learning_rat"):
+        glp.fit(make(), points(), learning_rat=1)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"steps": 0}, {"batch_size": 0}, {"warm_up": -1}, {"learning_rate": 0.0}, {"clip": 0.0},
+        {"learning_rate": math.nan}, {"weight_decay": -1.0}, {"ema": 1.0}, {"ema": -0.1},
+        {"label_dropout": -0.1}, {"label_dropout": 1.0}, {"label_dropout": math.nan},
+        {"ema_half_lives": (0,)}, {"ema_half_lives": (5, 5.0)}, {"ema_half_lives": (math.inf,)},
+    ],
+)  # fmt: skip
+def test_settings_that_make_no_sense(change):
+    with pytest.raises(ValueError, match=next(iter(change))):
+        glp.Settings(**change)
+
+
+def test_half_lives_may_be_a_list(as_user):
+    assert glp.Settings(ema_half_lives=[10, 2.5]) == glp.Settings(ema_half_lives=(10.0, 2.5))
+
+
+# ---------------------------------------------------------------------------- data
+
+
+def test_every_row_once_an_epoch_with_its_label():
+    x = torch.arange(64.0)[:, None].expand(64, 2).contiguous()
+    seen = []
+
+    def objective(score, batch, schedule, *, generator=None):
+        seen.append((batch[:, 0], score.labels))
+        return multilevel(score, batch, schedule, generator=generator)
+
+    train(make(n_classes=8), x, objective, labels=x[:, 0].long() % 8, steps=12, batch_size=16)
+    assert [len(batch) for batch, _ in seen] == [16] * 12
+    epochs = [torch.cat([batch for batch, _ in seen[i : i + 4]]) for i in (0, 4, 8)]
+    for epoch in epochs:
+        assert epoch.sort()[0].tolist() == list(range(64))
+    assert not torch.equal(epochs[0], epochs[1])
+    assert all(torch.equal(batch.long() % 8, labels) for batch, labels in seen)
+
+
+def test_a_memory_map_gives_the_same_run_as_memory(tmp_path):
+    x = points().float()
+    np.save(tmp_path / "x.npy", x.numpy())
+    ends = []
+    for data in (x, np.load(tmp_path / "x.npy", mmap_mode="r"), x.numpy(), x.double()):
+        model = make().float()
+        records = train(model, data, standardize=True, held_out=data, check_every=10)
+        ends.append((weights(model), [(r.loss, r.held_out) for r in records]))
+    for end in ends[1:]:
+        same(end, ends[0])
+
+
+def test_standardize_stores_the_change_of_coordinates(tmp_path):
+    x = points() * torch.tensor([1.0, 50.0]) + torch.tensor([3.0, -100.0])
+    seen = []
+
+    def objective(score, batch, schedule, *, generator=None):
+        seen.append(batch)
+        return multilevel(score, batch, schedule, generator=generator)
+
+    model = make()
+    train(model, x, objective, standardize=True, batch_size=300, checkpoint=tmp_path / "run")
+    for m in (model, checkpoint.load(tmp_path / "run")):
+        torch.testing.assert_close(m.shift, x.mean(0), rtol=1e-12, atol=0)
+        torch.testing.assert_close(m.scale, x.std(0, correction=0), rtol=1e-12, atol=0)
+        assert (m.data_mean.tolist(), m.data_std.tolist()) == ([0, 0], [1, 1])
+        torch.testing.assert_close(m.decode(m.encode(x)), x)
+    assert seen[0].mean(0).abs().max() < 1e-12
+    torch.testing.assert_close(seen[0].std(0, correction=0), torch.ones(2))
+
+
+def test_without_standardize_the_network_alone_sees_unit_scales():
+    x, model = points(), make()
+    train(model, x, steps=1)
+    assert (model.shift.tolist(), model.scale.tolist()) == ([0, 0], [1, 1])
+    torch.testing.assert_close(model.data_mean, x.mean(0), rtol=1e-12, atol=0)
+    torch.testing.assert_close(model.data_std, x.std(0, correction=0), rtol=1e-12, atol=0)
+
+
+def test_images_get_one_scale():
+    x = torch.rand(40, 1, 4, 4, generator=seeded(0)) * torch.linspace(0, 255, 4)
+    network = glp.UNet((1, 4, 4), (8,), generator=seeded(0))
+    model = glp.ScoreModel(network, VP())
+    train(model, x, standardize=True, steps=2)
+    assert model.shift.unique().tolist() == pytest.approx([float(x.mean())], rel=1e-12)
+    assert model.scale.unique().tolist() == pytest.approx([float(x.std(correction=0))], rel=1e-12)
+
+
+def test_data_that_does_not_fit_is_refused_before_anything_is_done(as_user, tmp_path):
+    x, model = points(), make()
+    before = weights(model)
+    bad = x.clone()
+    bad[3, 1] = math.nan
+    flat = torch.stack([x[:, 0], torch.full((300,), 2.0)], 1)
+    refused(r"1 of 300 rows have NaN .*first: row 3", model, bad)
+    refused(r"1 of 300 rows have NaN", model, x, held_out=bad)
+    refused(r"from 1 sample", model, x[:1])
+    refused(r"shape \(N, 2\), got \(300, 1\)", model, x[:, :1])
+    refused(r"shape \(N, 2\), got \(300, 1\)", model, x, held_out=x[:, :1])
+    refused(r"real numbers", model, x.to(torch.complex128))
+    for standardize in (True, False):
+        refused(r"column\(s\) \[1\] are constant", model, flat, standardize=standardize)
+    refused(r"^labels must be int64 of shape \(300,\)", model, x, labels=torch.zeros(300))
+    refused(r"^held_out_labels must be int64", model, x, held_out=x, held_out_labels=torch.ones(3))
+    refused(r"check_every and checkpoint_every", model, x, check_every=0)
+    refused(r"check_every and checkpoint_every", model, x, checkpoint_every=0)
+    exact = glp.ExactScore(glp.GaussianMixture(**MIXTURE), VP())
+    refused(r"data units", model, x, exact=exact, standardize=True)
+    same(weights(model), before)
+
+
+def test_labels_and_a_network_that_do_not_fit_are_refused():
+    x, labels = points(), torch.arange(300) % 3
+    refused(r"n_classes=0", make(), x, labels=labels)
+    refused(r"conditional on 3 classes", make(n_classes=3), x)
+    refused(r"labels must lie in 0 … 1", make(n_classes=2), x, labels=labels)
+    refused(r"labels must be at least 0, got -1", make(n_classes=3), x, labels=labels - 1)
+    refused(r"label_dropout= .*pass labels=", make(n_classes=3), x, label_dropout=0.1)
+
+
+# ---------------------------------------------------------------------------- labels left out
+
+
+def watched(seen):
+    def objective(score, x, schedule, *, generator=None):
+        loss = multilevel(score, x, schedule, generator=generator)
+        labels = getattr(score, "labels", None)
+        seen.append((x, labels, torch.rand(3, generator=generator)))
+        return loss
+
+    return objective
+
+
+def test_labels_left_out_change_neither_batches_nor_noise():
+    x, labels, runs = points(), torch.arange(300) % 3, {}
+    for p in (0.0, 0.25):
+        seen = runs[p] = []
+        model = make(n_classes=3)
+        train(model, x, watched(seen), labels=labels, label_dropout=p, steps=60)
+        assert float(model.label_dropout) == p
+    gone, batches = 0, 0
+    for (x0, l0, noise0), (x1, l1, noise1) in zip(*runs.values(), strict=True):
+        assert torch.equal(x0, x1)
+        assert torch.equal(noise0, noise1)
+        kept = l1 != NO_CLASS
+        assert torch.equal(l0[kept], l1[kept])
+        assert (l0 >= 0).all()
+        gone, batches = gone + int((~kept).sum()), batches + 1
+    n = 32 * batches
+    assert abs(gone / n - 0.25) < 5 * (0.25 * 0.75 / n) ** 0.5
+
+
+def test_held_out_labels_are_never_left_out():
+    seen, labels = [], torch.arange(300) % 3
+    options = {"labels": labels, "held_out": points(40), "held_out_labels": labels[:40]}
+    train(make(n_classes=3), points(), watched(seen), label_dropout=0.9, **options)
+    assert torch.equal(seen[-1][1], labels[:40])
+
+
+def test_both_halves_of_guidance_are_learned():
+    """Two classes at ±2: with the label the score is that of one, without it that of the mixture."""
+    means = torch.tensor([[-2.0, 0.0], [2.0, 0.0]])
+    g = seeded(3)
+    labels = torch.arange(4000) % 2
+    x = means[labels] + 0.5 * torch.randn(4000, 2, generator=g)
+    model = make(width=32, n_classes=2)
+    options = {"steps": 500, "batch_size": 256, "learning_rate": 5e-3, "warm_up": 20}
+    with pytest.raises(ValueError, match="train it with label_dropout"):
+        model.unconditional()
+    train(model, x, labels=labels, label_dropout=0.3, **options)
+    t, probe = torch.tensor(0.3), x[:500]
+    alpha, _ = VP()(t)
+    exact = {
+        label: glp.ExactScore(law, VP())(alpha * probe, t)
+        for label, law in (
+            (0, glp.Gaussian(means[0], 0.25)),
+            (1, glp.Gaussian(means[1], 0.25)),
+            (NO_CLASS, glp.GaussianMixture([0.5, 0.5], means, 0.25)),
+        )
+    }
+    off = lambda s, label: float((s - exact[label]).square().sum(1).mean().sqrt())
+    with torch.no_grad():
+        free = model.unconditional()(alpha * probe, t)
+        given = model.given(torch.tensor(1))(alpha * probe, t)
+        guided = Guided(model.given(labels[:500]), model.unconditional(), 1.5)(alpha * probe, t)
+        own = model.given(labels[:500])(alpha * probe, t)
+    size = float(exact[0].square().sum(1).mean().sqrt())
+    assert off(free, NO_CLASS) < 0.2 * size
+    assert off(given, 1) < 0.2 * size
+    assert off(free, 1) > 0.4 * size  # negative control: they are not one score
+    torch.testing.assert_close(guided, 2.5 * own - 1.5 * free, rtol=1e-9, atol=1e-9)
+
+
+# ---------------------------------------------------------------------------- averaging
+
+
+def test_decay_warms_up():
+    assert [ema_decay(0.9, n) for n in (0, 1, 40, 79, 80, 81, 10**6)] == [
+        0.1, 2 / 11, 41 / 50, 80 / 89, 81 / 90, 0.9, 0.9,
+    ]  # fmt: skip
+    assert ema_decay(0.9, 80) == 0.9
+
+
+class Stop(Exception):
+    pass
+
+
+@pytest.mark.parametrize("how", ["end", "break", "error", "interrupt", "inside"])
+def test_model_holds_the_hand_run_average_however_training_ends(how):
+    model, raw, calls = make(), [], 0
+
+    def objective(*arguments, generator=None):
+        nonlocal calls
+        calls += 1
+        if how == "inside" and calls == 61:
+            raise KeyboardInterrupt
+        return multilevel(*arguments, generator=generator)
+
+    def consume():
+        options = QUICK | {"steps": 150 if how == "end" else 1000, "learning_rate": 0.01}
+        for _ in glp.fit(model, points(), objective, generator=seeded(7), **options):
+            raw.append(weights(model))
+            if len(raw) == 60 and how != "end":
+                if how == "break":
+                    break
+                if how != "inside":
+                    raise Stop if how == "error" else KeyboardInterrupt
+
+    if how in ("end", "break"):
+        consume()
+    else:
+        with pytest.raises(Stop if how == "error" else KeyboardInterrupt):
+            consume()
+    assert len(raw) == (150 if how == "end" else 60)
+    average = dict(raw[0])
+    for n, theta in enumerate(raw[1:], 1):
+        d = min(0.9, (1 + n) / (10 + n))
+        average = {k: d * average[k] + (1 - d) * theta[k] for k in theta}
+    got = weights(model)
+    for name, value in average.items():
+        torch.testing.assert_close(got[name], value, rtol=1e-10, atol=1e-13)
+    distance = max(float((got[k] - raw[-1][k]).abs().max()) for k in got)
+    assert distance > 1e-4  # not the raw weights
+    assert not model.training
+
+
+def test_samples_come_from_the_averaged_weights():
+    # the sentinel: raw weights that would give nonsense
+    model = make()
+    for record in glp.fit(model, points(), generator=seeded(7), **(QUICK | {"ema": 0.99})):
+        if record.step == 20:
+            raw = weights(model)
+    x, t = points(10), torch.tensor(0.5)
+    averaged = model(x, t)
+    model.load_state_dict(raw)
+    assert (averaged - model(x, t)).abs().max() > 1e-3
+
+
+# ---------------------------------------------------------------------------- measurements
+
+
+def halfway(score, x, schedule, *, generator=None):
+    """A loss without noise: what ‖s‖² is at t = 1/2."""
+    return (score(x, torch.tensor(0.5)) + x).square().sum(1)
+
+
+def test_held_out_loss_and_its_standard_error():
+    model, held_out = make(), points(80, seed=5)
+    records = train(model, points(), halfway, held_out=held_out, check_every=7)
+    assert [r.step for r in records if r.held_out is not None] == [7, 14, 20]
+    with torch.no_grad():
+        losses = halfway(model, held_out, model.schedule)
+    assert records[-1].held_out.value == pytest.approx(float(losses.mean()), rel=1e-12)
+    error = float((losses - losses.mean()).square().sum() / 79 / 80) ** 0.5
+    assert records[-1].held_out.standard_error == pytest.approx(error, rel=1e-12)
+
+
+def test_held_out_labels_go_with_their_rows():
+    held_out, labels = points(80, seed=5), torch.arange(80) % 3
+    model = make(n_classes=3)
+    options = {"labels": torch.arange(300) % 3, "held_out_labels": labels}
+    record = train(model, points(), halfway, held_out=held_out, **options)[-1]
+    with torch.no_grad():
+        losses = halfway(model.given(labels), held_out, model.schedule)
+    assert record.held_out.value == pytest.approx(float(losses.mean()), rel=1e-12)
+
+
+def test_held_out_loss_is_measured_in_model_coordinates_on_the_same_noise_each_time():
+    def objective(score, x, schedule, *, generator=None):
+        noise = torch.rand(len(x), generator=generator)
+        return noise + 0 * score(x, torch.tensor(0.5)).sum(1) + x[:, 0]
+
+    x = points() * 10 + 5
+    records = train(make(), x, objective, held_out=x, check_every=5, standardize=True)
+    values = {r.held_out for r in records if r.held_out is not None}
+    assert len(values) == 1
+    assert abs(values.pop().value - 0.5) < 5 * (1 / 12 / 300) ** 0.5
+
+
+def test_excess_falls_towards_zero_on_a_known_law():
+    mixture = glp.GaussianMixture(**MIXTURE)
+    x = mixture.sample(4000, generator=seeded(1))
+    exact = glp.ExactScore(mixture, VP())
+    options = {"steps": 400, "batch_size": 256, "learning_rate": 5e-3, "warm_up": 20}
+    records = train(make(width=32), x, exact=exact, check_every=20, **options)
+    excess = [r.excess for r in records if r.excess is not None]
+    assert excess[-1].value < 0.2 * excess[0].value
+    assert excess[-1].value < 0.02
+    assert 0 < excess[-1].standard_error < 0.3 * excess[-1].value
+
+
+def test_excess_of_the_exact_score_is_zero():
+    # where the data is Gaussian and its moments are the frame's, v = 0 is exact, and MLPs start at 0
+    x = points()
+    model = glp.ScoreModel(glp.MLP(2, 8, 1, generator=seeded(0)), VP(), predicts="v")
+    exact = glp.ExactScore(glp.Gaussian(x.mean(0), x.var(0, correction=0)), VP())
+    [record] = train(model, x, exact=exact, steps=1, learning_rate=1e-30)
+    assert record.excess.value < 1e-24
+    shifted = glp.ExactScore(glp.Gaussian(x.mean(0) + 1, x.var(0, correction=0)), VP())
+    [record] = train(model, x, exact=shifted, steps=1, learning_rate=1e-30)
+    assert record.excess.value > 0.01
+
+
+def test_measuring_does_not_change_training():
+    plain, measured = make(), make()
+    train(plain, points())
+    exact = glp.ExactScore(glp.GaussianMixture(**MIXTURE), VP())
+    train(measured, points(), held_out=points(50), exact=exact, check_every=3)
+    same(weights(plain), weights(measured))
+
+
+def test_measuring_switches_dropout_off():
+    class Dropping(glp.MLP):
+        def forward(self, x, c, labels=None):
+            return nn.functional.dropout(super().forward(x, c, labels), 0.5, self.training)
+
+    model = glp.ScoreModel(Dropping(2, 8, 1, generator=seeded(0)), VP())
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        record = train(model, points(), halfway, held_out=points(50))[-1]
+    with torch.no_grad():
+        expected = halfway(model, points(50), model.schedule).mean()
+    assert record.held_out.value == pytest.approx(float(expected), rel=1e-12)
+
+
+# ---------------------------------------------------------------------------- other arithmetic
+
+
+def test_bfloat16_is_near_and_touches_only_the_network():
+    ends, dtypes = [], set()
+
+    def objective(score, x, schedule, *, generator=None):
+        loss = multilevel(score, x, schedule, generator=generator)
+        dtypes.update([x.dtype, score(x, torch.tensor(0.5).to(x)).dtype, loss.dtype])
+        return loss
+
+    for bfloat16 in (False, True):
+        model = make(width=32).float()
+        records = train(model, points().float(), objective, bfloat16=bfloat16, steps=60)
+        ends.append((torch.tensor([r.loss for r in records]), model))
+    (losses, one), (rounded, two) = ends
+    assert dtypes == {torch.float32}
+    assert rounded.isfinite().all()
+    assert 0 < (rounded - losses).abs().max() < 0.05 * losses.max()
+    assert {p.dtype for p in two.parameters()} == {torch.float32}
+    assert type(two.network) is type(one.network)  # the model itself is not wrapped
+    x, t = points(20).float(), torch.tensor(0.4)
+    with torch.no_grad():
+        gap = (one(x, t) - two(x, t)).norm() / one(x, t).norm()
+    assert 0 < gap < 0.1
+
+
+def test_accelerated_shares_weights_and_buffers():
+    model = make()
+    assert accelerated(model, bfloat16=False, compiled=False) is model
+    fast = accelerated(model, bfloat16=True, compiled=False)
+    assert {id(p) for p in fast.parameters()} == {id(p) for p in model.parameters()}
+    assert fast.shift is model.shift
+    assert fast.schedule is model.schedule
+    x = points(8)
+    fast(x, torch.tensor(0.5)).square().sum().backward()
+    assert model.network.outlet.weight.grad is not None
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
+@pytest.mark.filterwarnings("ignore")  # what the compiler warns of is its own
+def test_a_compiled_network_trains_to_the_same_model(as_user):
+    labels, ends = torch.arange(300) % 3, []
+    for compiled in (False, True):
+        model = make(n_classes=3)
+        options = {"labels": labels, "label_dropout": 0.2, "steps": 15}
+        records = train(model, points(), compile=compiled, **options)
+        ends.append((torch.tensor([r.loss for r in records]), weights(model)))
+    (losses, one), (others, two) = ends
+    torch.testing.assert_close(others, losses, rtol=1e-6, atol=1e-8)
+    for name, value in one.items():
+        torch.testing.assert_close(two[name], value, rtol=1e-4, atol=1e-6)
+
+
+# ---------------------------------------------------------------------------- reproducibility
+
+
+def test_the_generator_decides():
+    a, b, c = make(), make(), make()
+    train(a, points())
+    train(b, points())
+    list(glp.fit(c, points(), generator=seeded(8), **QUICK))
+    same(weights(a), weights(b))
+    assert not torch.equal(a.network.inlet.weight, c.network.inlet.weight)
+    state = torch.get_rng_state()
+    train(a, points())
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+# ---------------------------------------------------------------------------- stops and resuming
+
+
+def interrupt(objective, after):
+    """Make an objective that is interrupted in its call number after + 1."""
+    calls = 0
+
+    def interrupted(*arguments, generator=None):
+        nonlocal calls
+        calls += 1
+        loss = objective(*arguments, generator=generator)
+        if calls == after + 1:
+            raise KeyboardInterrupt
+        return loss
+
+    return interrupted
+
+
+def options_of(case):
+    return (
+        QUICK
+        | {
+            "plain": {},
+            "labels": {"labels": torch.arange(300) % 3},
+            "measured": {"held_out": points(60, seed=5), "check_every": 10, "standardize": True},
+            "averages": {"ema_half_lives": (3.0, 20.0)},
+            "dropout": {"labels": torch.arange(300) % 3, "label_dropout": 0.3},
+        }[case]
+    )
+
+
+@pytest.mark.parametrize("case", ["plain", "labels", "measured", "averages", "dropout"])
+@pytest.mark.parametrize("stop", ["break", "inside", "after a save"])
+def test_a_resumed_run_is_the_unbroken_run_bit_for_bit(tmp_path, case, stop):
+    options = options_of(case) | {"steps": 60, "checkpoint_every": 10}
+    n_classes = 3 if case in ("labels", "dropout") else 0
+    whole, first, second = (make(seed, n_classes=n_classes) for seed in (0, 0, 5))
+    losses = [r.loss for r in train(whole, points(), checkpoint=tmp_path / "a", **options)]
+    step = 20 if stop == "after a save" else 25
+    calls = 27 if case == "measured" else 25  # 25 batches, and 2 measurements
+    objective = interrupt(multilevel, calls if stop == "inside" else 10**9)
+    stopped = glp.fit(
+        first, points(), objective, generator=seeded(7), checkpoint=tmp_path / "b", **options
+    )
+    if stop == "inside":
+        with pytest.raises(KeyboardInterrupt):
+            list(stopped)
+    else:
+        next(record for record in stopped if record.step == step)
+        stopped.close()
+    kept = checkpoint.load(tmp_path / "b")
+    same(weights(kept), weights(first))  # averaged, both
+    assert all(value.isfinite().all() for value in kept.state_dict().values())
+    assert checkpoint.read_run(tmp_path / "b")["step"] == read(tmp_path / "b")["step"] == step
+    resumed = [
+        r.loss
+        for r in glp.fit(
+            second, points(), generator=seeded(99), checkpoint=tmp_path / "b", resume=True,
+            **options,
+        )
+    ]  # fmt: skip
+    assert losses == [row[1] for row in read(tmp_path / "b")["history"]]
+    assert losses[step:] == resumed
+    same(weights(second), weights(whole))
+    ours, theirs = read(tmp_path / "a"), read(tmp_path / "b")
+    for state in (ours, theirs):
+        del state["seconds"]
+    same(ours, theirs)
+    names = ("model.safetensors", "config.json", *["averages.safetensors"] * (case == "averages"))
+    for name in names:
+        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
+
+
+def test_an_interrupt_while_measuring_keeps_the_step(tmp_path):
+    whole, first, second = make(), make(), make(5)
+    options = options_of("measured")
+    losses = [r.loss for r in train(whole, points(), **options)]
+    objective = interrupt(multilevel, 10)
+    with pytest.raises(KeyboardInterrupt):
+        train(first, points(), objective, checkpoint=tmp_path / "run", **options)
+    assert read(tmp_path / "run")["step"] == 10
+    train(second, points(), checkpoint=tmp_path / "run", resume=True, **options)
+    same(weights(second), weights(whole))
+    rows = read(tmp_path / "run")["history"]
+    assert [row[1] for row in rows] == losses
+    assert [row[0] for row in rows if row[2] is not None] == [20]  # that of step 10 is not made up
+
+
+def test_an_interrupt_amid_the_change_of_weights_keeps_the_last_checkpoint(tmp_path, monkeypatch):
+    whole, first, second = make(), make(), make(5)
+    options = {"steps": 30, "checkpoint_every": 5}
+    train(whole, points(), **options)
+    real, calls = torch.optim.AdamW.step, 0
+
+    def step(self):
+        nonlocal calls
+        calls += 1
+        real(self)
+        if calls == 13:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.optim.AdamW, "step", step)
+        with pytest.raises(KeyboardInterrupt):
+            train(first, points(), checkpoint=tmp_path / "run", **options)
+    assert all(value.isfinite().all() for value in first.state_dict().values())
+    assert read(tmp_path / "run")["step"] == 10
+    train(second, points(), checkpoint=tmp_path / "run", resume=True, **options)
+    same(weights(second), weights(whole))
+
+
+def test_resuming_a_finished_run_changes_nothing(tmp_path):
+    a, b = make(), make(5)
+    train(a, points(), checkpoint=tmp_path / "run")
+    assert train(b, points(), checkpoint=tmp_path / "run", resume=True) == []
+    same(weights(a), weights(b))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"steps": 61}, "steps=60, got 61"),
+        ({"batch_size": 31}, "batch_size=32, got 31"),
+        ({"learning_rate": 0.1}, "learning_rate=0.002, got 0.1"),
+        ({"warm_up": 6}, "warm_up=5, got 6"),
+        ({"weight_decay": 0.1}, "weight_decay=0.0, got 0.1"),
+        ({"ema": 0.8}, "ema=0.9, got 0.8"),
+        ({"clip": 2.0}, "clip=1.0, got 2.0"),
+        ({"ema_half_lives": (3,)}, r"ema_half_lives=\(\), got \(3.0,\)"),
+        ({"bfloat16": True}, "bfloat16=False, got True"),
+        ({"standardize": True}, "standardize=False, got True"),
+        ({"labels": torch.zeros(300).long()}, "labels=False, got True"),
+        ({"data": points(299)}, "n_samples=300, got 299"),
+        ({"model": make(5, width=24)}, r"does not fit this model: .*size mismatch"),
+        ({"model": make(5, n_classes=3)}, r"does not fit this model: .*Missing key"),
+    ],
+)
+def test_resuming_another_run_is_refused(tmp_path, change, message):
+    path = tmp_path / "run"
+    for record in glp.fit(make(), points(), checkpoint=path, **(QUICK | {"steps": 60})):
+        if record.step == 3:
+            break
+    files = {item.name: item.read_bytes() for item in path.iterdir()}
+    model, data = change.pop("model", make(5)), change.pop("data", points())
+    before = weights(model)
+    refused(message, model, data, checkpoint=path, resume=True, **({"steps": 60} | change))
+    same(weights(model), before)
+    assert {item.name: item.read_bytes() for item in path.iterdir()} == files
+
+
+def test_resuming_from_nothing_is_refused(tmp_path):
+    refused("resume=True needs checkpoint=", make(), points(), resume=True)
+    refused("there is no checkpoint at", make(), points(), resume=True, checkpoint=tmp_path / "x")
+    checkpoint.save(tmp_path / "model", make())
+    options = {"resume": True, "checkpoint": tmp_path / "model"}
+    refused("holds no training state to resume from", make(), points(), **options)
+
+
+# ---------------------------------------------------------------------------- when things go wrong
+
+
+@pytest.mark.parametrize("what", ["loss", "gradient"])
+def test_a_loss_that_is_not_finite_stops_training_and_leaves_the_checkpoint(tmp_path, what):
+    path, model = tmp_path / "run", make()
+    files, calls = {}, 0
+
+    def objective(score, x, schedule, *, generator=None):
+        nonlocal calls
+        calls += 1
+        loss = multilevel(score, x, schedule, generator=generator)
+        if calls == 13:
+            files.update({item.name: item.read_bytes() for item in path.iterdir()})
+            return loss / 0 if what == "loss" else loss + (0 * loss).sqrt()
+        return loss
+
+    match = r"not finite at step 13 \(loss (inf|\d).*lower learning_rate"
+    options = {"checkpoint": path, "checkpoint_every": 5}
+    refused(match, model, points(), objective, error=FloatingPointError, **options)
+    assert {item.name: item.read_bytes() for item in path.iterdir()} == files
+    assert read(path)["step"] == 10
+    kept = checkpoint.load(path)
+    assert all(value.isfinite().all() for m in (model, kept) for value in m.state_dict().values())
+    other = make()
+    train(other, points(), checkpoint=path, resume=True)  # and it can be resumed from
+    straight = make()
+    train(straight, points())
+    same(weights(other), weights(straight))
+
+
+@pytest.mark.parametrize("scale", [1e300, 1e100, 1e-100])
+def test_data_out_of_the_range_of_the_model_is_refused(scale):
+    x = torch.randn(100, 2, generator=seeded(0)) * scale
+    refused("too large or too small for torch.float32; rescale it", make().float(), x)
+
+
+def test_a_full_disk_leaves_the_averaged_weights_in_the_model(tmp_path, monkeypatch):
+    plain, model = make(), make()
+    list(zip(range(5), glp.fit(plain, points(), generator=seeded(7), **QUICK), strict=False))
+
+    def full(*arguments):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(checkpoint, "save_file", full)
+    with pytest.raises(OSError, match="No space left"):
+        train(model, points(), checkpoint=tmp_path / "run", checkpoint_every=5)
+    same(weights(model), weights(plain))
+    assert not model.training
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_cannot_be_saved_is_refused_before_training(tmp_path):
+    (tmp_path / "letters").mkdir()
+    (tmp_path / "letters" / "to_anna.txt").write_text("Dear Anna")
+    called = lambda *_, **__: pytest.fail("training began")
+    refused("is not a gradlogp", make(), points(), called, checkpoint=tmp_path / "letters")
+    (tmp_path / "file").write_text("")
+    refused("is not a gradlogp", make(), points(), called, checkpoint=tmp_path / "file")
+
+    class Own(VP):
+        pass
+
+    model = glp.ScoreModel(make().network, Own())
+    refused("the schedule Own of your own", model, points(), called, checkpoint=tmp_path / "run")
+    train(model, points(), steps=1)  # without a checkpoint any schedule will do

@@ -1,0 +1,431 @@
+"""Score matching without noise: values, minimisers, estimator laws, and what is refused."""
+
+import math
+from itertools import pairwise
+
+import pytest
+import torch
+from support import COV, MEAN, Given, close, gauss_hermite, z_score
+from torch import nn
+
+from gradlogp import (
+    Gaussian,
+    GaussianMixture,
+    as_target,
+    objectives,
+)
+from gradlogp.calculus.reverse import GradientField
+from gradlogp.core import Streams
+from gradlogp.noise.schedules import VP
+
+W = torch.tensor([[-0.9, 0.4], [-0.2, -1.7]], dtype=torch.float64)
+C = torch.tensor([0.3, -0.5], dtype=torch.float64)
+P = torch.linalg.inv(COV)
+LAWS = ["gaussian", "rademacher", "sphere"]
+ESTIMATES = ["sliced", "sliced_vr", "finite_difference"]
+
+
+def affine(W, c):
+    return lambda x: x @ W.mT + c
+
+
+def values(S=COV):
+    """ISM, ESM and ½ E‖s‖² of s = W x + c on N(MEAN, S), oracles 3.2."""
+    v = W @ MEAN + C
+    ism = torch.trace(W) + 0.5 * (torch.trace(W @ S @ W.mT) + v @ v)
+    esm = 0.5 * (torch.trace((W + P) @ S @ (W + P).mT) + v @ v)
+    return ism, esm, torch.trace(P) / 2
+
+
+def quadrature():
+    nodes, weight = gauss_hermite(2)
+    return MEAN + nodes @ torch.linalg.cholesky(COV).mT, weight
+
+
+# ---------------------------------------------------------------------------- values
+
+
+def test_exact_objectives_on_an_affine_score():
+    x, weight = quadrature()
+    ism, esm, constant = values()
+    exact = Gaussian(MEAN, COV).score
+    close(weight @ objectives.explicit(affine(W, C), x, exact), esm, 1e-12)
+    close(weight @ objectives.implicit(affine(W, C), x), ism, 1e-12)
+    close(esm - ism, constant, 1e-12)
+    assert abs(float(ism - esm)) > 0.5
+
+
+def test_energies_and_their_laplacian():
+    x, weight = quadrature()
+    A = torch.tensor([[2.0, 0.3], [0.3, 0.7]])
+    energy = lambda y: 0.5 * ((y - 1) @ A * (y - 1)).sum(1)
+    v = -A @ (MEAN - 1)
+    expected = -torch.trace(A) + 0.5 * (torch.trace(A @ COV @ A) + v @ v)
+    for score in (GradientField(lambda y: -energy(y)), as_target(energy=energy).score):
+        close(weight @ objectives.implicit(score, x), expected, 1e-12)
+    # downhill: with the sign turned the trace changes sign and the norm does not
+    wrong = weight @ objectives.implicit(GradientField(energy), x)
+    close(wrong - expected, 2 * torch.trace(A), 1e-12)
+
+
+@pytest.mark.parametrize("law", LAWS)
+@pytest.mark.parametrize("name", ESTIMATES)
+def test_estimates_are_unbiased(name, law, generator):
+    x = Gaussian(MEAN, COV).sample(100_000, generator=generator)
+    loss = getattr(objectives, name)(affine(W, C), x, 1, law, generator=generator)
+    ism, esm, _ = values()
+    assert loss.shape == (100_000,)
+    assert abs(z_score(loss, ism)) < 4
+    for wrong in (esm, ism - torch.trace(W) / 2, ism - 2 * torch.trace(W)):
+        assert abs(z_score(loss, wrong)) > 10
+
+
+def test_slices_are_averaged(generator):
+    x = Gaussian(MEAN, COV).sample(20_000, generator=generator)
+    for name in ESTIMATES:
+        one, ten = (
+            getattr(objectives, name)(
+                affine(W, C), x[:1].expand(20_000, 2), n, generator=generator
+            )
+            for n in (1, 10)
+        )
+        ratio = float((one.var() / ten.var()).detach())
+        assert abs(ratio - 10) < 10 * 4 * math.sqrt(4 / 20_000) * 2, (name, ratio)
+
+
+@pytest.mark.parametrize("law", LAWS)
+def test_the_reduced_variance_is_that_of_the_trace(law, generator):
+    """At one point SSM-VR varies as vᵀWv, oracles 2.C; sliced varies more on a Gaussian (A3)."""
+    n, sym = 50_000, (W + W.mT) / 2
+    norm2, diagonal2 = sym.square().sum(), sym.diagonal().square().sum()
+    expected = {
+        "gaussian": 2 * norm2,
+        "rademacher": 2 * (norm2 - diagonal2),
+        "sphere": norm2 - torch.trace(W) ** 2 / 2,
+    }[law]
+    x = MEAN.expand(n, 2)
+    vr = objectives.sliced_vr(affine(W, C), x, 1, law, generator=generator)
+    squares = (vr - vr.mean()).square()
+    assert abs(z_score(squares, expected)) < 4
+    assert abs(z_score(squares, expected * 2)) > 10
+
+
+def test_which_of_the_two_varies_less_depends_on_the_field(generator):
+    """On N(0, I) with Gaussian probes the variances are d²/2 + 3d/2 and 5d/2; on others it turns."""
+    d, n = 6, 100_000
+    x, minus = torch.randn(n, d, generator=generator), lambda y: -y
+    for f, expected in (
+        (objectives.sliced, d**2 / 2 + 1.5 * d),
+        (objectives.sliced_vr, 2.5 * d),
+    ):
+        loss = f(minus, x, 1, "gaussian", generator=generator)
+        assert abs(z_score((loss - loss.mean()).square(), expected)) < 4
+    x = Gaussian(MEAN, COV).sample(n, generator=generator)
+    one, vr = (
+        f(affine(-P, P @ MEAN), x, 1, "gaussian", generator=generator).var()
+        for f in (objectives.sliced, objectives.sliced_vr)
+    )
+    assert vr > 1.1 * one
+
+
+def cubic(x):
+    return -(x**3) - x
+
+
+def test_finite_differences_have_no_first_order_bias(generator):
+    x = torch.randn(2000, 3, generator=generator)
+    same = lambda: torch.Generator().manual_seed(1)
+    exact = objectives.sliced_vr(cubic, x, generator=same()).mean()
+    errors = [
+        float(objectives.finite_difference(cubic, x, step=h, generator=same()).mean() - exact)
+        for h in (0.2, 0.1, 0.05)
+    ]
+    for coarse, fine in pairwise(errors):
+        assert abs(math.log2(coarse / fine) - 2) < 0.05
+    default = objectives.finite_difference(cubic, x, generator=same())
+    close(default.mean(), exact, 1e-8)
+    in_single = objectives.finite_difference(cubic, x.float(), generator=same())
+    assert in_single.dtype == torch.float32
+    close(in_single.mean(), exact.float(), 2e-4)
+    # far from the origin the step grows with x, so that x ± h v differ from x
+    shifted = lambda y: 1e6 - y
+    far = objectives.finite_difference(shifted, x.float() + 1e6, generator=same())
+    exact = objectives.sliced_vr(shifted, x.float() + 1e6, generator=same())
+    close(far.mean(), exact.mean(), 1e-3)
+
+
+@pytest.mark.parametrize("event", [(1,), (2, 3), (1, 2, 2)], ids=str)
+def test_any_event_shape_and_every_sample_on_its_own(event, generator):
+    x = torch.randn(6, *event, generator=generator)
+    score = lambda y: -y.sin() + 0.1 * y.roll(1, -1)
+    for name in ("implicit", *ESTIMATES):
+        f = getattr(objectives, name)
+        options = {} if name == "implicit" else {"generator": Streams(3, 0, 6, 6)}
+        whole = f(score, x, **options)
+        assert whole.shape == (6,)
+        if name == "implicit":
+            for i in range(6):
+                close(f(score, x[i : i + 1])[0], whole[i], 1e-13)
+        else:  # the noise of a chain is its own, whatever its batch
+            close(f(score, x[4:], generator=Streams(3, 4, 6, 6)), whole[4:], 1e-13)
+    close(
+        objectives.explicit(score, x, lambda y: 0 * y),
+        0.5 * score(x).flatten(1).square().sum(1),
+        1e-13,
+    )
+
+
+def test_inputs_are_left_alone(generator):
+    x = torch.randn(4, 2, generator=generator)
+    before = x.clone()
+    for name in ("implicit", *ESTIMATES):
+        getattr(objectives, name)(affine(W, C), x).sum()
+        assert not x.requires_grad
+        assert torch.equal(x, before)
+
+
+# ---------------------------------------------------------------------------- minimisers
+
+
+def fitted(loss, size):
+    """The minimiser of a quadratic loss(theta), where its gradient is 0."""
+    zero = torch.zeros(size)
+    gradient = torch.autograd.functional.jacobian(loss, zero)
+    hessian = torch.autograd.functional.hessian(loss, zero)
+    theta = -torch.linalg.solve(hessian, gradient)
+    assert float(torch.autograd.functional.jacobian(loss, theta).abs().max()) < 1e-9
+    return theta
+
+
+def test_the_minimiser_on_a_finite_sample_is_the_gaussian_fit(generator):
+    data = torch.randn(9, 2, generator=generator) @ W + C
+    S = torch.cov(data.mT, correction=0)
+    theta = fitted(
+        lambda t: objectives.implicit(affine(t[:4].reshape(2, 2), t[4:]), data).mean(), 6
+    )
+    close(theta[:4].reshape(2, 2), -torch.linalg.inv(S), 1e-9)
+    close(theta[4:], torch.linalg.solve(S, data.mean(0)), 1e-9)
+    isotropic = fitted(
+        lambda t: objectives.implicit(
+            affine(-t * torch.eye(2), 0 * C), data - data.mean(0)
+        ).mean(),
+        1,
+    )
+    close(isotropic[0], 2 / torch.trace(S), 1e-9)
+    known = Gaussian(MEAN, COV).score
+    theta = fitted(
+        lambda t: objectives.explicit(affine(t[:4].reshape(2, 2), t[4:]), data, known).mean(), 6
+    )
+    close(theta[:4].reshape(2, 2), -P, 1e-9)
+
+
+@pytest.mark.parametrize("name", ["sliced", "sliced_vr", "finite_difference"])
+def test_the_minimiser_with_every_probe(name, generator):
+    """With the four sign patterns of ±1 in the plane E[v vᵀ] = I holds on the sample itself."""
+    data = torch.randn(9, 2, generator=generator) @ W + C
+    signs = torch.tensor([[1.0, 1.0], [1.0, -1.0], [-1.0, 1.0], [-1.0, -1.0]])
+    x, v = data.repeat_interleave(4, 0), signs.repeat(9, 1)
+    uniform = torch.where(v > 0, 0.75, 0.25)  # what rand has to return for these signs
+
+    class Uniform(Streams):
+        def __init__(self):
+            pass
+
+        def draw(self, law, shape, like):
+            return 1 - uniform
+
+    f = getattr(objectives, name)
+    theta = fitted(
+        lambda t: f(affine(t[:4].reshape(2, 2), t[4:]), x, generator=Uniform()).mean(), 6
+    )
+    S = torch.cov(data.mT, correction=0)
+    tolerance = 1e-6 if name == "finite_difference" else 1e-9
+    close(theta[:4].reshape(2, 2), -torch.linalg.inv(S), tolerance)
+
+
+# ---------------------------------------------------------------------------- boundaries
+
+
+def test_plain_matching_is_wrong_at_a_boundary_and_a_weight_repairs_it(generator):
+    x = torch.empty(50_000, 1).exponential_(generator=generator)
+    rate = lambda objective: -fitted(lambda t: objective(lambda y: t + 0 * y).mean(), 1)[0]
+    assert rate(lambda s: objectives.implicit(s, x)) == 0  # instead of 1
+    weighted = rate(lambda s: objectives.generalised(s, x))
+    close(weighted, 2 * x.mean() / x.square().mean(), 1e-12)
+    # the estimating function λ x² − 2 x has variance 24 − 24 + 8 = 8·... : E(x² − 2x)² = 8
+    assert abs(float(weighted) - 1) < 4 * math.sqrt(8 / 4 / 50_000)
+    # uniform on a box: the score is 0, the slope of a wrong model is seen
+    u = torch.rand(50_000, 2, generator=generator)
+    box = objectives.box(0.0, 1.0)
+    slope = fitted(lambda t: objectives.generalised(lambda y: t * (y + 0.3), u, box).mean(), 1)
+    assert abs(float(slope)) < 0.03
+    assert fitted(lambda t: objectives.implicit(lambda y: t * (y + 0.3), u).mean(), 1) < -1
+
+
+def test_generalised_matching_is_its_formula(generator):
+    x = torch.rand(7, 2, generator=generator)
+    score = lambda y: -y.exp() + y.roll(1, 1)
+    g, dg = x * x, 2 * x
+    expected = (dg * score(x) - g * x.exp() + 0.5 * g * score(x) ** 2).sum(1)
+    close(objectives.generalised(score, x), expected, 1e-12)
+    g, dg = (x + 1) * (3 - x), 2 - 2 * x
+    expected = (dg * score(x) - g * x.exp() + 0.5 * g * score(x) ** 2).sum(1)
+    close(objectives.generalised(score, x, objectives.box(-1, 3)), expected, 1e-12)
+    ones = objectives.generalised(score, x, torch.ones_like)
+    close(ones, objectives.implicit(score, x), 1e-12)
+    many = objectives.generalised(score, x[:1].expand(20_000, 2), n_slices=1, generator=generator)
+    assert abs(z_score(many, float(objectives.generalised(score, x[:1])))) < 4
+
+
+def test_jumps_are_invisible_to_the_trace_and_not_to_noise(generator):
+    """s = −sign(x) on N(0, 1): the divergence is −2 δ(x), which autograd takes for 0."""
+    x = torch.randn(100_000, 1, generator=generator)
+    jump = lambda y: -torch.sign(y) + 0 * y
+    truth = 0.5 - math.sqrt(2 / math.pi)  # ½ E s_θ² − E|x|
+    assert float(objectives.implicit(jump, x).mean()) == 0.5
+    exact = objectives.explicit(jump, x, lambda y: -y) - 0.5 * x.squeeze(1) ** 2
+    assert abs(z_score(exact, truth)) < 4
+    sigma = 0.05  # J_DSM − d/(2σ²) = J_ISM(p_σ)
+    eps = torch.randn(100_000, 1, generator=generator)
+    noisy = objectives.denoising(jump, x, sigma, generator=Given(eps))
+    noisy = noisy - 0.5 * eps.squeeze(1) ** 2 / sigma**2
+    blurred = 0.5 - math.sqrt(2 / math.pi / (1 + sigma**2))
+    assert abs(z_score(noisy, blurred)) < 4
+    assert abs(z_score(noisy, 0.5)) > 5
+
+
+# ---------------------------------------------------------------------------- training
+
+
+def floor(law, sigma):
+    """R(σ) of a law in one dimension, by quadrature."""
+    grid = torch.linspace(-12, 12, 4001).unsqueeze(1)
+    noised = law.noised(1.0, sigma)
+    squared = (noised.log_prob(grid).exp() * noised.score(grid).square().sum(1)).sum() * 24 / 4000
+    return 0.5 / sigma**2 - 0.5 * squared
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["explicit", "implicit", "sliced", "sliced_vr", "finite_difference", "denoising", "energy"],
+)
+def test_a_small_network_reaches_the_noised_score(name, generator):
+    """Excess over the exact floor R(σ) under 1 % of E‖s‖²/2, on the two-mode mixture."""
+    law, sigma = GaussianMixture([0.3, 0.7], [[-2.0], [2.0]], 0.5), 0.6
+    noised = law.noised(1.0, sigma)
+    energy = name == "energy"
+    act = nn.Softplus if energy else nn.Tanh  # an energy grows without bound
+    net = nn.Sequential(nn.Linear(1, 24), act(), nn.Linear(24, 24), act(), nn.Linear(24, 1))
+    for p in net.parameters():
+        bound = p.shape[-1] ** -0.5
+        nn.init.uniform_(p, -bound, bound, generator=generator)
+    score = GradientField(lambda y: -net(y).squeeze(1)) if energy else net
+    optimizer = torch.optim.Adam(net.parameters(), lr=1e-2)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 400)
+    for _ in range(400):
+        x = law.sample(512, generator=generator)
+        if name in ("denoising", "energy"):
+            loss = objectives.denoising(score, x, sigma, generator=generator)
+        else:
+            x = x + sigma * torch.randn(512, 1, generator=generator)
+            extra = (noised.score,) if name == "explicit" else ()
+            loss = getattr(objectives, name)(score, x, *extra)
+        optimizer.zero_grad()
+        loss.mean().backward()
+        optimizer.step()
+        schedule.step()
+    test = noised.sample(20_000, generator=generator)
+    excess = objectives.explicit(score, test, noised.score).mean().detach()
+    half_fisher = 0.5 / sigma**2 - floor(law, sigma)
+    assert float(excess) < 0.02 * float(half_fisher), float(excess / half_fisher)
+    loss = objectives.denoising(
+        score, law.sample(100_000, generator=generator), sigma, generator=generator
+    )
+    assert abs(z_score(loss.detach(), floor(law, sigma) + excess)) < 4.5
+    cosine = torch.nn.functional.cosine_similarity(score(test), noised.score(test), dim=0)
+    assert float(cosine.detach()) > 0.99
+
+
+def test_gradients_reach_every_parameter(generator):
+    net = nn.Sequential(nn.Linear(3, 5), nn.SiLU(), nn.Linear(5, 1)).double()
+    x = torch.randn(4, 3, generator=generator)
+    score = GradientField(lambda y: -net(y).squeeze(1))
+    for name in ("implicit", *ESTIMATES):
+        net.zero_grad()
+        getattr(objectives, name)(score, x).mean().backward()
+        for label, p in list(net.named_parameters())[:3]:  # the last bias shifts the energy only
+            assert p.grad is not None, (name, label)
+            assert float(p.grad.abs().sum()) > 0
+
+
+# ---------------------------------------------------------------------------- bad input
+
+
+@pytest.mark.usefixtures("as_user")
+@pytest.mark.parametrize("name", ["implicit", "explicit", "generalised", "denoising", *ESTIMATES])
+def test_bad_input_is_refused_by_name(name):
+    f, extra = getattr(objectives, name), {}
+    if name == "explicit":
+        extra = {"target_score": lambda y: -y}
+    if name == "denoising":
+        extra = {"sigma": 0.5}
+    good = lambda y: -y
+    cases = [
+        (torch.ones(3), r"x must have shape \(B, \*event\)"),
+        (torch.ones(3, 2, dtype=torch.int64), "x must be floating point"),
+        (torch.ones(0, 2), "x is empty"),
+        (torch.tensor([[1.0, torch.nan], [0.0, 1.0]]), "x has 1 of 2 rows that are not finite"),
+        (torch.tensor([[1.0, torch.inf], [torch.inf, 1.0]]), "x has 2 of 2 rows"),
+        ([[1.0, 2.0]], "x must be a torch.Tensor, got list"),
+    ]
+    for x, message in cases:
+        with pytest.raises(ValueError, match=message):
+            f(good, x, **extra)
+    wrong = [lambda y: -y[:, :1], lambda y: -y.sum(1), lambda y: -y[:, None]]
+    for score in wrong:  # (B, 1, d) would broadcast to (B, B, d)
+        with pytest.raises(ValueError, match=r"returned shape \(4.*for x of \(4, 2\)|size"):
+            f(score, torch.rand(4, 2), **extra)
+    f(good, torch.tensor([[3e38, 3e38], [0.5, 0.5]]).float() * 0.9e-19, **extra)
+
+
+@pytest.mark.usefixtures("as_user")
+def test_bad_options_are_refused_by_name():
+    x, s = torch.rand(4, 2), lambda y: -y
+    for name in ESTIMATES:
+        f = getattr(objectives, name)
+        for n in (0, -1, 1.5, True):
+            with pytest.raises(ValueError, match="n_slices must be a positive integer"):
+                f(s, x, n)
+        with pytest.raises(ValueError, match="unknown probe law 'unit sphere'; one of"):
+            f(s, x, 1, "unit sphere")
+    for step in (0.0, -1e-3, float("nan"), float("inf"), torch.ones(4)):
+        with pytest.raises(ValueError, match="step must be positive"):
+            objectives.finite_difference(s, x, step=step)
+    with pytest.raises(ValueError, match="target_score returned shape"):
+        objectives.explicit(s, x, lambda y: y.sum(1))
+    for sigma in (0.0, -0.1, float("nan"), float("inf")):
+        with pytest.raises(ValueError, match="sigma must be positive"):
+            objectives.denoising(s, x, sigma)
+    with pytest.raises(ValueError, match=r"x must be non-negative, got a minimum of -0\.5"):
+        objectives.generalised(s, x - 0.5 - x.min())
+    with pytest.raises(ValueError, match=r"x must lie in \[0.0, 0.1\]"):
+        objectives.generalised(s, x + 1, objectives.box(0.0, 0.1))
+    with pytest.raises(ValueError, match="low must be below high"):
+        objectives.box(1.0, 1.0)
+    with pytest.raises(ValueError, match="weight must be at least 0"):
+        objectives.generalised(s, x, lambda y: -y)
+    with pytest.raises(ValueError, match="weight varies with x, but not through differentiable"):
+        objectives.generalised(s, x, lambda y: y.detach() ** 2)
+    for number in (lambda y: 1.0, lambda y: None):
+        for name in ("implicit", "sliced", "finite_difference", "generalised"):
+            says = r"must return a torch\.Tensor, got|returned shape (float|NoneType)"
+            with pytest.raises(ValueError, match=says):
+                getattr(objectives, name)(number, x)
+    with pytest.raises(ValueError, match=r"t must be a torch\.Tensor of 4 times"):
+        objectives.multilevel(lambda y, t: -y, x, VP(), 0.5)
+    with pytest.raises(ValueError, match="weight returned shape"):
+        objectives.generalised(s, x, lambda y: y.sum(1))
+    cut = lambda y: -y.detach()
+    for name in ("implicit", "generalised", "sliced", "sliced_vr"):
+        with pytest.raises(ValueError, match="does not depend on x through differentiable"):
+            getattr(objectives, name)(cut, x)

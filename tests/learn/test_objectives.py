@@ -1,0 +1,519 @@
+"""Objectives against closed forms: a sign, a factor 2 or a dimension off fails here."""
+
+import pytest
+import torch
+from scipy import stats
+from support import COV, MEAN, Given, close, gauss_hermite, z_score
+
+from gradlogp import Gaussian, GaussianMixture, objectives
+from gradlogp.core import per_sample
+from gradlogp.learn.objectives import weights
+from gradlogp.noise.predictions import join, split
+from gradlogp.noise.schedules import (
+    DDPM,
+    VE,
+    VP,
+    Cosine,
+    Levels,
+    Rectified,
+    SubVP,
+)
+from gradlogp.scores.model import ExactScore
+
+W = torch.tensor([[-0.9, 0.4], [-0.2, -1.7]], dtype=torch.float64)
+C = torch.tensor([0.3, -0.5], dtype=torch.float64)
+SIGMA = 0.6
+I2 = torch.eye(2, dtype=torch.float64)
+
+
+def affine_score(W, c):
+    return lambda x: x @ W.mT + c
+
+
+def affine_noisy_score(W, c):
+    return lambda x, t: x @ W.mT + c
+
+
+def implicit_loss(W, c, mean, cov):
+    """ISM of s = W x + c on N(mean, cov), oracles 3.2."""
+    v = W @ mean + c
+    return torch.trace(W) + 0.5 * (torch.trace(W @ cov @ W.mT) + v @ v)
+
+
+def joint_quadrature():
+    """Nodes of x ~ N(MEAN, COV) and ε ~ N(0, I), exact for every quadratic loss."""
+    nodes, weight = gauss_hermite(4)
+    return MEAN + nodes[:, :2] @ torch.linalg.cholesky(COV).mT, nodes[:, 2:], weight
+
+
+def expected_denoising(score, sigma):
+    x, eps, weight = joint_quadrature()
+    return weight @ objectives.denoising(score, x, sigma, generator=Given(eps))
+
+
+def expected_multilevel(noisy_score, schedule, t, **options):
+    x, eps, weight = joint_quadrature()
+    times = t.expand(len(x))
+    loss = objectives.multilevel(noisy_score, x, schedule, times, generator=Given(eps), **options)
+    return weight @ loss
+
+
+# ---------------------------------------------------------------------------- one level
+
+
+@pytest.mark.parametrize("sigma", [0.05, 0.6, 3.0])
+def test_denoising_is_implicit_matching_of_the_noised_law(sigma):
+    expected = implicit_loss(W, C, MEAN, COV + sigma**2 * I2) + 2 / (2 * sigma**2)
+    close(expected_denoising(affine_score(W, C), sigma), expected, 1e-12)
+
+
+@pytest.mark.parametrize("sigma", [0.2, 0.6, 1.5])
+def test_the_exact_score_loses_the_floor_and_not_nothing(sigma):
+    P = torch.linalg.inv(COV + sigma**2 * I2)
+    floor = 2 / (2 * sigma**2) - 0.5 * torch.trace(P)
+    exact = Gaussian(MEAN, COV).noised(1.0, sigma)
+    close(expected_denoising(exact.score, sigma), floor, 1e-12)
+    assert floor > 0.01
+    mmse = torch.trace(Gaussian(MEAN, COV).posterior_cov(MEAN[None], 1.0, sigma)[0])
+    close(floor, mmse / (2 * sigma**4), 1e-12)
+
+
+def test_excess_of_denoising_is_the_fisher_divergence():
+    P = torch.linalg.inv(COV + SIGMA**2 * I2)
+    v = W @ MEAN + C
+    fisher = 0.5 * (torch.trace((W + P) @ (COV + SIGMA**2 * I2) @ (W + P).mT) + v @ v)
+    floor = expected_denoising(affine_score(-P, P @ MEAN), SIGMA)
+    close(expected_denoising(affine_score(W, C), SIGMA) - floor, fisher, 1e-12)
+
+
+def test_denoising_mean_statistically_and_the_wrong_sign_fails(generator):
+    x = Gaussian(MEAN, COV).sample(100_000, generator=generator)
+    loss = objectives.denoising(affine_score(W, C), x, SIGMA, generator=generator)
+    noised = COV + SIGMA**2 * I2
+    expected = implicit_loss(W, C, MEAN, noised) + 1 / SIGMA**2
+    assert abs(z_score(loss, expected)) < 4.5
+    wrong_sign = expected - 2 * torch.trace(W)  # ½‖s − ε/σ‖²
+    assert abs(z_score(loss, wrong_sign)) > 50
+    no_constant = implicit_loss(W, C, MEAN, noised)
+    assert abs(z_score(loss, no_constant)) > 50
+
+
+def test_floor_on_a_mixture(generator):
+    p = GaussianMixture([0.3, 0.7], [[-2.0], [1.0]], [0.3, 0.5])
+    sigma = 0.8
+    noised = p.noised(1.0, sigma)
+    grid = torch.linspace(-14, 14, 20_001).unsqueeze(1)
+    density = noised.log_prob(grid).exp() * 28 / 20_000
+    squared_score = (density * noised.score(grid).square().sum(1)).sum()
+    mmse = (density * p.posterior_cov(grid, 1.0, sigma)[:, 0, 0]).sum()
+    floor = 1 / (2 * sigma**2) - 0.5 * squared_score
+    close(floor, mmse / (2 * sigma**4), 1e-9)
+    x = p.sample(100_000, generator=generator)
+    loss = objectives.denoising(noised.score, x, sigma, generator=generator)
+    assert abs(z_score(loss, floor)) < 4.5
+    assert abs(z_score(loss, 0.0)) > 50
+
+
+def minimise_affine(loss):
+    """The W and c that minimise a quadratic loss(W, c), by one Newton step from 0."""
+
+    def of(theta):
+        return loss(theta[:4].reshape(2, 2), theta[4:])
+
+    zero = torch.zeros(6)
+    gradient = torch.autograd.functional.jacobian(of, zero)
+    hessian = torch.autograd.functional.hessian(of, zero)
+    theta = -torch.linalg.solve(hessian, gradient)
+    assert float(torch.autograd.functional.jacobian(of, theta).abs().max()) < 1e-10
+    return theta[:4].reshape(2, 2), theta[4:]
+
+
+def test_minimiser_over_all_noise():
+    W_min, c_min = minimise_affine(lambda W, c: expected_denoising(affine_score(W, c), SIGMA))
+    P = torch.linalg.inv(COV + SIGMA**2 * I2)
+    close(W_min, -P, 1e-10)  # note N's sign would give +P
+    close(c_min, P @ MEAN, 1e-10)
+
+
+def test_minimiser_over_all_noise_of_a_finite_sample(generator):
+    data = torch.randn(7, 2, generator=generator) @ W + C
+    nodes, weight = gauss_hermite(2)
+    x, eps = data.repeat_interleave(len(nodes), 0), nodes.repeat(7, 1)
+    w = weight.repeat(7) / 7
+
+    def loss(W, c):
+        return w @ objectives.denoising(affine_score(W, c), x, SIGMA, generator=Given(eps))
+
+    W_min, c_min = minimise_affine(loss)
+    biased = torch.cov(data.mT, correction=0)
+    close(W_min, -torch.linalg.inv(biased + SIGMA**2 * I2), 1e-10)
+    close(c_min, -W_min @ data.mean(0), 1e-10)
+
+
+def test_minimiser_with_one_draw_is_least_squares(generator):
+    x, eps = torch.randn(2, 50, 2, generator=generator)
+
+    def loss(W, c):
+        return objectives.denoising(affine_score(W, c), x, SIGMA, generator=Given(eps)).mean()
+
+    W_min, c_min = minimise_affine(loss)
+    noisy = x + SIGMA * eps
+    centred = noisy - noisy.mean(0)
+    slope = -(eps - eps.mean(0)).mT @ centred @ torch.linalg.inv(centred.mT @ centred) / SIGMA
+    close(W_min, slope, 1e-10)
+    close(c_min, -eps.mean(0) / SIGMA - slope @ noisy.mean(0), 1e-10)
+
+
+@pytest.mark.parametrize("event", [(1,), (3, 4), (1, 3, 3)])
+def test_denoising_per_sample(event, generator):
+    x, eps = torch.randn(2, 6, *event, generator=generator)
+    sigma = torch.linspace(0.1, 2, 6)
+    score = lambda x: -torch.tanh(x)
+    loss = objectives.denoising(score, x, sigma, generator=Given(eps))
+    assert loss.shape == (6,)
+    for i in range(6):  # each sample on its own, by hand
+        x_t = x[i] + sigma[i] * eps[i]
+        expected = 0.5 * (score(x_t) + eps[i] / sigma[i]).square().sum()
+        close(loss[i], expected, 1e-12)
+        alone = objectives.denoising(
+            score, x[i : i + 1], sigma[i : i + 1], generator=Given(eps[i : i + 1])
+        )
+        close(alone[0], loss[i], 1e-12)
+
+
+def test_a_scalar_sigma_serves_every_sample(generator):
+    x, eps = torch.randn(2, 5, 3, generator=generator)
+    score = lambda x: -x
+    one = objectives.denoising(score, x, 0.3, generator=Given(eps))
+    tensor = objectives.denoising(score, x, torch.tensor(0.3), generator=Given(eps))
+    each = objectives.denoising(score, x, torch.full((5,), 0.3), generator=Given(eps))
+    close(one, each, 1e-14)
+    close(one, tensor, 1e-14)
+
+
+def test_losses_follow_the_dtype_and_the_generator(generator):
+    x = torch.randn(4, 2, generator=generator, dtype=torch.float32)
+    state = generator.get_state()
+    t = torch.full((4,), 0.5, dtype=torch.float32)
+    for loss in (
+        lambda: objectives.denoising(lambda x: -x, x, 0.3, generator=generator),
+        lambda: objectives.multilevel(lambda x, t: -x, x, VP(), generator=generator),
+        lambda: objectives.multilevel(
+            lambda x, t: -x, x, VP(), weight=weights.v, generator=generator
+        ),
+        lambda: objectives.excess(
+            lambda x, t: -x, lambda x, t: x, x, VP(), t, generator=generator
+        ),
+    ):
+        generator.set_state(state)
+        first = loss()
+        assert not torch.equal(loss(), first)
+        generator.set_state(state)
+        assert torch.equal(loss(), first)
+        assert first.dtype == torch.float32
+
+
+# ---------------------------------------------------------------------------- many levels
+
+
+def errors_of(kind, s, x0, eps, x_t, a, b):
+    """½‖predicted − true‖² of a kind of prediction, for each sample."""
+    x0_hat, eps_hat = split("score", s, x_t, a, b)
+    difference = join(kind, x0_hat, eps_hat, a, b) - join(kind, x0, eps, a, b)
+    return 0.5 * difference.square().sum(1)
+
+
+def snr_clipped(s, x0, eps, x_t, a, b):
+    return (a / b).square().clamp(max=5.0) * errors_of("x0", s, x0, eps, x_t, a, b)
+
+
+def edm(s, x0, eps, x_t, a, b):
+    """EDM: (σ² + c²)/(σ c)² on the denoiser's error, for data of standard deviation c = 1."""
+    return (b**2 + 1) / b**2 * errors_of("x0", s, x0, eps, x_t, a, b)
+
+
+def of_kind(kind):
+    return lambda *args: errors_of(kind, *args)
+
+
+DEFINITIONS = [
+    (weights.unweighted, of_kind("score"), VP()),
+    (weights.unweighted, of_kind("score"), SubVP()),
+    (weights.sigma2, of_kind("epsilon"), SubVP()),
+    (weights.sigma2, of_kind("epsilon"), VE(0.1, 20.0)),
+    (weights.x0, of_kind("x0"), SubVP()),
+    (weights.x0, of_kind("x0"), VE(0.1, 20.0)),
+    (weights.v, of_kind("v"), VP()),
+    (weights.v, of_kind("v"), Cosine()),
+    (weights.v, edm, VE(0.1, 20.0)),
+    (weights.min_snr, snr_clipped, VP()),
+    (weights.min_snr, snr_clipped, SubVP()),
+]
+
+
+@pytest.mark.parametrize(("weight", "definition", "schedule"), DEFINITIONS)
+def test_weights_are_what_they_say(weight, definition, schedule, generator):
+    x, eps = torch.randn(2, 200, 3, generator=generator)
+    t = torch.linspace(0.02, 0.98, 200)
+    model = lambda x, t: torch.sin(3 * x) - per_sample(t, x) * x
+    loss = objectives.multilevel(model, x, schedule, t, weight, generator=Given(eps))
+    a, b = schedule(t)
+    x_t = a[:, None] * x + b[:, None] * eps
+    torch.testing.assert_close(
+        loss, definition(model(x_t, t), x, eps, x_t, a, b), rtol=1e-11, atol=1e-12
+    )
+
+
+def test_the_definitions_tell_the_weights_apart():
+    a, b = VP()(torch.linspace(0.1, 0.9, 9))
+    values = [
+        w(a, b)
+        for w in (weights.unweighted, weights.sigma2, weights.x0, weights.v, weights.min_snr)
+    ]
+    for i, first in enumerate(values):
+        for second in values[:i]:
+            assert float((first / second - 1).abs().max()) > 0.1
+
+
+SCHEDULES = [VP(), SubVP(), VE(0.1, 10.0), Cosine(), Rectified(), Levels([3.0, 1.0, 0.2])]
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES, ids=lambda s: type(s).__name__)
+@pytest.mark.parametrize("weight", [weights.sigma2, weights.unweighted, weights.x0])
+def test_multilevel_is_excess_plus_floor(schedule, weight):
+    x, eps, w = joint_quadrature()
+    score = affine_noisy_score(W, C)
+    exact = ExactScore(Gaussian(MEAN, COV), schedule)
+    for t in torch.tensor([0.05, 0.4, 0.9]):
+        a, b = schedule(t)
+        P = torch.linalg.inv(a**2 * COV + b**2 * I2)
+        v = W @ (a * MEAN) + C
+        fisher = 0.5 * (torch.trace((W + P) @ torch.linalg.inv(P) @ (W + P).mT) + v @ v)
+        floor = 1 / b**2 - 0.5 * torch.trace(P)
+        scale = weight(a, b)
+        loss = expected_multilevel(score, schedule, t, weight=weight)
+        above = w @ objectives.excess(
+            score, exact, x, schedule, t.expand(len(x)), weight, generator=Given(eps)
+        )
+        close(loss / scale, fisher + floor, 1e-10)
+        close(above / scale, fisher, 1e-10)
+        close(expected_multilevel(exact, schedule, t, weight=weight) / scale, floor, 1e-9)
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES, ids=lambda s: type(s).__name__)
+def test_excess_of_the_exact_score_is_zero(schedule, generator):
+    p = GaussianMixture([0.3, 0.7], [[-2.0, 0.0], [1.0, 1.0]], [0.3, 0.5])
+    exact = ExactScore(p, schedule)
+    x, t = p.sample(20, generator=generator), torch.linspace(0.05, 0.95, 20)
+    value = objectives.excess(exact, exact, x, schedule, t, generator=generator)
+    assert torch.equal(value, torch.zeros(20))
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES, ids=lambda s: type(s).__name__)
+def test_default_weight_lies_between_nothing_and_half_the_dimension(schedule):
+    """σ² weighting: the floor of every level is in [0, d/2] (claim 20); unweighted it is not."""
+    exact = ExactScore(Gaussian(MEAN, COV), schedule)
+    for t in torch.linspace(0.01, 0.99, 7):
+        assert 0 < expected_multilevel(exact, schedule, t) < 1.0
+    unweighted = expected_multilevel(
+        exact, VE(0.01, 10.0), torch.tensor(0.0), weight=weights.unweighted
+    )
+    assert unweighted > 1000
+
+
+def test_multilevel_batch_independence(generator):
+    x, eps = torch.randn(2, 6, 3, 4, generator=generator)
+    t = torch.linspace(0.1, 0.9, 6)
+    model = lambda x, t: -x / (1 + per_sample(t, x))
+    loss = objectives.multilevel(model, x, VP(), t, generator=Given(eps))
+    assert loss.shape == (6,)
+    for i in range(6):
+        part = slice(i, i + 1)
+        alone = objectives.multilevel(model, x[part], VP(), t[part], generator=Given(eps[part]))
+        close(alone[0], loss[i], 1e-12)
+
+
+def test_multilevel_draws_its_times(generator):
+    x, eps = torch.randn(2, 5, 2, generator=generator)
+    u = torch.tensor([0.0, 0.2, 0.5, 0.7, 0.999])
+    seen = []
+
+    def model(x, t):
+        seen.append(t)
+        return -x
+
+    objectives.multilevel(model, x, VP(), generator=Given(u, eps))
+    close(seen[0], 1e-3 + (1 - 1e-3) * u, 1e-15)
+
+
+def test_times_are_uniform(generator):
+    like = torch.empty(100_000)
+    t = objectives.draw_times(VP(), like, generator)
+    assert float(t.min()) >= 1e-3
+    assert float(t.max()) <= 1.0
+    assert stats.kstest(t.numpy(), stats.uniform(1e-3, 1 - 1e-3).cdf).pvalue > 1e-4
+    assert stats.kstest(t.square().numpy(), stats.uniform(0, 1).cdf).pvalue < 1e-10
+
+
+@pytest.mark.parametrize("schedule", [Levels([3.0, 1.0, 0.2]), DDPM([0.1, 0.2, 0.3, 0.4])])
+def test_times_are_uniform_over_the_levels_of_a_ladder(schedule, generator):
+    levels = schedule.times
+    n = 40_000
+    t = objectives.draw_times(schedule, torch.empty(n), generator)
+    counts = torch.stack([(t == level).sum() for level in levels])
+    assert int(counts.sum()) == n
+    assert stats.chisquare(counts.numpy()).pvalue > 1e-4
+    L = len(levels)
+    u = torch.cat([(torch.arange(L) + 0.5) / L, torch.tensor([0.0, 1 - 1e-16, 1.0])])
+    picked = objectives.draw_times(schedule, torch.empty(L + 3), Given(u))
+    expected = torch.cat([levels, levels[[0, -1, -1]]])
+    assert torch.equal(picked, expected)
+
+
+@pytest.mark.parametrize("schedule", [VP(), Levels([3.0, 2.0, 1.0, 0.5, 0.2])], ids=str)
+def test_stratified_times_spread_evenly_and_each_is_uniform(schedule, generator):
+    B, repeats = 10, 4000
+    t = torch.stack(
+        [
+            objectives.draw_times(schedule, torch.empty(B), generator, stratified=True)
+            for _ in range(repeats)
+        ]
+    )
+    if schedule.times is not None:  # two samples of the ten at each of five levels, always
+        expected = schedule.times.repeat_interleave(2).expand(repeats, B)
+        close(t.sort(1, descending=True).values, expected, 1e-12)
+        for level in schedule.times:  # and each sample is at each level equally often
+            assert float(((t == level).double().mean(0) - 0.2).abs().max()) < 4.5 * 0.4 / 63
+        return
+    u = (t - 1e-3) / (1 - 1e-3)
+    assert torch.equal((u * B).long().sort(1).values, torch.arange(B).expand(repeats, B))
+    for i in (0, 4, 9):
+        assert stats.kstest(u[:, i].numpy(), "uniform").pvalue > 1e-4
+    assert abs(float(torch.corrcoef(u[:, :2].mT)[0, 1]) + 1 / (B - 1)) < 0.07
+    x = torch.zeros(B, 2)
+    seen = []
+    objectives.multilevel(
+        lambda x, t: seen.append(t) or -x, x, schedule, stratified=True, generator=generator
+    )
+    inside = ((seen[0] - 1e-3) / (1 - 1e-3) * B).long()
+    assert torch.equal(inside.sort().values, torch.arange(B))
+
+
+# ---------------------------------------------------------------------------- refusals
+
+
+def broken(x, t=None):
+    return x[:, :1]
+
+
+BAD = {
+    "sigma zero": lambda x: objectives.denoising(lambda x: -x, x, 0.0),
+    "sigma negative": lambda x: objectives.denoising(lambda x: -x, x, -0.3),
+    "one sigma zero": lambda x: objectives.denoising(
+        lambda x: -x, x, torch.tensor([1.0, 0, 1, 1])
+    ),
+    "sigma column": lambda x: objectives.denoising(lambda x: -x, x, torch.ones(4, 1)),
+    "sigma length": lambda x: objectives.denoising(lambda x: -x, x, torch.ones(3)),
+    "flat x": lambda x: objectives.denoising(lambda x: -x, x[:, 0], 0.3),
+    "integer x": lambda x: objectives.denoising(lambda x: -x, x.long(), 0.3),
+    "model drops a column": lambda x: objectives.denoising(broken, x, 0.3),
+    "noisy model drops a column": lambda x: objectives.multilevel(broken, x, VP()),
+    "t length": lambda x: objectives.multilevel(lambda x, t: -x, x, VP(), torch.ones(3)),
+    "t column": lambda x: objectives.multilevel(lambda x, t: -x, x, VP(), torch.ones(4, 1)),
+    "t without noise": lambda x: objectives.multilevel(
+        lambda x, t: -x, x, VP(), torch.tensor([0.5, 0.0, 0.5, 0.5])
+    ),
+    "excess of a broken model": lambda x: objectives.excess(
+        broken, lambda x, t: -x, x, VP(), torch.full((4,), 0.5)
+    ),
+    "excess over a broken score": lambda x: objectives.excess(
+        lambda x, t: -x, broken, x, VP(), torch.full((4,), 0.5)
+    ),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input_is_refused(case, as_user):
+    with pytest.raises(ValueError):
+        BAD[case](torch.ones(4, 2))
+
+
+# ---------------------------------------------------------------------------- more weights and times
+
+
+def test_weights_are_those_of_the_papers():
+    alpha, sigma = torch.tensor([1.0, 0.8, 0.2]), torch.tensor([0.1, 0.6, 0.9])
+    snr = (alpha / sigma) ** 2
+    x0 = sigma**4 / alpha**2  # ½‖x̂_0 − x_0‖² in units of ½‖s + ε/σ‖²
+    close(weights.snr(alpha, sigma), snr * x0, 1e-12)
+    close(weights.snr(alpha, sigma), weights.sigma2(alpha, sigma), 1e-12)
+    close(weights.truncated_snr(alpha, sigma), snr.clamp(min=1) * x0, 1e-12)
+    ratio, sigma_data = sigma / alpha, 0.5
+    edm = (ratio**2 + sigma_data**2) / (ratio * sigma_data) ** 2 * x0
+    close(weights.edm(0.5)(alpha, sigma), edm, 1e-12)
+    close(weights.edm(1.0)(alpha, sigma), weights.v(alpha, sigma), 1e-12)
+    with pytest.raises(ValueError, match="sigma_data must be positive, got 0"):
+        weights.edm(0)
+
+
+@pytest.mark.parametrize(
+    "schedule", [VP(), VE(0.02, 20.0), Cosine()], ids=lambda s: type(s).__name__
+)
+def test_the_likelihood_weight_is_g2(schedule):
+    t = torch.linspace(0.01, 0.97, 7)
+    weight = weights.likelihood(schedule)
+    close(weight.at(t), schedule.g2(t), 1e-12)
+    close(weight(*schedule(t)), schedule.g2(t), 1e-6)  # the time found from α/σ
+    x = torch.ones(7, 2)
+    plain = objectives.multilevel(
+        lambda x, t: -x, x, schedule, t, weights.unweighted, generator=Given(torch.ones(7, 2))
+    )
+    weighted = objectives.multilevel(
+        lambda x, t: -x, x, schedule, t, weight, generator=Given(torch.ones(7, 2))
+    )
+    close(weighted, schedule.g2(t) * plain, 1e-10)
+
+
+def test_importance_keeps_the_mean_and_lowers_the_variance(generator):
+    schedule = VP()
+    exact = ExactScore(Gaussian(MEAN, COV), schedule)
+    wrong = lambda x, t: exact(x, t) * 1.1
+    x = Gaussian(MEAN, COV).sample(50_000, generator=generator)
+    weight = weights.likelihood(schedule)
+    times = objectives.ImportanceTimes.for_likelihood(schedule)
+    plain, better = (
+        objectives.multilevel(wrong, x, schedule, weight=weight, generator=generator, **options)
+        for options in ({}, {"importance": times})
+    )
+    difference = float(plain.mean() - better.mean())
+    error = float((plain.var() / 50_000 + better.var() / 50_000).sqrt())
+    assert abs(difference) < 4.5 * error
+    assert float(better.var()) < 0.1 * float(plain.var())
+
+
+@pytest.mark.parametrize("stratified", [False, True])
+@pytest.mark.parametrize("schedule", [VP(), Levels((8.0, 3.0, 1.0, 0.2))], ids=["VP", "Levels"])
+def test_importance_times_have_the_law_and_the_ratio_they_claim(schedule, stratified, generator):
+    density = lambda t: 1 + 3 * t
+    times = objectives.ImportanceTimes(schedule, density, n_cells=50)
+    t, ratio = times.draw(torch.empty(40_000), generator, stratified=stratified)
+    assert abs(z_score(ratio, 1.0)) < 4.5  # E_q[u/q] = 1
+    expected = torch.tensor(0.5005) if schedule.times is None else schedule.times.mean()
+    assert abs(z_score(ratio * t, expected)) < 4.5  # the mean of uniform times
+    assert float(t.mean()) > float(expected) + 0.02
+    product = ratio * density(t)
+    assert float(product.std() / product.mean()) < 0.05  # constant up to the cells
+    if schedule.times is not None:
+        assert set(t.tolist()) <= set(schedule.times.tolist())
+
+
+def test_importance_refuses_what_makes_no_sense():
+    with pytest.raises(ValueError, match="density must be positive and finite"):
+        objectives.ImportanceTimes(VP(), lambda t: t - 0.5)
+    with pytest.raises(ValueError, match="n_cells must be at least 1"):
+        objectives.ImportanceTimes(VP(), torch.ones_like, 0)
+    times = objectives.ImportanceTimes(VP(), torch.ones_like)
+    with pytest.raises(ValueError, match="not both"):
+        objectives.multilevel(
+            lambda x, t: -x, torch.ones(3, 2), VP(), torch.full((3,), 0.5), importance=times
+        )

@@ -1,0 +1,252 @@
+"""Conversions of predictions: inverse to each other, finite at both ends, refused where empty."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gradlogp.distributions.analytic import Gaussian, GaussianMixture
+from gradlogp.noise.predictions import (
+    KINDS,
+    join,
+    predict,
+    split,
+)
+from gradlogp.noise.schedules import (
+    DDPM,
+    VE,
+    VP,
+    Cosine,
+    Levels,
+    Rectified,
+    SubVP,
+)
+from gradlogp.noise.tweedie import tweedie
+from gradlogp.scores.model import ExactScore
+
+SCHEDULES = [
+    VE(0.1, 30.0),
+    VP(),
+    SubVP(),
+    Cosine(),
+    Rectified(),
+    DDPM([0.05, 0.1, 0.2, 0.3, 0.4]),
+    Levels([20.0, 5.0, 1.0, 0.1]),
+]
+every_schedule = pytest.mark.parametrize("schedule", SCHEDULES, ids=lambda s: type(s).__name__)
+
+
+def close(actual, expected, rtol=1e-10, atol=1e-10):
+    torch.testing.assert_close(actual, expected, rtol=rtol, atol=atol)
+
+
+def mixture():
+    return GaussianMixture(
+        [0.3, 0.7],
+        [[-1.5, 0.5], [1.0, 0.2]],
+        [[[0.5, 0.2], [0.2, 0.4]], [[0.3, -0.1], [-0.1, 0.6]]],
+    )
+
+
+def pair(g, *shape):
+    return torch.randn(*shape, generator=g), torch.randn(*shape, generator=g)
+
+
+# ---------------------------------------------------------------------------- split and join
+
+
+def test_join_is_the_table(generator):
+    x0, eps = pair(generator, 4, 3)
+    a, b = 0.8, 0.5
+    close(join("score", x0, eps, a, b), -eps / b)
+    close(join("epsilon", x0, eps, a, b), eps)
+    close(join("x0", x0, eps, a, b), x0)
+    close(join("v", x0, eps, a, b), a * eps - b * x0)
+    close(join("velocity", x0, eps, a, b), eps - x0)
+
+
+def test_v_and_velocity_are_velocities_of_their_paths(generator):
+    """v = dx/dphi on x = cos(phi) x_0 + sin(phi) eps; velocity = dx/dt on x = (1 - t) x_0 + t eps."""
+    x0, eps = pair(generator, 4, 3)
+    h = 1e-4
+    for kind, path in (
+        ("v", lambda u: (math.cos(u), math.sin(u))),
+        ("velocity", lambda u: (1 - u, u)),
+    ):
+        x = lambda u, path=path: path(u)[0] * x0 + path(u)[1] * eps
+        close(join(kind, x0, eps, *path(0.6)), (x(0.6 + h) - x(0.6 - h)) / (2 * h), atol=1e-7)
+
+
+positive = st.floats(1e-3, 100.0)
+
+
+@settings(deadline=None, derandomize=True, max_examples=150)
+@given(kind=st.sampled_from(KINDS), alpha=positive, sigma=positive, seed=st.integers(0, 999))
+def test_split_inverts_join(kind, alpha, sigma, seed):
+    x0, eps = pair(torch.Generator().manual_seed(seed), 3, 2)
+    x_t = alpha * x0 + sigma * eps
+    tolerance = 1e-14 * (alpha + sigma) / min(alpha, sigma) * 10 + 1e-12
+    value = join(kind, x0, eps, alpha, sigma)
+    x0_hat, eps_hat = split(kind, value, x_t, alpha, sigma)
+    close(x0_hat, x0, atol=tolerance)
+    close(eps_hat, eps, atol=tolerance)
+    # for any other value: it is a pair that lies on x_t, and join gives the value back
+    other = value + 1.0
+    x0_hat, eps_hat = split(kind, other, x_t, alpha, sigma)
+    close(alpha * x0_hat + sigma * eps_hat, x_t, atol=tolerance * (1 + alpha + sigma))
+    close(join(kind, x0_hat, eps_hat, alpha, sigma), other, rtol=1e-9, atol=1e3 * tolerance)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_coefficients_of_shape_b_agree_row_by_row(kind, generator):
+    x0, eps = pair(generator, 3, 2, 2)
+    alpha, sigma = torch.tensor([0.9, 0.5, 0.1]), torch.tensor([0.1, 0.5, 0.9])
+    x_t = alpha.reshape(3, 1, 1) * x0 + sigma.reshape(3, 1, 1) * eps
+    value = join(kind, x0, eps, alpha, sigma)
+    parts = split(kind, value, x_t, alpha, sigma)
+    close(parts[0], x0)
+    close(parts[1], eps)
+    for i in range(3):
+        row = slice(i, i + 1)
+        close(join(kind, x0[row], eps[row], alpha[i], sigma[i]), value[row])
+        one = split(kind, value[row], x_t[row], alpha[i], sigma[i])
+        close(one[0], parts[0][row])
+        close(one[1], parts[1][row])
+
+
+@pytest.mark.parametrize("kind", ["v", "velocity"])
+@pytest.mark.parametrize(("alpha", "sigma"), [(1.0, 0.0), (0.0, 1.0), (0.0, 30.0)])
+def test_v_and_velocity_determine_both_at_both_ends(kind, alpha, sigma, generator):
+    x0, eps = pair(generator, 4, 3)
+    value = join(kind, x0, eps, alpha, sigma)
+    x0_hat, eps_hat = split(kind, value, alpha * x0 + sigma * eps, alpha, sigma)
+    close(x0_hat, x0)
+    close(eps_hat, eps)
+
+
+def test_a_score_becomes_epsilon_without_passing_through_x0(generator):
+    """At alpha = 1e-14 a detour over x_0 would lose every digit."""
+    x0, eps = pair(generator, 4, 3)
+    _, eps_hat = split("score", -eps / 0.7, 1e-14 * x0 + 0.7 * eps, 1e-14, 0.7)
+    close(eps_hat, eps, rtol=1e-15, atol=0)
+
+
+def test_the_noise_free_end_of_score_and_epsilon(generator):
+    x0, eps = pair(generator, 4, 3)
+    close(split("epsilon", eps, x0, 1.0, 0.0)[0], x0)
+    close(split("score", eps, x0, 1.0, 0.0), (x0, torch.zeros(4, 3)))
+    close(split("x0", x0, eps, 0.0, 1.0), (x0, eps))
+
+
+@pytest.mark.usefixtures("as_user")
+def test_refuses_what_is_not_determined():
+    x = torch.ones(2, 3)
+    ends = torch.tensor([0.5, 0.0])
+    for kind in ("score", "epsilon"):
+        for alpha in (0.0, ends):
+            with pytest.raises(
+                ValueError, match=rf"{kind} does not determine x_0 where alpha = 0"
+            ):
+                split(kind, x, x, alpha, 1.0)
+    for sigma in (0.0, ends):
+        with pytest.raises(ValueError, match=r"x0 does not determine epsilon.*sigma = 0"):
+            split("x0", x, x, 1.0, sigma)
+        with pytest.raises(ValueError, match="sigma = 0"):
+            join("score", x, x, 1.0, sigma)
+
+
+@pytest.mark.usefixtures("as_user")
+def test_refuses_bad_arguments():
+    x = torch.ones(2, 3)
+    for call in (lambda: split("noise", x, x, 1.0, 1.0), lambda: join("noise", x, x, 1.0, 1.0)):
+        with pytest.raises(ValueError, match="unknown kind 'noise'; one of 'score', 'epsilon'"):
+            call()
+    with pytest.raises(ValueError, match=r"prediction returned shape \(2, 1\) for x of \(2, 3\)"):
+        split("x0", x[:, :1], x, 1.0, 1.0)
+    with pytest.raises(ValueError, match="x0 returned shape"):
+        join("v", x[:1], x, 1.0, 1.0)
+    with pytest.raises(ValueError, match=r"alpha must have shape \(\) or \(2,\), got \(3,\)"):
+        split("x0", x, x, torch.ones(3), 1.0)
+    with pytest.raises(ValueError, match=r"sigma must have shape \(\) or \(2,\), got \(2, 1\)"):
+        join("x0", x, x, 1.0, torch.ones(2, 1))
+
+
+# ---------------------------------------------------------------------------- predict
+
+
+@every_schedule
+@pytest.mark.parametrize("t", [0.05, 0.5, 0.9, 1.0])
+def test_predict_is_the_posterior_mean(schedule, t, generator):
+    law, t = mixture(), torch.tensor(t)
+    alpha, sigma = schedule(t)
+    x = alpha * law.sample(6, generator=generator) + sigma * torch.randn(6, 2, generator=generator)
+    x0, eps = predict(ExactScore(law, schedule), schedule, x, t)
+    mean = law.posterior_mean(x, alpha, sigma)
+    close(x0, mean, atol=1e-14 * float(sigma / alpha.clamp(min=1e-6)) + 1e-10)
+    close(eps, (x - alpha * mean) / sigma, rtol=1e-9)
+    close(alpha * x0 + sigma * eps, x)
+
+
+def test_predict_with_a_time_per_sample_up_to_where_alpha_is_zero(generator):
+    law, schedule = mixture(), Rectified()
+    x, t = torch.randn(3, 2, generator=generator), torch.tensor([0.2, 0.7, 1.0])
+    x0, eps = predict(ExactScore(law, schedule), schedule, x, t)
+    close(x0, law.posterior_mean(x, 1 - t, t))
+    close(x0[2], law.weights @ law.means)
+    close(eps[2], x[2])
+
+
+def test_predict_evaluates_the_model_once(generator):
+    calls = []
+
+    def score(x, t):
+        calls.append(t)
+        return -x
+
+    x, t = torch.randn(3, 2, generator=generator), torch.tensor(0.5)
+    x0, eps = predict(score, VP(), x, t)
+    assert len(calls) == 1
+    alpha, sigma = VP()(t)
+    close(eps, sigma * x)
+    close(x0, (1 - sigma**2) * x / alpha)
+
+
+@pytest.mark.usefixtures("as_user")
+def test_predict_refuses_a_plain_score_where_alpha_is_zero():
+    with pytest.raises(ValueError, match="does not determine x_0 where alpha = 0"):
+        predict(lambda x, t: -x, Rectified(), torch.ones(2, 3), torch.tensor(1.0))
+    with pytest.raises(ValueError, match="prediction returned shape"):
+        predict(lambda x, t: x[:, :1], VP(), torch.ones(2, 3), torch.tensor(0.5))
+
+
+# ---------------------------------------------------------------------------- Tweedie
+
+
+def test_tweedie_with_coefficients_per_sample(generator):
+    law, x = mixture(), torch.randn(3, 2, generator=generator)
+    alpha, sigma = torch.tensor([1.0, 0.7, 0.3]), torch.tensor([0.4, 0.7, 1.5])
+    mean, cov = tweedie(law.noised(alpha, sigma).score, x, alpha, sigma)
+    close(mean, law.posterior_mean(x, alpha, sigma))
+    close(cov, law.posterior_cov(x, alpha, sigma))
+
+
+def test_tweedie_on_events_that_are_no_vectors(generator):
+    A = torch.randn(6, 6, generator=generator)
+    law, x = Gaussian(torch.arange(6.0), A @ A.T), torch.randn(4, 2, 3, generator=generator)
+    noised = law.noised(0.8, 0.6)
+    mean, cov = tweedie(lambda y: noised.score(y.flatten(1)).reshape(y.shape), x, 0.8, 0.6)
+    close(mean.flatten(1), law.posterior_mean(x.flatten(1), 0.8, 0.6))
+    close(cov, law.posterior_cov(x.flatten(1), 0.8, 0.6))
+
+
+@pytest.mark.usefixtures("as_user")
+def test_tweedie_refuses():
+    x = torch.ones(2, 3)
+    with pytest.raises(ValueError, match="alpha = 0"):
+        tweedie(lambda y: -y, x, 0.0, 1.0)
+    with pytest.raises(ValueError, match=r"x_t must have shape \(B, \*event\)"):
+        tweedie(lambda y: -y, torch.ones(3), 1.0, 1.0)
+    with pytest.raises(ValueError, match="prediction returned shape"):
+        tweedie(lambda y: y[:, :1], x, 1.0, 1.0)

@@ -1,0 +1,132 @@
+"""Classifier-free guidance, on mixtures whose classes are known."""
+
+import pytest
+import torch
+from support import close
+
+from gradlogp import (
+    ExactScore,
+    Gaussian,
+    GaussianMixture,
+    ScoreModel,
+    evolve,
+    time_grid,
+)
+from gradlogp.core import Denoiser
+from gradlogp.diffusion import ProbabilityFlow
+from gradlogp.noise import prior
+from gradlogp.noise.schedules import VE, VP, Rectified
+from gradlogp.scores.guided import Guided
+
+MEANS = torch.tensor([[-2.0, 0.0], [-1.0, 1.0], [1.5, 0.5]], dtype=torch.float64)
+ALL = GaussianMixture([0.3, 0.3, 0.4], MEANS, 0.3)
+CLASS = GaussianMixture([0.5, 0.5], MEANS[:2], 0.3)  # the first two components
+T = torch.tensor(0.3, dtype=torch.float64)
+
+
+def scores(schedule):
+    return ExactScore(CLASS, schedule), ExactScore(ALL, schedule)
+
+
+@pytest.mark.parametrize("schedule", [VP(), VE(0.01, 20.0)], ids=["VP", "VE"])
+@pytest.mark.parametrize("w", [-1.0, 0.0, 0.7, 3.0])
+def test_score_is_that_of_the_conditional_times_a_power_of_the_class(schedule, w, generator):
+    """∇ log p(x|c) p(c|x)^w, with p(c|x) from the responsibilities of the noised mixture."""
+    given, free = scores(schedule)
+    x = torch.randn(6, 2, generator=generator).requires_grad_()
+    alpha, sigma = schedule(T)
+    class_given_x = ALL.noised(alpha, sigma).responsibilities(x)[:, :2].sum(1)
+    log_p = CLASS.noised(alpha, sigma).log_prob(x) + w * class_given_x.log()
+    expected = torch.autograd.grad(log_p.sum(), x)[0]
+    close(Guided(given, free, w)(x.detach(), T), expected, 1e-9)
+
+
+def test_0_is_the_conditional_and_minus_1_the_unconditional(generator):
+    given, free = scores(VP())
+    x = torch.randn(6, 2, generator=generator)
+    assert torch.equal(Guided(given, free, 0.0)(x, T), given(x, T))
+    close(Guided(given, free, -1.0)(x, T), free(x, T), 1e-12)
+    assert torch.equal(Guided(given, free)(x, T), Guided(given, free, 1.0)(x, T))
+
+
+def test_denoised_belongs_to_the_score(generator):
+    given, free = scores(VP())
+    guided, x = Guided(given, free, 2.0), torch.randn(6, 2, generator=generator)
+    alpha, sigma = VP()(T)
+    assert isinstance(guided, Denoiser)
+    close(guided.denoise(x, T), (x + sigma**2 * guided(x, T)) / alpha, 1e-10)
+    given, free = scores(Rectified())  # α = 0 at the start
+    x0 = Guided(given, free, 2.0).denoise(x, torch.tensor(1.0))
+    close(x0, (3 * CLASS.mean - 2 * ALL.mean).expand(6, 2), 1e-6)
+    with pytest.raises(ValueError, match="no denoise"):
+        Guided(given, lambda x, t: -x).denoise(x, T)
+
+
+def test_interval(generator):
+    """Each sample by its own time; the ends belong to it."""
+    given, free = scores(VP())
+    x, t = torch.randn(4, 2, generator=generator), torch.tensor([0.1, 0.3, 0.5, 0.8])
+    limited = Guided(given, free, 2.0, interval=(0.3, 0.5))
+    inside = torch.tensor([[False], [True], [True], [False]])
+    expected = torch.where(inside, Guided(given, free, 2.0)(x, t), given(x, t))
+    close(limited(x, t), expected, 1e-12)
+    asked = []
+    counted = lambda x, t: asked.append(t) or free(x, t)
+    limited = Guided(given, counted, 2.0, interval=(0.3, 0.5))
+    for time in t:
+        limited(x, time)
+    assert len(asked) == 2
+
+
+def test_two_gaussians_guide_to_a_gaussian(generator):
+    """N(m, v) over N(0, u): precision (1 + w)/v − w/u at every level, and samples beyond m."""
+    w, m, v, u = 1.5, 1.0, 0.2, 1.2
+    given, free = (ExactScore(law, VP()) for law in (Gaussian([m], v), Gaussian([0.0], u)))
+    alpha, sigma = VP()(T)
+    x = torch.linspace(-2, 2, 5).unsqueeze(1)
+    v_t, u_t = alpha**2 * v + sigma**2, alpha**2 * u + sigma**2
+    P = (1 + w) / v_t - w / u_t
+    mean = (1 + w) * alpha * m / v_t / P
+    close(Guided(given, free, w)(x, T), -P * (x - mean), 1e-10)
+    start, ends = prior(VP(), (400, 1), generator=generator), {}
+    for weight in (0.0, w):
+        score = Guided(given, free, weight)
+        ends[weight] = evolve(ProbabilityFlow(), score, VP(), start, time_grid(VP(), 20))
+    assert float(ends[w].mean()) > float(ends[0.0].mean()) + 0.1
+    assert float(ends[w].var()) < 0.8 * float(ends[0.0].var())
+
+
+def test_labels_of_one_model(generator):
+    """Two labels of one class-conditional model, the last one standing for none."""
+
+    class Labelled(torch.nn.Module):
+        event_shape = torch.Size([2])
+
+        def forward(self, x, c, labels):
+            return x * labels.unsqueeze(1)
+
+    model = ScoreModel(Labelled(), VP(), predicts="score")
+    x, none = torch.randn(3, 2, generator=generator), torch.full((3,), 5)
+    labels = torch.tensor([0, 1, 2])
+    guided = Guided(model.given(labels), model.given(none), 0.5)
+    expected = (1.5 * labels - 0.5 * 5).unsqueeze(
+        1
+    ) * x  # the score's frame is that of data N(0, 1)
+    close(guided(x, T), expected, 1e-9)
+
+
+@pytest.mark.usefixtures("as_user")
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Guided(*scores(VP()), weight=float("nan")), "weight"),
+        (lambda: Guided(*scores(VP()), interval=(0.5, 0.2)), "interval"),
+        (lambda: Guided(*scores(VP()))(torch.zeros(2), T), "shape"),
+        (lambda: Guided(*scores(VP()))(torch.zeros(3, 2), torch.zeros(2)), "t must have"),
+        (lambda: Guided(scores(VP())[0], lambda x, t: x[:1])(torch.zeros(3, 2), T), "uncond"),
+        (lambda: Guided(lambda x, t: x[:1], scores(VP())[1])(torch.zeros(3, 2), T), "condit"),
+    ],
+)
+def test_bad_input(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()

@@ -1,0 +1,463 @@
+"""ScoreModel with networks that know the answer, ExactScore, and the score of finite data."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from gradlogp.distributions.analytic import Gaussian, GaussianMixture
+from gradlogp.noise.predictions import KINDS
+from gradlogp.noise.schedules import (
+    DDPM,
+    VE,
+    VP,
+    Cosine,
+    Levels,
+    Rectified,
+    SubVP,
+)
+from gradlogp.scores.model import (
+    Conditioned,
+    EmpiricalScore,
+    ExactScore,
+    ScoreModel,
+)
+from gradlogp.scores.networks import MLP, NO_CLASS, UNet
+
+SCHEDULES = [
+    VE(0.05, 30.0),
+    VP(),
+    SubVP(),
+    Cosine(),
+    Rectified(),
+    DDPM([0.05, 0.1, 0.2, 0.3, 0.4]),
+    Levels([20.0, 5.0, 1.0, 0.1]),
+]
+every_schedule = pytest.mark.parametrize("schedule", SCHEDULES, ids=lambda s: type(s).__name__)
+every_kind = pytest.mark.parametrize("kind", KINDS)
+
+MEAN = torch.tensor([1.5, -0.7, 0.2], dtype=torch.float64)
+STD = torch.tensor([0.5, 2.0, 1.0], dtype=torch.float64)
+
+
+def close(actual, expected, rtol=1e-10, atol=1e-10):
+    torch.testing.assert_close(actual, expected, rtol=rtol, atol=atol)
+
+
+def seeded(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+class Answer(nn.Module):
+    """The posterior mean of what is predicted, for data N(0, I) in the standardised frame.
+
+    With a^2 + b^2 = 1 and x = a x_0 + b eps: E x_0 = a x, E eps = b x. It finds a and b in the noise
+    coordinate -log(alpha rms(c) / sigma) / 4 and the ratios c_i / rms(c).
+    """
+
+    def __init__(self, kind, std=STD):
+        super().__init__()
+        self.kind, self.event_shape = kind, std.shape
+        self.ratio = std / std.square().mean().sqrt()
+
+    def forward(self, x, coordinate):
+        snr = torch.exp(-4 * coordinate)[:, None] * self.ratio
+        a, b = snr / (1 + snr**2).sqrt(), 1 / (1 + snr**2).sqrt()
+        # v = a eps - b x_0 has mean 0
+        return {"score": -x, "epsilon": b * x, "x0": a * x, "v": 0 * x, "velocity": (b - a) * x}[
+            self.kind
+        ]
+
+
+class Wave(nn.Module):
+    """A smooth network that depends on every input, also on the noise level."""
+
+    def __init__(self, *event):
+        super().__init__()
+        self.event_shape = torch.Size(event)
+
+    def forward(self, x, coordinate):
+        c = coordinate.reshape(-1, *[1] * (x.ndim - 1))
+        return torch.sin(1.3 * x + c) + 0.2 * x.roll(1, -1) * c
+
+
+def standardised(network, schedule, kind, mean=MEAN, std=STD):
+    model = ScoreModel(network, schedule, kind)
+    model.data_mean.copy_(mean)
+    model.data_std.copy_(std)
+    return model
+
+
+# ---------------------------------------------------------------------------- the learned score
+
+
+@every_schedule
+@every_kind
+def test_the_right_network_makes_the_exact_score(schedule, kind, generator):
+    model = standardised(Answer(kind), schedule, kind)
+    law = Gaussian(MEAN, STD**2)
+    exact = ExactScore(law, schedule)
+    x = MEAN + 3 * torch.randn(6, 3, generator=generator)
+    for t in (
+        *torch.tensor([0.05, 0.3, 0.7, 0.99]),
+        torch.rand(6, generator=generator) * 0.9 + 0.05,
+    ):
+        close(model(x, t), exact(x, t), rtol=1e-9)
+        close(model.denoise(x, t), exact.denoise(x, t), rtol=1e-9, atol=1e-8)
+        close(model.denoise(x, t), law.posterior_mean(x, *schedule(t)), rtol=1e-9, atol=1e-8)
+
+
+@every_kind
+def test_a_network_that_is_wrong_is_seen(kind, generator):
+    """The negative control of the test above: std for variance, or no data statistics at all."""
+    x, t = 3 * torch.randn(6, 3, generator=generator), torch.tensor(0.3)
+    exact = ExactScore(Gaussian(MEAN, STD**2), VP())(x, t)
+    for mean, std in ((MEAN, STD**2), (torch.zeros(3), STD), (MEAN, torch.ones(3))):
+        model = standardised(Answer(kind, std), VP(), kind, mean, std)
+        assert (model(x, t) - exact).abs().max() > 1e-2
+
+
+@every_schedule
+def test_v_in_this_frame_is_the_preconditioning_of_edm(schedule, generator):
+    """D = c_skip x + c_out F(c_in x), F of the opposite sign, generalised to alpha and the mean."""
+    model = standardised(Wave(3), schedule, "v", MEAN, torch.full((3,), 0.5))
+    x, t = torch.randn(4, 3, generator=generator), torch.tensor(0.4)
+    alpha, sigma = schedule(t)
+    s = sigma / alpha  # EDM works with x / alpha
+    y = x / alpha - MEAN
+    c_in, c_skip = 1 / (s**2 + 0.25).sqrt(), 0.25 / (s**2 + 0.25)
+    c_out = s * 0.5 / (s**2 + 0.25).sqrt()
+    c_noise = ((s / 0.5).log() / 4).expand(4)  # EDM's log(sigma)/4, in units of the data
+    F = Wave(3)(c_in * y, c_noise)
+    close(model.denoise(x, t), MEAN + c_skip * y - c_out * F)
+    close(model(x, t), (alpha * model.denoise(x, t) - x) / sigma**2, rtol=1e-9)
+
+
+@every_kind
+@every_schedule
+def test_score_and_denoiser_obey_tweedie(schedule, kind, generator):
+    model = standardised(Wave(3), schedule, kind)
+    x, t = torch.randn(4, 3, generator=generator), torch.tensor([0.1, 0.4, 0.7, 0.9])
+    alpha, sigma = (v[:, None] for v in schedule(t))
+    close(model.denoise(x, t), (x + sigma**2 * model(x, t)) / alpha, rtol=1e-9, atol=1e-7)
+
+
+@every_kind
+@pytest.mark.parametrize("vp", [VP(), Cosine(), Rectified()], ids=lambda s: type(s).__name__)
+def test_ve_and_vp_are_one_model_in_two_scales(vp, kind, generator):
+    """s_VE(x/alpha; sigma/alpha) = alpha s_VP(x; alpha, sigma) with the same network (oracles 2.O)."""
+    ve = VE(0.01, 100.0)
+    one, two = (standardised(Wave(3), schedule, kind) for schedule in (vp, ve))
+    x, t = torch.randn(4, 3, generator=generator), torch.tensor([0.1, 0.4, 0.6, 0.9])
+    alpha, sigma = vp(t)
+    u = (sigma / alpha / 0.01).log() / math.log(1e4)  # the time at which VE has sigma / alpha
+    a = alpha[:, None]
+    close(two(x / a, u), a * one(x, t), rtol=1e-9)
+    close(two.denoise(x / a, u), one.denoise(x, t), rtol=1e-9)
+    wrong = sigma.log().sub(math.log(0.01)) / math.log(1e4)  # sigma in place of sigma / alpha
+    assert (two(x / a, wrong) - a * one(x, t)).abs().max() > 1e-2
+
+
+@every_kind
+def test_images_and_vectors_alike(kind, generator):
+    """The frame works entry by entry on any event shape, and t per sample goes with the batch."""
+    flat, image = ScoreModel(Wave(4), VP(), kind), ScoreModel(Wave(1, 1, 4), VP(), kind)
+    mean, std = torch.randn(4, generator=generator), torch.rand(4, generator=generator) + 0.5
+    for model in (flat, image):
+        model.data_mean.copy_(mean.reshape(model.event_shape))
+        model.data_std.copy_(std.reshape(model.event_shape))
+    x, t = torch.randn(4, 4, generator=generator), torch.tensor([0.1, 0.4, 0.6, 0.9])
+    close(image(x.reshape(4, 1, 1, 4), t).flatten(1), flat(x, t))
+    close(image.denoise(x.reshape(4, 1, 1, 4), t).flatten(1), flat.denoise(x, t))
+
+
+NETWORKS = {
+    "mlp": lambda: MLP(6, width=16, depth=1, n_classes=3, generator=seeded()),
+    "unet": lambda: UNet((1, 8, 8), channels=(8, 16), n_classes=3, generator=seeded()),
+}
+
+
+@every_kind
+@pytest.mark.parametrize("network", NETWORKS.values(), ids=NETWORKS.keys())
+def test_samples_do_not_see_each_other(network, kind, generator):
+    model = ScoreModel(network(), VP(), kind)
+    nn.init.normal_(model.network.outlet.weight, 0.0, 0.3, generator=generator)
+    x = torch.randn(4, *model.event_shape, generator=generator)
+    t, labels = torch.tensor([0.2, 0.5, 0.7, 1.0]), torch.tensor([0, 2, 1, 0])
+    for call in (model, model.denoise):
+        out = call(x, t, labels)
+        for i in range(4):
+            one = call(x[i : i + 1], t[i : i + 1], labels[i : i + 1])
+            close(one[0], out[i], rtol=1e-12, atol=1e-12)
+            close(call(x, t[i], labels)[i], out[i], rtol=1e-12, atol=1e-12)
+
+
+def test_the_dtype_follows_the_input(generator):
+    model = standardised(Wave(3), VP(), "v")
+    x, t = torch.randn(4, 3, generator=generator), torch.tensor(0.3)
+    single = model(x.float(), t.float())
+    assert single.dtype == model.denoise(x.float(), t.float()).dtype == torch.float32
+    assert model(x.float(), t).dtype == torch.float32
+    close(single.double(), model(x, t), rtol=1e-4, atol=1e-5)
+
+
+# ---------------------------------------------------------------------------- both ends of time
+
+
+@every_kind
+def test_the_noise_free_end(kind, generator):
+    model = standardised(Answer(kind), VP(), kind)
+    x, t = torch.randn(4, 3, generator=generator), torch.tensor(0.0)
+    close(model.denoise(x, t), x, atol=1e-5)  # Answer reads the coordinate, clamped at e^-15
+    for time in (t, torch.tensor([0.5, 0.5, 0.0, 0.5])):
+        with pytest.raises(ValueError, match="no score at sigma = 0; ask for it at a later time"):
+            model(x, time)
+
+
+@every_kind
+def test_the_end_where_nothing_of_the_data_is_left(kind, generator):
+    model = standardised(Answer(kind), Rectified(), kind)
+    x = torch.randn(4, 3, generator=generator)
+    for t in (torch.tensor(1.0), torch.tensor([1.0, 0.5, 1.0, 0.2])):
+        close(model(x, t), ExactScore(Gaussian(MEAN, STD**2), Rectified())(x, t))
+        close(model(x, t)[0], -x[0])
+        mean = model.denoise(x, t)
+        close(mean, Gaussian(MEAN, STD**2).posterior_mean(x, *Rectified()(t)), atol=1e-5)
+        close(mean[0], MEAN, atol=1e-5)
+
+
+@every_kind
+def test_a_constant_entry(kind, generator):
+    """Data of standard deviation 0 in one entry: its score is -(x - alpha m) / sigma^2."""
+    std = torch.tensor([0.5, 0.0, 1.0])
+    model = standardised(Answer(kind, std), VP(), kind, std=std)
+    x, t = torch.randn(4, 3, generator=generator), torch.tensor(0.3)
+    close(model(x, t), ExactScore(Gaussian(MEAN, std**2), VP())(x, t))
+    close(model.denoise(x, t), Gaussian(MEAN, std**2).posterior_mean(x, *VP()(t)))
+
+
+# ---------------------------------------------------------------------------- encode and decode
+
+
+def test_encode_decode_and_the_determinant(generator):
+    model = ScoreModel(Wave(2, 3), VP())
+    x = torch.randn(4, 2, 3, generator=generator)
+    close(model.encode(x), x)  # identities at first
+    assert model.log_det_encode() == 0.0
+    model.shift.copy_(torch.randn(2, 3, generator=generator))
+    model.scale.copy_(torch.rand(2, 3, generator=generator) + 0.2)
+    z = model.encode(x)
+    close(z, (x - model.shift) / model.scale)
+    close(model.decode(z), x)
+    J = torch.func.jacrev(lambda y: model.encode(y.reshape(1, 2, 3)).flatten())(x[0].flatten())
+    close(torch.tensor(model.log_det_encode()), torch.linalg.slogdet(J).logabsdet)
+    # densities: log p_x(x) = log p_z(z) + log |det dz/dx|
+    p_x = Gaussian(model.shift.flatten(), model.scale.flatten() ** 2).log_prob(x.flatten(1))
+    p_z = Gaussian(torch.zeros(6)).log_prob(z.flatten(1))
+    close(p_x, p_z + model.log_det_encode())
+
+
+def test_the_statistics_are_stored_with_the_weights(generator):
+    model = standardised(MLP(3, width=8, depth=1, generator=generator), VP(), "v")
+    model.shift.fill_(2.0)
+    again = ScoreModel(MLP(3, width=8, depth=1), VP(), "v")
+    again.load_state_dict(model.state_dict())
+    for name in ("data_mean", "data_std", "shift", "scale"):
+        assert torch.equal(getattr(again, name), getattr(model, name))
+    x, t = torch.randn(4, 3, generator=generator), torch.tensor(0.3)
+    assert torch.equal(again(x, t), model(x, t))
+
+
+# ---------------------------------------------------------------------------- labels, bad input
+
+
+def test_given_labels_make_a_plain_noisy_score(generator):
+    model = ScoreModel(NETWORKS["mlp"](), VP())
+    nn.init.normal_(model.network.outlet.weight, generator=generator)
+    x, t = torch.randn(3, 6, generator=generator), torch.tensor(0.4)
+    labels = torch.tensor([2, 0, 1])
+    given = model.given(labels)
+    assert isinstance(given, Conditioned)
+    assert torch.equal(given(x, t), model(x, t, labels))
+    assert torch.equal(given.denoise(x, t), model.denoise(x, t, labels))
+    assert not torch.equal(given(x, t), model.given(labels.flip(0))(x, t))
+
+
+def test_one_label_for_all_and_the_label_of_no_class(generator):
+    model = ScoreModel(NETWORKS["mlp"](), VP())
+    nn.init.normal_(model.network.outlet.weight, 0.0, 0.3, generator=generator)
+    x, t = torch.randn(4, 6, generator=generator), torch.tensor(0.4)
+    for call, one in (
+        (model, model.given(torch.tensor(2))),
+        (model.denoise, model.given(torch.tensor(2)).denoise),
+    ):
+        assert torch.equal(one(x, t), call(x, t, torch.full((4,), 2)))
+        assert torch.equal(one(x[:1], t), call(x[:1], t, torch.tensor([2])))
+    with pytest.raises(ValueError, match="never saw the label of no class"):
+        model.unconditional()
+    model.label_dropout.fill_(0.1)
+    free = model.unconditional()
+    assert torch.equal(free(x, t), model(x, t, torch.full((4,), NO_CLASS)))
+    assert torch.equal(free.denoise(x, t), model.denoise(x, t, torch.full((4,), NO_CLASS)))
+    plain = ScoreModel(MLP(6, 8, 1, generator=generator), VP())
+    assert plain.unconditional() is plain
+
+
+def test_a_state_from_before_there_was_label_dropout(generator):
+    model = ScoreModel(NETWORKS["mlp"](), VP())
+    model.label_dropout.fill_(0.5)
+    state = {k: v for k, v in model.state_dict().items() if k != "label_dropout"}
+    model.load_state_dict(state)
+    assert float(model.label_dropout) == 0
+    assert "label_dropout" not in state
+    del state["scale"]
+    with pytest.raises(RuntimeError, match="scale"):  # all else must be there
+        model.load_state_dict(state)
+
+
+@pytest.mark.usefixtures("as_user")
+def test_refuses_bad_labels():
+    model = ScoreModel(NETWORKS["mlp"](), VP())
+    x, t = torch.zeros(3, 6), torch.tensor(0.4)
+    for call in (model, model.denoise):
+        with pytest.raises(ValueError, match="conditional on 3 classes: pass labels"):
+            call(x, t)
+        with pytest.raises(ValueError, match="labels must lie in 0 … 2"):
+            call(x, t, torch.tensor([0, 1, 3]))
+        with pytest.raises(ValueError, match=r"labels must have shape \(3,\)"):
+            call(x, t, torch.tensor([0, 1]))
+    with pytest.raises(ValueError, match="n_classes=0"):
+        ScoreModel(MLP(6, width=8, depth=1), VP())(x, t, torch.tensor([0, 1, 2]))
+
+
+@pytest.mark.usefixtures("as_user")
+def test_refuses_bad_shapes_and_arguments():
+    model, t = ScoreModel(Wave(3), VP()), torch.tensor(0.4)
+    for call in (model, model.denoise):
+        for x in (torch.zeros(3), torch.zeros(2, 4), torch.zeros(2, 3, 1)):
+            with pytest.raises(ValueError, match=r"x must have shape \(B, 3\)"):
+                call(x, t)
+        for time in (torch.tensor([0.1, 0.2]), torch.full((4, 1), 0.1)):
+            with pytest.raises(ValueError, match=r"t must have shape \(\) or \(4,\)"):
+                call(torch.zeros(4, 3), time)
+    with pytest.raises(ValueError, match=r"x must have shape \(B, 3\)"):
+        model.encode(torch.zeros(2, 4))
+    with pytest.raises(ValueError, match=r"z must have shape \(B, 3\)"):
+        model.decode(torch.zeros(2, 4))
+    with pytest.raises(ValueError, match="unknown kind 'noise'; one of 'score', 'epsilon'"):
+        ScoreModel(Wave(3), VP(), "noise")
+    with pytest.raises(ValueError, match="pass event_shape="):
+        ScoreModel(nn.Identity(), VP())
+
+    class Narrow(nn.Module):
+        def forward(self, x, coordinate):
+            return x[:, :1]
+
+    narrow = ScoreModel(Narrow(), VP(), event_shape=(3,))
+    with pytest.raises(ValueError, match=r"the network returned shape \(2, 1\) for x of \(2, 3\)"):
+        narrow(torch.zeros(2, 3), t)
+
+
+# ---------------------------------------------------------------------------- the exact score
+
+
+@every_schedule
+def test_exact_score_is_that_of_the_noised_law(schedule, generator):
+    law = GaussianMixture([0.4, 0.6], [[0.0, 1.0], [2.0, -1.0]], [[0.5, 1.0], [0.8, 0.3]])
+    exact = ExactScore(law, schedule)
+    assert exact.event_shape == (2,)
+    x, t = torch.randn(4, 2, generator=generator), torch.tensor([0.1, 0.4, 0.7, 0.9])
+    for i in range(4):
+        alpha, sigma = schedule(t[i])
+        noised, y = law.noised(alpha, sigma), x[i : i + 1]
+        close(exact(x, t)[i], noised.score(y)[0])
+        close(exact(y, t[i])[0], noised.score(y)[0])
+        close(exact.log_prob(x, t)[i], noised.log_prob(y)[0])
+        close(exact.denoise(x, t)[i], law.posterior_mean(y, alpha, sigma)[0])
+
+
+# ---------------------------------------------------------------------------- finite data
+
+
+@every_schedule
+@pytest.mark.parametrize("event", [(1,), (3,), (1, 2, 2)], ids=str)
+def test_empirical_score_is_a_mixture_of_point_masses(schedule, event, generator):
+    data = torch.randn(7, *event, generator=generator)
+    flat = data.flatten(1)
+    law = GaussianMixture(torch.full((7,), 1 / 7), flat, 0.0)
+    score, exact = EmpiricalScore(data, schedule), ExactScore(law, schedule)
+    assert score.event_shape == event
+    x = 2 * torch.randn(5, *event, generator=generator)
+    for t in (torch.tensor(0.3), torch.tensor([0.1, 0.4, 0.6, 0.9, 0.99])):
+        close(score(x, t).flatten(1), exact(x.flatten(1), t), rtol=1e-9)
+        close(score.denoise(x, t).flatten(1), exact.denoise(x.flatten(1), t), rtol=1e-9)
+        close(score.log_prob(x, t), exact.log_prob(x.flatten(1), t), rtol=1e-9)
+
+
+@pytest.mark.parametrize(
+    "t", [torch.tensor(0.3), torch.linspace(0.1, 0.9, 10)], ids=["()", "(B,)"]
+)
+def test_empirical_score_does_not_depend_on_the_chunks(t, generator):
+    t = t.double()
+    data, x = torch.randn(6, 3, generator=generator), torch.randn(10, 3, generator=generator)
+    whole = EmpiricalScore(data, VP())
+    for size in (1, 3, 10):
+        part = EmpiricalScore(data, VP(), chunk_size=size)
+        for name in ("__call__", "log_prob", "denoise"):
+            close(getattr(part, name)(x, t), getattr(whole, name)(x, t), rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("batched", [False, True], ids=["()", "(B,)"])
+def test_empirical_score_far_from_the_origin(batched, generator):
+    """Offset 1e6 and sigma = 0.01: |x|^2 + |y|^2 - 2 x y would be wrong by 1e-4 = sigma^2."""
+    schedule = VE(0.01, 1.0)
+    t = torch.zeros(6) if batched else torch.tensor(0.0)
+    grid = lambda v: (v * 2**20).round() / 2**20  # so that adding 1e6 is exact
+    data = grid(0.02 * torch.randn(40, 2, generator=generator))
+    x = grid(data[:6] + 0.01 * torch.randn(6, 2, generator=generator))
+    near, far = EmpiricalScore(data, schedule), EmpiricalScore(data + 1e6, schedule)
+    close(far.log_prob(x + 1e6, t), near.log_prob(x, t))
+    close(far.denoise(x + 1e6, t) - 1e6, near.denoise(x, t), rtol=0, atol=1e-8)
+    # the points themselves are known to 1e-10, and the score divides by sigma^2 = 1e-4
+    close(far(x + 1e6, t), near(x, t), rtol=0, atol=1e-4)
+    assert near(x, t).abs().max() > 10
+    assert near.log_prob(x, t).exp().std() > 1  # there is something to get wrong
+    # the negative control: distances by expansion
+    a, b = x + 1e6, data + 1e6
+    expanded = a.square().sum(1)[:, None] + b.square().sum(1) - 2 * a @ b.T
+    assert (expanded - torch.cdist(x, data) ** 2).abs().max() > 1e-5
+
+
+def test_empirical_score_memorises(generator):
+    """At small noise the denoiser returns the nearest point; at large noise the mean."""
+    data = torch.randn(20, 3, generator=generator)
+    score = EmpiricalScore(data, VE(1e-3, 1e4))
+    x = data + 1e-3 * torch.randn(20, 3, generator=generator)
+    close(score.denoise(x, torch.tensor(0.0)), data)
+    close(score.denoise(x, torch.tensor(1.0)), data.mean(0).expand(20, 3), atol=1e-3)
+
+
+def test_empirical_score_is_the_gradient_of_its_log_density(generator):
+    score = EmpiricalScore(torch.randn(6, 2, generator=generator), VP())
+    x, t = torch.randn(4, 2, generator=generator), torch.tensor(0.3)
+    gradient = torch.func.grad(lambda y: score.log_prob(y, t).sum())(x)
+    close(score(x, t), gradient)
+
+
+@pytest.mark.usefixtures("as_user")
+def test_empirical_score_refuses_bad_shapes():
+    with pytest.raises(ValueError, match="data must have shape"):
+        EmpiricalScore(torch.zeros(5), VP())
+    score, t = EmpiricalScore(torch.zeros(5, 2), VP()), torch.tensor(0.3)
+    for call in (score, score.log_prob, score.denoise):
+        with pytest.raises(ValueError, match=r"x must have shape \(B, 2\)"):
+            call(torch.zeros(4, 3), t)
+        with pytest.raises(ValueError, match="must have shape"):
+            call(torch.zeros(4, 2), torch.full((3,), 0.5))
+
+
+def test_empirical_score_has_no_score_without_noise(as_user):
+    empirical = EmpiricalScore(torch.randn(5, 2), VP())
+    with pytest.raises(ValueError, match="no score at sigma = 0"):
+        empirical(torch.zeros(3, 2), torch.tensor(0.0))
