@@ -82,7 +82,7 @@ def kernels(h, whitened_h, cov, scatter):
 
 
 def posterior(law):
-    return glp.distributions.Posterior(law.log_prior, law.log_likelihood, law.data)
+    return glp.distributions.Observed(law.log_prior, law.log_likelihood, law.data)
 
 
 def starts(law, generator):

@@ -16,7 +16,7 @@ def main() -> None:
     exact = glp.ExactScore(law, schedule)
 
     model = glp.ScoreModel(glp.MLP(2, 48, generator=g), schedule, predicts="v")
-    settings = glp.Settings(steps=300, batch_size=512, learning_rate=3e-3)
+    settings = glp.TrainingSettings(steps=300, batch_size=512, learning_rate=3e-3)
     x = law.sample(20_000, generator=g)
     records = glp.fit(model, x, settings=settings, exact=exact, check_every=100, generator=g)
     for record in records:

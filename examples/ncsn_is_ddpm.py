@@ -45,7 +45,7 @@ def main() -> None:
     assert weights < 1e-6
 
     # NCSN's network read as DDPM's: the same score, so DDIM from the same noise ends the same
-    read = glp.Rescheduled(ncsn, ncsn.schedule, ddpm.schedule)
+    read = glp.RescheduledScore(ncsn, ncsn.schedule, ddpm.schedule)
     start = torch.randn(1000, 2, generator=g, dtype=torch.float64)
     times = glp.time_grid(ddpm.schedule)
     ends = [

@@ -15,7 +15,7 @@ law = glp.GaussianMixture([0.5, 0.5], torch.tensor([[-2.0, 0.0], [2.0, 0.0]]), 1
 schedule = glp.schedules.VE(0.05, 10.0)
 model = glp.ScoreModel(glp.MLP(2, 96, generator=generator), schedule, predicts="v")
 x = law.sample(50_000, generator=generator)
-settings = glp.Settings(steps=1000, batch_size=1024, learning_rate=3e-3)
+settings = glp.TrainingSettings(steps=1000, batch_size=1024, learning_rate=3e-3)
 for record in glp.fit(model, x, settings=settings, generator=generator):
     if record.step % 100 == 0:
         print(record.step, f"{record.loss:.4f}")

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from .interfaces.estimator import ScoreEstimator as ScoreEstimator
     from .langevin import Chain as Chain
     from .langevin import run as run
-    from .learn import Settings as Settings
+    from .learn import TrainingSettings as TrainingSettings
     from .learn import data as data
     from .learn import fit as fit
     from .learn import objectives as objectives
@@ -49,8 +49,8 @@ if TYPE_CHECKING:
     from .scores import MLP as MLP
     from .scores import EmpiricalScore as EmpiricalScore
     from .scores import ExactScore as ExactScore
-    from .scores import Guided as Guided
-    from .scores import Rescheduled as Rescheduled
+    from .scores import GuidedScore as GuidedScore
+    from .scores import RescheduledScore as RescheduledScore
     from .scores import ScoreModel as ScoreModel
     from .scores import UNet as UNet
     from .scores import as_score as as_score
@@ -97,7 +97,7 @@ _NAMES = {
     "ScoreEstimator": "interfaces.estimator",
     "Chain": "langevin",
     "run": "langevin",
-    "Settings": "learn",
+    "TrainingSettings": "learn",
     "fit": "learn",
     "noise_levels": "noise",
     "prior": "noise",
@@ -105,9 +105,9 @@ _NAMES = {
     "tweedie": "noise",
     "EmpiricalScore": "scores",
     "ExactScore": "scores",
-    "Guided": "scores",
+    "GuidedScore": "scores",
     "MLP": "scores",
-    "Rescheduled": "scores",
+    "RescheduledScore": "scores",
     "ScoreModel": "scores",
     "UNet": "scores",
     "as_score": "scores",

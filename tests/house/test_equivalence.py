@@ -157,10 +157,10 @@ def test_one_trained_model_is_the_other_rescheduled(vp, ve, generator):
     ddpm, ncsn = models
     t, u = matched(vp, ve, 20, generator)
     y = 2 * torch.randn(20, 2, generator=generator)
-    read = glp.Rescheduled(ncsn, ve, vp)
+    read = glp.RescheduledScore(ncsn, ve, vp)
     close(read(y, t), ddpm(y, t), 1e-8)
     close(read.denoise(y, t), ddpm.denoise(y, t), 1e-8)
     if vp.times is None:  # a ladder of levels ends at its lowest level, where DDPM goes on to data
-        back = glp.Rescheduled(ddpm, vp, ve)
+        back = glp.RescheduledScore(ddpm, vp, ve)
         close(back(y, u), ncsn(y, u), 1e-8)
     assert (ncsn(y, u) - ddpm(y, t)).abs().max() > 0.05  # not without the change of coordinates

@@ -23,7 +23,7 @@ from gradlogp.langevin import (
     adapt_preconditioner,
     adapt_step_size,
     estimate_curvature,
-    plan,
+    plan_steps,
     step_for_bias,
 )
 from gradlogp.langevin.adaptation import DualAveraging
@@ -267,7 +267,7 @@ def exact_distance(l, h, n):
 def test_a_plan_keeps_its_promise_on_gaussians(l, accuracy):
     l = torch.tensor(l)
     target = Gaussian(torch.zeros(len(l)), 1 / l)
-    made = plan(target, accuracy)
+    made = plan_steps(target, accuracy)
     m, L, d = float(l.min()), float(l.max()), len(l)
     bound = math.exp(math.log1p(-m * made.step_size) * made.n_steps) * math.sqrt(d / m)
     bound += 1.65 * L / m * math.sqrt(made.step_size * d)
@@ -284,25 +284,25 @@ def test_a_plan_keeps_its_promise_on_gaussians(l, accuracy):
 
 def test_a_plan_from_curvature():
     l = torch.tensor([0.5, 1.0, 3.0])
-    made, known = plan((0.5, 3.0, 3), 0.1), plan(Gaussian(torch.zeros(3), 1 / l), 0.1)
+    made, known = plan_steps((0.5, 3.0, 3), 0.1), plan_steps(Gaussian(torch.zeros(3), 1 / l), 0.1)
     close(made.step_size, known.step_size, 1e-12)
     assert abs(made.n_steps - known.n_steps) <= 1
     assert made.exact_gaussian.step_size < known.exact_gaussian.step_size  # all are taken as L
     close(made.step_size, (0.05 * 0.5 / (1.65 * 3)) ** 2 / 3, 1e-12)
     assert "Dalalyan" in made.theorem
     assert any("0.5-strongly" in condition for condition in made.conditions)
-    near = plan((0.5, 3.0, 3), 0.1, distance=0.01)
+    near = plan_steps((0.5, 3.0, 3), 0.1, distance=0.01)
     assert near.n_steps == 1
 
 
 @pytest.mark.parametrize(
     ("case", "message"),
     [
-        (lambda: plan((0.0, 1.0, 2), 0.1), "strongly log-concave"),
-        (lambda: plan((2.0, 1.0, 2), 0.1), "m <= L"),
-        (lambda: plan((1.0, 1.0, 2), 0.0), "accuracy"),
-        (lambda: plan((1.0, 1.0, 2), 0.1, distance=-1.0), "distance"),
-        (lambda: plan((1.0, 1.0, 2), 0.1, metric="tv"), "metric"),
+        (lambda: plan_steps((0.0, 1.0, 2), 0.1), "strongly log-concave"),
+        (lambda: plan_steps((2.0, 1.0, 2), 0.1), "m <= L"),
+        (lambda: plan_steps((1.0, 1.0, 2), 0.0), "accuracy"),
+        (lambda: plan_steps((1.0, 1.0, 2), 0.1, distance=-1.0), "distance"),
+        (lambda: plan_steps((1.0, 1.0, 2), 0.1, metric="tv"), "metric"),
     ],
 )
 def test_bad_plans_are_refused(case, message, as_user):

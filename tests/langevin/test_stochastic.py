@@ -11,7 +11,7 @@ from support import Given, affine, close, z_score
 
 from gradlogp import run
 from gradlogp.core import Streams, sum_event
-from gradlogp.distributions.observed import Posterior
+from gradlogp.distributions.observed import Observed
 from gradlogp.distributions.targets import LogisticRegression
 from gradlogp.langevin import ULA
 from gradlogp.langevin.kernels.decreasing import polynomial_decay, weighted_average
@@ -32,7 +32,7 @@ PRIOR, NOISE = 4.0, 0.8  # variances
 
 def normal_mean(data, prior=PRIOR, noise=NOISE):
     """The posterior of the mean of normal observations, a normal law of precision λ."""
-    return Posterior(
+    return Observed(
         lambda x: -0.5 * sum_event(x**2) / prior,
         lambda x, rows: -0.5 * (x - rows).square() / noise,
         data,
@@ -82,7 +82,7 @@ def logistic(generator):
     x = torch.randn(7, 3, generator=generator)
     y = (torch.rand(7, generator=generator) < 0.5).double()
     p = LogisticRegression(x, y, 1.3)
-    return p, Posterior(p.log_prior, p.log_likelihood, p.data)
+    return p, Observed(p.log_prior, p.log_likelihood, p.data)
 
 
 # ---------------------------------------------------------------------------- the posterior
@@ -152,10 +152,10 @@ def test_sgld_stationary_variance(n, replace, h):
 
 
 def test_without_the_factor_the_law_is_another():
-    class Forgetful(Posterior):
+    class Forgetful(Observed):
         def minibatch_score(self, x, index):
             prior = -x / PRIOR
-            whole = Posterior.minibatch_score(self, x, index)
+            whole = Observed.minibatch_score(self, x, index)
             return prior + (whole - prior) * index.shape[-1] / self.n_data
 
     broken = Forgetful(TARGET.log_prior, TARGET.log_likelihood, Y)
@@ -286,7 +286,7 @@ def lyapunov(M, Q):
 @pytest.mark.parametrize(("h", "expected"), [(0.05, 1.0006), (0.1, 1.0026), (0.5, 1.0909)])
 def test_sghmc_is_symplectic_euler(h, expected):
     """On N(0, 1) with friction 1; explicit Euler has 1.053, 1.114 and 2.154."""
-    unit = Posterior(
+    unit = Observed(
         lambda x: 0 * sum_event(x), lambda x, rows: -0.5 * x**2 + 0 * rows, torch.zeros(1)
     )
     step = joint(SGHMC(h, 1), unit)
@@ -361,7 +361,7 @@ def test_psgld_with_a_fixed_preconditioner_has_its_exact_law():
 
 def test_psgld_samples_another_law_without_its_correction():
     """G = 1/(1 + |x|) on N(0, 1): the law is p, or p/G with E x² = (1 + 2c)/(1 + c), c = √(2/π)."""
-    unit = Posterior(
+    unit = Observed(
         lambda x: 0 * sum_event(x), lambda x, rows: -0.5 * x**2 + 0 * rows, torch.zeros(1)
     )
     x = torch.linspace(-7, 7, 700).unsqueeze(1)  # no node at the kink
@@ -433,7 +433,7 @@ def test_float32_stays_and_inputs_are_kept(kernel, generator):
 
 @every_kernel
 def test_a_diverging_chain_is_frozen_alone(kernel, generator):
-    steep = Posterior(lambda x: -sum_event(x**4), lambda x, rows: -0.5 * (x - rows).square(), Y)
+    steep = Observed(lambda x: -sum_event(x**4), lambda x, rows: -0.5 * (x - rows).square(), Y)
     x0 = torch.tensor([[1e200], [0.5]])
     with pytest.warns(RuntimeWarning, match="1 of 2 chains diverged"):
         chain = run(kernel, steep, x0, 5, generator=generator)
@@ -468,7 +468,7 @@ REFUSED = [
     (lambda: SGLD(0.1, 2, temperature=-1.0), "temperature"),
     (lambda: SGLD(0.1, 6).init(torch.zeros(2, 1), TARGET), "at most the 5"),
     (lambda: SGLD(0.1, 2).init(torch.zeros(2), TARGET), "x0"),
-    (lambda: SGLD(0.1, 2).init(torch.zeros(2, 1), logistic_target()), "Posterior"),
+    (lambda: SGLD(0.1, 2).init(torch.zeros(2, 1), logistic_target()), "Observed"),
     (lambda: run(SGLD(lambda k: 0.1 - k, 2), TARGET, torch.zeros(2, 1), 3), r"step_size\(1\)"),
     (lambda: PSGLD(0.1, 2, "none"), "correction"),
     (lambda: PSGLD(0.1, 2, "exact", decay=1.5), "decay"),
@@ -481,9 +481,9 @@ REFUSED = [
     (lambda: polynomial_decay(1.0, gamma=0.5), "gamma"),
     (lambda: weighted_average(torch.zeros(2, 3), torch.ones(4)), "step_sizes"),
     (lambda: weighted_average(torch.zeros(2, 3), torch.zeros(3)), "positive"),
-    (lambda: Posterior(sum_event, lambda x, r: x, torch.zeros(0, 2)), "at least one"),
-    (lambda: Posterior(sum_event, lambda x, r: x, Y).score(torch.zeros(2, 1)), "log_likelihood"),
-    (lambda: Posterior(lambda x: x, lambda x, r: x - r, Y).score(torch.zeros(2, 1)), "log_prior"),
+    (lambda: Observed(sum_event, lambda x, r: x, torch.zeros(0, 2)), "at least one"),
+    (lambda: Observed(sum_event, lambda x, r: x, Y).score(torch.zeros(2, 1)), "log_likelihood"),
+    (lambda: Observed(lambda x: x, lambda x, r: x - r, Y).score(torch.zeros(2, 1)), "log_prior"),
     (lambda: TARGET.minibatch_score(torch.zeros(2, 1), torch.zeros(3, 2).long()), "index"),
     (lambda: TARGET.minibatch_score(torch.zeros(2, 1), torch.zeros(0).long()), "empty"),
 ]

@@ -14,7 +14,7 @@ from gradlogp.learn.averages import accelerated
 from gradlogp.learn.objectives import multilevel
 from gradlogp.learn.settings import ema_decay
 from gradlogp.noise.schedules import VP
-from gradlogp.scores.guided import Guided
+from gradlogp.scores.guided import GuidedScore
 from gradlogp.scores.networks import NO_CLASS
 
 MIXTURE = {"weights": [0.3, 0.7], "means": [[-2.0, 0.0], [1.0, 1.0]], "covs": [0.3, 0.5]}
@@ -139,7 +139,7 @@ def test_weight_decay():
 
 
 def test_settings_are_changed_one_by_one():
-    settings = glp.Settings(steps=7, batch_size=16)
+    settings = glp.TrainingSettings(steps=7, batch_size=16)
     assert len(list(glp.fit(make(), points(), settings=settings, steps=3))) == 3
     assert len(list(glp.fit(make(), points(), settings=settings))) == 7
     with pytest.raises(TypeError, match="learning_rat"):
@@ -157,11 +157,13 @@ def test_settings_are_changed_one_by_one():
 )  # fmt: skip
 def test_settings_that_make_no_sense(change):
     with pytest.raises(ValueError, match=next(iter(change))):
-        glp.Settings(**change)
+        glp.TrainingSettings(**change)
 
 
 def test_half_lives_may_be_a_list(as_user):
-    assert glp.Settings(ema_half_lives=[10, 2.5]) == glp.Settings(ema_half_lives=(10.0, 2.5))
+    assert glp.TrainingSettings(ema_half_lives=[10, 2.5]) == glp.TrainingSettings(
+        ema_half_lives=(10.0, 2.5)
+    )
 
 
 # ---------------------------------------------------------------------------- data
@@ -328,7 +330,9 @@ def test_both_halves_of_guidance_are_learned():
     with torch.no_grad():
         free = model.unconditional()(alpha * probe, t)
         given = model.given(torch.tensor(1))(alpha * probe, t)
-        guided = Guided(model.given(labels[:500]), model.unconditional(), 1.5)(alpha * probe, t)
+        guided = GuidedScore(model.given(labels[:500]), model.unconditional(), 1.5)(
+            alpha * probe, t
+        )
         own = model.given(labels[:500])(alpha * probe, t)
     size = float(exact[0].square().sum(1).mean().sqrt())
     assert off(free, NO_CLASS) < 0.2 * size

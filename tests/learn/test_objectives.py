@@ -8,7 +8,7 @@ from support import COV, MEAN, Given, close, gauss_hermite, z_score
 from gradlogp import Gaussian, GaussianMixture, objectives
 from gradlogp.core import per_sample
 from gradlogp.learn.objectives import weights
-from gradlogp.noise.predictions import join, split
+from gradlogp.noise.predictions import from_prediction, to_prediction
 from gradlogp.noise.schedules import (
     DDPM,
     VE,
@@ -218,8 +218,8 @@ def test_losses_follow_the_dtype_and_the_generator(generator):
 
 def errors_of(kind, s, x0, eps, x_t, a, b):
     """½‖predicted − true‖² of a kind of prediction, for each sample."""
-    x0_hat, eps_hat = split("score", s, x_t, a, b)
-    difference = join(kind, x0_hat, eps_hat, a, b) - join(kind, x0, eps, a, b)
+    x0_hat, eps_hat = from_prediction("score", s, x_t, a, b)
+    difference = to_prediction(kind, x0_hat, eps_hat, a, b) - to_prediction(kind, x0, eps, a, b)
     return 0.5 * difference.square().sum(1)
 
 

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from gradlogp.distributions.analytic import Gaussian, GaussianMixture
 from gradlogp.noise.predictions import (
     KINDS,
-    join,
+    from_prediction,
     predict,
-    split,
+    to_prediction,
 )
 from gradlogp.noise.schedules import (
     DDPM,
@@ -60,11 +60,11 @@ def pair(g, *shape):
 def test_join_is_the_table(generator):
     x0, eps = pair(generator, 4, 3)
     a, b = 0.8, 0.5
-    close(join("score", x0, eps, a, b), -eps / b)
-    close(join("epsilon", x0, eps, a, b), eps)
-    close(join("x0", x0, eps, a, b), x0)
-    close(join("v", x0, eps, a, b), a * eps - b * x0)
-    close(join("velocity", x0, eps, a, b), eps - x0)
+    close(to_prediction("score", x0, eps, a, b), -eps / b)
+    close(to_prediction("epsilon", x0, eps, a, b), eps)
+    close(to_prediction("x0", x0, eps, a, b), x0)
+    close(to_prediction("v", x0, eps, a, b), a * eps - b * x0)
+    close(to_prediction("velocity", x0, eps, a, b), eps - x0)
 
 
 def test_v_and_velocity_are_velocities_of_their_paths(generator):
@@ -76,7 +76,11 @@ def test_v_and_velocity_are_velocities_of_their_paths(generator):
         ("velocity", lambda u: (1 - u, u)),
     ):
         x = lambda u, path=path: path(u)[0] * x0 + path(u)[1] * eps
-        close(join(kind, x0, eps, *path(0.6)), (x(0.6 + h) - x(0.6 - h)) / (2 * h), atol=1e-7)
+        close(
+            to_prediction(kind, x0, eps, *path(0.6)),
+            (x(0.6 + h) - x(0.6 - h)) / (2 * h),
+            atol=1e-7,
+        )
 
 
 positive = st.floats(1e-3, 100.0)
@@ -88,15 +92,17 @@ def test_split_inverts_join(kind, alpha, sigma, seed):
     x0, eps = pair(torch.Generator().manual_seed(seed), 3, 2)
     x_t = alpha * x0 + sigma * eps
     tolerance = 1e-14 * (alpha + sigma) / min(alpha, sigma) * 10 + 1e-12
-    value = join(kind, x0, eps, alpha, sigma)
-    x0_hat, eps_hat = split(kind, value, x_t, alpha, sigma)
+    value = to_prediction(kind, x0, eps, alpha, sigma)
+    x0_hat, eps_hat = from_prediction(kind, value, x_t, alpha, sigma)
     close(x0_hat, x0, atol=tolerance)
     close(eps_hat, eps, atol=tolerance)
     # for any other value: it is a pair that lies on x_t, and join gives the value back
     other = value + 1.0
-    x0_hat, eps_hat = split(kind, other, x_t, alpha, sigma)
+    x0_hat, eps_hat = from_prediction(kind, other, x_t, alpha, sigma)
     close(alpha * x0_hat + sigma * eps_hat, x_t, atol=tolerance * (1 + alpha + sigma))
-    close(join(kind, x0_hat, eps_hat, alpha, sigma), other, rtol=1e-9, atol=1e3 * tolerance)
+    close(
+        to_prediction(kind, x0_hat, eps_hat, alpha, sigma), other, rtol=1e-9, atol=1e3 * tolerance
+    )
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -104,14 +110,14 @@ def test_coefficients_of_shape_b_agree_row_by_row(kind, generator):
     x0, eps = pair(generator, 3, 2, 2)
     alpha, sigma = torch.tensor([0.9, 0.5, 0.1]), torch.tensor([0.1, 0.5, 0.9])
     x_t = alpha.reshape(3, 1, 1) * x0 + sigma.reshape(3, 1, 1) * eps
-    value = join(kind, x0, eps, alpha, sigma)
-    parts = split(kind, value, x_t, alpha, sigma)
+    value = to_prediction(kind, x0, eps, alpha, sigma)
+    parts = from_prediction(kind, value, x_t, alpha, sigma)
     close(parts[0], x0)
     close(parts[1], eps)
     for i in range(3):
         row = slice(i, i + 1)
-        close(join(kind, x0[row], eps[row], alpha[i], sigma[i]), value[row])
-        one = split(kind, value[row], x_t[row], alpha[i], sigma[i])
+        close(to_prediction(kind, x0[row], eps[row], alpha[i], sigma[i]), value[row])
+        one = from_prediction(kind, value[row], x_t[row], alpha[i], sigma[i])
         close(one[0], parts[0][row])
         close(one[1], parts[1][row])
 
@@ -120,8 +126,8 @@ def test_coefficients_of_shape_b_agree_row_by_row(kind, generator):
 @pytest.mark.parametrize(("alpha", "sigma"), [(1.0, 0.0), (0.0, 1.0), (0.0, 30.0)])
 def test_v_and_velocity_determine_both_at_both_ends(kind, alpha, sigma, generator):
     x0, eps = pair(generator, 4, 3)
-    value = join(kind, x0, eps, alpha, sigma)
-    x0_hat, eps_hat = split(kind, value, alpha * x0 + sigma * eps, alpha, sigma)
+    value = to_prediction(kind, x0, eps, alpha, sigma)
+    x0_hat, eps_hat = from_prediction(kind, value, alpha * x0 + sigma * eps, alpha, sigma)
     close(x0_hat, x0)
     close(eps_hat, eps)
 
@@ -129,15 +135,15 @@ def test_v_and_velocity_determine_both_at_both_ends(kind, alpha, sigma, generato
 def test_a_score_becomes_epsilon_without_passing_through_x0(generator):
     """At alpha = 1e-14 a detour over x_0 would lose every digit."""
     x0, eps = pair(generator, 4, 3)
-    _, eps_hat = split("score", -eps / 0.7, 1e-14 * x0 + 0.7 * eps, 1e-14, 0.7)
+    _, eps_hat = from_prediction("score", -eps / 0.7, 1e-14 * x0 + 0.7 * eps, 1e-14, 0.7)
     close(eps_hat, eps, rtol=1e-15, atol=0)
 
 
 def test_the_noise_free_end_of_score_and_epsilon(generator):
     x0, eps = pair(generator, 4, 3)
-    close(split("epsilon", eps, x0, 1.0, 0.0)[0], x0)
-    close(split("score", eps, x0, 1.0, 0.0), (x0, torch.zeros(4, 3)))
-    close(split("x0", x0, eps, 0.0, 1.0), (x0, eps))
+    close(from_prediction("epsilon", eps, x0, 1.0, 0.0)[0], x0)
+    close(from_prediction("score", eps, x0, 1.0, 0.0), (x0, torch.zeros(4, 3)))
+    close(from_prediction("x0", x0, eps, 0.0, 1.0), (x0, eps))
 
 
 @pytest.mark.usefixtures("as_user")
@@ -149,28 +155,31 @@ def test_refuses_what_is_not_determined():
             with pytest.raises(
                 ValueError, match=rf"{kind} does not determine x_0 where alpha = 0"
             ):
-                split(kind, x, x, alpha, 1.0)
+                from_prediction(kind, x, x, alpha, 1.0)
     for sigma in (0.0, ends):
         with pytest.raises(ValueError, match=r"x0 does not determine epsilon.*sigma = 0"):
-            split("x0", x, x, 1.0, sigma)
+            from_prediction("x0", x, x, 1.0, sigma)
         with pytest.raises(ValueError, match="sigma = 0"):
-            join("score", x, x, 1.0, sigma)
+            to_prediction("score", x, x, 1.0, sigma)
 
 
 @pytest.mark.usefixtures("as_user")
 def test_refuses_bad_arguments():
     x = torch.ones(2, 3)
-    for call in (lambda: split("noise", x, x, 1.0, 1.0), lambda: join("noise", x, x, 1.0, 1.0)):
+    for call in (
+        lambda: from_prediction("noise", x, x, 1.0, 1.0),
+        lambda: to_prediction("noise", x, x, 1.0, 1.0),
+    ):
         with pytest.raises(ValueError, match="unknown kind 'noise'; one of 'score', 'epsilon'"):
             call()
     with pytest.raises(ValueError, match=r"prediction returned shape \(2, 1\) for x of \(2, 3\)"):
-        split("x0", x[:, :1], x, 1.0, 1.0)
+        from_prediction("x0", x[:, :1], x, 1.0, 1.0)
     with pytest.raises(ValueError, match="x0 returned shape"):
-        join("v", x[:1], x, 1.0, 1.0)
+        to_prediction("v", x[:1], x, 1.0, 1.0)
     with pytest.raises(ValueError, match=r"alpha must have shape \(\) or \(2,\), got \(3,\)"):
-        split("x0", x, x, torch.ones(3), 1.0)
+        from_prediction("x0", x, x, torch.ones(3), 1.0)
     with pytest.raises(ValueError, match=r"sigma must have shape \(\) or \(2,\), got \(2, 1\)"):
-        join("x0", x, x, 1.0, torch.ones(2, 1))
+        to_prediction("x0", x, x, 1.0, torch.ones(2, 1))
 
 
 # ---------------------------------------------------------------------------- predict

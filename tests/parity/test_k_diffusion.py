@@ -21,7 +21,7 @@ from gradlogp.noise.schedules import (
     VE,
     VP,
 )
-from gradlogp.scores import Rescheduled
+from gradlogp.scores import RescheduledScore
 from gradlogp.scores.foreign import from_k_diffusion, to_k_diffusion
 
 sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
@@ -62,7 +62,7 @@ def test_a_deterministic_sampler(sampler, transition, schedule, generator):
     expected = getattr(sampling, f"sample_{sampler}")(denoiser, x, levels(), disable=True)
     out = evolve(transition, ExactScore(LAW, edm), edm, x, TIMES)
     close(out, expected, 1e-9)
-    moved = Rescheduled(ExactScore(LAW, schedule), schedule, edm)
+    moved = RescheduledScore(ExactScore(LAW, schedule), schedule, edm)
     close(evolve(transition, moved, edm, x, TIMES), expected, 1e-9)
     other = evolve(DPMSolver(3), ExactScore(LAW, edm), edm, x, TIMES)
     assert float((other - expected).abs().max()) > 1e-3  # a control

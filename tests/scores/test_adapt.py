@@ -11,7 +11,7 @@ from gradlogp import (
     objectives,
 )
 from gradlogp.core import Denoiser
-from gradlogp.noise import join
+from gradlogp.noise import to_prediction
 from gradlogp.noise.schedules import VE, VP
 
 LAW = GaussianMixture([0.3, 0.7], [[-2.0, 0.5], [1.0, 0.0]], [0.4, 0.6])
@@ -37,7 +37,7 @@ def oracle(kind, schedule):
             return exact(x, t)
         x0 = exact.denoise(x, t)
         b = sigma if sigma.ndim == 0 else sigma[:, None]
-        return join(kind, x0, -b * exact(x, t), alpha, sigma)
+        return to_prediction(kind, x0, -b * exact(x, t), alpha, sigma)
 
     return network
 

@@ -14,7 +14,7 @@ from gradlogp import (
 from gradlogp.core import Denoiser
 from gradlogp.diffusion import ProbabilityFlow
 from gradlogp.distributions.analytic import Empirical
-from gradlogp.noise.predictions import KINDS, join
+from gradlogp.noise.predictions import KINDS, to_prediction
 from gradlogp.noise.schedules import (
     DDPM,
     EDM,
@@ -55,7 +55,7 @@ def prediction(kind, schedule, x, t, law=MIXTURE):
     alpha, sigma = schedule(t)
     x0 = law.posterior_mean(x, alpha, sigma)
     eps = -sigma.reshape(-1, *[1] * (x.ndim - 1)) * law.noised(alpha, sigma).score(x)
-    return join(kind, x0, eps, alpha, sigma)
+    return to_prediction(kind, x0, eps, alpha, sigma)
 
 
 @every_schedule
@@ -70,7 +70,7 @@ def test_a_perfect_network_is_the_exact_score(kind, schedule, generator):
         return prediction(kind, schedule, x, c)
 
     score, exact = (
-        ForeignScore(network, schedule, kind, told="time"),
+        ForeignScore(network, schedule, kind, noise_input="time"),
         ExactScore(MIXTURE, schedule),
     )
     assert isinstance(score, Denoiser)
@@ -90,7 +90,7 @@ def test_what_an_epsilon_network_is_told(generator):
         return x
 
     for what in ("step", "time", "sigma", lambda t: T * t, Steps(T, between=True)):
-        from_epsilon(network, schedule, told=what)(x, t)
+        from_epsilon(network, schedule, noise_input=what)(x, t)
     steps, times, sigmas, counted_from_one, either = told
     assert steps.dtype == either.dtype == torch.int64
     assert steps.tolist() == either.tolist() == [0, 4, 9]  # β_1 is number 0
@@ -108,7 +108,7 @@ def test_epsilon_by_steps_is_the_exact_score_of_ddpm(generator):
         return -b[:, None] * MIXTURE.noised(a, b).score(x)
 
     schedule, x = DDPM(BETAS), torch.randn(T, 2, generator=generator)
-    score = from_epsilon(network, schedule, told="step", event_shape=(2,))
+    score = from_epsilon(network, schedule, noise_input="step", event_shape=(2,))
     exact = ExactScore(MIXTURE, schedule)
     close(score(x, schedule.times), exact(x, schedule.times), 1e-10)
     t = schedule.times.float()  # i/T in float32 is still step i
@@ -291,19 +291,21 @@ def test_labels(generator):
 
 def test_bad_input(as_user):
     for bad, message in (
-        (dict(told="t"), "told must be 'time', 'step', 'sigma'"),
-        (dict(told="step"), "only DDPM has steps"),
+        (dict(noise_input="t"), "noise_input must be 'time', 'step', 'sigma'"),
+        (dict(noise_input="step"), "only DDPM has steps"),
     ):
         with pytest.raises(ValueError, match=message):
             from_epsilon(edm_network, VP(), **bad)
     with pytest.raises(ValueError, match="unknown kind 'noise'"):
-        ForeignScore(edm_network, VP(), "noise", told="time")
+        ForeignScore(edm_network, VP(), "noise", noise_input="time")
     with pytest.raises(ValueError, match="sigma_min < sigma_max"):
         from_edm(edm_network, 0.0, 80.0)
-    short = from_epsilon(lambda x, c: x[:, :1], VP(), told="time")
+    short = from_epsilon(lambda x, c: x[:, :1], VP(), noise_input="time")
     with pytest.raises(ValueError, match=r"the network returned shape \(3, 1\)"):
         short(torch.zeros(3, 2), torch.tensor(0.5))
     with pytest.raises(ValueError, match="must have shape"):
         short(torch.zeros(3, 2), torch.zeros(2))
     with pytest.raises(ValueError, match="no score at sigma = 0"):
-        from_epsilon(lambda x, c: x, VP(), told="time")(torch.zeros(3, 2), torch.tensor(0.0))
+        from_epsilon(lambda x, c: x, VP(), noise_input="time")(
+            torch.zeros(3, 2), torch.tensor(0.0)
+        )

@@ -165,7 +165,7 @@ def test_what_is_refused(tmp_path):
     for unet, other, message in (
         (Perfect(), SimpleNamespace(config={}), "has no alphas_cumprod"),
         (Perfect(), scheduler("flow_prediction"), "prediction_type is 'flow_prediction'"),
-        (Perfect(time_embedding_type="fourier"), scheduler(), "told='sigma'"),
+        (Perfect(time_embedding_type="fourier"), scheduler(), "noise_input='sigma'"),
         (Perfect(cross_attention_dim=768), scheduler(), "text or other embedding"),
         (Perfect(sample_size=None), scheduler(), "event_shape="),
         (nn.Linear(2, 2), scheduler(), "unet must be a model of diffusers"),

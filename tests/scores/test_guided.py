@@ -16,7 +16,7 @@ from gradlogp.core import Denoiser
 from gradlogp.diffusion import ProbabilityFlow
 from gradlogp.noise import prior
 from gradlogp.noise.schedules import VE, VP, Rectified
-from gradlogp.scores.guided import Guided
+from gradlogp.scores.guided import GuidedScore
 
 MEANS = torch.tensor([[-2.0, 0.0], [-1.0, 1.0], [1.5, 0.5]], dtype=torch.float64)
 ALL = GaussianMixture([0.3, 0.3, 0.4], MEANS, 0.3)
@@ -38,41 +38,41 @@ def test_score_is_that_of_the_conditional_times_a_power_of_the_class(schedule, w
     class_given_x = ALL.noised(alpha, sigma).responsibilities(x)[:, :2].sum(1)
     log_p = CLASS.noised(alpha, sigma).log_prob(x) + w * class_given_x.log()
     expected = torch.autograd.grad(log_p.sum(), x)[0]
-    close(Guided(given, free, w)(x.detach(), T), expected, 1e-9)
+    close(GuidedScore(given, free, w)(x.detach(), T), expected, 1e-9)
 
 
 def test_0_is_the_conditional_and_minus_1_the_unconditional(generator):
     given, free = scores(VP())
     x = torch.randn(6, 2, generator=generator)
-    assert torch.equal(Guided(given, free, 0.0)(x, T), given(x, T))
-    close(Guided(given, free, -1.0)(x, T), free(x, T), 1e-12)
-    assert torch.equal(Guided(given, free)(x, T), Guided(given, free, 1.0)(x, T))
+    assert torch.equal(GuidedScore(given, free, 0.0)(x, T), given(x, T))
+    close(GuidedScore(given, free, -1.0)(x, T), free(x, T), 1e-12)
+    assert torch.equal(GuidedScore(given, free)(x, T), GuidedScore(given, free, 1.0)(x, T))
 
 
 def test_denoised_belongs_to_the_score(generator):
     given, free = scores(VP())
-    guided, x = Guided(given, free, 2.0), torch.randn(6, 2, generator=generator)
+    guided, x = GuidedScore(given, free, 2.0), torch.randn(6, 2, generator=generator)
     alpha, sigma = VP()(T)
     assert isinstance(guided, Denoiser)
     close(guided.denoise(x, T), (x + sigma**2 * guided(x, T)) / alpha, 1e-10)
     given, free = scores(Rectified())  # α = 0 at the start
-    x0 = Guided(given, free, 2.0).denoise(x, torch.tensor(1.0))
+    x0 = GuidedScore(given, free, 2.0).denoise(x, torch.tensor(1.0))
     close(x0, (3 * CLASS.mean - 2 * ALL.mean).expand(6, 2), 1e-6)
     with pytest.raises(ValueError, match="no denoise"):
-        Guided(given, lambda x, t: -x).denoise(x, T)
+        GuidedScore(given, lambda x, t: -x).denoise(x, T)
 
 
 def test_interval(generator):
     """Each sample by its own time; the ends belong to it."""
     given, free = scores(VP())
     x, t = torch.randn(4, 2, generator=generator), torch.tensor([0.1, 0.3, 0.5, 0.8])
-    limited = Guided(given, free, 2.0, interval=(0.3, 0.5))
+    limited = GuidedScore(given, free, 2.0, interval=(0.3, 0.5))
     inside = torch.tensor([[False], [True], [True], [False]])
-    expected = torch.where(inside, Guided(given, free, 2.0)(x, t), given(x, t))
+    expected = torch.where(inside, GuidedScore(given, free, 2.0)(x, t), given(x, t))
     close(limited(x, t), expected, 1e-12)
     asked = []
     counted = lambda x, t: asked.append(t) or free(x, t)
-    limited = Guided(given, counted, 2.0, interval=(0.3, 0.5))
+    limited = GuidedScore(given, counted, 2.0, interval=(0.3, 0.5))
     for time in t:
         limited(x, time)
     assert len(asked) == 2
@@ -87,10 +87,10 @@ def test_two_gaussians_guide_to_a_gaussian(generator):
     v_t, u_t = alpha**2 * v + sigma**2, alpha**2 * u + sigma**2
     P = (1 + w) / v_t - w / u_t
     mean = (1 + w) * alpha * m / v_t / P
-    close(Guided(given, free, w)(x, T), -P * (x - mean), 1e-10)
+    close(GuidedScore(given, free, w)(x, T), -P * (x - mean), 1e-10)
     start, ends = prior(VP(), (400, 1), generator=generator), {}
     for weight in (0.0, w):
-        score = Guided(given, free, weight)
+        score = GuidedScore(given, free, weight)
         ends[weight] = evolve(ProbabilityFlow(), score, VP(), start, time_grid(VP(), 20))
     assert float(ends[w].mean()) > float(ends[0.0].mean()) + 0.1
     assert float(ends[w].var()) < 0.8 * float(ends[0.0].var())
@@ -108,7 +108,7 @@ def test_labels_of_one_model(generator):
     model = ScoreModel(Labelled(), VP(), predicts="score")
     x, none = torch.randn(3, 2, generator=generator), torch.full((3,), 5)
     labels = torch.tensor([0, 1, 2])
-    guided = Guided(model.given(labels), model.given(none), 0.5)
+    guided = GuidedScore(model.given(labels), model.given(none), 0.5)
     expected = (1.5 * labels - 0.5 * 5).unsqueeze(
         1
     ) * x  # the score's frame is that of data N(0, 1)
@@ -119,12 +119,12 @@ def test_labels_of_one_model(generator):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: Guided(*scores(VP()), weight=float("nan")), "weight"),
-        (lambda: Guided(*scores(VP()), interval=(0.5, 0.2)), "interval"),
-        (lambda: Guided(*scores(VP()))(torch.zeros(2), T), "shape"),
-        (lambda: Guided(*scores(VP()))(torch.zeros(3, 2), torch.zeros(2)), "t must have"),
-        (lambda: Guided(scores(VP())[0], lambda x, t: x[:1])(torch.zeros(3, 2), T), "uncond"),
-        (lambda: Guided(lambda x, t: x[:1], scores(VP())[1])(torch.zeros(3, 2), T), "condit"),
+        (lambda: GuidedScore(*scores(VP()), weight=float("nan")), "weight"),
+        (lambda: GuidedScore(*scores(VP()), interval=(0.5, 0.2)), "interval"),
+        (lambda: GuidedScore(*scores(VP()))(torch.zeros(2), T), "shape"),
+        (lambda: GuidedScore(*scores(VP()))(torch.zeros(3, 2), torch.zeros(2)), "t must have"),
+        (lambda: GuidedScore(scores(VP())[0], lambda x, t: x[:1])(torch.zeros(3, 2), T), "uncond"),
+        (lambda: GuidedScore(lambda x, t: x[:1], scores(VP())[1])(torch.zeros(3, 2), T), "condit"),
     ],
 )
 def test_bad_input(make, message):

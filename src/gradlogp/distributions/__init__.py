@@ -10,7 +10,7 @@ from .analytic import UniformSphere as UniformSphere
 from .analytic import VonMisesCircle as VonMisesCircle
 from .as_target import Target as Target
 from .as_target import as_target as as_target
-from .observed import Posterior as Posterior
+from .observed import Observed as Observed
 from .targets import Banana as Banana
 from .targets import DoubleWell as DoubleWell
 from .targets import Funnel as Funnel

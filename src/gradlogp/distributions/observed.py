@@ -17,7 +17,7 @@ from ..core import check_batch
 
 
 @dataclass(frozen=True, eq=False)
-class Posterior:
+class Observed:
     r"""A density that is a prior times N likelihoods, for minibatch kernels such as `SGLD`.
 
     .. math:: \log p(x) = \log π(x) + \sum_{i=1}^N \log ℓ(y_i | x) + const

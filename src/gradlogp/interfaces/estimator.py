@@ -22,7 +22,7 @@ from torch import Tensor
 from ..core import Schedule, permutation
 from ..learn import checkpoint
 from ..learn.fit import fit
-from ..learn.settings import Settings
+from ..learn.settings import TrainingSettings
 from ..noise.predictions import Kind
 from ..scores.model import ScoreModel
 from ..show.progress import bar
@@ -62,7 +62,7 @@ class ScoreEstimator(DensityMixin, BaseEstimator):
         standardize: Whether to learn in coordinates of zero mean and unit variance.
         ema: Decay of the averaged weights.
         objective: Another loss of each sample, objective(noisy_score, x, schedule, generator=…).
-        settings: More `Settings` of the training, under those that have a parameter here.
+        settings: More `TrainingSettings` of the training, under those that have a parameter here.
         held_out_fraction: Share of the data kept aside to measure the loss on.
         n_sample_steps: Steps of the probability flow when sampling, two evaluations each.
         n_likelihood_steps: Runge–Kutta steps of the likelihood, four evaluations each.
@@ -96,7 +96,7 @@ class ScoreEstimator(DensityMixin, BaseEstimator):
         standardize: bool = True,
         ema: float = 0.999,
         objective: Any = None,
-        settings: Settings | None = None,
+        settings: TrainingSettings | None = None,
         held_out_fraction: float = 0.1,
         n_sample_steps: int = 32,
         n_likelihood_steps: int = 24,

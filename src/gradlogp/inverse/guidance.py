@@ -94,7 +94,7 @@ class PiGDM(_Posterior):
     r_t² is right for data N(m, v I), on which the method is exact. A function is linearised at x̂_0.
 
     References:
-        | Pseudoinverse-Guided Diffusion Models for Inverse Problems (Song et al., 2023)
+        | Pseudoinverse-GuidedScore Diffusion Models for Inverse Problems (Song et al., 2023)
         | https://openreview.net/forum?id=9_gsMA8MRKQ
 
     Arguments:

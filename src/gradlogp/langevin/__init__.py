@@ -34,6 +34,6 @@ from .kernels import weighted_average as weighted_average
 from .kernels.sphere import SphereMALA as SphereMALA
 from .kernels.sphere import SphereULA as SphereULA
 from .planning import estimate_curvature as estimate_curvature
-from .planning import plan as plan
+from .planning import plan_steps as plan_steps
 from .planning import step_for_bias as step_for_bias
 from .run import run as run

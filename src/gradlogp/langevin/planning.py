@@ -180,7 +180,7 @@ def gaussian_bias(eigenvalues: Float[Tensor, " d"], step_size: float) -> float:
     return float((root.square() / l).sum().sqrt())
 
 
-def plan(
+def plan_steps(
     problem: Gaussian | tuple[float, float, int],
     accuracy: float,
     *,

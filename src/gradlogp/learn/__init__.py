@@ -4,5 +4,5 @@ from . import checkpoint as checkpoint
 from . import data as data
 from . import objectives as objectives
 from .fit import fit as fit
-from .settings import Settings as Settings
 from .settings import Step as Step
+from .settings import TrainingSettings as TrainingSettings

@@ -183,7 +183,7 @@ def load(
         directory: The checkpoint.
         network: Needed if the network is not one of `NETWORKS`; its weights are replaced.
         ema: Take the average of this half-life, one of the run's `ema_half_lives`, instead of
-            that of decay `Settings.ema`.
+            that of decay `TrainingSettings.ema`.
 
     Raises:
         ValueError: If the checkpoint is missing, damaged, of another format, does not fit the

@@ -32,7 +32,7 @@ from .batches import (
 )
 from .held_out import Measurement, Objective, losses
 from .objectives import multilevel
-from .settings import Settings, Step, ema_decay
+from .settings import Step, TrainingSettings, ema_decay
 
 
 def fit(
@@ -41,7 +41,7 @@ def fit(
     objective: Objective = multilevel,
     *,
     labels: Tensor | None = None,
-    settings: Settings | None = None,
+    settings: TrainingSettings | None = None,
     standardize: bool = False,
     held_out: Data | None = None,
     held_out_labels: Tensor | None = None,
@@ -76,13 +76,13 @@ def fit(
         extra: More to keep in the checkpoint's configuration, JSON.
         resume: Go on from `checkpoint`; on a CPU the result is that of an unbroken run, bit for bit.
         generator: Where initial order and noise come from.
-        **changes: Single fields of `Settings`.
+        **changes: Single fields of `TrainingSettings`.
 
     Raises:
         ValueError: For data, labels or settings that do not fit; a checkpoint that does not.
         FloatingPointError: If the loss is no longer finite.
     """
-    settings = Settings(**({} if settings is None else vars(settings)) | changes)
+    settings = TrainingSettings(**({} if settings is None else vars(settings)) | changes)
     return _Fit(
         model, data, objective, labels, settings, standardize, held_out, held_out_labels, exact,
         check_every, checkpoint, checkpoint_every, extra, resume, generator,
@@ -98,7 +98,7 @@ class _Fit:
         data: Data,
         objective: Objective,
         labels: Tensor | None,
-        settings: Settings,
+        settings: TrainingSettings,
         standardize: bool,
         held_out: Data | None,
         held_out_labels: Tensor | None,
@@ -150,7 +150,10 @@ class _Fit:
         state = None
         if resume and checkpoint is not None:
             state = ckpt.load_training(
-                checkpoint, model, self.setup, vars(Settings()) | {"data": self.setup["data"]}
+                checkpoint,
+                model,
+                self.setup,
+                vars(TrainingSettings()) | {"data": self.setup["data"]},
             )
         else:
             self._scale(standardize)

@@ -22,7 +22,7 @@ class Step(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Settings:
+class TrainingSettings:
     """How to train; stored with a checkpoint, and a resumed run must agree with it.
 
     Arguments:

@@ -4,8 +4,8 @@ from . import schedules as schedules
 from .grids import time_grid as time_grid
 from .ladder import NoiseLevels as NoiseLevels
 from .ladder import noise_levels as noise_levels
-from .predictions import join as join
-from .predictions import split as split
+from .predictions import from_prediction as from_prediction
+from .predictions import to_prediction as to_prediction
 from .terminal import prior as prior
 from .tweedie import Tweedie as Tweedie
 from .tweedie import tweedie as tweedie

@@ -71,7 +71,7 @@ def to_epsilon(kind: Kind, value: Tensor, x_t: Tensor, a: Tensor, b: Tensor) -> 
     return -b * value if kind == "score" else value
 
 
-def split(
+def from_prediction(
     kind: Kind, value: Tensor, x_t: Tensor, alpha: Tensor | float, sigma: Tensor | float
 ) -> tuple[Tensor, Tensor]:
     r"""Return the pair (x̂_0, ε̂) that a prediction of `kind` stands for.
@@ -104,10 +104,10 @@ def split(
     return to_x0(kind, value, x_t, a, b), to_epsilon(kind, value, x_t, a, b)
 
 
-def join(
+def to_prediction(
     kind: Kind, x0: Tensor, eps: Tensor, alpha: Tensor | float, sigma: Tensor | float
 ) -> Tensor:
-    """Return the prediction of `kind` that stands for (x_0, ε): the inverse of `split`.
+    """Return the prediction of `kind` that stands for (x_0, ε): the inverse of `from_prediction`.
 
     Raises:
         ValueError: For the score at σ = 0, where there is none; or for a shape or kind that is none.
@@ -137,8 +137,8 @@ def predict(
     """
     alpha, sigma = schedule(t)
     if isinstance(score, Denoiser) and bool((alpha < 1e-6 * sigma).any()):
-        return split("x0", score.denoise(x, t), x, alpha, sigma)
-    return split("score", score(x, t), x, alpha, sigma)
+        return from_prediction("x0", score.denoise(x, t), x, alpha, sigma)
+    return from_prediction("score", score(x, t), x, alpha, sigma)
 
 
 def flow_velocity(score: NoisyScoreFn, schedule: Schedule, x: Tensor, t: Tensor) -> Tensor:

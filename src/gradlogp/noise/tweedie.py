@@ -19,7 +19,7 @@ from ..core import (
     check_same_shape,
     per_sample,
 )
-from .predictions import split
+from .predictions import from_prediction
 
 
 class Tweedie(NamedTuple):
@@ -55,7 +55,7 @@ def tweedie(
         | https://doi.org/10.1198/jasa.2011.tm11181
     """
     check_batch(x_t, name="x_t")
-    mean, _ = split("score", score(x_t), x_t, alpha, sigma)
+    mean, _ = from_prediction("score", score(x_t), x_t, alpha, sigma)
     H = jacobian(score, x_t)
     a, b = per_sample(alpha, H, "alpha"), per_sample(sigma, H, "sigma")
     I = torch.eye(H.shape[-1], dtype=x_t.dtype, device=x_t.device)

@@ -9,10 +9,10 @@ from .foreign import from_edm as from_edm
 from .foreign import from_epsilon as from_epsilon
 from .foreign import from_k_diffusion as from_k_diffusion
 from .foreign import to_k_diffusion as to_k_diffusion
-from .guided import Guided as Guided
+from .guided import GuidedScore as GuidedScore
 from .model import EmpiricalScore as EmpiricalScore
 from .model import ExactScore as ExactScore
 from .model import ScoreModel as ScoreModel
 from .networks import MLP as MLP
 from .networks import UNet as UNet
-from .rescheduled import Rescheduled as Rescheduled
+from .rescheduled import RescheduledScore as RescheduledScore

@@ -22,8 +22,8 @@ from ..core import (
 from ..noise.predictions import (
     KINDS,
     Kind,
-    join,
-    split,
+    from_prediction,
+    to_prediction,
 )
 
 Network = Literal["log_prob", "energy", "score", "epsilon", "x0", "v", "velocity"]
@@ -133,14 +133,14 @@ class NoisyScore:
         if kind == "score":
             return value
         alpha, sigma = self.schedule(t)
-        return join("score", *split(kind, value, x, alpha, sigma), alpha, sigma)
+        return to_prediction("score", *from_prediction(kind, value, x, alpha, sigma), alpha, sigma)
 
     def denoise(
         self, x: Float[Tensor, "batch *event"], t: Tensor
     ) -> Float[Tensor, "batch *event"]:
         """Return E[x_0 | x_t = x]."""
         kind, value = self._prediction(x, t)
-        return split(kind, value, x, *self.schedule(t))[0]
+        return from_prediction(kind, value, x, *self.schedule(t))[0]
 
     def at(self, t: Tensor) -> ScoreFn:
         """Return the score x -> ∇ log p_t(x) at one time `()`."""

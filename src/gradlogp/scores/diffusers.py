@@ -128,12 +128,16 @@ def from_diffusers(
     if embedding == "fourier":
         raise ValueError(
             "a network of Fourier time embedding is told the noise level and no step; use "
-            "gradlogp.scores.from_epsilon with told='sigma'"
+            "gradlogp.scores.from_epsilon with noise_input='sigma'"
         )
-    told = Steps(len(betas), between=embedding != "learned")
+    noise_input = Steps(len(betas), between=embedding != "learned")
     shape = _event_shape(config) if event_shape is None else event_shape
     return ForeignScore(
-        DiffusersNetwork(unet), DDPM(betas), PREDICTIONS[kind], told=told, event_shape=shape
+        DiffusersNetwork(unet),
+        DDPM(betas),
+        PREDICTIONS[kind],
+        noise_input=noise_input,
+        event_shape=shape,
     )
 
 

@@ -30,9 +30,9 @@ from ..noise.predictions import (
     to_x0,
 )
 from ..noise.schedules import DDPM, EDM
-from .rescheduled import Rescheduled
+from .rescheduled import RescheduledScore
 
-Told = Literal["time", "step", "sigma"] | Callable[[Tensor], Tensor]
+NoiseInput = Literal["time", "step", "sigma"] | Callable[[Tensor], Tensor]
 """What a network is told of the noise, as a function of t."""
 
 NEAR = 1e-3  # in steps: float32 times are that far off i/T for T up to 10⁴
@@ -77,7 +77,7 @@ class Steps:
             raise ValueError(
                 f"this network knows {self.n} steps and nothing between them, got t = "
                 f"{float(t.min()):.6g} … {float(t.max()):.6g}; use times i/{self.n} "
-                "(schedule.times), or told=Steps(n, between=True) if its embedding is continuous"
+                "(schedule.times), or noise_input=Steps(n, between=True) if its embedding is continuous"
             )
         return number.clamp(0, self.n - 1)
 
@@ -94,12 +94,12 @@ class ForeignScore(nn.Module):
             c `(B,)`.
         schedule: The schedule that it was trained under.
         predicts: One of score, epsilon, x0, v, velocity.
-        told: What c is: "time", t; "step", DDPM's number T t − 1 (see `Steps`); "sigma", σ_t; or a
-            function of t.
+        noise_input: What c is: "time", t; "step", DDPM's number T t − 1 (see `Steps`);
+            "sigma", σ_t; or a function of t.
         event_shape: The event shape; any where not given.
 
     Raises:
-        ValueError: For an unknown `predicts` or `told`, or steps of a schedule that has none.
+        ValueError: For an unknown `predicts` or `noise_input`, or steps of a schedule that has none.
     """
 
     def __init__(
@@ -108,30 +108,37 @@ class ForeignScore(nn.Module):
         schedule: Schedule,
         predicts: Kind,
         *,
-        told: Told,
+        noise_input: NoiseInput,
         event_shape: torch.Size | tuple[int, ...] | None = None,
     ) -> None:
         super().__init__()
         if predicts not in KINDS:
             raise ValueError(f"unknown kind {predicts!r}; one of {', '.join(map(repr, KINDS))}")
-        if not callable(told) and told not in ("time", "step", "sigma"):
-            raise ValueError(f"told must be 'time', 'step', 'sigma' or a function, got {told!r}")
-        if told == "step":
+        if not callable(noise_input) and noise_input not in ("time", "step", "sigma"):
+            raise ValueError(
+                f"noise_input must be 'time', 'step', 'sigma' or a function, got {noise_input!r}"
+            )
+        if noise_input == "step":
             if not isinstance(schedule, DDPM):
                 raise ValueError(
-                    f"only DDPM has steps, and the schedule is {schedule}; pass told='time', "
+                    f"only DDPM has steps, and the schedule is {schedule}; pass noise_input='time', "
                     "'sigma' or a function of t"
                 )
-            told = Steps(len(schedule.betas))
-        self.network, self.schedule, self.predicts, self.told = network, schedule, predicts, told
+            noise_input = Steps(len(schedule.betas))
+        self.network, self.schedule, self.predicts, self.noise_input = (
+            network,
+            schedule,
+            predicts,
+            noise_input,
+        )
         self.event_shape = None if event_shape is None else torch.Size(event_shape)
 
     def _tell(self, t: Tensor, x: Tensor) -> Tensor:
         """Return what the network is told, `(B,)`."""
-        if callable(self.told):
-            c = self.told(t)
+        if callable(self.noise_input):
+            c = self.noise_input(t)
         else:
-            c = t if self.told == "time" else self.schedule(t)[1]
+            c = t if self.noise_input == "time" else self.schedule(t)[1]
         return (c.to(x) if c.is_floating_point() else c.to(x.device)).expand(len(x))
 
     def _predict(
@@ -202,24 +209,27 @@ def from_epsilon(
     network: Callable[..., Tensor],
     schedule: Schedule,
     *,
-    told: Told,
+    noise_input: NoiseInput,
     event_shape: torch.Size | tuple[int, ...] | None = None,
 ) -> ForeignScore:
     """Return the noisy score of a bare ε-network, network(x, c) -> ε̂.
 
     What c is has no default, because a wrong one gives samples that look merely bad: the number of
-    the step, counted from 0, is `told="step"`; numbers counted from 1 are `told=lambda t: T * t`.
+    the step, counted from 0, is `noise_input="step"`; numbers counted from 1 are
+    `noise_input=lambda t: T * t`.
 
     Arguments:
         network: network(x, c), c `(B,)`.
         schedule: The schedule that it was trained under.
-        told: "time", "step", "sigma" or a function of t.
+        noise_input: "time", "step", "sigma" or a function of t.
         event_shape: The event shape; any where not given.
 
     Raises:
         ValueError: As `ForeignScore`.
     """
-    return ForeignScore(network, schedule, "epsilon", told=told, event_shape=event_shape)
+    return ForeignScore(
+        network, schedule, "epsilon", noise_input=noise_input, event_shape=event_shape
+    )
 
 
 def from_edm(
@@ -249,7 +259,7 @@ def from_edm(
         | https://arxiv.org/abs/2206.00364
     """
     schedule = EDM(sigma_min, sigma_max)
-    return ForeignScore(network, schedule, "x0", told="sigma", event_shape=event_shape)
+    return ForeignScore(network, schedule, "x0", noise_input="sigma", event_shape=event_shape)
 
 
 def from_k_diffusion(
@@ -300,7 +310,7 @@ def to_k_diffusion(score: NoisyScoreFn, schedule: Schedule) -> Callable[[Tensor,
     Raises:
         ValueError: When called, for a σ that is not positive or that the schedule does not reach.
     """
-    moved = Rescheduled(score, schedule, _Sigma())
+    moved = RescheduledScore(score, schedule, _Sigma())
 
     def denoiser(x: Tensor, sigma: Tensor) -> Tensor:
         if not bool((sigma > 0).all()):

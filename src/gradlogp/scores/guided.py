@@ -20,7 +20,7 @@ from ..core import (
 
 
 @dataclass(frozen=True, eq=False)
-class Guided:
+class GuidedScore:
     r"""The score of classifier-free guidance.
 
     .. math::

@@ -167,7 +167,7 @@ class ScoreModel(nn.Module):
         """Return the noisy score of all classes together.
 
         A class-conditional model knows it if it was trained with `label_dropout`: then this is the
-        other half of classifier-free guidance, `Guided(model.given(labels), model.unconditional())`.
+        other half of guidance, `GuidedScore(model.given(labels), model.unconditional())`.
 
         Raises:
             ValueError: If the model is conditional and was trained without `label_dropout`: what

@@ -21,7 +21,7 @@ from ..noise.predictions import predict
 from ..noise.schedules import invert_log_snr
 
 
-class Rescheduled:
+class RescheduledScore:
     r"""The noisy score under the schedule `target` of a model that belongs to `source`.
 
     .. math::

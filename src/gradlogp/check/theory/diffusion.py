@@ -19,7 +19,7 @@ from ...diffusion.likelihood import log_likelihood
 from ...distributions.analytic import Gaussian, GaussianMixture
 from ...learn import objectives
 from ...learn.objectives.denoising import Weight
-from ...noise.predictions import split
+from ...noise.predictions import from_prediction
 from ...noise.schedules import (
     DDPM,
     VE,
@@ -29,7 +29,7 @@ from ...noise.schedules import (
 )
 from ...noise.tweedie import tweedie_product, tweedie_variance
 from ...scores.model import ExactScore
-from ...scores.rescheduled import Rescheduled
+from ...scores.rescheduled import RescheduledScore
 from ..metrics import gaussian_kl
 from .affine import Chosen
 from .claim import (
@@ -113,7 +113,7 @@ def ddpm_loss_is_ncsn_loss(n: int, g: torch.Generator) -> Claim:
     ncsn = 0.25 * objectives.denoising(lambda y: _bent(y, T), x, 0.5, generator=Chosen(eps))
     ddpm = objectives.multilevel(_bent, x, ladder, t, generator=Chosen(eps))
     x_t = x + 0.5 * eps
-    _, predicted = split("score", _bent(x_t, T), x_t, 1.0, 0.5)
+    _, predicted = from_prediction("score", _bent(x_t, T), x_t, 1.0, 0.5)
     by_hand = 0.5 * (eps - predicted).square().sum(1)
     error = torch.stack([ncsn - by_hand, ddpm - by_hand]).abs().max()
     return exact("σ²‖s + ε/σ‖² (NCSN) = ‖ε − ε̂‖² (DDPM), ε̂ = −σ s: largest difference",
@@ -203,7 +203,7 @@ def chain_becomes_sde(n: int, g: torch.Generator) -> Claim:
 
 def exploding_is_preserving(n: int, g: torch.Generator) -> Claim:
     ve, vp = VE(0.01, 200.0), VP()
-    moved = Rescheduled(ExactScore(PLANE, ve), ve, vp)
+    moved = RescheduledScore(ExactScore(PLANE, ve), ve, vp)
     error = (moved(POINTS, T) - ExactScore(PLANE, vp)(POINTS, T)).abs().max()
     return exact("α s_VP(x; α, σ) = s_VE(x/α; σ/α): a VE score read under VP, largest difference",
                  SONG, 0.0, error, 1e-10)  # fmt: skip

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ...core import Estimate, mean_and_error, sum_event
 from ...distributions.analytic import Gaussian, GaussianMixture
-from ...distributions.observed import Posterior
+from ...distributions.observed import Observed
 from ...langevin.kernels import (
     SGLD,
     SVGD,
@@ -43,8 +43,8 @@ def _log_likelihood(x: Tensor, rows: Tensor) -> Tensor:
     return -0.5 * (x - rows[..., 0]).square()
 
 
-def _target() -> Posterior:
-    return Posterior(lambda x: 0 * sum_event(x), _log_likelihood, Y)
+def _target() -> Observed:
+    return Observed(lambda x: 0 * sum_event(x), _log_likelihood, Y)
 
 
 def _variance(kernel: SGLD | ULA, n: int, g: torch.Generator, steps: int = 25) -> Estimate:

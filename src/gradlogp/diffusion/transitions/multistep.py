@@ -189,7 +189,7 @@ class DPMSolver(_ExponentialMultistep):
     circulation give the quadratic's last term half its weight, and then 3M is of order 2.)
 
     References:
-        | DPM-Solver++: Fast Solver for Guided Sampling of Diffusion Probabilistic Models
+        | DPM-Solver++: Fast Solver for GuidedScore Sampling of Diffusion Probabilistic Models
           (Lu et al., 2022)
         | https://arxiv.org/abs/2211.01095
 

@@ -34,7 +34,7 @@ class LogisticRegression:
                     - \frac{\|β\|^2}{2τ^2}
 
     A constant column of `features` makes the intercept; the prior is on it too. `log_prior`,
-    `log_likelihood` and `data` are what `posterior.Posterior` takes, for minibatches.
+    `log_likelihood` and `data` are what `Observed` takes, for minibatches.
 
     Arguments:
         features: x, `(N, D)`.

@@ -139,13 +139,13 @@ def fit(
         raise Misuse(f"{data} has no classes; name a column with --label")
     if label_dropout > 0 and not conditional:
         raise Misuse("--label-dropout leaves out classes: use it with --class-conditional")
-    from ...learn.settings import Settings
+    from ...learn.settings import TrainingSettings
     from ..estimator import ScoreEstimator
 
     generator_of(seed)  # refuses what is no seed
     _check_device(device)
     try:
-        settings = Settings(
+        settings = TrainingSettings(
             ema=ema, ema_half_lives=ema_half_life, label_dropout=label_dropout,
             learning_rate=learning_rate,
         )  # fmt: skip

@@ -20,7 +20,7 @@ from ...learn.fit import fit
 from ...noise.grids import time_grid
 from ...noise.schedules import Cosine
 from ...noise.terminal import prior
-from ...scores.guided import Guided
+from ...scores.guided import GuidedScore
 from ...scores.model import ScoreModel
 from ...scores.networks import UNet
 from ...show.plots import image_grid
@@ -69,7 +69,7 @@ def bits(
 @torch.no_grad()
 def guided(model: ScoreModel, labels: Tensor, weight: float, g: torch.Generator) -> Tensor:
     """Draw one image for each label by the flow of classifier-free guidance."""
-    score = Guided(model.given(labels), model.unconditional(), weight)
+    score = GuidedScore(model.given(labels), model.unconditional(), weight)
     start = prior(
         model.schedule, (len(labels), *model.event_shape), model.data_mean, model.data_std**2,
         generator=g,

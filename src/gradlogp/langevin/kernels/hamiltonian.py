@@ -174,7 +174,7 @@ class GHMC:
     support is rejected like any other; one that is otherwise not finite is also flagged `diverging`.
 
     References:
-        | A Generalized Guided Monte Carlo Algorithm (Horowitz, 1991)
+        | A Generalized GuidedScore Monte Carlo Algorithm (Horowitz, 1991)
         | https://doi.org/10.1016/0370-2693(91)90812-5
 
     Arguments:

@@ -21,7 +21,7 @@ from .steps import scored
 
 @runtime_checkable
 class Minibatched(Density, Protocol):
-    """A density of n_data observations whose score can be estimated from some: `Posterior`."""
+    """A density of n_data observations whose score can be estimated from some: `Observed`."""
 
     @property
     def n_data(self) -> int:
@@ -36,7 +36,7 @@ def as_minibatched(target: Density, batch_size: int) -> Minibatched:
     if not isinstance(target, Minibatched):
         raise ValueError(
             "this kernel needs a target with minibatches; make one with "
-            "Posterior(log_prior, log_likelihood, data), or use ULA"
+            "Observed(log_prior, log_likelihood, data), or use ULA"
         )
     if batch_size > target.n_data:
         raise ValueError(

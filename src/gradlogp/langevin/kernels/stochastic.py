@@ -1,4 +1,4 @@
-r"""Langevin kernels whose score comes from a minibatch of a `Posterior`.
+r"""Langevin kernels whose score comes from a minibatch of a `Observed`.
 
 Noise in the score widens the stationary law by about h V/2, V its variance; no fixed step is exact.
 """
