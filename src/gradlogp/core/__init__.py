@@ -7,10 +7,11 @@ from .chunks import count_chunks as count_chunks
 from .estimate import Estimate as Estimate
 from .estimate import mean_and_error as mean_and_error
 from .protocols import Analytic as Analytic
-from .protocols import Denoiser as Denoiser
+from .protocols import Coordinates as Coordinates
 from .protocols import Density as Density
 from .protocols import Kernel as Kernel
-from .protocols import NoisyScoreFn as NoisyScoreFn
+from .protocols import Moments as Moments
+from .protocols import NoisyScore as NoisyScore
 from .protocols import Schedule as Schedule
 from .protocols import ScoreFn as ScoreFn
 from .protocols import Transition as Transition

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Protocol, TypeVar, runtime_checkable
+from typing import NamedTuple, Protocol, TypeVar, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -20,8 +20,7 @@ from .rates import derivatives
 ScoreFn = Callable[[Tensor], Tensor]
 """s(x): `(B, *event) -> (B, *event)`."""
 
-NoisyScoreFn = Callable[[Tensor, Tensor], Tensor]
-"""s(x_t, t) = ∇ log p_t(x_t): `(B, *event)`, t `()` or `(B,)` `-> (B, *event)`."""
+# ---------------------------------------------------------------------------- densities
 
 
 @runtime_checkable
@@ -53,15 +52,7 @@ class Analytic(Density, Protocol):
         """Return E[X | α X + σ Z = x_t], shape of x_t."""
 
 
-@runtime_checkable
-class Denoiser(Protocol):
-    """A noisy score that also knows E[x_0 | x_t], even where α = 0 and the score cannot tell."""
-
-    def __call__(self, x: Tensor, t: Tensor) -> Tensor:
-        """Return the score of the law of x_t."""
-
-    def denoise(self, x: Tensor, t: Tensor) -> Tensor:
-        """Return the posterior mean E[x_0 | x_t = x]."""
+# ---------------------------------------------------------------------------- noise
 
 
 class Schedule(ABC):
@@ -108,6 +99,73 @@ class Schedule(ABC):
         return 2 * sigma * (d_sigma - self.f(t) * sigma)
 
 
+class Moments(NamedTuple):
+    """Mean and variance of z_0, entry by entry; each `()` or in the shape of an event."""
+
+    mean: Tensor
+    var: Tensor
+
+
+@runtime_checkable
+class Coordinates(Protocol):
+    """The map between x, in the units of the data, and z, in which noise is isotropic."""
+
+    def encode(self, x: Tensor) -> Tensor:
+        """Return z, shape of x."""
+
+    def decode(self, z: Tensor) -> Tensor:
+        """Return x, shape of z."""
+
+    def log_det(self, x: Tensor) -> Tensor:
+        """Return log |det dz/dx|, `(B,)`: what a log-density in x gains over one in z."""
+
+    def pull_back(self, x: Tensor, s_z: Tensor) -> Tensor:
+        """Return the score in x of the law whose score in z is s_z: (dz/dx)ᵀ s_z + ∇ log_det."""
+
+
+@runtime_checkable
+class NoisyScore(Protocol):
+    r"""A noisy score is a function with a schedule: s(z, t) = ∇ log p_t(z).
+
+    All of it speaks model coordinates z: z_t = α_t z_0 + σ_t ε under `schedule`, and `coordinates`
+    leads between z_0 and data. `noise.ScoreBase` has all but the formula.
+    """
+
+    @property
+    def schedule(self) -> Schedule:
+        """The schedule that says what t means: its one owner."""
+
+    @property
+    def event_shape(self) -> torch.Size | None:
+        """The shape of one sample; None where any will do."""
+
+    @property
+    def coordinates(self) -> Coordinates:
+        """Between z and the units of the data; the identity for all but fitted models."""
+
+    @property
+    def moments(self) -> Moments | None:
+        """Mean and variance of z_0; None where nobody knows them."""
+
+    def __call__(self, z: Tensor, t: Tensor) -> Tensor:
+        """Return ∇ log p_t(z), shape of z; t `()` or `(B,)`."""
+
+    def denoise(self, z: Tensor, t: Tensor) -> Tensor:
+        """Return E[z_0 | z_t = z]."""
+
+    def law(self, t: Tensor) -> Analytic | None:
+        """Return the exact law of z_t, or None."""
+
+    def given(self, condition: Tensor | int) -> NoisyScore:
+        """Return the conditional score."""
+
+    def rows(self, index: slice | Tensor) -> NoisyScore:
+        """Return the same for these rows of a batch: their conditions, their observations."""
+
+
+# ---------------------------------------------------------------------------- what moves
+
+
 S = TypeVar("S")
 I = TypeVar("I", covariant=True)
 
@@ -131,12 +189,11 @@ class Transition(Protocol):
 
     def __call__(
         self,
-        x: Tensor,
+        z: Tensor,
         t: Tensor,
         s: Tensor | None,
-        score: NoisyScoreFn,
-        schedule: Schedule,
+        score: NoisyScore,
         *,
         generator: Generator | None = None,
     ) -> Tensor:
-        """Return x_s, shape of x."""
+        """Return z_s, shape of z."""

@@ -11,17 +11,20 @@ from torch import Tensor
 
 from ..core import (
     Generator,
-    NoisyScoreFn,
-    Schedule,
-    check_batch,
+    NoisyScore,
+    check_points,
     chunks,
     per_sample,
     rand_like,
     randn_like,
     sum_event,
 )
+from ..noise.blurred import encode
+from ..noise.grids import least_time
 from ..noise.predictions import predict
 from ..noise.schedules import invert_log_snr
+from ..noise.score_base import check_noisy_score
+from ..noise.terminal import terminal
 
 
 class Bound(NamedTuple):
@@ -30,53 +33,42 @@ class Bound(NamedTuple):
     log_prob: Float[Tensor, " batch"]
     standard_error: Float[Tensor, " batch"]
     nfe: int
-
-
-def _gaussian_kl(x: Tensor, schedule: Schedule, mean: Tensor, var: Tensor) -> Tensor:
-    """Return KL(N(α_1 x, σ_1²) ‖ N(α_1 m, α_1² v + σ_1²)), `(B,)`."""
-    alpha, sigma = (v.to(x) for v in schedule(torch.ones((), dtype=torch.float64)))
-    ratio = sigma**2 / (alpha**2 * var + sigma**2)
-    shift = (alpha * (x - mean)).square() / (alpha**2 * var + sigma**2)
-    return 0.5 * sum_event((ratio - 1 - ratio.log() + shift).expand(x.shape))
+    t_min: float
 
 
 @torch.no_grad()
 def variational_bound(
-    score: NoisyScoreFn,
-    schedule: Schedule,
+    score: NoisyScore,
     x: Float[Tensor, "batch *event"],
     *,
     n_strata: int = 64,
-    t_min: float = 1e-3,
-    mean: Tensor | float = 0.0,
-    var: Tensor | float = 1.0,
+    t_min: float | None = None,
     generator: Generator | None = None,
     chunk_size: int | None = None,
 ) -> Bound:
     r"""Evidence lower bound of the reverse SDE with this score, in continuous time.
 
     .. math::
-        \log p(x) \ge -\mathrm{KL}(q(x_1 | x) \,\|\, p_1) - \tfrac12 \int_{λ_1}^{λ_{min}}
-        E\, \|ε - \hat ε(α x + σ ε)\|^2\, dλ + E \log p(x | x_{t_{min}}), \qquad
-        p(x | x_t) = N(x_t/α, σ^2/α^2)
+        \log p(z) \ge -\mathrm{KL}(q(z_1 | z) \,\|\, p_1) - \tfrac12 \int_{λ_1}^{λ_{min}}
+        E\, \|ε - \hat ε(α z + σ ε)\|^2\, dλ + E \log p(z | z_{t_{min}}), \qquad
+        p(z | z_t) = N(z_t/α, σ^2/α^2)
 
-    with λ = log(α²/σ²). Where the score is exact and the law at t = 1 too, the first two terms lose
-    nothing, and the last one vanishes against them as t_min → 0. The integral is taken over equal
-    strata of λ with two draws each, whose difference gives the standard error.
+    with λ = log(α²/σ²), and p_1 = `terminal(score)`. Where the score is exact and p_1 too, the first
+    two terms lose nothing. What is bounded is the law of the data blurred by 2σ²/α² at t_min: once
+    by the noise there, once by the decoder p(z | z_t); both vanish as t_min → 0. The integral is
+    taken over equal strata of λ with two draws each, whose difference gives the standard error.
 
     Arguments:
-        score: The noisy score.
-        schedule: Its schedule.
-        x: Points, `(B, *event)`.
+        score: The noisy score, with its schedule.
+        x: Points in the units of the data, `(B, *event)`.
         n_strata: Strata of λ; 2 evaluations of the score each.
-        t_min: Where the path starts.
-        mean: Data mean, for the law at t = 1 (as in `prior`).
-        var: Data variance per entry, likewise.
+        t_min: Where the path starts; the least time with noise by default.
         generator: Where times and noise come from.
         chunk_size: Points handled together.
 
     Raises:
-        ValueError: For a wrong shape, n_strata below 1, or a schedule whose α_1 or σ at t_min is 0.
+        ValueError: For something that is no noisy score, a wrong shape, points that are not finite,
+            n_strata below 1, a schedule whose α_1 or σ at t_min is 0, or no law at t = 1.
 
     References:
         | Variational Diffusion Models (Kingma et al., 2021)
@@ -84,9 +76,12 @@ def variational_bound(
         | Maximum Likelihood Training of Score-Based Diffusion Models (Song et al., 2021)
         | https://arxiv.org/abs/2101.09258
     """
-    check_batch(x)
+    check_noisy_score(score)
+    check_points(x)
     if n_strata < 1:
         raise ValueError(f"n_strata must be at least 1, got {n_strata}")
+    schedule = score.schedule
+    t_min = float(least_time(schedule)) if t_min is None else t_min
     low, high = schedule.log_snr(torch.tensor([1.0, t_min], dtype=torch.float64)).tolist()
     if not (math.isfinite(low) and math.isfinite(high)):
         raise ValueError(
@@ -94,24 +89,29 @@ def variational_bound(
             "t_min > 0 and a schedule that keeps some signal at t = 1"
         )
     width, d = (high - low) / n_strata, x.shape[1:].numel()
-    m, v = (torch.as_tensor(q, dtype=x.dtype, device=x.device) for q in (mean, var))
+    ends = schedule(torch.ones((), dtype=torch.float64))
     values, variances = [], []
     for part, streams in chunks(x, chunk_size, generator):
-        y = x[part]
-        loss, spread = y.new_zeros(len(y)), y.new_zeros(len(y))
+        inside = score.rows(part)
+        z = encode(score, x[part])
+        loss, spread = z.new_zeros(len(z)), z.new_zeros(len(z))
         for k in range(n_strata):
             pair = []
             for _ in range(2):
-                u = rand_like(y[:, :1].flatten(1)[:, 0], streams).double()
+                u = rand_like(z[:, :1].flatten(1)[:, 0], streams).double()
                 t = invert_log_snr(schedule, low + (k + u) * width)
-                alpha, sigma = (per_sample(q.to(y), y) for q in schedule(t))
-                noise = randn_like(y, streams)
-                found = predict(score, schedule, alpha * y + sigma * noise, t.to(y))[1]
+                alpha, sigma = (per_sample(q.to(z), z) for q in schedule(t))
+                noise = randn_like(z, streams)
+                found = predict(inside, alpha * z + sigma * noise, t.to(z))[1]
                 pair.append(0.5 * width * sum_event((noise - found).square()))
             loss = loss + (pair[0] + pair[1]) / 2
             spread = spread + ((pair[0] - pair[1]) / 2).square()
-        # E over x_t of log N(x; x_t/α, σ²/α²): the squared distance is d in its own units
+        law = terminal(inside)
+        first = [law.kl(z, *ends, streams) for _ in range(2)]
+        spread = spread + ((first[0] - first[1]) / 2).square()
+        # E over z_t of log N(z; z_t/α, σ²/α²): the squared distance is d in its own units
         decoder = -0.5 * d * (1 + math.log(2 * math.pi) - high)
-        values.append(decoder - _gaussian_kl(y, schedule, m, v) - loss)
-        variances.append(spread)
-    return Bound(torch.cat(values), torch.cat(variances).sqrt(), 2 * n_strata)
+        bound = decoder - (first[0] + first[1]) / 2 - loss
+        values.append(bound.to(x) + score.coordinates.log_det(x[part]))
+        variances.append(spread.to(x))
+    return Bound(torch.cat(values), torch.cat(variances).sqrt(), 2 * n_strata, t_min)

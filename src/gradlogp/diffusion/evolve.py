@@ -1,4 +1,4 @@
-r"""The driver `evolve`, which moves noise to data through time; where it starts, and at which times.
+r"""The driver `evolve`, which moves noise to data through time.
 
 Every sample has its own noise (`core.Streams`), so that the same generator state yields the same
 samples whatever the chunk size.
@@ -15,76 +15,138 @@ from torch import Tensor
 
 from ..core import (
     Generator,
-    NoisyScoreFn,
+    NoisyScore,
     Progress,
-    Schedule,
     Transition,
-    check_batch,
+    check_points,
     check_same_shape,
     chunks,
     count_chunks,
 )
+from ..noise.grids import time_grid
+from ..noise.score_base import check_noisy_score
+from ..noise.terminal import ExactTerminal, terminal
+from .transitions.annealed_noise import Coloured
+from .transitions.facts import facts_of
 from .transitions.multistep import Multistep
+from .transitions.reverse import DDIM
+
+
+def check_times(times: Tensor) -> None:
+    """Raise `ValueError` unless times are a vector that descends in [0, 1]."""
+    if times.ndim != 1 or len(times) < 1 or bool((times.diff() >= 0).any()):
+        raise ValueError("times must be a vector that descends strictly")
+    if not (float(times[0]) <= 1 and float(times[-1]) >= 0):
+        raise ValueError(
+            f"times must lie in [0, 1], got {float(times[0]):.4g} … {float(times[-1]):.4g}"
+        )
 
 
 @torch.no_grad()
 def evolve(
     transition: Transition,
-    score: NoisyScoreFn,
-    schedule: Schedule,
-    x: Float[Tensor, "batch *event"],
-    times: Float[Tensor, " times"],
+    score: NoisyScore,
+    x: Float[Tensor, "batch *event"] | int,
+    times: Float[Tensor, " times"] | None = None,
     *,
     generator: Generator | None = None,
-    progress: Progress | None = None,
     denoise: bool = True,
     chunk_size: int | None = None,
+    progress: Progress | None = None,
     callback: Callable[[Tensor, Tensor], None] | None = None,
 ) -> Float[Tensor, "batch *event"]:
-    r"""Move x from the law at times[0] to that of the data, one transition after another.
+    r"""Move states from the law at times[0] to that of the data, one transition after another.
 
     The last step goes from times[-1] to the noise-free end (α, σ) = (1, 0), where every
-    transition returns the Tweedie mean; `denoise=False` stops at the noise level of times[-1].
+    transition returns the Tweedie mean, which comes back in the units of the data.
+    `denoise=False` stops at the noise level of times[-1] and returns the state, in model coordinates.
+
+    A number n in place of states draws them from `terminal(score)`. Where nothing of the data is
+    left at t = 1 (α = 0) and the transition divides by α, the first step is one of DDIM.
 
     Arguments:
         transition: Such as `Ancestral()`, `ProbabilityFlow()`, `AnnealedLangevin()`.
-        score: The noisy score.
-        schedule: The schedule that the score belongs to.
-        x: Start, usually from `prior`, `(B, *event)`.
-        times: Descending times, usually from `time_grid`.
+        score: The noisy score, with its schedule.
+        x: States at times[0] in model coordinates `(B, *event)`, or a number of samples.
+        times: Descending times; `time_grid(score.schedule)` by default.
         generator: Where the noise comes from; the same state gives the same samples, in chunks of
             any size.
+        denoise: Whether to end in the Tweedie denoising and in the units of the data.
+        chunk_size: Samples moved together; all by default. Rows of conditions and observations
+            follow their samples.
         progress: Called as progress(done, total) after every step of every chunk.
-        denoise: Whether to end in the Tweedie denoising.
-        chunk_size: Samples moved together; all where not given.
-        callback: Called as callback(x, t) with each state before its step, for pictures; sees one
+        callback: Called as callback(z, t) with each state before its step, for pictures; sees one
             chunk at a time.
 
     Raises:
-        ValueError: For times that do not descend in [0, 1], or a wrong shape.
+        ValueError: For something that is no noisy score, times that do not descend in [0, 1], states
+            of a wrong shape, none, or not finite; for a number, if times do not begin at 1, the
+            event shape or the law at t = 1 is not known, or the noise is `Coloured`.
+        FloatingPointError: If samples became NaN or infinite.
     """
-    check_batch(x)
-    if times.ndim != 1 or len(times) < 1 or bool((times.diff() >= 0).any()):
-        raise ValueError("times must be a vector that descends strictly")
-    if float(times[0]) > 1 or float(times[-1]) < 0:
-        raise ValueError(
-            f"times must lie in [0, 1], got {float(times[0]):.4g} … {float(times[-1]):.4g}"
-        )
+    check_noisy_score(score)
+    times = time_grid(score.schedule) if times is None else times
+    check_times(times)
     steps: list[tuple[Tensor, Tensor | None]] = list(pairwise(times))
     steps.append((times[-1], None if denoise else times[-1]))
-    n_chunks = count_chunks(len(x), chunk_size)
+    blind = bool(score.schedule(times[0])[0] == 0) and facts_of(transition).divides_by_alpha
+    if isinstance(x, int):
+        start = _start(transition, score, x, times, generator)
+    else:
+        check_points(x)
+        start = x
+    n_chunks = count_chunks(len(start), chunk_size)
     total, done, parts = n_chunks * len(steps), 0, []
-    for part, streams in chunks(x, chunk_size, generator):
-        y = x[part]
-        move = transition.begin() if isinstance(transition, Multistep) else transition
-        for t, s in steps:
+    for part, streams in chunks(start, chunk_size, generator):
+        inside = score.rows(part) if n_chunks > 1 else score
+        z = start[part]
+        if isinstance(x, int) and not z.stride(0):  # no draws of an exact law: the chunk's own
+            z = terminal(inside).sample(len(z), generator=streams)
+        mine = transition
+        if n_chunks > 1 and hasattr(transition, "rows"):  # observations of these samples
+            mine = transition.rows(part)
+        move = mine.begin() if isinstance(mine, Multistep) else mine
+        for i, (t, s) in enumerate(steps):
             if callback is not None:
-                callback(y, t)
-            moved = move(y, t, s, score, schedule, generator=streams)
-            check_same_shape(moved, y, type(transition).__name__)
-            y = moved
+                callback(z, t)
+            step = DDIM() if blind and i == 0 else move
+            moved = step(z, t, s, inside, generator=streams)
+            check_same_shape(moved, z, type(transition).__name__)
+            z = moved
             done += 1
             if progress is not None:
                 progress(done, total)
-        parts.append(y)
+        if not bool(torch.isfinite(z).all()):
+            bad = int((~torch.isfinite(z)).flatten(1).any(1).sum())
+            raise FloatingPointError(
+                f"{bad} of {len(z)} samples became NaN or infinite; take smaller steps or start at an "
+                "earlier time"
+            )
+        parts.append(score.coordinates.decode(z) if denoise else z)
     return torch.cat(parts)
+
+
+def _start(
+    transition: Transition, score: NoisyScore, n: int, times: Tensor, generator: Generator | None
+) -> Tensor:
+    """Return draws of an exact law at t = 1; else a placeholder, of no stride, for those to come."""
+    if n < 1:
+        raise ValueError(f"the number of samples must be at least 1, got {n}")
+    if isinstance(transition, Coloured):
+        raise ValueError(
+            "coloured noise: draw the start yourself, K^(1/2) times draws of terminal(score)"
+        )
+    if float(times[0]) != 1:
+        raise ValueError(
+            f"a number of samples starts at t = 1, and times begin at {float(times[0]):.4g}; pass "
+            "states at that time"
+        )
+    if score.event_shape is None:
+        raise ValueError(
+            "this score does not know the shape of its samples: pass event_shape= where it is made, "
+            "or states in place of a number"
+        )
+    law = terminal(score.rows(slice(0, 1)) if n > 1 else score)
+    if isinstance(law, ExactTerminal):
+        return terminal(score).sample(n, generator=generator)
+    return law.mean.new_empty(()).expand(n, *score.event_shape)

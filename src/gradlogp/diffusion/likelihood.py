@@ -24,23 +24,25 @@ from ..calculus.ode import integrate
 from ..calculus.reverse import Probe, hutchinson_trace, jacobian_trace
 from ..calculus.reverse import probe as draw_probe
 from ..core import (
-    Density,
     Generator,
-    NoisyScoreFn,
+    NoisyScore,
     Progress,
-    Schedule,
-    check_batch,
+    check_points,
     chunks,
     count_chunks,
     rand_like,
-    sum_event,
 )
-from ..noise.grids import time_grid
+from ..noise.blurred import encode
+from ..noise.grids import least_time, time_grid
 from ..noise.predictions import flow_velocity
+from ..noise.score_base import check_noisy_score
+from ..noise.terminal import terminal
 
 
 class Likelihood(NamedTuple):
     """Log-likelihood in nats, its standard error over probes (0 if exact), the solver's, `(B,)`.
+
+    The law is that at `t_min`.
 
     `solver_error` adds up the local errors and roundings of a solver with a tolerance, and is NaN,
     unknown, for a fixed number of steps.
@@ -50,16 +52,7 @@ class Likelihood(NamedTuple):
     standard_error: Float[Tensor, " batch"]
     nfe: int
     solver_error: Float[Tensor, " batch"]
-
-
-def log_prior(
-    x: Tensor, schedule: Schedule, mean: Tensor | float = 0.0, var: Tensor | float = 1.0
-) -> Tensor:
-    """Return log N(x; α_1 m, α_1² v + σ_1²), `(B,)`: the law that `sampling.prior` draws from."""
-    alpha, sigma = (v.to(x) for v in schedule(torch.ones((), dtype=torch.float64)))
-    m, v = (torch.as_tensor(q, dtype=x.dtype, device=x.device) for q in (mean, var))
-    variance = (alpha**2 * v + sigma**2).expand(x.shape[1:])
-    return -0.5 * sum_event((x - alpha * m).square() / variance + (2 * math.pi * variance).log())
+    t_min: float
 
 
 def bits_per_dim(
@@ -71,7 +64,7 @@ def bits_per_dim(
 
     with p the density of dequantised data in [0, 1], u uniform (`dequantise`). Averaged over u this
     is an upper bound of the bits a code of k needs. If the model's coordinates are others, z = z(y),
-    add log |det dz/dy| to its log-density first (`ScoreModel.log_det_encode`).
+    add log |det dz/dy| to its log-density first (`score.coordinates.log_det`).
 
     Arguments:
         log_prob: log p(y) in nats, `(B,)`.
@@ -115,17 +108,13 @@ def dequantise(
 
 
 def log_likelihood(
-    score: NoisyScoreFn,
-    schedule: Schedule,
+    score: NoisyScore,
     x: Float[Tensor, "batch *event"],
-    divergence: Literal["exact", "hutchinson"] = "exact",
     *,
-    n_steps: int = 64,
-    tolerance: float | None = None,
-    t_min: float = 1e-3,
-    mean: Tensor | float = 0.0,
-    var: Tensor | float = 1.0,
-    prior: Density | None = None,
+    divergence: Literal["exact", "hutchinson"] = "exact",
+    tolerance: float = 1e-5,
+    n_steps: int | None = None,
+    t_min: float | None = None,
     n_probes: int = 1,
     probe: Probe = "rademacher",
     generator: Generator | None = None,
@@ -135,24 +124,23 @@ def log_likelihood(
 ) -> Likelihood:
     r"""Log-density of x under a noisy score, by the probability flow from t_min to 1.
 
-    .. math:: \log p_{t_{min}}(x) = \log p_1(x_1) + \int_{t_{min}}^1 \nabla \cdot v(x_t, t)\, dt
+    .. math:: \log p_{t_{min}}(z) = \log p_1(z_1) + \int_{t_{min}}^1 \nabla \cdot v(z_t, t)\, dt
 
-    With a `tolerance`, by the Dormand–Prince pair of order 5(4), every sample with steps of its own
-    and with its solver's error told; else by fourth-order Runge–Kutta on the grid of
-    `time_grid(schedule, n_steps + 1)`. Each sample is on its own. A Hutchinson divergence uses the
-    same probes all along the path, so that the error over probes is the error of the result.
+    with p_1 = `terminal(score)`, and log |det dz/dx| added for x in its own units. The law that is
+    claimed is that at t_min, in the coordinates z_t: its noise is part of it.
+
+    By default to a tolerance, by the Dormand–Prince pair of order 5(4), every sample with steps of
+    its own and an estimate of its solver's error. With `n_steps` by fourth-order Runge–Kutta on the
+    grid of `time_grid`. A Hutchinson divergence uses the same probes all along the path, so that the
+    error over probes is the error of the result.
 
     Arguments:
-        score: The noisy score.
-        schedule: Its schedule.
-        x: Points, `(B, *event)`.
+        score: The noisy score, with its schedule.
+        x: Points in the units of the data, `(B, *event)`.
         divergence: "exact" (d Jacobian-vector products an evaluation) or "hutchinson".
-        n_steps: Runge–Kutta steps, four evaluations each, where no tolerance is given.
-        tolerance: Relative and absolute tolerance of a step, in x and in nats.
-        t_min: Where the data is taken to be; log p is that of p at t_min.
-        mean: Data mean, for the law at t = 1 (as in `prior`).
-        var: Data variance per entry, likewise.
-        prior: The law at t = 1 itself, where it is known; instead of mean and var.
+        tolerance: Relative and absolute tolerance of a step, in z and in nats.
+        n_steps: Runge–Kutta steps instead, four evaluations each.
+        t_min: Where the data is taken to be; the least time with noise by default.
         n_probes: Probes of the Hutchinson estimate; with one the standard error is NaN, unknown.
         probe: Their law.
         generator: Where the probes come from.
@@ -162,9 +150,10 @@ def log_likelihood(
             the score depends on.
 
     Raises:
-        ValueError: For a wrong shape, an unknown divergence, a tolerance that is not positive, or a
-            t_min at which the flow has no finite velocity (0 under VP).
-        ArithmeticError: If the tolerance cannot be met.
+        ValueError: For something that is no noisy score, a wrong shape, points that are not finite,
+            an unknown divergence, a tolerance that is not positive, no law at t = 1, or a t_min at
+            which the flow has no finite velocity (0 under VP).
+        ArithmeticError: If the tolerance cannot be met, or a result became NaN or infinite.
 
     References:
         | Score-Based Generative Modeling through Stochastic Differential Equations (Song et al., 2021)
@@ -173,22 +162,25 @@ def log_likelihood(
           (Grathwohl et al., 2019)
         | https://arxiv.org/abs/1810.01367
     """
-    check_batch(x)
+    check_noisy_score(score)
+    check_points(x)
+    schedule = score.schedule
     if divergence not in ("exact", "hutchinson"):
         raise ValueError(f"divergence must be 'exact' or 'hutchinson', got {divergence!r}")
     if schedule.times is not None:
         raise ValueError("a discrete ladder has no continuous flow; use the schedule it came from")
-    if n_steps < 1 or n_probes < 1:
+    if (n_steps is not None and n_steps < 1) or n_probes < 1:
         raise ValueError(f"n_steps and n_probes must be positive, got {n_steps} and {n_probes}")
-    if tolerance is not None and not tolerance > 0:
+    if not tolerance > 0:
         raise ValueError(f"tolerance must be positive, got {tolerance}")
+    t_min = float(least_time(schedule)) if t_min is None else t_min
     rates = torch.stack(schedule.rates(torch.tensor(t_min, dtype=torch.float64)))
     if not bool(rates.isfinite().all()):
         raise ValueError(
             f"the flow has no finite velocity at t_min = {t_min:g} under {schedule}; choose t_min > 0"
         )
     n_chunks = count_chunks(len(x), chunk_size)
-    total, ends = n_chunks * (n_steps if tolerance is None else 1), []
+    total, ends = n_chunks * (n_steps or 1), []
     ticks = itertools.count(1)
 
     def tick() -> None:
@@ -197,27 +189,32 @@ def log_likelihood(
 
     with torch.set_grad_enabled(differentiable):
         for part, streams in chunks(x, chunk_size, generator):
-            y = x[part]
+            inside, y = score.rows(part), encode(score, x[part])
             probes = None
             if divergence == "hutchinson":
                 probes = torch.stack([draw_probe(probe, y, streams) for _ in range(n_probes)])
-            field = _Path(score, schedule, probes)
-            if tolerance is None:
+            field = _Path(inside, probes)
+            if n_steps is not None:
                 end = _fixed(field, y, time_grid(schedule, n_steps + 1, t_min=t_min).flip(0), tick)
             else:
                 end = _adaptive(field, y, t_min, tolerance)
                 tick()
-            last = end.x
-            log_end = (
-                log_prior(last, schedule, mean, var) if prior is None else prior.log_prob(last)
-            )
-            ends.append(end._replace(gain=end.gain + log_end))
-    gains, error = torch.cat([end.gain for end in ends], 1), torch.cat([end.error for end in ends])
+            gain = end.gain + terminal(inside).log_prob(end.x)
+            gain = gain.to(x) + score.coordinates.log_det(x[part])
+            ends.append(end._replace(gain=gain))
+    gains = torch.cat([end.gain for end in ends], 1)
+    error = torch.cat([end.error for end in ends]).to(gains)
     nfe = max(end.nfe for end in ends)
+    if not bool(gains.isfinite().all()):
+        bad = int((~gains.isfinite()).any(0).sum())
+        raise ArithmeticError(
+            f"the log-likelihood of {bad} of {len(x)} points became NaN or infinite; look whether the "
+            "points lie far outside the data, or raise t_min"
+        )
     if divergence == "exact":
-        return Likelihood(gains[0], torch.zeros_like(gains[0]), nfe, error)
+        return Likelihood(gains[0], torch.zeros_like(gains[0]), nfe, error, t_min)
     spread = gains.std(0) if n_probes > 1 else torch.full_like(gains[0], torch.nan)
-    return Likelihood(gains.mean(0), spread / math.sqrt(n_probes), nfe, error)
+    return Likelihood(gains.mean(0), spread / math.sqrt(n_probes), nfe, error, t_min)
 
 
 class _End(NamedTuple):
@@ -232,15 +229,14 @@ class _End(NamedTuple):
 class _Path(NamedTuple):
     """The flow and its divergence, exact or by fixed probes."""
 
-    score: NoisyScoreFn
-    schedule: Schedule
+    score: NoisyScore
     probes: Tensor | None
 
     def __call__(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         """Return dx/dt and its divergence, `(n_probes or 1, B)`."""
 
         def field(y: Tensor) -> Tensor:
-            return flow_velocity(self.score, self.schedule, y, t)
+            return flow_velocity(self.score, y, t)
 
         if self.probes is None:
             value, trace = jacobian_trace(field, x)

@@ -1,10 +1,12 @@
 """Densities whose score is known: closed under noising (`analytic`), with known moments (`targets`)."""
 
 from .analytic import AffineSubspace as AffineSubspace
+from .analytic import Classes as Classes
 from .analytic import Embedded as Embedded
 from .analytic import Empirical as Empirical
 from .analytic import Gaussian as Gaussian
 from .analytic import GaussianMixture as GaussianMixture
+from .analytic import Joint as Joint
 from .analytic import Product as Product
 from .analytic import UniformSphere as UniformSphere
 from .analytic import VonMisesCircle as VonMisesCircle

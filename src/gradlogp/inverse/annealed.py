@@ -2,26 +2,19 @@ r"""Posteriors that Langevin dynamics can sample: at every noise level, and at t
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from jaxtyping import Float
 from torch import Tensor
 
-from ..core import (
-    Density,
-    NoisyScoreFn,
-    Schedule,
-    check_batch,
-    check_same_shape,
-    per_sample,
-)
-from ..diffusion.transitions.annealed import noisy_log_prob
-from .isotropic import solve_isotropic
-from .observation import Observation
+from ..core import Density, NoisyScore, check_same_shape, per_sample
+from ..noise.blurred import noisy_log_prob
+from ..noise.score_wrapper import ScoreWrapper
+from .observation import Observation, solve_isotropic
 
 
 @dataclass(frozen=True, eq=False)
-class AnnealedLikelihood:
+class AnnealedLikelihood(ScoreWrapper):
     r"""The prior at every noise level with a likelihood of x_t itself, noised alike.
 
     .. math:: π_t(x) ∝ p_t(x)\, N(y; A x/α,\; R + \tfrac{σ^2}{α^2} A A^\top)
@@ -43,46 +36,57 @@ class AnnealedLikelihood:
 
     Arguments:
         score: The noisy score of the prior.
-        schedule: Its schedule.
-        observation: What was seen, by a linear operator.
+        observation: What was seen, by a linear operator, in the units of the data.
 
     Raises:
         ValueError: For an operator that is not linear.
     """
 
-    score: NoisyScoreFn
-    schedule: Schedule
+    score: NoisyScore
     observation: Observation
 
     def __post_init__(self) -> None:
         _ = self.observation.linear
 
-    def _direction(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-        """Return α y − A x, and (α² R + σ² A Aᵀ)⁻¹ of it."""
+    @property
+    def pooled(self) -> bool:  # type: ignore[override]
+        """That of the prior: Langevin steps lead from its law at t = 1 to π_1."""
+        return getattr(self.score, "pooled", False)
+
+    @property
+    def n_rows(self) -> int | None:
+        """The rows of the observation, or of the condition of the score inside."""
+        inside = getattr(self.score, "n_rows", None)
+        return inside if len(self.observation.y) == 1 else len(self.observation.y)
+
+    def _direction(self, z: Tensor, t: Tensor) -> tuple[Tensor, Tensor, Observation]:
+        """Return α y − A z, (α² R + σ² A Aᵀ)⁻¹ of it, and what was seen of z."""
         alpha, sigma = self.schedule(t)
-        operator, y = self.observation.linear, self.observation.rows(x)
-        seen = operator.apply(x)
-        check_same_shape(seen, y, "the operator")
-        r = per_sample(alpha, y, "alpha") * y - seen
-        return r, solve_isotropic(operator, self.observation.R, alpha**2, sigma**2, r)
+        seen = self.observation.encoded(self.score.coordinates)
+        y, shown = seen.rows(z), seen.linear.apply(z)
+        check_same_shape(shown, y, "the operator")
+        r = per_sample(alpha, y, "alpha") * y - shown
+        return r, solve_isotropic(seen.linear, seen.R, alpha**2, sigma**2, r), seen
 
-    def __call__(
-        self, x: Float[Tensor, "batch *event"], t: Tensor
-    ) -> Float[Tensor, "batch *event"]:
-        """Return ∇ log π_t(x); t `()` or `(B,)`."""
-        check_batch(x)
-        s = self.score(x, t)
-        check_same_shape(s, x, "the score")
-        return s + self.observation.linear.adjoint(self._direction(x, t)[1])
+    def _score(self, z: Tensor, t: Tensor) -> Tensor:
+        _, u, seen = self._direction(z, t)
+        return self.score(z, t) + seen.linear.adjoint(u)
 
-    def log_prob(self, x: Float[Tensor, "batch *event"], t: Tensor) -> Float[Tensor, " batch"]:
-        """Return log π_t(x), up to a constant for each t.
+    def log_prob(self, z: Float[Tensor, "batch *event"], t: Tensor) -> Float[Tensor, " batch"]:
+        """Return log π_t(z), up to a constant for each t.
 
         Raises:
             ValueError: If the score of the prior has no log-density.
         """
-        r, u = self._direction(x, t)
-        return noisy_log_prob(self.score)(x, t) - 0.5 * (r * u).flatten(1).sum(1)
+        r, u, _ = self._direction(z, t)
+        return noisy_log_prob(self.score, z, t) - 0.5 * (r * u).flatten(1).sum(1)
+
+    def _around(self, score: NoisyScore) -> NoisyScore:
+        return replace(self, score=score)
+
+    def rows(self, index: slice | Tensor) -> AnnealedLikelihood:
+        """Return the same for these rows of observations and conditions."""
+        return AnnealedLikelihood(self.score.rows(index), self.observation.take(index))
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,7 +99,7 @@ class PosteriorTarget:
     curvature of the likelihood is that of Aᵀ R⁻¹ A; with little noise it decides the step.
 
     Arguments:
-        prior: A density; with a learned model, `as_target(score=lambda x: model(x, t))` at a small t.
+        prior: A density; of a learned model `blurred(model)`.
         observation: What was seen, with noise; `y` has one row or as many as there are chains.
 
     Raises:

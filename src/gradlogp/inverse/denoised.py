@@ -15,12 +15,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..core import (
-    NoisyScoreFn,
-    Schedule,
-    check_batch,
-    per_sample,
-)
+from ..core import NoisyScore, check_batch, per_sample
 from ..noise.predictions import predict
 from .observation import Observation
 
@@ -48,7 +43,7 @@ class Denoised(NamedTuple):
         return self.x0 + self.covariance(v)
 
 
-def denoised(score: NoisyScoreFn, schedule: Schedule, x: Tensor, t: Tensor) -> Denoised:
+def denoised(score: NoisyScore, x: Tensor, t: Tensor) -> Denoised:
     """Evaluate the model once, such that its derivative can be used as often as needed.
 
     A graph of x is kept where the caller has one, so that a guided score can be differentiated.
@@ -57,7 +52,7 @@ def denoised(score: NoisyScoreFn, schedule: Schedule, x: Tensor, t: Tensor) -> D
         ValueError: At α = 0 or σ = 0, or if the model does not depend on x differentiably.
     """
     check_batch(x)
-    alpha, sigma = (per_sample(v, x) for v in schedule(t))
+    alpha, sigma = (per_sample(v, x) for v in score.schedule(t))
     if bool((alpha == 0).any()) or bool((sigma == 0).any()):
         raise ValueError(
             "an observation guides where alpha > 0 and sigma > 0: before, x_t says nothing of x_0, "
@@ -70,7 +65,7 @@ def denoised(score: NoisyScoreFn, schedule: Schedule, x: Tensor, t: Tensor) -> D
             if live
             else (x.detach().clone() if x.is_inference() else x.detach()).requires_grad_()
         )
-        x0, eps = predict(score, schedule, y, t)
+        x0, eps = predict(score, y, t)
     if not (x0.requires_grad and eps.requires_grad):
         raise ValueError(
             "the score does not depend on x differentiably, so its derivative would silently be 0; "

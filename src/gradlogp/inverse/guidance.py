@@ -11,42 +11,64 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from jaxtyping import Float
 from torch import Tensor
 
 from ..calculus.conjugate_gradients import Indefinite, solve_all
-from ..core import NoisyScoreFn, Schedule
+from ..core import NoisyScore
+from ..noise.score_wrapper import ScoreWrapper
 from .denoised import Denoised, denoised, direction
-from .isotropic import solve_isotropic
-from .observation import Observation
+from .observation import Observation, solve_isotropic
 
 
-class _Posterior(ABC):
-    """A noisy score given y: a method says where x_0 is thought to be, and what y adds to it."""
+class ObservedScore(ScoreWrapper, ABC):
+    """A noisy score given y: a method says where z_0 is thought to be, and what y adds to it.
+
+    Where α = 0 the state says nothing of z_0, and the method nothing of y: there it is the prior.
+    """
+
+    observation: Observation
+    pooled = True
 
     @abstractmethod
-    def _at(self, x: Tensor, t: Tensor) -> tuple[Denoised, Tensor]:
-        """Return what the prior says of x_0, and the direction in which y moves it."""
+    def _at(self, z: Tensor, t: Tensor) -> tuple[Denoised, Tensor]:
+        """Return what the prior says of z_0, and the direction in which y moves it."""
 
-    def __call__(
-        self, x: Float[Tensor, "batch *event"], t: Tensor
-    ) -> Float[Tensor, "batch *event"]:
-        """Return the score of the law of x_t given y; t `()` or `(B,)`."""
-        at, v = self._at(x, t)
+    @property
+    def _seen(self) -> Observation:
+        """What was seen, of model coordinates."""
+        return self.observation.encoded(self.score.coordinates)
+
+    @property
+    def n_rows(self) -> int | None:
+        """The rows of the observation, or of the condition of the score inside."""
+        inside = getattr(self.score, "n_rows", None)
+        return inside if len(self.observation.y) == 1 else len(self.observation.y)
+
+    def _score(self, z: Tensor, t: Tensor) -> Tensor:
+        if bool((self.schedule(t)[0] == 0).all()):
+            return self.score(z, t)
+        at, v = self._at(z, t)
         return at.score(v)
 
-    def denoise(
-        self, x: Float[Tensor, "batch *event"], t: Tensor
-    ) -> Float[Tensor, "batch *event"]:
-        """Return the mean of x_0 given x_t and y."""
-        at, v = self._at(x, t)
+    def _denoise(self, z: Tensor, t: Tensor) -> Tensor:
+        if bool((self.schedule(t)[0] == 0).all()):
+            return self.score.denoise(z, t)
+        at, v = self._at(z, t)
         return at.mean(v)
+
+    def _around(self, score: NoisyScore) -> NoisyScore:
+        return replace(self, score=score)  # type: ignore[type-var]
+
+    def rows(self, index: slice | Tensor) -> NoisyScore:  # type: ignore[override]
+        """Return the same for these rows of observations and conditions."""
+        inside = self.score.rows(index)
+        return replace(self, score=inside, observation=self.observation.take(index))  # type: ignore[type-var]
 
 
 @dataclass(frozen=True, eq=False)
-class DPS(_Posterior):
+class DPS(ObservedScore):
     r"""Diffusion posterior sampling, with the likelihood of the denoised x̂_0.
 
     .. math:: \nabla \log p(y | x_t) ≈ ζ\, \nabla_{x_t} \log N(y; A(\hat x_0(x_t)), R)
@@ -61,30 +83,29 @@ class DPS(_Posterior):
 
     Arguments:
         score: The noisy score of the prior, differentiable in x.
-        schedule: Its schedule.
-        observation: What was seen, with noise.
+        observation: What was seen, with noise, in the units of the data.
         scale: ζ, 1 for the Gaussian likelihood itself.
 
     Raises:
-        ValueError: For a scale below 0; when called, if there is no noise, or at α = 0 or σ = 0.
+        ValueError: For a scale below 0; when called, if there is no noise, or at σ = 0.
     """
 
-    score: NoisyScoreFn
-    schedule: Schedule
+    score: NoisyScore
     observation: Observation
     scale: float = 1.0
+    pooled = False  # it trusts y too much to say where the posterior begins
 
     def __post_init__(self) -> None:
         if not 0 <= self.scale < math.inf:
             raise ValueError(f"scale must be a number of at least 0, got {self.scale}")
 
-    def _at(self, x: Tensor, t: Tensor) -> tuple[Denoised, Tensor]:
-        at = denoised(self.score, self.schedule, x, t)
-        return at, self.scale * direction(self.observation, at, self.observation.R.solve)
+    def _at(self, z: Tensor, t: Tensor) -> tuple[Denoised, Tensor]:
+        at = denoised(self.score, z, t)
+        return at, self.scale * direction(self._seen, at, self.observation.R.solve)
 
 
 @dataclass(frozen=True, eq=False)
-class PiGDM(_Posterior):
+class PiGDM(ObservedScore):
     r"""Pseudo-inverse guidance: x_0 given x_t has covariance r_t² I.
 
     .. math::
@@ -99,36 +120,43 @@ class PiGDM(_Posterior):
 
     Arguments:
         score: The noisy score of the prior, differentiable in x.
-        schedule: Its schedule.
-        observation: What was seen.
-        data_var: v, the variance of an entry of the data.
+        observation: What was seen, in the units of the data.
+        data_var: v, the variance of an entry of z_0; the mean of the score's moments by default.
 
     Raises:
-        ValueError: For a variance that is not positive; when called, at α = 0 or σ = 0.
+        ValueError: For a variance that is not positive, or no variance where the score has no moments;
+            when called, at σ = 0.
     """
 
-    score: NoisyScoreFn
-    schedule: Schedule
+    score: NoisyScore
     observation: Observation
-    data_var: float = 1.0
+    data_var: float | None = None
 
     def __post_init__(self) -> None:
-        if not 0 < self.data_var < math.inf:
+        if self.data_var is None and self.score.moments is None:
+            raise ValueError("this score has no moments: pass data_var=, the variance of an entry")
+        if self.data_var is not None and not 0 < self.data_var < math.inf:
             raise ValueError(f"data_var must be positive, got {self.data_var}")
 
-    def _at(self, x: Tensor, t: Tensor) -> tuple[Denoised, Tensor]:
-        at = denoised(self.score, self.schedule, x, t)
+    def _variance(self) -> float:
+        """Return v."""
+        if self.data_var is not None:
+            return self.data_var
+        assert self.score.moments is not None
+        return float(self.score.moments.var.mean())
+
+    def _at(self, z: Tensor, t: Tensor) -> tuple[Denoised, Tensor]:
+        at = denoised(self.score, z, t)
         alpha, sigma = self.schedule(t)
-        v = self.data_var
+        v = self._variance()
         r2 = sigma**2 * v / (alpha**2 * v + sigma**2)
-        R, operator = self.observation.R, self.observation.linearised(at.x0)
-        return at, direction(
-            self.observation, at, lambda r: solve_isotropic(operator, R, 1.0, r2, r)
-        )
+        seen = self._seen
+        R, operator = seen.R, seen.linearised(at.x0)
+        return at, direction(seen, at, lambda r: solve_isotropic(operator, R, 1.0, r2, r))
 
 
 @dataclass(frozen=True, eq=False)
-class MomentMatching(_Posterior):
+class MomentMatching(ObservedScore):
     r"""x_0 given x_t is a Gaussian with the mean and the covariance of Tweedie's formula.
 
     .. math::
@@ -149,28 +177,27 @@ class MomentMatching(_Posterior):
 
     Arguments:
         score: The noisy score of the prior, differentiable in x.
-        schedule: Its schedule.
-        observation: What was seen.
+        observation: What was seen, in the units of the data.
         max_steps: Of conjugate gradients; as many as convergence takes where not given.
         tol: Relative residual that ends them, as in `conjugate_gradients`.
         indefinite: What to do where R + A C Aᵀ is found not to be positive definite: "raise", or
             "stop" that sample at what it has.
 
     Raises:
-        ValueError: When called, at α = 0 or σ = 0, and if conjugate gradients fail and neither
+        ValueError: When called, at σ = 0, and if conjugate gradients fail and neither
             `max_steps` nor "stop" was asked for.
     """
 
-    score: NoisyScoreFn
-    schedule: Schedule
+    score: NoisyScore
     observation: Observation
     max_steps: int | None = None
     tol: float | None = None
     indefinite: Indefinite = "raise"
 
-    def _at(self, x: Tensor, t: Tensor) -> tuple[Denoised, Tensor]:
-        at = denoised(self.score, self.schedule, x, t)
-        R, operator = self.observation.R, self.observation.linearised(at.x0)
+    def _at(self, z: Tensor, t: Tensor) -> tuple[Denoised, Tensor]:
+        at = denoised(self.score, z, t)
+        seen = self._seen
+        R, operator = seen.R, seen.linearised(at.x0)
 
         def product(v: Tensor) -> Tensor:
             return R.product(v) + operator.apply(at.covariance(operator.adjoint(v)))
@@ -178,4 +205,4 @@ class MomentMatching(_Posterior):
         def solve(r: Tensor) -> Tensor:
             return solve_all(product, r, self.tol, self.max_steps, self.indefinite)
 
-        return at, direction(self.observation, at, solve)
+        return at, direction(seen, at, solve)

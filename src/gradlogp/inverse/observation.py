@@ -6,21 +6,25 @@ The noise is N(0, R): independent with a standard deviation for all or for each 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from ..calculus.conjugate_gradients import solve_all
 from ..core import (
+    Coordinates,
     Generator,
     check_batch,
     check_same_shape,
+    per_sample,
     randn_like,
     sum_event,
 )
-from .operators import Linearised, LinearOperator
+from ..noise.coordinates import IDENTITY, AffineCoordinates
+from .operators import Linearised, LinearOperator, Scaled, gram_diagonal
 
 
 @runtime_checkable
@@ -177,6 +181,26 @@ class Observation:
         operator = self.operator
         return operator.apply(x) if isinstance(operator, LinearOperator) else operator(x)
 
+    def encoded(self, coordinates: Coordinates) -> Observation:
+        r"""Return the same observation of model coordinates z.
+
+        Under x = shift + scale · z a linear A becomes A diag(scale), and y becomes y − A(shift), with
+        the same noise. A function, and A under other coordinates, becomes A ∘ decode.
+        """
+        if coordinates == IDENTITY:
+            return self
+        operator = self.operator
+        if isinstance(operator, LinearOperator) and isinstance(coordinates, AffineCoordinates):
+            shift, y = coordinates.shift.to(self.y.device), self.y.double()
+            moved = (y - operator.apply(shift.unsqueeze(0))).to(self.y)
+            return replace(self, y=moved, operator=Scaled(operator, coordinates.scale))
+        seen = self.apply
+        return replace(self, operator=lambda z: seen(coordinates.decode(z).to(z)))
+
+    def take(self, index: slice | Tensor) -> Observation:
+        """Return the observations of these rows; itself where there is one for all."""
+        return self if len(self.y) == 1 else replace(self, y=self.y[index])
+
     def rows(self, like: Tensor) -> Tensor:
         """Return y for each sample of a batch, in its dtype.
 
@@ -226,3 +250,21 @@ def observe(
     R = as_covariance(noise, clean.shape[1:])
     assert isinstance(R, Independent | Correlated)
     return Observation(clean + R.draw(clean, generator), operator, noise)
+
+
+def solve_isotropic(
+    operator: LinearOperator, R: NoiseCovariance, a: Tensor | float, b: Tensor | float, r: Tensor
+) -> Tensor:
+    """Return u with (a R + b A Aᵀ) u = r; a and b `()` or one for each sample `(B,)`.
+
+    In closed form where A Aᵀ is diagonal and the noise independent, else by conjugate gradients.
+
+    Raises:
+        ValueError: If the matrix is singular, or the iteration does not converge.
+    """
+    a, b = per_sample(a, r, "a"), per_sample(b, r, "b")
+    gram = gram_diagonal(operator)
+    if gram is not None and isinstance(R, Independent):
+        gram = gram.to(r) if isinstance(gram, Tensor) else gram
+        return r / (a * R.std.to(r).square() + b * gram)
+    return solve_all(lambda v: a * R.product(v) + b * operator.apply(operator.adjoint(v)), r)

@@ -33,22 +33,20 @@ class LinearOperator(Protocol):
 
 
 @runtime_checkable
-class Tight(Protocol):
-    """A linear operator with A Aᵀ = c I."""
+class Separating(Protocol):
+    """A linear operator no two of whose observed entries share one of x: A W Aᵀ stays diagonal."""
 
-    @property
-    def gram(self) -> float:
-        """Return c."""
+    def gram(self, weights: Tensor | float) -> Tensor | float:
+        """Return the diagonal of A diag(weights) Aᵀ, in the shape of what is observed."""
 
 
 @dataclass(frozen=True)
 class Identity:
     """All of x is seen, A = I: denoising."""
 
-    @property
-    def gram(self) -> float:
-        """A Aᵀ = I."""
-        return 1.0
+    def gram(self, weights: Tensor | float) -> Tensor | float:
+        """Return the weights."""
+        return weights
 
     def apply(self, x: Float[Tensor, "batch *event"]) -> Float[Tensor, "batch *event"]:
         """Return x."""
@@ -81,10 +79,9 @@ class Inpainting:
                 f"that somewhere; got {self.mask.dtype} of shape {tuple(self.mask.shape)}"
             )
 
-    @property
-    def gram(self) -> float:
-        """A Aᵀ = I."""
-        return 1.0
+    def gram(self, weights: Tensor | float) -> Tensor | float:
+        """Return the weights of the entries that are seen."""
+        return weights.flatten()[self._seen(weights)] if isinstance(weights, Tensor) else weights
 
     def _seen(self, like: Tensor) -> Tensor:
         return self.mask.flatten().nonzero().squeeze(1).to(like.device)
@@ -124,10 +121,10 @@ class Subsampling:
     def _factors(self) -> tuple[int, ...]:
         return (self.factor,) if isinstance(self.factor, int) else self.factor
 
-    @property
-    def gram(self) -> float:
-        """A Aᵀ = I/n for blocks of n entries."""
-        return 1 / math.prod(self._factors)
+    def gram(self, weights: Tensor | float) -> Tensor | float:
+        """Return the mean of the weights over each block of n entries, divided by n."""
+        n = math.prod(self._factors)
+        return self.apply(weights[None])[0] / n if isinstance(weights, Tensor) else weights / n
 
     def _check(self, x: Tensor, name: str) -> None:
         check_batch(x, name=name)
@@ -236,6 +233,31 @@ class Matrix:
         """Return Aᵀ y."""
         check_batch(y, self.A.shape[:1], "y")
         return y @ self.A.to(y)
+
+
+@dataclass(frozen=True, eq=False)
+class Scaled:
+    """A diag(scale): an operator on x seen from coordinates z with x = shift + scale · z."""
+
+    operator: LinearOperator
+    scale: Tensor
+
+    def apply(self, x: Tensor) -> Tensor:
+        """Return A (scale · x)."""
+        return self.operator.apply(self.scale.to(x) * x)
+
+    def adjoint(self, y: Tensor) -> Tensor:
+        """Return scale · Aᵀ y."""
+        return self.scale.to(y) * self.operator.adjoint(y)
+
+
+def gram_diagonal(operator: LinearOperator) -> Tensor | float | None:
+    """Return the diagonal of A Aᵀ where it is a diagonal matrix in closed form, else None."""
+    if isinstance(operator, Separating):
+        return operator.gram(1.0)
+    if isinstance(operator, Scaled) and isinstance(operator.operator, Separating):
+        return operator.operator.gram(operator.scale.square())
+    return None
 
 
 @dataclass(frozen=True, eq=False)

@@ -3,22 +3,23 @@ r"""Transitions that hold a sample to an observation after every step."""
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from ..core import (
-    Denoiser,
     Generator,
-    NoisyScoreFn,
-    Schedule,
+    NoisyScore,
     Transition,
     check_batch,
     per_sample,
     randn_like,
     sum_event,
 )
+from ..diffusion.transitions.facts import Facts, facts_of
+from ..noise.coordinates import affine_part
+from ..noise.score_wrapper import ScoreWrapper
 from .denoised import Denoised, denoised
 from .observation import Independent, Observation
 from .operators import Inpainting
@@ -33,14 +34,17 @@ def _memoryless(transition: Transition) -> None:
         )
 
 
-class _Known:
+class _Known(ScoreWrapper):
     """A noisy score of which one value is already known."""
 
-    def __init__(self, score: NoisyScoreFn, x: Tensor, t: Tensor, at: Denoised) -> None:
-        self.score, self.x, self.t, self.at = score, x, t, at
+    def __init__(self, score: NoisyScore, z: Tensor, t: Tensor, at: Denoised) -> None:
+        self.score, self.z, self.t, self.at = score, z, t, at
 
-    def __call__(self, x: Tensor, t: Tensor) -> Tensor:
-        return -self.at.eps / self.at.sigma if x is self.x and t is self.t else self.score(x, t)
+    def _score(self, z: Tensor, t: Tensor) -> Tensor:
+        return -self.at.eps / self.at.sigma if z is self.z and t is self.t else self.score(z, t)
+
+    def _denoise(self, z: Tensor, t: Tensor) -> Tensor:
+        return self.score.denoise(z, t)
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,26 +80,36 @@ class DPSStep:
         if not 0 <= self.zeta < math.inf:
             raise ValueError(f"zeta must be a number of at least 0, got {self.zeta}")
 
+    def rows(self, index: slice | Tensor) -> DPSStep:
+        """Return the same for these rows of the observation."""
+        return replace(self, observation=self.observation.take(index))
+
+    @property
+    def facts(self) -> Facts:
+        """What is known of this transition."""
+        inner = facts_of(self.transition)
+        return inner._replace(order=None, divides_by_alpha=True, exact=None)
+
     def __call__(
         self,
-        x: Tensor,
+        z: Tensor,
         t: Tensor,
         s: Tensor | None,
-        score: NoisyScoreFn,
-        schedule: Schedule,
+        score: NoisyScore,
         *,
         generator: Generator | None = None,
     ) -> Tensor:
         """Return x_s."""
-        at = denoised(score, schedule, x, t)
-        r = self.observation.residual(at.x0)
+        at = denoised(score, z, t)
+        seen = self.observation.encoded(score.coordinates)
+        r = seen.residual(at.x0)
         norm = sum_event(r.square()).sqrt()
         unit = r / per_sample(torch.where(norm > 0, norm, 1.0), r, "the norm")
         # −∇‖r‖ = Jᵀ Aᵀ r/‖r‖, and 0 where the residual is
-        pull = at.pull_back(self.observation.linearised(at.x0).adjoint(unit))
-        blind = isinstance(score, Denoiser) and bool((at.alpha < 1e-6 * at.sigma).any())
-        known = score if blind else _Known(score, x, t, at)
-        return self.transition(x, t, s, known, schedule, generator=generator) + self.zeta * pull
+        pull = at.pull_back(seen.linearised(at.x0).adjoint(unit))
+        blind = bool((at.alpha < 1e-6 * at.sigma).any())
+        known = score if blind else _Known(score, z, t, at)
+        return self.transition(z, t, s, known, generator=generator) + self.zeta * pull
 
 
 @dataclass(frozen=True, eq=False)
@@ -146,33 +160,54 @@ class RePaint:
         if self.n_resamples < 1:
             raise ValueError(f"n_resamples must be at least 1, got {self.n_resamples}")
 
-    def _replace(self, x: Tensor, y: Tensor) -> Tensor:
-        operator = self.observation.linear
-        return x + operator.adjoint(y - operator.apply(x))
+    def _encoded(self, score: NoisyScore) -> Observation:
+        """Return the observation with y in model coordinates, which keep entries apart."""
+        affine = affine_part(score.coordinates)
+        if affine is None:
+            return self.observation
+        shift, scale = (self.observation.apply(v[None]) for v in (affine.shift, affine.scale))
+        y = self.observation.y
+        z = (y.double() - shift.to(y.device)) / scale.to(y.device)
+        return replace(self.observation, y=z.to(y))
+
+    def _replace(self, z: Tensor, y: Tensor) -> Tensor:
+        operator = self.observation.linear  # entries: the same of z as of x
+        return z + operator.adjoint(y - operator.apply(z))
+
+    def rows(self, index: slice | Tensor) -> RePaint:
+        """Return the same for these rows of the observation."""
+        return replace(self, observation=self.observation.take(index))
+
+    @property
+    def facts(self) -> Facts:
+        """What is known of this transition."""
+        inner, n = facts_of(self.transition), self.n_resamples
+        return Facts(
+            None, n * inner.evaluations, n * (inner.draws + 2) - 1, inner.divides_by_alpha
+        )
 
     def __call__(
         self,
-        x: Tensor,
+        z: Tensor,
         t: Tensor,
         s: Tensor | None,
-        score: NoisyScoreFn,
-        schedule: Schedule,
+        score: NoisyScore,
         *,
         generator: Generator | None = None,
     ) -> Tensor:
         """Return x_s; at the noise-free end the seen entries are y."""
-        check_batch(x)
-        y = self.observation.rows(x)
+        check_batch(z)
+        y = self._encoded(score).rows(z)
         if s is None:
-            moved = self.transition(x, t, None, score, schedule, generator=generator)
+            moved = self.transition(z, t, None, score, generator=generator)
             return self._replace(moved, y)
-        (alpha_t, sigma_t), (alpha_s, sigma_s) = schedule(t), schedule(s)
+        (alpha_t, sigma_t), (alpha_s, sigma_s) = score.schedule(t), score.schedule(s)
         ratio = alpha_t / alpha_s
         back = (sigma_t**2 - ratio**2 * sigma_s**2).clamp(min=0).sqrt()
         for k in range(self.n_resamples):
-            moved = self.transition(x, t, s, score, schedule, generator=generator)
-            seen = self.observation.linear.apply(randn_like(x, generator))
+            moved = self.transition(z, t, s, score, generator=generator)
+            seen = self.observation.linear.apply(randn_like(z, generator))
             at_s = self._replace(moved, alpha_s * y + sigma_s * seen)
             if k + 1 < self.n_resamples:
-                x = ratio * at_s + back * randn_like(x, generator)
+                z = ratio * at_s + back * randn_like(z, generator)
         return at_s

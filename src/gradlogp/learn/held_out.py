@@ -7,23 +7,34 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from ..core import Estimate, NoisyScoreFn, mean_and_error
+from ..core import Estimate, NoisyScore, mean_and_error
 from ..scores.model import ScoreModel
-from .batches import Data, rows
+from ..noise.coordinates import Data
+from ..scores.conditioned import ConditionedScore
+from .batches import rows
 from .objectives import draw_times, excess
 
 Objective = Callable[..., Tensor]
-"""objective(noisy_score, x, schedule, generator=...) -> the loss of each sample, `(B,)`."""
+"""objective(score, z, generator=...) -> the loss of each sample, `(B,)`; z in model coordinates."""
 
 CHECK_POINTS = 4096  # held-out points looked at; more would cost time and no longer move the error
 
 
+def encoded(model: ScoreModel, x: Tensor) -> Tensor:
+    """Return data in the coordinates and the dtype of the model."""
+    return model.coordinates.encode(x).to(model.like)
+
+
 def losses(
-    objective: Objective, model: ScoreModel, x: Tensor, labels: Tensor | None, g: torch.Generator
+    objective: Objective,
+    model: ScoreModel,
+    z: Tensor,
+    condition: Tensor | None,
+    g: torch.Generator,
 ) -> Tensor:
-    """Return the loss of each sample, `(B,)`; x in model coordinates."""
-    score = model if labels is None else model.given(labels)
-    return objective(score, x, model.schedule, generator=g)
+    """Return the loss of each sample, `(B,)`; z and the condition as the network takes them."""
+    score = model if condition is None else ConditionedScore(model, condition)
+    return objective(score, z, generator=g)
 
 
 class Measurement:
@@ -33,8 +44,9 @@ class Measurement:
         model: The model, for its coordinates.
         objective: The loss of each sample.
         data: What it learns from; looked at for the excess where nothing is held out.
+        condition: Its conditions.
         held_out: Data to measure the loss on.
-        held_out_labels: Their classes.
+        held_out_condition: Their conditions.
         exact: The exact noisy score of the data's law, if known.
         like: A tensor of the dtype and on the device of the model.
     """
@@ -44,33 +56,35 @@ class Measurement:
         model: ScoreModel,
         objective: Objective,
         data: Data,
+        condition: Tensor | None,
         held_out: Data | None,
-        held_out_labels: Tensor | None,
-        exact: NoisyScoreFn | None,
+        held_out_condition: Tensor | None,
+        exact: NoisyScore | None,
         like: Tensor,
     ) -> None:
-        self.objective, self.data, self.exact, self.like = objective, data, exact, like
-        self.held_out = self.labels = None
-        if held_out is not None:
-            self.held_out = model.encode(rows(held_out, _spread(held_out), like))
-            if held_out_labels is not None:
-                self.labels = held_out_labels[_spread(held_out_labels)].to(like.device)
+        self.objective, self.exact = objective, exact
+        self.asked = held_out is not None
+        self.z: Tensor | None = None
+        self.condition: Tensor | None = None
+        points, given = (data, condition) if held_out is None else (held_out, held_out_condition)
+        if held_out is not None or exact is not None:
+            every = _spread(points)
+            self.z = encoded(model, rows(points, every, like))
+            if given is not None and model.condition is not None:
+                self.condition = model.condition.encode(given[every]).to(like.device)
 
     @torch.no_grad()
     def __call__(self, model: ScoreModel, seed: int) -> tuple[Estimate | None, Estimate | None]:
         """Return the held-out loss and the excess over the floor, each if it was asked for."""
-        x = self.held_out
-        if x is None:
-            if self.exact is None:
-                return None, None
-            x = model.encode(rows(self.data, _spread(self.data), self.like))
-        g = torch.Generator(x.device).manual_seed(seed)
+        if self.z is None:
+            return None, None
+        g = torch.Generator(self.z.device).manual_seed(seed)
         held_out = above = None
-        if self.held_out is not None:
-            held_out = mean_and_error(losses(self.objective, model, x, self.labels, g))
+        if self.asked:
+            held_out = mean_and_error(losses(self.objective, model, self.z, self.condition, g))
         if self.exact is not None:
-            t = draw_times(model.schedule, x.new_empty(len(x)), g)
-            above = mean_and_error(excess(model, self.exact, x, model.schedule, t, generator=g))
+            t = draw_times(model.schedule, self.z.new_empty(len(self.z)), g)
+            above = mean_and_error(excess(model, self.exact, self.z, t, generator=g))
         return held_out, above
 
 

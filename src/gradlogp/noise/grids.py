@@ -11,43 +11,79 @@ from torch import Tensor
 from ..core import Schedule
 from .schedules import invert_log_snr
 
+N_TIMES = 40
+"""Times of a grid on a continuous schedule."""
+
+T_END = 1e-3
+"""The time nearest the data where noise vanishes at t = 0; under VP there is 1 % of it then."""
+
+
+def least_time(schedule: Schedule) -> Tensor:
+    """Return the least time with noise: 0, or 10⁻³ where σ_0 = 0; a ladder's last; float64 `()`."""
+    if schedule.times is not None:
+        return schedule.times[-1].double()
+    _, sigma = schedule(torch.zeros((), dtype=torch.float64))
+    return torch.tensor(T_END if sigma == 0 else 0.0, dtype=torch.float64)
+
+
+def noise_range(schedule: Schedule) -> tuple[float, float]:
+    """Return the smallest and the largest σ/α of a schedule."""
+    ends = torch.stack([least_time(schedule), torch.ones((), dtype=torch.float64)])
+    low, high = (-0.5 * schedule.log_snr(ends)).exp().tolist()
+    return low, high
+
+
+def time_at(schedule: Schedule, sigma: float | None = None) -> Tensor:
+    """Return the time at which σ/α is `sigma`, float64 `()`; the least time with noise by default.
+
+    Raises:
+        ValueError: If the schedule does not reach it.
+    """
+    if sigma is None:
+        return least_time(schedule)
+    low, high = noise_range(schedule)
+    if not low * (1 - 1e-9) <= sigma <= high * (1 + 1e-9):
+        raise ValueError(
+            f"sigma={sigma} lies outside the noise levels of the schedule, {low:.3g} to {high:.3g}"
+        )
+    log_snr = -2 * torch.tensor(sigma, dtype=torch.float64).log()
+    return invert_log_snr(schedule, log_snr, float(least_time(schedule)))
+
 
 def time_grid(
-    steps: int | Schedule, n: int = 40, *, t_min: float = 1e-3, rho: float = 7.0
+    schedule: Schedule, n: int | None = None, *, t_min: float | None = None, rho: float = 7.0
 ) -> Float[Tensor, " times"]:
     r"""Descending times from t = 1 (noise) towards data, float64.
 
-    `time_grid(n)` is uniform from 1 to `t_min`. `time_grid(schedule)` has one time for each level
-    of a discrete ladder; for a continuous schedule it has n times at which the noise-to-signal
-    ratio r = σ/α follows :math:`r_i^{1/ρ}` uniform (the EDM grid), from t = 1 to `t_min`. Noise
-    above r = 1000 is crossed in the first step: there x carries nothing of the data.
+    One time for each level of a discrete ladder. On a continuous schedule n times at which the
+    noise-to-signal ratio r = σ/α follows :math:`r_i^{1/ρ}` uniform (the EDM grid), from t = 1 to
+    `t_min`. Noise above r = 1000 is crossed in the first step: there z carries nothing of the data.
 
     References:
         | Elucidating the Design Space of Diffusion-Based Generative Models (Karras et al., 2022)
         | https://arxiv.org/abs/2206.00364
 
     Arguments:
-        steps: The number of times, or a schedule.
-        n: The number of times on a continuous schedule.
-        t_min: The last time, where the final denoising starts.
+        schedule: The noise schedule.
+        n: The number of times on a continuous schedule, 40 by default.
+        t_min: The last time, where the final denoising starts; the least with noise by default.
         rho: Exponent of the grid; larger means finer near the data.
 
     Raises:
         ValueError: For fewer than two times or a t_min outside [0, 1).
     """
-    n = steps if isinstance(steps, int) else n
+    n = N_TIMES if n is None else n
     if n < 2:
         raise ValueError(f"a time grid needs at least two times, got {n}")
-    if not 0 <= t_min < 1:
+    if t_min is not None and not 0 <= t_min < 1:
         raise ValueError(f"t_min must lie in [0, 1), got {t_min}")
-    if isinstance(steps, int):
-        return torch.linspace(1, t_min, n, dtype=torch.float64)
-    if steps.times is not None:
-        return steps.times
+    if schedule.times is not None:
+        return schedule.times
+    t_min = float(least_time(schedule)) if t_min is None else t_min
     ends = torch.tensor([1.0, t_min], dtype=torch.float64)
-    first, last = (-steps.log_snr(ends).clamp(min=-2 * math.log(1e3)) / (2 * rho)).exp()
+    first, last = (-schedule.log_snr(ends).clamp(min=-2 * math.log(1e3)) / (2 * rho)).exp()
     ramp = torch.linspace(0, 1, n, dtype=torch.float64)
     log_snr = -2 * rho * (first + ramp * (last - first)).log()
-    times = invert_log_snr(steps, log_snr, t_min)
+    times = invert_log_snr(schedule, log_snr, t_min)
     times[0], times[-1] = 1.0, t_min
     return times

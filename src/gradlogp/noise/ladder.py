@@ -65,6 +65,12 @@ def variance_ratio(relative_step: float, n_steps: int, ratio: float) -> float:
     return (1 - relative_step) ** (2 * n_steps) * (ratio**2 - f) + f
 
 
+def relative_step(n_steps: int, ratio: float) -> float:
+    """Return the η in (0, 1] at which T steps of ULA end nearest to the variance of their level."""
+    off = lambda eta: (variance_ratio(eta, n_steps, ratio) - 1) ** 2
+    return float(minimize_scalar(off, bounds=(1e-6, 1.0), method="bounded").x)
+
+
 def largest_distance(
     x: Float[Tensor, "n *event"], quantile: float = 1.0, chunk_size: int = 1024
 ) -> float:
@@ -143,12 +149,7 @@ def noise_levels(
         f"L = {n_levels} levels of ratio {ratio:.4g}: neighbours overlap by "
         f"{overlap(dim, ratio):.3f} in {dim} dimension(s)"
     )
-    best = minimize_scalar(
-        lambda eta: (variance_ratio(eta, n_steps, ratio) - 1) ** 2,
-        bounds=(1e-6, 1.0),
-        method="bounded",
-    )
-    eta = float(best.x)
+    eta = relative_step(n_steps, ratio)
     reasons.append(
         f"{n_steps} steps a level of size {eta:.4g} sigma^2: they end with "
         f"{variance_ratio(eta, n_steps, ratio):.4f} of the variance of the level (1 is the aim)"

@@ -22,13 +22,7 @@ from typing import Literal
 
 from torch import Tensor
 
-from ..core import (
-    Denoiser,
-    NoisyScoreFn,
-    Schedule,
-    check_same_shape,
-    per_sample,
-)
+from ..core import NoisyScore, check_same_shape, per_sample
 
 Kind = Literal["score", "epsilon", "x0", "v", "velocity"]
 KINDS: tuple[Kind, ...] = ("score", "epsilon", "x0", "v", "velocity")
@@ -124,28 +118,26 @@ def to_prediction(
     return eps if kind == "epsilon" else _divide(-eps, b, kind, "sigma")
 
 
-def predict(
-    score: NoisyScoreFn, schedule: Schedule, x: Tensor, t: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Return (x̂_0, ε̂) at x_t = x with one evaluation of the model.
+def predict(score: NoisyScore, z: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+    """Return (ẑ_0, ε̂) at z_t = z with one evaluation of the model.
 
-    From the score, ε̂ = −σ s and x̂_0 = (x − σ ε̂)/α. Where α is 0 to rounding the score says
-    nothing of x_0; there the model must be a `Denoiser`.
+    From the score, ε̂ = −σ s and ẑ_0 = (z − σ ε̂)/α. Where α is 0 to rounding the score says nothing
+    of z_0, and the model is asked to denoise.
 
     Raises:
         ValueError: If α = 0 and the model cannot denoise, or if it returns another shape.
     """
-    alpha, sigma = schedule(t)
-    if isinstance(score, Denoiser) and bool((alpha < 1e-6 * sigma).any()):
-        return from_prediction("x0", score.denoise(x, t), x, alpha, sigma)
-    return from_prediction("score", score(x, t), x, alpha, sigma)
+    alpha, sigma = score.schedule(t)
+    if bool((alpha < 1e-6 * sigma).any()):
+        return from_prediction("x0", score.denoise(z, t), z, alpha, sigma)
+    return from_prediction("score", score(z, t), z, alpha, sigma)
 
 
-def flow_velocity(score: NoisyScoreFn, schedule: Schedule, x: Tensor, t: Tensor) -> Tensor:
-    r"""Return the velocity of the probability flow, α' x̂_0 + σ' ε̂, at times `()` or `(B,)`.
+def flow_velocity(score: NoisyScore, z: Tensor, t: Tensor) -> Tensor:
+    r"""Return the velocity of the probability flow, α' ẑ_0 + σ' ε̂, at times `()` or `(B,)`.
 
-    It is f x − ½ g² s, without the division by α or σ.
+    It is f z − ½ g² s, without the division by α or σ.
     """
-    x0, eps = predict(score, schedule, x, t)
-    d_alpha, d_sigma = (per_sample(rate, x, "the rate") for rate in schedule.rates(t))
-    return d_alpha * x0 + d_sigma * eps
+    z0, eps = predict(score, z, t)
+    d_alpha, d_sigma = (per_sample(rate, z, "the rate") for rate in score.schedule.rates(t))
+    return d_alpha * z0 + d_sigma * eps

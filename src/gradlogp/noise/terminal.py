@@ -1,45 +1,170 @@
-"""The law at t = 1, from which samplers start."""
+r"""The law at t = 1: from which samplers start, in which likelihoods and bounds end."""
 
 from __future__ import annotations
 
+import math
+from dataclasses import dataclass
+
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
-from ..core import Schedule, randn_like
+from ..core import (
+    Analytic,
+    Generator,
+    NoisyScore,
+    Streams,
+    check_batch,
+    new_seed,
+    randn_like,
+    sum_event,
+)
+
+ROUNDS = 3
+"""Evaluations that find the mean of one class, or of a posterior, among all data."""
 
 
-def prior(
-    schedule: Schedule,
-    shape: tuple[int, ...],
-    mean: Tensor | float = 0.0,
-    var: Tensor | float = 1.0,
-    *,
-    generator: torch.Generator | None = None,
-    dtype: torch.dtype | None = None,
-    device: torch.device | str | None = None,
-) -> Tensor:
-    r"""Draw from N(α_1 m, α_1² v + σ_1²), the law of x at t = 1 for data of that mean and variance.
-
-    It is the law itself for Gaussian data, and elsewhere agrees with it in the first two moments;
-    N(0, σ_1²) by habit would be off by α_1 m in the mean.
+@dataclass(frozen=True, eq=False)
+class ExactTerminal:
+    """The law of z_1 where it is known.
 
     Arguments:
-        schedule: The noise schedule.
-        shape: `(n, *event)`.
-        mean: Data mean m, a number or an event-shaped tensor.
-        var: Data variance v per entry, likewise.
-        generator: Where the noise comes from.
-        dtype: Of the result; PyTorch's default where not given.
-        device: Of the result.
+        law: That law.
+        like: A tensor of the dtype and on the device that draws shall have.
     """
-    mean, var = torch.as_tensor(mean), torch.as_tensor(var)
-    for name, value in (("mean", mean), ("var", var)):
-        if value.ndim and value.shape != torch.Size(shape[1:]):
+
+    law: Analytic
+    like: Tensor
+
+    def sample(self, n: int, *, generator: Generator | None = None) -> Tensor:
+        """Draw n states, `(n, *event)`.
+
+        Raises:
+            ValueError: For streams, which belong to chunks: this law is drawn from as a whole.
+        """
+        if isinstance(generator, Streams):
+            raise ValueError("pass a torch.Generator: an exact law is drawn from as a whole")
+        g = torch.Generator().manual_seed(new_seed(generator))
+        return self.law.sample(n, generator=g).to(self.like)
+
+    def log_prob(self, z: Float[Tensor, "batch *event"]) -> Float[Tensor, " batch"]:
+        """Return log p_1(z)."""
+        return self.law.log_prob(z)
+
+    def kl(
+        self,
+        z0: Float[Tensor, "batch *event"],
+        alpha: Tensor,
+        sigma: Tensor,
+        generator: Generator | None = None,
+    ) -> Float[Tensor, " batch"]:
+        r"""Estimate KL(N(α z_0, σ² I) ‖ p_1) with one draw for each sample, without bias."""
+        noise = randn_like(z0, generator)
+        d = z0.shape[1:].numel()
+        entropy = 0.5 * d * (math.log(2 * math.pi) + 2 * sigma.log())
+        log_q = -0.5 * sum_event(noise.square()) - entropy.to(z0)
+        return log_q - self.law.log_prob(alpha.to(z0) * z0 + sigma.to(z0) * noise)
+
+
+@dataclass(frozen=True, eq=False)
+class GaussianTerminal:
+    r"""The law of z_1 in its first two moments, N(m, v) entry by entry.
+
+    Exact for Gaussian data of uncorrelated entries, and where no signal is left.
+
+    Arguments:
+        mean: `(1, *event)`, or one for each sample `(B, *event)`.
+        var: Likewise, positive.
+        event_shape: The shape of one state; None where it is not known.
+    """
+
+    mean: Tensor
+    var: Tensor
+    event_shape: torch.Size | None
+
+    def sample(self, n: int, *, generator: Generator | None = None) -> Tensor:
+        """Draw n states, `(n, *event)`.
+
+        Raises:
+            ValueError: If the event shape is not known, or the law is that of other than n samples.
+        """
+        if self.event_shape is None:
             raise ValueError(
-                f"{name} must be a number or have shape {tuple(shape[1:])}, got {tuple(value.shape)}"
+                "this score does not know the shape of its samples: pass event_shape= where it is "
+                "made, or draw terminal(score) yourself"
             )
-    if bool((var < 0).any()):
-        raise ValueError("var must be at least 0; it is a variance, not a standard deviation")
-    z = randn_like(torch.empty(shape, dtype=dtype, device=device), generator)
-    alpha, sigma = (v.to(z) for v in schedule(torch.ones((), dtype=torch.float64)))
-    return alpha * mean.to(z) + (alpha**2 * var.to(z) + sigma**2).sqrt() * z
+        if len(self.mean) not in (1, n):
+            raise ValueError(f"this is the law of {len(self.mean)} samples, {n} were asked for")
+        z = randn_like(self.mean.new_empty(n, *self.event_shape), generator)
+        return self.mean + self.var.sqrt() * z
+
+    def log_prob(self, z: Float[Tensor, "batch *event"]) -> Float[Tensor, " batch"]:
+        """Return log N(z; m, v)."""
+        check_batch(z, self.event_shape, "z")
+        m, v = self.mean.to(z), self.var.to(z).expand(1, *z.shape[1:])
+        return -0.5 * sum_event((z - m).square() / v + (2 * math.pi * v).log())
+
+    def kl(
+        self,
+        z0: Float[Tensor, "batch *event"],
+        alpha: Tensor,
+        sigma: Tensor,
+        generator: Generator | None = None,
+    ) -> Float[Tensor, " batch"]:
+        r"""Return KL(N(α z_0, σ² I) ‖ N(m, v))."""
+        del generator  # closed form
+        m, v = self.mean.to(z0), self.var.to(z0)
+        ratio = sigma.to(z0) ** 2 / v
+        shift = (alpha.to(z0) * z0 - m).square() / v
+        return 0.5 * sum_event((ratio - 1 - ratio.log() + shift).expand(z0.shape))
+
+
+Terminal = ExactTerminal | GaussianTerminal
+
+
+@torch.no_grad()
+def terminal(score: NoisyScore) -> Terminal:
+    r"""Return the law of z_1 that belongs to a noisy score: sample, log_prob, and a KL divergence.
+
+    The exact law where the score knows it. N(0, σ_1²) where α_1 = 0. Else, from the moments m and v
+    of z_0,
+
+    .. math:: N(α_1 m,\; α_1^2 v + σ_1^2)
+
+    For a conditioned, guided or observed score the moments are those of all data; its own mean is
+    the fixed point m = E[z_0 | z_1 = α_1 m], to which three evaluations come near enough. The
+    variance stays that of all data.
+
+    Arguments:
+        score: The noisy score.
+
+    Raises:
+        ValueError: If the law is not known, α_1 > 0, and the score has no moments.
+    """
+    t = torch.ones((), dtype=torch.float64)
+    like = getattr(score, "like", torch.empty(0))
+    law = score.law(t)
+    if law is not None:
+        return ExactTerminal(law, like)
+    alpha, sigma = (v.to(like) for v in score.schedule(t))
+    if alpha == 0:
+        zero = like.new_zeros(1)
+        event = score.event_shape
+        shape = (1, *[1] * len(event)) if event is not None else (1,)
+        return GaussianTerminal(zero.reshape(shape), (sigma**2).reshape(shape), event)
+    if score.moments is None:
+        raise ValueError(
+            f"nobody knows the law of this {type(score).__name__} at t = 1, where alpha = "
+            f"{float(alpha):.3g} of the data is left: pass moments=Moments(mean, var) of z_0 where it "
+            "is made"
+        )
+    m, v = (q.to(like).unsqueeze(0) for q in score.moments)
+    if getattr(score, "pooled", False):
+        if score.event_shape is None:
+            raise ValueError(
+                "the mean of a conditioned score needs the shape of a sample: pass event_shape="
+            )
+        m = m.expand(getattr(score, "n_rows", None) or 1, *score.event_shape)
+        for _ in range(ROUNDS):
+            m = score.denoise(alpha * m, t.to(like))
+    return GaussianTerminal(alpha * m, alpha**2 * v + sigma**2, score.event_shape)

@@ -9,22 +9,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Literal, cast, overload
 
-from jaxtyping import Float
+import torch
 from torch import Tensor
 
 from ..calculus.reverse import GradientField
-from ..core import (
-    Schedule,
-    ScoreFn,
-    check_batch,
-    check_same_shape,
-)
-from ..noise.predictions import (
-    KINDS,
-    Kind,
-    from_prediction,
-    to_prediction,
-)
+from ..core import Moments, Schedule, ScoreFn, check_batch, check_same_shape, per_sample
+from ..noise.coordinates import IDENTITY
+from ..noise.predictions import KINDS, Kind, from_prediction, to_epsilon
+from ..noise.score_base import ScoreBase
 
 Network = Literal["log_prob", "energy", "score", "epsilon", "x0", "v", "velocity"]
 
@@ -35,13 +27,23 @@ def as_score(network: Callable[[Tensor], Tensor], kind: Network = "score") -> Sc
 
 @overload
 def as_score(
-    network: Callable[[Tensor, Tensor], Tensor], kind: Network, schedule: Schedule
-) -> NoisyScore: ...
+    network: Callable[[Tensor, Tensor], Tensor],
+    kind: Network,
+    schedule: Schedule,
+    *,
+    moments: Moments | None = None,
+    event_shape: torch.Size | tuple[int, ...] | None = None,
+) -> FunctionScore: ...
 
 
 def as_score(
-    network: Callable[..., Tensor], kind: Network = "score", schedule: Schedule | None = None
-) -> ScoreFn | NoisyScore:
+    network: Callable[..., Tensor],
+    kind: Network = "score",
+    schedule: Schedule | None = None,
+    *,
+    moments: Moments | None = None,
+    event_shape: torch.Size | tuple[int, ...] | None = None,
+) -> ScoreFn | FunctionScore:
     """Make a score from a network or any function.
 
     =========  ===================================  ==========================
@@ -62,7 +64,9 @@ def as_score(
     Arguments:
         network: f(x), or f(x, t) where a schedule is given; t is `()` or `(B,)`.
         kind: What it returns.
-        schedule: The noise schedule of a function of (x, t).
+        schedule: The noise schedule of a function of (x, t), which the score then carries.
+        moments: Mean and variance of z_0, from which the law at t = 1 follows; with a schedule.
+        event_shape: The shape of one sample, so that a number of them can be drawn; likewise.
 
     Returns:
         A score x -> `(B, *event)`; with a schedule (x, t) -> `(B, *event)`, with `.denoise(x, t)` for
@@ -79,7 +83,9 @@ def as_score(
         kinds = ", ".join(map(repr, ("log_prob", "energy", *KINDS)))
         raise ValueError(f"unknown kind {kind!r}; one of {kinds}")
     if schedule is not None:
-        return NoisyScore(network, kind, schedule)
+        return FunctionScore(network, kind, schedule, moments, event_shape)
+    if moments is not None or event_shape is not None:
+        raise ValueError("moments= and event_shape= belong to a noisy score: pass schedule= too")
     if kind == "log_prob":
         return GradientField(network)
     if kind == "energy":
@@ -106,44 +112,57 @@ class _Checked:
         return s
 
 
-class NoisyScore:
-    """A function of (x, t) as a noisy score; see `as_score`."""
+class FunctionScore(ScoreBase):
+    """A function of (z, t) as a noisy score; see `as_score`."""
 
     def __init__(
-        self, network: Callable[[Tensor, Tensor], Tensor], kind: Network, schedule: Schedule
+        self,
+        network: Callable[[Tensor, Tensor], Tensor],
+        kind: Network,
+        schedule: Schedule,
+        moments: Moments | None = None,
+        event_shape: torch.Size | tuple[int, ...] | None = None,
     ) -> None:
         self.network, self.kind, self.schedule = network, kind, schedule
+        self.moments, self.coordinates = moments, IDENTITY
+        self.event_shape = None if event_shape is None else torch.Size(event_shape)
 
-    def _prediction(self, x: Tensor, t: Tensor) -> tuple[Kind, Tensor]:
-        check_batch(x)
+    def _prediction(self, z: Tensor, t: Tensor) -> tuple[Kind, Tensor]:
         if self.kind in ("log_prob", "energy"):
-            return "score", self._gradient(t)(x)
-        value = self.network(x, t)
-        check_same_shape(value, x, f"the network that predicts {self.kind}")
+            return "score", self._gradient(t)(z)
+        value = self.network(z, t)
+        check_same_shape(value, z, f"the network that predicts {self.kind}")
         return cast(Kind, self.kind), value
 
     def _gradient(self, t: Tensor) -> GradientField:
-        return GradientField(lambda x: self.network(x, t), -1.0 if self.kind == "energy" else 1.0)
+        return GradientField(lambda z: self.network(z, t), -1.0 if self.kind == "energy" else 1.0)
 
-    def __call__(
-        self, x: Float[Tensor, "batch *event"], t: Tensor
-    ) -> Float[Tensor, "batch *event"]:
-        """Return ∇ log p_t(x); t `()` or `(B,)`."""
-        kind, value = self._prediction(x, t)
+    def _score(self, z: Tensor, t: Tensor) -> Tensor:
+        kind, value = self._prediction(z, t)
         if kind == "score":
             return value
-        alpha, sigma = self.schedule(t)
-        return to_prediction("score", *from_prediction(kind, value, x, alpha, sigma), alpha, sigma)
+        a, b = (per_sample(v, z) for v in self.schedule(t))
+        return -to_epsilon(kind, value, z, a, b) / b
 
-    def denoise(
-        self, x: Float[Tensor, "batch *event"], t: Tensor
-    ) -> Float[Tensor, "batch *event"]:
-        """Return E[x_0 | x_t = x]."""
-        kind, value = self._prediction(x, t)
-        return from_prediction(kind, value, x, *self.schedule(t))[0]
+    def _denoise(self, z: Tensor, t: Tensor) -> Tensor:
+        kind, value = self._prediction(z, t)
+        return from_prediction(kind, value, z, *self.schedule(t))[0]
+
+    def log_prob(self, z: Tensor, t: Tensor) -> Tensor:
+        """Return log p_t(z), up to a constant for each t.
+
+        Raises:
+            ValueError: If the function is neither a log-density nor an energy.
+        """
+        if self.kind not in ("log_prob", "energy"):
+            raise ValueError(
+                f"a function that returns {self.kind} has no log-density, which Metropolis "
+                "corrections need; use a kernel without one (ULA, LeimkuhlerMatthews, BAOAB)"
+            )
+        return self._gradient(t).log_prob(z)
 
     def at(self, t: Tensor) -> ScoreFn:
-        """Return the score x -> ∇ log p_t(x) at one time `()`."""
+        """Return the score z -> ∇ log p_t(z) at one time `()`."""
         if self.kind in ("log_prob", "energy"):
             return self._gradient(t)
-        return lambda x: self(x, t)
+        return lambda z: self(z, t)

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..core import Moments
 from ..noise.predictions import Kind
 from ..noise.schedules import DDPM
 from .foreign import ForeignScore, Steps
@@ -78,7 +79,8 @@ def from_diffusers(
     Only the law is read: betas and what is predicted. What a scheduler does besides is a choice of
     the sampler and no part of the score: `clip_sample`, `thresholding`, `variance_type`, spacing.
     Where ᾱ_T = 0 (`rescale_betas_zero_snr`), α_T is below 1e-6 here, 0 to float32; there an ε says
-    nothing of x_0, and is refused.
+    nothing of x_0, and is refused. At t = 1 these models are sampled from N(0, 1): its moments are
+    stated as those of the data.
 
     Arguments:
         unet: A `UNet2DModel`, or the folder of one, or of a pipeline that has `unet` and
@@ -138,6 +140,7 @@ def from_diffusers(
         PREDICTIONS[kind],
         noise_input=noise_input,
         event_shape=shape,
+        moments=Moments(torch.zeros(()), torch.ones(())),
     )
 
 

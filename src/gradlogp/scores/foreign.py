@@ -13,16 +13,11 @@ from functools import partial
 from typing import Any, Literal
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 
-from ..core import (
-    NoisyScoreFn,
-    Schedule,
-    check_batch,
-    check_same_shape,
-    per_sample,
-)
+from ..core import Moments, NoisyScore, Schedule, check_batch, check_same_shape, per_sample
+from ..noise.coordinates import IDENTITY
 from ..noise.predictions import (
     KINDS,
     Kind,
@@ -30,6 +25,8 @@ from ..noise.predictions import (
     to_x0,
 )
 from ..noise.schedules import DDPM, EDM
+from ..noise.score_base import ScoreBase
+from .conditioned import ConditionedScore, check_condition
 from .rescheduled import RescheduledScore
 
 NoiseInput = Literal["time", "step", "sigma"] | Callable[[Tensor], Tensor]
@@ -82,21 +79,21 @@ class Steps:
         return number.clamp(0, self.n - 1)
 
 
-class ForeignScore(nn.Module):
-    r"""The noisy score of a network that predicts ε, x_0, v, the velocity or the score itself.
+class ForeignScore(ScoreBase, nn.Module):
+    r"""The noisy score of a network that predicts ε, z_0, v, the velocity or the score itself.
 
-    .. math:: s(x, t) = -\hat ε(x, t)/σ_t, \qquad \hat ε = F(x, c(t)) \text{ for ε-networks}
+    .. math:: s(z, t) = -\hat ε(z, t)/σ_t, \qquad \hat ε = F(z, c(t)) \text{ for ε-networks}
 
-    x goes to the network as it is, in the frame x_t = α_t x_0 + σ_t ε of the schedule.
+    z goes to the network as it is, in the frame z_t = α_t z_0 + σ_t ε of the schedule.
 
     Arguments:
-        network: network(x, c) or, if class-conditional, network(x, c, labels) -> like x, with
-            c `(B,)`.
+        network: network(z, c) or, if conditional, network(z, c, condition) -> like z, with c `(B,)`.
         schedule: The schedule that it was trained under.
         predicts: One of score, epsilon, x0, v, velocity.
         noise_input: What c is: "time", t; "step", DDPM's number T t − 1 (see `Steps`);
             "sigma", σ_t; or a function of t.
-        event_shape: The event shape; any where not given.
+        event_shape: The event shape; any by default.
+        moments: Mean and variance of z_0, from which the law at t = 1 follows.
 
     Raises:
         ValueError: For an unknown `predicts` or `noise_input`, or steps of a schedule that has none.
@@ -110,8 +107,9 @@ class ForeignScore(nn.Module):
         *,
         noise_input: NoiseInput,
         event_shape: torch.Size | tuple[int, ...] | None = None,
+        moments: Moments | None = None,
     ) -> None:
-        super().__init__()
+        nn.Module.__init__(self)
         if predicts not in KINDS:
             raise ValueError(f"unknown kind {predicts!r}; one of {', '.join(map(repr, KINDS))}")
         if not callable(noise_input) and noise_input not in ("time", "step", "sigma"):
@@ -125,84 +123,73 @@ class ForeignScore(nn.Module):
                     "'sigma' or a function of t"
                 )
             noise_input = Steps(len(schedule.betas))
-        self.network, self.schedule, self.predicts, self.noise_input = (
-            network,
-            schedule,
-            predicts,
-            noise_input,
-        )
+        self.network, self.schedule = network, schedule
+        self.predicts, self.noise_input = predicts, noise_input
         self.event_shape = None if event_shape is None else torch.Size(event_shape)
+        self.coordinates, self.moments = IDENTITY, moments
 
-    def _tell(self, t: Tensor, x: Tensor) -> Tensor:
-        """Return what the network is told, `(B,)`."""
+    @property
+    def like(self) -> Tensor:
+        """An empty tensor of the dtype and on the device of the weights, where there are any."""
+        weight = next((p for p in self.parameters() if p.is_floating_point()), None)
+        return torch.empty(0) if weight is None else weight.detach().new_empty(0)
+
+    def _noise_input(self, t: Tensor, z: Tensor) -> Tensor:
+        """Return what the network is given of the noise, `(B,)`."""
         if callable(self.noise_input):
             c = self.noise_input(t)
         else:
             c = t if self.noise_input == "time" else self.schedule(t)[1]
-        return (c.to(x) if c.is_floating_point() else c.to(x.device)).expand(len(x))
+        return (c.to(z) if c.is_floating_point() else c.to(z.device)).expand(len(z))
 
     def _predict(
-        self, x: Tensor, t: Tensor, labels: Tensor | None
+        self, z: Tensor, t: Tensor, condition: Tensor | None
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the prediction, α and σ, the latter for x to be multiplied with."""
-        check_batch(x, self.event_shape)
-        per_sample(t, x)
+        """Return the prediction, α and σ, the latter for z to be multiplied with."""
+        check_batch(z, self.event_shape, "z")
+        per_sample(t, z)
         alpha, sigma = self.schedule(t)
-        extra = () if labels is None else (labels.expand(len(x)),)
-        out = self.network(x, self._tell(t, x), *extra)
-        check_same_shape(out, x, "the network")
-        return out, per_sample(alpha, x), per_sample(sigma, x)
+        extra = () if condition is None else (condition,)
+        out = self.network(z, self._noise_input(t, z), *extra)
+        check_same_shape(out, z, "the network")
+        return out, per_sample(alpha, z), per_sample(sigma, z)
 
     def forward(
         self,
-        x: Float[Tensor, "batch *event"],
+        z: Float[Tensor, "batch *event"],
         t: Float[Tensor, "*time"],
-        labels: Int[Tensor, "*labels"] | None = None,
+        condition: Tensor | None = None,
     ) -> Float[Tensor, "batch *event"]:
-        """Return the score ∇ log p_t(x) = −ε̂/σ; t and labels `()` or `(B,)`.
+        """Return the score ∇ log p_t(z) = −ε̂/σ; t `()` or `(B,)`; not finite at σ = 0.
 
         Raises:
-            ValueError: At σ = 0, where there is no score; at a time that the network does not
-                know; or for a wrong shape.
+            ValueError: At a time that the network does not know; for a wrong shape.
         """
-        out, a, b = self._predict(x, t, labels)
-        if bool((b == 0).any()):
-            raise ValueError("there is no score at sigma = 0; ask for it at a later time t")
-        return out if self.predicts == "score" else -to_epsilon(self.predicts, out, x, a, b) / b
+        out, a, b = self._predict(z, t, condition)
+        return out if self.predicts == "score" else -to_epsilon(self.predicts, out, z, a, b) / b
 
-    def denoise(
-        self,
-        x: Float[Tensor, "batch *event"],
-        t: Float[Tensor, "*time"],
-        labels: Int[Tensor, "*labels"] | None = None,
-    ) -> Float[Tensor, "batch *event"]:
-        """Return the posterior mean E[x_0 | x_t = x]; t and labels `()` or `(B,)`.
+    def denoise_given(self, z: Tensor, t: Tensor, condition: Tensor | None) -> Tensor:
+        """Return E[z_0 | z_t = z] from the network's own condition, as `forward` takes it.
 
         Raises:
-            ValueError: For a score or an ε at α = 0, which say nothing of x_0 there.
+            ValueError: For a score or an ε at α = 0, which say nothing of z_0 there.
         """
-        out, a, b = self._predict(x, t, labels)
-        return to_x0(self.predicts, out, x, a, b)
+        out, a, b = self._predict(z, t, condition)
+        return to_x0(self.predicts, out, z, a, b)
 
-    def given(self, labels: Int[Tensor, "*labels"] | int) -> Given:
-        """Return the noisy score with the class labels fixed: one for all, or one a sample."""
-        return Given(self, torch.as_tensor(labels))
+    def _score(self, z: Tensor, t: Tensor) -> Tensor:
+        return nn.Module.__call__(self, z, t)
 
+    def _denoise(self, z: Tensor, t: Tensor) -> Tensor:
+        return self.denoise_given(z, t, None)
 
-class Given:
-    """A class-conditional foreign score with its labels fixed: a plain noisy score again."""
+    def given(self, condition: Tensor | int) -> ConditionedScore:
+        """Return the noisy score with the condition fixed: one for all, or one a sample.
 
-    def __init__(self, model: ForeignScore, labels: Tensor) -> None:
-        self.model, self.labels = model, labels
-        self.schedule, self.event_shape = model.schedule, model.event_shape
-
-    def __call__(self, x: Tensor, t: Tensor) -> Tensor:
-        """Return the score of the law of x_t given the labels."""
-        return self.model(x, t, self.labels.to(x.device))
-
-    def denoise(self, x: Tensor, t: Tensor) -> Tensor:
-        """Return E[x_0 | x_t = x, labels]."""
-        return self.model.denoise(x, t, self.labels.to(x.device))
+        Raises:
+            ValueError: Unless it is an int, int64 `(1,)` or `(B,)`, or float `(1 or B, *shape)`.
+        """
+        return ConditionedScore(self, check_condition(condition, None))
 
 
 def from_epsilon(
@@ -211,6 +198,7 @@ def from_epsilon(
     *,
     noise_input: NoiseInput,
     event_shape: torch.Size | tuple[int, ...] | None = None,
+    moments: Moments | None = None,
 ) -> ForeignScore:
     """Return the noisy score of a bare ε-network, network(x, c) -> ε̂.
 
@@ -222,14 +210,16 @@ def from_epsilon(
         network: network(x, c), c `(B,)`.
         schedule: The schedule that it was trained under.
         noise_input: "time", "step", "sigma" or a function of t.
-        event_shape: The event shape; any where not given.
+        event_shape: The event shape; any by default.
+        moments: Mean and variance of z_0, from which the law at t = 1 follows.
 
     Raises:
         ValueError: As `ForeignScore`.
     """
     return ForeignScore(
-        network, schedule, "epsilon", noise_input=noise_input, event_shape=event_shape
-    )
+        network, schedule, "epsilon", noise_input=noise_input, event_shape=event_shape,
+        moments=moments,
+    )  # fmt: skip
 
 
 def from_edm(
@@ -238,6 +228,7 @@ def from_edm(
     sigma_max: float = 80.0,
     *,
     event_shape: torch.Size | tuple[int, ...] | None = None,
+    moments: Moments | None = None,
 ) -> ForeignScore:
     r"""Return the noisy score of a preconditioned denoiser, network(x, σ) -> x̂_0 at x = x_0 + σ ε.
 
@@ -249,7 +240,8 @@ def from_edm(
         network: D(x, σ) with its preconditioning, σ `(B,)`.
         sigma_min: The least σ that it shall be asked for.
         sigma_max: The largest.
-        event_shape: The event shape; any where not given.
+        event_shape: The event shape; any by default.
+        moments: Mean and variance of z_0, from which the law at t = 1 follows.
 
     Raises:
         ValueError: Unless 0 < sigma_min < sigma_max.
@@ -259,7 +251,9 @@ def from_edm(
         | https://arxiv.org/abs/2206.00364
     """
     schedule = EDM(sigma_min, sigma_max)
-    return ForeignScore(network, schedule, "x0", noise_input="sigma", event_shape=event_shape)
+    return ForeignScore(
+        network, schedule, "x0", noise_input="sigma", event_shape=event_shape, moments=moments
+    )
 
 
 def from_k_diffusion(
@@ -268,6 +262,7 @@ def from_k_diffusion(
     sigma_max: float | None = None,
     *,
     event_shape: torch.Size | tuple[int, ...] | None = None,
+    moments: Moments | None = None,
     **extra: Any,
 ) -> ForeignScore:
     """Return the noisy score of a denoiser of k-diffusion, denoiser(x, σ, **extra) -> x̂_0.
@@ -276,7 +271,8 @@ def from_k_diffusion(
         denoiser: At x = x_0 + σ ε, σ `(B,)`.
         sigma_min: The least σ that it knows; the attribute of that name where not given.
         sigma_max: The largest; likewise.
-        event_shape: The event shape; any where not given.
+        event_shape: The event shape; any by default.
+        moments: Mean and variance of z_0, from which the law at t = 1 follows.
         extra: Arguments for every call.
 
     Raises:
@@ -287,7 +283,7 @@ def from_k_diffusion(
     if low is None or high is None:
         raise ValueError("this denoiser names no range of sigma; pass sigma_min= and sigma_max=")
     network = partial(denoiser, **extra) if extra else denoiser
-    return from_edm(network, float(low), float(high), event_shape=event_shape)
+    return from_edm(network, float(low), float(high), event_shape=event_shape, moments=moments)
 
 
 class _Sigma(Schedule):
@@ -298,19 +294,18 @@ class _Sigma(Schedule):
         return torch.ones_like(t), t
 
 
-def to_k_diffusion(score: NoisyScoreFn, schedule: Schedule) -> Callable[[Tensor, Tensor], Tensor]:
+def to_k_diffusion(score: NoisyScore) -> Callable[[Tensor, Tensor], Tensor]:
     r"""Return denoiser(x, σ) -> x̂_0 at x = x_0 + σ ε, what the samplers of k-diffusion take.
 
     .. math:: D(x; σ) = E[x_0 | x_t = α_t x], \qquad σ_t/α_t = σ
 
     Arguments:
         score: The noisy score.
-        schedule: The schedule that it belongs to, any.
 
     Raises:
         ValueError: When called, for a σ that is not positive or that the schedule does not reach.
     """
-    moved = RescheduledScore(score, schedule, _Sigma())
+    moved = RescheduledScore(score, _Sigma())
 
     def denoiser(x: Tensor, sigma: Tensor) -> Tensor:
         if not bool((sigma > 0).all()):

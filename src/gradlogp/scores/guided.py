@@ -7,31 +7,26 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
-from ..core import (
-    Denoiser,
-    NoisyScoreFn,
-    check_batch,
-    check_same_shape,
-    per_sample,
-)
+from ..core import NoisyScore, check_same_shape, per_sample
+from ..noise.score_base import check_noisy_score, check_same_frame
+from ..noise.score_wrapper import ScoreWrapper
 
 
 @dataclass(frozen=True, eq=False)
-class GuidedScore:
+class GuidedScore(ScoreWrapper):
     r"""The score of classifier-free guidance.
 
     .. math::
-        \tilde s(x, t | c) = s(x, t | c) + w \left( s(x, t | c) - s(x, t) \right)
-        = \nabla \log \left( p_t(x | c)\, p_t(c | x)^w \right)
+        \tilde s(z, t | c) = s(z, t | c) + w \left( s(z, t | c) - s(z, t) \right)
+        = \nabla \log \left( p_t(z | c)\, p_t(c | z)^w \right)
 
     w = 0 is the conditional model, w = −1 the unconditional one. (Others call 1 + w the guidance
     scale.) The weight may be limited to an interval of times; outside it is 0.
 
     For w ≠ 0 this is the score of a density at every t, but not of the noised law of any data: what
-    the samples follow depends on the sampler, and is not p(x | c) p(c | x)^w.
+    the samples follow depends on the sampler, and is not p(z | c) p(c | z)^w.
 
     References:
         | Classifier-Free Diffusion Guidance (Ho & Salimans, 2022)
@@ -41,25 +36,34 @@ class GuidedScore:
         | https://arxiv.org/abs/2404.07724
 
     Arguments:
-        conditional: s(x, t | c), such as `model.given(labels)`.
-        unconditional: s(x, t): another model, or the same one given the label that stands for none.
+        score: The conditional score s(z, t | c), such as `model.given(y)`.
+        free: The unconditional one, s(z, t): `model.unconditional()`, or another model.
         weight: w.
-        interval: (low, high): the weight acts at times low <= t <= high; at all where not given.
+        interval: (low, high): the weight acts at times low <= t <= high; at all by default.
 
     Raises:
-        ValueError: For a weight that is not finite, or an interval that is none.
+        ValueError: For a weight that is not finite, an interval whose ends do not ascend, or two
+            scores of different schedules or coordinates.
     """
 
-    conditional: NoisyScoreFn
-    unconditional: NoisyScoreFn
+    score: NoisyScore
+    free: NoisyScore
     weight: float = 1.0
     interval: tuple[float, float] | None = None
 
     def __post_init__(self) -> None:
+        check_noisy_score(self.score)
+        check_noisy_score(self.free)
+        check_same_frame(self.score, self.free, "the conditional and the unconditional score")
         if not math.isfinite(self.weight):
             raise ValueError(f"weight must be finite, got {self.weight}")
         if self.interval is not None and not self.interval[0] <= self.interval[1]:
             raise ValueError(f"interval must be (low, high) with low <= high, got {self.interval}")
+
+    @property
+    def pooled(self) -> bool:  # type: ignore[override]
+        """True: the moments are not those of the guided law."""
+        return True
 
     def _acts(self, t: Tensor) -> Tensor:
         """Return where the weight is not 0, shape of t."""
@@ -72,43 +76,31 @@ class GuidedScore:
 
     def _combine(
         self,
-        x: Tensor,
+        z: Tensor,
         t: Tensor,
-        with_label: Callable[[Tensor, Tensor], Tensor],
-        without: Callable[[Tensor, Tensor], Tensor],
+        conditional: Callable[[Tensor, Tensor], Tensor],
+        free: Callable[[Tensor, Tensor], Tensor],
     ) -> Tensor:
-        check_batch(x)
-        per_sample(t, x)
-        given = with_label(x, t)
-        check_same_shape(given, x, "the conditional score")
+        inside = conditional(z, t)
+        check_same_shape(inside, z, "the conditional score")
         acts = self._acts(t)
         if not bool(acts.any()):  # the other model is not asked
-            return given
-        free = without(x, t)
-        check_same_shape(free, x, "the unconditional score")
-        return given + per_sample(self.weight * acts.to(x), x) * (given - free)
+            return inside
+        outside = free(z, t)
+        check_same_shape(outside, z, "the unconditional score")
+        return inside + per_sample(self.weight * acts.to(z), z) * (inside - outside)
 
-    def __call__(
-        self, x: Float[Tensor, "batch *event"], t: Tensor
-    ) -> Float[Tensor, "batch *event"]:
-        """Return the guided score; t `()` or `(B,)`."""
-        return self._combine(x, t, self.conditional, self.unconditional)
+    def _score(self, z: Tensor, t: Tensor) -> Tensor:
+        return self._combine(z, t, self.score, self.free)
 
-    def denoise(
-        self, x: Float[Tensor, "batch *event"], t: Tensor
-    ) -> Float[Tensor, "batch *event"]:
-        """Return the x̂_0 that belongs to the guided score.
+    def _denoise(self, z: Tensor, t: Tensor) -> Tensor:
+        return self._combine(z, t, self.score.denoise, self.free.denoise)
 
-        Raises:
-            ValueError: If one of the two scores cannot denoise.
-        """
-        return self._combine(x, t, _denoise(self.conditional), _denoise(self.unconditional))
+    def _around(self, score: NoisyScore) -> GuidedScore:
+        return GuidedScore(score, self.free, self.weight, self.interval)
 
-
-def _denoise(score: NoisyScoreFn) -> Callable[[Tensor, Tensor], Tensor]:
-    if isinstance(score, Denoiser):
-        return score.denoise
-    raise ValueError(
-        f"{type(score).__name__} has no denoise, which is needed where alpha = 0; start at a time "
-        "below 1"
-    )
+    def rows(self, index: slice | Tensor) -> GuidedScore:
+        """Return the same around these rows of both scores."""
+        return GuidedScore(
+            self.score.rows(index), self.free.rows(index), self.weight, self.interval
+        )

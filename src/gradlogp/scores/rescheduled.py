@@ -1,34 +1,29 @@
 r"""A score learned under one schedule, read under another.
 
 Laws under two schedules with the same noise-to-signal ratio r = σ/α differ by a factor: if
-x_t = α x_0 + σ ε and x'_t' = α' x_0 + σ' ε with σ/α = σ'/α', then x' = (α'/α) x.
+z_t = α z_0 + σ ε and z'_t' = α' z_0 + σ' ε with σ/α = σ'/α', then z' = (α'/α) z.
 """
 
 from __future__ import annotations
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
-from ..core import (
-    Denoiser,
-    NoisyScoreFn,
-    Schedule,
-    check_batch,
-    per_sample,
-)
-from ..noise.predictions import predict
+from ..core import Analytic, NoisyScore, Schedule, per_sample
+from ..noise.blurred import noisy_log_prob
 from ..noise.schedules import invert_log_snr
+from ..noise.score_base import check_noisy_score
+from ..noise.score_wrapper import ScoreWrapper
 
 
-class RescheduledScore:
-    r"""The noisy score under the schedule `target` of a model that belongs to `source`.
+class RescheduledScore(ScoreWrapper):
+    r"""The noisy score under another schedule than its own.
 
     .. math::
-        s'(x', t') = \frac{α}{α'}\, s\left( \frac{α}{α'} x', t \right), \qquad
+        s'(z', t') = \frac{α}{α'}\, s\left( \frac{α}{α'} z', t \right), \qquad
         \frac{σ_t}{α_t} = \frac{σ'_{t'}}{α'_{t'}}
 
-    so that VE and VP are one model in two coordinate systems. The posterior mean E[x_0 | x_t] is
+    so that VE and VP are one model in two coordinate systems. The posterior mean E[z_0 | z_t] is
     the same under both.
 
     References:
@@ -38,26 +33,30 @@ class RescheduledScore:
         | https://arxiv.org/abs/2107.00630
 
     Arguments:
-        score: A noisy score under `source`.
-        source: The schedule that it was made for.
-        target: The schedule under which it shall be used; its (α, σ) at t decide, so that it may
-            reach only noise levels that `source` has.
+        score: A noisy score.
+        schedule: The schedule under which it shall be used; its (α, σ) at t decide, so that it may
+            reach only noise levels that the score's own schedule has.
 
     Raises:
-        ValueError: At a call, for a noise level that `source` does not reach.
+        ValueError: At a call, for a noise level that the score's own schedule does not reach.
     """
 
-    def __init__(self, score: NoisyScoreFn, source: Schedule, target: Schedule) -> None:
-        self.score, self.source, self.schedule = score, source, target
+    def __init__(self, score: NoisyScore, schedule: Schedule) -> None:
+        check_noisy_score(score)
+        self.score, self._schedule = score, schedule
 
-    def _place(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return x in the coordinates of the source, its time there, and α/α'."""
-        check_batch(x)
-        per_sample(t, x)
-        exact = t.double()  # times closer than float32 tells apart are found by bisection
+    @property
+    def schedule(self) -> Schedule:  # type: ignore[override]
+        """The schedule that t belongs to."""
+        return self._schedule
+
+    def _place(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the time in the score's own schedule, float64, and α/α'."""
+        exact = t.double()  # times closer than float32 can tell are found by bisection
         wanted = self.schedule.log_snr(exact)
-        ends = torch.tensor([1.0, 0.0], dtype=torch.float64, device=x.device)
-        low, high = (float(v) for v in self.source.log_snr(ends))
+        source = self.score.schedule
+        ends = torch.tensor([1.0, 0.0], dtype=torch.float64, device=t.device)
+        low, high = (float(v) for v in source.log_snr(ends))
         slack = 1e-6
         if bool(((wanted < low - slack) | (wanted > high + slack)).any()):
             r = (-0.5 * wanted).exp()
@@ -66,22 +65,35 @@ class RescheduledScore:
                 f"model that knows {float(torch.tensor(-high / 2).exp()):.4g} to "
                 f"{float(torch.tensor(-low / 2).exp()):.4g}; choose a schedule (or t_min) within"
             )
-        time = invert_log_snr(self.source, wanted)
-        ratio = self.source(time)[0] / self.schedule(exact)[0]
-        return per_sample(ratio.to(x), x, "alpha") * x, time.to(t), ratio.to(x)
+        time = invert_log_snr(source, wanted)
+        return time, source(time)[0] / self.schedule(exact)[0]
 
-    def __call__(
-        self, x: Float[Tensor, "batch *event"], t: Float[Tensor, "*time"]
-    ) -> Float[Tensor, "batch *event"]:
-        """Return the score of the law of x at t; t `()` or `(B,)`."""
-        y, time, ratio = self._place(x, t)
-        return per_sample(ratio, x, "alpha") * self.score(y, time)
+    def law(self, t: Tensor) -> Analytic | None:
+        """Return the exact law of z_t where the score knows it."""
+        if self.score.law(torch.ones((), dtype=torch.float64)) is None:
+            return None
+        time, ratio = self._place(t)
+        law = self.score.law(time)
+        return None if law is None else law.noised(1 / ratio, 0.0)
 
-    def denoise(
-        self, x: Float[Tensor, "batch *event"], t: Float[Tensor, "*time"]
-    ) -> Float[Tensor, "batch *event"]:
-        """Return the posterior mean E[x_0 | x_t = x]."""
-        y, time, _ = self._place(x, t)
-        if isinstance(self.score, Denoiser):
-            return self.score.denoise(y, time)
-        return predict(self.score, self.source, y, time)[0]
+    def log_prob(self, z: Tensor, t: Tensor) -> Tensor:
+        """Return log p_t(z).
+
+        Raises:
+            ValueError: If the score knows no log-density.
+        """
+        time, ratio = self._place(t)
+        known = noisy_log_prob(self.score, per_sample(ratio.to(z), z) * z, time.to(t))
+        return known + z.shape[1:].numel() * ratio.log().to(z)
+
+    def _score(self, z: Tensor, t: Tensor) -> Tensor:
+        time, ratio = self._place(t)
+        r = per_sample(ratio.to(z), z, "alpha")
+        return r * self.score(r * z, time.to(t))
+
+    def _denoise(self, z: Tensor, t: Tensor) -> Tensor:
+        time, ratio = self._place(t)
+        return self.score.denoise(per_sample(ratio.to(z), z, "alpha") * z, time.to(t))
+
+    def _around(self, score: NoisyScore) -> RescheduledScore:
+        return RescheduledScore(score, self.schedule)

@@ -1,4 +1,4 @@
-"""Transitions: callables (x, t, s, score, schedule) that move p_t to p_s."""
+"""Transitions: callables (z, t, s, score) that move p_t to p_s."""
 
 from .ancestral import Ancestral as Ancestral
 from .annealed import AnnealedLangevin as AnnealedLangevin

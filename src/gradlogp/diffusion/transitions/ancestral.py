@@ -13,13 +13,13 @@ from torch import Tensor
 
 from ...core import (
     Generator,
-    NoisyScoreFn,
-    Schedule,
+    NoisyScore,
     randn_like,
 )
 from ...noise.predictions import predict
 from ...noise.tweedie import tweedie_variance
 from .coefficients import interval
+from .facts import Facts
 
 VARIANCES = ("posterior", "forward", "optimal")
 
@@ -73,13 +73,20 @@ class Ancestral:
                 f"n_probes must be at least 1 and go with variance='optimal', got {self.n_probes}"
             )
 
+    @property
+    def facts(self) -> Facts:
+        """What is known of this transition."""
+        exact = {"posterior": "data that are one point", "forward": "N(0, I) under VP"}
+        optimal = self.variance == "optimal"
+        known = exact.get(self.variance, "in the variance of every entry")
+        return Facts(1, 1, draws=1, divides_by_alpha=optimal, exact=known)
+
     def __call__(
         self,
-        x: Tensor,
+        z: Tensor,
         t: Tensor,
         s: Tensor | None,
-        score: NoisyScoreFn,
-        schedule: Schedule,
+        score: NoisyScore,
         *,
         generator: Generator | None = None,
     ) -> Tensor:
@@ -88,20 +95,20 @@ class Ancestral:
         Raises:
             ValueError: For the optimal variance where α_t = 0, or times that are not numbers.
         """
-        (alpha_t, sigma_t), (alpha_s, sigma_s) = interval(schedule, t, s)
+        (alpha_t, sigma_t), (alpha_s, sigma_s) = interval(score.schedule, t, s)
         if s is not None and s == t:
-            return x
-        x0, _ = predict(score, schedule, x, t)
+            return z
+        x0, _ = predict(score, z, t)
         if sigma_s == 0:  # the limit, also where σ_t = 0 too
             return alpha_s * x0
         a = alpha_t / alpha_s
         var_ts = sigma_t**2 - a**2 * sigma_s**2
-        mean = a * sigma_s**2 / sigma_t**2 * x + alpha_s * var_ts / sigma_t**2 * x0
+        mean = a * sigma_s**2 / sigma_t**2 * z + alpha_s * var_ts / sigma_t**2 * x0
         v = var_ts if self.variance == "forward" else var_ts * sigma_s**2 / sigma_t**2
         if self.variance == "optimal":
             rest = tweedie_variance(
-                lambda y: score(y, t), x, alpha_t, sigma_t,
+                lambda y: score(y, t), z, alpha_t, sigma_t,
                 n_probes=self.n_probes, generator=generator,
             ).value  # fmt: skip
             v = (v + (alpha_s * var_ts / sigma_t**2) ** 2 * rest).clamp(min=0)
-        return mean + v.sqrt() * randn_like(x, generator)
+        return mean + v.sqrt() * randn_like(z, generator)

@@ -4,20 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, cast
 
 import torch
 from torch import Tensor
 
-from ...core import (
-    Generator,
-    Kernel,
-    NoisyScoreFn,
-    Schedule,
-    check_same_shape,
-)
+from ...core import Generator, Kernel, NoisyScore, Schedule, check_same_shape
 from ...langevin.kernels import (
     ULA,
     LeimkuhlerMatthews,
@@ -26,11 +20,14 @@ from ...langevin.kernels import (
     TamedULA,
 )
 from ...langevin.kernels.exponential import ExponentialEuler
-from ...noise.ladder import NoiseLevels
+from ...noise.blurred import noisy_log_prob
+from ...noise.grids import noise_range
+from ...noise.ladder import relative_step
 from ...noise.predictions import predict
 from .annealed_kernels import ExponentialSteps, LevelKernel, MakeKernel
 from .annealed_solver import solve_step
 from .coefficients import interval
+from .facts import Facts
 
 SPARING = (
     ULA, LeimkuhlerMatthews, TamedULA, PreconditionedULA, PositionDependentULA, ExponentialEuler,
@@ -69,7 +66,7 @@ class AnnealedLangevin:
     Arguments:
         n_steps: Langevin steps a level.
         relative_step: η, the step size at a level in units of σ_t² (of σ_t for a time); stable
-            below 2.
+            below 2. None: solved for the ladder of the score, see `solved`.
         kernel: η -> kernel, such as `ULA`, `MALA` or `partial(HMC, n_leapfrog=3)`; or what makes
             one for each level, `ExponentialSteps` and `PreconditionedSteps`.
 
@@ -81,46 +78,54 @@ class AnnealedLangevin:
     """
 
     n_steps: int = 5
-    relative_step: float = 0.1
+    relative_step: float | None = 0.1
     kernel: MakeKernel | LevelKernel = ULA
 
     def __post_init__(self) -> None:
         if self.n_steps < 1:
             raise ValueError(f"n_steps must be at least 1, got {self.n_steps}")
         limit = math.inf if isinstance(self.kernel, ExponentialSteps) else 2
-        if not 0 < self.relative_step < limit:
+        if self.relative_step is not None and not 0 < self.relative_step < limit:
             raise ValueError(
                 f"relative_step must lie in (0, {limit}), where the dynamics is stable for every "
                 f"law, got {self.relative_step}"
             )
 
     @classmethod
-    def solved(
-        cls, levels: NoiseLevels, kernel: MakeKernel | LevelKernel = ULA
-    ) -> AnnealedLangevin:
-        r"""Return the dynamics for levels from `noise_levels`, η solved for the kernel.
+    def solved(cls, n_steps: int = 5, kernel: MakeKernel | LevelKernel = ULA) -> AnnealedLangevin:
+        r"""Return the dynamics whose η is solved for the ladder of the score it is used with.
 
         η is such that the steps at a level end with the variance of that level, or as near to it
         as they can, on data that are one point, where one level begins with what the one above
-        ends with (technique 4 of NCSNv2). For `ULA` that is `levels.relative_step`.
+        ends with (technique 4 of NCSNv2). For `ULA` that is the `relative_step` of `noise_levels`.
 
         Arguments:
-            levels: σ_1 > … > σ_L, and the steps a level.
+            n_steps: Langevin steps a level.
             kernel: As above, without a Metropolis correction.
 
         Raises:
-            ValueError: For a kernel whose step is not affine on a Gaussian.
+            ValueError: When called: for a kernel whose step is not affine on a Gaussian, or a score
+                whose schedule is no ladder.
         """
-        step = levels.relative_step if kernel is ULA else solve_step(levels, kernel)
-        return cls(levels.n_steps, step, kernel)
+        return cls(n_steps, None, kernel)
+
+    def _step_size(self, schedule: Schedule) -> float:
+        """Return η for a schedule."""
+        if self.relative_step is not None:
+            return self.relative_step
+        return _solved(schedule, self.n_steps, cast(Any, self.kernel))
+
+    @property
+    def facts(self) -> Facts:
+        """What is known of this transition."""
+        return Facts(None, self.n_steps, draws=self.n_steps, divides_by_alpha=True)
 
     def __call__(
         self,
-        x: Tensor,
+        z: Tensor,
         t: Tensor,
         s: Tensor | None,
-        score: NoisyScoreFn,
-        schedule: Schedule,
+        score: NoisyScore,
         *,
         generator: Generator | None = None,
     ) -> Tensor:
@@ -130,19 +135,22 @@ class AnnealedLangevin:
             ValueError: If α_t = 0, where no rescaling leads to level s, or for a score of another
                 shape.
         """
-        (alpha, sigma), (alpha_s, _) = interval(schedule, t, s)
+        (alpha, sigma), (alpha_s, _) = interval(score.schedule, t, s)
         alpha_t, sigma_t = float(alpha), float(sigma)
         if sigma_t > 0:  # else there is no noise, and no step
-            x = self._steps(x, Level(score, t, sigma_t), (alpha_t / sigma_t) ** 2, generator)
+            eta, snr = self._step_size(score.schedule), (alpha_t / sigma_t) ** 2
+            z = self._steps(z, Level(score, t, sigma_t), eta, snr, generator)
         if s is None:
-            return predict(score, schedule, x, t)[0]
+            return predict(score, z, t)[0]
         if alpha_t == 0:
             raise ValueError("annealed Langevin cannot leave alpha = 0; start at an earlier time")
         ratio = float(alpha_s) / alpha_t
-        return x if math.isclose(ratio, 1.0, rel_tol=1e-12) else ratio * x
+        return z if math.isclose(ratio, 1.0, rel_tol=1e-12) else ratio * z
 
-    def _steps(self, x: Tensor, level: Level, snr: float, generator: Generator | None) -> Tensor:
-        make, eta = self.kernel, self.relative_step
+    def _steps(
+        self, x: Tensor, level: Level, eta: float, snr: float, generator: Generator | None
+    ) -> Tensor:
+        make = self.kernel
         kernel = strict(make.at(eta, snr) if isinstance(make, LevelKernel) else make(eta))
         last = blind if type(kernel) in SPARING else level
         state = kernel.init(x / level.sigma, level)
@@ -156,7 +164,7 @@ class AnnealedLangevin:
 class Level:
     """The law of y = x_t/σ_t at one level, as a target."""
 
-    noisy_score: NoisyScoreFn
+    noisy_score: NoisyScore
     t: Tensor
     sigma: float
 
@@ -173,7 +181,7 @@ class Level:
         Raises:
             ValueError: If the noisy score knows no log-density.
         """
-        return noisy_log_prob(self.noisy_score)(self.sigma * y, self.t)
+        return noisy_log_prob(self.noisy_score, self.sigma * y, self.t)
 
 
 class _Blind:
@@ -189,20 +197,17 @@ class _Blind:
 blind = _Blind()
 
 
-def noisy_log_prob(score: NoisyScoreFn) -> Callable[[Tensor, Tensor], Tensor]:
-    """Return (x, t) -> log p_t(x) of a noisy score that has one.
-
-    Raises:
-        ValueError: If it has none.
-    """
-    log_prob = getattr(score, "log_prob", None)
-    if log_prob is None:
+@lru_cache(maxsize=64)
+def _solved(schedule: Schedule, n_steps: int, kernel: Any) -> float:
+    """Return the η of `AnnealedLangevin.solved`; a pure function, kept as every level asks for it."""
+    if schedule.times is None:
         raise ValueError(
-            f"this noisy score ({type(score).__name__}) has no log-density, which Metropolis "
-            "corrections need; use a kernel without one (ULA, LeimkuhlerMatthews, BAOAB) or a score "
-            "with log_prob(x, t), as ExactScore"
+            f"a step is solved for the levels of a ladder, and {schedule} is continuous; use "
+            "schedules.Levels, or give relative_step"
         )
-    return cast(Callable[[Tensor, Tensor], Tensor], log_prob)
+    low, high = noise_range(schedule)
+    ratio = (high / low) ** (1 / (len(schedule.times) - 1))
+    return relative_step(n_steps, ratio) if kernel is ULA else solve_step(n_steps, ratio, kernel)
 
 
 def strict(kernel: Kernel[Any, Any]) -> Kernel[Any, Any]:

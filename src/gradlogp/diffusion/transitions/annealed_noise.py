@@ -8,27 +8,28 @@ from torch import Tensor
 
 from ...core import (
     Generator,
-    NoisyScoreFn,
-    Schedule,
+    NoisyScore,
     Transition,
 )
 from ...langevin.kernels.preconditioner import IDENTITY, Preconditioner, as_preconditioner
-from .annealed import AnnealedLangevin, noisy_log_prob
+from ...noise.blurred import noisy_log_prob
+from ...noise.score_wrapper import ScoreWrapper
+from .annealed import AnnealedLangevin
+from .facts import Facts, facts_of
 from .multistep import Multistep
 
 
-@dataclass(frozen=True)
-class _White:
-    """The noisy score of y = K^{-1/2} x, for which noise is white."""
+class _White(ScoreWrapper):
+    """The noisy score of y = K^{-1/2} z, for which noise is white."""
 
-    score: NoisyScoreFn
-    K: Preconditioner
+    def __init__(self, score: NoisyScore, K: Preconditioner) -> None:
+        self.score, self.K = score, K
 
-    def __call__(self, y: Tensor, t: Tensor) -> Tensor:
-        return self.K.sqrt(self.score(self.K.sqrt(y), t))
+    def _score(self, z: Tensor, t: Tensor) -> Tensor:
+        return self.K.sqrt(self.score(self.K.sqrt(z), t))
 
-    def log_prob(self, y: Tensor, t: Tensor) -> Tensor:
-        return noisy_log_prob(self.score)(self.K.sqrt(y), t)
+    def log_prob(self, z: Tensor, t: Tensor) -> Tensor:
+        return noisy_log_prob(self.score, self.K.sqrt(z), t)
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ class Coloured:
     In many dimensions this is what keeps errors in check. White noise and an isotropic step err
     by as much in each coordinate, √d in all; with a K whose eigenvalues have a finite sum, as the
     covariance of data that are functions on a finer and finer grid, the error has a limit.
-    Start from K^{1/2} times draws of `prior`.
+    Start from K^{1/2} times draws of `terminal(score)`: `evolve` refuses to draw a start by itself.
 
     References:
         | Dimension-Free Multimodal Sampling via Preconditioned Annealed Langevin Dynamics (2026)
@@ -61,18 +62,22 @@ class Coloured:
     def __post_init__(self) -> None:
         object.__setattr__(self, "covariance", as_preconditioner(self.covariance))
 
+    @property
+    def facts(self) -> Facts:
+        """What is known of this transition."""
+        return facts_of(self.transition)
+
     def __call__(
         self,
-        x: Tensor,
+        z: Tensor,
         t: Tensor,
         s: Tensor | None,
-        score: NoisyScoreFn,
-        schedule: Schedule,
+        score: NoisyScore,
         *,
         generator: Generator | None = None,
     ) -> Tensor:
         """Return x_s."""
-        return self._move(self.transition, x, t, s, score, schedule, generator)
+        return self._move(self.transition, z, t, s, score, generator)
 
     def begin(self) -> Transition:
         """Return the same for one run of a solver with memory."""
@@ -80,28 +85,26 @@ class Coloured:
         started = inner.begin() if isinstance(inner, Multistep) else inner
 
         def move(
-            x: Tensor,
+            z: Tensor,
             t: Tensor,
             s: Tensor | None,
-            score: NoisyScoreFn,
-            schedule: Schedule,
+            score: NoisyScore,
             *,
             generator: Generator | None = None,
         ) -> Tensor:
-            return self._move(started, x, t, s, score, schedule, generator)
+            return self._move(started, z, t, s, score, generator)
 
         return move
 
     def _move(
         self,
         transition: Transition,
-        x: Tensor,
+        z: Tensor,
         t: Tensor,
         s: Tensor | None,
-        score: NoisyScoreFn,
-        schedule: Schedule,
+        score: NoisyScore,
         generator: Generator | None,
     ) -> Tensor:
         K = as_preconditioner(self.covariance)
-        y = K.inv_sqrt(x)
-        return K.sqrt(transition(y, t, s, _White(score, K), schedule, generator=generator))
+        y = K.inv_sqrt(z)
+        return K.sqrt(transition(y, t, s, _White(score, K), generator=generator))

@@ -11,7 +11,6 @@ from torch import Tensor
 
 from ...core import Streams, sum_event
 from ...distributions.as_target import Target
-from ...noise.ladder import NoiseLevels
 from .annealed_kernels import LevelKernel, MakeKernel
 
 NORMAL = Target(lambda y: -y, lambda y: -0.5 * sum_event(y.square()))
@@ -63,12 +62,11 @@ def level_variance(
     return float(ratio**2 * x[0] ** 2 + x[1:].square().sum())
 
 
-def solve_step(levels: NoiseLevels, kernel: MakeKernel | LevelKernel) -> float:
+def solve_step(n_steps: int, ratio: float, kernel: MakeKernel | LevelKernel) -> float:
     """Return the η in (0, 1] whose steps end nearest to the variance of the level."""
-    ratio = (levels.sigmas[0] / levels.sigmas[-1]) ** (1 / (len(levels.sigmas) - 1))
 
     def off(eta: float) -> float:
-        return (level_variance(kernel, eta, levels.n_steps, ratio) - 1) ** 2
+        return (level_variance(kernel, eta, n_steps, ratio) - 1) ** 2
 
     grid = np.geomspace(1e-3, 1.0, 61)
     best = int(np.argmin([off(eta) for eta in grid]))

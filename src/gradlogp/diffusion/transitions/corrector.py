@@ -11,8 +11,7 @@ from torch import Tensor
 
 from ...core import (
     Generator,
-    NoisyScoreFn,
-    Schedule,
+    NoisyScore,
     Transition,
     check_same_shape,
     per_sample,
@@ -21,6 +20,7 @@ from ...core import (
 from ...noise.predictions import predict
 from ...noise.schedules import invert_log_snr
 from .coefficients import interval
+from .facts import Facts, facts_of
 from .flow import ProbabilityFlow
 from .reverse import ReverseSDE
 
@@ -73,31 +73,41 @@ class PredictorCorrector:
                 "path that the corrector leaves; use ReverseSDE, DDIM or ProbabilityFlow"
             )
 
+    @property
+    def facts(self) -> Facts:
+        """What is known of this transition."""
+        inner = facts_of(self.predictor)
+        return Facts(
+            None,
+            inner.evaluations + self.n_steps,
+            inner.draws + self.n_steps,
+            inner.divides_by_alpha,
+        )
+
     def __call__(
         self,
-        x: Tensor,
+        z: Tensor,
         t: Tensor,
         s: Tensor | None,
-        score: NoisyScoreFn,
-        schedule: Schedule,
+        score: NoisyScore,
         *,
         generator: Generator | None = None,
     ) -> Tensor:
         """Return x_s; at the noise-free end, where there is no score, the predictor's."""
-        x = self.predictor(x, t, s, score, schedule, generator=generator)
+        z = self.predictor(z, t, s, score, generator=generator)
         if s is None:
-            return x
-        sigma2, d = float(schedule(s)[1]) ** 2, x.shape[1:].numel()
-        h = x.new_full([1] * x.ndim, min(2 * self.snr**2, 1.0) * sigma2)
+            return z
+        sigma2, d = float(score.schedule(s)[1]) ** 2, z.shape[1:].numel()
+        h = z.new_full([1] * z.ndim, min(2 * self.snr**2, 1.0) * sigma2)
         for _ in range(self.n_steps):
-            drift = score(x, s)
-            check_same_shape(drift, x, "the score")
+            drift = score(z, s)
+            check_same_shape(drift, z, "the score")
             if self.rule == "sample":
                 norm2 = drift.flatten(1).square().sum(1)
                 h = (2 * self.snr**2 * d / norm2).clamp(max=sigma2)  # also where the score is 0
-                h = per_sample(h, x, "h")
-            x = x + h * drift + (2 * h).sqrt() * randn_like(x, generator)
-        return x
+                h = per_sample(h, z, "h")
+            z = z + h * drift + (2 * h).sqrt() * randn_like(z, generator)
+        return z
 
 
 @dataclass(frozen=True)
@@ -138,31 +148,37 @@ class Churn:
             raise ValueError(f"needs 0 <= r_min <= r_max, got {self.r_min} and {self.r_max}")
         ProbabilityFlow(self.order)  # refuses what is no order
 
+    @property
+    def facts(self) -> Facts:
+        """What is known of this transition."""
+        return Facts(self.order, self.order, draws=1)
+
     def __call__(
         self,
-        x: Tensor,
+        z: Tensor,
         t: Tensor,
         s: Tensor | None,
-        score: NoisyScoreFn,
-        schedule: Schedule,
+        score: NoisyScore,
         *,
         generator: Generator | None = None,
     ) -> Tensor:
         """Return x_s. Above the schedule's largest σ/α no noise is added: the model ends there."""
-        (alpha, sigma), _ = interval(schedule, t, s)
+        (alpha, sigma), _ = interval(score.schedule, t, s)
         if s is None:
-            return predict(score, schedule, x, t)[0]
+            return predict(score, z, t)[0]
         flow = ProbabilityFlow(self.order)
         one = torch.ones((), dtype=torch.float64)
-        top = schedule(one)
+        top = score.schedule(one)
         r = float(sigma / alpha) if alpha > 0 else math.inf
         if self.gamma == 0 or not self.r_min <= r <= self.r_max or r == math.inf:
-            return flow(x, t, s, score, schedule)
+            return flow(z, t, s, score)
         r_hat = min((1 + self.gamma) * r, float(top[1] / top[0]) if top[0] > 0 else math.inf)
         if r_hat <= r:
-            return flow(x, t, s, score, schedule)
-        t_hat = invert_log_snr(schedule, torch.tensor(-2 * math.log(r_hat), dtype=torch.float64))
-        alpha_hat = schedule(t_hat)[0]
+            return flow(z, t, s, score)
+        t_hat = invert_log_snr(
+            score.schedule, torch.tensor(-2 * math.log(r_hat), dtype=torch.float64)
+        )
+        alpha_hat = score.schedule(t_hat)[0]
         spread = self.s_noise * math.sqrt(r_hat**2 - r**2)
-        noised = alpha_hat * (x / alpha + spread * randn_like(x, generator))
-        return flow(noised, t_hat, s, score, schedule)
+        noised = alpha_hat * (z / alpha + spread * randn_like(z, generator))
+        return flow(noised, t_hat, s, score)

@@ -9,10 +9,11 @@ import torch
 from torch import Tensor
 
 from ...calculus.ode import integrate
-from ...core import Generator, NoisyScoreFn, Schedule
+from ...core import Generator, NoisyScore
 from ...noise.predictions import flow_velocity, predict
 from ...noise.schedules import invert_log_snr
 from .coefficients import interval, log_ratio
+from .facts import Facts
 
 NEAR = 1e-4
 """σ/α, as a part of 1 or of that at the start, below which Tweedie's mean is the end."""
@@ -46,36 +47,41 @@ class ProbabilityFlow:
                 f"order must be 1 (Euler, DDIM), 2 (Heun) or 4 (Runge-Kutta), got {self.order}"
             )
 
+    @property
+    def facts(self) -> Facts:
+        """What is known of this transition."""
+        point = "data that are one point" if self.order == 1 else None
+        return Facts(self.order, self.order, exact=point)
+
     def __call__(
         self,
-        x: Tensor,
+        z: Tensor,
         t: Tensor,
         s: Tensor | None,
-        score: NoisyScoreFn,
-        schedule: Schedule,
+        score: NoisyScore,
         *,
         generator: Generator | None = None,
     ) -> Tensor:
         """Return x_s."""
         del generator  # deterministic
-        (alpha_t, sigma_t), (alpha_s, sigma_s) = interval(schedule, t, s)
+        (alpha_t, sigma_t), (alpha_s, sigma_s) = interval(score.schedule, t, s)
         if self.order == 4 and s is not None and sigma_s > 0:  # at σ = 0 σ' may be infinite
             h = s - t
 
             def velocity(u: Tensor, time: Tensor) -> Tensor:
-                return flow_velocity(score, schedule, u, time)
+                return flow_velocity(score, u, time)
 
-            k1 = velocity(x, t)
-            k2 = velocity(x + 0.5 * h * k1, t + 0.5 * h)
-            k3 = velocity(x + 0.5 * h * k2, t + 0.5 * h)
-            k4 = velocity(x + h * k3, s)
-            return x + h / 6 * (k1 + 2 * k2 + 2 * k3 + k4)
-        x0, eps = predict(score, schedule, x, t)
+            k1 = velocity(z, t)
+            k2 = velocity(z + 0.5 * h * k1, t + 0.5 * h)
+            k3 = velocity(z + 0.5 * h * k2, t + 0.5 * h)
+            k4 = velocity(z + h * k3, s)
+            return z + h / 6 * (k1 + 2 * k2 + 2 * k3 + k4)
+        x0, eps = predict(score, z, t)
         end = alpha_s * x0 + sigma_s * eps
         if self.order == 1 or s is None:
             return end
-        x0_s, eps_s = predict(score, schedule, end, s)
-        return x + (alpha_s - alpha_t) * (x0 + x0_s) / 2 + (sigma_s - sigma_t) * (eps + eps_s) / 2
+        x0_s, eps_s = predict(score, end, s)
+        return z + (alpha_s - alpha_t) * (x0 + x0_s) / 2 + (sigma_s - sigma_t) * (eps + eps_s) / 2
 
 
 @dataclass(frozen=True)
@@ -108,13 +114,17 @@ class AdaptiveFlow:
         if self.max_steps < 1:
             raise ValueError(f"max_steps must be at least 1, got {self.max_steps}")
 
+    @property
+    def facts(self) -> Facts:
+        """What is known of this transition."""
+        return Facts(5, 7)
+
     def __call__(
         self,
-        x: Tensor,
+        z: Tensor,
         t: Tensor,
         s: Tensor | None,
-        score: NoisyScoreFn,
-        schedule: Schedule,
+        score: NoisyScore,
         *,
         generator: Generator | None = None,
     ) -> Tensor:
@@ -124,18 +134,18 @@ class AdaptiveFlow:
             ArithmeticError: If the tolerance is not met within `max_steps`.
         """
         del generator  # deterministic
-        level_t, (alpha_s, sigma_s) = interval(schedule, t, s)
+        level_t, (alpha_s, sigma_s) = interval(score.schedule, t, s)
         if s is None:
-            return predict(score, schedule, x, t)[0]
+            return predict(score, z, t)[0]
         end = float(s)
         if sigma_s == 0:  # σ' may be infinite there: the last bit is left to Tweedie's mean
             lam = max(log_ratio(level_t), 0.0) - math.log(NEAR)
             if not math.isfinite(lam):
-                return alpha_s * predict(score, schedule, x, t)[0]
-            near = invert_log_snr(schedule, torch.tensor(2 * lam, dtype=torch.float64), end)
+                return alpha_s * predict(score, z, t)[0]
+            near = invert_log_snr(score.schedule, torch.tensor(2 * lam, dtype=torch.float64), end)
             end = float(near)
         y = integrate(
-            lambda u, time: flow_velocity(score, schedule, u, time), x, float(t), end,
+            lambda u, time: flow_velocity(score, u, time), z, float(t), end,
             rtol=self.rtol, atol=self.atol, max_steps=self.max_steps,
         ).y  # fmt: skip
-        return alpha_s * predict(score, schedule, y, near)[0] if sigma_s == 0 else y
+        return alpha_s * predict(score, y, near)[0] if sigma_s == 0 else y

@@ -22,12 +22,12 @@ from torch import Tensor
 
 from ...core import (
     Generator,
-    NoisyScoreFn,
-    Schedule,
+    NoisyScore,
     Transition,
 )
 from ...noise.predictions import predict
 from .coefficients import interval, log_ratio
+from .facts import Facts
 
 NODES, NODE_WEIGHTS = np.polynomial.legendre.leggauss(24)
 
@@ -74,18 +74,23 @@ class _ExponentialMultistep:
         """Return a transition that remembers the steps it takes, for one run."""
         return _Run(self)
 
+    @property
+    def facts(self) -> Facts:
+        """What is known of this transition."""
+        # the first step is one of DDIM, whose local error of order 2 stays; see the class
+        return Facts(min(self.order, 2), 1, memory=self.order > 1, exact="data that are one point")
+
     def __call__(
         self,
-        x: Tensor,
+        z: Tensor,
         t: Tensor,
         s: Tensor | None,
-        score: NoisyScoreFn,
-        schedule: Schedule,
+        score: NoisyScore,
         *,
         generator: Generator | None = None,
     ) -> Tensor:
         """Return x_s by a step without memory, which is DDIM's."""
-        return self.begin()(x, t, s, score, schedule, generator=generator)
+        return self.begin()(z, t, s, score, generator=generator)
 
 
 class _Run:
@@ -97,22 +102,21 @@ class _Run:
 
     def __call__(
         self,
-        x: Tensor,
+        z: Tensor,
         t: Tensor,
         s: Tensor | None,
-        score: NoisyScoreFn,
-        schedule: Schedule,
+        score: NoisyScore,
         *,
         generator: Generator | None = None,
     ) -> Tensor:
         """Return x_s."""
         del generator  # deterministic
-        level_t, level_s = interval(schedule, t, s)
+        level_t, level_s = interval(score.schedule, t, s)
         (alpha_t, sigma_t), (alpha_s, sigma_s) = level_t, level_s
         here, there = log_ratio(level_t), log_ratio(level_s)
         if here == there:
-            return x
-        x0, eps = predict(score, schedule, x, t)
+            return z
+        x0, eps = predict(score, z, t)
         data = self.solver._kind == "x0"
         if math.isfinite(here):
             self.memory.insert(0, (here, x0, x0 if data else eps))
@@ -127,8 +131,8 @@ class _Run:
         terms = [weight * value for weight, (_, _, value) in zip(weights, used, strict=True)]
         total = sum(terms[1:], start=terms[0])
         if data:
-            return sigma_s / sigma_t * x + alpha_s * total
-        return alpha_s / alpha_t * x - sigma_s * total
+            return sigma_s / sigma_t * z + alpha_s * total
+        return alpha_s / alpha_t * z - sigma_s * total
 
 
 @dataclass(frozen=True)

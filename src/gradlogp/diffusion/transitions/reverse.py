@@ -11,13 +11,13 @@ from torch import Tensor
 
 from ...core import (
     Generator,
-    NoisyScoreFn,
-    Schedule,
+    NoisyScore,
     check_same_shape,
     randn_like,
 )
 from ...noise.predictions import predict
 from .coefficients import interval
+from .facts import Facts
 
 Method = Literal["exponential", "euler", "heun"]
 METHODS: tuple[Method, ...] = ("exponential", "euler", "heun")
@@ -68,13 +68,20 @@ class ReverseSDE:
         if self.method not in METHODS:
             raise ValueError(f"method must be one of {', '.join(METHODS)}, got {self.method!r}")
 
+    @property
+    def facts(self) -> Facts:
+        """What is known of this transition."""
+        draws, whole = int(self.eta > 0), self.method == "exponential"
+        exact = "data that are one point" if whole else None
+        order = 2 if self.method == "heun" else 1
+        return Facts(order, order, draws, divides_by_alpha=not whole, exact=exact)
+
     def __call__(
         self,
-        x: Tensor,
+        z: Tensor,
         t: Tensor,
         s: Tensor | None,
-        score: NoisyScoreFn,
-        schedule: Schedule,
+        score: NoisyScore,
         *,
         generator: Generator | None = None,
     ) -> Tensor:
@@ -83,59 +90,58 @@ class ReverseSDE:
         Raises:
             ValueError: Where α_t = 0 (or g is infinite), unless the step is exponential.
         """
-        (alpha_t, sigma_t), (alpha_s, sigma_s) = interval(schedule, t, s)
+        (alpha_t, sigma_t), (alpha_s, sigma_s) = interval(score.schedule, t, s)
         if s is None:
-            return predict(score, schedule, x, t)[0]
+            return predict(score, z, t)[0]
         if s == t:
-            return x
+            return z
         if self.method == "euler":
-            return self._euler(x, t, s, score, schedule, generator)
-        x0, eps = predict(score, schedule, x, t)
+            return self._euler(z, t, s, score, generator)
+        x0, eps = predict(score, z, t)
         rho = float(sigma_s * alpha_t / (alpha_s * sigma_t)) if sigma_t > 0 else 1.0
         more = self.eta**2
         if self.method == "exponential":
             decay = float(sigma_s / sigma_t) * rho**more if sigma_t > 0 else 1.0
-            out = decay * x + float(alpha_s) * (1 - rho ** (1 + more)) * x0
+            out = decay * z + float(alpha_s) * (1 - rho ** (1 + more)) * x0
             spread = float(sigma_s) * math.sqrt(max(0.0, 1 - rho ** (2 * more)))
-            return out + spread * randn_like(x, generator) if self.eta else out
+            return out + spread * randn_like(z, generator) if self.eta else out
         if alpha_t == 0:
             raise ValueError(
                 "Heun's step divides by alpha, which is 0 at this time; start a little earlier or "
                 "use method='exponential'"
             )
         r_t, r_s = float(sigma_t / alpha_t), float(sigma_s / alpha_s)
-        start = x / alpha_t
+        start = z / alpha_t
         if self.eta:
-            noise = randn_like(x, generator)
+            noise = randn_like(z, generator)
             start = start + self.eta * math.sqrt(max(0.0, r_t**2 - r_s**2)) * noise
         length = (1 + more) * (r_s - r_t)
         end = alpha_s * (start + length * eps)
         if sigma_s == 0:  # no score there: the Euler step
             return end
-        eps_s = predict(score, schedule, end, s)[1]
+        eps_s = predict(score, end, s)[1]
         return alpha_s * (start + length * (eps + eps_s) / 2)
 
     def _euler(
         self,
-        x: Tensor,
+        z: Tensor,
         t: Tensor,
         s: Tensor,
-        score: NoisyScoreFn,
-        schedule: Schedule,
+        score: NoisyScore,
         generator: Generator | None,
     ) -> Tensor:
-        f, g2, h = float(schedule.f(t)), float(schedule.g2(t)), float(t - s)
+        f, g2, h = float(score.schedule.f(t)), float(score.schedule.g2(t)), float(t - s)
         if not (math.isfinite(f) and math.isfinite(g2)):
             raise ValueError(
-                f"the SDE has no finite coefficients at t = {float(t):.4g} under {schedule}; start "
-                "a little earlier or use method='exponential'"
+                f"the SDE has no finite coefficients at t = {float(t):.4g} under "
+                f"{score.schedule}; start a little earlier or use method='exponential'"
             )
-        drift = score(x, t)
-        check_same_shape(drift, x, "the score")
-        out = x + h * ((1 + self.eta**2) / 2 * g2 * drift - f * x)
+        drift = score(z, t)
+        check_same_shape(drift, z, "the score")
+        out = z + h * ((1 + self.eta**2) / 2 * g2 * drift - f * z)
         if self.eta == 0:
             return out
-        return out + self.eta * math.sqrt(g2 * h) * randn_like(x, generator)
+        return out + self.eta * math.sqrt(g2 * h) * randn_like(z, generator)
 
 
 @dataclass(frozen=True)
@@ -163,25 +169,29 @@ class DDIM:
         if not 0 <= self.eta <= 1:
             raise ValueError(f"eta must lie in [0, 1], got {self.eta}")
 
+    @property
+    def facts(self) -> Facts:
+        """What is known of this transition."""
+        return Facts(1, 1, draws=int(self.eta > 0), exact="data that are one point")
+
     def __call__(
         self,
-        x: Tensor,
+        z: Tensor,
         t: Tensor,
         s: Tensor | None,
-        score: NoisyScoreFn,
-        schedule: Schedule,
+        score: NoisyScore,
         *,
         generator: Generator | None = None,
     ) -> Tensor:
         """Return x_s."""
-        (alpha_t, sigma_t), (alpha_s, sigma_s) = interval(schedule, t, s)
+        (alpha_t, sigma_t), (alpha_s, sigma_s) = interval(score.schedule, t, s)
         if s is not None and s == t:
-            return x
-        x0, eps = predict(score, schedule, x, t)
+            return z
+        x0, eps = predict(score, z, t)
         if sigma_s == 0:  # the limit, also where σ_t = 0 too
             return alpha_s * x0
         part = self.eta**2 * (1 - (alpha_t * sigma_s / (alpha_s * sigma_t)) ** 2)
         out = alpha_s * x0 + sigma_s * (1 - part).sqrt() * eps
         if self.eta == 0:
             return out
-        return out + sigma_s * torch.clamp(part, min=0).sqrt() * randn_like(x, generator)
+        return out + sigma_s * torch.clamp(part, min=0).sqrt() * randn_like(z, generator)

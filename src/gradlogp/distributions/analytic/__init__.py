@@ -1,5 +1,8 @@
 """Distributions whose Gaussian noising is known in closed form."""
 
+from .conditional import Classes as Classes
+from .conditional import ConditionalMixture as ConditionalMixture
+from .conditional import Joint as Joint
 from .empirical import Empirical as Empirical
 from .gaussian import Gaussian as Gaussian
 from .manifolds import AffineSubspace as AffineSubspace

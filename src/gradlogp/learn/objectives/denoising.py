@@ -15,7 +15,6 @@ References:
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 
 import torch
 from jaxtyping import Float
@@ -23,8 +22,7 @@ from torch import Tensor
 
 from ...core import (
     Generator,
-    NoisyScoreFn,
-    Schedule,
+    NoisyScore,
     ScoreFn,
     check_points,
     check_same_shape,
@@ -32,11 +30,9 @@ from ...core import (
     randn_like,
     sum_event,
 )
+from ...noise.score_base import check_noisy_score, check_same_frame
 from .times import ImportanceTimes, draw_times
-from .weights import OfTime, sigma2
-
-Weight = Callable[[Tensor, Tensor], Tensor]
-"""(α, σ) -> the weight of ½‖s_θ + ε/σ‖², one number for each sample."""
+from .weights import Weight, sigma2, weight_at
 
 
 def _half_square(r: Tensor) -> Tensor:
@@ -91,9 +87,8 @@ def denoising(
 
 
 def multilevel(
-    noisy_score: NoisyScoreFn,
-    x: Float[Tensor, "batch *event"],
-    schedule: Schedule,
+    score: NoisyScore,
+    z: Float[Tensor, "batch *event"],
     t: Float[Tensor, " batch"] | None = None,
     weight: Weight = sigma2,
     *,
@@ -107,11 +102,10 @@ def multilevel(
     DDPM and NCSN weight) it is ½‖ε − ε̂‖², between 0 and d/2 for any sensible model.
 
     Arguments:
-        noisy_score: The model, (x_t, t) -> `(B, *event)`.
-        x: Clean data, `(B, *event)`.
-        schedule: The noise schedule.
-        t: Times `(B,)`; drawn by `draw_times` where not given.
-        weight: A function of (α, σ), or `weights.likelihood(schedule)`; see `objectives.weights`.
+        score: The model, a noisy score with its schedule.
+        z: Clean data in model coordinates, `(B, *event)`.
+        t: Times `(B,)`; drawn by `draw_times` by default.
+        weight: A function of (α, σ), or `weights.likelihood`; see `objectives.weights`.
         stratified: Whether times that are drawn spread evenly over the batch (`draw_times`).
         importance: Another law of the times; the loss is multiplied by the ratio of densities, so
             that its mean stays that of uniform times.
@@ -130,41 +124,38 @@ def multilevel(
         | Denoising Diffusion Probabilistic Models (Ho et al., 2020)
         | https://arxiv.org/abs/2006.11239
     """
-    check_points(x)
+    check_noisy_score(score)
+    check_points(z, "z")
+    schedule = score.schedule
     ratio: Tensor | None = None
     if importance is not None:
         if t is not None:
             raise ValueError("give times t or a law to draw them from (importance), not both")
-        t, ratio = importance.draw(x.new_empty(len(x)), generator, stratified=stratified)
+        t, ratio = importance.draw(schedule, z.new_empty(len(z)), generator, stratified=stratified)
     elif t is None:
-        t = draw_times(schedule, x.new_empty(len(x)), generator, stratified=stratified)
-    if not isinstance(t, Tensor) or t.shape != x.shape[:1]:
+        t = draw_times(schedule, z.new_empty(len(z)), generator, stratified=stratified)
+    if not isinstance(t, Tensor) or t.shape != z.shape[:1]:
         if not isinstance(t, Tensor):
-            raise ValueError(f"t must be a torch.Tensor of {len(x)} times, got {t!r}")
-        raise ValueError(f"t must have shape ({len(x)},), got {tuple(t.shape)}")
+            raise ValueError(f"t must be a torch.Tensor of {len(z)} times, got {t!r}")
+        raise ValueError(f"t must have shape ({len(z)},), got {tuple(t.shape)}")
     alpha, sigma = schedule(t)
     if not bool((sigma > 0).all()):
         raise ValueError("some times have sigma = 0, where there is no noise to predict")
-    a, b = per_sample(alpha, x, "alpha"), per_sample(sigma, x, "sigma")
-    eps = randn_like(x, generator)
-    x_t = torch.addcmul(a * x, b, eps)
-    s = noisy_score(x_t, t)
-    check_same_shape(s, x_t, "the score")
+    a, b = per_sample(alpha, z, "alpha"), per_sample(sigma, z, "sigma")
+    eps = randn_like(z, generator)
+    z_t = torch.addcmul(a * z, b, eps)
+    s = score(z_t, t)
+    check_same_shape(s, z_t, "the score")
     loss = _half_square(torch.addcmul(eps, b, s))  # σ² times the loss, finite for every σ
     if weight is not sigma2:
-        loss = loss * (_weight_at(weight, alpha, sigma, t) / sigma**2).to(loss)
+        loss = loss * (weight_at(weight, schedule, t) / sigma**2).to(loss)
     return loss if ratio is None else loss * ratio
 
 
-def _weight_at(weight: Weight, alpha: Tensor, sigma: Tensor, t: Tensor) -> Tensor:
-    return weight.at(t) if isinstance(weight, OfTime) else weight(alpha, sigma)
-
-
 def excess(
-    noisy_score: NoisyScoreFn,
-    exact: NoisyScoreFn,
-    x: Float[Tensor, "batch *event"],
-    schedule: Schedule,
+    score: NoisyScore,
+    exact: NoisyScore,
+    z: Float[Tensor, "batch *event"],
     t: Float[Tensor, " batch"],
     weight: Weight = sigma2,
     *,
@@ -176,23 +167,28 @@ def excess(
     takes the place of the noise.
 
     Arguments:
-        noisy_score: The model.
-        exact: The exact noisy score of the law that x was drawn from.
-        x: Clean data, `(B, *event)`.
-        schedule: The noise schedule.
+        score: The model.
+        exact: The exact noisy score of the law that the data was drawn from.
+        z: Clean data in model coordinates, `(B, *event)`.
         t: Times `(B,)`.
         weight: A function of (α, σ).
         generator: Where the noise comes from.
 
     Returns:
         The excess of each sample, `(B,)`; 0 for the exact score.
+
+    Raises:
+        ValueError: For two scores of different schedules or coordinates, or a wrong shape.
     """
-    check_points(x)
-    alpha, sigma = schedule(t)
-    b = per_sample(sigma, x, "sigma")
-    x_t = torch.addcmul(per_sample(alpha, x, "alpha") * x, b, randn_like(x, generator))
-    s, target = noisy_score(x_t, t), exact(x_t, t)
-    check_same_shape(s, x_t, "the score")
-    check_same_shape(target, x_t, "the exact score")
+    check_noisy_score(score)
+    check_noisy_score(exact)
+    check_same_frame(score, exact, "the model and the exact score")
+    check_points(z, "z")
+    alpha, sigma = score.schedule(t)
+    b = per_sample(sigma, z, "sigma")
+    z_t = torch.addcmul(per_sample(alpha, z, "alpha") * z, b, randn_like(z, generator))
+    s, target = score(z_t, t), exact(z_t, t)
+    check_same_shape(s, z_t, "the score")
+    check_same_shape(target, z_t, "the exact score")
     difference = s - target
-    return _weight_at(weight, alpha, sigma, t).to(x) * 0.5 * sum_event(difference.square())
+    return weight_at(weight, score.schedule, t).to(z) * 0.5 * sum_event(difference.square())

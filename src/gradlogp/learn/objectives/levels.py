@@ -10,23 +10,21 @@ from torch import Tensor
 
 from ...core import (
     Generator,
-    NoisyScoreFn,
-    Schedule,
+    NoisyScore,
     ScoreFn,
     check_points,
     per_sample,
     randn_like,
 )
-from .denoising import Weight, _weight_at
+from ...noise.score_base import check_noisy_score
 from .times import draw_times
-from .weights import sigma2
+from .weights import Weight, sigma2, weight_at
 
 
 def noised(
     matching: Callable[..., Tensor],
-    noisy_score: NoisyScoreFn,
-    x: Float[Tensor, "batch *event"],
-    schedule: Schedule,
+    score: NoisyScore,
+    z: Float[Tensor, "batch *event"],
     t: Float[Tensor, " batch"] | None = None,
     weight: Weight = sigma2,
     *,
@@ -45,11 +43,10 @@ def noised(
         matching: A loss of one score, called as matching(score, x, generator=…) -> `(B,)`, that asks
             the score for as many points as it is given: `sliced`, `sliced_vr`, or
             `lambda s, x, generator: implicit(s, x)`.
-        noisy_score: The model, (x_t, t) -> `(B, *event)`.
-        x: Clean data, `(B, *event)`.
-        schedule: The noise schedule.
-        t: Times `(B,)`; drawn by `draw_times` where not given.
-        weight: A function of (α, σ), or `weights.likelihood(schedule)`.
+        score: The model, a noisy score with its schedule.
+        z: Clean data in model coordinates, `(B, *event)`.
+        t: Times `(B,)`; drawn by `draw_times` by default.
+        weight: A function of (α, σ), or `weights.likelihood`.
         stratified: Whether times that are drawn spread evenly over the batch.
         generator: Where times, noise and probes come from.
 
@@ -63,13 +60,15 @@ def noised(
         | Sliced Score Matching: A Scalable Approach to Density and Score Estimation (Song et al., 2020)
         | https://arxiv.org/abs/1905.07088
     """
-    check_points(x)
+    check_noisy_score(score)
+    check_points(z, "z")
+    schedule = score.schedule
     if t is None:
-        t = draw_times(schedule, x.new_empty(len(x)), generator, stratified=stratified)
-    if t.shape != x.shape[:1]:
-        raise ValueError(f"t must have shape ({len(x)},), got {tuple(t.shape)}")
+        t = draw_times(schedule, z.new_empty(len(z)), generator, stratified=stratified)
+    if t.shape != z.shape[:1]:
+        raise ValueError(f"t must have shape ({len(z)},), got {tuple(t.shape)}")
     alpha, sigma = schedule(t)
-    a, b = per_sample(alpha, x, "alpha"), per_sample(sigma, x, "sigma")
-    x_t = torch.addcmul(a * x, b, randn_like(x, generator))
-    score: ScoreFn = lambda y: noisy_score(y, t)
-    return _weight_at(weight, alpha, sigma, t).to(x) * matching(score, x_t, generator=generator)
+    a, b = per_sample(alpha, z, "alpha"), per_sample(sigma, z, "sigma")
+    z_t = torch.addcmul(a * z, b, randn_like(z, generator))
+    at_level: ScoreFn = lambda y: score(y, t)
+    return weight_at(weight, schedule, t).to(z) * matching(at_level, z_t, generator=generator)

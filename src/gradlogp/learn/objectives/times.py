@@ -49,33 +49,36 @@ class ImportanceTimes:
     batch varies least.
 
     Arguments:
-        schedule: The noise schedule.
-        density: f(t) > 0, up to a factor; `(n,) -> (n,)`.
+        density: (schedule, t) -> f(t) > 0, up to a factor, `(n,)`; the schedule is that of the score.
         n_cells: Cells on [1e-3, 1].
 
     Raises:
-        ValueError: If f is not positive and finite everywhere.
+        ValueError: For n_cells below 1; when used, if f is not positive and finite everywhere.
 
     References:
         | Maximum Likelihood Training of Score-Based Diffusion Models (Song et al., 2021)
         | https://arxiv.org/abs/2101.09258
     """
 
-    def __init__(
-        self, schedule: Schedule, density: Callable[[Tensor], Tensor], n_cells: int = 1000
-    ) -> None:
+    def __init__(self, density: Callable[[Schedule, Tensor], Tensor], n_cells: int = 1000) -> None:
         if n_cells < 1:
             raise ValueError(f"n_cells must be at least 1, got {n_cells}")
-        self.schedule = schedule
+        self.density, self.n_cells = density, n_cells
+        self._tables: tuple[Schedule, tuple[Tensor, ...]] | None = None
+
+    def _table(self, schedule: Schedule) -> tuple[Tensor, ...]:
+        """Return lower edges, widths, cumulative probabilities and ratios, kept for one schedule."""
+        if self._tables is not None and self._tables[0] == schedule:
+            return self._tables[1]
         if schedule.times is None:
-            edges = torch.logspace(-3, 0, n_cells + 1, dtype=torch.float64)
-            self._low, self._width = edges[:-1], edges.diff()
-            uniform, at = self._width / (1 - T_MIN), (edges[:-1] + edges[1:]) / 2
+            edges = torch.logspace(-3, 0, self.n_cells + 1, dtype=torch.float64)
+            low, width = edges[:-1], edges.diff()
+            uniform, at = width / (1 - T_MIN), (edges[:-1] + edges[1:]) / 2
         else:
             at = schedule.times.double()
-            self._low, self._width = at, torch.zeros_like(at)
+            low, width = at, torch.zeros_like(at)
             uniform = torch.full_like(at, 1 / len(at))
-        f = density(at).double()
+        f = self.density(schedule, at).double()
         if f.shape != at.shape or not bool((torch.isfinite(f) & (f > 0)).all()):
             raise ValueError(
                 f"density must be positive and finite on all {len(at)} times, and return one "
@@ -83,15 +86,17 @@ class ImportanceTimes:
             )
         p = f * uniform
         p = p / p.sum()
-        self._cumulative, self._ratio = p.cumsum(0), uniform / p
+        self._tables = schedule, (low, width, p.cumsum(0), uniform / p)
+        return self._tables[1]
 
     @classmethod
-    def for_likelihood(cls, schedule: Schedule) -> ImportanceTimes:
+    def for_likelihood(cls) -> ImportanceTimes:
         """Return f = g²/σ², in proportion to a loss with the likelihood weight."""
-        return cls(schedule, lambda t: schedule.g2(t) / schedule(t)[1] ** 2)
+        return cls(lambda schedule, t: schedule.g2(t) / schedule(t)[1] ** 2)
 
     def draw(
         self,
+        schedule: Schedule,
         like: Float[Tensor, " batch"],
         generator: Generator | None = None,
         *,
@@ -99,9 +104,9 @@ class ImportanceTimes:
     ) -> tuple[Float[Tensor, " batch"], Float[Tensor, " batch"]]:
         """Return times and the ratios u(t)/q(t), one of each for each sample."""
         u = _uniform(like, generator, stratified).double()
-        cumulative = self._cumulative.to(u.device)
+        low, width, cumulative, ratio = (v.to(u.device) for v in self._table(schedule))
         cell = torch.searchsorted(cumulative, u, right=True).clamp(max=len(cumulative) - 1)
         below = cumulative[cell] - cumulative.diff(prepend=cumulative.new_zeros(1))[cell]
         within = (u - below) / (cumulative[cell] - below)
-        t = self._low.to(u)[cell] + self._width.to(u)[cell] * within.clamp(0, 1)
-        return t.to(like), self._ratio.to(u)[cell].to(like)
+        t = low[cell] + width[cell] * within.clamp(0, 1)
+        return t.to(like), ratio[cell].to(like)

@@ -7,11 +7,11 @@ predictions: ½‖s + ε/σ‖² = ½‖ε̂ − ε‖²/σ² = ½ (α²/σ⁴) 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from torch import Tensor
 
 from ...core import Schedule
-from ...noise.schedules import invert_log_snr
 
 
 def unweighted(alpha: Tensor, sigma: Tensor) -> Tensor:
@@ -83,28 +83,30 @@ def edm(sigma_data: float = 0.5) -> Callable[[Tensor, Tensor], Tensor]:
     return weight
 
 
+@dataclass(frozen=True)
 class OfTime:
-    """A weight that is a function of time under one schedule; of (α, σ) through their ratio."""
+    """A weight that is a function of time, under the schedule of the score it is used with."""
 
-    def __init__(self, schedule: Schedule, at: Callable[[Tensor], Tensor]) -> None:
-        self.schedule, self.at = schedule, at
-
-    def __call__(self, alpha: Tensor, sigma: Tensor) -> Tensor:
-        """Return the weight at the time that has this α/σ, found by bisection."""
-        log_snr = 2 * (alpha.log() - sigma.log())
-        return self.at(invert_log_snr(self.schedule, log_snr)).to(sigma)
+    at: Callable[[Schedule, Tensor], Tensor]
 
 
-def likelihood(schedule: Schedule) -> OfTime:
-    r"""g²(t): the weighted loss, integrated over time, bounds the negative log-likelihood.
+likelihood = OfTime(lambda schedule, t: schedule.g2(t))
+r"""g²(t): the weighted loss, integrated over time, bounds the negative log-likelihood.
 
-    .. math:: KL(p_0 \| p_θ) \le \int_0^1 g^2(t) \, \tfrac12 E\|s_θ - s_t\|^2 \, dt + KL(p_1 \| π)
+.. math:: KL(p_0 \| p_θ) \le \int_0^1 g^2(t) \, \tfrac12 E\|s_θ - s_t\|^2 \, dt + KL(p_1 \| π)
 
-    Under VP the loss weighted with it grows as 1/t towards the data: draw times with
-    `ImportanceTimes.for_likelihood`.
+Under VP the loss weighted with it grows as 1/t towards the data: draw times with
+`ImportanceTimes.for_likelihood`.
 
-    References:
-        | Maximum Likelihood Training of Score-Based Diffusion Models (Song et al., 2021)
-        | https://arxiv.org/abs/2101.09258
-    """
-    return OfTime(schedule, schedule.g2)
+References:
+    | Maximum Likelihood Training of Score-Based Diffusion Models (Song et al., 2021)
+    | https://arxiv.org/abs/2101.09258
+"""
+
+Weight = Callable[[Tensor, Tensor], Tensor] | OfTime
+"""(α, σ) -> the weight of ½‖s_θ + ε/σ‖², one number for each sample; or one of time."""
+
+
+def weight_at(weight: Weight, schedule: Schedule, t: Tensor) -> Tensor:
+    """Return the weight at each time, shape of t."""
+    return weight.at(schedule, t) if isinstance(weight, OfTime) else weight(*schedule(t))

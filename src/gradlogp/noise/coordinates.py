@@ -1,0 +1,206 @@
+r"""Between the units of the data and the coordinates in which noise is isotropic.
+
+x_0 is in data units, z_t in model coordinates: z = (x − shift)/scale. The map is fitted, kept and
+applied in float64 whatever the dtype of a model, so that data far from 0 keep their digits.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ..core import Coordinates, check_batch, sum_event
+
+Data = Tensor | np.ndarray
+"""In memory, or on disk as a NumPy memory map; `(N, *event)`."""
+
+Scales = Literal["each", "one"]
+"""A scale for each column of vectors and each channel of `(C, L)` or `(C, H, W)`, or one for all."""
+
+READ = 2**23  # entries read at a time when all of a data set is looked at
+
+
+def as_tensor(part: Data) -> Tensor:
+    """Return data as a tensor.
+
+    Raises:
+        ValueError: Unless it holds real numbers.
+    """
+    real = not part.is_complex() if isinstance(part, Tensor) else part.dtype.kind in "fiub"
+    if not real:
+        raise ValueError(f"data must be real numbers, got dtype {part.dtype}")
+    return part if isinstance(part, Tensor) else torch.from_numpy(np.array(part))
+
+
+def pieces(data: Data) -> Iterator[tuple[int, Tensor]]:
+    """Yield all of data in pieces, each with the number of its first row."""
+    step = max(1, READ // max(1, math.prod(data.shape[1:])))
+    for start in range(0, len(data), step):
+        yield start, as_tensor(data[start : start + step])
+
+
+def mean_and_std(
+    data: Data, event_shape: torch.Size, scales: Scales = "each"
+) -> tuple[Tensor, Tensor]:
+    """Return mean and standard deviation in float64, in the shape of an event.
+
+    Raises:
+        ValueError: If a column, a channel, or the whole is constant; for other `scales`.
+    """
+    if scales not in ("each", "one"):
+        raise ValueError(f"scales must be 'each' or 'one', got {scales!r}")
+    axes = tuple(i for i in range(len(event_shape) + 1) if scales == "one" or i != 1)
+    total, count = np.zeros(()), 0
+    for _, part in pieces(data):
+        total, count = total + part.double().cpu().numpy().sum(axes), count + part.numel()
+    n = count / max(1, total.size)
+    mean = total / n
+    kept = np.expand_dims(mean, axes)
+    squares = np.zeros(())
+    for _, part in pieces(data):
+        with np.errstate(over="ignore"):
+            squares = squares + np.square(part.double().cpu().numpy() - kept).sum(axes)
+    std = np.sqrt(squares / n)
+    constant = np.atleast_1d(std <= 1e-12 * np.maximum(1e-300, np.abs(mean)))
+    if constant.any():
+        kind = "column(s)" if len(event_shape) == 1 else "channel(s)"
+        where = f"{kind} {np.flatnonzero(constant).tolist()} are" if std.ndim else "the data is"
+        raise ValueError(f"{where} constant: there is no density along them; drop them")
+    if not np.isfinite(std).all():
+        raise ValueError("the data is too large for float64; rescale it")
+    shape = (-1, *[1] * (len(event_shape) - 1)) if std.ndim else ()
+    m, s = (torch.as_tensor(v).reshape(shape).expand(event_shape).clone() for v in (mean, std))
+    return m, s
+
+
+@dataclass(frozen=True)
+class Identity:
+    """Model coordinates that are those of the data."""
+
+    def encode(self, x: Tensor) -> Tensor:
+        """Return x."""
+        return x
+
+    def decode(self, z: Tensor) -> Tensor:
+        """Return z."""
+        return z
+
+    def log_det(self, x: Tensor) -> Tensor:
+        """Return 0 for each sample."""
+        return x.new_zeros(len(x))
+
+    def pull_back(self, x: Tensor, s_z: Tensor) -> Tensor:
+        """Return s_z."""
+        return s_z
+
+
+IDENTITY = Identity()
+
+
+class AffineCoordinates(nn.Module):
+    r"""z = (x − shift)/scale, entry by entry.
+
+    .. math::
+        \log |\det dz/dx| = -\sum \log scale, \qquad \nabla_x \log p(x) = \nabla_z \log p(z) / scale
+
+    shift and scale stay in float64 on the CPU when a model that holds them is converted or moved.
+    What is decoded has the dtype of the data that they were fitted to.
+
+    Arguments:
+        shift: In the shape of an event.
+        scale: Positive, likewise.
+        dtype: The dtype of the data, that of what `decode` returns; that of z by default.
+
+    Raises:
+        ValueError: For shapes that differ, or a scale that is not positive and finite.
+    """
+
+    shift: Tensor
+    scale: Tensor
+
+    def __init__(self, shift: Tensor, scale: Tensor, dtype: torch.dtype | None = None) -> None:
+        super().__init__()
+        if shift.shape != scale.shape:
+            raise ValueError(
+                f"shift and scale must have one shape, got {tuple(shift.shape)} and "
+                f"{tuple(scale.shape)}"
+            )
+        if not bool((scale.isfinite() & (scale > 0)).all() & shift.isfinite().all()):
+            raise ValueError("shift must be finite, scale positive and finite")
+        self.dtype = dtype
+        self.register_buffer("shift", shift.detach().double().cpu())
+        self.register_buffer("scale", scale.detach().double().cpu())
+
+    @classmethod
+    def fit(
+        cls, data: Data, event_shape: torch.Size, scales: Scales = "each"
+    ) -> AffineCoordinates:
+        """Return coordinates of zero mean and unit variance for data `(N, *event)`.
+
+        Raises:
+            ValueError: If a column, a channel, or the whole is constant.
+        """
+        double = data.dtype in (torch.float64, np.dtype(np.float64))
+        dtype = torch.float64 if double else torch.float32
+        return cls(*mean_and_std(data, event_shape, scales), dtype)
+
+    def _apply(self, fn: Callable[..., Tensor], recurse: bool = True) -> AffineCoordinates:
+        return self
+
+    @property
+    def one_scale(self) -> bool:
+        """Whether all entries have the same scale."""
+        return bool((self.scale == self.scale.flatten()[0]).all())
+
+    def encode(self, x: Tensor) -> Tensor:
+        """Return z, of the dtype of x."""
+        check_batch(x, self.shift.shape)
+        return ((x.double() - self.shift.to(x.device)) / self.scale.to(x.device)).to(x.dtype)
+
+    def decode(self, z: Tensor) -> Tensor:
+        """Return x, of the dtype of the data."""
+        check_batch(z, self.shift.shape, "z")
+        x = self.shift.to(z.device) + self.scale.to(z.device) * z.double()
+        return x.to(self.dtype or z.dtype)
+
+    def log_det(self, x: Tensor) -> Tensor:
+        """Return −Σ log scale for each sample, `(B,)`."""
+        return -sum_event(self.scale.log().expand(len(x), *self.shift.shape)).to(x)
+
+    def pull_back(self, x: Tensor, s_z: Tensor) -> Tensor:
+        """Return s_z / scale."""
+        return (s_z.double() / self.scale.to(s_z.device)).to(s_z.dtype)
+
+
+def same_coordinates(a: Coordinates, b: Coordinates) -> bool:
+    """Return whether two maps are the same."""
+    if a is b or a == b:
+        return True
+    if isinstance(a, AffineCoordinates) and isinstance(b, AffineCoordinates):
+        shape = a.shift.shape == b.shift.shape
+        return shape and bool((a.shift == b.shift).all() and (a.scale == b.scale).all())
+    affine = next((c for c in (a, b) if isinstance(c, AffineCoordinates)), None)
+    if affine is not None and IDENTITY in (a, b):
+        return bool((affine.shift == 0).all() and (affine.scale == 1).all())
+    return False
+
+
+def affine_part(coordinates: Coordinates) -> AffineCoordinates | None:
+    """Return affine coordinates as they are, and None for the identity.
+
+    Raises:
+        ValueError: For coordinates that are neither: what asks for it needs a linear map.
+    """
+    if coordinates == IDENTITY:
+        return None
+    if not isinstance(coordinates, AffineCoordinates):
+        raise ValueError(
+            f"this needs affine coordinates, and those of the score are {type(coordinates).__name__}"
+        )
+    return coordinates

@@ -1,0 +1,139 @@
+"""The base of every noisy score: what is checked once, and what a wrapper hands on."""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+from ..core import (
+    Analytic,
+    Coordinates,
+    Moments,
+    NoisyScore,
+    Schedule,
+    check_batch,
+    check_same_shape,
+    per_sample,
+)
+from .coordinates import same_coordinates
+from .predictions import from_prediction
+
+Self = TypeVar("Self", bound="ScoreBase")
+
+
+class ScoreBase:
+    """A noisy score from its formula: a subclass gives `_score`, and `_denoise` where it knows more.
+
+    It sets `schedule`, `event_shape`, `coordinates` and `moments`. Everything speaks model
+    coordinates.
+    """
+
+    schedule: Schedule
+    event_shape: torch.Size | None
+    coordinates: Coordinates
+    moments: Moments | None
+
+    pooled = False
+    """Whether `moments` are those of more than this score's law, as for one class of many."""
+
+    fixed_dtype = False
+    """Whether states must have the dtype and device of `like`, as weights ask for."""
+
+    @property
+    def like(self) -> Tensor:
+        """An empty tensor of the dtype and on the device of states that are drawn."""
+        return torch.empty(0)
+
+    @property
+    def n_rows(self) -> int | None:
+        """How many samples the score is bound to, by conditions or observations; None: any."""
+        return None
+
+    def _score(self, z: Tensor, t: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def _denoise(self, z: Tensor, t: Tensor) -> Tensor:
+        return from_prediction("score", self._score(z, t), z, *self.schedule(t))[0]
+
+    def _check(self, z: Tensor, t: Tensor) -> None:
+        check_batch(z, self.event_shape, "z")
+        per_sample(t, z)
+        if self.n_rows not in (None, 1, len(z)):
+            raise ValueError(
+                f"{type(self).__name__} holds {self.n_rows} rows of conditions or observations, and "
+                f"{len(z)} samples came; give as many, or one for all"
+            )
+
+    def __call__(self, z: Tensor, t: Tensor) -> Tensor:
+        """Return ∇ log p_t(z), shape of z; t `()` or `(B,)`.
+
+        Raises:
+            ValueError: At σ = 0, where there is no score (looked for where t is on the host); for a
+                wrong shape.
+        """
+        self._check(z, t)
+        refuse_no_noise(self.schedule, t)
+        s = self._score(z, t)
+        check_same_shape(s, z, type(self).__name__)
+        return s
+
+    def denoise(self, z: Tensor, t: Tensor) -> Tensor:
+        """Return E[z_0 | z_t = z], shape of z.
+
+        Raises:
+            ValueError: Where α = 0 and a score says nothing of z_0; for a wrong shape.
+        """
+        self._check(z, t)
+        z0 = self._denoise(z, t)
+        check_same_shape(z0, z, type(self).__name__)
+        return z0
+
+    def law(self, t: Tensor) -> Analytic | None:
+        """Return the exact law of z_t, or None where nobody knows it."""
+        return None
+
+    def given(self, condition: Tensor | int) -> NoisyScore:
+        """Return the conditional score.
+
+        Raises:
+            ValueError: Where there is nothing to condition on.
+        """
+        raise ValueError(f"this {type(self).__name__} has no condition to be given")
+
+    def unconditional(self) -> NoisyScore:
+        """Return the score without a condition: itself where there is none."""
+        return self
+
+    def rows(self: Self, index: slice | Tensor) -> Self:
+        """Return the same for these rows of a batch; itself where nothing is per row."""
+        return self
+
+
+def refuse_no_noise(schedule: Schedule, t: Tensor) -> None:
+    """Raise `ValueError` if σ_t = 0 for a t that can be looked at without a wait or a break."""
+    if t.device.type != "cpu" or torch.compiler.is_compiling():
+        return
+    if bool((t <= 0).any()) and bool((schedule(t)[1] == 0).any()):
+        raise ValueError("there is no score at sigma = 0; ask for it at a later time t")
+
+
+def check_noisy_score(score: object) -> None:
+    """Raise `ValueError` unless this is a noisy score, which owns its schedule."""
+    if not isinstance(score, NoisyScore):
+        raise ValueError(
+            "score must be a noisy score, which carries its schedule (ScoreModel, ExactScore, …), got "
+            f"{type(score).__name__}; a function of (z, t) becomes one by as_score(f, kind, schedule)"
+        )
+
+
+def check_same_frame(a: NoisyScore, b: NoisyScore, what: str) -> None:
+    """Raise `ValueError` unless two scores have one schedule and one system of coordinates."""
+    if a.schedule != b.schedule:
+        raise ValueError(
+            f"{what} have different schedules, {a.schedule} and {b.schedule}; read one under the "
+            "other's by RescheduledScore(score, schedule)"
+        )
+    if not same_coordinates(a.coordinates, b.coordinates):
+        raise ValueError(f"{what} have different coordinates: their z are not the same")

@@ -1,0 +1,208 @@
+"""What a score can be conditioned on, and a score with its condition fixed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..core import Coordinates, Moments, Schedule
+from ..noise.coordinates import AffineCoordinates, Data
+from ..noise.score_base import ScoreBase
+from .networks import NO_CLASS
+
+NULL = 4.0
+"""Where the learned null condition starts, in standard deviations: not where a condition lies."""
+
+
+def check_condition(condition: Any, kind: int | torch.Size | None) -> Tensor:
+    """Return a condition as a tensor of one row for all samples or one for each.
+
+    Arguments:
+        condition: An int or int64 `(1,)`, `(B,)` for classes; float `(1, *shape)`, `(B, *shape)`.
+        kind: The number of classes, the shape of float values, or None where either will do.
+
+    Raises:
+        ValueError: If it is neither, or is of another kind.
+    """
+    wanted = {
+        int: f"a class, as an int or int64 of shape (1,) or (B,), from 0 to {kind!s} - 1",
+        torch.Size: f"float values of shape (1 or B, {', '.join(map(str, kind or ()))})"
+        if not isinstance(kind, int)
+        else "",
+    }.get(
+        type(kind), "a class (an int, int64 of shape (1,) or (B,)) or a float tensor (1 or B, …)"
+    )
+    if isinstance(condition, int) and not isinstance(condition, bool):
+        condition = torch.tensor([condition])
+    if not isinstance(condition, Tensor):
+        raise ValueError(f"the condition must be {wanted}; got {type(condition).__name__}")
+    got = f"{condition.dtype} of shape {tuple(condition.shape)}"
+    classes = condition.dtype == torch.int64 and condition.ndim == 1
+    values = condition.is_floating_point() and condition.ndim >= 2
+    if isinstance(kind, int):
+        values = False
+    elif kind is not None:
+        classes, values = False, values and condition.shape[1:] == kind
+    if not (classes or values) or not len(condition):
+        raise ValueError(f"the condition must be {wanted}; got {got}")
+    if classes and isinstance(kind, int):
+        low, high = int(condition.min()), int(condition.max())
+        if low < 0 or high >= kind:
+            raise ValueError(f"the condition must be {wanted}; got {low if low < 0 else high}")
+    if values and not bool(condition.isfinite().all()):
+        raise ValueError("the condition has entries that are not finite")
+    return condition
+
+
+class Condition(nn.Module):
+    """What a network is conditional on: classes, or float values of any shape.
+
+    Values are standardised before the network sees them, per column of vectors and per channel of
+    more; what they were fitted to is stored with the weights. Where training left conditions out,
+    the network saw the null condition: the label `NO_CLASS`, or a learned value.
+
+    Arguments:
+        kind: A number of classes, or the shape of float values.
+
+    Raises:
+        ValueError: If it is neither.
+    """
+
+    dropout: Tensor
+
+    def __init__(self, kind: int | Sequence[int]) -> None:
+        super().__init__()
+        sizes = (kind,) if isinstance(kind, int) else tuple(kind)
+        if not sizes or any(isinstance(n, bool) or n < 1 for n in sizes):
+            raise ValueError(f"condition must be a number of classes or a shape, got {kind!r}")
+        self.kind: int | torch.Size = kind if isinstance(kind, int) else torch.Size(sizes)
+        self.register_buffer("dropout", torch.zeros(()))  # how often training left it out
+        if not isinstance(self.kind, int):
+            zeros = torch.zeros(self.kind)
+            self.coordinates = AffineCoordinates(zeros, torch.ones(self.kind))
+            self.null_value = nn.Parameter(torch.full(self.kind, NULL))
+
+    def fit(self, values: Data, dropout: float) -> None:
+        """Take scales of float values from the data, and note how often they will be left out.
+
+        Raises:
+            ValueError: If a column or channel of values is constant.
+        """
+        self.dropout.fill_(dropout)
+        if not isinstance(self.kind, int):
+            self.coordinates = AffineCoordinates.fit(values, self.kind)
+
+    def encode(self, condition: Tensor | int) -> Tensor:
+        """Return the condition as the network takes it.
+
+        Raises:
+            ValueError: If it is not of this kind.
+        """
+        value = check_condition(condition, self.kind)
+        return value if isinstance(self.kind, int) else self.coordinates.encode(value)
+
+    def null(self, n: int, like: Tensor) -> Tensor:
+        """Return n rows of the null condition."""
+        self.check_null()
+        if isinstance(self.kind, int):
+            return torch.full((n,), NO_CLASS, device=like.device)
+        return self.null_value.to(like).expand(n, *self.kind)
+
+    def drop(self, encoded: Tensor, dropped: Tensor) -> Tensor:
+        """Return encoded conditions with the null condition where `dropped` `(B,)`."""
+        if isinstance(self.kind, int):
+            return encoded.masked_fill(dropped, NO_CLASS)
+        where = dropped.reshape(-1, *[1] * len(self.kind))
+        return torch.where(where, self.null_value.to(encoded), encoded)
+
+    def check_null(self) -> None:
+        """Raise `ValueError` unless training has shown the network the null condition."""
+        if not float(self.dropout) > 0:
+            raise ValueError(
+                "this conditional model never saw its null condition: give it a condition by "
+                "model.given(...), or train it with condition_dropout=0.1"
+            )
+
+
+class ConditionedScore(ScoreBase):
+    """A conditional model with its condition fixed: a plain noisy score again.
+
+    Arguments:
+        model: A `ScoreModel` or `ForeignScore`.
+        condition: As the model's network takes it, one row or one for each sample; None for the
+            null condition.
+    """
+
+    def __init__(self, model: Any, condition: Tensor | None) -> None:
+        self.model, self.condition = model, condition
+
+    @property
+    def schedule(self) -> Schedule:  # type: ignore[override]
+        """That of the model."""
+        return self.model.schedule
+
+    @property
+    def event_shape(self) -> torch.Size | None:  # type: ignore[override]
+        """That of the model."""
+        return self.model.event_shape
+
+    @property
+    def coordinates(self) -> Coordinates:  # type: ignore[override]
+        """Those of the model."""
+        return self.model.coordinates
+
+    @property
+    def moments(self) -> Moments | None:  # type: ignore[override]
+        """Those of all conditions together."""
+        return self.model.moments
+
+    @property
+    def pooled(self) -> bool:  # type: ignore[override]
+        """Whether the moments are those of all conditions together, and a condition is given."""
+        return self.condition is not None
+
+    @property
+    def like(self) -> Tensor:
+        """That of the model."""
+        return self.model.like
+
+    @property
+    def fixed_dtype(self) -> bool:  # type: ignore[override]
+        """That of the model."""
+        return self.model.fixed_dtype
+
+    @property
+    def n_rows(self) -> int | None:
+        """How many conditions there are."""
+        return None if self.condition is None else len(self.condition)
+
+    def _each(self, z: Tensor) -> Tensor:
+        """Return the condition of every row of z."""
+        if self.condition is None:
+            return self.model.condition.null(len(z), z)
+        value = self.condition
+        value = value.to(z) if value.is_floating_point() else value.to(z.device)
+        return value.expand(len(z), *value.shape[1:])
+
+    def _score(self, z: Tensor, t: Tensor) -> Tensor:
+        return self.model.forward(z, t, self._each(z))
+
+    def _denoise(self, z: Tensor, t: Tensor) -> Tensor:
+        return self.model.denoise_given(z, t, self._each(z))
+
+    def given(self, condition: Tensor | int) -> ConditionedScore:
+        """Return the score given another condition in place of this one."""
+        return self.model.given(condition)
+
+    def unconditional(self) -> Any:
+        """Return the score of all conditions together."""
+        return self.model.unconditional()
+
+    def rows(self, index: slice | Tensor) -> ConditionedScore:
+        """Return the score of these rows of the condition."""
+        if self.condition is None or len(self.condition) == 1:
+            return self
+        return ConditionedScore(self.model, self.condition[index])

@@ -1,0 +1,123 @@
+r"""Two noisy scores in closed form: of a known law, and of a finite data set.
+
+They have the type of a trained model, so whatever works with one works with all, and every sampler
+can be tested without training.
+"""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from ..core import Analytic, Moments, Schedule
+from ..distributions.analytic.conditional import Joint
+from ..distributions.analytic.empirical import Empirical
+from ..noise.coordinates import IDENTITY
+from ..noise.score_base import ScoreBase
+
+
+class ExactScore(ScoreBase):
+    """The exact noisy score of a density known in closed form.
+
+    Arguments:
+        density: A law closed under noising, such as `GaussianMixture`. Of a `Joint` law of x and y,
+            or of `Classes`, this is the score of x alone, and `given(y)` that of x given y.
+        schedule: The noise schedule.
+    """
+
+    def __init__(self, density: Analytic, schedule: Schedule) -> None:
+        self.density, self.schedule = density, schedule
+        self.event_shape = density.event_shape
+        self.coordinates, self.moments = IDENTITY, None
+
+    @property
+    def like(self) -> Tensor:
+        """An empty tensor of the dtype in which the density draws."""
+        return torch.empty(0, dtype=getattr(self.density, "dtype", None))
+
+    @property
+    def n_rows(self) -> int | None:
+        """The rows of a condition."""
+        return getattr(self.density, "n_rows", None)
+
+    def law(self, t: Tensor) -> Analytic:
+        """Return the law of z_t."""
+        return self.density.noised(*self.schedule(t))
+
+    def log_prob(self, z: Float[Tensor, "batch *event"], t: Tensor) -> Float[Tensor, " batch"]:
+        """Return log p_t(z)."""
+        return self.law(t).log_prob(z)
+
+    def given(self, condition: Tensor | int) -> ExactScore:
+        """Return the exact score of x given y, `(1, k)` or `(B, k)`.
+
+        Raises:
+            ValueError: If the density is not a `Joint` law.
+        """
+        if not isinstance(self.density, Joint):
+            raise ValueError(
+                f"{type(self.density).__name__} has nothing to condition on; give a Joint law"
+            )
+        return ExactScore(self.density.given(condition), self.schedule)
+
+    def rows(self, index: slice | Tensor) -> ExactScore:
+        """Return the score of these rows of the condition."""
+        rows = getattr(self.density, "rows", None)
+        return self if rows is None else ExactScore(rows(index), self.schedule)
+
+    def _score(self, z: Tensor, t: Tensor) -> Tensor:
+        return self.law(t).score(z)
+
+    def _denoise(self, z: Tensor, t: Tensor) -> Tensor:
+        return self.density.posterior_mean(z, *self.schedule(t))
+
+
+class EmpiricalScore(ScoreBase):
+    r"""The exact noisy score of a finite data set: what a network that memorises would learn.
+
+    The noised law is a mixture of Gaussians at the points α x_i, so
+
+    .. math::
+        s(z, t) = \frac{α \sum_i w_i(z) x_i - z}{σ^2}, \quad
+        w = \mathrm{softmax}\left( -\frac{\|z - α x_i\|^2}{2 σ^2} \right)
+
+    Distances are computed as differences, not as ‖x‖² + ‖y‖² − 2xᵀy, which cancels. `distribution`
+    is the data's law without its schedule.
+
+    Arguments:
+        data: The points, `(N, *event)`.
+        schedule: The noise schedule.
+        chunk_size: Query points handled together, so that memory stays at chunk_size · N.
+
+    Raises:
+        ValueError: For data that are no batch, are empty or not finite; for a chunk_size below 1.
+    """
+
+    def __init__(
+        self, data: Float[Tensor, "n *event"], schedule: Schedule, chunk_size: int = 1024
+    ) -> None:
+        self.distribution = Empirical(data, chunk_size)
+        self.data, self.schedule, self.chunk_size = data, schedule, chunk_size
+        self.event_shape, self.coordinates = data.shape[1:], IDENTITY
+        self.moments = Moments(data.mean(0), data.var(0, correction=0))
+
+    @property
+    def like(self) -> Tensor:
+        """An empty tensor of the dtype and on the device of the data."""
+        return self.data.new_empty(0)
+
+    def law(self, t: Tensor) -> Analytic:
+        """Return the law of z_t."""
+        return self.distribution.noised(*self.schedule(t))
+
+    def log_prob(self, z: Float[Tensor, "batch *event"], t: Tensor) -> Float[Tensor, " batch"]:
+        """Return log p_t(z), the log of a kernel density estimate with bandwidth σ/α."""
+        self._check(z, t)
+        return self.law(t).log_prob(z)
+
+    def _score(self, z: Tensor, t: Tensor) -> Tensor:
+        return self.law(t).score(z)
+
+    def _denoise(self, z: Tensor, t: Tensor) -> Tensor:
+        return self.distribution.posterior_mean(z, *self.schedule(t))
