@@ -51,7 +51,7 @@ def test_bits_per_pixel_of_a_known_law():
     """White noise over the grey levels costs 8 bits; a model of N(m, v) what its density says."""
     g = torch.Generator().manual_seed(0)
     k = torch.randint(256, (60, 1, 8, 8), generator=g).float()
-    model = ScoreModel(UNet((1, 8, 8), (8,), n_classes=2, generator=g), VE(1e-3, 40.0), "v").eval()
+    model = ScoreModel(UNet((1, 8, 8), (8,), condition=2, generator=g), VE(1e-3, 40.0), "v").eval()
     model.shift.fill_(0.5)
     model.scale.fill_(
         1 / 12**0.5

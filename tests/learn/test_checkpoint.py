@@ -40,7 +40,7 @@ def mlp_of_classes(seed=0):
 
 
 def unet():
-    network = glp.UNet((1, 8, 8), (8, 16), n_classes=3, generator=seeded(0))
+    network = glp.UNet((1, 8, 8), (8, 16), condition=3, generator=seeded(0))
     nn.init.normal_(network.outlet.weight, generator=seeded(1))
     return glp.ScoreModel(network, schedules.Cosine(), "epsilon").eval()
 
@@ -75,7 +75,7 @@ def equal(a, b):
     assert all(torch.equal(ours[k], theirs[k]) for k in ours)
     assert (a.schedule, a.predicts, a.event_shape) == (b.schedule, b.predicts, b.event_shape)
     x = torch.randn(5, *a.event_shape, generator=seeded(3)).to(a.data_mean)
-    labels = [torch.tensor([0, 1, 2, 1, 0])] if getattr(a.network, "n_classes", 0) else []
+    labels = [torch.tensor([0, 1, 2, 1, 0])] if getattr(a.network, "condition", None) else []
     for t in (torch.tensor(0.3).to(x), torch.linspace(0.1, 1, 5).to(x)):
         assert torch.equal(a(x, t, *labels), b(x, t, *labels))
         assert torch.equal(a.denoise(x, t, *labels), b.denoise(x, t, *labels))
@@ -208,7 +208,7 @@ def test_config_says_what_rebuilds_the_model(tmp_path):
         "format": "gradlogp",
         "format_version": 1,
         "library_version": glp.__version__,
-        "network": {"name": "MLP", "event": [2], "width": 8, "depth": 1, "n_classes": 0},
+        "network": {"name": "MLP", "event": [2], "width": 8, "depth": 1, "condition": None},
         "schedule": {"name": "VP", "beta_min": 0.1, "beta_max": 20.0},
         "predicts": "v",
         "event_shape": [2],

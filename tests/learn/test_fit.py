@@ -29,8 +29,8 @@ def points(n=300, seed=1):
     return glp.GaussianMixture(**MIXTURE).sample(n, generator=seeded(seed))
 
 
-def make(seed=0, width=16, n_classes=0):
-    network = glp.MLP(2, width, 1, n_classes, generator=seeded(seed))
+def make(seed=0, width=16, condition=None):
+    network = glp.MLP(2, width, 1, condition, generator=seeded(seed))
     return glp.ScoreModel(network, VP())
 
 
@@ -177,7 +177,7 @@ def test_every_row_once_an_epoch_with_its_label():
         seen.append((batch[:, 0], score.labels))
         return multilevel(score, batch, schedule, generator=generator)
 
-    train(make(n_classes=8), x, objective, labels=x[:, 0].long() % 8, steps=12, batch_size=16)
+    train(make(condition=8), x, objective, labels=x[:, 0].long() % 8, steps=12, batch_size=16)
     assert [len(batch) for batch, _ in seen] == [16] * 12
     epochs = [torch.cat([batch for batch, _ in seen[i : i + 4]]) for i in (0, 4, 8)]
     for epoch in epochs:
@@ -259,11 +259,11 @@ def test_data_that_does_not_fit_is_refused_before_anything_is_done(as_user, tmp_
 
 def test_labels_and_a_network_that_do_not_fit_are_refused():
     x, labels = points(), torch.arange(300) % 3
-    refused(r"n_classes=0", make(), x, labels=labels)
-    refused(r"conditional on 3 classes", make(n_classes=3), x)
-    refused(r"labels must lie in 0 … 1", make(n_classes=2), x, labels=labels)
-    refused(r"labels must be at least 0, got -1", make(n_classes=3), x, labels=labels - 1)
-    refused(r"label_dropout= .*pass labels=", make(n_classes=3), x, label_dropout=0.1)
+    refused(r"a network that has none", make(), x, labels=labels)
+    refused(r"conditional on 3 classes", make(condition=3), x)
+    refused(r"from 0 to 1, or -1 .* got labels from 0 to 2", make(condition=2), x, labels=labels)
+    refused(r"labels must be at least 0, got -1", make(condition=3), x, labels=labels - 1)
+    refused(r"label_dropout= .*pass labels=", make(condition=3), x, label_dropout=0.1)
 
 
 # ---------------------------------------------------------------------------- labels left out
@@ -283,7 +283,7 @@ def test_labels_left_out_change_neither_batches_nor_noise():
     x, labels, runs = points(), torch.arange(300) % 3, {}
     for p in (0.0, 0.25):
         seen = runs[p] = []
-        model = make(n_classes=3)
+        model = make(condition=3)
         train(model, x, watched(seen), labels=labels, label_dropout=p, steps=60)
         assert float(model.label_dropout) == p
     gone, batches = 0, 0
@@ -301,7 +301,7 @@ def test_labels_left_out_change_neither_batches_nor_noise():
 def test_held_out_labels_are_never_left_out():
     seen, labels = [], torch.arange(300) % 3
     options = {"labels": labels, "held_out": points(40), "held_out_labels": labels[:40]}
-    train(make(n_classes=3), points(), watched(seen), label_dropout=0.9, **options)
+    train(make(condition=3), points(), watched(seen), label_dropout=0.9, **options)
     assert torch.equal(seen[-1][1], labels[:40])
 
 
@@ -311,7 +311,7 @@ def test_both_halves_of_guidance_are_learned():
     g = seeded(3)
     labels = torch.arange(4000) % 2
     x = means[labels] + 0.5 * torch.randn(4000, 2, generator=g)
-    model = make(width=32, n_classes=2)
+    model = make(width=32, condition=2)
     options = {"steps": 500, "batch_size": 256, "learning_rate": 5e-3, "warm_up": 20}
     with pytest.raises(ValueError, match="train it with label_dropout"):
         model.unconditional()
@@ -427,7 +427,7 @@ def test_held_out_loss_and_its_standard_error():
 
 def test_held_out_labels_go_with_their_rows():
     held_out, labels = points(80, seed=5), torch.arange(80) % 3
-    model = make(n_classes=3)
+    model = make(condition=3)
     options = {"labels": torch.arange(300) % 3, "held_out_labels": labels}
     record = train(model, points(), halfway, held_out=held_out, **options)[-1]
     with torch.no_grad():
@@ -538,7 +538,7 @@ def test_accelerated_shares_weights_and_buffers():
 def test_a_compiled_network_trains_to_the_same_model(as_user):
     labels, ends = torch.arange(300) % 3, []
     for compiled in (False, True):
-        model = make(n_classes=3)
+        model = make(condition=3)
         options = {"labels": labels, "label_dropout": 0.2, "steps": 15}
         records = train(model, points(), compile=compiled, **options)
         ends.append((torch.tensor([r.loss for r in records]), weights(model)))
@@ -598,8 +598,8 @@ def options_of(case):
 @pytest.mark.parametrize("stop", ["break", "inside", "after a save"])
 def test_a_resumed_run_is_the_unbroken_run_bit_for_bit(tmp_path, case, stop):
     options = options_of(case) | {"steps": 60, "checkpoint_every": 10}
-    n_classes = 3 if case in ("labels", "dropout") else 0
-    whole, first, second = (make(seed, n_classes=n_classes) for seed in (0, 0, 5))
+    condition = 3 if case in ("labels", "dropout") else None
+    whole, first, second = (make(seed, condition=condition) for seed in (0, 0, 5))
     losses = [r.loss for r in train(whole, points(), checkpoint=tmp_path / "a", **options)]
     step = 20 if stop == "after a save" else 25
     calls = 27 if case == "measured" else 25  # 25 batches, and 2 measurements
@@ -697,7 +697,7 @@ def test_resuming_a_finished_run_changes_nothing(tmp_path):
         ({"labels": torch.zeros(300).long()}, "labels=False, got True"),
         ({"data": points(299)}, "n_samples=300, got 299"),
         ({"model": make(5, width=24)}, r"does not fit this model: .*size mismatch"),
-        ({"model": make(5, n_classes=3)}, r"does not fit this model: .*Missing key"),
+        ({"model": make(5, condition=3)}, r"does not fit this model: .*Missing key"),
     ],
 )
 def test_resuming_another_run_is_refused(tmp_path, change, message):

@@ -1,4 +1,6 @@
-"""Networks: shapes, seeded weights, a silent start, and no sample that sees another."""
+"""Networks: shapes, seeded weights, a silent start, conditions, and no sample that sees another."""
+
+import json
 
 import pytest
 import torch
@@ -7,7 +9,7 @@ from gradlogp.scores.networks import (
     MLP,
     NO_CLASS,
     UNet,
-    drop_labels,
+    drop,
 )
 from gradlogp.scores.networks.embeddings import Conditioning, Fourier
 
@@ -21,6 +23,10 @@ MAKE = {
 }
 every_network = pytest.mark.parametrize("make", MAKE.values(), ids=MAKE.keys())
 
+IMAGE = "image"  # two channels of the height and width of what the network works on
+CONDITIONS = [None, 4, (3,), (5, 7), (2, 3, 4), IMAGE]
+every_condition = pytest.mark.parametrize("condition", CONDITIONS, ids=str)
+
 
 def seeded(seed=0):
     return torch.Generator().manual_seed(seed)
@@ -33,8 +39,21 @@ def awake(network, seed=1):
 
 
 def inputs(network, n, g):
-    x = torch.randn(n, *network.event_shape, generator=g)
-    return x, torch.randn(n, generator=g)
+    """Random x, c and, where the network has one, condition."""
+    x, c = torch.randn(n, *network.event_shape, generator=g), torch.randn(n, generator=g)
+    if network.condition is None:
+        return x, c
+    if isinstance(network.condition, int):
+        return x, c, (torch.arange(n) + 1) % (network.condition + 1) - 1
+    return x, c, torch.randn(n, *network.condition, generator=g)
+
+
+def conditional(make, condition, g):
+    """A network with that condition whose output is not 0."""
+    if condition == IMAGE:
+        event = make(generator=seeded()).event_shape
+        condition = (2, *event[1:]) if len(event) == 3 else (2, 8, 8)
+    return awake(make(generator=g, condition=condition))
 
 
 @every_network
@@ -50,63 +69,119 @@ def test_starts_at_zero_with_the_shape_and_dtype_of_the_input(make, generator):
     assert awake(network)(x.float(), c.float()).abs().min() > 0
 
 
+@every_condition
 @every_network
-def test_weights_come_from_the_generator_alone(make):
+def test_weights_come_from_the_generator_alone(make, condition):
     torch.manual_seed(1)
-    one = make(generator=seeded(5), n_classes=3)
+    one = conditional(make, condition, seeded(5))
     torch.manual_seed(2)
-    two, three = make(generator=seeded(5), n_classes=3), make(generator=seeded(6), n_classes=3)
+    two, three = (conditional(make, condition, seeded(seed)) for seed in (5, 6))
     a, b, c = (n.state_dict() for n in (one, two, three))
     assert all(torch.equal(a[key], b[key]) for key in a)
     assert any(not torch.equal(a[key], c[key]) for key in a)
     for name, p in one.named_parameters():
         assert p.isfinite().all()
-        drawn = name.endswith("weight") and "norm" not in name and "outlet" not in name
+        drawn = name.endswith("weight") and "norm" not in name
         assert (len(p.unique()) > 1) == drawn, name
 
 
+@every_condition
 @every_network
-def test_the_config_rebuilds_the_network(make, generator):
-    network = awake(make(generator=generator, n_classes=2))
-    again = type(network)(**network.config)
+def test_the_config_rebuilds_the_network(make, condition, generator):
+    network = conditional(make, condition, generator)
+    again = type(network)(**json.loads(json.dumps(network.config)))
     again.load_state_dict(network.state_dict())
-    x, c = inputs(network, 3, generator)
-    labels = torch.tensor([0, 1, 1])
-    assert torch.equal(again(x, c, labels), network(x, c, labels))
+    given = inputs(network, 3, generator)
+    assert torch.equal(again(*given), network(*given))
     assert again.event_shape == network.event_shape
-    assert again.n_classes == 2
+    assert again.condition == network.condition
 
 
+@every_condition
 @every_network
-def test_samples_do_not_see_each_other(make, generator):
-    network = awake(make(generator=generator, n_classes=4))
-    x, c = inputs(network, 4, generator)
-    labels = torch.arange(4)
-    out = network(x, c, labels)
-    for i in range(4):
-        one = network(x[i : i + 1], c[i : i + 1], labels[i : i + 1])
-        torch.testing.assert_close(one[0], out[i], rtol=1e-12, atol=1e-12)
+def test_samples_do_not_see_each_other(make, condition, generator):
+    """Neither in a batch nor under vmap, where each is a batch of its own."""
+    network = conditional(make, condition, generator)
+    given = inputs(network, 5, generator)
+    out = network(*given)
+    alone = [network(*(value[i : i + 1] for value in given))[0] for i in range(5)]
+    torch.testing.assert_close(torch.stack(alone), out, rtol=1e-12, atol=1e-12)
+    one = lambda *row: network(*(value.unsqueeze(0) for value in row)).squeeze(0)
+    torch.testing.assert_close(torch.func.vmap(one)(*given), out, rtol=1e-12, atol=1e-12)
 
 
+@every_condition
 @every_network
-def test_input_noise_coordinate_and_label_all_matter(make, generator):
-    network = awake(make(generator=generator, n_classes=4))
-    x, c = inputs(network, 2, generator)
-    labels = torch.tensor([0, 3])
-    out = network(x, c, labels)
-    assert (network(x + 0.1, c, labels) - out).abs().max() > 1e-4
-    assert (network(x, c + 0.1, labels) - out).abs().max() > 1e-4
-    assert (network(x, c, 3 - labels) - out).abs().max() > 1e-4
+def test_all_that_it_is_given_matters(make, condition, generator):
+    """Every entry of x and of the values, the noise coordinate, and the class."""
+    network = conditional(make, condition, generator)
+    x, c, *rest = (
+        value.requires_grad_(value.is_floating_point()) for value in inputs(network, 2, generator)
+    )
+    out = network(x, c, *rest)
+    weights = torch.randn(out.shape, generator=generator)
+    (out * weights).sum().backward()
+    for value in (x, c, *rest):
+        if value.is_floating_point():
+            assert value.grad.abs().min() > 0
+        else:
+            assert (network(x, c, 3 - value) - out).abs().max() > 1e-4
 
 
+@every_condition
 @every_network
-def test_every_parameter_is_trained(make, generator):
-    network = awake(make(generator=generator, n_classes=2))
-    x, c = inputs(network, 4, generator)
-    (network(x, c, torch.tensor([0, 1, 0, 1])) - x).square().sum().backward()
+def test_every_parameter_is_trained(make, condition, generator):
+    network = conditional(make, condition, generator)
+    given = inputs(network, 5, generator)
+    (network(*given) - given[0]).square().sum().backward()
     for name, p in network.named_parameters():
         assert p.grad is not None, name
         assert p.grad.abs().max() > 0, name
+
+
+@pytest.mark.usefixtures("as_user")
+@pytest.mark.parametrize("name", ["mlp", "unet-patches"])
+@every_condition
+def test_compiled_and_exported_it_is_the_same(name, condition, generator):
+    """As one graph: nothing in it depends on the numbers."""
+    torch._dynamo.reset()  # it counts what was compiled of all networks together
+    network = conditional(MAKE[name], condition, generator)
+    given = inputs(network, 3, generator)
+    out = network(*given)
+    whole = torch.compile(network, fullgraph=True, backend="eager")
+    torch.testing.assert_close(whole(*given), out, rtol=1e-12, atol=1e-12)
+    exported = torch.export.export(network, given).module()
+    torch.testing.assert_close(exported(*given), out, rtol=1e-12, atol=1e-12)
+    others = inputs(network, 3, generator)
+    torch.testing.assert_close(exported(*others), network(*others), rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("patch", [1, 2])
+def test_an_image_joins_the_channels_of_the_inlet(patch, generator):
+    """Pixel by pixel: what the first convolution sees is x and the condition, folded alike."""
+    network = awake(UNet((1, 8, 8), (8,), patch=patch, condition=(2, 8, 8), generator=generator))
+    seen = []
+    network.inlet.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    x, c, image = inputs(network, 3, generator)
+    network(x, c, image.float())  # of any floating dtype
+    folded = [
+        torch.stack([v[:, :, i::patch, j::patch] for i in range(patch) for j in range(patch)], 2)
+        for v in (x, image.float().double())
+    ]
+    assert torch.equal(seen[0], torch.cat([v.flatten(1, 2) for v in folded], 1))
+
+
+@pytest.mark.parametrize("condition", [(2, 8, 4), (8, 8), (64,)])
+def test_another_shape_enters_as_a_vector(condition, generator):
+    """In the order of its entries: a sequence, or an image of another size."""
+    network = awake(UNet((1, 8, 8), (8,), condition=condition, generator=generator))
+    _, c, values = inputs(network, 2, generator)
+    first, _, second = network.conditioning.values
+    h = torch.nn.functional.silu(values.reshape(2, -1) @ first.weight.mT + first.bias)
+    emb = network.conditioning.noise(network.conditioning.fourier(c))
+    expected = torch.nn.functional.silu(emb + h @ second.weight.mT + second.bias)
+    torch.testing.assert_close(network.conditioning(c, values), expected, rtol=1e-12, atol=1e-12)
+    assert network.inlet.in_channels == 1
 
 
 def test_a_unet_sees_the_whole_image(generator):
@@ -129,26 +204,41 @@ def test_fourier_features():
 
 @pytest.mark.usefixtures("as_user")
 @every_network
-def test_labels_missing_unwanted_out_of_range_or_too_few(make, generator):
-    plain, conditional = make(generator=generator), make(generator=generator, n_classes=3)
+def test_a_condition_missing_unwanted_or_wrong(make, generator):
+    plain, classes, values = (conditional(make, k, generator) for k in (None, 3, (5, 7)))
     x, c = inputs(plain, 2, generator)
-    with pytest.raises(ValueError, match="labels were given to a network with n_classes=0"):
-        plain(x, c, torch.tensor([0, 1]))
-    with pytest.raises(ValueError, match="conditional on 3 classes: pass labels"):
-        conditional(x, c)
-    for labels in ([0, 3], [-2, 0]):
-        with pytest.raises(ValueError, match="labels must lie in 0 … 2"):
-            conditional(x, c, torch.tensor(labels))
-    for labels in ([0], [0, 1, 2], [[0], [1]]):
-        with pytest.raises(ValueError, match=r"labels must have shape \(2,\), one a sample"):
-            conditional(x, c, torch.tensor(labels))
+    for wrong in (torch.tensor([0, 1]), torch.zeros(2, 3)):
+        with pytest.raises(ValueError, match="was given to a network that has none"):
+            plain(x, c, wrong)
+    match = r"conditional on 3 classes: pass int64 labels \(2,\) from 0 to 2, or -1 .* got "
+    for labels, got in (
+        (None, "none"),
+        (torch.zeros(2), r"torch.float64 \(2,\)"),
+        (torch.zeros(2, dtype=torch.int32), r"torch.int32 \(2,\)"),
+        *((torch.zeros(shape).long(), "torch.int64") for shape in ((), (1,), (3,), (2, 1))),
+        (torch.tensor([0, 3]), "labels from 0 to 3"),
+        (torch.tensor([-2, 0]), "labels from -2 to 0"),
+    ):
+        with pytest.raises(ValueError, match=match + got):
+            classes(x, c, labels)
+    match = r"conditional on values: pass floats \(2, 5, 7\); got "
+    for wrong, got in (
+        (None, "none"),
+        (torch.zeros(2, 5, 7).long(), r"torch.int64 \(2, 5, 7\)"),
+        *(
+            (torch.zeros(shape), "torch.float64")
+            for shape in ((5, 7), (1, 5, 7), (2, 7, 5), (2, 35))
+        ),
+    ):
+        with pytest.raises(ValueError, match=match + got):
+            values(x, c, wrong)
 
 
 @every_network
 def test_the_label_of_no_class_adds_nothing(make, generator):
     """Its embedding is 0: the answer of the same network without its label embedding."""
-    network = awake(make(generator=generator, n_classes=3))
-    x, c = inputs(network, 3, generator)
+    network = conditional(make, 3, generator)
+    x, c, _ = inputs(network, 3, generator)
     mixed = network(x, c, torch.tensor([1, NO_CLASS, 2]))
     alone = network(x, c, torch.full((3,), NO_CLASS))
     torch.testing.assert_close(mixed[1], alone[1], rtol=1e-12, atol=1e-12)
@@ -162,16 +252,18 @@ def test_the_label_of_no_class_adds_nothing(make, generator):
     assert grad[1].abs().max() > 0
 
 
-def test_labels_are_dropped_independently_with_the_probability_asked_for(generator):
-    labels = torch.arange(20_000) % 7
+def test_conditions_are_dropped_independently_with_the_probability_asked_for(generator):
+    n = 20_000
     for p in (0.0, 0.1, 0.7):
-        dropped = drop_labels(labels, p, generator)
-        gone = dropped == NO_CLASS
-        assert abs(float(gone.double().mean()) - p) <= 5 * (p * (1 - p) / 20_000) ** 0.5
-        assert torch.equal(dropped[~gone], labels[~gone])
+        state = generator.get_state()
+        gone = drop(p, n, generator)
+        assert gone.dtype == torch.bool
+        assert abs(float(gone.double().mean()) - p) <= 5 * (p * (1 - p) / n) ** 0.5
         pairs = (gone[1:] & gone[:-1]).double().mean()  # neighbours: p² if independent
-        assert abs(float(pairs) - p**2) <= 5 * (p**2 / 20_000) ** 0.5
-    assert torch.equal(labels, torch.arange(20_000) % 7)  # its input is left alone
+        assert abs(float(pairs) - p**2) <= 5 * (p**2 / n) ** 0.5
+        again = torch.Generator()
+        again.set_state(state)
+        assert torch.equal(gone, torch.rand(n, dtype=torch.float64, generator=again) < p)
 
 
 def test_conditioning_adds_the_embedding_of_the_label(generator):
@@ -193,7 +285,9 @@ def test_conditioning_adds_the_embedding_of_the_label(generator):
         (lambda: MLP(()), "MLP needs positive sizes"),
         (lambda: MLP(2, width=0), "width=0"),
         (lambda: MLP(2, depth=0), "depth=0"),
-        (lambda: MLP(2, n_classes=-1), "n_classes=-1"),
+        (lambda: MLP(2, condition=0), "number of classes, a shape .*, or None, got condition=0"),
+        (lambda: MLP(2, condition=-1), "condition=-1"),
+        (lambda: MLP(2, condition=()), r"condition=\(\)"),
         (lambda: UNet((8, 8)), r"UNet needs an event shape \(C, H, W\), got \(8, 8\)"),
         (lambda: UNet((0, 8, 8)), r"UNet needs an event shape \(C, H, W\)"),
         (lambda: UNet((1, 9, 8)), "9x8 images cannot be halved 1 times .* multiples of 2"),
@@ -202,7 +296,7 @@ def test_conditioning_adds_the_embedding_of_the_label(generator):
         (lambda: UNet((1, 8, 8), channels=()), r"positive sizes, got channels=\(\)"),
         (lambda: UNet((1, 8, 8), patch=0), "positive sizes.*patch=0"),
         (lambda: UNet((1, 8, 8), blocks=0), "positive sizes.*blocks=0"),
-        (lambda: UNet((1, 8, 8), n_classes=-1), "positive sizes.*n_classes=-1"),
+        (lambda: UNet((1, 8, 8), condition=(3, 0)), r"condition=\(3, 0\)"),
     ],
 )
 def test_refuses_bad_sizes(make, match):

@@ -157,8 +157,8 @@ class ScoreEstimator(DensityMixin, BaseEstimator):
             model = build_model(
                 x[kept], network=self.network, schedule=self.schedule, predicts=self.predicts,
                 standardize=self.standardize, width=self.width, depth=self.depth,
-                channels=self.channels, n_classes=len(self.classes_) if self.class_conditional else 0,
-                generator=generator,
+                channels=self.channels, generator=generator,
+                condition=len(self.classes_) if self.class_conditional else None,
             )  # fmt: skip
         model.to(self.device)
         records: Any = fit(
@@ -298,10 +298,12 @@ class ScoreEstimator(DensityMixin, BaseEstimator):
         estimator.n_features_in_ = kept.get("n_features_in", model.event_shape[0])
         estimator._tensors = kept.get("tensors", False)
         classes = kept.get("classes")
-        n_classes = getattr(model.network, "n_classes", 0)
-        estimator.class_conditional = classes is not None or n_classes > 0
-        if estimator.class_conditional:
-            estimator.classes_ = np.asarray(range(n_classes) if classes is None else classes)
+        known = getattr(model.network, "condition", None)
+        if classes is None and isinstance(known, int):
+            classes = range(known)
+        estimator.class_conditional = classes is not None
+        if classes is not None:
+            estimator.classes_ = np.asarray(classes)
         estimator.model_, estimator.held_out_loss_, estimator.n_iter_ = model, None, 0
         estimator.sigma_min_, estimator.sigma_max_ = noise_range(model.schedule)
         return estimator

@@ -66,7 +66,7 @@ def build_model(
     width: int = 128,
     depth: int = 3,
     channels: Sequence[int] = (32, 64),
-    n_classes: int = 0,
+    condition: int | Sequence[int] | None = None,
     generator: torch.Generator | None = None,
 ) -> ScoreModel:
     """Return an untrained model that suits the data.
@@ -84,7 +84,7 @@ def build_model(
         width: Width of the MLP.
         depth: Its residual blocks.
         channels: Channels of the U-Net.
-        n_classes: Classes to condition on; 0 for none.
+        condition: What to condition on: a number of classes, the shape of values, or None.
         generator: Where the initial weights come from.
     """
     event = x.shape[1:]
@@ -96,9 +96,9 @@ def build_model(
         bandwidth = len(x) ** (-1 / (event.numel() + 4))
         schedule = VE(min(0.05, max(sigmas[-1], 0.1 * bandwidth)), sigmas[0])
     if network is None and len(event) == 3 and not any(n % 2 for n in event[1:]):
-        network = UNet(event, channels, n_classes=n_classes, generator=generator)
+        network = UNet(event, channels, condition=condition, generator=generator)
     elif network is None:
-        network = MLP(event, width, depth, n_classes, generator=generator)
+        network = MLP(event, width, depth, condition, generator=generator)
     return ScoreModel(network, schedule, predicts, event)
 
 

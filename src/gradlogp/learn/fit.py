@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ..core import Estimate, NoisyScoreFn, new_seed
 from ..scores.model import ScoreModel
-from ..scores.networks import drop_labels
+from ..scores.networks import NO_CLASS, drop
 from . import checkpoint as ckpt
 from .averages import Average, accelerated
 from .batches import (
@@ -238,7 +238,8 @@ class _Fit:
         labels = None if self.labels is None else self.labels[index]
         if labels is not None:
             if self.settings.label_dropout > 0:
-                labels = drop_labels(labels.cpu(), self.settings.label_dropout, self.dropping)
+                gone = drop(self.settings.label_dropout, len(labels), self.dropping)
+                labels = labels.cpu().masked_fill(gone, NO_CLASS)
             labels = labels.to(x.device)
         self.optimizer.zero_grad(set_to_none=True)
         loss = losses(self.objective, self.working, x, labels, self.noise).mean()

@@ -190,10 +190,8 @@ def _target(source: str, dim: int | None) -> _Start:
         from ..pipeline import first_time
 
         model = ckpt.load(source)
-        if getattr(model.network, "n_classes", 0):
-            raise Misuse(
-                f"{source} is class-conditional; sample it without --target, with --class"
-            )
+        if getattr(model.network, "condition", None) is not None:
+            raise Misuse(f"{source} is conditional; sample it without --target, with --class")
         t = first_time(model.schedule)
         alpha = float(model.schedule(t)[0])
 

@@ -54,7 +54,7 @@ def run(out: Path, *, seed: int = 0, steps: int = STEPS, quiet: bool = False) ->
     training, held = data.train_held_out(digits, 0.2, generator=g)
     assert training.labels is not None
     assert held.labels is not None
-    model = build_model(training.x, n_classes=10, channels=(32, 64), generator=g)
+    model = build_model(training.x, condition=10, channels=(32, 64), generator=g)
     records = fit(
         model, training.x, labels=training.labels, steps=steps, batch_size=128, learning_rate=3e-3,
         standardize=True, held_out=held.x, held_out_labels=held.labels, check_every=250, generator=g,

@@ -97,7 +97,7 @@ def run(out: Path, *, seed: int = 0, steps: int = STEPS, quiet: bool = False) ->
     training, held = data.train_held_out(digits, 0.2, generator=g)
     assert training.labels is not None
     assert held.labels is not None
-    network = UNet(training.x.shape[1:], CHANNELS, patch=2, n_classes=10, generator=g)
+    network = UNet(training.x.shape[1:], CHANNELS, patch=2, condition=10, generator=g)
     model = ScoreModel(network, Cosine(), "v")
     records = fit(
         model, dequantise(training.x, LEVELS, generator=g, like=training.x), labels=training.labels,

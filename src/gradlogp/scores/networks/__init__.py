@@ -1,6 +1,9 @@
-"""Networks: plain `nn.Module`s, network(x, c, labels) -> like x, that know nothing of diffusion."""
+"""Networks: plain `nn.Module`s, network(x, c) or network(x, c, condition) -> like x.
 
-from .embeddings import NO_CLASS as NO_CLASS
-from .embeddings import drop_labels as drop_labels
+They know nothing of diffusion.
+"""
+
+from .conditions import NO_CLASS as NO_CLASS
+from .conditions import drop as drop
 from .mlp import MLP as MLP
 from .unet import UNet as UNet

@@ -1,4 +1,4 @@
-"""Embeddings of a scalar noise coordinate and of a class label, and seeded initialisation."""
+"""Embeddings of a scalar noise coordinate and of a condition, and seeded initialisation."""
 
 from __future__ import annotations
 
@@ -8,25 +8,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from ...core import Generator, rand_like
-
-NO_CLASS = -1
-"""The label of no class: a network given it answers for all classes together."""
-
-
-def drop_labels(
-    labels: Int[Tensor, " batch"], p: float, generator: Generator | None = None
-) -> Int[Tensor, " batch"]:
-    """Replace each label by `NO_CLASS` with probability p, independently of the others.
-
-    A conditional network trained so knows the unconditional law too (classifier-free guidance).
-
-    References:
-        | Classifier-Free Diffusion Guidance (Ho & Salimans, 2022)
-        | https://arxiv.org/abs/2207.12598
-    """
-    u = rand_like(torch.empty(labels.shape, device=labels.device, dtype=torch.float64), generator)
-    return labels.masked_fill(u < p, NO_CLASS)
+from .conditions import NO_CLASS
 
 
 class Fourier(nn.Module):
@@ -54,48 +36,40 @@ class Fourier(nn.Module):
 
 
 class Conditioning(nn.Module):
-    """One vector from the noise coordinate and, for a class-conditional network, the label.
+    """One vector from the noise coordinate and the condition: the sum of an embedding of each.
 
     The embedding of `NO_CLASS` is 0. A learned one would add nothing: what the network sees is the
     sum of both parts, and a vector moves freely between them.
+
+    Arguments:
+        width: Entries of the vector.
+        condition: A number of classes, a shape of values, or None, as `read_condition` returns it.
     """
 
-    def __init__(self, width: int, n_classes: int = 0) -> None:
+    def __init__(self, width: int, condition: int | tuple[int, ...] | None = None) -> None:
         super().__init__()
-        self.n_classes = n_classes
         self.fourier = Fourier()
         self.noise = nn.Sequential(nn.Linear(32, width), nn.SiLU(), nn.Linear(width, width))
-        self.label = nn.Embedding(n_classes, width) if n_classes else None
+        self.label = self.values = None
+        if isinstance(condition, int):
+            self.label = nn.Embedding(condition, width)
+        elif condition is not None:
+            self.values = nn.Sequential(
+                nn.Linear(math.prod(condition), width), nn.SiLU(), nn.Linear(width, width)
+            )
 
     def forward(
-        self, c: Float[Tensor, " batch"], labels: Int[Tensor, " batch"] | None
+        self,
+        c: Float[Tensor, " batch"],
+        condition: Int[Tensor, " batch"] | Float[Tensor, "batch *condition"] | None = None,
     ) -> Float[Tensor, "batch width"]:
-        """Return the conditioning vector.
-
-        Raises:
-            ValueError: If labels are missing, not wanted, or out of range.
-        """
+        """Return the conditioning vector; the condition has been checked (`check_condition`)."""
         emb = self.noise(self.fourier(c))
-        if self.label is None:
-            if labels is not None:
-                raise ValueError("labels were given to a network with n_classes=0")
-        elif labels is None:
-            raise ValueError(
-                f"this network is conditional on {self.n_classes} classes: pass labels"
-            )
-        else:
-            if labels.shape != c.shape:
-                raise ValueError(
-                    f"labels must have shape {tuple(c.shape)}, one a sample, got {tuple(labels.shape)}"
-                )
-            none = labels == NO_CLASS
-            if not torch.compiler.is_compiling() and bool(
-                (((labels < 0) & ~none) | (labels >= self.n_classes)).any()
-            ):
-                raise ValueError(
-                    f"labels must lie in 0 … {self.n_classes - 1}, or be {NO_CLASS} for no class"
-                )
-            emb = emb + self.label(labels.clamp(min=0)).masked_fill(none.unsqueeze(-1), 0.0)
+        if condition is not None and self.label is not None:
+            none = condition == NO_CLASS
+            emb = emb + self.label(condition.clamp(min=0)).masked_fill(none.unsqueeze(-1), 0.0)
+        if condition is not None and self.values is not None:
+            emb = emb + self.values(condition.flatten(1).to(c.dtype))
         return nn.functional.silu(emb)
 
 

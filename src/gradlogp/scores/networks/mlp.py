@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from .conditions import check_condition, read_condition
 from .embeddings import Conditioning, initialise
 
 
@@ -23,16 +24,22 @@ class _Block(nn.Module):
 
 
 class MLP(nn.Module):
-    """A residual MLP: network(x, c, labels) -> like x.
+    """A residual MLP: network(x, c), or network(x, c, condition) if it has one, -> like x.
 
     It knows nothing of diffusion: c is a number per sample that orders the noise levels.
+    Classes come as int64 labels `(B,)`, with −1 for no class; values as floats `(B, *condition)`,
+    which are flattened. Either is embedded and added to the embedding of c.
 
     Arguments:
         event: The event shape, or the dimension D of a vector.
         width: Hidden width.
         depth: Number of residual blocks, two linear layers each.
-        n_classes: Number of classes to condition on; 0 for none. Label −1 then stands for no class.
+        condition: What to condition on: a number of classes, the shape of values, or None.
         generator: Where the initial weights are drawn from.
+
+    Raises:
+        ValueError: For sizes below 1; when called, for a condition that is missing, not wanted, or
+            does not fit.
     """
 
     def __init__(
@@ -40,27 +47,23 @@ class MLP(nn.Module):
         event: int | Sequence[int],
         width: int = 128,
         depth: int = 3,
-        n_classes: int = 0,
+        condition: int | Sequence[int] | None = None,
         *,
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
         shape = (event,) if isinstance(event, int) else tuple(int(n) for n in event)
-        if not shape or min(*shape, width, depth) < 1 or n_classes < 0:
+        if not shape or min(*shape, width, depth) < 1:
             raise ValueError(
-                f"MLP needs positive sizes, got event={event}, width={width}, depth={depth}, "
-                f"n_classes={n_classes}"
+                f"MLP needs positive sizes, got event={event}, width={width}, depth={depth}"
             )
+        self.condition = read_condition(condition)
         self.config = {
-            "event": list(shape),
-            "width": width,
-            "depth": depth,
-            "n_classes": n_classes,
-        }
+            "event": list(shape), "width": width, "depth": depth, "condition": self.condition,
+        }  # fmt: skip
         self.event_shape = torch.Size(shape)
-        self.n_classes = n_classes
         d = self.event_shape.numel()
-        self.conditioning = Conditioning(width, n_classes)
+        self.conditioning = Conditioning(width, self.condition)
         self.inlet = nn.Linear(d, width)
         self.blocks = nn.ModuleList(_Block(width) for _ in range(depth))
         self.outlet = nn.Linear(width, d)
@@ -71,10 +74,11 @@ class MLP(nn.Module):
         self,
         x: Float[Tensor, "batch *event"],
         c: Float[Tensor, " batch"],
-        labels: Int[Tensor, " batch"] | None = None,
+        condition: Int[Tensor, " batch"] | Float[Tensor, "batch *condition"] | None = None,
     ) -> Float[Tensor, "batch *event"]:
         """Return the prediction at x."""
-        emb = self.conditioning(c, labels)
+        check_condition(self.condition, condition, len(x))
+        emb = self.conditioning(c, condition)
         h = self.inlet(x.flatten(1))
         for block in self.blocks:
             h = block(h, emb)

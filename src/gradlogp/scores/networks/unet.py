@@ -1,4 +1,4 @@
-"""A small convolutional U-Net with class conditioning."""
+"""A small convolutional U-Net, conditional on classes, values or images on request."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ from collections.abc import Sequence
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
+from torch._C._functorch import is_functorch_wrapped_tensor
 
+from .conditions import check_condition, read_condition
 from .embeddings import Conditioning, initialise
 
 
@@ -31,10 +33,14 @@ class _Residual(nn.Module):
 
 
 class UNet(nn.Module):
-    """A U-Net: network(x, c, labels) -> like x, for images `(B, C, H, W)`.
+    """A U-Net: network(x, c), or network(x, c, condition) if it has one, -> like x `(B, C, H, W)`.
 
     Each level halves the resolution. With `patch` > 1 the image is first folded into patches of
     that side, which on a CPU buys far more than a level of the network costs.
+
+    Classes come as int64 labels `(B,)`, with −1 for no class; values as floats `(B, *condition)`.
+    An image of the same height and width is folded like x and joins its channels. All else is
+    embedded and added to the embedding of c.
 
     References:
         | U-Net: Convolutional Networks for Biomedical Image Segmentation (Ronneberger et al., 2015)
@@ -45,11 +51,12 @@ class UNet(nn.Module):
         channels: Channels of each level, finest first; multiples of 8.
         blocks: Residual blocks a level.
         patch: Side of the patches folded into channels; 1 for none.
-        n_classes: Number of classes to condition on; 0 for none. Label −1 then stands for no class.
+        condition: What to condition on: a number of classes, the shape of values, or None.
         generator: Where the initial weights are drawn from.
 
     Raises:
-        ValueError: If the image cannot be halved that often.
+        ValueError: If the image cannot be halved that often; when called, for a condition that is
+            missing, not wanted, or does not fit.
     """
 
     def __init__(
@@ -58,16 +65,16 @@ class UNet(nn.Module):
         channels: Sequence[int] = (32, 64),
         blocks: int = 1,
         patch: int = 1,
-        n_classes: int = 0,
+        condition: int | Sequence[int] | None = None,
         *,
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
         shape = tuple(int(n) for n in event)
-        if not channels or min(blocks, patch) < 1 or n_classes < 0:
+        if not channels or min(blocks, patch) < 1:
             raise ValueError(
                 f"UNet needs positive sizes, got channels={tuple(channels)}, blocks={blocks}, "
-                f"patch={patch}, n_classes={n_classes}"
+                f"patch={patch}"
             )
         side = patch * 2 ** (len(channels) - 1)
         if len(shape) != 3 or min(shape) < 1:
@@ -79,16 +86,18 @@ class UNet(nn.Module):
             )
         if any(c % 8 or c < 8 for c in channels):
             raise ValueError(f"channels must be multiples of 8, got {tuple(channels)}")
+        self.condition = kind = read_condition(condition)
         self.config = {
             "event": list(shape), "channels": list(channels), "blocks": blocks,
-            "patch": patch, "n_classes": n_classes,
+            "patch": patch, "condition": kind,
         }  # fmt: skip
         self.event_shape = torch.Size(shape)
-        self.n_classes = n_classes
         width, c_image = 4 * channels[0], shape[0] * patch**2
-        self.conditioning = Conditioning(width, n_classes)
+        self.joined = isinstance(kind, tuple) and len(kind) == 3 and kind[1:] == shape[1:]
+        c_joined = kind[0] * patch**2 if isinstance(kind, tuple) and self.joined else 0
+        self.conditioning = Conditioning(width, None if self.joined else kind)
         self.fold, self.unfold = nn.PixelUnshuffle(patch), nn.PixelShuffle(patch)
-        self.inlet = nn.Conv2d(c_image, channels[0], 3, padding=1)
+        self.inlet = nn.Conv2d(c_image + c_joined, channels[0], 3, padding=1)
         self.down, self.up = nn.ModuleList(), nn.ModuleList()
         self.shrink, self.grow = nn.ModuleList(), nn.ModuleList()
         for i, c in enumerate(channels):
@@ -108,11 +117,18 @@ class UNet(nn.Module):
         self,
         x: Float[Tensor, "batch channels height width"],
         c: Float[Tensor, " batch"],
-        labels: Int[Tensor, " batch"] | None = None,
+        condition: Int[Tensor, " batch"] | Float[Tensor, "batch *condition"] | None = None,
     ) -> Float[Tensor, "batch channels height width"]:
         """Return the prediction at x."""
-        emb = self.conditioning(c, labels)
-        h = self.inlet(self.fold(x).contiguous(memory_format=torch.channels_last))
+        check_condition(self.condition, condition, len(x))
+        seen = x
+        if condition is not None and self.joined:
+            seen, condition = torch.cat([x, condition.to(x.dtype)], dim=1), None
+        emb = self.conditioning(c, condition)
+        h = self.fold(seen)
+        if torch.compiler.is_compiling() or not is_functorch_wrapped_tensor(h):  # vmap has no such
+            h = h.contiguous(memory_format=torch.channels_last)
+        h = self.inlet(h)
         kept: list[Tensor] = []
         for i, level in enumerate(self.down):
             for block in level.children():
