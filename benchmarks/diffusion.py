@@ -87,14 +87,14 @@ def run_ours(transition, stages, grid, denoise, x, nfe):
     levels = grid(u, HIGH, LOW)
     times = (levels / LOW).log() / torch.tensor(HIGH / LOW).log()
     times[0], times[-1] = 1.0, 0.0
-    return glp.evolve(transition, Denoiser(), SCHEDULE, x, times)
+    return glp.evolve(transition, Denoiser(), x, times)
 
 
 def truth(law, x):
     """The end of the flow of a law from x at σ = HIGH."""
     schedule = VE(1e-4, HIGH)
     flow = glp.diffusion.AdaptiveFlow(1e-10, 1e-10)
-    return glp.evolve(flow, glp.ExactScore(law, schedule), schedule, x, torch.tensor([1.0, 0.0]))
+    return glp.evolve(flow, glp.ExactScore(law, schedule), x, torch.tensor([1.0, 0.0]))
 
 
 def errors(out, expected):

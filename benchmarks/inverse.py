@@ -87,7 +87,7 @@ def flow(wrap, law, seen, n, g, steps=50):
     """Heun's method on the probability flow of a guided score."""
     model = Counted(glp.ExactScore(law, VP))
     times, x = glp.time_grid(VP, steps), start(law, VP, n, g)
-    x = glp.evolve(glp.diffusion.ProbabilityFlow(), wrap(model, VP, seen), VP, x, times)
+    x = glp.evolve(glp.diffusion.ProbabilityFlow(), wrap(model, VP, seen), x, times)
     return x, model.calls, model.products
 
 
@@ -95,18 +95,17 @@ def stepped(wrap, law, seen, n, g, steps=100):
     """DDPM's step with a correction of its own."""
     model = Counted(glp.ExactScore(law, VP))
     times, x = glp.time_grid(VP, steps), start(law, VP, n, g)
-    x = glp.evolve(wrap(glp.diffusion.Ancestral(), seen), model, VP, x, times, generator=g)
+    x = glp.evolve(wrap(glp.diffusion.Ancestral(), seen), model, x, times, generator=g)
     return x, model.calls, model.products
 
 
 def annealed(law, seen, n, g, n_steps=5):
     model = Counted(glp.ExactScore(law, LADDER))
-    guided = AnnealedLikelihood(model, LADDER, seen)
+    guided = AnnealedLikelihood(model, seen)
     x = start(law, LADDER, n, g)
     x = glp.evolve(
         glp.diffusion.AnnealedLangevin(n_steps, 0.3),
         guided,
-        LADDER,
         x,
         glp.time_grid(LADDER),
         generator=g,

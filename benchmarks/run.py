@@ -45,7 +45,7 @@ def sampling(repeats, device):
             calls = 2 * (len(times) - 1) + 1
 
             def ours(x=x, times=times, model=model):
-                y = glp.evolve(glp.diffusion.ProbabilityFlow(), model, model.schedule, x, times)
+                y = glp.evolve(glp.diffusion.ProbabilityFlow(), model, x, times)
                 assert bool(torch.isfinite(y).all())
 
             @torch.no_grad()

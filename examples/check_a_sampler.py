@@ -21,7 +21,7 @@ def deviation(transition: glp.diffusion.ProbabilityFlow, steps: int) -> float:
     ends = torch.tensor([[1.0], [1.0 + spread]], dtype=torch.float64)
     times = glp.time_grid(schedule, steps, t_min=0.0)
     score = glp.ExactScore(law, schedule)
-    low, high = glp.evolve(transition, score, schedule, ends, times, denoise=False).flatten()
+    low, high = glp.evolve(transition, score, ends, times, denoise=False).flatten()
     return float(high - low)
 
 
@@ -44,7 +44,7 @@ def main() -> None:
     start = glp.prior(schedule, (4000, 2), mean, var, generator=g)
     times = glp.time_grid(schedule)
     annealed = glp.diffusion.AnnealedLangevin(n_steps=60, relative_step=0.3)
-    x = glp.evolve(annealed, exact_score, schedule, start, times, generator=g)
+    x = glp.evolve(annealed, exact_score, start, times, generator=g)
     found = float((x[:, 0] > 0).float().mean())
     print(f"weight of the right mode by annealed Langevin {found:.3f}, exactly 0.8")
     assert abs(found - 0.8) < 0.03

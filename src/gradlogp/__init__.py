@@ -41,9 +41,11 @@ if TYPE_CHECKING:
     from .learn import data as data
     from .learn import fit as fit
     from .learn import objectives as objectives
+    from .noise import blurred as blurred
     from .noise import noise_levels as noise_levels
-    from .noise import prior as prior
+    from .noise import perturb as perturb
     from .noise import schedules as schedules
+    from .noise import terminal as terminal
     from .noise import time_grid as time_grid
     from .noise import tweedie as tweedie
     from .scores import MLP as MLP
@@ -100,7 +102,9 @@ _NAMES = {
     "TrainingSettings": "learn",
     "fit": "learn",
     "noise_levels": "noise",
-    "prior": "noise",
+    "blurred": "noise",
+    "perturb": "noise",
+    "terminal": "noise",
     "time_grid": "noise",
     "tweedie": "noise",
     "EmpiricalScore": "scores",

@@ -126,7 +126,7 @@ def minus_the_trace(score, x, **options):
 
 
 def half_the_noise_explained(score, schedule, x, t):
-    x0, eps = predict(score, schedule, x, t)
+    x0, eps = predict(score, x, t)
     return x0, 0.5 * eps
 
 

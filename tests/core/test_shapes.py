@@ -19,7 +19,7 @@ def test_a_wrong_shape_is_caught_by_the_signature():
     with pytest.raises(TypeCheckError):
         glp.Gaussian([0.0, 0.0]).log_prob(torch.zeros(2))  # (D,) for (B, D)
     with pytest.raises(TypeCheckError):
-        glp.objectives.multilevel(model, torch.zeros(3, 2), model.schedule, torch.zeros(4))
+        glp.objectives.multilevel(model, torch.zeros(3, 2), torch.zeros(4))
 
 
 def test_shape_strings_are_strings():

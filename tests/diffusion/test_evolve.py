@@ -84,9 +84,9 @@ def test_a_point_mass_comes_back_as_a_point(transition, schedule, generator):
     times = grid(schedule)
     if isinstance(transition, AnnealedLangevin) and isinstance(schedule, Rectified):
         times = times[1:]  # it cannot leave α = 0
-    out = evolve(transition, score, schedule, x, times, generator=generator)
+    out = evolve(transition, score, x, times, generator=generator)
     close(out, point.mean.expand(50, 2), 1e-11)
-    left = evolve(transition, score, schedule, x, times, generator=generator, denoise=False)
+    left = evolve(transition, score, x, times, generator=generator, denoise=False)
     a, b = schedule(times[-1])
     spread = float((left - a * point.mean).std() / b)
     assert spread > 0.7  # at the noise level of the last time or above
@@ -101,15 +101,15 @@ def test_chunks_change_nothing(transition, generator):
     assert block_of(x.shape[1:]) == BLOCK
     times = time_grid(schedule, 3, t_min=0.3)
     state = generator.get_state()
-    whole = evolve(transition, score, schedule, x, times, generator=generator)
+    whole = evolve(transition, score, x, times, generator=generator)
     for size in (97, BLOCK - 1, BLOCK, BLOCK + 1, n, 10 * n):
         generator.set_state(state)
-        out = evolve(transition, score, schedule, x, times, generator=generator, chunk_size=size)
+        out = evolve(transition, score, x, times, generator=generator, chunk_size=size)
         torch.testing.assert_close(out, whole, rtol=1e-12, atol=1e-12)
     generator.set_state(state)
-    few = evolve(transition, score, schedule, x[:30], times, generator=generator)
+    few = evolve(transition, score, x[:30], times, generator=generator)
     generator.set_state(state)
-    ones = evolve(transition, score, schedule, x[:30], times, generator=generator, chunk_size=1)
+    ones = evolve(transition, score, x[:30], times, generator=generator, chunk_size=1)
     torch.testing.assert_close(ones, few, rtol=1e-12, atol=1e-12)
 
 
@@ -122,8 +122,7 @@ def test_a_sample_does_not_feel_its_batch_mates(transition, generator):
     other[1:] = 1e3 * torch.randn(5, 2, generator=generator)
     times = time_grid(schedule, 8)
     first, second = (
-        evolve(transition, score, schedule, v, times, generator=clone(generator))
-        for v in (x, other)
+        evolve(transition, score, v, times, generator=clone(generator)) for v in (x, other)
     )
     close(first[0], second[0], 1e-12)
     assert float((first[1:] - second[1:]).abs().min()) > 0
@@ -139,7 +138,7 @@ def test_denoise_false_stops_at_the_level_of_the_last_time(transition):
         n_draws = 0
 
     def step(x, g):
-        return evolve(transition, score, schedule, x, schedule.times, generator=g, denoise=False)
+        return evolve(transition, score, x, schedule.times, generator=g, denoise=False)
 
     m, C = affine(step, 2, n_draws).law(MEAN, COV + 25 * torch.eye(2))
     close(m, MEAN, 1e-10)
@@ -163,7 +162,6 @@ def test_evolve_takes_the_announced_steps(generator):
     out = evolve(
         spy,
         lambda x, t: -x,
-        VP(),
         x,
         times,
         generator=generator,
@@ -180,13 +178,13 @@ def test_evolve_takes_the_announced_steps(generator):
     assert torch.equal(out, torch.full((5, 2), 3.0))
     assert torch.equal(x, torch.zeros(5, 2))
     calls.clear()
-    evolve(spy, lambda x, t: -x, VP(), x, times, denoise=False)
+    evolve(spy, lambda x, t: -x, x, times, denoise=False)
     assert calls[-1] == (0.25, 0.25, 5)
 
 
 def test_evolve_leaves_no_graph():
     w = torch.ones((), requires_grad=True)
-    out = evolve(Ancestral(), lambda x, t: -w * x, VP(), torch.ones(2, 1), grid(VP()))
+    out = evolve(Ancestral(), lambda x, t: -w * x, torch.ones(2, 1), grid(VP()))
     assert not out.requires_grad
 
 
@@ -194,7 +192,7 @@ def test_one_time_is_one_denoising(generator):
     schedule, t = VE(0.05, 8.0), torch.tensor([0.5])
     density = Gaussian(MEAN, COV)
     x = torch.randn(4, 2, generator=generator)
-    out = evolve(Ancestral(), ExactScore(density, schedule), schedule, x, t)
+    out = evolve(Ancestral(), ExactScore(density, schedule), x, t)
     close(out, density.posterior_mean(x, *schedule(t[0])), 1e-12)
 
 
@@ -213,12 +211,12 @@ BAD_TIMES = {
 def test_bad_times_are_refused(case, as_user):
     times = torch.tensor(BAD_TIMES[case])
     with pytest.raises(ValueError, match="times"):
-        evolve(Ancestral(), lambda x, t: -x, VP(), torch.zeros(2, 2), times)
+        evolve(Ancestral(), lambda x, t: -x, torch.zeros(2, 2), times)
 
 
 def evolve_with(x=None, score=lambda x, t: -x, transition=None, **options):
     x = torch.zeros(4, 2) if x is None else x
-    return evolve(transition or Ancestral(), score, VP(), x, torch.tensor([1.0, 0.5]), **options)
+    return evolve(transition or Ancestral(), score, x, torch.tensor([1.0, 0.5]), **options)
 
 
 @pytest.mark.parametrize(
@@ -283,7 +281,7 @@ def test_data_far_from_the_origin(transition, schedule):
     score = ExactScore(Gaussian([10.0], 1.0), schedule)
 
     def step(x, g):
-        return evolve(transition, score, schedule, x, times, generator=g)
+        return evolve(transition, score, x, times, generator=g)
 
     law = affine(step, 1, 0 if isinstance(transition, ProbabilityFlow) else n - 1)
     a, b = schedule(torch.ones(()))
@@ -301,7 +299,7 @@ def test_data_far_from_the_origin_statistically(generator):
     schedule, n = VP(), 4000
     score = ExactScore(Gaussian([10.0], 1.0), schedule)
     x = prior(schedule, (n, 1), 10.0, 1.0, generator=generator)
-    out = evolve(Ancestral("forward"), score, schedule, x, time_grid(100), generator=generator)
+    out = evolve(Ancestral("forward"), score, x, time_grid(100), generator=generator)
     assert abs(z_score(out[:, 0], 10.0)) < 4.5
     assert abs(float(out.var()) - 1) < 4.5 * math.sqrt(2 / n) + 0.01
     assert float(out.max()) > 12.5
@@ -544,7 +542,7 @@ def test_callers_streams_are_kept():
 
     def part(start, stop):
         streams = Streams(5, start, stop, n)
-        return evolve(Ancestral(), score, schedule, x0[start:stop], times, generator=streams)
+        return evolve(Ancestral(), score, x0[start:stop], times, generator=streams)
 
     whole = part(0, n)
     halves = torch.cat([part(0, 600), part(600, n)])

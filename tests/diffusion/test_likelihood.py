@@ -43,7 +43,7 @@ def laws(density, schedule, t_min=T_MIN):
 def likelihood(density, schedule, x, **options):
     _, end = laws(density, schedule)
     options = {"t_min": T_MIN, "prior": end, **options}
-    return log_likelihood(ExactScore(density, schedule), schedule, x, **options)
+    return log_likelihood(ExactScore(density, schedule), x, **options)
 
 
 @by_name
@@ -80,7 +80,7 @@ def test_exact_density_through_full_noise(generator):
     schedule = Rectified()
     start, _ = laws(GAUSSIAN, schedule)
     x = start.sample(12, generator=generator)
-    result = log_likelihood(ExactScore(GAUSSIAN, schedule), schedule, x, t_min=T_MIN, n_steps=20)
+    result = log_likelihood(ExactScore(GAUSSIAN, schedule), x, t_min=T_MIN, n_steps=20)
     close(result.log_prob, start.log_prob(x), 1e-4)
 
 
@@ -90,7 +90,7 @@ def test_it_is_the_density_at_t_min(t_min, generator):
     start, end = laws(GAUSSIAN, schedule, t_min)
     x = start.sample(6, generator=generator)
     score = ExactScore(GAUSSIAN, schedule)
-    result = log_likelihood(score, schedule, x, prior=end, t_min=t_min, n_steps=8)
+    result = log_likelihood(score, x, t_min=t_min, n_steps=8)
     close(result.log_prob, start.log_prob(x), 2e-3)
 
 
@@ -108,10 +108,10 @@ def test_mean_and_var_describe_the_law_at_one(schedule, generator):
     x = start.sample(6, generator=generator)
     score = ExactScore(p, schedule)
     for mean, var in ((10.0, 3.0), (torch.full((2,), 10.0), torch.tensor([3.0, 3.0]))):
-        result = log_likelihood(score, schedule, x, mean=mean, var=var, n_steps=6, t_min=T_MIN)
+        result = log_likelihood(score, x, n_steps=6, t_min=T_MIN)
         close(result.log_prob, start.log_prob(x), 5e-3)
     wrong = log_likelihood(
-        score, schedule, x, n_steps=6, t_min=T_MIN
+        score, x, n_steps=6, t_min=T_MIN
     )  # a data mean of 0 and a variance of 1
     assert float((wrong.log_prob - start.log_prob(x)).abs().max()) > 0.05
 
@@ -138,12 +138,9 @@ def test_images(divergence, generator):
     x = 1 + math.sqrt(var) * torch.randn(5, 1, 2, 2, generator=generator)
     result = log_likelihood(
         score,
-        schedule,
         x,
-        divergence,
+        divergence=divergence,
         t_min=T_MIN,
-        mean=1.0,
-        var=var,
         n_steps=8,
         n_probes=2,
         generator=generator,
@@ -225,7 +222,6 @@ def test_dtype_progress_and_graph(generator):
     w = torch.ones((), requires_grad=True)
     result = log_likelihood(
         lambda x, t: -w * x,
-        VP(),
         x,
         n_steps=3,
         chunk_size=2,
@@ -253,7 +249,7 @@ def test_dtype_progress_and_graph(generator):
         (lambda x: likelihood(MIXTURE, VP(), x, t_min=1.0), "t_min"),
         (lambda x: likelihood(MIXTURE, Levels([2.0, 1.0]), x), "ladder"),
         (lambda x: likelihood(MIXTURE, DDPM([0.1, 0.2]), x), "ladder"),
-        (lambda x: log_likelihood(lambda x, t: -x[:, :1], VP(), x), "shape"),
+        (lambda x: log_likelihood(lambda x, t: -x[:, :1], x), "shape"),
         (
             lambda x: likelihood(MIXTURE, VP(), x, divergence="hutchinson", probe="cauchy"),
             "probe",
@@ -275,10 +271,8 @@ def test_exact_density_of_an_energy_model(generator):
     x = law.sample(4, generator=generator)
     prior = law.noised(*schedule(torch.ones(())))
     model = as_score(energy, "energy", schedule)
-    found = log_likelihood(model, schedule, x, n_steps=32, prior=prior).log_prob
-    exact = log_likelihood(
-        ExactScore(law, schedule), schedule, x, n_steps=32, prior=prior
-    ).log_prob
+    found = log_likelihood(model, x, n_steps=32).log_prob
+    exact = log_likelihood(ExactScore(law, schedule), x, n_steps=32).log_prob
     torch.testing.assert_close(found, exact, rtol=1e-9, atol=1e-9)
 
 
@@ -290,7 +284,7 @@ def test_tolerance_is_met_on_a_mixture(schedule, generator):
     law = GaussianMixture([0.4, 0.6], torch.tensor([[-1.0, 0.2], [1.5, -0.3]]), [0.3, 0.2])
     x = law.sample(5, generator=generator)
     end, at = law.noised(*schedule(torch.ones(()))), torch.tensor(1e-3)
-    found = log_likelihood(ExactScore(law, schedule), schedule, x, tolerance=1e-8, prior=end)
+    found = log_likelihood(ExactScore(law, schedule), x, tolerance=1e-8)
     exact = law.noised(*schedule(at)).log_prob(x)
     assert float((found.log_prob - exact).abs().max()) < 1e-5
     assert float((found.log_prob - exact).abs().max()) < 10 * float(found.solver_error.max())
@@ -303,8 +297,8 @@ def test_float32_is_right_within_its_own_error(generator):
     end = law.noised(*schedule(torch.ones(())))
     small = GaussianMixture(law.weights.float(), law.means.float(), [0.3, 0.2])
     found = log_likelihood(
-        ExactScore(small, schedule), schedule, x.float(), tolerance=1e-5,
-        prior=small.noised(*schedule(torch.ones(()))),
+        ExactScore(small, schedule), x.float(), tolerance=1e-5,
+
     )  # fmt: skip
     assert found.log_prob.dtype == torch.float32
     exact = law.noised(*schedule(torch.tensor(1e-3))).log_prob(x.float().double())
@@ -319,9 +313,9 @@ def test_samples_meet_the_tolerance_on_their_own(generator):
     score = ExactScore(GAUSSIAN, schedule)
     x = GAUSSIAN.sample(4, generator=generator)
     x[2] *= 50
-    whole = log_likelihood(score, schedule, x, tolerance=1e-5)
+    whole = log_likelihood(score, x, tolerance=1e-5)
     for k in range(4):
-        alone = log_likelihood(score, schedule, x[k : k + 1], tolerance=1e-5)
+        alone = log_likelihood(score, x[k : k + 1], tolerance=1e-5)
         close(alone.log_prob, whole.log_prob[k : k + 1], 1e-9)
 
 
@@ -330,9 +324,9 @@ def test_tolerance_with_probes(generator):
     law, schedule = Gaussian(torch.zeros(3), torch.tensor([0.3, 1.0, 2.0])), VP(0.1, 4.0)
     x, score = law.sample(4, generator=generator), ExactScore(law, schedule)
     options = {"tolerance": 1e-7, "prior": law.noised(*schedule(torch.ones(())))}
-    exact = log_likelihood(score, schedule, x, **options)
+    exact = log_likelihood(score, x, **options)
     probed = log_likelihood(
-        score, schedule, x, "hutchinson", n_probes=2, generator=generator, **options
+        score, x, divergence="hutchinson", n_probes=2, generator=generator, **options
     )
     close(probed.log_prob, exact.log_prob, 1e-6)
     assert float(probed.standard_error.max()) < 1e-6
@@ -350,15 +344,13 @@ def test_likelihood_can_be_differentiated(options, generator):
         variance = (a**2 * scale + b**2).reshape(-1, *[1] * (y.ndim - 1))
         return -y / variance
 
-    found = log_likelihood(
-        score, schedule, x, t_min=t_min, var=scale, differentiable=True, **options
-    )
+    found = log_likelihood(score, x, t_min=t_min, differentiable=True, **options)
     by_x, by_scale = torch.autograd.grad(found.log_prob.sum(), (x, scale))
     a, b = schedule(torch.tensor(t_min))
     v = a**2 * scale.detach() + b**2
     close(by_x, -x.detach() / v, 1e-5)
     close(by_scale, float((a**2 * (x.detach() ** 2 / v**2 - 1 / v) / 2).sum()), 1e-5)
-    assert not log_likelihood(score, schedule, x, **options).log_prob.requires_grad
+    assert not log_likelihood(score, x, **options).log_prob.requires_grad
 
 
 # ---------------------------------------------------------------------------- bits
@@ -403,12 +395,12 @@ def test_what_is_no_integer_is_refused(as_user):
     with pytest.raises(ValueError, match="levels"):
         bits_per_dim(torch.zeros(2), (3,), 1)
     with pytest.raises(ValueError, match="tolerance"):
-        log_likelihood(lambda x, t: -x, VP(), torch.ones(2, 2), tolerance=0.0)
+        log_likelihood(lambda x, t: -x, torch.ones(2, 2), tolerance=0.0)
 
 
 def test_a_time_without_a_velocity_is_refused(as_user):
     with pytest.raises(ValueError, match="t_min > 0"):
-        log_likelihood(lambda x, t: -x, VP(), torch.ones(2, 2), t_min=0.0)
+        log_likelihood(lambda x, t: -x, torch.ones(2, 2), t_min=0.0)
 
 
 def test_within_inference_mode(generator):

@@ -97,7 +97,7 @@ def test_order_of_a_step_after_exact_ones(solver, schedule, generator):
         lam = there - 2 * h * torch.arange(solver.order, -1, -1, dtype=torch.float64)
         times = invert_log_snr(schedule, lam)
         for t, s in itertools.pairwise(times):
-            out = run(exact_flow(schedule, x, end, t), t, s, score, schedule)
+            out = run(exact_flow(schedule, x, end, t), t, s, score)
         errors.append(float((out - x).norm()))
     assert abs(float(order(errors)) - (solver.order + 1)) < 0.4, errors
 
@@ -109,7 +109,7 @@ def flow_end(schedule, x):
     """Where the flow of MIXTURE leads from x, to a tolerance far below what is tested."""
     if schedule not in REFERENCES:
         grid, score = torch.tensor([1.0, 0.02]), ExactScore(MIXTURE, schedule)
-        out = evolve(AdaptiveFlow(1e-9, 1e-9), score, schedule, x, grid, denoise=False)
+        out = evolve(AdaptiveFlow(1e-9, 1e-9), score, x, grid, denoise=False)
         REFERENCES[schedule] = out
     return REFERENCES[schedule]
 
@@ -131,7 +131,7 @@ def test_order_on_a_mixture(transition, wanted, n, schedule):
     expected, errors = flow_end(schedule, x), []
     for steps in (n, 2 * n):
         times = time_grid(schedule, steps + 1, t_min=0.02)
-        out = evolve(transition, score, schedule, x, times, denoise=False)
+        out = evolve(transition, score, x, times, denoise=False)
         errors.append(float((out - expected).norm()))
     assert float(order(errors)) > wanted - 0.35, errors
     assert float(order(errors)) < wanted + 0.6 or isinstance(transition, ExponentialAB), errors
@@ -162,7 +162,7 @@ def test_half_the_weight_of_the_quadratic_loses_an_order(monkeypatch, generator)
         lam = schedule.log_snr(HALF) - 2 * h * torch.arange(3, -1, -1, dtype=torch.float64)
         times = invert_log_snr(schedule, lam)
         for t, s in itertools.pairwise(times):
-            out = run(exact_flow(schedule, x, HALF, t), t, s, score, schedule)
+            out = run(exact_flow(schedule, x, HALF, t), t, s, score)
         errors.append(float((out - x).norm()))
     assert abs(float(order(errors)) - 3) < 0.35  # 4 as it should be
 
@@ -172,7 +172,7 @@ def test_half_the_weight_of_the_quadratic_loses_an_order(monkeypatch, generator)
 def test_a_step_without_memory_is_ddim(solver, schedule, generator):
     x = torch.randn(5, 2, generator=generator)
     score = ExactScore(MIXTURE, schedule)
-    close(solver(x, HALF, LATER, score, schedule), DDIM()(x, HALF, LATER, score, schedule), 1e-12)
+    close(solver(x, HALF, LATER, score), DDIM()(x, HALF, LATER, score), 1e-12)
 
 
 def test_memory_belongs_to_one_chunk(generator):
@@ -180,9 +180,9 @@ def test_memory_belongs_to_one_chunk(generator):
     schedule, solver = VP(), ExponentialAB(4)
     score, times = ExactScore(MIXTURE, schedule), time_grid(VP(), 12)
     x = prior(schedule, (9, 2), generator=generator)
-    whole = evolve(solver, score, schedule, x, times)
-    close(evolve(solver, score, schedule, x, times, chunk_size=4), whole, 1e-14)
-    close(evolve(solver, score, schedule, x[3:4], times), whole[3:4], 1e-14)
+    whole = evolve(solver, score, x, times)
+    close(evolve(solver, score, x, times, chunk_size=4), whole, 1e-14)
+    close(evolve(solver, score, x[3:4], times), whole[3:4], 1e-14)
 
 
 def test_two_values_of_dpm_solver_are_2m(generator):
@@ -191,8 +191,8 @@ def test_two_values_of_dpm_solver_are_2m(generator):
     t0, t1, t2 = torch.tensor([0.8, 0.6, 0.45])
     x0 = torch.randn(5, 2, generator=generator)
     run = DPMSolver(2).begin()
-    x1 = run(x0, t0, t1, score, schedule)
-    x2 = run(x1, t1, t2, score, schedule)
+    x1 = run(x0, t0, t1, score)
+    x2 = run(x1, t1, t2, score)
     lam = [0.5 * schedule.log_snr(t) for t in (t0, t1, t2)]
     h, r = lam[2] - lam[1], (lam[1] - lam[0]) / (lam[2] - lam[1])
     D = (1 + 1 / (2 * r)) * score.denoise(x1, t1) - 1 / (2 * r) * score.denoise(x0, t0)
@@ -221,8 +221,8 @@ def test_the_extrapolated_end_gains_two_orders_of_the_last_level(schedule, gener
                 )
 
             run = ExponentialAB(2, extrapolate=extrapolate).begin()
-            run(at(before), before, last, score, schedule)
-            out = run(at(last), last, None, score, schedule)
+            run(at(before), before, last, score)
+            out = run(at(last), last, None, score)
             errors.append(float((out - x0).norm()))
         slopes.append(float(order(errors)))
     assert abs(slopes[0] - 2) < 0.15
@@ -234,16 +234,16 @@ def test_the_extrapolated_end_gains_two_orders_of_the_last_level(schedule, gener
 
 def step_law(transition, schedule, t, s, n_draws, density=DATA):
     score = ExactScore(density, schedule)
-    return affine(lambda x, g: transition(x, t, s, score, schedule, generator=g), 2, n_draws)
+    return affine(lambda x, g: transition(x, t, s, score, generator=g), 2, n_draws)
 
 
 @by_name
 def test_exponential_reverse_step_is_the_ancestral_one(schedule, generator):
     x, z = torch.randn(2, 6, 2, generator=generator)
     score = ExactScore(MIXTURE, schedule)
-    expected = Ancestral()(x, HALF, LATER, score, schedule, generator=Given(z))
-    close(ReverseSDE()(x, HALF, LATER, score, schedule, generator=Given(z)), expected, 1e-11)
-    close(DDIM(1.0)(x, HALF, LATER, score, schedule, generator=Given(z)), expected, 1e-11)
+    expected = Ancestral()(x, HALF, LATER, score, generator=Given(z))
+    close(ReverseSDE()(x, HALF, LATER, score, generator=Given(z)), expected, 1e-11)
+    close(DDIM(1.0)(x, HALF, LATER, score, generator=Given(z)), expected, 1e-11)
 
 
 @by_name
@@ -253,7 +253,7 @@ def test_euler_step_is_the_sde_written_out(schedule, generator):
     h, f, g2 = HALF - LATER, schedule.f(HALF), schedule.g2(HALF)
     drift = f * x - (1 + eta**2) / 2 * g2 * score(x, HALF)
     expected = x - h * drift + eta * (g2 * h).sqrt() * z
-    out = ReverseSDE(eta, "euler")(x, HALF, LATER, score, schedule, generator=Given(z))
+    out = ReverseSDE(eta, "euler")(x, HALF, LATER, score, generator=Given(z))
     close(out, expected, 1e-12)
 
 
@@ -292,7 +292,7 @@ def test_weak_order_on_a_mixture(transition, wanted, schedule):
         mass = torch.cat([w * weights for w, _, _ in parts])
         x = torch.cat(at_t).repeat_interleave(len(z_nodes), 0)
         z = z_nodes.repeat(len(mass), 1)
-        out = transition(x, t, s, ExactScore(LINE, schedule), schedule, generator=Given(z))
+        out = transition(x, t, s, ExactScore(LINE, schedule), generator=Given(z))
         measured = (out[:, 0].pow(4).reshape(len(mass), -1) @ z_weights) @ mass
         at_s = [(w, a_s * m, a_s**2 * v + b_s**2) for w, m, v in parts]
         exact = sum(w * (m**4 + 6 * m**2 * v + 3 * v**2) for w, m, v in at_s)
@@ -310,7 +310,7 @@ def test_ddim_is_the_formula_of_the_paper(schedule, eta, generator):
     x0 = score.denoise(x, HALF)
     eps = (x - a_t * x0) / b_t
     expected = a_s * x0 + (b_s**2 - std**2).sqrt() * eps + std * z
-    out = DDIM(eta)(x, HALF, LATER, score, schedule, generator=Given(z))
+    out = DDIM(eta)(x, HALF, LATER, score, generator=Given(z))
     close(out, expected, 1e-10)
 
 
@@ -337,7 +337,7 @@ def test_optimal_variance_is_that_of_the_true_posterior(schedule, generator):
     at_s = MIXTURE.noised(a_s, b_s)
     cov = at_s.posterior_cov(x, a, (b_t**2 - a**2 * b_s**2).sqrt())
     score = ExactScore(MIXTURE, schedule)
-    step = lambda z: Ancestral("optimal")(x, HALF, LATER, score, schedule, generator=Given(z))
+    step = lambda z: Ancestral("optimal")(x, HALF, LATER, score, generator=Given(z))
     spread = step(torch.ones(6, 2)) - step(torch.zeros(6, 2))
     close(spread.square(), cov.diagonal(dim1=1, dim2=2), 1e-9)
 
@@ -354,9 +354,7 @@ def test_optimal_variance_recovers_a_diagonal_gaussian_in_three_steps():
             score = ExactScore(density, schedule)
             move = Ancestral(variance)
             step = affine(
-                lambda x, g, t=t, s=s, move=move, score=score: move(
-                    x, t, s, score, schedule, generator=g
-                ),
+                lambda x, g, t=t, s=s, move=move, score=score: move(x, t, s, score, generator=g),
                 2,
                 1,
             )
@@ -376,11 +374,9 @@ def test_optimal_variance_by_probes(generator):
     density = Gaussian(MEAN, torch.tensor([1.5, 0.2]))
     schedule, x = VP(), torch.randn(7, 2, generator=generator)
     score, z = ExactScore(density, schedule), torch.randn(7, 2, generator=generator)
-    exact = Ancestral("optimal")(x, HALF, LATER, score, schedule, generator=Given(z))
+    exact = Ancestral("optimal")(x, HALF, LATER, score, generator=Given(z))
     signs = torch.rand(7, 2, generator=generator)
-    probed = Ancestral("optimal", n_probes=1)(
-        x, HALF, LATER, score, schedule, generator=Given(signs, z)
-    )
+    probed = Ancestral("optimal", n_probes=1)(x, HALF, LATER, score, generator=Given(signs, z))
     close(probed, exact, 1e-12)
 
 
@@ -407,11 +403,11 @@ def test_corrector_by_sample_sets_each_ratio_on_its_own(generator):
     score = ExactScore(MIXTURE, schedule)
     x, z = torch.randn(2, 6, 2, generator=generator)
     move = PredictorCorrector(still, snr=q, rule="sample")
-    out = move(x, HALF, LATER, score, schedule, generator=Given(z))
+    out = move(x, HALF, LATER, score, generator=Given(z))
     s = score(x, LATER)
     h = (2 * q**2 * 2 / s.square().sum(1, keepdim=True)).clamp(max=schedule(LATER)[1] ** 2)
     close(out, x + h * s + (2 * h).sqrt() * z, 1e-12)
-    alone = move(x[2:3], HALF, LATER, score, schedule, generator=Given(z[2:3]))
+    alone = move(x[2:3], HALF, LATER, score, generator=Given(z[2:3]))
     close(alone, out[2:3], 1e-13)
 
 
@@ -430,7 +426,7 @@ def test_a_step_size_by_sample_does_not_keep_the_law():
 
     def drift(rule, q):
         move = PredictorCorrector(still, snr=q, rule=rule)
-        out = move(x, t, t, ExactScore(unit, schedule), schedule, generator=Given(z))
+        out = move(x, t, t, ExactScore(unit, schedule), generator=Given(z))
         return float((out[:, 0].square().reshape(len(grid), -1) @ weights) @ mass) - 1
 
     level, sample = (
@@ -459,14 +455,14 @@ def test_churn_raises_the_law_to_the_level_above(schedule, generator):
     a_hat, b_hat = schedule(t_hat)
     close(b_hat / a_hat, (1 + gamma) * r, 1e-9)
     y = a_hat * (x / a + r * math.sqrt((1 + gamma) ** 2 - 1) * z)
-    expected = ProbabilityFlow()(y, t_hat, LATER, score, schedule)
-    close(Churn(gamma)(x, t, LATER, score, schedule, generator=Given(z)), expected, 1e-9)
-    quiet = Churn(gamma, r_min=float(2 * r))(x, t, LATER, score, schedule, generator=Given())
-    close(quiet, ProbabilityFlow()(x, t, LATER, score, schedule), 1e-12)
+    expected = ProbabilityFlow()(y, t_hat, LATER, score)
+    close(Churn(gamma)(x, t, LATER, score, generator=Given(z)), expected, 1e-9)
+    quiet = Churn(gamma, r_min=float(2 * r))(x, t, LATER, score, generator=Given())
+    close(quiet, ProbabilityFlow()(x, t, LATER, score), 1e-12)
     top = torch.ones(())
     if schedule(top)[0] > 0:  # nothing is known above the largest level
-        out = Churn(gamma)(x, top, LATER, score, schedule, generator=Given())
-        close(out, ProbabilityFlow()(x, top, LATER, score, schedule), 1e-12)
+        out = Churn(gamma)(x, top, LATER, score, generator=Given())
+        close(out, ProbabilityFlow()(x, top, LATER, score), 1e-12)
 
 
 # ---------------------------------------------------------------------------- adaptive
@@ -479,7 +475,7 @@ def test_adaptive_flow_meets_its_tolerance_on_a_gaussian(schedule, generator):
     expected, score = exact_flow(schedule, x, t, end), ExactScore(DATA, schedule)
     errors = []
     for tolerance in (1e-4, 1e-9):
-        out = AdaptiveFlow(tolerance, tolerance)(x, t, end, score, schedule)
+        out = AdaptiveFlow(tolerance, tolerance)(x, t, end, score)
         errors.append(float((out - expected).abs().max()))
     assert errors[0] < 1e-2, errors
     assert errors[1] < 2e-8, errors
@@ -491,9 +487,9 @@ def test_adaptive_flow_of_a_sample_does_not_depend_on_the_others(generator):
     x[1] *= 1e3  # a neighbour in trouble
     t, s = torch.tensor(0.8), torch.tensor(0.05)
     move = AdaptiveFlow(1e-5, 1e-5)
-    whole = move(x, t, s, score, schedule)
+    whole = move(x, t, s, score)
     for k in range(5):
-        close(move(x[k : k + 1], t, s, score, schedule), whole[k : k + 1], 1e-12)
+        close(move(x[k : k + 1], t, s, score), whole[k : k + 1], 1e-12)
 
 
 def test_transitions_of_many_chains_are_the_same_in_chunks(generator):
@@ -509,7 +505,7 @@ def test_transitions_of_many_chains_are_the_same_in_chunks(generator):
     ):
         outs = [
             evolve(
-                move, score, schedule, x, times, chunk_size=size,
+                move, score, x, times, chunk_size=size,
                 generator=torch.Generator().manual_seed(3),
             )
             for size in (None, 4)
@@ -543,7 +539,7 @@ def test_no_finite_sde_is_refused_with_advice(as_user):
     x, one, score = torch.ones(3, 2), torch.ones(()), ExactScore(DATA, Rectified())
     for method in ("euler", "heun"):
         with pytest.raises(ValueError, match="exponential"):
-            ReverseSDE(1.0, method)(x, one, HALF, score, Rectified())
+            ReverseSDE(1.0, method)(x, one, HALF, score)
 
 
 # ---------------------------------------------------------------------------- slips that were found
@@ -553,9 +549,9 @@ def test_no_finite_sde_is_refused_with_advice(as_user):
 def test_coloured_noise_keeps_the_memory_of_a_solver(inner, generator):
     schedule, score = VP(), ExactScore(MIXTURE, VP())
     x, times = prior(schedule, (5, 2), generator=generator), time_grid(VP(), 10)
-    out = evolve(Coloured(1.0, inner), score, schedule, x, times)
-    close(out, evolve(inner, score, schedule, x, times), 1e-10)
-    assert float((out - evolve(DDIM(), score, schedule, x, times)).abs().max()) > 0.01
+    out = evolve(Coloured(1.0, inner), score, x, times)
+    close(out, evolve(inner, score, x, times), 1e-10)
+    assert float((out - evolve(DDIM(), score, x, times)).abs().max()) > 0.01
 
 
 @pytest.mark.parametrize(
@@ -566,13 +562,11 @@ def test_coloured_noise_keeps_the_memory_of_a_solver(inner, generator):
 def test_a_step_of_no_length_stays(transition, generator):
     """Also at full noise, where α = 0."""
     x, score = torch.randn(3, 2, generator=generator), ExactScore(DATA, Rectified())
-    out = evolve(
-        transition, score, Rectified(), x, torch.tensor([1.0]), denoise=False, generator=generator
-    )
+    out = evolve(transition, score, x, torch.tensor([1.0]), denoise=False, generator=generator)
     close(out, x, 1e-12)
 
 
 def test_runge_kutta_reaches_time_zero(generator):
     score, x = ExactScore(DATA, VP()), torch.randn(4, 2, generator=generator)
-    out = evolve(ProbabilityFlow(4), score, VP(), x, time_grid(VP(), 30, t_min=0.0))
-    close(out, evolve(ProbabilityFlow(4), score, VP(), x, time_grid(VP(), 60)), 0.02)
+    out = evolve(ProbabilityFlow(4), score, x, time_grid(VP(), 30, t_min=0.0))
+    close(out, evolve(ProbabilityFlow(4), score, x, time_grid(VP(), 60)), 0.02)

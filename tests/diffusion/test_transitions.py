@@ -42,7 +42,7 @@ by_name = pytest.mark.parametrize("schedule", CONTINUOUS, ids=lambda s: type(s).
 
 def step_law(transition, density, schedule, t, s, n_draws, d=2):
     score = ExactScore(density, schedule)
-    return affine(lambda x, g: transition(x, t, s, score, schedule, generator=g), d, n_draws)
+    return affine(lambda x, g: transition(x, t, s, score, generator=g), d, n_draws)
 
 
 def noised_law(schedule, t, mean=MEAN, cov=COV):
@@ -74,7 +74,7 @@ def test_ancestral_step_on_a_ladder_is_that_of_smld(generator):
     x, z = torch.randn(2, 6, 2, generator=generator)
     score = ExactScore(MIXTURE, LADDER)
     for (t, s), (b_t, b_s) in zip(pairwise(LADDER.times), pairwise(LADDER.sigmas), strict=True):
-        out = Ancestral()(x, t, s, score, LADDER, generator=Given(z))
+        out = Ancestral()(x, t, s, score, generator=Given(z))
         gap = b_t**2 - b_s**2
         expected = x + gap * score(x, t) + math.sqrt(b_s**2 * gap / b_t**2) * z
         close(out, expected, 1e-12)
@@ -122,7 +122,6 @@ def test_ancestral_law_on_a_gaussian(variance):
         lambda x, g: evolve(
             Ancestral(variance),
             ExactScore(DATA, schedule),
-            schedule,
             x,
             schedule.times,
             generator=g,
@@ -152,9 +151,7 @@ def test_ancestral_mean_is_exact_for_any_law(schedule, generator):
     (a_t, b_t), (a_s, b_s) = schedule(t), schedule(s)
     a = a_t / a_s
     expected = MIXTURE.noised(a_s, b_s).posterior_mean(x, a, (b_t**2 - a**2 * b_s**2).sqrt())
-    mean = Ancestral()(
-        x, t, s, ExactScore(MIXTURE, schedule), schedule, generator=Given(torch.zeros(8, 2))
-    )
+    mean = Ancestral()(x, t, s, ExactScore(MIXTURE, schedule), generator=Given(torch.zeros(8, 2)))
     close(mean, expected, 1e-11)
 
 
@@ -187,7 +184,7 @@ def test_order_one_is_ddim(schedule, generator):
     (a_t, b_t), (a_s, b_s) = schedule(t), schedule(s)
     eps = -b_t * score(x, t)
     expected = a_s * (x - b_t * eps) / a_t + b_s * eps
-    close(ProbabilityFlow(order=1)(x, t, s, score, schedule), expected, 1e-12)
+    close(ProbabilityFlow(order=1)(x, t, s, score), expected, 1e-12)
 
 
 def test_order_two_is_edm_heun_on_ve(generator):
@@ -201,7 +198,7 @@ def test_order_two_is_edm_heun_on_ve(generator):
     euler = x + (b_s - b_t) * d
     d_next = (euler - exact.denoise(euler, s)) / b_s
     expected = x + (b_s - b_t) * (d + d_next) / 2
-    close(ProbabilityFlow()(x, t, s, exact, schedule), expected, 1e-11)
+    close(ProbabilityFlow()(x, t, s, exact), expected, 1e-11)
 
 
 @by_name
@@ -213,7 +210,7 @@ def test_the_noise_free_end_is_the_tweedie_mean(schedule, t, transition, generat
     t = torch.tensor(t)
     a, b = schedule(t)
     x = MIXTURE.noised(a, b).sample(6, generator=generator)
-    out = transition(x, t, None, ExactScore(MIXTURE, schedule), schedule, generator=Given())
+    out = transition(x, t, None, ExactScore(MIXTURE, schedule), generator=Given())
     close(out, MIXTURE.posterior_mean(x, a, b), 1e-10)
 
 
@@ -223,9 +220,9 @@ def test_time_zero_is_finite(transition, schedule, generator):
     """At t = 0 there is no noise left, and the last step has nothing to do (M13)."""
     score = ExactScore(DATA, schedule)
     x, zero = torch.randn(4, 2, generator=generator), torch.zeros(())
-    close(transition(x, zero, None, score, schedule, generator=generator), x, 1e-12)
-    there = transition(x, torch.tensor(0.1), zero, score, schedule, generator=generator)
-    out = evolve(transition, score, schedule, x, torch.tensor([0.1, 0.0]), generator=generator)
+    close(transition(x, zero, None, score, generator=generator), x, 1e-12)
+    there = transition(x, torch.tensor(0.1), zero, score, generator=generator)
+    out = evolve(transition, score, x, torch.tensor([0.1, 0.0]), generator=generator)
     assert torch.isfinite(there).all()
     assert torch.isfinite(out).all()
 
@@ -235,7 +232,7 @@ def pf_errors(schedule, density, x, expected, n_list, order_, t_min=0.02):
     errors = []
     for n in n_list:
         times = time_grid(schedule, n + 1, t_min=t_min)
-        out = evolve(ProbabilityFlow(order_), score, schedule, x, times, denoise=False)
+        out = evolve(ProbabilityFlow(order_), score, x, times, denoise=False)
         errors.append(float((out - expected).norm()))
     return errors
 
@@ -288,9 +285,7 @@ def test_flow_of_a_prior_that_is_not_the_law_at_one():
     schedule = VP(0.1, 8.0)
     times = time_grid(schedule, 200, t_min=1e-4)
     step = affine(
-        lambda x, g: evolve(
-            ProbabilityFlow(), ExactScore(DATA, schedule), schedule, x, times, generator=g
-        ),
+        lambda x, g: evolve(ProbabilityFlow(), ExactScore(DATA, schedule), x, times, generator=g),
         2,
         0,
     )
@@ -329,7 +324,6 @@ def test_annealed_langevin_final_law(n_steps, eta, denoise):
         lambda x, g: evolve(
             AnnealedLangevin(n_steps, eta),
             ExactScore(DATA, LADDER),
-            LADDER,
             x,
             LADDER.times,
             generator=g,
@@ -350,7 +344,7 @@ def test_annealed_langevin_in_the_wrong_order_ends_at_the_largest_noise():
     transition = AnnealedLangevin(50, 0.1)
     up = LADDER.times.flip(0)
     with pytest.raises(ValueError, match="descend"):
-        evolve(transition, ExactScore(DATA, LADDER), LADDER, torch.zeros(2, 2), up)
+        evolve(transition, ExactScore(DATA, LADDER), torch.zeros(2, 2), up)
 
     def law(times):
         m, C = torch.zeros(2), 16 * I2
@@ -421,7 +415,7 @@ def test_annealed_langevin_denoises_at_its_own_level(generator):
     y = x
     for k in range(2):
         y = y + h * score(y, t) + math.sqrt(2 * h) * z[k]
-    out = AnnealedLangevin(2)(x, t, None, score, LADDER, generator=Given(*z))
+    out = AnnealedLangevin(2)(x, t, None, score, generator=Given(*z))
     close(out, MIXTURE.posterior_mean(y, 1.0, sigma), 1e-11)
     close(out, y + sigma**2 * score(y, t), 1e-11)
 
@@ -463,7 +457,7 @@ def test_a_score_without_data_at_full_noise_is_refused(transition, as_user):
     x, one = torch.ones(3, 2), torch.ones(())
     with pytest.raises(ValueError, match="alpha = 0"):
         transition(x, one, None, lambda x, t: -x, Rectified())
-    out = transition(x, one, None, ExactScore(DATA, Rectified()), Rectified())
+    out = transition(x, one, None, ExactScore(DATA, Rectified()))
     close(out, MEAN.expand(3, 2), 1e-12)
 
 
@@ -471,11 +465,11 @@ def test_annealed_langevin_cannot_leave_full_noise(as_user):
     """No rescaling by α_s/α_t leads away from α_t = 0 (Rectified at t = 1)."""
     x, score = torch.ones(3, 2), ExactScore(DATA, Rectified())
     with pytest.raises(ValueError, match="alpha = 0"):
-        AnnealedLangevin()(x, torch.ones(()), torch.tensor(0.5), score, Rectified())
+        AnnealedLangevin()(x, torch.ones(()), torch.tensor(0.5), score)
 
 
 @pytest.mark.parametrize("transition", [Ancestral(), ProbabilityFlow()])
 def test_a_time_for_each_sample_is_refused(transition, as_user):
     exact = ExactScore(Gaussian([0.0, 0.0]), VP())
     with pytest.raises(ValueError, match="at one time"):
-        transition(torch.zeros(2, 2), torch.tensor([0.5, 0.6]), None, exact, VP())
+        transition(torch.zeros(2, 2), torch.tensor([0.5, 0.6]), None, exact)

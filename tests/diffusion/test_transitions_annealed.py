@@ -68,7 +68,7 @@ def level_law(schedule, t, mean=MEAN, cov=COV):
 def level_step(transition, density, schedule, t, n_draws, d=2):
     """The affine map of all steps at a level."""
     score = ExactScore(density, schedule)
-    return affine(lambda x, g: transition(x, t, t, score, schedule, generator=g), d, n_draws)
+    return affine(lambda x, g: transition(x, t, t, score, generator=g), d, n_draws)
 
 
 def same_step(one, two, tolerance=1e-10):
@@ -136,7 +136,7 @@ def test_the_law_in_the_end_is_that_of_the_levels_in_turn(make, denoise):
     score = ExactScore(DATA, LADDER)
     step = affine(
         lambda x, g: evolve(
-            AnnealedLangevin(n, eta, make), score, LADDER, x, LADDER.times, generator=g,
+            AnnealedLangevin(n, eta, make), score, x, LADDER.times, generator=g,
             denoise=denoise,
         ),
         2, n * 4,
@@ -170,7 +170,7 @@ def test_one_leapfrog_step_is_mala_at_half_the_square(generator):
     x = torch.randn(50, 2, generator=generator)
     ends = [
         evolve(
-            AnnealedLangevin(4, step, make), score, VP(), x, torch.tensor([0.9, 0.5, 0.1]),
+            AnnealedLangevin(4, step, make), score, x, torch.tensor([0.9, 0.5, 0.1]),
             generator=torch.Generator().manual_seed(5),
         )
         for step, make in ((eta, partial(HMC, n_leapfrog=1)), (eta**2 / 2, MALA))
@@ -193,7 +193,7 @@ def test_adjusted_kernels_keep_the_law_of_a_level(make, eta, generator):
 
     def off(kernel, step):
         transition = AnnealedLangevin(12, step, kernel)
-        y = transition(x, T, T, score, LADDER, generator=generator)
+        y = transition(x, T, T, score, generator=generator)
         assert not torch.equal(y, x)
         first = [abs(z_score(y[:, i], centre[i])) for i in range(2)]
         d = y - centre
@@ -208,9 +208,9 @@ def test_adjusted_kernels_keep_the_law_of_a_level(make, eta, generator):
 def test_a_metropolis_correction_needs_the_log_density(as_user):
     score = lambda x, t: -x
     with pytest.raises(ValueError, match=r"no log-density.*ULA"):
-        AnnealedLangevin(2, 0.1, MALA)(torch.zeros(2, 2), T, T, score, LADDER)
+        AnnealedLangevin(2, 0.1, MALA)(torch.zeros(2, 2), T, T, score)
     with pytest.raises(ValueError, match=r"no log-density.*ULA"):
-        Coloured(2.0, AnnealedLangevin(2, 0.1, MALA))(torch.zeros(2, 2), T, T, score, LADDER)
+        Coloured(2.0, AnnealedLangevin(2, 0.1, MALA))(torch.zeros(2, 2), T, T, score)
 
 
 @pytest.mark.parametrize(
@@ -229,7 +229,7 @@ def test_scores_that_nobody_uses_are_not_computed(make, per_step, at_start, s, g
     score.log_prob = exact.log_prob
     x = torch.randn(3, 2, generator=generator)
     s = None if s is None else torch.tensor(s)
-    AnnealedLangevin(4, 0.1, make)(x, T, s, score, LADDER, generator=generator)
+    AnnealedLangevin(4, 0.1, make)(x, T, s, score, generator=generator)
     assert score.calls == 4 * per_step + at_start + (s is None)
 
 
@@ -239,7 +239,7 @@ def test_the_default_is_the_step_that_it_was(generator):
     h, y = 0.3 * sigma**2, x
     for k in range(3):
         y = y + h * score(y, T) + math.sqrt(2 * h) * z[k]
-    close(AnnealedLangevin(3, 0.3)(x, T, T, score, LADDER, generator=Given(*z)), y, 1e-13)
+    close(AnnealedLangevin(3, 0.3)(x, T, T, score, generator=Given(*z)), y, 1e-13)
 
 
 VARIANTS = {
@@ -265,9 +265,7 @@ def test_nothing_couples_the_samples(transition, dtype, generator):
 
     def carry(x, size):
         seeded = torch.Generator().manual_seed(3)
-        return evolve(
-            transition, score, LADDER, x, LADDER.times, generator=seeded, chunk_size=size
-        )
+        return evolve(transition, score, x, LADDER.times, generator=seeded, chunk_size=size)
 
     whole, parts = carry(x, None), carry(x, 137)
     tolerance = {"rtol": 1e-12, "atol": 1e-12} if dtype == torch.float64 else {}
@@ -292,7 +290,7 @@ def test_transitions_carry_a_law(transition, generator):
     if isinstance(transition, Coloured):
         x = MEAN + 10 * Preconditioner(COV).sqrt((x - MEAN) / 10)
         score = lambda x, t: (MEAN - x) @ torch.linalg.inv(COV * (1 + ladder(t)[1] ** 2))
-    y = evolve(transition, score, ladder, x, ladder.times, generator=generator)
+    y = evolve(transition, score, x, ladder.times, generator=generator)
     close(y.mean(0), MEAN, 0.25)
     assert float((y.mT.cov() / COV - 1).abs().max()) < 0.3
 
@@ -303,7 +301,7 @@ def test_a_chain_that_leaves_the_finite_numbers_is_told():
     for make in (ULA, BAOAB, ExponentialSteps(1.0)):
         transition = AnnealedLangevin(2, 0.1, make)
         with pytest.raises(FloatingPointError, match="2 of 3 chains"):
-            transition(x, T, T, score, LADDER, generator=Given(*z))
+            transition(x, T, T, score, generator=Given(*z))
 
 
 def test_without_noise_there_are_no_steps(generator):
@@ -335,14 +333,12 @@ def test_without_noise_there_are_no_steps(generator):
         ),
         (
             lambda: AnnealedLangevin(kernel=PreconditionedSteps(torch.ones(3)))(
-                torch.zeros(2, 2), T, None, ExactScore(DATA, LADDER), LADDER
+                torch.zeros(2, 2), T, None, ExactScore(DATA, LADDER)
             ),
             r"shape \(3,\)",
         ),
         (
-            lambda: Coloured(torch.ones(3))(
-                torch.zeros(2, 2), T, None, ExactScore(DATA, LADDER), LADDER
-            ),
+            lambda: Coloured(torch.ones(3))(torch.zeros(2, 2), T, None, ExactScore(DATA, LADDER)),
             r"shape \(3,\)",
         ),
     ],
@@ -429,7 +425,7 @@ def test_a_large_exponential_step_about_a_point_is_tweedie_and_fresh_noise(gener
     x, z = torch.randn(6, 2, generator=generator), torch.randn(1, 6, 2, generator=generator)
     a, b = VP()(T)
     transition = AnnealedLangevin(1, 60.0, ExponentialSteps(0.0))
-    out = transition(x, T, T, ExactScore(MIXTURE, VP()), VP(), generator=Given(*z))
+    out = transition(x, T, T, ExactScore(MIXTURE, VP()), generator=Given(*z))
     close(out, a * MIXTURE.posterior_mean(x, a, b) + b * z[0], 1e-12)
 
 
@@ -474,9 +470,7 @@ def test_the_law_of_preconditioned_annealing_by_its_recursion():
     n, eta = 4, 0.4
     score = ExactScore(DATA, LADDER)
     transition = AnnealedLangevin(n, eta, PreconditionedSteps(COV))
-    step = affine(
-        lambda x, g: evolve(transition, score, LADDER, x, LADDER.times, generator=g), 2, n * 4
-    )
+    step = affine(lambda x, g: evolve(transition, score, x, LADDER.times, generator=g), 2, n * 4)
     m0, C0 = torch.tensor([0.5, -0.4]), 16 * I2
     a = (1 - eta) ** n
     m, C = m0 - MEAN, C0
@@ -518,9 +512,7 @@ def final_variances(transition, w, k, n):
     noise = torch.eye(1 + 4 * n).unsqueeze(-1).expand(-1, -1, len(w)).unbind(1)
     x = noise[0] * start.sqrt()
     score = OnCurves(w, k)
-    out = evolve(
-        transition, score, LADDER, x, LADDER.times, generator=Given(*noise[1:]), denoise=False
-    )
+    out = evolve(transition, score, x, LADDER.times, generator=Given(*noise[1:]), denoise=False)
     return out.square().sum(0)
 
 
@@ -575,7 +567,7 @@ def test_coloured_steps_are_preconditioned_ones():
     P = torch.linalg.inv(COV + sigma**2 * DENSE)
     score = lambda x, t: (MEAN - x) @ P
     transition = Coloured(DENSE, AnnealedLangevin(n, eta))
-    found = affine(lambda x, g: transition(x, T, T, score, LADDER, generator=g), 2, n)
+    found = affine(lambda x, g: transition(x, T, T, score, generator=g), 2, n)
     A, h = I2 - eta * sigma**2 * DENSE @ P, eta * sigma**2
     C = torch.zeros(2, 2)
     for _ in range(n):
@@ -590,7 +582,7 @@ def test_coloured_noise_is_denoised_by_its_own_tweedie_formula(inner, generator)
     sigma = float(LADDER(T)[1])
     S = COV + sigma**2 * DENSE
     score = lambda x, t: (MEAN - x) @ torch.linalg.inv(S)
-    out = Coloured(DENSE, inner)(x, T, None, score, LADDER, generator=Given(torch.zeros(4, 2)))
+    out = Coloured(DENSE, inner)(x, T, None, score, generator=Given(torch.zeros(4, 2)))
     if isinstance(inner, AnnealedLangevin):
         x = x + 0.1 * sigma**2 * score(x, T) @ DENSE
     close(out, MEAN + (x - MEAN) @ torch.linalg.inv(S) @ COV, 1e-10)
@@ -600,7 +592,7 @@ def test_white_noise_is_a_colour():
     whole = level_step(AnnealedLangevin(2, 0.4), DATA, LADDER, T, 2)
     score = ExactScore(DATA, LADDER)
     one = affine(
-        lambda x, g: Coloured(1.0, AnnealedLangevin(2, 0.4))(x, T, T, score, LADDER, generator=g),
+        lambda x, g: Coloured(1.0, AnnealedLangevin(2, 0.4))(x, T, T, score, generator=g),
         2, 2,
     )  # fmt: skip
     same_step(one, whole)

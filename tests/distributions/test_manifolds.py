@@ -230,7 +230,7 @@ def test_diffusion_samplers_end_on_the_manifold(name, transition, schedule, gene
     moments = law.sample(20_000, generator=generator).double()
     x = prior(schedule, (1000, *law.event_shape), mean=moments.mean(0), var=moments.var(0),
               generator=generator)  # fmt: skip
-    x = evolve(transition, score, schedule, x, time_grid(50), generator=generator)
+    x = evolve(transition, score, x, time_grid(50), generator=generator)
     if name == "padded":
         assert x[:, 3:].abs().max() < 1e-3
         x, radius = x[:, :3], 1.0

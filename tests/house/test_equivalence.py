@@ -68,7 +68,7 @@ def test_losses_and_gradients_are_equal_sample_by_sample(vp, ve, predicts, gener
     found = []
     for schedule, t in zip((vp, ve), matched(vp, ve, 50, generator), strict=True):
         m = model(schedule, predicts)
-        loss = multilevel(m, x, schedule, t, generator=Given(eps))
+        loss = multilevel(m, x, t, generator=Given(eps))
         weights = torch.linspace(0.5, 2.0, 50)  # so that no two samples may change places
         (weights * loss).sum().backward()
         found.append((loss.detach(), [p.grad for p in m.network.parameters()]))
@@ -89,11 +89,11 @@ def test_against_the_formulas_of_both_papers(vp, ve, generator):
     ddpm, ncsn = model(vp), model(ve)
     eps_theta = -b * ddpm(a * x + b * eps, t)
     simple = 0.5 * (eps - eps_theta).square().sum(1)
-    close(multilevel(ddpm, x, vp, t, generator=Given(eps)), simple, 1e-10)
+    close(multilevel(ddpm, x, t, generator=Given(eps)), simple, 1e-10)
     sigma = b / a
     s = ncsn(x + sigma * eps, u)
     level = sigma.squeeze(1) ** 2 * 0.5 * (s + eps / sigma).square().sum(1)
-    close(multilevel(ncsn, x, ve, u, generator=Given(eps)), level, 1e-10)
+    close(multilevel(ncsn, x, u, generator=Given(eps)), level, 1e-10)
     close(level, simple, 1e-10)
 
 
@@ -103,11 +103,11 @@ def test_what_breaks_it(vp, ve, generator):
     x = LAW.sample(50, generator=generator)
     eps = torch.randn(50, 2, generator=generator)
     t, u = matched(vp, ve, 50, generator)
-    simple = multilevel(model(vp), x, vp, t, generator=Given(eps))
+    simple = multilevel(model(vp), x, t, generator=Given(eps))
     wrong = invert_log_snr(ve, -2 * vp(t)[1].log())
-    assert (multilevel(model(ve), x, ve, wrong, generator=Given(eps)) - simple).abs().max() > 0.01
+    assert (multilevel(model(ve), x, wrong, generator=Given(eps)) - simple).abs().max() > 0.01
     bare = [
-        multilevel(model(s), x, s, at, unweighted, generator=Given(eps))
+        multilevel(model(s), x, at, unweighted, generator=Given(eps))
         for s, at in ((vp, t), (ve, u))
     ]
     close(bare[1], bare[0] * vp(t)[0] ** 2, 1e-9)  # they differ by α² where no λ makes up for it
@@ -119,7 +119,7 @@ def at_equal_ratio(vp, score, x, schedule, *, generator=None):
     t = 0.02 + 0.95 * torch.rand(len(x), generator=generator)
     if schedule is not vp:
         t = invert_log_snr(schedule, vp.log_snr(t))
-    return multilevel(score, x, schedule, t, generator=generator)
+    return multilevel(score, x, t, generator=generator)
 
 
 @every_pair
@@ -157,10 +157,10 @@ def test_one_trained_model_is_the_other_rescheduled(vp, ve, generator):
     ddpm, ncsn = models
     t, u = matched(vp, ve, 20, generator)
     y = 2 * torch.randn(20, 2, generator=generator)
-    read = glp.RescheduledScore(ncsn, ve, vp)
+    read = glp.RescheduledScore(ncsn, vp)
     close(read(y, t), ddpm(y, t), 1e-8)
     close(read.denoise(y, t), ddpm.denoise(y, t), 1e-8)
     if vp.times is None:  # a ladder of levels ends at its lowest level, where DDPM goes on to data
-        back = glp.RescheduledScore(ddpm, vp, ve)
+        back = glp.RescheduledScore(ddpm, ve)
         close(back(y, u), ncsn(y, u), 1e-8)
     assert (ncsn(y, u) - ddpm(y, t)).abs().max() > 0.05  # not without the change of coordinates

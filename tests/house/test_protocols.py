@@ -417,9 +417,7 @@ def test_transition_step(transition, event, dtype, schedule, t, s, generator):
     before = x.clone()
     t, s = torch.tensor(t), None if s is None else torch.tensor(s)
     score = noisy_score(schedule)
-    one, two = (
-        transition()(x, t, s, score, schedule, generator=clone(generator)) for _ in range(2)
-    )
+    one, two = (transition()(x, t, s, score, generator=clone(generator)) for _ in range(2))
     assert torch.equal(x, before)
     assert one.shape == x.shape
     assert one.dtype == dtype
@@ -427,11 +425,11 @@ def test_transition_step(transition, event, dtype, schedule, t, s, generator):
     assert torch.equal(one, two)
     other = x.clone()
     other[1:] = 5 - 3 * other[1:]
-    mates = transition()(other, t, s, score, schedule, generator=clone(generator))
+    mates = transition()(other, t, s, score, generator=clone(generator))
     assert torch.equal(mates[0], one[0])
     assert not torch.equal(mates[1:], one[1:])
-    rounded = transition()(x.double(), t, s, score, schedule, generator=torch.Generator())
-    if torch.equal(transition()(x, t, s, score, schedule, generator=torch.Generator()), one):
+    rounded = transition()(x.double(), t, s, score, generator=torch.Generator())
+    if torch.equal(transition()(x, t, s, score, generator=torch.Generator()), one):
         # deterministic: float32 is float64 up to rounding
         torch.testing.assert_close(one.double(), rounded, rtol=1e-4, atol=1e-4)
 
@@ -452,7 +450,7 @@ def test_transitions_carry_the_law(transition, schedule, generator):
     def carry(score):
         x = start
         for t, s in pairwise(times):
-            x = transition()(x, t, s, score, schedule, generator=generator)
+            x = transition()(x, t, s, score, generator=generator)
         bias = float((x.mean() - a_end).abs() / var_end.sqrt())
         return bias, abs(float(x.var() / var_end) - 1)
 

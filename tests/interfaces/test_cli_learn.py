@@ -81,7 +81,7 @@ def test_averages_and_labels_left_out_reach_the_checkpoint(points, tmp_path, cap
     assert settings["ema_half_lives"] == [2, 50]
     assert settings["ema"] == 0.9
     model = checkpoint.load(out, ema=50)
-    assert float(model.label_dropout) == pytest.approx(0.2)
+    assert float(model.condition_dropout) == pytest.approx(0.2)
     x = torch.randn(4, 2, generator=torch.Generator().manual_seed(0))
     assert model.unconditional()(x, torch.tensor(0.5)).shape == (4, 2)
 

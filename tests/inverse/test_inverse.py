@@ -144,7 +144,7 @@ def test_moment_matching_is_exact_on_a_gaussian(noise, t, schedule, generator):
     """At every noise level, against the score of the noised posterior."""
     seen, t = Observation(Y2, Matrix(A24), noise), torch.tensor(t)
     right = ExactScore(posterior(LAW4, seen), schedule)
-    guided = MomentMatching(ExactScore(LAW4, schedule), schedule, seen)
+    guided = MomentMatching(ExactScore(LAW4, schedule), seen)
     x = 3 * torch.randn(5, 4, generator=generator)
     close(guided(x, t), right(x, t), 1e-9)
     close(guided.denoise(x, t), right.denoise(x, t), 1e-9)
@@ -158,13 +158,13 @@ def test_pigdm_is_exact_on_isotropic_data(schedule, generator):
     seen = Observation(Y2, Matrix(A24), R2)
     x = 2 * torch.randn(5, 4, generator=generator)
     right = ExactScore(posterior(law, seen), schedule)
-    guided = PiGDM(ExactScore(law, schedule), schedule, seen, data_var=1.7)
+    guided = PiGDM(ExactScore(law, schedule), seen, data_var=1.7)
     for t in torch.tensor(TIMES):
         close(guided(x, t), right(x, t), 1e-9)
         close(guided.denoise(x, t), right.denoise(x, t), 1e-9)
-    other = PiGDM(ExactScore(law, schedule), schedule, seen)
+    other = PiGDM(ExactScore(law, schedule), seen)
     assert float((other(x, T) - right(x, T)).abs().max()) > 1e-3
-    other = PiGDM(ExactScore(LAW4, schedule), schedule, seen, data_var=1.7)
+    other = PiGDM(ExactScore(LAW4, schedule), seen, data_var=1.7)
     right = ExactScore(posterior(LAW4, seen), schedule)
     assert float((other(x, T) - right(x, T)).abs().max()) > 1e-2
 
@@ -181,11 +181,11 @@ def test_dps_is_the_gradient_through_the_denoiser(schedule, generator):
         likelihood = torch.distributions.MultivariateNormal(mean, R).log_prob(Y2)
         g = torch.autograd.grad(likelihood.sum(), x)[0]
         x = x.detach()
-        close(DPS(score, schedule, seen)(x, T), score(x, T) + g, 1e-9)
-        close(DPS(score, schedule, seen, scale=0.3)(x, T), score(x, T) + 0.3 * g, 1e-9)
+        close(DPS(score, seen)(x, T), score(x, T) + g, 1e-9)
+        close(DPS(score, seen, scale=0.3)(x, T), score(x, T) + 0.3 * g, 1e-9)
         alpha, sigma = schedule(T)
         close(
-            DPS(score, schedule, seen).denoise(x, T),
+            DPS(score, seen).denoise(x, T),
             score.denoise(x, T) + sigma**2 / alpha * g,
             1e-9,
         )
@@ -197,7 +197,7 @@ def test_dps_trusts_the_observation_too_much():
     law, x = Gaussian([0.0], 1.0), torch.ones(1, 1)
     alpha, sigma = (float(v) for v in VP()(T))
     score = ExactScore(law, VP())
-    by_dps = -float(DPS(score, VP(), seen)(x, T))
+    by_dps = -float(DPS(score, seen)(x, T))
     close(by_dps, 1 + alpha**2 / r, 1e-10)  # x̂_0 = α x: it adds α²/r
     exact = -float(ExactScore(posterior(law, seen), VP())(x, T))
     close(exact, 1 + alpha**2 / (r + sigma**2), 1e-10)
@@ -261,8 +261,8 @@ def test_a_guided_score_can_be_differentiated(method, generator):
     H = exact.noised(*VP()(T)).hessian(x.detach())
     close(found, (H @ v.unsqueeze(-1)).squeeze(-1), 1e-7)
     x = x.detach()
-    value = log_likelihood(guided, VP(), x, n_steps=2).log_prob
-    expected = log_likelihood(ExactScore(exact, VP()), VP(), x, n_steps=2).log_prob
+    value = log_likelihood(guided, x, n_steps=2).log_prob
+    expected = log_likelihood(ExactScore(exact, VP()), x, n_steps=2).log_prob
     close(value, expected, 1e-6)
 
 
@@ -270,8 +270,8 @@ def test_few_steps_of_the_solver(generator):
     """As many as there are observed entries are enough; one is not."""
     seen = Observation(Y2, Matrix(A24), 0.1)
     score, x = ExactScore(LAW4, VP()), torch.randn(5, 4, generator=generator)
-    full = MomentMatching(score, VP(), seen)(x, T)
-    two, one = (MomentMatching(score, VP(), seen, max_steps=n)(x, T) for n in (2, 1))
+    full = MomentMatching(score, seen)(x, T)
+    two, one = (MomentMatching(score, seen, max_steps=n)(x, T) for n in (2, 1))
     close(two, full, 1e-8)
     assert float((one - full).abs().max()) > 1e-2
 
@@ -281,8 +281,8 @@ def test_a_model_that_is_no_score_is_noticed(generator):
     x, seen = torch.randn(3, 2, generator=generator), Observation(Y2, Identity(), 0.1)
     wrong = lambda x, t: -x * 30
     with pytest.raises(ValueError, match="not positive definite"):
-        MomentMatching(wrong, VP(), seen)(x, T)
-    stopped = MomentMatching(wrong, VP(), seen, indefinite="stop")(x, T)
+        MomentMatching(wrong, seen)(x, T)
+    stopped = MomentMatching(wrong, seen, indefinite="stop")(x, T)
     close(stopped, wrong(x, T), 1e-12)  # nothing was added
 
 
@@ -316,11 +316,11 @@ def test_what_guided_scores_refuse(method):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda s: DPS(s, VP(), SEEN1, scale=-1.0), "scale"),
-        (lambda s: DPS(s, VP(), Observation(Y2, Identity(), 0))(Y2, T), "no noise"),
-        (lambda s: PiGDM(s, VP(), SEEN1, data_var=0.0), "data_var"),
-        (lambda s: AnnealedLikelihood(s, VP(), Observation(Y2, lambda x: x, 1.0)), "linear"),
-        (lambda s: AnnealedLikelihood(lambda x, t: x, VP(), SEEN1).log_prob(Y2, T), "log-density"),
+        (lambda s: DPS(s, SEEN1, scale=-1.0), "scale"),
+        (lambda s: DPS(s, Observation(Y2, Identity(), 0))(Y2, T), "no noise"),
+        (lambda s: PiGDM(s, SEEN1, data_var=0.0), "data_var"),
+        (lambda s: AnnealedLikelihood(s, Observation(Y2, lambda x: x, 1.0)), "linear"),
+        (lambda s: AnnealedLikelihood(lambda x, t: x, SEEN1).log_prob(Y2, T), "log-density"),
         (lambda s: posterior(PLANE, Observation(Y2.repeat(2, 1), Identity(), 1.0)), "2 rows"),
         (lambda s: posterior(PLANE, Observation(Y2, lambda x: x, 1.0)), "linear"),
         (
@@ -344,9 +344,7 @@ def test_bad_input(make, message):
 
 def flow_moments(score, schedule, d, n=25):
     """The law at the end of a deterministic affine sampler started from N(α m, …) of the prior."""
-    move = lambda x, g: evolve(
-        ProbabilityFlow(), score, schedule, x, time_grid(schedule, n, t_min=1e-4)
-    )
+    move = lambda x, g: evolve(ProbabilityFlow(), score, x, time_grid(schedule, n, t_min=1e-4))
     return affine(move, d, 0)
 
 
@@ -366,11 +364,11 @@ def test_flow_of_moment_matching_ends_in_the_posterior(schedule):
 
 
 def test_one_observation_in_chunks(generator):
-    score = MomentMatching(ExactScore(MIXTURE, VP()), VP(), SEEN1)
+    score = MomentMatching(ExactScore(MIXTURE, VP()), SEEN1)
     x, times = prior(VP(), (50, 2), generator=generator), time_grid(VP(), 5)
     draws = [
         evolve(
-            Ancestral(), score, VP(), x, times,
+            Ancestral(), score, x, times,
             chunk_size=size, generator=torch.Generator().manual_seed(0),
         )
         for size in (None, 20)
@@ -382,9 +380,9 @@ def test_moment_matching_finds_the_weights_of_modes(generator):
     """A mixture seen through one number; C is not constant there, so the law is only nearly right."""
     seen = Observation(torch.tensor([[0.4]]), SKETCH, 0.5)
     exact, schedule = posterior(MIXTURE, seen), VP()
-    score = MomentMatching(ExactScore(MIXTURE, schedule), schedule, seen)
+    score = MomentMatching(ExactScore(MIXTURE, schedule), seen)
     start = prior(schedule, (800, 2), generator=generator)
-    x = evolve(Ancestral(), score, schedule, start, time_grid(schedule, 40), generator=generator)
+    x = evolve(Ancestral(), score, start, time_grid(schedule, 40), generator=generator)
     weights = exact.responsibilities(x).mean(0)
     assert float((weights - exact.weights).abs().max()) < 0.08
     prior_like = MIXTURE.weights[: len(exact.weights)]
@@ -401,17 +399,17 @@ def test_dps_step_is_a_step_and_the_gradient_of_a_norm(generator):
     seen, s = Observation(y, SKETCH, 0.3), torch.tensor(0.3)
     for inner in (DDIM(), ProbabilityFlow(), Ancestral()):
         z = torch.randn(5, 2, generator=generator)
-        plain = inner(x, T, s, score, VP(), generator=Given(z))
+        plain = inner(x, T, s, score, generator=Given(z))
         w = x.clone().requires_grad_()
         r = seen.residual(score.denoise(w, T))
         g = torch.autograd.grad(r.norm(dim=1).sum(), w, retain_graph=True)[0]
-        stepped = DPSStep(inner, seen, zeta=0.7)(x, T, s, score, VP(), generator=Given(z))
+        stepped = DPSStep(inner, seen, zeta=0.7)(x, T, s, score, generator=Given(z))
         close(stepped, plain - 0.7 * g, 1e-9)
         batch = torch.autograd.grad(r.norm(), w)[0]
         assert float((batch - g).abs().max()) > 0.05
     alone = DPSStep(DDIM(), Observation(y[2:3], SKETCH, 0.3))
     together = DPSStep(DDIM(), seen)
-    close(together(x, T, None, score, VP())[2:3], alone(x[2:3], T, None, score, VP()), 1e-12)
+    close(together(x, T, None, score)[2:3], alone(x[2:3], T, None, score), 1e-12)
 
 
 def test_dps_step_where_the_residual_is_0():
@@ -420,7 +418,7 @@ def test_dps_step_where_the_residual_is_0():
     x = torch.ones(1, 2)
     score = ExactScore(point, VP())
     s = torch.tensor(0.2)
-    close(step(x, T, s, score, VP()), DDIM()(x, T, s, score, VP()), 1e-12)
+    close(step(x, T, s, score), DDIM()(x, T, s, score), 1e-12)
 
 
 def test_dps_step_evaluates_once(generator):
@@ -439,11 +437,11 @@ def test_repaint_puts_what_was_seen_in_place(schedule, generator):
     score, x = ExactScore(PLANE, schedule), torch.randn(3, 2, generator=generator)
     s = torch.tensor(0.3)
     step, noise = RePaint(DDIM(), HALF, n_resamples=1), torch.randn(3, 2, generator=generator)
-    moved = step(x, T, s, score, schedule, generator=Given(noise))
+    moved = step(x, T, s, score, generator=Given(noise))
     alpha, sigma = schedule(s)
     close(moved[:, 0], alpha * 0.4 + sigma * noise[:, 0], 1e-12)
-    close(moved[:, 1], DDIM()(x, T, s, score, schedule)[:, 1], 1e-12)
-    close(step(x, T, None, score, schedule)[:, 0], torch.full((3,), 0.4), 1e-15)
+    close(moved[:, 1], DDIM()(x, T, s, score)[:, 1], 1e-12)
+    close(step(x, T, None, score)[:, 0], torch.full((3,), 0.4), 1e-15)
 
 
 @each_schedule
@@ -472,7 +470,7 @@ def repaint_moments(n, schedule, steps):
     C = schedule(times[0])[0] ** 2 * COV + schedule(times[0])[1] ** 2 * torch.eye(2)
     step, score = RePaint(DDIM(), HALF, n_resamples=n), ExactScore(PLANE, schedule)
     for t, s in zip(times, [*times[1:], None], strict=True):
-        move = lambda x, g, t=t, s=s: step(x, t, s, score, schedule, generator=g)
+        move = lambda x, g, t=t, s=s: step(x, t, s, score, generator=g)
         m, C = affine(move, 2, 0 if s is None else 2 * n - 1).law(m, C)
     return m, C
 
@@ -512,7 +510,7 @@ def test_what_repaint_refuses(arguments, message):
 def test_annealed_likelihood_is_the_gradient_of_its_density(schedule, generator):
     """And the density is that of N(y; A x/α, R + σ²/α² A Aᵀ) times the prior."""
     seen = Observation(Y2, Matrix(A24), R2)
-    guided = AnnealedLikelihood(ExactScore(LAW4, schedule), schedule, seen)
+    guided = AnnealedLikelihood(ExactScore(LAW4, schedule), seen)
     x = torch.randn(5, 4, generator=generator)
     for t in torch.tensor([0.9, 0.4, 0.05]):
         alpha, sigma = schedule(t)
@@ -534,7 +532,7 @@ def test_relative_steps_below_1_are_stable():
     """The curvature of π_t is at most 2/σ²: with a prior that is one point it is that."""
     t, seen = torch.tensor(0.4), Observation(Y2, Identity(), 0)
     for law in (Gaussian([0.0, 0.0], 0.0), PLANE):
-        guided = AnnealedLikelihood(ExactScore(law, VP()), VP(), seen)
+        guided = AnnealedLikelihood(ExactScore(law, VP()), seen)
         H = torch.autograd.functional.jacobian(lambda x, g=guided: g(x[None], t)[0], Y2[0])
         worst = float(-torch.linalg.eigvalsh(H).min() * VP()(t)[1] ** 2)
         assert worst <= 2 + 1e-9
@@ -543,12 +541,12 @@ def test_relative_steps_below_1_are_stable():
 
 def annealed_moments(relative_step, n_steps):
     ladder = Levels(torch.logspace(1, -3, 30))
-    score = AnnealedLikelihood(ExactScore(PLANE, ladder), ladder, SEEN1)
+    score = AnnealedLikelihood(ExactScore(PLANE, ladder), SEEN1)
     move = AnnealedLangevin(n_steps, relative_step)
     times = time_grid(ladder)
     m, C = torch.zeros(2), 100 * torch.eye(2)
     for t, s in zip(times, [*times[1:], None], strict=True):
-        step = lambda x, g, t=t, s=s: move(x, t, s, score, ladder, generator=g)
+        step = lambda x, g, t=t, s=s: move(x, t, s, score, generator=g)
         m, C = affine(step, 2, n_steps).law(m, C)
     return m, C
 

@@ -180,25 +180,31 @@ def test_a_checkpoint_from_before_labels_could_be_left_out(tmp_path):
             break
     file, state = tmp_path / "run" / "training.pt", None
     state = torch.load(file, weights_only=True)
-    for new in ("ema_half_lives", "label_dropout", "bfloat16", "compile"):
+    for new in ("ema_half_lives", "condition_dropout", "bfloat16", "compile"):
         del state["setup"][new]
-    del state["dropping"], state["averages"], state["model"]["label_dropout"]
-    del state["averaged"]["module.label_dropout"]
+    del state["dropping"], state["averages"], state["model"]["condition_dropout"]
+    del state["averaged"]["module.condition_dropout"]
     torch.save(state, file)
     stored = load_file(tmp_path / "run" / "model.safetensors")
-    del stored["label_dropout"]
+    del stored["condition_dropout"]
     save_file(stored, tmp_path / "run" / "model.safetensors")
     model = load(tmp_path / "run")
-    assert float(model.label_dropout) == 0
-    assert stored.keys() == model.state_dict().keys() - {"label_dropout"}
+    assert float(model.condition_dropout) == 0
+    assert stored.keys() == model.state_dict().keys() - {"condition_dropout"}
     resumed = mlp_of_classes(5)
     list(glp.fit(resumed, x, steps=8, checkpoint=tmp_path / "run", resume=True, **run))
     equal(resumed, whole)
     refused(
         lambda: glp.fit(
-            resumed, x, steps=8, checkpoint=tmp_path / "run", resume=True, label_dropout=0.1, **run
+            resumed,
+            x,
+            steps=8,
+            checkpoint=tmp_path / "run",
+            resume=True,
+            condition_dropout=0.1,
+            **run,
         ),
-        "label_dropout=0.0, got 0.1",
+        "condition_dropout=0.0, got 0.1",
     )
 
 

@@ -151,7 +151,7 @@ def test_settings_are_changed_one_by_one():
     [
         {"steps": 0}, {"batch_size": 0}, {"warm_up": -1}, {"learning_rate": 0.0}, {"clip": 0.0},
         {"learning_rate": math.nan}, {"weight_decay": -1.0}, {"ema": 1.0}, {"ema": -0.1},
-        {"label_dropout": -0.1}, {"label_dropout": 1.0}, {"label_dropout": math.nan},
+        {"condition_dropout": -0.1}, {"condition_dropout": 1.0}, {"condition_dropout": math.nan},
         {"ema_half_lives": (0,)}, {"ema_half_lives": (5, 5.0)}, {"ema_half_lives": (math.inf,)},
     ],
 )  # fmt: skip
@@ -175,7 +175,7 @@ def test_every_row_once_an_epoch_with_its_label():
 
     def objective(score, batch, schedule, *, generator=None):
         seen.append((batch[:, 0], score.labels))
-        return multilevel(score, batch, schedule, generator=generator)
+        return multilevel(score, batch, generator=generator)
 
     train(make(condition=8), x, objective, labels=x[:, 0].long() % 8, steps=12, batch_size=16)
     assert [len(batch) for batch, _ in seen] == [16] * 12
@@ -204,7 +204,7 @@ def test_standardize_stores_the_change_of_coordinates(tmp_path):
 
     def objective(score, batch, schedule, *, generator=None):
         seen.append(batch)
-        return multilevel(score, batch, schedule, generator=generator)
+        return multilevel(score, batch, generator=generator)
 
     model = make()
     train(model, x, objective, standardize=True, batch_size=300, checkpoint=tmp_path / "run")
@@ -249,7 +249,9 @@ def test_data_that_does_not_fit_is_refused_before_anything_is_done(as_user, tmp_
     for standardize in (True, False):
         refused(r"column\(s\) \[1\] are constant", model, flat, standardize=standardize)
     refused(r"^labels must be int64 of shape \(300,\)", model, x, labels=torch.zeros(300))
-    refused(r"^held_out_labels must be int64", model, x, held_out=x, held_out_labels=torch.ones(3))
+    refused(
+        r"^held_out_labels must be int64", model, x, held_out=x, held_out_condition=torch.ones(3)
+    )
     refused(r"check_every and checkpoint_every", model, x, check_every=0)
     refused(r"check_every and checkpoint_every", model, x, checkpoint_every=0)
     exact = glp.ExactScore(glp.GaussianMixture(**MIXTURE), VP())
@@ -263,7 +265,7 @@ def test_labels_and_a_network_that_do_not_fit_are_refused():
     refused(r"conditional on 3 classes", make(condition=3), x)
     refused(r"from 0 to 1, or -1 .* got labels from 0 to 2", make(condition=2), x, labels=labels)
     refused(r"labels must be at least 0, got -1", make(condition=3), x, labels=labels - 1)
-    refused(r"label_dropout= .*pass labels=", make(condition=3), x, label_dropout=0.1)
+    refused(r"condition_dropout= .*pass labels=", make(condition=3), x, condition_dropout=0.1)
 
 
 # ---------------------------------------------------------------------------- labels left out
@@ -271,7 +273,7 @@ def test_labels_and_a_network_that_do_not_fit_are_refused():
 
 def watched(seen):
     def objective(score, x, schedule, *, generator=None):
-        loss = multilevel(score, x, schedule, generator=generator)
+        loss = multilevel(score, x, generator=generator)
         labels = getattr(score, "labels", None)
         seen.append((x, labels, torch.rand(3, generator=generator)))
         return loss
@@ -284,8 +286,8 @@ def test_labels_left_out_change_neither_batches_nor_noise():
     for p in (0.0, 0.25):
         seen = runs[p] = []
         model = make(condition=3)
-        train(model, x, watched(seen), labels=labels, label_dropout=p, steps=60)
-        assert float(model.label_dropout) == p
+        train(model, x, watched(seen), labels=labels, condition_dropout=p, steps=60)
+        assert float(model.condition_dropout) == p
     gone, batches = 0, 0
     for (x0, l0, noise0), (x1, l1, noise1) in zip(*runs.values(), strict=True):
         assert torch.equal(x0, x1)
@@ -301,7 +303,7 @@ def test_labels_left_out_change_neither_batches_nor_noise():
 def test_held_out_labels_are_never_left_out():
     seen, labels = [], torch.arange(300) % 3
     options = {"labels": labels, "held_out": points(40), "held_out_labels": labels[:40]}
-    train(make(condition=3), points(), watched(seen), label_dropout=0.9, **options)
+    train(make(condition=3), points(), watched(seen), condition_dropout=0.9, **options)
     assert torch.equal(seen[-1][1], labels[:40])
 
 
@@ -313,9 +315,9 @@ def test_both_halves_of_guidance_are_learned():
     x = means[labels] + 0.5 * torch.randn(4000, 2, generator=g)
     model = make(width=32, condition=2)
     options = {"steps": 500, "batch_size": 256, "learning_rate": 5e-3, "warm_up": 20}
-    with pytest.raises(ValueError, match="train it with label_dropout"):
+    with pytest.raises(ValueError, match="train it with condition_dropout"):
         model.unconditional()
-    train(model, x, labels=labels, label_dropout=0.3, **options)
+    train(model, x, labels=labels, condition_dropout=0.3, **options)
     t, probe = torch.tensor(0.3), x[:500]
     alpha, _ = VP()(t)
     exact = {
@@ -500,7 +502,7 @@ def test_bfloat16_is_near_and_touches_only_the_network():
     ends, dtypes = [], set()
 
     def objective(score, x, schedule, *, generator=None):
-        loss = multilevel(score, x, schedule, generator=generator)
+        loss = multilevel(score, x, generator=generator)
         dtypes.update([x.dtype, score(x, torch.tensor(0.5).to(x)).dtype, loss.dtype])
         return loss
 
@@ -539,7 +541,7 @@ def test_a_compiled_network_trains_to_the_same_model(as_user):
     labels, ends = torch.arange(300) % 3, []
     for compiled in (False, True):
         model = make(condition=3)
-        options = {"labels": labels, "label_dropout": 0.2, "steps": 15}
+        options = {"labels": labels, "condition_dropout": 0.2, "steps": 15}
         records = train(model, points(), compile=compiled, **options)
         ends.append((torch.tensor([r.loss for r in records]), weights(model)))
     (losses, one), (others, two) = ends
@@ -589,7 +591,7 @@ def options_of(case):
             "labels": {"labels": torch.arange(300) % 3},
             "measured": {"held_out": points(60, seed=5), "check_every": 10, "standardize": True},
             "averages": {"ema_half_lives": (3.0, 20.0)},
-            "dropout": {"labels": torch.arange(300) % 3, "label_dropout": 0.3},
+            "dropout": {"labels": torch.arange(300) % 3, "condition_dropout": 0.3},
         }[case]
     )
 
@@ -732,7 +734,7 @@ def test_a_loss_that_is_not_finite_stops_training_and_leaves_the_checkpoint(tmp_
     def objective(score, x, schedule, *, generator=None):
         nonlocal calls
         calls += 1
-        loss = multilevel(score, x, schedule, generator=generator)
+        loss = multilevel(score, x, generator=generator)
         if calls == 13:
             files.update({item.name: item.read_bytes() for item in path.iterdir()})
             return loss / 0 if what == "loss" else loss + (0 * loss).sqrt()

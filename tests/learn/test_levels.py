@@ -46,7 +46,7 @@ def wrong(x, t):
 def test_each_sample_is_matched_at_its_own_level(schedule, weight, generator):
     x, eps = LAW.sample(6, generator=generator), torch.randn(6, 2, generator=generator)
     t = torch.tensor([0.1, 0.2, 0.4, 0.6, 0.8, 1.0])
-    got = noised(MATCHING["implicit"], wrong, x, schedule, t, weight, generator=Given(eps))
+    got = noised(MATCHING["implicit"], wrong, x, t, weight, generator=Given(eps))
     for i in range(6):
         alpha, sigma = schedule(t[i])
         one = implicit(lambda y, i=i: wrong(y, t[i : i + 1]), alpha * x[[i]] + sigma * eps[[i]])
@@ -60,8 +60,8 @@ def test_the_mean_is_that_of_denoising_less_w_d_over_two_sigma_squared(
 ):
     n = 20_000
     x, t = LAW.sample(n, generator=generator), torch.tensor(0.4).expand(n)
-    above = multilevel(wrong, x, schedule, t, generator=generator)
-    below = noised(matching, wrong, x, schedule, t, generator=generator)
+    above = multilevel(wrong, x, t, generator=generator)
+    below = noised(matching, wrong, x, t, generator=generator)
     difference = above - below
     assert abs(z_score(difference, 1.0)) < 4  # σ² d/(2σ²), d = 2
     assert abs(z_score(difference, 0.5)) > 10  # negative control
@@ -98,6 +98,6 @@ def test_training_by_it_finds_the_score(name):
 def test_bad_input():
     x = torch.zeros(3, 2)
     with pytest.raises(ValueError, match=r"t must have shape \(3,\)"):
-        noised(MATCHING["implicit"], wrong, x, VP(), torch.tensor(0.5))
+        noised(MATCHING["implicit"], wrong, x, torch.tensor(0.5))
     with pytest.raises(ValueError, match=r"finite|NaN"):
-        noised(MATCHING["implicit"], wrong, x / 0, VP())
+        noised(MATCHING["implicit"], wrong, x / 0)

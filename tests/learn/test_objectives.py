@@ -54,7 +54,7 @@ def expected_denoising(score, sigma):
 def expected_multilevel(noisy_score, schedule, t, **options):
     x, eps, weight = joint_quadrature()
     times = t.expand(len(x))
-    loss = objectives.multilevel(noisy_score, x, schedule, times, generator=Given(eps), **options)
+    loss = objectives.multilevel(noisy_score, x, times, generator=Given(eps), **options)
     return weight @ loss
 
 
@@ -197,13 +197,9 @@ def test_losses_follow_the_dtype_and_the_generator(generator):
     t = torch.full((4,), 0.5, dtype=torch.float32)
     for loss in (
         lambda: objectives.denoising(lambda x: -x, x, 0.3, generator=generator),
-        lambda: objectives.multilevel(lambda x, t: -x, x, VP(), generator=generator),
-        lambda: objectives.multilevel(
-            lambda x, t: -x, x, VP(), weight=weights.v, generator=generator
-        ),
-        lambda: objectives.excess(
-            lambda x, t: -x, lambda x, t: x, x, VP(), t, generator=generator
-        ),
+        lambda: objectives.multilevel(lambda x, t: -x, x, generator=generator),
+        lambda: objectives.multilevel(lambda x, t: -x, x, weight=weights.v, generator=generator),
+        lambda: objectives.excess(lambda x, t: -x, lambda x, t: x, x, t, generator=generator),
     ):
         generator.set_state(state)
         first = loss()
@@ -256,7 +252,7 @@ def test_weights_are_what_they_say(weight, definition, schedule, generator):
     x, eps = torch.randn(2, 200, 3, generator=generator)
     t = torch.linspace(0.02, 0.98, 200)
     model = lambda x, t: torch.sin(3 * x) - per_sample(t, x) * x
-    loss = objectives.multilevel(model, x, schedule, t, weight, generator=Given(eps))
+    loss = objectives.multilevel(model, x, t, weight, generator=Given(eps))
     a, b = schedule(t)
     x_t = a[:, None] * x + b[:, None] * eps
     torch.testing.assert_close(
@@ -293,7 +289,7 @@ def test_multilevel_is_excess_plus_floor(schedule, weight):
         scale = weight(a, b)
         loss = expected_multilevel(score, schedule, t, weight=weight)
         above = w @ objectives.excess(
-            score, exact, x, schedule, t.expand(len(x)), weight, generator=Given(eps)
+            score, exact, x, t.expand(len(x)), weight, generator=Given(eps)
         )
         close(loss / scale, fisher + floor, 1e-10)
         close(above / scale, fisher, 1e-10)
@@ -305,7 +301,7 @@ def test_excess_of_the_exact_score_is_zero(schedule, generator):
     p = GaussianMixture([0.3, 0.7], [[-2.0, 0.0], [1.0, 1.0]], [0.3, 0.5])
     exact = ExactScore(p, schedule)
     x, t = p.sample(20, generator=generator), torch.linspace(0.05, 0.95, 20)
-    value = objectives.excess(exact, exact, x, schedule, t, generator=generator)
+    value = objectives.excess(exact, exact, x, t, generator=generator)
     assert torch.equal(value, torch.zeros(20))
 
 
@@ -325,11 +321,11 @@ def test_multilevel_batch_independence(generator):
     x, eps = torch.randn(2, 6, 3, 4, generator=generator)
     t = torch.linspace(0.1, 0.9, 6)
     model = lambda x, t: -x / (1 + per_sample(t, x))
-    loss = objectives.multilevel(model, x, VP(), t, generator=Given(eps))
+    loss = objectives.multilevel(model, x, t, generator=Given(eps))
     assert loss.shape == (6,)
     for i in range(6):
         part = slice(i, i + 1)
-        alone = objectives.multilevel(model, x[part], VP(), t[part], generator=Given(eps[part]))
+        alone = objectives.multilevel(model, x[part], t[part], generator=Given(eps[part]))
         close(alone[0], loss[i], 1e-12)
 
 
@@ -342,7 +338,7 @@ def test_multilevel_draws_its_times(generator):
         seen.append(t)
         return -x
 
-    objectives.multilevel(model, x, VP(), generator=Given(u, eps))
+    objectives.multilevel(model, x, generator=Given(u, eps))
     close(seen[0], 1e-3 + (1 - 1e-3) * u, 1e-15)
 
 
@@ -393,7 +389,7 @@ def test_stratified_times_spread_evenly_and_each_is_uniform(schedule, generator)
     x = torch.zeros(B, 2)
     seen = []
     objectives.multilevel(
-        lambda x, t: seen.append(t) or -x, x, schedule, stratified=True, generator=generator
+        lambda x, t: seen.append(t) or -x, x, stratified=True, generator=generator
     )
     inside = ((seen[0] - 1e-3) / (1 - 1e-3) * B).long()
     assert torch.equal(inside.sort().values, torch.arange(B))
@@ -417,17 +413,17 @@ BAD = {
     "flat x": lambda x: objectives.denoising(lambda x: -x, x[:, 0], 0.3),
     "integer x": lambda x: objectives.denoising(lambda x: -x, x.long(), 0.3),
     "model drops a column": lambda x: objectives.denoising(broken, x, 0.3),
-    "noisy model drops a column": lambda x: objectives.multilevel(broken, x, VP()),
-    "t length": lambda x: objectives.multilevel(lambda x, t: -x, x, VP(), torch.ones(3)),
-    "t column": lambda x: objectives.multilevel(lambda x, t: -x, x, VP(), torch.ones(4, 1)),
+    "noisy model drops a column": lambda x: objectives.multilevel(broken, x),
+    "t length": lambda x: objectives.multilevel(lambda x, t: -x, x, torch.ones(3)),
+    "t column": lambda x: objectives.multilevel(lambda x, t: -x, x, torch.ones(4, 1)),
     "t without noise": lambda x: objectives.multilevel(
-        lambda x, t: -x, x, VP(), torch.tensor([0.5, 0.0, 0.5, 0.5])
+        lambda x, t: -x, x, torch.tensor([0.5, 0.0, 0.5, 0.5])
     ),
     "excess of a broken model": lambda x: objectives.excess(
-        broken, lambda x, t: -x, x, VP(), torch.full((4,), 0.5)
+        broken, lambda x, t: -x, x, torch.full((4,), 0.5)
     ),
     "excess over a broken score": lambda x: objectives.excess(
-        lambda x, t: -x, broken, x, VP(), torch.full((4,), 0.5)
+        lambda x, t: -x, broken, x, torch.full((4,), 0.5)
     ),
 }
 
@@ -461,15 +457,15 @@ def test_weights_are_those_of_the_papers():
 )
 def test_the_likelihood_weight_is_g2(schedule):
     t = torch.linspace(0.01, 0.97, 7)
-    weight = weights.likelihood(schedule)
+    weight = weights.likelihood
     close(weight.at(t), schedule.g2(t), 1e-12)
     close(weight(*schedule(t)), schedule.g2(t), 1e-6)  # the time found from α/σ
     x = torch.ones(7, 2)
     plain = objectives.multilevel(
-        lambda x, t: -x, x, schedule, t, weights.unweighted, generator=Given(torch.ones(7, 2))
+        lambda x, t: -x, x, t, weights.unweighted, generator=Given(torch.ones(7, 2))
     )
     weighted = objectives.multilevel(
-        lambda x, t: -x, x, schedule, t, weight, generator=Given(torch.ones(7, 2))
+        lambda x, t: -x, x, t, weight, generator=Given(torch.ones(7, 2))
     )
     close(weighted, schedule.g2(t) * plain, 1e-10)
 
@@ -479,10 +475,10 @@ def test_importance_keeps_the_mean_and_lowers_the_variance(generator):
     exact = ExactScore(Gaussian(MEAN, COV), schedule)
     wrong = lambda x, t: exact(x, t) * 1.1
     x = Gaussian(MEAN, COV).sample(50_000, generator=generator)
-    weight = weights.likelihood(schedule)
-    times = objectives.ImportanceTimes.for_likelihood(schedule)
+    weight = weights.likelihood
+    times = objectives.ImportanceTimes.for_likelihood()
     plain, better = (
-        objectives.multilevel(wrong, x, schedule, weight=weight, generator=generator, **options)
+        objectives.multilevel(wrong, x, weight=weight, generator=generator, **options)
         for options in ({}, {"importance": times})
     )
     difference = float(plain.mean() - better.mean())
@@ -515,5 +511,5 @@ def test_importance_refuses_what_makes_no_sense():
     times = objectives.ImportanceTimes(VP(), torch.ones_like)
     with pytest.raises(ValueError, match="not both"):
         objectives.multilevel(
-            lambda x, t: -x, torch.ones(3, 2), VP(), torch.full((3,), 0.5), importance=times
+            lambda x, t: -x, torch.ones(3, 2), torch.full((3,), 0.5), importance=times
         )

@@ -191,7 +191,7 @@ def test_predict_is_the_posterior_mean(schedule, t, generator):
     law, t = mixture(), torch.tensor(t)
     alpha, sigma = schedule(t)
     x = alpha * law.sample(6, generator=generator) + sigma * torch.randn(6, 2, generator=generator)
-    x0, eps = predict(ExactScore(law, schedule), schedule, x, t)
+    x0, eps = predict(ExactScore(law, schedule), x, t)
     mean = law.posterior_mean(x, alpha, sigma)
     close(x0, mean, atol=1e-14 * float(sigma / alpha.clamp(min=1e-6)) + 1e-10)
     close(eps, (x - alpha * mean) / sigma, rtol=1e-9)
@@ -201,7 +201,7 @@ def test_predict_is_the_posterior_mean(schedule, t, generator):
 def test_predict_with_a_time_per_sample_up_to_where_alpha_is_zero(generator):
     law, schedule = mixture(), Rectified()
     x, t = torch.randn(3, 2, generator=generator), torch.tensor([0.2, 0.7, 1.0])
-    x0, eps = predict(ExactScore(law, schedule), schedule, x, t)
+    x0, eps = predict(ExactScore(law, schedule), x, t)
     close(x0, law.posterior_mean(x, 1 - t, t))
     close(x0[2], law.weights @ law.means)
     close(eps[2], x[2])
@@ -215,7 +215,7 @@ def test_predict_evaluates_the_model_once(generator):
         return -x
 
     x, t = torch.randn(3, 2, generator=generator), torch.tensor(0.5)
-    x0, eps = predict(score, VP(), x, t)
+    x0, eps = predict(score, x, t)
     assert len(calls) == 1
     alpha, sigma = VP()(t)
     close(eps, sigma * x)
@@ -225,9 +225,9 @@ def test_predict_evaluates_the_model_once(generator):
 @pytest.mark.usefixtures("as_user")
 def test_predict_refuses_a_plain_score_where_alpha_is_zero():
     with pytest.raises(ValueError, match="does not determine x_0 where alpha = 0"):
-        predict(lambda x, t: -x, Rectified(), torch.ones(2, 3), torch.tensor(1.0))
+        predict(lambda x, t: -x, torch.ones(2, 3), torch.tensor(1.0))
     with pytest.raises(ValueError, match="prediction returned shape"):
-        predict(lambda x, t: x[:, :1], VP(), torch.ones(2, 3), torch.tensor(0.5))
+        predict(lambda x, t: x[:, :1], torch.ones(2, 3), torch.tensor(0.5))
 
 
 # ---------------------------------------------------------------------------- Tweedie

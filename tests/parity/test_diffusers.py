@@ -76,7 +76,7 @@ def theirs(unet, made, x, step=None):
 
 def ours(transition, model, made, x, draws=()):
     times = (made.timesteps.double() + 1) / 1000
-    return evolve(transition, model, model.schedule, x, times, generator=Given(*draws))
+    return evolve(transition, model, x, times, generator=Given(*draws))
 
 
 def distance(a, b):
@@ -261,7 +261,7 @@ def test_third_order_is_third_order_here_and_second_there(law, generator):
     schedule = EDM(low, high)
     score, x = ExactScore(law, schedule), high * torch.randn(8, 2, generator=generator)
     flow = AdaptiveFlow(rtol=1e-10, atol=1e-10)
-    reference = evolve(flow, score, schedule, x, torch.tensor([1.0, 0.0]))
+    reference = evolve(flow, score, x, torch.tensor([1.0, 0.0]))
 
     def run(solver, n):
         ladder = torch.linspace(math.log(high), math.log(low), n + 1).exp()
@@ -270,7 +270,7 @@ def test_third_order_is_third_order_here_and_second_there(law, generator):
         times = (ladder ** (1 / rho) - ladder[-1] ** (1 / rho)) / (
             ladder[0] ** (1 / rho) - ladder[-1] ** (1 / rho)
         )
-        return evolve(DPMSolver(3), score, schedule, x, times)
+        return evolve(DPMSolver(3), score, x, times)
 
     def orders(solver):
         errors = [float((run(solver, n) - reference).abs().max()) for n in (64, 128, 256)]

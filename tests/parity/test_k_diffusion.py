@@ -58,13 +58,13 @@ def test_the_levels_are_those_of_get_sigmas_karras():
 )
 def test_a_deterministic_sampler(sampler, transition, schedule, generator):
     x, edm = start(generator), EDM(LOW, HIGH)
-    denoiser = to_k_diffusion(ExactScore(LAW, schedule), schedule)
+    denoiser = to_k_diffusion(ExactScore(LAW, schedule))
     expected = getattr(sampling, f"sample_{sampler}")(denoiser, x, levels(), disable=True)
-    out = evolve(transition, ExactScore(LAW, edm), edm, x, TIMES)
+    out = evolve(transition, ExactScore(LAW, edm), x, TIMES)
     close(out, expected, 1e-9)
-    moved = RescheduledScore(ExactScore(LAW, schedule), schedule, edm)
-    close(evolve(transition, moved, edm, x, TIMES), expected, 1e-9)
-    other = evolve(DPMSolver(3), ExactScore(LAW, edm), edm, x, TIMES)
+    moved = RescheduledScore(ExactScore(LAW, schedule), edm)
+    close(evolve(transition, moved, x, TIMES), expected, 1e-9)
+    other = evolve(DPMSolver(3), ExactScore(LAW, edm), x, TIMES)
     assert float((other - expected).abs().max()) > 1e-3  # a control
 
 
@@ -72,11 +72,11 @@ def test_the_ancestral_sampler(generator):
     x, edm, z = start(generator), EDM(LOW, HIGH), torch.randn(N - 1, 6, 2, generator=generator)
     left = list(z)
     expected = sampling.sample_euler_ancestral(
-        to_k_diffusion(ExactScore(LAW, VP()), VP()), x, levels(), disable=True,
+        to_k_diffusion(ExactScore(LAW, VP())), x, levels(), disable=True,
         noise_sampler=lambda *_: left.pop(0),
     )  # fmt: skip
     close(
-        evolve(Ancestral(), ExactScore(LAW, edm), edm, x, TIMES, generator=Given(*z)),
+        evolve(Ancestral(), ExactScore(LAW, edm), x, TIMES, generator=Given(*z)),
         expected,
         1e-9,
     )
@@ -100,7 +100,7 @@ def test_discrete_denoisers(generator):
     edm = score.schedule
     close(torch.tensor([edm.sigma_min, edm.sigma_max]), wrapped.sigmas[[0, -1]], 1e-12)
     x = 3 * torch.randn(50, 2, generator=generator)
-    ours = to_k_diffusion(exact, schedule)(x, wrapped.sigmas)
+    ours = to_k_diffusion(exact)(x, wrapped.sigmas)
     close(wrapped(x, wrapped.sigmas), ours, 1e-7)  # at the steps: the same levels
 
 

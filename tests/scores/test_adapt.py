@@ -57,8 +57,8 @@ def test_every_kind_is_the_exact_score(kind, schedule, generator):
     times = torch.full((5,), 0.4)
     same = lambda: torch.Generator().manual_seed(0)
     close(
-        objectives.multilevel(score, x, schedule, times, generator=same()),
-        objectives.multilevel(exact, x, schedule, times, generator=same()),
+        objectives.multilevel(score, x, times, generator=same()),
+        objectives.multilevel(exact, x, times, generator=same()),
     )
 
 

@@ -147,7 +147,7 @@ def test_edm(generator):
     close(score(x, t), exact(x, t), 1e-10)
     close(score.denoise(x, t), exact.denoise(x, t), 1e-12)
     times = time_grid(score.schedule, 12, t_min=0.0)
-    samples = [evolve(ProbabilityFlow(2), s, s.schedule, 20 * x, times) for s in (score, exact)]
+    samples = [evolve(ProbabilityFlow(2), s, 20 * x, times) for s in (score, exact)]
     close(*samples, 1e-10)
 
 
@@ -165,7 +165,7 @@ def test_edm_steps_are_those_of_edm(generator):
             d_next = (y_next - edm_network(y_next, sigmas[i + 1].expand(5))) / sigmas[i + 1]
             y_next = y + (sigmas[i + 1] - sigmas[i]) * (d + d_next) / 2
         y = y_next
-    close(evolve(ProbabilityFlow(2), score, score.schedule, x, times), y, 1e-10)
+    close(evolve(ProbabilityFlow(2), score, x, times), y, 1e-10)
 
 
 # ---------------------------------------------------------------------------- k-diffusion
@@ -180,7 +180,7 @@ def inner(schedule):
 def test_a_score_as_a_denoiser_in_sigma(schedule, generator):
     x = 2 * torch.randn(6, 2, generator=generator)
     alpha, sigma = schedule(inner(schedule))
-    denoiser, r = to_k_diffusion(ExactScore(MIXTURE, schedule), schedule), sigma / alpha
+    denoiser, r = to_k_diffusion(ExactScore(MIXTURE, schedule)), sigma / alpha
     expected = MIXTURE.posterior_mean(x, torch.ones(6), r)
     close(denoiser(x, r), expected, 1e-10)  # per sample
     for i in range(6):
@@ -194,10 +194,10 @@ def test_there_and_back(schedule, generator):
     exact, (alpha, sigma) = ExactScore(MIXTURE, schedule), schedule(t)
     r, a = sigma / alpha, alpha[:, None]
     low, high = float(r[-1]), float(r[0])
-    back = from_k_diffusion(to_k_diffusion(exact, schedule), low, high)
+    back = from_k_diffusion(to_k_diffusion(exact), low, high)
     time = (r ** (1 / 7) - low ** (1 / 7)) / (high ** (1 / 7) - low ** (1 / 7))
     torch.testing.assert_close(back(x, time), a * exact(a * x, t), rtol=1e-10, atol=1e-10)
-    forth = to_k_diffusion(back, back.schedule)
+    forth = to_k_diffusion(back)
     close(forth(x, r), exact.denoise(a * x, t), 1e-10)
 
 
@@ -205,7 +205,7 @@ def test_there_and_back(schedule, generator):
 def test_any_event_shape(event, generator):
     law = Empirical(torch.randn(7, *event, generator=generator))
     schedule, x = VP(), torch.randn(4, *event, generator=generator)
-    denoiser = to_k_diffusion(ExactScore(law, schedule), schedule)
+    denoiser = to_k_diffusion(ExactScore(law, schedule))
     sigma = torch.tensor([0.2, 0.7, 2.0, 9.0])
     close(denoiser(x, sigma), law.posterior_mean(x, torch.ones(4), sigma), 1e-10)
     score = from_k_diffusion(denoiser, 0.01, 50.0, event_shape=event)
@@ -222,12 +222,12 @@ def test_a_score_that_cannot_denoise_will_do(generator):
         VP(),
     )
     exact = ExactScore(MIXTURE, schedule)
-    bare = to_k_diffusion(lambda x, t: exact(x, t), schedule)
-    close(bare(x, sigma), to_k_diffusion(exact, schedule)(x, sigma), 1e-10)
+    bare = to_k_diffusion(lambda x, t: exact(x, t))
+    close(bare(x, sigma), to_k_diffusion(exact)(x, sigma), 1e-10)
 
 
 def test_sigmas_that_a_model_does_not_know_are_refused():
-    denoiser = to_k_diffusion(ExactScore(MIXTURE, VE(0.1, 10.0)), VE(0.1, 10.0))
+    denoiser = to_k_diffusion(ExactScore(MIXTURE, VE(0.1, 10.0)))
     x = torch.zeros(2, 2)
     for sigma in (0.0999, 10.01):
         with pytest.raises(ValueError, match=r"knows 0\.1 to 10"):
@@ -282,9 +282,7 @@ def test_labels(generator):
     start = 10 * torch.randn(5, 2, generator=generator)
     times = time_grid(model.schedule, 5, t_min=0.0)
     for chunk in (None, 2):  # one label for all does not depend on the chunk
-        out = evolve(
-            ProbabilityFlow(), model.given(1), model.schedule, start, times, chunk_size=chunk
-        )
+        out = evolve(ProbabilityFlow(), model.given(1), start, times, chunk_size=chunk)
         close(out, means[1].expand(5, 2), 1e-10)
     assert len(list(model.parameters())) == 1  # a module: it moves to another device as a whole
 

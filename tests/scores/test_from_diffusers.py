@@ -96,7 +96,7 @@ def test_sampling(generator):
     x = prior(model.schedule, (6, *EVENT), generator=generator)
     out = [
         evolve(
-            Ancestral(), score, model.schedule, x, model.schedule.times,
+            Ancestral(), score, x, model.schedule.times,
             generator=torch.Generator().manual_seed(1),
         )
         for score in (model, exact)
@@ -119,7 +119,7 @@ def test_a_schedule_that_ends_without_signal(kind, generator):
             mean if kind == "sample" else -mean
         ).expand_as(x)
         close(model.denoise(x, t), mean.expand_as(x), 1e-6)
-        moved = Ancestral("forward")(x, t, None, model, model.schedule)
+        moved = Ancestral("forward")(x, t, None, model)
     close(moved, mean.expand_as(x), 1e-6)
 
 

@@ -91,7 +91,7 @@ def test_two_gaussians_guide_to_a_gaussian(generator):
     start, ends = prior(VP(), (400, 1), generator=generator), {}
     for weight in (0.0, w):
         score = GuidedScore(given, free, weight)
-        ends[weight] = evolve(ProbabilityFlow(), score, VP(), start, time_grid(VP(), 20))
+        ends[weight] = evolve(ProbabilityFlow(), score, start, time_grid(VP(), 20))
     assert float(ends[w].mean()) > float(ends[0.0].mean()) + 0.1
     assert float(ends[w].var()) < 0.8 * float(ends[0.0].var())
 

@@ -296,7 +296,7 @@ def test_one_label_for_all_and_the_label_of_no_class(generator):
         assert torch.equal(one(x[:1], t), call(x[:1], t, torch.tensor([2])))
     with pytest.raises(ValueError, match="never saw the label of no class"):
         model.unconditional()
-    model.label_dropout.fill_(0.1)
+    model.condition_dropout.fill_(0.1)
     free = model.unconditional()
     assert torch.equal(free(x, t), model(x, t, torch.full((4,), NO_CLASS)))
     assert torch.equal(free.denoise(x, t), model.denoise(x, t, torch.full((4,), NO_CLASS)))
@@ -306,11 +306,11 @@ def test_one_label_for_all_and_the_label_of_no_class(generator):
 
 def test_a_state_from_before_there_was_label_dropout(generator):
     model = ScoreModel(NETWORKS["mlp"](), VP())
-    model.label_dropout.fill_(0.5)
-    state = {k: v for k, v in model.state_dict().items() if k != "label_dropout"}
+    model.condition_dropout.fill_(0.5)
+    state = {k: v for k, v in model.state_dict().items() if k != "condition_dropout"}
     model.load_state_dict(state)
-    assert float(model.label_dropout) == 0
-    assert "label_dropout" not in state
+    assert float(model.condition_dropout) == 0
+    assert "condition_dropout" not in state
     del state["scale"]
     with pytest.raises(RuntimeError, match="scale"):  # all else must be there
         model.load_state_dict(state)

@@ -38,7 +38,7 @@ names = lambda s: type(s).__name__
 def test_score_and_denoiser_are_those_of_the_other_schedule(source, target, generator):
     x = 3 * torch.randn(7, 2, generator=generator)
     t = 0.1 + 0.8 * torch.rand(7, generator=generator)
-    moved = RescheduledScore(ExactScore(MIXTURE, source), source, target)
+    moved = RescheduledScore(ExactScore(MIXTURE, source), target)
     exact = ExactScore(MIXTURE, target)
     close(moved(x, t), exact(x, t), 1e-10)
     close(moved.denoise(x, t), exact.denoise(x, t), 1e-10)
@@ -58,7 +58,7 @@ def test_a_plain_score_will_do(generator):
     """Without a denoiser, E[x_0 | x_t] comes from the score."""
     source, target = VP(), VE(0.05, 50.0)
     exact = ExactScore(MIXTURE, source)
-    moved = RescheduledScore(lambda x, t: exact(x, t), source, target)
+    moved = RescheduledScore(lambda x, t: exact(x, t), target)
     x, t = torch.randn(5, 2, generator=generator), torch.tensor(0.5)
     close(moved.denoise(x, t), ExactScore(MIXTURE, target).denoise(x, t), 1e-9)
 
@@ -66,23 +66,23 @@ def test_a_plain_score_will_do(generator):
 def test_samples_under_both_schedules_agree(generator):
     """The same flow in two coordinate systems, step by step at the same σ/α."""
     source, target = VP(), VE(0.05, 20.0)
-    moved = RescheduledScore(ExactScore(MIXTURE, source), source, target)
+    moved = RescheduledScore(ExactScore(MIXTURE, source), target)
     times = time_grid(target, 12, t_min=0.0)
     x = 20 * torch.randn(5, 2, generator=generator)
-    out = evolve(ProbabilityFlow(), moved, target, x, times)
-    close(out, evolve(ProbabilityFlow(), ExactScore(MIXTURE, target), target, x, times), 1e-9)
+    out = evolve(ProbabilityFlow(), moved, x, times)
+    close(out, evolve(ProbabilityFlow(), ExactScore(MIXTURE, target), x, times), 1e-9)
 
 
 def test_float32_stays_float32(generator):
     law = GaussianMixture([0.5, 0.5], torch.tensor([[-1.0], [1.0]], dtype=torch.float32), 0.2)
-    moved = RescheduledScore(ExactScore(law, VP()), VP(), VE(0.05, 20.0))
+    moved = RescheduledScore(ExactScore(law, VP()), VE(0.05, 20.0))
     x, t = torch.zeros(3, 1, dtype=torch.float32), torch.tensor(0.5, dtype=torch.float32)
     assert moved(x, t).dtype == torch.float32
     close(moved(x, t), ExactScore(law, VE(0.05, 20.0))(x, t), 1e-5)
 
 
 def test_levels_the_model_does_not_know_are_refused(as_user):
-    moved = RescheduledScore(ExactScore(MIXTURE, VE(0.05, 5.0)), VE(0.05, 5.0), VE(0.01, 50.0))
+    moved = RescheduledScore(ExactScore(MIXTURE, VE(0.05, 5.0)), VE(0.01, 50.0))
     x = torch.ones(2, 2)
     for t in (0.0, 1.0):
         with pytest.raises(ValueError, match=r"0\.05 to 5"):

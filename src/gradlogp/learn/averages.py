@@ -64,9 +64,9 @@ class _Bfloat16(nn.Module):
         super().__init__()
         self.network = network
 
-    def forward(self, x: Tensor, c: Tensor, *labels: Tensor) -> Tensor:
+    def forward(self, x: Tensor, c: Tensor, *condition: Tensor) -> Tensor:
         with torch.autocast(x.device.type, torch.bfloat16):
-            return self.network(x, c, *labels).to(x.dtype)
+            return self.network(x, c, *condition).to(x.dtype)
 
 
 def accelerated(model: ScoreModel, *, bfloat16: bool, compiled: bool) -> ScoreModel:
@@ -83,5 +83,7 @@ def accelerated(model: ScoreModel, *, bfloat16: bool, compiled: bool) -> ScoreMo
         return model
     network: Any = _Bfloat16(model.network) if bfloat16 else model.network
     network = torch.compile(network) if compiled else network
-    shared = [model.schedule, *model.buffers(recurse=False)]
+    shared = [model.schedule, model.coordinates, *model.buffers(recurse=False)]
+    if model.condition is not None:
+        shared.append(model.condition)
     return copy.deepcopy(model, {id(model.network): network} | {id(s): s for s in shared})

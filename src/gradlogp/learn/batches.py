@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import math
 import zlib
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np

@@ -239,7 +239,6 @@ def load_training(
     directory: str | os.PathLike[str],
     model: ScoreModel,
     setup: Mapping[str, Any],
-    defaults: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Load the raw weights into the model, and return what else resuming needs.
 
@@ -247,14 +246,13 @@ def load_training(
         directory: The checkpoint.
         model: The model; its weights are replaced.
         setup: The setup of the run that goes on.
-        defaults: What a run had whose checkpoint is older than a setting.
 
     Raises:
         ValueError: If the checkpoint has no training state, it is damaged, or it is that of a run
             with another setup or model; the model is then as it was.
     """
     state = _read_training(directory)
-    made = dict(defaults or {}) | state["setup"]
+    made = state["setup"]
     for name, value in setup.items():
         if made.get(name) != value:
             raise ValueError(

@@ -11,26 +11,21 @@ import os
 import time
 from collections.abc import Iterator, Mapping
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from ..core import Estimate, NoisyScoreFn, new_seed
+from ..core import Estimate, NoisyScore, new_seed
+from ..noise.coordinates import Data, Scales
+from ..noise.score_base import check_same_frame
+from ..scores.conditioned import check_condition
 from ..scores.model import ScoreModel
-from ..scores.networks import NO_CLASS, drop
+from ..scores.networks import drop
 from . import checkpoint as ckpt
 from .averages import Average, accelerated
-from .batches import (
-    Batches,
-    Data,
-    check_data,
-    check_labels,
-    fingerprint,
-    moments,
-    rows,
-)
-from .held_out import Measurement, Objective, losses
+from .batches import Batches, check_data, fingerprint, rows
+from .held_out import Measurement, Objective, encoded, losses
 from .objectives import multilevel
 from .settings import Step, TrainingSettings, ema_decay
 
@@ -40,12 +35,12 @@ def fit(
     data: Data,
     objective: Objective = multilevel,
     *,
-    labels: Tensor | None = None,
+    condition: Tensor | None = None,
     settings: TrainingSettings | None = None,
-    standardize: bool = False,
+    standardize: bool | Literal["one"] = False,
     held_out: Data | None = None,
-    held_out_labels: Tensor | None = None,
-    exact: NoisyScoreFn | None = None,
+    held_out_condition: Tensor | None = None,
+    exact: NoisyScore | None = None,
     check_every: int = 200,
     checkpoint: str | os.PathLike[str] | None = None,
     checkpoint_every: int = 500,
@@ -60,13 +55,15 @@ def fit(
         model: The model; holds the averaged weights when the iteration ends or is broken off.
         data: `(N, *event)`, a tensor, an array or a memory map on disk.
         objective: The loss of each sample; its mean over the batch is minimised.
-        labels: Classes `(N,)` for a class-conditional network.
+        condition: For a conditional network, one a row: classes, int64 `(N,)`, or float values
+            `(N, *shape)`, whose scales are fitted and stored with the model.
         settings: How to train; `changes` override single fields, as in `fit(..., steps=500)`.
-        standardize: Learn in coordinates of zero mean and unit variance; `model.encode` and
-            `model.decode` then lead there and back. The model always sees standardised input; this
-            decides in which coordinates noise is isotropic.
+        standardize: Learn in coordinates of zero mean and unit variance, per column of vectors and
+            per channel of `(C, L)` or `(C, H, W)`; "one": with one scale for all. They are fitted in
+            float64 and become `model.coordinates`. The network always sees standardised input; this
+            decides in which coordinates noise is isotropic. False keeps the model's coordinates.
         held_out: Data to measure the loss of the averaged weights on, with its standard error.
-        held_out_labels: Their classes.
+        held_out_condition: Their conditions.
         exact: The exact noisy score of the data's law, if known: records then show the excess
             over the floor of the loss.
         check_every: Steps between these measurements.
@@ -84,7 +81,7 @@ def fit(
     """
     settings = TrainingSettings(**({} if settings is None else vars(settings)) | changes)
     return _Fit(
-        model, data, objective, labels, settings, standardize, held_out, held_out_labels, exact,
+        model, data, objective, condition, settings, standardize, held_out, held_out_condition, exact,
         check_every, checkpoint, checkpoint_every, extra, resume, generator,
     ).steps()  # fmt: skip
 
@@ -97,12 +94,12 @@ class _Fit:
         model: ScoreModel,
         data: Data,
         objective: Objective,
-        labels: Tensor | None,
+        condition: Tensor | None,
         settings: TrainingSettings,
-        standardize: bool,
+        standardize: bool | Literal["one"],
         held_out: Data | None,
-        held_out_labels: Tensor | None,
-        exact: NoisyScoreFn | None,
+        held_out_condition: Tensor | None,
+        exact: NoisyScore | None,
         check_every: int,
         checkpoint: str | os.PathLike[str] | None,
         checkpoint_every: int,
@@ -111,28 +108,26 @@ class _Fit:
         generator: torch.Generator | None,
     ) -> None:
         check_data(data, model.event_shape)
-        check_labels(labels, len(data), "labels")
-        if labels is None and settings.label_dropout > 0:
-            raise ValueError("label_dropout= leaves out labels: pass labels=")
-        if labels is not None and bool((labels < 0).any()):
-            raise ValueError(f"labels must be at least 0, got {int(labels.min())}")
+        _check_condition(model, condition, len(data), "condition")
+        if condition is None and settings.condition_dropout > 0:
+            raise ValueError("condition_dropout= leaves out conditions: pass condition=")
+        if standardize not in (True, False, "one"):
+            raise ValueError(f"standardize must be True, False or 'one', got {standardize!r}")
         if held_out is not None:
             check_data(held_out, model.event_shape)
-            check_labels(held_out_labels, len(held_out), "held_out_labels")
+            _check_condition(model, held_out_condition, len(held_out), "held_out_condition")
         if check_every < 1 or checkpoint_every < 1:
             raise ValueError("check_every and checkpoint_every must be at least 1")
-        if exact is not None and standardize:
-            raise ValueError("exact= is a score in data units; train with standardize=False")
         if resume and checkpoint is None:
             raise ValueError("resume=True needs checkpoint=, the directory to go on from")
         if checkpoint is not None:  # what cannot be saved is better refused now than in the end
             ckpt.check_writable(checkpoint)
             ckpt.describe(model)
-        self.model, self.data, self.objective, self.labels = model, data, objective, labels
+        self.model, self.data, self.objective = model, data, objective
         self.settings, self.check_every = settings, check_every
         self.setup = vars(settings) | {
-            "standardize": standardize, "labels": labels is not None, "n_samples": len(data),
-            "data": fingerprint(data),
+            "standardize": standardize, "n_samples": len(data), "data": fingerprint(data),
+            "condition": None if condition is None else fingerprint(condition),
         }  # fmt: skip
         self.checkpoint, self.checkpoint_every, self.extra = checkpoint, checkpoint_every, extra
         self.like = next(p for p in model.parameters() if p.requires_grad)
@@ -153,11 +148,19 @@ class _Fit:
                 checkpoint,
                 model,
                 self.setup,
-                vars(TrainingSettings()) | {"data": self.setup["data"]},
             )
         else:
-            self._scale(standardize)
-            self.model.label_dropout.fill_(settings.label_dropout)
+            scales: Scales | None = "each" if standardize is True else standardize or None
+            model.fit_frame(data, scales)
+            if condition is not None and model.condition is not None:
+                model.condition.fit(condition, settings.condition_dropout)
+        if exact is not None:
+            check_same_frame(model, exact, "the model and the exact score")
+        self.condition: Tensor | None = None  # as the network takes it
+        if condition is not None and model.condition is not None:
+            self.condition = model.condition.encode(condition)
+        # data in memory are encoded once, what lies on disk batch by batch
+        self.z = encoded(model, data).cpu() if isinstance(data, Tensor) else None
         self.parameters = [p for p in model.parameters() if p.requires_grad]
         self.optimizer = torch.optim.AdamW(
             self.parameters,
@@ -173,18 +176,8 @@ class _Fit:
         if state is not None:
             self._restore(state)
         self.measure = Measurement(
-            model, objective, data, held_out, held_out_labels, exact, self.like
+            model, objective, data, condition, held_out, held_out_condition, exact, self.like
         )
-
-    def _scale(self, standardize: bool) -> None:
-        """Fit the coordinates and the frame of the network's view to the data."""
-        mean, std = moments(self.data, self.model.event_shape, self.like.dtype)
-        if standardize:
-            self.model.shift.copy_(mean)
-            self.model.scale.copy_(std)
-            mean, std = torch.zeros_like(mean), torch.ones_like(std)
-        self.model.data_mean.copy_(mean)
-        self.model.data_std.copy_(std)
 
     def state(self) -> dict[str, Any]:
         """Return all that an unbroken continuation depends on."""
@@ -210,7 +203,7 @@ class _Fit:
         self.optimizer.load_state_dict(state["optimizer"])
         self.noise.set_state(state["noise"])
         self.batches.restore(state["batches"])
-        self.dropping.set_state(state.get("dropping", self.dropping.get_state()))
+        self.dropping.set_state(state["dropping"])
         self.step, self.seconds, self.history = state["step"], state["seconds"], state["history"]
         self.check_seed = state["check_seed"]
 
@@ -234,15 +227,20 @@ class _Fit:
         """Do one optimisation step; return the loss and the gradient norm before clipping."""
         self.mark = self.batches.state(), self.noise.get_state(), self.dropping.get_state()
         index = self.batches.next()
-        x = self.model.encode(rows(self.data, index, self.like))
-        labels = None if self.labels is None else self.labels[index]
-        if labels is not None:
-            if self.settings.label_dropout > 0:
-                gone = drop(self.settings.label_dropout, len(labels), self.dropping)
-                labels = labels.cpu().masked_fill(gone, NO_CLASS)
-            labels = labels.to(x.device)
+        if self.z is None:
+            z = encoded(self.model, rows(self.data, index, self.like))
+        else:
+            z = self.z[index].to(self.like.device)
+        condition = None
+        if self.condition is not None and self.model.condition is not None:
+            condition = self.condition[index].to(z.device)
+            if condition.is_floating_point():
+                condition = condition.to(z)
+            if self.settings.condition_dropout > 0:
+                gone = drop(self.settings.condition_dropout, len(z), self.dropping).to(z.device)
+                condition = self.model.condition.drop(condition, gone)
         self.optimizer.zero_grad(set_to_none=True)
-        loss = losses(self.objective, self.working, x, labels, self.noise).mean()
+        loss = losses(self.objective, self.working, z, condition, self.noise).mean()
         loss.backward()
         norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.settings.clip)
         value = float(loss.detach())
@@ -301,3 +299,17 @@ class _Fit:
             self.batches.restore(self.mark[0])
             self.noise.set_state(self.mark[1])
             self.dropping.set_state(self.mark[2])
+
+
+def _check_condition(model: ScoreModel, condition: Tensor | None, n: int, name: str) -> None:
+    """Raise `ValueError` unless there is one condition of the model's kind a row, or none wanted."""
+    if model.condition is None:
+        if condition is not None:
+            raise ValueError(
+                f"{name} was given to a model without a condition; make its network with condition="
+            )
+        return
+    if condition is None:
+        raise ValueError(f"this model is conditional: pass {name}=, one a row of the data")
+    if len(check_condition(condition, model.condition.kind)) != n:
+        raise ValueError(f"{name} has {len(condition)} rows, the data {n}")

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from ..core import Estimate, NoisyScore, mean_and_error
-from ..scores.model import ScoreModel
 from ..noise.coordinates import Data
 from ..scores.conditioned import ConditionedScore
+from ..scores.model import ScoreModel
 from .batches import rows
 from .objectives import draw_times, excess
 

@@ -38,9 +38,9 @@ class TrainingSettings:
             back further than about a twelfth of the steps done. A checkpoint holds them all, and
             `checkpoint.load(directory, ema=n)` takes one: how long to average is best seen on
             samples, afterwards.
-        label_dropout: Probability of leaving a sample's class out, so that a class-conditional
-            model learns the unconditional score too (`ScoreModel.unconditional`). The labels left
-            out have a stream of their own: batches, times and noise stay what they were.
+        condition_dropout: Probability of leaving a sample's condition out, so that a conditional
+            model learns the unconditional score too (`ScoreModel.unconditional`). What is left
+            out has a stream of its own: batches, times and noise stay what they were.
         bfloat16: Whether the network computes in bfloat16 (autocast) while training; weights,
             loss and averages keep their dtype. For GPUs: on a CPU without bfloat16 arithmetic a
             step takes two to three times as long.
@@ -60,7 +60,7 @@ class TrainingSettings:
     ema: float = 0.999
     clip: float = 1.0
     ema_half_lives: tuple[float, ...] = ()
-    label_dropout: float = 0.0
+    condition_dropout: float = 0.0
     bfloat16: bool = False
     compile: bool = False
 
@@ -80,8 +80,8 @@ class TrainingSettings:
                 f"ema_half_lives must be different numbers of steps above 0, got {lives}"
             )
         object.__setattr__(self, "ema_half_lives", lives)
-        if not 0 <= self.label_dropout < 1:
-            raise ValueError(f"label_dropout must lie in [0, 1), got {self.label_dropout}")
+        if not 0 <= self.condition_dropout < 1:
+            raise ValueError(f"condition_dropout must lie in [0, 1), got {self.condition_dropout}")
 
     def rate(self, step: int) -> float:
         """Return the learning rate of a step, counted from 0."""

@@ -134,8 +134,8 @@ class AffineCoordinates(nn.Module):
         if not bool((scale.isfinite() & (scale > 0)).all() & shift.isfinite().all()):
             raise ValueError("shift must be finite, scale positive and finite")
         self.dtype = dtype
-        self.register_buffer("shift", shift.detach().double().cpu())
-        self.register_buffer("scale", scale.detach().double().cpu())
+        self.register_buffer("shift", shift.detach().double().cpu().clone())
+        self.register_buffer("scale", scale.detach().double().cpu().clone())
 
     @classmethod
     def fit(
