@@ -4,6 +4,9 @@ from .curvature import MeanCurvature as MeanCurvature
 from .curvature import mean_curvature as mean_curvature
 from .dimension import IntrinsicDimension as IntrinsicDimension
 from .dimension import intrinsic_dimension as intrinsic_dimension
+from .field import Field as Field
+from .field import data_field as data_field
+from .field import model_field as model_field
 from .modes import Modes as Modes
 from .modes import find_modes as find_modes
 from .modes import gradient_flow as gradient_flow

@@ -22,9 +22,8 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from ...core import ScoreFn
+    from ...core import NoisyScore, ScoreFn
     from ...geometry import SigmaRange, Split
-    from ...scores.model import ScoreModel
     from ...show.report import Row
 
 MOST = 1024  # dimensions of which the spectrum is computed
@@ -32,11 +31,15 @@ LEVELS = 17  # noise levels tried where none is given
 
 
 class _Field(NamedTuple):
-    """A model as scores at single noise levels with α = 1, in its own coordinates."""
+    """A model as scores at single noise levels with α = 1, in its own coordinates.
+
+    `unit` is the one scale that leads to the units of the data, None where each column has its own.
+    """
 
     at: Callable[[float], ScoreFn]
     low: float
     high: float
+    unit: float | None
     conditional: bool
 
 
@@ -59,8 +62,9 @@ def geometry(
 
     Prints the intrinsic dimension by three estimators, the spectrum of the Jacobian, curvature, and
     the noise levels at which the dimension is steady; writes a picture of the score along and across
-    the manifold (in two dimensions), or of the spectra. All is in the coordinates of the model, in
-    which by default every column has unit variance.
+    the manifold (in two dimensions), or of the spectra. The dimension does not depend on units.
+    Curvature and distances are in the units of the data, and need a model of one scale for all
+    columns. σ and the picture are in the coordinates of the model.
 
     Args:
         checkpoint: Checkpoint folder.
@@ -106,7 +110,7 @@ def geometry(
     score = field.at(sigma)
     rows, k = _dimensions(score, z, sigma, perturbations, g, field.conditional)
     split = tangent_normal_split(score, z, sigma, k if k < D else None)
-    rows += _shape(split, sigma, k, flags)
+    rows += _shape(split, sigma, k, field.unit, flags)
     seen = k < D
     _judge(flags, k, D, rows_of_data, field, sigma)
     _draw(out, z, split, k)
@@ -135,8 +139,8 @@ def _read(
 ) -> tuple[_Field, Tensor, int]:
     """Return the field, points in its coordinates, and the number of rows of the data."""
     from ...core import permutation
-    from ...noise.schedules import invert_log_snr
-    from ..pipeline import first_time, noise_range
+    from ...geometry import model_field
+    from ...noise import noise_range
     from . import use
 
     estimator = use.load_estimator(checkpoint)
@@ -159,19 +163,20 @@ def _read(
             raise Misuse("the model is class-conditional: name the column of classes with --label")
         labels = use.class_codes(estimator, found)[chosen]
     low, high = noise_range(model.schedule)
-    start = float(first_time(model.schedule))
-
-    def at(sigma: float) -> ScoreFn:
-        log_snr = found.x.new_tensor(-2 * math.log(min(max(sigma, low), high))).double()
-        return _score_at(model, invert_log_snr(model.schedule, log_snr, start), labels)
-
-    x = model.encode(found.x[chosen].double())
-    return _Field(at, low, high, labels is not None), x, len(found.x)
+    score = model if labels is None else model.given(labels)
+    at = lambda sigma: model_field(score, min(max(sigma, low), high)).score
+    z = model.coordinates.encode(found.x[chosen].double())
+    return _Field(at, low, high, _unit(score), labels is not None), z, len(found.x)
 
 
-def _score_at(model: ScoreModel, t: Tensor, labels: Tensor | None) -> ScoreFn:
-    alpha, _ = model.schedule(t)
-    return lambda z: alpha * model(alpha * z, t, labels)
+def _unit(score: NoisyScore) -> float | None:
+    """Return the one scale of the data; None where each column has its own."""
+    from ...geometry import data_field, model_field
+
+    try:
+        return data_field(score).sigma / model_field(score).sigma
+    except ValueError:
+        return None
 
 
 def _steady(field: _Field, z: Tensor, flags: list[str]) -> SigmaRange | None:
@@ -222,17 +227,23 @@ def _dimensions(
     return rows, k
 
 
-def _shape(split: Split, sigma: float, k: int, flags: list[str]) -> list[Row]:
-    """Return rows on curvature, distance and the density along the manifold."""
+def _shape(split: Split, sigma: float, k: int, unit: float | None, flags: list[str]) -> list[Row]:
+    """Return rows on curvature, distance and the density along the manifold, in data units."""
     from ...core import mean_and_error
     from ...show.report import Row
 
     D = split.space.spectrum.shape[1]
     if k >= D:
         return []
+    if unit is None:
+        flags.append(
+            "curvature and distances are not shown: the columns have scales of their own, so that the "
+            "noise is not isotropic in the units of the data; fit with --standardize one"
+        )
+        return []
     across = split.normal.flatten(1).norm(dim=1)
-    inside, off = mean_and_error(split.tangent.flatten(1).norm(dim=1)), sigma * across
-    away, bend = mean_and_error(sigma * off), mean_and_error(2 * across)
+    inside, off = mean_and_error(split.tangent.flatten(1).norm(dim=1) / unit), sigma * across
+    away, bend = mean_and_error(unit * sigma * off), mean_and_error(2 * across / unit)
     if float(off.mean()) > 0.3 * math.sqrt(D - k):
         flags.append(
             f"the data lie off the manifold by about {away.value:.2g}, not small against "

@@ -187,19 +187,14 @@ def _target(source: str, dim: int | None) -> _Start:
         return _Start(as_target(log_prob=_guarded(found, source)), torch.Size([dim]))
     if (Path(source) / "config.json").exists():
         from ...learn import checkpoint as ckpt
-        from ..pipeline import first_time
+        from ...noise import blurred
 
         model = ckpt.load(source)
-        if getattr(model.network, "condition", None) is not None:
+        if model.condition is not None:
             raise Misuse(f"{source} is conditional; sample it without --target, with --class")
-        t = first_time(model.schedule)
-        alpha = float(model.schedule(t)[0])
-
-        def score(x: torch.Tensor) -> torch.Tensor:
-            """The score at the lowest noise level, in data units."""
-            return alpha * model(alpha * model.encode(x), t.to(x)) / model.scale.to(x)
-
-        return _Start(as_target(score=score), model.event_shape, model.decode)
+        field = blurred(model)
+        start = lambda z: model.coordinates.decode(z).to(z)
+        return _Start(as_target(score=field.score), model.event_shape, start)
     raise Misuse(
         f"{source!r} is no target: a name of {', '.join(named)}, file.py:function, or a checkpoint"
     )

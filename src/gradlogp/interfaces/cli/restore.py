@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from ...core import NoisyScoreFn, Transition
+    from ...core import NoisyScore, Transition
     from ...inverse import LinearOperator, Observation
     from ...scores.model import ScoreModel
 
@@ -86,7 +86,6 @@ def restore(
         raise Misuse(f"--steps must be at least 2, got {steps}")
     if out.suffix != ".png":
         raise Misuse(f"--out must be a .png file, got {out}")
-    import torch
 
     from .use import class_labels, load_estimator
 
@@ -97,13 +96,12 @@ def restore(
         raise Misuse(f"{checkpoint} is a model of {tuple(shape)}, not of images (1 or 3, H, W)")
     labels = class_labels(estimator, klass, n)
     operator = _operator(task, shape, box, mask, blur, factor)
-    sd = float((model.scale * model.data_std).square().mean().sqrt())
+    sd = float((model.coordinates.scale * model.z_std.cpu()).square().mean().sqrt())
     noise = 0.05 * sd if noise is None else noise
     if not 0 < noise < float("inf"):
         raise Misuse(f"--noise must be positive and finite, got {noise}")
     g = generator_of(seed)
-    like = torch.empty(0, dtype=model.shift.dtype)
-    given = _read(image, values).to(like)[None]
+    given = _read(image, values).to(model.like.dtype)[None]
     truth = given if simulate else None
     wanted = tuple(shape)
     if task == "enlarge" and not simulate:
@@ -239,50 +237,23 @@ def _draw(
     quiet: bool,
 ) -> Tensor:
     """Draw from the posterior, in data units."""
-    from ...diffusion.evolve import evolve
-    from ...diffusion.transitions import DDIM, Ancestral
-    from ...inverse import Observation
-    from ...noise.grids import time_grid
-    from ...noise.terminal import prior
-    from ...show.progress import bar
-    from ..pipeline import first_time
-
-    schedule, operator = model.schedule, seen.linear
-    # the model's coordinates are z with x = shift + scale z: what is seen is a function of z
-    in_z = Observation(seen.y, lambda z: operator.apply(model.decode(z)), seen.noise)
-    score: NoisyScoreFn = model if labels is None else model.given(labels)
-    guided, transition = _guide(method, score, model, in_z, Ancestral())
-    start = prior(
-        schedule, (n, *model.event_shape), model.data_mean, model.data_std**2, generator=g,
-        dtype=model.shift.dtype,
-    )  # fmt: skip
-    times = time_grid(schedule, steps, t_min=float(first_time(schedule)))
-    if schedule(times[0])[0] == 0:  # nothing of the data is left there, and y says nothing of x_t
-        start = DDIM(1.0)(start, times[0], times[1], score, schedule, generator=g)
-        times = times[1:]
-    with bar("restoring", quiet=quiet) as update:
-        z = evolve(transition, guided, schedule, start, times, generator=g, progress=update)
-    return model.decode(z)
-
-
-def _guide(
-    method: Guidance,
-    score: NoisyScoreFn,
-    model: ScoreModel,
-    seen: Observation,
-    transition: Transition,
-) -> tuple[NoisyScoreFn, Transition]:
+    from ...diffusion import Ancestral, evolve
     from ...inverse import DPSStep, MomentMatching, PiGDM
+    from ...noise import time_grid
+    from ...show.progress import bar
 
+    score = model if labels is None else model.given(labels)
+    transition: Transition = Ancestral()
+    guided: NoisyScore = score
     if method == "moment":
-        return (
-            MomentMatching(score, model.schedule, seen, max_steps=CG_STEPS, indefinite="stop"),
-            transition,
-        )
-    if method == "pigdm":
-        variance = float(model.data_std.square().mean())
-        return PiGDM(score, model.schedule, seen, data_var=variance), transition
-    return score, DPSStep(transition, seen)
+        guided = MomentMatching(score, seen, max_steps=CG_STEPS, indefinite="stop")
+    elif method == "pigdm":
+        guided = PiGDM(score, seen)
+    else:
+        transition = DPSStep(transition, seen)
+    times = time_grid(model.schedule, steps)
+    with bar("restoring", quiet=quiet) as update:
+        return evolve(transition, guided, n, times, generator=g, progress=update)
 
 
 def _shown(operator: LinearOperator, y: Tensor, shape: torch.Size) -> Tensor:

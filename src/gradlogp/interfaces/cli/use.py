@@ -107,16 +107,19 @@ def sample(
         raise Misuse(f"cannot write {out}: there is no folder {out.parent}")
     g = generator_of(seed)
 
+    from ...diffusion import evolve
+    from ...noise import time_grid
     from ...show.progress import bar
-    from ..pipeline import generate
+    from ..pipeline import CHUNK
 
     estimator = load_estimator(checkpoint)
     labels = class_labels(estimator, klass, n)
+    model = estimator.model_
+    times = time_grid(model.schedule, max(2, steps or STEPS[method]))
     with bar("sampling", quiet=quiet) as update:
-        x = generate(
-            estimator.model_, n, labels=labels, transition=transition(method),
-            n_steps=max(2, steps or STEPS[method]), progress=update,
-            generator=g,
+        x = evolve(
+            transition(method), model if labels is None else model.given(labels), n, times,
+            generator=g, chunk_size=CHUNK, progress=update,
         )  # fmt: skip
     _write(x, out, labels)
     if out is not None:
@@ -172,9 +175,10 @@ def evaluate(
 
     from ...check.compare import bits_row, compare, likelihood_row
     from ...core import choice
-    from ...diffusion.likelihood import dequantise
+    from ...diffusion import ProbabilityFlow, dequantise, evolve, log_likelihood
+    from ...noise import time_grid
     from ...show.progress import bar
-    from ..pipeline import generate, log_density
+    from ..pipeline import CHUNK
 
     estimator = load_estimator(checkpoint)
     held, model = load(data, columns, label, quiet=quiet), estimator.model_
@@ -197,14 +201,20 @@ def evaluate(
     if asked or (likelihood is None and small):
         x = held.x if levels is None else levels * dequantise(held.x, levels, generator=g) - 0.5
         with bar("log-likelihood", quiet=quiet) as update:
-            values = log_density(
-                model, x, labels=labels, n_probes=probes, generator=g, progress=update
-            )
+            values = log_likelihood(
+                model if labels is None else model.given(labels), x,
+                divergence="exact" if probes is None else "hutchinson", n_probes=probes or 1,
+                n_steps=estimator.n_likelihood_steps, generator=g, chunk_size=CHUNK, progress=update,
+            ).log_prob  # fmt: skip
         rows.append(likelihood_row("log-likelihood, nats a sample", values))
         if levels is not None:  # x has cells of width 1 and y = (x + ½)/levels
             rows.append(bits_row(values, model.event_shape, levels))
     with bar("sampling", quiet=quiet) as update:
-        samples = generate(model, n, labels=drawn, generator=g, progress=update)
+        samples = evolve(
+            ProbabilityFlow(), model if drawn is None else model.given(drawn), n,
+            time_grid(model.schedule, estimator.n_sample_steps),
+            generator=g, chunk_size=CHUNK, progress=update,
+        )  # fmt: skip
     rows += compare(samples, held.x, training, generator=g)
     if out is not None:
         picture = _picture(out, [("samples", samples), ("held out", held.x)])
