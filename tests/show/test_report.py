@@ -134,6 +134,7 @@ def test_columns_that_would_be_empty_are_left_out(tmp_path):
     text = write(tmp_path, "t", "", [Section("s", rows=(Row("n", 3),))], {}).read_text()
     assert Page(text).cells == ["quantity", "value ± standard error", "n", "3"]
     assert "checks pass" not in text
+    assert "<p" not in text
 
 
 def test_provenance_is_in_the_details(report):

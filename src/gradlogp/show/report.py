@@ -13,7 +13,6 @@ import re
 import struct
 from base64 import b64encode
 from collections.abc import Callable, Mapping, Sequence
-from html import escape
 from importlib import resources
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -91,66 +90,35 @@ def format_value(value: float | int | str, standard_error: float | int | None = 
     return text.replace("-", "−")
 
 
-def _table(rows: Sequence[Row]) -> str:
-    """Return the rows as an HTML table; columns that would be empty are left out."""
-    floors = any(row.floor is not None for row in rows)
-    verdicts = any(row.verdict is not None for row in rows)
-    head = (
-        '<th scope="col">quantity</th><th scope="col" class="number">value ± standard error</th>'
-    )
-    if floors:
-        head += '<th scope="col" class="number">floor<small>two independent real sets</small></th>'
-    if verdicts:
-        head += '<th scope="col">verdict</th>'
-    marks = {
-        True: '<td class="pass">✓ passes</td>',
-        False: '<td class="fail">✗ fails</td>',
-        None: '<td class="none">–</td>',
-    }
-    lines = []
-    for row in rows:
-        note = f"<small>{escape(row.note)}</small>" if row.note else ""
-        value = escape(format_value(row.value, row.standard_error))
-        line = f'<th scope="row">{escape(row.name)}{note}</th><td class="number">{value}</td>'
-        if floors:
-            floor = "–" if row.floor is None else format_value(row.floor, row.floor_error)
-            line += f'<td class="number">{floor}</td>'
-        lines.append(f"<tr>{line}{marks[row.verdict] if verdicts else ''}</tr>\n")
-    body = "".join(lines)
-    return (
-        f'<div class="table"><table>\n<thead><tr>{head}</tr></thead>\n'
-        f"<tbody>\n{body}</tbody>\n</table></div>\n"
-    )
-
-
-def _picture(caption: str, light: bytes, dark: bytes) -> str:
-    """Return a figure that follows the reader's colour scheme."""
+def _picture(light: bytes, dark: bytes) -> dict[str, str | int]:
+    """Return a figure in both themes as links that hold it, and its size on the page."""
     width, height = (v * 96 // _DPI for v in struct.unpack(">II", light[16:24]))
     source, fallback = (
         f"data:image/png;base64,{b64encode(data).decode('ascii')}" for data in (dark, light)
     )
-    text = escape(caption)
-    return (
-        f'<figure style="--width: {width}px">\n<div class="frame"><picture>'
-        f'<source media="(prefers-color-scheme: dark)" srcset="{source}">'
-        f'<img src="{fallback}" alt="{text}" width="{width}" height="{height}">'
-        f"</picture></div>\n"
-        f"<figcaption>{text}</figcaption>\n</figure>\n"
-    )
+    return {"dark": source, "light": fallback, "width": width, "height": height}
 
 
-def _paragraphs(text: str, kind: str = "") -> str:
+def _paragraphs(text: str) -> list[str]:
     parts = (part.strip() for part in re.split(r"\n\s*\n", text))
-    return "".join(f"<p{kind}>{escape(part)}</p>\n" for part in parts if part)
+    return [part for part in parts if part]
 
 
-def _tally(rows: Sequence[Row]) -> str:
-    verdicts = [row.verdict for row in rows if row.verdict is not None]
-    if not verdicts:
-        return ""
-    good = all(verdicts)
-    text = f"{'✓' if good else '✗'} {sum(verdicts)} of {len(verdicts)} checks pass"
-    return f'<p class="tally {"pass" if good else "fail"}">{text}</p>\n'
+def _page(**parts: Any) -> str:
+    """Fill the template beside this file. Everything is escaped but the style sheet, which is ours."""
+    from jinja2 import Environment, StrictUndefined
+
+    beside = resources.files(__package__)
+    template, style = (
+        beside.joinpath(f"report.{end}").read_text(encoding="utf-8") for end in ("html.j2", "css")
+    )
+    environment = Environment(
+        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )  # fmt: skip
+    environment.filters["digits"] = format_value
+    environment.filters["paragraphs"] = _paragraphs
+    return environment.from_string(template).render(style=style, **parts)
 
 
 def _json_value(value: Any) -> Any:
@@ -221,31 +189,16 @@ def write(
             f"got {', '.join(map(repr, bad or stems))}"
         )
     files: dict[str, bytes] = {}
-    body = []
-    for section in sections:
-        body.append(f"<section>\n<h2>{escape(section.title)}</h2>\n{_paragraphs(section.text)}")
-        body.append('<div class="figures">\n' if section.figures else "")
-        for stem, caption, draw in section.figures:
-            light, dark = (png(draw(theme), _DPI) for theme in (LIGHT, DARK))
-            files |= {f"{stem}.png": light, f"{stem}-dark.png": dark}
-            body.append(_picture(caption, light, dark))
-        body.append("</div>\n" if section.figures else "")
-        body.append((_table(section.rows) if section.rows else "") + "</section>\n")
-    style = resources.files(__package__).joinpath("report.css").read_text(encoding="utf-8")
-    facts = "".join(f"<dt>{escape(k)}</dt><dd>{escape(v)}</dd>\n" for k, v in provenance.items())
-    opening = _paragraphs(lead, ' class="lead"')
-    tally = _tally([row for section in sections for row in section.rows])
-    page = (
-        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        '<meta name="color-scheme" content="light dark">\n<link rel="icon" href="data:,">\n'
-        f"<title>{escape(title)}</title>\n<style>\n{style}</style>\n</head>\n<body>\n"
-        f"<header>\n<h1>{escape(title)}</h1>\n{opening}{tally}</header>\n"
-        f"<main>\n{''.join(body)}</main>\n"
-        f"<details>\n<summary>What was run and on what</summary>\n<dl>\n{facts}</dl>\n</details>\n"
-        "<footer>Made by gradlogp. The figures and numbers.json lie beside this page.</footer>\n"
-        "</body>\n</html>\n"
-    )
+    pictures = {}
+    for stem, _, draw in (figure for section in sections for figure in section.figures):
+        light, dark = (png(draw(theme), _DPI) for theme in (LIGHT, DARK))
+        files |= {f"{stem}.png": light, f"{stem}-dark.png": dark}
+        pictures[stem] = _picture(light, dark)
+    verdicts = [row.verdict for section in sections for row in section.rows]
+    page = _page(
+        title=title, lead=lead, sections=sections, pictures=pictures, provenance=provenance,
+        verdicts=[verdict for verdict in verdicts if verdict is not None],
+    )  # fmt: skip
     files["numbers.json"] = _numbers(title, sections, provenance).encode()
     files["index.html"] = page.encode()
     _replace_all(directory, files)
