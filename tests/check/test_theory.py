@@ -26,6 +26,8 @@ from gradlogp.check.theory import (
 )
 from gradlogp.check.theory.claim import (
     at_most,
+    claim,
+    collect,
     exact,
     false,
     statistical,
@@ -40,8 +42,8 @@ NAMES = [name_of(check) for check in CHECKS]
 
 
 def only(check, **options):
-    (claim,) = verify(checks=(check,), **options)
-    return claim
+    (found,) = verify(checks=(check,), **options)
+    return found
 
 
 @pytest.mark.parametrize("check", CHECKS, ids=NAMES)
@@ -101,6 +103,30 @@ def test_verdicts():
     assert false("c", "s", 1.0, 0.5, 1.5).verdict == "fail"  # wrong on the other side
     assert false("c", "s", 1.0, 1.005, 1.005).verdict == "fail"
     assert false("c", "s", 1.0, math.nan, 2.0).verdict == "fail"
+
+
+@claim(exact, "c", "s", 1e-8)
+def drawn(n, generator):
+    return 2.0 * n, torch.rand((), generator=generator)
+
+
+@claim(false, "“c”", "s")
+def undrawn():
+    return 1.0, 2.0, 2.001
+
+
+def test_a_declared_claim_is_judged_by_its_verdict_and_limits():
+    g = torch.Generator().manual_seed(3)
+    measured = float(torch.rand((), generator=torch.Generator().manual_seed(3)))
+    assert drawn(7, g) == Claim("c", "s", 14.0, measured, None, "fail")
+    assert undrawn(7, g) == false("“c”", "s", 1.0, 2.0, 2.001)
+    assert name_of(undrawn) == "test_theory.undrawn"
+
+
+def test_a_module_collects_its_own_claims_in_order():
+    assert [name_of(c) for c in collect(globals())] == ["test_theory.drawn", "test_theory.undrawn"]
+    assert matching.CHECKS[0] is matching.implicit_is_explicit
+    assert not collect({**vars(matching), "__name__": "elsewhere"})
 
 
 # ---------------------------------------------------------------------------- negative controls

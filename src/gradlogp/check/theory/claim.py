@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import Literal, NamedTuple
+from collections.abc import Callable, Mapping
+from functools import update_wrapper
+from inspect import signature
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -36,6 +38,9 @@ class Claim(NamedTuple):
 
 Check = Callable[[int, torch.Generator], Claim]
 """A check with n random draws to spend: (n, generator) -> Claim. Its docstring is not printed."""
+
+Numbers = tuple[Tensor | float | Estimate, ...]
+"""What a verdict compares: expected and measured; for a false statement also what is true."""
 
 STANDARD_ERRORS = 4.5
 """How far a true number may lie off: about 1 in 150,000 by chance."""
@@ -95,6 +100,50 @@ def false(
     near = near if error is None else max(STANDARD_ERRORS * error, 1e-9 * max(1.0, abs(truth)))
     holds = math.isfinite(m) and abs(m - e) > far and abs(m - truth) <= near
     return Claim(claim, source, e, m, error, _verdict(holds), "false")
+
+
+class Declared:
+    """A function that measures, with what `claim` says of it: together a check."""
+
+    def __init__(
+        self,
+        measure: Callable[..., Numbers],
+        verdict: Callable[..., Claim],
+        statement: str,
+        source: str,
+        limits: tuple[float, ...],
+    ) -> None:
+        update_wrapper(self, measure)
+        self.measure, self.verdict, self.limits = measure, verdict, limits
+        self.statement, self.source = statement, source
+
+    def __call__(self, n: int, generator: torch.Generator) -> Claim:
+        """Measure and judge."""
+        drawn = (n, generator) if signature(self.measure).parameters else ()
+        return self.verdict(self.statement, self.source, *self.measure(*drawn), *self.limits)
+
+
+def claim(
+    verdict: Callable[..., Claim], statement: str, source: str, *limits: float
+) -> Callable[[Callable[..., Numbers]], Declared]:
+    """Make a check of a function that measures the numbers of a statement.
+
+    Arguments:
+        verdict: How they are judged: `exact`, `statistical`, `at_most`, `false`.
+        statement: The claim. One that is false is quoted, and what is true follows.
+        source: Where it comes from.
+        limits: The tolerance of the verdict, or its resolution.
+
+    Returns:
+        A decorator of functions () -> Numbers, or (n, generator) -> Numbers where something is drawn.
+    """
+    return lambda measure: Declared(measure, verdict, statement, source, limits)
+
+
+def collect(module: Mapping[str, Any]) -> tuple[Declared, ...]:
+    """Return the checks that a module, given as its `globals()`, declares, in order."""
+    found = (value for value in module.values() if isinstance(value, Declared))
+    return tuple(check for check in found if check.__module__ == module["__name__"])
 
 
 def grid(low: float, high: float, n: int = 4001) -> tuple[Tensor, float]:

@@ -13,14 +13,7 @@ from ...distributions.analytic import GaussianMixture
 from ...learn import objectives
 from ...noise.tweedie import tweedie
 from .affine import Chosen
-from .claim import (
-    Check,
-    Claim,
-    exact,
-    false,
-    grid,
-    statistical,
-)
+from .claim import Numbers, claim, collect, exact, false, grid, statistical
 from .matching import (
     DERIVED,
     LAW,
@@ -43,18 +36,20 @@ def _denoising_minus_implicit(sigma: float, n: int, g: torch.Generator) -> Estim
     return mean_and_error(loss - objectives.implicit(bent, x + sigma * eps))
 
 
-def denoising_is_implicit(n: int, g: torch.Generator) -> Claim:
-    return statistical(
-        "DSM − d/(2σ²) = ISM on p_σ for a model that is not optimal (σ = 0.5)",
-        f"{VINCENT}; constant {DERIVED}", 0.0, _denoising_minus_implicit(0.5, n, g), 0.02,
-    )  # fmt: skip
+@claim(
+    statistical, "DSM − d/(2σ²) = ISM on p_σ for a model that is not optimal (σ = 0.5)",
+    f"{VINCENT}; constant {DERIVED}", 0.02,
+)  # fmt: skip
+def denoising_is_implicit(n: int, g: torch.Generator) -> Numbers:
+    return 0.0, _denoising_minus_implicit(0.5, n, g)
 
 
-def denoising_is_implicit_at_small_noise(n: int, g: torch.Generator) -> Claim:
-    return statistical(
-        "DSM − d/(2σ²) = ISM on p_σ, also at σ = 0.05",
-        f"{VINCENT}; constant {DERIVED}", 0.0, _denoising_minus_implicit(0.05, n, g), 0.25,
-    )  # fmt: skip
+@claim(
+    statistical, "DSM − d/(2σ²) = ISM on p_σ, also at σ = 0.05",
+    f"{VINCENT}; constant {DERIVED}", 0.25,
+)  # fmt: skip
+def denoising_is_implicit_at_small_noise(n: int, g: torch.Generator) -> Numbers:
+    return 0.0, _denoising_minus_implicit(0.05, n, g)
 
 
 def _denoising_of_affine(sigma: float) -> float:
@@ -64,17 +59,21 @@ def _denoising_of_affine(sigma: float) -> float:
     return float(objectives.denoising(affine, x, sigma, generator=Chosen(z[:, 2:])).mean())
 
 
-def denoising_does_not_converge(n: int, g: torch.Generator) -> Claim:
-    return false(
-        "“the DSM loss tends to the ISM loss as σ → 0”: it diverges as d/(2σ²)",
-        DERIVED, implicit_of_affine(LAW.cov), _denoising_of_affine(1e-3),
-        implicit_of_affine(LAW.cov + 1e-6 * torch.eye(2).double()) + 1e6, 1e-9,
-    )  # fmt: skip
+@claim(
+    false, "“the DSM loss tends to the ISM loss as σ → 0”: it diverges as d/(2σ²)", DERIVED, 1e-9
+)
+def denoising_does_not_converge() -> Numbers:
+    return (
+        implicit_of_affine(LAW.cov),
+        _denoising_of_affine(1e-3),
+        implicit_of_affine(LAW.cov + 1e-6 * torch.eye(2).double()) + 1e6,
+    )
 
 
-def slope_of_denoising(n: int, g: torch.Generator) -> Claim:
+@claim(exact, "slope of log J_DSM in log σ as σ → 0", DERIVED, 1e-5)
+def slope_of_denoising() -> Numbers:
     slope = math.log(_denoising_of_affine(1e-4) / _denoising_of_affine(1e-3)) / math.log(0.1)
-    return exact("slope of log J_DSM in log σ as σ → 0", DERIVED, -2.0, slope, 1e-5)
+    return -2.0, slope
 
 
 def _floor(law: GaussianMixture, sigma: float) -> tuple[float, float]:
@@ -87,11 +86,9 @@ def _floor(law: GaussianMixture, sigma: float) -> tuple[float, float]:
     return by_score, mmse / (2 * sigma**4)
 
 
-def floor_is_mmse(n: int, g: torch.Generator) -> Claim:
-    return exact(
-        "R(σ) = d/(2σ²) − ½ E‖s_σ‖² = mmse/(2σ⁴)",
-        "Guo, Shamai & Verdú 2005 (I-MMSE)", *_floor(MIXTURE, 0.8), 1e-9,
-    )  # fmt: skip
+@claim(exact, "R(σ) = d/(2σ²) − ½ E‖s_σ‖² = mmse/(2σ⁴)", "Guo, Shamai & Verdú 2005 (I-MMSE)", 1e-9)
+def floor_is_mmse() -> Numbers:
+    return _floor(MIXTURE, 0.8)
 
 
 def _loss_of_the_exact_score(n: int, g: torch.Generator) -> Estimate:
@@ -100,18 +97,14 @@ def _loss_of_the_exact_score(n: int, g: torch.Generator) -> Estimate:
     return mean_and_error(objectives.denoising(score, x, 0.8, generator=g))
 
 
-def exact_score_loses_the_floor(n: int, g: torch.Generator) -> Claim:
-    return statistical(
-        "DSM loss of the exact score is R(σ)",
-        DERIVED, _floor(MIXTURE, 0.8)[0], _loss_of_the_exact_score(n, g), 0.01,
-    )  # fmt: skip
+@claim(statistical, "DSM loss of the exact score is R(σ)", DERIVED, 0.01)
+def exact_score_loses_the_floor(n: int, g: torch.Generator) -> Numbers:
+    return _floor(MIXTURE, 0.8)[0], _loss_of_the_exact_score(n, g)
 
 
-def exact_score_does_not_lose_nothing(n: int, g: torch.Generator) -> Claim:
-    return false(
-        "“the DSM loss of the perfect score is 0”: it is R(σ)", DERIVED, 0.0,
-        _loss_of_the_exact_score(n, g), _floor(MIXTURE, 0.8)[0],
-    )  # fmt: skip
+@claim(false, "“the DSM loss of the perfect score is 0”: it is R(σ)", DERIVED)
+def exact_score_does_not_lose_nothing(n: int, g: torch.Generator) -> Numbers:
+    return 0.0, _loss_of_the_exact_score(n, g), _floor(MIXTURE, 0.8)[0]
 
 
 def _slope(n: int, g: torch.Generator) -> Estimate:
@@ -129,26 +122,26 @@ def _slope(n: int, g: torch.Generator) -> Estimate:
     return Estimate(a, float((slope + a * curve).square().sum().sqrt() / curve.sum()))
 
 
-def learned_slope(n: int, g: torch.Generator) -> Claim:
-    return statistical("DSM fits −1/(τ² + σ²) on N(0, τ²)", VINCENT, -0.4, _slope(n, g), 0.01)
+@claim(statistical, "DSM fits −1/(τ² + σ²) on N(0, τ²)", VINCENT, 0.01)
+def learned_slope(n: int, g: torch.Generator) -> Numbers:
+    return -0.4, _slope(n, g)
 
 
-def learned_slope_of_the_wrong_sign(n: int, g: torch.Generator) -> Claim:
-    return false(
-        "“argmin E‖s(x + z) − z/σ²‖² is the score”: it is minus the score",
-        "lecture notes", 0.4, _slope(n, g), -0.4,
-    )  # fmt: skip
+@claim(false, "“argmin E‖s(x + z) − z/σ²‖² is the score”: it is minus the score", "lecture notes")
+def learned_slope_of_the_wrong_sign(n: int, g: torch.Generator) -> Numbers:
+    return 0.4, _slope(n, g), -0.4
 
 
-def jumps_denoised(n: int, g: torch.Generator) -> Claim:
+@claim(
+    statistical, "DSM takes a score with jumps: J_DSM − d/(2σ²) for −sign(x) on N(0, 1)",
+    DERIVED, 0.02,
+)  # fmt: skip
+def jumps_denoised(n: int, g: torch.Generator) -> Numbers:
     sigma = 0.5
     x, eps = torch.randn(2, n, 1, dtype=torch.float64, generator=g)
     loss = objectives.denoising(lambda y: -torch.sign(y), x, sigma, generator=Chosen(eps))
     expected = 0.5 - math.sqrt(2 / math.pi / (1 + sigma**2))
-    return statistical(
-        "DSM takes a score with jumps: J_DSM − d/(2σ²) for −sign(x) on N(0, 1)",
-        DERIVED, expected, mean_and_error(loss - 0.5 * eps[:, 0].square() / sigma**2), 0.02,
-    )  # fmt: skip
+    return expected, mean_and_error(loss - 0.5 * eps[:, 0].square() / sigma**2)
 
 
 def _mixture_at(n: int, g: torch.Generator) -> tuple[GaussianMixture, GaussianMixture, Tensor]:
@@ -160,24 +153,18 @@ def _mixture_at(n: int, g: torch.Generator) -> tuple[GaussianMixture, GaussianMi
     return law, noised, noised.sample(50, generator=g)
 
 
-def tweedie_mean(n: int, g: torch.Generator) -> Claim:
+@claim(exact, "Tweedie's mean on a mixture, largest error", "Efron 2011", 1e-10)
+def tweedie_mean(n: int, g: torch.Generator) -> Numbers:
     law, noised, x = _mixture_at(n, g)
     error = tweedie(noised.score, x, 0.8, 0.6).mean - law.posterior_mean(x, 0.8, 0.6)
-    return exact(
-        "Tweedie's mean on a mixture, largest error", "Efron 2011", 0.0, error.abs().max(), 1e-10
-    )
+    return 0.0, error.abs().max()
 
 
-def tweedie_covariance(n: int, g: torch.Generator) -> Claim:
+@claim(exact, "Tweedie's covariance on a mixture, largest error", "Efron 2011", 1e-10)
+def tweedie_covariance(n: int, g: torch.Generator) -> Numbers:
     law, noised, x = _mixture_at(n, g)
     error = tweedie(noised.score, x, 0.8, 0.6).cov - law.posterior_cov(x, 0.8, 0.6)
-    return exact(
-        "Tweedie's covariance on a mixture, largest error",
-        "Efron 2011",
-        0.0,
-        error.abs().max(),
-        1e-10,
-    )
+    return 0.0, error.abs().max()
 
 
 def _printed(n: int, g: torch.Generator) -> tuple[float, Estimate]:
@@ -190,35 +177,18 @@ def _printed(n: int, g: torch.Generator) -> tuple[float, Estimate]:
     return 6.779, mean_and_error(sum_event(s.square() + 2 * s * eps / sigma) + 2 / sigma**2)
 
 
-def quick_start(n: int, g: torch.Generator) -> Claim:
-    expected, found = _printed(n, g)
-    return statistical(
-        "E‖s(x + σε) + ε/σ‖² of the clean score, modes at (±2, 0), σ = 0.5",
-        DERIVED, expected, found, 0.1,
-    )  # fmt: skip
-
-
-def quick_start_as_printed(n: int, g: torch.Generator) -> Claim:
-    return false(
-        "“… prints 2.134”: it prints 6.779 on average",
-        "lecture notes", 2.134, _printed(n, g)[1], 6.779,
-    )  # fmt: skip
-
-
-CHECKS: tuple[Check, ...] = (
-    denoising_is_implicit,
-    denoising_is_implicit_at_small_noise,
-    denoising_does_not_converge,
-    slope_of_denoising,
-    floor_is_mmse,
-    exact_score_loses_the_floor,
-    exact_score_does_not_lose_nothing,
-    learned_slope,
-    learned_slope_of_the_wrong_sign,
-    jumps_denoised,
-    tweedie_mean,
-    tweedie_covariance,
-    quick_start,
-    quick_start_as_printed,
+@claim(
+    statistical, "E‖s(x + σε) + ε/σ‖² of the clean score, modes at (±2, 0), σ = 0.5", DERIVED, 0.1
 )
+def quick_start(n: int, g: torch.Generator) -> Numbers:
+    expected, found = _printed(n, g)
+    return expected, found
+
+
+@claim(false, "“… prints 2.134”: it prints 6.779 on average", "lecture notes")
+def quick_start_as_printed(n: int, g: torch.Generator) -> Numbers:
+    return 2.134, _printed(n, g)[1], 6.779
+
+
+CHECKS = collect(globals())
 """The claims of this file, in the order of the report."""

@@ -20,13 +20,7 @@ from ...langevin.kernels import ULA, PreconditionedULA
 from ...langevin.kernels.exponential import ExponentialEuler
 from ...langevin.planning import gaussian_bias
 from .affine import Chosen
-from .claim import (
-    Check,
-    Claim,
-    at_most,
-    exact,
-    false,
-)
+from .claim import Numbers, at_most, claim, collect, exact, false
 
 DERIVED = "derived, docs/theory.md"
 ANNEALED = "derived; in continuous time see arXiv 2602.01449"
@@ -57,46 +51,48 @@ def bias(kernel: Kernel[Any, Any], variances: Tensor) -> float:
     return float((b / (1 - a.square()).sqrt() - variances.sqrt()).norm())
 
 
-def isotropic_grows(n: int, g: torch.Generator) -> Claim:
+@claim(
+    exact, "the W2 bias of ULA on N(0, I_d) is √d times that of d = 1: d = 10,000", DERIVED, 1e-10
+)
+def isotropic_grows() -> Numbers:
     ones = partial(torch.ones, dtype=torch.float64)
-    return exact(
-        "the W2 bias of ULA on N(0, I_d) is √d times that of d = 1: d = 10,000",
-        DERIVED, 100 * BIAS, bias(ULA(H), ones(10_000)), 1e-10,
-    )  # fmt: skip
+    return 100 * BIAS, bias(ULA(H), ones(10_000))
 
 
-def planned(n: int, g: torch.Generator) -> Claim:
+@claim(
+    exact, "`planning.gaussian_bias` is that of the kernel, variances i⁻², d = 300, h = v_min",
+    DERIVED, 1e-10,
+)  # fmt: skip
+def planned() -> Numbers:
     w = spectrum(300)
-    return exact(
-        "`planning.gaussian_bias` is that of the kernel, variances i⁻², d = 300, h = v_min",
-        DERIVED, bias(ULA(float(w[-1])), w), gaussian_bias(1 / w, float(w[-1])), 1e-10,
-    )  # fmt: skip
+    return bias(ULA(float(w[-1])), w), gaussian_bias(1 / w, float(w[-1]))
 
 
-def trace_class_is_bounded(n: int, g: torch.Generator) -> Claim:
+@claim(
+    exact, "with P_c = S it is ((1 − h/2)^−½ − 1) √(tr S): variances i⁻², d = 10,000",
+    DERIVED, 1e-10,
+)  # fmt: skip
+def trace_class_is_bounded() -> Numbers:
     w = spectrum(10_000)
-    return exact(
-        "with P_c = S it is ((1 − h/2)^−½ − 1) √(tr S): variances i⁻², d = 10,000",
-        DERIVED, BIAS * math.sqrt(float(w.sum())), bias(PreconditionedULA(H, w), w), 1e-10,
-    )  # fmt: skip
+    return BIAS * math.sqrt(float(w.sum())), bias(PreconditionedULA(H, w), w)
 
 
-def trace_class_limit(n: int, g: torch.Generator) -> Claim:
+@claim(at_most, "… and below ((1 − h/2)^−½ − 1) π/√6 for every d", DERIVED)
+def trace_class_limit() -> Numbers:
     w = spectrum(10_000)
-    return at_most(
-        "… and below ((1 − h/2)^−½ − 1) π/√6 for every d",
-        DERIVED, BIAS * math.pi / math.sqrt(6), bias(PreconditionedULA(H, w), w),
-    )  # fmt: skip
+    return BIAS * math.pi / math.sqrt(6), bias(PreconditionedULA(H, w), w)
 
 
-def preconditioning_is_not_dimension_free(n: int, g: torch.Generator) -> Claim:
+@claim(
+    false,
+    "“preconditioned Langevin is dimension-free”: on N(0, I_d) its W2 bias at d = 10,000 over 100",
+    DERIVED, 1e-9,
+)  # fmt: skip
+def preconditioning_is_not_dimension_free() -> Numbers:
     ratio = [
         bias(PreconditionedULA(H, w), w) for w in (torch.ones(d).double() for d in (100, 10_000))
     ]
-    return false(
-        "“preconditioned Langevin is dimension-free”: on N(0, I_d) its W2 bias at d = 10,000 over 100",
-        DERIVED, 1.0, ratio[1] / ratio[0], 10.0, 1e-9,
-    )  # fmt: skip
+    return 1.0, ratio[1] / ratio[0], 10.0
 
 
 def _rate(kernel: Kernel[Any, Any], variances: Tensor) -> float:
@@ -104,20 +100,18 @@ def _rate(kernel: Kernel[Any, Any], variances: Tensor) -> float:
     return -1 / math.log(float(moved(kernel, variances)[0].abs().max()))
 
 
-def slow_without(n: int, g: torch.Generator) -> Claim:
+@claim(
+    exact, "ULA at h = 1/L on variances i⁻² contracts by e in κ = d² steps: d = 100, over d²",
+    DERIVED, 1e-3,
+)  # fmt: skip
+def slow_without() -> Numbers:
     w = spectrum(100)
-    return exact(
-        "ULA at h = 1/L on variances i⁻² contracts by e in κ = d² steps: d = 100, over d²",
-        DERIVED, 1.0, _rate(ULA(float(w[-1])), w) / 100**2, 1e-3,
-    )  # fmt: skip
+    return 1.0, _rate(ULA(float(w[-1])), w) / 100**2
 
 
-def fast_with(n: int, g: torch.Generator) -> Claim:
-    return exact(
-        "with P_c = S in −1/log(1 − h) steps, whatever d: d = 10,000",
-        DERIVED, -1 / math.log(1 - H), _rate(PreconditionedULA(H, spectrum(10_000)), spectrum(10_000)),
-        1e-9,
-    )  # fmt: skip
+@claim(exact, "with P_c = S in −1/log(1 − h) steps, whatever d: d = 10,000", DERIVED, 1e-9)
+def fast_with() -> Numbers:
+    return -1 / math.log(1 - H), _rate(PreconditionedULA(H, spectrum(10_000)), spectrum(10_000))
 
 
 def _steps_for(delta: float, d: int) -> float:
@@ -142,54 +136,57 @@ def _steps_formula(delta: float, d: int) -> float:
     return math.sqrt(d) / (8 * delta) * math.log(math.sqrt(d) / (4 * delta))
 
 
-def steps_grow(n: int, g: torch.Generator) -> Claim:
-    return exact(
-        "steps of ULA from 0 to W2 ≤ δ of N(0, I_d) for good, h the best: √d/(8δ) log(√d/(4δ)), "
-        "d = 10⁶, δ = ½: ratio",
-        DERIVED, 1.0, _steps_for(0.5, 10**6) / _steps_formula(0.5, 10**6), 0.01,
-    )  # fmt: skip
+@claim(
+    exact,
+    "steps of ULA from 0 to W2 ≤ δ of N(0, I_d) for good, h the best: √d/(8δ) log(√d/(4δ)), "
+    "d = 10⁶, δ = ½: ratio",
+    DERIVED, 0.01,
+)  # fmt: skip
+def steps_grow() -> Numbers:
+    return 1.0, _steps_for(0.5, 10**6) / _steps_formula(0.5, 10**6)
 
 
-def steps_do_not_grow_as_d(n: int, g: torch.Generator) -> Claim:
+@claim(
+    false, "“the steps grow as d”, as bounds for bounded Hessians and no more say: slope in "
+    "log d from 10⁴ to 10⁶",
+    DERIVED, 0.01,
+)  # fmt: skip
+def steps_do_not_grow_as_d() -> Numbers:
     d = (10**4, 10**6)
     slope, true = (
         math.log(steps(0.5, d[1]) / steps(0.5, d[0])) / math.log(d[1] / d[0])
         for steps in (_steps_for, _steps_formula)
     )
-    return false(
-        "“the steps grow as d”, as bounds for bounded Hessians and no more say: slope in "
-        "log d from 10⁴ to 10⁶",
-        DERIVED, 1.0, slope, true, 0.01,
-    )  # fmt: skip
+    return 1.0, slope, true
 
 
-def exponential_is_exact(n: int, g: torch.Generator) -> Claim:
+@claim(
+    exact,
+    "an exponential integrator about the covariance of a level keeps a Gaussian: greatest error of "
+    "a variance, d = 10,000, h = 5",
+    UNIFORM, 1e-12,
+)  # fmt: skip
+def exponential_is_exact() -> Numbers:
     """A level of variances v + σ² is left as it is, however large the step, in 10,000 dimensions."""
     v = spectrum(10_000) + 0.3**2
     a, b = moved(ExponentialEuler(5.0, v), v)
-    return exact(
-        "an exponential integrator about the covariance of a level keeps a Gaussian: greatest error of "
-        "a variance, d = 10,000, h = 5",
-        UNIFORM, 0.0, ((a.square() * v + b.square()) / v - 1).abs().max(), 1e-12,
-    )  # fmt: skip
+    return 0.0, ((a.square() * v + b.square()) / v - 1).abs().max()
 
 
-def annealed_is_bounded(n: int, g: torch.Generator) -> Claim:
+@claim(
+    exact,
+    "the bias of a level of annealed Langevin with P_c = S + σ²I, over √(tr (S + σ²I)), is that of "
+    "one dimension: d = 10,000",
+    ANNEALED, 1e-10,
+)  # fmt: skip
+def annealed_is_bounded() -> Numbers:
     """Levels σ from 10 to 0.1 with P_c = S + σ²I: the W2 bias of a level in units of its size."""
     worst = 0.0
     for sigma in (10.0, 1.0, 0.1):
         v = spectrum(10_000) + sigma**2
         worst = max(worst, bias(PreconditionedULA(H, v), v) / float(v.sum().sqrt()))
-    return exact(
-        "the bias of a level of annealed Langevin with P_c = S + σ²I, over √(tr (S + σ²I)), is that of "
-        "one dimension: d = 10,000",
-        ANNEALED, BIAS, worst, 1e-10,
-    )  # fmt: skip
+    return BIAS, worst
 
 
-CHECKS: tuple[Check, ...] = (
-    isotropic_grows, planned, trace_class_is_bounded, trace_class_limit,
-    preconditioning_is_not_dimension_free, slow_without, fast_with, steps_grow,
-    steps_do_not_grow_as_d, exponential_is_exact, annealed_is_bounded,
-)  # fmt: skip
+CHECKS = collect(globals())
 """The claims of this file, in the order of the report."""

@@ -13,13 +13,7 @@ from torch import Tensor
 
 from ...distributions.analytic import Gaussian, GaussianMixture
 from ..metrics import gaussian_fisher, gaussian_kl, gaussian_wasserstein
-from .claim import (
-    Check,
-    Claim,
-    exact,
-    false,
-    grid,
-)
+from .claim import Numbers, claim, collect, exact, false, grid
 
 JKO = "Jordan, Kinderlehrer & Otto 1998, doi 10.1137/S0036141096303359"
 BAKRY = "Bakry & Émery 1985"
@@ -42,22 +36,14 @@ def _flow_of_density(noise: float) -> Tensor:
     return ((0.5 * noise**2 * curve - drift).abs().max() / curve.abs().max()).detach()
 
 
-def stationarity(n: int, g: torch.Generator) -> Claim:
-    return exact(
-        "Fokker–Planck: ∂_t p = −∇·(s p) + Δp = 0 on a mixture, over max |Δp|",
-        JKO, 0.0, _flow_of_density(math.sqrt(2)), 1e-10,
-    )  # fmt: skip
+@claim(exact, "Fokker–Planck: ∂_t p = −∇·(s p) + Δp = 0 on a mixture, over max |Δp|", JKO, 1e-10)
+def stationarity() -> Numbers:
+    return 0.0, _flow_of_density(math.sqrt(2))
 
 
-def stationarity_without_root_2(n: int, g: torch.Generator) -> Claim:
-    return false(
-        "“dX = s dt + dW keeps p”: it lacks the factor √2",
-        JKO,
-        0.0,
-        _flow_of_density(1.0),
-        0.5,
-        1e-9,
-    )
+@claim(false, "“dX = s dt + dW keeps p”: it lacks the factor √2", JKO, 1e-9)
+def stationarity_without_root_2() -> Numbers:
+    return 0.0, _flow_of_density(1.0), 0.5
 
 
 def _ornstein(t: float, m0: Tensor, S0: Tensor) -> Gaussian:
@@ -71,14 +57,12 @@ def _start() -> tuple[Tensor, Tensor]:
     return torch.tensor([1.0, -2.0]).double(), torch.tensor([[0.6, 0.1], [0.1, 2.0]]).double()
 
 
-def dissipation(n: int, g: torch.Generator) -> Claim:
+@claim(exact, "along Langevin dynamics dKL(ρ_t‖p)/dt = −2 D_F(ρ_t‖p)", JKO, 1e-6)
+def dissipation() -> Numbers:
     target, t, h = Gaussian(torch.zeros(2).double(), S), 0.3, 1e-4
     values = [gaussian_kl(_ornstein(t + k * h, *_start()), target) for k in (-1, 1)]
     fisher = gaussian_fisher(_ornstein(t, *_start()), target)
-    return exact(
-        "along Langevin dynamics dKL(ρ_t‖p)/dt = −2 D_F(ρ_t‖p)",
-        JKO, -2 * fisher, (values[1] - values[0]) / (2 * h), 1e-6,
-    )  # fmt: skip
+    return -2 * fisher, (values[1] - values[0]) / (2 * h)
 
 
 def _slow_shift() -> tuple[Tensor, float]:
@@ -86,24 +70,25 @@ def _slow_shift() -> tuple[Tensor, float]:
     return 2 * U[:, -1], float(1 / w[-1])
 
 
-def decay(n: int, g: torch.Generator) -> Claim:
+@claim(
+    exact, "log-Sobolev: KL falls as e^{−2ρt}; exactly, for a shift along the slowest axis",
+    BAKRY, 1e-9,
+)  # fmt: skip
+def decay() -> Numbers:
     target = Gaussian(torch.zeros(2).double(), S)
     shift, rho = _slow_shift()
     values = [gaussian_kl(_ornstein(t, shift, S), target) for t in (0.0, 2.0)]
-    return exact(
-        "log-Sobolev: KL falls as e^{−2ρt}; exactly, for a shift along the slowest axis",
-        BAKRY, -2 * rho, math.log(values[1] / values[0]) / 2, 1e-9,
-    )  # fmt: skip
+    return -2 * rho, math.log(values[1] / values[0]) / 2
 
 
-def contraction(n: int, g: torch.Generator) -> Claim:
+@claim(
+    exact, "strong log-concavity: W2 falls as e^{−ρt}; exactly, for the same shift", STURM, 1e-9
+)
+def contraction() -> Numbers:
     target = Gaussian(torch.zeros(2).double(), S)
     shift, rho = _slow_shift()
     values = [gaussian_wasserstein(_ornstein(t, shift, S), target) for t in (0.0, 2.0)]
-    return exact(
-        "strong log-concavity: W2 falls as e^{−ρt}; exactly, for the same shift",
-        STURM, -rho, math.log(values[1] / values[0]) / 2, 1e-9,
-    )  # fmt: skip
+    return -rho, math.log(values[1] / values[0]) / 2
 
 
 @cache
@@ -132,38 +117,30 @@ def bimodal(t: float, n_cells: int = 1200) -> tuple[float, float]:
     return float(np.sqrt(np.mean((quantile(law) - quantile(p)) ** 2))), kl
 
 
-def distance_may_grow(n: int, g: torch.Generator) -> Claim:
-    return exact(
-        "W2 to ½N(±2, 0.7²) at t = 0.3 from a start that has 1.736 at t = 0",
-        STURM, 1.907, bimodal(0.3)[0], 1e-3,
-    )  # fmt: skip
+@claim(exact, "W2 to ½N(±2, 0.7²) at t = 0.3 from a start that has 1.736 at t = 0", STURM, 1e-3)
+def distance_may_grow() -> Numbers:
+    return 1.907, bimodal(0.3)[0]
 
 
-def no_contraction_from_log_sobolev(n: int, g: torch.Generator) -> Claim:
-    return false(
-        "“a log-Sobolev inequality makes W2 contract”: W2(0.3)/W2(0) on that mixture, which has one",
-        STURM, 1.0, bimodal(0.3)[0] / bimodal(0.0)[0], 1.098, 2e-3,
-    )  # fmt: skip
+@claim(
+    false, "“a log-Sobolev inequality makes W2 contract”: W2(0.3)/W2(0) on that mixture, which has one",
+    STURM, 2e-3,
+)  # fmt: skip
+def no_contraction_from_log_sobolev() -> Numbers:
+    return 1.0, bimodal(0.3)[0] / bimodal(0.0)[0], 1.098
 
 
-def divergence_falls_meanwhile(n: int, g: torch.Generator) -> Claim:
-    return exact(
-        "meanwhile KL(0.3)/KL(0) falls by 65 %",
-        BAKRY,
-        0.35,
-        bimodal(0.3)[1] / bimodal(0.0)[1],
-        0.01,
-    )
+@claim(exact, "meanwhile KL(0.3)/KL(0) falls by 65 %", BAKRY, 0.01)
+def divergence_falls_meanwhile() -> Numbers:
+    return 0.35, bimodal(0.3)[1] / bimodal(0.0)[1]
 
 
-def overdamped(n: int, g: torch.Generator) -> Claim:
+@claim(exact, "small mass: slow rate of kinetic Langevin minus λ/γ, over m λ²/γ³", KRAMERS, 2e-3)
+def overdamped() -> Numbers:
     """The slow rate of m x'' = −λ x − γ x' at λ = 1, γ = 2, to second order in m."""
     rate = lambda m: (2 - math.sqrt(4 - 4 * m)) / (2 * m)
     m = 1e-3
-    return exact(
-        "small mass: slow rate of kinetic Langevin minus λ/γ, over m λ²/γ³",
-        KRAMERS, 1.0, (rate(m) - 0.5) / (m / 8), 2e-3,
-    )  # fmt: skip
+    return 1.0, (rate(m) - 0.5) / (m / 8)
 
 
 def _residual(with_divergence: bool, over_G: bool = False) -> tuple[Tensor, Tensor]:
@@ -183,32 +160,24 @@ def _residual(with_divergence: bool, over_G: bool = False) -> tuple[Tensor, Tens
     return flow.abs().max().detach(), missing.abs().max().detach()
 
 
-def preconditioner_with_divergence(n: int, g: torch.Generator) -> Claim:
-    return exact(
-        "dX = (G s + ∇·G) dt + √(2G) dW keeps p, G depending on x: max |∂_t p|",
-        MA, 0.0, _residual(True)[0], 1e-10,
-    )  # fmt: skip
+@claim(exact, "dX = (G s + ∇·G) dt + √(2G) dW keeps p, G depending on x: max |∂_t p|", MA, 1e-10)
+def preconditioner_with_divergence() -> Numbers:
+    return 0.0, _residual(True)[0]
 
 
-def preconditioner_without_divergence(n: int, g: torch.Generator) -> Claim:
-    found, missing = _residual(False)
-    return false(
-        "“dX = G s dt + √(2G) dW keeps p, G depending on x”: max |∂_t p| is that of (G'p)'",
-        MA, 0.0, found, missing, 1e-9,
-    )  # fmt: skip
-
-
-def preconditioner_keeps_another(n: int, g: torch.Generator) -> Claim:
-    return exact(
-        "dX = G s dt + √(2G) dW keeps p/G in one dimension: max |∂_t (p/G)|",
-        MA, 0.0, _residual(False, over_G=True)[0], 1e-10,
-    )  # fmt: skip
-
-
-CHECKS: tuple[Check, ...] = (
-    stationarity, stationarity_without_root_2, dissipation, decay, contraction, distance_may_grow,
-    no_contraction_from_log_sobolev, divergence_falls_meanwhile, overdamped,
-    preconditioner_with_divergence, preconditioner_without_divergence,
-    preconditioner_keeps_another,
+@claim(
+    false, "“dX = G s dt + √(2G) dW keeps p, G depending on x”: max |∂_t p| is that of (G'p)'",
+    MA, 1e-9,
 )  # fmt: skip
+def preconditioner_without_divergence() -> Numbers:
+    found, missing = _residual(False)
+    return 0.0, found, missing
+
+
+@claim(exact, "dX = G s dt + √(2G) dW keeps p/G in one dimension: max |∂_t (p/G)|", MA, 1e-10)
+def preconditioner_keeps_another() -> Numbers:
+    return 0.0, _residual(False, over_G=True)[0]
+
+
+CHECKS = collect(globals())
 """The claims of this file, in the order of the report."""

@@ -3,6 +3,7 @@ r"""Claims on score matching: what each objective estimates, and where it does n
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -12,13 +13,7 @@ from ...core import Estimate, mean_and_error
 from ...distributions.analytic import Gaussian, GaussianMixture
 from ...learn import objectives
 from ...learn.objectives.closed_form import exponential_family
-from .claim import (
-    Check,
-    Claim,
-    exact,
-    false,
-    statistical,
-)
+from .claim import Numbers, claim, collect, exact, false, statistical
 
 HYVARINEN = "Hyvärinen 2005, jmlr.org/papers/v6/hyvarinen05a"
 VINCENT = "Vincent 2011, doi 10.1162/NECO_a_00142"
@@ -50,39 +45,33 @@ def implicit_of_affine(S: Tensor) -> Tensor:
     return torch.trace(W) + 0.5 * (torch.trace(W @ S @ W.mT) + v @ v)
 
 
-def implicit_is_explicit(n: int, g: torch.Generator) -> Claim:
+@claim(statistical, "ESM − ISM = ½ E‖s‖² for any score model", HYVARINEN, 0.1)
+def implicit_is_explicit(n: int, g: torch.Generator) -> Numbers:
     x = LAW.sample(n, generator=g)
     difference = objectives.explicit(bent, x, LAW.score) - objectives.implicit(bent, x)
-    return statistical(
-        "ESM − ISM = ½ E‖s‖² for any score model",
-        HYVARINEN, torch.trace(torch.linalg.inv(LAW.cov)) / 2, mean_and_error(difference), 0.1,
-    )  # fmt: skip
+    return torch.trace(torch.linalg.inv(LAW.cov)) / 2, mean_and_error(difference)
 
 
-def implicit_value(n: int, g: torch.Generator) -> Claim:
+@claim(
+    statistical, "ISM of W x + c on N(μ, S) is tr W + ½ (tr W S Wᵀ + ‖Wμ + c‖²)", HYVARINEN, 0.05
+)
+def implicit_value(n: int, g: torch.Generator) -> Numbers:
     loss = objectives.implicit(affine, LAW.sample(n, generator=g))
-    return statistical(
-        "ISM of W x + c on N(μ, S) is tr W + ½ (tr W S Wᵀ + ‖Wμ + c‖²)",
-        HYVARINEN, implicit_of_affine(LAW.cov), mean_and_error(loss), 0.05,
-    )  # fmt: skip
+    return implicit_of_affine(LAW.cov), mean_and_error(loss)
 
 
 def _probes(law: Probe, n: int, g: torch.Generator) -> Tensor:
     return probe(law, torch.empty(n, 2, dtype=torch.float64), g)
 
 
-def _sliced_value(name: str, law: Probe, n: int, g: torch.Generator) -> Claim:
-    loss = {"SSM": objectives.sliced, "SSM-VR": objectives.sliced_vr}[name]
+def _sliced_minus_implicit(
+    loss: Callable[..., Tensor], law: Probe, n: int, g: torch.Generator
+) -> Estimate:
     x = LAW.sample(n, generator=g)
-    difference = loss(affine, x, 1, law, generator=g) - objectives.implicit(affine, x)
-    resolution = 0.1
-    return statistical(
-        f"{name} − ISM has mean 0 with {law} probes",
-        SLICED, 0.0, mean_and_error(difference), resolution,
-    )  # fmt: skip
+    return mean_and_error(loss(affine, x, 1, law, generator=g) - objectives.implicit(affine, x))
 
 
-def _trace_variance(law: Probe, n: int, g: torch.Generator) -> Claim:
+def _trace_variance(law: Probe, n: int, g: torch.Generator) -> Numbers:
     A = (W + W.mT) / 2
     norm2, diagonal2, trace = A.square().sum(), A.diagonal().square().sum(), torch.trace(A)
     expected = {
@@ -92,41 +81,49 @@ def _trace_variance(law: Probe, n: int, g: torch.Generator) -> Claim:
     }[law]
     v = _probes(law, n, g)
     _, forms = hutchinson_trace(affine, torch.zeros_like(v), v.unsqueeze(0))
-    return statistical(
-        f"variance of vᵀAv with {law} probes",
-        "Hutchinson 1990", expected, mean_and_error((forms[0] - trace).square()), 0.2,
-    )  # fmt: skip
+    return expected, mean_and_error((forms[0] - trace).square())
 
 
-def sliced_gaussian(n: int, g: torch.Generator) -> Claim:
-    return _sliced_value("SSM", "gaussian", n, g)
+@claim(statistical, "SSM − ISM has mean 0 with gaussian probes", SLICED, 0.1)
+def sliced_gaussian(n: int, g: torch.Generator) -> Numbers:
+    return 0.0, _sliced_minus_implicit(objectives.sliced, "gaussian", n, g)
 
 
-def sliced_rademacher(n: int, g: torch.Generator) -> Claim:
-    return _sliced_value("SSM", "rademacher", n, g)
+@claim(statistical, "SSM − ISM has mean 0 with rademacher probes", SLICED, 0.1)
+def sliced_rademacher(n: int, g: torch.Generator) -> Numbers:
+    return 0.0, _sliced_minus_implicit(objectives.sliced, "rademacher", n, g)
 
 
-def sliced_sphere(n: int, g: torch.Generator) -> Claim:
-    return _sliced_value("SSM", "sphere", n, g)
+@claim(statistical, "SSM − ISM has mean 0 with sphere probes", SLICED, 0.1)
+def sliced_sphere(n: int, g: torch.Generator) -> Numbers:
+    return 0.0, _sliced_minus_implicit(objectives.sliced, "sphere", n, g)
 
 
-def sliced_vr_rademacher(n: int, g: torch.Generator) -> Claim:
-    return _sliced_value("SSM-VR", "rademacher", n, g)
+@claim(statistical, "SSM-VR − ISM has mean 0 with rademacher probes", SLICED, 0.1)
+def sliced_vr_rademacher(n: int, g: torch.Generator) -> Numbers:
+    return 0.0, _sliced_minus_implicit(objectives.sliced_vr, "rademacher", n, g)
 
 
-def variance_gaussian(n: int, g: torch.Generator) -> Claim:
+@claim(statistical, "variance of vᵀAv with gaussian probes", "Hutchinson 1990", 0.2)
+def variance_gaussian(n: int, g: torch.Generator) -> Numbers:
     return _trace_variance("gaussian", n, g)
 
 
-def variance_rademacher(n: int, g: torch.Generator) -> Claim:
+@claim(statistical, "variance of vᵀAv with rademacher probes", "Hutchinson 1990", 0.2)
+def variance_rademacher(n: int, g: torch.Generator) -> Numbers:
     return _trace_variance("rademacher", n, g)
 
 
-def variance_sphere(n: int, g: torch.Generator) -> Claim:
+@claim(statistical, "variance of vᵀAv with sphere probes", "Hutchinson 1990", 0.2)
+def variance_sphere(n: int, g: torch.Generator) -> Numbers:
     return _trace_variance("sphere", n, g)
 
 
-def unit_sphere(n: int, g: torch.Generator) -> Claim:
+@claim(
+    false, "“SSM-VR has the score as its minimiser with unit-sphere probes”: it is the score over d",
+    SLICED,
+)  # fmt: skip
+def unit_sphere(n: int, g: torch.Generator) -> Numbers:
     """With E[v vᵀ] = I/d, argmin over a of −a E|v|² … is the score over d: exact in the mean."""
     d = 8
     x = torch.randn(n, d, dtype=torch.float64, generator=g)
@@ -134,13 +131,13 @@ def unit_sphere(n: int, g: torch.Generator) -> Claim:
     # s = −a x: a vᵀ(−I)v + ½ a² ‖x‖², minimal at a = −E[vᵀ(−I)v]/E‖x‖²
     _, forms = hutchinson_trace(lambda y: -y, x, v.unsqueeze(0))
     minimiser = -forms[0] / x.square().sum(1).mean()
-    return false(
-        "“SSM-VR has the score as its minimiser with unit-sphere probes”: it is the score over d",
-        SLICED, 1.0, float(minimiser.mean()), 1 / d,
-    )  # fmt: skip
+    return 1.0, float(minimiser.mean()), 1 / d
 
 
-def less_variance(n: int, g: torch.Generator) -> Claim:
+@claim(
+    false, "“SSM-VR never varies more than SSM”: on N(0, 1) by ½, with Gaussian probes", DERIVED
+)
+def less_variance(n: int, g: torch.Generator) -> Numbers:
     """On N(0, 1) at s = −x, Gaussian probes: −v² + ½v²x² varies by 2, −v² + ½x² by 5/2."""
     x = torch.randn(4 * n, 1, dtype=torch.float64, generator=g)
     vr, plain = (
@@ -148,13 +145,14 @@ def less_variance(n: int, g: torch.Generator) -> Claim:
         for f in (objectives.sliced_vr, objectives.sliced)
     )
     difference = (vr - vr.mean()).square() - (plain - plain.mean()).square()
-    return false(
-        "“SSM-VR never varies more than SSM”: on N(0, 1) by ½, with Gaussian probes",
-        DERIVED, 0.0, mean_and_error(difference), 0.5,
-    )  # fmt: skip
+    return 0.0, mean_and_error(difference), 0.5
 
 
-def finite_differences(n: int, g: torch.Generator) -> Claim:
+@claim(
+    exact, "order in h of the bias of finite-difference SSM",
+    "Pang et al. 2020, arXiv 2007.03317", 0.02,
+)  # fmt: skip
+def finite_differences(n: int, g: torch.Generator) -> Numbers:
     x = torch.randn(2000, 3, dtype=torch.float64, generator=g)
     seed = int(torch.randint(2**31, (), generator=g))
     cubic = lambda y: -(y**3)
@@ -164,10 +162,7 @@ def finite_differences(n: int, g: torch.Generator) -> Claim:
         float(objectives.finite_difference(cubic, x, step=h, generator=same()).mean() - truth)
         for h in (0.1, 0.05)
     ]
-    return exact(
-        "order in h of the bias of finite-difference SSM",
-        "Pang et al. 2020, arXiv 2007.03317", 2.0, math.log2(bias[0] / bias[1]), 0.02,
-    )  # fmt: skip
+    return 2.0, math.log2(bias[0] / bias[1])
 
 
 def _rate(weight: bool, n: int, g: torch.Generator) -> Estimate:
@@ -177,44 +172,31 @@ def _rate(weight: bool, n: int, g: torch.Generator) -> Estimate:
     return Estimate(float(fit.theta[0]), float(fit.standard_error[0]))
 
 
-def boundary(n: int, g: torch.Generator) -> Claim:
-    return false(
-        "“ISM is consistent on any support”: on Exp(1) it fits the rate 0",
-        "Hyvärinen 2007, doi 10.1016/j.csda.2006.09.003", 1.0, _rate(False, n, g).value, 0.0,
-    )  # fmt: skip
+@claim(
+    false, "“ISM is consistent on any support”: on Exp(1) it fits the rate 0",
+    "Hyvärinen 2007, doi 10.1016/j.csda.2006.09.003",
+)  # fmt: skip
+def boundary(n: int, g: torch.Generator) -> Numbers:
+    return 1.0, _rate(False, n, g).value, 0.0
 
 
-def boundary_weight(n: int, g: torch.Generator) -> Claim:
-    return statistical(
-        "with the weight x² the rate of Exp(1) is fitted right",
-        "Hyvärinen 2007, doi 10.1016/j.csda.2006.09.003", 1.0, _rate(True, n, g), 0.02,
-    )  # fmt: skip
+@claim(
+    statistical, "with the weight x² the rate of Exp(1) is fitted right",
+    "Hyvärinen 2007, doi 10.1016/j.csda.2006.09.003", 0.02,
+)  # fmt: skip
+def boundary_weight(n: int, g: torch.Generator) -> Numbers:
+    return 1.0, _rate(True, n, g)
 
 
-def jumps(n: int, g: torch.Generator) -> Claim:
+@claim(
+    false, "“ISM holds for networks with jumps”: for −sign(x) on N(0, 1) autograd misses −2 δ(x)",
+    DERIVED,
+)  # fmt: skip
+def jumps(n: int, g: torch.Generator) -> Numbers:
     x = torch.randn(n, 1, dtype=torch.float64, generator=g)
     loss = objectives.implicit(lambda y: -torch.sign(y) + 0 * y, x)
-    return false(
-        "“ISM holds for networks with jumps”: for −sign(x) on N(0, 1) autograd misses −2 δ(x)",
-        DERIVED, 0.5 - math.sqrt(2 / math.pi), mean_and_error(loss), 0.5,
-    )  # fmt: skip
+    return 0.5 - math.sqrt(2 / math.pi), mean_and_error(loss), 0.5
 
 
-CHECKS: tuple[Check, ...] = (
-    implicit_is_explicit,
-    implicit_value,
-    sliced_gaussian,
-    sliced_rademacher,
-    sliced_sphere,
-    sliced_vr_rademacher,
-    variance_gaussian,
-    variance_rademacher,
-    variance_sphere,
-    unit_sphere,
-    less_variance,
-    finite_differences,
-    boundary,
-    boundary_weight,
-    jumps,
-)
+CHECKS = collect(globals())
 """The claims of this file, in the order of the report."""

@@ -19,14 +19,7 @@ from ...langevin.kernels import (
 )
 from ...langevin.kernels.particles import Linear
 from ..metrics import ksd
-from .claim import (
-    Check,
-    Claim,
-    at_most,
-    exact,
-    false,
-    statistical,
-)
+from .claim import Numbers, at_most, claim, collect, exact, false, statistical
 
 WELLING = "Welling & Teh 2011"
 VOLLMER = "Vollmer, Zygalakis & Teh 2016, arXiv 1501.00438"
@@ -62,96 +55,95 @@ V = (36 / BATCH) * float(Y.var(correction=0)) * (6 - BATCH) / 5
 """The variance of the minibatch score, (N²/n) var(terms) (N − n)/(N − 1)."""
 
 
-def minibatches(n: int, g: torch.Generator) -> Claim:
-    return statistical(
-        "SGLD's variance is (1 + hV/2)/(λ(1 − hλ/2)), batches of 2 of 6, h = 0.1",
-        VOLLMER, (1 + H * V / 2) / (6 * (1 - 3 * H)), _variance(SGLD(H, BATCH), n // 4, g), 0.02,
-    )  # fmt: skip
+@claim(
+    statistical, "SGLD's variance is (1 + hV/2)/(λ(1 − hλ/2)), batches of 2 of 6, h = 0.1",
+    VOLLMER, 0.02,
+)  # fmt: skip
+def minibatches(n: int, g: torch.Generator) -> Numbers:
+    return (1 + H * V / 2) / (6 * (1 - 3 * H)), _variance(SGLD(H, BATCH), n // 4, g)
 
 
-def minibatches_are_biased(n: int, g: torch.Generator) -> Claim:
-    return false(
-        "“SGLD at a fixed step samples the posterior”: its variance, 1/6 in truth",
-        WELLING, 1 / 6, _variance(SGLD(H, BATCH), n // 4, g),
-        (1 + H * V / 2) / (6 * (1 - 3 * H)),
-    )  # fmt: skip
+@claim(false, "“SGLD at a fixed step samples the posterior”: its variance, 1/6 in truth", WELLING)
+def minibatches_are_biased(n: int, g: torch.Generator) -> Numbers:
+    return 1 / 6, _variance(SGLD(H, BATCH), n // 4, g), (1 + H * V / 2) / (6 * (1 - 3 * H))
 
 
-def decreasing_steps(n: int, g: torch.Generator) -> Claim:
+@claim(
+    exact, "with steps 0.1 (1+k)^−0.6 the variance tends to the posterior's: after 20,000, times λ",
+    WELLING, 1e-2,
+)  # fmt: skip
+def decreasing_steps() -> Numbers:
     """The variance after k steps of h_k, by the recursion v' = (1 − hλ)² v + 2h + h² V."""
     schedule, v = polynomial_decay(0.1, 1.0, 0.6), 1.0
     for k in range(20_000):
         h = schedule(k)
         v = (1 - 6 * h) ** 2 * v + 2 * h + h * h * V
-    return exact(
-        "with steps 0.1 (1+k)^−0.6 the variance tends to the posterior's: after 20,000, times λ",
-        WELLING, 1.0, 6 * v, 1e-2,
-    )  # fmt: skip
+    return 1.0, 6 * v
 
 
-def control_variates(n: int, g: torch.Generator) -> Claim:
+@claim(
+    statistical, "with control variates at the mode V = 0 here: the variance of ULA, 1/(λ(1 − hλ/2))",
+    BAKER, 0.01,
+)  # fmt: skip
+def control_variates(n: int, g: torch.Generator) -> Numbers:
     kernel = SGLD(H, BATCH, estimator=ControlVariates(Y.mean().reshape(1)))
-    return statistical(
-        "with control variates at the mode V = 0 here: the variance of ULA, 1/(λ(1 − hλ/2))",
-        BAKER, 1 / (6 * (1 - 3 * H)), _variance(kernel, n // 4, g), 0.01,
-    )  # fmt: skip
+    return 1 / (6 * (1 - 3 * H)), _variance(kernel, n // 4, g)
 
 
-def swap_rate(n: int, g: torch.Generator) -> Claim:
+@claim(
+    statistical, "tempering: swaps of N(0, I/β), d = 10, β = 1 and ½, accepted at 2 I_{1/3}(5, 5)",
+    KOFKE, 0.01,
+)  # fmt: skip
+def swap_rate(n: int, g: torch.Generator) -> Numbers:
     """Swaps between draws of N(0, I/β) at β = 1 and ½, by the rule of the kernel."""
     d, beta = 10, 0.5
     z = torch.randn(2, n // 4, d, dtype=torch.float64, generator=g)
     energy = 0.5 * z.square().sum(2) * torch.tensor([[1.0], [1 / beta]], dtype=torch.float64)
     accepted = ((1 - beta) * (energy[0] - energy[1])).exp().clamp(max=1)
     expected = 2 * float(betainc(d / 2, d / 2, beta / (1 + beta)))
-    return statistical(
-        "tempering: swaps of N(0, I/β), d = 10, β = 1 and ½, accepted at 2 I_{1/3}(5, 5)",
-        KOFKE, expected, mean_and_error(accepted), 0.01,
-    )  # fmt: skip
+    return expected, mean_and_error(accepted)
 
 
-def tempering_finds_weights(n: int, g: torch.Generator) -> Claim:
+@claim(
+    statistical, "parallel tempering finds the weight 0.7 of a far mode from the other one",
+    KOFKE, 0.03,
+)  # fmt: skip
+def tempering_finds_weights(n: int, g: torch.Generator) -> Numbers:
     """Chains that all start in one of two far modes of weights 0.3 and 0.7."""
     law = GaussianMixture([0.3, 0.7], torch.tensor([[-4.0], [4.0]]).double(), 0.25)
     kernel = ParallelTempering((0.1, 0.5, 2.0, 6.0), (1.0, 4.0, 16.0, 64.0))
     state = kernel.init(torch.full((min(n // 200, 2000), 1), -4.0).double(), law)
     for _ in range(250):
         state, _ = kernel.step(state, law, generator=g)
-    return statistical(
-        "parallel tempering finds the weight 0.7 of a far mode from the other one", KOFKE, 0.7,
-        mean_and_error((state.x[:, 0] > 0).double()), 0.03,
-    )  # fmt: skip
+    return 0.7, mean_and_error((state.x[:, 0] > 0).double())
 
 
-def particles(n: int, g: torch.Generator) -> Claim:
+@claim(
+    exact, "SVGD with k = xᵀy + 1 on N(1.5, 2): the biased variance of 5 particles is exact",
+    LIU, 1e-8,
+)  # fmt: skip
+def particles(n: int, g: torch.Generator) -> Numbers:
     law = Gaussian(torch.tensor([1.5], dtype=torch.float64), 2.0)
     kernel = SVGD(0.05, Linear())
     state = kernel.init(torch.randn(5, 1, dtype=torch.float64, generator=g), law)
     for _ in range(4000):
         state, _ = kernel.step(state, law)
-    return exact(
-        "SVGD with k = xᵀy + 1 on N(1.5, 2): the biased variance of 5 particles is exact",
-        LIU, 2.0, state.x.var(correction=0), 1e-8,
-    )  # fmt: skip
+    return 2.0, state.x.var(correction=0)
 
 
-def stein(n: int, g: torch.Generator) -> Claim:
+@claim(statistical, "the kernel Stein discrepancy of exact draws is 0 in the mean", GORHAM, 0.02)
+def stein(n: int, g: torch.Generator) -> Numbers:
     law = Gaussian(torch.zeros(2).double(), 1.0)
     found = ksd(law.score, law.sample(1000, generator=g), generator=g)
-    return statistical(
-        "the kernel Stein discrepancy of exact draws is 0 in the mean", GORHAM, 0.0,
-        Estimate(found.value, found.standard_error), 0.02,
-    )  # fmt: skip
+    return 0.0, Estimate(found.value, found.standard_error)
 
 
-def stein_of_others(n: int, g: torch.Generator) -> Claim:
+@claim(at_most, "… and tells draws moved by 1 from it: p-value", GORHAM)
+def stein_of_others(n: int, g: torch.Generator) -> Numbers:
     law = Gaussian(torch.zeros(2).double(), 1.0)
     found = ksd(law.score, 1.0 + law.sample(1000, generator=g), generator=g)
-    return at_most("… and tells draws moved by 1 from it: p-value", GORHAM, 0.01, found.p_value)
+    return 0.01, found.p_value
 
 
-CHECKS: tuple[Check, ...] = (
-    minibatches, minibatches_are_biased, decreasing_steps, control_variates, swap_rate,
-    tempering_finds_weights, particles, stein, stein_of_others,
-)  # fmt: skip
+CHECKS = collect(globals())
 """The claims of this file, in the order of the report."""

@@ -23,15 +23,7 @@ from ...langevin.kernels import (
 )
 from ..metrics import gaussian_kl, gaussian_wasserstein
 from .affine import linear_step
-from .claim import (
-    Check,
-    Claim,
-    at_most,
-    exact,
-    false,
-    grid,
-    statistical,
-)
+from .claim import Numbers, at_most, claim, collect, exact, false, grid, statistical
 
 ROBERTS = "Roberts & Tweedie 1996, doi 10.2307/3318418"
 DALALYAN = "Dalalyan & Karagulyan 2019, arXiv 1710.00095"
@@ -46,26 +38,25 @@ ONE = torch.ones(1, 1, dtype=torch.float64)
 ZERO = torch.zeros(2, dtype=torch.float64)
 
 
-def ula_law(n: int, g: torch.Generator) -> Claim:
+@claim(exact, "ULA on N(μ, S) ends in covariance S (I − hP/2)⁻¹, largest error", ROBERTS, 1e-10)
+def ula_law() -> Numbers:
     h = 0.1
     error = linear_step(ULA(h), S).stationary() - S @ torch.linalg.inv(I - h / 2 * P)
-    return exact(
-        "ULA on N(μ, S) ends in covariance S (I − hP/2)⁻¹, largest error", ROBERTS, 0.0,
-        error.abs().max(), 1e-10,
-    )  # fmt: skip
+    return 0.0, error.abs().max()
 
 
-def ula_inflation(n: int, g: torch.Generator) -> Claim:
-    return false(
-        "“ULA samples p once it has converged”: variance at h = 1.9/L, where p has 1",
-        ROBERTS, 1.0, linear_step(ULA(1.9), ONE).stationary()[0, 0], 20.0, 1e-9,
-    )  # fmt: skip
+@claim(
+    false, "“ULA samples p once it has converged”: variance at h = 1.9/L, where p has 1",
+    ROBERTS, 1e-9,
+)  # fmt: skip
+def ula_inflation() -> Numbers:
+    return 1.0, linear_step(ULA(1.9), ONE).stationary()[0, 0], 20.0
 
 
-def ula_stability(n: int, g: torch.Generator) -> Claim:
+@claim(exact, "ULA loses stability at h = 2/L: spectral radius there", ROBERTS, 1e-10)
+def ula_stability() -> Numbers:
     L = float(torch.linalg.eigvalsh(P)[-1])
-    return exact("ULA loses stability at h = 2/L: spectral radius there", ROBERTS, 1.0,
-                 linear_step(ULA(2 / L), S).radius, 1e-10)  # fmt: skip
+    return 1.0, linear_step(ULA(2 / L), S).radius
 
 
 def _bias(h: float) -> tuple[float, float]:
@@ -74,28 +65,30 @@ def _bias(h: float) -> tuple[float, float]:
     return gaussian_wasserstein(found, target), gaussian_kl(found, target)
 
 
-def bias_slope(n: int, g: torch.Generator) -> Claim:
+@claim(exact, "slope of log W2(π_h, p) in log h", DERIVED, 0.01)
+def bias_slope() -> Numbers:
     slope = math.log(_bias(2e-3)[0] / _bias(1e-3)[0]) / math.log(2)
-    return exact("slope of log W2(π_h, p) in log h", DERIVED, 1.0, slope, 0.01)
+    return 1.0, slope
 
 
-def bias_is_not_root_h(n: int, g: torch.Generator) -> Claim:
-    return false(
-        "“the W2 bias of ULA is of order √h”: that is the worst case; its slope on smooth targets",
-        DALALYAN, 0.5, math.log(_bias(2e-3)[0] / _bias(1e-3)[0]) / math.log(2), 1.0,
-    )  # fmt: skip
+@claim(
+    false, "“the W2 bias of ULA is of order √h”: that is the worst case; its slope on smooth targets",
+    DALALYAN,
+)  # fmt: skip
+def bias_is_not_root_h() -> Numbers:
+    return 0.5, math.log(_bias(2e-3)[0] / _bias(1e-3)[0]) / math.log(2), 1.0
 
 
-def bias_constant(n: int, g: torch.Generator) -> Claim:
+@claim(exact, "W2(π_h, p)/h → √(tr P)/4 on a Gaussian", DERIVED, 2e-3)
+def bias_constant() -> Numbers:
     h = 1e-4
-    return exact("W2(π_h, p)/h → √(tr P)/4 on a Gaussian", DERIVED,
-                 math.sqrt(float(torch.trace(P))) / 4, _bias(h)[0] / h, 2e-3)  # fmt: skip
+    return math.sqrt(float(torch.trace(P))) / 4, _bias(h)[0] / h
 
 
-def bias_in_kl(n: int, g: torch.Generator) -> Claim:
+@claim(exact, "KL(π_h‖p)/h² → tr P²/16 on a Gaussian", DERIVED, 2e-2)
+def bias_in_kl() -> Numbers:
     h = 1e-3
-    return exact("KL(π_h‖p)/h² → tr P²/16 on a Gaussian", DERIVED, torch.trace(P @ P) / 16,
-                 _bias(h)[1] / h**2, 2e-2)  # fmt: skip
+    return torch.trace(P @ P) / 16, _bias(h)[1] / h**2
 
 
 def _log_cosh_bias(h: float) -> float:
@@ -116,7 +109,11 @@ def _log_cosh_bias(h: float) -> float:
     return float(np.sqrt(np.mean((quantiles[0] - quantiles[1]) ** 2))) / h
 
 
-def bias_beyond_gaussians(n: int, g: torch.Generator) -> Claim:
+@claim(
+    exact, "W2(π_h, p)/h as h → 0 on p ∝ 1/cosh x: ‖v‖, p v = −∫ p (¼U'² − ½U'' + ¼E U'')",
+    "Leimkuhler & Matthews 2013; derived", 2e-3,
+)  # fmt: skip
+def bias_beyond_gaussians() -> Numbers:
     """W2/h → ‖v‖ with v = −(1/p) ∫ p g and g = ¼ U'² − ½ U'' + ¼ E U'', U = log cosh."""
     x, dx = grid(-30, 30, 20_001)
     x = x[:, 0]
@@ -126,10 +123,7 @@ def bias_beyond_gaussians(n: int, g: torch.Generator) -> Claim:
     v = -(torch.cumsum(p * rise, 0) - 0.5 * p * rise) * dx / p
     predicted = math.sqrt(float((p * v * v)[2000:-2000].sum()) * dx)
     found = 2 * _log_cosh_bias(0.1) - _log_cosh_bias(0.2)  # the term of order h drops out
-    return exact(
-        "W2(π_h, p)/h as h → 0 on p ∝ 1/cosh x: ‖v‖, p v = −∫ p (¼U'² − ½U'' + ¼E U'')",
-        "Leimkuhler & Matthews 2013; derived", predicted, found, 2e-3,
-    )  # fmt: skip
+    return predicted, found
 
 
 def _worst(
@@ -152,85 +146,86 @@ def _worst(
     return worst
 
 
-def dalalyan(n: int, g: torch.Generator) -> Claim:
+@claim(at_most, "exact W2 bias over the bound 1.65 (L/m) √(hd), h ≤ 2/(m+L)", DALALYAN)
+def dalalyan(n: int, g: torch.Generator) -> Numbers:
     def bound(m: float, L: float, u: float) -> tuple[float, float]:
         h = 2 * u / (m + L)
         return h, 1.65 * L / m * math.sqrt(5 * h)
 
-    return at_most("exact W2 bias over the bound 1.65 (L/m) √(hd), h ≤ 2/(m+L)", DALALYAN, 1.0,
-                   _worst(bound, g))  # fmt: skip
+    return 1.0, _worst(bound, g)
 
 
-def vempala(n: int, g: torch.Generator) -> Claim:
+@claim(at_most, "exact KL bias over the bound 8hdL²/α, h ≤ α/(4L²)", VEMPALA)
+def vempala(n: int, g: torch.Generator) -> Numbers:
     def bound(m: float, L: float, u: float) -> tuple[float, float]:
         h = u * m / (4 * L**2)
         return h, -8 * h * 5 * L**2 / m
 
-    return at_most("exact KL bias over the bound 8hdL²/α, h ≤ α/(4L²)", VEMPALA, 1.0,
-                   _worst(bound, g))  # fmt: skip
+    return 1.0, _worst(bound, g)
 
 
-def averaged_noise(n: int, g: torch.Generator) -> Claim:
+@claim(exact, "Leimkuhler–Matthews has no bias on N(0, 1), h = 0.9", LEIMKUHLER, 1e-10)
+def averaged_noise() -> Numbers:
     law = linear_step(LeimkuhlerMatthews(0.9), ONE, field="z").stationary()
-    return exact(
-        "Leimkuhler–Matthews has no bias on N(0, 1), h = 0.9", LEIMKUHLER, 1.0, law[0, 0], 1e-10
-    )
+    return 1.0, law[0, 0]
 
 
-def baoab_position(n: int, g: torch.Generator) -> Claim:
+@claim(exact, "BAOAB: Var x = 1 on N(0, 1) at every stable h (0.8)", LEIMKUHLER, 1e-10)
+def baoab_position() -> Numbers:
     law = linear_step(BAOAB(0.8), ONE, field="momentum").stationary()
-    return exact(
-        "BAOAB: Var x = 1 on N(0, 1) at every stable h (0.8)", LEIMKUHLER, 1.0, law[0, 0], 1e-10
-    )
+    return 1.0, law[0, 0]
 
 
-def baoab_velocity(n: int, g: torch.Generator) -> Claim:
+@claim(exact, "BAOAB: Var v = 1 − h²/4, h = 0.8", LEIMKUHLER, 1e-10)
+def baoab_velocity() -> Numbers:
     law = linear_step(BAOAB(0.8), ONE, field="momentum").stationary()
-    return exact("BAOAB: Var v = 1 − h²/4, h = 0.8", LEIMKUHLER, 0.84, law[1, 1], 1e-10)
+    return 0.84, law[1, 1]
 
 
-def obabo_position(n: int, g: torch.Generator) -> Claim:
+@claim(exact, "OBABO: Var x = 1/(1 − h²/4), h = 0.8", LEIMKUHLER, 1e-10)
+def obabo_position() -> Numbers:
     law = linear_step(OBABO(0.8), ONE, field="momentum", n_draws=2).stationary()
-    return exact("OBABO: Var x = 1/(1 − h²/4), h = 0.8", LEIMKUHLER, 1 / 0.84, law[0, 0], 1e-10)
+    return 1 / 0.84, law[0, 0]
 
 
-def preconditioned(n: int, g: torch.Generator) -> Claim:
+@claim(exact, "preconditioned ULA keeps precision P − (h/2) P P_c P, largest error", DERIVED, 1e-9)
+def preconditioned() -> Numbers:
     h, Pc = 0.1, torch.tensor([[1.0, 0.2], [0.2, 0.7]], dtype=torch.float64)
     found = torch.linalg.inv(linear_step(PreconditionedULA(h, Pc), S).stationary())
-    return exact("preconditioned ULA keeps precision P − (h/2) P P_c P, largest error", DERIVED, 0.0,
-                 (found - (P - h / 2 * P @ Pc @ P)).abs().max(), 1e-9)  # fmt: skip
+    return 0.0, (found - (P - h / 2 * P @ Pc @ P)).abs().max()
 
 
-def condition_number(n: int, g: torch.Generator) -> Claim:
+@claim(exact, "with P_c = S every direction contracts by 1 − h, h = 0.3", DERIVED, 1e-10)
+def condition_number() -> Numbers:
     radius = linear_step(PreconditionedULA(0.3, S), S).radius
-    return exact(
-        "with P_c = S every direction contracts by 1 − h, h = 0.3", DERIVED, 0.7, radius, 1e-10
-    )
+    return 0.7, radius
 
 
 def _spectrum(d: int) -> Tensor:
     return torch.arange(1, d + 1, dtype=torch.float64) ** -2.0
 
 
-def dimension(n: int, g: torch.Generator) -> Claim:
+@claim(exact, "the W2 bias of ULA grows as √d on N(0, I): d = 16 over d = 1", DERIVED, 1e-8)
+def dimension() -> Numbers:
     bias = lambda d: math.sqrt(d) * ((1 - 0.05) ** -0.5 - 1)  # N(0, I_d), h = 0.1
     law = linear_step(ULA(0.1), torch.eye(16, dtype=torch.float64)).stationary()
     target = Gaussian(torch.zeros(16).double(), 1.0)
     found = gaussian_wasserstein(Gaussian(torch.zeros(16).double(), law), target)
-    return exact("the W2 bias of ULA grows as √d on N(0, I): d = 16 over d = 1", DERIVED, 4.0,
-                 found / bias(1), 1e-8)  # fmt: skip
+    return 4.0, found / bias(1)
 
 
-def dimension_free(n: int, g: torch.Generator) -> Claim:
+@claim(
+    at_most, "with P_c = S and a trace-class S it stays bounded: d = 64 over √(π²/6)·0.0260",
+    DERIVED,
+)  # fmt: skip
+def dimension_free() -> Numbers:
     found = []
     for d in (8, 64):
         cov = torch.diag(_spectrum(d))
         law = linear_step(PreconditionedULA(0.1, cov), cov).stationary()
         zero = torch.zeros(d).double()
         found.append(gaussian_wasserstein(Gaussian(zero, law), Gaussian(zero, cov)))
-    return at_most("with P_c = S and a trace-class S it stays bounded: d = 64 over √(π²/6)·0.0260",
-                   DERIVED, 1.0, found[1] / (math.pi / math.sqrt(6) * 0.0260)
-                   if found[1] > found[0] else math.nan)  # fmt: skip
+    return 1.0, found[1] / (math.pi / math.sqrt(6) * 0.0260) if found[1] > found[0] else math.nan
 
 
 def _skewed_after(kernel: Kernel[Any, Any], n: int, g: torch.Generator) -> Estimate:
@@ -246,9 +241,11 @@ def _skewed_after(kernel: Kernel[Any, Any], n: int, g: torch.Generator) -> Estim
 SECOND = math.pi**2 / 6 + 0.5772156649015329**2
 
 
-def mala_keeps(n: int, g: torch.Generator) -> Claim:
-    return statistical("MALA keeps a skewed law: E x² of x − e^x after 10 steps of 0.4", ROBERTS,
-                       SECOND, _skewed_after(MALA(0.4), n, g), 0.05)  # fmt: skip
+@claim(
+    statistical, "MALA keeps a skewed law: E x² of x − e^x after 10 steps of 0.4", ROBERTS, 0.05
+)
+def mala_keeps(n: int, g: torch.Generator) -> Numbers:
+    return SECOND, _skewed_after(MALA(0.4), n, g)
 
 
 def _ula_on_a_grid(h: float, n_steps: int) -> float:
@@ -263,15 +260,10 @@ def _ula_on_a_grid(h: float, n_steps: int) -> float:
     return float((law * x * x).sum())
 
 
-def ula_does_not_keep(n: int, g: torch.Generator) -> Claim:
-    return false("“so does ULA, started in it”", ROBERTS, SECOND, _skewed_after(ULA(0.4), n, g),
-                 _ula_on_a_grid(0.4, 10))  # fmt: skip
+@claim(false, "“so does ULA, started in it”", ROBERTS)
+def ula_does_not_keep(n: int, g: torch.Generator) -> Numbers:
+    return SECOND, _skewed_after(ULA(0.4), n, g), _ula_on_a_grid(0.4, 10)
 
 
-CHECKS: tuple[Check, ...] = (
-    ula_law, ula_inflation, ula_stability, bias_slope, bias_is_not_root_h, bias_constant, bias_in_kl,
-    bias_beyond_gaussians, dalalyan, vempala, averaged_noise, baoab_position, baoab_velocity,
-    obabo_position, preconditioned, condition_number, dimension, dimension_free, mala_keeps,
-    ula_does_not_keep,
-)  # fmt: skip
+CHECKS = collect(globals())
 """The claims of this file, in the order of the report."""

@@ -9,14 +9,7 @@ import torch
 from torch import Tensor
 
 from ...core import Estimate, mean_and_error
-from .claim import (
-    Check,
-    Claim,
-    exact,
-    false,
-    grid,
-    statistical,
-)
+from .claim import Numbers, claim, collect, exact, false, grid, statistical
 
 KOEHLER = "Koehler, Heckett & Risteski 2023, arXiv 2210.00726"
 DERIVED = "derived, docs/theory.md"
@@ -28,18 +21,20 @@ def _gaussian_fits(n_fits: int, n: int, g: torch.Generator) -> tuple[Tensor, Ten
     return x.mean(1), x.var(1, correction=0)
 
 
-def precision_variance(n: int, g: torch.Generator) -> Claim:
+@claim(
+    statistical, "variance of the ISM precision of N(0, 1) from 20 points, 2n²/((n−3)²(n−5))",
+    DERIVED, 0.02,
+)  # fmt: skip
+def precision_variance(n: int, g: torch.Generator) -> Numbers:
     """λ̂ = 1/S_b of 20 draws: mean n/(n−3), variance 2n²/((n−3)²(n−5))."""
     m = 20
     precision = 1 / _gaussian_fits(n, m, g)[1]
     squares = (precision - m / (m - 3)).square()
-    return statistical(
-        "variance of the ISM precision of N(0, 1) from 20 points, 2n²/((n−3)²(n−5))",
-        DERIVED, 2 * m**2 / ((m - 3) ** 2 * (m - 5)), mean_and_error(squares), 0.02,
-    )  # fmt: skip
+    return 2 * m**2 / ((m - 3) ** 2 * (m - 5)), mean_and_error(squares)
 
 
-def score_error(n: int, g: torch.Generator) -> Claim:
+@claim(statistical, "E‖ŝ − s‖² of a Gaussian fitted to 20 points in 1-D", DERIVED, 0.02)
+def score_error(n: int, g: torch.Generator) -> Numbers:
     """E‖ŝ − s‖² in one dimension, exact for n = 20; n times it tends to (d + 2) tr P = 3."""
     m = 20
     mean, var = _gaussian_fits(n, m, g)
@@ -48,18 +43,16 @@ def score_error(n: int, g: torch.Generator) -> Claim:
     nu = m - 1
     k2 = 1 / ((nu - 2) * (nu - 4))  # (ν−1)/((ν−d)(ν−d−1)(ν−d−3)) at d = 1
     expected = m**2 * k2 + m * k2 - 2 * m / (nu - 2) + 1
-    return statistical(
-        "E‖ŝ − s‖² of a Gaussian fitted to 20 points in 1-D", DERIVED, expected,
-        mean_and_error(error), 0.02,
-    )  # fmt: skip
+    return expected, mean_and_error(error)
 
 
-def score_error_limit(n: int, g: torch.Generator) -> Claim:
+@claim(exact, "n E‖ŝ − s‖² → (d + 2) tr P, P = I in 3-D, n = 1e7", DERIVED, 1e-4)
+def score_error_limit() -> Numbers:
     d, m = 3, 10**7
     nu = m - 1
     k2 = (nu - 1) / ((nu - d) * (nu - d - 1) * (nu - d - 3))
     value = m * d * (m**2 * k2 + m * k2 - 2 * m / (nu - d - 1) + 1)
-    return exact("n E‖ŝ − s‖² → (d + 2) tr P, P = I in 3-D, n = 1e7", DERIVED, 15.0, value, 1e-4)
+    return 15.0, value
 
 
 def _slopes(sigma: float, draws: int, n: int, g: torch.Generator) -> Estimate:
@@ -78,26 +71,29 @@ def _slope_law(sigma: float, draws: int) -> float:
     return all_noise + (one - all_noise) / draws
 
 
-def single_draw(n: int, g: torch.Generator) -> Claim:
-    return statistical(
-        "n Var of the DSM slope, one draw a point, τ = 1, σ = 0.5: τ²/(σ²v²)",
-        DERIVED, _slope_law(0.5, 1), _slopes(0.5, 1, n, g), 0.2,
-    )  # fmt: skip
+@claim(
+    statistical, "n Var of the DSM slope, one draw a point, τ = 1, σ = 0.5: τ²/(σ²v²)",
+    DERIVED, 0.2,
+)  # fmt: skip
+def single_draw(n: int, g: torch.Generator) -> Numbers:
+    return _slope_law(0.5, 1), _slopes(0.5, 1, n, g)
 
 
-def several_draws(n: int, g: torch.Generator) -> Claim:
-    return statistical(
-        "… with four draws a point: V∞ + (V₁ − V∞)/4",
-        DERIVED, _slope_law(0.5, 4), _slopes(0.5, 4, n, g), 0.1,
-    )  # fmt: skip
+@claim(statistical, "… with four draws a point: V∞ + (V₁ − V∞)/4", DERIVED, 0.1)
+def several_draws(n: int, g: torch.Generator) -> Numbers:
+    return _slope_law(0.5, 4), _slopes(0.5, 4, n, g)
 
 
-def single_draw_ratio(n: int, g: torch.Generator) -> Claim:
+@claim(exact, "least ratio V₁/V∞ = v²/(2σ²τ²), at σ = τ", DERIVED, 1e-6)
+def single_draw_ratio() -> Numbers:
     ratio = min(_slope_law(s / 100, 1) / (2 / (1 + (s / 100) ** 2) ** 4) for s in range(20, 300))
-    return exact("least ratio V₁/V∞ = v²/(2σ²τ²), at σ = τ", DERIVED, 2.0, ratio, 1e-6)
+    return 2.0, ratio
 
 
-def logistic(n: int, g: torch.Generator) -> Claim:
+@claim(
+    exact, "efficiency of ISM for the location of a logistic law (3 against 30/7)", DERIVED, 1e-6
+)
+def logistic() -> Numbers:
     """Location of a logistic law: n Var of ISM is E[(s'' + s s')²]/E[s'²]²."""
     x, dx = grid(-40, 40, 20_001)
     x = x[:, 0]
@@ -109,10 +105,7 @@ def logistic(n: int, g: torch.Generator) -> Claim:
     )
     ism = float((p * (s2 + s * s1).square()).sum() / (p * s1.square()).sum() ** 2)
     mle = 1 / float((p * s.square()).sum())
-    return exact(
-        "efficiency of ISM for the location of a logistic law (3 against 30/7)", DERIVED, 0.7,
-        mle / ism, 1e-6,
-    )  # fmt: skip
+    return 0.7, mle / ism
 
 
 @cache
@@ -157,62 +150,53 @@ def efficiency(a: float, sigma: float = 0.0) -> float:
     return 1 / (fisher * variance)
 
 
-def _ism(a: float, expected: float, tolerance: float) -> Claim:
-    return exact(
-        f"efficiency of ISM for the weight of modes at ±{a:g}", DERIVED, expected, efficiency(a),
-        tolerance,
-    )  # fmt: skip
+@claim(exact, "efficiency of ISM for the weight of modes at ±1", DERIVED, 1e-4)
+def weight_at_1() -> Numbers:
+    return 0.6013, efficiency(1.0)
 
 
-def _dsm(sigma: float, expected: float) -> Claim:
-    return exact(
-        f"efficiency of DSM at σ = {sigma:g} for the weight of modes at ±4", DERIVED, expected,
-        efficiency(4.0, sigma), 0.006,
-    )  # fmt: skip
+@claim(exact, "efficiency of ISM for the weight of modes at ±2", DERIVED, 1e-4)
+def weight_at_2() -> Numbers:
+    return 0.1061, efficiency(2.0)
 
 
-def weight_at_1(n: int, g: torch.Generator) -> Claim:
-    return _ism(1.0, 0.6013, 1e-4)
+@claim(exact, "efficiency of ISM for the weight of modes at ±3", DERIVED, 1e-6)
+def weight_at_3() -> Numbers:
+    return 0.007167, efficiency(3.0)
 
 
-def weight_at_2(n: int, g: torch.Generator) -> Claim:
-    return _ism(2.0, 0.1061, 1e-4)
+@claim(exact, "efficiency of ISM for the weight of modes at ±4", DERIVED, 1e-7)
+def weight_at_4() -> Numbers:
+    return 0.0001804, efficiency(4.0)
 
 
-def weight_at_3(n: int, g: torch.Generator) -> Claim:
-    return _ism(3.0, 0.007167, 1e-6)
+@claim(exact, "efficiency of DSM at σ = 1 for the weight of modes at ±4", DERIVED, 0.006)
+def noise_1() -> Numbers:
+    return 0.17, efficiency(4.0, 1.0)
 
 
-def weight_at_4(n: int, g: torch.Generator) -> Claim:
-    return _ism(4.0, 0.0001804, 1e-7)
+@claim(exact, "efficiency of DSM at σ = 2 for the weight of modes at ±4", DERIVED, 0.006)
+def noise_2() -> Numbers:
+    return 0.86, efficiency(4.0, 2.0)
 
 
-def noise_1(n: int, g: torch.Generator) -> Claim:
-    return _dsm(1.0, 0.17)
+@claim(exact, "efficiency of DSM at σ = 4 for the weight of modes at ±4", DERIVED, 0.006)
+def noise_4() -> Numbers:
+    return 0.98, efficiency(4.0, 4.0)
 
 
-def noise_2(n: int, g: torch.Generator) -> Claim:
-    return _dsm(2.0, 0.86)
+@claim(exact, "efficiency of DSM at σ = 8 for the weight of modes at ±4", DERIVED, 0.006)
+def noise_8() -> Numbers:
+    return 0.95, efficiency(4.0, 8.0)
 
 
-def noise_4(n: int, g: torch.Generator) -> Claim:
-    return _dsm(4.0, 0.98)
-
-
-def noise_8(n: int, g: torch.Generator) -> Claim:
-    return _dsm(8.0, 0.95)
-
-
-def more_noise(n: int, g: torch.Generator) -> Claim:
-    return false(
-        "“the more noise, the better the weights”: efficiency at σ = 8 over that at σ = 4, ±4",
-        DERIVED, 1.0, efficiency(4.0, 8.0) / efficiency(4.0, 4.0), 0.95 / 0.98,
-    )  # fmt: skip
-
-
-CHECKS: tuple[Check, ...] = (
-    precision_variance, score_error, score_error_limit, single_draw, several_draws,
-    single_draw_ratio, logistic, weight_at_1, weight_at_2, weight_at_3, weight_at_4, noise_1,
-    noise_2, noise_4, noise_8, more_noise,
+@claim(
+    false, "“the more noise, the better the weights”: efficiency at σ = 8 over that at σ = 4, ±4",
+    DERIVED,
 )  # fmt: skip
+def more_noise() -> Numbers:
+    return 1.0, efficiency(4.0, 8.0) / efficiency(4.0, 4.0), 0.95 / 0.98
+
+
+CHECKS = collect(globals())
 """The claims of this file, in the order of the report."""
