@@ -905,4 +905,14 @@ MUTANTS = (
         "pass",
         "langevin/test_fused.py::test_an_interrupt_leaves_every_chain_at_the_same_step",
     ),
+    Mutant(
+        "X: a report that does not escape",
+        "show/report.py", "autoescape=True", "autoescape=False",
+        "show/test_report.py::test_text_is_escaped",
+    ),
+    Mutant(
+        "X: a claim that forgets its tolerance",
+        "check/theory/claim.py", "*self.measure(*drawn), *self.limits", "*self.measure(*drawn), 1e9",
+        "check/test_theory.py::test_a_declared_claim_is_judged_by_its_verdict_and_limits",
+    ),
 )  # fmt: skip

@@ -3,9 +3,12 @@
 Loading PyTorch costs more than most of the tests that have to catch a mutant. Every child puts a
 copy of the sources with one replacement first on its path and runs pytest there.
 
-    python tests/mutants/run.py [number ...]     prints one JSON object a line
+    python tests/mutants/run.py [number ...]              prints one JSON object a line
+    python tests/mutants/run.py --record [number ...]     and keeps in caught.json what was caught
+    python tests/mutants/run.py --unchanged [number ...]  all their tests, with nothing replaced
 """
 
+import argparse
 import contextlib
 import io
 import json
@@ -17,6 +20,7 @@ import warnings
 from pathlib import Path
 
 import pytest
+import record
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
@@ -26,47 +30,69 @@ with warnings.catch_warnings():
 
 from mutants import MUTANTS
 
-ROOT = Path(__file__).parents[2]
 
-
-def run_one(mutant, folder):
-    """Run the tests of a mutant (None: of all, on an unchanged copy); return code and output."""
+def run(mutants, folder):
+    """Make these replacements in a copy of the sources and run their tests; return code and output."""
     ignore = shutil.ignore_patterns("__pycache__")
-    shutil.copytree(ROOT / "src" / "gradlogp", folder / "gradlogp", ignore=ignore)
-    tests = sorted({m.test for m in MUTANTS}) if mutant is None else [mutant.test]
-    if mutant is not None:
+    shutil.copytree(record.ROOT / "src" / "gradlogp", folder / "gradlogp", ignore=ignore)
+    for mutant in mutants:
         path = folder / "gradlogp" / mutant.file
         text = path.read_text()
-        if mutant.old not in text:
-            return -1, f"{mutant.file} no longer has {mutant.old!r}"
+        if text.count(mutant.old) != 1:
+            return -1, f"{mutant.file} has {mutant.old!r} {text.count(mutant.old)} times, not once"
         path.write_text(text.replace(mutant.old, mutant.new))
     sys.path.insert(0, str(folder))
-    os.chdir(ROOT)
+    os.chdir(record.ROOT)
     arguments = ["-x", "-q", "-o", "addopts=", "-p", "no:cacheprovider", "-p", "no:xdist"]
     said = io.StringIO()
     with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
-        code = pytest.main([*arguments, *(f"tests/{test}" for test in tests)])
+        code = pytest.main([*arguments, *sorted({f"tests/{m.test}" for m in mutants})])
     import gradlogp
 
     assert Path(gradlogp.__file__).is_relative_to(folder), "another copy of the library was tested"
     return int(code), said.getvalue()
 
 
+def run_forked(mutants):
+    """Return code and output of `run` in a child process."""
+    with tempfile.TemporaryDirectory() as folder:
+        result = Path(folder) / "result.json"
+        child = os.fork()
+        if child == 0:
+            result.write_text(json.dumps(run(mutants, Path(folder))))
+            os._exit(0)
+        os.waitpid(child, 0)
+        return json.loads(result.read_text()) if result.exists() else (-2, "the process died")
+
+
+def caught(code, said):
+    """Whether tests ran and failed (1). Anything else, no test or an error, proves nothing."""
+    return code == 1 and "error" not in said.splitlines()[-1]
+
+
 def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("numbers", nargs="*", type=int)
+    parser.add_argument("--record", action="store_true")
+    parser.add_argument("--unchanged", action="store_true")
+    options = parser.parse_args()
     torch.set_num_threads(1)
-    chosen = [int(a) for a in sys.argv[1:]] or range(len(MUTANTS))
-    for number in chosen:
-        mutant = None if number < 0 else MUTANTS[number]
-        with tempfile.TemporaryDirectory() as folder:
-            result = Path(folder) / "result.json"
-            child = os.fork()
-            if child == 0:
-                code, said = run_one(mutant, Path(folder))
-                result.write_text(json.dumps({"number": number, "code": code, "said": said}))
-                os._exit(0)
-            os.waitpid(child, 0)
-            lost = json.dumps({"number": number, "code": -2, "said": "the process died"})
-            print(result.read_text() if result.exists() else lost, flush=True)
+    numbers = options.numbers or range(len(MUTANTS))
+    for chosen in [list(numbers)] if options.unchanged else [[n] for n in numbers]:
+        mutants = [MUTANTS[n] for n in chosen]
+        if options.unchanged:
+            mutants = [m._replace(new=m.old) for m in mutants]
+        known = record.entry(mutants[0])
+        code, said = run_forked(mutants)
+        found = caught(code, said)
+        print(
+            json.dumps({"numbers": chosen, "caught": found, "code": code, "said": said}),
+            flush=True,
+        )
+        if options.record and not options.unchanged:
+            record.write(
+                record.updated(record.read(), MUTANTS, mutants[0], known if found else None)
+            )
 
 
 if __name__ == "__main__":

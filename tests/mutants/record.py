@@ -1,0 +1,81 @@
+"""Which mutants were seen caught, and in which code: `caught.json`.
+
+A mutant changes the body of one function, and one test has to notice. While neither body has changed
+since it was caught, the answer is known. What either of them calls may have changed: the slow tests
+run every mutant.
+"""
+
+import ast
+import hashlib
+import json
+import zlib
+from functools import cache
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+RECORD = Path(__file__).parent / "caught.json"
+SAMPLE = 4  # run always, so that the machinery is tested
+
+
+@cache
+def _bodies(text):
+    """Return name and source of all that can be a body: definitions, and the top-level statements."""
+    tree, lines, found = ast.parse(text), text.splitlines(), []
+    kinds = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
+    for node in (*tree.body, *(node for node in ast.walk(tree) if isinstance(node, kinds))):
+        first = min([node.lineno, *(d.lineno for d in getattr(node, "decorator_list", ()))])
+        source = "\n".join(lines[first - 1 : node.end_lineno])
+        found.append((getattr(node, "name", None), source))
+    return found
+
+
+def fingerprint(mutant, root=ROOT):
+    """Return a hash of a mutant and of both bodies, or None if one of them is not there."""
+    file, _, test = mutant.test.partition("::")
+    paths = root / "src" / "gradlogp" / mutant.file, root / "tests" / file
+    if not all(path.is_file() for path in paths):
+        return None
+    text, tests = (path.read_text(encoding="utf-8") for path in paths)
+    mutated = [source for _, source in _bodies(text) if mutant.old in source]
+    noticing = [source for name, source in _bodies(tests) if name == test.partition("[")[0]]
+    noticing = noticing if test else [tests]
+    if text.count(mutant.old) != 1 or not mutated or not noticing:
+        return None
+    whole = json.dumps([*mutant, min(mutated, key=len), noticing[0]])
+    return hashlib.sha256(whole.encode()).hexdigest()[:16]
+
+
+def entry(mutant):
+    """Return what the record says of a mutant that is caught in the code as it is."""
+    return {"file": mutant.file, "bodies": fingerprint(mutant)}
+
+
+def read():
+    """Return the record {name: entry}; empty where there is none."""
+    return json.loads(RECORD.read_text(encoding="utf-8")) if RECORD.exists() else {}
+
+
+def write(record):
+    """Write the record, in the order of names."""
+    text = json.dumps(record, indent=1, ensure_ascii=False, sort_keys=True)
+    RECORD.write_text(text + "\n", encoding="utf-8")
+
+
+def updated(record, mutants, mutant, known):
+    """Return the record after a mutant was run: its entry from before the run, None if it lived.
+
+    Names that are no mutant's are left out.
+    """
+    names = {m.name for m in mutants} - ({mutant.name} if known is None else set())
+    return {name: old for name, old in {**record, mutant.name: known}.items() if name in names}
+
+
+def sample(mutants):
+    """Return the numbers of the mutants that run always, the same ones every time."""
+    return sorted(range(len(mutants)), key=lambda n: zlib.crc32(mutants[n].name.encode()))[:SAMPLE]
+
+
+def due(mutants, record):
+    """Return the numbers of the sample and of all that were not seen caught as they are now."""
+    changed = {n for n, m in enumerate(mutants) if record.get(m.name) != entry(m)}
+    return sorted(changed | set(sample(mutants)))
