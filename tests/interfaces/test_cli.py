@@ -184,7 +184,7 @@ def test_misuse_is_two(checkpoint, points, tmp_path, capsys):
     refuse(capsys, 2, "fit", "star", *out, says="did you mean 'stars'")
     refuse(capsys, 2, "fit", tmp_path / "none.csv", *out, says="none.csv")
     refuse(capsys, 2, "fit", points, says="--out")
-    refuse(capsys, 2, "fit", points, *out, "--steps", 0, says="--steps must be at least 1")
+    refuse(capsys, 2, "fit", points, *out, "--steps", 0, says="steps must be at least 1")
     refuse(capsys, 2, "fit", points, *out, "--steps", "many", says="many")
     ab = ("--columns", "a,b")
     refuse(capsys, 2, "fit", points, *out, *ab, "--class-conditional", says="no classes")

@@ -1,13 +1,14 @@
 """`gradlogp fit`: schedules, objectives, weights, averages and labels left out."""
 
 import json
+import re
 
 import numpy as np
 import pytest
 import torch
 
 from gradlogp.interfaces.cli import main
-from gradlogp.learn import checkpoint
+from gradlogp.learn import TrainingSettings, checkpoint
 from gradlogp.noise.schedules import (
     DDPM,
     EDM,
@@ -72,9 +73,19 @@ def test_every_objective(objective, weight, points, tmp_path, capsys):
     assert losses[0] != losses[1]
 
 
+def test_every_setting_of_training_is_an_option_and_shows_its_default(capsys):
+    assert main(["fit", "--help"]) == 0
+    said = " ".join(capsys.readouterr().out.replace("│", " ").split())
+    for name, value in vars(TrainingSettings()).items():
+        option = f" --{name.replace('_', '-')} "
+        assert option in said
+        if value is not None:
+            assert re.search(rf"{option}.*?\[default: (.*?)\]", said)[1] == str(value), name
+
+
 def test_averages_and_labels_left_out_reach_the_checkpoint(points, tmp_path, capsys):
     out = tmp_path / "m"
-    options = ("--ema-half-life", 2, "--ema-half-life", 50, "--label-dropout", 0.2, "--ema", 0.9)
+    options = ("--ema-half-lives", 2, "--ema-half-lives", 50, "--label-dropout", 0.2, "--ema", 0.9)
     code, _, err = fit(capsys, points, "--label", "kind", "--out", out, *options)
     assert code == 0, err
     settings = checkpoint.read_run(out)["settings"]
@@ -93,7 +104,7 @@ def test_averages_and_labels_left_out_reach_the_checkpoint(points, tmp_path, cap
         (("--schedule", "vq"), 2, "vq"),
         (("--objective", "explicit"), 2, "explicit"),
         (("--weight", "edm"), 2, "edm"),
-        (("--ema-half-life", 0), 2, "ema_half_lives"),
+        (("--ema-half-lives", 0), 2, "ema_half_lives"),
         (("--ema", 1.0), 2, "ema must lie"),
     ],
 )

@@ -1,11 +1,16 @@
 """The estimator: scikit-learn's contract, and what it promises beyond."""
 
+import inspect
+import json
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 import gradlogp as glp
+from gradlogp.interfaces.cli.learn import fit as cli_fit
 
 pytestmark = pytest.mark.usefixtures("as_user")  # scikit-learn passes values of every type
 
@@ -80,6 +85,50 @@ def test_save_and_load(fitted, tmp_path):
     assert np.array_equal(again.sample(5, random_state=2), estimator.sample(5, random_state=2))
     with pytest.raises(ValueError, match="no checkpoint"):
         glp.ScoreEstimator.load(tmp_path / "nothing")
+
+
+def test_settings_are_those_of_training(tmp_path):
+    """A parameter wins over `settings`, and these over the defaults; all of it is stored."""
+    x = LAW.sample(60, generator=torch.Generator().manual_seed(0)).numpy()
+    settings = glp.TrainingSettings(steps=4, batch_size=7, clip=2.0, ema_half_lives=(3.0,))
+    seen = []
+    model = glp.ScoreEstimator(
+        max_iter=3, ema=0.5, width=8, settings=settings, checkpoint=tmp_path / "run",
+        random_state=0, callback=seen.append,
+    ).fit(x)  # fmt: skip
+    used = glp.learn.checkpoint.read_run(tmp_path / "run")["settings"]
+    assert used == json.loads(json.dumps(vars(replace(settings, steps=3, ema=0.5))))
+    assert [r.learning_rate for r in seen] == [
+        replace(settings, steps=3).rate(i) for i in range(3)
+    ]
+    again = glp.ScoreEstimator.load(model.save(tmp_path / "model"))
+    for name in ("max_iter", "ema", "batch_size", "learning_rate", "settings"):
+        assert getattr(again, name) == getattr(model, name)
+    config = tmp_path / "model" / "config.json"
+    for known, strange in (("max_iter", "max_itre"), ("batch_size", "batch_sise")):
+        text = config.read_text()
+        config.write_text(text.replace(f'"{known}"', f'"{strange}"'))
+        with pytest.raises(ValueError, match=f"config.json is damaged: .*{strange}"):
+            glp.ScoreEstimator.load(tmp_path / "model")
+        config.write_text(text)
+
+
+NOT_OF_TRAINING = {"width", "depth", "held_out_fraction", "n_sample_steps", "n_likelihood_steps"}
+
+
+@pytest.mark.parametrize("face", [glp.ScoreEstimator, cli_fit])
+def test_no_default_of_training_is_declared_twice(face):
+    """A number in a signature would be one; what has none asks `TrainingSettings`."""
+    parameters = inspect.signature(face).parameters
+    numeric = {
+        name
+        for name, p in parameters.items()
+        if isinstance(p.default, int | float) and not isinstance(p.default, bool)
+    }
+    assert numeric <= NOT_OF_TRAINING | {"held_out", "seed"}
+    shared = parameters.keys() & vars(glp.TrainingSettings()).keys()
+    assert all(parameters[name].default is None for name in shared)
+    assert parameters["settings"].default in (None, glp.TrainingSettings())
 
 
 def test_tensors_in_tensors_out():

@@ -230,7 +230,7 @@ def test_run_says_what_was_run(tmp_path):
     trained(tmp_path / "run", held_out=torch.randn(9, 2, generator=seeded(1)), check_every=2)
     run = read_run(tmp_path / "run")
     assert run["step"] == run["settings"]["steps"] == 5
-    settings = vars(glp.TrainingSettings(steps=5, batch_size=10))
+    settings = vars(glp.TrainingSettings(steps=5, batch_size=10, check_every=2))
     assert run["settings"] == json.loads(json.dumps(settings))  # a tuple is a list there
     assert run["seconds"] > 0
     names = ["step", "loss", "held_out", "held_out_error", "excess", "excess_error"]

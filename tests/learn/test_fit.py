@@ -2,6 +2,7 @@
 
 import math
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -133,9 +134,24 @@ def test_weight_decay():
     model = glp.ScoreModel(Two(), VP())
     before = model.network.a.detach().clone()
     [record] = train(model, points(), linear, steps=1, weight_decay=0.5, warm_up=0)
-    assert record.learning_rate == 2e-3
-    expected = before * (1 - 2e-3 * 0.5) - 2e-3
+    rate = glp.TrainingSettings().learning_rate
+    assert record.learning_rate == rate
+    expected = before * (1 - rate * 0.5) - rate
     torch.testing.assert_close(model.network.a.detach(), expected, rtol=1e-7, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("steps", "warm_up", "check_every"), [(5, 0, 1), (99, 9, 9), (450, 45, 45), (2000, 100, 200)]
+)
+def test_what_follows_from_the_number_of_steps(steps, warm_up, check_every):
+    settings = glp.TrainingSettings(steps=500, batch_size=16)
+    settings = replace(settings, steps=steps)  # also where it is changed afterwards
+    assert (settings.warm_up_steps, settings.check_interval) == (warm_up, check_every)
+    rates = [settings.rate(i) for i in range(steps)]
+    assert rates.index(max(rates)) == warm_up
+    assert max(rates) == settings.learning_rate
+    own = replace(settings, warm_up=3, check_every=7)
+    assert (own.warm_up_steps, own.check_interval) == (3, 7)
 
 
 def test_settings_are_changed_one_by_one():
@@ -149,8 +165,9 @@ def test_settings_are_changed_one_by_one():
 @pytest.mark.parametrize(
     "change",
     [
-        {"steps": 0}, {"batch_size": 0}, {"warm_up": -1}, {"learning_rate": 0.0}, {"clip": 0.0},
-        {"learning_rate": math.nan}, {"weight_decay": -1.0}, {"ema": 1.0}, {"ema": -0.1},
+        {"steps": 0}, {"batch_size": 0}, {"warm_up": -1}, {"check_every": 0},
+        {"learning_rate": 0.0}, {"clip": 0.0}, {"learning_rate": math.nan},
+        {"weight_decay": -1.0}, {"ema": 1.0}, {"ema": -0.1},
         {"condition_dropout": -0.1}, {"condition_dropout": 1.0}, {"condition_dropout": math.nan},
         {"ema_half_lives": (0,)}, {"ema_half_lives": (5, 5.0)}, {"ema_half_lives": (math.inf,)},
     ],
@@ -250,10 +267,13 @@ def test_data_that_does_not_fit_is_refused_before_anything_is_done(as_user, tmp_
         refused(r"column\(s\) \[1\] are constant", model, flat, standardize=standardize)
     refused(r"^labels must be int64 of shape \(300,\)", model, x, labels=torch.zeros(300))
     refused(
-        r"^held_out_labels must be int64", model, x, held_out=x, held_out_condition=torch.ones(3)
+        r"^held_out_condition must be int64",
+        model,
+        x,
+        held_out=x,
+        held_out_condition=torch.ones(3),
     )
-    refused(r"check_every and checkpoint_every", model, x, check_every=0)
-    refused(r"check_every and checkpoint_every", model, x, checkpoint_every=0)
+    refused(r"checkpoint_every must be at least 1, got 0", model, x, checkpoint_every=0)
     exact = glp.ExactScore(glp.GaussianMixture(**MIXTURE), VP())
     refused(r"data units", model, x, exact=exact, standardize=True)
     same(weights(model), before)
@@ -688,7 +708,7 @@ def test_resuming_a_finished_run_changes_nothing(tmp_path):
     [
         ({"steps": 61}, "steps=60, got 61"),
         ({"batch_size": 31}, "batch_size=32, got 31"),
-        ({"learning_rate": 0.1}, "learning_rate=0.002, got 0.1"),
+        ({"learning_rate": 0.1}, "learning_rate=0.003, got 0.1"),
         ({"warm_up": 6}, "warm_up=5, got 6"),
         ({"weight_decay": 0.1}, "weight_decay=0.0, got 0.1"),
         ({"ema": 0.8}, "ema=0.9, got 0.8"),

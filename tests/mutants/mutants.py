@@ -123,7 +123,7 @@ MUTANTS = (
     ),
     Mutant(
         "M12: samples come from the raw weights",
-        "learn/fit.py", "self.model.load_state_dict(self.averaged.module.state_dict())", "pass",
+        "learn/training.py", "self.model.load_state_dict(self.averaged.module.state_dict())", "pass",
         "learn/test_fit.py::test_samples_come_from_the_averaged_weights",
     ),
     Mutant(
@@ -169,7 +169,7 @@ MUTANTS = (
     ),
     Mutant(
         "X: a resumed run draws other noise",
-        "learn/fit.py", 'self.noise.set_state(state["noise"])', "pass",
+        "learn/training.py", 'self.noise.set_state(state["noise"])', "pass",
         "learn/test_fit.py::test_a_resumed_run_is_the_unbroken_run_bit_for_bit",
     ),
     Mutant(
@@ -760,21 +760,21 @@ MUTANTS = (
     ),
     Mutant(
         "X: a half-life taken for a number of halvings",
-        "learn/fit.py",
+        "learn/training.py",
         "0.5 ** (1 / n)",
         "0.5 ** n",
         "learn/test_checkpoint.py::test_averages_of_several_half_lives",
     ),
     Mutant(
         "X: what labels were left out is forgotten when resuming",
-        "learn/fit.py",
+        "learn/training.py",
         "self.dropping.set_state(state.get(\"dropping\", self.dropping.get_state()))",
         "pass",
         "learn/test_fit.py::test_a_resumed_run_is_the_unbroken_run_bit_for_bit",
     ),
     Mutant(
         "X: labels are left out by the noise's own stream",
-        "learn/fit.py",
+        "learn/training.py",
         "self.settings.label_dropout, len(labels), self.dropping)",
         "self.settings.label_dropout, len(labels), self.noise)",
         "learn/test_fit.py::test_labels_left_out_change_neither_batches_nor_noise",

@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import os
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,8 @@ from torch import Tensor
 
 from ..core import Schedule, permutation
 from ..learn import checkpoint
-from ..learn.fit import fit
 from ..learn.settings import TrainingSettings
+from ..learn.training import fit
 from ..noise.predictions import Kind
 from ..scores.model import ScoreModel
 from ..show.progress import bar
@@ -49,9 +50,8 @@ class ScoreEstimator(DensityMixin, BaseEstimator):
     vectors `(N, D)` or images `(N, C, H, W)`; results come back as what `fit` was given.
 
     Arguments:
-        max_iter: Optimisation steps.
-        batch_size: Samples a step.
-        learning_rate: Peak learning rate.
+        max_iter, batch_size, learning_rate, ema: `steps` and the others of `TrainingSettings`; where
+            not given, what `settings` says.
         width: Width of the MLP, for vectors.
         depth: Its residual blocks.
         channels: Channels of the U-Net, for images.
@@ -60,9 +60,8 @@ class ScoreEstimator(DensityMixin, BaseEstimator):
         predicts: What the network predicts.
         class_conditional: Whether y holds classes to condition on; otherwise y is ignored.
         standardize: Whether to learn in coordinates of zero mean and unit variance.
-        ema: Decay of the averaged weights.
         objective: Another loss of each sample, objective(noisy_score, x, schedule, generator=…).
-        settings: More `TrainingSettings` of the training, under those that have a parameter here.
+        settings: How to train; the defaults of `TrainingSettings` where not given.
         held_out_fraction: Share of the data kept aside to measure the loss on.
         n_sample_steps: Steps of the probability flow when sampling, two evaluations each.
         n_likelihood_steps: Runge–Kutta steps of the likelihood, four evaluations each.
@@ -83,9 +82,10 @@ class ScoreEstimator(DensityMixin, BaseEstimator):
     def __init__(
         self,
         *,
-        max_iter: int = 2000,
-        batch_size: int = 256,
-        learning_rate: float = 3e-3,
+        max_iter: int | None = None,
+        batch_size: int | None = None,
+        learning_rate: float | None = None,
+        ema: float | None = None,
         width: int = 128,
         depth: int = 3,
         channels: tuple[int, ...] = (32, 64),
@@ -94,7 +94,6 @@ class ScoreEstimator(DensityMixin, BaseEstimator):
         predicts: Kind = "v",
         class_conditional: bool = False,
         standardize: bool = True,
-        ema: float = 0.999,
         objective: Any = None,
         settings: TrainingSettings | None = None,
         held_out_fraction: float = 0.1,
@@ -110,6 +109,7 @@ class ScoreEstimator(DensityMixin, BaseEstimator):
         self.max_iter = max_iter
         self.batch_size = batch_size
         self.learning_rate = learning_rate
+        self.ema = ema
         self.width = width
         self.depth = depth
         self.channels = channels
@@ -118,7 +118,6 @@ class ScoreEstimator(DensityMixin, BaseEstimator):
         self.predicts = predicts
         self.class_conditional = class_conditional
         self.standardize = standardize
-        self.ema = ema
         self.objective, self.settings = objective, settings
         self.held_out_fraction = held_out_fraction
         self.n_sample_steps = n_sample_steps
@@ -138,8 +137,17 @@ class ScoreEstimator(DensityMixin, BaseEstimator):
             y: Classes `(N,)` if `class_conditional`; otherwise ignored.
 
         Raises:
-            ValueError: For one sample, NaN or infinite entries, a constant column, missing classes.
+            ValueError: For one sample, NaN or infinite entries, a constant column, missing classes,
+                or settings out of range.
         """
+        given: dict[str, Any] = {
+            "steps": self.max_iter, "batch_size": self.batch_size,
+            "learning_rate": self.learning_rate, "ema": self.ema,
+        }  # fmt: skip
+        settings = replace(
+            self.settings or TrainingSettings(),
+            **{k: v for k, v in given.items() if v is not None},
+        )
         if self.resume and not isinstance(self.random_state, int):
             raise ValueError("resume=True needs the random_state, a number, of that run")
         self._tensors = isinstance(X, Tensor)
@@ -163,13 +171,12 @@ class ScoreEstimator(DensityMixin, BaseEstimator):
         model.to(self.device)
         records: Any = fit(
             model, x[kept], self.objective or OBJECTIVE,
-            labels=None if labels is None else labels[kept], settings=self.settings,
-            steps=self.max_iter, batch_size=self.batch_size, learning_rate=self.learning_rate,
-            warm_up=min(100, self.max_iter // 10), ema=self.ema, standardize=self.standardize,
+            labels=None if labels is None else labels[kept], settings=settings,
+            standardize=self.standardize,
             held_out=x[aside] if n_held_out >= 2 else None,
             held_out_labels=None if labels is None or n_held_out < 2 else labels[aside],
-            check_every=max(1, self.max_iter // 10), checkpoint=self.checkpoint,
-            extra={"estimator": self._kept()}, resume=self.resume, generator=generator,
+            checkpoint=self.checkpoint, extra={"estimator": self._kept()}, resume=self.resume,
+            generator=generator,
         )  # fmt: skip
         self.held_out_loss_, self.n_iter_ = None, 0
         with bar("learning", quiet=not self.verbose) as update, closing(records):
@@ -179,7 +186,7 @@ class ScoreEstimator(DensityMixin, BaseEstimator):
                 if self.callback is not None:
                     self.callback(record)
                 loss = record.loss if self.held_out_loss_ is None else self.held_out_loss_.value
-                update(record.step, self.max_iter, f"loss {loss:.4f}")
+                update(record.step, settings.steps, f"loss {loss:.4f}")
         self.model_, (self.sigma_min_, self.sigma_max_) = model, noise_range(model.schedule)
         return self
 
@@ -271,6 +278,7 @@ class ScoreEstimator(DensityMixin, BaseEstimator):
         plain = {k: v for k, v in self.get_params().items() if isinstance(v, int | float | str)}
         return {
             "parameters": {k: v for k, v in plain.items() if k not in HERE},
+            "settings": None if self.settings is None else vars(self.settings),
             "n_features_in": self.n_features_in_,
             "tensors": self._tensors,
             "classes": self.classes_.tolist() if self.class_conditional else None,
@@ -293,7 +301,11 @@ class ScoreEstimator(DensityMixin, BaseEstimator):
             ValueError: If the checkpoint is missing, damaged, or of another format.
         """
         kept = checkpoint.read_config(directory)["extra"].get("estimator", {})
-        estimator = cls(network=network, **kept.get("parameters", {}))
+        try:
+            settings = TrainingSettings(**kept["settings"]) if kept.get("settings") else None
+            estimator = cls(network=network, settings=settings, **kept.get("parameters", {}))
+        except TypeError as error:
+            raise ValueError(f"{directory}/config.json is damaged: {error}") from None
         model = checkpoint.load(directory, network)
         estimator.n_features_in_ = kept.get("n_features_in", model.event_shape[0])
         estimator._tensors = kept.get("tensors", False)

@@ -110,12 +110,12 @@ class AffineCoordinates(nn.Module):
         \log |\det dz/dx| = -\sum \log scale, \qquad \nabla_x \log p(x) = \nabla_z \log p(z) / scale
 
     shift and scale stay in float64 on the CPU when a model that holds them is converted or moved.
-    What is decoded has the dtype of the data that they were fitted to.
+    What is decoded has the dtype of z, or float64 where the data had it.
 
     Arguments:
         shift: In the shape of an event.
         scale: Positive, likewise.
-        dtype: The dtype of the data, that of what `decode` returns; that of z by default.
+        float64: Whether the data are float64, and `decode` returns that.
 
     Raises:
         ValueError: For shapes that differ, or a scale that is not positive and finite.
@@ -123,8 +123,9 @@ class AffineCoordinates(nn.Module):
 
     shift: Tensor
     scale: Tensor
+    float64: Tensor
 
-    def __init__(self, shift: Tensor, scale: Tensor, dtype: torch.dtype | None = None) -> None:
+    def __init__(self, shift: Tensor, scale: Tensor, float64: bool = False) -> None:
         super().__init__()
         if shift.shape != scale.shape:
             raise ValueError(
@@ -133,7 +134,7 @@ class AffineCoordinates(nn.Module):
             )
         if not bool((scale.isfinite() & (scale > 0)).all() & shift.isfinite().all()):
             raise ValueError("shift must be finite, scale positive and finite")
-        self.dtype = dtype
+        self.register_buffer("float64", torch.tensor(float64))
         self.register_buffer("shift", shift.detach().double().cpu().clone())
         self.register_buffer("scale", scale.detach().double().cpu().clone())
 
@@ -147,8 +148,7 @@ class AffineCoordinates(nn.Module):
             ValueError: If a column, a channel, or the whole is constant.
         """
         double = data.dtype in (torch.float64, np.dtype(np.float64))
-        dtype = torch.float64 if double else torch.float32
-        return cls(*mean_and_std(data, event_shape, scales), dtype)
+        return cls(*mean_and_std(data, event_shape, scales), double)
 
     def _apply(self, fn: Callable[..., Tensor], recurse: bool = True) -> AffineCoordinates:
         return self
@@ -164,10 +164,10 @@ class AffineCoordinates(nn.Module):
         return ((x.double() - self.shift.to(x.device)) / self.scale.to(x.device)).to(x.dtype)
 
     def decode(self, z: Tensor) -> Tensor:
-        """Return x, of the dtype of the data."""
+        """Return x, float64 where the data had it, else of the dtype of z."""
         check_batch(z, self.shift.shape, "z")
         x = self.shift.to(z.device) + self.scale.to(z.device) * z.double()
-        return x.to(self.dtype or z.dtype)
+        return x if bool(self.float64) else x.to(z.dtype)
 
     def log_det(self, x: Tensor) -> Tensor:
         """Return −Σ log scale for each sample, `(B,)`."""

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
+from cyclopts import Parameter
+
+from ...learn.settings import TrainingSettings
 from .common import (
     Misuse,
     class_names,
@@ -73,18 +76,13 @@ def fit(
     columns: str | None = None,
     label: str | None = None,
     class_conditional: bool = False,
-    steps: int = 2000,
-    batch_size: int = 256,
-    learning_rate: float = 3e-3,
+    settings: Annotated[TrainingSettings, Parameter(name="*")] = TrainingSettings(),  # noqa: B008
     width: int = 128,
     depth: int = 3,
     predicts: Literal["score", "epsilon", "x0", "v", "velocity"] = "v",
     schedule: ScheduleName = "auto",
     objective: Literal["denoising", "implicit", "sliced", "sliced-vr"] = "denoising",
     weight: WeightName = "sigma2",
-    ema: float = 0.999,
-    ema_half_life: tuple[float, ...] = (),
-    label_dropout: float = 0.0,
     standardize: bool = True,
     held_out: float = 0.1,
     resume: bool = False,
@@ -103,9 +101,7 @@ def fit(
         columns: Columns to use, separated by commas.
         label: Column with the class of each row.
         class_conditional: Learn one density for each class.
-        steps: Optimisation steps.
-        batch_size: Samples a step.
-        learning_rate: Peak learning rate.
+        settings: How to train: each field is an option.
         width: Width of the network for vectors.
         depth: Its residual blocks.
         predicts: What the network predicts.
@@ -115,10 +111,6 @@ def fit(
             trace of the Jacobian), sliced, or sliced-vr (its trace from one random probe).
         weight: What an error of the score counts at noise σ, signal α: sigma2 (every level alike),
             unweighted (1), truncated-snr, x0, v, min-snr, or likelihood (g²).
-        ema: Decay of the averaged weights.
-        ema_half_life: Keep one more average, in which a step counts half after so many steps; may
-            be given several times.
-        label_dropout: Probability of leaving the class out, for classifier-free guidance.
         standardize: Learn in coordinates of zero mean and unit variance.
         held_out: Share of the data to measure the loss on.
         resume: Go on from the checkpoint OUT; needs the same data, options and seed.
@@ -129,35 +121,26 @@ def fit(
         quiet: No progress.
     """
     set_threads(threads)
-    for option, value in (("--steps", steps), ("--batch-size", batch_size), ("--width", width)):
-        positive(option, value)
+    positive("--width", width)
     if not 0 <= held_out < 1:
         raise Misuse(f"--held-out must lie in [0, 1), got {held_out}")
     dataset = load(data, columns, label, quiet=quiet)
     conditional = class_conditional or label is not None
     if conditional and dataset.labels is None:
         raise Misuse(f"{data} has no classes; name a column with --label")
-    if label_dropout > 0 and not conditional:
+    if settings.label_dropout > 0 and not conditional:
         raise Misuse("--label-dropout leaves out classes: use it with --class-conditional")
-    from ...learn.settings import TrainingSettings
     from ..estimator import ScoreEstimator
 
     generator_of(seed)  # refuses what is no seed
     _check_device(device)
-    try:
-        settings = TrainingSettings(
-            ema=ema, ema_half_lives=ema_half_life, label_dropout=label_dropout,
-            learning_rate=learning_rate,
-        )  # fmt: skip
-    except ValueError as error:
-        raise Misuse(error) from None
     with interruptible() as after_step:
         estimator = ScoreEstimator(
-            max_iter=steps, batch_size=batch_size, learning_rate=learning_rate, width=width,
-            depth=depth, predicts=predicts, standardize=standardize, held_out_fraction=held_out,
-            schedule=_schedule(schedule), objective=_objective(objective, weight), ema=ema,
-            settings=settings, class_conditional=conditional, checkpoint=out, resume=resume,
-            random_state=seed, device=device, callback=after_step, verbose=not quiet,
+            settings=settings, width=width, depth=depth, predicts=predicts,
+            standardize=standardize, held_out_fraction=held_out, schedule=_schedule(schedule),
+            objective=_objective(objective, weight), class_conditional=conditional,
+            checkpoint=out, resume=resume, random_state=seed, device=device, callback=after_step,
+            verbose=not quiet,
         )  # fmt: skip
         try:
             estimator.fit(dataset.x, class_names(dataset))

@@ -62,7 +62,11 @@ def _launch(
         app.config = (cyclopts.config.Toml(config, must_exist=True),)
     else:
         app.config = ()
-    return app(tokens, exit_on_error=False, print_error=False, result_action="return_value")
+    try:  # the options of a command may be the fields of a class that refuses values
+        command, bound, _ = app.parse_args(tokens, exit_on_error=False, print_error=False)
+    except ValueError as error:
+        raise Misuse(error) from None
+    return command(*bound.args, **bound.kwargs)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

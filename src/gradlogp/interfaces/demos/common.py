@@ -20,7 +20,7 @@ from ...check.metrics.samples import distances
 from ...core import NoisyScoreFn, Schedule
 from ...diffusion.evolve import evolve
 from ...diffusion.transitions import AnnealedLangevin
-from ...learn.settings import Step
+from ...learn.training import Step
 from ...noise.grids import time_grid
 from ...noise.terminal import prior
 from ...show.plots import (

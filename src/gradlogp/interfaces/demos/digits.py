@@ -12,8 +12,7 @@ from torch import Tensor
 from ...check.compare import compare
 from ...check.metrics.features import Classifier
 from ...core import Estimate
-from ...learn import data
-from ...learn.fit import fit
+from ...learn import data, fit
 from ...show.plots import image_grid
 from ...show.progress import bar
 from ...show.report import Row, Section, write
@@ -56,8 +55,8 @@ def run(out: Path, *, seed: int = 0, steps: int = STEPS, quiet: bool = False) ->
     assert held.labels is not None
     model = build_model(training.x, condition=10, channels=(32, 64), generator=g)
     records = fit(
-        model, training.x, labels=training.labels, steps=steps, batch_size=128, learning_rate=3e-3,
-        standardize=True, held_out=held.x, held_out_labels=held.labels, check_every=250, generator=g,
+        model, training.x, labels=training.labels, steps=steps, batch_size=128, warm_up=100,
+        standardize=True, held_out=held.x, held_out_labels=held.labels, generator=g,
     )  # fmt: skip
     history = train(records, steps, quiet=quiet)
     labels = torch.arange(10).repeat_interleave(GENERATED // 10)

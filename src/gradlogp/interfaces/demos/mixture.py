@@ -16,7 +16,7 @@ from ...diffusion.transitions import AnnealedLangevin
 from ...distributions.analytic import GaussianMixture
 from ...langevin.kernels import ULA
 from ...langevin.run import run as run_chain
-from ...learn.fit import fit
+from ...learn import fit
 from ...learn.objectives import excess, multilevel
 from ...noise.grids import time_grid
 from ...noise.schedules import VE, Levels
@@ -97,8 +97,8 @@ def run(out: Path, *, seed: int = 0, steps: int = STEPS, quiet: bool = False) ->
     exact = ExactScore(law, schedule)
     model = ScoreModel(MLP(2, 96, 3, generator=g), schedule, "v")
     records = fit(
-        model, x, steps=steps, batch_size=1024, learning_rate=3e-3, held_out=x_held, exact=exact,
-        check_every=250, generator=g,
+        model, x, steps=steps, batch_size=1024, held_out=x_held, exact=exact,
+        generator=g,
     )  # fmt: skip
     history = train(records, steps, quiet=quiet)
 

@@ -15,8 +15,7 @@ from ...core import Estimate, mean_and_error
 from ...diffusion.evolve import evolve
 from ...diffusion.likelihood import bits_per_dim, dequantise, log_likelihood
 from ...diffusion.transitions import ProbabilityFlow
-from ...learn import data
-from ...learn.fit import fit
+from ...learn import data, fit
 from ...noise.grids import time_grid
 from ...noise.schedules import Cosine
 from ...noise.terminal import prior
@@ -101,9 +100,9 @@ def run(out: Path, *, seed: int = 0, steps: int = STEPS, quiet: bool = False) ->
     model = ScoreModel(network, Cosine(), "v")
     records = fit(
         model, dequantise(training.x, LEVELS, generator=g, like=training.x), labels=training.labels,
-        steps=steps, batch_size=64, learning_rate=3e-3, ema=0.995, label_dropout=0.1, standardize=True,
+        steps=steps, batch_size=64, ema=0.995, label_dropout=0.1, standardize=True,
         held_out=dequantise(held.x, LEVELS, generator=g, like=held.x)[:256],
-        held_out_labels=held.labels[:256], check_every=300, generator=g,
+        held_out_labels=held.labels[:256], generator=g,
     )  # fmt: skip
     history = train(records, steps, quiet=quiet)
     labels = torch.arange(10).repeat_interleave(GENERATED // 10)

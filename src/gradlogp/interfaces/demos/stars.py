@@ -9,8 +9,7 @@ import torch
 from torch import Tensor
 
 from ...check.compare import compare, difference_row, likelihood_row
-from ...learn import data
-from ...learn.fit import fit
+from ...learn import data, fit
 from ...noise.schedules import VE
 from ...show.plots import fields, scatter_pair, trajectories
 from ...show.progress import bar
@@ -68,8 +67,8 @@ def run(out: Path, *, seed: int = 0, steps: int = STEPS, quiet: bool = False) ->
     # noise from below the width of the main sequence to well beyond the diagram
     model = build_model(x, schedule=VE(0.02, 10.0), generator=g)
     records = fit(
-        model, x, steps=steps, batch_size=1024, learning_rate=3e-3, standardize=True,
-        held_out=x_held, check_every=250, generator=g,
+        model, x, steps=steps, batch_size=1024, standardize=True,
+        held_out=x_held, generator=g,
     )  # fmt: skip
     history = train(records, steps, quiet=quiet)
 

@@ -10,8 +10,9 @@ import math
 import os
 import time
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -27,7 +28,19 @@ from .averages import Average, accelerated
 from .batches import Batches, check_data, fingerprint, rows
 from .held_out import Measurement, Objective, encoded, losses
 from .objectives import multilevel
-from .settings import Step, TrainingSettings, ema_decay
+from .settings import TrainingSettings, ema_decay
+
+
+class Step(NamedTuple):
+    """What one optimisation step did; the last two only where they were asked for."""
+
+    step: int
+    loss: float
+    gradient_norm: float
+    learning_rate: float
+    steps_per_second: float
+    held_out: Estimate | None = None
+    excess: Estimate | None = None
 
 
 def fit(
@@ -41,7 +54,6 @@ def fit(
     held_out: Data | None = None,
     held_out_condition: Tensor | None = None,
     exact: NoisyScore | None = None,
-    check_every: int = 200,
     checkpoint: str | os.PathLike[str] | None = None,
     checkpoint_every: int = 500,
     extra: Mapping[str, Any] | None = None,
@@ -66,7 +78,6 @@ def fit(
         held_out_condition: Their conditions.
         exact: The exact noisy score of the data's law, if known: records then show the excess
             over the floor of the loss.
-        check_every: Steps between these measurements.
         checkpoint: Directory to save to, at the end, when interrupted, and while training; what
             is learned up to the last whole step is in it.
         checkpoint_every: Steps between saves.
@@ -79,10 +90,10 @@ def fit(
         ValueError: For data, labels or settings that do not fit; a checkpoint that does not.
         FloatingPointError: If the loss is no longer finite.
     """
-    settings = TrainingSettings(**({} if settings is None else vars(settings)) | changes)
+    settings = replace(settings or TrainingSettings(), **changes)
     return _Fit(
         model, data, objective, condition, settings, standardize, held_out, held_out_condition, exact,
-        check_every, checkpoint, checkpoint_every, extra, resume, generator,
+        checkpoint, checkpoint_every, extra, resume, generator,
     ).steps()  # fmt: skip
 
 
@@ -100,7 +111,6 @@ class _Fit:
         held_out: Data | None,
         held_out_condition: Tensor | None,
         exact: NoisyScore | None,
-        check_every: int,
         checkpoint: str | os.PathLike[str] | None,
         checkpoint_every: int,
         extra: Mapping[str, Any] | None,
@@ -116,15 +126,15 @@ class _Fit:
         if held_out is not None:
             check_data(held_out, model.event_shape)
             _check_condition(model, held_out_condition, len(held_out), "held_out_condition")
-        if check_every < 1 or checkpoint_every < 1:
-            raise ValueError("check_every and checkpoint_every must be at least 1")
+        if checkpoint_every < 1:
+            raise ValueError(f"checkpoint_every must be at least 1, got {checkpoint_every}")
         if resume and checkpoint is None:
             raise ValueError("resume=True needs checkpoint=, the directory to go on from")
         if checkpoint is not None:  # what cannot be saved is better refused now than in the end
             ckpt.check_writable(checkpoint)
             ckpt.describe(model)
         self.model, self.data, self.objective = model, data, objective
-        self.settings, self.check_every = settings, check_every
+        self.settings = settings
         self.setup = vars(settings) | {
             "standardize": standardize, "n_samples": len(data), "data": fingerprint(data),
             "condition": None if condition is None else fingerprint(condition),
@@ -144,11 +154,7 @@ class _Fit:
         self.whole = True  # False while the weights are half changed
         state = None
         if resume and checkpoint is not None:
-            state = ckpt.load_training(
-                checkpoint,
-                model,
-                self.setup,
-            )
+            state = ckpt.load_training(checkpoint, model, self.setup)
         else:
             scales: Scales | None = "each" if standardize is True else standardize or None
             model.fit_frame(data, scales)
@@ -274,7 +280,7 @@ class _Fit:
                 loss, norm = self._update()
                 last = self.step == self.settings.steps
                 held_out = above = None
-                if last or self.step % self.check_every == 0:
+                if last or self.step % self.settings.check_interval == 0:
                     held_out, above = self._check()
                     self.history[-1][2:] = [*(held_out or (None, None)), *(above or (None, None))]
                 self.seconds += time.perf_counter() - began
