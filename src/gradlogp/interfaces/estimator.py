@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import copy
 import os
+from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -20,22 +21,16 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor
 
-from ..core import Schedule, permutation
+from ..core import NoisyScore, Schedule, permutation
+from ..diffusion import ProbabilityFlow, evolve, log_likelihood
 from ..learn import checkpoint
 from ..learn.settings import TrainingSettings
 from ..learn.training import fit
+from ..noise import blurred, noise_range, time_at, time_grid
 from ..noise.predictions import Kind
 from ..scores.model import ScoreModel
 from ..show.progress import bar
-from .pipeline import (
-    OBJECTIVE,
-    build_model,
-    denoised,
-    field,
-    generate,
-    log_density,
-    noise_range,
-)
+from .pipeline import CHUNK, OBJECTIVE, build_model
 
 HERE = ("checkpoint", "resume", "device", "verbose")  # parameters of a run, not of a model
 
@@ -59,7 +54,8 @@ class ScoreEstimator(DensityMixin, BaseEstimator):
         schedule: A noise schedule instead of the one chosen from the data.
         predicts: What the network predicts.
         class_conditional: Whether y holds classes to condition on; otherwise y is ignored.
-        standardize: Whether to learn in coordinates of zero mean and unit variance.
+        standardize: Whether to learn in coordinates of zero mean and unit variance, for each column
+            or channel; "one": with one scale for all.
         objective: Another loss of each sample, objective(noisy_score, x, schedule, generator=…).
         settings: How to train; the defaults of `TrainingSettings` where not given.
         held_out_fraction: Share of the data kept aside to measure the loss on.
@@ -93,7 +89,7 @@ class ScoreEstimator(DensityMixin, BaseEstimator):
         schedule: Schedule | None = None,
         predicts: Kind = "v",
         class_conditional: bool = False,
-        standardize: bool = True,
+        standardize: bool | Literal["one"] = True,
         objective: Any = None,
         settings: TrainingSettings | None = None,
         held_out_fraction: float = 0.1,
@@ -129,12 +125,15 @@ class ScoreEstimator(DensityMixin, BaseEstimator):
         self.callback = callback
         self.verbose = verbose
 
-    def fit(self, X: Any, y: Any = None) -> ScoreEstimator:
+    def fit(
+        self, X: Any, y: Any = None, *, columns: Sequence[str] | None = None
+    ) -> ScoreEstimator:
         """Learn the score of X.
 
         Arguments:
             X: Data, `(N, D)` or `(N, C, H, W)`, N ≥ 2, finite.
             y: Classes `(N,)` if `class_conditional`; otherwise ignored.
+            columns: Names of the columns, kept with the model; those of X where it is a frame.
 
         Raises:
             ValueError: For one sample, NaN or infinite entries, a constant column, missing classes,
@@ -152,7 +151,7 @@ class ScoreEstimator(DensityMixin, BaseEstimator):
             raise ValueError("resume=True needs the random_state, a number, of that run")
         self._tensors = isinstance(X, Tensor)
         X = validate_data(
-            self, X, dtype=[np.float32, np.float64], allow_nd=True, ensure_min_samples=2
+            self, _as_array(X), dtype=[np.float32, np.float64], allow_nd=True, ensure_min_samples=2
         )
         x, generator = torch.from_numpy(np.array(X)), self._generator(None)
         labels = self._encode_classes(y, len(x))
@@ -169,12 +168,16 @@ class ScoreEstimator(DensityMixin, BaseEstimator):
                 condition=len(self.classes_) if self.class_conditional else None,
             )  # fmt: skip
         model.to(self.device)
+        if hasattr(self, "feature_names_in_"):
+            model.columns = tuple(map(str, self.feature_names_in_))
+        elif columns is not None:
+            model.columns = tuple(columns)
         records: Any = fit(
             model, x[kept], self.objective or OBJECTIVE,
-            labels=None if labels is None else labels[kept], settings=settings,
+            condition=None if labels is None else labels[kept], settings=settings,
             standardize=self.standardize,
             held_out=x[aside] if n_held_out >= 2 else None,
-            held_out_labels=None if labels is None or n_held_out < 2 else labels[aside],
+            held_out_condition=None if labels is None or n_held_out < 2 else labels[aside],
             checkpoint=self.checkpoint, extra={"estimator": self._kept()}, resume=self.resume,
             generator=generator,
         )  # fmt: skip
@@ -213,12 +216,15 @@ class ScoreEstimator(DensityMixin, BaseEstimator):
     def _points(self, X: Any) -> Tensor:
         """Check data; float64, so that results do not depend on the batch."""
         check_is_fitted(self, "model_")
-        X = validate_data(self, X, dtype=[np.float64, np.float32], allow_nd=True, reset=False)
+        X = validate_data(
+            self, _as_array(X), dtype=[np.float64, np.float32], allow_nd=True, reset=False
+        )
         return torch.from_numpy(np.array(X, dtype=np.float64))
 
-    def _exact(self) -> ScoreModel:
-        """Return the model in float64 on the CPU."""
-        return copy.deepcopy(self.model_).cpu().double()
+    def _exact(self, labels: Tensor | None) -> NoisyScore:
+        """Return the score in float64 on the CPU, given classes."""
+        model: ScoreModel = copy.deepcopy(self.model_).cpu().double()
+        return model if labels is None else model.given(labels)
 
     def _like_input(self, x: Tensor) -> Any:
         return x if self._tensors else x.numpy()
@@ -232,11 +238,12 @@ class ScoreEstimator(DensityMixin, BaseEstimator):
         check_is_fitted(self, "model_")
         labels = self._encode_classes(y, n_samples, known=True)
         with bar("sampling", quiet=not self.verbose) as update:
-            x = generate(
-                self.model_, n_samples, labels=labels, n_steps=self.n_sample_steps,
-                generator=self._generator(random_state), progress=update,
+            x = evolve(
+                ProbabilityFlow(), self.model_ if labels is None else self.model_.given(labels),
+                n_samples, time_grid(self.model_.schedule, self.n_sample_steps),
+                generator=self._generator(random_state), chunk_size=CHUNK, progress=update,
             )  # fmt: skip
-        return self._like_input(x)
+        return self._like_input(x.cpu())
 
     def grad_log_prob(self, X: Any, y: Any = None, sigma: float | None = None) -> Any:
         """Return ∇ log p(x) in data units, for the law blurred by `sigma` (`sigma_min_`).
@@ -245,14 +252,17 @@ class ScoreEstimator(DensityMixin, BaseEstimator):
         """
         x = self._points(X)
         labels = self._encode_classes(y, len(x), known=True)
-        return self._like_input(field(self._exact(), x, labels, sigma=sigma))
+        with torch.no_grad():
+            return self._like_input(blurred(self._exact(labels), sigma).score(x))
 
     def score_samples(self, X: Any, y: Any = None) -> Any:
         """Return the log-density of each row in nats, by the probability flow."""
         x = self._points(X)
         labels = self._encode_classes(y, len(x), known=True)
-        value = log_density(self._exact(), x, labels=labels, n_steps=self.n_likelihood_steps)
-        return self._like_input(value)
+        found = log_likelihood(
+            self._exact(labels), x, n_steps=self.n_likelihood_steps, chunk_size=CHUNK
+        )
+        return self._like_input(found.log_prob)
 
     def score(self, X: Any, y: Any = None) -> float:
         """Return the mean log-density in nats: scikit-learn's score, not ∇ log p."""
@@ -271,7 +281,11 @@ class ScoreEstimator(DensityMixin, BaseEstimator):
         """
         x = self._points(X)
         labels = self._encode_classes(y, len(x), known=True)
-        return self._like_input(denoised(self._exact(), x, float(sigma), labels))
+        score = self._exact(labels)
+        t = time_at(score.schedule, float(sigma))
+        with torch.no_grad():
+            z = score.schedule(t)[0] * score.coordinates.encode(x)
+            return self._like_input(score.coordinates.decode(score.denoise(z, t)))
 
     def _kept(self) -> dict[str, Any]:
         """Return what a checkpoint keeps of the estimator besides the model."""
@@ -310,12 +324,17 @@ class ScoreEstimator(DensityMixin, BaseEstimator):
         estimator.n_features_in_ = kept.get("n_features_in", model.event_shape[0])
         estimator._tensors = kept.get("tensors", False)
         classes = kept.get("classes")
-        known = getattr(model.network, "condition", None)
-        if classes is None and isinstance(known, int):
-            classes = range(known)
+        kind = None if model.condition is None else model.condition.kind
+        if classes is None and isinstance(kind, int):
+            classes = range(kind)
         estimator.class_conditional = classes is not None
         if classes is not None:
             estimator.classes_ = np.asarray(classes)
         estimator.model_, estimator.held_out_loss_, estimator.n_iter_ = model, None, 0
         estimator.sigma_min_, estimator.sigma_max_ = noise_range(model.schedule)
         return estimator
+
+
+def _as_array(X: Any) -> Any:
+    """Return a tensor as an array of its own dtype, which scikit-learn would take to float32."""
+    return X.detach().cpu().numpy() if isinstance(X, Tensor) else X

@@ -1,9 +1,9 @@
 """Checkpoints: a directory with weights, configuration and what was run, replaced as a whole.
 
 ========================  ================================================================
-`model.safetensors`       the averaged weights and the scales: what sampling uses
+`model.safetensors`       the averaged weights, coordinates, moments, scales of the condition
 `averages.safetensors`    more averages of other half-lives, if training kept any
-`config.json`             format, network, schedule, prediction: what rebuilds the model
+`config.json`             network, schedule, prediction, condition, columns: what rebuilds it
 `run.json`                what was run, on what, with which results
 `training.pt`             raw weights, optimiser and generators: what resuming needs
 ========================  ================================================================
@@ -19,7 +19,7 @@ import os
 import pickle
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
@@ -30,6 +30,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from ..noise.predictions import KINDS
 from ..noise.schedules import SCHEDULES, from_config
 from ..scores.model import ScoreModel
 from ..scores.networks import MLP, UNet
@@ -40,7 +41,7 @@ from .folders import (
     replace,
 )
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 AVERAGES = "averages.safetensors"
 FILES = ("model.safetensors", AVERAGES, "config.json", "run.json", "training.pt")
 NETWORKS: tuple[type[nn.Module], ...] = (MLP, UNet)
@@ -68,6 +69,8 @@ def describe(model: ScoreModel) -> dict[str, Any]:
         "schedule": {"name": type(model.schedule).__name__} | asdict(model.schedule),  # type: ignore[call-overload]
         "predicts": model.predicts,
         "event_shape": list(model.event_shape),
+        "condition": None if model.condition is None else model.condition.config,
+        "columns": list(model.columns),
     }
 
 
@@ -163,6 +166,8 @@ def read_config(directory: str | os.PathLike[str], *, any_version: bool = False)
             f"{path} has checkpoint format {config.get('format_version')!r}, this version reads "
             f"{FORMAT_VERSION}; it was written by gradlogp {config.get('library_version')}"
         )
+    if not any_version:
+        _check(path / "config.json", config)
     return config
 
 
@@ -194,23 +199,61 @@ def load(
     if ema is not None and not path.exists():
         raise ValueError(f"{path.parent} holds one average only; train with ema_half_lives=")
     try:
-        if network is None:
-            network = _network(config["network"])
-        shape = tuple(config["event_shape"])
-        model = ScoreModel(network, from_config(config["schedule"]), config["predicts"], shape)
-    except (KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{path.parent}/config.json is damaged: {error!r}") from None
-    try:
         state = _average(load_file(path), ema)
-        model.to(next((v.dtype for v in state.values() if v.is_floating_point()), None))
-        model.load_state_dict(state)
     except FileNotFoundError:
         raise ValueError(f"{path} is missing: the checkpoint is incomplete") from None
     except (SafetensorError, RuntimeError) as error:
-        raise ValueError(
-            f"{path} is damaged or does not fit the network: {one_line(error)}"
-        ) from None
+        raise ValueError(f"{path} is damaged: {one_line(error)}") from None
+    if bad := [k for k, v in state.items() if v.is_floating_point() and not v.isfinite().all()]:
+        raise ValueError(f"{path} is damaged: {bad[0]} has entries that are not finite")
+    where = path.parent / "config.json"
+    try:
+        if network is None:
+            network = _network(config["network"], state)
+        shape = torch.Size(config["event_shape"])
+        kind = config["condition"]
+        condition = kind if kind is None or isinstance(kind, int) else tuple(kind)
+        schedule = from_config(config["schedule"])
+        model = ScoreModel(network, schedule, config["predicts"], shape, condition)
+        model.columns = tuple(config["columns"])
+    except (KeyError, TypeError, AttributeError, OverflowError, RuntimeError) as error:
+        raise ValueError(f"{where} is damaged: {one_line(error)}") from None
+    try:
+        own = (v for k, v in state.items() if k.startswith("network.") and v.is_floating_point())
+        model.to(next(own, model.like).dtype)
+        model.load_state_dict(state)
+    except RuntimeError as error:
+        raise ValueError(f"{path} does not fit {where}: {one_line(error)}") from None
     return model.eval()
+
+
+def _check(path: Path, config: dict[str, Any]) -> None:
+    """Raise `ValueError` unless every field of a configuration is there and of its kind."""
+
+    def sizes(value: Any) -> bool:
+        return isinstance(value, list) and bool(value) and all(map(size, value))
+
+    def size(value: Any) -> bool:
+        return isinstance(value, int) and not isinstance(value, bool) and 0 < value < 2**31
+
+    def named(value: Any) -> bool:
+        return isinstance(value, dict) and isinstance(value.get("name"), str)
+
+    def text(value: Any) -> bool:
+        return isinstance(value, str)
+
+    fields: dict[str, Callable[[Any], bool]] = {
+        "format": text, "format_version": size, "library_version": text, "network": named,
+        "schedule": named, "predicts": lambda v: v in KINDS, "event_shape": sizes,
+        "condition": lambda v: v is None or size(v) or sizes(v),
+        "columns": lambda v: isinstance(v, list) and all(map(text, v)),
+        "extra": lambda v: isinstance(v, dict),
+    }  # fmt: skip
+    if odd := sorted(fields.keys() ^ config.keys()):
+        raise ValueError(f"{path} is damaged: fields missing or unknown: {', '.join(odd)}")
+    for name, good in fields.items():
+        if not good(config[name]):
+            raise ValueError(f"{path} is damaged: {name} cannot be {str(config[name])[:60]!r}")
 
 
 def _average(stored: dict[str, torch.Tensor], ema: float | None) -> dict[str, torch.Tensor]:
@@ -225,13 +268,30 @@ def _average(stored: dict[str, torch.Tensor], ema: float | None) -> dict[str, to
     return {k.removeprefix(prefix): v for k, v in stored.items() if k.startswith(prefix)}
 
 
-def _network(spec: dict[str, Any]) -> nn.Module:
+def _network(spec: dict[str, Any], state: Mapping[str, torch.Tensor]) -> nn.Module:
+    """Build a network of the library, once its sizes are known to be those of the weights."""
     classes = {c.__name__: c for c in NETWORKS}
     config = {k: v for k, v in spec.items() if k != "name"}
     if spec["name"] not in classes or not config:
         raise ValueError(
             f"the checkpoint holds a network {spec['name']!r} of your own: pass network="
         )
+    # no number of layers or channels can be larger than what is stored of them
+    most = max(len(state), *(n for v in state.values() for n in v.shape), 1)
+    for name, value in config.items():
+        numbers = value if isinstance(value, list) else [value]
+        if any((isinstance(n, int) and n > most**2) or isinstance(n, float) for n in numbers) or (
+            name in ("depth", "blocks") and not 0 < value <= len(state)
+        ):
+            raise ValueError(f"the network's {name} = {value} does not fit the weights stored")
+    with torch.device("meta"):
+        shapes = {k: v.shape for k, v in classes[spec["name"]](**config).state_dict().items()}
+    stored = {
+        k.removeprefix("network."): v.shape for k, v in state.items() if k.startswith("network.")
+    }
+    if shapes != stored:
+        odd = sorted(k for k in shapes.keys() | stored.keys() if shapes.get(k) != stored.get(k))
+        raise ValueError(f"the weights stored do not fit the network: {', '.join(odd[:3])}")
     return classes[spec["name"]](**config)
 
 

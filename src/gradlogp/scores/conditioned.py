@@ -85,6 +85,11 @@ class Condition(nn.Module):
             self.coordinates = AffineCoordinates(zeros, torch.ones(self.kind))
             self.null_value = nn.Parameter(torch.full(self.kind, NULL))
 
+    @property
+    def config(self) -> int | list[int]:
+        """What rebuilds it, JSON."""
+        return self.kind if isinstance(self.kind, int) else list(self.kind)
+
     def fit(self, values: Data, dropout: float) -> None:
         """Take scales of float values from the data, and note how often they will be left out.
 

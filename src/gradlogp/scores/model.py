@@ -40,6 +40,8 @@ class ScoreModel(ScoreBase, nn.Module):
         | Elucidating the Design Space of Diffusion-Based Generative Models (Karras et al., 2022)
         | https://arxiv.org/abs/2206.00364
 
+    `columns` names the entries of a vector where somebody does; a checkpoint keeps them.
+
     Arguments:
         network: network(z, c) or, if conditional, network(z, c, condition) -> like z.
         schedule: The noise schedule.
@@ -80,6 +82,7 @@ class ScoreModel(ScoreBase, nn.Module):
         self.register_buffer("z_std", ones)
         kind = getattr(network, "condition", None) if condition is None else condition
         self.condition = None if kind is None else Condition(kind)
+        self.columns: tuple[str, ...] = ()
 
     @property
     def moments(self) -> Moments:  # type: ignore[override]

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 
 ScheduleName = Literal["auto", "ve", "edm", "vp", "sub-vp", "cosine", "rectified", "ddpm"]
+Standardize = Literal["each", "one", "none"]
+STANDARDIZE: dict[Standardize, bool | Literal["one"]] = {"each": True, "one": "one", "none": False}
 WeightName = Literal["sigma2", "unweighted", "truncated-snr", "x0", "v", "min-snr", "likelihood"]
 
 
@@ -83,7 +85,7 @@ def fit(
     schedule: ScheduleName = "auto",
     objective: Literal["denoising", "implicit", "sliced", "sliced-vr"] = "denoising",
     weight: WeightName = "sigma2",
-    standardize: bool = True,
+    standardize: Standardize = "each",
     held_out: float = 0.1,
     resume: bool = False,
     seed: int = 0,
@@ -111,7 +113,8 @@ def fit(
             trace of the Jacobian), sliced, or sliced-vr (its trace from one random probe).
         weight: What an error of the score counts at noise σ, signal α: sigma2 (every level alike),
             unweighted (1), truncated-snr, x0, v, min-snr, or likelihood (g²).
-        standardize: Learn in coordinates of zero mean and unit variance.
+        standardize: Learn in coordinates of zero mean and unit variance, with a scale for each
+            column or channel, one for all, or none.
         held_out: Share of the data to measure the loss on.
         resume: Go on from the checkpoint OUT; needs the same data, options and seed.
         seed: Seed of everything random.
@@ -128,8 +131,8 @@ def fit(
     conditional = class_conditional or label is not None
     if conditional and dataset.labels is None:
         raise Misuse(f"{data} has no classes; name a column with --label")
-    if settings.label_dropout > 0 and not conditional:
-        raise Misuse("--label-dropout leaves out classes: use it with --class-conditional")
+    if settings.condition_dropout > 0 and not conditional:
+        raise Misuse("--condition-dropout leaves out classes: use it with --class-conditional")
     from ..estimator import ScoreEstimator
 
     generator_of(seed)  # refuses what is no seed
@@ -137,13 +140,14 @@ def fit(
     with interruptible() as after_step:
         estimator = ScoreEstimator(
             settings=settings, width=width, depth=depth, predicts=predicts,
-            standardize=standardize, held_out_fraction=held_out, schedule=_schedule(schedule),
+            standardize=STANDARDIZE[standardize], held_out_fraction=held_out,
+            schedule=_schedule(schedule),
             objective=_objective(objective, weight), class_conditional=conditional,
             checkpoint=out, resume=resume, random_state=seed, device=device, callback=after_step,
             verbose=not quiet,
         )  # fmt: skip
         try:
-            estimator.fit(dataset.x, class_names(dataset))
+            estimator.fit(dataset.x, class_names(dataset), columns=dataset.columns)
         except KeyboardInterrupt:
             raise KeyboardInterrupt(f"{out} is saved; go on with --resume") from None
     loss = estimator.held_out_loss_
@@ -199,14 +203,14 @@ def _objective(name: str, weight: WeightName) -> Any:
         "sliced": sliced, "sliced-vr": sliced_vr,
     }  # fmt: skip
 
-    def objective(score: Any, x: Tensor, schedule: Schedule, *, generator: Any) -> Tensor:
-        found: Any = getattr(weights, weight.replace("-", "_"))
-        options = {"weight": found(schedule) if weight == "likelihood" else found}
+    options: dict[str, Any] = {
+        "weight": getattr(weights, weight.replace("-", "_")), "stratified": True,
+    }  # fmt: skip
+
+    def objective(score: Any, z: Tensor, *, generator: Any) -> Tensor:
         if name == "denoising":
-            return multilevel(score, x, schedule, stratified=True, generator=generator, **options)
-        return noised(
-            losses[name], score, x, schedule, stratified=True, generator=generator, **options
-        )
+            return multilevel(score, z, generator=generator, **options)
+        return noised(losses[name], score, z, generator=generator, **options)
 
     return objective
 

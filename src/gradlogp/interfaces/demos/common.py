@@ -17,12 +17,11 @@ from torch import Tensor
 
 from ...check.metrics.features import Classifier, frechet_distance
 from ...check.metrics.samples import distances
-from ...core import NoisyScoreFn, Schedule
+from ...core import NoisyScore
 from ...diffusion.evolve import evolve
 from ...diffusion.transitions import AnnealedLangevin
 from ...learn.training import Step
-from ...noise.grids import time_grid
-from ...noise.terminal import prior
+from ...noise.grids import T_END
 from ...show.plots import (
     Figure,
     Theme,
@@ -80,21 +79,14 @@ def train(records: Iterable[Step], total: int, *, quiet: bool) -> History:
 
 @torch.no_grad()
 def annealed_paths(
-    score: NoisyScoreFn,
-    schedule: Schedule,
-    n: int,
-    *,
-    mean: Tensor,
-    var: Tensor,
-    generator: torch.Generator,
-    levels: int = 60,
+    score: NoisyScore, n: int, *, generator: torch.Generator, levels: int = 60
 ) -> Tensor:
-    """Return the states of an annealed Langevin run, `(levels + 1, n, *event)`, for a picture."""
+    """Return the states of an annealed Langevin run in data units, `(levels + 1, n, *event)`."""
     states: list[Tensor] = []
-    start = prior(schedule, (n, *mean.shape), mean, var, generator=generator, dtype=mean.dtype)
     end = evolve(
-        AnnealedLangevin(n_steps=2, relative_step=0.1), score, schedule, start, time_grid(levels),
-        generator=generator, callback=lambda x, t: states.append(x),
+        AnnealedLangevin(n_steps=2, relative_step=0.1), score, n,
+        torch.linspace(1, T_END, levels, dtype=torch.float64),
+        generator=generator, callback=lambda z, t: states.append(score.coordinates.decode(z)),
     )  # fmt: skip
     return torch.stack([*states, end])
 

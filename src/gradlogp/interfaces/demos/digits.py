@@ -12,11 +12,13 @@ from torch import Tensor
 from ...check.compare import compare
 from ...check.metrics.features import Classifier
 from ...core import Estimate
+from ...diffusion import ProbabilityFlow, evolve
 from ...learn import data, fit
+from ...noise import time_grid
 from ...show.plots import image_grid
 from ...show.progress import bar
 from ...show.report import Row, Section, write
-from ..pipeline import build_model, generate
+from ..pipeline import build_model
 from .common import (
     Outcome,
     feature_rows,
@@ -55,15 +57,16 @@ def run(out: Path, *, seed: int = 0, steps: int = STEPS, quiet: bool = False) ->
     assert held.labels is not None
     model = build_model(training.x, condition=10, channels=(32, 64), generator=g)
     records = fit(
-        model, training.x, labels=training.labels, steps=steps, batch_size=128, warm_up=100,
-        standardize=True, held_out=held.x, held_out_labels=held.labels, generator=g,
+        model, training.x, condition=training.labels, steps=steps, batch_size=128, warm_up=100,
+        standardize=True, held_out=held.x, held_out_condition=held.labels, generator=g,
     )  # fmt: skip
     history = train(records, steps, quiet=quiet)
     labels = torch.arange(10).repeat_interleave(GENERATED // 10)
     with bar("sampling", quiet=quiet) as update:
-        samples = generate(
-            model, len(labels), labels=labels, n_steps=12, generator=g, progress=update
-        )
+        samples = evolve(
+            ProbabilityFlow(), model.given(labels), len(labels), time_grid(model.schedule, 12),
+            generator=g, progress=update,
+        )  # fmt: skip
     samples = samples.round().clamp(0, 16)  # the grey levels that the data has
 
     real = _accuracy(training.x, training.labels, held.x, held.labels)

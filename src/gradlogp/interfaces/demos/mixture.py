@@ -11,17 +11,15 @@ from torch import Tensor
 from ...check.compare import compare
 from ...check.metrics import fisher_divergence
 from ...core import Estimate, mean_and_error, rand_like
-from ...diffusion.evolve import evolve
-from ...diffusion.transitions import AnnealedLangevin
+from ...diffusion import AnnealedLangevin, ProbabilityFlow, evolve, log_likelihood
 from ...distributions.analytic import GaussianMixture
 from ...langevin.kernels import ULA
 from ...langevin.run import run as run_chain
 from ...learn import fit
 from ...learn.objectives import excess, multilevel
-from ...noise.grids import time_grid
+from ...noise import blurred, time_grid
 from ...noise.schedules import VE, Levels
-from ...noise.terminal import prior
-from ...scores.model import ExactScore, ScoreModel
+from ...scores import ExactScore, ScoreModel
 from ...scores.networks import MLP
 from ...show.plots import (
     fields,
@@ -31,7 +29,7 @@ from ...show.plots import (
 )
 from ...show.progress import bar
 from ...show.report import Row, Section, write
-from ..pipeline import field, generate, log_density
+from ..pipeline import CHUNK
 from .common import (
     Outcome,
     annealed_paths,
@@ -57,7 +55,7 @@ def _per_level(
     """Return the σ²-weighted excess at ten noise levels."""
     found = []
     for t in torch.linspace(0, 1, 10):
-        values = excess(model, exact, x, model.schedule, t.to(x).expand(len(x)), generator=g)
+        values = excess(model, exact, x, t.to(x).expand(len(x)), generator=g)
         found.append(mean_and_error(values))
     return found
 
@@ -77,12 +75,8 @@ def mode_weights(seed: int, n: int) -> tuple[Estimate, Estimate]:
     start = 16 * rand_like(torch.empty(n, 2), g) - 8
     plain = run_chain(ULA(0.1), law, start, 1000, burn_in=999, generator=g).draws[:, 0]
     ladder = Levels(torch.logspace(1.5, -1, 60, dtype=torch.float64))
-    exact = ExactScore(law, ladder)
-    noise = prior(ladder, (n, 2), 3.0, 17.0, generator=g)  # the law's mean and variance
-    annealed = evolve(
-        AnnealedLangevin(n_steps=50, relative_step=0.1), exact, ladder, noise, time_grid(ladder),
-        generator=g,
-    )  # fmt: skip
+    dynamics = AnnealedLangevin(n_steps=50, relative_step=0.1)
+    annealed = evolve(dynamics, ExactScore(law, ladder), n, generator=g)
     weight = lambda x: mean_and_error((x.sum(1) > 0).double())
     return weight(plain), weight(annealed)
 
@@ -103,17 +97,21 @@ def run(out: Path, *, seed: int = 0, steps: int = STEPS, quiet: bool = False) ->
     history = train(records, steps, quiet=quiet)
 
     with torch.no_grad():
-        floor = mean_and_error(multilevel(exact, x_held, schedule, generator=g))
+        floor = mean_and_error(multilevel(exact, x_held, generator=g))
         above = _per_level(model, exact, x_held, g)
     worst = max(above, key=lambda e: e.value)
     with bar("sampling", quiet=quiet) as update:
-        samples = generate(model, GENERATED, generator=g, progress=update)
+        samples = evolve(
+            ProbabilityFlow(), model, GENERATED, time_grid(schedule, 32),
+            generator=g, chunk_size=CHUNK, progress=update,
+        )  # fmt: skip
     rows_samples = compare(samples, x_held, law.sample(10_000, generator=g), generator=g)
     plain, annealed = mode_weights(seed, CHAINS)
-    blurred = law.noised(1.0, schedule.sigma_min)
-    nats = log_density(model, x_held[:2000]) - blurred.log_prob(x_held[:2000])
-    gap = mean_and_error(nats)
-    divergence = fisher_divergence(lambda p: field(model, p), blurred.score, x_held)
+    smallest = law.noised(1.0, schedule.sigma_min)
+    nats = log_likelihood(model, x_held[:2000], n_steps=24).log_prob
+    nats = nats - smallest.log_prob(x_held[:2000])
+    gap, learned = mean_and_error(nats), blurred(model).score
+    divergence = fisher_divergence(learned, smallest.score, x_held)
     rows_score = [
         Row(
             "largest σ²-weighted excess over levels", *worst, 0.0, verdict=worst.value <= 2 * LIMIT,
@@ -139,8 +137,7 @@ def run(out: Path, *, seed: int = 0, steps: int = STEPS, quiet: bool = False) ->
 
     grid_levels = [float(schedule(t)[1]) for t in torch.linspace(0, 1, 10)]
     bounds = (-5.0, 5.0, -4.0, 4.0)
-    mean, var = torch.zeros(2), torch.tensor([5.0, 1.0])
-    paths = annealed_paths(model, schedule, 16, mean=mean, var=var, generator=g)
+    paths = annealed_paths(model, 16, generator=g)
     sections = [
         Section(
             "The learned field beside the exact one",
@@ -151,8 +148,8 @@ def run(out: Path, *, seed: int = 0, steps: int = STEPS, quiet: bool = False) ->
                     "Learned and exact score over the density.",
                     lambda theme: fields(
                         (
-                            ("learned score", lambda p: field(model, p)),
-                            ("exact score", blurred.score),
+                            ("learned score", learned),
+                            ("exact score", smallest.score),
                         ),
                         bounds=bounds, density=law.log_prob, theme=theme,
                     ),

@@ -18,14 +18,13 @@ from ...diffusion.transitions import ProbabilityFlow
 from ...learn import data, fit
 from ...noise.grids import time_grid
 from ...noise.schedules import Cosine
-from ...noise.terminal import prior
 from ...scores.guided import GuidedScore
 from ...scores.model import ScoreModel
 from ...scores.networks import UNet
 from ...show.plots import image_grid
 from ...show.progress import bar
 from ...show.report import Row, Section, write
-from ..pipeline import first_time, generate
+from ..pipeline import CHUNK
 from .common import (
     Outcome,
     feature_rows,
@@ -55,26 +54,22 @@ def bits(
 
     Of dequantised images, by the probability flow with one Hutchinson probe each.
     """
-    y = dequantise(k, LEVELS, generator=g, like=model.shift)
+    y = dequantise(k, LEVELS, generator=g, like=model.like)
     with bar("likelihood", quiet=quiet) as update:
         found = log_likelihood(
-            model.given(labels), model.schedule, model.encode(y), "hutchinson", n_steps=16,
-            t_min=float(first_time(model.schedule)), mean=model.data_mean, var=model.data_std**2,
-            generator=g, progress=update,
+            model.given(labels), y, divergence="hutchinson", n_steps=16, generator=g,
+            progress=update,
         )  # fmt: skip
-    return bits_per_dim(found.log_prob + model.log_det_encode(), k.shape[1:], LEVELS)
+    return bits_per_dim(found.log_prob, k.shape[1:], LEVELS)
 
 
 @torch.no_grad()
 def guided(model: ScoreModel, labels: Tensor, weight: float, g: torch.Generator) -> Tensor:
     """Draw one image for each label by the flow of classifier-free guidance."""
     score = GuidedScore(model.given(labels), model.unconditional(), weight)
-    start = prior(
-        model.schedule, (len(labels), *model.event_shape), model.data_mean, model.data_std**2,
-        generator=g,
-    )  # fmt: skip
-    times = time_grid(model.schedule, 16, t_min=float(first_time(model.schedule)))
-    return model.decode(evolve(ProbabilityFlow(), score, model.schedule, start, times))
+    return evolve(
+        ProbabilityFlow(), score, len(labels), time_grid(model.schedule, 16), generator=g
+    )
 
 
 def grey(y: Tensor) -> Tensor:
@@ -99,16 +94,24 @@ def run(out: Path, *, seed: int = 0, steps: int = STEPS, quiet: bool = False) ->
     network = UNet(training.x.shape[1:], CHANNELS, patch=2, condition=10, generator=g)
     model = ScoreModel(network, Cosine(), "v")
     records = fit(
-        model, dequantise(training.x, LEVELS, generator=g, like=training.x), labels=training.labels,
-        steps=steps, batch_size=64, ema=0.995, label_dropout=0.1, standardize=True,
+        model, dequantise(training.x, LEVELS, generator=g, like=training.x), condition=training.labels,
+        steps=steps, batch_size=64, ema=0.995, condition_dropout=0.1, standardize=True,
         held_out=dequantise(held.x, LEVELS, generator=g, like=held.x)[:256],
-        held_out_labels=held.labels[:256], generator=g,
+        held_out_condition=held.labels[:256], generator=g,
     )  # fmt: skip
     history = train(records, steps, quiet=quiet)
     labels = torch.arange(10).repeat_interleave(GENERATED // 10)
     with bar("sampling", quiet=quiet) as update:
         samples = grey(
-            generate(model, len(labels), labels=labels, n_steps=16, generator=g, progress=update)
+            evolve(
+                ProbabilityFlow(),
+                model.given(labels),
+                len(labels),
+                time_grid(model.schedule, 16),
+                generator=g,
+                chunk_size=CHUNK,
+                progress=update,
+            )
         )
     stronger = torch.arange(10).repeat_interleave(GUIDED // 10)
     pushed = grey(guided(model, stronger, 1.0, g))

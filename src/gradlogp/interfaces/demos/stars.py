@@ -9,17 +9,14 @@ import torch
 from torch import Tensor
 
 from ...check.compare import compare, difference_row, likelihood_row
+from ...diffusion import ProbabilityFlow, evolve, log_likelihood
 from ...learn import data, fit
+from ...noise import blurred, time_grid
 from ...noise.schedules import VE
 from ...show.plots import fields, scatter_pair, trajectories
 from ...show.progress import bar
 from ...show.report import Section, write
-from ..pipeline import (
-    build_model,
-    field,
-    generate,
-    log_density,
-)
+from ..pipeline import CHUNK, build_model
 from .common import (
     Outcome,
     annealed_paths,
@@ -74,14 +71,20 @@ def run(out: Path, *, seed: int = 0, steps: int = STEPS, quiet: bool = False) ->
 
     scored = x_held[:HELD_OUT_SCORED]
     with bar("held-out log-likelihood", quiet=quiet) as update:
-        ours = log_density(model, scored, n_steps=16, progress=update)
+        ours = log_likelihood(
+            model, scored, n_steps=16, chunk_size=CHUNK, progress=update
+        ).log_prob
+    encode, log_det = model.coordinates.encode, model.coordinates.log_det(scored)
     theirs = {
-        name: value + model.log_det_encode()
-        for name, value in _baselines(model.encode(x), model.encode(scored), seed).items()
+        name: value + log_det
+        for name, value in _baselines(encode(x), encode(scored), seed).items()
     }
     best = max(theirs, key=lambda name: float(theirs[name].mean()))
     with bar("sampling", quiet=quiet) as update:
-        samples = generate(model, GENERATED, generator=g, progress=update)
+        samples = evolve(
+            ProbabilityFlow(), model, GENERATED, time_grid(model.schedule, 32),
+            generator=g, chunk_size=CHUNK, progress=update,
+        )  # fmt: skip
     rows_likelihood = [
         likelihood_row("learned score", ours, "by the probability flow, exact divergence"),
         *(likelihood_row(name, value, "same split") for name, value in theirs.items()),
@@ -89,10 +92,7 @@ def run(out: Path, *, seed: int = 0, steps: int = STEPS, quiet: bool = False) ->
     ]
     rows_samples = compare(samples, x_held, x, generator=g)
 
-    shift, scale = model.shift, model.scale
-    paths = annealed_paths(
-        model, model.schedule, 16, mean=model.data_mean, var=model.data_std**2, generator=g
-    )
+    paths = annealed_paths(model, 16, generator=g)
     bounds = (-0.5, 2.2, -4.0, 13.0)
     names = ("colour B−V", "absolute magnitude")
     sections = [
@@ -126,7 +126,7 @@ def run(out: Path, *, seed: int = 0, steps: int = STEPS, quiet: bool = False) ->
                     "field",
                     "The learned score of the stars' law, blurred by a tenth of its spread.",
                     lambda theme: fields(
-                        (("learned score", lambda p: field(model, p, sigma=0.1)),),
+                        (("learned score", blurred(model, 0.1).score),),
                         bounds=bounds,
                         points=x_held,
                         names=names,
@@ -136,9 +136,7 @@ def run(out: Path, *, seed: int = 0, steps: int = STEPS, quiet: bool = False) ->
                 (
                     "paths",
                     "Annealed Langevin paths from noise to stars.",
-                    lambda theme: trajectories(
-                        shift + scale * paths, bounds=bounds, names=names, theme=theme
-                    ),
+                    lambda theme: trajectories(paths, bounds=bounds, names=names, theme=theme),
                 ),
             ),
         ),

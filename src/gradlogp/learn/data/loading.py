@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from decimal import Decimal
 from pathlib import Path
 
 import numpy as np
@@ -27,12 +28,12 @@ def load(
     *,
     columns: Sequence[str] | None = None,
     label: str | None = None,
-    dtype: torch.dtype = torch.float32,
+    dtype: torch.dtype | None = None,
 ) -> Dataset:
     """Load a named data set, a file or a folder of images; x is `(N, *event)`.
 
     A name wins over a file of that name (write ./stars for the file). A .npy file is mapped: it is
-    looked through once, in pieces, for NaN, and if it holds `dtype` and no row has to go, x *is*
+    looked through once, in pieces, for NaN, and if it keeps its dtype and no row has to go, x *is*
     the mapping (writing to x never reaches the file). Nameless columns are called "0", "1", ….
 
     Arguments:
@@ -41,17 +42,19 @@ def load(
             images of one size -> (N, C, H, W) in [0, 255], where sub-folders are classes.
         columns: Columns to take; all but the label if None.
         label: Column whose values, integers or text, are class labels.
-        dtype: torch.float32 or torch.float64.
+        dtype: torch.float32 or torch.float64; by default float64 for tables and whatever has more
+            digits than float32 holds, float32 for named sets, images and the rest.
 
     Raises:
         ValueError: If there is no such thing, it cannot be read, holds text where numbers belong,
             or leaves fewer than two samples without NaN and inf.
     """
-    if dtype not in (torch.float32, torch.float64):
+    if dtype not in (None, torch.float32, torch.float64):
         raise ValueError(f"dtype must be torch.float32 or torch.float64, got {dtype}")
     columns = [columns] if isinstance(columns, str) else columns
     if isinstance(source, str) and source in NAMES:
-        return _finish(_select(named(source), columns, label, source), source, source, dtype)
+        found = _select(named(source), columns, label, source)
+        return _finish(found, source, source, dtype or torch.float32)
     path = Path(source).expanduser()
     if not path.exists():
         if isinstance(source, Path) or path.suffix or len(path.parts) != 1:
@@ -124,17 +127,27 @@ def _select(raw: Raw, columns: Sequence[str] | None, label: str | None, where: s
 
 
 def _codes(labels: np.ndarray, where: str) -> tuple[Tensor, tuple[str, ...]]:
-    """Return labels as 0 … K−1 and the names of these; "1", 1 and 1.0 are one class."""
-    if labels.dtype.kind == "U" and None not in map(number, np.unique(labels).tolist()):
-        labels = labels.astype(np.float64)
-    if labels.dtype.kind == "f" and (broken := labels[labels != np.rint(labels)]).size:
-        raise ValueError(f"{where}: labels must be integers or text, got {broken[0]}")
-    values = labels if labels.dtype.kind == "U" else labels.astype(np.int64)
-    classes, codes = np.unique(values, return_inverse=True)
-    return torch.from_numpy(codes.astype(np.int64)), tuple(map(str, classes.tolist()))
+    """Return labels as 0 … K−1 and the names of these; "1", 1 and 1.0 are one class.
+
+    Integers are compared as such, however large: 2⁵³ and 2⁵³ + 1 are two classes.
+    """
+    found, inverse = np.unique(labels, return_inverse=True)
+    values: list[int | str] = found.tolist()
+    if labels.dtype.kind != "U" or None not in map(number, values):
+        try:
+            exact = [Decimal(v) if isinstance(v, str) else v for v in found.tolist()]
+            values = [int(v) for v in exact]
+        except ArithmeticError as error:
+            raise ValueError(f"{where}: labels must be integers or text: {error}") from None
+        if broken := [v for v, whole in zip(exact, values, strict=True) if v != whole]:
+            raise ValueError(f"{where}: labels must be integers or text, got {broken[0]}")
+    classes = sorted(set(values))  # type: ignore[type-var]
+    place = {value: i for i, value in enumerate(classes)}
+    codes = np.array([place[value] for value in values], np.int64)[inverse.reshape(-1)]
+    return torch.from_numpy(codes), tuple(map(str, classes))
 
 
-def _finish(raw: Raw, where: str, name: str, dtype: torch.dtype) -> Dataset:
+def _finish(raw: Raw, where: str, name: str, dtype: torch.dtype | None) -> Dataset:
     """Convert to `dtype`, drop rows that are not finite or have no label, number the classes."""
     data, labels, notes = np.asarray(raw.data), raw.labels, list(raw.notes)
     if data.dtype.kind not in "fiub":
@@ -145,6 +158,9 @@ def _finish(raw: Raw, where: str, name: str, dtype: torch.dtype) -> Dataset:
     if labels is not None and (labels.shape != (n,) or labels.dtype.kind not in "fiubU"):
         got = f"{labels.dtype} of shape {labels.shape}"
         raise ValueError(f"{where}: labels must be integers or text of shape ({n},), got {got}")
+    if dtype is None:
+        narrow = (data.dtype.kind in "bf" and data.dtype.itemsize <= 4) or data.dtype.itemsize <= 2
+        dtype = torch.float32 if narrow else torch.float64
     with np.errstate(over="ignore"):  # a number beyond float32 becomes inf, and goes as such
         x = data.astype(np.float64 if dtype == torch.float64 else np.float32, copy=False)
     step = max(1, 2**22 * n // x.size)  # rows at a time: x may be larger than memory
