@@ -74,11 +74,12 @@ def equal(a, b):
     assert ours.keys() == theirs.keys()
     assert all(torch.equal(ours[k], theirs[k]) for k in ours)
     assert (a.schedule, a.predicts, a.event_shape) == (b.schedule, b.predicts, b.event_shape)
-    x = torch.randn(5, *a.event_shape, generator=seeded(3)).to(a.data_mean)
-    labels = [torch.tensor([0, 1, 2, 1, 0])] if getattr(a.network, "condition", None) else []
+    x = torch.randn(5, *a.event_shape, generator=seeded(3)).to(a.like)
+    if a.condition is not None:
+        a, b = (model.given(torch.tensor([0, 1, 2, 1, 0])) for model in (a, b))
     for t in (torch.tensor(0.3).to(x), torch.linspace(0.1, 1, 5).to(x)):
-        assert torch.equal(a(x, t, *labels), b(x, t, *labels))
-        assert torch.equal(a.denoise(x, t, *labels), b.denoise(x, t, *labels))
+        assert torch.equal(a(x, t), b(x, t))
+        assert torch.equal(a.denoise(x, t), b.denoise(x, t))
 
 
 def trained(path, **options):
@@ -142,10 +143,12 @@ def test_averages_of_several_half_lives(tmp_path, as_user):
         expected = dict(raw[0])
         for n, theta in enumerate(raw[1:], 1):
             d = min(0.5 ** (1 / life), (1 + n) / (10 + n))
-            expected = {k: d * expected[k] + (1 - d) * theta[k] for k in theta}
+            averaged = {k for k in theta if k.startswith("network.")}
+            expected = {k: d * expected[k] + (1 - d) * theta[k] for k in averaged}
         got = load(path, ema=life)
         for name, value in got.state_dict().items():
-            torch.testing.assert_close(value, expected[name], rtol=1e-10, atol=1e-12)
+            right = expected[name] if name in expected else raw[-1][name]
+            torch.testing.assert_close(value, right, rtol=1e-10, atol=1e-12)
         assert not got.training
     ends = [load(path, ema=life).network.outlet.weight for life in lives]
     assert (ends[0] - ends[1]).abs().max() > 1e-3
@@ -167,57 +170,46 @@ def test_a_damaged_file_of_averages(tmp_path, as_user):
     refused(lambda: load(tmp_path / "run", ema=3), "averages.safetensors is damaged")
 
 
-def test_a_checkpoint_from_before_labels_could_be_left_out(tmp_path):
-    """Its files have neither the buffer nor the newer settings; it loads, samples and resumes."""
-    x = torch.randn(50, 2, generator=seeded(0))
-    whole, labels = mlp_of_classes(), torch.arange(50) % 3
-    run = {"labels": labels, "batch_size": 10}
-    list(glp.fit(whole, x, steps=8, generator=seeded(1), **run))
-    for record in glp.fit(
-        mlp_of_classes(), x, steps=8, generator=seeded(1), checkpoint=tmp_path / "run", **run
-    ):
-        if record.step == 5:
-            break
-    file, state = tmp_path / "run" / "training.pt", None
-    state = torch.load(file, weights_only=True)
-    for new in ("ema_half_lives", "condition_dropout", "bfloat16", "compile"):
-        del state["setup"][new]
-    del state["dropping"], state["averages"], state["model"]["condition_dropout"]
-    del state["averaged"]["module.condition_dropout"]
-    torch.save(state, file)
-    stored = load_file(tmp_path / "run" / "model.safetensors")
-    del stored["condition_dropout"]
-    save_file(stored, tmp_path / "run" / "model.safetensors")
-    model = load(tmp_path / "run")
-    assert float(model.condition_dropout) == 0
-    assert stored.keys() == model.state_dict().keys() - {"condition_dropout"}
-    resumed = mlp_of_classes(5)
-    list(glp.fit(resumed, x, steps=8, checkpoint=tmp_path / "run", resume=True, **run))
-    equal(resumed, whole)
-    refused(
-        lambda: glp.fit(
-            resumed,
-            x,
-            steps=8,
-            checkpoint=tmp_path / "run",
-            resume=True,
-            condition_dropout=0.1,
-            **run,
-        ),
-        "condition_dropout=0.0, got 0.1",
-    )
+def test_coordinates_condition_and_columns_come_back(tmp_path):
+    """What was fitted to data far from 0 comes back bit for bit, in float64."""
+    g = seeded(0)
+    x = 1e7 + torch.randn(60, 2, dtype=torch.float64, generator=g) * torch.tensor([1.0, 1e-3])
+    y = 5 + 3 * torch.randn(60, 4, dtype=torch.float64, generator=g)
+    network = glp.MLP(2, 8, 1, condition=(4,), generator=seeded(1)).float()
+    model = glp.ScoreModel(network, schedules.VE(0.1, 5.0), "v").float()
+    model.columns = ("a", "π")
+    run = {"condition": y, "batch_size": 10, "condition_dropout": 0.5, "standardize": True}
+    list(glp.fit(model, x, steps=3, checkpoint=tmp_path / "run", **run))
+    back = load(tmp_path / "run")
+    assert back.columns == ("a", "π")
+    assert back.coordinates.scale.dtype == torch.float64
+    assert weights(back).keys() == weights(model).keys()
+    for name, value in weights(model).items():
+        assert torch.equal(value, weights(back)[name]), name
+    z = torch.randn(5, 2, dtype=torch.float32, generator=g)
+    assert torch.equal(back.coordinates.decode(z), model.coordinates.decode(z))
+    assert back.coordinates.decode(z).dtype == torch.float64
+    t = torch.tensor(0.5)
+    assert torch.equal(back.given(y[:1])(z, t), model.given(y[:1])(z, t))
+    assert torch.equal(back.unconditional()(z, t), model.unconditional()(z, t))
+    resumed = glp.ScoreModel(glp.MLP(2, 8, 1, condition=(4,)).float(), model.schedule, "v").float()
+    list(glp.fit(resumed, x, steps=3, checkpoint=tmp_path / "run", resume=True, **run))
+    for name, value in weights(model).items():
+        assert torch.equal(value, weights(resumed)[name]), name
 
 
 def test_config_says_what_rebuilds_the_model(tmp_path):
     save(tmp_path / "a", mlp(), extra={"seed": 3})
     config = {
         "format": "gradlogp",
-        "format_version": 1,
+        "format_version": 2,
         "library_version": glp.__version__,
         "network": {"name": "MLP", "event": [2], "width": 8, "depth": 1, "condition": None},
         "schedule": {"name": "VP", "beta_min": 0.1, "beta_max": 20.0},
         "predicts": "v",
         "event_shape": [2],
+        "condition": None,
+        "columns": [],
         "extra": {"seed": 3},
     }
     assert json.loads((tmp_path / "a" / "config.json").read_text()) == config
@@ -249,7 +241,7 @@ def test_run_says_what_was_run(tmp_path):
 @pytest.mark.parametrize("make", [mlp, unet])
 def test_load_gives_an_equal_model(tmp_path, make):
     model = make()
-    for name in ("data_mean", "data_std", "shift", "scale"):
+    for name in ("z_mean", "z_std", "shift", "scale"):
         getattr(model, name).copy_(torch.rand(model.event_shape, generator=seeded(9)) + 0.5)
     assert save(tmp_path / "a" / "b", model) == tmp_path / "a" / "b"  # the parent is made
     loaded = load(str(tmp_path / "a" / "b"))
@@ -269,7 +261,9 @@ def test_the_dtype_is_that_of_the_checkpoint(tmp_path, stored, default):
     loaded = load(tmp_path / "run")
     ours, theirs = model.state_dict(), loaded.state_dict()
     assert all(torch.equal(ours[k], theirs[k]) for k in ours)
-    assert {p.dtype for p in theirs.values()} == {stored}
+    kept = {"coordinates.shift", "coordinates.scale", "coordinates.float64"}
+    assert {p.dtype for k, p in theirs.items() if k not in kept} == {stored}
+    assert loaded.coordinates.scale.dtype == torch.float64
 
 
 def test_other_weights_than_the_models_own(tmp_path):
@@ -344,12 +338,12 @@ def test_nothing_there(tmp_path):
         ("[1, 2]", "does not hold a JSON object"),
         ("{}", "is not that of a gradlogp checkpoint"),
         ('{"architectures": ["BertModel"]}', "is not that of a gradlogp checkpoint"),
-        ('{"format": "gradlogp"}', "checkpoint format None, this version reads 1"),
+        ('{"format": "gradlogp"}', "checkpoint format None, this version reads 2"),
         (
-            '{"format": "gradlogp", "format_version": 2, "library_version": "9.1"}',
-            "checkpoint format 2, this version reads 1; it was written by gradlogp 9.1",
+            '{"format": "gradlogp", "format_version": 1, "library_version": "0.1.0"}',
+            "checkpoint format 1, this version reads 2; it was written by gradlogp 0.1.0",
         ),
-        ('{"format": "gradlogp", "format_version": 1}', "config.json is damaged: KeyError"),
+        ('{"format": "gradlogp", "format_version": 2}', "fields missing or unknown: columns, "),
     ],
 )
 def test_damaged_config(tmp_path, text, part):
@@ -382,7 +376,15 @@ def test_config_that_is_not_text(tmp_path):
         ("schedule", {"name": "VX"}, "unknown schedule 'VX'; one of VE, EDM"),
         ("schedule", {"name": "VP", "beta": 1}, "damaged"),
         ("schedule", None, "damaged"),
-        ("predicts", "noise", "unknown kind 'noise'"),
+        ("predicts", "noise", "predicts cannot be 'noise'"),
+        ("network", {"name": "MLP", "event": [2], "width": 8, "depth": 2**40}, "too much"),
+        ("network", {"name": "MLP", "event": [2**40], "width": 8, "depth": 1}, "too much"),
+        ("network", {"name": "MLP", "event": [2], "width": 1.5, "depth": 1}, "too much"),
+        ("columns", [1], "columns cannot be"),
+        ("condition", "ten", "condition cannot be"),
+        ("condition", 3, "does not fit the network"),
+        ("extra", [], "extra cannot be"),
+        ("surprise", 1, "fields missing or unknown: surprise"),
         ("event_shape", [3], "does not fit the network"),
         ("event_shape", 2, "damaged"),
     ],
@@ -408,8 +410,12 @@ def test_damaged_weights(tmp_path):
     for content in (*cuts, b"\xff" * len(whole), whole + b"\0", b"PK\x03\x04" + whole):
         path.write_bytes(content)
         refused(lambda: load(tmp_path / "run"), path, "is damaged")
+    stored = weights(mlp())
+    stored["network.inlet.weight"][0, 0] = float("nan")
+    save_file(stored, path)
+    refused(lambda: load(tmp_path / "run"), path, "network.inlet.weight has entries that are not")
     save_file({}, path)
-    refused(lambda: load(tmp_path / "run"), path, "does not fit the network", "Missing key")
+    refused(lambda: load(tmp_path / "run"), path, "does not fit the network")
     save_file({"x": torch.zeros(2)}, path)
     refused(lambda: load(tmp_path / "run"), path, "does not fit the network")
 

@@ -209,7 +209,7 @@ def load(
     where = path.parent / "config.json"
     try:
         if network is None:
-            network = _network(config["network"], state)
+            network = _network(config["network"], state, path)
         shape = torch.Size(config["event_shape"])
         kind = config["condition"]
         condition = kind if kind is None or isinstance(kind, int) else tuple(kind)
@@ -223,7 +223,7 @@ def load(
         model.to(next(own, model.like).dtype)
         model.load_state_dict(state)
     except RuntimeError as error:
-        raise ValueError(f"{path} does not fit {where}: {one_line(error)}") from None
+        raise ValueError(f"{path} does not fit the network: {one_line(error)}") from None
     return model.eval()
 
 
@@ -268,7 +268,7 @@ def _average(stored: dict[str, torch.Tensor], ema: float | None) -> dict[str, to
     return {k.removeprefix(prefix): v for k, v in stored.items() if k.startswith(prefix)}
 
 
-def _network(spec: dict[str, Any], state: Mapping[str, torch.Tensor]) -> nn.Module:
+def _network(spec: dict[str, Any], state: Mapping[str, torch.Tensor], path: Path) -> nn.Module:
     """Build a network of the library, once its sizes are known to be those of the weights."""
     classes = {c.__name__: c for c in NETWORKS}
     config = {k: v for k, v in spec.items() if k != "name"}
@@ -283,7 +283,7 @@ def _network(spec: dict[str, Any], state: Mapping[str, torch.Tensor]) -> nn.Modu
         if any((isinstance(n, int) and n > most**2) or isinstance(n, float) for n in numbers) or (
             name in ("depth", "blocks") and not 0 < value <= len(state)
         ):
-            raise ValueError(f"the network's {name} = {value} does not fit the weights stored")
+            raise ValueError(f"{path} does not fit the network: {name} = {value} is too much")
     with torch.device("meta"):
         shapes = {k: v.shape for k, v in classes[spec["name"]](**config).state_dict().items()}
     stored = {
@@ -291,7 +291,7 @@ def _network(spec: dict[str, Any], state: Mapping[str, torch.Tensor]) -> nn.Modu
     }
     if shapes != stored:
         odd = sorted(k for k in shapes.keys() | stored.keys() if shapes.get(k) != stored.get(k))
-        raise ValueError(f"the weights stored do not fit the network: {', '.join(odd[:3])}")
+        raise ValueError(f"{path} does not fit the network: {', '.join(odd[:3])}")
     return classes[spec["name"]](**config)
 
 
