@@ -4,6 +4,7 @@ import ast
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -27,6 +28,7 @@ FLOORS = (
 
 ONLY = {
     "matplotlib": "show/",
+    "jinja2": "show/",
     "arviz_stats": "langevin/chain.py",
     "arviz_base": "langevin/chain.py",
     "diffusers": "scores/diffusers.py",
@@ -35,6 +37,12 @@ ONLY = {
     "cyclopts": "interfaces/cli/",
 }
 """Heavy packages, each with the one place that may import it."""
+
+PROJECT = Path(__file__).parents[2]
+DEVELOPERS = {"test", "lint", "docs"}
+STANDARD = {*sys.stdlib_module_names, "gradlogp"}
+IMPORTED_AS = {"sklearn": "scikit_learn", "PIL": "pillow"}
+"""Packages that are imported under another name than they are installed."""
 
 LENGTH = 400
 """Lines above which a file is hardly one idea."""
@@ -108,6 +116,21 @@ def test_heavy_packages_have_one_door(package):
     users |= {name(p) for p in inner if f'import_module("{package}")' in p.read_text()}
     assert users, f"nothing imports {package}: drop it from this table"
     assert all(user.startswith(ONLY[package]) for user in users), users
+
+
+def test_what_is_imported_is_declared():
+    """Packages imported anywhere are dependencies, of the base or of an extra for users."""
+    project = tomllib.loads((PROJECT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    extras = project["optional-dependencies"]
+    users = [w for extra, wants in extras.items() if extra not in DEVELOPERS for w in wants]
+    base, more = (
+        {re.split(r"[^\w-]", want)[0].lower().replace("-", "_") for want in wants}
+        for wants in (project["dependencies"], users)
+    )
+    used = {target.split(".")[0] for path in FILES for target, _ in imports(path)}
+    used = {IMPORTED_AS.get(package, package).lower() for package in used - STANDARD}
+    assert used <= base | more, used - base - more
+    assert base <= used, base - used
 
 
 def test_theory_is_for_the_interfaces():
