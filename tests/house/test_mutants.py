@@ -14,7 +14,7 @@ import pytest
 from mutants import record
 from mutants.mutants import MUTANTS, Mutant
 
-BATCH = 12
+BATCH = 8
 """Mutants that one process runs at most, so that workers can share them and no test takes long."""
 
 
