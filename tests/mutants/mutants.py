@@ -305,8 +305,8 @@ MUTANTS = (
     ),
     Mutant(
         "X: Lanczos goes on with nothing where its space is exhausted",
-        "langevin/planning.py", "torch.where(done[:, None], fresh, w)", "w",
-        "langevin/test_adaptation.py::test_lanczos_finds_all_of_a_space_that_is_soon_exhausted",
+        "calculus/lanczos.py", "torch.where(done[:, None], fresh, w)", "w",
+        "calculus/test_lanczos.py::test_after_d_iterations_all_eigenvalues_are_known",
     ),
     Mutant(
         "X: a minibatch score without the factor N/n",
@@ -502,8 +502,8 @@ MUTANTS = (
     Mutant(
         "M: one error norm for the whole batch",
         "calculus/ode.py",
-        "(local / scale).flatten(1).double().square().mean(1)",
-        "(local / scale).double().square().mean().expand(n)",
+        "(step.defect.abs() / scale).flatten(1).double().square().mean(1)",
+        "(step.defect.abs() / scale).double().square().mean().expand(len(y))",
         "calculus/test_ode.py::test_samples_take_steps_of_their_own",
     ),
     Mutant(
