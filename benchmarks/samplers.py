@@ -26,7 +26,7 @@ from arviz_stats.base import array_stats
 import gradlogp as glp
 from gradlogp.distributions import targets as d
 from gradlogp.langevin.kernels.exponential import ExponentialEuler
-from gradlogp.langevin.kernels.tuning import Adaptation
+from gradlogp.langevin.tuning import Adaptation
 
 HERE = Path(__file__).parent
 CHAINS, WARM = 16, 200

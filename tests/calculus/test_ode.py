@@ -70,6 +70,47 @@ def test_samples_take_steps_of_their_own(generator):
     close(both.y[1, 0], math.exp(-40.0), 1e-6)
 
 
+def test_what_a_tolerance_is_relative_to(generator):
+    """Relative to 1 it is an absolute one, to the bit; to a thousandth, a thousand times tighter."""
+    y, ones = torch.randn(3, 2, generator=generator), lambda y, moved: torch.ones_like(y)
+    absolute = integrate(oscillator, y, 0.0, 2.0, rtol=0.0, atol=1e-6)
+    same = integrate(oscillator, y, 0.0, 2.0, rtol=1e-6, atol=0.0, size=ones)
+    tight = integrate(
+        oscillator, y, 0.0, 2.0, rtol=1e-3, atol=0.0, size=lambda y, m: 1e-3 * ones(y, m)
+    )
+    assert torch.equal(same.y, absolute.y)
+    assert torch.equal(same.accepted, absolute.accepted)
+    close(tight.y, absolute.y, 1e-12)
+    one_sample = integrate(
+        oscillator, y, 0.0, 2.0, rtol=1e-6, atol=0.0, size=lambda y, m: y.new_ones(3, 1)
+    )
+    assert torch.equal(one_sample.y, absolute.y)
+
+
+def test_every_sample_may_have_an_end_of_its_own(generator):
+    y, ends = torch.randn(3, 2, generator=generator), torch.tensor([1.5, 0.0, -2.0])
+    tight = {"rtol": 1e-7, "atol": 1e-7}
+    together = integrate(oscillator, y, 0.0, ends, **tight)
+    for i, end in enumerate(ends.tolist()):
+        alone = integrate(oscillator, y[i : i + 1], 0.0, end, **tight)
+        close(together.y[i : i + 1], alone.y, 1e-14)
+        assert together.accepted[i] == alone.accepted[0]
+    assert torch.equal(together.y[1], y[1])
+    assert together.part.tolist() == [1, 1, 1]
+
+
+def test_a_partial_path_says_how_far_it_came():
+    """dy/dt = y² from 1 and −1: the first is infinite at t = 1, the second is −1/(1 + t)."""
+    y = torch.tensor([[1.0], [-1.0]])
+    found = integrate(
+        lambda y, t: y.square(), y, 0.0, 2.0, rtol=1e-8, atol=1e-8, max_steps=300, partial=True
+    )
+    assert 0.499 < found.part[0] <= 0.5
+    assert found.part[1] == 1
+    assert found.accepted[0] + found.rejected[0] == 300
+    close(found.y[1, 0], -1 / 3, 1e-7)
+
+
 def test_derivatives_go_through_the_path():
     y = torch.tensor([[0.3], [1.2]], requires_grad=True)
     k = torch.tensor(0.7, requires_grad=True)

@@ -26,8 +26,8 @@ from gradlogp.langevin import (
     plan_steps,
     step_for_bias,
 )
-from gradlogp.langevin.adaptation import DualAveraging
 from gradlogp.langevin.planning import gaussian_bias
+from gradlogp.langevin.tuning import DualAveraging
 
 NORMAL = as_target(log_prob=lambda x: -x.square().flatten(1).sum(1) / 2, score=lambda x: -x)
 
@@ -79,7 +79,7 @@ def test_the_step_of_a_known_acceptance(generator):
 
 def test_one_update_with_the_mean_over_chains():
     c = torch.tensor([[1.0], [2.0], [8.0]])
-    kernel, _ = adapt_step_size(Known(0.3), NORMAL, c, 50)
+    kernel, _ = adapt_step_size(Known(0.3), NORMAL, c, 50, 0.574)
     averaging = DualAveraging.start(0.3, 0.574)
     for _ in range(50):
         averaging = averaging.update(float((-math.exp(averaging.log_step) * c).exp().mean()))
@@ -87,17 +87,24 @@ def test_one_update_with_the_mean_over_chains():
 
 
 @pytest.mark.parametrize(
-    ("kernel", "target_acceptance"),
-    [(MALA(1e-3), 0.574), (MALA(50.0), 0.574), (HMC(0.1, 2), 0.65), (HMC(3.0, 2), 0.8)],
+    ("kernel", "target_acceptance", "expected"),
+    [
+        (MALA(1e-3), None, 0.574),
+        (MALA(50.0), None, 0.574),
+        (HMC(0.1, 2), None, 0.651),
+        (HMC(3.0, 2), 0.8, 0.8),
+    ],
 )
-def test_the_acceptance_that_was_asked_for(kernel, target_acceptance, generator):
+def test_the_acceptance_that_was_asked_for_or_is_the_best(
+    kernel, target_acceptance, expected, generator
+):
     scale = torch.tensor([1.0, 0.5, 2.0, 1.0])
     target = Gaussian(torch.zeros(4), scale**2)
     x0 = scale * torch.randn(64, 4, generator=generator)
     tuned, state = adapt_step_size(kernel, target, x0, 800, target_acceptance, generator=generator)
     assert type(tuned) is type(kernel)
     chain = run(tuned, target, state.x, 200, generator=generator)
-    assert abs(float(chain.info.acceptance.mean()) - target_acceptance) < 0.05
+    assert abs(float(chain.info.acceptance.mean()) - expected) < 0.05
 
 
 def test_tuning_is_deterministic(generator):
@@ -135,6 +142,7 @@ def test_the_preconditioner_becomes_the_covariance(dense, generator):
     ("case", "message"),
     [
         (lambda: adapt_step_size(ULA(0.1), NORMAL, torch.zeros(2, 2), 5), "step_for_bias"),
+        (lambda: adapt_step_size(Known(0.1), NORMAL, torch.zeros(2, 2), 5), "facts"),
         (lambda: adapt_step_size(MALA(0.1), NORMAL, torch.zeros(2, 2), 0), "n_steps"),
         (lambda: adapt_step_size(MALA(0.1), NORMAL, torch.zeros(2, 2), 5, 1.0), "target_accept"),
         (lambda: adapt_step_size(MALA(0.1), NORMAL, torch.zeros(2), 5), "x0"),
@@ -209,7 +217,7 @@ def test_curvature_in_the_plane_is_exact(target, generator):
         assert found.m < 0  # between the modes it is not log-concave
 
 
-def test_lanczos_in_high_dimension(generator):
+def test_curvature_in_high_dimension(generator):
     """Extreme eigenvalues to rounding from 40 of 200 products where they stand apart."""
     d = 200
     l = torch.linspace(1, 2, d)
@@ -227,13 +235,7 @@ def test_lanczos_in_high_dimension(generator):
     assert rough.residual > 1e-3
 
 
-def test_lanczos_finds_all_of_a_space_that_is_soon_exhausted(generator):
-    """Of a matrix with two eigenvalues a Krylov space has dimension 2; m and L are those."""
-    l = torch.tensor([3.0] * 5 + [0.2])
-    target = Gaussian(torch.zeros(6), 1 / l)
-    found = estimate_curvature(target, torch.zeros(4, 6), generator=generator)
-    close(found.m, 0.2, 1e-10)
-    close(found.L, 3.0, 1e-10)
+def test_curvature_of_images(generator):
     images = estimate_curvature(NORMAL, torch.zeros(2, 1, 3, 3), generator=generator)
     close(images[:2], (1.0, 1.0), 1e-10)
 

@@ -124,7 +124,7 @@ def cliff(value):
 )
 def test_outside_the_support_is_an_ordinary_rejection(kernel, value, diverging):
     x, u = torch.zeros(2, 1), torch.zeros(2)
-    noise = [torch.tensor([[5.0], [0.1]]), u, x][: 3 if isinstance(kernel, GHMC) else 2]
+    noise = [torch.tensor([[5.0], [0.1]]), u, x][: kernel.facts.draws]
     new, info = step(kernel, cliff(value), x, *noise)
     assert info.diverging.tolist() == [diverging, False]
     assert info.accepted.tolist() == [False, True]
@@ -138,15 +138,14 @@ def test_outside_the_support_is_an_ordinary_rejection(kernel, value, diverging):
         assert torch.equal(step(loud, cliff(value), x, *noise)[0].x, new.x)
 
 
-UNADJUSTED = [k for k in EVERY if not isinstance(k, MALA | HMC | GHMC)]
+UNADJUSTED = [k for k in EVERY if not k.facts.needs_log_prob]
 
 
 @pytest.mark.parametrize("kernel", UNADJUSTED, ids=label)
 def test_an_unadjusted_chain_freezes_or_raises(kernel):
     target = as_target(score=lambda x: torch.where(x.abs() > 3, torch.nan, -x))
     x = torch.tensor([[0.5], [1.0], [-0.4]])
-    draws = kernel.scheme.count("O") if isinstance(kernel, Splitting) else 1
-    noise = [torch.tensor([[0.2], [1e3], [-0.1]])] * draws
+    noise = [torch.tensor([[0.2], [1e3], [-0.1]])] * kernel.facts.draws
     start = kernel.init(x, target)
     new, info = kernel.step(start, target, generator=Given(*noise))
     assert info.diverging.tolist() == [False, True, False]

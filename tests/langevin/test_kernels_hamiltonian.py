@@ -133,6 +133,7 @@ def test_ghmc_is_reversible_up_to_the_sign_of_the_momentum(m, tau, u, generator)
     n = 300
     x, p, q = torch.randn(3, n, 2, generator=generator)
     kernel = GHMC(0.9, 0.7, m, tau)
+    assert kernel.facts.reversible
     there, back, end, info = ghmc_paths(kernel, x, p, q, torch.full((n,), u))
     some = (info.acceptance > 1e-8) & (info.acceptance < 1 - 1e-8)
     assert int(some.sum()) > 80

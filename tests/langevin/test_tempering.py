@@ -116,6 +116,8 @@ def test_replicas_travel_in_one_direction():
     assert not torch.equal(place[R], place[0])
     first = place[:, 0].tolist()
     assert first == [0, 1, 2, 3, 4, 4, 3, 2, 1, 0, 0]
+    assert kernel.facts.reversible is False
+    assert kernel.facts.exact is kernel.facts.draws is None  # of a kernel that says nothing
 
 
 def test_a_swap_carries_everything(generator):

@@ -42,13 +42,13 @@ MUTANTS = (
         "M3: √h for √(2h)",
         "langevin/kernels/steps.py",
         "math.sqrt(2 * h * temperature)", "math.sqrt(h * temperature)",
-        "langevin/test_kernels.py::test_ula_stationary_law",
+        "langevin/test_facts.py::test_the_stationary_covariance",
     ),
     Mutant(
         "M3: √τ where the variance is τ",
         "langevin/kernels/steps.py",
         "math.sqrt(2 * h * temperature)", "math.sqrt(2 * h) * temperature",
-        "langevin/test_kernels.py::test_ula_stationary_law",
+        "langevin/test_facts.py::test_the_stationary_covariance",
     ),
     Mutant(
         "M3: the Metropolis ratio is reversed",
@@ -250,7 +250,7 @@ MUTANTS = (
         "X: noise multiplied by P instead of its root",
         "langevin/kernels/unadjusted.py",
         "P.apply(state.score), P.sqrt(z)", "P.apply(state.score), P.apply(z)",
-        "langevin/test_kernels_overdamped.py::test_preconditioned_stationary_law",
+        "langevin/test_facts.py::test_the_stationary_covariance_of_matrices",
     ),
     Mutant(
         "X: a preconditioner that depends on x without its divergence",
@@ -299,14 +299,14 @@ MUTANTS = (
     ),
     Mutant(
         "X: dual averaging draws the acceptance the wrong way",
-        "langevin/kernels/tuning.py",
+        "langevin/tuning.py",
         "weight * (self.target - acceptance)", "weight * (acceptance - self.target)",
         "langevin/test_adaptation.py::test_dual_averaging_is_its_formula",
     ),
     Mutant(
         "X: Lanczos goes on with nothing where its space is exhausted",
-        "langevin/planning.py", "torch.where(done[:, None], fresh, w)", "w",
-        "langevin/test_adaptation.py::test_lanczos_finds_all_of_a_space_that_is_soon_exhausted",
+        "calculus/lanczos.py", "torch.where(done[:, None], fresh, w)", "w",
+        "calculus/test_lanczos.py::test_after_d_iterations_all_eigenvalues_are_known",
     ),
     Mutant(
         "X: a minibatch score without the factor N/n",
@@ -502,8 +502,8 @@ MUTANTS = (
     Mutant(
         "M: one error norm for the whole batch",
         "calculus/ode.py",
-        "(local / scale).flatten(1).double().square().mean(1)",
-        "(local / scale).double().square().mean().expand(n)",
+        "(step.defect.abs() / scale).flatten(1).double().square().mean(1)",
+        "(step.defect.abs() / scale).double().square().mean().expand(len(y))",
         "calculus/test_ode.py::test_samples_take_steps_of_their_own",
     ),
     Mutant(
@@ -662,10 +662,28 @@ MUTANTS = (
     ),
     Mutant(
         "X: another acceptance for HMC",
-        "langevin/kernels/tuning.py",
-        "0.651 if isinstance(kernel, HMC)",
-        "0.4 if isinstance(kernel, HMC)",
+        "langevin/kernels/facts.py",
+        "LANGEVIN, HAMILTONIAN = 0.574, 0.651",
+        "LANGEVIN, HAMILTONIAN = 0.574, 0.4",
         "langevin/test_run.py::test_the_acceptance_of_the_kept_draws_is_the_best",
+    ),
+    Mutant(
+        "X: the bias of ULA twice as large in its facts",
+        "langevin/kernels/overdamped.py",
+        "precision - kernel.step_size / 2 *", "precision - kernel.step_size *",
+        "langevin/test_facts.py::test_the_stationary_covariance",
+    ),
+    Mutant(
+        "X: every splitting has order two",
+        "langevin/kernels/underdamped.py",
+        "2 if self.scheme[::-1] in 2 * self.scheme else 1", "2",
+        "langevin/test_facts.py::test_order_on_a_quartic",
+    ),
+    Mutant(
+        "X: a draw of GHMC forgotten",
+        "langevin/kernels/hamiltonian.py",
+        "metropolis_facts(LANGEVIN, draws=3)", "metropolis_facts(LANGEVIN, draws=2)",
+        "langevin/test_facts.py::test_draws_and_the_need_of_a_log_density_are_counted",
     ),
     Mutant(
         "X: tuned by one chunk",

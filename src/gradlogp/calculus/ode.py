@@ -33,11 +33,16 @@ E = (71 / 57600, 0.0, -71 / 16695, 71 / 1920, -17253 / 339200, 22 / 525, -1 / 40
 """Order 5 minus order 4."""
 
 
+Size = Callable[[Tensor, Tensor], Tensor]
+"""y and y' at the ends of a step -> what a relative error is relative to, in a shape like y."""
+
+
 class Solution(NamedTuple):
     """The end of the path, what it may be wrong by, and how many steps each sample took, `(B,)`.
 
     `error` is the sum over accepted steps of |order 5 minus order 4| and of one rounding, entry by
-    entry: an estimate of what the steps did wrong, not of how the path carries it on.
+    entry: an estimate of what the steps did wrong, not of how the path carries it on. `part` is how
+    much of the way from start to end is done: 1, but for a path that is `partial`.
     """
 
     y: Tensor
@@ -45,6 +50,15 @@ class Solution(NamedTuple):
     accepted: Tensor
     rejected: Tensor
     nfe: int
+    part: Tensor
+
+
+class Step(NamedTuple):
+    """Where a step leads, the field there, and the difference of the two orders, shape of y."""
+
+    y: Tensor
+    slope: Tensor
+    defect: Tensor
 
 
 def _combine(stages: list[Tensor], row: tuple[float, ...]) -> Tensor:
@@ -52,101 +66,135 @@ def _combine(stages: list[Tensor], row: tuple[float, ...]) -> Tensor:
     return sum(terms[1:], start=terms[0])
 
 
+def attempt(
+    field: Callable[[Tensor, Tensor], Tensor],
+    y: Tensor,
+    slope: Tensor,
+    width: Tensor,
+    at: Callable[[float], Tensor],
+) -> Step:
+    """Return a step of the pair from y, where the field is `slope`; at: part of it -> times."""
+    moved, stages = y, [slope]
+    for row, c in zip(A, C, strict=True):
+        moved = y + width * _combine(stages, row)
+        stages.append(field(moved, at(c)))
+    with torch.no_grad():
+        return Step(moved, stages[-1], width * _combine(stages, E))
+
+
+def growth(error: Float[Tensor, " batch"]) -> Float[Tensor, " batch"]:
+    """Return by what to multiply a step, whose error is of order h⁵, to be just accepted, times 0.9."""
+    return (0.9 * error.clamp(min=1e-10) ** -0.2).clamp(0.2, 5.0)
+
+
+def larger(y: Tensor, moved: Tensor) -> Tensor:
+    """Return max(|y|, |y'|), entry by entry."""
+    return torch.maximum(y.abs(), moved.abs())
+
+
+def error_of(
+    step: Step, y: Tensor, rtol: float, atol: float, size: Size = larger
+) -> Float[Tensor, " batch"]:
+    """Return the root mean square of defect / (atol + rtol size); infinite if it is not finite."""
+    scale = atol + rtol * size(y, step.y)
+    error = (step.defect.abs() / scale).flatten(1).double().square().mean(1)
+    return torch.where(error.isfinite(), error.sqrt(), torch.inf)
+
+
 def integrate(
     field: Callable[[Tensor, Tensor], Tensor],
     y: Float[Tensor, "batch *event"],
     start: float,
-    end: float,
+    end: float | Float[Tensor, " batch"],
     *,
     rtol: float,
     atol: float,
+    size: Size = larger,
+    first_step: float | Float[Tensor, " batch"] = 0.01,
     max_steps: int = 10_000,
+    partial: bool = False,
 ) -> Solution:
     r"""Solve dy/dt = field(y, t) from start to end by the Dormand–Prince pair of order 5(4).
 
     A step of a sample is accepted if the root mean square over its entries of
-    :math:`e / (atol + rtol \max(|y|, |y'|))` is at most 1, e being the difference of the two
-    orders; the next step is as large as would just be accepted, times 0.9. Steps are decided
-    without gradients, so that the path can be differentiated in y and in the field's parameters.
+    :math:`e / (atol + rtol \, size)` is at most 1, e being the difference of the two orders and
+    size by default :math:`\max(|y|, |y'|)`; the next step is as large as would just be accepted,
+    times 0.9. Steps are decided without gradients, so that the path can be differentiated in y and
+    in the field's parameters.
 
     Arguments:
         field: (y `(B, *event)`, t `(B,)`) -> dy/dt, sample by sample.
         y: The start, `(B, *event)`.
         start: First time; times may run either way.
-        end: Last time.
+        end: Last time, one for all or one a sample.
         rtol: Relative tolerance of a step.
         atol: Absolute tolerance of a step.
+        size: (y, y') -> what rtol is relative to.
+        first_step: The step to try first, as a part of the way.
         max_steps: Attempts after which to give up.
+        partial: Whether to return a path that does not arrive, as far as it came.
 
     Raises:
         ValueError: If the field has another shape than y.
-        ArithmeticError: If the tolerance is not met within `max_steps`, or only by steps below the
-            resolution of time: the field is not finite, or too stiff for an explicit method.
+        ArithmeticError: Unless `partial`, if the tolerance is not met within `max_steps`, or only by
+            steps below the resolution of time: the field is not finite, or too stiff.
 
     References:
         | A Family of Embedded Runge-Kutta Formulae (Dormand & Prince, 1980)
         | https://doi.org/10.1016/0771-050X(80)90013-3
     """
     check_batch(y, name="y")
-    span = end - start
     n = len(y)
     accepted, rejected = (torch.zeros(n, dtype=torch.long, device=y.device) for _ in range(2))
-    if span == 0:
-        return Solution(y, torch.zeros_like(y), accepted, rejected, 0)
     done = torch.zeros(n, dtype=torch.float64, device=y.device)  # part of the span
-    step = torch.full_like(done, 0.01)
+    span = torch.as_tensor(end).to(done) - start
+    done = torch.where(span == 0, 1.0, done)
+    step = torch.zeros_like(done) + torch.as_tensor(first_step).to(done).clamp(max=1.0)
+    total = torch.zeros_like(y)
+    if bool((done == 1).all()):
+        return Solution(y, total, accepted, rejected, 0, done)
 
     def at(part: Tensor) -> Tensor:
         return start + span * part
 
-    def attempt(y: Tensor, slope: Tensor, h: Tensor) -> tuple[Tensor, list[Tensor], Tensor]:
-        """Return where a step leads, its stages, and its length in time."""
+    def moved_by(h: Tensor) -> Step:
         width = per_sample((span * h).to(y), y, "h")
-        moved, stages = y, [slope]
-        for row, c in zip(A, C, strict=True):
-            moved = y + width * _combine(stages, row)
-            stages.append(field(moved, at(done + c * h)))
-        return moved, stages, width
+        return attempt(field, y, slope, width, lambda c: at(done + c * h))
 
-    slope, total = field(y, at(done)), torch.zeros_like(y)
+    slope = field(y, at(done))
     check_same_shape(slope, y, "the field")
     nfe = 1
     for tried in range(max_steps + 1):
         going = done < 1
-        if not bool(going.any()):
-            return Solution(y, total, accepted, rejected, nfe)
-        if tried == max_steps:
+        if tried == max_steps or not bool(going.any()):
             break
         last = done + step >= 1
         h = torch.where(last, 1 - done, step) * going
-        moved, stages, width = attempt(y, slope, h)
+        new = moved_by(h)
         nfe += len(A)
         with torch.no_grad():
-            scale = atol + rtol * torch.maximum(y.abs(), moved.abs())
-            local = (width * _combine(stages, E)).abs()
-            error = (local / scale).flatten(1).double().square().mean(1)
-            error = torch.where(error.isfinite(), error.sqrt(), torch.inf)
+            error = error_of(new, y, rtol, atol, size)
             good = going & (error <= 1)
-            factor = (0.9 * error.clamp(min=1e-10) ** -0.2).clamp(0.2, 5.0)
-            step = torch.where(going, (h * factor).clamp(max=1.0), step)
-            if bool((going & ~good & (step < 1e-14)).any()):
+            step = torch.where(going, (h * growth(error)).clamp(max=1.0), step)
+            if not partial and bool((going & ~good & (step < 1e-14)).any()):
                 raise ArithmeticError(
                     f"the step fell below the resolution of time at t = "
-                    f"{float(at(done[going & ~good][0])):.4g}: the field is not finite there or "
+                    f"{float(at(done)[going & ~good][0]):.4g}: the field is not finite there or "
                     "too stiff; raise rtol or atol, or end at a larger time"
                 )
-            done = torch.where(good, torch.where(last, 1.0, done + h), done)
+            reached = torch.where(good, torch.where(last, 1.0, done + h), done)
             accepted, rejected = accepted + good, rejected + (going & ~good)
             keep = good.reshape(-1, *[1] * (y.ndim - 1))
-            rounding = torch.finfo(y.dtype).eps * moved.abs()
-            total = torch.where(keep, total + local + rounding, total)
-        if torch.is_grad_enabled() and bool((going & ~good).any()):
+            rounding = torch.finfo(y.dtype).eps * new.y.abs()
+            total = torch.where(keep, total + new.defect.abs() + rounding, total)
+        if new.slope.requires_grad and bool((going & ~good).any()):
             # what was refused may have overflowed, and 0 · ∞ spoils derivatives: leave it out
-            done_then, done = done, torch.where(good, done - h, done)
-            moved, stages, _ = attempt(y, slope, h * good)
-            done, nfe = done_then, nfe + len(A)
-        y, slope = torch.where(keep, moved, y), torch.where(keep, stages[-1], slope)
-    raise ArithmeticError(
-        f"{max_steps} steps were not enough at rtol={rtol:g}, atol={atol:g}; raise max_steps or the "
-        "tolerance"
-    )
+            new, nfe = moved_by(h * good), nfe + len(A)
+        done = reached
+        y, slope = torch.where(keep, new.y, y), torch.where(keep, new.slope, slope)
+    if not partial and bool((done < 1).any()):
+        raise ArithmeticError(
+            f"{max_steps} steps were not enough at rtol={rtol:g}, atol={atol:g}; raise max_steps or "
+            "the tolerance"
+        )
+    return Solution(y, total, accepted, rejected, nfe, done)

@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from ..calculus.ode import Size, attempt, error_of, growth, integrate
 from ..calculus.reverse import jacobian
 from ..core import (
     Density,
@@ -23,17 +24,6 @@ from ..core import (
     per_sample,
 )
 from ..distributions.as_target import Target
-
-# Dormand–Prince 5(4): the stages, the last at the new point, and order 5 minus order 4
-STAGES = (
-    (1 / 5,),
-    (3 / 40, 9 / 40),
-    (44 / 45, -56 / 15, 32 / 9),
-    (19372 / 6561, -25360 / 2187, 64448 / 6561, -212 / 729),
-    (9017 / 3168, -355 / 33, 46732 / 5247, 49 / 176, -5103 / 18656),
-    (35 / 384, 0.0, 500 / 1113, 125 / 192, -2187 / 6784, 11 / 84),
-)
-DEFECT = (71 / 57600, 0.0, -71 / 16695, 71 / 1920, -17253 / 339200, 22 / 525, -1 / 40)
 
 
 class Flow(NamedTuple):
@@ -88,21 +78,15 @@ def _start(
     return field, s, 1e-3 / _norm(s).square().clamp(min=1e-12), tol
 
 
-def _try_step(
-    field: ScoreFn, x0: Tensor, x: Tensor, s: Tensor, h: Tensor, tolerance: float
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Return the new point, the score there, whether to accept them, and the next step."""
-    k, step, y = [s], per_sample(h, x, "h"), x
-    for row in STAGES:
-        y = x + step * sum(a * v for a, v in zip(row, k, strict=True) if a)
-        k.append(field(y))
-    error = _norm(step * sum(a * v for a, v in zip(DEFECT, k, strict=True) if a))
-    # a fraction of the distance from x0 is allowed, which knows no units and no origin
-    travelled, info = torch.maximum(_norm(y - x), _norm(y - x0)), torch.finfo(x.dtype)
-    ratio = error / (tolerance * travelled + 8 * info.eps * _norm(x)).clamp(min=info.tiny)
-    ratio = torch.where(_norm(k[-1]).isfinite() & ~ratio.isnan(), ratio, torch.inf)
-    # the error of a step is of order h⁵
-    return y, k[-1], ratio <= 1, h * (0.9 * ratio.clamp(min=1e-10) ** -0.2).clamp(0.2, 5.0)
+def _travelled(x0: Tensor | None, tolerance: float) -> Size:
+    """Return the size of steps: the distance from x0 (None: of the step), no units and no origin."""
+
+    def size(x: Tensor, y: Tensor) -> Tensor:
+        far = _norm(y - x) if x0 is None else torch.maximum(_norm(y - x), _norm(y - x0))
+        rounding = 8 * torch.finfo(x.dtype).eps * _norm(x)
+        return per_sample((far + rounding / tolerance) / x[0].numel() ** 0.5, x)  # a mean square
+
+    return size
 
 
 def _newton(s: Tensor, w: Tensor, U: Tensor, cut: Tensor) -> Tensor:
@@ -138,20 +122,16 @@ def gradient_flow(
         | A Family of Embedded Runge–Kutta Formulae (Dormand & Prince, 1980)
         | https://doi.org/10.1016/0771-050X(80)90013-3
     """
-    field, s, h, tol = _start(score, x0, tolerance, max_steps)
+    field, _, h, tol = _start(score, x0, tolerance, max_steps)
     end = per_sample(t, x0).flatten().expand(len(x0))
     if not bool((end.isfinite() & (end >= 0)).all()):
         raise ValueError("t must be finite and at least 0")
-    x, rest, n_steps = x0.detach(), end, torch.zeros_like(end, dtype=torch.long)
-    for _ in range(max_steps):
-        if not bool(rest.any()):
-            break
-        step = torch.minimum(h, rest)  # 0 where a row has arrived, so that it stays
-        n_steps += step > 0
-        y, s_y, accept, h = _try_step(field, x0.detach(), x, s, step, tol)
-        x, s = _where(accept, y, x), _where(accept, s_y, s)
-        rest = torch.where(accept, rest - step, rest)
-    return Flow(x, end - rest, n_steps)
+    found = integrate(
+        lambda x, _: field(x), x0.detach(), 0.0, end, rtol=tol,
+        atol=torch.finfo(x0.dtype).tiny, size=_travelled(x0.detach(), tol),
+        first_step=h.double() / end, max_steps=max_steps, partial=True,
+    )  # fmt: skip
+    return Flow(found.y, (found.part * end).to(end), found.accepted + found.rejected)
 
 
 class _Search(NamedTuple):
@@ -186,7 +166,7 @@ class _Search(NamedTuple):
     def ascend(self, x: Tensor, s: Tensor, h: Tensor, max_steps: int) -> tuple[Tensor, ...]:
         """Follow the flow until Newton's method ends in the same basin: x, scale, steps, success."""
         n_steps, scale = torch.zeros_like(h, dtype=torch.long), torch.zeros_like(h)
-        done = n_steps > 0
+        done, never = n_steps > 0, torch.zeros_like(h)  # the field knows no time
         for k in range(max_steps):
             if k % 8 == 0:  # a Hessian costs as much as many steps
                 w, U = self.curvature(x)
@@ -204,9 +184,14 @@ class _Search(NamedTuple):
                 if bool(done.all()):
                     break
             # error relative to the step itself: s must fall to 0, not to the error of the way
-            y, s_y, accept, longer = _try_step(self.field, x, x, s, h, 1e-6)
+            tried = attempt(
+                lambda x, _: self.field(x), x, s, per_sample(h, x, "h"), lambda _: never
+            )
+            y, s_y, _ = tried
+            error = error_of(tried, x, 1e-6, torch.finfo(x.dtype).tiny, _travelled(None, 1e-6))
+            accept = error <= 1
             ascends = self.ascends(x, _where(accept, y, x))
-            h = torch.where(ascends, longer, 0.2 * h)
+            h = torch.where(ascends, h * growth(error).to(h), 0.2 * h)
             accept &= ascends & ~done
             x, s = _where(accept, y, x), _where(accept, s_y, s)
             n_steps += ~done

@@ -1,7 +1,5 @@
 """Langevin dynamics: kernels that keep a density, the driver that runs them, and their chains."""
 
-from .adaptation import adapt_preconditioner as adapt_preconditioner
-from .adaptation import adapt_step_size as adapt_step_size
 from .chain import Chain as Chain
 from .kernels import BAOA as BAOA
 from .kernels import BAOAB as BAOAB
@@ -16,9 +14,9 @@ from .kernels import SGLD as SGLD
 from .kernels import SVGD as SVGD
 from .kernels import SVRG as SVRG
 from .kernels import ULA as ULA
-from .kernels import Adaptation as Adaptation
 from .kernels import ControlVariates as ControlVariates
 from .kernels import ExponentialEuler as ExponentialEuler
+from .kernels import Facts as Facts
 from .kernels import LeimkuhlerMatthews as LeimkuhlerMatthews
 from .kernels import Linear as Linear
 from .kernels import ParallelTempering as ParallelTempering
@@ -26,14 +24,17 @@ from .kernels import Plain as Plain
 from .kernels import PositionDependentULA as PositionDependentULA
 from .kernels import PreconditionedULA as PreconditionedULA
 from .kernels import Preconditioner as Preconditioner
+from .kernels import SphereMALA as SphereMALA
+from .kernels import SphereULA as SphereULA
 from .kernels import Splitting as Splitting
 from .kernels import TamedULA as TamedULA
 from .kernels import Welford as Welford
 from .kernels import polynomial_decay as polynomial_decay
 from .kernels import weighted_average as weighted_average
-from .kernels.sphere import SphereMALA as SphereMALA
-from .kernels.sphere import SphereULA as SphereULA
 from .planning import estimate_curvature as estimate_curvature
 from .planning import plan_steps as plan_steps
 from .planning import step_for_bias as step_for_bias
 from .run import run as run
+from .tuning import Adaptation as Adaptation
+from .tuning import adapt_preconditioner as adapt_preconditioner
+from .tuning import adapt_step_size as adapt_step_size

@@ -7,18 +7,14 @@ score L-Lipschitz.
 from __future__ import annotations
 
 import math
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ..core import (
-    Density,
-    Generator,
-    check_batch,
-    randn_like,
-)
+from ..calculus.lanczos import lanczos
+from ..core import Density, Generator, check_batch
 from ..distributions.analytic import Gaussian
 
 
@@ -113,7 +109,7 @@ def estimate_curvature(
         (Hv,) = torch.autograd.grad(score, y, -v.reshape(x.shape), retain_graph=True)
         return Hv.flatten(1)
 
-    T, beyond = _lanczos(product, x.detach().flatten(1), n_iterations, generator)
+    T, beyond = lanczos(product, x.detach().flatten(1), n_iterations, generator)
     if not bool(torch.isfinite(T).all()):
         raise ValueError("the curvature is not finite at some of the points x")
     values, vectors = torch.linalg.eigh(T)
@@ -121,46 +117,6 @@ def estimate_curvature(
     residuals = (beyond[:, None] * vectors[:, -1]).abs()
     residual = max(float(residuals[low.indices, 0]), float(residuals[high.indices, -1]))
     return Curvature(float(low.values), float(high.values), residual)
-
-
-def _lanczos(
-    product: Any, like: Tensor, n_iterations: int, generator: Generator | None
-) -> tuple[Tensor, Tensor]:
-    """Return tridiagonal matrices `(batch, k, k)` and the coupling to what was not reached.
-
-    The basis is made orthogonal twice in every iteration. Where a space is exhausted, a fresh
-    vector goes on in the rest, with no coupling: so that after d iterations all is found.
-    """
-    n, d = like.shape
-    k = min(n_iterations, d)
-    basis, T = [_unit(randn_like(like, generator))], like.new_zeros(n, k, k)
-    beyond, tiny = like.new_zeros(n), 100 * torch.finfo(like.dtype).eps
-    for j in range(k):
-        w = product(basis[j])
-        T[:, j, j] = (w * basis[j]).sum(1)
-        size = w.norm(dim=1)
-        w = _orthogonal(w, basis)
-        beta = w.norm(dim=1)
-        fresh = _orthogonal(randn_like(like, generator), basis) if j + 1 < d else w
-        done = beta <= tiny * (size + T.abs().amax((1, 2)))
-        beta = torch.where(done, 0.0, beta)
-        basis.append(_unit(torch.where(done[:, None], fresh, w)))
-        if j + 1 < k:
-            T[:, j, j + 1] = T[:, j + 1, j] = beta
-        else:
-            beyond = beta if k < d else beyond
-    return T, beyond
-
-
-def _unit(v: Tensor) -> Tensor:
-    return v / v.norm(dim=1, keepdim=True).clamp(min=torch.finfo(v.dtype).tiny)
-
-
-def _orthogonal(w: Tensor, basis: list[Tensor]) -> Tensor:
-    Q = torch.stack(basis, 2)  # (batch, d, j)
-    for _ in range(2):
-        w = w - (Q @ (Q.mT @ w[..., None]))[..., 0]
-    return w
 
 
 # ---------------------------------------------------------------------------- plans

@@ -29,7 +29,6 @@ KernelName = Literal[
 FORMATS = (".npz", ".npy", ".nc")
 MODULES = {"h5netcdf": ("h5netcdf", "h5py"), "netcdf4": ("netCDF4",)}
 """The engines of xarray that write groups, and the modules that each needs."""
-ADJUSTED = ("mala", "hmc", "ghmc")
 
 
 def known() -> dict[str, Callable[[], Any]]:
@@ -230,8 +229,8 @@ def _kernel(
     from functools import partial
 
     from ...langevin import kernels as k
-    from ...langevin.adaptation import adapt_step_size
     from ...langevin.planning import estimate_curvature, step_for_bias
+    from ...langevin.tuning import adapt_step_size
 
     makers: dict[str, Callable[[float], Any]] = {
         "ula": k.ULA, "mala": k.MALA, "leimkuhler-matthews": k.LeimkuhlerMatthews,
@@ -241,7 +240,7 @@ def _kernel(
     make = makers[name]
     if h is not None:
         return make(h), "given"
-    if name in ADJUSTED:
+    if make(0.1).facts.target_acceptance is not None:
         tuned = adapt_step_size(make(0.1), law, x, n, generator=g)
         return tuned[0], "adapted"
     step = step_for_bias(estimate_curvature(law, x, generator=g).L, 0.05)

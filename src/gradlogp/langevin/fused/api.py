@@ -121,8 +121,12 @@ def objection(kernel: object, target: object, x0: Tensor | None = None) -> str |
             "the fused engine has Gaussian, GaussianMixture, the densities of gradlogp.distributions "
             f"and fused.Jitted targets, not {type(target).__name__}"
         )
-    elif isinstance(target, Jitted) and isinstance(kernel, MALA) and target.log_prob_fn is None:
-        return "MALA needs a log-density: give fused.Jitted(score, log_prob)"
+    elif (
+        isinstance(target, Jitted)
+        and kernel.facts.needs_log_prob  # type: ignore[attr-defined]
+        and target.log_prob_fn is None
+    ):
+        return f"{type(kernel).__name__} needs a log-density: give fused.Jitted(score, log_prob)"
     if x0 is not None and (x0.device.type != "cpu" or x0.dtype not in DTYPES or x0.ndim != 2):
         return (
             f"the fused engine has chains (chain, D) in float32 or float64 on the CPU, got "

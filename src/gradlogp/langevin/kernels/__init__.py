@@ -3,6 +3,8 @@
 from .decreasing import polynomial_decay as polynomial_decay
 from .decreasing import weighted_average as weighted_average
 from .exponential import ExponentialEuler as ExponentialEuler
+from .facts import Facts as Facts
+from .facts import facts_of as facts_of
 from .hamiltonian import GHMC as GHMC
 from .hamiltonian import HMC as HMC
 from .minibatch import SVRG as SVRG
@@ -17,9 +19,10 @@ from .position import PositionDependentULA as PositionDependentULA
 from .preconditioner import Preconditioner as Preconditioner
 from .psgld import PSGLD as PSGLD
 from .sghmc import SGHMC as SGHMC
+from .sphere import SphereMALA as SphereMALA
+from .sphere import SphereULA as SphereULA
 from .stochastic import SGLD as SGLD
 from .tempering import ParallelTempering as ParallelTempering
-from .tuning import Adaptation as Adaptation
 from .unadjusted import LeimkuhlerMatthews as LeimkuhlerMatthews
 from .unadjusted import PreconditionedULA as PreconditionedULA
 from .unadjusted import TamedULA as TamedULA

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from ...core import Density, Generator, randn_like
+from .facts import Facts, unadjusted_facts
 from .preconditioner import Preconditioner, as_preconditioner
 from .steps import (
     LangevinInfo,
@@ -21,6 +23,18 @@ from .steps import (
     scored,
     settle,
 )
+
+
+def _stationary(kernel: Any, precision: Tensor) -> Tensor:
+    """Return τ Λ⁻¹ where C = Λ⁻¹, else the solution of a linear system.
+
+    That is Σ = M Σ Mᵀ + τ C (I − E²) with M = I − C (I − E) Λ; in general C and Λ do not commute.
+    """
+    d = len(precision)
+    M = torch.eye(d).to(precision) - kernel._gain.apply(precision).mT
+    Q = kernel.temperature * kernel._noise.apply(torch.eye(d).to(precision))
+    left = torch.eye(d * d).to(precision) - torch.kron(M, M)
+    return torch.linalg.solve(left, Q.flatten()).reshape(d, d)
 
 
 @dataclass(frozen=True)
@@ -57,6 +71,8 @@ class ExponentialEuler:
     on_nonfinite: Unadjusted = "freeze"
     _gain: Preconditioner = field(init=False, repr=False, compare=False)
     _noise: Preconditioner = field(init=False, repr=False, compare=False)
+
+    facts: ClassVar[Facts] = unadjusted_facts(1, _stationary, affine=True)
 
     def __post_init__(self) -> None:
         check_step(self.step_size, self.temperature)

@@ -12,7 +12,7 @@ min(1, exp(−ΔH/τ)) keeps the law of density exp(−H/τ).
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float
@@ -24,6 +24,7 @@ from ...core import (
     randn_like,
     sum_event,
 )
+from .facts import HAMILTONIAN, LANGEVIN, Facts, metropolis_facts
 from .preconditioner import IDENTITY, Preconditioner, as_preconditioner
 from .steps import (
     Adjusted,
@@ -139,6 +140,11 @@ class HMC:
             raise ValueError(f"n_leapfrog must be an integer of at least 1, got {self.n_leapfrog}")
         object.__setattr__(self, "preconditioner", as_preconditioner(self.preconditioner))
 
+    @property
+    def facts(self) -> Facts:
+        """What is known of it; with one leapfrog step it is `MALA`, and tuned as that."""
+        return metropolis_facts(HAMILTONIAN if self.n_leapfrog > 1 else LANGEVIN)
+
     def init(self, x: Float[Tensor, "chain *event"], target: Density) -> MetropolisState:
         """Return the state at x.
 
@@ -190,6 +196,8 @@ class GHMC:
     mass: float = 1.0
     temperature: float = 1.0
     on_nonfinite: Adjusted = "reject"
+
+    facts: ClassVar[Facts] = metropolis_facts(LANGEVIN, draws=3)
 
     def __post_init__(self) -> None:
         check_step(self.step_size, self.temperature)

@@ -7,11 +7,14 @@ Whoever thinks in steps of ε/2 and √ε has h = ε/2.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any, ClassVar
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from ...core import Density, Generator, randn_like
+from .facts import LANGEVIN, Facts, metropolis_facts, unadjusted_facts
 from .preconditioner import IDENTITY, Preconditioner, as_preconditioner
 from .steps import (
     Adjusted,
@@ -31,6 +34,12 @@ from .steps import (
     settle,
 )
 from .steps import langevin_step as langevin_step
+
+
+def _inflated(kernel: Any, precision: Tensor) -> Tensor:
+    """Return τ (Λ − (h/2) Λ²)⁻¹."""
+    narrowed = precision - kernel.step_size / 2 * precision @ precision
+    return kernel.temperature * torch.linalg.inv(narrowed)
 
 
 @dataclass(frozen=True)
@@ -57,6 +66,8 @@ class ULA:
     step_size: float
     temperature: float = 1.0
     on_nonfinite: Unadjusted = "freeze"
+
+    facts: ClassVar[Facts] = unadjusted_facts(1, _inflated, affine=True)
 
     def __post_init__(self) -> None:
         check_step(self.step_size, self.temperature)
@@ -96,7 +107,7 @@ class MALA:
         | https://doi.org/10.1111/1467-9868.00123
 
     Arguments:
-        step_size: h > 0; in high dimension the best acceptance is near 0.574.
+        step_size: h > 0; `adapt_step_size` finds one.
         temperature: τ > 0: samples p^{1/τ}.
         preconditioner: P, a constant: a number, a diagonal in the shape of an event, a symmetric
             positive definite matrix, or a `Preconditioner`.
@@ -107,6 +118,8 @@ class MALA:
     temperature: float = 1.0
     preconditioner: Preconditioner | Tensor | float = IDENTITY
     on_nonfinite: Adjusted = "reject"
+
+    facts: ClassVar[Facts] = metropolis_facts(LANGEVIN)
 
     def __post_init__(self) -> None:
         check_step(self.step_size, self.temperature)

@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from ...core import Density, Generator, Streams
+from .facts import Facts, unadjusted_facts
 from .steps import (
     LangevinInfo,
     LangevinState,
@@ -116,6 +118,8 @@ class SVGD:
     step_size: float
     kernel: ParticleKernel = RBF()
     on_nonfinite: Unadjusted = "freeze"
+
+    facts: ClassVar[Facts] = unadjusted_facts(None, affine=False, draws=0)
 
     def __post_init__(self) -> None:
         check_step(self.step_size)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from jaxtyping import Float
@@ -16,6 +16,7 @@ from ...core import (
     check_same_shape,
     randn_like,
 )
+from .facts import Facts, unadjusted_facts
 from .steps import (
     LangevinInfo,
     LangevinState,
@@ -69,6 +70,8 @@ class PositionDependentULA:
     divergence: Field | Literal["autograd"]
     temperature: float = 1.0
     on_nonfinite: Unadjusted = "freeze"
+
+    facts: ClassVar[Facts] = unadjusted_facts(1, affine=False)
 
     def __post_init__(self) -> None:
         check_step(self.step_size, self.temperature)

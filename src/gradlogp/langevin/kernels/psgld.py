@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal, NamedTuple, get_args
+from typing import ClassVar, Literal, NamedTuple, get_args
 
 import torch
 from jaxtyping import Float, Int64
@@ -13,6 +13,7 @@ from torch import Tensor
 from ...calculus.reverse import jacobian
 from ...core import Density, Generator, randn_like
 from .decreasing import StepSize
+from .facts import Facts, unadjusted_facts
 from .minibatch import Estimator, Plain, start
 from .steps import Unadjusted, settle
 from .stochastic import (
@@ -86,6 +87,8 @@ class PSGLD:
     temperature: float = 1.0
     estimator: Estimator = Plain()  # noqa: RUF009 (frozen)
     on_nonfinite: Unadjusted = "freeze"
+
+    facts: ClassVar[Facts] = unadjusted_facts(None, affine=False, draws=2)
 
     def __post_init__(self) -> None:
         check_settings(self)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 from jaxtyping import Float, Int64
@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ...core import Density, Generator, randn_like
 from .decreasing import StepSize
+from .facts import Facts, unadjusted_facts
 from .minibatch import Estimator, Plain, start
 from .steps import Unadjusted, settle
 from .stochastic import (
@@ -75,6 +76,8 @@ class SGHMC:
     temperature: float = 1.0
     estimator: Estimator = Plain()  # noqa: RUF009 (frozen)
     on_nonfinite: Unadjusted = "freeze"
+
+    facts: ClassVar[Facts] = unadjusted_facts(1, affine=True, draws=2)
 
     def __post_init__(self) -> None:
         check_settings(self)

@@ -12,8 +12,8 @@ used. Uniform on the sphere is a constant log-density, von Mises–Fisher is η 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import NamedTuple
+from dataclasses import dataclass, replace
+from typing import ClassVar, NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -26,6 +26,7 @@ from ...core import (
     randn_like,
     sum_event,
 )
+from .facts import LANGEVIN, Facts, metropolis_facts, unadjusted_facts
 from .steps import (
     Adjusted,
     LangevinInfo,
@@ -105,6 +106,8 @@ class SphereULA:
     temperature: float = 1.0
     on_nonfinite: Unadjusted = "freeze"
 
+    facts: ClassVar[Facts] = unadjusted_facts(1, affine=False)
+
     def __post_init__(self) -> None:
         check_step(self.step_size, self.temperature)
         _check_radius(self.radius)
@@ -161,6 +164,8 @@ class SphereMALA:
     radius: float = 1.0
     temperature: float = 1.0
     on_nonfinite: Adjusted = "reject"
+
+    facts: ClassVar[Facts] = replace(metropolis_facts(LANGEVIN), stationary=None)
 
     def __post_init__(self) -> None:
         check_step(self.step_size, self.temperature)

@@ -6,7 +6,7 @@ Noise in the score widens the stationary law by about h V/2, V its variance; no 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import ClassVar, NamedTuple, Protocol, runtime_checkable
 
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
@@ -19,6 +19,7 @@ from ...core import (
     randn_like,
 )
 from .decreasing import StepSize, check_step_size, step_size_at
+from .facts import Facts, unadjusted_facts
 from .minibatch import (
     Anchor,
     Estimator,
@@ -173,6 +174,8 @@ class SGLD:
     temperature: float = 1.0
     estimator: Estimator = Plain()  # noqa: RUF009 (frozen)
     on_nonfinite: Unadjusted = "freeze"
+
+    facts: ClassVar[Facts] = unadjusted_facts(1, affine=True, draws=2)
 
     def __post_init__(self) -> None:
         check_settings(self)

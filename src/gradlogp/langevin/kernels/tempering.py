@@ -18,6 +18,7 @@ from ...core import (
     check_batch,
     rand_like,
 )
+from .facts import Facts, facts_of
 from .overdamped import MALA
 from .steps import MetropolisState, check_step
 
@@ -56,6 +57,11 @@ def swap_log_ratio(
 ) -> Float[Tensor, "chain pair"]:
     r"""Return (1/τ_i − 1/τ_{i+1}) (log p(x_{i+1}) − log p(x_i)) for all neighbours."""
     return -(1 / temperatures).diff() * log_probs.diff(dim=1)
+
+
+def _coldest(kernel: Any, precision: Tensor) -> Tensor:
+    """Return τ Λ⁻¹."""
+    return kernel.temperatures[0] * torch.linalg.inv(precision)
 
 
 @dataclass(frozen=True)
@@ -117,6 +123,19 @@ class ParallelTempering:
         if isinstance(self.step_size, tuple):
             return self.step_size
         return (self.step_size,) * len(self.temperatures)
+
+    @property
+    def facts(self) -> Facts:
+        """What is known of it: exact if its kernels are, and draws what they draw, and swaps."""
+        steps = zip(self.step_sizes, self.temperatures, strict=True)
+        inner = [facts_of(self.kernel(h, tau)) for h, tau in steps]
+        draws = [f.draws for f in inner if f.draws is not None]
+        exact = all(f.exact for f in inner) or None
+        return Facts(
+            affine=False, stationary=_coldest if exact else None, order=None, reversible=False,
+            exact=exact, draws=1 + sum(draws) if len(draws) == len(inner) else None,
+            target_acceptance=None, needs_log_prob=True,
+        )  # fmt: skip
 
     def init(self, x: Float[Tensor, "chain *event"], target: Density) -> TemperingState:
         """Return the state with all replicas at x.

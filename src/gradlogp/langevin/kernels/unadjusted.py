@@ -3,7 +3,7 @@ r"""Variants of ULA: averaged noise, a tamed drift, a constant preconditioner.""
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -15,6 +15,7 @@ from ...core import (
     per_sample,
     randn_like,
 )
+from .facts import Facts, target_covariance, unadjusted_facts
 from .preconditioner import Preconditioner, as_preconditioner
 from .steps import (
     LangevinInfo,
@@ -63,6 +64,8 @@ class LeimkuhlerMatthews:
     temperature: float = 1.0
     on_nonfinite: Unadjusted = "freeze"
 
+    facts: ClassVar[Facts] = unadjusted_facts(2, target_covariance, affine=True)
+
     def __post_init__(self) -> None:
         check_step(self.step_size, self.temperature)
         check_policy(self.on_nonfinite, Unadjusted)
@@ -108,6 +111,8 @@ class TamedULA:
     coordinatewise: bool = False
     on_nonfinite: Unadjusted = "freeze"
 
+    facts: ClassVar[Facts] = unadjusted_facts(1, affine=False)
+
     def __post_init__(self) -> None:
         check_step(self.step_size, self.temperature)
         check_policy(self.on_nonfinite, Unadjusted)
@@ -125,6 +130,14 @@ class TamedULA:
         z = randn_like(state.x, generator)
         x = langevin_step(state.x, s / (1 + h * size), h, z, self.temperature)
         return settle(LangevinState(x, scored(x, target)), state, self.on_nonfinite)
+
+
+def _inflated(kernel: Any, precision: Tensor) -> Tensor:
+    """Return τ (Λ − (h/2) Λ P Λ)⁻¹."""
+    narrowed = (
+        precision - kernel.step_size / 2 * kernel.preconditioner.apply(precision) @ precision
+    )
+    return kernel.temperature * torch.linalg.inv(narrowed)
 
 
 @dataclass(frozen=True)
@@ -150,6 +163,8 @@ class PreconditionedULA:
     preconditioner: Preconditioner | Tensor | float
     temperature: float = 1.0
     on_nonfinite: Unadjusted = "freeze"
+
+    facts: ClassVar[Facts] = unadjusted_facts(1, _inflated, affine=True)
 
     def __post_init__(self) -> None:
         check_step(self.step_size, self.temperature)

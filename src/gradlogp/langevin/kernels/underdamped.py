@@ -17,13 +17,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from ...core import Density, Generator, randn_like
+from .facts import Facts, Stationary, target_covariance, unadjusted_facts
 from .steps import (
     LangevinInfo,
     Unadjusted,
@@ -59,6 +60,18 @@ def refresh(momentum: Tensor, z: Tensor, friction: float, t: float, tau_m: float
     return c * momentum + math.sqrt(tau_m * -math.expm1(-2 * friction * t)) * z
 
 
+def _inflated(kernel: Any, precision: Tensor) -> Tensor:
+    """Return τ (Λ − h² Λ²/(4m))⁻¹."""
+    narrowed = precision - kernel.step_size**2 / (4 * kernel.mass) * precision @ precision
+    return kernel.temperature * torch.linalg.inv(narrowed)
+
+
+def _deflated(kernel: Any, precision: Tensor) -> Tensor:
+    """Return τ (Λ⁻¹ − h² I/(4m))."""
+    less = kernel.step_size**2 / (4 * kernel.mass) * torch.eye(len(precision)).to(precision)
+    return kernel.temperature * (torch.linalg.inv(precision) - less)
+
+
 @dataclass(frozen=True)
 class Splitting:
     r"""Underdamped Langevin dynamics in any order of the maps A (drift), B (kick) and O (friction).
@@ -70,9 +83,9 @@ class Splitting:
 
     A letter that occurs k times lasts h/k each time. One step costs one score where every B comes
     before the first A or after the last; a scheme as ABOBA needs one more, at the end of the step,
-    since the state carries the score of its position. Palindromes have an error of order h² in
-    the stationary law. Chains start at rest. A chain that leaves the finite numbers stays where it
-    was and is flagged `diverging`.
+    since the state carries the score of its position. Palindromes and their rotations have an
+    error of order h² in the stationary law of x. Chains start at rest. A chain that leaves the
+    finite numbers stays where it was and is flagged `diverging`.
 
     References:
         | Rational Construction of Stochastic Numerical Methods for Molecular Sampling
@@ -108,6 +121,22 @@ class Splitting:
                 f"scheme must consist of the letters A, B and O, each at least once, "
                 f"got {self.scheme!r}"
             )
+
+    @property
+    def facts(self) -> Facts:
+        """What is known of it, by its scheme.
+
+        A scheme that, read backwards, is a rotation of itself is a palindrome seen from another
+        point of its cycle, which changes the law of x by order h² only.
+        """
+        known: dict[str, Stationary] = {"OBABO": _inflated, "OABAO": _deflated}
+        known |= dict.fromkeys(("BAOAB", "BAOA", "ABOBA"), target_covariance)
+        return unadjusted_facts(
+            2 if self.scheme[::-1] in 2 * self.scheme else 1,
+            known.get(self.scheme),
+            affine=True,
+            draws=self.scheme.count("O"),
+        )
 
     def init(self, x: Float[Tensor, "chain *event"], target: Density) -> KineticState:
         """Return the state at x, at rest."""

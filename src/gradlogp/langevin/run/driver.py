@@ -27,7 +27,7 @@ from ...core import (
     count_chunks,
 )
 from ..chain import Chain
-from ..kernels.tuning import Adaptation
+from ..tuning import Adaptation
 from .engines import Engine, compiled
 from .resume import (
     VERSION,

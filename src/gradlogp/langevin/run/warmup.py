@@ -10,7 +10,7 @@ import torch
 
 from ...core import Density, Kernel
 from ..kernels import Preconditioner
-from ..kernels.tuning import LEAST, Adaptation, Moved
+from ..tuning import LEAST, Adaptation, Moved
 from .engines import Engine
 from .resume import Part
 

@@ -1,4 +1,8 @@
-r"""How the step size and the preconditioner of a Metropolis kernel are tuned to what it does."""
+r"""Step sizes and preconditioners tuned to a target, before the draws that are kept.
+
+What is tuned depends on the past of the chains, so that they do not keep the density meanwhile:
+tune, then `run` the kernel that comes back, which changes no more.
+"""
 
 from __future__ import annotations
 
@@ -8,11 +12,11 @@ from collections.abc import Callable, Iterator
 from typing import Any, Literal, NamedTuple
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
-from .hamiltonian import HMC
-from .preconditioner import Preconditioner
-from .welford import Welford
+from ..core import Density, Generator, Kernel, check_batch, chunks
+from .kernels import Preconditioner, Welford, facts_of
 
 Learn = Literal["none", "diagonal", "matrix"]
 """What is learnt of the covariance for the preconditioner."""
@@ -103,16 +107,8 @@ class Adaptation:
     step size is tuned anew. The last quarter of the steps tunes the step size alone. What comes
     of it changes no more.
 
-    References:
-        | Optimal Scaling of Discrete Approximations to Langevin Diffusions
-          (Roberts & Rosenthal, 1998)
-        | https://doi.org/10.1111/1467-9868.00123
-        | Optimal Tuning of the Hybrid Monte Carlo Algorithm (Beskos et al., 2013)
-        | https://arxiv.org/abs/1001.4460
-
     Arguments:
-        target_acceptance: δ in (0, 1); where not given 0.651 for `HMC` of more than one leapfrog
-            step and 0.574 for all else, the best in high dimension.
+        target_acceptance: δ in (0, 1); by default that of the kernel's `facts`.
         preconditioner: `none`, `diagonal` or `matrix`.
 
     Raises:
@@ -148,10 +144,26 @@ class Adaptation:
         return kernel
 
     def acceptance_for(self, kernel: Any) -> float:
-        """Return δ for a kernel."""
-        if self.target_acceptance is not None:
-            return self.target_acceptance
-        return 0.651 if isinstance(kernel, HMC) and kernel.n_leapfrog > 1 else 0.574
+        """Return δ for a kernel.
+
+        Raises:
+            ValueError: If it accepts whatever it proposes, or does not say what it should accept.
+        """
+        facts, name = facts_of(kernel), type(kernel).__name__
+        if facts.needs_log_prob is False:
+            raise ValueError(
+                f"{name} has no acceptance to tune its step size to; choose that by its bias, with "
+                "step_for_bias"
+            )
+        rate = (
+            facts.target_acceptance if self.target_acceptance is None else self.target_acceptance
+        )
+        if rate is None:
+            raise ValueError(
+                f"{name} does not say which acceptance is best: give target_acceptance in (0, 1), or "
+                "the kernel `facts` that say it"
+            )
+        return rate
 
     def _window(
         self, kernel: Any, n_steps: int, move: Move, keep: bool
@@ -163,8 +175,8 @@ class Adaptation:
             moved = move(dataclasses.replace(kernel, step_size=math.exp(averaging.log_step)))
             if moved.acceptance is None:
                 raise ValueError(
-                    f"{type(kernel).__name__} has no acceptance to tune its step size to; choose "
-                    "that by its bias, with planning.step_for_bias"
+                    f"a step of {type(kernel).__name__} tells no acceptance, to which its step size "
+                    "could be tuned"
                 )
             averaging = averaging.update(float(moved.acceptance.mean()))
             if keep:
@@ -220,3 +232,91 @@ def shrunk(seen: Welford) -> Preconditioner:
     if seen.dense:
         return Preconditioner(S + floor * torch.eye(len(S)).to(S), kind="matrix")
     return Preconditioner(S + floor, kind="diagonal")
+
+
+@torch.no_grad()
+def adapt_step_size(
+    kernel: Kernel[Any, Any],
+    target: Density,
+    x0: Float[Tensor, "chain *event"],
+    n_steps: int,
+    target_acceptance: float | None = None,
+    *,
+    generator: Generator | None = None,
+) -> tuple[Any, Any]:
+    """Tune the step size of a Metropolis kernel to an acceptance, by `DualAveraging`.
+
+    All chains share one step size: each step makes one update, with the mean of their acceptances.
+
+    Arguments:
+        kernel: Such as `MALA(h)` or `HMC(ε, n)`, a frozen dataclass with the step size to start at.
+        target: The density.
+        x0: Starting points.
+        n_steps: Steps, which are a burn-in as well.
+        target_acceptance: δ in (0, 1); by default that of the kernel's `facts`.
+        generator: Where the noise comes from.
+
+    Returns:
+        The kernel with its new step size, fixed from now on, and the state: go on with
+        `run(kernel, target, state.x, …)`.
+
+    Raises:
+        ValueError: If the kernel has no step size or no acceptance, if no acceptance to aim at is
+            given or known, or for one outside (0, 1).
+    """
+    return _tuned(Adaptation(target_acceptance), kernel, target, x0, n_steps, generator)
+
+
+@torch.no_grad()
+def adapt_preconditioner(
+    kernel: Kernel[Any, Any],
+    target: Density,
+    x0: Float[Tensor, "chain *event"],
+    n_steps: int,
+    target_acceptance: float | None = None,
+    *,
+    dense: bool = False,
+    generator: Generator | None = None,
+) -> tuple[Any, Any]:
+    r"""Tune preconditioner and step size together, in windows that double in length: see `Adaptation`.
+
+    Arguments:
+        kernel: A Metropolis kernel with `step_size` and `preconditioner`: `MALA`, `HMC`.
+        target: The density.
+        x0: Starting points.
+        n_steps: Steps in all; at least 40.
+        target_acceptance: δ, as in `adapt_step_size`.
+        dense: Whether to estimate a matrix; the variances alone otherwise.
+        generator: Where the noise comes from.
+
+    Returns:
+        The kernel with both, fixed from now on, and the state.
+
+    Raises:
+        ValueError: As `adapt_step_size`, and for fewer than 40 steps or a window in which a
+            coordinate never moved.
+    """
+    how = Adaptation(target_acceptance, "matrix" if dense else "diagonal")
+    return _tuned(how, kernel, target, x0, n_steps, generator)
+
+
+def _tuned(
+    how: Adaptation,
+    kernel: Kernel[Any, Any],
+    target: Density,
+    x0: Tensor,
+    n_steps: int,
+    generator: Generator | None,
+) -> tuple[Any, Any]:
+    """Return the kernel and the last state."""
+    check_batch(x0, name="x0")
+    check_tunable(kernel, n_steps, how.preconditioner != "none")
+    _, streams = next(chunks(x0, None, generator))
+    state = kernel.init(x0, target)
+
+    def move(kernel: Kernel[Any, Any]) -> Moved:
+        nonlocal state
+        state, info = kernel.step(state, target, generator=streams)
+        return Moved(state.x, getattr(info, "acceptance", None))
+
+    return how.tune(kernel, n_steps, move), state
