@@ -293,8 +293,14 @@ def test_round_trip_across_formats(write):
 
 
 def test_dtype(write):
+    """Nothing is cast before it is centred: what has more digits than float32 holds keeps them."""
     path = write("a.npy", ROWS)
-    assert load(path).x.dtype == torch.float32
+    assert load(path).x.dtype == torch.float64
+    for kind, kept in (("f4", torch.float32), ("f2", torch.float32), ("u1", torch.float32)):
+        assert load(write("b.npy", ROWS.astype(kind))).x.dtype == kept
+    far = 10**9 + np.arange(8).reshape(4, 2)
+    assert torch.equal(load(write("far.npy", far)).x, torch.from_numpy(far).double())
+    assert load(path, dtype=torch.float32).x.dtype == torch.float32
     assert load(path, dtype=torch.float64).x.dtype == torch.float64
     assert torch.equal(load(path, dtype=torch.float64).x, torch.from_numpy(ROWS))
     refused(path, "torch.float32 or torch.float64", "torch.int64", dtype=torch.int64)
