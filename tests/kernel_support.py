@@ -4,11 +4,10 @@ import math
 
 import numpy as np
 import torch
-from scipy.linalg import solve_discrete_lyapunov
-from support import COV, MEAN, Given, affine
+from support import COV, MEAN
 
 from gradlogp import Gaussian, as_target
-from gradlogp.core import sum_event
+from gradlogp.core import Injected, sum_event
 
 I2 = torch.eye(2, dtype=torch.float64)
 PRECISION = torch.linalg.inv(COV)
@@ -18,30 +17,6 @@ SKEWED = as_target(score=lambda x: 1 - x.exp(), log_prob=lambda x: sum_event(x -
 QUARTIC = as_target(score=lambda x: -(x**3), log_prob=lambda x: -sum_event(x**4) / 4)
 DENSE = torch.tensor([[1.3, -0.4], [-0.4, 0.6]], dtype=torch.float64)
 """A preconditioner that commutes with nothing here."""
-
-
-def step_of(kernel, target):
-    return lambda x, g: kernel.step(kernel.init(x, target), target, generator=g)[0].x
-
-
-def joint(kernel, target, field, d, n_draws):
-    """The affine map of a step on (x, field), a field of the state, as one vector."""
-
-    def step(y, source):
-        start = kernel.init(y[:, :d], target)._replace(**{field: y[:, d:]})
-        noise = Given(*(z[:, :d] for z in source.left))
-        source.left.clear()
-        new, _ = kernel.step(start, target, generator=noise)
-        assert not noise.left, "fewer draws than announced"
-        return torch.cat([new.x, getattr(new, field)], dim=1)
-
-    return affine(step, 2 * d, n_draws)
-
-
-def stationary(step):
-    """Mean and covariance of the stationary law of an affine step."""
-    mean = torch.linalg.solve(torch.eye(len(step.b)) - step.M, step.b)
-    return mean, torch.as_tensor(solve_discrete_lyapunov(step.M.numpy(), step.Q.numpy()))
 
 
 def hermite(n):
@@ -95,7 +70,7 @@ def quartic_bias(kernel, field=None, n_draws=1, degrees=(10, 6)):
     state = kernel.init(x, QUARTIC)
     if field is not None:
         state = state._replace(**{field: rest.pop(0)})
-    new, info = kernel.step(state, QUARTIC, generator=Given(*rest))
+    new, info = kernel.step(state, QUARTIC, generator=Injected(*rest))
     assert not info.diverging.any()
     bases = [orthonormal(rule, n) for rule, n in zip(rules, degrees, strict=False)]
 

@@ -12,11 +12,14 @@ from gradlogp.core import (
     Denoiser,
     Density,
     Estimate,
+    Injected,
+    NoiseSource,
     Streams,
     block_of,
     check_batch,
     check_same_shape,
     choice,
+    chunks,
     mean_and_error,
     new_seed,
     per_sample,
@@ -277,3 +280,39 @@ def test_one_number_has_no_error_bar():
     value, error = mean_and_error(torch.tensor([3.0]))
     assert value == 3.0
     assert error != error
+
+
+def test_injected_noise_comes_in_order_and_in_the_dtype_of_its_place():
+    one, two = torch.randn(2, 3, dtype=torch.float64), torch.rand(2, dtype=torch.float64)
+    noise = Injected(one, two)
+    like = torch.empty(2, 3, dtype=torch.float32)
+    z = randn_like(like, noise)
+    assert z.dtype == torch.float32
+    assert torch.equal(z, one.float())
+    assert noise.left == [two]
+    assert torch.equal(rand_like(like[:, 0].double(), noise), two)
+    assert noise.left == []
+    with pytest.raises(ValueError, match="none is left"):
+        randn_like(like, noise)
+
+
+def test_injected_noise_of_another_shape_is_refused_and_kept():
+    noise = Injected(torch.zeros(3, 2))
+    with pytest.raises(ValueError, match=r"noise \(2, 3\) was asked for .* is \(3, 2\)"):
+        randn_like(torch.empty(2, 3), noise)
+    assert len(noise.left) == 1
+
+
+def test_noise_sources_are_what_draws_and_nothing_else(as_user):
+    assert isinstance(Injected(), NoiseSource)
+    assert isinstance(Streams(0, 0, 1, 1), NoiseSource)
+    assert not isinstance(torch.Generator(), NoiseSource)
+    with pytest.raises(ValueError, match=r"got int: pass torch.Generator\(\)"):
+        randn_like(torch.empty(2), 3)
+
+
+def test_noise_of_the_callers_serves_one_chunk():
+    x, noise = torch.empty(3, 2), Injected()
+    assert list(chunks(x, None, noise)) == [(slice(0, 3), noise)]
+    with pytest.raises(ValueError, match="serves one chunk"):
+        next(chunks(x, 2, noise))

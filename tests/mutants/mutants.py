@@ -288,7 +288,7 @@ MUTANTS = (
     ),
     Mutant(
         "X: an interrupted step has used up its noise",
-        "langevin/run/rounds.py", "part.streams.set_state(noise)", "pass",
+        "langevin/run/rounds.py", "part.streams.set_state(before)", "pass",
         "langevin/test_run.py::test_an_interrupt_keeps_what_was_drawn",
     ),
     Mutant(
@@ -897,5 +897,25 @@ MUTANTS = (
         "move(i, ended, done - ended)",
         "pass",
         "langevin/test_fused.py::test_an_interrupt_leaves_every_chain_at_the_same_step",
+    ),
+    Mutant(
+        "X: the matrix of a step is transposed",
+        "calculus/affine.py", "Affine(gains[:d].mT", "Affine(gains[:d]",
+        "calculus/test_affine.py::test_every_matrix_comes_back",
+    ),
+    Mutant(
+        "X: the covariance of a step leaves out all but its last draw",
+        "calculus/affine.py", "gains[d:].mT @ gains[d:]", "gains[-d:].mT @ gains[-d:]",
+        "calculus/test_affine.py::test_every_matrix_comes_back",
+    ),
+    Mutant(
+        "X: a step that rejects passes for affine, since no number decides against it",
+        "calculus/affine.py", "(anything > 0) * (1 - 2**-53)", "0.0 * anything",
+        "calculus/test_affine.py::test_a_kernel_that_may_reject_is_refused",
+    ),
+    Mutant(
+        "X: given noise of another shape is taken",
+        "core/randomness.py", "if self.left[0].shape != shape:", "if False:",
+        "core/test_core.py::test_injected_noise_of_another_shape_is_refused_and_kept",
     ),
 )  # fmt: skip

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from support import Given, close
+from support import close
 
 from gradlogp import ExactScore, GaussianMixture, evolve
+from gradlogp.core import Injected
 from gradlogp.diffusion import (
     DDIM,
     Ancestral,
@@ -76,7 +77,7 @@ def test_the_ancestral_sampler(generator):
         noise_sampler=lambda *_: left.pop(0),
     )  # fmt: skip
     close(
-        evolve(Ancestral(), ExactScore(LAW, edm), edm, x, TIMES, generator=Given(*z)),
+        evolve(Ancestral(), ExactScore(LAW, edm), edm, x, TIMES, generator=Injected(*z)),
         expected,
         1e-9,
     )

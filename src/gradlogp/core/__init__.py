@@ -17,6 +17,8 @@ from .protocols import Transition as Transition
 from .randomness import BLOCK as BLOCK
 from .randomness import FEW as FEW
 from .randomness import Generator as Generator
+from .randomness import Injected as Injected
+from .randomness import NoiseSource as NoiseSource
 from .randomness import Streams as Streams
 from .randomness import block_of as block_of
 from .randomness import choice as choice
