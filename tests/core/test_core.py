@@ -20,10 +20,12 @@ from gradlogp.core import (
     check_same_shape,
     choice,
     chunks,
+    distances,
     mean_and_error,
     new_seed,
     per_sample,
     permutation,
+    proportion,
     rand_like,
     randn_like,
     randomness,
@@ -316,3 +318,26 @@ def test_noise_of_the_callers_serves_one_chunk():
     assert list(chunks(x, None, noise)) == [(slice(0, 3), noise)]
     with pytest.raises(ValueError, match="serves one chunk"):
         next(chunks(x, 2, noise))
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
+def test_distances_do_not_cancel(dtype):
+    """3-4-5 triangles over an event, far from the origin, more rows than `torch.cdist` takes apart."""
+    far = 2.0 ** {torch.float64: 40, torch.float32: 20, torch.bfloat16: 5, torch.float16: 8}[dtype]
+    steps = torch.tensor([[[0.0], [0.0]], [[3.0], [4.0]]], dtype=dtype).repeat(20, 1, 1) + far
+    found = distances(steps, steps[:3])
+    assert found.dtype == dtype
+    assert torch.equal(found[:2], torch.tensor([[0.0, 5.0, 0.0], [5.0, 0.0, 5.0]], dtype=dtype))
+    assert torch.equal(found, found[:2].repeat(20, 1))
+    if dtype in (torch.float64, torch.float32):  # the expansion has lost them
+        assert (torch.cdist(steps[:, :, 0], steps[:, :, 0]) - 5).abs().min() > 0.1
+
+
+def test_a_proportion_has_a_binomial_error_that_is_never_0():
+    assert proportion(20, 100) == Estimate(0.2, 0.04)
+    assert proportion(80, 100).standard_error == pytest.approx(0.04)
+    assert proportion(0, 50) == Estimate(0.0, 0.02)
+    assert proportion(50, 50) == Estimate(1.0, 0.02)
+    for successes, n in ((-1, 5), (6, 5), (0, 0)):
+        with pytest.raises(ValueError, match="between 0 and n"):
+            proportion(successes, n)

@@ -918,4 +918,14 @@ MUTANTS = (
         "core/randomness.py", "if self.left[0].shape != shape:", "if False:",
         "core/test_core.py::test_injected_noise_of_another_shape_is_refused_and_kept",
     ),
+    Mutant(
+        "X: distances by the expansion of the square",
+        "core/distances.py", ', compute_mode="donot_use_mm_for_euclid_dist"', "",
+        "core/test_core.py::test_distances_do_not_cancel",
+    ),
+    Mutant(
+        "X: no success among few is a rate of 0 for certain",
+        "core/estimate.py", "max(p * (1 - p), 1 / n)", "(p * (1 - p))",
+        "core/test_core.py::test_a_proportion_has_a_binomial_error_that_is_never_0",
+    ),
 )  # fmt: skip

@@ -4,8 +4,10 @@ from .chunks import Progress as Progress
 from .chunks import Update as Update
 from .chunks import chunks as chunks
 from .chunks import count_chunks as count_chunks
+from .distances import distances as distances
 from .estimate import Estimate as Estimate
 from .estimate import mean_and_error as mean_and_error
+from .estimate import proportion as proportion
 from .protocols import Analytic as Analytic
 from .protocols import Denoiser as Denoiser
 from .protocols import Density as Density
