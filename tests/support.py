@@ -1,4 +1,4 @@
-"""What several test files share: quadrature, comparisons, orders of convergence."""
+"""What several test files share: seeds, covariances, quadrature, comparisons, orders of convergence."""
 
 import math
 
@@ -14,10 +14,23 @@ def gauss_hermite(d, n=3):
     return grid, weight.prod(1)
 
 
-def close(value, expected, tolerance):
-    """Assert equality up to tolerance · max(1, |expected|)."""
+def seeded(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def spd(D, g):
+    """A covariance that is neither diagonal nor isotropic, eigenvalues in [0.3, 1.8]."""
+    Q, _ = torch.linalg.qr(torch.randn(D, D, generator=g))
+    return (Q * (0.3 + 1.5 * torch.rand(D, generator=g))) @ Q.T
+
+
+def close(value, expected, rtol=1e-10, atol=None):
+    """Assert equality up to atol + rtol · |expected|, atol being rtol unless it is given."""
     torch.testing.assert_close(
-        torch.as_tensor(value), torch.as_tensor(expected), rtol=tolerance, atol=tolerance
+        torch.as_tensor(value),
+        torch.as_tensor(expected),
+        rtol=rtol,
+        atol=rtol if atol is None else atol,
     )
 
 

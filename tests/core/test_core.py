@@ -5,6 +5,7 @@ from itertools import pairwise
 
 import pytest
 import torch
+from support import seeded
 
 from gradlogp.core import (
     BLOCK,
@@ -35,11 +36,6 @@ from gradlogp.distributions.analytic import Gaussian, GaussianMixture
 from gradlogp.distributions.as_target import as_target
 from gradlogp.noise.schedules import VP
 from gradlogp.scores.model import EmpiricalScore, ExactScore
-
-
-def seeded(seed=0):
-    return torch.Generator().manual_seed(seed)
-
 
 # ---------------------------------------------------------------------------- streams
 

@@ -8,7 +8,7 @@ from functools import partial
 
 import pytest
 import torch
-from support import close
+from support import close, seeded
 from torch import nn
 
 import gradlogp as glp
@@ -40,10 +40,6 @@ LAW = glp.GaussianMixture(
     torch.tensor([[-2.0, 0.5], [1.0, -1.0]], dtype=torch.float64),
     torch.tensor([0.3, 0.5], dtype=torch.float64),
 )
-
-
-def seeded(seed):
-    return torch.Generator().manual_seed(seed)
 
 
 def model(schedule, predicts="epsilon", seed=0):
