@@ -1,59 +1,9 @@
-"""What several test files share: noise that the test chooses, and laws carried through a step."""
+"""What several test files share: seeds, covariances, quadrature, comparisons, orders of convergence."""
 
 import math
-from typing import NamedTuple
 
 import numpy as np
 import torch
-
-from gradlogp.core import Streams
-
-
-class Given(Streams):
-    """A source of noise that hands out the tensors it was given, in order."""
-
-    def __init__(self, *noise):
-        self.left = list(noise)
-
-    def draw(self, law, shape, like):
-        z = self.left.pop(0)
-        assert z.shape == shape, f"noise of {tuple(shape)} was drawn, {tuple(z.shape)} given"
-        return z.to(like)
-
-
-class Affine(NamedTuple):
-    """A Markov step x' = M x + b + N(0, Q)."""
-
-    M: torch.Tensor
-    b: torch.Tensor
-    Q: torch.Tensor
-
-    def law(self, m, C):
-        """The mean and covariance of x' for x of mean m and covariance C."""
-        return self.M @ m + self.b, self.M @ C @ self.M.mT + self.Q
-
-
-def affine(step, d, n_draws):
-    """Recover M, b and Q of step(x, generator), which draws n_draws times, on a basis.
-
-    The step must be affine in x and in every draw; that it is gets checked at a random point.
-    """
-    # row 0: nothing; then the basis as x; then the basis as each of the draws; then anything
-    rows = 1 + d + n_draws * d
-    basis = torch.zeros(rows, 1 + n_draws, d)
-    for k in range(1 + n_draws):
-        basis[1 + k * d : 1 + (k + 1) * d, k] = torch.eye(d)
-    rng = torch.Generator().manual_seed(0)
-    anything = torch.randn(5, 1 + n_draws, d, generator=rng)
-    x, *noise = torch.cat([basis, anything]).unbind(1)
-    source = Given(*noise)
-    out = step(x, source)
-    assert not source.left, "fewer draws than announced"
-    b = out[0]
-    gains = (out[1:rows] - b).reshape(1 + n_draws, d, d)  # gains[k] is transposed
-    expected = b + torch.einsum("nki,kij->nj", anything, gains)
-    torch.testing.assert_close(out[rows:], expected, rtol=1e-10, atol=1e-10)
-    return Affine(gains[0].mT, b, torch.einsum("kij,kil->jl", gains[1:], gains[1:]))
 
 
 def gauss_hermite(d, n=3):
@@ -64,10 +14,23 @@ def gauss_hermite(d, n=3):
     return grid, weight.prod(1)
 
 
-def close(value, expected, tolerance):
-    """Assert equality up to tolerance · max(1, |expected|)."""
+def seeded(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def spd(D, g):
+    """A covariance that is neither diagonal nor isotropic, eigenvalues in [0.3, 1.8]."""
+    Q, _ = torch.linalg.qr(torch.randn(D, D, generator=g))
+    return (Q * (0.3 + 1.5 * torch.rand(D, generator=g))) @ Q.T
+
+
+def close(value, expected, rtol=1e-10, atol=None):
+    """Assert equality up to atol + rtol · |expected|, atol being rtol unless it is given."""
     torch.testing.assert_close(
-        torch.as_tensor(value), torch.as_tensor(expected), rtol=tolerance, atol=tolerance
+        torch.as_tensor(value),
+        torch.as_tensor(expected),
+        rtol=rtol,
+        atol=rtol if atol is None else atol,
     )
 
 

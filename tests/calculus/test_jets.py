@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from support import close
 from torch import nn
 from torch.nn import functional as F
 
@@ -15,10 +16,6 @@ from gradlogp.calculus.reverse import (
     jacobian_trace,
     slices,
 )
-
-
-def close(actual, expected, tolerance=1e-10):
-    torch.testing.assert_close(actual, expected, rtol=tolerance, atol=tolerance)
 
 
 def network(d, out, activation):

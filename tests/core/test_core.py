@@ -5,6 +5,7 @@ from itertools import pairwise
 
 import pytest
 import torch
+from support import seeded
 
 from gradlogp.core import (
     BLOCK,
@@ -12,15 +13,20 @@ from gradlogp.core import (
     Denoiser,
     Density,
     Estimate,
+    Injected,
+    NoiseSource,
     Streams,
     block_of,
     check_batch,
     check_same_shape,
     choice,
+    chunks,
+    distances,
     mean_and_error,
     new_seed,
     per_sample,
     permutation,
+    proportion,
     rand_like,
     randn_like,
     randomness,
@@ -30,11 +36,6 @@ from gradlogp.distributions.analytic import Gaussian, GaussianMixture
 from gradlogp.distributions.as_target import as_target
 from gradlogp.noise.schedules import VP
 from gradlogp.scores.model import EmpiricalScore, ExactScore
-
-
-def seeded(seed=0):
-    return torch.Generator().manual_seed(seed)
-
 
 # ---------------------------------------------------------------------------- streams
 
@@ -277,3 +278,62 @@ def test_one_number_has_no_error_bar():
     value, error = mean_and_error(torch.tensor([3.0]))
     assert value == 3.0
     assert error != error
+
+
+def test_injected_noise_comes_in_order_and_in_the_dtype_of_its_place():
+    one, two = torch.randn(2, 3, dtype=torch.float64), torch.rand(2, dtype=torch.float64)
+    noise = Injected(one, two)
+    like = torch.empty(2, 3, dtype=torch.float32)
+    z = randn_like(like, noise)
+    assert z.dtype == torch.float32
+    assert torch.equal(z, one.float())
+    assert noise.left == [two]
+    assert torch.equal(rand_like(like[:, 0].double(), noise), two)
+    assert noise.left == []
+    with pytest.raises(ValueError, match="none is left"):
+        randn_like(like, noise)
+
+
+def test_injected_noise_of_another_shape_is_refused_and_kept():
+    noise = Injected(torch.zeros(3, 2))
+    with pytest.raises(ValueError, match=r"noise \(2, 3\) was asked for .* is \(3, 2\)"):
+        randn_like(torch.empty(2, 3), noise)
+    assert len(noise.left) == 1
+
+
+def test_noise_sources_are_what_draws_and_nothing_else(as_user):
+    assert isinstance(Injected(), NoiseSource)
+    assert isinstance(Streams(0, 0, 1, 1), NoiseSource)
+    assert not isinstance(torch.Generator(), NoiseSource)
+    with pytest.raises(ValueError, match=r"got int: pass torch.Generator\(\)"):
+        randn_like(torch.empty(2), 3)
+
+
+def test_noise_of_the_callers_serves_one_chunk():
+    x, noise = torch.empty(3, 2), Injected()
+    assert list(chunks(x, None, noise)) == [(slice(0, 3), noise)]
+    with pytest.raises(ValueError, match="serves one chunk"):
+        next(chunks(x, 2, noise))
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
+def test_distances_do_not_cancel(dtype):
+    """3-4-5 triangles over an event, far from the origin, more rows than `torch.cdist` takes apart."""
+    far = 2.0 ** {torch.float64: 40, torch.float32: 20, torch.bfloat16: 5, torch.float16: 8}[dtype]
+    steps = torch.tensor([[[0.0], [0.0]], [[3.0], [4.0]]], dtype=dtype).repeat(20, 1, 1) + far
+    found = distances(steps, steps[:3])
+    assert found.dtype == dtype
+    assert torch.equal(found[:2], torch.tensor([[0.0, 5.0, 0.0], [5.0, 0.0, 5.0]], dtype=dtype))
+    assert torch.equal(found, found[:2].repeat(20, 1))
+    if dtype in (torch.float64, torch.float32):  # the expansion has lost them
+        assert (torch.cdist(steps[:, :, 0], steps[:, :, 0]) - 5).abs().min() > 0.1
+
+
+def test_a_proportion_has_a_binomial_error_that_is_never_0():
+    assert proportion(20, 100) == Estimate(0.2, 0.04)
+    assert proportion(80, 100).standard_error == pytest.approx(0.04)
+    assert proportion(0, 50) == Estimate(0.0, 0.02)
+    assert proportion(50, 50) == Estimate(1.0, 0.02)
+    for successes, n in ((-1, 5), (6, 5), (0, 0)):
+        with pytest.raises(ValueError, match="between 0 and n"):
+            proportion(successes, n)

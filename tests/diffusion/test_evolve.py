@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import pytest
 import torch
-from support import COV, MEAN, affine, close, z_score
+from support import COV, MEAN, close, z_score
 
 from gradlogp import (
     ExactScore,
@@ -16,6 +16,7 @@ from gradlogp import (
     run,
     time_grid,
 )
+from gradlogp.calculus import affine_map
 from gradlogp.core import (
     BLOCK,
     Streams,
@@ -140,7 +141,7 @@ def test_denoise_false_stops_at_the_level_of_the_last_time(transition):
     def step(x, g):
         return evolve(transition, score, x, schedule.times, generator=g, denoise=False)
 
-    m, C = affine(step, 2, n_draws).law(MEAN, COV + 25 * torch.eye(2))
+    m, C = affine_map(step, 2, n_draws).law(MEAN, COV + 25 * torch.eye(2))
     close(m, MEAN, 1e-10)
     expected = COV + 0.09 * torch.eye(2)
     relative = torch.linalg.matrix_norm(C - expected) / torch.linalg.matrix_norm(expected)
@@ -283,7 +284,7 @@ def test_data_far_from_the_origin(transition, schedule):
     def step(x, g):
         return evolve(transition, score, x, times, generator=g)
 
-    law = affine(step, 1, 0 if isinstance(transition, ProbabilityFlow) else n - 1)
+    law = affine_map(step, 1, 0 if isinstance(transition, ProbabilityFlow) else n - 1)
     a, b = schedule(torch.ones(()))
     m, C = law.law(a * torch.tensor([10.0]), (a**2 + b**2) * torch.eye(1))
     close(m, torch.tensor([10.0]), 1e-9)

@@ -5,7 +5,7 @@ import math
 
 import pytest
 import torch
-from support import COV, MEAN, Given, affine, close, gauss_hermite, order
+from support import COV, MEAN, close, gauss_hermite, order
 
 from gradlogp import (
     ExactScore,
@@ -14,7 +14,8 @@ from gradlogp import (
     evolve,
     time_grid,
 )
-from gradlogp.core import Streams
+from gradlogp.calculus import affine_map
+from gradlogp.core import Injected, Streams
 from gradlogp.diffusion import (
     DDIM,
     AdaptiveFlow,
@@ -234,16 +235,16 @@ def test_the_extrapolated_end_gains_two_orders_of_the_last_level(schedule, gener
 
 def step_law(transition, schedule, t, s, n_draws, density=DATA):
     score = ExactScore(density, schedule)
-    return affine(lambda x, g: transition(x, t, s, score, generator=g), 2, n_draws)
+    return affine_map(lambda x, g: transition(x, t, s, score, generator=g), 2, n_draws)
 
 
 @by_name
 def test_exponential_reverse_step_is_the_ancestral_one(schedule, generator):
     x, z = torch.randn(2, 6, 2, generator=generator)
     score = ExactScore(MIXTURE, schedule)
-    expected = Ancestral()(x, HALF, LATER, score, generator=Given(z))
-    close(ReverseSDE()(x, HALF, LATER, score, generator=Given(z)), expected, 1e-11)
-    close(DDIM(1.0)(x, HALF, LATER, score, generator=Given(z)), expected, 1e-11)
+    expected = Ancestral()(x, HALF, LATER, score, generator=Injected(z))
+    close(ReverseSDE()(x, HALF, LATER, score, generator=Injected(z)), expected, 1e-11)
+    close(DDIM(1.0)(x, HALF, LATER, score, generator=Injected(z)), expected, 1e-11)
 
 
 @by_name
@@ -253,7 +254,7 @@ def test_euler_step_is_the_sde_written_out(schedule, generator):
     h, f, g2 = HALF - LATER, schedule.f(HALF), schedule.g2(HALF)
     drift = f * x - (1 + eta**2) / 2 * g2 * score(x, HALF)
     expected = x - h * drift + eta * (g2 * h).sqrt() * z
-    out = ReverseSDE(eta, "euler")(x, HALF, LATER, score, generator=Given(z))
+    out = ReverseSDE(eta, "euler")(x, HALF, LATER, score, generator=Injected(z))
     close(out, expected, 1e-12)
 
 
@@ -292,7 +293,7 @@ def test_weak_order_on_a_mixture(transition, wanted, schedule):
         mass = torch.cat([w * weights for w, _, _ in parts])
         x = torch.cat(at_t).repeat_interleave(len(z_nodes), 0)
         z = z_nodes.repeat(len(mass), 1)
-        out = transition(x, t, s, ExactScore(LINE, schedule), generator=Given(z))
+        out = transition(x, t, s, ExactScore(LINE, schedule), generator=Injected(z))
         measured = (out[:, 0].pow(4).reshape(len(mass), -1) @ z_weights) @ mass
         at_s = [(w, a_s * m, a_s**2 * v + b_s**2) for w, m, v in parts]
         exact = sum(w * (m**4 + 6 * m**2 * v + 3 * v**2) for w, m, v in at_s)
@@ -310,7 +311,7 @@ def test_ddim_is_the_formula_of_the_paper(schedule, eta, generator):
     x0 = score.denoise(x, HALF)
     eps = (x - a_t * x0) / b_t
     expected = a_s * x0 + (b_s**2 - std**2).sqrt() * eps + std * z
-    out = DDIM(eta)(x, HALF, LATER, score, generator=Given(z))
+    out = DDIM(eta)(x, HALF, LATER, score, generator=Injected(z))
     close(out, expected, 1e-10)
 
 
@@ -337,7 +338,7 @@ def test_optimal_variance_is_that_of_the_true_posterior(schedule, generator):
     at_s = MIXTURE.noised(a_s, b_s)
     cov = at_s.posterior_cov(x, a, (b_t**2 - a**2 * b_s**2).sqrt())
     score = ExactScore(MIXTURE, schedule)
-    step = lambda z: Ancestral("optimal")(x, HALF, LATER, score, generator=Given(z))
+    step = lambda z: Ancestral("optimal")(x, HALF, LATER, score, generator=Injected(z))
     spread = step(torch.ones(6, 2)) - step(torch.zeros(6, 2))
     close(spread.square(), cov.diagonal(dim1=1, dim2=2), 1e-9)
 
@@ -353,7 +354,7 @@ def test_optimal_variance_recovers_a_diagonal_gaussian_in_three_steps():
         for t, s in itertools.pairwise(times):
             score = ExactScore(density, schedule)
             move = Ancestral(variance)
-            step = affine(
+            step = affine_map(
                 lambda x, g, t=t, s=s, move=move, score=score: move(x, t, s, score, generator=g),
                 2,
                 1,
@@ -374,9 +375,9 @@ def test_optimal_variance_by_probes(generator):
     density = Gaussian(MEAN, torch.tensor([1.5, 0.2]))
     schedule, x = VP(), torch.randn(7, 2, generator=generator)
     score, z = ExactScore(density, schedule), torch.randn(7, 2, generator=generator)
-    exact = Ancestral("optimal")(x, HALF, LATER, score, generator=Given(z))
+    exact = Ancestral("optimal")(x, HALF, LATER, score, generator=Injected(z))
     signs = torch.rand(7, 2, generator=generator)
-    probed = Ancestral("optimal", n_probes=1)(x, HALF, LATER, score, generator=Given(signs, z))
+    probed = Ancestral("optimal", n_probes=1)(x, HALF, LATER, score, generator=Injected(signs, z))
     close(probed, exact, 1e-12)
 
 
@@ -403,11 +404,11 @@ def test_corrector_by_sample_sets_each_ratio_on_its_own(generator):
     score = ExactScore(MIXTURE, schedule)
     x, z = torch.randn(2, 6, 2, generator=generator)
     move = PredictorCorrector(still, snr=q, rule="sample")
-    out = move(x, HALF, LATER, score, generator=Given(z))
+    out = move(x, HALF, LATER, score, generator=Injected(z))
     s = score(x, LATER)
     h = (2 * q**2 * 2 / s.square().sum(1, keepdim=True)).clamp(max=schedule(LATER)[1] ** 2)
     close(out, x + h * s + (2 * h).sqrt() * z, 1e-12)
-    alone = move(x[2:3], HALF, LATER, score, generator=Given(z[2:3]))
+    alone = move(x[2:3], HALF, LATER, score, generator=Injected(z[2:3]))
     close(alone, out[2:3], 1e-13)
 
 
@@ -426,7 +427,7 @@ def test_a_step_size_by_sample_does_not_keep_the_law():
 
     def drift(rule, q):
         move = PredictorCorrector(still, snr=q, rule=rule)
-        out = move(x, t, t, ExactScore(unit, schedule), generator=Given(z))
+        out = move(x, t, t, ExactScore(unit, schedule), generator=Injected(z))
         return float((out[:, 0].square().reshape(len(grid), -1) @ weights) @ mass) - 1
 
     level, sample = (
@@ -456,12 +457,12 @@ def test_churn_raises_the_law_to_the_level_above(schedule, generator):
     close(b_hat / a_hat, (1 + gamma) * r, 1e-9)
     y = a_hat * (x / a + r * math.sqrt((1 + gamma) ** 2 - 1) * z)
     expected = ProbabilityFlow()(y, t_hat, LATER, score)
-    close(Churn(gamma)(x, t, LATER, score, generator=Given(z)), expected, 1e-9)
-    quiet = Churn(gamma, r_min=float(2 * r))(x, t, LATER, score, generator=Given())
+    close(Churn(gamma)(x, t, LATER, score, generator=Injected(z)), expected, 1e-9)
+    quiet = Churn(gamma, r_min=float(2 * r))(x, t, LATER, score, generator=Injected())
     close(quiet, ProbabilityFlow()(x, t, LATER, score), 1e-12)
     top = torch.ones(())
     if schedule(top)[0] > 0:  # nothing is known above the largest level
-        out = Churn(gamma)(x, top, LATER, score, generator=Given())
+        out = Churn(gamma)(x, top, LATER, score, generator=Injected())
         close(out, ProbabilityFlow()(x, top, LATER, score), 1e-12)
 
 

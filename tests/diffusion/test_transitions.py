@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from scipy.integrate import solve_ivp
-from support import COV, MEAN, Given, affine, close, order
+from support import COV, MEAN, close, order
 
 from gradlogp import (
     ExactScore,
@@ -16,6 +16,8 @@ from gradlogp import (
     evolve,
     time_grid,
 )
+from gradlogp.calculus import affine_map
+from gradlogp.core import Injected
 from gradlogp.diffusion import Ancestral, AnnealedLangevin, ProbabilityFlow
 from gradlogp.noise.schedules import (
     DDPM,
@@ -42,7 +44,7 @@ by_name = pytest.mark.parametrize("schedule", CONTINUOUS, ids=lambda s: type(s).
 
 def step_law(transition, density, schedule, t, s, n_draws, d=2):
     score = ExactScore(density, schedule)
-    return affine(lambda x, g: transition(x, t, s, score, generator=g), d, n_draws)
+    return affine_map(lambda x, g: transition(x, t, s, score, generator=g), d, n_draws)
 
 
 def noised_law(schedule, t, mean=MEAN, cov=COV):
@@ -74,7 +76,7 @@ def test_ancestral_step_on_a_ladder_is_that_of_smld(generator):
     x, z = torch.randn(2, 6, 2, generator=generator)
     score = ExactScore(MIXTURE, LADDER)
     for (t, s), (b_t, b_s) in zip(pairwise(LADDER.times), pairwise(LADDER.sigmas), strict=True):
-        out = Ancestral()(x, t, s, score, generator=Given(z))
+        out = Ancestral()(x, t, s, score, generator=Injected(z))
         gap = b_t**2 - b_s**2
         expected = x + gap * score(x, t) + math.sqrt(b_s**2 * gap / b_t**2) * z
         close(out, expected, 1e-12)
@@ -118,7 +120,7 @@ def test_ancestral_law_on_a_gaussian(variance):
     """The recursion of oracles 3.8 from N(0, I): code and formula agree to the last step."""
     schedule, T = DDPM(BETAS), len(BETAS)
     abar = (1 - BETAS).cumprod(0)
-    law = affine(
+    law = affine_map(
         lambda x, g: evolve(
             Ancestral(variance),
             ExactScore(DATA, schedule),
@@ -151,7 +153,9 @@ def test_ancestral_mean_is_exact_for_any_law(schedule, generator):
     (a_t, b_t), (a_s, b_s) = schedule(t), schedule(s)
     a = a_t / a_s
     expected = MIXTURE.noised(a_s, b_s).posterior_mean(x, a, (b_t**2 - a**2 * b_s**2).sqrt())
-    mean = Ancestral()(x, t, s, ExactScore(MIXTURE, schedule), generator=Given(torch.zeros(8, 2)))
+    mean = Ancestral()(
+        x, t, s, ExactScore(MIXTURE, schedule), generator=Injected(torch.zeros(8, 2))
+    )
     close(mean, expected, 1e-11)
 
 
@@ -210,7 +214,7 @@ def test_the_noise_free_end_is_the_tweedie_mean(schedule, t, transition, generat
     t = torch.tensor(t)
     a, b = schedule(t)
     x = MIXTURE.noised(a, b).sample(6, generator=generator)
-    out = transition(x, t, None, ExactScore(MIXTURE, schedule), generator=Given())
+    out = transition(x, t, None, ExactScore(MIXTURE, schedule), generator=Injected())
     close(out, MIXTURE.posterior_mean(x, a, b), 1e-10)
 
 
@@ -284,7 +288,7 @@ def test_flow_of_a_prior_that_is_not_the_law_at_one():
     """From N(0, I): mean μ − a S^½ S_T^{-½} μ, cov S S_T⁻¹ (claim 23), in the limit."""
     schedule = VP(0.1, 8.0)
     times = time_grid(schedule, 200, t_min=1e-4)
-    step = affine(
+    step = affine_map(
         lambda x, g: evolve(ProbabilityFlow(), ExactScore(DATA, schedule), x, times, generator=g),
         2,
         0,
@@ -320,7 +324,7 @@ def annealed_law(sigmas, n_steps, eta, m, C, denoise=True, mean=MEAN, cov=COV):
 @pytest.mark.parametrize("denoise", [True, False])
 @pytest.mark.parametrize(("n_steps", "eta"), [(1, 0.2), (3, 0.1), (2, 1.7)])
 def test_annealed_langevin_final_law(n_steps, eta, denoise):
-    step = affine(
+    step = affine_map(
         lambda x, g: evolve(
             AnnealedLangevin(n_steps, eta),
             ExactScore(DATA, LADDER),
@@ -415,7 +419,7 @@ def test_annealed_langevin_denoises_at_its_own_level(generator):
     y = x
     for k in range(2):
         y = y + h * score(y, t) + math.sqrt(2 * h) * z[k]
-    out = AnnealedLangevin(2)(x, t, None, score, generator=Given(*z))
+    out = AnnealedLangevin(2)(x, t, None, score, generator=Injected(*z))
     close(out, MIXTURE.posterior_mean(y, 1.0, sigma), 1e-11)
     close(out, y + sigma**2 * score(y, t), 1e-11)
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from scipy.linalg import expm, sqrtm
-from support import COV, MEAN, Given, affine, close, z_score
+from support import COV, MEAN, close, z_score
 
 from gradlogp import (
     ExactScore,
@@ -16,6 +16,8 @@ from gradlogp import (
     evolve,
     noise_levels,
 )
+from gradlogp.calculus import affine_map
+from gradlogp.core import Injected
 from gradlogp.diffusion import Ancestral, AnnealedLangevin, ProbabilityFlow
 from gradlogp.diffusion.transitions.annealed_kernels import ExponentialSteps, PreconditionedSteps
 from gradlogp.diffusion.transitions.annealed_noise import Coloured
@@ -68,7 +70,7 @@ def level_law(schedule, t, mean=MEAN, cov=COV):
 def level_step(transition, density, schedule, t, n_draws, d=2):
     """The affine map of all steps at a level."""
     score = ExactScore(density, schedule)
-    return affine(lambda x, g: transition(x, t, t, score, generator=g), d, n_draws)
+    return affine_map(lambda x, g: transition(x, t, t, score, generator=g), d, n_draws)
 
 
 def same_step(one, two, tolerance=1e-10):
@@ -125,7 +127,7 @@ def test_a_level_is_the_kernel_at_a_step_of_its_own(make, in_x, draws, schedule)
         return state.x
 
     found = level_step(AnnealedLangevin(n, eta, make), DATA, schedule, T, n * draws)
-    same_step(found, affine(directly, 2, n * draws))
+    same_step(found, affine_map(directly, 2, n * draws))
     assert float((found.M - I2).abs().max()) > 0.01  # it has moved
 
 
@@ -134,7 +136,7 @@ def test_a_level_is_the_kernel_at_a_step_of_its_own(make, in_x, draws, schedule)
 def test_the_law_in_the_end_is_that_of_the_levels_in_turn(make, denoise):
     n, eta = 4, 0.5
     score = ExactScore(DATA, LADDER)
-    step = affine(
+    step = affine_map(
         lambda x, g: evolve(
             AnnealedLangevin(n, eta, make), score, x, LADDER.times, generator=g,
             denoise=denoise,
@@ -239,7 +241,7 @@ def test_the_default_is_the_step_that_it_was(generator):
     h, y = 0.3 * sigma**2, x
     for k in range(3):
         y = y + h * score(y, T) + math.sqrt(2 * h) * z[k]
-    close(AnnealedLangevin(3, 0.3)(x, T, T, score, generator=Given(*z)), y, 1e-13)
+    close(AnnealedLangevin(3, 0.3)(x, T, T, score, generator=Injected(*z)), y, 1e-13)
 
 
 VARIANTS = {
@@ -301,7 +303,7 @@ def test_a_chain_that_leaves_the_finite_numbers_is_told():
     for make in (ULA, BAOAB, ExponentialSteps(1.0)):
         transition = AnnealedLangevin(2, 0.1, make)
         with pytest.raises(FloatingPointError, match="2 of 3 chains"):
-            transition(x, T, T, score, generator=Given(*z))
+            transition(x, T, T, score, generator=Injected(*z))
 
 
 def test_without_noise_there_are_no_steps(generator):
@@ -425,7 +427,7 @@ def test_a_large_exponential_step_about_a_point_is_tweedie_and_fresh_noise(gener
     x, z = torch.randn(6, 2, generator=generator), torch.randn(1, 6, 2, generator=generator)
     a, b = VP()(T)
     transition = AnnealedLangevin(1, 60.0, ExponentialSteps(0.0))
-    out = transition(x, T, T, ExactScore(MIXTURE, VP()), generator=Given(*z))
+    out = transition(x, T, T, ExactScore(MIXTURE, VP()), generator=Injected(*z))
     close(out, a * MIXTURE.posterior_mean(x, a, b) + b * z[0], 1e-12)
 
 
@@ -470,7 +472,9 @@ def test_the_law_of_preconditioned_annealing_by_its_recursion():
     n, eta = 4, 0.4
     score = ExactScore(DATA, LADDER)
     transition = AnnealedLangevin(n, eta, PreconditionedSteps(COV))
-    step = affine(lambda x, g: evolve(transition, score, x, LADDER.times, generator=g), 2, n * 4)
+    step = affine_map(
+        lambda x, g: evolve(transition, score, x, LADDER.times, generator=g), 2, n * 4
+    )
     m0, C0 = torch.tensor([0.5, -0.4]), 16 * I2
     a = (1 - eta) ** n
     m, C = m0 - MEAN, C0
@@ -512,7 +516,7 @@ def final_variances(transition, w, k, n):
     noise = torch.eye(1 + 4 * n).unsqueeze(-1).expand(-1, -1, len(w)).unbind(1)
     x = noise[0] * start.sqrt()
     score = OnCurves(w, k)
-    out = evolve(transition, score, x, LADDER.times, generator=Given(*noise[1:]), denoise=False)
+    out = evolve(transition, score, x, LADDER.times, generator=Injected(*noise[1:]), denoise=False)
     return out.square().sum(0)
 
 
@@ -567,7 +571,7 @@ def test_coloured_steps_are_preconditioned_ones():
     P = torch.linalg.inv(COV + sigma**2 * DENSE)
     score = lambda x, t: (MEAN - x) @ P
     transition = Coloured(DENSE, AnnealedLangevin(n, eta))
-    found = affine(lambda x, g: transition(x, T, T, score, generator=g), 2, n)
+    found = affine_map(lambda x, g: transition(x, T, T, score, generator=g), 2, n)
     A, h = I2 - eta * sigma**2 * DENSE @ P, eta * sigma**2
     C = torch.zeros(2, 2)
     for _ in range(n):
@@ -582,7 +586,7 @@ def test_coloured_noise_is_denoised_by_its_own_tweedie_formula(inner, generator)
     sigma = float(LADDER(T)[1])
     S = COV + sigma**2 * DENSE
     score = lambda x, t: (MEAN - x) @ torch.linalg.inv(S)
-    out = Coloured(DENSE, inner)(x, T, None, score, generator=Given(torch.zeros(4, 2)))
+    out = Coloured(DENSE, inner)(x, T, None, score, generator=Injected(torch.zeros(4, 2)))
     if isinstance(inner, AnnealedLangevin):
         x = x + 0.1 * sigma**2 * score(x, T) @ DENSE
     close(out, MEAN + (x - MEAN) @ torch.linalg.inv(S) @ COV, 1e-10)
@@ -591,7 +595,7 @@ def test_coloured_noise_is_denoised_by_its_own_tweedie_formula(inner, generator)
 def test_white_noise_is_a_colour():
     whole = level_step(AnnealedLangevin(2, 0.4), DATA, LADDER, T, 2)
     score = ExactScore(DATA, LADDER)
-    one = affine(
+    one = affine_map(
         lambda x, g: Coloured(1.0, AnnealedLangevin(2, 0.4))(x, T, T, score, generator=g),
         2, 2,
     )  # fmt: skip

@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from support import close, spd
 from torch.func import grad, hessian, vmap
 
 from gradlogp.core import Analytic
@@ -11,16 +12,6 @@ from gradlogp.distributions.analytic import Gaussian
 
 KINDS = ("full", "diagonal", "scalar")
 CASES = [(D, kind) for D in range(1, 7) for kind in KINDS]
-
-
-def close(actual, expected, rtol=1e-10, atol=1e-10):
-    torch.testing.assert_close(actual, expected, rtol=rtol, atol=atol)
-
-
-def spd(D, g):
-    """A covariance that is neither diagonal nor isotropic, eigenvalues in [0.3, 1.8]."""
-    Q, _ = torch.linalg.qr(torch.randn(D, D, generator=g))
-    return (Q * (0.3 + 1.5 * torch.rand(D, generator=g))) @ Q.T
 
 
 def random_gaussian(D, kind, g):
@@ -273,7 +264,7 @@ def test_floor_of_denoising_and_the_norm_of_the_score(D, sigma, generator):
     J = expectation(noised, lambda x: noised.score(x).square().sum(1))
     close(J, torch.trace(torch.linalg.inv(S + sigma**2 * torch.eye(D))))
     trace = law.posterior_cov(noised.mean[None], 1.0, sigma)[0].trace()
-    close(D / (2 * sigma**2) - J / 2, trace / (2 * sigma**4), rtol=1e-9)
+    close(D / (2 * sigma**2) - J / 2, trace / (2 * sigma**4), rtol=1e-9, atol=1e-10)
 
 
 # ---------------------------------------------------------------------------- samples

@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from support import close, spd
 from torch.func import grad, hessian, vmap
 
 from gradlogp import tweedie
@@ -13,15 +14,6 @@ from gradlogp.distributions.analytic import Gaussian, GaussianMixture
 KINDS = ("full", "diagonal", "each", "one")
 CASES = [(D, kind) for D in range(1, 7) for kind in KINDS]
 K = 3
-
-
-def close(actual, expected, rtol=1e-10, atol=1e-10):
-    torch.testing.assert_close(actual, expected, rtol=rtol, atol=atol)
-
-
-def spd(D, g):
-    Q, _ = torch.linalg.qr(torch.randn(D, D, generator=g))
-    return (Q * (0.3 + 1.5 * torch.rand(D, generator=g))) @ Q.T
 
 
 def random_mixture(D, kind, g):
@@ -141,7 +133,7 @@ def test_finite_and_right_at_ten_thousand_standard_deviations(kind, generator):
     g = torch.stack(
         [-torch.linalg.solve(law.covs[j], y - law.means[j]) for j, y in zip(k, x, strict=True)]
     )
-    close(s, g, rtol=1e-9)
+    close(s, g, rtol=1e-9, atol=1e-10)
     close(law.score(single).double(), s, rtol=1e-5, atol=1e-1)
 
 
@@ -281,7 +273,7 @@ def test_floor_of_denoising_and_the_norm_of_the_score(sigma, generator):
     p = noised.log_prob(x).exp()
     J = torch.trapezoid(p * noised.score(x)[:, 0] ** 2, x[:, 0])
     mmse = torch.trapezoid(p * law.posterior_cov(x, 1.0, sigma)[:, 0, 0], x[:, 0])
-    close(1 / (2 * sigma**2) - J / 2, mmse / (2 * sigma**4), rtol=1e-9)
+    close(1 / (2 * sigma**2) - J / 2, mmse / (2 * sigma**4), rtol=1e-9, atol=1e-10)
     # Stein: E tr Hess log p = -E |s|^2
     close(torch.trapezoid(p * noised.hessian(x)[:, 0, 0], x[:, 0]), -J)
 

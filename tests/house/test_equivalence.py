@@ -8,10 +8,11 @@ from functools import partial
 
 import pytest
 import torch
-from support import Given, close
+from support import close, seeded
 from torch import nn
 
 import gradlogp as glp
+from gradlogp.core import Injected
 from gradlogp.learn.objectives import multilevel
 from gradlogp.learn.objectives.weights import unweighted
 from gradlogp.noise.schedules import (
@@ -41,10 +42,6 @@ LAW = glp.GaussianMixture(
 )
 
 
-def seeded(seed):
-    return torch.Generator().manual_seed(seed)
-
-
 def model(schedule, predicts="epsilon", seed=0):
     network = glp.MLP(2, 24, 2, generator=seeded(seed))
     nn.init.normal_(network.outlet.weight, 0.0, 0.3, generator=seeded(seed + 1))
@@ -68,7 +65,7 @@ def test_losses_and_gradients_are_equal_sample_by_sample(vp, ve, predicts, gener
     found = []
     for schedule, t in zip((vp, ve), matched(vp, ve, 50, generator), strict=True):
         m = model(schedule, predicts)
-        loss = multilevel(m, x, t, generator=Given(eps))
+        loss = multilevel(m, x, t, generator=Injected(eps))
         weights = torch.linspace(0.5, 2.0, 50)  # so that no two samples may change places
         (weights * loss).sum().backward()
         found.append((loss.detach(), [p.grad for p in m.network.parameters()]))
@@ -89,11 +86,11 @@ def test_against_the_formulas_of_both_papers(vp, ve, generator):
     ddpm, ncsn = model(vp), model(ve)
     eps_theta = -b * ddpm(a * x + b * eps, t)
     simple = 0.5 * (eps - eps_theta).square().sum(1)
-    close(multilevel(ddpm, x, t, generator=Given(eps)), simple, 1e-10)
+    close(multilevel(ddpm, x, t, generator=Injected(eps)), simple, 1e-10)
     sigma = b / a
     s = ncsn(x + sigma * eps, u)
     level = sigma.squeeze(1) ** 2 * 0.5 * (s + eps / sigma).square().sum(1)
-    close(multilevel(ncsn, x, u, generator=Given(eps)), level, 1e-10)
+    close(multilevel(ncsn, x, u, generator=Injected(eps)), level, 1e-10)
     close(level, simple, 1e-10)
 
 
@@ -103,11 +100,11 @@ def test_what_breaks_it(vp, ve, generator):
     x = LAW.sample(50, generator=generator)
     eps = torch.randn(50, 2, generator=generator)
     t, u = matched(vp, ve, 50, generator)
-    simple = multilevel(model(vp), x, t, generator=Given(eps))
+    simple = multilevel(model(vp), x, t, generator=Injected(eps))
     wrong = invert_log_snr(ve, -2 * vp(t)[1].log())
-    assert (multilevel(model(ve), x, wrong, generator=Given(eps)) - simple).abs().max() > 0.01
+    assert (multilevel(model(ve), x, wrong, generator=Injected(eps)) - simple).abs().max() > 0.01
     bare = [
-        multilevel(model(s), x, at, unweighted, generator=Given(eps))
+        multilevel(model(s), x, at, unweighted, generator=Injected(eps))
         for s, at in ((vp, t), (ve, u))
     ]
     close(bare[1], bare[0] * vp(t)[0] ** 2, 1e-9)  # they differ by α² where no λ makes up for it
@@ -157,10 +154,10 @@ def test_one_trained_model_is_the_other_rescheduled(vp, ve, generator):
     ddpm, ncsn = models
     t, u = matched(vp, ve, 20, generator)
     y = 2 * torch.randn(20, 2, generator=generator)
-    read = glp.RescheduledScore(ncsn, vp)
+    read = glp.RescheduledScore(ncsn)
     close(read(y, t), ddpm(y, t), 1e-8)
     close(read.denoise(y, t), ddpm.denoise(y, t), 1e-8)
     if vp.times is None:  # a ladder of levels ends at its lowest level, where DDPM goes on to data
-        back = glp.RescheduledScore(ddpm, ve)
+        back = glp.RescheduledScore(ddpm)
         close(back(y, u), ncsn(y, u), 1e-8)
     assert (ncsn(y, u) - ddpm(y, t)).abs().max() > 0.05  # not without the change of coordinates

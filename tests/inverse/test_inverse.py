@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from support import COV, MEAN, Given, affine, close, gauss_hermite, z_score
+from support import COV, MEAN, close, gauss_hermite, z_score
 
 from gradlogp import (
     ExactScore,
@@ -16,7 +16,8 @@ from gradlogp import (
     run,
     time_grid,
 )
-from gradlogp.core import Denoiser
+from gradlogp.calculus import affine_map
+from gradlogp.core import Denoiser, Injected
 from gradlogp.diffusion import (
     DDIM,
     Ancestral,
@@ -345,7 +346,7 @@ def test_bad_input(make, message):
 def flow_moments(score, schedule, d, n=25):
     """The law at the end of a deterministic affine sampler started from N(α m, …) of the prior."""
     move = lambda x, g: evolve(ProbabilityFlow(), score, x, time_grid(schedule, n, t_min=1e-4))
-    return affine(move, d, 0)
+    return affine_map(move, d, 0)
 
 
 @each_schedule
@@ -399,11 +400,11 @@ def test_dps_step_is_a_step_and_the_gradient_of_a_norm(generator):
     seen, s = Observation(y, SKETCH, 0.3), torch.tensor(0.3)
     for inner in (DDIM(), ProbabilityFlow(), Ancestral()):
         z = torch.randn(5, 2, generator=generator)
-        plain = inner(x, T, s, score, generator=Given(z))
+        plain = inner(x, T, s, score, generator=Injected(z))
         w = x.clone().requires_grad_()
         r = seen.residual(score.denoise(w, T))
         g = torch.autograd.grad(r.norm(dim=1).sum(), w, retain_graph=True)[0]
-        stepped = DPSStep(inner, seen, zeta=0.7)(x, T, s, score, generator=Given(z))
+        stepped = DPSStep(inner, seen, zeta=0.7)(x, T, s, score, generator=Injected(z))
         close(stepped, plain - 0.7 * g, 1e-9)
         batch = torch.autograd.grad(r.norm(), w)[0]
         assert float((batch - g).abs().max()) > 0.05
@@ -437,7 +438,7 @@ def test_repaint_puts_what_was_seen_in_place(schedule, generator):
     score, x = ExactScore(PLANE, schedule), torch.randn(3, 2, generator=generator)
     s = torch.tensor(0.3)
     step, noise = RePaint(DDIM(), HALF, n_resamples=1), torch.randn(3, 2, generator=generator)
-    moved = step(x, T, s, score, generator=Given(noise))
+    moved = step(x, T, s, score, generator=Injected(noise))
     alpha, sigma = schedule(s)
     close(moved[:, 0], alpha * 0.4 + sigma * noise[:, 0], 1e-12)
     close(moved[:, 1], DDIM()(x, T, s, score)[:, 1], 1e-12)
@@ -456,7 +457,7 @@ def test_repaint_renoises_by_the_forward_law(schedule, generator):
 
     z = torch.tensor([[1.0, 2.0]])
     step = RePaint(record, HALF, n_resamples=2)
-    step(x, T, s, lambda x, t: x, schedule, generator=Given(0 * z, z, 0 * z))
+    step(x, T, s, lambda x, t: x, schedule, generator=Injected(0 * z, z, 0 * z))
     (a_t, b_t), (a_s, b_s) = schedule(T), schedule(s)
     at_s = torch.stack([a_s * 0.4, torch.tensor(5.0)])
     spread = (b_t**2 - (a_t / a_s * b_s) ** 2).sqrt()
@@ -471,7 +472,7 @@ def repaint_moments(n, schedule, steps):
     step, score = RePaint(DDIM(), HALF, n_resamples=n), ExactScore(PLANE, schedule)
     for t, s in zip(times, [*times[1:], None], strict=True):
         move = lambda x, g, t=t, s=s: step(x, t, s, score, generator=g)
-        m, C = affine(move, 2, 0 if s is None else 2 * n - 1).law(m, C)
+        m, C = affine_map(move, 2, 0 if s is None else 2 * n - 1).law(m, C)
     return m, C
 
 
@@ -547,7 +548,7 @@ def annealed_moments(relative_step, n_steps):
     m, C = torch.zeros(2), 100 * torch.eye(2)
     for t, s in zip(times, [*times[1:], None], strict=True):
         step = lambda x, g, t=t, s=s: move(x, t, s, score, generator=g)
-        m, C = affine(step, 2, n_steps).law(m, C)
+        m, C = affine_map(step, 2, n_steps).law(m, C)
     return m, C
 
 

@@ -3,10 +3,12 @@
 import numpy as np
 import pytest
 import torch
+from gradlogp.inverse.isotropic import solve_isotropic
 from scipy import ndimage
-from support import Given, close
+from support import close
 
 from gradlogp.calculus.conjugate_gradients import conjugate_gradients, solve_all
+from gradlogp.core import Injected
 from gradlogp.inverse import (
     Blur,
     Correlated,
@@ -18,7 +20,6 @@ from gradlogp.inverse import (
     Subsampling,
     observe,
 )
-from gradlogp.inverse.isotropic import solve_isotropic
 from gradlogp.inverse.operators import Linearised, Tight, as_matrix
 
 RNG = np.random.default_rng(0)
@@ -172,9 +173,9 @@ def test_one_row_serves_all_samples(generator):
 
 def test_observe_adds_the_noise_it_says(generator):
     x, z = torch.randn(4, 3, generator=generator), torch.randn(4, 3, generator=generator)
-    seen = observe(x, Identity(), torch.tensor([0.1, 1.0, 2.0]), generator=Given(z))
+    seen = observe(x, Identity(), torch.tensor([0.1, 1.0, 2.0]), generator=Injected(z))
     close(seen.y, x + torch.tensor([0.1, 1.0, 2.0]) * z, 1e-14)
-    basis = observe(torch.zeros(3, 3), Identity(), R3, generator=Given(torch.eye(3))).y
+    basis = observe(torch.zeros(3, 3), Identity(), R3, generator=Injected(torch.eye(3))).y
     close(basis.mT @ basis, R3, 1e-14)
 
 

@@ -6,11 +6,12 @@ import pytest
 import torch
 from kernel_support import DENSE
 from scipy import stats
-from scipy.linalg import expm, solve_discrete_lyapunov
-from support import COV, MEAN, Affine, Given, affine, close, z_score
+from scipy.linalg import expm
+from support import COV, MEAN, close, z_score
 
 from gradlogp import Gaussian, as_target, run
-from gradlogp.core import Streams, sum_event
+from gradlogp.calculus import kernel_map
+from gradlogp.core import Injected, Streams, sum_event
 from gradlogp.langevin import (
     BAOAB,
     GHMC,
@@ -38,17 +39,8 @@ def skewed_sample(n, generator):
     return torch.log(-torch.log1p(-torch.rand(n, 1, generator=generator)))
 
 
-def step_of(kernel, target):
-    return lambda x, g: kernel.step(kernel.init(x, target), target, generator=g)[0].x
-
-
-def stationary(step: Affine):
-    mean = torch.linalg.solve(I2 - step.M, step.b)
-    return mean, torch.as_tensor(solve_discrete_lyapunov(step.M.numpy(), step.Q.numpy()))
-
-
 def gaussian_ula(h, tau=1.0):
-    return affine(step_of(ULA(h, tau), TARGET), 2, 1)
+    return kernel_map(ULA(h, tau), TARGET, 2, 1)
 
 
 # ---------------------------------------------------------------------------- ULA
@@ -61,15 +53,23 @@ def test_ula_is_its_formula(event, tau, generator):
     h = 0.07
     kernel = ULA(h, tau)
     state = kernel.init(x, SKEWED)
-    new, info = kernel.step(state, SKEWED, generator=Given(z))
+    new, info = kernel.step(state, SKEWED, generator=Injected(z))
     close(new.x, x + h * (1 - x.exp()) + math.sqrt(2 * h * tau) * z, 1e-12)
     close(new.score, 1 - new.x.exp(), 1e-12)
     assert not info.diverging.any()
 
 
+@pytest.mark.parametrize("h", [0.01, 0.1, 0.5 / L, 1.9 / L])
+@pytest.mark.parametrize("tau", [1.0, 0.3, 2.5])
+def test_ula_stationary_law(h, tau):
+    mean, cov = gaussian_ula(h, tau).stationary()
+    close(mean, MEAN, 1e-10)
+    close(cov, tau * COV @ torch.linalg.inv(I2 - h * P / 2), 1e-10)
+
+
 def test_ula_inflates_twentyfold_at_the_edge():
     """Claim 11: at h = 1.9/L the stiffest direction has 20 times its variance."""
-    cov = stationary(gaussian_ula(1.9 / L))[1]
+    cov = gaussian_ula(1.9 / L).stationary()[1]
     stiff = torch.linalg.eigh(P)[1][:, -1]
     close(stiff @ cov @ stiff * L, 20.0, 1e-8)
 
@@ -98,7 +98,7 @@ def test_ula_transient_law():
     S_h = COV @ torch.linalg.inv(I2 - h * P / 2)
     close(m, MEAN + A @ (m0 - MEAN), 1e-11)
     close(S, S_h + A @ (S0 - S_h) @ A, 1e-11)
-    silent = Given(*[torch.zeros(1, 2)] * n)
+    silent = Injected(*[torch.zeros(1, 2)] * n)
     close(run(ULA(h), TARGET, m0[None], n, generator=silent).state.x[0], m, 1e-11)
 
 
@@ -106,7 +106,7 @@ def test_ula_bias_in_w2_is_first_order():
     """Claim 10: W2(π_h, p)/h tends to sqrt(tr P)/4 on a Gaussian."""
     w2 = []
     for h in (1e-3, 5e-4):
-        cov = stationary(gaussian_ula(h))[1]  # commutes with COV
+        cov = gaussian_ula(h).stationary()[1]  # commutes with COV
         a, b = torch.linalg.eigvalsh(cov), torch.linalg.eigvalsh(COV)
         w2.append(float((a.sqrt() - b.sqrt()).norm()) / h)
     close(2 * w2[1] - w2[0], math.sqrt(float(torch.trace(P))) / 4, 1e-4)
@@ -164,7 +164,7 @@ def test_a_frozen_state_keeps_its_score():
     kernel, target = ULA(0.5), as_target(score=score)
     state = kernel.init(torch.zeros(2, 1), target)
     z = torch.tensor([[3.0], [0.1]])
-    new, info = kernel.step(state, target, generator=Given(z))
+    new, info = kernel.step(state, target, generator=Injected(z))
     assert info.diverging.tolist() == [True, False]
     assert new.x[0] == 0
     assert new.score[0] == 0
@@ -176,7 +176,7 @@ def test_a_frozen_state_keeps_its_score():
 
 def metropolis(kernel, target, x, z, u):
     state = kernel.init(x, target)
-    return kernel.step(state, target, generator=Given(z, u))
+    return kernel.step(state, target, generator=Injected(z, u))
 
 
 @pytest.mark.parametrize("h", [0.3, 1.2, 2.5])
@@ -369,7 +369,7 @@ def test_exponential_euler_is_its_formula(C, tau, generator):
     w, U = torch.linalg.eigh(full @ (I2 - E @ E))
     root = (U * w.sqrt()) @ U.mT
     kernel = ExponentialEuler(h, C, tau)
-    new, info = kernel.step(kernel.init(x, SKEWED), SKEWED, generator=Given(z))
+    new, info = kernel.step(kernel.init(x, SKEWED), SKEWED, generator=Injected(z))
     close(new.x, x + (1 - x.exp()) @ (full @ (I2 - E)).mT + math.sqrt(tau) * z @ root, 1e-12)
     close(new.score, 1 - new.x.exp(), 1e-12)
     assert not info.diverging.any()
@@ -379,11 +379,11 @@ def test_exponential_euler_is_its_formula(C, tau, generator):
 @pytest.mark.parametrize("tau", [1.0, 2.5])
 def test_exponential_euler_is_the_dynamics_itself_on_its_gaussian(h, tau):
     """An Ornstein-Uhlenbeck process at any h: also beyond 2/L, where ULA explodes."""
-    step = affine(step_of(ExponentialEuler(h, COV, tau), TARGET), 2, 1)
+    step = kernel_map(ExponentialEuler(h, COV, tau), TARGET, 2, 1)
     E = torch.as_tensor(expm(-h * P.numpy()))
     close(step.M, E, 1e-11)
     close(step.Q, tau * (COV - E @ COV @ E), 1e-11)
-    mean, cov = stationary(step)
+    mean, cov = step.stationary()
     close(mean, MEAN, 1e-9)
     close(cov, tau * COV, 1e-10)
 
@@ -392,7 +392,7 @@ def test_exponential_euler_about_another_gaussian():
     """x' − μ = (I − A P)(x − μ) + N(0, B): biased, stable for any h if C is at most 2/L."""
     C = 1.9 / L
     for h in (0.01, 1.0, 1e4):
-        step = affine(step_of(ExponentialEuler(h, C), TARGET), 2, 1)
+        step = kernel_map(ExponentialEuler(h, C), TARGET, 2, 1)
         gain, noise = -C * math.expm1(-h / C), -C * math.expm1(-2 * h / C)
         close(step.M, I2 - gain * P, 1e-11)
         close(step.Q, noise * I2, 1e-11)
@@ -402,7 +402,7 @@ def test_exponential_euler_about_another_gaussian():
 def test_exponential_euler_tends_to_ula(generator):
     x, z = torch.randn(2, 40, 3, generator=generator)
     ends = [
-        k.step(k.init(x, SKEWED), SKEWED, generator=Given(z))[0].x
+        k.step(k.init(x, SKEWED), SKEWED, generator=Injected(z))[0].x
         for k in (ExponentialEuler(0.2, 1e9), ULA(0.2))
     ]
     close(ends[0], ends[1], 1e-8)

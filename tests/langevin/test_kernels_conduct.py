@@ -6,10 +6,10 @@ import re
 import pytest
 import torch
 from kernel_support import DENSE, GAUSSIAN, SKEWED
-from support import MEAN, Given, close
+from support import MEAN, close
 
 from gradlogp import as_target, run
-from gradlogp.core import sum_event
+from gradlogp.core import Injected, sum_event
 from gradlogp.langevin.kernels import (
     BAOA,
     BAOAB,
@@ -28,7 +28,7 @@ from gradlogp.langevin.kernels import (
 
 
 def step(kernel, target, x, *noise):
-    return kernel.step(kernel.init(x, target), target, generator=Given(*noise))
+    return kernel.step(kernel.init(x, target), target, generator=Injected(*noise))
 
 
 def softened(x):
@@ -59,7 +59,7 @@ def label(kernel):
 every = pytest.mark.parametrize("kernel", EVERY, ids=label)
 
 
-class Permuted(Given):
+class Permuted:
     """The same noise with the coordinates in another order; uniform numbers have none."""
 
     def __init__(self, generator, index):
@@ -147,7 +147,7 @@ def test_an_unadjusted_chain_freezes_or_raises(kernel):
     x = torch.tensor([[0.5], [1.0], [-0.4]])
     noise = [torch.tensor([[0.2], [1e3], [-0.1]])] * kernel.facts.draws
     start = kernel.init(x, target)
-    new, info = kernel.step(start, target, generator=Given(*noise))
+    new, info = kernel.step(start, target, generator=Injected(*noise))
     assert info.diverging.tolist() == [False, True, False]
     for field, old in zip(new, start, strict=True):  # all of its state stays
         assert torch.equal(field[1], old[1])
@@ -156,7 +156,7 @@ def test_an_unadjusted_chain_freezes_or_raises(kernel):
     changed = {k: v for k, v in vars(kernel).items() if k != "scheme" or type(kernel) is Splitting}
     loud = type(kernel)(**{**changed, "on_nonfinite": "raise"})
     with pytest.raises(FloatingPointError, match=r"1 of 3 chains.*step_size"):
-        loud.step(start, target, generator=Given(*noise))
+        loud.step(start, target, generator=Injected(*noise))
 
 
 # ---------------------------------------------------------------------------- refusals

@@ -5,8 +5,9 @@ import math
 import pytest
 import torch
 from kernel_support import DENSE, QUARTIC, SKEWED
-from support import Given, close, z_score
+from support import close, z_score
 
+from gradlogp.core import Injected
 from gradlogp.langevin.kernels import (
     GHMC,
     HMC,
@@ -29,7 +30,7 @@ def test_mala_is_hmc_with_one_leapfrog_step(target, tau, P, generator):
     P = P if isinstance(P, float) else P.double()
     one, two = MALA(h, tau, P), HMC(math.sqrt(2 * h), 1, P, tau)
     start = one.init(x, target)
-    (a, info), (b, other) = (k.step(start, target, generator=Given(z, u)) for k in (one, two))
+    (a, info), (b, other) = (k.step(start, target, generator=Injected(z, u)) for k in (one, two))
     close(other.acceptance, info.acceptance, 1e-11)
     assert torch.equal(other.accepted, info.accepted)
     assert other._fields[:4] == info._fields
@@ -37,7 +38,7 @@ def test_mala_is_hmc_with_one_leapfrog_step(target, tau, P, generator):
         close(left, right, 1e-11)
     assert 0 < int(info.accepted.sum()) < n
     far = HMC(math.sqrt(h), 1, P, tau)  # negative control
-    assert not torch.allclose(far.step(start, target, generator=Given(z, u))[0].x, a.x)
+    assert not torch.allclose(far.step(start, target, generator=Injected(z, u))[0].x, a.x)
 
 
 @pytest.mark.parametrize("P", [1.0, DENSE], ids=["unit", "dense"])
@@ -76,7 +77,7 @@ def test_hmc_is_reversible(P, tau, generator):
 
     def flow(x, q, y):
         state = kernel.init(x, SKEWED)
-        source = Given(q @ root / math.sqrt(tau), torch.zeros(n))
+        source = Injected(q @ root / math.sqrt(tau), torch.zeros(n))
         new, info = kernel.step(state, SKEWED, generator=source)
         close(new.x[info.accepted], y[info.accepted], 1e-9)
         H = (q @ P * q).sum(1) / 2 - SKEWED.log_prob(x)
@@ -107,7 +108,7 @@ def ghmc_paths(kernel, x, p, q, u, turn=True):
     z1 = (q - c * p) / sd
     z2 = torch.full_like(p, 0.3)
     start = kernel.init(x, SKEWED)._replace(momentum=p)
-    new, info = kernel.step(start, SKEWED, generator=Given(z1, u, z2))
+    new, info = kernel.step(start, SKEWED, generator=Injected(z1, u, z2))
     inner = (new.momentum - sd * z2) / c  # after the Metropolis step
     if not turn:  # a kernel that forgets to turn the momentum round
         inner = torch.where(info.accepted[:, None], inner, -inner)
@@ -121,7 +122,7 @@ def ghmc_paths(kernel, x, p, q, u, turn=True):
     there = density(x, p, z1, z2)
     z1_back, z2_back = (c * new.momentum - inner) / sd, (c * q - p) / sd
     back_start = kernel.init(new.x, SKEWED)._replace(momentum=-new.momentum)
-    end, info_back = kernel.step(back_start, SKEWED, generator=Given(z1_back, u, z2_back))
+    end, info_back = kernel.step(back_start, SKEWED, generator=Injected(z1_back, u, z2_back))
     chance = torch.where(info_back.accepted, info_back.acceptance, 1 - info_back.acceptance)
     return there, density(new.x, new.momentum, z1_back, z2_back), end, info
 
@@ -151,9 +152,9 @@ def test_ghmc_turns_round_on_a_rejection_and_is_obabo_otherwise(generator):
     x, p, z1, z2 = torch.randn(4, n, 2, generator=generator)
     kernel, free = GHMC(0.9, 0.7, 1.3), OBABO(0.9, 0.7, 1.3)
     start = kernel.init(x, SKEWED)._replace(momentum=p)
-    new, info = kernel.step(start, SKEWED, generator=Given(z1, torch.rand(n), z2))
+    new, info = kernel.step(start, SKEWED, generator=Injected(z1, torch.rand(n), z2))
     kinetic = free.init(x, SKEWED)._replace(momentum=p)
-    moved, _ = free.step(kinetic, SKEWED, generator=Given(z1, z2))
+    moved, _ = free.step(kinetic, SKEWED, generator=Injected(z1, z2))
     yes = info.accepted
     assert 20 < int(yes.sum()) < n - 10
     close(new.x[yes], moved.x[yes], 1e-12)
@@ -169,8 +170,8 @@ def test_ghmc_at_infinite_friction_is_mala(generator):
     x, z = torch.randn(2, n, 2, generator=generator)
     u = torch.rand(n, generator=generator)
     kernel, plain = GHMC(h, math.inf, m), MALA(h**2 / (2 * m))
-    new, info = kernel.step(kernel.init(x, SKEWED), SKEWED, generator=Given(z, u, z))
-    other, expected = plain.step(plain.init(x, SKEWED), SKEWED, generator=Given(z, u))
+    new, info = kernel.step(kernel.init(x, SKEWED), SKEWED, generator=Injected(z, u, z))
+    other, expected = plain.step(plain.init(x, SKEWED), SKEWED, generator=Injected(z, u))
     close(info.acceptance, expected.acceptance, 1e-11)
     close(new.x, other.x, 1e-11)
 

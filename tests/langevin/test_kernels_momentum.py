@@ -9,12 +9,12 @@ from kernel_support import (
     I2,
     PRECISION,
     SKEWED,
-    joint,
-    stationary,
 )
-from support import MEAN, Given, close
+from support import MEAN, close
 
 from gradlogp import as_target
+from gradlogp.calculus import kernel_map
+from gradlogp.core import Injected
 from gradlogp.langevin.kernels import (
     BAOA,
     BAOAB,
@@ -61,7 +61,7 @@ def test_schemes_are_their_formulas(generator):
         kernel = cls(h, gamma, m, tau)
         start = kernel.init(x, SKEWED)
         assert not start.momentum.any()
-        source = Given(*noise)
+        source = Injected(*noise)
         new, info = kernel.step(start._replace(momentum=p), SKEWED, generator=source)
         close(new.x, y, 1e-12)
         close(new.momentum, q, 1e-12)
@@ -69,7 +69,7 @@ def test_schemes_are_their_formulas(generator):
         assert not source.left
         assert not info.diverging.any()
         other = Splitting(h, cls.__name__, gamma, m, tau)
-        again, _ = other.step(start._replace(momentum=p), SKEWED, generator=Given(*noise))
+        again, _ = other.step(start._replace(momentum=p), SKEWED, generator=Injected(*noise))
         assert torch.equal(again.momentum, new.momentum)
 
 
@@ -106,8 +106,8 @@ def table(scheme, u, h, m, tau):
 @pytest.mark.parametrize(("m", "tau"), [(1.0, 1.0), (2.5, 0.4)])
 def test_stationary_laws(scheme, h, gamma, m, tau):
     kernel = Splitting(h, scheme, gamma, m, tau)
-    mean, cov = stationary(joint(kernel, GAUSSIAN, "momentum", 2, kernel.facts.draws))
-    p, cross = table(scheme, h**2 * PRECISION / m, h, m, tau)
+    mean, cov = kernel_map(kernel, GAUSSIAN, 2, scheme.count("O"), "momentum").stationary()
+    x, p, cross = table(scheme, h**2 * PRECISION / m, h, m, tau)
     close(mean, torch.cat([MEAN, torch.zeros(2)]), 1e-9)
     close(cov[:2, :2], kernel.facts.stationary(kernel, PRECISION), 1e-9)
     close(cov[2:, 2:], p, 1e-9)
@@ -118,7 +118,7 @@ def test_stationary_laws(scheme, h, gamma, m, tau):
 @named
 def test_stability_limit(kernel, factor, stable):
     h = factor / math.sqrt(float(torch.linalg.eigvalsh(PRECISION)[-1]))
-    found = joint(kernel(h), GAUSSIAN, "momentum", 2, kernel(h).facts.draws)
+    found = kernel_map(kernel(h), GAUSSIAN, 2, kernel(h).scheme.count("O"), "momentum")
     assert (float(torch.linalg.eigvals(found.M).abs().max()) < 1) == stable
 
 
@@ -130,8 +130,8 @@ def test_infinite_friction_is_averaged_noise(generator):
     kinetic = one.init(x, SKEWED)._replace(momentum=momentum)
     averaged = two.init(x, SKEWED)._replace(z=z0)
     for z in (z1, z2):
-        kinetic, _ = one.step(kinetic, SKEWED, generator=Given(z))
-        averaged, _ = two.step(averaged, SKEWED, generator=Given(z))
+        kinetic, _ = one.step(kinetic, SKEWED, generator=Injected(z))
+        averaged, _ = two.step(averaged, SKEWED, generator=Injected(z))
         close(kinetic.x, averaged.x, 1e-12)
 
 

@@ -3,9 +3,10 @@
 import pytest
 import torch
 from kernel_support import GAUSSIAN, PRECISION, SKEWED, grid, hermite, product
-from support import COV, MEAN, Given, close, gauss_hermite, order
+from support import COV, MEAN, close, gauss_hermite, order
 
 from gradlogp import as_target, run
+from gradlogp.core import Injected
 from gradlogp.langevin.kernels import PositionDependentULA, PreconditionedULA
 from gradlogp.langevin.kernels.position import matrix_divergence
 
@@ -34,7 +35,7 @@ def div_dense(x):
 
 
 def step(kernel, target, x, z):
-    return kernel.step(kernel.init(x, target), target, generator=Given(z))
+    return kernel.step(kernel.init(x, target), target, generator=Injected(z))
 
 
 @pytest.mark.parametrize("divergence", [div_G, "autograd"], ids=["by hand", "autograd"])

@@ -8,7 +8,6 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from support import Given
 
 from gradlogp import (
     Chain,
@@ -16,7 +15,7 @@ from gradlogp import (
     as_target,
     run,
 )
-from gradlogp.core import Streams, block_of
+from gradlogp.core import Injected, Streams, block_of
 from gradlogp.langevin import (
     BAOAB,
     GHMC,
@@ -156,7 +155,7 @@ def resumed(change=None, **options):
         (lambda: resumed(kernel=MALA(0.3)), "MALA"),
         (lambda: resumed({"version": 1}), "resume has version 1 and this one reads 2"),
         (lambda: resumed({"other": 2}), "resume must be"),
-        (lambda: resumed({"noise": None}), "streams of your own"),
+        (lambda: resumed({"noise": None}), "noise of your own"),
         (lambda: resumed({"device": "cuda"}), "map_location"),
         (lambda: resumed(n_steps=0), "keep no draw"),
         (lambda: run(ULA(0.1), NORMAL, n_steps=3), "x0 is missing"),
@@ -308,7 +307,7 @@ def test_an_interrupt_on_own_streams_is_raised():
     with pytest.raises(KeyboardInterrupt):
         run(ULA(0.5), Interrupting(5), start(3), 9, generator=Streams(0, 0, 3, 3))
     with pytest.raises(KeyboardInterrupt):
-        run(ULA(0.5), Interrupting(3), start(3), 2, generator=Given(*torch.zeros(2, 3, 2)))
+        run(ULA(0.5), Interrupting(3), start(3), 2, generator=Injected(*torch.zeros(2, 3, 2)))
 
 
 # ---------------------------------------------------------------------------- tuned on the way

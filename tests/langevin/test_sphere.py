@@ -4,10 +4,10 @@ import math
 
 import pytest
 import torch
-from support import Given, close, order, z_score
+from support import close, order, z_score
 
 from gradlogp import as_target, run
-from gradlogp.core import Streams
+from gradlogp.core import Injected, Streams
 from gradlogp.distributions.analytic.bessel import bessel_ratio
 from gradlogp.distributions.analytic.directional import Directional
 from gradlogp.langevin.kernels.sphere import (
@@ -46,7 +46,7 @@ def circle_moments(kernel, kappa, radius=1.0, modes=24, n_angles=96):
     along = torch.stack([-theta.sin(), theta.cos()], 1)
     z = w[:, None] * along + 17.0 * x  # the part across must be projected out
     target = fisher(torch.tensor([kappa / radius, 0.0]))
-    state, _ = kernel.step(kernel.init(x, target), target, generator=Given(z))
+    state, _ = kernel.step(kernel.init(x, target), target, generator=Injected(z))
     after = torch.atan2(state.x[:, 1], state.x[:, 0]).reshape(n_angles, -1)
     m = torch.arange(-modes, modes + 1)
     Kf = (torch.exp(1j * m * after[..., None]) * weight[:, None]).sum(1)  # (angle, m)
@@ -102,7 +102,7 @@ def test_uniform_law_is_kept_and_decays_as_it_must():
         x = torch.tensor([[0.0, r]]).expand(161, 2)
         kernel = SphereULA(h, r)
         z = torch.stack([nodes, torch.full_like(nodes, 5.0)], 1)
-        y = kernel.step(kernel.init(x, flat), flat, generator=Given(z))[0].x
+        y = kernel.step(kernel.init(x, flat), flat, generator=Injected(z))[0].x
         close(weight @ y, torch.tensor([0.0, r * math.exp(-h / r**2)]), 1e-12)
 
 
@@ -133,13 +133,13 @@ def test_detailed_balance_pointwise(d, h, generator):
     x = on_sphere(200, d, radius, generator)
     z = torch.randn(200, d, generator=generator)
     accept = torch.zeros(200)
-    state, info = kernel.step(kernel.init(x, target), target, generator=Given(z, accept))
+    state, info = kernel.step(kernel.init(x, target), target, generator=Injected(z, accept))
     assert info.accepted.all()
     y, eps = state.x, math.sqrt(2 * h)
     p = math.sqrt(tau) * tangent(x, z) + eps / 2 * tangent(x, target.score(x))
     arrived = geodesic(x, eps * p, radius).velocity / eps
     z_back = -(arrived + eps / 2 * tangent(y, target.score(y))) / math.sqrt(tau)
-    state, back = kernel.step(kernel.init(y, target), target, generator=Given(z_back, accept))
+    state, back = kernel.step(kernel.init(y, target), target, generator=Injected(z_back, accept))
     close(state.x, x, 1e-9)
     forward = target.log_prob(x) / tau - tangent(x, z).square().sum(1) / 2
     backward = target.log_prob(y) / tau - z_back.square().sum(1) / 2
@@ -152,7 +152,7 @@ def test_same_proposal_as_the_unadjusted_kernel(generator):
     target, x = fisher(torch.tensor([1.0, -2.0, 0.5])), on_sphere(50, 3, 1.0, generator)
     z = torch.randn(50, 3, generator=generator)
     kernels = SphereULA(0.2, temperature=0.6), SphereMALA(0.2, temperature=0.6)
-    noises = Given(z), Given(z, torch.zeros(50))
+    noises = Injected(z), Injected(z, torch.zeros(50))
     a, b = (
         k.step(k.init(x, target), target, generator=g)[0].x
         for k, g in zip(kernels, noises, strict=True)

@@ -7,10 +7,11 @@ import pytest
 import torch
 from scipy import stats
 from scipy.linalg import solve_discrete_lyapunov
-from support import Given, affine, close, z_score
+from support import close, z_score
 
 from gradlogp import run
-from gradlogp.core import Streams, sum_event
+from gradlogp.calculus import kernel_map
+from gradlogp.core import Injected, Streams, sum_event
 from gradlogp.distributions.observed import Observed
 from gradlogp.distributions.targets import LogisticRegression
 from gradlogp.langevin import ULA
@@ -64,7 +65,7 @@ def enumerate_step(kernel, fields, u, z, target=TARGET):
     x = torch.full((len(u), 1), fields.pop("x"))
     state = kernel.init(x, target)
     state = state._replace(**{k: torch.full_like(getattr(state, k), v) for k, v in fields.items()})
-    return kernel.step(state, target, generator=Given(u, torch.full((len(u), 1), z)))[0]
+    return kernel.step(state, target, generator=Injected(u, torch.full((len(u), 1), z)))[0]
 
 
 def one_dimensional(kernel, n, replace=False, step=0, target=TARGET):
@@ -130,7 +131,7 @@ def test_batches_are_uniform(n, replace, generator):
 def test_enumeration_meets_every_batch():
     for n, replace, expected in ((2, False, 10), (3, False, 10), (2, True, 25)):
         u = outcomes(n, replace)
-        index = draw_index(torch.empty(len(u), 1), N, n, replace, Given(u))
+        index = draw_index(torch.empty(len(u), 1), N, n, replace, Injected(u))
         rows = index if replace else index.sort(1).values
         counts = torch.unique(rows, dim=0, return_counts=True)[1]
         assert len(counts) == expected
@@ -176,8 +177,8 @@ def test_sgld_temperature(tau):
 
 def test_sgld_on_all_observations_is_ula(generator):
     x, u, z = torch.randn(4, 1, generator=generator), torch.rand(4, N), torch.randn(4, 1)
-    new, info = SGLD(0.2, N).step(SGLD(0.2, N).init(x, TARGET), TARGET, generator=Given(u, z))
-    ula, _ = ULA(0.2).step(ULA(0.2).init(x, TARGET), TARGET, generator=Given(z))
+    new, info = SGLD(0.2, N).step(SGLD(0.2, N).init(x, TARGET), TARGET, generator=Injected(u, z))
+    ula, _ = ULA(0.2).step(ULA(0.2).init(x, TARGET), TARGET, generator=Injected(z))
     close(new.x, ula.x, 1e-12)
     assert torch.equal(info.step_size, torch.full((4,), 0.2))
     assert torch.equal(new.step, torch.ones(4, dtype=torch.long))
@@ -230,8 +231,8 @@ def test_control_variates_are_exact_on_the_normal_mean(generator):
     u, z, steps = torch.rand(20, 3, 2), torch.randn(20, 3, 1, generator=generator), 20
     kernel = SGLD(0.1, 2, estimator=estimator)
     noise = itertools.chain.from_iterable(zip(u, z, strict=True))
-    controlled = run(kernel, TARGET, x, steps, generator=Given(*noise)).draws
-    close(controlled, run(ULA(0.1), TARGET, x, steps, generator=Given(*z)).draws, 1e-11)
+    controlled = run(kernel, TARGET, x, steps, generator=Injected(*noise)).draws
+    close(controlled, run(ULA(0.1), TARGET, x, steps, generator=Injected(*z)).draws, 1e-11)
 
 
 @pytest.mark.parametrize("estimator", [ControlVariates(torch.tensor([0.2, -0.4, 0.1])), SVRG(2)])
@@ -267,16 +268,8 @@ def test_svrg_renews_its_anchor(generator):
 
 
 def joint(kernel, target):
-    """The affine map of (x, p) on all observations."""
-
-    def step(v, source):
-        z = source.left.pop(0)[:, :1]
-        state = kernel.init(v[:, :1], target)._replace(momentum=v[:, 1:])
-        u = torch.rand(len(v), target.n_data)
-        new, _ = kernel.step(state, target, generator=Given(u, z))
-        return torch.cat([new.x, new.momentum], 1)
-
-    return affine(step, 2, 1)
+    """The affine map of (x, p) on all observations; which order they are drawn in does not matter."""
+    return kernel_map(kernel, target, 1, n_draws=2, field="momentum")
 
 
 def lyapunov(M, Q):
@@ -330,10 +323,10 @@ def test_psgld_is_its_formula(correction, generator):
     kernel = PSGLD(h, 3, correction, a, lam, temperature=tau)
     x, z = torch.randn(2, 5, 3, generator=generator)
     u = torch.rand(5, 7, generator=generator)
-    index = draw_index(x, 7, 3, False, Given(u))
+    index = draw_index(x, 7, 3, False, Injected(u))
     old = torch.rand(5, 3, generator=generator) / 100
     state = kernel.init(x, posterior)._replace(square=old)
-    new, _ = kernel.step(state, posterior, generator=Given(u, z))
+    new, _ = kernel.step(state, posterior, generator=Injected(u, z))
 
     def G(x, b):
         rows = p.data[index[b]]
@@ -371,7 +364,7 @@ def test_psgld_samples_another_law_without_its_correction():
         kernel = PSGLD(h, 1, correction, decay=0.0, regularizer=1.0)
         state = kernel.init(x, unit)
         mean, up = (
-            kernel.step(state, unit, generator=Given(u, torch.full_like(x, z)))[0].x
+            kernel.step(state, unit, generator=Injected(u, torch.full_like(x, z)))[0].x
             for z in (0.0, 1.0)
         )
         K = torch.softmax(-0.5 * ((x.mT - mean) / (up - mean)) ** 2, dim=1)

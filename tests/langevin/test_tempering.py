@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import pytest
 import torch
 from scipy.special import betainc
-from support import Given, close, z_score
+from support import close, z_score
 
 from gradlogp import (
     Gaussian,
@@ -15,7 +15,7 @@ from gradlogp import (
     as_target,
     run,
 )
-from gradlogp.core import Streams, sum_event
+from gradlogp.core import Injected, Streams, sum_event
 from gradlogp.distributions.targets import DoubleWell, SkewedGumbel
 from gradlogp.langevin import MALA, ULA
 from gradlogp.langevin.kernels.steps import MetropolisInfo, MetropolisState
@@ -73,13 +73,13 @@ def test_swaps_of_two_states_are_in_detailed_balance():
     for round_ in (0, 1):  # even pairs, then odd ones
         state = with_replicas(kernel, states.unsqueeze(2), target)
         state = state._replace(step=torch.full((8,), round_))
-        acceptance = kernel.step(state, target, generator=Given(torch.ones(8, 2)))[1]
+        acceptance = kernel.step(state, target, generator=Injected(torch.ones(8, 2)))[1]
         pair = round_
         assert acceptance.proposed[:, pair].all()
         assert not acceptance.proposed[:, 1 - pair].any()
         P = torch.zeros(8, 8)
         a = acceptance.swap_acceptance[:, pair]
-        swapped = kernel.step(state, target, generator=Given(torch.zeros(8, 2)))[0]
+        swapped = kernel.step(state, target, generator=Injected(torch.zeros(8, 2)))[0]
         P[torch.arange(8), code(swapped.replicas[..., 0])] += a
         P[torch.arange(8), torch.arange(8)] += 1 - a
         close(P.sum(1), torch.ones(8), 1e-12)
@@ -141,10 +141,10 @@ def test_one_temperature_is_the_kernel_itself(generator):
     target, x0 = SkewedGumbel(), torch.randn(8, 1, generator=generator)
     z, u = torch.randn(8, 1, generator=generator), torch.rand(8, generator=generator)
     one = ParallelTempering(0.4, (1.0,))
-    new, info = one.step(one.init(x0, target), target, generator=Given(z, u, torch.zeros(8, 0)))
+    new, info = one.step(one.init(x0, target), target, generator=Injected(z, u, torch.zeros(8, 0)))
     close(
         new.x,
-        MALA(0.4).step(MALA(0.4).init(x0, target), target, generator=Given(z, u))[0].x,
+        MALA(0.4).step(MALA(0.4).init(x0, target), target, generator=Injected(z, u))[0].x,
         1e-12,
     )
     assert info.swap_acceptance.shape == (8, 0)

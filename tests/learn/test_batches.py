@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from support import seeded
 
 from gradlogp.learn import batches
 from gradlogp.learn.batches import (
@@ -14,10 +15,6 @@ from gradlogp.learn.batches import (
 )
 
 D2 = torch.Size([2])
-
-
-def seeded(seed):
-    return torch.Generator().manual_seed(seed)
 
 
 # ---------------------------------------------------------------------------- order

@@ -10,6 +10,7 @@ import pytest
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from support import seeded
 from torch import nn
 
 import gradlogp as glp
@@ -23,10 +24,6 @@ from gradlogp.learn.checkpoint import (
 )
 
 FILES = ["config.json", "model.safetensors", "run.json", "training.pt"]
-
-
-def seeded(seed):
-    return torch.Generator().manual_seed(seed)
 
 
 def mlp(seed=0, schedule=None):

@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from support import seeded
 from torch import nn
 
 import gradlogp as glp
@@ -20,10 +21,6 @@ from gradlogp.scores.networks import NO_CLASS
 
 MIXTURE = {"weights": [0.3, 0.7], "means": [[-2.0, 0.0], [1.0, 1.0]], "covs": [0.3, 0.5]}
 QUICK = {"steps": 20, "batch_size": 32, "warm_up": 5, "ema": 0.9}
-
-
-def seeded(seed):
-    return torch.Generator().manual_seed(seed)
 
 
 def points(n=300, seed=1):

@@ -4,9 +4,10 @@ from functools import partial
 
 import pytest
 import torch
-from support import Given, close, z_score
+from support import close, z_score
 
 import gradlogp as glp
+from gradlogp.core import Injected
 from gradlogp.learn.objectives import (
     implicit,
     multilevel,
@@ -46,7 +47,7 @@ def wrong(x, t):
 def test_each_sample_is_matched_at_its_own_level(schedule, weight, generator):
     x, eps = LAW.sample(6, generator=generator), torch.randn(6, 2, generator=generator)
     t = torch.tensor([0.1, 0.2, 0.4, 0.6, 0.8, 1.0])
-    got = noised(MATCHING["implicit"], wrong, x, t, weight, generator=Given(eps))
+    got = noised(MATCHING["implicit"], wrong, x, t, weight, generator=Injected(eps))
     for i in range(6):
         alpha, sigma = schedule(t[i])
         one = implicit(lambda y, i=i: wrong(y, t[i : i + 1]), alpha * x[[i]] + sigma * eps[[i]])
@@ -71,8 +72,10 @@ def test_the_likelihood_weight_reads_the_time(generator):
     schedule, t = VP(), torch.tensor([0.2, 0.5, 0.9])
     x, eps = torch.randn(3, 2, generator=generator), torch.randn(3, 2, generator=generator)
     args = (MATCHING["implicit"], wrong, x, schedule, t)
-    plain = noised(*args, unweighted, generator=Given(eps))
-    close(noised(*args, likelihood(schedule), generator=Given(eps)), schedule.g2(t) * plain, 1e-8)
+    plain = noised(*args, unweighted, generator=Injected(eps))
+    close(
+        noised(*args, likelihood(schedule), generator=Injected(eps)), schedule.g2(t) * plain, 1e-8
+    )
 
 
 @pytest.mark.parametrize(

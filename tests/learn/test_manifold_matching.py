@@ -8,10 +8,10 @@ import math
 
 import pytest
 import torch
-from support import Given, close, order, z_score
+from support import close, order, z_score
 
 from gradlogp.calculus.reverse import score_from_log_prob
-from gradlogp.core import Streams
+from gradlogp.core import Injected, Streams
 from gradlogp.distributions import VonMisesCircle
 from gradlogp.distributions.analytic.bessel import bessel_ratio
 from gradlogp.distributions.analytic.directional import Directional
@@ -77,7 +77,7 @@ def test_normal_noise_learns_the_projection(sigma, k_0):
     """The minimiser −ρ/σ² + (r/σ²) tanh(ρr/σ² + k₀ cos θ); its tangent part is 0, density or not."""
     x, N, z, weight = circle_grid(k_0)
     across = (z * x).sum(1, keepdim=True) / R**2 * x
-    loss = lambda s: normal_denoising(s, x, sigma, N, generator=Given(z))
+    loss = lambda s: normal_denoising(s, x, sigma, N, generator=Injected(z))
     check_minimiser(loss, radial_field(sigma, k_0), x + sigma * across, weight)
     with pytest.raises(AssertionError):
         check_minimiser(loss, radial_field(sigma, k_0, -1.0), x + sigma * across, weight)
@@ -98,7 +98,7 @@ def test_normal_noise_knows_no_density(k_0):
             t = torch.stack([-u[:, 1], u[:, 0]], 1)
             return radial_field(sigma, k_0)(y) - c * u[:, 1:] * t
 
-        return weight @ normal_denoising(field, x, sigma, N, generator=Given(z))
+        return weight @ normal_denoising(field, x, sigma, N, generator=Injected(z))
 
     close(loss(0.9) - loss(-0.9), 0.0, 1e-9)
     close(loss(0.9) - loss(0.0), 0.5 * 0.9**2 * (weight @ (x[:, 1] / R).square()), 1e-9)
@@ -110,10 +110,10 @@ def test_normal_noise_knows_no_density(k_0):
 def test_equal_noise_is_denoising():
     x, N, z, weight = circle_grid(K_0, 24, 8.0, 41, both=True)
     s = lambda y: perturbation(y) - y
-    ours = tangent_normal_denoising(s, x, 0.3, 0.3, N, generator=Given(z))
-    close(ours, denoising(s, x, 0.3, generator=Given(z)), 1e-10)
+    ours = tangent_normal_denoising(s, x, 0.3, 0.3, N, generator=Injected(z))
+    close(ours, denoising(s, x, 0.3, generator=Injected(z)), 1e-10)
     sigma = 0.4
-    loss = lambda s: tangent_normal_denoising(s, x, sigma, sigma, N, generator=Given(z))
+    loss = lambda s: tangent_normal_denoising(s, x, sigma, sigma, N, generator=Injected(z))
     exact = VonMisesCircle(R, K_0).noised(1.0, sigma).score
     check_minimiser(loss, exact, x + sigma * z, weight)
 
@@ -147,9 +147,9 @@ def test_unequal_noise_learns_the_score_of_its_own_law():
             cached[y.shape] = unique(y)
         return cached[y.shape]
 
-    loss = lambda s: tangent_normal_denoising(s, x, sigma_t, sigma_n, N, generator=Given(z))
+    loss = lambda s: tangent_normal_denoising(s, x, sigma_t, sigma_n, N, generator=Injected(z))
     check_minimiser(loss, star, at, weight, 1e-6)
-    swapped = lambda s: tangent_normal_denoising(s, x, sigma_n, sigma_t, N, generator=Given(z))
+    swapped = lambda s: tangent_normal_denoising(s, x, sigma_n, sigma_t, N, generator=Injected(z))
     with pytest.raises(AssertionError):
         check_minimiser(swapped, star, at, weight, 1e-6)
 
@@ -313,14 +313,14 @@ def test_noise_levels_for_each_sample():
     s = lambda y: -y
     for i in range(2):
         one = tangent_normal_denoising(
-            s, x[i : i + 1], 0.3, float(levels[i]), N[i : i + 1], generator=Given(z[i : i + 1])
+            s, x[i : i + 1], 0.3, float(levels[i]), N[i : i + 1], generator=Injected(z[i : i + 1])
         )
-        both = tangent_normal_denoising(s, x, 0.3, levels, N, generator=Given(z))
+        both = tangent_normal_denoising(s, x, 0.3, levels, N, generator=Injected(z))
         close(both[i], one[0], 1e-12)
         single = normal_denoising(
-            s, x[i : i + 1], float(levels[i]), N[i : i + 1], generator=Given(z[i : i + 1])
+            s, x[i : i + 1], float(levels[i]), N[i : i + 1], generator=Injected(z[i : i + 1])
         )
-        close(normal_denoising(s, x, levels, N, generator=Given(z))[i], single[0], 1e-12)
+        close(normal_denoising(s, x, levels, N, generator=Injected(z))[i], single[0], 1e-12)
 
 
 def test_refusals(as_user):

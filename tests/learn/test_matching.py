@@ -5,7 +5,7 @@ from itertools import pairwise
 
 import pytest
 import torch
-from support import COV, MEAN, Given, close, gauss_hermite, z_score
+from support import COV, MEAN, close, gauss_hermite, z_score
 from torch import nn
 
 from gradlogp import (
@@ -15,7 +15,7 @@ from gradlogp import (
     objectives,
 )
 from gradlogp.calculus.reverse import GradientField
-from gradlogp.core import Streams
+from gradlogp.core import Injected, Streams
 
 W = torch.tensor([[-0.9, 0.4], [-0.2, -1.7]], dtype=torch.float64)
 C = torch.tensor([0.3, -0.5], dtype=torch.float64)
@@ -226,16 +226,10 @@ def test_the_minimiser_with_every_probe(name, generator):
     x, v = data.repeat_interleave(4, 0), signs.repeat(9, 1)
     uniform = torch.where(v > 0, 0.75, 0.25)  # what rand has to return for these signs
 
-    class Uniform(Streams):
-        def __init__(self):
-            pass
-
-        def draw(self, law, shape, like):
-            return 1 - uniform
-
     f = getattr(objectives, name)
     theta = fitted(
-        lambda t: f(affine(t[:4].reshape(2, 2), t[4:]), x, generator=Uniform()).mean(), 6
+        lambda t: f(affine(t[:4].reshape(2, 2), t[4:]), x, generator=Injected(1 - uniform)).mean(),
+        6,
     )
     S = torch.cov(data.mT, correction=0)
     tolerance = 1e-6 if name == "finite_difference" else 1e-9
@@ -286,7 +280,7 @@ def test_jumps_are_invisible_to_the_trace_and_not_to_noise(generator):
     assert abs(z_score(exact, truth)) < 4
     sigma = 0.05  # J_DSM − d/(2σ²) = J_ISM(p_σ)
     eps = torch.randn(100_000, 1, generator=generator)
-    noisy = objectives.denoising(jump, x, sigma, generator=Given(eps))
+    noisy = objectives.denoising(jump, x, sigma, generator=Injected(eps))
     noisy = noisy - 0.5 * eps.squeeze(1) ** 2 / sigma**2
     blurred = 0.5 - math.sqrt(2 / math.pi / (1 + sigma**2))
     assert abs(z_score(noisy, blurred)) < 4

@@ -3,10 +3,10 @@
 import pytest
 import torch
 from scipy import stats
-from support import COV, MEAN, Given, close, gauss_hermite, z_score
+from support import COV, MEAN, close, gauss_hermite, z_score
 
 from gradlogp import Gaussian, GaussianMixture, objectives
-from gradlogp.core import per_sample
+from gradlogp.core import Injected, per_sample
 from gradlogp.learn.objectives import weights
 from gradlogp.noise.predictions import from_prediction, to_prediction
 from gradlogp.noise.schedules import (
@@ -48,13 +48,13 @@ def joint_quadrature():
 
 def expected_denoising(score, sigma):
     x, eps, weight = joint_quadrature()
-    return weight @ objectives.denoising(score, x, sigma, generator=Given(eps))
+    return weight @ objectives.denoising(score, x, sigma, generator=Injected(eps))
 
 
 def expected_multilevel(noisy_score, schedule, t, **options):
     x, eps, weight = joint_quadrature()
     times = t.expand(len(x))
-    loss = objectives.multilevel(noisy_score, x, times, generator=Given(eps), **options)
+    loss = objectives.multilevel(noisy_score, x, times, generator=Injected(eps), **options)
     return weight @ loss
 
 
@@ -142,7 +142,7 @@ def test_minimiser_over_all_noise_of_a_finite_sample(generator):
     w = weight.repeat(7) / 7
 
     def loss(W, c):
-        return w @ objectives.denoising(affine_score(W, c), x, SIGMA, generator=Given(eps))
+        return w @ objectives.denoising(affine_score(W, c), x, SIGMA, generator=Injected(eps))
 
     W_min, c_min = minimise_affine(loss)
     biased = torch.cov(data.mT, correction=0)
@@ -154,7 +154,7 @@ def test_minimiser_with_one_draw_is_least_squares(generator):
     x, eps = torch.randn(2, 50, 2, generator=generator)
 
     def loss(W, c):
-        return objectives.denoising(affine_score(W, c), x, SIGMA, generator=Given(eps)).mean()
+        return objectives.denoising(affine_score(W, c), x, SIGMA, generator=Injected(eps)).mean()
 
     W_min, c_min = minimise_affine(loss)
     noisy = x + SIGMA * eps
@@ -169,14 +169,14 @@ def test_denoising_per_sample(event, generator):
     x, eps = torch.randn(2, 6, *event, generator=generator)
     sigma = torch.linspace(0.1, 2, 6)
     score = lambda x: -torch.tanh(x)
-    loss = objectives.denoising(score, x, sigma, generator=Given(eps))
+    loss = objectives.denoising(score, x, sigma, generator=Injected(eps))
     assert loss.shape == (6,)
     for i in range(6):  # each sample on its own, by hand
         x_t = x[i] + sigma[i] * eps[i]
         expected = 0.5 * (score(x_t) + eps[i] / sigma[i]).square().sum()
         close(loss[i], expected, 1e-12)
         alone = objectives.denoising(
-            score, x[i : i + 1], sigma[i : i + 1], generator=Given(eps[i : i + 1])
+            score, x[i : i + 1], sigma[i : i + 1], generator=Injected(eps[i : i + 1])
         )
         close(alone[0], loss[i], 1e-12)
 
@@ -184,9 +184,9 @@ def test_denoising_per_sample(event, generator):
 def test_a_scalar_sigma_serves_every_sample(generator):
     x, eps = torch.randn(2, 5, 3, generator=generator)
     score = lambda x: -x
-    one = objectives.denoising(score, x, 0.3, generator=Given(eps))
-    tensor = objectives.denoising(score, x, torch.tensor(0.3), generator=Given(eps))
-    each = objectives.denoising(score, x, torch.full((5,), 0.3), generator=Given(eps))
+    one = objectives.denoising(score, x, 0.3, generator=Injected(eps))
+    tensor = objectives.denoising(score, x, torch.tensor(0.3), generator=Injected(eps))
+    each = objectives.denoising(score, x, torch.full((5,), 0.3), generator=Injected(eps))
     close(one, each, 1e-14)
     close(one, tensor, 1e-14)
 
@@ -252,7 +252,7 @@ def test_weights_are_what_they_say(weight, definition, schedule, generator):
     x, eps = torch.randn(2, 200, 3, generator=generator)
     t = torch.linspace(0.02, 0.98, 200)
     model = lambda x, t: torch.sin(3 * x) - per_sample(t, x) * x
-    loss = objectives.multilevel(model, x, t, weight, generator=Given(eps))
+    loss = objectives.multilevel(model, x, t, weight, generator=Injected(eps))
     a, b = schedule(t)
     x_t = a[:, None] * x + b[:, None] * eps
     torch.testing.assert_close(
@@ -289,7 +289,7 @@ def test_multilevel_is_excess_plus_floor(schedule, weight):
         scale = weight(a, b)
         loss = expected_multilevel(score, schedule, t, weight=weight)
         above = w @ objectives.excess(
-            score, exact, x, t.expand(len(x)), weight, generator=Given(eps)
+            score, exact, x, t.expand(len(x)), weight, generator=Injected(eps)
         )
         close(loss / scale, fisher + floor, 1e-10)
         close(above / scale, fisher, 1e-10)
@@ -321,11 +321,11 @@ def test_multilevel_batch_independence(generator):
     x, eps = torch.randn(2, 6, 3, 4, generator=generator)
     t = torch.linspace(0.1, 0.9, 6)
     model = lambda x, t: -x / (1 + per_sample(t, x))
-    loss = objectives.multilevel(model, x, t, generator=Given(eps))
+    loss = objectives.multilevel(model, x, t, generator=Injected(eps))
     assert loss.shape == (6,)
     for i in range(6):
         part = slice(i, i + 1)
-        alone = objectives.multilevel(model, x[part], t[part], generator=Given(eps[part]))
+        alone = objectives.multilevel(model, x[part], t[part], generator=Injected(eps[part]))
         close(alone[0], loss[i], 1e-12)
 
 
@@ -338,7 +338,7 @@ def test_multilevel_draws_its_times(generator):
         seen.append(t)
         return -x
 
-    objectives.multilevel(model, x, generator=Given(u, eps))
+    objectives.multilevel(model, x, generator=Injected(u, eps))
     close(seen[0], 1e-3 + (1 - 1e-3) * u, 1e-15)
 
 
@@ -361,7 +361,7 @@ def test_times_are_uniform_over_the_levels_of_a_ladder(schedule, generator):
     assert stats.chisquare(counts.numpy()).pvalue > 1e-4
     L = len(levels)
     u = torch.cat([(torch.arange(L) + 0.5) / L, torch.tensor([0.0, 1 - 1e-16, 1.0])])
-    picked = objectives.draw_times(schedule, torch.empty(L + 3), Given(u))
+    picked = objectives.draw_times(schedule, torch.empty(L + 3), Injected(u))
     expected = torch.cat([levels, levels[[0, -1, -1]]])
     assert torch.equal(picked, expected)
 
@@ -462,10 +462,10 @@ def test_the_likelihood_weight_is_g2(schedule):
     close(weight(*schedule(t)), schedule.g2(t), 1e-6)  # the time found from α/σ
     x = torch.ones(7, 2)
     plain = objectives.multilevel(
-        lambda x, t: -x, x, t, weights.unweighted, generator=Given(torch.ones(7, 2))
+        lambda x, t: -x, x, t, weights.unweighted, generator=Injected(torch.ones(7, 2))
     )
     weighted = objectives.multilevel(
-        lambda x, t: -x, x, t, weight, generator=Given(torch.ones(7, 2))
+        lambda x, t: -x, x, t, weight, generator=Injected(torch.ones(7, 2))
     )
     close(weighted, schedule.g2(t) * plain, 1e-10)
 

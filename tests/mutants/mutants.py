@@ -288,7 +288,7 @@ MUTANTS = (
     ),
     Mutant(
         "X: an interrupted step has used up its noise",
-        "langevin/run/rounds.py", "part.streams.set_state(noise)", "pass",
+        "langevin/run/rounds.py", "part.streams.set_state(before)", "pass",
         "langevin/test_run.py::test_an_interrupt_keeps_what_was_drawn",
     ),
     Mutant(
@@ -932,5 +932,35 @@ MUTANTS = (
         "X: a claim that forgets its tolerance",
         "check/theory/claim.py", "*self.measure(*drawn), *self.limits", "*self.measure(*drawn), 1e9",
         "check/test_theory.py::test_a_declared_claim_is_judged_by_its_verdict_and_limits",
+    ),
+    Mutant(
+        "X: the matrix of a step is transposed",
+        "calculus/affine.py", "Affine(gains[:d].mT", "Affine(gains[:d]",
+        "calculus/test_affine.py::test_every_matrix_comes_back",
+    ),
+    Mutant(
+        "X: the covariance of a step leaves out all but its last draw",
+        "calculus/affine.py", "gains[d:].mT @ gains[d:]", "gains[-d:].mT @ gains[-d:]",
+        "calculus/test_affine.py::test_every_matrix_comes_back",
+    ),
+    Mutant(
+        "X: a step that rejects passes for affine, since no number decides against it",
+        "calculus/affine.py", "(anything > 0) * (1 - 2**-53)", "0.0 * anything",
+        "calculus/test_affine.py::test_a_kernel_that_may_reject_is_refused",
+    ),
+    Mutant(
+        "X: given noise of another shape is taken",
+        "core/randomness.py", "if self.left[0].shape != shape:", "if False:",
+        "core/test_core.py::test_injected_noise_of_another_shape_is_refused_and_kept",
+    ),
+    Mutant(
+        "X: distances by the expansion of the square",
+        "core/distances.py", ', compute_mode="donot_use_mm_for_euclid_dist"', "",
+        "core/test_core.py::test_distances_do_not_cancel",
+    ),
+    Mutant(
+        "X: no success among few is a rate of 0 for certain",
+        "core/estimate.py", "max(p * (1 - p), 1 / n)", "(p * (1 - p))",
+        "core/test_core.py::test_a_proportion_has_a_binomial_error_that_is_never_0",
     ),
 )  # fmt: skip

@@ -8,7 +8,7 @@ from itertools import pairwise
 
 import pytest
 import torch
-from support import Given, close
+from support import close
 
 from gradlogp import (
     ExactScore,
@@ -16,6 +16,7 @@ from gradlogp import (
     GaussianMixture,
     evolve,
 )
+from gradlogp.core import Injected
 from gradlogp.diffusion import (
     DDIM,
     AdaptiveFlow,
@@ -76,7 +77,7 @@ def theirs(unet, made, x, step=None):
 
 def ours(transition, model, made, x, draws=()):
     times = (made.timesteps.double() + 1) / 1000
-    return evolve(transition, model, x, times, generator=Given(*draws))
+    return evolve(transition, model, x, times, generator=Injected(*draws))
 
 
 def distance(a, b):

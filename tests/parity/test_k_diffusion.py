@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from support import Given, close
+from support import close
 
 from gradlogp import ExactScore, GaussianMixture, evolve
+from gradlogp.core import Injected
 from gradlogp.diffusion import (
     DDIM,
     Ancestral,
@@ -62,7 +63,7 @@ def test_a_deterministic_sampler(sampler, transition, schedule, generator):
     expected = getattr(sampling, f"sample_{sampler}")(denoiser, x, levels(), disable=True)
     out = evolve(transition, ExactScore(LAW, edm), x, TIMES)
     close(out, expected, 1e-9)
-    moved = RescheduledScore(ExactScore(LAW, schedule), edm)
+    moved = RescheduledScore(ExactScore(LAW, schedule))
     close(evolve(transition, moved, x, TIMES), expected, 1e-9)
     other = evolve(DPMSolver(3), ExactScore(LAW, edm), x, TIMES)
     assert float((other - expected).abs().max()) > 1e-3  # a control
@@ -76,7 +77,7 @@ def test_the_ancestral_sampler(generator):
         noise_sampler=lambda *_: left.pop(0),
     )  # fmt: skip
     close(
-        evolve(Ancestral(), ExactScore(LAW, edm), x, TIMES, generator=Given(*z)),
+        evolve(Ancestral(), ExactScore(LAW, edm), x, TIMES, generator=Injected(*z)),
         expected,
         1e-9,
     )

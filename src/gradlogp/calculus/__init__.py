@@ -1,5 +1,8 @@
 """Derivatives and paths: gradients, traces, values with derivatives, an adaptive solver."""
 
+from .affine import Affine as Affine
+from .affine import affine_map as affine_map
+from .affine import kernel_map as kernel_map
 from .conjugate_gradients import Solution as Solution
 from .conjugate_gradients import conjugate_gradients as conjugate_gradients
 from .ode import integrate as integrate

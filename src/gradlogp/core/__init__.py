@@ -4,8 +4,10 @@ from .chunks import Progress as Progress
 from .chunks import Update as Update
 from .chunks import chunks as chunks
 from .chunks import count_chunks as count_chunks
+from .distances import distances as distances
 from .estimate import Estimate as Estimate
 from .estimate import mean_and_error as mean_and_error
+from .estimate import proportion as proportion
 from .protocols import Analytic as Analytic
 from .protocols import Coordinates as Coordinates
 from .protocols import Density as Density
@@ -18,6 +20,8 @@ from .protocols import Transition as Transition
 from .randomness import BLOCK as BLOCK
 from .randomness import FEW as FEW
 from .randomness import Generator as Generator
+from .randomness import Injected as Injected
+from .randomness import NoiseSource as NoiseSource
 from .randomness import Streams as Streams
 from .randomness import block_of as block_of
 from .randomness import choice as choice

@@ -7,7 +7,7 @@ from typing import Protocol, runtime_checkable
 
 from torch import Tensor
 
-from .randomness import Generator, Streams, block_of, new_seed
+from .randomness import Generator, NoiseSource, Streams, block_of, new_seed
 
 Progress = Callable[[int, int], None]
 """Called as progress(done, total) after every step."""
@@ -34,17 +34,19 @@ def count_chunks(n: int, chunk_size: int | None) -> int:
 
 def chunks(
     x: Tensor, chunk_size: int | None, generator: Generator | None
-) -> Iterator[tuple[slice, Streams]]:
-    """Yield the chunks of x, each with streams of its own (a whole run keeps its streams).
+) -> Iterator[tuple[slice, NoiseSource]]:
+    """Yield the chunks of x, each with streams of its own (noise of the caller's serves a whole run).
 
     Raises:
-        ValueError: For a chunk size below 1, or chunks asked of a caller's own streams.
+        ValueError: For a chunk size below 1, or chunks asked of a caller's own noise.
     """
     if chunk_size is not None and chunk_size < 1:
         raise ValueError(f"chunk_size must be at least 1, got {chunk_size}")
-    if isinstance(generator, Streams):
+    if isinstance(generator, NoiseSource):
         if chunk_size is not None and chunk_size < len(x):
-            raise ValueError("streams already belong to one chunk; pass a torch.Generator")
+            raise ValueError(
+                "a NoiseSource serves one chunk; pass a torch.Generator, or leave chunk_size out"
+            )
         yield slice(0, len(x)), generator
         return
     n, block = len(x), block_of(x.shape[1:], x.device)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 from torch import Tensor
@@ -21,3 +22,22 @@ def mean_and_error(values: Tensor) -> Estimate:
     """Return the mean of independent numbers `(n,)` and its standard error, NaN for one number."""
     values, n = values.detach().double(), len(values)
     return Estimate(float(values.mean()), float(values.std()) / n**0.5 if n > 1 else float("nan"))
+
+
+def proportion(successes: float, n: int) -> Estimate:
+    r"""Return p = successes/n of n independent trials, and its binomial standard error.
+
+    .. math:: \sqrt{\frac{\max(p (1 - p), 1/n)}{n}}
+
+    With no success, or no failure, p (1 − p) is 0, as if p were known for certain. The error is never
+    taken below 1/n, what a single success among many trials has: p is then within 3/n at 95 %.
+
+    Raises:
+        ValueError: If there is no trial, or successes are not between 0 and n.
+    """
+    if n < 1 or not 0 <= successes <= n:
+        raise ValueError(
+            f"successes must lie between 0 and n, and n be at least 1: {successes}, {n}"
+        )
+    p = successes / n
+    return Estimate(p, math.sqrt(max(p * (1 - p), 1 / n) / n))

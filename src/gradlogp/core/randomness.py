@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -27,6 +28,44 @@ def block_of(event_shape: torch.Size, device: torch.device | str = "cpu") -> int
     numbers = NUMBERS if torch.device(device).type == "cpu" else ON_DEVICE
     chains = max(16, numbers // max(1, event_shape.numel()))
     return 1 << (chains.bit_length() - 1)
+
+
+@runtime_checkable
+class NoiseSource(Protocol):
+    """What stands where a `torch.Generator` does and hands out the noise itself."""
+
+    def draw(self, law: Callable[..., Tensor], shape: torch.Size, like: Tensor) -> Tensor:
+        """Return `shape` numbers of `law`, `torch.randn` or `torch.rand`, on the device of `like`."""
+        ...
+
+
+class Injected:
+    """Noise that was chosen: hands out the given tensors in order, whatever the law asked for.
+
+    Arguments:
+        noise: One tensor for each draw, of the shape of that draw.
+
+    Attributes:
+        left: The tensors not handed out yet.
+    """
+
+    def __init__(self, *noise: Tensor) -> None:
+        self.left = list(noise)
+
+    def draw(self, law: Callable[..., Tensor], shape: torch.Size, like: Tensor) -> Tensor:
+        """Return the next tensor, in the dtype and on the device of `like`.
+
+        Raises:
+            ValueError: If none is left, or the next has another shape.
+        """
+        if not self.left:
+            raise ValueError(f"noise {tuple(shape)} was asked for and none is left: give one more")
+        if self.left[0].shape != shape:
+            raise ValueError(
+                f"noise {tuple(shape)} was asked for and the next one given is "
+                f"{tuple(self.left[0].shape)}: give a tensor for each draw, in order"
+            )
+        return self.left.pop(0).to(like)
 
 
 class Streams:
@@ -122,16 +161,21 @@ class Streams:
             generator.set_state(row.clone())  # a view crashes PyTorch
 
 
-Generator = torch.Generator | Streams
+Generator = torch.Generator | NoiseSource
 """Where randomness enters; `None` means PyTorch's default generator."""
 
 
 def _draw(
     law: Callable[..., Tensor], shape: torch.Size, like: Tensor, g: Generator | None
 ) -> Tensor:
-    if isinstance(g, Streams):
+    if g is None or isinstance(g, torch.Generator):  # first, as the cheaper questions
+        return law(shape, dtype=like.dtype, device=like.device, generator=g)
+    if isinstance(g, NoiseSource):
         return g.draw(law, shape, like)
-    return law(shape, dtype=like.dtype, device=like.device, generator=g)
+    raise ValueError(
+        f"generator must be a torch.Generator or a NoiseSource, got {type(g).__name__}: pass "
+        "torch.Generator().manual_seed(seed)"
+    )
 
 
 def randn_like(x: Tensor, generator: Generator | None = None) -> Tensor:

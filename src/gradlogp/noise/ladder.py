@@ -21,7 +21,7 @@ from scipy.optimize import brentq, minimize_scalar
 from scipy.special import ndtr
 from torch import Tensor
 
-from ..core import check_batch, permutation
+from ..core import check_batch, distances, permutation
 
 
 class NoiseLevels(NamedTuple):
@@ -82,9 +82,9 @@ def largest_distance(
 
 def nearest_distance(x: Float[Tensor, "n *event"], chunk_size: int = 1024) -> float:
     """Return the median distance of a point to its nearest neighbour other than its copies."""
-    flat, rows = x.flatten(1), []
-    for part in flat.split(chunk_size):
-        distance = torch.cdist(part, flat, compute_mode="donot_use_mm_for_euclid_dist")
+    rows = []
+    for part in x.split(chunk_size):
+        distance = distances(part, x)
         rows.append(distance.masked_fill(distance == 0, torch.inf).amin(1))
     return float(torch.cat(rows).median())
 

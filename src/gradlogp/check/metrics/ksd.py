@@ -19,9 +19,10 @@ from ...core import (
     ScoreFn,
     check_batch,
     check_same_shape,
+    distances,
     rand_like,
 )
-from .samples import distances, subsample
+from .samples import subsample
 
 
 class SteinDiscrepancy(NamedTuple):

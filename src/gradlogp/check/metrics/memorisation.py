@@ -9,8 +9,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ...core import Estimate, mean_and_error
-from .samples import distances, subsample, two_samples
+from ...core import Estimate, distances, mean_and_error
+from .samples import subsample, two_samples
 
 
 class Memorisation(NamedTuple):

@@ -1,9 +1,8 @@
-"""What the two-sample metrics share: checked samples, subsamples, distances."""
+"""What the two-sample metrics share: checked samples and subsamples."""
 
 from __future__ import annotations
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
 from ...core import check_batch, permutation
@@ -25,8 +24,3 @@ def two_samples(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
 def subsample(x: Tensor, n: int, generator: torch.Generator | None) -> Tensor:
     """Return n rows of x without replacement, or x where it has no more than n."""
     return x if len(x) <= n else x[permutation(len(x), generator)[:n].to(x.device)]
-
-
-def distances(x: Float[Tensor, "n d"], y: Float[Tensor, "m d"]) -> Float[Tensor, "n m"]:
-    """Return Euclidean distances computed as differences (no ‖x‖² + ‖y‖² − 2xᵀy cancellation)."""
-    return torch.cdist(x, y, compute_mode="donot_use_mm_for_euclid_dist")

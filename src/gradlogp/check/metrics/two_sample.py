@@ -9,8 +9,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ...core import new_seed, permutation
-from .samples import distances, subsample, two_samples
+from ...core import distances, new_seed, permutation, proportion
+from .samples import subsample, two_samples
 
 
 class TwoSample(NamedTuple):
@@ -126,8 +126,7 @@ def c2st(
         max_iter=60, max_leaf_nodes=15, random_state=new_seed(generator) % 2**32
     ).fit(learn, labels)
     n = 2 * half
-    accuracy = float((classifier.predict(decide) == labels).mean())
-    error = math.sqrt(max(accuracy * (1 - accuracy), 0.25 / n) / n)
+    accuracy, error = proportion(int((classifier.predict(decide) == labels).sum()), n)
     return TwoSample(accuracy, error, float(norm.sf((accuracy - 0.5) * 2 * math.sqrt(n))))
 
 

@@ -3,10 +3,12 @@ r"""Claims on annealed Langevin dynamics: its exact law, the order of its levels
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 
+from ...calculus import Affine, affine_map
+from ...core import NoisyScoreFn, Schedule
 from ...diffusion.transitions import AnnealedLangevin
 from ...noise.schedules import Levels
-from .affine import Chosen
 from .claim import (
     Check,
     Claim,
@@ -17,6 +19,13 @@ from .claim import (
 SONG = "Song & Ermon 2019, 2020, arXiv 1907.05600, 2006.09011"
 
 
+def _steps_at(
+    transition: AnnealedLangevin, score: NoisyScoreFn, schedule: Schedule, t: Tensor
+) -> Affine:
+    """The map of all steps at a level, on the line, for a score that is affine in x."""
+    return affine_map(lambda x, g: transition(x, t, t, score, schedule, generator=g), 1)
+
+
 def _annealed(sigmas: list[float], n_steps: int, relative_step: float) -> float:
     """The variance that annealed Langevin leaves on N(0, 1) data, with the exact score, unit draws."""
     step, schedule = AnnealedLangevin(n_steps, relative_step), Levels(sorted(sigmas, reverse=True))
@@ -25,10 +34,8 @@ def _annealed(sigmas: list[float], n_steps: int, relative_step: float) -> float:
     for sigma in sigmas:
         times = schedule.times
         t = times[schedule(times)[1].sub(sigma).abs().argmin()]
-        rows = torch.eye(1 + n_steps, dtype=torch.float64)
-        noise = Chosen(*(rows[:, 1 + k : 2 + k] for k in range(n_steps)))
-        out = step(rows[:, :1], t, t, score, schedule, generator=noise)[:, 0]
-        variance = float(out[0] ** 2 * variance + (out[1:] ** 2).sum())
+        found = _steps_at(step, score, schedule, t)
+        variance = float(found.M**2 * variance + found.Q)
     return variance
 
 
@@ -61,12 +68,8 @@ def _level(relative_step: float, n_steps: int = 100) -> float:
     """The variance of a level over σ² that annealed Langevin ends with on point-mass data, σ = 0.3."""
     sigma = 0.3
     t = torch.ones((), dtype=torch.float64)
-    noise = torch.eye(n_steps, dtype=torch.float64)
-    rows = torch.zeros(n_steps, 1, dtype=torch.float64)
-    step = AnnealedLangevin(n_steps, relative_step)
-    source = Chosen(*(noise[:, k : k + 1] for k in range(n_steps)))
-    out = step(rows, t, t, lambda x, t: -x / sigma**2, Levels([sigma, 0.1]), generator=source)
-    return float(out.square().sum()) / sigma**2
+    step, score = AnnealedLangevin(n_steps, relative_step), lambda x, t: -x / sigma**2
+    return float(_steps_at(step, score, Levels([sigma, 0.1]), t).Q) / sigma**2
 
 
 def annealed_step_of_the_code(n: int, g: torch.Generator) -> Claim:

@@ -8,11 +8,10 @@ import torch
 from torch import Tensor
 
 from ...calculus.reverse import jacobian_trace
-from ...core import Estimate, mean_and_error, sum_event
+from ...core import Estimate, Injected, mean_and_error, sum_event
 from ...distributions.analytic import GaussianMixture
 from ...learn import objectives
 from ...noise.tweedie import tweedie
-from .affine import Chosen
 from .claim import Numbers, claim, collect, exact, false, grid, statistical
 from .matching import (
     DERIVED,
@@ -31,7 +30,7 @@ def _denoising_minus_implicit(sigma: float, n: int, g: torch.Generator) -> Estim
     """J_DSM − J_ISM(p_σ) − d/(2σ²) with the same noise in both, ½‖ε‖²/σ² taken off sample by sample."""
     x = LAW.sample(n, generator=g)
     eps = torch.randn(x.shape, dtype=x.dtype, generator=g)
-    loss = objectives.denoising(bent, x, sigma, generator=Chosen(eps))
+    loss = objectives.denoising(bent, x, sigma, generator=Injected(eps))
     loss = loss - 0.5 * sum_event(eps.square()) / sigma**2
     return mean_and_error(loss - objectives.implicit(bent, x + sigma * eps))
 
@@ -56,7 +55,7 @@ def _denoising_of_affine(sigma: float) -> float:
     """The expected loss, exact for an affine score: x and ε at ±2 in each of four coordinates."""
     z = 2 * torch.cat([torch.eye(4), -torch.eye(4)]).double()
     x = LAW.mean + z[:, :2] @ torch.linalg.cholesky(LAW.cov).mT
-    return float(objectives.denoising(affine, x, sigma, generator=Chosen(z[:, 2:])).mean())
+    return float(objectives.denoising(affine, x, sigma, generator=Injected(z[:, 2:])).mean())
 
 
 @claim(
@@ -113,7 +112,7 @@ def _slope(n: int, g: torch.Generator) -> Estimate:
     z = torch.randn(n, 2, dtype=torch.float64, generator=g)
 
     def loss(a: float) -> Tensor:
-        noise = Chosen(z[:, 1:])
+        noise = Injected(z[:, 1:])
         return objectives.denoising(lambda y: a * y, tau * z[:, :1], sigma, generator=noise)
 
     below, middle, above = loss(-1.0), loss(0.0), loss(1.0)
@@ -139,7 +138,7 @@ def learned_slope_of_the_wrong_sign(n: int, g: torch.Generator) -> Numbers:
 def jumps_denoised(n: int, g: torch.Generator) -> Numbers:
     sigma = 0.5
     x, eps = torch.randn(2, n, 1, dtype=torch.float64, generator=g)
-    loss = objectives.denoising(lambda y: -torch.sign(y), x, sigma, generator=Chosen(eps))
+    loss = objectives.denoising(lambda y: -torch.sign(y), x, sigma, generator=Injected(eps))
     expected = 0.5 - math.sqrt(2 / math.pi / (1 + sigma**2))
     return expected, mean_and_error(loss - 0.5 * eps[:, 0].square() / sigma**2)
 

@@ -13,7 +13,7 @@ import torch
 from scipy.optimize import minimize_scalar
 from torch import Tensor
 
-from ...core import NoisyScoreFn, Schedule
+from ...core import Injected, NoisyScoreFn, Schedule
 from ...diffusion.bound import variational_bound
 from ...diffusion.likelihood import log_likelihood
 from ...distributions.analytic import Gaussian, GaussianMixture
@@ -31,7 +31,6 @@ from ...noise.tweedie import tweedie_product, tweedie_variance
 from ...scores.model import ExactScore
 from ...scores.rescheduled import RescheduledScore
 from ..metrics import gaussian_kl
-from .affine import Chosen
 from .claim import (
     Check,
     Claim,
@@ -74,7 +73,12 @@ def _expected(score: NoisyScoreFn, schedule: Schedule, t: float, weight: Weight)
     x, mass = (MEANS + VARIANCES.sqrt() * z).flatten(), (WEIGHTS * w).flatten()
     x, mass, eps = x.repeat_interleave(40), mass.repeat_interleave(40), e.repeat(len(x))
     values = objectives.multilevel(
-        score, x[:, None], schedule, torch.full_like(x, t), weight, generator=Chosen(eps[:, None])
+        score,
+        x[:, None],
+        schedule,
+        torch.full_like(x, t),
+        weight,
+        generator=Injected(eps[:, None]),
     )
     return float((mass * u.repeat(len(x) // 40)) @ values)
 
@@ -110,8 +114,8 @@ def ddpm_loss_is_ncsn_loss(n: int, g: torch.Generator) -> Claim:
     """σ² ½‖s + ε/σ‖² by `denoising`, ½‖ε − ε̂‖² by `multilevel` and by hand, sample by sample."""
     x, ladder = POINTS, Levels([3.0, 0.5])
     eps, t = POINTS.flip(0) - 0.3, torch.zeros(len(POINTS), dtype=F64)
-    ncsn = 0.25 * objectives.denoising(lambda y: _bent(y, T), x, 0.5, generator=Chosen(eps))
-    ddpm = objectives.multilevel(_bent, x, ladder, t, generator=Chosen(eps))
+    ncsn = 0.25 * objectives.denoising(lambda y: _bent(y, T), x, 0.5, generator=Injected(eps))
+    ddpm = objectives.multilevel(_bent, x, ladder, t, generator=Injected(eps))
     x_t = x + 0.5 * eps
     _, predicted = from_prediction("score", _bent(x_t, T), x_t, 1.0, 0.5)
     by_hand = 0.5 * (eps - predicted).square().sum(1)
@@ -165,7 +169,7 @@ def likelihood_weight(n: int, g: torch.Generator) -> Claim:
     t, x, eps = torch.cartesian_prod((u + 1) / 2, 0.5 + 0.6 * z, z).unbind(1)
     loss = objectives.excess(
         ExactScore(q, schedule), ExactScore(p, schedule), x[:, None], schedule, t,
-        objectives.weights.likelihood(schedule), generator=Chosen(eps[:, None]),
+        objectives.weights.likelihood(schedule), generator=Injected(eps[:, None]),
     )  # fmt: skip
     total = float(torch.cartesian_prod(v / 2, w, w).prod(1) @ loss)
     alpha, sigma = schedule(torch.ones((), dtype=F64))
@@ -268,7 +272,7 @@ def _bound(score: NoisyScoreFn, x: float, strata: int = 30) -> float:
     var = float((WEIGHTS * (VARIANCES + MEANS**2)).sum()) - mean**2
     found = variational_bound(
         score, VP(), torch.full((len(eps), 1), x, dtype=F64), n_strata=strata, t_min=1e-5,
-        mean=mean, var=var, generator=Chosen(*[times, eps[:, None]] * (2 * strata)),
+        mean=mean, var=var, generator=Injected(*[times, eps[:, None]] * (2 * strata)),
     ).log_prob  # fmt: skip
     return float(torch.cartesian_prod(v / 2, w).prod(1) @ found)
 

@@ -14,12 +14,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...core import Kernel
+from ...core import Injected, Kernel
 from ...distributions.as_target import as_target
 from ...langevin.kernels import ULA, PreconditionedULA
 from ...langevin.kernels.exponential import ExponentialEuler
 from ...langevin.planning import gaussian_bias
-from .affine import Chosen
 from .claim import Numbers, at_most, claim, collect, exact, false
 
 DERIVED = "derived, docs/theory.md"
@@ -40,7 +39,7 @@ def moved(kernel: Kernel[Any, Any], variances: Tensor) -> tuple[Tensor, Tensor]:
     """Return a_i and b_i of a step x_i' = a_i x_i + b_i z_i on N(0, diag v), from the kernel itself."""
     target = as_target(score=lambda x: -x / variances)
     rows = torch.stack([torch.ones_like(variances), torch.zeros_like(variances)])
-    noise = Chosen(rows.flip(0))
+    noise = Injected(rows.flip(0))
     a, b = kernel.step(kernel.init(rows, target), target, generator=noise)[0].x
     return a, b
 

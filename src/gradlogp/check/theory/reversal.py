@@ -15,13 +15,13 @@ import torch
 from scipy.integrate import solve_ivp
 from torch import Tensor
 
-from ...core import NoisyScoreFn, Schedule, Transition
+from ...calculus import affine_map
+from ...core import Generator, Injected, NoisyScoreFn, Schedule, Transition
 from ...diffusion.transitions import Ancestral, ProbabilityFlow, ReverseSDE
 from ...distributions.analytic import Gaussian
 from ...noise.schedules import DDPM, VP, invert_log_snr
 from ...noise.tweedie import tweedie
 from ...scores.model import ExactScore
-from .affine import Chosen
 from .claim import (
     Check,
     Claim,
@@ -66,22 +66,18 @@ def equal_steps(schedule: Schedule, n: int, start: float = 1.0, end: float = 0.0
 
 
 def law_after(
-    transition: Transition, score: NoisyScoreFn, schedule: Schedule, times: Tensor, start: Law,
-    draws: int = 0,
-) -> Law:  # fmt: skip
-    """The law that steps end in on the line from N(start), for a score that is affine in x.
+    transition: Transition, score: NoisyScoreFn, schedule: Schedule, times: Tensor, start: Law
+) -> Law:
+    """The law that steps end in on the line from N(start), for a score that is affine in x."""
 
-    All of the steps together are affine in x and in every draw of noise; the rows of the batch are
-    nothing, the start, and each draw, `draws` of them a step.
-    """
-    n = draws * (len(times) - 1)
-    rows = torch.eye(n + 2, dtype=F64)
-    x, noise = rows[:, 1:2], Chosen(*rows[:, 2:].split(1, 1)) if n else None
-    for t, s in pairwise(times):
-        x = transition(x, t, s, score, schedule, generator=noise)
-    gain = (x - x[0])[1:, 0]
-    variance = gain[0] ** 2 * start[1] + gain[1:].square().sum()
-    return float(gain[0] * start[0] + x[0, 0]), float(variance)
+    def steps(x: Tensor, generator: Generator) -> Tensor:
+        for t, s in pairwise(times):
+            x = transition(x, t, s, score, schedule, generator=generator)
+        return x
+
+    mean, var = torch.tensor(start, dtype=F64)
+    m, C = affine_map(steps, 1).law(mean.reshape(1), var.reshape(1, 1))
+    return float(m), float(C)
 
 
 def wasserstein(one: Law, other: Law) -> float:
@@ -97,7 +93,7 @@ def _ancestral(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """x_{i−1} by a step of DDPM's chain with noise z, and β, ᾱ_i, ᾱ_{i−1}."""
     t, s = LONG.times[40], LONG.times[41]
-    noise = Chosen(torch.full_like(POINTS, z))
+    noise = Injected(torch.full_like(POINTS, z))
     out = Ancestral(variance)(POINTS, t, s, ExactScore(PLANE, LONG), LONG, generator=noise)
     abar_t, abar_s = LONG(t)[0] ** 2, LONG(s)[0] ** 2
     return out, 1 - abar_t / abar_s, abar_t, abar_s
@@ -136,7 +132,7 @@ def _chain(variance: Variance, mean: float, var: float) -> float:
         Gaussian(torch.tensor([mean], dtype=F64), torch.tensor(var, dtype=F64)), CHAIN
     )
     times, start = CHAIN.times, law_at(CHAIN, CHAIN.times[0], mean, var)
-    end = law_after(Ancestral(variance), score, CHAIN, times, start, 1)
+    end = law_after(Ancestral(variance), score, CHAIN, times, start)
     return wasserstein(end, law_at(CHAIN, times[-1], mean, var))
 
 
@@ -181,7 +177,7 @@ def without_noise(n: int, g: torch.Generator) -> Claim:
     """Each step is E[x_s | x_t] = (α_t/α_s) x_t on N(0, 1), so that x_s = (α_1/α_s) x_1."""
     times, law = CHAIN.times, Gaussian(torch.zeros(1, dtype=F64), torch.ones((), dtype=F64))
     mean = lambda x, t, s, score, schedule, generator=None: Ancestral()(
-        x, t, s, score, schedule, generator=Chosen(torch.zeros_like(x))
+        x, t, s, score, schedule, generator=Injected(torch.zeros_like(x))
     )
     _, left = law_after(mean, ExactScore(law, CHAIN), CHAIN, times, (0.0, 1.0))
     ratio = float(CHAIN(times[0])[0] / CHAIN(times[-1])[0])
@@ -200,7 +196,7 @@ def _reversed(change: Change, steps: int = 150) -> float:
     exact_score = ExactScore(DATA, SHORT)
     score = lambda x, t: change(1.0, 0.1 + 7.9 * float(t)) * exact_score(x, t)
     times = equal_steps(SHORT, steps, end=1e-3)
-    return law_after(ReverseSDE(1.0, "heun"), score, SHORT, times, (0.0, 1.0), 1)[1]
+    return law_after(ReverseSDE(1.0, "heun"), score, SHORT, times, (0.0, 1.0))[1]
 
 
 def _reversed_by_moments(change: Change) -> float:
@@ -255,42 +251,40 @@ LOUD = VP(0.1, 4.0)
 """Of α₁ = 0.36, so that N(0, I) is far from the law at t = 1."""
 
 
-def _from_unit_prior(
-    transition: Transition, steps: int, draws: int
-) -> tuple[Law, Law, float, float]:
+def _from_unit_prior(transition: Transition, steps: int) -> tuple[Law, Law, float, float]:
     """The law left by N(0, 1), the one wanted, a = α_t/α_s, and the variance at t = 1."""
     times = equal_steps(LOUD, steps)
-    law = law_after(transition, ExactScore(DATA, LOUD), LOUD, times, (0.0, 1.0), draws)
+    law = law_after(transition, ExactScore(DATA, LOUD), LOUD, times, (0.0, 1.0))
     a = float(LOUD(times[0])[0] / LOUD(times[-1])[0])
     return law, law_at(LOUD, times[-1]), a, law_at(LOUD, times[0])[1]
 
 
 def prior_mean_of_the_sde(n: int, g: torch.Generator) -> Claim:
-    (mean, _), (m, v), a, top = _from_unit_prior(Ancestral("optimal"), 5, 1)
+    (mean, _), (m, v), a, top = _from_unit_prior(Ancestral("optimal"), 5)
     return exact("the reverse SDE from N(0, I) misses the mean by a² S S_T⁻¹ m", DERIVED,
                  -(a**2) * v / top * m, mean - m, 1e-12)  # fmt: skip
 
 
 def prior_variance_of_the_sde(n: int, g: torch.Generator) -> Claim:
-    (_, var), (_, v), a, top = _from_unit_prior(Ancestral("optimal"), 5, 1)
+    (_, var), (_, v), a, top = _from_unit_prior(Ancestral("optimal"), 5)
     return exact("and ends in covariance S − a² S S_T⁻¹ S + a² S S_T⁻² S", DERIVED,
                  v - a**2 * v**2 / top + a**2 * v**2 / top**2, var, 1e-12)  # fmt: skip
 
 
 def prior_mean_of_the_flow(n: int, g: torch.Generator) -> Claim:
-    (mean, _), (m, v), a, top = _from_unit_prior(ProbabilityFlow(4), 20, 0)
+    (mean, _), (m, v), a, top = _from_unit_prior(ProbabilityFlow(4), 20)
     return exact("the flow from N(0, I) misses the mean by a √(S S_T⁻¹) m", DERIVED,
                  -a * math.sqrt(v / top) * m, mean - m, 1e-6)  # fmt: skip
 
 
 def prior_variance_of_the_flow(n: int, g: torch.Generator) -> Claim:
-    (_, var), (_, v), _, top = _from_unit_prior(ProbabilityFlow(4), 20, 0)
+    (_, var), (_, v), _, top = _from_unit_prior(ProbabilityFlow(4), 20)
     return exact("and ends in covariance S S_T⁻¹", DERIVED, v / top, var, 1e-6)
 
 
 def prior_forgotten_alike(n: int, g: torch.Generator) -> Claim:
-    (sde, _), (m, v), a, top = _from_unit_prior(Ancestral("optimal"), 5, 1)
-    (flow, _), *_ = _from_unit_prior(ProbabilityFlow(4), 20, 0)
+    (sde, _), (m, v), a, top = _from_unit_prior(Ancestral("optimal"), 5)
+    (flow, _), *_ = _from_unit_prior(ProbabilityFlow(4), 20)
     return false(
         "“flow and SDE forget a wrong prior alike”: error of the mean, flow over SDE at α₁ = 0.36",
         DERIVED, 1.0, (flow - m) / (sde - m), math.sqrt(top / v) / a, 1e-5,

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ...calculus import Affine, kernel_map
 from ...core import Estimate, Kernel, mean_and_error
 from ...distributions.analytic import Gaussian
 from ...distributions.as_target import as_target
@@ -22,7 +23,6 @@ from ...langevin.kernels import (
     PreconditionedULA,
 )
 from ..metrics import gaussian_kl, gaussian_wasserstein
-from .affine import linear_step
 from .claim import Numbers, at_most, claim, collect, exact, false, grid, statistical
 
 ROBERTS = "Roberts & Tweedie 1996, doi 10.2307/3318418"
@@ -38,10 +38,16 @@ ONE = torch.ones(1, 1, dtype=torch.float64)
 ZERO = torch.zeros(2, dtype=torch.float64)
 
 
+def _on_gaussian(kernel: Kernel[Any, Any], cov: Tensor, field: str | None = None) -> Affine:
+    """The map of a kernel's step on N(0, cov)."""
+    law = Gaussian(torch.zeros(len(cov), dtype=torch.float64), cov)
+    return kernel_map(kernel, law, len(cov), field=field)
+
+
 @claim(exact, "ULA on N(μ, S) ends in covariance S (I − hP/2)⁻¹, largest error", ROBERTS, 1e-10)
 def ula_law() -> Numbers:
     h = 0.1
-    error = linear_step(ULA(h), S).stationary() - S @ torch.linalg.inv(I - h / 2 * P)
+    error = _on_gaussian(ULA(h), S).stationary()[1] - S @ torch.linalg.inv(I - h / 2 * P)
     return 0.0, error.abs().max()
 
 
@@ -50,18 +56,18 @@ def ula_law() -> Numbers:
     ROBERTS, 1e-9,
 )  # fmt: skip
 def ula_inflation() -> Numbers:
-    return 1.0, linear_step(ULA(1.9), ONE).stationary()[0, 0], 20.0
+    return 1.0, _on_gaussian(ULA(1.9), ONE).stationary()[1][0, 0], 20.0
 
 
 @claim(exact, "ULA loses stability at h = 2/L: spectral radius there", ROBERTS, 1e-10)
 def ula_stability() -> Numbers:
     L = float(torch.linalg.eigvalsh(P)[-1])
-    return 1.0, linear_step(ULA(2 / L), S).radius
+    return 1.0, _on_gaussian(ULA(2 / L), S).radius
 
 
 def _bias(h: float) -> tuple[float, float]:
     """Return W2 and KL of ULA's stationary law to N(0, S)."""
-    found, target = Gaussian(ZERO, linear_step(ULA(h), S).stationary()), Gaussian(ZERO, S)
+    found, target = Gaussian(ZERO, _on_gaussian(ULA(h), S).stationary()[1]), Gaussian(ZERO, S)
     return gaussian_wasserstein(found, target), gaussian_kl(found, target)
 
 
@@ -140,7 +146,7 @@ def _worst(
         u = float(torch.rand((), dtype=torch.float64, generator=g))
         h, limit = bound(float(w.min()), float(w.max()), u)
         cov = torch.diag(1 / w)
-        laws = Gaussian(zero, linear_step(ULA(h), cov).stationary()), Gaussian(zero, cov)
+        laws = Gaussian(zero, _on_gaussian(ULA(h), cov).stationary()[1]), Gaussian(zero, cov)
         bias = gaussian_wasserstein(*laws) if limit > 0 else gaussian_kl(*laws)
         worst = max(worst, bias / abs(limit))
     return worst
@@ -166,38 +172,38 @@ def vempala(n: int, g: torch.Generator) -> Numbers:
 
 @claim(exact, "Leimkuhler–Matthews has no bias on N(0, 1), h = 0.9", LEIMKUHLER, 1e-10)
 def averaged_noise() -> Numbers:
-    law = linear_step(LeimkuhlerMatthews(0.9), ONE, field="z").stationary()
+    law = _on_gaussian(LeimkuhlerMatthews(0.9), ONE, field="z").stationary()[1]
     return 1.0, law[0, 0]
 
 
 @claim(exact, "BAOAB: Var x = 1 on N(0, 1) at every stable h (0.8)", LEIMKUHLER, 1e-10)
 def baoab_position() -> Numbers:
-    law = linear_step(BAOAB(0.8), ONE, field="momentum").stationary()
+    law = _on_gaussian(BAOAB(0.8), ONE, field="momentum").stationary()[1]
     return 1.0, law[0, 0]
 
 
 @claim(exact, "BAOAB: Var v = 1 − h²/4, h = 0.8", LEIMKUHLER, 1e-10)
 def baoab_velocity() -> Numbers:
-    law = linear_step(BAOAB(0.8), ONE, field="momentum").stationary()
+    law = _on_gaussian(BAOAB(0.8), ONE, field="momentum").stationary()[1]
     return 0.84, law[1, 1]
 
 
 @claim(exact, "OBABO: Var x = 1/(1 − h²/4), h = 0.8", LEIMKUHLER, 1e-10)
 def obabo_position() -> Numbers:
-    law = linear_step(OBABO(0.8), ONE, field="momentum", n_draws=2).stationary()
+    law = _on_gaussian(OBABO(0.8), ONE, field="momentum").stationary()[1]
     return 1 / 0.84, law[0, 0]
 
 
 @claim(exact, "preconditioned ULA keeps precision P − (h/2) P P_c P, largest error", DERIVED, 1e-9)
 def preconditioned() -> Numbers:
     h, Pc = 0.1, torch.tensor([[1.0, 0.2], [0.2, 0.7]], dtype=torch.float64)
-    found = torch.linalg.inv(linear_step(PreconditionedULA(h, Pc), S).stationary())
+    found = torch.linalg.inv(_on_gaussian(PreconditionedULA(h, Pc), S).stationary()[1])
     return 0.0, (found - (P - h / 2 * P @ Pc @ P)).abs().max()
 
 
 @claim(exact, "with P_c = S every direction contracts by 1 − h, h = 0.3", DERIVED, 1e-10)
 def condition_number() -> Numbers:
-    radius = linear_step(PreconditionedULA(0.3, S), S).radius
+    radius = _on_gaussian(PreconditionedULA(0.3, S), S).radius
     return 0.7, radius
 
 
@@ -208,7 +214,7 @@ def _spectrum(d: int) -> Tensor:
 @claim(exact, "the W2 bias of ULA grows as √d on N(0, I): d = 16 over d = 1", DERIVED, 1e-8)
 def dimension() -> Numbers:
     bias = lambda d: math.sqrt(d) * ((1 - 0.05) ** -0.5 - 1)  # N(0, I_d), h = 0.1
-    law = linear_step(ULA(0.1), torch.eye(16, dtype=torch.float64)).stationary()
+    law = _on_gaussian(ULA(0.1), torch.eye(16, dtype=torch.float64)).stationary()[1]
     target = Gaussian(torch.zeros(16).double(), 1.0)
     found = gaussian_wasserstein(Gaussian(torch.zeros(16).double(), law), target)
     return 4.0, found / bias(1)
@@ -222,7 +228,7 @@ def dimension_free() -> Numbers:
     found = []
     for d in (8, 64):
         cov = torch.diag(_spectrum(d))
-        law = linear_step(PreconditionedULA(0.1, cov), cov).stationary()
+        law = _on_gaussian(PreconditionedULA(0.1, cov), cov).stationary()[1]
         zero = torch.zeros(d).double()
         found.append(gaussian_wasserstein(Gaussian(zero, law), Gaussian(zero, cov)))
     return 1.0, found[1] / (math.pi / math.sqrt(6) * 0.0260) if found[1] > found[0] else math.nan

@@ -10,7 +10,7 @@ import torch
 from scipy.integrate import quad
 from torch import Tensor
 
-from ...core import NoisyScoreFn, Schedule, Transition
+from ...core import Injected, NoisyScoreFn, Schedule, Transition
 from ...diffusion.transitions import (
     DDIM,
     AdaptiveFlow,
@@ -26,7 +26,6 @@ from ...diffusion.transitions.multistep import Multistep, exponential_weights
 from ...distributions.analytic import GaussianMixture
 from ...noise.schedules import VE, VP, invert_log_snr
 from ...scores.model import ExactScore
-from .affine import Chosen
 from .claim import (
     Check,
     Claim,
@@ -68,7 +67,7 @@ HIGH, LOW = torch.tensor([0.6, 0.4], dtype=F64)
 def _step(transition: Transition, z: float = 0.0) -> Tensor:
     """One step on the mixture from some points, with noise z in every entry."""
     x = torch.tensor([[0.3, -0.8], [2.0, 1.0], [-1.5, 0.2]], dtype=F64)
-    noise = Chosen(torch.full_like(x, z))
+    noise = Injected(torch.full_like(x, z))
     return transition(x, HIGH, LOW, ExactScore(MIXTURE, SHORT), SHORT, generator=noise)
 
 
@@ -116,7 +115,7 @@ def _order_of_the_law(transition: Callable[[int], Transition], steps: int) -> fl
     for k in (steps, 2 * steps):
         times = equal_steps(SHORT, k)
         start = law_at(SHORT, times[0])
-        end = law_after(transition(k), ExactScore(DATA, SHORT), SHORT, times, start, 1)
+        end = law_after(transition(k), ExactScore(DATA, SHORT), SHORT, times, start)
         errors.append(wasserstein(end, law_at(SHORT, times[-1])))
     return _slope(errors)
 
@@ -255,7 +254,7 @@ def _gain(rule: str) -> float:
     p = UNIT.log_prob(x).exp() * dx
     move = PredictorCorrector(_still, snr=RATIO, rule=rule)  # type: ignore[arg-type]
     moved = [
-        move(x, t, t, ExactScore(UNIT, SHORT), SHORT, generator=Chosen(z * torch.ones_like(x)))
+        move(x, t, t, ExactScore(UNIT, SHORT), SHORT, generator=Injected(z * torch.ones_like(x)))
         for z in (1.0, -1.0)
     ]
     second = 0.5 * (moved[0].square() + moved[1].square())[:, 0]

@@ -2,36 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
-import torch
 from scipy.optimize import minimize_scalar
 from torch import Tensor
 
-from ...core import Streams, sum_event
+from ...calculus import affine_map
+from ...core import Generator, sum_event
 from ...distributions.as_target import Target
 from .annealed_kernels import LevelKernel, MakeKernel
 
 NORMAL = Target(lambda y: -y, lambda y: -0.5 * sum_event(y.square()))
 """The law of a level in units of its noise, for data that are one point."""
-
-DRAWS = 8
-"""The most noises that one step is thought to draw."""
-
-
-class _Units(Streams):
-    """A source of noise whose k-th draw is 1 in row k and 0 in the others."""
-
-    def __init__(self) -> None:
-        self.drawn = 0
-
-    def draw(self, law: Callable[..., Tensor], shape: torch.Size, like: Tensor) -> Tensor:
-        """Return the next draw."""
-        z = like.new_zeros(shape)
-        self.drawn += 1
-        z[self.drawn] = 1.0
-        return z
 
 
 def level_variance(
@@ -39,8 +20,8 @@ def level_variance(
 ) -> float:
     """Return s_T²/σ² after T steps at a level on point-mass data, from s_0² = γ² σ².
 
-    A step is affine there, so that a state per unit vector, of the start and of every noise, carries
-    the law. `ladder.variance_ratio` is the closed form for ULA.
+    A step is affine there, and its map carries the law. `ladder.variance_ratio` is the closed form for
+    ULA.
 
     Raises:
         ValueError: For a kernel whose step is not affine, as one that may reject it.
@@ -48,18 +29,20 @@ def level_variance(
     made = (
         kernel.at(relative_step, 0.0) if isinstance(kernel, LevelKernel) else kernel(relative_step)
     )
-    rows = torch.zeros(1 + DRAWS * n_steps, 1, dtype=torch.float64)
-    rows[0] = 1.0
-    state, noise = made.init(rows, NORMAL), _Units()
-    for _ in range(n_steps):
-        state, info = made.step(state, NORMAL, generator=noise)
-        if hasattr(info, "acceptance"):
-            raise ValueError(
-                f"{type(made).__name__} may reject its steps: choose relative_step by the "
-                "acceptance instead"
-            )
-    x = state.x[:, 0]
-    return float(ratio**2 * x[0] ** 2 + x[1:].square().sum())
+
+    def level(x: Tensor, generator: Generator) -> Tensor:
+        state = made.init(x, NORMAL)
+        for _ in range(n_steps):
+            state, info = made.step(state, NORMAL, generator=generator)
+            if hasattr(info, "acceptance"):
+                raise ValueError(
+                    f"{type(made).__name__} may reject its steps: choose relative_step by the "
+                    "acceptance instead"
+                )
+        return state.x
+
+    found = affine_map(level, 1)
+    return float(ratio**2 * found.M**2 + found.Q)
 
 
 def solve_step(n_steps: int, ratio: float, kernel: MakeKernel | LevelKernel) -> float:

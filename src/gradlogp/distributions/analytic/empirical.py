@@ -19,6 +19,7 @@ from torch import Tensor
 from ...core import (
     check_batch,
     choice,
+    distances,
     per_sample,
     randn_like,
 )
@@ -33,7 +34,7 @@ def _squared_distances(x: Tensor, y: Tensor, a: Tensor) -> Tensor:
             squared = squared + (u[:, None] - a.reshape(-1, 1) * v).square()
         return squared
     y = a * y
-    value = torch.cdist(x.detach(), y.detach(), compute_mode="donot_use_mm_for_euclid_dist")
+    value = distances(x.detach(), y.detach())
     # cdist has no forward mode and no second derivatives. The expansion has both, exactly, and
     # cancels in its value only, which does not enter.
     expansion = x.square().sum(1, keepdim=True) + y.square().sum(1) - 2 * x @ y.mT

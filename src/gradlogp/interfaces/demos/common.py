@@ -16,8 +16,7 @@ import torch
 from torch import Tensor
 
 from ...check.metrics.features import Classifier, frechet_distance
-from ...check.metrics.samples import distances
-from ...core import NoisyScore
+from ...core import NoisyScore, distances
 from ...diffusion.evolve import evolve
 from ...diffusion.transitions import AnnealedLangevin
 from ...learn.training import Step

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from pathlib import Path
 
@@ -11,7 +10,7 @@ from torch import Tensor
 
 from ...check.compare import compare
 from ...check.metrics.features import Classifier
-from ...core import Estimate
+from ...core import Estimate, proportion
 from ...diffusion import ProbabilityFlow, evolve
 from ...learn import data, fit
 from ...noise import time_grid
@@ -42,9 +41,8 @@ def _accuracy(x: Tensor, y: Tensor, x_test: Tensor, y_test: Tensor) -> Estimate:
     from sklearn.svm import SVC
 
     judge = SVC(C=10.0).fit(x.flatten(1).numpy(), y.numpy())
-    right = torch.from_numpy(judge.predict(x_test.flatten(1).numpy()) == y_test.numpy())
-    p = float(right.double().mean())
-    return Estimate(p, math.sqrt(max(p * (1 - p), 1 / len(right)) / len(right)))
+    right = judge.predict(x_test.flatten(1).numpy()) == y_test.numpy()
+    return proportion(int(right.sum()), len(right))
 
 
 def run(out: Path, *, seed: int = 0, steps: int = STEPS, quiet: bool = False) -> Outcome:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from pathlib import Path
 
@@ -11,7 +10,7 @@ from torch import Tensor
 
 from ...check.compare import compare
 from ...check.metrics.features import Classifier
-from ...core import Estimate, mean_and_error
+from ...core import Estimate, mean_and_error, proportion
 from ...diffusion.evolve import evolve
 from ...diffusion.likelihood import bits_per_dim, dequantise, log_likelihood
 from ...diffusion.transitions import ProbabilityFlow
@@ -77,10 +76,9 @@ def grey(y: Tensor) -> Tensor:
     return (y * LEVELS).floor().clamp(0, LEVELS - 1)
 
 
-def fraction(right: Tensor) -> Estimate:
-    """Return the fraction of what is right, with a binomial error that is never 0."""
-    p, n = float(right.double().mean()), len(right)
-    return Estimate(p, math.sqrt(max(p * (1 - p), 1 / n) / n))
+def _accuracy(judge: Classifier, x: Tensor, labels: Tensor) -> Estimate:
+    """Return the fraction of x that a classifier takes for what it should be."""
+    return proportion(int((judge.predict(x.double()) == labels).sum()), len(labels))
 
 
 def run(out: Path, *, seed: int = 0, steps: int = STEPS, quiet: bool = False) -> Outcome:
@@ -119,8 +117,8 @@ def run(out: Path, *, seed: int = 0, steps: int = STEPS, quiet: bool = False) ->
     coded = bits(model, held.x[:SCORED], held.labels[:SCORED], g, quiet=quiet)
     half = len(training.x) // 2  # one half for the classifier, the other for what it has not seen
     judge = Classifier(training.x[:half], training.labels[:half], generator=g)
-    asked = fraction(judge.predict(samples.double()) == labels)
-    real = fraction(judge.predict(held.x.double()) == held.labels)
+    asked = _accuracy(judge, samples, labels)
+    real = _accuracy(judge, held.x, held.labels)
     rows_likelihood = [
         Row(
             "bits per pixel of held-out digits", *mean_and_error(coded),
@@ -134,7 +132,7 @@ def run(out: Path, *, seed: int = 0, steps: int = STEPS, quiet: bool = False) ->
         ),
         Row(
             "the same with guidance, w = 1",
-            *fraction(judge.predict(pushed.double()) == stronger), *real,
+            *_accuracy(judge, pushed, stronger), *real,
             note=f"{len(pushed)} digits; surer of their class, and no longer the law of the data",
         ),
         *feature_rows(judge, samples, training.x[half:], held.x),

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ...core import Density, Generator, Streams
+from ...core import Density, Generator, Streams, distances
 from .facts import Facts, unadjusted_facts
 from .steps import (
     LangevinInfo,
@@ -64,7 +64,7 @@ class RBF:
         self, x: Float[Tensor, "n d"]
     ) -> tuple[Float[Tensor, "n n"], Float[Tensor, "n d"]]:
         """Return the kernel matrix and the repulsion Σ_j k(x_j, x_i) (x_i − x_j)/ℓ²."""
-        distance = torch.cdist(x, x, compute_mode="donot_use_mm_for_euclid_dist")
+        distance = distances(x, x)
         square = self._square(distance)
         K = (-0.5 * distance.square() / square).exp()
         return K, (K.sum(1, keepdim=True) * x - K @ x) / square

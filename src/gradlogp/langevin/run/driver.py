@@ -75,7 +75,7 @@ def run(
     taken the same number of steps, for which up to a tenth of a second of work in each chunk is done
     again; the fused engine ends with what it does within a fifth of a second, and has no `resume`. A
     second Ctrl-C, or one before the first step or while the kernel is tuned, is raised; so is any on
-    a caller's own `Streams`.
+    a caller's own `NoiseSource`.
 
     Arguments:
         kernel: Such as `ULA(h)` or `MALA(h)`.

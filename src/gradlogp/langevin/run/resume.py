@@ -12,6 +12,7 @@ from ...core import (
     Density,
     Generator,
     Kernel,
+    NoiseSource,
     Streams,
     chunks,
 )
@@ -28,10 +29,10 @@ class Part(NamedTuple):
     """A chunk of chains: where they stand among all, their noise, and their state."""
 
     where: slice
-    streams: Streams
+    noise: NoiseSource
     state: Any
-    foreign: bool
-    """Whether the noise is that of the caller."""
+    streams: Streams | None
+    """The noise, if it is the run's own: only that can be saved."""
 
 
 def check_saved(
@@ -57,8 +58,8 @@ def check_saved(
             "pass no generator= with resume=, which has its own noise; for other noise start from "
             "x0=chain.state.x"
         )
-    if saved["noise"] is None and not isinstance(generator, Streams):
-        raise ValueError("that run was on streams of your own: pass them as generator=")
+    if saved["noise"] is None and not isinstance(generator, NoiseSource):
+        raise ValueError("that run was on noise of your own: pass it as generator=")
     if saved["noise"] is not None and saved["device"] != saved["state"]["x"].device.type:
         raise ValueError(
             f"the noise is that of a {saved['device']} device and the chains are on "
@@ -80,14 +81,17 @@ def begin(
     Raises:
         ValueError: If what was saved is the state of another kernel.
     """
-    foreign, parts = isinstance(generator, Streams), []
+    parts: list[Part] = []
     if saved is None:
-        for where, streams in chunks(x0, chunk_size, generator):
-            parts.append(Part(where, streams, kernel.init(x0[where], target), foreign))
+        for where, noise in chunks(x0, chunk_size, generator):
+            state = kernel.init(x0[where], target)
+            parts.append(Part(where, noise, state, _own(noise, generator)))
         return parts
     fields, kind = saved["state"], None
-    fresh = generator if foreign else torch.Generator()  # the seed is not used
-    for where, streams in chunks(x0, chunk_size, fresh):
+    if not isinstance(generator, NoiseSource):
+        generator = torch.Generator()  # the seed is not used
+    for where, noise in chunks(x0, chunk_size, generator):
+        streams = _own(noise, generator)
         if kind is None:
             kind = kernel.init(x0[where], target)
             if kind._fields != tuple(fields):
@@ -95,19 +99,23 @@ def begin(
                     f"resume holds a state of {tuple(fields)}, but {type(kernel).__name__} has "
                     f"one of {kind._fields}: go on with the kernel of that run"
                 )
-        if not foreign:
+        if streams is not None:
             streams.set_state(saved["noise"][streams.blocks].cpu())
         state = type(kind)(*(value[where] for value in fields.values()))
-        parts.append(Part(where, streams, state, foreign))
+        parts.append(Part(where, noise, state, streams))
     return parts
 
 
+def _own(noise: NoiseSource, generator: Generator | None) -> Streams | None:
+    return noise if noise is not generator and isinstance(noise, Streams) else None
+
+
 def noise_of(parts: list[Part]) -> Tensor | None:
-    """Return where the noise of every block of chains stands; None for a caller's streams."""
-    if parts[0].foreign:
-        return None
+    """Return where the noise of every block of chains stands; None for a caller's noise."""
     blocks: dict[int, Tensor] = {}
     for part in parts:
+        if part.streams is None:
+            return None
         blocks |= dict(enumerate(part.streams.get_state(), part.streams.blocks.start))
     return torch.stack([blocks[i] for i in sorted(blocks)])
 

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ...core import Density, Kernel, Streams
+from ...core import Density, Kernel, NoiseSource
 from .resume import Part
 from .store import Store
 
@@ -68,7 +68,7 @@ def advance(
     stretch: Stretch,
     kernel: Kernel[Any, Any],
     target: Density,
-    streams: Streams,
+    noise: NoiseSource,
     thinning: Thinning,
     first: int,
     n_steps: int,
@@ -83,7 +83,7 @@ def advance(
         stretch: Begins with the state and is filled; what is in it is complete at any moment.
         kernel: The kernel.
         target: The density.
-        streams: Noise of this chunk.
+        noise: Noise of this chunk.
         thinning: Which steps are kept.
         first: Steps that the run has taken before.
         n_steps: Steps to take.
@@ -92,7 +92,7 @@ def advance(
     """
     end = time.monotonic() + seconds
     while stretch.steps < n_steps:
-        state, info = kernel.step(stretch.state, target, generator=streams)
+        state, info = kernel.step(stretch.state, target, generator=noise)
         step = first + stretch.steps + 1
         stretch.state, stretch.info, stretch.steps = state, info, stretch.steps + 1
         if thinning.due(step):
@@ -135,18 +135,18 @@ def rounds(
         length, ends = 0, []
         for part in parts:
             n, seconds = (length, inf) if length else (min(n_steps - done, most), ROUND_SECONDS)
-            noise = None if part.foreign else part.streams.get_state()
+            before = None if part.streams is None else part.streams.get_state()
             stretch = Stretch(part.state)
             try:
-                advance(stretch, kernel, target, part.streams, thinning, done, n, seconds, tell)
+                advance(stretch, kernel, target, part.noise, thinning, done, n, seconds, tell)
                 store.write(part.where, thinning.kept(done), stretch.draws, stretch.infos)
             except KeyboardInterrupt:
                 n, interrupted = length or stretch.steps, True
-                if noise is None or (n == 0 and store.info is None):
+                if part.streams is None or before is None or (n == 0 and store.info is None):
                     raise
-                part.streams.set_state(noise)  # a step may have drawn a part of its noise
+                part.streams.set_state(before)  # a step may have drawn a part of its noise
                 stretch = Stretch(part.state)
-                advance(stretch, kernel, target, part.streams, thinning, done, n, inf, None)
+                advance(stretch, kernel, target, part.noise, thinning, done, n, inf, None)
                 store.write(part.where, thinning.kept(done), stretch.draws, stretch.infos)
             if not stretch.steps:
                 return

@@ -54,7 +54,7 @@ def warm_up(
     def move(kernel: Kernel[Any, Any]) -> Moved:
         x, acceptances = [], []
         for i, part in enumerate(parts):
-            state, info = kernel.step(part.state, target, generator=part.streams)
+            state, info = kernel.step(part.state, target, generator=part.noise)
             parts[i] = part._replace(state=state)
             x.append(state.x)
             if (acceptance := getattr(info, "acceptance", None)) is not None:

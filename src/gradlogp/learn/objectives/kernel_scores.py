@@ -28,7 +28,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ...core import check_batch, permutation, sum_event
+from ...core import check_batch, distances, permutation, sum_event
 
 Strength = float | Literal["cv"]
 MAX_DENSE = 8000  # unknowns of a linear system that is stored: half a gigabyte
@@ -153,7 +153,7 @@ def _system(points: Tensor, kernel: _Kernel) -> System:
     if N > MAX_DENSE:
         raise ValueError(f"{N} unknowns are more than {MAX_DENSE}; fit a part of the data")
     zeta = KernelScore(1.0, 0.0, points.shape[1:], kernel, points, 0 * points, 1.0)(points)
-    u = torch.cdist(points, points, compute_mode="donot_use_mm_for_euclid_dist").square()
+    u = distances(points, points).square()
     P, R = kernel.parts(u)
     if R is None:
         return System(P / n, zeta, n)

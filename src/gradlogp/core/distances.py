@@ -1,0 +1,20 @@
+"""Euclidean distances without cancellation."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+
+def distances(x: Float[Tensor, "n *event"], y: Float[Tensor, "m *event"]) -> Float[Tensor, "n m"]:
+    r"""Return :math:`\lVert x_i - y_j \rVert` over the event, computed as differences.
+
+    The expansion ‖x‖² + ‖y‖² − 2 xᵀy, which `torch.cdist` takes by default for many rows, cancels: far
+    from the origin nothing of a small distance is left. Here copies are at exactly 0. Half
+    precision, which `torch.cdist` does not take, is computed in float32.
+    """
+    a, b = (z.flatten(1) for z in (x, y))
+    if x.dtype.itemsize < 4:
+        a, b = a.float(), b.float()
+    return torch.cdist(a, b, compute_mode="donot_use_mm_for_euclid_dist").to(x.dtype)
