@@ -13,7 +13,6 @@ from ..core import (
     Analytic,
     Generator,
     NoisyScore,
-    Streams,
     check_batch,
     new_seed,
     randn_like,
@@ -42,7 +41,7 @@ class ExactTerminal:
         Raises:
             ValueError: For streams, which belong to chunks: this law is drawn from as a whole.
         """
-        if isinstance(generator, Streams):
+        if not (generator is None or isinstance(generator, torch.Generator)):
             raise ValueError("pass a torch.Generator: an exact law is drawn from as a whole")
         g = torch.Generator().manual_seed(new_seed(generator))
         return self.law.sample(n, generator=g).to(self.like)

@@ -16,18 +16,14 @@ from scipy.integrate import solve_ivp
 from torch import Tensor
 
 from ...calculus import affine_map
-from ...core import Generator, Injected, NoisyScoreFn, Schedule, Transition
+from ...core import Generator, Injected, NoisyScore, Schedule, Transition
 from ...diffusion.transitions import Ancestral, ProbabilityFlow, ReverseSDE
 from ...distributions.analytic import Gaussian
 from ...noise.schedules import DDPM, VP, invert_log_snr
 from ...noise.tweedie import tweedie
-from ...scores.model import ExactScore
-from .claim import (
-    Check,
-    Claim,
-    exact,
-    false,
-)
+from ...scores import as_score
+from ...scores.exact import ExactScore
+from .claim import Numbers, claim, collect, exact, false
 from .diffusion import CHAIN as LONG
 from .diffusion import (
     DERIVED,
@@ -65,14 +61,12 @@ def equal_steps(schedule: Schedule, n: int, start: float = 1.0, end: float = 0.0
     return invert_log_snr(schedule, torch.linspace(low, high, n + 1, dtype=F64))
 
 
-def law_after(
-    transition: Transition, score: NoisyScoreFn, schedule: Schedule, times: Tensor, start: Law
-) -> Law:
+def law_after(transition: Transition, score: NoisyScore, times: Tensor, start: Law) -> Law:
     """The law that steps end in on the line from N(start), for a score that is affine in x."""
 
     def steps(x: Tensor, generator: Generator) -> Tensor:
         for t, s in pairwise(times):
-            x = transition(x, t, s, score, schedule, generator=generator)
+            x = transition(x, t, s, score, generator=generator)
         return x
 
     mean, var = torch.tensor(start, dtype=F64)
@@ -94,36 +88,45 @@ def _ancestral(
     """x_{i−1} by a step of DDPM's chain with noise z, and β, ᾱ_i, ᾱ_{i−1}."""
     t, s = LONG.times[40], LONG.times[41]
     noise = Injected(torch.full_like(POINTS, z))
-    out = Ancestral(variance)(POINTS, t, s, ExactScore(PLANE, LONG), LONG, generator=noise)
+    out = Ancestral(variance)(POINTS, t, s, ExactScore(PLANE, LONG), generator=noise)
     abar_t, abar_s = LONG(t)[0] ** 2, LONG(s)[0] ** 2
     return out, 1 - abar_t / abar_s, abar_t, abar_s
 
 
-def mean_of_a_step(n: int, g: torch.Generator) -> Claim:
+@claim(
+    exact, "E[x_{i−1} | x_i] = (x_i + β s)/√(1 − β) for any law: largest error on a mixture",
+    HO, 1e-12,
+)  # fmt: skip
+def mean_of_a_step() -> Numbers:
     out, beta, *_ = _ancestral(0.0)
     s = ExactScore(PLANE, LONG)(POINTS, LONG.times[40])
     error = (out - (POINTS + beta * s) / (1 - beta).sqrt()).abs().max()
-    return exact("E[x_{i−1} | x_i] = (x_i + β s)/√(1 − β) for any law: largest error on a mixture",
-                 HO, 0.0, error, 1e-12)  # fmt: skip
+    return 0.0, error
 
 
-def variance_of_a_step(n: int, g: torch.Generator) -> Claim:
+@claim(
+    exact, "Cov[x_{i−1} | x_i] = β(I + β∇s)/(1 − β) for any law: largest error on a mixture",
+    BAO, 1e-10,
+)  # fmt: skip
+def variance_of_a_step() -> Numbers:
     """Against the law of x_{i−1}, whose posterior given x_i is a mixture known in closed form."""
     found = (_ancestral(1.0, "optimal")[0] - _ancestral(0.0, "optimal")[0]).square()
     _, beta, _, abar = _ancestral(0.0)
     before = PLANE.noised(abar.sqrt(), (1 - abar).sqrt())
     cov = before.posterior_cov(POINTS, (1 - beta).sqrt(), beta.sqrt())
-    return exact("Cov[x_{i−1} | x_i] = β(I + β∇s)/(1 − β) for any law: largest error on a mixture",
-                 BAO, 0.0, (found - cov.diagonal(dim1=1, dim2=2)).abs().max(), 1e-10)  # fmt: skip
+    return 0.0, (found - cov.diagonal(dim1=1, dim2=2)).abs().max()
 
 
-def denoised_is_not_the_mean(n: int, g: torch.Generator) -> Claim:
+@claim(
+    false, "“the mean of DDPM's step is x̂₀”: its first entry at (0.3, −0.8), step 60 of 100",
+    "lecture notes", 1e-12,
+)  # fmt: skip
+def denoised_is_not_the_mean() -> Numbers:
     out, beta, abar_t, abar_s = _ancestral(0.0)
     (alpha, sigma), score = LONG(LONG.times[40]), ExactScore(PLANE, LONG)
     x0 = tweedie(lambda x: score(x, LONG.times[40]), POINTS, alpha, sigma).mean
     mu = (abar_s.sqrt() * beta * x0 + (1 - beta).sqrt() * (1 - abar_s) * POINTS) / (1 - abar_t)
-    return false("“the mean of DDPM's step is x̂₀”: its first entry at (0.3, −0.8), step 60 of 100",
-                 "lecture notes", x0[0, 0], out[0, 0], mu[0, 0], 1e-12)  # fmt: skip
+    return x0[0, 0], out[0, 0], mu[0, 0]
 
 
 def _chain(variance: Variance, mean: float, var: float) -> float:
@@ -132,23 +135,26 @@ def _chain(variance: Variance, mean: float, var: float) -> float:
         Gaussian(torch.tensor([mean], dtype=F64), torch.tensor(var, dtype=F64)), CHAIN
     )
     times, start = CHAIN.times, law_at(CHAIN, CHAIN.times[0], mean, var)
-    end = law_after(Ancestral(variance), score, CHAIN, times, start)
+    end = law_after(Ancestral(variance), score, times, start)
     return wasserstein(end, law_at(CHAIN, times[-1], mean, var))
 
 
-def ancestral_forward(n: int, g: torch.Generator) -> Claim:
-    return exact("ten DDPM steps of variance β on N(0, 1): W2 to its law", HO,
-                 0.0, _chain("forward", 0.0, 1.0), 1e-12)  # fmt: skip
+@claim(exact, "ten DDPM steps of variance β on N(0, 1): W2 to its law", HO, 1e-12)
+def ancestral_forward() -> Numbers:
+    return 0.0, _chain("forward", 0.0, 1.0)
 
 
-def ancestral_posterior(n: int, g: torch.Generator) -> Claim:
-    return exact("ten DDPM steps of variance β̃ on a point mass: W2 to its law", HO,
-                 0.0, _chain("posterior", M, 0.0), 1e-12)  # fmt: skip
+@claim(exact, "ten DDPM steps of variance β̃ on a point mass: W2 to its law", HO, 1e-12)
+def ancestral_posterior() -> Numbers:
+    return 0.0, _chain("posterior", M, 0.0)
 
 
-def ancestral_optimal(n: int, g: torch.Generator) -> Claim:
-    return exact("ten DDPM steps of variance β(I + β∇s)/(1 − β) on N(0.5, 0.36): W2 to its law",
-                 BAO, 0.0, _chain("optimal", M, V), 1e-12)  # fmt: skip
+@claim(
+    exact, "ten DDPM steps of variance β(I + β∇s)/(1 − β) on N(0.5, 0.36): W2 to its law",
+    BAO, 1e-12,
+)  # fmt: skip
+def ancestral_optimal() -> Numbers:
+    return 0.0, _chain("optimal", M, V)
 
 
 def _chain_by_formula(forward: bool) -> float:
@@ -163,26 +169,35 @@ def _chain_by_formula(forward: bool) -> float:
     return abs(math.sqrt(var) - math.sqrt(abar[1] * V + 1 - abar[1]))
 
 
-def ancestral_forward_elsewhere(n: int, g: torch.Generator) -> Claim:
-    return false("“DDPM's steps of variance β are exact on Gaussians”: W2 after ten, N(0.5, 0.36)",
-                 HO, 0.0, _chain("forward", M, V), _chain_by_formula(True), 1e-10)  # fmt: skip
+@claim(
+    false, "“DDPM's steps of variance β are exact on Gaussians”: W2 after ten, N(0.5, 0.36)",
+    HO, 1e-10,
+)  # fmt: skip
+def ancestral_forward_elsewhere() -> Numbers:
+    return 0.0, _chain("forward", M, V), _chain_by_formula(True)
 
 
-def ancestral_posterior_elsewhere(n: int, g: torch.Generator) -> Claim:
-    return false("“DDPM's steps of variance β̃ are exact on Gaussians”: W2 after ten, N(0.5, 0.36)",
-                 HO, 0.0, _chain("posterior", M, V), _chain_by_formula(False), 1e-10)  # fmt: skip
+@claim(
+    false, "“DDPM's steps of variance β̃ are exact on Gaussians”: W2 after ten, N(0.5, 0.36)",
+    HO, 1e-10,
+)  # fmt: skip
+def ancestral_posterior_elsewhere() -> Numbers:
+    return 0.0, _chain("posterior", M, V), _chain_by_formula(False)
 
 
-def without_noise(n: int, g: torch.Generator) -> Claim:
+@claim(
+    false, "“leave out z, and DDPM's step is the deterministic sampler”: variance on N(0, 1)",
+    DDIM_PAPER, 1e-12,
+)  # fmt: skip
+def without_noise() -> Numbers:
     """Each step is E[x_s | x_t] = (α_t/α_s) x_t on N(0, 1), so that x_s = (α_1/α_s) x_1."""
     times, law = CHAIN.times, Gaussian(torch.zeros(1, dtype=F64), torch.ones((), dtype=F64))
-    mean = lambda x, t, s, score, schedule, generator=None: Ancestral()(
-        x, t, s, score, schedule, generator=Injected(torch.zeros_like(x))
+    mean = lambda x, t, s, score, generator=None: Ancestral()(
+        x, t, s, score, generator=Injected(torch.zeros_like(x))
     )
-    _, left = law_after(mean, ExactScore(law, CHAIN), CHAIN, times, (0.0, 1.0))
+    _, left = law_after(mean, ExactScore(law, CHAIN), times, (0.0, 1.0))
     ratio = float(CHAIN(times[0])[0] / CHAIN(times[-1])[0])
-    return false("“leave out z, and DDPM's step is the deterministic sampler”: variance on N(0, 1)",
-                 DDIM_PAPER, 1.0, left, ratio**2, 1e-12)  # fmt: skip
+    return 1.0, left, ratio**2
 
 
 # ---------------------------------------------------------------------------- the reverse SDE
@@ -196,7 +211,8 @@ def _reversed(change: Change, steps: int = 150) -> float:
     exact_score = ExactScore(DATA, SHORT)
     score = lambda x, t: change(1.0, 0.1 + 7.9 * float(t)) * exact_score(x, t)
     times = equal_steps(SHORT, steps, end=1e-3)
-    return law_after(ReverseSDE(1.0, "heun"), score, SHORT, times, (0.0, 1.0))[1]
+    changed = as_score(score, "score", SHORT)
+    return law_after(ReverseSDE(1.0, "heun"), changed, times, (0.0, 1.0))[1]
 
 
 def _reversed_by_moments(change: Change) -> float:
@@ -213,36 +229,36 @@ def _reversed_by_moments(change: Change) -> float:
 BETA = "β from 0.1 to 8, data of variance 0.36, from N(0, 1)"
 
 
-def reverse_variance(n: int, g: torch.Generator) -> Claim:
+@claim(exact, f"dX = (f X − g² s) dt + g dW̄ leads back: variance left, {BETA}", ANDERSON, 1e-4)
+def reverse_variance() -> Numbers:
     keep = lambda c, beta: c
-    return exact(f"dX = (f X − g² s) dt + g dW̄ leads back: variance left, {BETA}", ANDERSON,
-                 _reversed_by_moments(keep), _reversed(keep), 1e-4)  # fmt: skip
+    return _reversed_by_moments(keep), _reversed(keep)
 
 
-def reverse_wrong_sign(n: int, g: torch.Generator) -> Claim:
-    return false(
-        f"“the reverse drift is f X + g² s”: variance left, {BETA}", "lecture notes",
-        V, _reversed(lambda c, beta: -c), _reversed_by_moments(lambda c, beta: -c),
-    )  # fmt: skip
+@claim(false, f"“the reverse drift is f X + g² s”: variance left, {BETA}", "lecture notes")
+def reverse_wrong_sign() -> Numbers:
+    return V, _reversed(lambda c, beta: -c), _reversed_by_moments(lambda c, beta: -c)
 
 
-def reverse_wrong_power(n: int, g: torch.Generator) -> Claim:
-    return false(
-        f"“the reverse drift is f X − g s”: variance left, {BETA}", "lecture notes",
-        V, _reversed(lambda c, beta: c / math.sqrt(beta)),
-        _reversed_by_moments(lambda c, beta: c / math.sqrt(beta)), 1e-3,
-    )  # fmt: skip
+@claim(false, f"“the reverse drift is f X − g s”: variance left, {BETA}", "lecture notes", 1e-3)
+def reverse_wrong_power() -> Numbers:
+    return (
+        V,
+        _reversed(lambda c, beta: c / math.sqrt(beta)),
+        _reversed_by_moments(lambda c, beta: c / math.sqrt(beta)),
+    )
 
 
-def reverse_is_no_flow(n: int, g: torch.Generator) -> Claim:
+@claim(
+    false, "“the probability flow is the reverse SDE without its noise”: variance left on N(0, 1)",
+    SONG, 1e-4,
+)  # fmt: skip
+def reverse_is_no_flow() -> Numbers:
     """With η = 0 the drift is f X − ½ g² s; a score twice as large makes it that of the SDE."""
     times, twice = equal_steps(SHORT, 200), lambda x, t: 2 * ExactScore(UNIT, SHORT)(x, t)
-    left = law_after(ProbabilityFlow(), twice, SHORT, times, (0.0, 1.0))[1]
+    left = law_after(ProbabilityFlow(), as_score(twice, "score", SHORT), times, (0.0, 1.0))[1]
     ratio = SHORT(times[0])[0] / SHORT(times[-1])[0]
-    return false(
-        "“the probability flow is the reverse SDE without its noise”: variance left on N(0, 1)",
-        SONG, 1.0, left, ratio**2, 1e-4,
-    )  # fmt: skip
+    return 1.0, left, ratio**2
 
 
 # ---------------------------------------------------------------------------- a prior that is wrong
@@ -254,48 +270,45 @@ LOUD = VP(0.1, 4.0)
 def _from_unit_prior(transition: Transition, steps: int) -> tuple[Law, Law, float, float]:
     """The law left by N(0, 1), the one wanted, a = α_t/α_s, and the variance at t = 1."""
     times = equal_steps(LOUD, steps)
-    law = law_after(transition, ExactScore(DATA, LOUD), LOUD, times, (0.0, 1.0))
+    law = law_after(transition, ExactScore(DATA, LOUD), times, (0.0, 1.0))
     a = float(LOUD(times[0])[0] / LOUD(times[-1])[0])
     return law, law_at(LOUD, times[-1]), a, law_at(LOUD, times[0])[1]
 
 
-def prior_mean_of_the_sde(n: int, g: torch.Generator) -> Claim:
+@claim(exact, "the reverse SDE from N(0, I) misses the mean by a² S S_T⁻¹ m", DERIVED, 1e-12)
+def prior_mean_of_the_sde() -> Numbers:
     (mean, _), (m, v), a, top = _from_unit_prior(Ancestral("optimal"), 5)
-    return exact("the reverse SDE from N(0, I) misses the mean by a² S S_T⁻¹ m", DERIVED,
-                 -(a**2) * v / top * m, mean - m, 1e-12)  # fmt: skip
+    return -(a**2) * v / top * m, mean - m
 
 
-def prior_variance_of_the_sde(n: int, g: torch.Generator) -> Claim:
+@claim(exact, "and ends in covariance S − a² S S_T⁻¹ S + a² S S_T⁻² S", DERIVED, 1e-12)
+def prior_variance_of_the_sde() -> Numbers:
     (_, var), (_, v), a, top = _from_unit_prior(Ancestral("optimal"), 5)
-    return exact("and ends in covariance S − a² S S_T⁻¹ S + a² S S_T⁻² S", DERIVED,
-                 v - a**2 * v**2 / top + a**2 * v**2 / top**2, var, 1e-12)  # fmt: skip
+    return v - a**2 * v**2 / top + a**2 * v**2 / top**2, var
 
 
-def prior_mean_of_the_flow(n: int, g: torch.Generator) -> Claim:
+@claim(exact, "the flow from N(0, I) misses the mean by a √(S S_T⁻¹) m", DERIVED, 1e-6)
+def prior_mean_of_the_flow() -> Numbers:
     (mean, _), (m, v), a, top = _from_unit_prior(ProbabilityFlow(4), 20)
-    return exact("the flow from N(0, I) misses the mean by a √(S S_T⁻¹) m", DERIVED,
-                 -a * math.sqrt(v / top) * m, mean - m, 1e-6)  # fmt: skip
+    return -a * math.sqrt(v / top) * m, mean - m
 
 
-def prior_variance_of_the_flow(n: int, g: torch.Generator) -> Claim:
+@claim(exact, "and ends in covariance S S_T⁻¹", DERIVED, 1e-6)
+def prior_variance_of_the_flow() -> Numbers:
     (_, var), (_, v), _, top = _from_unit_prior(ProbabilityFlow(4), 20)
-    return exact("and ends in covariance S S_T⁻¹", DERIVED, v / top, var, 1e-6)
+    return v / top, var
 
 
-def prior_forgotten_alike(n: int, g: torch.Generator) -> Claim:
+@claim(
+    false,
+    "“flow and SDE forget a wrong prior alike”: error of the mean, flow over SDE at α₁ = 0.36",
+    DERIVED, 1e-5,
+)  # fmt: skip
+def prior_forgotten_alike() -> Numbers:
     (sde, _), (m, v), a, top = _from_unit_prior(Ancestral("optimal"), 5)
     (flow, _), *_ = _from_unit_prior(ProbabilityFlow(4), 20)
-    return false(
-        "“flow and SDE forget a wrong prior alike”: error of the mean, flow over SDE at α₁ = 0.36",
-        DERIVED, 1.0, (flow - m) / (sde - m), math.sqrt(top / v) / a, 1e-5,
-    )  # fmt: skip
+    return 1.0, (flow - m) / (sde - m), math.sqrt(top / v) / a
 
 
-CHECKS: tuple[Check, ...] = (
-    mean_of_a_step, variance_of_a_step, denoised_is_not_the_mean,
-    ancestral_forward, ancestral_posterior, ancestral_optimal, ancestral_forward_elsewhere,
-    ancestral_posterior_elsewhere, without_noise, reverse_variance, reverse_wrong_sign,
-    reverse_wrong_power, reverse_is_no_flow, prior_mean_of_the_sde, prior_variance_of_the_sde,
-    prior_mean_of_the_flow, prior_variance_of_the_flow, prior_forgotten_alike,
-)  # fmt: skip
+CHECKS = collect(globals())
 """The claims of this file, in the order of the report."""

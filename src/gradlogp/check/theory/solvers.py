@@ -10,7 +10,7 @@ import torch
 from scipy.integrate import quad
 from torch import Tensor
 
-from ...core import Injected, NoisyScoreFn, Schedule, Transition
+from ...core import Injected, NoisyScore, Transition
 from ...diffusion.transitions import (
     DDIM,
     AdaptiveFlow,
@@ -25,15 +25,8 @@ from ...diffusion.transitions import (
 from ...diffusion.transitions.multistep import Multistep, exponential_weights
 from ...distributions.analytic import GaussianMixture
 from ...noise.schedules import VE, VP, invert_log_snr
-from ...scores.model import ExactScore
-from .claim import (
-    Check,
-    Claim,
-    at_most,
-    exact,
-    false,
-    grid,
-)
+from ...scores.exact import ExactScore
+from .claim import Numbers, at_most, claim, collect, exact, false, grid
 from .diffusion import (
     DERIVED,
     F64,
@@ -68,38 +61,41 @@ def _step(transition: Transition, z: float = 0.0) -> Tensor:
     """One step on the mixture from some points, with noise z in every entry."""
     x = torch.tensor([[0.3, -0.8], [2.0, 1.0], [-1.5, 0.2]], dtype=F64)
     noise = Injected(torch.full_like(x, z))
-    return transition(x, HIGH, LOW, ExactScore(MIXTURE, SHORT), SHORT, generator=noise)
+    return transition(x, HIGH, LOW, ExactScore(MIXTURE, SHORT), generator=noise)
 
 
-def stochastic_steps_agree(n: int, g: torch.Generator) -> Claim:
+@claim(
+    exact,
+    "DDIM with η = 1, DDPM with β̃ and the reverse SDE with x̂₀ frozen are one step: difference",
+    DDIM_PAPER, 1e-12,
+)  # fmt: skip
+def stochastic_steps_agree() -> Numbers:
     steps = [_step(move, 0.7) for move in (Ancestral(), ReverseSDE(), DDIM(1.0))]
     error = max(float((step - steps[0]).abs().max()) for step in steps)
-    return exact(
-        "DDIM with η = 1, DDPM with β̃ and the reverse SDE with x̂₀ frozen are one step: difference",
-        DDIM_PAPER, 0.0, error, 1e-12,
-    )  # fmt: skip
+    return 0.0, error
 
 
-def noise_of_ddim(n: int, g: torch.Generator) -> Claim:
+@claim(
+    false, "“DDIM with η = 1 adds noise of variance β”: it adds β̃; the ratio to β",
+    DDIM_PAPER, 1e-10,
+)  # fmt: skip
+def noise_of_ddim() -> Numbers:
     (a_t, b_t), (a_s, b_s) = SHORT(HIGH), SHORT(LOW)
     beta = float(1 - (a_t / a_s) ** 2)
     added = float((_step(DDIM(1.0), 1.0) - _step(DDIM(1.0))).square().mean())
-    return false(
-        "“DDIM with η = 1 adds noise of variance β”: it adds β̃; the ratio to β",
-        DDIM_PAPER, 1.0, added / beta, (b_s / b_t) ** 2, 1e-10,
-    )  # fmt: skip
+    return 1.0, added / beta, (b_s / b_t) ** 2
 
 
-def ddim_under_two_schedules(n: int, g: torch.Generator) -> Claim:
+@claim(exact, "DDIM draws the same x/α under VE and VP, 11 steps: difference", DDIM_PAPER, 1e-8)
+def ddim_under_two_schedules() -> Numbers:
     y, ends = torch.tensor([[30.0, -80.0], [200.0, 100.0]], dtype=F64), []
     for schedule in (VP(), VE(0.01, 200.0)):
         times = invert_log_snr(schedule, torch.linspace(-9.0, 6.0, 12, dtype=F64))
         x, score = schedule(times[0])[0] * y, ExactScore(MIXTURE, schedule)
         for t, s in pairwise(times):
-            x = DDIM()(x, t, s, score, schedule)
+            x = DDIM()(x, t, s, score)
         ends.append(x / schedule(times[-1])[0])
-    return exact("DDIM draws the same x/α under VE and VP, 11 steps: difference",
-                 DDIM_PAPER, 0.0, (ends[0] - ends[1]).abs().max(), 1e-8)  # fmt: skip
+    return 0.0, (ends[0] - ends[1]).abs().max()
 
 
 # ---------------------------------------------------------------------------- orders
@@ -115,7 +111,7 @@ def _order_of_the_law(transition: Callable[[int], Transition], steps: int) -> fl
     for k in (steps, 2 * steps):
         times = equal_steps(SHORT, k)
         start = law_at(SHORT, times[0])
-        end = law_after(transition(k), ExactScore(DATA, SHORT), SHORT, times, start)
+        end = law_after(transition(k), ExactScore(DATA, SHORT), times, start)
         errors.append(wasserstein(end, law_at(SHORT, times[-1])))
     return _slope(errors)
 
@@ -130,7 +126,7 @@ def _order_of_the_path(transition: Transition, steps: int) -> float:
         x = _on_path(times[0])
         for i, (t, s) in enumerate(pairwise(times)):
             x = _on_path(t) if i < memory else x
-            x = move(x, t, s, ExactScore(DATA, SHORT), SHORT)
+            x = move(x, t, s, ExactScore(DATA, SHORT))
         errors.append(float((x - _on_path(times[-1])).abs()))
     return _slope(errors)
 
@@ -141,60 +137,59 @@ def _on_path(t: Tensor) -> Tensor:
     return torch.full((1, 1), mean + 2 * math.sqrt(var), dtype=F64)
 
 
-def _law(
-    order: int, transition: Callable[[int], Transition], name: str, source: str, steps: int
-) -> Claim:
-    found = _order_of_the_law(transition, steps)
-    return exact(f"order of the law in the steps: {name}", source, float(order), found, 0.06)
+@claim(exact, "order of the law in the steps: DDPM, variance β", HO, 0.06)
+def order_of_ancestral() -> Numbers:
+    return 1.0, _order_of_the_law(lambda k: Ancestral("forward"), 100)
 
 
-def _path(order: int, transition: Transition, name: str, source: str, steps: int) -> Claim:
-    found = _order_of_the_path(transition, steps)
-    return exact(f"order of the path in the steps: {name}", source, float(order), found, 0.06)
+@claim(exact, "order of the law in the steps: DDPM, variance β̃", HO, 0.06)
+def order_of_ancestral_posterior() -> Numbers:
+    return 1.0, _order_of_the_law(lambda k: Ancestral(), 100)
 
 
-def order_of_ancestral(n: int, g: torch.Generator) -> Claim:
-    return _law(1, lambda k: Ancestral("forward"), "DDPM, variance β", HO, 100)
+@claim(exact, "order of the law in the steps: Euler–Maruyama", SONG, 0.06)
+def order_of_euler() -> Numbers:
+    return 1.0, _order_of_the_law(lambda k: ReverseSDE(1.0, "euler"), 30)
 
 
-def order_of_ancestral_posterior(n: int, g: torch.Generator) -> Claim:
-    return _law(1, lambda k: Ancestral(), "DDPM, variance β̃", HO, 100)
+@claim(exact, "order of the law in the steps: Heun on the SDE, η = ½", DERIVED, 0.06)
+def order_of_heun_in_law() -> Numbers:
+    return 2.0, _order_of_the_law(lambda k: ReverseSDE(0.5, "heun"), 50)
 
 
-def order_of_euler(n: int, g: torch.Generator) -> Claim:
-    return _law(1, lambda k: ReverseSDE(1.0, "euler"), "Euler–Maruyama", SONG, 30)
+@claim(exact, "order of the law in the steps: Heun with churn γ = 2/N", KARRAS, 0.06)
+def order_of_churn() -> Numbers:
+    return 2.0, _order_of_the_law(lambda k: Churn(2 / k), 30)
 
 
-def order_of_heun_in_law(n: int, g: torch.Generator) -> Claim:
-    return _law(2, lambda k: ReverseSDE(0.5, "heun"), "Heun on the SDE, η = ½", DERIVED, 50)
+@claim(exact, "order of the path in the steps: DDIM", DDIM_PAPER, 0.06)
+def order_of_ddim() -> Numbers:
+    return 1.0, _order_of_the_path(DDIM(), 50)
 
 
-def order_of_churn(n: int, g: torch.Generator) -> Claim:
-    return _law(2, lambda k: Churn(2 / k), "Heun with churn γ = 2/N", KARRAS, 30)
+@claim(exact, "order of the path in the steps: Heun", KARRAS, 0.06)
+def order_of_heun() -> Numbers:
+    return 2.0, _order_of_the_path(ProbabilityFlow(2), 50)
 
 
-def order_of_ddim(n: int, g: torch.Generator) -> Claim:
-    return _path(1, DDIM(), "DDIM", DDIM_PAPER, 50)
+@claim(exact, "order of the path in the steps: Runge–Kutta", SONG, 0.06)
+def order_of_runge_kutta() -> Numbers:
+    return 4.0, _order_of_the_path(ProbabilityFlow(4), 16)
 
 
-def order_of_heun(n: int, g: torch.Generator) -> Claim:
-    return _path(2, ProbabilityFlow(2), "Heun", KARRAS, 50)
+@claim(exact, "order of the path in the steps: DPM-Solver++ 2M", LU, 0.06)
+def order_of_2m() -> Numbers:
+    return 2.0, _order_of_the_path(DPMSolver(2), 50)
 
 
-def order_of_runge_kutta(n: int, g: torch.Generator) -> Claim:
-    return _path(4, ProbabilityFlow(4), "Runge–Kutta", SONG, 16)
+@claim(exact, "order of the path in the steps: 3M, its quadratic integrated in full", LU, 0.06)
+def order_of_3m() -> Numbers:
+    return 3.0, _order_of_the_path(DPMSolver(3), 100)
 
 
-def order_of_2m(n: int, g: torch.Generator) -> Claim:
-    return _path(2, DPMSolver(2), "DPM-Solver++ 2M", LU, 50)
-
-
-def order_of_3m(n: int, g: torch.Generator) -> Claim:
-    return _path(3, DPMSolver(3), "3M, its quadratic integrated in full", LU, 100)
-
-
-def order_of_exponential(n: int, g: torch.Generator) -> Claim:
-    return _path(4, ExponentialAB(4), "exponential Adams–Bashforth of four ε̂", ZHANG, 50)
+@claim(exact, "order of the path in the steps: exponential Adams–Bashforth of four ε̂", ZHANG, 0.06)
+def order_of_exponential() -> Numbers:
+    return 4.0, _order_of_the_path(ExponentialAB(4), 50)
 
 
 class _Circulating(DPMSolver):
@@ -217,21 +212,20 @@ class _Circulating(DPMSolver):
         return [float(w) for w in total]
 
 
-def order_of_3m_as_published(n: int, g: torch.Generator) -> Claim:
-    return false(
-        "“DPM-Solver++ 3M with α φ₃ D₂ is of order 3”: half the quadratic is lost; its order",
-        "published code of Lu et al. 2022", 3.0, _order_of_the_path(_Circulating(3), 100), 2.0, 0.06,
-    )  # fmt: skip
+@claim(
+    false, "“DPM-Solver++ 3M with α φ₃ D₂ is of order 3”: half the quadratic is lost; its order",
+    "published code of Lu et al. 2022", 0.06,
+)  # fmt: skip
+def order_of_3m_as_published() -> Numbers:
+    return 3.0, _order_of_the_path(_Circulating(3), 100), 2.0
 
 
-def tolerance_of_the_flow(n: int, g: torch.Generator) -> Claim:
+@claim(at_most, "the flow solved to a tolerance of 10⁻⁸ a step: error, at most 10⁻⁶", DERIVED)
+def tolerance_of_the_flow() -> Numbers:
     times = equal_steps(SHORT, 1)
-    end = AdaptiveFlow(1e-8, 1e-8)(
-        _on_path(times[0]), times[0], times[1], ExactScore(DATA, SHORT), SHORT
-    )
+    end = AdaptiveFlow(1e-8, 1e-8)(_on_path(times[0]), times[0], times[1], ExactScore(DATA, SHORT))
     error = (end - _on_path(times[1])).abs()
-    return at_most("the flow solved to a tolerance of 10⁻⁸ a step: error, at most 10⁻⁶", DERIVED,
-                   1e-6, error)  # fmt: skip
+    return 1e-6, error
 
 
 # ---------------------------------------------------------------------------- correctors
@@ -240,11 +234,10 @@ RATIO = 0.1
 
 
 def _still(
-    x: Tensor, t: Tensor, s: Tensor | None, score: NoisyScoreFn, schedule: Schedule,
-    *, generator: object = None,
+    z: Tensor, t: Tensor, s: Tensor | None, score: NoisyScore, *, generator: object = None,
 ) -> Tensor:  # fmt: skip
     """A predictor that does nothing."""
-    return x
+    return z
 
 
 def _gain(rule: str) -> float:
@@ -254,7 +247,7 @@ def _gain(rule: str) -> float:
     p = UNIT.log_prob(x).exp() * dx
     move = PredictorCorrector(_still, snr=RATIO, rule=rule)  # type: ignore[arg-type]
     moved = [
-        move(x, t, t, ExactScore(UNIT, SHORT), SHORT, generator=Injected(z * torch.ones_like(x)))
+        move(x, t, t, ExactScore(UNIT, SHORT), generator=Injected(z * torch.ones_like(x)))
         for z in (1.0, -1.0)
     ]
     second = 0.5 * (moved[0].square() + moved[1].square())[:, 0]
@@ -272,24 +265,22 @@ def _gain_by_formula() -> float:
     return total / (2 * RATIO**2 * top)
 
 
-def corrector_by_level(n: int, g: torch.Generator) -> Claim:
-    h = 2 * RATIO**2 * float(SHORT(torch.tensor(0.5, dtype=F64))[1]) ** 2
-    return exact("a correction of one size a level keeps N(0, 1) to O(h²): gain in E x² over h",
-                 SONG, h, _gain("level"), 1e-9)  # fmt: skip
-
-
-def corrector_by_sample(n: int, g: torch.Generator) -> Claim:
-    return false(
-        "“a correction may take its size from the sample's own score”: gain in E x² over h",
-        DERIVED, 0.0, _gain("sample"), _gain_by_formula(), 1e-4,
-    )  # fmt: skip
-
-
-CHECKS: tuple[Check, ...] = (
-    stochastic_steps_agree, noise_of_ddim, ddim_under_two_schedules, order_of_ancestral,
-    order_of_ancestral_posterior, order_of_euler, order_of_heun_in_law, order_of_churn,
-    order_of_ddim, order_of_heun, order_of_runge_kutta, order_of_2m, order_of_3m,
-    order_of_exponential, order_of_3m_as_published, tolerance_of_the_flow, corrector_by_level,
-    corrector_by_sample,
+@claim(
+    exact, "a correction of one size a level keeps N(0, 1) to O(h²): gain in E x² over h",
+    SONG, 1e-9,
 )  # fmt: skip
+def corrector_by_level() -> Numbers:
+    h = 2 * RATIO**2 * float(SHORT(torch.tensor(0.5, dtype=F64))[1]) ** 2
+    return h, _gain("level")
+
+
+@claim(
+    false, "“a correction may take its size from the sample's own score”: gain in E x² over h",
+    DERIVED, 1e-4,
+)  # fmt: skip
+def corrector_by_sample() -> Numbers:
+    return 0.0, _gain("sample"), _gain_by_formula()
+
+
+CHECKS = collect(globals())
 """The claims of this file, in the order of the report."""

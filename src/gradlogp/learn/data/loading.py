@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from decimal import Decimal
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -132,7 +133,7 @@ def _codes(labels: np.ndarray, where: str) -> tuple[Tensor, tuple[str, ...]]:
     Integers are compared as such, however large: 2⁵³ and 2⁵³ + 1 are two classes.
     """
     found, inverse = np.unique(labels, return_inverse=True)
-    values: list[int | str] = found.tolist()
+    values: list[Any] = found.tolist()
     if labels.dtype.kind != "U" or None not in map(number, values):
         try:
             exact = [Decimal(v) if isinstance(v, str) else v for v in found.tolist()]
@@ -141,7 +142,7 @@ def _codes(labels: np.ndarray, where: str) -> tuple[Tensor, tuple[str, ...]]:
             raise ValueError(f"{where}: labels must be integers or text: {error}") from None
         if broken := [v for v, whole in zip(exact, values, strict=True) if v != whole]:
             raise ValueError(f"{where}: labels must be integers or text, got {broken[0]}")
-    classes = sorted(set(values))  # type: ignore[type-var]
+    classes = sorted(set(values))
     place = {value: i for i, value in enumerate(classes)}
     codes = np.array([place[value] for value in values], np.int64)[inverse.reshape(-1)]
     return torch.from_numpy(codes), tuple(map(str, classes))
