@@ -151,13 +151,14 @@ def minus_the_trace(score, x, **options):
     return s, -trace
 
 
-def half_the_noise_explained(score, schedule, x, t):
+def half_the_noise_explained(score, x, t):
     x0, eps = predict(score, x, t)
     return x0, 0.5 * eps
 
 
-def as_if_unweighted(score, x, schedule, t, weight=None, *, generator=None):
-    return objectives.denoising(lambda y: score(y, t), x, schedule(t)[1], generator=generator)
+def as_if_unweighted(score, x, t, weight=None, *, generator=None):
+    sigma = score.schedule(t)[1]
+    return objectives.denoising(lambda y: score(y, t), x, sigma, generator=generator)
 
 
 def no_posterior_variance(score, x, alpha, sigma, **options):
@@ -224,7 +225,7 @@ WRONG = {
     ),
     "g for g² in the weight": (
         objectives.weights, "likelihood",
-        lambda schedule: objectives.weights.OfTime(schedule, lambda t: schedule.g2(t).sqrt()),
+        objectives.weights.OfTime(lambda schedule, t: schedule.g2(t).sqrt()),
         diffusion.likelihood_weight,
     ),
     "g² without its 2": (

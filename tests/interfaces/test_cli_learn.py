@@ -85,14 +85,23 @@ def test_every_setting_of_training_is_an_option_and_shows_its_default(capsys):
 
 def test_averages_and_labels_left_out_reach_the_checkpoint(points, tmp_path, capsys):
     out = tmp_path / "m"
-    options = ("--ema-half-lives", 2, "--ema-half-lives", 50, "--label-dropout", 0.2, "--ema", 0.9)
+    options = (
+        "--ema-half-lives",
+        2,
+        "--ema-half-lives",
+        50,
+        "--condition-dropout",
+        0.2,
+        "--ema",
+        0.9,
+    )
     code, _, err = fit(capsys, points, "--label", "kind", "--out", out, *options)
     assert code == 0, err
     settings = checkpoint.read_run(out)["settings"]
     assert settings["ema_half_lives"] == [2, 50]
     assert settings["ema"] == 0.9
     model = checkpoint.load(out, ema=50)
-    assert float(model.condition_dropout) == pytest.approx(0.2)
+    assert float(model.condition.dropout) == pytest.approx(0.2)
     x = torch.randn(4, 2, generator=torch.Generator().manual_seed(0))
     assert model.unconditional()(x, torch.tensor(0.5)).shape == (4, 2)
 
@@ -100,7 +109,7 @@ def test_averages_and_labels_left_out_reach_the_checkpoint(points, tmp_path, cap
 @pytest.mark.parametrize(
     ("options", "code", "says"),
     [
-        (("--label-dropout", 0.1), 2, "--class-conditional"),
+        (("--condition-dropout", 0.1), 2, "--class-conditional"),
         (("--schedule", "vq"), 2, "vq"),
         (("--objective", "explicit"), 2, "explicit"),
         (("--weight", "edm"), 2, "edm"),

@@ -47,7 +47,7 @@ def test_it_learns_the_density(fitted):
 
 def test_gradient_points_uphill(fitted):
     estimator, x = fitted
-    shift, scale = (v.double() for v in (estimator.model_.shift, estimator.model_.scale))
+    shift, scale = (estimator.model_.coordinates.shift, estimator.model_.coordinates.scale)
     standard = glp.GaussianMixture(
         LAW.weights, (LAW.means - shift) / scale, (0.5 / scale**2).expand(2, 2)
     )
@@ -66,9 +66,9 @@ def test_samples_and_denoising(fitted):
     weight = float((samples[:, 1] < 11).mean())
     assert abs(weight - 0.3) < 0.05
     assert np.array_equal(samples, estimator.sample(4000, random_state=1))
-    noisy = x.numpy() + 0.3 * estimator.model_.scale.numpy() * np.random.default_rng(0).normal(
-        size=x.shape
-    )
+    noisy = x.numpy() + 0.3 * estimator.model_.coordinates.scale.numpy() * np.random.default_rng(
+        0
+    ).normal(size=x.shape)
     better = estimator.denoise(noisy, 0.3)
     assert ((better - x.numpy()) ** 2).mean() < 0.9 * ((noisy - x.numpy()) ** 2).mean()
     with pytest.raises(ValueError, match="outside the noise levels"):

@@ -4,14 +4,8 @@ import pytest
 import torch
 
 import gradlogp as glp
-from gradlogp.interfaces.pipeline import (
-    build_model,
-    denoised,
-    field,
-    first_time,
-    generate,
-    log_density,
-)
+from gradlogp.interfaces.pipeline import build_model
+from gradlogp.noise import AffineCoordinates
 from gradlogp.noise.schedules import VE, VP
 
 
@@ -30,8 +24,7 @@ class Perfect(torch.nn.Module):
 def gaussian_model(schedule, mean, std):
     """A model that is exact for data N(mean, diag std²), through its change of coordinates."""
     model = glp.ScoreModel(Perfect(mean.shape), schedule, "v").double()
-    model.shift.copy_(mean)
-    model.scale.copy_(std)
+    model.coordinates = AffineCoordinates(mean, std, float64=True)
     return model
 
 
@@ -40,55 +33,60 @@ STD = torch.tensor([0.01, 50.0], dtype=torch.float64)
 
 
 @pytest.mark.parametrize("schedule", [VE(0.01, 20.0), VP()])
-def test_log_density_is_in_data_units(schedule, generator):
+def test_log_likelihood_is_in_data_units(schedule, generator):
     model = gaussian_model(schedule, MEAN, STD)
     x = MEAN + STD * torch.randn(50, 2, generator=generator)
-    alpha, sigma = schedule(first_time(schedule))
-    # the law learned is that of (alpha z + sigma noise) with alpha nearly 1, in data units
+    found = glp.log_likelihood(model, x, tolerance=1e-8)
+    alpha, sigma = schedule(torch.tensor(found.t_min))
+    # the law of z_t = α z_0 + σ ε at the least noise, read as one of data
     law = glp.Gaussian(MEAN, STD**2 * (alpha**2 + sigma**2))
-    z_t = model.decode(model.encode(x))
-    expected = law.noised(1.0, 0.0).log_prob(z_t)
-    assert torch.allclose(log_density(model, x, n_steps=48), expected, atol=1e-6)
+    assert torch.allclose(found.log_prob, law.log_prob(x), atol=1e-6)
 
 
-def test_field_is_the_gradient_of_the_log_density(generator):
-    schedule = VE(0.01, 20.0)
-    model = gaussian_model(schedule, MEAN, STD)
+def test_blurred_is_the_gradient_of_the_log_density(generator):
+    model = gaussian_model(VE(0.01, 20.0), MEAN, STD)
     x = MEAN + STD * torch.randn(20, 2, generator=generator)
     law = glp.Gaussian(MEAN, STD**2 * (1 + 0.01**2))
-    assert torch.allclose(field(model, x), law.score(x), rtol=1e-10)
+    assert torch.allclose(glp.blurred(model).score(x), law.score(x), rtol=1e-10)
 
 
-def test_generate_has_the_law_of_the_data_in_its_units(generator):
+def test_evolve_draws_the_law_of_the_data_in_its_units(generator):
     model = gaussian_model(VE(0.01, 20.0), MEAN, STD)
-    x = generate(model, 20_000, n_steps=40, generator=generator)
+    x = glp.evolve(glp.diffusion.ProbabilityFlow(), model, 20_000, generator=generator)
     z = (x - MEAN) / STD
     assert float(z.mean().abs()) < 5 / 200  # 5 standard errors of 40,000 numbers
     assert float((z.var() - 1).abs()) < 5 * 2**0.5 / 200 + 5e-3  # and Heun's error
 
 
-def test_generate_is_reproducible_in_any_chunk(generator, monkeypatch):
-    model = gaussian_model(VE(0.01, 20.0), MEAN, STD)
-    ancestral = glp.diffusion.Ancestral()
-    seeded = lambda: torch.Generator().manual_seed(3)
-    whole = generate(model, 300, transition=ancestral, n_steps=6, generator=seeded())
-    monkeypatch.setattr("gradlogp.interfaces.pipeline.CHUNK", 77)
-    parts = generate(model, 300, transition=ancestral, n_steps=6, generator=seeded())
-    assert torch.allclose(whole, parts, rtol=1e-12)
-    other = generate(
-        model, 300, transition=ancestral, n_steps=6, generator=torch.Generator().manual_seed(4)
-    )
-    assert not torch.allclose(whole, other)
-
-
-def test_denoised_is_the_posterior_mean(generator):
-    schedule = VE(0.01, 20.0)
-    model = gaussian_model(schedule, MEAN, STD)
+def test_the_estimator_denoises_by_the_posterior_mean(generator):
+    estimator = glp.ScoreEstimator()
+    estimator.model_, estimator.n_features_in_ = gaussian_model(VE(0.01, 20.0), MEAN, STD), 2
+    estimator._tensors = True
     z = torch.randn(20, 2, generator=generator)
     expected = MEAN + STD * z / (1 + 0.7**2)  # shrinks towards the mean
-    assert torch.allclose(denoised(model, MEAN + STD * z, 0.7), expected, rtol=1e-9)
-    with pytest.raises(ValueError, match=r"outside the noise levels learned, 0\.01 to 20"):
-        denoised(model, MEAN + STD * z, 100.0)
+    assert torch.allclose(estimator.denoise(MEAN + STD * z, 0.7), expected, rtol=1e-9)
+    with pytest.raises(ValueError, match=r"outside the noise levels .*, 0\.01 to 20"):
+        estimator.denoise(MEAN + STD * z, 100.0)
+
+
+def test_float64_far_from_zero_keeps_its_digits(as_user):
+    """Nothing is cast before it is centred, and what is drawn is decoded in float64."""
+    g = torch.Generator().manual_seed(0)
+    unit = torch.randn(600, 2, generator=g)
+    for shift, scale in (
+        (1e7, 1.0),
+        (1.7e9, 1000.0),
+        (1.7e9, 17.0),
+    ):  # unix times: an hour, a minute
+        x = shift + scale * unit
+        for data in (x, x.numpy()):
+            settings = {"max_iter": 200, "width": 32, "random_state": 0, "n_sample_steps": 12}
+            estimator = glp.ScoreEstimator(**settings).fit(data)
+            drawn = torch.as_tensor(estimator.sample(500))
+            assert drawn.dtype == torch.float64
+            assert len(drawn.unique(dim=0)) >= 0.95 * 500
+            assert abs(float(drawn[:, 0].std()) / scale - 1) < 0.25
+            assert abs(float(drawn.mean()) - shift) < 0.3 * scale
 
 
 def test_build_model_suits_the_data(generator):

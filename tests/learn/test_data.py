@@ -453,11 +453,25 @@ def test_only_the_first_rows_are_named(write):
     )
 
 
-def test_numbers_beyond_float32_count_as_inf(write):
+def test_numbers_beyond_float32_count_as_inf_where_it_is_asked_for(write):
     path = write("a.npy", np.array([[1.0], [1e300], [2.0]]))
-    assert load(path).x.tolist() == [[1], [2]]
-    assert "dropped 1 of 3 rows" in load(path).notes[0]
-    assert load(path, dtype=torch.float64).notes == ()
+    narrow = load(path, dtype=torch.float32)
+    assert narrow.x.tolist() == [[1], [2]]
+    assert "dropped 1 of 3 rows" in narrow.notes[0]
+    assert load(path).notes == ()
+    assert load(path).x.tolist() == [[1], [1e300], [2]]
+
+
+def test_integer_labels_beyond_float64_stay_apart(write):
+    big = 2**53
+    text = "a,kind\n" + "\n".join(f"{i},{big + i % 2}" for i in range(4))
+    found = load(write("a.csv", text), label="kind")
+    assert found.labels.tolist() == [0, 1, 0, 1]
+    assert found.classes == (str(big), str(big + 1))
+    text = "a,kind\n1,1\n2,1.0\n3,1e25\n4,-3"  # one class by three names; beyond int64
+    found = load(write("b.csv", text), label="kind")
+    assert found.classes == ("-3", "1", str(10**25))
+    assert found.labels.tolist() == [1, 1, 2, 0]
 
 
 def test_csv_names_the_lines_and_drops_their_labels(write):
