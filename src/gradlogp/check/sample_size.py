@@ -28,6 +28,9 @@ from ..calculus.reverse import score_from_log_prob
 from .theory.claim import grid
 from .theory.statistics import efficiency
 
+NOISES = (1.0, 2.0, 4.0)
+"""Noise levels at which `table` weighs two modes, in their standard deviations."""
+
 LIMIT = 10**15
 
 
@@ -298,3 +301,66 @@ def mixture_weight(separation: float, sigma: float = 0.0) -> Efficiency:
     density = 0.5 * sum(torch.exp(-0.5 * (x - m) ** 2) for m in (-a, a)) / math.sqrt(2 * math.pi)
     fisher = 4 * float((density * torch.tanh(a * x).square()).sum()) * dx
     return Efficiency(1 / (fisher * efficiency(a, float(sigma))), 1 / fisher)
+
+
+def span(x: Float[Tensor, "n *event"]) -> tuple[int, int]:
+    """Return the number of points and of dimensions of data that span all of them.
+
+    Raises:
+        ValueError: If they lie in fewer dimensions, where they have no score without noise.
+    """
+    flat = x.flatten(1).double()
+    n, dim = flat.shape
+    spread = flat.std(0)
+    varies = spread > 0
+    z = (flat - flat.mean(0))[:, varies] / spread[varies]  # the rank does not depend on units
+    w = torch.linalg.eigvalsh(torch.cov(z.T).reshape(z.shape[1], z.shape[1]))
+    rank = int((w > 1e-12 * dim * w[-1]).sum()) if len(w) else 0
+    if rank < min(dim, n - 1):
+        raise ValueError(
+            f"the data span {rank} of {dim} dimensions, where they have no score without noise; "
+            "give the number of dimensions that count (gradlogp geometry estimates it), or columns"
+        )
+    return n, dim
+
+
+def table(accuracy: float, dim: int, separation: float | None = None) -> list[SampleSize]:
+    """Return how many points an accuracy takes, for everything that is known in closed form.
+
+    Arguments:
+        accuracy: ε, as each row says of what.
+        dim: The dimension of a Gaussian.
+        separation: Half the distance of two modes, for the rows on their weights; none without.
+    """
+    rows = [gaussian(accuracy, dim=dim), gaussian_limit(accuracy, dim=dim)]
+    for sigma in (1.0, 0.1):
+        what = f"slope of the score of N(0, τ²) noised by σ = {sigma:g} τ, by denoising"
+        for draws, how, formula in ((None, "fresh noise for ever", "2τ⁴/(v²ε²), v = τ² + σ²"),
+                                    (1, "one draw of noise a point", "τ²/(σ²ε²)")):  # fmt: skip
+            n = math.ceil(denoising_slope(sigma, draws=draws) / accuracy**2 - 1e-9)
+            name = f"{what}, {how}" if draws is None else f"… {how}"
+            rows.append(SampleSize(name, n, formula, "one dimension, large n"))
+    law = location(lambda x: -2 * torch.log(torch.cosh(x[:, 0] / 2)), -40.0, 40.0)
+    what = f"location of a logistic law to a standard error of {accuracy:g} scales"
+    rows += [
+        SampleSize(f"{what}, score matching", law.n(accuracy), "E[(s'' + s s')²]/(E[s'²]² ε²)",
+                   f"efficiency {law.value:.3g}, large n"),
+        SampleSize("… maximum likelihood", law.n_likelihood(accuracy), "1/(E[s²] ε²)", "large n"),
+    ]  # fmt: skip
+    if separation is None:
+        return rows
+    plain = mixture_weight(separation)
+    what = f"weight of modes at ±{separation:g} to a standard error of {accuracy:g}"
+    rows += [
+        SampleSize(f"{what}, maximum likelihood", plain.n_likelihood(accuracy),
+                   "1/(I ε²), I the Fisher information", "equal weights, large n"),
+        SampleSize("… score matching without noise", plain.n(accuracy),
+                   "Var(∂s' + s ∂s)/(E[(∂s)²]² ε²)", f"efficiency {plain.value:.3g}"),
+    ]  # fmt: skip
+    for sigma in NOISES:
+        found = mixture_weight(separation, sigma)
+        rows.append(
+            SampleSize(f"… denoising at σ = {sigma:g}", found.n(accuracy),
+                       "the same at p_σ, averaged over the noise", f"efficiency {found.value:.3g}")
+        )  # fmt: skip
+    return rows

@@ -15,6 +15,8 @@ from .plateau import recommend_sigma as recommend_sigma
 from .projection import Projection as Projection
 from .projection import interpolate as interpolate
 from .projection import project as project
+from .survey import Survey as Survey
+from .survey import survey as survey
 from .tangent import Split as Split
 from .tangent import TangentSpace as TangentSpace
 from .tangent import tangent_normal_split as tangent_normal_split

@@ -179,6 +179,22 @@ class Blur:
         if self.boundary not in ("periodic", "zero"):
             raise ValueError(f"boundary must be 'periodic' or 'zero', got {self.boundary!r}")
 
+    @classmethod
+    def gaussian(cls, deviation: float, shape: torch.Size | tuple[int, ...]) -> Blur:
+        """Return a Gaussian blur of events (C, H, W), cut off at three deviations.
+
+        Raises:
+            ValueError: For a deviation that is not positive, or a quarter of the image or more.
+        """
+        if not 0 < deviation < min(shape[1:]) / 4:
+            raise ValueError(
+                f"the blur must lie between 0 and {min(shape[1:]) / 4:g} pixels, got {deviation}"
+            )
+        reach = min(int(3 * deviation + 1), (min(shape[1:]) - 1) // 2)
+        u = (-0.5 * (torch.arange(-reach, reach + 1) / deviation).square()).exp()
+        kernel = torch.outer(u, u)
+        return cls((kernel / kernel.sum())[None])
+
     def _correlate(self, x: Tensor, kernel: Tensor, name: str) -> Tensor:
         check_batch(x, name=name)
         k, half = kernel.ndim, [n // 2 for n in kernel.shape]

@@ -16,7 +16,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..core import Density, Generator, Kernel, check_batch, chunks
-from .kernels import Preconditioner, Welford, facts_of
+from .kernels import Preconditioner, Splitting, Welford, facts_of
+from .planning import estimate_curvature, step_for_bias
 
 Learn = Literal["none", "diagonal", "matrix"]
 """What is learnt of the covariance for the preconditioner."""
@@ -320,3 +321,38 @@ def _tuned(
         return Moved(state.x, getattr(info, "acceptance", None))
 
     return how.tune(kernel, n_steps, move), state
+
+
+def choose_step(
+    make: Callable[[float], Any],
+    target: Density,
+    x: Tensor,
+    n_steps: int,
+    *,
+    bias: float = 0.05,
+    generator: Generator | None = None,
+) -> tuple[Any, str]:
+    """Return a kernel with a step size that suits the target, and in words how it came about.
+
+    Kernels that accept or reject are adapted to the acceptance of their facts; the others get the
+    step whose relative bias of the variance is `bias` in the stiffest direction, from the curvature at
+    the starting points.
+
+    Arguments:
+        make: Step size -> kernel.
+        target: The density.
+        x: Starting points, `(B, *event)`.
+        n_steps: Steps of the adaptation.
+        bias: As above.
+        generator: Where noise comes from.
+
+    Raises:
+        ValueError: As `adapt_step_size` and `estimate_curvature`.
+    """
+    kernel = make(0.1)
+    if kernel.facts.target_acceptance is not None:
+        return adapt_step_size(kernel, target, x, n_steps, generator=generator)[0], "adapted"
+    step = step_for_bias(estimate_curvature(target, x, generator=generator).L, bias)
+    if isinstance(kernel, Splitting):  # a time: h²/2 compares with a step of the position
+        step = math.sqrt(2 * step)
+    return make(step), "from the curvature at the starting points"

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from .common import (
     Misuse,
@@ -17,30 +16,14 @@ from .common import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     import torch
     from torch import Tensor
 
-    from ...core import NoisyScore, ScoreFn
-    from ...geometry import SigmaRange, Split
+    from ...core import NoisyScore
+    from ...geometry import Split, Survey
     from ...show.report import Row
 
 MOST = 1024  # dimensions of which the spectrum is computed
-LEVELS = 17  # noise levels tried where none is given
-
-
-class _Field(NamedTuple):
-    """A model as scores at single noise levels with α = 1, in its own coordinates.
-
-    `unit` is the one scale that leads to the units of the data, None where each column has its own.
-    """
-
-    at: Callable[[float], ScoreFn]
-    low: float
-    high: float
-    unit: float | None
-    conditional: bool
 
 
 def geometry(
@@ -88,44 +71,68 @@ def geometry(
         raise Misuse(f"cannot write {out}: use a name that ends in .png")
     import torch
 
-    from ...geometry import tangent_normal_split
+    from ...geometry import survey
+    from ...noise import noise_range
 
     g = torch.Generator().manual_seed(seed)
-    field, z, rows_of_data = _read(checkpoint, data, columns, label, points, g, quiet)
-    D = z[0].numel()
+    score, x, rows_of_data = _read(checkpoint, data, columns, label, points, g, quiet)
+    D = x[0].numel()
     if perturbations is not None and perturbations < max(16, 2 * D):
         raise Misuse(
             f"--perturbations must be at least {max(16, 2 * D)} in {D} dimensions, got "
             f"{perturbations}: fewer cannot span the normal directions"
         )
-    if sigma is not None and not field.low * (1 - 1e-9) <= sigma <= field.high * (1 + 1e-9):
+    low, high = noise_range(score.schedule)
+    if sigma is not None and not low * (1 - 1e-9) <= sigma <= high * (1 + 1e-9):
         raise Misuse(
-            f"--sigma {sigma:g} lies outside the noise levels learned, {field.low:.3g} to "
-            f"{field.high:.3g}: the score there was never trained; choose one within"
+            f"--sigma {sigma:g} lies outside the noise levels learned, {low:.3g} to {high:.3g}: the "
+            "score there was never trained; choose one within"
         )
-    flags: list[str] = []
-    steady = _steady(field, z, flags)
-    if sigma is None:
-        sigma = math.sqrt(steady.low * steady.high) if steady is not None else field.low
-    score = field.at(sigma)
-    rows, k = _dimensions(score, z, sigma, perturbations, g, field.conditional)
-    split = tangent_normal_split(score, z, sigma, k if k < D else None)
-    rows += _shape(split, sigma, k, field.unit, flags)
-    seen = k < D
-    _judge(flags, k, D, rows_of_data, field, sigma)
-    _draw(out, z, split, k)
+    found = survey(
+        score, x, sigma, n_data=rows_of_data, n_perturbations=perturbations, generator=g,
+        stack=16 if score.rows(slice(0, 1)) is score else 1,
+    )  # fmt: skip
+    rows = _rows(found, D)
+    _draw(out, score.coordinates.encode(x), found.split, found.k)
     result = {
-        "sigma": sigma, "learned": [field.low, field.high], "points": len(z), "dimensions": D,
-        "dimension": k, "spectrum": split.space.spectrum.median(0).values.tolist(),
-        "recommended_sigma": None if steady is None else [steady.low, steady.high],
-        "rows": [row._asdict() for row in rows], "flags": flags, "picture": out,
+        "sigma": found.sigma, "learned": [low, high], "points": len(x), "dimensions": D,
+        "dimension": found.k, "spectrum": found.split.space.spectrum.median(0).values.tolist(),
+        "recommended_sigma": None if found.steady is None else [found.steady.low, found.steady.high],
+        "rows": [row._asdict() for row in rows], "flags": list(found.flags), "picture": out,
     }  # fmt: skip
     if json:
         print_json(result)
     else:
         _print(result, rows)
     say(f"{out}: picture", quiet=quiet)
-    return 0 if seen else 1
+    return 0 if found.k < D else 1
+
+
+def _rows(found: Survey, D: int) -> list[Row]:
+    """Return the rows of the table."""
+    from ...show.report import Row
+
+    notes = {
+        "normal_rank": "D minus the number of directions that the score takes",
+        "norm": "D − σ² E‖s‖²",
+        "divergence": "D + σ² ∇·s",
+    }
+    rows = [
+        Row(
+            f"intrinsic dimension, {name}", *mean,
+            note=f"{notes[name]}; {least:.3g} to {most:.3g} over the points",
+        )
+        for name, (mean, least, most) in found.dimensions.items()
+    ]  # fmt: skip
+    rows.append(Row("dimensions D", float(D)))
+    for name, value, note in (
+        ("tangent part of the score", found.tangent, "density on the manifold"),
+        ("curvature, twice the normal part", found.curvature, "if the points lie on the manifold"),
+        ("distance to the manifold, at most", found.distance, "σ² times the normal part"),
+    ):
+        if value is not None:
+            rows.append(Row(name, *value, note=note))
+    return rows
 
 
 def _read(
@@ -136,11 +143,9 @@ def _read(
     points: int,
     g: torch.Generator,
     quiet: bool,
-) -> tuple[_Field, Tensor, int]:
-    """Return the field, points in its coordinates, and the number of rows of the data."""
+) -> tuple[NoisyScore, Tensor, int]:
+    """Return the score, points in the units of the data, and the number of rows of the data."""
     from ...core import permutation
-    from ...geometry import model_field
-    from ...noise import noise_range
     from . import use
 
     estimator = use.load_estimator(checkpoint)
@@ -162,125 +167,8 @@ def _read(
         if found.labels is None:
             raise Misuse("the model is class-conditional: name the column of classes with --label")
         labels = use.class_codes(estimator, found)[chosen]
-    low, high = noise_range(model.schedule)
     score = model if labels is None else model.given(labels)
-    at = lambda sigma: model_field(score, min(max(sigma, low), high)).score
-    z = model.coordinates.encode(found.x[chosen].double())
-    return _Field(at, low, high, _unit(score), labels is not None), z, len(found.x)
-
-
-def _unit(score: NoisyScore) -> float | None:
-    """Return the one scale of the data; None where each column has its own."""
-    from ...geometry import data_field, model_field
-
-    try:
-        return data_field(score).sigma / model_field(score).sigma
-    except ValueError:
-        return None
-
-
-def _steady(field: _Field, z: Tensor, flags: list[str]) -> SigmaRange | None:
-    """Return the noise levels over which the dimension is steady, or flag that there are none."""
-    import torch
-
-    from ...geometry import recommend_sigma
-
-    low, high = math.log(field.low), math.log(min(field.high, 1e3))  # ∞ where α ends at 0
-    sigmas = torch.linspace(low, high, LEVELS, dtype=torch.float64).exp()
-    try:
-        return recommend_sigma(field.at, z, sigmas, tolerance=0.25)
-    except ValueError as problem:
-        flags.append(f"no steady dimension: {problem}")
-        return None
-
-
-def _dimensions(
-    score: ScoreFn, z: Tensor, sigma: float, n: int | None, g: torch.Generator, conditional: bool
-) -> tuple[list[Row], int]:
-    """Return a row for each estimator, and k by the count of normal directions."""
-    from ...core import Estimate, mean_and_error
-    from ...geometry import intrinsic_dimension
-    from ...show.report import Row
-
-    D, rows, k = z[0].numel(), [], 0
-    notes = {
-        "normal_rank": "D minus the number of directions that the score takes",
-        "norm": "D − σ² E‖s‖²",
-        "divergence": "D + σ² ∇·s",
-    }
-    for estimator in ("normal_rank", "norm", "divergence"):
-        perturbed = {} if estimator == "divergence" else {
-            "n_perturbations": n, "stack": 1 if conditional else 16,
-        }  # fmt: skip
-        found = intrinsic_dimension(
-            score, z, sigma, estimator=estimator, generator=g, **perturbed  # type: ignore[arg-type]
-        )  # fmt: skip
-        mean = mean_and_error(found.value)
-        if len(z) == 1:
-            mean = Estimate(float(found.value), float(found.standard_error))
-        if estimator == "normal_rank":
-            k = int(found.value.median().round())
-        spread = f"; {found.value.min():.3g} to {found.value.max():.3g} over the points"
-        name = f"intrinsic dimension, {estimator}"
-        rows.append(Row(name, mean.value, mean.standard_error, note=notes[estimator] + spread))
-    rows.append(Row("dimensions D", float(D)))
-    return rows, k
-
-
-def _shape(split: Split, sigma: float, k: int, unit: float | None, flags: list[str]) -> list[Row]:
-    """Return rows on curvature, distance and the density along the manifold, in data units."""
-    from ...core import mean_and_error
-    from ...show.report import Row
-
-    D = split.space.spectrum.shape[1]
-    if k >= D:
-        return []
-    if unit is None:
-        flags.append(
-            "curvature and distances are not shown: the columns have scales of their own, so that the "
-            "noise is not isotropic in the units of the data; fit with --standardize one"
-        )
-        return []
-    across = split.normal.flatten(1).norm(dim=1)
-    inside, off = mean_and_error(split.tangent.flatten(1).norm(dim=1) / unit), sigma * across
-    away, bend = mean_and_error(unit * sigma * off), mean_and_error(2 * across / unit)
-    if float(off.mean()) > 0.3 * math.sqrt(D - k):
-        flags.append(
-            f"the data lie off the manifold by about {away.value:.2g}, not small against "
-            f"σ = {sigma:.3g}: twice the normal part of the score is their distance, not curvature"
-        )
-    return [
-        Row("tangent part of the score", *inside, note="density on the manifold"),
-        Row("curvature, twice the normal part", *bend, note="if the points lie on the manifold"),
-        Row("distance to the manifold, at most", *away, note="σ² times the normal part"),
-    ]
-
-
-def _judge(flags: list[str], k: int, D: int, n: int, field: _Field, sigma: float) -> None:
-    """Flag what makes the dimension worthless."""
-    if k == D:
-        flags.append(
-            f"k = D = {D}: no normal direction was seen. The data fill the space, or σ = {sigma:.3g} "
-            "is below what was learned well or above the thickness of the data: try --sigma"
-        )
-    elif k == 0:
-        flags.append(
-            f"k = 0: the score at σ = {sigma:.3g} sees single points; try a larger --sigma, or the "
-            "model has memorised its data"
-        )
-    if n <= D:
-        flags.append(
-            f"{n} rows in {D} dimensions span at most {n - 1} directions: too few to tell a rank"
-        )
-    elif n < 10 * k:
-        flags.append(
-            f"{n} rows for {k} tangent directions are few: below about 10 for each, a score knows "
-            "the points and not the manifold"
-        )
-    if sigma < 1.05 * field.low:
-        flags.append(
-            f"σ = {sigma:.3g} is at the lowest level learned, {field.low:.3g}, where scores are worst"
-        )
+    return score, found.x[chosen].double(), len(found.x)
 
 
 def _draw(out: Path, z: Tensor, split: Split, k: int) -> None:

@@ -229,8 +229,7 @@ def _kernel(
     from functools import partial
 
     from ...langevin import kernels as k
-    from ...langevin.planning import estimate_curvature, step_for_bias
-    from ...langevin.tuning import adapt_step_size
+    from ...langevin.tuning import choose_step
 
     makers: dict[str, Callable[[float], Any]] = {
         "ula": k.ULA, "mala": k.MALA, "leimkuhler-matthews": k.LeimkuhlerMatthews,
@@ -240,13 +239,7 @@ def _kernel(
     make = makers[name]
     if h is not None:
         return make(h), "given"
-    if make(0.1).facts.target_acceptance is not None:
-        tuned = adapt_step_size(make(0.1), law, x, n, generator=g)
-        return tuned[0], "adapted"
-    step = step_for_bias(estimate_curvature(law, x, generator=g).L, 0.05)
-    # of a step h² / 2 of the position for kernels with momentum
-    step = math.sqrt(2 * step) if name in ("baoab", "obabo") else step
-    return make(step), "from the curvature at the starting points"
+    return choose_step(make, law, x, n, generator=g)
 
 
 def _compare(chain: Chain, law: Density) -> None:

@@ -157,14 +157,10 @@ def _operator(
             )
         return Subsampling((1, factor, factor))
     if task == "deblur":
-        if not 0 < blur < min(shape[1:]) / 4:
-            raise Misuse(
-                f"--blur must lie between 0 and {min(shape[1:]) / 4:g} pixels, got {blur}"
-            )
-        reach = min(int(3 * blur + 1), (min(shape[1:]) - 1) // 2)
-        u = (-0.5 * (torch.arange(-reach, reach + 1) / blur).square()).exp()
-        kernel = torch.outer(u, u)
-        return Blur((kernel / kernel.sum())[None])
+        try:
+            return Blur.gaussian(blur, shape)
+        except ValueError as error:
+            raise Misuse(f"--blur: {error}") from None
     if (box is None) == (mask is None):
         raise Misuse("inpaint needs what is missing: either --box or --mask")
     seen = torch.ones(shape, dtype=torch.bool)

@@ -13,7 +13,6 @@ CAVEAT = (
     "Parametric only: estimates that know the form of the law. A network does not, and has no such "
     "guarantee; compare its denoising loss on training and held-out data."
 )
-NOISES = (1.0, 2.0, 4.0)
 
 
 def sample_size(
@@ -49,103 +48,25 @@ def sample_size(
         raise Misuse(f"--accuracy must be positive, from 1e-9 to 1e9, got {accuracy}")
     if dim is not None and dim < 1:
         raise Misuse(f"--dim must be at least 1, got {dim}")
+    if separation is not None and not 0 < separation <= 5:
+        raise Misuse(
+            f"--separation must lie in (0, 5], got {separation}; weights of modes further apart "
+            "are not to be had from a score without noise"
+        )
     from ...check import sample_size as needs
 
     facts: dict[str, Any] = {}
     if data is not None:
-        dim, facts = _from_data(data, columns, label, quiet)
+        n, dim = needs.span(load(data, columns, label, quiet=quiet).x)
+        facts = {"n": n, "relative_error_of_a_gaussian_fit": needs.gaussian_error(n, dim=dim)}
     assert dim is not None
-    rows = [needs.gaussian(accuracy, dim=dim), needs.gaussian_limit(accuracy, dim=dim)]
-    rows += _slopes(accuracy)
-    rows += _location(accuracy)
-    if separation is not None:
-        rows += _weights(accuracy, separation)
+    rows = needs.table(accuracy, dim, separation)
     if json:
         print_json({"accuracy": accuracy, "dim": dim, **facts,
                     "rows": [row._asdict() for row in rows], "caveat": CAVEAT})  # fmt: skip
     else:
         _print(rows, dim, facts)
     return 0
-
-
-def _from_data(
-    data: str, columns: str | None, label: str | None, quiet: bool
-) -> tuple[int, dict[str, Any]]:
-    import torch
-
-    from ...check import sample_size as needs
-
-    x = load(data, columns, label, quiet=quiet).x.flatten(1).double()
-    n, dim = x.shape
-    spread = x.std(0)
-    varies = spread > 0
-    z = (x - x.mean(0))[:, varies] / spread[varies]  # the rank does not depend on units
-    w = torch.linalg.eigvalsh(torch.cov(z.T).reshape(z.shape[1], z.shape[1]))
-    rank = int((w > 1e-12 * dim * w[-1]).sum()) if len(w) else 0
-    if rank < min(dim, n - 1):
-        raise ValueError(
-            f"the data span {rank} of {dim} dimensions, where they have no score without noise; "
-            "give --dim with the number of dimensions that count (gradlogp geometry estimates it), "
-            "or --columns"
-        )
-    error = needs.gaussian_error(n, dim=dim)
-    return dim, {"n": n, "relative_error_of_a_gaussian_fit": error}
-
-
-def _slopes(accuracy: float) -> list[SampleSize]:
-    import math
-
-    from ...check import sample_size as needs
-
-    rows = []
-    for sigma in (1.0, 0.1):
-        what = f"slope of the score of N(0, τ²) noised by σ = {sigma:g} τ, by denoising"
-        for draws, how, formula in ((None, "fresh noise for ever", "2τ⁴/(v²ε²), v = τ² + σ²"),
-                                    (1, "one draw of noise a point", "τ²/(σ²ε²)")):  # fmt: skip
-            n = math.ceil(needs.denoising_slope(sigma, draws=draws) / accuracy**2 - 1e-9)
-            name = f"{what}, {how}" if draws is None else f"… {how}"
-            rows.append(needs.SampleSize(name, n, formula, "one dimension, large n"))
-    return rows
-
-
-def _location(accuracy: float) -> list[SampleSize]:
-    import torch
-
-    from ...check import sample_size as needs
-
-    law = needs.location(lambda x: -2 * torch.log(torch.cosh(x[:, 0] / 2)), -40.0, 40.0)
-    what = f"location of a logistic law to a standard error of {accuracy:g} scales"
-    return [
-        needs.SampleSize(f"{what}, score matching", law.n(accuracy),
-                         "E[(s'' + s s')²]/(E[s'²]² ε²)", f"efficiency {law.value:.3g}, large n"),
-        needs.SampleSize("… maximum likelihood", law.n_likelihood(accuracy), "1/(E[s²] ε²)", "large n"),
-    ]  # fmt: skip
-
-
-def _weights(accuracy: float, separation: float) -> list[SampleSize]:
-    from ...check import sample_size as needs
-
-    if not 0 < separation <= 5:
-        raise Misuse(
-            f"--separation must lie in (0, 5], got {separation}; weights of modes further apart "
-            "are not to be had from a score without noise"
-        )
-    plain = needs.mixture_weight(separation)
-    what = f"weight of modes at ±{separation:g} to a standard error of {accuracy:g}"
-    rows = [
-        needs.SampleSize(f"{what}, maximum likelihood", plain.n_likelihood(accuracy),
-                         "1/(I ε²), I the Fisher information", "equal weights, large n"),
-        needs.SampleSize("… score matching without noise", plain.n(accuracy),
-                         "Var(∂s' + s ∂s)/(E[(∂s)²]² ε²)", f"efficiency {plain.value:.3g}"),
-    ]  # fmt: skip
-    for sigma in NOISES:
-        found = needs.mixture_weight(separation, sigma)
-        rows.append(
-            needs.SampleSize(f"… denoising at σ = {sigma:g}", found.n(accuracy),
-                             "the same at p_σ, averaged over the noise",
-                             f"efficiency {found.value:.3g}")
-        )  # fmt: skip
-    return rows
 
 
 def _print(rows: list[SampleSize], dim: int, facts: dict[str, Any]) -> None:

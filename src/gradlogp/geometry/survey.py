@@ -1,0 +1,178 @@
+"""All that a score says of the manifold of some points, and what makes it worthless."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from ..core import Estimate, Generator, NoisyScore, ScoreFn, mean_and_error
+from ..noise.grids import noise_range
+from .dimension import Estimator, intrinsic_dimension
+from .field import data_field, model_field
+from .plateau import SigmaRange, recommend_sigma
+from .tangent import Split, tangent_normal_split
+
+LEVELS = 17
+"""Noise levels among which the range of a steady dimension is looked for."""
+
+ESTIMATORS: tuple[Estimator, ...] = ("normal_rank", "norm", "divergence")
+
+
+Parts = tuple[Estimate | None, Estimate | None, Estimate | None]
+
+
+class Survey(NamedTuple):
+    """What `survey` found.
+
+    Attributes:
+        sigma: The noise level, in model coordinates.
+        low, high: The levels that the score knows.
+        steady: The range over which the dimension does not change, None if there is none.
+        dimensions: The mean over the points by each estimator, with its least and largest value.
+        k: The dimension, by the count of normal directions.
+        split: Tangent and normal parts, in model coordinates.
+        tangent: Length of the tangent part of the score, in the units of the data; None where columns
+            have scales of their own, or no normal direction was seen.
+        curvature: Twice that of the normal part, likewise.
+        distance: σ² times that of the normal part, likewise.
+        flags: Plain sentences on what makes the numbers worthless.
+    """
+
+    sigma: float
+    low: float
+    high: float
+    steady: SigmaRange | None
+    dimensions: dict[str, tuple[Estimate, float, float]]
+    k: int
+    split: Split
+    tangent: Estimate | None
+    curvature: Estimate | None
+    distance: Estimate | None
+    flags: tuple[str, ...]
+
+
+def survey(
+    score: NoisyScore,
+    x: Float[Tensor, "n *event"],
+    sigma: float | None = None,
+    *,
+    n_data: int | None = None,
+    n_perturbations: int | None = None,
+    stack: int = 16,
+    generator: Generator | None = None,
+) -> Survey:
+    """Survey the manifold of points by a noisy score.
+
+    Arguments:
+        score: The noisy score.
+        x: Points on or near the manifold, in the units of the data.
+        sigma: A noise level in model coordinates; by default the middle of the range over which the
+            dimension is steady.
+        n_data: How many points the score was learned from; that of x by default.
+        n_perturbations: Perturbations a point, for two of the estimators.
+        stack: Perturbations handed to the score at once; 1 for a score bound to its rows.
+        generator: Where perturbations come from.
+
+    Raises:
+        ValueError: If the score does not know that noise level; for a wrong shape.
+    """
+    z = score.coordinates.encode(x)
+    D, flags = z[0].numel(), []
+    low, high = noise_range(score.schedule)
+    at = lambda level: model_field(score, min(max(level, low), high)).score
+    steady: SigmaRange | None = None
+    # where α ends at 0 the largest level is infinite
+    levels = torch.linspace(math.log(low), math.log(min(high, 1e3)), LEVELS, dtype=torch.float64)
+    try:
+        steady = recommend_sigma(at, z, levels.exp(), tolerance=0.25)
+    except ValueError as problem:
+        flags.append(f"no steady dimension: {problem}")
+    if sigma is None:
+        sigma = low if steady is None else math.sqrt(steady.low * steady.high)
+    field = model_field(score, sigma).score
+    found, k = _dimensions(field, z, sigma, n_perturbations, stack, generator)
+    split = tangent_normal_split(field, z, sigma, k if k < D else None)
+    parts: Parts = (None, None, None)
+    if k < D:
+        parts = _parts(score, split, sigma, D - k, flags)
+    flags += _worthless(k, D, len(x) if n_data is None else n_data, low, sigma)
+    return Survey(sigma, low, high, steady, found, k, split, *parts, tuple(flags))
+
+
+def _dimensions(
+    field: ScoreFn, z: Tensor, sigma: float, n: int | None, stack: int, g: Generator | None
+) -> tuple[dict[str, tuple[Estimate, float, float]], int]:
+    """Return the dimension by each estimator, and k by the count of normal directions."""
+    dimensions: dict[str, tuple[Estimate, float, float]] = {}
+    k = 0
+    for estimator in ESTIMATORS:
+        perturbed = estimator != "divergence"
+        found = intrinsic_dimension(
+            field, z, sigma, estimator=estimator, generator=g,
+            n_perturbations=n if perturbed else None, stack=stack if perturbed else 1,
+        )  # fmt: skip
+        mean = mean_and_error(found.value)
+        if len(z) == 1:
+            mean = Estimate(float(found.value), float(found.standard_error))
+        if estimator == "normal_rank":
+            k = int(found.value.median().round())
+        dimensions[estimator] = mean, float(found.value.min()), float(found.value.max())
+    return dimensions, k
+
+
+def _parts(
+    score: NoisyScore, split: Split, sigma: float, codimension: int, flags: list[str]
+) -> Parts:
+    """Return tangent part, curvature and distance in the units of the data, if they have one scale."""
+    across = split.normal.flatten(1).norm(dim=1)
+    if float((sigma * across).mean()) > 0.3 * math.sqrt(codimension):
+        away = mean_and_error(sigma**2 * across).value
+        flags.append(
+            f"the data lie off the manifold by about {away:.2g} in model coordinates, not small "
+            f"against σ = {sigma:.3g}: twice the normal part of the score is their distance, not "
+            "curvature"
+        )
+    try:
+        unit = data_field(score, sigma).sigma / sigma
+    except ValueError as problem:
+        flags.append(f"curvature and distances are not told: {problem}")
+        return None, None, None
+    along = split.tangent.flatten(1).norm(dim=1)
+    return (
+        mean_and_error(along / unit),
+        mean_and_error(2 * across / unit),
+        mean_and_error(unit * sigma**2 * across),
+    )
+
+
+def _worthless(k: int, D: int, n: int, low: float, sigma: float) -> list[str]:
+    """Return what makes the dimension worthless."""
+    flags = []
+    if k == D:
+        flags.append(
+            f"k = D = {D}: no normal direction was seen. The data fill the space, or σ = {sigma:.3g} "
+            "is below what was learned well or above the thickness of the data: try another sigma"
+        )
+    elif k == 0:
+        flags.append(
+            f"k = 0: the score at σ = {sigma:.3g} sees single points; try a larger sigma, or the "
+            "model has memorised its data"
+        )
+    if n <= D:
+        flags.append(
+            f"{n} rows in {D} dimensions span at most {n - 1} directions: too few to tell a rank"
+        )
+    elif n < 10 * k:
+        flags.append(
+            f"{n} rows for {k} tangent directions are few: below about 10 for each, a score knows "
+            "the points and not the manifold"
+        )
+    if sigma < 1.05 * low:
+        flags.append(
+            f"σ = {sigma:.3g} is at the lowest level learned, {low:.3g}, where scores are worst"
+        )
+    return flags
