@@ -244,7 +244,10 @@ def test_isotropic_system(operator, event, correlated, generator):
 @pytest.mark.parametrize("form", ["linear", "function"])
 def test_an_observation_of_model_coordinates(operator, event, form, generator):
     """Its residual, likelihood and score in z are those in x: y − A(shift + scale z)."""
-    shift, scale = 5 * torch.randn(event, generator=generator), 0.1 + torch.rand(event, generator=generator)
+    shift, scale = (
+        5 * torch.randn(event, generator=generator),
+        0.1 + torch.rand(event, generator=generator),
+    )
     coordinates = AffineCoordinates(shift, scale)
     A = operator if form == "linear" else lambda x: operator.apply(x).sin()
     x = shift + scale * torch.randn(3, *event, generator=generator)
