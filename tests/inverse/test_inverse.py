@@ -10,6 +10,7 @@ from gradlogp import (
     ExactScore,
     Gaussian,
     GaussianMixture,
+    as_score,
     as_target,
     evolve,
     log_likelihood,
@@ -17,7 +18,7 @@ from gradlogp import (
     time_grid,
 )
 from gradlogp.calculus import affine_map
-from gradlogp.core import Denoiser, Injected
+from gradlogp.core import Injected, Moments, NoisyScore
 from gradlogp.diffusion import (
     DDIM,
     Ancestral,
@@ -40,13 +41,8 @@ from gradlogp.inverse import (
     posterior,
 )
 from gradlogp.langevin import MALA, ULA
-from gradlogp.noise import prior
-from gradlogp.noise.schedules import (
-    VE,
-    VP,
-    Levels,
-    Rectified,
-)
+from gradlogp.noise.schedules import VE, VP, Levels, Rectified
+from gradlogp.noise.score_wrapper import ScoreWrapper
 
 RNG = torch.Generator().manual_seed(1)
 F64 = {"dtype": torch.float64}
@@ -71,15 +67,15 @@ GUIDED = {
 each_guided = pytest.mark.parametrize("method", GUIDED.values(), ids=GUIDED.keys())
 
 
-class Counting:
+class Counting(ScoreWrapper):
     """A noisy score that counts how often it is asked."""
 
     def __init__(self, score):
         self.score, self.calls = score, 0
 
-    def __call__(self, x, t):
+    def _score(self, z, t):
         self.calls += 1
-        return self.score(x, t)
+        return self.score(z, t)
 
 
 # ---------------------------------------------------------------------------- the exact answer
@@ -149,7 +145,7 @@ def test_moment_matching_is_exact_on_a_gaussian(noise, t, schedule, generator):
     x = 3 * torch.randn(5, 4, generator=generator)
     close(guided(x, t), right(x, t), 1e-9)
     close(guided.denoise(x, t), right.denoise(x, t), 1e-9)
-    assert isinstance(guided, Denoiser)
+    assert isinstance(guided, NoisyScore)
 
 
 @each_schedule
@@ -163,7 +159,8 @@ def test_pigdm_is_exact_on_isotropic_data(schedule, generator):
     for t in torch.tensor(TIMES):
         close(guided(x, t), right(x, t), 1e-9)
         close(guided.denoise(x, t), right.denoise(x, t), 1e-9)
-    other = PiGDM(ExactScore(law, schedule), seen)
+    close(PiGDM(ExactScore(law, schedule), seen)(x, T), guided(x, T), 1e-12)  # v of the moments
+    other = PiGDM(ExactScore(law, schedule), seen, data_var=1.0)
     assert float((other(x, T) - right(x, T)).abs().max()) > 1e-3
     other = PiGDM(ExactScore(LAW4, schedule), seen, data_var=1.7)
     right = ExactScore(posterior(LAW4, seen), schedule)
@@ -211,15 +208,15 @@ def test_a_function_is_linearised(method, generator):
     score, x = ExactScore(MIXTURE, VP()), torch.randn(4, 2, generator=generator)
     A = torch.tensor([[1.0, 0.5], [-0.3, 2.0]])
     given, as_function = (Observation(Y2, op, 0.4) for op in (Matrix(A), lambda x: x @ A.mT))
-    close(method(score, VP(), given)(x, T), method(score, VP(), as_function)(x, T), 1e-8)
+    close(method(score, given)(x, T), method(score, as_function)(x, T), 1e-8)
     bent = Observation(Y2, lambda x: torch.stack([x[:, 0] * x[:, 1], x[:, 1].sin()], 1), 0.4)
     for i in range(4):
         row = x[i : i + 1]
         x0 = score.denoise(row, T)[0]
         J = torch.stack([torch.stack([x0[1], x0[0]]), torch.stack([0 * x0[1], x0[1].cos()])])
         y = bent.residual(x0[None]) + x0 @ J.mT  # then y − J x̂_0 is the residual
-        flat = method(score, VP(), Observation(y, Matrix(J), 0.4))(row, T)
-        close(method(score, VP(), bent)(row, T), flat, 1e-8)
+        flat = method(score, Observation(y, Matrix(J), 0.4))(row, T)
+        close(method(score, bent)(row, T), flat, 1e-8)
 
 
 @each_guided
@@ -230,21 +227,22 @@ def test_every_sample_is_on_its_own(method, generator):
     y = torch.randn(6, 1, generator=generator)
     x[5], y[5] = 1e4, 1e4  # a wild batch-mate
     score = ExactScore(MIXTURE, VP())
-    together = method(score, VP(), Observation(y, SKETCH, 0.3))(x, t)
+    together = method(score, Observation(y, SKETCH, 0.3))(x, t)
     for i in range(6):
-        alone = method(score, VP(), Observation(y[i : i + 1], SKETCH, 0.3))
+        alone = method(score, Observation(y[i : i + 1], SKETCH, 0.3))
         close(together[i : i + 1], alone(x[i : i + 1], t[i]), 1e-10)
-    mean = getattr(method(score, VP(), Observation(y, SKETCH, 0.3)), "denoise", None)
-    if mean is not None:
-        alone = method(score, VP(), Observation(y[2:3], SKETCH, 0.3))
-        close(mean(x, t)[2:3], alone.denoise(x[2:3], t[2]), 1e-10)
+        close(
+            method(score, Observation(y, SKETCH, 0.3)).denoise(x, t)[i : i + 1],
+            alone.denoise(x[i : i + 1], t[i]),
+            1e-10,
+        )
 
 
 @each_guided
 def test_single_precision_stays(method):
     x = torch.randn(3, 2, generator=RNG, dtype=torch.float32)
     t = torch.tensor(0.4, dtype=torch.float32)
-    guided = method(ExactScore(MIXTURE, VP()), VP(), SEEN1)
+    guided = method(ExactScore(MIXTURE, VP()), SEEN1)
     assert guided(x, t).dtype == torch.float32
     close(guided(x, t).double(), guided(x.double(), t.double()), 1e-4)
 
@@ -254,17 +252,16 @@ def test_a_guided_score_can_be_differentiated(method, generator):
     """Through the solver too: the derivative of the score of p(x_t | y), and its log-likelihood."""
     law = Gaussian(LAW4.mean, 1.0) if method is PiGDM else LAW4
     seen = Observation(Y2, Matrix(A24), R2)
-    guided = method(ExactScore(law, VP()), VP(), seen)
+    guided = method(ExactScore(law, VP()), seen)
     exact = posterior(law, seen)
     x = torch.randn(2, 4, generator=generator).requires_grad_()
     v = torch.randn(2, 4, generator=generator)
     found = torch.autograd.grad((guided(x, T) * v).sum(), x)[0]
     H = exact.noised(*VP()(T)).hessian(x.detach())
     close(found, (H @ v.unsqueeze(-1)).squeeze(-1), 1e-7)
-    x = x.detach()
-    value = log_likelihood(guided, x, n_steps=2).log_prob
-    expected = log_likelihood(ExactScore(exact, VP()), x, n_steps=2).log_prob
-    close(value, expected, 1e-6)
+    x, far = x.detach(), VP(0.1, 40.0)  # α₁ = 4e-5: the law at t = 1 is known of both
+    value = log_likelihood(method(ExactScore(law, far), seen), x, n_steps=2).log_prob
+    close(value, log_likelihood(ExactScore(exact, far), x, n_steps=2).log_prob, 1e-6)
 
 
 def test_few_steps_of_the_solver(generator):
@@ -280,7 +277,7 @@ def test_few_steps_of_the_solver(generator):
 def test_a_model_that_is_no_score_is_noticed(generator):
     """The 'covariance' of an expanding field is negative."""
     x, seen = torch.randn(3, 2, generator=generator), Observation(Y2, Identity(), 0.1)
-    wrong = lambda x, t: -x * 30
+    wrong = as_score(lambda x, t: -x * 30, "score", VP())
     with pytest.raises(ValueError, match="not positive definite"):
         MomentMatching(wrong, seen)(x, T)
     stopped = MomentMatching(wrong, seen, indefinite="stop")(x, T)
@@ -290,27 +287,44 @@ def test_a_model_that_is_no_score_is_noticed(generator):
 @pytest.mark.parametrize("method", [DPS, PiGDM, MomentMatching])
 def test_evaluates_the_model_once(method, generator):
     counting = Counting(ExactScore(MIXTURE, VP()))
-    method(counting, VP(), SEEN1)(torch.randn(3, 2, generator=generator), T)
+    method(counting, SEEN1)(torch.randn(3, 2, generator=generator), T)
     assert counting.calls == 1
+
+
+@pytest.mark.parametrize("method", [DPS, PiGDM, MomentMatching])
+def test_where_nothing_is_left_of_the_data_it_is_the_prior(method, generator):
+    """α = 0: z says nothing of z_0, and y nothing of z; p(z | y) = p(z)."""
+    prior, one = ExactScore(PLANE, Rectified()), torch.tensor(1.0)
+    z = torch.randn(3, 2, generator=generator)
+    guided = method(prior, SEEN1)
+    close(guided(z, one), prior(z, one), 1e-15)
+    close(guided.denoise(z, one), prior.denoise(z, one), 1e-15)
+    with pytest.raises(ValueError, match="alpha > 0"):
+        guided(z, torch.tensor([1.0, 0.5, 0.5]))
+    x = evolve(DDIM(), guided, z, torch.tensor([1.0, 0.5, 0.1]))  # leaves α = 0
+    assert bool(x.isfinite().all())
 
 
 @pytest.mark.parametrize("method", [DPS, PiGDM, MomentMatching])
 @pytest.mark.usefixtures("as_user")
 def test_what_guided_scores_refuse(method):
     x, seen = torch.zeros(2, 2), SEEN1
-    with pytest.raises(ValueError, match="alpha > 0"):
-        method(ExactScore(PLANE, Rectified()), Rectified(), seen)(x, torch.tensor(1.0))
-    with pytest.raises(ValueError, match="sigma > 0"):
-        method(ExactScore(PLANE, VP()), VP(), seen)(x, torch.tensor(0.0))
+    for ask in (
+        method(ExactScore(PLANE, VP()), seen),
+        method(ExactScore(PLANE, VP()), seen).denoise,
+    ):
+        with pytest.raises(ValueError, match="sigma = 0|sigma > 0"):
+            ask(x, torch.tensor(0.0))
+    cut = as_score(lambda x, t: -x.detach(), "score", VP(), moments=Moments(*torch.ones(2)))
     with pytest.raises(ValueError, match="differentiably"):
-        method(lambda x, t: -x.detach(), VP(), seen)(x, T)
+        method(cut, seen)(x, T)
     with pytest.raises(ValueError, match="rows"):
-        method(ExactScore(PLANE, VP()), VP(), Observation(torch.zeros(3, 1), SKETCH, 1.0))(x, T)
+        method(ExactScore(PLANE, VP()), Observation(torch.zeros(3, 1), SKETCH, 1.0))(x, T)
     with pytest.raises(ValueError, match="shape"):
-        method(ExactScore(PLANE, VP()), VP(), seen)(x[0], T)
+        method(ExactScore(PLANE, VP()), seen)(x[0], T)
     wrong = Observation(torch.zeros(1, 3), SKETCH, 1.0)
     with pytest.raises(ValueError, match="the operator returned"):
-        method(ExactScore(PLANE, VP()), VP(), wrong)(x, T)
+        method(ExactScore(PLANE, VP()), wrong)(x, T)
 
 
 @pytest.mark.usefixtures("as_user")
@@ -320,8 +334,17 @@ def test_what_guided_scores_refuse(method):
         (lambda s: DPS(s, SEEN1, scale=-1.0), "scale"),
         (lambda s: DPS(s, Observation(Y2, Identity(), 0))(Y2, T), "no noise"),
         (lambda s: PiGDM(s, SEEN1, data_var=0.0), "data_var"),
+        (lambda s: PiGDM(as_score(lambda x, t: -x, "score", VP()), SEEN1), "pass data_var="),
+        (lambda s: DPS(lambda x, t: -x, SEEN1), "as_score"),
+        (lambda s: PiGDM(lambda x, t: -x, SEEN1), "as_score"),
+        (lambda s: AnnealedLikelihood(lambda x, t: -x, SEEN1), "as_score"),
         (lambda s: AnnealedLikelihood(s, Observation(Y2, lambda x: x, 1.0)), "linear"),
-        (lambda s: AnnealedLikelihood(lambda x, t: x, SEEN1).log_prob(Y2, T), "log-density"),
+        (
+            lambda s: AnnealedLikelihood(as_score(lambda x, t: x, "score", VP()), SEEN1).log_prob(
+                Y2, T
+            ),
+            "log-density",
+        ),
         (lambda s: posterior(PLANE, Observation(Y2.repeat(2, 1), Identity(), 1.0)), "2 rows"),
         (lambda s: posterior(PLANE, Observation(Y2, lambda x: x, 1.0)), "linear"),
         (
@@ -356,7 +379,7 @@ def test_flow_of_moment_matching_ends_in_the_posterior(schedule):
     start = exact.noised(*schedule(torch.tensor(1.0)))
     law = {}
     for method in (MomentMatching, DPS):
-        score = method(ExactScore(PLANE, schedule), schedule, seen)
+        score = method(ExactScore(PLANE, schedule), seen)
         law[method] = flow_moments(score, schedule, 2).law(start.mean, start.cov)
     close(law[MomentMatching][0], exact.mean, 8e-3)
     close(law[MomentMatching][1], exact.cov, 8e-3)
@@ -366,7 +389,7 @@ def test_flow_of_moment_matching_ends_in_the_posterior(schedule):
 
 def test_one_observation_in_chunks(generator):
     score = MomentMatching(ExactScore(MIXTURE, VP()), SEEN1)
-    x, times = prior(VP(), (50, 2), generator=generator), time_grid(VP(), 5)
+    x, times = torch.randn(50, 2, generator=generator), time_grid(VP(), 5)
     draws = [
         evolve(
             Ancestral(), score, x, times,
@@ -382,8 +405,7 @@ def test_moment_matching_finds_the_weights_of_modes(generator):
     seen = Observation(torch.tensor([[0.4]]), SKETCH, 0.5)
     exact, schedule = posterior(MIXTURE, seen), VP()
     score = MomentMatching(ExactScore(MIXTURE, schedule), seen)
-    start = prior(schedule, (800, 2), generator=generator)
-    x = evolve(Ancestral(), score, start, time_grid(schedule, 40), generator=generator)
+    x = evolve(Ancestral(), score, 800, generator=generator)
     weights = exact.responsibilities(x).mean(0)
     assert float((weights - exact.weights).abs().max()) < 0.08
     prior_like = MIXTURE.weights[: len(exact.weights)]
@@ -425,7 +447,7 @@ def test_dps_step_where_the_residual_is_0():
 def test_dps_step_evaluates_once(generator):
     counting = Counting(ExactScore(MIXTURE, VP()))
     x = torch.randn(3, 2, generator=generator)
-    DPSStep(Ancestral(), SEEN1)(x, T, torch.tensor(0.3), counting, VP(), generator=generator)
+    DPSStep(Ancestral(), SEEN1)(x, T, torch.tensor(0.3), counting, generator=generator)
     assert counting.calls == 1
 
 
@@ -451,13 +473,13 @@ def test_repaint_renoises_by_the_forward_law(schedule, generator):
     s, x = torch.tensor(0.3), torch.zeros(1, 2)
     seen_first = []
 
-    def record(x, t, s, score, schedule, *, generator=None):
+    def record(x, t, s, score, *, generator=None):
         seen_first.append(x)
         return torch.zeros_like(x) + 5.0
 
     z = torch.tensor([[1.0, 2.0]])
     step = RePaint(record, HALF, n_resamples=2)
-    step(x, T, s, lambda x, t: x, schedule, generator=Injected(0 * z, z, 0 * z))
+    step(x, T, s, ExactScore(PLANE, schedule), generator=Injected(0 * z, z, 0 * z))
     (a_t, b_t), (a_s, b_s) = schedule(T), schedule(s)
     at_s = torch.stack([a_s * 0.4, torch.tensor(5.0)])
     spread = (b_t**2 - (a_t / a_s * b_s) ** 2).sqrt()

@@ -1,13 +1,11 @@
-"""Operators and their adjoints, observations and their noise, conjugate gradients."""
+"""Operators and their adjoints, observations and their noise, in data units and in model coordinates."""
 
 import numpy as np
 import pytest
 import torch
-from gradlogp.inverse.isotropic import solve_isotropic
 from scipy import ndimage
 from support import close
 
-from gradlogp.calculus.conjugate_gradients import conjugate_gradients, solve_all
 from gradlogp.core import Injected
 from gradlogp.inverse import (
     Blur,
@@ -20,7 +18,15 @@ from gradlogp.inverse import (
     Subsampling,
     observe,
 )
-from gradlogp.inverse.operators import Linearised, Tight, as_matrix
+from gradlogp.inverse.observation import solve_isotropic
+from gradlogp.inverse.operators import (
+    Linearised,
+    Scaled,
+    Separating,
+    as_matrix,
+    gram_diagonal,
+)
+from gradlogp.noise.coordinates import IDENTITY, AffineCoordinates
 
 RNG = np.random.default_rng(0)
 MASK = torch.tensor(RNG.random((2, 4, 6)) < 0.4)
@@ -65,14 +71,20 @@ def test_matrix_of_an_operator(operator, event, generator):
     x = torch.randn(3, *event, generator=generator)
     A = as_matrix(operator, torch.Size(event), x)
     close(operator.apply(x).flatten(1), x.flatten(1) @ A.mT, 1e-12)
-    if isinstance(operator, Tight):
-        close(A @ A.mT, operator.gram * torch.eye(len(A)), 1e-12)
 
 
-def test_which_operators_are_tight():
-    assert {type(o) for o, _ in OPERATORS.values() if isinstance(o, Tight)} == {
-        Identity, Inpainting, Subsampling,
-    }  # fmt: skip
+@each_operator
+def test_gram_of_what_keeps_entries_apart(operator, event, generator):
+    """A W Aᵀ is diagonal for any weights where it is said to be; the diagonal is that of the matrix."""
+    separating = isinstance(operator, Separating)
+    assert separating == isinstance(operator, Identity | Inpainting | Subsampling)
+    scale = 0.5 + torch.rand(event, generator=generator)
+    A = as_matrix(operator, torch.Size(event), scale)
+    for seen, B in ((operator, A), (Scaled(operator, scale), A * scale.flatten())):
+        gram = gram_diagonal(seen)
+        assert (gram is not None) == separating
+        if gram is not None:
+            close(torch.diag(torch.as_tensor(gram).flatten().expand(len(A))), B @ B.mT, 1e-12)
 
 
 def test_inpainting_by_hand():
@@ -208,93 +220,6 @@ def test_bad_observations(make, message):
         make()
 
 
-# ---------------------------------------------------------------------------- conjugate gradients
-
-
-def systems(generator, d=6, n=4):
-    """Symmetric positive definite matrices of very different conditions."""
-    Q = torch.linalg.qr(torch.randn(n, d, d, generator=generator))[0]
-    spread = torch.linspace(0, 1, d) * torch.linspace(0.1, 3, n).unsqueeze(1)
-    M = (Q * (10**spread).unsqueeze(1)) @ Q.mT
-    return (M + M.mT) / 2, torch.randn(n, d, generator=generator)
-
-
-def times(M):
-    return lambda v: (M @ v.unsqueeze(-1)).squeeze(-1)
-
-
-def test_conjugate_gradients_solve(generator):
-    M, b = systems(generator)
-    found = conjugate_gradients(times(M), b)
-    close(found.u, torch.linalg.solve(M, b), 1e-9)
-    assert bool(found.converged.all())
-    assert float(found.residual.max()) < 2e-12
-
-
-def test_each_sample_is_on_its_own(generator):
-    """Alone or among others: the same solution after the same number of steps."""
-    M, b = systems(generator)
-    b[1] = 0
-    together = conjugate_gradients(times(M), b, tol=1e-6)
-    alone = [conjugate_gradients(times(M[i : i + 1]), b[i : i + 1], tol=1e-6) for i in range(4)]
-    assert together.steps.tolist() == [int(a.steps) for a in alone]
-    assert together.steps[1] == 0
-    assert len(set(together.steps.tolist())) > 2
-    close(together.u, torch.cat([a.u for a in alone]), 1e-12)
-
-
-def test_three_eigenvalues_take_three_steps(generator):
-    Q = torch.linalg.qr(torch.randn(9, 9, generator=generator))[0]
-    M = ((Q * torch.tensor([1.0, 2.0, 5.0]).repeat(3)) @ Q.mT)[None]
-    found = conjugate_gradients(times(M), torch.randn(1, 9, generator=generator), tol=1e-10)
-    assert int(found.steps) == 3
-
-
-def test_truncated_solution_is_the_best_in_its_space(generator):
-    """After two steps u minimises ½ uᵀMu − bᵀu over span{b, M b}."""
-    M, b = systems(generator, n=1)
-    found = conjugate_gradients(times(M), b, max_steps=2)
-    V = torch.stack([b[0], M[0] @ b[0]], 1)
-    best = V @ torch.linalg.solve(V.mT @ M[0] @ V, V.mT @ b[0])
-    close(found.u[0], best, 1e-10)
-    assert not bool(found.converged)
-    assert int(found.steps) == 2
-    close(found.residual[0], (b[0] - M[0] @ best).norm() / b.norm(), 1e-10)
-
-
-def test_what_is_not_positive_definite_is_refused(generator):
-    M = torch.diag_embed(torch.tensor([[1.0, 2.0, 3.0], [1.0, -2.0, 3.0]]))
-    b = torch.tensor([[1.0, 1.0, 1.0], [3.0, 0.1, 0.1]])
-    with pytest.raises(ValueError, match="not positive definite: at sample 1"):
-        conjugate_gradients(times(M), b)
-    stopped = conjugate_gradients(times(M), b, indefinite="stop")
-    close(stopped.u[0], torch.tensor([1.0, 1 / 2, 1 / 3]), 1e-10)  # the other one goes on
-    assert stopped.converged.tolist() == [True, False]
-    assert int(stopped.steps[0]) == 3
-    with pytest.raises(ValueError, match="not finite"):
-        conjugate_gradients(lambda v: v * torch.nan, b, indefinite="stop")
-    H = 1 / (torch.arange(40.0).unsqueeze(1) + torch.arange(40.0) + 1)  # Hilbert's matrix
-    with pytest.raises(ValueError, match="did not converge in 80 steps, 1 of 1"):
-        solve_all(times((H + 1e-13 * torch.eye(40))[None]), torch.ones(1, 40), tol=1e-15)
-
-
-@pytest.mark.usefixtures("as_user")
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ({"tol": 0.0}, "tol"),
-        ({"max_steps": 0}, "max_steps"),
-        ({"indefinite": "warn"}, "indefinite"),
-        ({"product": lambda v: v[:, :1]}, "product with M"),
-        ({"b": torch.tensor([[torch.inf, 0.0]])}, "not finite"),
-    ],
-)
-def test_bad_systems(arguments, message):
-    given = {"product": lambda v: v, "b": torch.ones(1, 2), **arguments}
-    with pytest.raises(ValueError, match=message):
-        conjugate_gradients(given.pop("product"), given.pop("b"), **given)
-
-
 @each_operator
 @pytest.mark.parametrize("correlated", [False, True])
 def test_isotropic_system(operator, event, correlated, generator):
@@ -309,6 +234,40 @@ def test_isotropic_system(operator, event, correlated, generator):
         R = R + 0.1 * torch.ones(m, m)
     seen = Observation(r, operator, R if correlated else std)
     a, b = torch.tensor([0.5, 1.0, 2.0]), torch.tensor([3.0, 0.1, 1.0])
-    u = solve_isotropic(operator, seen.R, a, b, r)
-    M = a[:, None, None] * R + b[:, None, None] * (A @ A.mT)
-    close(u.flatten(1), torch.linalg.solve(M, r.flatten(1)), 1e-8)
+    scale = 0.5 + torch.rand(event, generator=generator)
+    for op, B in ((operator, A), (Scaled(operator, scale), A * scale.flatten())):
+        u = solve_isotropic(op, seen.R, a, b, r)
+        M = a[:, None, None] * R + b[:, None, None] * (B @ B.mT)
+        close(u.flatten(1), torch.linalg.solve(M, r.flatten(1)), 1e-8)
+
+
+@each_operator
+@pytest.mark.parametrize("form", ["linear", "function"])
+def test_an_observation_of_model_coordinates(operator, event, form, generator):
+    """Its residual, likelihood and score in z are those in x: y − A(shift + scale z)."""
+    shift, scale = (
+        5 * torch.randn(event, generator=generator),
+        0.1 + torch.rand(event, generator=generator),
+    )
+    coordinates = AffineCoordinates(shift, scale)
+    A = operator if form == "linear" else lambda x: operator.apply(x).sin()
+    x = shift + scale * torch.randn(3, *event, generator=generator)
+    z = coordinates.encode(x)
+    seen = observe(x, A, 0.3, generator=generator)
+    moved = seen.encoded(coordinates)
+    assert (form == "linear") == isinstance(moved.operator, LinearOperator)
+    close(moved.residual(z), seen.residual(x), 1e-12)
+    close(moved.log_likelihood(z), seen.log_likelihood(x), 1e-11)
+    close(moved.score(z), scale * seen.score(x), 1e-10)
+    assert seen.encoded(IDENTITY) is seen
+    # negative controls: the scale or the shift forgotten
+    assert float((moved.score(z) - seen.score(x)).abs().max()) > 0.1
+    assert float((seen.residual(z) - seen.residual(x)).abs().max()) > 0.1
+
+
+def test_rows_of_an_observation(generator):
+    y = torch.randn(5, 3, generator=generator)
+    seen, one = Observation(y, Identity(), 0.5), Observation(y[:1], Identity(), 0.5)
+    assert torch.equal(seen.take(slice(1, 3)).y, y[1:3])
+    assert torch.equal(seen.take(torch.tensor([4, 0])).y, y[[4, 0]])
+    assert one.take(slice(1, 3)) is one

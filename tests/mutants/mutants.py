@@ -574,7 +574,7 @@ MUTANTS = (
         "calculus/conjugate_gradients.py",
         "step = torch.where(active, rr / torch.where(active, curvature, 1.0), 0.0)",
         "step = torch.where(active, rr.sum() / curvature.sum(), 0.0)",
-        "inverse/test_operators.py::test_each_sample_is_on_its_own",
+        "calculus/test_conjugate_gradients.py::test_each_sample_is_on_its_own",
     ),
     Mutant(
         "X: σ for σ² in the posterior covariance",

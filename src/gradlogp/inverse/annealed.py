@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ..core import Density, NoisyScore, check_same_shape, per_sample
 from ..noise.blurred import noisy_log_prob
+from ..noise.score_base import check_noisy_score
 from ..noise.score_wrapper import ScoreWrapper
 from .observation import Observation, solve_isotropic
 
@@ -46,6 +47,7 @@ class AnnealedLikelihood(ScoreWrapper):
     observation: Observation
 
     def __post_init__(self) -> None:
+        check_noisy_score(self.score)
         _ = self.observation.linear
 
     @property

@@ -15,11 +15,12 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor
 
-from ..calculus.conjugate_gradients import Indefinite, solve_all
+from ..calculus.conjugate_gradients import Indefinite
 from ..core import NoisyScore
+from ..noise.score_base import check_noisy_score
 from ..noise.score_wrapper import ScoreWrapper
 from .denoised import Denoised, denoised, direction
-from .observation import Observation, solve_isotropic
+from .observation import Observation, solve_in_units, solve_isotropic
 
 
 class ObservedScore(ScoreWrapper, ABC):
@@ -30,6 +31,9 @@ class ObservedScore(ScoreWrapper, ABC):
 
     observation: Observation
     pooled = True
+
+    def __post_init__(self) -> None:
+        check_noisy_score(self.score)
 
     @abstractmethod
     def _at(self, z: Tensor, t: Tensor) -> tuple[Denoised, Tensor]:
@@ -96,6 +100,7 @@ class DPS(ObservedScore):
     pooled = False  # it trusts y too much to say where the posterior begins
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not 0 <= self.scale < math.inf:
             raise ValueError(f"scale must be a number of at least 0, got {self.scale}")
 
@@ -133,6 +138,7 @@ class PiGDM(ObservedScore):
     data_var: float | None = None
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.data_var is None and self.score.moments is None:
             raise ValueError("this score has no moments: pass data_var=, the variance of an entry")
         if self.data_var is not None and not 0 < self.data_var < math.inf:
@@ -179,7 +185,8 @@ class MomentMatching(ObservedScore):
         score: The noisy score of the prior, differentiable in x.
         observation: What was seen, in the units of the data.
         max_steps: Of conjugate gradients; as many as convergence takes where not given.
-        tol: Relative residual that ends them, as in `conjugate_gradients`.
+        tol: Relative residual that ends them, as in `conjugate_gradients`, with every entry of y in
+            units of its own.
         indefinite: What to do where R + A C Aᵀ is found not to be positive definite: "raise", or
             "stop" that sample at what it has.
 
@@ -203,6 +210,7 @@ class MomentMatching(ObservedScore):
             return R.product(v) + operator.apply(at.covariance(operator.adjoint(v)))
 
         def solve(r: Tensor) -> Tensor:
-            return solve_all(product, r, self.tol, self.max_steps, self.indefinite)
+            how = (self.tol, self.max_steps, self.indefinite)
+            return solve_in_units(product, operator, R, r, *how)
 
         return at, direction(seen, at, solve)

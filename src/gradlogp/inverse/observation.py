@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ..calculus.conjugate_gradients import solve_all
+from ..calculus.conjugate_gradients import Indefinite, solve_all
 from ..core import (
     Coordinates,
     Generator,
@@ -267,4 +267,32 @@ def solve_isotropic(
     if gram is not None and isinstance(R, Independent):
         gram = gram.to(r) if isinstance(gram, Tensor) else gram
         return r / (a * R.std.to(r).square() + b * gram)
-    return solve_all(lambda v: a * R.product(v) + b * operator.apply(operator.adjoint(v)), r)
+    return solve_in_units(
+        lambda v: a * R.product(v) + b * operator.apply(operator.adjoint(v)), operator, R, r
+    )
+
+
+def solve_in_units(
+    product: Callable[[Tensor], Tensor],
+    operator: LinearOperator,
+    R: NoiseCovariance,
+    r: Tensor,
+    tol: float | None = None,
+    max_steps: int | None = None,
+    indefinite: Indefinite = "raise",
+) -> Tensor:
+    r"""Return u with M u = r by conjugate gradients, entries of y each in units of its own.
+
+    .. math:: D^{-1} M D^{-1} (D u) = D^{-1} r, \qquad D^2 = \mathrm{diag}(R + A A^\top)
+
+    as far as D is known. Else what is seen in large units would hide what is seen in small ones.
+    """
+    gram = gram_diagonal(operator)
+    size = r.new_zeros(r.shape[1:])
+    size = size if gram is None else size + (gram.to(r) if isinstance(gram, Tensor) else gram)
+    if isinstance(R, Independent):
+        size = size + R.std.to(r).square()
+    if isinstance(R, Correlated):
+        size = size + R.cov.diagonal().to(r).reshape(r.shape[1:])
+    D = torch.where(size > 0, size, 1.0).sqrt()
+    return solve_all(lambda v: product(v / D) / D, r / D, tol, max_steps, indefinite) / D

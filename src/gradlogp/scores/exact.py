@@ -13,6 +13,8 @@ from torch import Tensor
 from ..core import Analytic, Moments, Schedule
 from ..distributions.analytic.conditional import Joint
 from ..distributions.analytic.empirical import Empirical
+from ..distributions.analytic.gaussian import Gaussian
+from ..distributions.analytic.mixture import GaussianMixture
 from ..noise.coordinates import IDENTITY
 from ..noise.score_base import ScoreBase
 
@@ -29,7 +31,15 @@ class ExactScore(ScoreBase):
     def __init__(self, density: Analytic, schedule: Schedule) -> None:
         self.density, self.schedule = density, schedule
         self.event_shape = density.event_shape
-        self.coordinates, self.moments = IDENTITY, None
+        self.coordinates = IDENTITY
+
+    @property
+    def moments(self) -> Moments | None:  # type: ignore[override]
+        """Those of a Gaussian or a mixture: what is observed or guided starts from them."""
+        law = self.density.marginal if isinstance(self.density, Joint) else self.density
+        if not isinstance(law, Gaussian | GaussianMixture) or law.mean.ndim > 1:
+            return None
+        return Moments(law.mean, law.cov.diagonal())
 
     @property
     def like(self) -> Tensor:
