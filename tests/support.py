@@ -6,7 +6,9 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from gradlogp.core import Streams
+from gradlogp.core import Moments, Streams
+from gradlogp.noise.terminal import terminal
+from gradlogp.scores import as_score
 
 
 class Given(Streams):
@@ -81,6 +83,13 @@ def order(errors, factor=2.0):
     """The observed orders of convergence when the step shrinks by factor from entry to entry."""
     e = torch.as_tensor(errors)
     return (e[:-1] / e[1:]).log() / math.log(factor)
+
+
+def start(schedule, shape, mean=0.0, var=1.0, generator=None):
+    """Draws of the law at t = 1 for data of which these moments are known."""
+    moments = Moments(torch.as_tensor(mean), torch.as_tensor(var))
+    score = as_score(lambda z, t: -z, "score", schedule, moments=moments, event_shape=shape[1:])
+    return terminal(score).sample(shape[0], generator=generator)
 
 
 MEAN = torch.tensor([0.7, -1.2], dtype=torch.float64)
