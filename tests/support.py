@@ -5,6 +5,10 @@ import math
 import numpy as np
 import torch
 
+from gradlogp.core import Moments
+from gradlogp.noise.terminal import terminal
+from gradlogp.scores import as_score
+
 
 def gauss_hermite(d, n=3):
     """Nodes `(n^d, d)` and weights of N(0, I) in d dimensions, exact up to degree 2n − 1."""
@@ -44,6 +48,13 @@ def order(errors, factor=2.0):
     """The observed orders of convergence when the step shrinks by factor from entry to entry."""
     e = torch.as_tensor(errors)
     return (e[:-1] / e[1:]).log() / math.log(factor)
+
+
+def start(schedule, shape, mean=0.0, var=1.0, generator=None):
+    """Draws of the law at t = 1 for data of which these moments are known."""
+    moments = Moments(torch.as_tensor(mean), torch.as_tensor(var))
+    score = as_score(lambda z, t: -z, "score", schedule, moments=moments, event_shape=shape[1:])
+    return terminal(score).sample(shape[0], generator=generator)
 
 
 MEAN = torch.tensor([0.7, -1.2], dtype=torch.float64)

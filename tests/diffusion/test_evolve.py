@@ -6,11 +6,15 @@ from typing import NamedTuple
 
 import pytest
 import torch
-from support import COV, MEAN, close, z_score
+from support import COV, MEAN, close, start, z_score
 
 from gradlogp import (
+    MLP,
     ExactScore,
     Gaussian,
+    GaussianMixture,
+    ScoreModel,
+    as_score,
     as_target,
     evolve,
     run,
@@ -19,6 +23,7 @@ from gradlogp import (
 from gradlogp.calculus import affine_map
 from gradlogp.core import (
     BLOCK,
+    Moments,
     Streams,
     block_of,
     chunks,
@@ -27,12 +32,17 @@ from gradlogp.core import (
     sum_event,
 )
 from gradlogp.diffusion import (
+    DDIM,
     Ancestral,
     AnnealedLangevin,
+    Coloured,
     ProbabilityFlow,
+    ReverseSDE,
 )
+from gradlogp.distributions import Joint
 from gradlogp.langevin import MALA, ULA
-from gradlogp.noise import prior
+from gradlogp.noise import terminal
+from gradlogp.noise.coordinates import AffineCoordinates
 from gradlogp.noise.schedules import (
     DDPM,
     VE,
@@ -68,6 +78,11 @@ def grid(schedule, n=12, t_min=1e-2):
     return time_grid(schedule, n, t_min=t_min)
 
 
+def noisy(score, schedule=None):
+    """A plain function of (z, t) as a noisy score."""
+    return as_score(score, "score", schedule or VP())
+
+
 def clone(generator):
     return torch.Generator().set_state(generator.get_state())
 
@@ -81,10 +96,8 @@ def test_a_point_mass_comes_back_as_a_point(transition, schedule, generator):
     """A17: the last step denoises at the level it is at, so that no noise is left at all."""
     point = Gaussian([3.0, -40.0], 0.0)
     score = ExactScore(point, schedule)
-    x = prior(schedule, (50, 2), point.mean, 0.0, generator=generator)
+    x = start(schedule, (50, 2), point.mean, 0.0, generator)
     times = grid(schedule)
-    if isinstance(transition, AnnealedLangevin) and isinstance(schedule, Rectified):
-        times = times[1:]  # it cannot leave α = 0
     out = evolve(transition, score, x, times, generator=generator)
     close(out, point.mean.expand(50, 2), 1e-11)
     left = evolve(transition, score, x, times, generator=generator, denoise=False)
@@ -97,7 +110,7 @@ def test_a_point_mass_comes_back_as_a_point(transition, schedule, generator):
 def test_chunks_change_nothing(transition, generator):
     n = 2 * BLOCK + 300
     schedule = VP()
-    score = lambda x, t: -torch.tanh(x) - 0.1 * t * x
+    score = noisy(lambda x, t: -torch.tanh(x) - 0.1 * t * x)
     x = torch.randn(n, 4, 8, generator=generator)
     assert block_of(x.shape[1:]) == BLOCK
     times = time_grid(schedule, 3, t_min=0.3)
@@ -154,15 +167,15 @@ def test_denoise_false_stops_at_the_level_of_the_last_time(transition):
 def test_evolve_takes_the_announced_steps(generator):
     calls, seen, told = [], [], []
 
-    def spy(x, t, s, score, schedule, *, generator=None):
+    def spy(x, t, s, score, *, generator=None):
         calls.append((float(t), None if s is None else float(s), len(x)))
         return x + 1
 
-    x = torch.zeros(5, 2)
+    x, score = torch.zeros(5, 2), noisy(lambda x, t: -x)
     times = torch.tensor([1.0, 0.5, 0.25])
     out = evolve(
         spy,
-        lambda x, t: -x,
+        score,
         x,
         times,
         generator=generator,
@@ -179,13 +192,13 @@ def test_evolve_takes_the_announced_steps(generator):
     assert torch.equal(out, torch.full((5, 2), 3.0))
     assert torch.equal(x, torch.zeros(5, 2))
     calls.clear()
-    evolve(spy, lambda x, t: -x, x, times, denoise=False)
+    evolve(spy, score, x, times, denoise=False)
     assert calls[-1] == (0.25, 0.25, 5)
 
 
 def test_evolve_leaves_no_graph():
     w = torch.ones((), requires_grad=True)
-    out = evolve(Ancestral(), lambda x, t: -w * x, torch.ones(2, 1), grid(VP()))
+    out = evolve(Ancestral(), noisy(lambda x, t: -w * x), torch.ones(2, 1), grid(VP()))
     assert not out.requires_grad
 
 
@@ -212,12 +225,12 @@ BAD_TIMES = {
 def test_bad_times_are_refused(case, as_user):
     times = torch.tensor(BAD_TIMES[case])
     with pytest.raises(ValueError, match="times"):
-        evolve(Ancestral(), lambda x, t: -x, torch.zeros(2, 2), times)
+        evolve(Ancestral(), noisy(lambda x, t: -x), torch.zeros(2, 2), times)
 
 
 def evolve_with(x=None, score=lambda x, t: -x, transition=None, **options):
     x = torch.zeros(4, 2) if x is None else x
-    return evolve(transition or Ancestral(), score, x, torch.tensor([1.0, 0.5]), **options)
+    return evolve(transition or Ancestral(), noisy(score), x, torch.tensor([1.0, 0.5]), **options)
 
 
 @pytest.mark.parametrize(
@@ -226,11 +239,13 @@ def evolve_with(x=None, score=lambda x, t: -x, transition=None, **options):
         lambda: evolve_with(torch.zeros(4)),
         lambda: evolve_with(torch.zeros(4, 2, dtype=torch.long)),
         lambda: evolve_with(score=lambda x, t: -x[:, :1]),
-        lambda: evolve_with(transition=lambda x, t, s, score, schedule, generator: x[:, :1]),
+        lambda: evolve_with(transition=lambda x, t, s, score, generator: x[:, :1]),
         lambda: evolve_with(chunk_size=0),
         lambda: evolve_with(chunk_size=-3),
         lambda: evolve_with(chunk_size=2, generator=Streams(0, 0, 4, 4)),
         lambda: evolve_with(torch.zeros(0, 2)),
+        lambda: evolve_with(torch.tensor([[0.0, math.nan]])),
+        lambda: evolve(Ancestral(), lambda x, t: -x, torch.zeros(4, 2)),
     ],
 )
 def test_bad_evolutions_are_refused(case, as_user):
@@ -239,38 +254,6 @@ def test_bad_evolutions_are_refused(case, as_user):
 
 
 # ---------------------------------------------------------------------------- the start
-
-
-@pytest.mark.parametrize("schedule", SCHEDULES, ids=names)
-def test_prior_is_its_formula(schedule, generator):
-    mean, var = torch.tensor([[10.0, -3.0]]), torch.tensor([[0.5, 4.0]])
-    z = torch.randn(6, 1, 2, generator=clone(generator))
-    a, b = schedule(torch.ones(()))
-    x = prior(schedule, (6, 1, 2), mean, var, generator=clone(generator))
-    close(x, a * mean + (a**2 * var + b**2).sqrt() * z, 1e-13)
-    plain = prior(schedule, (6, 1, 2), generator=generator)  # mean 0, variance 1
-    close(plain, (a**2 + b**2).sqrt() * z, 1e-13)
-    if not isinstance(schedule, Rectified | VE | Levels):
-        assert 1e-4 < float(a) < 0.2  # so that a forgotten α_1 m shows
-
-
-def test_prior_is_the_law_at_one_for_gaussian_data(generator):
-    schedule, data = VE(0.1, 2.0), Gaussian([10.0], 3.0)
-    x = prior(schedule, (100_000, 1), 10.0, 3.0, generator=generator)[:, 0]
-    assert abs(z_score(x, 10.0)) < 4.5
-    assert abs(z_score((x - 10).square(), 3.0 + 4.0)) < 4.5
-    assert abs(z_score((x - 10).square(), 4.0)) > 50  # M5: the data variance forgotten
-    close(float(data.noised(1.0, 2.0).cov), 7.0, 1e-12)
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_prior_dtype_and_seed(dtype, generator):
-    same = [
-        prior(VP(), (3, 2), 1.0, 2.0, generator=clone(generator), dtype=dtype) for _ in range(2)
-    ]
-    assert same[0].dtype == dtype
-    assert torch.equal(*same)
-    assert prior(VP(), (3, 2), generator=generator).dtype == torch.float64  # the default
 
 
 @pytest.mark.parametrize("transition", [ProbabilityFlow(2), Ancestral(), Ancestral("forward")])
@@ -299,26 +282,134 @@ def test_data_far_from_the_origin(transition, schedule):
 def test_data_far_from_the_origin_statistically(generator):
     schedule, n = VP(), 4000
     score = ExactScore(Gaussian([10.0], 1.0), schedule)
-    x = prior(schedule, (n, 1), 10.0, 1.0, generator=generator)
-    out = evolve(Ancestral("forward"), score, x, time_grid(100), generator=generator)
+    times = torch.linspace(1, 1e-3, 100)
+    out = evolve(Ancestral("forward"), score, n, times, generator=generator)
     assert abs(z_score(out[:, 0], 10.0)) < 4.5
     assert abs(float(out.var()) - 1) < 4.5 * math.sqrt(2 / n) + 0.01
     assert float(out.max()) > 12.5
 
 
+# ---------------------------------------------------------------------------- a number of samples
+
+JOINT = Joint(
+    GaussianMixture([0.4, 0.6], [[-1.0, 0.5, 0.0], [1.5, -0.5, 1.0]], [[0.3] * 3, [0.5] * 3]), 1
+)
+BLIND = [ReverseSDE(1.0, "heun"), AnnealedLangevin(2, 0.2)]
+
+
+def knowing(score, **facts):
+    """A score that knows moments in place of its law, so that chunks draw their own starts."""
+    facts = {"moments": Moments(torch.zeros(2), torch.ones(2)), "event_shape": (2,), **facts}
+    return as_score(score, "score", score.schedule, **facts)
+
+
+@every_transition
+@pytest.mark.parametrize("exact", [True, False], ids=["exact law", "moments"])
+def test_drawn_samples_do_not_depend_on_chunks(transition, exact, generator):
+    score = ExactScore(Gaussian(MEAN, COV), VP())
+    score = score if exact else knowing(score)
+    outs = [
+        evolve(
+            transition, score, 11, time_grid(VP(), 5), generator=clone(generator), chunk_size=size
+        )
+        for size in (None, 1, 4, 11, 50)
+    ]
+    for out in outs[1:]:
+        torch.testing.assert_close(out, outs[0], rtol=1e-12, atol=1e-12)
+    assert len(outs[0].unique(dim=0)) == 11
+    if exact:
+        g = clone(generator)
+        states = terminal(score).sample(11, generator=g)
+        assert torch.equal(
+            evolve(transition, score, states, time_grid(VP(), 5), generator=g), outs[0]
+        )
+    other = evolve(transition, score, 11, time_grid(VP(), 5), generator=generator.manual_seed(1))
+    assert not torch.equal(other, outs[0])
+
+
+@pytest.mark.parametrize("size", [None, 1, 2, 3])
+def test_conditions_follow_their_rows_through_chunks(size, generator):
+    rows = torch.tensor([[0.7], [-1.3], [2.0], [0.0], [0.7]])
+    exact, times = ExactScore(JOINT, VP()), time_grid(VP(), 8)
+    x = torch.randn(5, 2, generator=generator)
+    out = evolve(ProbabilityFlow(), exact.given(rows), x, times, chunk_size=size)
+    for i in range(5):
+        alone = evolve(ProbabilityFlow(), exact.given(rows[i : i + 1]), x[i : i + 1], times)
+        torch.testing.assert_close(out[i : i + 1], alone, rtol=1e-12, atol=1e-12)
+    assert float((out[0] - out[4]).abs().min()) > 1e-3  # one condition, two starts
+    drawn = [
+        evolve(Ancestral(), exact.given(rows), 5, times, generator=clone(generator), chunk_size=k)
+        for k in (None, size)
+    ]
+    torch.testing.assert_close(drawn[1], drawn[0], rtol=1e-12, atol=1e-12)
+    with pytest.raises(ValueError, match="5 rows"):
+        evolve(Ancestral(), exact.given(rows), x[:3], times)
+
+
 @pytest.mark.parametrize(
-    ("mean", "var"),
+    ("call", "message"),
     [
-        (torch.zeros(3), 1.0),
-        (0.0, torch.ones(3)),
-        (torch.zeros(4, 2), 1.0),
-        (0.0, -1.0),
-        (0.0, torch.tensor([1.0, -1e-3])),
+        (lambda s: evolve(Ancestral(), s, 4, torch.tensor([0.9, 0.5])), "starts at t = 1"),
+        (lambda s: evolve(Ancestral(), knowing(s, event_shape=None), 4), "event_shape="),
+        (lambda s: evolve(Coloured(2.0, Ancestral()), s, 4), "coloured noise"),
+        (lambda s: evolve(Ancestral(), s, 0), "at least 1"),
+        (lambda s: evolve(Ancestral(), s, -2), "at least 1"),
+        (
+            lambda s: evolve(Ancestral(), as_score(s, "score", VP(), event_shape=(2,)), 4),
+            "moments=",
+        ),
+        (lambda s: evolve(Ancestral(), s.law, 4), "as_score"),
+        (lambda s: evolve(Ancestral(), s, torch.full((2, 2), math.nan)), "finite"),
+        (lambda s: evolve(Ancestral(), s, torch.zeros(0, 2)), "empty"),
     ],
 )
-def test_bad_priors_are_refused(mean, var, as_user):
-    with pytest.raises(ValueError, match=r"mean|var"):
-        prior(VP(), (4, 2), mean, var)
+def test_what_cannot_be_drawn_is_refused(call, message, as_user):
+    with pytest.raises(ValueError, match=message):
+        call(ExactScore(Gaussian(MEAN, COV), VP()))
+
+
+@pytest.mark.parametrize("transition", BLIND, ids=repr)
+def test_full_noise_is_left_by_ddim(transition, generator):
+    """Where α_1 = 0, of which these transitions make nothing, the first step is DDIM's."""
+    score, times = ExactScore(Gaussian(MEAN, COV), Rectified()), time_grid(Rectified(), 6)
+    x = torch.randn(5, 2, generator=generator)
+    with pytest.raises(ValueError, match="alpha"):
+        transition(x, times[0], times[1], score, generator=clone(generator))
+    out = evolve(transition, score, x, times, generator=clone(generator))
+    z = DDIM()(x, times[0], times[1], score)
+    expected = evolve(transition, score, z, times[1:], generator=clone(generator))
+    torch.testing.assert_close(out, expected, rtol=1e-12, atol=1e-12)
+    seen = []
+    evolve(transition, score, 5, times, generator=generator, callback=lambda z, t: seen.append(z))
+    close(seen[1], DDIM()(seen[0], times[0], times[1], score), 1e-12)
+    early = evolve(transition, score, x, torch.tensor([1.0]), generator=generator)
+    close(early, MEAN.expand(5, 2), 1e-12)  # one denoising, which says the mean
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_samples_come_back_in_the_units_and_the_dtype_of_the_data(dtype, generator):
+    shift, scale = torch.tensor([100.0, -3.0]), torch.tensor([20.0, 0.01])
+    model = ScoreModel(MLP(2, 8, generator=generator), VE(0.01, 10.0), "v").float()
+    model.coordinates = AffineCoordinates(shift, scale, dtype)
+    times = time_grid(model.schedule, 4)
+    z, x = (
+        evolve(Ancestral(), model, 6, times, generator=clone(generator), denoise=end)
+        for end in (False, True)
+    )
+    assert z.dtype == torch.float32  # model coordinates are those of the weights
+    assert x.dtype == dtype
+    tweedie = model.denoise(z, times[-1])
+    close(x.double(), shift + scale * tweedie.double(), 1e-5)
+    bare = ScoreModel(model.network, model.schedule, "v").float()
+    inside = evolve(Ancestral(), bare, 6, times, generator=clone(generator), denoise=False)
+    assert torch.equal(inside, z)
+
+
+def test_samples_that_leave_the_finite_numbers_are_counted():
+    """Two of three, and nobody is broadcast over."""
+    score = noisy(lambda x, t: torch.where(x.abs() > 1, torch.nan, -x))
+    with pytest.raises(FloatingPointError, match="2 of 3 samples"):
+        evolve(ProbabilityFlow(1), score, torch.tensor([[0.1], [4.0], [9.0]]), grid(VP()))
 
 
 # ---------------------------------------------------------------------------- times
@@ -352,13 +443,6 @@ def test_time_grid_is_that_of_edm_on_ve():
     assert float((schedule(ratios)[1] - sigma).abs().max()) > 1
 
 
-def test_time_grid_of_a_number():
-    times = time_grid(5, t_min=0.2)
-    close(times, torch.tensor([1.0, 0.8, 0.6, 0.4, 0.2]), 1e-15)
-    assert len(time_grid(40)) == 40
-    assert time_grid(40)[-1] == 1e-3
-
-
 @pytest.mark.parametrize("schedule", SCHEDULES[5:], ids=names)
 def test_time_grid_of_a_ladder(schedule):
     times = time_grid(schedule)
@@ -381,11 +465,10 @@ def test_time_grid_reaches_zero():
 @pytest.mark.parametrize(
     "case",
     [
-        lambda: time_grid(1),
-        lambda: time_grid(0),
         lambda: time_grid(VP(), 1),
-        lambda: time_grid(10, t_min=1.0),
-        lambda: time_grid(10, t_min=-0.1),
+        lambda: time_grid(VP(), 0),
+        lambda: time_grid(VP(), 10, t_min=1.0),
+        lambda: time_grid(VP(), 10, t_min=-0.1),
         lambda: time_grid(VP(), t_min=math.nan),
     ],
 )
@@ -538,8 +621,8 @@ def test_chunks_cover_every_chain_once(generator):
 def test_callers_streams_are_kept():
     """Two processes that each run half of the chains get those of one process."""
     n = BLOCK + 100
-    x0, schedule, times = torch.zeros(n, 2), VP(), time_grid(4)
-    score = lambda x, t: -x * (1 + per_sample(t, x))
+    x0, times = torch.zeros(n, 2), torch.linspace(1, 1e-3, 4)
+    score = noisy(lambda x, t: -x * (1 + per_sample(t, x)))
 
     def part(start, stop):
         streams = Streams(5, start, stop, n)

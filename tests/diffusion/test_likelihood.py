@@ -10,12 +10,14 @@ from gradlogp import (
     ExactScore,
     Gaussian,
     GaussianMixture,
+    as_score,
     log_likelihood,
 )
-from gradlogp.core import Streams, per_sample
+from gradlogp.core import Moments, Streams, per_sample
 from gradlogp.diffusion.likelihood import bits_per_dim, dequantise
 from gradlogp.noise.schedules import (
     DDPM,
+    EDM,
     VE,
     VP,
     Cosine,
@@ -41,9 +43,12 @@ def laws(density, schedule, t_min=T_MIN):
 
 
 def likelihood(density, schedule, x, **options):
-    _, end = laws(density, schedule)
-    options = {"t_min": T_MIN, "prior": end, **options}
-    return log_likelihood(ExactScore(density, schedule), x, **options)
+    return log_likelihood(ExactScore(density, schedule), x, **{"t_min": T_MIN, **options})
+
+
+def normal(schedule, score=lambda z, t: -z):
+    """A function of (z, t) as a noisy score of data N(0, I)."""
+    return as_score(score, "score", schedule, moments=Moments(torch.zeros(()), torch.ones(())))
 
 
 @by_name
@@ -87,7 +92,7 @@ def test_exact_density_through_full_noise(generator):
 @pytest.mark.parametrize("t_min", [1e-3, 0.05])
 def test_it_is_the_density_at_t_min(t_min, generator):
     schedule = VP(0.1, 4.0)
-    start, end = laws(GAUSSIAN, schedule, t_min)
+    start, _ = laws(GAUSSIAN, schedule, t_min)
     x = start.sample(6, generator=generator)
     score = ExactScore(GAUSSIAN, schedule)
     result = log_likelihood(score, x, t_min=t_min, n_steps=8)
@@ -102,18 +107,21 @@ def test_it_is_a_probability_density():
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES[:2], ids=lambda s: type(s).__name__)
-def test_mean_and_var_describe_the_law_at_one(schedule, generator):
+def test_moments_describe_the_law_at_one(schedule, generator):
+    """A score that does not know its law ends in the Gaussian of its moments, here the exact one."""
     p = Gaussian([10.0, 10.0], 3.0)
     start, _ = laws(p, schedule)
     x = start.sample(6, generator=generator)
-    score = ExactScore(p, schedule)
+    exact = ExactScore(p, schedule)
+
+    def found(mean, var):
+        moments = Moments(torch.as_tensor(mean), torch.as_tensor(var))
+        score = as_score(exact, "score", schedule, moments=moments)
+        return log_likelihood(score, x, n_steps=6, t_min=T_MIN).log_prob
+
     for mean, var in ((10.0, 3.0), (torch.full((2,), 10.0), torch.tensor([3.0, 3.0]))):
-        result = log_likelihood(score, x, n_steps=6, t_min=T_MIN)
-        close(result.log_prob, start.log_prob(x), 5e-3)
-    wrong = log_likelihood(
-        score, x, n_steps=6, t_min=T_MIN
-    )  # a data mean of 0 and a variance of 1
-    assert float((wrong.log_prob - start.log_prob(x)).abs().max()) > 0.05
+        close(found(mean, var), start.log_prob(x), 5e-3)
+    assert float((found(0.0, 1.0) - start.log_prob(x)).abs().max()) > 0.05
 
 
 def test_change_of_units(generator):
@@ -136,8 +144,9 @@ def test_images(divergence, generator):
         return -(x - a) / (a**2 * var + b**2)
 
     x = 1 + math.sqrt(var) * torch.randn(5, 1, 2, 2, generator=generator)
+    moments = Moments(torch.ones(()), torch.tensor(var))
     result = log_likelihood(
-        score,
+        as_score(score, "score", schedule, moments=moments),
         x,
         divergence=divergence,
         t_min=T_MIN,
@@ -150,6 +159,20 @@ def test_images(divergence, generator):
     expected = -0.5 * ((x - a).square() / v + (2 * math.pi * v).log()).flatten(1).sum(1)
     close(result.log_prob, expected, 2e-4)
     close(result.standard_error, torch.zeros(5), 1e-9)
+
+
+BY_DEFAULT = [VP(), VE(0.01, 30.0), EDM(), SubVP(), Cosine()]
+
+
+@pytest.mark.parametrize("schedule", BY_DEFAULT, ids=lambda s: type(s).__name__)
+def test_the_defaults_are_right_for_data_far_from_standard(schedule, generator):
+    """Mean 3 and variance 9: the start, the solver and t_min all fit without being told."""
+    law = GaussianMixture([0.5, 0.5], torch.tensor([[0.3], [5.7]]), 9 - 2.7**2)
+    x, score = law.sample(6, generator=generator), ExactScore(law, schedule)
+    found = log_likelihood(score, x)
+    expected = score.law(torch.tensor(found.t_min)).log_prob(x)
+    torch.testing.assert_close(found.log_prob, expected, rtol=0, atol=1e-4)
+    assert found.t_min == (0.0 if isinstance(schedule, VE | EDM) else 1e-3)
 
 
 # ---------------------------------------------------------------------------- Hutchinson
@@ -221,7 +244,7 @@ def test_dtype_progress_and_graph(generator):
     told = []
     w = torch.ones((), requires_grad=True)
     result = log_likelihood(
-        lambda x, t: -w * x,
+        normal(VP(), lambda x, t: -w * x),
         x,
         n_steps=3,
         chunk_size=2,
@@ -249,7 +272,10 @@ def test_dtype_progress_and_graph(generator):
         (lambda x: likelihood(MIXTURE, VP(), x, t_min=1.0), "t_min"),
         (lambda x: likelihood(MIXTURE, Levels([2.0, 1.0]), x), "ladder"),
         (lambda x: likelihood(MIXTURE, DDPM([0.1, 0.2]), x), "ladder"),
-        (lambda x: log_likelihood(lambda x, t: -x[:, :1], x), "shape"),
+        (lambda x: log_likelihood(normal(VP(), lambda x, t: -x[:, :1]), x), "shape"),
+        (lambda x: log_likelihood(lambda x, t: -x, x), "as_score"),
+        (lambda x: log_likelihood(as_score(lambda x, t: -x, "score", VP()), x), "moments="),
+        (lambda x: likelihood(MIXTURE, VP(), x * math.nan), "finite"),
         (
             lambda x: likelihood(MIXTURE, VP(), x, divergence="hutchinson", probe="cauchy"),
             "probe",
@@ -263,14 +289,12 @@ def test_bad_input_is_refused(case, message, as_user):
 
 def test_exact_density_of_an_energy_model(generator):
     """The velocity of the flow is x plus a gradient: neither part may be lost from the divergence."""
-    from gradlogp import as_score
-
     schedule, c = VP(), torch.tensor([0.5, 2.0])
     energy = lambda x, t: 0.5 * (x * x / (schedule(t)[0] ** 2 * c + schedule(t)[1] ** 2)).sum(1)
     law = Gaussian(torch.zeros(2), c)
     x = law.sample(4, generator=generator)
-    prior = law.noised(*schedule(torch.ones(())))
-    model = as_score(energy, "energy", schedule)
+    moments = Moments(law.mean, law.cov.diagonal())
+    model = as_score(energy, "energy", schedule, moments=moments)
     found = log_likelihood(model, x, n_steps=32).log_prob
     exact = log_likelihood(ExactScore(law, schedule), x, n_steps=32).log_prob
     torch.testing.assert_close(found, exact, rtol=1e-9, atol=1e-9)
@@ -283,8 +307,8 @@ def test_exact_density_of_an_energy_model(generator):
 def test_tolerance_is_met_on_a_mixture(schedule, generator):
     law = GaussianMixture([0.4, 0.6], torch.tensor([[-1.0, 0.2], [1.5, -0.3]]), [0.3, 0.2])
     x = law.sample(5, generator=generator)
-    end, at = law.noised(*schedule(torch.ones(()))), torch.tensor(1e-3)
-    found = log_likelihood(ExactScore(law, schedule), x, tolerance=1e-8)
+    at = torch.tensor(1e-3)
+    found = log_likelihood(ExactScore(law, schedule), x, tolerance=1e-8, t_min=1e-3)
     exact = law.noised(*schedule(at)).log_prob(x)
     assert float((found.log_prob - exact).abs().max()) < 1e-5
     assert float((found.log_prob - exact).abs().max()) < 10 * float(found.solver_error.max())
@@ -294,18 +318,13 @@ def test_float32_is_right_within_its_own_error(generator):
     law = GaussianMixture([0.4, 0.6], torch.tensor([[-1.0, 0.2], [1.5, -0.3]]), [0.3, 0.2])
     x = law.sample(6, generator=generator)
     schedule = VP()
-    end = law.noised(*schedule(torch.ones(())))
     small = GaussianMixture(law.weights.float(), law.means.float(), [0.3, 0.2])
-    found = log_likelihood(
-        ExactScore(small, schedule), x.float(), tolerance=1e-5,
-
-    )  # fmt: skip
+    found = log_likelihood(ExactScore(small, schedule), x.float(), tolerance=1e-5)
     assert found.log_prob.dtype == torch.float32
     exact = law.noised(*schedule(torch.tensor(1e-3))).log_prob(x.float().double())
     error = (found.log_prob.double() - exact).abs()
     assert bool((error < 3 * found.solver_error).all()), (error, found.solver_error)
     assert float(found.solver_error.max()) < 1e-2
-    assert end.event_shape == x.shape[1:]
 
 
 def test_samples_meet_the_tolerance_on_their_own(generator):
@@ -323,10 +342,9 @@ def test_tolerance_with_probes(generator):
     """Of a Gaussian with independent entries every sign probe is exact."""
     law, schedule = Gaussian(torch.zeros(3), torch.tensor([0.3, 1.0, 2.0])), VP(0.1, 4.0)
     x, score = law.sample(4, generator=generator), ExactScore(law, schedule)
-    options = {"tolerance": 1e-7, "prior": law.noised(*schedule(torch.ones(())))}
-    exact = log_likelihood(score, x, **options)
+    exact = log_likelihood(score, x, tolerance=1e-7)
     probed = log_likelihood(
-        score, x, divergence="hutchinson", n_probes=2, generator=generator, **options
+        score, x, divergence="hutchinson", n_probes=2, generator=generator, tolerance=1e-7
     )
     close(probed.log_prob, exact.log_prob, 1e-6)
     assert float(probed.standard_error.max()) < 1e-6
@@ -339,11 +357,13 @@ def test_likelihood_can_be_differentiated(options, generator):
     x = torch.randn(3, 2, generator=generator).requires_grad_()
     scale = torch.tensor(0.6, requires_grad=True)
 
-    def score(y, t):
+    def formula(y, t):
         a, b = schedule(t)
         variance = (a**2 * scale + b**2).reshape(-1, *[1] * (y.ndim - 1))
         return -y / variance
 
+    moments = Moments(torch.zeros(()), scale)
+    score = as_score(formula, "score", schedule, moments=moments)
     found = log_likelihood(score, x, t_min=t_min, differentiable=True, **options)
     by_x, by_scale = torch.autograd.grad(found.log_prob.sum(), (x, scale))
     a, b = schedule(torch.tensor(t_min))
@@ -395,12 +415,12 @@ def test_what_is_no_integer_is_refused(as_user):
     with pytest.raises(ValueError, match="levels"):
         bits_per_dim(torch.zeros(2), (3,), 1)
     with pytest.raises(ValueError, match="tolerance"):
-        log_likelihood(lambda x, t: -x, torch.ones(2, 2), tolerance=0.0)
+        log_likelihood(normal(VP()), torch.ones(2, 2), tolerance=0.0)
 
 
 def test_a_time_without_a_velocity_is_refused(as_user):
     with pytest.raises(ValueError, match="t_min > 0"):
-        log_likelihood(lambda x, t: -x, torch.ones(2, 2), t_min=0.0)
+        log_likelihood(normal(VP()), torch.ones(2, 2), t_min=0.0)
 
 
 def test_within_inference_mode(generator):

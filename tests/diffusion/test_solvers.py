@@ -5,7 +5,7 @@ import math
 
 import pytest
 import torch
-from support import COV, MEAN, close, gauss_hermite, order
+from support import COV, MEAN, close, gauss_hermite, order, start
 
 from gradlogp import (
     ExactScore,
@@ -29,7 +29,6 @@ from gradlogp.diffusion import (
     ReverseSDE,
 )
 from gradlogp.diffusion.transitions.multistep import exponential_weights
-from gradlogp.noise import prior
 from gradlogp.noise.schedules import (
     EDM,
     VE,
@@ -128,7 +127,7 @@ def flow_end(schedule, x):
 def test_order_on_a_mixture(transition, wanted, n, schedule):
     """A start by steps of lower order, where x̂_0 hardly moves, keeps order 3 and no more."""
     score = ExactScore(MIXTURE, schedule)
-    x = prior(schedule, (6, 2), generator=torch.Generator().manual_seed(5))
+    x = start(schedule, (6, 2), generator=torch.Generator().manual_seed(5))
     expected, errors = flow_end(schedule, x), []
     for steps in (n, 2 * n):
         times = time_grid(schedule, steps + 1, t_min=0.02)
@@ -180,7 +179,7 @@ def test_memory_belongs_to_one_chunk(generator):
     """Chunks of a multistep run, and a second run with the same solver, see nothing of the first."""
     schedule, solver = VP(), ExponentialAB(4)
     score, times = ExactScore(MIXTURE, schedule), time_grid(VP(), 12)
-    x = prior(schedule, (9, 2), generator=generator)
+    x = start(schedule, (9, 2), generator=generator)
     whole = evolve(solver, score, x, times)
     close(evolve(solver, score, x, times, chunk_size=4), whole, 1e-14)
     close(evolve(solver, score, x[3:4], times), whole[3:4], 1e-14)
@@ -384,7 +383,7 @@ def test_optimal_variance_by_probes(generator):
 # ---------------------------------------------------------------------------- corrector, churn
 
 
-def still(x, t, s, score, schedule, *, generator=None):
+def still(x, t, s, score, *, generator=None):
     """A predictor that does nothing."""
     return x
 
@@ -483,7 +482,7 @@ def test_adaptive_flow_meets_its_tolerance_on_a_gaussian(schedule, generator):
 
 
 def test_adaptive_flow_of_a_sample_does_not_depend_on_the_others(generator):
-    schedule, score = VP(), ExactScore(MIXTURE, VP())
+    score = ExactScore(MIXTURE, VP())
     x = torch.randn(5, 2, generator=generator)
     x[1] *= 1e3  # a neighbour in trouble
     t, s = torch.tensor(0.8), torch.tensor(0.05)
@@ -495,7 +494,7 @@ def test_adaptive_flow_of_a_sample_does_not_depend_on_the_others(generator):
 
 def test_transitions_of_many_chains_are_the_same_in_chunks(generator):
     schedule, score = VP(), ExactScore(MIXTURE, VP())
-    x = prior(schedule, (11, 2), generator=generator)
+    x = start(schedule, (11, 2), generator=generator)
     times = time_grid(schedule, 6)
     for move in (
         ReverseSDE(),
@@ -549,7 +548,7 @@ def test_no_finite_sde_is_refused_with_advice(as_user):
 @pytest.mark.parametrize("inner", [DPMSolver(3), ExponentialAB(4)], ids=str)
 def test_coloured_noise_keeps_the_memory_of_a_solver(inner, generator):
     schedule, score = VP(), ExactScore(MIXTURE, VP())
-    x, times = prior(schedule, (5, 2), generator=generator), time_grid(VP(), 10)
+    x, times = start(schedule, (5, 2), generator=generator), time_grid(VP(), 10)
     out = evolve(Coloured(1.0, inner), score, x, times)
     close(out, evolve(inner, score, x, times), 1e-10)
     assert float((out - evolve(DDIM(), score, x, times)).abs().max()) > 0.01

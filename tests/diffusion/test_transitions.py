@@ -13,6 +13,7 @@ from gradlogp import (
     ExactScore,
     Gaussian,
     GaussianMixture,
+    as_score,
     evolve,
     time_grid,
 )
@@ -448,9 +449,9 @@ def test_bad_arguments(build, message, as_user):
     "transition", [Ancestral(), ProbabilityFlow(1), ProbabilityFlow(2), AnnealedLangevin()]
 )
 def test_a_score_of_another_shape_is_never_broadcast(transition, as_user):
-    broken = lambda x, t: -x[:, :1]
+    broken = as_score(lambda x, t: -x[:, :1], "score", VP())
     with pytest.raises(ValueError, match="shape"):
-        transition(torch.ones(3, 2), torch.tensor(0.5), torch.tensor(0.4), broken, VP())
+        transition(torch.ones(3, 2), torch.tensor(0.5), torch.tensor(0.4), broken)
 
 
 @pytest.mark.parametrize(
@@ -459,8 +460,9 @@ def test_a_score_of_another_shape_is_never_broadcast(transition, as_user):
 def test_a_score_without_data_at_full_noise_is_refused(transition, as_user):
     """α = 0: a score says nothing of x_0, and only a denoiser can go on."""
     x, one = torch.ones(3, 2), torch.ones(())
+    blind = as_score(lambda x, t: -x, "score", Rectified())
     with pytest.raises(ValueError, match="alpha = 0"):
-        transition(x, one, None, lambda x, t: -x, Rectified())
+        transition(x, one, None, blind)
     out = transition(x, one, None, ExactScore(DATA, Rectified()))
     close(out, MEAN.expand(3, 2), 1e-12)
 

@@ -13,6 +13,7 @@ from gradlogp import (
     ExactScore,
     Gaussian,
     GaussianMixture,
+    as_score,
     evolve,
     noise_levels,
 )
@@ -38,8 +39,9 @@ from gradlogp.langevin import (
     TamedULA,
 )
 from gradlogp.langevin.kernels.exponential import ExponentialEuler
-from gradlogp.noise.ladder import NoiseLevels, variance_ratio
+from gradlogp.noise.ladder import variance_ratio
 from gradlogp.noise.schedules import VE, VP, Levels
+from gradlogp.noise.score_wrapper import ScoreWrapper
 
 I2 = torch.eye(2, dtype=torch.float64)
 DATA = Gaussian(MEAN, COV)
@@ -51,15 +53,23 @@ T = torch.tensor(0.5, dtype=torch.float64)
 DENSE = torch.tensor([[0.9, -0.3], [-0.3, 0.4]], dtype=torch.float64)
 
 
-class Counting:
+class Counting(ScoreWrapper):
     """A noisy score that counts how often it is asked."""
 
     def __init__(self, score):
         self.score, self.calls = score, 0
 
-    def __call__(self, x, t):
+    def _score(self, z, t):
         self.calls += 1
-        return self.score(x, t)
+        return self.score(z, t)
+
+    def log_prob(self, z, t):
+        return self.score.log_prob(z, t)
+
+
+def noisy(score, schedule=None):
+    """A plain function of (z, t) as a noisy score."""
+    return as_score(score, "score", schedule or LADDER)
 
 
 def level_law(schedule, t, mean=MEAN, cov=COV):
@@ -208,7 +218,7 @@ def test_adjusted_kernels_keep_the_law_of_a_level(make, eta, generator):
 
 
 def test_a_metropolis_correction_needs_the_log_density(as_user):
-    score = lambda x, t: -x
+    score = noisy(lambda x, t: -x)
     with pytest.raises(ValueError, match=r"no log-density.*ULA"):
         AnnealedLangevin(2, 0.1, MALA)(torch.zeros(2, 2), T, T, score)
     with pytest.raises(ValueError, match=r"no log-density.*ULA"):
@@ -228,7 +238,6 @@ def test_a_metropolis_correction_needs_the_log_density(as_user):
 def test_scores_that_nobody_uses_are_not_computed(make, per_step, at_start, s, generator):
     exact = ExactScore(MIXTURE, LADDER)
     score = Counting(exact)
-    score.log_prob = exact.log_prob
     x = torch.randn(3, 2, generator=generator)
     s = None if s is None else torch.tensor(s)
     AnnealedLangevin(4, 0.1, make)(x, T, s, score, generator=generator)
@@ -291,14 +300,16 @@ def test_transitions_carry_a_law(transition, generator):
     x = MEAN + 10 * torch.randn(n, 2, generator=generator)
     if isinstance(transition, Coloured):
         x = MEAN + 10 * Preconditioner(COV).sqrt((x - MEAN) / 10)
-        score = lambda x, t: (MEAN - x) @ torch.linalg.inv(COV * (1 + ladder(t)[1] ** 2))
+        score = noisy(
+            lambda x, t: (MEAN - x) @ torch.linalg.inv(COV * (1 + ladder(t)[1] ** 2)), ladder
+        )
     y = evolve(transition, score, x, ladder.times, generator=generator)
     close(y.mean(0), MEAN, 0.25)
     assert float((y.mT.cov() / COV - 1).abs().max()) < 0.3
 
 
 def test_a_chain_that_leaves_the_finite_numbers_is_told():
-    score = lambda x, t: torch.where(x.abs() > 1, torch.nan, -x)
+    score = noisy(lambda x, t: torch.where(x.abs() > 1, torch.nan, -x))
     x, z = torch.tensor([[0.0], [2.0], [3.0]]), torch.zeros(2, 3, 1)
     for make in (ULA, BAOAB, ExponentialSteps(1.0)):
         transition = AnnealedLangevin(2, 0.1, make)
@@ -311,7 +322,7 @@ def test_without_noise_there_are_no_steps(generator):
     x = torch.randn(4, 2, generator=generator)
     t = torch.zeros(())
     for transition in (AnnealedLangevin(), AnnealedLangevin(3, 0.5, BAOAB)):
-        out = transition(x, t, t, lambda x, t: -x, VP(), generator=generator)
+        out = transition(x, t, t, noisy(lambda x, t: -x, VP()), generator=generator)
         assert torch.equal(out, x)
 
 
@@ -330,7 +341,9 @@ def test_without_noise_there_are_no_steps(generator):
         (lambda: PreconditionedSteps(torch.full((2, 2), math.inf)), "covariance"),
         (lambda: Coloured(0.0), "positive definite"),
         (
-            lambda: AnnealedLangevin()(torch.zeros(2, 2), torch.ones(2), None, ULA, LADDER),
+            lambda: AnnealedLangevin()(
+                torch.zeros(2, 2), torch.ones(2), None, ExactScore(DATA, LADDER)
+            ),
             "at one time",
         ),
         (
@@ -353,9 +366,8 @@ def test_what_cannot_be_meant_is_refused(build, message, as_user):
 # ---------------------------------------------------------------------------- solved steps
 
 
-def levels(ratio=1.5, n_steps=5):
-    sigmas = tuple(ratio**-i for i in range(4))
-    return NoiseLevels(sigmas, n_steps, 0.1, ())
+def powers(ratio=1.5):
+    return Levels([ratio**-i for i in range(4)])
 
 
 @pytest.mark.parametrize(("eta", "n", "gamma"), [(0.1, 5, 1.2), (0.7, 1, 2.0), (1.6, 3, 1.5)])
@@ -375,25 +387,36 @@ def test_the_variance_of_exponential_steps(eta):
     ids=["LM", "BAOAB", "OBABO", "exponential"],
 )  # fmt: skip
 def test_a_solved_step_is_the_best_there_is(make):
-    found = AnnealedLangevin.solved(levels(), make)
-    assert found.n_steps == 5
+    eta = AnnealedLangevin.solved(5, make)._step_size(powers())
     off = lambda eta: abs(level_variance(make, eta, 5, 1.5) - 1)
     best = min(off(eta) for eta in np.linspace(0.02, 1, 50))
-    assert off(found.relative_step) < best + 1e-6
+    assert off(eta) < best + 1e-6
 
 
 def test_the_step_of_noise_levels_is_kept(generator):
+    """The dynamics solved for a ladder moves as with the step that `noise_levels` tells."""
     found = noise_levels(torch.randn(300, 2, generator=generator), tell=None)
-    dynamics = AnnealedLangevin.solved(found)
-    assert dynamics == AnnealedLangevin(found.n_steps, found.relative_step)
+    ladder = Levels(found.sigmas)
+    x, z = torch.randn(6, 2, generator=generator), torch.randn(5, 6, 2, generator=generator)
+    t, s = ladder.times[1], ladder.times[2]
+    score = ExactScore(DATA, ladder)
+    told = AnnealedLangevin(found.n_steps, found.relative_step)
+    solved = AnnealedLangevin.solved(found.n_steps)
+    expected = told(x, t, s, score, generator=Injected(*z))
+    close(solved(x, t, s, score, generator=Injected(*z)), expected, 1e-9)
+    other = AnnealedLangevin(found.n_steps)(x, t, s, score, generator=Injected(*z))
+    assert float((other - expected).abs().max()) > 1e-3
     ratio = found.sigmas[0] / found.sigmas[1]
-    again = level_variance(ULA, solve_step(found, ULA), found.n_steps, ratio)
+    again = level_variance(ULA, solve_step(found.n_steps, ratio, ULA), found.n_steps, ratio)
     assert abs(again - 1) <= abs(level_variance(ULA, found.relative_step, 5, ratio) - 1) + 1e-6
 
 
-def test_a_step_that_may_be_rejected_is_not_solved():
+def test_steps_that_cannot_be_solved_are_refused(as_user):
+    x, t = torch.zeros(2, 2), torch.tensor(0.5)
     with pytest.raises(ValueError, match="MALA may reject"):
-        AnnealedLangevin.solved(levels(), MALA)
+        AnnealedLangevin.solved(5, MALA)(x, t, None, ExactScore(DATA, powers()))
+    with pytest.raises(ValueError, match="continuous"):
+        AnnealedLangevin.solved()(x, t, None, ExactScore(DATA, VP()))
 
 
 # ---------------------------------------------------------------------------- exponential steps
@@ -500,14 +523,9 @@ def test_a_preconditioner_for_another_law():
 # ---------------------------------------------------------------------------- coloured noise
 
 
-class OnCurves:
+def on_curves(w, k):
     """The noisy score of N(0, diag(w)) under noise of covariance diag(k)."""
-
-    def __init__(self, w, k):
-        self.w, self.k = w, k
-
-    def __call__(self, x, t):
-        return -x / (self.w + LADDER(t)[1] ** 2 * self.k)
+    return noisy(lambda x, t: -x / (w + LADDER(t)[1] ** 2 * k))
 
 
 def final_variances(transition, w, k, n):
@@ -515,7 +533,7 @@ def final_variances(transition, w, k, n):
     start = w + LADDER.sigmas[0] ** 2 * k
     noise = torch.eye(1 + 4 * n).unsqueeze(-1).expand(-1, -1, len(w)).unbind(1)
     x = noise[0] * start.sqrt()
-    score = OnCurves(w, k)
+    score = on_curves(w, k)
     out = evolve(transition, score, x, LADDER.times, generator=Injected(*noise[1:]), denoise=False)
     return out.square().sum(0)
 
@@ -569,7 +587,7 @@ def test_coloured_steps_are_preconditioned_ones():
     n, eta = 3, 0.3
     sigma = float(LADDER(T)[1])
     P = torch.linalg.inv(COV + sigma**2 * DENSE)
-    score = lambda x, t: (MEAN - x) @ P
+    score = noisy(lambda x, t: (MEAN - x) @ P)
     transition = Coloured(DENSE, AnnealedLangevin(n, eta))
     found = affine_map(lambda x, g: transition(x, T, T, score, generator=g), 2, n)
     A, h = I2 - eta * sigma**2 * DENSE @ P, eta * sigma**2
@@ -585,7 +603,7 @@ def test_coloured_noise_is_denoised_by_its_own_tweedie_formula(inner, generator)
     x = torch.randn(4, 2, generator=generator)
     sigma = float(LADDER(T)[1])
     S = COV + sigma**2 * DENSE
-    score = lambda x, t: (MEAN - x) @ torch.linalg.inv(S)
+    score = noisy(lambda x, t: (MEAN - x) @ torch.linalg.inv(S))
     out = Coloured(DENSE, inner)(x, T, None, score, generator=Injected(torch.zeros(4, 2)))
     if isinstance(inner, AnnealedLangevin):
         x = x + 0.1 * sigma**2 * score(x, T) @ DENSE

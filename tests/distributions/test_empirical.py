@@ -10,7 +10,7 @@ from gradlogp import GaussianMixture
 from gradlogp.core import Analytic, Density
 from gradlogp.distributions.analytic.empirical import Empirical
 from gradlogp.noise.schedules import VE, VP
-from gradlogp.scores.model import EmpiricalScore
+from gradlogp.scores import EmpiricalScore
 
 number = partial(torch.tensor, dtype=torch.float64)
 LEVELS = {

@@ -10,7 +10,7 @@ import torch
 from kernel_support import ARGUMENTS, KERNELS, found, make, softened
 from support import z_score
 
-from gradlogp import core, run
+from gradlogp import as_score, core, run
 from gradlogp.core import Density, per_sample, sum_event
 from gradlogp.diffusion import transitions
 from gradlogp.noise.schedules import VE, VP, Levels
@@ -91,7 +91,7 @@ def noisy_score(schedule):
         a, b = (per_sample(v, x) for v in schedule(t))
         return -(x - a) / (2 * a**2 + b**2)
 
-    return score
+    return as_score(score, "score", schedule)
 
 
 def clone(generator):
@@ -449,7 +449,7 @@ def test_transitions_carry_the_law(transition, schedule, generator):
     bias, inflation = carry(score)
     assert bias < 4.5 / math.sqrt(n) + 0.02
     assert inflation < 4.5 * math.sqrt(2 / n) + 0.1
-    bias, inflation = carry(lambda x, t: -score(x, t))
+    bias, inflation = carry(as_score(lambda x, t: -score(x, t), "score", schedule))
     assert inflation > 0.3
 
 

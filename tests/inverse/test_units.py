@@ -2,9 +2,10 @@
 
 import pytest
 import torch
-from support import Given, close
+from support import close
 
 from gradlogp import ExactScore, Gaussian, evolve, time_grid
+from gradlogp.core import Injected
 from gradlogp.diffusion import Ancestral, AnnealedLangevin
 from gradlogp.inverse import (
     DPS,
@@ -157,9 +158,9 @@ def test_dps_is_the_gradient_in_data_units(operator, noise, generator):
     close(DPS(score, seen)(z, T), score(z, T) + g, 1e-9)
     g = torch.autograd.grad(seen.residual(x0).flatten(1).norm(dim=1).sum(), w)[0]
     s, noise = torch.tensor(0.3), torch.randn(5, D, generator=generator)
-    plain = Ancestral()(z, T, s, score, generator=Given(noise))
+    plain = Ancestral()(z, T, s, score, generator=Injected(noise))
     step = DPSStep(Ancestral(), seen, zeta=0.1)
-    close(step(z, T, s, score, generator=Given(noise)), plain - 0.1 * g, 1e-9)
+    close(step(z, T, s, score, generator=Injected(noise)), plain - 0.1 * g, 1e-9)
 
 
 @each_operator

@@ -21,10 +21,11 @@ from kernel_support import (
     stationary,
     step_of,
 )
-from support import COV, MEAN, Given, affine, close, order, z_score
+from support import COV, MEAN, close, order, z_score
 
 from gradlogp import langevin
-from gradlogp.core import Streams
+from gradlogp.calculus import affine_map
+from gradlogp.core import Injected, Streams
 from gradlogp.langevin import kernels
 from gradlogp.langevin.kernels.facts import UNKNOWN, Facts, facts_of, table
 
@@ -152,7 +153,7 @@ def law_of(kernel):
     """Mean and covariance of x under what an affine kernel keeps on the Gaussian."""
     field = memory_of(kernel.init(MEAN[None], GAUSSIAN))
     if field is None:
-        found = affine(step_of(kernel, GAUSSIAN), 2, kernel.facts.draws)
+        found = affine_map(step_of(kernel, GAUSSIAN), 2, kernel.facts.draws)
     else:
         found = joint(kernel, GAUSSIAN, field, 2, kernel.facts.draws)
     mean, cov = stationary(found)
@@ -239,7 +240,7 @@ def flow(kernel, target, x, y):
     extra = [torch.zeros(len(x))] * (kernel.facts.draws - 1)  # every proposal is accepted
 
     def ends(z):
-        return kernel.step(state, target, generator=Given(z, *extra))
+        return kernel.step(state, target, generator=Injected(z, *extra))
 
     z = torch.zeros_like(x)
     for _ in range(50):

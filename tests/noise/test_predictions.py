@@ -24,7 +24,7 @@ from gradlogp.noise.schedules import (
     SubVP,
 )
 from gradlogp.noise.tweedie import tweedie
-from gradlogp.scores.model import ExactScore
+from gradlogp.scores import ExactScore, as_score
 
 SCHEDULES = [
     VE(0.1, 30.0),
@@ -215,19 +215,27 @@ def test_predict_evaluates_the_model_once(generator):
         return -x
 
     x, t = torch.randn(3, 2, generator=generator), torch.tensor(0.5)
-    x0, eps = predict(score, x, t)
+    model = as_score(score, "score", VP())
+    x0, eps = predict(model, x, t)
     assert len(calls) == 1
     alpha, sigma = VP()(t)
     close(eps, sigma * x)
     close(x0, (1 - sigma**2) * x / alpha)
+    x0, eps = predict(model, x, torch.tensor(0.0))  # no noise: the limit, and nobody is asked
+    assert len(calls) == 1
+    close(x0, x)
+    close(eps, torch.zeros(3, 2))
 
 
 @pytest.mark.usefixtures("as_user")
 def test_predict_refuses_a_plain_score_where_alpha_is_zero():
+    blind = as_score(lambda x, t: -x, "score", Rectified())
     with pytest.raises(ValueError, match="does not determine x_0 where alpha = 0"):
-        predict(lambda x, t: -x, torch.ones(2, 3), torch.tensor(1.0))
-    with pytest.raises(ValueError, match="prediction returned shape"):
-        predict(lambda x, t: x[:, :1], torch.ones(2, 3), torch.tensor(0.5))
+        predict(blind, torch.ones(2, 3), torch.tensor(1.0))
+    with pytest.raises(ValueError, match="predicts score returned shape"):
+        predict(
+            as_score(lambda x, t: x[:, :1], "score", VP()), torch.ones(2, 3), torch.tensor(0.5)
+        )
 
 
 # ---------------------------------------------------------------------------- Tweedie

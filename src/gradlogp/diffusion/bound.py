@@ -20,7 +20,7 @@ from ..core import (
     sum_event,
 )
 from ..noise.blurred import encode
-from ..noise.grids import least_time
+from ..noise.grids import check_t_min, least_time
 from ..noise.predictions import predict
 from ..noise.schedules import invert_log_snr
 from ..noise.score_base import check_noisy_score
@@ -82,6 +82,7 @@ def variational_bound(
         raise ValueError(f"n_strata must be at least 1, got {n_strata}")
     schedule = score.schedule
     t_min = float(least_time(schedule)) if t_min is None else t_min
+    check_t_min(t_min)
     low, high = schedule.log_snr(torch.tensor([1.0, t_min], dtype=torch.float64)).tolist()
     if not (math.isfinite(low) and math.isfinite(high)):
         raise ValueError(

@@ -33,7 +33,7 @@ from ..core import (
     rand_like,
 )
 from ..noise.blurred import encode
-from ..noise.grids import least_time, time_grid
+from ..noise.grids import check_t_min, least_time, time_grid
 from ..noise.predictions import flow_velocity
 from ..noise.score_base import check_noisy_score
 from ..noise.terminal import terminal
@@ -174,6 +174,7 @@ def log_likelihood(
     if not tolerance > 0:
         raise ValueError(f"tolerance must be positive, got {tolerance}")
     t_min = float(least_time(schedule)) if t_min is None else t_min
+    check_t_min(t_min)
     rates = torch.stack(schedule.rates(torch.tensor(t_min, dtype=torch.float64)))
     if not bool(rates.isfinite().all()):
         raise ValueError(

@@ -26,6 +26,12 @@ def least_time(schedule: Schedule) -> Tensor:
     return torch.tensor(T_END if sigma == 0 else 0.0, dtype=torch.float64)
 
 
+def check_t_min(t_min: float) -> None:
+    """Raise `ValueError` unless t_min lies in [0, 1)."""
+    if not 0 <= t_min < 1:
+        raise ValueError(f"t_min must lie in [0, 1), got {t_min}")
+
+
 def noise_range(schedule: Schedule) -> tuple[float, float]:
     """Return the smallest and the largest σ/α of a schedule."""
     ends = torch.stack([least_time(schedule), torch.ones((), dtype=torch.float64)])
@@ -75,8 +81,8 @@ def time_grid(
     n = N_TIMES if n is None else n
     if n < 2:
         raise ValueError(f"a time grid needs at least two times, got {n}")
-    if t_min is not None and not 0 <= t_min < 1:
-        raise ValueError(f"t_min must lie in [0, 1), got {t_min}")
+    if t_min is not None:
+        check_t_min(t_min)
     if schedule.times is not None:
         return schedule.times
     t_min = float(least_time(schedule)) if t_min is None else t_min

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 from typing import Literal
 
+import torch
 from torch import Tensor
 
 from ..core import NoisyScore, check_same_shape, per_sample
@@ -122,7 +123,8 @@ def predict(score: NoisyScore, z: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
     """Return (ẑ_0, ε̂) at z_t = z with one evaluation of the model.
 
     From the score, ε̂ = −σ s and ẑ_0 = (z − σ ε̂)/α. Where α is 0 to rounding the score says nothing
-    of z_0, and the model is asked to denoise.
+    of z_0, and the model is asked to denoise. Where σ = 0 there is no score, and nothing to ask:
+    ẑ_0 = z/α and ε̂ = 0.
 
     Raises:
         ValueError: If α = 0 and the model cannot denoise, or if it returns another shape.
@@ -130,6 +132,8 @@ def predict(score: NoisyScore, z: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
     alpha, sigma = score.schedule(t)
     if bool((alpha < 1e-6 * sigma).any()):
         return from_prediction("x0", score.denoise(z, t), z, alpha, sigma)
+    if bool((sigma == 0).all()):
+        return z / per_sample(alpha, z), torch.zeros_like(z)
     return from_prediction("score", score(z, t), z, alpha, sigma)
 
 

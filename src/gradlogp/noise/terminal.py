@@ -12,6 +12,7 @@ from torch import Tensor
 from ..core import (
     Analytic,
     Generator,
+    Moments,
     NoisyScore,
     check_batch,
     new_seed,
@@ -35,6 +36,7 @@ class ExactTerminal:
     law: Analytic
     like: Tensor
 
+    @torch.no_grad()
     def sample(self, n: int, *, generator: Generator | None = None) -> Tensor:
         """Draw n states, `(n, *event)`.
 
@@ -81,6 +83,7 @@ class GaussianTerminal:
     var: Tensor
     event_shape: torch.Size | None
 
+    @torch.no_grad()
     def sample(self, n: int, *, generator: Generator | None = None) -> Tensor:
         """Draw n states, `(n, *event)`.
 
@@ -121,7 +124,6 @@ class GaussianTerminal:
 Terminal = ExactTerminal | GaussianTerminal
 
 
-@torch.no_grad()
 def terminal(score: NoisyScore) -> Terminal:
     r"""Return the law of z_1 that belongs to a noisy score: sample, log_prob, and a KL divergence.
 
@@ -138,7 +140,8 @@ def terminal(score: NoisyScore) -> Terminal:
         score: The noisy score.
 
     Raises:
-        ValueError: If the law is not known, α_1 > 0, and the score has no moments.
+        ValueError: If the law is not known, α_1 > 0, and the score has no moments, or those do not
+            fit an event or have a negative variance.
     """
     t = torch.ones((), dtype=torch.float64)
     like = getattr(score, "like", torch.empty(0))
@@ -157,6 +160,7 @@ def terminal(score: NoisyScore) -> Terminal:
             f"{float(alpha):.3g} of the data is left: pass moments=Moments(mean, var) of z_0 where it "
             "is made"
         )
+    _check_moments(score.moments, score.event_shape)
     m, v = (q.to(like).unsqueeze(0) for q in score.moments)
     if getattr(score, "pooled", False):
         if score.event_shape is None:
@@ -167,3 +171,15 @@ def terminal(score: NoisyScore) -> Terminal:
         for _ in range(ROUNDS):
             m = score.denoise(alpha * m, t.to(like))
     return GaussianTerminal(alpha * m, alpha**2 * v + sigma**2, score.event_shape)
+
+
+def _check_moments(moments: Moments, event_shape: torch.Size | None) -> None:
+    """Raise `ValueError` unless moments fit an event and no variance is negative."""
+    for name, value in moments._asdict().items():
+        if event_shape is not None and value.shape not in (torch.Size(), event_shape):
+            raise ValueError(
+                f"the {name} among the moments must have shape () or that of an event, "
+                f"{tuple(event_shape)}; got {tuple(value.shape)}"
+            )
+    if not bool((moments.var >= 0).all()):
+        raise ValueError("the var among the moments must be at least 0")

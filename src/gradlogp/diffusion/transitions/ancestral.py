@@ -19,7 +19,7 @@ from ...core import (
 from ...noise.predictions import predict
 from ...noise.tweedie import tweedie_variance
 from .coefficients import interval
-from .facts import Facts
+from .facts import POINT, Facts
 
 VARIANCES = ("posterior", "forward", "optimal")
 
@@ -76,10 +76,12 @@ class Ancestral:
     @property
     def facts(self) -> Facts:
         """What is known of this transition."""
-        exact = {"posterior": "data that are one point", "forward": "N(0, I) under VP"}
+        exact = {"posterior": POINT, "forward": "N(0, I) under VP"}
         optimal = self.variance == "optimal"
         known = exact.get(self.variance, "in the variance of every entry")
-        return Facts(1, 1, draws=1, divides_by_alpha=optimal, exact=known)
+        probes = self.n_probes or 0
+        more = 0 if not optimal else probes or 2  # the mean once more, and the whole Jacobian
+        return Facts(1, 1 + more, draws=1 + probes, divides_by_alpha=optimal, exact=known)
 
     def __call__(
         self,

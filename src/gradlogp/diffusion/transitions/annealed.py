@@ -118,7 +118,14 @@ class AnnealedLangevin:
     @property
     def facts(self) -> Facts:
         """What is known of this transition."""
-        return Facts(None, self.n_steps, draws=self.n_steps, divides_by_alpha=True)
+        sparing = type(self._kernel(self.relative_step or 0.1, 1.0)) in SPARING
+        n = self.n_steps
+        return Facts(None, n if sparing else n + 1, draws=n, divides_by_alpha=True)
+
+    def _kernel(self, eta: float, snr: float) -> Kernel[Any, Any]:
+        """Return the kernel of a level."""
+        make = self.kernel
+        return strict(make.at(eta, snr) if isinstance(make, LevelKernel) else make(eta))
 
     def __call__(
         self,
@@ -150,8 +157,7 @@ class AnnealedLangevin:
     def _steps(
         self, x: Tensor, level: Level, eta: float, snr: float, generator: Generator | None
     ) -> Tensor:
-        make = self.kernel
-        kernel = strict(make.at(eta, snr) if isinstance(make, LevelKernel) else make(eta))
+        kernel = self._kernel(eta, snr)
         last = blind if type(kernel) in SPARING else level
         state = kernel.init(x / level.sigma, level)
         for k in range(self.n_steps):

@@ -28,6 +28,12 @@ class _White(ScoreWrapper):
     def _score(self, z: Tensor, t: Tensor) -> Tensor:
         return self.K.sqrt(self.score(self.K.sqrt(z), t))
 
+    def _denoise(self, z: Tensor, t: Tensor) -> Tensor:
+        alpha, sigma = self.schedule(t)
+        if bool((alpha < 1e-6 * sigma).any()):  # E[z_0], which the score does not say
+            return self.K.inv_sqrt(self.score.denoise(self.K.sqrt(z), t))
+        return super()._denoise(z, t)
+
     def log_prob(self, z: Tensor, t: Tensor) -> Tensor:
         return noisy_log_prob(self.score, self.K.sqrt(z), t)
 

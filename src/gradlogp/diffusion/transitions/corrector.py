@@ -20,7 +20,7 @@ from ...core import (
 from ...noise.predictions import predict
 from ...noise.schedules import invert_log_snr
 from .coefficients import interval
-from .facts import Facts, facts_of
+from .facts import POINT, Facts, facts_of
 from .flow import ProbabilityFlow
 from .reverse import ReverseSDE
 
@@ -151,7 +151,10 @@ class Churn:
     @property
     def facts(self) -> Facts:
         """What is known of this transition."""
-        return Facts(self.order, self.order, draws=1)
+        noisy = self.gamma > 0
+        exact = self.order < 4 and (self.s_noise == 1 or not noisy)
+        order = None if noisy else self.order  # finer times leave the flow's step from r̂ as it is
+        return Facts(order, self.order, draws=int(noisy), exact=POINT if exact else None)
 
     def __call__(
         self,

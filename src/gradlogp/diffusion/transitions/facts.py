@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import dataclasses
+from collections.abc import Iterable
+from typing import Any, NamedTuple
 
 from ...core import Transition
 
@@ -13,7 +15,7 @@ class Facts(NamedTuple):
     Attributes:
         order: Order of the error over fixed time, of the path for a deterministic transition, of the
             law of Gaussian data for a random one; None where it does not converge by finer times.
-        evaluations: Evaluations of the score a step.
+        evaluations: Evaluations of the score a step, the least of a step that adapts.
         draws: Draws of noise a step.
         divides_by_alpha: Whether a step from α_t = 0 is refused.
         memory: Whether a step depends on the steps before.
@@ -28,6 +30,8 @@ class Facts(NamedTuple):
     exact: str | None = None
 
 
+POINT = "data that are one point"
+
 UNKNOWN = Facts(None, 1)
 
 
@@ -35,3 +39,28 @@ def facts_of(transition: Transition) -> Facts:
     """Return the facts of a transition; of one that states none the most cautious ones."""
     facts = getattr(transition, "facts", None)
     return facts if isinstance(facts, Facts) else UNKNOWN
+
+
+def table(transitions: Iterable[Any]) -> str:
+    """Return the facts of some transitions as a table in Markdown, a row each, as in the docs."""
+    head = ("transition", "order", "scores a step", "draws", "from α = 0", "memory", "exact for")
+    rows = [head, ("---",) * len(head), *(_row(transition) for transition in transitions)]
+    return "".join(f"| {' | '.join(row)} |\n" for row in rows)
+
+
+def _row(transition: Any) -> tuple[str, ...]:
+    plain, facts = type(transition)(), facts_of(transition)
+    told = [
+        f"{f.name}={getattr(transition, f.name)!r}"
+        for f in dataclasses.fields(transition)
+        if getattr(transition, f.name) != getattr(plain, f.name)
+    ]
+    return (
+        f"`{type(transition).__name__}({', '.join(told)})`",
+        "biased" if facts.order is None else str(facts.order),
+        str(facts.evaluations),
+        str(facts.draws),
+        "no" if facts.divides_by_alpha else "yes",
+        "yes" if facts.memory else "",
+        facts.exact or "",
+    )

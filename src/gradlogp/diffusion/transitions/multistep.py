@@ -27,7 +27,7 @@ from ...core import (
 )
 from ...noise.predictions import predict
 from .coefficients import interval, log_ratio
-from .facts import Facts
+from .facts import POINT, Facts
 
 NODES, NODE_WEIGHTS = np.polynomial.legendre.leggauss(24)
 
@@ -78,7 +78,7 @@ class _ExponentialMultistep:
     def facts(self) -> Facts:
         """What is known of this transition."""
         # the first step is one of DDIM, whose local error of order 2 stays; see the class
-        return Facts(min(self.order, 2), 1, memory=self.order > 1, exact="data that are one point")
+        return Facts(min(self.order, 2), 1, memory=self.order > 1, exact=POINT)
 
     def __call__(
         self,

@@ -17,7 +17,7 @@ from ...core import (
 )
 from ...noise.predictions import predict
 from .coefficients import interval
-from .facts import Facts
+from .facts import POINT, Facts
 
 Method = Literal["exponential", "euler", "heun"]
 METHODS: tuple[Method, ...] = ("exponential", "euler", "heun")
@@ -72,9 +72,11 @@ class ReverseSDE:
     def facts(self) -> Facts:
         """What is known of this transition."""
         draws, whole = int(self.eta > 0), self.method == "exponential"
-        exact = "data that are one point" if whole else None
+        exact = whole or (self.method == "heun" and self.eta == 0)
         order = 2 if self.method == "heun" else 1
-        return Facts(order, order, draws, divides_by_alpha=not whole, exact=exact)
+        return Facts(
+            order, order, draws, divides_by_alpha=not whole, exact=POINT if exact else None
+        )
 
     def __call__(
         self,
@@ -172,7 +174,7 @@ class DDIM:
     @property
     def facts(self) -> Facts:
         """What is known of this transition."""
-        return Facts(1, 1, draws=int(self.eta > 0), exact="data that are one point")
+        return Facts(1, 1, draws=int(self.eta > 0), exact=POINT)
 
     def __call__(
         self,

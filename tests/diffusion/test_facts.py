@@ -1,0 +1,282 @@
+"""The facts of every transition against what it does: counted, and followed on laws that are known."""
+
+import itertools
+import math
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+from support import close, order
+
+from gradlogp import ExactScore, Gaussian, GaussianMixture, evolve
+from gradlogp.calculus import affine_map
+from gradlogp.core import Streams
+from gradlogp.diffusion import transitions
+from gradlogp.diffusion.transitions import (
+    DDIM,
+    AdaptiveFlow,
+    Ancestral,
+    AnnealedLangevin,
+    Churn,
+    Coloured,
+    DPMSolver,
+    ExponentialAB,
+    PredictorCorrector,
+    ProbabilityFlow,
+    ReverseSDE,
+)
+from gradlogp.diffusion.transitions.annealed_kernels import ExponentialSteps, PreconditionedSteps
+from gradlogp.diffusion.transitions.facts import UNKNOWN, facts_of, table
+from gradlogp.inverse import DPSStep, Inpainting, Matrix, Observation, RePaint
+from gradlogp.langevin import BAOAB
+from gradlogp.noise.schedules import VE, VP, Rectified
+from gradlogp.noise.score_wrapper import ScoreWrapper
+
+SHOWN = [
+    DDIM(), DDIM(0.7), ProbabilityFlow(1), ProbabilityFlow(2), ProbabilityFlow(4), AdaptiveFlow(),
+    DPMSolver(2), DPMSolver(3), ExponentialAB(2), ExponentialAB(3), ExponentialAB(4),
+    Ancestral(), Ancestral("forward"), Ancestral("optimal"), ReverseSDE(),
+    ReverseSDE(1.0, "euler"), ReverseSDE(1.0, "heun"), PredictorCorrector(), Churn(),
+    AnnealedLangevin(), Coloured(),
+]  # fmt: skip
+"""Those of the table in the docs."""
+
+EVERY = [
+    *SHOWN,
+    DPMSolver(1), ExponentialAB(1), *(ExponentialAB(k, "x0") for k in (1, 2, 3, 4)),
+    ExponentialAB(2, extrapolate=True), Ancestral("optimal", n_probes=2),
+    *(ReverseSDE(0.0, method) for method in ("exponential", "euler", "heun")),
+    ReverseSDE(0.5), ReverseSDE(0.5, "heun"), Churn(0.0), Churn(0.1, order=1), Churn(0.9, order=4),
+    Churn(0.1, s_noise=1.1), PredictorCorrector(ReverseSDE(1.0, "heun"), n_steps=3),
+    PredictorCorrector(DDIM(), rule="sample"), AnnealedLangevin(3, 0.2, BAOAB),
+    AnnealedLangevin(3, 5.0, ExponentialSteps(0.0)),
+    AnnealedLangevin(2, 0.2, PreconditionedSteps(0.3)),
+    Coloured(1.0, DPMSolver(3)), Coloured(1.0, ReverseSDE(1.0, "heun")),
+]  # fmt: skip
+
+DATA = Gaussian(torch.tensor([0.7, -1.2], dtype=torch.float64), [[1.5, 0.6], [0.6, 0.5]])
+SEEN = Observation(torch.tensor([[0.4]]), Matrix(torch.tensor([[1.0, 0.5]]).double()), 0.3)
+ENTRY = Observation(torch.tensor([[0.4]]), Inpainting(torch.tensor([True, False])), 0)
+GUIDED = [DPSStep(Ancestral(), SEEN), RePaint(Ancestral(), ENTRY, 3), RePaint(DDIM(), ENTRY, 1)]
+T, S, U = (torch.tensor(v, dtype=torch.float64) for v in (0.6, 0.4, 0.3))
+each = partial(pytest.mark.parametrize, "transition", ids=str)
+
+
+class Counting(ScoreWrapper):
+    """A noisy score that counts how often the model is asked."""
+
+    def __init__(self, score):
+        self.score, self.calls = score, 0
+
+    def _score(self, z, t):
+        self.calls += 1
+        return self.score(z, t)
+
+    def _denoise(self, z, t):
+        self.calls += 1
+        return self.score.denoise(z, t)
+
+    def log_prob(self, z, t):
+        return self.score.log_prob(z, t)
+
+
+class Draws(Streams):
+    """A source of noise that counts how often it is drawn from."""
+
+    def __init__(self, seed=0):
+        self.drawn, self.generator = 0, torch.Generator().manual_seed(seed)
+
+    def draw(self, law, shape, like):
+        self.drawn += 1
+        return law(shape, generator=self.generator, dtype=like.dtype)
+
+
+def started(transition):
+    return transition.begin() if hasattr(transition, "begin") else transition
+
+
+def test_every_transition_has_facts():
+    classes = {v for v in vars(transitions).values() if isinstance(v, type)}
+    assert classes == {type(transition) for transition in EVERY}
+    assert classes == {type(transition) for transition in SHOWN}
+    assert all(facts_of(t) is t.facts or facts_of(t) == t.facts for t in EVERY + GUIDED)
+    assert facts_of(lambda *a, **k: a[0]) == UNKNOWN
+
+
+@each([*EVERY, *GUIDED])
+def test_evaluations_and_draws_are_counted(transition, generator):
+    x = torch.randn(5, 2, generator=generator)
+    score, noise = Counting(ExactScore(DATA, VP())), Draws()
+    run = started(transition)
+    first = run(x, T, S, score, generator=noise)
+    facts = transition.facts
+    if isinstance(transition, AdaptiveFlow):
+        assert score.calls >= facts.evaluations
+    else:
+        assert score.calls == facts.evaluations
+    assert noise.drawn == facts.draws
+    again = transition(x, T, S, score, generator=Draws(1))
+    assert torch.equal(again, first) == (facts.draws == 0)
+
+
+@each([*EVERY, *GUIDED])
+def test_leaving_alpha_zero(transition, generator, as_user):
+    """From t = 1 of `Rectified`: refused by those that say so, finite from the others."""
+    x, one = torch.randn(5, 2, generator=generator), torch.ones(())
+    score = ExactScore(DATA, Rectified())
+    if transition.facts.divides_by_alpha:
+        with pytest.raises(ValueError, match=r"alpha|exponential"):
+            transition(x, one, T, score, generator=generator)
+    else:
+        assert torch.isfinite(transition(x, one, T, score, generator=generator)).all()
+
+
+@each([*EVERY, *GUIDED])
+def test_memory(transition, generator):
+    """A second step in a run differs from the same step alone where there is memory, and only there."""
+    x, score = torch.randn(5, 2, generator=generator), ExactScore(DATA, VP())
+    run = started(transition)
+    y = run(x, T, S, score, generator=Draws())
+    second = run(y, S, U, score, generator=Draws(1))
+    alone = transition(y, S, U, score, generator=Draws(1))
+    assert torch.equal(second, alone) != transition.facts.memory
+
+
+# ---------------------------------------------------------------------------- order
+
+HIGH, LOW, MEAN, VAR = 4.0, 0.05, 0.7, 1.96
+"""From σ of about two deviations of the data: from 80, where x̂_0 is flat, orders look higher."""
+
+LINE = Gaussian(torch.tensor([MEAN], dtype=torch.float64), VAR)
+NARROW = Gaussian(torch.zeros(2, dtype=torch.float64), 0.2)
+WIDE = VE(LOW, HIGH)  # log σ uniform in t
+
+
+def ladder(n):
+    """Times of σ from 2.6, below the largest so that there is room for more noise, to σ_min."""
+    return torch.linspace(0.9, 0, n + 1, dtype=torch.float64)
+
+
+def path_error(transition, n):
+    """How far the flow of N(0.7, 1.96) from three points ends from where it should."""
+    x = torch.tensor([[4.0], [-1.5], [0.2]], dtype=torch.float64)
+    out = evolve(transition, ExactScore(LINE, WIDE), x, ladder(n), denoise=False)
+    start = float(WIDE(torch.tensor(0.9))[1])
+    ratio = math.sqrt((VAR + LOW**2) / (VAR + start**2))
+    return float((out - MEAN - ratio * (x - MEAN)).norm())
+
+
+def law_error(transition, n, data, schedule):
+    """How far mean and covariance, exact at the start, end from those at σ_min."""
+    score, times = ExactScore(data, schedule), ladder(n)
+    law = data.noised(*schedule(times[0]))
+    m, C = law.mean, law.cov
+    for t, s in itertools.pairwise(times):
+        step = affine_map(
+            lambda x, g, t=t, s=s: transition(x, t, s, score, generator=g),
+            2, transition.facts.draws,
+        )  # fmt: skip
+        m, C = step.law(m, C)
+    end = data.noised(*schedule(times[-1]))
+    return float((m - end.mean).norm() + (C - end.cov).norm())
+
+
+LOOSE = AdaptiveFlow(1e6, 1e6)  # each interval in one step
+PATHS = [t for t in EVERY if not t.facts.draws and not isinstance(t, AdaptiveFlow)]
+AFFINE = [
+    t for t in EVERY
+    if t.facts.draws and not getattr(t, "n_probes", None) and getattr(t, "rule", "") != "sample"
+]  # fmt: skip
+
+
+@each(PATHS)
+def test_order_of_the_path(transition):
+    errors = [path_error(transition, n) for n in (40, 80, 160)]
+    found = float(order(errors)[-1])
+    assert abs(found - transition.facts.order) < 0.25, errors
+
+
+def test_order_of_an_adaptive_flow_held_to_one_step():
+    errors = [path_error(LOOSE, n) for n in (6, 12, 24)]
+    assert float(order(errors)[-1]) > LOOSE.facts.order - 0.3, errors
+    assert path_error(AdaptiveFlow(1e-10, 1e-10), 1) < 1e-8
+
+
+@each(AFFINE)
+def test_order_of_the_law(transition):
+    told = transition.facts.order
+    if told is None:  # a bias shows where the data are as narrow as the last noise
+        errors = [law_error(transition, n, NARROW, VE(0.5, HIGH)) for n in (80, 160)]
+        assert float(order(errors)[-1]) < 0.9, errors
+        return
+    n = 160 if "euler" in str(transition) else 40  # whose error changes its sign at first
+    errors = [law_error(transition, k, DATA, WIDE) for k in (n, 2 * n)]
+    assert abs(float(order(errors)[-1]) - told) < 0.25, errors
+
+
+# ---------------------------------------------------------------------------- exact
+
+
+def point_error(transition):
+    """How far a step from the law of a point at t misses that at s, for one long step."""
+    mean = torch.tensor([0.7, -1.2], dtype=torch.float64)
+    score, schedule = ExactScore(Gaussian(mean, 0.0), VP()), VP()
+    (a, b), (a_s, b_s) = schedule(T), schedule(U)
+    step = affine_map(
+        lambda x, g: transition(x, T, U, score, generator=g), 2, transition.facts.draws
+    )
+    m, C = step.law(a * mean, b**2 * torch.eye(2))
+    return float((m - a_s * mean).norm() + (C - b_s**2 * torch.eye(2)).norm())
+
+
+@each([t for t in EVERY if not t.facts.draws or t in AFFINE])
+def test_on_which_data_a_step_is_exact(transition):
+    told = transition.facts.exact
+    if isinstance(transition, AdaptiveFlow):
+        assert told is None
+        return
+    exact = point_error(transition) < 1e-9
+    optimal = isinstance(transition, Ancestral) and transition.variance == "optimal"
+    assert exact == (told == "data that are one point" or optimal), told
+
+
+def test_exactness_that_is_not_of_a_point(generator):
+    """β on N(0, I) under VP; the optimal variance entry by entry, on any law."""
+    assert Ancestral("forward").facts.exact == "N(0, I) under VP"
+    unit = Gaussian(torch.zeros(2), 1.0)
+    for variance, right in (("forward", True), ("posterior", False)):
+        move = Ancestral(variance)
+        step = affine_map(
+            lambda x, g, move=move: move(x, T, U, ExactScore(unit, VP()), generator=g), 2, 1
+        )
+        C = step.law(torch.zeros(2), torch.eye(2))[1]
+        assert torch.allclose(C, torch.eye(2), rtol=1e-11, atol=1e-11) == right
+    assert Ancestral("optimal").facts.exact == "in the variance of every entry"
+    law = GaussianMixture([0.3, 0.7], torch.tensor([[-2.0, 0.5], [1.0, -1.0]]), [0.3, 0.5])
+    x = 2 * torch.randn(4, 2, generator=generator)
+    (a_t, b_t), (a_s, b_s) = VP()(T), VP()(U)
+    a = a_t / a_s
+    cov = law.noised(a_s, b_s).posterior_cov(x, a, (b_t**2 - a**2 * b_s**2).sqrt())
+    ones, zeros = (Fixed(v) for v in (1.0, 0.0))
+    score = ExactScore(law, VP())
+    spread = [Ancestral("optimal")(x, T, U, score, generator=g) for g in (ones, zeros)]
+    close((spread[0] - spread[1]).square(), cov.diagonal(dim1=1, dim2=2), 1e-9)
+
+
+class Fixed(Streams):
+    """A source of noise that is the same number everywhere."""
+
+    def __init__(self, value):
+        self.value = value
+
+    def draw(self, law, shape, like):
+        return torch.full(shape, self.value).to(like)
+
+
+# ---------------------------------------------------------------------------- the page
+
+
+def test_the_page_shows_the_facts():
+    page = Path(__file__).parents[2] / "docs" / "diffusion.md"
+    assert table(SHOWN) in page.read_text(encoding="utf-8")
