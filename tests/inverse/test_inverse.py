@@ -313,7 +313,7 @@ def test_what_guided_scores_refuse(method):
         method(ExactScore(PLANE, VP()), seen),
         method(ExactScore(PLANE, VP()), seen).denoise,
     ):
-        with pytest.raises(ValueError, match="sigma = 0|sigma > 0"):
+        with pytest.raises(ValueError, match=r"sigma = 0|sigma > 0"):
             ask(x, torch.tensor(0.0))
     cut = as_score(lambda x, t: -x.detach(), "score", VP(), moments=Moments(*torch.ones(2)))
     with pytest.raises(ValueError, match="differentiably"):

@@ -1,4 +1,4 @@
-"""Operators and their adjoints, observations and their noise, in data units and in model coordinates."""
+"""Operators and their adjoints, observations and their noise, in the units of data and of models."""
 
 import numpy as np
 import pytest

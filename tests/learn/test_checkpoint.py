@@ -238,9 +238,8 @@ def test_run_says_what_was_run(tmp_path):
 @pytest.mark.parametrize("make", [mlp, unet])
 def test_load_gives_an_equal_model(tmp_path, make):
     model = make()
-    for owner, name in ((model, "z_mean"), (model, "z_std")) + tuple(
-        (model.coordinates, name) for name in ("shift", "scale")
-    ):
+    scales = model.coordinates
+    for owner, name in ((model, "z_mean"), (model, "z_std"), (scales, "shift"), (scales, "scale")):
         getattr(owner, name).copy_(torch.rand(model.event_shape, generator=seeded(9)) + 0.5)
     assert save(tmp_path / "a" / "b", model) == tmp_path / "a" / "b"  # the parent is made
     loaded = load(str(tmp_path / "a" / "b"))

@@ -42,13 +42,13 @@ MUTANTS = (
         "M3: √h for √(2h)",
         "langevin/kernels/steps.py",
         "math.sqrt(2 * h * temperature)", "math.sqrt(h * temperature)",
-        "langevin/test_facts.py::test_the_stationary_covariance",
+        "langevin/test_kernel_facts.py::test_the_stationary_covariance",
     ),
     Mutant(
         "M3: √τ where the variance is τ",
         "langevin/kernels/steps.py",
         "math.sqrt(2 * h * temperature)", "math.sqrt(2 * h) * temperature",
-        "langevin/test_facts.py::test_the_stationary_covariance",
+        "langevin/test_kernel_facts.py::test_the_stationary_covariance",
     ),
     Mutant(
         "M3: the Metropolis ratio is reversed",
@@ -250,7 +250,7 @@ MUTANTS = (
         "X: noise multiplied by P instead of its root",
         "langevin/kernels/unadjusted.py",
         "P.apply(state.score), P.sqrt(z)", "P.apply(state.score), P.apply(z)",
-        "langevin/test_facts.py::test_the_stationary_covariance_of_matrices",
+        "langevin/test_kernel_facts.py::test_the_stationary_covariance_of_matrices",
     ),
     Mutant(
         "X: a preconditioner that depends on x without its divergence",
@@ -671,19 +671,19 @@ MUTANTS = (
         "X: the bias of ULA twice as large in its facts",
         "langevin/kernels/overdamped.py",
         "precision - kernel.step_size / 2 *", "precision - kernel.step_size *",
-        "langevin/test_facts.py::test_the_stationary_covariance",
+        "langevin/test_kernel_facts.py::test_the_stationary_covariance",
     ),
     Mutant(
         "X: every splitting has order two",
         "langevin/kernels/underdamped.py",
         "2 if self.scheme[::-1] in 2 * self.scheme else 1", "2",
-        "langevin/test_facts.py::test_order_on_a_quartic",
+        "langevin/test_kernel_facts.py::test_order_on_a_quartic",
     ),
     Mutant(
         "X: a draw of GHMC forgotten",
         "langevin/kernels/hamiltonian.py",
         "metropolis_facts(LANGEVIN, draws=3)", "metropolis_facts(LANGEVIN, draws=2)",
-        "langevin/test_facts.py::test_draws_and_the_need_of_a_log_density_are_counted",
+        "langevin/test_kernel_facts.py::test_draws_and_the_need_of_a_log_density_are_counted",
     ),
     Mutant(
         "X: tuned by one chunk",
