@@ -24,7 +24,7 @@ class Perfect(torch.nn.Module):
 def gaussian_model(schedule, mean, std):
     """A model that is exact for data N(mean, diag std²), through its change of coordinates."""
     model = glp.ScoreModel(Perfect(mean.shape), schedule, "v").double()
-    model.coordinates = AffineCoordinates(mean, std, float64=True)
+    model.coordinates = AffineCoordinates(mean, std, torch.float64)
     return model
 
 

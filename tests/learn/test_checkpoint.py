@@ -259,7 +259,7 @@ def test_the_dtype_is_that_of_the_checkpoint(tmp_path, stored, default):
     loaded = load(tmp_path / "run")
     ours, theirs = model.state_dict(), loaded.state_dict()
     assert all(torch.equal(ours[k], theirs[k]) for k in ours)
-    kept = {"coordinates.shift", "coordinates.scale", "coordinates.float64"}
+    kept = {"coordinates.shift", "coordinates.scale", "coordinates.bits"}
     assert {p.dtype for k, p in theirs.items() if k not in kept} == {stored}
     assert loaded.coordinates.scale.dtype == torch.float64
 
