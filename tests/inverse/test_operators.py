@@ -1,4 +1,4 @@
-"""Operators and their adjoints, observations and their noise, in data units and in model coordinates."""
+"""Operators and their adjoints, observations in data units and of model coordinates."""
 
 import numpy as np
 import pytest

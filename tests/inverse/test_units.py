@@ -5,7 +5,7 @@ import torch
 from support import Given, close
 
 from gradlogp import ExactScore, Gaussian, evolve, time_grid
-from gradlogp.diffusion import DDIM, Ancestral, AnnealedLangevin, ProbabilityFlow
+from gradlogp.diffusion import Ancestral, AnnealedLangevin
 from gradlogp.inverse import (
     DPS,
     AnnealedLikelihood,
@@ -106,7 +106,7 @@ def test_moment_matching_is_the_posterior_in_data_units(operator, noise, generat
     for t in torch.tensor([0.9, 0.4, 0.02]):
         close(guided(z, t), right(z, t), 1e-9)
         close(guided.denoise(z, t), right.denoise(z, t), 1e-9)
-    # negative controls, at the last of these times: y read as if it were of z; the shift, or the scale, forgotten
+    # negative controls: y read as if it were of z; the shift, or the scale, forgotten
     for wrong, least in (
         (prior, 1.0),
         (InUnits(prior, shift=0 * SHIFT), 0.1),
