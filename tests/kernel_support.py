@@ -1,5 +1,6 @@
 """What the tests of kernels share: targets, joint states, stationary laws without sampling."""
 
+import inspect
 import math
 
 import numpy as np
@@ -8,6 +9,39 @@ from support import COV, MEAN
 
 from gradlogp import Gaussian, as_target
 from gradlogp.core import Injected, sum_event
+from gradlogp.langevin import kernels
+
+
+def found(module):
+    """The classes that a module exports, but for named tuples."""
+    classes = [v for v in vars(module).values() if inspect.isclass(v)]
+    return sorted({c for c in classes if not issubclass(c, tuple)}, key=lambda c: c.__name__)
+
+
+KERNELS = [c for c in found(kernels) if hasattr(c, "step")]
+
+
+def softened(x):
+    return 1 + 1 / (1 + x**2)
+
+
+ARGUMENTS = {
+    "ExponentialEuler": {"covariance": 0.8},
+    "HMC": {"n_leapfrog": 3},
+    "PSGLD": {"batch_size": 4, "correction": "exact", "decay": 0.999, "regularizer": 0.1},
+    "ParallelTempering": {"temperatures": (1.0, 2.0)},
+    "PositionDependentULA": {"G": softened, "divergence": "autograd"},
+    "PreconditionedULA": {"preconditioner": 0.8},
+    "SGHMC": {"batch_size": 4},
+    "SGLD": {"batch_size": 4},
+    "Splitting": {"scheme": "ABOBA"},
+}
+"""What a kernel needs besides its step size."""
+
+
+def make(kernel, step_size, **changes):
+    return kernel(step_size, **{**ARGUMENTS.get(kernel.__name__, {}), **changes})
+
 
 I2 = torch.eye(2, dtype=torch.float64)
 PRECISION = torch.linalg.inv(COV)
@@ -34,6 +68,19 @@ class HalvedQuartic:
 
 DENSE = torch.tensor([[1.3, -0.4], [-0.4, 0.6]], dtype=torch.float64)
 """A preconditioner that commutes with nothing here."""
+
+
+def step_of(kernel, target):
+    return lambda x, g: kernel.step(kernel.init(x, target), target, generator=g)[0].x
+
+
+MEMORY = ("momentum", "z")
+"""What a state may carry from step to step beside its position."""
+
+
+def memory_of(state):
+    """The name of what a state carries beside its position, or None."""
+    return next((field for field in MEMORY if field in state._fields), None)
 
 
 def hermite(n):
@@ -93,7 +140,7 @@ def quartic_bias(kernel):
     state = kernel.init(x, target)
     if field is not None:
         state = state._replace(**{field: rest.pop(0)})
-    new, info = kernel.step(state, QUARTIC, generator=Injected(*rest))
+    new, info = kernel.step(state, target, generator=Injected(*rest))
     assert not info.diverging.any()
     bases = [orthonormal(rule, n) for rule, n in zip(rules, degrees, strict=False)]
 

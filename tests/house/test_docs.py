@@ -76,9 +76,10 @@ def as_reader(as_user, tmp_path, monkeypatch):
 
 @each_of([page for page in PAGES if blocks(page, "python")])
 def test_python_runs(page, as_reader):
+    """From top to bottom; every block of the README alone, as it is pasted."""
     names = {"__name__": page.stem}
     for block in blocks(page, "python"):
-        run(block, page, names)
+        run(block, page, {"__name__": page.stem} if page.stem == "README" else names)
 
 
 @pytest.mark.slow

@@ -14,17 +14,14 @@ from kernel_support import (
     PRECISION,
     SKEWED,
     HalvedQuartic,
-    joint,
     make,
     memory_of,
     quartic_bias,
-    stationary,
-    step_of,
 )
 from support import COV, MEAN, close, order, z_score
 
 from gradlogp import langevin
-from gradlogp.calculus import affine_map
+from gradlogp.calculus import kernel_map
 from gradlogp.core import Injected, Streams
 from gradlogp.langevin import kernels
 from gradlogp.langevin.kernels.facts import UNKNOWN, Facts, facts_of, table
@@ -152,11 +149,7 @@ def test_the_stationary_covariance(made, tau, h):
 def law_of(kernel):
     """Mean and covariance of x under what an affine kernel keeps on the Gaussian."""
     field = memory_of(kernel.init(MEAN[None], GAUSSIAN))
-    if field is None:
-        found = affine_map(step_of(kernel, GAUSSIAN), 2, kernel.facts.draws)
-    else:
-        found = joint(kernel, GAUSSIAN, field, 2, kernel.facts.draws)
-    mean, cov = stationary(found)
+    mean, cov = kernel_map(kernel, GAUSSIAN, 2, kernel.facts.draws, field).stationary()
     close(mean[:2], MEAN, 1e-9)
     return mean[:2], cov[:2, :2]
 
