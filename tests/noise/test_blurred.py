@@ -69,7 +69,7 @@ def test_a_score_without_a_density_says_so(generator):
     field = blurred(ScoreModel(Network(), VP(), event_shape=(3,)))
     x = torch.randn(4, 3, generator=generator)
     assert field.score(x).shape == (4, 3)
-    with pytest.raises(ValueError, match="ScoreModel.* has no log-density, which Metropolis"):
+    with pytest.raises(ValueError, match=r"ScoreModel.* has no log-density, which Metropolis"):
         field.log_prob(x)
 
 
