@@ -116,6 +116,20 @@ def test_moment_matching_is_the_posterior_in_data_units(operator, noise, generat
         assert off(MomentMatching(wrong, seen)(z, t), right(z, t)) > least
 
 
+def test_columns_of_any_units_are_solved(generator):
+    """Twenty columns from kilometres to centimetres are as far from solved as the same in z."""
+    d = 20
+    scale, root = torch.logspace(3, -2, d), torch.randn(d, d, generator=generator)
+    law, y = Gaussian(torch.zeros(d), root @ root.mT / d + 0.1 * torch.eye(d)), torch.ones(1, d)
+    prior, z = ExactScore(law, VP()), torch.randn(4, d, generator=generator)
+    same = Observation(y, Identity(), 0.1)
+    seen = Observation(scale * y, Identity(), 0.1 * scale)
+    units = InUnits(prior, 0 * scale, scale)
+    close(MomentMatching(units, seen)(z, T), MomentMatching(prior, same)(z, T), 1e-8)
+    few = {"max_steps": 3}
+    close(MomentMatching(units, seen, **few)(z, T), MomentMatching(prior, same, **few)(z, T), 1e-8)
+
+
 @each_operator
 def test_pigdm_is_the_posterior_in_data_units(operator, noise, generator):
     """On data whose z is isotropic, with the variance that the moments say."""

@@ -605,6 +605,27 @@ MUTANTS = (
         "inverse/test_operators.py::test_likelihood_is_the_gaussian",
     ),
     Mutant(
+        "X: an observation in data units forgets the shift of the coordinates",
+        "inverse/observation.py",
+        "moved = (y - operator.apply(shift.unsqueeze(0))).to(self.y)",
+        "moved = y.to(self.y)",
+        "inverse/test_units.py::test_moment_matching_is_the_posterior_in_data_units",
+    ),
+    Mutant(
+        "X: A A^T of an operator seen from z forgets the scale of the coordinates",
+        "inverse/operators.py",
+        "operator.operator.gram(operator.scale.square())",
+        "operator.operator.gram(1.0)",
+        "inverse/test_operators.py::test_gram_of_what_keeps_entries_apart",
+    ),
+    Mutant(
+        "X: columns of large units hide the others from conjugate gradients",
+        "inverse/observation.py",
+        "D = torch.where(size > 0, size, 1.0).sqrt()",
+        "D = torch.ones_like(size)",
+        "inverse/test_units.py::test_columns_of_any_units_are_solved",
+    ),
+    Mutant(
         "X: the adjoint of a mean repeats without dividing",
         "inverse/operators.py",
         "y = y.repeat_interleave(k, axis) / k",
