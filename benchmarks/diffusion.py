@@ -71,15 +71,7 @@ def ours():
 
 def run_ours(transition, stages, grid, denoise, x, nfe):
     """Move x to the noise-free end with at most nfe evaluations of the denoiser."""
-
-    class Denoiser:
-        def denoise(self, y, t):
-            return denoise(y, SCHEDULE(t)[1])
-
-        def __call__(self, y, t):
-            sigma = SCHEDULE(t)[1]
-            return (denoise(y, sigma) - y) / sigma**2
-
+    score = glp.as_score(lambda y, t: denoise(y, SCHEDULE(t)[1]), "x0", SCHEDULE)
     n_steps = (nfe - 1) // stages
     if n_steps < 1:
         return None
@@ -87,7 +79,7 @@ def run_ours(transition, stages, grid, denoise, x, nfe):
     levels = grid(u, HIGH, LOW)
     times = (levels / LOW).log() / torch.tensor(HIGH / LOW).log()
     times[0], times[-1] = 1.0, 0.0
-    return glp.evolve(transition, Denoiser(), x, times)
+    return glp.evolve(transition, score, x, times)
 
 
 def truth(law, x):

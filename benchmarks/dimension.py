@@ -26,9 +26,9 @@ from gradlogp import geometry as manifold
 from gradlogp.core import mean_and_error
 from gradlogp.distributions import AffineSubspace, UniformSphere, VonMisesCircle
 from gradlogp.distributions.analytic.products import Embedded, Product
-from gradlogp.interfaces.pipeline import first_time, noise_range
 from gradlogp.learn.data import load
-from gradlogp.noise.schedules import invert_log_snr
+from gradlogp.noise.blurred import blurred
+from gradlogp.noise.grids import noise_range
 
 HERE = Path(__file__).parent
 ESTIMATORS = ("normal_rank", "norm", "divergence", "flipd")
@@ -55,17 +55,9 @@ def known():
     }
 
 
-def score_at(model, labels=None):
-    low, high = noise_range(model.schedule)
-
-    def at(sigma):
-        sigma = min(max(sigma, low), high)
-        t = invert_log_snr(model.schedule, torch.tensor(-2 * math.log(sigma)).double(),
-                           float(first_time(model.schedule)))  # fmt: skip
-        alpha, _ = model.schedule(t)
-        return lambda z: alpha * model(alpha * z, t, labels)
-
-    return at, low, high
+def score_at(score):
+    low, high = noise_range(score.schedule)
+    return lambda sigma: blurred(score, min(max(sigma, low), high)).score, low, high
 
 
 def estimates(score, x, sigma, generator):
@@ -140,7 +132,7 @@ def digits(steps):
     for digit in range(10):
         mine = x[data.labels == digit].double()
         z = mine[:20]
-        at, low, high = score_at(model, torch.full((len(z),), digit))
+        at, low, high = score_at(model.given(digit))
         sigma, steady = middle(at, low, high, z)
         yield {"data": f"digit {digit}, {len(mine)} images", "k": None, "D": x.shape[1], "sigma": sigma,
                "steady": steady, "learned": estimates(at(sigma), z, sigma, g),

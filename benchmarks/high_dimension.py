@@ -84,8 +84,7 @@ def rows_of(kind, d, chains):
             g = torch.Generator().manual_seed(0)
             x = sigmas[0] * torch.randn(chains, d, generator=g)
             began = time.perf_counter()
-            x = glp.evolve(transition, glp.ExactScore(law, schedule), x,
-                           glp.time_grid(schedule), generator=g)  # fmt: skip
+            x = glp.evolve(transition, glp.ExactScore(law, schedule), x, generator=g)
             took = time.perf_counter() - began
             first = (x @ (m / v)) > 0.5 * math.log((1 - WEIGHT) / WEIGHT)
             weight = float(first.float().mean())

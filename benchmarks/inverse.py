@@ -34,6 +34,8 @@ from gradlogp.inverse import (
     RePaint,
     posterior,
 )
+from gradlogp.noise.score_wrapper import ScoreWrapper
+from gradlogp.noise.terminal import terminal
 
 HERE = Path(__file__).parent
 PAGE = HERE.parent / "docs" / "inverse.md"
@@ -61,16 +63,15 @@ def problems():
     )
 
 
-class Counted:
+class Counted(ScoreWrapper):
     """A noisy score that counts its calls and the products with its derivative."""
 
     def __init__(self, score):
         self.score, self.calls, self.products = score, 0, 0
 
-    def __call__(self, x, t):
-        """Return the score."""
+    def _score(self, z, t):
         self.calls += 1
-        value = self.score(x, t)
+        value = self.score(z, t)
         if value.requires_grad:
             value.register_hook(self._count)
         return value
@@ -80,14 +81,14 @@ class Counted:
 
 
 def start(law, schedule, n, g):
-    return glp.prior(schedule, (n, law.event_shape[0]), law.mean, law.cov.diagonal(), generator=g)
+    return terminal(glp.ExactScore(law, schedule)).sample(n, generator=g)
 
 
 def flow(wrap, law, seen, n, g, steps=50):
     """Heun's method on the probability flow of a guided score."""
     model = Counted(glp.ExactScore(law, VP))
     times, x = glp.time_grid(VP, steps), start(law, VP, n, g)
-    x = glp.evolve(glp.diffusion.ProbabilityFlow(), wrap(model, VP, seen), x, times)
+    x = glp.evolve(glp.diffusion.ProbabilityFlow(), wrap(model, seen), x, times)
     return x, model.calls, model.products
 
 
@@ -107,7 +108,6 @@ def annealed(law, seen, n, g, n_steps=5):
         glp.diffusion.AnnealedLangevin(n_steps, 0.3),
         guided,
         x,
-        glp.time_grid(LADDER),
         generator=g,
     )
     return x, model.calls, model.products
@@ -126,7 +126,7 @@ METHODS = {
         posterior(law, seen).sample(n, generator=g), 0, 0,
     ),
     "exact score of p(x_t given y), Heun": lambda law, seen, n, g: flow(
-        lambda model, schedule, seen: glp.ExactScore(posterior(law, seen), schedule),
+        lambda model, seen: glp.ExactScore(posterior(law, seen), VP),
         law, seen, n, g,
     ),
     "`MomentMatching`": partial(flow, MomentMatching),

@@ -17,6 +17,7 @@ from pathlib import Path
 import torch
 
 import gradlogp as glp
+from gradlogp.noise.terminal import terminal
 
 
 def interleaved(functions, repeats):
@@ -40,7 +41,7 @@ def sampling(repeats, device):
         model = glp.ScoreModel(network, glp.schedules.VE(0.01, 10.0), "v").to(device)
         for n in (100, 1000, 10_000):
             times = glp.time_grid(model.schedule, 16)
-            x = glp.prior(model.schedule, (n, 2)).to(device)
+            x = terminal(model).sample(n)
             c = torch.zeros(n, device=device)
             calls = 2 * (len(times) - 1) + 1
 

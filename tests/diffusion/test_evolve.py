@@ -388,9 +388,11 @@ def test_full_noise_is_left_by_ddim(transition, generator):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 def test_samples_come_back_in_the_units_and_the_dtype_of_the_data(dtype, generator):
-    shift, scale = torch.tensor([100.0, -3.0]), torch.tensor([20.0, 0.01])
+    data = torch.tensor([[120.0, -3.01], [80.0, -2.99]], dtype=dtype)
+    coordinates = AffineCoordinates.fit(data, torch.Size([2]))
+    close(coordinates.scale, torch.tensor([20.0, 0.01]), 1e-6)
     model = ScoreModel(MLP(2, 8, generator=generator), VE(0.01, 10.0), "v").float()
-    model.coordinates = AffineCoordinates(shift, scale, dtype)
+    model.coordinates = coordinates
     times = time_grid(model.schedule, 4)
     z, x = (
         evolve(Ancestral(), model, 6, times, generator=clone(generator), denoise=end)
@@ -399,7 +401,8 @@ def test_samples_come_back_in_the_units_and_the_dtype_of_the_data(dtype, generat
     assert z.dtype == torch.float32  # model coordinates are those of the weights
     assert x.dtype == dtype
     tweedie = model.denoise(z, times[-1])
-    close(x.double(), shift + scale * tweedie.double(), 1e-5)
+    expected = coordinates.shift + coordinates.scale * tweedie.double()
+    close(x.double(), expected, 1e-5)
     bare = ScoreModel(model.network, model.schedule, "v").float()
     inside = evolve(Ancestral(), bare, 6, times, generator=clone(generator), denoise=False)
     assert torch.equal(inside, z)

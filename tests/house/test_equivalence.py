@@ -111,11 +111,11 @@ def test_what_breaks_it(vp, ve, generator):
     assert (bare[1] / bare[0] - 1).abs().max() > 0.01
 
 
-def at_equal_ratio(vp, score, x, schedule, *, generator=None):
-    """The loss at times drawn uniformly under `vp`, wherever these are under the schedule."""
+def at_equal_ratio(vp, score, x, *, generator=None):
+    """The loss at times drawn uniformly under `vp`, wherever these are under the score's schedule."""
     t = 0.02 + 0.95 * torch.rand(len(x), generator=generator)
-    if schedule is not vp:
-        t = invert_log_snr(schedule, vp.log_snr(t))
+    if score.schedule != vp:
+        t = invert_log_snr(score.schedule, vp.log_snr(t))
     return multilevel(score, x, t, generator=generator)
 
 

@@ -76,7 +76,9 @@ class ScoreModel(ScoreBase, nn.Module):
             raise ValueError("pass event_shape=: this network does not name one")
         self.network, self.schedule, self.predicts = network, schedule, predicts
         self.event_shape = torch.Size(shape)
-        zeros, ones = torch.zeros(self.event_shape), torch.ones(self.event_shape)
+        weight = next((p for p in network.parameters() if p.is_floating_point()), torch.empty(0))
+        zeros = torch.zeros(self.event_shape, dtype=weight.dtype, device=weight.device)
+        ones = torch.ones_like(zeros)
         self.coordinates = AffineCoordinates(zeros, ones)
         self.register_buffer("z_mean", zeros)
         self.register_buffer("z_std", ones)
