@@ -349,7 +349,9 @@ def test_conditions_and_a_model_that_do_not_fit_are_refused(as_user):
     refused(r"from 0 to 3 - 1; got -1", make(condition=3), x, condition=classes - 1)
     refused(r"must be a class.* got torch.float64", make(condition=3), x, condition=values)
     for bad in (classes, values[:, :1], values.long(), values[:, None]):
-        refused(r"float values of shape \(1 or B, 2\); got", make(condition=(2,)), x, condition=bad)
+        refused(
+            r"float values of shape \(1 or B, 2\); got", make(condition=(2,)), x, condition=bad
+        )
     refused(r"not finite", make(condition=(2,)), x, condition=values / 0)
     refused(r"^condition has 299 rows, the data 300", make(condition=3), x, condition=classes[1:])
     flat = torch.stack([values[:, 0], torch.full((300,), 2.0)], 1)

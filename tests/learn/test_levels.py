@@ -50,7 +50,9 @@ def test_each_sample_is_matched_at_its_own_level(schedule, weight, generator):
     got = noised(MATCHING["implicit"], wrong(schedule), x, t, weight, generator=Given(eps))
     for i in range(6):
         alpha, sigma = schedule(t[i])
-        one = implicit(lambda y, i=i: wrong(schedule)(y, t[i : i + 1]), alpha * x[[i]] + sigma * eps[[i]])
+        one = implicit(
+            lambda y, i=i: wrong(schedule)(y, t[i : i + 1]), alpha * x[[i]] + sigma * eps[[i]]
+        )
         close(got[i], weight(alpha, sigma) * one[0], 1e-10)
 
 

@@ -470,7 +470,9 @@ def test_the_likelihood_weight_is_g2(schedule):
     t, score = torch.linspace(0.01, 0.97, 7), shrink(schedule)
     close(weights.weight_at(weights.likelihood, schedule, t), schedule.g2(t), 1e-12)
     plain, weighted = (
-        objectives.multilevel(score, torch.ones(7, 2), t, weight, generator=Given(torch.ones(7, 2)))
+        objectives.multilevel(
+            score, torch.ones(7, 2), t, weight, generator=Given(torch.ones(7, 2))
+        )
         for weight in (weights.unweighted, weights.likelihood)
     )
     close(weighted, schedule.g2(t) * plain, 1e-10)

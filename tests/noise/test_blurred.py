@@ -53,7 +53,9 @@ def test_it_is_the_law_of_the_data_blurred_in_their_own_units(schedule, sigma, g
 def test_levels_that_the_schedule_does_not_reach_are_refused():
     score = InUnits(VE(0.1, 5.0))
     for sigma in (0.0999, 5.001):
-        with pytest.raises(ValueError, match=r"outside the noise levels of the schedule, 0\.1 to 5"):
+        with pytest.raises(
+            ValueError, match=r"outside the noise levels of the schedule, 0\.1 to 5"
+        ):
             blurred(score, sigma)
     for sigma in (0.1, 5.0):
         blurred(score, sigma)
@@ -67,7 +69,7 @@ def test_a_score_without_a_density_says_so(generator):
     field = blurred(ScoreModel(Network(), VP(), event_shape=(3,)))
     x = torch.randn(4, 3, generator=generator)
     assert field.score(x).shape == (4, 3)
-    with pytest.raises(ValueError, match="ScoreModel.* has no log-density, which Metropolis"):
+    with pytest.raises(ValueError, match=r"ScoreModel.* has no log-density, which Metropolis"):
         field.log_prob(x)
 
 

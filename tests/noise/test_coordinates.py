@@ -200,7 +200,7 @@ def test_what_is_constant_is_refused_and_named():
         with pytest.raises(ValueError, match=r"^channel\(s\) \[2\] are constant"):
             AffineCoordinates.fit(x, torch.Size(event))
         AffineCoordinates.fit(x, torch.Size(event), "one")  # as a whole it is not
-    with pytest.raises(ValueError, match="^the data is constant"):
+    with pytest.raises(ValueError, match=r"^the data is constant"):
         mean_and_std(torch.full((5, 1, 2, 2), 7.0), torch.Size([1, 2, 2]), "one")
     x = torch.rand(5, 1, 2, 2, generator=seeded(0))
     x[:, 0, 0, 0] = 0  # the corner of an image may well be black in all

@@ -226,7 +226,9 @@ def test_predict_evaluates_the_model_once(generator):
 @pytest.mark.usefixtures("as_user")
 def test_predict_refuses_a_plain_score_where_alpha_is_zero():
     with pytest.raises(ValueError, match="does not determine x_0 where alpha = 0"):
-        predict(as_score(lambda x, t: -x, "score", Rectified()), torch.ones(2, 3), torch.tensor(1.0))
+        predict(
+            as_score(lambda x, t: -x, "score", Rectified()), torch.ones(2, 3), torch.tensor(1.0)
+        )
     with pytest.raises(ValueError, match=r"returned shape \(2, 1\) for x of \(2, 3\)"):
         predict(
             as_score(lambda x, t: x[:, :1], "score", VP()), torch.ones(2, 3), torch.tensor(0.5)

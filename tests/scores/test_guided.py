@@ -140,7 +140,9 @@ def test_two_scores_in_one_frame_are_taken(generator):
 
 def test_rows_belong_to_both_scores(generator):
     """A chunk of samples takes its own rows of the conditional and of the free score."""
-    joint = Joint(Gaussian([0.5, -1.0, 2.0], [[1.0, 0.3, 0.2], [0.3, 2.0, 0.5], [0.2, 0.5, 1.5]]), 1)
+    joint = Joint(
+        Gaussian([0.5, -1.0, 2.0], [[1.0, 0.3, 0.2], [0.3, 2.0, 0.5], [0.2, 0.5, 1.5]]), 1
+    )
     y = torch.randn(5, 1, generator=generator)
     exact = ExactScore(joint, VP())
     guided = GuidedScore(exact.given(y), exact.given(-y), 0.7)
@@ -162,8 +164,14 @@ def test_rows_belong_to_both_scores(generator):
         (lambda: GuidedScore(*scores(VP()))(torch.zeros(3, 2), torch.zeros(2)), "t must have"),
         (lambda: GuidedScore(scores(VP())[0], lambda z, t: -z), "becomes one by as_score"),
         (lambda: GuidedScore(lambda z, t: -z, scores(VP())[0]), "becomes one by as_score"),
-        (lambda: GuidedScore(scores(VP())[0], short(VP()))(torch.zeros(3, 2), T), "returned shape"),
-        (lambda: GuidedScore(short(VP()), scores(VP())[1])(torch.zeros(3, 2), T), "returned shape"),
+        (
+            lambda: GuidedScore(scores(VP())[0], short(VP()))(torch.zeros(3, 2), T),
+            "returned shape",
+        ),
+        (
+            lambda: GuidedScore(short(VP()), scores(VP())[1])(torch.zeros(3, 2), T),
+            "returned shape",
+        ),
         (
             lambda: GuidedScore(scores(VP())[0], scores(VE(0.01, 20.0))[1]),
             r"different schedules, VP\(.*VE\(.*RescheduledScore\(score, schedule\)",

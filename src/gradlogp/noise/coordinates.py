@@ -128,9 +128,7 @@ class AffineCoordinates(nn.Module):
     scale: Tensor
     bits: Tensor
 
-    def __init__(
-        self, shift: Tensor, scale: Tensor, dtype: torch.dtype = torch.float32
-    ) -> None:
+    def __init__(self, shift: Tensor, scale: Tensor, dtype: torch.dtype = torch.float32) -> None:
         super().__init__()
         if shift.shape != scale.shape:
             raise ValueError(
@@ -153,7 +151,9 @@ class AffineCoordinates(nn.Module):
             ValueError: If a column, a channel, or the whole is constant.
         """
         kind = as_tensor(data[:0]).dtype
-        narrow = kind.itemsize <= (4 if kind.is_floating_point else 2)  # float32 has all its digits
+        narrow = kind.itemsize <= (
+            4 if kind.is_floating_point else 2
+        )  # float32 has all its digits
         dtype = torch.float32 if narrow else torch.float64
         return cls(*mean_and_std(data, event_shape, scales), dtype)
 
