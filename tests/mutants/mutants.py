@@ -72,19 +72,19 @@ MUTANTS = (
     Mutant(
         "M4: denoising at the level before",
         "diffusion/transitions/annealed.py",
-        "return predict(score, schedule, x, t)[0]",
-        "return predict(score, schedule, x, t + 0.05 * (1 - t))[0]",
+        "return predict(score, z, t)[0]",
+        "return predict(score, z, t + 0.05 * (1 - t))[0]",
         "diffusion/test_transitions.py::test_annealed_langevin_final_law",
     ),
     Mutant(
-        "M5: the prior forgets the data's mean",
-        "noise/terminal.py", "alpha * mean.to(z) + (alpha**2", "(alpha**2",
-        "diffusion/test_evolve.py::test_prior_is_its_formula",
+        "M5: the law at t = 1 forgets the data's mean",
+        "noise/terminal.py", "GaussianTerminal(alpha * m,", "GaussianTerminal(0 * m,",
+        "noise/test_terminal.py::test_the_law_of_moments",
     ),
     Mutant(
-        "M5: the prior forgets the data's variance",
-        "noise/terminal.py", "(alpha**2 * var.to(z) + sigma**2).sqrt()", "sigma",
-        "diffusion/test_evolve.py::test_prior_is_its_formula",
+        "M5: the law at t = 1 forgets the data's variance",
+        "noise/terminal.py", "alpha**2 * v + sigma**2", "0 * v + sigma**2",
+        "noise/test_terminal.py::test_the_law_of_moments",
     ),
     Mutant(
         "M6: g for g²",
@@ -138,14 +138,14 @@ MUTANTS = (
     ),
     Mutant(
         "M14: a likelihood without the Jacobian of the scaler",
-        "interfaces/pipeline.py",
-        "result.log_prob.cpu() + model.log_det_encode()", "result.log_prob.cpu()",
-        "interfaces/test_pipeline.py::test_log_density_is_in_data_units",
+        "diffusion/likelihood.py",
+        "gain.to(x) + score.coordinates.log_det(x[part])", "gain.to(x)",
+        "interfaces/test_pipeline.py::test_log_likelihood_is_in_data_units",
     ),
     Mutant(
         "X: source and target time swapped in the ancestral mean",
-        "diffusion/transitions/ancestral.py", "mean = a * sigma_s**2 / sigma_t**2 * x",
-        "mean = a * sigma_t**2 / sigma_s.clamp(min=1e-9) ** 2 * x",
+        "diffusion/transitions/ancestral.py", "mean = a * sigma_s**2 / sigma_t**2 * z",
+        "mean = a * sigma_t**2 / sigma_s.clamp(min=1e-9) ** 2 * z",
         "diffusion/test_transitions.py::test_ancestral_step_is_that_of_ddpm",
     ),
     Mutant(
@@ -474,8 +474,8 @@ MUTANTS = (
     Mutant(
         "X: a multistep solver that never remembers",
         "diffusion/evolve.py",
-        "move = transition.begin() if isinstance(transition, Multistep) else transition",
-        "move = transition",
+        "move = mine.begin() if isinstance(mine, Multistep) else mine",
+        "move = mine",
         "diffusion/test_solvers.py::test_order_on_a_mixture",
     ),
     Mutant(
@@ -649,8 +649,8 @@ MUTANTS = (
     Mutant(
         "X: guidance by 1 + w at w",
         "scores/guided.py",
-        "given + per_sample(self.weight * acts.to(x), x) * (given - free)",
-        "free + per_sample(self.weight * acts.to(x), x) * (given - free)",
+        "inside + per_sample(self.weight * acts.to(z), z) * (inside - outside)",
+        "outside + per_sample(self.weight * acts.to(z), z) * (inside - outside)",
         "scores/test_guided.py::test_score_is_that_of_the_conditional_times_a_power_of_the_class",
     ),
     Mutant(
@@ -677,8 +677,8 @@ MUTANTS = (
     Mutant(
         "X: a colour left off the score",
         "diffusion/transitions/annealed_noise.py",
-        "return self.K.sqrt(self.score(self.K.sqrt(y), t))",
-        "return self.score(self.K.sqrt(y), t)",
+        "return self.K.sqrt(self.score(self.K.sqrt(z), t))",
+        "return self.score(self.K.sqrt(z), t)",
         "diffusion/test_transitions_annealed.py::test_coloured_steps_are_preconditioned_ones",
     ),
     Mutant(
@@ -730,8 +730,8 @@ MUTANTS = (
     Mutant(
         "X: half the noise in a correction",
         "diffusion/transitions/corrector.py",
-        "(2 * h).sqrt() * randn_like(x, generator)",
-        "h.sqrt() * randn_like(x, generator)",
+        "(2 * h).sqrt() * randn_like(z, generator)",
+        "h.sqrt() * randn_like(z, generator)",
         "check/test_theory.py::test_claim[solvers.corrector_by_level]",
     ),
     Mutant(
@@ -875,10 +875,10 @@ MUTANTS = (
         "interfaces/test_demos.py::test_the_floor_of_features_has_as_many_images_as_the_samples",
     ),
     Mutant(
-        "X: bits per pixel without the Jacobian of the coordinates",
+        "X: bits per pixel of twice as many grey levels",
         "interfaces/demos/mnist.py",
-        "found.log_prob + model.log_det_encode()",
-        "found.log_prob",
+        "bits_per_dim(found.log_prob, k.shape[1:], LEVELS)",
+        "bits_per_dim(found.log_prob, k.shape[1:], 2 * LEVELS)",
         "interfaces/test_demos.py::test_bits_per_pixel_of_a_known_law",
     ),
     Mutant(
