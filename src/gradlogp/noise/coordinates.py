@@ -56,11 +56,14 @@ def mean_and_std(
     if scales not in ("each", "one"):
         raise ValueError(f"scales must be 'each' or 'one', got {scales!r}")
     axes = tuple(i for i in range(len(event_shape) + 1) if scales == "one" or i != 1)
+    # sums of differences from the first row: of a constant they are 0, and far from 0 they keep digits
+    near = as_tensor(data[:1]).double().cpu().numpy().mean(axes, keepdims=True)
     total, count = np.zeros(()), 0
     for _, part in pieces(data):
-        total, count = total + part.double().cpu().numpy().sum(axes), count + part.numel()
+        total = total + (part.double().cpu().numpy() - near).sum(axes)
+        count += part.numel()
     n = count / max(1, total.size)
-    mean = total / n
+    mean = near.reshape(total.shape) + total / n
     kept = np.expand_dims(mean, axes)
     squares = np.zeros(())
     for _, part in pieces(data):
@@ -110,12 +113,12 @@ class AffineCoordinates(nn.Module):
         \log |\det dz/dx| = -\sum \log scale, \qquad \nabla_x \log p(x) = \nabla_z \log p(z) / scale
 
     shift and scale stay in float64 on the CPU when a model that holds them is converted or moved.
-    What is decoded has the dtype of the data that they were fitted to.
+    What is decoded has at least the digits of the data that they were fitted to.
 
     Arguments:
         shift: In the shape of an event.
         scale: Positive, likewise.
-        dtype: The dtype of the data, that of what `decode` returns; that of z by default.
+        dtype: float32 or float64, that of the data; `decode` returns it, or that of z if wider.
 
     Raises:
         ValueError: For shapes that differ, or a scale that is not positive and finite.
@@ -123,8 +126,9 @@ class AffineCoordinates(nn.Module):
 
     shift: Tensor
     scale: Tensor
+    bits: Tensor
 
-    def __init__(self, shift: Tensor, scale: Tensor, dtype: torch.dtype | None = None) -> None:
+    def __init__(self, shift: Tensor, scale: Tensor, dtype: torch.dtype = torch.float32) -> None:
         super().__init__()
         if shift.shape != scale.shape:
             raise ValueError(
@@ -133,9 +137,9 @@ class AffineCoordinates(nn.Module):
             )
         if not bool((scale.isfinite() & (scale > 0)).all() & shift.isfinite().all()):
             raise ValueError("shift must be finite, scale positive and finite")
-        self.dtype = dtype
         self.register_buffer("shift", shift.detach().double().cpu().clone())
         self.register_buffer("scale", scale.detach().double().cpu().clone())
+        self.register_buffer("bits", torch.tensor(8.0 * dtype.itemsize))  # kept with the weights
 
     @classmethod
     def fit(
@@ -146,8 +150,11 @@ class AffineCoordinates(nn.Module):
         Raises:
             ValueError: If a column, a channel, or the whole is constant.
         """
-        double = data.dtype in (torch.float64, np.dtype(np.float64))
-        dtype = torch.float64 if double else torch.float32
+        kind = as_tensor(data[:0]).dtype
+        narrow = kind.itemsize <= (
+            4 if kind.is_floating_point else 2
+        )  # float32 has all its digits
+        dtype = torch.float32 if narrow else torch.float64
         return cls(*mean_and_std(data, event_shape, scales), dtype)
 
     def _apply(self, fn: Callable[..., Tensor], recurse: bool = True) -> AffineCoordinates:
@@ -164,10 +171,11 @@ class AffineCoordinates(nn.Module):
         return ((x.double() - self.shift.to(x.device)) / self.scale.to(x.device)).to(x.dtype)
 
     def decode(self, z: Tensor) -> Tensor:
-        """Return x, of the dtype of the data."""
+        """Return x, of the dtype of the data or that of z, whichever has more digits."""
         check_batch(z, self.shift.shape, "z")
         x = self.shift.to(z.device) + self.scale.to(z.device) * z.double()
-        return x.to(self.dtype or z.dtype)
+        own = torch.float64 if float(self.bits) == 64 else torch.float32
+        return x.to(torch.promote_types(own, z.dtype))
 
     def log_det(self, x: Tensor) -> Tensor:
         """Return −Σ log scale for each sample, `(B,)`."""
