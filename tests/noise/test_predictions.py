@@ -24,7 +24,8 @@ from gradlogp.noise.schedules import (
     SubVP,
 )
 from gradlogp.noise.tweedie import tweedie
-from gradlogp.scores.model import ExactScore
+from gradlogp.scores.adapt import as_score
+from gradlogp.scores.exact import ExactScore
 
 SCHEDULES = [
     VE(0.1, 30.0),
@@ -215,7 +216,7 @@ def test_predict_evaluates_the_model_once(generator):
         return -x
 
     x, t = torch.randn(3, 2, generator=generator), torch.tensor(0.5)
-    x0, eps = predict(score, x, t)
+    x0, eps = predict(as_score(score, "score", VP()), x, t)
     assert len(calls) == 1
     alpha, sigma = VP()(t)
     close(eps, sigma * x)
@@ -225,9 +226,13 @@ def test_predict_evaluates_the_model_once(generator):
 @pytest.mark.usefixtures("as_user")
 def test_predict_refuses_a_plain_score_where_alpha_is_zero():
     with pytest.raises(ValueError, match="does not determine x_0 where alpha = 0"):
-        predict(lambda x, t: -x, torch.ones(2, 3), torch.tensor(1.0))
-    with pytest.raises(ValueError, match="prediction returned shape"):
-        predict(lambda x, t: x[:, :1], torch.ones(2, 3), torch.tensor(0.5))
+        predict(
+            as_score(lambda x, t: -x, "score", Rectified()), torch.ones(2, 3), torch.tensor(1.0)
+        )
+    with pytest.raises(ValueError, match=r"returned shape \(2, 1\) for x of \(2, 3\)"):
+        predict(
+            as_score(lambda x, t: x[:, :1], "score", VP()), torch.ones(2, 3), torch.tensor(0.5)
+        )
 
 
 # ---------------------------------------------------------------------------- Tweedie

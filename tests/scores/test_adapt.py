@@ -10,9 +10,9 @@ from gradlogp import (
     as_score,
     objectives,
 )
-from gradlogp.core import Denoiser
-from gradlogp.noise import to_prediction
-from gradlogp.noise.schedules import VE, VP
+from gradlogp.core import NoisyScore
+from gradlogp.noise import Moments, terminal, to_prediction
+from gradlogp.noise.schedules import VE, VP, Rectified
 
 LAW = GaussianMixture([0.3, 0.7], [[-2.0, 0.5], [1.0, 0.0]], [0.4, 0.6])
 KINDS = ["score", "epsilon", "x0", "v", "velocity"]
@@ -47,7 +47,7 @@ def oracle(kind, schedule):
 def test_every_kind_is_the_exact_score(kind, schedule, generator):
     x = 2 * torch.randn(5, 2, generator=generator)
     score = as_score(oracle(kind, schedule), kind, schedule)
-    assert isinstance(score, Denoiser)
+    assert isinstance(score, NoisyScore)
     exact = ExactScore(LAW, schedule)
     for t in (torch.tensor(0.4), torch.linspace(0.1, 0.9, 5)):
         close(score(x, t), exact(x, t))
@@ -60,6 +60,62 @@ def test_every_kind_is_the_exact_score(kind, schedule, generator):
         objectives.multilevel(score, x, times, generator=same()),
         objectives.multilevel(exact, x, times, generator=same()),
     )
+
+
+@pytest.mark.parametrize("kind", ["score", "epsilon"])
+def test_a_score_or_epsilon_at_the_end_without_signal(kind, generator):
+    """At α = 0 the score is what the network says; of z_0 neither of them says anything."""
+    z, t = torch.randn(5, 2, generator=generator), torch.tensor([1.0, 0.3, 1.0, 0.9, 0.5])
+    score = as_score(oracle(kind, Rectified()), kind, Rectified())
+    close(score(z, t), ExactScore(LAW, Rectified())(z, t))
+    close(score(z, torch.tensor(1.0)), -z)
+    with pytest.raises(ValueError, match=f"{kind} does not determine x_0 where alpha = 0"):
+        score.denoise(z, t)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_without_noise_the_state_is_the_answer(kind, generator):
+    """E[z_0 | z_0 = z] = z, also from what says nothing of ε there; of the score there is none."""
+    z = torch.randn(5, 2, generator=generator)
+    network = lambda z, t: {"x0": z, "v": 0 * z}.get(kind, -z if kind == "velocity" else z)
+    score = as_score(network, kind, VP())
+    close(score.denoise(z, torch.tensor(0.0)), z)
+    with pytest.raises(ValueError, match="no score at sigma = 0"):
+        score(z, torch.tensor(0.0))
+
+
+def oracle_at_the_end(kind):
+    """What `to_prediction` gives at α = 0, without a division by it."""
+    return lambda z, t: {"x0": LAW.mean - 0 * z, "velocity": z - LAW.mean, "v": -LAW.mean - 0 * z}[
+        kind
+    ]
+
+
+@pytest.mark.parametrize("kind", ["x0", "v", "velocity"])
+def test_all_else_denoises_at_the_end_without_signal(kind, generator):
+    z = torch.randn(5, 2, generator=generator)
+    score = as_score(oracle_at_the_end(kind), kind, Rectified())
+    close(score(z, torch.tensor(1.0)), -z)
+    close(score.denoise(z, torch.tensor(1.0)), LAW.mean.expand(5, 2))
+
+
+def test_moments_and_the_event_shape_are_carried(generator):
+    """With them a function has a law at t = 1, and knows what shape to draw."""
+    moments = Moments(torch.tensor([0.3, -2.0]), torch.tensor([0.5, 4.0]))
+    score = as_score(lambda z, t: -z, "score", VP(), moments=moments, event_shape=(2,))
+    assert (score.event_shape, score.schedule) == (torch.Size([2]), VP())
+    alpha, sigma = VP()(torch.tensor(1.0))
+    law = terminal(score)
+    close(law.mean[0], alpha * moments.mean)
+    close(law.var[0], alpha**2 * moments.var + sigma**2)
+    assert law.sample(7, generator=generator).shape == (7, 2)
+    bare = as_score(lambda z, t: -z, "score", VP())
+    assert (bare.event_shape, bare.moments) == (None, None)
+    with pytest.raises(ValueError, match="pass moments="):
+        terminal(bare)
+    for extra in ({"moments": moments}, {"event_shape": (2,)}):
+        with pytest.raises(ValueError, match="belong to a noisy score: pass schedule= too"):
+            as_score(lambda z: -z, "score", **extra)
 
 
 def test_without_a_schedule(generator):

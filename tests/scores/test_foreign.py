@@ -8,10 +8,11 @@ from torch import nn
 from gradlogp import (
     ExactScore,
     GaussianMixture,
+    as_score,
     evolve,
     time_grid,
 )
-from gradlogp.core import Denoiser
+from gradlogp.core import NoisyScore
 from gradlogp.diffusion import ProbabilityFlow
 from gradlogp.distributions.analytic import Empirical
 from gradlogp.noise.predictions import KINDS, to_prediction
@@ -73,7 +74,7 @@ def test_a_perfect_network_is_the_exact_score(kind, schedule, generator):
         ForeignScore(network, schedule, kind, noise_input="time"),
         ExactScore(MIXTURE, schedule),
     )
-    assert isinstance(score, Denoiser)
+    assert isinstance(score, NoisyScore)
     close(score(x, t), exact(x, t), 1e-10)
     close(score.denoise(x, t), exact.denoise(x, t), 1e-10)
     close(score(x, t[2]), exact(x, t[2]), 1e-10)
@@ -211,7 +212,7 @@ def test_any_event_shape(event, generator):
     score = from_k_diffusion(denoiser, 0.01, 50.0, event_shape=event)
     exact, t = ExactScore(law, EDM(0.01, 50.0)), torch.tensor([0.3, 0.5, 0.7, 0.9])
     close(score(x, t), exact(x, t), 1e-9)
-    with pytest.raises(ValueError, match="x must have shape"):
+    with pytest.raises(ValueError, match="z must have shape"):
         score(torch.zeros(4, 5), t)
 
 
@@ -222,7 +223,7 @@ def test_a_score_that_cannot_denoise_will_do(generator):
         VP(),
     )
     exact = ExactScore(MIXTURE, schedule)
-    bare = to_k_diffusion(lambda x, t: exact(x, t))
+    bare = to_k_diffusion(as_score(lambda x, t: exact(x, t), "score", schedule))
     close(bare(x, sigma), to_k_diffusion(exact)(x, sigma), 1e-10)
 
 
@@ -254,7 +255,7 @@ def test_a_denoiser_of_k_diffusion_with_a_range_and_arguments(generator):
         from_k_diffusion(edm_network)
 
 
-# ---------------------------------------------------------------------------- labels, bad input
+# ---------------------------------------------------------------------------- conditions, bad input
 
 
 class Classes(nn.Module):
@@ -264,24 +265,24 @@ class Classes(nn.Module):
         super().__init__()
         self.means = nn.Parameter(torch.tensor([[1.0, 0.0], [0.0, -3.0]]))
 
-    def forward(self, x, sigma, labels):
-        return self.means[labels] + 0 * x
+    def forward(self, x, sigma, condition):
+        return self.means[condition] + 0 * x
 
 
 @torch.no_grad()
-def test_labels(generator):
+def test_classes(generator):
     x, t = torch.randn(3, 2, generator=generator), torch.tensor([0.2, 0.4, 0.9])
     model = from_edm(Classes(), 0.1, 10.0, event_shape=(2,))
     sigma = model.schedule(t)[1][:, None]
     means = Classes().means
     each = model.given(torch.tensor([0, 1, 1]))
-    assert isinstance(each, Denoiser)
+    assert isinstance(each, NoisyScore)
     close(each.denoise(x, t), means[torch.tensor([0, 1, 1])], 1e-12)
     close(each(x, t), (means[torch.tensor([0, 1, 1])] - x) / sigma**2, 1e-12)
     close(model.given(1)(x, t), (means[1] - x) / sigma**2, 1e-12)
     start = 10 * torch.randn(5, 2, generator=generator)
     times = time_grid(model.schedule, 5, t_min=0.0)
-    for chunk in (None, 2):  # one label for all does not depend on the chunk
+    for chunk in (None, 2):  # one class for all does not depend on the chunk
         out = evolve(ProbabilityFlow(), model.given(1), start, times, chunk_size=chunk)
         close(out, means[1].expand(5, 2), 1e-10)
     assert len(list(model.parameters())) == 1  # a module: it moves to another device as a whole

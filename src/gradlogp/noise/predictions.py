@@ -33,31 +33,35 @@ def _check_kind(kind: str) -> None:
         raise ValueError(f"unknown kind {kind!r}; one of {', '.join(map(repr, KINDS))}")
 
 
-def _divide(numerator: Tensor, denominator: Tensor, kind: str, symbol: str) -> Tensor:
-    if bool((denominator == 0).any()):
-        other = {"x0": "epsilon", "score": "x_0", "epsilon": "x_0"}[kind]
+def check_determines(kind: Kind, other: str, divisor: Tensor) -> None:
+    """Raise `ValueError` where a prediction says nothing of "x_0" at α = 0, of "epsilon" at σ = 0."""
+    silent = ("score", "epsilon") if other == "x_0" else ("x0",)
+    if kind in silent and bool((divisor == 0).any()):
+        symbol = "alpha" if other == "x_0" else "sigma"
         raise ValueError(
             f"{kind} does not determine {other} where {symbol} = 0; stay off that end of time, or "
             "predict 'v' or 'velocity', which determine both at both ends"
         )
-    return numerator / denominator
 
 
 def to_x0(kind: Kind, value: Tensor, x_t: Tensor, a: Tensor, b: Tensor) -> Tensor:
-    """Return x̂_0 of a prediction; α and σ as tensors that broadcast against x_t."""
+    """Return x̂_0 of a prediction; α and σ as tensors that broadcast against x_t.
+
+    Not finite where the prediction does not determine it: nothing here looks at a number.
+    """
     if kind == "x0":
         return value
     if kind == "v":
         return (a * x_t - b * value) / (a**2 + b**2)
     if kind == "velocity":
         return (x_t - b * value) / (a + b)
-    return _divide(x_t - b * to_epsilon(kind, value, x_t, a, b), a, kind, "alpha")
+    return (x_t - b * to_epsilon(kind, value, x_t, a, b)) / a
 
 
 def to_epsilon(kind: Kind, value: Tensor, x_t: Tensor, a: Tensor, b: Tensor) -> Tensor:
-    """Return ε̂ of a prediction; α and σ as tensors that broadcast against x_t."""
+    """Return ε̂ of a prediction, likewise."""
     if kind == "x0":
-        return _divide(x_t - a * value, b, kind, "sigma")
+        return (x_t - a * value) / b
     if kind == "v":
         return (b * x_t + a * value) / (a**2 + b**2)
     if kind == "velocity":
@@ -95,6 +99,8 @@ def from_prediction(
     _check_kind(kind)
     check_same_shape(value, x_t, "the prediction")
     a, b = per_sample(alpha, x_t, "alpha"), per_sample(sigma, x_t, "sigma")
+    check_determines(kind, "x_0", a)
+    check_determines(kind, "epsilon", b)
     return to_x0(kind, value, x_t, a, b), to_epsilon(kind, value, x_t, a, b)
 
 
@@ -115,7 +121,11 @@ def to_prediction(
         return a * eps - b * x0
     if kind == "velocity":
         return eps - x0
-    return eps if kind == "epsilon" else _divide(-eps, b, kind, "sigma")
+    if kind == "epsilon":
+        return eps
+    if bool((b == 0).any()):
+        raise ValueError("there is no score where sigma = 0")
+    return -eps / b
 
 
 def predict(score: NoisyScore, z: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:

@@ -15,7 +15,7 @@ from torch import Tensor
 from ..calculus.reverse import GradientField
 from ..core import Moments, Schedule, ScoreFn, check_batch, check_same_shape, per_sample
 from ..noise.coordinates import IDENTITY
-from ..noise.predictions import KINDS, Kind, from_prediction, to_epsilon
+from ..noise.predictions import KINDS, Kind, check_determines, to_epsilon, to_x0
 from ..noise.score_base import ScoreBase
 
 Network = Literal["log_prob", "energy", "score", "epsilon", "x0", "v", "velocity"]
@@ -146,7 +146,9 @@ class FunctionScore(ScoreBase):
 
     def _denoise(self, z: Tensor, t: Tensor) -> Tensor:
         kind, value = self._prediction(z, t)
-        return from_prediction(kind, value, z, *self.schedule(t))[0]
+        a, b = (per_sample(v, z) for v in self.schedule(t))
+        check_determines(kind, "x_0", a)
+        return to_x0(kind, value, z, a, b)
 
     def log_prob(self, z: Tensor, t: Tensor) -> Tensor:
         """Return log p_t(z), up to a constant for each t.

@@ -21,6 +21,7 @@ from ..noise.coordinates import IDENTITY
 from ..noise.predictions import (
     KINDS,
     Kind,
+    check_determines,
     to_epsilon,
     to_x0,
 )
@@ -175,6 +176,7 @@ class ForeignScore(ScoreBase, nn.Module):
             ValueError: For a score or an ε at α = 0, which say nothing of z_0 there.
         """
         out, a, b = self._predict(z, t, condition)
+        check_determines(self.predicts, "x_0", a)
         return to_x0(self.predicts, out, z, a, b)
 
     def _score(self, z: Tensor, t: Tensor) -> Tensor:
