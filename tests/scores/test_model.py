@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from gradlogp.distributions.analytic import Gaussian, GaussianMixture
+from gradlogp.noise.coordinates import same_coordinates
 from gradlogp.noise.predictions import KINDS
 from gradlogp.noise.schedules import (
     DDPM,
@@ -17,13 +18,9 @@ from gradlogp.noise.schedules import (
     Rectified,
     SubVP,
 )
-from gradlogp.scores.model import (
-    Conditioned,
-    EmpiricalScore,
-    ExactScore,
-    ScoreModel,
-)
-from gradlogp.scores.networks import MLP, NO_CLASS, UNet
+from gradlogp.scores.exact import EmpiricalScore, ExactScore
+from gradlogp.scores.model import ScoreModel
+from gradlogp.scores.networks import MLP, UNet
 
 SCHEDULES = [
     VE(0.05, 30.0),
@@ -84,8 +81,8 @@ class Wave(nn.Module):
 
 def standardised(network, schedule, kind, mean=MEAN, std=STD):
     model = ScoreModel(network, schedule, kind)
-    model.data_mean.copy_(mean)
-    model.data_std.copy_(std)
+    model.z_mean.copy_(mean)
+    model.z_std.copy_(std)
     return model
 
 
@@ -165,32 +162,127 @@ def test_images_and_vectors_alike(kind, generator):
     flat, image = ScoreModel(Wave(4), VP(), kind), ScoreModel(Wave(1, 1, 4), VP(), kind)
     mean, std = torch.randn(4, generator=generator), torch.rand(4, generator=generator) + 0.5
     for model in (flat, image):
-        model.data_mean.copy_(mean.reshape(model.event_shape))
-        model.data_std.copy_(std.reshape(model.event_shape))
+        model.z_mean.copy_(mean.reshape(model.event_shape))
+        model.z_std.copy_(std.reshape(model.event_shape))
     x, t = torch.randn(4, 4, generator=generator), torch.tensor([0.1, 0.4, 0.6, 0.9])
     close(image(x.reshape(4, 1, 1, 4), t).flatten(1), flat(x, t))
     close(image.denoise(x.reshape(4, 1, 1, 4), t).flatten(1), flat.denoise(x, t))
 
 
 NETWORKS = {
-    "mlp": lambda: MLP(6, width=16, depth=1, condition=3, generator=seeded()),
-    "unet": lambda: UNet((1, 8, 8), channels=(8, 16), condition=3, generator=seeded()),
+    "mlp": lambda k: MLP(6, width=16, depth=1, condition=k, generator=seeded()),
+    "unet": lambda k: UNet((1, 8, 8), channels=(8, 16), condition=k, generator=seeded()),
 }
 
 
+every_network = pytest.mark.parametrize("network", NETWORKS.values(), ids=NETWORKS.keys())
+every_condition = pytest.mark.parametrize("condition", [None, 3, (2,)], ids=str)
+
+
+def awake(network, kind, condition, schedule=VP()):  # noqa: B008
+    """A model that depends on all it is given, in a frame of its own; and its condition, 4 rows."""
+    model = ScoreModel(network(condition), schedule, kind)
+    g = seeded(1)
+    nn.init.normal_(model.network.outlet.weight, 0.0, 0.3, generator=g)
+    model.z_mean.copy_(torch.randn(model.event_shape, generator=g))
+    model.z_std.copy_(torch.rand(model.event_shape, generator=g) + 0.5)
+    if condition is None:
+        return model, ()
+    value = torch.tensor([0, 2, 1, 0]) if condition == 3 else torch.randn(4, 2, generator=g)
+    return model, (value,)
+
+
 @every_kind
-@pytest.mark.parametrize("network", NETWORKS.values(), ids=NETWORKS.keys())
-def test_samples_do_not_see_each_other(network, kind, generator):
-    model = ScoreModel(network(), VP(), kind)
-    nn.init.normal_(model.network.outlet.weight, 0.0, 0.3, generator=generator)
+@every_condition
+@every_network
+def test_samples_do_not_see_each_other(network, condition, kind, generator):
+    model, given = awake(network, kind, condition)
     x = torch.randn(4, *model.event_shape, generator=generator)
-    t, labels = torch.tensor([0.2, 0.5, 0.7, 1.0]), torch.tensor([0, 2, 1, 0])
-    for call in (model, model.denoise):
-        out = call(x, t, labels)
+    t = torch.tensor([0.2, 0.5, 0.7, 1.0])
+    score = model.given(*given) if given else model
+    for name in ("__call__", "denoise"):
+        out = getattr(score, name)(x, t)
         for i in range(4):
-            one = call(x[i : i + 1], t[i : i + 1], labels[i : i + 1])
+            row = score.rows(slice(i, i + 1))
+            one = getattr(row, name)(x[i : i + 1], t[i : i + 1])
             close(one[0], out[i], rtol=1e-12, atol=1e-12)
-            close(call(x, t[i], labels)[i], out[i], rtol=1e-12, atol=1e-12)
+            close(getattr(score, name)(x, t[i])[i], out[i], rtol=1e-12, atol=1e-12)
+
+
+# ---------------------------------------------------------------------------- as one graph
+
+
+class Forward(nn.Module):
+    """`forward` as a module of its own: called, a model takes no condition beside z and t."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.model = model
+
+    def forward(self, z, t, condition):
+        return self.model.forward(z, t, condition)
+
+
+@pytest.mark.usefixtures("as_user")
+@every_condition
+@every_network
+@pytest.mark.parametrize("kind", ["epsilon", "v"])
+def test_compiled_exported_and_mapped_it_is_the_same(network, condition, kind, generator):
+    """Nothing in `forward` depends on the numbers: one graph, and one sample at a time under vmap."""
+    torch._dynamo.reset()
+    model, given = awake(network, kind, condition)
+    model.requires_grad_(False)
+    x = torch.randn(4, *model.event_shape, generator=generator)
+    t = torch.tensor([0.2, 0.5, 0.7, 1.0])
+    out = model.forward(x, t, *given)
+    whole = torch.compile(model.forward, fullgraph=True, backend="eager")
+    close(whole(x, t, *given), out, rtol=1e-12, atol=1e-12)
+    close(whole(x, t[1], *given)[1], out[1], rtol=1e-12, atol=1e-12)
+    exported = torch.export.export(Forward(model) if given else model, (x, t, *given)).module()
+    close(exported(x, t, *given), out, rtol=1e-12, atol=1e-12)
+    close(exported(2 * x, t.flip(0), *given), model.forward(2 * x, t.flip(0), *given))
+    one = lambda *row: model.forward(*(v.unsqueeze(0) for v in row)).squeeze(0)
+    close(torch.func.vmap(one)(x, t, *given), out, rtol=1e-12, atol=1e-12)
+    # forward mode along a direction is the difference of two values
+    v = torch.randn(x.shape, generator=generator)
+    f = lambda y: model.forward(y, t, *given)
+    value, tangent = torch.func.jvp(f, (x,), (v,))
+    close(value, out, rtol=1e-12, atol=1e-12)
+    h = 1e-6
+    close(tangent, (f(x + h * v) - f(x - h * v)) / (2 * h), rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.usefixtures("as_user")
+@every_kind
+@every_condition
+def test_forward_never_looks_at_a_number(condition, kind):
+    """On the meta device there are none: a branch on data, or a wait for it, would raise."""
+    model, given = awake(NETWORKS["mlp"], kind, condition)
+    model = model.to("meta")
+    x, t = torch.empty(4, 6, device="meta"), torch.empty(4, device="meta")
+    if condition == 3:  # the network itself looks whether classes are in range, in the open
+        return
+    extra = [v.to("meta") for v in given]
+    assert model.forward(x, t, *extra).shape == x.shape
+    assert model.denoise_given(x, t, *extra or (None,)).shape == x.shape
+    if condition is None:
+        assert model(x, t).shape == model.denoise(x, t).shape == x.shape
+    with pytest.raises((RuntimeError, NotImplementedError)):
+        bool((t > 0).any())  # negative control: this is what raises
+
+
+def test_a_model_refuses_no_noise_and_forward_does_not_branch():
+    model, _ = awake(NETWORKS["mlp"], "epsilon", None)
+    x, zero = torch.ones(2, 6), torch.zeros(())
+    with pytest.raises(ValueError, match="no score at sigma = 0"):
+        model(x, zero)
+    assert not model.forward(x, zero).isfinite().any()
+    mixed = torch.tensor([0.0, 0.4])
+    out = model.forward(x, mixed)
+    assert not out[0].isfinite().any()
+    close(out[1:], model(x[1:], mixed[1:]), rtol=1e-12, atol=1e-12)  # alone, as it should be
+    ve, _ = awake(NETWORKS["mlp"], "epsilon", None, VE(0.01, 50.0))
+    assert ve(x, zero).isfinite().all()  # σ_0 > 0: time 0 is a level like others
 
 
 def test_the_dtype_follows_the_input(generator):
@@ -237,98 +329,36 @@ def test_a_constant_entry(kind, generator):
     close(model.denoise(x, t), Gaussian(MEAN, std**2).posterior_mean(x, *VP()(t)))
 
 
-# ---------------------------------------------------------------------------- encode and decode
+# ---------------------------------------------------------------------------- what is stored
 
 
-def test_encode_decode_and_the_determinant(generator):
-    model = ScoreModel(Wave(2, 3), VP())
-    x = torch.randn(4, 2, 3, generator=generator)
-    close(model.encode(x), x)  # identities at first
-    assert model.log_det_encode() == 0.0
-    model.shift.copy_(torch.randn(2, 3, generator=generator))
-    model.scale.copy_(torch.rand(2, 3, generator=generator) + 0.2)
-    z = model.encode(x)
-    close(z, (x - model.shift) / model.scale)
-    close(model.decode(z), x)
-    J = torch.func.jacrev(lambda y: model.encode(y.reshape(1, 2, 3)).flatten())(x[0].flatten())
-    close(torch.tensor(model.log_det_encode()), torch.linalg.slogdet(J).logabsdet)
-    # densities: log p_x(x) = log p_z(z) + log |det dz/dx|
-    p_x = Gaussian(model.shift.flatten(), model.scale.flatten() ** 2).log_prob(x.flatten(1))
-    p_z = Gaussian(torch.zeros(6)).log_prob(z.flatten(1))
-    close(p_x, p_z + model.log_det_encode())
-
-
-def test_the_statistics_are_stored_with_the_weights(generator):
+def test_the_frame_is_stored_with_the_weights(generator):
     model = standardised(MLP(3, width=8, depth=1, generator=generator), VP(), "v")
-    model.shift.fill_(2.0)
+    x = 5 + 3 * torch.randn(50, 3, generator=generator)
+    model.fit_frame(x, "each")
+    model.z_mean.copy_(MEAN)
     again = ScoreModel(MLP(3, width=8, depth=1), VP(), "v")
     again.load_state_dict(model.state_dict())
-    for name in ("data_mean", "data_std", "shift", "scale"):
-        assert torch.equal(getattr(again, name), getattr(model, name))
-    x, t = torch.randn(4, 3, generator=generator), torch.tensor(0.3)
-    assert torch.equal(again(x, t), model(x, t))
+    for a, b in zip(again.moments, model.moments, strict=True):
+        assert torch.equal(a, b)
+    assert same_coordinates(again.coordinates, model.coordinates)
+    close(again.coordinates.encode(x).std(0, correction=0), torch.ones(3))
+    z, t = torch.randn(4, 3, generator=generator), torch.tensor(0.3)
+    assert torch.equal(again(z, t), model(z, t))
 
 
-# ---------------------------------------------------------------------------- labels, bad input
+def test_the_frame_of_data_is_their_moments_in_model_coordinates(generator):
+    """Whether the coordinates were fitted to all columns together, to each, or not at all."""
+    x = torch.randn(60, 3, generator=generator) * STD * 40 + MEAN * 1e3
+    for scales in (None, "each", "one"):
+        model = ScoreModel(Wave(3), VP())
+        model.fit_frame(x, scales)
+        z = model.coordinates.encode(x)
+        close(model.moments.mean, z.mean(0), rtol=1e-11, atol=1e-11)
+        close(model.moments.var, z.var(0, correction=0), rtol=1e-11, atol=1e-11)
 
 
-def test_given_labels_make_a_plain_noisy_score(generator):
-    model = ScoreModel(NETWORKS["mlp"](), VP())
-    nn.init.normal_(model.network.outlet.weight, generator=generator)
-    x, t = torch.randn(3, 6, generator=generator), torch.tensor(0.4)
-    labels = torch.tensor([2, 0, 1])
-    given = model.given(labels)
-    assert isinstance(given, Conditioned)
-    assert torch.equal(given(x, t), model(x, t, labels))
-    assert torch.equal(given.denoise(x, t), model.denoise(x, t, labels))
-    assert not torch.equal(given(x, t), model.given(labels.flip(0))(x, t))
-
-
-def test_one_label_for_all_and_the_label_of_no_class(generator):
-    model = ScoreModel(NETWORKS["mlp"](), VP())
-    nn.init.normal_(model.network.outlet.weight, 0.0, 0.3, generator=generator)
-    x, t = torch.randn(4, 6, generator=generator), torch.tensor(0.4)
-    for call, one in (
-        (model, model.given(torch.tensor(2))),
-        (model.denoise, model.given(torch.tensor(2)).denoise),
-    ):
-        assert torch.equal(one(x, t), call(x, t, torch.full((4,), 2)))
-        assert torch.equal(one(x[:1], t), call(x[:1], t, torch.tensor([2])))
-    with pytest.raises(ValueError, match="never saw the label of no class"):
-        model.unconditional()
-    model.condition_dropout.fill_(0.1)
-    free = model.unconditional()
-    assert torch.equal(free(x, t), model(x, t, torch.full((4,), NO_CLASS)))
-    assert torch.equal(free.denoise(x, t), model.denoise(x, t, torch.full((4,), NO_CLASS)))
-    plain = ScoreModel(MLP(6, 8, 1, generator=generator), VP())
-    assert plain.unconditional() is plain
-
-
-def test_a_state_from_before_there_was_label_dropout(generator):
-    model = ScoreModel(NETWORKS["mlp"](), VP())
-    model.condition_dropout.fill_(0.5)
-    state = {k: v for k, v in model.state_dict().items() if k != "condition_dropout"}
-    model.load_state_dict(state)
-    assert float(model.condition_dropout) == 0
-    assert "condition_dropout" not in state
-    del state["scale"]
-    with pytest.raises(RuntimeError, match="scale"):  # all else must be there
-        model.load_state_dict(state)
-
-
-@pytest.mark.usefixtures("as_user")
-def test_refuses_bad_labels():
-    model = ScoreModel(NETWORKS["mlp"](), VP())
-    x, t = torch.zeros(3, 6), torch.tensor(0.4)
-    for call in (model, model.denoise):
-        with pytest.raises(ValueError, match=r"conditional on 3 classes: pass int64 .* got none"):
-            call(x, t)
-        with pytest.raises(ValueError, match=r"from 0 to 2, or -1 .* got labels from 0 to 3"):
-            call(x, t, torch.tensor([0, 1, 3]))
-        with pytest.raises(ValueError, match=r"int64 labels \(3,\)"):
-            call(x, t, torch.tensor([0, 1]))
-    with pytest.raises(ValueError, match="a network that has none"):
-        ScoreModel(MLP(6, width=8, depth=1), VP())(x, t, torch.tensor([0, 1, 2]))
+# ---------------------------------------------------------------------------- bad input
 
 
 @pytest.mark.usefixtures("as_user")
@@ -336,15 +366,15 @@ def test_refuses_bad_shapes_and_arguments():
     model, t = ScoreModel(Wave(3), VP()), torch.tensor(0.4)
     for call in (model, model.denoise):
         for x in (torch.zeros(3), torch.zeros(2, 4), torch.zeros(2, 3, 1)):
-            with pytest.raises(ValueError, match=r"x must have shape \(B, 3\)"):
+            with pytest.raises(ValueError, match=r"z must have shape \(B, 3\)"):
                 call(x, t)
         for time in (torch.tensor([0.1, 0.2]), torch.full((4, 1), 0.1)):
             with pytest.raises(ValueError, match=r"t must have shape \(\) or \(4,\)"):
                 call(torch.zeros(4, 3), time)
-    with pytest.raises(ValueError, match=r"x must have shape \(B, 3\)"):
-        model.encode(torch.zeros(2, 4))
-    with pytest.raises(ValueError, match=r"z must have shape \(B, 3\)"):
-        model.decode(torch.zeros(2, 4))
+    for call in (model.given, lambda _: model.given(torch.zeros(1, 2))):
+        with pytest.raises(ValueError, match="made without a condition: there is nothing to be"):
+            call(0)
+    assert model.unconditional() is model
     with pytest.raises(ValueError, match="unknown kind 'noise'; one of 'score', 'epsilon'"):
         ScoreModel(Wave(3), VP(), "noise")
     with pytest.raises(ValueError, match="pass event_shape="):
@@ -388,6 +418,8 @@ def test_empirical_score_is_a_mixture_of_point_masses(schedule, event, generator
     law = GaussianMixture(torch.full((7,), 1 / 7), flat, 0.0)
     score, exact = EmpiricalScore(data, schedule), ExactScore(law, schedule)
     assert score.event_shape == event
+    close(score.moments.mean, data.mean(0))
+    close(score.moments.var, data.var(0, correction=0))
     x = 2 * torch.randn(5, *event, generator=generator)
     for t in (torch.tensor(0.3), torch.tensor([0.1, 0.4, 0.6, 0.9, 0.99])):
         close(score(x, t).flatten(1), exact(x.flatten(1), t), rtol=1e-9)
@@ -451,7 +483,7 @@ def test_empirical_score_refuses_bad_shapes():
         EmpiricalScore(torch.zeros(5), VP())
     score, t = EmpiricalScore(torch.zeros(5, 2), VP()), torch.tensor(0.3)
     for call in (score, score.log_prob, score.denoise):
-        with pytest.raises(ValueError, match=r"x must have shape \(B, 2\)"):
+        with pytest.raises(ValueError, match=r"z must have shape \(B, 2\)"):
             call(torch.zeros(4, 3), t)
         with pytest.raises(ValueError, match="must have shape"):
             call(torch.zeros(4, 2), torch.full((3,), 0.5))

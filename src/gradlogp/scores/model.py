@@ -97,7 +97,7 @@ class ScoreModel(ScoreBase, nn.Module):
         """Fit the coordinates, where `scales` asks for it, and the moments to data in its own units.
 
         Raises:
-            ValueError: If a column or channel is constant, or out of the range of the model's dtype.
+            ValueError: If a column or channel is constant, or the model's dtype cannot hold it.
         """
         if scales is not None:
             self.coordinates = AffineCoordinates.fit(data, self.event_shape, scales)
@@ -110,6 +110,11 @@ class ScoreModel(ScoreBase, nn.Module):
         if not bool((mean.isfinite() & std.isfinite() & (std > 0)).all()):
             raise ValueError(
                 f"the data is too large or too small for {self.z_mean.dtype}; rescale it"
+            )
+        if bool((mean.abs() * torch.finfo(mean.dtype).eps > 0.01 * std).any()):
+            raise ValueError(
+                f"the data lies so far from 0 that {mean.dtype} would round it away: standardise it "
+                "(standardize=True), or use a model in float64"
             )
         self.z_mean.copy_(mean)
         self.z_std.copy_(std)

@@ -13,15 +13,27 @@ from .conditions import check_condition, read_condition
 from .embeddings import Conditioning, initialise
 
 
+class _Norm(nn.GroupNorm):
+    """Group normalisation that has a forward-mode derivative: PyTorch's wants contiguous input."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.contiguous() if _transformed(x) else x)
+
+
+def _transformed(x: Tensor) -> bool:
+    """Return whether x is one of a transform such as vmap or jvp."""
+    return not torch.compiler.is_compiling() and is_functorch_wrapped_tensor(x)
+
+
 class _Residual(nn.Module):
     """GroupNorm, scaled and shifted by the conditioning, between two 3×3 convolutions."""
 
     def __init__(self, c_in: int, c_out: int, width: int) -> None:
         super().__init__()
-        self.norm1 = nn.GroupNorm(min(8, c_in), c_in)
+        self.norm1 = _Norm(min(8, c_in), c_in)
         self.conv1 = nn.Conv2d(c_in, c_out, 3, padding=1)
         self.film = nn.Linear(width, 2 * c_out)
-        self.norm2 = nn.GroupNorm(min(8, c_out), c_out)
+        self.norm2 = _Norm(min(8, c_out), c_out)
         self.conv2 = nn.Conv2d(c_out, c_out, 3, padding=1)
         self.skip = nn.Conv2d(c_in, c_out, 1) if c_in != c_out else nn.Identity()
 
@@ -107,7 +119,7 @@ class UNet(nn.Module):
                 self.shrink.append(nn.Conv2d(c, channels[i + 1], 3, stride=2, padding=1))
                 self.grow.insert(0, nn.Conv2d(channels[i + 1], c, 3, padding=1))
         self.middle = _Residual(channels[-1], channels[-1], width)
-        self.norm = nn.GroupNorm(8, channels[0])
+        self.norm = _Norm(8, channels[0])
         self.outlet = nn.Conv2d(channels[0], c_image, 3, padding=1)
         initialise(self, generator)
         nn.init.zeros_(self.outlet.weight)
@@ -126,7 +138,7 @@ class UNet(nn.Module):
             seen, condition = torch.cat([x, condition.to(x.dtype)], dim=1), None
         emb = self.conditioning(c, condition)
         h = self.fold(seen)
-        if torch.compiler.is_compiling() or not is_functorch_wrapped_tensor(h):  # vmap has no such
+        if not _transformed(h):  # vmap has no such format
             h = h.contiguous(memory_format=torch.channels_last)
         h = self.inlet(h)
         kept: list[Tensor] = []
