@@ -9,12 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from ..core import Coordinates, Moments, Schedule
-from ..noise.coordinates import AffineCoordinates, Data
+from ..noise.coordinates import AffineCoordinates, Data, as_tensor
 from ..noise.score_base import ScoreBase
 from .networks import NO_CLASS
 
 NULL = 4.0
-"""Where the learned null condition starts, in standard deviations: not where a condition lies."""
+"""Where the learned null condition starts, in standard deviations, or beyond what goes further."""
 
 
 def check_condition(condition: Any, kind: int | torch.Size | None) -> Tensor:
@@ -88,12 +88,19 @@ class Condition(nn.Module):
     def fit(self, values: Data, dropout: float) -> None:
         """Take scales of float values from the data, and note how often they will be left out.
 
+        The null condition starts beyond all of them, so that it is none of them.
+
         Raises:
             ValueError: If a column or channel of values is constant.
         """
+        known = float(self.dropout) > 0
         self.dropout.fill_(dropout)
         if not isinstance(self.kind, int):
             self.coordinates = AffineCoordinates.fit(values, self.kind)
+            if dropout > 0 and not known:
+                beyond = self.coordinates.encode(as_tensor(values)).amax(0) + 1
+                with torch.no_grad():
+                    self.null_value.copy_(beyond.clamp(min=NULL))
 
     def encode(self, condition: Tensor | int) -> Tensor:
         """Return the condition as the network takes it.
