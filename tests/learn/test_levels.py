@@ -36,9 +36,10 @@ every_matching = pytest.mark.parametrize("matching", MATCHING.values(), ids=MATC
 SCHEDULES = [VE(0.1, 5.0), VP(), DDPM([0.02] * 50), Levels([3.0, 1.0, 0.3])]
 
 
-def wrong(x, t):
+def wrong(schedule):
     """A score that is none of any law at hand, and depends on the time of each sample."""
-    return torch.sin(x) * (1 + t.reshape(-1, 1)) - 0.4 * x.roll(1, 1)
+    f = lambda x, t: torch.sin(x) * (1 + t.reshape(-1, 1)) - 0.4 * x.roll(1, 1)
+    return glp.as_score(f, "score", schedule)
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES, ids=lambda s: type(s).__name__)
@@ -46,10 +47,12 @@ def wrong(x, t):
 def test_each_sample_is_matched_at_its_own_level(schedule, weight, generator):
     x, eps = LAW.sample(6, generator=generator), torch.randn(6, 2, generator=generator)
     t = torch.tensor([0.1, 0.2, 0.4, 0.6, 0.8, 1.0])
-    got = noised(MATCHING["implicit"], wrong, x, t, weight, generator=Given(eps))
+    got = noised(MATCHING["implicit"], wrong(schedule), x, t, weight, generator=Given(eps))
     for i in range(6):
         alpha, sigma = schedule(t[i])
-        one = implicit(lambda y, i=i: wrong(y, t[i : i + 1]), alpha * x[[i]] + sigma * eps[[i]])
+        one = implicit(
+            lambda y, i=i: wrong(schedule)(y, t[i : i + 1]), alpha * x[[i]] + sigma * eps[[i]]
+        )
         close(got[i], weight(alpha, sigma) * one[0], 1e-10)
 
 
@@ -60,8 +63,8 @@ def test_the_mean_is_that_of_denoising_less_w_d_over_two_sigma_squared(
 ):
     n = 20_000
     x, t = LAW.sample(n, generator=generator), torch.tensor(0.4).expand(n)
-    above = multilevel(wrong, x, t, generator=generator)
-    below = noised(matching, wrong, x, t, generator=generator)
+    above = multilevel(wrong(schedule), x, t, generator=generator)
+    below = noised(matching, wrong(schedule), x, t, generator=generator)
     difference = above - below
     assert abs(z_score(difference, 1.0)) < 4  # σ² d/(2σ²), d = 2
     assert abs(z_score(difference, 0.5)) > 10  # negative control
@@ -70,9 +73,9 @@ def test_the_mean_is_that_of_denoising_less_w_d_over_two_sigma_squared(
 def test_the_likelihood_weight_reads_the_time(generator):
     schedule, t = VP(), torch.tensor([0.2, 0.5, 0.9])
     x, eps = torch.randn(3, 2, generator=generator), torch.randn(3, 2, generator=generator)
-    args = (MATCHING["implicit"], wrong, x, schedule, t)
+    args = (MATCHING["implicit"], wrong(schedule), x, t)
     plain = noised(*args, unweighted, generator=Given(eps))
-    close(noised(*args, likelihood(schedule), generator=Given(eps)), schedule.g2(t) * plain, 1e-8)
+    close(noised(*args, likelihood, generator=Given(eps)), schedule.g2(t) * plain, 1e-8)
 
 
 @pytest.mark.parametrize(
@@ -98,6 +101,8 @@ def test_training_by_it_finds_the_score(name):
 def test_bad_input():
     x = torch.zeros(3, 2)
     with pytest.raises(ValueError, match=r"t must have shape \(3,\)"):
-        noised(MATCHING["implicit"], wrong, x, torch.tensor(0.5))
+        noised(MATCHING["implicit"], wrong(VP()), x, torch.tensor(0.5))
     with pytest.raises(ValueError, match=r"finite|NaN"):
-        noised(MATCHING["implicit"], wrong, x / 0)
+        noised(MATCHING["implicit"], wrong(VP()), x / 0)
+    with pytest.raises(ValueError, match="becomes one by as_score"):
+        noised(MATCHING["implicit"], lambda z, t: -z, x)

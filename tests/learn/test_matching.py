@@ -11,11 +11,13 @@ from torch import nn
 from gradlogp import (
     Gaussian,
     GaussianMixture,
+    as_score,
     as_target,
     objectives,
 )
 from gradlogp.calculus.reverse import GradientField
 from gradlogp.core import Streams
+from gradlogp.noise.schedules import VP
 
 W = torch.tensor([[-0.9, 0.4], [-0.2, -1.7]], dtype=torch.float64)
 C = torch.tensor([0.3, -0.5], dtype=torch.float64)
@@ -421,7 +423,7 @@ def test_bad_options_are_refused_by_name():
             with pytest.raises(ValueError, match=says):
                 getattr(objectives, name)(number, x)
     with pytest.raises(ValueError, match=r"t must be a torch\.Tensor of 4 times"):
-        objectives.multilevel(lambda y, t: -y, x, 0.5)
+        objectives.multilevel(as_score(lambda y, t: -y, "score", VP()), x, 0.5)
     with pytest.raises(ValueError, match="weight returned shape"):
         objectives.generalised(s, x, lambda y: y.sum(1))
     cut = lambda y: -y.detach()

@@ -18,7 +18,8 @@ from gradlogp.noise.schedules import (
     Rectified,
     SubVP,
 )
-from gradlogp.scores.model import ExactScore
+from gradlogp.scores import MLP, ScoreModel, as_score
+from gradlogp.scores.exact import ExactScore
 
 W = torch.tensor([[-0.9, 0.4], [-0.2, -1.7]], dtype=torch.float64)
 C = torch.tensor([0.3, -0.5], dtype=torch.float64)
@@ -30,8 +31,13 @@ def affine_score(W, c):
     return lambda x: x @ W.mT + c
 
 
-def affine_noisy_score(W, c):
-    return lambda x, t: x @ W.mT + c
+def affine_noisy_score(W, c, schedule):
+    return as_score(lambda x, t: x @ W.mT + c, "score", schedule)
+
+
+def shrink(schedule=VP()):  # noqa: B008
+    """A score that asks for nothing but x."""
+    return as_score(lambda x, t: -x, "score", schedule)
 
 
 def implicit_loss(W, c, mean, cov):
@@ -51,7 +57,7 @@ def expected_denoising(score, sigma):
     return weight @ objectives.denoising(score, x, sigma, generator=Given(eps))
 
 
-def expected_multilevel(noisy_score, schedule, t, **options):
+def expected_multilevel(noisy_score, t, **options):
     x, eps, weight = joint_quadrature()
     times = t.expand(len(x))
     loss = objectives.multilevel(noisy_score, x, times, generator=Given(eps), **options)
@@ -197,9 +203,11 @@ def test_losses_follow_the_dtype_and_the_generator(generator):
     t = torch.full((4,), 0.5, dtype=torch.float32)
     for loss in (
         lambda: objectives.denoising(lambda x: -x, x, 0.3, generator=generator),
-        lambda: objectives.multilevel(lambda x, t: -x, x, generator=generator),
-        lambda: objectives.multilevel(lambda x, t: -x, x, weight=weights.v, generator=generator),
-        lambda: objectives.excess(lambda x, t: -x, lambda x, t: x, x, t, generator=generator),
+        lambda: objectives.multilevel(shrink(), x, generator=generator),
+        lambda: objectives.multilevel(shrink(), x, weight=weights.v, generator=generator),
+        lambda: objectives.excess(
+            shrink(), as_score(lambda x, t: x, "score", VP()), x, t, generator=generator
+        ),
     ):
         generator.set_state(state)
         first = loss()
@@ -251,7 +259,7 @@ DEFINITIONS = [
 def test_weights_are_what_they_say(weight, definition, schedule, generator):
     x, eps = torch.randn(2, 200, 3, generator=generator)
     t = torch.linspace(0.02, 0.98, 200)
-    model = lambda x, t: torch.sin(3 * x) - per_sample(t, x) * x
+    model = as_score(lambda x, t: torch.sin(3 * x) - per_sample(t, x) * x, "score", schedule)
     loss = objectives.multilevel(model, x, t, weight, generator=Given(eps))
     a, b = schedule(t)
     x_t = a[:, None] * x + b[:, None] * eps
@@ -278,7 +286,7 @@ SCHEDULES = [VP(), SubVP(), VE(0.1, 10.0), Cosine(), Rectified(), Levels([3.0, 1
 @pytest.mark.parametrize("weight", [weights.sigma2, weights.unweighted, weights.x0])
 def test_multilevel_is_excess_plus_floor(schedule, weight):
     x, eps, w = joint_quadrature()
-    score = affine_noisy_score(W, C)
+    score = affine_noisy_score(W, C, schedule)
     exact = ExactScore(Gaussian(MEAN, COV), schedule)
     for t in torch.tensor([0.05, 0.4, 0.9]):
         a, b = schedule(t)
@@ -287,13 +295,13 @@ def test_multilevel_is_excess_plus_floor(schedule, weight):
         fisher = 0.5 * (torch.trace((W + P) @ torch.linalg.inv(P) @ (W + P).mT) + v @ v)
         floor = 1 / b**2 - 0.5 * torch.trace(P)
         scale = weight(a, b)
-        loss = expected_multilevel(score, schedule, t, weight=weight)
+        loss = expected_multilevel(score, t, weight=weight)
         above = w @ objectives.excess(
             score, exact, x, t.expand(len(x)), weight, generator=Given(eps)
         )
         close(loss / scale, fisher + floor, 1e-10)
         close(above / scale, fisher, 1e-10)
-        close(expected_multilevel(exact, schedule, t, weight=weight) / scale, floor, 1e-9)
+        close(expected_multilevel(exact, t, weight=weight) / scale, floor, 1e-9)
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES, ids=lambda s: type(s).__name__)
@@ -310,17 +318,16 @@ def test_default_weight_lies_between_nothing_and_half_the_dimension(schedule):
     """σ² weighting: the floor of every level is in [0, d/2] (claim 20); unweighted it is not."""
     exact = ExactScore(Gaussian(MEAN, COV), schedule)
     for t in torch.linspace(0.01, 0.99, 7):
-        assert 0 < expected_multilevel(exact, schedule, t) < 1.0
-    unweighted = expected_multilevel(
-        exact, VE(0.01, 10.0), torch.tensor(0.0), weight=weights.unweighted
-    )
+        assert 0 < expected_multilevel(exact, t) < 1.0
+    exact = ExactScore(Gaussian(MEAN, COV), VE(0.01, 10.0))
+    unweighted = expected_multilevel(exact, torch.tensor(0.0), weight=weights.unweighted)
     assert unweighted > 1000
 
 
 def test_multilevel_batch_independence(generator):
     x, eps = torch.randn(2, 6, 3, 4, generator=generator)
     t = torch.linspace(0.1, 0.9, 6)
-    model = lambda x, t: -x / (1 + per_sample(t, x))
+    model = as_score(lambda x, t: -x / (1 + per_sample(t, x)), "score", VP())
     loss = objectives.multilevel(model, x, t, generator=Given(eps))
     assert loss.shape == (6,)
     for i in range(6):
@@ -338,7 +345,7 @@ def test_multilevel_draws_its_times(generator):
         seen.append(t)
         return -x
 
-    objectives.multilevel(model, x, generator=Given(u, eps))
+    objectives.multilevel(as_score(model, "score", VP()), x, generator=Given(u, eps))
     close(seen[0], 1e-3 + (1 - 1e-3) * u, 1e-15)
 
 
@@ -388,9 +395,8 @@ def test_stratified_times_spread_evenly_and_each_is_uniform(schedule, generator)
     assert abs(float(torch.corrcoef(u[:, :2].mT)[0, 1]) + 1 / (B - 1)) < 0.07
     x = torch.zeros(B, 2)
     seen = []
-    objectives.multilevel(
-        lambda x, t: seen.append(t) or -x, x, stratified=True, generator=generator
-    )
+    watched = as_score(lambda x, t: seen.append(t) or -x, "score", schedule)
+    objectives.multilevel(watched, x, stratified=True, generator=generator)
     inside = ((seen[0] - 1e-3) / (1 - 1e-3) * B).long()
     assert torch.equal(inside.sort().values, torch.arange(B))
 
@@ -400,6 +406,10 @@ def test_stratified_times_spread_evenly_and_each_is_uniform(schedule, generator)
 
 def broken(x, t=None):
     return x[:, :1]
+
+
+def dropping():
+    return as_score(broken, "score", VP())
 
 
 BAD = {
@@ -413,17 +423,18 @@ BAD = {
     "flat x": lambda x: objectives.denoising(lambda x: -x, x[:, 0], 0.3),
     "integer x": lambda x: objectives.denoising(lambda x: -x, x.long(), 0.3),
     "model drops a column": lambda x: objectives.denoising(broken, x, 0.3),
-    "noisy model drops a column": lambda x: objectives.multilevel(broken, x),
-    "t length": lambda x: objectives.multilevel(lambda x, t: -x, x, torch.ones(3)),
-    "t column": lambda x: objectives.multilevel(lambda x, t: -x, x, torch.ones(4, 1)),
+    "noisy model drops a column": lambda x: objectives.multilevel(dropping(), x),
+    "t length": lambda x: objectives.multilevel(shrink(), x, torch.ones(3)),
+    "t column": lambda x: objectives.multilevel(shrink(), x, torch.ones(4, 1)),
     "t without noise": lambda x: objectives.multilevel(
-        lambda x, t: -x, x, torch.tensor([0.5, 0.0, 0.5, 0.5])
+        shrink(), x, torch.tensor([0.5, 0.0, 0.5, 0.5])
     ),
+    "a plain function": lambda x: objectives.multilevel(lambda x, t: -x, x),
     "excess of a broken model": lambda x: objectives.excess(
-        broken, lambda x, t: -x, x, torch.full((4,), 0.5)
+        dropping(), shrink(), x, torch.full((4,), 0.5)
     ),
     "excess over a broken score": lambda x: objectives.excess(
-        lambda x, t: -x, broken, x, torch.full((4,), 0.5)
+        shrink(), dropping(), x, torch.full((4,), 0.5)
     ),
 }
 
@@ -456,24 +467,29 @@ def test_weights_are_those_of_the_papers():
     "schedule", [VP(), VE(0.02, 20.0), Cosine()], ids=lambda s: type(s).__name__
 )
 def test_the_likelihood_weight_is_g2(schedule):
-    t = torch.linspace(0.01, 0.97, 7)
-    weight = weights.likelihood
-    close(weight.at(t), schedule.g2(t), 1e-12)
-    close(weight(*schedule(t)), schedule.g2(t), 1e-6)  # the time found from α/σ
-    x = torch.ones(7, 2)
-    plain = objectives.multilevel(
-        lambda x, t: -x, x, t, weights.unweighted, generator=Given(torch.ones(7, 2))
-    )
-    weighted = objectives.multilevel(
-        lambda x, t: -x, x, t, weight, generator=Given(torch.ones(7, 2))
+    t, score = torch.linspace(0.01, 0.97, 7), shrink(schedule)
+    close(weights.weight_at(weights.likelihood, schedule, t), schedule.g2(t), 1e-12)
+    plain, weighted = (
+        objectives.multilevel(
+            score, torch.ones(7, 2), t, weight, generator=Given(torch.ones(7, 2))
+        )
+        for weight in (weights.unweighted, weights.likelihood)
     )
     close(weighted, schedule.g2(t) * plain, 1e-10)
+    above, other = (
+        objectives.excess(
+            score, ExactScore(Gaussian(MEAN, COV), schedule), torch.ones(7, 2), t, weight,
+            generator=Given(torch.ones(7, 2)),
+        )
+        for weight in (weights.unweighted, weights.likelihood)
+    )  # fmt: skip
+    close(other, schedule.g2(t) * above, 1e-10)
 
 
 def test_importance_keeps_the_mean_and_lowers_the_variance(generator):
     schedule = VP()
     exact = ExactScore(Gaussian(MEAN, COV), schedule)
-    wrong = lambda x, t: exact(x, t) * 1.1
+    wrong = as_score(lambda x, t: exact(x, t) * 1.1, "score", schedule)
     x = Gaussian(MEAN, COV).sample(50_000, generator=generator)
     weight = weights.likelihood
     times = objectives.ImportanceTimes.for_likelihood()
@@ -491,8 +507,8 @@ def test_importance_keeps_the_mean_and_lowers_the_variance(generator):
 @pytest.mark.parametrize("schedule", [VP(), Levels((8.0, 3.0, 1.0, 0.2))], ids=["VP", "Levels"])
 def test_importance_times_have_the_law_and_the_ratio_they_claim(schedule, stratified, generator):
     density = lambda t: 1 + 3 * t
-    times = objectives.ImportanceTimes(schedule, density, n_cells=50)
-    t, ratio = times.draw(torch.empty(40_000), generator, stratified=stratified)
+    times = objectives.ImportanceTimes(lambda _, t: density(t), n_cells=50)
+    t, ratio = times.draw(schedule, torch.empty(40_000), generator, stratified=stratified)
     assert abs(z_score(ratio, 1.0)) < 4.5  # E_q[u/q] = 1
     expected = torch.tensor(0.5005) if schedule.times is None else schedule.times.mean()
     assert abs(z_score(ratio * t, expected)) < 4.5  # the mean of uniform times
@@ -503,13 +519,43 @@ def test_importance_times_have_the_law_and_the_ratio_they_claim(schedule, strati
         assert set(t.tolist()) <= set(schedule.times.tolist())
 
 
+def test_importance_times_are_those_of_the_schedule_they_are_drawn_for(generator):
+    """One object serves scores of different schedules, one after another."""
+    times, u = objectives.ImportanceTimes(lambda schedule, t: schedule.g2(t)), torch.rand(50)
+    for schedule in (VP(), VE(0.1, 9.0), VP()):
+        fresh = objectives.ImportanceTimes(lambda schedule, t: schedule.g2(t))
+        for got, expected in zip(
+            *(law.draw(schedule, u, Given(u)) for law in (times, fresh)), strict=True
+        ):
+            assert torch.equal(got, expected)
+
+
 def test_importance_refuses_what_makes_no_sense():
+    draw = lambda f: objectives.ImportanceTimes(f).draw(VP(), torch.empty(3))
     with pytest.raises(ValueError, match="density must be positive and finite"):
-        objectives.ImportanceTimes(VP(), lambda t: t - 0.5)
+        draw(lambda _, t: t - 0.5)
+    with pytest.raises(ValueError, match=r"one number for each; got shape \(\)"):
+        draw(lambda _, t: t.sum())
     with pytest.raises(ValueError, match="n_cells must be at least 1"):
-        objectives.ImportanceTimes(VP(), torch.ones_like, 0)
-    times = objectives.ImportanceTimes(VP(), torch.ones_like)
+        objectives.ImportanceTimes(lambda _, t: torch.ones_like(t), 0)
+    times = objectives.ImportanceTimes(lambda _, t: torch.ones_like(t))
     with pytest.raises(ValueError, match="not both"):
-        objectives.multilevel(
-            lambda x, t: -x, torch.ones(3, 2), torch.full((3,), 0.5), importance=times
-        )
+        objectives.multilevel(shrink(), torch.ones(3, 2), torch.full((3,), 0.5), importance=times)
+
+
+def frames(a, b, scale=1.0):
+    """A model under one schedule in data units times `scale`, an exact score under another."""
+    model = ScoreModel(MLP(2, 4, 1, generator=torch.Generator().manual_seed(0)), a)
+    model.coordinates.scale.fill_(scale)
+    return model, ExactScore(Gaussian(MEAN, COV), b)
+
+
+def test_excess_refuses_scores_of_different_frames():
+    x, t = torch.ones(3, 2), torch.full((3,), 0.5)
+    with pytest.raises(ValueError, match=r"different schedules.*VP.*VE.*RescheduledScore"):
+        objectives.excess(*frames(VP(), VE(0.1, 9.0)), x, t)
+    with pytest.raises(ValueError, match="different schedules"):
+        objectives.excess(*frames(VP(), VP(0.2, 20.0)), x, t)
+    with pytest.raises(ValueError, match="different coordinates"):
+        objectives.excess(*frames(VP(), VP(), scale=2.0), x, t)
+    assert objectives.excess(*frames(VP(), VP()), x, t).shape == (3,)

@@ -14,9 +14,12 @@ from ..noise.coordinates import Data, as_tensor, pieces
 
 
 def rows(data: Data, index: Any, like: Tensor) -> Tensor:
-    """Return rows of data, from memory or disk, on the device of the model, in their own dtype."""
+    """Return rows of data, from memory or disk, on the device of the model.
+
+    In their own dtype, integers in float64: both keep their digits until they are encoded.
+    """
     part = as_tensor(data[index])
-    return part.to(like.device, part.dtype if part.is_floating_point() else like.dtype)
+    return part.to(like.device, part.dtype if part.is_floating_point() else torch.float64)
 
 
 def check_data(data: Data, event_shape: torch.Size) -> None:

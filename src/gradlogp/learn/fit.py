@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from ..core import Estimate, NoisyScore, new_seed
-from ..noise.coordinates import Data, Scales
+from ..noise.coordinates import Data, Scales, pieces
 from ..noise.score_base import check_same_frame
 from ..scores.conditioned import check_condition
 from ..scores.model import ScoreModel
@@ -65,7 +65,8 @@ def fit(
         held_out: Data to measure the loss of the averaged weights on, with its standard error.
         held_out_condition: Their conditions.
         exact: The exact noisy score of the data's law, if known: records then show the excess
-            over the floor of the loss.
+            over the floor of the loss. Of a conditional model one that can be given the same
+            conditions, as the `ExactScore` of a `Joint` law.
         check_every: Steps between these measurements.
         checkpoint: Directory to save to, at the end, when interrupted, and while training; what
             is learned up to the last whole step is in it.
@@ -76,7 +77,7 @@ def fit(
         **changes: Single fields of `TrainingSettings`.
 
     Raises:
-        ValueError: For data, labels or settings that do not fit; a checkpoint that does not.
+        ValueError: For data, conditions or settings that do not fit; a checkpoint that does not.
         FloatingPointError: If the loss is no longer finite.
     """
     settings = TrainingSettings(**({} if settings is None else vars(settings)) | changes)
@@ -159,8 +160,11 @@ class _Fit:
         self.condition: Tensor | None = None  # as the network takes it
         if condition is not None and model.condition is not None:
             self.condition = model.condition.encode(condition)
-        # data in memory are encoded once, what lies on disk batch by batch
-        self.z = encoded(model, data).cpu() if isinstance(data, Tensor) else None
+        # data in memory are encoded once, where they are; what lies on disk batch by batch
+        self.z: Tensor | None = None
+        if isinstance(data, Tensor):
+            parts = (rows(part, slice(None), part) for _, part in pieces(data))
+            self.z = torch.cat([model.coordinates.encode(x).to(self.like.dtype) for x in parts])
         self.parameters = [p for p in model.parameters() if p.requires_grad]
         self.optimizer = torch.optim.AdamW(
             self.parameters,
@@ -230,7 +234,7 @@ class _Fit:
         if self.z is None:
             z = encoded(self.model, rows(self.data, index, self.like))
         else:
-            z = self.z[index].to(self.like.device)
+            z = self.z[index.to(self.z.device)].to(self.like.device)
         condition = None
         if self.condition is not None and self.model.condition is not None:
             condition = self.condition[index].to(z.device)

@@ -33,8 +33,11 @@ def losses(
     g: torch.Generator,
 ) -> Tensor:
     """Return the loss of each sample, `(B,)`; z and the condition as the network takes them."""
-    score = model if condition is None else ConditionedScore(model, condition)
-    return objective(score, z, generator=g)
+    return objective(_conditioned(model, condition), z, generator=g)
+
+
+def _conditioned(model: ScoreModel, condition: Tensor | None) -> NoisyScore:
+    return model if condition is None else ConditionedScore(model, condition)
 
 
 class Measurement:
@@ -47,7 +50,8 @@ class Measurement:
         condition: Its conditions.
         held_out: Data to measure the loss on.
         held_out_condition: Their conditions.
-        exact: The exact noisy score of the data's law, if known.
+        exact: The exact noisy score of the data's law, if known; of a conditional model one that
+            can be given the same conditions.
         like: A tensor of the dtype and on the device of the model.
     """
 
@@ -72,6 +76,7 @@ class Measurement:
             self.z = encoded(model, rows(points, every, like))
             if given is not None and model.condition is not None:
                 self.condition = model.condition.encode(given[every]).to(like.device)
+                self.exact = None if exact is None else exact.given(given[every])
 
     @torch.no_grad()
     def __call__(self, model: ScoreModel, seed: int) -> tuple[Estimate | None, Estimate | None]:
@@ -84,7 +89,8 @@ class Measurement:
             held_out = mean_and_error(losses(self.objective, model, self.z, self.condition, g))
         if self.exact is not None:
             t = draw_times(model.schedule, self.z.new_empty(len(self.z)), g)
-            above = mean_and_error(excess(model, self.exact, self.z, t, generator=g))
+            score = _conditioned(model, self.condition)
+            above = mean_and_error(excess(score, self.exact, self.z, t, generator=g))
         return held_out, above
 
 
