@@ -9,9 +9,9 @@ import torch
 from gradlogp.core import (
     BLOCK,
     Analytic,
-    Denoiser,
     Density,
     Estimate,
+    NoisyScore,
     Streams,
     block_of,
     check_batch,
@@ -29,7 +29,8 @@ from gradlogp.core import (
 from gradlogp.distributions.analytic import Gaussian, GaussianMixture
 from gradlogp.distributions.as_target import as_target
 from gradlogp.noise.schedules import VP
-from gradlogp.scores.model import EmpiricalScore, ExactScore
+from gradlogp.scores.adapt import as_score
+from gradlogp.scores.exact import EmpiricalScore, ExactScore
 
 
 def seeded(seed=0):
@@ -268,9 +269,10 @@ def test_protocols():
     target = as_target(score=lambda x: -x)
     assert isinstance(target, Density)
     assert not isinstance(target, Analytic)
-    assert isinstance(ExactScore(gauss, VP()), Denoiser)
-    assert isinstance(EmpiricalScore(torch.zeros(2, 1), VP()), Denoiser)
-    assert not isinstance(lambda x, t: -x, Denoiser)
+    assert isinstance(ExactScore(gauss, VP()), NoisyScore)
+    assert isinstance(EmpiricalScore(torch.zeros(2, 1), VP()), NoisyScore)
+    assert isinstance(as_score(lambda z, t: -z, "score", VP()), NoisyScore)
+    assert not isinstance(lambda z, t: -z, NoisyScore)
 
 
 def test_one_number_has_no_error_bar():

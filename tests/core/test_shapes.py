@@ -15,7 +15,7 @@ SOURCES = sorted((Path(__file__).parents[2] / "src" / "gradlogp").rglob("*.py"))
 def test_a_wrong_shape_is_caught_by_the_signature():
     model = glp.ScoreModel(glp.MLP(2), glp.schedules.VE())
     with pytest.raises(TypeCheckError):
-        model(torch.zeros(3, 2).long(), torch.tensor(0.5))
+        model.forward(torch.zeros(3, 2).long(), torch.tensor(0.5))
     with pytest.raises(TypeCheckError):
         glp.Gaussian([0.0, 0.0]).log_prob(torch.zeros(2))  # (D,) for (B, D)
     with pytest.raises(TypeCheckError):

@@ -10,10 +10,10 @@ from support import close
 from torch import nn
 
 from gradlogp import ExactScore, evolve
-from gradlogp.core import Denoiser
+from gradlogp.core import NoisyScore
 from gradlogp.diffusion import Ancestral
 from gradlogp.distributions.analytic import Empirical
-from gradlogp.noise import prior
+from gradlogp.noise import terminal
 from gradlogp.noise.schedules import DDPM
 from gradlogp.scores.diffusers import from_diffusers
 
@@ -66,7 +66,7 @@ def test_each_prediction_is_the_exact_score(kind, generator):
     t = torch.tensor([0.05, 0.5, 0.95, 1.0])
     model = from_diffusers(Perfect(kind), scheduler(kind))
     exact = ExactScore(law(), DDPM(LINEAR))
-    assert isinstance(model, Denoiser)
+    assert isinstance(model, NoisyScore)
     assert model.event_shape == EVENT
     assert isinstance(model.schedule, DDPM)
     close(torch.tensor(model.schedule.betas), LINEAR, 1e-12)
@@ -93,7 +93,7 @@ def test_between_steps(generator):
 def test_sampling(generator):
     """Ancestral steps from the network and from the exact score are the same."""
     exact, model = ExactScore(law(), DDPM(LINEAR)), from_diffusers(Perfect(), scheduler())
-    x = prior(model.schedule, (6, *EVENT), generator=generator)
+    x = terminal(model).sample(6, generator=generator)
     out = [
         evolve(
             Ancestral(), score, x, model.schedule.times,

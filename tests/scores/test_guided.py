@@ -9,14 +9,17 @@ from gradlogp import (
     Gaussian,
     GaussianMixture,
     ScoreModel,
+    as_score,
     evolve,
     time_grid,
 )
-from gradlogp.core import Denoiser
+from gradlogp.core import NoisyScore
 from gradlogp.diffusion import ProbabilityFlow
-from gradlogp.noise import prior
+from gradlogp.distributions.analytic.conditional import Joint
+from gradlogp.noise import AffineCoordinates, terminal
 from gradlogp.noise.schedules import VE, VP, Rectified
 from gradlogp.scores.guided import GuidedScore
+from gradlogp.scores.rescheduled import RescheduledScore
 
 MEANS = torch.tensor([[-2.0, 0.0], [-1.0, 1.0], [1.5, 0.5]], dtype=torch.float64)
 ALL = GaussianMixture([0.3, 0.3, 0.4], MEANS, 0.3)
@@ -53,13 +56,11 @@ def test_denoised_belongs_to_the_score(generator):
     given, free = scores(VP())
     guided, x = GuidedScore(given, free, 2.0), torch.randn(6, 2, generator=generator)
     alpha, sigma = VP()(T)
-    assert isinstance(guided, Denoiser)
+    assert isinstance(guided, NoisyScore)
     close(guided.denoise(x, T), (x + sigma**2 * guided(x, T)) / alpha, 1e-10)
     given, free = scores(Rectified())  # α = 0 at the start
     x0 = GuidedScore(given, free, 2.0).denoise(x, torch.tensor(1.0))
     close(x0, (3 * CLASS.mean - 2 * ALL.mean).expand(6, 2), 1e-6)
-    with pytest.raises(ValueError, match="no denoise"):
-        GuidedScore(given, lambda x, t: -x).denoise(x, T)
 
 
 def test_interval(generator):
@@ -71,7 +72,7 @@ def test_interval(generator):
     expected = torch.where(inside, GuidedScore(given, free, 2.0)(x, t), given(x, t))
     close(limited(x, t), expected, 1e-12)
     asked = []
-    counted = lambda x, t: asked.append(t) or free(x, t)
+    counted = as_score(lambda x, t: asked.append(t) or free(x, t), "score", VP())
     limited = GuidedScore(given, counted, 2.0, interval=(0.3, 0.5))
     for time in t:
         limited(x, time)
@@ -88,7 +89,7 @@ def test_two_gaussians_guide_to_a_gaussian(generator):
     P = (1 + w) / v_t - w / u_t
     mean = (1 + w) * alpha * m / v_t / P
     close(GuidedScore(given, free, w)(x, T), -P * (x - mean), 1e-10)
-    start, ends = prior(VP(), (400, 1), generator=generator), {}
+    start, ends = terminal(free).sample(400, generator=generator), {}
     for weight in (0.0, w):
         score = GuidedScore(given, free, weight)
         ends[weight] = evolve(ProbabilityFlow(), score, start, time_grid(VP(), 20))
@@ -96,14 +97,14 @@ def test_two_gaussians_guide_to_a_gaussian(generator):
     assert float(ends[w].var()) < 0.8 * float(ends[0.0].var())
 
 
-def test_labels_of_one_model(generator):
-    """Two labels of one class-conditional model, the last one standing for none."""
+def test_classes_of_one_model(generator):
+    """Two classes of one conditional model, the last one standing for none."""
 
     class Labelled(torch.nn.Module):
-        event_shape = torch.Size([2])
+        event_shape, condition = torch.Size([2]), 6
 
-        def forward(self, x, c, labels):
-            return x * labels.unsqueeze(1)
+        def forward(self, x, c, condition):
+            return x * condition.unsqueeze(1)
 
     model = ScoreModel(Labelled(), VP(), predicts="score")
     x, none = torch.randn(3, 2, generator=generator), torch.full((3,), 5)
@@ -115,6 +116,44 @@ def test_labels_of_one_model(generator):
     close(guided(x, T), expected, 1e-9)
 
 
+def short(schedule):
+    return as_score(lambda z, t: z[:1], "score", schedule)
+
+
+def model(scale):
+    """A model whose coordinates are x/scale."""
+    made = ScoreModel(torch.nn.Identity(), VP(), event_shape=(2,))
+    made.coordinates = AffineCoordinates(torch.zeros(2), torch.full((2,), scale))
+    return made
+
+
+def test_two_scores_in_one_frame_are_taken(generator):
+    """Equal coordinates of two models, or a score read under the other's schedule."""
+    GuidedScore(model(2.0), model(2.0))
+    GuidedScore(scores(VP())[0], model(1.0))  # the identity, in two ways
+    given, _ = scores(VP())
+    free = ExactScore(ALL, VE(1e-3, 1e4))
+    z = torch.randn(6, 2, generator=generator)
+    mixed = GuidedScore(given, RescheduledScore(free, VP()), 1.5)
+    close(mixed(z, T), GuidedScore(*scores(VP()), 1.5)(z, T), 1e-9)
+
+
+def test_rows_belong_to_both_scores(generator):
+    """A chunk of samples takes its own rows of the conditional and of the free score."""
+    joint = Joint(
+        Gaussian([0.5, -1.0, 2.0], [[1.0, 0.3, 0.2], [0.3, 2.0, 0.5], [0.2, 0.5, 1.5]]), 1
+    )
+    y = torch.randn(5, 1, generator=generator)
+    exact = ExactScore(joint, VP())
+    guided = GuidedScore(exact.given(y), exact.given(-y), 0.7)
+    z, index = torch.randn(5, 2, generator=generator), torch.tensor([3, 0])
+    close(guided.rows(index)(z[index], T), guided(z, T)[index], 1e-12)
+    close(guided.rows(slice(1, 4)).denoise(z[1:4], T), guided.denoise(z, T)[1:4], 1e-12)
+    assert (guided.rows(slice(0, 2))(z[index], T) - guided(z, T)[index]).abs().max() > 1e-3
+    swapped = GuidedScore(exact, exact.given(-y), 0.7).given(y)  # the conditional half alone
+    close(swapped(z, T), guided(z, T), 1e-12)
+
+
 @pytest.mark.usefixtures("as_user")
 @pytest.mark.parametrize(
     ("make", "message"),
@@ -123,8 +162,23 @@ def test_labels_of_one_model(generator):
         (lambda: GuidedScore(*scores(VP()), interval=(0.5, 0.2)), "interval"),
         (lambda: GuidedScore(*scores(VP()))(torch.zeros(2), T), "shape"),
         (lambda: GuidedScore(*scores(VP()))(torch.zeros(3, 2), torch.zeros(2)), "t must have"),
-        (lambda: GuidedScore(scores(VP())[0], lambda x, t: x[:1])(torch.zeros(3, 2), T), "uncond"),
-        (lambda: GuidedScore(lambda x, t: x[:1], scores(VP())[1])(torch.zeros(3, 2), T), "condit"),
+        (lambda: GuidedScore(scores(VP())[0], lambda z, t: -z), "becomes one by as_score"),
+        (lambda: GuidedScore(lambda z, t: -z, scores(VP())[0]), "becomes one by as_score"),
+        (
+            lambda: GuidedScore(scores(VP())[0], short(VP()))(torch.zeros(3, 2), T),
+            "returned shape",
+        ),
+        (
+            lambda: GuidedScore(short(VP()), scores(VP())[1])(torch.zeros(3, 2), T),
+            "returned shape",
+        ),
+        (
+            lambda: GuidedScore(scores(VP())[0], scores(VE(0.01, 20.0))[1]),
+            r"different schedules, VP\(.*VE\(.*RescheduledScore\(score, schedule\)",
+        ),
+        (lambda: GuidedScore(scores(VP())[0], scores(VP(0.1, 19.0))[1]), "different schedules"),
+        (lambda: GuidedScore(model(1.0), model(2.0)), "different coordinates"),
+        (lambda: GuidedScore(scores(VP())[0], model(2.0)), "different coordinates"),
     ],
 )
 def test_bad_input(make, message):

@@ -6,11 +6,14 @@ from support import close
 
 from gradlogp import (
     ExactScore,
+    Gaussian,
     GaussianMixture,
+    as_score,
     evolve,
     time_grid,
 )
 from gradlogp.diffusion import ProbabilityFlow
+from gradlogp.noise import terminal
 from gradlogp.noise.schedules import (
     DDPM,
     EDM,
@@ -45,6 +48,49 @@ def test_score_and_denoiser_are_those_of_the_other_schedule(source, target, gene
     close(moved(x, t[0]), exact(x, t[0]), 1e-10)
 
 
+@pytest.mark.parametrize("source", WIDE, ids=names)
+@pytest.mark.parametrize("target", ASKED, ids=names)
+def test_the_law_and_its_density_are_those_of_the_other_schedule(source, target, generator):
+    z = 3 * torch.randn(7, 2, generator=generator)
+    t = 0.1 + 0.8 * torch.rand(7, generator=generator)
+    moved = RescheduledScore(ExactScore(MIXTURE, source), target)
+    exact = ExactScore(MIXTURE, target)
+    for time in (t, t[0]):
+        close(moved.log_prob(z, time), exact.log_prob(z, time), 1e-9)
+        close(moved.law(time).log_prob(z), exact.log_prob(z, time), 1e-9)
+        close(moved.law(time).score(z), exact(z, time), 1e-9)
+    one = moved.law(t[0])
+    alpha, sigma = target(t[0])
+    close(one.mean, alpha * MIXTURE.mean, 1e-9)
+    close(one.cov, alpha**2 * MIXTURE.cov + sigma**2 * torch.eye(2), 1e-9)
+    far = (moved.log_prob(z, t) - ExactScore(MIXTURE, source).log_prob(z, t)).abs().max()
+    assert far > 0.01  # negative control: it is not the law under its own schedule
+
+
+@pytest.mark.parametrize("target", ASKED, ids=names)
+def test_a_density_known_without_a_law_gains_the_change_of_scale(target, generator):
+    """log p'(z') = log p(r z') + d log r, for a function whose law nobody knows."""
+    source = VP(0.01, 40.0)
+    exact = ExactScore(MIXTURE, source)
+    moved = RescheduledScore(as_score(exact.log_prob, "log_prob", source), target)
+    z, t = torch.randn(5, 2, generator=generator), torch.linspace(0.2, 0.8, 5)
+    assert moved.law(t) is None
+    close(moved.log_prob(z, t), ExactScore(MIXTURE, target).log_prob(z, t), 1e-9)
+    close(moved(z, t), ExactScore(MIXTURE, target)(z, t), 1e-9)
+
+
+def test_samples_start_from_the_law_under_the_new_schedule(generator):
+    """At VP's β_max = 4 a seventh of the data is left at t = 1, and the start must know it."""
+    law, target = Gaussian([3.0, -1.0], [[0.5, 0.2], [0.2, 0.3]]), VP(0.1, 4.0)
+    moved = RescheduledScore(ExactScore(law, VP()), target)
+    alpha, sigma = target(torch.tensor(1.0))
+    start = terminal(moved).law
+    close(start.mean, alpha * law.mean, 1e-9)
+    close(start.cov, alpha**2 * law.cov + sigma**2 * torch.eye(2), 1e-9)
+    x = evolve(ProbabilityFlow(2), moved, 20_000, time_grid(target, 25), generator=generator)
+    assert ((x.mean(0) - law.mean) / (law.cov.diagonal() / 20_000).sqrt()).abs().max() < 5
+
+
 def test_ve_is_vp_in_other_coordinates(generator):
     """s_VE(x/a; b/a) = a s_VP(x; a, b), with DDPM's a = √ᾱ."""
     schedule = DDPM(torch.linspace(1e-4, 0.02, 1000))
@@ -58,7 +104,7 @@ def test_a_plain_score_will_do(generator):
     """Without a denoiser, E[x_0 | x_t] comes from the score."""
     source, target = VP(), VE(0.05, 50.0)
     exact = ExactScore(MIXTURE, source)
-    moved = RescheduledScore(lambda x, t: exact(x, t), target)
+    moved = RescheduledScore(as_score(lambda x, t: exact(x, t), "score", source), target)
     x, t = torch.randn(5, 2, generator=generator), torch.tensor(0.5)
     close(moved.denoise(x, t), ExactScore(MIXTURE, target).denoise(x, t), 1e-9)
 
