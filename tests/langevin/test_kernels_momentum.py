@@ -10,7 +10,7 @@ from kernel_support import (
     PRECISION,
     SKEWED,
 )
-from support import MEAN, close
+from support import COV, MEAN, close
 
 from gradlogp import as_target
 from gradlogp.calculus import kernel_map
@@ -90,14 +90,15 @@ def test_scores_per_step(kernel, scores):
 
 
 def table(scheme, u, h, m, tau):
-    """Var p and Cov(x, p) on N(μ, S) for u = h² S⁻¹ / m; Var x is among the facts."""
-    p, zero = tau * m * I2, torch.zeros(2, 2)
+    """Var x, Var p and Cov(x, p) on N(μ, S) for u = h² S⁻¹ / m."""
+    rest = torch.linalg.inv(I2 - u / 4)
+    x, p, zero = tau * COV, tau * m * I2, torch.zeros(2, 2)
     return {
-        "BAOAB": (p @ (I2 - u / 4), zero),
-        "OBABO": (p, zero),
-        "BAOA": (p, tau * h / 2 * I2),
-        "ABOBA": (p @ torch.linalg.inv(I2 - u / 4), zero),
-        "OABAO": (p, zero),
+        "BAOAB": (x, p @ (I2 - u / 4), zero),
+        "OBABO": (x @ rest, p, zero),
+        "BAOA": (x, p, tau * h / 2 * I2),
+        "ABOBA": (x, p @ rest, zero),
+        "OABAO": (x @ (I2 - u / 4), p, zero),
     }[scheme]
 
 

@@ -209,7 +209,9 @@ def test_a_memory_map_gives_the_same_run_as_memory(tmp_path):
     for data in (x, np.load(tmp_path / "x.npy", mmap_mode="r"), x.numpy(), x.double()):
         model = make().float()
         records = train(model, data, standardize=True, held_out=data, check_every=10)
-        ends.append((weights(model), [(r.loss, r.held_out) for r in records]))
+        state = weights(model)
+        assert float(state.pop("coordinates.bits")) == 8 * data.dtype.itemsize
+        ends.append((state, [(r.loss, r.held_out) for r in records]))
     for end in ends[1:]:
         same(end, ends[0])
 

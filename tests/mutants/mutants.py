@@ -649,8 +649,8 @@ MUTANTS = (
     Mutant(
         "X: guidance by 1 + w at w",
         "scores/guided.py",
-        "inside + per_sample(self.weight * acts.to(z), z) * (inside - outside)",
-        "outside + per_sample(self.weight * acts.to(z), z) * (inside - outside)",
+        "return inside + per_sample(self.weight",
+        "return outside + per_sample(self.weight",
         "scores/test_guided.py::test_score_is_that_of_the_conditional_times_a_power_of_the_class",
     ),
     Mutant(
@@ -1055,7 +1055,7 @@ MUTANTS = (
         "learn/test_fit.py::test_the_excess_of_a_conditional_model_is_that_given_the_conditions",
     ),
     Mutant(
-        "X: the training looks whether a divisor is 0",
+        "X: a prediction looks at the numbers it divides by",
         "noise/predictions.py",
         "        return (x_t - a * value) / b",
         "        return (x_t - a * value) / (b if bool((b > 0).all()) else b + 1)",

@@ -451,19 +451,20 @@ def test_the_exact_score_given_y_is_that_of_the_conditional(joint, generator):
 
 # ---------------------------------------------------------------------------- trained
 
-TOLERANCE = 0.06
-"""Of a posterior mean of size 1, after a training of seconds on 4000 points."""
+TOLERANCE = 0.12
+"""Root mean square of the error of posterior means, after seconds of training; they differ by 0.7."""
 
 
+@pytest.mark.usefixtures("as_user")
 def test_a_linear_law_is_learned_given_y_and_without():
     """x ~ N(0, 1), y = x + 0.5 ε: E[x | y] = 0.8 y, Var = 0.2; a third of the training sees no y."""
     g = seeded(0)
     n = 4000
     x = torch.randn(n, 1, generator=g)
     y = 100 + 10 * (x + 0.5 * torch.randn(n, 1, generator=g))  # in other units
-    model = ScoreModel(MLP(1, 32, 1, (1,), generator=g), VP(), "v")
+    model = ScoreModel(MLP(1, 64, 1, (1,), generator=g), VP(), "v")
     start = model.condition.null_value.detach().clone()
-    options = {"steps": 1500, "batch_size": 128, "learning_rate": 5e-3, "warm_up": 20}
+    options = {"steps": 700, "batch_size": 256, "learning_rate": 1e-2, "warm_up": 20}
     list(fit(model, x, condition=y, condition_dropout=0.3, generator=g, ema=0.99, **options))
     assert (model.condition.null_value - start).abs().min() > 1e-3  # it is learned
     assert model.condition.null_value.min() > model.condition.encode(y).max()
@@ -480,5 +481,5 @@ def test_a_linear_law_is_learned_given_y_and_without():
             everyone = Gaussian([0.0], 1.0).posterior_mean(z, alpha, sigma)
             assert off(free.denoise(z, t), everyone) < TOLERANCE
             if u:  # negative control: the two are far apart
-                assert off(given, everyone) > 5 * TOLERANCE
+                assert off(given, everyone) > 4 * TOLERANCE
     assert math.isclose(float(model.condition.dropout), 0.3, rel_tol=1e-6)
