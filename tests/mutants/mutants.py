@@ -72,19 +72,37 @@ MUTANTS = (
     Mutant(
         "M4: denoising at the level before",
         "diffusion/transitions/annealed.py",
-        "return predict(score, schedule, x, t)[0]",
-        "return predict(score, schedule, x, t + 0.05 * (1 - t))[0]",
+        "return predict(score, z, t)[0]",
+        "return predict(score, z, t + 0.05 * (1 - t))[0]",
         "diffusion/test_transitions.py::test_annealed_langevin_final_law",
     ),
     Mutant(
-        "M5: the prior forgets the data's mean",
-        "noise/terminal.py", "alpha * mean.to(z) + (alpha**2", "(alpha**2",
-        "diffusion/test_evolve.py::test_prior_is_its_formula",
+        "M5: the law at t = 1 forgets the data's mean",
+        "noise/terminal.py", "alpha * m, alpha**2 * v", "0 * m, alpha**2 * v",
+        "noise/test_terminal.py::test_the_law_of_moments",
     ),
     Mutant(
-        "M5: the prior forgets the data's variance",
-        "noise/terminal.py", "(alpha**2 * var.to(z) + sigma**2).sqrt()", "sigma",
-        "diffusion/test_evolve.py::test_prior_is_its_formula",
+        "M5: the law at t = 1 forgets the data's variance",
+        "noise/terminal.py", "alpha * m, alpha**2 * v", "alpha * m, 0 * v",
+        "noise/test_terminal.py::test_the_law_of_moments",
+    ),
+    Mutant(
+        "X: a class starts at the mean of all",
+        "noise/terminal.py", "for _ in range(ROUNDS):", "for _ in range(0):",
+        "noise/test_terminal.py::test_the_mean_of_one_class_is_found_among_all",
+    ),
+    Mutant(
+        "X: chunks take the conditions of the first rows",
+        "diffusion/evolve.py", "inside = score.rows(part)",
+        "inside = score.rows(slice(0, part.stop - part.start))",
+        "diffusion/test_evolve.py::test_conditions_follow_their_rows_through_chunks",
+    ),
+    Mutant(
+        "X: the mean given y is that of the component",
+        "distributions/analytic/conditional.py",
+        'means = self._x_mean + torch.einsum("kxy,bky->bkx", self._gain, away)',
+        "means = self._x_mean.expand(len(y), *self._x_mean.shape)",
+        "distributions/test_conditional.py::test_the_numbers_at_one_place",
     ),
     Mutant(
         "M6: g for g²",
@@ -144,8 +162,8 @@ MUTANTS = (
     ),
     Mutant(
         "X: source and target time swapped in the ancestral mean",
-        "diffusion/transitions/ancestral.py", "mean = a * sigma_s**2 / sigma_t**2 * x",
-        "mean = a * sigma_t**2 / sigma_s.clamp(min=1e-9) ** 2 * x",
+        "diffusion/transitions/ancestral.py", "mean = a * sigma_s**2 / sigma_t**2 * z",
+        "mean = a * sigma_t**2 / sigma_s.clamp(min=1e-9) ** 2 * z",
         "diffusion/test_transitions.py::test_ancestral_step_is_that_of_ddpm",
     ),
     Mutant(
@@ -474,8 +492,8 @@ MUTANTS = (
     Mutant(
         "X: a multistep solver that never remembers",
         "diffusion/evolve.py",
-        "move = transition.begin() if isinstance(transition, Multistep) else transition",
-        "move = transition",
+        "move = mine.begin() if isinstance(mine, Multistep) else mine",
+        "move = mine",
         "diffusion/test_solvers.py::test_order_on_a_mixture",
     ),
     Mutant(
@@ -656,8 +674,8 @@ MUTANTS = (
     Mutant(
         "X: a colour left off the score",
         "diffusion/transitions/annealed_noise.py",
-        "return self.K.sqrt(self.score(self.K.sqrt(y), t))",
-        "return self.score(self.K.sqrt(y), t)",
+        "return self.K.sqrt(self.score(self.K.sqrt(z), t))",
+        "return self.score(self.K.sqrt(z), t)",
         "diffusion/test_transitions_annealed.py::test_coloured_steps_are_preconditioned_ones",
     ),
     Mutant(
@@ -691,8 +709,8 @@ MUTANTS = (
     Mutant(
         "X: half the noise in a correction",
         "diffusion/transitions/corrector.py",
-        "(2 * h).sqrt() * randn_like(x, generator)",
-        "h.sqrt() * randn_like(x, generator)",
+        "(2 * h).sqrt() * randn_like(z, generator)",
+        "h.sqrt() * randn_like(z, generator)",
         "check/test_theory.py::test_claim[solvers.corrector_by_level]",
     ),
     Mutant(
