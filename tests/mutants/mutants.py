@@ -78,13 +78,31 @@ MUTANTS = (
     ),
     Mutant(
         "M5: the law at t = 1 forgets the data's mean",
-        "noise/terminal.py", "GaussianTerminal(alpha * m,", "GaussianTerminal(0 * m,",
+        "noise/terminal.py", "alpha * m, alpha**2 * v", "0 * m, alpha**2 * v",
         "noise/test_terminal.py::test_the_law_of_moments",
     ),
     Mutant(
         "M5: the law at t = 1 forgets the data's variance",
-        "noise/terminal.py", "alpha**2 * v + sigma**2", "0 * v + sigma**2",
+        "noise/terminal.py", "alpha * m, alpha**2 * v", "alpha * m, 0 * v",
         "noise/test_terminal.py::test_the_law_of_moments",
+    ),
+    Mutant(
+        "X: a class starts at the mean of all",
+        "noise/terminal.py", "for _ in range(ROUNDS):", "for _ in range(0):",
+        "noise/test_terminal.py::test_the_mean_of_one_class_is_found_among_all",
+    ),
+    Mutant(
+        "X: chunks take the conditions of the first rows",
+        "diffusion/evolve.py", "inside = score.rows(part)",
+        "inside = score.rows(slice(0, part.stop - part.start))",
+        "diffusion/test_evolve.py::test_conditions_follow_their_rows_through_chunks",
+    ),
+    Mutant(
+        "X: the mean given y is that of the component",
+        "distributions/analytic/conditional.py",
+        'means = self._x_mean + torch.einsum("kxy,bky->bkx", self._gain, away)',
+        "means = self._x_mean.expand(len(y), *self._x_mean.shape)",
+        "distributions/test_conditional.py::test_the_numbers_at_one_place",
     ),
     Mutant(
         "M6: g for g²",

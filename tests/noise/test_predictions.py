@@ -216,7 +216,8 @@ def test_predict_evaluates_the_model_once(generator):
         return -x
 
     x, t = torch.randn(3, 2, generator=generator), torch.tensor(0.5)
-    x0, eps = predict(as_score(score, "score", VP()), x, t)
+    model = as_score(score, "score", VP())
+    x0, eps = predict(model, x, t)
     assert len(calls) == 1
     alpha, sigma = VP()(t)
     close(eps, sigma * x)

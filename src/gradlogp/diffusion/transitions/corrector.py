@@ -93,11 +93,12 @@ class PredictorCorrector:
         *,
         generator: Generator | None = None,
     ) -> Tensor:
-        """Return x_s; at the noise-free end, where there is no score, the predictor's."""
+        """Return x_s; without noise at s, where there is no score, the predictor's."""
         z = self.predictor(z, t, s, score, generator=generator)
-        if s is None:
+        sigma2 = 0.0 if s is None else float(score.schedule(s)[1]) ** 2
+        if s is None or sigma2 == 0:
             return z
-        sigma2, d = float(score.schedule(s)[1]) ** 2, z.shape[1:].numel()
+        d = z.shape[1:].numel()
         h = z.new_full([1] * z.ndim, min(2 * self.snr**2, 1.0) * sigma2)
         for _ in range(self.n_steps):
             drift = score(z, s)
