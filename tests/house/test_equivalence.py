@@ -8,7 +8,7 @@ from functools import partial
 
 import pytest
 import torch
-from support import close, seeded
+from support import close
 from torch import nn
 
 import gradlogp as glp
@@ -40,6 +40,10 @@ LAW = glp.GaussianMixture(
     torch.tensor([[-2.0, 0.5], [1.0, -1.0]], dtype=torch.float64),
     torch.tensor([0.3, 0.5], dtype=torch.float64),
 )
+
+
+def seeded(seed):
+    return torch.Generator().manual_seed(seed)
 
 
 def model(schedule, predicts="epsilon", seed=0):
@@ -154,10 +158,10 @@ def test_one_trained_model_is_the_other_rescheduled(vp, ve, generator):
     ddpm, ncsn = models
     t, u = matched(vp, ve, 20, generator)
     y = 2 * torch.randn(20, 2, generator=generator)
-    read = glp.RescheduledScore(ncsn)
+    read = glp.RescheduledScore(ncsn, vp)
     close(read(y, t), ddpm(y, t), 1e-8)
     close(read.denoise(y, t), ddpm.denoise(y, t), 1e-8)
     if vp.times is None:  # a ladder of levels ends at its lowest level, where DDPM goes on to data
-        back = glp.RescheduledScore(ddpm)
+        back = glp.RescheduledScore(ddpm, ve)
         close(back(y, u), ncsn(y, u), 1e-8)
     assert (ncsn(y, u) - ddpm(y, t)).abs().max() > 0.05  # not without the change of coordinates

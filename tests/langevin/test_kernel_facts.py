@@ -123,7 +123,7 @@ def test_affine_on_a_gaussian(made, generator):
     u, v = torch.cat([torch.eye(2), torch.randn(6, 2, generator=generator)]).split(4)
     x = torch.cat([0 * u, u, v, u + v])
     source, off = Shared(), []
-    for kernel in 10 * steps:
+    for kernel in 40 * steps:
         f = kernel.step(kernel.init(x, Observed()), Observed(), generator=source)[0].x
         zero, at_u, at_v, at_both = f.split(4)
         off.append(float((at_both - at_u - at_v + zero).abs().max()))
@@ -158,7 +158,7 @@ def law_of(kernel):
     "C", [DENSE, COV, torch.tensor([0.4, 1.9]).double()], ids=["dense", "its own", "diag"]
 )
 def test_the_stationary_covariance_of_matrices(C):
-    for kernel in (kernels.PreconditionedULA(0.2, C, 0.6), kernels.ExponentialEuler(0.7, C, 0.6)):
+    for kernel in (kernels.PreconditionedULA(0.05, C, 0.6), kernels.ExponentialEuler(0.7, C, 0.6)):
         close(kernel.facts.stationary(kernel, PRECISION), law_of(kernel)[1], 1e-9)
 
 
