@@ -9,6 +9,7 @@ import torch
 
 from gradlogp.check.metrics.features import Classifier
 from gradlogp.interfaces import demos
+from gradlogp.noise.coordinates import AffineCoordinates
 from gradlogp.noise.schedules import VE
 from gradlogp.scores.model import ScoreModel
 from gradlogp.scores.networks import UNet
@@ -52,10 +53,9 @@ def test_bits_per_pixel_of_a_known_law():
     g = torch.Generator().manual_seed(0)
     k = torch.randint(256, (60, 1, 8, 8), generator=g).float()
     model = ScoreModel(UNet((1, 8, 8), (8,), condition=2, generator=g), VE(1e-3, 40.0), "v").eval()
-    model.shift.fill_(0.5)
-    model.scale.fill_(
-        1 / 12**0.5
-    )  # then v = 0 is the exact score of N(0, 1), and UNets start at 0
+    # then v = 0 is the exact score of N(0, 1), and UNets start at 0
+    whole = torch.ones(1, 8, 8)
+    model.coordinates = AffineCoordinates(0.5 * whole, whole / 12**0.5)
     found = demos.mnist.bits(model, k, torch.zeros(60).long(), g, quiet=True)
     # E −log₂ N(y; ½, 1/12) of uniform y, per dimension, and 8 bits for the levels
     expected = 8 + 0.5 * math.log2(2 * math.pi * math.e / 12)

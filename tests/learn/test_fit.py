@@ -591,16 +591,16 @@ def test_excess_of_the_exact_score_is_zero():
 def test_the_excess_of_a_conditional_model_is_that_given_the_conditions():
     """Each row against the exact score given its own y: that of x alone would show a gap."""
     joint = glp.Gaussian([0.0, 1.0, 40.0], [[1.0, 0.2, 1.5], [0.2, 0.5, 0.3], [1.5, 0.3, 3.0]])
-    xy = joint.sample(500, generator=seeded(1))
+    xy = joint.sample(1000, generator=seeded(1))
     x, y = xy[:, :2].contiguous(), xy[:, 2:].contiguous()
     exact = glp.ExactScore(Joint(joint, 1), VP())
-    model = make(condition=(1,))
+    model = glp.ScoreModel(glp.MLP(2, 8, 1, (1,), generator=seeded(0)), VP(), "v")
     options = {"exact": exact, "condition": y, "steps": 1, "learning_rate": 1e-30}
     [record] = train(model, x, **options)
     # an untrained model answers as for N(mean, var) entry by entry, whatever y is
     g = seeded(0)
     t = torch.rand(20_000, generator=g) * 0.999 + 0.001
-    index = torch.randint(500, (20_000,), generator=g)
+    index = torch.randint(1000, (20_000,), generator=g)
 
     @torch.no_grad()
     def gap(score):
