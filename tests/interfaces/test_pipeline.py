@@ -99,3 +99,28 @@ def test_build_model_suits_the_data(generator):
     assert isinstance(build_model(images[..., :7], generator=generator).network, glp.MLP)
     with pytest.raises(ValueError, match="constant"):
         build_model(torch.ones(20, 2))
+
+
+@pytest.mark.slow
+def test_three_channels_in_units_far_apart():
+    """Temperature, pressure and moisture in K, Pa and kg/kg, each an AR(1) of 0.8 over 16 points."""
+    g = torch.Generator().manual_seed(0)
+    mean, std = torch.tensor([[285.0, 101_325.0, 8e-3], [12.0, 900.0, 3e-3]]).double()[..., None]
+    z = torch.randn(2000, 3, 16, generator=g, dtype=torch.float64)
+    for k in range(1, 16):
+        z[..., k] = 0.8 * z[..., k - 1] + 0.6 * z[..., k]
+    torch.set_default_dtype(torch.float32)
+    model = glp.ScoreModel(glp.MLP((3, 16), generator=g), glp.schedules.EDM(0.002, 80.0), "v")
+    settings = {"steps": 2000, "batch_size": 512, "standardize": True}
+    for _ in glp.fit(model, mean + std * z, generator=g, **settings):
+        pass
+    new = glp.evolve(glp.diffusion.ProbabilityFlow(), model, 4000, generator=g)
+    z = (new.double() - mean) / std
+    assert float(z.mean((0, 2)).abs().max()) < 0.05
+    assert float((z.std((0, 2)) - 1).abs().max()) < 0.03
+    z = z - z.mean(0)
+    later, earlier = z[..., 1:], z[..., :-1]
+    lag = (later * earlier).sum((0, 2)) / (
+        later.square().sum((0, 2)) * earlier.square().sum((0, 2))
+    ).sqrt()
+    assert float((lag - 0.8).abs().max()) < 0.03
