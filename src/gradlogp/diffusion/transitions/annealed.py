@@ -18,6 +18,7 @@ from ...langevin.kernels import (
     PositionDependentULA,
     PreconditionedULA,
     TamedULA,
+    facts_of,
 )
 from ...langevin.kernels.exponential import ExponentialEuler
 from ...noise.blurred import noisy_log_prob
@@ -118,9 +119,9 @@ class AnnealedLangevin:
     @property
     def facts(self) -> Facts:
         """What is known of this transition."""
-        sparing = type(self._kernel(self.relative_step or 0.1, 1.0)) in SPARING
-        n = self.n_steps
-        return Facts(None, n if sparing else n + 1, draws=n, divides_by_alpha=True)
+        kernel, n = self._kernel(self.relative_step or 0.1, 1.0), self.n_steps
+        evaluations, draws = n + (type(kernel) not in SPARING), n * (facts_of(kernel).draws or 1)
+        return Facts(None, evaluations, draws, divides_by_alpha=True)
 
     def _kernel(self, eta: float, snr: float) -> Kernel[Any, Any]:
         """Return the kernel of a level."""

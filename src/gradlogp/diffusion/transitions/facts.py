@@ -32,7 +32,7 @@ class Facts(NamedTuple):
 
 POINT = "data that are one point"
 
-UNKNOWN = Facts(None, 1)
+UNKNOWN = Facts(None, 1, divides_by_alpha=True)
 
 
 def facts_of(transition: Transition) -> Facts:
