@@ -170,7 +170,7 @@ def _draw(
 ) -> Tensor:
     if g is None or isinstance(g, torch.Generator):  # first, as the cheaper questions
         return law(shape, dtype=like.dtype, device=like.device, generator=g)
-    if isinstance(g, NoiseSource):
+    if isinstance(g, (Streams, NoiseSource)):  # a protocol is slow to ask for
         return g.draw(law, shape, like)
     raise ValueError(
         f"generator must be a torch.Generator or a NoiseSource, got {type(g).__name__}: pass "

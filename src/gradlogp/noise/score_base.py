@@ -121,7 +121,7 @@ def refuse_no_noise(schedule: Schedule, t: Tensor) -> None:
 
 def check_noisy_score(score: object) -> None:
     """Raise `ValueError` unless this is a noisy score, which owns its schedule."""
-    if not isinstance(score, NoisyScore):
+    if not isinstance(score, (ScoreBase, NoisyScore)):  # a protocol is slow to ask for
         raise ValueError(
             "score must be a noisy score, which carries its schedule (ScoreModel, ExactScore, …), got "
             f"{type(score).__name__}; a function of (z, t) becomes one by as_score(f, kind, schedule)"
