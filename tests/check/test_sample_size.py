@@ -172,7 +172,7 @@ def test_a_copy_and_the_truth(split, generator):
 
 
 def test_in_between(split, generator):
-    """An eighth of a copy has a loss on training data in between, and is told to overfit."""
+    """An eighth of a copy has a loss on training data in between, and is judged to overfit."""
     train, held = split
     sigma, law = 0.08, Empirical(split[0])
     shares = {}

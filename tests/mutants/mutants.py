@@ -1079,4 +1079,14 @@ MUTANTS = (
         "        return (x_t - a * value) / (b if bool((b > 0).all()) else b + 1)",
         "scores/test_model.py::test_forward_never_looks_at_a_number",
     ),
+    Mutant(
+        "X: the largest distance is taken far from 0",
+        "noise/ladder.py", "flat = flat - flat.mean(0)", "flat = flat",
+        "noise/test_ladder.py::test_distances_do_not_depend_on_where_the_data_lie",
+    ),
+    Mutant(
+        "X: a condition beside another one of the network",
+        "scores/model.py", "if condition not in (None, kind):", "if False:",
+        "scores/test_model.py::test_refuses_bad_shapes_and_arguments",
+    ),
 )  # fmt: skip

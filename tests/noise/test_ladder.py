@@ -45,6 +45,15 @@ def test_distances_by_hand():
     assert nearest_distance(x, chunk_size=3) == pytest.approx(1.0)
 
 
+def test_distances_do_not_depend_on_where_the_data_lie(generator):
+    x = torch.randn(300, 3, generator=generator).double()
+    x = (x * 256).round() / 256  # so that the shift is exact in float32
+    near, far = x.float(), (x + 4096).float()
+    assert torch.equal(far - 4096, near)
+    assert largest_distance(far) == pytest.approx(largest_distance(near), rel=1e-5)
+    assert nearest_distance(far) == pytest.approx(nearest_distance(near), rel=1e-5)
+
+
 def test_the_ladder_of_data(generator):
     x = torch.randn(500, 20, generator=generator)
     said = []

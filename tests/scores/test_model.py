@@ -379,6 +379,13 @@ def test_refuses_bad_shapes_and_arguments():
         ScoreModel(Wave(3), VP(), "noise")
     with pytest.raises(ValueError, match="pass event_shape="):
         ScoreModel(nn.Identity(), VP())
+    network = MLP(2, 8, 1, (3,))
+    assert ScoreModel(network, VP(), event_shape=(2,), condition=(3,)).condition.kind == (3,)
+    with pytest.raises(ValueError, match=r"event_shape=\(3,\), but that of the network is"):
+        ScoreModel(network, VP(), event_shape=(3,))
+    for own, other in ((network, 4), (MLP(2, 8, 1), 4)):
+        with pytest.raises(ValueError, match="condition=4, but that of the network is"):
+            ScoreModel(own, VP(), condition=other)
 
     class Narrow(nn.Module):
         def forward(self, x, coordinate):

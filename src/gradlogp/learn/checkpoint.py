@@ -214,15 +214,16 @@ def load(
         kind = config["condition"]
         condition = kind if kind is None or isinstance(kind, int) else tuple(kind)
         schedule = from_config(config["schedule"])
-        model = ScoreModel(network, schedule, config["predicts"], shape, condition)
-        model.columns = tuple(config["columns"])
+        columns = tuple(config["columns"])
     except (KeyError, TypeError, AttributeError, OverflowError, RuntimeError) as error:
         raise ValueError(f"{where} is damaged: {one_line(error)}") from None
     try:
+        model = ScoreModel(network, schedule, config["predicts"], shape, condition)
         own = (v for k, v in state.items() if k.startswith("network.") and v.is_floating_point())
         model.to(next(own, model.like).dtype)
         model.load_state_dict(state)
-    except RuntimeError as error:
+        model.columns = columns
+    except (ValueError, RuntimeError) as error:
         raise ValueError(f"{path} does not fit the network: {one_line(error)}") from None
     return model.eval()
 

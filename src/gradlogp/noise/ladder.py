@@ -76,6 +76,7 @@ def largest_distance(
 ) -> float:
     """Return the largest (or a quantile of the row-wise largest) Euclidean distance of two points."""
     flat = x.flatten(1)
+    flat = flat - flat.mean(0)  # far from 0 the products in `cdist` would cancel
     rows = [torch.cdist(part, flat).amax(1) for part in flat.split(chunk_size)]
     return float(torch.cat(rows).double().quantile(quantile))
 

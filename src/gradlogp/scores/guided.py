@@ -39,7 +39,7 @@ class GuidedScore(ScoreWrapper):
         score: The conditional score s(z, t | c), such as `model.given(y)`.
         free: The unconditional one, s(z, t): `model.unconditional()`, or another model.
         weight: w.
-        interval: (low, high): the weight acts at times low <= t <= high; at all by default.
+        interval: (low, high): the weight acts at times low <= t <= high; by default at all.
 
     Raises:
         ValueError: For a weight that is not finite, an interval whose ends do not ascend, or two

@@ -11,6 +11,7 @@ from ..noise.coordinates import AffineCoordinates, Data, Scales, mean_and_std
 from ..noise.predictions import KINDS, Kind, to_epsilon, to_x0
 from ..noise.score_base import ScoreBase
 from .conditioned import Condition, ConditionedScore
+from .networks.conditions import read_condition
 
 LOG_SNR_LIMIT = 30.0  # beyond it exp(λ) is 0 or ∞ to float32, and the network need not know more
 
@@ -46,12 +47,14 @@ class ScoreModel(ScoreBase, nn.Module):
         network: network(z, c) or, if conditional, network(z, c, condition) -> like z.
         schedule: The noise schedule.
         predicts: One of score, epsilon, x0, v, velocity.
-        event_shape: The event shape; taken from the network where it has one.
+        event_shape: The event shape, where the network does not say so itself
+            (`network.event_shape`).
         condition: What the network is conditional on, where it does not say so itself
             (`network.condition`): a number of classes, or the shape of float values.
 
     Raises:
-        ValueError: For an unknown `predicts`, or if no event shape is known.
+        ValueError: For an unknown `predicts`, if no event shape is known, or if an event shape or a
+            condition is not that of the network.
     """
 
     schedule: Schedule
@@ -71,18 +74,26 @@ class ScoreModel(ScoreBase, nn.Module):
         nn.Module.__init__(self)
         if predicts not in KINDS:
             raise ValueError(f"unknown kind {predicts!r}; one of {', '.join(map(repr, KINDS))}")
-        shape = event_shape if event_shape is not None else getattr(network, "event_shape", None)
-        if shape is None:
+        own = getattr(network, "event_shape", None)
+        own = event_shape if own is None else own
+        if own is None:
             raise ValueError("pass event_shape=: this network does not name one")
+        if event_shape is not None and tuple(event_shape) != tuple(own):
+            raise ValueError(
+                f"event_shape={event_shape}, but that of the network is {own}: omit it"
+            )
         self.network, self.schedule, self.predicts = network, schedule, predicts
-        self.event_shape = torch.Size(shape)
+        self.event_shape = torch.Size(own)
         weight = next((p for p in network.parameters() if p.is_floating_point()), torch.empty(0))
         zeros = torch.zeros(self.event_shape, dtype=weight.dtype, device=weight.device)
         ones = torch.ones_like(zeros)
         self.coordinates = AffineCoordinates(zeros, ones)
         self.register_buffer("z_mean", zeros)
         self.register_buffer("z_std", ones)
-        kind = getattr(network, "condition", None) if condition is None else condition
+        condition = read_condition(condition)
+        kind = read_condition(getattr(network, "condition", condition))
+        if condition not in (None, kind):
+            raise ValueError(f"condition={condition}, but that of the network is {kind}: omit it")
         self.condition = None if kind is None else Condition(kind)
         self.columns: tuple[str, ...] = ()
 

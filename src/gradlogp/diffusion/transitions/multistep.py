@@ -140,7 +140,7 @@ class ExponentialAB(_ExponentialMultistep):
     r"""Exponential Adams–Bashforth in λ = log(α/σ), of order 1 to 4.
 
     The polynomial through the last values of ε̂ or x̂_0 is integrated exactly against the
-    exponential. Order 1 is DDIM. Which order is best at how many steps is told by the benchmarks.
+    exponential. Order 1 is DDIM. The benchmarks show which order is best at how many steps.
 
     At the noise-free end comes the Tweedie mean, which differs from the end of the flow by
     O(r²), r = σ/α at the last time. `extrapolate` takes that term away,

@@ -97,7 +97,7 @@ def sample_target(
     json: bool,
     quiet: bool,
 ) -> int:
-    """Sample a density with Langevin dynamics: `gradlogp sample --target`, where options are told."""
+    """Sample a density with Langevin dynamics: `gradlogp sample --target` describes the options."""
     import torch
 
     from ...langevin import run

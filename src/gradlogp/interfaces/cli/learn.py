@@ -161,7 +161,8 @@ def fit(
     if json:
         print_json(result)
     else:
-        print(f"{out}: learned from {len(dataset.x)} samples, held-out loss {loss}")
+        held = "none held out" if loss is None else f"held-out loss {loss}"
+        print(f"{out}: learned from {len(dataset.x)} samples, {held}")
     return 0
 
 

@@ -200,7 +200,7 @@ def _warn(
 
 
 def meter(progress: Update | Progress | None, total: int) -> Callable[[Any], None] | None:
-    """Return what every step is told to: it counts them, and measures speed and acceptance."""
+    """Return the callback of every step: it counts them, and measures speed and acceptance."""
     if progress is None:
         return None
     done, note, began = 0, "", time.monotonic()

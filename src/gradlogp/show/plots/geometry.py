@@ -35,8 +35,8 @@ def split_field(
 ) -> Figure:
     """Draw the tangent and the normal part of a score in the plane, side by side.
 
-    The parts differ in size, so each panel has a scale of its own, which is told: an arrow of the
-    length of the longest has the size in the title.
+    The parts differ in size, so each panel has a scale of its own: the title gives the size of the
+    longest arrow.
 
     Arguments:
         points: Where the score was taken, `(n, 2)`.
