@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from .check import theory as theory
     from .check.compare import compare as compare
     from .core import Estimate as Estimate
+    from .core import Verdict as Verdict
     from .diffusion import evolve as evolve
     from .diffusion import log_likelihood as log_likelihood
     from .diffusion import variational_bound as variational_bound
@@ -87,6 +88,7 @@ _SUBPACKAGES = {
 _NAMES = {
     "compare": "check.compare",
     "Estimate": "core",
+    "Verdict": "core",
     "evolve": "diffusion",
     "log_likelihood": "diffusion",
     "variational_bound": "diffusion",

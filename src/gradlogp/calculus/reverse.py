@@ -46,7 +46,19 @@ class GradientField:
         """Return log p(x), up to a constant."""
         return self.f(x) if self.sign == 1 else self.sign * self.f(x)
 
-    def _total(self, x: Tensor) -> Tensor:
+    def log_prob_and_score(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return log p(x), `(B,)`, and its score from one evaluation."""
+        values: list[Tensor] = []
+
+        def total(x: Tensor) -> Tensor:
+            values.append(self._values(x))
+            return values[-1].sum()
+
+        at = _evaluate(total, x, "the log-density")
+        score = _pull_back(at, torch.full_like(at.value, self.sign))
+        return self.sign * (values[0] if at.graph else values[0].detach()), score
+
+    def _values(self, x: Tensor) -> Tensor:
         value = self.f(x)
         if not isinstance(value, Tensor) or value.shape != x.shape[:1]:
             got = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
@@ -54,7 +66,10 @@ class GradientField:
                 f"a log-density (or energy) must return shape ({x.shape[0]},), one number per "
                 f"sample, got {got}; if the function returns a vector field, pass it as score="
             )
-        return value.sum()
+        return value
+
+    def _total(self, x: Tensor) -> Tensor:
+        return self._values(x).sum()
 
     def __call__(self, x: Tensor) -> Tensor:
         """Return the score, shape of x."""

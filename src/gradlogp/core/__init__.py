@@ -36,3 +36,4 @@ from .shapes import check_points as check_points
 from .shapes import check_same_shape as check_same_shape
 from .shapes import per_sample as per_sample
 from .shapes import sum_event as sum_event
+from .verdict import Verdict as Verdict

@@ -25,7 +25,10 @@ ScoreFn = Callable[[Tensor], Tensor]
 
 @runtime_checkable
 class Density(Protocol):
-    """What Langevin dynamics needs: a log-density up to a constant, and its score."""
+    """What Langevin dynamics needs: a log-density up to a constant, and its score.
+
+    One that also has `log_prob_and_score(x) -> ((B,), (B, *event))` gives both for one evaluation.
+    """
 
     def log_prob(self, x: Tensor) -> Tensor:
         """Return log p(x) + const, shape `(B,)`."""
@@ -172,7 +175,11 @@ I = TypeVar("I", covariant=True)
 
 @runtime_checkable
 class Kernel(Protocol[S, I]):
-    """Keeps a density. State holds what the next step needs, Info what a diagnostic wants."""
+    """Keeps a density. State holds what the next step needs, Info what a diagnostic wants.
+
+    A kernel with a momentum also has `refresh(state, *, generator) -> state`, which draws it from its
+    law: `init` leaves it at rest, and who starts chains refreshes it.
+    """
 
     def init(self, x: Tensor, target: Density) -> S:
         """Return the state at x."""

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from ..calculus.reverse import score_from_log_prob
+from ..calculus.reverse import GradientField, score_from_log_prob
 from ..core import (
     Density,
     ScoreFn,
@@ -52,6 +52,13 @@ class Target:
                 f"the log-density must return shape ({len(x)},), got {tuple(value.shape)}"
             )
         return value
+
+    def log_prob_and_score(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return both, from one evaluation where the score is the gradient of the log-density."""
+        if isinstance(self.score_fn, GradientField) and self.score_fn.f is self.log_prob_fn:
+            check_batch(x)
+            return self.score_fn.log_prob_and_score(x)
+        return self.log_prob(x), self.score(x)
 
 
 def as_target(

@@ -32,6 +32,7 @@ from .steps import (
     check_policy,
     check_step,
     check_warm,
+    evaluated,
     metropolis,
     metropolis_start,
     scored,
@@ -69,12 +70,16 @@ def leapfrog(
 ) -> PhaseState:
     """Return the state after n leapfrog steps; each costs one score."""
     x, score, q = state.x, state.score, state.momentum
-    for _ in range(n_steps):
+    log_prob = state.log_prob
+    for i in range(n_steps):
         q = q + step_size / 2 * score
         x = x + step_size * P.apply(q)
-        score = scored(x, target)
+        if i < n_steps - 1:
+            score = scored(x, target)
+        else:
+            log_prob, score = evaluated(x, target)
         q = q + step_size / 2 * score
-    return PhaseState(x, score, target.log_prob(x), q)
+    return PhaseState(x, score, log_prob, q)
 
 
 def _transfer(

@@ -26,6 +26,7 @@ from .steps import (
     check_policy,
     check_step,
     check_warm,
+    evaluated,
     langevin_start,
     metropolis,
     metropolis_start,
@@ -142,7 +143,8 @@ class MALA:
         h, tau, P = self.step_size, self.temperature, as_preconditioner(self.preconditioner)
         z = randn_like(state.x, generator)
         y = langevin_step(state.x, P.apply(state.score), h, P.sqrt(z), tau)
-        proposal = MetropolisState(y, scored(y, target), target.log_prob(y))
+        log_prob, score = evaluated(y, target)
+        proposal = MetropolisState(y, score, log_prob)
         log_ratio = (
             (proposal.log_prob - state.log_prob) / tau
             + log_proposal(x_to=state.x, x_from=y, score_from=proposal.score, h=h, tau=tau, P=P)

@@ -37,6 +37,7 @@ from .steps import (
     check_policy,
     check_step,
     check_warm,
+    evaluated,
     langevin_start,
     metropolis,
     metropolis_start,
@@ -192,7 +193,8 @@ class SphereMALA:
         p = math.sqrt(tau) * tangent(x, randn_like(x, generator))
         kicked = p + eps / 2 * tangent(x, state.score)
         y, velocity = geodesic(x, eps * kicked, self.radius)
-        proposal = MetropolisState(y, scored(y, target), target.log_prob(y))
+        log_prob, score = evaluated(y, target)
+        proposal = MetropolisState(y, score, log_prob)
         arrived = velocity / eps + eps / 2 * tangent(y, proposal.score)
         kinetic = 0.5 * (sum_event(arrived.square()) - sum_event(p.square()))
         log_ratio = (proposal.log_prob - state.log_prob - kinetic) / tau

@@ -118,6 +118,23 @@ def scored(x: Tensor, target: Density) -> Tensor:
     return score
 
 
+def evaluated(x: Tensor, target: Density) -> tuple[Tensor, Tensor]:
+    """Return log-density and score at x, from one evaluation where the target can do that."""
+    both = getattr(target, "log_prob_and_score", None)
+    if both is None:
+        return target.log_prob(x), scored(x, target)
+    log_prob, score = both(x)
+    check_same_shape(score, x, "the score")
+    return log_prob, score
+
+
+def started(kernel: Any, x: Tensor, target: Density, generator: Generator | None) -> Any:
+    """Return the state at x, with a momentum from its law where the kernel has one."""
+    state = kernel.init(x, target)
+    refresh = getattr(kernel, "refresh", None)
+    return state if refresh is None else refresh(state, generator=generator)
+
+
 def langevin_start(x: Tensor, target: Density) -> LangevinState:
     """Return position and score where a chain starts."""
     check_batch(x, name="x0")
@@ -135,14 +152,17 @@ def metropolis_start(x: Tensor, target: Density) -> MetropolisState:
     """Return position, score and log-density where a chain starts.
 
     Raises:
-        ValueError: If the target has no log-density, or it is not finite at x.
+        ValueError: If the target has no log-density, or that or the score is not finite at x.
     """
     check_batch(x, name="x0")
-    log_prob = target.log_prob(x)
-    if not bool(torch.isfinite(log_prob).all()):
-        bad = int((~torch.isfinite(log_prob)).sum())
-        raise ValueError(f"the log-density is not finite at {bad} of {len(x)} starting points")
-    return MetropolisState(*_alike(x, scored(x, target)), log_prob)
+    log_prob, score = evaluated(x, target)
+    for name, ok in (("log-density", torch.isfinite(log_prob)), ("score", finite(score))):
+        if not bool(ok.all()):
+            raise ValueError(
+                f"the {name} is not finite at {int((~ok).sum())} of {len(x)} starting points; "
+                "start where the density is positive and smooth"
+            )
+    return MetropolisState(*_alike(x, score), log_prob)
 
 
 def select(take: Tensor, new: S, old: S) -> S:
