@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from .interfaces.estimator import ScoreEstimator as ScoreEstimator
     from .langevin import Chain as Chain
     from .langevin import run as run
+    from .langevin import sample as sample
     from .learn import TrainingSettings as TrainingSettings
     from .learn import data as data
     from .learn import fit as fit
@@ -101,6 +102,7 @@ _NAMES = {
     "ScoreEstimator": "interfaces.estimator",
     "Chain": "langevin",
     "run": "langevin",
+    "sample": "langevin",
     "TrainingSettings": "learn",
     "fit": "learn",
     "noise_levels": "noise",

@@ -29,16 +29,19 @@ def test_mala_is_hmc_with_one_leapfrog_step(target, tau, P, generator):
     u = torch.rand(n, generator=generator)
     P = P if isinstance(P, float) else P.double()
     one, two = MALA(h, tau, P), HMC(math.sqrt(2 * h), 1, P, tau)
-    start = one.init(x, target)
-    (a, info), (b, other) = (k.step(start, target, generator=Injected(z, u)) for k in (one, two))
+
+    def step(kernel):
+        return kernel.step(kernel.init(x, target), target, generator=Injected(z, u))
+
+    (a, info), (b, other) = step(one), step(two)
     close(other.acceptance, info.acceptance, 1e-11)
     assert torch.equal(other.accepted, info.accepted)
     assert other._fields[:4] == info._fields
-    for left, right in zip(a, b, strict=True):
+    for left, right in zip(a, b[:3], strict=True):
         close(left, right, 1e-11)
     assert 0 < int(info.accepted.sum()) < n
     far = HMC(math.sqrt(h), 1, P, tau)  # negative control
-    assert not torch.allclose(far.step(start, target, generator=Injected(z, u))[0].x, a.x)
+    assert not torch.allclose(step(far)[0].x, a.x)
 
 
 @pytest.mark.parametrize("P", [1.0, DENSE], ids=["unit", "dense"])
@@ -73,7 +76,7 @@ def test_hmc_is_reversible(P, tau, generator):
     for k in range(steps):
         y = y + eps * q_end @ P
         q_end = q_end + (eps if k < steps - 1 else eps / 2) * (1 - y.exp())
-    kernel = HMC(eps, steps, P, tau)
+    kernel = HMC(eps, steps, P, tau, jitter=False)
 
     def flow(x, q, y):
         state = kernel.init(x, SKEWED)

@@ -1,6 +1,5 @@
 """The driver `run`: where draws go, what an interrupt leaves, and that a run can go on."""
 
-import math
 import re
 from dataclasses import dataclass
 from types import SimpleNamespace
@@ -25,15 +24,11 @@ from gradlogp.langevin import (
     ULA,
     LeimkuhlerMatthews,
     ParallelTempering,
+    warm_up,
 )
 from gradlogp.langevin.kernels.steps import LangevinInfo, LangevinState
 from gradlogp.langevin.run import driver, rounds
-from gradlogp.langevin.tuning import (
-    Adaptation,
-    DualAveraging,
-    adapt_preconditioner,
-    adapt_step_size,
-)
+from gradlogp.langevin.tuning import Adaptation
 
 NORMAL = as_target(log_prob=lambda x: -x.square().flatten(1).sum(1) / 2, score=lambda x: -x)
 KERNELS = [
@@ -324,40 +319,17 @@ every_way = pytest.mark.parametrize("how", HOW.values(), ids=HOW)
 
 @every_way
 def test_tuning_in_a_run_is_tuning_before_it(how):
-    """The same noise through `adapt_step_size` or `adapt_preconditioner`, then a plain run."""
+    """The same noise through `warm_up`, then a plain run."""
     x0, burn_in, n = start(6), 60, 25
     before, within = Streams(3, 0, 6, 6), Streams(3, 0, 6, 6)
-    rate = how.target_acceptance
-    if how.preconditioner == "none":
-        kernel, state = adapt_step_size(MALA(0.1), WIDE, x0, burn_in, rate, generator=before)
-    else:
-        kernel, state = adapt_preconditioner(
-            MALA(0.1), WIDE, x0, burn_in, rate,
-            dense=how.preconditioner == "matrix", generator=before,
-        )  # fmt: skip
+    tuned = warm_up(MALA(0.1), WIDE, x0, burn_in, how, generator=before)
+    kernel, state = tuned.kernel, tuned.state
     apart = run(kernel, WIDE, state.x, n, thin=2, generator=before)
     one = run(MALA(0.1), WIDE, x0, burn_in + n, burn_in, 2, generator=within, adapt=how)
     same(one, apart)
     assert one.kernel == kernel != MALA(0.1)
     assert one.step_size == kernel.step_size
     assert one.draws.shape[1] == 12
-
-
-def test_it_is_one_update_a_step_with_the_mean_over_all_chains():
-    """Dual averaging by hand over a run in chunks."""
-    x0, averaging, parts = start(5), DualAveraging.start(0.1, 0.574), []
-    for streams in Streams.split(3, 5, 2):
-        parts.append((streams, MALA(0.1).init(x0[streams.start : streams.stop], WIDE)))
-    for _ in range(30):
-        kernel, accepted = MALA(math.exp(averaging.log_step)), []
-        for i, (streams, state) in enumerate(parts):
-            state, info = kernel.step(state, WIDE, generator=streams)
-            parts[i] = streams, state
-            accepted.append(info.acceptance)
-        averaging = averaging.update(float(torch.cat(accepted).mean()))
-    by_hand = Streams(3, 0, 5, 5)
-    chain = run(MALA(0.1), WIDE, x0, 31, 30, generator=by_hand, adapt=True)
-    assert abs(chain.step_size / math.exp(averaging.log_average) - 1) < 1e-9
 
 
 def test_without_adapt_nothing_is_tuned(monkeypatch):
@@ -376,13 +348,13 @@ def test_without_adapt_nothing_is_tuned(monkeypatch):
 
 @pytest.mark.parametrize(
     ("kernel", "rate"),
-    [(MALA(1e-4), 0.574), (HMC(5.0, 4), 0.651), (HMC(0.1, 1), 0.574), (GHMC(3.0), 0.574)],
+    [(MALA(1e-4), 0.574), (HMC(5.0, 4), 0.8), (HMC(0.1, 1), 0.574), (GHMC(3.0), 0.574)],
     ids=["MALA", "HMC", "HMC of one leapfrog", "GHMC"],
 )
 def test_the_acceptance_of_the_kept_draws_is_the_best(kernel, rate):
-    x0, target = start(300, 8), Gaussian(torch.zeros(8), torch.arange(1.0, 9.0))
-    chain = run(kernel, target, x0, 440, 400, generator=generator_at(1), adapt=True)
-    assert abs(float(chain.info.acceptance.mean()) - rate) < 0.03
+    x0, target = start(100, 8), Gaussian(torch.zeros(8), torch.arange(1.0, 9.0))
+    chain = run(kernel, target, x0, 840, 800, generator=generator_at(1), adapt=True)
+    assert abs(float(chain.info.acceptance.mean()) - rate) < 0.02
     assert type(chain.kernel) is type(kernel)
     stats = chain.to_arviz()["sample_stats"]["step_size"]
     assert (stats == chain.kernel.step_size).all()  # frozen
@@ -443,8 +415,8 @@ def test_steps_that_are_tried_do_not_count_as_divergent():
 @pytest.mark.parametrize(
     ("case", "message"),
     [
-        (lambda x: run(MALA(0.1), NORMAL, x, 9, adapt=True), "burn_in >= 1,"),
-        (lambda x: run(MALA(0.1), NORMAL, x, 50, 39, adapt=HOW["matrix"]), "burn_in >= 40,"),
+        (lambda x: run(MALA(0.1), NORMAL, x, 9, adapt=True), "at least 1 steps"),
+        (lambda x: run(MALA(0.1), NORMAL, x, 50, 39, adapt=HOW["matrix"]), "at least 40 steps"),
         (lambda x: run(ULA(0.1), NORMAL, x, 9, 5, adapt=True), "ULA has no acceptance"),
         (lambda x: run(GHMC(0.1), NORMAL, x, 90, 50, adapt=HOW["matrix"]), "no field precond"),
         (
@@ -455,7 +427,7 @@ def test_steps_that_are_tried_do_not_count_as_divergent():
         (lambda x: run(MALA(0.1), NORMAL, x, 9, 5, adapt=True, engine="fused"), "cannot adapt"),
         (lambda x: run(MALA(0.1), NORMAL, x, 9, 5, adapt=True, engine="fast"), "engine must be"),
         (lambda x: Adaptation(1.0), "target_acceptance"),
-        (lambda x: Adaptation(preconditioner="dense"), "'none', 'diagonal' or 'matrix'"),
+        (lambda x: Adaptation(preconditioner="dense"), "preconditioner must be one of"),
         (
             lambda x: run(
                 ParallelTempering(0.1), NORMAL,

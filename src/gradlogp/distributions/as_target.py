@@ -61,6 +61,13 @@ class Target:
         return self.log_prob(x), self.score(x)
 
 
+def has_log_prob(target: Density) -> bool:
+    """Return whether a density says its log-density, or only a score."""
+    return callable(getattr(target, "log_prob", None)) and (
+        getattr(target, "log_prob_fn", True) is not None
+    )
+
+
 def as_target(
     score: ScoreFn | None = None,
     log_prob: Callable[[Tensor], Tensor] | None = None,

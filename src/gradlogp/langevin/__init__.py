@@ -35,6 +35,10 @@ from .planning import estimate_curvature as estimate_curvature
 from .planning import plan_steps as plan_steps
 from .planning import step_for_bias as step_for_bias
 from .run import run as run
+from .run import warm_up as warm_up
+from .sample import sample as sample
 from .tuning import Adaptation as Adaptation
-from .tuning import adapt_preconditioner as adapt_preconditioner
-from .tuning import adapt_step_size as adapt_step_size
+from .tuning import fisher_divergence as fisher_divergence
+from .tuning import fit_metric as fit_metric
+from .tuning.start import find_start as find_start
+from .verdict import judge as judge

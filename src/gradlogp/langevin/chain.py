@@ -8,20 +8,21 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import product
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from ..core import Verdict
+from .diagnostics import mixing
+
 if TYPE_CHECKING:
     import numpy as np
 
 SHOWN = 20
 """Coordinates that a printed summary shows."""
-
-BLOCK_ENTRIES = 2**23
-"""Entries of the draws that are turned into NumPy doubles together: 64 MiB."""
 
 SAMPLE_STATS = {
     "log_prob": "lp",
@@ -116,6 +117,9 @@ class Chain:
         resume: What `run(..., resume=...)` goes on from: tensors, numbers and strings, which
             `torch.save` writes and `torch.load(..., weights_only=True)` reads.
         kernel: The kernel of the draws: the one given, or what `adapt` made of it.
+        target: The density that was sampled.
+        failures: How many proposals the target failed at, for each error.
+        warmup: What came of tuning the kernel, a `WarmUp`.
     """
 
     draws: Tensor
@@ -126,6 +130,21 @@ class Chain:
     step_size: float | None = None
     resume: Mapping[str, Any] | None = field(default=None, repr=False)
     kernel: Any = None
+    target: Any = field(default=None, repr=False)
+    failures: Mapping[str, int] = field(default_factory=dict)
+    warmup: Any = field(default=None, repr=False)
+    parameters: Any = field(default=None, repr=False)
+
+    @cached_property
+    def verdict(self) -> Verdict:
+        """Whether the draws can be trusted, and why not: see `langevin.judge`."""
+        from .verdict import judge
+
+        return judge(self)
+
+    def names(self) -> list[str]:
+        """Return a name for each coordinate of an event, flattened."""
+        return _coordinates(self.draws.shape[2:])
 
     def summary(self, names: Sequence[str] | None = None) -> Summary:
         r"""Return mean, error and mixing of every coordinate.
@@ -144,22 +163,25 @@ class Chain:
             names: One for each coordinate of an event, flattened; x[0], x[1] … where not given.
 
         Raises:
-            ValueError: If arviz-stats is not installed, or for a wrong number of names.
+            ValueError: For a wrong number of names.
         """
-        stats = _array_stats()
         flat = self.draws.detach().flatten(2) if self.draws.ndim > 2 else self.draws[..., None]
         n_chains, n_draws, d = flat.shape
-        names = _coordinates(self.draws.shape[2:]) if names is None else list(names)
+        names = self.names() if names is None else list(names)
         if len(names) != d:
             raise ValueError(f"names must hold {d} names, one a coordinate, got {len(names)}")
-        rows: list[Row] = []
-        width = max(1, BLOCK_ENTRIES // max(1, n_chains * n_draws))
-        for first in range(0, d, width):
-            columns = _statistics(stats, _numpy(flat[..., first : first + width].double()))
-            rows += [
-                Row(name, *map(float, row))
-                for name, *row in zip(names[first : first + width], *columns, strict=True)
-            ]
+        x = flat.double().cpu()
+        nothing = torch.full((d,), torch.nan, dtype=torch.float64)
+        columns = [nothing] * 6
+        if n_chains * n_draws:
+            found = mixing(x)
+            columns = [
+                x.mean((0, 1)),
+                x.std((0, 1), correction=min(1, n_chains * n_draws - 1)),
+                found.mcse_mean, found.ess_bulk, found.ess_tail, found.r_hat,
+            ]  # fmt: skip
+        values = torch.stack(columns, 1).tolist()
+        rows = [Row(name, *row) for name, row in zip(names, values, strict=True)]
         acceptance = getattr(self.info, "acceptance", None)
         diverged = self.divergences
         if diverged is None and (flags := getattr(self.info, "diverging", None)) is not None:
@@ -202,39 +224,9 @@ class Chain:
         return from_dict(groups)
 
 
-def _array_stats() -> Any:
-    try:
-        from arviz_stats.base import array_stats
-    except ImportError as error:
-        raise ValueError(
-            "a summary needs arviz-stats: pip install 'gradlogp[diagnostics]'"
-        ) from error
-    return array_stats
-
-
 def _coordinates(event: torch.Size) -> list[str]:
     return [f"x[{','.join(map(str, index))}]" for index in product(*map(range, event))]
 
 
 def _numpy(x: Tensor) -> np.ndarray[Any, Any]:
     return x.detach().cpu().numpy()
-
-
-def _statistics(stats: Any, x: np.ndarray[Any, Any]) -> list[Any]:
-    """Return the columns of a table for draws `(chain, draw, coordinate)`."""
-    import numpy as np
-
-    axes = {"chain_axis": 0, "draw_axis": 1}
-    ddof = min(1, x.shape[0] * x.shape[1] - 1)
-    if not x.shape[0] * x.shape[1]:
-        return [np.full(x.shape[2], np.nan)] * 6
-    # 0/0 where all the draws agree, and a chain that diverged may hold very large numbers
-    with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
-        return [
-            x.mean((0, 1)),
-            x.std((0, 1), ddof=ddof),
-            stats.mcse(x, method="mean", **axes),
-            stats.ess(x, method="bulk", **axes),
-            stats.ess(x, method="tail", prob=(0.05, 0.95), **axes),
-            stats.rhat(x, **axes),
-        ]

@@ -239,7 +239,12 @@ def _kernel(
     make = makers[name]
     if h is not None:
         return make(h), "given"
-    return choose_step(make, law, x, n, generator=g)
+    from ...langevin import warm_up
+
+    kernel = make(0.1)
+    if kernel.facts.target_acceptance is not None:
+        return warm_up(kernel, law, x, n, generator=g).kernel, "adapted"
+    return choose_step(make, law, x, generator=g), "from the curvature at the starting points"
 
 
 def _compare(chain: Chain, law: Density) -> None:

@@ -21,6 +21,7 @@ from .psgld import PSGLD as PSGLD
 from .sghmc import SGHMC as SGHMC
 from .sphere import SphereMALA as SphereMALA
 from .sphere import SphereULA as SphereULA
+from .steps import started as started
 from .stochastic import SGLD as SGLD
 from .tempering import ParallelTempering as ParallelTempering
 from .unadjusted import LeimkuhlerMatthews as LeimkuhlerMatthews

@@ -32,6 +32,8 @@ class Facts:
         target_acceptance: The mean acceptance to tune the step size to, the best in high dimension;
             None where nothing is accepted or refused.
         needs_log_prob: Whether the log-density is used, beside the score.
+        step_per_chain: Whether `step_size` may be a tensor `(chain,)`, as long as it is tuned.
+        partial_refresh: Whether a step keeps a part of the momentum, for which E-BFMI says nothing.
     """
 
     affine: bool | None
@@ -42,6 +44,8 @@ class Facts:
     draws: int | None
     target_acceptance: float | None
     needs_log_prob: bool | None
+    step_per_chain: bool = False
+    partial_refresh: bool = False
 
 
 UNKNOWN = Facts(None, None, None, None, None, None, None, None)
@@ -58,7 +62,7 @@ def target_covariance(kernel: Any, precision: Tensor) -> Tensor:
     return kernel.temperature * torch.linalg.inv(precision)
 
 
-def metropolis_facts(target_acceptance: float, draws: int = 2) -> Facts:
+def metropolis_facts(target_acceptance: float, draws: int = 2, **more: bool) -> Facts:
     """Return the facts of a step that is accepted or refused by the Metropolis rule.
 
     References:
@@ -67,19 +71,28 @@ def metropolis_facts(target_acceptance: float, draws: int = 2) -> Facts:
         | https://doi.org/10.1111/1467-9868.00123
         | Optimal Tuning of the Hybrid Monte Carlo Algorithm (Beskos et al., 2013)
         | https://arxiv.org/abs/1001.4460
+        | Optimizing The Integrator Step Size for Hamiltonian Monte Carlo
+          (Betancourt, Byrne & Girolami, 2014)
+        | https://arxiv.org/abs/1411.6669
 
     Arguments:
         target_acceptance: `LANGEVIN` or `HAMILTONIAN`.
         draws: Calls for noise.
+        more: `step_per_chain`, `partial_refresh`.
     """
     return Facts(
         affine=False, stationary=target_covariance, order=None, reversible=True, exact=True,
-        draws=draws, target_acceptance=target_acceptance, needs_log_prob=True,
+        draws=draws, target_acceptance=target_acceptance, needs_log_prob=True, **more,
     )  # fmt: skip
 
 
-LANGEVIN, HAMILTONIAN = 0.574, 0.651
-"""The best acceptance of one Langevin step, and of a path of several leapfrog steps."""
+LANGEVIN, HAMILTONIAN = 0.574, 0.8
+"""The best acceptance of one Langevin step, and a good one of a path of several leapfrog steps.
+
+For those the best is 0.651 in the limit of high dimension, and all from 0.6 to 0.9 are nearly as
+good. In 5 to 30 dimensions the shorter steps of 0.8 pay: paths of two or three of them turn x round, so
+that draws are less correlated, and skewed directions are followed more safely.
+"""
 
 
 def unadjusted_facts(

@@ -33,6 +33,7 @@ from .steps import (
     scored,
     select,
     settle,
+    step_of,
 )
 from .steps import langevin_step as langevin_step
 
@@ -108,22 +109,22 @@ class MALA:
         | https://doi.org/10.1111/1467-9868.00123
 
     Arguments:
-        step_size: h > 0; `adapt_step_size` finds one.
+        step_size: h > 0; `adapt_step_size` finds one. A tensor `(chain,)` while it is tuned.
         temperature: τ > 0: samples p^{1/τ}.
         preconditioner: P, a constant: a number, a diagonal in the shape of an event, a symmetric
             positive definite matrix, or a `Preconditioner`.
         on_nonfinite: `raise` for a `FloatingPointError` where a proposal would be flagged.
     """
 
-    step_size: float
+    step_size: float | Tensor
     temperature: float = 1.0
     preconditioner: Preconditioner | Tensor | float = IDENTITY
     on_nonfinite: Adjusted = "reject"
 
-    facts: ClassVar[Facts] = metropolis_facts(LANGEVIN)
+    facts: ClassVar[Facts] = metropolis_facts(LANGEVIN, step_per_chain=True)
 
     def __post_init__(self) -> None:
-        check_step(self.step_size, self.temperature)
+        check_step(self.step_size, self.temperature, per_chain=True)
         check_warm(self, self.temperature)
         check_policy(self.on_nonfinite, Adjusted)
         object.__setattr__(self, "preconditioner", as_preconditioner(self.preconditioner))
@@ -162,9 +163,10 @@ def log_proposal(
     x_to: Tensor,
     x_from: Tensor,
     score_from: Tensor,
-    h: float,
+    h: float | Tensor,
     tau: float = 1.0,
     P: Preconditioner = IDENTITY,
 ) -> Tensor:
     """Return log q(x_to | x_from) up to a constant: N(x_to; x_from + h P s(x_from), 2 h τ P)."""
-    return -P.inv_quadratic(x_to - x_from - h * P.apply(score_from)) / (4 * h * tau)
+    gap = x_to - x_from - step_of(h, x_from) * P.apply(score_from)
+    return -P.inv_quadratic(gap) / (4 * h * tau)

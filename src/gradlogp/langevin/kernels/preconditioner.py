@@ -12,21 +12,22 @@ from torch import Tensor
 
 from ...core import check_batch, sum_event
 
-Kind = Literal["number", "diagonal", "matrix"]
+Kind = Literal["number", "diagonal", "low-rank", "matrix"]
 
 
 @dataclass(frozen=True, eq=False)
 class Preconditioner:
-    r"""A symmetric positive definite P with its square root, P = P^{1/2} P^{1/2}.
+    r"""A symmetric positive definite P with a root R, P = R Rᵀ: the symmetric one but for `low-rank`.
 
     The best constant choice for Langevin dynamics on a Gaussian is P = S, its covariance: then
     every direction contracts by 1 − h in a step. Two of the same values are equal.
 
     Arguments:
-        value: P as a positive number, a diagonal in the shape of an event, or a symmetric positive
-            definite matrix `(d, d)`, d entries an event.
-        kind: How to read `value`: `number`, `diagonal`, `matrix`. Needed only for the diagonal of
-            square events; a square tensor is otherwise read as a matrix.
+        value: P as a positive number, a diagonal in the shape of an event, a symmetric positive
+            definite matrix `(d, d)`, d entries an event; or `(1 + k, d)`, deviations σ and k
+            orthogonal rows λ_j u_j, for D (I + Σ_j (λ_j − 1) u_j u_jᵀ) D with D = diag σ.
+        kind: How to read `value`: `number`, `diagonal`, `matrix`, `low-rank`. Needed only for the
+            last, and for the diagonal of square events: a square tensor is otherwise a matrix.
 
     Raises:
         ValueError: If it is not symmetric, positive definite and finite.
@@ -54,6 +55,8 @@ class Preconditioner:
         elif kind == "diagonal":
             _check(float(P.min()), bool(torch.isfinite(P).all()))
             powers = (P, P.sqrt(), P.rsqrt())
+        elif kind == "low-rank":
+            powers = _factors(P)
         else:
             powers = _matrix_powers(P)
         values = dict(zip(("value", "_root", "_inverse_root"), powers, strict=True))
@@ -73,19 +76,51 @@ class Preconditioner:
 
     def apply(self, v: Float[Tensor, "chain *event"]) -> Float[Tensor, "chain *event"]:
         """Return P v."""
+        if self.kind == "low-rank":
+            return self.sqrt(self._stretched(self._scaled(v, 1), 0.5))
         return self._times(self.value, v)
 
     def sqrt(self, v: Float[Tensor, "chain *event"]) -> Float[Tensor, "chain *event"]:
-        """Return P^{1/2} v, the symmetric root."""
+        """Return R v: of N(0, I) it makes N(0, P)."""
+        if self.kind == "low-rank":
+            return self._scaled(self._stretched(v, 0.5), 1)
         return self._times(self._root, v)
 
     def inv_sqrt(self, v: Float[Tensor, "chain *event"]) -> Float[Tensor, "chain *event"]:
-        """Return P^{-1/2} v."""
+        """Return R⁻¹ v: of N(0, P) it makes N(0, I)."""
+        if self.kind == "low-rank":
+            return self._stretched(self._scaled(v, -1), -0.5)
         return self._times(self._inverse_root, v)
+
+    def momentum(self, z: Float[Tensor, "chain *event"]) -> Float[Tensor, "chain *event"]:
+        """Return R⁻ᵀ z: of N(0, I) it makes N(0, P⁻¹), a momentum for the inverse mass P."""
+        if self.kind == "low-rank":
+            return self._scaled(self._stretched(z, -0.5), -1)
+        return self._times(self._inverse_root, z)
 
     def inv_quadratic(self, v: Float[Tensor, "chain *event"]) -> Float[Tensor, " chain"]:
         """Return vᵀ P⁻¹ v."""
         return sum_event(self.inv_sqrt(v).square())
+
+    def _scaled(self, v: Tensor, power: int) -> Tensor:
+        """Return D v, or D⁻¹ v."""
+        scale, flat = self.value[0].to(v), v.flatten(1)  # type: ignore[index]
+        self._fits(len(scale), v)
+        return (flat * scale if power > 0 else flat / scale).reshape(v.shape)
+
+    def _stretched(self, v: Tensor, power: float) -> Tensor:
+        """Return (I + Σ_j (λ_j − 1) u_j u_jᵀ)^power v."""
+        u, lam = self._root.to(v), self._inverse_root.to(v)  # type: ignore[union-attr]
+        flat = v.flatten(1)
+        return (flat + (flat @ u.mT * (lam**power - 1)) @ u).reshape(v.shape)
+
+    def _fits(self, d: int, v: Tensor) -> None:
+        if d != v.shape[1:].numel():
+            raise ValueError(
+                f"a preconditioner for {d} entries does not fit an event of shape "
+                f"{tuple(v.shape[1:])}; a diagonal of square events needs "
+                "Preconditioner(value, kind='diagonal')"
+            )
 
     def _times(self, A: Tensor | float, v: Tensor) -> Tensor:
         if not isinstance(A, Tensor):
@@ -97,14 +132,8 @@ class Preconditioner:
                     f"of shape {tuple(v.shape[1:])}"
                 )
             return A.to(v) * v
-        flat = v.flatten(1)
-        if len(A) != flat.shape[1]:
-            raise ValueError(
-                f"a preconditioner of shape {tuple(A.shape)} does not fit an event of shape "
-                f"{tuple(v.shape[1:])}; a diagonal of square events needs "
-                "Preconditioner(value, kind='diagonal')"
-            )
-        return (flat @ A.to(v)).reshape(v.shape)  # A is symmetric
+        self._fits(len(A), v)
+        return (v.flatten(1) @ A.to(v)).reshape(v.shape)  # A is symmetric
 
     @classmethod
     def from_ensemble(
@@ -173,6 +202,20 @@ def _check(smallest: float, finite: bool) -> None:
             "preconditioner must be positive definite, its smallest entry or eigenvalue is "
             f"{smallest:.3g}"
         )
+
+
+def _factors(P: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return P itself, u_j as rows `(k, d)`, and λ `(k,)`."""
+    if P.ndim != 2:
+        raise ValueError(f"a low-rank preconditioner must be (1 + k, d), got {tuple(P.shape)}")
+    lam = P[1:].norm(dim=1)
+    _check(float(torch.cat([P[0], lam]).min()), bool(torch.isfinite(P).all()))
+    u = P[1:] / lam[:, None]
+    if bool(((u @ u.mT - torch.eye(len(u)).to(u)).abs() > 1e-4).any()):
+        raise ValueError(
+            "the rows of a low-rank preconditioner after the first must be orthogonal"
+        )
+    return P, u, lam
 
 
 def _matrix_powers(P: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -61,9 +61,14 @@ S = TypeVar("S", bound=tuple[Tensor, ...])
 # ---------------------------------------------------------------------------- arguments
 
 
-def check_step(step_size: float, temperature: float = 1.0) -> None:
-    """Raise `ValueError` unless h > 0 and τ ≥ 0, both finite."""
-    if not (step_size > 0 and math.isfinite(step_size)):
+def check_step(
+    step_size: float | Tensor, temperature: float = 1.0, *, per_chain: bool = False
+) -> None:
+    """Raise `ValueError` unless h > 0 and τ ≥ 0, both finite; h may be `(chain,)` if `per_chain`."""
+    if isinstance(step_size, Tensor) and per_chain:
+        if step_size.ndim != 1 or not bool((torch.isfinite(step_size) & (step_size > 0)).all()):
+            raise ValueError("step_size must be one positive number, or one for each chain")
+    elif not (step_size > 0 and math.isfinite(step_size)):
         raise ValueError(f"step_size must be positive and finite, got {step_size}")
     if not (temperature >= 0 and math.isfinite(temperature)):
         raise ValueError(f"temperature must be at least 0 and finite, got {temperature}")
@@ -87,11 +92,33 @@ def check_policy(on_nonfinite: str, policies: Any) -> None:
 
 # ---------------------------------------------------------------------------- pieces of a step
 
+GOLDEN = (math.sqrt(5) - 1) / 2
+
+
+def jittered_length(n: int, k: int) -> int:
+    r"""Return the length of path number k, uniform on 1 … 2n − 1 in the long run.
+
+    .. math:: n_k = 1 + \lfloor (2n - 1)\, \{k φ\} \rfloor, \quad φ = (\sqrt 5 - 1)/2
+
+    with the fractional part {·}. The lengths do not depend on the state, so that each step keeps the
+    density; they are the same for all chains, which costs no work that some chains throw away, and
+    they fill 1 … 2n − 1 more evenly than random ones.
+    """
+    return 1 + int((2 * n - 1) * (k * GOLDEN % 1.0))
+
+
+def step_of(step_size: float | Tensor, x: Tensor) -> float | Tensor:
+    """Return a step size that multiplies x: a number, or one for each chain."""
+    return per_sample(step_size, x, "step_size") if isinstance(step_size, Tensor) else step_size
+
 
 def langevin_step(
-    x: Tensor, score: Tensor, h: float, z: Tensor, temperature: float = 1.0
+    x: Tensor, score: Tensor, h: float | Tensor, z: Tensor, temperature: float = 1.0
 ) -> Tensor:
     """Return x + h s(x) + √(2 h τ) z."""
+    if isinstance(h, Tensor):
+        h = per_sample(h, x, "step_size")
+        return x + h * score + (2 * temperature * h).sqrt() * z
     return torch.add(x, score, alpha=h).add_(z, alpha=math.sqrt(2 * h * temperature))
 
 

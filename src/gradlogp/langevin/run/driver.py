@@ -27,6 +27,7 @@ from ...core import (
     count_chunks,
 )
 from ..chain import Chain
+from ..guard import Guarded
 from ..tuning import Adaptation
 from .engines import Engine, compiled
 from .resume import (
@@ -38,12 +39,7 @@ from .resume import (
 )
 from .rounds import Round, Thinning, rounds
 from .store import Keep, Store
-from .warmup import (
-    check_adapt,
-    retuned,
-    tuned_values,
-    warm_up,
-)
+from .warmup import Walkers, check_adapt, retuned, tune, tuned_values
 
 NOTE_SECONDS = 0.5
 """Between changes of the note beside a progress bar."""
@@ -136,13 +132,17 @@ def run(
             f"n_steps={n_steps}, burn_in={burn_in}, thin={thin} keep no draw: needs "
             "0 <= burn_in < n_steps and 1 <= thin <= n_steps - burn_in"
         )
+    target = Guarded(target)
     tell = meter(progress, n_steps * count_chunks(len(x0), chunk_size))
     tuned = saved.get("tuned") if saved else None
     kernel = retuned(kernel, tuned)
     parts = begin(kernel, target, x0, saved, generator, chunk_size)
+    target.lenient, warmup = True, None
     store, first = Store(keep, x0, thinning.kept(n_steps)), 0
     if how is not None:
-        kernel, parts = warm_up(how, kernel, target, parts, burn_in, tell)
+        walkers = Walkers(parts, target, tell)
+        warmup = tune(how, kernel, walkers, burn_in)
+        kernel, parts = warmup.kernel, walkers.parts
         tuned, first = tuned_values(kernel), burn_in
     end = Round(first, parts, None)
     for new in rounds(kernel, target, parts, thinning, n_steps, store, tell, first):
@@ -170,6 +170,9 @@ def run(
             **({} if tuned is None else {"tuned": tuned}),
         },
         kernel=kernel,
+        target=target.target,
+        failures=dict(target.failures),
+        warmup=warmup,
     )
 
 

@@ -17,6 +17,7 @@ from ...core import (
     chunks,
 )
 from ..chain import Chain
+from ..kernels import started
 
 VERSION = 2
 """Of what is saved of a run."""
@@ -84,7 +85,7 @@ def begin(
     parts: list[Part] = []
     if saved is None:
         for where, noise in chunks(x0, chunk_size, generator):
-            state = kernel.init(x0[where], target)
+            state = started(kernel, x0[where], target, noise)
             parts.append(Part(where, noise, state, _own(noise, generator)))
         return parts
     fields, kind = saved["state"], None
@@ -102,8 +103,24 @@ def begin(
         if streams is not None:
             streams.set_state(saved["noise"][streams.blocks].cpu())
         state = type(kind)(*(value[where] for value in fields.values()))
+        check_target(kind if not parts else kernel.init(state.x, target), state)
         parts.append(Part(where, noise, state, streams))
     return parts
+
+
+def check_target(found: Any, saved: Any) -> None:
+    """Raise `ValueError` where log-density or score of the target are not those that were saved."""
+    for name, what in (("log_prob", "log-density"), ("score", "score")):
+        if name not in saved._fields:
+            continue
+        new, old = getattr(found, name).double(), getattr(saved, name).double()
+        size = old.abs().amax() + new.abs().amax()
+        if float((new - old).abs().max()) > 1e-3 * float(size):
+            raise ValueError(
+                f"resume holds another target: its {what} differs at the saved points by "
+                f"{float((new - old).abs().max()):.3g}; go on with that target, or start from "
+                "x0=chain.state.x"
+            )
 
 
 def _own(noise: NoiseSource, generator: Generator | None) -> Streams | None:

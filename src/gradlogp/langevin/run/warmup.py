@@ -3,68 +3,275 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
-from ...core import Density, Kernel
-from ..kernels import Preconditioner
-from ..tuning import LEAST, Adaptation, Moved
-from .engines import Engine
-from .resume import Part
+from ...core import Density, Generator, Kernel, check_batch, chunks
+from ..kernels import Preconditioner, facts_of, started
+from ..tuning.adaptation import Adaptation
+from ..tuning.averaging import DualAveraging, Polish
+from ..tuning.metric import fit_metric
+from .resume import Part, merge
+
+AGREE, SLOW = 10.0, 0.5
+"""Ratio of the median to the smallest tuned step up to which chains are given one step, and the part
+of the acceptance to aim at that every one of them must then reach."""
+
+STUCK, BELOW, CLIMBING = 1e-3, 10.0, 4.0
+"""A chain is stuck that has moved less than this part of what the median chain has, in every
+coordinate, at a log-density so many nats below the others'; and one has not arrived whose log-density
+rises by more than so many typical deviations from one half of a window to the next."""
+
+TROUBLED, SAFEST = 0.005, 0.9
+"""Part of the steps of the last window that diverge from which the acceptance to aim at moves half
+way to 1, as long as it is below the second number."""
+
+LONGEST = 1024
+"""Most leapfrog steps of a mean path."""
 
 
-def check_adapt(adapt: bool | Adaptation, burn_in: int, engine: Engine) -> Adaptation | None:
+class Moved(NamedTuple):
+    """What a step of all chains says; None for what the kernel does not know."""
+
+    x: Tensor
+    score: Tensor | None
+    log_prob: Tensor | None
+    acceptance: Tensor
+    diverging: Tensor | None
+
+
+@dataclasses.dataclass(frozen=True)
+class WarmUp:
+    """What came of tuning a kernel.
+
+    Arguments:
+        kernel: The tuned kernel, which changes no more.
+        state: The last state of all chains.
+        target_acceptance: The acceptance that was aimed at in the end.
+        steps: The step size of each chain before they were given one, `(chain,)`.
+        restarts: How often each chain could not move and was started again, `(chain,)`.
+    """
+
+    kernel: Any
+    state: Any
+    target_acceptance: float
+    steps: Tensor
+    restarts: Tensor
+
+
+def check_adapt(adapt: bool | Adaptation, burn_in: int, engine: str) -> Adaptation | None:
     """Return how to adapt, or None.
 
     Raises:
-        ValueError: For an engine that cannot, or a burn-in too short for it.
+        ValueError: For an engine that cannot, or for anything but an adaptation.
     """
     if not isinstance(adapt, bool | Adaptation):
         raise ValueError(f"adapt must be True, False or an Adaptation, got {adapt!r}")
     if adapt is False:
         return None
-    how = Adaptation() if adapt is True else adapt
     if engine == "fused":
-        raise ValueError("engine='fused' cannot adapt: tune first, with adapt_step_size")
-    least = 1 if how.preconditioner == "none" else LEAST
-    if burn_in < least:
-        raise ValueError(
-            f"adapt= tunes the kernel in the burn-in: needs burn_in >= {least}, better some "
-            f"hundreds, got {burn_in}"
-        )
-    return how
+        raise ValueError("engine='fused' cannot adapt: tune first, with warm_up")
+    return Adaptation() if adapt is True else adapt
 
 
+class Walkers:
+    """All chains, in parts that take each step together: what is tuned does not depend on chunks."""
+
+    def __init__(
+        self, parts: list[Part], target: Density, tell: Callable[[Any], None] | None
+    ) -> None:
+        self.parts, self.target, self.tell = list(parts), target, tell
+
+    def move(self, kernel: Any, step_size: Tensor) -> Moved:
+        """Take one step of all chains, with one step size or `(chain,)`."""
+        found: list[tuple[Any, ...]] = []
+        for i, part in enumerate(self.parts):
+            own = step_size[part.where].to(part.state.x) if step_size.ndim else float(step_size)
+            moving = dataclasses.replace(kernel, step_size=own)
+            state, info = moving.step(part.state, self.target, generator=part.noise)
+            self.parts[i] = part._replace(state=state)
+            if (acceptance := getattr(info, "acceptance", None)) is None:
+                raise ValueError(
+                    f"a step of {type(kernel).__name__} has no acceptance, to which its step size "
+                    "could be tuned"
+                )
+            score, log_prob = getattr(state, "score", None), getattr(info, "log_prob", None)
+            found.append((state.x, score, log_prob, acceptance, getattr(info, "diverging", None)))
+            if self.tell is not None:
+                self.tell(info)
+        if len(found) == 1:
+            return Moved(*found[0])
+        columns: Any = zip(*found, strict=True)
+        joined: Any = (None if c[0] is None else torch.cat(c) for c in columns)
+        return Moved(*joined)
+
+    def copy(self, source: Tensor) -> None:
+        """Put every chain where the chain number `source` stands."""
+        whole = merge(self.parts)
+        whole = type(whole)(*(field[source.to(field.device)] for field in whole))
+        for i, part in enumerate(self.parts):
+            fields = (field[part.where] for field in whole)
+            self.parts[i] = part._replace(state=type(whole)(*fields))
+
+
+def tune(how: Adaptation, kernel: Any, walkers: Walkers, n_steps: int) -> WarmUp:
+    """Return the kernel after n_steps of tuning.
+
+    Raises:
+        ValueError: If the kernel has nothing to tune or no acceptance, for too few steps, or for a
+            window in which a coordinate never moved.
+    """
+    how.check(kernel, n_steps)
+    rate, own = how.acceptance_for(kernel), facts_of(kernel).step_per_chain
+    n = sum(len(part.state.x) for part in walkers.parts)
+    h = torch.as_tensor(kernel.step_size, dtype=torch.float64).cpu()
+    h = h.expand(n) if own else h
+    restarts, *windows = torch.zeros(n, dtype=torch.long), *how.windows(n_steps)
+    for k, (length, learn) in enumerate(windows):
+        final = k == len(windows) - 1
+        polished = 2 * length // 3 if final else 0
+        averaging, seen = DualAveraging.start(h, rate), list[Moved]()
+        for _ in range(length - polished):
+            h = averaging.log_step.exp()
+            moved = walkers.move(paced(how, kernel, h), h)
+            accepted = moved.acceptance.double().cpu()
+            averaging = averaging.update(accepted if own else accepted.mean())
+            if not final:
+                seen.append(moved)
+        h = averaging.log_average.exp() if averaging.t else h
+        if seen:
+            moving, arrived = progress(seen)
+            settled = learn and k == len(windows) - 2  # before that, chains may be on their way
+            free = how.target_acceptance is None and rate < SAFEST
+            if free and settled and troubled(seen, arrived):
+                rate = 1 - (1 - rate) / 2
+            if learn:
+                kernel = dataclasses.replace(
+                    kernel, preconditioner=learnt(how, kernel, seen, arrived)
+                )
+            if bool(moving.any()) and not bool(moving.all()):
+                good = moving.nonzero()[:, 0]
+                source = torch.arange(n)
+                source[~moving] = good[torch.arange(int((~moving).sum())) % len(good)]
+                walkers.copy(source)
+                restarts += (~moving).long()
+                h = h[source] if own else h
+        if final:
+            steps = h.expand(n).clone()
+            h = pooled(how, kernel, walkers, h, polished, rate)
+    kernel = dataclasses.replace(paced(how, kernel, h), step_size=float(h))
+    return WarmUp(kernel, merge(walkers.parts), rate, steps, restarts)
+
+
+def paced(how: Adaptation, kernel: Any, step_size: Tensor) -> Any:
+    """Return the kernel with as many leapfrog steps as the time of a path needs."""
+    if how.trajectory is None:
+        return kernel
+    n = math.ceil(how.trajectory / float(step_size.median()))
+    return dataclasses.replace(kernel, n_leapfrog=min(max(n, 1), LONGEST))
+
+
+def progress(seen: list[Moved]) -> tuple[Tensor, Tensor]:
+    """Return which chains can move, and which of them do not climb any more."""
+    x = torch.stack([m.x for m in seen]).flatten(2).double().cpu()
+    width = x.amax(0) - x.amin(0)
+    moving = width.amax(1) > 0
+    if not bool(moving.any()) or seen[0].log_prob is None:
+        return moving, moving
+    log_prob = torch.stack([m.log_prob for m in seen if m.log_prob is not None]).double().cpu()
+    median = width[moving].median(0).values.clamp(min=1e-300)
+    low = log_prob.amax(0) < float(log_prob.median(0).values.median()) - BELOW
+    moving &= ~(low & ((width / median).amax(1) < STUCK))
+    early, late = log_prob.tensor_split(2)
+    if not len(early):
+        return moving, moving
+    rise = late.median(0).values - early.median(0).values
+    # in d dimensions −log p of a normal law varies by √(d/2)
+    typical = min(
+        float(log_prob.std(0, correction=0)[moving].median()), 1 + (x.shape[2] / 2) ** 0.5
+    )
+    arrived = moving & (rise <= CLIMBING * max(typical, 1.0))
+    return moving, arrived if bool(arrived.any()) else moving
+
+
+def troubled(seen: list[Moved], arrived: Tensor) -> bool:
+    """Return whether too many steps of the chains that have arrived diverged."""
+    if seen[0].diverging is None:
+        return False
+    late = seen[len(seen) // 2 :]  # dual averaging begins with long steps
+    flags = torch.stack([m.diverging for m in late if m.diverging is not None]).cpu()
+    return float(flags[:, arrived].double().mean()) > TROUBLED
+
+
+def learnt(how: Adaptation, kernel: Any, seen: list[Moved], use: Tensor) -> Preconditioner:
+    """Return the metric from the chains in `use`."""
+    mine = use.to(seen[0].x.device)
+    x = torch.stack([m.x for m in seen])[:, mine].flatten(0, 1)
+    score = torch.stack([m.score for m in seen if m.score is not None])[:, mine].flatten(0, 1)
+    current = kernel.preconditioner
+    return fit_metric(
+        x, score, how.preconditioner, current if isinstance(current, Preconditioner) else None
+    )
+
+
+def pooled(
+    how: Adaptation, kernel: Any, walkers: Walkers, h: Tensor, n_steps: int, rate: float
+) -> Tensor:
+    """Return one step for all chains: polished where they agree, else that of the slowest."""
+    agree = float(h.median()) <= AGREE * float(h.min())
+    polish, accepted = Polish(float(h.log().mean()), rate), list[Tensor]()
+    one = h
+    for _ in range(n_steps):
+        one = torch.tensor(polish.log_step, dtype=torch.float64).exp() if agree else h
+        moved = walkers.move(paced(how, kernel, one), one)
+        accepted.append(moved.acceptance.double().cpu())
+        polish = polish.update(float(accepted[-1].mean()))
+    if not agree:
+        return h.min()
+    one = torch.tensor(polish.log_step, dtype=torch.float64).exp()
+    # the error of such a mean is about 0.3/√n
+    slow = torch.stack(accepted).mean(0) < SLOW * rate - 1 / n_steps**0.5 if accepted else h < 0
+    return torch.minimum(one, h[slow].min()) if h.ndim and bool(slow.any()) else one
+
+
+@torch.no_grad()
 def warm_up(
-    how: Adaptation,
     kernel: Kernel[Any, Any],
     target: Density,
-    parts: list[Part],
+    x0: Float[Tensor, "chain *event"],
     n_steps: int,
-    tell: Callable[[Any], None] | None,
-) -> tuple[Any, list[Part]]:
-    """Return the tuned kernel and where the parts stand after n_steps with it.
+    adaptation: Adaptation | None = None,
+    *,
+    generator: Generator | None = None,
+) -> WarmUp:
+    """Tune a Metropolis kernel, as `run(..., adapt=)` and `sample` do before they keep draws.
 
-    The parts take each step together, for one update with the mean of all their acceptances: what
-    is tuned does not depend on the chunks. Ctrl-C is raised, since there is nothing to keep.
+    Arguments:
+        kernel: Such as `MALA(h)` or `HMC(ε, n)`, a frozen dataclass with the step size to start at.
+        target: The density.
+        x0: Starting points.
+        n_steps: Steps, which are a burn-in as well.
+        adaptation: What is tuned; the step size alone by default.
+        generator: Where the noise comes from.
+
+    Returns:
+        `WarmUp`: go on with `run(found.kernel, target, found.state.x, …)`.
+
+    Raises:
+        ValueError: If the kernel has no step size or no acceptance, if no acceptance to aim at is
+            given or known, for too few steps, or for a window in which a coordinate never moved.
     """
-
-    def move(kernel: Kernel[Any, Any]) -> Moved:
-        x, acceptances = [], []
-        for i, part in enumerate(parts):
-            state, info = kernel.step(part.state, target, generator=part.noise)
-            parts[i] = part._replace(state=state)
-            x.append(state.x)
-            if (acceptance := getattr(info, "acceptance", None)) is not None:
-                acceptances.append(acceptance)
-            if tell is not None:
-                tell(info)
-        return Moved(torch.cat(x), torch.cat(acceptances) if acceptances else None)
-
-    parts = list(parts)
-    return how.tune(kernel, n_steps, move), parts
+    check_batch(x0, name="x0")
+    how = adaptation or Adaptation()
+    how.check(kernel, n_steps)
+    where, noise = next(chunks(x0, None, generator))
+    part = Part(where, noise, started(kernel, x0, target, noise), None)
+    return tune(how, kernel, Walkers([part], target, None), n_steps)
 
 
 def tuned_values(kernel: Any) -> dict[str, Any]:
@@ -72,6 +279,8 @@ def tuned_values(kernel: Any) -> dict[str, Any]:
     values: dict[str, Any] = {
         "kernel": type(kernel).__name__, "step_size": float(kernel.step_size),
     }  # fmt: skip
+    if (n := getattr(kernel, "n_leapfrog", None)) is not None:
+        values["n_leapfrog"] = n
     P = getattr(kernel, "preconditioner", None)
     if isinstance(P, Preconditioner):
         values |= {"preconditioner": P.value, "kind": P.kind}
@@ -86,7 +295,9 @@ def retuned(kernel: Any, values: Mapping[str, Any] | None) -> Any:
     """
     if values is None:
         return kernel
-    changes: dict[str, Any] = {"step_size": values["step_size"]}
+    changes: dict[str, Any] = {
+        name: values[name] for name in ("step_size", "n_leapfrog") if name in values
+    }
     if "preconditioner" in values:
         changes["preconditioner"] = Preconditioner(values["preconditioner"], values["kind"])
     fields = {f.name for f in dataclasses.fields(kernel)}

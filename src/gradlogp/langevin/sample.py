@@ -1,0 +1,106 @@
+"""The one call: from a density to draws, with a verdict."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from ..core import Density, Kernel, Progress, Update, check_batch, check_count
+from ..distributions.as_target import has_log_prob
+from .chain import Chain
+from .kernels import BAOAB, HMC, facts_of
+from .run import run
+from .run.store import Keep
+from .tuning import Adaptation, choose_step
+from .tuning.start import find_start
+
+TRAJECTORY = math.pi / 2
+"""Mean time of a path: lengths uniform on (0, π) leave no correlation of x on a normal law."""
+
+
+def sample(
+    target: Density,
+    n_draws: int = 1000,
+    n_chains: int = 4,
+    *,
+    n_warmup: int = 1000,
+    start: Float[Tensor, "chain *event"] | None = None,
+    kernel: Kernel[Any, Any] | None = None,
+    keep: Keep = "memory",
+    generator: torch.Generator | None = None,
+    progress: Update | Progress | None = None,
+) -> Chain:
+    """Sample a density: find starts, warm up, run, and judge the draws.
+
+    1. Starts: the best normal laws along quasi-Newton paths (`langevin.find_start`).
+    2. Warm-up: step sizes for each chain and one metric for all (`langevin.warm_up`).
+    3. Draws, with a kernel that changes no more: `HMC` with jittered paths, whose mean length follows
+       from the step; `BAOAB` for a target without a log-density.
+    4. `Chain.verdict`, computed when it is first asked for: look at it before anything else.
+
+    Arguments:
+        target: A density, made by `as_target` from any function.
+        n_draws: Draws of each chain.
+        n_chains: Chains; one alone is never judged to be ok.
+        n_warmup: Steps of the warm-up.
+        start: Starting points; no others are looked for then.
+        kernel: Another kernel: its step size and preconditioner are tuned, if it has an acceptance.
+        keep: Where draws go, as in `run`.
+        generator: Where the randomness comes from.
+        progress: Called as progress(done, total, note=...), as in `run`.
+
+    Raises:
+        ValueError: For counts below 1, a target that does not say the shape of a draw and has no
+        start, or
+            one that is not finite where it starts.
+    """
+    for name, count in (("n_draws", n_draws), ("n_chains", n_chains)):
+        check_count(count, name)
+    if isinstance(n_warmup, bool) or not isinstance(n_warmup, int) or n_warmup < 0:
+        raise ValueError(f"n_warmup must be an integer of at least 0, got {n_warmup!r}")
+    metric, known = None, has_log_prob(target)
+    if start is not None:
+        check_batch(start, getattr(target, "event_shape", None), name="start")
+        if len(start) != n_chains:
+            raise ValueError(
+                f"start has {len(start)} points for {n_chains} chains: give one for each"
+            )
+        x = start
+    elif not known:
+        raise ValueError(
+            "a target without a log-density needs start=, (chain, *event): there is nothing that "
+            "shows where it is large"
+        )
+    else:
+        if progress is not None:
+            progress(0, n_warmup + n_draws)
+        found = find_start(target, n_chains, generator=generator)
+        x, metric = found.x, found.metric
+    if kernel is None:
+        kernel = _default(target, x, metric, known, generator)
+    adapt: bool | Adaptation = False
+    facts = facts_of(kernel)
+    if n_warmup and facts.needs_log_prob is not False and facts.target_acceptance is not None:
+        fields = getattr(kernel, "__dataclass_fields__", {})
+        adapt = Adaptation(
+            preconditioner="auto" if "preconditioner" in fields else "none",
+            trajectory=TRAJECTORY if isinstance(kernel, HMC) and metric is not None else None,
+        )
+    return run(
+        kernel, target, x, n_warmup + n_draws, n_warmup, generator=generator, keep=keep,
+        progress=progress, adapt=adapt,
+    )  # fmt: skip
+
+
+def _default(
+    target: Density, x: Tensor, metric: Any, known: bool, generator: torch.Generator | None
+) -> Kernel[Any, Any]:
+    """Return the kernel that what is known of the target calls for."""
+    if not known:
+        return choose_step(BAOAB, target, x, generator=generator)
+    step = x.shape[1:].numel() ** -0.25
+    return HMC(step, 2) if metric is None else HMC(step, 2, metric)

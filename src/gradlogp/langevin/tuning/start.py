@@ -1,0 +1,226 @@
+r"""Where chains start: quasi-Newton paths, and the best normal law on each.
+
+A path leads from an overdispersed point up the log-density. At points x on it the normal law
+
+.. math:: N(x + Σ s(x),\; Σ), \quad Σ = |{-\nabla^2 \log p(x)}|^{-1}
+
+with the absolute values of the eigenvalues, is compared with p by the evidence lower bound: the
+one of the largest is the best start that the path has seen. Far out it is poor, and at the very
+end it may be too: where the density has no mode, such as in the neck of a funnel, the best one
+lies on the way.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from ...calculus.quasi_newton import Path, minimise
+from ...calculus.reverse import jacobian
+from ...core import Density, randn_like
+from ..kernels import Preconditioner
+from ..kernels.steps import evaluated
+
+N_PATHS, TRIES = 4, 100
+"""Paths, and points that are tried for the start of each until the density is positive there."""
+
+RADIUS = 2.0
+"""Starts of paths are uniform on (−2, 2), as in Stan."""
+
+POINTS, DRAWS = 12, 30
+"""Points of a path at which a normal law is tried, and draws by which it is judged."""
+
+POOL, TEMPER = 50, 8.0
+"""Draws of the best law of each path from which the starts are chosen, and nats below the best from
+which their log-weights count no less: or one of them would win all."""
+
+HESSIAN = 200
+"""Dimensions up to which the curvature comes from second derivatives, not from the path."""
+
+
+class Start(NamedTuple):
+    """Starting points of chains, and what is known of the density around them.
+
+    Attributes:
+        x: One for each chain, `(chain, *event)`.
+        metric: The covariance of the best normal law met.
+        bound: The evidence lower bound of the best law of each path, `(path,)`: paths that differ by
+            more than a few nats have ended in different modes, or not arrived.
+        evaluations: Evaluations of log-density and score, one point each.
+    """
+
+    x: Float[Tensor, "chain *event"]
+    metric: Preconditioner
+    bound: Float[Tensor, " path"]
+    evaluations: int
+
+
+class _Normal(NamedTuple):
+    mean: Tensor
+    root: Tensor
+    bound: float
+
+
+@torch.no_grad()
+def find_start(
+    target: Density,
+    n_chains: int,
+    *,
+    event_shape: torch.Size | None = None,
+    dtype: torch.dtype | None = None,
+    generator: torch.Generator | None = None,
+) -> Start:
+    """Return where chains may start, each from a draw of a normal law that fits the density.
+
+    Of 50 draws of the best law of each path the starts are chosen without replacement, with probability
+    in proportion to their importance weights, of which none counts more than e⁸ times another.
+
+    References:
+        | Pathfinder: Parallel Quasi-Newton Variational Inference (Zhang, Carpenter, Gelman &
+          Vehtari, 2022)
+        | https://jmlr.org/papers/v23/21-0889.html
+
+    Arguments:
+        target: The density, with a log-density.
+        n_chains: Number of chains.
+        event_shape: The shape of a draw, for a target that does not say.
+        dtype: Of the starts; float64 by default.
+        generator: Where the randomness comes from.
+
+    Raises:
+        ValueError: For a target whose shape is not known, or where no point is found at which
+            log-density and score are finite.
+    """
+    shape = event_shape if event_shape is not None else getattr(target, "event_shape", None)
+    if shape is None:
+        raise ValueError(
+            "the target does not say the shape of a draw: give start=, or as_target(..., "
+            "event_shape=(d,))"
+        )
+    like = torch.empty(0, dtype=dtype or torch.float64)
+    if generator is not None:
+        like = like.to(generator.device)
+    paths, laws, evaluations = [], [], 0
+    for _ in range(N_PATHS):
+        x0, tried = _positive(target, torch.Size(shape), like, generator)
+        path = minimise(lambda x: _objective(target, x), x0)
+        paths.append(path)
+        law, used = _best(target, path, generator)
+        laws.append(law)
+        evaluations += tried + path.evaluations + used
+    pool, weights = [], []
+    for law in laws:
+        z = randn_like(like.new_empty(max(POOL, n_chains), law.mean.numel()), generator)
+        x = law.mean + z @ law.root.mT
+        log_p = _log_prob(target, x.reshape(-1, *shape))
+        log_q = -z.square().sum(1) / 2 - law.root.diagonal().log().sum()
+        pool.append(x)
+        weights.append(log_p - log_q)
+    evaluations += sum(len(x) for x in pool)
+    x, log_w = torch.cat(pool), torch.cat(weights)
+    ok = log_w > -torch.inf
+    if int(ok.sum()) < n_chains:
+        raise ValueError(
+            f"only {int(ok.sum())} of {len(ok)} points around the best ones found have a finite "
+            "log-density; give start="
+        )
+    x, log_w = x[ok], log_w[ok]
+    chosen = _without_replacement(
+        log_w.clamp(min=float(log_w.max()) - TEMPER), n_chains, generator
+    )
+    best = max(laws, key=lambda law: law.bound)
+    return Start(
+        x[chosen].reshape(-1, *shape),
+        Preconditioner(best.root @ best.root.mT, kind="matrix"),
+        torch.tensor([law.bound for law in laws], dtype=torch.float64),
+        evaluations,
+    )
+
+
+def _objective(target: Density, x: Tensor) -> tuple[Tensor, Tensor]:
+    log_prob, score = evaluated(x, target)
+    return -log_prob, -score
+
+
+def _log_prob(target: Density, x: Tensor) -> Tensor:
+    value = target.log_prob(x)
+    return torch.where(torch.isfinite(value), value, -torch.inf)
+
+
+def _positive(
+    target: Density, shape: torch.Size, like: Tensor, generator: torch.Generator | None
+) -> tuple[Tensor, int]:
+    """Return a point `(1, *event)` where log-density and score are finite, and how many were tried."""
+    for tried in range(1, TRIES + 1):
+        u = torch.rand(1, *shape, dtype=like.dtype, device=like.device, generator=generator)
+        x = RADIUS * (2 * u - 1)
+        log_prob, score = evaluated(x, target)
+        if bool(torch.isfinite(log_prob).all() & torch.isfinite(score).all()):
+            return x, tried
+    raise ValueError(
+        f"none of {TRIES} points in (−{RADIUS:g}, {RADIUS:g}) has a finite log-density and score; "
+        "give start=, points where both are finite"
+    )
+
+
+def _best(target: Density, path: Path, generator: torch.Generator | None) -> tuple[_Normal, int]:
+    """Return the normal law of the largest bound among those at points of a path."""
+    k, shape = len(path.points), path.points.shape[1:]
+    # more of them towards the end, where the laws change least but are best
+    back = torch.linspace(0, 1, min(POINTS, k)).square() * (k - 1)
+    index = sorted({k - 1 - int(i) for i in back})
+    d = shape.numel()
+    points, scores = path.points[index].flatten(1), -path.gradients[index].flatten(1)
+    if d <= HESSIAN:
+        curvatures, used = -jacobian(target.score, path.points[index]).double(), d * len(index)
+    else:
+        curvatures, used = torch.stack([_curvature(path, i) for i in index]), 0
+    z = randn_like(points.new_empty(DRAWS, d), generator)
+    laws = []
+    for x, s, H in zip(points, scores, curvatures, strict=True):
+        if not bool(torch.isfinite(H).all()):
+            continue
+        w, U = torch.linalg.eigh((H + H.mT) / 2)
+        w = w.abs().clamp(min=float(w.abs().max()) * 1e-14).clamp(min=1e-300)
+        covariance = (U / w) @ U.mT
+        root, info = torch.linalg.cholesky_ex((covariance + covariance.mT) / 2)
+        if int(info) or not bool(torch.isfinite(root).all()):
+            root = torch.diag(covariance.diagonal().sqrt())
+        mean = x + covariance.to(s) @ s
+        for center in (mean, x):
+            laws.append(_Normal(center, root.to(x), 0.0))
+    if not laws:
+        raise ValueError("the score has no finite derivatives along the path; give start=")
+    draws = torch.cat([law.mean + z @ law.root.mT for law in laws])
+    log_p = _log_prob(target, draws.reshape(-1, *shape)).reshape(len(laws), DRAWS)
+    entropy = torch.stack([law.root.diagonal().log().sum() for law in laws]) + d / 2
+    bounds = (log_p.mean(1) + entropy + d / 2 * math.log(2 * math.pi)).tolist()
+    best = max(range(len(laws)), key=lambda i: bounds[i])
+    return laws[best]._replace(bound=bounds[best]), used + len(draws)
+
+
+def _curvature(path: Path, last: int, memory: int = 30) -> Tensor:
+    """Return the BFGS estimate of the Hessian of −log p from the path up to one of its points."""
+    x, g = path.points.flatten(1).double(), path.gradients.flatten(1).double()
+    d = x.shape[1]
+    H = torch.eye(d, dtype=torch.float64, device=x.device)
+    first = max(0, last - memory)
+    for i in range(first, last):
+        step, y = x[i + 1] - x[i], g[i + 1] - g[i]
+        if (curved := float(step @ y)) <= 1e-12 * float(step.norm() * y.norm()):
+            continue
+        if i == first:
+            H = H * (float(y @ y) / curved)
+        Hs = H @ step
+        H = H + torch.outer(y, y) / curved - torch.outer(Hs, Hs) / (step @ Hs)
+    return H
+
+
+def _without_replacement(log_w: Tensor, n: int, generator: torch.Generator | None) -> Tensor:
+    """Return n different indices drawn with these log-weights, by the n largest log w + Gumbel."""
+    u = torch.rand(log_w.shape, dtype=log_w.dtype, device=log_w.device, generator=generator)
+    return (log_w - (-u.clamp(min=1e-300).log()).log()).topk(n).indices

@@ -1,0 +1,287 @@
+r"""Whether a run can be trusted: every check that draws, energies and scores allow, in words.
+
+The bars are stated in standard errors, corrected for how many coordinates are looked at, so that exact
+independent draws pass: a fixed bar such as R-hat below 1.01 would refuse one run in two of 4 × 50
+perfect draws, and let pass what 10⁵ draws show to be wrong.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from ..core import Verdict
+from ..distributions.as_target import has_log_prob
+from .diagnostics import Mixing, e_bfmi, mixing
+from .kernels import facts_of
+
+if TYPE_CHECKING:
+    from .chain import Chain
+
+ALPHA = 0.01
+"""Chance that R-hat of exact draws exceeds its bar in one of the coordinates."""
+
+LEAST_R_HAT = 1.01
+"""R-hat that is never held against a run: the bias of means is then far below their deviation."""
+
+LEAST_ESS = 100.0
+"""Effective draws from which error bars can be believed."""
+
+LEAST_DRAWS = 4
+"""Draws of a chain below which nothing is judged."""
+
+REMEMBERED = 0.3
+"""Correlation of the last draws with the first, over many chains, up to which starts are forgotten."""
+
+LOW_ACCEPTANCE, STRAGGLER = 0.05, 0.25
+"""Mean acceptance of a chain, by itself and in parts of the median chain's, below which it is stuck."""
+
+DIVERGENT = 0.01
+"""Part of the draws that may diverge: where they do, the density is not sampled."""
+
+LEAST_E_BFMI = 0.3
+"""Energy transition per energy spread below which momenta cannot carry chains through the tails."""
+
+Z = 5.0
+"""Standard errors from which Stein's identity counts as broken."""
+
+CHECKED = 2000
+"""Draws at which scores are asked for again."""
+
+
+def judge(chain: Chain) -> Verdict:
+    """Return whether the draws of a chain can be trusted, with reasons in words.
+
+    Judged are, where they are known: R-hat, rank-normalised, split and folded (over many chains whether
+    they have forgotten their starts, and drift); effective sizes of x, of its tails and of x²;
+    acceptances of single chains, divergences, E-BFMI under full refreshment; the score against
+    differences of the log-density; and of unadjusted kernels whether draws have left the support, and
+    Stein's identity E[(x_i − m_i) s_i(x)] = −1, which their bias breaks.
+    """
+    reasons, notes = [], list[str]()
+    draws = chain.draws.detach()
+    x = (draws.flatten(2) if draws.ndim > 2 else draws[..., None]).cpu().double()
+    m, n = x.shape[:2]
+    if not chain.complete:
+        notes.append(f"the run was interrupted: {n} draws of each chain were judged")
+    reasons += _chains(chain)
+    if n < LEAST_DRAWS:
+        return Verdict(
+            False, (*reasons, f"{n} draws of each chain are too few to judge: draw more")
+        )
+    if not bool(torch.isfinite(x).all()):
+        return Verdict(False, (*reasons, "some draws are NaN or infinite"))
+    names = chain.names()
+    constant = (x == x[:1, :1]).all(0).all(0)
+    if bool(constant.all()):
+        return Verdict(False, (*reasons, "no chain ever moved: take a smaller step_size"))
+    if bool(constant.any()) and chain.parameters is None:
+        first = names[int(constant.nonzero()[0, 0])]
+        reasons.append(
+            f"all draws of {int(constant.sum())} coordinates are equal, such as {first}"
+        )
+    if m == 1:
+        reasons.append(
+            "one chain cannot show what it has missed: run at least 2, better 4, from starts of "
+            "their own"
+        )
+    else:
+        found = mixing(x[..., ~constant])
+        kept = [name for name, flat in zip(names, constant.tolist(), strict=True) if not flat]
+        reasons += _mixing(found, kept, m)
+    steps = facts_of(chain.kernel)
+    more, asides = _target(chain, steps.exact is False)
+    return Verdict(not (reasons or more), (*reasons, *more, *notes, *asides))
+
+
+def _worst(values: Tensor, names: list[str], largest: bool) -> tuple[float, str]:
+    at = int(values.argmax() if largest else values.argmin())
+    return float(values[at]), names[at]
+
+
+def _mixing(found: Mixing, names: list[str], n_chains: int) -> list[str]:
+    """Return what speaks against the draws in their between-chain agreement and autocorrelation."""
+    from scipy.stats import f, norm
+
+    reasons = []
+    d, m = len(names), found.n_split
+    size = (found.ess_bulk / m).clamp(min=4.0)  # effective draws of each half chain
+    quantile = torch.as_tensor(f.ppf(1 - ALPHA / (2 * d), m - 1, m * (size.numpy() - 1)))
+    bar = ((size - 1 + quantile) / size).sqrt().clamp(min=LEAST_R_HAT, max=1.1)
+    over = found.r_hat - bar
+    if float(over.max()) > 0:
+        at = int(over.argmax())
+        reasons.append(
+            f"the chains disagree: R-hat is {float(found.r_hat[at]):.3f} for {names[at]}, of "
+            f"{int((over > 0).sum())} of {d} coordinates above {float(bar[at]):.3f}; run longer, "
+            f"or look "
+            "for modes that some chains have not found (find_modes, ParallelTempering)"
+        )
+    if found.memory is not None:
+        value, name = _worst(found.memory, names, True)
+        if value > REMEMBERED + 3 / math.sqrt(n_chains):
+            reasons.append(
+                f"the chains still remember their starts: the last draw of {name} has correlation "
+                f"{value:.2f} with the first; draw more of each chain"
+            )
+    if found.drift is not None:
+        value, name = _worst(found.drift, names, True)
+        if value > norm.isf(ALPHA / (4 * d)):
+            reasons.append(
+                f"the chains have not settled: {name} drifts by {value:.1f} standard errors from the "
+                "first half of the draws to the second; use a longer warm-up"
+            )
+    for what, ess, why in (
+        ("", found.ess_bulk, "run longer"),
+        ("the tails of ", found.ess_tail, "run longer"),
+        (
+            "the square of ", found.ess_square,
+            "run longer; if the one of x itself is large, paths have nearly the length of a half "
+            "turn: jitter them",
+        ),
+    ):  # fmt: skip
+        value, name = _worst(ess, names, False)
+        if not value >= LEAST_ESS:
+            reasons.append(
+                f"{what}{name} has {value:.0f} effective draws, of at least {LEAST_ESS:.0f} that error "
+                f"bars need: {why}"
+            )
+    return reasons
+
+
+def _chains(chain: Chain) -> list[str]:
+    """Return what speaks against single chains."""
+    reasons = []
+    acceptance = getattr(chain.info, "acceptance", None)
+    if acceptance is not None and acceptance.numel():
+        means = acceptance.double().mean(1).cpu()
+        low = means < max(LOW_ACCEPTANCE, STRAGGLER * float(means.median()))
+        if bool(low.any()):
+            reasons.append(
+                f"{int(low.sum())} of {len(low)} chains hardly move: acceptance "
+                f"{float(means.min()):.2g}, and {float(means.median()):.2g} of the median chain; use a "
+                "longer warm-up, a smaller step_size, or other parameters where the scale changes"
+            )
+    n = chain.draws.shape[0] * chain.draws.shape[1]
+    flags = getattr(chain.info, "diverging", None)
+    diverged = 0 if flags is None else int(flags.sum())
+    if diverged > DIVERGENT * n:
+        reasons.append(
+            f"{diverged} of {n} draws come from steps that diverged: parts of the density are not "
+            "reached; take a smaller step_size (a larger target_acceptance), or other parameters"
+        )
+    failed = sum(chain.failures.values())
+    if failed > DIVERGENT * n:
+        first = next(iter(chain.failures))
+        reasons.append(f"the target failed at {failed} points, such as {first}")
+    energy, partial = getattr(chain.info, "energy", None), facts_of(chain.kernel).partial_refresh
+    if energy is not None and not partial and energy.shape[1] >= LEAST_DRAWS:
+        value = float(e_bfmi(energy.cpu().double()).min())
+        if value < LEAST_E_BFMI:
+            reasons.append(
+                f"E-BFMI is {value:.2f}, below {LEAST_E_BFMI}: a momentum cannot carry the chains "
+                "through the tails; use other parameters, such as the non-centred ones"
+            )
+    return reasons
+
+
+def _target(chain: Chain, unadjusted: bool) -> tuple[list[str], list[str]]:
+    """Return what scores and log-densities at the draws speak against, and what was not judged."""
+    target, x = chain.target, getattr(chain.state, "x", None)
+    if target is None or x is None:
+        return [], ["the bias of the step size was not judged"] if unadjusted else []
+    reasons, known = [], has_log_prob(target)
+    if known and (gap := score_gap(target, x[:8])) is not None and gap > 0.05:
+        reasons.append(
+            f"the score differs from the gradient of the log-density by {100 * gap:.0f} %: check the "
+            "one that was given by hand"
+        )
+    if not unadjusted:
+        return reasons, []
+    z = chain.draws if chain.parameters is None else chain.parameters.unconstrain(chain.draws)
+    if known:
+        outside = int((target.log_prob(_some(z)) == -torch.inf).sum())
+        if outside:
+            reasons.append(
+                f"{outside} of {min(CHECKED, z.shape[0] * z.shape[1])} draws lie where the "
+                f"density is 0: an "
+                "unadjusted kernel does not see the border; use MALA or HMC, or a constraint"
+            )
+            return reasons, []
+    found = stein(target, z)
+    if found is not None:
+        broken = found[1] > Z
+        if bool(broken.any()):
+            at = int(found[1].argmax())
+            reasons.append(
+                f"the step size biases the variance of {chain.names()[at]} by about "
+                f"{100 * float(found[0][at]):+.0f} % ({float(found[1][at]):.0f} standard errors of "
+                "Stein's identity): take a smaller one, or MALA"
+            )
+            return reasons, []
+    return reasons, [
+        f"{type(chain.kernel).__name__} is not adjusted: a bias that these draws do not show was not "
+        "judged"
+    ]
+
+
+def _some(draws: Tensor) -> Tensor:
+    """Return at most `CHECKED` of the draws, evenly spread, `(n, *event)`."""
+    flat = draws.flatten(0, 1)
+    return flat[:: max(1, len(flat) // CHECKED)]
+
+
+def stein(target: Any, draws: Tensor) -> tuple[Tensor, Tensor] | None:
+    r"""Return the relative error of each variance by Stein's identity, and its z-score.
+
+    .. math:: E[(x_i - c_i)\, s_i(x)] = -1
+
+    for the law whose score s is, whatever c is; 1 + the mean over draws is about the relative
+    bias of the variance for a normal law. The error comes from the means of single chains' pieces.
+    """
+    m, n = draws.shape[:2]
+    thin = max(1, m * n // CHECKED)
+    x = draws[:, ::thin] if n >= thin else draws
+    with torch.no_grad():
+        s = target.score(x.flatten(0, 1)).reshape(x.shape).flatten(2).double()
+    x = x.flatten(2).double()
+    y = 1 + (x - x.mean((0, 1))) * s
+    if not bool(torch.isfinite(y).all()):
+        return None
+    pieces = torch.cat(
+        [piece.mean(1) for piece in y.tensor_split(max(1, min(8, y.shape[1] // 4)), 1)]
+    )
+    if len(pieces) < 8:
+        return None
+    value = y.mean((0, 1))
+    error = pieces.std(0) / len(pieces) ** 0.5
+    return -value, value.abs() / error.clamp(min=torch.finfo(error.dtype).tiny)
+
+
+def score_gap(target: Any, x: Tensor) -> float | None:
+    """Return the relative difference between s·v and a central difference of log p along a direction v.
+
+    None where rounding or curvature leaves no digits: two lengths of the difference then disagree.
+    """
+    with torch.no_grad():
+        s = target.score(x).flatten(1).double()
+        v = s / s.norm(dim=1, keepdim=True).clamp(min=1e-300)
+        found = []
+        for size in (1e-4, 5e-5):
+            step = (size * (1 + x.flatten(1).norm(dim=1, keepdim=True)) * v).to(x).reshape(x.shape)
+            length = step.flatten(1).double().norm(dim=1)
+            rise = (target.log_prob(x + step) - target.log_prob(x - step)).double()
+            found.append(rise / (2 * length))
+    one, two = found
+    slope = s.norm(dim=1)
+    sure = (
+        torch.isfinite(one)
+        & ((one - two).abs() < 0.01 * two.abs().clamp(min=1e-300))
+        & (slope > 0)
+    )
+    if not bool(sure.any()):
+        return None
+    return float(((two - slope).abs() / torch.maximum(two.abs(), slope))[sure].median())
