@@ -58,8 +58,8 @@ def test_bound_is_its_closed_form(schedule, wrong, generator):
     error = float(found.log_prob.std()) / math.sqrt(len(x))
     assert abs(float(found.log_prob.mean()) - expected) < 4 * error
     assert error < 0.1
-    told = float(found.standard_error.square().mean().sqrt())
-    assert 0.7 < told / float(found.log_prob.std()) < 1.4  # the error told is the error seen
+    stated = float(found.standard_error.square().mean().sqrt())
+    assert 0.7 < stated / float(found.log_prob.std()) < 1.4
     other = closed_form(schedule, point, -0.5 if wrong == M else M)
     assert abs(float(found.log_prob.mean()) - other) > 10 * error  # it can fail
 

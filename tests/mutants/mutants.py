@@ -120,7 +120,7 @@ MUTANTS = (
         "M7: a step size from the whole batch",
         "diffusion/transitions/annealed.py", "return level.sigma * state.x",
         "return level.sigma * state.x * float(1 + 0.01 * x.mean().tanh())",
-        "diffusion/test_evolve.py::test_a_sample_does_not_feel_its_batch_mates",
+        "diffusion/test_transition_facts.py::test_samples_depend_neither_on_chunks_nor_on_batch_mates",
     ),
     Mutant(
         "M8: the divergence at the wrong time",
@@ -170,7 +170,7 @@ MUTANTS = (
         "X: Heun without its corrector",
         "diffusion/transitions/flow.py", "(sigma_s - sigma_t) * (eps + eps_s) / 2",
         "(sigma_s - sigma_t) * eps",
-        "diffusion/test_transitions.py::test_order_of_convergence_on_a_gaussian",
+        "diffusion/test_transition_facts.py::test_order_of_the_path",
     ),
     Mutant(
         "X: the posterior covariance forgets the spread of the means",
@@ -466,7 +466,7 @@ MUTANTS = (
         "diffusion/transitions/reverse.py",
         "more = self.eta**2",
         "more = self.eta",
-        "diffusion/test_solvers.py::test_weak_order_of_the_law_on_a_gaussian",
+        "diffusion/test_transition_facts.py::test_order_of_the_law",
     ),
     Mutant(
         "X: Euler–Maruyama with the drift of the flow",
