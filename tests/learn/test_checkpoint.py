@@ -8,7 +8,6 @@ import sys
 
 import pytest
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from support import seeded
 from torch import nn
@@ -30,10 +29,6 @@ def mlp(seed=0, schedule=None):
     network = glp.MLP(2, 8, 1, generator=seeded(seed))
     nn.init.normal_(network.outlet.weight, generator=seeded(seed + 1))
     return glp.ScoreModel(network, schedule or schedules.VP(), "v").eval()
-
-
-def mlp_of_classes(seed=0):
-    return glp.ScoreModel(glp.MLP(2, 8, 1, 3, generator=seeded(seed)), schedules.VP(), "v")
 
 
 def unet():
@@ -524,36 +519,21 @@ def no_space(*_, **__):
     raise OSError(errno.ENOSPC, "No space left on device")
 
 
-def no_space_of_safetensors(*_, **__):
-    raise SafetensorError('Error: "I/O error: No space left on device (os error 28)"')
-
-
-def no_space_of_torch(state, path):
-    path.write_bytes(b"half")
-    raise RuntimeError("[enforce fail at inline_container.cc:664] . \n unexpected pos 64 vs 0")
-
-
 @pytest.mark.parametrize(
-    ("module", "name", "failure"),
+    ("module", "name"),
     [
-        (checkpoint, "save_file", no_space),
-        (checkpoint, "save_file", no_space_of_safetensors),
-        (torch, "save", no_space_of_torch),
-        (checkpoint.Path, "write_text", no_space),
-        (checkpoint.tempfile, "mkdtemp", no_space),
-        (checkpoint.os, "rename", no_space),
+        (checkpoint, "save_file"), (checkpoint.Path, "write_text"),
+        (checkpoint.tempfile, "mkdtemp"), (checkpoint.os, "rename"),
     ],
-    ids=["weights", "safetensors", "training", "json", "folder", "rename"],
-)
+    ids=["weights", "json", "folder", "rename"],
+)  # fmt: skip
 @pytest.mark.parametrize("there", [True, False])
-def test_a_full_disk_leaves_the_old_checkpoint(
-    tmp_path, monkeypatch, module, name, failure, there
-):
+def test_a_full_disk_leaves_the_old_checkpoint(tmp_path, monkeypatch, module, name, there):
     if there:
         save(tmp_path / "run", mlp())
     before = contents(tmp_path)
     with monkeypatch.context() as patch:
-        patch.setattr(module, name, failure)
+        patch.setattr(module, name, no_space)
         with pytest.raises(OSError) as caught:
             save(tmp_path / "run", mlp(5), training={"step": 1})
     assert "\n" not in str(caught.value)

@@ -86,24 +86,6 @@ def test_normal_noise_learns_the_projection(sigma, k_0):
         check_minimiser(loss, exact, x + sigma * across, weight)
 
 
-@pytest.mark.parametrize("k_0", [0.0, K_0])
-def test_normal_noise_knows_no_density(k_0):
-    """A step −c sin θ along the circle costs ½ c² E[sin²], whatever the density: no slope in c."""
-    sigma = 0.15
-    x, N, z, weight = circle_grid(k_0)
-
-    def loss(c):
-        def field(y):
-            u = y / y.norm(dim=1, keepdim=True)
-            t = torch.stack([-u[:, 1], u[:, 0]], 1)
-            return radial_field(sigma, k_0)(y) - c * u[:, 1:] * t
-
-        return weight @ normal_denoising(field, x, sigma, N, generator=Injected(z))
-
-    close(loss(0.9) - loss(-0.9), 0.0, 1e-9)
-    close(loss(0.9) - loss(0.0), 0.5 * 0.9**2 * (weight @ (x[:, 1] / R).square()), 1e-9)
-
-
 # ---------------------------------------------------------------------------- both
 
 

@@ -142,7 +142,7 @@ MUTANTS = (
     Mutant(
         "M12: samples come from the raw weights",
         "learn/training.py", "self.model.load_state_dict(self.averaged.module.state_dict())", "pass",
-        "learn/test_fit.py::test_samples_come_from_the_averaged_weights",
+        "learn/test_fit.py::test_model_holds_the_hand_run_average_however_training_ends",
     ),
     Mutant(
         "X: the average does not warm up",
@@ -585,7 +585,7 @@ MUTANTS = (
         "inverse/steps.py",
         "norm = sum_event(r.square()).sqrt()",
         "norm = sum_event(r.square()).sum().sqrt().expand(len(r))",
-        "inverse/test_inverse.py::test_dps_step_is_a_step_and_the_gradient_of_a_norm",
+        "inverse/test_units.py::test_dps_is_the_gradient_in_data_units",
     ),
     Mutant(
         "X: conjugate gradients share a step size",
@@ -599,21 +599,21 @@ MUTANTS = (
         "inverse/denoised.py",
         "self.sigma**2 / self.alpha * self",
         "self.sigma / self.alpha * self",
-        "inverse/test_inverse.py::test_moment_matching_is_exact_on_a_gaussian",
+        "inverse/test_units.py::test_moment_matching_is_the_posterior_in_data_units",
     ),
     Mutant(
         "X: the guidance has the wrong sign",
         "inverse/denoised.py",
         "self.pull_back(v) - self.eps",
         "-self.pull_back(v) - self.eps",
-        "inverse/test_inverse.py::test_dps_is_the_gradient_through_the_denoiser",
+        "inverse/test_units.py::test_dps_is_the_gradient_in_data_units",
     ),
     Mutant(
         "X: r² forgets the variance of the data",
         "inverse/guidance.py",
         "r2 = sigma**2 * v / (alpha**2 * v + sigma**2)",
         "r2 = sigma**2 / (alpha**2 + sigma**2)",
-        "inverse/test_inverse.py::test_pigdm_is_exact_on_isotropic_data",
+        "inverse/test_units.py::test_pigdm_is_the_posterior_in_data_units",
     ),
     Mutant(
         "X: a standard deviation taken for a variance",

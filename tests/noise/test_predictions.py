@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gradlogp.distributions.analytic import Gaussian, GaussianMixture
+from gradlogp.distributions.analytic import GaussianMixture
 from gradlogp.noise.predictions import (
     KINDS,
     from_prediction,
@@ -249,15 +249,6 @@ def test_tweedie_with_coefficients_per_sample(generator):
     mean, cov = tweedie(law.noised(alpha, sigma).score, x, alpha, sigma)
     close(mean, law.posterior_mean(x, alpha, sigma))
     close(cov, law.posterior_cov(x, alpha, sigma))
-
-
-def test_tweedie_on_events_that_are_no_vectors(generator):
-    A = torch.randn(6, 6, generator=generator)
-    law, x = Gaussian(torch.arange(6.0), A @ A.T), torch.randn(4, 2, 3, generator=generator)
-    noised = law.noised(0.8, 0.6)
-    mean, cov = tweedie(lambda y: noised.score(y.flatten(1)).reshape(y.shape), x, 0.8, 0.6)
-    close(mean.flatten(1), law.posterior_mean(x.flatten(1), 0.8, 0.6))
-    close(cov, law.posterior_cov(x.flatten(1), 0.8, 0.6))
 
 
 @pytest.mark.usefixtures("as_user")

@@ -182,15 +182,6 @@ def test_drift_and_diffusion_from_the_log_snr(schedule):
         close(rates[i], slope, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("schedule", [VP(), Cosine(), DDPM(BETAS)], ids=["VP", "Cosine", "DDPM"])
-def test_variance_preserving(schedule):
-    alpha, sigma = schedule(torch.linspace(0, 1, 41))
-    close(alpha**2 + sigma**2, torch.ones(41), rtol=1e-14, atol=1e-14)
-    # a negative control: sub-VP does not preserve the variance
-    alpha, sigma = SubVP()(torch.tensor(0.3))
-    assert abs(float(alpha**2 + sigma**2) - 1) > 0.1
-
-
 @every_schedule
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_shape_dtype_and_finite_rates(schedule, dtype):

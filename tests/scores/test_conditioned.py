@@ -20,7 +20,7 @@ from gradlogp import (
     log_likelihood,
     time_grid,
 )
-from gradlogp.diffusion import Ancestral, ProbabilityFlow
+from gradlogp.diffusion import Ancestral
 from gradlogp.distributions.analytic.conditional import Classes, Joint
 from gradlogp.noise import AffineCoordinates
 from gradlogp.noise.schedules import VE, VP, Cosine
@@ -389,24 +389,6 @@ def test_forward_and_denoise_are_the_closed_forms(name, schedule, generator):
         close(one(z, t)[2], score(z, t)[2], 1e-12)
         wrong = model.given(y.roll(1, 0))  # negative control: the condition of another row
         assert (wrong(z, t) - exact.score(z)).abs().max() > 1e-4
-
-
-@every_case
-def test_evolve_is_that_of_the_exact_conditional_score(name, generator):
-    """The same flow from the same states, in model coordinates, ended in the units of the data."""
-    model, _, y, law = case(name, VP(), generator)
-    shift, scale = model.coordinates.shift, model.coordinates.scale
-    exact = ExactScore(in_model_units(law, shift, scale), VP())
-    start = torch.randn(5, 2, generator=generator)
-    times = time_grid(VP(), 8)
-    for transition in (ProbabilityFlow(2), Ancestral()):
-        ours, theirs = (
-            evolve(transition, score, start, times, generator=seeded(3))
-            for score in (model.given(y), exact)
-        )
-        torch.testing.assert_close(ours, shift + scale * theirs, rtol=1e-8, atol=1e-8)
-    chunked = evolve(transition, model.given(y), start, times, generator=seeded(3), chunk_size=2)
-    close(chunked, ours, 1e-10)
 
 
 @every_case

@@ -8,7 +8,6 @@ from torch import nn
 from gradlogp import (
     ExactScore,
     GaussianMixture,
-    as_score,
     evolve,
     time_grid,
 )
@@ -152,23 +151,6 @@ def test_edm(generator):
     close(*samples, 1e-10)
 
 
-def test_edm_steps_are_those_of_edm(generator):
-    """Heun in σ written out (Karras et al., 2022, algorithm 1)."""
-    x = 20 * torch.randn(5, 2, generator=generator)
-    score = from_edm(edm_network, 0.01, 20.0)
-    times = torch.linspace(1, 0, 9, dtype=torch.float64)
-    sigmas = [*(0.01 ** (1 / 7) + times * (20 ** (1 / 7) - 0.01 ** (1 / 7))) ** 7, torch.zeros(())]
-    y = x
-    for i in range(9):
-        d = (y - edm_network(y, sigmas[i].expand(5))) / sigmas[i]
-        y_next = y + (sigmas[i + 1] - sigmas[i]) * d
-        if i < 8:
-            d_next = (y_next - edm_network(y_next, sigmas[i + 1].expand(5))) / sigmas[i + 1]
-            y_next = y + (sigmas[i + 1] - sigmas[i]) * (d + d_next) / 2
-        y = y_next
-    close(evolve(ProbabilityFlow(2), score, x, times), y, 1e-10)
-
-
 # ---------------------------------------------------------------------------- k-diffusion
 
 
@@ -214,17 +196,6 @@ def test_any_event_shape(event, generator):
     close(score(x, t), exact(x, t), 1e-9)
     with pytest.raises(ValueError, match="z must have shape"):
         score(torch.zeros(4, 5), t)
-
-
-def test_a_score_that_cannot_denoise_will_do(generator):
-    x, sigma, schedule = (
-        torch.randn(3, 2, generator=generator),
-        torch.tensor([0.3, 1.0, 5.0]),
-        VP(),
-    )
-    exact = ExactScore(MIXTURE, schedule)
-    bare = to_k_diffusion(as_score(lambda x, t: exact(x, t), "score", schedule))
-    close(bare(x, sigma), to_k_diffusion(exact)(x, sigma), 1e-10)
 
 
 def test_sigmas_that_a_model_does_not_know_are_refused():

@@ -9,11 +9,10 @@ import torch
 from support import close
 from torch import nn
 
-from gradlogp import ExactScore, evolve
+from gradlogp import ExactScore
 from gradlogp.core import NoisyScore
 from gradlogp.diffusion import Ancestral
 from gradlogp.distributions.analytic import Empirical
-from gradlogp.noise import terminal
 from gradlogp.noise.schedules import DDPM
 from gradlogp.scores.diffusers import from_diffusers
 
@@ -88,20 +87,6 @@ def test_between_steps(generator):
     for score in (model, table):
         with pytest.raises(ValueError, match="from 1/20 to 1"):
             score(x, torch.tensor(0.04))
-
-
-def test_sampling(generator):
-    """Ancestral steps from the network and from the exact score are the same."""
-    exact, model = ExactScore(law(), DDPM(LINEAR)), from_diffusers(Perfect(), scheduler())
-    x = terminal(model).sample(6, generator=generator)
-    out = [
-        evolve(
-            Ancestral(), score, x, model.schedule.times,
-            generator=torch.Generator().manual_seed(1),
-        )
-        for score in (model, exact)
-    ]  # fmt: skip
-    close(*out, 1e-7)
 
 
 @pytest.mark.parametrize("kind", PREDICTS[1:])

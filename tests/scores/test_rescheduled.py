@@ -91,15 +91,6 @@ def test_samples_start_from_the_law_under_the_new_schedule(generator):
     assert ((x.mean(0) - law.mean) / (law.cov.diagonal() / 20_000).sqrt()).abs().max() < 5
 
 
-def test_ve_is_vp_in_other_coordinates(generator):
-    """s_VE(x/a; b/a) = a s_VP(x; a, b), with DDPM's a = √ᾱ."""
-    schedule = DDPM(torch.linspace(1e-4, 0.02, 1000))
-    t = torch.tensor(0.4)
-    a, b = schedule(t)
-    x = torch.randn(6, 2, generator=generator)
-    close(MIXTURE.noised(1.0, b / a).score(x / a), a * ExactScore(MIXTURE, schedule)(x, t), 1e-10)
-
-
 def test_a_plain_score_will_do(generator):
     """Without a denoiser, E[x_0 | x_t] comes from the score."""
     source, target = VP(), VE(0.05, 50.0)
@@ -107,16 +98,6 @@ def test_a_plain_score_will_do(generator):
     moved = RescheduledScore(as_score(lambda x, t: exact(x, t), "score", source), target)
     x, t = torch.randn(5, 2, generator=generator), torch.tensor(0.5)
     close(moved.denoise(x, t), ExactScore(MIXTURE, target).denoise(x, t), 1e-9)
-
-
-def test_samples_under_both_schedules_agree(generator):
-    """The same flow in two coordinate systems, step by step at the same σ/α."""
-    source, target = VP(), VE(0.05, 20.0)
-    moved = RescheduledScore(ExactScore(MIXTURE, source), target)
-    times = time_grid(target, 12, t_min=0.0)
-    x = 20 * torch.randn(5, 2, generator=generator)
-    out = evolve(ProbabilityFlow(), moved, x, times)
-    close(out, evolve(ProbabilityFlow(), ExactScore(MIXTURE, target), x, times), 1e-9)
 
 
 def test_float32_stays_float32(generator):
