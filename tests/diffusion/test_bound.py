@@ -7,18 +7,8 @@ import torch
 from scipy.integrate import quad
 from support import close
 
-from gradlogp import (
-    ExactScore,
-    Gaussian,
-    GaussianMixture,
-    variational_bound,
-)
-from gradlogp.noise.schedules import (
-    VE,
-    VP,
-    Cosine,
-    Rectified,
-)
+from gradlogp import ExactScore, Gaussian, GaussianMixture, variational_bound
+from gradlogp.noise.schedules import VE, VP, Cosine, Rectified
 
 SCHEDULES = [VP(), VE(0.02, 30.0), Cosine()]
 names = pytest.mark.parametrize("schedule", SCHEDULES, ids=lambda s: type(s).__name__)

@@ -21,14 +21,7 @@ from gradlogp import (
     time_grid,
 )
 from gradlogp.calculus import affine_map
-from gradlogp.core import (
-    BLOCK,
-    Moments,
-    Streams,
-    per_sample,
-    rand_like,
-    sum_event,
-)
+from gradlogp.core import BLOCK, Moments, Streams, per_sample, rand_like, sum_event
 from gradlogp.diffusion import (
     DDIM,
     Ancestral,
@@ -41,15 +34,7 @@ from gradlogp.distributions import Joint
 from gradlogp.langevin import MALA, ULA
 from gradlogp.noise import terminal
 from gradlogp.noise.coordinates import AffineCoordinates
-from gradlogp.noise.schedules import (
-    DDPM,
-    VE,
-    VP,
-    Cosine,
-    Levels,
-    Rectified,
-    SubVP,
-)
+from gradlogp.noise.schedules import DDPM, VE, VP, Cosine, Levels, Rectified, SubVP
 
 TRANSITIONS = [
     Ancestral(),

@@ -6,25 +6,10 @@ import pytest
 import torch
 from support import COV, MEAN, close, order, z_score
 
-from gradlogp import (
-    ExactScore,
-    Gaussian,
-    GaussianMixture,
-    as_score,
-    log_likelihood,
-)
+from gradlogp import ExactScore, Gaussian, GaussianMixture, as_score, log_likelihood
 from gradlogp.core import Moments, Streams, per_sample
 from gradlogp.diffusion.likelihood import bits_per_dim, dequantise
-from gradlogp.noise.schedules import (
-    DDPM,
-    EDM,
-    VE,
-    VP,
-    Cosine,
-    Levels,
-    Rectified,
-    SubVP,
-)
+from gradlogp.noise.schedules import DDPM, EDM, VE, VP, Cosine, Levels, Rectified, SubVP
 
 SCHEDULES = [VE(0.3, 4.0), VP(0.1, 4.0), SubVP(0.1, 4.0), Cosine(alpha_min=0.3)]
 T_MIN = 1e-2

@@ -7,13 +7,7 @@ import pytest
 import torch
 from support import COV, MEAN, close, gauss_hermite, order, start
 
-from gradlogp import (
-    ExactScore,
-    Gaussian,
-    GaussianMixture,
-    evolve,
-    time_grid,
-)
+from gradlogp import ExactScore, Gaussian, GaussianMixture, evolve, time_grid
 from gradlogp.calculus import affine_map
 from gradlogp.core import Injected
 from gradlogp.diffusion import (
@@ -28,15 +22,7 @@ from gradlogp.diffusion import (
     ReverseSDE,
 )
 from gradlogp.diffusion.transitions.multistep import exponential_weights
-from gradlogp.noise.schedules import (
-    EDM,
-    VE,
-    VP,
-    Cosine,
-    Rectified,
-    SubVP,
-    invert_log_snr,
-)
+from gradlogp.noise.schedules import EDM, VE, VP, Cosine, Rectified, SubVP, invert_log_snr
 
 DATA = Gaussian(MEAN, COV)
 MIXTURE = GaussianMixture(

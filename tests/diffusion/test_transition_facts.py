@@ -29,15 +29,9 @@ from gradlogp.diffusion.transitions import (
 from gradlogp.diffusion.transitions.annealed_kernels import ExponentialSteps, PreconditionedSteps
 from gradlogp.diffusion.transitions.facts import UNKNOWN, facts_of, table
 from gradlogp.inverse import DPSStep, Inpainting, Matrix, Observation, RePaint
-from gradlogp.langevin import (
-    BAOAB,
-    MALA,
-    LeimkuhlerMatthews,
-    PositionDependentULA,
-    TamedULA,
-)
+from gradlogp.langevin import BAOAB, MALA, LeimkuhlerMatthews, PositionDependentULA, TamedULA
 from gradlogp.noise.schedules import VE, VP, Rectified
-from gradlogp.noise.score_wrapper import ScoreWrapper
+from gradlogp.noise.score_base import ScoreWrapper
 
 SHOWN = [
     DDIM(), DDIM(0.7), ProbabilityFlow(1), ProbabilityFlow(2), ProbabilityFlow(4), AdaptiveFlow(),

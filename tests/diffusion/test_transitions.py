@@ -9,26 +9,11 @@ import torch
 from scipy.integrate import solve_ivp
 from support import COV, MEAN, close, order
 
-from gradlogp import (
-    ExactScore,
-    Gaussian,
-    GaussianMixture,
-    as_score,
-    evolve,
-    time_grid,
-)
+from gradlogp import ExactScore, Gaussian, GaussianMixture, as_score, evolve, time_grid
 from gradlogp.calculus import affine_map
 from gradlogp.core import Injected
 from gradlogp.diffusion import Ancestral, AnnealedLangevin, ProbabilityFlow
-from gradlogp.noise.schedules import (
-    DDPM,
-    VE,
-    VP,
-    Cosine,
-    Levels,
-    Rectified,
-    SubVP,
-)
+from gradlogp.noise.schedules import DDPM, VE, VP, Cosine, Levels, Rectified, SubVP
 
 I2 = torch.eye(2, dtype=torch.float64)
 DATA = Gaussian(MEAN, COV)

@@ -10,14 +10,7 @@ import torch
 from scipy.linalg import expm
 from support import COV, MEAN, close, z_score
 
-from gradlogp import (
-    ExactScore,
-    Gaussian,
-    GaussianMixture,
-    as_score,
-    evolve,
-    noise_levels,
-)
+from gradlogp import ExactScore, Gaussian, GaussianMixture, as_score, evolve, noise_levels
 from gradlogp.calculus import affine_map
 from gradlogp.check.theory import dimension
 from gradlogp.core import Injected

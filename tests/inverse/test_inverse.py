@@ -18,13 +18,7 @@ from gradlogp import (
 )
 from gradlogp.calculus import affine_map
 from gradlogp.core import Injected, Moments, randn_like
-from gradlogp.diffusion import (
-    DDIM,
-    Ancestral,
-    AnnealedLangevin,
-    DPMSolver,
-    ProbabilityFlow,
-)
+from gradlogp.diffusion import DDIM, Ancestral, AnnealedLangevin, DPMSolver, ProbabilityFlow
 from gradlogp.inverse import (
     DPS,
     AnnealedLikelihood,
@@ -40,7 +34,7 @@ from gradlogp.inverse import (
     posterior,
 )
 from gradlogp.noise.schedules import VE, VP, Levels, Rectified
-from gradlogp.noise.score_wrapper import ScoreWrapper
+from gradlogp.noise.score_base import ScoreWrapper
 
 RNG = torch.Generator().manual_seed(1)
 F64 = {"dtype": torch.float64}

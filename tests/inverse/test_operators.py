@@ -19,13 +19,7 @@ from gradlogp.inverse import (
     observe,
 )
 from gradlogp.inverse.observation import solve_isotropic
-from gradlogp.inverse.operators import (
-    Linearised,
-    Scaled,
-    Separating,
-    as_matrix,
-    gram_diagonal,
-)
+from gradlogp.inverse.operators import Linearised, Scaled, Separating, as_matrix, gram_diagonal
 from gradlogp.noise.coordinates import IDENTITY, AffineCoordinates
 
 RNG = np.random.default_rng(0)

@@ -24,7 +24,7 @@ from gradlogp.inverse import (
 )
 from gradlogp.noise.coordinates import AffineCoordinates
 from gradlogp.noise.schedules import VE, VP, Levels
-from gradlogp.noise.score_wrapper import ScoreWrapper
+from gradlogp.noise.score_base import ScoreWrapper
 
 RNG = torch.Generator().manual_seed(3)
 F64 = {"dtype": torch.float64}

@@ -15,12 +15,7 @@ from torch import nn
 import gradlogp as glp
 from gradlogp import schedules
 from gradlogp.learn import checkpoint
-from gradlogp.learn.checkpoint import (
-    load,
-    read_config,
-    read_run,
-    save,
-)
+from gradlogp.learn.checkpoint import load, read_config, read_run, save
 
 FILES = ["config.json", "model.safetensors", "run.json", "training.pt"]
 

@@ -11,14 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from gradlogp.learn.data import (
-    NAMES,
-    TOYS,
-    Dataset,
-    load,
-    toy,
-    train_held_out,
-)
+from gradlogp.learn.data import NAMES, TOYS, Dataset, load, toy, train_held_out
 
 ROWS = np.array([[1.5, -2.0], [0.25, 4.0], [3.0, 8.5]])
 

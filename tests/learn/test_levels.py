@@ -8,20 +8,10 @@ from support import close, z_score
 
 import gradlogp as glp
 from gradlogp.core import Injected
-from gradlogp.learn.objectives import (
-    implicit,
-    multilevel,
-    sliced,
-    sliced_vr,
-)
+from gradlogp.learn.objectives import implicit, multilevel, sliced, sliced_vr
 from gradlogp.learn.objectives.levels import noised
 from gradlogp.learn.objectives.weights import likelihood, sigma2, unweighted
-from gradlogp.noise.schedules import (
-    DDPM,
-    VE,
-    VP,
-    Levels,
-)
+from gradlogp.noise.schedules import DDPM, VE, VP, Levels
 
 LAW = glp.GaussianMixture(
     [0.3, 0.7],

@@ -8,13 +8,7 @@ import torch
 from support import COV, MEAN, close, gauss_hermite, z_score
 from torch import nn
 
-from gradlogp import (
-    Gaussian,
-    GaussianMixture,
-    as_score,
-    as_target,
-    objectives,
-)
+from gradlogp import Gaussian, GaussianMixture, as_score, as_target, objectives
 from gradlogp.calculus.reverse import GradientField
 from gradlogp.core import Injected, Streams
 from gradlogp.noise.schedules import VP

@@ -9,15 +9,7 @@ from gradlogp import Gaussian, GaussianMixture, objectives
 from gradlogp.core import Injected, per_sample
 from gradlogp.learn.objectives import weights
 from gradlogp.noise.predictions import from_prediction, to_prediction
-from gradlogp.noise.schedules import (
-    DDPM,
-    VE,
-    VP,
-    Cosine,
-    Levels,
-    Rectified,
-    SubVP,
-)
+from gradlogp.noise.schedules import DDPM, VE, VP, Cosine, Levels, Rectified, SubVP
 from gradlogp.scores import MLP, ScoreModel, as_score
 from gradlogp.scores.exact import ExactScore
 

@@ -124,8 +124,7 @@ MUTANTS = (
     ),
     Mutant(
         "M8: the divergence at the wrong time",
-        "diffusion/likelihood.py",
-        "k4, l4 = field(y + h * k3, s)", "k4, l4 = field(y + h * k3, t)",
+        "diffusion/transitions/flow.py", "k4 = f(y + h * k3, s)", "k4 = f(y + h * k3, t)",
         "diffusion/test_likelihood.py::test_fourth_order",
     ),
     Mutant(
@@ -157,7 +156,7 @@ MUTANTS = (
     Mutant(
         "M14: a likelihood without the Jacobian of the scaler",
         "diffusion/likelihood.py",
-        "gain.to(x) + score.coordinates.log_det(x[part])", "gain.to(x)",
+        "gain + score.coordinates.log_det(x[part])", "gain",
         "interfaces/test_pipeline.py::test_log_likelihood_is_in_data_units",
     ),
     Mutant(
@@ -1047,8 +1046,8 @@ MUTANTS = (
     Mutant(
         "X: rows of a condition do not follow their samples",
         "scores/conditioned.py",
-        "return ConditionedScore(self.model, self.condition[index])",
-        "return ConditionedScore(self.model, self.condition[: len(self.condition[index])])",
+        "return ConditionedScore(self.score, self.condition[index])",
+        "return ConditionedScore(self.score, self.condition[: len(self.condition[index])])",
         "scores/test_conditioned.py::test_chunks_are_the_whole",
     ),
     Mutant(

@@ -8,21 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gradlogp.distributions.analytic import GaussianMixture
-from gradlogp.noise.predictions import (
-    KINDS,
-    from_prediction,
-    predict,
-    to_prediction,
-)
-from gradlogp.noise.schedules import (
-    DDPM,
-    VE,
-    VP,
-    Cosine,
-    Levels,
-    Rectified,
-    SubVP,
-)
+from gradlogp.noise.predictions import KINDS, from_prediction, predict, to_prediction
+from gradlogp.noise.schedules import DDPM, VE, VP, Cosine, Levels, Rectified, SubVP
 from gradlogp.noise.tweedie import tweedie
 from gradlogp.scores.adapt import as_score
 from gradlogp.scores.exact import ExactScore

@@ -21,16 +21,7 @@ from gradlogp.diffusion import ProbabilityFlow
 from gradlogp.distributions import Classes
 from gradlogp.noise import terminal
 from gradlogp.noise.coordinates import AffineCoordinates
-from gradlogp.noise.schedules import (
-    DDPM,
-    EDM,
-    VE,
-    VP,
-    Cosine,
-    Levels,
-    Rectified,
-    SubVP,
-)
+from gradlogp.noise.schedules import DDPM, EDM, VE, VP, Cosine, Levels, Rectified, SubVP
 from gradlogp.noise.terminal import ExactTerminal, GaussianTerminal
 
 SCHEDULES = [

@@ -10,18 +10,8 @@ from support import close
 
 from gradlogp import ExactScore, GaussianMixture, evolve
 from gradlogp.core import Injected
-from gradlogp.diffusion import (
-    DDIM,
-    Ancestral,
-    DPMSolver,
-    ProbabilityFlow,
-)
-from gradlogp.noise.schedules import (
-    DDPM,
-    EDM,
-    VE,
-    VP,
-)
+from gradlogp.diffusion import DDIM, Ancestral, DPMSolver, ProbabilityFlow
+from gradlogp.noise.schedules import DDPM, EDM, VE, VP
 from gradlogp.scores import RescheduledScore
 from gradlogp.scores.foreign import from_k_diffusion, to_k_diffusion
 

@@ -4,12 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from gradlogp import (
-    ExactScore,
-    GaussianMixture,
-    as_score,
-    objectives,
-)
+from gradlogp import ExactScore, GaussianMixture, as_score, objectives
 from gradlogp.core import NoisyScore
 from gradlogp.noise import Moments, terminal, to_prediction
 from gradlogp.noise.schedules import VE, VP, Rectified

@@ -5,26 +5,12 @@ import torch
 from support import close
 from torch import nn
 
-from gradlogp import (
-    ExactScore,
-    GaussianMixture,
-    evolve,
-    time_grid,
-)
+from gradlogp import ExactScore, GaussianMixture, evolve, time_grid
 from gradlogp.core import NoisyScore
 from gradlogp.diffusion import ProbabilityFlow
 from gradlogp.distributions.analytic import Empirical
 from gradlogp.noise.predictions import KINDS, to_prediction
-from gradlogp.noise.schedules import (
-    DDPM,
-    EDM,
-    VE,
-    VP,
-    Cosine,
-    Levels,
-    Rectified,
-    SubVP,
-)
+from gradlogp.noise.schedules import DDPM, EDM, VE, VP, Cosine, Levels, Rectified, SubVP
 from gradlogp.scores.foreign import (
     ForeignScore,
     Steps,

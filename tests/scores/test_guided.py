@@ -4,13 +4,7 @@ import pytest
 import torch
 from support import close
 
-from gradlogp import (
-    ExactScore,
-    Gaussian,
-    GaussianMixture,
-    ScoreModel,
-    as_score,
-)
+from gradlogp import ExactScore, Gaussian, GaussianMixture, ScoreModel, as_score
 from gradlogp.core import NoisyScore
 from gradlogp.distributions.analytic.conditional import Joint
 from gradlogp.noise import AffineCoordinates

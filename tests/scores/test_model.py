@@ -7,15 +7,7 @@ from torch import nn
 from gradlogp.distributions.analytic import Gaussian, GaussianMixture
 from gradlogp.noise.coordinates import same_coordinates
 from gradlogp.noise.predictions import KINDS
-from gradlogp.noise.schedules import (
-    DDPM,
-    VE,
-    VP,
-    Cosine,
-    Levels,
-    Rectified,
-    SubVP,
-)
+from gradlogp.noise.schedules import DDPM, VE, VP, Cosine, Levels, Rectified, SubVP
 from gradlogp.scores.exact import EmpiricalScore, ExactScore
 from gradlogp.scores.model import ScoreModel
 from gradlogp.scores.networks import MLP, UNet

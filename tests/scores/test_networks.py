@@ -5,12 +5,7 @@ import json
 import pytest
 import torch
 
-from gradlogp.scores.networks import (
-    MLP,
-    NO_CLASS,
-    UNet,
-    drop,
-)
+from gradlogp.scores.networks import MLP, NO_CLASS, UNet, drop
 from gradlogp.scores.networks.embeddings import Fourier
 
 MAKE = {

@@ -4,26 +4,10 @@ import pytest
 import torch
 from support import close
 
-from gradlogp import (
-    ExactScore,
-    Gaussian,
-    GaussianMixture,
-    as_score,
-    evolve,
-    time_grid,
-)
+from gradlogp import ExactScore, Gaussian, GaussianMixture, as_score, evolve, time_grid
 from gradlogp.diffusion import ProbabilityFlow
 from gradlogp.noise import terminal
-from gradlogp.noise.schedules import (
-    DDPM,
-    EDM,
-    VE,
-    VP,
-    Cosine,
-    Levels,
-    Rectified,
-    SubVP,
-)
+from gradlogp.noise.schedules import DDPM, EDM, VE, VP, Cosine, Levels, Rectified, SubVP
 from gradlogp.scores import RescheduledScore
 
 MIXTURE = GaussianMixture(

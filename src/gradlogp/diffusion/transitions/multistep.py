@@ -20,11 +20,7 @@ from typing import Literal, Protocol, runtime_checkable
 import numpy as np
 from torch import Tensor
 
-from ...core import (
-    Generator,
-    NoisyScore,
-    Transition,
-)
+from ...core import Generator, NoisyScore, Transition
 from ...noise.predictions import predict
 from .coefficients import interval, log_ratio
 from .facts import POINT, Facts
