@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import pytest
 import torch
-from support import COV, MEAN, close, start
+from support import COV, LADDERS, MEAN, clone, close, every_continuous, every_schedule, start
 
 from gradlogp import (
     MLP,
@@ -34,7 +34,7 @@ from gradlogp.distributions import Joint
 from gradlogp.langevin import MALA, ULA
 from gradlogp.noise import terminal
 from gradlogp.noise.coordinates import AffineCoordinates
-from gradlogp.noise.schedules import DDPM, VE, VP, Cosine, Levels, Rectified, SubVP
+from gradlogp.noise.schedules import VE, VP, Cosine, Levels, Rectified, SubVP
 
 TRANSITIONS = [
     Ancestral(),
@@ -43,16 +43,6 @@ TRANSITIONS = [
     ProbabilityFlow(2),
     AnnealedLangevin(2, 0.2),
 ]
-SCHEDULES = [
-    VE(0.05, 8.0),
-    VP(),
-    SubVP(),
-    Cosine(),
-    Rectified(),
-    Levels([4.0, 1.0, 0.2, 0.05]),
-    DDPM([0.02 * i for i in range(1, 21)]),
-]
-CONTINUOUS = SCHEDULES[:5]
 names = lambda v: type(v).__name__
 every_transition = pytest.mark.parametrize("transition", TRANSITIONS, ids=repr)
 
@@ -66,15 +56,11 @@ def noisy(score, schedule=None):
     return as_score(score, "score", schedule or VP())
 
 
-def clone(generator):
-    return torch.Generator().set_state(generator.get_state())
-
-
 # ---------------------------------------------------------------------------- evolve
 
 
 @every_transition
-@pytest.mark.parametrize("schedule", SCHEDULES, ids=names)
+@every_schedule
 def test_a_point_mass_comes_back_as_a_point(transition, schedule, generator):
     """A17: the last step denoises at the level it is at, so that no noise is left at all."""
     point = Gaussian([3.0, -40.0], 0.0)
@@ -309,7 +295,7 @@ def test_samples_that_became_nan_or_infinite_are_counted():
 # ---------------------------------------------------------------------------- times
 
 
-@pytest.mark.parametrize("schedule", CONTINUOUS, ids=names)
+@every_continuous
 @pytest.mark.parametrize(("n", "t_min"), [(2, 1e-3), (3, 1e-5), (40, 0.2), (300, 1e-3), (10, 0.0)])
 def test_time_grid_of_a_schedule(schedule, n, t_min):
     times = time_grid(schedule, n, t_min=t_min)
@@ -336,7 +322,7 @@ def test_time_grid_is_that_of_edm_on_ve():
     assert float((schedule(ratios)[1] - sigma).abs().max()) > 1
 
 
-@pytest.mark.parametrize("schedule", SCHEDULES[5:], ids=names)
+@pytest.mark.parametrize("schedule", LADDERS, ids=names)
 def test_time_grid_of_a_ladder(schedule):
     times = time_grid(schedule)
     assert torch.equal(times, schedule.times)

@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from support import COV, MEAN, close, order, z_score
+from support import COV, MEAN, MIXTURE, close, order, z_score
 
 from gradlogp import ExactScore, Gaussian, GaussianMixture, as_score, log_likelihood
 from gradlogp.core import Moments, Streams, per_sample
@@ -15,11 +15,6 @@ SCHEDULES = [VE(0.3, 4.0), VP(0.1, 4.0), SubVP(0.1, 4.0), Cosine(alpha_min=0.3)]
 T_MIN = 1e-2
 by_name = pytest.mark.parametrize("schedule", SCHEDULES, ids=lambda s: type(s).__name__)
 GAUSSIAN = Gaussian(MEAN, COV)
-MIXTURE = GaussianMixture(
-    [0.3, 0.7],
-    torch.tensor([[-2.0, 0.5], [1.0, -1.0]], dtype=torch.float64),
-    [[[0.5, 0.2], [0.2, 0.3]], [[0.4, -0.1], [-0.1, 0.6]]],
-)
 
 
 def laws(density, schedule, t_min=T_MIN):

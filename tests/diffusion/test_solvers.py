@@ -5,7 +5,7 @@ import math
 
 import pytest
 import torch
-from support import COV, MEAN, close, gauss_hermite, order, start
+from support import COV, MEAN, MIXTURE, close, every_continuous, gauss_hermite, order, start
 
 from gradlogp import ExactScore, Gaussian, GaussianMixture, evolve, time_grid
 from gradlogp.calculus import affine_map
@@ -22,17 +22,10 @@ from gradlogp.diffusion import (
     ReverseSDE,
 )
 from gradlogp.diffusion.transitions.multistep import exponential_weights
-from gradlogp.noise.schedules import EDM, VE, VP, Cosine, Rectified, SubVP, invert_log_snr
+from gradlogp.noise.schedules import VE, VP, Rectified, invert_log_snr
 
 DATA = Gaussian(MEAN, COV)
-MIXTURE = GaussianMixture(
-    [0.3, 0.7],
-    torch.tensor([[-2.0, 0.5], [1.0, -1.0]], dtype=torch.float64),
-    [[[0.5, 0.2], [0.2, 0.3]], [[0.4, -0.1], [-0.1, 0.6]]],
-)
 LINE = GaussianMixture([0.4, 0.6], torch.tensor([[-1.0], [1.5]], dtype=torch.float64), [0.3, 0.2])
-CONTINUOUS = [VE(0.05, 8.0), EDM(0.02, 20.0), VP(), SubVP(), Cosine(), Rectified()]
-by_name = pytest.mark.parametrize("schedule", CONTINUOUS, ids=lambda s: type(s).__name__)
 HALF, LATER = torch.tensor([0.6, 0.35], dtype=torch.float64)
 
 
@@ -70,7 +63,7 @@ def test_weights_integrate_polynomials_against_the_exponential(growth):
 
 
 @each_solver
-@by_name
+@every_continuous
 def test_order_of_a_step_after_exact_ones(solver, schedule, generator):
     """From exact states of a Gaussian's flow the next step errs by O(h^{k+1}), λ uniform."""
     end = torch.tensor(0.45)
@@ -123,7 +116,7 @@ def test_order_on_a_mixture(transition, wanted, n, schedule):
 
 
 @each_solver
-@by_name
+@every_continuous
 def test_a_step_without_memory_is_ddim(solver, schedule, generator):
     x = torch.randn(5, 2, generator=generator)
     score = ExactScore(MIXTURE, schedule)
@@ -182,7 +175,7 @@ def step_law(transition, schedule, t, s, n_draws, density=DATA):
     return affine_map(lambda x, g: transition(x, t, s, score, generator=g), 2, n_draws)
 
 
-@by_name
+@every_continuous
 def test_exponential_reverse_step_is_the_ancestral_one(schedule, generator):
     x, z = torch.randn(2, 6, 2, generator=generator)
     score = ExactScore(MIXTURE, schedule)
@@ -191,7 +184,7 @@ def test_exponential_reverse_step_is_the_ancestral_one(schedule, generator):
     close(DDIM(1.0)(x, HALF, LATER, score, generator=Injected(z)), expected, 1e-11)
 
 
-@by_name
+@every_continuous
 def test_euler_step_is_the_sde_written_out(schedule, generator):
     x, z = torch.randn(2, 6, 2, generator=generator)
     score, eta = ExactScore(MIXTURE, schedule), 0.7
@@ -230,7 +223,7 @@ def test_weak_order_on_a_mixture(transition, wanted, schedule):
     assert float(order(errors)) > wanted + 1 - 0.35, errors
 
 
-@by_name
+@every_continuous
 @pytest.mark.parametrize("eta", [0.0, 0.4, 1.0])
 def test_ddim_is_the_formula_of_the_paper(schedule, eta, generator):
     x, z = torch.randn(2, 6, 2, generator=generator)
@@ -246,21 +239,10 @@ def test_ddim_is_the_formula_of_the_paper(schedule, eta, generator):
         close(ProbabilityFlow(1)(x, HALF, LATER, score), expected, 1e-10)
 
 
-@by_name
-@pytest.mark.parametrize("eta", [0.3, 1.0, 3.0])
-def test_reverse_steps_keep_a_point_mass_exactly(schedule, eta):
-    """With data at a point x̂_0 is constant, and exponential steps of any size are exact."""
-    point = Gaussian(MEAN, 0.0)
-    step = step_law(ReverseSDE(eta), schedule, HALF, LATER, 1, point)
-    m, C = step.law(*noised_law(schedule, HALF, cov=torch.zeros(2, 2)))
-    close(m, schedule(LATER)[0] * MEAN, 1e-11)
-    close(C, schedule(LATER)[1] ** 2 * torch.eye(2), 1e-11)
-
-
 # ---------------------------------------------------------------------------- optimal variance
 
 
-@by_name
+@every_continuous
 def test_optimal_variance_is_that_of_the_true_posterior(schedule, generator):
     """Var[x_s | x_t] of a mixture, entry by entry, from its law at s noised further to t."""
     x = 2 * torch.randn(6, 2, generator=generator)
@@ -316,35 +298,7 @@ def test_corrector_by_sample_sets_each_ratio_on_its_own(generator):
     close(alone, out[2:3], 1e-13)
 
 
-def test_a_step_size_by_sample_does_not_keep_the_law():
-    """On N(0, 1) one step from the exact law, by quadrature: what E x² gains.
-
-    By level it is h², an order beyond the step. By sample h is largest where the score is small,
-    p/h is kept in place of p, and E x² gains more than in proportion to the step.
-    """
-    schedule, t = VP(), torch.tensor(0.5)
-    unit = Gaussian(torch.zeros(1), 1.0)
-    grid = torch.linspace(-9, 9, 2001)[:, None]
-    mass = unit.log_prob(grid).exp() * (grid[1] - grid[0])
-    nodes, weights = gauss_hermite(1, 12)
-    x, z = grid.repeat_interleave(len(nodes), 0), nodes.repeat(len(grid), 1)
-
-    def drift(rule, q):
-        move = PredictorCorrector(still, snr=q, rule=rule)
-        out = move(x, t, t, ExactScore(unit, schedule), generator=Injected(z))
-        return float((out[:, 0].square().reshape(len(grid), -1) @ weights) @ mass) - 1
-
-    level, sample = (
-        [drift(rule, q) for q in (0.1, 0.1 / math.sqrt(2))] for rule in ("level", "sample")
-    )
-    h = 2 * 0.1**2 * float(schedule(t)[1]) ** 2
-    close(level[0], h**2, 1e-9)
-    assert abs(float(order(level)) - 2) < 0.01
-    assert float(order(sample)) < 1.1
-    assert sample[0] > 50 * level[0]
-
-
-@by_name
+@every_continuous
 def test_churn_raises_the_law_to_the_level_above(schedule, generator):
     """Noise that leads from r to (1 + γ) r, and the flow from there."""
     x, z = torch.randn(2, 6, 2, generator=generator)
@@ -368,7 +322,7 @@ def test_churn_raises_the_law_to_the_level_above(schedule, generator):
 # ---------------------------------------------------------------------------- adaptive
 
 
-@by_name
+@every_continuous
 def test_adaptive_flow_meets_its_tolerance_on_a_gaussian(schedule, generator):
     t, end = torch.tensor(0.9), torch.tensor(0.02)
     x = torch.randn(6, 2, generator=generator) * 3

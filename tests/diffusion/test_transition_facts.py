@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from support import close, order
+from support import Counting, close, order
 
 from gradlogp import ExactScore, Gaussian, as_score, evolve, time_grid
 from gradlogp.calculus import affine_map
@@ -31,7 +31,6 @@ from gradlogp.diffusion.transitions.facts import UNKNOWN, facts_of, table
 from gradlogp.inverse import DPSStep, Inpainting, Matrix, Observation, RePaint
 from gradlogp.langevin import BAOAB, MALA, LeimkuhlerMatthews, PositionDependentULA, TamedULA
 from gradlogp.noise.schedules import VE, VP, Rectified
-from gradlogp.noise.score_base import ScoreWrapper
 
 SHOWN = [
     DDIM(), DDIM(0.7), ProbabilityFlow(1), ProbabilityFlow(2), ProbabilityFlow(4), AdaptiveFlow(),
@@ -68,24 +67,6 @@ SPARING = [
 GUIDED = [DPSStep(Ancestral(), SEEN), RePaint(Ancestral(), ENTRY, 3), RePaint(DDIM(), ENTRY, 1)]
 T, S, U = (torch.tensor(v, dtype=torch.float64) for v in (0.6, 0.4, 0.3))
 each = partial(pytest.mark.parametrize, "transition", ids=str)
-
-
-class Counting(ScoreWrapper):
-    """A noisy score that counts how often the model is asked."""
-
-    def __init__(self, score):
-        self.score, self.calls = score, 0
-
-    def _score(self, z, t):
-        self.calls += 1
-        return self.score(z, t)
-
-    def _denoise(self, z, t):
-        self.calls += 1
-        return self.score.denoise(z, t)
-
-    def log_prob(self, z, t):
-        return self.score.log_prob(z, t)
 
 
 class Draws(Streams):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from scipy.integrate import solve_ivp
-from support import COV, MEAN, close, order
+from support import COV, MEAN, MIXTURE, close, every_continuous, order
 
 from gradlogp import ExactScore, Gaussian, GaussianMixture, as_score, evolve, time_grid
 from gradlogp.calculus import affine_map
@@ -17,15 +17,8 @@ from gradlogp.noise.schedules import DDPM, VE, VP, Cosine, Levels, Rectified, Su
 
 I2 = torch.eye(2, dtype=torch.float64)
 DATA = Gaussian(MEAN, COV)
-MIXTURE = GaussianMixture(
-    [0.3, 0.7],
-    torch.tensor([[-2.0, 0.5], [1.0, -1.0]], dtype=torch.float64),
-    [[[0.5, 0.2], [0.2, 0.3]], [[0.4, -0.1], [-0.1, 0.6]]],
-)
 BETAS = torch.linspace(0.02, 0.4, 10, dtype=torch.float64)
 LADDER = Levels([4.0, 1.5, 0.5, 0.1])
-CONTINUOUS = [VE(0.05, 8.0), VP(), SubVP(), Cosine(), Rectified()]
-by_name = pytest.mark.parametrize("schedule", CONTINUOUS, ids=lambda s: type(s).__name__)
 
 
 def step_law(transition, density, schedule, t, s, n_draws, d=2):
@@ -68,7 +61,7 @@ def test_ancestral_step_on_a_ladder_is_that_of_smld(generator):
         close(out, expected, 1e-12)
 
 
-@by_name
+@every_continuous
 def test_ancestral_mean_is_exact_for_any_law(schedule, generator):
     """E[x_s | x_t] of a mixture, from the posterior of the law at s given a further noising."""
     x = 2 * torch.randn(8, 2, generator=generator)
@@ -80,18 +73,6 @@ def test_ancestral_mean_is_exact_for_any_law(schedule, generator):
         x, t, s, ExactScore(MIXTURE, schedule), generator=Injected(torch.zeros(8, 2))
     )
     close(mean, expected, 1e-11)
-
-
-@by_name
-@pytest.mark.parametrize("variance", ["posterior", "forward"])
-def test_ancestral_variance_for_every_schedule(schedule, variance):
-    """The posterior of x_s given x_0 and x_t has precision 1/σ_s² + a²/σ²_{t|s}."""
-    t, s = torch.tensor(0.6), torch.tensor(0.35)
-    (a_t, b_t), (a_s, b_s) = schedule(t), schedule(s)
-    a = a_t / a_s
-    v = b_t**2 - a**2 * b_s**2
-    step = step_law(Ancestral(variance), DATA, schedule, t, s, 1)
-    close(step.Q, (v if variance == "forward" else 1 / (1 / b_s**2 + a**2 / v)) * I2, 1e-12)
 
 
 # ---------------------------------------------------------------------------- probability flow
@@ -111,7 +92,7 @@ def test_order_two_is_edm_heun_on_ve(generator):
     close(ProbabilityFlow()(x, t, s, exact), expected, 1e-11)
 
 
-@by_name
+@every_continuous
 @pytest.mark.parametrize("t", [0.9, 0.3, 1e-3])
 @pytest.mark.parametrize(
     "transition", [Ancestral(), Ancestral("forward"), ProbabilityFlow(1), ProbabilityFlow(2)]
@@ -207,7 +188,7 @@ def test_annealed_langevin_final_law(n_steps, eta, denoise):
     close(C, expected[1], 1e-10)
 
 
-@by_name
+@every_continuous
 def test_annealed_langevin_follows_the_scale_of_the_schedule(schedule):
     """From level t to s the state is rescaled by α_s/α_t, after the steps at level t."""
     t, s, eta = torch.tensor(0.5), torch.tensor(0.3), 0.15

@@ -366,66 +366,6 @@ def test_a_preconditioner_for_another_law():
 # ---------------------------------------------------------------------------- coloured noise
 
 
-def on_curves(w, k):
-    """The noisy score of N(0, diag(w)) under noise of covariance diag(k)."""
-    return noisy(lambda x, t: -x / (w + LADDER(t)[1] ** 2 * k))
-
-
-def final_variances(transition, w, k, n):
-    """The variance of every coordinate after all levels from the law of σ_1, without sampling."""
-    start = w + LADDER.sigmas[0] ** 2 * k
-    noise = torch.eye(1 + 4 * n).unsqueeze(-1).expand(-1, -1, len(w)).unbind(1)
-    x = noise[0] * start.sqrt()
-    score = on_curves(w, k)
-    out = evolve(transition, score, x, LADDER.times, generator=Injected(*noise[1:]), denoise=False)
-    return out.square().sum(0)
-
-
-def errors(transition, noise, dims, n=12):
-    """W2 from the law of the last level, for covariances with eigenvalues i⁻²."""
-    found = []
-    for d in dims:
-        w = torch.arange(1, d + 1).double() ** -2
-        k = w if noise == "coloured" else torch.ones(d)
-        exact = w + LADDER.sigmas[-1] ** 2 * k
-        variance = final_variances(transition(w), w, k, n)
-        found.append(float((variance.sqrt() - exact.sqrt()).norm()))
-    return found
-
-
-DIMS = (10, 100, 1000, 4000)
-
-
-def grows_with_d(found):
-    """The square of the error is a constant and so much a coordinate."""
-    square = torch.tensor(found) ** 2
-    close(square.diff()[2] / square.diff()[1], 3000 / 900, 0.01)
-    assert found[3] > 1.5 * found[2] - 0.5 * found[1]
-
-
-def test_coloured_noise_keeps_the_error_bounded_in_any_dimension():
-    """Claim 14: with a trace-class K the error has a limit; white noise and isotropic steps √d."""
-    n, eta = 12, 0.5
-    coloured = errors(lambda w: Coloured(w, AnnealedLangevin(n, eta)), "coloured", DIMS)
-    assert coloured[3] < 1.001 * coloured[2] < 1.02 * coloured[1] < 1.1 * coloured[0]
-    white = errors(lambda w: AnnealedLangevin(n, eta), "white", DIMS)
-    grows_with_d(white)
-    # preconditioning by C_t alone does not help: white noise itself has a trace of d σ²
-    alone = errors(lambda w: AnnealedLangevin(n, eta, PreconditionedSteps(w)), "white", DIMS)
-    grows_with_d(alone)
-
-
-def test_exponential_steps_on_coloured_noise_are_exact():
-    """In y = K^{-1/2} x the data have covariance I where K is theirs: OU processes in turn."""
-    n, eta, w = 12, 9.0, torch.arange(1, 31).double() ** -2
-    transition = Coloured(w, AnnealedLangevin(n, eta, ExponentialSteps(1.0)))
-    variance = 1 + LADDER.sigmas[0] ** 2
-    for sigma in LADDER.sigmas:
-        C = 1 + sigma**2
-        variance = C + math.exp(-2 * n * eta * sigma**2 / C) * (variance - C)
-    close(final_variances(transition, w, w, n), variance * w, 1e-10)
-
-
 def test_coloured_steps_are_preconditioned_ones():
     n, eta = 3, 0.3
     sigma = float(LADDER(T)[1])

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import pytest
 import torch
-from support import COV, MEAN, close, gauss_hermite
+from support import COV, MEAN, Counting, close, gauss_hermite
 
 from gradlogp import (
     ExactScore,
@@ -34,7 +34,6 @@ from gradlogp.inverse import (
     posterior,
 )
 from gradlogp.noise.schedules import VE, VP, Levels, Rectified
-from gradlogp.noise.score_base import ScoreWrapper
 
 RNG = torch.Generator().manual_seed(1)
 F64 = {"dtype": torch.float64}
@@ -55,17 +54,6 @@ GUIDED = {
     "DPS": DPS, "PiGDM": PiGDM, "moments": MomentMatching, "annealed": AnnealedLikelihood,
 }  # fmt: skip
 each_guided = pytest.mark.parametrize("method", GUIDED.values(), ids=GUIDED.keys())
-
-
-class Counting(ScoreWrapper):
-    """A noisy score that counts how often it is asked."""
-
-    def __init__(self, score):
-        self.score, self.calls = score, 0
-
-    def _score(self, z, t):
-        self.calls += 1
-        return self.score(z, t)
 
 
 # ---------------------------------------------------------------------------- the exact answer

@@ -288,7 +288,7 @@ def test_a_schedule_of_ones_own_is_refused_at_once(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_network_of_ones_own(tmp_path):
+def test_networks_of_ones_own(tmp_path):
     model = own()
     save(tmp_path / "run", model)
     refused(lambda: load(tmp_path / "run"), "network 'Own' of your own", "pass network=")
@@ -297,8 +297,6 @@ def test_a_network_of_ones_own(tmp_path):
     assert loaded.network.first.weight is loaded.network.second.weight
     refused(lambda: load(tmp_path / "run", nn.Linear(2, 2)), "does not fit", "Missing key")
 
-
-def test_a_network_of_ones_own_that_is_called_mlp(tmp_path):
     class MLP(Own):
         pass
 
@@ -598,7 +596,7 @@ def test_a_crash_between_the_two_renames_is_recovered(tmp_path, monkeypatch, cal
     equal(load(path), mlp())
 
 
-def test_saving_after_such_a_crash_loses_nothing(tmp_path, monkeypatch):
+def test_after_a_crash_nothing_is_lost(tmp_path, monkeypatch):
     path = save(tmp_path / "run", mlp())
     (path / "report.html").write_text("kept")
     crash_between_the_renames(path, mlp(5), monkeypatch)
@@ -606,9 +604,6 @@ def test_saving_after_such_a_crash_loses_nothing(tmp_path, monkeypatch):
     equal(load(path), mlp(6))
     assert (path / "report.html").read_text() == "kept"
     assert [item.name for item in tmp_path.iterdir()] == ["run"]
-
-
-def test_a_crash_before_the_old_one_was_deleted(tmp_path, monkeypatch):
     path = save(tmp_path / "run", mlp())
     with monkeypatch.context() as patch:
         patch.setattr(checkpoint.shutil, "rmtree", lambda *_, **__: None)

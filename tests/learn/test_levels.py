@@ -28,7 +28,7 @@ SCHEDULES = [VE(0.1, 5.0), VP(), DDPM([0.02] * 50), Levels([3.0, 1.0, 0.3])]
 
 
 def wrong(schedule):
-    """A score that is none of any law at hand, and depends on the time of each sample."""
+    """The score of no law at hand, and depends on the time of each sample."""
     f = lambda x, t: torch.sin(x) * (1 + t.reshape(-1, 1)) - 0.4 * x.roll(1, 1)
     return glp.as_score(f, "score", schedule)
 

@@ -64,17 +64,6 @@ def test_denoising_is_implicit_matching_of_the_noised_law(sigma):
     close(expected_denoising(affine_score(W, C), sigma), expected, 1e-12)
 
 
-@pytest.mark.parametrize("sigma", [0.2, 0.6, 1.5])
-def test_the_exact_score_loses_the_floor_and_not_nothing(sigma):
-    P = torch.linalg.inv(COV + sigma**2 * I2)
-    floor = 2 / (2 * sigma**2) - 0.5 * torch.trace(P)
-    exact = Gaussian(MEAN, COV).noised(1.0, sigma)
-    close(expected_denoising(exact.score, sigma), floor, 1e-12)
-    assert floor > 0.01
-    mmse = torch.trace(Gaussian(MEAN, COV).posterior_cov(MEAN[None], 1.0, sigma)[0])
-    close(floor, mmse / (2 * sigma**4), 1e-12)
-
-
 @pytest.mark.parametrize("event", [(1,), (3, 4), (1, 3, 3)])
 def test_denoising_per_sample(event, generator):
     x, eps = torch.randn(2, 6, *event, generator=generator)

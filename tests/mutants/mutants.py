@@ -556,7 +556,7 @@ MUTANTS = (
         "scores/foreign.py",
         "number = t * self.n - 1",
         "number = t * self.n",
-        "scores/test_foreign.py::test_what_an_epsilon_network_is_told",
+        "scores/test_foreign.py::test_what_an_epsilon_network_is_given",
     ),
     Mutant(
         "X: a foreign score is divided by σ²",

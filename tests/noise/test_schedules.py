@@ -8,6 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support import close
 from torch.func import jvp
 
 from gradlogp.core import Schedule
@@ -31,10 +32,6 @@ ALL = [VE(), EDM(), VP(), SubVP(), Cosine(), Rectified(), DDPM(BETAS), Levels(SI
 NAMES = [type(s).__name__ for s in ALL]
 every_schedule = pytest.mark.parametrize("schedule", ALL, ids=NAMES)
 INSIDE = torch.linspace(0.013, 0.987, 30, dtype=torch.float64)  # off the knots of both ladders
-
-
-def close(actual, expected, rtol=1e-10, atol=1e-10):
-    torch.testing.assert_close(actual, expected, rtol=rtol, atol=atol)
 
 
 def derivative(f, t):

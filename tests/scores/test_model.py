@@ -2,38 +2,21 @@
 
 import pytest
 import torch
+from support import close, every_schedule, seeded
 from torch import nn
 
 from gradlogp.distributions.analytic import Gaussian, GaussianMixture
 from gradlogp.noise.coordinates import same_coordinates
 from gradlogp.noise.predictions import KINDS
-from gradlogp.noise.schedules import DDPM, VE, VP, Cosine, Levels, Rectified, SubVP
+from gradlogp.noise.schedules import VE, VP, Rectified
 from gradlogp.scores.exact import EmpiricalScore, ExactScore
 from gradlogp.scores.model import ScoreModel
 from gradlogp.scores.networks import MLP, UNet
 
-SCHEDULES = [
-    VE(0.05, 30.0),
-    VP(),
-    SubVP(),
-    Cosine(),
-    Rectified(),
-    DDPM([0.05, 0.1, 0.2, 0.3, 0.4]),
-    Levels([20.0, 5.0, 1.0, 0.1]),
-]
-every_schedule = pytest.mark.parametrize("schedule", SCHEDULES, ids=lambda s: type(s).__name__)
 every_kind = pytest.mark.parametrize("kind", KINDS)
 
 MEAN = torch.tensor([1.5, -0.7, 0.2], dtype=torch.float64)
 STD = torch.tensor([0.5, 2.0, 1.0], dtype=torch.float64)
-
-
-def close(actual, expected, rtol=1e-10, atol=1e-10):
-    torch.testing.assert_close(actual, expected, rtol=rtol, atol=atol)
-
-
-def seeded(seed=0):
-    return torch.Generator().manual_seed(seed)
 
 
 class Answer(nn.Module):
@@ -205,7 +188,7 @@ def test_compiled_exported_and_mapped_it_is_the_same(network, condition, kind, g
 @every_kind
 @every_condition
 def test_forward_never_looks_at_a_number(condition, kind):
-    """On the meta device there are none: a branch on data, or a wait for it, would raise."""
+    """The meta device has no numbers: a branch on data, or a wait for it, would raise."""
     model, given = awake(NETWORKS["mlp"], kind, condition)
     model = model.to("meta")
     x, t = torch.empty(4, 6, device="meta"), torch.empty(4, device="meta")

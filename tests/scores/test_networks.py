@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+from support import seeded
 
 from gradlogp.scores.networks import MLP, NO_CLASS, UNet, drop
 from gradlogp.scores.networks.embeddings import Fourier
@@ -21,10 +22,6 @@ every_network = pytest.mark.parametrize("make", MAKE.values(), ids=MAKE.keys())
 IMAGE = "image"  # two channels of the height and width of what the network works on
 CONDITIONS = [None, 4, (3,), (5, 7), (2, 3, 4), IMAGE]
 every_condition = pytest.mark.parametrize("condition", CONDITIONS, ids=str)
-
-
-def seeded(seed=0):
-    return torch.Generator().manual_seed(seed)
 
 
 def awake(network, seed=1):

@@ -2,19 +2,12 @@
 
 import pytest
 import torch
-from support import close
+from support import MIXTURE, close
 
-from gradlogp import ExactScore, Gaussian, GaussianMixture, as_score, evolve, time_grid
-from gradlogp.diffusion import ProbabilityFlow
-from gradlogp.noise import terminal
+from gradlogp import ExactScore, GaussianMixture, as_score
 from gradlogp.noise.schedules import DDPM, EDM, VE, VP, Cosine, Levels, Rectified, SubVP
 from gradlogp.scores import RescheduledScore
 
-MIXTURE = GaussianMixture(
-    [0.3, 0.7],
-    torch.tensor([[-2.0, 0.5], [1.0, -1.0]], dtype=torch.float64),
-    [[[0.5, 0.2], [0.2, 0.3]], [[0.4, -0.1], [-0.1, 0.6]]],
-)
 WIDE = [VE(1e-3, 1e4), EDM(1e-3, 1e4), VP(0.01, 40.0), Cosine(alpha_min=1e-5), Rectified()]
 ASKED = [VE(0.05, 50.0), VP(), SubVP(), Levels([20.0, 3.0, 0.5, 0.1]), DDPM([0.02] * 300)]
 names = lambda s: type(s).__name__
@@ -61,18 +54,6 @@ def test_a_density_known_without_a_law_gains_the_change_of_scale(target, generat
     assert moved.law(t) is None
     close(moved.log_prob(z, t), ExactScore(MIXTURE, target).log_prob(z, t), 1e-9)
     close(moved(z, t), ExactScore(MIXTURE, target)(z, t), 1e-9)
-
-
-def test_samples_start_from_the_law_under_the_new_schedule(generator):
-    """At VP's β_max = 4 a seventh of the data is left at t = 1, and the start must know it."""
-    law, target = Gaussian([3.0, -1.0], [[0.5, 0.2], [0.2, 0.3]]), VP(0.1, 4.0)
-    moved = RescheduledScore(ExactScore(law, VP()), target)
-    alpha, sigma = target(torch.tensor(1.0))
-    start = terminal(moved).law
-    close(start.mean, alpha * law.mean, 1e-9)
-    close(start.cov, alpha**2 * law.cov + sigma**2 * torch.eye(2), 1e-9)
-    x = evolve(ProbabilityFlow(2), moved, 20_000, time_grid(target, 25), generator=generator)
-    assert ((x.mean(0) - law.mean) / (law.cov.diagonal() / 20_000).sqrt()).abs().max() < 5
 
 
 def test_a_plain_score_will_do(generator):
