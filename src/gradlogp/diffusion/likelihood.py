@@ -1,12 +1,4 @@
-r"""Log-likelihood by the probability-flow ODE.
-
-Along dx/dt = v(x, t) = α' x̂_0 + σ' ε̂ the density changes by d log p_t(x_t)/dt = −div v, so
-
-    log p_{t_min}(x) = log p_1(x_1) + ∫_{t_min}^1 div v(x_t, t) dt.
-
-What is returned is the density at t_min, whose noise σ(t_min) is part of the model: for data it
-is that of a distribution blurred by σ/α (t_min = 1e-3 under VP: 0.01).
-"""
+r"""Log-likelihood by the probability-flow ODE, and bits of integer data."""
 
 from __future__ import annotations
 
@@ -119,8 +111,9 @@ def log_likelihood(
 
     .. math:: \log p_{t_{min}}(z) = \log p_1(z_1) + \int_{t_{min}}^1 \nabla \cdot v(z_t, t)\, dt
 
-    with p_1 = `terminal(score)`, and log |det dz/dx| added for x in its own units. The law that is
-    claimed is that at t_min, in the coordinates z_t: its noise is part of it.
+    with v = α' ẑ_0 + σ' ε̂ and p_1 = `terminal(score)`, and log |det dz/dx| added for x in its own
+    units. The law that is claimed is that at t_min: its noise is part of it, so that data are blurred
+    by σ/α there (0.01 under VP, t_min = 1e-3).
 
     By default to a tolerance, by the Dormand–Prince pair of order 5(4), every sample with steps of
     its own and an estimate of its solver's error. With `n_steps` by fourth-order Runge–Kutta on the
