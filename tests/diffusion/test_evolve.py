@@ -31,7 +31,6 @@ from gradlogp.diffusion import (
     ReverseSDE,
 )
 from gradlogp.distributions import Joint
-from gradlogp.langevin import MALA, ULA
 from gradlogp.noise import terminal
 from gradlogp.noise.coordinates import AffineCoordinates
 from gradlogp.noise.schedules import VE, VP, Cosine, Levels, Rectified, SubVP
@@ -186,28 +185,20 @@ def knowing(score, **facts):
     return as_score(score, "score", score.schedule, **facts)
 
 
-@every_transition
 @pytest.mark.parametrize("exact", [True, False], ids=["exact law", "moments"])
-def test_drawn_samples_do_not_depend_on_chunks(transition, exact, generator):
-    score = ExactScore(Gaussian(MEAN, COV), VP())
+def test_drawn_samples_do_not_depend_on_chunks(exact, generator):
+    score, times = ExactScore(Gaussian(MEAN, COV), VP()), time_grid(VP(), 5)
     score = score if exact else knowing(score)
-    outs = [
-        evolve(
-            transition, score, 11, time_grid(VP(), 5), generator=clone(generator), chunk_size=size
-        )
-        for size in (None, 1, 4, 11, 50)
-    ]
+    draw = lambda n, g, **options: evolve(Ancestral(), score, n, times, generator=g, **options)
+    outs = [draw(11, clone(generator), chunk_size=size) for size in (None, 1, 4, 11, 50)]
     for out in outs[1:]:
         torch.testing.assert_close(out, outs[0], rtol=1e-12, atol=1e-12)
     assert len(outs[0].unique(dim=0)) == 11
     if exact:
         g = clone(generator)
         states = terminal(score).sample(11, generator=g)
-        assert torch.equal(
-            evolve(transition, score, states, time_grid(VP(), 5), generator=g), outs[0]
-        )
-    other = evolve(transition, score, 11, time_grid(VP(), 5), generator=generator.manual_seed(1))
-    assert not torch.equal(other, outs[0])
+        assert torch.equal(draw(states, g), outs[0])
+    assert not torch.equal(draw(11, generator.manual_seed(1)), outs[0])
 
 
 @pytest.mark.parametrize("size", [None, 1, 2, 3])
@@ -393,25 +384,6 @@ def test_run_keeps_the_announced_draws(n_steps, burn_in, thin, as_user):
     assert chain.info.step[1].tolist() == kept
     assert chain.state.x[:, 0].tolist() == [n_steps] * 2
     assert seen == [(i, n_steps) for i in range(1, n_steps + 1)]
-
-
-@pytest.mark.parametrize(
-    "case",
-    [
-        lambda: run(ULA(0.1), NORMAL, torch.zeros(3), 5),
-        lambda: run(ULA(0.1), NORMAL, torch.zeros(3, 2), 0),
-        lambda: run(ULA(0.1), NORMAL, torch.zeros(3, 2), 5, burn_in=5),
-        lambda: run(ULA(0.1), NORMAL, torch.zeros(3, 2), 5, burn_in=-1),
-        lambda: run(ULA(0.1), NORMAL, torch.zeros(3, 2), 5, thin=0),
-        lambda: run(ULA(0.1), NORMAL, torch.zeros(3, 2), 5, thin=6),
-        lambda: run(ULA(0.1), NORMAL, torch.zeros(3, 2), 5, chunk_size=0),
-        lambda: run(ULA(0.1), NORMAL, torch.zeros(0, 2), 5),
-        lambda: run(MALA(0.1), as_target(score=lambda x: -x), torch.zeros(3, 2), 5),
-    ],
-)
-def test_bad_runs_are_refused(case, as_user):
-    with pytest.raises(ValueError):
-        case()
 
 
 # ---------------------------------------------------------------------------- chunks

@@ -201,8 +201,6 @@ def test_without_noise_there_are_no_steps(generator):
 @pytest.mark.parametrize(
     ("build", "message"),
     [
-        (lambda: AnnealedLangevin(0, kernel=BAOAB), "n_steps"),
-        (lambda: AnnealedLangevin(2, 2.0, BAOAB), "relative_step"),
         (lambda: AnnealedLangevin(2, -1.0, ExponentialSteps(1.0)), "relative_step"),
         (lambda: AnnealedLangevin(2, math.inf, ExponentialSteps(1.0)), "relative_step"),
         (lambda: ExponentialSteps(-1.0), "covariance"),
@@ -212,12 +210,6 @@ def test_without_noise_there_are_no_steps(generator):
         (lambda: PreconditionedSteps(torch.tensor([[1.0, 0.3], [0.0, 1.0]])), "symmetric"),
         (lambda: PreconditionedSteps(torch.full((2, 2), math.inf)), "covariance"),
         (lambda: Coloured(0.0), "positive definite"),
-        (
-            lambda: AnnealedLangevin()(
-                torch.zeros(2, 2), torch.ones(2), None, ExactScore(DATA, LADDER)
-            ),
-            "at one time",
-        ),
         (
             lambda: AnnealedLangevin(kernel=PreconditionedSteps(torch.ones(3)))(
                 torch.zeros(2, 2), T, None, ExactScore(DATA, LADDER)

@@ -107,12 +107,6 @@ def test_blur_is_a_convolution(boundary, mode, generator):
             close(seen[i, c], expected, 1e-12)
 
 
-def test_blur_of_a_spike_is_the_kernel():
-    spike = torch.zeros(1, 7)
-    spike[0, 3] = 1
-    assert Blur(torch.tensor([1.0, 2.0, 3.0])).apply(spike).tolist() == [[0, 0, 1, 2, 3, 0, 0]]
-
-
 def test_linearised_is_the_derivative(generator):
     f = lambda x: torch.stack([x[:, 0] * x[:, 1], x[:, 2].sin()], 1)
     x, v, u = (torch.randn(4, n, generator=generator) for n in (3, 3, 2))

@@ -10,7 +10,7 @@ from gradlogp.core import Injected, per_sample
 from gradlogp.learn.objectives import weights
 from gradlogp.noise.predictions import from_prediction, to_prediction
 from gradlogp.noise.schedules import DDPM, VE, VP, Cosine, Levels, Rectified, SubVP
-from gradlogp.scores import MLP, ScoreModel, as_score
+from gradlogp.scores import as_score
 from gradlogp.scores.exact import ExactScore
 
 W = torch.tensor([[-0.9, 0.4], [-0.2, -1.7]], dtype=torch.float64)
@@ -196,18 +196,6 @@ def test_excess_of_the_exact_score_is_zero(schedule, generator):
     assert torch.equal(value, torch.zeros(20))
 
 
-def test_multilevel_batch_independence(generator):
-    x, eps = torch.randn(2, 6, 3, 4, generator=generator)
-    t = torch.linspace(0.1, 0.9, 6)
-    model = as_score(lambda x, t: -x / (1 + per_sample(t, x)), "score", VP())
-    loss = objectives.multilevel(model, x, t, generator=Injected(eps))
-    assert loss.shape == (6,)
-    for i in range(6):
-        part = slice(i, i + 1)
-        alone = objectives.multilevel(model, x[part], t[part], generator=Injected(eps[part]))
-        close(alone[0], loss[i], 1e-12)
-
-
 def test_multilevel_draws_its_times(generator):
     x, eps = torch.randn(2, 5, 2, generator=generator)
     u = torch.tensor([0.0, 0.2, 0.5, 0.7, 0.999])
@@ -297,6 +285,9 @@ BAD = {
         shrink(), x, torch.tensor([0.5, 0.0, 0.5, 0.5])
     ),
     "a plain function": lambda x: objectives.multilevel(lambda x, t: -x, x),
+    "excess over another schedule": lambda x: objectives.excess(
+        shrink(), shrink(VE(0.1, 9.0)), x, torch.full((4,), 0.5)
+    ),
     "excess of a broken model": lambda x: objectives.excess(
         dropping(), shrink(), x, torch.full((4,), 0.5)
     ),
@@ -408,21 +399,3 @@ def test_importance_refuses_what_makes_no_sense():
     times = objectives.ImportanceTimes(lambda _, t: torch.ones_like(t))
     with pytest.raises(ValueError, match="not both"):
         objectives.multilevel(shrink(), torch.ones(3, 2), torch.full((3,), 0.5), importance=times)
-
-
-def frames(a, b, scale=1.0):
-    """A model under one schedule in data units times `scale`, an exact score under another."""
-    model = ScoreModel(MLP(2, 4, 1, generator=torch.Generator().manual_seed(0)), a)
-    model.coordinates.scale.fill_(scale)
-    return model, ExactScore(Gaussian(MEAN, COV), b)
-
-
-def test_excess_refuses_scores_of_different_frames():
-    x, t = torch.ones(3, 2), torch.full((3,), 0.5)
-    with pytest.raises(ValueError, match=r"different schedules.*VP.*VE.*RescheduledScore"):
-        objectives.excess(*frames(VP(), VE(0.1, 9.0)), x, t)
-    with pytest.raises(ValueError, match="different schedules"):
-        objectives.excess(*frames(VP(), VP(0.2, 20.0)), x, t)
-    with pytest.raises(ValueError, match="different coordinates"):
-        objectives.excess(*frames(VP(), VP(), scale=2.0), x, t)
-    assert objectives.excess(*frames(VP(), VP()), x, t).shape == (3,)
