@@ -34,7 +34,7 @@ from gradlogp.inverse import (
     RePaint,
     posterior,
 )
-from gradlogp.noise.score_wrapper import ScoreWrapper
+from gradlogp.noise.score_base import ScoreWrapper
 from gradlogp.noise.terminal import terminal
 
 HERE = Path(__file__).parent

@@ -3,9 +3,13 @@
 import math
 
 import numpy as np
+import pytest
 import torch
 
+from gradlogp import GaussianMixture
 from gradlogp.core import Moments
+from gradlogp.noise.schedules import DDPM, EDM, VE, VP, Cosine, Levels, Rectified, SubVP
+from gradlogp.noise.score_base import ScoreWrapper
 from gradlogp.noise.terminal import terminal
 from gradlogp.scores import as_score
 
@@ -22,6 +26,10 @@ def seeded(seed=0):
     return torch.Generator().manual_seed(seed)
 
 
+def clone(generator):
+    return torch.Generator().set_state(generator.get_state())
+
+
 def spd(D, g):
     """A covariance that is neither diagonal nor isotropic, eigenvalues in [0.3, 1.8]."""
     Q, _ = torch.linalg.qr(torch.randn(D, D, generator=g))
@@ -30,12 +38,10 @@ def spd(D, g):
 
 def close(value, expected, rtol=1e-10, atol=None):
     """Assert equality up to atol + rtol · |expected|, atol being rtol unless it is given."""
-    torch.testing.assert_close(
-        torch.as_tensor(value),
-        torch.as_tensor(expected),
-        rtol=rtol,
-        atol=rtol if atol is None else atol,
+    value, expected = (
+        v if isinstance(v, tuple) else torch.as_tensor(v) for v in (value, expected)
     )
+    torch.testing.assert_close(value, expected, rtol=rtol, atol=rtol if atol is None else atol)
 
 
 def z_score(draws, expected):
@@ -60,3 +66,34 @@ def start(schedule, shape, mean=0.0, var=1.0, generator=None):
 MEAN = torch.tensor([0.7, -1.2], dtype=torch.float64)
 COV = torch.tensor([[1.5, 0.6], [0.6, 0.5]], dtype=torch.float64)
 """A correlated Gaussian whose eigenvectors are not the axes."""
+
+MIXTURE = GaussianMixture(
+    [0.3, 0.7],
+    torch.tensor([[-2.0, 0.5], [1.0, -1.0]], dtype=torch.float64),
+    [[[0.5, 0.2], [0.2, 0.3]], [[0.4, -0.1], [-0.1, 0.6]]],
+)
+CONTINUOUS = [VE(0.05, 8.0), EDM(0.02, 20.0), VP(), SubVP(), Cosine(), Rectified()]
+LADDERS = [Levels([8.0, 2.0, 0.5, 0.1]), DDPM(torch.linspace(0.02, 0.4, 20, dtype=torch.float64))]
+SCHEDULES = [*CONTINUOUS, *LADDERS]
+every_schedule, every_continuous = (
+    pytest.mark.parametrize("schedule", which, ids=lambda s: type(s).__name__)
+    for which in (SCHEDULES, CONTINUOUS)
+)
+
+
+class Counting(ScoreWrapper):
+    """A noisy score that counts how often it is asked."""
+
+    def __init__(self, score):
+        self.score, self.calls = score, 0
+
+    def _score(self, z, t):
+        self.calls += 1
+        return self.score(z, t)
+
+    def _denoise(self, z, t):
+        self.calls += 1
+        return self.score.denoise(z, t)
+
+    def log_prob(self, z, t):
+        return self.score.log_prob(z, t)

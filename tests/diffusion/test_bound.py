@@ -7,18 +7,8 @@ import torch
 from scipy.integrate import quad
 from support import close
 
-from gradlogp import (
-    ExactScore,
-    Gaussian,
-    GaussianMixture,
-    variational_bound,
-)
-from gradlogp.noise.schedules import (
-    VE,
-    VP,
-    Cosine,
-    Rectified,
-)
+from gradlogp import ExactScore, Gaussian, GaussianMixture, variational_bound
+from gradlogp.noise.schedules import VE, VP, Cosine, Rectified
 
 SCHEDULES = [VP(), VE(0.02, 30.0), Cosine()]
 names = pytest.mark.parametrize("schedule", SCHEDULES, ids=lambda s: type(s).__name__)
@@ -58,21 +48,10 @@ def test_bound_is_its_closed_form(schedule, wrong, generator):
     error = float(found.log_prob.std()) / math.sqrt(len(x))
     assert abs(float(found.log_prob.mean()) - expected) < 4 * error
     assert error < 0.1
-    told = float(found.standard_error.square().mean().sqrt())
-    assert 0.7 < told / float(found.log_prob.std()) < 1.4  # the error told is the error seen
+    stated = float(found.standard_error.square().mean().sqrt())
+    assert 0.7 < stated / float(found.log_prob.std()) < 1.4
     other = closed_form(schedule, point, -0.5 if wrong == M else M)
     assert abs(float(found.log_prob.mean()) - other) > 10 * error  # it can fail
-
-
-@names
-def test_bound_is_tight_where_everything_is_exact(schedule):
-    """Quadrature alone: the bound meets log p as t_min → 0, and a wrong score stays below."""
-    exact = float(Gaussian(torch.tensor([M]), V).log_prob(torch.tensor([[0.9]]))[0])
-    gaps = [exact - closed_form(schedule, 0.9, M, t_min) for t_min in (1e-2, 1e-4)]
-    floor = 0.0 if not isinstance(schedule, VE) else 1e-3  # VE ends at sigma_min, not at 0
-    assert gaps[1] < max(0.1 * gaps[0], floor) + 1e-9, gaps
-    assert gaps[1] > -1e-7
-    assert exact - closed_form(schedule, 0.9, -0.5, 1e-4) > 0.3
 
 
 def test_bound_lies_below_the_likelihood_of_a_mixture(generator):

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from support import close, order
+from support import Counting, close, order
 
-from gradlogp import ExactScore, Gaussian, GaussianMixture, evolve
+from gradlogp import ExactScore, Gaussian, as_score, evolve, time_grid
 from gradlogp.calculus import affine_map
 from gradlogp.core import Streams
 from gradlogp.diffusion import transitions
@@ -29,9 +29,8 @@ from gradlogp.diffusion.transitions import (
 from gradlogp.diffusion.transitions.annealed_kernels import ExponentialSteps, PreconditionedSteps
 from gradlogp.diffusion.transitions.facts import UNKNOWN, facts_of, table
 from gradlogp.inverse import DPSStep, Inpainting, Matrix, Observation, RePaint
-from gradlogp.langevin import BAOAB
+from gradlogp.langevin import BAOAB, MALA, LeimkuhlerMatthews, PositionDependentULA, TamedULA
 from gradlogp.noise.schedules import VE, VP, Rectified
-from gradlogp.noise.score_wrapper import ScoreWrapper
 
 SHOWN = [
     DDIM(), DDIM(0.7), ProbabilityFlow(1), ProbabilityFlow(2), ProbabilityFlow(4), AdaptiveFlow(),
@@ -58,27 +57,16 @@ EVERY = [
 DATA = Gaussian(torch.tensor([0.7, -1.2], dtype=torch.float64), [[1.5, 0.6], [0.6, 0.5]])
 SEEN = Observation(torch.tensor([[0.4]]), Matrix(torch.tensor([[1.0, 0.5]]).double()), 0.3)
 ENTRY = Observation(torch.tensor([[0.4]]), Inpainting(torch.tensor([True, False])), 0)
+SPARING = [
+    AnnealedLangevin(4, 0.1, kernel)
+    for kernel in (
+        LeimkuhlerMatthews, TamedULA, MALA, PreconditionedSteps(1.0),
+        partial(PositionDependentULA, G=torch.ones_like, divergence=torch.zeros_like),
+    )
+]  # fmt: skip
 GUIDED = [DPSStep(Ancestral(), SEEN), RePaint(Ancestral(), ENTRY, 3), RePaint(DDIM(), ENTRY, 1)]
 T, S, U = (torch.tensor(v, dtype=torch.float64) for v in (0.6, 0.4, 0.3))
 each = partial(pytest.mark.parametrize, "transition", ids=str)
-
-
-class Counting(ScoreWrapper):
-    """A noisy score that counts how often the model is asked."""
-
-    def __init__(self, score):
-        self.score, self.calls = score, 0
-
-    def _score(self, z, t):
-        self.calls += 1
-        return self.score(z, t)
-
-    def _denoise(self, z, t):
-        self.calls += 1
-        return self.score.denoise(z, t)
-
-    def log_prob(self, z, t):
-        return self.score.log_prob(z, t)
 
 
 class Draws(Streams):
@@ -104,7 +92,7 @@ def test_every_transition_has_facts():
     assert facts_of(lambda *a, **k: a[0]) == UNKNOWN
 
 
-@each([*EVERY, *GUIDED])
+@each([*EVERY, *GUIDED, *SPARING])
 def test_evaluations_and_draws_are_counted(transition, generator):
     x = torch.randn(5, 2, generator=generator)
     score, noise = Counting(ExactScore(DATA, VP())), Draws()
@@ -141,6 +129,54 @@ def test_memory(transition, generator):
     second = run(y, S, U, score, generator=Draws(1))
     alone = transition(y, S, U, score, generator=Draws(1))
     assert torch.equal(second, alone) != transition.facts.memory
+
+
+@each([*EVERY, *GUIDED])
+def test_samples_depend_neither_on_chunks_nor_on_batch_mates(transition, generator):
+    score, x = ExactScore(DATA, VP()), torch.randn(7, 2, generator=generator)
+    before, times = x.clone(), time_grid(VP(), 6)
+
+    def carry(x, size=None):
+        same = torch.Generator().manual_seed(3)
+        return evolve(transition, score, x, times, generator=same, chunk_size=size)
+
+    whole = carry(x)
+    assert torch.equal(x, before)
+    for size in (1, 3):
+        close(carry(x, size), whole, 1e-11)
+    wild = torch.cat([x[:1], 1e3 * x[1:]])
+    close(carry(wild)[:1], whole[:1], 1e-11)
+    assert carry(x.float()).dtype == torch.float32
+
+
+@each([*EVERY, *GUIDED])
+def test_wrong_shapes_are_refused(transition, as_user):
+    """Of a score, which is never broadcast, and of times, which are one for all samples."""
+    broken, exact = as_score(lambda x, t: -x[:, :1], "score", VP()), ExactScore(DATA, VP())
+    with pytest.raises(ValueError, match="shape"):
+        transition(torch.ones(3, 2), T, S, broken)
+    with pytest.raises(ValueError, match="at one time"):
+        transition(torch.zeros(2, 2), torch.tensor([0.5, 0.6]), S, exact)
+
+
+BAD = {
+    ReverseSDE: {"eta": [-0.1, math.inf], "method": ["milstein"]},
+    DDIM: {"eta": [1.2]}, DPMSolver: {"order": [4]},
+    ExponentialAB: {"order": [5], "predicts": ["v"]}, ProbabilityFlow: {"order": [0, 3]},
+    AdaptiveFlow: {"rtol": [-1.0, math.nan], "max_steps": [0]},
+    PredictorCorrector: {"snr": [0.0], "n_steps": [0], "rule": ["batch"], "predictor": [DPMSolver()]},
+    Churn: {"gamma": [-0.1], "r_min": [-1.0], "r_max": [-1.0], "order": [3]},
+    Ancestral: {"variance": ["beta"], "n_probes": [0, 2]},  # probes are for the optimal one alone
+    AnnealedLangevin: {"n_steps": [0], "relative_step": [0.0, 2.0, math.nan]},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("transition", BAD)
+def test_bad_arguments(transition, as_user):
+    for name, values in BAD[transition].items():
+        for value in values:
+            with pytest.raises(ValueError, match=name):
+                transition(**{name: value})
 
 
 # ---------------------------------------------------------------------------- order
@@ -205,14 +241,14 @@ def test_order_of_an_adaptive_flow_held_to_one_step():
 
 @each(AFFINE)
 def test_order_of_the_law(transition):
-    told = transition.facts.order
-    if told is None:  # a bias shows where the data are as narrow as the last noise
+    wanted = transition.facts.order
+    if wanted is None:  # a bias shows where the data are as narrow as the last noise
         errors = [law_error(transition, n, NARROW, VE(0.5, HIGH)) for n in (80, 160)]
         assert float(order(errors)[-1]) < 0.9, errors
         return
     n = 160 if "euler" in str(transition) else 40  # whose error changes its sign at first
     errors = [law_error(transition, k, DATA, WIDE) for k in (n, 2 * n)]
-    assert abs(float(order(errors)[-1]) - told) < 0.25, errors
+    assert abs(float(order(errors)[-1]) - wanted) < 0.25, errors
 
 
 # ---------------------------------------------------------------------------- exact
@@ -232,17 +268,17 @@ def point_error(transition):
 
 @each([t for t in EVERY if not t.facts.draws or t in AFFINE])
 def test_on_which_data_a_step_is_exact(transition):
-    told = transition.facts.exact
+    stated = transition.facts.exact
     if isinstance(transition, AdaptiveFlow):
-        assert told is None
+        assert stated is None
         return
     exact = point_error(transition) < 1e-9
     optimal = isinstance(transition, Ancestral) and transition.variance == "optimal"
-    assert exact == (told == "data that are one point" or optimal), told
+    assert exact == (stated == "data that are one point" or optimal), stated
 
 
-def test_exactness_that_is_not_of_a_point(generator):
-    """β on N(0, I) under VP; the optimal variance entry by entry, on any law."""
+def test_exactness_that_is_not_of_a_point():
+    """β on N(0, I) under VP; the optimal variance entry by entry."""
     assert Ancestral("forward").facts.exact == "N(0, I) under VP"
     unit = Gaussian(torch.zeros(2), 1.0)
     for variance, right in (("forward", True), ("posterior", False)):
@@ -252,26 +288,7 @@ def test_exactness_that_is_not_of_a_point(generator):
         )
         C = step.law(torch.zeros(2), torch.eye(2))[1]
         assert torch.allclose(C, torch.eye(2), rtol=1e-11, atol=1e-11) == right
-    assert Ancestral("optimal").facts.exact == "in the variance of every entry"
-    law = GaussianMixture([0.3, 0.7], torch.tensor([[-2.0, 0.5], [1.0, -1.0]]), [0.3, 0.5])
-    x = 2 * torch.randn(4, 2, generator=generator)
-    (a_t, b_t), (a_s, b_s) = VP()(T), VP()(U)
-    a = a_t / a_s
-    cov = law.noised(a_s, b_s).posterior_cov(x, a, (b_t**2 - a**2 * b_s**2).sqrt())
-    ones, zeros = (Fixed(v) for v in (1.0, 0.0))
-    score = ExactScore(law, VP())
-    spread = [Ancestral("optimal")(x, T, U, score, generator=g) for g in (ones, zeros)]
-    close((spread[0] - spread[1]).square(), cov.diagonal(dim1=1, dim2=2), 1e-9)
-
-
-class Fixed(Streams):
-    """A source of noise that is the same number everywhere."""
-
-    def __init__(self, value):
-        self.value = value
-
-    def draw(self, law, shape, like):
-        return torch.full(shape, self.value).to(like)
+    assert Ancestral("optimal").facts.exact == "in the variance of every entry"  # test_solvers.py
 
 
 # ---------------------------------------------------------------------------- the page

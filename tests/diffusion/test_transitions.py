@@ -7,40 +7,18 @@ import numpy as np
 import pytest
 import torch
 from scipy.integrate import solve_ivp
-from support import COV, MEAN, close, order
+from support import COV, MEAN, MIXTURE, close, every_continuous, order
 
-from gradlogp import (
-    ExactScore,
-    Gaussian,
-    GaussianMixture,
-    as_score,
-    evolve,
-    time_grid,
-)
+from gradlogp import ExactScore, Gaussian, GaussianMixture, as_score, evolve, time_grid
 from gradlogp.calculus import affine_map
 from gradlogp.core import Injected
 from gradlogp.diffusion import Ancestral, AnnealedLangevin, ProbabilityFlow
-from gradlogp.noise.schedules import (
-    DDPM,
-    VE,
-    VP,
-    Cosine,
-    Levels,
-    Rectified,
-    SubVP,
-)
+from gradlogp.noise.schedules import DDPM, VE, VP, Cosine, Levels, Rectified, SubVP
 
 I2 = torch.eye(2, dtype=torch.float64)
 DATA = Gaussian(MEAN, COV)
-MIXTURE = GaussianMixture(
-    [0.3, 0.7],
-    torch.tensor([[-2.0, 0.5], [1.0, -1.0]], dtype=torch.float64),
-    [[[0.5, 0.2], [0.2, 0.3]], [[0.4, -0.1], [-0.1, 0.6]]],
-)
 BETAS = torch.linspace(0.02, 0.4, 10, dtype=torch.float64)
 LADDER = Levels([4.0, 1.5, 0.5, 0.1])
-CONTINUOUS = [VE(0.05, 8.0), VP(), SubVP(), Cosine(), Rectified()]
-by_name = pytest.mark.parametrize("schedule", CONTINUOUS, ids=lambda s: type(s).__name__)
 
 
 def step_law(transition, density, schedule, t, s, n_draws, d=2):
@@ -83,70 +61,7 @@ def test_ancestral_step_on_a_ladder_is_that_of_smld(generator):
         close(out, expected, 1e-12)
 
 
-def run_ancestral(variance, density, mean, cov):
-    """The law after all DDPM steps from the exact law at t = 1, before the last step and after."""
-    schedule = DDPM(BETAS)
-    times = schedule.times
-    m, C = noised_law(schedule, times[0], mean, cov)
-    for t, s in pairwise(times):
-        m, C = step_law(Ancestral(variance), density, schedule, t, s, 1).law(m, C)
-    end = step_law(Ancestral(variance), density, schedule, times[-1], None, 0).law(m, C)
-    return (m, C), end
-
-
-def test_posterior_variance_is_exact_for_a_point_mass():
-    point, nothing = Gaussian(MEAN, 0.0), torch.zeros(2, 2)
-    (m, C), (m_end, C_end) = run_ancestral("posterior", point, MEAN, nothing)
-    expected = noised_law(DDPM(BETAS), torch.tensor(1 / len(BETAS)), MEAN, nothing)
-    close(m, expected[0], 1e-12)
-    close(C, expected[1], 1e-12)
-    close(m_end, MEAN, 1e-12)
-    close(C_end, nothing, 1e-14)
-    wrong = run_ancestral("forward", point, MEAN, nothing)[0][1]
-    assert float(wrong[0, 0] / C[0, 0]) > 1.5
-
-
-def test_forward_variance_is_exact_for_a_standard_normal():
-    mean = torch.zeros(2)
-    (m, C), (_, C_end) = run_ancestral("forward", Gaussian(mean, 1.0), mean, I2)
-    close(m, mean, 1e-12)
-    close(C, I2, 1e-12)
-    assert C_end[0, 0] < 1  # the mean x̂_0, which has lost the posterior variance
-    wrong = run_ancestral("posterior", Gaussian(mean, 1.0), mean, I2)[0][1]
-    assert float(wrong[0, 0]) < 0.95
-
-
-@pytest.mark.parametrize("variance", ["posterior", "forward"])
-def test_ancestral_law_on_a_gaussian(variance):
-    """The recursion of oracles 3.8 from N(0, I): code and formula agree to the last step."""
-    schedule, T = DDPM(BETAS), len(BETAS)
-    abar = (1 - BETAS).cumprod(0)
-    law = affine_map(
-        lambda x, g: evolve(
-            Ancestral(variance),
-            ExactScore(DATA, schedule),
-            x,
-            schedule.times,
-            generator=g,
-        ),
-        2,
-        T - 1,
-    )
-    m, C = torch.zeros(2), I2
-    for i in reversed(range(T)):
-        beta, alpha = BETAS[i], 1 - BETAS[i]
-        P_t = torch.linalg.inv(abar[i] * COV + (1 - abar[i]) * I2)
-        M = (I2 - beta * P_t) / alpha.sqrt()
-        before = abar[i - 1] if i else torch.tensor(1.0)
-        V = beta * (1 - before) / (1 - abar[i]) if variance == "posterior" or i == 0 else beta
-        m = M @ m + beta / alpha.sqrt() * P_t @ (abar[i].sqrt() * MEAN)
-        C = M @ C @ M.mT + V * I2
-    measured = law.law(torch.zeros(2), I2)
-    close(measured[0], m, 1e-11)
-    close(measured[1], C, 1e-11)
-
-
-@by_name
+@every_continuous
 def test_ancestral_mean_is_exact_for_any_law(schedule, generator):
     """E[x_s | x_t] of a mixture, from the posterior of the law at s given a further noising."""
     x = 2 * torch.randn(8, 2, generator=generator)
@@ -160,36 +75,7 @@ def test_ancestral_mean_is_exact_for_any_law(schedule, generator):
     close(mean, expected, 1e-11)
 
 
-@by_name
-@pytest.mark.parametrize("variance", ["posterior", "forward"])
-def test_ancestral_variance_for_every_schedule(schedule, variance):
-    """The posterior of x_s given x_0 and x_t has precision 1/σ_s² + a²/σ²_{t|s}."""
-    t, s = torch.tensor(0.6), torch.tensor(0.35)
-    (a_t, b_t), (a_s, b_s) = schedule(t), schedule(s)
-    a = a_t / a_s
-    v = b_t**2 - a**2 * b_s**2
-    step = step_law(Ancestral(variance), DATA, schedule, t, s, 1)
-    close(step.Q, (v if variance == "forward" else 1 / (1 / b_s**2 + a**2 / v)) * I2, 1e-12)
-
-
 # ---------------------------------------------------------------------------- probability flow
-
-
-def hand_split(score, schedule, x, t):
-    a, b = schedule(t)
-    return (x + b**2 * score(x, t)) / a, -b * score(x, t)
-
-
-@by_name
-def test_order_one_is_ddim(schedule, generator):
-    """Song et al. 2021 (DDIM), η = 0: sqrt(ᾱ_s) x̂_0 + sqrt(1 − ᾱ_s) ε̂."""
-    x = torch.randn(6, 2, generator=generator)
-    score = ExactScore(MIXTURE, schedule)
-    t, s = torch.tensor(0.7), torch.tensor(0.4)
-    (a_t, b_t), (a_s, b_s) = schedule(t), schedule(s)
-    eps = -b_t * score(x, t)
-    expected = a_s * (x - b_t * eps) / a_t + b_s * eps
-    close(ProbabilityFlow(order=1)(x, t, s, score), expected, 1e-12)
 
 
 def test_order_two_is_edm_heun_on_ve(generator):
@@ -206,7 +92,7 @@ def test_order_two_is_edm_heun_on_ve(generator):
     close(ProbabilityFlow()(x, t, s, exact), expected, 1e-11)
 
 
-@by_name
+@every_continuous
 @pytest.mark.parametrize("t", [0.9, 0.3, 1e-3])
 @pytest.mark.parametrize(
     "transition", [Ancestral(), Ancestral("forward"), ProbabilityFlow(1), ProbabilityFlow(2)]
@@ -242,30 +128,6 @@ def pf_errors(schedule, density, x, expected, n_list, order_, t_min=0.02):
     return errors
 
 
-def exact_flow(schedule, x, t, s):
-    """x_s of the probability flow of a Gaussian, oracles 3.8: S_t and S_s share eigenvectors."""
-    (m_t, S_t), (m_s, S_s) = noised_law(schedule, t), noised_law(schedule, s)
-    U = torch.linalg.eigh(COV)[1]
-    ratio = ((U.mT @ S_s @ U).diag() / (U.mT @ S_t @ U).diag()).sqrt()
-    return m_s + (x - m_t) @ U @ (ratio.unsqueeze(1) * U.mT)
-
-
-FLOWS = [VE(0.05, 8.0), VP(), SubVP(), Cosine(alpha_min=0.02)]
-
-
-@pytest.mark.parametrize("schedule", FLOWS, ids=lambda s: type(s).__name__)
-@pytest.mark.parametrize("order_", [1, 2])
-def test_order_of_convergence_on_a_gaussian(schedule, order_, generator):
-    one, end = torch.ones(()), torch.tensor(0.02)
-    m, C = noised_law(schedule, one)
-    x = m + torch.randn(16, 2, generator=generator) @ torch.linalg.cholesky(C).mT
-    expected = exact_flow(schedule, x, one, end)
-    errors = pf_errors(schedule, DATA, x, expected, [40, 80, 160], order_)
-    slopes = order(errors)
-    assert float((slopes - order_).abs().max()) < 0.2, slopes
-    assert errors[-1] < {1: 0.3, 2: 0.02}[order_]
-
-
 @pytest.mark.parametrize("schedule", [VE(0.05, 8.0), VP()], ids=lambda s: type(s).__name__)
 def test_order_of_convergence_on_a_mixture(schedule):
     """Against SciPy on dx/dt = f x − ½ g² s, with f and g² from the drift form."""
@@ -283,24 +145,6 @@ def test_order_of_convergence_on_a_mixture(schedule):
     for order_ in (1, 2):
         slopes = order(pf_errors(schedule, p, x, expected, [50, 100, 200], order_))
         assert float((slopes - order_).abs().max()) < 0.2, slopes
-
-
-def test_flow_of_a_prior_that_is_not_the_law_at_one():
-    """From N(0, I): mean μ − a S^½ S_T^{-½} μ, cov S S_T⁻¹ (claim 23), in the limit."""
-    schedule = VP(0.1, 8.0)
-    times = time_grid(schedule, 200, t_min=1e-4)
-    step = affine_map(
-        lambda x, g: evolve(ProbabilityFlow(), ExactScore(DATA, schedule), x, times, generator=g),
-        2,
-        0,
-    )
-    m, C = step.law(torch.zeros(2), I2)
-    a = schedule(torch.ones(()))[0]
-    w, U = torch.linalg.eigh(COV)
-    w_T = a**2 * w + 1 - a**2
-    close(m, MEAN - a * U @ ((w / w_T).sqrt() * (U.mT @ MEAN)), 2e-3)
-    close(C, (U * (w / w_T)) @ U.mT, 2e-3)
-    assert float((m - MEAN).abs().max()) > 0.05
 
 
 # ---------------------------------------------------------------------------- annealed Langevin
@@ -344,59 +188,7 @@ def test_annealed_langevin_final_law(n_steps, eta, denoise):
     close(C, expected[1], 1e-10)
 
 
-def test_annealed_langevin_in_the_wrong_order_ends_at_the_largest_noise():
-    """Claim 18 and 2.G: ascending levels leave covariance near S + σ_1² I."""
-    transition = AnnealedLangevin(50, 0.1)
-    up = LADDER.times.flip(0)
-    with pytest.raises(ValueError, match="descend"):
-        evolve(transition, ExactScore(DATA, LADDER), torch.zeros(2, 2), up)
-
-    def law(times):
-        m, C = torch.zeros(2), 16 * I2
-        for t in times:
-            m, C = step_law(transition, DATA, LADDER, t, t, 50).law(m, C)
-        return m, C
-
-    right, wrong = law(LADDER.times)[1], law(up)[1]
-    close(torch.trace(wrong), torch.trace(COV) + 2 * 16.0, 0.1)
-    assert float(torch.trace(right)) < 3 * float(torch.trace(COV))
-
-
-@pytest.mark.parametrize(
-    ("sigma_1", "sigma_L", "L", "epsilon", "T", "expected"),
-    [(50.0, 0.01, 232, 6.2e-6, 5, 1.055), (1.0, 0.01, 10, 2e-5, 100, 1.111)],
-    ids=["NCSNv2 CIFAR-10", "NCSN"],
-)
-def test_published_constants_inflate_a_point_mass(sigma_1, sigma_L, L, epsilon, T, expected):
-    """A9: s_T²/σ² after a level entered at the level before, through the code's own steps."""
-    schedule = Levels(torch.logspace(math.log10(sigma_1), math.log10(sigma_L), L))
-    eta = epsilon / sigma_L**2
-    transition = AnnealedLangevin(T, eta)
-    point = Gaussian(torch.zeros(1), 0.0)
-    t, s = schedule.times[L // 2], schedule.times[L // 2 + 1]
-    step = step_law(transition, point, schedule, t, s, T, d=1)
-    gamma, sigma = sigma_1 ** (1 / (L - 1)) / sigma_L ** (1 / (L - 1)), schedule(t)[1]
-    ratio = float(step.law(torch.zeros(1), (gamma * sigma) ** 2 * torch.eye(1))[1] / sigma**2)
-    f = 1 / (1 - eta / 2)
-    close(ratio, (1 - eta) ** (2 * T) * (gamma**2 - f) + f, 1e-9)
-    assert abs(ratio - expected) < 5e-4
-
-
-def test_the_step_is_that_of_the_code_and_not_of_the_paper():
-    """2.H: one level run for long inflates a point mass by 1/(1 − η/2), not 1/(1 − η/4)."""
-    eta = 0.2
-    m, C = torch.zeros(1), torch.ones(1, 1)
-    schedule = Levels([2.0, 1.0])
-    point = Gaussian(torch.zeros(1), 0.0)
-    t = torch.zeros(())
-    step = step_law(AnnealedLangevin(20, eta), point, schedule, t, t, 20, d=1)
-    for _ in range(20):
-        m, C = step.law(m, C)
-    close(C[0, 0], 1 / (1 - eta / 2), 1e-10)
-    assert abs(float(C[0, 0]) - 1 / (1 - eta / 4)) > 0.05
-
-
-@by_name
+@every_continuous
 def test_annealed_langevin_follows_the_scale_of_the_schedule(schedule):
     """From level t to s the state is rescaled by α_s/α_t, after the steps at level t."""
     t, s, eta = torch.tensor(0.5), torch.tensor(0.3), 0.15
@@ -429,32 +221,6 @@ def test_annealed_langevin_denoises_at_its_own_level(generator):
 
 
 @pytest.mark.parametrize(
-    ("build", "message"),
-    [
-        (lambda: Ancestral("beta"), "variance"),
-        (lambda: ProbabilityFlow(3), "order"),
-        (lambda: ProbabilityFlow(0), "order"),
-        (lambda: AnnealedLangevin(0), "n_steps"),
-        (lambda: AnnealedLangevin(5, 0.0), "relative_step"),
-        (lambda: AnnealedLangevin(5, 2.0), "relative_step"),
-        (lambda: AnnealedLangevin(5, math.nan), "relative_step"),
-    ],
-)
-def test_bad_arguments(build, message, as_user):
-    with pytest.raises(ValueError, match=message):
-        build()
-
-
-@pytest.mark.parametrize(
-    "transition", [Ancestral(), ProbabilityFlow(1), ProbabilityFlow(2), AnnealedLangevin()]
-)
-def test_a_score_of_another_shape_is_never_broadcast(transition, as_user):
-    broken = as_score(lambda x, t: -x[:, :1], "score", VP())
-    with pytest.raises(ValueError, match="shape"):
-        transition(torch.ones(3, 2), torch.tensor(0.5), torch.tensor(0.4), broken)
-
-
-@pytest.mark.parametrize(
     "transition", [Ancestral(), ProbabilityFlow(1), ProbabilityFlow(2), AnnealedLangevin()]
 )
 def test_a_score_without_data_at_full_noise_is_refused(transition, as_user):
@@ -465,17 +231,3 @@ def test_a_score_without_data_at_full_noise_is_refused(transition, as_user):
         transition(x, one, None, blind)
     out = transition(x, one, None, ExactScore(DATA, Rectified()))
     close(out, MEAN.expand(3, 2), 1e-12)
-
-
-def test_annealed_langevin_cannot_leave_full_noise(as_user):
-    """No rescaling by α_s/α_t leads away from α_t = 0 (Rectified at t = 1)."""
-    x, score = torch.ones(3, 2), ExactScore(DATA, Rectified())
-    with pytest.raises(ValueError, match="alpha = 0"):
-        AnnealedLangevin()(x, torch.ones(()), torch.tensor(0.5), score)
-
-
-@pytest.mark.parametrize("transition", [Ancestral(), ProbabilityFlow()])
-def test_a_time_for_each_sample_is_refused(transition, as_user):
-    exact = ExactScore(Gaussian([0.0, 0.0]), VP())
-    with pytest.raises(ValueError, match="at one time"):
-        transition(torch.zeros(2, 2), torch.tensor([0.5, 0.6]), None, exact)

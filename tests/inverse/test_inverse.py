@@ -5,28 +5,20 @@ from dataclasses import dataclass
 
 import pytest
 import torch
-from support import COV, MEAN, close, gauss_hermite, z_score
+from support import COV, MEAN, Counting, close, gauss_hermite
 
 from gradlogp import (
     ExactScore,
     Gaussian,
     GaussianMixture,
     as_score,
-    as_target,
     evolve,
     log_likelihood,
-    run,
     time_grid,
 )
 from gradlogp.calculus import affine_map
-from gradlogp.core import Injected, Moments, NoisyScore, randn_like
-from gradlogp.diffusion import (
-    DDIM,
-    Ancestral,
-    AnnealedLangevin,
-    DPMSolver,
-    ProbabilityFlow,
-)
+from gradlogp.core import Injected, Moments, randn_like
+from gradlogp.diffusion import DDIM, Ancestral, AnnealedLangevin, DPMSolver, ProbabilityFlow
 from gradlogp.inverse import (
     DPS,
     AnnealedLikelihood,
@@ -41,9 +33,7 @@ from gradlogp.inverse import (
     RePaint,
     posterior,
 )
-from gradlogp.langevin import MALA, ULA
 from gradlogp.noise.schedules import VE, VP, Levels, Rectified
-from gradlogp.noise.score_wrapper import ScoreWrapper
 
 RNG = torch.Generator().manual_seed(1)
 F64 = {"dtype": torch.float64}
@@ -52,8 +42,6 @@ LAW4 = Gaussian(torch.randn(4, generator=RNG, **F64), ROOT4 @ ROOT4.mT + 0.1 * t
 A24 = torch.randn(2, 4, generator=RNG, **F64)
 Y2 = torch.tensor([[0.7, -1.3]], **F64)
 R2 = torch.tensor([[0.5, 0.2], [0.2, 0.3]], **F64)
-NOISES = {"σ": 0.3, "σᵢ": torch.tensor([0.1, 0.4], **F64), "R": R2, "none": 0.0}
-TIMES = [1.0, 0.6, 0.2, 0.01, 1e-4]
 PLANE = Gaussian(MEAN, COV)
 MIXTURE = GaussianMixture(
     [0.3, 0.5, 0.2], torch.tensor([[-1.5, 0.0], [1.0, 0.5], [0.0, 2.0]], **F64), 0.2
@@ -68,29 +56,7 @@ GUIDED = {
 each_guided = pytest.mark.parametrize("method", GUIDED.values(), ids=GUIDED.keys())
 
 
-class Counting(ScoreWrapper):
-    """A noisy score that counts how often it is asked."""
-
-    def __init__(self, score):
-        self.score, self.calls = score, 0
-
-    def _score(self, z, t):
-        self.calls += 1
-        return self.score(z, t)
-
-
 # ---------------------------------------------------------------------------- the exact answer
-
-
-def test_posterior_of_a_gaussian_is_a_conditional_law():
-    """By Schur complements of the joint precision of (x, y), which uses no gain."""
-    seen = Observation(Y2, Matrix(A24), R2)
-    S, mu = LAW4.cov, LAW4.mean
-    P = S.inverse() + A24.mT @ R2.inverse() @ A24
-    found = posterior(LAW4, seen)
-    close(found.cov, P.inverse(), 1e-10)
-    m = torch.linalg.solve(P, S.inverse() @ mu + A24.mT @ R2.inverse() @ Y2[0])
-    close(found.mean, m, 1e-10)
 
 
 @pytest.mark.parametrize("noise", [0.3, torch.tensor([0.1, 0.4]), R2], ids=["σ", "σᵢ", "R"])
@@ -135,61 +101,6 @@ def test_posterior_without_noise_is_singular_where_it_was_seen():
 # ---------------------------------------------------------------------------- guided scores
 
 
-@each_schedule
-@pytest.mark.parametrize("t", TIMES)
-@pytest.mark.parametrize("noise", NOISES.values(), ids=NOISES.keys())
-def test_moment_matching_is_exact_on_a_gaussian(noise, t, schedule, generator):
-    """At every noise level, against the score of the noised posterior."""
-    seen, t = Observation(Y2, Matrix(A24), noise), torch.tensor(t)
-    right = ExactScore(posterior(LAW4, seen), schedule)
-    guided = MomentMatching(ExactScore(LAW4, schedule), seen)
-    x = 3 * torch.randn(5, 4, generator=generator)
-    close(guided(x, t), right(x, t), 1e-9)
-    close(guided.denoise(x, t), right.denoise(x, t), 1e-9)
-    assert isinstance(guided, NoisyScore)
-
-
-@each_schedule
-def test_pigdm_is_exact_on_isotropic_data(schedule, generator):
-    """And not on correlated data, nor with another variance."""
-    law = Gaussian(LAW4.mean, 1.7)
-    seen = Observation(Y2, Matrix(A24), R2)
-    x = 2 * torch.randn(5, 4, generator=generator)
-    right = ExactScore(posterior(law, seen), schedule)
-    guided = PiGDM(ExactScore(law, schedule), seen, data_var=1.7)
-    for t in torch.tensor(TIMES):
-        close(guided(x, t), right(x, t), 1e-9)
-        close(guided.denoise(x, t), right.denoise(x, t), 1e-9)
-    close(PiGDM(ExactScore(law, schedule), seen)(x, T), guided(x, T), 1e-12)  # v of the moments
-    other = PiGDM(ExactScore(law, schedule), seen, data_var=1.0)
-    assert float((other(x, T) - right(x, T)).abs().max()) > 1e-3
-    other = PiGDM(ExactScore(LAW4, schedule), seen, data_var=1.7)
-    right = ExactScore(posterior(LAW4, seen), schedule)
-    assert float((other(x, T) - right(x, T)).abs().max()) > 1e-2
-
-
-@each_schedule
-def test_dps_is_the_gradient_through_the_denoiser(schedule, generator):
-    """By differentiating log N(y; A x̂_0, R) of a mixture at once."""
-    score = ExactScore(MIXTURE, schedule)
-    R = torch.tensor([[0.4, 0.1], [0.1, 0.3]])
-    for operator in (Identity(), lambda x: torch.stack([x[:, 0] * x[:, 1], x[:, 1].sin()], 1)):
-        seen = Observation(Y2, operator, R)
-        x = torch.randn(5, 2, generator=generator).requires_grad_()
-        mean = seen.apply(score.denoise(x, T))
-        likelihood = torch.distributions.MultivariateNormal(mean, R).log_prob(Y2)
-        g = torch.autograd.grad(likelihood.sum(), x)[0]
-        x = x.detach()
-        close(DPS(score, seen)(x, T), score(x, T) + g, 1e-9)
-        close(DPS(score, seen, scale=0.3)(x, T), score(x, T) + 0.3 * g, 1e-9)
-        alpha, sigma = schedule(T)
-        close(
-            DPS(score, seen).denoise(x, T),
-            score.denoise(x, T) + sigma**2 / alpha * g,
-            1e-9,
-        )
-
-
 def test_dps_trusts_the_observation_too_much():
     """On N(0, 1) with y = x_0 + noise of variance r: the precision of p(x_t | y) by DPS and truly."""
     r, seen = 0.25, Observation(torch.zeros(1, 1), Identity(), 0.5)
@@ -201,23 +112,6 @@ def test_dps_trusts_the_observation_too_much():
     exact = -float(ExactScore(posterior(law, seen), VP())(x, T))
     close(exact, 1 + alpha**2 / (r + sigma**2), 1e-10)
     assert by_dps > 1.2 * exact
-
-
-@pytest.mark.parametrize("method", [DPS, PiGDM, MomentMatching])
-def test_a_function_is_linearised(method, generator):
-    """A linear function does as its matrix; of another the derivative at x̂_0 counts."""
-    score, x = ExactScore(MIXTURE, VP()), torch.randn(4, 2, generator=generator)
-    A = torch.tensor([[1.0, 0.5], [-0.3, 2.0]])
-    given, as_function = (Observation(Y2, op, 0.4) for op in (Matrix(A), lambda x: x @ A.mT))
-    close(method(score, given)(x, T), method(score, as_function)(x, T), 1e-8)
-    bent = Observation(Y2, lambda x: torch.stack([x[:, 0] * x[:, 1], x[:, 1].sin()], 1), 0.4)
-    for i in range(4):
-        row = x[i : i + 1]
-        x0 = score.denoise(row, T)[0]
-        J = torch.stack([torch.stack([x0[1], x0[0]]), torch.stack([0 * x0[1], x0[1].cos()])])
-        y = bent.residual(x0[None]) + x0 @ J.mT  # then y − J x̂_0 is the residual
-        flat = method(score, Observation(y, Matrix(J), 0.4))(row, T)
-        close(method(score, bent)(row, T), flat, 1e-8)
 
 
 @each_guided
@@ -388,52 +282,7 @@ def test_flow_of_moment_matching_ends_in_the_posterior(schedule):
     assert float((law[DPS][1] - exact.cov).abs().max()) > 0.02
 
 
-def test_one_observation_in_chunks(generator):
-    score = MomentMatching(ExactScore(MIXTURE, VP()), SEEN1)
-    x, times = torch.randn(50, 2, generator=generator), time_grid(VP(), 5)
-    draws = [
-        evolve(
-            Ancestral(), score, x, times,
-            chunk_size=size, generator=torch.Generator().manual_seed(0),
-        )
-        for size in (None, 20)
-    ]  # fmt: skip
-    close(draws[0], draws[1], 1e-10)
-
-
-def test_moment_matching_finds_the_weights_of_modes(generator):
-    """A mixture seen through one number; C is not constant there, so the law is only nearly right."""
-    seen = Observation(torch.tensor([[0.4]]), SKETCH, 0.5)
-    exact, schedule = posterior(MIXTURE, seen), VP()
-    score = MomentMatching(ExactScore(MIXTURE, schedule), seen)
-    x = evolve(Ancestral(), score, 800, generator=generator)
-    weights = exact.responsibilities(x).mean(0)
-    assert float((weights - exact.weights).abs().max()) < 0.08
-    prior_like = MIXTURE.weights[: len(exact.weights)]
-    assert float((prior_like - exact.weights).abs().max()) > 0.1  # negative control
-
-
 # ---------------------------------------------------------------------------- steps
-
-
-def test_dps_step_is_a_step_and_the_gradient_of_a_norm(generator):
-    """Of each sample's own norm; that of the batch, as others have it, is another step."""
-    score, x = ExactScore(MIXTURE, VP()), torch.randn(5, 2, generator=generator)
-    y = torch.randn(5, 1, generator=generator)
-    seen, s = Observation(y, SKETCH, 0.3), torch.tensor(0.3)
-    for inner in (DDIM(), ProbabilityFlow(), Ancestral()):
-        z = torch.randn(5, 2, generator=generator)
-        plain = inner(x, T, s, score, generator=Injected(z))
-        w = x.clone().requires_grad_()
-        r = seen.residual(score.denoise(w, T))
-        g = torch.autograd.grad(r.norm(dim=1).sum(), w, retain_graph=True)[0]
-        stepped = DPSStep(inner, seen, zeta=0.7)(x, T, s, score, generator=Injected(z))
-        close(stepped, plain - 0.7 * g, 1e-9)
-        batch = torch.autograd.grad(r.norm(), w)[0]
-        assert float((batch - g).abs().max()) > 0.05
-    alone = DPSStep(DDIM(), Observation(y[2:3], SKETCH, 0.3))
-    together = DPSStep(DDIM(), seen)
-    close(together(x, T, None, score)[2:3], alone(x[2:3], T, None, score), 1e-12)
 
 
 def test_dps_step_where_the_residual_is_0():
@@ -443,13 +292,6 @@ def test_dps_step_where_the_residual_is_0():
     score = ExactScore(point, VP())
     s = torch.tensor(0.2)
     close(step(x, T, s, score), DDIM()(x, T, s, score), 1e-12)
-
-
-def test_dps_step_evaluates_once(generator):
-    counting = Counting(ExactScore(MIXTURE, VP()))
-    x = torch.randn(3, 2, generator=generator)
-    DPSStep(Ancestral(), SEEN1)(x, T, torch.tensor(0.3), counting, generator=generator)
-    assert counting.calls == 1
 
 
 FIRST = Inpainting(torch.tensor([True, False]))
@@ -558,28 +400,6 @@ def test_what_repaint_refuses(arguments, message):
 # ---------------------------------------------------------------------------- Langevin
 
 
-@each_schedule
-def test_annealed_likelihood_is_the_gradient_of_its_density(schedule, generator):
-    """And the density is that of N(y; A x/α, R + σ²/α² A Aᵀ) times the prior."""
-    seen = Observation(Y2, Matrix(A24), R2)
-    guided = AnnealedLikelihood(ExactScore(LAW4, schedule), seen)
-    x = torch.randn(5, 4, generator=generator)
-    for t in torch.tensor([0.9, 0.4, 0.05]):
-        alpha, sigma = schedule(t)
-        cov = R2 + (sigma / alpha) ** 2 * A24 @ A24.mT
-        N = torch.distributions.MultivariateNormal(x @ A24.mT / alpha, cov)
-        expected = LAW4.noised(alpha, sigma).log_prob(x) + N.log_prob(Y2)
-        off = guided.log_prob(x, t) - expected
-        close(off, off[:1].expand(5), 1e-9)
-        w = x.clone().requires_grad_()
-        g = torch.autograd.grad(guided.log_prob(w, t).sum(), w)[0]
-        close(guided(x, t), g, 1e-8)
-    late = guided(x, torch.tensor(1e-8))
-    assert float((late / posterior(LAW4, seen).score(x) - 1).abs().max()) < (
-        1e-3 if isinstance(schedule, VP) else 0.1  # VE ends at σ = 0.01
-    )
-
-
 def test_relative_steps_below_1_are_stable():
     """The curvature of π_t is at most 2/σ²: with a prior that is one point it is that."""
     t, seen = torch.tensor(0.4), Observation(Y2, Identity(), 0)
@@ -612,26 +432,3 @@ def test_annealed_langevin_reaches_the_posterior():
         errors.append(float((C - exact.cov).abs().max() + (m - exact.mean).abs().max()))
     assert errors[0] > errors[1] > errors[2]
     assert errors[2] < 0.05
-
-
-def test_langevin_on_the_posterior_removes_the_bias_of_a_start(generator):
-    """From samples that DPS left too narrow, with MALA; the prior by its score alone with ULA."""
-    exact = posterior(MIXTURE, SEEN1)
-    start = exact.mean + 0.3 * (exact.sample(400, generator=generator) - exact.mean)
-    target = PosteriorTarget(MIXTURE, SEEN1)
-    chain = run(MALA(0.05), target, start, 150, burn_in=149, generator=generator)
-    x = chain.draws[:, -1]
-    for i in range(2):
-        for power in (1, 2):
-            nodes, w = gauss_hermite(2, 20)
-            parts = [
-                float((w * (m + nodes @ torch.linalg.cholesky(C).mT)[:, i] ** power).sum())
-                for m, C in zip(exact.means, exact.covs, strict=True)
-            ]
-            expected = float(exact.weights @ torch.tensor(parts))
-            assert abs(z_score(x[:, i] ** power, expected)) < 4.5
-    only_score = PosteriorTarget(as_target(score=MIXTURE.score), SEEN1)
-    close(only_score.score(x), target.score(x), 1e-12)
-    run(ULA(0.01), only_score, x, 2, generator=generator)
-    with pytest.raises(ValueError, match="log-density"):
-        run(MALA(0.01), only_score, x, 2, generator=generator)

@@ -19,13 +19,7 @@ from gradlogp.inverse import (
     observe,
 )
 from gradlogp.inverse.observation import solve_isotropic
-from gradlogp.inverse.operators import (
-    Linearised,
-    Scaled,
-    Separating,
-    as_matrix,
-    gram_diagonal,
-)
+from gradlogp.inverse.operators import Linearised, Scaled, Separating, as_matrix, gram_diagonal
 from gradlogp.noise.coordinates import IDENTITY, AffineCoordinates
 
 RNG = np.random.default_rng(0)
@@ -111,12 +105,6 @@ def test_blur_is_a_convolution(boundary, mode, generator):
         for c in range(3):
             expected = ndimage.convolve(x[i, c].numpy(), KERNEL.numpy(), mode=mode)
             close(seen[i, c], expected, 1e-12)
-
-
-def test_blur_of_a_spike_is_the_kernel():
-    spike = torch.zeros(1, 7)
-    spike[0, 3] = 1
-    assert Blur(torch.tensor([1.0, 2.0, 3.0])).apply(spike).tolist() == [[0, 0, 1, 2, 3, 0, 0]]
 
 
 def test_linearised_is_the_derivative(generator):

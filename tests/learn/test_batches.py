@@ -106,7 +106,7 @@ def test_fewer_than_two_samples_are_refused(n):
         check_data(torch.zeros(n, 2), D2)
 
 
-def test_what_is_no_array_of_real_numbers_is_refused(as_user):
+def test_data_that_cannot_be_learned_from(as_user):
     with pytest.raises(ValueError, match=r"tensor or a NumPy array, got list"):
         check_data([[1.0, 2.0]] * 3, D2)
     for data in (

@@ -8,7 +8,6 @@ import sys
 
 import pytest
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from support import seeded
 from torch import nn
@@ -16,12 +15,7 @@ from torch import nn
 import gradlogp as glp
 from gradlogp import schedules
 from gradlogp.learn import checkpoint
-from gradlogp.learn.checkpoint import (
-    load,
-    read_config,
-    read_run,
-    save,
-)
+from gradlogp.learn.checkpoint import load, read_config, read_run, save
 
 FILES = ["config.json", "model.safetensors", "run.json", "training.pt"]
 
@@ -30,10 +24,6 @@ def mlp(seed=0, schedule=None):
     network = glp.MLP(2, 8, 1, generator=seeded(seed))
     nn.init.normal_(network.outlet.weight, generator=seeded(seed + 1))
     return glp.ScoreModel(network, schedule or schedules.VP(), "v").eval()
-
-
-def mlp_of_classes(seed=0):
-    return glp.ScoreModel(glp.MLP(2, 8, 1, 3, generator=seeded(seed)), schedules.VP(), "v")
 
 
 def unet():
@@ -298,7 +288,7 @@ def test_a_schedule_of_ones_own_is_refused_at_once(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_network_of_ones_own(tmp_path):
+def test_networks_of_ones_own(tmp_path):
     model = own()
     save(tmp_path / "run", model)
     refused(lambda: load(tmp_path / "run"), "network 'Own' of your own", "pass network=")
@@ -307,8 +297,6 @@ def test_a_network_of_ones_own(tmp_path):
     assert loaded.network.first.weight is loaded.network.second.weight
     refused(lambda: load(tmp_path / "run", nn.Linear(2, 2)), "does not fit", "Missing key")
 
-
-def test_a_network_of_ones_own_that_is_called_mlp(tmp_path):
     class MLP(Own):
         pass
 
@@ -524,36 +512,21 @@ def no_space(*_, **__):
     raise OSError(errno.ENOSPC, "No space left on device")
 
 
-def no_space_of_safetensors(*_, **__):
-    raise SafetensorError('Error: "I/O error: No space left on device (os error 28)"')
-
-
-def no_space_of_torch(state, path):
-    path.write_bytes(b"half")
-    raise RuntimeError("[enforce fail at inline_container.cc:664] . \n unexpected pos 64 vs 0")
-
-
 @pytest.mark.parametrize(
-    ("module", "name", "failure"),
+    ("module", "name"),
     [
-        (checkpoint, "save_file", no_space),
-        (checkpoint, "save_file", no_space_of_safetensors),
-        (torch, "save", no_space_of_torch),
-        (checkpoint.Path, "write_text", no_space),
-        (checkpoint.tempfile, "mkdtemp", no_space),
-        (checkpoint.os, "rename", no_space),
+        (checkpoint, "save_file"), (checkpoint.Path, "write_text"),
+        (checkpoint.tempfile, "mkdtemp"), (checkpoint.os, "rename"),
     ],
-    ids=["weights", "safetensors", "training", "json", "folder", "rename"],
-)
+    ids=["weights", "json", "folder", "rename"],
+)  # fmt: skip
 @pytest.mark.parametrize("there", [True, False])
-def test_a_full_disk_leaves_the_old_checkpoint(
-    tmp_path, monkeypatch, module, name, failure, there
-):
+def test_a_full_disk_leaves_the_old_checkpoint(tmp_path, monkeypatch, module, name, there):
     if there:
         save(tmp_path / "run", mlp())
     before = contents(tmp_path)
     with monkeypatch.context() as patch:
-        patch.setattr(module, name, failure)
+        patch.setattr(module, name, no_space)
         with pytest.raises(OSError) as caught:
             save(tmp_path / "run", mlp(5), training={"step": 1})
     assert "\n" not in str(caught.value)
@@ -623,7 +596,7 @@ def test_a_crash_between_the_two_renames_is_recovered(tmp_path, monkeypatch, cal
     equal(load(path), mlp())
 
 
-def test_saving_after_such_a_crash_loses_nothing(tmp_path, monkeypatch):
+def test_after_a_crash_nothing_is_lost(tmp_path, monkeypatch):
     path = save(tmp_path / "run", mlp())
     (path / "report.html").write_text("kept")
     crash_between_the_renames(path, mlp(5), monkeypatch)
@@ -631,9 +604,6 @@ def test_saving_after_such_a_crash_loses_nothing(tmp_path, monkeypatch):
     equal(load(path), mlp(6))
     assert (path / "report.html").read_text() == "kept"
     assert [item.name for item in tmp_path.iterdir()] == ["run"]
-
-
-def test_a_crash_before_the_old_one_was_deleted(tmp_path, monkeypatch):
     path = save(tmp_path / "run", mlp())
     with monkeypatch.context() as patch:
         patch.setattr(checkpoint.shutil, "rmtree", lambda *_, **__: None)

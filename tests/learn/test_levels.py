@@ -8,20 +8,10 @@ from support import close, z_score
 
 import gradlogp as glp
 from gradlogp.core import Injected
-from gradlogp.learn.objectives import (
-    implicit,
-    multilevel,
-    sliced,
-    sliced_vr,
-)
+from gradlogp.learn.objectives import implicit, multilevel, sliced, sliced_vr
 from gradlogp.learn.objectives.levels import noised
 from gradlogp.learn.objectives.weights import likelihood, sigma2, unweighted
-from gradlogp.noise.schedules import (
-    DDPM,
-    VE,
-    VP,
-    Levels,
-)
+from gradlogp.noise.schedules import DDPM, VE, VP, Levels
 
 LAW = glp.GaussianMixture(
     [0.3, 0.7],
@@ -38,7 +28,7 @@ SCHEDULES = [VE(0.1, 5.0), VP(), DDPM([0.02] * 50), Levels([3.0, 1.0, 0.3])]
 
 
 def wrong(schedule):
-    """A score that is none of any law at hand, and depends on the time of each sample."""
+    """The score of no law at hand, and depends on the time of each sample."""
     f = lambda x, t: torch.sin(x) * (1 + t.reshape(-1, 1)) - 0.4 * x.roll(1, 1)
     return glp.as_score(f, "score", schedule)
 

@@ -120,12 +120,11 @@ MUTANTS = (
         "M7: a step size from the whole batch",
         "diffusion/transitions/annealed.py", "return level.sigma * state.x",
         "return level.sigma * state.x * float(1 + 0.01 * x.mean().tanh())",
-        "diffusion/test_evolve.py::test_a_sample_does_not_feel_its_batch_mates",
+        "diffusion/test_transition_facts.py::test_samples_depend_neither_on_chunks_nor_on_batch_mates",
     ),
     Mutant(
         "M8: the divergence at the wrong time",
-        "diffusion/likelihood.py",
-        "k4, l4 = field(y + h * k3, s)", "k4, l4 = field(y + h * k3, t)",
+        "diffusion/transitions/flow.py", "k4 = f(y + h * k3, s)", "k4 = f(y + h * k3, t)",
         "diffusion/test_likelihood.py::test_fourth_order",
     ),
     Mutant(
@@ -142,7 +141,7 @@ MUTANTS = (
     Mutant(
         "M12: samples come from the raw weights",
         "learn/training.py", "self.model.load_state_dict(self.averaged.module.state_dict())", "pass",
-        "learn/test_fit.py::test_samples_come_from_the_averaged_weights",
+        "learn/test_fit.py::test_model_holds_the_hand_run_average_however_training_ends",
     ),
     Mutant(
         "X: the average does not warm up",
@@ -157,7 +156,7 @@ MUTANTS = (
     Mutant(
         "M14: a likelihood without the Jacobian of the scaler",
         "diffusion/likelihood.py",
-        "gain.to(x) + score.coordinates.log_det(x[part])", "gain.to(x)",
+        "gain + score.coordinates.log_det(x[part])", "gain",
         "interfaces/test_pipeline.py::test_log_likelihood_is_in_data_units",
     ),
     Mutant(
@@ -170,7 +169,7 @@ MUTANTS = (
         "X: Heun without its corrector",
         "diffusion/transitions/flow.py", "(sigma_s - sigma_t) * (eps + eps_s) / 2",
         "(sigma_s - sigma_t) * eps",
-        "diffusion/test_transitions.py::test_order_of_convergence_on_a_gaussian",
+        "diffusion/test_transition_facts.py::test_order_of_the_path",
     ),
     Mutant(
         "X: the posterior covariance forgets the spread of the means",
@@ -466,7 +465,7 @@ MUTANTS = (
         "diffusion/transitions/reverse.py",
         "more = self.eta**2",
         "more = self.eta",
-        "diffusion/test_solvers.py::test_weak_order_of_the_law_on_a_gaussian",
+        "diffusion/test_transition_facts.py::test_order_of_the_law",
     ),
     Mutant(
         "X: Euler–Maruyama with the drift of the flow",
@@ -557,7 +556,7 @@ MUTANTS = (
         "scores/foreign.py",
         "number = t * self.n - 1",
         "number = t * self.n",
-        "scores/test_foreign.py::test_what_an_epsilon_network_is_told",
+        "scores/test_foreign.py::test_what_an_epsilon_network_is_given",
     ),
     Mutant(
         "X: a foreign score is divided by σ²",
@@ -585,7 +584,7 @@ MUTANTS = (
         "inverse/steps.py",
         "norm = sum_event(r.square()).sqrt()",
         "norm = sum_event(r.square()).sum().sqrt().expand(len(r))",
-        "inverse/test_inverse.py::test_dps_step_is_a_step_and_the_gradient_of_a_norm",
+        "inverse/test_units.py::test_dps_is_the_gradient_in_data_units",
     ),
     Mutant(
         "X: conjugate gradients share a step size",
@@ -599,21 +598,21 @@ MUTANTS = (
         "inverse/denoised.py",
         "self.sigma**2 / self.alpha * self",
         "self.sigma / self.alpha * self",
-        "inverse/test_inverse.py::test_moment_matching_is_exact_on_a_gaussian",
+        "inverse/test_units.py::test_moment_matching_is_the_posterior_in_data_units",
     ),
     Mutant(
         "X: the guidance has the wrong sign",
         "inverse/denoised.py",
         "self.pull_back(v) - self.eps",
         "-self.pull_back(v) - self.eps",
-        "inverse/test_inverse.py::test_dps_is_the_gradient_through_the_denoiser",
+        "inverse/test_units.py::test_dps_is_the_gradient_in_data_units",
     ),
     Mutant(
         "X: r² forgets the variance of the data",
         "inverse/guidance.py",
         "r2 = sigma**2 * v / (alpha**2 * v + sigma**2)",
         "r2 = sigma**2 / (alpha**2 + sigma**2)",
-        "inverse/test_inverse.py::test_pigdm_is_exact_on_isotropic_data",
+        "inverse/test_units.py::test_pigdm_is_the_posterior_in_data_units",
     ),
     Mutant(
         "X: a standard deviation taken for a variance",
@@ -1047,8 +1046,8 @@ MUTANTS = (
     Mutant(
         "X: rows of a condition do not follow their samples",
         "scores/conditioned.py",
-        "return ConditionedScore(self.model, self.condition[index])",
-        "return ConditionedScore(self.model, self.condition[: len(self.condition[index])])",
+        "return ConditionedScore(self.score, self.condition[index])",
+        "return ConditionedScore(self.score, self.condition[: len(self.condition[index])])",
         "scores/test_conditioned.py::test_chunks_are_the_whole",
     ),
     Mutant(

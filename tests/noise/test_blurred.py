@@ -2,11 +2,11 @@
 
 import pytest
 import torch
-from support import close
+from support import close, every_schedule
 
 from gradlogp import ExactScore, Gaussian, GaussianMixture, ScoreModel, blurred
 from gradlogp.noise import AffineCoordinates, noise_range, perturb
-from gradlogp.noise.schedules import DDPM, EDM, VE, VP, Cosine, Levels, Rectified, SubVP
+from gradlogp.noise.schedules import VE, VP
 
 MEAN = torch.tensor([300.0, -0.04, 7.0], dtype=torch.float64)
 SCALE = torch.tensor([50.0, 0.002, 1.5], dtype=torch.float64)
@@ -14,11 +14,6 @@ CORRELATION = torch.tensor(
     [[1.0, 0.6, -0.3], [0.6, 1.0, 0.2], [-0.3, 0.2, 1.0]], dtype=torch.float64
 )
 LAW = Gaussian(MEAN, SCALE[:, None] * CORRELATION * SCALE)
-SCHEDULES = [
-    VE(0.01, 30.0), EDM(), VP(), SubVP(), Cosine(), Rectified(), DDPM([0.02] * 200),
-    Levels([8, 1, 0.1]),
-]  # fmt: skip
-every_schedule = pytest.mark.parametrize("schedule", SCHEDULES, ids=lambda s: type(s).__name__)
 
 
 class InUnits(ExactScore):

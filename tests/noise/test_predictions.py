@@ -6,49 +6,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support import MIXTURE, close, every_schedule
 
-from gradlogp.distributions.analytic import Gaussian, GaussianMixture
-from gradlogp.noise.predictions import (
-    KINDS,
-    from_prediction,
-    predict,
-    to_prediction,
-)
-from gradlogp.noise.schedules import (
-    DDPM,
-    VE,
-    VP,
-    Cosine,
-    Levels,
-    Rectified,
-    SubVP,
-)
+from gradlogp.noise.predictions import KINDS, from_prediction, predict, to_prediction
+from gradlogp.noise.schedules import VP, Rectified
 from gradlogp.noise.tweedie import tweedie
 from gradlogp.scores.adapt import as_score
 from gradlogp.scores.exact import ExactScore
-
-SCHEDULES = [
-    VE(0.1, 30.0),
-    VP(),
-    SubVP(),
-    Cosine(),
-    Rectified(),
-    DDPM([0.05, 0.1, 0.2, 0.3, 0.4]),
-    Levels([20.0, 5.0, 1.0, 0.1]),
-]
-every_schedule = pytest.mark.parametrize("schedule", SCHEDULES, ids=lambda s: type(s).__name__)
-
-
-def close(actual, expected, rtol=1e-10, atol=1e-10):
-    torch.testing.assert_close(actual, expected, rtol=rtol, atol=atol)
-
-
-def mixture():
-    return GaussianMixture(
-        [0.3, 0.7],
-        [[-1.5, 0.5], [1.0, 0.2]],
-        [[[0.5, 0.2], [0.2, 0.4]], [[0.3, -0.1], [-0.1, 0.6]]],
-    )
 
 
 def pair(g, *shape):
@@ -189,7 +153,7 @@ def test_refuses_bad_arguments():
 @every_schedule
 @pytest.mark.parametrize("t", [0.05, 0.5, 0.9, 1.0])
 def test_predict_is_the_posterior_mean(schedule, t, generator):
-    law, t = mixture(), torch.tensor(t)
+    law, t = MIXTURE, torch.tensor(t)
     alpha, sigma = schedule(t)
     x = alpha * law.sample(6, generator=generator) + sigma * torch.randn(6, 2, generator=generator)
     x0, eps = predict(ExactScore(law, schedule), x, t)
@@ -200,7 +164,7 @@ def test_predict_is_the_posterior_mean(schedule, t, generator):
 
 
 def test_predict_with_a_time_per_sample_up_to_where_alpha_is_zero(generator):
-    law, schedule = mixture(), Rectified()
+    law, schedule = MIXTURE, Rectified()
     x, t = torch.randn(3, 2, generator=generator), torch.tensor([0.2, 0.7, 1.0])
     x0, eps = predict(ExactScore(law, schedule), x, t)
     close(x0, law.posterior_mean(x, 1 - t, t))
@@ -244,20 +208,11 @@ def test_predict_refuses_a_plain_score_where_alpha_is_zero():
 
 
 def test_tweedie_with_coefficients_per_sample(generator):
-    law, x = mixture(), torch.randn(3, 2, generator=generator)
+    law, x = MIXTURE, torch.randn(3, 2, generator=generator)
     alpha, sigma = torch.tensor([1.0, 0.7, 0.3]), torch.tensor([0.4, 0.7, 1.5])
     mean, cov = tweedie(law.noised(alpha, sigma).score, x, alpha, sigma)
     close(mean, law.posterior_mean(x, alpha, sigma))
     close(cov, law.posterior_cov(x, alpha, sigma))
-
-
-def test_tweedie_on_events_that_are_no_vectors(generator):
-    A = torch.randn(6, 6, generator=generator)
-    law, x = Gaussian(torch.arange(6.0), A @ A.T), torch.randn(4, 2, 3, generator=generator)
-    noised = law.noised(0.8, 0.6)
-    mean, cov = tweedie(lambda y: noised.score(y.flatten(1)).reshape(y.shape), x, 0.8, 0.6)
-    close(mean.flatten(1), law.posterior_mean(x.flatten(1), 0.8, 0.6))
-    close(cov, law.posterior_cov(x.flatten(1), 0.8, 0.6))
 
 
 @pytest.mark.usefixtures("as_user")

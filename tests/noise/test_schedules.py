@@ -8,6 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support import close
 from torch.func import jvp
 
 from gradlogp.core import Schedule
@@ -31,10 +32,6 @@ ALL = [VE(), EDM(), VP(), SubVP(), Cosine(), Rectified(), DDPM(BETAS), Levels(SI
 NAMES = [type(s).__name__ for s in ALL]
 every_schedule = pytest.mark.parametrize("schedule", ALL, ids=NAMES)
 INSIDE = torch.linspace(0.013, 0.987, 30, dtype=torch.float64)  # off the knots of both ladders
-
-
-def close(actual, expected, rtol=1e-10, atol=1e-10):
-    torch.testing.assert_close(actual, expected, rtol=rtol, atol=atol)
 
 
 def derivative(f, t):
@@ -180,15 +177,6 @@ def test_drift_and_diffusion_from_the_log_snr(schedule):
     for i in (0, 1):
         slope = (schedule(t + h)[i] - schedule(t - h)[i]) / (2 * h)
         close(rates[i], slope, rtol=1e-5, atol=1e-6)
-
-
-@pytest.mark.parametrize("schedule", [VP(), Cosine(), DDPM(BETAS)], ids=["VP", "Cosine", "DDPM"])
-def test_variance_preserving(schedule):
-    alpha, sigma = schedule(torch.linspace(0, 1, 41))
-    close(alpha**2 + sigma**2, torch.ones(41), rtol=1e-14, atol=1e-14)
-    # a negative control: sub-VP does not preserve the variance
-    alpha, sigma = SubVP()(torch.tensor(0.3))
-    assert abs(float(alpha**2 + sigma**2) - 1) > 0.1
 
 
 @every_schedule

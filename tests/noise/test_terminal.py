@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from support import close, z_score
+from support import clone, close, every_schedule, z_score
 from torch import nn
 
 from gradlogp import (
@@ -21,28 +21,9 @@ from gradlogp.diffusion import ProbabilityFlow
 from gradlogp.distributions import Classes
 from gradlogp.noise import terminal
 from gradlogp.noise.coordinates import AffineCoordinates
-from gradlogp.noise.schedules import (
-    DDPM,
-    EDM,
-    VE,
-    VP,
-    Cosine,
-    Levels,
-    Rectified,
-    SubVP,
-)
+from gradlogp.noise.schedules import DDPM, EDM, VE, VP, Cosine, Levels, Rectified, SubVP
 from gradlogp.noise.terminal import ExactTerminal, GaussianTerminal
 
-SCHEDULES = [
-    VE(0.05, 8.0),
-    VP(),
-    SubVP(),
-    Cosine(),
-    Rectified(),
-    Levels([4.0, 1.0, 0.2, 0.05]),
-    DDPM([0.02 * i for i in range(1, 21)]),
-]
-each = pytest.mark.parametrize("schedule", SCHEDULES, ids=lambda s: type(s).__name__)
 LAW = GaussianMixture([0.3, 0.7], torch.tensor([[-2.0, 0.5], [1.0, -1.0]]).double(), [0.3, 0.5])
 ONE = torch.ones((), dtype=torch.float64)
 M, V = torch.tensor([10.0, -3.0]).double(), torch.tensor([0.5, 4.0]).double()
@@ -53,11 +34,7 @@ def of_moments(schedule, mean=M, var=V, event_shape=(2,), score=lambda z, t: -z)
     return as_score(score, "score", schedule, moments=moments, event_shape=event_shape)
 
 
-def clone(generator):
-    return torch.Generator().set_state(generator.get_state())
-
-
-@each
+@every_schedule
 def test_a_known_law_is_the_one(schedule, generator):
     found, law = terminal(ExactScore(LAW, schedule)), LAW.noised(*schedule(ONE))
     assert isinstance(found, ExactTerminal)
@@ -69,7 +46,7 @@ def test_a_known_law_is_the_one(schedule, generator):
         found.sample(3, generator=Streams(0, 0, 3, 3))
 
 
-@each
+@every_schedule
 def test_the_law_of_moments(schedule, generator):
     """N(α_1 m, α_1² v + σ_1²), where α_1 is not 0."""
     found = terminal(of_moments(schedule))
@@ -93,7 +70,7 @@ def test_the_law_of_moments(schedule, generator):
             assert float((other - expected).abs().max()) > 0.02 * float(expected.max())
 
 
-@each
+@every_schedule
 def test_the_closed_form_of_kl_is_the_mean_of_the_estimator_of_an_exact_law(schedule, generator):
     """The same Gaussian as an exact law: one draw a sample, without bias."""
     law = Gaussian(torch.tensor([1.0, -0.5]).double(), torch.tensor([0.5, 2.0]).double())
@@ -200,7 +177,7 @@ def model_of_classes(schedule):
     network.model.append(model)
     inside = model._frame
 
-    def frame(z, t):  # the network is told λ alone, and this one needs t
+    def frame(z, t):  # the network is given λ alone, and this one needs t
         network.t = t
         return inside(z, t)
 

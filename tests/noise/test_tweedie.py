@@ -33,7 +33,7 @@ def test_exact_variance_is_the_diagonal(generator):
     assert float(found.standard_error.max()) == 0
 
 
-def test_probed_variance_is_unbiased_and_tells_its_error(generator):
+def test_probed_variance_is_unbiased_and_knows_its_error(generator):
     x = torch.randn(1, 3, generator=generator)
     C = MIXTURE.posterior_cov(x, 0.8, 0.6)[0]
     many = x.expand(4000, 3).clone()
@@ -44,8 +44,8 @@ def test_probed_variance_is_unbiased_and_tells_its_error(generator):
         assert abs(z_score(found.value[:, i], C[i, i])) < 4
         wrong = C[i].sum()  # what leaving out the second sign would estimate
         assert abs(z_score(found.value[:, i], wrong)) > 10
-        told, seen = found.standard_error[:, i].square().mean(), found.value[:, i].var()
-        assert abs(float(told / seen) - 1) < 0.1
+        stated, seen = found.standard_error[:, i].square().mean(), found.value[:, i].var()
+        assert abs(float(stated / seen) - 1) < 0.1
 
 
 def test_one_probe_has_an_unknown_error(generator):

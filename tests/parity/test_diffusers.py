@@ -10,20 +10,9 @@ import pytest
 import torch
 from support import close
 
-from gradlogp import (
-    ExactScore,
-    Gaussian,
-    GaussianMixture,
-    evolve,
-)
+from gradlogp import ExactScore, Gaussian, GaussianMixture, evolve
 from gradlogp.core import Injected
-from gradlogp.diffusion import (
-    DDIM,
-    AdaptiveFlow,
-    Ancestral,
-    DPMSolver,
-    ExponentialAB,
-)
+from gradlogp.diffusion import DDIM, AdaptiveFlow, Ancestral, DPMSolver, ExponentialAB
 from gradlogp.noise.schedules import EDM
 from gradlogp.scores.diffusers import from_diffusers
 

@@ -10,18 +10,8 @@ from support import close
 
 from gradlogp import ExactScore, GaussianMixture, evolve
 from gradlogp.core import Injected
-from gradlogp.diffusion import (
-    DDIM,
-    Ancestral,
-    DPMSolver,
-    ProbabilityFlow,
-)
-from gradlogp.noise.schedules import (
-    DDPM,
-    EDM,
-    VE,
-    VP,
-)
+from gradlogp.diffusion import DDIM, Ancestral, DPMSolver, ProbabilityFlow
+from gradlogp.noise.schedules import DDPM, EDM, VE, VP
 from gradlogp.scores import RescheduledScore
 from gradlogp.scores.foreign import from_k_diffusion, to_k_diffusion
 
@@ -63,7 +53,7 @@ def test_a_deterministic_sampler(sampler, transition, schedule, generator):
     expected = getattr(sampling, f"sample_{sampler}")(denoiser, x, levels(), disable=True)
     out = evolve(transition, ExactScore(LAW, edm), x, TIMES)
     close(out, expected, 1e-9)
-    moved = RescheduledScore(ExactScore(LAW, schedule))
+    moved = RescheduledScore(ExactScore(LAW, schedule), edm)
     close(evolve(transition, moved, x, TIMES), expected, 1e-9)
     other = evolve(DPMSolver(3), ExactScore(LAW, edm), x, TIMES)
     assert float((other - expected).abs().max()) > 1e-3  # a control
@@ -84,7 +74,7 @@ def test_the_ancestral_sampler(generator):
 
 
 def test_discrete_denoisers(generator):
-    """Their wrapper of a DDPM network as our score, told the steps between as they are."""
+    """Their wrapper of a DDPM network as our score, given the steps between as they are."""
     from importlib import import_module
 
     external = import_module("k_diffusion.external")

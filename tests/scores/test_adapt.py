@@ -2,24 +2,16 @@
 
 import pytest
 import torch
+from support import close
 from torch import nn
 
-from gradlogp import (
-    ExactScore,
-    GaussianMixture,
-    as_score,
-    objectives,
-)
+from gradlogp import ExactScore, GaussianMixture, as_score, objectives
 from gradlogp.core import NoisyScore
 from gradlogp.noise import Moments, terminal, to_prediction
 from gradlogp.noise.schedules import VE, VP, Rectified
 
 LAW = GaussianMixture([0.3, 0.7], [[-2.0, 0.5], [1.0, 0.0]], [0.4, 0.6])
 KINDS = ["score", "epsilon", "x0", "v", "velocity"]
-
-
-def close(actual, expected, tolerance=1e-10):
-    torch.testing.assert_close(actual, expected, rtol=tolerance, atol=tolerance)
 
 
 def oracle(kind, schedule):
@@ -75,7 +67,7 @@ def test_a_score_or_epsilon_at_the_end_without_signal(kind, generator):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_without_noise_the_state_is_the_answer(kind, generator):
-    """E[z_0 | z_0 = z] = z, also from what says nothing of ε there; of the score there is none."""
+    """E[z_0 | z_0 = z] = z, also from what says nothing of ε there; there is no score."""
     z = torch.randn(5, 2, generator=generator)
     network = lambda z, t: {"x0": z, "v": 0 * z}.get(kind, -z if kind == "velocity" else z)
     score = as_score(network, kind, VP())

@@ -4,12 +4,11 @@ import math
 
 import pytest
 import torch
-from support import close
+from support import close, seeded
 from torch import nn
 
 from gradlogp import (
     MLP,
-    ExactScore,
     Gaussian,
     GaussianMixture,
     GuidedScore,
@@ -20,7 +19,7 @@ from gradlogp import (
     log_likelihood,
     time_grid,
 )
-from gradlogp.diffusion import Ancestral, ProbabilityFlow
+from gradlogp.diffusion import Ancestral
 from gradlogp.distributions.analytic.conditional import Classes, Joint
 from gradlogp.noise import AffineCoordinates
 from gradlogp.noise.schedules import VE, VP, Cosine
@@ -30,10 +29,6 @@ from gradlogp.scores.networks import NO_CLASS
 T = torch.tensor(0.4, dtype=torch.float64)
 KINDS = {"classes": 3, "vectors": (2,), "sequences": (2, 5), "images": (1, 4, 4)}
 every_kind = pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS.keys())
-
-
-def seeded(seed=0):
-    return torch.Generator().manual_seed(seed)
 
 
 def values(kind, n, g):
@@ -286,7 +281,6 @@ MIXED = GaussianMixture(
     torch.stack([0.5 * TWO.cov, 0.7 * TWO.cov]),
 )
 JOINTS = {"gaussian": Joint(TWO, 2), "mixture": Joint(MIXED, 2)}
-every_joint = pytest.mark.parametrize("joint", JOINTS.values(), ids=JOINTS.keys())
 SCHEDULES = [VP(), VE(0.05, 30.0), Cosine()]
 every_schedule = pytest.mark.parametrize("schedule", SCHEDULES, ids=lambda s: type(s).__name__)
 
@@ -392,24 +386,6 @@ def test_forward_and_denoise_are_the_closed_forms(name, schedule, generator):
 
 
 @every_case
-def test_evolve_is_that_of_the_exact_conditional_score(name, generator):
-    """The same flow from the same states, in model coordinates, ended in the units of the data."""
-    model, _, y, law = case(name, VP(), generator)
-    shift, scale = model.coordinates.shift, model.coordinates.scale
-    exact = ExactScore(in_model_units(law, shift, scale), VP())
-    start = torch.randn(5, 2, generator=generator)
-    times = time_grid(VP(), 8)
-    for transition in (ProbabilityFlow(2), Ancestral()):
-        ours, theirs = (
-            evolve(transition, score, start, times, generator=seeded(3))
-            for score in (model.given(y), exact)
-        )
-        torch.testing.assert_close(ours, shift + scale * theirs, rtol=1e-8, atol=1e-8)
-    chunked = evolve(transition, model.given(y), start, times, generator=seeded(3), chunk_size=2)
-    close(chunked, ours, 1e-10)
-
-
-@every_case
 def test_log_likelihood_is_the_conditional_density(name, generator):
     """log p(x | y) in the units of the data: that of the law blurred by the noise at t_min."""
     schedule = VP(0.1, 40.0)  # a start in moments is then that of the law to 1e-8
@@ -425,28 +401,6 @@ def test_log_likelihood_is_the_conditional_density(name, generator):
     close(found.log_prob, expected, 1e-6)
     swapped = log_likelihood(model.given(y.roll(1, 0)), x, tolerance=1e-2)
     assert (swapped.log_prob - expected).abs().max() > 0.1
-
-
-@every_joint
-def test_the_exact_score_given_y_is_that_of_the_conditional(joint, generator):
-    """∇_x log p(x, y) of the joint law, at every level of the noise on x alone."""
-    law = TWO if joint is JOINTS["gaussian"] else MIXED
-    xy = law.sample(4, generator=generator)
-    score = ExactScore(joint, VP()).given(xy[:, 2:])
-    joint_score = law.score(xy)[:, :2]
-    close(score.density.score(xy[:, :2]), joint_score, 1e-9)
-    t = torch.tensor([0.1, 0.5, 0.9, 0.3])
-    alpha, sigma = VP()(t)
-    z = torch.randn(4, 2, generator=generator)
-    for i in range(4):
-        A = torch.diag(torch.cat([alpha[i].expand(2), torch.ones(2)]))
-        Q = torch.diag(torch.cat([(sigma[i] ** 2).expand(2), torch.zeros(2)]))
-        means, covs = (law.mean[None], law.cov[None]) if law is TWO else (law.means, law.covs)
-        weights = torch.ones(1) if law is TWO else law.weights
-        noised = GaussianMixture(weights, means @ A, A @ covs @ A + Q)
-        point = torch.cat([z[i], xy[i, 2:]])[None]
-        close(score(z, t)[i], noised.score(point)[0, :2], 1e-8)
-    assert score.rows(slice(1, 3)).n_rows == 2
 
 
 # ---------------------------------------------------------------------------- trained

@@ -4,19 +4,10 @@ import pytest
 import torch
 from support import close
 
-from gradlogp import (
-    ExactScore,
-    Gaussian,
-    GaussianMixture,
-    ScoreModel,
-    as_score,
-    evolve,
-    time_grid,
-)
+from gradlogp import ExactScore, Gaussian, GaussianMixture, ScoreModel, as_score
 from gradlogp.core import NoisyScore
-from gradlogp.diffusion import ProbabilityFlow
 from gradlogp.distributions.analytic.conditional import Joint
-from gradlogp.noise import AffineCoordinates, terminal
+from gradlogp.noise import AffineCoordinates
 from gradlogp.noise.schedules import VE, VP, Rectified
 from gradlogp.scores.guided import GuidedScore
 from gradlogp.scores.rescheduled import RescheduledScore
@@ -77,43 +68,6 @@ def test_interval(generator):
     for time in t:
         limited(x, time)
     assert len(asked) == 2
-
-
-def test_two_gaussians_guide_to_a_gaussian(generator):
-    """N(m, v) over N(0, u): precision (1 + w)/v − w/u at every level, and samples beyond m."""
-    w, m, v, u = 1.5, 1.0, 0.2, 1.2
-    given, free = (ExactScore(law, VP()) for law in (Gaussian([m], v), Gaussian([0.0], u)))
-    alpha, sigma = VP()(T)
-    x = torch.linspace(-2, 2, 5).unsqueeze(1)
-    v_t, u_t = alpha**2 * v + sigma**2, alpha**2 * u + sigma**2
-    P = (1 + w) / v_t - w / u_t
-    mean = (1 + w) * alpha * m / v_t / P
-    close(GuidedScore(given, free, w)(x, T), -P * (x - mean), 1e-10)
-    start, ends = terminal(free).sample(400, generator=generator), {}
-    for weight in (0.0, w):
-        score = GuidedScore(given, free, weight)
-        ends[weight] = evolve(ProbabilityFlow(), score, start, time_grid(VP(), 20))
-    assert float(ends[w].mean()) > float(ends[0.0].mean()) + 0.1
-    assert float(ends[w].var()) < 0.8 * float(ends[0.0].var())
-
-
-def test_classes_of_one_model(generator):
-    """Two classes of one conditional model, the last one standing for none."""
-
-    class Labelled(torch.nn.Module):
-        event_shape, condition = torch.Size([2]), 6
-
-        def forward(self, x, c, condition):
-            return x * condition.unsqueeze(1)
-
-    model = ScoreModel(Labelled(), VP(), predicts="score")
-    x, none = torch.randn(3, 2, generator=generator), torch.full((3,), 5)
-    labels = torch.tensor([0, 1, 2])
-    guided = GuidedScore(model.given(labels), model.given(none), 0.5)
-    expected = (1.5 * labels - 0.5 * 5).unsqueeze(
-        1
-    ) * x  # the score's frame is that of data N(0, 1)
-    close(guided(x, T), expected, 1e-9)
 
 
 def short(schedule):

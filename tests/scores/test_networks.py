@@ -4,14 +4,10 @@ import json
 
 import pytest
 import torch
+from support import seeded
 
-from gradlogp.scores.networks import (
-    MLP,
-    NO_CLASS,
-    UNet,
-    drop,
-)
-from gradlogp.scores.networks.embeddings import Conditioning, Fourier
+from gradlogp.scores.networks import MLP, NO_CLASS, UNet, drop
+from gradlogp.scores.networks.embeddings import Fourier
 
 MAKE = {
     "mlp": lambda **k: MLP(5, width=16, depth=2, **k),
@@ -26,10 +22,6 @@ every_network = pytest.mark.parametrize("make", MAKE.values(), ids=MAKE.keys())
 IMAGE = "image"  # two channels of the height and width of what the network works on
 CONDITIONS = [None, 4, (3,), (5, 7), (2, 3, 4), IMAGE]
 every_condition = pytest.mark.parametrize("condition", CONDITIONS, ids=str)
-
-
-def seeded(seed=0):
-    return torch.Generator().manual_seed(seed)
 
 
 def awake(network, seed=1):
@@ -137,23 +129,6 @@ def test_every_parameter_is_trained(make, condition, generator):
     for name, p in network.named_parameters():
         assert p.grad is not None, name
         assert p.grad.abs().max() > 0, name
-
-
-@pytest.mark.usefixtures("as_user")
-@pytest.mark.parametrize("name", ["mlp", "unet-patches"])
-@every_condition
-def test_compiled_and_exported_it_is_the_same(name, condition, generator):
-    """As one graph: nothing in it depends on the numbers."""
-    torch._dynamo.reset()  # it counts what was compiled of all networks together
-    network = conditional(MAKE[name], condition, generator)
-    given = inputs(network, 3, generator)
-    out = network(*given)
-    whole = torch.compile(network, fullgraph=True, backend="eager")
-    torch.testing.assert_close(whole(*given), out, rtol=1e-12, atol=1e-12)
-    exported = torch.export.export(network, given).module()
-    torch.testing.assert_close(exported(*given), out, rtol=1e-12, atol=1e-12)
-    others = inputs(network, 3, generator)
-    torch.testing.assert_close(exported(*others), network(*others), rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize("patch", [1, 2])
@@ -264,17 +239,6 @@ def test_conditions_are_dropped_independently_with_the_probability_asked_for(gen
         again = torch.Generator()
         again.set_state(state)
         assert torch.equal(gone, torch.rand(n, dtype=torch.float64, generator=again) < p)
-
-
-def test_conditioning_adds_the_embedding_of_the_label(generator):
-    conditioning = Conditioning(8, 2)
-    c = torch.randn(2, generator=generator)
-    off = conditioning.label.weight.detach().clone()
-    conditioning.label.weight.data.zero_()
-    plain = conditioning.noise(conditioning.fourier(c))
-    conditioning.label.weight.data.copy_(off)
-    expected = torch.nn.functional.silu(plain + off[[1, 0]])
-    torch.testing.assert_close(conditioning(c, torch.tensor([1, 0])), expected)
 
 
 @pytest.mark.usefixtures("as_user")

@@ -1,18 +1,10 @@
-r"""Log-likelihood by the probability-flow ODE.
-
-Along dx/dt = v(x, t) = α' x̂_0 + σ' ε̂ the density changes by d log p_t(x_t)/dt = −div v, so
-
-    log p_{t_min}(x) = log p_1(x_1) + ∫_{t_min}^1 div v(x_t, t) dt.
-
-What is returned is the density at t_min, whose noise σ(t_min) is part of the model: for data it
-is that of a distribution blurred by σ/α (t_min = 1e-3 under VP: 0.01).
-"""
+r"""Log-likelihood by the probability-flow ODE, and bits of integer data."""
 
 from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal, NamedTuple
 
@@ -23,20 +15,13 @@ from torch import Tensor
 from ..calculus.ode import integrate
 from ..calculus.reverse import Probe, hutchinson_trace, jacobian_trace
 from ..calculus.reverse import probe as draw_probe
-from ..core import (
-    Generator,
-    NoisyScore,
-    Progress,
-    check_points,
-    chunks,
-    count_chunks,
-    rand_like,
-)
+from ..core import Generator, NoisyScore, Progress, check_points, chunks, count_chunks, rand_like
 from ..noise.blurred import encode
 from ..noise.grids import check_t_min, least_time, time_grid
 from ..noise.predictions import flow_velocity
 from ..noise.score_base import check_noisy_score
 from ..noise.terminal import terminal
+from .transitions.flow import runge_kutta
 
 
 class Likelihood(NamedTuple):
@@ -93,7 +78,7 @@ def dequantise(
         k: Integers 0 … levels − 1, of any dtype, `(B, *event)`.
         levels: How many values an entry can take.
         generator: Where u comes from.
-        like: A tensor of the wanted dtype; PyTorch's default where not given.
+        like: A tensor of the wanted dtype; PyTorch's default if None.
 
     Raises:
         ValueError: For values that are no integers in the range.
@@ -126,8 +111,9 @@ def log_likelihood(
 
     .. math:: \log p_{t_{min}}(z) = \log p_1(z_1) + \int_{t_{min}}^1 \nabla \cdot v(z_t, t)\, dt
 
-    with p_1 = `terminal(score)`, and log |det dz/dx| added for x in its own units. The law that is
-    claimed is that at t_min, in the coordinates z_t: its noise is part of it.
+    with v = α' ẑ_0 + σ' ε̂ and p_1 = `terminal(score)`, and log |det dz/dx| added for x in its own
+    units. The law that is claimed is that at t_min: its noise is part of it, so that data are blurred
+    by σ/α there (0.01 under VP, t_min = 1e-3).
 
     By default to a tolerance, by the Dormand–Prince pair of order 5(4), every sample with steps of
     its own and an estimate of its solver's error. With `n_steps` by fourth-order Runge–Kutta on the
@@ -181,7 +167,8 @@ def log_likelihood(
             f"the flow has no finite velocity at t_min = {t_min:g} under {schedule}; choose t_min > 0"
         )
     n_chunks = count_chunks(len(x), chunk_size)
-    total, ends = n_chunks * (n_steps or 1), []
+    total, parts, errors = n_chunks * (n_steps or 1), [], []
+    nfe = 0 if n_steps is None else 4 * n_steps
     ticks = itertools.count(1)
 
     def tick() -> None:
@@ -194,18 +181,25 @@ def log_likelihood(
             probes = None
             if divergence == "hutchinson":
                 probes = torch.stack([draw_probe(probe, y, streams) for _ in range(n_probes)])
-            field = _Path(inside, probes)
-            if n_steps is not None:
-                end = _fixed(field, y, time_grid(schedule, n_steps + 1, t_min=t_min).flip(0), tick)
-            else:
-                end = _adaptive(field, y, t_min, tolerance)
+            path = _Path(inside, probes, y.shape[1:])
+            state = path.start(y)
+            if n_steps is None:
+                # what adds up over the steps is several times what one may leave
+                step = max(tolerance / 10, 16 * torch.finfo(y.dtype).eps)
+                found = integrate(path, state, t_min, 1.0, rtol=step, atol=step)
+                state, nfe = found.y, max(nfe, found.nfe)
+                errors.append(path.split(found.error)[1].mean(0))
                 tick()
-            gain = end.gain + terminal(inside).log_prob(end.x)
-            gain = gain.to(x) + score.coordinates.log_det(x[part])
-            ends.append(end._replace(gain=gain))
-    gains = torch.cat([end.gain for end in ends], 1)
-    error = torch.cat([end.error for end in ends]).to(gains)
-    nfe = max(end.nfe for end in ends)
+            else:
+                for t, s in pairwise(time_grid(schedule, n_steps + 1, t_min=t_min).flip(0)):
+                    state = runge_kutta(path, state, t, s)
+                    tick()
+                errors.append(torch.full_like(state[:, 0], torch.nan))
+            end, gain = path.split(state)
+            gain = (gain + terminal(inside).log_prob(end)).to(x)
+            parts.append(gain + score.coordinates.log_det(x[part]))
+    gains = torch.cat(parts, 1)
+    error = torch.cat(errors).to(gains)
     if not bool(gains.isfinite().all()):
         bad = int((~gains.isfinite()).any(0).sum())
         raise ArithmeticError(
@@ -218,60 +212,37 @@ def log_likelihood(
     return Likelihood(gains.mean(0), spread / math.sqrt(n_probes), nfe, error, t_min)
 
 
-class _End(NamedTuple):
-    """x at t = 1, the integral of the divergence `(n_probes or 1, B)`, its error `(B,)`."""
+@dataclass(frozen=True, eq=False)
+class _Path:
+    """The flow and its divergence together, as one state `(B, d + n)`, exact or by n fixed probes.
 
-    x: Tensor
-    gain: Tensor
-    error: Tensor
-    nfe: int
-
-
-class _Path(NamedTuple):
-    """The flow and its divergence, exact or by fixed probes."""
+    The divergence's integral comes after x, so that a solver with a tolerance meets it for both.
+    """
 
     score: NoisyScore
     probes: Tensor | None
+    event_shape: torch.Size
 
-    def __call__(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-        """Return dx/dt and its divergence, `(n_probes or 1, B)`."""
+    def start(self, x: Tensor) -> Tensor:
+        """Return the state at x, with nothing added up."""
+        n = 1 if self.probes is None else len(self.probes)
+        return torch.cat([x.flatten(1), x.new_zeros(len(x), n)], 1)
+
+    def split(self, state: Tensor) -> tuple[Tensor, Tensor]:
+        """Return x and what the divergence added up to, `(n, B)`."""
+        d = self.event_shape.numel()
+        return state[:, :d].reshape(-1, *self.event_shape), state[:, d:].mT
+
+    def __call__(self, state: Tensor, t: Tensor) -> Tensor:
+        """Return the rate of the state."""
 
         def field(y: Tensor) -> Tensor:
             return flow_velocity(self.score, y, t)
 
+        x, _ = self.split(state)
         if self.probes is None:
             value, trace = jacobian_trace(field, x)
-            return value, trace[None]
-        return hutchinson_trace(field, x, self.probes)
-
-
-def _fixed(field: _Path, y: Tensor, times: Tensor, tick: Callable[[], None]) -> _End:
-    """Classical Runge–Kutta on a grid."""
-    gain = y.new_zeros(1 if field.probes is None else len(field.probes), len(y))
-    for t, s in pairwise(times):
-        h = s - t
-        k1, l1 = field(y, t)
-        k2, l2 = field(y + 0.5 * h * k1, t + 0.5 * h)
-        k3, l3 = field(y + 0.5 * h * k2, t + 0.5 * h)
-        k4, l4 = field(y + h * k3, s)
-        y = y + h / 6 * (k1 + 2 * k2 + 2 * k3 + k4)
-        gain = gain + h / 6 * (l1 + 2 * l2 + 2 * l3 + l4)
-        tick()
-    return _End(y, gain, torch.full_like(gain[0], torch.nan), 4 * (len(times) - 1))
-
-
-def _adaptive(field: _Path, y: Tensor, t_min: float, tolerance: float) -> _End:
-    """Solve for x and the divergence's integral together, so that both meet the tolerance."""
-    d = y.shape[1:].numel()
-
-    def joint(state: Tensor, t: Tensor) -> Tensor:
-        value, traces = field(state[:, :d].reshape(y.shape), t)
+            traces = trace[None]
+        else:
+            value, traces = hutchinson_trace(field, x, self.probes)
         return torch.cat([value.flatten(1), traces.mT], 1)
-
-    n_gains = 1 if field.probes is None else len(field.probes)
-    start = torch.cat([y.flatten(1), y.new_zeros(len(y), n_gains)], 1)
-    # what adds up over the steps is several times what one may leave
-    step = max(tolerance / 10, 16 * torch.finfo(y.dtype).eps)
-    found = integrate(joint, start, t_min, 1.0, rtol=step, atol=step)
-    end, gain = found.y[:, :d].reshape(y.shape), found.y[:, d:].mT
-    return _End(end, gain, found.error[:, d:].mean(1), found.nfe)

@@ -2,20 +2,19 @@ r"""Posteriors that Langevin dynamics can sample: at every noise level, and at t
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from jaxtyping import Float
 from torch import Tensor
 
 from ..core import Density, NoisyScore, check_same_shape, per_sample
 from ..noise.blurred import noisy_log_prob
-from ..noise.score_base import check_noisy_score
-from ..noise.score_wrapper import ScoreWrapper
+from .guidance import ObservedScore
 from .observation import Observation, solve_isotropic
 
 
 @dataclass(frozen=True, eq=False)
-class AnnealedLikelihood(ScoreWrapper):
+class AnnealedLikelihood(ObservedScore):
     r"""The prior at every noise level with a likelihood of x_t itself, noised alike.
 
     .. math:: π_t(x) ∝ p_t(x)\, N(y; A x/α,\; R + \tfrac{σ^2}{α^2} A A^\top)
@@ -47,24 +46,13 @@ class AnnealedLikelihood(ScoreWrapper):
     observation: Observation
 
     def __post_init__(self) -> None:
-        check_noisy_score(self.score)
+        super().__post_init__()
         _ = self.observation.linear
-
-    @property
-    def pooled(self) -> bool:  # type: ignore[override]
-        """That of the prior: Langevin steps lead from its law at t = 1 to π_1."""
-        return getattr(self.score, "pooled", False)
-
-    @property
-    def n_rows(self) -> int | None:
-        """The rows of the observation, or of the condition of the score inside."""
-        inside = getattr(self.score, "n_rows", None)
-        return inside if len(self.observation.y) == 1 else len(self.observation.y)
 
     def _direction(self, z: Tensor, t: Tensor) -> tuple[Tensor, Tensor, Observation]:
         """Return α y − A z, (α² R + σ² A Aᵀ)⁻¹ of it, and what was seen of z."""
         alpha, sigma = self.schedule(t)
-        seen = self.observation.encoded(self.score.coordinates)
+        seen = self._seen
         y, shown = seen.rows(z), seen.linear.apply(z)
         check_same_shape(shown, y, "the operator")
         r = per_sample(alpha, y, "alpha") * y - shown
@@ -82,13 +70,6 @@ class AnnealedLikelihood(ScoreWrapper):
         """
         r, u, _ = self._direction(z, t)
         return noisy_log_prob(self.score, z, t) - 0.5 * (r * u).flatten(1).sum(1)
-
-    def _around(self, score: NoisyScore) -> NoisyScore:
-        return replace(self, score=score)
-
-    def rows(self, index: slice | Tensor) -> AnnealedLikelihood:
-        """Return the same for these rows of observations and conditions."""
-        return AnnealedLikelihood(self.score.rows(index), self.observation.take(index))
 
 
 @dataclass(frozen=True, eq=False)

@@ -17,27 +17,18 @@ from torch import Tensor
 
 from ..calculus.conjugate_gradients import Indefinite
 from ..core import NoisyScore
-from ..noise.score_base import check_noisy_score
-from ..noise.score_wrapper import ScoreWrapper
+from ..noise.score_base import ScoreWrapper, check_noisy_score
 from .denoised import Denoised, denoised, direction
 from .observation import Observation, solve_in_units, solve_isotropic
 
 
-class ObservedScore(ScoreWrapper, ABC):
-    """A noisy score given y: a method says where z_0 is thought to be, and what y adds to it.
-
-    Where α = 0 the state says nothing of z_0, and the method nothing of y: there it is the prior.
-    """
+class ObservedScore(ScoreWrapper):
+    """A noisy score around that of a prior, given an observation in the units of the data."""
 
     observation: Observation
-    pooled = True
 
     def __post_init__(self) -> None:
         check_noisy_score(self.score)
-
-    @abstractmethod
-    def _at(self, z: Tensor, t: Tensor) -> tuple[Denoised, Tensor]:
-        """Return what the prior says of z_0, and the direction in which y moves it."""
 
     @property
     def _seen(self) -> Observation:
@@ -49,6 +40,27 @@ class ObservedScore(ScoreWrapper, ABC):
         """The rows of the observation, or of the condition of the score inside."""
         inside = getattr(self.score, "n_rows", None)
         return inside if len(self.observation.y) == 1 else len(self.observation.y)
+
+    def _around(self, score: NoisyScore) -> NoisyScore:
+        return replace(self, score=score)  # type: ignore[type-var]
+
+    def rows(self, index: slice | Tensor) -> NoisyScore:  # type: ignore[override]
+        """Return the same for these rows of observations and conditions."""
+        inside = self.score.rows(index)
+        return replace(self, score=inside, observation=self.observation.take(index))  # type: ignore[type-var]
+
+
+class GuidedByDenoised(ObservedScore, ABC):
+    """A method says where z_0 is thought to be, and what y adds to it.
+
+    Where α = 0 the state says nothing of z_0, and the method nothing of y: there it is the prior.
+    """
+
+    pooled = True
+
+    @abstractmethod
+    def _at(self, z: Tensor, t: Tensor) -> tuple[Denoised, Tensor]:
+        """Return what the prior says of z_0, and the direction in which y moves it."""
 
     def _score(self, z: Tensor, t: Tensor) -> Tensor:
         if bool((self.schedule(t)[0] == 0).all()):
@@ -62,17 +74,9 @@ class ObservedScore(ScoreWrapper, ABC):
         at, v = self._at(z, t)
         return at.mean(v)
 
-    def _around(self, score: NoisyScore) -> NoisyScore:
-        return replace(self, score=score)  # type: ignore[type-var]
-
-    def rows(self, index: slice | Tensor) -> NoisyScore:  # type: ignore[override]
-        """Return the same for these rows of observations and conditions."""
-        inside = self.score.rows(index)
-        return replace(self, score=inside, observation=self.observation.take(index))  # type: ignore[type-var]
-
 
 @dataclass(frozen=True, eq=False)
-class DPS(ObservedScore):
+class DPS(GuidedByDenoised):
     r"""Diffusion posterior sampling, with the likelihood of the denoised x̂_0.
 
     .. math:: \nabla \log p(y | x_t) ≈ ζ\, \nabla_{x_t} \log N(y; A(\hat x_0(x_t)), R)
@@ -110,7 +114,7 @@ class DPS(ObservedScore):
 
 
 @dataclass(frozen=True, eq=False)
-class PiGDM(ObservedScore):
+class PiGDM(GuidedByDenoised):
     r"""Pseudo-inverse guidance: x_0 given x_t has covariance r_t² I.
 
     .. math::
@@ -162,7 +166,7 @@ class PiGDM(ObservedScore):
 
 
 @dataclass(frozen=True, eq=False)
-class MomentMatching(ObservedScore):
+class MomentMatching(GuidedByDenoised):
     r"""x_0 given x_t is a Gaussian with the mean and the covariance of Tweedie's formula.
 
     .. math::
@@ -184,7 +188,7 @@ class MomentMatching(ObservedScore):
     Arguments:
         score: The noisy score of the prior, differentiable in x.
         observation: What was seen, in the units of the data.
-        max_steps: Of conjugate gradients; as many as convergence takes where not given.
+        max_steps: Of conjugate gradients; by default as many as convergence takes.
         tol: Relative residual that ends them, as in `conjugate_gradients`, with every entry of y in
             units of its own.
         indefinite: What to do where R + A C Aᵀ is found not to be positive definite: "raise", or

@@ -34,12 +34,7 @@ from ..noise.predictions import KINDS
 from ..noise.schedules import SCHEDULES, from_config
 from ..scores.model import ScoreModel
 from ..scores.networks import MLP, UNet
-from .folders import (
-    one_line,
-    read_json,
-    recover,
-    replace,
-)
+from .folders import one_line, read_json, recover, replace
 
 FORMAT_VERSION = 2
 AVERAGES = "averages.safetensors"

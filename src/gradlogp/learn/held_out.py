@@ -25,34 +25,16 @@ def encoded(model: ScoreModel, x: Tensor) -> Tensor:
     return model.coordinates.encode(x).to(model.like)
 
 
-def losses(
-    objective: Objective,
-    model: ScoreModel,
-    z: Tensor,
-    condition: Tensor | None,
-    g: torch.Generator,
-) -> Tensor:
-    """Return the loss of each sample, `(B,)`; z and the condition as the network takes them."""
-    return objective(_conditioned(model, condition), z, generator=g)
-
-
-def _conditioned(model: ScoreModel, condition: Tensor | None) -> NoisyScore:
+def conditioned(model: ScoreModel, condition: Tensor | None) -> NoisyScore:
+    """Return the score of samples of these conditions, given as the network takes them."""
     return model if condition is None else ConditionedScore(model, condition)
 
 
 class Measurement:
     """What is measured of a model while it is trained, always on the same points and noise.
 
-    Arguments:
-        model: The model, for its coordinates.
-        objective: The loss of each sample.
-        data: What it learns from; looked at for the excess where nothing is held out.
-        condition: Its conditions.
-        held_out: Data to measure the loss on.
-        held_out_condition: Their conditions.
-        exact: The exact noisy score of the data's law, if known; of a conditional model one that
-            can be given the same conditions.
-        like: A tensor of the dtype and on the device of the model.
+    Arguments as in `fit`; without held-out data the excess is that of points learned from. `like` is
+    a tensor of the dtype and on the device of the model.
     """
 
     def __init__(
@@ -84,12 +66,11 @@ class Measurement:
         if self.z is None:
             return None, None
         g = torch.Generator(self.z.device).manual_seed(seed)
-        held_out = above = None
+        score, held_out, above = conditioned(model, self.condition), None, None
         if self.asked:
-            held_out = mean_and_error(losses(self.objective, model, self.z, self.condition, g))
+            held_out = mean_and_error(self.objective(score, self.z, generator=g))
         if self.exact is not None:
             t = draw_times(model.schedule, self.z.new_empty(len(self.z)), g)
-            score = _conditioned(model, self.condition)
             above = mean_and_error(excess(score, self.exact, self.z, t, generator=g))
         return held_out, above
 

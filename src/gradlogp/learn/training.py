@@ -26,7 +26,7 @@ from ..scores.networks import drop
 from . import checkpoint as ckpt
 from .averages import Average, accelerated
 from .batches import Batches, check_data, fingerprint, rows
-from .held_out import Measurement, Objective, encoded, losses
+from .held_out import Measurement, Objective, conditioned, encoded
 from .objectives import multilevel
 from .settings import TrainingSettings, ema_decay
 
@@ -250,7 +250,8 @@ class _Fit:
                 gone = drop(self.settings.condition_dropout, len(z), self.dropping).to(z.device)
                 condition = self.model.condition.drop(condition, gone)
         self.optimizer.zero_grad(set_to_none=True)
-        loss = losses(self.objective, self.working, z, condition, self.noise).mean()
+        score = conditioned(self.working, condition)
+        loss = self.objective(score, z, generator=self.noise).mean()
         loss.backward()
         norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.settings.clip)
         value = float(loss.detach())
@@ -270,10 +271,6 @@ class _Fit:
         self.whole, self.mark = True, None
         return value, float(norm)
 
-    def _check(self) -> tuple[Estimate | None, Estimate | None]:
-        """Measure the averaged weights, always on the same noise."""
-        return self.measure(self.averaged.module, self.check_seed)
-
     def steps(self) -> Iterator[Step]:
         """Yield a record after every step; save and hand over the averaged weights at the end."""
         self.model.train()
@@ -285,7 +282,7 @@ class _Fit:
                 last = self.step == self.settings.steps
                 held_out = above = None
                 if last or self.step % self.settings.check_interval == 0:
-                    held_out, above = self._check()
+                    held_out, above = self.measure(self.averaged.module, self.check_seed)
                     self.history[-1][2:] = [*(held_out or (None, None)), *(above or (None, None))]
                 self.seconds += time.perf_counter() - began
                 speed = self.step / self.seconds

@@ -3,10 +3,6 @@ r"""Noise levels chosen from the data, after the techniques of NCSNv2.
 The largest level σ_1 lets a sample cross from any point of the data to any other; neighbouring levels
 overlap; the smallest is below the spacing of the data; the steps at a level end where the next
 level wants to begin.
-
-References:
-    | Improved Techniques for Training Score-Based Generative Models (Song & Ermon, 2020)
-    | https://arxiv.org/abs/2006.09011
 """
 
 from __future__ import annotations
@@ -106,14 +102,14 @@ def noise_levels(
 
     Arguments:
         x: Data `(N, *event)`, in the coordinates in which noise is added.
-        sigma_min: The smallest level; half the median nearest-neighbour distance a coordinate
-            where not given.
-        sigma_max: The largest level; the largest pairwise distance where not given.
+        sigma_min: The smallest level; by default half the median nearest-neighbour distance a
+            coordinate.
+        sigma_max: The largest level; by default the largest pairwise distance.
         wanted_overlap: Overlap C of neighbouring levels.
         n_steps: Langevin steps a level.
         quantile: Quantile of the pairwise distances instead of their maximum.
         max_points: Points looked at.
-        tell: Told what was chosen and why; None for silence.
+        tell: Called with what was chosen and why; None for silence.
         generator: Where the subsample comes from.
 
     Raises:

@@ -91,7 +91,7 @@ def from_prediction(
 
     Raises:
         ValueError: If the prediction does not determine the pair: a score or ε at α = 0, an x_0
-            at σ = 0; or for a shape or kind that is none.
+            at σ = 0; or for a wrong shape or an unknown kind.
 
     References:
         | Progressive Distillation for Fast Sampling of Diffusion Models (Salimans & Ho, 2022)
@@ -111,7 +111,7 @@ def to_prediction(
     """Return the prediction of `kind` that stands for (x_0, ε): the inverse of `from_prediction`.
 
     Raises:
-        ValueError: For the score at σ = 0, where there is none; or for a shape or kind that is none.
+        ValueError: For the score at σ = 0, where there is none; for a wrong shape or an unknown kind.
     """
     _check_kind(kind)
     check_same_shape(x0, eps, "x0")

@@ -1,7 +1,8 @@
-"""The base of every noisy score: what is checked once, and what a wrapper hands on."""
+"""The base of every noisy score, which checks once, and of a score around a score."""
 
 from __future__ import annotations
 
+from operator import attrgetter
 from typing import TypeVar
 
 import torch
@@ -109,6 +110,38 @@ class ScoreBase:
     def rows(self: Self, index: slice | Tensor) -> Self:
         """Return the same for these rows of a batch; itself where nothing is per row."""
         return self
+
+
+class ScoreWrapper(ScoreBase):
+    """A noisy score around another, `self.score`, that hands on all it does not change."""
+
+    score: NoisyScore
+    schedule = property(attrgetter("score.schedule"))
+    event_shape = property(attrgetter("score.event_shape"))
+    coordinates = property(attrgetter("score.coordinates"))
+    moments = property(attrgetter("score.moments"))
+    # what the base adds to the protocol, as it is for a score of another make
+    pooled = property(lambda self: getattr(self.score, "pooled", False))
+    fixed_dtype = property(lambda self: getattr(self.score, "fixed_dtype", False))
+    like = property(lambda self: getattr(self.score, "like", torch.empty(0)))
+    n_rows = property(lambda self: getattr(self.score, "n_rows", None))
+
+    def _around(self, score: NoisyScore) -> NoisyScore:
+        """Return the same wrapper around another score."""
+        raise NotImplementedError
+
+    def given(self, condition: Tensor | int) -> NoisyScore:
+        """Return the same around the conditional score."""
+        return self._around(self.score.given(condition))
+
+    def unconditional(self) -> NoisyScore:
+        """Return the same around the score without its condition."""
+        return self._around(self.score.unconditional())  # type: ignore[attr-defined]
+
+    def rows(self, index: slice | Tensor) -> NoisyScore:  # type: ignore[override]
+        """Return the same around these rows of the score inside."""
+        inside = self.score.rows(index)
+        return self if inside is self.score else self._around(inside)
 
 
 def refuse_no_noise(schedule: Schedule, t: Tensor) -> None:

@@ -12,13 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..calculus.reverse import jacobian, jacobian_product, probe
-from ..core import (
-    Generator,
-    ScoreFn,
-    check_batch,
-    check_same_shape,
-    per_sample,
-)
+from ..core import Generator, ScoreFn, check_batch, check_same_shape, per_sample
 from .predictions import from_prediction
 
 
@@ -114,7 +108,7 @@ def tweedie_variance(
 
     .. math:: \mathrm{diag}\, C = E[v ⊙ C v], \quad v \text{ of independent random signs}
 
-    Exact by d vector-Jacobian products where `n_probes` is not given. An estimate can be negative
+    Exact by d vector-Jacobian products by default. An estimate can be negative
     where its error is large.
 
     Arguments:

@@ -8,9 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..core import Coordinates, Moments, Schedule
 from ..noise.coordinates import AffineCoordinates, Data, as_tensor
-from ..noise.score_base import ScoreBase
+from ..noise.score_base import ScoreWrapper
 from .networks import NO_CLASS
 
 NULL = 4.0
@@ -139,8 +138,10 @@ class Condition(nn.Module):
             )
 
 
-class ConditionedScore(ScoreBase):
+class ConditionedScore(ScoreWrapper):
     """A conditional model with its condition fixed: a plain noisy score again.
+
+    Its moments are those of all conditions together.
 
     Arguments:
         model: A `ScoreModel` or `ForeignScore`.
@@ -149,42 +150,13 @@ class ConditionedScore(ScoreBase):
     """
 
     def __init__(self, model: Any, condition: Tensor | None) -> None:
-        self.model, self.condition = model, condition
-
-    @property
-    def schedule(self) -> Schedule:  # type: ignore[override]
-        """That of the model."""
-        return self.model.schedule
-
-    @property
-    def event_shape(self) -> torch.Size | None:  # type: ignore[override]
-        """That of the model."""
-        return self.model.event_shape
-
-    @property
-    def coordinates(self) -> Coordinates:  # type: ignore[override]
-        """Those of the model."""
-        return self.model.coordinates
-
-    @property
-    def moments(self) -> Moments | None:  # type: ignore[override]
-        """Those of all conditions together."""
-        return self.model.moments
+        self.score: Any = model
+        self.condition = condition
 
     @property
     def pooled(self) -> bool:  # type: ignore[override]
-        """Whether the moments are those of all conditions together, and a condition is given."""
+        """Whether a condition is given, so that the moments are not its own."""
         return self.condition is not None
-
-    @property
-    def like(self) -> Tensor:
-        """That of the model."""
-        return self.model.like
-
-    @property
-    def fixed_dtype(self) -> bool:  # type: ignore[override]
-        """That of the model."""
-        return self.model.fixed_dtype
 
     @property
     def n_rows(self) -> int | None:
@@ -194,27 +166,22 @@ class ConditionedScore(ScoreBase):
     def _each(self, z: Tensor) -> Tensor:
         """Return the condition of every row of z."""
         if self.condition is None:
-            return self.model.condition.null(len(z), z)
+            return self.score.condition.null(len(z), z)
         value = self.condition
         value = value.to(z) if value.is_floating_point() else value.to(z.device)
         return value.expand(len(z), *value.shape[1:])
 
     def _score(self, z: Tensor, t: Tensor) -> Tensor:
-        return self.model.forward(z, t, self._each(z))
+        return self.score.forward(z, t, self._each(z))
 
     def _denoise(self, z: Tensor, t: Tensor) -> Tensor:
-        return self.model.denoise_given(z, t, self._each(z))
+        return self.score.denoise_given(z, t, self._each(z))
 
-    def given(self, condition: Tensor | int) -> ConditionedScore:
-        """Return the score given another condition in place of this one."""
-        return self.model.given(condition)
-
-    def unconditional(self) -> Any:
-        """Return the score of all conditions together."""
-        return self.model.unconditional()
+    def _around(self, score: Any) -> Any:  # another condition in place of this one, or none
+        return score
 
     def rows(self, index: slice | Tensor) -> ConditionedScore:
         """Return the score of these rows of the condition."""
         if self.condition is None or len(self.condition) == 1:
             return self
-        return ConditionedScore(self.model, self.condition[index])
+        return ConditionedScore(self.score, self.condition[index])

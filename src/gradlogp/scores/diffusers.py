@@ -72,8 +72,8 @@ def from_diffusers(
 ) -> ForeignScore:
     r"""Return the noisy score of a UNet of diffusers, with its `DDPM` schedule.
 
-    Step i of 1 … T is at t = i/T and is told to the network as i − 1. Between steps log ᾱ is
-    linear in t, and the network is told the fraction T t − 1, which sinusoidal embeddings take;
+    Step i of 1 … T is at t = i/T and the network is given i − 1. Between steps log ᾱ is
+    linear in t, and the network is given the fraction T t − 1, which sinusoidal embeddings take;
     one with an embedding table refuses. Times below 1/T, where it has never been, are refused.
 
     Only the law is read: betas and what is predicted. What a scheduler does besides is a choice of
@@ -87,8 +87,8 @@ def from_diffusers(
             `scheduler` in it.
         scheduler: Whose `alphas_cumprod` and `prediction_type` are read; any of those with betas,
             such as `DDPMScheduler`. Or the folder of one. Not needed for the folder of a pipeline.
-        event_shape: The event shape; from the network's `in_channels` and `sample_size` where not
-            given.
+        event_shape: The event shape; by default from the network's `in_channels` and
+            `sample_size`.
 
     Raises:
         ValueError: For a model of another kind, a folder that has no model, or if a folder is to be
@@ -129,7 +129,7 @@ def from_diffusers(
     embedding = config.get("time_embedding_type", "positional")
     if embedding == "fourier":
         raise ValueError(
-            "a network of Fourier time embedding is told the noise level and no step; use "
+            "a network of Fourier time embedding is given the noise level and no step; use "
             "gradlogp.scores.from_epsilon with noise_input='sigma'"
         )
     noise_input = Steps(len(betas), between=embedding != "learned")

@@ -1,7 +1,7 @@
 r"""Foreign networks as noisy scores, and a noisy score as a foreign denoiser.
 
 A network that predicts ε, x_0 or v at x_t = α x_0 + σ ε is a score once two things are said: the
-schedule it was trained under, and what it is told of the noise. Nothing is rescaled and nothing is
+schedule it was trained under, and what it is given of the noise. Nothing is rescaled and nothing is
 guessed: x goes to the network as it is, and the answer becomes −ε̂/σ.
 """
 
@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, TypedDict, Unpack
 
 import torch
 from jaxtyping import Float
@@ -18,27 +18,29 @@ from torch import Tensor, nn
 
 from ..core import Moments, NoisyScore, Schedule, check_batch, check_same_shape, per_sample
 from ..noise.coordinates import IDENTITY
-from ..noise.predictions import (
-    KINDS,
-    Kind,
-    check_determines,
-    to_epsilon,
-    to_x0,
-)
+from ..noise.predictions import KINDS, Kind, check_determines, to_epsilon, to_x0
 from ..noise.schedules import DDPM, EDM
 from ..noise.score_base import ScoreBase
 from .conditioned import ConditionedScore, check_condition
 from .rescheduled import RescheduledScore
 
 NoiseInput = Literal["time", "step", "sigma"] | Callable[[Tensor], Tensor]
-"""What a network is told of the noise, as a function of t."""
+"""What a network is given of the noise, as a function of t."""
+
+
+class Known(TypedDict, total=False):
+    """What may be known of the states of a foreign network; see `ForeignScore`."""
+
+    event_shape: torch.Size | tuple[int, ...] | None
+    moments: Moments | None
+
 
 NEAR = 1e-3  # in steps: float32 times are that far off i/T for T up to 10⁴
 
 
 @dataclass(frozen=True)
 class Steps:
-    """The number a DDPM is told: step i of 1 … T, at t = i/T, is number i − 1.
+    """The number a DDPM is given: step i of 1 … T, at t = i/T, is number i − 1.
 
     Where all times are steps the numbers are integers (int64, as embedding tables want). Between
     steps there is the fraction T t − 1 if `between`, which a network of sinusoidal embeddings
@@ -50,7 +52,7 @@ class Steps:
         between: Whether times between the steps are allowed.
 
     Raises:
-        ValueError: For n below 1; when called, for a time that is none.
+        ValueError: For n below 1; when called, for a time that is no step.
     """
 
     n: int
@@ -199,38 +201,22 @@ def from_epsilon(
     schedule: Schedule,
     *,
     noise_input: NoiseInput,
-    event_shape: torch.Size | tuple[int, ...] | None = None,
-    moments: Moments | None = None,
+    **known: Unpack[Known],
 ) -> ForeignScore:
     """Return the noisy score of a bare ε-network, network(x, c) -> ε̂.
 
     What c is has no default, because a wrong one gives samples that look merely bad: the number of
     the step, counted from 0, is `noise_input="step"`; numbers counted from 1 are
-    `noise_input=lambda t: T * t`.
-
-    Arguments:
-        network: network(x, c), c `(B,)`.
-        schedule: The schedule that it was trained under.
-        noise_input: "time", "step", "sigma" or a function of t.
-        event_shape: The event shape; any by default.
-        moments: Mean and variance of z_0, from which the law at t = 1 follows.
-
-    Raises:
-        ValueError: As `ForeignScore`.
+    `noise_input=lambda t: T * t`. Arguments and errors are those of `ForeignScore`.
     """
-    return ForeignScore(
-        network, schedule, "epsilon", noise_input=noise_input, event_shape=event_shape,
-        moments=moments,
-    )  # fmt: skip
+    return ForeignScore(network, schedule, "epsilon", noise_input=noise_input, **known)
 
 
 def from_edm(
     network: Callable[..., Tensor],
     sigma_min: float = 0.002,
     sigma_max: float = 80.0,
-    *,
-    event_shape: torch.Size | tuple[int, ...] | None = None,
-    moments: Moments | None = None,
+    **known: Unpack[Known],
 ) -> ForeignScore:
     r"""Return the noisy score of a preconditioned denoiser, network(x, σ) -> x̂_0 at x = x_0 + σ ε.
 
@@ -242,8 +228,7 @@ def from_edm(
         network: D(x, σ) with its preconditioning, σ `(B,)`.
         sigma_min: The least σ that it shall be asked for.
         sigma_max: The largest.
-        event_shape: The event shape; any by default.
-        moments: Mean and variance of z_0, from which the law at t = 1 follows.
+        known: `event_shape` and `moments`, as in `ForeignScore`.
 
     Raises:
         ValueError: Unless 0 < sigma_min < sigma_max.
@@ -253,9 +238,7 @@ def from_edm(
         | https://arxiv.org/abs/2206.00364
     """
     schedule = EDM(sigma_min, sigma_max)
-    return ForeignScore(
-        network, schedule, "x0", noise_input="sigma", event_shape=event_shape, moments=moments
-    )
+    return ForeignScore(network, schedule, "x0", noise_input="sigma", **known)
 
 
 def from_k_diffusion(
@@ -271,10 +254,10 @@ def from_k_diffusion(
 
     Arguments:
         denoiser: At x = x_0 + σ ε, σ `(B,)`.
-        sigma_min: The least σ that it knows; the attribute of that name where not given.
+        sigma_min: The least σ that it knows; by default its attribute of that name.
         sigma_max: The largest; likewise.
-        event_shape: The event shape; any by default.
-        moments: Mean and variance of z_0, from which the law at t = 1 follows.
+        event_shape: As in `ForeignScore`.
+        moments: Likewise.
         extra: Arguments for every call.
 
     Raises:

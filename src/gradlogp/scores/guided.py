@@ -10,8 +10,7 @@ import torch
 from torch import Tensor
 
 from ..core import NoisyScore, check_same_shape, per_sample
-from ..noise.score_base import check_noisy_score, check_same_frame
-from ..noise.score_wrapper import ScoreWrapper
+from ..noise.score_base import ScoreWrapper, check_noisy_score, check_same_frame
 
 
 @dataclass(frozen=True, eq=False)

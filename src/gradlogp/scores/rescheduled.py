@@ -12,8 +12,7 @@ from torch import Tensor
 from ..core import Analytic, NoisyScore, Schedule, per_sample
 from ..noise.blurred import noisy_log_prob
 from ..noise.schedules import invert_log_snr
-from ..noise.score_base import check_noisy_score
-from ..noise.score_wrapper import ScoreWrapper
+from ..noise.score_base import ScoreWrapper, check_noisy_score
 
 
 class RescheduledScore(ScoreWrapper):

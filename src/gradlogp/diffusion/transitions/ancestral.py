@@ -11,11 +11,7 @@ from typing import Literal
 
 from torch import Tensor
 
-from ...core import (
-    Generator,
-    NoisyScore,
-    randn_like,
-)
+from ...core import Generator, NoisyScore, randn_like
 from ...noise.predictions import predict
 from ...noise.tweedie import tweedie_variance
 from .coefficients import interval
@@ -55,8 +51,8 @@ class Ancestral:
 
     Arguments:
         variance: "posterior" (β̃), "forward" (β) or "optimal".
-        n_probes: Probes for the diagonal that "optimal" needs; exact by d vector-Jacobian products
-            where not given. Few probes err so far that a variance comes out below 0; it is then 0,
+        n_probes: Probes for the diagonal that "optimal" needs; by default exact, by d vector-Jacobian
+            products. Few probes err so far that a variance comes out below 0; it is then 0,
             which makes the spread a little too large on the whole.
     """
 

@@ -74,8 +74,8 @@ class AnnealedLangevin:
     Raises:
         ValueError: For fewer than one step, or an η at which no kernel is stable; when called, as
             the kernel raises.
-        FloatingPointError: When called, if a chain of an unadjusted kernel leaves the finite
-            numbers.
+        FloatingPointError: When called, if a chain of an unadjusted kernel becomes NaN or
+            infinite.
     """
 
     n_steps: int = 5
@@ -218,7 +218,7 @@ def _solved(schedule: Schedule, n_steps: int, kernel: Any) -> float:
 
 
 def strict(kernel: Kernel[Any, Any]) -> Kernel[Any, Any]:
-    """Return the kernel that raises where it would freeze: of that a transition cannot tell."""
+    """Return the kernel that raises where it would freeze, which a transition cannot report."""
     if getattr(kernel, "on_nonfinite", None) == "freeze":
         return dataclasses.replace(cast(Any, kernel), on_nonfinite="raise")
     return kernel

@@ -6,14 +6,10 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from ...core import (
-    Generator,
-    NoisyScore,
-    Transition,
-)
+from ...core import Generator, NoisyScore, Transition
 from ...langevin.kernels.preconditioner import IDENTITY, Preconditioner, as_preconditioner
 from ...noise.blurred import noisy_log_prob
-from ...noise.score_wrapper import ScoreWrapper
+from ...noise.score_base import ScoreWrapper
 from .annealed import AnnealedLangevin
 from .facts import Facts, facts_of
 from .multistep import Multistep

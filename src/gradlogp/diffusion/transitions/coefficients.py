@@ -10,22 +10,19 @@ from ...core import Schedule
 Level = tuple[Tensor, Tensor]
 
 
-def coefficients(schedule: Schedule, t: Tensor | None) -> Level:
-    """Return (α, σ) at t, or (1, 0) at the noise-free end, t = None.
+def interval(schedule: Schedule, t: Tensor, s: Tensor | None) -> tuple[Level, Level]:
+    """Return (α, σ) at both ends of a step; (1, 0) at the noise-free end, s = None.
 
     Raises:
         ValueError: For a time that is not of shape ().
     """
-    if t is None:
-        return torch.ones((), dtype=torch.float64), torch.zeros((), dtype=torch.float64)
-    if t.ndim:
-        raise ValueError(f"a transition moves all samples at one time (), got {tuple(t.shape)}")
-    return schedule(t)
-
-
-def interval(schedule: Schedule, t: Tensor, s: Tensor | None) -> tuple[Level, Level]:
-    """Return (α, σ) at both ends of a step."""
-    return coefficients(schedule, t), coefficients(schedule, s)
+    for time in (t,) if s is None else (t, s):
+        if time.ndim:
+            raise ValueError(
+                f"a transition moves all samples at one time (), got {tuple(time.shape)}"
+            )
+    end = torch.ones((), dtype=torch.float64), torch.zeros((), dtype=torch.float64)
+    return schedule(t), end if s is None else schedule(s)
 
 
 def log_ratio(level: Level) -> float:

@@ -9,14 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from ...core import (
-    Generator,
-    NoisyScore,
-    Transition,
-    check_same_shape,
-    per_sample,
-    randn_like,
-)
+from ...core import Generator, NoisyScore, Transition, check_same_shape, per_sample, randn_like
 from ...noise.predictions import predict
 from ...noise.schedules import invert_log_snr
 from .coefficients import interval

@@ -50,13 +50,13 @@ def table(transitions: Iterable[Any]) -> str:
 
 def _row(transition: Any) -> tuple[str, ...]:
     plain, facts = type(transition)(), facts_of(transition)
-    told = [
+    changed = [
         f"{f.name}={getattr(transition, f.name)!r}"
         for f in dataclasses.fields(transition)
         if getattr(transition, f.name) != getattr(plain, f.name)
     ]
     return (
-        f"`{type(transition).__name__}({', '.join(told)})`",
+        f"`{type(transition).__name__}({', '.join(changed)})`",
         "biased" if facts.order is None else str(facts.order),
         str(facts.evaluations),
         str(facts.draws),

@@ -3,6 +3,7 @@ r"""The probability-flow ODE by Euler, Heun and Runge–Kutta, or with a toleran
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -17,6 +18,16 @@ from .facts import POINT, Facts
 
 NEAR = 1e-4
 """σ/α, as a part of 1 or of that at the start, below which Tweedie's mean is the end."""
+
+
+def runge_kutta(f: Callable[[Tensor, Tensor], Tensor], y: Tensor, t: Tensor, s: Tensor) -> Tensor:
+    """Return y at time s by one classical step of order 4 along dy/dt = f(y, t)."""
+    h = s - t
+    k1 = f(y, t)
+    k2 = f(y + 0.5 * h * k1, t + 0.5 * h)
+    k3 = f(y + 0.5 * h * k2, t + 0.5 * h)
+    k4 = f(y + h * k3, s)
+    return y + h / 6 * (k1 + 2 * k2 + 2 * k3 + k4)
 
 
 @dataclass(frozen=True)
@@ -66,16 +77,7 @@ class ProbabilityFlow:
         del generator  # deterministic
         (alpha_t, sigma_t), (alpha_s, sigma_s) = interval(score.schedule, t, s)
         if self.order == 4 and s is not None and sigma_s > 0:  # at σ = 0 σ' may be infinite
-            h = s - t
-
-            def velocity(u: Tensor, time: Tensor) -> Tensor:
-                return flow_velocity(score, u, time)
-
-            k1 = velocity(z, t)
-            k2 = velocity(z + 0.5 * h * k1, t + 0.5 * h)
-            k3 = velocity(z + 0.5 * h * k2, t + 0.5 * h)
-            k4 = velocity(z + h * k3, s)
-            return z + h / 6 * (k1 + 2 * k2 + 2 * k3 + k4)
+            return runge_kutta(lambda u, time: flow_velocity(score, u, time), z, t, s)
         x0, eps = predict(score, z, t)
         end = alpha_s * x0 + sigma_s * eps
         if self.order == 1 or s is None:

@@ -20,11 +20,7 @@ from typing import Literal, Protocol, runtime_checkable
 import numpy as np
 from torch import Tensor
 
-from ...core import (
-    Generator,
-    NoisyScore,
-    Transition,
-)
+from ...core import Generator, NoisyScore, Transition
 from ...noise.predictions import predict
 from .coefficients import interval, log_ratio
 from .facts import POINT, Facts
@@ -61,14 +57,11 @@ class _ExponentialMultistep:
     """What the two solvers share; `order` values of x̂_0 or ε̂ are remembered."""
 
     order: int
+    predicts = "x0"
     extrapolate = False
 
-    @property
-    def _kind(self) -> Literal["x0", "epsilon"]:
-        raise NotImplementedError
-
     def _weights(self, offsets: Sequence[float], h: float) -> list[float]:
-        raise NotImplementedError
+        return exponential_weights(offsets, h, -1.0 if self.predicts == "x0" else 1.0)
 
     def begin(self) -> Transition:
         """Return a transition that remembers the steps it takes, for one run."""
@@ -117,7 +110,7 @@ class _Run:
         if here == there:
             return z
         x0, eps = predict(score, z, t)
-        data = self.solver._kind == "x0"
+        data = self.solver.predicts == "x0"
         if math.isfinite(here):
             self.memory.insert(0, (here, x0, x0 if data else eps))
             del self.memory[max(2, self.solver.order) :]
@@ -171,13 +164,6 @@ class ExponentialAB(_ExponentialMultistep):
         if self.predicts not in ("epsilon", "x0"):
             raise ValueError(f"predicts must be 'epsilon' or 'x0', got {self.predicts!r}")
 
-    @property
-    def _kind(self) -> Literal["x0", "epsilon"]:
-        return self.predicts
-
-    def _weights(self, offsets: Sequence[float], h: float) -> list[float]:
-        return exponential_weights(offsets, h, -1.0 if self.predicts == "x0" else 1.0)
-
 
 @dataclass(frozen=True)
 class DPMSolver(_ExponentialMultistep):
@@ -207,12 +193,8 @@ class DPMSolver(_ExponentialMultistep):
         if self.order not in (1, 2, 3):
             raise ValueError(f"order must be 1, 2 or 3, got {self.order}")
 
-    @property
-    def _kind(self) -> Literal["x0", "epsilon"]:
-        return "x0"
-
     def _weights(self, offsets: Sequence[float], h: float) -> list[float]:
         if len(offsets) == 2:
             share = h / (-2 * offsets[1])  # 1 / (2q)
             return [-math.expm1(-h) * (1 + share), math.expm1(-h) * share]
-        return exponential_weights(offsets, h, -1.0)
+        return super()._weights(offsets, h)

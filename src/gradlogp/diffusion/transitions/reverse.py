@@ -9,12 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from ...core import (
-    Generator,
-    NoisyScore,
-    check_same_shape,
-    randn_like,
-)
+from ...core import Generator, NoisyScore, check_same_shape, randn_like
 from ...noise.predictions import predict
 from .coefficients import interval
 from .facts import POINT, Facts

@@ -15,13 +15,7 @@ from ...core import permutation
 from .files import read_csv, read_numpy, read_parquet
 from .images import IMAGES, read_images
 from .named import NAMES, named
-from .records import (
-    Dataset,
-    Raw,
-    nearest,
-    number,
-    some,
-)
+from .records import Dataset, Raw, nearest, number, some
 
 
 def load(

@@ -3,12 +3,6 @@ r"""Score matching for data with a boundary: non-negative numbers, boxes.
 Where p does not vanish at the boundary of its support the integration by parts behind implicit score
 matching leaves a boundary term, and its minimiser is not the score: for the exponential law e^{−x} the
 best constant is 0, not −1. A weight g(x) ≥ 0 that vanishes at the boundary removes the term.
-
-References:
-    | Some Extensions of Score Matching (Hyvärinen, 2007)
-    | https://doi.org/10.1016/j.csda.2006.09.003
-    | Generalized Score Matching for Non-Negative Data (Yu, Drton & Shojaie, 2019)
-    | https://jmlr.org/papers/v20/18-278.html
 """
 
 from __future__ import annotations
@@ -20,15 +14,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ...calculus.reverse import Probe, hutchinson_trace, jacobian_trace
-from ...calculus.reverse import probe as draw_probe
-from ...core import (
-    Generator,
-    ScoreFn,
-    check_count,
-    check_points,
-    check_same_shape,
-    sum_event,
-)
+from ...core import Generator, ScoreFn, check_points, check_same_shape, sum_event
+from .matching import draw_probes
 
 BoundaryWeight = Callable[[Tensor], Tensor]
 """Entrywise x -> g(x) ≥ 0, `(B, *event) -> (B, *event)`, 0 at the boundary."""
@@ -83,12 +70,9 @@ def generalised(
         score: The model, `(B, *event) -> (B, *event)`.
         x: Data, `(B, *event)`, within the support.
         weight: g, entrywise, from PyTorch functions: `half_line`, `box(low, high)`, or your own.
-        n_slices: Probes of Hutchinson's estimate of the divergence; the exact one where not given.
+        n_slices: Probes of Hutchinson's estimate of the divergence; the exact one by default.
         probe: Their law.
         generator: Where the probes come from.
-
-    Returns:
-        The loss of each sample, `(B,)`.
 
     Raises:
         ValueError: For data outside the support, a negative weight, a wrong shape, an empty batch,
@@ -101,8 +85,6 @@ def generalised(
         | https://jmlr.org/papers/v20/18-278.html
     """
     check_points(x)
-    if n_slices is not None:
-        check_count(n_slices, "n_slices")
     with torch.enable_grad():
         y = x.detach().requires_grad_()
         g = weight(y)
@@ -125,8 +107,6 @@ def generalised(
     if n_slices is None:
         trace = jacobian_trace(flux, x)[1]
     else:
-        like = x.detach()
-        probes = torch.stack([draw_probe(probe, like, generator) for _ in range(n_slices)])
-        trace = hutchinson_trace(flux, x, probes)[1].mean(0)
+        trace = hutchinson_trace(flux, x, draw_probes(x, n_slices, probe, generator))[1].mean(0)
     loss = trace + 0.5 * sum_event(g * s.square())
     return loss if slope is None else loss + sum_event(slope * s)

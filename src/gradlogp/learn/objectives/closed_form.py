@@ -147,7 +147,7 @@ def exponential_family(
     Arguments:
         statistics: T, `(B, *event) -> (B, k)`, twice differentiable.
         x: Data, `(n, *event)`.
-        base_score: ∇ log h; where not given, it is derived from `base_log_prob`, or h = 1.
+        base_score: ∇ log h; by default derived from `base_log_prob`, or h = 1.
         weight: g ≥ 0, one number for each coordinate, `(B, *event) -> (B, *event)`.
         ridge: Added to the diagonal of Ā.
         chunk_size: (point, coordinate) pairs differentiated together.

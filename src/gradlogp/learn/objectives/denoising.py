@@ -6,10 +6,6 @@ minimiser, and for every σ > 0 and every s_θ exactly
     ½ E‖s_θ(x_t) + ε/σ‖² = ½ E‖s_θ(x_t) − s_t(x_t)‖² + R,   R = mmse/(2 σ⁴) = d/(2σ²) − ½ E‖s_t‖²
 
 (α = 1; mmse = E tr Cov[x_0 | x_t]). R is the loss of the perfect score, and is not 0.
-
-References:
-    | A Connection Between Score Matching and Denoising Autoencoders (Vincent, 2011)
-    | https://doi.org/10.1162/NECO_a_00142
 """
 
 from __future__ import annotations
@@ -28,10 +24,9 @@ from ...core import (
     check_same_shape,
     per_sample,
     randn_like,
-    sum_event,
 )
 from ...noise.score_base import check_noisy_score, check_same_frame
-from .times import ImportanceTimes, draw_times
+from .times import ImportanceTimes, noised_at, times_of
 from .weights import Weight, sigma2, weight_at
 
 
@@ -58,9 +53,6 @@ def denoising(
         x: Clean data, `(B, *event)`.
         sigma: σ > 0, `()` or `(B,)`.
         generator: Where the noise comes from.
-
-    Returns:
-        The loss of each sample, `(B,)`.
 
     Raises:
         ValueError: For σ ≤ 0, a wrong shape, an empty batch, points that are not finite, or a model
@@ -111,9 +103,6 @@ def multilevel(
             that its mean stays that of uniform times.
         generator: Where times and noise come from.
 
-    Returns:
-        The loss of each sample, `(B,)`.
-
     Raises:
         ValueError: For a wrong shape, an empty batch, points that are not finite, a time at which
             σ = 0, times given together with `importance`, or a model that changes the shape.
@@ -132,23 +121,16 @@ def multilevel(
         if t is not None:
             raise ValueError("give times t or a law to draw them from (importance), not both")
         t, ratio = importance.draw(schedule, z.new_empty(len(z)), generator, stratified=stratified)
-    elif t is None:
-        t = draw_times(schedule, z.new_empty(len(z)), generator, stratified=stratified)
-    if not isinstance(t, Tensor) or t.shape != z.shape[:1]:
-        if not isinstance(t, Tensor):
-            raise ValueError(f"t must be a torch.Tensor of {len(z)} times, got {t!r}")
-        raise ValueError(f"t must have shape ({len(z)},), got {tuple(t.shape)}")
-    alpha, sigma = schedule(t)
-    if not bool((sigma > 0).all()):
+    else:
+        t = times_of(schedule, z, t, generator, stratified)
+    z_t, eps, b = noised_at(schedule, z, t, generator)
+    if not bool((b > 0).all()):
         raise ValueError("some times have sigma = 0, where there is no noise to predict")
-    a, b = per_sample(alpha, z, "alpha"), per_sample(sigma, z, "sigma")
-    eps = randn_like(z, generator)
-    z_t = torch.addcmul(a * z, b, eps)
     s = score(z_t, t)
     check_same_shape(s, z_t, "the score")
     loss = _half_square(torch.addcmul(eps, b, s))  # σ² times the loss, finite for every σ
     if weight is not sigma2:
-        loss = loss * (weight_at(weight, schedule, t) / sigma**2).to(loss)
+        loss = loss * (weight_at(weight, schedule, t) / schedule(t)[1] ** 2).to(loss)
     return loss if ratio is None else loss * ratio
 
 
@@ -164,7 +146,7 @@ def excess(
     r"""What a model loses above the floor R, :math:`w(α,σ) \, \tfrac12 \|s_θ(x_t, t) - s_t(x_t)\|^2`.
 
     The same expectation as `multilevel` minus its floor, with far less variance: the exact score
-    takes the place of the noise.
+    takes the place of the noise. 0 for the exact score.
 
     Arguments:
         score: The model.
@@ -174,9 +156,6 @@ def excess(
         weight: A function of (α, σ).
         generator: Where the noise comes from.
 
-    Returns:
-        The excess of each sample, `(B,)`; 0 for the exact score.
-
     Raises:
         ValueError: For two scores of different schedules or coordinates, or a wrong shape.
     """
@@ -184,11 +163,8 @@ def excess(
     check_noisy_score(exact)
     check_same_frame(score, exact, "the model and the exact score")
     check_points(z, "z")
-    alpha, sigma = score.schedule(t)
-    b = per_sample(sigma, z, "sigma")
-    z_t = torch.addcmul(per_sample(alpha, z, "alpha") * z, b, randn_like(z, generator))
+    z_t, _, _ = noised_at(score.schedule, z, t, generator)
     s, target = score(z_t, t), exact(z_t, t)
     check_same_shape(s, z_t, "the score")
     check_same_shape(target, z_t, "the exact score")
-    difference = s - target
-    return weight_at(weight, score.schedule, t).to(z) * 0.5 * sum_event(difference.square())
+    return weight_at(weight, score.schedule, t).to(z) * _half_square(s - target)

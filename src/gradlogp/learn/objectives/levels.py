@@ -4,20 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ...core import (
-    Generator,
-    NoisyScore,
-    ScoreFn,
-    check_points,
-    per_sample,
-    randn_like,
-)
+from ...core import Generator, NoisyScore, ScoreFn, check_points
 from ...noise.score_base import check_noisy_score
-from .times import draw_times
+from .times import noised_at, times_of
 from .weights import Weight, sigma2, weight_at
 
 
@@ -50,9 +42,6 @@ def noised(
         stratified: Whether times that are drawn spread evenly over the batch.
         generator: Where times, noise and probes come from.
 
-    Returns:
-        The loss of each sample, `(B,)`.
-
     Raises:
         ValueError: For a wrong shape, an empty batch or points that are not finite.
 
@@ -63,12 +52,7 @@ def noised(
     check_noisy_score(score)
     check_points(z, "z")
     schedule = score.schedule
-    if t is None:
-        t = draw_times(schedule, z.new_empty(len(z)), generator, stratified=stratified)
-    if t.shape != z.shape[:1]:
-        raise ValueError(f"t must have shape ({len(z)},), got {tuple(t.shape)}")
-    alpha, sigma = schedule(t)
-    a, b = per_sample(alpha, z, "alpha"), per_sample(sigma, z, "sigma")
-    z_t = torch.addcmul(a * z, b, randn_like(z, generator))
+    t = times_of(schedule, z, t, generator, stratified)
+    z_t, _, _ = noised_at(schedule, z, t, generator)
     at_level: ScoreFn = lambda y: score(y, t)
     return weight_at(weight, schedule, t).to(z) * matching(at_level, z_t, generator=generator)

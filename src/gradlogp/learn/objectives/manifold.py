@@ -5,12 +5,6 @@ is: the regression learns the way back to M and no density. With noise in the ta
 size if wished, the target is the score of the conditional law N(x, Σ(x)), so that the minimiser is the
 score of the noised law, by the same identity as for isotropic noise. Without any noise, the density on
 a sphere is learned by an integration by parts on the sphere, which has no boundary.
-
-References:
-    | A Connection Between Score Matching and Denoising Autoencoders (Vincent, 2011)
-    | https://doi.org/10.1162/NECO_a_00142
-    | Score Matching Estimators for Directional Distributions (Mardia, Kent & Laha, 2016)
-    | https://arxiv.org/abs/1604.08470
 """
 
 from __future__ import annotations
@@ -61,9 +55,6 @@ def normal_denoising(
             or estimated (the last columns of `manifold.tangent_space(...).directions`).
         generator: Where the noise comes from.
 
-    Returns:
-        The loss of each sample, `(B,)`.
-
     Raises:
         ValueError: For σ ≤ 0, a wrong shape, an empty batch, points that are not finite, or columns
             that are not orthonormal.
@@ -108,11 +99,12 @@ def tangent_normal_denoising(
         normals: N, m orthonormal columns for each point, `(B, D, m)`.
         generator: Where the noise comes from.
 
-    Returns:
-        The loss of each sample, `(B,)`.
-
     Raises:
         ValueError: As `normal_denoising`.
+
+    References:
+        | A Connection Between Score Matching and Denoising Autoencoders (Vincent, 2011)
+        | https://doi.org/10.1162/NECO_a_00142
     """
     check_points(x)
     b_t = _positive(sigma_tangent, x, "sigma_tangent")
@@ -196,10 +188,7 @@ def implicit_on_sphere(
         score: The model, defined also near the sphere, `(B, *event) -> (B, *event)`.
         x: Data on the sphere of that radius around 0, `(B, *event)`.
         radius: r.
-        chunk_size: Coordinates differentiated together (`autodiff.jacobian_trace`).
-
-    Returns:
-        The loss of each sample, `(B,)`.
+        chunk_size: Coordinates differentiated together (`calculus.reverse.jacobian_trace`).
 
     Raises:
         ValueError: For points that are not on the sphere, and as `implicit`.

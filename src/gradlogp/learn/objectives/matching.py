@@ -7,11 +7,8 @@ not depend on θ. They rest on one integration by parts,
 
 which holds where p s_θ vanishes at infinity and at the boundary of the support, and where s_θ is
 continuous: a network with jumps has a divergence that automatic differentiation does not see. For data
-on a half line or in a box see `boundary.generalised`; for networks with jumps, denoising.
-
-References:
-    | Estimation of Non-Normalized Statistical Models by Score Matching (Hyvärinen, 2005)
-    | https://jmlr.org/papers/v6/hyvarinen05a.html
+on a half line or in a box see `boundary.generalised`; for networks with jumps, denoising. Every
+objective returns the loss of each sample, `(B,)`.
 """
 
 from __future__ import annotations
@@ -22,12 +19,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ...calculus.reverse import (
-    Probe,
-    hutchinson_trace,
-    jacobian_trace,
-    slices,
-)
+from ...calculus.reverse import Probe, hutchinson_trace, jacobian_trace, slices
 from ...calculus.reverse import probe as draw_probe
 from ...core import (
     Generator,
@@ -52,9 +44,6 @@ def explicit(
         x: Points, `(B, *event)`.
         target_score: The known score s.
 
-    Returns:
-        The loss of each sample, `(B,)`.
-
     Raises:
         ValueError: For a wrong shape, an empty batch, or points that are not finite.
     """
@@ -76,10 +65,7 @@ def implicit(
     Arguments:
         score: The model, `(B, *event) -> (B, *event)`.
         x: Data, `(B, *event)`.
-        chunk_size: Coordinates differentiated together (`autodiff.jacobian_trace`).
-
-    Returns:
-        The loss of each sample, `(B,)`.
+        chunk_size: Coordinates differentiated together (`calculus.reverse.jacobian_trace`).
 
     Raises:
         ValueError: For a wrong shape, an empty batch, points that are not finite, or a score that
@@ -113,9 +99,6 @@ def sliced(
         probe: Their law: "gaussian", "rademacher", or "sphere", the sphere of radius √d.
         generator: Where the probes come from.
 
-    Returns:
-        The loss of each sample, `(B,)`.
-
     Raises:
         ValueError: For a wrong shape, an empty batch, points that are not finite, an unknown
             probe law, or a score that does not depend on x differentiably.
@@ -124,7 +107,7 @@ def sliced(
         | Sliced Score Matching: A Scalable Approach to Density and Score Estimation (Song et al., 2019)
         | https://arxiv.org/abs/1905.07088
     """
-    along, form = slices(score, x, _probes(x, n_slices, probe, generator))
+    along, form = slices(score, x, draw_probes(x, n_slices, probe, generator))
     return form + 0.5 * along.square().mean(0)
 
 
@@ -140,37 +123,18 @@ def sliced_vr(
 
     An unbiased estimate of J(θ) − ½ E‖s‖²: `implicit` with Hutchinson's estimate of the trace. Its
     minimiser is the score only if E[v vᵀ] = I exactly (with E[v vᵀ] = c I it is c times the score), so
-    every law of probes is scaled to that; there is no way to ask for the unit sphere.
-
-    Arguments:
-        score: The model, `(B, *event) -> (B, *event)`.
-        x: Data, `(B, *event)`.
-        n_slices: Probes for each sample.
-        probe: Their law: "gaussian", "rademacher", or "sphere", the sphere of radius √d.
-        generator: Where the probes come from.
-
-    Returns:
-        The loss of each sample, `(B,)`.
-
-    Raises:
-        ValueError: As `sliced`.
-
-    References:
-        | Sliced Score Matching: A Scalable Approach to Density and Score Estimation (Song et al., 2019)
-        | https://arxiv.org/abs/1905.07088
+    every law of probes is scaled to that; there is no way to ask for the unit sphere. Arguments,
+    errors and the reference are those of `sliced`.
     """
-    s, forms = hutchinson_trace(score, x, _probes(x, n_slices, probe, generator))
+    s, forms = hutchinson_trace(score, x, draw_probes(x, n_slices, probe, generator))
     return forms.mean(0) + 0.5 * sum_event(s.square())
 
 
-def _probes(x: Tensor, n_slices: int, probe: Probe, generator: Generator | None) -> Tensor:
+def draw_probes(x: Tensor, n_slices: int, probe: Probe, generator: Generator | None) -> Tensor:
     """Check x and draw probes, `(n_slices, B, *event)`."""
     check_points(x)
     check_count(n_slices, "n_slices")
-    like = x.detach()
-    if n_slices == 1:
-        return draw_probe(probe, like, generator).unsqueeze(0)
-    return torch.stack([draw_probe(probe, like, generator) for _ in range(n_slices)])
+    return torch.stack([draw_probe(probe, x.detach(), generator) for _ in range(n_slices)])
 
 
 def finite_difference(
@@ -196,12 +160,9 @@ def finite_difference(
         x: Data, `(B, *event)`.
         n_slices: Probes for each sample.
         probe: Their law, with E[v vᵀ] = I.
-        step: h; where not given, the cube root of the rounding unit of the dtype, times the root
+        step: h; by default the cube root of the rounding unit of the dtype, times the root
             mean square of the entries of each sample where that is above 1.
         generator: Where the probes come from.
-
-    Returns:
-        The loss of each sample, `(B,)`.
 
     Raises:
         ValueError: For a wrong shape, an empty batch, points that are not finite, or a step that

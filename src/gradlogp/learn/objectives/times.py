@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ...core import Generator, Schedule, rand_like
+from ...core import Generator, Schedule, per_sample, rand_like, randn_like
 
 T_MIN = 1e-3
 """The earliest time drawn in training: below it VP noise is under 1 % of the data."""
@@ -37,6 +37,36 @@ def draw_times(
         return T_MIN + (1 - T_MIN) * u
     times = schedule.times.to(like)
     return times[(u * len(times)).long().clamp(max=len(times) - 1)]
+
+
+def times_of(
+    schedule: Schedule,
+    z: Float[Tensor, "batch *event"],
+    t: Tensor | None,
+    generator: Generator | None,
+    stratified: bool,
+) -> Float[Tensor, " batch"]:
+    """Return the times of a batch, drawn by `draw_times` by default.
+
+    Raises:
+        ValueError: Unless they are one for each sample.
+    """
+    if t is None:
+        return draw_times(schedule, z.new_empty(len(z)), generator, stratified=stratified)
+    if not isinstance(t, Tensor):
+        raise ValueError(f"t must be a torch.Tensor of {len(z)} times, got {t!r}")
+    if t.shape != z.shape[:1]:
+        raise ValueError(f"t must have shape ({len(z)},), got {tuple(t.shape)}")
+    return t
+
+
+def noised_at(
+    schedule: Schedule, z: Tensor, t: Tensor, generator: Generator | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return z_t = α z + σ ε, ε, and σ as it multiplies z."""
+    a, b = (per_sample(v, z) for v in schedule(t))
+    eps = randn_like(z, generator)
+    return torch.addcmul(a * z, b, eps), eps, b
 
 
 class ImportanceTimes:
