@@ -34,13 +34,13 @@ def verify(
         quiet: No progress.
     """
     set_threads(threads)
-    from ...check.theory import CHECKS, name_of, select
+    from ...check.theory import CHECKS, select
     from ...check.theory import verify as run
     from ...show.progress import bar
 
     checks = CHECKS if only is None else select(only)
     if not checks:
-        files = ", ".join(sorted({name_of(check).split(".")[0] for check in CHECKS}))
+        files = ", ".join(sorted({check.name.split(".")[0] for check in CHECKS}))
         raise Misuse(f"no check has {only!r} in its name; parts are {files}")
     claims = []
     with bar("verify", quiet=quiet) as progress:
