@@ -6,12 +6,7 @@ import pytest
 import torch
 from support import close
 
-from gradlogp.calculus.ode import (
-    A,
-    C,
-    E,
-    integrate,
-)
+from gradlogp.calculus.ode import A, C, E, integrate
 
 
 def oscillator(y, t):

@@ -6,11 +6,7 @@ import pytest
 import torch
 from support import close, z_score
 
-from gradlogp import (
-    ExactScore,
-    Gaussian,
-    evolve,
-)
+from gradlogp import ExactScore, Gaussian, evolve
 from gradlogp.calculus.reverse import jacobian, score_from_log_prob
 from gradlogp.core import Analytic
 from gradlogp.diffusion import Ancestral, ProbabilityFlow

@@ -15,16 +15,7 @@ import gradlogp as glp
 from gradlogp.core import Injected
 from gradlogp.learn.objectives import multilevel
 from gradlogp.learn.objectives.weights import unweighted
-from gradlogp.noise.schedules import (
-    DDPM,
-    EDM,
-    VE,
-    VP,
-    Cosine,
-    Levels,
-    Rectified,
-    invert_log_snr,
-)
+from gradlogp.noise.schedules import DDPM, EDM, VE, VP, Cosine, Levels, Rectified, invert_log_snr
 
 BETAS = torch.linspace(1e-4, 0.2, 40, dtype=torch.float64)
 RATIO = ((1 - (1 - BETAS).cumprod(0)) / (1 - BETAS).cumprod(0)).sqrt()  # NCSN's σ of each step

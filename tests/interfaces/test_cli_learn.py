@@ -9,15 +9,7 @@ import torch
 
 from gradlogp.interfaces.cli import main
 from gradlogp.learn import TrainingSettings, checkpoint
-from gradlogp.noise.schedules import (
-    DDPM,
-    EDM,
-    VE,
-    VP,
-    Cosine,
-    Rectified,
-    SubVP,
-)
+from gradlogp.noise.schedules import DDPM, EDM, VE, VP, Cosine, Rectified, SubVP
 
 pytestmark = pytest.mark.usefixtures("as_user", "float32")
 QUICK = ("--steps", "3", "--width", "8", "--depth", "1", "--batch-size", "16", "--quiet", "--json")

@@ -9,12 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ..core import (
-    check_batch,
-    check_same_shape,
-    per_sample,
-    sum_event,
-)
+from ..core import check_batch, check_same_shape, per_sample, sum_event
 
 Indefinite = Literal["raise", "stop"]
 

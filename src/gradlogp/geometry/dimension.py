@@ -10,14 +10,7 @@ from torch import Tensor
 
 from ..calculus.reverse import hutchinson_trace, jacobian_trace, probe
 from ..core import Generator, ScoreFn, sum_event
-from .perturb import (
-    GROUPS,
-    count,
-    noise_level,
-    perturbed_scores,
-    rank_threshold,
-    score_moments,
-)
+from .perturb import GROUPS, count, noise_level, perturbed_scores, rank_threshold, score_moments
 from .tangent import perturbations
 
 Estimator = Literal["normal_rank", "norm", "divergence", "flipd"]

@@ -7,14 +7,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from ..core import (
-    Generator,
-    ScoreFn,
-    check_batch,
-    check_same_shape,
-    per_sample,
-    randn_like,
-)
+from ..core import Generator, ScoreFn, check_batch, check_same_shape, per_sample, randn_like
 
 GROUPS = 8
 """Groups of perturbations, each of which is left out once for a standard error."""

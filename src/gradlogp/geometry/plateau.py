@@ -9,12 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ..core import (
-    Estimate,
-    Generator,
-    ScoreFn,
-    mean_and_error,
-)
+from ..core import Estimate, Generator, ScoreFn, mean_and_error
 from .dimension import Estimator, intrinsic_dimension
 
 

@@ -10,13 +10,7 @@ from torch import Tensor
 
 from ..calculus.reverse import jacobian
 from ..core import Generator, ScoreFn, check_same_shape
-from .perturb import (
-    check_dimension,
-    count,
-    noise_level,
-    rank_threshold,
-    score_moments,
-)
+from .perturb import check_dimension, count, noise_level, rank_threshold, score_moments
 
 Method = Literal["jacobian", "perturbations"]
 

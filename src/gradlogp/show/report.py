@@ -17,13 +17,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from .plots import (
-    DARK,
-    LIGHT,
-    Figure,
-    Theme,
-    png,
-)
+from .plots import DARK, LIGHT, Figure, Theme, png
 
 Draw = Callable[[Theme], Figure]
 """A figure in a theme."""

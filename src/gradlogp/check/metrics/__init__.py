@@ -12,9 +12,9 @@ from .fields import Conservativity as Conservativity
 from .fields import LogDensityDifference as LogDensityDifference
 from .fields import conservativity as conservativity
 from .fields import log_density_difference as log_density_difference
-from .fisher import fisher_divergence as fisher_divergence
 from .gaussians import FisherInformation as FisherInformation
 from .gaussians import MeanScore as MeanScore
+from .gaussians import fisher_divergence as fisher_divergence
 from .gaussians import fisher_information as fisher_information
 from .gaussians import gaussian_fisher as gaussian_fisher
 from .gaussians import gaussian_kl as gaussian_kl

@@ -1,6 +1,6 @@
-r"""Exact distances between two Gaussians, and two identities every score obeys on its own samples.
+r"""Fisher divergence, exact distances of two Gaussians, and two identities of every score.
 
-For p with score s, and where p vanishes fast enough at the boundary of its support,
+For p with score s on its own samples, and where p vanishes fast enough at the boundary of its support,
 
     E_p[s] = 0,    E_p‖s‖² = −E_p[tr ∇s]:
 
@@ -19,14 +19,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ...calculus.reverse import jacobian_trace
-from ...core import (
-    Estimate,
-    ScoreFn,
-    check_batch,
-    check_same_shape,
-    mean_and_error,
-    sum_event,
-)
+from ...core import Estimate, ScoreFn, check_batch, check_same_shape, mean_and_error, sum_event
 from ...distributions.analytic import Gaussian
 from ...distributions.analytic.covariance import Covariance
 
@@ -139,6 +132,30 @@ def gaussian_wasserstein(p: Gaussian, q: Gaussian) -> float:
     return math.sqrt(float(shift.square().sum() + (A - B @ W @ Vh).square().sum()))
 
 
+@torch.no_grad()
+def fisher_divergence(
+    score: ScoreFn, target_score: ScoreFn, x: Float[Tensor, "batch *event"]
+) -> Estimate:
+    r"""Fisher divergence :math:`D_F(p \| q) = \tfrac12 E_p \|s_p - s_q\|^2` over samples x of p.
+
+    Blind to the weights of far modes: a small value does not certify them.
+
+    Arguments:
+        score: The model's score.
+        target_score: The known score.
+        x: Samples of the law to average over, `(B, *event)`.
+
+    References:
+        | Estimation of Non-Normalized Statistical Models by Score Matching (Hyvärinen, 2005)
+        | https://jmlr.org/papers/v6/hyvarinen05a.html
+    """
+    check_batch(x)
+    s, target = score(x), target_score(x)
+    check_same_shape(s, x, "score")
+    check_same_shape(target, x, "target_score")
+    return mean_and_error(0.5 * sum_event((s - target).square()))
+
+
 class FisherInformation(NamedTuple):
     """E‖s‖², −E tr ∇s, and the first minus the second on the same samples."""
 
@@ -165,7 +182,7 @@ def fisher_information(
     Arguments:
         score: The score of the law of x.
         x: Samples, `(B, *event)`.
-        divergence: x -> tr ∇s(x), `(B,)`, where it is known; else by `autodiff.jacobian_trace`.
+        divergence: x -> tr ∇s(x), `(B,)`, where it is known; else by `calculus.jacobian_trace`.
         chunk_size: Coordinates differentiated together.
 
     Raises:

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ...core import Estimate, distances, mean_and_error
-from .samples import subsample, two_samples
+from .two_sample import subsample, two_samples
 
 
 class Memorisation(NamedTuple):

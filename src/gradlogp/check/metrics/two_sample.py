@@ -1,4 +1,4 @@
-"""Two-sample tests: is this the same law?"""
+"""Two-sample tests: is this the same law? And what all metrics of two samples check first."""
 
 from __future__ import annotations
 
@@ -9,8 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ...core import distances, new_seed, permutation, proportion
-from .samples import subsample, two_samples
+from ...core import check_batch, check_points, distances, new_seed, permutation, proportion
 
 
 class TwoSample(NamedTuple):
@@ -19,6 +18,22 @@ class TwoSample(NamedTuple):
     value: float
     standard_error: float
     p_value: float
+
+
+def two_samples(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """Check two samples of one event shape and return them flat, in float64."""
+    check_batch(x)
+    check_batch(y, x.shape[1:], "y")
+    if min(len(x), len(y)) < 2:
+        raise ValueError(f"two-sample statistics need two points each, got {len(x)} and {len(y)}")
+    check_points(x)
+    check_points(y, "y")
+    return x.double().flatten(1), y.double().flatten(1)
+
+
+def subsample(x: Tensor, n: int, generator: torch.Generator | None) -> Tensor:
+    """Return n rows of x without replacement, or x where it has no more than n."""
+    return x if len(x) <= n else x[permutation(len(x), generator)[:n].to(x.device)]
 
 
 def mmd(
@@ -120,7 +135,9 @@ def c2st(
     if half < 5:
         raise ValueError(f"c2st needs at least 10 points of each, got {len(a)} and {len(b)}")
     a, b = (z[permutation(len(z), generator)[: 2 * half].to(z.device)] for z in (a, b))
-    learn, decide = (torch.cat([a[part], b[part]]).cpu().numpy() for part in _halves(half))
+    learn, decide = (
+        torch.cat([a[part], b[part]]).cpu().numpy() for part in (slice(half), slice(half, None))
+    )
     labels = np.repeat([0, 1], half)
     classifier = HistGradientBoostingClassifier(
         max_iter=60, max_leaf_nodes=15, random_state=new_seed(generator) % 2**32
@@ -128,7 +145,3 @@ def c2st(
     n = 2 * half
     accuracy, error = proportion(int((classifier.predict(decide) == labels).sum()), n)
     return TwoSample(accuracy, error, float(norm.sf((accuracy - 0.5) * 2 * math.sqrt(n))))
-
-
-def _halves(half: int) -> tuple[slice, slice]:
-    return slice(0, half), slice(half, 2 * half)

@@ -8,13 +8,7 @@ from scipy.special import betainc
 from ...core import Estimate, mean_and_error, sum_event
 from ...distributions.analytic import Gaussian, GaussianMixture
 from ...distributions.observed import Observed
-from ...langevin.kernels import (
-    SGLD,
-    SVGD,
-    ControlVariates,
-    ParallelTempering,
-    polynomial_decay,
-)
+from ...langevin.kernels import SGLD, SVGD, ControlVariates, ParallelTempering, polynomial_decay
 from ...langevin.kernels.particles import Linear
 from ..metrics import SteinDiscrepancy, ksd
 from .claim import Numbers, at_most, exact, false, statistical, table

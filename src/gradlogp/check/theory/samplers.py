@@ -14,14 +14,7 @@ from ...calculus import Affine, kernel_map
 from ...core import Estimate, Kernel, mean_and_error
 from ...distributions.analytic import Gaussian
 from ...distributions.as_target import as_target
-from ...langevin.kernels import (
-    BAOAB,
-    MALA,
-    OBABO,
-    ULA,
-    LeimkuhlerMatthews,
-    PreconditionedULA,
-)
+from ...langevin.kernels import BAOAB, MALA, OBABO, ULA, LeimkuhlerMatthews, PreconditionedULA
 from ..metrics import gaussian_kl, gaussian_wasserstein
 from .claim import (
     DERIVED,

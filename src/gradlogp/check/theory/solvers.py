@@ -28,16 +28,7 @@ from ...noise.schedules import VE, VP, invert_log_snr
 from ...scores.exact import ExactScore
 from .claim import DERIVED, Numbers, apart, at_most, exact, false, grid, order, table
 from .diffusion import F64, HO, SONG
-from .reversal import (
-    DATA,
-    DDIM_PAPER,
-    SHORT,
-    UNIT,
-    equal_steps,
-    law_after,
-    law_at,
-    wasserstein,
-)
+from .reversal import DATA, DDIM_PAPER, SHORT, UNIT, equal_steps, law_after, law_at, wasserstein
 
 LU = "Lu et al. 2022, arXiv 2211.01095"
 KARRAS = "Karras et al. 2022, arXiv 2206.00364"

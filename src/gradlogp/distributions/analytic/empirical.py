@@ -16,13 +16,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ...core import (
-    check_batch,
-    choice,
-    distances,
-    per_sample,
-    randn_like,
-)
+from ...core import check_batch, choice, distances, per_sample, randn_like
 from .covariance import coefficients
 
 

@@ -15,13 +15,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ...core import check_batch, randn_like
-from .covariance import (
-    Covariance,
-    as_parameter,
-    coefficients,
-    constant,
-    covariance,
-)
+from .covariance import Covariance, as_parameter, coefficients, constant, covariance
 
 
 class _Constants(NamedTuple):

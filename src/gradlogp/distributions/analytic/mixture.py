@@ -18,13 +18,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ...core import check_batch, choice, randn_like
-from .covariance import (
-    Covariance,
-    as_parameter,
-    coefficients,
-    constant,
-    covariance,
-)
+from .covariance import Covariance, as_parameter, coefficients, constant, covariance
 from .forms import Form, form
 
 

@@ -10,13 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ...core import check_batch, rand_like, randn_like
-from .common import (
-    blank,
-    check_dim,
-    check_finite,
-    check_positive,
-    facts,
-)
+from .common import blank, check_dim, check_finite, check_positive, facts
 
 
 @dataclass(frozen=True)

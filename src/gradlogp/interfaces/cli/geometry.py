@@ -5,15 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .common import (
-    Misuse,
-    load,
-    positive,
-    print_json,
-    print_rows,
-    say,
-    set_threads,
-)
+from .common import Misuse, load, positive, print_json, print_rows, say, set_threads
 
 if TYPE_CHECKING:
     import torch

@@ -170,15 +170,7 @@ def _schedule(name: ScheduleName) -> Schedule | None:
     """Return a schedule, or None to have one chosen from the data."""
     import torch
 
-    from ...noise.schedules import (
-        DDPM,
-        EDM,
-        VE,
-        VP,
-        Cosine,
-        Rectified,
-        SubVP,
-    )
+    from ...noise.schedules import DDPM, EDM, VE, VP, Cosine, Rectified, SubVP
 
     known: dict[str, Any] = {
         "auto": lambda: None, "ve": VE, "edm": EDM, "vp": VP, "sub-vp": SubVP, "cosine": Cosine,
@@ -190,13 +182,7 @@ def _schedule(name: ScheduleName) -> Schedule | None:
 
 def _objective(name: str, weight: WeightName) -> Any:
     """Return the loss of each sample, over all noise levels, times spread over the batch."""
-    from ...learn.objectives import (
-        implicit,
-        multilevel,
-        sliced,
-        sliced_vr,
-        weights,
-    )
+    from ...learn.objectives import implicit, multilevel, sliced, sliced_vr, weights
     from ...learn.objectives.levels import noised
 
     losses: dict[str, Any] = {

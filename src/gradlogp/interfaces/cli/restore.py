@@ -7,14 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
-from .common import (
-    Misuse,
-    generator_of,
-    positive,
-    print_json,
-    say,
-    set_threads,
-)
+from .common import Misuse, generator_of, positive, print_json, say, set_threads
 
 if TYPE_CHECKING:
     import torch
@@ -139,12 +132,7 @@ def _operator(
     """Return what the damage does to an image."""
     import torch
 
-    from ...inverse import (
-        Blur,
-        Identity,
-        Inpainting,
-        Subsampling,
-    )
+    from ...inverse import Blur, Identity, Inpainting, Subsampling
 
     if (box is not None or mask is not None) and task != "inpaint":
         raise Misuse(f"--box and --mask belong to --task inpaint, not to {task}")

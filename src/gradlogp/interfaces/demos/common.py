@@ -21,12 +21,7 @@ from ...diffusion.evolve import evolve
 from ...diffusion.transitions import AnnealedLangevin
 from ...learn.training import Step
 from ...noise.grids import T_END
-from ...show.plots import (
-    Figure,
-    Theme,
-    image_grid,
-    loss_curve,
-)
+from ...show.plots import Figure, Theme, image_grid, loss_curve
 from ...show.progress import bar
 from ...show.report import Row, Section
 

@@ -18,14 +18,7 @@ from ...show.plots import image_grid
 from ...show.progress import bar
 from ...show.report import Row, Section, write
 from ..pipeline import build_model
-from .common import (
-    Outcome,
-    feature_rows,
-    image_sections,
-    outcome,
-    provenance,
-    train,
-)
+from .common import Outcome, feature_rows, image_sections, outcome, provenance, train
 
 STEPS = 450
 GENERATED = 1000

@@ -21,22 +21,11 @@ from ...noise import blurred, time_grid
 from ...noise.schedules import VE, Levels
 from ...scores import ExactScore, ScoreModel
 from ...scores.networks import MLP
-from ...show.plots import (
-    fields,
-    levels,
-    scatter_pair,
-    trajectories,
-)
+from ...show.plots import fields, levels, scatter_pair, trajectories
 from ...show.progress import bar
 from ...show.report import Row, Section, write
 from ..pipeline import CHUNK
-from .common import (
-    Outcome,
-    annealed_paths,
-    outcome,
-    provenance,
-    train,
-)
+from .common import Outcome, annealed_paths, outcome, provenance, train
 
 STEPS = 1500
 N_TRAIN = 50_000

@@ -24,14 +24,7 @@ from ...show.plots import image_grid
 from ...show.progress import bar
 from ...show.report import Row, Section, write
 from ..pipeline import CHUNK
-from .common import (
-    Outcome,
-    feature_rows,
-    image_sections,
-    outcome,
-    provenance,
-    train,
-)
+from .common import Outcome, feature_rows, image_sections, outcome, provenance, train
 
 STEPS = 1200
 CHANNELS = (32, 64)

@@ -17,13 +17,7 @@ from ...show.plots import fields, scatter_pair, trajectories
 from ...show.progress import bar
 from ...show.report import Section, write
 from ..pipeline import CHUNK, build_model
-from .common import (
-    Outcome,
-    annealed_paths,
-    outcome,
-    provenance,
-    train,
-)
+from .common import Outcome, annealed_paths, outcome, provenance, train
 
 STEPS = 2000
 GENERATED = 10_000

@@ -5,24 +5,13 @@ bytes. Tensors may carry gradients and live on any device; functions that are dr
 the CPU in the default dtype.
 """
 
-from .chains import (
-    autocorrelation,
-    marginal,
-    trace,
-    walks,
-)
+from .chains import autocorrelation, marginal, trace, walks
 from .curves import levels, loss_curve
 from .geometry import spectra, split_field
 from .images import image_grid
 from .planes import fields, scatter_pair, trajectories
 from .samples import samples
-from .style import (
-    DARK,
-    LIGHT,
-    Figure,
-    Theme,
-    png,
-)
+from .style import DARK, LIGHT, Figure, Theme, png
 
 __all__ = [
     "DARK",

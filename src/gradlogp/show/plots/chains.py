@@ -15,16 +15,7 @@ from torch import Tensor
 
 from ...core import ScoreFn
 from .planes import Bounds, fields
-from .style import (
-    LIGHT,
-    Array,
-    Theme,
-    Values,
-    array,
-    legend,
-    new_figure,
-    scale_y,
-)
+from .style import LIGHT, Array, Theme, Values, array, legend, new_figure, scale_y
 
 SHOWN = 4
 """Chains that are drawn one by one."""

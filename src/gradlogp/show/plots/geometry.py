@@ -9,14 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
-from .style import (
-    LIGHT,
-    Array,
-    Theme,
-    array,
-    legend,
-    new_figure,
-)
+from .style import LIGHT, Array, Theme, array, legend, new_figure
 
 ARROW: dict[str, Any] = {
     "pivot": "tail", "angles": "xy", "scale_units": "xy", "scale": 1, "units": "inches",

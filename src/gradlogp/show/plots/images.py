@@ -8,12 +8,7 @@ from collections.abc import Sequence
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from .style import (
-    LIGHT,
-    Theme,
-    array,
-    new_figure,
-)
+from .style import LIGHT, Theme, array, new_figure
 
 _GAP, _ROW_GAP = 0.05, 0.14  # inches
 

@@ -15,14 +15,7 @@ from matplotlib.ticker import LogLocator
 from torch import Tensor
 
 from ...core import ScoreFn
-from .style import (
-    LIGHT,
-    Array,
-    Theme,
-    array,
-    legend,
-    new_figure,
-)
+from .style import LIGHT, Array, Theme, array, legend, new_figure
 
 Bounds = tuple[float | int, float | int, float | int, float | int]
 """The frame of a plane: x_min, x_max, y_min, y_max."""

@@ -7,13 +7,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from .images import image_grid
-from .style import (
-    LIGHT,
-    Theme,
-    array,
-    legend,
-    new_figure,
-)
+from .style import LIGHT, Theme, array, legend, new_figure
 
 MOST_POINTS, MOST_IMAGES = 5000, 64
 
