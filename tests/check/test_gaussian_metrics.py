@@ -140,10 +140,6 @@ def test_fisher_information_of_a_mixture_is_paired(generator):
     close(result.difference.value, terms.mean(), 1e-10)
     close(result.difference.standard_error, terms.std() / math.sqrt(len(x)), 1e-10)
     assert abs(z_score(terms, 0.0)) < 4.5
-    known = fisher_information(
-        law.score, x, divergence=lambda y: law.hessian(y).diagonal(dim1=1, dim2=2).sum(1)
-    )
-    close(known.difference.value, result.difference.value, 1e-10)
     wrong = fisher_information(lambda y: 0.5 * law.score(y), x).difference
     assert abs(wrong.value) > 20 * wrong.standard_error
 
@@ -183,5 +179,3 @@ def test_bad_samples_are_refused(as_user):
             function(lambda x: -x, torch.zeros(9, 2, dtype=torch.long))
     with pytest.raises(ValueError, match="score returned shape"):
         mean_score(lambda x: x.sum(1), torch.zeros(9, 2))
-    with pytest.raises(ValueError, match=r"divergence must return \(9,\)"):
-        fisher_information(lambda x: x, torch.zeros(9, 2), divergence=lambda x: x)

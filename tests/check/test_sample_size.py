@@ -10,7 +10,7 @@ from support import COV, MEAN, close, z_score
 from gradlogp import Empirical, Gaussian, GaussianMixture, sample_size
 from gradlogp.check.metrics.generalisation import denoising_gap
 from gradlogp.check.theory import statistics
-from gradlogp.interfaces.cli.sample_size import sample_size as command
+from gradlogp.interfaces.cli.check import sample_size as command
 
 # ---------------------------------------------------------------------------- a Gaussian
 

@@ -189,7 +189,7 @@ WRONG = (
      half_the_noise, "solvers.corrector_by_level"),
     ("half of the trace in a dimension", "geometry.dimension.jacobian_trace", halves,
      "manifold.divergence_reads_the_dimension"),
-    ("the wrong side of a manifold", "geometry.curvature.tangent_normal_split",
+    ("the wrong side of a manifold", "geometry.tangent.tangent_normal_split",
      lambda f: lambda score, *args, **more: f(lambda x: -score(x), *args, **more),
      "manifold.curvature_and_density"),
     ("a score of half the size", "distributions.analytic.directional.Directional.score", half,

@@ -216,7 +216,7 @@ def test_a_learned_model(classes, tmp_path, capsys, generator):
 def test_arrows_are_the_parts(generator):
     x = torch.randn(7, 2, generator=generator)
     t, n = torch.randn(7, 2, generator=generator), 3 * torch.randn(7, 2, generator=generator)
-    figure = split_field(x, t, n, background=torch.randn(50, 2, generator=generator))
+    figure = split_field(x, t, n)
     for axes, part, name in zip(figure.axes, (t, n), ("tangent", "normal"), strict=True):
         (arrows,) = [c for c in axes.collections if isinstance(c, Quiver)]
         np.testing.assert_allclose(arrows.XY, x.numpy())

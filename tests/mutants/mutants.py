@@ -456,7 +456,7 @@ MUTANTS = (
     ),
     Mutant(
         "X: the mean curvature without its 2",
-        "geometry/curvature.py",
+        "geometry/tangent.py",
         "MeanCurvature(normal, 2 * normal)",
         "MeanCurvature(normal, normal)",
         "geometry/test_geometry.py::test_split_on_the_circle",

@@ -11,16 +11,14 @@ from torch import Tensor
 
 from ..core import Estimate, Generator, NoisyScore, ScoreFn, mean_and_error
 from ..noise.grids import noise_range
-from .dimension import Estimator, intrinsic_dimension
+from .dimension import Estimator, SigmaRange, intrinsic_dimension, recommend_sigma
 from .field import data_field, model_field
-from .plateau import SigmaRange, recommend_sigma
 from .tangent import Split, tangent_normal_split
 
 LEVELS = 17
 """Noise levels among which the range of a steady dimension is looked for."""
 
 ESTIMATORS: tuple[Estimator, ...] = ("normal_rank", "norm", "divergence")
-
 
 Parts = tuple[Estimate | None, Estimate | None, Estimate | None]
 
@@ -96,9 +94,7 @@ def survey(
     field = model_field(score, sigma).score
     found, k = _dimensions(field, z, sigma, n_perturbations, stack, generator)
     split = tangent_normal_split(field, z, sigma, k if k < D else None)
-    parts: Parts = (None, None, None)
-    if k < D:
-        parts = _parts(score, split, sigma, D - k, flags)
+    parts = _parts(score, split, sigma, D - k, flags) if k < D else (None, None, None)
     flags += _worthless(k, D, len(x) if n_data is None else n_data, low, sigma)
     return Survey(sigma, low, high, steady, found, k, split, *parts, tuple(flags))
 
@@ -115,12 +111,9 @@ def _dimensions(
             field, z, sigma, estimator=estimator, generator=g,
             n_perturbations=n if perturbed else None, stack=stack if perturbed else 1,
         )  # fmt: skip
-        mean = mean_and_error(found.value)
-        if len(z) == 1:
-            mean = Estimate(float(found.value), float(found.standard_error))
         if estimator == "normal_rank":
             k = int(found.value.median().round())
-        dimensions[estimator] = mean, float(found.value.min()), float(found.value.max())
+        dimensions[estimator] = found.mean, float(found.value.min()), float(found.value.max())
     return dimensions, k
 
 
@@ -139,7 +132,7 @@ def _parts(
     try:
         unit = data_field(score, sigma).sigma / sigma
     except ValueError as problem:
-        flags.append(f"curvature and distances are not told: {problem}")
+        flags.append(f"curvature and distances are left out: {problem}")
         return None, None, None
     along = split.tangent.flatten(1).norm(dim=1)
     return (

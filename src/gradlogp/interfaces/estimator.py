@@ -22,15 +22,15 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor
 
 from ..core import NoisyScore, Schedule, permutation
-from ..diffusion import ProbabilityFlow, evolve, log_likelihood
+from ..diffusion import log_likelihood
 from ..learn import checkpoint
 from ..learn.settings import TrainingSettings
 from ..learn.training import fit
-from ..noise import blurred, noise_range, time_at, time_grid
+from ..noise import blurred, noise_range, time_at
 from ..noise.predictions import Kind
 from ..scores.model import ScoreModel
 from ..show.progress import bar
-from .pipeline import CHUNK, OBJECTIVE, build_model
+from .pipeline import CHUNK, OBJECTIVE, build_model, draw
 
 HERE = ("checkpoint", "resume", "device", "verbose")  # parameters of a run, not of a model
 
@@ -45,8 +45,8 @@ class ScoreEstimator(DensityMixin, BaseEstimator):
     vectors `(N, D)` or images `(N, C, H, W)`; results come back as what `fit` was given.
 
     Arguments:
-        max_iter, batch_size, learning_rate, ema: `steps` and the others of `TrainingSettings`; where
-            not given, what `settings` says.
+        max_iter, batch_size, learning_rate, ema: `steps` and the others of `TrainingSettings`; what
+            `settings` says by default.
         width: Width of the MLP, for vectors.
         depth: Its residual blocks.
         channels: Channels of the U-Net, for images.
@@ -57,7 +57,7 @@ class ScoreEstimator(DensityMixin, BaseEstimator):
         standardize: Whether to learn in coordinates of zero mean and unit variance, for each column
             or channel; "one": with one scale for all.
         objective: Another loss of each sample, objective(noisy_score, x, schedule, generator=…).
-        settings: How to train; the defaults of `TrainingSettings` where not given.
+        settings: How to train; `TrainingSettings()` by default.
         held_out_fraction: Share of the data kept aside to measure the loss on.
         n_sample_steps: Steps of the probability flow when sampling, two evaluations each.
         n_likelihood_steps: Runge–Kutta steps of the likelihood, four evaluations each.
@@ -232,17 +232,16 @@ class ScoreEstimator(DensityMixin, BaseEstimator):
     def sample(self, n_samples: int = 1, y: Any = None, random_state: Any = None) -> Any:
         """Draw new samples by the probability flow, `(n_samples, *event)`.
 
-        The same `random_state`, that of the estimator where not given, gives the same samples; y
-        are their classes `(n_samples,)`, if class-conditional.
+        The same `random_state`, by default that of the estimator, gives the same samples; y are
+        their classes `(n_samples,)`, if class-conditional.
         """
         check_is_fitted(self, "model_")
         labels = self._encode_classes(y, n_samples, known=True)
-        with bar("sampling", quiet=not self.verbose) as update:
-            x = evolve(
-                ProbabilityFlow(), self.model_ if labels is None else self.model_.given(labels),
-                n_samples, time_grid(self.model_.schedule, self.n_sample_steps),
-                generator=self._generator(random_state), chunk_size=CHUNK, progress=update,
-            )  # fmt: skip
+        score = self.model_ if labels is None else self.model_.given(labels)
+        x = draw(
+            score, n_samples, self.n_sample_steps, generator=self._generator(random_state),
+            quiet=not self.verbose,
+        )  # fmt: skip
         return self._like_input(x.cpu())
 
     def grad_log_prob(self, X: Any, y: Any = None, sigma: float | None = None) -> Any:

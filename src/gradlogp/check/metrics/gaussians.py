@@ -11,7 +11,6 @@ wrong score, or samples of another law.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -165,11 +164,7 @@ class FisherInformation(NamedTuple):
 
 
 def fisher_information(
-    score: ScoreFn,
-    x: Float[Tensor, "batch *event"],
-    *,
-    divergence: Callable[[Tensor], Tensor] | None = None,
-    chunk_size: int = 64,
+    score: ScoreFn, x: Float[Tensor, "batch *event"], *, chunk_size: int = 64
 ) -> FisherInformation:
     r"""Fisher information of a density (about its location) in two ways.
 
@@ -182,7 +177,6 @@ def fisher_information(
     Arguments:
         score: The score of the law of x.
         x: Samples, `(B, *event)`.
-        divergence: x -> tr ∇s(x), `(B,)`, where it is known; else by `calculus.jacobian_trace`.
         chunk_size: Coordinates differentiated together.
 
     Raises:
@@ -192,14 +186,7 @@ def fisher_information(
         | Estimation of Non-Normalized Statistical Models by Score Matching (Hyvärinen, 2005)
         | https://jmlr.org/papers/v6/hyvarinen05a.html
     """
-    check_batch(x)
-    if divergence is None:
-        s, trace = jacobian_trace(score, x, chunk_size)
-    else:
-        s, trace = score(x), divergence(x)
-        check_same_shape(s, x, "score")
-        if trace.shape != x.shape[:1]:
-            raise ValueError(f"divergence must return ({len(x)},), got {tuple(trace.shape)}")
+    s, trace = jacobian_trace(score, x, chunk_size)
     squared, curvature = sum_event(s.detach().double().square()), -trace.detach().double()
     return FisherInformation(*map(mean_and_error, (squared, curvature, squared - curvature)))
 

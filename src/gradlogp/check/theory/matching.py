@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -17,6 +18,7 @@ from .claim import DERIVED, HYVARINEN, LAW, Numbers, exact, false, order, statis
 SLICED = "Song, Garg, Shi & Ermon 2019, arXiv 1905.07088"
 HALF_LINE = "Hyvärinen 2007, doi 10.1016/j.csda.2006.09.003"
 
+PROBES: tuple[Probe, ...] = ("gaussian", "rademacher", "sphere")
 W = torch.tensor([[-0.9, 0.4], [-0.2, -1.7]], dtype=torch.float64)
 C = torch.tensor([0.3, -0.5], dtype=torch.float64)
 
@@ -124,27 +126,19 @@ CHECKS = table(
     implicit_value=(
         statistical, "ISM of W x + c on N(μ, S) is tr W + ½ (tr W S Wᵀ + ‖Wμ + c‖²)", HYVARINEN,
         0.05, _implicit_value),
-    sliced_gaussian=(
-        statistical, "SSM − ISM has mean 0 with gaussian probes", SLICED, 0.1,
-        lambda n, g: _sliced_minus_implicit(objectives.sliced, "gaussian", n, g)),
-    sliced_rademacher=(
-        statistical, "SSM − ISM has mean 0 with rademacher probes", SLICED, 0.1,
-        lambda n, g: _sliced_minus_implicit(objectives.sliced, "rademacher", n, g)),
-    sliced_sphere=(
-        statistical, "SSM − ISM has mean 0 with sphere probes", SLICED, 0.1,
-        lambda n, g: _sliced_minus_implicit(objectives.sliced, "sphere", n, g)),
-    sliced_vr_rademacher=(
-        statistical, "SSM-VR − ISM has mean 0 with rademacher probes", SLICED, 0.1,
-        lambda n, g: _sliced_minus_implicit(objectives.sliced_vr, "rademacher", n, g)),
-    variance_gaussian=(
-        statistical, "variance of vᵀAv with gaussian probes", "Hutchinson 1990", 0.2,
-        lambda n, g: _trace_variance("gaussian", n, g)),
-    variance_rademacher=(
-        statistical, "variance of vᵀAv with rademacher probes", "Hutchinson 1990", 0.2,
-        lambda n, g: _trace_variance("rademacher", n, g)),
-    variance_sphere=(
-        statistical, "variance of vᵀAv with sphere probes", "Hutchinson 1990", 0.2,
-        lambda n, g: _trace_variance("sphere", n, g)),
+    **{
+        f"{name}_{law}": (
+            statistical, f"{what} − ISM has mean 0 with {law} probes", SLICED, 0.1,
+            partial(_sliced_minus_implicit, getattr(objectives, name), law))
+        for name, what, laws in (("sliced", "SSM", PROBES), ("sliced_vr", "SSM-VR", PROBES[1:2]))
+        for law in laws
+    },
+    **{
+        f"variance_{law}": (
+            statistical, f"variance of vᵀAv with {law} probes", "Hutchinson 1990", 0.2,
+            partial(_trace_variance, law))
+        for law in PROBES
+    },
     unit_sphere=(
         false, "“SSM-VR has the score as its minimiser with unit-sphere probes”: it is the score "
         "over d", SLICED, _unit_sphere),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import pairwise
 
 import torch
@@ -180,39 +181,33 @@ CHECKS = table(
     ddim_under_two_schedules=(
         exact, "DDIM draws the same x/α under VE and VP, 11 steps: difference", DDIM_PAPER, 1e-8,
         _ddim_under_two_schedules),
-    order_of_ancestral=(
-        exact, "order of the law in the steps: DDPM, variance β", HO, 0.06,
-        lambda: (1.0, _order_of_the_law(lambda k: Ancestral("forward"), 100))),
-    order_of_ancestral_posterior=(
-        exact, "order of the law in the steps: DDPM, variance β̃", HO, 0.06,
-        lambda: (1.0, _order_of_the_law(lambda k: Ancestral(), 100))),
-    order_of_euler=(
-        exact, "order of the law in the steps: Euler–Maruyama", SONG, 0.06,
-        lambda: (1.0, _order_of_the_law(lambda k: ReverseSDE(1.0, "euler"), 30))),
-    order_of_heun_in_law=(
-        exact, "order of the law in the steps: Heun on the SDE, η = ½", DERIVED, 0.06,
-        lambda: (2.0, _order_of_the_law(lambda k: ReverseSDE(0.5, "heun"), 50))),
-    order_of_churn=(
-        exact, "order of the law in the steps: Heun with churn γ = 2/N", KARRAS, 0.06,
-        lambda: (2.0, _order_of_the_law(lambda k: Churn(2 / k), 30))),
-    order_of_ddim=(
-        exact, "order of the path in the steps: DDIM", DDIM_PAPER, 0.06,
-        lambda: (1.0, _order_of_the_path(DDIM(), 50))),
-    order_of_heun=(
-        exact, "order of the path in the steps: Heun", KARRAS, 0.06,
-        lambda: (2.0, _order_of_the_path(ProbabilityFlow(2), 50))),
-    order_of_runge_kutta=(
-        exact, "order of the path in the steps: Runge–Kutta", SONG, 0.06,
-        lambda: (4.0, _order_of_the_path(ProbabilityFlow(4), 16))),
-    order_of_2m=(
-        exact, "order of the path in the steps: DPM-Solver++ 2M", LU, 0.06,
-        lambda: (2.0, _order_of_the_path(DPMSolver(2), 50))),
-    order_of_3m=(
-        exact, "order of the path in the steps: 3M, its quadratic integrated in full", LU, 0.06,
-        lambda: (3.0, _order_of_the_path(DPMSolver(3), 100))),
-    order_of_exponential=(
-        exact, "order of the path in the steps: exponential Adams–Bashforth of four ε̂", ZHANG, 0.06,
-        lambda: (4.0, _order_of_the_path(ExponentialAB(4), 50))),
+    **{
+        f"order_of_{name}": (
+            exact, f"order of the law in the steps: {what}", source, 0.06,
+            partial(lambda order, move, k: (order, _order_of_the_law(move, k)), order, move, k))
+        for name, what, source, order, move, k in (
+            ("ancestral", "DDPM, variance β", HO, 1.0, lambda k: Ancestral("forward"), 100),
+            ("ancestral_posterior", "DDPM, variance β̃", HO, 1.0, lambda k: Ancestral(), 100),
+            ("euler", "Euler–Maruyama", SONG, 1.0, lambda k: ReverseSDE(1.0, "euler"), 30),
+            ("heun_in_law", "Heun on the SDE, η = ½", DERIVED, 2.0,
+             lambda k: ReverseSDE(0.5, "heun"), 50),
+            ("churn", "Heun with churn γ = 2/N", KARRAS, 2.0, lambda k: Churn(2 / k), 30),
+        )
+    },
+    **{
+        f"order_of_{name}": (
+            exact, f"order of the path in the steps: {what}", source, 0.06,
+            partial(lambda order, move, k: (order, _order_of_the_path(move, k)), order, move, k))
+        for name, what, source, order, move, k in (
+            ("ddim", "DDIM", DDIM_PAPER, 1.0, DDIM(), 50),
+            ("heun", "Heun", KARRAS, 2.0, ProbabilityFlow(2), 50),
+            ("runge_kutta", "Runge–Kutta", SONG, 4.0, ProbabilityFlow(4), 16),
+            ("2m", "DPM-Solver++ 2M", LU, 2.0, DPMSolver(2), 50),
+            ("3m", "3M, its quadratic integrated in full", LU, 3.0, DPMSolver(3), 100),
+            ("exponential", "exponential Adams–Bashforth of four ε̂", ZHANG, 4.0,
+             ExponentialAB(4), 50),
+        )
+    },
     order_of_3m_as_published=(
         false, "“DPM-Solver++ 3M with α φ₃ D₂ is of order 3”: half the quadratic is lost; its order",
         "published code of Lu et al. 2022", 0.06,

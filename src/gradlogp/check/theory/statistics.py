@@ -3,7 +3,7 @@ r"""Claims on how much data an estimate of the score needs, in closed form and b
 from __future__ import annotations
 
 import math
-from functools import cache
+from functools import cache, partial
 
 import torch
 from torch import Tensor
@@ -137,30 +137,20 @@ CHECKS = table(
     logistic=(
         exact, "efficiency of ISM for the location of a logistic law (3 against 30/7)", DERIVED,
         1e-6, _logistic),
-    weight_at_1=(
-        exact, "efficiency of ISM for the weight of modes at ±1", DERIVED, 1e-4,
-        lambda: (0.6013, efficiency(1.0))),
-    weight_at_2=(
-        exact, "efficiency of ISM for the weight of modes at ±2", DERIVED, 1e-4,
-        lambda: (0.1061, efficiency(2.0))),
-    weight_at_3=(
-        exact, "efficiency of ISM for the weight of modes at ±3", DERIVED, 1e-6,
-        lambda: (0.007167, efficiency(3.0))),
-    weight_at_4=(
-        exact, "efficiency of ISM for the weight of modes at ±4", DERIVED, 1e-7,
-        lambda: (0.0001804, efficiency(4.0))),
-    noise_1=(
-        exact, "efficiency of DSM at σ = 1 for the weight of modes at ±4", DERIVED, 0.006,
-        lambda: (0.17, efficiency(4.0, 1.0))),
-    noise_2=(
-        exact, "efficiency of DSM at σ = 2 for the weight of modes at ±4", DERIVED, 0.006,
-        lambda: (0.86, efficiency(4.0, 2.0))),
-    noise_4=(
-        exact, "efficiency of DSM at σ = 4 for the weight of modes at ±4", DERIVED, 0.006,
-        lambda: (0.98, efficiency(4.0, 4.0))),
-    noise_8=(
-        exact, "efficiency of DSM at σ = 8 for the weight of modes at ±4", DERIVED, 0.006,
-        lambda: (0.95, efficiency(4.0, 8.0))),
+    **{
+        name: (exact, f"efficiency of {how} for the weight of modes at ±{a}", DERIVED, tolerance,
+               partial(lambda value, a, sigma: (value, efficiency(a, sigma)), value, a, sigma))
+        for name, how, a, sigma, value, tolerance in (
+            ("weight_at_1", "ISM", 1, 0, 0.6013, 1e-4),
+            ("weight_at_2", "ISM", 2, 0, 0.1061, 1e-4),
+            ("weight_at_3", "ISM", 3, 0, 0.007167, 1e-6),
+            ("weight_at_4", "ISM", 4, 0, 0.0001804, 1e-7),
+            ("noise_1", "DSM at σ = 1", 4, 1, 0.17, 0.006),
+            ("noise_2", "DSM at σ = 2", 4, 2, 0.86, 0.006),
+            ("noise_4", "DSM at σ = 4", 4, 4, 0.98, 0.006),
+            ("noise_8", "DSM at σ = 8", 4, 8, 0.95, 0.006),
+        )
+    },
     more_noise=(
         false, "“the more noise, the better the weights”: efficiency at σ = 8 over that at σ = 4, ±4",
         DERIVED, lambda: (1.0, efficiency(4.0, 8.0) / efficiency(4.0, 4.0), 0.95 / 0.98)),

@@ -43,7 +43,7 @@ class Gaussian:
         cov: S, a matrix `(D, D)`, a vector of variances `(D,)`, or one variance.
 
     Raises:
-        ValueError: For a shape that does not fit or a covariance that is none.
+        ValueError: For a shape that does not fit or no covariance.
     """
 
     def __init__(

@@ -66,7 +66,7 @@ def restore(
             Jacobian is not that of a score) or DPS.
         n: Number of draws.
         steps: Noise levels to pass through.
-        klass: The class, for a class-conditional model; where not given each draw has one of its own.
+        klass: The class, for a class-conditional model; by default each draw has one of its own.
         values: Values in the data of a .png's black and white; the digits have 0 and 16.
         seed: Seed of the noise.
         threads: PyTorch threads.
@@ -115,9 +115,8 @@ def restore(
         print_json(result)
     else:
         for key, value in result.items():
-            print(
-                f"{key.replace('_', ' ')}: {value if not isinstance(value, float) else f'{value:.4g}'}"
-            )
+            shown = f"{value:.4g}" if isinstance(value, float) else value
+            print(f"{key.replace('_', ' ')}: {shown}")
     return 0
 
 
@@ -221,10 +220,9 @@ def _draw(
     quiet: bool,
 ) -> Tensor:
     """Draw from the posterior, in data units."""
-    from ...diffusion import Ancestral, evolve
+    from ...diffusion import Ancestral
     from ...inverse import DPSStep, MomentMatching, PiGDM
-    from ...noise import time_grid
-    from ...show.progress import bar
+    from ..pipeline import draw
 
     score = model if labels is None else model.given(labels)
     transition: Transition = Ancestral()
@@ -235,9 +233,9 @@ def _draw(
         guided = PiGDM(score, seen)
     else:
         transition = DPSStep(transition, seen)
-    times = time_grid(model.schedule, steps)
-    with bar("restoring", quiet=quiet) as update:
-        return evolve(transition, guided, n, times, generator=g, progress=update)
+    return draw(
+        guided, n, steps, transition=transition, generator=g, title="restoring", quiet=quiet
+    )
 
 
 def _shown(operator: LinearOperator, y: Tensor, shape: torch.Size) -> Tensor:
