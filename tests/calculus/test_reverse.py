@@ -63,14 +63,6 @@ def test_score_of_a_log_density(event, generator):
     close(score(x[2:3])[0], score(x)[2])
 
 
-def test_score_can_be_differentiated_again(generator):
-    x = torch.randn(4, 3, generator=generator)
-    score = score_from_log_prob(lambda y: -0.25 * y.pow(4).sum(1))
-    value, trace = jacobian_trace(score, x)
-    close(value, -(x**3))
-    close(trace, -3 * x.square().sum(1))
-
-
 @pytest.mark.usefixtures("as_user")
 @pytest.mark.parametrize(
     ("log_prob", "shape"),

@@ -111,10 +111,11 @@ def test_there_is_something_to_test():
 
 def same_signature(method, protocol):
     """The same parameters, in the same order and of the same kinds and defaults."""
-    ours, theirs = (inspect.signature(f).parameters.values() for f in (method, protocol))
-    assert [(p.name, p.kind, p.default) for p in ours] == [
-        (p.name, p.kind, p.default) for p in theirs
-    ]
+    ours, theirs = (
+        [(p.name, p.kind, p.default) for p in inspect.signature(f).parameters.values()]
+        for f in (method, protocol)
+    )
+    assert ours == theirs
 
 
 @pytest.mark.parametrize("cls", KERNELS + TRANSITIONS, ids=lambda c: c.__name__)
@@ -138,16 +139,12 @@ def test_kernel_signature(kernel):
     assert dataclasses.fields(kernel)[0].name == "step_size"
     same_signature(kernel.init, core.Kernel.init)
     same_signature(kernel.step, core.Kernel.step)
-    generator = inspect.signature(kernel.step).parameters["generator"]
-    assert generator.kind is inspect.Parameter.KEYWORD_ONLY
 
 
 @every_transition
 def test_transition_signature(transition):
     assert isinstance(transition(), core.Transition)
     same_signature(transition.__call__, core.Transition.__call__)
-    generator = inspect.signature(transition.__call__).parameters["generator"]
-    assert generator.kind is inspect.Parameter.KEYWORD_ONLY
 
 
 # ---------------------------------------------------------------------------- kernels
@@ -165,7 +162,7 @@ def placed(kernel, x):
 
 
 OF_A_LADDER = {"swap_acceptance", "proposed", "origin"}
-"""What a step tells of every temperature or pair of them, beside the chain."""
+"""What a step reports of every temperature or pair of them, beside the chain."""
 
 
 def is_named_tuple(value):
@@ -240,12 +237,8 @@ def test_kernel_batch_independence(kernel, event, generator):
     x = start(event, torch.float64, generator, kernel=kernel)
     other = x.clone()
     other[1:] = placed(kernel, 3 - 2 * other[1:])
-    one, two = (
-        make(kernel, STEP).step(
-            make(kernel, STEP).init(v, SKEWED), SKEWED, generator=clone(generator)
-        )
-        for v in (x, other)
-    )
+    k = make(kernel, STEP)
+    one, two = (k.step(k.init(v, SKEWED), SKEWED, generator=clone(generator)) for v in (x, other))
     assert not torch.equal(one[0].x[1:], two[0].x[1:])
     if kernel.__name__ in COUPLED:  # it is the method, and said so
         assert not torch.equal(one[0].x[0], two[0].x[0])
@@ -324,15 +317,15 @@ def test_kernel_never_broadcasts_a_score(kernel, as_user):
 
 
 @every_flat_kernel
-def test_kernel_that_leaves_the_finite_numbers(kernel, generator):
+def test_kernel_whose_target_becomes_nan(kernel, generator):
     """The chain stays where it was and is flagged; the others go on as without it."""
     k = make(kernel, STEP)
     x = torch.tensor([[0.1], [-0.2], [0.3], [-30.0]])
     state = k.init(x, SKEWED)
     broken = Broken()
     new, info = k.step(state, broken, generator=clone(generator))
-    fine, told = k.step(state, SKEWED, generator=clone(generator))
-    assert not told.diverging.any()
+    fine, unbroken = k.step(state, SKEWED, generator=clone(generator))
+    assert not unbroken.diverging.any()
     assert info.diverging.tolist() == [False, False, False, True]
     assert torch.equal(new.x[3], x[3])
     assert torch.equal(new.x[:3], fine.x[:3])
@@ -358,9 +351,8 @@ def test_kernel_does_not_depend_on_units(kernel, generator):
     scaled = Observed(c)
     one = run(make(kernel, STEP), SKEWED, x, 10, generator=clone(generator)).draws
     other = in_units(kernel, STEP, c)
-    two = run(
-        other or make(kernel, c**2 * STEP), scaled, c * x, 10, generator=clone(generator)
-    ).draws
+    k = other or make(kernel, c**2 * STEP)
+    two = run(k, scaled, c * x, 10, generator=clone(generator)).draws
     same = torch.allclose(two, c * one, rtol=1e-10, atol=1e-10)
     assert same == (other is not None)
 
@@ -429,10 +421,8 @@ def test_transition_step(transition, event, dtype, schedule, t, s, generator):
 @every_schedule
 def test_transitions_carry_the_law(transition, schedule, generator):
     """From the exact law of N(1, 2) data at t = 0.6 to that at 0.4: a wrong sign does not."""
-    n, times = (
-        10_000,
-        torch.linspace(0.6, 0.4, 3 if transition is transitions.AdaptiveFlow else 81),
-    )
+    n, steps = 10_000, 3 if transition is transitions.AdaptiveFlow else 81
+    times = torch.linspace(0.6, 0.4, steps)
     (a, b), (a_end, b_end) = schedule(times[0]), schedule(times[-1])
     var, var_end = 2 * a**2 + b**2, 2 * a_end**2 + b_end**2
     start = a + var.sqrt() * torch.randn(n, 1, generator=generator)

@@ -410,14 +410,14 @@ MUTANTS = (
         "distributions/analytic/directional.py",
         "(ratio.A_over_k - ratio.slope).unsqueeze(-1)",
         "0 * ratio.slope.unsqueeze(-1)",
-        "distributions/test_manifolds.py::test_derivatives_and_tweedie",
+        "distributions/test_analytic.py::test_derivatives_and_tweedie",
     ),
     Mutant(
         "X: σ for σ² off the subspace",
         "distributions/analytic/products.py",
         "self.law.score(y) @ U.mT - off / sigma / sigma",
         "self.law.score(y) @ U.mT - off / sigma",
-        "distributions/test_manifolds.py::test_derivatives_and_tweedie",
+        "distributions/test_analytic.py::test_derivatives_and_tweedie",
     ),
     Mutant(
         "X: a basis taken for an orthonormal one",
