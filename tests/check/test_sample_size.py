@@ -8,7 +8,7 @@ import torch
 from support import COV, MEAN, close, z_score
 
 from gradlogp import Empirical, Gaussian, GaussianMixture, sample_size
-from gradlogp.check.metrics.generalisation import denoising_gap
+from gradlogp.check.metrics.memorisation import denoising_gap
 from gradlogp.check.theory import statistics
 from gradlogp.interfaces.cli.check import sample_size as command
 

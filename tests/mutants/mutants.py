@@ -231,7 +231,7 @@ MUTANTS = (
     ),
     Mutant(
         "X: the second derivative of an activation misses a factor",
-        "calculus/jets/entrywise.py", "g * (1 - g) * (2 + z * (1 - 2 * g))",
+        "calculus/jets/rules.py", "g * (1 - g) * (2 + z * (1 - 2 * g))",
         "g * (1 - g) * (1 + z * (1 - 2 * g))",
         "calculus/test_jets.py::test_laplacian_and_its_gradients",
     ),
@@ -803,7 +803,7 @@ MUTANTS = (
     ),
     Mutant(
         "X: the share copied over the wrong span",
-        "check/metrics/generalisation.py",
+        "check/metrics/memorisation.py",
         "span = B - K",
         "span = A - K",
         "check/test_sample_size.py::test_a_copy_and_the_truth",

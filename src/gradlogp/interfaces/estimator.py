@@ -213,18 +213,16 @@ class ScoreEstimator(DensityMixin, BaseEstimator):
         state = check_random_state(self.random_state if random_state is None else random_state)
         return torch.Generator().manual_seed(int(state.randint(2**31)))
 
-    def _points(self, X: Any) -> Tensor:
-        """Check data; float64, so that results do not depend on the batch."""
+    def _at(self, X: Any, y: Any) -> tuple[Tensor, NoisyScore]:
+        """Return data and the score given their classes, float64: no result depends on the batch."""
         check_is_fitted(self, "model_")
         X = validate_data(
             self, _as_array(X), dtype=[np.float64, np.float32], allow_nd=True, reset=False
         )
-        return torch.from_numpy(np.array(X, dtype=np.float64))
-
-    def _exact(self, labels: Tensor | None) -> NoisyScore:
-        """Return the score in float64 on the CPU, given classes."""
+        x = torch.from_numpy(np.array(X, dtype=np.float64))
+        labels = self._encode_classes(y, len(x), known=True)
         model: ScoreModel = copy.deepcopy(self.model_).cpu().double()
-        return model if labels is None else model.given(labels)
+        return x, model if labels is None else model.given(labels)
 
     def _like_input(self, x: Tensor) -> Any:
         return x if self._tensors else x.numpy()
@@ -249,18 +247,14 @@ class ScoreEstimator(DensityMixin, BaseEstimator):
 
         A larger sigma, in units of each column's standard deviation, is smoother and surer.
         """
-        x = self._points(X)
-        labels = self._encode_classes(y, len(x), known=True)
+        x, score = self._at(X, y)
         with torch.no_grad():
-            return self._like_input(blurred(self._exact(labels), sigma).score(x))
+            return self._like_input(blurred(score, sigma).score(x))
 
     def score_samples(self, X: Any, y: Any = None) -> Any:
         """Return the log-density of each row in nats, by the probability flow."""
-        x = self._points(X)
-        labels = self._encode_classes(y, len(x), known=True)
-        found = log_likelihood(
-            self._exact(labels), x, n_steps=self.n_likelihood_steps, chunk_size=CHUNK
-        )
+        x, score = self._at(X, y)
+        found = log_likelihood(score, x, n_steps=self.n_likelihood_steps, chunk_size=CHUNK)
         return self._like_input(found.log_prob)
 
     def score(self, X: Any, y: Any = None) -> float:
@@ -278,9 +272,7 @@ class ScoreEstimator(DensityMixin, BaseEstimator):
         Raises:
             ValueError: If the model was not trained at so large or small a noise.
         """
-        x = self._points(X)
-        labels = self._encode_classes(y, len(x), known=True)
-        score = self._exact(labels)
+        x, score = self._at(X, y)
         t = time_at(score.schedule, float(sigma))
         with torch.no_grad():
             z = score.schedule(t)[0] * score.coordinates.encode(x)

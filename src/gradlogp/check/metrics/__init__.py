@@ -20,13 +20,13 @@ from .gaussians import gaussian_fisher as gaussian_fisher
 from .gaussians import gaussian_kl as gaussian_kl
 from .gaussians import gaussian_wasserstein as gaussian_wasserstein
 from .gaussians import mean_score as mean_score
-from .generalisation import DenoisingGap as DenoisingGap
-from .generalisation import denoising_gap as denoising_gap
 from .ksd import SteinDiscrepancy as SteinDiscrepancy
 from .ksd import ksd as ksd
+from .memorisation import DenoisingGap as DenoisingGap
 from .memorisation import Memorisation as Memorisation
+from .memorisation import denoising_gap as denoising_gap
 from .memorisation import nearest_neighbours as nearest_neighbours
-from .transport import sliced_wasserstein as sliced_wasserstein
 from .two_sample import TwoSample as TwoSample
 from .two_sample import c2st as c2st
 from .two_sample import mmd as mmd
+from .two_sample import sliced_wasserstein as sliced_wasserstein

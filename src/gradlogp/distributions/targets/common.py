@@ -14,6 +14,9 @@ class Known:
 
     dim: int = 2
 
+    def __post_init__(self) -> None:
+        check_dim(self.dim)
+
     @property
     def event_shape(self) -> torch.Size:
         """The shape of one draw, `(d,)`."""

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ...core import check_batch, rand_like
-from .common import Known, blank, check_dim
+from .common import Known, blank
 
 
 @dataclass(frozen=True)
@@ -30,9 +30,6 @@ class LogCosh(Known):
     """
 
     dim: int = 1
-
-    def __post_init__(self) -> None:
-        check_dim(self.dim)
 
     @property
     def cov(self) -> Float[Tensor, "D D"]:
@@ -78,9 +75,6 @@ class SkewedGumbel(Known):
     """
 
     dim: int = 1
-
-    def __post_init__(self) -> None:
-        check_dim(self.dim)
 
     @property
     def mean(self) -> Float[Tensor, " D"]:
