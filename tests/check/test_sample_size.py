@@ -110,8 +110,6 @@ def test_denoising_slope(sigma, draws):
     slope = sample_size.denoising_slope(sigma, 1.0, draws)
     close(slope, law(draws or math.inf), 1e-12)
     close(sample_size.denoising_slope(1.3 * sigma, 1.3, draws), slope, 1e-12)
-    if draws is not None:
-        close(sample_size.denoising_factor(sigma, 1.0, draws), law(draws) / law(math.inf), 1e-12)
 
 
 # ---------------------------------------------------------------------------- copies
@@ -246,7 +244,7 @@ def test_refusals(as_user, generator):
             "widen the interval",
         ),
         (lambda: sample_size.mixture_weight(7.0), "separation"),
-        (lambda: sample_size.denoising_factor(0.0), "sigma, tau and draws"),
+        (lambda: sample_size.denoising_slope(0.0), "sigma, tau and draws"),
         (lambda: denoising_gap(lambda y: y, x, x, 0.0), "sigma must be positive"),
         (lambda: denoising_gap(lambda y: y, x, x[:9], 0.1), "10 points of each kind"),
         (

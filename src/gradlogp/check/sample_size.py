@@ -160,39 +160,16 @@ def gaussian_limit(
     return SampleSize("the same to leading order", n, formula, "n far above d")
 
 
-def denoising_factor(sigma: float, tau: float = 1.0, draws: int = 1) -> float:
-    r"""Return by how much noise drawn a few times instead of always multiplies n, for one slope.
-
-    .. math::
-        \frac{V_M}{V_\infty} = 1 + \frac{1}{M} \left( \frac{v^2}{2 σ^2 τ^2} - 1 \right), \quad
-        v = τ^2 + σ^2
-
-    the variance of the slope fitted by denoising score matching to N(0, τ²) with M draws of noise for
-    each point, over that with all of the noise. For M = 1 it is at least 2, at σ = τ, and grows as
-    τ²/(2σ²) for small σ. Training for many epochs with fresh noise is M → ∞.
-
-    Arguments:
-        sigma: σ of the noise.
-        tau: τ, standard deviation of the data.
-        draws: M.
-
-    Raises:
-        ValueError: For σ or τ that is not positive, or no draw.
-    """
-    if not (0 < sigma < math.inf and 0 < tau < math.inf and draws >= 1):
-        raise ValueError(f"sigma, tau and draws must be positive, got {sigma}, {tau} and {draws}")
-    v = tau**2 + sigma**2
-    return 1 + (v**2 / (2 * sigma**2 * tau**2) - 1) / draws
-
-
 def denoising_slope(sigma: float, tau: float = 1.0, draws: int | None = None) -> float:
     r"""Return n times the relative variance of the slope that denoising fits to N(0, τ²).
 
     .. math::
-        \frac{n \mathrm{Var}\, W}{W^2} = \frac{2 τ^4}{v^2}, \; \frac{τ^2}{σ^2}, \quad W = -\frac{1}{v},
-        \; v = τ^2 + σ^2
+        \frac{n \mathrm{Var}\, W}{W^2} = V_\infty + \frac{V_1 - V_\infty}{M}, \quad
+        V_\infty = \frac{2 τ^4}{v^2}, \quad V_1 = \frac{τ^2}{σ^2}, \quad W = -\frac1v, \quad
+        v = τ^2 + σ^2
 
-    with all of the noise (`draws=None`), and with one draw for each point.
+    with M draws of noise for each point, and with all of the noise for M → ∞, as in training for many
+    epochs with fresh noise. V₁/V∞ is at least 2, at σ = τ, and grows as τ²/(2σ²) for small σ.
 
     Arguments:
         sigma: σ of the noise.
@@ -200,10 +177,12 @@ def denoising_slope(sigma: float, tau: float = 1.0, draws: int | None = None) ->
         draws: M; None for all noise.
 
     Raises:
-        ValueError: As `denoising_factor`.
+        ValueError: For σ or τ that is not positive, or no draw.
     """
-    factor = denoising_factor(sigma, tau, 1 if draws is None else draws)
-    return 2 * tau**4 / (tau**2 + sigma**2) ** 2 * (1.0 if draws is None else factor)
+    if not (0 < sigma < math.inf and 0 < tau < math.inf and (draws is None or draws >= 1)):
+        raise ValueError(f"sigma, tau and draws must be positive, got {sigma}, {tau} and {draws}")
+    one, all_noise = (tau / sigma) ** 2, 2 * tau**4 / (tau**2 + sigma**2) ** 2
+    return all_noise if draws is None else all_noise + (one - all_noise) / draws
 
 
 class Efficiency(NamedTuple):

@@ -15,7 +15,6 @@ if TYPE_CHECKING:
 
     from ...core import NoisyScore, Transition
     from ...inverse import LinearOperator, Observation
-    from ...scores.model import ScoreModel
 
 Task = Literal["denoise", "inpaint", "deblur", "enlarge"]
 Guidance = Literal["moment", "pigdm", "dps"]
@@ -79,7 +78,8 @@ def restore(
         raise Misuse(f"--steps must be at least 2, got {steps}")
     if out.suffix != ".png":
         raise Misuse(f"--out must be a .png file, got {out}")
-
+    from ...inverse import Inpainting, Observation, observe
+    from ..pipeline import draw
     from .use import class_labels, load_estimator
 
     estimator = load_estimator(checkpoint)
@@ -101,8 +101,15 @@ def restore(
         wanted = (shape[0], shape[1] // factor, shape[2] // factor)
     if tuple(given.shape[1:]) != wanted:
         raise Misuse(f"{image} has shape {tuple(given.shape[1:])}, {wanted} is needed")
-    seen = _observe(operator, given, noise, simulate, g)
-    draws = _draw(model, labels, seen, method, n, steps, g, quiet)
+    if simulate:
+        seen = observe(given, operator, noise, generator=g)
+    else:  # what a mask hides is not looked at
+        y = operator.apply(given) if isinstance(operator, Inpainting) else given
+        seen = Observation(y, operator, noise)
+    transition, guided = _guided(method, model if labels is None else model.given(labels), seen)
+    draws = draw(
+        guided, n, steps, transition=transition, generator=g, title="restoring", quiet=quiet
+    )
     mean, spread = draws.mean(0, keepdim=True), draws.std(0, keepdim=True, correction=int(n > 1))
     residual = float(seen.residual(draws).square().mean().sqrt() / noise)
     result: dict[str, Any] = {"out": out, "residual_over_noise": residual, "noise": noise, "n": n}
@@ -197,45 +204,18 @@ def _read(path: Path, values: tuple[float, float]) -> Tensor:
     return torch.as_tensor(array.transpose(2, 0, 1)) * (high - low) + low
 
 
-def _observe(
-    operator: LinearOperator, given: Tensor, noise: float, simulate: bool, g: torch.Generator
-) -> Observation:
-    """Return the observation of an image in data units."""
-    from ...inverse import Inpainting, Observation, observe
-
-    if simulate:
-        return observe(given, operator, noise, generator=g)
-    y = operator.apply(given) if isinstance(operator, Inpainting) else given
-    return Observation(y, operator, noise)
-
-
-def _draw(
-    model: ScoreModel,
-    labels: Tensor | None,
-    seen: Observation,
-    method: Guidance,
-    n: int,
-    steps: int,
-    g: torch.Generator,
-    quiet: bool,
-) -> Tensor:
-    """Draw from the posterior, in data units."""
+def _guided(
+    method: Guidance, score: NoisyScore, seen: Observation
+) -> tuple[Transition, NoisyScore]:
+    """Return the step and the score that draw from the posterior."""
     from ...diffusion import Ancestral
     from ...inverse import DPSStep, MomentMatching, PiGDM
-    from ..pipeline import draw
 
-    score = model if labels is None else model.given(labels)
-    transition: Transition = Ancestral()
-    guided: NoisyScore = score
     if method == "moment":
-        guided = MomentMatching(score, seen, max_steps=CG_STEPS, indefinite="stop")
-    elif method == "pigdm":
-        guided = PiGDM(score, seen)
-    else:
-        transition = DPSStep(transition, seen)
-    return draw(
-        guided, n, steps, transition=transition, generator=g, title="restoring", quiet=quiet
-    )
+        return Ancestral(), MomentMatching(score, seen, max_steps=CG_STEPS, indefinite="stop")
+    if method == "pigdm":
+        return Ancestral(), PiGDM(score, seen)
+    return DPSStep(Ancestral(), seen), score
 
 
 def _shown(operator: LinearOperator, y: Tensor, shape: torch.Size) -> Tensor:

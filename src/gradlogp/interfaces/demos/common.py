@@ -140,22 +140,17 @@ def finish(
     **facts: object,
 ) -> Outcome:  # fmt: skip
     """Write the report, with what was run and on what, and return what came out."""
-    report = write(out, title, lead, sections, _provenance(began, seed, **facts))
-    rows = tuple(row for section in sections for row in section.rows)
-    return Outcome(report, rows, all(row.verdict is not False for row in rows))
-
-
-def _provenance(began: float, seed: int, **facts: object) -> dict[str, str]:
-    """Return what was run and on what, for the foot of a report."""
-    now = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime())
     machine = f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPU(s)"
-    return {
+    provenance = {
         "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
         "seed": str(seed),
         **{key.replace("_", " "): str(value) for key, value in facts.items()},
         "time taken": f"{time.perf_counter() - began:.0f} s",
-        "finished": now,
+        "finished": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
         "machine": f"{machine}, {torch.get_num_threads()} PyTorch thread(s)",
         "versions": f"gradlogp {version('gradlogp')}, PyTorch {torch.__version__}, "
         f"Python {platform.python_version()}",
     }
+    rows = tuple(row for section in sections for row in section.rows)
+    passed = all(row.verdict is not False for row in rows)
+    return Outcome(write(out, title, lead, sections, provenance), rows, passed)
