@@ -130,23 +130,6 @@ def test_noised_is_the_closed_form(D, kind, generator):
 # ---------------------------------------------------------------------------- posterior
 
 
-@pytest.mark.parametrize(("D", "kind"), CASES)
-def test_posterior_from_explicit_inverses(D, kind, generator):
-    law, mu, S = random_gaussian(D, kind, generator)
-    x, alpha, sigma = points(law, 5, generator), 0.7, 0.6
-    K = alpha * S @ torch.linalg.inv(alpha**2 * S + sigma**2 * torch.eye(D))
-    close(law.posterior_mean(x, alpha, sigma), mu + (x - alpha * mu) @ K.T)
-    close(law.posterior_cov(x, alpha, sigma), (S - alpha * K @ S).expand(5, D, D))
-    # Tweedie, both orders, and E[eps | x] = -sigma s
-    noised = law.noised(alpha, sigma)
-    s, H = noised.score(x), noised.hessian(x)
-    close(law.posterior_mean(x, alpha, sigma), (x + sigma**2 * s) / alpha)
-    second = (sigma / alpha) ** 2 * (torch.eye(D) + sigma**2 * H)
-    close(law.posterior_cov(x, alpha, sigma), second)
-    eps = (x - alpha * law.posterior_mean(x, alpha, sigma)) / sigma
-    close(eps, -sigma * s)
-
-
 def test_posterior_at_the_ends_of_time():
     law = Gaussian([1.0, 2.0], [[1.0, 0.5], [0.5, 1.0]])
     x = torch.tensor([[3.0, -1.0]])
@@ -154,9 +137,6 @@ def test_posterior_at_the_ends_of_time():
     close(law.posterior_cov(x, 0.0, 1.0), law.cov[None])
     close(law.posterior_mean(x, 0.5, 0.0), x / 0.5)
     close(law.posterior_cov(x, 0.5, 0.0), torch.zeros(1, 2, 2))
-
-
-# ---------------------------------------------------------------------------- divergences
 
 
 # ---------------------------------------------------------------------------- samples
