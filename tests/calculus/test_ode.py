@@ -6,12 +6,7 @@ import pytest
 import torch
 from support import close
 
-from gradlogp.calculus.ode import (
-    A,
-    C,
-    E,
-    integrate,
-)
+from gradlogp.calculus.ode import A, C, E, integrate
 
 
 def oscillator(y, t):
@@ -49,14 +44,8 @@ def test_error_follows_the_tolerance(span, generator):
 def test_time_enters_the_field_per_sample(generator):
     """dy/dt = 2 t k: y = t² k, though steps differ from sample to sample."""
     rate = torch.tensor([[1.0], [100.0]])
-    found = integrate(
-        lambda y, t: 2 * t[:, None] * rate + 0 * y,
-        torch.zeros(2, 1),
-        0.0,
-        2.0,
-        rtol=1e-8,
-        atol=1e-8,
-    )
+    field = lambda y, t: 2 * t[:, None] * rate + 0 * y
+    found = integrate(field, torch.zeros(2, 1), 0.0, 2.0, rtol=1e-8, atol=1e-8)
     close(found.y, 4 * rate, 1e-10)
 
 
@@ -73,17 +62,15 @@ def test_samples_take_steps_of_their_own(generator):
 def test_what_a_tolerance_is_relative_to(generator):
     """Relative to 1 it is an absolute one, to the bit; to a thousandth, a thousand times tighter."""
     y, ones = torch.randn(3, 2, generator=generator), lambda y, moved: torch.ones_like(y)
-    absolute = integrate(oscillator, y, 0.0, 2.0, rtol=0.0, atol=1e-6)
-    same = integrate(oscillator, y, 0.0, 2.0, rtol=1e-6, atol=0.0, size=ones)
-    tight = integrate(
-        oscillator, y, 0.0, 2.0, rtol=1e-3, atol=0.0, size=lambda y, m: 1e-3 * ones(y, m)
+    solve = lambda rtol, atol, **how: integrate(
+        oscillator, y, 0.0, 2.0, rtol=rtol, atol=atol, **how
     )
+    absolute, same = solve(0.0, 1e-6), solve(1e-6, 0.0, size=ones)
+    tight = solve(1e-3, 0.0, size=lambda y, m: 1e-3 * ones(y, m))
     assert torch.equal(same.y, absolute.y)
     assert torch.equal(same.accepted, absolute.accepted)
     close(tight.y, absolute.y, 1e-12)
-    one_sample = integrate(
-        oscillator, y, 0.0, 2.0, rtol=1e-6, atol=0.0, size=lambda y, m: y.new_ones(3, 1)
-    )
+    one_sample = solve(1e-6, 0.0, size=lambda y, m: y.new_ones(3, 1))
     assert torch.equal(one_sample.y, absolute.y)
 
 

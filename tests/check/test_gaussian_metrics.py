@@ -49,29 +49,6 @@ def test_fisher_and_kl_are_not_symmetric_and_vanish_for_one_law():
     for distance in (gaussian_fisher, gaussian_kl):
         assert abs(distance(P, Q) - distance(Q, P)) > 0.1
         assert 0 <= distance(P, Gaussian(MEAN, COV)) < 1e-14
-    # in one dimension: variances 4 and 1, D_F = ½ (1 − ¼)² 4 one way and ½ (¾)² the other
-    p, q = Gaussian([0.0], 4.0), Gaussian([0.0], 1.0)
-    close(gaussian_fisher(p, q), 0.5 * 0.75**2 * 4, 1e-14)
-    close(gaussian_fisher(q, p), 0.5 * 0.75**2, 1e-14)
-    close(gaussian_kl(p, q), 0.5 * (4 - 1 - math.log(4)), 1e-14)
-
-
-def test_kl_decays_with_the_fisher_divergence_along_the_heat_flow():
-    """d/dt KL(p_t ‖ q_t) = −D_F(p_t ‖ q_t) with p_t = p * N(0, t I): de Bruijn's identity."""
-    t, dt = 0.3, 1e-3
-
-    def at(time, distance):
-        return distance(*(law.noised(1.0, math.sqrt(time)) for law in (P, Q)))
-
-    kl = [at(t + k * dt, gaussian_kl) for k in (-2, -1, 1, 2)]
-    slope = (kl[0] - 8 * kl[1] + 8 * kl[2] - kl[3]) / (12 * dt)
-    close(slope, -at(t, gaussian_fisher), 1e-9)
-
-
-def test_kl_of_a_small_shift_is_half_the_fisher_information():
-    d = torch.tensor([1e-4, -2e-4])
-    moved = Gaussian(MEAN + d, COV)
-    close(gaussian_kl(P, moved) * 1e8, 0.5 * d @ torch.linalg.inv(COV) @ d * 1e8, 1e-6)
 
 
 @pytest.mark.parametrize("d", [1, 2, 5])
@@ -93,12 +70,7 @@ def test_wasserstein_against_matrix_roots_and_the_optimal_map(d, generator):
     close(value**2, weight @ cost, 1e-8)
 
 
-def test_wasserstein_in_one_dimension_and_of_rotated_axes():
-    close(
-        gaussian_wasserstein(Gaussian([1.0], 9.0), Gaussian([-3.0], 0.25)),
-        math.hypot(4, 2.5),
-        1e-14,
-    )
+def test_wasserstein_of_rotated_axes():
     a, b = torch.tensor([4.0, 0.01, 1e-12]), torch.tensor([1.0, 0.25, 1e-6])
     expected = (a.sqrt() - b.sqrt()).square().sum().sqrt()
     close(gaussian_wasserstein(Gaussian([0.0] * 3, a), Gaussian([0.0] * 3, b)), expected, 1e-14)
@@ -126,13 +98,17 @@ def test_wasserstein_of_singular_and_of_close_laws(generator):
     close(gaussian_wasserstein(single, Gaussian(MEAN.float(), COV.float())), 0.0, 1e-12)
 
 
+@pytest.mark.usefixtures("as_user")
 def test_laws_that_do_not_fit_are_refused():
     three, point = Gaussian([0.0, 0.0, 0.0]), Gaussian([0.0, 0.0], [1.0, 0.0])
+    mixture = GaussianMixture([0.5, 0.5], [[-2.0, 0.0], [2.0, 0.0]], 1.0)
     for distance in (gaussian_fisher, gaussian_kl, gaussian_wasserstein):
         with pytest.raises(ValueError, match="same dimension, got 2 and 3"):
             distance(P, three)
         with pytest.raises(ValueError, match="q was noised for 2 samples"):
             distance(P, P.noised(torch.ones(2), torch.ones(2)))
+        with pytest.raises(ValueError, match="p must be a Gaussian, got GaussianMixture"):
+            distance(mixture, P)  # and not taken for its mean and covariance
     for distance in (gaussian_fisher, gaussian_kl):
         with pytest.raises(ValueError, match="covariance of p is singular"):
             distance(point, P)
@@ -164,24 +140,8 @@ def test_fisher_information_of_a_mixture_is_paired(generator):
     close(result.difference.value, terms.mean(), 1e-10)
     close(result.difference.standard_error, terms.std() / math.sqrt(len(x)), 1e-10)
     assert abs(z_score(terms, 0.0)) < 4.5
-    known = fisher_information(
-        law.score, x, divergence=lambda y: law.hessian(y).diagonal(dim1=1, dim2=2).sum(1)
-    )
-    close(known.difference.value, result.difference.value, 1e-10)
     wrong = fisher_information(lambda y: 0.5 * law.score(y), x).difference
     assert abs(wrong.value) > 20 * wrong.standard_error
-
-
-def test_the_boundary_term_of_the_exponential_law(generator):
-    """Exp(1) on the half line: s = −1, so E s² = 1, −E s' = 0 and E[s] = −1 = −p(0)."""
-    x = -torch.rand(1000, 1, generator=generator).log()
-    score = lambda x: -1 + 0 * x
-    result = fisher_information(score, x)
-    assert [tuple(e) for e in result] == [(1.0, 0.0), (0.0, 0.0), (1.0, 0.0)]
-    mean = mean_score(score, x)
-    assert mean.value.tolist() == [-1.0]
-    assert mean.standard_error.tolist() == [0.0]
-    assert mean.p_value == 0.0
 
 
 def test_mean_score_is_a_t_test_in_one_dimension(generator):
@@ -219,16 +179,3 @@ def test_bad_samples_are_refused(as_user):
             function(lambda x: -x, torch.zeros(9, 2, dtype=torch.long))
     with pytest.raises(ValueError, match="score returned shape"):
         mean_score(lambda x: x.sum(1), torch.zeros(9, 2))
-    with pytest.raises(ValueError, match=r"divergence must return \(9,\)"):
-        fisher_information(lambda x: x, torch.zeros(9, 2), divergence=lambda x: x)
-
-
-@pytest.mark.usefixtures("as_user")
-def test_a_mixture_is_refused_and_not_taken_for_its_mean():
-    mixture = GaussianMixture([0.5, 0.5], [[-2.0, 0.0], [2.0, 0.0]], 1.0)
-    unit = Gaussian([0.0, 0.0], 1.0)
-    for distance in (gaussian_fisher, gaussian_kl, gaussian_wasserstein):
-        with pytest.raises(ValueError, match="p must be a Gaussian, got GaussianMixture"):
-            distance(mixture, unit)
-        with pytest.raises(ValueError, match="q must be a Gaussian, got GaussianMixture"):
-            distance(unit, mixture)

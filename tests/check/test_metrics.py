@@ -6,9 +6,8 @@ import numpy as np
 import pytest
 import torch
 from scipy import stats
-from support import COV, MEAN, close, z_score
+from support import close, z_score
 
-from gradlogp import Gaussian
 from gradlogp.check.metrics import (
     c2st,
     fisher_divergence,
@@ -26,36 +25,6 @@ def normal(n, d, generator, shift=0.0):
     x = torch.randn(n, d, generator=generator)
     x[:, 0] += shift
     return x
-
-
-# ---------------------------------------------------------------------------- Fisher
-
-
-def sigma_points(mean, cov):
-    """Points whose mean and covariance (divided by n) are exactly those asked for."""
-    d = len(mean)
-    root = math.sqrt(d) * torch.linalg.cholesky(cov).mT
-    return torch.cat([mean + root, mean - root])
-
-
-@pytest.mark.parametrize("a", [-1.0, 0.0, 0.5, 1.0, 3.0])
-@pytest.mark.parametrize("d", [1, 4])
-def test_fisher_divergence_of_a_scaled_score(a, d):
-    """A15: ½ (1 − a)² d on N(0, I); with the sign wrong it would be ½ (1 + a)² d."""
-    x = sigma_points(torch.zeros(d), torch.eye(d))
-    value = fisher_divergence(lambda x: -a * x, lambda x: -x, x).value
-    close(value, 0.5 * (1 - a) ** 2 * d, 1e-12)
-
-
-def test_fisher_divergence_between_gaussians():
-    """Oracles 3.4, on points with the exact moments of p."""
-    p, q = Gaussian(MEAN, COV), Gaussian([0.2, 0.3], [[0.9, -0.3], [-0.3, 1.4]])
-    P, Q = torch.linalg.inv(p.cov), torch.linalg.inv(q.cov)
-    shift = Q @ (p.mean - q.mean)
-    expected = 0.5 * (torch.trace((Q - P) @ p.cov @ (Q - P)) + shift @ shift)
-    points = sigma_points(MEAN, COV)
-    close(fisher_divergence(q.score, p.score, points).value, expected, 1e-11)
-    close(fisher_divergence(p.score, p.score, points).value, 0.0, 1e-12)
 
 
 def test_fisher_divergence_on_samples_and_its_error(generator):
@@ -122,34 +91,17 @@ def test_sliced_wasserstein_of_a_translation_and_a_scaling(generator):
     assert sliced_wasserstein(x, x).value == 0.0
 
 
-def test_sliced_wasserstein_between_normals(generator):
-    """N(0, I) and N(m, I): |m|/sqrt(d), within the error of the samples."""
-    d, m = 4, 2.0
-    x, y = normal(8000, d, generator), normal(6000, d, generator, m)
-    theta = directions(256, d, clone(generator))
-    result = sliced_wasserstein(x, y, 256, generator=clone(generator))
-    expected = float((m * theta[:, 0]).square().mean().sqrt())  # for these directions
-    assert abs(result.value - expected) < 4.5 * result.standard_error + 0.01
-    assert result.standard_error < 0.05
-    assert abs(result.value - m) > 10 * result.standard_error
-
-
 @pytest.mark.parametrize(("n", "m", "shift"), [(300, 200, 1.5), (200, 200, 0.5)])
 def test_sliced_wasserstein_error_bar(n, m, shift, generator):
     """The spread over fresh samples, for fixed directions, within 30 %."""
     seeds = torch.Generator().manual_seed(1)
     results = [
-        sliced_wasserstein(
-            normal(n, 2, generator),
-            1.3 * normal(m, 2, generator, shift),
-            24,
-            generator=clone(seeds),
-        )
+        sliced_wasserstein(normal(n, 2, generator), 1.3 * normal(m, 2, generator, shift), 24,
+                           generator=clone(seeds))
         for _ in range(150)
-    ]
+    ]  # fmt: skip
     spread = np.std([r.value for r in results])
-    told = np.mean([r.standard_error for r in results])
-    assert 0.7 < told / spread < 1.3
+    assert 0.7 < np.mean([r.standard_error for r in results]) / spread < 1.3
 
 
 def test_sliced_wasserstein_does_not_depend_on_the_default_dtype(generator):
@@ -217,14 +169,10 @@ def test_mmd_p_value_under_the_alternative(generator):
 def test_mmd_error_bar(n, m, shift, generator):
     """The spread over fresh samples: within 30 % far from the null, at it too long, not short."""
     results = [
-        mmd(
-            normal(n, 2, generator),
-            normal(m, 2, generator, shift),
-            n_permutations=30,
-            generator=generator,
-        )
+        mmd(normal(n, 2, generator), normal(m, 2, generator, shift), n_permutations=30,
+            generator=generator)
         for _ in range(150)
-    ]
+    ]  # fmt: skip
     ratio = np.mean([r.standard_error for r in results]) / np.std([r.value for r in results])
     assert 0.85 < ratio < (1.3 if shift else 2.2)
 
@@ -348,17 +296,11 @@ TWO_SAMPLE = {
 
 
 @pytest.mark.parametrize("metric", TWO_SAMPLE)
-@pytest.mark.parametrize("bad", [torch.nan, torch.inf])
-def test_rows_that_are_not_finite_are_refused(metric, bad, generator, as_user):
-    x, y = normal(20, 2, generator), normal(20, 2, generator)
-    y[3, 1] = bad
-    with pytest.raises(ValueError, match="1 of 20 rows that are not finite"):
-        TWO_SAMPLE[metric](x, y)
-
-
-@pytest.mark.parametrize("metric", TWO_SAMPLE)
 def test_bad_samples_are_refused(metric, generator, as_user):
     x = normal(20, 2, generator)
+    broken = torch.where(torch.arange(40).reshape(20, 2) == 7, torch.nan, x)
+    with pytest.raises(ValueError, match="1 of 20 rows that are not finite"):
+        TWO_SAMPLE[metric](x, broken)
     for y in (x[:, :1], x[:, 0], x[:1], x.long(), x.reshape(20, 1, 2), x[:0]):
         with pytest.raises(ValueError):
             TWO_SAMPLE[metric](x, y)
@@ -368,7 +310,6 @@ def test_bad_samples_are_refused(metric, generator, as_user):
     ("case", "message"),
     [
         (lambda x: sliced_wasserstein(x, x, 0), "n_projections"),
-        (lambda x: mmd(x, x, n_permutations=0), "n_permutations"),
         (lambda x: mmd(x, x, n_permutations=1), "n_permutations"),
         (lambda x: mmd(torch.zeros(20, 2), torch.zeros(20, 2)), "coincide"),
         (lambda x: c2st(x[:6], x), "10 points"),

@@ -1,54 +1,32 @@
 """Every claim passes, the verdicts can fail, and a library that is wrong fails its own claims."""
 
+import dataclasses
 import math
 from importlib import import_module
 
 import pytest
 import torch
+from support import close
 
 from gradlogp import objectives
 from gradlogp.calculus.reverse import jacobian_trace
-from gradlogp.check.theory import (
-    CHECKS,
-    Claim,
-    denoising,
-    density,
-    diffusion,
-    manifold,
-    matching,
-    name_of,
-    reversal,
-    samplers,
-    select,
-    solvers,
-    statistics,
-    verify,
-)
-from gradlogp.check.theory.claim import (
-    at_most,
-    claim,
-    collect,
-    exact,
-    false,
-    statistical,
-)
-from gradlogp.core import Estimate, Schedule, randn_like
-from gradlogp.geometry import curvature
-from gradlogp.langevin.kernels import overdamped, unadjusted
-from gradlogp.noise.predictions import predict
-from gradlogp.noise.schedules import invert_log_snr
+from gradlogp.check.theory import CHECKS, Claim, dimension, select, solvers, statistics, verify
+from gradlogp.check.theory.claim import at_most, exact, false, statistical, table
+from gradlogp.core import Estimate, randn_like
+from gradlogp.langevin.kernels import ULA, PreconditionedULA
+from gradlogp.noise.tweedie import Variance
 
-NAMES = [name_of(check) for check in CHECKS]
+BY_NAME = {check.name: check for check in CHECKS}
 
 
-def only(check, **options):
-    (found,) = verify(checks=(check,), **options)
+def only(name, **options):
+    (found,) = verify(checks=(BY_NAME[name],), quick=True, **options)
     return found
 
 
-@pytest.mark.parametrize("check", CHECKS, ids=NAMES)
-def test_claim(check):
-    claim = only(check, quick=True)
+@pytest.mark.parametrize("name", BY_NAME)
+def test_claim(name):
+    claim = only(name)
     assert claim.verdict == "pass", claim
     assert claim.claim
     assert claim.source
@@ -65,19 +43,18 @@ def test_other_draws(seed):
 
 
 def test_there_are_enough_claims_and_names_are_distinct():
-    assert len(NAMES) == len(set(NAMES)) >= 185
-    assert {name.split(".")[0] for name in NAMES} == {
-        "matching", "denoising", "density", "statistics", "dynamics", "samplers",
-        "particles", "annealed", "diffusion", "dimension", "reversal", "solvers", "manifold",
-    }  # fmt: skip
+    assert len(CHECKS) == len(BY_NAME) >= 185
+    assert len({name.split(".")[0] for name in BY_NAME}) == 13
+    assert [check.name for check in select("Weight_at_4")] == ["statistics.weight_at_4"]
+    assert select("no such thing") == ()
 
 
 def test_a_check_has_draws_of_its_own():
     """The same seed gives the same numbers, alone or among others; another seed gives others."""
-    pair = (matching.implicit_value, matching.sliced_sphere)
-    together, alone = list(verify(quick=True, checks=pair)), only(pair[1], quick=True)
-    assert together[1] == alone
-    assert only(pair[1], quick=True, seed=1).measured != alone.measured
+    name = "matching.sliced_sphere"
+    pair = (BY_NAME["matching.implicit_value"], BY_NAME[name])
+    assert list(verify(quick=True, checks=pair))[1] == only(name)
+    assert only(name, seed=1).measured != only(name).measured
 
 
 def test_verdicts():
@@ -105,28 +82,17 @@ def test_verdicts():
     assert false("c", "s", 1.0, math.nan, 2.0).verdict == "fail"
 
 
-@claim(exact, "c", "s", 1e-8)
-def drawn(n, generator):
-    return 2.0 * n, torch.rand((), generator=generator)
-
-
-@claim(false, "“c”", "s")
-def undrawn():
-    return 1.0, 2.0, 2.001
-
-
 def test_a_declared_claim_is_judged_by_its_verdict_and_limits():
+    drawn, undrawn = table(
+        "a.file",
+        drawn=(exact, "c", "s", 1e-8, lambda n, g: (2.0 * n, torch.rand((), generator=g))),
+        undrawn=(false, "“c”", "s", lambda: (1.0, 2.0, 2.001)),
+    )
     g = torch.Generator().manual_seed(3)
     measured = float(torch.rand((), generator=torch.Generator().manual_seed(3)))
     assert drawn(7, g) == Claim("c", "s", 14.0, measured, None, "fail")
     assert undrawn(7, g) == false("“c”", "s", 1.0, 2.0, 2.001)
-    assert name_of(undrawn) == "test_theory.undrawn"
-
-
-def test_a_module_collects_its_own_claims_in_order():
-    assert [name_of(c) for c in collect(globals())] == ["test_theory.drawn", "test_theory.undrawn"]
-    assert matching.CHECKS[0] is matching.implicit_is_explicit
-    assert not collect({**vars(matching), "__name__": "elsewhere"})
+    assert (drawn.name, undrawn.name) == ("file.drawn", "file.undrawn")
 
 
 # ---------------------------------------------------------------------------- negative controls
@@ -142,163 +108,125 @@ def half_trace(score, x, **options):
     return 0.5 * trace + 0.5 * s.square().sum(1)
 
 
-def half_the_noise(x, generator=None):
-    return randn_like(x, generator) / math.sqrt(2)
-
-
-def minus_the_trace(score, x, **options):
-    s, trace = jacobian_trace(score, x)
-    return s, -trace
-
-
-def half_the_noise_explained(score, x, t):
-    x0, eps = predict(score, x, t)
-    return x0, 0.5 * eps
-
-
 def as_if_unweighted(score, x, t, weight=None, *, generator=None):
     sigma = score.schedule(t)[1]
     return objectives.denoising(lambda y: score(y, t), x, sigma, generator=generator)
 
 
-def no_posterior_variance(score, x, alpha, sigma, **options):
-    zero = torch.zeros_like(x)
-    return import_module("gradlogp.noise.tweedie").Variance(zero, zero)
+def half(f):
+    return lambda *args, **more: f(*args, **more) / 2
 
 
-def of(name):
-    """A module, where the package gives a function of the same name."""
-    return import_module(f"gradlogp.{name}")
+def halves(f):
+    return lambda *args, **more: tuple(v / 2 for v in f(*args, **more))
 
 
-WRONG = {
-    "the sign of the noise": (
-        objectives, "denoising", wrong_denoising, denoising.exact_score_loses_the_floor,
-    ),
-    "the sign of the noise, in a fit": (
-        objectives, "denoising", wrong_denoising, denoising.learned_slope,
-    ),
-    "the sign of the noise, in the identity": (
-        objectives, "denoising", wrong_denoising, denoising.denoising_is_implicit,
-    ),
-    "half of the trace": (objectives, "implicit", half_trace, matching.implicit_value),
-    "half of the trace, against ESM": (
-        objectives, "implicit", half_trace, matching.implicit_is_explicit,
-    ),
-    "twice the divergence": (
-        density, "gaussian_fisher", lambda p, q: 2 * 2.572816, density.fisher_of_gaussians,
-    ),
-    "the squared distance": (
-        density, "gaussian_wasserstein", lambda p, q: 1.17133, density.transport_of_gaussians,
-    ),
-    "KL the other way round": (
-        density, "gaussian_kl",
-        (lambda f: lambda p, q: f(q, p))(density.gaussian_kl), density.kl_of_gaussians,
-    ),
-    "σ for σ² in Tweedie's formula": (
-        denoising, "tweedie",
-        (lambda f: lambda s, x, a, b: f(s, x, a, math.sqrt(b)))(denoising.tweedie),
-        denoising.tweedie_mean,
-    ),
-    "probes on the unit sphere": (
-        matching, "probe",
-        (lambda f: lambda law, x, g: f(law, x, g) / math.sqrt(2))(matching.probe),
-        matching.variance_sphere,
-    ),
-    "√h for √(2h)": (
-        overdamped, "langevin_step",
-        lambda x, s, h, z, tau=1.0: x + h * s + math.sqrt(h * tau) * z, samplers.ula_law,
-    ),
-    "the noise of one step only": (
-        unadjusted, "langevin_step",
-        (lambda f: lambda x, s, h, z, tau=1.0: f(x, s, h, 2 * z, tau))(unadjusted.langevin_step),
-        samplers.averaged_noise,
-    ),
-    "no weight at the boundary": (
-        objectives, "half_line", torch.ones_like, matching.boundary_weight,
-    ),
-    "the loss of one noise level, unweighted": (
-        objectives, "multilevel", as_if_unweighted, diffusion.ddpm_loss_is_denoising,
-    ),
-    "unweighted, sample by sample": (
-        objectives, "multilevel", as_if_unweighted, diffusion.ddpm_loss_is_ncsn_loss,
-    ),
-    "g for g² in the weight": (
-        objectives.weights, "likelihood",
-        objectives.weights.OfTime(lambda schedule, t: schedule.g2(t).sqrt()),
-        diffusion.likelihood_weight,
-    ),
-    "g² without its 2": (
-        Schedule, "g2", (lambda f: lambda self, t: f(self, t) / 2)(Schedule.g2),
-        diffusion.drift_and_diffusion,
-    ),
-    "the log of a ratio for the log of its square": (
-        of("scores.rescheduled"), "invert_log_snr", lambda schedule, v: invert_log_snr(schedule, v / 2),
-        diffusion.exploding_is_preserving,
-    ),
-    "a product twice as long": (
-        of("noise.tweedie"), "jacobian_product",
-        (lambda f: lambda s, x, v: 2 * f(s, x, v))(of("noise.tweedie").jacobian_product),
-        diffusion.tweedie_without_the_matrix,
-    ),
-    "the likelihood minus the divergence": (
-        of("diffusion.likelihood"), "jacobian_trace", minus_the_trace, diffusion.likelihood_by_the_flow,
-    ),
-    "half of ε̂ in the bound": (
-        of("diffusion.bound"), "predict", half_the_noise_explained, diffusion.bound_is_tight,
-    ),
-    "half the noise in DDPM's step": (
-        of("diffusion.transitions.ancestral"), "randn_like", half_the_noise, reversal.ancestral_forward,
-    ),
-    "β̃ for the optimal variance": (
-        of("diffusion.transitions.ancestral"), "tweedie_variance", no_posterior_variance,
-        reversal.ancestral_optimal,
-    ),
-    "half the noise in the reverse SDE": (
-        of("diffusion.transitions.reverse"), "randn_like", half_the_noise, reversal.reverse_variance,
-    ),
-    "half of ε̂ in the flow": (
-        of("diffusion.transitions.flow"), "predict", half_the_noise_explained, solvers.order_of_heun,
-    ),
-    "half of the velocity": (
-        of("diffusion.transitions.flow"), "flow_velocity",
-        (lambda f: lambda *args: f(*args) / 2)(of("diffusion.transitions.flow").flow_velocity),
-        reversal.prior_mean_of_the_flow,
-    ),
-    "half the quadratic in 3M": (
-        of("diffusion.transitions.multistep").DPMSolver, "_weights", solvers._Circulating._weights,
-        solvers.order_of_3m,
-    ),
-    "half the noise in DDIM": (
-        of("diffusion.transitions.reverse"), "randn_like", half_the_noise, solvers.noise_of_ddim,
-    ),
-    "half the noise in a correction": (
-        of("diffusion.transitions.corrector"), "randn_like", half_the_noise, solvers.corrector_by_level,
-    ),
-    "half of the trace in a dimension": (
-        of("geometry.dimension"), "jacobian_trace",
-        (lambda f: lambda *args: tuple(v / 2 for v in f(*args)))(jacobian_trace),
-        manifold.divergence_reads_the_dimension,
-    ),
-    "the wrong side of a manifold": (
-        curvature, "tangent_normal_split",
-        (lambda f: lambda score, *args, **more: f(lambda x: -score(x), *args, **more))(
-            curvature.tangent_normal_split
-        ),
-        manifold.curvature_and_density,
-    ),
-}  # fmt: skip
+def half_the_noise(f):
+    return lambda x, generator=None: f(x, generator) / math.sqrt(2)
 
 
-@pytest.mark.parametrize("name", WRONG)
-def test_a_wrong_library_fails(name, monkeypatch):
-    module, attribute, broken, check = WRONG[name]
-    assert only(check, quick=True).verdict == "pass"
-    monkeypatch.setattr(module, attribute, broken)
-    assert only(check, quick=True).verdict == "fail"
+def half_of_eps(f):
+    return lambda *args: (lambda x0, eps: (x0, 0.5 * eps))(*f(*args))
 
 
-# ---------------------------------------------------------------------------- efficiencies
+def minus_the_trace(f):
+    return lambda *args, **more: (lambda s, trace: (s, -trace))(*f(*args, **more))
+
+
+def no_posterior_variance(f):
+    return lambda score, x, *args, **more: Variance(0 * x, 0 * x)
+
+
+WRONG = (
+    ("the sign of the noise", "learn.objectives.denoising", lambda f: wrong_denoising,
+     "denoising.exact_score_loses_the_floor", "denoising.learned_slope",
+     "denoising.denoising_is_implicit"),
+    ("half of the trace", "learn.objectives.implicit", lambda f: half_trace,
+     "matching.implicit_value", "matching.implicit_is_explicit"),
+    ("twice the divergence", "check.theory.density.gaussian_fisher",
+     lambda f: lambda p, q: 2 * f(p, q), "density.fisher_of_gaussians"),
+    ("the squared distance", "check.theory.density.gaussian_wasserstein",
+     lambda f: lambda p, q: f(p, q) ** 2, "density.transport_of_gaussians"),
+    ("KL the other way round", "check.theory.density.gaussian_kl",
+     lambda f: lambda p, q: f(q, p), "density.kl_of_gaussians"),
+    ("σ for σ² in Tweedie's formula", "check.theory.denoising.tweedie",
+     lambda f: lambda s, x, a, b: f(s, x, a, math.sqrt(b)), "denoising.tweedie_mean"),
+    ("probes on the unit sphere", "check.theory.matching.probe",
+     lambda f: lambda law, x, g: f(law, x, g) / math.sqrt(2), "matching.variance_sphere"),
+    ("√h for √(2h)", "langevin.kernels.overdamped.langevin_step",
+     lambda f: lambda x, s, h, z, tau=1.0: x + h * s + math.sqrt(h * tau) * z, "samplers.ula_law"),
+    ("the noise of one step only", "langevin.kernels.unadjusted.langevin_step",
+     lambda f: lambda x, s, h, z, tau=1.0: f(x, s, h, 2 * z, tau), "samplers.averaged_noise"),
+    ("no weight at the boundary", "learn.objectives.half_line", lambda f: torch.ones_like,
+     "matching.boundary_weight"),
+    ("the loss of one noise level, unweighted", "learn.objectives.multilevel",
+     lambda f: as_if_unweighted, "diffusion.ddpm_loss_is_denoising",
+     "diffusion.ddpm_loss_is_ncsn_loss"),
+    ("g for g² in the weight", "learn.objectives.weights.likelihood",
+     lambda f: objectives.weights.OfTime(lambda schedule, t: schedule.g2(t).sqrt()),
+     "diffusion.likelihood_weight"),
+    ("g² without its 2", "core.Schedule.g2", half, "diffusion.drift_and_diffusion"),
+    ("the log of a ratio for the log of its square", "scores.rescheduled.invert_log_snr",
+     lambda f: lambda schedule, v: f(schedule, v / 2), "diffusion.exploding_is_preserving"),
+    ("a product twice as long", "noise.tweedie.jacobian_product",
+     lambda f: lambda s, x, v: 2 * f(s, x, v), "diffusion.tweedie_without_the_matrix"),
+    ("the likelihood minus the divergence", "diffusion.likelihood.jacobian_trace",
+     minus_the_trace, "diffusion.likelihood_by_the_flow"),
+    ("half of ε̂ in the bound", "diffusion.bound.predict", half_of_eps, "diffusion.bound_is_tight"),
+    ("half the noise in DDPM's step", "diffusion.transitions.ancestral.randn_like",
+     half_the_noise, "reversal.ancestral_forward"),
+    ("β̃ for the optimal variance", "diffusion.transitions.ancestral.tweedie_variance",
+     no_posterior_variance, "reversal.ancestral_optimal"),
+    ("half the noise in the reverse SDE and in DDIM", "diffusion.transitions.reverse.randn_like",
+     half_the_noise, "reversal.reverse_variance", "solvers.noise_of_ddim"),
+    ("half of ε̂ in the flow", "diffusion.transitions.flow.predict", half_of_eps,
+     "solvers.order_of_heun"),
+    ("half of the velocity", "diffusion.transitions.flow.flow_velocity", half,
+     "reversal.prior_mean_of_the_flow"),
+    ("half the quadratic in 3M", "diffusion.transitions.multistep.DPMSolver._weights",
+     lambda f: solvers.Circulating._weights, "solvers.order_of_3m"),
+    ("half the noise in a correction", "diffusion.transitions.corrector.randn_like",
+     half_the_noise, "solvers.corrector_by_level"),
+    ("half of the trace in a dimension", "geometry.dimension.jacobian_trace", halves,
+     "manifold.divergence_reads_the_dimension"),
+    ("the wrong side of a manifold", "geometry.tangent.tangent_normal_split",
+     lambda f: lambda score, *args, **more: f(lambda x: -score(x), *args, **more),
+     "manifold.curvature_and_density"),
+    ("a score of half the size", "distributions.analytic.directional.Directional.score", half,
+     "manifold.on_the_manifold", "manifold.tangent_score",
+     "manifold.divergence_reads_the_dimension"),
+    ("σ for σ²", "distributions.analytic.directional.Directional.noised",
+     lambda f: lambda self, a, b: f(self, a, b**0.5 if isinstance(b, float) else b),
+     "manifold.off_the_manifold", "manifold.divergence_reads_the_dimension"),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(("place", "broken", "claims"), [
+    pytest.param(place, broken, claims, id=name) for name, place, broken, *claims in WRONG
+])  # fmt: skip
+def test_a_wrong_library_fails(place, broken, claims, monkeypatch):
+    *path, attribute = place.split(".")
+    classes = [path.pop()] if path[-1][0].isupper() else []
+    owner = import_module(".".join(["gradlogp", *path]))
+    for name in classes:
+        owner = getattr(owner, name)
+    monkeypatch.setattr(owner, attribute, broken(getattr(owner, attribute)))
+    for name in claims:  # each passes unbroken in `test_claim`
+        assert only(name).verdict == "fail"
+
+
+def test_the_bias_in_high_dimension_is_that_of_the_kernel():
+    """Step size, preconditioner, temperature and all."""
+    w = dimension.spectrum(50)
+    right = dimension.bias(PreconditionedULA(0.1, w), w)
+    close(right, dimension.BIAS * float(w.sum().sqrt()), 1e-12)
+    hot = dataclasses.replace(PreconditionedULA(0.1, w), temperature=1.1)
+    others = (PreconditionedULA(0.2, w), PreconditionedULA(0.1, 1.1 * w), ULA(1e-4), hot)
+    for wrong in others:
+        assert abs(dimension.bias(wrong, w) / right - 1) > 0.01
+    a, b = dimension.moved(ULA(0.25), torch.tensor([1.0, 2.0]))
+    close(a, torch.tensor([0.75, 0.875]), 1e-12)
+    close(b, torch.full((2,), 0.5**0.5), 1e-12)
 
 
 def test_efficiency_against_a_simulation():
@@ -327,12 +255,3 @@ def test_efficiency_against_a_simulation():
     efficiency = float(1 / (fisher * variance))
     assert abs(efficiency / statistics.efficiency(a) - 1) < 4.5 * math.sqrt(2 / fits)
     assert abs(efficiency / statistics.efficiency(2.0) - 1) > 1
-
-
-def test_a_claim_is_a_record():
-    claim = only(density.blindness)
-    assert list(claim._asdict()) == [
-        "claim", "source", "expected", "measured", "standard_error", "verdict", "statement",
-    ]  # fmt: skip
-    assert select("weight_at_4") == (statistics.weight_at_4,)
-    assert select("no such thing") == ()

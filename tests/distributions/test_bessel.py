@@ -1,14 +1,11 @@
 """Bessel ratios and logarithms against arbitrary precision, their limits and their derivatives."""
 
-import math
-
 import mpmath as mp
 import pytest
 import torch
-from scipy import special
 from support import close
 
-from gradlogp.distributions.analytic.bessel import bessel_ratio, log_bessel, log_ive
+from gradlogp.distributions.analytic.bessel import bessel_ratio, log_bessel
 
 ARGUMENTS = [0.0, 1e-8, 1e-3, 0.3, 0.99, 1.0, 3.0, 20.0, 47.0, 60.0, 300.0, 1e4, 1e6, 1e8]
 DIMS = [2, 3, 4, 5, 10, 33, 97, 98, 99, 100, 250, 1000, 1001]
@@ -35,29 +32,16 @@ def test_against_sixty_digits(dim):
             found = [*bessel_ratio(dim, k), log_bessel(dim / 2 - 1, k)]
             assert all(v.dtype == dtype for v in found)
             for i, value in enumerate(k.tolist()):
-                for v, exact, tolerance in zip(
-                    found, reference(dim, value), tolerances, strict=True
-                ):
+                exacts = reference(dim, value)
+                for v, exact, tolerance in zip(found, exacts, tolerances, strict=True):
                     error = abs(mp.mpf(float(v[i])) - exact)
                     assert error <= tolerance * abs(exact), (value, exact, float(v[i]))
-
-
-def test_log_ive_against_scipy():
-    k = torch.tensor([0.1, 1.0, 10.0, 1e3, 1e6])
-    for order in (0, 0.5, 1, 2.5, 7, 40.5):
-        expected = torch.as_tensor(special.ive(order, k.numpy())).log()
-        keep = torch.isfinite(expected)
-        assert keep.sum() >= 4
-        close(log_ive(order, k)[keep], expected[keep], 1e-12)
-    assert log_ive(0, torch.zeros(1)) == 0
-    assert log_ive(1.5, torch.zeros(1)) == -math.inf
 
 
 def test_three_dimensions_are_elementary():
     k = torch.tensor([0.2, 0.5, 2.0, 30.0])  # the elementary forms cancel below
     close(bessel_ratio(3, k).A, 1 / torch.tanh(k) - 1 / k, 1e-12)
     close(bessel_ratio(3, k).slope, 1 / k**2 - 1 / torch.sinh(k) ** 2, 1e-12)
-    close(log_ive(0.5, k), (torch.sinh(k) * (2 / (math.pi * k)).sqrt()).log() - k, 1e-13)
 
 
 @pytest.mark.parametrize("dim", [2, 5, 300])
@@ -102,6 +86,5 @@ def test_rows_are_alone():
 def test_bad_input():
     with pytest.raises(ValueError, match="at least 2"):
         bessel_ratio(1, torch.ones(1))
-    for f in (log_bessel, log_ive):
-        with pytest.raises(ValueError, match="at least 0"):
-            f(-0.5, torch.ones(1))
+    with pytest.raises(ValueError, match="at least 0"):
+        log_bessel(-0.5, torch.ones(1))

@@ -164,14 +164,6 @@ def test_published_normaliser_of_the_many_well():
     close(ManyWell(32).log_normalizer, 16 * (math.log(11784.50927) + 0.91893853320467), 1e-8)
 
 
-def test_the_wells_have_their_weights(generator):
-    p = DoubleWell()
-    right = (p.sample(100_000, generator=generator)[:, 0] > 0).double()
-    assert abs(z_score(right, p.right_weight)) < 4.5
-    assert abs(z_score(right, 0.5)) > 50
-    close(DoubleWell(tilt=0.0).right_weight, 0.5, 1e-12)
-
-
 def test_far_out_nothing_overflows():
     x = torch.tensor([[1e3], [-1e3]])
     close(LogCosh().log_prob(x), torch.full((2,), math.log(2) - 1000), 1e-12)

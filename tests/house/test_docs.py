@@ -36,11 +36,11 @@ def each_of(pages):
 
 def blocks(page, *languages):
     text = page.read_text(encoding="utf-8")
-    found = [
+    return [
         Block(match[1], text[: match.start(2)].count("\n") + 1, match[2])
         for match in BLOCK.finditer(text)
+        if match[1] in languages
     ]
-    return [block for block in found if block.language in languages]
 
 
 def run(block, page, names):
@@ -105,11 +105,11 @@ def test_commands_exist(page, capsys):
         where = f"{name(page)}, line {line}"
         command = [word for word in words[:1] if not word.startswith("-")]
         assert main([*command, "--help"]) == 0, where
-        told = capsys.readouterr().out
-        assert f"Usage: gradlogp {' '.join(command)}".strip() in told, where
+        said = capsys.readouterr().out
+        assert f"Usage: gradlogp {' '.join(command)}".strip() in said, where
         for word in words:
             if word.startswith("--"):
-                assert re.search(rf"{re.escape(word)}\b", told), f"{where}: no {word}"
+                assert re.search(rf"{re.escape(word)}\b", said), f"{where}: no {word}"
 
 
 @each_of(PAGES)
@@ -164,17 +164,14 @@ def test_no_absolute_paths(page):
     assert found is None, f"{name(page)}: {found}"
 
 
-def test_readme_example_is_short():
+def test_readme_example_is_short_and_commands_are_named():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    for needed in ("make demo", "make test", "reports/stars/index.html", "docs/img/mixture.png"):
+        assert needed in text
     first = blocks(ROOT / "README.md", "python")[0]
     assert len([line for line in first.code.splitlines() if line.strip()]) <= 10
     for word in ("fit(", "sample(", "score(", "assert"):
         assert word in first.code
-
-
-def test_readme_names_the_two_commands():
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    for needed in ("make demo", "make test", "reports/stars/index.html", "docs/img/mixture.png"):
-        assert needed in text
 
 
 def test_site_lists_every_page():

@@ -8,23 +8,14 @@ from functools import partial
 
 import pytest
 import torch
-from support import close
+from support import close, seeded
 from torch import nn
 
 import gradlogp as glp
 from gradlogp.core import Injected
 from gradlogp.learn.objectives import multilevel
 from gradlogp.learn.objectives.weights import unweighted
-from gradlogp.noise.schedules import (
-    DDPM,
-    EDM,
-    VE,
-    VP,
-    Cosine,
-    Levels,
-    Rectified,
-    invert_log_snr,
-)
+from gradlogp.noise.schedules import DDPM, EDM, VE, VP, Cosine, Levels, Rectified, invert_log_snr
 
 BETAS = torch.linspace(1e-4, 0.2, 40, dtype=torch.float64)
 RATIO = ((1 - (1 - BETAS).cumprod(0)) / (1 - BETAS).cumprod(0)).sqrt()  # NCSN's σ of each step
@@ -40,10 +31,6 @@ LAW = glp.GaussianMixture(
     torch.tensor([[-2.0, 0.5], [1.0, -1.0]], dtype=torch.float64),
     torch.tensor([0.3, 0.5], dtype=torch.float64),
 )
-
-
-def seeded(seed):
-    return torch.Generator().manual_seed(seed)
 
 
 def model(schedule, predicts="epsilon", seed=0):
@@ -78,24 +65,6 @@ def test_losses_and_gradients_are_equal_sample_by_sample(vp, ve, predicts, gener
     assert simple.std() > 0.1
     for a, b in zip(others, grads, strict=True):
         close(a, b, 1e-10)
-
-
-@every_pair
-def test_against_the_formulas_of_both_papers(vp, ve, generator):
-    """½‖ε − ε_θ(a x_0 + b ε)‖² and λ ½‖s_θ(x_0 + σ ε) + ε/σ‖², λ = σ², written out."""
-    x = LAW.sample(50, generator=generator)
-    eps = torch.randn(50, 2, generator=generator)
-    t, u = matched(vp, ve, 50, generator)
-    a, b = (v.unsqueeze(1) for v in vp(t))
-    ddpm, ncsn = model(vp), model(ve)
-    eps_theta = -b * ddpm(a * x + b * eps, t)
-    simple = 0.5 * (eps - eps_theta).square().sum(1)
-    close(multilevel(ddpm, x, t, generator=Injected(eps)), simple, 1e-10)
-    sigma = b / a
-    s = ncsn(x + sigma * eps, u)
-    level = sigma.squeeze(1) ** 2 * 0.5 * (s + eps / sigma).square().sum(1)
-    close(multilevel(ncsn, x, u, generator=Injected(eps)), level, 1e-10)
-    close(level, simple, 1e-10)
 
 
 @every_pair

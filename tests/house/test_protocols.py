@@ -3,12 +3,10 @@
 import dataclasses
 import inspect
 import math
-from itertools import pairwise
 
 import pytest
 import torch
 from kernel_support import ARGUMENTS, KERNELS, found, make, softened
-from support import z_score
 
 from gradlogp import as_score, core, run
 from gradlogp.core import Density, per_sample, sum_event
@@ -59,8 +57,8 @@ dtypes = pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=st
 class Observed:
     """log p = Σ x − e^x of y = c x, from ten observations whose scores differ by constants.
 
-    Skewed, so that a wrong sign cannot hide; at c = 1 the mean is −γ and the variance π²/6 per entry.
-    It is all that a kernel may ask for: a log-density, a score, and one from a minibatch.
+    Skewed, so that a wrong sign cannot hide. It is all that a kernel may ask for: a log-density, a
+    score, and one from a minibatch.
     """
 
     n_data = 10
@@ -81,7 +79,6 @@ class Observed:
 
 
 SKEWED = Observed()
-GAMMA, VARIANCE = 0.5772156649015329, math.pi**2 / 6
 
 
 def noisy_score(schedule):
@@ -111,10 +108,11 @@ def test_there_is_something_to_test():
 
 def same_signature(method, protocol):
     """The same parameters, in the same order and of the same kinds and defaults."""
-    ours, theirs = (inspect.signature(f).parameters.values() for f in (method, protocol))
-    assert [(p.name, p.kind, p.default) for p in ours] == [
-        (p.name, p.kind, p.default) for p in theirs
-    ]
+    ours, theirs = (
+        [(p.name, p.kind, p.default) for p in inspect.signature(f).parameters.values()]
+        for f in (method, protocol)
+    )
+    assert ours == theirs
 
 
 @pytest.mark.parametrize("cls", KERNELS + TRANSITIONS, ids=lambda c: c.__name__)
@@ -138,16 +136,12 @@ def test_kernel_signature(kernel):
     assert dataclasses.fields(kernel)[0].name == "step_size"
     same_signature(kernel.init, core.Kernel.init)
     same_signature(kernel.step, core.Kernel.step)
-    generator = inspect.signature(kernel.step).parameters["generator"]
-    assert generator.kind is inspect.Parameter.KEYWORD_ONLY
 
 
 @every_transition
 def test_transition_signature(transition):
     assert isinstance(transition(), core.Transition)
     same_signature(transition.__call__, core.Transition.__call__)
-    generator = inspect.signature(transition.__call__).parameters["generator"]
-    assert generator.kind is inspect.Parameter.KEYWORD_ONLY
 
 
 # ---------------------------------------------------------------------------- kernels
@@ -165,7 +159,7 @@ def placed(kernel, x):
 
 
 OF_A_LADDER = {"swap_acceptance", "proposed", "origin"}
-"""What a step tells of every temperature or pair of them, beside the chain."""
+"""What a step reports of every temperature or pair of them, beside the chain."""
 
 
 def is_named_tuple(value):
@@ -240,12 +234,8 @@ def test_kernel_batch_independence(kernel, event, generator):
     x = start(event, torch.float64, generator, kernel=kernel)
     other = x.clone()
     other[1:] = placed(kernel, 3 - 2 * other[1:])
-    one, two = (
-        make(kernel, STEP).step(
-            make(kernel, STEP).init(v, SKEWED), SKEWED, generator=clone(generator)
-        )
-        for v in (x, other)
-    )
+    k = make(kernel, STEP)
+    one, two = (k.step(k.init(v, SKEWED), SKEWED, generator=clone(generator)) for v in (x, other))
     assert not torch.equal(one[0].x[1:], two[0].x[1:])
     if kernel.__name__ in COUPLED:  # it is the method, and said so
         assert not torch.equal(one[0].x[0], two[0].x[0])
@@ -324,15 +314,15 @@ def test_kernel_never_broadcasts_a_score(kernel, as_user):
 
 
 @every_flat_kernel
-def test_kernel_that_leaves_the_finite_numbers(kernel, generator):
+def test_kernel_whose_target_becomes_nan(kernel, generator):
     """The chain stays where it was and is flagged; the others go on as without it."""
     k = make(kernel, STEP)
     x = torch.tensor([[0.1], [-0.2], [0.3], [-30.0]])
     state = k.init(x, SKEWED)
     broken = Broken()
     new, info = k.step(state, broken, generator=clone(generator))
-    fine, told = k.step(state, SKEWED, generator=clone(generator))
-    assert not told.diverging.any()
+    fine, unbroken = k.step(state, SKEWED, generator=clone(generator))
+    assert not unbroken.diverging.any()
     assert info.diverging.tolist() == [False, False, False, True]
     assert torch.equal(new.x[3], x[3])
     assert torch.equal(new.x[:3], fine.x[:3])
@@ -358,37 +348,10 @@ def test_kernel_does_not_depend_on_units(kernel, generator):
     scaled = Observed(c)
     one = run(make(kernel, STEP), SKEWED, x, 10, generator=clone(generator)).draws
     other = in_units(kernel, STEP, c)
-    two = run(
-        other or make(kernel, c**2 * STEP), scaled, c * x, 10, generator=clone(generator)
-    ).draws
+    k = other or make(kernel, c**2 * STEP)
+    two = run(k, scaled, c * x, 10, generator=clone(generator)).draws
     same = torch.allclose(two, c * one, rtol=1e-10, atol=1e-10)
     assert same == (other is not None)
-
-
-PACE = {
-    "GHMC": 0.8, "HMC": 0.8, "MALA": 0.3, "ParallelTempering": 0.3,
-    "PSGLD": 0.004, "SGHMC": 0.1, "SVGD": 0.3,
-}  # fmt: skip
-"""Long steps where a kernel is exact; elsewhere as long as one of 0.02, in time or other units."""
-
-
-@every_flat_kernel
-def test_kernel_on_an_asymmetric_target(kernel, generator):
-    """Mean −γ and variance π²/6, up to a bias of order h where the kernel is not exact."""
-    coupled, h = kernel.__name__ in COUPLED, 0.02
-    n = 200 if coupled else 20_000  # particles are one sample, and each step costs n²
-    x0 = torch.randn(n, 1, generator=generator) if coupled else torch.zeros(n, 1)
-    pace = PACE.get(kernel.__name__, h)
-    chain = run(make(kernel, pace), SKEWED, x0, 400, 399, generator=generator)
-    x = chain.state.x[:, 0]
-    error = math.sqrt(VARIANCE / n)
-    bias = 0.0 if make(kernel, pace).facts.exact else h
-    assert abs(float(x.mean()) + GAMMA) < 4.5 * error + bias / 2
-    spread = (x + GAMMA).square()
-    assert abs(float(spread.mean()) - VARIANCE) < 4.5 * float(spread.std()) / math.sqrt(n) + bias
-    skewness = ((x + GAMMA) / math.sqrt(VARIANCE)).pow(3)
-    assert coupled or abs(z_score(skewness, 0.0)) > 10
-    assert float(skewness.mean()) < -0.2  # it leans to the left, as the target does: −1.14
 
 
 # ---------------------------------------------------------------------------- transitions
@@ -423,34 +386,6 @@ def test_transition_step(transition, event, dtype, schedule, t, s, generator):
     if torch.equal(transition()(x, t, s, score, generator=torch.Generator()), one):
         # deterministic: float32 is float64 up to rounding
         torch.testing.assert_close(one.double(), rounded, rtol=1e-4, atol=1e-4)
-
-
-@every_transition
-@every_schedule
-def test_transitions_carry_the_law(transition, schedule, generator):
-    """From the exact law of N(1, 2) data at t = 0.6 to that at 0.4: a wrong sign does not."""
-    n, times = (
-        10_000,
-        torch.linspace(0.6, 0.4, 3 if transition is transitions.AdaptiveFlow else 81),
-    )
-    (a, b), (a_end, b_end) = schedule(times[0]), schedule(times[-1])
-    var, var_end = 2 * a**2 + b**2, 2 * a_end**2 + b_end**2
-    start = a + var.sqrt() * torch.randn(n, 1, generator=generator)
-    assert abs(float(var / var_end) - 1) + abs(float(a_end - a)) > 0.2  # there is a way to go
-
-    def carry(score):
-        x = start
-        for t, s in pairwise(times):
-            x = transition()(x, t, s, score, generator=generator)
-        bias = float((x.mean() - a_end).abs() / var_end.sqrt())
-        return bias, abs(float(x.var() / var_end) - 1)
-
-    score = noisy_score(schedule)
-    bias, inflation = carry(score)
-    assert bias < 4.5 / math.sqrt(n) + 0.02
-    assert inflation < 4.5 * math.sqrt(2 / n) + 0.1
-    bias, inflation = carry(as_score(lambda x, t: -score(x, t), "score", schedule))
-    assert inflation > 0.3
 
 
 def test_density_protocol():

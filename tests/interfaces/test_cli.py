@@ -15,7 +15,7 @@ import torch
 
 import gradlogp as glp
 from gradlogp.interfaces.cli import main
-from gradlogp.interfaces.cli.methods import Method
+from gradlogp.interfaces.cli.use import Method
 
 pytestmark = pytest.mark.usefixtures("as_user", "float32")
 
@@ -83,12 +83,9 @@ def test_sample_prints_numbers_and_nothing_else(checkpoint, capsys):
 
 
 @pytest.mark.parametrize("suffix", [".npy", ".npz", ".csv"])
-@pytest.mark.parametrize("method", ["flow", "ancestral", "langevin"])
-def test_sample_writes_files_and_a_picture(checkpoint, tmp_path, capsys, suffix, method):
+def test_sample_writes_files_and_a_picture(checkpoint, tmp_path, capsys, suffix):
     path = tmp_path / f"s{suffix}"
-    code, out, _ = call(
-        capsys, "sample", checkpoint, "--n", 5, "--out", path, "--method", method, "--steps", 3
-    )
+    code, out, _ = call(capsys, "sample", checkpoint, "--n", 5, "--out", path, "--steps", 3)
     assert (code, out) == (0, "")
     loaded = np.loadtxt(path, delimiter=",") if suffix == ".csv" else np.load(path)
     assert (loaded["x"] if suffix == ".npz" else loaded).shape == (5, 2)
@@ -152,7 +149,6 @@ def test_evaluate_compares_with_floors(checkpoint, points, capsys):
         "--n", 300, "--json", "--quiet",
     )  # fmt: skip
     rows = {row["name"]: row for row in json.loads(out)}
-    assert code in (0, 1)
     assert code == int(any(row["verdict"] is False for row in rows.values()))
     assert rows["log-likelihood, nats a sample"]["standard_error"] > 0
     assert rows["sliced Wasserstein distance"]["floor"] > 0
@@ -180,20 +176,24 @@ def test_classes(points, tmp_path, capsys):
 
 def test_misuse_is_two(checkpoint, points, tmp_path, capsys):
     out = ("--out", tmp_path / "m")
-    refuse(capsys, 2, "demo", "star", says='Did you mean "stars"')
-    refuse(capsys, 2, "fit", "star", *out, says="did you mean 'stars'")
-    refuse(capsys, 2, "fit", tmp_path / "none.csv", *out, says="none.csv")
-    refuse(capsys, 2, "fit", points, says="--out")
-    refuse(capsys, 2, "fit", points, *out, "--steps", 0, says="steps must be at least 1")
-    refuse(capsys, 2, "fit", points, *out, "--steps", "many", says="many")
     ab = ("--columns", "a,b")
-    refuse(capsys, 2, "fit", points, *out, *ab, "--class-conditional", says="no classes")
-    refuse(capsys, 2, "sample", tmp_path / "none", says="no checkpoint")
-    refuse(capsys, 2, "sample", checkpoint, "--out", "x.doc", says="cannot write")
-    refuse(capsys, 2, "sample", checkpoint, "--class", "3", says="knows no classes")
-    refuse(capsys, 2, "evaluate", checkpoint, "digits", says="samples of shape (1, 8, 8)")
-    refuse(capsys, 2, "nonsense", says="nonsense")
-    refuse(capsys, 2, "--config", tmp_path / "none.toml", "info", says="none.toml")
+    for says, *arguments in (
+        ('Did you mean "stars"', "demo", "star"),
+        ("did you mean 'stars'", "fit", "star", *out),
+        ("none.csv", "fit", tmp_path / "none.csv", *out),
+        ("--out", "fit", points),
+        ("steps must be at least 1", "fit", points, *out, "--steps", 0),
+        ("many", "fit", points, *out, "--steps", "many"),
+        ("no classes", "fit", points, *out, *ab, "--class-conditional"),
+        ("no checkpoint", "sample", tmp_path / "none"),
+        ("cannot write", "sample", checkpoint, "--out", "x.doc"),
+        ("knows no classes", "sample", checkpoint, "--class", "3"),
+        ("samples of shape (1, 8, 8)", "evaluate", checkpoint, "digits"),
+        ("nonsense", "nonsense"),
+        ("none.toml", "--config", tmp_path / "none.toml", "info"),
+        ("no check has 'langevine' in its name; parts are annealed", "verify", "langevine"),
+    ):
+        refuse(capsys, 2, *arguments, says=says)
 
 
 def test_failure_is_one(checkpoint, points, tmp_path, capsys):
@@ -309,11 +309,6 @@ def test_verify_exits_1_on_a_failure(capsys, monkeypatch):
     assert "0 of 1 claims pass" in out
 
 
-def test_verify_refuses_a_name_that_is_none(capsys):
-    line = refuse(capsys, 2, "verify", "langevine", says="no check has 'langevine' in its name")
-    assert "density" in line
-
-
 # ---------------------------------------------------------------------------- sample --target
 
 
@@ -322,9 +317,7 @@ def test_targets_are_listed_and_each_can_be_sampled(capsys):
     assert code == 0
     rows = json.loads(out)
     names = [row["name"] for row in rows]
-    assert {"gaussian", "mixture", "banana", "funnel", "ring", "many-well", "logistic"} <= set(
-        names
-    )
+    assert {"gaussian", "mixture", "funnel", "ring", "many-well", "logistic"} <= set(names)
     code, out, _ = call(capsys, "targets")
     assert len(out.splitlines()) == len(names)
     for name in names:
@@ -379,14 +372,13 @@ def test_sampling_a_target_refuses_nonsense(capsys, tmp_path, checkpoint):
     refuse(capsys, 2, "sample", says="needs a checkpoint folder, or a density")
     refuse(capsys, 2, "sample", checkpoint, "--target", "ring", says="not both")
     refuse(capsys, 2, "sample", "--target", "rang", says="'rang' is no target")
-    refuse(
-        capsys, 2, "sample", "--target", "ring", "--step-size", "-1", says="--step-size must be"
-    )
-    refuse(capsys, 2, "sample", "--target", "ring", "--chains", "0", says="--chains must be")
-    bad = ["--out", tmp_path / "x.txt"]
-    refuse(capsys, 2, "sample", "--target", "ring", *bad, says="use one of .npz, .npy")
-    refuse(capsys, 2, "sample", "--target", "ring", "--kernel", "nuts", says="kernel")
-    refuse(capsys, 2, "sample", "--target", "ring", "--burn-in", "5000", says="leave no draw")
+    for option, value, says in (
+        ("--step-size", "-1", "--step-size must be"), ("--chains", "0", "--chains must be"),
+        ("--out", tmp_path / "x.txt", "use one of .npz, .npy"), ("--kernel", "nuts", "kernel"),
+        ("--burn-in", "5000", "leave no draw"), ("--spread", "0", "--spread must"),
+        ("--spread", "nan", "--spread must"), ("--spread", "-1", "--spread must"),
+    ):  # fmt: skip
+        refuse(capsys, 2, "sample", "--target", "ring", option, value, says=says)
 
 
 def test_a_file_that_fails_says_so_in_a_line(capsys, tmp_path):
@@ -406,8 +398,6 @@ def test_a_file_that_fails_says_so_in_a_line(capsys, tmp_path):
     assert "RuntimeWarning" not in err
     source.write_text("def f(x:\n")
     refuse(capsys, 1, *at("f"), says="failed: SyntaxError")
-    for spread in ("0", "nan", "-1"):
-        refuse(capsys, 2, "sample", "--target", "ring", "--spread", spread, says="--spread must")
 
 
 def test_an_interrupt_before_the_first_draw(capsys, monkeypatch, tmp_path):

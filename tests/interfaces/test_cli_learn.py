@@ -9,15 +9,7 @@ import torch
 
 from gradlogp.interfaces.cli import main
 from gradlogp.learn import TrainingSettings, checkpoint
-from gradlogp.noise.schedules import (
-    DDPM,
-    EDM,
-    VE,
-    VP,
-    Cosine,
-    Rectified,
-    SubVP,
-)
+from gradlogp.noise.schedules import DDPM, EDM, VE, VP, Cosine, Rectified, SubVP
 
 pytestmark = pytest.mark.usefixtures("as_user", "float32")
 QUICK = ("--steps", "3", "--width", "8", "--depth", "1", "--batch-size", "16", "--quiet", "--json")
@@ -85,16 +77,8 @@ def test_every_setting_of_training_is_an_option_and_shows_its_default(capsys):
 
 def test_averages_and_labels_left_out_reach_the_checkpoint(points, tmp_path, capsys):
     out = tmp_path / "m"
-    options = (
-        "--ema-half-lives",
-        2,
-        "--ema-half-lives",
-        50,
-        "--condition-dropout",
-        0.2,
-        "--ema",
-        0.9,
-    )
+    lives = ("--ema-half-lives", 2, "--ema-half-lives", 50)
+    options = (*lives, "--condition-dropout", 0.2, "--ema", 0.9)
     code, _, err = fit(capsys, points, "--label", "kind", "--out", out, *options)
     assert code == 0, err
     settings = checkpoint.read_run(out)["settings"]
@@ -139,9 +123,8 @@ def test_classes_go_by_their_names(tmp_path, capsys):
     capsys.readouterr()
     found = {}
     for path in (both, only):
-        main(
-            ["evaluate", str(model), str(path), "--label", "c", "--n", "100", "--json", "--quiet"]
-        )
+        few = ["--n", "100", "--json", "--quiet"]
+        main(["evaluate", str(model), str(path), "--label", "c", *few])
         found[path] = {row["name"]: row["value"] for row in json.loads(capsys.readouterr()[0])}
     name = "log-likelihood, nats a sample"
     assert abs(found[both][name] - found[only][name]) < 3  # the other class's would be far off

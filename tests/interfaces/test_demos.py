@@ -28,18 +28,15 @@ def float32():
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_short_run_leaves_a_whole_report(name, tmp_path, monkeypatch):
-    monkeypatch.setattr(demos.digits, "GENERATED", 200)
-    monkeypatch.setattr(demos.mnist, "GENERATED", 40)
-    monkeypatch.setattr(demos.mnist, "GUIDED", 20)
-    monkeypatch.setattr(demos.mnist, "SCORED", 2)
-    monkeypatch.setattr(demos.mnist, "CHANNELS", (8,))
-    monkeypatch.setattr(
-        demos.mnist, "compare", lambda *_, **__: []
-    )  # seconds, and tested with others
-    monkeypatch.setattr(demos.stars, "GENERATED", 500)
-    monkeypatch.setattr(demos.stars, "HELD_OUT_SCORED", 50)
-    monkeypatch.setattr(demos.mixture, "GENERATED", 500)
-    monkeypatch.setattr(demos.mixture, "CHAINS", 50)
+    for demo, small in {
+        demos.digits: {"GENERATED": 200},
+        demos.mnist: {"GENERATED": 40, "GUIDED": 20, "SCORED": 2, "CHANNELS": (8,),
+                      "compare": lambda *_, **__: []},  # it takes seconds, and is tested with others
+        demos.stars: {"GENERATED": 500, "HELD_OUT_SCORED": 50},
+        demos.mixture: {"GENERATED": 500, "CHAINS": 50},
+    }.items():  # fmt: skip
+        for constant, value in small.items():
+            monkeypatch.setattr(demo, constant, value)
     result = getattr(demos, name).run(tmp_path / name, steps=3, quiet=True)
     assert result.report.read_text().startswith("<!doctype html>")
     numbers = json.loads((tmp_path / name / "numbers.json").read_text())

@@ -230,7 +230,7 @@ MUTANTS = (
     ),
     Mutant(
         "X: the second derivative of an activation misses a factor",
-        "calculus/jets/entrywise.py", "g * (1 - g) * (2 + z * (1 - 2 * g))",
+        "calculus/jets/rules.py", "g * (1 - g) * (2 + z * (1 - 2 * g))",
         "g * (1 - g) * (1 + z * (1 - 2 * g))",
         "calculus/test_jets.py::test_laplacian_and_its_gradients",
     ),
@@ -409,14 +409,14 @@ MUTANTS = (
         "distributions/analytic/directional.py",
         "(ratio.A_over_k - ratio.slope).unsqueeze(-1)",
         "0 * ratio.slope.unsqueeze(-1)",
-        "distributions/test_manifolds.py::test_derivatives_and_tweedie",
+        "distributions/test_analytic.py::test_derivatives_and_tweedie",
     ),
     Mutant(
         "X: σ for σ² off the subspace",
         "distributions/analytic/products.py",
         "self.law.score(y) @ U.mT - off / sigma / sigma",
         "self.law.score(y) @ U.mT - off / sigma",
-        "distributions/test_manifolds.py::test_derivatives_and_tweedie",
+        "distributions/test_analytic.py::test_derivatives_and_tweedie",
     ),
     Mutant(
         "X: a basis taken for an orthonormal one",
@@ -455,7 +455,7 @@ MUTANTS = (
     ),
     Mutant(
         "X: the mean curvature without its 2",
-        "geometry/curvature.py",
+        "geometry/tangent.py",
         "MeanCurvature(normal, 2 * normal)",
         "MeanCurvature(normal, normal)",
         "geometry/test_geometry.py::test_split_on_the_circle",
@@ -802,7 +802,7 @@ MUTANTS = (
     ),
     Mutant(
         "X: the share copied over the wrong span",
-        "check/metrics/generalisation.py",
+        "check/metrics/memorisation.py",
         "span = B - K",
         "span = A - K",
         "check/test_sample_size.py::test_a_copy_and_the_truth",

@@ -9,12 +9,7 @@ from html.parser import HTMLParser
 import pytest
 
 from gradlogp.show import plots
-from gradlogp.show.report import (
-    Row,
-    Section,
-    format_value,
-    write,
-)
+from gradlogp.show.report import Row, Section, format_value, write
 
 PROVENANCE = {"command": "gradlogp demo --seed 0", "hardware": "2 cores < 3", "seed": "0"}
 

@@ -9,12 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ..core import (
-    check_batch,
-    check_same_shape,
-    per_sample,
-    sum_event,
-)
+from ..core import check_batch, check_same_shape, per_sample, sum_event
 
 Indefinite = Literal["raise", "stop"]
 
@@ -55,10 +50,10 @@ def conjugate_gradients(
     Arguments:
         product: v -> M v, `(B, *event) -> (B, *event)`, sample by sample.
         b: Right-hand sides, `(B, *event)`; d is the number of entries of one.
-        tol: Where ‖b − M u‖/‖b‖ is small enough; ε^{3/4} of the dtype where not given (2e-12 in
+        tol: Where ‖b − M u‖/‖b‖ is small enough; by default ε^{3/4} of the dtype (2e-12 in
             double, 6e-6 in single precision).
-        max_steps: Most products; max(50, 2d) where not given. Whether that was enough is for the
-            caller to see in `converged`.
+        max_steps: Most products; by default max(50, 2d). Whether that was enough, `converged`
+            says.
         indefinite: At a direction p with pᵀ M p ≤ 0 either "raise", or "stop" that sample at the
             iterate before.
 

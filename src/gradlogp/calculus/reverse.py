@@ -217,7 +217,7 @@ def jacobian_trace(
     Arguments:
         s: A vector field `(B, *event) -> (B, *event)`.
         x: Where, shape `(B, *event)`.
-        chunk_size: Coordinates differentiated together; chosen by the size of x where not given.
+        chunk_size: Coordinates differentiated together; by default chosen by the size of x.
 
     Raises:
         ValueError: If s changes the shape, or does not depend on x differentiably.

@@ -12,12 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ..core import (
-    Estimate,
-    mean_and_error,
-    new_seed,
-    permutation,
-)
+from ..core import mean_and_error, new_seed, permutation
 from ..diffusion.likelihood import bits_per_dim
 from ..show.report import Row
 from . import metrics
@@ -27,8 +22,7 @@ MARGIN = 4.0  # standard errors by which a value may miss its mark before it cou
 
 def likelihood_row(name: str, log_prob: Tensor, note: str = "") -> Row:
     """Return the mean log-likelihood of held-out data, in nats."""
-    mean = mean_and_error(log_prob)
-    return Row(name, mean.value, mean.standard_error, note=note)
+    return Row(name, *mean_and_error(log_prob), note=note)
 
 
 def bits_row(log_prob: Tensor, event_shape: torch.Size, levels: int) -> Row:
@@ -36,18 +30,13 @@ def bits_row(log_prob: Tensor, event_shape: torch.Size, levels: int) -> Row:
     log_p_unit = log_prob + math.prod(event_shape) * math.log(levels)  # of (x + ½)/levels
     bits = mean_and_error(bits_per_dim(log_p_unit, tuple(event_shape), levels))
     note = f"upper bound for integers 0 … {levels - 1}"
-    return Row("bits per dimension", bits.value, bits.standard_error, note=note)
+    return Row("bits per dimension", *bits, note=note)
 
 
 def difference_row(name: str, ours: Tensor, theirs: Tensor, note: str = "") -> Row:
     """Return the paired difference of two log-likelihoods of the same points; it should be ≥ 0."""
     gap = mean_and_error(ours.double() - theirs.double())
-    return Row(name, gap.value, gap.standard_error, verdict=not_below(gap, 0.0), note=note)
-
-
-def not_below(estimate: Estimate, mark: float) -> bool:
-    """Whether an estimate is at or above a mark, within two standard errors."""
-    return estimate.value + 2 * estimate.standard_error >= mark
+    return Row(name, *gap, verdict=gap.value + 2 * gap.standard_error >= 0, note=note)
 
 
 def compare(
@@ -89,26 +78,13 @@ def compare(
     mmd, mmd_floor = (metrics.mmd(z, real, generator=generator) for z in (fake, reference))
     c2st, c2st_floor = (metrics.c2st(z, real, generator=generator) for z in (fake, reference))
     rows = [
-        Row(
-            "sliced Wasserstein distance",
-            *distance,
-            *floor,
-            verdict=near_floor,
-            note="to held-out data, in its standard deviations",
-        ),
-        Row(
-            "MMD²",
-            *mmd[:2],
-            *mmd_floor[:2],
-            note=f"permutation p-value {mmd.p_value:.3g} (floor {mmd_floor.p_value:.3g})",
-        ),
-        Row(
-            "classifier two-sample accuracy",
-            *c2st[:2],
-            *c2st_floor[:2],
-            note="½ if nothing tells samples from real data",
-        ),
-    ]
+        Row("sliced Wasserstein distance", *distance, *floor, verdict=near_floor,
+            note="to held-out data, in its standard deviations"),
+        Row("MMD²", *mmd[:2], *mmd_floor[:2],
+            note=f"permutation p-value {mmd.p_value:.3g} (floor {mmd_floor.p_value:.3g})"),
+        Row("classifier two-sample accuracy", *c2st[:2], *c2st_floor[:2],
+            note="½ if nothing tells samples from real data"),
+    ]  # fmt: skip
     if train is None:
         return rows
     near = metrics.nearest_neighbours(fake, other, real, generator=generator)
@@ -116,17 +92,9 @@ def compare(
     noise = math.hypot(near.real_to_train.standard_error, near.to_train.standard_error)
     return [
         *rows,
-        Row(
-            "distance to the nearest training point",
-            *near.to_train,
-            *near.real_to_train,
+        Row("distance to the nearest training point", *near.to_train, *near.real_to_train,
             verdict=gap <= MARGIN * noise,
-            note="mean over samples; floor: over held-out data; copies would be nearer",
-        ),
-        Row(
-            "nearer to training than to held-out data",
-            *near.nearer_train,
-            0.5,
-            note="fraction of samples; 1 for copies",
-        ),
-    ]
+            note="mean over samples; floor: over held-out data; copies would be nearer"),
+        Row("nearer to training than to held-out data", *near.nearer_train, 0.5,
+            note="fraction of samples; 1 for copies"),
+    ]  # fmt: skip

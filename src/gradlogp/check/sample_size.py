@@ -26,7 +26,7 @@ from torch import Tensor
 
 from ..calculus.reverse import score_from_log_prob
 from .theory.claim import grid
-from .theory.statistics import efficiency
+from .theory.statistics import efficiency, weight_information
 
 NOISES = (1.0, 2.0, 4.0)
 """Noise levels at which `table` weighs two modes, in their standard deviations."""
@@ -132,10 +132,7 @@ def gaussian(
             points.
     """
     eps, (d, trace) = _accuracy(accuracy), _dimension(dim, cov)
-
-    def good(n: int) -> bool:
-        return trace * _relative(n, d) <= eps * eps
-
+    good = lambda n: trace * _relative(n, d) <= eps * eps
     low, high = d + 4, d + 5
     while not good(high):
         low, high = high, 2 * high
@@ -163,39 +160,16 @@ def gaussian_limit(
     return SampleSize("the same to leading order", n, formula, "n far above d")
 
 
-def denoising_factor(sigma: float, tau: float = 1.0, draws: int = 1) -> float:
-    r"""Return by how much noise drawn a few times instead of always multiplies n, for one slope.
-
-    .. math::
-        \frac{V_M}{V_\infty} = 1 + \frac{1}{M} \left( \frac{v^2}{2 σ^2 τ^2} - 1 \right), \quad
-        v = τ^2 + σ^2
-
-    the variance of the slope fitted by denoising score matching to N(0, τ²) with M draws of noise for
-    each point, over that with all of the noise. For M = 1 it is at least 2, at σ = τ, and grows as
-    τ²/(2σ²) for small σ. Training for many epochs with fresh noise is M → ∞.
-
-    Arguments:
-        sigma: σ of the noise.
-        tau: τ, standard deviation of the data.
-        draws: M.
-
-    Raises:
-        ValueError: For σ or τ that is not positive, or no draw.
-    """
-    if not (0 < sigma < math.inf and 0 < tau < math.inf and draws >= 1):
-        raise ValueError(f"sigma, tau and draws must be positive, got {sigma}, {tau} and {draws}")
-    v = tau**2 + sigma**2
-    return 1 + (v**2 / (2 * sigma**2 * tau**2) - 1) / draws
-
-
 def denoising_slope(sigma: float, tau: float = 1.0, draws: int | None = None) -> float:
     r"""Return n times the relative variance of the slope that denoising fits to N(0, τ²).
 
     .. math::
-        \frac{n \mathrm{Var}\, W}{W^2} = \frac{2 τ^4}{v^2}, \; \frac{τ^2}{σ^2}, \quad W = -\frac{1}{v},
-        \; v = τ^2 + σ^2
+        \frac{n \mathrm{Var}\, W}{W^2} = V_\infty + \frac{V_1 - V_\infty}{M}, \quad
+        V_\infty = \frac{2 τ^4}{v^2}, \quad V_1 = \frac{τ^2}{σ^2}, \quad W = -\frac1v, \quad
+        v = τ^2 + σ^2
 
-    with all of the noise (`draws=None`), and with one draw for each point.
+    with M draws of noise for each point, and with all of the noise for M → ∞, as in training for many
+    epochs with fresh noise. V₁/V∞ is at least 2, at σ = τ, and grows as τ²/(2σ²) for small σ.
 
     Arguments:
         sigma: σ of the noise.
@@ -203,10 +177,12 @@ def denoising_slope(sigma: float, tau: float = 1.0, draws: int | None = None) ->
         draws: M; None for all noise.
 
     Raises:
-        ValueError: As `denoising_factor`.
+        ValueError: For σ or τ that is not positive, or no draw.
     """
-    factor = denoising_factor(sigma, tau, 1 if draws is None else draws)
-    return 2 * tau**4 / (tau**2 + sigma**2) ** 2 * (1.0 if draws is None else factor)
+    if not (0 < sigma < math.inf and 0 < tau < math.inf and (draws is None or draws >= 1)):
+        raise ValueError(f"sigma, tau and draws must be positive, got {sigma}, {tau} and {draws}")
+    one, all_noise = (tau / sigma) ** 2, 2 * tau**4 / (tau**2 + sigma**2) ** 2
+    return all_noise if draws is None else all_noise + (one - all_noise) / draws
 
 
 class Efficiency(NamedTuple):
@@ -264,12 +240,8 @@ def location(
         raise ValueError(
             f"the density must be finite and negligible at {low} and {high}; widen the interval"
         )
-    score = score_from_log_prob(log_density)
-    one = torch.ones_like(x)
-
-    def slope(y: Tensor) -> Tensor:
-        return torch.func.jvp(score, (y,), (one,))[1]
-
+    score, one = score_from_log_prob(log_density), torch.ones_like(x)
+    slope = lambda y: torch.func.jvp(score, (y,), (one,))[1]
     s, s1, s2 = (v[:, 0] for v in (score(x), slope(x), torch.func.jvp(slope, (x,), (one,))[1]))
     matching = (p * (s2 + s * s1).square()).sum() / (p * s1.square()).sum() ** 2
     return Efficiency(float(matching), float(1 / (p * s.square()).sum()))
@@ -294,13 +266,12 @@ def mixture_weight(separation: float, sigma: float = 0.0) -> Efficiency:
     if not (sigma == 0 or 0.05 <= sigma <= 50):
         raise ValueError(f"sigma must be 0, or from 0.05 to 50 where it is computed, got {sigma}")
     if not 0 < separation <= most:
-        told = f"separation must lie in (0, {most:g}] at sigma = {sigma:g}, got {separation}; "
-        raise ValueError(told + "modes further apart have weights that no such score tells")
-    a = float(separation)
-    x, dx = grid(-a - 14, a + 14, 6001)
-    density = 0.5 * sum(torch.exp(-0.5 * (x - m) ** 2) for m in (-a, a)) / math.sqrt(2 * math.pi)
-    fisher = 4 * float((density * torch.tanh(a * x).square()).sum()) * dx
-    return Efficiency(1 / (fisher * efficiency(a, float(sigma))), 1 / fisher)
+        raise ValueError(
+            f"separation must lie in (0, {most:g}] at sigma = {sigma:g}, got {separation}; weights "
+            "of modes further apart cannot be read from such a score"
+        )
+    least = 1 / weight_information(float(separation))
+    return Efficiency(least / efficiency(float(separation), float(sigma)), least)
 
 
 def span(x: Float[Tensor, "n *event"]) -> tuple[int, int]:
@@ -357,10 +328,9 @@ def table(accuracy: float, dim: int, separation: float | None = None) -> list[Sa
         SampleSize("… score matching without noise", plain.n(accuracy),
                    "Var(∂s' + s ∂s)/(E[(∂s)²]² ε²)", f"efficiency {plain.value:.3g}"),
     ]  # fmt: skip
-    for sigma in NOISES:
-        found = mixture_weight(separation, sigma)
-        rows.append(
-            SampleSize(f"… denoising at σ = {sigma:g}", found.n(accuracy),
-                       "the same at p_σ, averaged over the noise", f"efficiency {found.value:.3g}")
-        )  # fmt: skip
-    return rows
+    denoised = ((sigma, mixture_weight(separation, sigma)) for sigma in NOISES)
+    return rows + [
+        SampleSize(f"… denoising at σ = {sigma:g}", found.n(accuracy),
+                   "the same at p_σ, averaged over the noise", f"efficiency {found.value:.3g}")
+        for sigma, found in denoised
+    ]  # fmt: skip

@@ -7,14 +7,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from ..core import (
-    Generator,
-    ScoreFn,
-    check_batch,
-    check_same_shape,
-    per_sample,
-    randn_like,
-)
+from ..core import Generator, ScoreFn, check_batch, check_same_shape, per_sample, randn_like
 
 GROUPS = 8
 """Groups of perturbations, each of which is left out once for a standard error."""
@@ -27,7 +20,7 @@ def noise_level(sigma: Tensor | float, x: Tensor) -> Tensor:
         ValueError: For a wrong shape, or σ that is not positive and finite.
     """
     check_batch(x)
-    if x[0:1].numel() == 0:
+    if x.numel() == 0:
         raise ValueError(f"x must hold at least one point, got shape {tuple(x.shape)}")
     b = per_sample(sigma, x, "sigma")
     if not bool((torch.isfinite(b) & (b > 0)).all()):
@@ -40,14 +33,12 @@ def noise_level(sigma: Tensor | float, x: Tensor) -> Tensor:
 
 def check_dimension(dimension: int | None, D: int) -> None:
     """Refuse a dimension of the manifold that leaves no normal or makes no sense."""
-    if dimension is None:
-        return
     if dimension == D:
         raise ValueError(
             f"dimension = {D} is that of the whole space: there are no normal directions, and "
             "nothing to split, project on or curve"
         )
-    if not 0 <= dimension < D:
+    if dimension is not None and not 0 <= dimension < D:
         raise ValueError(f"dimension must be from 0 to {D - 1}, got {dimension}")
 
 
@@ -60,12 +51,7 @@ def count(given: int | None, default: int, least: int, name: str, why: str) -> i
 
 
 def perturbed_scores(
-    score: ScoreFn,
-    x: Tensor,
-    b: Tensor,
-    n: int,
-    generator: Generator | None = None,
-    stack: int = 1,
+    score: ScoreFn, x: Tensor, b: Tensor, n: int, generator: Generator | None, stack: int
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield z and σ s(x + σ z), each `(j, B, D)` with j up to `stack`, n of them in all."""
     if stack < 1:
@@ -81,12 +67,7 @@ def perturbed_scores(
 
 
 def score_moments(
-    score: ScoreFn,
-    x: Tensor,
-    b: Tensor,
-    n: int,
-    generator: Generator | None = None,
-    stack: int = 1,
+    score: ScoreFn, x: Tensor, b: Tensor, n: int, generator: Generator | None, stack: int
 ) -> tuple[Tensor, Tensor]:
     """Return Σ σ² s sᵀ over perturbations, `(GROUPS, B, D, D)`, and the size of every group."""
     rows = [s for _, s in perturbed_scores(score, x, b, n, generator, stack)]

@@ -9,12 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ..core import (
-    ScoreFn,
-    check_batch,
-    check_same_shape,
-    sum_event,
-)
+from ..core import ScoreFn, check_batch, check_same_shape, sum_event
 from .perturb import check_dimension, noise_level
 from .tangent import tangent_space
 

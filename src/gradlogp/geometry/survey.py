@@ -1,4 +1,4 @@
-"""All that a score says of the manifold of some points, and what makes it worthless."""
+"""All that a noisy score says of the manifold of some points, and what makes it worthless."""
 
 from __future__ import annotations
 
@@ -10,17 +10,71 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..core import Estimate, Generator, NoisyScore, ScoreFn, mean_and_error
-from ..noise.grids import noise_range
-from .dimension import Estimator, intrinsic_dimension
-from .field import data_field, model_field
-from .plateau import SigmaRange, recommend_sigma
+from ..noise.blurred import blurred
+from ..noise.coordinates import affine_part
+from ..noise.grids import noise_range, time_at
+from .dimension import Estimator, SigmaRange, intrinsic_dimension, recommend_sigma
 from .tangent import Split, tangent_normal_split
+
+
+class Field(NamedTuple):
+    """The score of a law blurred by isotropic noise, and the deviation of that noise."""
+
+    score: ScoreFn
+    sigma: float
+
+
+def model_field(score: NoisyScore, sigma: float | None = None) -> Field:
+    r"""Return the field z ↦ α s(α z, t), σ_t/α_t = σ, in model coordinates.
+
+    The intrinsic dimension does not depend on units, so here is where to ask for it.
+
+    Arguments:
+        score: The noisy score.
+        sigma: σ; the smallest noise level by default.
+
+    Raises:
+        ValueError: If the schedule does not reach that noise level.
+    """
+    t = time_at(score.schedule, sigma)
+    alpha = score.schedule(t)[0]
+
+    def field(z: Tensor) -> Tensor:
+        a = alpha.to(z)
+        return a * score(a * z, t)
+
+    low, _ = noise_range(score.schedule)
+    return Field(field, low if sigma is None else sigma)
+
+
+def data_field(score: NoisyScore, sigma: float | None = None) -> Field:
+    """Return the field in the units of the data, where tangents, distances and curvature are meant.
+
+    Arguments:
+        score: The noisy score.
+        sigma: Its noise level in model coordinates; the smallest by default. The field's σ is in the
+            units of the data.
+
+    Raises:
+        ValueError: If columns or channels have scales of their own: noise that is isotropic for the
+            model is not for the data, and angles and distances are others.
+    """
+    affine = affine_part(score.coordinates)
+    if affine is not None and not affine.one_scale:
+        raise ValueError(
+            "tangents, distances and curvature in the units of the data need one scale for all "
+            "columns, and this model has one for each; train it with standardize='one' (or False), "
+            "or stay in model coordinates by model_field"
+        )
+    scale = 1.0 if affine is None else float(affine.scale.flatten()[0])
+    low = noise_range(score.schedule)[0] if sigma is None else sigma
+    return Field(blurred(score, sigma).score, low * scale)
+
 
 LEVELS = 17
 """Noise levels among which the range of a steady dimension is looked for."""
 
 ESTIMATORS: tuple[Estimator, ...] = ("normal_rank", "norm", "divergence")
-
 
 Parts = tuple[Estimate | None, Estimate | None, Estimate | None]
 
@@ -96,9 +150,7 @@ def survey(
     field = model_field(score, sigma).score
     found, k = _dimensions(field, z, sigma, n_perturbations, stack, generator)
     split = tangent_normal_split(field, z, sigma, k if k < D else None)
-    parts: Parts = (None, None, None)
-    if k < D:
-        parts = _parts(score, split, sigma, D - k, flags)
+    parts = _parts(score, split, sigma, D - k, flags) if k < D else (None, None, None)
     flags += _worthless(k, D, len(x) if n_data is None else n_data, low, sigma)
     return Survey(sigma, low, high, steady, found, k, split, *parts, tuple(flags))
 
@@ -115,12 +167,9 @@ def _dimensions(
             field, z, sigma, estimator=estimator, generator=g,
             n_perturbations=n if perturbed else None, stack=stack if perturbed else 1,
         )  # fmt: skip
-        mean = mean_and_error(found.value)
-        if len(z) == 1:
-            mean = Estimate(float(found.value), float(found.standard_error))
         if estimator == "normal_rank":
             k = int(found.value.median().round())
-        dimensions[estimator] = mean, float(found.value.min()), float(found.value.max())
+        dimensions[estimator] = found.mean, float(found.value.min()), float(found.value.max())
     return dimensions, k
 
 
@@ -139,7 +188,7 @@ def _parts(
     try:
         unit = data_field(score, sigma).sigma / sigma
     except ValueError as problem:
-        flags.append(f"curvature and distances are not told: {problem}")
+        flags.append(f"curvature and distances are left out: {problem}")
         return None, None, None
     along = split.tangent.flatten(1).norm(dim=1)
     return (

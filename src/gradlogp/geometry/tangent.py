@@ -1,8 +1,8 @@
-"""Tangent and normal directions, from the Jacobian of a score or from scores at perturbed points."""
+"""Tangents, normals and curvature, from the Jacobian of a score or from scores at perturbed points."""
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from jaxtyping import Float, Int
@@ -10,13 +10,7 @@ from torch import Tensor
 
 from ..calculus.reverse import jacobian
 from ..core import Generator, ScoreFn, check_same_shape
-from .perturb import (
-    check_dimension,
-    count,
-    noise_level,
-    rank_threshold,
-    score_moments,
-)
+from .perturb import check_dimension, count, noise_level, rank_threshold, score_moments
 
 Method = Literal["jacobian", "perturbations"]
 
@@ -72,7 +66,7 @@ def tangent_space(
         sigma: σ, `()` or `(B,)`.
         dimension: k, where it is known; else the eigenvalues are counted.
         method: "jacobian" or "perturbations".
-        n_perturbations: K, at least 2D; max(64, 8D) where not given.
+        n_perturbations: K, at least 2D; by default max(64, 8D).
         generator: Where the perturbations come from.
         stack: Perturbations handed to the score at once, as stack · B rows. More than 1 is faster
             with few points, and needs a score that treats all rows alike.
@@ -128,11 +122,7 @@ def tangent_normal_split(
     x: Float[Tensor, "batch *event"],
     sigma: Tensor | float,
     dimension: int | None = None,
-    *,
-    method: Method = "jacobian",
-    n_perturbations: int | None = None,
-    generator: Generator | None = None,
-    stack: int = 1,
+    **options: Any,
 ) -> Split:
     r"""Split the score at x into its parts along and across the manifold.
 
@@ -150,10 +140,7 @@ def tangent_normal_split(
         sigma: σ, `()` or `(B,)`.
         dimension: k, where it is known; else it is counted at every point; where it is D, no normal
             direction was found, and the normal part is 0.
-        method: "jacobian" or "perturbations", as of `tangent_space`.
-        n_perturbations: For the second; max(64, 8D) where not given.
-        generator: Where the perturbations come from.
-        stack: Perturbations handed to the score at once, as of `tangent_space`.
+        options: `method`, `n_perturbations`, `generator` and `stack` of `tangent_space`.
 
     Raises:
         ValueError: As `tangent_space`.
@@ -162,11 +149,52 @@ def tangent_normal_split(
         | When Scores Learn Geometry: Rate Separations under the Manifold Hypothesis (Li et al., 2025)
         | https://arxiv.org/abs/2509.24912
     """
-    space = tangent_space(
-        score, x, sigma, dimension,
-        method=method, n_perturbations=n_perturbations, generator=generator, stack=stack,
-    )  # fmt: skip
+    space = tangent_space(score, x, sigma, dimension, **options)
     s = score(x).detach()
     check_same_shape(s, x, "score")
     tangent = space.tangent_part(s)
     return Split(tangent, s - tangent, space)
+
+
+class MeanCurvature(NamedTuple):
+    """The normal part of the score on a manifold, and the mean-curvature vector, twice that.
+
+    Attributes:
+        normal_score: H/2, shape of x; −(d − 1)/(2r) x̂ on a sphere in R^d.
+        vector: H, the trace of the second fundamental form; −(d − 1)/r x̂ on that sphere.
+    """
+
+    normal_score: Float[Tensor, "batch *event"]
+    vector: Float[Tensor, "batch *event"]
+
+
+def mean_curvature(
+    score: ScoreFn,
+    x: Float[Tensor, "batch *event"],
+    sigma: Tensor | float,
+    dimension: int | None = None,
+    **options: Any,
+) -> MeanCurvature:
+    r"""Mean-curvature vector at points of a manifold, from the normal part of the score.
+
+    .. math:: P_N s_σ(x) \to \tfrac12 H(x) \quad (σ \to 0, \; x \in M)
+
+    whatever the density on M, with error O(σ²). The points must lie on M: a distance δ adds −δ/σ²,
+    so noise in them drowns the curvature unless it is far below σ². H is the sum over tangent
+    directions; some authors call H/k the mean curvature.
+
+    Arguments:
+        score: s at noise level σ, with α = 1.
+        x: Points on the manifold, `(B, *event)`.
+        sigma: σ, `()` or `(B,)`.
+        dimension: k, where it is known; else it is counted at every point.
+        options: `method`, `n_perturbations`, `generator` and `stack` of `tangent_space`.
+
+    Raises:
+        ValueError: As `tangent_space`.
+
+    Wikipedia:
+        https://wikipedia.org/wiki/Mean_curvature
+    """
+    normal = tangent_normal_split(score, x, sigma, dimension, **options).normal
+    return MeanCurvature(normal, 2 * normal)

@@ -22,15 +22,15 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor
 
 from ..core import NoisyScore, Schedule, permutation
-from ..diffusion import ProbabilityFlow, evolve, log_likelihood
+from ..diffusion import log_likelihood
 from ..learn import checkpoint
 from ..learn.settings import TrainingSettings
 from ..learn.training import fit
-from ..noise import blurred, noise_range, time_at, time_grid
+from ..noise import blurred, noise_range, time_at
 from ..noise.predictions import Kind
 from ..scores.model import ScoreModel
 from ..show.progress import bar
-from .pipeline import CHUNK, OBJECTIVE, build_model
+from .pipeline import CHUNK, OBJECTIVE, build_model, draw
 
 HERE = ("checkpoint", "resume", "device", "verbose")  # parameters of a run, not of a model
 
@@ -45,8 +45,8 @@ class ScoreEstimator(DensityMixin, BaseEstimator):
     vectors `(N, D)` or images `(N, C, H, W)`; results come back as what `fit` was given.
 
     Arguments:
-        max_iter, batch_size, learning_rate, ema: `steps` and the others of `TrainingSettings`; where
-            not given, what `settings` says.
+        max_iter, batch_size, learning_rate, ema: `steps` and the others of `TrainingSettings`; what
+            `settings` says by default.
         width: Width of the MLP, for vectors.
         depth: Its residual blocks.
         channels: Channels of the U-Net, for images.
@@ -57,7 +57,7 @@ class ScoreEstimator(DensityMixin, BaseEstimator):
         standardize: Whether to learn in coordinates of zero mean and unit variance, for each column
             or channel; "one": with one scale for all.
         objective: Another loss of each sample, objective(noisy_score, x, schedule, generator=…).
-        settings: How to train; the defaults of `TrainingSettings` where not given.
+        settings: How to train; `TrainingSettings()` by default.
         held_out_fraction: Share of the data kept aside to measure the loss on.
         n_sample_steps: Steps of the probability flow when sampling, two evaluations each.
         n_likelihood_steps: Runge–Kutta steps of the likelihood, four evaluations each.
@@ -213,18 +213,16 @@ class ScoreEstimator(DensityMixin, BaseEstimator):
         state = check_random_state(self.random_state if random_state is None else random_state)
         return torch.Generator().manual_seed(int(state.randint(2**31)))
 
-    def _points(self, X: Any) -> Tensor:
-        """Check data; float64, so that results do not depend on the batch."""
+    def _at(self, X: Any, y: Any) -> tuple[Tensor, NoisyScore]:
+        """Return data and the score given their classes, float64: no result depends on the batch."""
         check_is_fitted(self, "model_")
         X = validate_data(
             self, _as_array(X), dtype=[np.float64, np.float32], allow_nd=True, reset=False
         )
-        return torch.from_numpy(np.array(X, dtype=np.float64))
-
-    def _exact(self, labels: Tensor | None) -> NoisyScore:
-        """Return the score in float64 on the CPU, given classes."""
+        x = torch.from_numpy(np.array(X, dtype=np.float64))
+        labels = self._encode_classes(y, len(x), known=True)
         model: ScoreModel = copy.deepcopy(self.model_).cpu().double()
-        return model if labels is None else model.given(labels)
+        return x, model if labels is None else model.given(labels)
 
     def _like_input(self, x: Tensor) -> Any:
         return x if self._tensors else x.numpy()
@@ -232,17 +230,16 @@ class ScoreEstimator(DensityMixin, BaseEstimator):
     def sample(self, n_samples: int = 1, y: Any = None, random_state: Any = None) -> Any:
         """Draw new samples by the probability flow, `(n_samples, *event)`.
 
-        The same `random_state`, that of the estimator where not given, gives the same samples; y
-        are their classes `(n_samples,)`, if class-conditional.
+        The same `random_state`, by default that of the estimator, gives the same samples; y are
+        their classes `(n_samples,)`, if class-conditional.
         """
         check_is_fitted(self, "model_")
         labels = self._encode_classes(y, n_samples, known=True)
-        with bar("sampling", quiet=not self.verbose) as update:
-            x = evolve(
-                ProbabilityFlow(), self.model_ if labels is None else self.model_.given(labels),
-                n_samples, time_grid(self.model_.schedule, self.n_sample_steps),
-                generator=self._generator(random_state), chunk_size=CHUNK, progress=update,
-            )  # fmt: skip
+        score = self.model_ if labels is None else self.model_.given(labels)
+        x = draw(
+            score, n_samples, self.n_sample_steps, generator=self._generator(random_state),
+            quiet=not self.verbose,
+        )  # fmt: skip
         return self._like_input(x.cpu())
 
     def grad_log_prob(self, X: Any, y: Any = None, sigma: float | None = None) -> Any:
@@ -250,18 +247,14 @@ class ScoreEstimator(DensityMixin, BaseEstimator):
 
         A larger sigma, in units of each column's standard deviation, is smoother and surer.
         """
-        x = self._points(X)
-        labels = self._encode_classes(y, len(x), known=True)
+        x, score = self._at(X, y)
         with torch.no_grad():
-            return self._like_input(blurred(self._exact(labels), sigma).score(x))
+            return self._like_input(blurred(score, sigma).score(x))
 
     def score_samples(self, X: Any, y: Any = None) -> Any:
         """Return the log-density of each row in nats, by the probability flow."""
-        x = self._points(X)
-        labels = self._encode_classes(y, len(x), known=True)
-        found = log_likelihood(
-            self._exact(labels), x, n_steps=self.n_likelihood_steps, chunk_size=CHUNK
-        )
+        x, score = self._at(X, y)
+        found = log_likelihood(score, x, n_steps=self.n_likelihood_steps, chunk_size=CHUNK)
         return self._like_input(found.log_prob)
 
     def score(self, X: Any, y: Any = None) -> float:
@@ -279,9 +272,7 @@ class ScoreEstimator(DensityMixin, BaseEstimator):
         Raises:
             ValueError: If the model was not trained at so large or small a noise.
         """
-        x = self._points(X)
-        labels = self._encode_classes(y, len(x), known=True)
-        score = self._exact(labels)
+        x, score = self._at(X, y)
         t = time_at(score.schedule, float(sigma))
         with torch.no_grad():
             z = score.schedule(t)[0] * score.coordinates.encode(x)

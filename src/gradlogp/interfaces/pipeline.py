@@ -1,23 +1,26 @@
-"""An untrained model that suits the data: what the estimator and the command line start from."""
+"""What the estimator, the command line and the demonstrations start from and end with."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ..core import Schedule
+from ..core import NoisyScore, Schedule, Transition
+from ..diffusion import ProbabilityFlow, evolve
 from ..learn.objectives import multilevel
 from ..noise.coordinates import AffineCoordinates, Scales
+from ..noise.grids import time_grid
 from ..noise.ladder import noise_levels
 from ..noise.predictions import Kind
 from ..noise.schedules import VE
 from ..scores.model import ScoreModel
 from ..scores.networks import MLP, UNet
+from ..show.progress import bar
 
 OBJECTIVE = partial(multilevel, stratified=True)
 """What to train with: every noise level alike, times spread evenly over the batch."""
@@ -70,3 +73,22 @@ def build_model(
     elif network is None:
         network = MLP(event, width, depth, condition, generator=generator)
     return ScoreModel(network, schedule, predicts, event)
+
+
+def draw(
+    score: NoisyScore,
+    n: int,
+    levels: int,
+    *,
+    transition: Transition = ProbabilityFlow(),  # noqa: B008
+    generator: torch.Generator,
+    title: str = "sampling",
+    quiet: bool,
+    **options: Any,
+) -> Tensor:
+    """Return n samples over so many noise levels, under a progress bar."""
+    with bar(title, quiet=quiet) as update:
+        return evolve(
+            transition, score, n, time_grid(score.schedule, levels), generator=generator,
+            chunk_size=CHUNK, progress=update, **options,
+        )  # fmt: skip

@@ -36,7 +36,7 @@ class ExactScore(ScoreBase):
     @property
     def moments(self) -> Moments | None:  # type: ignore[override]
         """Those of a Gaussian or a mixture: what is observed or guided starts from them."""
-        law = self.density.marginal if isinstance(self.density, Joint) else self.density
+        law = self.density
         if not isinstance(law, Gaussian | GaussianMixture) or law.mean.ndim > 1:
             return None
         return Moments(law.mean, law.cov.diagonal())

@@ -32,23 +32,12 @@ def bar(title: str, *, quiet: bool = False) -> Iterator[Update]:
 @contextmanager
 def _live(title: str) -> Iterator[Update]:
     from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
+    from rich.progress import BarColumn, Progress, TimeElapsedColumn, TimeRemainingColumn
 
     columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TextColumn("{task.completed}/{task.total}"),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}"),
-    )
+        "{task.description}", BarColumn(), "{task.completed}/{task.total}", TimeElapsedColumn(),
+        "left", TimeRemainingColumn(), "{task.fields[note]}",
+    )  # fmt: skip
     with Progress(*columns, console=Console(stderr=True)) as progress:
         task = progress.add_task(title, total=None, note="")
         yield lambda done, total, note="": progress.update(

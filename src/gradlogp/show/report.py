@@ -17,16 +17,10 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from .plots import (
-    DARK,
-    LIGHT,
-    Figure,
-    Theme,
-    png,
-)
+from .plots import DARK, LIGHT, Figure, png
 
-Draw = Callable[[Theme], Figure]
-"""A figure in a theme."""
+Draw = Callable[..., Figure]
+"""draw(theme=…) -> a figure in that theme."""
 
 _DPI = 192  # two pixels for each pixel of the page
 
@@ -46,7 +40,7 @@ class Row(NamedTuple):
 class Section(NamedTuple):
     """A part of a report: plain paragraphs, separated by blank lines, then figures, then rows.
 
-    A figure is (file stem, caption, function of the theme).
+    A figure is (file stem, caption, function of `theme=`).
     """
 
     title: str
@@ -191,7 +185,7 @@ def write(
     files: dict[str, bytes] = {}
     pictures = {}
     for stem, _, draw in (figure for section in sections for figure in section.figures):
-        light, dark = (png(draw(theme), _DPI) for theme in (LIGHT, DARK))
+        light, dark = (png(draw(theme=theme), _DPI) for theme in (LIGHT, DARK))
         files |= {f"{stem}.png": light, f"{stem}-dark.png": dark}
         pictures[stem] = _picture(light, dark)
     verdicts = [row.verdict for section in sections for row in section.rows]

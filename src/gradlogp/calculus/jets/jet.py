@@ -79,12 +79,7 @@ class Jet(Tensor):
         cls, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         """Apply the rule of a function, or refuse it."""
-        from .rules import (
-            FACTS,
-            RULES,
-            SIGNS,
-            value_of,
-        )
+        from .rules import FACTS, RULES, SIGNS, value_of
 
         kwargs = kwargs or {}
         name = getattr(func, "__name__", str(func))

@@ -17,7 +17,7 @@ from torch import Tensor
 from ...core import Estimate, check_batch, new_seed
 from ...distributions.analytic import Gaussian
 from .gaussians import gaussian_wasserstein
-from .samples import two_samples
+from .two_sample import two_samples
 
 
 class Classifier:

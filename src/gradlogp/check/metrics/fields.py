@@ -8,8 +8,8 @@ was trained as a score is under no such constraint.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -22,8 +22,10 @@ from ...core import (
     Generator,
     ScoreFn,
     check_batch,
+    check_count,
     check_same_shape,
     mean_and_error,
+    per_sample,
     sum_event,
 )
 
@@ -33,14 +35,6 @@ class Conservativity(NamedTuple):
 
     rotation: Estimate
     ratio: Estimate
-
-
-def _recorded(score: ScoreFn, x: Tensor) -> tuple[Tensor, Tensor]:
-    """Return a leaf at x and the score there, with the graph between them."""
-    leaf = x.detach().requires_grad_()
-    s = score(leaf)
-    check_same_shape(s, x, "score")
-    return leaf, s
 
 
 def _vjp(s: Tensor, x: Tensor, v: Tensor, create_graph: bool = False) -> Tensor:
@@ -58,15 +52,14 @@ def _vjp(s: Tensor, x: Tensor, v: Tensor, create_graph: bool = False) -> Tensor:
     )
 
 
-def _exact(score: ScoreFn, x: Tensor) -> tuple[Tensor, Tensor]:
-    """Return ‖(J − Jᵀ)/2‖_F² and ‖J‖_F² for every sample."""
-    J = jacobian(score, x).detach().double()
-    return sum_event(((J - J.mT) / 2).square()), sum_event(J.square())
-
-
-def _probed(score: ScoreFn, x: Tensor, probes: Tensor) -> tuple[Tensor, Tensor]:
-    """Return estimates of the same two numbers, averaged over probes `(n_probes, B, *event)`."""
-    leaf, s = _recorded(score, x)
+def _norms(score: ScoreFn, x: Tensor, probes: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Return ‖(J − Jᵀ)/2‖_F² and ‖J‖_F² for every sample, or their means over some probes."""
+    if probes is None:
+        J = jacobian(score, x).detach().double()
+        return sum_event(((J - J.mT) / 2).square()), sum_event(J.square())
+    leaf = x.detach().requires_grad_()
+    s = score(leaf)
+    check_same_shape(s, x, "score")
     # u -> Jᵀ u is linear, so that its own vjp at any u is J v: forward mode from reverse mode,
     # also for fields that call autograd.grad and therefore know no forward mode
     u = torch.zeros_like(x, requires_grad=True)
@@ -121,15 +114,14 @@ def conservativity(
         | https://openreview.net/forum?id=9AS-TF2jRNb
     """
     check_batch(x)
-    for name, value in (("n_probes", n_probes), ("chunk_size", chunk_size)):
-        if value is not None and value < 1:
-            raise ValueError(f"{name} must be at least 1, got {value}")
-    if n_probes is None:
-        parts = [_exact(score, part) for part in x.split(chunk_size)]
-    else:
+    check_count(chunk_size, "chunk_size")
+    points = x.split(chunk_size)
+    probes: Sequence[Tensor | None] = [None] * len(points)
+    if n_probes is not None:
+        check_count(n_probes, "n_probes")
         v = torch.stack([probe("rademacher", x, generator) for _ in range(n_probes)])
-        pairs = zip(x.split(chunk_size), v.split(chunk_size, dim=1), strict=True)
-        parts = [_probed(score, part, probes) for part, probes in pairs]
+        probes = v.split(chunk_size, dim=1)
+    parts = [_norms(score, *pair) for pair in zip(points, probes, strict=True)]
     rotation, total = (torch.cat(values) for values in zip(*parts, strict=True))
     scale = total.mean()
     ratio = rotation.mean() / scale
@@ -150,12 +142,7 @@ Curve = Callable[[Tensor], tuple[Tensor, Tensor]]
 
 
 def _segment(a: Tensor, b: Tensor) -> Curve:
-    delta, shape = b - a, (-1, *[1] * (a.ndim - 1))
-    return lambda u: (a + u.reshape(shape) * delta, delta)
-
-
-def _differentiated(path: Callable[[Tensor], Tensor]) -> Curve:
-    return lambda u: torch.func.jvp(path, (u,), (torch.ones_like(u),))  # type: ignore[return-value]
+    return lambda u: (a + per_sample(u, a, "u") * (b - a), b - a)
 
 
 def _integrals(
@@ -255,7 +242,8 @@ def log_density_difference(
             size = 1 + float(torch.maximum(a.abs(), b.abs()).max())
             if not float((found - end).abs().max()) <= math.sqrt(torch.finfo(a.dtype).eps) * size:
                 raise ValueError(f"path must lead from a to b, but path({name}) is not {point}")
-        paths = [[_differentiated(path)], straight]
+        along: Any = lambda u: torch.func.jvp(path, (u,), (torch.ones_like(u),))
+        paths = [[along], straight]
     if via is not None and via.shape != a.shape:
         raise ValueError(f"via must have shape {tuple(a.shape)}, got {tuple(via.shape)}")
     for corner in [via] if via is not None else _corners(a, b):

@@ -7,7 +7,6 @@ has E k_0(X, X') = 0, and > 0 for any other law of X (where the kernel is fit fo
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from typing import Literal, NamedTuple
 
 import torch
@@ -15,14 +14,15 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ...core import (
-    Generator,
     ScoreFn,
     check_batch,
+    check_count,
+    check_points,
     check_same_shape,
     distances,
     rand_like,
 )
-from .samples import subsample
+from .two_sample import subsample
 
 
 class SteinDiscrepancy(NamedTuple):
@@ -126,15 +126,19 @@ def ksd(
         raise ValueError(f"beta must lie in (-1, 0), got {beta}")
     if not 0 < flip <= 0.5:
         raise ValueError(f"flip must lie in (0, 0.5], got {flip}")
-    for name, value in (("n_bootstrap", n_bootstrap), ("chunk_size", chunk_size)):
-        if value < 1:
-            raise ValueError(f"{name} must be at least 1, got {value}")
+    check_count(n_bootstrap, "n_bootstrap")
+    check_count(chunk_size, "chunk_size")
     scale = _scale(c, points, generator)
     n = len(points)
-    signs = _signs(points.new_empty(n_bootstrap, n), flip, generator)
+    change = rand_like(points.new_empty(n_bootstrap, n), generator) < flip
+    # the first sign does not matter: w_i w_j is what counts
+    signs = torch.where(change, -1.0, 1.0).to(points).cumprod(1)
     rows, squares = points.new_zeros(n), points.new_zeros(())
     null = points.new_zeros(n_bootstrap)
-    for part, k_0 in _kernel_rows(points, scores, scale, beta, chunk_size):
+    for start in range(0, n, chunk_size):
+        part = slice(start, min(start + chunk_size, n))
+        k_0 = stein_kernel(points[part], scores[part], points, scores, c=scale, beta=beta)
+        k_0.diagonal(start).zero_()
         rows[part] = k_0.sum(1)
         squares += k_0.square().sum()
         null += ((signs @ k_0.mT) * signs[:, part]).sum(1)
@@ -153,10 +157,8 @@ def _checked(score: ScoreFn, x: Tensor) -> tuple[Tensor, Tensor]:
         raise ValueError(f"the error of a U-statistic needs 4 points, got {len(x)}")
     s = score(x).detach()
     check_same_shape(s, x, "score")
-    for name, values in (("x", x), ("the score", s)):
-        if not bool(torch.isfinite(values).all()):
-            bad = int((~torch.isfinite(values)).flatten(1).any(1).sum())
-            raise ValueError(f"{name} is not finite in {bad} of {len(x)} rows")
+    check_points(x)
+    check_points(s, "the score")
     points = x.detach().double().flatten(1)
     # k_0 depends on differences of points; inner products lose digits where points are far out
     return points - points.mean(0), s.double().flatten(1)
@@ -175,23 +177,6 @@ def _scale(
     if isinstance(c, str) or not (c > 0 and math.isfinite(c)):
         raise ValueError(f"c must be a positive number or 'median', got {c!r}")
     return c
-
-
-def _signs(like: Tensor, flip: float, generator: Generator | None) -> Tensor:
-    """Draw rows of ±1 that change with probability flip from entry to entry."""
-    change = torch.where(rand_like(like, generator) < flip, -1.0, 1.0).to(like)
-    return change.cumprod(1)  # the first sign does not matter: w_i w_j is what counts
-
-
-def _kernel_rows(
-    points: Tensor, scores: Tensor, c: float, beta: float, chunk_size: int
-) -> Iterator[tuple[slice, Tensor]]:
-    """Yield rows of the Stein kernel matrix with 0 on its diagonal."""
-    for start in range(0, len(points), chunk_size):
-        part = slice(start, min(start + chunk_size, len(points)))
-        k_0 = stein_kernel(points[part], scores[part], points, scores, c=c, beta=beta)
-        k_0.diagonal(start).zero_()
-        yield part, k_0
 
 
 def _components(rows: Tensor, squares: Tensor) -> tuple[float, float]:

@@ -1,16 +1,28 @@
-"""Does a model copy its training data?"""
+"""Does a model copy its training data, or know them better than other data of the same law?"""
 
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Literal, NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ...core import Estimate, distances, mean_and_error
-from .samples import subsample, two_samples
+from ...core import (
+    Estimate,
+    Generator,
+    check_batch,
+    check_same_shape,
+    distances,
+    mean_and_error,
+    per_sample,
+    randn_like,
+    sum_event,
+)
+from ...distributions.analytic.empirical import Empirical
+from .two_sample import subsample, two_samples
 
 
 class Memorisation(NamedTuple):
@@ -73,3 +85,142 @@ def _nearest(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
     """Return the distance of each point of a to its nearest of b, and which that is."""
     parts = [distances(part, b).min(1) for part in a.split(512)]
     return torch.cat([p.values for p in parts]), torch.cat([p.indices for p in parts])
+
+
+Verdict = Literal["generalises", "overfits", "memorises", "undecided"]
+
+LEAST = 10
+"""Points of each kind, below which no error bar can be trusted."""
+
+FREE, HALF, SEEN = 0.1, 0.5, 0.1
+"""Below the first share nothing of note is copied, above the second most is; and what part of the
+held-out loss copying would have to save, for a noise level to tell anything."""
+
+
+class DenoisingGap(NamedTuple):
+    """Denoising losses E‖x − D(x + σε)‖²/σ² on training and held-out data, and what they say.
+
+    Attributes:
+        sigma: The noise level.
+        train: The loss on training data.
+        held_out: The loss on held-out data.
+        copy: The loss on training data of a perfect copy, the denoiser of the training data's own
+            (empirical) law; the least that any denoiser can have there.
+        ratio: train / held_out: 1 for a model that generalises.
+        copied: (held_out − train)/(held_out − copy), 0 for a model that generalises and 1 for a copy.
+        verdict: "generalises" (copied below 0.1, by two standard errors), "memorises" (above 0.5, by
+            two), "overfits" (above 0, by three), else "undecided"; also where a copy would not save a
+            tenth of the held-out loss: at such a σ even a copy looks like a general model.
+    """
+
+    sigma: float
+    train: Estimate
+    held_out: Estimate
+    copy: Estimate
+    ratio: Estimate
+    copied: Estimate
+    verdict: Verdict
+
+
+@torch.no_grad()
+def denoising_gap(
+    denoise: Callable[[Tensor], Tensor],
+    train: Float[Tensor, "m *event"],
+    held_out: Float[Tensor, "k *event"],
+    sigma: float,
+    *,
+    n_draws: int = 4,
+    generator: Generator | None = None,
+) -> DenoisingGap:
+    r"""Compare denoising on training and on held-out data, beside a model that only copies.
+
+    .. math::
+        L(D; A) = \mathrm{mean}_{x \in A} \frac{\|x - D(x + σ ε)\|^2}{σ^2}, \qquad
+        \text{copied} = \frac{L(D; \text{held out}) - L(D; \text{train})}
+                             {L(D; \text{held out}) - L(D_\text{train}; \text{train})}
+
+    D_train is the posterior mean under the empirical law of the training data, the minimiser of the
+    training loss over all functions. Take σ at which points overlap little, about the distance of
+    nearest neighbours or below: at a large σ nobody can tell a copy from a model. Training and
+    held-out data must come from one law, or their difference is taken for copying.
+
+    Arguments:
+        denoise: D at this noise level, x + σε -> E[x | x + σε], `(B, *event) -> (B, *event)`.
+        train: The data that the model was trained on, all of them.
+        held_out: Data that it was not trained on.
+        sigma: σ, with α = 1, in the coordinates of the data.
+        n_draws: Noises for each point.
+        generator: Where they come from.
+
+    Raises:
+        ValueError: For σ ≤ 0, shapes that differ, or fewer than ten points in either set.
+
+    References:
+        | Generalization in diffusion models arises from geometry-adaptive harmonic representations
+          (Kadkhodaie et al., 2024)
+        | https://arxiv.org/abs/2310.02557
+    """
+    check_batch(train, name="train")
+    check_batch(held_out, train.shape[1:], "held_out")
+    if not 0 < sigma < float("inf"):
+        raise ValueError(f"sigma must be positive and finite, got {sigma}")
+    if min(len(train), len(held_out)) < LEAST or n_draws < 1:
+        raise ValueError(
+            f"{LEAST} points of each kind and one draw are needed, got {len(train)} and "
+            f"{len(held_out)} points, {n_draws} draws"
+        )
+    law = Empirical(train)
+
+    def copy(y: Tensor) -> Tensor:
+        return law.posterior_mean(y, 1.0, sigma)
+
+    a, k = _losses((denoise, copy), train, sigma, n_draws, generator)
+    (b,) = _losses((denoise,), held_out, sigma, n_draws, generator)
+    on_train, on_held, by_copy = (mean_and_error(v) for v in (a, b, k))
+    A, B, K = on_train.value, on_held.value, by_copy.value
+    ratio_error = (on_train.standard_error**2 + (A / B * on_held.standard_error) ** 2) ** 0.5 / B
+    saved = mean_and_error(k - B)  # what a copy would save, on the training points
+    span = B - K
+    share = (B - A) / span
+    # to first order in the three means; those on training points vary together
+    of_train = mean_and_error((share * k - a) / span).standard_error
+    of_held = (1 - share) / span * on_held.standard_error
+    error = (of_train**2 + of_held**2) ** 0.5
+    tells = span > SEEN * B and span > 3 * (saved.standard_error + on_held.standard_error)
+    verdict: Verdict = "undecided"
+    if tells and share - 2 * error > HALF:
+        verdict = "memorises"
+    elif tells and share + 2 * error < FREE:
+        verdict = "generalises"
+    elif tells and share - 3 * error > 0:
+        verdict = "overfits"
+    ratio, copied = Estimate(A / B, ratio_error), Estimate(share, error)
+    return DenoisingGap(sigma, on_train, on_held, by_copy, ratio, copied, verdict)
+
+
+def _losses(
+    denoisers: tuple[Callable[[Tensor], Tensor], ...],
+    x: Tensor,
+    sigma: float,
+    n_draws: int,
+    generator: Generator | None,
+) -> list[Tensor]:
+    """Return the loss of every denoiser at every point, `(n,)` each, all with the same noise.
+
+    ‖ε‖² − D is a control variate: a denoiser that leaves most of the noise has nearly that loss.
+    """
+    totals = [torch.zeros(len(x), dtype=torch.float64, device=x.device) for _ in denoisers]
+    control = torch.zeros_like(totals[0])
+    for _ in range(n_draws):
+        eps = randn_like(x, generator)
+        y = x + per_sample(sigma, x, "sigma") * eps
+        control += (sum_event(eps.double().square()) - x[0].numel()) / n_draws
+        for total, denoise in zip(totals, denoisers, strict=True):
+            clean = denoise(y)
+            check_same_shape(clean, x, "denoise")
+            total += sum_event(((clean - x) / sigma).double().square()) / n_draws
+    centred = control - control.mean()
+    return [
+        total - (centred @ total) / centred.square().sum().clamp(min=1e-300) * control
+        for total in totals
+    ]

@@ -1,6 +1,7 @@
 """The theory as checks that a user can run: every claim is measured and gets a verdict.
 
-False statements that circulate are claims too, shown false next to the true one.
+A file is a topic and ends with the table of its claims. False statements that circulate are claims
+too, shown false next to the true one.
 """
 
 from __future__ import annotations
@@ -36,22 +37,13 @@ CHECKS: tuple[Check, ...] = (
 )  # fmt: skip
 """Every check, in the order of the report."""
 
-
-def select(text: str) -> tuple[Check, ...]:
-    """Return the checks whose name contains a text, as in "matching.sliced" or "density".
-
-    The name is that of the file and the function.
-    """
-    return tuple(check for check in CHECKS if text.lower() in name_of(check).lower())
-
-
-def name_of(check: Check) -> str:
-    """Return the name of a check, file and function, as in "denoising.floor_is_mmse"."""
-    return f"{check.__module__.rpartition('.')[2]}.{getattr(check, '__name__', check)}"
-
-
 DRAWS, QUICK_DRAWS = 400_000, 100_000
 """Random draws that a check may spend."""
+
+
+def select(text: str) -> tuple[Check, ...]:
+    """Return the checks whose name contains a text, as in "matching.sliced" or "density"."""
+    return tuple(check for check in CHECKS if text.lower() in check.name)
 
 
 def verify(
@@ -65,9 +57,9 @@ def verify(
     Arguments:
         quick: A quarter of the random draws.
         seed: Another seed gives other draws.
-        checks: Which; all where not given.
+        checks: Which; all by default.
     """
     n = QUICK_DRAWS if quick else DRAWS
     for check in checks:
-        key = (zlib.crc32(name_of(check).encode()) + 0x9E3779B97F4A7C15 * seed) % 2**63
+        key = (zlib.crc32(check.name.encode()) + 0x9E3779B97F4A7C15 * seed) % 2**63
         yield check(n, torch.Generator().manual_seed(key))

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
-from functools import update_wrapper
+from collections.abc import Callable
 from inspect import signature
 from typing import Any, Literal, NamedTuple
 
@@ -12,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ...core import Estimate
+from ...distributions.analytic import Gaussian, GaussianMixture
 
 
 class Claim(NamedTuple):
@@ -36,14 +36,22 @@ class Claim(NamedTuple):
     statement: Literal["true", "false"] = "true"
 
 
-Check = Callable[[int, torch.Generator], Claim]
-"""A check with n random draws to spend: (n, generator) -> Claim. Its docstring is not printed."""
-
 Numbers = tuple[Tensor | float | Estimate, ...]
 """What a verdict compares: expected and measured; for a false statement also what is true."""
 
 STANDARD_ERRORS = 4.5
 """How far a true number may lie off: about 1 in 150,000 by chance."""
+
+
+DERIVED = "derived, docs/theory.md"
+HYVARINEN = "Hyvärinen 2005, jmlr.org/papers/v6/hyvarinen05a"
+VINCENT = "Vincent 2011, doi 10.1162/NECO_a_00142"
+
+MIXTURE = GaussianMixture([0.3, 0.7], torch.tensor([[-2.0], [1.0]]).double(), [0.3, 0.5])
+LAW = Gaussian(
+    torch.tensor([0.7, -1.2], dtype=torch.float64),
+    torch.tensor([[1.5, 0.6], [0.6, 0.5]], dtype=torch.float64),
+)
 
 
 def _verdict(holds: bool) -> Literal["pass", "fail"]:
@@ -102,20 +110,24 @@ def false(
     return Claim(claim, source, e, m, error, _verdict(holds), "false")
 
 
-class Declared:
-    """A function that measures, with what `claim` says of it: together a check."""
+class Check(NamedTuple):
+    """A row of a file's claims: a statement, and what measures its numbers.
 
-    def __init__(
-        self,
-        measure: Callable[..., Numbers],
-        verdict: Callable[..., Claim],
-        statement: str,
-        source: str,
-        limits: tuple[float, ...],
-    ) -> None:
-        update_wrapper(self, measure)
-        self.measure, self.verdict, self.limits = measure, verdict, limits
-        self.statement, self.source = statement, source
+    Attributes:
+        name: File and name, as in "denoising.floor_is_mmse".
+        verdict: How the numbers are judged: `exact`, `statistical`, `at_most`, `false`.
+        statement: The claim. One that is false is quoted, and what is true follows.
+        source: Where it comes from.
+        limits: The tolerance of the verdict, or its resolution.
+        measure: () -> Numbers, or (n, generator) -> Numbers with n random draws to spend.
+    """
+
+    name: str
+    verdict: Callable[..., Claim]
+    statement: str
+    source: str
+    limits: tuple[float, ...]
+    measure: Callable[..., Numbers]
 
     def __call__(self, n: int, generator: torch.Generator) -> Claim:
         """Measure and judge."""
@@ -123,29 +135,30 @@ class Declared:
         return self.verdict(self.statement, self.source, *self.measure(*drawn), *self.limits)
 
 
-def claim(
-    verdict: Callable[..., Claim], statement: str, source: str, *limits: float
-) -> Callable[[Callable[..., Numbers]], Declared]:
-    """Make a check of a function that measures the numbers of a statement.
-
-    Arguments:
-        verdict: How they are judged: `exact`, `statistical`, `at_most`, `false`.
-        statement: The claim. One that is false is quoted, and what is true follows.
-        source: Where it comes from.
-        limits: The tolerance of the verdict, or its resolution.
-
-    Returns:
-        A decorator of functions () -> Numbers, or (n, generator) -> Numbers where something is drawn.
-    """
-    return lambda measure: Declared(measure, verdict, statement, source, limits)
-
-
-def collect(module: Mapping[str, Any]) -> tuple[Declared, ...]:
-    """Return the checks that a module, given as its `globals()`, declares, in order."""
-    found = (value for value in module.values() if isinstance(value, Declared))
-    return tuple(check for check in found if check.__module__ == module["__name__"])
+def table(module: str, **rows: tuple[Any, ...]) -> tuple[Check, ...]:
+    """Return the checks of a file, from rows `name=(verdict, statement, source, *limits, measure)`."""
+    file = module.rpartition(".")[2]
+    return tuple(
+        Check(f"{file}.{name}", verdict, statement, source, tuple(rest[:-1]), rest[-1])
+        for name, (verdict, statement, source, *rest) in rows.items()
+    )
 
 
 def grid(low: float, high: float, n: int = 4001) -> tuple[Tensor, float]:
     """Return points `(n, 1)` and their spacing, for integrals of smooth functions that die out."""
     return torch.linspace(low, high, n, dtype=torch.float64).unsqueeze(1), (high - low) / (n - 1)
+
+
+def apart(one: Tensor, other: Tensor) -> Tensor:
+    """Return the largest difference of two tensors."""
+    return (one - other).abs().max()
+
+
+def derivative(f: Callable[[float], float], at: float, h: float = 1e-3) -> float:
+    """Return f' by central differences of fourth order."""
+    return (f(at - 2 * h) - 8 * f(at - h) + 8 * f(at + h) - f(at + 2 * h)) / (12 * h)
+
+
+def order(coarse: Tensor | float, fine: Tensor | float, factor: float = 2.0) -> float:
+    """Return the slope, in the logarithms, of what is `coarse` at a step and `fine` at step/factor."""
+    return math.log(abs(float(coarse) / float(fine))) / math.log(factor)

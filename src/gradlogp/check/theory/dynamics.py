@@ -3,6 +3,7 @@ r"""Claims on Langevin dynamics in continuous time: what it keeps, and how fast 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from functools import cache
 
 import numpy as np
@@ -11,19 +12,21 @@ from scipy.sparse import diags_array
 from scipy.sparse.linalg import expm_multiply
 from torch import Tensor
 
-from ...distributions.analytic import Gaussian, GaussianMixture
+from ...distributions.analytic import Gaussian
 from ..metrics import gaussian_fisher, gaussian_kl, gaussian_wasserstein
-from .claim import Numbers, claim, collect, exact, false, grid
+from .claim import LAW, MIXTURE, derivative, exact, false, grid, table
 
 JKO = "Jordan, Kinderlehrer & Otto 1998, doi 10.1137/S0036141096303359"
 BAKRY = "Bakry & Émery 1985"
 STURM = "von Renesse & Sturm 2005, doi 10.1002/cpa.20060"
 MA = "Ma, Chen & Fox 2015, arXiv 1506.04696"
 KRAMERS = "Kramers 1940; Nelson 1967"
-DERIVED = "derived, docs/theory.md"
 
-MIXTURE = GaussianMixture([0.3, 0.7], torch.tensor([[-2.0], [1.0]]).double(), [0.3, 0.5])
-S = torch.tensor([[1.5, 0.6], [0.6, 0.5]], dtype=torch.float64)
+S = LAW.cov
+W, U = torch.linalg.eigh(S)
+TARGET = Gaussian(torch.zeros(2).double(), S)
+SLOWEST, RATE = 2 * U[:, -1], float(1 / W[-1])
+"""A shift along the slowest axis, and the rate at which it decays."""
 
 
 def _flow_of_density(noise: float) -> Tensor:
@@ -36,59 +39,21 @@ def _flow_of_density(noise: float) -> Tensor:
     return ((0.5 * noise**2 * curve - drift).abs().max() / curve.abs().max()).detach()
 
 
-@claim(exact, "Fokker–Planck: ∂_t p = −∇·(s p) + Δp = 0 on a mixture, over max |Δp|", JKO, 1e-10)
-def stationarity() -> Numbers:
-    return 0.0, _flow_of_density(math.sqrt(2))
-
-
-@claim(false, "“dX = s dt + dW keeps p”: it lacks the factor √2", JKO, 1e-9)
-def stationarity_without_root_2() -> Numbers:
-    return 0.0, _flow_of_density(1.0), 0.5
-
-
 def _ornstein(t: float, m0: Tensor, S0: Tensor) -> Gaussian:
     """The law at time t of Langevin dynamics for N(0, S) from N(m0, S0)."""
-    w, U = torch.linalg.eigh(S)
-    A = U @ torch.diag(torch.exp(-t / w)) @ U.mT
+    A = U @ torch.diag(torch.exp(-t / W)) @ U.mT
     return Gaussian(A @ m0, S + A @ (S0 - S) @ A)
 
 
-def _start() -> tuple[Tensor, Tensor]:
-    return torch.tensor([1.0, -2.0]).double(), torch.tensor([[0.6, 0.1], [0.1, 2.0]]).double()
+def _from_afar(t: float) -> Gaussian:
+    cov = torch.tensor([[0.6, 0.1], [0.1, 2.0]], dtype=torch.float64)
+    return _ornstein(t, torch.tensor([1.0, -2.0], dtype=torch.float64), cov)
 
 
-@claim(exact, "along Langevin dynamics dKL(ρ_t‖p)/dt = −2 D_F(ρ_t‖p)", JKO, 1e-6)
-def dissipation() -> Numbers:
-    target, t, h = Gaussian(torch.zeros(2).double(), S), 0.3, 1e-4
-    values = [gaussian_kl(_ornstein(t + k * h, *_start()), target) for k in (-1, 1)]
-    fisher = gaussian_fisher(_ornstein(t, *_start()), target)
-    return -2 * fisher, (values[1] - values[0]) / (2 * h)
-
-
-def _slow_shift() -> tuple[Tensor, float]:
-    w, U = torch.linalg.eigh(S)
-    return 2 * U[:, -1], float(1 / w[-1])
-
-
-@claim(
-    exact, "log-Sobolev: KL falls as e^{−2ρt}; exactly, for a shift along the slowest axis",
-    BAKRY, 1e-9,
-)  # fmt: skip
-def decay() -> Numbers:
-    target = Gaussian(torch.zeros(2).double(), S)
-    shift, rho = _slow_shift()
-    values = [gaussian_kl(_ornstein(t, shift, S), target) for t in (0.0, 2.0)]
-    return -2 * rho, math.log(values[1] / values[0]) / 2
-
-
-@claim(
-    exact, "strong log-concavity: W2 falls as e^{−ρt}; exactly, for the same shift", STURM, 1e-9
-)
-def contraction() -> Numbers:
-    target = Gaussian(torch.zeros(2).double(), S)
-    shift, rho = _slow_shift()
-    values = [gaussian_wasserstein(_ornstein(t, shift, S), target) for t in (0.0, 2.0)]
-    return -rho, math.log(values[1] / values[0]) / 2
+def _rate_of(distance: Callable[[Gaussian, Gaussian], float]) -> float:
+    """The rate of log distance to N(0, S) over times 0 to 2, for a shift along the slowest axis."""
+    start, end = (distance(_ornstein(t, SLOWEST, S), TARGET) for t in (0.0, 2.0))
+    return math.log(end / start) / 2
 
 
 @cache
@@ -117,30 +82,9 @@ def bimodal(t: float, n_cells: int = 1200) -> tuple[float, float]:
     return float(np.sqrt(np.mean((quantile(law) - quantile(p)) ** 2))), kl
 
 
-@claim(exact, "W2 to ½N(±2, 0.7²) at t = 0.3 from a start that has 1.736 at t = 0", STURM, 1e-3)
-def distance_may_grow() -> Numbers:
-    return 1.907, bimodal(0.3)[0]
-
-
-@claim(
-    false, "“a log-Sobolev inequality makes W2 contract”: W2(0.3)/W2(0) on that mixture, which has one",
-    STURM, 2e-3,
-)  # fmt: skip
-def no_contraction_from_log_sobolev() -> Numbers:
-    return 1.0, bimodal(0.3)[0] / bimodal(0.0)[0], 1.098
-
-
-@claim(exact, "meanwhile KL(0.3)/KL(0) falls by 65 %", BAKRY, 0.01)
-def divergence_falls_meanwhile() -> Numbers:
-    return 0.35, bimodal(0.3)[1] / bimodal(0.0)[1]
-
-
-@claim(exact, "small mass: slow rate of kinetic Langevin minus λ/γ, over m λ²/γ³", KRAMERS, 2e-3)
-def overdamped() -> Numbers:
-    """The slow rate of m x'' = −λ x − γ x' at λ = 1, γ = 2, to second order in m."""
-    rate = lambda m: (2 - math.sqrt(4 - 4 * m)) / (2 * m)
-    m = 1e-3
-    return 1.0, (rate(m) - 0.5) / (m / 8)
+def _slow_rate(m: float) -> float:
+    """The slow rate of m x'' = −λ x − γ x' at λ = 1, γ = 2."""
+    return (2 - math.sqrt(4 - 4 * m)) / (2 * m)
 
 
 def _residual(with_divergence: bool, over_G: bool = False) -> tuple[Tensor, Tensor]:
@@ -160,24 +104,43 @@ def _residual(with_divergence: bool, over_G: bool = False) -> tuple[Tensor, Tens
     return flow.abs().max().detach(), missing.abs().max().detach()
 
 
-@claim(exact, "dX = (G s + ∇·G) dt + √(2G) dW keeps p, G depending on x: max |∂_t p|", MA, 1e-10)
-def preconditioner_with_divergence() -> Numbers:
-    return 0.0, _residual(True)[0]
-
-
-@claim(
-    false, "“dX = G s dt + √(2G) dW keeps p, G depending on x”: max |∂_t p| is that of (G'p)'",
-    MA, 1e-9,
+CHECKS = table(
+    __name__,
+    stationarity=(
+        exact, "Fokker–Planck: ∂_t p = −∇·(s p) + Δp = 0 on a mixture, over max |Δp|", JKO, 1e-10,
+        lambda: (0.0, _flow_of_density(math.sqrt(2)))),
+    stationarity_without_root_2=(
+        false, "“dX = s dt + dW keeps p”: it lacks the factor √2", JKO, 1e-9,
+        lambda: (0.0, _flow_of_density(1.0), 0.5)),
+    dissipation=(
+        exact, "along Langevin dynamics dKL(ρ_t‖p)/dt = −2 D_F(ρ_t‖p)", JKO, 1e-6,
+        lambda: (-2 * gaussian_fisher(_from_afar(0.3), TARGET),
+                 derivative(lambda t: gaussian_kl(_from_afar(t), TARGET), 0.3))),
+    decay=(
+        exact, "log-Sobolev: KL falls as e^{−2ρt}; exactly, for a shift along the slowest axis",
+        BAKRY, 1e-9, lambda: (-2 * RATE, _rate_of(gaussian_kl))),
+    contraction=(
+        exact, "strong log-concavity: W2 falls as e^{−ρt}; exactly, for the same shift", STURM, 1e-9,
+        lambda: (-RATE, _rate_of(gaussian_wasserstein))),
+    distance_may_grow=(
+        exact, "W2 to ½N(±2, 0.7²) at t = 0.3 from a start that has 1.736 at t = 0", STURM, 1e-3,
+        lambda: (1.907, bimodal(0.3)[0])),
+    no_contraction_from_log_sobolev=(
+        false, "“a log-Sobolev inequality makes W2 contract”: W2(0.3)/W2(0) on that mixture, which "
+        "has one", STURM, 2e-3, lambda: (1.0, bimodal(0.3)[0] / bimodal(0.0)[0], 1.098)),
+    divergence_falls_meanwhile=(
+        exact, "meanwhile KL(0.3)/KL(0) falls by 65 %", BAKRY, 0.01,
+        lambda: (0.35, bimodal(0.3)[1] / bimodal(0.0)[1])),
+    overdamped=(
+        exact, "small mass: slow rate of kinetic Langevin minus λ/γ, over m λ²/γ³", KRAMERS, 2e-3,
+        lambda: (1.0, (_slow_rate(1e-3) - 0.5) / (1e-3 / 8))),
+    preconditioner_with_divergence=(
+        exact, "dX = (G s + ∇·G) dt + √(2G) dW keeps p, G depending on x: max |∂_t p|", MA, 1e-10,
+        lambda: (0.0, _residual(True)[0])),
+    preconditioner_without_divergence=(
+        false, "“dX = G s dt + √(2G) dW keeps p, G depending on x”: max |∂_t p| is that of (G'p)'",
+        MA, 1e-9, lambda: (0.0, *_residual(False))),
+    preconditioner_keeps_another=(
+        exact, "dX = G s dt + √(2G) dW keeps p/G in one dimension: max |∂_t (p/G)|", MA, 1e-10,
+        lambda: (0.0, _residual(False, over_G=True)[0])),
 )  # fmt: skip
-def preconditioner_without_divergence() -> Numbers:
-    found, missing = _residual(False)
-    return 0.0, found, missing
-
-
-@claim(exact, "dX = G s dt + √(2G) dW keeps p/G in one dimension: max |∂_t (p/G)|", MA, 1e-10)
-def preconditioner_keeps_another() -> Numbers:
-    return 0.0, _residual(False, over_G=True)[0]
-
-
-CHECKS = collect(globals())
-"""The claims of this file, in the order of the report."""

@@ -23,26 +23,25 @@ from ...noise.schedules import DDPM, VP, invert_log_snr
 from ...noise.tweedie import tweedie
 from ...scores import as_score
 from ...scores.exact import ExactScore
-from .claim import Numbers, claim, collect, exact, false
+from .claim import DERIVED, Numbers, apart, exact, false, table
 from .diffusion import CHAIN as LONG
-from .diffusion import (
-    DERIVED,
-    F64,
-    HO,
-    PLANE,
-    POINTS,
-    SONG,
-)
+from .diffusion import F64, HO, PLANE, POINTS, SONG
 
 BAO = "Bao et al. 2022, arXiv 2201.06503"
 ANDERSON = "Anderson 1982, doi 10.1016/0304-4149(82)90051-5"
 DDIM_PAPER = "Song, Meng & Ermon 2021, arXiv 2010.02502"
 
+
+def _normal(mean: float, var: float) -> Gaussian:
+    return Gaussian(torch.tensor([mean], dtype=F64), torch.tensor(var, dtype=F64))
+
+
 M, V = 0.5, 0.36
-DATA = Gaussian(torch.tensor([M], dtype=F64), torch.tensor(V, dtype=F64))
-UNIT = Gaussian(torch.zeros(1, dtype=F64), torch.ones((), dtype=F64))
+DATA, UNIT = _normal(M, V), _normal(0.0, 1.0)
 SHORT = VP(0.1, 8.0)
 CHAIN = DDPM(torch.linspace(0.02, 0.6, 10, dtype=F64))
+LOUD = VP(0.1, 4.0)
+"""Of α₁ = 0.36, so that N(0, I) is far from the law at t = 1."""
 
 Variance = Literal["posterior", "forward", "optimal"]
 Law = tuple[float, float]
@@ -93,35 +92,22 @@ def _ancestral(
     return out, 1 - abar_t / abar_s, abar_t, abar_s
 
 
-@claim(
-    exact, "E[x_{i−1} | x_i] = (x_i + β s)/√(1 − β) for any law: largest error on a mixture",
-    HO, 1e-12,
-)  # fmt: skip
-def mean_of_a_step() -> Numbers:
+def _mean_of_a_step() -> Numbers:
     out, beta, *_ = _ancestral(0.0)
     s = ExactScore(PLANE, LONG)(POINTS, LONG.times[40])
-    error = (out - (POINTS + beta * s) / (1 - beta).sqrt()).abs().max()
-    return 0.0, error
+    return 0.0, apart(out, (POINTS + beta * s) / (1 - beta).sqrt())
 
 
-@claim(
-    exact, "Cov[x_{i−1} | x_i] = β(I + β∇s)/(1 − β) for any law: largest error on a mixture",
-    BAO, 1e-10,
-)  # fmt: skip
-def variance_of_a_step() -> Numbers:
+def _variance_of_a_step() -> Numbers:
     """Against the law of x_{i−1}, whose posterior given x_i is a mixture known in closed form."""
     found = (_ancestral(1.0, "optimal")[0] - _ancestral(0.0, "optimal")[0]).square()
     _, beta, _, abar = _ancestral(0.0)
     before = PLANE.noised(abar.sqrt(), (1 - abar).sqrt())
     cov = before.posterior_cov(POINTS, (1 - beta).sqrt(), beta.sqrt())
-    return 0.0, (found - cov.diagonal(dim1=1, dim2=2)).abs().max()
+    return 0.0, apart(found, cov.diagonal(dim1=1, dim2=2))
 
 
-@claim(
-    false, "“the mean of DDPM's step is x̂₀”: its first entry at (0.3, −0.8), step 60 of 100",
-    "lecture notes", 1e-12,
-)  # fmt: skip
-def denoised_is_not_the_mean() -> Numbers:
+def _denoised_is_not_the_mean() -> Numbers:
     out, beta, abar_t, abar_s = _ancestral(0.0)
     (alpha, sigma), score = LONG(LONG.times[40]), ExactScore(PLANE, LONG)
     x0 = tweedie(lambda x: score(x, LONG.times[40]), POINTS, alpha, sigma).mean
@@ -131,30 +117,9 @@ def denoised_is_not_the_mean() -> Numbers:
 
 def _chain(variance: Variance, mean: float, var: float) -> float:
     """W2 that ten ancestral steps leave between their law and that of N(mean, var), noised."""
-    score = ExactScore(
-        Gaussian(torch.tensor([mean], dtype=F64), torch.tensor(var, dtype=F64)), CHAIN
-    )
     times, start = CHAIN.times, law_at(CHAIN, CHAIN.times[0], mean, var)
-    end = law_after(Ancestral(variance), score, times, start)
+    end = law_after(Ancestral(variance), ExactScore(_normal(mean, var), CHAIN), times, start)
     return wasserstein(end, law_at(CHAIN, times[-1], mean, var))
-
-
-@claim(exact, "ten DDPM steps of variance β on N(0, 1): W2 to its law", HO, 1e-12)
-def ancestral_forward() -> Numbers:
-    return 0.0, _chain("forward", 0.0, 1.0)
-
-
-@claim(exact, "ten DDPM steps of variance β̃ on a point mass: W2 to its law", HO, 1e-12)
-def ancestral_posterior() -> Numbers:
-    return 0.0, _chain("posterior", M, 0.0)
-
-
-@claim(
-    exact, "ten DDPM steps of variance β(I + β∇s)/(1 − β) on N(0.5, 0.36): W2 to its law",
-    BAO, 1e-12,
-)  # fmt: skip
-def ancestral_optimal() -> Numbers:
-    return 0.0, _chain("optimal", M, V)
 
 
 def _chain_by_formula(forward: bool) -> float:
@@ -169,35 +134,13 @@ def _chain_by_formula(forward: bool) -> float:
     return abs(math.sqrt(var) - math.sqrt(abar[1] * V + 1 - abar[1]))
 
 
-@claim(
-    false, "“DDPM's steps of variance β are exact on Gaussians”: W2 after ten, N(0.5, 0.36)",
-    HO, 1e-10,
-)  # fmt: skip
-def ancestral_forward_elsewhere() -> Numbers:
-    return 0.0, _chain("forward", M, V), _chain_by_formula(True)
-
-
-@claim(
-    false, "“DDPM's steps of variance β̃ are exact on Gaussians”: W2 after ten, N(0.5, 0.36)",
-    HO, 1e-10,
-)  # fmt: skip
-def ancestral_posterior_elsewhere() -> Numbers:
-    return 0.0, _chain("posterior", M, V), _chain_by_formula(False)
-
-
-@claim(
-    false, "“leave out z, and DDPM's step is the deterministic sampler”: variance on N(0, 1)",
-    DDIM_PAPER, 1e-12,
-)  # fmt: skip
-def without_noise() -> Numbers:
+def _without_noise() -> Numbers:
     """Each step is E[x_s | x_t] = (α_t/α_s) x_t on N(0, 1), so that x_s = (α_1/α_s) x_1."""
-    times, law = CHAIN.times, Gaussian(torch.zeros(1, dtype=F64), torch.ones((), dtype=F64))
     mean = lambda x, t, s, score, generator=None: Ancestral()(
         x, t, s, score, generator=Injected(torch.zeros_like(x))
     )
-    _, left = law_after(mean, ExactScore(law, CHAIN), times, (0.0, 1.0))
-    ratio = float(CHAIN(times[0])[0] / CHAIN(times[-1])[0])
-    return 1.0, left, ratio**2
+    _, left = law_after(mean, ExactScore(UNIT, CHAIN), CHAIN.times, (0.0, 1.0))
+    return 1.0, left, (CHAIN(CHAIN.times[0])[0] / CHAIN(CHAIN.times[-1])[0]) ** 2
 
 
 # ---------------------------------------------------------------------------- the reverse SDE
@@ -206,65 +149,36 @@ Change = Callable[[float, float], float]
 """(c, β) -> what takes the place of c in a score −c (x − m)."""
 
 
-def _reversed(change: Change, steps: int = 150) -> float:
-    """The variance at t = 10⁻³ that the reverse SDE leaves from N(0, 1), its score changed."""
+def _reversed(change: Change) -> tuple[float, float]:
+    """The variance at t = 10⁻³ that the reverse SDE leaves from N(0, 1), its score changed.
+
+    By 150 steps, and by dV/dt = 2 (f + g² c) V − g² downwards, with f = −β/2 and g² = β written out.
+    """
     exact_score = ExactScore(DATA, SHORT)
     score = lambda x, t: change(1.0, 0.1 + 7.9 * float(t)) * exact_score(x, t)
-    times = equal_steps(SHORT, steps, end=1e-3)
-    changed = as_score(score, "score", SHORT)
-    return law_after(ReverseSDE(1.0, "heun"), changed, times, (0.0, 1.0))[1]
-
-
-def _reversed_by_moments(change: Change) -> float:
-    """The same by dV/dt = 2 (f + g² c) V − g² downwards, with f = −β/2 and g² = β written out."""
+    times, changed = equal_steps(SHORT, 150, end=1e-3), as_score(score, "score", SHORT)
+    left = law_after(ReverseSDE(1.0, "heun"), changed, times, (0.0, 1.0))[1]
 
     def rate(t: float, var: np.ndarray) -> list[float]:
         beta, log_a = 0.1 + 7.9 * t, -0.25 * t**2 * 7.9 - 0.05 * t
         total = math.exp(2 * log_a) * V - math.expm1(2 * log_a)
         return [2 * (-0.5 * beta + beta * change(1 / total, beta)) * var[0] - beta]
 
-    return float(solve_ivp(rate, (1.0, 1e-3), [1.0], rtol=1e-10, atol=1e-12).y[0, -1])
+    moments = solve_ivp(rate, (1.0, 1e-3), [1.0], rtol=1e-10, atol=1e-12).y
+    return left, float(moments[0, -1])
 
 
 BETA = "β from 0.1 to 8, data of variance 0.36, from N(0, 1)"
 
 
-@claim(exact, f"dX = (f X − g² s) dt + g dW̄ leads back: variance left, {BETA}", ANDERSON, 1e-4)
-def reverse_variance() -> Numbers:
-    keep = lambda c, beta: c
-    return _reversed_by_moments(keep), _reversed(keep)
-
-
-@claim(false, f"“the reverse drift is f X + g² s”: variance left, {BETA}", "lecture notes")
-def reverse_wrong_sign() -> Numbers:
-    return V, _reversed(lambda c, beta: -c), _reversed_by_moments(lambda c, beta: -c)
-
-
-@claim(false, f"“the reverse drift is f X − g s”: variance left, {BETA}", "lecture notes", 1e-3)
-def reverse_wrong_power() -> Numbers:
-    return (
-        V,
-        _reversed(lambda c, beta: c / math.sqrt(beta)),
-        _reversed_by_moments(lambda c, beta: c / math.sqrt(beta)),
-    )
-
-
-@claim(
-    false, "“the probability flow is the reverse SDE without its noise”: variance left on N(0, 1)",
-    SONG, 1e-4,
-)  # fmt: skip
-def reverse_is_no_flow() -> Numbers:
+def _reverse_is_no_flow() -> Numbers:
     """With η = 0 the drift is f X − ½ g² s; a score twice as large makes it that of the SDE."""
     times, twice = equal_steps(SHORT, 200), lambda x, t: 2 * ExactScore(UNIT, SHORT)(x, t)
     left = law_after(ProbabilityFlow(), as_score(twice, "score", SHORT), times, (0.0, 1.0))[1]
-    ratio = SHORT(times[0])[0] / SHORT(times[-1])[0]
-    return 1.0, left, ratio**2
+    return 1.0, left, (SHORT(times[0])[0] / SHORT(times[-1])[0]) ** 2
 
 
 # ---------------------------------------------------------------------------- a prior that is wrong
-
-LOUD = VP(0.1, 4.0)
-"""Of α₁ = 0.36, so that N(0, I) is far from the law at t = 1."""
 
 
 def _from_unit_prior(transition: Transition, steps: int) -> tuple[Law, Law, float, float]:
@@ -275,40 +189,77 @@ def _from_unit_prior(transition: Transition, steps: int) -> tuple[Law, Law, floa
     return law, law_at(LOUD, times[-1]), a, law_at(LOUD, times[0])[1]
 
 
-@claim(exact, "the reverse SDE from N(0, I) misses the mean by a² S S_T⁻¹ m", DERIVED, 1e-12)
-def prior_mean_of_the_sde() -> Numbers:
-    (mean, _), (m, v), a, top = _from_unit_prior(Ancestral("optimal"), 5)
-    return -(a**2) * v / top * m, mean - m
+def _prior_of_the_sde() -> tuple[Numbers, Numbers]:
+    """Numbers on the mean, and on the variance."""
+    (mean, var), (m, v), a, top = _from_unit_prior(Ancestral("optimal"), 5)
+    wanted = v - a**2 * v**2 / top + a**2 * v**2 / top**2
+    return (-(a**2) * v / top * m, mean - m), (wanted, var)
 
 
-@claim(exact, "and ends in covariance S − a² S S_T⁻¹ S + a² S S_T⁻² S", DERIVED, 1e-12)
-def prior_variance_of_the_sde() -> Numbers:
-    (_, var), (_, v), a, top = _from_unit_prior(Ancestral("optimal"), 5)
-    return v - a**2 * v**2 / top + a**2 * v**2 / top**2, var
+def _prior_of_the_flow() -> tuple[Numbers, Numbers]:
+    (mean, var), (m, v), a, top = _from_unit_prior(ProbabilityFlow(4), 20)
+    return (-a * math.sqrt(v / top) * m, mean - m), (v / top, var)
 
 
-@claim(exact, "the flow from N(0, I) misses the mean by a √(S S_T⁻¹) m", DERIVED, 1e-6)
-def prior_mean_of_the_flow() -> Numbers:
-    (mean, _), (m, v), a, top = _from_unit_prior(ProbabilityFlow(4), 20)
-    return -a * math.sqrt(v / top) * m, mean - m
-
-
-@claim(exact, "and ends in covariance S S_T⁻¹", DERIVED, 1e-6)
-def prior_variance_of_the_flow() -> Numbers:
-    (_, var), (_, v), _, top = _from_unit_prior(ProbabilityFlow(4), 20)
-    return v / top, var
-
-
-@claim(
-    false,
-    "“flow and SDE forget a wrong prior alike”: error of the mean, flow over SDE at α₁ = 0.36",
-    DERIVED, 1e-5,
-)  # fmt: skip
-def prior_forgotten_alike() -> Numbers:
+def _prior_forgotten_alike() -> Numbers:
     (sde, _), (m, v), a, top = _from_unit_prior(Ancestral("optimal"), 5)
     (flow, _), *_ = _from_unit_prior(ProbabilityFlow(4), 20)
     return 1.0, (flow - m) / (sde - m), math.sqrt(top / v) / a
 
 
-CHECKS = collect(globals())
-"""The claims of this file, in the order of the report."""
+CHECKS = table(
+    __name__,
+    mean_of_a_step=(
+        exact, "E[x_{i−1} | x_i] = (x_i + β s)/√(1 − β) for any law: largest error on a mixture",
+        HO, 1e-12, _mean_of_a_step),
+    variance_of_a_step=(
+        exact, "Cov[x_{i−1} | x_i] = β(I + β∇s)/(1 − β) for any law: largest error on a mixture",
+        BAO, 1e-10, _variance_of_a_step),
+    denoised_is_not_the_mean=(
+        false, "“the mean of DDPM's step is x̂₀”: its first entry at (0.3, −0.8), step 60 of 100",
+        "lecture notes", 1e-12, _denoised_is_not_the_mean),
+    ancestral_forward=(
+        exact, "ten DDPM steps of variance β on N(0, 1): W2 to its law", HO, 1e-12,
+        lambda: (0.0, _chain("forward", 0.0, 1.0))),
+    ancestral_posterior=(
+        exact, "ten DDPM steps of variance β̃ on a point mass: W2 to its law", HO, 1e-12,
+        lambda: (0.0, _chain("posterior", M, 0.0))),
+    ancestral_optimal=(
+        exact, "ten DDPM steps of variance β(I + β∇s)/(1 − β) on N(0.5, 0.36): W2 to its law",
+        BAO, 1e-12, lambda: (0.0, _chain("optimal", M, V))),
+    ancestral_forward_elsewhere=(
+        false, "“DDPM's steps of variance β are exact on Gaussians”: W2 after ten, N(0.5, 0.36)",
+        HO, 1e-10, lambda: (0.0, _chain("forward", M, V), _chain_by_formula(True))),
+    ancestral_posterior_elsewhere=(
+        false, "“DDPM's steps of variance β̃ are exact on Gaussians”: W2 after ten, N(0.5, 0.36)",
+        HO, 1e-10, lambda: (0.0, _chain("posterior", M, V), _chain_by_formula(False))),
+    without_noise=(
+        false, "“leave out z, and DDPM's step is the deterministic sampler”: variance on N(0, 1)",
+        DDIM_PAPER, 1e-12, _without_noise),
+    reverse_variance=(
+        exact, f"dX = (f X − g² s) dt + g dW̄ leads back: variance left, {BETA}", ANDERSON, 1e-4,
+        lambda: _reversed(lambda c, beta: c)[::-1]),
+    reverse_wrong_sign=(
+        false, f"“the reverse drift is f X + g² s”: variance left, {BETA}", "lecture notes",
+        lambda: (V, *_reversed(lambda c, beta: -c))),
+    reverse_wrong_power=(
+        false, f"“the reverse drift is f X − g s”: variance left, {BETA}", "lecture notes", 1e-3,
+        lambda: (V, *_reversed(lambda c, beta: c / math.sqrt(beta)))),
+    reverse_is_no_flow=(
+        false, "“the probability flow is the reverse SDE without its noise”: variance left on N(0, 1)",
+        SONG, 1e-4, _reverse_is_no_flow),
+    prior_mean_of_the_sde=(
+        exact, "the reverse SDE from N(0, I) misses the mean by a² S S_T⁻¹ m", DERIVED, 1e-12,
+        lambda: _prior_of_the_sde()[0]),
+    prior_variance_of_the_sde=(
+        exact, "and ends in covariance S − a² S S_T⁻¹ S + a² S S_T⁻² S", DERIVED, 1e-12,
+        lambda: _prior_of_the_sde()[1]),
+    prior_mean_of_the_flow=(
+        exact, "the flow from N(0, I) misses the mean by a √(S S_T⁻¹) m", DERIVED, 1e-6,
+        lambda: _prior_of_the_flow()[0]),
+    prior_variance_of_the_flow=(
+        exact, "and ends in covariance S S_T⁻¹", DERIVED, 1e-6, lambda: _prior_of_the_flow()[1]),
+    prior_forgotten_alike=(
+        false, "“flow and SDE forget a wrong prior alike”: error of the mean, flow over SDE at "
+        "α₁ = 0.36", DERIVED, 1e-5, _prior_forgotten_alike),
+)  # fmt: skip

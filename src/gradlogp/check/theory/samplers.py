@@ -14,87 +14,56 @@ from ...calculus import Affine, kernel_map
 from ...core import Estimate, Kernel, mean_and_error
 from ...distributions.analytic import Gaussian
 from ...distributions.as_target import as_target
-from ...langevin.kernels import (
-    BAOAB,
-    MALA,
-    OBABO,
-    ULA,
-    LeimkuhlerMatthews,
-    PreconditionedULA,
-)
+from ...langevin.kernels import BAOAB, MALA, OBABO, ULA, LeimkuhlerMatthews, PreconditionedULA
 from ..metrics import gaussian_kl, gaussian_wasserstein
-from .claim import Numbers, at_most, claim, collect, exact, false, grid, statistical
+from .claim import (
+    DERIVED,
+    LAW,
+    Numbers,
+    apart,
+    at_most,
+    exact,
+    false,
+    grid,
+    order,
+    statistical,
+    table,
+)
 
 ROBERTS = "Roberts & Tweedie 1996, doi 10.2307/3318418"
 DALALYAN = "Dalalyan & Karagulyan 2019, arXiv 1710.00095"
 VEMPALA = "Vempala & Wibisono 2019, arXiv 1903.08568"
 LEIMKUHLER = "Leimkuhler & Matthews 2013, arXiv 1203.5428"
-DERIVED = "derived, docs/theory.md"
 
-S = torch.tensor([[1.5, 0.6], [0.6, 0.5]], dtype=torch.float64)
+S = LAW.cov
 P = torch.linalg.inv(S)
 I = torch.eye(2, dtype=torch.float64)
 ONE = torch.ones(1, 1, dtype=torch.float64)
-ZERO = torch.zeros(2, dtype=torch.float64)
 
 
 def _on_gaussian(kernel: Kernel[Any, Any], cov: Tensor, field: str | None = None) -> Affine:
     """The map of a kernel's step on N(0, cov)."""
-    law = Gaussian(torch.zeros(len(cov), dtype=torch.float64), cov)
-    return kernel_map(kernel, law, len(cov), field=field)
+    return kernel_map(kernel, _centred(cov), len(cov), field=field)
 
 
-@claim(exact, "ULA on N(μ, S) ends in covariance S (I − hP/2)⁻¹, largest error", ROBERTS, 1e-10)
-def ula_law() -> Numbers:
-    h = 0.1
-    error = _on_gaussian(ULA(h), S).stationary()[1] - S @ torch.linalg.inv(I - h / 2 * P)
-    return 0.0, error.abs().max()
+def _centred(cov: Tensor) -> Gaussian:
+    return Gaussian(torch.zeros(len(cov), dtype=torch.float64), cov)
 
 
-@claim(
-    false, "“ULA samples p once it has converged”: variance at h = 1.9/L, where p has 1",
-    ROBERTS, 1e-9,
-)  # fmt: skip
-def ula_inflation() -> Numbers:
-    return 1.0, _on_gaussian(ULA(1.9), ONE).stationary()[1][0, 0], 20.0
+def _kept(kernel: Kernel[Any, Any], cov: Tensor, field: str | None = None) -> Tensor:
+    """The covariance of the law that a kernel keeps on N(0, cov)."""
+    return _on_gaussian(kernel, cov, field).stationary()[1]
 
 
-@claim(exact, "ULA loses stability at h = 2/L: spectral radius there", ROBERTS, 1e-10)
-def ula_stability() -> Numbers:
-    L = float(torch.linalg.eigvalsh(P)[-1])
-    return 1.0, _on_gaussian(ULA(2 / L), S).radius
+def _bias(
+    distance: Callable[[Gaussian, Gaussian], float], kernel: Kernel[Any, Any], cov: Tensor = S
+) -> float:
+    """How far the law that a kernel keeps is from N(0, cov)."""
+    return distance(_centred(_kept(kernel, cov)), _centred(cov))
 
 
-def _bias(h: float) -> tuple[float, float]:
-    """Return W2 and KL of ULA's stationary law to N(0, S)."""
-    found, target = Gaussian(ZERO, _on_gaussian(ULA(h), S).stationary()[1]), Gaussian(ZERO, S)
-    return gaussian_wasserstein(found, target), gaussian_kl(found, target)
-
-
-@claim(exact, "slope of log W2(π_h, p) in log h", DERIVED, 0.01)
-def bias_slope() -> Numbers:
-    slope = math.log(_bias(2e-3)[0] / _bias(1e-3)[0]) / math.log(2)
-    return 1.0, slope
-
-
-@claim(
-    false, "“the W2 bias of ULA is of order √h”: that is the worst case; its slope on smooth targets",
-    DALALYAN,
-)  # fmt: skip
-def bias_is_not_root_h() -> Numbers:
-    return 0.5, math.log(_bias(2e-3)[0] / _bias(1e-3)[0]) / math.log(2), 1.0
-
-
-@claim(exact, "W2(π_h, p)/h → √(tr P)/4 on a Gaussian", DERIVED, 2e-3)
-def bias_constant() -> Numbers:
-    h = 1e-4
-    return math.sqrt(float(torch.trace(P))) / 4, _bias(h)[0] / h
-
-
-@claim(exact, "KL(π_h‖p)/h² → tr P²/16 on a Gaussian", DERIVED, 2e-2)
-def bias_in_kl() -> Numbers:
-    h = 1e-3
-    return torch.trace(P @ P) / 16, _bias(h)[1] / h**2
+def _bias_slope() -> float:
+    return order(*(_bias(gaussian_wasserstein, ULA(h)) for h in (2e-3, 1e-3)))
 
 
 def _log_cosh_bias(h: float) -> float:
@@ -108,18 +77,14 @@ def _log_cosh_bias(h: float) -> float:
         law = law @ step
     levels = ((torch.arange(200_000) + 0.5) / 200_000).numpy()
     edges = torch.cat([x - dx / 2, x[-1:] + dx / 2]).numpy()
-    quantiles = [
+    found, exact = (
         np.interp(levels, torch.cat([q.new_zeros(1), q.cumsum(0)]).numpy(), edges)
         for q in (law, p / p.sum())
-    ]
-    return float(np.sqrt(np.mean((quantiles[0] - quantiles[1]) ** 2))) / h
+    )
+    return float(np.sqrt(np.mean((found - exact) ** 2))) / h
 
 
-@claim(
-    exact, "W2(π_h, p)/h as h → 0 on p ∝ 1/cosh x: ‖v‖, p v = −∫ p (¼U'² − ½U'' + ¼E U'')",
-    "Leimkuhler & Matthews 2013; derived", 2e-3,
-)  # fmt: skip
-def bias_beyond_gaussians() -> Numbers:
+def _bias_beyond_gaussians() -> Numbers:
     """W2/h → ‖v‖ with v = −(1/p) ∫ p g and g = ¼ U'² − ½ U'' + ¼ E U'', U = log cosh."""
     x, dx = grid(-30, 30, 20_001)
     x = x[:, 0]
@@ -133,105 +98,32 @@ def bias_beyond_gaussians() -> Numbers:
 
 
 def _worst(
-    bound: Callable[[float, float, float], tuple[float, float]], g: torch.Generator
-) -> float:
-    """The largest ratio of ULA's exact bias to a bound, over random Gaussians in 5-D and h.
+    distance: Callable[[Gaussian, Gaussian], float],
+    largest: Callable[[float, float], float],
+    bound: Callable[[float, float, float], float],
+    g: torch.Generator,
+) -> Numbers:
+    """1, and the largest ratio of ULA's exact bias to a bound, over random Gaussians in 5-D and h.
 
-    `bound(m, L, u)` is a step, u in (0, 1) of the largest one allowed, and the bound at it; a bound
-    in W2 if positive, in KL if negative.
+    `largest(m, L)` is the largest step that the bound allows, and `bound(m, L, h)` the bound.
     """
-    worst, zero = 0.0, torch.zeros(5, dtype=torch.float64)
+    worst = 0.0
     for _ in range(20):
         w = 0.05 + torch.rand(5, dtype=torch.float64, generator=g)
-        u = float(torch.rand((), dtype=torch.float64, generator=g))
-        h, limit = bound(float(w.min()), float(w.max()), u)
-        cov = torch.diag(1 / w)
-        laws = Gaussian(zero, _on_gaussian(ULA(h), cov).stationary()[1]), Gaussian(zero, cov)
-        bias = gaussian_wasserstein(*laws) if limit > 0 else gaussian_kl(*laws)
-        worst = max(worst, bias / abs(limit))
-    return worst
+        m, L = float(w.min()), float(w.max())
+        h = float(torch.rand((), dtype=torch.float64, generator=g)) * largest(m, L)
+        worst = max(worst, _bias(distance, ULA(h), torch.diag(1 / w)) / bound(m, L, h))
+    return 1.0, worst
 
 
-@claim(at_most, "exact W2 bias over the bound 1.65 (L/m) √(hd), h ≤ 2/(m+L)", DALALYAN)
-def dalalyan(n: int, g: torch.Generator) -> Numbers:
-    def bound(m: float, L: float, u: float) -> tuple[float, float]:
-        h = 2 * u / (m + L)
-        return h, 1.65 * L / m * math.sqrt(5 * h)
-
-    return 1.0, _worst(bound, g)
-
-
-@claim(at_most, "exact KL bias over the bound 8hdL²/α, h ≤ α/(4L²)", VEMPALA)
-def vempala(n: int, g: torch.Generator) -> Numbers:
-    def bound(m: float, L: float, u: float) -> tuple[float, float]:
-        h = u * m / (4 * L**2)
-        return h, -8 * h * 5 * L**2 / m
-
-    return 1.0, _worst(bound, g)
-
-
-@claim(exact, "Leimkuhler–Matthews has no bias on N(0, 1), h = 0.9", LEIMKUHLER, 1e-10)
-def averaged_noise() -> Numbers:
-    law = _on_gaussian(LeimkuhlerMatthews(0.9), ONE, field="z").stationary()[1]
-    return 1.0, law[0, 0]
-
-
-@claim(exact, "BAOAB: Var x = 1 on N(0, 1) at every stable h (0.8)", LEIMKUHLER, 1e-10)
-def baoab_position() -> Numbers:
-    law = _on_gaussian(BAOAB(0.8), ONE, field="momentum").stationary()[1]
-    return 1.0, law[0, 0]
-
-
-@claim(exact, "BAOAB: Var v = 1 − h²/4, h = 0.8", LEIMKUHLER, 1e-10)
-def baoab_velocity() -> Numbers:
-    law = _on_gaussian(BAOAB(0.8), ONE, field="momentum").stationary()[1]
-    return 0.84, law[1, 1]
-
-
-@claim(exact, "OBABO: Var x = 1/(1 − h²/4), h = 0.8", LEIMKUHLER, 1e-10)
-def obabo_position() -> Numbers:
-    law = _on_gaussian(OBABO(0.8), ONE, field="momentum").stationary()[1]
-    return 1 / 0.84, law[0, 0]
-
-
-@claim(exact, "preconditioned ULA keeps precision P − (h/2) P P_c P, largest error", DERIVED, 1e-9)
-def preconditioned() -> Numbers:
+def _preconditioned() -> Numbers:
     h, Pc = 0.1, torch.tensor([[1.0, 0.2], [0.2, 0.7]], dtype=torch.float64)
-    found = torch.linalg.inv(_on_gaussian(PreconditionedULA(h, Pc), S).stationary()[1])
-    return 0.0, (found - (P - h / 2 * P @ Pc @ P)).abs().max()
+    found = torch.linalg.inv(_kept(PreconditionedULA(h, Pc), S))
+    return 0.0, apart(found, P - h / 2 * P @ Pc @ P)
 
 
-@claim(exact, "with P_c = S every direction contracts by 1 − h, h = 0.3", DERIVED, 1e-10)
-def condition_number() -> Numbers:
-    radius = _on_gaussian(PreconditionedULA(0.3, S), S).radius
-    return 0.7, radius
-
-
-def _spectrum(d: int) -> Tensor:
-    return torch.arange(1, d + 1, dtype=torch.float64) ** -2.0
-
-
-@claim(exact, "the W2 bias of ULA grows as √d on N(0, I): d = 16 over d = 1", DERIVED, 1e-8)
-def dimension() -> Numbers:
-    bias = lambda d: math.sqrt(d) * ((1 - 0.05) ** -0.5 - 1)  # N(0, I_d), h = 0.1
-    law = _on_gaussian(ULA(0.1), torch.eye(16, dtype=torch.float64)).stationary()[1]
-    target = Gaussian(torch.zeros(16).double(), 1.0)
-    found = gaussian_wasserstein(Gaussian(torch.zeros(16).double(), law), target)
-    return 4.0, found / bias(1)
-
-
-@claim(
-    at_most, "with P_c = S and a trace-class S it stays bounded: d = 64 over √(π²/6)·0.0260",
-    DERIVED,
-)  # fmt: skip
-def dimension_free() -> Numbers:
-    found = []
-    for d in (8, 64):
-        cov = torch.diag(_spectrum(d))
-        law = _on_gaussian(PreconditionedULA(0.1, cov), cov).stationary()[1]
-        zero = torch.zeros(d).double()
-        found.append(gaussian_wasserstein(Gaussian(zero, law), Gaussian(zero, cov)))
-    return 1.0, found[1] / (math.pi / math.sqrt(6) * 0.0260) if found[1] > found[0] else math.nan
+SECOND = math.pi**2 / 6 + 0.5772156649015329**2
+"""E x² of log E, E ~ Exp(1)."""
 
 
 def _skewed_after(kernel: Kernel[Any, Any], n: int, g: torch.Generator) -> Estimate:
@@ -242,16 +134,6 @@ def _skewed_after(kernel: Kernel[Any, Any], n: int, g: torch.Generator) -> Estim
     for _ in range(10):
         state, _ = kernel.step(state, target, generator=g)
     return mean_and_error(state.x[:, 0].square())
-
-
-SECOND = math.pi**2 / 6 + 0.5772156649015329**2
-
-
-@claim(
-    statistical, "MALA keeps a skewed law: E x² of x − e^x after 10 steps of 0.4", ROBERTS, 0.05
-)
-def mala_keeps(n: int, g: torch.Generator) -> Numbers:
-    return SECOND, _skewed_after(MALA(0.4), n, g)
 
 
 def _ula_on_a_grid(h: float, n_steps: int) -> float:
@@ -266,10 +148,61 @@ def _ula_on_a_grid(h: float, n_steps: int) -> float:
     return float((law * x * x).sum())
 
 
-@claim(false, "“so does ULA, started in it”", ROBERTS)
-def ula_does_not_keep(n: int, g: torch.Generator) -> Numbers:
-    return SECOND, _skewed_after(ULA(0.4), n, g), _ula_on_a_grid(0.4, 10)
-
-
-CHECKS = collect(globals())
-"""The claims of this file, in the order of the report."""
+CHECKS = table(
+    __name__,
+    ula_law=(
+        exact, "ULA on N(μ, S) ends in covariance S (I − hP/2)⁻¹, largest error", ROBERTS, 1e-10,
+        lambda: (0.0, apart(_kept(ULA(0.1), S), S @ torch.linalg.inv(I - 0.05 * P)))),
+    ula_inflation=(
+        false, "“ULA samples p once it has converged”: variance at h = 1.9/L, where p has 1",
+        ROBERTS, 1e-9, lambda: (1.0, _kept(ULA(1.9), ONE), 20.0)),
+    ula_stability=(
+        exact, "ULA loses stability at h = 2/L: spectral radius there", ROBERTS, 1e-10,
+        lambda: (1.0, _on_gaussian(ULA(2 / float(torch.linalg.eigvalsh(P)[-1])), S).radius)),
+    bias_slope=(
+        exact, "slope of log W2(π_h, p) in log h", DERIVED, 0.01, lambda: (1.0, _bias_slope())),
+    bias_is_not_root_h=(
+        false, "“the W2 bias of ULA is of order √h”: that is the worst case; its slope on smooth "
+        "targets", DALALYAN, lambda: (0.5, _bias_slope(), 1.0)),
+    bias_constant=(
+        exact, "W2(π_h, p)/h → √(tr P)/4 on a Gaussian", DERIVED, 2e-3,
+        lambda: (P.trace().sqrt() / 4, _bias(gaussian_wasserstein, ULA(1e-4)) / 1e-4)),
+    bias_in_kl=(
+        exact, "KL(π_h‖p)/h² → tr P²/16 on a Gaussian", DERIVED, 2e-2,
+        lambda: ((P @ P).trace() / 16, _bias(gaussian_kl, ULA(1e-3)) / 1e-3**2)),
+    bias_beyond_gaussians=(
+        exact, "W2(π_h, p)/h as h → 0 on p ∝ 1/cosh x: ‖v‖, p v = −∫ p (¼U'² − ½U'' + ¼E U'')",
+        "Leimkuhler & Matthews 2013; derived", 2e-3, _bias_beyond_gaussians),
+    dalalyan=(
+        at_most, "exact W2 bias over the bound 1.65 (L/m) √(hd), h ≤ 2/(m+L)", DALALYAN,
+        lambda n, g: _worst(gaussian_wasserstein, lambda m, L: 2 / (m + L),
+                            lambda m, L, h: 1.65 * L / m * math.sqrt(5 * h), g)),
+    vempala=(
+        at_most, "exact KL bias over the bound 8hdL²/α, h ≤ α/(4L²)", VEMPALA,
+        lambda n, g: _worst(gaussian_kl, lambda m, L: m / (4 * L**2),
+                            lambda m, L, h: 8 * h * 5 * L**2 / m, g)),
+    averaged_noise=(
+        exact, "Leimkuhler–Matthews has no bias on N(0, 1), h = 0.9", LEIMKUHLER, 1e-10,
+        lambda: (1.0, _kept(LeimkuhlerMatthews(0.9), ONE, "z")[0, 0])),
+    baoab_position=(
+        exact, "BAOAB: Var x = 1 on N(0, 1) at every stable h (0.8)", LEIMKUHLER, 1e-10,
+        lambda: (1.0, _kept(BAOAB(0.8), ONE, "momentum")[0, 0])),
+    baoab_velocity=(
+        exact, "BAOAB: Var v = 1 − h²/4, h = 0.8", LEIMKUHLER, 1e-10,
+        lambda: (0.84, _kept(BAOAB(0.8), ONE, "momentum")[1, 1])),
+    obabo_position=(
+        exact, "OBABO: Var x = 1/(1 − h²/4), h = 0.8", LEIMKUHLER, 1e-10,
+        lambda: (1 / 0.84, _kept(OBABO(0.8), ONE, "momentum")[0, 0])),
+    preconditioned=(
+        exact, "preconditioned ULA keeps precision P − (h/2) P P_c P, largest error", DERIVED, 1e-9,
+        _preconditioned),
+    condition_number=(
+        exact, "with P_c = S every direction contracts by 1 − h, h = 0.3", DERIVED, 1e-10,
+        lambda: (0.7, _on_gaussian(PreconditionedULA(0.3, S), S).radius)),
+    mala_keeps=(
+        statistical, "MALA keeps a skewed law: E x² of x − e^x after 10 steps of 0.4", ROBERTS, 0.05,
+        lambda n, g: (SECOND, _skewed_after(MALA(0.4), n, g))),
+    ula_does_not_keep=(
+        false, "“so does ULA, started in it”", ROBERTS,
+        lambda n, g: (SECOND, _skewed_after(ULA(0.4), n, g), _ula_on_a_grid(0.4, 10))),
+)  # fmt: skip

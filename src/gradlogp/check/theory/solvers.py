@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import pairwise
 
 import torch
@@ -26,31 +27,15 @@ from ...diffusion.transitions.multistep import Multistep, exponential_weights
 from ...distributions.analytic import GaussianMixture
 from ...noise.schedules import VE, VP, invert_log_snr
 from ...scores.exact import ExactScore
-from .claim import Numbers, at_most, claim, collect, exact, false, grid
-from .diffusion import (
-    DERIVED,
-    F64,
-    HO,
-    SONG,
-)
-from .reversal import (
-    DATA,
-    DDIM_PAPER,
-    SHORT,
-    UNIT,
-    equal_steps,
-    law_after,
-    law_at,
-    wasserstein,
-)
+from .claim import DERIVED, Numbers, apart, at_most, exact, false, grid, order, table
+from .diffusion import F64, HO, SONG
+from .reversal import DATA, DDIM_PAPER, SHORT, UNIT, equal_steps, law_after, law_at, wasserstein
 
 LU = "Lu et al. 2022, arXiv 2211.01095"
 KARRAS = "Karras et al. 2022, arXiv 2206.00364"
 ZHANG = "Zhang & Chen 2023, arXiv 2204.13902"
 
-# ---------------------------------------------------------------------------- three names, one step
-
-MIXTURE = GaussianMixture(
+PLANE = GaussianMixture(
     [0.3, 0.7], torch.tensor([[-2.0, 0.5], [1.0, -1.0]], dtype=F64),
     torch.tensor([[0.5, 0.2], [0.1, 0.3]], dtype=F64),
 )  # fmt: skip
@@ -61,48 +46,33 @@ def _step(transition: Transition, z: float = 0.0) -> Tensor:
     """One step on the mixture from some points, with noise z in every entry."""
     x = torch.tensor([[0.3, -0.8], [2.0, 1.0], [-1.5, 0.2]], dtype=F64)
     noise = Injected(torch.full_like(x, z))
-    return transition(x, HIGH, LOW, ExactScore(MIXTURE, SHORT), generator=noise)
+    return transition(x, HIGH, LOW, ExactScore(PLANE, SHORT), generator=noise)
 
 
-@claim(
-    exact,
-    "DDIM with η = 1, DDPM with β̃ and the reverse SDE with x̂₀ frozen are one step: difference",
-    DDIM_PAPER, 1e-12,
-)  # fmt: skip
-def stochastic_steps_agree() -> Numbers:
-    steps = [_step(move, 0.7) for move in (Ancestral(), ReverseSDE(), DDIM(1.0))]
-    error = max(float((step - steps[0]).abs().max()) for step in steps)
-    return 0.0, error
+def _stochastic_steps_agree() -> Numbers:
+    ancestral, *others = (_step(move, 0.7) for move in (Ancestral(), ReverseSDE(), DDIM(1.0)))
+    return 0.0, apart(torch.stack(others), ancestral)
 
 
-@claim(
-    false, "“DDIM with η = 1 adds noise of variance β”: it adds β̃; the ratio to β",
-    DDIM_PAPER, 1e-10,
-)  # fmt: skip
-def noise_of_ddim() -> Numbers:
+def _noise_of_ddim() -> Numbers:
     (a_t, b_t), (a_s, b_s) = SHORT(HIGH), SHORT(LOW)
-    beta = float(1 - (a_t / a_s) ** 2)
-    added = float((_step(DDIM(1.0), 1.0) - _step(DDIM(1.0))).square().mean())
+    beta = 1 - (a_t / a_s) ** 2
+    added = (_step(DDIM(1.0), 1.0) - _step(DDIM(1.0))).square().mean()
     return 1.0, added / beta, (b_s / b_t) ** 2
 
 
-@claim(exact, "DDIM draws the same x/α under VE and VP, 11 steps: difference", DDIM_PAPER, 1e-8)
-def ddim_under_two_schedules() -> Numbers:
+def _ddim_under_two_schedules() -> Numbers:
     y, ends = torch.tensor([[30.0, -80.0], [200.0, 100.0]], dtype=F64), []
     for schedule in (VP(), VE(0.01, 200.0)):
         times = invert_log_snr(schedule, torch.linspace(-9.0, 6.0, 12, dtype=F64))
-        x, score = schedule(times[0])[0] * y, ExactScore(MIXTURE, schedule)
+        x, score = schedule(times[0])[0] * y, ExactScore(PLANE, schedule)
         for t, s in pairwise(times):
             x = DDIM()(x, t, s, score)
         ends.append(x / schedule(times[-1])[0])
-    return 0.0, (ends[0] - ends[1]).abs().max()
+    return 0.0, apart(*ends)
 
 
 # ---------------------------------------------------------------------------- orders
-
-
-def _slope(errors: Sequence[float]) -> float:
-    return math.log(errors[0] / errors[1]) / math.log(2)
 
 
 def _order_of_the_law(transition: Callable[[int], Transition], steps: int) -> float:
@@ -113,12 +83,13 @@ def _order_of_the_law(transition: Callable[[int], Transition], steps: int) -> fl
         start = law_at(SHORT, times[0])
         end = law_after(transition(k), ExactScore(DATA, SHORT), times, start)
         errors.append(wasserstein(end, law_at(SHORT, times[-1])))
-    return _slope(errors)
+    return order(errors[0], errors[1])
 
 
 def _order_of_the_path(transition: Transition, steps: int) -> float:
     """The order of the error on a path of the flow; values to remember come from the path itself."""
-    errors, memory = [], getattr(transition, "order", 1)
+    errors: list[Tensor] = []
+    memory = getattr(transition, "order", 1)
     for k in (steps, 2 * steps):
         times = equal_steps(SHORT, 3 * k // 2)
         times = times[torch.arange(len(times)) % 3 != 2]  # short and long steps in turn
@@ -127,8 +98,8 @@ def _order_of_the_path(transition: Transition, steps: int) -> float:
         for i, (t, s) in enumerate(pairwise(times)):
             x = _on_path(t) if i < memory else x
             x = move(x, t, s, ExactScore(DATA, SHORT))
-        errors.append(float((x - _on_path(times[-1])).abs()))
-    return _slope(errors)
+        errors.append(x - _on_path(times[-1]))
+    return order(errors[0], errors[1])
 
 
 def _on_path(t: Tensor) -> Tensor:
@@ -137,62 +108,7 @@ def _on_path(t: Tensor) -> Tensor:
     return torch.full((1, 1), mean + 2 * math.sqrt(var), dtype=F64)
 
 
-@claim(exact, "order of the law in the steps: DDPM, variance β", HO, 0.06)
-def order_of_ancestral() -> Numbers:
-    return 1.0, _order_of_the_law(lambda k: Ancestral("forward"), 100)
-
-
-@claim(exact, "order of the law in the steps: DDPM, variance β̃", HO, 0.06)
-def order_of_ancestral_posterior() -> Numbers:
-    return 1.0, _order_of_the_law(lambda k: Ancestral(), 100)
-
-
-@claim(exact, "order of the law in the steps: Euler–Maruyama", SONG, 0.06)
-def order_of_euler() -> Numbers:
-    return 1.0, _order_of_the_law(lambda k: ReverseSDE(1.0, "euler"), 30)
-
-
-@claim(exact, "order of the law in the steps: Heun on the SDE, η = ½", DERIVED, 0.06)
-def order_of_heun_in_law() -> Numbers:
-    return 2.0, _order_of_the_law(lambda k: ReverseSDE(0.5, "heun"), 50)
-
-
-@claim(exact, "order of the law in the steps: Heun with churn γ = 2/N", KARRAS, 0.06)
-def order_of_churn() -> Numbers:
-    return 2.0, _order_of_the_law(lambda k: Churn(2 / k), 30)
-
-
-@claim(exact, "order of the path in the steps: DDIM", DDIM_PAPER, 0.06)
-def order_of_ddim() -> Numbers:
-    return 1.0, _order_of_the_path(DDIM(), 50)
-
-
-@claim(exact, "order of the path in the steps: Heun", KARRAS, 0.06)
-def order_of_heun() -> Numbers:
-    return 2.0, _order_of_the_path(ProbabilityFlow(2), 50)
-
-
-@claim(exact, "order of the path in the steps: Runge–Kutta", SONG, 0.06)
-def order_of_runge_kutta() -> Numbers:
-    return 4.0, _order_of_the_path(ProbabilityFlow(4), 16)
-
-
-@claim(exact, "order of the path in the steps: DPM-Solver++ 2M", LU, 0.06)
-def order_of_2m() -> Numbers:
-    return 2.0, _order_of_the_path(DPMSolver(2), 50)
-
-
-@claim(exact, "order of the path in the steps: 3M, its quadratic integrated in full", LU, 0.06)
-def order_of_3m() -> Numbers:
-    return 3.0, _order_of_the_path(DPMSolver(3), 100)
-
-
-@claim(exact, "order of the path in the steps: exponential Adams–Bashforth of four ε̂", ZHANG, 0.06)
-def order_of_exponential() -> Numbers:
-    return 4.0, _order_of_the_path(ExponentialAB(4), 50)
-
-
-class _Circulating(DPMSolver):
+class Circulating(DPMSolver):
     """3M by the formulas of the published code, with −α φ₃ D₂ for −2 α φ₃ D₂."""
 
     def _weights(self, offsets: Sequence[float], h: float) -> list[float]:
@@ -212,25 +128,15 @@ class _Circulating(DPMSolver):
         return [float(w) for w in total]
 
 
-@claim(
-    false, "“DPM-Solver++ 3M with α φ₃ D₂ is of order 3”: half the quadratic is lost; its order",
-    "published code of Lu et al. 2022", 0.06,
-)  # fmt: skip
-def order_of_3m_as_published() -> Numbers:
-    return 3.0, _order_of_the_path(_Circulating(3), 100), 2.0
-
-
-@claim(at_most, "the flow solved to a tolerance of 10⁻⁸ a step: error, at most 10⁻⁶", DERIVED)
-def tolerance_of_the_flow() -> Numbers:
+def _tolerance_of_the_flow() -> Numbers:
     times = equal_steps(SHORT, 1)
     end = AdaptiveFlow(1e-8, 1e-8)(_on_path(times[0]), times[0], times[1], ExactScore(DATA, SHORT))
-    error = (end - _on_path(times[1])).abs()
-    return 1e-6, error
+    return 1e-6, apart(end, _on_path(times[1]))
 
 
 # ---------------------------------------------------------------------------- correctors
 
-RATIO = 0.1
+RATIO, HALF = 0.1, torch.tensor(0.5, dtype=F64)
 
 
 def _still(
@@ -242,21 +148,20 @@ def _still(
 
 def _gain(rule: str) -> float:
     """What one correction adds to E x² on N(0, 1), over its h = 2q²σ²: z = ±1 has the moments."""
-    t = torch.tensor(0.5, dtype=F64)
     x, dx = grid(-10, 10, 20_001)
     p = UNIT.log_prob(x).exp() * dx
     move = PredictorCorrector(_still, snr=RATIO, rule=rule)  # type: ignore[arg-type]
     moved = [
-        move(x, t, t, ExactScore(UNIT, SHORT), generator=Injected(z * torch.ones_like(x)))
+        move(x, HALF, HALF, ExactScore(UNIT, SHORT), generator=Injected(z * torch.ones_like(x)))
         for z in (1.0, -1.0)
     ]
     second = 0.5 * (moved[0].square() + moved[1].square())[:, 0]
-    return (float((p * second).sum()) - 1) / (2 * RATIO**2 * float(SHORT(t)[1]) ** 2)
+    return (float((p * second).sum()) - 1) / (2 * RATIO**2 * float(SHORT(HALF)[1]) ** 2)
 
 
 def _gain_by_formula() -> float:
     """E[2h(1 − x²) + h² x²] with h = min(2q²/x², σ²)."""
-    top = float(SHORT(torch.tensor(0.5, dtype=F64))[1]) ** 2
+    top = float(SHORT(HALF)[1]) ** 2
     size = lambda x: min(2 * RATIO**2 / x**2, top) if x else top
     density = lambda x: math.exp(-0.5 * x * x) / math.sqrt(2 * math.pi)
     rate = lambda x: density(x) * (2 * size(x) * (1 - x * x) + (size(x) * x) ** 2)
@@ -265,22 +170,55 @@ def _gain_by_formula() -> float:
     return total / (2 * RATIO**2 * top)
 
 
-@claim(
-    exact, "a correction of one size a level keeps N(0, 1) to O(h²): gain in E x² over h",
-    SONG, 1e-9,
+CHECKS = table(
+    __name__,
+    stochastic_steps_agree=(
+        exact, "DDIM with η = 1, DDPM with β̃ and the reverse SDE with x̂₀ frozen are one step: "
+        "difference", DDIM_PAPER, 1e-12, _stochastic_steps_agree),
+    noise_of_ddim=(
+        false, "“DDIM with η = 1 adds noise of variance β”: it adds β̃; the ratio to β", DDIM_PAPER,
+        1e-10, _noise_of_ddim),
+    ddim_under_two_schedules=(
+        exact, "DDIM draws the same x/α under VE and VP, 11 steps: difference", DDIM_PAPER, 1e-8,
+        _ddim_under_two_schedules),
+    **{
+        f"order_of_{name}": (
+            exact, f"order of the law in the steps: {what}", source, 0.06,
+            partial(lambda order, move, k: (order, _order_of_the_law(move, k)), order, move, k))
+        for name, what, source, order, move, k in (
+            ("ancestral", "DDPM, variance β", HO, 1.0, lambda k: Ancestral("forward"), 100),
+            ("ancestral_posterior", "DDPM, variance β̃", HO, 1.0, lambda k: Ancestral(), 100),
+            ("euler", "Euler–Maruyama", SONG, 1.0, lambda k: ReverseSDE(1.0, "euler"), 30),
+            ("heun_in_law", "Heun on the SDE, η = ½", DERIVED, 2.0,
+             lambda k: ReverseSDE(0.5, "heun"), 50),
+            ("churn", "Heun with churn γ = 2/N", KARRAS, 2.0, lambda k: Churn(2 / k), 30),
+        )
+    },
+    **{
+        f"order_of_{name}": (
+            exact, f"order of the path in the steps: {what}", source, 0.06,
+            partial(lambda order, move, k: (order, _order_of_the_path(move, k)), order, move, k))
+        for name, what, source, order, move, k in (
+            ("ddim", "DDIM", DDIM_PAPER, 1.0, DDIM(), 50),
+            ("heun", "Heun", KARRAS, 2.0, ProbabilityFlow(2), 50),
+            ("runge_kutta", "Runge–Kutta", SONG, 4.0, ProbabilityFlow(4), 16),
+            ("2m", "DPM-Solver++ 2M", LU, 2.0, DPMSolver(2), 50),
+            ("3m", "3M, its quadratic integrated in full", LU, 3.0, DPMSolver(3), 100),
+            ("exponential", "exponential Adams–Bashforth of four ε̂", ZHANG, 4.0,
+             ExponentialAB(4), 50),
+        )
+    },
+    order_of_3m_as_published=(
+        false, "“DPM-Solver++ 3M with α φ₃ D₂ is of order 3”: half the quadratic is lost; its order",
+        "published code of Lu et al. 2022", 0.06,
+        lambda: (3.0, _order_of_the_path(Circulating(3), 100), 2.0)),
+    tolerance_of_the_flow=(
+        at_most, "the flow solved to a tolerance of 10⁻⁸ a step: error, at most 10⁻⁶", DERIVED,
+        _tolerance_of_the_flow),
+    corrector_by_level=(
+        exact, "a correction of one size a level keeps N(0, 1) to O(h²): gain in E x² over h", SONG,
+        1e-9, lambda: (2 * RATIO**2 * SHORT(HALF)[1] ** 2, _gain("level"))),
+    corrector_by_sample=(
+        false, "“a correction may take its size from the sample's own score”: gain in E x² over h",
+        DERIVED, 1e-4, lambda: (0.0, _gain("sample"), _gain_by_formula())),
 )  # fmt: skip
-def corrector_by_level() -> Numbers:
-    h = 2 * RATIO**2 * float(SHORT(torch.tensor(0.5, dtype=F64))[1]) ** 2
-    return h, _gain("level")
-
-
-@claim(
-    false, "“a correction may take its size from the sample's own score”: gain in E x² over h",
-    DERIVED, 1e-4,
-)  # fmt: skip
-def corrector_by_sample() -> Numbers:
-    return 0.0, _gain("sample"), _gain_by_formula()
-
-
-CHECKS = collect(globals())
-"""The claims of this file, in the order of the report."""

@@ -181,18 +181,3 @@ def log_bessel(order: float, k: Tensor) -> Tensor:
     for m in range(SERIES, 1, -1):
         rest = 1 + rest * y / (m * (order + m))
     return torch.where(small, torch.log1p(y / (order + 1) * rest) - z, L).to(k.dtype)
-
-
-def log_ive(order: float, k: Tensor) -> Tensor:
-    r"""Return log(I_ν(k) e^{−k}), −∞ at k = 0 for a positive order.
-
-    Arguments:
-        order: ν, at least 0.
-        k: At least 0, any shape.
-
-    Raises:
-        ValueError: For a negative order.
-    """
-    z = _wide(k)
-    power = torch.special.xlogy(torch.full_like(z, order), z / 2)
-    return (log_bessel(order, z) + power - math.lgamma(order + 1)).to(k.dtype)

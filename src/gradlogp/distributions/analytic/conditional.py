@@ -19,7 +19,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ...core import Analytic, check_batch, per_sample, rand_like, randn_like
+from ...core import check_batch, per_sample, rand_like, randn_like
 from .gaussian import Gaussian
 from .mixture import GaussianMixture
 
@@ -92,11 +92,8 @@ class ConditionalMixture:
             raise ValueError(f"this law has {self.n_rows} rows, {n} draws were asked for")
         like = self.means.new_empty(n)
         edges = self.log_weights.softmax(-1).cumsum(-1)
-        k = (
-            (rand_like(like, generator).unsqueeze(-1) > edges)
-            .sum(-1)
-            .clamp(max=edges.shape[1] - 1)
-        )
+        above = rand_like(like, generator).unsqueeze(-1) > edges
+        k = above.sum(-1).clamp(max=edges.shape[1] - 1)
         row = torch.arange(n) if self.n_rows > 1 else torch.zeros(n, dtype=torch.long)
         w = self.variances[row, k] if self.variances.ndim == 3 else self.variances[k]
         z = randn_like(self.means.new_empty(n, *self.event_shape), generator) * w.sqrt()
@@ -130,10 +127,8 @@ def _components(law: LawOfXY) -> tuple[Tensor, Tensor, Tensor]:
     return law.weights, law.means, law.covs
 
 
-class Joint:
-    """A law of (x, y) as a law of x, that can be conditioned on y.
-
-    It has all of the law of x alone, and `given(y)`.
+class Joint(GaussianMixture):
+    """A law of (x, y) as the law of x alone, a mixture, that can be conditioned on y.
 
     Arguments:
         law: The joint law, a Gaussian or a mixture; y are the last entries.
@@ -151,6 +146,7 @@ class Joint:
                 "rest as x"
             )
         weights, means, covs = _components(law)
+        super().__init__(weights, means[:, :d], covs[:, :d, :d])
         self.n_condition, self.dtype = n_condition, law.dtype
         self._y = GaussianMixture(weights, means[:, d:], covs[:, d:, d:])
         gain = torch.linalg.solve(covs[:, d:, d:], covs[:, d:, :d]).mT
@@ -158,12 +154,6 @@ class Joint:
         left = covs[:, :d, :d] - gain @ covs[:, d:, :d]
         self._variances, self._basis = torch.linalg.eigh((left + left.mT) / 2)
         self._log_weights = weights.log()
-        self.marginal: Analytic = GaussianMixture(weights, means[:, :d], covs[:, :d, :d])
-
-    @property
-    def event_shape(self) -> torch.Size:
-        """That of x."""
-        return self.marginal.event_shape
 
     def given(self, condition: Tensor | int) -> ConditionalMixture:
         """Return the law of x given y, one for each row of y `(1, k)` or `(B, k)`.
@@ -176,35 +166,10 @@ class Joint:
         y = condition.to(self._gain)
         check_batch(y, torch.Size([self.n_condition]), "the condition")
         away = y.unsqueeze(1) - self._y.means.to(y)
-        log_joint = torch.stack(
-            [
-                Gaussian(m, S).log_prob(y) + w
-                for m, S, w in zip(self._y.means, self._y.covs, self._log_weights, strict=True)
-            ],
-            -1,
-        )
+        parts = zip(self._y.means, self._y.covs, self._log_weights, strict=True)
+        log_joint = torch.stack([Gaussian(m, S).log_prob(y) + w for m, S, w in parts], -1)
         means = self._x_mean + torch.einsum("kxy,bky->bkx", self._gain, away)
         return ConditionalMixture(log_joint.log_softmax(-1), means, self._variances, self._basis)
-
-    def log_prob(self, x: Tensor) -> Tensor:
-        """Return log p(x), of x alone."""
-        return self.marginal.log_prob(x)
-
-    def score(self, x: Tensor) -> Tensor:
-        """Return ∇ log p(x), of x alone."""
-        return self.marginal.score(x)
-
-    def sample(self, n: int, *, generator: torch.Generator | None = None) -> Tensor:
-        """Draw x alone."""
-        return self.marginal.sample(n, generator=generator)
-
-    def noised(self, alpha: Tensor | float, sigma: Tensor | float) -> Analytic:
-        """Return the law of α X + σ Z."""
-        return self.marginal.noised(alpha, sigma)
-
-    def posterior_mean(self, x_t: Tensor, alpha: Tensor | float, sigma: Tensor | float) -> Tensor:
-        """Return E[X | α X + σ Z = x_t]."""
-        return self.marginal.posterior_mean(x_t, alpha, sigma)
 
 
 class Classes(Joint):
@@ -225,11 +190,11 @@ class Classes(Joint):
         parts = [_components(law) for law in laws]
         all_weights = torch.cat([s * w for s, (w, _, _) in zip(shares, parts, strict=True)])
         means, covs = (torch.cat([part[i] for part in parts]) for i in (1, 2))
+        GaussianMixture.__init__(self, all_weights, means, covs)
         self.n_classes, self.dtype = len(laws), laws[0].dtype
         self._of = torch.cat([torch.full((len(w),), i) for i, (w, _, _) in enumerate(parts)])
         self._x_mean, self._log_weights = means, all_weights.log()
         self._variances, self._basis = torch.linalg.eigh(covs)
-        self.marginal = GaussianMixture(all_weights, means, covs)
 
     def given(self, condition: Tensor | int) -> ConditionalMixture:
         """Return the law of a class, an int, or one for each row of int64 `(1,)` or `(B,)`.

@@ -65,6 +65,9 @@ class Directional:
         natural: η_0, shape `(d,)`, d at least 2.
         sigma: σ, as the radius.
         dtype: Of the samples.
+
+    Raises:
+        ValueError: From all methods but `sample` and `noised`, where there is no noise.
     """
 
     radius: Tensor
@@ -101,11 +104,7 @@ class Directional:
         return _Local(eta, size, far, R, g, b, R * g + b, T, r, sigma)
 
     def log_prob(self, x: Float[Tensor, "batch d"]) -> Float[Tensor, " batch"]:
-        """Return log p(x).
-
-        Raises:
-            ValueError: Without noise, where there is no density.
-        """
+        """Return log p(x)."""
         at, d = self._at(x), len(self.natural)
         near = at.size - 0.5 * at.g - at.R
         exponent = torch.where(at.far, at.b / at.T - 0.5 * at.g * at.E / at.T / at.T, near)
@@ -121,21 +120,13 @@ class Directional:
         return torch.where(at.far, far, at.R * ratio.A_over_k - 1), ratio
 
     def score(self, x: Float[Tensor, "batch d"]) -> Float[Tensor, "batch d"]:
-        """Return ∇ log p(x) = (r A(‖η‖) η/‖η‖ − x)/σ².
-
-        Raises:
-            ValueError: Without noise, where there is no score.
-        """
+        """Return ∇ log p(x) = (r A(‖η‖) η/‖η‖ − x)/σ²."""
         at = self._at(x)
         gain, ratio = self._gain(at)
         return (gain * x + at.r * ratio.A_over_k * self.natural.to(x)) / at.sigma / at.sigma
 
     def hessian(self, x: Float[Tensor, "batch d"]) -> Float[Tensor, "batch d d"]:
-        """Return ∇² log p(x) = (r²/σ⁴) Cov[U | x] − I/σ².
-
-        Raises:
-            ValueError: Without noise.
-        """
+        """Return ∇² log p(x) = (r²/σ⁴) Cov[U | x] − I/σ²."""
         at = self._at(x)
         gain, ratio = self._gain(at)
         precision = (1 / at.sigma / at.sigma).unsqueeze(-1)
@@ -152,11 +143,7 @@ class Directional:
     def posterior_mean(
         self, x_t: Float[Tensor, "batch d"], alpha: Tensor | float, sigma: Tensor | float
     ) -> Float[Tensor, "batch d"]:
-        r"""Return E[X | α X + σ Z = x_t], :math:`r A(\|η\|) η/\|η\|` for X on the sphere.
-
-        Raises:
-            ValueError: If neither this law nor σ brings any noise.
-        """
+        r"""Return E[X | α X + σ Z = x_t], :math:`r A(\|η\|) η/\|η\|` for X on the sphere."""
         at = self.noised(alpha, sigma)._at(x_t, "x_t")
         m = bessel_ratio(len(self.natural), at.size).A_over_k * at.eta
         r, own = (v.unsqueeze(-1).to(x_t) for v in (self.radius, self.sigma))
@@ -166,11 +153,7 @@ class Directional:
     def posterior_cov(
         self, x_t: Float[Tensor, "batch d"], alpha: Tensor | float, sigma: Tensor | float
     ) -> Float[Tensor, "batch d d"]:
-        r"""Return Cov[X | α X + σ Z = x_t], :math:`r^2 \mathrm{Cov}[U | x_t]` for X on the sphere.
-
-        Raises:
-            ValueError: If neither this law nor σ brings any noise.
-        """
+        r"""Return Cov[X | α X + σ Z = x_t], :math:`r^2 \mathrm{Cov}[U | x_t]` for X on the sphere."""
         at = self.noised(alpha, sigma)._at(x_t, "x_t")
         ratio = bessel_ratio(len(self.natural), at.size)
         r, own = (v.reshape(-1, 1, 1).to(x_t) for v in (self.radius, self.sigma))

@@ -16,13 +16,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ...core import (
-    check_batch,
-    choice,
-    distances,
-    per_sample,
-    randn_like,
-)
+from ...core import check_batch, choice, distances, per_sample, randn_like
 from .covariance import coefficients
 
 
@@ -72,7 +66,8 @@ class Empirical:
         chunk_size: Points x handled together, so that memory stays at chunk_size · N.
 
     Raises:
-        ValueError: For data that are no batch, are empty or not finite; for a chunk_size below 1.
+        ValueError: For data without a batch, empty or not finite; for a chunk_size below 1; from
+            all methods but `sample` and `noised`, where there is no noise.
 
     References:
         | On Estimation of a Probability Density Function and Mode (Parzen, 1962)
@@ -139,19 +134,11 @@ class Empirical:
         return torch.cat(parts)
 
     def log_prob(self, x: Float[Tensor, "batch *event"]) -> Float[Tensor, " batch"]:
-        """Return log p(x), the log of a kernel density estimate.
-
-        Raises:
-            ValueError: Without noise, where there is no density.
-        """
+        """Return log p(x), the log of a kernel density estimate."""
         return self._map(_log_density, x, self.chunk_size)
 
     def score(self, x: Float[Tensor, "batch *event"]) -> Float[Tensor, "batch *event"]:
-        """Return ∇ log p(x) = (α Σ_i w_i x_i − x)/σ².
-
-        Raises:
-            ValueError: Without noise, where there is no score.
-        """
+        """Return ∇ log p(x) = (α Σ_i w_i x_i − x)/σ²."""
         f = lambda x, y, a, b, u: (a * _mean(x, y, a, b, u) - x) / b / b
         return self._map(f, x, self.chunk_size).reshape(x.shape)
 
@@ -189,11 +176,7 @@ class Empirical:
     def posterior_mean(
         self, x_t: Float[Tensor, "batch *event"], alpha: Tensor | float, sigma: Tensor | float
     ) -> Float[Tensor, "batch *event"]:
-        r"""Return E[X | α X + σ Z = x_t], :math:`\sum_i w_i x_i` where this law has no noise itself.
-
-        Raises:
-            ValueError: If neither this law nor σ brings any noise.
-        """
+        r"""Return E[X | α X + σ Z = x_t], :math:`\sum_i w_i x_i` where this law has no noise itself."""
         law = self.noised(alpha, sigma)
         m = law._map(_mean, x_t, self.chunk_size).reshape(x_t.shape) + self._origin.to(x_t)
         A, a_t, gain = (

@@ -15,13 +15,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ...core import check_batch, randn_like
-from .covariance import (
-    Covariance,
-    as_parameter,
-    coefficients,
-    constant,
-    covariance,
-)
+from .covariance import Covariance, as_parameter, coefficients, constant, covariance
 
 
 class _Constants(NamedTuple):
@@ -49,7 +43,7 @@ class Gaussian:
         cov: S, a matrix `(D, D)`, a vector of variances `(D,)`, or one variance.
 
     Raises:
-        ValueError: For a shape that does not fit or a covariance that is none.
+        ValueError: For a shape that does not fit or no covariance.
     """
 
     def __init__(

@@ -52,19 +52,11 @@ class Singular:
         return self.law.posterior_cov(x_t, alpha, sigma)
 
     def log_prob(self, x: Float[Tensor, "batch D"]) -> NoReturn:
-        """Refuse: a law on a set of measure 0 has no density.
-
-        Raises:
-            ValueError: Always.
-        """
+        """Raise `ValueError`: a law on a set of measure 0 has no density."""
         raise ValueError(self._refusal("density"))
 
     def score(self, x: Float[Tensor, "batch D"]) -> NoReturn:
-        """Refuse: without a density there is no score.
-
-        Raises:
-            ValueError: Always.
-        """
+        """Raise `ValueError`: without a density there is no score."""
         raise ValueError(self._refusal("score"))
 
     def _refusal(self, what: str) -> str:
@@ -174,11 +166,11 @@ class AffineSubspace(Singular):
 
     Arguments:
         basis: V, `(D, k)`, columns that are linearly independent.
-        offset: b, `(D,)`; 0 where not given.
+        offset: b, `(D,)`; 0 by default.
         cov: S, `(k, k)`, `(k,)` or one variance.
 
     Raises:
-        ValueError: For shapes that do not fit, dependent columns, or a covariance that is none.
+        ValueError: For shapes that do not fit, dependent columns, or no covariance.
     """
 
     basis: Tensor

@@ -18,13 +18,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ...core import check_batch, choice, randn_like
-from .covariance import (
-    Covariance,
-    as_parameter,
-    coefficients,
-    constant,
-    covariance,
-)
+from .covariance import Covariance, as_parameter, coefficients, constant, covariance
 from .forms import Form, form
 
 
@@ -56,8 +50,8 @@ class GaussianMixture:
         covs: S, matrices `(K, D, D)`, variances `(K, D)`, one variance each `(K,)`, or one for all.
 
     Raises:
-        ValueError: For a shape that does not fit, weights that are no probabilities, or a
-            covariance that is none.
+        ValueError: For a shape that does not fit, weights that are no probabilities, or no
+            covariance.
     """
 
     def __init__(

@@ -97,10 +97,10 @@ def _blocks(matrices: list[Tensor]) -> Tensor:
     """Return block-diagonal matrices from batches of blocks."""
     sizes, rows = [m.shape[1] for m in matrices], []
     for i, m in enumerate(matrices):
-        row = [
-            m if j == i else m.new_zeros(len(m), sizes[i], size) for j, size in enumerate(sizes)
-        ]
-        rows.append(torch.cat(row, 2))
+        left, right = (
+            m.new_zeros(len(m), sizes[i], sum(part)) for part in (sizes[:i], sizes[i + 1 :])
+        )
+        rows.append(torch.cat([left, m, right], 2))
     return torch.cat(rows, 1)
 
 
@@ -116,7 +116,7 @@ class Embedded:
     Arguments:
         law: The law of X, events `(m,)`.
         basis: U, `(D, m)` with orthonormal columns; or D alone, for coordinates filled up with 0.
-        offset: b, `(D,)`, 0 where not given.
+        offset: b, `(D,)`, 0 by default.
         sigma: Noise in the directions off the subspace.
 
     Raises:
@@ -190,21 +190,13 @@ class Embedded:
         return y, rest - y @ U.mT, U, sigma
 
     def log_prob(self, x: Float[Tensor, "batch D"]) -> Float[Tensor, " batch"]:
-        """Return log p(x).
-
-        Raises:
-            ValueError: Where there is no density.
-        """
+        """Return log p(x)."""
         y, off, U, sigma = self._split(x)
         norm = (U.shape[0] - U.shape[1]) * (sigma.log() + 0.5 * math.log(2 * math.pi)).squeeze(-1)
         return self.law.log_prob(y) - 0.5 * (off / sigma).square().sum(1) - norm
 
     def score(self, x: Float[Tensor, "batch D"]) -> Float[Tensor, "batch D"]:
-        """Return ∇ log p(x).
-
-        Raises:
-            ValueError: Where there is no score.
-        """
+        """Return ∇ log p(x)."""
         y, off, U, sigma = self._split(x)
         return self.law.score(y) @ U.mT - off / sigma / sigma
 
@@ -252,10 +244,8 @@ class Embedded:
     ) -> Float[Tensor, "batch D D"]:
         """Return Cov[X | α X + σ Z = x_t]."""
         y, _, U, total = self.noised(alpha, sigma)._split(x_t, "x_t")
-        b, own = (
-            coefficients(alpha, sigma, x_t)[1].unsqueeze(-1),
-            self._sigma.to(x_t).unsqueeze(-1),
-        )
+        b = coefficients(alpha, sigma, x_t)[1].unsqueeze(-1)
+        own = self._sigma.to(x_t).unsqueeze(-1)
         law: Any = self.law
         outside = (own * b / total).square().reshape(-1, 1, 1)
         return self._matrix(law.posterior_cov(y, alpha, sigma), outside, U)

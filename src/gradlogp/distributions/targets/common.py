@@ -1,11 +1,36 @@
-"""What the known targets share: checked parameters and the blank that their draws fill."""
+"""What the known targets share: a mean of 0, checked parameters, and the blank that draws fill."""
 
 from __future__ import annotations
 
 import math
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
+
+
+class Known:
+    """A target on R^d of mean 0 that is normalised, where it says nothing else."""
+
+    dim: int = 2
+
+    def __post_init__(self) -> None:
+        check_dim(self.dim)
+
+    @property
+    def event_shape(self) -> torch.Size:
+        """The shape of one draw, `(d,)`."""
+        return torch.Size([self.dim])
+
+    @property
+    def mean(self) -> Float[Tensor, " D"]:
+        """The exact mean."""
+        return torch.zeros(self.dim, dtype=torch.float64)
+
+    @property
+    def log_normalizer(self) -> float:
+        """Log Z, the logarithm of ∫ exp(log_prob(x)) dx."""
+        return 0.0
 
 
 def check_positive(**values: float) -> None:

@@ -10,11 +10,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ...core import check_batch, rand_like
-from .common import blank, check_dim
+from .common import Known, blank
 
 
 @dataclass(frozen=True)
-class LogCosh:
+class LogCosh(Known):
     r"""The hyperbolic secant law in every coordinate, unnormalised.
 
     .. math:: \log p(x) = -\sum_i \log\cosh x_i, \quad Z = π^d
@@ -30,19 +30,6 @@ class LogCosh:
     """
 
     dim: int = 1
-
-    def __post_init__(self) -> None:
-        check_dim(self.dim)
-
-    @property
-    def event_shape(self) -> torch.Size:
-        """The shape of one draw."""
-        return torch.Size([self.dim])
-
-    @property
-    def mean(self) -> Float[Tensor, " D"]:
-        """The exact mean, 0."""
-        return torch.zeros(self.dim, dtype=torch.float64)
 
     @property
     def cov(self) -> Float[Tensor, "D D"]:
@@ -73,7 +60,7 @@ class LogCosh:
 
 
 @dataclass(frozen=True)
-class SkewedGumbel:
+class SkewedGumbel(Known):
     r"""The law of log E for a standard exponential E, in every coordinate (a reflected Gumbel law).
 
     .. math:: \log p(y) = \sum_i (y_i - e^{y_i})
@@ -89,14 +76,6 @@ class SkewedGumbel:
 
     dim: int = 1
 
-    def __post_init__(self) -> None:
-        check_dim(self.dim)
-
-    @property
-    def event_shape(self) -> torch.Size:
-        """The shape of one draw."""
-        return torch.Size([self.dim])
-
     @property
     def mean(self) -> Float[Tensor, " D"]:
         """The exact mean, −γ."""
@@ -106,11 +85,6 @@ class SkewedGumbel:
     def cov(self) -> Float[Tensor, "D D"]:
         """The exact covariance matrix, π²/6 I."""
         return math.pi**2 / 6 * torch.eye(self.dim, dtype=torch.float64)
-
-    @property
-    def log_normalizer(self) -> float:
-        """0: the density is normalised."""
-        return 0.0
 
     def log_prob(self, x: Float[Tensor, "batch D"]) -> Float[Tensor, " batch"]:
         """Return log p(x)."""

@@ -10,17 +10,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ...core import check_batch, rand_like, randn_like
-from .common import (
-    blank,
-    check_dim,
-    check_finite,
-    check_positive,
-    facts,
-)
+from .common import Known, blank, check_dim, check_finite, check_positive, facts
 
 
 @dataclass(frozen=True)
-class Banana:
+class Banana(Known):
     r"""The Rosenbrock-type law of x_1 ~ N(m, a²), x_2 | x_1 ~ N(b x_1², c²).
 
     .. math::
@@ -53,11 +47,6 @@ class Banana:
         check_positive(scale=self.scale, width=self.width)
 
     @property
-    def event_shape(self) -> torch.Size:
-        """The shape of one draw."""
-        return torch.Size([2])
-
-    @property
     def mean(self) -> Float[Tensor, " D"]:
         """The exact mean."""
         return facts([self.location, self.curvature * (self.location**2 + self.scale**2)])
@@ -68,11 +57,6 @@ class Banana:
         m, a2, b, c2 = self.location, self.scale**2, self.curvature, self.width**2
         cross = 2 * b * m * a2
         return facts([a2, cross, cross, c2 + 2 * b**2 * a2 * (a2 + 2 * m**2)]).reshape(2, 2)
-
-    @property
-    def log_normalizer(self) -> float:
-        """0: the density is normalised."""
-        return 0.0
 
     def log_prob(self, x: Float[Tensor, "batch D"]) -> Float[Tensor, " batch"]:
         """Return log p(x)."""
@@ -99,7 +83,7 @@ class Banana:
 
 
 @dataclass(frozen=True)
-class Funnel:
+class Funnel(Known):
     r"""Neal's funnel: v ~ N(0, a²), then d − 1 coordinates x_i | v ~ N(0, e^v).
 
     .. math::
@@ -128,25 +112,10 @@ class Funnel:
         check_positive(scale=self.scale)
 
     @property
-    def event_shape(self) -> torch.Size:
-        """The shape of one draw."""
-        return torch.Size([self.dim])
-
-    @property
-    def mean(self) -> Float[Tensor, " D"]:
-        """The exact mean, 0."""
-        return torch.zeros(self.dim, dtype=torch.float64)
-
-    @property
     def cov(self) -> Float[Tensor, "D D"]:
         """The exact covariance matrix, a diagonal."""
         wide = math.exp(self.scale**2 / 2)
         return torch.diag(facts([self.scale**2] + [wide] * (self.dim - 1)))
-
-    @property
-    def log_normalizer(self) -> float:
-        """0: the density is normalised."""
-        return 0.0
 
     def log_prob(self, x: Float[Tensor, "batch D"]) -> Float[Tensor, " batch"]:
         """Return log p(x)."""
@@ -172,7 +141,7 @@ class Funnel:
 
 
 @dataclass(frozen=True)
-class Ring:
+class Ring(Known):
     r"""A ring in the plane, unnormalised.
 
     .. math::
@@ -196,16 +165,6 @@ class Ring:
 
     def __post_init__(self) -> None:
         check_positive(radius=self.radius, width=self.width)
-
-    @property
-    def event_shape(self) -> torch.Size:
-        """The shape of one draw."""
-        return torch.Size([2])
-
-    @property
-    def mean(self) -> Float[Tensor, " D"]:
-        """The exact mean, 0."""
-        return torch.zeros(2, dtype=torch.float64)
 
     @property
     def cov(self) -> Float[Tensor, "D D"]:

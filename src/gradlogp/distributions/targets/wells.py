@@ -12,13 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ...core import check_batch, rand_like, randn_like
-from .common import (
-    blank,
-    check_dim,
-    check_finite,
-    check_positive,
-    facts,
-)
+from .common import Known, blank, check_dim, check_finite, check_positive, facts
 
 
 class _Line(NamedTuple):
@@ -31,7 +25,7 @@ class _Line(NamedTuple):
 
 
 @dataclass(frozen=True)
-class DoubleWell:
+class DoubleWell(Known):
     r"""Two wells along the first coordinate and standard normals along the others, unnormalised.
 
     .. math:: \log p(x) = -a x_1^4 + b x_1^2 + c x_1 - \tfrac12 \sum_{i \ge 2} x_i^2
@@ -62,11 +56,6 @@ class DoubleWell:
         check_dim(self.dim)
         check_positive(quartic=self.quartic, quadratic=self.quadratic)
         check_finite(tilt=self.tilt)
-
-    @property
-    def event_shape(self) -> torch.Size:
-        """The shape of one draw."""
-        return torch.Size([self.dim])
 
     @property
     def mean(self) -> Float[Tensor, " D"]:
@@ -145,7 +134,7 @@ class DoubleWell:
 
 
 @dataclass(frozen=True)
-class ManyWell:
+class ManyWell(Known):
     r"""A product of d/2 independent double wells in the plane: 2^{d/2} modes, log Z known.
 
     .. math:: \log p(x) = \sum_{k=1}^{d/2} \log p_2(x_{2k-1}, x_{2k})
@@ -170,11 +159,6 @@ class ManyWell:
         check_dim(self.dim, 2)
         if self.dim % 2 or self.well.dim != 2:
             raise ValueError(f"dim must be even and the well in the plane, got dim={self.dim}")
-
-    @property
-    def event_shape(self) -> torch.Size:
-        """The shape of one draw."""
-        return torch.Size([self.dim])
 
     @property
     def mean(self) -> Float[Tensor, " D"]:

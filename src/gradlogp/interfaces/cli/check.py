@@ -1,13 +1,17 @@
-"""The command that checks the theory: verify."""
+"""The commands that say what holds and what is there: verify, sample-size and info."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import math
+from pathlib import Path
+from typing import Any
 
-from .common import Misuse, print_json, set_threads
+from .common import Misuse, load, print_json, print_table, set_threads
 
-if TYPE_CHECKING:
-    from ...check.theory import Claim
+CAVEAT = (
+    "Parametric only: estimates that know the form of the law. A network does not, and has no such "
+    "guarantee; compare its denoising loss on training and held-out data."
+)
 
 
 def verify(
@@ -34,51 +38,141 @@ def verify(
         quiet: No progress.
     """
     set_threads(threads)
-    from ...check.theory import CHECKS, name_of, select
+    from ...check.theory import CHECKS, select
     from ...check.theory import verify as run
     from ...show.progress import bar
+    from ...show.report import format_value
 
     checks = CHECKS if only is None else select(only)
     if not checks:
-        files = ", ".join(sorted({name_of(check).split(".")[0] for check in CHECKS}))
+        files = ", ".join(sorted({check.name.split(".")[0] for check in CHECKS}))
         raise Misuse(f"no check has {only!r} in its name; parts are {files}")
     claims = []
     with bar("verify", quiet=quiet) as progress:
         for claim in run(quick=quick, seed=seed, checks=checks):
             claims.append(claim)
             progress(len(claims), len(checks))
-    failed = [c for c in claims if c.verdict == "fail"]
+    failed = sum(c.verdict == "fail" for c in claims)
     if json:
         print_json([c._asdict() for c in claims])
-    else:
-        _print_claims(claims)
-        refuted = sum(c.statement == "false" for c in claims)
-        print(
-            f"{len(claims) - len(failed)} of {len(claims)} claims pass, "
-            f"{refuted} of them false statements shown false"
-        )
+        return 1 if failed else 0
+    good = {"true": "✓ true", "false": "✓ false, as shown"}
+    cells = (
+        (c.claim, c.source, format_value(c.expected), format_value(c.measured, c.standard_error),
+         good[c.statement] if c.verdict == "pass" else "✗ fail")
+        for c in claims
+    )  # fmt: skip
+    print_table(("claim", "source", "expected", "measured", ""), cells, "expected measured")
+    print(
+        f"{len(claims) - failed} of {len(claims)} claims pass, "
+        f"{sum(c.statement == 'false' for c in claims)} of them false statements shown false"
+    )
     return 1 if failed else 0
 
 
-def _print_claims(claims: list[Claim]) -> None:
-    import sys
+def sample_size(
+    *,
+    accuracy: float = 0.1,
+    dim: int | None = None,
+    data: str | None = None,
+    columns: str | None = None,
+    label: str | None = None,
+    separation: float | None = None,
+    json: bool = False,
+    quiet: bool = False,
+) -> int:
+    """Print how many points a score needs for an accuracy, with the formulas used.
 
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
+    The error of a score is the root mean square of its distance to the true one, relative to the
+    size of the true one; that of a location or weight is its standard error.
 
-    from ...show.report import format_value
+    Args:
+        accuracy: The error, 0.1 for ten percent.
+        dim: Number of dimensions.
+        data: Data to take the dimension from; says too what its number of points is good for.
+        columns: Columns to use, separated by commas.
+        label: Column with the class of each row, which is left out.
+        separation: Half the distance of two modes in their standard deviations: adds what it takes
+            to tell their weights.
+        json: Print as JSON.
+        quiet: Do not say what was dropped from the data.
+    """
+    if (dim is None) == (data is None):
+        raise Misuse("sample-size needs --dim or --data, and not both")
+    if not 1e-9 <= accuracy <= 1e9:
+        raise Misuse(f"--accuracy must be positive, from 1e-9 to 1e9, got {accuracy}")
+    if dim is not None and dim < 1:
+        raise Misuse(f"--dim must be at least 1, got {dim}")
+    if separation is not None and not 0 < separation <= 5:
+        raise Misuse(
+            f"--separation must lie in (0, 5], got {separation}; weights of modes further apart "
+            "are not to be had from a score without noise"
+        )
+    from ...check import sample_size as needs
 
-    table = Table("claim", "source", box=None, pad_edge=False)
-    table.add_column("expected", justify="right", no_wrap=True)
-    table.add_column("measured", justify="right", no_wrap=True)
-    table.add_column("", no_wrap=True)
-    for c in claims:
-        shown = "✓ true" if c.statement == "true" else "✓ false, as shown"
-        table.add_row(
-            Text(c.claim), Text(c.source), format_value(c.expected),
-            format_value(c.measured, c.standard_error),
-            shown if c.verdict == "pass" else "✗ fail",
-        )  # fmt: skip
-    width = None if sys.stdout.isatty() else 150
-    Console(width=width, highlight=False).print(table)
+    facts: dict[str, Any] = {}
+    if data is not None:
+        n, dim = needs.span(load(data, columns, label, quiet=quiet).x)
+        facts = {"n": n, "relative_error_of_a_gaussian_fit": needs.gaussian_error(n, dim=dim)}
+    assert dim is not None
+    rows = needs.table(accuracy, dim, separation)
+    if json:
+        print_json({"accuracy": accuracy, "dim": dim, **facts,
+                    "rows": [row._asdict() for row in rows], "caveat": CAVEAT})  # fmt: skip
+        return 0
+    cells = ((row.quantity, f"{row.n:,}", row.formula, row.conditions) for row in rows)
+    print_table(("what", "points", "formula", "holds for"), cells, "points")
+    if facts:
+        error = facts["relative_error_of_a_gaussian_fit"]
+        size = f"{error:.3g}" if math.isfinite(error) else f"infinite: it takes {dim + 5} points"
+        print(
+            f"The data have {facts['n']:,} points in {dim} dimensions: "
+            f"relative error of a fitted Gaussian {size}"
+        )
+    print(CAVEAT)
+    return 0
+
+
+def info(what: str | None = None, *, json: bool = False) -> int:
+    """Describe a checkpoint, a data set, or this installation.
+
+    Args:
+        what: A checkpoint folder or anything `fit` takes; nothing for the installation.
+        json: Print as JSON.
+    """
+    facts = _installation() if what is None else _describe(what)
+    if json:
+        print_json(facts)
+    else:
+        for key, value in facts.items():
+            print(f"{key:>16}  {value}")
+    return 0
+
+
+def _installation() -> dict[str, Any]:
+    import platform
+    from importlib.metadata import version
+
+    import torch
+
+    packages = ("gradlogp", "torch", "numpy", "scipy", "scikit-learn", "safetensors")
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU only"
+    return {name: version(name) for name in packages} | {
+        "python": platform.python_version(), "threads": torch.get_num_threads(), "device": device,
+    }  # fmt: skip
+
+
+def _describe(what: str) -> dict[str, Any]:
+    from ...learn import checkpoint as ckpt
+
+    if (Path(what) / "config.json").exists():
+        config = ckpt.read_config(what)
+        run = ckpt.read_run(what)
+        run.pop("history", None)
+        return {k: v for k, v in config.items() if k != "extra"} | config["extra"] | run
+    found = load(what, quiet=True)
+    return {
+        "name": found.name, "samples": len(found.x), "event shape": tuple(found.x.shape[1:]),
+        "columns": ", ".join(found.columns), "classes": ", ".join(found.classes),
+        "mean": float(found.x.mean()), "std": float(found.x.std()), "notes": "; ".join(found.notes),
+    }  # fmt: skip

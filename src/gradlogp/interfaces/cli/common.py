@@ -6,7 +6,7 @@ import json
 import math
 import signal
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -56,7 +56,7 @@ def set_threads(threads: int | None) -> None:
 def load(
     source: str, columns: str | None = None, label: str | None = None, *, quiet: bool = False
 ) -> Dataset:
-    """Load data, telling on standard error what was dropped; a name that is none is misuse."""
+    """Load data, saying on standard error what was dropped; an unknown name is misuse."""
     from ...learn import data
 
     try:
@@ -120,19 +120,31 @@ def print_json(value: Any) -> None:
     print(json.dumps(plain(value), indent=2, ensure_ascii=False))
 
 
-def print_rows(rows: Iterable[Row]) -> None:
-    """Print the rows of a report as a table on standard output."""
+def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]], numbers: str = "") -> None:
+    """Print a table on standard output; the columns named in `numbers` are flush right, unbroken."""
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
-    from ...show.report import format_value
-
-    table = Table("quantity", "value", "floor", "", "note", box=None, pad_edge=False)
+    table = Table(box=None, pad_edge=False)
+    for name in columns:
+        number = bool(name) and name in numbers.split()
+        table.add_column(name, justify="right" if number else "left", no_wrap=number or not name)
     for row in rows:
-        floor = "" if row.floor is None else format_value(row.floor, row.floor_error)
-        verdict = {True: "✓ pass", False: "✗ fail", None: ""}[row.verdict]
-        table.add_row(
-            row.name, format_value(row.value, row.standard_error), floor, verdict, row.note
-        )
+        table.add_row(*map(Text, row))
     width = None if sys.stdout.isatty() else 150
     Console(width=width, highlight=False).print(table)
+
+
+def print_rows(rows: Iterable[Row]) -> None:
+    """Print the rows of a report."""
+    from ...show.report import format_value
+
+    verdicts = {True: "✓ pass", False: "✗ fail", None: ""}
+    cells = (
+        (row.name, format_value(row.value, row.standard_error),
+         "" if row.floor is None else format_value(row.floor, row.floor_error),
+         verdicts[row.verdict], row.note)
+        for row in rows
+    )  # fmt: skip
+    print_table(("quantity", "value", "floor", "", "note"), cells)

@@ -5,15 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .common import (
-    Misuse,
-    load,
-    positive,
-    print_json,
-    print_rows,
-    say,
-    set_threads,
-)
+from .common import Misuse, positive, print_json, print_rows, say, set_threads
 
 if TYPE_CHECKING:
     import torch
@@ -52,8 +44,8 @@ def geometry(
     Args:
         checkpoint: Checkpoint folder.
         data: Points on or near the manifold: the data it was learned from, or others like them.
-        sigma: Noise level, in the coordinates of the model; where not given, the middle of the range
-            over which the dimension is steady.
+        sigma: Noise level, in the coordinates of the model; by default the middle of the range over
+            which the dimension is steady.
         points: How many rows of the data to look at.
         perturbations: Perturbations a point for two of the estimators, at least twice the number of
             dimensions; by default eight times, or 64.
@@ -146,15 +138,13 @@ def _read(
 ) -> tuple[NoisyScore, Tensor, int]:
     """Return the score, points in the units of the data, and the number of rows of the data."""
     from ...core import permutation
-    from . import use
+    from .use import load_estimator, load_for
 
-    estimator = use.load_estimator(checkpoint)
-    found, model = load(data, columns, label, quiet=quiet), estimator.model_
-    if found.x.shape[1:] != model.event_shape:
-        raise Misuse(
-            f"{data} has samples of shape {tuple(found.x.shape[1:])}, "
-            f"the model of {tuple(model.event_shape)}"
-        )
+    estimator = load_estimator(checkpoint)
+    (found, labels), model = (
+        load_for(estimator, data, columns, label, quiet=quiet),
+        estimator.model_,
+    )
     if model.event_shape.numel() > MOST:
         raise Misuse(
             f"the spectrum of {model.event_shape.numel()} dimensions is too large, {MOST} at most; "
@@ -162,12 +152,7 @@ def _read(
         )
     model = model.cpu().double().requires_grad_(False)
     chosen = permutation(len(found.x), g)[:points]
-    labels = None
-    if estimator.class_conditional:
-        if found.labels is None:
-            raise Misuse("the model is class-conditional: name the column of classes with --label")
-        labels = use.class_codes(estimator, found)[chosen]
-    score = model if labels is None else model.given(labels)
+    score = model if labels is None else model.given(labels[chosen])
     return score, found.x[chosen].double(), len(found.x)
 
 

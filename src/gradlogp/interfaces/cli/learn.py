@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -21,10 +22,7 @@ from .common import (
 )
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from ...core import Schedule
-
 
 ScheduleName = Literal["auto", "ve", "edm", "vp", "sub-vp", "cosine", "rectified", "ddpm"]
 Standardize = Literal["each", "one", "none"]
@@ -151,15 +149,11 @@ def fit(
         except KeyboardInterrupt:
             raise KeyboardInterrupt(f"{out} is saved; go on with --resume") from None
     loss = estimator.held_out_loss_
-    result = {
-        "checkpoint": out,
-        "held_out_loss": None if loss is None else loss._asdict(),
-        "sigma_min": estimator.sigma_min_,
-        "steps": estimator.n_iter_,
-        "n": len(dataset.x),
-    }
     if json:
-        print_json(result)
+        print_json({
+            "checkpoint": out, "held_out_loss": None if loss is None else loss._asdict(),
+            "sigma_min": estimator.sigma_min_, "steps": estimator.n_iter_, "n": len(dataset.x),
+        })  # fmt: skip
     else:
         held = "none held out" if loss is None else f"held-out loss {loss}"
         print(f"{out}: learned from {len(dataset.x)} samples, {held}")
@@ -170,15 +164,7 @@ def _schedule(name: ScheduleName) -> Schedule | None:
     """Return a schedule, or None to have one chosen from the data."""
     import torch
 
-    from ...noise.schedules import (
-        DDPM,
-        EDM,
-        VE,
-        VP,
-        Cosine,
-        Rectified,
-        SubVP,
-    )
+    from ...noise.schedules import DDPM, EDM, VE, VP, Cosine, Rectified, SubVP
 
     known: dict[str, Any] = {
         "auto": lambda: None, "ve": VE, "edm": EDM, "vp": VP, "sub-vp": SubVP, "cosine": Cosine,
@@ -190,34 +176,20 @@ def _schedule(name: ScheduleName) -> Schedule | None:
 
 def _objective(name: str, weight: WeightName) -> Any:
     """Return the loss of each sample, over all noise levels, times spread over the batch."""
-    from ...learn.objectives import (
-        implicit,
-        multilevel,
-        sliced,
-        sliced_vr,
-        weights,
-    )
+    from ...learn.objectives import implicit, multilevel, sliced, sliced_vr, weights
     from ...learn.objectives.levels import noised
 
     losses: dict[str, Any] = {
-        "implicit": lambda score, x, generator: implicit(score, x),
-        "sliced": sliced, "sliced-vr": sliced_vr,
+        "denoising": multilevel, "sliced": partial(noised, sliced),
+        "sliced-vr": partial(noised, sliced_vr),
+        "implicit": partial(noised, lambda score, x, generator: implicit(score, x)),
     }  # fmt: skip
-
-    options: dict[str, Any] = {
-        "weight": getattr(weights, weight.replace("-", "_")), "stratified": True,
-    }  # fmt: skip
-
-    def objective(score: Any, z: Tensor, *, generator: Any) -> Tensor:
-        if name == "denoising":
-            return multilevel(score, z, generator=generator, **options)
-        return noised(losses[name], score, z, generator=generator, **options)
-
-    return objective
+    law = getattr(weights, weight.replace("-", "_"))
+    return partial(losses[name], weight=law, stratified=True)
 
 
 def _check_device(device: str) -> None:
-    """Refuse a device that is none, or that this machine has not."""
+    """Refuse a device that is unknown, or that this machine does not have."""
     import torch
 
     try:

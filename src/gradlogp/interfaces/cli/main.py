@@ -12,14 +12,12 @@ import cyclopts
 from cyclopts import Parameter
 
 from ... import __version__
-from .about import info
-from .check import verify
+from .check import info, sample_size, verify
 from .common import Misuse
 from .geometry import geometry
 from .langevin import targets
 from .learn import demo, fit
 from .restore import restore
-from .sample_size import sample_size
 from .use import evaluate, sample
 
 HELP = """Learn the score of a distribution, sample with it, and check both.
@@ -74,10 +72,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     app.config = ()  # that of a call before is not that of this one
     try:
         result = app.meta(
-            arguments,
-            exit_on_error=False,
-            print_error=False,
-            result_action="return_value",
+            arguments, exit_on_error=False, print_error=False, result_action="return_value"
         )
         sys.stdout.flush()
     except (cyclopts.CycloptsError, Misuse) as error:

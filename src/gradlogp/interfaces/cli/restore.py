@@ -7,14 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
-from .common import (
-    Misuse,
-    generator_of,
-    positive,
-    print_json,
-    say,
-    set_threads,
-)
+from .common import Misuse, generator_of, positive, print_json, say, set_threads
 
 if TYPE_CHECKING:
     import torch
@@ -22,7 +15,6 @@ if TYPE_CHECKING:
 
     from ...core import NoisyScore, Transition
     from ...inverse import LinearOperator, Observation
-    from ...scores.model import ScoreModel
 
 Task = Literal["denoise", "inpaint", "deblur", "enlarge"]
 Guidance = Literal["moment", "pigdm", "dps"]
@@ -73,7 +65,7 @@ def restore(
             Jacobian is not that of a score) or DPS.
         n: Number of draws.
         steps: Noise levels to pass through.
-        klass: The class, for a class-conditional model; where not given each draw has one of its own.
+        klass: The class, for a class-conditional model; by default each draw has one of its own.
         values: Values in the data of a .png's black and white; the digits have 0 and 16.
         seed: Seed of the noise.
         threads: PyTorch threads.
@@ -86,7 +78,8 @@ def restore(
         raise Misuse(f"--steps must be at least 2, got {steps}")
     if out.suffix != ".png":
         raise Misuse(f"--out must be a .png file, got {out}")
-
+    from ...inverse import Inpainting, Observation, observe
+    from ..pipeline import draw
     from .use import class_labels, load_estimator
 
     estimator = load_estimator(checkpoint)
@@ -108,8 +101,15 @@ def restore(
         wanted = (shape[0], shape[1] // factor, shape[2] // factor)
     if tuple(given.shape[1:]) != wanted:
         raise Misuse(f"{image} has shape {tuple(given.shape[1:])}, {wanted} is needed")
-    seen = _observe(operator, given, noise, simulate, g)
-    draws = _draw(model, labels, seen, method, n, steps, g, quiet)
+    if simulate:
+        seen = observe(given, operator, noise, generator=g)
+    else:  # what a mask hides is not looked at
+        y = operator.apply(given) if isinstance(operator, Inpainting) else given
+        seen = Observation(y, operator, noise)
+    transition, guided = _guided(method, model if labels is None else model.given(labels), seen)
+    draws = draw(
+        guided, n, steps, transition=transition, generator=g, title="restoring", quiet=quiet
+    )
     mean, spread = draws.mean(0, keepdim=True), draws.std(0, keepdim=True, correction=int(n > 1))
     residual = float(seen.residual(draws).square().mean().sqrt() / noise)
     result: dict[str, Any] = {"out": out, "residual_over_noise": residual, "noise": noise, "n": n}
@@ -122,9 +122,8 @@ def restore(
         print_json(result)
     else:
         for key, value in result.items():
-            print(
-                f"{key.replace('_', ' ')}: {value if not isinstance(value, float) else f'{value:.4g}'}"
-            )
+            shown = f"{value:.4g}" if isinstance(value, float) else value
+            print(f"{key.replace('_', ' ')}: {shown}")
     return 0
 
 
@@ -139,12 +138,7 @@ def _operator(
     """Return what the damage does to an image."""
     import torch
 
-    from ...inverse import (
-        Blur,
-        Identity,
-        Inpainting,
-        Subsampling,
-    )
+    from ...inverse import Blur, Identity, Inpainting, Subsampling
 
     if (box is not None or mask is not None) and task != "inpaint":
         raise Misuse(f"--box and --mask belong to --task inpaint, not to {task}")
@@ -210,46 +204,18 @@ def _read(path: Path, values: tuple[float, float]) -> Tensor:
     return torch.as_tensor(array.transpose(2, 0, 1)) * (high - low) + low
 
 
-def _observe(
-    operator: LinearOperator, given: Tensor, noise: float, simulate: bool, g: torch.Generator
-) -> Observation:
-    """Return the observation of an image in data units."""
-    from ...inverse import Inpainting, Observation, observe
-
-    if simulate:
-        return observe(given, operator, noise, generator=g)
-    y = operator.apply(given) if isinstance(operator, Inpainting) else given
-    return Observation(y, operator, noise)
-
-
-def _draw(
-    model: ScoreModel,
-    labels: Tensor | None,
-    seen: Observation,
-    method: Guidance,
-    n: int,
-    steps: int,
-    g: torch.Generator,
-    quiet: bool,
-) -> Tensor:
-    """Draw from the posterior, in data units."""
-    from ...diffusion import Ancestral, evolve
+def _guided(
+    method: Guidance, score: NoisyScore, seen: Observation
+) -> tuple[Transition, NoisyScore]:
+    """Return the step and the score that draw from the posterior."""
+    from ...diffusion import Ancestral
     from ...inverse import DPSStep, MomentMatching, PiGDM
-    from ...noise import time_grid
-    from ...show.progress import bar
 
-    score = model if labels is None else model.given(labels)
-    transition: Transition = Ancestral()
-    guided: NoisyScore = score
     if method == "moment":
-        guided = MomentMatching(score, seen, max_steps=CG_STEPS, indefinite="stop")
-    elif method == "pigdm":
-        guided = PiGDM(score, seen)
-    else:
-        transition = DPSStep(transition, seen)
-    times = time_grid(model.schedule, steps)
-    with bar("restoring", quiet=quiet) as update:
-        return evolve(transition, guided, n, times, generator=g, progress=update)
+        return Ancestral(), MomentMatching(score, seen, max_steps=CG_STEPS, indefinite="stop")
+    if method == "pigdm":
+        return Ancestral(), PiGDM(score, seen)
+    return DPSStep(Ancestral(), seen), score
 
 
 def _shown(operator: LinearOperator, y: Tensor, shape: torch.Size) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
@@ -19,15 +19,40 @@ from .common import (
     set_threads,
 )
 from .langevin import KernelName, sample_target
-from .methods import STEPS, Method, transition
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from ...core import Transition
     from ...learn.data import Dataset
     from ..estimator import ScoreEstimator
 
 FORMATS = (".npy", ".npz", ".csv")
+
+Method = Literal[
+    "flow", "exponential", "dpm", "ddim", "adaptive", "ancestral", "sde", "corrector", "churn",
+    "langevin",
+]  # fmt: skip
+
+STEPS: dict[Method, int] = {
+    "flow": 32, "exponential": 32, "dpm": 32, "ddim": 100, "adaptive": 2, "ancestral": 250,
+    "sde": 100, "corrector": 100, "churn": 64, "langevin": 60,
+}  # fmt: skip
+"""Noise levels to pass through by default."""
+
+
+def transition(method: Method) -> Transition:
+    """Return the transition of that name."""
+    from ...diffusion import transitions as ways
+
+    table: dict[Method, Transition] = {
+        "flow": ways.ProbabilityFlow(), "exponential": ways.ExponentialAB(),
+        "dpm": ways.DPMSolver(), "ddim": ways.DDIM(), "adaptive": ways.AdaptiveFlow(),
+        "ancestral": ways.Ancestral(), "sde": ways.ReverseSDE(1.0, "heun"),
+        "corrector": ways.PredictorCorrector(), "churn": ways.Churn(),
+        "langevin": ways.AnnealedLangevin(),
+    }  # fmt: skip
+    return table[method]
 
 
 def sample(
@@ -60,7 +85,7 @@ def sample(
         checkpoint: Checkpoint folder.
         n: Number of samples.
         out: A .npy, .npz or .csv file, and a picture of the samples beside it. With --target .npz
-            (draws and what the steps told), .npy or .nc, and a picture of the chains.
+            (draws, and what each step reported), .npy or .nc, and a picture of the chains.
         klass: The class to draw, for a class-conditional model.
         method: The probability flow by Heun's method, by an exponential multistep solver, by
             DPM-Solver++, by DDIM or to a tolerance (adaptive); DDPM's ancestral sampling, the
@@ -73,11 +98,10 @@ def sample(
             batch (B, D) that returns (B,), or a checkpoint folder, whose score at the lowest noise
             level is followed by kernels that need no density.
         kernel: Which one.
-        step_size: h. Where it is not given it is adapted before the burn-in, for kernels that accept
-            or reject, and for the others set to a bias of 5 % of the variance in the stiffest
-            direction.
+        step_size: h. By default adapted before the burn-in, for kernels that accept or reject, and
+            for the others set to a bias of 5 % of the variance in the stiffest direction.
         chains: Chains, run together.
-        burn_in: Steps dropped; half of them where not given.
+        burn_in: Steps dropped; half of them by default.
         thin: Keep one draw in so many.
         dim: D, for a function from a file.
         spread: Standard deviation of the starting points, around 0; of a checkpoint around the mean of
@@ -106,21 +130,14 @@ def sample(
     if out is not None and not out.parent.is_dir():
         raise Misuse(f"cannot write {out}: there is no folder {out.parent}")
     g = generator_of(seed)
-
-    from ...diffusion import evolve
-    from ...noise import time_grid
-    from ...show.progress import bar
-    from ..pipeline import CHUNK
+    from ..pipeline import draw
 
     estimator = load_estimator(checkpoint)
-    labels = class_labels(estimator, klass, n)
-    model = estimator.model_
-    times = time_grid(model.schedule, max(2, steps or STEPS[method]))
-    with bar("sampling", quiet=quiet) as update:
-        x = evolve(
-            transition(method), model if labels is None else model.given(labels), n, times,
-            generator=g, chunk_size=CHUNK, progress=update,
-        )  # fmt: skip
+    labels, model = class_labels(estimator, klass, n), estimator.model_
+    x = draw(
+        model if labels is None else model.given(labels), n, max(2, steps or STEPS[method]),
+        transition=transition(method), generator=g, quiet=quiet,
+    )  # fmt: skip
     _write(x, out, labels)
     if out is not None:
         picture = _picture(out.with_suffix(".png"), [(method, x)])
@@ -175,27 +192,15 @@ def evaluate(
 
     from ...check.compare import bits_row, compare, likelihood_row
     from ...core import choice
-    from ...diffusion import ProbabilityFlow, dequantise, evolve, log_likelihood
-    from ...noise import time_grid
+    from ...diffusion import dequantise, log_likelihood
     from ...show.progress import bar
-    from ..pipeline import CHUNK
+    from ..pipeline import CHUNK, draw
 
     estimator = load_estimator(checkpoint)
-    held, model = load(data, columns, label, quiet=quiet), estimator.model_
-    if held.x.shape[1:] != model.event_shape:
-        raise Misuse(
-            f"{data} has samples of shape {tuple(held.x.shape[1:])}, "
-            f"the model of {tuple(model.event_shape)}"
-        )
+    held, labels = load_for(estimator, data, columns, label, quiet=quiet)
     training = None if train is None else load(train, columns, label, quiet=quiet).x
-    g = generator_of(seed)
-    labels, drawn = None, None
-    if estimator.class_conditional:
-        if held.labels is None:
-            raise Misuse("the model is class-conditional: name the column of classes with --label")
-        labels = class_codes(estimator, held)
-        drawn = labels[choice(torch.ones(len(labels)), n, g)]
-    rows = []
+    g, model, rows = generator_of(seed), estimator.model_, []
+    drawn = None if labels is None else labels[choice(torch.ones(len(labels)), n, g)]
     asked = likelihood or probes is not None or levels is not None
     small = model.event_shape.numel() <= 16 and model.schedule.times is None
     if asked or (likelihood is None and small):
@@ -209,12 +214,10 @@ def evaluate(
         rows.append(likelihood_row("log-likelihood, nats a sample", values))
         if levels is not None:  # x has cells of width 1 and y = (x + ½)/levels
             rows.append(bits_row(values, model.event_shape, levels))
-    with bar("sampling", quiet=quiet) as update:
-        samples = evolve(
-            ProbabilityFlow(), model if drawn is None else model.given(drawn), n,
-            time_grid(model.schedule, estimator.n_sample_steps),
-            generator=g, chunk_size=CHUNK, progress=update,
-        )  # fmt: skip
+    samples = draw(
+        model if drawn is None else model.given(drawn), n, estimator.n_sample_steps, generator=g,
+        quiet=quiet,
+    )  # fmt: skip
     rows += compare(samples, held.x, training, generator=g)
     if out is not None:
         picture = _picture(out, [("samples", samples), ("held out", held.x)])
@@ -227,7 +230,7 @@ def evaluate(
 
 
 def load_estimator(checkpoint: Path) -> ScoreEstimator:
-    """Load a checkpoint; that there is none is misuse."""
+    """Load a checkpoint; a missing one is misuse."""
     if not checkpoint.exists():
         raise Misuse(f"there is no checkpoint at {checkpoint}")
     from ..estimator import ScoreEstimator
@@ -235,17 +238,27 @@ def load_estimator(checkpoint: Path) -> ScoreEstimator:
     return ScoreEstimator.load(checkpoint)
 
 
-def class_codes(estimator: ScoreEstimator, dataset: Dataset) -> Tensor:
-    """Return the numbers that a model gave the classes of a data set, by their names."""
+def load_for(
+    estimator: ScoreEstimator, data: str, columns: str | None, label: str | None, *, quiet: bool
+) -> tuple[Dataset, Tensor | None]:
+    """Load data that a model knows, and the numbers that it gave their classes, by name."""
     import torch
 
-    known = [str(c) for c in estimator.classes_]
-    names = class_names(dataset).tolist()
+    found, shape = load(data, columns, label, quiet=quiet), estimator.model_.event_shape
+    if found.x.shape[1:] != shape:
+        raise Misuse(
+            f"{data} has samples of shape {tuple(found.x.shape[1:])}, the model of {tuple(shape)}"
+        )
+    if not estimator.class_conditional:
+        return found, None
+    if found.labels is None:
+        raise Misuse("the model is class-conditional: name the column of classes with --label")
+    known, names = [str(c) for c in estimator.classes_], class_names(found).tolist()
     if unknown := sorted(set(names) - set(known)):
         raise ValueError(
             f"the model knows the classes {', '.join(known)}, the data also {', '.join(unknown)}"
         )
-    return torch.tensor([known.index(name) for name in names])
+    return found, torch.tensor([known.index(name) for name in names])
 
 
 def class_labels(estimator: ScoreEstimator, klass: str | None, n: int) -> Tensor | None:

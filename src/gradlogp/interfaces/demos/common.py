@@ -7,10 +7,11 @@ import os
 import platform
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -21,14 +22,9 @@ from ...diffusion.evolve import evolve
 from ...diffusion.transitions import AnnealedLangevin
 from ...learn.training import Step
 from ...noise.grids import T_END
-from ...show.plots import (
-    Figure,
-    Theme,
-    image_grid,
-    loss_curve,
-)
+from ...show.plots import Figure, image_grid, loss_curve
 from ...show.progress import bar
-from ...show.report import Row, Section
+from ...show.report import Row, Section, write
 
 
 class Outcome(NamedTuple):
@@ -39,12 +35,6 @@ class Outcome(NamedTuple):
     passed: bool
 
 
-def outcome(report: Path, rows: Iterable[Row]) -> Outcome:
-    """Return the outcome of a report's rows."""
-    rows = tuple(rows)
-    return Outcome(report, rows, all(row.verdict is not False for row in rows))
-
-
 class History(NamedTuple):
     """The losses of a training run, for pictures."""
 
@@ -52,10 +42,10 @@ class History(NamedTuple):
     loss: list[float]
     held_out: tuple[list[int], list[float], list[float]]
 
-    def draw(self, theme: Theme, floor: float | None = None) -> Figure:
+    def draw(self, **options: Any) -> Figure:
         """Draw the loss curve."""
         held_out = self.held_out if self.held_out[0] else None
-        return loss_curve(self.steps, self.loss, held_out=held_out, floor=floor, theme=theme)
+        return loss_curve(self.steps, self.loss, held_out=held_out, **options)
 
 
 def train(records: Iterable[Step], total: int, *, quiet: bool) -> History:
@@ -131,11 +121,9 @@ def image_sections(
             "New digits over their nearest neighbours in the training set. The table compares how "
             "far samples and real held-out digits are from the training set.",
             (
-                (
-                    "neighbours",
-                    "Real held-out digits, new digits, and the training digits nearest to these.",
-                    lambda theme: image_grid(pictures, theme=theme),
-                ),
+                ("neighbours",
+                 "Real held-out digits, new digits, and the training digits nearest to these.",
+                 partial(image_grid, pictures)),
             ),
             tuple(rows),
         ),
@@ -144,21 +132,25 @@ def image_sections(
             f"Denoising loss ½‖ε̂ − ε‖² summed over {pixels} pixels, over all noise levels.",
             (("loss", "Training loss and held-out loss of the averaged weights.", history.draw),),
         ),
-    ]
+    ]  # fmt: skip
 
 
-def provenance(began: float, seed: int, **facts: object) -> dict[str, str]:
-    """Return what was run and on what, for the foot of a report."""
-    now = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime())
+def finish(
+    out: Path, title: str, lead: str, sections: Sequence[Section], began: float, seed: int,
+    **facts: object,
+) -> Outcome:  # fmt: skip
+    """Write the report, with what was run and on what, and return what came out."""
     machine = f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPU(s)"
-    known = {
+    provenance = {
         "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
         "seed": str(seed),
         **{key.replace("_", " "): str(value) for key, value in facts.items()},
         "time taken": f"{time.perf_counter() - began:.0f} s",
-        "finished": now,
+        "finished": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
         "machine": f"{machine}, {torch.get_num_threads()} PyTorch thread(s)",
         "versions": f"gradlogp {version('gradlogp')}, PyTorch {torch.__version__}, "
         f"Python {platform.python_version()}",
     }
-    return known
+    rows = tuple(row for section in sections for row in section.rows)
+    passed = all(row.verdict is not False for row in rows)
+    return Outcome(write(out, title, lead, sections, provenance), rows, passed)

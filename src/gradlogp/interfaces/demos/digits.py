@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -11,21 +12,11 @@ from torch import Tensor
 from ...check.compare import compare
 from ...check.metrics.features import Classifier
 from ...core import Estimate, proportion
-from ...diffusion import ProbabilityFlow, evolve
 from ...learn import data, fit
-from ...noise import time_grid
 from ...show.plots import image_grid
-from ...show.progress import bar
-from ...show.report import Row, Section, write
-from ..pipeline import build_model
-from .common import (
-    Outcome,
-    feature_rows,
-    image_sections,
-    outcome,
-    provenance,
-    train,
-)
+from ...show.report import Row, Section
+from ..pipeline import build_model, draw
+from .common import Outcome, feature_rows, finish, image_sections, train
 
 STEPS = 450
 GENERATED = 1000
@@ -60,11 +51,7 @@ def run(out: Path, *, seed: int = 0, steps: int = STEPS, quiet: bool = False) ->
     )  # fmt: skip
     history = train(records, steps, quiet=quiet)
     labels = torch.arange(10).repeat_interleave(GENERATED // 10)
-    with bar("sampling", quiet=quiet) as update:
-        samples = evolve(
-            ProbabilityFlow(), model.given(labels), len(labels), time_grid(model.schedule, 12),
-            generator=g, progress=update,
-        )  # fmt: skip
+    samples = draw(model.given(labels), len(labels), 12, generator=g, quiet=quiet)
     samples = samples.round().clamp(0, 16)  # the grey levels that the data has
 
     real = _accuracy(training.x, training.labels, held.x, held.labels)
@@ -86,29 +73,20 @@ def run(out: Path, *, seed: int = 0, steps: int = STEPS, quiet: bool = False) ->
     ]  # fmt: skip
     rows_samples = compare(samples, held.x, training.x, generator=g)
 
-    def grid(theme):  # noqa: ANN001, ANN202
-        rows = []
-        for k in range(10):
-            rows.append((f"new {k}", samples[labels == k][:12]))
-        return image_grid(rows, theme=theme)
-
+    grid = [(f"new {k}", samples[labels == k][:12]) for k in range(10)]
     sections = [
         Section(
             "New digits",
             "Twelve of each class, as drawn, not chosen; rounded to the 17 grey levels of the data.",
-            (("digits", "Generated digits, a row for each class.", grid),),
+            (("digits", "Generated digits, a row for each class.", partial(image_grid, grid)),),
             tuple(rows_judge),
         ),
         *image_sections(history, samples, training.x, held.x, rows_samples),
     ]
-    facts = {
-        "data": f"{digits.name}: {len(training.x):,} to learn from, {len(held.x):,} held out",
-        "network": f"{type(model.network).__name__}, "
-        f"{sum(p.numel() for p in model.parameters()):,} weights, {steps} steps",
-        "noise": str(model.schedule),
-    }
-    report = write(
+    return finish(
         out, "Digits: a class-conditional score of images", LEAD.format(n=len(training.x)), sections,
-        provenance(began, seed, **facts),
+        began, seed, noise=model.schedule,
+        data=f"{digits.name}: {len(training.x):,} to learn from, {len(held.x):,} held out",
+        network=f"{type(model.network).__name__}, "
+        f"{sum(p.numel() for p in model.parameters()):,} weights, {steps} steps",
     )  # fmt: skip
-    return outcome(report, [*rows_judge, *rows_samples])

@@ -3,40 +3,28 @@
 from __future__ import annotations
 
 import time
+from functools import partial
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from ...check.compare import compare
 from ...check.metrics import fisher_divergence
 from ...core import Estimate, mean_and_error, rand_like
-from ...diffusion import AnnealedLangevin, ProbabilityFlow, evolve, log_likelihood
+from ...diffusion import AnnealedLangevin, evolve, log_likelihood
 from ...distributions.analytic import GaussianMixture
 from ...langevin.kernels import ULA
 from ...langevin.run import run as run_chain
 from ...learn import fit
 from ...learn.objectives import excess, multilevel
-from ...noise import blurred, time_grid
+from ...noise import blurred
 from ...noise.schedules import VE, Levels
 from ...scores import ExactScore, ScoreModel
 from ...scores.networks import MLP
-from ...show.plots import (
-    fields,
-    levels,
-    scatter_pair,
-    trajectories,
-)
-from ...show.progress import bar
-from ...show.report import Row, Section, write
-from ..pipeline import CHUNK
-from .common import (
-    Outcome,
-    annealed_paths,
-    outcome,
-    provenance,
-    train,
-)
+from ...show.plots import fields, levels, scatter_pair, trajectories
+from ...show.report import Row, Section
+from ..pipeline import draw
+from .common import Outcome, annealed_paths, finish, train
 
 STEPS = 1500
 N_TRAIN = 50_000
@@ -47,17 +35,6 @@ LEAD = (
     "½ N((−2, 0), I) + ½ N((2, 0), I): the noised law, its score and the floor of the loss are known "
     "in closed form at every noise level, so that every number here has an exact counterpart."
 )
-
-
-def _per_level(
-    model: ScoreModel, exact: ExactScore, x: Tensor, g: torch.Generator
-) -> list[Estimate]:
-    """Return the σ²-weighted excess at ten noise levels."""
-    found = []
-    for t in torch.linspace(0, 1, 10):
-        values = excess(model, exact, x, t.to(x).expand(len(x)), generator=g)
-        found.append(mean_and_error(values))
-    return found
 
 
 def mode_weights(seed: int, n: int) -> tuple[Estimate, Estimate]:
@@ -98,13 +75,12 @@ def run(out: Path, *, seed: int = 0, steps: int = STEPS, quiet: bool = False) ->
 
     with torch.no_grad():
         floor = mean_and_error(multilevel(exact, x_held, generator=g))
-        above = _per_level(model, exact, x_held, g)
+        above = [
+            mean_and_error(excess(model, exact, x_held, t.to(x).expand(len(x_held)), generator=g))
+            for t in torch.linspace(0, 1, 10)
+        ]
     worst = max(above, key=lambda e: e.value)
-    with bar("sampling", quiet=quiet) as update:
-        samples = evolve(
-            ProbabilityFlow(), model, GENERATED, time_grid(schedule, 32),
-            generator=g, chunk_size=CHUNK, progress=update,
-        )  # fmt: skip
+    samples = draw(model, GENERATED, 32, generator=g, quiet=quiet)
     rows_samples = compare(samples, x_held, law.sample(10_000, generator=g), generator=g)
     plain, annealed = mode_weights(seed, CHAINS)
     smallest = law.noised(1.0, schedule.sigma_min)
@@ -143,25 +119,12 @@ def run(out: Path, *, seed: int = 0, steps: int = STEPS, quiet: bool = False) ->
             "The learned field beside the exact one",
             "Both at the smallest noise level. They may differ where there is no data.",
             (
-                (
-                    "field",
-                    "Learned and exact score over the density.",
-                    lambda theme: fields(
-                        (
-                            ("learned score", learned),
-                            ("exact score", smallest.score),
-                        ),
-                        bounds=bounds, density=law.log_prob, theme=theme,
-                    ),
-                ),
-                (
-                    "levels",
-                    "σ²-weighted excess over the exact floor, level by level.",
-                    lambda theme: levels(
-                        grid_levels, [e.value for e in above],
-                        [e.standard_error for e in above], limit=2 * LIMIT, theme=theme,
-                    ),
-                ),
+                ("field", "Learned and exact score over the density.",
+                 partial(fields, (("learned score", learned), ("exact score", smallest.score)),
+                         bounds=bounds, density=law.log_prob)),
+                ("levels", "σ²-weighted excess over the exact floor, level by level.",
+                 partial(levels, grid_levels, [e.value for e in above],
+                         [e.standard_error for e in above], limit=2 * LIMIT)),
             ),
             tuple(rows_score),
         ),
@@ -169,13 +132,8 @@ def run(out: Path, *, seed: int = 0, steps: int = STEPS, quiet: bool = False) ->
             "Samples",
             "Ten thousand samples of the learned score beside as many of the exact law.",
             (
-                (
-                    "samples",
-                    "Exact samples and learned ones.",
-                    lambda theme: scatter_pair(
-                        x_held, samples, labels=("exact law", "samples"), theme=theme
-                    ),
-                ),
+                ("samples", "Exact samples and learned ones.",
+                 partial(scatter_pair, x_held, samples, labels=("exact law", "samples"))),
             ),
             tuple(rows_samples),
         ),
@@ -184,13 +142,8 @@ def run(out: Path, *, seed: int = 0, steps: int = STEPS, quiet: bool = False) ->
             "Two modes of weights 0.8 and 0.2, 14 standard deviations apart. Langevin dynamics at "
             "one level keeps each chain where it began; a ladder of noise levels moves them.",
             (
-                (
-                    "paths",
-                    "Annealed Langevin paths under the learned score.",
-                    lambda theme: trajectories(
-                        paths, bounds=bounds, density=law.log_prob, theme=theme
-                    ),
-                ),
+                ("paths", "Annealed Langevin paths under the learned score.",
+                 partial(trajectories, paths, bounds=bounds, density=law.log_prob)),
             ),
             tuple(rows_weights),
         ),
@@ -199,21 +152,14 @@ def run(out: Path, *, seed: int = 0, steps: int = STEPS, quiet: bool = False) ->
             "The dashed line is the loss of the exact score. A loss above it is excess; a loss "
             "below it would be a mistake.",
             (
-                (
-                    "loss",
-                    "Training loss, held-out loss, and the exact floor.",
-                    lambda theme: history.draw(theme, floor=floor.value),
-                ),
+                ("loss", "Training loss, held-out loss, and the exact floor.",
+                 partial(history.draw, floor=floor.value)),
             ),
         ),
     ]  # fmt: skip
-    facts = {
-        "data": f"{len(x):,} points of the exact law to learn from, {len(x_held):,} held out",
-        "network": f"MLP, {sum(p.numel() for p in model.parameters()):,} weights, {steps} steps",
-        "noise": str(schedule),
-    }
-    report = write(
-        out, "Two Gaussians: the learned score against the exact one", LEAD, sections,
-        provenance(began, seed, **facts),
+    return finish(
+        out, "Two Gaussians: the learned score against the exact one", LEAD, sections, began, seed,
+        noise=schedule,
+        data=f"{len(x):,} points of the exact law to learn from, {len(x_held):,} held out",
+        network=f"MLP, {sum(p.numel() for p in model.parameters()):,} weights, {steps} steps",
     )  # fmt: skip
-    return outcome(report, [*rows_score, *rows_samples, *rows_weights])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -11,27 +12,17 @@ from torch import Tensor
 from ...check.compare import compare
 from ...check.metrics.features import Classifier
 from ...core import Estimate, mean_and_error, proportion
-from ...diffusion.evolve import evolve
 from ...diffusion.likelihood import bits_per_dim, dequantise, log_likelihood
-from ...diffusion.transitions import ProbabilityFlow
 from ...learn import data, fit
-from ...noise.grids import time_grid
 from ...noise.schedules import Cosine
 from ...scores.guided import GuidedScore
 from ...scores.model import ScoreModel
 from ...scores.networks import UNet
 from ...show.plots import image_grid
 from ...show.progress import bar
-from ...show.report import Row, Section, write
-from ..pipeline import CHUNK
-from .common import (
-    Outcome,
-    feature_rows,
-    image_sections,
-    outcome,
-    provenance,
-    train,
-)
+from ...show.report import Row, Section
+from ..pipeline import draw
+from .common import Outcome, feature_rows, finish, image_sections, train
 
 STEPS = 1200
 CHANNELS = (32, 64)
@@ -66,9 +57,7 @@ def bits(
 def guided(model: ScoreModel, labels: Tensor, weight: float, g: torch.Generator) -> Tensor:
     """Draw one image for each label by the flow of classifier-free guidance."""
     score = GuidedScore(model.given(labels), model.unconditional(), weight)
-    return evolve(
-        ProbabilityFlow(), score, len(labels), time_grid(model.schedule, 16), generator=g
-    )
+    return draw(score, len(labels), 16, generator=g, quiet=True)
 
 
 def grey(y: Tensor) -> Tensor:
@@ -99,18 +88,7 @@ def run(out: Path, *, seed: int = 0, steps: int = STEPS, quiet: bool = False) ->
     )  # fmt: skip
     history = train(records, steps, quiet=quiet)
     labels = torch.arange(10).repeat_interleave(GENERATED // 10)
-    with bar("sampling", quiet=quiet) as update:
-        samples = grey(
-            evolve(
-                ProbabilityFlow(),
-                model.given(labels),
-                len(labels),
-                time_grid(model.schedule, 16),
-                generator=g,
-                chunk_size=CHUNK,
-                progress=update,
-            )
-        )
+    samples = grey(draw(model.given(labels), len(labels), 16, generator=g, quiet=quiet))
     stronger = torch.arange(10).repeat_interleave(GUIDED // 10)
     pushed = grey(guided(model, stronger, 1.0, g))
 
@@ -139,24 +117,20 @@ def run(out: Path, *, seed: int = 0, steps: int = STEPS, quiet: bool = False) ->
     ]  # fmt: skip
     rows_samples = compare(samples, held.x, training.x, generator=g)
 
+    plain, led = (
+        [(f"new {k}", x[of == k][:12]) for k in range(10)]
+        for x, of in ((samples, labels), (pushed, stronger))
+    )
     sections = [
         Section(
             "New digits",
             "Twelve of each class, as drawn, not chosen; rounded to the 256 grey levels of the data.",
             (
-                (
-                    "digits",
-                    "Generated digits, a row for each class.",
-                    lambda theme: image_grid(
-                        [(f"new {k}", samples[labels == k][:12]) for k in range(10)], theme=theme
-                    ),
-                ),
+                ("digits", "Generated digits, a row for each class.", partial(image_grid, plain)),
                 (
                     "guided",
                     "The same by classifier-free guidance, w = 1.",
-                    lambda theme: image_grid(
-                        [(f"new {k}", pushed[stronger == k][:12]) for k in range(10)], theme=theme
-                    ),
+                    partial(image_grid, led),
                 ),
             ),
             tuple(rows_judge),
@@ -169,14 +143,10 @@ def run(out: Path, *, seed: int = 0, steps: int = STEPS, quiet: bool = False) ->
         ),
         *image_sections(history, samples, training.x, held.x, rows_samples),
     ]
-    facts = {
-        "data": f"{digits.name}: {len(training.x):,} to learn from, {len(held.x):,} held out",
-        "network": f"UNet on 2×2 patches, {sum(p.numel() for p in model.parameters()):,} weights, "
-        f"{steps} steps of 64 digits",
-        "noise": str(model.schedule),
-    }
-    report = write(
+    return finish(
         out, "MNIST: a class-conditional score of images", LEAD.format(n=len(training.x)), sections,
-        provenance(began, seed, **facts),
+        began, seed, noise=model.schedule,
+        data=f"{digits.name}: {len(training.x):,} to learn from, {len(held.x):,} held out",
+        network=f"UNet on 2×2 patches, {sum(p.numel() for p in model.parameters()):,} weights, "
+        f"{steps} steps of 64 digits",
     )  # fmt: skip
-    return outcome(report, [*rows_likelihood, *rows_judge, *rows_samples])

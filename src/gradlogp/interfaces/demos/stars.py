@@ -3,27 +3,22 @@
 from __future__ import annotations
 
 import time
+from functools import partial
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from ...check.compare import compare, difference_row, likelihood_row
-from ...diffusion import ProbabilityFlow, evolve, log_likelihood
+from ...diffusion import log_likelihood
 from ...learn import data, fit
-from ...noise import blurred, time_grid
+from ...noise import blurred
 from ...noise.schedules import VE
 from ...show.plots import fields, scatter_pair, trajectories
 from ...show.progress import bar
-from ...show.report import Section, write
-from ..pipeline import CHUNK, build_model
-from .common import (
-    Outcome,
-    annealed_paths,
-    outcome,
-    provenance,
-    train,
-)
+from ...show.report import Section
+from ..pipeline import CHUNK, build_model, draw
+from .common import Outcome, annealed_paths, finish, train
 
 STEPS = 2000
 GENERATED = 10_000
@@ -80,11 +75,7 @@ def run(out: Path, *, seed: int = 0, steps: int = STEPS, quiet: bool = False) ->
         for name, value in _baselines(encode(x), encode(scored), seed).items()
     }
     best = max(theirs, key=lambda name: float(theirs[name].mean()))
-    with bar("sampling", quiet=quiet) as update:
-        samples = evolve(
-            ProbabilityFlow(), model, GENERATED, time_grid(model.schedule, 32),
-            generator=g, chunk_size=CHUNK, progress=update,
-        )  # fmt: skip
+    samples = draw(model, GENERATED, 32, generator=g, quiet=quiet)
     rows_likelihood = [
         likelihood_row("learned score", ours, "by the probability flow, exact divergence"),
         *(likelihood_row(name, value, "same split") for name, value in theirs.items()),
@@ -101,13 +92,9 @@ def run(out: Path, *, seed: int = 0, steps: int = STEPS, quiet: bool = False) ->
             "Left, held-out stars; right, as many samples. The main sequence runs from hot and "
             "bright to cool and faint; above it the giants with their red clump.",
             (
-                (
-                    "stars",
-                    "Hertzsprung–Russell diagram: real held-out stars, samples, and marginals.",
-                    lambda theme: scatter_pair(
-                        x_held, samples, names=names, invert_y=True, theme=theme
-                    ),
-                ),
+                ("stars",
+                 "Hertzsprung–Russell diagram: real held-out stars, samples, and marginals.",
+                 partial(scatter_pair, x_held, samples, names=names, invert_y=True)),
             ),
             tuple(rows_samples),
         ),
@@ -122,22 +109,11 @@ def run(out: Path, *, seed: int = 0, steps: int = STEPS, quiet: bool = False) ->
             "Arrows point where the density rises fastest. An annealed run starts as noise far "
             "outside and follows them while the noise level falls.",
             (
-                (
-                    "field",
-                    "The learned score of the stars' law, blurred by a tenth of its spread.",
-                    lambda theme: fields(
-                        (("learned score", blurred(model, 0.1).score),),
-                        bounds=bounds,
-                        points=x_held,
-                        names=names,
-                        theme=theme,
-                    ),
-                ),
-                (
-                    "paths",
-                    "Annealed Langevin paths from noise to stars.",
-                    lambda theme: trajectories(paths, bounds=bounds, names=names, theme=theme),
-                ),
+                ("field", "The learned score of the stars' law, blurred by a tenth of its spread.",
+                 partial(fields, (("learned score", blurred(model, 0.1).score),), bounds=bounds,
+                         points=x_held, names=names)),
+                ("paths", "Annealed Langevin paths from noise to stars.",
+                 partial(trajectories, paths, bounds=bounds, names=names)),
             ),
         ),
         Section(
@@ -146,15 +122,10 @@ def run(out: Path, *, seed: int = 0, steps: int = STEPS, quiet: bool = False) ->
             "score, is not 0 and not known here; `gradlogp demo mixture` shows one that is.",
             (("loss", "Training loss and held-out loss of the averaged weights.", history.draw),),
         ),
-    ]
-    facts = {
-        "data": f"{stars.name}: {len(x):,} stars to learn from, {len(x_held):,} held out",
-        "notes": "; ".join(stars.notes),
-        "network": f"MLP, {sum(p.numel() for p in model.parameters()):,} weights, {steps} steps",
-        "noise": str(model.schedule),
-    }
-    report = write(
+    ]  # fmt: skip
+    return finish(
         out, "Stars: a score learned from the sky", LEAD.format(n=len(stars.x)), sections,
-        provenance(began, seed, **facts),
+        began, seed, noise=model.schedule, notes="; ".join(stars.notes),
+        data=f"{stars.name}: {len(x):,} stars to learn from, {len(x_held):,} held out",
+        network=f"MLP, {sum(p.numel() for p in model.parameters()):,} weights, {steps} steps",
     )  # fmt: skip
-    return outcome(report, [*rows_likelihood, *rows_samples])

@@ -5,42 +5,21 @@ bytes. Tensors may carry gradients and live on any device; functions that are dr
 the CPU in the default dtype.
 """
 
-from .chains import (
-    autocorrelation,
-    marginal,
-    trace,
-    walks,
-)
-from .curves import levels, loss_curve
-from .geometry import spectra, split_field
-from .images import image_grid
-from .planes import fields, scatter_pair, trajectories
-from .samples import samples
-from .style import (
-    DARK,
-    LIGHT,
-    Figure,
-    Theme,
-    png,
-)
-
-__all__ = [
-    "DARK",
-    "LIGHT",
-    "Figure",
-    "Theme",
-    "autocorrelation",
-    "fields",
-    "image_grid",
-    "levels",
-    "loss_curve",
-    "marginal",
-    "png",
-    "samples",
-    "scatter_pair",
-    "spectra",
-    "split_field",
-    "trace",
-    "trajectories",
-    "walks",
-]
+from .chains import autocorrelation as autocorrelation
+from .chains import marginal as marginal
+from .chains import trace as trace
+from .chains import walks as walks
+from .curves import levels as levels
+from .curves import loss_curve as loss_curve
+from .geometry import spectra as spectra
+from .geometry import split_field as split_field
+from .planes import fields as fields
+from .planes import scatter_pair as scatter_pair
+from .planes import trajectories as trajectories
+from .samples import image_grid as image_grid
+from .samples import samples as samples
+from .style import DARK as DARK
+from .style import LIGHT as LIGHT
+from .style import Figure as Figure
+from .style import Theme as Theme
+from .style import png as png

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, MaxNLocator
+from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
 from ...core import ScoreFn
@@ -21,6 +21,9 @@ from .style import (
     Theme,
     Values,
     array,
+    count_axis,
+    evenly,
+    frame,
     legend,
     new_figure,
     scale_y,
@@ -50,10 +53,6 @@ def _finite(draws: Tensor) -> Array:
     return x
 
 
-def _evenly(n: int, most: int) -> Any:
-    return np.linspace(0, n - 1, min(n, most)).round().astype(int)
-
-
 def trace(
     draws: Tensor,
     *,
@@ -81,7 +80,7 @@ def trace(
     names = [f"x{'₀₁₂₃₄₅₆'[i + 1]}" for i in range(k)] if names is None else list(names)
     if len(names) != k:
         raise ValueError(f"names must hold {k} names, got {len(names)}")
-    chains, at = _evenly(len(x), SHOWN), _evenly(x.shape[1], POINTS)
+    chains, at = evenly(len(x), SHOWN), evenly(x.shape[1], POINTS)
     colours = (theme.real, theme.model, theme.muted, theme.ink)
     with new_figure(theme, 10.4, 0.9 + 1.5 * k) as figure:
         grid = figure.add_gridspec(k, 2, width_ratios=(6, 1))
@@ -93,8 +92,7 @@ def trace(
                 axes.plot(at + 1, x[chain, at, i], color=colour, lw=0.6, alpha=0.8, label=label)
             scale_y(axes, x[..., i].ravel(), positive=False)
             axes.margins(x=0.01)
-            axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
-            axes.xaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:,.0f}"))
+            count_axis(axes.xaxis)
             axes.yaxis.set_major_locator(MaxNLocator(5))
             side = figure.add_subplot(grid[i, 1], sharey=axes, xticks=[])
             side.tick_params(labelleft=False)
@@ -141,7 +139,7 @@ def autocorrelation(
 
     Arguments:
         draws: `(chain, draw)`.
-        max_lag: The last lag; 50 where not given, or half the length of short chains.
+        max_lag: The last lag; by default 50, or half the length of short chains.
         exact: What is expected at lags 0, 1 …
         theme: Colours.
     """
@@ -160,7 +158,7 @@ def autocorrelation(
         axes.axhspan(-band, band, color=theme.grid, lw=0)
         axes.axhline(0, color=theme.muted, lw=0.8)
         if len(x) > 1:
-            each = rho[_evenly(len(x), 50)]
+            each = rho[evenly(len(x), 50)]
             axes.plot(lags, each.T, color=theme.real, lw=0.5, alpha=0.25)
         axes.plot(lags, rho.mean(0), color=theme.real, lw=1.8, label="average of all chains")
         shown = [rho.mean(0), rho.min(0), np.array([-band])]
@@ -192,19 +190,17 @@ def marginal(
         theme: Colours.
     """
     x = _scalars(draws).ravel()
-    low, high = np.quantile(x, [0.0005, 0.9995])
-    pad = 0.06 * (high - low) or 1.0
-    frame = float(low - pad), float(high + pad)
-    edges = np.linspace(*frame, int(np.clip(x.size**0.5 / 2, 16, 80)) + 1)
+    low, high = map(float, frame(x))
+    edges = np.linspace(low, high, int(np.clip(x.size**0.5 / 2, 16, 80)) + 1)
     heights = np.histogram(x, edges)[0] / (x.size * np.diff(edges))
-    outside = 1 - float(((x >= frame[0]) & (x <= frame[1])).mean())
+    outside = 1 - float(((x >= low) & (x <= high)).mean())
     with new_figure(theme, 5.2, 3.2) as figure:
-        axes = figure.add_subplot(xlabel=name, ylabel="density", xlim=frame)
+        axes = figure.add_subplot(xlabel=name, ylabel="density", xlim=(low, high))
         label = f"{x.size:,} draws" + (f", {100 * outside:.2g} % outside" if outside else "")
         axes.stairs(heights, edges, fill=True, color=theme.real, alpha=0.35, label=label)
         top = [heights]
         if density is not None:
-            points = torch.linspace(*frame, 400, dtype=torch.get_default_dtype())
+            points = torch.linspace(low, high, 400, dtype=torch.get_default_dtype())
             p = density(points)
             if p.shape != points.shape:
                 raise ValueError(f"density must map (n,) to (n,), got {tuple(p.shape)}")
@@ -232,7 +228,7 @@ def walks(
     Arguments:
         score: The score, `(n, 2) -> (n, 2)`.
         draws: `(chain, draw, 2)`.
-        bounds: The frame; that of the paths where not given.
+        bounds: The frame; by default that of the paths.
         density: log p for the background, `(n, 2) -> (n,)`, up to a constant.
         title: Title of the figure.
         names: Names of the axes.
@@ -240,7 +236,7 @@ def walks(
     """
     if draws.ndim != 3 or draws.shape[2] != 2 or draws.shape[1] < 2 or not len(draws):
         raise ValueError(f"draws must have shape (chain, draw > 1, 2), got {tuple(draws.shape)}")
-    xy = _finite(draws[:, :500])[_evenly(len(draws), 8)]
+    xy = _finite(draws[:, :500])[evenly(len(draws), 8)]
     if bounds is None:
         low, high = xy.min((0, 1)), xy.max((0, 1))
         pad = 0.08 * max(float((high - low).max()), 1e-9)

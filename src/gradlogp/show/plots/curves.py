@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from .style import (
     LIGHT,
@@ -13,6 +14,7 @@ from .style import (
     Values,
     array,
     columns,
+    count_axis,
     legend,
     limit_line,
     log_axis,
@@ -68,25 +70,14 @@ def loss_curve(
             at, values, errors = columns(
                 steps=held_out[0], losses=held_out[1], standard_errors=held_out[2]
             )
-            label = "held out, ± standard error"
-            axes.errorbar(
-                at,
-                values,
-                errors,
-                fmt="o",
-                ms=4.5,
-                lw=1.2,
-                color=theme.real,
-                label=label,
-                zorder=3,
-            )
+            style: dict[str, Any] = {"ms": 4.5, "lw": 1.2, "zorder": 3, "color": theme.real}
+            axes.errorbar(at, values, errors, fmt="o", label="held out, ± standard error", **style)
             shown += [values - errors, values + errors]
         if floor is not None:
             limit_line(axes, floor, "exact floor", theme)
             shown.append(array([floor]))
         scale_y(axes, np.concatenate(shown), positive=bool(y.min() > 0))
-        axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:,.0f}"))
+        count_axis(axes.xaxis)
         axes.margins(x=0.015)
         legend(axes)
     return figure

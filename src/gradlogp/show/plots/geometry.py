@@ -9,19 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
-from .style import (
-    LIGHT,
-    Array,
-    Theme,
-    array,
-    legend,
-    new_figure,
-)
-
-ARROW: dict[str, Any] = {
-    "pivot": "tail", "angles": "xy", "scale_units": "xy", "scale": 1, "units": "inches",
-    "width": 0.011, "headwidth": 4.2, "headlength": 4.6, "minshaft": 1.4,
-}  # fmt: skip
+from .style import ARROW, LIGHT, Array, Theme, array, legend, new_figure
 
 
 def split_field(
@@ -29,8 +17,6 @@ def split_field(
     tangent: Tensor,
     normal: Tensor,
     *,
-    background: Tensor | None = None,
-    names: tuple[str, str] = ("x₁", "x₂"),
     theme: Theme = LIGHT,
 ) -> Figure:
     """Draw the tangent and the normal part of a score in the plane, side by side.
@@ -42,8 +28,6 @@ def split_field(
         points: Where the score was taken, `(n, 2)`.
         tangent: Its tangent part there, `(n, 2)`.
         normal: Its normal part, `(n, 2)`.
-        background: More points of the data, `(m, 2)`, drawn faintly.
-        names: Labels of the axes.
         theme: Colours.
 
     Raises:
@@ -53,8 +37,7 @@ def split_field(
     if xy.ndim != 2 or xy.shape[1] != 2 or not len(xy) or any(p.shape != xy.shape for p in parts):
         shapes = ", ".join(str(v.shape) for v in (xy, *parts))
         raise ValueError(f"points, tangent and normal must all have shape (n, 2), got {shapes}")
-    behind = xy if background is None else array(background)
-    low, high = np.minimum(behind.min(0), xy.min(0)), np.maximum(behind.max(0), xy.max(0))
+    low, high = xy.min(0), xy.max(0)
     reach = 0.16 * float((high - low).max() or 1.0)
     with new_figure(theme, 8.0, 4.4) as figure:
         panels = figure.subplots(1, 2, sharex=True, sharey=True)
@@ -63,14 +46,14 @@ def split_field(
             panels, parts, ("tangent", "normal"), colours, strict=True
         ):
             longest = float(np.linalg.norm(part, axis=1).max())
-            axes.plot(*behind.T, ".", ms=2.0, mew=0, color=theme.muted, alpha=0.35)
+            axes.plot(*xy.T, ".", ms=2.0, mew=0, color=theme.muted, alpha=0.35)
             v = part * (reach / longest if longest > 0 else 0.0)
-            axes.quiver(*xy.T, *v.T, color=colour, **ARROW)
-            axes.set(title=f"{name} part, longest {longest:.3g}", xlabel=names[0])
+            axes.quiver(*xy.T, *v.T, color=colour, pivot="tail", **ARROW)
+            axes.set(title=f"{name} part, longest {longest:.3g}", xlabel="x₁")
             axes.set_aspect("equal")
             axes.set_xlim(low[0] - 1.3 * reach, high[0] + 1.3 * reach)
             axes.set_ylim(low[1] - 1.3 * reach, high[1] + 1.3 * reach)
-        panels[0].set_ylabel(names[1])
+        panels[0].set_ylabel("x₂")
     return figure
 
 
@@ -79,7 +62,7 @@ def spectra(spectrum: Tensor, dimension: int | None = None, *, theme: Theme = LI
 
     Arguments:
         spectrum: Ascending at every point, `(n, D)` (`TangentSpace.spectrum`).
-        dimension: k, marked where given.
+        dimension: k, to be marked.
         theme: Colours.
 
     Raises:

@@ -15,14 +15,7 @@ from matplotlib.ticker import LogLocator
 from torch import Tensor
 
 from ...core import ScoreFn
-from .style import (
-    LIGHT,
-    Array,
-    Theme,
-    array,
-    legend,
-    new_figure,
-)
+from .style import ARROW, LIGHT, Array, Theme, array, evenly, frame, legend, new_figure
 
 Bounds = tuple[float | int, float | int, float | int, float | int]
 """The frame of a plane: x_min, x_max, y_min, y_max."""
@@ -118,14 +111,7 @@ def fields(
         arrows.append(array(s) * unit)
     c = float(np.nanmedian(np.linalg.norm(np.concatenate(arrows), axis=1))) / 5 or 1.0
     longest = 0.95 * (span / unit / n).min() * unit
-    quiver: dict[str, Any] = {"pivot": "mid", "angles": "xy", "scale_units": "xy", "scale": 1}
-    quiver |= {
-        "units": "inches",
-        "width": 0.011,
-        "headwidth": 4.2,
-        "headlength": 4.6,
-        "minshaft": 1.4,
-    }
+    quiver: dict[str, Any] = {"pivot": "mid", "minlength": 0.2} | ARROW
     width = 3.5 if len(panels) > 1 else 4.8
     height = (width - 0.7 / len(panels) - 0.15) * ratio + 0.95
     with new_figure(theme, width * len(panels), height) as figure:
@@ -142,7 +128,7 @@ def fields(
                 else:
                     axes.plot(*xy.T, ".", ms=2.5, mew=0, color=theme.model, alpha=0.6)
             v = v / (c + np.linalg.norm(v, axis=1, keepdims=True)) * longest
-            axes.quiver(*array(cells).T, *v.T, color=theme.ink, minlength=0.2, **quiver)
+            axes.quiver(*array(cells).T, *v.T, color=theme.ink, **quiver)
         all_axes[0].set_ylabel(names[1])
         note = f"arrow length ∝ |s| / ({c:.2g} + |s|)"
         figure.supxlabel(note, x=0.99, ha="right", fontsize=7.5, color=theme.muted)
@@ -154,12 +140,11 @@ def scatter_pair(
     samples: Tensor,
     *,
     names: tuple[str, str] = ("x₁", "x₂"),
-    density: bool = True,
     invert_y: bool = False,
     labels: tuple[str, str] = ("real (held out)", "samples"),
     theme: Theme = LIGHT,
 ) -> Figure:
-    """Draw two sets of points in one frame, and their marginals over each other.
+    """Draw histograms of two sets of points in one frame, and their marginals over each other.
 
     The frame is that of the real points, without 1 in 2,000 on each side; the panels say what
     share of each set lies outside. Both show as many points, the larger set thinned evenly, so
@@ -169,17 +154,14 @@ def scatter_pair(
         real: Points `(n, 2)`.
         samples: Points `(m, 2)`.
         names: Labels of the axes.
-        density: A histogram with logarithmic colours; dots otherwise.
         invert_y: Let y grow downwards, as magnitudes do.
         labels: Names of the sets.
         theme: Colours.
     """
     sets = [_plane(real, "real"), _plane(samples, "samples")]
-    low, high = np.quantile(sets[0], [0.0005, 0.9995], axis=0)
-    pad = 0.06 * np.where(high > low, high - low, 1.0)
-    (x0, y0), (x1, y1) = (low - pad).tolist(), (high + pad).tolist()
+    (x0, y0), (x1, y1) = (end.tolist() for end in frame(sets[0]))
     n = min(len(xy) for xy in sets)
-    shown = [xy[np.linspace(0, len(xy) - 1, n).round().astype(int)] for xy in sets]
+    shown = [xy[evenly(len(xy), n)] for xy in sets]
     bins = int(np.clip(0.7 * n**0.5, 24, 100))
     counts = [_histogram(xy, (x0, x1, y0, y1), bins) for xy in shown]
     norm = LogNorm(0.5, max(2.0, *(float(c.max()) for c in counts)))
@@ -196,27 +178,23 @@ def scatter_pair(
             axes.set(xlabel=names[0], xlim=(x0, x1), ylim=(y0, y1))
             axes.set_title(labels[i], pad=18)
             axes.annotate(note, (0, 1), xytext=(0, 5), fontsize=7.5, color=theme.muted, **place)
-            if density:
-                x, y = np.linspace(x0, x1, bins + 1), np.linspace(y0, y1, bins + 1)
-                masked = np.ma.masked_equal(counts[i], 0)
-                mesh = axes.pcolormesh(x, y, masked, cmap=theme.density_map, norm=norm)
-            else:
-                axes.plot(*shown[i].T, ".", ms=3.5, mew=0, color=colours[i], alpha=0.6)
-        if density:
-            cax = planes[1].inset_axes((1.03, 0, 0.035, 1))
-            bar = figure.colorbar(mesh, cax, ticks=LogLocator(subs=(1, 3)), format="{x:g}")
-            bar.minorticks_off()
-            cax.set_ylim(bottom=1)
-            cax.set_title("points\nper cell", fontsize=7.5, color=theme.muted, pad=4)
-            bar.outline.set_visible(False)
+            x, y = np.linspace(x0, x1, bins + 1), np.linspace(y0, y1, bins + 1)
+            masked = np.ma.masked_equal(counts[i], 0)
+            mesh = axes.pcolormesh(x, y, masked, cmap=theme.density_map, norm=norm)
+        cax = planes[1].inset_axes((1.03, 0, 0.035, 1))
+        bar = figure.colorbar(mesh, cax, ticks=LogLocator(subs=(1, 3)), format="{x:g}")
+        bar.minorticks_off()
+        cax.set_ylim(bottom=1)
+        cax.set_title("points\nper cell", fontsize=7.5, color=theme.muted, pad=4)
+        bar.outline.set_visible(False)
         if invert_y:
             planes[0].invert_yaxis()
         planes[0].set_ylabel(names[1])
         planes[1].tick_params(labelleft=False)
-        for i, frame in enumerate(((x0, x1), (y0, y1))):
-            axes = figure.add_subplot(grid[i, 2], xlabel=names[i], xlim=frame, yticks=[])
+        for i, ends in enumerate(((x0, x1), (y0, y1))):
+            axes = figure.add_subplot(grid[i, 2], xlabel=names[i], xlim=ends, yticks=[])
             axes.spines["left"].set_visible(False)
-            edges = np.linspace(*frame, int(np.clip(n**0.5, 16, 48)) + 1)
+            edges = np.linspace(*ends, int(np.clip(n**0.5, 16, 48)) + 1)
             heights = [np.histogram(xy[:, i], edges)[0] / len(xy) for xy in sets]
             axes.stairs(
                 heights[0], edges, fill=True, color=colours[0], alpha=0.35, label=labels[0]
@@ -233,7 +211,6 @@ def trajectories(
     *,
     bounds: Bounds,
     density: Callable[[Tensor], Tensor] | None = None,
-    title: str = "",
     names: tuple[str, str] = ("x₁", "x₂"),
     theme: Theme = LIGHT,
 ) -> Figure:
@@ -246,14 +223,12 @@ def trajectories(
         paths: Positions `(steps, n, 2)`.
         bounds: The frame, where the data are.
         density: log p of the data, `(n, 2) -> (n,)`, up to a constant.
-        title: Title of the figure.
         names: Names of the axes.
         theme: Colours.
     """
     if paths.ndim != 3 or paths.shape[2] != 2 or len(paths) < 2 or not paths.shape[1]:
         raise ValueError(f"paths must have shape (steps, n, 2), got {tuple(paths.shape)}")
-    keep = np.linspace(0, len(paths) - 1, min(len(paths), 400)).round().astype(int)
-    xy = array(paths)[keep]
+    xy = array(paths)[evenly(len(paths), 400)]
     if not np.isfinite(xy).all():
         raise ValueError("paths must be finite; these have diverged")
     x0, x1, y0, y1 = bounds
@@ -263,10 +238,8 @@ def trajectories(
     if reach > 1.6:
         all_low, all_high = np.minimum(xy.min((0, 1)), low), np.maximum(xy.max((0, 1)), high)
         half = 0.52 * (high - low) * ((all_high - all_low) / (high - low)).max()
-        a, b = (
-            ((all_low + all_high) / 2 - half).tolist(),
-            ((all_low + all_high) / 2 + half).tolist(),
-        )
+        middle = (all_low + all_high) / 2
+        a, b = (middle - half).tolist(), (middle + half).tolist()
         frames.insert(0, (a[0], b[0], a[1], b[1]))
     segments = np.stack([xy[:-1], xy[1:]], 2).transpose(1, 0, 2, 3).reshape(-1, 2, 2)
     time = np.tile(np.linspace(0, 1, len(xy) - 1), xy.shape[1])
@@ -276,13 +249,13 @@ def trajectories(
     height = ((size - 1.25) / len(frames) - 0.1 * (len(frames) - 1)) * _shape(bounds)[1] + 0.8
     with new_figure(theme, size, height) as figure:
         all_axes = figure.subplots(1, len(frames), squeeze=False)[0]
-        for axes, frame in zip(all_axes, frames, strict=True):
-            _frame(axes, frame)
+        for axes, box in zip(all_axes, frames, strict=True):
+            _frame(axes, box)
             axes.set(xlabel=names[0])
             if density is not None:
-                log_p = _log_density(density, frame)
-                _backdrop(axes, np.exp(log_p), frame, theme)
-                x, y, _ = _cells(frame, *log_p.shape)
+                log_p = _log_density(density, box)
+                _backdrop(axes, np.exp(log_p), box, theme)
+                x, y, _ = _cells(box, *log_p.shape)
                 style: dict[str, Any] = {"colors": theme.muted, "linestyles": "solid"}
                 axes.contour(x, y, log_p, [-8.0, -4.5, -2.0, -0.5], linewidths=0.5, **style)
             lines = LineCollection(list(segments), array=time, cmap=theme.time_map, lw=width)
@@ -291,10 +264,10 @@ def trajectories(
             axes.plot(
                 *xy[-1].T, ms=4.5, mec=theme.background, mfc=theme.time[-1], label="end", **edge
             )
-        all_axes[0].set(title=title, ylabel=names[1])
+        all_axes[0].set_ylabel(names[1])
         if len(frames) > 1:
-            box = (x0, y0, x1 - x0, y1 - y0)
-            all_axes[0].indicate_inset(box, edgecolor=theme.ink, alpha=1, lw=1)
+            inset = (x0, y0, x1 - x0, y1 - y0)
+            all_axes[0].indicate_inset(inset, edgecolor=theme.ink, alpha=1, lw=1)
             all_axes[1].set_title("the box, enlarged")
         legend(all_axes[-1])
         bar = figure.colorbar(lines, all_axes[-1].inset_axes((1.03, 0, 0.035, 1)), ticks=[0, 1])

@@ -1,26 +1,58 @@
-"""A picture of samples of any kind: images as images, else their first coordinates."""
+"""Pictures of samples: rows of images, or their first coordinates."""
 
 from __future__ import annotations
+
+import textwrap
+from collections.abc import Sequence
 
 import numpy as np
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from .images import image_grid
-from .style import (
-    LIGHT,
-    Theme,
-    array,
-    legend,
-    new_figure,
-)
+from .style import LIGHT, Theme, array, evenly, frame, legend, new_figure
 
+_GAP, _ROW_GAP = 0.05, 0.14  # inches
 MOST_POINTS, MOST_IMAGES = 5000, 64
 
 
-def is_image(x: Tensor) -> bool:
-    """Whether samples `(n, *event)` are grey or colour images."""
-    return x.ndim == 4 and x.shape[1] in (1, 3) and min(x.shape[2:]) > 1
+def image_grid(rows: Sequence[tuple[str, Tensor]], *, theme: Theme = LIGHT) -> Figure:
+    """Draw rows of images with crisp pixels; the range of values is that of the first row.
+
+    Arguments:
+        rows: Pairs (title, images `(n, channels, height, width)`), channels 1 or 3. More than 16
+            images continue on the next line.
+        theme: Colours of what is not image.
+    """
+    if not rows:
+        raise ValueError("needs at least one row of images")
+    for title, images in rows:
+        if images.ndim != 4 or images.shape[1] not in (1, 3) or not len(images):
+            raise ValueError(f"{title}: needs (n, 1 or 3, height, width), got {images.shape}")
+    low, high = float(rows[0][1].min()), float(rows[0][1].max())
+    columns = min(16, max(len(images) for _, images in rows))
+    tile = min(0.85, 8.6 / columns)
+    cell = tile + _GAP
+    lines = [-(-len(images) // columns) for _, images in rows]
+    labels = [textwrap.fill(title, 15) for title, _ in rows]
+    left = 0.25 + 0.085 * max(len(line) for label in labels for line in label.split("\n"))
+    width = left + columns * cell
+    height = sum(lines) * cell + _ROW_GAP * (len(rows) - 1) + _GAP
+    with new_figure(theme, width, height) as figure:
+        figure.set_layout_engine("none")
+        axes = figure.add_axes((0, 0, 1, 1))  # in inches, y downwards
+        axes.set_axis_off()
+        top = _GAP
+        for label, (_, images), n in zip(labels, rows, lines, strict=True):
+            middle = top + (n * cell - _GAP) / 2
+            axes.text(left - 0.15, middle, label, ha="right", va="center")
+            pixels = ((array(images) - low) / (high - low or 1.0)).clip(0, 1)
+            for i, image in enumerate(pixels.transpose(0, 2, 3, 1)):
+                x, y = left + i % columns * cell, top + i // columns * cell
+                box = (x, x + tile, y + tile, y)
+                axes.imshow(image, "gray", vmin=0, vmax=1, extent=box, interpolation="nearest")
+            top += n * cell + _ROW_GAP
+        axes.set(xlim=(0, width), ylim=(height, 0), aspect="auto")
+    return figure
 
 
 def samples(sets: list[tuple[str, Tensor]], *, theme: Theme = LIGHT) -> Figure:
@@ -40,17 +72,16 @@ def samples(sets: list[tuple[str, Tensor]], *, theme: Theme = LIGHT) -> Figure:
         raise ValueError("needs at least one set, and in each at least one sample")
     if len({x.shape[1:] for _, x in sets}) > 1:
         raise ValueError(f"sets of several shapes: {[tuple(x.shape[1:]) for _, x in sets]}")
-    if is_image(sets[0][1]):
+    shape = sets[0][1].shape
+    if len(shape) == 4 and shape[1] in (1, 3) and min(shape[2:]) > 1:
         rows = []
         for name, batch in sets:
-            even = np.unique(np.linspace(0, len(batch) - 1, MOST_IMAGES).round().astype(int))
+            even = evenly(len(batch), MOST_IMAGES)
             note = "" if len(even) == len(batch) else f" ({len(even)} of {len(batch):,})"
             rows.append((name + note, batch[even]))
         return image_grid(rows, theme=theme)
     flat = [(title, array(x.flatten(1))) for title, x in sets]
-    low, high = np.quantile(np.concatenate([x for _, x in flat]), [0.0005, 0.9995], axis=0)
-    pad = 0.06 * np.where(high > low, high - low, 1.0)
-    low, high = low - pad, high + pad
+    low, high = frame(np.concatenate([x for _, x in flat]))
     colours = (theme.model, theme.real)
     if flat[0][1].shape[1] == 1:
         with new_figure(theme, 5.2, 3.6) as figure:
@@ -65,7 +96,7 @@ def samples(sets: list[tuple[str, Tensor]], *, theme: Theme = LIGHT) -> Figure:
     with new_figure(theme, 4.6 * len(flat), 4.2) as figure:
         for i, (title, x) in enumerate(flat):
             axes = figure.add_subplot(1, len(flat), i + 1, xlabel="x₁", ylabel="x₂")
-            chosen = x[np.unique(np.linspace(0, len(x) - 1, MOST_POINTS).round().astype(int))]
+            chosen = x[evenly(len(x), MOST_POINTS)]
             axes.plot(*chosen[:, :2].T, ".", ms=3, mew=0, alpha=0.5, color=colours[i % 2])
             axes.set(xlim=(low[0], high[0]), ylim=(low[1], high[1]))
             rest = "" if len(chosen) == len(x) else f", {len(chosen):,} shown"

@@ -17,7 +17,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import Colormap, LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -25,6 +25,12 @@ Values = Tensor | Sequence[float | int]
 """A list of numbers, or a tensor of them."""
 
 Array = NDArray[np.float64]
+
+ARROW: dict[str, Any] = {
+    "angles": "xy", "scale_units": "xy", "scale": 1, "units": "inches", "width": 0.011,
+    "headwidth": 4.2, "headlength": 4.6, "minshaft": 1.4,
+}  # fmt: skip
+"""Arrows whose length is in the units of the axes."""
 
 
 @dataclass(frozen=True)
@@ -119,12 +125,23 @@ def columns(**values: Values) -> list[Array]:
         ValueError: If the lengths differ or are 0.
     """
     arrays = {name: array(v) for name, v in values.items()}
-    if len({a.shape for a in arrays.values()}) > 1 or any(
-        a.shape in {(), (0,)} or a.ndim > 1 for a in arrays.values()
-    ):
+    shape = next(iter(arrays.values())).shape
+    if len(shape) != 1 or shape == (0,) or any(a.shape != shape for a in arrays.values()):
         shapes = ", ".join(f"{name} {a.shape}" for name, a in arrays.items())
         raise ValueError(f"needs as many numbers of each kind, at least one; got shapes {shapes}")
     return list(arrays.values())
+
+
+def evenly(n: int, most: int) -> Any:
+    """Return the indices of `most` of n things, all of them where there are no more."""
+    return np.linspace(0, n - 1, min(n, most)).round().astype(int)
+
+
+def frame(values: Array) -> tuple[Any, Any]:
+    """Return where axes begin and end for values `(n, ...)`: without 1 in 2,000 on each side."""
+    low, high = np.quantile(values, [0.0005, 0.9995], axis=0)
+    pad = 0.06 * np.where(high > low, high - low, 1.0)
+    return low - pad, high + pad
 
 
 @contextmanager
@@ -144,9 +161,10 @@ def new_figure(theme: Theme, width: float, height: float) -> Iterator[Figure]:
 
 def legend(axes: Axes) -> None:
     """Put the legend in a line above the axes, where it can hide nothing."""
-    style: dict[str, Any] = {"borderaxespad": 0.2, "borderpad": 0.2, "columnspacing": 1.6}
-    style |= {"handlelength": 1.6, "handletextpad": 0.6}
-    axes.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=9, **style)
+    axes.legend(
+        loc="lower right", bbox_to_anchor=(1, 1), ncols=9, borderaxespad=0.2, borderpad=0.2,
+        columnspacing=1.6, handlelength=1.6, handletextpad=0.6,
+    )  # fmt: skip
 
 
 def log_axis(axis: Axis, low: float, high: float) -> None:
@@ -154,6 +172,12 @@ def log_axis(axis: Axis, low: float, high: float) -> None:
     axis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 300 * low else (1,)))
     axis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:g}"))
     axis.set_minor_formatter(NullFormatter())
+
+
+def count_axis(axis: Axis, n: int = 6) -> None:
+    """Label an axis of counts with whole numbers."""
+    axis.set_major_locator(MaxNLocator(n, integer=True))
+    axis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:,.0f}"))
 
 
 def scale_y(axes: Axes, values: Array, *, positive: bool) -> None:
@@ -182,11 +206,6 @@ def png(figure: Figure, dpi: int = 144) -> bytes:
     """Return the figure as a PNG file; equal figures give equal bytes."""
     buffer = BytesIO()
     with mpl.rc_context({"text.hinting": "none", "savefig.bbox": None}):
-        figure.savefig(
-            buffer,
-            format="png",
-            dpi=dpi,
-            facecolor=figure.get_facecolor(),
-            metadata={"Software": None},
-        )
+        face = figure.get_facecolor()
+        figure.savefig(buffer, format="png", dpi=dpi, facecolor=face, metadata={"Software": None})
     return buffer.getvalue()
