@@ -1,4 +1,4 @@
-r"""One run of a blackjax sampler on a posterior of `posterior_models.py`: the worker of `posteriors.py`.
+"""One run of a blackjax sampler on one of the ten posteriors: the worker of `posteriors.py`.
 
     python benchmarks/peers_posteriors.py kidiq "NUTS dense" 0 run.npz
 
@@ -240,9 +240,7 @@ def nuts(log_prob, starts, key, diagonal):
         return draws, spent.sum(), divergent.sum()
 
     warm_key, draw_key = jax.random.split(key)
-    state, parameters, before = jax.jit(jax.vmap(warm))(
-        jax.random.split(warm_key, CHAINS), starts
-    )
+    state, parameters, before = jax.jit(jax.vmap(warm))(jax.random.split(warm_key, CHAINS), starts)
     arguments = jax.random.split(draw_key, CHAINS), state, parameters
     compiled = jax.jit(jax.vmap(draw)).lower(*arguments).compile()
     jax.block_until_ready(before)

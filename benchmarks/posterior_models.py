@@ -73,8 +73,50 @@ def load(name: str, folders: tuple[Path, ...] = FOLDERS) -> Loaded:
     raise FileNotFoundError(f"no {name}.json or {name}.json.xz in {', '.join(map(str, folders))}")
 
 
+class Judged(NamedTuple):
+    """Whether a run's means and deviations are the reference's, and how well it mixed."""
+
+    right: bool
+    mean_errors: float  # the worst mean's, in combined standard errors
+    sd_error: float  # the worst deviation's, relative
+    sd_errors: float  # the worst deviation's, in combined standard errors
+    ess: float  # the least bulk ESS
+    r_hat: float
+
+
+def judge(draws: Tensor, reference: Reference) -> Judged:
+    """Compare draws `(chain, draw, n)`, in the order of the names, with the reference.
+
+    They are right where every mean is within 5 standard errors, those of run and reference combined,
+    and every standard deviation within 10 % or 4 of its own. The error of a deviation s is that of
+    the mean of (x − m)², over 2 s: ESS of x itself says nothing of it (antithetic chains), and the
+    reference's is as of independent draws.
+    """
+    from arviz_stats.base import array_stats
+
+    axes = {"chain_axis": 0, "draw_axis": 1}
+    mean, sd = draws.mean((0, 1)), draws.flatten(0, 1).std(0)
+    squares = (draws - mean).square()
+    error = _tensor(array_stats.mcse(draws.numpy(), method="mean", **axes))
+    error_squares = _tensor(array_stats.mcse(squares.numpy(), method="mean", **axes))
+    reference_squares = squares.flatten(0, 1).std(0) / reference.draws**0.5
+    mean_errors = (mean - reference.mean).abs() / error.hypot(reference.se_mean)
+    off = (sd - reference.sd).abs()
+    sd_errors = off / (error_squares.hypot(reference_squares) / (2 * sd))
+    sd_error = off / reference.sd
+    right = (mean_errors <= 5) & ((sd_error <= 0.1) | (sd_errors <= 4))
+    return Judged(
+        bool(draws.isfinite().all() and right.all()),
+        float(mean_errors.max()),
+        float(sd_error.max()),
+        float(sd_errors.max()),
+        float(array_stats.ess(draws.numpy(), method="bulk", **axes).min()),
+        float(array_stats.rhat(draws.numpy(), **axes).max()),
+    )
+
+
 def _tensor(values: Any) -> Tensor:
-    return torch.tensor(values, dtype=torch.float64)
+    return torch.as_tensor(values, dtype=torch.float64)
 
 
 def _normal(residual: Tensor, log_sd: Tensor) -> Tensor:
