@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn.functional import logsigmoid
+from torch.nn.functional import logsigmoid, pad
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDERS = (ROOT / "tests" / "langevin" / "posteriors", ROOT / "benchmarks" / "posteriors")
@@ -277,7 +277,7 @@ def _discounted(v: Tensor, beta: Tensor) -> Tensor:
     """
     power, k = beta, 1
     while k < v.shape[1]:
-        v = torch.cat([v[:, :k], torch.addcmul(v[:, k:], power, v[:, :-k])], 1)
+        v = torch.addcmul(v, power, pad(v, (k, -k)))
         power, k = power.square(), 2 * k
     return v
 
@@ -309,14 +309,14 @@ def garch(data: Data) -> Posterior:
 def diamonds(data: Data) -> Posterior:
     """Log prices: y ~ N(X_c b + a, σ²), columns centred; b ~ N(0, 1), a ~ t₃(8, 10), σ half-t₃(10)."""
     y, X = _tensor(data["Y"]), _tensor(data["X"])[:, 1:]
-    X = X - X.mean(0)
-    d = X.shape[1]
+    X = torch.cat([X - X.mean(0), torch.ones(len(y), 1, dtype=y.dtype)], 1)
+    d = X.shape[1] - 1
 
     def log_prob(z):
-        b, a, log_sigma = z[:, :d], z[:, d : d + 1], z[:, d + 1]
-        prior = -0.5 * b.square().sum(1) - 2 * ((a[:, 0] - 8).square() / 300).log1p()
+        b, a, log_sigma = z[:, :d], z[:, d], z[:, d + 1]
+        prior = -0.5 * b.square().sum(1) - 2 * ((a - 8).square() / 300).log1p()
         prior = prior - 2 * ((2 * log_sigma).exp() / 300).log1p() + log_sigma
-        return _normal(y - a - b @ X.mT, log_sigma) + prior
+        return _normal(y - z[:, : d + 1] @ X.mT, log_sigma) + prior
 
     return Posterior(log_prob, d + 2, _last_is_log, (*_names("b", d), "Intercept", "sigma"))
 
