@@ -1,6 +1,6 @@
 """One run of a blackjax sampler on one of the ten posteriors: the worker of `posteriors.py`.
 
-    python benchmarks/peers_posteriors.py kidiq "NUTS dense" 0 run.npz
+    python benchmarks/peers_posteriors.py kidiq "NUTS dense" 0 run.npz [--limit 300]
 
 It needs blackjax and jax and nothing of gradlogp; `posteriors.py` makes an environment for it. The
 models are those of `posterior_models.py` in the same unconstrained coordinates, one chain at a time,
@@ -8,7 +8,8 @@ in float64. Starts are U(−2, 2), 4 chains × 1,000 draws after 1,000, all four
 NUTS adapts steps and metric in windows; MCLMC tunes as its documentation shows and keeps every tenth
 of 10,000 steps of two gradients. Into the file go the draws in the reference's parameters `(chain,
 draw, n)`, the starts and log p there (by which the caller sees that both models are one), the
-gradients of all chains, and CPU and wall seconds from after the imports, compiling included.
+gradients of all chains, and CPU and wall seconds from after the imports, compiling included. A run
+over its limit of CPU seconds ends with status 75.
 
 `--own FOLDER` adds the functions of FOLDER/peers.py.
 """
@@ -18,6 +19,7 @@ import importlib.util
 import json
 import lzma
 import os
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -38,7 +40,8 @@ jax.config.update("jax_enable_x64", True)
 ROOT = Path(__file__).resolve().parents[1]
 FOLDERS = (ROOT / "tests" / "langevin" / "posteriors", ROOT / "benchmarks" / "posteriors")
 CHAINS, WARM, DRAWS = 4, 1000, 1000
-MCLMC_STEPS, THIN = 10_000, 10
+MCLMC_STEPS = 10_000
+STOPPED = 75
 
 
 class Posterior(NamedTuple):
@@ -300,6 +303,13 @@ METHODS = {
 }
 
 
+def stop_after(limit):
+    """End the process where it has used that many CPU seconds: a compiled loop cannot be left."""
+    while time.process_time() < limit:
+        time.sleep(1)
+    os._exit(STOPPED)
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("name")
@@ -307,7 +317,9 @@ def main():
     parser.add_argument("seed", type=int)
     parser.add_argument("out", type=Path)
     parser.add_argument("--own", type=Path)
+    parser.add_argument("--limit", type=float, default=300)
     args = parser.parse_args()
+    threading.Thread(target=stop_after, args=(args.limit,), daemon=True).start()
     cpu, wall = time.process_time(), time.perf_counter()
     models, folders = globals(), FOLDERS
     if args.own:

@@ -27,7 +27,6 @@ import math
 import multiprocessing
 import os
 import platform
-import resource
 import subprocess
 import sys
 import tempfile
@@ -51,7 +50,7 @@ PACKAGES = ("blackjax==1.7.1", "jax")
 METHODS = ("NUTS diagonal", "NUTS dense", "MCLMC")
 OURS, NUTS = "gradlogp", METHODS[:2]
 CHAINS, DRAWS = 4, 1000
-LIMIT = 300
+LIMIT, STOPPED = 300, 75  # CPU seconds of a peer, and how one that is stopped ends
 
 
 # ---------------------------------------------------------------------------- one run
@@ -153,13 +152,12 @@ def peer(name, method, seed, own, python):
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "run.npz"
         run = subprocess.run(
-            [*worker, out, *(["--own", own] if own else [])],
+            [*worker, out, "--limit", str(LIMIT), *(["--own", own] if own else [])],
             capture_output=True,
             text=True,
             check=False,
-            preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_CPU, (LIMIT, LIMIT)),
         )
-        if run.returncode in (-9, -24):
+        if run.returncode == STOPPED:
             return {**label(name, method, seed), "stopped": LIMIT, "right": False, "cpu": LIMIT}
         if run.returncode:
             raise RuntimeError(f"{name}, {method}: {run.stderr.strip()}")
