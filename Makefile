@@ -64,6 +64,7 @@ bench: $(VENV)/.main
 	$(TEST_ENV) $(BIN)/python benchmarks/objectives.py
 	$(TEST_ENV) $(BIN)/python benchmarks/langevin.py
 	$(TEST_ENV) $(BIN)/python benchmarks/samplers.py
+	$(TEST_ENV) $(BIN)/python benchmarks/posteriors.py
 	$(TEST_ENV) $(BIN)/python benchmarks/diffusion.py
 	$(TEST_ENV) $(BIN)/python benchmarks/inverse.py
 	$(TEST_ENV) $(BIN)/python benchmarks/training.py
