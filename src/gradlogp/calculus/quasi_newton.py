@@ -1,0 +1,221 @@
+r"""Quasi-Newton minimisation from one start, with the path it took."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from ..core import check_points
+
+DENSE, MEMORY = 200, 30
+"""Up to so many dimensions H is a matrix; beyond, it is made of the last so many steps."""
+
+WIDE, WIDER = 1e4, 1e3
+"""The unit of length at first, in lengths of the sharpest bend, and by how much each search widens it.
+
+An H that starts too large costs a few evaluations a direction; one too small for a flat direction takes
+it for solved. With these H is right to 1e-8 in directions flatter by 1e16, then by 1e22.
+"""
+
+
+class Path(NamedTuple):
+    """The points of a minimisation, from the start to the end, and how it ended.
+
+    Attributes:
+        points: The start and where each step led, `(k, *event)`.
+        values: f there, `(k,)`, float64; they never rise.
+        gradients: ∇f there, shape of points.
+        converged: Whether another search, from the last point and with nothing learned, found no
+            more to gain than the tolerance, and the gradient is as small as that asks for.
+        evaluations: How often f and its gradient were asked for, those that failed included.
+    """
+
+    points: Float[Tensor, "k *event"]
+    values: Float[Tensor, " k"]
+    gradients: Float[Tensor, "k *event"]
+    converged: bool
+    evaluations: int
+
+
+class _Spent(Exception):
+    """No evaluation is left."""
+
+
+class _Still(Exception):
+    """f does not change any more on the way."""
+
+
+class _Search:
+    """f in the coordinates w = (x − x₀)/unit, and the path that the search has accepted."""
+
+    def __init__(
+        self,
+        f: Callable[[Tensor], tuple[Tensor, Tensor]],
+        x0: Tensor,
+        tolerance: float,
+        max_evaluations: int,
+    ) -> None:
+        self.f, self.x0, self.tolerance, self.left = f, x0, tolerance, max_evaluations
+        self.unit, self.sharpest, self.small = 1.0, 0.0, 0
+        self.path = [(np.zeros(x0.numel()), *self.evaluate(x0, first=True))]
+        self.trials: list[tuple[np.ndarray, float, np.ndarray]] = []
+
+    def evaluate(self, x: Tensor, first: bool = False) -> tuple[float, np.ndarray]:
+        """Return f and ∇f; +∞ where they are not finite or cannot be computed."""
+        if self.left == 0:
+            raise _Spent
+        self.left -= 1
+        try:
+            value, gradient = self.f(x)
+        except (ArithmeticError, RuntimeError, ValueError):  # a factorisation, a law's parameters
+            if first:
+                raise
+            return np.inf, np.zeros(x.numel())
+        if value.shape != x.shape[:1] or gradient.shape != x.shape:
+            raise TypeError(
+                f"f must return shapes {tuple(x.shape[:1])} and {tuple(x.shape)}, got "
+                f"{tuple(value.shape)} and {tuple(gradient.shape)}"
+            )
+        v, g = float(value), gradient.numpy(force=True).astype(float).ravel()
+        return (v, g) if np.isfinite(v) and np.isfinite(g).all() else (np.inf, np.zeros(x.numel()))
+
+    def at(self, w: np.ndarray) -> Tensor:
+        """Return x₀ + unit · w, `(1, *event)`."""
+        step = torch.from_numpy(self.unit * w).reshape(self.x0.shape)
+        return (self.x0.double() + step.to(self.x0.device)).to(self.x0)
+
+    def enough(self) -> float:
+        """Return the tolerance, or the rounding of f where that is larger."""
+        return max(self.tolerance, 8 * torch.finfo(self.x0.dtype).eps * abs(self.path[-1][1]))
+
+    def __call__(self, w: np.ndarray) -> tuple[float, np.ndarray]:
+        old, v, g = self.path[-1]
+        if np.array_equal(w, old):
+            return v, g
+        x = self.at(w)
+        value, gradient = self.evaluate(x) if bool(x.isfinite().all()) else (np.inf, g)
+        if value == np.inf:
+            # interpolation goes to where this parabola along the way has its minimum, a fifth of it
+            return v + 1.5 * abs(float(g @ (w - old))), -4 * g
+        self.trials.append((w.copy(), value, self.unit * gradient))
+        if sum(abs(trial[1] - v) <= self.enough() for trial in self.trials) > 3:
+            raise _Still
+        return self.trials[-1][1:]
+
+    def accept(self, w: np.ndarray) -> None:
+        """Keep w, one of the trials; two steps in a row that gain next to nothing are the last."""
+        found = next(trial for trial in reversed(self.trials) if np.array_equal(trial[0], w))
+        self.small = self.small + 1 if self.path[-1][1] - found[1] <= self.enough() else 0
+        self.path.append(found)
+        self.trials.clear()
+        if self.small == 2:
+            raise _Still
+
+    def choose_unit(self) -> None:
+        """Measure x in lengths over which f bends by 1 along the gradient, from one more evaluation.
+
+        The step to look at is 1/‖∇f‖, along which f changes by 1: both lengths scale with x.
+        """
+        _, v, g = self.path[0]
+        size = float(np.linalg.norm(g))
+        self.unit = 1 / size
+        value, gradient = self.evaluate(self.at(-g / size))
+        bend = float(np.linalg.norm(gradient - g))
+        if value < np.inf and bend > 0:
+            self.unit = (self.unit / bend) ** 0.5
+        self.sharpest = self.unit**-2
+        self.path[0] = (self.path[0][0], v, self.unit * g)
+
+    def level(self) -> bool:
+        """Tell whether ‖∇f‖²/(2λ) is nothing, λ the sharpest bend on the way, up to rounding."""
+        points, _, gradients = (np.stack(part) for part in zip(*self.path, strict=True))
+        steps = np.linalg.norm(np.diff(points, axis=0), axis=1)
+        bends = np.linalg.norm(np.diff(gradients, axis=0), axis=1)[steps > 0] / steps[steps > 0]
+        most = max([self.sharpest * self.unit**2, *bends])
+        rounding = (
+            8 * torch.finfo(self.x0.dtype).eps * float(self.at(points[-1]).norm()) / self.unit
+        )
+        enough = (2 * most * self.enough()) ** 0.5 + most * rounding
+        return bool(np.linalg.norm(gradients[-1]) <= enough)
+
+    def run(self, wider: float) -> float:
+        """Search from the end of the path in a wider unit, with nothing learned; return the gain."""
+        from scipy.optimize import minimize
+
+        self.unit *= wider
+        self.path = [(w / wider, v, wider * g) for w, v, g in self.path]
+        w, v, _ = self.path[-1]
+        self.small, options = 0, {"gtol": 0.0, "maxiter": self.left + 1}
+        self.trials.clear()
+        if len(w) > DENSE:
+            options |= {"ftol": 0.0, "maxcor": MEMORY, "maxls": 50, "maxfun": self.left + 2}
+        with contextlib.suppress(_Still):
+            minimize(
+                self, w, jac=True, method="BFGS" if len(w) <= DENSE else "L-BFGS-B",
+                callback=lambda w: self.accept(w), options=options,
+            )  # fmt: skip
+        return v - self.path[-1][1]
+
+
+def minimise(
+    f: Callable[[Tensor], tuple[Tensor, Tensor]],
+    x0: Float[Tensor, "1 *event"],
+    *,
+    tolerance: float = 1e-8,
+    max_evaluations: int = 2000,
+) -> Path:
+    r"""Minimise f from one start by BFGS, and return the points on the way.
+
+    .. math:: x_{k+1} = x_k - a_k H_k \nabla f(x_k), \quad
+              H_{k+1} (\nabla f(x_{k+1}) - \nabla f(x_k)) = x_{k+1} - x_k
+
+    with a_k from a search for the strong Wolfe conditions. Lengths are measured by f itself, so that
+    the unit of x does not matter. Where f or its gradient is not finite, or raises an
+    `ArithmeticError`, `RuntimeError` or `ValueError`, f counts as +∞ and the search backs off. Once
+    nothing is gained any more the search begins again in a wider unit, until that gains nothing
+    either: H is too small in directions that are flatter than the sharpest by more than 10¹⁶.
+
+    Arguments:
+        f: x `(1, *event)` -> value `(1,)` and gradient `(1, *event)`; of −log p for a density.
+        x0: The start, one row, where both are finite.
+        tolerance: What counts as nothing to gain, in units of f: for −log p it is in nats.
+        max_evaluations: Evaluations of f to spend; `converged` tells whether they were enough.
+
+    Raises:
+        ValueError: For x0 that is not one finite row, or where f or its gradient is not finite there.
+
+    References:
+        | Numerical Optimization, chapters 3, 6 and 7 (Nocedal & Wright, 2006)
+        | https://doi.org/10.1007/978-0-387-40065-5
+    """
+    check_points(x0, "x0")
+    if len(x0) != 1 or not tolerance > 0 or max_evaluations < 1:
+        raise ValueError(
+            "needs one row, tolerance > 0 and max_evaluations ≥ 1; got "
+            f"{len(x0)} rows, {tolerance}, {max_evaluations}: call minimise for each start"
+        )
+    search = _Search(f, x0.detach(), tolerance, max_evaluations)
+    if search.path[0][1] == np.inf:
+        raise ValueError("f or its gradient is not finite at x0; start where both are")
+    converged = not search.path[0][2].any()
+    with contextlib.suppress(_Spent):
+        if not converged:
+            search.choose_unit()
+            search.run(WIDE)
+            while search.run(WIDER) > search.enough():
+                pass
+            converged = search.level()
+    w, values, gradients = (np.stack(part) for part in zip(*search.path, strict=True))
+    return Path(
+        torch.cat([search.at(row) for row in w]),
+        torch.from_numpy(values),
+        torch.from_numpy(gradients / search.unit).reshape(-1, *x0.shape[1:]).to(x0),
+        converged,
+        max_evaluations - search.left,
+    )
