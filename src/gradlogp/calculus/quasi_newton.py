@@ -16,6 +16,9 @@ from ..core import check_points
 DENSE, MEMORY = 200, 30
 """Up to so many dimensions H is a matrix; beyond, it is made of the last so many steps."""
 
+LATE = 10
+"""The last steps, which tell how sharply f bends where the search is."""
+
 WIDE, WIDER = 1e4, 1e3
 """The unit of length at first, in lengths of the sharpest bend, and by how much each search widens it.
 
@@ -62,7 +65,8 @@ class _Search:
         max_evaluations: int,
     ) -> None:
         self.f, self.x0, self.tolerance, self.left = f, x0, tolerance, max_evaluations
-        self.unit, self.sharpest, self.small = 1.0, 0.0, 0
+        self.unit, self.small = 1.0, 0
+        self.bends: list[float] = []
         self.path = [(np.zeros(x0.numel()), *self.evaluate(x0, first=True))]
         self.trials: list[tuple[np.ndarray, float, np.ndarray]] = []
 
@@ -110,57 +114,63 @@ class _Search:
 
     def accept(self, w: np.ndarray) -> None:
         """Keep w, one of the trials; two steps in a row that gain next to nothing are the last."""
-        found = next(trial for trial in reversed(self.trials) if np.array_equal(trial[0], w))
-        self.small = self.small + 1 if self.path[-1][1] - found[1] <= self.enough() else 0
-        self.path.append(found)
+        old, new = self.path[-1], next(t for t in reversed(self.trials) if np.array_equal(t[0], w))
+        self.small = self.small + 1 if old[1] - new[1] <= self.enough() else 0
+        self.bends.append(_bend(old, new) / self.unit**2)
+        self.path.append(new)
         self.trials.clear()
         if self.small == 2:
             raise _Still
 
-    def choose_unit(self) -> None:
-        """Measure x in lengths over which f bends by 1 along the gradient, from one more evaluation.
+    def probe(self) -> None:
+        """Note how f bends along its gradient at the start, from one more evaluation.
 
-        The step to look at is 1/‖∇f‖, along which f changes by 1: both lengths scale with x.
+        The step to look at is 1/‖∇f‖, along which f changes by 1: it scales with x.
         """
-        _, v, g = self.path[0]
+        _, _, g = self.path[0]
         size = float(np.linalg.norm(g))
-        self.unit = 1 / size
-        value, gradient = self.evaluate(self.at(-g / size))
-        bend = float(np.linalg.norm(gradient - g))
-        if value < np.inf and bend > 0:
-            self.unit = (self.unit / bend) ** 0.5
-        self.sharpest = self.unit**-2
-        self.path[0] = (self.path[0][0], v, self.unit * g)
+        new = (-g / size**2, *self.evaluate(self.at(-g / size**2)))
+        bend = _bend(self.path[0], new) if new[1] < np.inf else 0.0
+        self.bends = [bend if bend > 0 else size**2]
 
     def level(self) -> bool:
         """Tell whether ‖∇f‖²/(2λ) is nothing, λ the sharpest bend on the way, up to rounding."""
-        points, _, gradients = (np.stack(part) for part in zip(*self.path, strict=True))
-        steps = np.linalg.norm(np.diff(points, axis=0), axis=1)
-        bends = np.linalg.norm(np.diff(gradients, axis=0), axis=1)[steps > 0] / steps[steps > 0]
-        most = max([self.sharpest * self.unit**2, *bends])
-        rounding = (
-            8 * torch.finfo(self.x0.dtype).eps * float(self.at(points[-1]).norm()) / self.unit
-        )
-        enough = (2 * most * self.enough()) ** 0.5 + most * rounding
-        return bool(np.linalg.norm(gradients[-1]) <= enough)
+        rounding = 8 * torch.finfo(self.x0.dtype).eps * float(self.at(self.path[-1][0]).norm())
+        most = max(self.bends)
+        size = float(np.linalg.norm(self.path[-1][2])) / self.unit
+        return size <= (2 * most * self.enough()) ** 0.5 + most * rounding
 
-    def run(self, wider: float) -> float:
-        """Search from the end of the path in a wider unit, with nothing learned; return the gain."""
+    def run(self, width: float) -> tuple[float, bool]:
+        """Search from the end of the path with nothing learned; return the gain, and if f was still.
+
+        Lengths are measured in `width` times that over which f bends by 1, of late.
+        """
         from scipy.optimize import minimize
 
-        self.unit *= wider
-        self.path = [(w / wider, v, wider * g) for w, v, g in self.path]
+        unit = width / max(self.bends[-LATE:]) ** 0.5
+        ratio, self.unit = unit / self.unit, unit
+        self.path = [(w / ratio, v, ratio * g) for w, v, g in self.path]
         w, v, _ = self.path[-1]
         self.small, options = 0, {"gtol": 0.0, "maxiter": self.left + 1}
         self.trials.clear()
         if len(w) > DENSE:
             options |= {"ftol": 0.0, "maxcor": MEMORY, "maxls": 50, "maxfun": self.left + 2}
-        with contextlib.suppress(_Still):
+        try:
             minimize(
                 self, w, jac=True, method="BFGS" if len(w) <= DENSE else "L-BFGS-B",
                 callback=lambda w: self.accept(w), options=options,
             )  # fmt: skip
-        return v - self.path[-1][1]
+            still = False
+        except _Still:
+            still = True
+        return v - self.path[-1][1], still
+
+
+def _bend(
+    a: tuple[np.ndarray, float, np.ndarray], b: tuple[np.ndarray, float, np.ndarray]
+) -> float:
+    """Return ‖Δ∇f‖/‖Δw‖ between two points."""
+    return float(np.linalg.norm(b[2] - a[2]) / np.linalg.norm(b[0] - a[0]))
 
 
 def minimise(
@@ -206,11 +216,15 @@ def minimise(
     converged = not search.path[0][2].any()
     with contextlib.suppress(_Spent):
         if not converged:
-            search.choose_unit()
-            search.run(WIDE)
-            while search.run(WIDER) > search.enough():
-                pass
-            converged = search.level()
+            search.probe()
+        width = WIDE
+        while not converged:
+            gain, still = search.run(width)
+            if width > WIDE and gain <= search.enough():
+                converged = search.level()
+                break
+            # what ended without an end begins again as at the start
+            width = WIDE * WIDER if still or gain <= search.enough() else WIDE
     w, values, gradients = (np.stack(part) for part in zip(*search.path, strict=True))
     return Path(
         torch.cat([search.at(row) for row in w]),
