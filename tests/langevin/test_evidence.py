@@ -21,7 +21,9 @@ from gradlogp.distributions.targets import (
     SkewedGumbel,
 )
 from gradlogp.langevin import HMC, MALA, ULA, Chain, ParallelTempering
-from gradlogp.langevin.evidence import anneal, bridge, evidence
+from gradlogp.langevin.annealing import anneal
+from gradlogp.langevin.bridge import bridge
+from gradlogp.langevin.evidence import evidence
 
 
 class Position(NamedTuple):
