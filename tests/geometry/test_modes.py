@@ -227,19 +227,73 @@ def test_a_flat_direction_is_degenerate(generator):
 def test_a_start_that_does_not_converge_has_no_basin():
     x0 = torch.tensor([[0.0, 1.0], [2.0, -1.0]])
     for score in (lambda x: torch.ones_like(x) + 0 * x, lambda x: x.abs() + 1):
-        result = find_modes(as_target(score=score), x0, also_saddles=True, max_steps=300)
+        with pytest.warns(RuntimeWarning, match=r"2 of 2 starts reached no stationary point"):
+            result = find_modes(as_target(score=score), x0, also_saddles=True, max_steps=300)
         assert result.basin.tolist() == [-1, -1]
         assert result.kind == ()
         assert result.points.shape == (0, 2)
-    short = find_modes(THREE, torch.tensor([[9.0, 9.0], [0.0, 0.3]]), max_steps=1)
+    climbs = as_target(log_prob=lambda x: x.exp().log1p().sum(1))
+    with pytest.warns(RuntimeWarning, match=r"2 of 2 starts reached no stationary point"):
+        assert find_modes(climbs, x0, max_steps=100).basin.tolist() == [-1, -1]
+    with pytest.warns(RuntimeWarning, match=r"of 2 starts reached no stationary point"):
+        short = find_modes(THREE, torch.tensor([[9.0, 9.0], [0.0, 0.3]]), max_steps=1)
     assert -1 in short.basin.tolist()
+
+
+class Regression:
+    """y ~ N(a + b x, e^l) with flat priors, on years that are not centred; it counts evaluations."""
+
+    def __init__(self, unit=1.0):
+        self.year = torch.arange(1950.0, 2010.0)
+        self.y = 0.02 * (self.year - 1980) + torch.sin(self.year) + 9
+        self.unit, self.n = unit, 0
+        self.target = as_target(log_prob=self._log_prob)
+
+    def _log_prob(self, x):
+        self.n += len(x)
+        x = x / self.unit
+        rest = (self.y - x[:, :1] - x[:, 1:2] * self.year) / x[:, 2:].exp()
+        return -0.5 * rest.square().sum(1) - (len(self.y) - 1) * x[:, 2]
+
+    def mode(self):
+        X = torch.stack([torch.ones(60), self.year - 1980], 1)
+        slope = torch.linalg.lstsq(X, self.y).solution
+        rest = (self.y - X @ slope).square().sum()
+        return torch.stack([slope[0] - 1980 * slope[1], slope[1], 0.5 * (rest / 59).log()])
+
+
+@pytest.mark.parametrize("unit", [1.0, 1e-5])
+def test_a_regression_on_raw_units(unit, generator):
+    """Condition number 10¹¹: the flow needs as many steps, quasi-Newton a hundred evaluations."""
+    model = Regression(unit)
+    x0 = unit * (4 * torch.rand(4, 3, generator=generator) - 2)
+    found = find_modes(model.target, x0)
+    assert model.n < 4000
+    assert found.kind == ("mode",)
+    assert found.basin.tolist() == [0, 0, 0, 0]
+    assert not bool(found.by_flow.any())
+    close(found.points[0] / unit, model.mode(), 1e-5)
+    # on a law that is not stiff the flow does it all
+    assert bool(find_modes(THREE, torch.randn(4, 2, generator=generator)).by_flow.all())
+
+
+def test_a_flat_eigenvalue_is_not_a_small_one():
+    """Both have condition numbers beyond 1/√eps: one direction is long, or log p is flat along it."""
+    long = as_target(log_prob=lambda x: -0.5 * (x[:, 0] ** 2 + (1e-6 * x[:, 1]) ** 2))
+    x0 = torch.tensor([[1.0, 1.0], [0.5, -2e6], [-1.0, 10.0]])
+    found = find_modes(long, x0)
+    assert found.kind == ("mode",)
+    close(found.points / torch.tensor([1.0, 1e6]), torch.zeros(1, 2), 1e-6)
+    contact = as_target(log_prob=lambda x: -0.5 * x[:, 0] ** 2 - (1e-3 * x[:, 1]) ** 4)
+    assert set(find_modes(contact, x0[:1]).kind) == {"degenerate"}
 
 
 def test_steps_that_lower_log_p_are_refused():
     """A score that points the wrong way: with log p known nothing moves, without it all does."""
     wrong = lambda x: x.clone()
     x0 = torch.ones(1, 2)
-    result = find_modes(as_target(wrong, lambda x: -x.square().sum(1) / 2), x0, max_steps=50)
+    with pytest.warns(RuntimeWarning, match="1 of 1 starts"):
+        result = find_modes(as_target(wrong, lambda x: -x.square().sum(1) / 2), x0, max_steps=50)
     assert result.basin.tolist() == [-1]
     # Newton alone would have gone to 0, where this score vanishes too
     assert result.kind == ()

@@ -16,6 +16,9 @@ from ..core import check_points
 DENSE, MEMORY = 200, 30
 """Up to so many dimensions H is a matrix; beyond, it is made of the last so many steps."""
 
+LATE = 10
+"""The last steps, which tell how sharply f bends where the search is."""
+
 WIDE, WIDER = 1e4, 1e3
 """The unit of length at first, in lengths of the sharpest bend, and by how much each search widens it.
 
@@ -31,8 +34,8 @@ class Path(NamedTuple):
         points: The start and where each step led, `(k, *event)`.
         values: f there, `(k,)`, float64; they never rise.
         gradients: ∇f there, shape of points.
-        converged: Whether a second search, from the last point and with nothing learned, found no
-            more to gain than the tolerance.
+        converged: Whether another search, from the last point and with nothing learned, found no
+            more to gain than the tolerance, and the gradient is as small as that asks for.
         evaluations: How often f and its gradient were asked for, those that failed included.
     """
 
@@ -63,6 +66,7 @@ class _Search:
     ) -> None:
         self.f, self.x0, self.tolerance, self.left = f, x0, tolerance, max_evaluations
         self.unit, self.small = 1.0, 0
+        self.bends: list[float] = []
         self.path = [(np.zeros(x0.numel()), *self.evaluate(x0, first=True))]
         self.trials: list[tuple[np.ndarray, float, np.ndarray]] = []
 
@@ -102,7 +106,7 @@ class _Search:
         value, gradient = self.evaluate(x) if bool(x.isfinite().all()) else (np.inf, g)
         if value == np.inf:
             # interpolation goes to where this parabola along the way has its minimum, a fifth of it
-            return v + 1.5 * abs(g @ (w - old)), -4 * g
+            return v + 1.5 * abs(float(g @ (w - old))), -4 * g
         self.trials.append((w.copy(), value, self.unit * gradient))
         if sum(abs(trial[1] - v) <= self.enough() for trial in self.trials) > 3:
             raise _Still
@@ -110,47 +114,63 @@ class _Search:
 
     def accept(self, w: np.ndarray) -> None:
         """Keep w, one of the trials; two steps in a row that gain next to nothing are the last."""
-        found = next(trial for trial in reversed(self.trials) if np.array_equal(trial[0], w))
-        self.small = self.small + 1 if self.path[-1][1] - found[1] <= self.enough() else 0
-        self.path.append(found)
+        old, new = self.path[-1], next(t for t in reversed(self.trials) if np.array_equal(t[0], w))
+        self.small = self.small + 1 if old[1] - new[1] <= self.enough() else 0
+        self.bends.append(_bend(old, new) / self.unit**2)
+        self.path.append(new)
         self.trials.clear()
         if self.small == 2:
             raise _Still
 
-    def choose_unit(self) -> None:
-        """Measure x in lengths over which f bends by 1 along the gradient, from one more evaluation.
+    def probe(self) -> None:
+        """Note how f bends along its gradient at the start, from one more evaluation.
 
-        The step to look at is 1/‖∇f‖, along which f changes by 1: both lengths scale with x.
+        The step to look at is 1/‖∇f‖, along which f changes by 1: it scales with x.
         """
-        _, v, g = self.path[0]
-        size = np.linalg.norm(g)
-        self.unit = 1 / size
-        value, gradient = self.evaluate(self.at(-g / size))
-        bend = np.linalg.norm(gradient - g)
-        if value < np.inf and bend > 0:
-            self.unit = (self.unit / bend) ** 0.5
-        self.path[0] = (self.path[0][0], v, self.unit * g)
+        _, _, g = self.path[0]
+        size = float(np.linalg.norm(g))
+        new = (-g / size**2, *self.evaluate(self.at(-g / size**2)))
+        bend = _bend(self.path[0], new) if new[1] < np.inf else 0.0
+        self.bends = [bend if bend > 0 else size**2]
 
-    def widen(self, factor: float) -> None:
-        """Measure x in a unit that is larger by this factor."""
-        self.unit *= factor
-        self.path = [(w / factor, v, factor * g) for w, v, g in self.path]
+    def level(self) -> bool:
+        """Tell whether ‖∇f‖²/(2λ) is nothing, λ the sharpest bend on the way, up to rounding."""
+        rounding = 8 * torch.finfo(self.x0.dtype).eps * float(self.at(self.path[-1][0]).norm())
+        most = max(self.bends)
+        size = float(np.linalg.norm(self.path[-1][2])) / self.unit
+        return size <= (2 * most * self.enough()) ** 0.5 + most * rounding
 
-    def run(self) -> float:
-        """Search from the end of the path, with nothing learned, and return what was gained."""
+    def run(self, width: float) -> tuple[float, bool]:
+        """Search from the end of the path with nothing learned; return the gain, and if f was still.
+
+        Lengths are measured in `width` times that over which f bends by 1, of late.
+        """
         from scipy.optimize import minimize
 
+        unit = width / max(self.bends[-LATE:]) ** 0.5
+        ratio, self.unit = unit / self.unit, unit
+        self.path = [(w / ratio, v, ratio * g) for w, v, g in self.path]
         w, v, _ = self.path[-1]
         self.small, options = 0, {"gtol": 0.0, "maxiter": self.left + 1}
         self.trials.clear()
         if len(w) > DENSE:
             options |= {"ftol": 0.0, "maxcor": MEMORY, "maxls": 50, "maxfun": self.left + 2}
-        with contextlib.suppress(_Still):
+        try:
             minimize(
                 self, w, jac=True, method="BFGS" if len(w) <= DENSE else "L-BFGS-B",
                 callback=lambda w: self.accept(w), options=options,
             )  # fmt: skip
-        return v - self.path[-1][1]
+            still = False
+        except _Still:
+            still = True
+        return v - self.path[-1][1], still
+
+
+def _bend(
+    a: tuple[np.ndarray, float, np.ndarray], b: tuple[np.ndarray, float, np.ndarray]
+) -> float:
+    """Return ‖Δ∇f‖/‖Δw‖ between two points."""
+    return float(np.linalg.norm(b[2] - a[2]) / np.linalg.norm(b[0] - a[0]))
 
 
 def minimise(
@@ -196,12 +216,15 @@ def minimise(
     converged = not search.path[0][2].any()
     with contextlib.suppress(_Spent):
         if not converged:
-            search.choose_unit()
-            search.widen(WIDE)
-            search.run()
+            search.probe()
+        width = WIDE
         while not converged:
-            search.widen(WIDER)
-            converged = search.run() <= search.enough()
+            gain, still = search.run(width)
+            if width > WIDE and gain <= search.enough():
+                converged = search.level()
+                break
+            # what ended without an end begins again as at the start
+            width = WIDE * WIDER if still or gain <= search.enough() else WIDE
     w, values, gradients = (np.stack(part) for part in zip(*search.path, strict=True))
     return Path(
         torch.cat([search.at(row) for row in w]),

@@ -3,3 +3,5 @@
 from . import metrics as metrics
 from . import sample_size as sample_size
 from .compare import compare as compare
+from .sbc import Calibration as Calibration
+from .sbc import sbc as sbc

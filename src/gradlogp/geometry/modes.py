@@ -3,18 +3,22 @@ r"""Where a density peaks: the gradient flow of log p, its limits, and what kind
 Along dx/dt = s(x) the log-density is a Lyapunov function, d/dt log p(x(t)) = ‖s(x(t))‖² ≥ 0: every
 limit is a stationary point, s = 0. The eigenvalues of ∇² log p there tell modes (all negative) from
 minima (all positive) and saddles. Nothing is random, and no start depends on those beside it.
+Where log p is much steeper in one direction than in another the flow needs too many steps, and a
+quasi-Newton search climbs in its place.
 """
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from ..calculus.ode import Size, attempt, error_of, growth, integrate
+from ..calculus.quasi_newton import minimise
 from ..calculus.reverse import jacobian
 from ..core import (
     Density,
@@ -36,7 +40,11 @@ class Flow(NamedTuple):
 
 @dataclass(frozen=True)
 class Modes:
-    """Stationary points of log p, and the one in whose basin each start lies (−1: none found)."""
+    """Stationary points of log p, and the one to which each start led (−1: none found).
+
+    Where `by_flow` is true the start lies in the basin of that point under dx/dt = s. Elsewhere a
+    quasi-Newton search took over, which also climbs, but may leave the basin.
+    """
 
     points: Float[Tensor, "K *event"]
     kind: tuple[str, ...]
@@ -45,6 +53,7 @@ class Modes:
     log_prob: Float[Tensor, " K"] | None
     basin: Int[Tensor, " batch"]
     n_steps: Int[Tensor, " batch"]
+    by_flow: Bool[Tensor, " batch"]
 
 
 def _norm(x: Tensor) -> Tensor:
@@ -96,6 +105,17 @@ def _newton(s: Tensor, w: Tensor, U: Tensor, cut: Tensor) -> Tensor:
     return torch.einsum("bij,bj->bi", U, step.where(~step.isnan(), 0.0)).reshape(s.shape)
 
 
+def _slow(s: Tensor, w: Tensor, U: Tensor, cut: Tensor, n_steps: int) -> Tensor:
+    """Tell where the flow needs more than n_steps: stable ones are no longer than 3/max|w|.
+
+    What matters are directions in which the next stationary point is far, beside the others.
+    """
+    c = torch.einsum("bij,bi->bj", U, s.flatten(1))
+    far = (w * c / (w.square() + (1e-5 * cut).square().unsqueeze(1))).abs()
+    far = far > 1e-3 * far.amax(1, keepdim=True)
+    return (far & (3 * n_steps * w.abs() < w.abs().amax(1, keepdim=True))).any(1)
+
+
 def gradient_flow(
     score: ScoreFn,
     x0: Float[Tensor, "batch *event"],
@@ -140,6 +160,7 @@ class _Search(NamedTuple):
     target: Density
     field: ScoreFn
     log_prob: ScoreFn
+    known: bool
     tolerance: float
     eps: float
 
@@ -164,24 +185,32 @@ class _Search(NamedTuple):
         return after >= before - 8 * self.eps * before.abs()
 
     def ascend(self, x: Tensor, s: Tensor, h: Tensor, max_steps: int) -> tuple[Tensor, ...]:
-        """Follow the flow until Newton's method ends in the same basin: x, scale, steps, success."""
+        """Follow the flow until Newton's method ends in the same basin: x, scale, steps, success.
+
+        Where log p is known, rows for which the flow is too slow are left on the way.
+        """
         n_steps, scale = torch.zeros_like(h, dtype=torch.long), torch.zeros_like(h)
         done, never = n_steps > 0, torch.zeros_like(h)  # the field knows no time
+        stiff = done
         for k in range(max_steps):
             if k % 8 == 0:  # a Hessian costs as much as many steps
                 w, U = self.curvature(x)
                 scale = torch.where(done, scale, torch.fmax(scale, w.abs().amax(1)))
                 cut = self.eps**0.5 * w.abs().amax(1)
+                if self.known:
+                    stiff = stiff | (
+                        _slow(s, w, U, cut, max_steps) & ~done & ~self.still(x, s, scale)
+                    )
                 step = _newton(s, w, U, cut)
                 y, s_y = x + step, self.field(x + step)
                 # concave here, and the step shrinks tenfold with the same Hessian: log p is close
                 # to a quadratic on the way, and y is in the basin of x
-                sure = (w <= cut.unsqueeze(1)).all(1) & self.ascends(x, y) & ~done
+                sure = (w <= cut.unsqueeze(1)).all(1) & self.ascends(x, y) & ~done & ~stiff
                 sure &= _norm(_newton(s_y, w, U, cut)) <= 0.1 * _norm(step)
                 sure &= _norm(s_y) <= 0.1 * _norm(s)
-                done = done | sure | self.still(x, s, scale)
+                done = done | sure | (self.still(x, s, scale) & ~stiff)
                 x, s = _where(sure, y, x), _where(sure, s_y, s)
-                if bool(done.all()):
+                if bool((done | stiff).all()):
                     break
             # error relative to the step itself: s must fall to 0, not to the error of the way
             tried = attempt(
@@ -192,13 +221,24 @@ class _Search(NamedTuple):
             accept = error <= 1
             ascends = self.ascends(x, _where(accept, y, x))
             h = torch.where(ascends, h * growth(error).to(h), 0.2 * h)
-            accept &= ascends & ~done
+            accept &= ascends & ~done & ~stiff
             x, s = _where(accept, y, x), _where(accept, s_y, s)
-            n_steps += ~done
+            n_steps += ~(done | stiff)
         return x, scale, n_steps, done
 
+    def climb(self, x: Tensor, most: int) -> tuple[Tensor, int, bool]:
+        """Maximise log p from one row by quasi-Newton steps: where it ends, evaluations, success."""
+        both = getattr(self.target, "log_prob_and_score", None)
+
+        def f(x: Tensor) -> tuple[Tensor, Tensor]:
+            log_prob, score = (self.log_prob(x), self.field(x)) if both is None else both(x)
+            return -log_prob.detach(), -score.detach()
+
+        path = minimise(f, x, max_evaluations=most)
+        return path.points[-1:], path.evaluations, path.converged
+
     def refine(self, x: Tensor, scale: Tensor, wanted: Tensor) -> tuple[Tensor, ...]:
-        """Lower ‖s‖² to 0 by damped Newton steps: x, eigenvalues, scale, success, degeneracy."""
+        """Lower ‖s‖² to 0 by damped Newton steps: x, spectrum, scale, success, degeneracy."""
         s, mu, busy = self.field(x), x.new_full((len(x),), 1e-2), wanted
         for _ in range(100):
             w, U = self.curvature(x)
@@ -212,13 +252,28 @@ class _Search(NamedTuple):
             mu = torch.where(better, mu / 8, mu * 8)
             if not bool(busy.any()):
                 break
-        w, _ = self.curvature(x)
+        w, U = self.curvature(x)
         least, most = w.abs().amin(1), w.abs().amax(1)
-        flat = (least <= self.eps**0.5 * most) | (most <= self.eps**0.5 * scale)
-        return x, w, scale, wanted & self.still(x, s, scale) & w.isfinite().all(1), flat
+        flat = (least <= self.eps**0.5 * most) & ~self.bends(x, s, w, U)
+        flat |= most <= self.eps**0.5 * scale
+        return x, w, U, scale, wanted & self.still(x, s, scale) & w.isfinite().all(1), flat
+
+    def bends(self, x: Tensor, s: Tensor, w: Tensor, U: Tensor) -> Tensor:
+        """Tell whether the least eigenvalue λ is one: the score 0.1/√|λ| away is what λ says.
+
+        On a ridge, where it is rounding, or at a contact of higher order it is not.
+        """
+        least, i = w.abs().min(1)
+        u = U.gather(2, i.reshape(-1, 1, 1).expand(-1, U.shape[1], 1))[:, :, 0]
+        step = 0.1 * least.rsqrt().unsqueeze(1) * u
+        change = ((self.field(x + step.reshape(x.shape)) - s).flatten(1) * step).sum(1)
+        expected = 0.01 * w.gather(1, i.unsqueeze(1))[:, 0].sign()
+        return (change - expected).abs() < 0.005
 
 
-def _cluster(x: Tensor, found: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
+def _cluster(
+    x: Tensor, found: Tensor, scale: Tensor, w: Tensor, U: Tensor, flat: Tensor
+) -> tuple[Tensor, Tensor]:
     """Return the row that stands for each distinct point, and its number for each row, or −1."""
     # 1/√scale is the length of the sharpest bend of log p; where there is none, |x| must do
     radius = 1e-3 * torch.minimum(scale.rsqrt(), 1 + _norm(x))
@@ -226,7 +281,11 @@ def _cluster(x: Tensor, found: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
     first: list[int] = []
     for i in found.nonzero()[:, 0].tolist():
         if label[i] < 0:
-            label[found & (label < 0) & (_norm(x - x[i]) <= radius[i])] = len(first)
+            away = x - x[i]
+            near = _norm(away) <= radius[i]
+            if not bool(flat[i]):  # in each direction by its own bend
+                near |= ((away.flatten(1) @ U[i]).square() @ w[i].abs()) <= 1e-6
+            label[found & (label < 0) & near] = len(first)
             first.append(i)
     return torch.tensor(first, dtype=torch.long, device=x.device), label
 
@@ -242,10 +301,12 @@ def find_modes(
     r"""Find the modes of a density by gradient ascent on log p, and which start leads to which.
 
     From every start :math:`dx/dt = s(x)` is followed with steps that never lower log p (where the
-    target knows it) until log p is close to a quadratic, then Newton's method is used. Limits closer
-    than 1e-3/√λ are one point, λ the largest |eigenvalue| of ∇² log p met on the way. The kind is
-    "mode" (all eigenvalues negative), "minimum" (all positive), "saddle" (both) or "degenerate" (one
-    is 0, up to √eps of the largest: a ridge, a plateau, a contact of higher order).
+    target knows it) until log p is close to a quadratic, then Newton's method is used. Where log p is
+    known and the flow would need more than max_steps, as on the narrow ridges of a regression on raw
+    units, a quasi-Newton search goes on from there: `by_flow` is then False. Limits closer than 1e-3/√λ
+    are one point, λ in each direction the |eigenvalue| there. The kind is "mode" (all eigenvalues
+    negative), "minimum" (all positive), "saddle" (both) or "degenerate" (one is 0 up to √eps of the
+    largest, and log p is not quadratic along it: a ridge, a plateau, a contact of higher order).
 
     Arguments:
         target: The density; its `hessian(x)`, `(B, d, d)`, is used if it has one.
@@ -253,10 +314,12 @@ def find_modes(
         also_saddles: Also look for ‖s‖ = 0 from the starts and the middle of any two modes. These
             points come last; degenerate ones are left out, others may be missed.
         tolerance: ‖s‖/√λ that counts as 0; eps^{2/3} of the dtype by default.
-        max_steps: Steps of the flow to try. A start that has not converged has basin −1.
+        max_steps: Steps of the flow to try, then evaluations of the search. A start that reached
+            nothing has basin −1, and a `RuntimeWarning` says how many those are.
 
     Returns:
-        `Modes`; index counts positive eigenvalues, and log_prob is None where it is unknown.
+        `Modes`; index counts positive eigenvalues, log_prob is None where it is unknown, and n_steps
+        has steps of the flow and evaluations of the search.
 
     Raises:
         ValueError: For a target without score, or where x0 or the score there is not finite.
@@ -270,22 +333,36 @@ def find_modes(
     field, s, h, tol = _start(target.score, x0, tolerance, max_steps)
     known = not (isinstance(target, Target) and target.log_prob_fn is None)
     log_prob = target.log_prob if known else lambda x: x.new_zeros(len(x))
-    search = _Search(target, field, log_prob, tol, eps := torch.finfo(x0.dtype).eps)
-    x, scale, n_steps, settled = search.ascend(x0.detach(), s, h, max_steps)
-    x, w, scale, found, flat = search.refine(x, scale, settled)
+    eps = torch.finfo(x0.dtype).eps
+    search = _Search(target, field, log_prob, known, tol, eps)
+    x, scale, n_steps, by_flow = search.ascend(x0.detach(), s, h, max_steps)
+    settled = by_flow.clone()
+    for i in (~by_flow).nonzero()[:, 0].tolist() if known else ():
+        x[i : i + 1], evaluations, settled[i] = search.climb(x[i : i + 1], max_steps)
+        n_steps[i] += evaluations
+    x, w, U, scale, found, flat = search.refine(x, scale, settled)
     if also_saddles:
-        first, _ = _cluster(x, found, scale)
+        first, _ = _cluster(x, found, scale, w, U, flat)
         peaks = x[first][(~flat & (w < 0).all(1))[first]]
         more = torch.cat([x0.detach(), ((peaks.unsqueeze(1) + peaks) / 2).flatten(0, 1)])
         unknown = x.new_zeros(len(more))
-        y, v, r, ok, bad = search.refine(more, unknown, unknown == 0)
-        pairs = ((x, y), (w, v), (scale, r), (found, ok & ~bad), (flat, bad))
-        x, w, scale, found, flat = (torch.cat(pair) for pair in pairs)
-    first, label = _cluster(x, found, scale)
+        y, v, V, r, ok, bad = search.refine(more, unknown, unknown == 0)
+        pairs = ((x, y), (w, v), (U, V), (scale, r), (found, ok & ~bad), (flat, bad))
+        x, w, U, scale, found, flat = (torch.cat(pair) for pair in pairs)
+    first, label = _cluster(x, found, scale, w, U, flat)
     points, w = x[first], w[first]
-    index = (w > eps**0.5 * w.abs().amax(1, keepdim=True)).sum(1)
+    nothing = torch.where(flat[first], eps**0.5 * w.abs().amax(1), 0.0)
+    index = (w > nothing.unsqueeze(1)).sum(1)
     names = {0: "mode", w.shape[1]: "minimum"}
     kinds = zip(flat[first].tolist(), index.tolist(), strict=True)
     kind = tuple("degenerate" if b else names.get(k, "saddle") for b, k in kinds)
     values = log_prob(points).detach() if known else None
-    return Modes(points, kind, index, w, values, label[: len(x0)], n_steps)
+    basin = label[: len(x0)]
+    if lost := int((basin < 0).sum()):
+        warnings.warn(
+            f"{lost} of {len(x0)} starts reached no stationary point (basin −1): raise max_steps, "
+            "or start nearer to the bulk of the density",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+    return Modes(points, kind, index, w, values, basin, n_steps, by_flow)

@@ -1,6 +1,8 @@
 """Langevin dynamics: kernels that keep a density, the driver that runs them, and their chains."""
 
 from .chain import Chain as Chain
+from .evidence import Evidence as Evidence
+from .evidence import evidence as evidence
 from .kernels import BAOA as BAOA
 from .kernels import BAOAB as BAOAB
 from .kernels import GHMC as GHMC
