@@ -6,6 +6,7 @@ from .kernels import BAOAB as BAOAB
 from .kernels import GHMC as GHMC
 from .kernels import HMC as HMC
 from .kernels import MALA as MALA
+from .kernels import NUTS as NUTS
 from .kernels import OBABO as OBABO
 from .kernels import PSGLD as PSGLD
 from .kernels import RBF as RBF

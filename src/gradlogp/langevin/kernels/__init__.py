@@ -10,6 +10,7 @@ from .hamiltonian import HMC as HMC
 from .minibatch import SVRG as SVRG
 from .minibatch import ControlVariates as ControlVariates
 from .minibatch import Plain as Plain
+from .nuts import NUTS as NUTS
 from .overdamped import MALA as MALA
 from .overdamped import ULA as ULA
 from .particles import RBF as RBF

@@ -58,7 +58,14 @@ def target_covariance(kernel: Any, precision: Tensor) -> Tensor:
     return kernel.temperature * torch.linalg.inv(precision)
 
 
-def metropolis_facts(target_acceptance: float, draws: int = 2) -> Facts:
+def own_covariance(kernel: Any, precision: Tensor) -> Tensor:
+    """Return Λ⁻¹."""
+    return torch.linalg.inv(precision)
+
+
+def metropolis_facts(
+    target_acceptance: float, draws: int = 2, stationary: Stationary | None = target_covariance
+) -> Facts:
     """Return the facts of a step that is accepted or refused by the Metropolis rule.
 
     References:
@@ -69,17 +76,21 @@ def metropolis_facts(target_acceptance: float, draws: int = 2) -> Facts:
         | https://arxiv.org/abs/1001.4460
 
     Arguments:
-        target_acceptance: `LANGEVIN` or `HAMILTONIAN`.
+        target_acceptance: `LANGEVIN`, `HAMILTONIAN` or `NO_U_TURN`.
         draws: Calls for noise.
+        stationary: That of p^{1/τ}, or of p where a kernel has no temperature.
     """
     return Facts(
-        affine=False, stationary=target_covariance, order=None, reversible=True, exact=True,
+        affine=False, stationary=stationary, order=None, reversible=True, exact=True,
         draws=draws, target_acceptance=target_acceptance, needs_log_prob=True,
     )  # fmt: skip
 
 
 LANGEVIN, HAMILTONIAN = 0.574, 0.651
 """The best acceptance of one Langevin step, and of a path of several leapfrog steps."""
+
+NO_U_TURN = 0.8
+"""The acceptance along an orbit at which NUTS is usually best: its mean is no Metropolis rate."""
 
 
 def unadjusted_facts(

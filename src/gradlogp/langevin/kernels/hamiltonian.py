@@ -66,9 +66,12 @@ def energy(state: PhaseState, P: Preconditioner) -> Float[Tensor, " chain"]:
 
 
 def leapfrog(
-    state: PhaseState, target: Density, step_size: float, n_steps: int, P: Preconditioner
+    state: PhaseState, target: Density, step_size: float | Tensor, n_steps: int, P: Preconditioner
 ) -> PhaseState:
-    """Return the state after n leapfrog steps; each costs one score."""
+    """Return the state after n leapfrog steps; each costs one score.
+
+    The step size is a number or one for each chain, in a shape that multiplies x.
+    """
     x, score, q = state.x, state.score, state.momentum
     log_prob = state.log_prob
     for i in range(n_steps):

@@ -61,12 +61,27 @@ S = TypeVar("S", bound=tuple[Tensor, ...])
 # ---------------------------------------------------------------------------- arguments
 
 
-def check_step(step_size: float, temperature: float = 1.0) -> None:
-    """Raise `ValueError` unless h > 0 and τ ≥ 0, both finite."""
-    if not (step_size > 0 and math.isfinite(step_size)):
+def check_step(step_size: float | Tensor, temperature: float = 1.0) -> None:
+    """Raise `ValueError` unless h > 0, a number or one for each chain, and τ ≥ 0, both finite."""
+    if isinstance(step_size, Tensor):
+        if step_size.ndim > 1 or not bool(((step_size > 0) & torch.isfinite(step_size)).all()):
+            raise ValueError(
+                "step_size must be positive and finite, a number or one for each chain (chain,), "
+                f"got {step_size}"
+            )
+    elif not (step_size > 0 and math.isfinite(step_size)):
         raise ValueError(f"step_size must be positive and finite, got {step_size}")
     if not (temperature >= 0 and math.isfinite(temperature)):
         raise ValueError(f"temperature must be at least 0 and finite, got {temperature}")
+
+
+def per_chain(step_size: float | Tensor, x: Tensor) -> Float[Tensor, " chain"]:
+    """Return the step size of every chain.
+
+    Raises:
+        ValueError: If there is one for each of another number of chains.
+    """
+    return per_sample(step_size, x, "step_size").reshape(-1).expand(len(x))
 
 
 def check_warm(kernel: object, temperature: float) -> None:
