@@ -6,6 +6,7 @@ from .kernels import BAOAB as BAOAB
 from .kernels import GHMC as GHMC
 from .kernels import HMC as HMC
 from .kernels import MALA as MALA
+from .kernels import MCLMC as MCLMC
 from .kernels import NUTS as NUTS
 from .kernels import OBABO as OBABO
 from .kernels import PSGLD as PSGLD
@@ -15,6 +16,7 @@ from .kernels import SGLD as SGLD
 from .kernels import SVGD as SVGD
 from .kernels import SVRG as SVRG
 from .kernels import ULA as ULA
+from .kernels import AdjustedMCLMC as AdjustedMCLMC
 from .kernels import ControlVariates as ControlVariates
 from .kernels import ExponentialEuler as ExponentialEuler
 from .kernels import Facts as Facts

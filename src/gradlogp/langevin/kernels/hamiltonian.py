@@ -38,7 +38,7 @@ from .steps import (
     scored,
     select,
 )
-from .underdamped import check_kinetic, refresh
+from .underdamped import check_kinetic, refresh, thermal
 
 
 class HamiltonianInfo(NamedTuple):
@@ -184,11 +184,12 @@ class GHMC:
 
     On a rejection x stays and the momentum is turned round: without that the law would not be
     kept. It keeps exp(−H/τ), p^{1/τ} in x and N(0, τ m I) in the momentum, exactly, and it is
-    reversible up to the sign of the momentum. Chains start at rest. A proposal outside the
-    support is rejected like any other; one that is otherwise not finite is also flagged `diverging`.
+    reversible up to the sign of the momentum. Momenta start from their law, by `refresh`. A proposal
+    outside the support is rejected like any other; one that is otherwise not finite is also flagged
+    `diverging`.
 
     References:
-        | A Generalized GuidedScore Monte Carlo Algorithm (Horowitz, 1991)
+        | A Generalized Guided Monte Carlo Algorithm (Horowitz, 1991)
         | https://doi.org/10.1016/0370-2693(91)90812-5
 
     Arguments:
@@ -214,12 +215,17 @@ class GHMC:
         check_policy(self.on_nonfinite, Adjusted)
 
     def init(self, x: Float[Tensor, "chain *event"], target: Density) -> PhaseState:
-        """Return the state at x, at rest.
+        """Return the state at x with momentum 0; `refresh` draws it.
 
         Raises:
             ValueError: If the target has no log-density, or it is not finite at x.
         """
         return PhaseState(*metropolis_start(x, target), torch.zeros_like(x))
+
+    def refresh(self, state: PhaseState, *, generator: Generator | None = None) -> PhaseState:
+        """Return the state with momenta from their law, N(0, τ m I)."""
+        tau_m = self.temperature * self.mass
+        return state._replace(momentum=thermal(state.x, tau_m, generator))
 
     def step(
         self, state: PhaseState, target: Density, *, generator: Generator | None = None

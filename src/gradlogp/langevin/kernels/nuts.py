@@ -108,9 +108,9 @@ class _Work(NamedTuple):
         """Return the same at the beginning of a doubling: the tree is seen in its direction."""
         right = self.uniforms[:, 0, depth] < 0.5
         turn, (first, last) = right != self.right, self.tree[:2]
-        ends = {"first": select(turn, last, first), "last": select(turn, first, last)}
+        tree = self.tree._replace(first=select(turn, last, first), last=select(turn, first, last))
         told = self.told._replace(depth=self.told.depth + 1)
-        return self._replace(tree=self.tree._replace(**ends), told=told, right=right)
+        return self._replace(tree=tree, told=told, right=right)
 
 
 def _rows(value: Any, index: Tensor) -> Any:

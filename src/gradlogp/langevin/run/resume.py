@@ -17,6 +17,7 @@ from ...core import (
     chunks,
 )
 from ..chain import Chain
+from ..kernels.steps import started
 
 VERSION = 2
 """Of what is saved of a run."""
@@ -84,7 +85,7 @@ def begin(
     parts: list[Part] = []
     if saved is None:
         for where, noise in chunks(x0, chunk_size, generator):
-            state = kernel.init(x0[where], target)
+            state = started(kernel, x0[where], target, noise)
             parts.append(Part(where, noise, state, _own(noise, generator)))
         return parts
     fields, kind = saved["state"], None
