@@ -27,6 +27,10 @@ SPHERES = {"SphereMALA", "SphereULA"}
 """Kernels whose chains stay on the sphere where they start."""
 
 
+PLANE = {"AdjustedMCLMC", "MCLMC"}
+"""Kernels that need two dimensions."""
+
+
 def in_units(kernel, step_size, c):
     """The kernel for x at a step size as one for c x, or None where it prefers a unit."""
     fields = {f.name for f in dataclasses.fields(kernel)}
@@ -34,8 +38,10 @@ def in_units(kernel, step_size, c):
         return None
     if "friction" in fields:  # the step is a time, and velocities keep their unit
         return make(kernel, c * step_size, friction=1 / c)
-    if "n_leapfrog" in fields:
+    if fields & {"n_leapfrog", "max_depth", "n_steps"}:
         return make(kernel, c * step_size)
+    if "decoherence_length" in fields:
+        return make(kernel, c * step_size, decoherence_length=c)
     if "covariance" in fields:
         return make(kernel, c**2 * step_size, covariance=0.8 * c**2)
     if "regularizer" in fields:  # G = 1/(λ + √V) has the unit of x
@@ -195,7 +201,7 @@ def test_kernel_step(kernel, event, dtype, generator):
     for name, field in info._asdict().items():
         if name not in OF_A_LADDER:
             assert field.shape == (6,), name
-            assert field.dtype in (dtype, torch.bool), name
+            assert field.dtype in (dtype, torch.bool, torch.int64), name
         assert len(field) == 6
     assert info.diverging.shape == (6,)
     assert info.diverging.dtype == torch.bool
@@ -327,7 +333,7 @@ def test_kernel_never_broadcasts_a_score(kernel, as_user):
 def test_kernel_that_leaves_the_finite_numbers(kernel, generator):
     """The chain stays where it was and is flagged; the others go on as without it."""
     k = make(kernel, STEP)
-    x = torch.tensor([[0.1], [-0.2], [0.3], [-30.0]])
+    x = torch.tensor([[0.1, 0.2], [-0.2, 0.5], [0.3, -0.4], [-30.0, 0.0]])
     state = k.init(x, SKEWED)
     broken = Broken()
     new, info = k.step(state, broken, generator=clone(generator))
@@ -366,7 +372,8 @@ def test_kernel_does_not_depend_on_units(kernel, generator):
 
 
 PACE = {
-    "GHMC": 0.8, "HMC": 0.8, "MALA": 0.3, "ParallelTempering": 0.3,
+    "AdjustedMCLMC": 0.8, "GHMC": 0.8, "HMC": 0.8, "MALA": 0.3, "MCLMC": 0.1, "NUTS": 0.4,
+    "ParallelTempering": 0.3,
     "PSGLD": 0.004, "SGHMC": 0.1, "SVGD": 0.3,
 }  # fmt: skip
 """Long steps where a kernel is exact; elsewhere as long as one of 0.02, in time or other units."""
@@ -377,7 +384,8 @@ def test_kernel_on_an_asymmetric_target(kernel, generator):
     """Mean −γ and variance π²/6, up to a bias of order h where the kernel is not exact."""
     coupled, h = kernel.__name__ in COUPLED, 0.02
     n = 200 if coupled else 20_000  # particles are one sample, and each step costs n²
-    x0 = torch.randn(n, 1, generator=generator) if coupled else torch.zeros(n, 1)
+    d = 2 if kernel.__name__ in PLANE else 1
+    x0 = torch.randn(n, d, generator=generator) if coupled else torch.zeros(n, d)
     pace = PACE.get(kernel.__name__, h)
     chain = run(make(kernel, pace), SKEWED, x0, 400, 399, generator=generator)
     x = chain.state.x[:, 0]

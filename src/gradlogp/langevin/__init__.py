@@ -41,3 +41,4 @@ from .run import run as run
 from .tuning import Adaptation as Adaptation
 from .tuning import adapt_preconditioner as adapt_preconditioner
 from .tuning import adapt_step_size as adapt_step_size
+from .tuning_mclmc import tune_mclmc as tune_mclmc

@@ -220,10 +220,10 @@ def _drawn(x: Tensor, generator: Generator | None) -> Tensor:
 
 @dataclass(frozen=True)
 class MCLMC:
-    r"""Microcanonical Langevin Monte Carlo, unadjusted: a step of the dynamics, a little noise on u.
+    r"""Microcanonical Langevin Monte Carlo, unadjusted: a little noise on u, a step of the dynamics.
 
-    .. math:: (x, u) \leftarrow B_{h/2} A_h B_{h/2}, \quad
-        u \leftarrow \frac{u + ν z}{\|u + ν z\|}, \quad ν^2 = \frac{e^{2h/L} - 1}{d}
+    .. math:: u \leftarrow \frac{u + ν z}{\|u + ν z\|}, \quad ν^2 = \frac{e^{2h/L} - 1}{d}, \quad
+        (x, u) \leftarrow B_{h/2} A_h B_{h/2}
 
     in y = P^{−1/2} x, d ≥ 2. The velocity has length 1 whatever the dimension, so that h and L
     grow like √d. Its bias is of order h²: on N(0, I) the variance is off by h²/(12 (d − 1)) with
@@ -287,15 +287,14 @@ class MCLMC:
     ) -> tuple[MicrocanonicalState, MicrocanonicalInfo]:
         """Move every chain by one step."""
         P, h = as_preconditioner(self.preconditioner), per_chain(self.step_size, state.x)
-        end = path(state, target, h, 1, self.integrator, P)
+        z = randn_like(state.x, generator)
+        u = partly_renewed(state.direction, z, h, self.decoherence_length)
+        end = path(state._replace(direction=u), target, h, 1, self.integrator, P)
         W = end.work - (end.log_prob - state.log_prob)
-        back = state._replace(direction=-state.direction)
+        back = state._replace(direction=-u)
         new, info = settle(MicrocanonicalState(*end[:4]), back, self.on_nonfinite)
-        u = partly_renewed(
-            new.direction, randn_like(state.x, generator), h, self.decoherence_length
-        )
         W = torch.where(info.diverging, torch.inf, W)
-        return new._replace(direction=u), MicrocanonicalInfo(new.log_prob, W, info.diverging)
+        return new, MicrocanonicalInfo(new.log_prob, W, info.diverging)
 
 
 @dataclass(frozen=True)
