@@ -114,11 +114,8 @@ def turned(
     g = score.flatten(1).norm(dim=1)
     e = score / per_sample(torch.where(g > 0, g, 1.0), score)
     delta = t * g / rest
-    plus, minus = e + u, e - u
-    q, m = sum_event(plus.square()) / 2, sum_event(minus.square()) / 2
-    # u − c e, from whichever of u ± e is small and so has all its digits
-    near = per_sample((q > m).to(u), u)
-    n = near * (per_sample(m, u) * e - minus) + (1 - near) * (plus - per_sample(q, u) * e)
+    q, m = sum_event((e + u).square()) / 2, sum_event((e - u).square()) / 2
+    n = u - per_sample((q - m) / 2, u) * e
     length = n.flatten(1).norm(dim=1)
     a = delta + (q.log() - m.log()) / 2
     sech = torch.where(length > 0, 1 / (a.cosh() * length), 0.0)
