@@ -26,8 +26,10 @@ def softened(x):
 
 
 ARGUMENTS = {
+    "AdjustedMCLMC": {"n_steps": 3},
     "ExponentialEuler": {"covariance": 0.8},
     "HMC": {"n_leapfrog": 3},
+    "MCLMC": {"decoherence_length": 1.0},
     "PSGLD": {"batch_size": 4, "correction": "exact", "decay": 0.999, "regularizer": 0.1},
     "ParallelTempering": {"temperatures": (1.0, 2.0)},
     "PositionDependentULA": {"G": softened, "divergence": "autograd"},

@@ -48,7 +48,7 @@ EVERY = [
     *(ReverseSDE(0.0, method) for method in ("exponential", "euler", "heun")),
     ReverseSDE(0.5), ReverseSDE(0.5, "heun"), Churn(0.0), Churn(0.1, order=1), Churn(0.9, order=4),
     Churn(0.1, s_noise=1.1), PredictorCorrector(ReverseSDE(1.0, "heun"), n_steps=3),
-    PredictorCorrector(DDIM(), rule="sample"), AnnealedLangevin(3, 0.2, BAOAB),
+    PredictorCorrector(DDIM(), rule="sample"), AnnealedLangevin(3, 1.0, BAOAB),
     AnnealedLangevin(3, 5.0, ExponentialSteps(0.0)),
     AnnealedLangevin(2, 0.2, PreconditionedSteps(0.3)),
     Coloured(1.0, DPMSolver(3)), Coloured(1.0, ReverseSDE(1.0, "heun")),

@@ -25,6 +25,10 @@ SPHERES = {"SphereMALA", "SphereULA"}
 """Kernels whose chains stay on the sphere where they start."""
 
 
+PLANE = {"AdjustedMCLMC", "MCLMC"}
+"""Kernels that need two dimensions."""
+
+
 def in_units(kernel, step_size, c):
     """The kernel for x at a step size as one for c x, or None where it prefers a unit."""
     fields = {f.name for f in dataclasses.fields(kernel)}
@@ -32,8 +36,10 @@ def in_units(kernel, step_size, c):
         return None
     if "friction" in fields:  # the step is a time, and velocities keep their unit
         return make(kernel, c * step_size, friction=1 / c)
-    if "n_leapfrog" in fields:
+    if fields & {"n_leapfrog", "max_depth", "n_steps"}:
         return make(kernel, c * step_size)
+    if "decoherence_length" in fields:
+        return make(kernel, c * step_size, decoherence_length=c)
     if "covariance" in fields:
         return make(kernel, c**2 * step_size, covariance=0.8 * c**2)
     if "regularizer" in fields:  # G = 1/(λ + √V) has the unit of x
@@ -189,7 +195,7 @@ def test_kernel_step(kernel, event, dtype, generator):
     for name, field in info._asdict().items():
         if name not in OF_A_LADDER:
             assert field.shape == (6,), name
-            assert field.dtype in (dtype, torch.bool), name
+            assert field.dtype in (dtype, torch.bool, torch.int64), name
         assert len(field) == 6
     assert info.diverging.shape == (6,)
     assert info.diverging.dtype == torch.bool
@@ -317,7 +323,7 @@ def test_kernel_never_broadcasts_a_score(kernel, as_user):
 def test_kernel_whose_target_becomes_nan(kernel, generator):
     """The chain stays where it was and is flagged; the others go on as without it."""
     k = make(kernel, STEP)
-    x = torch.tensor([[0.1], [-0.2], [0.3], [-30.0]])
+    x = torch.tensor([[0.1, 0.2], [-0.2, 0.5], [0.3, -0.4], [-30.0, 0.0]])
     state = k.init(x, SKEWED)
     broken = Broken()
     new, info = k.step(state, broken, generator=clone(generator))

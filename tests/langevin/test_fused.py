@@ -17,6 +17,7 @@ from gradlogp.langevin import (
     LeimkuhlerMatthews,
     fused,
 )
+from gradlogp.langevin.kernels.steps import started
 
 numba = pytest.importorskip("numba")
 
@@ -96,8 +97,22 @@ def test_stationary_laws_are_exact():
     assert max(map(abs, moments(wrong, MEAN, COV))) > 10  # the bias of ULA is seen
 
 
+def test_momenta_start_from_their_law():
+    """After one short step x has hardly moved; more chains or threads change no chain."""
+    kernel, n = BAOAB(0.05, friction=1e-3, mass=1.7, temperature=0.9), 20_000
+    x0 = torch.zeros(n, 2)
+    start = fused.run(kernel, DIAGONAL, x0, 1, seed=3).state
+    ratio = start.momentum.double().square() / (1.7 * 0.9)
+    z = (ratio.mean(0) - 1) * (n / 2) ** 0.5
+    assert float(z.abs().max()) < 6  # the score adds some
+    corr = (start.momentum[:, 0] * start.momentum[:, 1]).double() / (1.7 * 0.9)
+    assert abs(z_score(corr, 0.0)) < 4.5
+    few = fused.run(kernel, DIAGONAL, x0[:5], 1, seed=3).state
+    assert torch.equal(few.momentum, start.momentum[:5])
+
+
 def plain(kernel, law, x, n_steps, g):
-    state = kernel.init(x, law)
+    state = started(kernel, x, law, g)
     for _ in range(n_steps):
         state, info = kernel.step(state, law, generator=g)
     return state, info

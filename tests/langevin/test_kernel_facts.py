@@ -47,6 +47,8 @@ EVERY = [maker(kernel) for kernel in KERNELS]
 EVERY += [maker(kernels.Splitting, scheme=s) for s in ("OABAO", "ABO", "OBA")]
 FLAT = [m for m in EVERY if not hasattr(m(0.1), "radius")]
 """Those whose law is that of a density on R^d; kernels on a sphere are in test_sphere.py."""
+LINE = [m for m in FLAT if not hasattr(m(0.1), "integrator")]
+"""Those that run in one dimension; the others are in test_microcanonical.py."""
 
 
 def each(makers):
@@ -165,7 +167,7 @@ def test_the_stationary_covariance_of_matrices(C):
 # ---------------------------------------------------------------------------- off a Gaussian
 
 
-@each(FLAT)
+@each(LINE)
 def test_order_on_a_quartic(made):
     """A Gaussian cannot show the order: there averaged noise and BAOAB have no error at all."""
     if (expected := made(0.1).facts.order) is None:
@@ -211,12 +213,12 @@ class Skewed(HalvedQuartic):
 
 LARGE = {
     "BAOA": 1.2, "BAOAB": 1.2, "GHMC": 1.2, "HMC": 0.8, "LeimkuhlerMatthews": 0.7, "MALA": 0.7,
-    "OBABO": 0.8, "PSGLD": 0.02, "ParallelTempering": 0.7, "SGHMC": 0.6, "Splitting": 1.2,
+    "NUTS": 0.8, "OBABO": 0.8, "PSGLD": 0.02, "ParallelTempering": 0.7, "SGHMC": 0.6, "Splitting": 1.2,
 }  # fmt: skip
 """Steps at which a good part is refused or a bias shows; 0.3 elsewhere."""
 
 
-@each(FLAT)
+@each(LINE)
 def test_exact_kernels_keep_the_law_and_others_do_not(made, generator):
     kernel = made(LARGE.get(type(made(0.1)).__name__, 0.3))
     if not isinstance(kernel, kernels.SVGD):  # whose particles are one sample
@@ -249,10 +251,11 @@ def flow(kernel, target, x, y):
 
 ONE_NORMAL = [
     made
-    for made in FLAT
+    for made in LINE
     if made(0.1).facts.draws - made(0.1).facts.exact == 1
     and "score" in (fields := made(0.1).init(torch.zeros(1, 1), HalvedQuartic())._fields)
     and not {"momentum", "z"} & set(fields)
+    and not isinstance(made(0.1), kernels.NUTS)
 ]
 """Kernels that draw one normal number, and a uniform one if they accept or refuse."""
 

@@ -9,17 +9,19 @@ from kernel_support import (
     I2,
     PRECISION,
     SKEWED,
+    HalvedQuartic,
 )
-from support import COV, MEAN, close
+from support import COV, MEAN, close, z_score
 
-from gradlogp import as_target
+from gradlogp import as_target, run
 from gradlogp.calculus import kernel_map
-from gradlogp.core import Injected
+from gradlogp.core import Injected, sum_event
 from gradlogp.langevin.kernels import (
     BAOA,
     BAOAB,
     GHMC,
     OBABO,
+    SGHMC,
     LeimkuhlerMatthews,
     Splitting,
 )
@@ -135,6 +137,54 @@ def test_infinite_friction_is_averaged_noise(generator):
         kinetic, _ = one.step(kinetic, SKEWED, generator=Injected(z))
         averaged, _ = two.step(averaged, SKEWED, generator=Injected(z))
         close(kinetic.x, averaged.x, 1e-12)
+
+
+# ---------------------------------------------------------------------------- starts
+
+MOVING = [GHMC(0.5, 1.0), BAOAB(0.5), OBABO(0.5), BAOA(0.5), Splitting(0.5, "ABOBA")]
+
+
+@pytest.mark.parametrize("kernel", MOVING, ids=lambda k: getattr(k, "scheme", "GHMC"))
+def test_chains_that_start_with_their_law_keep_it_from_the_first_step(kernel, generator):
+    """N(0, 1), 40,000 exact draws: E x² of the first steps. From rest it falls to about .88."""
+    n, target = 40_000, as_target(score=lambda x: -x, log_prob=lambda x: -sum_event(x**2) / 2)
+    x = torch.randn(n, 1, generator=generator)
+    chain = run(kernel, target, x, 4, generator=generator)
+    law = kernel.facts.stationary(kernel, torch.eye(1))
+    bias = float(law) - 1  # of OBABO, .066
+    for k in range(4):
+        assert abs(z_score(chain.draws[:, k, 0].square() - bias / 2, 1.0)) < 4.5 + 350 * bias / 2
+    state = kernel.init(x, target)  # at rest: the negative control
+    for _ in range(2):
+        state, _ = kernel.step(state, target, generator=generator)
+    assert z_score(state.x[:, 0].square(), 1.0) < -5
+
+
+@pytest.mark.parametrize(
+    ("kernel", "variance"),
+    [
+        (GHMC(0.1, mass=2.0, temperature=0.6), 1.2), (BAOAB(0.1, mass=3.0), 3.0),
+        (Splitting(0.1, "OABAO", temperature=0.5), 0.5), (SGHMC(0.1, 1, temperature=0.7), 0.7),
+    ],
+    ids=["GHMC", "BAOAB", "OABAO", "SGHMC"],
+)  # fmt: skip
+def test_the_law_of_new_momenta(kernel, variance, generator):
+    n = 20_000
+    state = kernel.init(torch.zeros(n, 2), HalvedQuartic())
+    new = kernel.refresh(state, generator=generator)
+    assert all(
+        torch.equal(getattr(new, f), getattr(state, f)) for f in set(state._fields) - {"momentum"}
+    )
+    for k in range(2):
+        assert abs(z_score(new.momentum[:, k], 0.0)) < 4.5
+        assert abs(z_score(new.momentum[:, k].square(), variance)) < 4.5
+    assert abs(z_score(new.momentum.prod(1), 0.0)) < 4.5
+
+
+def test_at_temperature_zero_momenta_are_0():
+    kernel = BAOAB(0.1, temperature=0.0)
+    state = kernel.refresh(kernel.init(torch.ones(2, 2), SKEWED))
+    assert not state.momentum.any()
 
 
 # ---------------------------------------------------------------------------- refusals

@@ -8,6 +8,8 @@ from .kernels import BAOAB as BAOAB
 from .kernels import GHMC as GHMC
 from .kernels import HMC as HMC
 from .kernels import MALA as MALA
+from .kernels import MCLMC as MCLMC
+from .kernels import NUTS as NUTS
 from .kernels import OBABO as OBABO
 from .kernels import PSGLD as PSGLD
 from .kernels import RBF as RBF
@@ -16,6 +18,7 @@ from .kernels import SGLD as SGLD
 from .kernels import SVGD as SVGD
 from .kernels import SVRG as SVRG
 from .kernels import ULA as ULA
+from .kernels import AdjustedMCLMC as AdjustedMCLMC
 from .kernels import ControlVariates as ControlVariates
 from .kernels import ExponentialEuler as ExponentialEuler
 from .kernels import Facts as Facts
@@ -43,4 +46,5 @@ from .tuning import Adaptation as Adaptation
 from .tuning import fisher_divergence as fisher_divergence
 from .tuning import fit_metric as fit_metric
 from .tuning.start import find_start as find_start
+from .tuning_mclmc import tune_mclmc as tune_mclmc
 from .verdict import judge as judge

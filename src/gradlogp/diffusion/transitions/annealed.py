@@ -21,6 +21,7 @@ from ...langevin.kernels import (
     facts_of,
 )
 from ...langevin.kernels.exponential import ExponentialEuler
+from ...langevin.kernels.steps import started
 from ...noise.blurred import noisy_log_prob
 from ...noise.grids import noise_range
 from ...noise.ladder import relative_step
@@ -55,8 +56,8 @@ class AnnealedLangevin:
     A kernel moves x/σ_t, with step size η: its steps in x are ησ_t² where a step is one of
     the position, and ησ_t where it is a time, as for `BAOAB` and `HMC` (where η compares with
     η²/2); a friction γ is γ/σ_t. In these units the law at every level has curvature of at most 1,
-    and both kinds are stable for η < 2. A kernel starts anew at each level: momenta at
-    rest. One with a Metropolis correction needs log p_t, which `ExactScore` has and a network has not.
+    and both kinds are stable for η < 2. At each level momenta are drawn anew from their law. A
+    kernel with a Metropolis correction needs log p_t, which `ExactScore` has and a network has not.
 
     References:
         | Generative Modeling by Estimating Gradients of the Data Distribution (Song & Ermon, 2019)
@@ -120,7 +121,8 @@ class AnnealedLangevin:
     def facts(self) -> Facts:
         """What is known of this transition."""
         kernel, n = self._kernel(self.relative_step or 0.1, 1.0), self.n_steps
-        evaluations, draws = n + (type(kernel) not in SPARING), n * (facts_of(kernel).draws or 1)
+        evaluations = n + (type(kernel) not in SPARING)
+        draws = n * (facts_of(kernel).draws or 1) + hasattr(kernel, "refresh")
         return Facts(None, evaluations, draws, divides_by_alpha=True)
 
     def _kernel(self, eta: float, snr: float) -> Kernel[Any, Any]:
@@ -160,7 +162,7 @@ class AnnealedLangevin:
     ) -> Tensor:
         kernel = self._kernel(eta, snr)
         last = blind if type(kernel) in SPARING else level
-        state = kernel.init(x / level.sigma, level)
+        state = started(kernel, x / level.sigma, level, generator)
         for k in range(self.n_steps):
             target = level if k + 1 < self.n_steps else last
             state, _ = kernel.step(state, target, generator=generator)

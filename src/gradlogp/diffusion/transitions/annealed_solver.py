@@ -9,6 +9,7 @@ from torch import Tensor
 from ...calculus import affine_map
 from ...core import Generator, sum_event
 from ...distributions.as_target import Target
+from ...langevin.kernels.steps import started
 from .annealed_kernels import LevelKernel, MakeKernel
 
 NORMAL = Target(lambda y: -y, lambda y: -0.5 * sum_event(y.square()))
@@ -31,7 +32,7 @@ def level_variance(
     )
 
     def level(x: Tensor, generator: Generator) -> Tensor:
-        state = made.init(x, NORMAL)
+        state = started(made, x, NORMAL, generator)
         for _ in range(n_steps):
             state, info = made.step(state, NORMAL, generator=generator)
             if hasattr(info, "acceptance"):

@@ -21,7 +21,7 @@ from ...distributions import targets as densities
 from ...distributions.analytic import Gaussian, GaussianMixture
 from ..kernels import MALA, ULA, LeimkuhlerMatthews
 from ..kernels.preconditioner import IDENTITY
-from ..kernels.steps import LangevinInfo, MetropolisInfo
+from ..kernels.steps import LangevinInfo, MetropolisInfo, started
 from ..kernels.underdamped import BAOAB
 
 SLICE_SECONDS = 0.2
@@ -195,12 +195,13 @@ def run(
     from . import engine
     from .pack import (
         Arrays,
+        Keyed,
         number,
         score_of,
         width,
     )
 
-    start = kernel.init(x0, target)
+    start = started(kernel, x0, target, Keyed(seed))
     kind, c = number(kernel, DTYPES[x0.dtype])
     score, constants, rows = score_of(target, x0)
     a = Arrays.of(start, seed, (n_steps - burn_in) // thin, kind)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -95,6 +96,13 @@ def known(target: Any) -> tuple[Any, tuple[Any, ...], int]:
 
 def seeds(seed: int, n: int) -> Any:
     """Return generator states `(n, 4)`, uint32: SplitMix64 of the seed and the number of a chain."""
+    words = _words(seed, n, 1, 2)
+    halves = [(v >> np.uint64(shift)).astype(np.uint32) for v in words.T for shift in (0, 32)]
+    return np.stack(halves, 1)
+
+
+def _words(seed: int, n: int, first: int, count: int) -> Any:
+    """Return 64 random bits `(n, count)`, some of the sequence that every chain has of its own."""
 
     def mix(v: Any) -> Any:
         v = (v ^ (v >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
@@ -104,9 +112,20 @@ def seeds(seed: int, n: int) -> Any:
     golden = np.array([0x9E3779B97F4A7C15], np.uint64)  # an array may overflow in silence
     key = mix(np.array([seed % 2**64], np.uint64) + golden)
     chain = mix(key ^ mix(np.arange(1, n + 1, dtype=np.uint64) * golden))
-    words = [mix(chain + golden), mix(chain + golden + golden)]
-    halves = [(v >> np.uint64(shift)).astype(np.uint32) for v in words for shift in (0, 32)]
-    return np.stack(halves, 1)
+    return mix(chain[:, None] + golden * np.arange(first, first + count, dtype=np.uint64))
+
+
+class Keyed(NamedTuple):
+    """Normal numbers in front of those of the steps: chain k has the same in every run of a seed."""
+
+    seed: int
+
+    def draw(self, law: Callable[..., Tensor], shape: torch.Size, like: Tensor) -> Tensor:
+        """Return `shape` normal numbers, rows being the chains."""
+        n, D = shape
+        u = (_words(self.seed, n, 3, 2 * D) >> np.uint64(11)) * 2.0**-53
+        z = np.sqrt(-2 * np.log1p(-u[:, :D])) * np.cos(2 * math.pi * u[:, D:])
+        return torch.from_numpy(z).to(like)
 
 
 def width(n: int) -> tuple[int, ...]:
@@ -148,8 +167,12 @@ class Arrays(NamedTuple):
         log_prob = np.zeros((tiles, lanes), dtype)
         if kind == engine.MALA:
             log_prob = _tiles(start.log_prob.numpy()[:, None], lanes)[:, 0].copy()
-        moving = kind in (engine.BAOAB, engine.AVERAGED)
-        extra = np.zeros((tiles, x.shape[1] if moving else 0, lanes), dtype)
+        carried = [
+            v for name in ("z", "momentum") if (v := getattr(start, name, None)) is not None
+        ]
+        extra = (
+            _tiles(carried[0].numpy(), lanes) if carried else np.zeros((tiles, 0, lanes), dtype)
+        )
         room = (n, kept) if kind == engine.MALA else (1, 1)
         return cls(
             rng, x, score, extra, log_prob, np.zeros(n, np.int64), np.empty((n, kept, D), dtype),

@@ -7,9 +7,12 @@ from .facts import Facts as Facts
 from .facts import facts_of as facts_of
 from .hamiltonian import GHMC as GHMC
 from .hamiltonian import HMC as HMC
+from .microcanonical import MCLMC as MCLMC
+from .microcanonical import AdjustedMCLMC as AdjustedMCLMC
 from .minibatch import SVRG as SVRG
 from .minibatch import ControlVariates as ControlVariates
 from .minibatch import Plain as Plain
+from .nuts import NUTS as NUTS
 from .overdamped import MALA as MALA
 from .overdamped import ULA as ULA
 from .particles import RBF as RBF

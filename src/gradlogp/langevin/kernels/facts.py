@@ -62,7 +62,17 @@ def target_covariance(kernel: Any, precision: Tensor) -> Tensor:
     return kernel.temperature * torch.linalg.inv(precision)
 
 
-def metropolis_facts(target_acceptance: float, draws: int = 2, **more: bool) -> Facts:
+def own_covariance(kernel: Any, precision: Tensor) -> Tensor:
+    """Return Λ⁻¹."""
+    return torch.linalg.inv(precision)
+
+
+def metropolis_facts(
+    target_acceptance: float,
+    draws: int = 2,
+    stationary: Stationary | None = target_covariance,
+    **more: bool,
+) -> Facts:
     """Return the facts of a step that is accepted or refused by the Metropolis rule.
 
     References:
@@ -76,12 +86,13 @@ def metropolis_facts(target_acceptance: float, draws: int = 2, **more: bool) -> 
         | https://arxiv.org/abs/1411.6669
 
     Arguments:
-        target_acceptance: `LANGEVIN` or `HAMILTONIAN`.
+        target_acceptance: `LANGEVIN`, `HAMILTONIAN` or `NO_U_TURN`.
         draws: Calls for noise.
+        stationary: That of p^{1/τ}, or of p where a kernel has no temperature.
         more: `step_per_chain`, `partial_refresh`.
     """
     return Facts(
-        affine=False, stationary=target_covariance, order=None, reversible=True, exact=True,
+        affine=False, stationary=stationary, order=None, reversible=True, exact=True,
         draws=draws, target_acceptance=target_acceptance, needs_log_prob=True, **more,
     )  # fmt: skip
 
@@ -93,6 +104,9 @@ For those the best is 0.651 in the limit of high dimension, and all from 0.6 to 
 good. In 5 to 30 dimensions the shorter steps of 0.8 pay: paths of two or three of them turn x round, so
 that draws are less correlated, and skewed directions are followed more safely.
 """
+
+NO_U_TURN = 0.8
+"""The acceptance along an orbit at which NUTS is usually best: its mean is no Metropolis rate."""
 
 
 def unadjusted_facts(

@@ -39,7 +39,7 @@ from .steps import (
     select,
     step_of,
 )
-from .underdamped import check_kinetic, refresh
+from .underdamped import check_kinetic, refresh, thermal
 
 ENERGY_ERROR = 1000.0
 """Growth of H/τ along a path from which the path is said to have diverged, as in Stan."""
@@ -209,8 +209,9 @@ class GHMC:
 
     On a rejection x stays and the momentum is turned round: without that the law would not be
     kept. It keeps exp(−H/τ), p^{1/τ} in x and N(0, τ m I) in the momentum, exactly, and it is
-    reversible up to the sign of the momentum. Chains start at rest. A proposal outside the
-    support is rejected like any other; one that is otherwise not finite is also flagged `diverging`.
+    reversible up to the sign of the momentum. Momenta start from their law, by `refresh`. A proposal
+    outside the support is rejected like any other; one that is otherwise not finite is also flagged
+    `diverging`.
 
     References:
         | A Generalized Guided Monte Carlo Algorithm (Horowitz, 1991)
@@ -239,12 +240,17 @@ class GHMC:
         check_policy(self.on_nonfinite, Adjusted)
 
     def init(self, x: Float[Tensor, "chain *event"], target: Density) -> PhaseState:
-        """Return the state at x, at rest.
+        """Return the state at x with momentum 0; `refresh` draws it.
 
         Raises:
             ValueError: If the target has no log-density, or it is not finite at x.
         """
         return PhaseState(*metropolis_start(x, target), torch.zeros_like(x))
+
+    def refresh(self, state: PhaseState, *, generator: Generator | None = None) -> PhaseState:
+        """Return the state with momenta from their law, N(0, τ m I)."""
+        tau_m = self.temperature * self.mass
+        return state._replace(momentum=thermal(state.x, tau_m, generator))
 
     def step(
         self, state: PhaseState, target: Density, *, generator: Generator | None = None

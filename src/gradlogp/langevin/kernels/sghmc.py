@@ -21,6 +21,7 @@ from .stochastic import (
     prepare,
     told,
 )
+from .underdamped import thermal
 
 
 class SGHMCState(NamedTuple):
@@ -50,8 +51,8 @@ class SGHMC:
     Euler, is much worse: on N(0, 1) with γ = 1 and h = 0.1 the variance of x is 1.114, here
     1.0026.) V̂ is what is known of the variance of ĝ, for each coordinate: the noise of the batch
     then does part of the work of z. h is a time: it compares with h²/2 of `SGLD`. Stable for
-    h γ < 2 and h² λ < 4 − 2hγ with λ the largest curvature. Chains start at rest. A chain that
-    leaves the finite numbers stays where it was and is flagged `diverging`.
+    h γ < 2 and h² λ < 4 − 2hγ with λ the largest curvature. Momenta start from N(0, τ I), by `refresh`.
+    A chain that leaves the finite numbers stays where it was and is flagged `diverging`.
 
     References:
         | Stochastic Gradient Hamiltonian Monte Carlo (Chen et al., 2014)
@@ -102,9 +103,13 @@ class SGHMC:
         return variance
 
     def init(self, x: Float[Tensor, "chain *event"], target: Density) -> SGHMCState:
-        """Return the state at x, at rest; errors as those of `SGLD`."""
+        """Return the state at x with momentum 0, which `refresh` draws; errors as those of `SGLD`."""
         step, anchor = start(x, target, self.batch_size, self.estimator)
         return SGHMCState(x, torch.zeros_like(x), step, *anchor)
+
+    def refresh(self, state: SGHMCState, *, generator: Generator | None = None) -> SGHMCState:
+        """Return the state with momenta from N(0, τ I), their law as h → 0."""
+        return state._replace(momentum=thermal(state.x, self.temperature, generator))
 
     def step(
         self, state: SGHMCState, target: Density, *, generator: Generator | None = None

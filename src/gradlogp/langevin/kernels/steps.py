@@ -74,6 +74,15 @@ def check_step(
         raise ValueError(f"temperature must be at least 0 and finite, got {temperature}")
 
 
+def per_chain(step_size: float | Tensor, x: Tensor) -> Float[Tensor, " chain"]:
+    """Return the step size of every chain.
+
+    Raises:
+        ValueError: If there is one for each of another number of chains.
+    """
+    return per_sample(step_size, x, "step_size").reshape(-1).expand(len(x))
+
+
 def check_warm(kernel: object, temperature: float) -> None:
     """Raise `ValueError` at τ = 0, where there is no density to be reversible for."""
     if temperature == 0:
@@ -108,8 +117,10 @@ def jittered_length(n: int, k: int) -> int:
 
 
 def step_of(step_size: float | Tensor, x: Tensor) -> float | Tensor:
-    """Return a step size that multiplies x: a number, or one for each chain."""
-    return per_sample(step_size, x, "step_size") if isinstance(step_size, Tensor) else step_size
+    """Return a step size that multiplies x: a number, or one for each chain in a shape that does."""
+    if not isinstance(step_size, Tensor) or step_size.ndim == x.ndim:
+        return step_size
+    return per_sample(step_size, x, "step_size")
 
 
 def langevin_step(

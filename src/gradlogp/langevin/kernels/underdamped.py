@@ -60,6 +60,11 @@ def refresh(momentum: Tensor, z: Tensor, friction: float, t: float, tau_m: float
     return c * momentum + math.sqrt(tau_m * -math.expm1(-2 * friction * t)) * z
 
 
+def thermal(x: Tensor, tau_m: float, generator: Generator | None) -> Tensor:
+    """Return momenta from their law, N(0, τ m I)."""
+    return math.sqrt(tau_m) * randn_like(x, generator)
+
+
 def _inflated(kernel: Any, precision: Tensor) -> Tensor:
     """Return τ (Λ − h² Λ²/(4m))⁻¹."""
     narrowed = precision - kernel.step_size**2 / (4 * kernel.mass) * precision @ precision
@@ -84,8 +89,8 @@ class Splitting:
     A letter that occurs k times lasts h/k each time. One step costs one score where every B comes
     before the first A or after the last; a scheme as ABOBA needs one more, at the end of the step,
     since the state carries the score of its position. Palindromes and their rotations have an
-    error of order h² in the stationary law of x. Chains start at rest. A chain that leaves the
-    finite numbers stays where it was and is flagged `diverging`.
+    error of order h² in the stationary law of x. Momenta start from their law, by `refresh`. A
+    chain that leaves the finite numbers stays where it was and is flagged `diverging`.
 
     References:
         | Rational Construction of Stochastic Numerical Methods for Molecular Sampling
@@ -139,9 +144,23 @@ class Splitting:
         )
 
     def init(self, x: Float[Tensor, "chain *event"], target: Density) -> KineticState:
-        """Return the state at x, at rest."""
+        """Return the state at x with momentum 0; `refresh` draws it."""
         start = langevin_start(x, target)
         return KineticState(start.x, start.score, torch.zeros_like(x))
+
+    def refresh(self, state: KineticState, *, generator: Generator | None = None) -> KineticState:
+        """Return the state with momenta from their law, up to terms of order h².
+
+        That is N(0, τ m I) where the kicks at both ends of the scheme are equal. A scheme that
+        begins with more of them than it ends with stands half of the difference before: by
+        h/2 for `BAOA`.
+        """
+        scheme, momentum = self.scheme, thermal(state.x, self.temperature * self.mass, generator)
+        first, last = len(scheme) - len(scheme.lstrip("B")), len(scheme) - len(scheme.rstrip("B"))
+        if first != last:
+            late = self.step_size * (first - last) / (2 * scheme.count("B"))
+            momentum = momentum - late * state.score
+        return state._replace(momentum=momentum)
 
     def step(
         self, state: KineticState, target: Density, *, generator: Generator | None = None

@@ -1,0 +1,338 @@
+r"""The No-U-Turn sampler: leapfrog orbits that double until they turn back.
+
+A tree is a stretch of 2^j neighbours on the orbit of the start. It doubles at an end chosen by a
+coin, and the point kept is drawn from it with weights w = exp(−H). The tree has the same probability
+from every start in it, which is what keeps the law, because
+
+* a new half is thrown away, and ends the run, if one of its dyadic subtrees turns or leaves the
+  finite numbers: from a start in that subtree the tree would have ended there;
+* whether a stretch turns is a matter of the stretch, not of where the run started.
+
+All chains of a batch stand at the same leaf of the same doubling: subtrees wait on one stack, as
+carries do in binary counting, and there is no recursion. Chains that have ended are left out.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar, NamedTuple
+
+import torch
+from jaxtyping import Bool, Float, Int64
+from torch import Tensor
+
+from ...core import Density, Generator, per_sample, rand_like, randn_like, sum_event
+from .facts import NO_U_TURN, Facts, metropolis_facts, own_covariance
+from .hamiltonian import PhaseState, energy, leapfrog
+from .preconditioner import IDENTITY, Preconditioner, as_preconditioner
+from .steps import (
+    Adjusted,
+    MetropolisState,
+    all_finite,
+    check_policy,
+    check_step,
+    finite,
+    metropolis_start,
+    per_chain,
+    select,
+)
+
+FEWEST = 0.5
+"""The part of the rows that must still move, or those that do not are taken out."""
+
+
+class NUTSInfo(NamedTuple):
+    """What a step tells; `energy` is H at the state that was kept.
+
+    `acceptance` is the mean of min(1, exp(−ΔH)) over all points of the orbit but the start, what the
+    step size is tuned by; `accepted` says whether the chain moved. `n_leapfrog` counts leapfrog
+    steps, a score each, and `depth` doublings, the last of which may have been thrown away.
+    """
+
+    acceptance: Float[Tensor, " chain"]
+    accepted: Bool[Tensor, " chain"]
+    log_prob: Float[Tensor, " chain"]
+    diverging: Bool[Tensor, " chain"]
+    energy: Float[Tensor, " chain"]
+    n_leapfrog: Int64[Tensor, " chain"]
+    depth: Int64[Tensor, " chain"]
+
+
+class _Pick(NamedTuple):
+    """The point drawn from a tree, and the logarithm of its weight."""
+
+    x: Tensor
+    score: Tensor
+    log_prob: Tensor
+    log_w: Tensor
+
+
+class _Tree(NamedTuple):
+    """A stretch of an orbit, first to last as it was built; log-weights are relative to the start."""
+
+    first: PhaseState
+    last: PhaseState
+    pick: _Pick
+    log_w: Tensor  # of all its points together
+    least: Tensor  # log-weight of a single point, and the largest
+    most: Tensor
+
+
+class _Told(NamedTuple):
+    """What is counted for each chain."""
+
+    acceptance: Tensor
+    accepted: Tensor
+    diverging: Tensor
+    n_leapfrog: Tensor
+    depth: Tensor
+
+
+class _Work(NamedTuple):
+    """The chains that still move: which of all they are, and all that belongs to them."""
+
+    rows: Tensor
+    tree: _Tree
+    told: _Told
+    step: Tensor
+    right: Tensor  # whether the last doubling went forwards
+    uniforms: Tensor
+    H: Tensor  # at the start
+
+    @property
+    def sign(self) -> Tensor:
+        """The direction of the doubling, as ±1."""
+        return self.right.to(self.step) * 2 - 1
+
+    def onwards(self, depth: int) -> _Work:
+        """Return the same at the beginning of a doubling: the tree is seen in its direction."""
+        right = self.uniforms[:, 0, depth] < 0.5
+        turn, (first, last) = right != self.right, self.tree[:2]
+        tree = self.tree._replace(first=select(turn, last, first), last=select(turn, first, last))
+        told = self.told._replace(depth=self.told.depth + 1)
+        return self._replace(tree=tree, told=told, right=right)
+
+
+def _rows(value: Any, index: Tensor) -> Any:
+    """Return these rows of all tensors in a nest of tuples and lists."""
+    if isinstance(value, Tensor):
+        return value[index]
+    fields = [_rows(field, index) for field in value]
+    return type(value)(*fields) if hasattr(value, "_fields") else type(value)(fields)
+
+
+def _turned(a: PhaseState, b: PhaseState, sign: Tensor) -> Tensor:
+    """Tell whether (x_b − x_a)·p < 0 at one of the ends, b being after a in the direction of time."""
+    way = b.x - a.x
+    at_a, at_b = sum_event(way * a.momentum), sum_event(way * b.momentum)
+    return (sign * at_a < 0) | (sign * at_b < 0)
+
+
+def _turns(a: _Tree, b: _Tree, sign: Tensor, single: bool) -> Tensor:
+    """Tell whether a and then b turns as a whole, or up to the first or from the last point inside.
+
+    The stretches that end next to the seam do not depend on the start either. Without them an orbit
+    that goes round once in every doubling is not seen to turn.
+    """
+    whole = _turned(a.first, b.last, sign)
+    if single:
+        return whole
+    return whole | _turned(a.first, b.first, sign) | _turned(a.last, b.last, sign)
+
+
+def _joined(a: _Tree, b: _Tree, take: Tensor) -> _Tree:
+    """Return a and then b as one, with the point of b where it is to be taken."""
+    return _Tree(
+        a.first,
+        b.last,
+        select(take, b.pick, a.pick),
+        torch.logaddexp(a.log_w, b.log_w),
+        torch.minimum(a.least, b.least),
+        torch.maximum(a.most, b.most),
+    )
+
+
+@dataclass(frozen=True)
+class NUTS:
+    r"""The No-U-Turn sampler: HMC whose orbit is as long as it goes without turning back.
+
+    .. math::
+        q \sim N(0, P^{-1}), \quad H(x, q) = -\log p(x) + \tfrac12 q^\top P q, \quad
+        \text{turned: } (x_+ - x_-) \cdot q_- < 0 \text{ or } (x_+ - x_-) \cdot q_+ < 0
+
+    The orbit through (x, q) is doubled forwards or backwards, by a coin, until it turns, a new
+    half has a part that turns, or `max_depth` is reached. The next state is a point of it with
+    weights exp(−H): inside a new half exactly so, and the new half is taken with probability
+    min(1, W_new/W_old), which prefers points far away. That keeps p exactly, and p alone is what
+    it keeps: there is no temperature.
+
+    A subtree in which H varies by more than `max_energy_error` is treated as one that turns, and
+    flagged `diverging`, as is one with a point that is not finite; one that leaves the support is
+    not flagged. A rule about H − H(start) would depend on where the run started, and move the law.
+
+    A step draws momenta and, all at once, three uniform numbers a doubling: for its direction, for
+    whether its half is taken, and for one level of the choice inside halves. There each pair of
+    neighbouring subtrees of 2^k points chooses its right one with probability W_r/(W_l + W_r), and
+    all pairs of one k use the same number. A point is drawn by one choice at each level, and numbers of
+    different levels are independent, so that its probability is exactly w/W.
+
+    References:
+        | The No-U-Turn Sampler: Adaptively Setting Path Lengths in Hamiltonian Monte Carlo
+          (Hoffman & Gelman, 2014)
+        | https://arxiv.org/abs/1111.4246
+        | A Conceptual Introduction to Hamiltonian Monte Carlo (Betancourt, 2017)
+        | https://arxiv.org/abs/1701.02434
+
+    Arguments:
+        step_size: ε > 0, the time of one leapfrog step; or one for each chain, `(chain,)`.
+        max_depth: Most doublings, each with twice the scores of the one before; 2^depth − 1 in all.
+        preconditioner: The inverse mass P, as in `HMC`.
+        max_energy_error: Δ > 0.
+        on_nonfinite: `raise` for a `FloatingPointError` where a chain would be flagged.
+
+    Raises:
+        ValueError: For an argument out of its range.
+    """
+
+    step_size: float | Tensor
+    max_depth: int = 10
+    preconditioner: Preconditioner | Tensor | float = IDENTITY
+    max_energy_error: float = 1000.0
+    on_nonfinite: Adjusted = "reject"
+
+    facts: ClassVar[Facts] = metropolis_facts(
+        NO_U_TURN, stationary=own_covariance, step_per_chain=True
+    )
+
+    def __post_init__(self) -> None:
+        check_step(self.step_size, per_chain=True)
+        check_policy(self.on_nonfinite, Adjusted)
+        depth = self.max_depth
+        if isinstance(depth, bool) or not (isinstance(depth, int) and 1 <= depth <= 30):
+            raise ValueError(f"max_depth must be an integer from 1 to 30, got {depth!r}")
+        if not self.max_energy_error > 0:
+            raise ValueError(f"max_energy_error must be positive, got {self.max_energy_error}")
+        object.__setattr__(self, "preconditioner", as_preconditioner(self.preconditioner))
+
+    def init(self, x: Float[Tensor, "chain *event"], target: Density) -> MetropolisState:
+        """Return the state at x.
+
+        Raises:
+            ValueError: If the target has no log-density, or it is not finite at x.
+        """
+        return metropolis_start(x, target)
+
+    def step(
+        self, state: MetropolisState, target: Density, *, generator: Generator | None = None
+    ) -> tuple[MetropolisState, NUTSInfo]:
+        """Move every chain by one step."""
+        P, n = as_preconditioner(self.preconditioner), len(state.x)
+        momentum = P.inv_sqrt(randn_like(state.x, generator))
+        uniforms = rand_like(state.x.new_empty(n, 3, self.max_depth), generator)
+        # one order in memory, so that sums do not depend on which chains were taken out
+        start = PhaseState(*(v.contiguous() for v in (*state, momentum)))
+        zero, no = torch.zeros_like(start.log_prob), torch.zeros_like(start.log_prob).bool()
+        pick, count = _Pick(*start[:3], zero), torch.zeros_like(no, dtype=torch.long)
+        told, H = _Told(zero, no, no, count, count), energy(start, P)
+        kept = _Pick(*(v.clone() for v in pick)), _Told(*(v.clone() for v in told))
+        tree = _Tree(start, start, pick, zero, zero, zero)
+        rows = torch.arange(n, device=zero.device)
+        work = _Work(rows, tree, told, per_chain(self.step_size, start.x), no, uniforms, H)
+        for depth in range(self.max_depth):
+            work, half = self._half(work, depth, target, P, kept)
+            if half is None:
+                break
+            work, going = self._doubled(work, half, depth)
+            if depth + 1 == self.max_depth or not bool(going.all()):
+                work, _ = _left(work, (), going, kept)
+        return self._end(kept, H)
+
+    def _half(
+        self,
+        work: _Work,
+        depth: int,
+        target: Density,
+        P: Preconditioner,
+        kept: tuple[_Pick, _Told],
+    ) -> tuple[_Work, _Tree | None]:
+        """Return the chains whose new half of 2^depth points did not fail, and that half.
+
+        The others are left out, and nothing comes back if it failed everywhere.
+        """
+        work = work.onwards(depth)
+        point, alive, stack = work.tree.last, torch.ones_like(work.right), list[_Tree]()
+        for leaf in range(2**depth):
+            step = per_sample(work.sign * work.step, point.x)
+            point = leapfrog(point, target, step, 1, P)
+            log_w = work.H - energy(point, P)
+            outside = point.log_prob == -torch.inf
+            lost = _not_finite(point, log_w, outside)
+            failed, wide = outside | lost, torch.zeros_like(lost)
+            chance = torch.where(failed, 0.0, log_w.clamp(max=0.0).exp())
+            pick = _Pick(point.x, point.score, point.log_prob, log_w)
+            new, level = _Tree(point, point, pick, log_w, log_w, log_w), 0
+            while leaf >> level & 1:
+                old = stack.pop()
+                failed = failed | _turns(old, new, work.sign, level == 0)
+                to_right = (new.log_w - torch.logaddexp(old.log_w, new.log_w)).exp()
+                new = _joined(old, new, work.uniforms[:, 2, level] < to_right)
+                wide = wide | (new.most - new.least > self.max_energy_error)
+                level += 1
+            stack.append(new)
+            told = work.told
+            told = told._replace(
+                acceptance=told.acceptance + torch.where(alive, chance, 0.0),
+                diverging=told.diverging | (alive & (lost | (wide & ~outside))),
+                n_leapfrog=told.n_leapfrog + alive.long(),
+            )
+            work, sick = work._replace(told=told), alive & lost
+            alive = alive & ~(failed | wide)
+            n_alive, n_sick = torch.stack([alive.sum(), sick.sum()]).tolist()
+            few = n_alive < (FEWEST if leaf + 1 < 2**depth else 1) * len(alive)
+            if few or n_sick:  # a target is not asked again about what is not finite
+                work, (point, stack) = _left(work, (point, stack), alive, kept)
+                alive = alive[alive]
+            if not n_alive:
+                return work, None
+        return work, stack[0]
+
+    def _doubled(self, work: _Work, half: _Tree, depth: int) -> tuple[_Work, Tensor]:
+        """Return the tree with its new half, and which chains go on."""
+        old, told = work.tree, work.told
+        take = work.uniforms[:, 1, depth] < (half.log_w - old.log_w).exp()
+        tree = _joined(old, half, take)
+        wide = tree.most - tree.least > self.max_energy_error
+        told = told._replace(accepted=told.accepted | take, diverging=told.diverging | wide)
+        turned = _turns(old, half, work.sign, depth == 0)
+        return work._replace(tree=tree, told=told), ~(turned | wide)
+
+    def _end(self, kept: tuple[_Pick, _Told], H: Tensor) -> tuple[MetropolisState, NUTSInfo]:
+        pick, told = kept
+        if self.on_nonfinite == "raise" and bool(told.diverging.any()):
+            raise FloatingPointError(
+                f"{int(told.diverging.sum())} of {len(H)} orbits were not finite, or their energy "
+                "not nearly constant; take a smaller step_size"
+            )
+        acceptance = told.acceptance / told.n_leapfrog
+        state = MetropolisState(pick.x, pick.score, pick.log_prob)
+        return state, NUTSInfo(
+            acceptance, told.accepted, pick.log_prob, told.diverging, H - pick.log_w,
+            told.n_leapfrog, told.depth,
+        )  # fmt: skip
+
+
+def _left(work: _Work, also: Any, going: Tensor, kept: tuple[_Pick, _Told]) -> tuple[_Work, Any]:
+    """Return the chains that go on, with what belongs to them, after all have been saved."""
+    for full, part in zip(kept, (work.tree.pick, work.told), strict=True):
+        for whole, some in zip(full, part, strict=True):
+            whole[work.rows] = some
+    return _rows((work, also), going.nonzero()[:, 0])
+
+
+def _not_finite(point: PhaseState, log_w: Tensor, outside: Tensor) -> Tensor:
+    """Tell where a point is not finite, in more than that it lies outside the support."""
+    ok = outside | torch.isfinite(log_w)
+    if not all_finite((point.x, point.score, point.momentum)):
+        fields = (point.x, point.score, point.momentum)
+        ok = ok & torch.stack([finite(field) for field in fields]).all(0)
+    return ~ok

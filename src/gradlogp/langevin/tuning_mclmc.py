@@ -1,0 +1,94 @@
+r"""Step size and decoherence length of microcanonical dynamics, from the energy and the spread."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from ..core import Density, Generator, check_batch, chunks
+from .kernels import MCLMC, Welford
+from .kernels.preconditioner import as_preconditioner
+from .kernels.steps import started
+
+LEAST = 30
+"""Steps below which the last half says nothing."""
+
+FACTOR = 4.0
+"""The most by which a step size changes at a time."""
+
+
+@torch.no_grad()
+def tune_mclmc(
+    kernel: MCLMC,
+    target: Density,
+    x: Float[Tensor, "chain *event"],
+    n_steps: int,
+    *,
+    energy_variance: float = 5e-4,
+    generator: Generator | None = None,
+) -> MCLMC:
+    r"""Return the kernel with its step size and decoherence length fitted to a target.
+
+    .. math:: \frac{\mathrm{Var}(W)}{d} = v, \qquad L = \sqrt{\mathrm{tr}\, C}
+
+    with W the change of the energy in a step and C the covariance of y = P^{−1/2} x. The chains run
+    in stretches that double in length, the last being about half of all. After each h is multiplied
+    by the eighth root of what Var(W)/d lacks, and L set to the spread that was seen. (Var(W) grows
+    like h⁶, and with `two-stage` like h¹⁰ on a Gaussian: a higher root overshoots for neither.)
+
+    The variance of the energy is a stand-in for the bias, and v = 5e−4 leaves much: on N(0, I)
+    in many dimensions variances come out 3.7 % too large with `leapfrog`, 2.0 % too small with
+    `minimal norm`, 1.6 % with `two-stage`. A bias of b takes about v = 5e−4 (b/0.0365)³ with
+    `leapfrog`. It is an average over directions, in which a single stiff one hides: compare variances
+    with those of half the step.
+
+    References:
+        | Microcanonical Hamiltonian Monte Carlo (Robnik, De Luca, Silverstein & Seljak, 2023)
+        | https://arxiv.org/abs/2212.08549
+
+    Arguments:
+        kernel: With the step size and length to begin with.
+        target: The density.
+        x: Starting points.
+        n_steps: Steps in all; at least 30, better some hundreds.
+        energy_variance: v.
+        generator: Where the noise comes from.
+
+    Raises:
+        ValueError: For too few steps, or an energy variance that is not positive.
+    """
+    check_batch(x, name="x")
+    if n_steps < LEAST:
+        raise ValueError(f"n_steps must be at least {LEAST}, got {n_steps}")
+    if not 0 < energy_variance < math.inf:
+        raise ValueError(f"energy_variance must be positive and finite, got {energy_variance}")
+    _, noise = next(chunks(x, None, generator))
+    state, P = started(kernel, x, target, noise), as_preconditioner(kernel.preconditioner)
+    left, stretch = n_steps, 0
+    while left:
+        length = 2 ** (stretch // 2)
+        length = left if left < 3 * length else length  # no short one at the end
+        seen, squares, failed = None, [], False
+        for _ in range(length):
+            state, info = kernel.step(state, target, generator=noise)
+            y = P.inv_sqrt(state.x)
+            seen = Welford.start(y) if seen is None else seen.add(y)
+            squares.append(info.energy_change[~info.diverging].square())
+            failed = failed or bool(info.diverging.any())
+        W2 = torch.cat(squares)
+        found = float(W2.mean()) / x[0].numel() if len(W2) else math.inf
+        change = (energy_variance / max(found, 1e-300)) ** (1 / 8)
+        change = min(max(change, 1 / FACTOR), 0.5 if failed else FACTOR)
+        assert seen is not None
+        spread = math.sqrt(float(seen.scatter.sum()) / max(seen.count - 1, 1))
+        kernel = dataclasses.replace(
+            kernel,
+            step_size=kernel.step_size * change,
+            decoherence_length=spread if spread > 0 else kernel.decoherence_length,
+        )
+        left, stretch = left - length, stretch + 1
+    return kernel
