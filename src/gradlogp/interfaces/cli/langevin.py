@@ -162,6 +162,7 @@ def _target(source: str, dim: int | None) -> _Start:
     import torch
 
     from ...distributions.as_target import as_target
+    from ...distributions.parameters import parameters_of
 
     named = known()
     if source in named:
@@ -174,7 +175,9 @@ def _target(source: str, dim: int | None) -> _Start:
         found = _load(Path(path), name)
         if not hasattr(found, "score") and not callable(found):
             raise Misuse(f"{name} in {path} is neither a function nor a density")
-        if hasattr(found, "score") and hasattr(found, "event_shape"):
+        if parameters_of(found) is not None:  # guarded by itself, and its draws have names
+            return _Start(found, found.event_shape)
+        if hasattr(found, "score") and getattr(found, "event_shape", None) is not None:
             log_prob = getattr(found, "log_prob", None)
             guarded = as_target(
                 score=_guarded(found.score, source),

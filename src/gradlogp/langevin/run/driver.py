@@ -26,6 +26,7 @@ from ...core import (
     check_batch,
     count_chunks,
 )
+from ...distributions.parameters import parameters_of
 from ..chain import Chain
 from ..tuning import Adaptation
 from .engines import Engine, compiled
@@ -80,7 +81,8 @@ def run(
     Arguments:
         kernel: Such as `ULA(h)` or `MALA(h)`.
         target: A density; any callable becomes one by `as_target`.
-        x0: Starting points, `(chain, *event)`; none with `resume`.
+        x0: Starting points, `(chain, *event)`; none with `resume`. Of a target with named parameters
+            the free numbers, `(chain, n_free)`: `target.parameters.unconstrain(values)`.
         n_steps: Steps taken, burn-in included.
         burn_in: Steps dropped at the start, in which the kernel is tuned if it is to `adapt`.
         thin: Keep one draw in so many.
@@ -106,8 +108,8 @@ def run(
             what came of it.
 
     Returns:
-        `Chain` with draws `(chain, draw, *event)`, info with entries `(chain, draw)`, and the last
-        state.
+        `Chain` with draws `(chain, draw, *event)`, of named parameters their values, info with
+        entries `(chain, draw)`, and the last state.
 
     Raises:
         ValueError: If nothing would be kept, for a wrong shape, for an unknown `keep` or a file
@@ -140,7 +142,8 @@ def run(
     tuned = saved.get("tuned") if saved else None
     kernel = retuned(kernel, tuned)
     parts = begin(kernel, target, x0, saved, generator, chunk_size)
-    store, first = Store(keep, x0, thinning.kept(n_steps)), 0
+    parameters = parameters_of(target)
+    store, first = Store(keep, x0, thinning.kept(n_steps), parameters), 0
     if how is not None:
         kernel, parts = warm_up(how, kernel, target, parts, burn_in, tell)
         tuned, first = tuned_values(kernel), burn_in
@@ -170,6 +173,7 @@ def run(
             **({} if tuned is None else {"tuned": tuned}),
         },
         kernel=kernel,
+        parameters=parameters,
     )
 
 
