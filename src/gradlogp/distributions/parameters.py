@@ -164,7 +164,7 @@ class Parameters:
                 raise ValueError(f"{name} must have shape ({shape}), got {tuple(x.shape)}")
             if not bool(slot.constraint.check(x).all()):
                 raise ValueError(f"{name} must satisfy {slot.constraint}, and does not everywhere")
-            z = x if slot.transform is None else slot.transform.inv(x)
+            z = x if slot.transform is None else slot.transform.inv(x).to(x)
             if not bool(torch.isfinite(z).all()):
                 raise ValueError(
                     f"{name} must lie inside of {slot.constraint}: on the boundary, or where it is "
