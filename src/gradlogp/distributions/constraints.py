@@ -9,12 +9,13 @@ of x is the density p(T(z)) |det dx/dz| of z.
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.distributions import biject_to, constraints
-from torch.distributions.transforms import IndependentTransform, Transform
+from torch.distributions.transforms import ExpTransform, IndependentTransform, Transform
 
 
 class _Ordered(constraints.Constraint):
@@ -32,18 +33,21 @@ ordered = _Ordered()
 
 
 class _Bijection(Transform):
-    """A map whose Jacobian follows from the free numbers z alone."""
+    """A map whose value and Jacobian share their work."""
 
     domain = constraints.real_vector
     bijective = True
 
-    def log_det(self, z: Tensor) -> Tensor:
-        """Return log |J|, without the last dimension of z."""
+    def with_log_det(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """Return x and log |J|, without the last dimension of z."""
         raise NotImplementedError
+
+    def _call(self, x: Tensor) -> Tensor:
+        return self.with_log_det(x)[0]
 
     def log_abs_det_jacobian(self, x: Tensor, y: Tensor) -> Tensor:
         """Return log |J|; x are the free numbers here, as everywhere in PyTorch."""
-        return self.log_det(x)
+        return self.with_log_det(x)[1]
 
 
 class OrderedTransform(_Bijection):
@@ -55,15 +59,13 @@ class OrderedTransform(_Bijection):
 
     codomain = ordered
 
-    def _call(self, z: Tensor) -> Tensor:
-        return torch.cat([z[..., :1], z[..., 1:].exp()], -1).cumsum(-1)
+    def with_log_det(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """Return x and log |J|, without the last dimension of z."""
+        x = torch.cat([z[..., :1], z[..., 1:].exp()], -1).cumsum(-1)
+        return x, z[..., 1:].sum(-1)
 
     def _inverse(self, x: Tensor) -> Tensor:
         return torch.cat([x[..., :1], x.diff(dim=-1).log()], -1)
-
-    def log_det(self, z: Tensor) -> Tensor:
-        """Return log |J|, without the last dimension of z."""
-        return z[..., 1:].sum(-1)
 
 
 class SimplexTransform(_Bijection):
@@ -77,23 +79,16 @@ class SimplexTransform(_Bijection):
 
     codomain = constraints.simplex
 
-    def _logarithm(self, z: Tensor) -> Tensor:
+    def with_log_det(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """Return x and log |J|, without the last dimension of z."""
         a = z - _left(z.shape[-1], z).log()
         rest = F.pad(F.logsigmoid(-a).cumsum(-1), (1, 0))  # log of what is left of the stick
-        return F.pad(F.logsigmoid(a), (0, 1)) + rest
-
-    def _call(self, z: Tensor) -> Tensor:
-        return self._logarithm(z).softmax(
-            -1
-        )  # e^… sums to 1 but for rounding, which this takes off
+        log_x = F.pad(F.logsigmoid(a), (0, 1)) + rest
+        return log_x.softmax(-1), log_x.sum(-1)  # x sums to 1 but for rounding: that is taken off
 
     def _inverse(self, x: Tensor) -> Tensor:
         rest = x.flip(-1).cumsum(-1).flip(-1)[..., 1:]
         return x[..., :-1].log() - rest.log() + _left(x.shape[-1] - 1, x).log()
-
-    def log_det(self, z: Tensor) -> Tensor:
-        """Return log |J|, without the last dimension of z."""
-        return self._logarithm(z).sum(-1)
 
     def forward_shape(self, shape: torch.Size) -> torch.Size:
         """Return the shape of x."""
@@ -123,28 +118,21 @@ class CorrCholeskyTransform(_Bijection):
 
     codomain = constraints.corr_cholesky
 
-    def _parts(self, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return z, log √(1 − tanh² z) and log √(1 − Σ_{l<j} L_il²), each d × d."""
-        a = _triangle(z, -1)
-        # cosh⁻² a = 4 σ(2a) σ(−2a) keeps its digits where tanh is 1
-        step = (math.log(2) + (F.logsigmoid(2 * a) + F.logsigmoid(-2 * a)) / 2).tril(-1)
-        return a, step, F.pad(step.cumsum(-1)[..., :-1], (1, 0))
-
-    def _call(self, z: Tensor) -> Tensor:
-        a, _, rest = self._parts(z)
+    def with_log_det(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """Return L and log |J|, without the last dimension of z."""
+        a, below = _triangle(z, -1)
+        # log √(1 − tanh² a), with 1 − tanh² a = 4 σ(2a) σ(−2a), which keeps its digits where tanh is 1
+        step = math.log(2) + (F.logsigmoid(2 * a) + F.logsigmoid(-2 * a)) / 2
+        rest = step.cumsum(-1) - step
         eye = torch.eye(a.shape[-1], dtype=a.dtype, device=a.device)
-        return F.normalize((a.tanh() + eye) * rest.exp(), dim=-1)  # takes off the rounding
+        L = (a.tanh() + eye) * rest.exp()
+        return L, (2 * step + rest)[below].sum(-1)
 
     def _inverse(self, x: Tensor) -> Tensor:
         # tanh z / √(1 − tanh² z) = sinh z, from sums without cancellation
         rest = x.square().flip(-1).cumsum(-1).flip(-1)[..., 1:].sqrt()
-        i, j = _below(x.shape[-1], -1, x)
-        return (x[..., i, j] / rest[..., i, j]).asinh()
-
-    def log_det(self, z: Tensor) -> Tensor:
-        """Return log |J|, without the last dimension of z."""
-        _, step, rest = self._parts(z)
-        return (2 * step + rest.tril(-1)).sum((-2, -1))
+        below = _below(x, -1)
+        return (x[below] / rest[below]).asinh()
 
     def forward_shape(self, shape: torch.Size) -> torch.Size:
         """Return the shape of x."""
@@ -165,15 +153,13 @@ class LowerCholeskyTransform(_Bijection):
 
     codomain = constraints.lower_cholesky
 
-    def _call(self, z: Tensor) -> Tensor:
-        return _factor(z)
+    def with_log_det(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """Return L and log |J|, without the last dimension of z."""
+        L, logs = _factor(z)
+        return L, logs.sum(-1)
 
     def _inverse(self, x: Tensor) -> Tensor:
         return _free(x)
-
-    def log_det(self, z: Tensor) -> Tensor:
-        """Return log |J|, without the last dimension of z."""
-        return _diagonal(_triangle(z, 0)).sum(-1)
 
     def forward_shape(self, shape: torch.Size) -> torch.Size:
         """Return the shape of x."""
@@ -196,19 +182,15 @@ class PositiveDefiniteTransform(_Bijection):
 
     codomain = constraints.positive_definite
 
-    def _call(self, z: Tensor) -> Tensor:
-        L = _factor(z)
-        return L @ L.mT
+    def with_log_det(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """Return L Lᵀ and log |J|, without the last dimension of z."""
+        L, logs = _factor(z)
+        d = logs.shape[-1]
+        weights = torch.arange(d + 1, 1, -1, dtype=z.dtype, device=z.device)
+        return L @ L.mT, d * math.log(2) + (weights * logs).sum(-1)
 
     def _inverse(self, x: Tensor) -> Tensor:
         return _free(torch.linalg.cholesky(x))
-
-    def log_det(self, z: Tensor) -> Tensor:
-        """Return log |J|, without the last dimension of z."""
-        logs = _diagonal(_triangle(z, 0))
-        d = logs.shape[-1]
-        weights = torch.arange(d + 1, 1, -1, dtype=z.dtype, device=z.device)
-        return d * math.log(2) + (weights * logs).sum(-1)
 
     forward_shape = LowerCholeskyTransform.forward_shape
     inverse_shape = LowerCholeskyTransform.inverse_shape
@@ -258,6 +240,9 @@ def bijection(constraint: constraints.Constraint) -> Transform:
             )
     if low is not None and high is not None and not bool((torch.as_tensor(low) < high).all()):
         raise ValueError(f"the lower bound of {constraint} must be below the upper one")
+    half_line = isinstance(constraint, constraints.greater_than | constraints.greater_than_eq)
+    if half_line and not isinstance(low, Tensor) and low == 0:
+        return ExpTransform()  # that of PyTorch adds 0 and multiplies by 1
     try:
         return biject_to(constraint)
     except NotImplementedError:
@@ -269,6 +254,14 @@ def bijection(constraint: constraints.Constraint) -> Transform:
         ) from None
 
 
+def with_log_det(transform: Transform, z: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the value of a bijection and log |J|, without the dimensions of an event of z."""
+    if isinstance(transform, _Bijection):
+        return transform.with_log_det(z)
+    x = transform(z)
+    return x, transform.log_abs_det_jacobian(z, x)
+
+
 # ---------------------------------------------------------------------------- triangles
 
 
@@ -277,34 +270,36 @@ def _left(n: int, like: Tensor) -> Tensor:
     return torch.arange(n, 0, -1, dtype=like.dtype, device=like.device)
 
 
-def _below(d: int, offset: int, like: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the places of a lower triangle, row by row; −1 leaves the diagonal out."""
-    i, j = torch.tril_indices(d, d, offset, device=like.device)
-    return i, j
+def _below(x: Tensor, offset: int) -> tuple[Any, Tensor, Tensor]:
+    """Return the index of a lower triangle, row by row; −1 leaves the diagonal out."""
+    i, j = torch.tril_indices(x.shape[-2], x.shape[-1], offset, device=x.device)
+    return ..., i, j
 
 
-def _triangle(z: Tensor, offset: int) -> Tensor:
-    """Lay z out as a lower triangle, row by row, with zeros above."""
+def _triangle(z: Tensor, offset: int) -> tuple[Tensor, tuple[Any, Tensor, Tensor]]:
+    """Lay z out as a lower triangle, row by row, with zeros above; return it and where it is."""
     d = _size(z.shape[-1], offset)
-    places = torch.ones(d, d, dtype=torch.long, device=z.device).tril(offset)
-    order = places.flatten().cumsum(0).reshape(d, d) - 1
-    return z[..., order.clamp(min=0)].tril(offset)
+    a = z.new_zeros(*z.shape[:-1], d, d)
+    below = _below(a, offset)
+    a[below] = z
+    return a, below
 
 
 def _diagonal(a: Tensor) -> Tensor:
     return a.diagonal(dim1=-2, dim2=-1)
 
 
-def _factor(z: Tensor) -> Tensor:
-    """Return the Cholesky factor of free numbers z: the logarithm of its diagonal is free."""
-    a = _triangle(z, 0)
-    return a.tril(-1) + _diagonal(a).exp().diag_embed()
+def _factor(z: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the Cholesky factor of free numbers z, and the logarithm of its diagonal: it is free."""
+    a, _ = _triangle(z, 0)
+    logs = _diagonal(a)
+    return a.tril(-1) + logs.exp().diag_embed(), logs
 
 
 def _free(x: Tensor) -> Tensor:
     """Return the free numbers of a Cholesky factor."""
     a = x.tril(-1) + _diagonal(x).log().diag_embed()
-    return a[(..., *_below(x.shape[-1], 0, x))]
+    return a[_below(x, 0)]
 
 
 def _size(n: int, offset: int) -> int:

@@ -23,7 +23,7 @@ from torch.distributions import constraints
 from torch.distributions.transforms import Transform
 
 from ..core import check_batch
-from .constraints import bijection
+from .constraints import bijection, with_log_det
 
 Named = Mapping[str, Tensor]
 """Parameters by name, each `(*batch, *shape)`."""
@@ -33,14 +33,13 @@ Function = Callable[..., Any]
 
 
 class Slot(NamedTuple):
-    """One parameter: its shape and constraint, and where it stands among the free and the flat."""
+    """One parameter: its shape and constraint, and where it stands among the values."""
 
     shape: torch.Size
     constraint: constraints.Constraint
     transform: Transform | None
     """None for one that is free itself."""
     free_shape: torch.Size
-    free: slice
     flat: slice
 
 
@@ -77,12 +76,9 @@ class Parameters:
                 raise ValueError(f"{name!r} must be a name that can be passed by keyword")
             shape, constraint = _declared(name, value)
             transform, free_shape = _transform(name, shape, constraint)
-            n_free, n_flat = math.prod(free_shape), math.prod(shape)
-            self.slots[name] = Slot(
-                shape, constraint, transform, free_shape, slice(free, free + n_free),
-                slice(flat, flat + n_flat),
-            )  # fmt: skip
-            free, flat = free + n_free, flat + n_flat
+            where = slice(flat, flat + shape.numel())
+            self.slots[name] = Slot(shape, constraint, transform, free_shape, where)
+            free, flat = free + free_shape.numel(), where.stop
         self.n_free = free
         """How many numbers are sampled."""
         self.n_flat = flat
@@ -123,7 +119,7 @@ class Parameters:
     def constrain(self, z: Float[Tensor, "batch free"]) -> Float[Tensor, "batch flat"]:
         """Return the values, flattened and concatenated, `(B, n_flat)`."""
         self._check(z)
-        return torch.cat([x.reshape(len(z), -1) for _, _, _, x in self._values(z)], 1)
+        return torch.cat([x.reshape(len(z), -1) for x in self._unpack(z)[0].values()], 1)
 
     def split(self, x: Float[Tensor, "*batch flat"]) -> dict[str, Tensor]:
         """Return the named values `(*batch, *shape)` of flat ones, such as draws.
@@ -203,12 +199,22 @@ class Parameters:
         try:
             return f(named) + log_det
         except (ValueError, RuntimeError):
+            pass
+        try:
             inside = self._inside(z, named)
-        named, log_det = self._unpack(torch.where(inside.unsqueeze(1), z, 0.0))
-        value = f(named)  # what is wrong with f itself is raised here
+            named, log_det = self._unpack(torch.where(inside.unsqueeze(1), z, 0.0))
+            value = f(named) + log_det  # what is wrong with f itself is raised here
+        except RuntimeError as error:
+            if "vmap" not in str(error):
+                raise
+            raise ValueError(
+                "a function of one chain, or of minibatches, runs inside torch.func.vmap and must not "
+                "branch on values; laws of torch.distributions do where they check their arguments: "
+                "give them validate_args=False"
+            ) from error
         # NaN in the score too, which a constant NaN in the value would leave 0
         outside = torch.where(inside, 0.0, math.nan).to(z).unsqueeze(1)
-        return value + log_det + (outside * z).sum(1)
+        return value + (outside * z).sum(1)
 
     def check_function(self, f: Function, name: str, n_rows: int = 0) -> None:
         """Raise `ValueError` unless f can be called with these parameters."""
@@ -237,25 +243,21 @@ class Parameters:
                 f"got {tuple(z.shape)}; Parameters.unconstrain gives them for values"
             )
 
-    def _values(self, z: Tensor) -> Iterator[tuple[str, Slot, Tensor, Tensor]]:
-        """Yield each parameter with its free numbers and its value, both with their shapes."""
-        for name, slot in self.slots.items():
-            block = z[:, slot.free].reshape(len(z), *slot.free_shape)
-            value = block if slot.transform is None else slot.transform(block).to(z)
-            if value.shape[1:] != slot.shape:
-                raise ValueError(
-                    f"the bounds of {name}, {slot.constraint}, must have a shape that fits "
-                    f"{tuple(slot.shape)}; they make it {tuple(value.shape[1:])}"
-                )
-            yield name, slot, block, value
+    def _blocks(self, z: Tensor) -> Iterator[tuple[str, Slot, Tensor]]:
+        """Yield each parameter with its free numbers, in their shape."""
+        parts = z.split([slot.free_shape.numel() for slot in self.slots.values()], 1)
+        for (name, slot), part in zip(self.slots.items(), parts, strict=True):
+            yield name, slot, part.reshape(len(z), *slot.free_shape)
 
     def _unpack(self, z: Tensor) -> tuple[dict[str, Tensor], Tensor]:
         named, log_det = {}, z.new_zeros(len(z))
-        for name, slot, block, value in self._values(z):
-            named[name] = value
-            if slot.transform is not None:
-                each = slot.transform.log_abs_det_jacobian(block, value)
-                log_det = log_det + each.reshape(len(z), -1).sum(1)
+        for name, slot, block in self._blocks(z):
+            if slot.transform is None:
+                named[name] = block
+                continue
+            value, each = with_log_det(slot.transform, block)
+            named[name] = value.to(z)
+            log_det = log_det + each.reshape(len(z), -1).sum(1)
         return named, log_det
 
     def _inside(self, z: Tensor, named: Named) -> Tensor:
@@ -321,6 +323,12 @@ def _transform(
             base = base.base_constraint
         if type(base) is type(constraints.real):
             return None, shape
-        return transform, torch.Size(transform.inverse_shape(shape))
+        free_shape = torch.Size(transform.inverse_shape(shape))
+        if transform.forward_shape(free_shape) != shape:
+            raise ValueError(
+                f"the bounds of {constraint} must have a shape that fits {tuple(shape)}; they make it "
+                f"{tuple(transform.forward_shape(free_shape))}"
+            )
+        return transform, free_shape
     except ValueError as error:
         raise ValueError(f"{name}: {error}") from None
