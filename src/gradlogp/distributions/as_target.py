@@ -95,7 +95,7 @@ def as_target(
 
     .. math:: \log p(T(z)) + \log|\det \partial T / \partial z|
 
-    so that `score`, `log_prob` and the starting points of `run` are those of z, `(B, n_free)`, while
+    so that `score`, `log_prob`, starting points and modes are those of z, `(B, n_free)`, while
     `Chain.draws`, `Chain["name"]`, summaries and files have the values.
 
     Arguments:

@@ -99,7 +99,7 @@ class Parameters:
 
     @cached_property
     def constant(self) -> tuple[bool, ...]:
-        """Which of the values cannot change: what is above the diagonal of a Cholesky factor."""
+        """Which values cannot change, such as those above the diagonal of a Cholesky factor."""
         same = torch.zeros(self.n_flat, dtype=torch.bool)
         for slot in self.slots.values():
             if slot.transform is not None and slot.constraint.event_dim >= 2:
@@ -114,7 +114,8 @@ class Parameters:
     ) -> tuple[dict[str, Tensor], Float[Tensor, " batch"]]:
         """Return the named values, each `(B, *shape)`, and log |J| of the map from z to them."""
         self._check(z)
-        return self._unpack(z)
+        named, logs = self._unpack(z)
+        return named, sum(logs, z.new_zeros(len(z)))
 
     def constrain(self, z: Float[Tensor, "batch free"]) -> Float[Tensor, "batch flat"]:
         """Return the values, flattened and concatenated, `(B, n_flat)`."""
@@ -190,20 +191,20 @@ class Parameters:
     def log_prob(
         self, f: Callable[[dict[str, Tensor]], Tensor], z: Float[Tensor, "batch free"]
     ) -> Float[Tensor, " batch"]:
-        """Return f of the named values plus log |J|: the log-density of z for f that of the values.
+        """Return the log-density of z: that of the named values, f, plus log |J|.
 
         Distributions of PyTorch raise an error, for all chains, where one of them is out of bounds:
         a proposal that has overflowed. Such a chain is then NaN, and the others are what they are.
         """
-        named, log_det = self._unpack(z)
+        named, logs = self._unpack(z)
         try:
-            return f(named) + log_det
+            return sum(logs, f(named))
         except (ValueError, RuntimeError):
             pass
         try:
             inside = self._inside(z, named)
-            named, log_det = self._unpack(torch.where(inside.unsqueeze(1), z, 0.0))
-            value = f(named) + log_det  # what is wrong with f itself is raised here
+            named, logs = self._unpack(torch.where(inside.unsqueeze(1), z, 0.0))
+            value = sum(logs, f(named))  # what is wrong with f itself is raised here
         except RuntimeError as error:
             if "vmap" not in str(error):
                 raise
@@ -249,16 +250,17 @@ class Parameters:
         for (name, slot), part in zip(self.slots.items(), parts, strict=True):
             yield name, slot, part.reshape(len(z), *slot.free_shape)
 
-    def _unpack(self, z: Tensor) -> tuple[dict[str, Tensor], Tensor]:
-        named, log_det = {}, z.new_zeros(len(z))
+    def _unpack(self, z: Tensor) -> tuple[dict[str, Tensor], list[Tensor]]:
+        """Return the named values, and log |J| of each that is not free."""
+        named, logs = {}, []
         for name, slot, block in self._blocks(z):
             if slot.transform is None:
                 named[name] = block
                 continue
             value, each = with_log_det(slot.transform, block)
             named[name] = value.to(z)
-            log_det = log_det + each.reshape(len(z), -1).sum(1)
-        return named, log_det
+            logs.append(each if each.ndim == 1 else each.flatten(1).sum(1))
+        return named, logs
 
     def _inside(self, z: Tensor, named: Named) -> Tensor:
         """Tell which rows are finite and satisfy their constraints after rounding."""

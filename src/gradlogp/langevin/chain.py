@@ -243,7 +243,8 @@ class Chain:
                 a variable of its own shape.
             tree: Whether to return a DataTree of xarray, which needs arviz-base; else a dict
                 `{"posterior": {name: draws}, "sample_stats": {...}}` of NumPy arrays, in which
-                lp, acceptance_rate, diverging, energy and step_size stand where they are known.
+                lp, acceptance_rate, diverging, energy and step_size stand where they are known; lp is
+                the log-density of what moves, with the Jacobian of named parameters.
             observed: The target, for the groups `observed_data` and `log_likelihood`, `(chain, draw,
                 N)`, each with one variable `y`: what `arviz.loo` reads.
             predict: Draws new outcomes, see `Observed.predict`, for a group `posterior_predictive`.
