@@ -77,7 +77,7 @@ def test_a_score_alone_has_no_log_density_and_says_what_to_do():
 
 @pytest.mark.usefixtures("as_user")
 def test_refuses_bad_arguments_and_shapes():
-    with pytest.raises(ValueError, match="needs score=, log_prob= or energy="):
+    with pytest.raises(ValueError, match="needs score=, log_prob=, energy= or distribution="):
         as_target()
     with pytest.raises(ValueError, match="give log_prob or energy, not both"):
         as_target(log_prob=double_well, energy=double_well)

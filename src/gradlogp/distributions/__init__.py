@@ -12,7 +12,10 @@ from .analytic import UniformSphere as UniformSphere
 from .analytic import VonMisesCircle as VonMisesCircle
 from .as_target import Target as Target
 from .as_target import as_target as as_target
+from .constraints import bijection as bijection
+from .constraints import ordered as ordered
 from .observed import Observed as Observed
+from .parameters import Parameters as Parameters
 from .targets import Banana as Banana
 from .targets import DoubleWell as DoubleWell
 from .targets import Funnel as Funnel

@@ -6,30 +6,39 @@ filled by automatic differentiation; what cannot be filled is refused when asked
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
+from torch.distributions import Distribution
 
 from ..calculus.reverse import GradientField, score_from_log_prob
-from ..core import (
-    Density,
-    ScoreFn,
-    check_batch,
-    check_same_shape,
-)
+from ..core import Density, ScoreFn, check_batch, check_same_shape
+from .parameters import Function, Parameters, as_parameters
 
 
 @dataclass(frozen=True)
 class Target:
-    """A density made from functions; `log_prob_fn` is None where only the score is known."""
+    """A density made from functions.
+
+    Arguments:
+        score_fn: x -> ∇ log p(x).
+        log_prob_fn: x -> log p(x) + const; None where only the score is known.
+        event_shape: The shape of one x; None where any will do.
+        parameters: What x stands for: then x are the free numbers `(B, n_free)` behind named
+            values, and p their density, Jacobian included. None for an x of its own.
+    """
 
     score_fn: ScoreFn
     log_prob_fn: Callable[[Tensor], Tensor] | None = None
+    event_shape: torch.Size | None = None
+    parameters: Parameters | None = None
 
     def score(self, x: Tensor) -> Tensor:
         """Return ∇ log p(x), shape of x."""
-        check_batch(x)
+        check_batch(x, self.event_shape)
         value = self.score_fn(x)
         check_same_shape(value, x, "the score")
         return value
@@ -40,7 +49,7 @@ class Target:
         Raises:
             ValueError: If only the score is known.
         """
-        check_batch(x)
+        check_batch(x, self.event_shape)
         if self.log_prob_fn is None:
             raise ValueError(
                 "this target has a score but no log-density, which Metropolis corrections and "
@@ -56,9 +65,13 @@ class Target:
     def log_prob_and_score(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return both, from one evaluation where the score is the gradient of the log-density."""
         if isinstance(self.score_fn, GradientField) and self.score_fn.f is self.log_prob_fn:
-            check_batch(x)
+            check_batch(x, self.event_shape)
             return self.score_fn.log_prob_and_score(x)
         return self.log_prob(x), self.score(x)
+
+    def constrain(self, x: Tensor) -> Tensor:
+        """Return what draws of x are stored as: the values of the parameters, `(B, n_flat)`."""
+        return x if self.parameters is None else self.parameters.constrain(x)
 
 
 def has_log_prob(target: Density) -> bool:
@@ -70,30 +83,122 @@ def has_log_prob(target: Density) -> bool:
 
 def as_target(
     score: ScoreFn | None = None,
-    log_prob: Callable[[Tensor], Tensor] | None = None,
-    energy: Callable[[Tensor], Tensor] | None = None,
-) -> Density:
-    """Make a target from a score, a log-density or an energy E = −log p (up to a constant).
+    log_prob: Function | None = None,
+    energy: Function | None = None,
+    *,
+    distribution: Distribution | None = None,
+    event_shape: tuple[int, ...] | None = None,
+    parameters: Parameters | Mapping[str, Any] | nn.Module | None = None,
+    vectorized: bool = True,
+) -> Target:
+    r"""Make a target of a score, a log-density, an energy E = −log p, or a law of PyTorch.
+
+    With `parameters` the function takes named tensors in their own spaces, and the target is the
+    density of the free numbers z behind them,
+
+    .. math:: \log p(T(z)) + \log|\det \partial T / \partial z|
+
+    so that `score`, `log_prob`, starting points and modes are those of z, `(B, n_free)`, while
+    `Chain.draws`, `Chain["name"]`, summaries and files have the values.
 
     Arguments:
-        score: x -> ∇ log p(x), shape of x. Filled by automatic differentiation where not given.
-        log_prob: x -> log p(x) + const, `(B, *event) -> (B,)`.
-        energy: x -> E(x), `(B, *event) -> (B,)`; the sign is turned here, once.
+        score: x -> ∇ log p(x), shape of x. By automatic differentiation if it is missing.
+        log_prob: x -> log p(x) + const, `(B, *event) -> (B,)`; with `parameters` a function that
+            takes them by keyword, each `(B, *shape)`.
+        energy: E, likewise; the sign is turned here, once.
+        distribution: Of `torch.distributions`, in place of a function; a batch of laws is their
+            product. Its support becomes the constraint of one parameter `x`.
+        event_shape: The shape of one x, so that others are refused and starts can be found.
+        parameters: For each name a shape, a constraint of `torch.distributions.constraints` (a
+            number), or both: `{"beta": (3,), "sigma": constraints.positive, "p": ((4,),
+            constraints.simplex)}`; see `Parameters`. For an `nn.Module` the function takes one
+            dictionary, as `torch.func.functional_call` does.
+        vectorized: Whether functions take a batch of chains. False for a function of one chain
+            that returns one number, without batch dimensions; it runs in `torch.func.vmap`.
 
     Raises:
-        ValueError: If nothing is given, if both a log-density and an energy are, or, when called,
-            if a log-density or energy returns more than one number per sample.
+        ValueError: If no function is given, or several that exclude each other; for a score
+            with parameters; for a discrete law, or a support without bijection; or, when called, if
+            a log-density or energy returns more than one number per sample.
     """
+    if distribution is not None:
+        if not (score is log_prob is energy is event_shape is parameters is None):
+            raise ValueError("give distribution= alone: the law has a density, shape and support")
+        parameters, log_prob = _of_law(distribution)
+    if energy is not None and log_prob is not None:
+        raise ValueError("give log_prob or energy, not both: energy = -log_prob")
+    if score is log_prob is energy is None:
+        raise ValueError("as_target needs score=, log_prob=, energy= or distribution=")
+    if parameters is not None:
+        return _named(score, log_prob, energy, as_parameters(parameters), event_shape, vectorized)
     if energy is not None:
-        if log_prob is not None:
-            raise ValueError("give log_prob or energy, not both: energy = -log_prob")
         potential = energy
 
         def log_prob(x: Tensor) -> Tensor:
             return -potential(x)
 
+    if not vectorized:
+        score, log_prob = (None if f is None else torch.func.vmap(f) for f in (score, log_prob))
     if score is None:
-        if log_prob is None:
-            raise ValueError("as_target needs score=, log_prob= or energy=")
+        assert log_prob is not None
         score = score_from_log_prob(log_prob)
-    return Target(score, log_prob)
+    return Target(score, log_prob, None if event_shape is None else torch.Size(event_shape))
+
+
+def _named(
+    score: ScoreFn | None,
+    log_prob: Function | None,
+    energy: Function | None,
+    parameters: Parameters,
+    event_shape: tuple[int, ...] | None,
+    vectorized: bool,
+) -> Target:
+    if score is not None:
+        raise ValueError(
+            "parameters= needs log_prob= or energy= and no score=: the score is that of the free "
+            "numbers behind the parameters, with the Jacobian, by automatic differentiation"
+        )
+    if event_shape is not None:
+        raise ValueError(
+            "give event_shape= or parameters=, not both: parameters have their shapes"
+        )
+    f, sign, name = (log_prob, 1, "log_prob") if energy is None else (energy, -1, "energy")
+    assert f is not None
+    parameters.check_function(f, name)
+
+    def of_values(named: dict[str, Tensor]) -> Tensor:
+        value = parameters.call(f, named, vectorized=vectorized)
+        n = len(next(iter(named.values())))
+        if not isinstance(value, Tensor) or value.shape != (n,):
+            got = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
+            one = "one number for each of the chains; if it takes one chain, say vectorized=False"
+            raise ValueError(f"{name} must return shape ({n},), {one}; got {got}")
+        return sign * value
+
+    def density(z: Tensor) -> Tensor:
+        return parameters.log_prob(of_values, z)
+
+    shape = torch.Size([parameters.n_free])
+    return Target(score_from_log_prob(density), density, shape, parameters)
+
+
+def _of_law(law: Distribution) -> tuple[Parameters, Callable[[Tensor], Tensor]]:
+    """Return a law of PyTorch as one parameter and its log-density."""
+    if not isinstance(law, Distribution):
+        raise ValueError(
+            f"distribution must be one of torch.distributions, got {type(law).__name__}; what has "
+            "log_prob and score is a target as it is"
+        )
+    try:
+        support = law.support
+    except NotImplementedError:
+        support = None
+    if support is None:
+        raise ValueError(f"{law} does not say its support; give log_prob= and parameters=")
+    if support.is_discrete:
+        raise ValueError(f"{law} has no density: a law of discrete values has no score")
+
+    def log_prob(x: Tensor) -> Tensor:
+        return law.log_prob(x).reshape(len(x), -1).sum(1)
+
+    return Parameters({"x": (tuple(law.batch_shape + law.event_shape), support)}), log_prob

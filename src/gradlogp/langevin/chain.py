@@ -6,16 +6,17 @@ The statistics are those of ArviZ, which is imported only when they are asked fo
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from itertools import product
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from ..core import Verdict
+from ..distributions.observed import Observed
+from ..distributions.parameters import Parameters, coordinates, parameters_of
 from .diagnostics import mixing
 
 if TYPE_CHECKING:
@@ -106,7 +107,8 @@ class Chain:
     """What `gradlogp.run` returns.
 
     Arguments:
-        draws: `(chain, draw, *event)`; on the CPU or in a file where `run` was told so.
+        draws: `(chain, draw, *event)`; on the CPU or in a file where `run` was told so. Of named
+            parameters their values, flattened and one after another; `chain["name"]` has one.
         info: What the kernel tells of each draw, a named tuple with entries `(chain, draw)`.
         state: The last state of every chain.
         complete: False where Ctrl-C ended the run early.
@@ -120,6 +122,8 @@ class Chain:
         target: The density that was sampled.
         failures: How many proposals the target failed at, for each error.
         warmup: What came of tuning the kernel, a `WarmUp`.
+        parameters: Names and shapes of what the draws are, where the target has them; `state` has the
+            free numbers behind them.
     """
 
     draws: Tensor
@@ -133,7 +137,7 @@ class Chain:
     target: Any = field(default=None, repr=False)
     failures: Mapping[str, int] = field(default_factory=dict)
     warmup: Any = field(default=None, repr=False)
-    parameters: Any = field(default=None, repr=False)
+    parameters: Parameters | None = None
 
     @cached_property
     def verdict(self) -> Verdict:
@@ -144,7 +148,54 @@ class Chain:
 
     def names(self) -> list[str]:
         """Return a name for each coordinate of an event, flattened."""
-        return _coordinates(self.draws.shape[2:])
+        if self.parameters is not None:
+            return self.parameters.names()
+        return coordinates("x", self.draws.shape[2:])
+
+    def __getitem__(self, name: str) -> Tensor:
+        """Return the draws of one parameter, `(chain, draw, *shape)`.
+
+        Raises:
+            ValueError: If the target has no named parameters, or none of this name.
+        """
+        named = self._named()
+        if name not in named:
+            raise ValueError(f"there is no parameter {name!r}, only {', '.join(named)}")
+        return named[name]
+
+    def derived(self, f: Callable[..., Any], *, vectorized: bool = True) -> dict[str, Tensor]:
+        """Return draws of quantities that are functions of the parameters.
+
+        Arguments:
+            f: Takes the parameters by keyword (of a module, as one dictionary), all draws of all
+                chains at once, each `(N, *shape)`; returns a dictionary of tensors `(N, *event)`.
+            vectorized: False for a function of one draw, without N; it runs in `torch.func.vmap`.
+
+        Returns:
+            For each name in that dictionary draws `(chain, draw, *event)`.
+
+        Raises:
+            ValueError: If the target has no named parameters, or f returns something else.
+        """
+        named = {name: x.flatten(0, 1) for name, x in self._named().items()}
+        assert self.parameters is not None
+        found, lead = self.parameters.call(f, named, vectorized=vectorized), self.draws.shape[:2]
+        if not isinstance(found, Mapping) or any(
+            not isinstance(x, Tensor) or x.shape[:1] != (lead.numel(),) for x in found.values()
+        ):
+            raise ValueError(
+                f"a function of {lead.numel()} draws must return a dictionary of tensors "
+                f'({lead.numel()}, …), such as {{"ratio": a / b}}'
+            )
+        return {name: x.unflatten(0, lead) for name, x in found.items()}
+
+    def _named(self) -> dict[str, Tensor]:
+        if self.parameters is None:
+            raise ValueError(
+                "these draws have no named parameters: use chain.draws, or make the target with "
+                "as_target(log_prob=..., parameters=...)"
+            )
+        return self.parameters.split(self.draws)
 
     def summary(self, names: Sequence[str] | None = None) -> Summary:
         r"""Return mean, error and mixing of every coordinate.
@@ -160,7 +211,8 @@ class Chain:
             | https://doi.org/10.1214/20-BA1221
 
         Arguments:
-            names: One for each coordinate of an event, flattened; x[0], x[1] … where not given.
+            names: One for each coordinate of an event, flattened; by default those of the
+                parameters, or x[0], x[1] ….
 
         Raises:
             ValueError: For a wrong number of names.
@@ -196,17 +248,30 @@ class Chain:
             self.complete,
         )
 
-    def to_arviz(self, name: str = "x", *, tree: bool = False) -> Any:
+    def to_arviz(
+        self,
+        name: str = "x",
+        *,
+        tree: bool = False,
+        observed: Observed | None = None,
+        predict: Callable[..., Tensor] | None = None,
+    ) -> Any:
         """Return the draws under the names of ArviZ, as `arviz.from_dict` of ArviZ 1 takes them.
 
         Arguments:
-            name: Of the variable.
+            name: Of the variable, where the target has no named parameters; else each parameter is
+                a variable of its own shape.
             tree: Whether to return a DataTree of xarray, which needs arviz-base; else a dict
                 `{"posterior": {name: draws}, "sample_stats": {...}}` of NumPy arrays, in which
-                lp, acceptance_rate, diverging, energy and step_size stand where they are known.
+                lp, acceptance_rate, diverging, energy and step_size stand where they are known; lp is
+                the log-density of what moves, with the Jacobian of named parameters.
+            observed: The target, for the groups `observed_data` and `log_likelihood`, `(chain, draw,
+                N)`, each with one variable `y`: what `arviz.loo` reads.
+            predict: Draws new outcomes, see `Observed.predict`, for a group `posterior_predictive`.
 
         Raises:
-            ValueError: If a tree is asked for and arviz-base is not installed.
+            ValueError: If a tree is asked for and arviz-base is not installed; for `predict` without
+                `observed`, or an `observed` with other parameters than these draws.
         """
         stats = {
             SAMPLE_STATS.get(key, key): _numpy(value) for key, value in self.info._asdict().items()
@@ -214,7 +279,10 @@ class Chain:
         if self.step_size is not None and "step_size" not in stats:
             steps = torch.full(self.draws.shape[:2], self.step_size, dtype=torch.float64)
             stats["step_size"] = _numpy(steps)
-        groups = {"posterior": {name: _numpy(self.draws)}, "sample_stats": stats}
+        named = {name: self.draws} if self.parameters is None else self._named()
+        posterior = {name: _numpy(x) for name, x in named.items()}
+        groups = {"posterior": posterior, "sample_stats": stats}
+        groups |= self._of_observations(observed, predict)
         if not tree:
             return groups
         try:
@@ -223,9 +291,25 @@ class Chain:
             raise ValueError("tree=True needs arviz-base: pip install arviz-base") from error
         return from_dict(groups)
 
-
-def _coordinates(event: torch.Size) -> list[str]:
-    return [f"x[{','.join(map(str, index))}]" for index in product(*map(range, event))]
+    def _of_observations(
+        self, observed: Observed | None, predict: Callable[..., Tensor] | None
+    ) -> dict[str, dict[str, np.ndarray[Any, Any]]]:
+        """Return the groups of ArviZ that hold one entry for each observation."""
+        if observed is None:
+            if predict is not None:
+                raise ValueError("predict= needs observed=, the target with the observations")
+            return {}
+        theirs, ours = (p and p.shapes for p in (parameters_of(observed), self.parameters))
+        if theirs != ours:
+            raise ValueError(
+                f"observed must have the parameters of these draws, {ours}, and has {theirs}"
+            )
+        flat, lead = self.draws.flatten(0, 1), self.draws.shape[:2]
+        found = {"observed_data": observed.data}
+        found["log_likelihood"] = observed.pointwise(flat).unflatten(0, lead)
+        if predict is not None:
+            found["posterior_predictive"] = observed.predict(flat, predict).unflatten(0, lead)
+        return {group: {"y": _numpy(x)} for group, x in found.items()}
 
 
 def _numpy(x: Tensor) -> np.ndarray[Any, Any]:

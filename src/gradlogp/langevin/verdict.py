@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ..core import Verdict
 from ..distributions.as_target import has_log_prob
+from ..distributions.parameters import coordinates
 from .diagnostics import Mixing, e_bfmi, mixing
 from .kernels import facts_of
 
@@ -201,7 +202,10 @@ def _target(chain: Chain, unadjusted: bool) -> tuple[list[str], list[str]]:
         )
     if not unadjusted:
         return reasons, []
-    z = chain.draws if chain.parameters is None else chain.parameters.unconstrain(chain.draws)
+    z, names = chain.draws, chain.names()
+    if chain.parameters is not None:
+        z = chain.parameters.unconstrain(z.flatten(0, 1)).unflatten(0, z.shape[:2])
+        names = coordinates("free number ", z.shape[2:])
     if known:
         outside = int((target.log_prob(_some(z)) == -torch.inf).sum())
         if outside:
@@ -217,7 +221,7 @@ def _target(chain: Chain, unadjusted: bool) -> tuple[list[str], list[str]]:
         if bool(broken.any()):
             at = int(found[1].argmax())
             reasons.append(
-                f"the step size biases the variance of {chain.names()[at]} by about "
+                f"the step size biases the variance of {names[at]} by about "
                 f"{100 * float(found[0][at]):+.0f} % ({float(found[1][at]):.0f} standard errors of "
                 "Stein's identity): take a smaller one, or MALA"
             )

@@ -162,6 +162,7 @@ def _target(source: str, dim: int | None) -> _Start:
     import torch
 
     from ...distributions.as_target import as_target
+    from ...distributions.parameters import parameters_of
 
     named = known()
     if source in named:
@@ -174,16 +175,18 @@ def _target(source: str, dim: int | None) -> _Start:
         found = _load(Path(path), name)
         if not hasattr(found, "score") and not callable(found):
             raise Misuse(f"{name} in {path} is neither a function nor a density")
-        if hasattr(found, "score") and hasattr(found, "event_shape"):
-            log_prob = getattr(found, "log_prob", None)
-            guarded = as_target(
-                score=_guarded(found.score, source),
-                log_prob=None if log_prob is None else _guarded(log_prob, source),
-            )
-            return _Start(guarded, torch.Size(found.event_shape))
-        if dim is None or dim < 1:
-            raise Misuse(f"{name} is a function of a batch (B, D): give D with --dim")
-        return _Start(as_target(log_prob=_guarded(found, source)), torch.Size([dim]))
+        if parameters_of(found) is not None:
+            return _Start(found, found.event_shape)
+        shape = getattr(found, "event_shape", None)
+        if shape is None:
+            if dim is None or dim < 1:
+                raise Misuse(f"{name} takes a batch (B, D): give D with --dim")
+            shape = [dim]
+        score, log_prob = (getattr(found, part, None) for part in ("score", "log_prob"))
+        if score is None:
+            log_prob = found
+        guarded = (None if f is None else _guarded(f, source) for f in (score, log_prob))
+        return _Start(as_target(*guarded), torch.Size(shape))
     if (Path(source) / "config.json").exists():
         from ...learn import checkpoint as ckpt
         from ...noise import blurred

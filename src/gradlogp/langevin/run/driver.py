@@ -26,6 +26,7 @@ from ...core import (
     check_batch,
     count_chunks,
 )
+from ...distributions.parameters import parameters_of
 from ..chain import Chain
 from ..guard import Guarded
 from ..tuning import Adaptation
@@ -76,7 +77,8 @@ def run(
     Arguments:
         kernel: Such as `ULA(h)` or `MALA(h)`.
         target: A density; any callable becomes one by `as_target`.
-        x0: Starting points, `(chain, *event)`; none with `resume`.
+        x0: Starting points, `(chain, *event)`; none with `resume`. Of a target with named parameters
+            the free numbers, `(chain, n_free)`: `target.parameters.unconstrain(values)`.
         n_steps: Steps taken, burn-in included.
         burn_in: Steps dropped at the start, in which the kernel is tuned if it is to `adapt`.
         thin: Keep one draw in so many.
@@ -102,8 +104,8 @@ def run(
             what came of it.
 
     Returns:
-        `Chain` with draws `(chain, draw, *event)`, info with entries `(chain, draw)`, and the last
-        state.
+        `Chain` with draws `(chain, draw, *event)`, of named parameters their values, info with
+        entries `(chain, draw)`, and the last state.
 
     Raises:
         ValueError: If nothing would be kept, for a wrong shape, for an unknown `keep` or a file
@@ -138,7 +140,8 @@ def run(
     kernel = retuned(kernel, tuned)
     parts = begin(kernel, target, x0, saved, generator, chunk_size)
     target.lenient, warmup = True, None
-    store, first = Store(keep, x0, thinning.kept(n_steps)), 0
+    parameters = parameters_of(target)
+    store, first = Store(keep, x0, thinning.kept(n_steps), parameters), 0
     if how is not None:
         walkers = Walkers(parts, target, tell)
         warmup = tune(how, kernel, walkers, burn_in)
@@ -173,6 +176,7 @@ def run(
         target=target.target,
         failures=dict(target.failures),
         warmup=warmup,
+        parameters=parameters,
     )
 
 

@@ -10,6 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ...distributions.parameters import Parameters
+
 Keep = Literal["memory", "cpu"] | str | os.PathLike[str]
 """`memory`, `cpu`, or the path of a `.npy` file."""
 
@@ -21,6 +23,7 @@ class Store:
         keep: Where the draws go; information goes to the device or, with a file, to memory.
         x: The positions of all chains: shape, dtype and device of what is to come.
         n_draws: Draws of each chain.
+        parameters: Whose values are stored, where positions are the free numbers behind them.
 
     Raises:
         ValueError: If keep is neither `memory` nor `cpu` nor a new `.npy` file, or its dtype has
@@ -28,8 +31,12 @@ class Store:
         OSError: If the file cannot be written.
     """
 
-    def __init__(self, keep: Keep, x: Tensor, n_draws: int) -> None:
-        shape = (len(x), n_draws, *x.shape[1:])
+    def __init__(
+        self, keep: Keep, x: Tensor, n_draws: int, parameters: Parameters | None = None
+    ) -> None:
+        event = x.shape[1:] if parameters is None else (parameters.n_flat,)
+        shape = (len(x), n_draws, *event)
+        self._parameters = parameters
         self.info: Any = None
         self._shape, self._file = shape[:2], None
         self._device = x.device if keep == "memory" else torch.device("cpu")
@@ -46,7 +53,10 @@ class Store:
         if self.info is None:
             self.allocate(infos[0])
         rows = (where, slice(first, first + len(draws)))
-        self.draws[rows] = torch.stack(draws, 1).to(self._device)
+        x = torch.stack(draws, 1)
+        if self._parameters is not None:
+            x = self._parameters.constrain(x.flatten(0, 1)).unflatten(0, x.shape[:2])
+        self.draws[rows] = x.to(self._device)
         for field, values in zip(self.info, zip(*infos, strict=True), strict=True):
             field[rows] = torch.stack(values, 1).to(self._device)
 
