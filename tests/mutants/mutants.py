@@ -1090,6 +1090,27 @@ MUTANTS = (
         "scores/test_model.py::test_refuses_bad_shapes_and_arguments",
     ),
     Mutant(
+        "X: the Jacobian of an interval as if it had length 1",
+        "distributions/constraints.py",
+        "log_width + F.logsigmoid(z) + F.logsigmoid(-z)",
+        "F.logsigmoid(z) + F.logsigmoid(-z)",
+        "distributions/test_constraints.py::test_a_truncated_normal",
+    ),
+    Mutant(
+        "X: the Jacobian of an interval without its upper end",
+        "distributions/constraints.py",
+        "log_width + F.logsigmoid(z) + F.logsigmoid(-z)",
+        "log_width + F.logsigmoid(z)",
+        "distributions/test_constraints.py::test_beta",
+    ),
+    Mutant(
+        "X: values clipped inside of their interval, which bends tails",
+        "distributions/constraints.py",
+        "low + width * z.sigmoid()",
+        "low + width * z.sigmoid().clamp(max=1 - torch.finfo(z.dtype).eps)",
+        "distributions/test_constraints.py::test_a_tail_beyond_rounding_is_not_bent",
+    ),
+    Mutant(
         "X: the Jacobian of ordered values counts the first, which is free",
         "distributions/constraints.py", "return x, z[..., 1:].sum(-1)", "return x, z.sum(-1)",
         "distributions/test_constraints.py::test_ordered_is_the_law_of_order_statistics",
