@@ -1361,4 +1361,25 @@ MUTANTS = (
         "torch.cat([self._likelihoods(self._split(part), rows).cumsum(1) for",
         "langevin/test_named_draws.py::test_leaving_one_out_by_arviz_is_the_closed_form",
     ),
+    Mutant(
+        "X: the Jacobian of an interval as if it had length 1",
+        "distributions/constraints.py",
+        "log_width + F.logsigmoid(z) + F.logsigmoid(-z)",
+        "F.logsigmoid(z) + F.logsigmoid(-z)",
+        "distributions/test_constraints.py::test_a_truncated_normal",
+    ),
+    Mutant(
+        "X: the Jacobian of an interval without its upper end",
+        "distributions/constraints.py",
+        "log_width + F.logsigmoid(z) + F.logsigmoid(-z)",
+        "log_width + F.logsigmoid(z)",
+        "distributions/test_constraints.py::test_beta",
+    ),
+    Mutant(
+        "X: values clipped inside of their interval, which bends tails",
+        "distributions/constraints.py",
+        "low + width * z.sigmoid()",
+        "low + width * z.sigmoid().clamp(max=1 - torch.finfo(z.dtype).eps)",
+        "distributions/test_constraints.py::test_a_tail_beyond_rounding_is_not_bent",
+    ),
 )  # fmt: skip
