@@ -36,7 +36,7 @@ from .steps import (
 )
 
 FEWEST = 0.5
-"""The part of the rows that must still move, or those that do not are taken out."""
+"""Chains that have ended are taken out once fewer than this part of the rows still moves."""
 
 
 class NUTSInfo(NamedTuple):
