@@ -1382,4 +1382,113 @@ MUTANTS = (
         "low + width * z.sigmoid().clamp(max=1 - torch.finfo(z.dtype).eps)",
         "distributions/test_constraints.py::test_a_tail_beyond_rounding_is_not_bent",
     ),
+    Mutant(
+        "X: a search that is stuck counts as converged",
+        "calculus/quasi_newton.py", "converged = search.level()", "converged = True",
+        "calculus/test_quasi_newton.py::test_what_does_not_converge_says_so",
+    ),
+    Mutant(
+        "X: lengths of a search are those of x",
+        "calculus/quasi_newton.py",
+        "unit = width / max(self.bends[-LATE:]) ** 0.5", "unit = width",
+        "calculus/test_quasi_newton.py::test_condition_and_units",
+    ),
+    Mutant(
+        "X: a search begins anew with a matrix that is too small",
+        "calculus/quasi_newton.py", "WIDE, WIDER = 1e4, 1e3", "WIDE, WIDER = 1.0, 1.0001",
+        "calculus/test_quasi_newton.py::test_condition_and_units",
+    ),
+    Mutant(
+        "X: gradients of a path in the unit of the search",
+        "calculus/quasi_newton.py",
+        "torch.from_numpy(gradients / search.unit)", "torch.from_numpy(gradients)",
+        "calculus/test_quasi_newton.py::test_the_path_is_that_of_the_function",
+    ),
+    Mutant(
+        "X: an error in a trial point ends the search",
+        "calculus/quasi_newton.py", "            if first:\n", "            if True:\n",
+        "calculus/test_quasi_newton.py::test_it_backs_off_where_f_cannot_be_computed",
+    ),
+    Mutant(
+        "X: the flow is followed however stiff log p is",
+        "geometry/modes.py",
+        "                if self.known:\n", "                if False:\n",
+        "geometry/test_modes.py::test_a_regression_on_raw_units",
+    ),
+    Mutant(
+        "X: an eigenvalue that is rounding is taken for a bend",
+        "geometry/modes.py", "(change - expected).abs() < 0.005", "change == change",
+        "geometry/test_modes.py::test_a_flat_eigenvalue_is_not_a_small_one",
+    ),
+    Mutant(
+        "X: weights of the way back on the way there",
+        "langevin/annealing.py",
+        "(levels[k + 1] - levels[k])", "(levels[k] - levels[k + 1])",
+        "langevin/test_evidence.py::test_the_weights_of_gaussians",
+    ),
+    Mutant(
+        "X: particles are moved at the level before",
+        "langevin/annealing.py",
+        "kernels[k - 1], Level(base, target, levels[k])",
+        "kernels[k - 1], Level(base, target, levels[k - 1])",
+        "langevin/test_evidence.py::test_the_weights_of_gaussians",
+    ),
+    Mutant(
+        "X: a bridge forgets how many went each way",
+        "langevin/bridge.py", "math.log(n / m)", "math.log(m / n)",
+        "langevin/test_evidence.py::test_errors_and_contradictions_are_what_they_say",
+    ),
+    Mutant(
+        "X: the error of a bridge is that of one way",
+        "langevin/bridge.py",
+        "m**2 * _variance_of_mean(v, batches)", "0 * _variance_of_mean(v, batches)",
+        "langevin/test_evidence.py::test_the_variance_of_a_bridge",
+    ),
+    Mutant(
+        "X: a contradiction forgets that log Z was fitted",
+        "langevin/bridge.py", "g.square() + slope * g", "g.square() - slope * g",
+        "langevin/test_evidence.py::test_errors_and_contradictions_are_what_they_say",
+    ),
+    Mutant(
+        "X: a path that widens passes",
+        "langevin/evidence.py", "if most < 2:", "if most < 200:",
+        "langevin/test_evidence.py::test_a_path_that_widens_is_flagged",
+    ),
+    Mutant(
+        "X: draws of a chain count as independent",
+        "langevin/evidence.py",
+        "batches = max(2, round(m**0.5)) if correlated else None", "batches = None",
+        "langevin/test_evidence.py::test_a_chain_and_a_kernel_of_ones_own",
+    ),
+    Mutant(
+        "X: ties are no ranks",
+        "check/sbc.py", "(u * (ties + 1)).long()", "(0 * u).long()",
+        "check/test_sbc.py::test_ranks_of_discrete_laws_are_uniform",
+    ),
+    Mutant(
+        "X: the correlation of a draw with θ is forgotten",
+        "check/sbc.py", "((1 + rho) / 2)", "rho",
+        "check/test_sbc.py::test_the_variance_of_ranks_of_correlated_draws",
+    ),
+    Mutant(
+        "X: a mean over correlated draws takes nothing with it",
+        "check/sbc.py", "rho = 1 - gamma / s2 * (1 - v)", "rho = 1 - gamma / s2",
+        "check/test_sbc.py::test_correlations_and_thinning",
+    ),
+    Mutant(
+        "X: the best of many tests is one test",
+        "check/sbc.py",
+        "p_value = min(1.0, float(p.min()) * p.numel())", "p_value = float(p.min())",
+        "check/test_sbc.py::test_the_size",
+    ),
+    Mutant(
+        "X: low is high",
+        "check/sbc.py", "'low' if mean[j] > 0", "'low' if mean[j] < 0",
+        "check/test_sbc.py::test_wrong_posteriors_fail",
+    ),
+    Mutant(
+        "X: draws of a chain are ranked as independent",
+        "check/sbc.py", "            return k\n", "            return 1\n",
+        "check/test_sbc.py::test_chains_are_thinned",
+    ),
 )  # fmt: skip
