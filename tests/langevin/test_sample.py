@@ -59,18 +59,18 @@ def test_the_diagonal_metric_is_the_root_of_variances(generator):
 
 
 def test_few_directions_of_many_are_found_by_a_low_rank(generator):
-    """300 dimensions, of which 3 directions are 100 times as wide, from 150 draws."""
-    d = 300
+    """500 dimensions, of which 3 directions are 100 times as wide, from 150 draws."""
+    d = 500
     U = torch.linalg.qr(torch.randn(d, 3, generator=generator)).Q
     C = torch.eye(d) + 9999 * U @ U.mT
     law = Gaussian(torch.zeros(d), C)
     x = law.sample(150, generator=generator)
     P = fit_metric(x, law.score(x))
     assert P.kind == "low-rank"
-    v = P.apply(U.mT)
-    assert float(((v * U.mT).sum(1) / 1e4 - 1).abs().max()) < 0.2
+    # of the condition number 10⁴ little is left, with a fifth of the draws that a matrix needs
+    assert float((P.apply(U.mT) * U.mT).sum(1).min()) > 1e4 / 6
     diagonal = fit_metric(x, law.score(x), "diagonal")
-    assert float((diagonal.apply(U.mT) * U.mT).sum(1).max()) < 1e4 / 4  # negative control
+    assert float((diagonal.apply(U.mT) * U.mT).sum(1).max()) < 1e4 / 100  # negative control
 
 
 @pytest.mark.parametrize("k", [0, 2])
@@ -91,13 +91,12 @@ def test_a_low_rank_metric_is_the_matrix_it_stands_for(k, generator):
 
 
 def test_the_current_metric_stays_if_no_other_predicts_better(generator):
-    law = Gaussian(torch.zeros(8), torch.arange(1.0, 9.0))
-    x = law.sample(12, generator=generator)
-    exact = Preconditioner(torch.arange(1.0, 9.0))
-    heavy = torch.distributions.StudentT(1.5).log_prob
-    assert fit_metric(x, law.score(x), current=exact).kind in ("diagonal", "matrix")
-    s = -x / 4 + torch.randn(12, 8, generator=generator)  # scores that x hardly predicts
-    assert fit_metric(x, s, current=exact) is exact or heavy is None
+    law = Gaussian(torch.zeros(8), spread(8, generator))
+    x = law.sample(5, generator=generator)
+    exact = Preconditioner(law.cov)
+    assert fit_metric(x, law.score(x), current=exact) is exact
+    x = law.sample(40, generator=generator)
+    assert fit_metric(x, law.score(x), current=Preconditioner(1.0)).kind == "matrix"
 
 
 @pytest.mark.parametrize(
@@ -148,7 +147,7 @@ def test_both_modes_are_given_starts(generator):
 
 def test_a_start_from_a_target_that_fails_here_and_there(generator):
     def log_prob(x):
-        if bool((x < -1).any()):
+        if bool((x < -1.5).any()):
             raise torch.linalg.LinAlgError("not positive definite")
         return -(x - 1).square().sum(1) * 50
 
