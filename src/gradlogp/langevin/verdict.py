@@ -112,7 +112,8 @@ def _mixing(found: Mixing, names: list[str], n_chains: int) -> list[str]:
     # effective draws of each half chain; the folded R-hat is one of x² rather than of x
     size = (torch.minimum(found.ess_bulk, found.ess_square) / m).clamp(min=4.0)
     quantile = torch.as_tensor(f.ppf(1 - ALPHA / (2 * d), m - 1, m * (size.numpy() - 1)))
-    bar = ((size - 1 + quantile) / size).sqrt().clamp(min=LEAST_R_HAT, max=1.1)
+    rest = 1.0 if found.memory is None else 0.0  # R² is (n − 1)/n + F/n, nested 1 + F/n
+    bar = ((size - rest + quantile) / size).sqrt().clamp(min=LEAST_R_HAT, max=1.1)
     over = found.r_hat - bar
     if float(over.max()) > 0:
         at = int(over.argmax())

@@ -27,8 +27,8 @@ STUCK, BELOW, CLIMBING = 1e-3, 10.0, 4.0
 coordinate, at a log-density so many nats below the others'; and one has not arrived whose log-density
 rises by more than so many typical deviations from one half of a window to the next."""
 
-TROUBLED, SAFEST = 0.005, 0.9
-"""Part of the steps of the last window that diverge from which the acceptance to aim at moves half
+TROUBLED, SAFEST = 0.004, 0.9
+"""Part of the steps of a window that diverge from which the acceptance to aim at moves half
 way to 1, as long as it is below the second number."""
 
 LONGEST = 1024
@@ -146,9 +146,8 @@ def tune(how: Adaptation, kernel: Any, walkers: Walkers, n_steps: int) -> WarmUp
         h = averaging.log_average.exp() if averaging.t else h
         if seen:
             moving, arrived = progress(seen)
-            settled = learn and k == len(windows) - 2  # before that, chains may be on their way
-            free = how.target_acceptance is None and rate < SAFEST
-            if free and settled and troubled(seen, arrived):
+            free = learn and how.target_acceptance is None and rate < SAFEST
+            if free and troubled(seen, arrived):
                 rate = 1 - (1 - rate) / 2
             if learn:
                 kernel = dataclasses.replace(

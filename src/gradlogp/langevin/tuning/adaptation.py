@@ -33,7 +33,7 @@ class Adaptation:
     Every chain has a step size of its own, led to an acceptance δ by `DualAveraging`, as long as the
     chains differ. Windows that double in length learn the metric from draws and scores (`fit_metric`)
     of the chains that have arrived; a chain that could not move in a window starts again from one that
-    could. Where more than 0.5 % of the last window diverge, a δ of the facts moves half way to 1. The
+    could. Where more than 0.4 % of a window diverge, a δ of the facts moves half way to 1. The
     last quarter of
     the steps tunes the step size alone: one for all chains, led to δ by ever smaller steps
     (`Polish`), or that of the slowest chain where the chains do not agree.
