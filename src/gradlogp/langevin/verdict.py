@@ -90,7 +90,7 @@ def judge(chain: Chain) -> Verdict:
             "their own"
         )
     else:
-        columns = (None if part is None else part[~constant] for part in chain.mixing[1:])
+        columns: Any = (None if part is None else part[~constant] for part in chain.mixing[1:])
         found = Mixing(chain.mixing.n_split, *columns)
         kept = [name for name, flat in zip(names, constant.tolist(), strict=True) if not flat]
         reasons += _mixing(found, kept, m)

@@ -14,7 +14,7 @@ from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
 from ...core import ScoreFn
-from .planes import Bounds, _frame, _log_density, _shape, fields
+from .planes import Bounds, _cells, _frame, _log_density, _shape, fields
 from .style import (
     LIGHT,
     Array,
@@ -247,10 +247,9 @@ def over_density(
     title += "" if len(shown) == len(xy) else f", {len(shown):,} shown"
     with new_figure(theme, 5.4, 4.8 * _shape(bounds)[1] + 0.7) as figure:
         axes = figure.add_subplot(xlabel=names[0], ylabel=names[1], title=title)
-        (x, y) = (low + (high - low) * (np.arange(len(p)) + 0.5) / len(p) for low, high in zip(
-            bounds[::2], bounds[1::2], strict=True))
+        x, y, _ = _cells(bounds, *p.shape)
         filled: dict[str, Any] = {"cmap": theme.density_map, "vmin": 0, "vmax": 1.9}
-        axes.contourf(x, y, np.sqrt(p), np.linspace(0, 1, 11)[1:], extend="neither", **filled)
+        axes.contourf(x, y, np.sqrt(p), np.linspace(0, 1, 11)[1:], **filled)
         axes.plot(*shown.T, ".", ms=2.5, mew=0, color=theme.model, alpha=0.5)
         _frame(axes, bounds)
     return figure
