@@ -142,7 +142,10 @@ def test_a_target_that_fails_at_a_draw_stops_no_summary():
             raise ValueError("cannot compute this")
         return -x.square().sum(1) / 2
 
-    whole = run(ULA(0.1), as_target(log_prob=picky, event_shape=(1,)), torch.zeros(4, 1), 40)
+    target = as_target(log_prob=picky, event_shape=(1,))
+    with pytest.warns(RuntimeWarning, match="diverged"):
+        whole = run(ULA(0.1), target, torch.zeros(4, 1), 40)
+    assert whole.failures
     assert whole.summary().verdict is whole.verdict
 
 

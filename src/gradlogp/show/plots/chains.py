@@ -250,7 +250,7 @@ def over_density(
         x, y, _ = _cells(bounds, *p.shape)
         filled: dict[str, Any] = {"cmap": theme.density_map, "vmin": 0, "vmax": 1.9}
         axes.contourf(x, y, np.sqrt(p), np.linspace(0, 1, 11)[1:], **filled)
-        axes.plot(*shown.T, ".", ms=2.5, mew=0, color=theme.model, alpha=0.5)
+        axes.plot(*shown.T, ".", ms=3, mew=0, color=theme.model, alpha=0.6)
         _frame(axes, bounds)
     return figure
 
