@@ -206,11 +206,8 @@ def _curvatures(target: Density, path: Path, index: list[int]) -> tuple[Tensor, 
     if x[0].numel() <= HESSIAN:
         try:
             return -jacobian(target.score, x).double(), x.numel()
-        except (
-            NotImplementedError,
-            ValueError,
-        ):  # a score by hand, operations without a second derivative
-            pass
+        except (RuntimeError, ValueError):
+            pass  # a score by hand, or operations without second derivatives
     return torch.stack([_curvature(path, i) for i in index]), 0
 
 
