@@ -6,6 +6,7 @@ import pytest
 import torch
 from support import close
 from torch.distributions import (
+    Beta,
     Dirichlet,
     HalfNormal,
     LKJCholesky,
@@ -128,7 +129,8 @@ def test_the_formulas_at_a_point():
 def test_the_same_maps_as_pytorch_near_the_centre(generator):
     """An independent implementation, where it does not clip."""
     z = torch.randn(9, 6, generator=generator)
-    for constraint in (constraints.simplex, constraints.corr_cholesky):
+    kinds = constraints.simplex, constraints.corr_cholesky, constraints.interval(-1.0, 2.0)
+    for constraint in (*kinds, constraints.half_open_interval(0.0, 3.0)):
         theirs, ours = torch.distributions.biject_to(constraint), bijection(constraint)
         x = theirs(z)
         close(ours(z), x, 1e-12)
@@ -158,6 +160,13 @@ def test_digits_far_out(dtype, far):
         close(value.double().detach(), expected, max(rtol, 4 * math.exp(-2 * far)))
         (gradient,) = torch.autograd.grad(value, z)
         close(gradient.double(), torch.tensor([slope]), max(rtol, 8 * math.exp(-2 * far)))
+    for sign in (1.0, -1.0):
+        z = torch.tensor(sign * far, dtype=dtype, requires_grad=True)
+        x, value = bijection(constraints.interval(-1.0, 2.0)).with_log_det(z)
+        close(value.double().detach(), math.log(3) - far + 2 * math.log1p(-small), rtol)
+        (gradient,) = torch.autograd.grad(value, z)
+        close(gradient.double(), sign * (2 * small - 1), rtol)
+        close(x.double().detach(), 0.5 + sign * (1.5 - 3 * small), rtol)
     # rows of three: log |J| = Σ log cosh⁻² z + ½ log cosh⁻² z_31, and L_33 = e^{−2 far} · 4
     z = torch.tensor([far, -far, far], dtype=dtype)
     correlations = bijection(constraints.corr_cholesky)
@@ -165,6 +174,15 @@ def test_digits_far_out(dtype, far):
     close(x[2, 2].double(), 4 * math.exp(-2 * far), 40 * rtol + 4 * math.exp(-2 * far), 0.0)
     value = correlations.log_abs_det_jacobian(z, x).double()
     close(value, 3.5 * log_sech2, rtol + 4 * math.exp(-2 * far))
+
+
+def test_a_tail_beyond_rounding_is_not_bent():
+    """Beta(2, 0.05) has mass where 1 − x rounds to 0: there it is not finite, and no other law."""
+    law = as_target(distribution=Beta(torch.tensor(2.0), torch.tensor(0.05)))
+    z = torch.tensor([[10.0], [14.0], [20.0]], dtype=torch.float32)
+    value = law.log_prob(z)
+    close(value[1] - value[0], -0.05 * 4, 0.02)  # the tail e^{−0.05 z}
+    assert not bool(torch.isfinite(value[2]))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

@@ -16,8 +16,11 @@ from gradlogp.langevin.kernels import (
     GHMC,
     HMC,
     MALA,
+    MCLMC,
+    NUTS,
     OBABO,
     ULA,
+    AdjustedMCLMC,
     LeimkuhlerMatthews,
     PositionDependentULA,
     PreconditionedULA,
@@ -44,6 +47,9 @@ EVERY = [
     MALA(0.3),
     HMC(0.7, 2),
     GHMC(0.7),
+    NUTS(0.5),
+    MCLMC(0.5, 2.0),
+    AdjustedMCLMC(0.5, 2),
     BAOAB(0.3),
     OBABO(0.3),
     BAOA(0.3),
@@ -67,7 +73,7 @@ class Permuted:
 
     def draw(self, law, shape, like):
         z = law(shape, generator=self.generator)
-        return z[:, self.index] if len(shape) > 1 else z
+        return z[:, self.index] if law is torch.randn else z
 
 
 @every

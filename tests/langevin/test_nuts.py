@@ -8,9 +8,9 @@ import torch
 from kernel_support import DENSE, QUARTIC, SKEWED
 from support import close, z_score
 
-from gradlogp import as_target
+from gradlogp import as_target, run
 from gradlogp.core import Injected, sum_event
-from gradlogp.langevin import HMC, NUTS
+from gradlogp.langevin import HMC, NUTS, AdjustedMCLMC
 from gradlogp.langevin.kernels import Preconditioner
 
 NORMAL = as_target(score=lambda x: -x, log_prob=lambda x: -sum_event(x**2) / 2)
@@ -331,3 +331,13 @@ def test_steps_for_another_number_of_chains(as_user):
     kernel = NUTS(torch.ones(4))
     with pytest.raises(ValueError, match=r"step_size must have shape \(\) or \(3,\), got \(4,\)"):
         kernel.step(kernel.init(torch.zeros(3, 2), NORMAL), NORMAL)
+
+
+@pytest.mark.parametrize(
+    "kernel", [NUTS(1e-3), AdjustedMCLMC(50.0, 3)], ids=lambda k: type(k).__name__
+)
+def test_the_step_size_is_tuned_to_the_acceptance_of_the_facts(kernel, generator):
+    x = torch.randn(20, 5, generator=generator)
+    chain = run(kernel, NORMAL, x, 260, burn_in=200, adapt=True, generator=generator)
+    assert abs(float(chain.info.acceptance.mean()) - kernel.facts.target_acceptance) < 0.08
+    assert abs(z_score(chain.draws[:, -1].flatten().square(), 1.0)) < 4.5

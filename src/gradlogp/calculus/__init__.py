@@ -6,6 +6,8 @@ from .affine import kernel_map as kernel_map
 from .conjugate_gradients import Solution as Solution
 from .conjugate_gradients import conjugate_gradients as conjugate_gradients
 from .ode import integrate as integrate
+from .quasi_newton import Path as Path
+from .quasi_newton import minimise as minimise
 from .reverse import GradientField as GradientField
 from .reverse import Probe as Probe
 from .reverse import hutchinson_trace as hutchinson_trace

@@ -156,10 +156,11 @@ class _Search:
         if len(w) > DENSE:
             options |= {"ftol": 0.0, "maxcor": MEMORY, "maxls": 50, "maxfun": self.left + 2}
         try:
-            minimize(
-                self, w, jac=True, method="BFGS" if len(w) <= DENSE else "L-BFGS-B",
-                callback=lambda w: self.accept(w), options=options,
-            )  # fmt: skip
+            with np.errstate(all="ignore"):  # trials may be far out
+                minimize(
+                    self, w, jac=True, method="BFGS" if len(w) <= DENSE else "L-BFGS-B",
+                    callback=lambda w: self.accept(w), options=options,
+                )  # fmt: skip
             still = False
         except _Still:
             still = True

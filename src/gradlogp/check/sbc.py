@@ -191,7 +191,7 @@ def correlations(
     n, L, d = draws.shape
     order = rand_like(draws, generator).argsort(1)  # equal draws take their ranks at random
     x = draws.gather(1, order).argsort(dim=1, stable=True).argsort(1).double()
-    x = x.gather(1, order.argsort(1))
+    x = x.gather(1, order.argsort(1)).cpu()
     s2 = (L**2 - 1) / 12
     lags = torch.arange(1, L)
     gamma = torch.stack([(x[:, k:] - x[:, :-k]).square().mean((0, 1)) / 2 for k in range(1, L)], 1)
@@ -214,7 +214,7 @@ def _judged(
 
     flat = ranks.flatten(1).double() if ranks.ndim > 1 else ranks.double().unsqueeze(1)
     n, d = flat.shape
-    u = (flat + rand_like(flat, generator)) / (L + 1)
+    u = ((flat + rand_like(flat, generator)) / (L + 1)).cpu()
     z = torch.special.ndtri(u.clamp(1e-300, 1 - 1e-16))
     mean, square = z.sum(0) / n**0.5, z.square().sum(0)
     ordered, grid = u.sort(0).values, torch.arange(n + 1).double().unsqueeze(1) / n

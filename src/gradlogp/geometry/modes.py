@@ -234,6 +234,8 @@ class _Search(NamedTuple):
             log_prob, score = (self.log_prob(x), self.field(x)) if both is None else both(x)
             return -log_prob.detach(), -score.detach()
 
+        if not all(bool(part.isfinite().all()) for part in f(x)):
+            return x, 1, False
         path = minimise(f, x, max_evaluations=most)
         return path.points[-1:], path.evaluations, path.converged
 
@@ -254,8 +256,8 @@ class _Search(NamedTuple):
                 break
         w, U = self.curvature(x)
         least, most = w.abs().amin(1), w.abs().amax(1)
-        flat = (least <= self.eps**0.5 * most) & ~self.bends(x, s, w, U)
-        flat |= most <= self.eps**0.5 * scale
+        flat = (least <= self.eps**0.5 * most) | (most <= self.eps**0.5 * scale)
+        flat &= ~self.bends(x, s, w, U)
         return x, w, U, scale, wanted & self.still(x, s, scale) & w.isfinite().all(1), flat
 
     def bends(self, x: Tensor, s: Tensor, w: Tensor, U: Tensor) -> Tensor:
@@ -265,9 +267,9 @@ class _Search(NamedTuple):
         """
         least, i = w.abs().min(1)
         u = U.gather(2, i.reshape(-1, 1, 1).expand(-1, U.shape[1], 1))[:, :, 0]
-        step = 0.1 * least.rsqrt().unsqueeze(1) * u
+        step = (0.1 * least.rsqrt().unsqueeze(1) * u).nan_to_num(0.0, 0.0, 0.0)  # λ may be 0
         change = ((self.field(x + step.reshape(x.shape)) - s).flatten(1) * step).sum(1)
-        expected = 0.01 * w.gather(1, i.unsqueeze(1))[:, 0].sign()
+        expected = torch.where(w.gather(1, i.unsqueeze(1))[:, 0] < 0, -0.01, 0.01)
         return (change - expected).abs() < 0.005
 
 

@@ -106,7 +106,9 @@ def _alive(x: Tensor, gained: Tensor) -> Tensor:
         return x
     places = ok.nonzero()[:, 0]
     return torch.where(
-        per_sample(ok.to(x), x) > 0, x, x[places[torch.arange(len(x)) % len(places)]]
+        per_sample(ok.to(x), x) > 0,
+        x,
+        x[places[torch.arange(len(x), device=x.device) % len(places)]],
     )
 
 

@@ -219,6 +219,8 @@ def evidence(
     """
     correlated = isinstance(draws, Chain)
     x = draws.draws.flatten(0, 1) if isinstance(draws, Chain) else draws
+    if isinstance(draws, Chain) and draws.parameters is not None:
+        x = draws.parameters.unconstrain(x)  # the space of the target's density
     check_points(x, "draws")
     check_count(n_particles, "n_particles")
     check_count(n_steps, "n_steps")

@@ -109,7 +109,8 @@ def _mixing(found: Mixing, names: list[str], n_chains: int) -> list[str]:
 
     reasons = []
     d, m = len(names), found.n_split
-    size = (found.ess_bulk / m).clamp(min=4.0)  # effective draws of each half chain
+    # effective draws of each half chain; the folded R-hat is one of x² rather than of x
+    size = (torch.minimum(found.ess_bulk, found.ess_square) / m).clamp(min=4.0)
     quantile = torch.as_tensor(f.ppf(1 - ALPHA / (2 * d), m - 1, m * (size.numpy() - 1)))
     bar = ((size - 1 + quantile) / size).sqrt().clamp(min=LEAST_R_HAT, max=1.1)
     over = found.r_hat - bar

@@ -28,17 +28,15 @@ from .preconditioner import IDENTITY, Preconditioner, as_preconditioner
 from .steps import (
     Adjusted,
     MetropolisState,
-    all_finite,
     check_policy,
     check_step,
-    finite,
     metropolis_start,
     per_chain,
     select,
 )
 
 FEWEST = 0.5
-"""The part of the rows that must still move, or those that do not are taken out."""
+"""Chains that have ended are taken out once fewer than this part of the rows still moves."""
 
 
 class NUTSInfo(NamedTuple):
@@ -58,21 +56,12 @@ class NUTSInfo(NamedTuple):
     depth: Int64[Tensor, " chain"]
 
 
-class _Pick(NamedTuple):
-    """The point drawn from a tree, and the logarithm of its weight."""
-
-    x: Tensor
-    score: Tensor
-    log_prob: Tensor
-    log_w: Tensor
-
-
 class _Tree(NamedTuple):
     """A stretch of an orbit, first to last as it was built; log-weights are relative to the start."""
 
     first: PhaseState
     last: PhaseState
-    pick: _Pick
+    pick: Tensor  # the point drawn from it: x, score, log-density and log-weight in one row
     log_w: Tensor  # of all its points together
     least: Tensor  # log-weight of a single point, and the largest
     most: Tensor
@@ -94,23 +83,18 @@ class _Work(NamedTuple):
     rows: Tensor
     tree: _Tree
     told: _Told
-    step: Tensor
-    right: Tensor  # whether the last doubling went forwards
+    step: Tensor  # as it multiplies x
+    sign: Tensor  # ±1, the direction of the last doubling, likewise
     uniforms: Tensor
     H: Tensor  # at the start
 
-    @property
-    def sign(self) -> Tensor:
-        """The direction of the doubling, as ±1."""
-        return self.right.to(self.step) * 2 - 1
-
     def onwards(self, depth: int) -> _Work:
         """Return the same at the beginning of a doubling: the tree is seen in its direction."""
-        right = self.uniforms[:, 0, depth] < 0.5
-        turn, (first, last) = right != self.right, self.tree[:2]
+        sign = per_sample(1 - 2 * (self.uniforms[:, 0, depth] >= 0.5).to(self.H), self.step)
+        turn, (first, last) = (sign != self.sign).flatten(), self.tree[:2]
         tree = self.tree._replace(first=select(turn, last, first), last=select(turn, first, last))
         told = self.told._replace(depth=self.told.depth + 1)
-        return self._replace(tree=tree, told=told, right=right)
+        return self._replace(tree=tree, told=told, sign=sign)
 
 
 def _rows(value: Any, index: Tensor) -> Any:
@@ -123,9 +107,8 @@ def _rows(value: Any, index: Tensor) -> Any:
 
 def _turned(a: PhaseState, b: PhaseState, sign: Tensor) -> Tensor:
     """Tell whether (x_b − x_a)·p < 0 at one of the ends, b being after a in the direction of time."""
-    way = b.x - a.x
-    at_a, at_b = sum_event(way * a.momentum), sum_event(way * b.momentum)
-    return (sign * at_a < 0) | (sign * at_b < 0)
+    way = sign * (b.x - a.x)
+    return torch.minimum(sum_event(way * a.momentum), sum_event(way * b.momentum)) < 0
 
 
 def _turns(a: _Tree, b: _Tree, sign: Tensor, single: bool) -> Tensor:
@@ -145,7 +128,7 @@ def _joined(a: _Tree, b: _Tree, take: Tensor) -> _Tree:
     return _Tree(
         a.first,
         b.last,
-        select(take, b.pick, a.pick),
+        torch.where(take[:, None], b.pick, a.pick),
         torch.logaddexp(a.log_w, b.log_w),
         torch.minimum(a.least, b.least),
         torch.maximum(a.most, b.most),
@@ -231,13 +214,14 @@ class NUTS:
         uniforms = rand_like(state.x.new_empty(n, 3, self.max_depth), generator)
         # one order in memory, so that sums do not depend on which chains were taken out
         start = PhaseState(*(v.contiguous() for v in (*state, momentum)))
-        zero, no = torch.zeros_like(start.log_prob), torch.zeros_like(start.log_prob).bool()
-        pick, count = _Pick(*start[:3], zero), torch.zeros_like(no, dtype=torch.long)
-        told, H = _Told(zero, no, no, count, count), energy(start, P)
-        kept = _Pick(*(v.clone() for v in pick)), _Told(*(v.clone() for v in told))
+        zero, H = torch.zeros_like(start.log_prob), energy(start, P)
+        no, count = zero.bool(), torch.zeros_like(zero, dtype=torch.long)
+        told, pick = _Told(zero, no, no, count, count), _packed(start, zero)
+        kept = pick.clone(), _Told(*(v.clone() for v in told))
         tree = _Tree(start, start, pick, zero, zero, zero)
+        step = per_sample(per_chain(self.step_size, start.x), start.x)
         rows = torch.arange(n, device=zero.device)
-        work = _Work(rows, tree, told, per_chain(self.step_size, start.x), no, uniforms, H)
+        work = _Work(rows, tree, told, step, torch.ones_like(step), uniforms, H)
         for depth in range(self.max_depth):
             work, half = self._half(work, depth, target, P, kept)
             if half is None:
@@ -245,7 +229,7 @@ class NUTS:
             work, going = self._doubled(work, half, depth)
             if depth + 1 == self.max_depth or not bool(going.all()):
                 work, _ = _left(work, (), going, kept)
-        return self._end(kept, H)
+        return self._end(kept, H, state.x.shape)
 
     def _half(
         self,
@@ -253,23 +237,24 @@ class NUTS:
         depth: int,
         target: Density,
         P: Preconditioner,
-        kept: tuple[_Pick, _Told],
+        kept: tuple[Tensor, _Told],
     ) -> tuple[_Work, _Tree | None]:
         """Return the chains whose new half of 2^depth points did not fail, and that half.
 
         The others are left out, and nothing comes back if it failed everywhere.
         """
         work = work.onwards(depth)
-        point, alive, stack = work.tree.last, torch.ones_like(work.right), list[_Tree]()
+        point, alive, stack = work.tree.last, torch.ones_like(work.H).bool(), list[_Tree]()
+        step = work.sign * work.step
         for leaf in range(2**depth):
-            step = per_sample(work.sign * work.step, point.x)
             point = leapfrog(point, target, step, 1, P)
-            log_w = work.H - energy(point, P)
-            outside = point.log_prob == -torch.inf
-            lost = _not_finite(point, log_w, outside)
+            kinetic = sum_event(point.momentum * P.apply(point.momentum)) / 2
+            log_w, outside = work.H - kinetic + point.log_prob, point.log_prob == -torch.inf
+            # the momentum is not finite where the score, here or before, is not
+            lost = ~torch.isfinite(torch.where(outside, kinetic, log_w))
             failed, wide = outside | lost, torch.zeros_like(lost)
-            chance = torch.where(failed, 0.0, log_w.clamp(max=0.0).exp())
-            pick = _Pick(point.x, point.score, point.log_prob, log_w)
+            chance = torch.where(failed | ~alive, 0.0, log_w.clamp(max=0.0).exp())
+            pick = _packed(point, log_w)
             new, level = _Tree(point, point, pick, log_w, log_w, log_w), 0
             while leaf >> level & 1:
                 old = stack.pop()
@@ -281,16 +266,17 @@ class NUTS:
             stack.append(new)
             told = work.told
             told = told._replace(
-                acceptance=told.acceptance + torch.where(alive, chance, 0.0),
-                diverging=told.diverging | (alive & (lost | (wide & ~outside))),
-                n_leapfrog=told.n_leapfrog + alive.long(),
+                acceptance=told.acceptance + chance, n_leapfrog=told.n_leapfrog + alive
             )
-            work, sick = work._replace(told=told), alive & lost
+            flagged = alive & (lost | (wide & ~outside))
             alive = alive & ~(failed | wide)
-            n_alive, n_sick = torch.stack([alive.sum(), sick.sum()]).tolist()
+            n_alive, n_flagged = torch.stack([alive.sum(), flagged.sum()]).tolist()
+            if n_flagged:
+                told = told._replace(diverging=told.diverging | flagged)
+            work = work._replace(told=told)
             few = n_alive < (FEWEST if leaf + 1 < 2**depth else 1) * len(alive)
-            if few or n_sick:  # a target is not asked again about what is not finite
-                work, (point, stack) = _left(work, (point, stack), alive, kept)
+            if few or n_flagged:  # a target is not asked again about what is not finite
+                work, (point, stack, step) = _left(work, (point, stack, step), alive, kept)
                 alive = alive[alive]
             if not n_alive:
                 return work, None
@@ -306,33 +292,32 @@ class NUTS:
         turned = _turns(old, half, work.sign, depth == 0)
         return work._replace(tree=tree, told=told), ~(turned | wide)
 
-    def _end(self, kept: tuple[_Pick, _Told], H: Tensor) -> tuple[MetropolisState, NUTSInfo]:
-        pick, told = kept
+    def _end(
+        self, kept: tuple[Tensor, _Told], H: Tensor, shape: torch.Size
+    ) -> tuple[MetropolisState, NUTSInfo]:
+        (pick, told), d = kept, shape[1:].numel()
         if self.on_nonfinite == "raise" and bool(told.diverging.any()):
             raise FloatingPointError(
                 f"{int(told.diverging.sum())} of {len(H)} orbits were not finite, or their energy "
                 "not nearly constant; take a smaller step_size"
             )
         acceptance = told.acceptance / told.n_leapfrog
-        state = MetropolisState(pick.x, pick.score, pick.log_prob)
-        return state, NUTSInfo(
-            acceptance, told.accepted, pick.log_prob, told.diverging, H - pick.log_w,
-            told.n_leapfrog, told.depth,
+        x, score, (log_prob, log_w) = pick[:, :d], pick[:, d:-2], pick[:, -2:].T.contiguous()
+        x, score = (v.contiguous().reshape(shape) for v in (x, score))
+        return MetropolisState(x, score, log_prob), NUTSInfo(
+            acceptance, told.accepted, log_prob, told.diverging, H - log_w, told.n_leapfrog,
+            told.depth,
         )  # fmt: skip
 
 
-def _left(work: _Work, also: Any, going: Tensor, kept: tuple[_Pick, _Told]) -> tuple[_Work, Any]:
+def _left(work: _Work, also: Any, going: Tensor, kept: tuple[Tensor, _Told]) -> tuple[_Work, Any]:
     """Return the chains that go on, with what belongs to them, after all have been saved."""
-    for full, part in zip(kept, (work.tree.pick, work.told), strict=True):
-        for whole, some in zip(full, part, strict=True):
-            whole[work.rows] = some
+    for whole, part in zip((kept[0], *kept[1]), (work.tree.pick, *work.told), strict=True):
+        whole[work.rows] = part
     return _rows((work, also), going.nonzero()[:, 0])
 
 
-def _not_finite(point: PhaseState, log_w: Tensor, outside: Tensor) -> Tensor:
-    """Tell where a point is not finite, in more than that it lies outside the support."""
-    ok = outside | torch.isfinite(log_w)
-    if not all_finite((point.x, point.score, point.momentum)):
-        fields = (point.x, point.score, point.momentum)
-        ok = ok & torch.stack([finite(field) for field in fields]).all(0)
-    return ~ok
+def _packed(point: PhaseState, log_w: Tensor) -> Tensor:
+    """Return what is kept of a point in one row: choosing between two is then one operation."""
+    ends = point.log_prob[:, None], log_w[:, None]
+    return torch.cat([point.x.flatten(1), point.score.flatten(1), *ends], 1)

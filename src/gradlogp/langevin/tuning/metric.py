@@ -28,7 +28,7 @@ Learn = Literal["none", "diagonal", "matrix", "auto"]
 LARGE = 64
 """Dimensions from which a low rank is tried, and rank up to which it is."""
 
-DENSE = 2000
+DENSE = 400
 """Dimensions up to which a matrix is tried."""
 
 
@@ -112,7 +112,7 @@ def _candidates(d: int, kind: Learn) -> Iterator[tuple[str, float]]:
     if kind == "diagonal":
         return
     if d <= DENSE:
-        yield "matrix", 1e-3
+        yield "matrix", 1e-9
         yield "matrix", 0.5 * d
     if kind == "auto" and d >= LARGE:
         yield "low-rank", 1.0

@@ -22,6 +22,7 @@ from torch import Tensor
 from ...calculus.quasi_newton import Path, minimise
 from ...calculus.reverse import jacobian
 from ...core import Density, randn_like
+from ..guard import Guarded
 from ..kernels import Preconditioner
 from ..kernels.steps import evaluated
 
@@ -101,6 +102,8 @@ def find_start(
             "the target does not say the shape of a draw: give start=, or as_target(..., "
             "event_shape=(d,))"
         )
+    target = Guarded(target)
+    target.lenient = True  # paths back off from where it fails
     like = torch.empty(0, dtype=dtype or torch.float64)
     if generator is not None:
         like = like.to(generator.device)
@@ -152,7 +155,7 @@ def _log_prob(target: Density, x: Tensor) -> Tensor:
 
 
 def _positive(
-    target: Density, shape: torch.Size, like: Tensor, generator: torch.Generator | None
+    target: Guarded, shape: torch.Size, like: Tensor, generator: torch.Generator | None
 ) -> tuple[Tensor, int]:
     """Return a point `(1, *event)` where log-density and score are finite, and how many were tried."""
     for tried in range(1, TRIES + 1):
@@ -161,9 +164,10 @@ def _positive(
         log_prob, score = evaluated(x, target)
         if bool(torch.isfinite(log_prob).all() & torch.isfinite(score).all()):
             return x, tried
+    failed = "".join(f"; it raised {what}" for what in list(target.failures)[:1])
     raise ValueError(
         f"none of {TRIES} points in (−{RADIUS:g}, {RADIUS:g}) has a finite log-density and score; "
-        "give start=, points where both are finite"
+        f"give start=, points where both are finite{failed}"
     )
 
 
@@ -197,8 +201,9 @@ def _best(target: Density, path: Path, generator: torch.Generator | None) -> tup
         raise ValueError("the score has no finite derivatives along the path; give start=")
     draws = torch.cat([law.mean + z @ law.root.mT for law in laws])
     log_p = _log_prob(target, draws.reshape(-1, *shape)).reshape(len(laws), DRAWS)
-    entropy = torch.stack([law.root.diagonal().log().sum() for law in laws]) + d / 2
-    bounds = (log_p.mean(1) + entropy + d / 2 * math.log(2 * math.pi)).tolist()
+    widths = torch.stack([law.root.diagonal().log().sum() for law in laws])
+    log_q = -z.square().sum(1) / 2 - widths[:, None] - d / 2 * math.log(2 * math.pi)
+    bounds = (log_p - log_q).mean(1).tolist()
     best = max(range(len(laws)), key=lambda i: bounds[i])
     return laws[best]._replace(bound=bounds[best]), used + len(draws)
 

@@ -1,0 +1,283 @@
+"""Starts, metrics and the one call: each stage against normal laws, where all is known."""
+
+import math
+
+import pytest
+import torch
+from support import close
+
+import gradlogp as glp
+from gradlogp import Gaussian, GaussianMixture, as_target
+from gradlogp.core import Injected
+from gradlogp.distributions.targets import Funnel
+from gradlogp.langevin import (
+    BAOAB,
+    HMC,
+    MALA,
+    Preconditioner,
+    find_start,
+    fisher_divergence,
+    fit_metric,
+)
+from gradlogp.langevin.kernels.steps import jittered_length
+
+
+def spread(d, generator):
+    """A covariance of condition 10⁶ in axes of its own."""
+    Q = torch.linalg.qr(torch.randn(d, d, generator=generator)).Q
+    return Q @ torch.diag(torch.logspace(-3, 3, d)) @ Q.mT
+
+
+# ---------------------------------------------------------------------------- metrics
+
+
+def test_the_metric_of_a_normal_law_is_its_covariance(generator):
+    """S C_s S = C_x for s = −Λ(x − μ) has the solution Λ⁻¹, whatever the sample of 40 draws."""
+    d = 6
+    C = spread(d, generator)
+    law = Gaussian(torch.ones(d), C)
+    x = law.sample(40, generator=generator)
+    P = fit_metric(x, law.score(x))
+    assert P.kind == "matrix"
+    assert float((torch.linalg.solve(C, P.value) - torch.eye(d)).abs().max()) < 0.02
+    sample = torch.linalg.solve(C, torch.cov(x.mT)) - torch.eye(d)  # negative control
+    assert float(sample.abs().max()) > 0.3
+    assert fisher_divergence(P, x, law.score(x), torch.ones(d)) < 1e-3
+    shrunk = Preconditioner(2 * P.value)
+    # ‖Rᵀs + R⁻¹y‖² with R Rᵀ = 2C, s = −C⁻¹y: (√2 − 1/√2)² yᵀC⁻¹y
+    y = x - 1
+    exact = 0.5 * float((y * torch.linalg.solve(C, y.mT).mT).sum(1).mean())
+    close(fisher_divergence(shrunk, x, law.score(x), torch.ones(d)), exact, 0.05 * exact)
+
+
+def test_the_diagonal_metric_is_the_root_of_variances(generator):
+    x = torch.randn(500, 3, generator=generator)
+    s = torch.randn(500, 3, generator=generator) * torch.tensor([1.0, 2.0, 4.0])
+    P = fit_metric(x, s, "diagonal")
+    close(P.value, (x.var(0) / s.var(0)).sqrt(), 1e-10)
+    assert fit_metric(x.reshape(500, 1, 3), s.reshape(500, 1, 3), "diagonal").value.shape == (1, 3)
+
+
+def test_few_directions_of_many_are_found_by_a_low_rank(generator):
+    """500 dimensions, of which 3 directions are 100 times as wide, from 150 draws."""
+    d = 500
+    U = torch.linalg.qr(torch.randn(d, 3, generator=generator)).Q
+    C = torch.eye(d) + 9999 * U @ U.mT
+    law = Gaussian(torch.zeros(d), C)
+    x = law.sample(150, generator=generator)
+    P = fit_metric(x, law.score(x))
+    assert P.kind == "low-rank"
+    # of the condition number 10⁴ little is left, with a fifth of the draws that a matrix needs
+    assert float((P.apply(U.mT) * U.mT).sum(1).min()) > 1e4 / 6
+    diagonal = fit_metric(x, law.score(x), "diagonal")
+    assert float((diagonal.apply(U.mT) * U.mT).sum(1).max()) < 1e4 / 100  # negative control
+
+
+@pytest.mark.parametrize("k", [0, 2])
+def test_a_low_rank_metric_is_the_matrix_it_stands_for(k, generator):
+    d = 5
+    U = torch.linalg.qr(torch.randn(d, d, generator=generator)).Q[:, :k]
+    sd, lam = torch.rand(d, generator=generator) + 0.5, torch.tensor([0.2, 7.0])[:k]
+    low = Preconditioner(torch.cat([sd[None], lam[:, None] * U.mT]), "low-rank")
+    S = sd[:, None] * (torch.eye(d) + (U * (lam - 1)) @ U.mT) * sd
+    v = torch.randn(4, d, generator=generator)
+    close(low.apply(v), v @ S, 1e-10)
+    close(low.inv_quadratic(v), (v * torch.linalg.solve(S, v.mT).mT).sum(1), 1e-10)
+    R = low.sqrt(torch.eye(d)).mT
+    close(R @ R.mT, S, 1e-10)
+    close(low.inv_sqrt(R.mT), torch.eye(d), 1e-10)
+    M = low.momentum(torch.eye(d)).mT
+    close(M @ M.mT, torch.linalg.inv(S), 1e-8)
+
+
+def test_the_current_metric_stays_if_no_other_predicts_better(generator):
+    law = Gaussian(torch.zeros(8), spread(8, generator))
+    x = law.sample(5, generator=generator)
+    exact = Preconditioner(law.cov)
+    assert fit_metric(x, law.score(x), current=exact) is exact
+    x = law.sample(40, generator=generator)
+    assert fit_metric(x, law.score(x), current=Preconditioner(1.0)).kind == "matrix"
+
+
+@pytest.mark.parametrize(
+    ("case", "message"),
+    [
+        (lambda: fit_metric(torch.zeros(3, 2), torch.zeros(3, 2)), "at least 4"),
+        (lambda: fit_metric(torch.zeros(9, 2), torch.zeros(9, 2)), "did not move"),
+        (lambda: Preconditioner(torch.ones(3, 2), "low-rank"), "orthogonal"),
+        (lambda: Preconditioner(torch.ones(3), "low-rank"), "low-rank"),
+    ],
+)
+def test_bad_metrics_are_refused(case, message, as_user):
+    with pytest.raises(ValueError, match=message):
+        case()
+
+
+# ---------------------------------------------------------------------------- starts
+
+
+def test_the_start_on_a_normal_law_is_exact(generator):
+    """The best normal law is the law itself, its bound log ∫p, and starts are draws of it."""
+    d = 4
+    C, m = spread(d, generator), torch.tensor([100.0, -3.0, 0.5, 7.0])
+    law = Gaussian(m, C)
+    target = as_target(log_prob=lambda x: law.log_prob(x) + 1.5, event_shape=(d,))
+    found = find_start(target, 60, generator=generator)
+    close(found.bound, torch.full((4,), 1.5), 1e-5)
+    close(torch.linalg.solve(C, found.metric.value), torch.eye(d), 1e-4)
+    r = (found.x - m) @ torch.linalg.inv(torch.linalg.cholesky(C)).mT
+    assert float(r.mean(0).abs().max()) < 4.5 / math.sqrt(60)
+    assert float((r.var(0) - 1).abs().max()) < 4.5 * math.sqrt(2 / 60)
+    assert len(found.x.unique(dim=0)) == 60
+
+
+def test_a_density_without_a_mode_has_a_start(generator):
+    """Along the neck of a funnel the density grows without end; the best normal law does not."""
+    found = find_start(Funnel(6), 8, generator=generator)
+    assert bool(torch.isfinite(found.x).all())
+    assert float(found.bound.max()) > -3  # nats below log ∫p = 0
+    assert float(found.x[:, 0].abs().max()) < 12
+
+
+def test_both_modes_are_given_starts(generator):
+    law = GaussianMixture([0.5, 0.5], [[-1.5, 0.0], [1.5, 0.0]], [0.05, 0.05])
+    x = find_start(law, 40, generator=generator).x
+    assert 5 < int((x[:, 0] > 0).sum()) < 35
+
+
+def test_a_start_from_a_target_that_fails_here_and_there(generator):
+    def log_prob(x):
+        if bool((x < -1.5).any()):
+            raise torch.linalg.LinAlgError("not positive definite")
+        return -(x - 1).square().sum(1) * 50
+
+    found = find_start(as_target(log_prob=log_prob, event_shape=(2,)), 4, generator=generator)
+    assert float((found.x - 1).abs().max()) < 1
+
+
+# ---------------------------------------------------------------------------- the kernel
+
+
+def test_lengths_of_paths_are_uniform():
+    for n in (1, 2, 5):
+        lengths = torch.tensor([jittered_length(n, k) for k in range(5000)])
+        counts = lengths.bincount(minlength=2 * n)[1:]
+        assert counts.sum() == 5000
+        assert float((counts * (2 * n - 1) / 5000 - 1).abs().max()) < 0.01
+
+
+@pytest.mark.parametrize(
+    ("h", "n", "rho", "rho2", "rate"),
+    [
+        (0.5, 3, 0.0615779198, 0.0205438441, 0.9794910310),
+        (1.0, 2, -0.3690299170, 0.2747352090, 0.9208331517),
+        (1.5, 2, -0.7405922651, 0.8927295728, 0.9331038203),
+        (1.9, 1, 0.1957156811, 0.5611849294, 0.5487893190),
+    ],
+)
+def test_a_path_on_a_normal_law(h, n, rho, rho2, rate, generator):
+    """Lag-1 correlations of x and x², and the acceptance, in closed form."""
+    N = 200_000
+    x = torch.randn(N, 1, generator=generator)
+    law = as_target(log_prob=lambda x: -x.square().sum(1) / 2, score=lambda x: -x)
+    kernel = HMC(h, n, jitter=False)
+    y, info = kernel.step(kernel.init(x, law), law, generator=generator)
+    y = y.x
+    for value, exact in (
+        (x * y, rho), ((x**2 - 1) * (y**2 - 1) / 2, rho2), (info.acceptance, rate)
+    ):  # fmt: skip
+        error = float(value.std()) / math.sqrt(N)
+        assert abs(float(value.mean()) - exact) < 4.5 * error
+
+
+def test_a_step_for_each_chain_is_that_chain_alone(generator):
+    law = Gaussian([0.0, 1.0], [1.0, 4.0])
+    x, z = torch.randn(2, 3, 2, generator=generator)
+    u, h = torch.rand(3, generator=generator), torch.tensor([0.1, 0.7, 1.9])
+    for make in (lambda h: HMC(h, 3), MALA):
+        k = make(h)
+        together, _ = k.step(k.init(x, law), law, generator=Injected(z, u))
+        for i in range(3):
+            one = make(float(h[i]))
+            alone, _ = one.step(
+                one.init(x[i : i + 1], law), law, generator=Injected(z[i : i + 1], u[i : i + 1])
+            )
+            close(together.x[i], alone.x[0], 1e-12)
+        with pytest.raises(ValueError, match="step_size"):
+            make(torch.ones(2)).step(k.init(x, law), law, generator=Injected(z, u))
+
+
+# ---------------------------------------------------------------------------- the one call
+
+
+def test_a_posterior_in_units_far_apart(generator):
+    d = 5
+    C, m = spread(d, generator), torch.linspace(-30, 30, d)
+    law = Gaussian(m, C)
+    target = as_target(log_prob=lambda x: law.log_prob(x), event_shape=(d,))
+    chain = glp.sample(target, 500, n_warmup=300, generator=generator)
+    assert chain.verdict.ok, chain.verdict
+    assert chain.draws.shape == (4, 500, d)
+    r = (chain.draws.flatten(0, 1) - m) @ torch.linalg.inv(torch.linalg.cholesky(C)).mT
+    assert float(r.mean(0).abs().max()) < 0.12
+    assert float((r.var(0) - 1).abs().max()) < 0.25
+    again = glp.sample(target, 500, n_warmup=300, generator=generator.manual_seed(7))
+    twice = glp.sample(target, 500, n_warmup=300, generator=generator.manual_seed(7))
+    assert torch.equal(again.draws, twice.draws)
+
+
+def test_named_parameters_come_back_in_their_own_space(generator):
+    from torch.distributions import constraints
+
+    def log_prob(rate, p):
+        return 2 * rate.log() - 2 * rate + (p.log() * torch.tensor([1.0, 2.0, 3.0])).sum(1)
+
+    target = as_target(
+        log_prob=log_prob,
+        parameters={"rate": constraints.positive, "p": ((3,), constraints.simplex)},
+    )
+    chain = glp.sample(target, 600, n_warmup=300, generator=generator)
+    assert chain.verdict.ok, chain.verdict
+    rate = chain["rate"]  # Gamma(3, rate 2): 1.5 ± √.75
+    assert abs(float(rate.mean()) - 1.5) < 0.12
+    close(chain["p"].mean((0, 1)), torch.tensor([2.0, 3.0, 4.0]) / 9, 0.03)  # Dirichlet(2, 3, 4)
+
+
+def test_a_score_alone_is_followed_and_its_bias_named(generator):
+    law = Gaussian([1.0, 2.0], [1.0, 0.5])
+    target = as_target(score=law.score)
+    x0 = torch.randn(8, 2, generator=generator)
+    chain = glp.sample(target, 2000, 8, n_warmup=500, start=x0, generator=generator)
+    assert isinstance(chain.kernel, BAOAB)
+    assert any("not adjusted" in reason or "bias" in reason for reason in chain.verdict.reasons)
+    with pytest.raises(ValueError, match="start="):
+        glp.sample(target)
+
+
+def test_a_kernel_that_was_asked_for_is_tuned(generator):
+    law = Gaussian(torch.zeros(3), torch.tensor([1.0, 100.0, 0.01]))
+    chain = glp.sample(law, 500, n_warmup=400, kernel=MALA(0.1), generator=generator)
+    assert chain.verdict.ok, chain.verdict
+    assert isinstance(chain.kernel, MALA)
+    close(chain.kernel.preconditioner.apply(torch.eye(3)).diagonal(), law.cov.diagonal(), 0.05)
+
+
+@pytest.mark.parametrize(
+    ("case", "message"),
+    [
+        (lambda t: glp.sample(t, 0), "n_draws"),
+        (lambda t: glp.sample(t, n_chains=0), "n_chains"),
+        (lambda t: glp.sample(t, n_warmup=-1), "n_warmup"),
+        (lambda t: glp.sample(t, start=torch.zeros(3, 2)), "3 points for 4 chains"),
+        (lambda t: glp.sample(as_target(log_prob=lambda x: -x.sum(1))), "shape of a draw"),
+        (
+            lambda t: glp.sample(
+                as_target(log_prob=lambda x: x.sum(1) * torch.inf, event_shape=(2,))
+            ),
+            "none of 100 points",
+        ),
+    ],
+)
+def test_what_cannot_be_sampled_is_refused(case, message, as_user):
+    with pytest.raises(ValueError, match=message):
+        case(as_target(log_prob=lambda x: -x.square().sum(1), event_shape=(2,)))
