@@ -175,7 +175,7 @@ def test_readme_example_is_short_and_commands_are_named():
 
 
 def test_site_lists_every_page():
-    listed = re.findall(r"^\s+- .*?(\w+\.md)$", (ROOT / "mkdocs.yml").read_text(), re.MULTILINE)
+    listed = re.findall(r"^\s+- .*?([\w-]+\.md)$", (ROOT / "mkdocs.yml").read_text(), re.MULTILINE)
     assert sorted(listed) == sorted(page.name for page in (ROOT / "docs").glob("*.md"))
 
 
