@@ -209,7 +209,7 @@ def _warn(
 
 def meter(
     progress: Update | Progress | None, n_steps: int, burn_in: int, n_chunks: int
-) -> Callable[[Any], None] | None:
+) -> Callable[..., None] | None:
     """Return the callback of every step: it counts them, and says how the stage goes."""
     if progress is None:
         return None
@@ -218,9 +218,9 @@ def meter(
     last = began  # when the note was changed; the lists hold what has come since
     accepted, diverging = list[Tensor](), list[Tensor]()
 
-    def tell(info: Any) -> None:
+    def tell(info: Any, steps: int = 1) -> None:
         nonlocal done, note, stage, diverged, last
-        done += 1
+        done += steps
         if not noted:
             progress(done, total)
             return
