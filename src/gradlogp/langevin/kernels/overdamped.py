@@ -109,7 +109,7 @@ class MALA:
         | https://doi.org/10.1111/1467-9868.00123
 
     Arguments:
-        step_size: h > 0; `adapt_step_size` finds one. A tensor `(chain,)` while it is tuned.
+        step_size: h > 0; `warm_up` finds one. A tensor `(chain,)` while it is tuned.
         temperature: τ > 0: samples p^{1/τ}.
         preconditioner: P, a constant: a number, a diagonal in the shape of an event, a symmetric
             positive definite matrix, or a `Preconditioner`.
