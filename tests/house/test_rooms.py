@@ -29,7 +29,7 @@ FLOORS = (
 ONLY = {
     "matplotlib": "show/",
     "jinja2": "show/",
-    "arviz_stats": "langevin/chain.py",
+    "arviz_stats": "langevin/diagnostics.py",
     "arviz_base": "langevin/chain.py",
     "diffusers": "scores/diffusers.py",
     "pandas": "learn/data/",

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
 from typing import get_args
 
 import numpy as np
@@ -15,6 +16,7 @@ import torch
 
 import gradlogp as glp
 from gradlogp.interfaces.cli import main
+from gradlogp.interfaces.cli.langevin import KernelName, makers
 from gradlogp.interfaces.cli.use import Method
 
 pytestmark = pytest.mark.usefixtures("as_user", "float32")
@@ -321,64 +323,153 @@ def test_targets_are_listed_and_each_can_be_sampled(capsys):
     code, out, _ = call(capsys, "targets")
     assert len(out.splitlines()) == len(names)
     for name in names:
-        few = ["--steps", "30", "--chains", "4", "--quiet"]
+        few = ["--draws", "30", "--warmup", "50", "--quiet"]
         code, out, _ = call(capsys, "sample", "--target", name, *few)
-        assert code == 0
         assert "r_hat" in out
+        assert code == (0 if "verdict: ok" in out.splitlines() else 1)
 
 
-def test_sampling_a_target_prints_diagnostics_and_writes(capsys, tmp_path):
-    out_file = tmp_path / "draws.npz"
+def test_sampling_a_target_prints_a_verdict_and_writes(capsys, tmp_path):
+    out_file = tmp_path / "new folder" / "draws.npz"
     code, out, err = call(
-        capsys, "sample", "--target", "gaussian", "--steps", "600", "--out", out_file, "--seed", "1",
+        capsys, "sample", "--target", "gaussian", "--draws", "400", "--warmup", "200",
+        "--out", out_file, "--seed", "1",
     )  # fmt: skip
     assert code == 0
-    assert "mala, step size" in err
-    assert "adapted" in err
+    assert out.startswith("HMC, step size ")
+    assert "\nverdict: ok\n" in out
     assert "exact means" in out
-    written = np.load(out_file)
-    assert written["draws"].shape == (100, 300, 2)
-    assert written["acceptance"].shape == (100, 300)
-    assert out_file.with_suffix(".png").stat().st_size > 10_000
-    means = written["draws"].mean((0, 1))
+    assert "draws, " in err  # the stage
+    with np.load(out_file) as written:
+        assert written["draws"].shape == (4, 400, 2)
+        assert written["acceptance"].shape == (4, 400)
+        assert written["names"].tolist() == ["x[0]", "x[1]"]
+        means = written["draws"].mean((0, 1))
     assert np.abs(means - [0.7, -1.2]).max() < 0.15
+    assert out_file.with_suffix(".png").stat().st_size > 10_000
     code, out, _ = call(
-        capsys, "sample", "--target", "gaussian", "--steps", "200", "--json", "--quiet",
-        "--kernel", "baoab", "--step-size", "0.4",
+        capsys, "sample", "--target", "gaussian", "--draws", "300", "--warmup", "20", "--json",
+        "--quiet", "--kernel", "mala", "--step-size", "0.3", "--chains", "6", "--spread", "0.5",
     )  # fmt: skip
     found = json.loads(out)
-    assert found["step_size"] == 0.4
+    assert (found["kernel"], found["step_size"], found["divergences"]) == ("MALA", 0.3, 0)
+    assert 0.5 < found["acceptance"] < 1
     assert [row["name"] for row in found["rows"]] == ["x[0]", "x[1]"]
+    assert code == (0 if found["verdict"]["ok"] else 1)
+
+
+def test_a_verdict_that_is_not_ok_exits_1_and_the_draws_are_there(capsys, tmp_path):
+    """Two modes 20 deviations apart, of unequal weight: chains stay where they start."""
+    source, out_file = tmp_path / "two.py", tmp_path / "two.npy"
+    source.write_text(
+        "import torch\nat = torch.tensor([[-10.0, 0.0], [10.0, 0.0]])\n"
+        "def log_prob(x):\n    return (-torch.cdist(x, at).square() / 2 + at[:, 0] / 20).logsumexp(1)\n"
+    )
+    few = ["--dim", "2", "--draws", "100", "--warmup", "100", "--seed", "3"]
+    arguments = ["sample", "--target", f"{source}:log_prob", *few]
+    code, out, err = call(capsys, *arguments, "--json", "--out", out_file)
+    found = json.loads(out)
+    assert code == 1
+    assert found["verdict"]["ok"] is False
+    assert any("the chains disagree: R-hat" in reason for reason in found["verdict"]["reasons"])
+    assert np.load(out_file).shape == (4, 100, 2)
+    assert out_file.with_suffix(".png").stat().st_size > 10_000
+    assert "Traceback" not in err
+    one = call(capsys, "sample", "--target", "gaussian", "--chains", "1", *few[2:], "--quiet")
+    assert one[0] == 1
+    assert "one chain cannot show what it has missed" in one[1]
+
+
+@pytest.mark.parametrize("kernel", get_args(KernelName))
+def test_every_kernel_samples_a_target(capsys, kernel):
+    few = ["--draws", "40", "--warmup", "50", "--kernel", kernel, "--json", "--quiet"]
+    for extra in ([], ["--step-size", "0.2"]):
+        code, out, err = call(capsys, "sample", "--target", "gaussian", *few, *extra)
+        assert code in (0, 1)
+        assert not err
+        found = json.loads(out)
+        assert found["kernel"].lower() == makers(2)[kernel](0.1).__class__.__name__.lower()
+        assert (found["step_size"] == 0.2) == bool(extra)
 
 
 def test_sampling_a_function_of_a_file_and_a_checkpoint(capsys, tmp_path, checkpoint):
     source = tmp_path / "bowl.py"
-    source.write_text("def log_prob(x):\n    return -0.5 * (x**4).sum(1)\n")
+    source.write_text(
+        "import torch\nA = torch.tensor([[2.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]])\n"
+        "def log_prob(x):\n    return -0.5 * ((x @ A) ** 4).sum(1)\n"
+        "class Score:\n    event_shape = torch.Size([2])\n"
+        "    def score(self, x):\n        return -x\nonly_score = Score()\n"
+    )
     where = f"{source}:log_prob"
-    few = ["--steps", "40", "--chains", "5", "--quiet"]
+    few = ["--draws", "40", "--warmup", "50", "--chains", "5", "--quiet"]
     code, out, _ = call(capsys, "sample", "--target", where, "--dim", "3", *few)
-    assert code == 0
+    assert code in (0, 1)
     assert "x[2]" in out
     refuse(capsys, 2, "sample", "--target", where, *few, says="give D with --dim")
     refuse(capsys, 2, "sample", "--target", f"{source}:nothing", *few, says="has no nothing")
-    code, out, _ = call(
-        capsys, "sample", "--target", checkpoint, "--kernel", "ula", "--step-size", "0.01", *few
+    code, out, _ = call(capsys, "sample", "--target", f"{source}:only_score", *few)
+    assert out.startswith("BAOAB, step size")
+    for extra in ([], ["--kernel", "ula", "--step-size", "0.01", "--spread", "0.5"]):
+        code, out, _ = call(capsys, "sample", "--target", checkpoint, *few, *extra)
+        assert code in (0, 1)
+        assert out.startswith("ULA, step size 0.01\n" if extra else "BAOAB, step size")
+    mala = ["--kernel", "mala", *few]
+    refuse(capsys, 1, "sample", "--target", checkpoint, *mala, says="no log-density")
+
+
+def test_named_parameters_of_a_file_need_no_dim(capsys, tmp_path):
+    source, out_file = tmp_path / "model.py", tmp_path / "draws.npz"
+    source.write_text(
+        "import gradlogp as glp\nfrom torch.distributions import constraints\n"
+        "def f(rate, shift):\n    return rate.log() - rate - shift.square().sum(1) / 2\n"
+        "target = glp.as_target(log_prob=f, parameters={'rate': constraints.positive, 'shift': (1,)})\n"
     )
+    few = ["--draws", "500", "--warmup", "300", "--quiet"]
+    code, out, _ = call(capsys, "sample", "--target", f"{source}:target", *few, "--out", out_file)
     assert code == 0
-    refuse(capsys, 1, "sample", "--target", checkpoint, *few, says="no log-density")
+    assert "\nrate " in out
+    assert "\nshift[0] " in out
+    with np.load(out_file) as written:
+        assert written["names"].tolist() == ["rate", "shift[0]"]
+        rate = written["draws"][..., 0]
+    assert rate.min() > 0
+    assert abs(rate.mean() - 2) < 0.4  # Gamma(2, 1)
+    wrong = [*few, "--dim", "3"]
+    refuse(capsys, 2, "sample", "--target", f"{source}:target", *wrong, says="leave out --dim 3")
 
 
 def test_sampling_a_target_refuses_nonsense(capsys, tmp_path, checkpoint):
     refuse(capsys, 2, "sample", says="needs a checkpoint folder, or a density")
     refuse(capsys, 2, "sample", checkpoint, "--target", "ring", says="not both")
     refuse(capsys, 2, "sample", "--target", "rang", says="'rang' is no target")
-    for option, value, says in (
-        ("--step-size", "-1", "--step-size must be"), ("--chains", "0", "--chains must be"),
-        ("--out", tmp_path / "x.txt", "use one of .npz, .npy"), ("--kernel", "nuts", "kernel"),
-        ("--burn-in", "5000", "leave no draw"), ("--spread", "0", "--spread must"),
-        ("--spread", "nan", "--spread must"), ("--spread", "-1", "--spread must"),
+    mala = ("--kernel", "mala")
+    for says, *options in (
+        ("--step-size must be", *mala, "--step-size", "-1"),
+        ("--step-size needs --kernel", "--step-size", "0.1"),
+        ("--chains must be", "--chains", "0"), ("--draws must be", "--draws", "0"),
+        ("--warmup must be", "--warmup", "-1"), ("kernel", "--kernel", "gibbs"),
+        ("use one of .npz, .npy", "--out", tmp_path / "x.txt"),
+        ("--spread must", "--spread", "0"), ("--spread must", "--spread", "nan"),
+        ("--spread is for a checkpoint", "--spread", "2"),
+        ("--spread is for a checkpoint", "--spread", "2", *mala),
+        ("leave out --dim 3", "--dim", "3"),
     ):  # fmt: skip
-        refuse(capsys, 2, "sample", "--target", "ring", option, value, says=says)
+        refuse(capsys, 2, "sample", "--target", "ring", *options, says=says)
+
+
+def test_options_that_belong_to_another_way_of_sampling_are_refused(capsys, checkpoint):
+    for option, value in (
+        ("--draws", 10), ("--warmup", 10), ("--chains", 4), ("--kernel", "ula"),
+        ("--step-size", 0.1), ("--dim", 2), ("--spread", 1),
+    ):  # fmt: skip
+        says = f"{option} is for a density; write --target {checkpoint}"
+        refuse(capsys, 2, "sample", checkpoint, option, value, says=says)
+    refuse(capsys, 2, "sample", checkpoint, "--json", says="--json is for a density")
+    for option, value in (("--n", 10), ("--class", "a"), ("--method", "flow"), ("--steps", 9)):
+        line = refuse(capsys, 2, "sample", "--target", "ring", option, value, says=option)
+        assert "give --draws and --warmup" in line
+    for option, instead in (("--burn-in", "--warmup"), ("--thin", "--draws")):
+        refuse(capsys, 2, "sample", "--target", "ring", option, 9, says=instead)
 
 
 def test_a_file_that_fails_says_so_in_a_line(capsys, tmp_path):
@@ -387,10 +478,10 @@ def test_a_file_that_fails_says_so_in_a_line(capsys, tmp_path):
         "def boom(x):\n    raise RuntimeError('no')\n"
         "def nan(x):\n    return x.sum(1) * float('nan')\nnumber = 3\n"
     )
-    few = ["--dim", "2", "--steps", "20", "--chains", "3", "--quiet"]
+    few = ["--dim", "2", "--draws", "20", "--warmup", "50", "--chains", "3", "--quiet"]
     at = lambda name: ["sample", "--target", f"{source}:{name}", *few]
     refuse(capsys, 1, *at("boom"), says="failed: RuntimeError: no")
-    refuse(capsys, 1, *at("nan"), says="not finite at 3 of 3 starting points")
+    refuse(capsys, 1, *at("nan"), says="none of 100 points")
     refuse(capsys, 2, *at("number"), says="neither a function nor a density")
     code, _, err = call(capsys, *at("nan"), "--kernel", "ula", "--step-size", "0.1")
     assert code == 1  # every chain diverged
@@ -403,14 +494,34 @@ def test_a_file_that_fails_says_so_in_a_line(capsys, tmp_path):
 def test_an_interrupt_before_the_first_draw(capsys, monkeypatch, tmp_path):
     from gradlogp import langevin as chains
 
-    whole = chains.run
+    whole = chains.sample
 
     def interrupted(*arguments, **options):
         chain = whole(*arguments, **options)
         return dataclasses.replace(chain, draws=chain.draws[:, :0], complete=False)
 
-    monkeypatch.setattr(chains, "run", interrupted)
+    monkeypatch.setattr(chains, "sample", interrupted)
     out = tmp_path / "x.npz"
-    few = ["--steps", "20", "--chains", "3", "--out", out, "--quiet"]
+    few = ["--draws", "20", "--warmup", "50", "--chains", "3", "--out", out, "--quiet"]
     refuse(capsys, 130, "sample", "--target", "ring", *few, says="no draw was kept yet")
     assert not out.exists()
+
+
+def test_the_stages_of_a_run_are_said(capsys, monkeypatch):
+    """Finding a start, the warm-up, the draws: what the bar is shown."""
+    from gradlogp.show import progress
+
+    told = []
+
+    @contextmanager
+    def bar(title, *, quiet=False):
+        yield lambda done, total, note="": told.append((done, total, note.split(",")[0]))
+
+    monkeypatch.setattr(progress, "bar", bar)
+    few = ["--draws", "5", "--warmup", "40", "--chains", "2"]
+    for extra in ([], ["--kernel", "baoab"]):
+        told.clear()
+        call(capsys, "sample", "--target", "gaussian", *few, *extra)
+        assert told[0] == (0, 45, "finding a start")
+        assert [note for _, _, note in told[1:]] == ["warm-up"] * 40 + ["draws"] * 5
+        assert told[-1][:2] == (45, 45)

@@ -303,7 +303,7 @@ def test_it_is_hmc_of_one_step_at_depth_one(generator):
     one, two = NUTS(1.2, 1), HMC(1.2, 1)
     state = one.init(x, SKEWED)
     new, info = one.step(state, SKEWED, generator=Injected(z, forward))
-    other, told = two.step(state, SKEWED, generator=Injected(z, u))
+    other, told = two.step(two.init(x, SKEWED), SKEWED, generator=Injected(z, u))
     assert torch.equal(info.accepted, told.accepted)
     close(info.acceptance, told.acceptance, 1e-12)
     close(info.energy, told.energy, 1e-12)

@@ -491,7 +491,7 @@ def test_no_warning_where_nothing_diverges():
     assert chain.step_size == 0.1
 
 
-def test_progress_tells_speed_and_acceptance():
+def test_progress_tells_stage_speed_acceptance_and_divergences():
     told = []
     run(
         MALA(0.5),
@@ -502,10 +502,18 @@ def test_progress_tells_speed_and_acceptance():
         progress=lambda done, total, note="": told.append((done, total, note)),
     )
     assert [t[:2] for t in told] == [(i, 15) for i in range(1, 16)]
-    assert re.fullmatch(r"[\d.e+]+ steps/s, acceptance 0\.\d\d", told[-1][2])
+    end = r"[\d.e+]+ steps/s, acceptance 0\.\d\d, 0 divergent"
+    assert re.fullmatch(f"draws, {end}", told[-1][2])
     ula = []
     run(ULA(0.5), NORMAL, start(6), 5, progress=lambda i, n, note: ula.append(note))
-    assert re.fullmatch(r"[\d.e+]+ steps/s", ula[-1])
+    assert re.fullmatch(r"draws, [\d.e+]+ steps/s, 0 divergent", ula[-1])
+    two = []
+    far, quartic = torch.tensor([[1e200], [0.5]]), as_target(score=lambda x: -(x**3))
+    with pytest.warns(RuntimeWarning, match="diverged"):
+        run(ULA(0.1), quartic, far, 7, 3, progress=lambda i, n, note: two.append(note))
+    assert [note.split(",")[0] for note in two] == ["warm-up"] * 3 + ["draws"] * 4
+    assert two[0].endswith("1 divergent")
+    assert two[-1].endswith("4 divergent")  # those of the stage
 
 
 def test_particles_go_on_as_one():

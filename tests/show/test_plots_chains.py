@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from matplotlib.collections import LineCollection
+from matplotlib.contour import ContourSet
 from matplotlib.quiver import Quiver
 
 from gradlogp import GaussianMixture
@@ -44,6 +45,33 @@ def test_trace_of_many_draws_thins_the_lines_only(generator):
     np.testing.assert_array_equal(axes.lines[1].get_ydata(), x[1, at - 1])
     assert heights(side).values.sum() == 10_000
     assert axes.get_ylabel() == "x₁"
+
+
+def test_draws_over_their_density(generator):
+    """Contours of √p at tenths of its largest value, dots of all draws, and NaN off a support."""
+    x = MIXTURE.sample(2000, generator=generator).reshape(4, 500, 2)
+    half = lambda y: torch.where(y[:, 0] > -1, MIXTURE.log_prob(y), torch.nan)
+    figure = plots.over_density(x, half, names=["a", "b"])
+    (axes,) = figure.axes
+    assert (axes.get_xlabel(), axes.get_ylabel()) == ("a", "b")
+    assert axes.get_title(loc="left") == "4 chains × 500 draws"
+    (dots,) = axes.lines
+    np.testing.assert_array_equal(dots.get_xydata(), x.reshape(-1, 2))
+    (contours,) = (c for c in axes.collections if isinstance(c, ContourSet))
+    np.testing.assert_allclose(contours.levels, np.linspace(0.1, 1, 10))
+    outer = contours.get_paths()[0].vertices
+    assert outer[:, 0].min() > -1.05
+    # the outermost line is where p is a hundredth of its maximum, off the edge of the support
+    on = torch.as_tensor(outer[outer[:, 0] > -0.9])
+    top = MIXTURE.log_prob(torch.tensor([[-1.5, -0.8], [1.4, 0.9]])).max()
+    levels = ((MIXTURE.log_prob(on) - top) / 2).exp()
+    assert float((levels - 0.1).abs().min()) < 0.003
+    many = plots.over_density(x.repeat(1, 4, 1), MIXTURE.log_prob).axes[0]
+    assert many.get_title(loc="left") == "4 chains × 2,000 draws, 5,000 shown"
+    with pytest.raises(ValueError, match=r"shape \(chain, draw, 2\)"):
+        plots.over_density(x[..., :1], MIXTURE.log_prob)
+    with pytest.raises(ValueError, match="0 or infinite on the whole grid"):
+        plots.over_density(x, lambda y: y.new_full((len(y),), -torch.inf))
 
 
 def test_autocorrelations_are_the_sums(generator):

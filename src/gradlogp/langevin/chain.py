@@ -1,6 +1,6 @@
 r"""What a run of a kernel returns, and how far averages over it can be trusted.
 
-The statistics are those of ArviZ, which is imported only when they are asked for.
+The statistics are those of ArviZ, and of many short chains.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from torch import Tensor
 from ..core import Verdict
 from ..distributions.observed import Observed
 from ..distributions.parameters import Parameters, coordinates, parameters_of
-from .diagnostics import mixing
+from .diagnostics import Mixing, mixing
 
 if TYPE_CHECKING:
     import numpy as np
@@ -59,6 +59,8 @@ class Summary:
         divergent_chains: Chains with a step that left the finite numbers.
         divergences: Number of such steps.
         complete: Whether the run came to its end.
+        lowest_acceptance: The smallest mean acceptance of one chain.
+        verdict: Whether the draws can be trusted, and why not: `Chain.verdict`.
     """
 
     rows: list[Row]
@@ -68,6 +70,8 @@ class Summary:
     divergent_chains: int
     divergences: int
     complete: bool = True
+    lowest_acceptance: float | None = None
+    verdict: Verdict | None = None
 
     def __str__(self) -> str:
         shown = self.rows[:SHOWN]
@@ -85,9 +89,12 @@ class Summary:
             )
         runs = f"{self.n_chains} chains, {self.n_draws} draws of each"
         accepted = "" if self.acceptance is None else f", acceptance {self.acceptance:.3f}"
+        if self.lowest_acceptance is not None:
+            accepted += f" (lowest of a chain {self.lowest_acceptance:.3f})"
         divergent = f"{self.divergences} divergent steps in {self.divergent_chains} chains"
         ended = "" if self.complete else ", interrupted"
-        return "\n".join([*lines, f"{runs}{accepted}, {divergent}{ended}"])
+        verdict = [] if self.verdict is None else [str(self.verdict)]
+        return "\n".join([*lines, f"{runs}{accepted}, {divergent}{ended}", *verdict])
 
     __repr__ = __str__
 
@@ -146,6 +153,16 @@ class Chain:
 
         return judge(self)
 
+    @cached_property
+    def mixing(self) -> Mixing:
+        """How well the chains mix, one entry for each coordinate of an event, flattened."""
+        return mixing(self._flat())
+
+    def _flat(self) -> Tensor:
+        """Return the draws as doubles on the CPU, `(chain, draw, d)`."""
+        draws = self.draws.detach()
+        return (draws.flatten(2) if draws.ndim > 2 else draws[..., None]).cpu().double()
+
     def names(self) -> list[str]:
         """Return a name for each coordinate of an event, flattened."""
         if self.parameters is not None:
@@ -198,7 +215,7 @@ class Chain:
         return self.parameters.split(self.draws)
 
     def summary(self, names: Sequence[str] | None = None) -> Summary:
-        r"""Return mean, error and mixing of every coordinate.
+        r"""Return mean, error and mixing of every coordinate, and the verdict.
 
         R-hat is rank-normalised, split and folded; the effective sample sizes are those of the
         bulk and of the quantiles 0.05 and 0.95. Look for R-hat below 1.01 and effective sizes
@@ -217,16 +234,15 @@ class Chain:
         Raises:
             ValueError: For a wrong number of names.
         """
-        flat = self.draws.detach().flatten(2) if self.draws.ndim > 2 else self.draws[..., None]
-        n_chains, n_draws, d = flat.shape
+        x = self._flat()
+        n_chains, n_draws, d = x.shape
         names = self.names() if names is None else list(names)
         if len(names) != d:
             raise ValueError(f"names must hold {d} names, one a coordinate, got {len(names)}")
-        x = flat.double().cpu()
         nothing = torch.full((d,), torch.nan, dtype=torch.float64)
         columns = [nothing] * 6
         if n_chains * n_draws:
-            found = mixing(x)
+            found = self.mixing
             columns = [
                 x.mean((0, 1)),
                 x.std((0, 1), correction=min(1, n_chains * n_draws - 1)),
@@ -246,6 +262,8 @@ class Chain:
             0 if diverged is None else int((diverged > 0).sum()),
             0 if diverged is None else int(diverged.sum()),
             self.complete,
+            None if acceptance is None else float(acceptance.double().mean(1).min()),
+            self.verdict,
         )
 
     def to_arviz(

@@ -14,6 +14,7 @@ from ..distributions.as_target import has_log_prob
 from .chain import Chain
 from .kernels import BAOAB, HMC, facts_of
 from .run import run
+from .run.driver import show
 from .run.store import Keep
 from .tuning import Adaptation, choose_step
 from .tuning.start import find_start
@@ -77,7 +78,7 @@ def sample(
         )
     else:
         if progress is not None:
-            progress(0, n_warmup + n_draws)
+            show(progress, 0, n_warmup + n_draws, "finding a start")
         found = find_start(target, n_chains, generator=generator)
         x, metric = found.x, found.metric
     if kernel is None:

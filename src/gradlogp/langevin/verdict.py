@@ -16,7 +16,8 @@ from torch import Tensor
 from ..core import Verdict
 from ..distributions.as_target import has_log_prob
 from ..distributions.parameters import coordinates
-from .diagnostics import Mixing, e_bfmi, mixing
+from .diagnostics import Mixing, e_bfmi
+from .guard import Guarded
 from .kernels import facts_of
 
 if TYPE_CHECKING:
@@ -63,8 +64,7 @@ def judge(chain: Chain) -> Verdict:
     Stein's identity E[(x_i − m_i) s_i(x)] = −1, which their bias breaks.
     """
     reasons, notes = [], list[str]()
-    draws = chain.draws.detach()
-    x = (draws.flatten(2) if draws.ndim > 2 else draws[..., None]).cpu().double()
+    x = chain._flat()
     m, n = x.shape[:2]
     if not chain.complete:
         notes.append(f"the run was interrupted: {n} draws of each chain were judged")
@@ -90,7 +90,8 @@ def judge(chain: Chain) -> Verdict:
             "their own"
         )
     else:
-        found = mixing(x[..., ~constant])
+        columns: Any = (None if part is None else part[~constant] for part in chain.mixing[1:])
+        found = Mixing(chain.mixing.n_split, *columns)
         kept = [name for name, flat in zip(names, constant.tolist(), strict=True) if not flat]
         reasons += _mixing(found, kept, m)
     steps = facts_of(chain.kernel)
@@ -112,7 +113,8 @@ def _mixing(found: Mixing, names: list[str], n_chains: int) -> list[str]:
     # effective draws of each half chain; the folded R-hat is one of x² rather than of x
     size = (torch.minimum(found.ess_bulk, found.ess_square) / m).clamp(min=4.0)
     quantile = torch.as_tensor(f.ppf(1 - ALPHA / (2 * d), m - 1, m * (size.numpy() - 1)))
-    bar = ((size - 1 + quantile) / size).sqrt().clamp(min=LEAST_R_HAT, max=1.1)
+    rest = 1.0 if found.memory is None else 0.0  # R² is (n − 1)/n + F/n, nested 1 + F/n
+    bar = ((size - rest + quantile) / size).sqrt().clamp(min=LEAST_R_HAT, max=1.1)
     over = found.r_hat - bar
     if float(over.max()) > 0:
         at = int(over.argmax())
@@ -196,6 +198,8 @@ def _target(chain: Chain, unadjusted: bool) -> tuple[list[str], list[str]]:
     if target is None or x is None:
         return [], ["the bias of the step size was not judged"] if unadjusted else []
     reasons, known = [], has_log_prob(target)
+    target = Guarded(target)  # what fails at a point says nothing there, and stops no summary
+    target.lenient = True
     if known and (gap := score_gap(target, x[:8])) is not None and gap > 0.05:
         reasons.append(
             f"the score differs from the gradient of the log-density by {100 * gap:.0f} %: check the "

@@ -1,11 +1,12 @@
-"""Langevin dynamics from the command line: a target, a kernel, draws, diagnostics, a picture."""
+"""A density from the command line: draws, whether they can be trusted, a picture."""
 
 from __future__ import annotations
 
 import importlib.util
 import math
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -20,12 +21,13 @@ from .common import (
 if TYPE_CHECKING:
     import torch
 
-    from ...core import Density, Kernel
+    from ...core import Density, Update
     from ...langevin.chain import Chain
 
 KernelName = Literal[
-    "ula", "mala", "leimkuhler-matthews", "tamed", "baoab", "obabo", "hmc", "ghmc"
-]
+    "ula", "mala", "leimkuhler-matthews", "tamed", "baoab", "obabo", "hmc", "ghmc", "nuts", "mclmc",
+    "adjusted-mclmc",
+]  # fmt: skip
 FORMATS = (".npz", ".npy", ".nc")
 MODULES = {"h5netcdf": ("h5netcdf", "h5py"), "netcdf4": ("netCDF4",)}
 """The engines of xarray that write groups, and the modules that each needs."""
@@ -84,69 +86,80 @@ def targets(*, json: bool = False) -> int:
 def sample_target(
     target: str,
     *,
-    kernel: KernelName,
-    step_size: float | None,
+    draws: int,
+    warmup: int,
     chains: int,
-    steps: int,
-    burn_in: int | None,
-    thin: int,
+    kernel: KernelName | None,
+    step_size: float | None,
     dim: int | None,
-    spread: float,
+    spread: float | None,
     out: Path | None,
     seed: int,
     json: bool,
     quiet: bool,
 ) -> int:
-    """Sample a density with Langevin dynamics: `gradlogp sample --target` describes the options."""
-    import torch
-
-    from ...langevin import run
+    """Sample a density: `gradlogp sample --target` describes the options."""
+    from ...distributions.as_target import has_log_prob
     from ...show.progress import bar
 
-    for option, value in (("--chains", chains), ("--steps", steps), ("--thin", thin)):
+    for option, value in (("--draws", draws), ("--chains", chains)):
         positive(option, value)
+    if warmup < 0:
+        raise Misuse(f"--warmup must be at least 0, got {warmup}")
     if out is not None and out.suffix not in FORMATS:
         raise Misuse(f"cannot write {out}: use one of {', '.join(FORMATS)}")
     if out is not None and out.suffix == ".nc" and not (_has("arviz_base") and _netcdf_engine()):
         raise Misuse("a .nc file needs more packages: pip install arviz-base h5netcdf h5py")
-    if step_size is not None and not (step_size > 0 and math.isfinite(step_size)):
-        raise Misuse(f"--step-size must be positive, got {step_size}")
-    if not (spread > 0 and math.isfinite(spread)):
-        raise Misuse(f"--spread must be positive and finite, got {spread}")
-    burn_in = steps // 2 if burn_in is None else burn_in
-    if not 0 <= burn_in < steps or thin > steps - burn_in:
-        raise Misuse(
-            f"--burn-in {burn_in} and --thin {thin} leave no draw of --steps {steps}; the burn-in must "
-            "be at least 0"
-        )
-    law, shape, decode = _target(target, dim)
-    generator = generator_of(seed)
-    x = decode(spread * torch.randn(chains, *shape, generator=generator))
-    moved, tuned = _kernel(kernel, step_size, law, x, max(50, burn_in // 2), generator)
-    say(f"{kernel}, step size {moved.step_size:.4g} ({tuned})", quiet=quiet)  # type: ignore[attr-defined]
-    with bar("langevin", quiet=quiet) as update, warnings.catch_warnings(record=True) as warned:
-        warnings.simplefilter("always")
-        chain = run(moved, law, x, steps, burn_in, thin, generator=generator, progress=update)
-    for warning in warned:
-        say(f"gradlogp: {warning.message}")
-    if not chain.draws.shape[1]:
-        raise KeyboardInterrupt("no draw was kept yet, so nothing is written")
-    summary = chain.summary()
-    if json:
-        print_json({"step_size": moved.step_size, "rows": [r._asdict() for r in summary.rows],  # type: ignore[attr-defined]
-                    "acceptance": summary.acceptance, "divergences": summary.divergences})  # fmt: skip
-    else:
-        print(summary)
-        _compare(chain, law)
-    if out is not None:
-        _write(chain, out)
-        say(
-            f"{out} and {out.with_suffix('.png').name}: {tuple(chain.draws.shape)} draws",
-            quiet=quiet,
-        )
+    if step_size is not None and kernel is None:
+        raise Misuse("--step-size needs --kernel: without both, kernel and step size are chosen")
+    for option, size in (("--step-size", step_size), ("--spread", spread)):
+        if size is not None and not (size > 0 and math.isfinite(size)):
+            raise Misuse(f"{option} must be positive and finite, got {size}")
+    with _doubles():
+        start = _target(target, dim)
+        if spread is not None and step_size is None and has_log_prob(start.law):
+            raise Misuse(
+                "--spread is for a checkpoint, or with --kernel and --step-size: the log-density of "
+                f"{target} shows where to start"
+            )
+        if out is not None:
+            out.parent.mkdir(parents=True, exist_ok=True)
+        with (
+            bar("langevin", quiet=quiet) as update,
+            warnings.catch_warnings(record=True) as caught,
+        ):
+            warnings.simplefilter("always")
+            chain = _chain(
+                start, draws, warmup, chains, kernel, step_size, spread or 1.0,
+                generator_of(seed), update,
+            )  # fmt: skip
+        for warning in caught:
+            say(f"gradlogp: {warning.message}")
+        if not chain.draws.shape[1]:
+            raise KeyboardInterrupt("no draw was kept yet, so nothing is written")
+        if out is not None:
+            _write(chain, start.law, out)
+            say(
+                f"{out} and {out.with_suffix('.png').name}: {tuple(chain.draws.shape)} draws",
+                quiet=quiet,
+            )
+        _report(chain, start.law, json=json)
     if not chain.complete:
         return 130
-    return 1 if summary.divergent_chains == chains else 0  # draws of which none moved freely
+    return 0 if chain.verdict.ok else 1
+
+
+@contextmanager
+def _doubles() -> Iterator[None]:
+    """Compute in float64: tensors that a file makes have the dtype of the chains."""
+    import torch
+
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
 
 
 class _Start(NamedTuple):
@@ -157,49 +170,89 @@ class _Start(NamedTuple):
     decode: Callable[[torch.Tensor], torch.Tensor] = lambda z: z
 
 
+class _Foreign:
+    """A density of a file: whatever it raises is one readable line."""
+
+    def __init__(self, law: Any, where: str, shape: torch.Size) -> None:
+        self.law, self.where, self.event_shape = law, where, shape
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.law, name)
+
+    def log_prob(self, x: torch.Tensor) -> torch.Tensor:
+        """Return log p(x) + const, `(B,)`."""
+        return _guarded(self.law.log_prob, self.where)(x)
+
+    def score(self, x: torch.Tensor) -> torch.Tensor:
+        """Return the score, shape of x."""
+        return _guarded(self.law.score, self.where)(x)
+
+    def log_prob_and_score(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return both, from one evaluation where the density can do that."""
+        from ...langevin.kernels.steps import evaluated
+
+        return _guarded(evaluated, self.where)(x, self.law)
+
+
 def _target(source: str, dim: int | None) -> _Start:
-    """Return a target by its name, from a file, or of a checkpoint."""
+    """Return a target by its name, from a file, or of a checkpoint; --dim must not contradict it."""
+    named, (path, _, name) = known(), source.rpartition(":")
+    if source in named:
+        law = named[source]()
+        start = _Start(law, law.event_shape)
+    elif path.endswith(".py"):
+        start = _of_file(Path(path), name, dim)
+    elif (Path(source) / "config.json").exists():
+        start = _of_checkpoint(source)
+    else:
+        names = ", ".join(named)
+        raise Misuse(
+            f"{source!r} is no target: a name of {names}, file.py:function, or a checkpoint"
+        )
+    if dim is not None and tuple(start.shape) != (dim,):
+        raise Misuse(f"{source} has events of shape {tuple(start.shape)}: leave out --dim {dim}")
+    return start
+
+
+def _of_file(path: Path, name: str, dim: int | None) -> _Start:
+    """Return a density, or a function as one."""
     import torch
 
     from ...distributions.as_target import as_target
-    from ...distributions.parameters import parameters_of
 
-    named = known()
-    if source in named:
-        law = named[source]()
-        return _Start(law, law.event_shape)
-    path, _, name = source.rpartition(":")
-    if path.endswith(".py"):
-        if not Path(path).is_file():
-            raise Misuse(f"there is no file {path}")
-        found = _load(Path(path), name)
-        if not hasattr(found, "score") and not callable(found):
-            raise Misuse(f"{name} in {path} is neither a function nor a density")
-        if parameters_of(found) is not None:
-            return _Start(found, found.event_shape)
-        shape = getattr(found, "event_shape", None)
-        if shape is None:
-            if dim is None or dim < 1:
-                raise Misuse(f"{name} takes a batch (B, D): give D with --dim")
-            shape = [dim]
-        score, log_prob = (getattr(found, part, None) for part in ("score", "log_prob"))
-        if score is None:
-            log_prob = found
-        guarded = (None if f is None else _guarded(f, source) for f in (score, log_prob))
-        return _Start(as_target(*guarded), torch.Size(shape))
-    if (Path(source) / "config.json").exists():
-        from ...learn import checkpoint as ckpt
-        from ...noise import blurred
+    if not path.is_file():
+        raise Misuse(f"there is no file {path}")
+    found = _load(path, name)
+    if not hasattr(found, "score") and not callable(found):
+        raise Misuse(f"{name} in {path} is neither a function nor a density")
+    shape = getattr(found, "event_shape", None)
+    if shape is None:
+        if dim is None:
+            raise Misuse(
+                f"{name} takes a batch (B, D): give D with --dim, or in the file "
+                "as_target(..., event_shape=) or parameters="
+            )
+        positive("--dim", dim)
+        shape = torch.Size([dim])
+    law = found
+    if not hasattr(found, "score"):
+        law = as_target(log_prob=found)
+    elif not callable(getattr(found, "log_prob", None)):
+        law = as_target(score=found.score)
+    return _Start(_Foreign(law, f"{path}:{name}", shape), shape)
 
-        model = ckpt.load(source)
-        if model.condition is not None:
-            raise Misuse(f"{source} is conditional; sample it without --target, with --class")
-        field = blurred(model)
-        start = lambda z: model.coordinates.decode(z).to(z)
-        return _Start(as_target(score=field.score), model.event_shape, start)
-    raise Misuse(
-        f"{source!r} is no target: a name of {', '.join(named)}, file.py:function, or a checkpoint"
-    )
+
+def _of_checkpoint(source: str) -> _Start:
+    """Return the score of a checkpoint at its lowest noise level."""
+    from ...distributions.as_target import as_target
+    from ...learn import checkpoint as ckpt
+    from ...noise import blurred
+
+    model = ckpt.load(source)
+    if model.condition is not None:
+        raise Misuse(f"{source} is conditional; sample it without --target, with --class")
+    start = lambda z: model.coordinates.decode(z).to(z)
+    return _Start(as_target(score=blurred(model).score), model.event_shape, start)
 
 
 def _load(path: Path, name: str) -> Any:
@@ -225,29 +278,73 @@ def _guarded(function: Callable[..., Any], where: str) -> Callable[..., Any]:
     return call
 
 
-def _kernel(
-    name: str, h: float | None, law: Density, x: torch.Tensor, n: int, g: torch.Generator
-) -> tuple[Kernel[Any, Any], str]:
-    """Return the kernel and how its step size came about."""
-    from functools import partial
-
+def makers(d: int) -> dict[str, Callable[[float], Any]]:
+    """Return what makes each kernel of a step size, in d dimensions."""
     from ...langevin import kernels as k
+
+    return {
+        "ula": k.ULA, "mala": k.MALA, "leimkuhler-matthews": k.LeimkuhlerMatthews,
+        "tamed": k.TamedULA, "baoab": k.BAOAB, "obabo": k.OBABO, "ghmc": k.GHMC,
+        "hmc": lambda h: k.HMC(h, n_leapfrog=5), "nuts": k.NUTS,
+        "mclmc": lambda h: k.MCLMC(h, decoherence_length=math.sqrt(d)),
+        "adjusted-mclmc": lambda h: k.AdjustedMCLMC(h, n_steps=5),
+    }  # fmt: skip
+
+
+def _chain(
+    start: _Start, draws: int, warmup: int, chains: int, name: KernelName | None,
+    step_size: float | None, spread: float, g: torch.Generator, update: Update,
+) -> Chain:  # fmt: skip
+    """Run the chains: `sample`, or `run` where kernel and step size are both given."""
+    import torch
+
+    from ...distributions.as_target import has_log_prob
+    from ...langevin import MCLMC, find_start, run, sample, tune_mclmc
+    from ...langevin.kernels import facts_of
     from ...langevin.tuning import choose_step
 
-    makers: dict[str, Callable[[float], Any]] = {
-        "ula": k.ULA, "mala": k.MALA, "leimkuhler-matthews": k.LeimkuhlerMatthews,
-        "tamed": k.TamedULA, "baoab": k.BAOAB, "obabo": k.OBABO,
-        "hmc": partial(k.HMC, n_leapfrog=5), "ghmc": k.GHMC,
-    }  # fmt: skip
-    make = makers[name]
-    if h is not None:
-        return make(h), "given"
-    from ...langevin import warm_up
+    def around() -> torch.Tensor:
+        return start.decode(spread * torch.randn(chains, *start.shape, generator=g))
 
-    kernel = make(0.1)
-    if kernel.facts.target_acceptance is not None:
-        return warm_up(kernel, law, x, n, generator=g).kernel, "adapted"
-    return choose_step(make, law, x, generator=g), "from the curvature at the starting points"
+    law, n_steps = start.law, warmup + draws
+    x = None if has_log_prob(law) else around()
+    kernel = None
+    if name is not None:
+        make = makers(start.shape.numel())[name]
+        kernel = make(step_size or 0.1)
+        if step_size is not None:
+            x = around() if x is None else x
+            return run(kernel, law, x, n_steps, warmup, generator=g, progress=update)
+        if facts_of(kernel).target_acceptance is None:  # has a bias: its step is chosen, not tuned
+            update(0, n_steps, note="finding a start")
+            x = find_start(law, chains, generator=g).x if x is None else x
+            if isinstance(kernel, MCLMC):
+                kernel = tune_mclmc(kernel, law, x, max(warmup, 100), generator=g)
+            else:
+                kernel = choose_step(make, law, x, generator=g)
+    return sample(
+        law, draws, chains, n_warmup=warmup, start=x, kernel=kernel, generator=g, progress=update
+    )
+
+
+def _report(chain: Chain, law: Density, *, json: bool) -> None:
+    """Print the summary with the verdict, and what is known of the law."""
+    summary, kernel, h = chain.summary(), type(chain.kernel).__name__, chain.kernel.step_size
+    if json:
+        print_json(
+            {
+                "kernel": kernel,
+                "step_size": h,
+                "rows": [row._asdict() for row in summary.rows],
+                "acceptance": summary.acceptance,
+                "divergences": summary.divergences,
+                "verdict": {"ok": chain.verdict.ok, "reasons": chain.verdict.reasons},
+            }
+        )
+        return
+    print(f"{kernel}, step size {h:.4g}")
+    print(summary)
+    _compare(chain, law)
 
 
 def _compare(chain: Chain, law: Density) -> None:
@@ -261,24 +358,28 @@ def _compare(chain: Chain, law: Density) -> None:
     print(f"exact means ± standard deviations: {', '.join(pairs)}{', …' if shown > 8 else ''}")
 
 
-def _write(chain: Chain, out: Path) -> None:
-    """Write the draws and a picture of the first coordinates."""
+def _write(chain: Chain, law: Density, out: Path) -> None:
+    """Write the draws, and a picture: over their density in the plane, else over time."""
     import numpy as np
     import torch
 
-    from ...show.plots import png, trace
+    from ...distributions.as_target import has_log_prob
+    from ...show.plots import over_density, png, trace
 
-    draws = torch.as_tensor(chain.draws).cpu().numpy()
-    out.parent.mkdir(parents=True, exist_ok=True)
+    kept = torch.as_tensor(chain.draws)
+    draws = kept.cpu().numpy()
     if out.suffix == ".nc":
         chain.to_arviz(tree=True).to_netcdf(out, engine=_netcdf_engine())
     elif out.suffix == ".npy":
         np.save(out, draws)
     else:
-        told = {k: v.cpu().numpy() for k, v in chain.info._asdict().items()}
-        np.savez(out, draws=draws, **told)
-    first = torch.as_tensor(chain.draws).flatten(2)[..., :4]
-    out.with_suffix(".png").write_bytes(png(trace(first)))
+        info = {k: v.cpu().numpy() for k, v in chain.info._asdict().items()}
+        np.savez(out, draws=draws, names=np.array(chain.names()), **info)
+    if kept.shape[2:] == (2,) and chain.parameters is None and has_log_prob(law):
+        figure = over_density(kept, law.log_prob, names=chain.names())
+    else:
+        figure = trace(kept.flatten(2)[..., :4], names=chain.names()[:4])
+    out.with_suffix(".png").write_bytes(png(figure))
 
 
 def _has(module: str) -> bool:

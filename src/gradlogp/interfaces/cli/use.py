@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -58,19 +59,21 @@ def transition(method: Method) -> Transition:
 def sample(
     checkpoint: Path | None = None,
     *,
-    n: int = 1000,
+    n: int | None = None,
     out: Path | None = None,
     klass: Annotated[str | None, Parameter(name="--class")] = None,
-    method: Method = "flow",
+    method: Method | None = None,
     steps: int | None = None,
     target: str | None = None,
-    kernel: KernelName = "mala",
+    draws: int | None = None,
+    warmup: int | None = None,
+    chains: int | None = None,
+    kernel: KernelName | None = None,
     step_size: float | None = None,
-    chains: int = 100,
-    burn_in: int | None = None,
-    thin: int = 1,
     dim: int | None = None,
-    spread: float = 1.0,
+    spread: float | None = None,
+    burn_in: Annotated[int | None, Parameter(show=False)] = None,
+    thin: Annotated[int | None, Parameter(show=False)] = None,
     seed: int = 0,
     threads: int | None = None,
     json: bool = False,
@@ -78,37 +81,44 @@ def sample(
 ) -> int:
     """Draw samples with a learned score, or from a density with --target.
 
-    A learned score gives CSV on standard output, or a file. A density is sampled with Langevin
-    dynamics, and a table says how well the chains have mixed.
+    A learned score gives CSV on standard output, or a file. A density is sampled by chains: where
+    they start, step sizes and metric are found in a warm-up. A table and a verdict say whether the
+    draws can be trusted; if not, the exit code is 1, and the draws are written all the same.
 
     Args:
         checkpoint: Checkpoint folder.
-        n: Number of samples.
+        n: Number of samples; 1000 by default.
         out: A .npy, .npz or .csv file, and a picture of the samples beside it. With --target .npz
-            (draws, and what each step reported), .npy or .nc, and a picture of the chains.
+            (draws, and what each step reported), .npy or .nc, and a picture: the draws over their
+            density in two dimensions, else the chains over time.
         klass: The class to draw, for a class-conditional model.
-        method: The probability flow by Heun's method, by an exponential multistep solver, by
-            DPM-Solver++, by DDIM or to a tolerance (adaptive); DDPM's ancestral sampling, the
-            reverse SDE, a predictor with Langevin corrections, EDM's churn; annealed Langevin.
+        method: The probability flow by Heun's method (flow, the default), by an exponential
+            multistep solver, by DPM-Solver++, by DDIM or to a tolerance (adaptive); DDPM's ancestral
+            sampling, the reverse SDE, a predictor with Langevin corrections, EDM's churn; annealed
+            Langevin.
         steps: Noise levels to pass through; by default 32 for the flow and the solvers, 64 for
             churn, 100 for DDIM, the SDE and the corrector, 250 for ancestral sampling, and 60 of
-            five Langevin steps each. With --target the steps of each chain, burn-in included, by
-            default 2000.
+            five Langevin steps each.
         target: A name (`gradlogp targets` lists them), file.py:function, which is a log-density of a
-            batch (B, D) that returns (B,), or a checkpoint folder, whose score at the lowest noise
-            level is followed by kernels that need no density.
-        kernel: Which one.
-        step_size: h. By default adapted before the burn-in, for kernels that accept or reject, and
-            for the others set to a bias of 5 % of the variance in the stiffest direction.
-        chains: Chains, run together.
-        burn_in: Steps dropped; half of them by default.
-        thin: Keep one draw in so many.
+            batch (B, D) that returns (B,), or an `as_target(...)` with its shapes and names; or a
+            checkpoint folder, whose score at the lowest noise level is followed by kernels that need
+            no density.
+        draws: With --target, draws of each chain; 1000 by default.
+        warmup: With --target, steps of the warm-up, which are dropped; 1000 by default.
+        chains: With --target, the number of chains; 4 by default. One alone is never judged to be ok.
+        kernel: With --target, another kernel than HMC (BAOAB where there is no log-density).
+        step_size: h, with --kernel: then nothing is tuned. By default tuned in the warm-up, for
+            kernels that accept or reject; for mclmc by its energy; and for the others set to a bias
+            of 5 % of the variance in the stiffest direction.
         dim: D, for a function from a file.
-        spread: Standard deviation of the starting points, around 0; of a checkpoint around the mean of
-            its data and in their standard deviations.
+        spread: Standard deviation of the starting points, around 0, where no log-density shows where
+            to start: of a checkpoint, around the mean of its data and in their standard deviations,
+            and with --kernel and --step-size. 1 by default.
+        burn_in: Refused, with the option that is meant.
+        thin: Refused.
         seed: Seed of the noise.
         threads: PyTorch threads.
-        json: With --target, print the table as JSON.
+        json: With --target, print table and verdict as JSON.
         quiet: No progress.
     """
     set_threads(threads)
@@ -116,15 +126,27 @@ def sample(
     positive("--steps", steps)
     if (checkpoint is None) == (target is None):
         raise Misuse("sample needs a checkpoint folder, or a density with --target, and not both")
+    of_chains = {
+        "--draws": draws, "--warmup": warmup, "--chains": chains, "--kernel": kernel,
+        "--step-size": step_size, "--dim": dim, "--spread": spread, "--json": json or None,
+    }  # fmt: skip
+    of_samples = {"--n": n, "--class": klass, "--method": method, "--steps": steps}
+    _refuse({"--burn-in": burn_in}, "does not exist: --warmup is what is dropped of each chain")
+    _refuse({"--thin": thin}, "does not exist: all --draws of each chain are kept")
     if target is not None:
-        if klass is not None:
-            raise Misuse("--class belongs to a checkpoint that is sampled without --target")
+        _refuse(
+            of_samples,
+            "is for a checkpoint that is sampled without --target; with it, give --draws and "
+            "--warmup (of each chain) and --chains",
+        )
         return sample_target(
-            target, kernel=kernel, step_size=step_size, chains=chains, steps=steps or 2000,
-            burn_in=burn_in, thin=thin, dim=dim, spread=spread, out=out, seed=seed, json=json,
-            quiet=quiet,
+            target, draws=1000 if draws is None else draws, warmup=1000 if warmup is None else warmup,
+            chains=4 if chains is None else chains, kernel=kernel, step_size=step_size, dim=dim,
+            spread=spread, out=out, seed=seed, json=json, quiet=quiet,
         )  # fmt: skip
     assert checkpoint is not None
+    _refuse(of_chains, f"is for a density; write --target {checkpoint} to run chains on its score")
+    n, method = n or 1000, method or "flow"
     if out is not None and out.suffix not in FORMATS:
         raise Misuse(f"cannot write {out}: use one of {', '.join(FORMATS)}")
     if out is not None and not out.parent.is_dir():
@@ -143,6 +165,13 @@ def sample(
         picture = _picture(out.with_suffix(".png"), [(method, x)])
         say(f"{out}: {n} samples; {picture}", quiet=quiet)
     return 0
+
+
+def _refuse(given: Mapping[str, object], why: str) -> None:
+    """Raise `Misuse` for the first of these options that was given."""
+    for option, value in given.items():
+        if value is not None:
+            raise Misuse(f"{option} {why}")
 
 
 def evaluate(

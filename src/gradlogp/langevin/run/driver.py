@@ -92,7 +92,8 @@ def run(
             is used. They are stored a few at a time, so that a device holds only these. After
             Ctrl-C the rows that were never drawn are NaN in the file.
         progress: Called as progress(done, total, note=...) after every step of every chunk, with
-            speed and mean acceptance in the note; as progress(done, total) if it takes no note.
+            stage, speed, mean acceptance and the divergent steps of the stage in the note; as
+            progress(done, total) if it takes no note.
         chunk_size: Chains moved together; all where not given.
         engine: `torch`, for any kernel, target and device; `fused`, compiled loops on the CPU for
             ULA, Leimkuhler–Matthews, MALA and BAOAB on Gaussians, mixtures, `densities` and `Jitted`
@@ -135,7 +136,7 @@ def run(
             "0 <= burn_in < n_steps and 1 <= thin <= n_steps - burn_in"
         )
     target = Guarded(target)
-    tell = meter(progress, n_steps * count_chunks(len(x0), chunk_size))
+    tell = meter(progress, n_steps, burn_in, count_chunks(len(x0), chunk_size))
     tuned = saved.get("tuned") if saved else None
     kernel = retuned(kernel, tuned)
     parts = begin(kernel, target, x0, saved, generator, chunk_size)
@@ -206,31 +207,53 @@ def _warn(
         )
 
 
-def meter(progress: Update | Progress | None, total: int) -> Callable[[Any], None] | None:
-    """Return the callback of every step: it counts them, and measures speed and acceptance."""
+def meter(
+    progress: Update | Progress | None, n_steps: int, burn_in: int, n_chunks: int
+) -> Callable[..., None] | None:
+    """Return the callback of every step: it counts them, and says how the stage goes."""
     if progress is None:
         return None
-    done, note, began = 0, "", time.monotonic()
-    last, accepted = began, []  # since the note was changed: the time, mean acceptances
-    noted = _takes_note(progress)
+    total, noted = n_steps * n_chunks, _takes_note(progress)
+    done, note, stage, diverged, began = 0, "", "", 0, time.monotonic()
+    last = began  # when the note was changed; the lists hold what has come since
+    accepted, diverging = list[Tensor](), list[Tensor]()
 
-    def tell(info: Any) -> None:
-        nonlocal done, note, last
-        done += 1
+    def tell(info: Any, steps: int = 1) -> None:
+        nonlocal done, note, stage, diverged, last
+        done += steps
         if not noted:
             progress(done, total)
             return
+        now, before = time.monotonic(), stage
+        stage = "warm-up" if done <= burn_in * n_chunks else "draws"
+        if stage != before:
+            diverged = 0
+            accepted.clear()
+            diverging.clear()
         if (acceptance := getattr(info, "acceptance", None)) is not None:
             accepted.append(acceptance.mean())
-        now = time.monotonic()
-        if now - last > NOTE_SECONDS or done == total:
-            note, last = f"{done / max(now - began, 1e-9):.3g} steps/s", now
+        if (flags := getattr(info, "diverging", None)) is not None:
+            diverging.append(flags.sum())
+        if now - last > NOTE_SECONDS or stage != before or done == total:
+            note, last = f"{stage}, {done / max(now - began, 1e-9):.3g} steps/s", now
             if accepted:
                 note += f", acceptance {float(torch.stack(accepted).mean()):.2f}"
-                accepted.clear()
+            if diverging:
+                diverged += int(torch.stack(diverging).sum())
+                note += f", {diverged} divergent"
+            accepted.clear()
+            diverging.clear()
         progress(done, total, note=note)  # type: ignore[call-arg]
 
     return tell
+
+
+def show(progress: Update | Progress, done: int, total: int, note: str) -> None:
+    """Show what is under way before the first step, with the note if there is a place for it."""
+    if _takes_note(progress):
+        progress(done, total, note=note)  # type: ignore[call-arg]
+    else:
+        progress(done, total)
 
 
 def _takes_note(progress: Callable[..., None]) -> bool:

@@ -27,12 +27,18 @@ STUCK, BELOW, CLIMBING = 1e-3, 10.0, 4.0
 coordinate, at a log-density so many nats below the others'; and one has not arrived whose log-density
 rises by more than so many typical deviations from one half of a window to the next."""
 
-TROUBLED, SAFEST = 0.005, 0.9
-"""Part of the steps of the last window that diverge from which the acceptance to aim at moves half
+TROUBLED, SAFEST = 0.01, 0.9
+"""Part of the steps of a window that diverge from which the acceptance to aim at moves half
 way to 1, as long as it is below the second number."""
 
-LONGEST = 1024
-"""Most leapfrog steps of a mean path."""
+LONG = 100
+"""Steps of a window before which its divergences are those of dual averaging."""
+
+ENOUGH = 0.25
+"""Part of the steps before which the warm-up does not end, even if a window adds nothing."""
+
+WIDEST, LONGEST = 10.0, 1024
+"""Most deviations by which a path is lengthened, and most leapfrog steps of a mean path."""
 
 
 class Moved(NamedTuple):
@@ -52,6 +58,7 @@ class WarmUp:
     Arguments:
         kernel: The tuned kernel, which changes no more.
         state: The last state of all chains.
+        n_steps: Steps taken.
         target_acceptance: The acceptance that was aimed at in the end.
         steps: The step size of each chain before they were given one, `(chain,)`.
         restarts: How often each chain could not move and was started again, `(chain,)`.
@@ -59,6 +66,7 @@ class WarmUp:
 
     kernel: Any
     state: Any
+    n_steps: int
     target_acceptance: float
     steps: Tensor
     restarts: Tensor
@@ -83,7 +91,7 @@ class Walkers:
     """All chains, in parts that take each step together: what is tuned does not depend on chunks."""
 
     def __init__(
-        self, parts: list[Part], target: Density, tell: Callable[[Any], None] | None
+        self, parts: list[Part], target: Density, tell: Callable[..., None] | None
     ) -> None:
         self.parts, self.target, self.tell = list(parts), target, tell
 
@@ -120,7 +128,7 @@ class Walkers:
 
 
 def tune(how: Adaptation, kernel: Any, walkers: Walkers, n_steps: int) -> WarmUp:
-    """Return the kernel after n_steps of tuning.
+    """Return the kernel after at most n_steps of tuning.
 
     Raises:
         ValueError: If the kernel has nothing to tune or no acceptance, for too few steps, or for a
@@ -131,48 +139,59 @@ def tune(how: Adaptation, kernel: Any, walkers: Walkers, n_steps: int) -> WarmUp
     n = sum(len(part.state.x) for part in walkers.parts)
     h = torch.as_tensor(kernel.step_size, dtype=torch.float64).cpu()
     h = h.expand(n) if own else h
-    restarts, *windows = torch.zeros(n, dtype=torch.long), *how.windows(n_steps)
-    for k, (length, learn) in enumerate(windows):
-        final = k == len(windows) - 1
-        polished = 2 * length // 3 if final else 0
-        averaging, seen = DualAveraging.start(h, rate), list[Moved]()
-        for _ in range(length - polished):
-            h = averaging.log_step.exp()
-            moved = walkers.move(paced(how, kernel, h), h)
-            accepted = moved.acceptance.double().cpu()
-            averaging = averaging.update(accepted if own else accepted.mean())
-            if not final:
-                seen.append(moved)
-        h = averaging.log_average.exp() if averaging.t else h
-        if seen:
-            moving, arrived = progress(seen)
-            settled = learn and k == len(windows) - 2  # before that, chains may be on their way
+    restarts, time, taken = torch.zeros(n, dtype=torch.long), how.trajectory, 0
+    *windows, (last, _) = how.windows(n_steps)
+    for length, learn in windows:
+        h, seen = averaged(kernel, walkers, h, time, length, rate)
+        taken += length
+        if not seen:
+            continue
+        moving, arrived = progress(seen)
+        if learn:
             free = how.target_acceptance is None and rate < SAFEST
-            if free and settled and troubled(seen, arrived):
+            if free and troubled(seen, arrived):
                 rate = 1 - (1 - rate) / 2
-            if learn:
-                kernel = dataclasses.replace(
-                    kernel, preconditioner=learnt(how, kernel, seen, arrived)
-                )
-            if bool(moving.any()) and not bool(moving.all()):
-                good = moving.nonzero()[:, 0]
-                source = torch.arange(n)
-                source[~moving] = good[torch.arange(int((~moving).sum())) % len(good)]
-                walkers.copy(source)
-                restarts += (~moving).long()
-                h = h[source] if own else h
-        if final:
-            steps = h.expand(n).clone()
-            h = pooled(how, kernel, walkers, h, polished, rate)
-    kernel = dataclasses.replace(paced(how, kernel, h), step_size=float(h))
-    return WarmUp(kernel, merge(walkers.parts), rate, steps, restarts)
+            before = kernel.preconditioner
+            P, widest = learnt(how, before, seen, arrived)
+            kernel = dataclasses.replace(kernel, preconditioner=P)
+            time = None if how.trajectory is None else how.trajectory * widest
+            if P is before and bool(arrived.all()) and taken >= ENOUGH * n_steps:
+                break
+        if bool(moving.any()) and not bool(moving.all()):
+            good = moving.nonzero()[:, 0]
+            source = torch.arange(n)
+            source[~moving] = good[torch.arange(int((~moving).sum())) % len(good)]
+            walkers.copy(source)
+            restarts += (~moving).long()
+            h = h[source] if own else h
+    if walkers.tell is not None and (skipped := n_steps - last - taken):
+        walkers.tell(None, skipped * len(walkers.parts))
+    polished = 2 * last // 3
+    h, _ = averaged(kernel, walkers, h, time, last - polished, rate)
+    steps = h.expand(n).clone()
+    h = pooled(kernel, walkers, h, time, polished, rate)
+    kernel = dataclasses.replace(paced(kernel, h, time), step_size=float(h))
+    return WarmUp(kernel, merge(walkers.parts), taken + last, rate, steps, restarts)
 
 
-def paced(how: Adaptation, kernel: Any, step_size: Tensor) -> Any:
+def averaged(
+    kernel: Any, walkers: Walkers, h: Tensor, time: float | None, n_steps: int, rate: float
+) -> tuple[Tensor, list[Moved]]:
+    """Return the steps after n_steps of dual averaging, and what was seen on the way."""
+    averaging, seen = DualAveraging.start(h, rate), list[Moved]()
+    for _ in range(n_steps):
+        step = averaging.log_step.exp()
+        seen.append(walkers.move(paced(kernel, step, time), step))
+        accepted = seen[-1].acceptance.double().cpu()
+        averaging = averaging.update(accepted if h.ndim else accepted.mean())
+    return averaging.log_average.exp() if seen else h, seen
+
+
+def paced(kernel: Any, step_size: Tensor, time: float | None) -> Any:
     """Return the kernel with as many leapfrog steps as the time of a path needs."""
-    if how.trajectory is None:
+    if time is None:
         return kernel
-    n = math.ceil(how.trajectory / float(step_size.median()))
+    n = math.ceil(time / float(step_size.median()))
     return dataclasses.replace(kernel, n_leapfrog=min(max(n, 1), LONGEST))
 
 
@@ -201,26 +220,35 @@ def progress(seen: list[Moved]) -> tuple[Tensor, Tensor]:
 
 def troubled(seen: list[Moved], arrived: Tensor) -> bool:
     """Return whether too many steps of the chains that have arrived diverged."""
-    if seen[0].diverging is None:
+    if seen[0].diverging is None or len(seen) < LONG:
         return False
     late = seen[len(seen) // 2 :]  # dual averaging begins with long steps
     flags = torch.stack([m.diverging for m in late if m.diverging is not None]).cpu()
     return float(flags[:, arrived].double().mean()) > TROUBLED
 
 
-def learnt(how: Adaptation, kernel: Any, seen: list[Moved], use: Tensor) -> Preconditioner:
-    """Return the metric from the chains in `use`."""
+def learnt(
+    how: Adaptation, current: Any, seen: list[Moved], use: Tensor
+) -> tuple[Preconditioner, float]:
+    """Return the metric from the chains in `use`, and how wide the density still is under it.
+
+    A metric of least Fisher divergence follows the steep parts; where the density is not normal, it may
+    be several times wider than 1 along some direction, and paths have to be as long.
+    """
     mine = use.to(seen[0].x.device)
     x = torch.stack([m.x for m in seen])[:, mine].flatten(0, 1)
     score = torch.stack([m.score for m in seen if m.score is not None])[:, mine].flatten(0, 1)
-    current = kernel.preconditioner
-    return fit_metric(
-        x, score, how.preconditioner, current if isinstance(current, Preconditioner) else None
-    )
+    current = current if isinstance(current, Preconditioner) else None
+    P = fit_metric(x, score, how.preconditioner, current)
+    y = P.inv_sqrt(x).flatten(1).double()
+    n, d = y.shape
+    # the largest singular value of n draws of N(0, I_d) is about √n + √d
+    widest = float(torch.linalg.matrix_norm(y - y.mean(0), 2)) / (n**0.5 + d**0.5)
+    return P, min(max(widest, 1.0), WIDEST)
 
 
 def pooled(
-    how: Adaptation, kernel: Any, walkers: Walkers, h: Tensor, n_steps: int, rate: float
+    kernel: Any, walkers: Walkers, h: Tensor, time: float | None, n_steps: int, rate: float
 ) -> Tensor:
     """Return one step for all chains: polished where they agree, else that of the slowest."""
     agree = float(h.median()) <= AGREE * float(h.min())
@@ -228,7 +256,7 @@ def pooled(
     one = h
     for _ in range(n_steps):
         one = torch.tensor(polish.log_step, dtype=torch.float64).exp() if agree else h
-        moved = walkers.move(paced(how, kernel, one), one)
+        moved = walkers.move(paced(kernel, one, time), one)
         accepted.append(moved.acceptance.double().cpu())
         polish = polish.update(float(accepted[-1].mean()))
     if not agree:

@@ -31,18 +31,18 @@ class Adaptation:
     r"""What is tuned in the burn-in of `run` and the warm-up of `sample`.
 
     Every chain has a step size of its own, led to an acceptance δ by `DualAveraging`, as long as the
-    chains differ. Windows that double in length learn the metric from draws and scores (`fit_metric`)
-    of the chains that have arrived; a chain that could not move in a window starts again from one that
-    could. Where more than 0.5 % of the last window diverge, a δ of the facts moves half way to 1. The
-    last quarter of
-    the steps tunes the step size alone: one for all chains, led to δ by ever smaller steps
-    (`Polish`), or that of the slowest chain where the chains do not agree.
+    chains differ. Windows that double in length learn the metric from draws and scores
+    (`fit_metric`) of the chains that have arrived, until one adds nothing to it; a chain that could
+    not move in a window starts again from one that could. Where more than 1 % of a long window
+    diverge, a δ of the facts moves half way to 1. The last quarter of the steps tunes the step size
+    alone: one for all chains, led to δ by ever smaller steps (`Polish`), or that of the slowest
+    chain where the chains do not agree.
 
     Arguments:
         target_acceptance: δ in (0, 1); by default that of the kernel's `facts`.
         preconditioner: `none`, `diagonal`, `matrix`, or `auto` for whatever the draws support.
-        trajectory: The time of a mean path. The kernel's `n_leapfrog` follows, n = trajectory/ε; by
-            default it stays what it is.
+        trajectory: The time of a mean path, in deviations of the density along its widest direction
+            under the metric. The kernel's `n_leapfrog` follows; by default it stays what it is.
 
     Raises:
         ValueError: For an acceptance outside (0, 1), another preconditioner, or a time below 0.

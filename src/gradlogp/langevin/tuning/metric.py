@@ -28,6 +28,9 @@ Learn = Literal["none", "diagonal", "matrix", "auto"]
 LARGE = 64
 """Dimensions from which a low rank is tried, and rank up to which it is."""
 
+KEPT = 1.05
+"""The current metric stays unless another has a divergence smaller than by this factor."""
+
 DENSE = 400
 """Dimensions up to which a matrix is tried."""
 
@@ -67,7 +70,7 @@ def fit_metric(
         x: Draws, in order.
         score: Their scores.
         kind: `diagonal`, `matrix`, or `auto` for whichever the draws support.
-        current: A metric that is kept if no other predicts better.
+        current: A metric that is kept, and returned itself, if no other predicts clearly better.
 
     Raises:
         ValueError: For fewer than 4 draws, or a coordinate whose draws or scores do not vary.
@@ -91,7 +94,7 @@ def fit_metric(
     if current is not None and kind == "auto":
         flat = _flattened(current)
         value = 2 * _held_out(flat, x, score, x, score)
-        if value <= least:
+        if value <= KEPT * least + 1e-6 * x.shape[1]:
             return current
     P = _fitted(x, score, *(best or names[0]))
     fitted = torch.as_tensor(P.value, dtype=dtype)

@@ -179,10 +179,7 @@ def _best(target: Density, path: Path, generator: torch.Generator | None) -> tup
     index = sorted({k - 1 - int(i) for i in back})
     d = shape.numel()
     points, scores = path.points[index].flatten(1), -path.gradients[index].flatten(1)
-    if d <= HESSIAN:
-        curvatures, used = -jacobian(target.score, path.points[index]).double(), d * len(index)
-    else:
-        curvatures, used = torch.stack([_curvature(path, i) for i in index]), 0
+    curvatures, used = _curvatures(target, path, index)
     z = randn_like(points.new_empty(DRAWS, d), generator)
     laws = []
     for x, s, H in zip(points, scores, curvatures, strict=True):
@@ -206,6 +203,17 @@ def _best(target: Density, path: Path, generator: torch.Generator | None) -> tup
     bounds = (log_p - log_q).mean(1).tolist()
     best = max(range(len(laws)), key=lambda i: bounds[i])
     return laws[best]._replace(bound=bounds[best]), used + len(draws)
+
+
+def _curvatures(target: Density, path: Path, index: list[int]) -> tuple[Tensor, int]:
+    """Return −∇s at points of a path, or what the path says of it, and the evaluations used."""
+    x = path.points[index]
+    if x[0].numel() <= HESSIAN:
+        try:
+            return -jacobian(target.score, x).double(), x.numel()
+        except (RuntimeError, ValueError):
+            pass  # a score by hand, or operations without second derivatives
+    return torch.stack([_curvature(path, i) for i in index]), 0
 
 
 def _curvature(path: Path, last: int, memory: int = 30) -> Tensor:

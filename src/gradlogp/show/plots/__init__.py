@@ -7,6 +7,7 @@ the CPU in the default dtype.
 
 from .chains import autocorrelation as autocorrelation
 from .chains import marginal as marginal
+from .chains import over_density as over_density
 from .chains import trace as trace
 from .chains import walks as walks
 from .curves import levels as levels

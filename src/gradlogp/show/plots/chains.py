@@ -14,7 +14,7 @@ from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
 from ...core import ScoreFn
-from .planes import Bounds, fields
+from .planes import Bounds, _cells, _frame, _log_density, _shape, fields
 from .style import (
     LIGHT,
     Array,
@@ -34,6 +34,9 @@ SHOWN = 4
 
 POINTS = 2000
 """Draws of a chain that are drawn."""
+
+DOTS = 5000
+"""Draws of all chains together that are drawn as dots."""
 
 
 def _scalars(draws: Tensor) -> Array:
@@ -208,6 +211,47 @@ def marginal(
             top.append(array(p))
         axes.set_ylim(0, 1.06 * float(np.concatenate(top).max()))
         legend(axes)
+    return figure
+
+
+def over_density(
+    draws: Tensor,
+    density: Callable[[Tensor], Tensor],
+    *,
+    names: Sequence[str] = ("x₁", "x₂"),
+    theme: Theme = LIGHT,
+) -> Figure:
+    """Draw the draws of chains over their density: contours of √p, and dots.
+
+    The frame is that of the draws, without 1 in 2,000 on each side. What chains have missed inside
+    of it shows as contours without dots, and what they should not have seen as dots without contours.
+
+    Arguments:
+        draws: `(chain, draw, 2)`.
+        density: log p, `(n, 2) -> (n,)`, up to a constant; NaN counts as −∞.
+        names: Names of the axes.
+        theme: Colours.
+
+    Raises:
+        ValueError: For another shape, draws that are not finite, or a density that is 0 on the whole
+            frame.
+    """
+    if draws.ndim != 3 or draws.shape[2] != 2 or not draws.numel():
+        raise ValueError(f"draws must have shape (chain, draw, 2), got {tuple(draws.shape)}")
+    xy = _finite(draws).reshape(-1, 2)
+    (x0, y0), (x1, y1) = (end.tolist() for end in frame(xy))
+    bounds = (x0, x1, y0, y1)
+    p = np.exp(_log_density(density, bounds))
+    shown = xy[evenly(len(xy), DOTS)]
+    title = f"{len(draws):,} chains × {draws.shape[1]:,} draws"
+    title += "" if len(shown) == len(xy) else f", {len(shown):,} shown"
+    with new_figure(theme, 5.4, 4.8 * _shape(bounds)[1] + 0.7) as figure:
+        axes = figure.add_subplot(xlabel=names[0], ylabel=names[1], title=title)
+        x, y, _ = _cells(bounds, *p.shape)
+        filled: dict[str, Any] = {"cmap": theme.density_map, "vmin": 0, "vmax": 1.9}
+        axes.contourf(x, y, np.sqrt(p), np.linspace(0, 1, 11)[1:], **filled)
+        axes.plot(*shown.T, ".", ms=3, mew=0, color=theme.model, alpha=0.6)
+        _frame(axes, bounds)
     return figure
 
 

@@ -50,11 +50,14 @@ def _frame(axes: Axes, bounds: Bounds) -> None:
 
 
 def _log_density(density: Callable[[Tensor], Tensor], bounds: Bounds, n: int = 240) -> Array:
-    """Return log p on an n × n grid, its maximum shifted to 0."""
+    """Return log p on an n × n grid, its maximum shifted to 0; −∞ where it is NaN."""
     log_p = density(_cells(bounds, n, n)[2])
     if log_p.shape != (n * n,):
         raise ValueError(f"density must map (n, 2) to (n,), got {tuple(log_p.shape)}")
     values = array(log_p).reshape(n, n)
+    values = np.where(np.isnan(values), -np.inf, values)
+    if not np.isfinite(values.max()):
+        raise ValueError(f"the density is 0 or infinite on the whole grid of {bounds}")
     return values - values.max()
 
 
