@@ -19,7 +19,7 @@ def test_plain_lines_tell_what_is_left(capsys, monkeypatch):
     out, err = capsys.readouterr()
     assert out == ""
     assert err.splitlines() == [
-        "learning: 50/100 in 11 s, 11 s left loss 3",
+        "learning: 50/100 in 11 s, 11 s left, loss 3",
         "learning: 100/100 in 20 s",
     ]
 

@@ -55,6 +55,7 @@ def _plain(title: str) -> Update:
             return
         last, spent = now, now - began
         left = f", {spent / done * (total - done):.0f} s left" if 0 < done < total else ""
-        print(f"{title}: {done}/{total} in {spent:.0f} s{left} {note}".rstrip(), file=sys.stderr)
+        rest = f"{left}, {note}" if note else left
+        print(f"{title}: {done}/{total} in {spent:.0f} s{rest}", file=sys.stderr)
 
     return update
