@@ -359,11 +359,11 @@ def test_sampling_a_target_prints_a_verdict_and_writes(capsys, tmp_path):
 
 
 def test_a_verdict_that_is_not_ok_exits_1_and_the_draws_are_there(capsys, tmp_path):
-    """Two modes 20 deviations apart, of unequal weight: chains stay where they start."""
-    source, out_file = tmp_path / "two.py", tmp_path / "two.npy"
+    """Four modes 20 deviations apart: each chain stays where it starts."""
+    source, out_file = tmp_path / "four.py", tmp_path / "four.npy"
     source.write_text(
-        "import torch\nat = torch.tensor([[-10.0, 0.0], [10.0, 0.0]])\n"
-        "def log_prob(x):\n    return (-torch.cdist(x, at).square() / 2 + at[:, 0] / 20).logsumexp(1)\n"
+        "import torch\nat = 10 * torch.tensor([[1.0, 1], [1, -1], [-1, 1], [-1, -1]])\n"
+        "def log_prob(x):\n    return (-torch.cdist(x, at).square() / 2).logsumexp(1)\n"
     )
     few = ["--dim", "2", "--draws", "100", "--warmup", "100", "--seed", "3"]
     arguments = ["sample", "--target", f"{source}:log_prob", *few]

@@ -86,6 +86,8 @@ def test_a_low_rank_metric_is_the_matrix_it_stands_for(k, generator):
     R = low.sqrt(torch.eye(d)).mT
     close(R @ R.mT, S, 1e-10)
     close(low.inv_sqrt(R.mT), torch.eye(d), 1e-10)
+    close(low.pull_back(torch.eye(d)), R, 1e-10)
+    close(low.symmetric().value, S, 1e-10)
     M = low.momentum(torch.eye(d)).mT
     close(M @ M.mT, torch.linalg.inv(S), 1e-8)
 

@@ -1491,4 +1491,37 @@ MUTANTS = (
         "check/sbc.py", "            return k\n", "            return 1\n",
         "check/test_sbc.py::test_chains_are_thinned",
     ),
+    Mutant(
+        "X: draws that cannot be trusted end with 0",
+        "interfaces/cli/langevin.py",
+        "return 0 if chain.verdict.ok else 1", "return 0",
+        "interfaces/test_cli.py::test_a_verdict_that_is_not_ok_exits_1_and_the_draws_are_there",
+    ),
+    Mutant(
+        "X: a kernel and a step that were given are tuned all the same",
+        "interfaces/cli/langevin.py", "if step_size is not None:\n            x =",
+        "if step_size is None:\n            x =",
+        "interfaces/test_cli.py::test_every_kernel_samples_a_target",
+    ),
+    Mutant(
+        "X: contours of p are taken for those of its root",
+        "show/plots/chains.py", "np.sqrt(p), np.linspace(0, 1, 11)", "p, np.linspace(0, 1, 11)",
+        "show/test_plots_chains.py::test_draws_over_their_density",
+    ),
+    Mutant(
+        "X: divergent steps of the warm-up are said to be those of the draws",
+        "langevin/run/driver.py", "            diverged = 0\n", "            pass\n",
+        "langevin/test_run.py::test_progress_tells_stage_speed_acceptance_and_divergences",
+    ),
+    Mutant(
+        "X: the curvature of a path is that of another scale",
+        "langevin/tuning/start.py",
+        "[_curvature(path, i) for i in index]", "[_curvature(path, i) / 99 for i in index]",
+        "langevin/test_start.py::test_a_score_without_derivatives_has_starts",
+    ),
+    Mutant(
+        "X: the lowest acceptance is the mean one",
+        "langevin/chain.py", "acceptance.double().mean(1).min()", "acceptance.double().mean()",
+        "langevin/test_chain.py::test_the_table",
+    ),
 )  # fmt: skip

@@ -32,6 +32,9 @@ Probe = Literal["gaussian", "rademacher", "sphere"]
 CHUNK_ENTRIES = 2**22
 """Entries of a batch of derivatives that are computed together: 16 MiB in float32."""
 
+SINGLE = 16
+"""Rows of a Jacobian up to which each is a backward pass: setting up a batched one costs more."""
+
 KEPT_ENTRIES = 2**24
 """Entries of all chunks up to which what differentiation needs is kept, and not computed again."""
 
@@ -52,10 +55,9 @@ class GradientField:
 
         def total(x: Tensor) -> Tensor:
             values.append(self._values(x))
-            return values[-1].sum()
+            return self.sign * values[-1].sum() if self.sign != 1 else values[-1].sum()
 
-        at = _evaluate(total, x, "the log-density")
-        score = _pull_back(at, torch.full_like(at.value, self.sign))
+        score = _pull_back(at := _evaluate(total, x, "the log-density"), None)
         return self.sign * (values[0] if at.graph else values[0].detach()), score
 
     def _values(self, x: Tensor) -> Tensor:
@@ -75,9 +77,7 @@ class GradientField:
         """Return the score, shape of x."""
         if torch._C._functorch.is_functorch_wrapped_tensor(x):  # inside a torch.func transform
             return self.sign * torch.func.grad(self._total)(x)
-        at = _evaluate(self._total, x, "the log-density")
-        # the sign costs nothing as the seed of the backward pass
-        return _pull_back(at, torch.full_like(at.value, self.sign))
+        return self.log_prob_and_score(x)[1]
 
 
 def score_from_log_prob(log_prob: Callable[[Tensor], Tensor]) -> GradientField:
@@ -188,6 +188,11 @@ def _rows(at: _At, index: Tensor) -> Tensor:
     """Return the rows ∇s_i of the Jacobian for i in `index`, `(k, B, *event)`."""
     units = F.one_hot(index, at.y.shape[1:].numel()).to(at.y).reshape(-1, 1, *at.y.shape[1:])
     units = units.expand(-1, *at.y.shape)
+    if len(units) <= SINGLE:
+        with torch.inference_mode(False), torch.enable_grad():
+            entries = at.value.flatten(1)
+            alone = [at._replace(value=entries[:, i].sum()) for i in index.tolist()]
+        return torch.stack([_pull_back(each, None) for each in alone])
     try:
         return _pull_back(at, units, batched=True)
     except RuntimeError:  # a derivative in it that PyTorch cannot batch

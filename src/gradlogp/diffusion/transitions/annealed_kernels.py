@@ -133,6 +133,7 @@ def check_covariance(covariance: Preconditioner | Tensor | float) -> None:
 
 def _value_and_kind(covariance: Preconditioner | Tensor | float) -> tuple[Tensor | float, Kind]:
     if isinstance(covariance, Preconditioner):
+        covariance = covariance.symmetric()
         assert covariance.kind is not None
         return covariance.value, covariance.kind
     if not isinstance(covariance, Tensor) or covariance.ndim == 0:

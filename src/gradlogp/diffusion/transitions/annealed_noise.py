@@ -62,7 +62,7 @@ class Coloured:
     transition: Transition = AnnealedLangevin()  # noqa: RUF009 (frozen)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "covariance", as_preconditioner(self.covariance))
+        object.__setattr__(self, "covariance", as_preconditioner(self.covariance).symmetric())
 
     @property
     def facts(self) -> Facts:

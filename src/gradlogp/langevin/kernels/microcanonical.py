@@ -176,7 +176,7 @@ def path(
                 score = scored(x, target)
             else:
                 log_prob, score = evaluated(x, target)
-        u, change = turned(u, P.sqrt(score), part * h)
+        u, change = turned(u, P.pull_back(score), part * h)
         work = work + change
     return _Moved(x, score, log_prob, u, work)
 

@@ -210,7 +210,7 @@ class NUTS:
     ) -> tuple[MetropolisState, NUTSInfo]:
         """Move every chain by one step."""
         P, n = as_preconditioner(self.preconditioner), len(state.x)
-        momentum = P.inv_sqrt(randn_like(state.x, generator))
+        momentum = P.momentum(randn_like(state.x, generator))
         uniforms = rand_like(state.x.new_empty(n, 3, self.max_depth), generator)
         # one order in memory, so that sums do not depend on which chains were taken out
         start = PhaseState(*(v.contiguous() for v in (*state, momentum)))

@@ -76,15 +76,21 @@ class Preconditioner:
 
     def apply(self, v: Float[Tensor, "chain *event"]) -> Float[Tensor, "chain *event"]:
         """Return P v."""
-        if self.kind == "low-rank":
-            return self.sqrt(self._stretched(self._scaled(v, 1), 0.5))
-        return self._times(self.value, v)
+        return (
+            self.sqrt(self.pull_back(v)) if self.kind == "low-rank" else self._times(self.value, v)
+        )
 
     def sqrt(self, v: Float[Tensor, "chain *event"]) -> Float[Tensor, "chain *event"]:
         """Return R v: of N(0, I) it makes N(0, P)."""
         if self.kind == "low-rank":
             return self._scaled(self._stretched(v, 0.5), 1)
         return self._times(self._root, v)
+
+    def pull_back(self, score: Float[Tensor, "chain *event"]) -> Float[Tensor, "chain *event"]:
+        """Return Rᵀ s, the score in the coordinates y of x = R y."""
+        if self.kind == "low-rank":
+            return self._stretched(self._scaled(score, 1), 0.5)
+        return self._times(self._root, score)
 
     def inv_sqrt(self, v: Float[Tensor, "chain *event"]) -> Float[Tensor, "chain *event"]:
         """Return R⁻¹ v: of N(0, P) it makes N(0, I)."""
@@ -101,6 +107,12 @@ class Preconditioner:
     def inv_quadratic(self, v: Float[Tensor, "chain *event"]) -> Float[Tensor, " chain"]:
         """Return vᵀ P⁻¹ v."""
         return sum_event(self.inv_sqrt(v).square())
+
+    def symmetric(self) -> Preconditioner:
+        """Return the same P with a symmetric root: a matrix for a low rank, else itself."""
+        if self.kind != "low-rank" or not isinstance(self.value, Tensor):
+            return self
+        return Preconditioner(self.apply(torch.eye(self.value.shape[1]).to(self.value)), "matrix")
 
     def _scaled(self, v: Tensor, power: int) -> Tensor:
         """Return D v, or D⁻¹ v."""
@@ -133,7 +145,8 @@ class Preconditioner:
                 )
             return A.to(v) * v
         self._fits(len(A), v)
-        return (v.flatten(1) @ A.to(v)).reshape(v.shape)  # A is symmetric
+        A = A if A.dtype == v.dtype and A.device == v.device else A.to(v)
+        return v @ A if v.ndim == 2 else (v.flatten(1) @ A).reshape(v.shape)  # A is symmetric
 
     @classmethod
     def from_ensemble(
