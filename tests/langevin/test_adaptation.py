@@ -29,6 +29,7 @@ from gradlogp.langevin import (
 )
 from gradlogp.langevin.kernels.facts import UNKNOWN
 from gradlogp.langevin.planning import gaussian_bias
+from gradlogp.langevin.run.warmup import Moved, learnt
 from gradlogp.langevin.tuning.averaging import DualAveraging
 
 NORMAL = as_target(log_prob=lambda x: -x.square().flatten(1).sum(1) / 2, score=lambda x: -x)
@@ -143,6 +144,19 @@ def test_the_metric_becomes_the_covariance(kind, generator):
     assert P.kind == ("diagonal" if kind == "diagonal" else "matrix")
     expected = cov.diagonal() if kind == "diagonal" else cov
     assert float((P.value / expected - 1).abs().max()) < 1e-3
+
+
+def test_a_normal_law_has_the_width_of_its_metric(generator):
+    """Of n draws of N(0, I_d) the largest singular value is about √n + √d, not √n."""
+    law = Gaussian(torch.zeros(40), torch.linspace(0.1, 9, 40))
+    x = law.sample(80, generator=generator)
+    seen = [Moved(y, law.score(y), None, None, None) for y in x.split(4)]
+    use, how = torch.ones(4, dtype=torch.bool), Adaptation(preconditioner="auto")
+    P, width = learnt(how, None, seen, use)
+    close(P.apply(torch.eye(40)), law.cov, 1e-3)
+    assert 1 <= width < 1.2
+    half = [m._replace(score=4 * m.score) for m in seen]  # steeper than its draws are wide
+    assert abs(learnt(how, None, half, use)[1] - 2) < 0.3
 
 
 def test_a_chain_that_cannot_move_starts_again(generator):

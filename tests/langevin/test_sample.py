@@ -228,6 +228,35 @@ def test_a_posterior_in_units_far_apart(generator):
     assert torch.equal(again.draws, twice.draws)
 
 
+def test_a_target_in_single_precision_is_sampled_in_it(generator):
+    A = torch.eye(2, dtype=torch.float32)
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float32)
+    try:
+        target = as_target(log_prob=lambda x: -(x @ A).square().sum(1) / 2, event_shape=(2,))
+        chain = glp.sample(target, 200, n_warmup=100, generator=generator)
+    finally:
+        torch.set_default_dtype(before)
+    assert chain.draws.dtype == torch.float32
+    assert chain.verdict.ok, chain.verdict
+
+
+@pytest.mark.parametrize("n_warmup", [0, 10])
+def test_a_short_warm_up_tunes_what_it_can(n_warmup, generator):
+    target = as_target(log_prob=lambda x: -x.square().sum(1) / 2, event_shape=(2,))
+    chain = glp.sample(target, 400, n_warmup=n_warmup, generator=generator)
+    assert chain.draws.shape == (4, 400, 2)
+    assert abs(float(chain.draws.var()) - 1) < 0.2
+
+
+def test_paths_follow_the_step_also_from_given_starts(generator):
+    law = Gaussian(torch.zeros(3), torch.tensor([1.0, 1.0, 1e-4]))
+    x0 = 0.1 * torch.randn(4, 3, generator=generator)
+    chain = glp.sample(law, 300, n_warmup=400, start=x0, generator=generator)
+    assert chain.verdict.ok, chain.verdict
+    assert 1 <= chain.kernel.n_leapfrog <= 4
+
+
 def test_named_parameters_come_back_in_their_own_space(generator):
     from torch.distributions import constraints
 

@@ -1524,4 +1524,86 @@ MUTANTS = (
         "langevin/chain.py", "acceptance.double().mean(1).min()", "acceptance.double().mean()",
         "langevin/test_chain.py::test_the_table",
     ),
+    Mutant(
+        "X: the metric solves B S B = A",
+        "langevin/tuning/metric.py",
+        "S = inverse @ _power(root @ A @ root, 0.5) @ inverse",
+        "S = root @ _power(inverse @ A @ inverse, 0.5) @ root",
+        "langevin/test_sample.py::test_the_metric_of_a_normal_law_is_its_covariance",
+    ),
+    Mutant(
+        "X: the diagonal metric is a ratio of variances",
+        "langevin/tuning/metric.py", ".pow(0.25)", ".pow(0.5)",
+        "langevin/test_sample.py::test_the_diagonal_metric_is_the_root_of_variances",
+    ),
+    Mutant(
+        "X: half the cross term of the Fisher divergence",
+        "langevin/tuning/metric.py", "flatten(1) + 2 * y", "flatten(1) + y",
+        "langevin/test_sample.py::test_the_metric_of_a_normal_law_is_its_covariance",
+    ),
+    Mutant(
+        "X: a low-rank factor on top of the identity",
+        "langevin/kernels/preconditioner.py", "(lam**power - 1)", "lam**power",
+        "langevin/test_sample.py::test_a_low_rank_metric_is_the_matrix_it_stands_for",
+    ),
+    Mutant(
+        "X: the normal law of a path steps downhill",
+        "langevin/tuning/start.py", "x + covariance.to(s) @ s", "x - covariance.to(s) @ s",
+        "langevin/test_sample.py::test_the_start_on_a_normal_law_is_exact",
+    ),
+    Mutant(
+        "X: a bound without the width of its law",
+        "langevin/tuning/start.py", "/ 2 - widths[:, None]", "/ 2 + widths[:, None]",
+        "langevin/test_sample.py::test_the_start_on_a_normal_law_is_exact",
+    ),
+    Mutant(
+        "X: jittered paths may have 2n steps",
+        "langevin/kernels/steps.py", "1 + int((2 * n - 1)", "1 + int((2 * n)",
+        "langevin/test_sample.py::test_lengths_of_paths_are_uniform",
+    ),
+    Mutant(
+        "X: the last steps lead away from the acceptance",
+        "langevin/tuning/averaging.py", "(acceptance - self.target)", "(self.target - acceptance)",
+        "langevin/test_adaptation.py::test_the_step_of_a_known_acceptance",
+    ),
+    Mutant(
+        "X: a straggler does not decide",
+        "langevin/run/warmup.py", "        return h.min()\n", "        return h.median()\n",
+        "langevin/test_adaptation.py::test_chains_that_differ_have_steps_of_their_own",
+    ),
+    Mutant(
+        "X: noise counts as width of the density",
+        "langevin/run/warmup.py", "/ (n**0.5 + d**0.5)", "/ n**0.5",
+        "langevin/test_adaptation.py::test_a_normal_law_has_the_width_of_its_metric",
+    ),
+    Mutant(
+        "X: Stein's identity with another sign",
+        "langevin/verdict.py", "y = 1 + (x", "y = 1 - (x",
+        "langevin/test_verdict.py::test_the_bias_of_an_unadjusted_step_is_seen",
+    ),
+    Mutant(
+        "X: a difference over half its length",
+        "langevin/verdict.py", "rise / (2 * length)", "rise / length",
+        "langevin/test_verdict.py::test_a_wrong_score_is_seen",
+    ),
+    Mutant(
+        "X: the error of many chains is that of one",
+        "langevin/diagnostics.py", "error2 = y.mean(1).var(0) / m", "error2 = y.mean(1).var(0)",
+        "langevin/test_verdict.py::test_many_short_chains",
+    ),
+    Mutant(
+        "X: E-BFMI of absolute steps",
+        "langevin/diagnostics.py", "energy.diff(dim=1).square()", "energy.diff(dim=1).abs()",
+        "langevin/test_verdict.py::test_e_bfmi_of_exact_energies",
+    ),
+    Mutant(
+        "X: a target that fails in a proposal ends the run",
+        "langevin/guard.py", "if not self.lenient:", "if True:",
+        "langevin/test_verdict.py::test_a_target_that_fails_in_a_proposal_is_survived",
+    ),
+    Mutant(
+        "X: any target goes on with a run",
+        "langevin/run/resume.py", "> 1e-3 * float(size)", "> 1e3 * float(size)",
+        "langevin/test_verdict.py::test_resume_refuses_another_target",
+    ),
 )  # fmt: skip

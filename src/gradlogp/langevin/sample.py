@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ from .run import run
 from .run.driver import show
 from .run.store import Keep
 from .tuning import Adaptation, choose_step
+from .tuning.adaptation import LEAST
 from .tuning.start import find_start
 
 TRAJECTORY = math.pi / 2
@@ -81,20 +83,23 @@ def sample(
             show(progress, 0, n_warmup + n_draws, "finding a start")
         found = find_start(target, n_chains, generator=generator)
         x, metric = found.x, found.metric
+    trajectory = None
     if kernel is None:
-        kernel = _default(target, x, metric, known, generator)
+        kernel, trajectory = _default(target, x, metric, known, generator), TRAJECTORY
     adapt: bool | Adaptation = False
     facts = facts_of(kernel)
     if n_warmup and facts.needs_log_prob is not False and facts.target_acceptance is not None:
         fields = getattr(kernel, "__dataclass_fields__", {})
         adapt = Adaptation(
-            preconditioner="auto" if "preconditioner" in fields else "none",
-            trajectory=TRAJECTORY if isinstance(kernel, HMC) and metric is not None else None,
+            preconditioner="auto" if "preconditioner" in fields and n_warmup >= LEAST else "none",
+            trajectory=trajectory,
         )
-    return run(
-        kernel, target, x, n_warmup + n_draws, n_warmup, generator=generator, keep=keep,
-        progress=progress, adapt=adapt,
-    )  # fmt: skip
+    with warnings.catch_warnings():  # the verdict judges them, and says more
+        warnings.filterwarnings("ignore", ".* chains diverged", RuntimeWarning)
+        return run(
+            kernel, target, x, n_warmup + n_draws, n_warmup, generator=generator, keep=keep,
+            progress=progress, adapt=adapt,
+        )  # fmt: skip
 
 
 def _default(

@@ -47,6 +47,9 @@ DIVERGENT = 0.01
 LEAST_E_BFMI = 0.3
 """Energy transition per energy spread below which momenta cannot carry chains through the tails."""
 
+LONG = 200
+"""Draws of a chain from which its own E-BFMI is looked at, not the mean over chains."""
+
 Z = 5.0
 """Standard errors from which Stein's identity counts as broken."""
 
@@ -94,6 +97,11 @@ def judge(chain: Chain) -> Verdict:
         found = Mixing(chain.mixing.n_split, *columns)
         kept = [name for name, flat in zip(names, constant.tolist(), strict=True) if not flat]
         reasons += _mixing(found, kept, m)
+    if chain.warmup is not None and bool((again := chain.warmup.restarts > 0).any()):
+        notes.append(
+            f"{int(again.sum())} of {m} chains could not move in the warm-up and were started again "
+            "from others"
+        )
     steps = facts_of(chain.kernel)
     more, asides = _target(chain, steps.exact is False)
     return Verdict(not (reasons or more), (*reasons, *more, *notes, *asides))
@@ -183,7 +191,9 @@ def _chains(chain: Chain) -> list[str]:
         reasons.append(f"the target failed at {failed} points, such as {first}")
     energy, partial = getattr(chain.info, "energy", None), facts_of(chain.kernel).partial_refresh
     if energy is not None and not partial and energy.shape[1] >= LEAST_DRAWS:
-        value = float(e_bfmi(energy.cpu().double()).min())
+        single = e_bfmi(energy.cpu().double())
+        # of short chains the fraction of each is noise
+        value = float(single.min() if energy.shape[1] >= LONG else single.mean())
         if value < LEAST_E_BFMI:
             reasons.append(
                 f"E-BFMI is {value:.2f}, below {LEAST_E_BFMI}: a momentum cannot carry the chains "

@@ -31,7 +31,7 @@ TROUBLED, SAFEST = 0.01, 0.9
 """Part of the steps of a window that diverge from which the acceptance to aim at moves half
 way to 1, as long as it is below the second number."""
 
-LONG = 100
+LONG = 80
 """Steps of a window before which its divergences are those of dual averaging."""
 
 ENOUGH = 0.25
@@ -148,14 +148,14 @@ def tune(how: Adaptation, kernel: Any, walkers: Walkers, n_steps: int) -> WarmUp
             continue
         moving, arrived = progress(seen)
         if learn:
-            free = how.target_acceptance is None and rate < SAFEST
-            if free and troubled(seen, arrived):
-                rate = 1 - (1 - rate) / 2
+            safer = safer_than(rate, how, seen, arrived)
             before = kernel.preconditioner
             P, widest = learnt(how, before, seen, arrived)
             kernel = dataclasses.replace(kernel, preconditioner=P)
             time = None if how.trajectory is None else how.trajectory * widest
-            if P is before and bool(arrived.all()) and taken >= ENOUGH * n_steps:
+            done = P is before and safer == rate and bool(arrived.all())
+            rate = safer
+            if done and taken >= ENOUGH * n_steps:
                 break
         if bool(moving.any()) and not bool(moving.all()):
             good = moving.nonzero()[:, 0]
@@ -167,7 +167,9 @@ def tune(how: Adaptation, kernel: Any, walkers: Walkers, n_steps: int) -> WarmUp
     if walkers.tell is not None and (skipped := n_steps - last - taken):
         walkers.tell(None, skipped * len(walkers.parts))
     polished = 2 * last // 3
-    h, _ = averaged(kernel, walkers, h, time, last - polished, rate)
+    h, seen = averaged(kernel, walkers, h, time, last - polished, rate)
+    if how.preconditioner != "none" and seen:
+        rate = safer_than(rate, how, seen, torch.ones(n, dtype=torch.bool))
     steps = h.expand(n).clone()
     h = pooled(kernel, walkers, h, time, polished, rate)
     kernel = dataclasses.replace(paced(kernel, h, time), step_size=float(h))
@@ -218,13 +220,15 @@ def progress(seen: list[Moved]) -> tuple[Tensor, Tensor]:
     return moving, arrived if bool(arrived.any()) else moving
 
 
-def troubled(seen: list[Moved], arrived: Tensor) -> bool:
-    """Return whether too many steps of the chains that have arrived diverged."""
-    if seen[0].diverging is None or len(seen) < LONG:
-        return False
+def safer_than(rate: float, how: Adaptation, seen: list[Moved], arrived: Tensor) -> float:
+    """Return a larger acceptance to aim at where too many steps of the arrived chains diverged."""
+    free = how.target_acceptance is None and rate < SAFEST
+    if not free or seen[0].diverging is None or len(seen) < LONG:
+        return rate
     late = seen[len(seen) // 2 :]  # dual averaging begins with long steps
     flags = torch.stack([m.diverging for m in late if m.diverging is not None]).cpu()
-    return float(flags[:, arrived].double().mean()) > TROUBLED
+    share = float(flags[:, arrived].double().mean())
+    return 1 - (1 - rate) / 2 if share > TROUBLED else rate
 
 
 def learnt(

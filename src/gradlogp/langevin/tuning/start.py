@@ -89,7 +89,8 @@ def find_start(
         target: The density, with a log-density.
         n_chains: Number of chains.
         event_shape: The shape of a draw, for a target that does not say.
-        dtype: Of the starts; float64 by default.
+        dtype: Of the starts; float64 by default, or PyTorch's default where the target has tensors
+            of that dtype and does not take float64.
         generator: Where the randomness comes from.
 
     Raises:
@@ -107,6 +108,8 @@ def find_start(
     like = torch.empty(0, dtype=dtype or torch.float64)
     if generator is not None:
         like = like.to(generator.device)
+    if dtype is None and _wants_another(target.target, torch.Size(shape), like):
+        like = like.to(torch.get_default_dtype())
     paths, laws, evaluations = [], [], 0
     for _ in range(N_PATHS):
         x0, tried = _positive(target, torch.Size(shape), like, generator)
@@ -152,6 +155,17 @@ def _objective(target: Density, x: Tensor) -> tuple[Tensor, Tensor]:
 def _log_prob(target: Density, x: Tensor) -> Tensor:
     value = target.log_prob(x)
     return torch.where(torch.isfinite(value), value, -torch.inf)
+
+
+def _wants_another(target: Density, shape: torch.Size, like: Tensor) -> bool:
+    """Return whether the target cannot mix the dtype of `like` with its own tensors."""
+    try:
+        target.log_prob(like.new_full((1, *shape), 0.5))
+    except RuntimeError as error:  # PyTorch has no type of its own for this one
+        return "dtype" in str(error) or "scalar type" in str(error)
+    except (ArithmeticError, ValueError):
+        return False
+    return False
 
 
 def _positive(
