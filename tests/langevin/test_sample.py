@@ -7,7 +7,7 @@ import torch
 from support import close
 
 import gradlogp as glp
-from gradlogp import Gaussian, GaussianMixture, as_target
+from gradlogp import Chain, Gaussian, GaussianMixture, as_target
 from gradlogp.core import Injected
 from gradlogp.distributions.targets import Funnel
 from gradlogp.langevin import (
@@ -121,11 +121,11 @@ def test_bad_metrics_are_refused(case, message, as_user):
 def test_the_start_on_a_normal_law_is_exact(generator):
     """The best normal law is the law itself, its bound log ∫p, and starts are draws of it."""
     d = 4
-    C, m = spread(d, generator), torch.tensor([100.0, -3.0, 0.5, 7.0])
+    C, m = 4 * spread(d, generator), torch.tensor([100.0, -3.0, 0.5, 7.0])
     law = Gaussian(m, C)
     target = as_target(log_prob=lambda x: law.log_prob(x) + 1.5, event_shape=(d,))
     found = find_start(target, 60, generator=generator)
-    close(found.bound, torch.full((4,), 1.5), 1e-5)
+    close(found.bound, torch.full((8,), 1.5), 1e-5)
     close(torch.linalg.solve(C, found.metric.value), torch.eye(d), 1e-4)
     r = (found.x - m) @ torch.linalg.inv(torch.linalg.cholesky(C)).mT
     assert float(r.mean(0).abs().max()) < 4.5 / math.sqrt(60)
@@ -145,6 +145,20 @@ def test_both_modes_are_given_starts(generator):
     law = GaussianMixture([0.5, 0.5], [[-1.5, 0.0], [1.5, 0.0]], [0.05, 0.05])
     x = find_start(law, 40, generator=generator).x
     assert 5 < int((x[:, 0] > 0).sum()) < 35
+
+
+def test_a_mode_that_no_chain_visits_is_named(generator):
+    """Paths end in both modes; chains that all stay in one agree with each other, and are wrong."""
+    law = GaussianMixture([0.5, 0.5], [[-1.5, 0.0], [1.5, 0.0]], [0.02, 0.02])
+    target = as_target(log_prob=law.log_prob, event_shape=(2,))
+    found = find_start(target, 4, generator=generator)
+    one = law.sample(4000, generator=generator).reshape(4, 1000, 2)
+    left = one * torch.tensor([-1.0, 1.0]) * one[..., :1].sign()
+    chain = Chain(left, info=None, state=None, start=found)
+    assert any("no draw comes" in reason for reason in chain.verdict.reasons), chain.verdict
+    assert Chain(one, info=None, state=None, start=found).verdict.ok
+    sampled = glp.sample(target, 300, n_warmup=200, generator=generator)
+    assert not sampled.verdict.ok
 
 
 def test_a_start_from_a_target_that_fails_here_and_there(generator):

@@ -129,6 +129,7 @@ class Chain:
         target: The density that was sampled.
         failures: How many proposals the target failed at, for each error.
         warmup: What came of tuning the kernel, a `WarmUp`.
+        start: Where `sample` started, a `Start`.
         parameters: Names and shapes of what the draws are, where the target has them; `state` has the
             free numbers behind them.
     """
@@ -144,6 +145,7 @@ class Chain:
     target: Any = field(default=None, repr=False)
     failures: Mapping[str, int] = field(default_factory=dict)
     warmup: Any = field(default=None, repr=False)
+    start: Any = field(default=None, repr=False)
     parameters: Parameters | None = None
 
     @cached_property

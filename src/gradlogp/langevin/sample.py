@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import warnings
 from typing import Any
@@ -65,7 +66,7 @@ def sample(
         check_count(count, name)
     if isinstance(n_warmup, bool) or not isinstance(n_warmup, int) or n_warmup < 0:
         raise ValueError(f"n_warmup must be an integer of at least 0, got {n_warmup!r}")
-    metric, known = None, has_log_prob(target)
+    found, metric, known = None, None, has_log_prob(target)
     if start is not None:
         check_batch(start, getattr(target, "event_shape", None), name="start")
         if len(start) != n_chains:
@@ -96,10 +97,11 @@ def sample(
         )
     with warnings.catch_warnings():  # the verdict judges them, and says more
         warnings.filterwarnings("ignore", ".* chains diverged", RuntimeWarning)
-        return run(
+        chain = run(
             kernel, target, x, n_warmup + n_draws, n_warmup, generator=generator, keep=keep,
             progress=progress, adapt=adapt,
         )  # fmt: skip
+    return dataclasses.replace(chain, start=found)
 
 
 def _default(

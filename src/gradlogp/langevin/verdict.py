@@ -102,6 +102,12 @@ def judge(chain: Chain) -> Verdict:
             f"{int(again.sum())} of {m} chains could not move in the warm-up and were started again "
             "from others"
         )
+    free = free_draws(chain)
+    if chain.start is not None and free is not None and (lost := chain.start.unvisited(free)):
+        reasons.append(
+            f"{lost} of {len(chain.start.bound)} paths from scattered points ended where the density "
+            "is large and no draw comes: it has other modes (find_modes, ParallelTempering)"
+        )
     steps = facts_of(chain.kernel)
     more, asides = _target(chain, steps.exact is False)
     return Verdict(not (reasons or more), (*reasons, *more, *notes, *asides))
@@ -217,9 +223,10 @@ def _target(chain: Chain, unadjusted: bool) -> tuple[list[str], list[str]]:
         )
     if not unadjusted:
         return reasons, []
-    z, names = chain.draws, chain.names()
+    if (free := free_draws(chain)) is None:
+        return reasons, ["the bias of the step size was not judged: draws lie on the border"]
+    z, names = free.unflatten(0, chain.draws.shape[:2]), chain.names()
     if chain.parameters is not None:
-        z = chain.parameters.unconstrain(z.flatten(0, 1)).unflatten(0, z.shape[:2])
         names = coordinates("free number ", z.shape[2:])
     if known:
         outside = int((target.log_prob(_some(z)) == -torch.inf).sum())
@@ -245,6 +252,15 @@ def _target(chain: Chain, unadjusted: bool) -> tuple[list[str], list[str]]:
         f"{type(chain.kernel).__name__} is not adjusted: a bias that these draws do not show was not "
         "judged"
     ]
+
+
+def free_draws(chain: Chain) -> Tensor | None:
+    """Return all draws in the space of the target's density, `(n, *event)`."""
+    x = chain.draws.flatten(0, 1)
+    try:
+        return x if chain.parameters is None else chain.parameters.unconstrain(x)
+    except ValueError:  # a draw that was rounded to the border has no free numbers
+        return None
 
 
 def _some(draws: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ lies on the way.
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -26,7 +26,7 @@ from ..guard import Guarded
 from ..kernels import Preconditioner
 from ..kernels.steps import evaluated
 
-N_PATHS, TRIES = 4, 100
+N_PATHS, TRIES = 8, 100
 """Paths, and points that are tried for the start of each until the density is positive there."""
 
 RADIUS = 2.0
@@ -39,6 +39,10 @@ POOL, TEMPER = 50, 8.0
 """Draws of the best law of each path from which the starts are chosen, and nats below the best from
 which their log-weights count no less: or one of them would win all."""
 
+NEAR, WEIGHTY = 4.0, 5.0
+"""Deviations beyond √d from which a draw is far from a normal law, and nats below the best bound up to
+which a law weighs something."""
+
 HESSIAN = 200
 """Dimensions up to which the curvature comes from second derivatives, not from the path."""
 
@@ -49,15 +53,25 @@ class Start(NamedTuple):
     Attributes:
         x: One for each chain, `(chain, *event)`.
         metric: The covariance of the best normal law met.
-        bound: The evidence lower bound of the best law of each path, `(path,)`: paths that differ by
-            more than a few nats have ended in different modes, or not arrived.
+        mean, root: Those of the best normal law of each path, `(path, d)` and `(path, d, d)`.
+        bound: Its evidence lower bound, `(path,)`: paths that differ by more than a few nats have ended
+            in different modes, or not arrived.
         evaluations: Evaluations of log-density and score, one point each.
     """
 
     x: Float[Tensor, "chain *event"]
     metric: Preconditioner
+    mean: Float[Tensor, "path d"]
+    root: Float[Tensor, "path d d"]
     bound: Float[Tensor, " path"]
     evaluations: int
+
+    def unvisited(self, x: Float[Tensor, "n *event"]) -> int:
+        """Return how many paths ended in a law that weighs something and that no draw comes near."""
+        y = x.flatten(1).to(self.mean) - self.mean[:, None]
+        r = torch.linalg.solve_triangular(self.root, y.mT, upper=False).norm(dim=1)
+        far = r.amin(1) > y.shape[2] ** 0.5 + NEAR
+        return int((far & (self.bound > self.bound.max() - WEIGHTY)).sum())
 
 
 class _Normal(NamedTuple):
@@ -77,8 +91,9 @@ def find_start(
 ) -> Start:
     """Return where chains may start, each from a draw of a normal law that fits the density.
 
-    Of 50 draws of the best law of each path the starts are chosen without replacement, with probability
-    in proportion to their importance weights, of which none counts more than e⁸ times another.
+    Of 50 draws of the best law of each of eight paths the starts are chosen without replacement, evenly
+    over the paths, in proportion to their importance weights, of which none counts more than e⁸ times
+    another.
 
     References:
         | Pathfinder: Parallel Quasi-Newton Variational Inference (Zhang, Carpenter, Gelman &
@@ -135,13 +150,13 @@ def find_start(
             "log-density; give start="
         )
     x, log_w = x[ok], log_w[ok]
-    chosen = _without_replacement(
-        log_w.clamp(min=float(log_w.max()) - TEMPER), n_chains, generator
-    )
+    chosen = _spread_out(log_w.clamp(min=float(log_w.max()) - TEMPER), n_chains, generator)
     best = max(laws, key=lambda law: law.bound)
     return Start(
         x[chosen].reshape(-1, *shape),
         Preconditioner(best.root @ best.root.mT, kind="matrix"),
+        torch.stack([law.mean for law in laws]),
+        torch.stack([law.root for law in laws]),
         torch.tensor([law.bound for law in laws], dtype=torch.float64),
         evaluations,
     )
@@ -247,7 +262,18 @@ def _curvature(path: Path, last: int, memory: int = 30) -> Tensor:
     return H
 
 
-def _without_replacement(log_w: Tensor, n: int, generator: torch.Generator | None) -> Tensor:
-    """Return n different indices drawn with these log-weights, by the n largest log w + Gumbel."""
-    u = torch.rand(log_w.shape, dtype=log_w.dtype, device=log_w.device, generator=generator)
-    return (log_w - (-u.clamp(min=1e-300).log()).log()).topk(n).indices
+def _spread_out(log_w: Tensor, n: int, generator: torch.Generator | None) -> Tensor:
+    """Return n different indices with these log-weights, evenly over their order: over all paths.
+
+    Systematic resampling, and for indices met twice others by the largest log w + Gumbel.
+    """
+    u, *more = torch.rand(1 + len(log_w), generator=generator, **_kind(log_w))
+    at = (u + torch.arange(n).to(log_w)) / n
+    index = torch.searchsorted(log_w.softmax(0).cumsum(0), at).clamp(max=len(log_w) - 1).unique()
+    rest = log_w - (-torch.stack(more).clamp(min=1e-300).log()).log()
+    rest[index] = -torch.inf
+    return torch.cat([index, rest.topk(n - len(index)).indices])
+
+
+def _kind(x: Tensor) -> dict[str, Any]:
+    return {"dtype": x.dtype, "device": x.device}
