@@ -29,8 +29,9 @@ ALPHA = 0.01
 LEAST_R_HAT = 1.01
 """R-hat that is never held against a run: the bias of means is then far below their deviation."""
 
-LEAST_ESS = 100.0
-"""Effective draws from which error bars can be believed."""
+LEAST_ESS, LEAST_TAIL = 100.0, 50.0
+"""Effective draws from which error bars of means and deviations can be believed, and those of the
+quantiles 5 % and 95 %, which 50 draws place within 3 %."""
 
 LEAST_DRAWS = 4
 """Draws of a chain below which nothing is judged."""
@@ -152,19 +153,19 @@ def _mixing(found: Mixing, names: list[str], n_chains: int) -> list[str]:
                 f"the chains have not settled: {name} drifts by {value:.1f} standard errors from the "
                 "first half of the draws to the second; use a longer warm-up"
             )
-    for what, ess, why in (
-        ("", found.ess_bulk, "run longer"),
-        ("the tails of ", found.ess_tail, "run longer"),
+    for what, ess, least, why in (
+        ("", found.ess_bulk, LEAST_ESS, "run longer"),
+        ("the tails of ", found.ess_tail, LEAST_TAIL, "run longer"),
         (
-            "the square of ", found.ess_square,
+            "the square of ", found.ess_square, LEAST_ESS,
             "run longer; if the one of x itself is large, paths have nearly the length of a half "
             "turn: jitter them",
         ),
     ):  # fmt: skip
         value, name = _worst(ess, names, False)
-        if not value >= LEAST_ESS:
+        if not value >= least:
             reasons.append(
-                f"{what}{name} has {value:.0f} effective draws, of at least {LEAST_ESS:.0f} that error "
+                f"{what}{name} has {value:.0f} effective draws, of at least {least:.0f} that error "
                 f"bars need: {why}"
             )
     return reasons
