@@ -326,3 +326,38 @@ def test_a_kernel_that_was_asked_for_is_tuned(generator):
 def test_what_cannot_be_sampled_is_refused(case, message, as_user):
     with pytest.raises(ValueError, match=message):
         case(as_target(log_prob=lambda x: -x.square().sum(1), event_shape=(2,)))
+
+
+def test_what_is_no_density_kernel_or_generator_is_named(as_user):
+    target = as_target(log_prob=lambda x: -x.square().sum(1), event_shape=(2,))
+    for case, message in (
+        (lambda: glp.sample(lambda x: -x.square().sum(1)), "as_target"),
+        (lambda: glp.sample(target, kernel=MALA), "with its step size"),
+        (lambda: glp.sample(target, kernel="nuts"), "with its step size"),
+        (lambda: glp.sample(target, generator=0), "manual_seed"),
+        (lambda: as_target(log_prob=lambda x: -x.sum(1), event_shape=2), "tuple"),
+        (
+            lambda: glp.sample(as_target(log_prob=lambda x: x.sum(1, True), event_shape=(2,))),
+            "failed at every point",
+        ),
+    ):
+        with pytest.raises(ValueError, match=message):
+            case()
+
+
+def test_stiff_densities_in_single_precision(generator):
+    """The metric stays in float64: rounded to float32 a condition of 10⁸ would be singular."""
+    scale = torch.tensor([1.0, 1e-4], dtype=torch.float32)
+    law = as_target(log_prob=lambda x: -(x / scale.to(x)).square().sum(1) / 2)
+    x0 = scale * torch.randn(4, 2, generator=generator, dtype=torch.float32)
+    chain = glp.sample(law, 400, n_warmup=400, start=x0, generator=generator)
+    assert chain.draws.dtype == torch.float32
+    assert float((chain.draws.std((0, 1)) / scale - 1).abs().max()) < 0.15
+
+
+def test_many_dimensions_have_no_other_modes(generator):
+    """Beyond 200 dimensions the laws of paths are guesses, and no mode is told from them."""
+    d = 220
+    law = Gaussian(torch.zeros(d), torch.logspace(-1, 1, d))
+    found = find_start(as_target(log_prob=law.log_prob, event_shape=(d,)), 4, generator=generator)
+    assert found.unvisited(law.sample(50, generator=generator)) == 0

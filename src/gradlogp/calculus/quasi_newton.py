@@ -147,7 +147,7 @@ class _Search:
         """
         from scipy.optimize import minimize
 
-        unit = width / max(self.bends[-LATE:]) ** 0.5
+        unit = width / (max(self.bends[-LATE:]) or 1.0) ** 0.5  # a plane does not bend
         ratio, self.unit = unit / self.unit, unit
         self.path = [(w / ratio, v, ratio * g) for w, v, g in self.path]
         w, v, _ = self.path[-1]

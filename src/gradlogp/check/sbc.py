@@ -243,5 +243,5 @@ def _judged(
     ok = p_value >= LEVEL
     if thin > 1:
         few = f", too few to see much: raise n_draws to {FEW * thin}" if L < FEW else ""
-        reasons.append(f"draws are correlated: every {thin}. was judged, {L} of each{few}")
+        reasons.append(f"draws are correlated: one in {thin} was judged, {L} of each{few}")
     return p_value, Verdict(ok, tuple(reasons))

@@ -56,10 +56,9 @@ class Target:
                 "tempering need; give as_target(log_prob=...) or use an unadjusted kernel (ULA)"
             )
         value = self.log_prob_fn(x)
-        if value.shape != x.shape[:1]:
-            raise ValueError(
-                f"the log-density must return shape ({len(x)},), got {tuple(value.shape)}"
-            )
+        if not isinstance(value, Tensor) or value.shape != x.shape[:1]:
+            got = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
+            raise ValueError(f"the log-density must return shape ({len(x)},), got {got}")
         return value
 
     def log_prob_and_score(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -121,6 +120,10 @@ def as_target(
             with parameters; for a discrete law, or a support without bijection; or, when called, if
             a log-density or energy returns more than one number per sample.
     """
+    if isinstance(event_shape, int):
+        raise ValueError(
+            f"event_shape must be a tuple such as ({event_shape},), got {event_shape}"
+        )
     if distribution is not None:
         if not (score is log_prob is energy is event_shape is parameters is None):
             raise ValueError("give distribution= alone: the law has a density, shape and support")

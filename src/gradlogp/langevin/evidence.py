@@ -116,9 +116,9 @@ def _maker(kernel: Kernel[Any, Any] | None, base: Analytic, d: int) -> tuple[Mak
             f"{type(kernel).__name__} is not reversible, which the way back needs; take MALA or HMC"
         )
     h = getattr(kernel, "step_size", None)
-    if not isinstance(h, float) or facts.target_acceptance is None:
+    if not isinstance(h, float | int) or facts.target_acceptance is None:
         return (lambda _: kernel), None
-    return (lambda h: dataclasses.replace(kernel, step_size=h)), h  # type: ignore[type-var]
+    return (lambda h: dataclasses.replace(kernel, step_size=h)), float(h)  # type: ignore[type-var]
 
 
 def _planned(

@@ -64,7 +64,7 @@ class Guarded:
             if len(x) == 1:
                 self.failures[f"{type(error).__name__}: {str(error).splitlines()[0][:200]}"] += 1
                 return nothing(x)
-        rows = [self._call(f, row, nothing) for row in x.split(1)]
+        rows = [self._call(f, half, nothing) for half in x.tensor_split(2)]
         if isinstance(rows[0], tuple):
             return tuple(torch.cat(column) for column in zip(*rows, strict=True))
         return torch.cat(rows)

@@ -50,7 +50,7 @@ def sample(
         target: A density, made by `as_target` from any function.
         n_draws: Draws of each chain.
         n_chains: Chains; one alone is never judged to be ok.
-        n_warmup: Steps of the warm-up.
+        n_warmup: Most steps of the warm-up; below 40 nothing is tuned.
         start: Starting points; no others are looked for then.
         kernel: Another kernel: its step size and preconditioner are tuned, if it has an acceptance.
         keep: Where draws go, as in `run`.
@@ -66,6 +66,20 @@ def sample(
         check_count(count, name)
     if isinstance(n_warmup, bool) or not isinstance(n_warmup, int) or n_warmup < 0:
         raise ValueError(f"n_warmup must be an integer of at least 0, got {n_warmup!r}")
+    if not callable(getattr(target, "score", None)):
+        raise ValueError(
+            f"target must be a density, got {type(target).__name__}: make one of a function by "
+            "as_target(log_prob=f, event_shape=(d,))"
+        )
+    if kernel is not None and (isinstance(kernel, type) or not hasattr(kernel, "step")):
+        raise ValueError(
+            f"kernel must be one with its step size, such as NUTS(0.1), got {kernel!r}"
+        )
+    if not isinstance(generator, torch.Generator | None):
+        raise ValueError(
+            f"generator must be a torch.Generator, got {type(generator).__name__}: pass "
+            "torch.Generator().manual_seed(seed)"
+        )
     found, metric, known = None, None, has_log_prob(target)
     if start is not None:
         check_batch(start, getattr(target, "event_shape", None), name="start")
@@ -89,10 +103,14 @@ def sample(
         kernel, trajectory = _default(target, x, metric, known, generator), TRAJECTORY
     adapt: bool | Adaptation = False
     facts = facts_of(kernel)
-    if n_warmup and facts.needs_log_prob is not False and facts.target_acceptance is not None:
+    if (
+        n_warmup >= LEAST
+        and facts.needs_log_prob is not False
+        and facts.target_acceptance is not None
+    ):
         fields = getattr(kernel, "__dataclass_fields__", {})
         adapt = Adaptation(
-            preconditioner="auto" if "preconditioner" in fields and n_warmup >= LEAST else "none",
+            preconditioner="auto" if "preconditioner" in fields else "none",
             trajectory=trajectory,
         )
     with warnings.catch_warnings():  # the verdict judges them, and says more

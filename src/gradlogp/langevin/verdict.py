@@ -83,11 +83,12 @@ def judge(chain: Chain) -> Verdict:
     constant = (x == x[:1, :1]).all(0).all(0)
     if bool(constant.all()):
         return Verdict(False, (*reasons, "no chain ever moved: take a smaller step_size"))
-    if bool(constant.any()) and chain.parameters is None:
-        first = names[int(constant.nonzero()[0, 0])]
-        reasons.append(
-            f"all draws of {int(constant.sum())} coordinates are equal, such as {first}"
-        )
+    stuck = constant
+    if chain.parameters is not None:  # such as the zeros of a Cholesky factor
+        stuck = constant & ~torch.tensor(chain.parameters.constant)
+    if bool(stuck.any()):
+        first = names[int(stuck.nonzero()[0, 0])]
+        reasons.append(f"all draws of {int(stuck.sum())} coordinates are equal, such as {first}")
     if m == 1:
         reasons.append(
             "one chain cannot show what it has missed: run at least 2, better 4, from starts of "
@@ -97,7 +98,7 @@ def judge(chain: Chain) -> Verdict:
         columns: Any = (None if part is None else part[~constant] for part in chain.mixing[1:])
         found = Mixing(chain.mixing.n_split, *columns)
         kept = [name for name, flat in zip(names, constant.tolist(), strict=True) if not flat]
-        reasons += _mixing(found, kept, m)
+        reasons += _mixing(found, kept, m, n)
     if chain.warmup is not None and bool((again := chain.warmup.restarts > 0).any()):
         notes.append(
             f"{int(again.sum())} of {m} chains could not move in the warm-up and were started again "
@@ -119,17 +120,21 @@ def _worst(values: Tensor, names: list[str], largest: bool) -> tuple[float, str]
     return float(values[at]), names[at]
 
 
-def _mixing(found: Mixing, names: list[str], n_chains: int) -> list[str]:
+def _mixing(found: Mixing, names: list[str], n_chains: int, n_draws: int) -> list[str]:
     """Return what speaks against the draws in their between-chain agreement and autocorrelation."""
-    from scipy.stats import f, norm
+    from scipy.stats import f, t
 
     reasons = []
     d, m = len(names), found.n_split
     # effective draws of each half chain; the folded R-hat is one of x² rather than of x
-    size = (torch.minimum(found.ess_bulk, found.ess_square) / m).clamp(min=4.0)
+    size = torch.minimum(found.ess_bulk, found.ess_square) / m
+    if found.memory is None:  # of very few draws the effective size may be estimated above them
+        size = size.clamp(min=2.0, max=n_draws / 2)
     quantile = torch.as_tensor(f.ppf(1 - ALPHA / (2 * d), m - 1, m * (size.numpy() - 1)))
     rest = 1.0 if found.memory is None else 0.0  # R² is (n − 1)/n + F/n, nested 1 + F/n
-    bar = ((size - rest + quantile) / size).sqrt().clamp(min=LEAST_R_HAT, max=1.1)
+    bar = ((size - rest + quantile) / size).sqrt().clamp(min=LEAST_R_HAT)
+    if n_draws >= LONG:
+        bar = bar.clamp(max=1.1)
     over = found.r_hat - bar
     if float(over.max()) > 0:
         at = int(over.argmax())
@@ -148,7 +153,7 @@ def _mixing(found: Mixing, names: list[str], n_chains: int) -> list[str]:
             )
     if found.drift is not None:
         value, name = _worst(found.drift, names, True)
-        if value > norm.isf(ALPHA / (4 * d)):
+        if value > t.isf(ALPHA / (4 * d), n_chains - 1):
             reasons.append(
                 f"the chains have not settled: {name} drifts by {value:.1f} standard errors from the "
                 "first half of the draws to the second; use a longer warm-up"
@@ -226,15 +231,15 @@ def _target(chain: Chain, unadjusted: bool) -> tuple[list[str], list[str]]:
         return reasons, []
     if (free := free_draws(chain)) is None:
         return reasons, ["the bias of the step size was not judged: draws lie on the border"]
-    z, names = free.unflatten(0, chain.draws.shape[:2]), chain.names()
+    z = free.unflatten(0, chain.draws.shape[:2]).to(x.device)
+    names = chain.names()
     if chain.parameters is not None:
         names = coordinates("free number ", z.shape[2:])
     if known:
-        outside = int((target.log_prob(_some(z)) == -torch.inf).sum())
+        outside = int((target.log_prob(some := _some(z)) == -torch.inf).sum())
         if outside:
             reasons.append(
-                f"{outside} of {min(CHECKED, z.shape[0] * z.shape[1])} draws lie where the "
-                f"density is 0: an "
+                f"{outside} of {len(some)} draws lie where the density is 0: an "
                 "unadjusted kernel does not see the border; use MALA or HMC, or a constraint"
             )
             return reasons, []
@@ -280,7 +285,7 @@ def stein(target: Any, draws: Tensor) -> tuple[Tensor, Tensor] | None:
     """
     m, n = draws.shape[:2]
     thin = max(1, m * n // CHECKED)
-    x = draws[:, ::thin] if n >= thin else draws
+    x = draws[:, ::thin] if n >= thin else draws[:: max(1, m // CHECKED), ::n]
     with torch.no_grad():
         s = target.score(x.flatten(0, 1)).reshape(x.shape).flatten(2).double()
     x = x.flatten(2).double()
@@ -309,12 +314,15 @@ def score_gap(target: Any, x: Tensor) -> float | None:
         for size in (1e-4, 5e-5):
             step = (size * (1 + x.flatten(1).norm(dim=1, keepdim=True)) * v).to(x).reshape(x.shape)
             length = step.flatten(1).double().norm(dim=1)
-            rise = (target.log_prob(x + step) - target.log_prob(x - step)).double()
+            up, down = target.log_prob(x + step), target.log_prob(x - step)
+            rise = (up - down).double()
+            rounding = torch.finfo(up.dtype).eps * torch.maximum(up.abs(), down.abs()).double()
             found.append(rise / (2 * length))
     one, two = found
     slope = s.norm(dim=1)
     sure = (
         torch.isfinite(one)
+        & (rise.abs() > 100 * rounding)
         & ((one - two).abs() < 0.01 * two.abs().clamp(min=1e-300))
         & (slope > 0)
     )

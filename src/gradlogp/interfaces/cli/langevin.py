@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import math
+import sys
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -234,6 +235,7 @@ def _of_file(path: Path, name: str, dim: int | None) -> _Start:
             )
         positive("--dim", dim)
         shape = torch.Size([dim])
+    shape = torch.Size(shape)
     law = found
     if not hasattr(found, "score"):
         law = as_target(log_prob=found)
@@ -256,10 +258,11 @@ def _of_checkpoint(source: str) -> _Start:
 
 
 def _load(path: Path, name: str) -> Any:
-    spec = importlib.util.spec_from_file_location(path.stem, path)
+    spec = importlib.util.spec_from_file_location(f"gradlogp_target_{path.stem}", path)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # where dataclasses look up their annotations
     _guarded(spec.loader.exec_module, str(path))(module)
     if not hasattr(module, name):
         raise Misuse(f"{path} has no {name}")

@@ -181,8 +181,8 @@ class HMC:
         Raises:
             ValueError: If the target has no log-density, or that or the score is not finite at x.
         """
-        number = torch.zeros(len(x), dtype=torch.long, device=x.device)
-        return HMCState(*metropolis_start(x, target), number)
+        start = metropolis_start(x, target)
+        return HMCState(*start, torch.zeros(len(x), dtype=torch.long, device=x.device))
 
     def step(
         self, state: HMCState, target: Density, *, generator: Generator | None = None

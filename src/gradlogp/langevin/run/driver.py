@@ -39,7 +39,7 @@ from .resume import (
     noise_of,
 )
 from .rounds import Round, Thinning, rounds
-from .store import Keep, Store
+from .store import Keep, Store, check_keep
 from .warmup import Walkers, check_adapt, retuned, tune, tuned_values
 
 NOTE_SECONDS = 0.5
@@ -123,7 +123,7 @@ def run(
         chain, found = fast
         ended = found.n_steps, n_steps, Thinning(burn_in, thin, 0)
         _warn(chain.divergences, *ended, interrupted=found.interrupted)
-        return dataclasses.replace(chain, kernel=kernel)
+        return dataclasses.replace(chain, kernel=kernel, target=target)
     saved = None if resume is None else check_saved(resume, x0, generator)
     x0 = x0 if saved is None else saved["state"]["x"]
     if x0 is None:
@@ -142,13 +142,15 @@ def run(
     parts = begin(kernel, target, x0, saved, generator, chunk_size)
     target.lenient, warmup = True, None
     parameters = parameters_of(target)
-    store, first = Store(keep, x0, thinning.kept(n_steps), parameters), 0
+    check_keep(keep, x0.dtype)
+    first = 0
     if how is not None:
         walkers = Walkers(parts, target, tell)
         warmup = tune(how, kernel, walkers, burn_in)
         kernel, parts = warmup.kernel, walkers.parts
         tuned, first = tuned_values(kernel), burn_in
-    end = Round(first, parts, None)
+        target.failures.clear()
+    store, end = Store(keep, x0, thinning.kept(n_steps), parameters), Round(first, parts, None)
     for new in rounds(kernel, target, parts, thinning, n_steps, store, tell, first):
         if end.diverged is not None and new.diverged is not None:
             new = new._replace(diverged=end.diverged + new.diverged)

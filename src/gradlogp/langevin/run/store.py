@@ -40,10 +40,10 @@ class Store:
         self.info: Any = None
         self._shape, self._file = shape[:2], None
         self._device = x.device if keep == "memory" else torch.device("cpu")
-        if keep == "memory" or keep == "cpu":
+        if (dtype := check_keep(keep, x.dtype)) is None:
             self.draws = torch.empty(shape, dtype=x.dtype, device=self._device)
         else:
-            self._file = _create(Path(keep), shape, x.dtype)
+            self._file = np.lib.format.open_memmap(keep, mode="w+", dtype=dtype, shape=shape)
             self.draws = torch.from_numpy(self._file)
 
     def write(self, where: slice, first: int, draws: list[Tensor], infos: list[Any]) -> None:
@@ -75,15 +75,23 @@ class Store:
         return self.draws[:, :n_draws], info
 
 
-def _create(path: Path, shape: tuple[int, ...], dtype: torch.dtype) -> np.memmap[Any, Any]:
+def check_keep(keep: Keep, dtype: torch.dtype) -> np.dtype[Any] | None:
+    """Return the dtype of a new file for draws, None for memory.
+
+    Raises:
+        ValueError: If keep is neither `memory` nor `cpu` nor a new `.npy` file, or the dtype has no
+            counterpart in NumPy.
+    """
+    if keep == "memory" or keep == "cpu":
+        return None
+    path = Path(keep)
     if path.suffix != ".npy":
         raise ValueError(f"keep must be 'memory', 'cpu' or the path of a .npy file, got {path}")
     if path.exists():
         raise ValueError(f"{path} exists; choose another file for the draws, or remove it")
     try:
-        numpy_dtype = torch.empty(0, dtype=dtype).numpy().dtype
+        return torch.empty(0, dtype=dtype).numpy().dtype
     except TypeError:
         raise ValueError(
             f"a .npy file cannot hold {dtype}; keep the draws on the cpu, or run in float32"
         ) from None
-    return np.lib.format.open_memmap(path, mode="w+", dtype=numpy_dtype, shape=shape)

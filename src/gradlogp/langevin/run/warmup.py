@@ -37,7 +37,7 @@ LONG = 80
 ENOUGH = 0.25
 """Part of the steps before which the warm-up does not end, even if a window adds nothing."""
 
-WIDEST, LONGEST = 10.0, 1024
+WIDEST, LONGEST = 10.0, 128
 """Most deviations by which a path is lengthened, and most leapfrog steps of a mean path."""
 
 
@@ -142,7 +142,7 @@ def tune(how: Adaptation, kernel: Any, walkers: Walkers, n_steps: int) -> WarmUp
     restarts, time, taken = torch.zeros(n, dtype=torch.long), how.trajectory, 0
     *windows, (last, _) = how.windows(n_steps)
     for length, learn in windows:
-        h, seen = averaged(kernel, walkers, h, time, length, rate)
+        h, seen = averaged(kernel, walkers, h, time, length, rate, learn)
         taken += length
         if not seen:
             continue
@@ -167,7 +167,7 @@ def tune(how: Adaptation, kernel: Any, walkers: Walkers, n_steps: int) -> WarmUp
     if walkers.tell is not None and (skipped := n_steps - last - taken):
         walkers.tell(None, skipped * len(walkers.parts))
     polished = 2 * last // 3
-    h, seen = averaged(kernel, walkers, h, time, last - polished, rate)
+    h, seen = averaged(kernel, walkers, h, time, last - polished, rate, False)
     if how.preconditioner != "none" and seen:
         rate = safer_than(rate, how, seen, torch.ones(n, dtype=torch.bool))
     steps = h.expand(n).clone()
@@ -177,14 +177,24 @@ def tune(how: Adaptation, kernel: Any, walkers: Walkers, n_steps: int) -> WarmUp
 
 
 def averaged(
-    kernel: Any, walkers: Walkers, h: Tensor, time: float | None, n_steps: int, rate: float
+    kernel: Any,
+    walkers: Walkers,
+    h: Tensor,
+    time: float | None,
+    n_steps: int,
+    rate: float,
+    learn: bool,
 ) -> tuple[Tensor, list[Moved]]:
     """Return the steps after n_steps of dual averaging, and what was seen on the way."""
     averaging, seen = DualAveraging.start(h, rate), list[Moved]()
     for _ in range(n_steps):
         step = averaging.log_step.exp()
-        seen.append(walkers.move(paced(kernel, step, time), step))
-        accepted = seen[-1].acceptance.double().cpu()
+        moved = walkers.move(paced(kernel, step, time), step)
+        accepted = moved.acceptance.double().cpu()
+        if not learn:  # of positions no more than the first and last are asked for
+            between = 0 < len(seen) < n_steps - 1
+            moved = moved._replace(score=None, x=seen[0].x if between else moved.x)
+        seen.append(moved)
         averaging = averaging.update(accepted if h.ndim else accepted.mean())
     return averaging.log_average.exp() if seen else h, seen
 

@@ -75,7 +75,7 @@ def fit_metric(
     Raises:
         ValueError: For fewer than 4 draws, or a coordinate whose draws or scores do not vary.
     """
-    dtype, event = x.dtype, x.shape[1:]
+    event = x.shape[1:]
     x, score = x.flatten(1).double(), score.flatten(1).double()
     if len(x) < 4:
         raise ValueError(f"x must hold at least 4 draws, got {len(x)}")
@@ -97,7 +97,7 @@ def fit_metric(
         if value <= KEPT * least + 1e-6 * x.shape[1]:
             return current
     P = _fitted(x, score, *(best or names[0]))
-    fitted = torch.as_tensor(P.value, dtype=dtype)
+    fitted = torch.as_tensor(P.value)  # in float64: rounded, a stiff one would be singular
     return Preconditioner(fitted.reshape(event) if P.kind == "diagonal" else fitted, P.kind)
 
 

@@ -68,10 +68,13 @@ class Start(NamedTuple):
 
     def unvisited(self, x: Float[Tensor, "n *event"]) -> int:
         """Return how many paths ended in a law that weighs something and that no draw comes near."""
-        y = x.flatten(1).to(self.mean) - self.mean[:, None]
-        r = torch.linalg.solve_triangular(self.root, y.mT, upper=False).norm(dim=1)
-        far = r.amin(1) > y.shape[2] ** 0.5 + NEAR
-        return int((far & (self.bound > self.bound.max() - WEIGHTY)).sum())
+        if (d := self.mean.shape[1]) > HESSIAN:  # widths from a path are guesses: far says nothing
+            return 0
+        x, n = x.flatten(1).to(self.mean), 0
+        for mean, root, bound in zip(self.mean, self.root, self.bound, strict=True):
+            r = torch.linalg.solve_triangular(root, (x - mean).mT, upper=False).norm(dim=0)
+            n += bool((r.min() > d**0.5 + NEAR) & (bound > self.bound.max() - WEIGHTY))
+        return n
 
 
 class _Normal(NamedTuple):
@@ -154,7 +157,7 @@ def find_start(
     best = max(laws, key=lambda law: law.bound)
     return Start(
         x[chosen].reshape(-1, *shape),
-        Preconditioner(best.root @ best.root.mT, kind="matrix"),
+        Preconditioner(best.root.double() @ best.root.double().mT, kind="matrix"),
         torch.stack([law.mean for law in laws]),
         torch.stack([law.root for law in laws]),
         torch.tensor([law.bound for law in laws], dtype=torch.float64),
@@ -193,10 +196,11 @@ def _positive(
         log_prob, score = evaluated(x, target)
         if bool(torch.isfinite(log_prob).all() & torch.isfinite(score).all()):
             return x, tried
-    failed = "".join(f"; it raised {what}" for what in list(target.failures)[:1])
+    if target.failures:
+        raise ValueError(f"the target failed at every point tried: {next(iter(target.failures))}")
     raise ValueError(
         f"none of {TRIES} points in (−{RADIUS:g}, {RADIUS:g}) has a finite log-density and score; "
-        f"give start=, points where both are finite{failed}"
+        "give start=, points where both are finite"
     )
 
 
@@ -267,13 +271,11 @@ def _spread_out(log_w: Tensor, n: int, generator: torch.Generator | None) -> Ten
 
     Systematic resampling, and for indices met twice others by the largest log w + Gumbel.
     """
-    u, *more = torch.rand(1 + len(log_w), generator=generator, **_kind(log_w))
+    kind: Any = {"dtype": log_w.dtype, "device": log_w.device}
+    drawn = torch.rand(1 + len(log_w), generator=generator, **kind)
+    u, more = drawn[0], drawn[1:].clamp(min=torch.finfo(log_w.dtype).tiny)
     at = (u + torch.arange(n).to(log_w)) / n
     index = torch.searchsorted(log_w.softmax(0).cumsum(0), at).clamp(max=len(log_w) - 1).unique()
-    rest = log_w - (-torch.stack(more).clamp(min=1e-300).log()).log()
+    rest = log_w - (-more.log()).log()
     rest[index] = -torch.inf
     return torch.cat([index, rest.topk(n - len(index)).indices])
-
-
-def _kind(x: Tensor) -> dict[str, Any]:
-    return {"dtype": x.dtype, "device": x.device}
