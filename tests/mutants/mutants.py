@@ -1390,7 +1390,7 @@ MUTANTS = (
     Mutant(
         "X: lengths of a search are those of x",
         "calculus/quasi_newton.py",
-        "unit = width / max(self.bends[-LATE:]) ** 0.5", "unit = width",
+        "(max(self.bends[-LATE:]) or 1.0) ** 0.5", "1.0",
         "calculus/test_quasi_newton.py::test_condition_and_units",
     ),
     Mutant(
