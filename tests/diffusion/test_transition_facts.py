@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import re
 from functools import partial
 from pathlib import Path
 
@@ -66,7 +67,13 @@ SPARING = [
 ]  # fmt: skip
 GUIDED = [DPSStep(Ancestral(), SEEN), RePaint(Ancestral(), ENTRY, 3), RePaint(DDIM(), ENTRY, 1)]
 T, S, U = (torch.tensor(v, dtype=torch.float64) for v in (0.6, 0.4, 0.3))
-each = partial(pytest.mark.parametrize, "transition", ids=str)
+
+
+def _id(transition):
+    return re.sub(" at 0x[0-9a-f]+", "", str(transition))  # workers have to find the same ids
+
+
+each = partial(pytest.mark.parametrize, "transition", ids=_id)
 
 
 class Draws(Streams):
