@@ -158,7 +158,7 @@ def test_chains_are_thinned(generator):
     )
     assert verdict.ok
     assert p_value > 0.01
-    assert "draws are correlated: every" in verdict.reasons[0]
+    assert "draws are correlated: one in" in verdict.reasons[0]
     assert "raise n_draws" in verdict.reasons[0]
     # negative control: the ranks of all draws are wider than uniform ones
     assert z_score((ranks[:, 0] - 30.0).square(), 60 * 62 / 12) > 3
