@@ -130,11 +130,15 @@ def _mixing(found: Mixing, names: list[str], n_chains: int, n_draws: int) -> lis
     size = torch.minimum(found.ess_bulk, found.ess_square) / m
     if found.memory is None:  # of very few draws the effective size may be estimated above them
         size = size.clamp(min=2.0, max=n_draws / 2)
-    quantile = torch.as_tensor(f.ppf(1 - ALPHA / (2 * d), m - 1, m * (size.numpy() - 1)))
     rest = 1.0 if found.memory is None else 0.0  # R² is (n − 1)/n + F/n, nested 1 + F/n
-    bar = ((size - rest + quantile) / size).sqrt().clamp(min=LEAST_R_HAT)
-    if n_draws >= LONG:
-        bar = bar.clamp(max=1.1)
+
+    def exceeded(size: Tensor) -> Tensor:
+        quantile = f.ppf(1 - ALPHA / (2 * d), m - 1, m * (size.numpy() - 1))
+        return ((size - rest + torch.as_tensor(quantile)) / size).sqrt()
+
+    # few effective draws excuse no more than 1.1, or what independent draws may show
+    most = max(1.1, float(exceeded(torch.tensor([max(n_draws / 2, 2.0)], dtype=torch.float64))))
+    bar = exceeded(size).clamp(min=LEAST_R_HAT, max=most)
     over = found.r_hat - bar
     if float(over.max()) > 0:
         at = int(over.argmax())
