@@ -200,10 +200,10 @@ def test_a_preconditioner_is_a_change_of_coordinates(generator):
     )
     one, two = NUTS(0.4, preconditioner=P), NUTS(0.4)
     new, info = one.step(one.init(x, SKEWED), SKEWED, generator=Injected(z, u))
-    other, told = two.step(two.init(y, inner), inner, generator=Injected(z, u))
+    other, other_info = two.step(two.init(y, inner), inner, generator=Injected(z, u))
     close(new.x, P.sqrt(other.x), 1e-11)
-    close(info.acceptance, told.acceptance, 1e-11)
-    assert torch.equal(info.n_leapfrog, told.n_leapfrog)
+    close(info.acceptance, other_info.acceptance, 1e-11)
+    assert torch.equal(info.n_leapfrog, other_info.n_leapfrog)
     assert len(set(info.n_leapfrog.tolist())) > 3
 
 
@@ -215,11 +215,11 @@ def test_every_chain_may_have_its_own_step(generator):
     new, info = kernel.step(kernel.init(x, SKEWED), SKEWED, generator=Injected(z, u))
     for i, h in enumerate(steps.tolist()):
         alone, row = NUTS(h), slice(i, i + 1)
-        end, told = alone.step(
+        end, other_info = alone.step(
             alone.init(x[row], SKEWED), SKEWED, generator=Injected(z[row], u[row])
         )
         assert torch.equal(end.x[0], new.x[i])
-        assert all(torch.equal(a[0], b[i]) for a, b in zip(told, info, strict=True))
+        assert all(torch.equal(a[0], b[i]) for a, b in zip(other_info, info, strict=True))
     assert int(info.depth.min()) < 3 < int(info.depth.max())
 
 
@@ -303,10 +303,10 @@ def test_it_is_hmc_of_one_step_at_depth_one(generator):
     one, two = NUTS(1.2, 1), HMC(1.2, 1)
     state = one.init(x, SKEWED)
     new, info = one.step(state, SKEWED, generator=Injected(z, forward))
-    other, told = two.step(two.init(x, SKEWED), SKEWED, generator=Injected(z, u))
-    assert torch.equal(info.accepted, told.accepted)
-    close(info.acceptance, told.acceptance, 1e-12)
-    close(info.energy, told.energy, 1e-12)
+    other, other_info = two.step(two.init(x, SKEWED), SKEWED, generator=Injected(z, u))
+    assert torch.equal(info.accepted, other_info.accepted)
+    close(info.acceptance, other_info.acceptance, 1e-12)
+    close(info.energy, other_info.energy, 1e-12)
     close(new.x, other.x, 1e-12)
     assert 0.3 < float(info.accepted.double().mean()) < 0.98
 

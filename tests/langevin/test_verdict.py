@@ -17,7 +17,7 @@ from gradlogp.langevin.verdict import score_gap, stein
 NORMAL = as_target(log_prob=lambda x: -x.square().sum(1) / 2)
 
 
-class Told(NamedTuple):
+class Steps(NamedTuple):
     acceptance: torch.Tensor
     diverging: torch.Tensor
     energy: torch.Tensor
@@ -103,28 +103,28 @@ def test_a_half_turn_is_seen_in_the_square(generator):
     says(verdict, "the square of")
 
 
-def told(m=4, n=500, **changes):
+def steps(m=4, n=500, **changes):
     fields = {
         "acceptance": torch.full((m, n), 0.8), "diverging": torch.zeros(m, n, dtype=torch.bool),
         "energy": torch.randn(m, n, generator=torch.Generator().manual_seed(0)),
     }  # fmt: skip
-    return Told(**{**fields, **changes})
+    return Steps(**{**fields, **changes})
 
 
 def test_what_is_wrong_with_steps_is_named(generator):
     x = torch.randn(4, 500, 2, generator=generator)
-    assert judged(x, told()).ok
+    assert judged(x, steps()).ok
     acceptance = torch.full((4, 500), 0.8)
     acceptance[2] = 0.01
-    says(judged(x, told(acceptance=acceptance)), "1 of 4 chains hardly move")
+    says(judged(x, steps(acceptance=acceptance)), "1 of 4 chains hardly move")
     flags = torch.zeros(4, 500, dtype=torch.bool)
     flags[:, :10] = True
-    says(judged(x, told(diverging=flags)), "40 of 2000 draws", "diverged")
+    says(judged(x, steps(diverging=flags)), "40 of 2000 draws", "diverged")
     energy = autoregression(0.95, 4, 500, generator)
-    says(judged(x, told(energy=energy)), "E-BFMI")
+    says(judged(x, steps(energy=energy)), "E-BFMI")
     # under partial refreshment it is small by construction
-    assert judged(x, told(energy=energy), kernel=GHMC(0.1)).ok
-    says(judged(x, told(), failures={"LinAlgError: not positive definite": 50}), "LinAlgError")
+    assert judged(x, steps(energy=energy), kernel=GHMC(0.1)).ok
+    says(judged(x, steps(), failures={"LinAlgError: not positive definite": 50}), "LinAlgError")
 
 
 def test_e_bfmi_of_exact_energies(generator):

@@ -4,8 +4,8 @@ A tree is a stretch of 2^j neighbours on the orbit of the start. It doubles at a
 coin, and the point kept is drawn from it with weights w = exp(−H). The tree has the same probability
 from every start in it, which is what keeps the law, because
 
-* a new half is thrown away, and ends the run, if one of its dyadic subtrees turns or leaves the
-  finite numbers: from a start in that subtree the tree would have ended there;
+* a new half is thrown away, and ends the run, if one of its dyadic subtrees turns or becomes NaN or
+  infinite: from a start in that subtree the tree would have ended there;
 * whether a stretch turns is a matter of the stretch, not of where the run started.
 
 All chains of a batch stand at the same leaf of the same doubling: subtrees wait on one stack, as
@@ -67,7 +67,7 @@ class _Tree(NamedTuple):
     most: Tensor
 
 
-class _Told(NamedTuple):
+class _Outcome(NamedTuple):
     """What is counted for each chain."""
 
     acceptance: Tensor
@@ -82,7 +82,7 @@ class _Work(NamedTuple):
 
     rows: Tensor
     tree: _Tree
-    told: _Told
+    outcome: _Outcome
     step: Tensor  # as it multiplies x
     sign: Tensor  # ±1, the direction of the last doubling, likewise
     uniforms: Tensor
@@ -93,8 +93,8 @@ class _Work(NamedTuple):
         sign = per_sample(1 - 2 * (self.uniforms[:, 0, depth] >= 0.5).to(self.H), self.step)
         turn, (first, last) = (sign != self.sign).flatten(), self.tree[:2]
         tree = self.tree._replace(first=select(turn, last, first), last=select(turn, first, last))
-        told = self.told._replace(depth=self.told.depth + 1)
-        return self._replace(tree=tree, told=told, sign=sign)
+        outcome = self.outcome._replace(depth=self.outcome.depth + 1)
+        return self._replace(tree=tree, outcome=outcome, sign=sign)
 
 
 def _rows(value: Any, index: Tensor) -> Any:
@@ -216,12 +216,12 @@ class NUTS:
         start = PhaseState(*(v.contiguous() for v in (*state, momentum)))
         zero, H = torch.zeros_like(start.log_prob), energy(start, P)
         no, count = zero.bool(), torch.zeros_like(zero, dtype=torch.long)
-        told, pick = _Told(zero, no, no, count, count), _packed(start, zero)
-        kept = pick.clone(), _Told(*(v.clone() for v in told))
+        outcome, pick = _Outcome(zero, no, no, count, count), _packed(start, zero)
+        kept = pick.clone(), _Outcome(*(v.clone() for v in outcome))
         tree = _Tree(start, start, pick, zero, zero, zero)
         step = per_sample(per_chain(self.step_size, start.x), start.x)
         rows = torch.arange(n, device=zero.device)
-        work = _Work(rows, tree, told, step, torch.ones_like(step), uniforms, H)
+        work = _Work(rows, tree, outcome, step, torch.ones_like(step), uniforms, H)
         for depth in range(self.max_depth):
             work, half = self._half(work, depth, target, P, kept)
             if half is None:
@@ -237,7 +237,7 @@ class NUTS:
         depth: int,
         target: Density,
         P: Preconditioner,
-        kept: tuple[Tensor, _Told],
+        kept: tuple[Tensor, _Outcome],
     ) -> tuple[_Work, _Tree | None]:
         """Return the chains whose new half of 2^depth points did not fail, and that half.
 
@@ -264,16 +264,16 @@ class NUTS:
                 wide = wide | (new.most - new.least > self.max_energy_error)
                 level += 1
             stack.append(new)
-            told = work.told
-            told = told._replace(
-                acceptance=told.acceptance + chance, n_leapfrog=told.n_leapfrog + alive
+            outcome = work.outcome
+            outcome = outcome._replace(
+                acceptance=outcome.acceptance + chance, n_leapfrog=outcome.n_leapfrog + alive
             )
             flagged = alive & (lost | (wide & ~outside))
             alive = alive & ~(failed | wide)
             n_alive, n_flagged = torch.stack([alive.sum(), flagged.sum()]).tolist()
             if n_flagged:
-                told = told._replace(diverging=told.diverging | flagged)
-            work = work._replace(told=told)
+                outcome = outcome._replace(diverging=outcome.diverging | flagged)
+            work = work._replace(outcome=outcome)
             few = n_alive < (FEWEST if leaf + 1 < 2**depth else 1) * len(alive)
             if few or n_flagged:  # a target is not asked again about what is not finite
                 work, (point, stack, step) = _left(work, (point, stack, step), alive, kept)
@@ -284,35 +284,39 @@ class NUTS:
 
     def _doubled(self, work: _Work, half: _Tree, depth: int) -> tuple[_Work, Tensor]:
         """Return the tree with its new half, and which chains go on."""
-        old, told = work.tree, work.told
+        old, outcome = work.tree, work.outcome
         take = work.uniforms[:, 1, depth] < (half.log_w - old.log_w).exp()
         tree = _joined(old, half, take)
         wide = tree.most - tree.least > self.max_energy_error
-        told = told._replace(accepted=told.accepted | take, diverging=told.diverging | wide)
+        outcome = outcome._replace(
+            accepted=outcome.accepted | take, diverging=outcome.diverging | wide
+        )
         turned = _turns(old, half, work.sign, depth == 0)
-        return work._replace(tree=tree, told=told), ~(turned | wide)
+        return work._replace(tree=tree, outcome=outcome), ~(turned | wide)
 
     def _end(
-        self, kept: tuple[Tensor, _Told], H: Tensor, shape: torch.Size
+        self, kept: tuple[Tensor, _Outcome], H: Tensor, shape: torch.Size
     ) -> tuple[MetropolisState, NUTSInfo]:
-        (pick, told), d = kept, shape[1:].numel()
-        if self.on_nonfinite == "raise" and bool(told.diverging.any()):
+        (pick, outcome), d = kept, shape[1:].numel()
+        if self.on_nonfinite == "raise" and bool(outcome.diverging.any()):
             raise FloatingPointError(
-                f"{int(told.diverging.sum())} of {len(H)} orbits were not finite, or their energy "
+                f"{int(outcome.diverging.sum())} of {len(H)} orbits were not finite, or their energy "
                 "not nearly constant; take a smaller step_size"
             )
-        acceptance = told.acceptance / told.n_leapfrog
+        acceptance = outcome.acceptance / outcome.n_leapfrog
         x, score, (log_prob, log_w) = pick[:, :d], pick[:, d:-2], pick[:, -2:].T.contiguous()
         x, score = (v.contiguous().reshape(shape) for v in (x, score))
         return MetropolisState(x, score, log_prob), NUTSInfo(
-            acceptance, told.accepted, log_prob, told.diverging, H - log_w, told.n_leapfrog,
-            told.depth,
+            acceptance, outcome.accepted, log_prob, outcome.diverging, H - log_w, outcome.n_leapfrog,
+            outcome.depth,
         )  # fmt: skip
 
 
-def _left(work: _Work, also: Any, going: Tensor, kept: tuple[Tensor, _Told]) -> tuple[_Work, Any]:
+def _left(
+    work: _Work, also: Any, going: Tensor, kept: tuple[Tensor, _Outcome]
+) -> tuple[_Work, Any]:
     """Return the chains that go on, with what belongs to them, after all have been saved."""
-    for whole, part in zip((kept[0], *kept[1]), (work.tree.pick, *work.told), strict=True):
+    for whole, part in zip((kept[0], *kept[1]), (work.tree.pick, *work.outcome), strict=True):
         whole[work.rows] = part
     return _rows((work, also), going.nonzero()[:, 0])
 
