@@ -1,51 +1,359 @@
-"""Rows of numbers beside their floors: right ones pass, wrong ones fail."""
+"""Verdicts on samples: of the right law they pass, damaged ones fail, and reasons name the damage."""
 
+import importlib.util
+import math
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import scipy.stats
 import torch
+from support import close, seeded
 
 import gradlogp as glp
-from gradlogp.check.compare import compare, difference_row, likelihood_row
+from gradlogp.check.baselines import baselines
+from gradlogp.check.compare import (
+    KINDS,
+    SIZE,
+    Comparison,
+    compare,
+    difference_row,
+    likelihood_row,
+)
+from gradlogp.check.looks import _beyond, _hypergeometric, _rates, decimals
+from gradlogp.check.pages import sections
+from gradlogp.check.rows import encode, image_columns
+from gradlogp.show.plots import LIGHT
+
+spec = importlib.util.spec_from_file_location(
+    "benchmark", Path(__file__).parents[2] / "benchmarks" / "compare.py"
+)
+benchmark = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(benchmark)
 
 LAW = glp.GaussianMixture([0.3, 0.7], [[-2.0, 0.0], [2.0, 1.0]], 0.5)
 
 
-def rows(samples, held_out, train, generator):
-    return {row.name: row for row in compare(samples, held_out, train, generator=generator)}
+def three(generator, n=700):
+    return (LAW.sample(n, generator=generator) for _ in range(3))
 
 
-def test_a_perfect_model_passes_and_a_shifted_one_fails(generator):
-    samples, held_out, train = (LAW.sample(1500, generator=generator) for _ in range(3))
-    found = rows(samples, held_out, train, generator)
-    assert all(row.verdict is not False for row in found.values())
-    distance = found["sliced Wasserstein distance"]
-    assert distance.value < distance.floor + 5 * distance.standard_error
-    found = rows(samples + 0.5, held_out, train, generator)
-    assert found["sliced Wasserstein distance"].verdict is False
-    assert "p-value 0.00498" in found["MMD²"].note  # the least that 200 permutations allow
+def test_samples_of_the_right_law_pass(generator):
+    found = compare(*three(generator), generator=generator)
+    assert found.verdict.ok, str(found)
+    assert found.verdict.reasons == ()
+    assert all(row.verdict is not False for row in found.rows)
+
+
+DAMAGES = {
+    "one column zeroed": ("spread", "x[0]"),
+    "one column × 0.75": ("spread of x[0] is off by -2",),
+    "one column shifted by 0.2 sd": ("x[0] is shifted by +0.",),
+    "two columns decorrelated": ("x[0] and x[1] have correlation",),
+    "whole numbers where there were none": ("real values of x[0] are no whole numbers",),
+    "a mode of 5 % dropped": ("classifier", "look most like real rows"),
+    "5 % copies of training rows": ("copies of training rows",),
+    "wrong class rates (0.4, 0.35, 0.25 for 0.5, 0.3, 0.2)": ("x[3]",),
+}
+
+
+@pytest.mark.parametrize("name", DAMAGES)
+def test_damaged_samples_fail_and_the_reason_names_the_damage(name):
+    refused, reasons = benchmark.refused(name, 1200, 4, seed=3)
+    assert refused
+    assert all(word in " ".join(reasons) for word in DAMAGES[name]), reasons
+
+
+def test_the_benchmark_has_all_damages():
+    assert set(benchmark.NAMES) == set(DAMAGES)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("n", "d"), [(200, 2), (200, 10), (200, 60), (2000, 10)])
+def test_size(n, d):
+    """At most one in twenty of exact samples is refused, up to three errors of 100 runs."""
+    refused = sum(benchmark.refused("", n, d, 7 * k)[0] for k in range(100))
+    assert refused <= 100 * SIZE + 3 * math.sqrt(100 * SIZE * (1 - SIZE))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "least"), [(name, 0.9) for name in DAMAGES])
+def test_power(name, least):
+    refused = [benchmark.refused(name, 2000, 10, 7 * k)[0] for k in range(20)]
+    assert np.mean(refused) >= least
 
 
 def test_a_copying_model_fails(generator):
-    held_out, train = LAW.sample(1500, generator=generator), LAW.sample(1500, generator=generator)
-    copies = train + 1e-4 * torch.randn(1500, 2, generator=generator)
-    found = rows(copies, held_out, train, generator)
-    assert found["distance to the nearest training point"].verdict is False
-    assert found["nearer to training than to held-out data"].value > 0.95
+    _, held_out, train = three(generator)
+    copies = train + 1e-4 * torch.randn(700, 2, generator=generator)
+    found = compare(copies, held_out, train, baselines=False, generator=generator)
+    failed = {row.name for row in found.rows if row.verdict is False}
+    assert failed == {"copies of training rows", "membership attack"}
 
 
-def test_units_do_not_matter(generator):
-    samples, held_out, train = (LAW.sample(400, generator=generator) for _ in range(3))
+def test_units_and_monotone_maps_do_not_matter(generator):
+    samples, held_out, train = three(generator)
     scale = torch.tensor([1e-3, 1e4])
-    seeded = lambda: torch.Generator().manual_seed(0)
-    a = rows(samples, held_out, train, seeded())
-    b = rows(samples * scale, held_out * scale, train * scale, seeded())
-    for name in a:
-        assert abs(a[name].value - b[name].value) < 1e-9
+    a, b = (
+        compare(f(samples), f(held_out), f(train), baselines=False, generator=seeded())
+        for f in (lambda x: x, lambda x: x * scale)
+    )
+    for one, other in zip(a.rows, b.rows, strict=True):
+        assert one.value == pytest.approx(other.value, abs=1e-9)
+        assert one.verdict == other.verdict
 
 
-def test_without_training_data_halves_give_the_floor(generator):
-    samples, held_out = LAW.sample(500, generator=generator), LAW.sample(900, generator=generator)
+def test_what_was_not_looked_at_is_said(generator):
+    samples, held_out, _ = three(generator, 40)
     found = compare(samples, held_out, generator=generator)
-    assert len(found) == 3
-    assert all(row.floor is not None for row in found)
+    assert found.verdict.ok
+    copying, few = found.verdict.reasons
+    assert "no training rows" in copying
+    assert "40 samples and 40 held-out rows show a shift only from" in few
+
+
+def test_a_single_wild_value_fails(generator):
+    samples, held_out, train = three(generator)
+    samples[0, 1] = 1e6
+    reasons = compare(
+        samples, held_out, train, baselines=False, generator=generator
+    ).verdict.reasons
+    assert any("x[1] are above the largest real value" in r and "1e+06" in r for r in reasons)
+
+
+def test_weights_of_held_out_rows(generator):
+    """Half of the held-out rows are of another law, and have weight 0: samples are of the first."""
+    samples, held_out, train = three(generator)
+    both = torch.cat([held_out, held_out + 3])
+    weight = torch.cat([torch.ones(700), torch.zeros(700)])
+    assert not compare(samples, both, train, baselines=False, generator=generator).verdict.ok
+    weighted = compare(
+        samples, both, train, sample_weight=weight, baselines=False, generator=generator
+    )
+    look = next(look for look in weighted.looks if look.kind == "shape")
+    plain = [scipy.stats.ks_2samp(samples[:, j], held_out[:, j]).statistic for j in range(2)]
+    close(look.effects.value, torch.tensor(plain))
+    assert weighted.verdict.ok, str(weighted)
+    with pytest.raises(ValueError, match="sample_weight must name what was given"):
+        compare(samples, held_out, sample_weight={"train": weight})
+
+
+def test_a_precedence_and_a_hypergeometric_p_value_by_enumeration():
+    n, m, k = 6, 5, 3
+    total = math.comb(n + m, n)
+    extreme = sum(math.comb(n + m - k, n - k) for _ in range(1))
+    assert _beyond(k, n, m) == pytest.approx(extreme / total)
+    table = [[4, 2], [1, 4]]
+    exact = scipy.stats.fisher_exact(table, alternative="greater").pvalue
+    assert _hypergeometric(4, 6, 1, 5) == pytest.approx(exact)
+
+
+def test_class_rates_are_pearsons(generator):
+    a, b = (torch.multinomial(torch.tensor(p), n, True, generator=generator)
+            for p, n in (([0.5, 0.3, 0.2], 300), ([0.4, 0.4, 0.2], 200)))  # fmt: skip
+    weights = {"samples": torch.full((300,), 1 / 300), "held_out": torch.full((200,), 1 / 200)}
+    distance, error, p, fact = _rates(a, b, weights, ("u", "v", "w"))
+    table = np.stack([np.bincount(v, minlength=3) for v in (a, b)])
+    assert p == pytest.approx(
+        scipy.stats.chi2_contingency(table, correction=False).pvalue, rel=1e-6
+    )
+    shares = table / table.sum(1, keepdims=True)
+    assert distance == pytest.approx(abs(shares[0] - shares[1]).sum() / 2)
+    assert 0 < error < 0.1
+    assert fact["level"] == "uvw"[int(abs(shares[0] - shares[1]).argmax())]
+
+
+def test_decimals():
+    eps = 2.0**-52
+    assert decimals(torch.tensor([1.0, -3.0, 1e9]), eps) == 0
+    assert decimals(torch.tensor([0.25, 1.1, 3.0]), eps) == 2
+    assert decimals(torch.tensor([math.pi, 1.0]), eps) is None
+    # float32 has 7 digits: of 12345.67 it does not say how many decimals there were
+    assert decimals(torch.tensor([12345.67], dtype=torch.float32).double(), 2.0**-23) is None
+    assert decimals(torch.tensor([0.23], dtype=torch.float32).double(), 2.0**-23) == 2
+
+
+def frame(rng, n, rates=(0.5, 0.3, 0.2), missing=0.1):
+    a = rng.normal(size=n)
+    found = pd.DataFrame({
+        "age": (30 + 8 * a).round().astype(int),
+        "income": np.exp(10 + 0.8 * a + 0.6 * rng.normal(size=n)).round(2),
+        "city": rng.choice(["Bern", "Basel", "Chur"], p=rates, size=n),
+        "member": rng.random(n) < 0.3,
+        "joined": pd.Timestamp("2020-01-01") + pd.to_timedelta(rng.integers(0, 900, n), unit="D"),
+        "id": [f"row {i} {rng.integers(10**9)}" for i in range(n)],
+    })  # fmt: skip
+    found.loc[rng.random(n) < missing, "income"] = np.nan
+    return found
+
+
+def test_frames_are_judged_in_their_own_types(generator):
+    rng = np.random.default_rng(1)
+    held_out, train = frame(rng, 900), frame(rng, 900)
+    right = compare(frame(rng, 900), held_out, train, generator=generator)
+    assert right.verdict.ok, str(right)
+    wrong = frame(rng, 900, rates=(0.4, 0.35, 0.25), missing=0.2)
+    wrong["age"] = wrong["age"] + 0.25
+    wrong.loc[:80, "city"] = "Atlantis"
+    reasons = " ".join(compare(wrong, held_out, train, generator=generator).verdict.reasons)
+    for text in (
+        "samples of age are no whole numbers", "income is missing in", "categories of city",
+        "a city that no real row has, such as 'Atlantis'",
+    ):  # fmt: skip
+        assert text in reasons
+
+
+def test_frames_that_do_not_fit(generator):
+    rng = np.random.default_rng(0)
+    one = frame(rng, 30)
+    with pytest.raises(ValueError, match="held_out lacks columns that samples has: city, id"):
+        compare(one, one.drop(columns=["city", "id"]))
+    with pytest.raises(ValueError, match="held_out has columns that samples lacks: more"):
+        compare(one, one.assign(more=1))
+    with pytest.raises(ValueError, match=r"column 'age' must be of one kind: int64 in samples, "):
+        compare(one, one.assign(age="old"))
+    with pytest.raises(ValueError, match="samples has infinite values in income"):
+        compare(one.assign(income=np.inf), one)
+    with pytest.raises(TypeError, match="all must be tensors, or all frames"):
+        compare(one, torch.zeros(30, 6))
+    with pytest.raises(TypeError, match=r"samples must be a tensor .* or a frame, got ndarray"):
+        compare(np.zeros((30, 2)), torch.zeros(30, 2))
+
+
+def test_tensors_that_do_not_fit(as_user):
+    x = torch.randn(30, 2, generator=seeded())
+    for bad, text in (
+        (x[:, :1], "held_out must have shape"), (x[:10], "held_out must have at least 20 rows, got 10"),
+        (x / 0.0, "held_out has 30 of 30 rows that are not finite"), (x.long(), "floating point"),
+    ):  # fmt: skip
+        with pytest.raises(ValueError, match=text):
+            compare(x, bad)
+    with pytest.raises(ValueError, match="log_prob must have shape"):
+        compare(x, x, log_prob=torch.zeros(3))
+    with pytest.raises(ValueError, match="names must be 2 different names"):
+        compare(x, x, names=["a", "a"])
+
+
+def images(generator, n, blur=False):
+    """White noise, and noise of neighbours that has the same law in every pixel."""
+    x = torch.randn(n, 2, 8, 8, generator=generator)
+    return (x + x.roll(1, 3)) / math.sqrt(2) if blur else x
+
+
+def test_images_are_judged_by_channel_and_spectrum(generator):
+    held_out, train = images(generator, 300), images(generator, 300)
+    assert compare(images(generator, 300), held_out, train, generator=generator).verdict.ok
+    blurred = compare(images(generator, 300, True), held_out, train, generator=generator)
+    assert "log power up to" in " ".join(blurred.verdict.reasons)
+    zero = images(generator, 300)
+    zero[:, 1] = 0.0
+    reasons = compare(zero, held_out, train, generator=generator).verdict.reasons
+    assert any("channel 1: " in reason for reason in reasons)
+    assert not any("channel 0: " in reason for reason in reasons)
+
+
+def test_power_in_bands_is_that_of_a_wave():
+    """cos(2π k i/n) has all its power at frequency k/n."""
+    n, k = 24, 5
+    wave = torch.cos(2 * math.pi * k * torch.arange(n) / n)
+    x = wave.expand(1, 1, n, n).flatten(1)
+    names, found = image_columns(torch.Size([1, n, n]), {"x": x})
+    power = {
+        name: float(v) for name, v in zip(names, found["x"][0], strict=True) if "power" in name
+    }
+    loudest = max(power, key=power.get)
+    assert loudest == "log power up to 0.25 cycles a pixel"
+    assert sorted(power.values())[-2] < power[loudest] - 20
+    assert found["x"][0, 1] == pytest.approx(math.sqrt(0.5))  # the deviation
+
+
+def test_baselines_are_what_they_say(generator):
+    x, y, _ = three(generator, 1000)
+    found = {b.name: b for b in baselines(x, generator=generator)}
+    normal, mixture, kernel = found.values()
+    law = torch.distributions.MultivariateNormal(x.mean(0), torch.cov(x.T, correction=0))
+    close(normal.log_prob(y), law.log_prob(y), 1e-4)  # scikit-learn adds 1e-6 to variances
+    assert mixture.name == "mixture of 2 normal laws"
+    gap = float((mixture.log_prob(y) - LAW.log_prob(y)).mean())
+    assert -0.05 < gap < 0.01
+    grid = torch.cartesian_prod(*[torch.linspace(-7, 7, 141)] * 2)
+    for b in found.values():
+        assert float(b.log_prob(grid).exp().sum()) * 0.01 == pytest.approx(1, abs=0.01)
+        drawn = b.sample(4000)
+        assert abs(float(drawn.mean()) - float(x.mean())) < 0.15
+    assert kernel.name.startswith("kernel density")
+    with pytest.raises(ValueError, match=r"columns \[1\] are constant"):
+        baselines(torch.cat([x[:, :1], torch.ones(1000, 1)], 1))
+
+
+def test_a_mixture_that_does_better_is_named(generator):
+    samples, held_out, train = three(generator)
+    law = torch.distributions.MultivariateNormal(train.mean(0), torch.cov(train.T))
+    found = compare(samples, held_out, train, log_prob=law.log_prob(held_out), generator=generator)
+    assert not found.verdict.ok
+    (reason,) = found.verdict.reasons
+    assert "mixture of 2 normal laws does better by" in reason
+    row = {row.name: row for row in found.rows}["model minus mixture of 2 normal laws"]
+    gap = law.log_prob(held_out) - LAW.log_prob(held_out)
+    assert row.value == pytest.approx(float(gap.mean()), abs=0.05)
+    exact = compare(samples, held_out, train, log_prob=LAW.log_prob(held_out), generator=generator)
+    assert exact.verdict.ok
+
+
+def test_every_kind_of_look_has_a_bar_and_a_sentence(generator):
+    rng = np.random.default_rng(2)
+    shown = [
+        compare(frame(rng, 60), frame(rng, 60), frame(rng, 60), generator=generator),
+        compare(images(generator, 60), images(generator, 60), generator=generator),
+    ]
+    kinds = {look.kind for c in shown for look in c.looks}
+    assert kinds == set(KINDS)
+    for c in shown:
+        assert isinstance(c, Comparison)
+        for look in c.looks:
+            for i in range(min(3, len(look.places))):
+                fact = look.facts[i]
+                text = KINDS[look.kind].sentence.format(
+                    place=look.places[i], value=0.5, error=0.1, **fact
+                )
+                assert "{" not in text
+
+
+def test_one_law_of_degenerate_rows(generator):
+    """Nothing to tell, and nothing that divides by zero: constant columns, a single column."""
+    flat = torch.ones(50, 3)
+    assert compare(flat, flat, flat, generator=generator).verdict.ok
+    one = torch.randn(150, 1, generator=seeded(1))
+    assert compare(one[:50], one[50:100], one[100:], generator=generator).verdict.ok
+
+
+def test_encoding_of_holes_and_infinite_eps():
+    layout, rows = encode(
+        {"samples": pd.DataFrame({"a": [1.0, None] * 10, "b": [True, None] * 10})}
+    )
+    assert layout.numbers == ("a",)
+    assert layout.categories == ("b",)
+    assert rows["samples"].numbers.isnan().sum() == 10
+    assert (rows["samples"].levels < 0).sum() == 10
+
+
+def test_a_report_names_the_columns_and_the_worst_comes_first(generator):
+    rng = np.random.default_rng(3)
+    wrong = frame(rng, 200)
+    wrong["income"] *= 3
+    found = compare(wrong, frame(rng, 200), frame(rng, 200), generator=generator)
+    parts = sections(found)
+    titles = [part.title for part in parts]
+    assert titles == ["Verdict", "Columns", "Categories and holes", "Pairs", "All columns together",
+                      "Are they copies?"]  # fmt: skip
+    histograms = parts[1].figures[0][2]
+    assert histograms.args[0][0][0] == "income"
+    assert "income is shifted by" in parts[0].text
+    shown = sections(compare(images(generator, 50), images(generator, 50), generator=generator))
+    assert "Images" in [part.title for part in shown]
+    for _, _, draw in (figure for part in (*parts, *shown) for figure in part.figures):
+        assert draw(theme=LIGHT).axes
 
 
 def test_likelihood_rows():

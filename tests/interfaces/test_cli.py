@@ -121,40 +121,53 @@ def test_every_way_from_noise_without_signal(points, tmp_path_factory, capsys, m
     assert len(out.strip().splitlines()) == 4
 
 
-def test_evaluate_in_bits_with_probes_and_a_picture(tmp_path, capsys):
+def test_evaluate_in_bits_with_probes_and_a_report(tmp_path, capsys):
     """Bits of integers: −log₂ p of dequantised data over the dimension, cells of width 1."""
     data = tmp_path / "dice.csv"
     rng = np.random.default_rng(0)
     np.savetxt(data, rng.integers(0, 8, (400, 2)), "%d", ",", header="a,b", comments="")
-    model, picture = tmp_path / "m", tmp_path / "p.png"
+    model, report = tmp_path / "m", tmp_path / "report"
     call(capsys, "fit", data, "--out", model, "--steps", 60, "--width", 16, "--quiet")
-    arguments = ("--levels", 8, "--n", 200, "--json", "--quiet", "--out", picture)
+    arguments = ("--levels", 8, "--n", 200, "--json", "--quiet")
     rows = {}
-    for name, more in (("exact", ()), ("probed", ("--probes", 3))):
-        out = call(capsys, "evaluate", model, data, *arguments, *more)[1]
-        rows[name] = {row["name"]: row for row in json.loads(out)}
+    for name, more in (("exact", ("--out", report)), ("probed", ("--probes", 3))):
+        code, out, err = call(capsys, "evaluate", model, data, *arguments, *more)
+        found = json.loads(out)
+        assert code == 1  # samples of a model of numbers are no whole numbers
+        assert not found["ok"]
+        assert "the samples of a are no whole numbers" in " ".join(found["reasons"])
+        assert err.startswith("not ok: ")
+        assert err.count("\n") == 1
+        rows[name] = {row["name"]: row for row in found["rows"]}
         bits = rows[name]["bits per dimension"]
         nats = rows[name]["log-likelihood, nats a sample"]
         assert bits["value"] == pytest.approx(-nats["value"] / (2 * np.log(2)), rel=1e-5)
         assert 2.5 < bits["value"] < 5.5  # 3 for a perfect model
     exact, probed = (rows[k]["bits per dimension"] for k in ("exact", "probed"))
     assert abs(exact["value"] - probed["value"]) < 4 * probed["standard_error"]
-    assert picture.read_bytes()[1:4] == b"PNG"
-    refuse(capsys, 2, "evaluate", model, data, "--out", tmp_path / "p.txt", says="png")
+    page = (report / "index.html").read_text()
+    assert "Evaluation of m" in page
+    assert "the samples of a are no whole numbers" in page
+    refuse(capsys, 2, "evaluate", model, data, "--out", tmp_path / "p.txt", says="a folder")
     refuse(capsys, 2, "evaluate", model, data, "--levels", 1, says="levels")
     refuse(capsys, 1, "evaluate", model, data, "--levels", 4, says="integers from 0 to 3")
 
 
-def test_evaluate_compares_with_floors(checkpoint, points, capsys):
-    code, out, _ = call(
+def test_evaluate_judges(checkpoint, points, capsys):
+    code, out, err = call(
         capsys, "evaluate", checkpoint, points, "--train", points, "--columns", "a,b",
         "--n", 300, "--json", "--quiet",
     )  # fmt: skip
-    rows = {row["name"]: row for row in json.loads(out)}
-    assert code == int(any(row["verdict"] is False for row in rows.values()))
+    found = json.loads(out)
+    rows = {row["name"]: row for row in found["rows"]}
+    assert code == int(not found["ok"])
+    assert err.startswith("not ok: ") or code == 0
     assert rows["log-likelihood, nats a sample"]["standard_error"] > 0
+    assert rows["log-likelihood of the model"]["value"] == pytest.approx(
+        rows["log-likelihood, nats a sample"]["value"]
+    )
     assert rows["sliced Wasserstein distance"]["floor"] > 0
-    assert "MMD²" in rows
+    assert rows["classifier"]["floor"] == 0.5
 
 
 def test_info_of_everything(checkpoint, points, capsys):

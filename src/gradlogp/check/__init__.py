@@ -2,6 +2,9 @@
 
 from . import metrics as metrics
 from . import sample_size as sample_size
+from .baselines import Baseline as Baseline
+from .baselines import baselines as baselines
+from .compare import Comparison as Comparison
 from .compare import compare as compare
 from .sbc import Calibration as Calibration
 from .sbc import sbc as sbc

@@ -9,11 +9,15 @@ from __future__ import annotations
 import json
 import math
 import os
+import platform
 import re
 import struct
+import sys
+import time
 from base64 import b64encode
 from collections.abc import Callable, Mapping, Sequence
 from importlib import resources
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -146,6 +150,22 @@ def _replace_all(directory: Path, files: Mapping[str, bytes]) -> None:
         for temporary in waiting.values():
             if directory.is_dir():
                 temporary.unlink(missing_ok=True)
+
+
+def provenance(began: float, **facts: object) -> dict[str, str]:
+    """Return what was run and on what, for a run that began at that `time.perf_counter()`."""
+    import torch
+
+    machine = f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPU(s)"
+    return {
+        "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        **{key.replace("_", " "): str(value) for key, value in facts.items()},
+        "time taken": f"{time.perf_counter() - began:.0f} s",
+        "finished": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
+        "machine": f"{machine}, {torch.get_num_threads()} PyTorch thread(s)",
+        "versions": f"gradlogp {version('gradlogp')}, PyTorch {torch.__version__}, "
+        f"Python {platform.python_version()}",
+    }
 
 
 def write(

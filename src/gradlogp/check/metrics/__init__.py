@@ -6,6 +6,15 @@ its floor: the same distance between two independent samples of real data.
 
 from __future__ import annotations
 
+from .classifier import Auc as Auc
+from .classifier import Distinction as Distinction
+from .classifier import auc as auc
+from .classifier import c2st as c2st
+from .columns import Effects as Effects
+from .columns import Pairs as Pairs
+from .copies import Copies as Copies
+from .copies import copies as copies
+from .copies import membership as membership
 from .features import Classifier as Classifier
 from .features import frechet_distance as frechet_distance
 from .fields import Conservativity as Conservativity
@@ -27,6 +36,5 @@ from .memorisation import Memorisation as Memorisation
 from .memorisation import denoising_gap as denoising_gap
 from .memorisation import nearest_neighbours as nearest_neighbours
 from .two_sample import TwoSample as TwoSample
-from .two_sample import c2st as c2st
 from .two_sample import mmd as mmd
 from .two_sample import sliced_wasserstein as sliced_wasserstein

@@ -14,9 +14,7 @@ from ...core import (
     check_batch,
     check_points,
     distances,
-    new_seed,
     permutation,
-    proportion,
     randn_like,
 )
 
@@ -106,54 +104,6 @@ def mmd(
     linear_y = K[n:, n:].sum(1) / (m - 1) - K[n:, :n].mean(1)
     variance = 4 * float(linear_x.var()) / n + 4 * float(linear_y.var()) / m + float(null.var())
     return TwoSample(observed, math.sqrt(variance), p_value)
-
-
-def c2st(
-    x: Float[Tensor, "n *event"],
-    y: Float[Tensor, "m *event"],
-    *,
-    max_points: int = 4000,
-    generator: torch.Generator | None = None,
-) -> TwoSample:
-    r"""Classifier two-sample test: held-out accuracy of telling x from y; ½ if they are one law.
-
-    Gradient-boosted trees learn on one half of each sample and decide on the other. Given the
-    classifier these decisions are independent, so that the standard error is binomial and the
-    p-value, that of an accuracy above ½ by luck, is exact up to the normal approximation (in
-    cross-validation neither would hold). Equal numbers of x and y are used.
-
-    Arguments:
-        x: Samples, `(n, *event)`.
-        y: Samples, `(m, *event)`.
-        max_points: Points taken of each.
-        generator: Where subsample, halves and classifier get their randomness.
-
-    Raises:
-        ValueError: For fewer than 10 points of each.
-
-    References:
-        | Revisiting Classifier Two-Sample Tests (Lopez-Paz & Oquab, 2017)
-        | https://arxiv.org/abs/1610.06545
-    """
-    import numpy as np
-    from scipy.stats import norm
-    from sklearn.ensemble import HistGradientBoostingClassifier
-
-    a, b = two_samples(x, y)
-    half = min(len(a), len(b), max_points) // 2
-    if half < 5:
-        raise ValueError(f"c2st needs at least 10 points of each, got {len(a)} and {len(b)}")
-    a, b = (z[permutation(len(z), generator)[: 2 * half].to(z.device)] for z in (a, b))
-    learn, decide = (
-        torch.cat([a[part], b[part]]).cpu().numpy() for part in (slice(half), slice(half, None))
-    )
-    labels = np.repeat([0, 1], half)
-    classifier = HistGradientBoostingClassifier(
-        max_iter=60, max_leaf_nodes=15, random_state=new_seed(generator) % 2**32
-    ).fit(learn, labels)
-    n = 2 * half
-    accuracy, error = proportion(int((classifier.predict(decide) == labels).sum()), n)
-    return TwoSample(accuracy, error, float(norm.sf((accuracy - 0.5) * 2 * math.sqrt(n))))
 
 
 def _quantile_coupling(n: int, m: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:

@@ -62,9 +62,13 @@ def demo(
     result = chosen.run(out / name, seed=seed, quiet=quiet, **kwargs)
     if json:
         rows = [row._asdict() for row in result.rows]
-        print_json({"report": result.report, "passed": result.passed, "rows": rows})
+        verdict = {"ok": result.verdict.ok, "reasons": result.verdict.reasons}
+        print_json(
+            {"report": result.report, "passed": result.passed, "samples": verdict, "rows": rows}
+        )
     else:
         print_rows(result.rows)
+        print(f"samples: {result.verdict}")
         print(f"report: {result.report}")
     return 0 if result.passed else 1
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from time import perf_counter
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
@@ -24,8 +25,10 @@ from .langevin import KernelName, sample_target
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from ...check.compare import Comparison
     from ...core import Transition
     from ...learn.data import Dataset
+    from ...show.report import Row
     from ..estimator import ScoreEstimator
 
 FORMATS = (".npy", ".npz", ".csv")
@@ -191,7 +194,10 @@ def evaluate(
     json: bool = False,
     quiet: bool = False,
 ) -> int:
-    """Hold a learned score against data it has not seen; exit code 1 if a check fails.
+    """Hold a learned score against data it has not seen; exit code 1 if its samples can be told apart.
+
+    Looked at are columns, pairs, all columns together by a classifier, and, with --train, copies of
+    training rows; classical estimators fitted to these stand beside. A verdict says what failed.
 
     Args:
         checkpoint: Checkpoint folder.
@@ -204,25 +210,27 @@ def evaluate(
             schedule is no discrete ladder.
         probes: Estimate its divergence with so many random probes, as many dimensions need.
         levels: The data are integers 0 … LEVELS − 1: report bits per dimension, of dequantised data.
-        out: A .png file: samples beside held-out data.
+        out: A folder for a report: index.html, its pictures, and numbers.json.
         seed: Seed of everything random.
         threads: PyTorch threads.
         json: Print the numbers as JSON.
         quiet: No progress.
     """
+    began = perf_counter()
     set_threads(threads)
     for option, value in (("--n", n), ("--probes", probes)):
         positive(option, value)
     if levels is not None and levels < 2:
         raise Misuse(f"--levels must be at least 2, got {levels}")
-    if out is not None and out.suffix != ".png":
-        raise Misuse(f"--out must be a .png file, got {out}")
+    if out is not None and (out.suffix or out.is_file()):
+        raise Misuse(f"--out must be a folder for the report, got {out}")
     import torch
 
     from ...check.compare import bits_row, compare, likelihood_row
     from ...core import choice
     from ...diffusion import dequantise, log_likelihood
     from ...show.progress import bar
+    from ...show.report import provenance
     from ..pipeline import CHUNK, draw
 
     estimator = load_estimator(checkpoint)
@@ -247,15 +255,43 @@ def evaluate(
         model if drawn is None else model.given(drawn), n, estimator.n_sample_steps, generator=g,
         quiet=quiet,
     )  # fmt: skip
-    rows += compare(samples, held.x, training, generator=g)
+    comparison = compare(
+        samples, held.x, training, names=held.columns or None, generator=g,
+        log_prob=values if rows and levels is None else None,
+    )  # fmt: skip
+    rows += comparison.rows
     if out is not None:
-        picture = _picture(out, [("samples", samples), ("held out", held.x)])
-        say(f"picture: {picture}", quiet=quiet)
+        facts = provenance(began, seed=seed, checkpoint=checkpoint.name, data=data)
+        _report(out, facts, comparison, rows, quiet=quiet)
+    verdict = comparison.verdict
     if json:
-        print_json([row._asdict() for row in rows])
+        table = [row._asdict() for row in rows]
+        print_json({"ok": verdict.ok, "reasons": verdict.reasons, "rows": table})
     else:
         print_rows(rows)
-    return 1 if any(row.verdict is False for row in rows) else 0
+        print(verdict)
+    if not verdict.ok:
+        more = len(verdict.reasons) - 1
+        say(f"not ok: {verdict.reasons[0]}" + f" (and {more} more)" * bool(more))
+    return 0 if verdict.ok else 1
+
+
+def _report(
+    out: Path, facts: dict[str, str], comparison: Comparison, rows: list[Row], *, quiet: bool
+) -> None:
+    """Write the report of an evaluation."""
+    from ...check.pages import sections
+    from ...show.report import Section, write
+
+    ok = comparison.verdict.ok
+    lead = f"Samples of {facts['checkpoint']} held against {facts['data']}: " + (
+        "nothing tells them apart." if ok else "they can be told apart."
+    )
+    own = tuple(row for row in rows if row not in comparison.rows)
+    parts = sections(comparison)
+    parts += [Section("Likelihood of held-out rows", rows=own)] if own else []
+    page = write(out, f"Evaluation of {facts['checkpoint']}", lead, parts, facts)
+    say(f"report: {page}", quiet=quiet)
 
 
 def load_estimator(checkpoint: Path) -> ScoreEstimator:

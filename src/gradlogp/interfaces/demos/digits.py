@@ -71,7 +71,7 @@ def run(out: Path, *, seed: int = 0, steps: int = STEPS, quiet: bool = False) ->
         ),
         *feature_rows(judge, samples, training.x[half:], held.x),
     ]  # fmt: skip
-    rows_samples = compare(samples, held.x, training.x, generator=g)
+    comparison = compare(samples, held.x, training.x, generator=g)
 
     grid = [(f"new {k}", samples[labels == k][:12]) for k in range(10)]
     sections = [
@@ -81,11 +81,11 @@ def run(out: Path, *, seed: int = 0, steps: int = STEPS, quiet: bool = False) ->
             (("digits", "Generated digits, a row for each class.", partial(image_grid, grid)),),
             tuple(rows_judge),
         ),
-        *image_sections(history, samples, training.x, held.x, rows_samples),
+        *image_sections(history, samples, training.x, held.x, comparison.rows),
     ]
     return finish(
         out, "Digits: a class-conditional score of images", LEAD.format(n=len(training.x)), sections,
-        began, seed, noise=model.schedule,
+        began, seed, comparison, noise=model.schedule,
         data=f"{digits.name}: {len(training.x):,} to learn from, {len(held.x):,} held out",
         network=f"{type(model.network).__name__}, "
         f"{sum(p.numel() for p in model.parameters()):,} weights, {steps} steps",

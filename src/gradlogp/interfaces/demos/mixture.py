@@ -81,7 +81,7 @@ def run(out: Path, *, seed: int = 0, steps: int = STEPS, quiet: bool = False) ->
         ]
     worst = max(above, key=lambda e: e.value)
     samples = draw(model, GENERATED, 32, generator=g, quiet=quiet)
-    rows_samples = compare(samples, x_held, law.sample(10_000, generator=g), generator=g)
+    comparison = compare(samples, x_held, law.sample(10_000, generator=g), generator=g)
     plain, annealed = mode_weights(seed, CHAINS)
     smallest = law.noised(1.0, schedule.sigma_min)
     nats = log_likelihood(model, x_held[:2000], n_steps=24).log_prob
@@ -135,7 +135,7 @@ def run(out: Path, *, seed: int = 0, steps: int = STEPS, quiet: bool = False) ->
                 ("samples", "Exact samples and learned ones.",
                  partial(scatter_pair, x_held, samples, labels=("exact law", "samples"))),
             ),
-            tuple(rows_samples),
+            comparison.rows,
         ),
         Section(
             "Weights of far modes",
@@ -159,7 +159,7 @@ def run(out: Path, *, seed: int = 0, steps: int = STEPS, quiet: bool = False) ->
     ]  # fmt: skip
     return finish(
         out, "Two Gaussians: the learned score against the exact one", LEAD, sections, began, seed,
-        noise=schedule,
+        comparison, noise=schedule,
         data=f"{len(x):,} points of the exact law to learn from, {len(x_held):,} held out",
         network=f"MLP, {sum(p.numel() for p in model.parameters()):,} weights, {steps} steps",
     )  # fmt: skip

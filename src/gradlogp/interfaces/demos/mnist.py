@@ -115,7 +115,7 @@ def run(out: Path, *, seed: int = 0, steps: int = STEPS, quiet: bool = False) ->
         ),
         *feature_rows(judge, samples, training.x[half:], held.x),
     ]  # fmt: skip
-    rows_samples = compare(samples, held.x, training.x, generator=g)
+    comparison = compare(samples, held.x, training.x, generator=g)
 
     plain, led = (
         [(f"new {k}", x[of == k][:12]) for k in range(10)]
@@ -141,11 +141,11 @@ def run(out: Path, *, seed: int = 0, steps: int = STEPS, quiet: bool = False) ->
             (),
             tuple(rows_likelihood),
         ),
-        *image_sections(history, samples, training.x, held.x, rows_samples),
+        *image_sections(history, samples, training.x, held.x, comparison.rows),
     ]
     return finish(
         out, "MNIST: a class-conditional score of images", LEAD.format(n=len(training.x)), sections,
-        began, seed, noise=model.schedule,
+        began, seed, comparison, noise=model.schedule,
         data=f"{digits.name}: {len(training.x):,} to learn from, {len(held.x):,} held out",
         network=f"UNet on 2×2 patches, {sum(p.numel() for p in model.parameters()):,} weights, "
         f"{steps} steps of 64 digits",

@@ -81,7 +81,7 @@ def run(out: Path, *, seed: int = 0, steps: int = STEPS, quiet: bool = False) ->
         *(likelihood_row(name, value, "same split") for name, value in theirs.items()),
         difference_row(f"learned score minus {best}", ours, theirs[best], "same stars, paired"),
     ]
-    rows_samples = compare(samples, x_held, x, generator=g)
+    comparison = compare(samples, x_held, x, generator=g)
 
     paths = annealed_paths(model, 16, generator=g)
     bounds = (-0.5, 2.2, -4.0, 13.0)
@@ -96,7 +96,7 @@ def run(out: Path, *, seed: int = 0, steps: int = STEPS, quiet: bool = False) ->
                  "Hertzsprung–Russell diagram: real held-out stars, samples, and marginals.",
                  partial(scatter_pair, x_held, samples, names=names, invert_y=True)),
             ),
-            tuple(rows_samples),
+            comparison.rows,
         ),
         Section(
             "Log-likelihood of held-out stars",
@@ -125,7 +125,7 @@ def run(out: Path, *, seed: int = 0, steps: int = STEPS, quiet: bool = False) ->
     ]  # fmt: skip
     return finish(
         out, "Stars: a score learned from the sky", LEAD.format(n=len(stars.x)), sections,
-        began, seed, noise=model.schedule, notes="; ".join(stars.notes),
+        began, seed, comparison, noise=model.schedule, notes="; ".join(stars.notes),
         data=f"{stars.name}: {len(x):,} stars to learn from, {len(x_held):,} held out",
         network=f"MLP, {sum(p.numel() for p in model.parameters()):,} weights, {steps} steps",
     )  # fmt: skip

@@ -10,6 +10,10 @@ from .chains import marginal as marginal
 from .chains import over_density as over_density
 from .chains import trace as trace
 from .chains import walks as walks
+from .comparison import bars as bars
+from .comparison import correlation_matrices as correlation_matrices
+from .comparison import histograms as histograms
+from .comparison import shares as shares
 from .curves import levels as levels
 from .curves import loss_curve as loss_curve
 from .geometry import spectra as spectra

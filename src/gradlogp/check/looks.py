@@ -1,0 +1,489 @@
+"""What is looked at when samples are held against real rows: effects and p-values, without a verdict.
+
+Every look is a test of "samples and held-out rows are of one law", whatever that law is, and exact
+or nearly so. Which effects are too large, and how that is said, is `compare`'s.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..core import permutation, rand_like, randn_like
+from .metrics.classifier import Distinction, tell_apart
+from .metrics.columns import (
+    Effects,
+    Pairs,
+    correlations,
+    effective,
+    kolmogorov_smirnov,
+    location,
+    normal_scores,
+    scale,
+)
+from .metrics.copies import copies, membership
+from .rows import Layout, Rows, filled, image_columns, indicators
+
+MOST_LEARNED = 4000
+"""Rows of each kind that the classifier learns from, and that it decides on."""
+
+MOST_DIRECTIONS = 64
+"""Linear combinations of columns that are looked at."""
+
+MOST_DISTANCES = 4e9
+"""Differences of numbers that a search for neighbours takes."""
+
+PROJECTIONS, RELABELLINGS, MOST_PROJECTED = 48, 320, 500
+
+Sets = dict[str, Tensor]
+"""Rows `(n, d)` or weights `(n,)` by "samples", "held_out" and, if there are any, "train"."""
+
+Fact = dict[str, float | str]
+
+
+Entry = tuple[str, float, float, float, Fact]
+"""Place, effect, standard error, p-value, facts."""
+
+
+class Look(NamedTuple):
+    """One kind of look at several places: effects, 0 under equal laws, and facts to be said of each."""
+
+    kind: str
+    places: Sequence[str]
+    effects: Effects
+    facts: Sequence[Fact]
+    floor: float | None = 0.0
+
+
+class View(NamedTuple):
+    """Rows as numbers, from which all looks are taken.
+
+    Attributes:
+        names: Names of the columns of `columns`.
+        columns: What is looked at column by column: numeric columns, or what can be said of an image.
+        joint_names: Names of the columns of `joint`.
+        joint: What is looked at together: the numeric columns and indicators, or the pixels.
+        points: The same in units in which distances make sense.
+        weights: Weights of the rows, of sum 1.
+        event_shape: The shape of an image; None for a table.
+    """
+
+    names: tuple[str, ...]
+    columns: Sets
+    joint_names: tuple[str, ...]
+    joint: Sets
+    points: Sets
+    weights: Sets
+    event_shape: torch.Size | None
+
+    @property
+    def image(self) -> bool:
+        """Whether these are images."""
+        return self.event_shape is not None
+
+
+def view(layout: Layout, rows: Mapping[str, Rows], weights: Sets) -> View:
+    """Return rows as numbers."""
+    numbers = filled(rows)
+    if layout.event_shape is not None:
+        names, found = image_columns(layout.event_shape, numbers)
+        spread = torch.cat([numbers[k] for k in numbers]).std() + 1e-300
+        points = {k: x / spread for k, x in numbers.items()}
+        return View(
+            tuple(names), found, layout.numbers, numbers, points, weights, layout.event_shape
+        )
+    more, flags = indicators(layout, rows)
+    joint = {k: torch.cat([numbers[k], flags[k]], 1) for k in numbers}
+    z = normal_scores(list(joint.values()), list(weights.values()))
+    points = dict(zip(joint, z, strict=True))
+    return View(layout.numbers, numbers, (*layout.numbers, *more), joint, points, weights, None)
+
+
+def column_looks(v: View) -> list[Look]:
+    """Look at every column: location, scale, distribution function."""
+    x, y, w_x, w_y = _two(v.columns, v.weights)
+    if not v.names:
+        return []
+    z_x, z_y = normal_scores((x, y), (w_x, w_y))
+    of = lambda q: (_quantile(x, w_x, q), _quantile(y, w_y, q))
+    middle, low, high = of(0.5), of(0.25), of(0.75)
+    facts: list[Fact] = [
+        {"ours": float(middle[0][j]), "real": float(middle[1][j]),
+         "ours_width": float(high[0][j] - low[0][j]), "real_width": float(high[1][j] - low[1][j])}
+        for j in range(len(v.names))
+    ]  # fmt: skip
+    n, m = effective(w_x), effective(w_y)
+    usual = 0.8687 * math.sqrt(1 / n + 1 / m)  # the mean of D under equal laws
+    return [
+        Look("location", v.names, location(z_x, z_y, w_x, w_y), facts),
+        Look("scale", v.names, scale(z_x, z_y, w_x, w_y), facts),
+        Look("shape", v.names, kolmogorov_smirnov(x, y, w_x, w_y), facts, usual),
+    ]
+
+
+def value_looks(layout: Layout, rows: Mapping[str, Rows], weights: Sets) -> list[Look]:
+    """Look at single values of a table: ranges, grids, holes, categories."""
+    found: dict[str, list[Entry]] = {"values": [], "range": [], "missing": [], "classes": []}
+    real_rows = [rows[k] for k in rows if k != "samples"]
+    for j, name in enumerate(layout.numbers):
+        ours = rows["samples"].numbers[:, j]
+        real = torch.cat([r.numbers[:, j] for r in real_rows])
+        holes = tuple(rows[k].numbers[:, j].isnan() for k in ("samples", "held_out"))
+        if any(bool(h.any()) for h in holes):
+            found["missing"].append((name, *_shares(holes[0], holes[1], weights)))
+        ours, real = ours[~ours.isnan()], real[~real.isnan()]
+        if len(ours) and len(real):
+            found["range"] += _lost(name, ours, real)
+            found["values"] += _beyond_real(name, ours, real)
+            found["values"] += _off_grid(name, ours, real, rows)
+    for j, name in enumerate(layout.categories):
+        a, b = (rows[k].levels[:, j] for k in ("samples", "held_out"))
+        known = torch.cat([r.levels[:, j] for r in real_rows])
+        if bool((a < 0).any() or (b < 0).any()):
+            found["missing"].append((name, *_shares(a < 0, b < 0, weights)))
+        if len(known.unique()) > 0.5 * len(known):
+            continue  # different in nearly every row: a name, not a category
+        found["classes"].append((name, *_rates(a, b, weights, layout.levels[j])))
+        unseen = ~torch.isin(a, known)
+        k = int(unseen.sum())
+        # the same of real rows: those of levels that no sample has, as many rows looked at
+        lost = int((~torch.isin(known, a)).sum())
+        p = _hypergeometric(k, len(a), lost, len(known))
+        example = layout.levels[j][int(a[unseen][0])] if k else ""
+        what = f"the samples have a {name} that no real row has, such as {example!r}"
+        found["values"].append((name, k / len(a), _error(k, len(a)), p, {"what": what}))
+    looks = []
+    for kind, entries in found.items():
+        if entries:
+            numbers = torch.tensor([entry[1:4] for entry in entries], dtype=torch.float64)
+            places, facts = [entry[0] for entry in entries], [entry[4] for entry in entries]
+            looks.append(Look(kind, places, Effects(*numbers.unbind(1)), facts))
+    return looks
+
+
+def _error(k: float, n: float) -> float:
+    p = k / n
+    return math.sqrt(max(p * (1 - p), 1 / n) / n)
+
+
+def _hypergeometric(k: int, n: int, other: int, m: int) -> float:
+    """Return the p-value of k of n against `other` of m: so many among the n, by luck."""
+    from scipy.stats import hypergeom
+
+    return float(hypergeom.sf(k - 1, n + m, k + other, n)) if k else 1.0
+
+
+def _shares(ours: Tensor, real: Tensor, weights: Sets) -> tuple[float, float, float, Fact]:
+    """Return the difference of two shares of rows, its error, and Fisher's exact p-value, two-sided."""
+    w_x, w_y = weights["samples"], weights["held_out"]
+    n, m = effective(w_x), effective(w_y)
+    p, q = float(w_x @ ours.double()), float(w_y @ real.double())
+    a, b, N, M = round(p * n), round(q * m), round(n), round(m)
+    tail = min(_hypergeometric(a, N, b, M), _hypergeometric(b, M, a, N))
+    error = math.hypot(_error(p * n, n), _error(q * m, m))
+    return p - q, error, min(1.0, 2 * tail), {"ours": p, "real": q}
+
+
+def _rates(
+    a: Tensor, b: Tensor, weights: Sets, levels: Sequence[str]
+) -> tuple[float, float, float, Fact]:
+    """Return the share of rows that would have to change class, its error, and a chi-square p-value.
+
+    Levels of fewer than five expected rows are taken together.
+    """
+    from scipy.stats import chi2
+
+    w_x, w_y = weights["samples"], weights["held_out"]
+    n, m = effective(w_x), effective(w_y)
+    k = len(levels) + 1
+    p, q = (
+        torch.zeros(k, dtype=torch.float64).index_add_(0, codes + 1, w)
+        for codes, w in ((a, w_x), (b, w_y))
+    )
+    pooled = (n * p + m * q) / (n + m)
+    rare = pooled * min(n, m) < 5
+    at = int((p - q).abs().argmax())
+    fact: Fact = {
+        "level": "missing" if at == 0 else levels[at - 1], "ours": float(p[at]), "real": float(q[at])
+    }  # fmt: skip
+    distance = float((p - q).abs().sum()) / 2
+    if bool(rare.any()):
+        p, q, pooled = (torch.cat([v[~rare], v[rare].sum()[None]]) for v in (p, q, pooled))
+    used = pooled > 0
+    gap = (p - q)[used]
+    statistic = float((gap.square() / pooled[used]).sum()) / (1 / n + 1 / m)
+    freedom = int(used.sum()) - 1
+    p_value = float(chi2.sf(statistic, freedom)) if freedom else 1.0
+    error = math.sqrt(float((pooled * (1 - pooled)).sum()) * (1 / n + 1 / m)) / 2
+    return distance, error, p_value, fact
+
+
+def decimals(x: Tensor, resolution: float) -> int | None:
+    """Return with how few decimals, at most 6, all values can be written; None if more are needed.
+
+    Of values whose digits do not reach so far nothing is known, and the answer is None.
+    """
+    for k in range(7):
+        scaled = x * 10.0**k
+        rounding = 4 * resolution * scaled.abs() + 1e-9
+        if float(rounding.max()) > 0.01:
+            return None
+        if bool(((scaled - scaled.round()).abs() <= rounding).all()):
+            return k
+    return None
+
+
+def _beyond_real(name: str, ours: Tensor, real: Tensor) -> Iterator[Entry]:
+    """Yield the share of samples above all real values, and below; with p-values, for any law.
+
+    A single wild value is judged by how far out it is: where tails are no heavier than Cauchy's, one
+    of n values is more than c times as far out as all m others with probability n/(n + cm).
+    """
+    n, m, middle = len(ours), len(real), real.median()
+    for sign, end in ((1, "above the largest"), (-1, "below the least")):
+        a, b = sign * (ours - middle), sign * (real - middle)
+        k = int((a > b.max()).sum())
+        reach, known = float(a.max()), float(b.max())
+        p = _beyond(k, n, m)
+        if k and known > 0:
+            p = min(1.0, 2 * min(p, n / (n + m * reach / known)))
+        reach, known = (sign * u + float(middle) for u in (reach, known))
+        what = f"the samples of {name} are {end} real value, {known:.4g}, the last of them {reach:.4g}"
+        yield name, k / n, _error(k, n), p, {"what": what}
+
+
+def _lost(name: str, ours: Tensor, real: Tensor) -> Iterator[Entry]:
+    """Yield the share of real values above all samples, and below, with p-values, for any law."""
+    for sign, end in ((1, "above"), (-1, "below")):
+        a, b = sign * ours, sign * real
+        k = int((b > a.max()).sum())
+        fact: Fact = {"end": end, "ours": sign * float(a.max()), "real": sign * float(b.max())}
+        yield name, k / len(real), _error(k, len(real)), _beyond(k, len(real), len(ours)), fact
+
+
+def _off_grid(name: str, ours: Tensor, real: Tensor, rows: Mapping[str, Rows]) -> Iterator[Entry]:
+    """Yield the share of values that need more decimals than all of the other kind do."""
+    resolution = max(r.resolution for r in rows.values())
+    for of, other, whose, than in (
+        (real, ours, "samples", "real values"),
+        (ours, real, "real values", "samples"),
+    ):
+        k = decimals(of, resolution)
+        if k is not None:
+            scaled = other * 10.0**k
+            off = int(
+                ((scaled - scaled.round()).abs() > 4 * resolution * scaled.abs() + 1e-9).sum()
+            )
+            n = len(other)
+            p = _hypergeometric(off, n, 0, len(of))
+            kind = "whole numbers" if k == 0 else f"numbers of {k} decimals"
+            what = f"the {whose} of {name} are no {kind}, as all {than} are"
+            yield name, off / n, _error(off, n), p, {"what": what}
+
+
+def _beyond(k: int, n: int, m: int) -> float:
+    """Return the chance that the k most extreme of n + m values of one law are all among the n."""
+    if k == 0:
+        return 1.0
+    terms = torch.arange(k, dtype=torch.float64)
+    return float(((n - terms).log() - (n + m - terms).log()).sum().exp())
+
+
+def pair_look(v: View) -> tuple[Look, Pairs] | None:
+    """Look at the correlation of every pair of columns; None for a single column."""
+    d = len(v.joint_names)
+    if d < 2:
+        return None
+    x, y, w_x, w_y = _two(v.joint, v.weights)
+    z_x, z_y = normal_scores((x, y), (w_x, w_y))
+    pairs = correlations(z_x, z_y, w_x, w_y)
+    a, b = torch.triu_indices(d, d, offset=1)
+    effects = Effects(pairs.difference[a, b], pairs.standard_error[a, b], pairs.p_value[a, b])
+    names = [f"{v.joint_names[i]} and {v.joint_names[j]}" for i, j in zip(a, b, strict=True)]
+    facts: list[Fact] = [
+        {"ours": float(pairs.x[i, j]), "real": float(pairs.y[i, j])}
+        for i, j in zip(a, b, strict=True)
+    ]
+    return Look("pairs", names, effects, facts), pairs
+
+
+class Split(NamedTuple):
+    """Rows to learn from and rows to decide on, with linear combinations that the former suggest."""
+
+    learn_x: Tensor
+    learn_y: Tensor
+    decide_x: Tensor
+    decide_y: Tensor
+    weights: tuple[Tensor, Tensor, Tensor, Tensor]
+    names: tuple[str, ...]
+    n_directions: int
+
+
+def split(v: View, generator: torch.Generator | None) -> Split:
+    """Divide rows, and add the axes of the real rows that are learned from, as columns.
+
+    Half of the samples are learned from. So is half of the held-out rows or, if there are more of
+    these, the training rows: then all held-out rows are decided on. The axes are those of the
+    correlations of normal scores: a combination of columns that hardly varies is one of them, and what
+    goes wrong there is seen in no single column.
+    """
+    w = v.weights
+    order = permutation(len(v.joint["samples"]), generator)
+    half = len(order) // 2
+    parts = [("samples", order[:half]), ("samples", order[half:])]
+    order = permutation(len(v.joint["held_out"]), generator)
+    half = len(order) // 2
+    if len(v.joint.get("train", ())) > half:
+        train = permutation(len(v.joint["train"]), generator)
+        parts[1:1] = [("train", train)]
+        parts.append(("held_out", order))
+    else:
+        parts[1:1] = [("held_out", order[:half])]
+        parts.append(("held_out", order[half:]))
+    parts = [(key, rows[:MOST_LEARNED]) for key, rows in parts]
+    weights = [w[key][rows] / w[key][rows].sum() for key, rows in parts]
+    joint = [v.joint[key][rows] for key, rows in parts]
+    scores = normal_scores(joint, weights)
+    real, mass = scores[1], weights[1]
+    centred = real - mass @ real
+    size = (mass @ centred.square()).sqrt()
+    known = size > 1e-6  # a column that is constant has no direction
+    unit = centred[:, known] / size[known]
+    _, axes = torch.linalg.eigh(unit.mT @ (mass.unsqueeze(1) * unit))
+    axes = axes.flip(1)
+    if axes.shape[1] > MOST_DIRECTIONS:  # the widest and the narrowest
+        half = MOST_DIRECTIONS // 2
+        axes = torch.cat([axes[:, :half], axes[:, -half:]], 1)
+    turned = [(z[:, known] / size[known]) @ axes for z in scores]
+    kept = [name for name, k in zip(v.joint_names, known, strict=True) if k]
+    names = [_combination(kept, axis) for axis in axes.mT]
+    n_directions = len(names) if len(kept) > 1 else 0
+    more, labels = (v.columns, v.names) if v.image else (v.joint, v.joint_names)
+    features = [
+        torch.cat([t, more[key][rows]], 1) for t, (key, rows) in zip(turned, parts, strict=True)
+    ]
+    a, b, c, d = features
+    p, q, r, s = weights
+    return Split(a, b, c, d, (p, q, r, s), (*names, *labels), n_directions)
+
+
+def _combination(names: Sequence[str], axis: Tensor) -> str:
+    """Name a linear combination by its largest terms."""
+    top = axis.abs().argsort(descending=True)[:3]
+    first = float(axis[top[0]].sign())
+    terms = [
+        f"{first * float(axis[i]):+.2f} {names[int(i)]}" for i in top if abs(float(axis[i])) > 0.1
+    ]
+    text = " ".join(terms).lstrip("+")
+    return text + (" …" if len(axis) > len(terms) else "")
+
+
+def direction_looks(s: Split) -> list[Look]:
+    """Look at location and scale of each linear combination, in rows that did not suggest it."""
+    if not s.n_directions:
+        return []
+    w_x, w_y = s.weights[2:]
+    x, y = (rows[:, : s.n_directions] for rows in (s.decide_x, s.decide_y))
+    z_x, z_y = normal_scores((x, y), (w_x, w_y))
+    places = s.names[: s.n_directions]
+    found = []
+    for kind, statistic in (("direction location", location), ("direction scale", scale)):
+        effects = statistic(z_x, z_y, w_x, w_y)
+        found.append(Look(kind, places, effects, [{}] * len(places)))
+    return found
+
+
+def classifier_look(s: Split, generator: torch.Generator | None) -> tuple[Look, Distinction]:
+    """Let a classifier look at all columns together."""
+    d = tell_apart(s.learn_x, s.learn_y, s.decide_x, s.decide_y, s.weights, generator=generator)
+    used = d.importance.argsort(descending=True)[:3]
+    names = [s.names[int(i)] for i in used if float(d.importance[i]) > 0.005]
+    share = d.fraction * (2 * d.share.value - 1)
+    fact: Fact = {
+        "auc": d.auc.value, "auc_error": d.auc.standard_error,
+        "used": ", ".join(names) or "no single column",
+        "share": d.share.value, "fraction": d.fraction, "alike": "samples" if d.of_x else "real rows",
+    }  # fmt: skip
+    value = torch.tensor([d.auc.value - 0.5, share], dtype=torch.float64)
+    error = torch.tensor([d.auc.standard_error, d.fraction * 2 * d.share.standard_error]).double()
+    p = torch.tensor([d.auc.p_value, d.p_value], dtype=torch.float64)
+    places = ("everywhere", "in few rows")
+    return Look("classifier", places, Effects(value, error, p), (fact, fact)), d
+
+
+def sliced_look(v: View, generator: torch.Generator | None) -> Look:
+    r"""Look at the sliced Wasserstein distance, beside its law under relabelling.
+
+    :math:`(E_θ W_2^2)^{1/2}` between equally many rows over common directions; the p-value is that of
+    a permutation test.
+    """
+    x, y = (
+        thinned(v.points[k], v.weights[k], MOST_PROJECTED, generator)
+        for k in ("samples", "held_out")
+    )
+    n = min(len(x), len(y))
+    pooled = torch.cat([x[:n], y[:n]])
+    theta = randn_like(pooled.new_empty(PROJECTIONS, pooled.shape[1]), generator)
+    theta = theta / theta.norm(dim=1, keepdim=True)
+    values, order = (pooled @ theta.mT).T.contiguous().sort(1)
+
+    def squared(first: Tensor) -> float:
+        """Return the mean of W_2² where `first` says which rows are of the first kind."""
+        is_first = first[order]
+        u, w = values[is_first].reshape(PROJECTIONS, n), values[~is_first].reshape(PROJECTIONS, n)
+        return float((u - w).square().mean())
+
+    first = torch.arange(2 * n) < n
+    observed = squared(first)
+    null = torch.tensor(
+        [squared(first[permutation(2 * n, generator)]) for _ in range(RELABELLINGS)]
+    ).double()
+    mean, variance = float(null.mean()), float(null.var())
+    p = (1 + int((null >= observed).sum())) / (1 + RELABELLINGS)
+    beyond = math.sqrt(max(observed - mean, 0.0))
+    error = math.sqrt(variance) / (2 * math.sqrt(observed)) if observed > 0 else 0.0
+    effects = Effects(*(torch.tensor([u], dtype=torch.float64) for u in (beyond, error, p)))
+    fact: Fact = {"distance": math.sqrt(observed), "floor": math.sqrt(mean)}
+    return Look("sliced", ("",), effects, (fact,))
+
+
+def thinned(x: Tensor, w: Tensor, most: int, generator: torch.Generator | None) -> Tensor:
+    """Return at most so many rows of equal weight: each is kept in proportion to its own."""
+    keep = rand_like(w, generator) * float(w.max()) < w
+    rows = x[keep.to(x.device)]
+    return rows[permutation(len(rows), generator)[:most]]
+
+
+def copy_looks(v: View, generator: torch.Generator | None) -> list[Look]:
+    """Look for copies of training rows, and for what the samples betray of them."""
+    s, h, t = (
+        thinned(v.points[k], v.weights[k], most, generator)
+        for k, most in (("samples", MOST_LEARNED), ("held_out", MOST_LEARNED), ("train", 10**9))
+    )
+    most = int(MOST_DISTANCES / ((len(s) + len(h)) * s.shape[1]))
+    t = t[: max(most, len(h))]
+    c = copies(s, t, h)
+    fact: Fact = {
+        "ours": c.samples.value, "real": c.real.value, "ratio": c.ratio, "rows": float(len(t))
+    }  # fmt: skip
+    error = math.hypot(c.samples.standard_error, c.real.standard_error)
+    one = lambda *values: Effects(*(torch.tensor([u], dtype=torch.float64) for u in values))
+    found = [Look("copies", ("",), one(c.samples.value - c.real.value, error, c.p_value), (fact,))]
+    a = membership(s, t[: 2 * len(h)], h, generator=generator)
+    effects = one(a.value - 0.5, a.standard_error, a.p_value)
+    return [*found, Look("membership", ("",), effects, ({"auc": a.value},))]
+
+
+def _two(sets: Sets, weights: Sets) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    return sets["samples"], sets["held_out"], weights["samples"], weights["held_out"]
+
+
+def _quantile(x: Tensor, w: Tensor, q: float) -> Tensor:
+    """Return the weighted quantile of every column."""
+    values, order = x.sort(0)
+    at = (w[order].cumsum(0) >= q - 1e-12).to(torch.uint8).argmax(0)
+    return values.gather(0, at[None])[0]

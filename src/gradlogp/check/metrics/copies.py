@@ -1,0 +1,126 @@
+"""Do samples hold copies of the rows that were learned from, and what do they reveal of them?
+
+Held-out rows are of the same law as training rows, and nobody learned from them. If samples do not
+depend on which rows were learned from, nothing tells training rows from held-out ones by the samples,
+and nothing tells samples from held-out rows by the training rows. What does is memory.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from ...core import Estimate, distances, permutation, proportion
+from .classifier import Auc, auc
+from .columns import weights_of
+
+NEAR = (0.0, 0.1, 0.3)
+"""Ratios of distances up to which a row is taken for a copy."""
+
+HELD = 2**23
+"""Distances held at a time: 64 MB in float64."""
+
+
+class Copies(NamedTuple):
+    """Rows that are far nearer to one training row than to anything else.
+
+    Attributes:
+        samples: The share of samples that are.
+        real: The share of held-out rows that are, by chance.
+        ratio: Up to which ratio of distances to the nearest and the next row a row is counted.
+        p_value: The p-value of so many more among the samples, corrected for the ratios looked at.
+    """
+
+    samples: Estimate
+    real: Estimate
+    ratio: float
+    p_value: float
+
+
+def nearest_two(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return distances of each row of a to the nearest and the next row of b, and the nearest."""
+    first, second, index = [], [], []
+    for part in a.split(max(1, HELD // len(b))):
+        found = distances(part, b).topk(2, dim=1, largest=False)
+        first.append(found.values[:, 0])
+        second.append(found.values[:, 1])
+        index.append(found.indices[:, 0])
+    return torch.cat(first), torch.cat(second), torch.cat(index)
+
+
+def copies(
+    samples: Float[Tensor, "n d"], train: Float[Tensor, "m d"], held_out: Float[Tensor, "k d"]
+) -> Copies:
+    r"""Test whether samples hold copies of training rows.
+
+    A row counts as a copy if it is at most ρ times as far from its nearest training row as from the
+    next one, :math:`d_1 \le ρ\, d_2`. Held-out rows meet that by chance, more often in few dimensions;
+    samples of the same law, drawn without a look at the training rows, do so equally often (Fisher's
+    exact test, one-sided). Rows that are closer together than real ones on the whole do not count more:
+    only the ratio matters. Time grows as (n + k) m d.
+
+    Arguments:
+        samples: Generated samples, `(n, d)`.
+        train: Training rows, `(m, d)`.
+        held_out: Rows not trained on, `(k, d)`.
+
+    References:
+        | A Non-Parametric Test to Detect Data-Copying in Generative Models (Meehan et al., 2020)
+        | https://arxiv.org/abs/2004.05675
+    """
+    from scipy.stats import hypergeom
+
+    shares = []
+    for rows in (samples, held_out):
+        first, second, _ = nearest_two(rows, train)
+        # where two training rows are equal, to be equal to both says nothing
+        shares.append(torch.where(second > 0, first / second, 1.0))
+    best: Copies | None = None
+    n, k = len(samples), len(held_out)
+    for ratio in NEAR:
+        hits, real = (int((share <= ratio).sum()) for share in shares)
+        p = float(hypergeom.sf(hits - 1, n + k, hits + real, n)) if hits else 1.0
+        found = Copies(proportion(hits, n), proportion(real, k), ratio, min(1.0, len(NEAR) * p))
+        if best is None or found.p_value < best.p_value:
+            best = found
+    assert best is not None
+    return best
+
+
+def membership(
+    samples: Float[Tensor, "n d"],
+    train: Float[Tensor, "m d"],
+    held_out: Float[Tensor, "k d"],
+    *,
+    generator: torch.Generator | None = None,
+) -> Auc:
+    r"""Attack: who sees the samples guesses which rows were learned from, those with a sample nearby.
+
+    The area under the ROC curve of the ratio of two distances, to the nearest sample and to the
+    nearest of other held-out rows, for training rows against the rest of the held-out ones. It is ½
+    if the samples do not tell them apart; its p-value is exact up to the normal approximation. Time
+    grows as (m + k) (n + k) d.
+
+    Arguments:
+        samples: Generated samples, `(n, d)`.
+        train: Training rows, `(m, d)`.
+        held_out: Rows not trained on, `(k, d)`.
+        generator: Where the halves of the held-out rows come from.
+
+    References:
+        | Membership Inference Attacks against Synthetic Data through Overfitting Detection
+          (van Breugel, Sun, Qian & van der Schaar, 2023)
+        | https://arxiv.org/abs/2302.12580
+    """
+    order = permutation(len(held_out), generator).to(held_out.device)
+    half = len(held_out) // 2
+    known, unseen = held_out[order[:half]], held_out[order[half:]]
+    scores = []
+    for rows in (train, unseen):
+        near, _, _ = nearest_two(rows, samples)
+        other, _, _ = nearest_two(rows, known)
+        scores.append(-near / other.clamp(min=1e-12))
+    return auc(*scores, *(weights_of(s, None) for s in scores))
