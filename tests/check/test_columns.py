@@ -163,6 +163,9 @@ def test_auc_is_mann_and_whitneys(generator):
     u = scipy.stats.mannwhitneyu(x, y, alternative="greater", use_continuity=False)
     found = auc(x, y, *equal(x, y))
     close(found.value, u.statistic / 2000, 1e-12)
+    x, y = torch.randn(50, generator=generator), torch.randn(40, generator=generator)
+    p = scipy.stats.mannwhitneyu(x, y, alternative="greater", use_continuity=False).pvalue
+    close(auc(x, y, *equal(x, y)).p_value, p, 1e-9)
     values = torch.stack(
         [torch.tensor(auc(torch.randn(50, generator=generator) + 0.5,
                           torch.randn(40, generator=generator), *equal(x, y))[:2])

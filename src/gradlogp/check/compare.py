@@ -113,7 +113,7 @@ KINDS = {
     ),
     "sliced": Kind(
         "sliced Wasserstein distance", 0.02, "the sliced Wasserstein distance to real rows is "
-        "{distance:.3f}, between halves of both together {floor:.3f}", "",
+        "{distance:.3f}, between real rows {floor:.3f}", "in standard deviations",
     ),
     "copies": Kind(
         "copies of training rows", 0.002, "{ours:.1%} of samples are copies of training rows, or "
@@ -259,6 +259,9 @@ def compare(
         row, faults = _judge(look, len(looks))
         table.append(row)
         reasons += faults
+    if log_prob is not None:
+        own = _mean(log_prob, v.weights["held_out"])
+        table.append(Row("log-likelihood", *own, note="nats a held-out row"))
     if baselines and train is not None and not v.image:
         more, faults = _beside(v, log_prob, distinction, generator)
         table += more
@@ -315,9 +318,11 @@ def _judge(look: Look, n_looks: int) -> tuple[Row, list[str]]:
     if look.kind in ("classifier", "membership"):
         value, error, floor = float(look.facts[0]["auc"]), float(effects.standard_error[0]), 0.5
         note = f"area under the curve; {note}"
-    elif look.kind == "sliced":
-        value, floor = (float(look.facts[0][k]) for k in ("distance", "floor"))
-    return Row(kind.title, value, error, floor, verdict=not bad, note=note), sentences
+    floor_error = None
+    if look.kind == "sliced":
+        value, floor_error = (float(look.facts[0][k]) for k in ("distance", "floor_error"))
+    row = Row(kind.title, value, error, floor, floor_error, verdict=not bad, note=note)
+    return row, sentences
 
 
 def _beside(
@@ -330,12 +335,12 @@ def _beside(
         return [Row("classical estimators", "not fitted", note=note)], []
     found = fit_baselines(x, generator=generator)
     table, sentences = [], []
-    if log_prob is not None:
-        table.append(Row("log-likelihood of the model", *_mean(log_prob, w), note="nats a row"))
     best: tuple[float, Baseline, Estimate] | None = None
     for b in found:
         theirs = b.log_prob(held)
-        table.append(Row(f"log-likelihood of a {b.name}", *_mean(theirs, w), note="nats a row"))
+        table.append(
+            Row(f"log-likelihood, {b.name}", *_mean(theirs, w), note="nats a held-out row")
+        )
         if log_prob is not None:
             gap = _mean(theirs - log_prob, w)
             if best is None or gap.value > best[2].value:
@@ -345,7 +350,7 @@ def _beside(
         ahead = gap.value > AHEAD + 3 * gap.standard_error
         table.append(
             Row(f"model minus {b.name}", -gap.value, gap.standard_error, verdict=not ahead,
-                note="nats a row, the same rows")
+                note="nats a held-out row")
         )  # fmt: skip
         if ahead:
             sentences.append(f"a {b.name} does better by {gap} nats a held-out row")

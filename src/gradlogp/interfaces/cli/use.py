@@ -239,7 +239,7 @@ def evaluate(
     g, model, rows = generator_of(seed), estimator.model_, []
     drawn = None if labels is None else labels[choice(torch.ones(len(labels)), n, g)]
     asked = likelihood or probes is not None or levels is not None
-    small = model.event_shape.numel() <= 16 and model.schedule.times is None
+    small, values = model.event_shape.numel() <= 16 and model.schedule.times is None, None
     if asked or (likelihood is None and small):
         x = held.x if levels is None else levels * dequantise(held.x, levels, generator=g) - 0.5
         with bar("log-likelihood", quiet=quiet) as update:
@@ -248,8 +248,8 @@ def evaluate(
                 divergence="exact" if probes is None else "hutchinson", n_probes=probes or 1,
                 n_steps=estimator.n_likelihood_steps, generator=g, chunk_size=CHUNK, progress=update,
             ).log_prob  # fmt: skip
-        rows.append(likelihood_row("log-likelihood, nats a sample", values))
         if levels is not None:  # x has cells of width 1 and y = (x + ½)/levels
+            rows.append(likelihood_row("log-likelihood", values, "nats a dequantised row"))
             rows.append(bits_row(values, model.event_shape, levels))
     samples = draw(
         model if drawn is None else model.given(drawn), n, estimator.n_sample_steps, generator=g,
@@ -257,7 +257,7 @@ def evaluate(
     )  # fmt: skip
     comparison = compare(
         samples, held.x, training, names=held.columns or None, generator=g,
-        log_prob=values if rows and levels is None else None,
+        log_prob=values if levels is None else None,
     )  # fmt: skip
     rows += comparison.rows
     if out is not None:

@@ -71,7 +71,7 @@ def run(out: Path, *, seed: int = 0, steps: int = STEPS, quiet: bool = False) ->
         ),
         *feature_rows(judge, samples, training.x[half:], held.x),
     ]  # fmt: skip
-    comparison = compare(samples, held.x, training.x, generator=g)
+    comparison = compare(samples, held.x, training.x, baselines=False, generator=g)
 
     grid = [(f"new {k}", samples[labels == k][:12]) for k in range(10)]
     sections = [

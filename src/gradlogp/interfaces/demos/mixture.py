@@ -81,7 +81,9 @@ def run(out: Path, *, seed: int = 0, steps: int = STEPS, quiet: bool = False) ->
         ]
     worst = max(above, key=lambda e: e.value)
     samples = draw(model, GENERATED, 32, generator=g, quiet=quiet)
-    comparison = compare(samples, x_held, law.sample(10_000, generator=g), generator=g)
+    comparison = compare(
+        samples, x_held, law.sample(10_000, generator=g), baselines=False, generator=g
+    )
     plain, annealed = mode_weights(seed, CHAINS)
     smallest = law.noised(1.0, schedule.sigma_min)
     nats = log_likelihood(model, x_held[:2000], n_steps=24).log_prob
