@@ -44,7 +44,7 @@ SIZE = 0.05
 LEAST = 20
 """Rows of each, below which nothing is judged."""
 
-MOST = 3
+MOST = 2
 """Places that reasons name; of more it is said how many."""
 
 BLUNT = 0.25

@@ -95,8 +95,9 @@ def view(layout: Layout, rows: Mapping[str, Rows], weights: Sets) -> View:
     numbers = filled(rows)
     if layout.event_shape is not None:
         names, found = image_columns(layout.event_shape, numbers)
-        spread = torch.cat([numbers[k] for k in numbers]).std() + 1e-300
-        points = {k: x / spread for k, x in numbers.items()}
+        points = {
+            k: x / _spread(numbers["held_out"], layout.event_shape) for k, x in numbers.items()
+        }
         return View(
             tuple(names), found, layout.numbers, numbers, points, weights, layout.event_shape
         )
@@ -105,6 +106,15 @@ def view(layout: Layout, rows: Mapping[str, Rows], weights: Sets) -> View:
     z = normal_scores(list(joint.values()), list(weights.values()))
     points = dict(zip(joint, z, strict=True))
     return View(layout.numbers, numbers, (*layout.numbers, *more), joint, points, weights, None)
+
+
+def _spread(x: Tensor, event_shape: torch.Size | None) -> Tensor:
+    """Return the deviation of every column, of images that of the whole channel; 1 where it is 0."""
+    variance = (x - x.mean(0)).square().mean(0)
+    if event_shape is not None:
+        channels = variance.reshape(event_shape[0], -1)
+        variance = channels.mean(1, keepdim=True).expand_as(channels).flatten()
+    return torch.where(variance > 0, variance, 1.0).sqrt()
 
 
 def column_looks(v: View) -> list[Look]:
@@ -363,20 +373,21 @@ def split(v: View, generator: torch.Generator | None) -> Split:
     unit = centred[:, known] / size[known]
     _, axes = torch.linalg.eigh(unit.mT @ (mass.unsqueeze(1) * unit))
     axes = axes.flip(1)
+    if axes.shape[1] == 1:  # a column alone
+        axes = axes[:, :0]
     if axes.shape[1] > MOST_DIRECTIONS:  # the widest and the narrowest
         half = MOST_DIRECTIONS // 2
         axes = torch.cat([axes[:, :half], axes[:, -half:]], 1)
     turned = [(z[:, known] / size[known]) @ axes for z in scores]
     kept = [name for name, k in zip(v.joint_names, known, strict=True) if k]
     names = [_combination(kept, axis) for axis in axes.mT]
-    n_directions = len(names) if len(kept) > 1 else 0
     more, labels = (v.columns, v.names) if v.image else (v.joint, v.joint_names)
     features = [
         torch.cat([t, more[key][rows]], 1) for t, (key, rows) in zip(turned, parts, strict=True)
     ]
     a, b, c, d = features
     p, q, r, s = weights
-    return Split(a, b, c, d, (p, q, r, s), (*names, *labels), n_directions)
+    return Split(a, b, c, d, (p, q, r, s), (*names, *labels), len(names))
 
 
 def _combination(names: Sequence[str], axis: Tensor) -> str:
@@ -429,10 +440,7 @@ def sliced_look(v: View, generator: torch.Generator | None) -> Look:
     The distance and its floor, the same between real rows, are those of all rows; the p-value is that
     of a permutation test on at most 500 rows of each.
     """
-    held = v.joint["held_out"]
-    spread = (held - held.mean(0)).square().mean(0).sqrt()
-    spread = spread.square().mean().sqrt() if v.image else spread
-    spread = torch.where(spread > 0, spread, 1.0)
+    spread = _spread(v.joint["held_out"], v.event_shape)
     rows = {k: thinned(x / spread, v.weights[k], len(x), generator) for k, x in v.joint.items()}
     x, y = rows["samples"], rows["held_out"]
     seed = new_seed(generator)  # the same projections for the distance and its floor
