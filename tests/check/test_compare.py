@@ -224,6 +224,17 @@ def test_frames_are_judged_in_their_own_types(generator):
         assert text in reasons
 
 
+def test_rare_levels_that_meet_by_chance_are_no_correlation(generator):
+    """Levels of 4 % in 40 held-out rows: where two of them are in one row only, it is 1."""
+    rng = np.random.default_rng(4)
+    for _ in range(5):
+        a, b = (
+            pd.DataFrame({k: np.where(rng.random(n) < 0.04, "u", "v") for k in "pqrst"})
+            for n in (400, 40)
+        )
+        assert compare(a, b, generator=generator).verdict.ok
+
+
 def test_frames_that_do_not_fit(generator):
     rng = np.random.default_rng(0)
     one = frame(rng, 30)

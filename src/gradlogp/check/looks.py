@@ -35,6 +35,9 @@ MOST_LEARNED = 4000
 MOST_DIRECTIONS = 64
 """Linear combinations of columns that are looked at."""
 
+FEW = 10
+"""Rows of the smaller set that have to differ from the most common value of a column."""
+
 GRAIN = 0.02
 """Spacing of numbers, in standard deviations, from which on it matters that they lie on a grid."""
 
@@ -311,15 +314,26 @@ def _beyond(k: int, n: int, m: int) -> float:
     return float(((n - terms).log() - (n + m - terms).log()).sum().exp())
 
 
+def _varied(v: View) -> Tensor:
+    """Return the columns in which enough rows differ from the most common value, to be normal in sum.
+
+    Two rare levels that meet in one row are correlated by 1, and mean nothing.
+    """
+    n, m = (effective(v.weights[k]) for k in ("samples", "held_out"))
+    pooled = torch.cat([v.joint["samples"], v.joint["held_out"]])
+    others = (pooled != pooled.mode(0).values).double().mean(0)
+    return (others * min(n, m) >= FEW).nonzero().flatten()
+
+
 def pair_look(v: View) -> tuple[Look, Pairs] | None:
-    """Look at the correlation of every pair of columns; None for a single column."""
-    d = len(v.joint_names)
-    if d < 2:
+    """Look at the correlation of every pair of columns; None if there are not two."""
+    varied = _varied(v)
+    if len(varied) < 2:
         return None
     x, y, w_x, w_y = _two(v.joint, v.weights)
     z_x, z_y = normal_scores((x, y), (w_x, w_y))
     pairs = correlations(z_x, z_y, w_x, w_y)
-    a, b = torch.triu_indices(d, d, offset=1)
+    a, b = varied[torch.triu_indices(len(varied), len(varied), offset=1)]
     effects = Effects(pairs.difference[a, b], pairs.standard_error[a, b], pairs.p_value[a, b])
     names = [f"{v.joint_names[i]} and {v.joint_names[j]}" for i, j in zip(a, b, strict=True)]
     facts: list[Fact] = [
@@ -369,7 +383,9 @@ def split(v: View, generator: torch.Generator | None) -> Split:
     real, mass = scores[1], weights[1]
     centred = real - mass @ real
     size = (mass @ centred.square()).sqrt()
-    known = size > 1e-6  # a column that is constant has no direction
+    known = torch.zeros_like(size, dtype=torch.bool)
+    known[_varied(v)] = True
+    known &= size > 1e-6  # a column that is constant has no direction
     unit = centred[:, known] / size[known]
     _, axes = torch.linalg.eigh(unit.mT @ (mass.unsqueeze(1) * unit))
     axes = axes.flip(1)
