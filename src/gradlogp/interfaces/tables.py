@@ -74,7 +74,9 @@ class Column:
         spread: Whether they are spread over cells.
         transform: T.
         unit: Resolution of a date, as NumPy names it.
-        ordered: The categories of a categorical dtype, in order.
+        categories: The categories of a categorical dtype, in its order; None for other dtypes.
+        category_dtype: Their dtype.
+        ordered: Whether they are ordered.
         spikes: Values that are learned apart.
     """
 
@@ -89,7 +91,9 @@ class Column:
     spread: bool = False
     transform: Monotone | None = None
     unit: str = ""
-    ordered: tuple[str, ...] | None = None
+    categories: tuple[str, ...] | None = None
+    category_dtype: str = ""
+    ordered: bool = False
     spikes: tuple[float, ...] = ()
 
     @property
@@ -112,8 +116,9 @@ class Column:
         apart = [level for level in self.levels if level != PRESENT]
         text = f"{self.kind}{grid}" + (f", apart from {', '.join(apart)}" if apart else "")
         T = self.transform
-        if T is not None and T.low is not None and T.high is None:
-            text += f", above {T.low:g}"
+        if T is not None and self.kind == "number":
+            text += "" if T.low is None else f", from {T.low:g}"
+            text += "" if T.high is None else f", below {T.high:g}"
         return text
 
 
@@ -159,14 +164,17 @@ def _kind(present: pd.Series) -> Kind:
 
 def _categories(series: pd.Series, present: pd.Series, kind: Kind) -> Column:
     dtype = series.dtype
-    ordered = None
+    known: dict[str, Any] = {}
     if isinstance(dtype, pd.CategoricalDtype):
-        ordered = tuple(map(str, dtype.categories))
+        known = {
+            "categories": tuple(map(str, dtype.categories)),
+            "category_dtype": str(dtype.categories.dtype), "ordered": bool(dtype.ordered),
+        }  # fmt: skip
     shares = present.astype(str).value_counts(normalize=True)
     if kind == "name":
         values = tuple((str(k), float(v)) for k, v in shares.items())
-        levels = (PRESENT, MISSING) if len(present) < len(series) else ()
-        return Column(str(series.name), kind, str(dtype), levels, values)
+        states = (PRESENT, MISSING) if len(present) < len(series) else ()
+        return Column(str(series.name), kind, str(dtype), states, values)
     frequent = (shares * len(present) >= RARE - 0.5) & (np.arange(len(shares)) < MOST_LEVELS)
     kept, rest = shares[frequent], shares[~frequent]
     levels = tuple(sorted(map(str, kept.index)))
@@ -176,7 +184,7 @@ def _categories(series: pd.Series, present: pd.Series, kind: Kind) -> Column:
         levels = (*levels, REST)
     if len(present) < len(series):
         levels = (*levels, MISSING)
-    return Column(str(series.name), "category", str(dtype), levels, others, ordered=ordered)
+    return Column(str(series.name), "category", str(dtype), levels, others, **known)
 
 
 def _numbers(series: pd.Series, present: pd.Series, kind: Kind) -> Column:
@@ -201,9 +209,9 @@ def _numbers(series: pd.Series, present: pd.Series, kind: Kind) -> Column:
     spread = grid > GRAIN * float(values.std())
     step = grid if spread else 0.0
     spikes = _spikes(values, step)
-    low = 0.0 if kind == "number" and values.min() >= 0 else None
-    if low is not None and not step and (values == 0).any() and 0.0 not in spikes:
-        spikes = (0.0, *spikes)  # no density above 0 has them
+    low, high = _borders(values, step, positive=kind == "number")
+    if low is not None and not step and (values == low).any() and low not in spikes:
+        spikes = (low, *spikes)  # no density above it has them
     rest = values[~np.isin(values, spikes)]
     if len(np.unique(rest)) < FEW_NUMBERS:
         return _categories(series, present, "category")
@@ -213,7 +221,7 @@ def _numbers(series: pd.Series, present: pd.Series, kind: Kind) -> Column:
         x = torch.cat([x + step / 6, x + step / 2, x + 5 * step / 6])
     return Column(
         name, kind, dtype, levels if len(levels) > 1 else (), (), places, grid, offset, spread,
-        fit_monotone(x, low=low), unit, spikes=spikes,
+        fit_monotone(x, low=low, high=high), unit, spikes=spikes,
     )  # fmt: skip
 
 
@@ -226,6 +234,26 @@ def _spikes(values: np.ndarray, step: float) -> tuple[float, ...]:
         others = (around - counts) / 6
         least = np.maximum(least, 5 * others)
     return tuple(float(v) for v in found[counts >= least])
+
+
+def _borders(
+    values: np.ndarray, step: float, *, positive: bool
+) -> tuple[float | None, float | None]:
+    """Return where values end below and above, None where they just get rare.
+
+    On a wide grid they end where the last cell has as many rows as half of an average cell. Numbers
+    that are never negative end at 0, unless they end above it.
+    """
+    low = high = None
+    if step:
+        _, counts = np.unique(values, return_counts=True)
+        cells = round((values.max() - values.min()) / step) + 1
+        least = max(0.5 * len(values) / cells, RARE)
+        low = float(values.min()) if counts[0] >= least else None
+        high = float(values.max() + step) if counts[-1] >= least else None
+    if low is None and positive and values.min() >= 0:
+        low = 0.0
+    return low, high
 
 
 def _resolution(present: pd.Series) -> tuple[str, np.ndarray]:
@@ -277,10 +305,15 @@ def encode(column: Column, series: pd.Series, generator: torch.Generator) -> tup
         if column.spread:
             x = x + column.grid * rand_like(nats, generator)
         T = column.transform
-        inside = present & (x > T.low) if T.low is not None else present
+        inside = (x > (-math.inf if T.low is None else T.low)) & (
+            x < (math.inf if T.high is None else T.high)
+        )
         if bool((present & ~inside).any()):
-            bad = float(x[present & ~inside][0])
-            raise ValueError(f"column {column.name!r} has {bad:g}, and none was below {T.low:g}")
+            bad = float(numbers[present & ~inside][0])
+            raise ValueError(
+                f"column {column.name!r} has {bad:g}; what was learned lies from {T.low} to {T.high}"
+            )
+        x = torch.where(present, x, T.inverse(torch.zeros_like(x)))
         z = torch.where(present, T(x), fill)
         log_fill = -0.5 * fill.square() - 0.5 * math.log(2 * math.pi)
         spread = math.log(column.grid) if column.spread else 0.0
@@ -334,8 +367,9 @@ def decode(column: Column, z: Tensor, generator: torch.Generator) -> pd.Series:
     if column.grid:
         cells = (x - column.offset) / column.grid
         x = column.offset + column.grid * (cells.floor() if column.spread else cells.round())
-        if column.transform.low is not None:  # the cell of a value just above the border
-            x = torch.where(x < column.transform.low, x + column.grid, x)
+        T = column.transform  # rounding may lead to the cell beyond a border
+        x = torch.where(x < T.low, x + column.grid, x) if T.low is not None else x
+        x = torch.where(x >= T.high, x - column.grid, x) if T.high is not None else x
     for spike in column.spikes:
         x = torch.where(states == column.levels.index(repr(spike)), spike, x)
     values = x.numpy()
@@ -384,9 +418,12 @@ def _typed(column: Column, values: np.ndarray, holes: np.ndarray) -> pd.Series:
             )
         found = found.astype(dtype)
         return found.mask(holes) if holes.any() else found
-    if column.ordered is not None:
-        seen = [None if hole else value for value, hole in zip(values, holes, strict=True)]
-        return pd.Series(pd.Categorical(seen, categories=list(column.ordered)), name=name)
+    if column.categories is not None:
+        index = {text: i for i, text in enumerate(column.categories)}
+        codes = [-1 if hole else index[value] for value, hole in zip(values, holes, strict=True)]
+        categories = pd.Index(column.categories).astype(column.category_dtype)
+        levels = pd.Categorical.from_codes(codes, categories, ordered=column.ordered)
+        return pd.Series(levels, name=name)
     if dtype == "bool":
         return pd.Series([value == "True" for value in values], name=name, dtype=bool)
     if dtype == "boolean":
@@ -508,8 +545,8 @@ class TableEstimator:
         .. math:: \log P(x) \ge E_{q(z|x)} [\log p(z) - \log q(z|x)]
 
         where q spreads a grid over its cells, fills holes from N(0, 1), and adds to the 0s and 1s of
-        levels the noise that they are learned with, that of the smallest noise level included. The gap is what q leaves
-        open: little, where a level can be read off its noisy numbers.
+        levels the noise that they are learned with, that of the smallest noise level included. What q
+        leaves open is the gap: little, where a level can be read off its noisy numbers.
 
         Arguments:
             X: A frame with the columns learned from.
@@ -573,7 +610,7 @@ def _column(kept: dict[str, Any]) -> Column:
     """Return a column from what a checkpoint keeps of it."""
     T = kept["transform"]
     kept = {**kept, "transform": None if T is None else Monotone(**T)}
-    for key in ("levels", "spikes", "ordered"):
+    for key in ("levels", "spikes", "categories"):
         kept[key] = None if kept[key] is None else tuple(kept[key])
     return Column(**{**kept, "others": tuple((v, s) for v, s in kept["others"])})
 
@@ -584,6 +621,11 @@ def _frame(X: Any) -> tuple[pd.DataFrame, str]:
         frame, kind = X, "pandas"
     elif hasattr(X, "to_pandas"):
         frame, kind = X.to_pandas(), "polars"
+        for name, dtype in X.schema.items():  # pandas has holes in integers and booleans if asked
+            if dtype.is_integer() or str(dtype) == "Boolean":
+                frame[name] = frame[name].astype(
+                    "boolean" if str(dtype) == "Boolean" else str(dtype)
+                )
     else:
         raise TypeError(f"a table is a frame of pandas or polars, got {type(X).__name__}")
     names = list(map(str, frame.columns))
