@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from .geometry import find_modes as find_modes
     from .geometry import gradient_flow as gradient_flow
     from .interfaces.estimator import ScoreEstimator as ScoreEstimator
+    from .interfaces.tables import TableEstimator as TableEstimator
     from .langevin import Chain as Chain
     from .langevin import run as run
     from .langevin import sample as sample
@@ -100,6 +101,7 @@ _NAMES = {
     "find_modes": "geometry",
     "gradient_flow": "geometry",
     "ScoreEstimator": "interfaces.estimator",
+    "TableEstimator": "interfaces.tables",
     "Chain": "langevin",
     "run": "langevin",
     "sample": "langevin",

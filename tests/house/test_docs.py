@@ -96,7 +96,9 @@ def test_commands_run(page, as_reader, capsys):
             continue
         for line, words in commands(page):
             if block.line <= line < block.line + block.code.count("\n"):
-                assert main([*words, *["--quiet"] * (words[0] != "info")]) == 0, (line, words)
+                code = main([*words, *["--quiet"] * (words[0] != "info")])
+                judged = words[0] == "evaluate"  # a small model may be told apart, honestly
+                assert code == 0 or (code == 1 and judged), (line, words)
 
 
 @each_of([page for page in TEXTS if commands(page)])

@@ -1602,6 +1602,22 @@ MUTANTS = (
         "langevin/test_verdict.py::test_resume_refuses_another_target",
     ),
     Mutant(
+        "X: the logarithm of a sinh-arcsinh map's derivative lacks its cosh",
+        "noise/transforms.py", "_log_cosh(w) - 0.5 * torch.log1p(v.square())\n        )",
+        "0 * w - 0.5 * torch.log1p(v.square())\n        )",
+        "noise/test_transforms.py::test_the_derivative",
+    ),
+    Mutant(
+        "X: a cell of a grid counts as a density",
+        "interfaces/tables.py", "math.log(column.grid) if column.spread else 0.0", "0.0",
+        "interfaces/test_tables.py::test_cells_of_a_grid_are_even_and_count_their_width",
+    ),
+    Mutant(
+        "X: the noise of levels is forgotten in the likelihood",
+        "interfaces/tables.py", "(blur.square() + NOISE**2).sqrt()", "blur",
+        "interfaces/test_tables.py::test_the_bound_on_the_probability_of_a_level_is_tight",
+    ),
+    Mutant(
         "X: ranks in place of mid-ranks",
         "check/metrics/columns.py", "middle = (at.cumsum(0) - at / 2)[place]",
         "middle = at.cumsum(0)[place] - 1e-3",

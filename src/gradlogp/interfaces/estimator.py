@@ -289,12 +289,16 @@ class ScoreEstimator(DensityMixin, BaseEstimator):
             "classes": self.classes_.tolist() if self.class_conditional else None,
         }
 
-    def save(self, directory: str | os.PathLike[str]) -> Path:
-        """Save to a checkpoint directory (see `gradlogp.learn.checkpoint`)."""
+    def save(
+        self, directory: str | os.PathLike[str], *, extra: dict[str, Any] | None = None
+    ) -> Path:
+        """Save to a checkpoint directory (see `gradlogp.learn.checkpoint`), with what is `extra`."""
         check_is_fitted(self, "model_")
         held_out = None if self.held_out_loss_ is None else self.held_out_loss_._asdict()
         run = {"held_out_loss": held_out, "step": self.n_iter_}
-        return checkpoint.save(directory, self.model_, run=run, extra={"estimator": self._kept()})
+        return checkpoint.save(
+            directory, self.model_, run=run, extra={"estimator": self._kept(), **(extra or {})}
+        )
 
     @classmethod
     def load(

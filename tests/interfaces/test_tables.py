@@ -1,0 +1,211 @@
+"""Tables: what columns are taken for, the same schema out, nothing impossible, a likelihood."""
+
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from support import seeded
+
+import gradlogp as glp
+from gradlogp.interfaces.tables import NOISE, TableEstimator, decode, encode, recognise
+
+
+def table(n=400, seed=0):
+    """Every kind of column that a table has."""
+    rng = np.random.default_rng(seed)
+    a = rng.normal(size=n)
+    found = pd.DataFrame({
+        "age": (40 + 12 * a).round().astype(int).clip(18, 90),
+        "income": np.exp(10 + 0.5 * a + 0.3 * rng.normal(size=n)).round(2),
+        "rain": np.where(rng.random(n) < 0.4, 0.0, rng.gamma(2, 3, n)),
+        "month": rng.integers(1, 13, n),
+        "children": rng.poisson(1.5, n),
+        "city": rng.choice(["Bern", "Basel", "Chur", "Genf"], p=[0.5, 0.3, 0.18, 0.02], size=n),
+        "size": pd.Categorical(
+            rng.choice(["S", "M", "L"], size=n), categories=["S", "M", "L"], ordered=True
+        ),
+        "member": rng.random(n) < 0.3,
+        "visits": pd.array(rng.integers(0, 50, n), dtype="Int64"),
+        "joined": pd.Timestamp("2021-03-01", tz="Europe/Zurich")
+        + pd.to_timedelta(rng.integers(0, 700, n), unit="D"),
+        "weight": (70 + 8 * rng.normal(size=n)).astype(np.float32),
+        "dose": rng.integers(1, 30, n) * 25,
+        "name": [f"person {i}" for i in range(n)],
+        "unit": "mm",
+    })  # fmt: skip
+    found.loc[rng.random(n) < 0.1, "income"] = np.nan
+    found.loc[rng.random(n) < 0.1, "visits"] = pd.NA
+    found.loc[rng.random(n) < 0.1, "city"] = None
+    return found
+
+
+def test_what_columns_are_taken_for():
+    kinds = {c.name: c.describe() for c in map(recognise, (table()[c] for c in table()))}
+    assert kinds["age"] == "number in steps of 1, from 18"
+    assert kinds["income"] == "number, apart from missing, from 0"
+    assert kinds["rain"] == "number, apart from 0.0, from 0"
+    assert kinds["month"] == "number in steps of 1, from 1, below 13"
+    assert kinds["city"] == "category of 5 levels"
+    assert kinds["dose"].startswith("number in steps of 25")
+    assert kinds["joined"] == "date in steps of 1" or kinds["joined"] == "date"
+    assert kinds["name"].startswith("text that differs in nearly every row")
+    assert kinds["unit"] == "the same in all rows"
+
+
+def test_numbers_and_back_are_the_same_table():
+    """decode(encode(x)) is x, to the bit where it has decimals, in every column that is learned."""
+    frame = table()
+    for name in frame:
+        column = recognise(frame[name])
+        z, nats = encode(column, frame[name], seeded())
+        back = decode(column, z, seeded(1))
+        assert z.shape == (len(frame), column.width)
+        assert torch.isfinite(z).all()
+        assert torch.isfinite(nats).all()
+        assert back.dtype == frame[name].dtype, name
+        if name == "name":
+            assert set(back) <= set(frame["name"])
+        elif name in ("weight", "rain"):
+            np.testing.assert_allclose(back, frame[name], rtol=1e-6)
+        else:
+            pd.testing.assert_series_equal(back, frame[name], check_freq=False)
+
+
+def test_nothing_impossible_comes_back_whatever_the_network_says():
+    frame = table()
+    for name in ("age", "rain", "month", "children", "dose", "visits", "income"):
+        column = recognise(frame[name])
+        z = 3 * torch.randn(2000, column.width, generator=seeded())
+        back = decode(column, z, seeded()).dropna().astype(float)
+        assert np.isfinite(back).all()
+        assert (back >= 0).all()
+        if name in ("age", "month", "children", "visits"):
+            assert (back == back.round()).all()
+        if name == "month":
+            assert back.between(1, 12).all()
+        if name == "dose":
+            assert (back % 25 == 0).all()
+
+
+def test_cells_of_a_grid_are_even_and_count_their_width():
+    """P(k) = ∫ p over the cell: of u uniform in the cell, nats are log T'(x) + log of the width."""
+    frame = pd.Series(np.repeat(np.arange(0, 500, 50), 30), name="a")
+    column = recognise(frame)
+    assert (column.grid, column.spread) == (50, True)
+    z, nats = encode(column, frame, seeded())
+    x = column.transform.inverse(z[:, 0])
+    u = (x - torch.tensor(frame.to_numpy())) / 50
+    assert float((u - 0.5).abs().max()) <= 0.5
+    assert abs(float(u.mean()) - 0.5) < 4 / math.sqrt(12 * 300)
+    expected = column.transform.log_derivative(x) + math.log(50)
+    torch.testing.assert_close(nats, expected, rtol=1e-9, atol=1e-9)
+
+
+def test_the_bound_on_the_probability_of_a_level_is_tight():
+    """With the exact law of the noisy 0s and 1s, the bound is log π_k."""
+    shares = {"u": 0.5, "v": 0.3, "w": 0.2}
+    frame = pd.DataFrame({"k": np.repeat(list(shares), [50, 30, 20])})
+    found = TableEstimator()
+    found._kind, found.columns_ = "pandas", (recognise(frame["k"]),)
+    blur = 0.03
+
+    class Exact:
+        sigma_min_ = blur
+
+        class model_:
+            class coordinates:
+                scale = torch.ones(3)
+
+        def score_samples(self, z):
+            """A mixture at the corners, with the noise of levels and that of the smallest level."""
+            width = math.hypot(NOISE, blur)
+            law = glp.GaussianMixture(list(shares.values()), torch.eye(3), width**2)
+            return law.log_prob(torch.as_tensor(z))
+
+    found.estimator_ = Exact()
+    nats = found.score_samples(frame, n_draws=400)
+    for name, share in shares.items():
+        assert nats[frame["k"] == name].mean() == pytest.approx(math.log(share), abs=0.02)
+
+
+@pytest.fixture(scope="module")
+def fitted():
+    estimator = glp.ScoreEstimator(max_iter=150, width=48, random_state=0)
+    return TableEstimator(estimator).fit(table())
+
+
+def test_the_same_schema_comes_out(fitted):
+    frame, new = table(), fitted.sample(300)
+    assert list(new.columns) == list(frame.columns)
+    assert (new.dtypes == frame.dtypes).all()
+    assert list(new["size"].cat.categories) == ["S", "M", "L"]
+    assert new["size"].cat.ordered
+    assert new["month"].between(1, 12).all()
+    assert set(new["city"].dropna()) <= set(frame["city"].dropna())
+    for name in ("income", "city", "visits"):
+        assert abs(new[name].isna().mean() - 0.1) < 0.1
+    assert abs((new["rain"] == 0).mean() - 0.4) < 0.15
+    assert new["income"].dropna().round(2).equals(new["income"].dropna())
+    pd.testing.assert_frame_equal(new, fitted.sample(300))
+    assert not new.equals(fitted.sample(300, random_state=5))
+
+
+def test_saved_and_loaded(fitted, tmp_path):
+    fitted.save(tmp_path / "m")
+    loaded = TableEstimator.load(tmp_path / "m")
+    assert loaded.columns_ == fitted.columns_
+    pd.testing.assert_frame_equal(loaded.sample(50), fitted.sample(50))
+    glp.ScoreEstimator(max_iter=2, width=8).fit(torch.randn(30, 2)).save(tmp_path / "plain")
+    with pytest.raises(ValueError, match="holds no table; load it by ScoreEstimator"):
+        TableEstimator.load(tmp_path / "plain")
+
+
+def test_a_likelihood_for_every_row(fitted):
+    nats = fitted.score_samples(table().head(20))
+    assert nats.shape == (20,)
+    assert np.isfinite(nats).all()
+    with pytest.raises(ValueError, match="lacks columns: age"):
+        fitted.score_samples(table().drop(columns="age"))
+    with pytest.raises(ValueError, match="'city' has 'Lugano', which no row learned from had"):
+        fitted.score_samples(table().head(3).assign(city="Lugano"))
+    with pytest.raises(
+        ValueError, match=r"'month' has 14; what was learned lies from 1.0 to 13.0"
+    ):
+        fitted.score_samples(table().head(3).assign(month=14))
+
+
+def test_heavy_tails_keep_their_quantiles():
+    """exp(2N): quartiles within 10 %, no negative value."""
+    z = np.random.default_rng(0).normal(size=2000)
+    frame = pd.DataFrame({"x": np.exp(2 * z), "y": np.roll(z, 1)})
+    new = TableEstimator(glp.ScoreEstimator(max_iter=300, width=48, random_state=0)).fit(frame)
+    drawn = new.sample(4000)["x"]
+    assert (drawn > 0).all()
+    for q in (0.25, 0.5):
+        assert np.quantile(drawn, q) == pytest.approx(np.quantile(frame["x"], q), rel=0.1)
+
+
+def test_what_can_be_overridden_and_what_cannot():
+    frame = table(60)
+    found = TableEstimator(glp.ScoreEstimator(max_iter=2, width=8), drop=["name"],
+                           kinds={"month": "category"})  # fmt: skip
+    found.fit(frame)
+    assert [c.kind for c in found.columns_ if c.name == "month"] == ["category"]
+    assert "name" not in found.sample(3).columns
+    for bad, text in (
+        ({"drop": ["nome"]}, "there is no column 'nome'"),
+        ({"kinds": {"city": "number"}}, "column 'city' cannot be a number: 'B"),
+        ({"kinds": {"age": "date"}}, "column 'age' cannot be a date: it has dtype int64"),
+    ):
+        with pytest.raises(ValueError, match=text):
+            TableEstimator(**bad).fit(frame)
+    with pytest.raises(ValueError, match="column 'a' has no value; leave it out"):
+        TableEstimator().fit(pd.DataFrame({"a": [None, None], "b": [1.0, 2.0]}))
+    with pytest.raises(ValueError, match="no column can be learned"):
+        TableEstimator().fit(pd.DataFrame({"a": [1, 1, 1]}))
+    with pytest.raises(TypeError, match="a table is a frame of pandas or polars, got ndarray"):
+        TableEstimator().fit(np.zeros((3, 2)))
+    with pytest.raises(ValueError, match="has not been fitted"):
+        TableEstimator().sample(3)
