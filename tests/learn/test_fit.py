@@ -1,8 +1,10 @@
 """Training: what a record says, what is averaged, and that nothing is lost or changed by a stop."""
 
+import functools
 import math
 import shutil
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -616,6 +618,7 @@ def interrupt(objective, after):
     """Make an objective that is interrupted in its call number after + 1."""
     calls = 0
 
+    @functools.wraps(objective)  # a resumed run must have the same objective, by name
     def interrupted(*arguments, generator=None):
         nonlocal calls
         calls += 1
@@ -735,7 +738,11 @@ def test_resuming_a_finished_run_changes_nothing(tmp_path):
         ({"ema_half_lives": (3,)}, r"ema_half_lives=\(\), got \(3.0,\)"),
         ({"standardize": True}, "standardize=False, got True"),
         ({"data": points(299)}, "n_samples=300, got 299"),
-        ({"model": make(5, width=24)}, r"does not fit this model: .*size mismatch"),
+        ({"model": make(5, width=24)}, r"network=.*'width': 16.*, got .*'width': 24"),
+        ({"model": glp.ScoreModel(make(5).network, VE())}, "schedule=.*'VP'.*, got .*'VE'"),
+        ({"model": glp.ScoreModel(make(5).network, VP(), "x0")}, "predicts=.*, got 'x0'"),
+        ({"objective": partial(multilevel, stratified=True)}, "objective=.*stratified=True"),
+        ({"objective": linear}, "objective='.*multilevel', got '.*linear'"),
         (
             {"model": make(5, condition=3), "condition": torch.zeros(300).long()},
             "condition=None, got [0-9]+",
@@ -749,8 +756,10 @@ def test_resuming_another_run_is_refused(tmp_path, change, message):
             break
     files = {item.name: item.read_bytes() for item in path.iterdir()}
     model, data = change.pop("model", make(5)), change.pop("data", points())
-    before = weights(model)
-    refused(message, model, data, checkpoint=path, resume=True, **({"steps": 60} | change))
+    before, objective = weights(model), change.pop("objective", multilevel)
+    refused(
+        message, model, data, objective, checkpoint=path, resume=True, **({"steps": 60} | change)
+    )
     same(weights(model), before)
     assert {item.name: item.read_bytes() for item in path.iterdir()} == files
 
@@ -771,6 +780,7 @@ def test_a_loss_that_is_not_finite_stops_training_and_leaves_the_checkpoint(tmp_
     path, model = tmp_path / "run", make()
     files, calls = {}, 0
 
+    @functools.wraps(multilevel)
     def objective(score, x, *, generator=None):
         nonlocal calls
         calls += 1

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_type_hints
 
 import numpy as np
 import torch
@@ -24,6 +24,8 @@ from torch import Tensor
 from ..core import NoisyScore, Schedule, permutation
 from ..diffusion import log_likelihood
 from ..learn import checkpoint
+from ..learn.fields import check_fields, fits, short
+from ..learn.folders import read_whole
 from ..learn.settings import TrainingSettings
 from ..learn.training import fit
 from ..noise import blurred, noise_range, time_at
@@ -33,6 +35,7 @@ from ..show.progress import bar
 from .pipeline import CHUNK, OBJECTIVE, build_model, draw
 
 HERE = ("checkpoint", "resume", "device", "verbose")  # parameters of a run, not of a model
+MOST_STEPS = 10**6  # of sampling, that a checkpoint may ask for
 
 
 class ScoreEstimator(DensityMixin, BaseEstimator):
@@ -305,13 +308,16 @@ class ScoreEstimator(DensityMixin, BaseEstimator):
         Raises:
             ValueError: If the checkpoint is missing, damaged, or of another format.
         """
-        kept = checkpoint.read_config(directory)["extra"].get("estimator", {})
-        try:
-            settings = TrainingSettings(**kept["settings"]) if kept.get("settings") else None
-            estimator = cls(network=network, settings=settings, **kept.get("parameters", {}))
-        except TypeError as error:
-            raise ValueError(f"{directory}/config.json is damaged: {error}") from None
-        model = checkpoint.load(directory, network)
+
+        def read(path: Path) -> tuple[dict[str, Any], ScoreModel]:
+            config = checkpoint.read_config(path, verified=False)
+            kept = config["extra"].get("estimator", {})
+            _check_kept(kept, config, f"{path / 'config.json'} is damaged: extra.estimator")
+            return kept, checkpoint.load(path, network)
+
+        kept, model = read_whole(directory, read)
+        settings = TrainingSettings(**kept["settings"]) if kept.get("settings") else None
+        estimator = cls(network=network, settings=settings, **kept.get("parameters", {}))
         estimator.n_features_in_ = kept.get("n_features_in", model.event_shape[0])
         estimator._tensors = kept.get("tensors", False)
         classes = kept.get("classes")
@@ -329,3 +335,36 @@ class ScoreEstimator(DensityMixin, BaseEstimator):
 def _as_array(X: Any) -> Any:
     """Return a tensor as an array of its own dtype, which scikit-learn would take to float32."""
     return X.detach().cpu().numpy() if isinstance(X, Tensor) else X
+
+
+def _check_kept(kept: Any, config: dict[str, Any], where: str) -> None:
+    """Raise `ValueError` unless `_kept` could have said this: no path, nothing of a run is taken."""
+
+    def need(good: bool, field: str, found: Any) -> None:
+        if not good:
+            raise ValueError(f"{where}{field} cannot be {short(found)}")
+
+    fields = ("parameters", "settings", "n_features_in", "tensors", "classes")
+    need(isinstance(kept, dict) and (not kept or kept.keys() == set(fields)), "", kept)
+    if not kept:  # of a training without an estimator
+        return
+    parameters, settings, n_features, tensors, classes = (kept[name] for name in fields)
+    need(isinstance(parameters, dict), ".parameters", parameters)
+    hints = get_type_hints(ScoreEstimator.__init__) | {"random_state": int}
+    for name, value in parameters.items():
+        known = name in hints and name not in HERE
+        most = MOST_STEPS if name.startswith("n_") else 2**32
+        small = not fits(value, int) or 0 <= value <= most
+        need(known and fits(value, hints[name]) and small, f".parameters: {name}", value)
+    if settings is not None:
+        need(isinstance(settings, dict), ".settings", settings)
+        check_fields(settings, TrainingSettings, f"{where}.settings")
+        try:
+            TrainingSettings(**settings)
+        except ValueError as error:
+            raise ValueError(f"{where}.settings: {error}") from None
+    need(n_features == config["event_shape"][0], ".n_features_in", n_features)
+    need(fits(tensors, bool), ".tensors", tensors)
+    need(fits(classes, list[str | int | float | bool] | None), ".classes", classes)
+    kind = config["condition"] if isinstance(config["condition"], int) else None
+    need((None if classes is None else len(set(classes))) == kind, ".classes", classes)

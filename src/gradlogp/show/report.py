@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import re
 import struct
 from base64 import b64encode
@@ -17,6 +16,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from ..core.files import write_files
 from .plots import DARK, LIGHT, Figure, png
 
 Draw = Callable[..., Figure]
@@ -130,24 +130,6 @@ def _numbers(title: str, sections: Sequence[Section], provenance: Mapping[str, s
     return json.dumps(whole, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
 
-def _replace_all(directory: Path, files: Mapping[str, bytes]) -> None:
-    """Write every file under a temporary name, then rename them all in the order given."""
-    waiting = {name: directory / f".{name}.{os.getpid()}.tmp" for name in files}
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-        for name, data in files.items():
-            waiting[name].write_bytes(data)
-        for name, temporary in waiting.items():
-            os.replace(temporary, directory / name)
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise OSError(error.errno, f"cannot write the report to {directory}: {reason}") from error
-    finally:
-        for temporary in waiting.values():
-            if directory.is_dir():
-                temporary.unlink(missing_ok=True)
-
-
 def write(
     directory: Path | str,
     title: str,
@@ -195,5 +177,10 @@ def write(
     )  # fmt: skip
     files["numbers.json"] = _numbers(title, sections, provenance).encode()
     files["index.html"] = page.encode()
-    _replace_all(directory, files)
+    try:
+        write_files({directory / name: content for name, content in files.items()})
+    except OSError as error:
+        why = error.__cause__ or error
+        reason = getattr(why, "strerror", None) or str(why)
+        raise OSError(f"cannot write the report to {directory}: {reason}") from error
     return directory / "index.html"

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import IO, TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
 from .common import (
     Misuse,
+    claim_output,
     class_names,
     generator_of,
     load,
@@ -74,6 +77,7 @@ def sample(
     spread: float | None = None,
     burn_in: Annotated[int | None, Parameter(show=False)] = None,
     thin: Annotated[int | None, Parameter(show=False)] = None,
+    force: bool = False,
     seed: int = 0,
     threads: int | None = None,
     json: bool = False,
@@ -116,6 +120,7 @@ def sample(
             and with --kernel and --step-size. 1 by default.
         burn_in: Refused, with the option that is meant.
         thin: Refused.
+        force: Replace files that are there.
         seed: Seed of the noise.
         threads: PyTorch threads.
         json: With --target, print table and verdict as JSON.
@@ -142,7 +147,7 @@ def sample(
         return sample_target(
             target, draws=1000 if draws is None else draws, warmup=1000 if warmup is None else warmup,
             chains=4 if chains is None else chains, kernel=kernel, step_size=step_size, dim=dim,
-            spread=spread, out=out, seed=seed, json=json, quiet=quiet,
+            spread=spread, out=out, force=force, seed=seed, json=json, quiet=quiet,
         )  # fmt: skip
     assert checkpoint is not None
     _refuse(of_chains, f"is for a density; write --target {checkpoint} to run chains on its score")
@@ -151,7 +156,10 @@ def sample(
         raise Misuse(f"cannot write {out}: use one of {', '.join(FORMATS)}")
     if out is not None and not out.parent.is_dir():
         raise Misuse(f"cannot write {out}: there is no folder {out.parent}")
+    picture = None if out is None else out.with_suffix(".png")
+    claim_output(out, picture, force=force)
     g = generator_of(seed)
+    from ...core.files import write_files
     from ..pipeline import draw
 
     estimator = load_estimator(checkpoint)
@@ -160,10 +168,11 @@ def sample(
         model if labels is None else model.given(labels), n, max(2, steps or STEPS[method]),
         transition=transition(method), generator=g, quiet=quiet,
     )  # fmt: skip
-    _write(x, out, labels)
-    if out is not None:
-        picture = _picture(out.with_suffix(".png"), [(method, x)])
-        say(f"{out}: {n} samples; {picture}", quiet=quiet)
+    if out is None or picture is None:
+        _write(x, ".csv", labels, sys.stdout)
+        return 0
+    write_files({out: partial(_write, x, out.suffix, labels), picture: _picture([(method, x)])})
+    say(f"{out}: {n} samples; {picture}", quiet=quiet)
     return 0
 
 
@@ -221,6 +230,7 @@ def evaluate(
 
     from ...check.compare import bits_row, compare, likelihood_row
     from ...core import choice
+    from ...core.files import write_atomically
     from ...diffusion import dequantise, log_likelihood
     from ...show.progress import bar
     from ..pipeline import CHUNK, draw
@@ -249,8 +259,8 @@ def evaluate(
     )  # fmt: skip
     rows += compare(samples, held.x, training, generator=g)
     if out is not None:
-        picture = _picture(out, [("samples", samples), ("held out", held.x)])
-        say(f"picture: {picture}", quiet=quiet)
+        write_atomically(out, _picture([("samples", samples), ("held out", held.x)]))
+        say(f"picture: {out}", quiet=quiet)
     if json:
         print_json([row._asdict() for row in rows])
     else:
@@ -306,25 +316,22 @@ def class_labels(estimator: ScoreEstimator, klass: str | None, n: int) -> Tensor
     return torch.full((n,), known.index(klass))
 
 
-def _picture(path: Path, sets: list[tuple[str, Tensor]]) -> Path:
-    """Write a picture of samples and return its path."""
+def _picture(sets: list[tuple[str, Tensor]]) -> bytes:
+    """Return a picture of samples."""
     from ...show.plots import png
     from ...show.plots.samples import samples
 
-    path.write_bytes(png(samples(sets)))
-    return path
+    return png(samples(sets))
 
 
-def _write(x: Tensor, out: Path | None, labels: Tensor | None) -> None:
+def _write(x: Tensor, suffix: str, labels: Tensor | None, file: IO[Any]) -> None:
     """Write samples: rows of flattened samples as CSV, arrays as they are."""
-    import sys
-
     import numpy as np
 
-    if out is None or out.suffix == ".csv":
-        np.savetxt(sys.stdout if out is None else out, x.flatten(1).numpy(), "%.7g", ",")
-    elif out.suffix == ".npy":
-        np.save(out, x.numpy())
+    if suffix == ".csv":
+        np.savetxt(file, x.flatten(1).numpy(), "%.7g", ",")
+    elif suffix == ".npy":
+        np.save(file, x.numpy())
     else:
         arrays = {"x": x.numpy()} | ({} if labels is None else {"labels": labels.numpy()})
-        np.savez(out, **arrays)  # type: ignore[arg-type]
+        np.savez(file, **arrays)  # type: ignore[arg-type]
