@@ -115,9 +115,10 @@ def read_whole(directory: str | os.PathLike[str], read: Callable[[Path], T]) -> 
     """Return what `read` makes of the folder, all from one version of it.
 
     Raises:
-        OSError: If it is replaced again and again while it is read.
+        OSError: If for a minute it is replaced each time while it is read.
     """
-    for _ in range(200):
+    end = time.monotonic() + 60
+    while time.monotonic() < end:
         path = find(directory)
         before = _version(path)
         try:
