@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import select
+import shutil
 import signal
 import sys
 import time
@@ -50,35 +51,32 @@ def estimator(path, **options):
     return made.fit(x, y)
 
 
-def resumed(path):
-    """What of a checkpoint counts when a training goes on from it: all it ends with but the time."""
-    model = small()
-    for _ in glp.fit(
-        model, rows(), settings=glp.TrainingSettings(
-            steps=STEPS, batch_size=16, ema=0.9, ema_half_lives=(4.0,)
-        ),
-        standardize=True, held_out=rows()[:20], checkpoint=path, resume=True, generator=seeded(7),
-    ):  # fmt: skip
-        pass
-    return digest(model.state_dict()) + json.dumps(checkpoint.read_run(path)["history"])
-
-
-def loaded(path):
+def sampled(path):
     """What of a checkpoint counts when samples are drawn with it."""
-    found = ScoreEstimator.load(path)
-    run = checkpoint.read_run(path)
+    found, run = ScoreEstimator.load(path), checkpoint.read_run(path)
+    x = torch.as_tensor(found.sample(3, y=["a", "b", "a"], random_state=0))
+    if not x.isfinite().all():
+        raise FloatingPointError("samples are not finite")
     kept = {k: v for k, v in found.get_params().items() if isinstance(v, int | float | str)}
     model = found.model_
-    what = [
-        model.schedule,
-        model.predicts,
-        model.columns,
-        kept,
-        run,
-        getattr(found, "classes_", 0),
-    ]
-    what += [found.settings, found.n_features_in_, found._tensors]
-    return digest(model.state_dict()) + repr(what)
+    what = [model.schedule, model.predicts, model.columns, kept, run, found.classes_.tolist()]
+    what += [found.settings, found.n_features_in_, found._tensors, x.tolist()]
+    return (
+        digest(model.state_dict())
+        + digest(checkpoint.load(path, ema=3.0).state_dict())
+        + repr(what)
+    )
+
+
+def trained_on(path):
+    """What of a checkpoint counts when a training goes on from it: its end, but for the time."""
+    found = estimator(path, resume=True)
+    return digest(found.model_.state_dict()) + repr(checkpoint.read_run(path)["history"])
+
+
+def both(path):
+    """All that counts."""
+    return sampled(path) + trained_on(path)
 
 
 def digest(state):
@@ -137,37 +135,68 @@ def wait(number, seconds):
         time.sleep(0.002)
 
 
-def outcome(look, path, *, seconds=20, memory=2**29):
-    """Look at a checkpoint in a child: what came of it, in a word and the text of it.
+def outcomes(look, cases, whole, folder, *, resums, seconds=30, memory=2**29):
+    """Damage copies of a checkpoint, one by one, and look at each; return a word for each case.
 
-    "read": what it is; "refused": a ValueError or OSError of one line; "traceback": anything else;
-    "hang": no end; "died": killed by the system.
+    "same": it is read, and is what it was; "refused": a ValueError or OSError of one line;
+    "accepted": it is read, and is something else; "traceback": any other error; "hang": no end;
+    "died": killed by the system. The cases run in a child with that much more memory than now.
+
+    Arguments:
+        look: What reads it, and returns what counts.
+        cases: Functions that damage the checkpoint at a path.
+        whole: The checkpoint; it stays as it is.
+        folder: Where the copies go.
+        resums: Whether the digests are made anew, as whoever means harm would.
     """
-    read, write = os.pipe()
+    right, found = look(shutil.copytree(whole, folder / "right")), []
+    while len(found) < len(cases):
+        read, write = os.pipe()
+        first = len(found)
 
-    def work():
-        try:
-            answer = ["read", look(path)]
-        except (ValueError, OSError) as error:
-            text = str(error)
-            fine = text and "\n" not in text and len(text) < 1000
-            answer = ["refused" if fine else "traceback", text]
-        except BaseException as error:
-            answer = ["traceback", f"{type(error).__name__}: {error}"]
-        with os.fdopen(write, "w") as file:
-            file.write(json.dumps(answer))
+        def work(first=first, write=write):
+            with os.fdopen(write, "w") as file:
+                for i, case in enumerate(cases[first:], first):
+                    path = shutil.copytree(whole, folder / f"case{i}")
+                    case(path)
+                    if resums:
+                        make_sums(path)
+                    file.write(json.dumps(judged(look, path, right)) + "\n")
+                    file.flush()
+                    shutil.rmtree(path)
 
-    number = child(work, memory=memory)
-    os.close(write)
-    text, end = b"", time.monotonic() + seconds
-    with os.fdopen(read, "rb", buffering=0) as file:
-        while time.monotonic() < end:
-            if select.select([file], [], [], 0.2)[0]:
-                part = file.read(2**16)
-                if not part:
-                    break
-                text += part
-    code = wait(number, max(0.5, end - time.monotonic()))
-    if code is None:
-        return "hang", ""
-    return tuple(json.loads(text)) if text else ("died", f"exit code {code}")
+        number, last = child(work, memory=memory), time.monotonic()
+        os.close(write)
+        text = b""
+        with os.fdopen(read, "rb", buffering=0) as file:
+            while time.monotonic() < last + seconds:
+                if select.select([file], [], [], 0.2)[0]:
+                    if not (part := file.read(2**16)):
+                        break
+                    text, last = text + part, time.monotonic()
+        found += [tuple(json.loads(line)) for line in text.splitlines()]
+        code = wait(number, 0.1 if time.monotonic() >= last + seconds else 5)
+        if len(found) < len(cases):
+            found.append(("hang", "") if code is None else ("died", f"exit code {code}"))
+    return found
+
+
+def judged(look, path, right):
+    """Return what comes of a look, in a word, and its text."""
+    try:
+        found = look(path)
+    except (ValueError, OSError) as error:
+        text = str(error)
+        fine = text and "\n" not in text and len(text) < 1000
+        return "refused" if fine else "traceback", text
+    except BaseException as error:
+        return "traceback", f"{type(error).__name__}: {error}"
+    return ("same" if found == right else "accepted"), ""
+
+
+def make_sums(path):
+    """Write the digests of the files as they are."""
+    files = [f for f in sorted(path.iterdir()) if f.is_file() and f.name != "SHA256SUMS"]
+    lines = [f"{hashlib.sha256(f.read_bytes()).hexdigest()}  {f.name}\n" for f in files]
+    if (path / "SHA256SUMS").exists():
+        (path / "SHA256SUMS").write_text("".join(lines))

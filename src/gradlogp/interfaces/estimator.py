@@ -316,7 +316,7 @@ class ScoreEstimator(DensityMixin, BaseEstimator):
             return kept, checkpoint.load(path, network)
 
         kept, model = read_whole(directory, read)
-        settings = TrainingSettings(**kept["settings"]) if kept.get("settings") else None
+        settings = _settings(kept["settings"]) if kept.get("settings") else None
         estimator = cls(network=network, settings=settings, **kept.get("parameters", {}))
         estimator.n_features_in_ = kept.get("n_features_in", model.event_shape[0])
         estimator._tensors = kept.get("tensors", False)
@@ -337,6 +337,11 @@ def _as_array(X: Any) -> Any:
     return X.detach().cpu().numpy() if isinstance(X, Tensor) else X
 
 
+def _settings(kept: dict[str, Any]) -> TrainingSettings:
+    """Return settings from JSON, which has lists for tuples."""
+    return TrainingSettings(**{k: tuple(v) if isinstance(v, list) else v for k, v in kept.items()})
+
+
 def _check_kept(kept: Any, config: dict[str, Any], where: str) -> None:
     """Raise `ValueError` unless `_kept` could have said this: no path, nothing of a run is taken."""
 
@@ -354,13 +359,14 @@ def _check_kept(kept: Any, config: dict[str, Any], where: str) -> None:
     for name, value in parameters.items():
         known = name in hints and name not in HERE
         most = MOST_STEPS if name.startswith("n_") else 2**32
-        small = not fits(value, int) or 0 <= value <= most
+        least = 0 if name == "random_state" else 1
+        small = not fits(value, int) or least <= value <= most
         need(known and fits(value, hints[name]) and small, f".parameters: {name}", value)
     if settings is not None:
         need(isinstance(settings, dict), ".settings", settings)
         check_fields(settings, TrainingSettings, f"{where}.settings")
         try:
-            TrainingSettings(**settings)
+            _settings(settings)
         except ValueError as error:
             raise ValueError(f"{where}.settings: {error}") from None
     need(n_features == config["event_shape"][0], ".n_features_in", n_features)

@@ -15,8 +15,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from ..core.files import write_atomically
-
 LARGEST = 4096  # bytes of a lock
 
 
@@ -43,7 +41,9 @@ class Claim:
         path.parent.mkdir(parents=True, exist_ok=True)
         with _alone(path.parent):
             _check_free(path, lock)
-            write_atomically(lock, json.dumps(mine))
+            part = lock.with_name(f"{lock.name}.new")
+            part.write_text(json.dumps(mine))
+            os.replace(part, lock)
         self.release = weakref.finalize(self, _release, lock, mine)
 
     def __enter__(self) -> Claim:

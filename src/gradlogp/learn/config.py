@@ -117,7 +117,7 @@ def _schedule(given: dict[str, Any], path: Path) -> Schedule:
         check_fields({k: v for k, v in given.items() if k != "name"}, kind, where)
     try:
         schedule = from_config(given)
-        alpha, sigma = schedule(torch.linspace(0, 1, 9, dtype=torch.float64))
+        alpha, sigma = schedule(torch.linspace(0, 1, 9, dtype=torch.float32))
     except (ValueError, ArithmeticError) as error:
         raise ValueError(f"{where}: {error}") from None
     good = alpha.isfinite() & sigma.isfinite() & (alpha >= 0) & (sigma >= 0)

@@ -127,9 +127,9 @@ class _Check:
 
     def tensor(self, found: Any, like: Tensor, field: str) -> None:
         """Check the kind and the shape of a tensor, and that it is finite."""
-        kind = isinstance(found, Tensor) and (found.dtype, found.shape, found.layout) == (
-            like.dtype, like.shape, like.layout,
-        )  # fmt: skip
+        kind = isinstance(found, Tensor) and found.device.type == "cpu"
+        what = ("dtype", "shape", "layout")
+        kind = kind and all(getattr(found, name) == getattr(like, name) for name in what)
         self.need(kind, field, found)
         self.need(not found.is_floating_point() or bool(found.isfinite().all()), field, found)
 
@@ -155,6 +155,7 @@ class _Check:
         for i, row in enumerate(found, 1):
             good = fits(row, list[float | None]) and isinstance(row, list) and len(row) == 6
             good = good and type(row[0]) is int and row[0] == i and row[1] is not None
+            good = good and all((row[k] is None) == (row[k + 1] is None) for k in (2, 4))
             good = good and all(row[k] is None or row[k] >= 0 for k in (3, 5))
             self.need(good, f"history[{i - 1}]", row)
 

@@ -289,8 +289,8 @@ class _Fit:
             yield from self._steps()
 
     def _steps(self) -> Iterator[Step]:
-        self.model.train()
         try:
+            self.model.train()
             while self.step < self.settings.steps:
                 began = time.perf_counter()
                 rate = self.settings.rate(self.step)
