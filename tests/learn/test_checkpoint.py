@@ -655,6 +655,30 @@ def test_permissions_follow_the_umask(tmp_path):
         os.umask(before)
 
 
+@pytest.mark.parametrize("exchanges", [True, False])
+def test_all_is_on_disk_before_it_has_the_name(tmp_path, monkeypatch, exchanges):
+    path, done = save(tmp_path / "run", mlp()), []
+    real = {"sync": folders.sync, "exchange": folders.exchange, "rename": os.rename}
+
+    def noted(name, at):
+        done.append(f"{name} {at.name}")
+        return at
+
+    monkeypatch.setattr(folders, "sync", lambda p: real["sync"](noted("sync", p)))
+    monkeypatch.setattr(
+        folders, "exchange",
+        lambda a, b: exchanges and real["exchange"](noted("exchange", a), b),
+    )  # fmt: skip
+    monkeypatch.setattr(folders.os, "rename", lambda a, b: real["rename"](noted("rename", a), b))
+    save(path, mlp(5))
+    named = next(i for i, what in enumerate(done) if not what.startswith("sync"))
+    assert sorted(done[:named]) == sorted(f"sync {n}" for n in (*FILES[:4], ".run.new"))
+    assert done[named:] == (
+        ["exchange .run.new", f"sync {tmp_path.name}"] if exchanges and real["exchange"] and
+        sys.platform == "linux" else ["rename run", "rename .run.new", f"sync {tmp_path.name}"]
+    )  # fmt: skip
+
+
 def test_what_is_read_is_of_one_version(tmp_path, monkeypatch):
     """A reader that is overtaken between two files reads again; a mixture is never seen."""
     path = save(tmp_path / "run", mlp(0, schedules.VE(0.1, 5.0)))

@@ -2,7 +2,9 @@
 
 import functools
 import math
+import os
 import shutil
+import signal
 from dataclasses import replace
 from functools import partial
 
@@ -720,6 +722,30 @@ def test_an_interrupt_amid_the_change_of_weights_keeps_the_last_checkpoint(tmp_p
             train(first, points(), checkpoint=tmp_path / "run", **options)
     assert all(value.isfinite().all() for value in first.state_dict().values())
     assert read(tmp_path / "run")["step"] == 10
+    train(second, points(), checkpoint=tmp_path / "run", resume=True, **options)
+    same(weights(second), weights(whole))
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_amid_the_change_of_weights_waits_for_its_end(tmp_path, monkeypatch, number):
+    whole, first, second = make(), make(), make(5)
+    options = {"steps": 30, "checkpoint_every": 100}
+    train(whole, points(), **options)
+    real, calls = torch.optim.AdamW.step, 0
+
+    def step(self):
+        nonlocal calls
+        calls += 1
+        if calls == 13:
+            os.kill(os.getpid(), number)
+        real(self)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.optim.AdamW, "step", step)
+        with pytest.raises((KeyboardInterrupt, SystemExit)) as caught:
+            train(first, points(), checkpoint=tmp_path / "run", **options)
+    assert getattr(caught.value, "code", 130) == 128 + number
+    assert read(tmp_path / "run")["step"] == 13
     train(second, points(), checkpoint=tmp_path / "run", resume=True, **options)
     same(weights(second), weights(whole))
 

@@ -35,6 +35,7 @@ from ..show.progress import bar
 from .pipeline import CHUNK, OBJECTIVE, build_model, draw
 
 HERE = ("checkpoint", "resume", "device", "verbose")  # parameters of a run, not of a model
+SHAPE = ("width", "depth", "predicts", "class_conditional")  # what a model is like, from the start
 MOST_STEPS = 10**6  # of sampling, that a checkpoint may ask for
 
 
@@ -163,6 +164,7 @@ class ScoreEstimator(DensityMixin, BaseEstimator):
         kept, aside = order[n_held_out:], order[:n_held_out]
         if self.resume and self.checkpoint is not None:
             model = checkpoint.load(self.checkpoint, self.network)
+            self._check_same(model, checkpoint.read_config(self.checkpoint)["extra"])
         else:
             model = build_model(
                 x[kept], network=self.network, schedule=self.schedule, predicts=self.predicts,
@@ -195,6 +197,18 @@ class ScoreEstimator(DensityMixin, BaseEstimator):
                 update(record.step, settings.steps, f"loss {loss:.4f}")
         self.model_, (self.sigma_min_, self.sigma_max_) = model, noise_range(model.schedule)
         return self
+
+    def _check_same(self, model: ScoreModel, extra: dict[str, Any]) -> None:
+        """Raise `ValueError` if the model to go on with is not the one that was asked for."""
+        made = extra.get("estimator", {}).get("parameters", {})
+        pairs = {k: (made.get(k, getattr(self, k)), getattr(self, k)) for k in SHAPE}
+        pairs["schedule"] = (model.schedule, self.schedule or model.schedule)
+        for name, (before, now) in pairs.items():
+            if before != now:
+                raise ValueError(
+                    f"the checkpoint was made with {name}={before}, got {now}; a resumed run must "
+                    "keep its settings and data"
+                )
 
     def _encode_classes(self, y: Any, n: int, *, known: bool = False) -> Tensor | None:
         """Return class numbers for labels y, or None if not conditional."""
