@@ -1609,8 +1609,8 @@ MUTANTS = (
     Mutant(
         "X: a reader takes two files of two versions",
         "learn/folders.py",
-        "        else:\n            if before == _version(find(directory)):\n                return found",
-        "        else:\n            return found",
+        "            if before == _version(find(directory)):\n                return found",
+        "            return found",
         "learn/test_checkpoint.py::test_what_is_read_is_of_one_version",
     ),
     Mutant(
@@ -1625,7 +1625,8 @@ MUTANTS = (
     ),
     Mutant(
         "X: a stop amid the change of weights",
-        "learn/training.py", "with self.stops.held():\n            for group", "if True:\n            for group",
+        "learn/training.py",
+        "with self.stops.held():\n            for group", "if True:\n            for group",
         "learn/test_fit.py::test_a_signal_amid_the_change_of_weights_waits_for_its_end",
     ),
     Mutant(

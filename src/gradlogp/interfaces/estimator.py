@@ -353,7 +353,8 @@ def _as_array(X: Any) -> Any:
 
 def _settings(kept: dict[str, Any]) -> TrainingSettings:
     """Return settings from JSON, which has lists for tuples."""
-    return TrainingSettings(**{k: tuple(v) if isinstance(v, list) else v for k, v in kept.items()})
+    plain: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in kept.items()}
+    return TrainingSettings(**plain)
 
 
 def _check_kept(kept: Any, config: dict[str, Any], where: str) -> None:

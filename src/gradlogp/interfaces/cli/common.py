@@ -119,6 +119,13 @@ def interruptible() -> Iterator[Any]:
             signal.signal(number, handler)
 
 
+def is_checkpoint(path: str | Path) -> bool:
+    """Return whether there is a checkpoint, also while it is being replaced."""
+    from ...learn.folders import find
+
+    return os.path.lexists(find(path) / "config.json")
+
+
 def claim_output(*paths: Path | None, force: bool, folder: bool = False) -> None:
     """Refuse to replace what is there without --force, and places that cannot be written to.
 

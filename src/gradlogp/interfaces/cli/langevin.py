@@ -15,6 +15,7 @@ from .common import (
     Misuse,
     claim_output,
     generator_of,
+    is_checkpoint,
     positive,
     print_json,
     say,
@@ -204,7 +205,7 @@ def _target(source: str, dim: int | None) -> _Start:
         start = _Start(law, law.event_shape)
     elif path.endswith(".py"):
         start = _of_file(Path(path), name, dim)
-    elif (Path(source) / "config.json").exists():
+    elif is_checkpoint(source):
         start = _of_checkpoint(source)
     else:
         names = ", ".join(named)

@@ -15,6 +15,7 @@ from .common import (
     claim_output,
     class_names,
     generator_of,
+    is_checkpoint,
     load,
     positive,
     print_json,
@@ -270,7 +271,7 @@ def evaluate(
 
 def load_estimator(checkpoint: Path) -> ScoreEstimator:
     """Load a checkpoint; a missing one is misuse."""
-    if not checkpoint.exists():
+    if not (checkpoint.exists() or is_checkpoint(checkpoint)):
         raise Misuse(f"there is no checkpoint at {checkpoint}")
     from ..estimator import ScoreEstimator
 
