@@ -18,7 +18,7 @@ from gradlogp import schedules
 from gradlogp.interfaces.estimator import ScoreEstimator
 from gradlogp.learn import checkpoint
 
-STEPS = 60
+STEPS = 30
 
 
 def small(seed=0):
@@ -138,9 +138,10 @@ def wait(number, seconds):
 def outcomes(look, cases, whole, folder, *, resums, seconds=30, memory=2**29):
     """Damage copies of a checkpoint, one by one, and look at each; return a word for each case.
 
-    "same": it is read, and is what it was; "refused": a ValueError or OSError of one line;
-    "accepted": it is read, and is something else; "traceback": any other error; "hang": no end;
-    "died": killed by the system. The cases run in a child with that much more memory than now.
+    "same": it is read, and is what it was; "refused": one readable line of an error that is
+    documented, a ValueError, an OSError, or a loss that is not finite; "accepted": it is read, and
+    is something else; "traceback": any other error; "hang": no end; "died": killed by the system.
+    The cases run in a child with that much more memory than now.
 
     Arguments:
         look: What reads it, and returns what counts.
@@ -185,7 +186,7 @@ def judged(look, path, right):
     """Return what comes of a look, in a word, and its text."""
     try:
         found = look(path)
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, FloatingPointError) as error:
         text = str(error)
         fine = text and "\n" not in text and len(text) < 1000
         return "refused" if fine else "traceback", text

@@ -46,7 +46,7 @@ def kill(path, rng, exchanges, signals):
     return chosen, wait(number, 60)
 
 
-def campaign(folder, kills, seed, exchanges, signals=SIGNALS):
+def campaign(folder, kills, seed, exchanges):
     """Kill trainings until so many have been killed; return what went wrong, and how many ended."""
     rng, wrong, done, codes, ends = random.Random(seed), [], 0, {}, 0
     list(records(folder / "whole"))
@@ -54,7 +54,7 @@ def campaign(folder, kills, seed, exchanges, signals=SIGNALS):
     path = folder / "run"
     while done < kills:
         before = step_of(path)
-        chosen, code = kill(path, rng, exchanges, signals)
+        chosen, code = kill(path, rng, exchanges, SIGNALS)
         if code == 0:  # it was faster than the signal
             ends += 1
             if digest(checkpoint.load(path).state_dict()) != end:
@@ -66,9 +66,6 @@ def campaign(folder, kills, seed, exchanges, signals=SIGNALS):
         # between fork and the first step nobody catches a signal
         if code not in (-chosen, 128 + chosen):
             wrong.append((done, f"{chosen.name} ended with {code}"))
-            if code == 1:  # it could not go on
-                shutil.rmtree(path)
-                continue
         try:
             after = step_of(path)
         except (ValueError, OSError) as error:
@@ -102,7 +99,7 @@ def step_of(path):
 
 @pytest.mark.parametrize("exchanges", [True, False])
 def test_a_few_kills(tmp_path, exchanges):
-    wrong, ends, codes = campaign(tmp_path, 5, 1, exchanges)
+    wrong, ends, codes = campaign(tmp_path, 4, 1, exchanges)
     assert not wrong, (wrong, codes)
     assert ends
 
@@ -118,7 +115,7 @@ def test_150_kills(tmp_path, exchanges):
     assert not wrong, (seed, wrong, codes)
 
 
-def test_the_harness_sees_a_writer_that_is_broken(tmp_path):
+def test_the_harness_sees_a_writer_that_is_broken(tmp_path, monkeypatch):
     """Negative control: a writer that fills the old folder file by file is found out."""
 
     def put(fresh, path, known):
@@ -127,12 +124,19 @@ def test_the_harness_sees_a_writer_that_is_broken(tmp_path):
             with (path / file.name).open("wb", buffering=0) as copy:
                 for byte in range(0, file.stat().st_size, 4096):
                     copy.write(file.read_bytes()[byte : byte + 4096])
-                    time.sleep(0.002)
+                    time.sleep(0.01)
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(checkpoint, "put", put)
-        wrong, _, _ = campaign(tmp_path, 8, 2, True, [signal.SIGKILL])
-    assert wrong
+    monkeypatch.setattr(checkpoint, "put", put)
+    rng = random.Random(2)
+    for _ in range(20):
+        _, code = kill(tmp_path / "run", rng, True, [signal.SIGKILL])
+        try:
+            step_of(tmp_path / "run")
+        except (ValueError, OSError):
+            return
+        if code == 1:  # a training that cannot go on from what the last one left
+            return
+    pytest.fail("20 kills, and nothing was seen of the writer that is broken")
 
 
 @pytest.mark.parametrize("exchanges", [True, False])
@@ -152,7 +156,7 @@ def test_readers_find_a_whole_one_while_it_is_replaced(tmp_path, exchanges):
             time.sleep(0.03)
 
     def read():
-        for _ in range(12):
+        for _ in range(6):
             model = checkpoint.load(tmp_path / "run")
             k = int(model.columns[0][1:])
             same = torch.equal(model.network.inlet.weight, version(k).network.inlet.weight)
