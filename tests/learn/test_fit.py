@@ -790,6 +790,38 @@ def test_resuming_another_run_is_refused(tmp_path, change, message):
     assert {item.name: item.read_bytes() for item in path.iterdir()} == files
 
 
+def test_objectives_by_name():
+    """What is another objective has another name; the same one, made again, has the same."""
+    from gradlogp.learn.objectives import implicit, sliced, weights
+    from gradlogp.learn.objectives.levels import noised
+    from gradlogp.learn.resuming import objective_name
+
+    class Loss:
+        def __call__(self, score, z, *, generator=None):
+            return z.flatten(1).sum(1)
+
+    def scaled(factor):
+        def loss(score, z, *, generator=None):
+            return factor * z.flatten(1).sum(1)
+
+        return loss
+
+    def every():
+        return [
+            multilevel, linear, partial(multilevel, stratified=True),
+            partial(multilevel, weight=weights.v), partial(multilevel, weight=weights.x0),
+            partial(noised, sliced), partial(noised, lambda s, x, generator: implicit(s, x)),
+            lambda s, x, generator: sliced(s, x), lambda s, x, generator: 2 * sliced(s, x),
+            scaled(1.0), scaled(2.0), Loss(),
+        ]  # fmt: skip
+
+    names = [objective_name(o) for o in every()]
+    assert len(set(names)) == len(names)
+    assert names == [objective_name(o) for o in every()]
+    assert not [name for name in names if " at 0x" in name]
+    assert objective_name(interrupt(multilevel, 3)) == objective_name(multilevel)
+
+
 def test_resuming_from_nothing_is_refused(tmp_path):
     refused("resume=True needs checkpoint=", make(), points(), resume=True)
     refused("there is no checkpoint at", make(), points(), resume=True, checkpoint=tmp_path / "x")

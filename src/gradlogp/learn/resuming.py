@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -26,28 +27,36 @@ AGREE = ("network", "schedule", "predicts", "event_shape", "condition")
 def objective_name(objective: Any) -> str:
     """Return what tells an objective from others: its name, and the options bound to it.
 
-    Of a function without a name of its own, also the names and constants in it; of an object, its
-    class and what its `repr` says, if the class has one.
+    Of a function within another also the numbers and names that it holds, of one without a name its
+    constants; of an object its class, and what its `repr` says. What was wrapped by
+    `functools.wraps` counts as what is in it.
     """
     if isinstance(objective, functools.partial):
-        inner = [objective_name(objective.func), *map(_value, objective.args)]
-        return (
-            f"{', '.join([*inner, *(f'{k}={_value(v)}' for k, v in objective.keywords.items())])}"
-        )
+        options = [f"{k}={_value(v)}" for k, v in objective.keywords.items()]
+        return ", ".join([objective_name(objective.func), *map(_value, objective.args), *options])
+    objective = inspect.unwrap(objective)
     if not inspect.isroutine(objective):
-        kind = type(objective)
-        said = "" if kind.__repr__ is object.__repr__ else f": {objective!r}"
-        return f"{kind.__module__}.{kind.__qualname__}{said}"
+        return f"{type(objective).__module__}.{type(objective).__qualname__}: {_plain(objective)}"
     name = f"{objective.__module__}.{objective.__qualname__}"
     code = getattr(objective, "__code__", None)
-    if code is not None and "<" in code.co_name:
-        constants = [c for c in code.co_consts if isinstance(c, int | float | str)]
-        return f"{name} of {', '.join(map(str, [*code.co_names, *constants]))}"
-    return name
+    if code is None or "<" not in objective.__qualname__:
+        return name
+    held = [v for v in inspect.getclosurevars(objective).nonlocals.values() if _simple(v)]
+    inside = [c for c in code.co_consts if _simple(c)] if "<" in code.co_name else []
+    return f"{name} of {', '.join(map(str, [*code.co_names, *inside, *held]))}"
+
+
+def _simple(value: Any) -> bool:
+    return isinstance(value, int | float | str)
 
 
 def _value(value: Any) -> str:
-    return objective_name(value) if callable(value) else repr(value)
+    return objective_name(value) if callable(value) else _plain(value)
+
+
+def _plain(value: Any) -> str:
+    """Return what an object says of itself, but for where it is in memory."""
+    return re.sub(r" at 0x[0-9a-f]+", "", repr(value))
 
 
 def load_training(
