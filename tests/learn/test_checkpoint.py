@@ -288,6 +288,15 @@ def test_a_schedule_of_ones_own_is_refused_at_once(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_what_could_not_be_read_again_is_not_saved(tmp_path, as_user):
+    model = mlp()
+    model.columns = ("a", "b", "c")
+    refused(lambda: save(tmp_path / "run", model), "this model cannot be saved: columns are 3")
+    assert list(tmp_path.iterdir()) == []
+    save(tmp_path / "run", mlp(schedule=schedules.VP(0.1, 1000.0)))  # α is 0 to float32
+    load(tmp_path / "run")
+
+
 def test_networks_of_ones_own(tmp_path):
     model = own()
     save(tmp_path / "run", model)

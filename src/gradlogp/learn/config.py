@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
@@ -33,7 +34,8 @@ def describe(model: ScoreModel) -> dict[str, Any]:
     """Return what `config.json` says of a model.
 
     Raises:
-        ValueError: If the schedule is not one of this library's, which could not be rebuilt.
+        ValueError: If the schedule is not one of this library's, which could not be rebuilt, or
+            something is such that it could not be read again.
     """
     if type(model.schedule) not in SCHEDULES:
         raise ValueError(
@@ -41,7 +43,7 @@ def describe(model: ScoreModel) -> dict[str, Any]:
             f"it knows {', '.join(c.__name__ for c in SCHEDULES)}"
         )
     known = type(model.network) in NETWORKS
-    return {
+    config = {
         "format": "gradlogp",
         "format_version": FORMAT_VERSION,
         "library_version": version("gradlogp"),
@@ -53,6 +55,9 @@ def describe(model: ScoreModel) -> dict[str, Any]:
         "condition": None if model.condition is None else model.condition.config,
         "columns": list(model.columns),
     }
+    stored: dict[str, Any] = json.loads(json.dumps(config))
+    _check(stored | {"extra": {}}, "this model cannot be saved")
+    return stored
 
 
 def parse(path: Path, *, any_version: bool = False) -> dict[str, Any]:
@@ -74,11 +79,11 @@ def parse(path: Path, *, any_version: bool = False) -> dict[str, Any]:
             f"reads {FORMAT_VERSION}; it was written by gradlogp "
             f"{str(config.get('library_version'))[:60]}"
         )
-    _check(path / CONFIG, config)
+    _check(config, f"{path / CONFIG} is damaged")
     return config
 
 
-def _check(path: Path, config: dict[str, Any]) -> None:
+def _check(config: dict[str, Any], where: str) -> None:
     def size(value: Any) -> bool:
         return fits(value, int) and 0 < value < 2**31
 
@@ -97,21 +102,20 @@ def _check(path: Path, config: dict[str, Any]) -> None:
         "extra": lambda v: isinstance(v, dict),
     }  # fmt: skip
     if odd := sorted(fields.keys() ^ config.keys()):
-        raise ValueError(f"{path} is damaged: fields missing or unknown: {', '.join(odd)[:200]}")
+        raise ValueError(f"{where}: fields missing or unknown: {', '.join(odd)[:200]}")
     for name, good in fields.items():
         if not good(config[name]):
-            raise ValueError(f"{path} is damaged: {name} cannot be {short(config[name])}")
+            raise ValueError(f"{where}: {name} cannot be {short(config[name])}")
     columns, entries = config["columns"], math.prod(config["event_shape"])
     if columns and len(columns) != entries:
-        raise ValueError(f"{path} is damaged: columns are {len(columns)}, of {entries} entries")
+        raise ValueError(f"{where}: columns are {len(columns)}, of {entries} entries")
     if any("\ud800" <= c <= "\udfff" for name in columns for c in name):
-        raise ValueError(f"{path} is damaged: columns cannot be {ascii(columns)[:60]}")
-    _schedule(config["schedule"], path)
+        raise ValueError(f"{where}: columns cannot be {ascii(columns)[:60]}")
+    _schedule(config["schedule"], f"{where}: schedule")
 
 
-def _schedule(given: dict[str, Any], path: Path) -> Schedule:
+def _schedule(given: dict[str, Any], where: str) -> Schedule:
     """Build a schedule; its values must be noise levels at every time."""
-    where = f"{path} is damaged: schedule"
     kind = {c.__name__: c for c in SCHEDULES}.get(given["name"])
     if kind is not None:
         check_fields({k: v for k, v in given.items() if k != "name"}, kind, where)
@@ -121,7 +125,7 @@ def _schedule(given: dict[str, Any], path: Path) -> Schedule:
     except (ValueError, ArithmeticError) as error:
         raise ValueError(f"{where}: {error}") from None
     good = alpha.isfinite() & sigma.isfinite() & (alpha >= 0) & (sigma >= 0)
-    if not bool(good.all() & (sigma[1:] > 0).all() & (alpha[:-1] > 0).all()):
+    if not bool(good.all() & (sigma[1:] > 0).all()):
         raise ValueError(f"{where} cannot be {short(given)}: its noise levels are not finite")
     return schedule
 
@@ -140,13 +144,8 @@ def build(
     Raises:
         ValueError: In one line that names file and field, if they do not fit one another.
     """
-    where = weights.parent / CONFIG
-    event = tuple(config["event_shape"])
-    kind = (
-        config["condition"]
-        if isinstance(config["condition"], int | None)
-        else tuple(config["condition"])
-    )
+    event, given = tuple(config["event_shape"]), config["condition"]
+    kind = tuple(given) if isinstance(given, list) else given
     for name, wanted, field in (
         ("z_mean", event, "event_shape"), ("coordinates.scale", event, "event_shape"),
         ("condition.null_value", kind if isinstance(kind, tuple) else None, "condition"),
@@ -159,7 +158,7 @@ def build(
     network = _network(config["network"], shapes, weights) if own is None else own
     try:
         return ScoreModel(
-            network, _schedule(config["schedule"], where), config["predicts"], event, kind
+            network, from_config(config["schedule"]), config["predicts"], event, kind
         )
     except ValueError as error:
         raise ValueError(f"{weights} does not fit the network: {error}") from None
@@ -179,11 +178,8 @@ def _network(spec: dict[str, Any], shapes: Shapes, weights: Path) -> nn.Module:
     for name, value in given.items():
         numbers = value if isinstance(value, list) else [value]
         many = name in ("depth", "blocks") and value > len(shapes)
-        if (
-            many
-            or len(numbers) > len(shapes)
-            or any(n is not None and n > most**2 for n in numbers)
-        ):
+        large = any(n is not None and n > most**2 for n in numbers)
+        if many or large or len(numbers) > len(shapes):
             raise ValueError(
                 f"{weights} does not fit the network: {name} = {short(value)} is too much"
             )

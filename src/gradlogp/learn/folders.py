@@ -89,7 +89,8 @@ def discard(leftover: Path, path: Path, known: Collection[str]) -> None:
 
 def exchange(a: Path, b: Path) -> bool:
     """Exchange the names of two folders at once; return whether the system could."""
-    rename = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None) if _POSIX else None
+    system = ctypes.CDLL(None, use_errno=True) if os.name == "posix" else None
+    rename = getattr(system, "renameat2", None)
     if rename is None:
         return False
     names = os.fsencode(a), os.fsencode(b)
@@ -99,9 +100,6 @@ def exchange(a: Path, b: Path) -> bool:
     if code in (errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP, errno.EXDEV):
         return False
     raise OSError(code, os.strerror(code), str(b))
-
-
-_POSIX = os.name == "posix"
 
 
 def find(directory: str | os.PathLike[str]) -> Path:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import inspect
-import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -85,7 +84,7 @@ def load_training(
         raise ValueError(f"{file} is damaged: setup cannot be {short(made)}")
     for name, value in setup.items():
         _agree(name, made[name], value)
-    ours = json.loads(json.dumps(describe(model)))
+    ours = describe(model)
     for name in AGREE:
         _agree(name, config[name], ours[name])
     check = _Check(file, model, settings, setup["n_samples"])
