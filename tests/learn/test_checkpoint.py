@@ -742,6 +742,25 @@ def test_what_is_no_file_is_refused_at_once(tmp_path, what, name):
     refused(lambda: call.get(name, load)(tmp_path / "run"), tmp_path / "run" / name)
 
 
+def test_a_header_of_other_sizes_is_refused_before_anything_is_made(tmp_path):
+    """Two TiB of a file that is what its header says, and that the model is not made of."""
+    path = save(tmp_path / "run", mlp()) / "model.safetensors"
+    n = int.from_bytes(path.read_bytes()[:8], "little")
+    header = json.loads(path.read_bytes()[8 : 8 + n])
+    last = max(header, key=lambda k: header[k]["data_offsets"][1])
+    for shape, size in (([2**41], 2**41), ([2**70], 2**41), (["a"], 2**30), ([2**20], 2**20)):
+        begin = header[last]["data_offsets"][0]
+        part = header[last] | {"shape": shape, "data_offsets": [begin, begin + size]}
+        text = json.dumps(header | {last: part}).encode()
+        with path.open("wb") as file:
+            file.write(len(text).to_bytes(8, "little") + text)
+            file.truncate(8 + len(text) + begin + size)
+        refused(lambda: load(path.parent), path)
+    for text in ("[]", "{", '{"a": 1}', "[" * 10**5, '{"a": {"shape": [2], "data_offsets": 3}}'):
+        path.write_bytes(len(text).to_bytes(8, "little") + text.encode())
+        refused(lambda: load(path.parent), path, "is damaged")
+
+
 def test_a_link_to_a_file_is_followed(tmp_path):
     """As in the folders of a download cache."""
     path = save(tmp_path / "run", mlp())

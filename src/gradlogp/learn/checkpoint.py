@@ -35,6 +35,7 @@ from ..scores.model import ScoreModel
 from . import config as configuration
 from .claim import Claim
 from .config import CONFIG, describe
+from .fields import fits
 from .folders import (
     check_file,
     discard,
@@ -48,6 +49,7 @@ from .folders import (
 )
 
 AVERAGES = "averages.safetensors"
+LARGEST_HEADER = 10**8  # bytes, that of the format
 FILES = ("model.safetensors", AVERAGES, CONFIG, "run.json", "training.pt")
 
 
@@ -199,14 +201,15 @@ def _load(path: Path, network: nn.Module | None, ema: float | None) -> ScoreMode
     file = path / ("model.safetensors" if ema is None else AVERAGES)
     if ema is not None and not file.exists():
         raise ValueError(f"{path} holds one average only; train with ema_half_lives=")
-    check_file(file)
+    shapes = _shapes(file)
+    names = _names(list(shapes), ema)
+    model = configuration.build(
+        config, {k: shapes[own] for k, own in names.items()}, file, network
+    )
     try:
         with safe_open(file, "pt") as stored:
-            names = _names(list(stored.keys()), ema)
-            shapes = {k: tuple(stored.get_slice(own).get_shape()) for k, own in names.items()}
-            model = configuration.build(config, shapes, file, network)
             state = {k: stored.get_tensor(own) for k, own in names.items()}
-    except (SafetensorError, RuntimeError, OSError, TypeError) as error:
+    except (SafetensorError, RuntimeError, OSError) as error:
         raise ValueError(f"{file} is damaged: {one_line(error)}") from None
     if bad := [k for k, v in state.items() if v.is_floating_point() and not v.isfinite().all()]:
         raise ValueError(f"{file} is damaged: {bad[0]} has entries that are not finite")
@@ -236,6 +239,33 @@ def check_scales(model: ScoreModel, file: Path) -> None:
         raise ValueError(f"{file} is damaged: {bad[0]} is out of range")
 
 
+def _shapes(file: Path) -> dict[str, tuple[int, ...]]:
+    """Return the shapes of the tensors in a file, from its header: nothing else is looked at.
+
+    Raises:
+        ValueError: If that is no header, or not that of a file of this size.
+    """
+    check_file(file)
+    size = file.stat().st_size
+    try:
+        with file.open("rb") as stored:
+            n = int.from_bytes(stored.read(8), "little")
+            if n > min(size - 8, LARGEST_HEADER):
+                raise ValueError(f"a header of {n} bytes in a file of {size}")
+            header = json.loads(stored.read(n))
+        header.pop("__metadata__", None)
+        shapes = {name: part["shape"] for name, part in header.items()}
+        ends = [part["data_offsets"][1] for part in header.values()]
+        if (
+            not fits(list(shapes.values()), list[list[int]])
+            or max(ends, default=0) != size - 8 - n
+        ):
+            raise ValueError("its header is not that of a file of its size")
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError, OSError) as error:
+        raise ValueError(f"{file} is damaged: {one_line(error)}") from None
+    return {name: tuple(shape) for name, shape in shapes.items()}
+
+
 def _names(stored: list[str], ema: float | None) -> dict[str, str]:
     """Return the tensors of a file that belong to a half-life, by the names they have in a model."""
     if ema is None:
@@ -243,9 +273,11 @@ def _names(stored: list[str], ema: float | None) -> dict[str, str]:
     prefix = f"{float(ema)!r}/"
     found = {name.removeprefix(prefix): name for name in stored if name.startswith(prefix)}
     if not found:
-        known = ", ".join(
-            f"{float(n):g}" for n in sorted({n.partition("/")[0] for n in stored}, key=float)
-        )
+        try:
+            lives = sorted({float(name.partition("/")[0]) for name in stored})
+        except ValueError:
+            raise ValueError(f"{AVERAGES} is damaged: it has tensors of no half-life") from None
+        known = ", ".join(f"{n:g}" for n in lives)
         raise ValueError(f"the checkpoint has no average of half-life {ema:g}; it has {known}")
     return found
 

@@ -16,7 +16,7 @@ from ..scores.model import ScoreModel
 from .checkpoint import check_scales, read_training
 from .config import describe
 from .fields import fits, short
-from .folders import one_line, verify
+from .folders import check_file, one_line, verify
 from .settings import TrainingSettings
 
 AGREE = ("network", "schedule", "predicts", "event_shape", "condition")
@@ -91,6 +91,7 @@ def load_training(
     for name, look in _FIELDS.items():
         if name != "setup":
             look(check, state[name], state)
+    check_file(file, 2**30 + 4 * _size(state))  # what nobody asks for takes time to look at, too
     verify(file.parent / "config.json")
     verify(file)
     before = {k: v.clone() for k, v in model.state_dict().items()}
@@ -109,6 +110,14 @@ def _agree(name: str, made: Any, got: Any) -> None:
             f"the checkpoint was made with {name}={short(made, 150)}, got {short(got, 150)}; "
             "a resumed run must keep its settings, objective, model and data"
         )
+
+
+def _size(value: Any) -> int:
+    """Return the bytes of all tensors in a tree."""
+    if isinstance(value, Tensor):
+        return value.numel() * value.element_size()
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return sum(map(_size, inner))
 
 
 def _own(value: Any) -> Any:
