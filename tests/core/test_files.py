@@ -61,6 +61,15 @@ def test_all_is_on_disk_before_any_has_its_name(tmp_path, monkeypatch):
     assert done == ["sync .a", "sync .b", "name .a", "name .b", "sync "]
 
 
+def test_sync_waits_for_the_disk(tmp_path, monkeypatch):
+    flushed = []
+    monkeypatch.setattr(os, "fsync", lambda number: flushed.append(os.fstat(number).st_ino))
+    path = tmp_path / "x"
+    write_atomically(path, "1")
+    folders = [] if sys.platform == "win32" else [tmp_path.stat().st_ino]
+    assert flushed == [path.stat().st_ino, *folders]
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="permissions and links of POSIX")
 def test_permissions_and_links(tmp_path):
     before = os.umask(0o027)

@@ -82,8 +82,7 @@ def campaign(folder, kills, seed, exchanges):
         if digest(checkpoint.load(path).state_dict()) != end:
             wrong.append((done, "ends in other weights"))
         ends += 1
-    left = sorted(item.name for item in folder.iterdir())
-    if left != ["run", "whole"]:
+    if left := {item.name for item in folder.iterdir()} - {"run", "whole"}:
         wrong.append((done, f"left over: {left}"))
     return wrong, ends, codes
 
