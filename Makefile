@@ -40,8 +40,8 @@ $(VENV)/.docs: $(VENV)/.main
 	@touch $@
 
 demo: $(VENV)/.main
-	$(BIN)/gradlogp demo stars --out $(REPORTS)
-	$(BIN)/gradlogp demo digits --out $(REPORTS)
+	$(BIN)/gradlogp demo stars --force --out $(REPORTS)
+	$(BIN)/gradlogp demo digits --force --out $(REPORTS)
 	@echo "Reports: $(REPORTS)/stars/index.html and $(REPORTS)/digits/index.html"
 
 test: $(VENV)/.main

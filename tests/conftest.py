@@ -15,6 +15,14 @@ def _float64():
     torch.set_default_dtype(torch.float32)
 
 
+@pytest.fixture(autouse=True, scope="session")
+def _no_waiting_for_the_disk():
+    """What tests write need not outlive a power cut; that it would is tested by what is called."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("os.fsync", lambda number: None)
+        yield
+
+
 @pytest.fixture
 def generator(request):
     """A generator seeded by the test's name, wherever its file lies: fixed, another for each test."""

@@ -60,7 +60,7 @@ def known(tmp_path, monkeypatch, generator):
 
 
 def measured(capsys, **arguments):
-    code = geometry(**arguments, json=True)
+    code = geometry(**arguments, force=True, json=True)
     return code, json.loads(capsys.readouterr().out)
 
 
@@ -197,7 +197,7 @@ def test_a_learned_model(classes, tmp_path, capsys, generator):
     assert len(result["rows"]) >= 4
     if classes:
         with pytest.raises(Misuse, match="--label"):
-            geometry(out, data=str(tmp_path / "x.csv"), columns="a,b", out=tmp_path / "g.png")
+            geometry(out, data=str(tmp_path / "x.csv"), columns="a,b", out=tmp_path / "h.png")
 
 
 # ---------------------------------------------------------------------------- pictures

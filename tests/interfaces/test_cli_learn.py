@@ -57,7 +57,7 @@ def test_every_objective(objective, weight, points, tmp_path, capsys):
         out = tmp_path / chosen[0]
         code, _, err = fit(
             capsys, points, "--columns", "a,b", "--out", out, "--schedule", "vp",
-            "--objective", chosen[0], "--weight", chosen[1],
+            "--objective", chosen[0], "--weight", chosen[1], "--force",
         )  # fmt: skip
         assert code == 0, err
         rows = checkpoint.read_run(out)["history"]["rows"]

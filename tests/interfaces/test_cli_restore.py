@@ -38,7 +38,7 @@ def restore(capsys, folder, *arguments, image="one.npy"):
     out = folder / "restored.png"
     code = main([
         "restore", str(folder / "model"), "--image", str(folder / image), "--out", str(out),
-        "--steps", "25", "--n", "6", "--quiet", *map(str, arguments),
+        "--steps", "25", "--n", "6", "--quiet", "--force", *map(str, arguments),
     ])  # fmt: skip
     return code, *capsys.readouterr(), out
 

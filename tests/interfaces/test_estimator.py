@@ -173,6 +173,14 @@ def test_interrupted_and_resumed_is_unbroken(tmp_path):
         assert torch.equal(a, b)
     with pytest.raises(ValueError, match="random_state"):
         glp.ScoreEstimator(checkpoint=tmp_path / "run", resume=True).fit(x)
+    for change, says in (
+        ({"width": 17}, "width=16, got 17"), ({"predicts": "x0"}, "predicts=v, got x0"),
+        ({"schedule": glp.schedules.VP()}, "schedule=VE.*, got VP"),
+        ({"objective": glp.objectives.multilevel}, "objective=.*stratified=True"),
+    ):  # fmt: skip
+        options = {"max_iter": 30, "width": 16, "random_state": 5} | change
+        with pytest.raises(ValueError, match=says):
+            glp.ScoreEstimator(checkpoint=tmp_path / "run", resume=True, **options).fit(x)
 
 
 @pytest.mark.parametrize(

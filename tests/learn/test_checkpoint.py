@@ -1,6 +1,7 @@
 """Checkpoints: what is in them, what comes back, and that no accident loses the old one."""
 
 import errno
+import hashlib
 import json
 import os
 import subprocess
@@ -14,10 +15,10 @@ from torch import nn
 
 import gradlogp as glp
 from gradlogp import schedules
-from gradlogp.learn import checkpoint
+from gradlogp.learn import checkpoint, folders
 from gradlogp.learn.checkpoint import load, read_config, read_run, save
 
-FILES = ["config.json", "model.safetensors", "run.json", "training.pt"]
+FILES = ["SHA256SUMS", "config.json", "model.safetensors", "run.json", "training.pt"]
 
 
 def mlp(seed=0, schedule=None):
@@ -100,7 +101,7 @@ def refused(call, *parts):
 # ---------------------------------------------------------------------------- contents
 
 
-def test_a_trained_checkpoint_has_four_files_and_averaged_weights(tmp_path):
+def test_a_trained_checkpoint_has_five_files_and_averaged_weights(tmp_path):
     model = trained(tmp_path / "run", standardize=True)
     assert sorted(contents(tmp_path)) == [f"run/{name}" for name in FILES]
     stored = load_file(tmp_path / "run" / "model.safetensors")
@@ -109,7 +110,6 @@ def test_a_trained_checkpoint_has_four_files_and_averaged_weights(tmp_path):
     raw = torch.load(tmp_path / "run" / "training.pt", weights_only=True)["model"]
     assert not torch.equal(raw["network.inlet.weight"], stored["network.inlet.weight"])
     equal(load(tmp_path / "run"), model)
-    assert (tmp_path / "run").stat().st_mode & 0o777 == 0o755
 
 
 def test_averages_of_several_half_lives(tmp_path, as_user):
@@ -219,7 +219,7 @@ def test_run_says_what_was_run(tmp_path):
     assert [row[2] is not None for row in rows] == [False, True, False, True, True]
     save(tmp_path / "mine", mlp(), run={"note": "π"})
     assert read_run(tmp_path / "mine") == {"note": "π"}
-    assert sorted(contents(tmp_path / "mine")) == FILES[:3]
+    assert sorted(contents(tmp_path / "mine")) == FILES[:4]
 
 
 # ---------------------------------------------------------------------------- round trips
@@ -288,6 +288,15 @@ def test_a_schedule_of_ones_own_is_refused_at_once(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_what_could_not_be_read_again_is_not_saved(tmp_path, as_user):
+    model = mlp()
+    model.columns = ("a", "b", "c")
+    refused(lambda: save(tmp_path / "run", model), "this model cannot be saved: columns are 3")
+    assert list(tmp_path.iterdir()) == []
+    save(tmp_path / "run", mlp(schedule=schedules.VP(0.1, 1000.0)))  # α is 0 to float32
+    load(tmp_path / "run")
+
+
 def test_networks_of_ones_own(tmp_path):
     model = own()
     save(tmp_path / "run", model)
@@ -350,23 +359,36 @@ def test_config_that_is_not_text(tmp_path):
     refused(lambda: read_run(tmp_path / "run"), "run.json is not valid JSON")
 
 
+def mlp_of(**changes):
+    """What config.json says of the network of `mlp`, changed."""
+    same = {"name": "MLP", "event": [2], "width": 8, "depth": 1, "condition": None}
+    return same | changes
+
+
 @pytest.mark.parametrize(
     ("key", "value", "part"),
     [
-        ("network", {"name": "MLP", "widht": 8}, "widht"),
-        ("network", {"name": "MLP", "event": [2], "width": -8}, "positive sizes"),
-        ("network", {"name": "MLP", "event": [2], "width": 9}, "does not fit the network"),
+        ("network", mlp_of(widht=8), "network: fields missing or unknown: widht"),
+        ("network", {"name": "MLP", "event": [2]}, "missing or unknown: condition, depth, width"),
+        ("network", mlp_of(width=-8), "positive sizes"),
+        ("network", mlp_of(width=9), "does not fit the network"),
         ("network", {"name": "Linear", "in_features": 2}, "pass network="),
         ("network", "MLP", "damaged"),
         ("network", {}, "damaged"),
         ("schedule", {"name": "VX"}, "unknown schedule 'VX'; one of VE, EDM"),
         ("schedule", {"name": "VP", "beta": 1}, "damaged"),
         ("schedule", None, "damaged"),
+        ("schedule", {"name": "VP", "beta_min": 0.1, "beta_max": 1e300}, "not finite"),
+        ("schedule", {"name": "VP", "beta_min": 0.1}, "missing or unknown: beta_max"),
+        ("predicts", "x0", "config.json is damaged: its SHA-256"),  # a right value, but not ours
         ("predicts", "noise", "predicts cannot be 'noise'"),
-        ("network", {"name": "MLP", "event": [2], "width": 8, "depth": 2**40}, "too much"),
-        ("network", {"name": "MLP", "event": [2**40], "width": 8, "depth": 1}, "too much"),
-        ("network", {"name": "MLP", "event": [2], "width": 1.5, "depth": 1}, "too much"),
+        ("network", mlp_of(depth=2**40), "depth = 1099511627776 is too much"),
+        ("network", mlp_of(event=[2**40]), "too much"),
+        ("network", mlp_of(width=1.5), "width cannot be 1.5"),
+        ("network", mlp_of(width=True), "width cannot be True"),
         ("columns", [1], "columns cannot be"),
+        ("columns", ["a"], "columns are 1, of 2 entries"),
+        ("columns", ["a", "\ud800"], "columns cannot be"),
         ("condition", "ten", "condition cannot be"),
         ("condition", 3, "does not fit the network"),
         ("extra", [], "extra cannot be"),
@@ -381,7 +403,7 @@ def test_config_with_wrong_entries(tmp_path, as_user, key, value, part):
     refused(lambda: load(tmp_path / "run"), part)
 
 
-@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("name", FILES[1:])
 def test_missing_files(tmp_path, name):
     trained(tmp_path / "run")
     (tmp_path / "run" / name).unlink()
@@ -476,7 +498,7 @@ def test_a_checkpoint_is_replaced_as_a_whole_but_for_files_of_other_names(tmp_pa
     (tmp_path / "run" / "samples" / "1.png").write_bytes(b"kept")
     save(tmp_path / "run", mlp(5))
     equal(load(tmp_path / "run"), mlp(5))
-    names = [*FILES[:2], "report.html", "run.json", "samples/1.png"]  # no state of the old run
+    names = [*FILES[:3], "report.html", "run.json", "samples/1.png"]  # no state of the old run
     assert sorted(contents(tmp_path)) == [f"run/{name}" for name in names]
     assert [item.name for item in tmp_path.iterdir()] == ["run"]
 
@@ -515,17 +537,21 @@ def no_space(*_, **__):
 @pytest.mark.parametrize(
     ("module", "name"),
     [
-        (checkpoint, "save_file"), (checkpoint.Path, "write_text"),
-        (checkpoint.tempfile, "mkdtemp"), (checkpoint.os, "rename"),
+        (checkpoint, "save_file"), (folders.Path, "write_text"), (folders.Path, "mkdir"),
+        (folders, "exchange"), (folders.os, "rename"), (folders, "sync"),
     ],
-    ids=["weights", "json", "folder", "rename"],
+    ids=["weights", "json", "folder", "exchange", "rename", "sync"],
 )  # fmt: skip
 @pytest.mark.parametrize("there", [True, False])
 def test_a_full_disk_leaves_the_old_checkpoint(tmp_path, monkeypatch, module, name, there):
     if there:
         save(tmp_path / "run", mlp())
+    elif name == "exchange":
+        return
     before = contents(tmp_path)
     with monkeypatch.context() as patch:
+        if name == "rename":
+            patch.setattr(folders, "exchange", lambda *_: False)
         patch.setattr(module, name, no_space)
         with pytest.raises(OSError) as caught:
             save(tmp_path / "run", mlp(5), training={"step": 1})
@@ -542,7 +568,7 @@ sys.dont_write_bytecode = True  # the limit below would cut compiled modules sho
 import resource
 import torch
 import gradlogp as glp
-from gradlogp.learn import checkpoint
+from gradlogp.learn import checkpoint, folders
 from gradlogp.noise.schedules import VP
 
 torch.save({}, "warm_up.pt")
@@ -569,47 +595,206 @@ def test_a_disk_that_is_really_full(tmp_path):
 
 
 def crash_between_the_renames(path, model, monkeypatch):
-    """Replace the checkpoint at path and lose power when the old one has been moved away."""
+    """Replace the checkpoint without exchanging names; the power goes when the old one has moved."""
     real, calls = os.rename, []
 
     def rename(a, b):
         calls.append(a)
-        if len(calls) == 2:
+        if len(calls) > 1:
             raise KeyboardInterrupt
         real(a, b)
 
     with monkeypatch.context() as patch:
-        patch.setattr(checkpoint.os, "rename", rename)
+        patch.setattr(folders, "exchange", lambda *_: False)
+        patch.setattr(folders.os, "rename", rename)
         with pytest.raises(KeyboardInterrupt):
             save(path, model)
     assert [item.name for item in path.parent.iterdir()] == [f".{path.name}.old"]
 
 
 @pytest.mark.parametrize("call", [load, read_config, read_run])
-def test_a_crash_between_the_two_renames_is_recovered(tmp_path, monkeypatch, call):
+def test_a_reader_finds_the_old_one_between_two_renames_and_moves_nothing(
+    tmp_path, monkeypatch, call
+):
     path = save(tmp_path / "run", mlp(), run={"step": 7})
     before = contents(path)
     crash_between_the_renames(path, mlp(5), monkeypatch)
     call(path)
-    assert contents(path) == before
-    assert [item.name for item in tmp_path.iterdir()] == ["run"]
+    assert [item.name for item in tmp_path.iterdir()] == [".run.old"]
+    assert contents(tmp_path / ".run.old") == before
     equal(load(path), mlp())
 
 
-def test_after_a_crash_nothing_is_lost(tmp_path, monkeypatch):
+@pytest.mark.parametrize("exchanges", [True, False])
+def test_after_a_crash_nothing_is_lost_and_nothing_left_over(tmp_path, monkeypatch, exchanges):
     path = save(tmp_path / "run", mlp())
     (path / "report.html").write_text("kept")
     crash_between_the_renames(path, mlp(5), monkeypatch)
+    if not exchanges:
+        monkeypatch.setattr(folders, "exchange", lambda *_: False)
     save(path, mlp(6))
     equal(load(path), mlp(6))
     assert (path / "report.html").read_text() == "kept"
     assert [item.name for item in tmp_path.iterdir()] == ["run"]
-    path = save(tmp_path / "run", mlp())
-    with monkeypatch.context() as patch:
-        patch.setattr(checkpoint.shutil, "rmtree", lambda *_, **__: None)
+    with monkeypatch.context() as patch:  # killed when the new one has the name, before all else
+        patch.setattr(folders, "discard", lambda *_: None)
+        patch.setattr(checkpoint, "discard", lambda *_: None)
         save(path, mlp(5))
-    assert (tmp_path / ".run.old").exists()
+    assert len(list(tmp_path.iterdir())) == 2
+    assert not (path / "report.html").exists()
     equal(load(path), mlp(5))
+    (tmp_path / ".run.new").mkdir(exist_ok=True)  # and one killed amid its copy
+    (tmp_path / ".run.new" / "config.json").write_text("{")
     save(path, mlp(6))
     equal(load(path), mlp(6))
+    assert (path / "report.html").read_text() == "kept"
     assert [item.name for item in tmp_path.iterdir()] == ["run"]
+
+
+def test_permissions_follow_the_umask(tmp_path):
+    before = os.umask(0o027)
+    try:
+        path = trained(tmp_path / "run", ema_half_lives=(3,)) and tmp_path / "run"
+        assert path.stat().st_mode & 0o777 == 0o750
+        assert {file.stat().st_mode & 0o777 for file in path.iterdir()} == {0o640}
+        path.chmod(0o700)  # who made it private wants it private
+        save(path, mlp())
+        assert path.stat().st_mode & 0o777 == 0o700
+    finally:
+        os.umask(before)
+
+
+@pytest.mark.parametrize("exchanges", [True, False])
+def test_all_is_on_disk_before_it_has_the_name(tmp_path, monkeypatch, exchanges):
+    path, done = save(tmp_path / "run", mlp()), []
+    real = {"sync": folders.sync, "exchange": folders.exchange, "rename": os.rename}
+
+    def noted(name, at):
+        done.append(f"{name} {at.name}")
+        return at
+
+    monkeypatch.setattr(folders, "sync", lambda p: real["sync"](noted("sync", p)))
+    monkeypatch.setattr(
+        folders, "exchange",
+        lambda a, b: exchanges and real["exchange"](noted("exchange", a), b),
+    )  # fmt: skip
+    monkeypatch.setattr(folders.os, "rename", lambda a, b: real["rename"](noted("rename", a), b))
+    save(path, mlp(5))
+    named = next(i for i, what in enumerate(done) if not what.startswith("sync"))
+    assert sorted(done[:named]) == sorted(f"sync {n}" for n in (*FILES[:4], ".run.new"))
+    assert done[named:] == (
+        ["exchange .run.new", f"sync {tmp_path.name}"] if exchanges and real["exchange"] and
+        sys.platform == "linux" else ["rename run", "rename .run.new", f"sync {tmp_path.name}"]
+    )  # fmt: skip
+
+
+def test_what_is_read_is_of_one_version(tmp_path, monkeypatch):
+    """A reader that is overtaken between two files reads again; a mixture is never seen."""
+    path = save(tmp_path / "run", mlp(0, schedules.VE(0.1, 5.0)))
+    real, overtaken = checkpoint.safe_open, []
+
+    def late(*arguments):
+        if not overtaken:
+            overtaken.append(True)
+            save(path, new)
+        return real(*arguments)
+
+    monkeypatch.setattr(checkpoint, "safe_open", late)
+    new = mlp(5, schedules.VP())
+    equal(load(path), new)
+    new = mlp(6, schedules.EDM())
+    overtaken.clear()
+    mixture = checkpoint._load(path, None, None)  # what a reader without that care would see
+    assert isinstance(mixture.schedule, schedules.VP)
+    assert torch.equal(mixture.network.inlet.weight, new.network.inlet.weight)
+
+
+# ---------------------------------------------------------------------------- hostile files
+
+
+def strange(path, what):
+    """Put something at a path that is not what belongs there."""
+    path.unlink()
+    if what == "pipe":
+        os.mkfifo(path)
+    elif what == "folder":
+        path.mkdir()
+    elif what == "link to itself":
+        path.symlink_to(path)
+    elif what == "link to nothing":
+        path.symlink_to(path.parent / "nothing")
+    elif what == "device":
+        path.symlink_to("/dev/zero")
+    else:
+        with path.open("wb") as file:
+            file.truncate(2**41)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs pipes")
+@pytest.mark.parametrize(
+    "what", ["pipe", "folder", "link to itself", "link to nothing", "device", "2 TiB"]
+)
+@pytest.mark.parametrize("name", FILES)
+def test_what_is_no_file_is_refused_at_once(tmp_path, what, name):
+    trained(tmp_path / "run")
+    strange(tmp_path / "run" / name, what)
+    call = {"run.json": read_run, "training.pt": lambda path: trained(path, resume=True)}
+    refused(lambda: call.get(name, load)(tmp_path / "run"), tmp_path / "run" / name)
+
+
+def test_a_header_of_other_sizes_is_refused_before_anything_is_made(tmp_path):
+    """Two TiB of a file that is what its header says, and that the model is not made of."""
+    path = save(tmp_path / "run", mlp()) / "model.safetensors"
+    n = int.from_bytes(path.read_bytes()[:8], "little")
+    header = json.loads(path.read_bytes()[8 : 8 + n])
+    last = max(header, key=lambda k: header[k]["data_offsets"][1])
+    for shape, size in (([2**41], 2**41), ([2**70], 2**41), (["a"], 2**30), ([2**20], 2**20)):
+        begin = header[last]["data_offsets"][0]
+        part = header[last] | {"shape": shape, "data_offsets": [begin, begin + size]}
+        text = json.dumps(header | {last: part}).encode()
+        with path.open("wb") as file:
+            file.write(len(text).to_bytes(8, "little") + text)
+            file.truncate(8 + len(text) + begin + size)
+        refused(lambda: load(path.parent), path)
+    for text in ("[]", "{", '{"a": 1}', "[" * 10**5, '{"a": {"shape": [2], "data_offsets": 3}}'):
+        path.write_bytes(len(text).to_bytes(8, "little") + text.encode())
+        refused(lambda: load(path.parent), path, "is damaged")
+
+
+def test_a_link_to_a_file_is_followed(tmp_path):
+    """As in the folders of a download cache."""
+    path = save(tmp_path / "run", mlp())
+    for name in FILES[:3]:
+        os.rename(path / name, tmp_path / name)
+        (path / name).symlink_to(tmp_path / name)
+    equal(load(path), mlp())
+
+
+def test_digests_find_a_change_and_are_those_of_sha256sum(tmp_path):
+    path = save(tmp_path / "run", mlp())
+    file = path / "model.safetensors"
+    whole = bytearray(file.read_bytes())
+    whole[-3] ^= 1  # another finite weight
+    file.write_bytes(whole)
+    refused(lambda: load(path), file, "SHA-256", "delete SHA256SUMS")
+    sums = (path / "SHA256SUMS").read_text()
+    assert (
+        f"{hashlib.sha256((path / 'config.json').read_bytes()).hexdigest()}  config.json\n" in sums
+    )
+    for text in ("", "nonsense", sums.splitlines()[0]):
+        (path / "SHA256SUMS").write_text(text)
+        refused(lambda: load(path), "SHA256SUMS is damaged")
+    (path / "SHA256SUMS").unlink()
+    load(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("coordinates.scale", -1.0), ("z_std", 0.0), ("coordinates.bits", 33.0)],
+)
+def test_scales_out_of_range(tmp_path, as_user, name, value):
+    path = save(tmp_path / "run", mlp())
+    (path / "SHA256SUMS").unlink()
+    stored = load_file(path / "model.safetensors")
+    save_file(stored | {name: torch.full_like(stored[name], value)}, path / "model.safetensors")
+    refused(lambda: load(path), f"model.safetensors is damaged: {name} is out of range")

@@ -1,6 +1,7 @@
 """Data loading: exact values, exact messages, nothing dropped in silence."""
 
 import builtins
+import os
 import re
 import sys
 import types
@@ -677,3 +678,10 @@ def test_train_held_out_without_labels_and_its_refusals():
     for fraction in (0.0, 1.0, -0.2, 0.1, float("nan")):
         with pytest.raises(ValueError, match=re.escape(f"got {fraction} of 4")):
             train_held_out(data, fraction)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs pipes")
+def test_a_pipe_is_refused_and_not_waited_for(tmp_path):
+    for name in ("x.csv", "x.npy", "x.npz"):
+        os.mkfifo(tmp_path / name)
+        refused(tmp_path / name, tmp_path / name, "is no file or folder")

@@ -1,8 +1,12 @@
 """Training: what a record says, what is averaged, and that nothing is lost or changed by a stop."""
 
+import functools
 import math
+import os
 import shutil
+import signal
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -616,6 +620,7 @@ def interrupt(objective, after):
     """Make an objective that is interrupted in its call number after + 1."""
     calls = 0
 
+    @functools.wraps(objective)  # a resumed run must have the same objective, by name
     def interrupted(*arguments, generator=None):
         nonlocal calls
         calls += 1
@@ -721,6 +726,30 @@ def test_an_interrupt_amid_the_change_of_weights_keeps_the_last_checkpoint(tmp_p
     same(weights(second), weights(whole))
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_amid_the_change_of_weights_waits_for_its_end(tmp_path, monkeypatch, number):
+    whole, first, second = make(), make(), make(5)
+    options = {"steps": 30, "checkpoint_every": 100}
+    train(whole, points(), **options)
+    real, calls = torch.optim.AdamW.step, 0
+
+    def step(self):
+        nonlocal calls
+        calls += 1
+        if calls == 13:
+            os.kill(os.getpid(), number)
+        real(self)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.optim.AdamW, "step", step)
+        with pytest.raises((KeyboardInterrupt, SystemExit)) as caught:
+            train(first, points(), checkpoint=tmp_path / "run", **options)
+    assert getattr(caught.value, "code", 130) == 128 + number
+    assert read(tmp_path / "run")["step"] == 13
+    train(second, points(), checkpoint=tmp_path / "run", resume=True, **options)
+    same(weights(second), weights(whole))
+
+
 def test_resuming_a_finished_run_changes_nothing(tmp_path):
     a, b = make(), make(5)
     train(a, points(), checkpoint=tmp_path / "run")
@@ -735,7 +764,11 @@ def test_resuming_a_finished_run_changes_nothing(tmp_path):
         ({"ema_half_lives": (3,)}, r"ema_half_lives=\(\), got \(3.0,\)"),
         ({"standardize": True}, "standardize=False, got True"),
         ({"data": points(299)}, "n_samples=300, got 299"),
-        ({"model": make(5, width=24)}, r"does not fit this model: .*size mismatch"),
+        ({"model": make(5, width=24)}, r"network=.*'width': 16.*, got .*'width': 24"),
+        ({"model": glp.ScoreModel(make(5).network, VE())}, "schedule=.*'VP'.*, got .*'VE'"),
+        ({"model": glp.ScoreModel(make(5).network, VP(), "x0")}, "predicts=.*, got 'x0'"),
+        ({"objective": partial(multilevel, stratified=True)}, "objective=.*stratified=True"),
+        ({"objective": linear}, "objective='.*multilevel', got '.*linear'"),
         (
             {"model": make(5, condition=3), "condition": torch.zeros(300).long()},
             "condition=None, got [0-9]+",
@@ -749,10 +782,44 @@ def test_resuming_another_run_is_refused(tmp_path, change, message):
             break
     files = {item.name: item.read_bytes() for item in path.iterdir()}
     model, data = change.pop("model", make(5)), change.pop("data", points())
-    before = weights(model)
-    refused(message, model, data, checkpoint=path, resume=True, **({"steps": 60} | change))
+    before, objective = weights(model), change.pop("objective", multilevel)
+    refused(
+        message, model, data, objective, checkpoint=path, resume=True, **({"steps": 60} | change)
+    )
     same(weights(model), before)
     assert {item.name: item.read_bytes() for item in path.iterdir()} == files
+
+
+def test_objectives_by_name():
+    """What is another objective has another name; the same one, made again, has the same."""
+    from gradlogp.learn.objectives import implicit, sliced, weights
+    from gradlogp.learn.objectives.levels import noised
+    from gradlogp.learn.resuming import objective_name
+
+    class Loss:
+        def __call__(self, score, z, *, generator=None):
+            return z.flatten(1).sum(1)
+
+    def scaled(factor):
+        def loss(score, z, *, generator=None):
+            return factor * z.flatten(1).sum(1)
+
+        return loss
+
+    def every():
+        return [
+            multilevel, linear, partial(multilevel, stratified=True),
+            partial(multilevel, weight=weights.v), partial(multilevel, weight=weights.x0),
+            partial(noised, sliced), partial(noised, lambda s, x, generator: implicit(s, x)),
+            lambda s, x, generator: sliced(s, x), lambda s, x, generator: 2 * sliced(s, x),
+            scaled(1.0), scaled(2.0), Loss(),
+        ]  # fmt: skip
+
+    names = [objective_name(o) for o in every()]
+    assert len(set(names)) == len(names)
+    assert names == [objective_name(o) for o in every()]
+    assert not [name for name in names if " at 0x" in name]
+    assert objective_name(interrupt(multilevel, 3)) == objective_name(multilevel)
 
 
 def test_resuming_from_nothing_is_refused(tmp_path):
@@ -771,6 +838,7 @@ def test_a_loss_that_is_not_finite_stops_training_and_leaves_the_checkpoint(tmp_
     path, model = tmp_path / "run", make()
     files, calls = {}, 0
 
+    @functools.wraps(multilevel)
     def objective(score, x, *, generator=None):
         nonlocal calls
         calls += 1

@@ -1707,4 +1707,60 @@ MUTANTS = (
         "torch.linspace(0, 0.25, BANDS + 1)",
         "check/test_compare.py::test_power_in_bands_is_that_of_a_wave",
     ),
+    Mutant(
+        "X: a file has its name before it is on disk",
+        "learn/folders.py", "        file.chmod(mode)\n        sync(file)", "        file.chmod(mode)",
+        "learn/test_checkpoint.py::test_all_is_on_disk_before_it_has_the_name",
+    ),
+    Mutant(
+        "X: a reader takes two files of two versions",
+        "learn/folders.py",
+        "            if before == _version(find(directory)):\n                return found",
+        "            return found",
+        "learn/test_checkpoint.py::test_what_is_read_is_of_one_version",
+    ),
+    Mutant(
+        "X: what the old checkpoint had besides is lost with it",
+        "learn/folders.py", "os.rename(item, path / item.name)", "pass",
+        "learn/test_checkpoint.py::test_a_checkpoint_is_replaced_as_a_whole_but_for_files_of_other_names",
+    ),
+    Mutant(
+        "X: the lock of a dead process holds",
+        "learn/claim.py", "!= holder[\"started\"]", "is None",
+        "faults/test_checkpoint_kills.py::test_locks_of_the_dead_are_void",
+    ),
+    Mutant(
+        "X: a stop amid the change of weights",
+        "learn/training.py",
+        "with self.stops.held():\n            for group", "if True:\n            for group",
+        "learn/test_fit.py::test_a_signal_amid_the_change_of_weights_waits_for_its_end",
+    ),
+    Mutant(
+        "X: the exit code of a signal is its number",
+        "learn/stopping.py", "SystemExit(128 + number)", "SystemExit(number)",
+        "faults/test_checkpoint_kills.py::test_a_signal_saves_and_the_run_goes_on",
+    ),
+    Mutant(
+        "X: a run goes on with another objective",
+        "learn/training.py", "objective_name(objective)", "\"\"",
+        "learn/test_fit.py::test_resuming_another_run_is_refused",
+    ),
+    Mutant(
+        "X: a damaged weight is taken for true",
+        "learn/folders.py", "if digest(path) != known[path.name]:", "if False:",
+        "faults/test_checkpoint_edits.py::test_the_harness_sees_a_reader_that_believes",
+    ),
+    Mutant(
+        "X: a picture beside the output is replaced unasked",
+        "interfaces/cli/use.py", "claim_output(out, picture, force=force)",
+        "claim_output(out, force=force)",
+        "interfaces/test_outputs.py::test_nothing_that_is_there_is_replaced",
+    ),
+    Mutant(
+        "X: one file is replaced and the other fails",
+        "core/files.py",
+        "            sync(part)\n        for part, end in waiting:\n            os.replace(part, end)",
+        "            os.replace(part, end)\n            sync(end)",
+        "core/test_files.py::test_what_fails_leaves_all_as_it_was",
+    ),
 )  # fmt: skip

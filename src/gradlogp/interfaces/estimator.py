@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_type_hints
 
 import numpy as np
 import torch
@@ -24,6 +24,8 @@ from torch import Tensor
 from ..core import NoisyScore, Schedule, permutation
 from ..diffusion import log_likelihood
 from ..learn import checkpoint
+from ..learn.fields import check_fields, fits, short
+from ..learn.folders import read_whole
 from ..learn.settings import TrainingSettings
 from ..learn.training import fit
 from ..noise import blurred, noise_range, time_at
@@ -33,6 +35,8 @@ from ..show.progress import bar
 from .pipeline import CHUNK, OBJECTIVE, build_model, draw
 
 HERE = ("checkpoint", "resume", "device", "verbose")  # parameters of a run, not of a model
+SHAPE = ("width", "depth", "predicts", "class_conditional")  # what a model is like, from the start
+MOST_STEPS = 10**6  # of sampling, that a checkpoint may ask for
 
 
 class ScoreEstimator(DensityMixin, BaseEstimator):
@@ -160,6 +164,7 @@ class ScoreEstimator(DensityMixin, BaseEstimator):
         kept, aside = order[n_held_out:], order[:n_held_out]
         if self.resume and self.checkpoint is not None:
             model = checkpoint.load(self.checkpoint, self.network)
+            self._check_same(model, checkpoint.read_config(self.checkpoint)["extra"])
         else:
             model = build_model(
                 x[kept], network=self.network, schedule=self.schedule, predicts=self.predicts,
@@ -192,6 +197,18 @@ class ScoreEstimator(DensityMixin, BaseEstimator):
                 update(record.step, settings.steps, f"loss {loss:.4f}")
         self.model_, (self.sigma_min_, self.sigma_max_) = model, noise_range(model.schedule)
         return self
+
+    def _check_same(self, model: ScoreModel, extra: dict[str, Any]) -> None:
+        """Raise `ValueError` if the model to go on with is not the one that was asked for."""
+        made = extra.get("estimator", {}).get("parameters", {})
+        pairs = {k: (made.get(k, getattr(self, k)), getattr(self, k)) for k in SHAPE}
+        pairs["schedule"] = (model.schedule, self.schedule or model.schedule)
+        for name, (before, now) in pairs.items():
+            if before != now:
+                raise ValueError(
+                    f"the checkpoint was made with {name}={before}, got {now}; a resumed run must "
+                    "keep its settings and data"
+                )
 
     def _encode_classes(self, y: Any, n: int, *, known: bool = False) -> Tensor | None:
         """Return class numbers for labels y, or None if not conditional."""
@@ -309,13 +326,16 @@ class ScoreEstimator(DensityMixin, BaseEstimator):
         Raises:
             ValueError: If the checkpoint is missing, damaged, or of another format.
         """
-        kept = checkpoint.read_config(directory)["extra"].get("estimator", {})
-        try:
-            settings = TrainingSettings(**kept["settings"]) if kept.get("settings") else None
-            estimator = cls(network=network, settings=settings, **kept.get("parameters", {}))
-        except TypeError as error:
-            raise ValueError(f"{directory}/config.json is damaged: {error}") from None
-        model = checkpoint.load(directory, network)
+
+        def read(path: Path) -> tuple[dict[str, Any], ScoreModel]:
+            config = checkpoint.read_config(path, verified=False)
+            kept = config["extra"].get("estimator", {})
+            _check_kept(kept, config, f"{path / 'config.json'} is damaged: extra.estimator")
+            return kept, checkpoint.load(path, network)
+
+        kept, model = read_whole(directory, read)
+        settings = _settings(kept["settings"]) if kept.get("settings") else None
+        estimator = cls(network=network, settings=settings, **kept.get("parameters", {}))
         estimator.n_features_in_ = kept.get("n_features_in", model.event_shape[0])
         estimator._tensors = kept.get("tensors", False)
         classes = kept.get("classes")
@@ -333,3 +353,43 @@ class ScoreEstimator(DensityMixin, BaseEstimator):
 def _as_array(X: Any) -> Any:
     """Return a tensor as an array of its own dtype, which scikit-learn would take to float32."""
     return X.detach().cpu().numpy() if isinstance(X, Tensor) else X
+
+
+def _settings(kept: dict[str, Any]) -> TrainingSettings:
+    """Return settings from JSON, which has lists for tuples."""
+    plain: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in kept.items()}
+    return TrainingSettings(**plain)
+
+
+def _check_kept(kept: Any, config: dict[str, Any], where: str) -> None:
+    """Raise `ValueError` unless `_kept` could have said this: no path, nothing of a run is taken."""
+
+    def need(good: bool, field: str, found: Any) -> None:
+        if not good:
+            raise ValueError(f"{where}{field} cannot be {short(found)}")
+
+    fields = ("parameters", "settings", "n_features_in", "tensors", "classes")
+    need(isinstance(kept, dict) and (not kept or kept.keys() == set(fields)), "", kept)
+    if not kept:  # of a training without an estimator
+        return
+    parameters, settings, n_features, tensors, classes = (kept[name] for name in fields)
+    need(isinstance(parameters, dict), ".parameters", parameters)
+    hints = get_type_hints(ScoreEstimator.__init__) | {"random_state": int}
+    for name, value in parameters.items():
+        known = name in hints and name not in HERE
+        most = MOST_STEPS if name.startswith("n_") else 2**32
+        least = 0 if name == "random_state" else 1
+        small = not fits(value, int) or least <= value <= most
+        need(known and fits(value, hints[name]) and small, f".parameters: {name}", value)
+    if settings is not None:
+        need(isinstance(settings, dict), ".settings", settings)
+        check_fields(settings, TrainingSettings, f"{where}.settings")
+        try:
+            _settings(settings)
+        except ValueError as error:
+            raise ValueError(f"{where}.settings: {error}") from None
+    need(n_features == config["event_shape"][0], ".n_features_in", n_features)
+    need(fits(tensors, bool), ".tensors", tensors)
+    need(fits(classes, list[str | int | float | bool] | None), ".classes", classes)
+    kind = config["condition"] if isinstance(config["condition"], int) else None
+    need((None if classes is None else len(set(classes))) == kind, ".classes", classes)

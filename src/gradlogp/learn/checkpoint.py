@@ -6,10 +6,13 @@
 `config.json`             network, schedule, prediction, condition, columns: what rebuilds it
 `run.json`                what was run, on what, with which results
 `training.pt`             raw weights, optimiser and generators: what resuming needs
+`SHA256SUMS`              digests of these files, by which damage is found
 ========================  ================================================================
 
-A new checkpoint is written beside the old one and takes its name only when it is complete. Nothing
-is ever unpickled: weights are safetensors, and the optimiser is loaded with `weights_only=True`.
+A new checkpoint is written beside the old one and takes its name only when it is complete and on disk.
+One process writes, any number read, and what they read is all of one version. Nothing is ever
+unpickled: weights are safetensors, and the optimiser is loaded with `weights_only=True`. What a file
+says of sizes is compared with the header of the weights before anything is made of that size.
 """
 
 from __future__ import annotations
@@ -17,73 +20,64 @@ from __future__ import annotations
 import json
 import os
 import pickle
-import shutil
-import tempfile
-from collections.abc import Callable, Mapping
-from dataclasses import asdict
-from importlib.metadata import version
+from collections.abc import Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import nn
 
-from ..noise.predictions import KINDS
-from ..noise.schedules import SCHEDULES, from_config
+from ..noise.coordinates import AffineCoordinates
 from ..scores.model import ScoreModel
-from ..scores.networks import MLP, UNet
-from .folders import one_line, read_json, recover, replace
+from . import config as configuration
+from .claim import Claim
+from .config import CONFIG, describe
+from .fields import fits
+from .folders import (
+    check_file,
+    discard,
+    find,
+    fresh_folder,
+    one_line,
+    put,
+    read_json,
+    read_whole,
+    verify,
+)
 
-FORMAT_VERSION = 2
 AVERAGES = "averages.safetensors"
-FILES = ("model.safetensors", AVERAGES, "config.json", "run.json", "training.pt")
-NETWORKS: tuple[type[nn.Module], ...] = (MLP, UNet)
-"""The networks that a checkpoint can rebuild by itself."""
+LARGEST_HEADER = 10**8  # bytes, that of the format
+FILES = ("model.safetensors", AVERAGES, CONFIG, "run.json", "training.pt")
 
 
-def describe(model: ScoreModel) -> dict[str, Any]:
-    """Return what `config.json` says of a model.
-
-    Raises:
-        ValueError: If the schedule is not one of this library's, which could not be rebuilt.
-    """
-    if type(model.schedule) not in SCHEDULES:
-        raise ValueError(
-            f"a checkpoint cannot hold the schedule {type(model.schedule).__name__} of your own; "
-            f"it knows {', '.join(c.__name__ for c in SCHEDULES)}"
-        )
-    known = type(model.network) in NETWORKS
-    return {
-        "format": "gradlogp",
-        "format_version": FORMAT_VERSION,
-        "library_version": version("gradlogp"),
-        "network": {"name": type(model.network).__name__}
-        | (dict(model.network.config) if known else {}),  # type: ignore[arg-type]
-        "schedule": {"name": type(model.schedule).__name__} | asdict(model.schedule),  # type: ignore[call-overload]
-        "predicts": model.predicts,
-        "event_shape": list(model.event_shape),
-        "condition": None if model.condition is None else model.condition.config,
-        "columns": list(model.columns),
-    }
-
-
-def check_writable(directory: str | os.PathLike[str]) -> Path:
+def check_replaceable(directory: str | os.PathLike[str]) -> Path:
     """Return the path to save to.
 
     Raises:
         ValueError: If there is something that is no checkpoint: it would be replaced.
     """
-    path = recover(directory)
+    path, found = Path(os.path.realpath(directory)), find(directory)
     try:
-        if path.exists() and (not path.is_dir() or any(path.iterdir())):
-            read_config(path, any_version=True)
+        if found.exists() and (not found.is_dir() or any(found.iterdir())):
+            configuration.parse(found, any_version=True)
     except ValueError:
         raise ValueError(
             f"{path} exists and is not a gradlogp checkpoint; choose another directory"
         ) from None
     return path
+
+
+def claim(directory: str | os.PathLike[str]) -> Claim:
+    """Become the one writer of a checkpoint.
+
+    Raises:
+        ValueError: If there is something that is no checkpoint.
+        OSError: If another process, or another training in this one, writes there.
+    """
+    return Claim(check_replaceable(directory))
 
 
 def save(
@@ -95,10 +89,11 @@ def save(
     run: Mapping[str, Any] | None = None,
     extra: Mapping[str, Any] | None = None,
     training: Mapping[str, Any] | None = None,
+    claimed: Claim | None = None,
 ) -> Path:
     """Write a checkpoint; an old one of that name stays intact until the new one is complete.
 
-    Files of other names in the old one are kept.
+    Files of other names in the old one are kept. Permissions are those of files made now.
 
     Arguments:
         directory: Where; its parent is created.
@@ -108,31 +103,32 @@ def save(
         run: Provenance and results, JSON.
         extra: More configuration, JSON, kept under "extra".
         training: What resuming needs: tensors, numbers and containers of these.
+        claimed: The claim of who writes there more than once.
 
     Raises:
         ValueError: If the directory holds something that is no checkpoint, or the schedule is
             not one of this library's.
-        OSError: If it cannot be written (the disk is full); nothing is lost then.
+        OSError: If it cannot be written (the disk is full, or somebody else writes there); nothing
+            is lost then.
     """
-    path = check_writable(directory)
+    path = check_replaceable(directory)
     config = describe(model) | {"extra": dict(extra or {})}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    fresh = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
-    try:
-        save_file(_plain(weights or model.state_dict()), fresh / "model.safetensors")
-        if averages:
-            parts = [_plain(state, f"{float(n)!r}/") for n, state in averages.items()]
-            save_file({k: v for part in parts for k, v in part.items()}, fresh / AVERAGES)
-        if training is not None:
-            torch.save(dict(training), fresh / "training.pt")
-        (fresh / "run.json").write_text(json.dumps(dict(run or {}), indent=2))
-        (fresh / "config.json").write_text(json.dumps(config, indent=2))
-        fresh.chmod(0o755)
-        replace(fresh, path, FILES)
-    except (SafetensorError, RuntimeError) as error:  # what these call a full disk
-        raise OSError(f"cannot write the checkpoint {path}: {one_line(error)}") from error
-    finally:
-        shutil.rmtree(fresh, ignore_errors=True)
+    with nullcontext() if claimed is not None else Claim(path):
+        fresh = fresh_folder(path, FILES)
+        try:
+            (fresh / CONFIG).write_text(json.dumps(config, indent=2))
+            (fresh / "run.json").write_text(json.dumps(dict(run or {}), indent=2))
+            save_file(_plain(weights or model.state_dict()), fresh / "model.safetensors")
+            if averages:
+                parts = [_plain(state, f"{float(n)!r}/") for n, state in averages.items()]
+                save_file({k: v for part in parts for k, v in part.items()}, fresh / AVERAGES)
+            if training is not None:
+                torch.save(dict(training), fresh / "training.pt")
+            put(fresh, path, FILES)
+        except (SafetensorError, RuntimeError) as error:  # what these call a full disk
+            raise OSError(f"cannot write the checkpoint {path}: {one_line(error)}") from error
+        finally:
+            discard(fresh, path, FILES)
     return path
 
 
@@ -144,31 +140,39 @@ def _plain(state: Mapping[str, torch.Tensor], prefix: str = "") -> dict[str, tor
     }
 
 
-def read_config(directory: str | os.PathLike[str], *, any_version: bool = False) -> dict[str, Any]:
+def read_config(directory: str | os.PathLike[str], *, verified: bool = True) -> dict[str, Any]:
     """Return `config.json` of a checkpoint.
 
+    Arguments:
+        directory: The checkpoint.
+        verified: Whether to compare the file with its digest; `load` does so too.
+
     Raises:
-        ValueError: If there is no checkpoint, or one of an unknown format.
+        ValueError: If there is no checkpoint, one of another format, or it is damaged.
     """
-    path = recover(directory)
-    if not path.exists():
-        raise ValueError(f"there is no checkpoint at {path}")
-    config = read_json(path / "config.json")
-    if config.get("format") != "gradlogp":
-        raise ValueError(f"{path}/config.json is not that of a gradlogp checkpoint")
-    if config.get("format_version") != FORMAT_VERSION and not any_version:
-        raise ValueError(
-            f"{path} has checkpoint format {config.get('format_version')!r}, this version reads "
-            f"{FORMAT_VERSION}; it was written by gradlogp {config.get('library_version')}"
-        )
-    if not any_version:
-        _check(path / "config.json", config)
-    return config
+
+    def read(path: Path) -> dict[str, Any]:
+        config = configuration.parse(path)
+        if verified:
+            verify(path / CONFIG)
+        return config
+
+    return read_whole(directory, read)
 
 
 def read_run(directory: str | os.PathLike[str]) -> dict[str, Any]:
-    """Return `run.json` of a checkpoint."""
-    return read_json(recover(directory) / "run.json")
+    """Return `run.json` of a checkpoint.
+
+    Raises:
+        ValueError: If it is missing or damaged.
+    """
+
+    def read(path: Path) -> dict[str, Any]:
+        run = read_json(path / "run.json")
+        verify(path / "run.json")
+        return run
+
+    return read_whole(directory, read)
 
 
 def load(
@@ -189,154 +193,120 @@ def load(
         ValueError: If the checkpoint is missing, damaged, of another format, does not fit the
             network, or has no average of that half-life.
     """
-    config = read_config(directory)
-    path = recover(directory) / ("model.safetensors" if ema is None else AVERAGES)
-    if ema is not None and not path.exists():
-        raise ValueError(f"{path.parent} holds one average only; train with ema_half_lives=")
+    return read_whole(directory, lambda path: _load(path, network, ema))
+
+
+def _load(path: Path, network: nn.Module | None, ema: float | None) -> ScoreModel:
+    config = configuration.parse(path)
+    file = path / ("model.safetensors" if ema is None else AVERAGES)
+    if ema is not None and not file.exists():
+        raise ValueError(f"{path} holds one average only; train with ema_half_lives=")
+    shapes = _shapes(file)
+    names = _names(list(shapes), ema)
+    model = configuration.build(
+        config, {k: shapes[own] for k, own in names.items()}, file, network
+    )
     try:
-        state = _average(load_file(path), ema)
-    except FileNotFoundError:
-        raise ValueError(f"{path} is missing: the checkpoint is incomplete") from None
-    except (SafetensorError, RuntimeError) as error:
-        raise ValueError(f"{path} is damaged: {one_line(error)}") from None
+        with safe_open(file, "pt") as stored:
+            state = {k: stored.get_tensor(own) for k, own in names.items()}
+    except (SafetensorError, RuntimeError, OSError) as error:
+        raise ValueError(f"{file} is damaged: {one_line(error)}") from None
     if bad := [k for k, v in state.items() if v.is_floating_point() and not v.isfinite().all()]:
-        raise ValueError(f"{path} is damaged: {bad[0]} has entries that are not finite")
-    where = path.parent / "config.json"
+        raise ValueError(f"{file} is damaged: {bad[0]} has entries that are not finite")
+    verify(path / CONFIG)
+    verify(file)
     try:
-        if network is None:
-            network = _network(config["network"], state, path)
-        shape = torch.Size(config["event_shape"])
-        kind = config["condition"]
-        condition = kind if kind is None or isinstance(kind, int) else tuple(kind)
-        schedule = from_config(config["schedule"])
-        columns = tuple(config["columns"])
-    except (KeyError, TypeError, AttributeError, OverflowError, RuntimeError) as error:
-        raise ValueError(f"{where} is damaged: {one_line(error)}") from None
-    try:
-        model = ScoreModel(network, schedule, config["predicts"], shape, condition)
         own = (v for k, v in state.items() if k.startswith("network.") and v.is_floating_point())
         model.to(next(own, model.like).dtype)
         model.load_state_dict(state)
-        model.columns = columns
-    except (ValueError, RuntimeError) as error:
-        raise ValueError(f"{path} does not fit the network: {one_line(error)}") from None
+    except (ValueError, TypeError, RuntimeError) as error:
+        raise ValueError(f"{file} does not fit the network: {one_line(error)}") from None
+    check_scales(model, file)
+    model.columns = tuple(config["columns"])
     return model.eval()
 
 
-def _check(path: Path, config: dict[str, Any]) -> None:
-    """Raise `ValueError` unless every field of a configuration is there and of its kind."""
-
-    def sizes(value: Any) -> bool:
-        return isinstance(value, list) and bool(value) and all(map(size, value))
-
-    def size(value: Any) -> bool:
-        return isinstance(value, int) and not isinstance(value, bool) and 0 < value < 2**31
-
-    def named(value: Any) -> bool:
-        return isinstance(value, dict) and isinstance(value.get("name"), str)
-
-    def text(value: Any) -> bool:
-        return isinstance(value, str)
-
-    fields: dict[str, Callable[[Any], bool]] = {
-        "format": text, "format_version": size, "library_version": text, "network": named,
-        "schedule": named, "predicts": lambda v: v in KINDS, "event_shape": sizes,
-        "condition": lambda v: v is None or size(v) or sizes(v),
-        "columns": lambda v: isinstance(v, list) and all(map(text, v)),
-        "extra": lambda v: isinstance(v, dict),
-    }  # fmt: skip
-    if odd := sorted(fields.keys() ^ config.keys()):
-        raise ValueError(f"{path} is damaged: fields missing or unknown: {', '.join(odd)}")
-    for name, good in fields.items():
-        if not good(config[name]):
-            raise ValueError(f"{path} is damaged: {name} cannot be {str(config[name])[:60]!r}")
-
-
-def _average(stored: dict[str, torch.Tensor], ema: float | None) -> dict[str, torch.Tensor]:
-    """Return the part of averages.safetensors that belongs to a half-life."""
-    if ema is None:
-        return stored
-    lives = sorted({float(name.partition("/")[0]) for name in stored})
-    if ema not in lives:
-        known = ", ".join(f"{n:g}" for n in lives)
-        raise ValueError(f"the checkpoint has no average of half-life {ema:g}; it has {known}")
-    prefix = f"{float(ema)!r}/"
-    return {k.removeprefix(prefix): v for k, v in stored.items() if k.startswith(prefix)}
-
-
-def _network(spec: dict[str, Any], state: Mapping[str, torch.Tensor], path: Path) -> nn.Module:
-    """Build a network of the library, once its sizes are known to be those of the weights."""
-    classes = {c.__name__: c for c in NETWORKS}
-    config = {k: v for k, v in spec.items() if k != "name"}
-    if spec["name"] not in classes or not config:
-        raise ValueError(
-            f"the checkpoint holds a network {spec['name']!r} of your own: pass network="
-        )
-    # no number of layers or channels can be larger than what is stored of them
-    most = max(len(state), *(n for v in state.values() for n in v.shape), 1)
-    for name, value in config.items():
-        numbers = value if isinstance(value, list) else [value]
-        if any((isinstance(n, int) and n > most**2) or isinstance(n, float) for n in numbers) or (
-            name in ("depth", "blocks") and not 0 < value <= len(state)
-        ):
-            raise ValueError(f"{path} does not fit the network: {name} = {value} is too much")
-    with torch.device("meta"):
-        shapes = {k: v.shape for k, v in classes[spec["name"]](**config).state_dict().items()}
-    stored = {
-        k.removeprefix("network."): v.shape for k, v in state.items() if k.startswith("network.")
+def check_scales(model: ScoreModel, file: Path) -> None:
+    """Raise `ValueError` unless what a model has of scales and chances can be such."""
+    affine = [m for m in model.modules() if isinstance(m, AffineCoordinates)]
+    good = {
+        "coordinates.scale": all(bool((m.scale > 0).all()) for m in affine),
+        "coordinates.bits": all(float(m.bits) in (32.0, 64.0) for m in affine),
+        "z_std": bool((model.z_std > 0).all()),
+        "condition.dropout": model.condition is None or 0 <= float(model.condition.dropout) < 1,
     }
-    if shapes != stored:
-        odd = sorted(k for k in shapes.keys() | stored.keys() if shapes.get(k) != stored.get(k))
-        raise ValueError(f"{path} does not fit the network: {', '.join(odd[:3])}")
-    return classes[spec["name"]](**config)
+    if bad := [name for name, fine in good.items() if not fine]:
+        raise ValueError(f"{file} is damaged: {bad[0]} is out of range")
 
 
-def load_training(
-    directory: str | os.PathLike[str],
-    model: ScoreModel,
-    setup: Mapping[str, Any],
-) -> dict[str, Any]:
-    """Load the raw weights into the model, and return what else resuming needs.
-
-    Arguments:
-        directory: The checkpoint.
-        model: The model; its weights are replaced.
-        setup: The setup of the run that goes on.
+def _shapes(file: Path) -> dict[str, tuple[int, ...]]:
+    """Return the shapes of the tensors in a file, from its header: nothing else is looked at.
 
     Raises:
-        ValueError: If the checkpoint has no training state, it is damaged, or it is that of a run
-            with another setup or model; the model is then as it was.
+        ValueError: If that is no header, or not that of a file of this size.
     """
-    state = _read_training(directory)
-    made = state["setup"]
-    for name, value in setup.items():
-        if made.get(name) != value:
-            raise ValueError(
-                f"the checkpoint was made with {name}={made.get(name)}, got {value}; "
-                "a resumed run must keep its settings and data"
-            )
-    before = {k: v.clone() for k, v in model.state_dict().items()}
+    check_file(file)
+    size = file.stat().st_size
     try:
-        model.load_state_dict(state["model"])
-    except RuntimeError as error:
-        model.load_state_dict(before)
-        raise ValueError(f"the checkpoint does not fit this model: {one_line(error)}") from None
-    return state
+        with file.open("rb") as stored:
+            n = int.from_bytes(stored.read(8), "little")
+            if n > min(size - 8, LARGEST_HEADER):
+                raise ValueError(f"a header of {n} bytes in a file of {size}")
+            header = json.loads(stored.read(n))
+        header.pop("__metadata__", None)
+        shapes = {name: part["shape"] for name, part in header.items()}
+        ends = [part["data_offsets"][1] for part in header.values()]
+        if (
+            not fits(list(shapes.values()), list[list[int]])
+            or max(ends, default=0) != size - 8 - n
+        ):
+            raise ValueError("its header is not that of a file of its size")
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError, OSError) as error:
+        raise ValueError(f"{file} is damaged: {one_line(error)}") from None
+    return {name: tuple(shape) for name, shape in shapes.items()}
 
 
-def _read_training(directory: str | os.PathLike[str]) -> dict[str, Any]:
-    read_config(directory)
-    path = recover(directory) / "training.pt"
-    try:
-        state = torch.load(path, weights_only=True, map_location="cpu")
-    except FileNotFoundError:
-        raise ValueError(f"{path.parent} holds no training state to resume from") from None
+def _names(stored: list[str], ema: float | None) -> dict[str, str]:
+    """Return the tensors of a file that belong to a half-life, by the names they have in a model."""
+    if ema is None:
+        return {name: name for name in stored}
+    prefix = f"{float(ema)!r}/"
+    found = {name.removeprefix(prefix): name for name in stored if name.startswith(prefix)}
+    if not found:
+        try:
+            lives = sorted({float(name.partition("/")[0]) for name in stored})
+        except ValueError:
+            raise ValueError(f"{AVERAGES} is damaged: it has tensors of no half-life") from None
+        known = ", ".join(f"{n:g}" for n in lives)
+        raise ValueError(f"the checkpoint has no average of half-life {ema:g}; it has {known}")
+    return found
+
+
+def read_training(
+    directory: str | os.PathLike[str],
+) -> tuple[dict[str, Any], dict[str, Any], Path]:
+    """Return the training state as it is on disk, the configuration beside it, and its path.
+
+    Raises:
+        ValueError: If there is none, or the file is damaged.
+    """
+    return read_whole(directory, _read_training)
+
+
+def _read_training(path: Path) -> tuple[dict[str, Any], dict[str, Any], Path]:
+    config = configuration.parse(path)
+    file = path / "training.pt"
+    if not os.path.lexists(file):
+        raise ValueError(f"{path} holds no training state to resume from")
+    check_file(file)
+    try:  # mapped: what it claims to hold takes no memory before it is looked at
+        state = torch.load(file, weights_only=True, map_location="cpu", mmap=True)
     except pickle.UnpicklingError:  # its message advises to unpickle whatever it is
         raise ValueError(
-            f"{path} is damaged, or holds more than tensors and numbers: refused"
+            f"{file} is damaged, or holds more than tensors and numbers: refused"
         ) from None
-    except (RuntimeError, EOFError, OSError) as error:
-        raise ValueError(f"{path} is damaged: {one_line(error)}") from None
-    if not isinstance(state, dict) or not {"setup", "model"} <= state.keys():
-        raise ValueError(f"{path} is damaged: it holds no training state")
-    return state
+    except Exception as error:  # a reader of a format with many ways to be broken
+        raise ValueError(f"{file} is damaged: {one_line(error)}") from None
+    if not isinstance(state, dict) or not all(type(name) is str for name in state):
+        raise ValueError(f"{file} is damaged: it holds no training state")
+    return state, config, file

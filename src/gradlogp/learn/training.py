@@ -6,6 +6,7 @@ without that, a short run ends as an average over weights from before it learned
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import time
@@ -26,9 +27,12 @@ from ..scores.networks import drop
 from . import checkpoint as ckpt
 from .averages import Average, accelerated
 from .batches import Batches, check_data, fingerprint, rows
+from .claim import Claim
 from .held_out import Measurement, Objective, conditioned, encoded
 from .objectives import multilevel
+from .resuming import adamw, load_training, objective_name
 from .settings import TrainingSettings, ema_decay
+from .stopping import Stops
 
 
 class Step(NamedTuple):
@@ -80,22 +84,35 @@ def fit(
             over the floor of the loss. Of a conditional model one that can be given the same
             conditions, as the `ExactScore` of a `Joint` law.
         checkpoint: Directory to save to, at the end, when interrupted, and while training; what
-            is learned up to the last whole step is in it.
+            is learned up to the last whole step is in it. No other training can write there before
+            this iteration has ended. In the main thread SIGTERM and SIGHUP save like Ctrl-C, and
+            then raise `SystemExit(128 + number)`.
         checkpoint_every: Steps between saves.
         extra: More to keep in the checkpoint's configuration, JSON.
         resume: Go on from `checkpoint`; on a CPU the result is that of an unbroken run, bit for bit.
+            Settings, objective, model and data must be those of that run.
         generator: Where initial order and noise come from.
         **changes: Single fields of `TrainingSettings`.
 
     Raises:
         ValueError: For data, conditions or settings that do not fit; a checkpoint that does not.
+        OSError: If the checkpoint cannot be written, or another training writes there.
         FloatingPointError: If the loss is no longer finite.
     """
     settings = replace(settings or TrainingSettings(), **changes)
-    return _Fit(
-        model, data, objective, condition, settings, standardize, held_out, held_out_condition, exact,
-        checkpoint, checkpoint_every, extra, resume, generator,
-    ).steps()  # fmt: skip
+    claim = None
+    if checkpoint is not None:  # what cannot be saved is better refused now than in the end
+        json.dumps([ckpt.describe(model), dict(extra or {})], allow_nan=False)
+        claim = ckpt.claim(checkpoint)
+    try:
+        return _Fit(
+            model, data, objective, condition, settings, standardize, held_out, held_out_condition,
+            exact, claim, checkpoint_every, extra, resume, generator,
+        ).steps()  # fmt: skip
+    except BaseException:
+        if claim is not None:
+            claim.release()
+        raise
 
 
 class _Fit:
@@ -112,7 +129,7 @@ class _Fit:
         held_out: Data | None,
         held_out_condition: Tensor | None,
         exact: NoisyScore | None,
-        checkpoint: str | os.PathLike[str] | None,
+        claim: Claim | None,
         checkpoint_every: int,
         extra: Mapping[str, Any] | None,
         resume: bool,
@@ -129,18 +146,17 @@ class _Fit:
             _check_condition(model, held_out_condition, len(held_out), "held_out_condition")
         if checkpoint_every < 1:
             raise ValueError(f"checkpoint_every must be at least 1, got {checkpoint_every}")
-        if resume and checkpoint is None:
+        if resume and claim is None:
             raise ValueError("resume=True needs checkpoint=, the directory to go on from")
-        if checkpoint is not None:  # what cannot be saved is better refused now than in the end
-            ckpt.check_writable(checkpoint)
-            ckpt.describe(model)
         self.model, self.data, self.objective = model, data, objective
         self.settings = settings
         self.setup = vars(settings) | {
             "standardize": standardize, "n_samples": len(data), "data": fingerprint(data),
             "condition": None if condition is None else fingerprint(condition),
+            "objective": objective_name(objective),
         }  # fmt: skip
-        self.checkpoint, self.checkpoint_every, self.extra = checkpoint, checkpoint_every, extra
+        self.claim, self.checkpoint_every, self.extra = claim, checkpoint_every, extra
+        self.stops = Stops()
         self.like = next(p for p in model.parameters() if p.requires_grad)
         seed = new_seed(generator)
         self.noise = torch.Generator(self.like.device).manual_seed(seed)
@@ -154,8 +170,8 @@ class _Fit:
         self.mark: tuple[Any, ...] | None = None  # where the randomness of this step began
         self.whole = True  # False while the weights are half changed
         state = None
-        if resume and checkpoint is not None:
-            state = ckpt.load_training(checkpoint, model, self.setup)
+        if resume and claim is not None:
+            state = load_training(claim.path, model, settings, self.setup)
         else:
             scales: Scales | None = "each" if standardize is True else standardize or None
             model.fit_frame(data, scales)
@@ -172,12 +188,7 @@ class _Fit:
             parts = (rows(part, slice(None), part) for _, part in pieces(data))
             self.z = torch.cat([model.coordinates.encode(x).to(self.like.dtype) for x in parts])
         self.parameters = [p for p in model.parameters() if p.requires_grad]
-        self.optimizer = torch.optim.AdamW(
-            self.parameters,
-            lr=settings.learning_rate,
-            weight_decay=settings.weight_decay,
-            fused=True,
-        )
+        self.optimizer = adamw(self.parameters, settings)
         self.averaged = Average(model, partial(ema_decay, settings.ema))
         self.averages = {
             n: Average(model, partial(ema_decay, 0.5 ** (1 / n))) for n in settings.ema_half_lives
@@ -218,7 +229,7 @@ class _Fit:
         self.check_seed = state["check_seed"]
 
     def _save(self) -> None:
-        if self.checkpoint is None:
+        if self.claim is None:
             return
         names = ("step", "loss", "held_out", "held_out_error", "excess", "excess_error")
         run = {
@@ -228,9 +239,9 @@ class _Fit:
             "history": {"columns": names, "rows": self.history},
         }
         ckpt.save(
-            self.checkpoint, self.model, weights=self.averaged.module.state_dict(),
+            self.claim.path, self.model, weights=self.averaged.module.state_dict(),
             averages={n: a.module.state_dict() for n, a in self.averages.items()},
-            run=run, extra=self.extra, training=self.state(),
+            run=run, extra=self.extra, training=self.state(), claimed=self.claim,
         )  # fmt: skip
 
     def _update(self) -> tuple[float, float]:
@@ -261,20 +272,25 @@ class _Fit:
                 f"the loss is not finite at step {self.step + 1} (loss {value}, gradient norm "
                 f"{float(norm)}); lower learning_rate, or look for extreme values in the data"
             )
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.settings.rate(self.step)
-        self.optimizer.step()
-        for average in (self.averaged, *self.averages.values()):
-            average.update()
-        self.step += 1
-        self.history.append([self.step, value, None, None, None, None])
-        self.whole, self.mark = True, None
+        with self.stops.held():
+            for group in self.optimizer.param_groups:
+                group["lr"] = self.settings.rate(self.step)
+            self.optimizer.step()
+            for average in (self.averaged, *self.averages.values()):
+                average.update()
+            self.step += 1
+            self.history.append([self.step, value, None, None, None, None])
+            self.mark, self.whole = None, True
         return value, float(norm)
 
     def steps(self) -> Iterator[Step]:
         """Yield a record after every step; save and hand over the averaged weights at the end."""
-        self.model.train()
+        with self.stops:
+            yield from self._steps()
+
+    def _steps(self) -> Iterator[Step]:
         try:
+            self.model.train()
             while self.step < self.settings.steps:
                 began = time.perf_counter()
                 rate = self.settings.rate(self.step)
@@ -296,8 +312,11 @@ class _Fit:
             try:
                 if self.whole:
                     self._rewind()
-                    self._save()
+                    with self.stops.held():
+                        self._save()
             finally:
+                if self.claim is not None:
+                    self.claim.release()
                 self.model.load_state_dict(self.averaged.module.state_dict())
                 self.model.eval()
 

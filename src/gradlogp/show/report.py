@@ -21,6 +21,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from ..core.files import write_files
 from .plots import DARK, LIGHT, Figure, png
 
 Draw = Callable[..., Figure]
@@ -134,24 +135,6 @@ def _numbers(title: str, sections: Sequence[Section], provenance: Mapping[str, s
     return json.dumps(whole, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
 
-def _replace_all(directory: Path, files: Mapping[str, bytes]) -> None:
-    """Write every file under a temporary name, then rename them all in the order given."""
-    waiting = {name: directory / f".{name}.{os.getpid()}.tmp" for name in files}
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-        for name, data in files.items():
-            waiting[name].write_bytes(data)
-        for name, temporary in waiting.items():
-            os.replace(temporary, directory / name)
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise OSError(error.errno, f"cannot write the report to {directory}: {reason}") from error
-    finally:
-        for temporary in waiting.values():
-            if directory.is_dir():
-                temporary.unlink(missing_ok=True)
-
-
 def provenance(began: float, **facts: object) -> dict[str, str]:
     """Return what was run and on what, for a run that began at that `time.perf_counter()`."""
     import torch
@@ -215,5 +198,10 @@ def write(
     )  # fmt: skip
     files["numbers.json"] = _numbers(title, sections, provenance).encode()
     files["index.html"] = page.encode()
-    _replace_all(directory, files)
+    try:
+        write_files({directory / name: content for name, content in files.items()})
+    except OSError as error:
+        why = error.__cause__ or error
+        reason = getattr(why, "strerror", None) or str(why)
+        raise OSError(f"cannot write the report to {directory}: {reason}") from error
     return directory / "index.html"

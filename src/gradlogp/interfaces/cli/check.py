@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import math
-from pathlib import Path
 from typing import Any
 
-from .common import Misuse, load, print_json, print_table, set_threads
+from .common import Misuse, is_checkpoint, load, print_json, print_table, set_threads
 
 CAVEAT = (
     "Parametric only: estimates that know the form of the law. A network does not, and has no such "
@@ -165,7 +164,7 @@ def _installation() -> dict[str, Any]:
 def _describe(what: str) -> dict[str, Any]:
     from ...learn import checkpoint as ckpt
 
-    if (Path(what) / "config.json").exists():
+    if is_checkpoint(what):
         config = ckpt.read_config(what)
         run = ckpt.read_run(what)
         run.pop("history", None)

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import signal
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from ...learn.stopping import STOPS
 
 if TYPE_CHECKING:
     import torch
@@ -84,24 +87,66 @@ def class_names(dataset: Dataset) -> Any:
     return np.array(names)[dataset.labels.numpy()]
 
 
+class Stopped(KeyboardInterrupt):
+    """A signal asked to stop: the exit code is 128 + its number."""
+
+    def __init__(self, number: int, message: str = "") -> None:
+        super().__init__(message)
+        self.number = number
+
+
 @contextmanager
 def interruptible() -> Iterator[Any]:
-    """Turn Ctrl-C into a stop between steps; yields a function to call after every step."""
-    asked = False
+    """Turn Ctrl-C, SIGTERM and SIGHUP into a stop between steps; yields what to call after a step."""
+    asked = 0
 
     def remember(number: int, frame: object) -> None:
         nonlocal asked
-        asked = True
+        asked = number
 
     def check(*_: object) -> None:
         if asked:
-            raise KeyboardInterrupt
+            raise Stopped(asked)
 
-    before = signal.signal(signal.SIGINT, remember)
+    before = {}
+    for number in STOPS:
+        if number == signal.SIGINT or signal.getsignal(number) is signal.SIG_DFL:
+            before[number] = signal.signal(number, remember)
     try:
         yield check
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def is_checkpoint(path: str | Path) -> bool:
+    """Return whether there is a checkpoint, also while it is being replaced."""
+    from ...learn.folders import find
+
+    return os.path.lexists(find(path) / "config.json")
+
+
+def claim_output(*paths: Path | None, force: bool, folder: bool = False) -> None:
+    """Refuse to replace what is there without --force, and places that cannot be written to.
+
+    To be called with every path that a command will write, before the work starts.
+
+    Arguments:
+        paths: Files, or folders; None stands for no output.
+        force: Whether --force was given.
+        folder: Whether these are folders, which may be there if they are empty.
+
+    Raises:
+        Misuse: If something is there.
+        OSError: If nothing can be written there.
+    """
+    from ...core.files import check_writable
+
+    for path in (path for path in paths if path is not None):
+        taken = any(path.iterdir()) if folder and path.is_dir() else os.path.lexists(path)
+        if taken and not force and (path.is_file() or path.is_dir() or path.is_symlink()):
+            raise Misuse(f"{path} exists: choose another name, or replace it with --force")
+        check_writable(path, folder=folder)
 
 
 def plain(value: Any) -> Any:

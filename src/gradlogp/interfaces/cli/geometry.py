@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .common import Misuse, positive, print_json, print_rows, say, set_threads
+from .common import Misuse, claim_output, positive, print_json, print_rows, say, set_threads
 
 if TYPE_CHECKING:
     import torch
@@ -28,6 +28,7 @@ def geometry(
     columns: str | None = None,
     label: str | None = None,
     out: Path = Path("geometry.png"),
+    force: bool = False,
     seed: int = 0,
     threads: int | None = None,
     json: bool = False,
@@ -52,6 +53,7 @@ def geometry(
         columns: Columns to use, separated by commas.
         label: Column with the class of each row.
         out: Picture to write, .png.
+        force: Replace a picture that is there.
         seed: Seed of everything random.
         threads: PyTorch threads.
         json: Print the numbers as JSON.
@@ -61,6 +63,7 @@ def geometry(
     positive("--points", points)
     if out.suffix != ".png":
         raise Misuse(f"cannot write {out}: use a name that ends in .png")
+    claim_output(out, force=force)
     import torch
 
     from ...geometry import survey
@@ -157,6 +160,7 @@ def _read(
 
 
 def _draw(out: Path, z: Tensor, split: Split, k: int) -> None:
+    from ...core.files import write_atomically
     from ...show.plots import png
     from ...show.plots.geometry import spectra, split_field
 
@@ -165,8 +169,7 @@ def _draw(out: Path, z: Tensor, split: Split, k: int) -> None:
         figure = split_field(z.flatten(1), split.tangent.flatten(1), split.normal.flatten(1))
     else:
         figure = spectra(split.space.spectrum, k if k < D else None)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_bytes(png(figure))
+    write_atomically(out, png(figure))
 
 
 def _print(result: dict[str, Any], rows: list[Row]) -> None:

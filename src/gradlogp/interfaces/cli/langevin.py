@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from .common import (
     Misuse,
+    claim_output,
     generator_of,
+    is_checkpoint,
     positive,
     print_json,
     say,
@@ -95,6 +97,7 @@ def sample_target(
     dim: int | None,
     spread: float | None,
     out: Path | None,
+    force: bool,
     seed: int,
     json: bool,
     quiet: bool,
@@ -111,6 +114,7 @@ def sample_target(
         raise Misuse(f"cannot write {out}: use one of {', '.join(FORMATS)}")
     if out is not None and out.suffix == ".nc" and not (_has("arviz_base") and _netcdf_engine()):
         raise Misuse("a .nc file needs more packages: pip install arviz-base h5netcdf h5py")
+    claim_output(out, None if out is None else out.with_suffix(".png"), force=force)
     if step_size is not None and kernel is None:
         raise Misuse("--step-size needs --kernel: without both, kernel and step size are chosen")
     for option, size in (("--step-size", step_size), ("--spread", spread)):
@@ -123,8 +127,6 @@ def sample_target(
                 "--spread is for a checkpoint, or with --kernel and --step-size: the log-density of "
                 f"{target} shows where to start"
             )
-        if out is not None:
-            out.parent.mkdir(parents=True, exist_ok=True)
         with (
             bar("langevin", quiet=quiet) as update,
             warnings.catch_warnings(record=True) as caught,
@@ -203,7 +205,7 @@ def _target(source: str, dim: int | None) -> _Start:
         start = _Start(law, law.event_shape)
     elif path.endswith(".py"):
         start = _of_file(Path(path), name, dim)
-    elif (Path(source) / "config.json").exists():
+    elif is_checkpoint(source):
         start = _of_checkpoint(source)
     else:
         names = ", ".join(named)
@@ -366,23 +368,25 @@ def _write(chain: Chain, law: Density, out: Path) -> None:
     import numpy as np
     import torch
 
+    from ...core.files import replacing
     from ...distributions.as_target import has_log_prob
     from ...show.plots import over_density, png, trace
 
     kept = torch.as_tensor(chain.draws)
     draws = kept.cpu().numpy()
-    if out.suffix == ".nc":
-        chain.to_arviz(tree=True).to_netcdf(out, engine=_netcdf_engine())
-    elif out.suffix == ".npy":
-        np.save(out, draws)
-    else:
-        info = {k: v.cpu().numpy() for k, v in chain.info._asdict().items()}
-        np.savez(out, draws=draws, names=np.array(chain.names()), **info)
     if kept.shape[2:] == (2,) and chain.parameters is None and has_log_prob(law):
         figure = over_density(kept, law.log_prob, names=chain.names())
     else:
         figure = trace(kept.flatten(2)[..., :4], names=chain.names()[:4])
-    out.with_suffix(".png").write_bytes(png(figure))
+    with replacing(out, out.with_suffix(".png")) as (array, picture):
+        picture.write_bytes(png(figure))
+        if out.suffix == ".nc":
+            chain.to_arviz(tree=True).to_netcdf(array, engine=_netcdf_engine())
+        elif out.suffix == ".npy":
+            np.save(array, draws)
+        else:
+            info = {k: v.cpu().numpy() for k, v in chain.info._asdict().items()}
+            np.savez(array, draws=draws, names=np.array(chain.names()), **info)
 
 
 def _has(module: str) -> bool:

@@ -11,6 +11,8 @@ from cyclopts import Parameter
 from ...learn.settings import TrainingSettings
 from .common import (
     Misuse,
+    Stopped,
+    claim_output,
     class_names,
     generator_of,
     interruptible,
@@ -35,6 +37,7 @@ def demo(
     *,
     out: Path = Path("reports"),
     steps: int | None = None,
+    force: bool = False,
     seed: int = 0,
     threads: int = 1,
     json: bool = False,
@@ -47,6 +50,7 @@ def demo(
             `pip install 'gradlogp[images]'`), or mixture (all exact).
         out: Folder for the reports; this one goes to OUT/NAME.
         steps: Optimisation steps, if not the default.
+        force: Replace a report that is there.
         seed: Seed of everything random.
         threads: PyTorch threads. Small networks gain little from a second one, and on a busy
             machine lose much.
@@ -55,6 +59,7 @@ def demo(
     """
     set_threads(threads)
     positive("--steps", steps)
+    claim_output(out / name, force=force, folder=True)
     from .. import demos
 
     chosen: Any = getattr(demos, name)
@@ -90,13 +95,14 @@ def fit(
     standardize: Standardize = "each",
     held_out: float = 0.1,
     resume: bool = False,
+    force: bool = False,
     seed: int = 0,
     device: str = "cpu",
     threads: int | None = None,
     json: bool = False,
     quiet: bool = False,
 ) -> int:
-    """Learn the score of data and save a checkpoint. Ctrl-C saves; --resume goes on.
+    """Learn the score of data and save a checkpoint. Ctrl-C and SIGTERM save; --resume goes on.
 
     Args:
         data: A named set (stars, digits, moons, …), a .npy, .npz, .csv or .parquet file, or a
@@ -119,6 +125,7 @@ def fit(
             column or channel, one for all, or none.
         held_out: Share of the data to measure the loss on.
         resume: Go on from the checkpoint OUT; needs the same data, options and seed.
+        force: Replace a checkpoint that is there.
         seed: Seed of everything random.
         device: cpu, cuda, cuda:1, mps.
         threads: PyTorch threads.
@@ -129,6 +136,7 @@ def fit(
     positive("--width", width)
     if not 0 <= held_out < 1:
         raise Misuse(f"--held-out must lie in [0, 1), got {held_out}")
+    claim_output(out, force=force or resume, folder=True)
     dataset = load(data, columns, label, quiet=quiet)
     conditional = class_conditional or label is not None
     if conditional and dataset.labels is None:
@@ -150,8 +158,8 @@ def fit(
         )  # fmt: skip
         try:
             estimator.fit(dataset.x, class_names(dataset), columns=dataset.columns)
-        except KeyboardInterrupt:
-            raise KeyboardInterrupt(f"{out} is saved; go on with --resume") from None
+        except Stopped as stop:
+            raise Stopped(stop.number, f"{out} is saved; go on with --resume") from None
     loss = estimator.held_out_loss_
     if json:
         print_json({

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,6 +19,7 @@ from .geometry import geometry
 from .langevin import targets
 from .learn import demo, fit
 from .restore import restore
+from .terminal import printable
 from .use import evaluate, sample
 
 HELP = """Learn the score of a distribution, sample with it, and check both.
@@ -70,6 +72,11 @@ def _launch(
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code."""
     app.config = ()  # that of a call before is not that of this one
+    with printable(sys.stdout, sys.stderr):
+        return _run(arguments)
+
+
+def _run(arguments: Sequence[str] | None) -> int:
     try:
         result = app.meta(
             arguments, exit_on_error=False, print_error=False, result_action="return_value"
@@ -78,7 +85,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (cyclopts.CycloptsError, Misuse) as error:
         return _fail(2, error)
     except KeyboardInterrupt as stop:
-        return _fail(130, f"interrupted{'; ' if str(stop) else ''}{stop}")
+        code = 128 + getattr(stop, "number", signal.SIGINT)
+        return _fail(code, f"interrupted{'; ' if str(stop) else ''}{stop}")
     except BrokenPipeError:  # whoever read our output has enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0

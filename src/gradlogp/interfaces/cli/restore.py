@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
-from .common import Misuse, generator_of, positive, print_json, say, set_threads
+from .common import Misuse, claim_output, generator_of, positive, print_json, say, set_threads
 
 if TYPE_CHECKING:
     import torch
@@ -38,6 +38,7 @@ def restore(
     steps: int = 100,
     klass: Annotated[str | None, Parameter(name="--class")] = None,
     values: tuple[float, float] = (0.0, 255.0),
+    force: bool = False,
     seed: int = 0,
     threads: int | None = None,
     json: bool = False,
@@ -67,6 +68,7 @@ def restore(
         steps: Noise levels to pass through.
         klass: The class, for a class-conditional model; by default each draw has one of its own.
         values: Values in the data of a .png's black and white; the digits have 0 and 16.
+        force: Replace files that are there.
         seed: Seed of the noise.
         threads: PyTorch threads.
         json: Print the result as JSON.
@@ -78,6 +80,7 @@ def restore(
         raise Misuse(f"--steps must be at least 2, got {steps}")
     if out.suffix != ".png":
         raise Misuse(f"--out must be a .png file, got {out}")
+    claim_output(out, out.with_suffix(".npy"), force=force)
     from ...inverse import Inpainting, Observation, observe
     from ..pipeline import draw
     from .use import class_labels, load_estimator
@@ -233,6 +236,7 @@ def _write(
 ) -> None:
     import numpy as np
 
+    from ...core.files import write_files
     from ...show.plots import image_grid, png
 
     first = [] if truth is None else [("original", truth)]
@@ -242,6 +246,7 @@ def _write(
         *first, ("draws", draws), ("seen", seen), ("mean of the draws", mean),
         (f"their standard deviation, up to {float(spread.max()):.3g}", scaled),
     ]  # fmt: skip
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_bytes(png(image_grid(rows)))
-    np.save(out.with_suffix(".npy"), draws.numpy())
+    write_files({
+        out: png(image_grid(rows)),
+        out.with_suffix(".npy"): lambda file: np.save(file, draws.numpy()),
+    })  # fmt: skip

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from time import perf_counter
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import IO, TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
 from .common import (
     Misuse,
+    claim_output,
     class_names,
     generator_of,
+    is_checkpoint,
     load,
     positive,
     print_json,
@@ -77,6 +81,7 @@ def sample(
     spread: float | None = None,
     burn_in: Annotated[int | None, Parameter(show=False)] = None,
     thin: Annotated[int | None, Parameter(show=False)] = None,
+    force: bool = False,
     seed: int = 0,
     threads: int | None = None,
     json: bool = False,
@@ -119,6 +124,7 @@ def sample(
             and with --kernel and --step-size. 1 by default.
         burn_in: Refused, with the option that is meant.
         thin: Refused.
+        force: Replace files that are there.
         seed: Seed of the noise.
         threads: PyTorch threads.
         json: With --target, print table and verdict as JSON.
@@ -145,7 +151,7 @@ def sample(
         return sample_target(
             target, draws=1000 if draws is None else draws, warmup=1000 if warmup is None else warmup,
             chains=4 if chains is None else chains, kernel=kernel, step_size=step_size, dim=dim,
-            spread=spread, out=out, seed=seed, json=json, quiet=quiet,
+            spread=spread, out=out, force=force, seed=seed, json=json, quiet=quiet,
         )  # fmt: skip
     assert checkpoint is not None
     _refuse(of_chains, f"is for a density; write --target {checkpoint} to run chains on its score")
@@ -154,7 +160,10 @@ def sample(
         raise Misuse(f"cannot write {out}: use one of {', '.join(FORMATS)}")
     if out is not None and not out.parent.is_dir():
         raise Misuse(f"cannot write {out}: there is no folder {out.parent}")
+    picture = None if out is None else out.with_suffix(".png")
+    claim_output(out, picture, force=force)
     g = generator_of(seed)
+    from ...core.files import write_files
     from ..pipeline import draw
 
     estimator = load_estimator(checkpoint)
@@ -163,10 +172,11 @@ def sample(
         model if labels is None else model.given(labels), n, max(2, steps or STEPS[method]),
         transition=transition(method), generator=g, quiet=quiet,
     )  # fmt: skip
-    _write(x, out, labels)
-    if out is not None:
-        picture = _picture(out.with_suffix(".png"), [(method, x)])
-        say(f"{out}: {n} samples; {picture}", quiet=quiet)
+    if out is None or picture is None:
+        _write(x, ".csv", labels, sys.stdout)
+        return 0
+    write_files({out: partial(_write, x, out.suffix, labels), picture: _picture([(method, x)])})
+    say(f"{out}: {n} samples; {picture}", quiet=quiet)
     return 0
 
 
@@ -189,6 +199,7 @@ def evaluate(
     probes: int | None = None,
     levels: int | None = None,
     out: Path | None = None,
+    force: bool = False,
     seed: int = 0,
     threads: int | None = None,
     json: bool = False,
@@ -211,6 +222,7 @@ def evaluate(
         probes: Estimate its divergence with so many random probes, as many dimensions need.
         levels: The data are integers 0 … LEVELS − 1: report bits per dimension, of dequantised data.
         out: A folder for a report: index.html, its pictures, and numbers.json.
+        force: Replace a report that is there.
         seed: Seed of everything random.
         threads: PyTorch threads.
         json: Print the numbers as JSON.
@@ -224,6 +236,7 @@ def evaluate(
         raise Misuse(f"--levels must be at least 2, got {levels}")
     if out is not None and (out.suffix or out.is_file()):
         raise Misuse(f"--out must be a folder for the report, got {out}")
+    claim_output(out, force=force, folder=True)
     import torch
 
     from ...check.compare import bits_row, compare, likelihood_row
@@ -296,7 +309,7 @@ def _report(
 
 def load_estimator(checkpoint: Path) -> ScoreEstimator:
     """Load a checkpoint; a missing one is misuse."""
-    if not checkpoint.exists():
+    if not (checkpoint.exists() or is_checkpoint(checkpoint)):
         raise Misuse(f"there is no checkpoint at {checkpoint}")
     from ..estimator import ScoreEstimator
 
@@ -342,25 +355,22 @@ def class_labels(estimator: ScoreEstimator, klass: str | None, n: int) -> Tensor
     return torch.full((n,), known.index(klass))
 
 
-def _picture(path: Path, sets: list[tuple[str, Tensor]]) -> Path:
-    """Write a picture of samples and return its path."""
+def _picture(sets: list[tuple[str, Tensor]]) -> bytes:
+    """Return a picture of samples."""
     from ...show.plots import png
     from ...show.plots.samples import samples
 
-    path.write_bytes(png(samples(sets)))
-    return path
+    return png(samples(sets))
 
 
-def _write(x: Tensor, out: Path | None, labels: Tensor | None) -> None:
+def _write(x: Tensor, suffix: str, labels: Tensor | None, file: IO[Any]) -> None:
     """Write samples: rows of flattened samples as CSV, arrays as they are."""
-    import sys
-
     import numpy as np
 
-    if out is None or out.suffix == ".csv":
-        np.savetxt(sys.stdout if out is None else out, x.flatten(1).numpy(), "%.7g", ",")
-    elif out.suffix == ".npy":
-        np.save(out, x.numpy())
+    if suffix == ".csv":
+        np.savetxt(file, x.flatten(1).numpy(), "%.7g", ",")
+    elif suffix == ".npy":
+        np.save(file, x.numpy())
     else:
         arrays = {"x": x.numpy()} | ({} if labels is None else {"labels": labels.numpy()})
-        np.savez(out, **arrays)  # type: ignore[arg-type]
+        np.savez(file, **arrays)  # type: ignore[arg-type]

@@ -55,6 +55,8 @@ def load(
         if isinstance(source, Path) or path.suffix or len(path.parts) != 1:
             raise ValueError(f"no such file or folder: {path}")
         raise ValueError(f"unknown data set '{source}'{nearest(source, NAMES)}")
+    if not (path.is_file() or path.is_dir()):
+        raise ValueError(f"{path}: is no file or folder")  # a pipe would wait for ever
     readers = {".npy": read_numpy, ".npz": read_numpy, ".csv": read_csv, ".parquet": read_parquet}
     reader = read_images if path.is_dir() else readers.get(path.suffix.lower())
     if reader is None:

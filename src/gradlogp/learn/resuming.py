@@ -1,0 +1,286 @@
+"""Going on from a training state: what a stored one must be like before anything takes it over."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import re
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..scores.model import ScoreModel
+from .checkpoint import check_scales, read_training
+from .config import describe
+from .fields import fits, short
+from .folders import check_file, one_line, verify
+from .settings import TrainingSettings
+
+AGREE = ("network", "schedule", "predicts", "event_shape", "condition")
+"""Fields of the configuration that a resumed model must share."""
+
+
+def objective_name(objective: Any) -> str:
+    """Return what tells an objective from others: its name, and the options bound to it.
+
+    Of a function within another also the numbers and names that it holds, of one without a name its
+    constants; of an object its class, and what its `repr` says. What was wrapped by
+    `functools.wraps` counts as what is in it.
+    """
+    if isinstance(objective, functools.partial):
+        options = [f"{k}={_value(v)}" for k, v in objective.keywords.items()]
+        return ", ".join([objective_name(objective.func), *map(_value, objective.args), *options])
+    objective = inspect.unwrap(objective)
+    if not inspect.isroutine(objective):
+        return f"{type(objective).__module__}.{type(objective).__qualname__}: {_plain(objective)}"
+    name = f"{objective.__module__}.{objective.__qualname__}"
+    code = getattr(objective, "__code__", None)
+    if code is None or "<" not in objective.__qualname__:
+        return name
+    held = [v for v in inspect.getclosurevars(objective).nonlocals.values() if _simple(v)]
+    inside = [c for c in code.co_consts if _simple(c)] if "<" in code.co_name else []
+    return f"{name} of {', '.join(map(str, [*code.co_names, *inside, *held]))}"
+
+
+def _simple(value: Any) -> bool:
+    return isinstance(value, int | float | str)
+
+
+def _value(value: Any) -> str:
+    return objective_name(value) if callable(value) else _plain(value)
+
+
+def _plain(value: Any) -> str:
+    """Return what an object says of itself, but for where it is in memory."""
+    return re.sub(r" at 0x[0-9a-f]+", "", repr(value))
+
+
+def load_training(
+    directory: Any, model: ScoreModel, settings: TrainingSettings, setup: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Load the raw weights into the model, and return what else resuming needs.
+
+    Every field is looked at first: its kind, sizes, range, and whether it belongs to this run.
+
+    Arguments:
+        directory: The checkpoint.
+        model: The model; its weights are replaced.
+        settings: The settings of the run that goes on.
+        setup: What else it must have in common with the run before, and these settings.
+
+    Raises:
+        ValueError: If the checkpoint has no training state, it is damaged, or it is that of a run
+            with another setup or model; the model is then as it was.
+    """
+    state, config, file = read_training(directory)
+    wanted = set(_FIELDS)
+    if odd := sorted(state.keys() ^ wanted):
+        raise ValueError(f"{file} is damaged: fields missing or unknown: {', '.join(odd)[:200]}")
+    made = state["setup"]
+    if not isinstance(made, dict) or made.keys() != setup.keys():
+        raise ValueError(f"{file} is damaged: setup cannot be {short(made)}")
+    for name, value in setup.items():
+        _agree(name, made[name], value)
+    ours = describe(model)
+    for name in AGREE:
+        _agree(name, config[name], ours[name])
+    check = _Check(file, model, settings, setup["n_samples"])
+    for name, look in _FIELDS.items():
+        if name != "setup":
+            look(check, state[name], state)
+    check_file(file, 2**30 + 4 * _size(state))  # what nobody asks for takes time to look at, too
+    verify(file.parent / "config.json")
+    verify(file)
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    try:
+        model.load_state_dict(state["model"])
+        check_scales(model, file)
+    except (ValueError, RuntimeError) as error:
+        model.load_state_dict(before)
+        raise ValueError(f"{file} is damaged: model: {one_line(error)}") from None
+    return {k: _own(v) for k, v in state.items()}
+
+
+def _agree(name: str, made: Any, got: Any) -> None:
+    if type(made) is not type(got) or made != got:
+        raise ValueError(
+            f"the checkpoint was made with {name}={short(made, 150)}, got {short(got, 150)}; "
+            "a resumed run must keep its settings, objective, model and data"
+        )
+
+
+def _size(value: Any) -> int:
+    """Return the bytes of all tensors in a tree."""
+    if isinstance(value, Tensor):
+        return value.numel() * value.element_size()
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return sum(map(_size, inner))
+
+
+def _own(value: Any) -> Any:
+    """Return a copy in memory: the file is replaced by the next checkpoint."""
+    if isinstance(value, Tensor):
+        return value.clone()
+    if isinstance(value, dict):
+        return {k: _own(v) for k, v in value.items()}
+    return [_own(v) for v in value] if isinstance(value, list) else value
+
+
+class _Check:
+    """What the fields of a training state are held against."""
+
+    def __init__(self, file: Path, model: ScoreModel, settings: TrainingSettings, n: int) -> None:
+        self.file, self.model, self.settings, self.n = file, model, settings, n
+        self.weights = model.state_dict()
+        self.parameters = [p for p in model.parameters() if p.requires_grad]
+
+    def need(self, good: bool, field: str, found: Any) -> None:
+        """Raise `ValueError`, naming the field, unless it is good."""
+        if not good:
+            raise ValueError(f"{self.file} is damaged: {field} cannot be {_said(found)}")
+
+    def tensor(self, found: Any, like: Tensor, field: str) -> None:
+        """Check the kind and the shape of a tensor, and that it is finite."""
+        kind = isinstance(found, Tensor) and found.device.type == "cpu"
+        what = ("dtype", "shape", "layout")
+        kind = kind and all(getattr(found, name) == getattr(like, name) for name in what)
+        self.need(kind, field, found)
+        self.need(not found.is_floating_point() or bool(found.isfinite().all()), field, found)
+
+    def tensors(self, found: Any, like: Mapping[str, Tensor], field: str) -> None:
+        """Check tensors by name."""
+        self.need(isinstance(found, dict), field, found)
+        odd = [k for k in {**found, **like} if (k in found) != (k in like)]
+        self.need(not odd, field, f"without or with {odd[0] if odd else ''}")
+        for name, value in like.items():
+            self.tensor(found[name], value, f"{field}.{name}")
+
+    def step(self, found: Any, state: Mapping[str, Any]) -> None:
+        """Check the number of steps done."""
+        self.need(fits(found, int) and 0 <= found <= self.settings.steps, "step", found)
+
+    def seconds(self, found: Any, state: Mapping[str, Any]) -> None:
+        """Check the time spent."""
+        self.need(fits(found, float) and found >= 0, "seconds", found)
+
+    def history(self, found: Any, state: Mapping[str, Any]) -> None:
+        """Check one row a step: its number, the loss, and what was measured."""
+        self.need(isinstance(found, list) and len(found) == state["step"], "history", found)
+        for i, row in enumerate(found, 1):
+            good = fits(row, list[float | None]) and isinstance(row, list) and len(row) == 6
+            good = good and type(row[0]) is int and row[0] == i and row[1] is not None
+            good = good and all((row[k] is None) == (row[k + 1] is None) for k in (2, 4))
+            good = good and all(row[k] is None or row[k] >= 0 for k in (3, 5))
+            self.need(good, f"history[{i - 1}]", row)
+
+    def raw(self, found: Any, state: Mapping[str, Any]) -> None:
+        """Check the raw weights."""
+        self.tensors(found, self.weights, "model")
+
+    def average(self, found: Any, state: Mapping[str, Any], field: str = "averaged") -> None:
+        """Check averaged weights, and that they were averaged in every step."""
+        like = {"n_averaged": torch.tensor(0)} | {
+            f"module.{k}": v for k, v in self.weights.items()
+        }
+        self.tensors(found, like, field)
+        self.need(
+            int(found["n_averaged"]) == state["step"], f"{field}.n_averaged", found["n_averaged"]
+        )
+
+    def averages(self, found: Any, state: Mapping[str, Any]) -> None:
+        """Check the averages of other half-lives."""
+        lives = list(self.settings.ema_half_lives)
+        good = isinstance(found, dict) and all(type(k) is float for k in found)
+        self.need(good and sorted(found) == sorted(lives), "averages", found)
+        for life, value in found.items():
+            self.average(value, state, f"averages.{life:g}")
+
+    def optimizer(self, found: Any, state: Mapping[str, Any]) -> None:
+        """Check the moments of AdamW, and its options."""
+        self.need(
+            isinstance(found, dict) and found.keys() == {"state", "param_groups"},
+            "optimizer",
+            found,
+        )
+        groups, moments = found["param_groups"], found["state"]
+        known = adamw(self.parameters, self.settings).state_dict()["param_groups"][0]
+        self.need(
+            isinstance(groups, list) and len(groups) == 1 and isinstance(groups[0], dict)
+            and {"lr", "betas", "eps", "weight_decay", "params"} <= groups[0].keys() <= known.keys(),
+            "optimizer.param_groups", groups,
+        )  # fmt: skip
+        known["lr"] = self.settings.rate(state["step"] - 1) if state["step"] else known["lr"]
+        for name, value in groups[0].items():
+            good = type(value) is type(known[name]) and value == known[name]
+            self.need(good, f"optimizer.param_groups[0].{name}", value)
+        good = isinstance(moments, dict) and all(
+            type(i) is int and 0 <= i < len(self.parameters) and isinstance(part, dict)
+            for i, part in moments.items()
+        )  # fmt: skip
+        self.need(good and (state["step"] > 0 or not moments), "optimizer.state", moments)
+        for i, part in moments.items():
+            p, field = self.parameters[i].detach(), f"optimizer.state.{i}"
+            like = {"step": torch.tensor(0.0, dtype=torch.float32), "exp_avg": p, "exp_avg_sq": p}
+            self.tensors(part, like, field)
+            count = float(part["step"])
+            self.need(count.is_integer() and 1 <= count <= state["step"], f"{field}.step", count)
+            self.need(bool((part["exp_avg_sq"] >= 0).all()), f"{field}.exp_avg_sq", "negative")
+
+    def noise(self, found: Any, state: Mapping[str, Any]) -> None:
+        """Check the generator of the noise."""
+        self.generator(found, torch.Generator(self.parameters[0].device), "noise")
+
+    def dropping(self, found: Any, state: Mapping[str, Any]) -> None:
+        """Check the generator of the conditions left out."""
+        self.generator(found, torch.Generator(), "dropping")
+
+    def generator(self, found: Any, other: torch.Generator, field: str) -> None:
+        """Check that a generator takes this state."""
+        self.tensor(found, other.get_state(), field)
+        try:
+            other.set_state(found.clone())
+        except RuntimeError as error:
+            self.need(False, field, f"this state: {one_line(error)}")
+
+    def batches(self, found: Any, state: Mapping[str, Any]) -> None:
+        """Check the order of the rows, and where in it the run is."""
+        good = isinstance(found, dict) and found.keys() == {"order", "position", "generator"}
+        self.need(good, "batches", found)
+        order, position = found["order"], found["position"]
+        self.tensor(order, torch.empty(self.n, dtype=torch.int64), "batches.order")
+        self.need(
+            bool((order.sort().values == torch.arange(self.n)).all()), "batches.order", order
+        )
+        self.need(fits(position, int) and 0 <= position <= self.n, "batches.position", position)
+        self.generator(found["generator"], torch.Generator(), "batches.generator")
+
+    def check_seed(self, found: Any, state: Mapping[str, Any]) -> None:
+        """Check the seed of the measurements."""
+        self.need(fits(found, int) and found >= 0, "check_seed", found)
+
+
+_FIELDS: dict[str, Callable[..., None]] = {
+    "setup": lambda *_: None, "step": _Check.step, "seconds": _Check.seconds,
+    "history": _Check.history, "model": _Check.raw, "averaged": _Check.average,
+    "averages": _Check.averages, "optimizer": _Check.optimizer, "noise": _Check.noise,
+    "batches": _Check.batches, "dropping": _Check.dropping, "check_seed": _Check.check_seed,
+}  # fmt: skip
+"""The fields of a training state, in the order in which they are looked at."""
+
+
+def _said(found: Any) -> str:
+    if isinstance(found, Tensor):
+        return f"a tensor of {found.dtype} {tuple(found.shape)}, finite or not"
+    if isinstance(found, dict):
+        return f"a dict of {short(sorted(map(str, found)))}"
+    return found if isinstance(found, str) and found.startswith(("this", "with")) else short(found)
+
+
+def adamw(parameters: Sequence[Tensor], settings: TrainingSettings) -> torch.optim.AdamW:
+    """Return the optimiser of a training."""
+    return torch.optim.AdamW(
+        list(parameters), lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=True
+    )
