@@ -59,9 +59,22 @@ LIMIT, STOPPED = 300, 75  # CPU seconds of a peer, and how one that is stopped e
 class Counted:
     """A target that counts rows: those with a gradient, and those with a value alone."""
 
+    gradients = values = 0
+
     def __init__(self, target, dim):
         self.target, self.event_shape = target, torch.Size([dim])
-        self.gradients = self.values = 0
+
+    def recorded(self):
+        """Return the same with recorded gradients, as a run asks for; it counts here as well."""
+        count, quick = self, self.target.recorded()
+
+        class Quick(Counted):
+            gradients = property(
+                lambda _: count.gradients, lambda _, n: setattr(count, "gradients", n)
+            )
+            values = property(lambda _: count.values, lambda _, n: setattr(count, "values", n))
+
+        return Quick(quick, *self.event_shape)
 
     def log_prob(self, z):
         """Return log p(z), `(B,)`."""

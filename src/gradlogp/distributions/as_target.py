@@ -7,13 +7,14 @@ filled by automatic differentiation; what cannot be filled is refused when asked
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
+from ..calculus.recording import Recorded
 from ..calculus.reverse import GradientField, score_from_log_prob
 from ..core import Density, ScoreFn, check_batch, check_same_shape
 from .parameters import Function, Parameters, as_parameters
@@ -67,6 +68,13 @@ class Target:
             check_batch(x, self.event_shape)
             return self.score_fn.log_prob_and_score(x)
         return self.log_prob(x), self.score(x)
+
+    def recorded(self) -> Target:
+        """Return the same density, for one run: operations of gradients are recorded and repeated."""
+        field = self.score_fn
+        if type(field) is not GradientField or field.f is not self.log_prob_fn:
+            return self
+        return replace(self, score_fn=Recorded(field.f, field.sign))
 
     def constrain(self, x: Tensor) -> Tensor:
         """Return what draws of x are stored as: the values of the parameters, `(B, n_flat)`."""

@@ -30,17 +30,19 @@ class Guarded:
 
     def __init__(self, target: Density) -> None:
         self.target, self.lenient, self.failures = target, False, Counter[str]()
+        recorded = getattr(target, "recorded", None)
+        self._asked: Density = target if recorded is None else recorded()
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.target, name)
 
     def log_prob(self, x: Tensor) -> Tensor:
         """Return log p(x) + const, NaN where it cannot be computed."""
-        return self._call(self.target.log_prob, x, lambda x: x.new_full((len(x),), torch.nan))
+        return self._call(self._asked.log_prob, x, lambda x: x.new_full((len(x),), torch.nan))
 
     def score(self, x: Tensor) -> Tensor:
         """Return the score, NaN where it cannot be computed."""
-        return self._call(self.target.score, x, lambda x: torch.full_like(x, torch.nan))
+        return self._call(self._asked.score, x, lambda x: torch.full_like(x, torch.nan))
 
     def log_prob_and_score(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return both, from one evaluation where the target can do that."""
@@ -49,7 +51,7 @@ class Guarded:
         def nothing(x: Tensor) -> tuple[Tensor, Tensor]:
             return x.new_full((len(x),), torch.nan), torch.full_like(x, torch.nan)
 
-        return self._call(lambda x: evaluated(x, self.target), x, nothing)
+        return self._call(lambda x: evaluated(x, self._asked), x, nothing)
 
     def _call(
         self, f: Callable[[Tensor], Any], x: Tensor, nothing: Callable[[Tensor], Any]
