@@ -249,7 +249,13 @@ class _Program:
                 compiled: Any = torch.jit.trace(play, (x, *given), check_trace=False)
             except (AttributeError, RuntimeError, NotImplementedError):
                 raise _Unfit from None
-        return lambda x: compiled(x, *given)
+
+        def played(x: Tensor) -> Both:
+            with torch.jit.optimized_execution(False):  # optimising costs more than it brings
+                found: Both = compiled(x, *given)
+                return found
+
+        return played
 
 
 def _is_identity(function: Any, args: Any, out: Any) -> bool:
