@@ -122,7 +122,7 @@ def _worst(values: Tensor, names: list[str], largest: bool) -> tuple[float, str]
 
 def _mixing(found: Mixing, names: list[str], n_chains: int, n_draws: int) -> list[str]:
     """Return what speaks against the draws in their between-chain agreement and autocorrelation."""
-    from scipy.stats import f, t
+    from scipy.special import fdtri, stdtrit  # `scipy.stats` is ten times slower to import
 
     reasons = []
     d, m = len(names), found.n_split
@@ -133,7 +133,7 @@ def _mixing(found: Mixing, names: list[str], n_chains: int, n_draws: int) -> lis
     rest = 1.0 if found.memory is None else 0.0  # R² is (n − 1)/n + F/n, nested 1 + F/n
 
     def exceeded(size: Tensor) -> Tensor:
-        quantile = f.ppf(1 - ALPHA / (2 * d), m - 1, m * (size.numpy() - 1))
+        quantile = fdtri(m - 1, m * (size.numpy() - 1), 1 - ALPHA / (2 * d))
         return ((size - rest + torch.as_tensor(quantile)) / size).sqrt()
 
     # few effective draws excuse no more than 1.1, or what independent draws may show
@@ -157,7 +157,7 @@ def _mixing(found: Mixing, names: list[str], n_chains: int, n_draws: int) -> lis
             )
     if found.drift is not None:
         value, name = _worst(found.drift, names, True)
-        if value > t.isf(ALPHA / (4 * d), n_chains - 1):
+        if value > stdtrit(n_chains - 1, 1 - ALPHA / (4 * d)):
             reasons.append(
                 f"the chains have not settled: {name} drifts by {value:.1f} standard errors from the "
                 "first half of the draws to the second; use a longer warm-up"
