@@ -162,11 +162,11 @@ def _mixing(found: Mixing, names: list[str], n_chains: int, n_draws: int) -> lis
                 f"the chains have not settled: {name} drifts by {value:.1f} standard errors from the "
                 "first half of the draws to the second; use a longer warm-up"
             )
-    for what, ess, least, why in (
-        ("", found.ess_bulk, LEAST_ESS, "run longer"),
-        ("the tails of ", found.ess_tail, LEAST_TAIL, "run longer"),
+    for what, has, ess, least, why in (
+        ("", "has", found.ess_bulk, LEAST_ESS, "run longer"),
+        ("the tails of ", "have", found.ess_tail, LEAST_TAIL, "run longer"),
         (
-            "the square of ", found.ess_square, LEAST_ESS,
+            "the square of ", "has", found.ess_square, LEAST_ESS,
             "run longer; if the one of x itself is large, paths have nearly the length of a half "
             "turn: jitter them",
         ),
@@ -174,7 +174,7 @@ def _mixing(found: Mixing, names: list[str], n_chains: int, n_draws: int) -> lis
         value, name = _worst(ess, names, False)
         if not value >= least:
             reasons.append(
-                f"{what}{name} has {value:.0f} effective draws, of at least {least:.0f} that error "
+                f"{what}{name} {has} {value:.0f} effective draws, of at least {least:.0f} that error "
                 f"bars need: {why}"
             )
     return reasons
