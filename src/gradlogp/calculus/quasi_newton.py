@@ -121,7 +121,7 @@ class _Search:
         """Keep w, one of the trials; two steps in a row that gain next to nothing are the last."""
         old, new = self.path[-1], next(t for t in reversed(self.trials) if np.array_equal(t[0], w))
         self.small = self.small + 1 if old[1] - new[1] <= self.enough() else 0
-        self.bends.append(_bend(old, new) / self.unit**2)
+        self.bends.append(_bend(old, new) / self.unit / self.unit)
         self.path.append(new)
         self.trials.clear()
         if self.small == 2:
@@ -134,9 +134,10 @@ class _Search:
         """
         _, _, g = self.path[0]
         size = float(np.linalg.norm(g))
-        new = (-g / size**2, *self.evaluate(self.at(-g / size**2)))
+        way = -g / size / size
+        new = (way, *self.evaluate(self.at(way)))
         bend = _bend(self.path[0], new) if new[1] < np.inf else 0.0
-        self.bends = [bend if bend > 0 else size**2]
+        self.bends = [bend if bend > 0 else size * size]
 
     def level(self) -> bool:
         """Tell whether ‖∇f‖²/(2λ) is nothing, λ the sharpest bend on the way, up to rounding."""

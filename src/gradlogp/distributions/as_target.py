@@ -59,7 +59,10 @@ class Target:
         value = self.log_prob_fn(x)
         if not isinstance(value, Tensor) or value.shape != x.shape[:1]:
             got = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
-            raise ValueError(f"the log-density must return shape ({len(x)},), got {got}")
+            raise ValueError(
+                f"the log-density must return shape ({len(x)},), got {got}; if it takes a single "
+                "point, say vectorized=False"
+            )
         return value
 
     def log_prob_and_score(self, x: Tensor) -> tuple[Tensor, Tensor]:

@@ -12,6 +12,52 @@ from torch import Tensor
 from ..core import Density
 
 
+ROWS = 4
+"""Rows that are asked for again, alone and in another order."""
+
+
+@torch.no_grad()
+def check_rows(target: Density, x: Tensor) -> None:
+    """Raise `ValueError` if the value of a row depends on the other rows of the batch.
+
+    Arguments:
+        target: The density.
+        x: Points, `(B, *event)`.
+
+    Raises:
+        ValueError: For such a log-density or score. Nothing is said of one that is not finite there,
+            fails, or gives other values when it is asked again.
+    """
+    from ..distributions.as_target import has_log_prob
+
+    x = x[:ROWS]
+    if len(x) < 2:
+        x = torch.cat([x, x])
+    if bool((x == x[:1]).all()):  # a mean that is taken off would be that of each row
+        shift = 1e-3 * torch.arange(len(x)).to(x).reshape(-1, *[1] * (x.ndim - 1))
+        x = x + shift * (1 + x.abs())
+    asked = [("score", target.score)]
+    if has_log_prob(target):
+        asked.insert(0, ("log-density", target.log_prob))
+    for name, f in asked:
+        try:
+            whole, again = f(x), f(x)
+            alone, turned = torch.cat([f(row[None]) for row in x]), f(x.flip(0)).flip(0)
+        except (ArithmeticError, RuntimeError, ValueError):
+            return
+        if not bool(torch.isfinite(whole).all()) or not torch.equal(whole, again):
+            return
+        most = torch.finfo(whole.dtype).eps ** 0.5 * float(whole.abs().max())
+        for other in (alone, turned):
+            if bool(((whole - other).abs() > most).any()):
+                raise ValueError(
+                    f"the {name} of a point depends on the other points of the batch (it differs when it "
+                    "is asked for alone): chains would not be independent; let every row of (B, *event) "
+                    "give its own value, without means, sorting or normalisation over the batch, "
+                    "or write a function of one point and say vectorized=False"
+                )
+
+
 class Guarded:
     """A target whose errors and non-finite points count as NaN, once `lenient` is set.
 

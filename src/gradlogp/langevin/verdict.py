@@ -18,7 +18,9 @@ from ..distributions.as_target import has_log_prob
 from ..distributions.parameters import coordinates
 from .diagnostics import Mixing, e_bfmi
 from .guard import Guarded
-from .kernels import facts_of
+from .kernels import MCLMC, SphereMALA, SphereULA, facts_of
+from .tails import heavy
+from .tuning_mclmc import expected_bias
 
 if TYPE_CHECKING:
     from .chain import Chain
@@ -63,8 +65,8 @@ def judge(chain: Chain) -> Verdict:
 
     Judged are, where they are known: R-hat, rank-normalised, split and folded (over many chains whether
     they have forgotten their starts, and drift); effective sizes of x, of its tails and of x²;
-    acceptances of single chains, divergences, E-BFMI under full refreshment; the score against
-    differences of the log-density; and of unadjusted kernels whether draws have left the support, and
+    whether a variance exists (`tails`); acceptances of single chains, divergences, E-BFMI under full
+    refreshment; the score against differences of the log-density; and of unadjusted kernels whether draws have left the support, and
     Stein's identity E[(x_i − m_i) s_i(x)] = −1, which their bias breaks.
     """
     reasons, notes = [], list[str]()
@@ -99,6 +101,8 @@ def judge(chain: Chain) -> Verdict:
         found = Mixing(chain.mixing.n_split, *columns)
         kept = [name for name, flat in zip(names, constant.tolist(), strict=True) if not flat]
         reasons += _mixing(found, kept, m, n)
+        if not bool(constant.any()):
+            reasons += heavy(x, found.ess_tail, kept, _plain_target(chain))
     if chain.warmup is not None and bool((again := chain.warmup.restarts > 0).any()):
         notes.append(
             f"{int(again.sum())} of {m} chains could not move in the warm-up and were started again "
@@ -113,6 +117,34 @@ def judge(chain: Chain) -> Verdict:
     steps = facts_of(chain.kernel)
     more, asides = _target(chain, steps.exact is False)
     return Verdict(not (reasons or more), (*reasons, *more, *notes, *asides))
+
+
+def _plain_target(chain: Chain) -> Any | None:
+    """Return the density of the draws as they are, on all of R^d, where it is known."""
+    kernel, target = chain.kernel, chain.target
+    if (
+        target is None
+        or chain.parameters is not None
+        or getattr(kernel, "temperature", 1.0) != 1.0
+        or isinstance(kernel, SphereULA | SphereMALA)
+        or not has_log_prob(target)
+    ):
+        return None
+    target = Guarded(target)  # far from the draws it may fail
+    target.lenient = True
+    return _Flat(target, chain.draws.shape[2:], chain.state.x)
+
+
+class _Flat:
+    """The log-density of flattened draws, in the dtype and on the device of the chains."""
+
+    def __init__(self, target: Any, event: torch.Size, like: Tensor) -> None:
+        self.target, self.event, self.like = target, event, like
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        """Return log p(x) + const of x `(n, d)`."""
+        value: Tensor = self.target.log_prob(x.reshape(len(x), *self.event).to(self.like))
+        return value.cpu()
 
 
 def _worst(values: Tensor, names: list[str], largest: bool) -> tuple[float, str]:
@@ -197,9 +229,15 @@ def _chains(chain: Chain) -> list[str]:
     flags = getattr(chain.info, "diverging", None)
     diverged = 0 if flags is None else int(flags.sum())
     if diverged > DIVERGENT * n:
+        cure = "take a smaller step_size (a larger target_acceptance), or other parameters"
+        if _has_nan_border(chain):
+            cure = (
+                "the log-density is NaN beyond a border: give as_target a constraint, "
+                'parameters={"x": constraints.positive}, or return -inf there'
+            )
         reasons.append(
             f"{diverged} of {n} draws come from steps that diverged: parts of the density are not "
-            "reached; take a smaller step_size (a larger target_acceptance), or other parameters"
+            f"reached; {cure}"
         )
     failed = sum(chain.failures.values())
     if failed > DIVERGENT * n:
@@ -216,6 +254,21 @@ def _chains(chain: Chain) -> list[str]:
                 "through the tails; use other parameters, such as the non-centred ones"
             )
     return reasons
+
+
+def _has_nan_border(chain: Chain) -> bool:
+    """Tell whether the log-density is NaN at many points twice as far out as draws."""
+    free = None if chain.target is None else free_draws(chain)
+    if free is None or not has_log_prob(chain.target):
+        return False
+    target = Guarded(chain.target)
+    target.lenient = True
+    x = free[:: max(1, len(free) // CHECKED)]
+    if (like := getattr(chain.state, "x", None)) is not None:
+        x = x.to(like)
+    with torch.no_grad():
+        value = target.log_prob(3 * x - 2 * x.mean(0))
+    return not target.failures and float(value.isnan().double().mean()) > DIVERGENT
 
 
 def _target(chain: Chain, unadjusted: bool) -> tuple[list[str], list[str]]:
@@ -259,9 +312,22 @@ def _target(chain: Chain, unadjusted: bool) -> tuple[list[str], list[str]]:
             )
             return reasons, []
     return reasons, [
-        f"{type(chain.kernel).__name__} is not adjusted: a bias that these draws do not show was not "
-        "judged"
+        f"{type(chain.kernel).__name__} is not adjusted{_by_energy(chain)}: a bias that these draws "
+        "do not show was not judged"
     ]
+
+
+def _by_energy(chain: Chain) -> str:
+    """Return in words by how much variances are off on a normal law, from the errors of the energy."""
+    if not isinstance(chain.kernel, MCLMC):
+        return ""
+    W = chain.info.energy_change
+    v = float(W[torch.isfinite(W)].double().square().mean()) / chain.state.x[0].numel()
+    bias = expected_bias(chain.kernel.integrator, v)
+    return (
+        f", and the errors of its energy are those of a bias of {100 * bias:+.1f} % in the variances of "
+        "a normal law"
+    )
 
 
 def free_draws(chain: Chain) -> Tensor | None:
