@@ -23,6 +23,7 @@ from gradlogp.langevin import (
 )
 from gradlogp.langevin.guard import check_rows
 from gradlogp.langevin.kernels.steps import jittered_length
+from gradlogp.langevin.tuning_mclmc import expected_bias
 
 
 def spread(d, generator):
@@ -422,7 +423,8 @@ def test_a_border_of_nan_asks_for_a_constraint(generator):
     with pytest.warns(RuntimeWarning, match="diverged"):
         chain = glp.run(HMC(2.0, 5), steep, torch.ones(4, 1), 100, generator=generator)
     reasons = [r for r in chain.verdict.reasons if "diverged" in r]
-    assert reasons and "constraint" not in reasons[0]
+    assert len(reasons) == 1
+    assert "constraint" not in reasons[0]
 
 
 @pytest.mark.parametrize(
@@ -443,3 +445,23 @@ def test_microcanonical_dynamics_are_tuned_and_their_bias_is_named(integrator, b
         exact = chain.kernel.step_size**2 / (12 * (d - 1))
         assert abs(named / 100 - exact) < 0.2 * exact
         assert abs(float(relative.mean()) - exact) < 0.02  # 8 × 400 draws of 20 coordinates
+
+
+def test_the_bias_named_follows_the_step(generator):
+    """On N(0, I) it is h²/(12 (d − 1)), for steps that are not those of the tuning as well."""
+    d = 40
+    x = torch.randn(32, d, generator=generator)
+    law = Gaussian(torch.zeros(d), torch.ones(d))
+    for h in (1.5, 3.0):
+        chain = glp.run(MCLMC(h, d**0.5), law, x, 60, generator=generator)
+        W = chain.info.energy_change
+        named = expected_bias("leapfrog", float(W.square().mean()) / d)
+        assert abs(named / (h**2 / (12 * (d - 1))) - 1) < 0.15
+
+
+def test_a_metric_that_is_off_by_a_little_stays(generator):
+    """λ + 1/λ − 2 in one direction: 0.07 at λ = 1.3 and 0.5 at λ = 2."""
+    x = torch.randn(400, 3, generator=generator)
+    for scale, stays in ((1.3, True), (2.0, False)):
+        current = Preconditioner(torch.diag(torch.tensor([scale, 1.0, 1.0])), "matrix")
+        assert (fit_metric(x, -x, "auto", current) is current) == stays

@@ -90,7 +90,7 @@ class _Tape:
             return both(x)
         try:
             played = self.play(x)
-        except RuntimeError:  # of an operation, such as a factorisation: with the message of PyTorch
+        except RuntimeError:  # a factorisation, say: the function has the message of PyTorch
             return both(x)
         if n > COMPARED and n % EVERY:
             return played
@@ -123,7 +123,7 @@ def _close(a: Tensor, b: Tensor) -> bool:
 class _Slot(NamedTuple):
     """Stands for a tensor: the input 0, what came of an operation, or one from outside."""
 
-    index: int
+    place: int
 
 
 class _Call(NamedTuple):
@@ -206,10 +206,10 @@ class _Program:
                 continue  # the same for every x: comes from outside where it is used
             moving.update(map(id, outs))
             if not writes and _is_identity(function, args, out):
-                self.places[id(out)] = self.slot(args[0]).index
+                self.places[id(out)] = self.slot(args[0]).place
                 continue
-            filled = _filled((args, kwargs), self.slot)
-            self.steps.append(_Call(function, *filled, [self._place(t) for t in outs]))
+            args, kwargs = _filled((args, kwargs), self.slot)
+            self.steps.append(_Call(function, args, kwargs, [self._place(t) for t in outs]))
 
     def _check(self, call: _Call, outs: list[Tensor], follows: bool, made: set[int]) -> None:
         """Raise `_Unfit` for a call that is not determined by its tensors, or goes on in Python."""
@@ -244,24 +244,25 @@ class _Program:
         Raises:
             _Unfit: If nothing at the ends depends on x, or PyTorch cannot compile it.
         """
-        outside = {index for index, _ in self.outside}
-        if any(end.index in outside or end.index == 0 for end in ends):
+        where, given = [place for place, _ in self.outside], [t for _, t in self.outside]
+        if any(end.place in (0, *where) for end in ends):
             raise _Unfit
-        where, given = [index for index, _ in self.outside], [t for _, t in self.outside]
 
         def play(x: Tensor, *given: Tensor) -> tuple[Tensor, ...]:
             values: dict[int, Tensor] = {0: x, **dict(zip(where, given, strict=True))}
             failed = []
             for function, args, kwargs, out in self.steps:
-                args, kwargs = _filled((args, kwargs), lambda slot: values[slot.index])
+                args, kwargs = _filled((args, kwargs), lambda slot: values[slot.place])
                 if function is CHECKS:
                     failed.append(args[0].any())
                 else:
                     values.update(zip(out, _tensors(function(*args, **kwargs)), strict=True))
-            return *(values[end.index] for end in ends), *failed
+            return *(values[end.place] for end in ends), *failed
 
         with torch.no_grad(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # it is deprecated, without another that starts in time
+            warnings.simplefilter(
+                "ignore"
+            )  # it is deprecated, without another that starts in time
             try:
                 compiled: Any = torch.jit.trace(play, (x, *given), check_trace=False)
             except (AttributeError, RuntimeError, NotImplementedError):

@@ -51,7 +51,8 @@ class Calibration(NamedTuple):
             f"{self.verdict}"
         )
 
-    __repr__ = __str__
+    def __repr__(self) -> str:
+        return str(self)
 
 
 def rank_variance(n_draws: int, correlation: Float[Tensor, " lags"]) -> float:

@@ -126,7 +126,7 @@ def ess(x: Float[Tensor, "d chain draw"]) -> Float[Tensor, " d"]:
         | Practical Markov Chain Monte Carlo (Geyer, 1992): the initial monotone sequence
         | https://doi.org/10.1214/ss/1177011137
     """
-    d, m, n = x.shape
+    _, m, n = x.shape
     size = m * n
     spread = x.amax((1, 2)) - x.amin((1, 2))
     mean = x.mean(2, keepdim=True)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..core import Density
-
+from ..distributions.as_target import has_log_prob
 
 ROWS = 4
 """Rows that are asked for again, alone and in another order."""
@@ -28,8 +28,6 @@ def check_rows(target: Density, x: Tensor) -> None:
         ValueError: For such a log-density or score. Nothing is said of one that is not finite there,
             fails, or gives other values when it is asked again.
     """
-    from ..distributions.as_target import has_log_prob
-
     x = x[:ROWS]
     if len(x) < 2:
         x = torch.cat([x, x])
@@ -51,10 +49,10 @@ def check_rows(target: Density, x: Tensor) -> None:
         for other in (alone, turned):
             if bool(((whole - other).abs() > most).any()):
                 raise ValueError(
-                    f"the {name} of a point depends on the other points of the batch (it differs when it "
-                    "is asked for alone): chains would not be independent; let every row of (B, *event) "
-                    "give its own value, without means, sorting or normalisation over the batch, "
-                    "or write a function of one point and say vectorized=False"
+                    f"the {name} of a point depends on the other points of the batch: alone, or in "
+                    "another order, it is another; let every row of (B, *event) give its own value, "
+                    "without means, sorting or norms over the batch, or write a function of one point "
+                    "and say vectorized=False"
                 )
 
 

@@ -64,9 +64,8 @@ def sample(
 
     Raises:
         ValueError: For counts below 1, a target that does not say the shape of a draw and has no
-        start, or
-            one that is not finite where it starts, or whose value at a point depends on the other points
-            of a batch.
+            start, one that is not finite where it starts, or one whose value at a point depends on
+            the other points of a batch.
     """
     for name, count in (("n_draws", n_draws), ("n_chains", n_chains)):
         check_count(count, name)

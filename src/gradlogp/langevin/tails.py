@@ -137,9 +137,9 @@ def heavy(
             ]
         if float(found.rays.median()) >= -(d + 2) - SLACK:
             return [
-                f"variances may not exist: along rays the density falls like the power "
-                f"{float(found.rays.median()):.2f} of the distance, of below −{d + 2} that they need in "
-                f"{d} dimensions{useful}"
+                "variances may not exist: along rays the density falls like the power "
+                f"{float(found.rays.median()):.2f} of the distance, of below −{d + 2} that they need "
+                f"in {d} dimensions{useful}"
             ]
     flat = x.flatten(0, 1)
     if len(flat) < LEAST:

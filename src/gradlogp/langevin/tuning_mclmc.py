@@ -42,9 +42,7 @@ def whitened(kernel: MCLMC, metric: Preconditioner, dim: int) -> MCLMC:
     if kernel.preconditioner != Preconditioner(1.0):
         return kernel
     h, L = math.sqrt(dim) / 4, math.sqrt(dim)
-    return dataclasses.replace(
-        kernel, step_size=h, decoherence_length=L, preconditioner=metric
-    )
+    return dataclasses.replace(kernel, step_size=h, decoherence_length=L, preconditioner=metric)
 
 
 @torch.no_grad()

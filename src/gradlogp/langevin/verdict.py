@@ -66,8 +66,9 @@ def judge(chain: Chain) -> Verdict:
     Judged are, where they are known: R-hat, rank-normalised, split and folded (over many chains whether
     they have forgotten their starts, and drift); effective sizes of x, of its tails and of x²;
     whether a variance exists (`tails`); acceptances of single chains, divergences, E-BFMI under full
-    refreshment; the score against differences of the log-density; and of unadjusted kernels whether draws have left the support, and
-    Stein's identity E[(x_i − m_i) s_i(x)] = −1, which their bias breaks.
+    refreshment; the score against differences of the log-density; and of unadjusted kernels whether
+    draws have left the support, and Stein's identity E[(x_i − m_i) s_i(x)] = −1, which their bias
+    breaks.
     """
     reasons, notes = [], list[str]()
     x = chain._flat()
@@ -325,8 +326,8 @@ def _by_energy(chain: Chain) -> str:
     v = float(W[torch.isfinite(W)].double().square().mean()) / chain.state.x[0].numel()
     bias = expected_bias(chain.kernel.integrator, v)
     return (
-        f", and the errors of its energy are those of a bias of {100 * bias:+.1f} % in the variances of "
-        "a normal law"
+        f", and the errors of its energy are those of a bias of {100 * bias:+.1f} % in the variances "
+        "of a normal law"
     )
 
 
