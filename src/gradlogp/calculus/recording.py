@@ -9,7 +9,6 @@ before it is used, and now and then afterwards.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -259,14 +258,15 @@ class _Program:
                     values.update(zip(out, _tensors(function(*args, **kwargs)), strict=True))
             return *(values[end.place] for end in ends), *failed
 
-        with torch.no_grad(), warnings.catch_warnings():
-            warnings.simplefilter(
-                "ignore"
-            )  # it is deprecated, without another that starts in time
-            try:
-                compiled: Any = torch.jit.trace(play, (x, *given), check_trace=False)
-            except (AttributeError, RuntimeError, NotImplementedError):
-                raise _Unfit from None
+        try:
+            with torch.no_grad():
+                graph, _ = torch._C._create_graph_by_tracing(
+                    play, (x, *given), lambda _: "", True, False, None, []
+                )
+            # `torch.jit.trace` would keep every function as long as the process lives
+            compiled: Any = torch._C._create_function_from_graph("play", graph)
+        except (AttributeError, NotImplementedError, RuntimeError, TypeError):
+            raise _Unfit from None
 
         def played(x: Tensor) -> Both:
             with torch.jit.optimized_execution(False):  # optimising costs more than it brings

@@ -126,6 +126,10 @@ def as_target(
         vectorized: Whether functions take a batch of chains. False for a function of one chain
             that returns one number, without batch dimensions; it runs in `torch.func.vmap`.
 
+    A run does not call a function for each gradient: it records its operations and repeats them
+    (`calculus.recording`). What else a function does, such as counting its calls, then happens only now
+    and then; a target with `log_prob` and `score` of its own is always asked.
+
     Raises:
         ValueError: If no function is given, or several that exclude each other; for a score
             with parameters; for a discrete law, or a support without bijection; or, when called, if
