@@ -173,19 +173,19 @@ def test_the_data_are_let_go(generator):
 
 
 def test_recordings_leave_no_memory_behind(generator):
-    """Functions of `torch.jit.trace` live as long as the process: 0.7 MB each, 42 MB here."""
+    """Functions of `torch.jit.trace` live as long as the process: 0.7 MB each, 17 MB here."""
     resource = pytest.importorskip("resource")
 
     def peak():  # in kB; in bytes on some systems
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
-    for i in range(70):
+    for i in range(34):
         if i == 10:
             before = peak()
         field = Recorded(regression)
         for x in points(generator, USED + 2):
             asked(field, x)
-    assert peak() < before + 15_000
+    assert peak() < before + 8_000
 
 
 def test_a_run_is_that_of_the_target_without_recordings():
