@@ -11,11 +11,18 @@ error; where the log-density is known, its slope far out says it exactly.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
+
+from ..distributions.as_target import has_log_prob
+from .guard import Guarded
+from .kernels import SphereMALA, SphereULA
+
+if TYPE_CHECKING:
+    from .chain import Chain
 
 ALPHA = 0.05
 """Chance that draws of a law whose fourth moments exist are held to have no variance."""
@@ -154,3 +161,31 @@ def heavy(
         f"the variance of {names[at]} may not exist: the shape of its tails is "
         f"{float(fit.shape[at]):.2f}, and from 1/2 on there is none{useful}"
     ]
+
+
+def plain_density(chain: Chain) -> Any | None:
+    """Return the density of the draws as they are, on all of R^d, where it is known."""
+    kernel, target = chain.kernel, chain.target
+    if (
+        target is None
+        or chain.parameters is not None
+        or getattr(kernel, "temperature", 1.0) != 1.0
+        or isinstance(kernel, SphereULA | SphereMALA)
+        or not has_log_prob(target)
+    ):
+        return None
+    target = Guarded(target)  # far from the draws it may fail
+    target.lenient = True
+    return _Flat(target, chain.draws.shape[2:], chain.state.x)
+
+
+class _Flat:
+    """The log-density of flattened draws, in the dtype and on the device of the chains."""
+
+    def __init__(self, target: Any, event: torch.Size, like: Tensor) -> None:
+        self.target, self.event, self.like = target, event, like
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        """Return log p(x) + const of x `(n, d)`."""
+        value: Tensor = self.target.log_prob(x.reshape(len(x), *self.event).to(self.like))
+        return value.cpu()

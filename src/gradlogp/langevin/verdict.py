@@ -18,8 +18,8 @@ from ..distributions.as_target import has_log_prob
 from ..distributions.parameters import coordinates
 from .diagnostics import Mixing, e_bfmi
 from .guard import Guarded
-from .kernels import MCLMC, SphereMALA, SphereULA, facts_of
-from .tails import heavy
+from .kernels import MCLMC, facts_of
+from .tails import heavy, plain_density
 from .tuning_mclmc import expected_bias
 
 if TYPE_CHECKING:
@@ -103,7 +103,7 @@ def judge(chain: Chain) -> Verdict:
         kept = [name for name, flat in zip(names, constant.tolist(), strict=True) if not flat]
         reasons += _mixing(found, kept, m, n)
         if not bool(constant.any()):
-            reasons += heavy(x, found.ess_tail, kept, _plain_target(chain))
+            reasons += heavy(x, found.ess_tail, kept, plain_density(chain))
     if chain.warmup is not None and bool((again := chain.warmup.restarts > 0).any()):
         notes.append(
             f"{int(again.sum())} of {m} chains could not move in the warm-up and were started again "
@@ -118,34 +118,6 @@ def judge(chain: Chain) -> Verdict:
     steps = facts_of(chain.kernel)
     more, asides = _target(chain, steps.exact is False)
     return Verdict(not (reasons or more), (*reasons, *more, *notes, *asides))
-
-
-def _plain_target(chain: Chain) -> Any | None:
-    """Return the density of the draws as they are, on all of R^d, where it is known."""
-    kernel, target = chain.kernel, chain.target
-    if (
-        target is None
-        or chain.parameters is not None
-        or getattr(kernel, "temperature", 1.0) != 1.0
-        or isinstance(kernel, SphereULA | SphereMALA)
-        or not has_log_prob(target)
-    ):
-        return None
-    target = Guarded(target)  # far from the draws it may fail
-    target.lenient = True
-    return _Flat(target, chain.draws.shape[2:], chain.state.x)
-
-
-class _Flat:
-    """The log-density of flattened draws, in the dtype and on the device of the chains."""
-
-    def __init__(self, target: Any, event: torch.Size, like: Tensor) -> None:
-        self.target, self.event, self.like = target, event, like
-
-    def log_prob(self, x: Tensor) -> Tensor:
-        """Return log p(x) + const of x `(n, d)`."""
-        value: Tensor = self.target.log_prob(x.reshape(len(x), *self.event).to(self.like))
-        return value.cpu()
 
 
 def _worst(values: Tensor, names: list[str], largest: bool) -> tuple[float, str]:
