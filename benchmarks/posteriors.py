@@ -59,23 +59,27 @@ LIMIT, STOPPED = 300, 75  # CPU seconds of a peer, and how one that is stopped e
 class Counted:
     """A target that counts rows: those with a gradient, and those with a value alone."""
 
-    def __init__(self, target, dim):
+    def __init__(self, target, dim, counts=None):
         self.target, self.event_shape = target, torch.Size([dim])
-        self.gradients = self.values = 0
+        self.counts = {"gradients": 0, "values": 0} if counts is None else counts
+
+    def recorded(self):
+        """Return the same with recorded gradients, which a run asks for."""
+        return Counted(self.target.recorded(), *self.event_shape, self.counts)
 
     def log_prob(self, z):
         """Return log p(z), `(B,)`."""
-        self.values += len(z)
+        self.counts["values"] += len(z)
         return self.target.log_prob(z)
 
     def score(self, z):
         """Return ∇ log p(z), shape of z."""
-        self.gradients += len(z)
+        self.counts["gradients"] += len(z)
         return self.target.score(z)
 
     def log_prob_and_score(self, z):
         """Return both."""
-        self.gradients += len(z)
+        self.counts["gradients"] += len(z)
         return self.target.log_prob_and_score(z)
 
 
@@ -105,7 +109,7 @@ def ours(name, seed, own):
     marks = []  # steps done of how many, gradients, CPU seconds
 
     def progress(done, total):
-        marks.append((done, total, target.gradients, time.process_time()))
+        marks.append((done, total, target.counts["gradients"], time.process_time()))
 
     generator = torch.Generator().manual_seed(seed)
     try:
@@ -122,9 +126,9 @@ def ours(name, seed, own):
         **label(name, OURS, seed),
         "ok": verdict.ok,
         "reasons": list(verdict.reasons),
-        **judged(draws, reference, target.gradients - began[2], marks[-1][3] - began[3]),
+        **judged(draws, reference, target.counts["gradients"] - began[2], marks[-1][3] - began[3]),
         "gradients_warm": began[2],
-        "values": target.values,
+        "values": target.counts["values"],
         "cpu": cpu,
         "wall": wall,
         "cpu_verdict": time.process_time() - start,

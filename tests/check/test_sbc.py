@@ -213,3 +213,11 @@ def test_refusals(as_user, generator):
         sbc(prior, simulate, linear(scale=math.nan), n_simulations=20, n_draws=9)
     with pytest.raises(ValueError, match="the prior returned 40 of 40 numbers"):
         sbc(lambda n, g: prior(n, g) / 0, simulate, linear(), n_simulations=20)
+
+
+def test_what_was_found_prints_in_a_few_lines(generator):
+    found = sbc(prior, simulate, linear(), n_simulations=50, n_draws=20, generator=generator)
+    assert str(found).startswith("ranks of 50 simulations in 2 coordinates: p-value ")
+    assert repr(found) == str(found)
+    assert str(found.verdict) in str(found)
+    assert len(str(found)) < 300

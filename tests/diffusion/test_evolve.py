@@ -339,6 +339,13 @@ def test_bad_grids_are_refused(case, as_user):
         case()
 
 
+def test_times_that_float64_cannot_tell_apart_are_refused():
+    """Under VP σ² is about t near 0, and r⁷ of the 300th part of a grid is below what is resolved."""
+    with pytest.raises(ValueError, match=r"6 of 300 times .* t_min > 0, such as 0.001"):
+        time_grid(VP(), 300, t_min=0.0)
+    assert (time_grid(VP(), 300, t_min=1e-6).diff() < 0).all()
+
+
 # ---------------------------------------------------------------------------- run
 
 

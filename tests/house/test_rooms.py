@@ -29,7 +29,6 @@ FLOORS = (
 ONLY = {
     "matplotlib": "show/",
     "jinja2": "show/",
-    "arviz_stats": "langevin/diagnostics.py",
     "arviz_base": "langevin/chain.py",
     "diffusers": "scores/diffusers.py",
     "pandas": "learn/data/",

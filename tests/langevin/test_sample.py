@@ -1,6 +1,7 @@
 """Starts, metrics and the one call: each stage against normal laws, where all is known."""
 
 import math
+import re
 
 import pytest
 import torch
@@ -14,12 +15,15 @@ from gradlogp.langevin import (
     BAOAB,
     HMC,
     MALA,
+    MCLMC,
     Preconditioner,
     find_start,
     fisher_divergence,
     fit_metric,
 )
+from gradlogp.langevin.guard import check_rows
 from gradlogp.langevin.kernels.steps import jittered_length
+from gradlogp.langevin.tuning_mclmc import expected_bias
 
 
 def spread(d, generator):
@@ -361,3 +365,103 @@ def test_many_dimensions_have_no_other_modes(generator):
     law = Gaussian(torch.zeros(d), torch.logspace(-1, 1, d))
     found = find_start(as_target(log_prob=law.log_prob, event_shape=(d,)), 4, generator=generator)
     assert found.unvisited(law.sample(50, generator=generator)) == 0
+
+
+# ---------------------------------------------------------------------------- what a user gets wrong
+
+
+@pytest.mark.parametrize(
+    "f",
+    [
+        lambda x: -(x[0].square() + x[1].square()),
+        lambda x: -x.square().sum() / 2,
+        lambda x: -x @ torch.eye(2) @ x,
+    ],
+)
+def test_a_function_of_one_point_is_told_of_vectorized(f, as_user):
+    with pytest.raises(ValueError, match="vectorized=False"):
+        glp.sample(as_target(log_prob=f, event_shape=(2,)), 10, n_warmup=0)
+    glp.sample(as_target(log_prob=f, event_shape=(2,), vectorized=False), 10, n_warmup=0)
+
+
+@pytest.mark.parametrize("start", [None, torch.zeros(4, 2), torch.ones(4, 2).cumsum(0)])
+@pytest.mark.parametrize(
+    "f",
+    [
+        lambda x: -x.square().sum(1) / 9 - (x - x.mean(0)).square().sum(1),
+        lambda x: -(x / (1 + x.norm())).square().sum(1) - x.square().sum(1),
+        lambda x: -x.square().sum(1).sort().values,
+    ],
+)
+def test_a_density_that_mixes_the_batch_is_refused(f, start):
+    with pytest.raises(ValueError, match="depends on the other points of the batch"):
+        glp.sample(as_target(log_prob=f, event_shape=(2,)), 10, n_warmup=0, start=start)
+
+
+def test_a_score_that_mixes_the_batch_is_refused():
+    target = as_target(score=lambda x: -x + x.mean(0) / 9)
+    with pytest.raises(ValueError, match="the score of a point depends"):
+        glp.sample(target, 10, 8, n_warmup=0, start=torch.ones(8, 1))
+
+
+def test_rows_that_differ_by_rounding_or_chance_alone_are_not_refused(generator):
+    A = torch.randn(300, 300, generator=generator)
+    A = A @ A.mT  # products of matrices round otherwise in larger batches
+    check_rows(as_target(log_prob=lambda x: -((x @ A) * x).sum(1)), torch.randn(4, 300))
+    check_rows(as_target(log_prob=lambda x: -x.square().sum(1) + torch.rand(len(x))), A[:4])
+    check_rows(as_target(log_prob=lambda x: x.log().sum(1)), -torch.ones(2, 2))
+
+
+def test_a_border_of_nan_asks_for_a_constraint(generator):
+    def log_prob(x):  # x_0 ~ Gamma(1.5, 1)
+        return x[:, 0].log() / 2 - x[:, 0] - x[:, 1].square()
+
+    target = as_target(log_prob=log_prob, event_shape=(2,))
+    chain = glp.sample(target, 300, n_warmup=100, generator=generator)
+    assert any("constraints.positive" in reason for reason in chain.verdict.reasons)
+    steep = as_target(log_prob=lambda x: -x.square().square().sum(1), event_shape=(1,))
+    with pytest.warns(RuntimeWarning, match="diverged"):
+        chain = glp.run(HMC(2.0, 5), steep, torch.ones(4, 1), 100, generator=generator)
+    reasons = [r for r in chain.verdict.reasons if "diverged" in r]
+    assert len(reasons) == 1
+    assert "constraint" not in reasons[0]
+
+
+@pytest.mark.parametrize(
+    ("integrator", "bias"), [("leapfrog", 3.65), ("minimal norm", -2.0), ("two-stage", -1.6)]
+)
+def test_microcanonical_dynamics_are_tuned_and_their_bias_is_named(integrator, bias, generator):
+    d = 20
+    scale = torch.logspace(-1, 1, d)
+    law = Gaussian(torch.zeros(d), scale)
+    kernel = MCLMC(1e-3, 0.1, integrator=integrator)
+    chain = glp.sample(law, 400, 8, n_warmup=200, kernel=kernel, generator=generator)
+    assert chain.draws.shape == (8, 400, d)
+    assert chain.kernel.preconditioner.kind == "matrix"
+    named = float(re.search(r"bias of ([+-][\d.]+) %", str(chain.verdict))[1])
+    assert abs(named - bias) < 0.35 * abs(bias)
+    relative = chain.draws.square().mean((0, 1)) / scale - 1
+    if integrator == "leapfrog":  # N(0, I) in the metric: h²/(12 (d − 1)) is known
+        exact = chain.kernel.step_size**2 / (12 * (d - 1))
+        assert abs(named / 100 - exact) < 0.2 * exact
+        assert abs(float(relative.mean()) - exact) < 0.02  # 8 × 400 draws of 20 coordinates
+
+
+def test_the_bias_named_follows_the_step(generator):
+    """On N(0, I) it is h²/(12 (d − 1)), for steps that are not those of the tuning as well."""
+    d = 40
+    x = torch.randn(32, d, generator=generator)
+    law = Gaussian(torch.zeros(d), torch.ones(d))
+    for h in (1.5, 3.0):
+        chain = glp.run(MCLMC(h, d**0.5), law, x, 60, generator=generator)
+        W = chain.info.energy_change
+        named = expected_bias("leapfrog", float(W.square().mean()) / d)
+        assert abs(named / (h**2 / (12 * (d - 1))) - 1) < 0.15
+
+
+def test_a_metric_that_is_off_by_a_little_stays(generator):
+    """λ + 1/λ − 2 in one direction: 0.07 at λ = 1.3 and 0.5 at λ = 2."""
+    x = torch.randn(400, 3, generator=generator)
+    for scale, stays in ((1.3, True), (2.0, False)):
+        current = Preconditioner(torch.diag(torch.tensor([scale, 1.0, 1.0])), "matrix")
+        assert (fit_metric(x, -x, "auto", current) is current) == stays

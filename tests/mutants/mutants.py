@@ -1763,4 +1763,134 @@ MUTANTS = (
         "            os.replace(part, end)\n            sync(end)",
         "core/test_files.py::test_what_fails_leaves_all_as_it_was",
     ),
+    Mutant(
+        "X: a recording that depends on how a branch went",
+        "calculus/recording.py", "if follows and (goes_on or", "if follows and (False or",
+        "calculus/test_recording.py::test_what_cannot_be_repeated_is_called",
+    ),
+    Mutant(
+        "X: a recording draws the same random numbers for ever",
+        "calculus/recording.py", "if torch.Tag.nondeterministic_seeded in tags:", "if False:",
+        "calculus/test_recording.py::test_what_cannot_be_repeated_is_called",
+    ),
+    Mutant(
+        "X: what a function writes into is taken from the first point",
+        "calculus/recording.py", "follows = writes or any(", "follows = any(",
+        "calculus/test_recording.py::test_the_bits_are_those_of_the_function",
+    ),
+    Mutant(
+        "X: a recording is used before it was compared",
+        "calculus/recording.py", "if n > COMPARED and n % EVERY:", "if n % EVERY:",
+        "calculus/test_recording.py::test_values_read_behind_the_back_are_noticed_before_the_recording_is_used",
+    ),
+    Mutant(
+        "X: a function that changes goes unnoticed",
+        "calculus/recording.py", "if n > COMPARED and n % EVERY:", "if n > COMPARED:",
+        "calculus/test_recording.py::test_a_function_that_changes_is_an_error",
+    ),
+    Mutant(
+        "X: a factorisation that failed is gone on with",
+        "calculus/recording.py", "failed.append(args[0].any())", "failed.append((args[0] < 0).any())",
+        "calculus/test_recording.py::test_an_operation_that_fails_says_so_itself",
+    ),
+    Mutant(
+        "X: x² has the derivative x² of itself",
+        "calculus/recording.py", "return bool(args[1] == 1) and", "return bool(args[1] == 2) and",
+        "calculus/test_recording.py::test_the_bits_are_those_of_the_function",
+    ),
+    Mutant(
+        "X: recordings of one layout of x for all",
+        "calculus/recording.py", "key = x.shape, x.stride(), x.dtype", "key = x.shape[1:], x.dtype",
+        "calculus/test_recording.py::test_other_shapes_and_layouts_have_recordings_of_their_own",
+    ),
+    Mutant(
+        "X: Geyer's sequence is not monotone",
+        "langevin/diagnostics.py", "least = pairs.cummin(1).values", "least = pairs",
+        "langevin/test_diagnostics.py::test_the_statistics_are_those_of_arviz",
+    ),
+    Mutant(
+        "X: the last even autocorrelation is left out",
+        "langevin/diagnostics.py", ".sum(1) - 1 + end", ".sum(1) - 1",
+        "langevin/test_diagnostics.py::test_the_statistics_are_those_of_arviz",
+    ),
+    Mutant(
+        "X: autocorrelations wrap round",
+        "langevin/diagnostics.py", "length = 1 << (2 * n - 1).bit_length()", "length = n",
+        "langevin/test_diagnostics.py::test_the_statistics_are_those_of_arviz",
+    ),
+    Mutant(
+        "X: ranks of equal draws in the order of the draws",
+        "langevin/diagnostics.py", "torch.searchsorted(ordered, flat, right=True)", "below",
+        "langevin/test_diagnostics.py::test_normal_scores_of_equal_draws_are_equal",
+    ),
+    Mutant(
+        "X: R-hat without n/(n − 1)",
+        "langevin/diagnostics.py", "(between / within + n - 1) / n", "between / within / n + 1",
+        "langevin/test_diagnostics.py::test_the_statistics_are_those_of_arviz",
+    ),
+    Mutant(
+        "X: an update of H that is not symmetric",
+        "calculus/quasi_newton.py", "left @ H @ left.T", "left @ H @ left",
+        "calculus/test_quasi_newton.py",
+    ),
+    Mutant(
+        "X: any step down the way will do",
+        "calculus/quasi_newton.py", "elif abs(new[2]) <= -0.9 * slope:", "elif True:",
+        "calculus/test_quasi_newton.py",
+    ),
+    Mutant(
+        "X: a variance exists for every shape below 1",
+        "langevin/tails.py", "FOURTH = 0.25", "FOURTH = 0.75",
+        "langevin/test_tails.py::test_variances_that_exist_are_not_doubted",
+    ),
+    Mutant(
+        "X: the sign of a tail's shape",
+        "langevin/tails.py", "return Fit((-best * y)", "return Fit((best * y)",
+        "langevin/test_tails.py::test_the_shape_is_that_of_the_tail",
+    ),
+    Mutant(
+        "X: a slope in log₁₀ r",
+        "langevin/tails.py", "torch.float64).log()", "torch.float64).log10()",
+        "langevin/test_tails.py::test_slopes_far_out_are_those_of_the_law",
+    ),
+    Mutant(
+        "X: a variance needs what a mean does",
+        "langevin/tails.py", ">= -3 - SLACK", ">= -2 - SLACK",
+        "langevin/test_tails.py::test_the_density_itself_says_whether_there_is_a_variance",
+    ),
+    Mutant(
+        "X: rays of d dimensions are of one",
+        "langevin/tails.py", ">= -(d + 2) - SLACK", ">= -3 - SLACK",
+        "langevin/test_tails.py::test_the_density_itself_says_whether_there_is_a_variance",
+    ),
+    Mutant(
+        "X: rows that start at one point are compared there",
+        "langevin/guard.py", "if bool((x == x[:1]).all()):", "if False:",
+        "langevin/test_sample.py::test_a_density_that_mixes_the_batch_is_refused",
+    ),
+    Mutant(
+        "X: the bias of a microcanonical step is linear in its energy",
+        "langevin/tuning_mclmc.py", "else 1 / 3\n", "else 2 / 3\n",
+        "langevin/test_sample.py::test_the_bias_named_follows_the_step",
+    ),
+    Mutant(
+        "X: the bias of two stages has the sign of one",
+        "langevin/tuning_mclmc.py", '"two-stage": -0.016', '"two-stage": 0.016',
+        "langevin/test_sample.py::test_microcanonical_dynamics_are_tuned_and_their_bias_is_named",
+    ),
+    Mutant(
+        "X: times of a grid may be the same",
+        "noise/grids.py", "(times.diff() >= 0)", "(times.diff() > 0)",
+        "diffusion/test_evolve.py::test_times_that_float64_cannot_tell_apart_are_refused",
+    ),
+    Mutant(
+        "X: a border of NaN is a step too large",
+        "langevin/verdict.py", "float(value.isnan().double().mean()) > DIVERGENT", "False",
+        "langevin/test_sample.py::test_a_border_of_nan_asks_for_a_constraint",
+    ),
+    Mutant(
+        "X: a metric is replaced for next to nothing",
+        "langevin/tuning/metric.py", "KEPT * least + 2 * NOTHING", "KEPT * least",
+        "langevin/test_sample.py::test_a_metric_that_is_off_by_a_little_stays",
+    ),
 )  # fmt: skip

@@ -3,6 +3,7 @@ r"""Quasi-Newton minimisation from one start, with the path it took."""
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -25,6 +26,10 @@ WIDE, WIDER = 1e4, 1e3
 An H that starts too large costs a few evaluations a direction; one too small for a flat direction takes
 it for solved. With these H is right to 1e-8 in directions flatter by 1e16, then by 1e22.
 """
+
+
+SEARCHES = 60
+"""Trials along one way."""
 
 
 class Path(NamedTuple):
@@ -116,7 +121,7 @@ class _Search:
         """Keep w, one of the trials; two steps in a row that gain next to nothing are the last."""
         old, new = self.path[-1], next(t for t in reversed(self.trials) if np.array_equal(t[0], w))
         self.small = self.small + 1 if old[1] - new[1] <= self.enough() else 0
-        self.bends.append(_bend(old, new) / self.unit**2)
+        self.bends.append(_bend(old, new) / self.unit / self.unit)
         self.path.append(new)
         self.trials.clear()
         if self.small == 2:
@@ -129,9 +134,10 @@ class _Search:
         """
         _, _, g = self.path[0]
         size = float(np.linalg.norm(g))
-        new = (-g / size**2, *self.evaluate(self.at(-g / size**2)))
+        way = -g / size / size
+        new = (way, *self.evaluate(self.at(way)))
         bend = _bend(self.path[0], new) if new[1] < np.inf else 0.0
-        self.bends = [bend if bend > 0 else size**2]
+        self.bends = [bend if bend > 0 else size * size]
 
     def level(self) -> bool:
         """Tell whether ‖∇f‖²/(2λ) is nothing, λ the sharpest bend on the way, up to rounding."""
@@ -145,26 +151,96 @@ class _Search:
 
         Lengths are measured in `width` times that over which f bends by 1, of late.
         """
-        from scipy.optimize import minimize
-
         unit = width / (max(self.bends[-LATE:]) or 1.0) ** 0.5  # a plane does not bend
         ratio, self.unit = unit / self.unit, unit
         self.path = [(w / ratio, v, ratio * g) for w, v, g in self.path]
         w, v, _ = self.path[-1]
-        self.small, options = 0, {"gtol": 0.0, "maxiter": self.left + 1}
+        self.small = 0
         self.trials.clear()
-        if len(w) > DENSE:
-            options |= {"ftol": 0.0, "maxcor": MEMORY, "maxls": 50, "maxfun": self.left + 2}
         try:
             with np.errstate(all="ignore"):  # trials may be far out
-                minimize(
-                    self, w, jac=True, method="BFGS" if len(w) <= DENSE else "L-BFGS-B",
-                    callback=lambda w: self.accept(w), options=options,
-                )  # fmt: skip
+                (self._few if len(w) <= DENSE else self._many)(w)
             still = False
         except _Still:
             still = True
         return v - self.path[-1][1], still
+
+    def _few(self, w: np.ndarray) -> None:
+        """Search with all of H, until a way has no point that is good enough."""
+        H, before = np.eye(len(w)), None
+        while True:
+            _, v, g = self.path[-1]
+            way = -H @ g
+            slope = float(g @ way)
+            gain = float(np.linalg.norm(g)) / 2 if before is None else before - v
+            a = _wolfe(self, w, v, slope, way, min(1.0, 2.02 * gain / -slope)) if slope < 0 else 0
+            if not a:
+                return
+            old, w = w, w + a * way
+            before, (_, y) = v, self(w)
+            self.accept(w)
+            step, y = w - old, y - g
+            rho = 1 / float(y @ step)
+            left = np.eye(len(w)) - rho * np.outer(step, y)
+            H = left @ H @ left.T + rho * np.outer(step, step)
+
+    def _many(self, w: np.ndarray) -> None:
+        """Search with an H of the last steps alone."""
+        from scipy.optimize import minimize
+
+        most = self.left + 2
+        options = {
+            "gtol": 0.0, "ftol": 0.0, "maxiter": most, "maxfun": most, "maxcor": MEMORY, "maxls": 50,
+        }  # fmt: skip
+        minimize(
+            self, w, jac=True, method="L-BFGS-B", callback=lambda w: self.accept(w),
+            options=options,
+        )  # fmt: skip
+
+
+def _wolfe(
+    f: Callable[[np.ndarray], tuple[float, np.ndarray]],
+    w: np.ndarray,
+    v: float,
+    slope: float,
+    way: np.ndarray,
+    a: float,
+) -> float:
+    """Return how far along a way f is lower and less steep, trying a first; 0 where nothing is.
+
+    The strong Wolfe conditions: f has fallen by 1e-4 of what the slope promised, and its slope is
+    at most 0.9 of that. Brackets shrink to the lowest point of a cubic.
+    """
+    low, high = (0.0, v, slope), None
+    for _ in range(SEARCHES):
+        value, gradient = f(w + a * way)
+        new = a, value, float(gradient @ way)
+        if value > v + 1e-4 * a * slope or value >= low[1]:
+            high = new
+        elif abs(new[2]) <= -0.9 * slope:
+            return a
+        else:
+            if new[2] * ((high[0] if high else math.inf) - low[0]) >= 0:
+                high = low
+            low = new
+        if high is None:
+            a *= 4
+        else:
+            a = low[0] + (high[0] - low[0]) * min(max(_lowest(low, high), 0.1), 0.9)
+    return 0.0
+
+
+def _lowest(low: tuple[float, float, float], high: tuple[float, float, float]) -> float:
+    """Return where the cubic of two values and slopes is lowest, as a part of the way between."""
+    length = high[0] - low[0]
+    a, b = low[2] * length, high[2] * length
+    z = a + b - 3 * (high[1] - low[1])
+    root = z * z - a * b
+    if not (root >= 0 and math.isfinite(root)):
+        return 0.5
+    root = math.sqrt(root)
+    below = b - a + 2 * root
+    return 1 - (b + root - z) / below if below else 0.5
 
 
 def _bend(

@@ -66,7 +66,8 @@ class GradientField:
             got = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
             raise ValueError(
                 f"a log-density (or energy) must return shape ({x.shape[0]},), one number per "
-                f"sample, got {got}; if the function returns a vector field, pass it as score="
+                f"sample, got {got}; if the function takes a single point, say vectorized=False in "
+                "as_target; if it returns a vector field, pass it as score="
             )
         return value
 

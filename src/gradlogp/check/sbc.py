@@ -44,6 +44,16 @@ class Calibration(NamedTuple):
     p_value: float
     verdict: Verdict
 
+    def __str__(self) -> str:
+        n, d = len(self.ranks), self.ranks[0].numel()
+        return (
+            f"ranks of {n} simulations in {d} coordinate{'s' * (d > 1)}: p-value {self.p_value:.3g}\n"
+            f"{self.verdict}"
+        )
+
+    def __repr__(self) -> str:
+        return str(self)
+
 
 def rank_variance(n_draws: int, correlation: Float[Tensor, " lags"]) -> float:
     r"""Return the variance of the rank of θ among L correlated normal draws.

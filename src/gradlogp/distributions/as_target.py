@@ -7,13 +7,14 @@ filled by automatic differentiation; what cannot be filled is refused when asked
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
+from ..calculus.recording import Recorded
 from ..calculus.reverse import GradientField, score_from_log_prob
 from ..core import Density, ScoreFn, check_batch, check_same_shape
 from .parameters import Function, Parameters, as_parameters
@@ -58,7 +59,10 @@ class Target:
         value = self.log_prob_fn(x)
         if not isinstance(value, Tensor) or value.shape != x.shape[:1]:
             got = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
-            raise ValueError(f"the log-density must return shape ({len(x)},), got {got}")
+            raise ValueError(
+                f"the log-density must return shape ({len(x)},), got {got}; if it takes a single "
+                "point, say vectorized=False"
+            )
         return value
 
     def log_prob_and_score(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -67,6 +71,13 @@ class Target:
             check_batch(x, self.event_shape)
             return self.score_fn.log_prob_and_score(x)
         return self.log_prob(x), self.score(x)
+
+    def recorded(self) -> Target:
+        """Return the same density, for one run: operations of gradients are recorded and repeated."""
+        field = self.score_fn
+        if type(field) is not GradientField or field.f is not self.log_prob_fn:
+            return self
+        return replace(self, score_fn=Recorded(field.f, field.sign))
 
     def constrain(self, x: Tensor) -> Tensor:
         """Return what draws of x are stored as: the values of the parameters, `(B, n_flat)`."""
@@ -114,6 +125,10 @@ def as_target(
             dictionary, as `torch.func.functional_call` does.
         vectorized: Whether functions take a batch of chains. False for a function of one chain
             that returns one number, without batch dimensions; it runs in `torch.func.vmap`.
+
+    A run does not call a function for each gradient: it records its operations and repeats them
+    (`calculus.recording`). What else a function does, such as counting its calls, then happens only now
+    and then; a target with `log_prob` and `score` of its own is always asked.
 
     Raises:
         ValueError: If no function is given, or several that exclude each other; for a score

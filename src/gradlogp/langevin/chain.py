@@ -1,6 +1,6 @@
 r"""What a run of a kernel returns, and how far averages over it can be trusted.
 
-The statistics are those of ArviZ, and of many short chains.
+The statistics are in `diagnostics`.
 """
 
 from __future__ import annotations

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+import math
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -12,7 +13,7 @@ MANY = 64
 """Chains from which errors come from the means of chains, not from autocorrelations."""
 
 BLOCK_ENTRIES = 2**23
-"""Entries of the draws that are turned into NumPy doubles together: 64 MiB."""
+"""Entries of the draws that are looked at together, as doubles: 64 MiB."""
 
 
 class Mixing(NamedTuple):
@@ -41,15 +42,10 @@ class Mixing(NamedTuple):
     drift: Tensor | None = None
 
 
-def array_stats() -> Any:
-    """Return the functions of ArviZ on arrays."""
-    from arviz_stats.base import array_stats
-
-    return array_stats
-
-
 def mixing(x: Float[Tensor, "chain draw d"]) -> Mixing:
-    """Return how well chains mix, with the statistics of ArviZ, or those of many short chains.
+    """Return how well chains mix: as ArviZ does, or by the means of many short chains.
+
+    R-hat of one chain, and everything for fewer than 4 draws, is NaN.
 
     References:
         | Rank-Normalization, Folding, and Localization: An Improved R-hat for Assessing
@@ -62,27 +58,96 @@ def mixing(x: Float[Tensor, "chain draw d"]) -> Mixing:
     """
     if len(x) >= MANY:
         return _many(x)
-    import numpy as np
-
-    stats, axes = array_stats(), {"chain_axis": 0, "draw_axis": 1}
     width = max(1, BLOCK_ENTRIES // max(1, x.shape[0] * x.shape[1]))
-    columns: list[list[Any]] = []
-    for piece in x.double().split(width, 2):
-        y = piece.cpu().numpy()
-        # 0/0 where all the draws agree, and a chain that diverged may hold very large numbers
-        with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
-            square = (y - y.mean((0, 1))) ** 2
-            columns.append(
-                [
-                    stats.rhat(y, **axes),
-                    stats.ess(y, method="bulk", **axes),
-                    stats.ess(y, method="tail", prob=(0.05, 0.95), **axes),
-                    stats.ess(square, method="bulk", **axes),
-                    stats.mcse(y, method="mean", **axes),
-                ]
-            )
-    joined = [torch.as_tensor(np.concatenate(part)) for part in zip(*columns, strict=True)]
+    columns = [_few(piece.double().cpu().permute(2, 0, 1)) for piece in x.split(width, 2)]
+    joined = [torch.cat(part) for part in zip(*columns, strict=True)]
     return Mixing(2 * len(x), *joined)
+
+
+def _few(x: Tensor) -> list[Tensor]:
+    """Return R-hat, three effective sizes and the error of the mean, of `(d, chain, draw)`."""
+    d, m, n = x.shape
+    if n < 4:
+        return [x.new_full((d,), torch.nan)] * 5
+    split, size = halves(x), x.shape[1:].numel()
+    z = normal_scores(split)
+    r_hat = x.new_full((d,), torch.nan)
+    if m > 1:
+        folded = (split - quantile(split, 0.5)[:, None, None]).abs()
+        r_hat = torch.maximum(split_r_hat(z), split_r_hat(normal_scores(folded)))
+    tails = [ess(halves((x <= quantile(x, q)[:, None, None]).double())) for q in (0.05, 0.95)]
+    square = halves((x - x.mean((1, 2), keepdim=True)).square())
+    error = x.var((1, 2)).sqrt() / ess(split).sqrt() if size > 1 else r_hat
+    found = [r_hat, ess(z), torch.minimum(*tails), ess(normal_scores(square)), error]
+    bad = x.isnan().any(2).any(1)
+    return [torch.where(bad, torch.nan, column) for column in found]
+
+
+def halves(x: Float[Tensor, "d chain draw"]) -> Float[Tensor, "d half_chain half"]:
+    """Return each chain as two, without the draw in the middle of an odd number."""
+    half = x.shape[2] // 2
+    return torch.cat([x[..., :half], x[..., -half:]], 1)
+
+
+def quantile(x: Float[Tensor, "d chain draw"], q: float) -> Float[Tensor, " d"]:
+    """Return a quantile over all draws, interpolated between two of them."""
+    ordered = x.flatten(1).sort(1).values
+    at = q * (ordered.shape[1] - 1)
+    low = ordered[:, math.floor(at)]
+    return torch.lerp(low, ordered[:, math.ceil(at)], at - math.floor(at))
+
+
+def normal_scores(x: Float[Tensor, "d chain draw"]) -> Float[Tensor, "d chain draw"]:
+    r"""Return Φ⁻¹((r − 3/8)/(N + 1/4)) of the ranks r among all N draws; equal ones share theirs."""
+    flat = x.flatten(1).contiguous()
+    ordered = flat.sort(1).values
+    below = torch.searchsorted(ordered, flat)
+    rank = (below + torch.searchsorted(ordered, flat, right=True) + 1).double() / 2
+    return torch.special.ndtri((rank - 0.375) / (flat.shape[1] + 0.25)).reshape(x.shape)
+
+
+def split_r_hat(x: Float[Tensor, "d chain draw"]) -> Float[Tensor, " d"]:
+    """Return √((n − 1)/n + B/(n W)) with the variances between and within chains."""
+    n = x.shape[2]
+    between, within = n * x.mean(2).var(1), x.var(2).mean(1)
+    return ((between / within + n - 1) / n).sqrt()
+
+
+def ess(x: Float[Tensor, "d chain draw"]) -> Float[Tensor, " d"]:
+    r"""Return the effective sample size of the mean of x over all chains.
+
+    .. math:: \frac{M n}{τ}, \quad τ = -1 + 2 \sum_{j < K} P_j + ρ_{2K}, \quad
+        P_j = \min_{i ≤ j}(ρ_{2i} + ρ_{2i + 1})
+
+    with autocorrelations ρ over chains of different means, up to the first pair K that is not
+    positive; τ is at least 1/log₁₀(M n), for chains that are better than independent.
+
+    References:
+        | Practical Markov Chain Monte Carlo (Geyer, 1992): the initial monotone sequence
+        | https://doi.org/10.1214/ss/1177011137
+    """
+    _, m, n = x.shape
+    size = m * n
+    spread = x.amax((1, 2)) - x.amin((1, 2))
+    mean = x.mean(2, keepdim=True)
+    length = 1 << (2 * n - 1).bit_length()
+    power = torch.fft.rfft(x - mean, length).abs().square()
+    covariance = torch.fft.irfft(power, length)[..., :n].mean(1) / n  # lag by lag, over chains
+    within = covariance[:, :1] * n / (n - 1)
+    total = covariance[:, :1] + (mean[..., 0].var(1)[:, None] if m > 1 else 0.0)
+    rho = 1 - (within - covariance) / total
+    rho[:, 0] = 1
+    last = max(0, (n - 3) // 2)
+    pairs = rho[:, : 2 * last + 2].unflatten(1, (last + 1, 2)).sum(2)
+    K = (pairs > 0).long().cumprod(1).sum(1).clamp(max=last)[:, None]
+    use = torch.arange(last + 1) < K
+    least = pairs.cummin(1).values
+    end, sum_end = rho.gather(1, 2 * K)[:, 0], pairs.gather(1, K)[:, 0]
+    end = torch.where((end > 0) | (sum_end >= 0), end, 0.0)
+    tau = 2 * torch.where(use, least, 0.0).sum(1) - 1 + end
+    tau = tau.clamp(min=1 / math.log10(size))
+    tau = torch.where(rho[:, 1].isnan(), torch.nan, tau)
+    return torch.where(spread < 1e-15, float(size), size / tau)
 
 
 def _many(x: Tensor) -> Mixing:

@@ -10,6 +10,50 @@ import torch
 from torch import Tensor
 
 from ..core import Density
+from ..distributions.as_target import has_log_prob
+
+ROWS = 4
+"""Rows that are asked for again, alone and in another order."""
+
+
+@torch.no_grad()
+def check_rows(target: Density, x: Tensor) -> None:
+    """Raise `ValueError` if the value of a row depends on the other rows of the batch.
+
+    Arguments:
+        target: The density.
+        x: Points, `(B, *event)`.
+
+    Raises:
+        ValueError: For such a log-density or score. Nothing is said of one that is not finite there,
+            fails, or gives other values when it is asked again.
+    """
+    x = x[:ROWS]
+    if len(x) < 2:
+        x = torch.cat([x, x])
+    if bool((x == x[:1]).all()):  # a mean that is taken off would be that of each row
+        shift = 1e-3 * torch.arange(len(x)).to(x).reshape(-1, *[1] * (x.ndim - 1))
+        x = x + shift * (1 + x.abs())
+    asked = [("score", target.score)]
+    if has_log_prob(target):
+        asked.insert(0, ("log-density", target.log_prob))
+    for name, f in asked:
+        try:
+            whole, again = f(x), f(x)
+            alone, turned = torch.cat([f(row[None]) for row in x]), f(x.flip(0)).flip(0)
+        except (ArithmeticError, RuntimeError, ValueError):
+            return
+        if not bool(torch.isfinite(whole).all()) or not torch.equal(whole, again):
+            return
+        most = torch.finfo(whole.dtype).eps ** 0.5 * float(whole.abs().max())
+        for other in (alone, turned):
+            if bool(((whole - other).abs() > most).any()):
+                raise ValueError(
+                    f"the {name} of a point depends on the other points of the batch: alone, or in "
+                    "another order, it is another; let every row of (B, *event) give its own value, "
+                    "without means, sorting or norms over the batch, or write a function of one point "
+                    "and say vectorized=False"
+                )
 
 
 class Guarded:
@@ -30,17 +74,19 @@ class Guarded:
 
     def __init__(self, target: Density) -> None:
         self.target, self.lenient, self.failures = target, False, Counter[str]()
+        recorded = getattr(target, "recorded", None)
+        self._asked: Density = target if recorded is None else recorded()
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.target, name)
 
     def log_prob(self, x: Tensor) -> Tensor:
         """Return log p(x) + const, NaN where it cannot be computed."""
-        return self._call(self.target.log_prob, x, lambda x: x.new_full((len(x),), torch.nan))
+        return self._call(self._asked.log_prob, x, lambda x: x.new_full((len(x),), torch.nan))
 
     def score(self, x: Tensor) -> Tensor:
         """Return the score, NaN where it cannot be computed."""
-        return self._call(self.target.score, x, lambda x: torch.full_like(x, torch.nan))
+        return self._call(self._asked.score, x, lambda x: torch.full_like(x, torch.nan))
 
     def log_prob_and_score(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return both, from one evaluation where the target can do that."""
@@ -49,7 +95,7 @@ class Guarded:
         def nothing(x: Tensor) -> tuple[Tensor, Tensor]:
             return x.new_full((len(x),), torch.nan), torch.full_like(x, torch.nan)
 
-        return self._call(lambda x: evaluated(x, self.target), x, nothing)
+        return self._call(lambda x: evaluated(x, self._asked), x, nothing)
 
     def _call(
         self, f: Callable[[Tensor], Any], x: Tensor, nothing: Callable[[Tensor], Any]

@@ -14,13 +14,16 @@ from torch import Tensor
 from ..core import Density, Kernel, Progress, Update, check_batch, check_count
 from ..distributions.as_target import has_log_prob
 from .chain import Chain
-from .kernels import BAOAB, HMC, facts_of
+from .guard import Guarded, check_rows
+from .kernels import BAOAB, HMC, MCLMC, facts_of
 from .run import run
 from .run.driver import show
 from .run.store import Keep
 from .tuning import Adaptation, choose_step
 from .tuning.adaptation import LEAST
-from .tuning.start import find_start
+from .tuning.start import ONE_POINT, find_start
+from .tuning_mclmc import LEAST as LEAST_MCLMC
+from .tuning_mclmc import tune_mclmc, whitened
 
 TRAJECTORY = math.pi / 2
 """Mean time of a path: lengths uniform on (0, π) leave no correlation of x on a normal law."""
@@ -52,15 +55,17 @@ def sample(
         n_chains: Chains; one alone is never judged to be ok.
         n_warmup: Most steps of the warm-up; below 40 nothing is tuned.
         start: Starting points; no others are looked for then.
-        kernel: Another kernel: its step size and preconditioner are tuned, if it has an acceptance.
+        kernel: Another kernel: its step size and preconditioner are tuned, if it has an acceptance. Of
+            `MCLMC` step size and length are, by `tune_mclmc` in the first half of the warm-up, in the
+            metric of the start unless it has one; the verdict names the bias that is left.
         keep: Where draws go, as in `run`.
         generator: Where the randomness comes from.
         progress: Called as progress(done, total, note=...), as in `run`.
 
     Raises:
         ValueError: For counts below 1, a target that does not say the shape of a draw and has no
-        start, or
-            one that is not finite where it starts.
+            start, one that is not finite where it starts, or one whose value at a point depends on
+            the other points of a batch.
     """
     for name, count in (("n_draws", n_draws), ("n_chains", n_chains)):
         check_count(count, name)
@@ -96,13 +101,27 @@ def sample(
     else:
         if progress is not None:
             show(progress, 0, n_warmup + n_draws, "finding a start")
-        found = find_start(target, n_chains, generator=generator)
+        try:
+            found = find_start(target, n_chains, generator=generator)
+        except IndexError as error:
+            raise ValueError(
+                f"the target cannot take a batch (1, *event): {error}; {ONE_POINT}"
+            ) from error
         x, metric = found.x, found.metric
+    check_rows(target, x)
     trajectory = None
     if kernel is None:
         kernel, trajectory = _default(target, x, metric, known, generator), TRAJECTORY
     adapt: bool | Adaptation = False
     facts = facts_of(kernel)
+    if isinstance(kernel, MCLMC) and n_warmup >= 2 * LEAST_MCLMC:
+        if metric is not None:
+            kernel = whitened(kernel, metric, x[0].numel())
+        tuning = n_warmup // 2
+        guarded = Guarded(target)
+        guarded.lenient = True
+        kernel = tune_mclmc(kernel, guarded, x, tuning, generator=generator)
+        n_warmup -= tuning
     if (
         n_warmup >= LEAST
         and facts.needs_log_prob is not False

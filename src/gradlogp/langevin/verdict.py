@@ -18,7 +18,9 @@ from ..distributions.as_target import has_log_prob
 from ..distributions.parameters import coordinates
 from .diagnostics import Mixing, e_bfmi
 from .guard import Guarded
-from .kernels import facts_of
+from .kernels import MCLMC, facts_of
+from .tails import heavy, plain_density
+from .tuning_mclmc import expected_bias
 
 if TYPE_CHECKING:
     from .chain import Chain
@@ -63,9 +65,10 @@ def judge(chain: Chain) -> Verdict:
 
     Judged are, where they are known: R-hat, rank-normalised, split and folded (over many chains whether
     they have forgotten their starts, and drift); effective sizes of x, of its tails and of x²;
-    acceptances of single chains, divergences, E-BFMI under full refreshment; the score against
-    differences of the log-density; and of unadjusted kernels whether draws have left the support, and
-    Stein's identity E[(x_i − m_i) s_i(x)] = −1, which their bias breaks.
+    whether a variance exists (`tails`); acceptances of single chains, divergences, E-BFMI under full
+    refreshment; the score against differences of the log-density; and of unadjusted kernels whether
+    draws have left the support, and Stein's identity E[(x_i − m_i) s_i(x)] = −1, which their bias
+    breaks.
     """
     reasons, notes = [], list[str]()
     x = chain._flat()
@@ -99,6 +102,8 @@ def judge(chain: Chain) -> Verdict:
         found = Mixing(chain.mixing.n_split, *columns)
         kept = [name for name, flat in zip(names, constant.tolist(), strict=True) if not flat]
         reasons += _mixing(found, kept, m, n)
+        if not bool(constant.any()):
+            reasons += heavy(x, found.ess_tail, kept, plain_density(chain))
     if chain.warmup is not None and bool((again := chain.warmup.restarts > 0).any()):
         notes.append(
             f"{int(again.sum())} of {m} chains could not move in the warm-up and were started again "
@@ -122,7 +127,7 @@ def _worst(values: Tensor, names: list[str], largest: bool) -> tuple[float, str]
 
 def _mixing(found: Mixing, names: list[str], n_chains: int, n_draws: int) -> list[str]:
     """Return what speaks against the draws in their between-chain agreement and autocorrelation."""
-    from scipy.stats import f, t
+    from scipy.special import fdtri, stdtrit  # `scipy.stats` is ten times slower to import
 
     reasons = []
     d, m = len(names), found.n_split
@@ -133,7 +138,7 @@ def _mixing(found: Mixing, names: list[str], n_chains: int, n_draws: int) -> lis
     rest = 1.0 if found.memory is None else 0.0  # R² is (n − 1)/n + F/n, nested 1 + F/n
 
     def exceeded(size: Tensor) -> Tensor:
-        quantile = f.ppf(1 - ALPHA / (2 * d), m - 1, m * (size.numpy() - 1))
+        quantile = fdtri(m - 1, m * (size.numpy() - 1), 1 - ALPHA / (2 * d))
         return ((size - rest + torch.as_tensor(quantile)) / size).sqrt()
 
     # few effective draws excuse no more than 1.1, or what independent draws may show
@@ -157,16 +162,16 @@ def _mixing(found: Mixing, names: list[str], n_chains: int, n_draws: int) -> lis
             )
     if found.drift is not None:
         value, name = _worst(found.drift, names, True)
-        if value > t.isf(ALPHA / (4 * d), n_chains - 1):
+        if value > stdtrit(n_chains - 1, 1 - ALPHA / (4 * d)):
             reasons.append(
                 f"the chains have not settled: {name} drifts by {value:.1f} standard errors from the "
                 "first half of the draws to the second; use a longer warm-up"
             )
-    for what, ess, least, why in (
-        ("", found.ess_bulk, LEAST_ESS, "run longer"),
-        ("the tails of ", found.ess_tail, LEAST_TAIL, "run longer"),
+    for what, has, ess, least, why in (
+        ("", "has", found.ess_bulk, LEAST_ESS, "run longer"),
+        ("the tails of ", "have", found.ess_tail, LEAST_TAIL, "run longer"),
         (
-            "the square of ", found.ess_square, LEAST_ESS,
+            "the square of ", "has", found.ess_square, LEAST_ESS,
             "run longer; if the one of x itself is large, paths have nearly the length of a half "
             "turn: jitter them",
         ),
@@ -174,7 +179,7 @@ def _mixing(found: Mixing, names: list[str], n_chains: int, n_draws: int) -> lis
         value, name = _worst(ess, names, False)
         if not value >= least:
             reasons.append(
-                f"{what}{name} has {value:.0f} effective draws, of at least {least:.0f} that error "
+                f"{what}{name} {has} {value:.0f} effective draws, of at least {least:.0f} that error "
                 f"bars need: {why}"
             )
     return reasons
@@ -197,9 +202,15 @@ def _chains(chain: Chain) -> list[str]:
     flags = getattr(chain.info, "diverging", None)
     diverged = 0 if flags is None else int(flags.sum())
     if diverged > DIVERGENT * n:
+        cure = "take a smaller step_size (a larger target_acceptance), or other parameters"
+        if _has_nan_border(chain):
+            cure = (
+                "the log-density is NaN beyond a border: give as_target a constraint, "
+                'parameters={"x": constraints.positive}, or return -inf there'
+            )
         reasons.append(
             f"{diverged} of {n} draws come from steps that diverged: parts of the density are not "
-            "reached; take a smaller step_size (a larger target_acceptance), or other parameters"
+            f"reached; {cure}"
         )
     failed = sum(chain.failures.values())
     if failed > DIVERGENT * n:
@@ -216,6 +227,21 @@ def _chains(chain: Chain) -> list[str]:
                 "through the tails; use other parameters, such as the non-centred ones"
             )
     return reasons
+
+
+def _has_nan_border(chain: Chain) -> bool:
+    """Tell whether the log-density is NaN at many points twice as far out as draws."""
+    free = None if chain.target is None else free_draws(chain)
+    if free is None or not has_log_prob(chain.target):
+        return False
+    target = Guarded(chain.target)
+    target.lenient = True
+    x = free[:: max(1, len(free) // CHECKED)]
+    if (like := getattr(chain.state, "x", None)) is not None:
+        x = x.to(like)
+    with torch.no_grad():
+        value = target.log_prob(3 * x - 2 * x.mean(0))
+    return not target.failures and float(value.isnan().double().mean()) > DIVERGENT
 
 
 def _target(chain: Chain, unadjusted: bool) -> tuple[list[str], list[str]]:
@@ -259,9 +285,22 @@ def _target(chain: Chain, unadjusted: bool) -> tuple[list[str], list[str]]:
             )
             return reasons, []
     return reasons, [
-        f"{type(chain.kernel).__name__} is not adjusted: a bias that these draws do not show was not "
-        "judged"
+        f"{type(chain.kernel).__name__} is not adjusted{_by_energy(chain)}: a bias that these draws "
+        "do not show was not judged"
     ]
+
+
+def _by_energy(chain: Chain) -> str:
+    """Return in words by how much variances are off on a normal law, from the errors of the energy."""
+    if not isinstance(chain.kernel, MCLMC):
+        return ""
+    W = chain.info.energy_change
+    v = float(W[torch.isfinite(W)].double().square().mean()) / chain.state.x[0].numel()
+    bias = expected_bias(chain.kernel.integrator, v)
+    return (
+        f", and the errors of its energy are those of a bias of {100 * bias:+.1f} % in the variances "
+        "of a normal law"
+    )
 
 
 def free_draws(chain: Chain) -> Tensor | None:

@@ -76,7 +76,8 @@ def time_grid(
         rho: Exponent of the grid; larger means finer near the data.
 
     Raises:
-        ValueError: For fewer than two times or a t_min outside [0, 1).
+        ValueError: For fewer than two times, a t_min outside [0, 1), or times so close to 0 that
+            float64 does not tell them apart.
     """
     n = N_TIMES if n is None else n
     if n < 2:
@@ -92,4 +93,9 @@ def time_grid(
     log_snr = -2 * rho * (first + ramp * (last - first)).log()
     times = invert_log_snr(schedule, log_snr, t_min)
     times[0], times[-1] = 1.0, t_min
+    if (same := int((times.diff() >= 0).sum())) > 0:
+        raise ValueError(
+            f"{same + 1} of {n} times down to t_min={t_min:g} are the same in float64: take fewer, or "
+            f"a t_min > 0, such as {T_END:g}"
+        )
     return times

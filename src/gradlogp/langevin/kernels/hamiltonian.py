@@ -35,6 +35,7 @@ from .steps import (
     jittered_length,
     metropolis,
     metropolis_start,
+    moved,
     scored,
     select,
     step_of,
@@ -74,36 +75,44 @@ def leapfrog(
 ) -> PhaseState:
     """Return the state after n leapfrog steps, of one size or `(chain,)`; each costs one score."""
     h = step_of(step_size, state.x)
-    x, q, log_prob = state.x, state.momentum + h / 2 * state.score, state.log_prob
-    for i in range(1, n_steps + 1):
-        x = x + h * P.apply(q)
-        if i < n_steps:
-            q = q + h * scored(x, target)
+    x, q = state.x, moved(state.momentum, h / 2, state.score)
+    for _ in range(n_steps - 1):
+        x = moved(x, h, P.apply(q))
+        q = moved(q, h, scored(x, target))
+    x = moved(x, h, P.apply(q))
     log_prob, score = evaluated(x, target)
-    return PhaseState(x, score, log_prob, q + h / 2 * score)
+    return PhaseState(x, score, log_prob, moved(q, h / 2, score))
 
 
-def _transfer(
+class _Decided(NamedTuple):
+    """Whether proposals were accepted, and the energy of what was kept."""
+
+    acceptance: Tensor
+    accepted: Tensor
+    diverging: Tensor
+    energy: Tensor
+
+
+def _decided(
     state: PhaseState,
     proposal: PhaseState,
     P: Preconditioner,
     tau: float,
     on_nonfinite: Adjusted,
     generator: Generator | None,
-) -> tuple[PhaseState, HamiltonianInfo]:
-    """Accept or stay, with the momentum turned round on a rejection."""
+) -> _Decided:
+    """Accept or stay."""
     before, after = energy(state, P), energy(proposal, P)
+    log_ratio = (before - after) / tau
     acceptance, accepted, diverging = metropolis(
-        (before - after) / tau,
+        log_ratio,
         (proposal.x, proposal.score, proposal.momentum),
         proposal.log_prob,
         on_nonfinite,
         generator,
     )
-    diverging = diverging | ((after - before > ENERGY_ERROR * tau) & torch.isfinite(after))
-    kept = select(accepted, proposal, state._replace(momentum=-state.momentum))
-    H = torch.where(accepted, after, before)
-    return kept, HamiltonianInfo(acceptance, accepted, kept.log_prob, diverging, H)
+    diverging = diverging | ((log_ratio < -ENERGY_ERROR) & torch.isfinite(after))
+    return _Decided(acceptance, accepted, diverging, torch.where(accepted, after, before))
 
 
 class HMCState(NamedTuple):
@@ -194,8 +203,10 @@ class HMC:
         if self.jitter and n > 1:
             n = jittered_length(n, int(state.number[0]))
         proposal = leapfrog(start, target, self.step_size, n, P)
-        kept, info = _transfer(start, proposal, P, tau, self.on_nonfinite, generator)
-        return HMCState(*kept[:3], state.number + 1), info
+        found = _decided(start, proposal, P, tau, self.on_nonfinite, generator)
+        new = HMCState(*proposal[:3], state.number + 1)
+        kept = select(found.accepted, new, state._replace(number=new.number))
+        return kept, HamiltonianInfo(*found[:2], kept.log_prob, *found[2:])
 
 
 @dataclass(frozen=True)
@@ -259,8 +270,11 @@ class GHMC:
         h, tau, P = self.step_size, self.temperature, Preconditioner(1 / self.mass)
         state = self._rub(state, generator)
         proposal = leapfrog(state, target, h, 1, P)
-        state, info = _transfer(state, proposal, P, tau, self.on_nonfinite, generator)
-        return self._rub(state, generator), info
+        found = _decided(state, proposal, P, tau, self.on_nonfinite, generator)
+        # on a rejection the momentum is turned round
+        kept = select(found.accepted, proposal, state._replace(momentum=-state.momentum))
+        info = HamiltonianInfo(*found[:2], kept.log_prob, *found[2:])
+        return self._rub(kept, generator), info
 
     def _rub(self, state: PhaseState, generator: Generator | None) -> PhaseState:
         z = randn_like(state.x, generator)

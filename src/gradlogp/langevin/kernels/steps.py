@@ -123,6 +123,11 @@ def step_of(step_size: float | Tensor, x: Tensor) -> float | Tensor:
     return per_sample(step_size, x, "step_size")
 
 
+def moved(x: Tensor, h: float | Tensor, v: Tensor) -> Tensor:
+    """Return x + h v, with h as `step_of` returns it."""
+    return torch.addcmul(x, h, v) if isinstance(h, Tensor) else torch.add(x, v, alpha=h)
+
+
 def langevin_step(
     x: Tensor, score: Tensor, h: float | Tensor, z: Tensor, temperature: float = 1.0
 ) -> Tensor:
@@ -205,8 +210,10 @@ def metropolis_start(x: Tensor, target: Density) -> MetropolisState:
 
 def select(take: Tensor, new: S, old: S) -> S:
     """Return the new state for the chains in `take` and the old one for the others."""
-    pairs = zip(new, old, strict=True)
-    fields = (torch.where(per_sample(take, a).bool(), a, b) for a, b in pairs)
+    fields = (
+        torch.where(take.reshape(-1, *[1] * (a.ndim - 1)), a, b)
+        for a, b in zip(new, old, strict=True)
+    )
     return cast(S, cast(Any, type(new))(*fields))
 
 
@@ -253,6 +260,10 @@ def metropolis(
     Raises:
         FloatingPointError: For `on_nonfinite="raise"`, if a proposal was not finite.
     """
+    if all_finite((*proposal, log_ratio)):  # mostly; the log-density is a part of the ratio
+        acceptance = log_ratio.clamp(max=0.0).exp()
+        accepted = rand_like(acceptance, generator) < acceptance
+        return acceptance, accepted, torch.zeros_like(accepted)
     outside = log_prob == -torch.inf
     ok = torch.ones_like(outside)
     if not all_finite(proposal):

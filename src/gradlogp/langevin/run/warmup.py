@@ -148,13 +148,12 @@ def tune(how: Adaptation, kernel: Any, walkers: Walkers, n_steps: int) -> WarmUp
             continue
         moving, arrived = progress(seen)
         if learn:
-            safer = safer_than(rate, how, seen, arrived)
+            rate = safer_than(rate, how, seen, arrived)
             before = kernel.preconditioner
             P, widest = learnt(how, before, seen, arrived)
             kernel = dataclasses.replace(kernel, preconditioner=P)
             time = None if how.trajectory is None else how.trajectory * widest
-            done = P is before and safer == rate and bool(arrived.all())
-            rate = safer
+            done = P is before and bool(arrived.all())
             if done and taken >= ENOUGH * n_steps:
                 break
         if bool(moving.any()) and not bool(moving.all()):

@@ -28,8 +28,9 @@ Learn = Literal["none", "diagonal", "matrix", "auto"]
 LARGE = 64
 """Dimensions from which a low rank is tried, and rank up to which it is."""
 
-KEPT = 1.05
-"""The current metric stays unless another has a divergence smaller than by this factor."""
+KEPT, NOTHING = 1.05, 0.1
+"""The current metric stays unless another has a divergence smaller than by this factor, and by so much:
+that of one direction whose variance is off by a factor 1.37, since λ + 1/λ − 2 is 0.1 there."""
 
 DENSE = 400
 """Dimensions up to which a matrix is tried."""
@@ -94,7 +95,7 @@ def fit_metric(
     if current is not None and kind == "auto":
         flat = _flattened(current)
         value = 2 * _held_out(flat, x, score, x, score)
-        if value <= KEPT * least + 1e-6 * x.shape[1]:
+        if value <= KEPT * least + 2 * NOTHING:
             return current
     P = _fitted(x, score, *(best or names[0]))
     fitted = torch.as_tensor(P.value)  # in float64: rounded, a stiff one would be singular

@@ -47,6 +47,12 @@ HESSIAN = 200
 """Dimensions up to which the curvature comes from second derivatives, not from the path."""
 
 
+ONE_POINT = (
+    "functions are given all chains at once, (B, *event); if this one takes a single point, say "
+    "vectorized=False in as_target"
+)
+
+
 class Start(NamedTuple):
     """Starting points of chains, and what is known of the density around them.
 
@@ -197,7 +203,9 @@ def _positive(
         if bool(torch.isfinite(log_prob).all() & torch.isfinite(score).all()):
             return x, tried
     if target.failures:
-        raise ValueError(f"the target failed at every point tried: {next(iter(target.failures))}")
+        why = next(iter(target.failures))
+        why += "" if "vectorized" in why else f"; {ONE_POINT}"
+        raise ValueError(f"the target failed at every point tried: {why}")
     raise ValueError(
         f"none of {TRIES} points in (−{RADIUS:g}, {RADIUS:g}) has a finite log-density and score; "
         "give start=, points where both are finite"

@@ -1,0 +1,311 @@
+r"""A log-density and its gradient as a list of operations, recorded once and repeated from there.
+
+On a few chains what a gradient costs is hardly arithmetic: it is Python, and building and walking a
+graph, three quarters of the time on a small posterior. The operations that both directions come to are
+recorded below differentiation, those that do not see x are done once, and the others are handed to an
+interpreter. What comes back has the same bits: each recording is compared with the function itself
+before it is used, and now and then afterwards.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from .reverse import GradientField
+
+FIRST, COMPARED = 8, 8
+"""Calls with one shape before a recording is made, and those on which it is then only compared."""
+
+EVERY = 256
+"""Calls between two comparisons of a recording in use."""
+
+MOST = 8
+"""Shapes for which there are recordings."""
+
+Both = tuple[Tensor, Tensor]
+
+
+class Recorded(GradientField):
+    """A gradient field whose operations are recorded, once for each shape of x, and repeated.
+
+    Nothing is recorded of a function that looks at values of x to decide what to do, that draws random
+    numbers, or that writes into tensors of others: it is called as ever. So is every function where
+    gradients of gradients are asked for, and at points where a repetition fails.
+
+    Arguments:
+        f: The log-density, or energy.
+        sign: 1, or −1 for an energy.
+
+    Raises:
+        TypeError: When called, if a function gives other values than it did: one that depends on
+            something besides x. It is no `ValueError`, which would count as a proposal outside of the
+            support.
+    """
+
+    def __init__(self, f: Callable[[Tensor], Tensor], sign: float = 1.0) -> None:
+        super().__init__(f, sign)
+        self._tapes: dict[Any, _Tape] = {}
+
+    def log_prob_and_score(self, x: Tensor) -> Both:
+        """Return log p(x), `(B,)`, and its score from one evaluation."""
+        both = super().log_prob_and_score
+        if (
+            torch.is_grad_enabled()
+            or x.requires_grad
+            or x.device.type != "cpu"
+            or x.is_inference()
+            or torch._C._functorch.is_functorch_wrapped_tensor(x)
+        ):
+            return both(x)
+        key = x.shape, x.stride(), x.dtype  # views depend on how x lies in memory
+        tape = self._tapes.get(key)
+        if tape is None:
+            if len(self._tapes) == MOST:
+                return both(x)
+            tape = self._tapes[key] = _Tape()
+        return tape.call(x, both)
+
+
+class _Tape:
+    """What has been recorded for one shape of x, and how often it was asked for."""
+
+    def __init__(self) -> None:
+        self.calls = 0
+        self.play: Callable[[Tensor], Both] | None = None
+
+    def call(self, x: Tensor, both: Callable[[Tensor], Both]) -> Both:
+        """Return both at x: from the function at first, and then from the recording."""
+        self.calls += 1
+        n = self.calls - FIRST
+        if n == 0:
+            found, self.play = recording(both, x)
+            return found if self.play is None else both(x)
+        if n < 0 or self.play is None:
+            return both(x)
+        try:
+            played = self.play(x)
+        except RuntimeError:  # a factorisation, say: the function has the message of PyTorch
+            return both(x)
+        if n > COMPARED and n % EVERY:
+            return played
+        found = both(x)
+        if not all(map(_same, played, found)):
+            self.play = None
+            if n > COMPARED and not all(map(_close, played, found)):
+                raise TypeError(
+                    "the log-density changed during the run: at one point it gives other numbers than "
+                    "the operations recorded before; let it depend on x alone, through operations "
+                    "of PyTorch, not through .tolist(), .numpy() or variables that change"
+                )
+        return found
+
+
+def _same(a: Tensor, b: Tensor) -> bool:
+    """Tell whether two tensors have the same numbers, or both NaN."""
+    return torch.equal(a, b) or bool(((a == b) | (a.isnan() & b.isnan())).all())
+
+
+def _close(a: Tensor, b: Tensor) -> bool:
+    """Tell whether two tensors are the same but for rounding."""
+    most = torch.finfo(a.dtype).eps ** 0.5
+    return torch.allclose(a, b, most, most * float(b.nan_to_num().abs().max()), equal_nan=True)
+
+
+# ---------------------------------------------------------------------------- recording
+
+
+class _Slot(NamedTuple):
+    """Stands for a tensor: the input 0, what came of an operation, or one from outside."""
+
+    place: int
+
+
+class _Call(NamedTuple):
+    """A function, its arguments, and what it returned, or the slots of the tensors in that."""
+
+    function: Any
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    out: Any
+
+
+class _Unfit(Exception):
+    """The operations cannot be repeated at another x."""
+
+
+SHAPE_ONLY = frozenset(
+    f"aten.{name}.default"
+    for name in ("ones_like", "zeros_like", "full_like", "new_ones", "new_zeros", "new_full")
+)
+"""Operations on a tensor of which only shape and kind matter."""
+
+CHECKS = torch.ops.aten._linalg_check_errors.default
+"""What raises where a factorisation fails; an interpreter leaves it out, as it returns nothing."""
+
+
+class _Recorder(TorchDispatchMode):
+    """Keeps all operations below differentiation, with the tensors themselves."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls: list[_Call] = []
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # or the compiler, a second of imports, is loaded to be kept out
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        out = func(*args, **kwargs)
+        self.calls.append(_Call(func, args, kwargs, out))
+        return out
+
+
+def recording(
+    both: Callable[[Tensor], Both], x: Tensor
+) -> tuple[Both, Callable[[Tensor], Both] | None]:
+    """Return value and score at x, and a function that repeats them elsewhere, or None.
+
+    A few derivatives have another formula where they are recorded, and another rounding.
+    """
+    with _Recorder() as recorder:
+        found = both(x)
+    try:
+        program = _Program(recorder.calls, x)
+        return found, program.interpreter([program.slot(t) for t in found], x)
+    except _Unfit:
+        return found, None
+
+
+class _Program:
+    """Calls in order, between numbered places.
+
+    Where a call writes into a tensor, all calls are repeated as they were; else only those that depend
+    on x.
+    """
+
+    def __init__(self, calls: list[_Call], x: Tensor) -> None:
+        self.places = {id(x): 0}
+        self.outside: list[tuple[int, Tensor]] = []
+        self.n, self.steps = 1, list[_Call]()
+        writes = any(call.function._schema.is_mutable for call in calls)
+        moving, made = {id(x)}, set[int]()  # what depends on x, and all that calls have made
+        for call in calls:
+            function, args, kwargs, out = call
+            ins, outs = _tensors((args, kwargs)), _tensors(out)
+            follows = writes or any(id(t) in moving for t in ins)
+            self._check(call, outs, follows, made)
+            made.update(map(id, outs))
+            if not follows or (not writes and str(function) in SHAPE_ONLY):
+                continue  # the same for every x: comes from outside where it is used
+            moving.update(map(id, outs))
+            if not writes and _is_identity(function, args, out):
+                self.places[id(out)] = self.slot(args[0]).place
+                continue
+            args, kwargs = _filled((args, kwargs), self.slot)
+            self.steps.append(_Call(function, args, kwargs, [self._place(t) for t in outs]))
+
+    def _check(self, call: _Call, outs: list[Tensor], follows: bool, made: set[int]) -> None:
+        """Raise `_Unfit` for a call that is not determined by its tensors, or goes on in Python."""
+        function, tags = call.function, call.function.tags
+        if torch.Tag.nondeterministic_seeded in tags:
+            raise _Unfit
+        goes_on = not outs and function is not CHECKS
+        if follows and (goes_on or torch.Tag.dynamic_output_shape in tags):
+            raise _Unfit
+        if function._schema.is_mutable and not (
+            torch.Tag.inplace in tags
+            and isinstance(call.args[0], Tensor)
+            and id(call.args[0]) in made
+        ):
+            raise _Unfit
+
+    def _place(self, tensor: Tensor) -> int:
+        """Return the place of a tensor, a new one for one that is new."""
+        if id(tensor) not in self.places:
+            self.places[id(tensor)], self.n = self.n, self.n + 1
+        return self.places[id(tensor)]
+
+    def slot(self, tensor: Tensor) -> _Slot:
+        """Return where a tensor is; one that no step makes comes from outside."""
+        if id(tensor) not in self.places:
+            self.outside.append((self._place(tensor), tensor.detach()))
+        return _Slot(self._place(tensor))
+
+    def interpreter(self, ends: list[_Slot], x: Tensor) -> Callable[[Tensor], Both]:
+        """Return a compiled function of x.
+
+        Raises:
+            _Unfit: If nothing at the ends depends on x, or PyTorch cannot compile it.
+        """
+        where, given = [place for place, _ in self.outside], [t for _, t in self.outside]
+        if any(end.place in (0, *where) for end in ends):
+            raise _Unfit
+
+        def play(x: Tensor, *given: Tensor) -> tuple[Tensor, ...]:
+            values: dict[int, Tensor] = {0: x, **dict(zip(where, given, strict=True))}
+            failed = []
+            for function, args, kwargs, out in self.steps:
+                args, kwargs = _filled((args, kwargs), lambda slot: values[slot.place])
+                if function is CHECKS:
+                    failed.append(args[0].any())
+                else:
+                    values.update(zip(out, _tensors(function(*args, **kwargs)), strict=True))
+            return *(values[end.place] for end in ends), *failed
+
+        try:
+            with torch.no_grad():
+                graph, _ = torch._C._create_graph_by_tracing(
+                    play, (x, *given), lambda _: "", True, False, None, []
+                )
+            # `torch.jit.trace` would keep every function as long as the process lives
+            compiled: Any = torch._C._create_function_from_graph("play", graph)
+        except (AttributeError, NotImplementedError, RuntimeError, TypeError):
+            raise _Unfit from None
+
+        def played(x: Tensor) -> Both:
+            with torch.jit.optimized_execution(False):  # optimising costs more than it brings
+                value, score, *failed = compiled(x, *given)
+            if any(map(bool, failed)):
+                raise RuntimeError("a factorisation failed")
+            return value, score
+
+        return played
+
+
+def _is_identity(function: Any, args: Any, out: Any) -> bool:
+    """Tell whether a call returns its first argument: also x¹, from the derivative of x²."""
+    if function is torch.ops.aten.pow.Tensor_Scalar:
+        return bool(args[1] == 1) and out.dtype == args[0].dtype
+    return function is torch.ops.aten.detach.default
+
+
+def _tensors(value: Any) -> list[Tensor]:
+    """Return the tensors among arguments or results.
+
+    Raises:
+        _Unfit: For a generator of random numbers.
+    """
+    if isinstance(value, Tensor):
+        return [value]
+    if isinstance(value, torch.Generator):
+        raise _Unfit
+    if isinstance(value, dict):
+        value = list(value.values())
+    return [t for part in value for t in _tensors(part)] if isinstance(value, list | tuple) else []
+
+
+def _filled(value: Any, change: Callable[[Any], Any]) -> Any:
+    """Return arguments in which tensors, or the slots in their place, are changed."""
+    if isinstance(value, Tensor | _Slot):
+        return change(value)
+    if isinstance(value, list | tuple):
+        return type(value)(_filled(part, change) for part in value)
+    if isinstance(value, dict):
+        return {name: _filled(part, change) for name, part in value.items()}
+    return value
