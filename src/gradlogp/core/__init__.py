@@ -32,6 +32,12 @@ from .randomness import randn_like as randn_like
 from .rates import derivatives as derivatives
 from .shapes import check_batch as check_batch
 from .shapes import check_count as check_count
+from .shapes import check_finite as check_finite
+from .shapes import check_function as check_function
+from .shapes import check_kind as check_kind
+from .shapes import check_level as check_level
+from .shapes import check_number as check_number
+from .shapes import check_option as check_option
 from .shapes import check_points as check_points
 from .shapes import check_same_shape as check_same_shape
 from .shapes import per_sample as per_sample
