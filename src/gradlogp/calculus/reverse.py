@@ -20,6 +20,8 @@ from ..core import (
     Generator,
     ScoreFn,
     check_batch,
+    check_count,
+    check_option,
     check_same_shape,
     rand_like,
     randn_like,
@@ -156,6 +158,7 @@ def probe(law: Probe, like: Tensor, generator: Generator | None = None) -> Tenso
         | Sliced Score Matching: A Scalable Approach to Density and Score Estimation (Song et al., 2019)
         | https://arxiv.org/abs/1905.07088
     """
+    check_option(law, "probe", Probe)
     if law == "rademacher":
         return rand_like(like, generator).lt_(0.5).mul_(-2).add_(1)
     v = randn_like(like, generator)
@@ -164,7 +167,7 @@ def probe(law: Probe, like: Tensor, generator: Generator | None = None) -> Tenso
     if law == "sphere":
         norm = v.flatten(1).norm(dim=1).reshape(-1, *[1] * (v.ndim - 1))
         return v * (v[0].numel() ** 0.5 / norm)
-    raise ValueError(f"unknown probe law {law!r}; one of 'gaussian', 'rademacher', 'sphere'")
+    raise AssertionError(law)
 
 
 def _chunks(x: Tensor, chunk_size: int | None, entries: int | None = None) -> tuple[Tensor, ...]:
@@ -173,8 +176,7 @@ def _chunks(x: Tensor, chunk_size: int | None, entries: int | None = None) -> tu
         raise ValueError(f"x is empty, shape {tuple(x.shape)}: there is nothing to differentiate")
     if chunk_size is None:
         chunk_size = max(1, min(64, CHUNK_ENTRIES // (entries or x.numel())))
-    if chunk_size < 1:
-        raise ValueError(f"chunk_size must be at least 1, got {chunk_size}")
+    check_count(chunk_size, "chunk_size")
     return torch.arange(x.shape[1:].numel(), device=x.device).split(chunk_size)
 
 

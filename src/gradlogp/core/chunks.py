@@ -7,7 +7,8 @@ from typing import Protocol, runtime_checkable
 
 from torch import Tensor
 
-from .randomness import Generator, NoiseSource, Streams, block_of, new_seed
+from .randomness import Generator, NoiseSource, Streams, block_of, check_generator, new_seed
+from .shapes import check_count
 
 Progress = Callable[[int, int], None]
 """Called as progress(done, total) after every step."""
@@ -25,10 +26,11 @@ def count_chunks(n: int, chunk_size: int | None) -> int:
     """Return how many chunks n chains make.
 
     Raises:
-        ValueError: If there is no chain.
+        ValueError: If there is no chain, or a chunk would have none.
     """
-    if n < 1:
-        raise ValueError("x is empty: there is no chain to move")
+    check_count(n, "the number of chains")
+    if chunk_size is not None:
+        check_count(chunk_size, "chunk_size")
     return -(-n // (chunk_size or n))
 
 
@@ -40,8 +42,8 @@ def chunks(
     Raises:
         ValueError: For a chunk size below 1, or chunks asked of a caller's own noise.
     """
-    if chunk_size is not None and chunk_size < 1:
-        raise ValueError(f"chunk_size must be at least 1, got {chunk_size}")
+    count_chunks(len(x), chunk_size)
+    check_generator(generator, NoiseSource)
     if isinstance(generator, NoiseSource):
         if chunk_size is not None and chunk_size < len(x):
             raise ValueError(

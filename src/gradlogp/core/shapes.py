@@ -7,9 +7,9 @@ asks for shapes alone: to look at values costs a wait for the device.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable
 from numbers import Integral, Real
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import Tensor
@@ -21,7 +21,7 @@ FLOATS = (torch.float32, torch.float64)
 def check_batch(x: Tensor, event_shape: torch.Size | None = None, name: str = "x") -> None:
     """Raise `ValueError` unless x is a floating-point batch `(B, *event)`."""
     if not isinstance(x, Tensor):
-        raise ValueError(f"{name} must be a torch.Tensor, got {_shown(x)}")
+        raise ValueError(f"{name} must be a torch.Tensor, got {shown(x)}")
     if not x.is_floating_point():
         raise ValueError(f"{name} must be floating point, got {x.dtype}; convert it with .float()")
     if x.ndim < 2 or (event_shape is not None and x.shape[1:] != event_shape):
@@ -39,10 +39,19 @@ def check_points(
         raise ValueError(f"{name} must have at least {least} rows, got {len(x)}")
 
 
+def check_event_shape(shape: object, name: str = "event_shape") -> None:
+    """Raise `ValueError` unless this is a tuple of positive integers."""
+    whole = isinstance(shape, tuple) and all(
+        isinstance(n, Integral) and not isinstance(n, bool) and int(n) > 0 for n in shape
+    )
+    if not whole:
+        raise ValueError(f"{name} must be a tuple of sizes such as (3,), got {shown(shape)}")
+
+
 def check_finite(x: Tensor, name: str) -> None:
     """Raise `ValueError` unless x holds numbers, in float32 or float64, and all are finite."""
     if not isinstance(x, Tensor):
-        raise ValueError(f"{name} must be a torch.Tensor, got {_shown(x)}")
+        raise ValueError(f"{name} must be a torch.Tensor, got {shown(x)}")
     if x.dtype not in FLOATS:
         raise ValueError(
             f"{name} must be float32 or float64, got {x.dtype}; convert it with .float()"
@@ -52,9 +61,15 @@ def check_finite(x: Tensor, name: str) -> None:
     # one pass; only a sum that is not finite is looked at more closely
     if not math.isfinite(x.detach().sum().item()) and not bool(torch.isfinite(x).all()):
         if x.ndim < 2:
-            raise ValueError(f"{name} must be finite, got {_shown(x)}")
+            raise ValueError(f"{name} must be finite, got {shown(x)}")
         bad = int((~torch.isfinite(x)).flatten(1).any(1).sum())
         raise ValueError(f"{name} has {bad} of {len(x)} rows that are not finite; remove them")
+
+
+def check_dtype(dtype: object, name: str = "dtype") -> None:
+    """Raise `ValueError` unless this is a precision in which statistics are computed."""
+    if dtype not in FLOATS:
+        raise ValueError(f"{name} must be torch.float32 or torch.float64, got {dtype!r:.60}")
 
 
 def check_same_shape(out: Tensor, x: Tensor, name: str) -> None:
@@ -64,10 +79,30 @@ def check_same_shape(out: Tensor, x: Tensor, name: str) -> None:
         raise ValueError(f"{name} returned shape {shape} for x of {tuple(x.shape)}")
 
 
-def check_count(value: int, name: str, least: int = 1, why: str = "") -> None:
-    """Raise `ValueError` unless this is an integer of at least so much."""
-    if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
-        raise ValueError(f"{name} must be an integer of at least {least}, got {_shown(value)}{why}")
+def evaluate(
+    f: Callable[[Tensor], Tensor], x: Tensor, name: str = "score", *, finite: bool = False
+) -> Tensor:
+    """Return f(x), refusing what is no function, or returned another shape than x has."""
+    check_function(f, name)
+    out = f(x)
+    check_same_shape(out, x, name)
+    if finite:
+        check_finite(out, name)
+    return out
+
+
+def check_count(
+    value: Any, name: str, least: int = 1, why: str = "", *, most: int | None = None
+) -> None:
+    """Raise `ValueError` unless this is an integer of at least, and at most, so much."""
+    if (
+        isinstance(value, bool)
+        or not isinstance(value, Integral)
+        or int(value) < least
+        or (most is not None and int(value) > most)
+    ):
+        span = f"of at least {least}" if most is None else f"from {least} to {most}"
+        raise ValueError(f"{name} must be an integer {span}, got {shown(value)}{why}")
 
 
 def check_number(
@@ -80,10 +115,10 @@ def check_number(
     most: float | None = None,
     why: str = "",
 ) -> None:
-    """Raise `ValueError` unless this is one finite number within bounds: above < value, least ≤ value."""
+    """Raise `ValueError` unless this is one finite number within the bounds."""
     what = _bounds(above, least, below, most)
     if not _is_number(value) or not _within(_float(value), above, least, below, most):
-        raise ValueError(f"{name} must {what}, got {_shown(value)}{why}")
+        raise ValueError(f"{name} must {what}, got {shown(value)}{why}")
 
 
 def check_level(
@@ -107,19 +142,19 @@ def check_level(
     return v
 
 
-def check_option(value: object, name: str, options: Iterable[str]) -> None:
-    """Raise `ValueError` unless this is one of the words."""
-    words = tuple(options)
+def check_option(value: object, name: str, options: Any) -> None:
+    """Raise `ValueError` unless this is one of the words, given as a `Literal` or in order."""
+    words = get_args(options) or tuple(options)
     if not isinstance(value, str) or value not in words:
         *rest, last = map(repr, words)
         listed = f"{', '.join(rest)} or {last}" if rest else last
-        raise ValueError(f"{name} must be {listed}, got {_shown(value)}")
+        raise ValueError(f"{name} must be {listed}, got {shown(value)}")
 
 
 def check_function(value: object, name: str, why: str = "") -> None:
     """Raise `ValueError` unless this can be called."""
     if not callable(value):
-        raise ValueError(f"{name} must be a function, got {_shown(value)}{why}")
+        raise ValueError(f"{name} must be a function, got {shown(value)}{why}")
 
 
 def check_kind(value: object, name: str, kind: Any, what: str, why: str = "") -> None:
@@ -129,13 +164,13 @@ def check_kind(value: object, name: str, kind: Any, what: str, why: str = "") ->
     else:
         right = isinstance(value, kind)
     if not right:
-        raise ValueError(f"{name} must be {what}, got {_shown(value)}{why}")
+        raise ValueError(f"{name} must be {what}, got {shown(value)}{why}")
 
 
 def per_sample(value: Tensor | float, x: Tensor, name: str = "t") -> Tensor:
     """Reshape a number `()` or one per sample `(B,)` so that it multiplies x `(B, *event)`."""
     if not isinstance(value, (Tensor, Real)):
-        raise ValueError(f"{name} must be a number or a tensor, got {_shown(value)}")
+        raise ValueError(f"{name} must be a number or a tensor, got {shown(value)}")
     v = torch.as_tensor(value, dtype=x.dtype, device=x.device)
     if v.ndim == 0:
         return v
@@ -199,7 +234,7 @@ def _bounds(
     return "be a finite number"
 
 
-def _shown(value: object) -> str:
+def shown(value: object) -> str:
     """Say what was given, in one line."""
     if isinstance(value, Tensor):
         if value.numel() == 1 and value.ndim == 0:

@@ -30,6 +30,7 @@ from ..core import (
     Verdict,
     check_count,
     check_points,
+    check_target,
     choice,
 )
 from ..distributions import Gaussian
@@ -221,6 +222,7 @@ def evidence(
     x = draws.draws.flatten(0, 1) if isinstance(draws, Chain) else draws
     if isinstance(draws, Chain) and draws.parameters is not None:
         x = draws.parameters.unconstrain(x)  # the space of the target's density
+    check_target(target)
     check_points(x, "draws")
     check_count(n_particles, "n_particles")
     check_count(n_steps, "n_steps")

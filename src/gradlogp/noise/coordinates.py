@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..core import Coordinates, check_batch, sum_event
+from ..core import Coordinates, check_batch, check_finite, check_option, sum_event
 
 Data = Tensor | np.ndarray
 """In memory, or on disk as a NumPy memory map; `(N, *event)`."""
@@ -53,8 +53,7 @@ def mean_and_std(
     Raises:
         ValueError: If a column, a channel, or the whole is constant; for other `scales`.
     """
-    if scales not in ("each", "one"):
-        raise ValueError(f"scales must be 'each' or 'one', got {scales!r}")
+    check_option(scales, "scales", Scales)
     axes = tuple(i for i in range(len(event_shape) + 1) if scales == "one" or i != 1)
     # sums of differences from the first row: of a constant they are 0, and far from 0 they keep digits
     near = as_tensor(data[:1]).double().cpu().numpy().mean(axes, keepdims=True)
@@ -130,13 +129,15 @@ class AffineCoordinates(nn.Module):
 
     def __init__(self, shift: Tensor, scale: Tensor, dtype: torch.dtype = torch.float32) -> None:
         super().__init__()
+        check_finite(shift, "shift")
+        check_finite(scale, "scale")
         if shift.shape != scale.shape:
             raise ValueError(
                 f"shift and scale must have one shape, got {tuple(shift.shape)} and "
                 f"{tuple(scale.shape)}"
             )
-        if not bool((scale.isfinite() & (scale > 0)).all() & shift.isfinite().all()):
-            raise ValueError("shift must be finite, scale positive and finite")
+        if not bool((scale > 0).all()):
+            raise ValueError(f"scale must be positive, got a minimum of {float(scale.min()):.3g}")
         self.register_buffer("shift", shift.detach().double().cpu().clone())
         self.register_buffer("scale", scale.detach().double().cpu().clone())
         self.register_buffer("bits", torch.tensor(8.0 * dtype.itemsize))  # kept with the weights

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..core import check_count, check_event_shape
 from ..noise.coordinates import AffineCoordinates, Data, as_tensor
 from ..noise.score_base import ScoreWrapper
 from .networks import NO_CLASS
@@ -74,8 +75,13 @@ class Condition(nn.Module):
 
     def __init__(self, kind: int | Sequence[int]) -> None:
         super().__init__()
-        sizes = (kind,) if isinstance(kind, int) else tuple(kind)
-        if not sizes or any(isinstance(n, bool) or n < 1 for n in sizes):
+        if isinstance(kind, int):
+            check_count(kind, "condition, as a number of classes,")
+            sizes: tuple[int, ...] = (kind,)
+        else:
+            sizes = tuple(kind) if isinstance(kind, list) else kind  # type: ignore[assignment]
+            check_event_shape(sizes, "condition, if it is no number of classes,")
+        if not sizes:
             raise ValueError(f"condition must be a number of classes or a shape, got {kind!r}")
         self.kind: int | torch.Size = kind if isinstance(kind, int) else torch.Size(sizes)
         self.register_buffer("dropout", torch.zeros(()))  # how often training left it out

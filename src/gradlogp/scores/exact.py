@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ..core import Analytic, Moments, Schedule
+from ..core import Analytic, Moments, Schedule, check_analytic, check_schedule
 from ..distributions.analytic.conditional import Joint
 from ..distributions.analytic.empirical import Empirical
 from ..distributions.analytic.gaussian import Gaussian
@@ -29,6 +29,8 @@ class ExactScore(ScoreBase):
     """
 
     def __init__(self, density: Analytic, schedule: Schedule) -> None:
+        check_analytic(density, "density")
+        check_schedule(schedule)
         self.density, self.schedule = density, schedule
         self.event_shape = density.event_shape
         self.coordinates = IDENTITY
@@ -107,6 +109,7 @@ class EmpiricalScore(ScoreBase):
     def __init__(
         self, data: Float[Tensor, "n *event"], schedule: Schedule, chunk_size: int = 1024
     ) -> None:
+        check_schedule(schedule)
         self.distribution = Empirical(data, chunk_size)
         self.data, self.schedule, self.chunk_size = data, schedule, chunk_size
         self.event_shape, self.coordinates = data.shape[1:], IDENTITY

@@ -15,11 +15,11 @@ from torch import Tensor
 
 from ...core import (
     ScoreFn,
-    check_batch,
     check_count,
+    check_number,
     check_points,
-    check_same_shape,
     distances,
+    evaluate,
     rand_like,
 )
 from .two_sample import subsample
@@ -122,10 +122,8 @@ def ksd(
         | https://arxiv.org/abs/1703.01717
     """
     points, scores = _checked(score, x)
-    if not -1 < beta < 0:
-        raise ValueError(f"beta must lie in (-1, 0), got {beta}")
-    if not 0 < flip <= 0.5:
-        raise ValueError(f"flip must lie in (0, 0.5], got {flip}")
+    check_number(beta, "beta", above=-1, below=0)
+    check_number(flip, "flip", above=0, most=0.5)
     check_count(n_bootstrap, "n_bootstrap")
     check_count(chunk_size, "chunk_size")
     scale = _scale(c, points, generator)
@@ -152,13 +150,8 @@ def ksd(
 
 def _checked(score: ScoreFn, x: Tensor) -> tuple[Tensor, Tensor]:
     """Return points, about their mean, and scores, flat and in float64."""
-    check_batch(x)
-    if len(x) < 4:
-        raise ValueError(f"the error of a U-statistic needs 4 points, got {len(x)}")
-    s = score(x).detach()
-    check_same_shape(s, x, "score")
-    check_points(x)
-    check_points(s, "the score")
+    check_points(x, least=4)  # the error of a U-statistic needs them
+    s = evaluate(score, x, finite=True).detach()
     points = x.detach().double().flatten(1)
     # k_0 depends on differences of points; inner products lose digits where points are far out
     return points - points.mean(0), s.double().flatten(1)
@@ -167,16 +160,15 @@ def _checked(score: ScoreFn, x: Tensor) -> tuple[Tensor, Tensor]:
 def _scale(
     c: float | Literal["median"], points: Tensor, generator: torch.Generator | None
 ) -> float:
-    if c == "median":
+    if isinstance(c, str) and c == "median":
         some = subsample(points, 1000, generator)
         upper = torch.triu_indices(len(some), len(some), offset=1, device=some.device)
         median = float(distances(some, some)[upper[0], upper[1]].median())
         if median == 0:
             raise ValueError("more than half of all pairs of points coincide; give c a number")
         return median
-    if isinstance(c, str) or not (c > 0 and math.isfinite(c)):
-        raise ValueError(f"c must be a positive number or 'median', got {c!r}")
-    return c
+    check_number(c, "c", above=0, why="; or pass 'median'")
+    return float(c)
 
 
 def _components(rows: Tensor, squares: Tensor) -> tuple[float, float]:

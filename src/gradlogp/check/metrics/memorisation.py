@@ -13,9 +13,11 @@ from torch import Tensor
 from ...core import (
     Estimate,
     Generator,
-    check_batch,
-    check_same_shape,
+    check_count,
+    check_number,
+    check_points,
     distances,
+    evaluate,
     mean_and_error,
     per_sample,
     randn_like,
@@ -62,8 +64,8 @@ def nearest_neighbours(
         | A Non-Parametric Test to Detect Data-Copying in Generative Models (Meehan et al., 2020)
         | https://arxiv.org/abs/2004.05675
     """
-    s, tr = two_samples(samples, train)
-    _, ho = two_samples(samples, held_out)
+    s, tr = two_samples(samples, train, "samples", "train")
+    _, ho = two_samples(samples, held_out, "samples", "held_out")
     n = min(len(tr), len(ho))
     tr_n, ho_n = subsample(tr, n, generator), subsample(ho, n, generator)
     d_train, i_train = _nearest(s, tr_n)
@@ -160,15 +162,10 @@ def denoising_gap(
           (Kadkhodaie et al., 2024)
         | https://arxiv.org/abs/2310.02557
     """
-    check_batch(train, name="train")
-    check_batch(held_out, train.shape[1:], "held_out")
-    if not 0 < sigma < float("inf"):
-        raise ValueError(f"sigma must be positive and finite, got {sigma}")
-    if min(len(train), len(held_out)) < LEAST or n_draws < 1:
-        raise ValueError(
-            f"{LEAST} points of each kind and one draw are needed, got {len(train)} and "
-            f"{len(held_out)} points, {n_draws} draws"
-        )
+    check_points(train, "train", least=LEAST)
+    check_points(held_out, "held_out", train.shape[1:], LEAST)
+    check_number(sigma, "sigma", above=0)
+    check_count(n_draws, "n_draws")
     law = Empirical(train)
 
     def copy(y: Tensor) -> Tensor:
@@ -216,8 +213,7 @@ def _losses(
         y = x + per_sample(sigma, x, "sigma") * eps
         control += (sum_event(eps.double().square()) - x[0].numel()) / n_draws
         for total, denoise in zip(totals, denoisers, strict=True):
-            clean = denoise(y)
-            check_same_shape(clean, x, "denoise")
+            clean = evaluate(denoise, y, "denoise", finite=True)
             total += sum_event(((clean - x) / sigma).double().square()) / n_draws
     centred = control - control.mean()
     return [

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from ...core import (
     Estimate,
-    check_batch,
+    check_count,
+    check_generator,
     check_points,
     distances,
     new_seed,
@@ -29,19 +30,19 @@ class TwoSample(NamedTuple):
     p_value: float
 
 
-def two_samples(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+def two_samples(
+    x: Tensor, y: Tensor, name_x: str = "x", name_y: str = "y", least: int = 2
+) -> tuple[Tensor, Tensor]:
     """Check two samples of one event shape and return them flat, in float64."""
-    check_batch(x)
-    check_batch(y, x.shape[1:], "y")
-    if min(len(x), len(y)) < 2:
-        raise ValueError(f"two-sample statistics need two points each, got {len(x)} and {len(y)}")
-    check_points(x)
-    check_points(y, "y")
+    check_points(x, name_x, least=least)
+    check_points(y, name_y, x.shape[1:], least)
     return x.double().flatten(1), y.double().flatten(1)
 
 
 def subsample(x: Tensor, n: int, generator: torch.Generator | None) -> Tensor:
     """Return n rows of x without replacement, or x where it has no more than n."""
+    check_count(n, "max_points", 2)
+    check_generator(generator)
     return x if len(x) <= n else x[permutation(len(x), generator)[:n].to(x.device)]
 
 
@@ -74,8 +75,7 @@ def mmd(
         | https://jmlr.org/papers/v13/gretton12a.html
     """
     a, b = two_samples(x, y)
-    if n_permutations < 2:
-        raise ValueError(f"n_permutations must be at least 2, got {n_permutations}")
+    check_count(n_permutations, "n_permutations", 2)
     a, b = subsample(a, max_points, generator), subsample(b, max_points, generator)
     n, m = len(a), len(b)
     pooled = torch.cat([a, b])
@@ -139,10 +139,9 @@ def c2st(
     from scipy.stats import norm
     from sklearn.ensemble import HistGradientBoostingClassifier
 
-    a, b = two_samples(x, y)
+    a, b = two_samples(x, y, least=10)
+    check_count(max_points, "max_points", 10)
     half = min(len(a), len(b), max_points) // 2
-    if half < 5:
-        raise ValueError(f"c2st needs at least 10 points of each, got {len(a)} and {len(b)}")
     a, b = (z[permutation(len(z), generator)[: 2 * half].to(z.device)] for z in (a, b))
     learn, decide = (
         torch.cat([a[part], b[part]]).cpu().numpy() for part in (slice(half), slice(half, None))
@@ -196,8 +195,7 @@ def sliced_wasserstein(
         | https://doi.org/10.1214/18-AOP1275
     """
     a, b = two_samples(x, y)
-    if n_projections < 1:
-        raise ValueError(f"n_projections must be at least 1, got {n_projections}")
+    check_count(n_projections, "n_projections")
     z = torch.empty(n_projections, a.shape[1], dtype=a.dtype, device=a.device)
     theta = randn_like(z, generator)
     theta = theta / theta.norm(dim=1, keepdim=True)

@@ -16,7 +16,15 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ...core import check_batch, choice, distances, per_sample, randn_like
+from ...core import (
+    check_batch,
+    check_count,
+    check_points,
+    choice,
+    distances,
+    per_sample,
+    randn_like,
+)
 from .covariance import coefficients
 
 
@@ -75,13 +83,8 @@ class Empirical:
     """
 
     def __init__(self, data: Float[Tensor, "n *event"], chunk_size: int = 1024) -> None:
-        check_batch(data, name="data")
-        if len(data) == 0 or data[0].numel() == 0:
-            raise ValueError(f"data must hold at least one number, got shape {tuple(data.shape)}")
-        if not bool(torch.isfinite(data).all()):
-            raise ValueError("data has entries that are not finite")
-        if chunk_size < 1:
-            raise ValueError(f"chunk_size must be at least 1, got {chunk_size}")
+        check_points(data, "data")
+        check_count(chunk_size, "chunk_size")
         self.data, self.chunk_size, self.dtype = data, chunk_size, data.dtype
         self._origin = data.mean(0)
         self._alpha, self._sigma = data.new_ones(()), data.new_zeros(())
@@ -167,6 +170,7 @@ class Empirical:
         self, n: int, *, generator: torch.Generator | None = None
     ) -> Float[Tensor, "n *event"]:
         """Draw n independent points α x_i + σ z; without noise, data points with replacement."""
+        check_count(n, "n")
         if self._alpha.ndim:
             raise ValueError("sample a law that was noised with α, σ of shape (), not (B,)")
         k = choice(torch.ones(len(self.data), device=self.data.device), n, generator)

@@ -11,8 +11,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ...core import check_batch, rand_like, randn_like
-from .common import Known, blank, check_dim, check_finite, check_positive, facts
+from ...core import check_batch, check_count, check_kind, check_number, rand_like, randn_like
+from .common import Known, blank, facts
 
 
 class _Line(NamedTuple):
@@ -53,9 +53,10 @@ class DoubleWell(Known):
     tilt: float = 0.5
 
     def __post_init__(self) -> None:
-        check_dim(self.dim)
-        check_positive(quartic=self.quartic, quadratic=self.quadratic)
-        check_finite(tilt=self.tilt)
+        super().__post_init__()
+        check_number(self.quartic, "quartic", above=0)
+        check_number(self.quadratic, "quadratic", above=0)
+        check_number(self.tilt, "tilt")
 
     @property
     def mean(self) -> Float[Tensor, " D"]:
@@ -156,7 +157,8 @@ class ManyWell(Known):
     well: DoubleWell = field(default=DoubleWell(2), repr=False)
 
     def __post_init__(self) -> None:
-        check_dim(self.dim, 2)
+        check_count(self.dim, "dim", 2)
+        check_kind(self.well, "well", DoubleWell, "a DoubleWell")
         if self.dim % 2 or self.well.dim != 2:
             raise ValueError(f"dim must be even and the well in the plane, got dim={self.dim}")
 

@@ -19,13 +19,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ...core import (
-    Density,
-    Generator,
-    per_sample,
-    randn_like,
-    sum_event,
-)
+from ...core import Density, Generator, check_number, per_sample, randn_like, sum_event
 from .facts import LANGEVIN, Facts, metropolis_facts, unadjusted_facts
 from .steps import (
     Adjusted,
@@ -111,7 +105,7 @@ class SphereULA:
 
     def __post_init__(self) -> None:
         check_step(self.step_size, self.temperature)
-        _check_radius(self.radius)
+        check_number(self.radius, "radius", above=0)
         check_policy(self.on_nonfinite, Unadjusted)
 
     def init(self, x: Float[Tensor, "chain *event"], target: Density) -> LangevinState:
@@ -171,7 +165,7 @@ class SphereMALA:
     def __post_init__(self) -> None:
         check_step(self.step_size, self.temperature)
         check_warm(self, self.temperature)
-        _check_radius(self.radius)
+        check_number(self.radius, "radius", above=0)
         check_policy(self.on_nonfinite, Adjusted)
 
     def init(self, x: Float[Tensor, "chain *event"], target: Density) -> MetropolisState:
@@ -203,11 +197,6 @@ class SphereMALA:
         )
         moved = select(accepted, proposal, state)
         return moved, MetropolisInfo(acceptance, accepted, moved.log_prob, diverging)
-
-
-def _check_radius(radius: float) -> None:
-    if not (radius > 0 and math.isfinite(radius)):
-        raise ValueError(f"radius must be positive and finite, got {radius}")
 
 
 def check_on_sphere(x: Tensor, radius: float) -> None:

@@ -14,12 +14,13 @@ are exact from a handful of draws, since s is a linear function of x.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from ...core import check_option, check_points, check_same_shape
 from ..kernels import Preconditioner
 
 Learn = Literal["none", "diagonal", "matrix", "auto"]
@@ -75,10 +76,12 @@ def fit_metric(
     Raises:
         ValueError: For fewer than 4 draws, or a coordinate whose draws or scores do not vary.
     """
+    check_points(x, least=4)
+    check_points(score, "score", x.shape[1:])
+    check_same_shape(score, x, "score")
+    check_option(kind, "kind", [k for k in get_args(Learn) if k != "none"])
     event = x.shape[1:]
     x, score = x.flatten(1).double(), score.flatten(1).double()
-    if len(x) < 4:
-        raise ValueError(f"x must hold at least 4 draws, got {len(x)}")
     if not bool((torch.isfinite(x.var(0)) & (x.var(0) > 0)).all()):
         raise ValueError("a coordinate did not move at all; start from a smaller step_size")
     halves = x.tensor_split(2), score.tensor_split(2)

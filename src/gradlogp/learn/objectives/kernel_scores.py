@@ -28,7 +28,16 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ...core import check_batch, distances, permutation, sum_event
+from ...core import (
+    check_batch,
+    check_count,
+    check_number,
+    check_option,
+    check_points,
+    distances,
+    permutation,
+    sum_event,
+)
 
 Strength = float | Literal["cv"]
 MAX_DENSE = 8000  # unknowns of a linear system that is stored: half a gigabyte
@@ -199,6 +208,7 @@ def _fit(
     solver: Callable[[System, Sequence[float]], list[tuple[float, Tensor]]],
     data: Tensor,
     strength: float | str,
+    name: str,
     grid: Sequence[float],
     curl_free: bool,
     bandwidth: float | str = "median",
@@ -207,23 +217,29 @@ def _fit(
     generator: torch.Generator | None = None,
 ) -> KernelScore:
     """Check the data, choose what is to be chosen by cross-validation, and solve."""
-    check_batch(data, name="data")
-    z, need = data.flatten(1).double(), 2 * folds if "cv" in (bandwidth, strength) else 2
-    if folds < 2 or len(z) < need:
-        raise ValueError(f"expected folds ≥ 2 and at least {need} points, got {folds}, {len(z)}")
-    distances = torch.pdist(z)
-    if not bool(torch.isfinite(z).all() and (distances > 0).any()):
-        raise ValueError("data has entries that are not finite, or all its points coincide")
-    median = float(distances.median())
-    named = {"median": [median], "cv": [factor * median for factor in BANDWIDTHS]}
-    hs = named.get(bandwidth, []) if isinstance(bandwidth, str) else [bandwidth]
-    strengths = [strength] if not isinstance(strength, str) else grid if strength == "cv" else []
-    fits = hs and strengths and all(v > 0 for v in (*hs, *strengths)) and shape in ("rbf", "imq")
-    if not fits or (grid is not LAMBDAS and any(v % 1 for v in strengths)):
-        raise ValueError(
-            f"expected bandwidth > 0, 'median' (it is {median:.3g}) or 'cv', and λ > 0, a whole "
-            f"number or 'cv', and shape rbf or imq; got {bandwidth!r}, {strength!r}, {shape!r}"
-        )
+    check_count(folds, "folds", 2)
+    chosen = [v for v in (bandwidth, strength) if isinstance(v, str) and v == "cv"]
+    check_points(data, "data", least=2 * folds if chosen else 2)
+    check_option(shape, "shape", ("rbf", "imq"))
+    z = data.flatten(1).double()
+    apart = torch.pdist(z)
+    if not bool((apart > 0).any()):
+        raise ValueError("all points of data coincide")
+    median = float(apart.median())
+    if isinstance(bandwidth, str):
+        check_option(bandwidth, "bandwidth, if it is no number,", ("median", "cv"))
+        hs = [median] if bandwidth == "median" else [factor * median for factor in BANDWIDTHS]
+    else:
+        check_number(bandwidth, "bandwidth", above=0)
+        hs = [bandwidth]
+    if isinstance(strength, str):
+        check_option(strength, f"{name}, if it is no number,", ("cv",))
+        strengths = grid
+    else:
+        check_number(strength, name, above=0)
+        if grid is not LAMBDAS and strength % 1:
+            raise ValueError(f"{name} must be a whole number, got {strength}")
+        strengths = [strength]
     form = _Kernel(shape, curl_free, z.shape[1])
 
     def solve(points: Tensor, h: float, strengths: Sequence[float]) -> Iterator[KernelScore]:
@@ -255,7 +271,7 @@ def stein_gradient(
         | Gradient Estimators for Implicit Models (Li & Turner, 2018)
         | https://arxiv.org/abs/1705.07107
     """
-    return _fit(_tikhonov, data, regularization, LAMBDAS, False, **options)
+    return _fit(_tikhonov, data, regularization, "regularization", LAMBDAS, False, **options)
 
 
 def spectral_stein(
@@ -267,9 +283,10 @@ def spectral_stein(
         | A Spectral Approach to Gradient Estimation for Implicit Distributions (Shi et al., 2018)
         | https://arxiv.org/abs/1806.02925
     """
-    if not isinstance(n_eigen, str) and n_eigen > len(data):
-        raise ValueError(f"n_eigen is {n_eigen}, but {len(data)} points have no more eigenvectors")
-    return _fit(_cutoff, data, n_eigen, COUNTS, False, **options)
+    check_points(data, "data")
+    if not isinstance(n_eigen, str):  # as many eigenvectors as points
+        check_number(n_eigen, "n_eigen", above=0, most=len(data))
+    return _fit(_cutoff, data, n_eigen, "n_eigen", COUNTS, False, **options)
 
 
 def kernel_exponential_family(
@@ -283,7 +300,7 @@ def kernel_exponential_family(
         | Density Estimation in Infinite Dimensional Exponential Families (Sriperumbudur et al., 2017)
         | https://jmlr.org/papers/v18/16-011.html
     """
-    return _fit(_tikhonov, data, regularization, LAMBDAS, True, **options)
+    return _fit(_tikhonov, data, regularization, "regularization", LAMBDAS, True, **options)
 
 
 def nu_method(
@@ -294,6 +311,7 @@ def nu_method(
     **options: Unpack[Options],
 ) -> KernelScore:
     """ν-method: accelerated iterations stopped early; k of them act like λ = k⁻²."""
-    if not nu > 0:
-        raise ValueError(f"nu must be positive, got {nu}")
-    return _fit(partial(_nu, nu=nu), data, iterations, ITERATIONS, curl_free, **options)
+    check_number(nu, "nu", above=0)
+    return _fit(
+        partial(_nu, nu=nu), data, iterations, "iterations", ITERATIONS, curl_free, **options
+    )

@@ -8,7 +8,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from .conditions import check_condition, read_condition
+from ...core import check_count, check_generator
+from .conditions import check_condition, read_condition, read_sizes
 from .embeddings import Conditioning, initialise
 
 
@@ -52,11 +53,10 @@ class MLP(nn.Module):
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
-        shape = (event,) if isinstance(event, int) else tuple(int(n) for n in event)
-        if not shape or min(*shape, width, depth) < 1:
-            raise ValueError(
-                f"MLP needs positive sizes, got event={event}, width={width}, depth={depth}"
-            )
+        shape = read_sizes(event, "event")
+        check_count(width, "width")
+        check_count(depth, "depth")
+        check_generator(generator)
         self.condition = read_condition(condition)
         self.config = {
             "event": list(shape), "width": width, "depth": depth, "condition": self.condition,
