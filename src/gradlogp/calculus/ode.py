@@ -19,6 +19,7 @@ from ..core import (
     check_batch,
     check_count,
     check_function,
+    check_level,
     check_number,
     check_same_shape,
     per_sample,
@@ -156,6 +157,12 @@ def integrate(
     check_number(rtol, "rtol", least=0)
     check_number(atol, "atol", least=0)
     check_count(max_steps, "max_steps")
+    check_function(size, "size")
+    check_level(first_step, y, "first_step")
+    if isinstance(end, Tensor):
+        per_sample(end, y, "end")
+    else:
+        check_number(end, "end")
     n = len(y)
     accepted, rejected = (torch.zeros(n, dtype=torch.long, device=y.device) for _ in range(2))
     done = torch.zeros(n, dtype=torch.float64, device=y.device)  # part of the span

@@ -256,7 +256,8 @@ def location(
     p = torch.softmax(log_p, 0)
     if not bool(torch.isfinite(p).all()) or float(log_p.max() - log_p[[0, -1]].max()) < 20:
         raise ValueError(
-            f"the density must be finite and negligible at {low} and {high}; widen the interval"
+            f"log_density must be finite, and negligible at low = {low} and high = {high}; widen the "
+            "interval"
         )
     score, one = score_from_log_prob(log_density), torch.ones_like(x)
     slope = lambda y: torch.func.jvp(score, (y,), (one,))[1]

@@ -18,6 +18,10 @@ FLOATS = (torch.float32, torch.float64)
 """Precisions in which statistics are computed: half precision has no digits to sum."""
 
 
+LARGEST = 2**63 - 1
+"""What a tensor can count."""
+
+
 def check_batch(x: Tensor, event_shape: torch.Size | None = None, name: str = "x") -> None:
     """Raise `ValueError` unless x is a floating-point batch `(B, *event)`."""
     if not isinstance(x, Tensor):
@@ -98,8 +102,7 @@ def check_count(
     if (
         isinstance(value, bool)
         or not isinstance(value, Integral)
-        or int(value) < least
-        or (most is not None and int(value) > most)
+        or not least <= int(value) <= (LARGEST if most is None else most)
     ):
         span = f"of at least {least}" if most is None else f"from {least} to {most}"
         raise ValueError(f"{name} must be an integer {span}, got {shown(value)}{why}")
@@ -171,7 +174,8 @@ def per_sample(value: Tensor | float, x: Tensor, name: str = "t") -> Tensor:
     """Reshape a number `()` or one per sample `(B,)` so that it multiplies x `(B, *event)`."""
     if not isinstance(value, (Tensor, Real)):
         raise ValueError(f"{name} must be a number or a tensor, got {shown(value)}")
-    v = torch.as_tensor(value, dtype=x.dtype, device=x.device)
+    number = value if isinstance(value, Tensor) else _float(value)
+    v = torch.as_tensor(number, dtype=x.dtype, device=x.device)
     if v.ndim == 0:
         return v
     if v.shape != x.shape[:1]:

@@ -20,6 +20,7 @@ from ..core import (
     Progress,
     Transition,
     check_count,
+    check_finite,
     check_function,
     check_generator,
     check_points,
@@ -39,6 +40,7 @@ from .transitions.reverse import DDIM
 
 def check_times(times: Tensor) -> None:
     """Raise `ValueError` unless times are a vector that descends in [0, 1]."""
+    check_finite(times, "times")
     if times.ndim != 1 or len(times) < 1 or bool((times.diff() >= 0).any()):
         raise ValueError("times must be a vector that descends strictly")
     if not (float(times[0]) <= 1 and float(times[-1]) >= 0):
@@ -100,7 +102,6 @@ def evolve(
     steps: list[tuple[Tensor, Tensor | None]] = list(pairwise(times))
     steps.append((times[-1], None if denoise else times[-1]))
     blind = bool(score.schedule(times[0])[0] == 0) and facts_of(transition).divides_by_alpha
-    counted = not isinstance(x, Tensor)
     if isinstance(x, Tensor):
         check_points(x, event_shape=score.event_shape)
         start = x
@@ -111,7 +112,7 @@ def evolve(
     for part, streams in chunks(start, chunk_size, generator):
         inside = score.rows(part) if n_chunks > 1 else score
         z = start[part]
-        if isinstance(x, Integral) and not z.stride(
+        if not isinstance(x, Tensor) and not z.stride(
             0
         ):  # no draws of an exact law: the chunk's own
             z = terminal(inside).sample(len(z), generator=streams)

@@ -13,10 +13,12 @@ from ..calculus.reverse import hutchinson_trace, jacobian_trace, probe
 from ..core import (
     Estimate,
     Generator,
+    NoiseSource,
     ScoreFn,
     check_count,
     check_finite,
     check_function,
+    check_generator,
     check_number,
     check_option,
     check_points,
@@ -162,6 +164,7 @@ def intrinsic_dimension(
     b, D = noise_level(sigma, x), x.shape[1:].numel()
     check_function(score, "score")
     check_option(estimator, "estimator", Estimator)
+    check_generator(generator, NoiseSource)
     check_count(stack, "stack")
     if estimator in ("normal_rank", "norm"):
         if n_probes is not None:

@@ -11,9 +11,12 @@ from torch import Tensor
 from ..calculus.reverse import jacobian
 from ..core import (
     Generator,
+    NoiseSource,
     ScoreFn,
+    check_count,
     check_finite,
     check_function,
+    check_generator,
     check_option,
     evaluate,
 )
@@ -89,6 +92,8 @@ def tangent_space(
     b = noise_level(sigma, x)
     check_function(score, "score")
     check_option(method, "method", Method)
+    check_generator(generator, NoiseSource)
+    check_count(stack, "stack")
     D = x.shape[1:].numel()
     check_dimension(dimension, D)
     if method == "jacobian":

@@ -19,6 +19,7 @@ from ..core import (
     Generator,
     check_batch,
     check_finite,
+    check_kind,
     check_number,
     check_points,
     check_same_shape,
@@ -208,6 +209,7 @@ class Observation:
         Raises:
             ValueError: If there are neither as many rows as samples nor one.
         """
+        check_batch(like)
         if len(self.y) not in (1, len(like)):
             raise ValueError(
                 f"the observation has {len(self.y)} rows, x has {len(like)}; give y as many, or one "
@@ -246,8 +248,10 @@ def observe(
         noise: As in `Observation`, a number or a tensor.
         generator: Where the noise comes from.
     """
-    check_batch(x)
+    check_points(x)
+    check_operator(operator)
     clean = operator.apply(x) if isinstance(operator, LinearOperator) else operator(x)
+    check_kind(clean, "what operator returns", Tensor, "a tensor")
     R = as_covariance(noise, clean.shape[1:])
     assert isinstance(R, Independent | Correlated)
     return Observation(clean + R.draw(clean, generator), operator, noise)

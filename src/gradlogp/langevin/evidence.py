@@ -28,12 +28,16 @@ from ..core import (
     Estimate,
     Kernel,
     Verdict,
+    check_analytic,
     check_count,
+    check_kernel,
+    check_number,
     check_points,
     check_target,
     choice,
 )
 from ..distributions import Gaussian
+from ..distributions.analytic.covariance import as_parameter
 from .annealing import Level, anneal, moved
 from .bridge import Bridge, bridge, log_mean
 from .chain import Chain
@@ -89,7 +93,7 @@ def _fitted(x: Tensor) -> Gaussian:
     """Return the normal law with the mean of draws and `WIDER` times their covariance."""
     if x.ndim != 2:
         raise ValueError(
-            f"a base is fitted to events of shape (d,), these have {tuple(x.shape[1:])}; pass base="
+            f"a base is fitted to draws of shape (d,), these have {tuple(x.shape[1:])}; pass base="
         )
     n, d = x.shape
     if n < d + 2:
@@ -226,6 +230,13 @@ def evidence(
     check_points(x, "draws")
     check_count(n_particles, "n_particles")
     check_count(n_steps, "n_steps")
+    if kernel is not None:
+        check_kernel(kernel)
+    if base is not None:
+        check_analytic(base, "base")
+    if levels is not None:
+        for level in as_parameter(levels, "levels").flatten().tolist():
+            check_number(level, "levels", least=0, most=1)
     if levels is not None and (
         len(levels) < 2 or (levels[0], levels[-1]) != (0, 1) or sorted({*levels}) != [*levels]
     ):

@@ -28,7 +28,7 @@ from .chain import Chain
 from .kernels import BAOAB, HMC, facts_of
 from .run import run
 from .run.driver import show
-from .run.store import Keep
+from .run.store import Keep, check_keep
 from .tuning import Adaptation, choose_step
 from .tuning.adaptation import LEAST
 from .tuning.start import find_start
@@ -82,6 +82,7 @@ def sample(
     if progress is not None:
         check_function(progress, "progress")
     check_generator(generator)
+    check_keep(keep, torch.get_default_dtype())
     found, metric, known = None, None, has_log_prob(target)
     if start is not None:
         check_points(start, "start", getattr(target, "event_shape", None))

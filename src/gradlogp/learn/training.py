@@ -142,6 +142,8 @@ class _Fit:
             check_data(held_out, model.event_shape, "held_out")
             _check_condition(model, held_out_condition, len(held_out), "held_out_condition")
         check_count(checkpoint_every, "checkpoint_every")
+        if checkpoint is not None:
+            check_kind(checkpoint, "checkpoint", str | os.PathLike, "a directory")
         if resume and checkpoint is None:
             raise ValueError("resume=True needs checkpoint=, the directory to go on from")
         if checkpoint is not None:  # what cannot be saved is better refused now than in the end

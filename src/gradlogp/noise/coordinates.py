@@ -15,7 +15,16 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..core import Coordinates, check_batch, check_finite, check_option, sum_event
+from ..core import (
+    Coordinates,
+    check_batch,
+    check_dtype,
+    check_event_shape,
+    check_finite,
+    check_kind,
+    check_option,
+    sum_event,
+)
 
 Data = Tensor | np.ndarray
 """In memory, or on disk as a NumPy memory map; `(N, *event)`."""
@@ -95,6 +104,7 @@ class Identity:
 
     def log_det(self, x: Tensor) -> Tensor:
         """Return 0 for each sample."""
+        check_batch(x)
         return x.new_zeros(len(x))
 
     def pull_back(self, x: Tensor, s_z: Tensor) -> Tensor:
@@ -131,6 +141,7 @@ class AffineCoordinates(nn.Module):
         super().__init__()
         check_finite(shift, "shift")
         check_finite(scale, "scale")
+        check_dtype(dtype)
         if shift.shape != scale.shape:
             raise ValueError(
                 f"shift and scale must have one shape, got {tuple(shift.shape)} and "
@@ -151,6 +162,13 @@ class AffineCoordinates(nn.Module):
         Raises:
             ValueError: If a column, a channel, or the whole is constant.
         """
+        check_kind(data, "data", Tensor | np.ndarray, "a tensor or a NumPy array")
+        check_event_shape(tuple(event_shape), "event_shape")
+        if data.ndim < 2 or tuple(data.shape[1:]) != tuple(event_shape) or not len(data):
+            raise ValueError(
+                f"data must have shape (N, {', '.join(map(str, event_shape))}), N at least 1, got "
+                f"{tuple(data.shape)}"
+            )
         kind = as_tensor(data[:0]).dtype
         narrow = kind.itemsize <= (
             4 if kind.is_floating_point else 2
@@ -180,6 +198,7 @@ class AffineCoordinates(nn.Module):
 
     def log_det(self, x: Tensor) -> Tensor:
         """Return −Σ log scale for each sample, `(B,)`."""
+        check_batch(x, self.shift.shape)
         return -sum_event(self.scale.log().expand(len(x), *self.shift.shape)).to(x)
 
     def pull_back(self, x: Tensor, s_z: Tensor) -> Tensor:

@@ -20,6 +20,7 @@ from torch import Tensor
 from ..core import (
     check_count,
     check_function,
+    check_generator,
     check_number,
     check_points,
     distances,
@@ -127,6 +128,7 @@ def noise_levels(
         | https://arxiv.org/abs/2006.09011
     """
     check_points(x, least=2)
+    check_generator(generator)
     check_count(max_points, "max_points", 2)
     check_count(n_steps, "n_steps")
     check_number(quantile, "quantile", above=0, most=1)

@@ -19,7 +19,15 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from ..core import Schedule, check_count, check_finite, check_kind, check_number, check_schedule
+from ..core import (
+    Schedule,
+    check_count,
+    check_finite,
+    check_kind,
+    check_number,
+    check_schedule,
+    shown,
+)
 
 Array = npt.NDArray[np.float64]
 
@@ -37,6 +45,8 @@ def _numbers(
 ) -> tuple[float, ...]:
     if isinstance(values, Tensor):
         check_finite(values, name)
+    if isinstance(values, Tensor) and values.ndim != 1:
+        raise ValueError(f"{name} must be a sequence of numbers, got {shown(values)}")
     if not isinstance(values, Sequence | Tensor | np.ndarray) or isinstance(values, str | bytes):
         raise ValueError(f"{name} must be a sequence of numbers, got {type(values).__name__}")
     for value in values:
@@ -284,5 +294,7 @@ def from_config(config: dict[str, Any]) -> Schedule:
     classes = {c.__name__: c for c in SCHEDULES}
     check_kind(config, "config", dict, "a dictionary")
     if config.get("name") not in classes:
-        raise ValueError(f"unknown schedule {config.get('name')!r}; one of {', '.join(classes)}")
+        raise ValueError(
+            f"config names the unknown schedule {config.get('name')!r}; one of {', '.join(classes)}"
+        )
     return classes[config["name"]](**{k: v for k, v in config.items() if k != "name"})

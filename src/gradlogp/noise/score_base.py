@@ -64,6 +64,10 @@ class ScoreBase:
         if not isinstance(t, Tensor):
             raise ValueError(f"t must be a tensor, () or (B,), got {type(t).__name__}")
         per_sample(t, z)
+        if self.fixed_dtype and z.dtype != self.like.dtype:
+            raise ValueError(
+                f"z must have the dtype of the weights, {self.like.dtype}, got {z.dtype}"
+            )
         if self.n_rows not in (None, 1, len(z)):
             raise ValueError(
                 f"{type(self).__name__} holds {self.n_rows} rows of conditions or observations, and "

@@ -14,9 +14,11 @@ from torch import Tensor
 from ..calculus.reverse import jacobian, jacobian_product, probe
 from ..core import (
     Generator,
+    NoiseSource,
     ScoreFn,
     check_count,
     check_function,
+    check_generator,
     check_level,
     check_points,
     check_same_shape,
@@ -139,6 +141,7 @@ def tweedie_variance(
         | An Estimator for the Diagonal of a Matrix (Bekas, Kokiopoulou & Saad, 2007)
         | https://doi.org/10.1016/j.apnum.2007.01.003
     """
+    check_generator(generator, NoiseSource)
     if n_probes is None:
         cov = tweedie(score, x_t, alpha, sigma).cov
         value = cov.diagonal(dim1=1, dim2=2).reshape(x_t.shape)

@@ -59,6 +59,7 @@ class ExactScore(ScoreBase):
 
     def log_prob(self, z: Float[Tensor, "batch *event"], t: Tensor) -> Float[Tensor, " batch"]:
         """Return log p_t(z)."""
+        self._check(z, t)
         return self.law(t).log_prob(z)
 
     def given(self, condition: Tensor | int) -> ExactScore:

@@ -82,6 +82,7 @@ class RescheduledScore(ScoreWrapper):
         Raises:
             ValueError: If the score knows no log-density.
         """
+        self._check(z, t)
         time, ratio = self._place(t)
         known = noisy_log_prob(self.score, per_sample(ratio.to(z), z) * z, time.to(t))
         return known + z.shape[1:].numel() * ratio.log().to(z)

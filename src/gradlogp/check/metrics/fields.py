@@ -20,9 +20,11 @@ from ...calculus.reverse import jacobian, probe
 from ...core import (
     Estimate,
     Generator,
+    NoiseSource,
     ScoreFn,
     check_count,
     check_function,
+    check_generator,
     check_points,
     check_same_shape,
     evaluate,
@@ -118,6 +120,7 @@ def conservativity(
     check_points(x, least=2)
     check_function(score, "score")
     check_count(chunk_size, "chunk_size")
+    check_generator(generator, NoiseSource)
     points = x.split(chunk_size)
     probes: Sequence[Tensor | None] = [None] * len(points)
     if n_probes is not None:

@@ -181,6 +181,7 @@ class Empirical:
         self, x_t: Float[Tensor, "batch *event"], alpha: Tensor | float, sigma: Tensor | float
     ) -> Float[Tensor, "batch *event"]:
         r"""Return E[X | α X + σ Z = x_t], :math:`\sum_i w_i x_i` where this law has no noise itself."""
+        check_batch(x_t, self.event_shape, "x_t")
         law = self.noised(alpha, sigma)
         m = law._map(_mean, x_t, self.chunk_size).reshape(x_t.shape) + self._origin.to(x_t)
         A, a_t, gain = (
@@ -201,6 +202,7 @@ class Empirical:
         Raises:
             ValueError: If neither this law nor σ brings any noise; for data that are not `(N, D)`.
         """
+        check_batch(x_t, self.event_shape, "x_t")
         D, law = self._flat("the posterior covariance"), self.noised(alpha, sigma)
         b = coefficients(alpha, sigma, x_t)[1]
         A, S, S_t = (v.to(x_t) for v in (self._alpha, self._sigma, law._sigma))

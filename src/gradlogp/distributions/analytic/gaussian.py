@@ -82,9 +82,9 @@ class Gaussian:
 
     def _fixed(self, x: Tensor) -> _Constants:
         """Return the constants for the dtype and device of x, kept from the first use."""
+        self._check(x)
         key = x.dtype, x.device
         if key in self._constants:
-            self._check(x)
             return self._constants[key]
         mu, S = self._at(x)
         if self.mean.ndim == 2 or not constant(x.dtype, self.mean, *self._cov):

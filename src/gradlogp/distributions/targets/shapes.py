@@ -194,6 +194,7 @@ class Ring(Known):
 
     def sample(self, n: int, *, generator: torch.Generator | None = None) -> Float[Tensor, "n D"]:
         """Draw n independent points, the radius by rejection."""
+        check_count(n, "n", 0)
         r, w = self.radius, self.width
         # ρ ≤ r + |u| with u = ρ − r, so that (r + |u|) e^{−u²/2w²} covers the law of the radius:
         # a normal u with weight r w √(2π), and a Rayleigh |u| of either sign with weight 2 w²

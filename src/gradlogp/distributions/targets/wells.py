@@ -92,6 +92,7 @@ class DoubleWell(Known):
 
     def sample(self, n: int, *, generator: torch.Generator | None = None) -> Float[Tensor, "n D"]:
         """Draw n independent points, the first coordinate by rejection."""
+        check_count(n, "n", 0)
         a, c, m = self.quartic, self.tilt, math.sqrt(self.quadratic / (2 * self.quartic))
         # (x² − m²)² ≥ m² (|x| − m)², so that two normals at ±m, tilted too, cover the law
         var = 1 / (2 * a * m**2)
@@ -189,5 +190,6 @@ class ManyWell(Known):
 
     def sample(self, n: int, *, generator: torch.Generator | None = None) -> Float[Tensor, "n D"]:
         """Draw n independent points."""
+        check_count(n, "n", 0)
         pairs = self.well.sample(n * (self.dim // 2), generator=generator)
         return pairs.reshape(n, self.dim)

@@ -25,6 +25,7 @@ from ...core import (
     Progress,
     Update,
     check_count,
+    check_function,
     check_generator,
     check_kernel,
     check_points,
@@ -121,6 +122,9 @@ def run(
     check_kernel(kernel)
     check_target(target)
     check_generator(generator, NoiseSource)
+    if progress is not None:
+        check_function(progress, "progress")
+    check_keep(keep, torch.get_default_dtype())
     how = check_adapt(adapt, burn_in, engine)
     plain = resume is None and keep == "memory" and chunk_size is None
     fast = compiled(

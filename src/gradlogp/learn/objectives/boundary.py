@@ -16,9 +16,12 @@ from torch import Tensor
 from ...calculus.reverse import Probe, hutchinson_trace, jacobian_trace
 from ...core import (
     Generator,
+    NoiseSource,
     ScoreFn,
     check_finite,
+    check_generator,
     check_number,
+    check_option,
     check_points,
     evaluate,
     sum_event,
@@ -96,6 +99,8 @@ def generalised(
         | https://jmlr.org/papers/v20/18-278.html
     """
     check_points(x)
+    check_option(probe, "probe", Probe)
+    check_generator(generator, NoiseSource)
     with torch.enable_grad():
         y = x.detach().requires_grad_()
         g = evaluate(weight, y, "weight")

@@ -14,6 +14,8 @@ from ...core import (
     check_count,
     check_finite,
     check_function,
+    check_kind,
+    check_schedule,
     per_sample,
     rand_like,
     randn_like,
@@ -41,6 +43,8 @@ def draw_times(
     With `stratified` the batch spreads evenly, one time from each of B equal parts in random
     order: each time is still uniform by itself, and the mean over the batch varies less.
     """
+    check_schedule(schedule)
+    check_kind(like, "like", Tensor, "a tensor (B,)")
     u = _uniform(like, generator, stratified)
     if schedule.times is None:
         return T_MIN + (1 - T_MIN) * u

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from ...core import check_count, check_generator
+from ...core import check_batch, check_count, check_generator
 from .conditions import check_condition, read_condition, read_sizes
 from .embeddings import Conditioning, initialise
 
@@ -77,6 +77,7 @@ class MLP(nn.Module):
         condition: Int[Tensor, " batch"] | Float[Tensor, "batch *condition"] | None = None,
     ) -> Float[Tensor, "batch *event"]:
         """Return the prediction at x."""
+        check_batch(x, self.event_shape)
         check_condition(self.condition, condition, len(x))
         emb = self.conditioning(c, condition)
         h = self.inlet(x.flatten(1))

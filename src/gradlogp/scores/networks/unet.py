@@ -9,7 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch._C._functorch import is_functorch_wrapped_tensor
 
-from ...core import check_count, check_generator
+from ...core import check_batch, check_count, check_generator
 from .conditions import check_condition, read_condition, read_sizes
 from .embeddings import Conditioning, initialise
 
@@ -132,6 +132,7 @@ class UNet(nn.Module):
         condition: Int[Tensor, " batch"] | Float[Tensor, "batch *condition"] | None = None,
     ) -> Float[Tensor, "batch channels height width"]:
         """Return the prediction at x."""
+        check_batch(x, self.event_shape)
         check_condition(self.condition, condition, len(x))
         seen = x
         if condition is not None and self.joined:
