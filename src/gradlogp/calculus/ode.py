@@ -158,7 +158,7 @@ def integrate(
     check_number(atol, "atol", least=0)
     check_count(max_steps, "max_steps")
     check_function(size, "size")
-    check_level(first_step, y, "first_step")
+    check_level(first_step, y.double(), "first_step")
     if isinstance(end, Tensor):
         per_sample(end, y, "end")
     else:

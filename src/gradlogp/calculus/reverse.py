@@ -188,7 +188,7 @@ def _chunks(x: Tensor, chunk_size: int | None, entries: int | None = None) -> tu
 
 
 def _field_at(s: ScoreFn, x: Tensor) -> _At:
-    at = _evaluate(s, x, "the vector field")
+    at = _evaluate(s, x, "the score (a vector field)")
     check_same_shape(at.value, x, at.name)
     return at
 

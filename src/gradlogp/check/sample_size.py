@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import cache
 from typing import NamedTuple
 
 import torch
@@ -266,6 +267,11 @@ def location(
     return Efficiency(float(matching), float(1 / (p * s.square()).sum()))
 
 
+@cache
+def _logistic() -> Efficiency:
+    return location(lambda x: -2 * torch.log(torch.cosh(x[:, 0] / 2)), -40.0, 40.0)
+
+
 def mixture_weight(separation: float, sigma: float = 0.0) -> Efficiency:
     r"""Efficiency of score matching for the weight of ½ N(−a, 1) + ½ N(a, 1).
 
@@ -328,7 +334,7 @@ def table(accuracy: float, dim: int, separation: float | None = None) -> list[Sa
             n = math.ceil(denoising_slope(sigma, draws=draws) / accuracy**2 - 1e-9)
             name = f"{what}, {how}" if draws is None else f"… {how}"
             rows.append(SampleSize(name, n, formula, "one dimension, large n"))
-    law = location(lambda x: -2 * torch.log(torch.cosh(x[:, 0] / 2)), -40.0, 40.0)
+    law = _logistic()
     what = f"location of a logistic law to a standard error of {accuracy:g} scales"
     rows += [
         SampleSize(f"{what}, score matching", law.n(accuracy), "E[(s'' + s s')²]/(E[s'²]² ε²)",

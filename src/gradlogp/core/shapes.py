@@ -72,7 +72,7 @@ def check_finite(x: Tensor, name: str) -> None:
 
 def check_dtype(dtype: object, name: str = "dtype") -> None:
     """Raise `ValueError` unless this is a precision in which statistics are computed."""
-    if dtype not in FLOATS:
+    if not isinstance(dtype, torch.dtype) or dtype not in FLOATS:
         raise ValueError(f"{name} must be torch.float32 or torch.float64, got {dtype!r:.60}")
 
 

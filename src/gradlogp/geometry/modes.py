@@ -152,7 +152,7 @@ def gradient_flow(
     found = integrate(
         lambda x, _: field(x), x0.detach(), 0.0, end, rtol=tol,
         atol=torch.finfo(x0.dtype).tiny, size=_travelled(x0.detach(), tol),
-        first_step=h.double() / end, max_steps=max_steps, partial=True,
+        first_step=h.double() / end.clamp(min=1e-300), max_steps=max_steps, partial=True,
     )  # fmt: skip
     return Flow(found.y, (found.part * end).to(end), found.accepted + found.rejected)
 

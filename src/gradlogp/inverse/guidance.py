@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from torch import Tensor
 
 from ..calculus.conjugate_gradients import Indefinite
-from ..core import NoisyScore, check_kind, check_number
+from ..core import NoisyScore, check_count, check_kind, check_number, check_option
 from ..noise.score_base import ScoreWrapper, check_noisy_score
 from .denoised import Denoised, denoised, direction
 from .observation import Observation, solve_in_units, solve_isotropic
@@ -203,6 +203,14 @@ class MomentMatching(GuidedByDenoised):
     max_steps: int | None = None
     tol: float | None = None
     indefinite: Indefinite = "raise"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.max_steps is not None:
+            check_count(self.max_steps, "max_steps")
+        if self.tol is not None:
+            check_number(self.tol, "tol", above=0, below=1)
+        check_option(self.indefinite, "indefinite", Indefinite)
 
     def _at(self, z: Tensor, t: Tensor) -> tuple[Denoised, Tensor]:
         at = denoised(self.score, z, t)

@@ -92,7 +92,7 @@ class Correlated:
             raise ValueError(f"cov must be a square matrix, got shape {tuple(R.shape)}")
         L, info = torch.linalg.cholesky_ex(R)
         if int(info) or bool(((R - R.mT).abs() > 1e-5 * R.abs().max()).any()):
-            raise ValueError("cov is not symmetric positive definite")
+            raise ValueError("cov, the noise, is not symmetric positive definite")
         object.__setattr__(self, "_L", L)
 
     def product(self, v: Tensor) -> Tensor:

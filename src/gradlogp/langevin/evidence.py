@@ -31,10 +31,10 @@ from ..core import (
     check_analytic,
     check_count,
     check_kernel,
-    check_number,
     check_points,
     check_target,
     choice,
+    shown,
 )
 from ..distributions import Gaussian
 from ..distributions.analytic.covariance import as_parameter
@@ -228,15 +228,18 @@ def evidence(
         x = draws.parameters.unconstrain(x)  # the space of the target's density
     check_target(target)
     check_points(x, "draws")
-    check_count(n_particles, "n_particles")
+    check_count(n_particles, "n_particles", 2)
     check_count(n_steps, "n_steps")
     if kernel is not None:
         check_kernel(kernel)
     if base is not None:
         check_analytic(base, "base")
+        check_points(x, "draws", base.event_shape)
     if levels is not None:
-        for level in as_parameter(levels, "levels").flatten().tolist():
-            check_number(level, "levels", least=0, most=1)
+        given = as_parameter(levels, "levels")
+        if given.ndim != 1:
+            raise ValueError(f"levels must be numbers from 0 to 1, got {shown(levels)}")
+        levels = given.tolist()
     if levels is not None and (
         len(levels) < 2 or (levels[0], levels[-1]) != (0, 1) or sorted({*levels}) != [*levels]
     ):

@@ -75,6 +75,7 @@ def tune_mclmc(
     check_points(x)
     check_count(n_steps, "n_steps", LEAST)
     check_number(energy_variance, "energy_variance", above=0)
+    energy_variance = float(energy_variance)
     _, noise = next(chunks(x, None, generator))
     state, P = started(kernel, x, target, noise), as_preconditioner(kernel.preconditioner)
     left, stretch = n_steps, 0

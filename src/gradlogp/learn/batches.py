@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..core import check_count, check_kind, permutation
+from ..core import check_count, check_dtype, check_kind, permutation
 from ..noise.coordinates import Data, as_tensor, pieces
 
 
@@ -25,8 +25,9 @@ def rows(data: Data, index: Any, like: Tensor) -> Tensor:
 def check_data(data: Data, event_shape: torch.Size, name: str = "data") -> None:
     """Raise `ValueError` unless data is `(N, *event)`, N ≥ 2, and finite."""
     check_kind(data, name, Tensor | np.ndarray, "a tensor or a NumPy array")
-    if str(data.dtype).rpartition(".")[2].startswith(("complex", "bool", "object", "<U", "|")):
-        raise ValueError(f"{name} must hold numbers, got {data.dtype}")
+    as_tensor(data[:1])  # refuses what is no number
+    if isinstance(data, Tensor) and data.is_floating_point():
+        check_dtype(data.dtype, f"the dtype of {name}")
     if tuple(data.shape[1:]) != tuple(event_shape) or data.ndim < 2:
         raise ValueError(
             f"{name} must have shape (N, {', '.join(map(str, event_shape))}), got {tuple(data.shape)}"

@@ -140,8 +140,13 @@ class _Fit:
             check_option(standardize, "standardize, if it is neither True nor False,", ("one",))
         if held_out is not None:
             check_data(held_out, model.event_shape, "held_out")
+        elif held_out_condition is not None:
+            raise ValueError("held_out_condition belongs to held_out=, which is missing")
+        if held_out is not None:
             _check_condition(model, held_out_condition, len(held_out), "held_out_condition")
         check_count(checkpoint_every, "checkpoint_every")
+        if extra is not None:
+            check_kind(extra, "extra", Mapping, "a dictionary")
         if checkpoint is not None:
             check_kind(checkpoint, "checkpoint", str | os.PathLike, "a directory")
         if resume and checkpoint is None:
@@ -267,7 +272,9 @@ class _Fit:
                 condition = self.model.condition.drop(condition, gone)
         self.optimizer.zero_grad(set_to_none=True)
         score = conditioned(self.working, condition)
-        loss = self.objective(score, z, generator=self.noise).mean()
+        each = self.objective(score, z, generator=self.noise)
+        check_kind(each, "what objective returns", Tensor, "a tensor (B,)")
+        loss = each.mean()
         loss.backward()
         norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.settings.clip)
         value = float(loss.detach())

@@ -62,7 +62,14 @@ def mean_and_std(
     Raises:
         ValueError: If a column, a channel, or the whole is constant; for other `scales`.
     """
+    check_kind(data, "data", Tensor | np.ndarray, "a tensor or a NumPy array")
+    check_event_shape(event_shape)
     check_option(scales, "scales", Scales)
+    if data.ndim < 2 or tuple(data.shape[1:]) != tuple(event_shape) or not len(data):
+        raise ValueError(
+            f"data must have shape (N, {', '.join(map(str, event_shape))}), N at least 1, got "
+            f"{tuple(data.shape)}"
+        )
     axes = tuple(i for i in range(len(event_shape) + 1) if scales == "one" or i != 1)
     # sums of differences from the first row: of a constant they are 0, and far from 0 they keep digits
     near = as_tensor(data[:1]).double().cpu().numpy().mean(axes, keepdims=True)
@@ -163,12 +170,6 @@ class AffineCoordinates(nn.Module):
             ValueError: If a column, a channel, or the whole is constant.
         """
         check_kind(data, "data", Tensor | np.ndarray, "a tensor or a NumPy array")
-        check_event_shape(tuple(event_shape), "event_shape")
-        if data.ndim < 2 or tuple(data.shape[1:]) != tuple(event_shape) or not len(data):
-            raise ValueError(
-                f"data must have shape (N, {', '.join(map(str, event_shape))}), N at least 1, got "
-                f"{tuple(data.shape)}"
-            )
         kind = as_tensor(data[:0]).dtype
         narrow = kind.itemsize <= (
             4 if kind.is_floating_point else 2

@@ -95,6 +95,7 @@ def tweedie_product(
         ValueError: If α = 0 or a shape does not fit.
     """
     check_points(x_t, "x_t")
+    check_points(v, "v")
     check_same_shape(v, x_t, "v")
     check_function(score, "score")
     why = ": where alpha = 0 x_t says nothing of x_0, and Tweedie's formula neither"

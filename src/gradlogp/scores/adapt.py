@@ -19,6 +19,7 @@ from ..core import (
     ScoreFn,
     check_batch,
     check_event_shape,
+    check_finite,
     check_function,
     check_option,
     check_same_shape,
@@ -180,6 +181,7 @@ class FunctionScore(ScoreBase):
 
     def at(self, t: Tensor) -> ScoreFn:
         """Return the score z -> ∇ log p_t(z) at one time `()`."""
+        check_finite(t, "t")
         if self.kind in ("log_prob", "energy"):
             return self._gradient(t)
         return lambda z: self(z, t)

@@ -146,7 +146,7 @@ class Churn:
         check_number(self.gamma, "gamma", least=0)
         check_number(self.s_noise, "s_noise", above=0)
         check_number(self.r_min, "r_min", least=0)
-        if self.r_max != math.inf:
+        if not (isinstance(self.r_max, float) and self.r_max == math.inf):
             check_number(self.r_max, "r_max", least=self.r_min)
         ProbabilityFlow(self.order)  # refuses what is no order
 

@@ -210,6 +210,8 @@ class Classes(Joint):
         Raises:
             ValueError: If there is no such class.
         """
+        if isinstance(condition, int):
+            check_count(condition, "condition, a class,", 0, most=self.n_classes - 1)
         c = torch.tensor([condition]) if isinstance(condition, int) else condition
         good = isinstance(c, Tensor) and c.dtype == torch.int64 and c.ndim == 1 and len(c) > 0
         if not good or bool(((c < 0) | (c >= self.n_classes)).any()):

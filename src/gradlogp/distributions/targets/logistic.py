@@ -118,6 +118,7 @@ class LogisticRegression:
 
     def log_prior(self, x: Float[Tensor, "batch D"]) -> Float[Tensor, " batch"]:
         """Return −‖β‖²/(2τ²)."""
+        check_batch(x, self.event_shape)
         return -0.5 * x.square().sum(1) / self.prior_scale**2
 
     def log_likelihood(

@@ -181,7 +181,7 @@ class ManyWell(Known):
     def log_prob(self, x: Float[Tensor, "batch D"]) -> Float[Tensor, " batch"]:
         """Return log p(x) + log Z."""
         check_batch(x, self.event_shape)
-        return self.well.log_prob(x.reshape(-1, 2)).reshape(len(x), -1).sum(1)
+        return self.well.log_prob(x.reshape(-1, 2)).reshape(len(x), self.dim // 2).sum(1)
 
     def score(self, x: Float[Tensor, "batch D"]) -> Float[Tensor, "batch D"]:
         """Return ∇ log p(x)."""

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ...core import check_finite, check_number, check_option, check_points, sum_event
+from ...core import check_batch, check_finite, check_number, check_option, check_points, sum_event
 
 Kind = Literal["number", "diagonal", "low-rank", "matrix"]
 
@@ -104,6 +104,7 @@ class Preconditioner:
 
     def momentum(self, z: Float[Tensor, "chain *event"]) -> Float[Tensor, "chain *event"]:
         """Return R⁻ᵀ z: of N(0, I) it makes N(0, P⁻¹), a momentum for the inverse mass P."""
+        check_batch(z, name="z")
         if self.kind == "low-rank":
             return self._scaled(self._stretched(z, -0.5), -1)
         return self._times(self._inverse_root, z)

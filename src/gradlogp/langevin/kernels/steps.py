@@ -12,11 +12,14 @@ from torch import Tensor
 from ...core import (
     Density,
     Generator,
+    NoiseSource,
     check_batch,
     check_finite,
+    check_generator,
     check_kernel,
     check_number,
     check_option,
+    check_points,
     check_same_shape,
     check_target,
     per_sample,
@@ -173,7 +176,8 @@ def started(kernel: Any, x: Tensor, target: Density, generator: Generator | None
     """Return the state at x, with a momentum from its law where the kernel has one."""
     check_kernel(kernel)
     check_target(target)
-    check_batch(x)
+    check_points(x, "x0")
+    check_generator(generator, NoiseSource)
     state = kernel.init(x, target)
     refresh = getattr(kernel, "refresh", None)
     return state if refresh is None else refresh(state, generator=generator)
@@ -198,7 +202,7 @@ def metropolis_start(x: Tensor, target: Density) -> MetropolisState:
     Raises:
         ValueError: If the target has no log-density, or that or the score is not finite at x.
     """
-    check_batch(x, name="x0")
+    check_points(x, "x0")
     log_prob, score = evaluated(x, target)
     for name, ok in (("log-density", torch.isfinite(log_prob)), ("score", finite(score))):
         if not bool(ok.all()):

@@ -73,7 +73,7 @@ def train_held_out(
     """
     check_kind(dataset, "dataset", Dataset, "a Dataset, as of load")
     check_number(fraction, "fraction", above=0, below=1)
-    n, held = len(dataset.x), round(fraction * len(dataset.x))
+    n, held = len(dataset.x), round(float(fraction) * len(dataset.x))
     if not 0 < held < n:
         raise ValueError(f"fraction must leave no part empty, got {fraction} of {n}")
 
