@@ -19,12 +19,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
+import sklearn
 import torch
 from torch import Tensor
 
 import gradlogp as glp
 
-SOURCE = str(Path(glp.__file__).parent)
+SOURCE = (str(Path(glp.__file__).parent), str(Path(sklearn.__file__).parent))
+"""Whose refusals count: ours, and scikit-learn's, which checks the tables of an estimator."""
 
 # ---------------------------------------------------------------------------- the names
 
@@ -67,6 +69,21 @@ UNUSED = {
     "windows": "the schedule of a warm-up, which asked",
     "rate": "the schedule of a training, which asked",
     "Target": "holds functions",
+    "GradientField.log_prob.x": "the function itself, which knows what it takes",
+    "Observed.log_prob.x": "likewise",
+    "Observed.log_prob_and_score.x": "likewise",
+    "Observed.score.x": "likewise",
+    "Observed.minibatch_score.x": "likewise",
+    "sample.random_state": "what scikit-learn takes",
+    "ScoreEstimator.sample.y": "classes, of which this model has none",
+    "ScoreEstimator.grad_log_prob.y": "likewise",
+    "ScoreEstimator.score_samples.y": "likewise",
+    "ScoreEstimator.score.y": "likewise",
+    "ScoreEstimator.denoise.y": "likewise",
+    "ScoreEstimator.fit.y": "likewise, as scikit-learn has it",
+    "Condition.fit": "the training to which it belongs asked",
+    "Condition.null": "the model to which it belongs asked",
+    "Condition.drop": "likewise",
 }
 """Arguments that are not judged, and why."""
 
@@ -89,7 +106,11 @@ def public_names():
         for name in names:
             value = getattr(module, name)
             home = str(getattr(value, "__module__", ""))
-            if callable(value) and home.startswith("gradlogp") and not home.startswith(tuple(APART)):
+            if (
+                callable(value)
+                and home.startswith("gradlogp")
+                and not home.startswith(tuple(APART))
+            ):
                 found[f"{home.removeprefix('gradlogp.')}.{value.__name__}"] = value
     return found
 
@@ -136,6 +157,7 @@ class Law(glp.Gaussian):
 
 
 LAW = Law(torch.tensor([0.3, -0.2], dtype=torch.float64), 0.6)
+SEGMENT = glp.distributions.AffineSubspace(EYE[:, :1])
 VP = glp.schedules.VP()
 SCORE = glp.ExactScore(LAW, VP)
 
@@ -216,6 +238,7 @@ BY_NAME = {
     "basis": lambda: EYE[:, :1], "cov": lambda: EYE, "A": lambda: EYE, "shift": lambda: EYE[0],
     "scale": lambda: EYE[0] + 1, "mask": lambda: torch.tensor([True, False]), "noise": lambda: 0.3,
     "statistics": lambda: lambda x: torch.cat([x, x.square()], 1), "value": lambda: X,
+    "X": lambda: X.numpy(), "s_z": lambda: X,
     "x_star": lambda: X, "log_snr": lambda: TIMES, "m": lambda: EYE[0], "correction": lambda: "exact",
 }  # fmt: skip
 """By the name of the parameter."""
@@ -224,9 +247,6 @@ BY_BOTH = {
     "affine_map.step": lambda: lambda x, g: 0.5 * x + glp.core.randn_like(x, g),
     "affine_map.d": lambda: 2,
     "kernel_map.d": lambda: 2,
-    "laplacian.index": lambda: torch.tensor([0]),
-    "partial_trace.index": lambda: torch.tensor([0]),
-    "second_derivatives.directions": lambda: X.unsqueeze(0),
     "integrate.field": lambda: lambda y, t: -y,
     "integrate.start": lambda: 0.0,
     "integrate.rtol": lambda: 1e-3,
@@ -237,8 +257,6 @@ BY_BOTH = {
     "Splitting.scheme": lambda: "BAOAB",
     "probe.law": lambda: "gaussian",
     "jacobian_product.v": lambda: X,
-    "compare.samples": lambda: torch.cat([X, X + 0.1, X - 0.1]),
-    "compare.held_out": lambda: torch.cat([X, X + 0.2, X - 0.2]),
     "Classifier.labels": lambda: torch.arange(N) % 2,
     "Classifier.epochs": lambda: 1,
     "c2st.x": lambda: torch.cat([X, X + 0.1]),
@@ -255,7 +273,6 @@ BY_BOTH = {
     "sbc.posterior": lambda: lambda y, n, g: torch.randn(n, 1, generator=g),
     "sbc.n_simulations": lambda: 10,
     "sbc.n_draws": lambda: 4,
-    "mean_and_error.values": lambda: TIMES,
     "mmd.n_permutations": lambda: 3,
     "ksd.n_bootstrap": lambda: 3,
     "bits_per_dim.log_prob": lambda: TIMES,
@@ -275,7 +292,8 @@ BY_BOTH = {
     "Observed.log_likelihood": lambda: lambda x, rows: -(x @ rows.mT).square(),
     "Parameters.declared": lambda: {"a": (2,), "b": torch.distributions.constraints.positive},
     "LogisticRegression.labels": lambda: (torch.arange(N) % 2).double(),
-    "recommend_sigma.score_at": lambda: lambda sigma: linear,
+    "recommend_sigma.score_at": lambda: lambda sigma: SEGMENT.noised(1.0, sigma).score,
+    "recommend_sigma.x": lambda: X * EYE[0],
     "recommend_sigma.sigmas": lambda: [0.1, 0.2, 0.4, 0.8],
     "posterior.observation": lambda: glp.inverse.observe(X[:1], glp.inverse.Matrix(EYE), 0.3),
     "Blur.kernel": lambda: torch.tensor([0.25, 0.5, 0.25]),
@@ -302,6 +320,11 @@ BY_BOTH = {
     "find_start.n_chains": lambda: 2,
     "tune_mclmc.kernel": lambda: glp.langevin.MCLMC(0.3, 1.0),
     "tune_mclmc.n_steps": lambda: 60,
+    "ScoreEstimator.denoise.sigma": lambda: 0.5,
+    "Blur.gaussian.shape": lambda: (1, 8, 8),
+    "Condition.fit.values": lambda: X,
+    "SphereMALA.init.x": sphere,
+    "SphereULA.init.x": sphere,
     "toy.name": lambda: "moons",
     "train_held_out.dataset": lambda: glp.data.toy("moons", 20, seeded()),
     "box.low": lambda: 0.0,
@@ -325,7 +348,6 @@ BY_BOTH = {
     "MLP.width": lambda: 4,
     "plan_steps.problem": lambda: LAW,
     "conjugate_gradients.product": lambda: lambda v: 2 * v,
-    "derivatives.f": lambda: lambda t: (t, t.square()),
     "nearest_neighbours.samples": lambda: X,
     "explicit.target_score": lambda: linear,
     "from_prediction.value": lambda: X,
@@ -401,7 +423,10 @@ def methods(path, owner):
         try:
             given = arguments(f"{path}.{name}", f)
             for key in {"x", "x_t", "z"} & given.keys():
-                if isinstance(shape, torch.Size):
+                if (
+                    isinstance(shape, torch.Size)
+                    and f"{path.rpartition('.')[2]}.{name}.{key}" not in BY_BOTH
+                ):
                     given[key] = X.repeat(1, 16)[:, : shape.numel()].reshape(N, *shape)
             call(f, given)
         except Exception as error:
@@ -445,7 +470,22 @@ class Anything:
 HOSTILE = (
     *(
         Hostile(repr(v), lambda right, v=v: v, isinstance(v, float) and not math.isfinite(v))
-        for v in (None, True, 0, 1, -1, 2.5, -0.5, 1j, math.nan, math.inf, -math.inf, "3", "", b"x")
+        for v in (
+            None,
+            True,
+            0,
+            1,
+            -1,
+            2.5,
+            -0.5,
+            1j,
+            math.nan,
+            math.inf,
+            -math.inf,
+            "3",
+            "",
+            b"x",
+        )
     ),
     Hostile("10**400", lambda right: 10**400),
     Hostile("[]", lambda right: []),
@@ -506,8 +546,10 @@ def raised_here(error):
 
 SYNONYMS = {
     "covariance": "preconditioner|covariance", "value": "preconditioner", "x_t": "x",
-    "declared": "parameters", "kind": "condition|kind", "law": "probe|law", "x": "x0?|data|points",
-    "cov": "covariance", "covs": "covariance", "data": "column", "z": "b",
+    "declared": "parameters", "kind": "condition|kind", "law": "probe|law",
+    "x": "x0?|data|points|events|log-density",
+    "cov": "covariance", "covs": "covariance", "data": "column", "z": "b", "draws": "covariance",
+    "base_log_prob": "log-density", "X": "array", "condition": "class",
 }  # fmt: skip
 """Other words by which messages call a parameter."""
 
@@ -551,5 +593,8 @@ def judge(path, f, given, name, hostile):
     return None if in_loop or finite(result) else "NaN without a word"
 
 
-INFINITE = {("Churn", "r_max"), *((k, "friction") for k in ("BAOA", "BAOAB", "GHMC", "OBABO", "Splitting"))}
+INFINITE = {
+    ("Churn", "r_max"),
+    *((k, "friction") for k in ("BAOA", "BAOAB", "GHMC", "OBABO", "Splitting")),
+}
 """Parameters that may be infinite."""

@@ -334,6 +334,7 @@ def find_modes(
         | https://doi.org/10.1109/34.888716
     """
     check_target(target)
+    check_points(x0, "x0", getattr(target, "event_shape", None))
     field, s, h, tol = _start(target.score, x0, tolerance, max_steps)
     known = not (isinstance(target, Target) and target.log_prob_fn is None)
     log_prob = target.log_prob if known else lambda x: x.new_zeros(len(x))

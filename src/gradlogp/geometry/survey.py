@@ -146,7 +146,7 @@ def survey(
         ValueError: If the score does not know that noise level; for a wrong shape.
     """
     check_noisy_score(score)
-    check_points(x, least=2)
+    check_points(x, event_shape=score.event_shape, least=2)
     check_count(stack, "stack")
     if n_data is not None:
         check_count(n_data, "n_data")

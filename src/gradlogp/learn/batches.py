@@ -25,7 +25,6 @@ def rows(data: Data, index: Any, like: Tensor) -> Tensor:
 def check_data(data: Data, event_shape: torch.Size, name: str = "data") -> None:
     """Raise `ValueError` unless data is `(N, *event)`, N ≥ 2, and finite."""
     check_kind(data, name, Tensor | np.ndarray, "a tensor or a NumPy array")
-    as_tensor(data[:1])  # refuses what is no number
     if isinstance(data, Tensor) and data.is_floating_point():
         check_dtype(data.dtype, f"the dtype of {name}")
     if tuple(data.shape[1:]) != tuple(event_shape) or data.ndim < 2:
@@ -33,6 +32,7 @@ def check_data(data: Data, event_shape: torch.Size, name: str = "data") -> None:
             f"{name} must have shape (N, {', '.join(map(str, event_shape))}), got {tuple(data.shape)}"
         )
     check_count(len(data), f"the number of rows of {name}", 2)
+    as_tensor(data[:1])  # refuses what is no number
     bad: list[int] = []
     for start, part in pieces(data):
         finite = torch.isfinite(part).flatten(1).all(1)

@@ -47,8 +47,8 @@ def perturb(
     """
     check_noisy_score(score)
     check_points(x0, "x0", score.event_shape)
-    t = torch.as_tensor(t) if isinstance(t, float | int) else t
     check_level(t, x0, "t", zero=True)
+    t = t if isinstance(t, Tensor) else torch.tensor(float(t))
     z = encode(score, x0)
     alpha, sigma = (per_sample(v, z) for v in score.schedule(t))
     return alpha * z + sigma * randn_like(z, generator)

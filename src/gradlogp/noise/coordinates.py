@@ -170,12 +170,13 @@ class AffineCoordinates(nn.Module):
             ValueError: If a column, a channel, or the whole is constant.
         """
         check_kind(data, "data", Tensor | np.ndarray, "a tensor or a NumPy array")
+        mean, std = mean_and_std(data, event_shape, scales)
         kind = as_tensor(data[:0]).dtype
         narrow = kind.itemsize <= (
             4 if kind.is_floating_point else 2
         )  # float32 has all its digits
         dtype = torch.float32 if narrow else torch.float64
-        return cls(*mean_and_std(data, event_shape, scales), dtype)
+        return cls(mean, std, dtype)
 
     def _apply(self, fn: Callable[..., Tensor], recurse: bool = True) -> AffineCoordinates:
         return self

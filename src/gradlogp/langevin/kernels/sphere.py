@@ -19,7 +19,15 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ...core import Density, Generator, check_number, per_sample, randn_like, sum_event
+from ...core import (
+    Density,
+    Generator,
+    check_number,
+    check_points,
+    per_sample,
+    randn_like,
+    sum_event,
+)
 from .facts import LANGEVIN, Facts, metropolis_facts, unadjusted_facts
 from .steps import (
     Adjusted,
@@ -201,6 +209,7 @@ class SphereMALA:
 
 def check_on_sphere(x: Tensor, radius: float) -> None:
     """Raise `ValueError` unless every chain starts on the sphere, up to a hundredth of a percent."""
+    check_points(x, "x0")
     if x[0].numel() < 2:
         raise ValueError(f"a sphere needs two coordinates or more, got x0 of {tuple(x.shape)}")
     off = float((x.flatten(1).norm(dim=1) / radius - 1).abs().max())

@@ -319,7 +319,7 @@ def warm_up(
     """
     check_kernel(kernel)
     check_target(target)
-    check_points(x0, "x0")
+    check_points(x0, "x0", getattr(target, "event_shape", None))
     how = Adaptation() if adaptation is None else adaptation
     check_kind(how, "adaptation", Adaptation, "an Adaptation")
     how.check(kernel, n_steps)
