@@ -294,7 +294,7 @@ BY_BOTH = {
     "LogisticRegression.labels": lambda: (torch.arange(N) % 2).double(),
     "recommend_sigma.score_at": lambda: lambda sigma: SEGMENT.noised(1.0, sigma).score,
     "recommend_sigma.x": lambda: X * EYE[0],
-    "recommend_sigma.sigmas": lambda: [0.1, 0.2, 0.4, 0.8],
+    "recommend_sigma.sigmas": lambda: [0.01, 0.02, 0.05, 0.1],
     "posterior.observation": lambda: glp.inverse.observe(X[:1], glp.inverse.Matrix(EYE), 0.3),
     "Blur.kernel": lambda: torch.tensor([0.25, 0.5, 0.25]),
     "RePaint.observation": inpainting,

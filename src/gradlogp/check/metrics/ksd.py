@@ -22,6 +22,7 @@ from ...core import (
     evaluate,
     rand_like,
 )
+from .hoeffding import components
 from .two_sample import subsample
 
 
@@ -143,7 +144,7 @@ def ksd(
     total, pairs = rows.sum(), n * (n - 1)
     tie = 1e-12 * (pairs * squares).sqrt()  # equal signs give the statistic again, to rounding
     p_value = (1 + int((null >= total - tie).sum())) / (1 + n_bootstrap)
-    zeta_1, zeta_2 = _components(rows, squares)
+    zeta_1, zeta_2 = components(rows, squares)
     variance = (4 * (n - 2) * max(zeta_1, 0.0) + 2 * max(zeta_2, 0.0)) / pairs
     return SteinDiscrepancy(float(total) / pairs, math.sqrt(variance), p_value)
 
@@ -169,16 +170,3 @@ def _scale(
         return median
     check_number(c, "c", above=0, why="; or pass 'median'")
     return float(c)
-
-
-def _components(rows: Tensor, squares: Tensor) -> tuple[float, float]:
-    """Return ζ_1 = Cov(k_12, k_13) and ζ_2 = Var k_12 from sums over rows and squares of k.
-
-    Sums over distinct indices make the estimates of E k_12², E k_12 k_13 and (E k_12)² unbiased.
-    """
-    n, total, linked = len(rows), rows.sum(), rows.square().sum()
-    pairs = n * (n - 1)
-    second = squares / pairs
-    triple = (linked - squares) / (pairs * (n - 2))
-    mean_2 = (total**2 - 4 * linked + 2 * squares) / (pairs * (n - 2) * (n - 3))
-    return float(triple - mean_2), float(second - mean_2)

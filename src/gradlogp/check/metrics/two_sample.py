@@ -20,6 +20,7 @@ from ...core import (
     proportion,
     randn_like,
 )
+from .hoeffding import mmd_variance
 
 
 class TwoSample(NamedTuple):
@@ -60,8 +61,9 @@ def mmd(
 
     with the sum of Gaussian kernels of bandwidth ½, 1 and 2 times the median distance of the
     pooled sample, on at most `max_points` points of each. It is 0 in the mean when both are one
-    law, and may then be negative. The standard error joins the linear (Hoeffding) term with the
-    spread under permutation, so that it holds near 0 too.
+    law, and may then be negative. The standard error is made of unbiased estimates of Hoeffding's
+    components (`metrics.hoeffding`), so that it holds far from 0 and near it alike: where both are one
+    law the single points' part is 0, and its estimate is not taken below minus half of the rest.
 
     Arguments:
         x: Samples, `(n, *event)`.
@@ -70,11 +72,14 @@ def mmd(
         max_points: Points taken of each.
         generator: Where subsample and permutations come from.
 
+    Raises:
+        ValueError: For fewer than 4 points of each, which the standard error needs.
+
     References:
         | A Kernel Two-Sample Test (Gretton et al., 2012)
         | https://jmlr.org/papers/v13/gretton12a.html
     """
-    a, b = two_samples(x, y)
+    a, b = two_samples(x, y, least=4)
     check_count(n_permutations, "n_permutations", 2)
     a, b = subsample(a, max_points, generator), subsample(b, max_points, generator)
     n, m = len(a), len(b)
@@ -102,10 +107,8 @@ def mmd(
     shuffles = [permutation(n + m, generator).to(a.device) for _ in range(n_permutations)]
     null = statistic(torch.stack(shuffles))
     p_value = (1 + int((null >= observed).sum())) / (1 + n_permutations)
-    linear_x = K[:n, :n].sum(1) / (n - 1) - K[:n, n:].mean(1)
-    linear_y = K[n:, n:].sum(1) / (m - 1) - K[n:, :n].mean(1)
-    variance = 4 * float(linear_x.var()) / n + 4 * float(linear_y.var()) / m + float(null.var())
-    return TwoSample(observed, math.sqrt(variance), p_value)
+    single, rest = mmd_variance(K, n)
+    return TwoSample(observed, math.sqrt(max(single + rest, rest / 2)), p_value)
 
 
 def c2st(
