@@ -150,7 +150,10 @@ def test_bad_input(as_user):
         (lambda: UniformSphere(1), "at least 2"),
         (lambda: UniformSphere(3, -1.0), "positive"),
         (lambda: VonMisesCircle(1.0, -0.1), "at least 0"),
-        (lambda: VonMisesCircle(torch.ones(2)), "one number"),
+        (
+            lambda: VonMisesCircle(torch.ones(2)),
+            r"radius must be positive and finite, got a tensor of shape \(2,\)",
+        ),
         (lambda: VonMisesCircle(1.0, 1.0, math.inf), "not finite"),
         (lambda: AffineSubspace(torch.ones(3, 2)), "linearly dependent"),
         (lambda: AffineSubspace(torch.ones(3)), r"\(D, k\)"),

@@ -135,7 +135,10 @@ def test_refuses_bad_arguments():
         lambda: from_prediction("noise", x, x, 1.0, 1.0),
         lambda: to_prediction("noise", x, x, 1.0, 1.0),
     ):
-        with pytest.raises(ValueError, match="kind must be 'score', 'epsilon', 'x0', 'v' or 'velocity', got 'noise'"):
+        with pytest.raises(
+            ValueError,
+            match="kind must be 'score', 'epsilon', 'x0', 'v' or 'velocity', got 'noise'",
+        ):
             call()
     with pytest.raises(ValueError, match=r"prediction returned shape \(2, 1\) for x of \(2, 3\)"):
         from_prediction("x0", x[:, :1], x, 1.0, 1.0)

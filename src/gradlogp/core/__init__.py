@@ -4,6 +4,8 @@ from .chunks import Progress as Progress
 from .chunks import Update as Update
 from .chunks import chunks as chunks
 from .chunks import count_chunks as count_chunks
+from .chunks import rows_held as rows_held
+from .chunks import warn_of_cost as warn_of_cost
 from .distances import distances as distances
 from .estimate import Estimate as Estimate
 from .estimate import mean_and_error as mean_and_error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator
 from typing import Protocol, runtime_checkable
 
@@ -9,6 +10,22 @@ from torch import Tensor
 
 from .randomness import Generator, NoiseSource, Streams, block_of, check_generator, new_seed
 from .shapes import check_count
+
+HELD = 2**23
+"""Numbers that are held at a time where all pairs of points are gone through: 64 MB in float64."""
+
+
+def rows_held(columns: int) -> int:
+    """Return how many rows of so many numbers are held at a time, at least one."""
+    return max(1, HELD // max(1, columns))
+
+
+def warn_of_cost(n: int, most: int, what: str, instead: str) -> None:
+    """Warn, with what to do instead, of more points than a cost that grows faster allows."""
+    if n > most:
+        message = f"{what} with {n:,} points is slow, above {most:,}: {instead}"
+        warnings.warn(message, UserWarning, stacklevel=3)
+
 
 Progress = Callable[[int, int], None]
 """Called as progress(done, total) after every step."""

@@ -49,7 +49,9 @@ def check_event_shape(shape: object, name: str = "event_shape") -> None:
         isinstance(n, Integral) and not isinstance(n, bool) and int(n) > 0 for n in shape
     )
     if not whole:
-        raise ValueError(f"{name} must be a tuple of sizes such as (3,), got {shown(shape)}")
+        raise ValueError(
+            f"{name} must be a tuple of positive sizes such as (3,), got {shown(shape)}"
+        )
 
 
 def check_finite(x: Tensor, name: str) -> None:

@@ -64,7 +64,7 @@ class ScoreBase:
         if not isinstance(t, Tensor):
             raise ValueError(f"t must be a tensor, () or (B,), got {type(t).__name__}")
         per_sample(t, z)
-        if self.fixed_dtype and z.dtype != self.like.dtype:
+        if z.dtype.itemsize < 4 and self.fixed_dtype and z.dtype != self.like.dtype:
             raise ValueError(
                 f"z must have the dtype of the weights, {self.like.dtype}, got {z.dtype}"
             )

@@ -101,18 +101,18 @@ class EmpiricalScore(ScoreBase):
     Arguments:
         data: The points, `(N, *event)`.
         schedule: The noise schedule.
-        chunk_size: Query points handled together, so that memory stays at chunk_size · N.
+        chunk_size: As of `Empirical`, whose cost this has: of order B N D for B points.
 
     Raises:
         ValueError: For data that are no batch, are empty or not finite; for a chunk_size below 1.
     """
 
     def __init__(
-        self, data: Float[Tensor, "n *event"], schedule: Schedule, chunk_size: int = 1024
+        self, data: Float[Tensor, "n *event"], schedule: Schedule, chunk_size: int | None = None
     ) -> None:
         check_schedule(schedule)
         self.distribution = Empirical(data, chunk_size)
-        self.data, self.schedule, self.chunk_size = data, schedule, chunk_size
+        self.data, self.schedule = data, schedule
         self.event_shape, self.coordinates = data.shape[1:], IDENTITY
         self.moments = Moments(data.mean(0), data.var(0, correction=0))
 

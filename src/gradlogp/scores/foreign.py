@@ -16,20 +16,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ..core import (
-    Moments,
-    NoisyScore,
-    Schedule,
-    check_batch,
-    check_count,
-    check_event_shape,
-    check_function,
-    check_level,
-    check_option,
-    check_same_shape,
-    check_schedule,
-    per_sample,
-)
+from ..core import Moments, NoisyScore, Schedule, check_batch, check_count, check_event_shape, check_function, check_level, check_option, check_same_shape, check_schedule, per_sample, check_number
 from ..noise.coordinates import IDENTITY
 from ..noise.predictions import KINDS, Kind, check_determines, to_epsilon, to_x0
 from ..noise.schedules import DDPM, EDM
@@ -288,8 +275,10 @@ def from_k_diffusion(
     high = getattr(denoiser, "sigma_max", None) if sigma_max is None else sigma_max
     if low is None or high is None:
         raise ValueError("this denoiser names no range of sigma; pass sigma_min= and sigma_max=")
+    check_number(low, "sigma_min", above=0)
+    check_number(high, "sigma_max", above=0)
     network = partial(denoiser, **extra) if extra else denoiser
-    return from_edm(network, low, high, event_shape=event_shape, moments=moments)
+    return from_edm(network, float(low), float(high), event_shape=event_shape, moments=moments)
 
 
 class _Sigma(Schedule):

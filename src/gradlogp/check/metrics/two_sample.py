@@ -19,8 +19,12 @@ from ...core import (
     permutation,
     proportion,
     randn_like,
+    warn_of_cost,
 )
 from .hoeffding import mmd_variance
+
+MANY_POOLED = 10_000
+"""Points of both samples above which `mmd` warns: its matrix is then of a gigabyte."""
 
 
 class TwoSample(NamedTuple):
@@ -65,6 +69,9 @@ def mmd(
     components (`metrics.hoeffding`), so that it holds far from 0 and near it alike: where both are one
     law the single points' part is 0, and its estimate is not taken below minus half of the rest.
 
+    Time grows as N² (d + n_permutations) and memory as N² in the pooled number N of points that are
+    taken, with a warning from 10,000 on.
+
     Arguments:
         x: Samples, `(n, *event)`.
         y: Samples, `(m, *event)`.
@@ -82,6 +89,10 @@ def mmd(
     a, b = two_samples(x, y, least=4)
     check_count(n_permutations, "n_permutations", 2)
     a, b = subsample(a, max_points, generator), subsample(b, max_points, generator)
+    warn_of_cost(
+        len(a) + len(b), MANY_POOLED, "a maximum mean discrepancy",
+        "lower max_points, or take sliced_wasserstein, which only sorts",
+    )  # fmt: skip
     n, m = len(a), len(b)
     pooled = torch.cat([a, b])
     squared = distances(pooled, pooled).square()

@@ -24,8 +24,13 @@ from ...core import (
     distances,
     per_sample,
     randn_like,
+    rows_held,
+    warn_of_cost,
 )
 from .covariance import coefficients
+
+MANY_DATA = 100_000
+"""Data above which a warning comes: a score at 1,000 points then takes seconds."""
 
 
 def _squared_distances(x: Tensor, y: Tensor, a: Tensor) -> Tensor:
@@ -69,9 +74,13 @@ class Empirical:
     The law itself has neither density nor score; `noised` has. Distances are computed as
     differences, and of data moved to their mean, so that nothing cancels far from the origin.
 
+    Density, score and posterior mean at B points take time of order B N D, N data of D entries each;
+    from 100,000 data on a warning says so.
+
     Arguments:
         data: The points, `(N, *event)`.
-        chunk_size: Points x handled together, so that memory stays at chunk_size · N.
+        chunk_size: Points x handled together, so that memory stays at chunk_size · N; by default as
+            many as hold some 64 MB.
 
     Raises:
         ValueError: For data without a batch, empty or not finite; for a chunk_size below 1; from
@@ -82,8 +91,13 @@ class Empirical:
         | https://doi.org/10.1214/aoms/1177704472
     """
 
-    def __init__(self, data: Float[Tensor, "n *event"], chunk_size: int = 1024) -> None:
+    def __init__(self, data: Float[Tensor, "n *event"], chunk_size: int | None = None) -> None:
         check_points(data, "data")
+        warn_of_cost(
+            len(data), MANY_DATA, "every evaluation of an empirical law",
+            "take a random part of the data, or learn the score of all of them by fit",
+        )  # fmt: skip
+        chunk_size = rows_held(4 * len(data)) if chunk_size is None else chunk_size
         check_count(chunk_size, "chunk_size")
         self.data, self.chunk_size, self.dtype = data, chunk_size, data.dtype
         self._origin = data.mean(0)

@@ -36,10 +36,13 @@ from ...core import (
     check_points,
     distances,
     permutation,
+    rows_held,
     sum_event,
+    warn_of_cost,
 )
 
 Strength = float | Literal["cv"]
+MANY_UNKNOWNS = 3000  # from there on one fit takes ten seconds and more, and "cv" many fits
 MAX_DENSE = 8000  # unknowns of a linear system that is stored: half a gigabyte
 LAMBDAS = tuple(10.0 ** (-k / 2) for k in range(11))
 COUNTS = (1, 2, 3, 4, 5, 6, 8, 10, 13, 16, 20, 25, 32, 40, 50)
@@ -50,6 +53,11 @@ BANDWIDTHS = (0.5, 0.75, 1.0, 1.5, 2.0, 3.0)
 
 class Options(TypedDict, total=False):
     """What all estimators take besides; "cv" minimises ½‖s‖² + tr ∇s of points held out.
+
+    With n points of d entries a fit takes memory (n d)² with a curl-free kernel and n² with a diagonal
+    one, and time of the power 3/2 of that (the ν-method: of that itself, times the iterations); above
+    3,000 unknowns, n d or n, a warning says so, and 8,000 are the most. "cv" takes `folds` fits more for
+    each bandwidth. A score at B points takes time B n d.
 
     All refuse data that are not finite, too few or all equal, and numbers that are not positive.
     """
@@ -100,13 +108,12 @@ class KernelScore:
     points: Float[Tensor, "n d"]
     coefficients: Float[Tensor, "n d"]
     a: float
-    chunk_size: int = 1024
 
     def _map(self, f: Callable[[Tensor, Tensor, Tensor], Tensor], x: Tensor) -> Tensor:
         """Apply f(D, u, D·c) to chunks of x, in the units of the bandwidth."""
         check_batch(x, self.event_shape)
         z, parts = x.flatten(1).to(self.points) / self.bandwidth, []
-        for part in z.split(max(1, self.chunk_size // self.kernel.d)):
+        for part in z.split(rows_held(3 * self.points.numel())):
             D = part.unsqueeze(1) - self.points
             parts.append(f(D, D.square().sum(-1), (D * self.coefficients).sum(-1)))
         return torch.cat(parts).to(x)
@@ -159,6 +166,10 @@ def _system(points: Tensor, kernel: _Kernel) -> System:
     """Return the matrix of L at the data and ζ there; the curl-free L mixes coordinates."""
     n, d = points.shape
     N = n * d if kernel.curl_free else n
+    warn_of_cost(
+        N, MANY_UNKNOWNS, "a kernel estimator of unknowns, here",
+        "fit a random part of the data, or a network by fit",
+    )  # fmt: skip
     if N > MAX_DENSE:
         raise ValueError(f"{N} unknowns are more than {MAX_DENSE}; fit a part of the data")
     zeta = KernelScore(1.0, 0.0, points.shape[1:], kernel, points, 0 * points, 1.0)(points)
