@@ -182,7 +182,9 @@ def test_units_offsets_chunks_and_event_shapes_change_nothing(estimate, generato
     far = estimate(x + 1e4, settings(estimate))
     close(far(y + 1e4), s, 1e-6)
     for size in (1, 4, 13):
-        monkeypatch.setattr(import_module("gradlogp.core.chunks"), "HELD", 3 * size * fit.points.numel())
+        monkeypatch.setattr(
+            import_module("gradlogp.core.chunks"), "HELD", 3 * size * fit.points.numel()
+        )
         close(fit(y), s, 1e-10)
     image = estimate(x.reshape(20, 1, 2, 2), settings(estimate))(y.reshape(9, 1, 2, 2))
     close(image.flatten(1), s, 1e-12)

@@ -16,7 +16,21 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ..core import Moments, NoisyScore, Schedule, check_batch, check_count, check_event_shape, check_function, check_level, check_option, check_same_shape, check_schedule, per_sample, check_number
+from ..core import (
+    Moments,
+    NoisyScore,
+    Schedule,
+    check_batch,
+    check_count,
+    check_event_shape,
+    check_function,
+    check_level,
+    check_number,
+    check_option,
+    check_same_shape,
+    check_schedule,
+    per_sample,
+)
 from ..noise.coordinates import IDENTITY
 from ..noise.predictions import KINDS, Kind, check_determines, to_epsilon, to_x0
 from ..noise.schedules import DDPM, EDM

@@ -55,9 +55,9 @@ class Options(TypedDict, total=False):
     """What all estimators take besides; "cv" minimises ½‖s‖² + tr ∇s of points held out.
 
     With n points of d entries a fit takes memory (n d)² with a curl-free kernel and n² with a diagonal
-    one, and time of the power 3/2 of that (the ν-method: of that itself, times the iterations); above
-    3,000 unknowns, n d or n, a warning says so, and 8,000 are the most. "cv" takes `folds` fits more for
-    each bandwidth. A score at B points takes time B n d.
+    one, and time of the power 3/2 of that (the ν-method: of that itself, times the iterations). Above
+    3,000 unknowns, n d or n, a warning says so, and 8,000 are the most. "cv" takes `folds` more fits
+    for each bandwidth. A score at B points takes time B n d.
 
     All refuse data that are not finite, too few or all equal, and numbers that are not positive.
     """
