@@ -85,6 +85,30 @@ def test_all_hostile_arguments_at_all_doors():
     assert not wrong, "\n".join(wrong)
 
 
+def test_known_members_are_refused():
+    """What once gave numbers for NaN rows and empty batches, by name."""
+    nan, empty = X.clone(), X[:0]
+    nan[3, 1] = torch.nan
+    score = torch.neg
+    calls = {
+        "mean_score": lambda x: glp.metrics.mean_score(score, x),
+        "fisher_divergence": lambda x: glp.metrics.fisher_divergence(score, score, x),
+        "fisher_information": lambda x: glp.metrics.fisher_information(score, x),
+        "conservativity": lambda x: glp.metrics.conservativity(score, x),
+        "intrinsic_dimension": lambda x: glp.geometry.intrinsic_dimension(score, x, 0.1),
+        "tangent_space": lambda x: glp.geometry.tangent_space(score, x, 0.1),
+        "project": lambda x: glp.geometry.project(score, x, 0.1),
+        "find_modes": lambda x: glp.find_modes(glp.Gaussian([0.0, 0.0]), x),
+        "noise_levels": lambda x: glp.noise_levels(x, tell=None),
+        "run": lambda x: glp.run(glp.langevin.ULA(0.1), glp.Gaussian([0.0, 0.0]), x, 3),
+    }
+    for call in calls.values():
+        call(X)
+        for x, message in ((nan, "1 of 12 rows that are not finite"), (empty, "is empty")):
+            with pytest.raises(ValueError, match=message):
+                call(x)
+
+
 # ---------------------------------------------------------------------------- the walk itself
 
 
