@@ -238,7 +238,7 @@ def test_toy_refusals():
     generator = torch.Generator()
     with pytest.raises(ValueError, match="unknown toy set 'moon'; did you mean 'moons'"):
         toy("moon", 10, generator)
-    with pytest.raises(ValueError, match="n must be at least 2, got 1"):
+    with pytest.raises(ValueError, match="n must be an integer of at least 2, got 1"):
         toy("moons", 1, generator)
 
 

@@ -141,9 +141,8 @@ def run(
     if x0 is None:
         raise ValueError("x0 is missing: pass starting points, or resume= to go on with a run")
     check_points(x0, "x0", getattr(target, "event_shape", None))
-    check_count(n_steps, "n_steps")
-    check_count(burn_in, "burn_in", 0)
-    check_count(thin, "thin")
+    for name, count in (("n_steps", n_steps), ("burn_in", burn_in), ("thin", thin)):
+        check_count(count, name, 0)
     thinning = Thinning(burn_in, thin, saved["since"] if saved and not burn_in else 0)
     if not (0 <= burn_in < n_steps and thin >= 1 and thinning.kept(n_steps) >= 1):
         raise ValueError(

@@ -239,6 +239,10 @@ def _fit(
     median = float(apart.median())
     if isinstance(bandwidth, str):
         check_option(bandwidth, "bandwidth, if it is no number,", ("median", "cv"))
+        if median == 0:
+            raise ValueError(
+                "more than half of all pairs of points of data coincide; give bandwidth a number"
+            )
         hs = [median] if bandwidth == "median" else [factor * median for factor in BANDWIDTHS]
     else:
         check_number(bandwidth, "bandwidth", above=0)
