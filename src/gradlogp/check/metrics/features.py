@@ -66,6 +66,7 @@ class Classifier:
         if len(self.classes) < 2:
             raise ValueError("labels must name two classes at least")
         check_event_shape(widths, "widths")
+        check_count(len(widths), "the number of widths")
         check_count(epochs, "epochs")
         self.event_shape = x.shape[1:]
         self.mean, self.std = x.double().mean(), x.double().std().clamp(min=1e-12)
