@@ -153,7 +153,7 @@ def test_refuses_bad_shapes():
     for probes in (torch.zeros(4, 3), torch.zeros(2, 4, 2), torch.zeros(0, 4, 3)):
         with pytest.raises(ValueError, match=r"probes must have shape \(n_probes, 4, 3\)"):
             hutchinson_trace(swirl, x, probes)
-    with pytest.raises(ValueError, match="unknown probe law 'uniform'; one of 'gaussian'"):
+    with pytest.raises(ValueError, match="probe must be 'gaussian', 'rademacher' or 'sphere'"):
         probe("uniform", x)
 
 

@@ -308,5 +308,5 @@ def test_a_proportion_has_a_binomial_error_that_is_never_0():
     assert proportion(0, 50) == Estimate(0.0, 0.02)
     assert proportion(50, 50) == Estimate(1.0, 0.02)
     for successes, n in ((-1, 5), (6, 5), (0, 0)):
-        with pytest.raises(ValueError, match=r"successes must lie in \[0, 5\], got -1"):
+        with pytest.raises(ValueError, match=r"successes must lie in|n must be an integer"):
             proportion(successes, n)

@@ -238,7 +238,7 @@ def test_refuses_bad_points_and_coefficients():
     two, three = torch.ones(2), torch.ones(3)
     for alpha, sigma, match in (
         (-1.0, 1.0, r"alpha must be at least 0 and finite, got -1\.0"),
-        (1.0, float("nan"), "sigma must be finite and at least 0"),
+        (1.0, float("nan"), "sigma must be at least 0 and finite"),
         (torch.ones(2, 2), 1.0, r"alpha must have shape \(\) or \(B,\)"),
         (two, three, r"alpha has shape \(2,\), but sigma \(3,\)"),
     ):

@@ -336,7 +336,7 @@ def test_bad_input_is_refused(as_user):
             function(torch.zeros(2, 2, dtype=torch.long))
     with pytest.raises(ValueError, match=r"score at x0 is not finite in rows \[0, 1, 2\]"):
         find_modes(as_target(score=lambda x: 1 / x), x0)
-    with pytest.raises(ValueError, match="target has no score"):
+    with pytest.raises(ValueError, match="target must be a density"):
         find_modes(lambda x: x, x0)
     with pytest.raises(ValueError, match="t must be finite and at least 0"):
         gradient_flow(torch.neg, x0, -1.0)

@@ -140,7 +140,7 @@ def test_refuses_bad_arguments():
             match="kind must be 'score', 'epsilon', 'x0', 'v' or 'velocity', got 'noise'",
         ):
             call()
-    with pytest.raises(ValueError, match=r"prediction returned shape \(2, 1\) for x of \(2, 3\)"):
+    with pytest.raises(ValueError, match=r"value returned shape \(2, 1\) for x of \(2, 3\)"):
         from_prediction("x0", x[:, :1], x, 1.0, 1.0)
     with pytest.raises(ValueError, match="x0 returned shape"):
         to_prediction("v", x[:1], x, 1.0, 1.0)
@@ -225,5 +225,5 @@ def test_tweedie_refuses():
         tweedie(lambda y: -y, x, 0.0, 1.0)
     with pytest.raises(ValueError, match=r"x_t must have shape \(B, \*event\)"):
         tweedie(lambda y: -y, torch.ones(3), 1.0, 1.0)
-    with pytest.raises(ValueError, match="prediction returned shape"):
+    with pytest.raises(ValueError, match="score returned shape"):
         tweedie(lambda y: y[:, :1], x, 1.0, 1.0)

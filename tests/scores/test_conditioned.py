@@ -141,7 +141,7 @@ BAD = {
         ([0, 1], "got list"),
         (None, "got NoneType"),
         (3, "from 0 to 3 - 1; got 3"),
-        (-1, "condition, a class, must be an integer of at least 0, got -1"),
+        (-1, "from 0 to 3 - 1; got -1"),
         (torch.tensor([0, 3]), "got 3"),
         (torch.tensor([NO_CLASS, 2]), "got -1"),
         (torch.tensor(1), r"got torch.int64 of shape \(\)"),
@@ -189,10 +189,7 @@ def test_every_wrong_condition_is_refused(kind):
 @pytest.mark.usefixtures("as_user")
 def test_kinds_that_are_none_are_refused():
     for kind in (0, -2, (), (0,), (3, -1), True, (True,)):
-        with pytest.raises(
-            ValueError,
-            match="condition, as a number of classes, must be an integer of at least 1,",
-        ):
+        with pytest.raises(ValueError, match=r"condition.* number of classes"):
             Condition(kind)
 
 

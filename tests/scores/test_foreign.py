@@ -243,7 +243,7 @@ def test_bad_input(as_user):
     ):
         with pytest.raises(ValueError, match=message):
             from_epsilon(edm_network, VP(), **bad)
-    with pytest.raises(ValueError, match="unknown kind 'noise'"):
+    with pytest.raises(ValueError, match="predicts must be 'score', 'epsilon'"):
         ForeignScore(edm_network, VP(), "noise", noise_input="time")
     with pytest.raises(ValueError, match="sigma_min < sigma_max"):
         from_edm(edm_network, 0.0, 80.0)

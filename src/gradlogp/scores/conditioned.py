@@ -36,7 +36,7 @@ def check_condition(condition: Any, kind: int | torch.Size | None) -> Tensor:
         type(kind), "a class (an int, int64 of shape (1,) or (B,)) or a float tensor (1 or B, …)"
     )
     if isinstance(condition, int) and not isinstance(condition, bool):
-        check_count(condition, "condition, a class,", 0)
+        check_count(condition, "condition, a class,", -(2**63))  # what int64 holds
         condition = torch.tensor([condition])
     if not isinstance(condition, Tensor):
         raise ValueError(f"the condition must be {wanted}; got {type(condition).__name__}")

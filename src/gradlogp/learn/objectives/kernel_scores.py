@@ -166,12 +166,12 @@ def _system(points: Tensor, kernel: _Kernel) -> System:
     """Return the matrix of L at the data and ζ there; the curl-free L mixes coordinates."""
     n, d = points.shape
     N = n * d if kernel.curl_free else n
-    warn_of_cost(
-        N, MANY_UNKNOWNS, "a kernel estimator of unknowns, here",
-        "fit a random part of the data, or a network by fit",
-    )  # fmt: skip
     if N > MAX_DENSE:
         raise ValueError(f"{N} unknowns are more than {MAX_DENSE}; fit a part of the data")
+    warn_of_cost(
+        N, MANY_UNKNOWNS, "a kernel estimator",
+        "these are its unknowns; fit a random part of the data, or a network by fit",
+    )  # fmt: skip
     zeta = KernelScore(1.0, 0.0, points.shape[1:], kernel, points, 0 * points, 1.0)(points)
     u = distances(points, points).square()
     P, R = kernel.parts(u)
