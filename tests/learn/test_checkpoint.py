@@ -354,7 +354,11 @@ def test_config_that_is_not_text(tmp_path):
     ("key", "value", "part"),
     [
         ("network", {"name": "MLP", "widht": 8}, "widht"),
-        ("network", {"name": "MLP", "event": [2], "width": -8}, "positive sizes"),
+        (
+            "network",
+            {"name": "MLP", "event": [2], "width": -8},
+            "width must be an integer of at least 1",
+        ),
         ("network", {"name": "MLP", "event": [2], "width": 9}, "does not fit the network"),
         ("network", {"name": "Linear", "in_features": 2}, "pass network="),
         ("network", "MLP", "damaged"),

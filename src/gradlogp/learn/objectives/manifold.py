@@ -18,6 +18,8 @@ from torch import Tensor
 from ...core import (
     Generator,
     ScoreFn,
+    check_batch,
+    check_finite,
     check_function,
     check_level,
     check_number,
@@ -125,12 +127,13 @@ def _half_square(score: ScoreFn, x: Tensor, minus_target: Tensor) -> Tensor:
 def _along(normals: Tensor, x: Tensor, z: Tensor) -> Tensor:
     """Return N Nᵀ z, shape of x."""
     B, D = len(x), x[0].numel()
-    check_points(normals, "normals")
+    check_batch(normals, name="normals")
     if normals.ndim != 3 or normals.shape[:2] != (B, D) or not 0 < normals.shape[2] < D:
         raise ValueError(
             f"normals must have shape ({B}, {D}, m) with m from 1 to {D - 1}, got "
             f"{tuple(normals.shape)}; without normals the data fill the space: use denoising"
         )
+    check_finite(normals, "normals")
     N = normals.to(x)
     off = (N.mT @ N - torch.eye(N.shape[2]).to(N)).abs().amax()
     if not bool(off <= torch.finfo(N.dtype).eps ** 0.5):
