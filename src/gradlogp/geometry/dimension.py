@@ -241,7 +241,9 @@ def recommend_sigma(
         raise ValueError(f"sigmas must be four or more positive levels, got {levels.tolist()}")
     D, means = x.shape[1:].numel(), []
     for sigma in levels.tolist():
-        found = intrinsic_dimension(score_at(sigma), x, sigma, estimator=estimator, **options)
+        score = score_at(sigma)
+        check_function(score, "what score_at returns")
+        found = intrinsic_dimension(score, x, sigma, estimator=estimator, **options)
         means.append(found.mean)
     value = torch.tensor([m.value for m in means], dtype=torch.float64)
     error = torch.tensor([m.standard_error for m in means], dtype=torch.float64)

@@ -70,12 +70,12 @@ def nearest_neighbours(
         | A Non-Parametric Test to Detect Data-Copying in Generative Models (Meehan et al., 2020)
         | https://arxiv.org/abs/2004.05675
     """
+    s, tr = two_samples(samples, train, "samples", "train")
+    _, ho = two_samples(samples, held_out, "samples", "held_out")
     warn_of_cost(
         max(len(samples), len(train)), MANY_POINTS, "a search for nearest neighbours",
         "compare a random part of the samples and of the data",
     )  # fmt: skip
-    s, tr = two_samples(samples, train, "samples", "train")
-    _, ho = two_samples(samples, held_out, "samples", "held_out")
     n = min(len(tr), len(ho))
     tr_n, ho_n = subsample(tr, n, generator), subsample(ho, n, generator)
     d_train, i_train = _nearest(s, tr_n)
