@@ -69,6 +69,7 @@ UNUSED = {
     "windows": "the schedule of a warm-up, which asked",
     "rate": "the schedule of a training, which asked",
     "Target": "holds functions",
+    "ScoreModel.denoise.z": "in another precision than the weights: a network may cast, or says so",
     "GradientField.log_prob.x": "the function itself, which knows what it takes",
     "Observed.log_prob.x": "likewise",
     "Observed.log_prob_and_score.x": "likewise",
@@ -548,8 +549,8 @@ SYNONYMS = {
     "covariance": "preconditioner|covariance", "value": "preconditioner", "x_t": "x",
     "declared": "parameters", "kind": "condition|kind", "law": "probe|law",
     "x": "x0?|data|points|events|log-density",
-    "cov": "covariance", "covs": "covariance", "data": "column", "z": "b", "draws": "covariance",
-    "base_log_prob": "log-density", "X": "array", "condition": "class",
+    "cov": "covariance", "covs": "covariance", "data": "column", "z": "b", "draws": "covariance|x",
+    "base_log_prob": "log-density", "X": "array|column|data|x", "condition": "class",
 }  # fmt: skip
 """Other words by which messages call a parameter."""
 

@@ -21,7 +21,7 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor
 
-from ..core import NoisyScore, Schedule, check_count, check_number, permutation
+from ..core import NoisyScore, Schedule, check_count, check_kind, check_number, permutation
 from ..diffusion import log_likelihood
 from ..learn import checkpoint
 from ..learn.settings import TrainingSettings
@@ -147,6 +147,8 @@ class ScoreEstimator(DensityMixin, BaseEstimator):
             self.settings or TrainingSettings(),
             **{k: v for k, v in given.items() if v is not None},
         )
+        if columns is not None:
+            check_kind(columns, "columns", list | tuple | np.ndarray, "names, one for each column")
         if self.resume and not isinstance(self.random_state, int):
             raise ValueError("resume=True needs the random_state, a number, of that run")
         self._tensors = isinstance(X, Tensor)
