@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 
 @dataclass(frozen=True)
@@ -54,10 +54,9 @@ class TrainingSettings:
     compile: bool = False
 
     def __post_init__(self) -> None:
-        from ..core import (  # PyTorch comes with it: not before it is needed
-            check_count,
-            check_number,
-        )
+        if all(getattr(self, f.name) is f.default for f in fields(self)):
+            return  # the command line reads the defaults before it loads PyTorch, which comes with
+        from ..core import check_count, check_number
 
         check_count(self.steps, "steps")
         check_count(self.batch_size, "batch_size")
