@@ -260,5 +260,5 @@ def test_a_score_cut_off_from_x_is_refused_and_not_zero():
     ):
         with pytest.raises(ValueError, match="does not depend on x through differentiable"):
             jacobian_trace(s, x)
-    with pytest.raises(ValueError, match="chunk_size must be at least 1, got 0"):
+    with pytest.raises(ValueError, match="chunk_size must be an integer of at least 1, got 0"):
         jacobian_trace(lambda y: -y, x, 0)

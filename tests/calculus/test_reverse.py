@@ -146,12 +146,14 @@ def test_refuses_bad_shapes():
     for f in (jacobian_trace, jacobian):
         with pytest.raises(ValueError, match=r"x must have shape \(B, \*event\)"):
             f(swirl, torch.zeros(4))
-    with pytest.raises(ValueError, match=r"vector field returned shape \(4, 1\)"):
+    with pytest.raises(
+        ValueError, match=r"the score \(a vector field\) returned shape \(4, 1\) for x of \(4, 3\)"
+    ):
         jacobian_trace(lambda y: y.sum(1, keepdim=True), x)
     for probes in (torch.zeros(4, 3), torch.zeros(2, 4, 2), torch.zeros(0, 4, 3)):
         with pytest.raises(ValueError, match=r"probes must have shape \(n_probes, 4, 3\)"):
             hutchinson_trace(swirl, x, probes)
-    with pytest.raises(ValueError, match="unknown probe law 'uniform'; one of 'gaussian'"):
+    with pytest.raises(ValueError, match="probe must be 'gaussian', 'rademacher' or 'sphere'"):
         probe("uniform", x)
 
 

@@ -129,7 +129,7 @@ def test_fields_without_a_jacobian_are_refused(as_user):
                 conservativity(score, x, n_probes)
     with pytest.raises(ValueError, match="returned shape"):
         conservativity(lambda x: x[:, :1], x)
-    with pytest.raises(ValueError, match="n_probes must be a positive integer, got 0"):
+    with pytest.raises(ValueError, match="n_probes must be an integer of at least 1, got 0"):
         conservativity(network, x, 0)
     with pytest.raises(ValueError, match="chunk_size"):
         conservativity(network, x, chunk_size=0)
@@ -230,5 +230,5 @@ def test_paths_that_do_not_fit_are_refused(as_user):
         log_density_difference(torch.neg, a, torch.ones(1, 2))
     with pytest.raises(ValueError, match=r"via must have shape \(2, 2\)"):
         log_density_difference(torch.neg, a, b, via=torch.ones(1, 2))
-    with pytest.raises(ValueError, match="n_panels even"):
+    with pytest.raises(ValueError, match="n_panels must be even"):
         log_density_difference(torch.neg, a, b, n_panels=3)

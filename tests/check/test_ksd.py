@@ -8,7 +8,8 @@ import torch
 from support import COV, MEAN, close, z_score
 
 from gradlogp import Gaussian, GaussianMixture
-from gradlogp.check.metrics.ksd import _components, ksd, stein_kernel
+from gradlogp.check.metrics.hoeffding import components
+from gradlogp.check.metrics.ksd import ksd, stein_kernel
 
 NORMAL = Gaussian([0.0], 1.0)
 TARGET = Gaussian(MEAN, COV)
@@ -74,7 +75,7 @@ def test_the_error_is_made_of_unbiased_estimates(generator):
     linked = mean([K[i, j] * K[i, l] for i, j, l in itertools.permutations(range(n), 3)])
     square = mean([K[i, j] * K[l, m] for i, j, l, m in itertools.permutations(range(n), 4)])
     second = mean([K[i, j] ** 2 for i, j in itertools.permutations(range(n), 2)])
-    found = torch.tensor(_components(K.sum(1), K.square().sum()))
+    found = torch.tensor(components(K.sum(1), K.square().sum()))
     close(found, [linked - square, second - square], 1e-12)
 
 
@@ -148,14 +149,14 @@ def test_refusals(as_user):
         (NORMAL.score, x, {"flip": 0.0}, "flip"),
         (NORMAL.score, x, {"n_bootstrap": 0}, "n_bootstrap"),
         (NORMAL.score, x, {"chunk_size": 0}, "chunk_size"),
-        (NORMAL.score, x[:3], {}, "4 points"),
+        (NORMAL.score, x[:3], {}, "x must have at least 4 rows"),
         (
             NORMAL.score,
             torch.where(x == 3, torch.nan, x),
             {},
             "x has 1 of 10 rows that are not finite",
         ),
-        (lambda x: 1 / (x - x), x, {}, "the score has 10 of 10 rows that are not finite"),
+        (lambda x: 1 / (x - x), x, {}, "score has 10 of 10 rows that are not finite"),
         (lambda x: x[:, :1], torch.zeros(5, 2), {}, "shape"),
         (NORMAL.score, torch.ones(5, 1), {"c": "median"}, "coincide"),
     ):

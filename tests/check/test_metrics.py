@@ -136,7 +136,7 @@ def mmd_by_loops(x, y):
     return xx + yy - 2 * sum(k(a, b) for a in x for b in y) / (n * m)
 
 
-@pytest.mark.parametrize(("n", "m"), [(7, 9), (12, 12), (2, 5)])
+@pytest.mark.parametrize(("n", "m"), [(7, 9), (12, 12), (4, 5)])
 def test_mmd_by_brute_force(n, m, generator):
     x, y = normal(n, 3, generator), normal(m, 3, generator, 0.8)
     result = mmd(x, y, n_permutations=20, generator=generator)
@@ -167,14 +167,17 @@ def test_mmd_p_value_under_the_alternative(generator):
 
 @pytest.mark.parametrize(("n", "m", "shift"), [(80, 60, 0.0), (80, 60, 1.0), (30, 200, 1.0)])
 def test_mmd_error_bar(n, m, shift, generator):
-    """The spread over fresh samples: within 30 % far from the null, at it too long, not short."""
+    """The spread over fresh samples, which 150 of them show within some 7 % (one sigma).
+
+    With the plug-in estimate, which counts the remainder twice, the ratio is 1.85 at the null.
+    """
     results = [
-        mmd(normal(n, 2, generator), normal(m, 2, generator, shift), n_permutations=30,
+        mmd(normal(n, 2, generator), normal(m, 2, generator, shift), n_permutations=2,
             generator=generator)
         for _ in range(150)
     ]  # fmt: skip
     ratio = np.mean([r.standard_error for r in results]) / np.std([r.value for r in results])
-    assert 0.85 < ratio < (1.3 if shift else 2.2)
+    assert 0.8 < ratio < (1.25 if shift else 1.35)
 
 
 def test_mmd_subsamples(generator):
@@ -312,7 +315,7 @@ def test_bad_samples_are_refused(metric, generator, as_user):
         (lambda x: sliced_wasserstein(x, x, 0), "n_projections"),
         (lambda x: mmd(x, x, n_permutations=1), "n_permutations"),
         (lambda x: mmd(torch.zeros(20, 2), torch.zeros(20, 2)), "coincide"),
-        (lambda x: c2st(x[:6], x), "10 points"),
+        (lambda x: c2st(x[:6], x), "x must have at least 10 rows"),
         (lambda x: fisher_divergence(lambda x: x[:, :1], lambda x: x, x), "shape"),
         (lambda x: fisher_divergence(lambda x: x, lambda x: x[:, :1], x), "shape"),
         (lambda x: fisher_divergence(lambda x: x, lambda x: x, x[:, 0]), "shape"),

@@ -244,9 +244,9 @@ def test_refusals(as_user, generator):
             "widen the interval",
         ),
         (lambda: sample_size.mixture_weight(7.0), "separation"),
-        (lambda: sample_size.denoising_slope(0.0), "sigma, tau and draws"),
+        (lambda: sample_size.denoising_slope(0.0), "sigma must be positive"),
         (lambda: denoising_gap(lambda y: y, x, x, 0.0), "sigma must be positive"),
-        (lambda: denoising_gap(lambda y: y, x, x[:9], 0.1), "10 points of each kind"),
+        (lambda: denoising_gap(lambda y: y, x, x[:9], 0.1), "held_out must have at least 10 rows"),
         (
             lambda: denoising_gap(lambda y: y, x, torch.ones(10, 3), 0.1),
             "held_out must have shape",

@@ -230,7 +230,7 @@ def test_without_noise_there_are_no_steps(generator):
         (lambda: PreconditionedSteps(torch.diag(torch.tensor([1.0, -0.5]))), "covariance"),
         (lambda: PreconditionedSteps(torch.tensor([[1.0, 0.3], [0.0, 1.0]])), "symmetric"),
         (lambda: PreconditionedSteps(torch.full((2, 2), math.inf)), "covariance"),
-        (lambda: Coloured(0.0), "positive definite"),
+        (lambda: Coloured(0.0), "positive and finite"),
         (
             lambda: AnnealedLangevin(kernel=PreconditionedSteps(torch.ones(3)))(
                 torch.zeros(2, 2), T, None, ExactScore(DATA, LADDER)

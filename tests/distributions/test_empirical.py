@@ -190,7 +190,7 @@ def test_refusals():
     with pytest.raises(ValueError, match="data must have shape"):
         Empirical(torch.zeros(4))
     for make in (lambda: Empirical(x, 0), lambda: EmpiricalScore(x, VP(), chunk_size=0)):
-        with pytest.raises(ValueError, match="chunk_size must be at least 1"):
+        with pytest.raises(ValueError, match="chunk_size must be an integer of at least 1, got 0"):
             make()
     with pytest.raises(ValueError, match=r"shape \(B, 2\)"):
         law.noised(1.0, 1.0).score(torch.zeros(3, 4))

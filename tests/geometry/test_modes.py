@@ -330,22 +330,22 @@ def test_many_dimensions_and_stiffness(generator):
 def test_bad_input_is_refused(as_user):
     x0 = torch.zeros(3, 1)
     for function in (lambda x: find_modes(THREE, x), lambda x: gradient_flow(THREE.score, x, 1.0)):
-        with pytest.raises(ValueError, match=r"x0 is not finite in rows \[1\]"):
+        with pytest.raises(ValueError, match="x0 has 1 of 2 rows that are not finite"):
             function(torch.tensor([[0.0, 1.0], [math.nan, 0.0]]))
         with pytest.raises(ValueError, match="x0 must be floating point"):
             function(torch.zeros(2, 2, dtype=torch.long))
     with pytest.raises(ValueError, match=r"score at x0 is not finite in rows \[0, 1, 2\]"):
         find_modes(as_target(score=lambda x: 1 / x), x0)
-    with pytest.raises(ValueError, match="target has no score"):
+    with pytest.raises(ValueError, match="target must be a density"):
         find_modes(lambda x: x, x0)
-    with pytest.raises(ValueError, match="t must be finite and at least 0"):
+    with pytest.raises(ValueError, match="t must be at least 0 and finite"):
         gradient_flow(torch.neg, x0, -1.0)
     with pytest.raises(ValueError, match=r"t must have shape \(\) or \(3,\)"):
         gradient_flow(torch.neg, x0, torch.ones(2))
     for options in ({"tolerance": 0.0}, {"tolerance": math.nan}, {"max_steps": 0}):
-        with pytest.raises(ValueError, match="need 0 < tolerance < 1 and max_steps"):
+        with pytest.raises(ValueError, match=next(iter(options))):
             gradient_flow(torch.neg, x0, 1.0, **options)
-        with pytest.raises(ValueError, match="need 0 < tolerance < 1 and max_steps"):
+        with pytest.raises(ValueError, match=next(iter(options))):
             find_modes(as_target(score=torch.neg), x0, **options)
     with pytest.raises(ValueError, match="score returned shape"):
         gradient_flow(lambda x: x[:, 0], x0, 1.0)

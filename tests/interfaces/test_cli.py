@@ -195,7 +195,7 @@ def test_misuse_is_two(checkpoint, points, tmp_path, capsys):
         ("did you mean 'stars'", "fit", "star", *out),
         ("none.csv", "fit", tmp_path / "none.csv", *out),
         ("--out", "fit", points),
-        ("steps must be at least 1", "fit", points, *out, "--steps", 0),
+        ("steps must be an integer of at least 1", "fit", points, *out, "--steps", 0),
         ("many", "fit", points, *out, "--steps", "many"),
         ("no classes", "fit", points, *out, *ab, "--class-conditional"),
         ("no checkpoint", "sample", tmp_path / "none"),

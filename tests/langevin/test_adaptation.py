@@ -190,7 +190,10 @@ def test_a_chain_that_cannot_move_starts_again(generator):
         (lambda: Adaptation(preconditioner="full"), "preconditioner"),
         (lambda: Adaptation(trajectory=0.0), "trajectory"),
         (lambda: warm_up(MALA(0.1), NORMAL, torch.zeros(2), 5), "x0"),
-        (lambda: warm_up(object(), NORMAL, torch.zeros(2, 2), 5), "no field step_size"),
+        (
+            lambda: warm_up(object(), NORMAL, torch.zeros(2, 2), 5),
+            "one with its step size",
+        ),
         (lambda: warm_up(SGLD(lambda k: 0.1, 2), NORMAL, torch.zeros(2, 2), 5), "one number"),
         (
             lambda: warm_up(
@@ -354,8 +357,8 @@ def test_a_plan_from_curvature():
 @pytest.mark.parametrize(
     ("case", "message"),
     [
-        (lambda: plan_steps((0.0, 1.0, 2), 0.1), "strongly log-concave"),
-        (lambda: plan_steps((2.0, 1.0, 2), 0.1), "m <= L"),
+        (lambda: plan_steps((0.0, 1.0, 2), 0.1), "m of the problem must be positive"),
+        (lambda: plan_steps((2.0, 1.0, 2), 0.1), "L of the problem must be at least 2"),
         (lambda: plan_steps((1.0, 1.0, 2), 0.0), "accuracy"),
         (lambda: plan_steps((1.0, 1.0, 2), 0.1, distance=-1.0), "distance"),
         (lambda: plan_steps((1.0, 1.0, 2), 0.1, metric="tv"), "metric"),

@@ -277,7 +277,7 @@ def test_refusals(as_user):
         evidence(law, x[:3])
     with pytest.raises(ValueError, match="draws has 1 of 50 rows that are not finite"):
         evidence(law, torch.where(torch.arange(50)[:, None] == 3, math.nan, x))
-    with pytest.raises(ValueError, match="n_particles must be a positive integer"):
+    with pytest.raises(ValueError, match="n_particles must be an integer of at least 2"):
         evidence(law, x, n_particles=0)
-    with pytest.raises(ValueError, match=r"events of shape \(d,\), these have \(2, 1\)"):
+    with pytest.raises(ValueError, match=r"draws of shape \(d,\), these have \(2, 1\)"):
         evidence(law, x[..., None])

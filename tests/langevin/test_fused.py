@@ -334,7 +334,7 @@ def test_supports_says_why_not(cubic):
         fused.run(HMC(0.1, 3), DIAGONAL, torch.zeros(3, 2), 5)
     with pytest.raises(ValueError, match="keep no draw"):
         fused.run(ULA(0.1), DIAGONAL, torch.zeros(3, 2), 5, 5)
-    with pytest.raises(ValueError, match="threads must be at least 1"):
+    with pytest.raises(ValueError, match="threads must be an integer of at least 1"):
         fused.run(ULA(0.1), DIAGONAL, torch.zeros(3, 2), 5, threads=0)
 
 

@@ -71,7 +71,7 @@ def test_starting_points_are_made_of_values():
     start = TARGET.parameters.unconstrain(values)
     chain = run(ULA(1e-12), TARGET, start, 1)
     close(chain["sigma"], torch.full((3, 1), 2.0), 1e-4)
-    with pytest.raises(ValueError, match=r"x must have shape \(B, 7\)"):
+    with pytest.raises(ValueError, match=r"x0 must have shape \(B, 7\)"):
         run(ULA(0.1), TARGET, TARGET.constrain(start), 5)
 
 

@@ -266,7 +266,7 @@ def test_bad_arguments():
         with pytest.raises(ValueError, match=name):
             exponential_family(moments, x, **{name: value})
     for fit in (gaussian_precision, lambda y: exponential_family(moments, y)):
-        with pytest.raises(ValueError, match="at least 2 points"):
+        with pytest.raises(ValueError, match="x must have at least 2 rows"):
             fit(x[:1])
         with pytest.raises(ValueError, match="1 of 6 rows"):
             fit(torch.where(torch.arange(6)[:, None] == 2, float("nan"), x))

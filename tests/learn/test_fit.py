@@ -303,18 +303,20 @@ def test_data_that_does_not_fit_is_refused_before_anything_is_done(as_user, tmp_
     bad = x.clone()
     bad[3, 1] = math.nan
     flat = torch.stack([x[:, 0], torch.full((300,), 2.0)], 1)
-    refused(r"1 of 300 rows have NaN .*first: row 3", model, bad)
-    refused(r"1 of 300 rows have NaN", model, x, held_out=bad)
-    refused(r"from 1 sample", model, x[:1])
+    refused(r"data has 1 of 300 rows that are not finite \(first: row 3\)", model, bad)
+    refused(r"held_out has 1 of 300 rows that are not finite", model, x, held_out=bad)
+    refused(r"rows of data must be an integer of at least 2", model, x[:1])
     refused(r"shape \(N, 2\), got \(300, 1\)", model, x[:, :1])
     refused(r"shape \(N, 2\), got \(300, 1\)", model, x, held_out=x[:, :1])
     refused(r"real numbers", model, x.to(torch.complex128))
     for standardize in (True, False):
         refused(r"column\(s\) \[1\] are constant", model, flat, standardize=standardize)
-    refused("standardize must be True, False or 'one'", model, x, standardize="each")
+    refused(r"standardize.* must be 'one', got 'each'", model, x, standardize="each")
     extra = {"held_out": x, "held_out_condition": torch.zeros(300).long()}
     refused(r"^held_out_condition was given to a model without", model, x, **extra)
-    refused(r"checkpoint_every must be at least 1, got 0", model, x, checkpoint_every=0)
+    refused(
+        r"checkpoint_every must be an integer of at least 1, got 0", model, x, checkpoint_every=0
+    )
     exact = glp.ExactScore(glp.GaussianMixture(**MIXTURE), VP())
     refused(r"different coordinates", make(), x, exact=exact, standardize=True)
     other = glp.ExactScore(glp.GaussianMixture(**MIXTURE), VE(0.1, 9.0))

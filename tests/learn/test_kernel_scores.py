@@ -1,7 +1,7 @@
 """Kernel estimates of the score: each formula again by other means, and the truth on known laws."""
 
 import math
-from dataclasses import replace
+from importlib import import_module
 
 import pytest
 import torch
@@ -172,7 +172,7 @@ def test_divergence_and_potential(estimate, shape, generator):
 
 
 @every_estimator
-def test_units_offsets_chunks_and_event_shapes_change_nothing(estimate, generator):
+def test_units_offsets_chunks_and_event_shapes_change_nothing(estimate, generator, monkeypatch):
     x, y = torch.randn(20, 4, generator=generator), torch.randn(9, 4, generator=generator)
     fit = estimate(x, settings(estimate))
     s = fit(y)
@@ -182,7 +182,10 @@ def test_units_offsets_chunks_and_event_shapes_change_nothing(estimate, generato
     far = estimate(x + 1e4, settings(estimate))
     close(far(y + 1e4), s, 1e-6)
     for size in (1, 4, 13):
-        close(replace(fit, chunk_size=size)(y), s, 1e-10)
+        monkeypatch.setattr(
+            import_module("gradlogp.core.chunks"), "HELD", 3 * size * fit.points.numel()
+        )
+        close(fit(y), s, 1e-10)
     image = estimate(x.reshape(20, 1, 2, 2), settings(estimate))(y.reshape(9, 1, 2, 2))
     close(image.flatten(1), s, 1e-12)
     assert fit(y.float()).dtype == torch.float32
@@ -265,27 +268,26 @@ def test_cross_validation_of_the_bandwidth(estimate):
 def test_refusals(estimate, generator):
     x = torch.randn(12, 2, generator=generator)
     for data, message in (
-        (x[:1], "at least 10 points"),
+        (x[:1], "data must have at least 10 rows"),
         (torch.full((12, 2), 3.0), "coincide"),
         (torch.where(x == x[3, 0], float("nan"), x), "not finite"),
         (x[:, 0], "must have shape"),
-        (torch.zeros(12, 2).index_fill(0, torch.tensor([0]), 1.0), r"'median' \(it is 0\)"),
+        (
+            torch.zeros(12, 2).index_fill(0, torch.tensor([0]), 1.0),
+            "more than half of all pairs of points of data coincide",
+        ),
     ):
         with pytest.raises(ValueError, match=message):
             estimate(data)
-    for h, shape in (
-        (0.0, "rbf"),
-        (-1.0, "rbf"),
-        (math.nan, "rbf"),
-        ("mean", "rbf"),
-        (1.0, "box"),
-    ):
-        with pytest.raises(ValueError, match="expected bandwidth > 0"):
-            estimate(x, bandwidth=h, shape=shape)
+    for h in (0.0, -1.0, math.nan, "mean"):
+        with pytest.raises(ValueError, match="bandwidth"):
+            estimate(x, bandwidth=h)
+    with pytest.raises(ValueError, match="shape must be 'rbf' or 'imq', got 'box'"):
+        estimate(x, shape="box")
     for strength in (0, -1, "auto"):
-        with pytest.raises(ValueError, match="λ > 0, a whole number or 'cv'"):
+        with pytest.raises(ValueError, match=r"regularization|n_eigen|iterations"):
             estimate(x, strength)
-    with pytest.raises(ValueError, match="folds ≥ 2"):
+    with pytest.raises(ValueError, match="folds must be an integer of at least 2"):
         estimate(x, folds=1)
     with pytest.raises(TypeError):
         estimate(x, bandwith=1.0)

@@ -394,7 +394,7 @@ def test_importance_refuses_what_makes_no_sense():
         draw(lambda _, t: t - 0.5)
     with pytest.raises(ValueError, match=r"one number for each; got shape \(\)"):
         draw(lambda _, t: t.sum())
-    with pytest.raises(ValueError, match="n_cells must be at least 1"):
+    with pytest.raises(ValueError, match="n_cells must be an integer of at least 1"):
         objectives.ImportanceTimes(lambda _, t: torch.ones_like(t), 0)
     times = objectives.ImportanceTimes(lambda _, t: torch.ones_like(t))
     with pytest.raises(ValueError, match="not both"):

@@ -219,7 +219,7 @@ MUTANTS = (
     ),
     Mutant(
         "X: a one-sided difference divided by 2h",
-        "learn/objectives/matching.py", "score(x - h * v)", "score(x)",
+        "learn/objectives/matching.py", "evaluate(score, x - h * v)", "evaluate(score, x)",
         "learn/test_matching.py::test_estimates_are_unbiased",
     ),
     Mutant(
@@ -866,8 +866,8 @@ MUTANTS = (
     Mutant(
         "X: a noised loss forgets its weight",
         "learn/objectives/levels.py",
-        "weight_at(weight, schedule, t).to(z) * matching",
-        "matching",
+        "weight_at(weight, schedule, t).to(z) * loss",
+        "loss",
         "learn/test_levels.py::test_each_sample_is_matched_at_its_own_level",
     ),
     Mutant(
@@ -1892,5 +1892,72 @@ MUTANTS = (
         "X: a metric is replaced for next to nothing",
         "langevin/tuning/metric.py", "KEPT * least + 2 * NOTHING", "KEPT * least",
         "langevin/test_sample.py::test_a_metric_that_is_off_by_a_little_stays",
+    ),
+    Mutant(
+        "X: NaN passes where its sum is not looked at",
+        "core/shapes.py", "if not math.isfinite(x.detach().sum().item()) and",
+        "if math.isinf(x.detach().sum().item()) and",
+        "core/test_checks.py::test_points_that_are_wrong_are_refused",
+    ),
+    Mutant(
+        "X: an empty batch passes",
+        "core/shapes.py", "if x.numel() == 0:", "if x.ndim == 0:",
+        "core/test_checks.py::test_points_that_are_wrong_are_refused",
+    ),
+    Mutant(
+        "X: half precision passes",
+        "core/shapes.py", "    if x.dtype not in FLOATS:", "    if not x.is_floating_point():",
+        "core/test_checks.py::test_points_that_are_wrong_are_refused",
+    ),
+    Mutant(
+        "X: True is a count",
+        "core/shapes.py", "        isinstance(value, bool)\n        or not isinstance(value, Integral)",
+        "        not isinstance(value, Integral)",
+        "core/test_checks.py::test_counts_that_are_none_are_refused",
+    ),
+    Mutant(
+        "X: infinity is a number within bounds",
+        "core/shapes.py",
+        "        math.isfinite(value)\n        and", "        not math.isnan(value)\n        and",
+        "core/test_checks.py::test_numbers",
+    ),
+    Mutant(
+        "X: a door without its check",
+        "check/metrics/gaussians.py",
+        "    check_points(x)\n    d = x.shape[1:].numel()", "    d = x.shape[1:].numel()",
+        "house/test_doors.py::test_known_members_are_refused",
+    ),
+    Mutant(
+        "X: a permutation takes any generator",
+        "core/randomness.py", "    check_generator(generator)\n    return torch.randperm",
+        "    return torch.randperm",
+        "house/test_doors.py::test_no_door_lets_a_hostile_argument_through",
+    ),
+    Mutant(
+        "X: the single points' part with the remainder in it",
+        "check/metrics/hoeffding.py", "of_x = (in_rows - squares) / (n * m * (m - 1)) - mean_2",
+        "of_x = in_rows / (n * m * m) - mean_2",
+        "check/test_hoeffding.py::test_all_pairs_of_two_samples_by_sums_over_distinct_points",
+    ),
+    Mutant(
+        "X: the covariance of the two parts of a point counts once",
+        "check/metrics/hoeffding.py", "4 * (one + other - 2 * both)", "4 * (one + other - both)",
+        "check/test_hoeffding.py::test_single_points_by_sums_over_distinct_points",
+    ),
+    Mutant(
+        "X: the remainder keeps the single points' parts",
+        "check/metrics/hoeffding.py", "2 * (two - 2 * one)", "2 * two",
+        "check/test_hoeffding.py::test_the_mean_over_all_samples_is_the_variance_over_all_samples",
+    ),
+    Mutant(
+        "X: the error bar of MMD counts the remainder twice",
+        "check/metrics/two_sample.py",
+        "max(single + rest, rest / 2)", "max(single + 3 * rest, rest / 2)",
+        "check/test_metrics.py::test_mmd_error_bar",
+    ),
+    Mutant(
+        "X: a cost is warned of below its number",
+        "core/chunks.py", "    if n > most:", "    if n >= most:",
+        "core/test_checks.py::test_a_cost_is_warned_of_above_its_number_and_not_at_it",
     ),
 )  # fmt: skip

@@ -208,9 +208,9 @@ def test_what_makes_no_coordinates_is_refused(as_user):
     ones = torch.ones(2)
     for shift, scale, match in (
         (ones, torch.ones(3), r"one shape, got \(2,\) and \(3,\)"),
-        (ones, 0 * ones, "scale positive and finite"),
-        (ones, -ones, "scale positive and finite"),
-        (ones, ones / 0, "scale positive and finite"),
+        (ones, 0 * ones, "scale must be positive, got a minimum of 0"),
+        (ones, -ones, "scale must be positive, got a minimum of -1"),
+        (ones, ones / 0, "scale must be finite"),
         (ones / 0, ones, "shift must be finite"),
     ):
         with pytest.raises(ValueError, match=match):

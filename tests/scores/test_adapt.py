@@ -160,7 +160,9 @@ def test_what_is_refused():
             as_score(vector, kind)
         with pytest.raises(ValueError, match=rf"predicts {kind} returned shape \(4, 1\)"):
             as_score(lambda y, t: y[:, :1], kind, VP())(x, t)
-    with pytest.raises(ValueError, match="unknown kind 'noise'; one of 'log_prob', 'energy'"):
+    with pytest.raises(
+        ValueError, match="kind must be 'log_prob', 'energy', 'score', 'epsilon', 'x0', 'v' or"
+    ):
         as_score(vector, "noise")
     with pytest.raises(ValueError, match=r"the score returned shape \(4,\)"):
         as_score(lambda y: y.sum(1))(x)

@@ -189,7 +189,7 @@ def test_every_wrong_condition_is_refused(kind):
 @pytest.mark.usefixtures("as_user")
 def test_kinds_that_are_none_are_refused():
     for kind in (0, -2, (), (0,), (3, -1), True, (True,)):
-        with pytest.raises(ValueError, match="condition must be a number of classes or a shape"):
+        with pytest.raises(ValueError, match=r"condition.* number of classes"):
             Condition(kind)
 
 

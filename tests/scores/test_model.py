@@ -307,7 +307,9 @@ def test_refuses_bad_shapes_and_arguments():
         with pytest.raises(ValueError, match="made without a condition: there is nothing to be"):
             call(0)
     assert model.unconditional() is model
-    with pytest.raises(ValueError, match="unknown kind 'noise'; one of 'score', 'epsilon'"):
+    with pytest.raises(
+        ValueError, match="predicts must be 'score', 'epsilon', 'x0', 'v' or 'velocity', got"
+    ):
         ScoreModel(Wave(3), VP(), "noise")
     with pytest.raises(ValueError, match="pass event_shape="):
         ScoreModel(nn.Identity(), VP())

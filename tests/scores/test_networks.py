@@ -245,22 +245,40 @@ def test_conditions_are_dropped_independently_with_the_probability_asked_for(gen
 @pytest.mark.parametrize(
     ("make", "match"),
     [
-        (lambda: MLP(0), "MLP needs positive sizes, got event=0"),
-        (lambda: MLP(()), "MLP needs positive sizes"),
-        (lambda: MLP(2, width=0), "width=0"),
-        (lambda: MLP(2, depth=0), "depth=0"),
-        (lambda: MLP(2, condition=0), "number of classes, a shape .*, or None, got condition=0"),
-        (lambda: MLP(2, condition=-1), "condition=-1"),
-        (lambda: MLP(2, condition=()), r"condition=\(\)"),
-        (lambda: UNet((8, 8)), r"UNet needs an event shape \(C, H, W\), got \(8, 8\)"),
-        (lambda: UNet((0, 8, 8)), r"UNet needs an event shape \(C, H, W\)"),
-        (lambda: UNet((1, 9, 8)), "9x8 images cannot be halved 1 times .* multiples of 2"),
-        (lambda: UNet((1, 8, 8), patch=3), "folding 3x3 patches: .* multiples of 6"),
+        (lambda: MLP(0), "event must be an integer of at least 1, got 0"),
+        (lambda: MLP(()), "the number of sizes of event must be an integer of at least 1, got 0"),
+        (lambda: MLP(2, width=0), "width must be an integer of at least 1, got 0"),
+        (lambda: MLP(2, depth=0), "depth must be an integer of at least 1, got 0"),
+        (lambda: MLP(2, condition=0), "condition must be an integer of at least 1, got 0"),
+        (lambda: MLP(2, condition=-1), "condition must be an integer of at least 1, got -1"),
+        (
+            lambda: MLP(2, condition=()),
+            "the number of sizes of condition must be an integer of at least 1,",
+        ),
+        (lambda: UNet((8, 8)), r"event must be a shape \(C, H, W\), got \(8, 8\)"),
+        (
+            lambda: UNet((0, 8, 8)),
+            r"event must be a tuple of positive sizes such as \(3,\), got \(0, 8, 8\)",
+        ),
+        (
+            lambda: UNet((1, 9, 8)),
+            "an event of 9x8 pixels cannot be halved 1 times, as channels ask for,",
+        ),
+        (
+            lambda: UNet((1, 8, 8), patch=3),
+            "an event of 8x8 pixels cannot be halved 1 times, as channels ask for,",
+        ),
         (lambda: UNet((1, 8, 8), channels=(8, 12)), r"multiples of 8, got \(8, 12\)"),
-        (lambda: UNet((1, 8, 8), channels=()), r"positive sizes, got channels=\(\)"),
-        (lambda: UNet((1, 8, 8), patch=0), "positive sizes.*patch=0"),
-        (lambda: UNet((1, 8, 8), blocks=0), "positive sizes.*blocks=0"),
-        (lambda: UNet((1, 8, 8), condition=(3, 0)), r"condition=\(3, 0\)"),
+        (
+            lambda: UNet((1, 8, 8), channels=()),
+            "the number of sizes of channels must be an integer of at least 1, got",
+        ),
+        (lambda: UNet((1, 8, 8), patch=0), "patch must be an integer of at least 1, got 0"),
+        (lambda: UNet((1, 8, 8), blocks=0), "blocks must be an integer of at least 1, got 0"),
+        (
+            lambda: UNet((1, 8, 8), condition=(3, 0)),
+            r"condition must be a tuple of positive sizes such as \(3,\), got \(3, 0\)",
+        ),
     ],
 )
 def test_refuses_bad_sizes(make, match):

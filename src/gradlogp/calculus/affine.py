@@ -14,7 +14,16 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ..core import Density, Generator, Injected, Kernel
+from ..core import (
+    Density,
+    Generator,
+    Injected,
+    Kernel,
+    check_count,
+    check_function,
+    check_kernel,
+    check_target,
+)
 
 Step = Callable[[Tensor, Generator], Tensor]
 """step(x, generator) -> x'."""
@@ -88,6 +97,8 @@ def affine_map(step: Step, d: int, n_draws: int | None = None) -> Affine:
         ValueError: If the step is not affine in x and in its noise, draws another number of times or
             from another law than N(0, I), or does not draw alike in both runs.
     """
+    check_function(step, "step")
+    check_count(d, "d")
     silence = _Silence()
     alone = step(torch.zeros(1, d, dtype=torch.float64), silence)
     asked = silence.asked
@@ -144,6 +155,9 @@ def kernel_map(
     Raises:
         ValueError: If the step is not affine, as one that may reject it.
     """
+    check_kernel(kernel)
+    check_target(target)
+    check_count(d, "d")
 
     def step(v: Tensor, generator: Generator) -> Tensor:
         state = kernel.init(v[:, :d], target)

@@ -9,7 +9,16 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ..core import check_batch, check_same_shape, per_sample, sum_event
+from ..core import (
+    check_count,
+    check_function,
+    check_number,
+    check_option,
+    check_points,
+    check_same_shape,
+    per_sample,
+    sum_event,
+)
 
 Indefinite = Literal["raise", "stop"]
 
@@ -65,17 +74,15 @@ def conjugate_gradients(
         | Methods of Conjugate Gradients for Solving Linear Systems (Hestenes & Stiefel, 1952)
         | https://doi.org/10.6028/jres.049.044
     """
-    check_batch(b, name="b")
-    if indefinite not in ("raise", "stop"):
-        raise ValueError(f"indefinite must be 'raise' or 'stop', got {indefinite!r}")
+    check_points(b, "b")
+    check_function(product, "product")
+    check_option(indefinite, "indefinite", Indefinite)
     most = max(50, 2 * b[0].numel()) if max_steps is None else max_steps
+    check_count(most, "max_steps")
     tol = torch.finfo(b.dtype).eps ** 0.75 if tol is None else tol
-    if most < 1 or not 0 < tol < 1:
-        raise ValueError(f"needs max_steps >= 1 and 0 < tol < 1, got {max_steps} and {tol}")
+    check_number(tol, "tol", above=0, below=1)
     u, r, p = torch.zeros_like(b), b, b
     start = rr = sum_event(b.square())
-    if not bool(torch.isfinite(rr).all()):
-        raise ValueError("b has entries that are not finite")
     active = rr > 0
     steps = torch.zeros_like(rr, dtype=torch.long)
     for _ in range(most):

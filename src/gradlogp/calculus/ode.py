@@ -15,7 +15,15 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ..core import check_batch, check_same_shape, per_sample
+from ..core import (
+    check_batch,
+    check_count,
+    check_function,
+    check_level,
+    check_number,
+    check_same_shape,
+    per_sample,
+)
 
 A = (
     (1 / 5,),
@@ -144,6 +152,17 @@ def integrate(
         | https://doi.org/10.1016/0771-050X(80)90013-3
     """
     check_batch(y, name="y")
+    check_function(field, "field")
+    check_number(start, "start")
+    check_number(rtol, "rtol", least=0)
+    check_number(atol, "atol", least=0)
+    check_count(max_steps, "max_steps")
+    check_function(size, "size")
+    check_level(first_step, y.double(), "first_step")
+    if isinstance(end, Tensor):
+        per_sample(end, y, "end")
+    else:
+        check_number(end, "end")
     n = len(y)
     accepted, rejected = (torch.zeros(n, dtype=torch.long, device=y.device) for _ in range(2))
     done = torch.zeros(n, dtype=torch.float64, device=y.device)  # part of the span

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ..core import check_points
+from ..core import check_count, check_function, check_number, check_points
 
 DENSE, MEMORY = 200, 30
 """Up to so many dimensions H is a matrix; beyond, it is made of the last so many steps."""
@@ -282,11 +282,11 @@ def minimise(
         | https://doi.org/10.1007/978-0-387-40065-5
     """
     check_points(x0, "x0")
-    if len(x0) != 1 or not tolerance > 0 or max_evaluations < 1:
-        raise ValueError(
-            "needs one row, tolerance > 0 and max_evaluations ≥ 1; got "
-            f"{len(x0)} rows, {tolerance}, {max_evaluations}: call minimise for each start"
-        )
+    check_function(f, "f")
+    check_number(tolerance, "tolerance", above=0)
+    check_count(max_evaluations, "max_evaluations")
+    if len(x0) != 1:
+        raise ValueError(f"x0 has {len(x0)} rows: call minimise for each start")
     search = _Search(f, x0.detach(), tolerance, max_evaluations)
     if search.path[0][1] == np.inf:
         raise ValueError("f or its gradient is not finite at x0; start where both are")

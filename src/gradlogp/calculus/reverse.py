@@ -20,6 +20,11 @@ from ..core import (
     Generator,
     ScoreFn,
     check_batch,
+    check_count,
+    check_function,
+    check_kind,
+    check_number,
+    check_option,
     check_same_shape,
     rand_like,
     randn_like,
@@ -43,6 +48,8 @@ class GradientField:
     """The score x -> sign · ∇f(x) of a log-density f (sign 1) or an energy (−1)."""
 
     def __init__(self, f: Callable[[Tensor], Tensor], sign: float = 1.0) -> None:
+        check_function(f, "f")
+        check_number(sign, "sign")
         self.f, self.sign = f, sign
 
     def log_prob(self, x: Tensor) -> Tensor:
@@ -51,6 +58,7 @@ class GradientField:
 
     def log_prob_and_score(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return log p(x), `(B,)`, and its score from one evaluation."""
+        check_batch(x)
         values: list[Tensor] = []
 
         def total(x: Tensor) -> Tensor:
@@ -157,6 +165,8 @@ def probe(law: Probe, like: Tensor, generator: Generator | None = None) -> Tenso
         | Sliced Score Matching: A Scalable Approach to Density and Score Estimation (Song et al., 2019)
         | https://arxiv.org/abs/1905.07088
     """
+    check_option(law, "probe", Probe)
+    check_kind(like, "like", Tensor, "a tensor")
     if law == "rademacher":
         return rand_like(like, generator).lt_(0.5).mul_(-2).add_(1)
     v = randn_like(like, generator)
@@ -165,7 +175,7 @@ def probe(law: Probe, like: Tensor, generator: Generator | None = None) -> Tenso
     if law == "sphere":
         norm = v.flatten(1).norm(dim=1).reshape(-1, *[1] * (v.ndim - 1))
         return v * (v[0].numel() ** 0.5 / norm)
-    raise ValueError(f"unknown probe law {law!r}; one of 'gaussian', 'rademacher', 'sphere'")
+    raise AssertionError(law)
 
 
 def _chunks(x: Tensor, chunk_size: int | None, entries: int | None = None) -> tuple[Tensor, ...]:
@@ -174,13 +184,12 @@ def _chunks(x: Tensor, chunk_size: int | None, entries: int | None = None) -> tu
         raise ValueError(f"x is empty, shape {tuple(x.shape)}: there is nothing to differentiate")
     if chunk_size is None:
         chunk_size = max(1, min(64, CHUNK_ENTRIES // (entries or x.numel())))
-    if chunk_size < 1:
-        raise ValueError(f"chunk_size must be at least 1, got {chunk_size}")
+    check_count(chunk_size, "chunk_size")
     return torch.arange(x.shape[1:].numel(), device=x.device).split(chunk_size)
 
 
 def _field_at(s: ScoreFn, x: Tensor) -> _At:
-    at = _evaluate(s, x, "the vector field")
+    at = _evaluate(s, x, "the score (a vector field)")
     check_same_shape(at.value, x, at.name)
     return at
 
@@ -229,6 +238,7 @@ def jacobian_trace(
         ValueError: If s changes the shape, or does not depend on x differentiably.
     """
     check_batch(x)
+    check_function(s, "s")
     # carried forward, a tangent has the width of a layer, not that of x
     entries = len(x) * min(x.shape[1:].numel(), 128) if x.ndim == 2 else x.numel()
     parts = _chunks(x, chunk_size, entries)
@@ -258,12 +268,16 @@ def jacobian_trace(
 def jacobian(s: ScoreFn, x: Float[Tensor, "batch *event"]) -> Float[Tensor, "batch d d"]:
     """Return the Jacobian ∇s at every sample, entry [b, i, j] = ∂s_i/∂x_j."""
     check_batch(x)
+    check_function(s, "s")
     at = _field_at(s, x)
     return torch.cat([_rows(at, i).flatten(2) for i in _chunks(x, None)]).movedim(0, 1)
 
 
 def jacobian_product(s: ScoreFn, x: Tensor, v: Tensor) -> Tensor:
     """Return (∇s)ᵀ v, which for a gradient field is (∇s) v."""
+    check_batch(x)
+    check_function(s, "s")
+    check_same_shape(v, x, "v")
     return _pull_back(_field_at(s, x), v)
 
 
@@ -292,6 +306,8 @@ def hutchinson_trace(
         | https://doi.org/10.1080/03610919008812866
     """
     check_batch(x)
+    check_function(s, "s")
+    check_batch(probes, name="probes")
     if probes.ndim != x.ndim + 1 or probes.shape[1:] != x.shape or len(probes) == 0:
         raise ValueError(
             f"probes must have shape (n_probes, {', '.join(map(str, x.shape))}), got "
@@ -311,6 +327,8 @@ def slices(
     For a `GradientField` both are derivatives of log p along v, carried forward in one pass where
     every function in it is known to `jets`; else as `hutchinson_trace`.
     """
+    check_batch(x)
+    check_batch(probes, name="probes")
     if isinstance(s, GradientField) and probes.shape[1:] == x.shape:
         try:
             along, total = jets.second_derivatives(s.log_prob, x, probes)

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import cache
 from typing import NamedTuple
 
 import torch
@@ -25,6 +26,14 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..calculus.reverse import score_from_log_prob
+from ..core import (
+    check_count,
+    check_finite,
+    check_function,
+    check_number,
+    check_points,
+    check_same_shape,
+)
 from .theory.claim import grid
 from .theory.statistics import efficiency, weight_information
 
@@ -51,8 +60,7 @@ class SampleSize(NamedTuple):
 
 
 def _accuracy(accuracy: float) -> float:
-    if not 0 < accuracy < math.inf:
-        raise ValueError(f"accuracy must be positive and finite, got {accuracy}")
+    check_number(accuracy, "accuracy", above=0)
     return float(accuracy)
 
 
@@ -62,10 +70,10 @@ def _dimension(dim: int | None, cov: Tensor | None) -> tuple[int, float]:
         raise ValueError("give dim, for a relative error, or cov, for an absolute one")
     if cov is None:
         assert dim is not None
-        if dim < 1:
-            raise ValueError(f"dim must be at least 1, got {dim}")
+        check_count(dim, "dim")
         return dim, 1.0
-    S = torch.as_tensor(cov, dtype=torch.float64)
+    check_finite(cov, "cov")
+    S = cov.double()
     if S.ndim != 2 or S.shape[0] != S.shape[1]:
         raise ValueError(f"cov must have shape (d, d), got {tuple(S.shape)}")
     w = torch.linalg.eigvalsh((S + S.mT) / 2)
@@ -110,6 +118,7 @@ def gaussian_error(
     Raises:
         ValueError: For both or neither of dim and cov, or a covariance that is singular.
     """
+    check_count(n, "n")
     d, trace = _dimension(dim, cov)
     return math.sqrt(trace * _relative(n, d))
 
@@ -179,8 +188,10 @@ def denoising_slope(sigma: float, tau: float = 1.0, draws: int | None = None) ->
     Raises:
         ValueError: For σ or τ that is not positive, or no draw.
     """
-    if not (0 < sigma < math.inf and 0 < tau < math.inf and (draws is None or draws >= 1)):
-        raise ValueError(f"sigma, tau and draws must be positive, got {sigma}, {tau} and {draws}")
+    check_number(sigma, "sigma", above=0)
+    check_number(tau, "tau", above=0)
+    if draws is not None:
+        check_count(draws, "draws")
     one, all_noise = (tau / sigma) ** 2, 2 * tau**4 / (tau**2 + sigma**2) ** 2
     return all_noise if draws is None else all_noise + (one - all_noise) / draws
 
@@ -233,18 +244,32 @@ def location(
     Raises:
         ValueError: If p is not negligible at the ends, or is not finite.
     """
+    check_number(low, "low")
+    check_number(high, "high")
+    check_count(n_points, "n_points", 3)
+    if not low < high:
+        raise ValueError(f"low must be below high, got {low} and {high}")
+    check_function(log_density, "log_density")
     x, _ = grid(low, high, n_points)
-    log_p = log_density(x).detach()
+    log_p = log_density(x)
+    check_same_shape(log_p, x[:, 0], "log_density")
+    log_p = log_p.detach()
     p = torch.softmax(log_p, 0)
     if not bool(torch.isfinite(p).all()) or float(log_p.max() - log_p[[0, -1]].max()) < 20:
         raise ValueError(
-            f"the density must be finite and negligible at {low} and {high}; widen the interval"
+            f"log_density must be finite, and negligible at low = {low} and high = {high}; widen the "
+            "interval"
         )
     score, one = score_from_log_prob(log_density), torch.ones_like(x)
     slope = lambda y: torch.func.jvp(score, (y,), (one,))[1]
     s, s1, s2 = (v[:, 0] for v in (score(x), slope(x), torch.func.jvp(slope, (x,), (one,))[1]))
     matching = (p * (s2 + s * s1).square()).sum() / (p * s1.square()).sum() ** 2
     return Efficiency(float(matching), float(1 / (p * s.square()).sum()))
+
+
+@cache
+def _logistic() -> Efficiency:
+    return location(lambda x: -2 * torch.log(torch.cosh(x[:, 0] / 2)), -40.0, 40.0)
 
 
 def mixture_weight(separation: float, sigma: float = 0.0) -> Efficiency:
@@ -262,14 +287,11 @@ def mixture_weight(separation: float, sigma: float = 0.0) -> Efficiency:
     Raises:
         ValueError: For arguments out of their range.
     """
-    most = 5.0 if sigma < 0.5 else 20.0
-    if not (sigma == 0 or 0.05 <= sigma <= 50):
+    check_number(sigma, "sigma", least=0, most=50)
+    if 0 < sigma < 0.05:
         raise ValueError(f"sigma must be 0, or from 0.05 to 50 where it is computed, got {sigma}")
-    if not 0 < separation <= most:
-        raise ValueError(
-            f"separation must lie in (0, {most:g}] at sigma = {sigma:g}, got {separation}; weights "
-            "of modes further apart cannot be read from such a score"
-        )
+    why = f" at sigma = {sigma:g}; weights of modes further apart cannot be read from such a score"
+    check_number(separation, "separation", above=0, most=5 if sigma < 0.5 else 20, why=why)
     least = 1 / weight_information(float(separation))
     return Efficiency(least / efficiency(float(separation), float(sigma)), least)
 
@@ -280,6 +302,7 @@ def span(x: Float[Tensor, "n *event"]) -> tuple[int, int]:
     Raises:
         ValueError: If they lie in fewer dimensions, where they have no score without noise.
     """
+    check_points(x, least=2)
     flat = x.flatten(1).double()
     n, dim = flat.shape
     spread = flat.std(0)
@@ -311,7 +334,7 @@ def table(accuracy: float, dim: int, separation: float | None = None) -> list[Sa
             n = math.ceil(denoising_slope(sigma, draws=draws) / accuracy**2 - 1e-9)
             name = f"{what}, {how}" if draws is None else f"… {how}"
             rows.append(SampleSize(name, n, formula, "one dimension, large n"))
-    law = location(lambda x: -2 * torch.log(torch.cosh(x[:, 0] / 2)), -40.0, 40.0)
+    law = _logistic()
     what = f"location of a logistic law to a standard error of {accuracy:g} scales"
     rows += [
         SampleSize(f"{what}, score matching", law.n(accuracy), "E[(s'' + s s')²]/(E[s'²]² ε²)",

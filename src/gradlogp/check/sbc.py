@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from ..core import Generator, Verdict, check_count, rand_like
+from ..core import Generator, Verdict, check_count, check_function, check_generator, rand_like
 
 LEVEL = 0.01
 """A p-value below which the verdict is not ok."""
@@ -132,11 +132,14 @@ def sbc(
         ValueError: For counts below 1, fewer than 10 simulations, shapes that do not fit, or draws
             that are not finite.
     """
-    check_count(n_simulations, "n_simulations")
+    check_count(n_simulations, "n_simulations", 10)
     check_count(n_draws, "n_draws")
-    if n_simulations < 10:
-        raise ValueError(f"n_simulations must be at least 10, got {n_simulations}")
+    check_function(simulate, "simulate")
+    check_function(posterior, "posterior")
+    check_generator(generator)
     sample = getattr(prior, "sample", None)
+    if sample is None:
+        check_function(prior, "prior")
     theta = (
         prior(n_simulations, generator)  # type: ignore[operator]
         if sample is None

@@ -4,6 +4,8 @@ from .chunks import Progress as Progress
 from .chunks import Update as Update
 from .chunks import chunks as chunks
 from .chunks import count_chunks as count_chunks
+from .chunks import rows_held as rows_held
+from .chunks import warn_of_cost as warn_of_cost
 from .distances import distances as distances
 from .estimate import Estimate as Estimate
 from .estimate import mean_and_error as mean_and_error
@@ -17,6 +19,11 @@ from .protocols import NoisyScore as NoisyScore
 from .protocols import Schedule as Schedule
 from .protocols import ScoreFn as ScoreFn
 from .protocols import Transition as Transition
+from .protocols import check_analytic as check_analytic
+from .protocols import check_kernel as check_kernel
+from .protocols import check_schedule as check_schedule
+from .protocols import check_target as check_target
+from .protocols import check_transition as check_transition
 from .randomness import BLOCK as BLOCK
 from .randomness import FEW as FEW
 from .randomness import Generator as Generator
@@ -24,6 +31,7 @@ from .randomness import Injected as Injected
 from .randomness import NoiseSource as NoiseSource
 from .randomness import Streams as Streams
 from .randomness import block_of as block_of
+from .randomness import check_generator as check_generator
 from .randomness import choice as choice
 from .randomness import new_seed as new_seed
 from .randomness import permutation as permutation
@@ -32,8 +40,18 @@ from .randomness import randn_like as randn_like
 from .rates import derivatives as derivatives
 from .shapes import check_batch as check_batch
 from .shapes import check_count as check_count
+from .shapes import check_dtype as check_dtype
+from .shapes import check_event_shape as check_event_shape
+from .shapes import check_finite as check_finite
+from .shapes import check_function as check_function
+from .shapes import check_kind as check_kind
+from .shapes import check_level as check_level
+from .shapes import check_number as check_number
+from .shapes import check_option as check_option
 from .shapes import check_points as check_points
 from .shapes import check_same_shape as check_same_shape
+from .shapes import evaluate as evaluate
 from .shapes import per_sample as per_sample
+from .shapes import shown as shown
 from .shapes import sum_event as sum_event
 from .verdict import Verdict as Verdict

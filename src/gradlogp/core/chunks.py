@@ -2,12 +2,30 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator
 from typing import Protocol, runtime_checkable
 
 from torch import Tensor
 
-from .randomness import Generator, NoiseSource, Streams, block_of, new_seed
+from .randomness import Generator, NoiseSource, Streams, block_of, check_generator, new_seed
+from .shapes import check_count
+
+HELD = 2**23
+"""Numbers that are held at a time where all pairs of points are gone through: 64 MB in float64."""
+
+
+def rows_held(columns: int) -> int:
+    """Return how many rows of so many numbers are held at a time, at least one."""
+    return max(1, HELD // max(1, columns))
+
+
+def warn_of_cost(n: int, most: int, what: str, instead: str) -> None:
+    """Warn, with what to do instead, of more points than a cost that grows faster allows."""
+    if n > most:
+        message = f"{what} with {n:,} points is slow, above {most:,}: {instead}"
+        warnings.warn(message, UserWarning, stacklevel=3)
+
 
 Progress = Callable[[int, int], None]
 """Called as progress(done, total) after every step."""
@@ -25,10 +43,11 @@ def count_chunks(n: int, chunk_size: int | None) -> int:
     """Return how many chunks n chains make.
 
     Raises:
-        ValueError: If there is no chain.
+        ValueError: If there is no chain, or a chunk would have none.
     """
-    if n < 1:
-        raise ValueError("x is empty: there is no chain to move")
+    check_count(n, "the number of chains")
+    if chunk_size is not None:
+        check_count(chunk_size, "chunk_size")
     return -(-n // (chunk_size or n))
 
 
@@ -40,8 +59,8 @@ def chunks(
     Raises:
         ValueError: For a chunk size below 1, or chunks asked of a caller's own noise.
     """
-    if chunk_size is not None and chunk_size < 1:
-        raise ValueError(f"chunk_size must be at least 1, got {chunk_size}")
+    count_chunks(len(x), chunk_size)
+    check_generator(generator, NoiseSource)
     if isinstance(generator, NoiseSource):
         if chunk_size is not None and chunk_size < len(x):
             raise ValueError(

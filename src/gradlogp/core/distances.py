@@ -6,6 +6,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from .shapes import check_batch
+
 
 def distances(x: Float[Tensor, "n *event"], y: Float[Tensor, "m *event"]) -> Float[Tensor, "n m"]:
     r"""Return :math:`\lVert x_i - y_j \rVert` over the event, computed as differences.
@@ -14,6 +16,8 @@ def distances(x: Float[Tensor, "n *event"], y: Float[Tensor, "m *event"]) -> Flo
     from the origin nothing of a small distance is left. Here copies are at exactly 0. Half
     precision, which `torch.cdist` does not take, is computed in float32.
     """
+    check_batch(x)
+    check_batch(y, x.shape[1:], "y")
     a, b = (z.flatten(1) for z in (x, y))
     if x.dtype.itemsize < 4:
         a, b = a.float(), b.float()

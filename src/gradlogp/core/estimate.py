@@ -7,6 +7,8 @@ from typing import NamedTuple
 
 from torch import Tensor
 
+from .shapes import check_count, check_number, shown
+
 
 class Estimate(NamedTuple):
     """A number with its error bar."""
@@ -20,6 +22,8 @@ class Estimate(NamedTuple):
 
 def mean_and_error(values: Tensor) -> Estimate:
     """Return the mean of independent numbers `(n,)` and its standard error, NaN for one number."""
+    if not isinstance(values, Tensor) or values.ndim != 1 or len(values) == 0:
+        raise ValueError(f"values must be numbers (n,), at least one, got {shown(values)}")
     values, n = values.detach().double(), len(values)
     return Estimate(float(values.mean()), float(values.std()) / n**0.5 if n > 1 else float("nan"))
 
@@ -35,9 +39,7 @@ def proportion(successes: float, n: int) -> Estimate:
     Raises:
         ValueError: If there is no trial, or successes are not between 0 and n.
     """
-    if n < 1 or not 0 <= successes <= n:
-        raise ValueError(
-            f"successes must lie between 0 and n, and n be at least 1: {successes}, {n}"
-        )
+    check_count(n, "n")
+    check_number(successes, "successes", least=0, most=n)
     p = successes / n
     return Estimate(p, math.sqrt(max(p * (1 - p), 1 / n) / n))

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from .randomness import Generator
 from .rates import derivatives
+from .shapes import check_function, check_kind
 
 ScoreFn = Callable[[Tensor], Tensor]
 """s(x): `(B, *event) -> (B, *event)`."""
@@ -204,3 +205,37 @@ class Transition(Protocol):
         generator: Generator | None = None,
     ) -> Tensor:
         """Return z_s, shape of z."""
+
+
+# ---------------------------------------------------------------------------- checks
+
+
+def check_target(target: object, name: str = "target") -> None:
+    """Raise `ValueError` unless this is a density."""
+    check_kind(
+        target, name, ("score",), "a density",
+        ": make one of a function by as_target(log_prob=f, event_shape=(d,))",
+    )  # fmt: skip
+
+
+def check_analytic(law: object, name: str) -> None:
+    """Raise `ValueError` unless this is a law closed under noising."""
+    what = "an analytic law, such as a Gaussian, which has .sample and .noised"
+    check_kind(law, name, ("sample", "noised", "event_shape"), what)
+
+
+def check_schedule(schedule: object, name: str = "schedule") -> None:
+    """Raise `ValueError` unless this is a schedule."""
+    check_kind(schedule, name, Schedule, "a schedule, such as VP()")
+
+
+def check_kernel(kernel: object, name: str = "kernel") -> None:
+    """Raise `ValueError` unless this is a kernel with its arguments."""
+    check_kind(kernel, name, ("init", "step"), "one with its step size, such as NUTS(0.1)")
+
+
+def check_transition(transition: object, name: str = "transition") -> None:
+    """Raise `ValueError` unless this is a transition with its arguments."""
+    if isinstance(transition, type):
+        raise ValueError(f"{name} must be an instance: {transition.__name__}(), not the class")
+    check_function(transition, name)

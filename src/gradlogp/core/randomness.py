@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
+
+from .shapes import check_count
 
 BLOCK = 1024
 """Chains that share one stream of noise, where nothing else is asked for."""
@@ -94,8 +96,7 @@ class Streams:
     ) -> None:
         if not 0 <= start < stop <= total:
             raise ValueError(f"chains [{start}, {stop}) do not lie within {total} chains")
-        if block < 1:
-            raise ValueError(f"a block must have at least 1 chain, got {block}")
+        check_count(block, "block")
         self.start, self.stop, self.total, self.block = start, stop, total, block
         blocks = self.blocks
         # An odd multiplier keeps the low 32 bits, all that the CPU generator reads, distinct.
@@ -170,12 +171,21 @@ def _draw(
 ) -> Tensor:
     if g is None or isinstance(g, torch.Generator):  # first, as the cheaper questions
         return law(shape, dtype=like.dtype, device=like.device, generator=g)
-    if isinstance(g, (Streams, NoiseSource)):  # a protocol is slow to ask for
-        return g.draw(law, shape, like)
-    raise ValueError(
-        f"generator must be a torch.Generator or a NoiseSource, got {type(g).__name__}: pass "
-        "torch.Generator().manual_seed(seed)"
-    )
+    if not isinstance(g, Streams):
+        check_generator(g, NoiseSource)
+    return g.draw(law, shape, like)
+
+
+def check_generator(generator: object, also: Any = None) -> None:
+    """Raise `ValueError` unless this is None, a `torch.Generator`, or one of what is `also` taken."""
+    if generator is None or isinstance(generator, torch.Generator):
+        return
+    if also is None or isinstance(generator, type) or not isinstance(generator, also):
+        other = "" if also is None else f" or a {also.__name__}"
+        raise ValueError(
+            f"generator must be a torch.Generator{other}, got {type(generator).__name__}: pass "
+            "torch.Generator().manual_seed(seed)"
+        )
 
 
 def randn_like(x: Tensor, generator: Generator | None = None) -> Tensor:
@@ -190,15 +200,19 @@ def rand_like(x: Tensor, generator: Generator | None = None) -> Tensor:
 
 def choice(weights: Tensor, n: int, generator: torch.Generator | None = None) -> Tensor:
     """Draw n indices with replacement, with probability proportional to `weights` `(K,)`."""
+    check_generator(generator)
     return torch.multinomial(weights, n, replacement=True, generator=generator)
 
 
 def permutation(n: int, generator: torch.Generator | None = None) -> Tensor:
     """Draw a uniform permutation of 0 … n−1 on the CPU."""
+    check_generator(generator)
     return torch.randperm(n, generator=generator)
 
 
-def new_seed(generator: torch.Generator | None) -> int:
+def new_seed(generator: Generator | None) -> int:
     """Draw a fresh seed, so that a run can hand streams of its own to each block of chains."""
+    check_generator(generator)  # no source of a caller's own, which has no seeds
+    assert not isinstance(generator, NoiseSource)
     at = "cpu" if generator is None else generator.device
     return int(torch.randint(2**62, (), device=at, generator=generator))

@@ -1,22 +1,81 @@
-"""Shapes, and the checks of arguments that everything else asks for."""
+"""Shapes, and the checks of arguments that everything else asks for: one wording for each refusal.
+
+Doors (drivers, estimators, metrics, objectives, constructors) ask them once. What runs inside a loop
+asks for shapes alone: to look at values costs a wait for the device.
+"""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from numbers import Integral, Real
+from typing import Any, get_args
 
 import torch
 from torch import Tensor
+
+FLOATS = (torch.float32, torch.float64)
+"""Precisions in which statistics are computed: half precision has no digits to sum."""
+
+
+LARGEST = 2**63 - 1
+"""What a tensor can count."""
 
 
 def check_batch(x: Tensor, event_shape: torch.Size | None = None, name: str = "x") -> None:
     """Raise `ValueError` unless x is a floating-point batch `(B, *event)`."""
     if not isinstance(x, Tensor):
-        raise ValueError(f"{name} must be a torch.Tensor, got {type(x).__name__}")
+        raise ValueError(f"{name} must be a torch.Tensor, got {shown(x)}")
     if not x.is_floating_point():
         raise ValueError(f"{name} must be floating point, got {x.dtype}; convert it with .float()")
     if x.ndim < 2 or (event_shape is not None and x.shape[1:] != event_shape):
         event = "*event" if event_shape is None else ", ".join(map(str, event_shape))
         raise ValueError(f"{name} must have shape (B, {event}), got {tuple(x.shape)}")
+
+
+def check_points(
+    x: Tensor, name: str = "x", event_shape: torch.Size | None = None, least: int = 1
+) -> None:
+    """Raise `ValueError` unless x is a batch `(B, *event)` of at least so many rows, all finite."""
+    check_batch(x, event_shape, name)
+    check_finite(x, name)
+    if len(x) < least:
+        raise ValueError(f"{name} must have at least {least} rows, got {len(x)}")
+
+
+def check_event_shape(shape: object, name: str = "event_shape") -> None:
+    """Raise `ValueError` unless this is a tuple of positive integers."""
+    whole = isinstance(shape, tuple) and all(
+        isinstance(n, Integral) and not isinstance(n, bool) and int(n) > 0 for n in shape
+    )
+    if not whole:
+        raise ValueError(
+            f"{name} must be a tuple of positive sizes such as (3,), got {shown(shape)}"
+        )
+
+
+def check_finite(x: Tensor, name: str) -> None:
+    """Raise `ValueError` unless x holds numbers, in float32 or float64, and all are finite."""
+    if not isinstance(x, Tensor):
+        raise ValueError(f"{name} must be a torch.Tensor, got {shown(x)}")
+    if x.dtype not in FLOATS:
+        raise ValueError(
+            f"{name} must be float32 or float64, got {x.dtype}; convert it with .float()"
+        )
+    if x.numel() == 0:
+        raise ValueError(f"{name} is empty, shape {tuple(x.shape)}")
+    # one pass; only a sum that is not finite is looked at more closely
+    if not math.isfinite(x.detach().sum().item()) and not bool(torch.isfinite(x).all()):
+        if x.ndim < 2:
+            raise ValueError(f"{name} must be finite, got {shown(x)}")
+        bad = int((~torch.isfinite(x)).flatten(1).any(1).sum())
+        raise ValueError(f"{name} has {bad} of {len(x)} rows that are not finite; remove them")
+
+
+def check_dtype(dtype: object, name: str = "dtype") -> None:
+    """Raise `ValueError` unless this is a precision in which statistics are computed."""
+    if not isinstance(dtype, torch.dtype) or dtype not in FLOATS:
+        raise ValueError(f"{name} must be torch.float32 or torch.float64, got {dtype!r:.60}")
 
 
 def check_same_shape(out: Tensor, x: Tensor, name: str) -> None:
@@ -26,9 +85,99 @@ def check_same_shape(out: Tensor, x: Tensor, name: str) -> None:
         raise ValueError(f"{name} returned shape {shape} for x of {tuple(x.shape)}")
 
 
+def evaluate(
+    f: Callable[[Tensor], Tensor], x: Tensor, name: str = "score", *, finite: bool = False
+) -> Tensor:
+    """Return f(x), refusing what is no function, or returned another shape than x has."""
+    check_function(f, name)
+    out = f(x)
+    check_same_shape(out, x, name)
+    if finite:
+        check_finite(out, name)
+    return out
+
+
+def check_count(
+    value: Any, name: str, least: int = 1, why: str = "", *, most: int | None = None
+) -> None:
+    """Raise `ValueError` unless this is an integer of at least, and at most, so much."""
+    if (
+        isinstance(value, bool)
+        or not isinstance(value, Integral)
+        or not least <= int(value) <= (LARGEST if most is None else most)
+    ):
+        span = f"of at least {least}" if most is None else f"from {least} to {most}"
+        raise ValueError(f"{name} must be an integer {span}, got {shown(value)}{why}")
+
+
+def check_number(
+    value: Tensor | float,
+    name: str,
+    *,
+    above: float | None = None,
+    least: float | None = None,
+    below: float | None = None,
+    most: float | None = None,
+    why: str = "",
+) -> None:
+    """Raise `ValueError` unless this is one finite number within the bounds."""
+    what = _bounds(above, least, below, most)
+    if not _is_number(value) or not _within(_float(value), above, least, below, most):
+        raise ValueError(f"{name} must {what}, got {shown(value)}{why}")
+
+
+def check_level(
+    value: Tensor | float,
+    x: Tensor,
+    name: str = "sigma",
+    *,
+    zero: bool = False,
+    why: str = "",
+) -> Tensor:
+    """Return a scale `()` or one per sample `(B,)`, positive or `zero`, so that it multiplies x.
+
+    Raises:
+        ValueError: For another shape, or a value that is not finite or too small.
+    """
+    v = per_sample(value, x, name)
+    if not bool((torch.isfinite(v) & (v >= 0 if zero else v > 0)).all()):
+        lowest = f"a minimum of {v.min().item():.4g}" if v.ndim else f"{v.item():.4g}"
+        bound = "at least 0" if zero else "positive"
+        raise ValueError(f"{name} must be {bound} and finite, got {lowest}{why}")
+    return v
+
+
+def check_option(value: object, name: str, options: Any) -> None:
+    """Raise `ValueError` unless this is one of the words, given as a `Literal` or in order."""
+    words = get_args(options) or tuple(options)
+    if not isinstance(value, str) or value not in words:
+        *rest, last = map(repr, words)
+        listed = f"{', '.join(rest)} or {last}" if rest else last
+        raise ValueError(f"{name} must be {listed}, got {shown(value)}")
+
+
+def check_function(value: object, name: str, why: str = "") -> None:
+    """Raise `ValueError` unless this can be called."""
+    if not callable(value):
+        raise ValueError(f"{name} must be a function, got {shown(value)}{why}")
+
+
+def check_kind(value: object, name: str, kind: Any, what: str, why: str = "") -> None:
+    """Raise `ValueError` unless this is an instance of a kind, or has all attributes of a tuple."""
+    if isinstance(kind, tuple) and all(isinstance(k, str) for k in kind):
+        right = not isinstance(value, type) and all(hasattr(value, k) for k in kind)
+    else:
+        right = isinstance(value, kind)
+    if not right:
+        raise ValueError(f"{name} must be {what}, got {shown(value)}{why}")
+
+
 def per_sample(value: Tensor | float, x: Tensor, name: str = "t") -> Tensor:
     """Reshape a number `()` or one per sample `(B,)` so that it multiplies x `(B, *event)`."""
-    v = torch.as_tensor(value, dtype=x.dtype, device=x.device)
+    if not isinstance(value, (Tensor, Real)):
+        raise ValueError(f"{name} must be a number or a tensor, got {shown(value)}")
+    number = value if isinstance(value, Tensor) else _float(value)
+    v = torch.as_tensor(number, dtype=x.dtype, device=x.device)
     if v.ndim == 0:
         return v
     if v.shape != x.shape[:1]:
@@ -41,18 +190,62 @@ def sum_event(x: Tensor) -> Tensor:
     return x.flatten(1).sum(1)
 
 
-def check_points(x: Tensor, name: str = "x") -> None:
-    """Raise `ValueError` unless x is a batch `(B, *event)`, not empty, of finite numbers."""
-    check_batch(x, name=name)
-    if x.numel() == 0:
-        raise ValueError(f"{name} is empty, shape {tuple(x.shape)}; a loss needs points")
-    # one pass; only a sum that is not finite is looked at more closely
-    if not math.isfinite(x.detach().sum().item()) and not bool(torch.isfinite(x).all()):
-        bad = int((~torch.isfinite(x)).flatten(1).any(1).sum())
-        raise ValueError(f"{name} has {bad} of {len(x)} rows that are not finite; remove them")
+# ---------------------------------------------------------------------------- wording
 
 
-def check_count(value: int, name: str) -> None:
-    """Raise `ValueError` unless a count is at least 1."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ValueError(f"{name} must be a positive integer, got {value!r}")
+def _is_number(value: object) -> bool:
+    if isinstance(value, Tensor):
+        return value.ndim == 0 and not value.is_complex() and value.dtype != torch.bool
+    return isinstance(value, Real) and not isinstance(value, bool)
+
+
+def _float(value: Tensor | float) -> float:
+    try:
+        return float(value)
+    except OverflowError:  # an integer beyond the largest number
+        return math.inf
+
+
+def _within(
+    value: float,
+    above: float | None = None,
+    least: float | None = None,
+    below: float | None = None,
+    most: float | None = None,
+) -> bool:
+    return (
+        math.isfinite(value)
+        and (above is None or value > above)
+        and (least is None or value >= least)
+        and (below is None or value < below)
+        and (most is None or value <= most)
+    )
+
+
+def _bounds(
+    above: float | None = None,
+    least: float | None = None,
+    below: float | None = None,
+    most: float | None = None,
+) -> str:
+    low, high = (least if above is None else above), (most if below is None else below)
+    if low is not None and high is not None:
+        left, right = "[" if above is None else "(", "]" if below is None else ")"
+        return f"lie in {left}{low:g}, {high:g}{right}"
+    if low is not None:
+        bound = f"at least {low:g}" if above is None else f"above {low:g}" if low else "positive"
+        return f"be {bound} and finite"
+    if high is not None:
+        return f"be {'at most' if below is None else 'below'} {high:g} and finite"
+    return "be a finite number"
+
+
+def shown(value: object) -> str:
+    """Say what was given, in one line."""
+    if isinstance(value, Tensor):
+        if value.numel() == 1 and value.ndim == 0:
+            return str(value.item())
+        return f"a tensor of shape {tuple(value.shape)}"
+    text = repr(value)
+    plain = isinstance(value, (str, int, float, complex, tuple, type(None)))
+    return text if plain and len(text) <= 60 else type(value).__name__

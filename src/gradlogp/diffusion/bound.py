@@ -12,6 +12,7 @@ from torch import Tensor
 from ..core import (
     Generator,
     NoisyScore,
+    check_count,
     check_points,
     chunks,
     per_sample,
@@ -77,9 +78,8 @@ def variational_bound(
         | https://arxiv.org/abs/2101.09258
     """
     check_noisy_score(score)
-    check_points(x)
-    if n_strata < 1:
-        raise ValueError(f"n_strata must be at least 1, got {n_strata}")
+    check_points(x, event_shape=score.event_shape)
+    check_count(n_strata, "n_strata")
     schedule = score.schedule
     t_min = float(least_time(schedule)) if t_min is None else t_min
     check_t_min(t_min)

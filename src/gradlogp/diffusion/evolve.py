@@ -15,11 +15,17 @@ from torch import Tensor
 
 from ..core import (
     Generator,
+    NoiseSource,
     NoisyScore,
     Progress,
     Transition,
+    check_count,
+    check_finite,
+    check_function,
+    check_generator,
     check_points,
     check_same_shape,
+    check_transition,
     chunks,
     count_chunks,
 )
@@ -34,6 +40,7 @@ from .transitions.reverse import DDIM
 
 def check_times(times: Tensor) -> None:
     """Raise `ValueError` unless times are a vector that descends in [0, 1]."""
+    check_finite(times, "times")
     if times.ndim != 1 or len(times) < 1 or bool((times.diff() >= 0).any()):
         raise ValueError("times must be a vector that descends strictly")
     if not (float(times[0]) <= 1 and float(times[-1]) >= 0):
@@ -85,22 +92,29 @@ def evolve(
         FloatingPointError: If samples became NaN or infinite.
     """
     check_noisy_score(score)
+    check_transition(transition)
+    check_generator(generator, NoiseSource)
+    for name, f in (("progress", progress), ("callback", callback)):
+        if f is not None:
+            check_function(f, name)
     times = time_grid(score.schedule) if times is None else times
     check_times(times)
     steps: list[tuple[Tensor, Tensor | None]] = list(pairwise(times))
     steps.append((times[-1], None if denoise else times[-1]))
     blind = bool(score.schedule(times[0])[0] == 0) and facts_of(transition).divides_by_alpha
-    if isinstance(x, int):
-        start = _start(transition, score, x, times, generator)
-    else:
-        check_points(x)
+    if isinstance(x, Tensor):
+        check_points(x, event_shape=score.event_shape)
         start = x
+    else:
+        start = _start(transition, score, x, times, generator)
     n_chunks = count_chunks(len(start), chunk_size)
     total, done, parts = n_chunks * len(steps), 0, []
     for part, streams in chunks(start, chunk_size, generator):
         inside = score.rows(part) if n_chunks > 1 else score
         z = start[part]
-        if isinstance(x, int) and not z.stride(0):  # no draws of an exact law: the chunk's own
+        if not isinstance(x, Tensor) and not z.stride(
+            0
+        ):  # no draws of an exact law: the chunk's own
             z = terminal(inside).sample(len(z), generator=streams)
         mine = transition
         if n_chunks > 1 and hasattr(transition, "rows"):  # observations of these samples
@@ -130,8 +144,7 @@ def _start(
     transition: Transition, score: NoisyScore, n: int, times: Tensor, generator: Generator | None
 ) -> Tensor:
     """Return draws of an exact law at t = 1; else a placeholder, of no stride, for those to come."""
-    if n < 1:
-        raise ValueError(f"the number of samples must be at least 1, got {n}")
+    check_count(n, "x, a number of samples,")
     if isinstance(transition, Coloured):
         raise ValueError(
             "coloured noise: draw the start yourself, K^(1/2) times draws of terminal(score)"

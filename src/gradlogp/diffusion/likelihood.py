@@ -15,7 +15,24 @@ from torch import Tensor
 from ..calculus.ode import integrate
 from ..calculus.reverse import Probe, hutchinson_trace, jacobian_trace
 from ..calculus.reverse import probe as draw_probe
-from ..core import Generator, NoisyScore, Progress, check_points, chunks, count_chunks, rand_like
+from ..core import (
+    Generator,
+    NoisyScore,
+    Progress,
+    check_count,
+    check_dtype,
+    check_event_shape,
+    check_finite,
+    check_function,
+    check_kind,
+    check_number,
+    check_option,
+    check_points,
+    chunks,
+    count_chunks,
+    rand_like,
+    shown,
+)
 from ..noise.blurred import encode
 from ..noise.grids import check_t_min, least_time, time_grid
 from ..noise.predictions import flow_velocity
@@ -63,9 +80,10 @@ def bits_per_dim(
         | A Note on the Evaluation of Generative Models (Theis, van den Oord & Bethge, 2016)
         | https://arxiv.org/abs/1511.01844
     """
+    check_finite(log_prob, "log_prob")
+    check_event_shape(tuple(event_shape) if isinstance(event_shape, list) else event_shape)
+    check_count(levels, "levels", 2)
     d = math.prod(event_shape)
-    if levels < 2 or d < 1:
-        raise ValueError(f"needs levels >= 2 and a non-empty event, got {levels}, {event_shape}")
     return -log_prob / (d * math.log(2)) + math.log2(levels)
 
 
@@ -83,6 +101,13 @@ def dequantise(
     Raises:
         ValueError: For values that are no integers in the range.
     """
+    check_kind(k, "k", Tensor, "a tensor of integers")
+    check_count(levels, "levels", 2)
+    if k.is_complex() or k.numel() == 0:
+        raise ValueError(f"k must hold integers, got {shown(k)} of {k.dtype}")
+    if like is not None:
+        check_kind(like, "like", Tensor, "a tensor")
+        check_dtype(like.dtype, "the dtype of like")
     x = k.to(torch.get_default_dtype() if like is None else like.dtype)
     if bool(((x != x.round()) | (x < 0) | (x > levels - 1)).any()):
         raise ValueError(
@@ -149,17 +174,20 @@ def log_likelihood(
         | https://arxiv.org/abs/1810.01367
     """
     check_noisy_score(score)
-    check_points(x)
+    check_points(x, event_shape=score.event_shape)
     schedule = score.schedule
-    if divergence not in ("exact", "hutchinson"):
-        raise ValueError(f"divergence must be 'exact' or 'hutchinson', got {divergence!r}")
+    check_option(divergence, "divergence", ("exact", "hutchinson"))
+    check_option(probe, "probe", Probe)
+    if progress is not None:
+        check_function(progress, "progress")
     if schedule.times is not None:
         raise ValueError("a discrete ladder has no continuous flow; use the schedule it came from")
-    if (n_steps is not None and n_steps < 1) or n_probes < 1:
-        raise ValueError(f"n_steps and n_probes must be positive, got {n_steps} and {n_probes}")
-    if not tolerance > 0:
-        raise ValueError(f"tolerance must be positive, got {tolerance}")
-    t_min = float(least_time(schedule)) if t_min is None else t_min
+    if n_steps is not None:
+        check_count(n_steps, "n_steps")
+    check_count(n_probes, "n_probes")
+    check_number(tolerance, "tolerance", above=0)
+    if t_min is None:
+        t_min = float(least_time(schedule))
     check_t_min(t_min)
     rates = torch.stack(schedule.rates(torch.tensor(t_min, dtype=torch.float64)))
     if not bool(rates.isfinite().all()):

@@ -16,7 +16,14 @@ from torch.distributions import Distribution
 
 from ..calculus.recording import Recorded
 from ..calculus.reverse import GradientField, score_from_log_prob
-from ..core import Density, ScoreFn, check_batch, check_same_shape
+from ..core import (
+    Density,
+    ScoreFn,
+    check_batch,
+    check_event_shape,
+    check_function,
+    check_same_shape,
+)
 from .parameters import Function, Parameters, as_parameters
 
 
@@ -135,10 +142,11 @@ def as_target(
             with parameters; for a discrete law, or a support without bijection; or, when called, if
             a log-density or energy returns more than one number per sample.
     """
-    if isinstance(event_shape, int):
-        raise ValueError(
-            f"event_shape must be a tuple such as ({event_shape},), got {event_shape}"
-        )
+    if event_shape is not None:
+        check_event_shape(event_shape)
+    for name, f in (("score", score), ("log_prob", log_prob), ("energy", energy)):
+        if f is not None:
+            check_function(f, name)
     if distribution is not None:
         if not (score is log_prob is energy is event_shape is parameters is None):
             raise ValueError("give distribution= alone: the law has a density, shape and support")

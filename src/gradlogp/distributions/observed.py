@@ -14,7 +14,7 @@ from jaxtyping import Float, Integer
 from torch import Tensor, nn
 
 from ..calculus.reverse import GradientField
-from ..core import check_batch
+from ..core import check_batch, check_finite, check_function
 from .parameters import Function, Parameters, as_parameters
 
 POINTWISE_ENTRIES = 2**22
@@ -58,6 +58,10 @@ class Observed:
     def __post_init__(self) -> None:
         if not isinstance(self.data, Tensor) or self.data.ndim == 0 or len(self.data) == 0:
             raise ValueError("data must be a tensor (N, ...) of at least one observation")
+        if self.data.is_floating_point():
+            check_finite(self.data, "data")
+        check_function(self.log_prior, "log_prior")
+        check_function(self.log_likelihood, "log_likelihood")
         if self.parameters is not None:
             parameters = as_parameters(self.parameters)
             object.__setattr__(self, "parameters", parameters)

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.distributions import constraints
 from torch.distributions.transforms import Transform
 
-from ..core import check_batch
+from ..core import check_batch, check_function
 from .constraints import bijection, with_log_det
 
 Named = Mapping[str, Tensor]
@@ -219,8 +219,7 @@ class Parameters:
 
     def check_function(self, f: Function, name: str, n_rows: int = 0) -> None:
         """Raise `ValueError` unless f can be called with these parameters."""
-        if not callable(f):
-            raise ValueError(f"{name} must be a function, got {type(f).__name__}")
+        check_function(f, name)
         named = {} if self.as_dict else dict.fromkeys(self.slots)
         try:
             inspect.signature(f).bind(*[None] * (n_rows + self.as_dict), **named)

@@ -10,7 +10,22 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from ..calculus.reverse import hutchinson_trace, jacobian_trace, probe
-from ..core import Estimate, Generator, ScoreFn, mean_and_error, sum_event
+from ..core import (
+    Estimate,
+    Generator,
+    NoiseSource,
+    ScoreFn,
+    check_count,
+    check_finite,
+    check_function,
+    check_generator,
+    check_number,
+    check_option,
+    check_points,
+    mean_and_error,
+    sum_event,
+)
+from ..distributions.analytic.covariance import as_parameter
 from .perturb import GROUPS, count, noise_level, perturbed_scores, rank_threshold, score_moments
 from .tangent import perturbations
 
@@ -147,6 +162,10 @@ def intrinsic_dimension(
         | https://arxiv.org/abs/2406.03537
     """
     b, D = noise_level(sigma, x), x.shape[1:].numel()
+    check_function(score, "score")
+    check_option(estimator, "estimator", Estimator)
+    check_generator(generator, NoiseSource)
+    check_count(stack, "stack")
     if estimator in ("normal_rank", "norm"):
         if n_probes is not None:
             raise ValueError(f'{estimator!r} takes n_perturbations; n_probes is for "divergence"')
@@ -157,16 +176,13 @@ def intrinsic_dimension(
             why = "a slope and an error have to come from them"
             n = count(n_perturbations, max(64, 8 * D), 8, "n_perturbations", why)
             value, error = _norm(score, x, b, n, generator, stack)
-    elif estimator in ("divergence", "flipd"):
+    else:
         if n_perturbations is not None:
             raise ValueError(f'{estimator!r} takes n_probes; n_perturbations is for "norm"')
         if n_probes is not None:
             count(n_probes, 0, 2, "n_probes", "one probe has no standard error; None is exact")
         value, error = _divergence(score, x, b, n_probes, generator, estimator == "flipd")
-    else:
-        raise ValueError(
-            f'unknown estimator {estimator!r}; one of "normal_rank", "norm", "divergence", "flipd"'
-        )
+        check_finite(value, "the derivative of score")
     return IntrinsicDimension(value, error, value > D - 0.5)
 
 
@@ -217,12 +233,17 @@ def recommend_sigma(
         ValueError: For fewer than four levels or one that is not positive; where no three levels in a
             row agree on a dimension, with the estimates at all of them.
     """
-    levels = torch.as_tensor(sigmas, dtype=torch.float64).flatten().sort().values
+    check_points(x)
+    check_function(score_at, "score_at")
+    check_number(tolerance, "tolerance", above=0)
+    levels = as_parameter(sigmas, "sigmas").double().flatten().sort().values
     if len(levels) < 4 or not bool((levels > 0).all()):
         raise ValueError(f"sigmas must be four or more positive levels, got {levels.tolist()}")
     D, means = x.shape[1:].numel(), []
     for sigma in levels.tolist():
-        found = intrinsic_dimension(score_at(sigma), x, sigma, estimator=estimator, **options)
+        score = score_at(sigma)
+        check_function(score, "what score_at returns")
+        found = intrinsic_dimension(score, x, sigma, estimator=estimator, **options)
         means.append(found.mean)
     value = torch.tensor([m.value for m in means], dtype=torch.float64)
     error = torch.tensor([m.standard_error for m in means], dtype=torch.float64)

@@ -23,8 +23,13 @@ from ..calculus.reverse import jacobian
 from ..core import (
     Density,
     ScoreFn,
-    check_batch,
-    check_same_shape,
+    check_count,
+    check_function,
+    check_level,
+    check_number,
+    check_points,
+    check_target,
+    evaluate,
     per_sample,
 )
 from ..distributions.as_target import Target
@@ -70,19 +75,19 @@ def _start(
     """Return the score without its graph, its value at x0, a first step, and the tolerance."""
 
     def field(x: Tensor) -> Tensor:
-        s = score(x).detach()
-        check_same_shape(s, x, "score")
-        return s
+        return evaluate(score, x).detach()
 
-    check_batch(x0, name="x0")
-    for name, function in (("x0", lambda x: x), ("the score at x0", field)):
-        s = function(x0.detach())
-        bad = (~s.flatten(1).isfinite().all(1)).nonzero()[:, 0].tolist()
-        if bad:
-            raise ValueError(f"{name} is not finite in rows {bad[:10]}; start where p is positive")
+    check_points(x0, "x0")
+    check_function(score, "score")
+    s = field(x0.detach())
+    bad = (~s.flatten(1).isfinite().all(1)).nonzero()[:, 0].tolist()
+    if bad:
+        raise ValueError(
+            f"the score at x0 is not finite in rows {bad[:10]}; start where p is positive"
+        )
     tol = torch.finfo(x0.dtype).eps ** (2 / 3) if tolerance is None else tolerance
-    if not 0 < tol < 1 or max_steps < 1:
-        raise ValueError(f"need 0 < tolerance < 1 and max_steps ≥ 1, got {tol} and {max_steps}")
+    check_number(tol, "tolerance", above=0, below=1)
+    check_count(max_steps, "max_steps")
     # 1/‖s‖² has the units of time; where s is tiny the error control shortens the step
     return field, s, 1e-3 / _norm(s).square().clamp(min=1e-12), tol
 
@@ -143,13 +148,11 @@ def gradient_flow(
         | https://doi.org/10.1016/0771-050X(80)90013-3
     """
     field, _, h, tol = _start(score, x0, tolerance, max_steps)
-    end = per_sample(t, x0).flatten().expand(len(x0))
-    if not bool((end.isfinite() & (end >= 0)).all()):
-        raise ValueError("t must be finite and at least 0")
+    end = check_level(t, x0, "t", zero=True).flatten().expand(len(x0))
     found = integrate(
         lambda x, _: field(x), x0.detach(), 0.0, end, rtol=tol,
         atol=torch.finfo(x0.dtype).tiny, size=_travelled(x0.detach(), tol),
-        first_step=h.double() / end, max_steps=max_steps, partial=True,
+        first_step=h.double() / end.clamp(min=1e-300), max_steps=max_steps, partial=True,
     )  # fmt: skip
     return Flow(found.y, (found.part * end).to(end), found.accepted + found.rejected)
 
@@ -330,8 +333,8 @@ def find_modes(
         | Mode-Finding for Mixtures of Gaussian Distributions (Carreira-Perpiñán, 2000)
         | https://doi.org/10.1109/34.888716
     """
-    if not callable(getattr(target, "score", None)):
-        raise ValueError("target has no score; make it with as_target(score=...) or log_prob=...")
+    check_target(target)
+    check_points(x0, "x0", getattr(target, "event_shape", None))
     field, s, h, tol = _start(target.score, x0, tolerance, max_steps)
     known = not (isinstance(target, Target) and target.log_prob_fn is None)
     log_prob = target.log_prob if known else lambda x: x.new_zeros(len(x))

@@ -7,7 +7,15 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from ..core import Generator, ScoreFn, check_batch, check_same_shape, per_sample, randn_like
+from ..core import (
+    Generator,
+    ScoreFn,
+    check_count,
+    check_level,
+    check_points,
+    evaluate,
+    randn_like,
+)
 
 GROUPS = 8
 """Groups of perturbations, each of which is left out once for a standard error."""
@@ -19,34 +27,29 @@ def noise_level(sigma: Tensor | float, x: Tensor) -> Tensor:
     Raises:
         ValueError: For a wrong shape, or σ that is not positive and finite.
     """
-    check_batch(x)
-    if x.numel() == 0:
-        raise ValueError(f"x must hold at least one point, got shape {tuple(x.shape)}")
-    b = per_sample(sigma, x, "sigma")
-    if not bool((torch.isfinite(b) & (b > 0)).all()):
-        raise ValueError(
-            "sigma must be positive: it is the noise level at which the score was learned or "
-            "noised, and without noise data on a manifold have no score"
-        )
-    return b
+    check_points(x)
+    why = (
+        ": it is the noise level at which the score was learned or noised, and without noise data on "
+        "a manifold have no score"
+    )
+    return check_level(sigma, x, why=why)
 
 
 def check_dimension(dimension: int | None, D: int) -> None:
     """Refuse a dimension of the manifold that leaves no normal or makes no sense."""
-    if dimension == D:
+    if isinstance(dimension, int) and dimension == D:
         raise ValueError(
             f"dimension = {D} is that of the whole space: there are no normal directions, and "
             "nothing to split, project on or curve"
         )
-    if dimension is not None and not 0 <= dimension < D:
-        raise ValueError(f"dimension must be from 0 to {D - 1}, got {dimension}")
+    if dimension is not None:
+        check_count(dimension, "dimension", 0, most=D - 1)
 
 
 def count(given: int | None, default: int, least: int, name: str, why: str) -> int:
     """Return a number of draws, refusing too few."""
     n = default if given is None else given
-    if n < least:
-        raise ValueError(f"{name} must be at least {least}, got {n}: {why}")
+    check_count(n, name, least, f": {why}")
     return n
 
 
@@ -54,14 +57,12 @@ def perturbed_scores(
     score: ScoreFn, x: Tensor, b: Tensor, n: int, generator: Generator | None, stack: int
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield z and σ s(x + σ z), each `(j, B, D)` with j up to `stack`, n of them in all."""
-    if stack < 1:
-        raise ValueError(f"stack must be at least 1, got {stack}")
+    check_count(stack, "stack")
     for start in range(0, n, stack):
         size = min(stack, n - start)
         z = torch.stack([randn_like(x, generator) for _ in range(size)])
         points = (x + b * z).flatten(0, 1)
-        s = score(points)
-        check_same_shape(s, points, "score")
+        s = evaluate(score, points, finite=True)
         s = b * s.detach().reshape(z.shape)
         yield z.flatten(2), s.flatten(2)
 

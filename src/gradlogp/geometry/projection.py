@@ -9,7 +9,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ..core import ScoreFn, check_batch, check_same_shape, sum_event
+from ..core import (
+    ScoreFn,
+    check_count,
+    check_points,
+    evaluate,
+    sum_event,
+)
 from .perturb import check_dimension, noise_level
 from .tangent import tangent_space
 
@@ -54,12 +60,10 @@ def project(
     """
     b = noise_level(sigma, x)
     check_dimension(dimension, x.shape[1:].numel())
-    if n_steps < 1:
-        raise ValueError(f"n_steps must be at least 1, got {n_steps}")
+    check_count(n_steps, "n_steps")
     step = torch.zeros_like(x)
     for _ in range(n_steps):
-        s = score(x).detach()
-        check_same_shape(s, x, "score")
+        s = evaluate(score, x, finite=True).detach()
         step = b.square() * s
         if dimension is not None:
             step = step - tangent_space(score, x, sigma, dimension).tangent_part(step)
@@ -96,14 +100,15 @@ def interpolate(
     Raises:
         ValueError: For shapes that differ, σ ≤ 0, or fewer than one bisection or step.
     """
-    check_batch(a, name="a")
+    check_points(a, "a")
+    check_points(b, "b", a.shape[1:])
     if b.shape != a.shape or b.dtype != a.dtype:
         raise ValueError(
             f"a and b must have one shape and dtype, got {tuple(a.shape)} {a.dtype} and "
             f"{tuple(b.shape)} {b.dtype}"
         )
-    if n_bisections < 1:
-        raise ValueError(f"n_bisections must be at least 1, got {n_bisections}")
+    check_count(n_bisections, "n_bisections")
+    check_count(n_steps, "n_steps")
     curve = [a, b]
     for _ in range(n_bisections):
         finer = [curve[0]]

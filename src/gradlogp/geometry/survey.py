@@ -9,10 +9,19 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ..core import Estimate, Generator, NoisyScore, ScoreFn, mean_and_error
+from ..core import (
+    Estimate,
+    Generator,
+    NoisyScore,
+    ScoreFn,
+    check_count,
+    check_points,
+    mean_and_error,
+)
 from ..noise.blurred import blurred
 from ..noise.coordinates import affine_part
 from ..noise.grids import noise_range, time_at
+from ..noise.score_base import check_noisy_score
 from .dimension import Estimator, SigmaRange, intrinsic_dimension, recommend_sigma
 from .tangent import Split, tangent_normal_split
 
@@ -36,6 +45,7 @@ def model_field(score: NoisyScore, sigma: float | None = None) -> Field:
     Raises:
         ValueError: If the schedule does not reach that noise level.
     """
+    check_noisy_score(score)
     t = time_at(score.schedule, sigma)
     alpha = score.schedule(t)[0]
 
@@ -59,6 +69,7 @@ def data_field(score: NoisyScore, sigma: float | None = None) -> Field:
         ValueError: If columns or channels have scales of their own: noise that is isotropic for the
             model is not for the data, and angles and distances are others.
     """
+    check_noisy_score(score)
     affine = affine_part(score.coordinates)
     if affine is not None and not affine.one_scale:
         raise ValueError(
@@ -134,6 +145,11 @@ def survey(
     Raises:
         ValueError: If the score does not know that noise level; for a wrong shape.
     """
+    check_noisy_score(score)
+    check_points(x, event_shape=score.event_shape, least=2)
+    check_count(stack, "stack")
+    if n_data is not None:
+        check_count(n_data, "n_data")
     z = score.coordinates.encode(x)
     D, flags = z[0].numel(), []
     low, high = noise_range(score.schedule)

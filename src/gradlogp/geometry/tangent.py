@@ -9,7 +9,17 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from ..calculus.reverse import jacobian
-from ..core import Generator, ScoreFn, check_same_shape
+from ..core import (
+    Generator,
+    NoiseSource,
+    ScoreFn,
+    check_count,
+    check_finite,
+    check_function,
+    check_generator,
+    check_option,
+    evaluate,
+)
 from .perturb import check_dimension, count, noise_level, rank_threshold, score_moments
 
 Method = Literal["jacobian", "perturbations"]
@@ -80,6 +90,10 @@ def tangent_space(
         | https://arxiv.org/abs/2212.12611
     """
     b = noise_level(sigma, x)
+    check_function(score, "score")
+    check_option(method, "method", Method)
+    check_generator(generator, NoiseSource)
+    check_count(stack, "stack")
     D = x.shape[1:].numel()
     check_dimension(dimension, D)
     if method == "jacobian":
@@ -88,13 +102,12 @@ def tangent_space(
         J = jacobian(score, x).detach()
         matrix = -b.reshape(-1, 1, 1).square() * (J + J.mT) / 2
         threshold = 0.5
-    elif method == "perturbations":
+    else:
         n = perturbations(n_perturbations, D)
         total, sizes = score_moments(score, x, b, n, generator, stack)
         matrix = total.sum(0) / sizes.sum()
         threshold = rank_threshold(n, D)
-    else:
-        raise ValueError(f'unknown method {method!r}; one of "jacobian", "perturbations"')
+    check_finite(matrix, "the derivative of score")
     spectrum, directions = torch.linalg.eigh(matrix)
     if dimension is None:
         found = (spectrum < threshold).sum(1)
@@ -150,8 +163,7 @@ def tangent_normal_split(
         | https://arxiv.org/abs/2509.24912
     """
     space = tangent_space(score, x, sigma, dimension, **options)
-    s = score(x).detach()
-    check_same_shape(s, x, "score")
+    s = evaluate(score, x, finite=True).detach()
     tangent = space.tangent_part(s)
     return Split(tangent, s - tangent, space)
 

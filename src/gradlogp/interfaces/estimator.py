@@ -21,7 +21,7 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor
 
-from ..core import NoisyScore, Schedule, permutation
+from ..core import NoisyScore, Schedule, check_count, check_kind, check_number, permutation
 from ..diffusion import log_likelihood
 from ..learn import checkpoint
 from ..learn.fields import check_fields, fits, short
@@ -151,6 +151,8 @@ class ScoreEstimator(DensityMixin, BaseEstimator):
             self.settings or TrainingSettings(),
             **{k: v for k, v in given.items() if v is not None},
         )
+        if columns is not None:
+            check_kind(columns, "columns", list | tuple | np.ndarray, "names, one for each column")
         if self.resume and not isinstance(self.random_state, int):
             raise ValueError("resume=True needs the random_state, a number, of that run")
         self._tensors = isinstance(X, Tensor)
@@ -251,6 +253,7 @@ class ScoreEstimator(DensityMixin, BaseEstimator):
         their classes `(n_samples,)`, if class-conditional.
         """
         check_is_fitted(self, "model_")
+        check_count(n_samples, "n_samples")
         labels = self._encode_classes(y, n_samples, known=True)
         score = self.model_ if labels is None else self.model_.given(labels)
         x = draw(
@@ -290,6 +293,7 @@ class ScoreEstimator(DensityMixin, BaseEstimator):
             ValueError: If the model was not trained at so large or small a noise.
         """
         x, score = self._at(X, y)
+        check_number(sigma, "sigma", above=0)
         t = time_at(score.schedule, float(sigma))
         with torch.no_grad():
             z = score.schedule(t)[0] * score.coordinates.encode(x)
@@ -352,7 +356,12 @@ class ScoreEstimator(DensityMixin, BaseEstimator):
 
 def _as_array(X: Any) -> Any:
     """Return a tensor as an array of its own dtype, which scikit-learn would take to float32."""
-    return X.detach().cpu().numpy() if isinstance(X, Tensor) else X
+    if not (hasattr(X, "shape") or isinstance(X, list | tuple)):
+        raise ValueError(f"X must be an array, a table or a tensor, got {type(X).__name__}")
+    if not isinstance(X, Tensor):
+        return X
+    X = X.detach().cpu()
+    return (X.float() if X.dtype == torch.bfloat16 else X).numpy()  # which NumPy does not have
 
 
 def _settings(kept: dict[str, Any]) -> TrainingSettings:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from jaxtyping import Float
 from torch import Tensor
 
-from ..core import Density, NoisyScore, check_same_shape, per_sample
+from ..core import Density, NoisyScore, check_kind, check_same_shape, check_target, per_sample
 from ..noise.blurred import noisy_log_prob
 from .guidance import ObservedScore
 from .observation import Observation, solve_isotropic
@@ -68,6 +68,7 @@ class AnnealedLikelihood(ObservedScore):
         Raises:
             ValueError: If the score of the prior has no log-density.
         """
+        self._check(z, t)
         r, u, _ = self._direction(z, t)
         return noisy_log_prob(self.score, z, t) - 0.5 * (r * u).flatten(1).sum(1)
 
@@ -91,6 +92,10 @@ class PosteriorTarget:
 
     prior: Density
     observation: Observation
+
+    def __post_init__(self) -> None:
+        check_target(self.prior, "prior")
+        check_kind(self.observation, "observation", Observation, "an Observation, as of observe")
 
     def score(self, x: Float[Tensor, "batch *event"]) -> Float[Tensor, "batch *event"]:
         """Return ∇ log p(x | y)."""

@@ -8,6 +8,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
+from ..core import check_kind
 from ..distributions.analytic import Gaussian, GaussianMixture
 from .observation import Observation
 from .operators import as_matrix
@@ -33,6 +34,8 @@ def posterior(law: Law, observation: Observation) -> Law:
     Raises:
         ValueError: For several rows, an operator that is not linear, or A S Aᵀ + R singular.
     """
+    check_kind(law, "law", Gaussian | GaussianMixture, "a Gaussian or a GaussianMixture")
+    check_kind(observation, "observation", Observation, "an Observation, as of observe")
     if len(observation.y) != 1:
         raise ValueError(
             f"one observation has one posterior, got {len(observation.y)} rows; pass y[i : i + 1]"

@@ -9,14 +9,13 @@ noisy score again, which every transition takes.
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
 
 from torch import Tensor
 
 from ..calculus.conjugate_gradients import Indefinite
-from ..core import NoisyScore
+from ..core import NoisyScore, check_count, check_kind, check_number, check_option
 from ..noise.score_base import ScoreWrapper, check_noisy_score
 from .denoised import Denoised, denoised, direction
 from .observation import Observation, solve_in_units, solve_isotropic
@@ -29,6 +28,7 @@ class ObservedScore(ScoreWrapper):
 
     def __post_init__(self) -> None:
         check_noisy_score(self.score)
+        check_kind(self.observation, "observation", Observation, "an Observation, as of observe")
 
     @property
     def _seen(self) -> Observation:
@@ -105,8 +105,7 @@ class DPS(GuidedByDenoised):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 0 <= self.scale < math.inf:
-            raise ValueError(f"scale must be a number of at least 0, got {self.scale}")
+        check_number(self.scale, "scale", least=0)
 
     def _at(self, z: Tensor, t: Tensor) -> tuple[Denoised, Tensor]:
         at = denoised(self.score, z, t)
@@ -145,8 +144,8 @@ class PiGDM(GuidedByDenoised):
         super().__post_init__()
         if self.data_var is None and self.score.moments is None:
             raise ValueError("this score has no moments: pass data_var=, the variance of an entry")
-        if self.data_var is not None and not 0 < self.data_var < math.inf:
-            raise ValueError(f"data_var must be positive, got {self.data_var}")
+        if self.data_var is not None:
+            check_number(self.data_var, "data_var", above=0)
 
     def _variance(self) -> float:
         """Return v."""
@@ -204,6 +203,14 @@ class MomentMatching(GuidedByDenoised):
     max_steps: int | None = None
     tol: float | None = None
     indefinite: Indefinite = "raise"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.max_steps is not None:
+            check_count(self.max_steps, "max_steps")
+        if self.tol is not None:
+            check_number(self.tol, "tol", above=0, below=1)
+        check_option(self.indefinite, "indefinite", Indefinite)
 
     def _at(self, z: Tensor, t: Tensor) -> tuple[Denoised, Tensor]:
         at = denoised(self.score, z, t)

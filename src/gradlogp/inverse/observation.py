@@ -18,13 +18,17 @@ from ..core import (
     Coordinates,
     Generator,
     check_batch,
+    check_finite,
+    check_kind,
+    check_number,
+    check_points,
     check_same_shape,
     per_sample,
     randn_like,
     sum_event,
 )
 from ..noise.coordinates import IDENTITY, AffineCoordinates
-from .operators import Linearised, LinearOperator, Scaled, gram_diagonal
+from .operators import Linearised, LinearOperator, Scaled, check_operator, gram_diagonal
 
 
 @runtime_checkable
@@ -46,7 +50,7 @@ class Independent:
 
     def __post_init__(self) -> None:
         if not bool((torch.isfinite(self.std) & (self.std >= 0)).all()):
-            raise ValueError("a standard deviation of the noise must be finite and at least 0")
+            raise ValueError("noise, as a standard deviation, must be at least 0 and finite")
 
     def product(self, v: Tensor) -> Tensor:
         """Return R v."""
@@ -83,11 +87,12 @@ class Correlated:
 
     def __post_init__(self) -> None:
         R = self.cov
-        if R.ndim != 2 or R.shape[0] != R.shape[1] or not bool(torch.isfinite(R).all()):
-            raise ValueError(f"cov must be a finite square matrix, got shape {tuple(R.shape)}")
+        check_finite(R, "cov")
+        if R.ndim != 2 or R.shape[0] != R.shape[1]:
+            raise ValueError(f"cov must be a square matrix, got shape {tuple(R.shape)}")
         L, info = torch.linalg.cholesky_ex(R)
         if int(info) or bool(((R - R.mT).abs() > 1e-5 * R.abs().max()).any()):
-            raise ValueError("the covariance of the noise is not symmetric positive definite")
+            raise ValueError("cov, the noise, is not symmetric positive definite")
         object.__setattr__(self, "_L", L)
 
     def product(self, v: Tensor) -> Tensor:
@@ -111,7 +116,10 @@ def as_covariance(noise: Noise, observed: torch.Size) -> NoiseCovariance:
     """Return the covariance that a standard deviation, one for each entry, or a matrix stands for."""
     if isinstance(noise, NoiseCovariance):
         return noise
+    if not isinstance(noise, Tensor):
+        check_number(noise, "noise", least=0)
     value = torch.as_tensor(noise, dtype=None if isinstance(noise, Tensor) else torch.float64)
+    check_finite(value, "noise")
     if value.ndim == 0 or value.shape == observed:
         return Independent(value)
     m = observed.numel()
@@ -148,14 +156,8 @@ class Observation:
     R: NoiseCovariance = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        check_batch(self.y, name="y")
-        if not bool(torch.isfinite(self.y).all()):
-            raise ValueError("y has entries that are not finite; leave them out by Inpainting")
-        if not (isinstance(self.operator, LinearOperator) or callable(self.operator)):
-            raise ValueError(
-                "operator must have apply and adjoint, or be a function, got "
-                f"{type(self.operator).__name__}"
-            )
+        check_points(self.y, "y")
+        check_operator(self.operator)
         object.__setattr__(self, "R", as_covariance(self.noise, self.y.shape[1:]))
 
     @property
@@ -207,6 +209,7 @@ class Observation:
         Raises:
             ValueError: If there are neither as many rows as samples nor one.
         """
+        check_batch(like)
         if len(self.y) not in (1, len(like)):
             raise ValueError(
                 f"the observation has {len(self.y)} rows, x has {len(like)}; give y as many, or one "
@@ -245,8 +248,10 @@ def observe(
         noise: As in `Observation`, a number or a tensor.
         generator: Where the noise comes from.
     """
-    check_batch(x)
+    check_points(x)
+    check_operator(operator)
     clean = operator.apply(x) if isinstance(operator, LinearOperator) else operator(x)
+    check_kind(clean, "what operator returns", Tensor, "a tensor")
     R = as_covariance(noise, clean.shape[1:])
     assert isinstance(R, Independent | Correlated)
     return Observation(clean + R.draw(clean, generator), operator, noise)

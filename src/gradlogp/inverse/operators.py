@@ -16,7 +16,17 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..core import check_batch, check_same_shape
+from ..core import (
+    check_batch,
+    check_count,
+    check_event_shape,
+    check_finite,
+    check_function,
+    check_kind,
+    check_number,
+    check_option,
+    check_same_shape,
+)
 
 Boundary = Literal["periodic", "zero"]
 
@@ -38,6 +48,12 @@ class Separating(Protocol):
 
     def gram(self, weights: Tensor | float) -> Tensor | float:
         """Return the diagonal of A diag(weights) Aᵀ, in the shape of what is observed."""
+
+
+def check_operator(operator: object, name: str = "operator") -> None:
+    """Raise `ValueError` unless this is a linear operator or a function."""
+    if isinstance(operator, type) or not isinstance(operator, LinearOperator):
+        check_function(operator, name, "; or an operator, which has apply and adjoint")
 
 
 @dataclass(frozen=True)
@@ -73,6 +89,7 @@ class Inpainting:
     mask: Bool[Tensor, "*event"]
 
     def __post_init__(self) -> None:
+        check_kind(self.mask, "mask", Tensor, "a tensor")
         if self.mask.dtype != torch.bool or self.mask.ndim == 0 or not bool(self.mask.any()):
             raise ValueError(
                 "mask must be a boolean tensor in the shape of an event, True where x is seen and "
@@ -114,8 +131,9 @@ class Subsampling:
     factor: int | tuple[int, ...]
 
     def __post_init__(self) -> None:
-        if min(self._factors, default=0) < 1:
-            raise ValueError(f"factor must be at least 1 along every axis, got {self.factor}")
+        if not isinstance(self.factor, tuple):
+            check_count(self.factor, "factor")
+        check_event_shape(self._factors, "factor")
 
     @property
     def _factors(self) -> tuple[int, ...]:
@@ -173,11 +191,11 @@ class Blur:
     boundary: Boundary = "periodic"
 
     def __post_init__(self) -> None:
+        check_finite(self.kernel, "kernel")
         shape = tuple(self.kernel.shape)
         if not 1 <= len(shape) <= 3 or any(n % 2 == 0 for n in shape):
             raise ValueError(f"kernel must have one to three axes of odd length, got {shape}")
-        if self.boundary not in ("periodic", "zero"):
-            raise ValueError(f"boundary must be 'periodic' or 'zero', got {self.boundary!r}")
+        check_option(self.boundary, "boundary", Boundary)
 
     @classmethod
     def gaussian(cls, deviation: float, shape: torch.Size | tuple[int, ...]) -> Blur:
@@ -186,10 +204,10 @@ class Blur:
         Raises:
             ValueError: For a deviation that is not positive, or a quarter of the image or more.
         """
-        if not 0 < deviation < min(shape[1:]) / 4:
-            raise ValueError(
-                f"the blur must lie between 0 and {min(shape[1:]) / 4:g} pixels, got {deviation}"
-            )
+        check_event_shape(shape, "shape")
+        if len(shape) < 2:
+            raise ValueError(f"shape must be (C, H, W), got {tuple(shape)}")
+        check_number(deviation, "deviation", above=0, below=min(shape[1:]) / 4)
         reach = min(int(3 * deviation + 1), (min(shape[1:]) - 1) // 2)
         u = (-0.5 * (torch.arange(-reach, reach + 1) / deviation).square()).exp()
         kernel = torch.outer(u, u)
@@ -234,11 +252,9 @@ class Matrix:
     A: Tensor
 
     def __post_init__(self) -> None:
-        if self.A.ndim != 2 or not self.A.is_floating_point():
-            raise ValueError(
-                f"A must be a matrix (m, D) of floating-point numbers, got {self.A.dtype} of "
-                f"shape {tuple(self.A.shape)}"
-            )
+        check_finite(self.A, "A")
+        if self.A.ndim != 2:
+            raise ValueError(f"A must be a matrix (m, D), got shape {tuple(self.A.shape)}")
 
     def apply(self, x: Float[Tensor, "batch D"]) -> Float[Tensor, "batch m"]:
         """Return A x."""

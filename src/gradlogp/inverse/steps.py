@@ -2,7 +2,6 @@ r"""Transitions that hold a sample to an observation after every step."""
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, replace
 
 import torch
@@ -13,6 +12,10 @@ from ..core import (
     NoisyScore,
     Transition,
     check_batch,
+    check_count,
+    check_kind,
+    check_number,
+    check_transition,
     per_sample,
     randn_like,
     sum_event,
@@ -27,6 +30,7 @@ from .operators import Inpainting
 
 def _memoryless(transition: Transition) -> None:
     """Refuse a multistep solver, whose values belong to a path that is left after every step."""
+    check_transition(transition)
     if hasattr(transition, "begin"):
         raise ValueError(
             "the transition must be without memory; use Ancestral, ReverseSDE, DDIM or "
@@ -77,8 +81,8 @@ class DPSStep:
 
     def __post_init__(self) -> None:
         _memoryless(self.transition)
-        if not 0 <= self.zeta < math.inf:
-            raise ValueError(f"zeta must be a number of at least 0, got {self.zeta}")
+        check_number(self.zeta, "zeta", least=0)
+        check_kind(self.observation, "observation", Observation, "an Observation, as of observe")
 
     def rows(self, index: slice | Tensor) -> DPSStep:
         """Return the same for these rows of the observation."""
@@ -150,15 +154,16 @@ class RePaint:
 
     def __post_init__(self) -> None:
         _memoryless(self.transition)
+        check_kind(self.observation, "observation", Observation, "an Observation, as of observe")
         if not isinstance(self.observation.operator, Inpainting):
-            raise ValueError("RePaint puts entries in place; the operator must be Inpainting")
+            raise ValueError("the operator of the observation must be Inpainting, for RePaint")
         R = self.observation.R
         if not isinstance(R, Independent) or bool((R.std != 0).any()):
             raise ValueError(
-                "RePaint takes y for exact; pass noise=0, or use MomentMatching, which knows noise"
+                "RePaint takes the y of its observation for exact; pass noise=0, or use "
+                "MomentMatching, which knows noise"
             )
-        if self.n_resamples < 1:
-            raise ValueError(f"n_resamples must be at least 1, got {self.n_resamples}")
+        check_count(self.n_resamples, "n_resamples")
 
     def _encoded(self, score: NoisyScore) -> Observation:
         """Return the observation with y in model coordinates, which keep entries apart."""

@@ -28,11 +28,16 @@ from ..core import (
     Estimate,
     Kernel,
     Verdict,
+    check_analytic,
     check_count,
+    check_kernel,
     check_points,
+    check_target,
     choice,
+    shown,
 )
 from ..distributions import Gaussian
+from ..distributions.analytic.covariance import as_parameter
 from .annealing import Level, anneal, moved
 from .bridge import Bridge, bridge, log_mean
 from .chain import Chain
@@ -88,7 +93,7 @@ def _fitted(x: Tensor) -> Gaussian:
     """Return the normal law with the mean of draws and `WIDER` times their covariance."""
     if x.ndim != 2:
         raise ValueError(
-            f"a base is fitted to events of shape (d,), these have {tuple(x.shape[1:])}; pass base="
+            f"a base is fitted to draws of shape (d,), these have {tuple(x.shape[1:])}; pass base="
         )
     n, d = x.shape
     if n < d + 2:
@@ -221,9 +226,20 @@ def evidence(
     x = draws.draws.flatten(0, 1) if isinstance(draws, Chain) else draws
     if isinstance(draws, Chain) and draws.parameters is not None:
         x = draws.parameters.unconstrain(x)  # the space of the target's density
+    check_target(target)
     check_points(x, "draws")
-    check_count(n_particles, "n_particles")
+    check_count(n_particles, "n_particles", 2)
     check_count(n_steps, "n_steps")
+    if kernel is not None:
+        check_kernel(kernel)
+    if base is not None:
+        check_analytic(base, "base")
+        check_points(x, "draws", base.event_shape)
+    if levels is not None:
+        given = as_parameter(levels, "levels")
+        if given.ndim != 1:
+            raise ValueError(f"levels must be numbers from 0 to 1, got {shown(levels)}")
+        levels = given.tolist()
     if levels is not None and (
         len(levels) < 2 or (levels[0], levels[-1]) != (0, 1) or sorted({*levels}) != [*levels]
     ):

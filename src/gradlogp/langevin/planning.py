@@ -14,7 +14,16 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..calculus.lanczos import lanczos
-from ..core import Density, Generator, check_batch
+from ..core import (
+    Density,
+    Generator,
+    check_count,
+    check_number,
+    check_option,
+    check_points,
+    check_target,
+    shown,
+)
 from ..distributions.analytic import Gaussian
 
 
@@ -65,9 +74,8 @@ def step_for_bias(curvature_L: float, relative_bias: float) -> float:
     Raises:
         ValueError: Unless both are positive and finite.
     """
-    for name, value in (("curvature_L", curvature_L), ("relative_bias", relative_bias)):
-        if not (value > 0 and math.isfinite(value)):
-            raise ValueError(f"{name} must be positive and finite, got {value}")
+    check_number(curvature_L, "curvature_L", above=0)
+    check_number(relative_bias, "relative_bias", above=0)
     return 2 * relative_bias / ((1 + relative_bias) * curvature_L)
 
 
@@ -96,9 +104,9 @@ def estimate_curvature(
         ValueError: For no points or iterations, a score that autograd cannot differentiate, or
             products that are not finite.
     """
-    check_batch(x)
-    if n_iterations < 1 or x.numel() == 0:
-        raise ValueError("needs at least one iteration and one point")
+    check_target(target)
+    check_points(x)
+    check_count(n_iterations, "n_iterations")
     with torch.enable_grad():
         y = x.detach().clone().requires_grad_()
         score = target.score(y)
@@ -171,23 +179,21 @@ def plan_steps(
     Raises:
         ValueError: For a metric other than `w2`, numbers that are not positive, or m > L.
     """
-    if metric != "w2":
-        raise ValueError(f"metric must be 'w2', got {metric!r}")
+    check_option(metric, "metric", ("w2",))
     if isinstance(problem, Gaussian):
         l = 1 / torch.linalg.eigvalsh(problem.cov.double())
         m, L, d = float(l.min()), float(l.max()), len(l)
     else:
+        if not isinstance(problem, tuple) or len(problem) != 3:
+            raise ValueError(f"problem must be a Gaussian, or (m, L, d), got {shown(problem)}")
         m, L, d = problem
+        check_number(m, "m of the problem", above=0)
+        check_number(L, "L of the problem", least=m)
+        check_count(d, "d of the problem")
         l = torch.full((d,), L, dtype=torch.float64)
-    if not 0 < m <= L < math.inf:
-        raise ValueError(
-            f"needs 0 < m <= L < inf, got m = {m:.4g} and L = {L:.4g}: the theorem holds for "
-            "strongly log-concave densities"
-        )
     start = math.sqrt(d / m) if distance is None else distance
-    for name, value in (("accuracy", accuracy), ("distance", start)):
-        if not (value > 0 and math.isfinite(value)):
-            raise ValueError(f"{name} must be positive and finite, got {value}")
+    check_number(accuracy, "accuracy", above=0)
+    check_number(start, "distance", above=0)
     half, largest = accuracy / 2, 2 / (m + L)
     h = min(largest, (half * m / (1.65 * L)) ** 2 / d)
     exact = _gaussian_step(l, half, largest)

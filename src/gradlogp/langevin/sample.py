@@ -11,14 +11,25 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ..core import Density, Kernel, Progress, Update, check_batch, check_count
+from ..core import (
+    Density,
+    Kernel,
+    Progress,
+    Update,
+    check_count,
+    check_function,
+    check_generator,
+    check_kernel,
+    check_points,
+    check_target,
+)
 from ..distributions.as_target import has_log_prob
 from .chain import Chain
 from .guard import Guarded, check_rows
 from .kernels import BAOAB, HMC, MCLMC, facts_of
 from .run import run
 from .run.driver import show
-from .run.store import Keep
+from .run.store import Keep, check_keep
 from .tuning import Adaptation, choose_step
 from .tuning.adaptation import LEAST
 from .tuning.start import ONE_POINT, find_start
@@ -67,27 +78,19 @@ def sample(
             start, one that is not finite where it starts, or one whose value at a point depends on
             the other points of a batch.
     """
-    for name, count in (("n_draws", n_draws), ("n_chains", n_chains)):
-        check_count(count, name)
-    if isinstance(n_warmup, bool) or not isinstance(n_warmup, int) or n_warmup < 0:
-        raise ValueError(f"n_warmup must be an integer of at least 0, got {n_warmup!r}")
-    if not callable(getattr(target, "score", None)):
-        raise ValueError(
-            f"target must be a density, got {type(target).__name__}: make one of a function by "
-            "as_target(log_prob=f, event_shape=(d,))"
-        )
-    if kernel is not None and (isinstance(kernel, type) or not hasattr(kernel, "step")):
-        raise ValueError(
-            f"kernel must be one with its step size, such as NUTS(0.1), got {kernel!r}"
-        )
-    if not isinstance(generator, torch.Generator | None):
-        raise ValueError(
-            f"generator must be a torch.Generator, got {type(generator).__name__}: pass "
-            "torch.Generator().manual_seed(seed)"
-        )
+    check_count(n_draws, "n_draws")
+    check_count(n_chains, "n_chains")
+    check_count(n_warmup, "n_warmup", 0)
+    check_target(target)
+    if kernel is not None:
+        check_kernel(kernel)
+    if progress is not None:
+        check_function(progress, "progress")
+    check_generator(generator)
+    check_keep(keep, torch.get_default_dtype())
     found, metric, known = None, None, has_log_prob(target)
     if start is not None:
-        check_batch(start, getattr(target, "event_shape", None), name="start")
+        check_points(start, "start", getattr(target, "event_shape", None))
         if len(start) != n_chains:
             raise ValueError(
                 f"start has {len(start)} points for {n_chains} chains: give one for each"

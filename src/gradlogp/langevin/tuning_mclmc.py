@@ -9,7 +9,16 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ..core import Density, Generator, check_batch, chunks
+from ..core import (
+    Density,
+    Generator,
+    check_count,
+    check_kind,
+    check_number,
+    check_points,
+    check_target,
+    chunks,
+)
 from .kernels import MCLMC, Preconditioner, Welford
 from .kernels.microcanonical import Integrator
 from .kernels.preconditioner import as_preconditioner
@@ -85,11 +94,12 @@ def tune_mclmc(
     Raises:
         ValueError: For too few steps, or an energy variance that is not positive.
     """
-    check_batch(x, name="x")
-    if n_steps < LEAST:
-        raise ValueError(f"n_steps must be at least {LEAST}, got {n_steps}")
-    if not 0 < energy_variance < math.inf:
-        raise ValueError(f"energy_variance must be positive and finite, got {energy_variance}")
+    check_kind(kernel, "kernel", MCLMC, "MCLMC(step_size, length)")
+    check_target(target)
+    check_points(x)
+    check_count(n_steps, "n_steps", LEAST)
+    check_number(energy_variance, "energy_variance", above=0)
+    energy_variance = float(energy_variance)
     _, noise = next(chunks(x, None, generator))
     state, P = started(kernel, x, target, noise), as_preconditioner(kernel.preconditioner)
     left, stretch = n_steps, 0

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from ..core import Verdict
+from ..core import Verdict, check_kind
 from ..distributions.as_target import has_log_prob
 from ..distributions.parameters import coordinates
 from .diagnostics import Mixing, e_bfmi
@@ -70,6 +70,7 @@ def judge(chain: Chain) -> Verdict:
     draws have left the support, and Stein's identity E[(x_i − m_i) s_i(x)] = −1, which their bias
     breaks.
     """
+    check_kind(chain, "chain", ("draws", "kernel", "names"), "a Chain, as of run or sample")
     reasons, notes = [], list[str]()
     x = chain._flat()
     m, n = x.shape[:2]

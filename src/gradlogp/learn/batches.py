@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..core import permutation
+from ..core import check_count, check_dtype, check_kind, permutation
 from ..noise.coordinates import Data, as_tensor, pieces
 
 
@@ -22,24 +22,25 @@ def rows(data: Data, index: Any, like: Tensor) -> Tensor:
     return part.to(like.device, part.dtype if part.is_floating_point() else torch.float64)
 
 
-def check_data(data: Data, event_shape: torch.Size) -> None:
+def check_data(data: Data, event_shape: torch.Size, name: str = "data") -> None:
     """Raise `ValueError` unless data is `(N, *event)`, N ≥ 2, and finite."""
-    if not isinstance(data, Tensor | np.ndarray):
-        raise ValueError(f"data must be a tensor or a NumPy array, got {type(data).__name__}")
+    check_kind(data, name, Tensor | np.ndarray, "a tensor or a NumPy array")
+    if isinstance(data, Tensor) and data.is_floating_point():
+        check_dtype(data.dtype, f"the dtype of {name}")
     if tuple(data.shape[1:]) != tuple(event_shape) or data.ndim < 2:
         raise ValueError(
-            f"data must have shape (N, {', '.join(map(str, event_shape))}), got {tuple(data.shape)}"
+            f"{name} must have shape (N, {', '.join(map(str, event_shape))}), got {tuple(data.shape)}"
         )
-    if len(data) < 2:
-        raise ValueError(f"a score cannot be learned from {len(data)} sample(s); give at least 2")
+    check_count(len(data), f"the number of rows of {name}", 2)
+    as_tensor(data[:1])  # refuses what is no number
     bad: list[int] = []
     for start, part in pieces(data):
         finite = torch.isfinite(part).flatten(1).all(1)
         bad.extend((start + (~finite).nonzero().flatten()).tolist())
     if bad:
         raise ValueError(
-            f"{len(bad)} of {len(data)} rows have NaN or infinite entries (first: row {bad[0]}); "
-            "drop them first"
+            f"{name} has {len(bad)} of {len(data)} rows that are not finite (first: row {bad[0]}); "
+            "remove them"
         )
 
 

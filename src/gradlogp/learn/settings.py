@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 
 @dataclass(frozen=True)
@@ -54,22 +54,31 @@ class TrainingSettings:
     compile: bool = False
 
     def __post_init__(self) -> None:
-        for name, least in (("steps", 1), ("batch_size", 1), ("check_every", 1), ("warm_up", 0)):
-            value = getattr(self, name)
-            if value is not None and value < least:
-                raise ValueError(f"{name} must be at least {least}, got {value}")
-        if not (self.learning_rate > 0 and self.weight_decay >= 0 and self.clip > 0):
-            raise ValueError("learning_rate and clip must be positive, weight_decay at least 0")
-        if not 0 <= self.ema < 1:
-            raise ValueError(f"ema must lie in [0, 1), got {self.ema}")
-        lives = tuple(float(n) for n in self.ema_half_lives)
-        if not all(0 < n < math.inf for n in lives) or len(set(lives)) < len(lives):
+        if all(getattr(self, f.name) is f.default for f in fields(self)):
+            return  # the command line reads the defaults before it loads PyTorch, which comes with
+        from ..core import check_count, check_number
+
+        check_count(self.steps, "steps")
+        check_count(self.batch_size, "batch_size")
+        if self.check_every is not None:
+            check_count(self.check_every, "check_every")
+        if self.warm_up is not None:
+            check_count(self.warm_up, "warm_up", 0)
+        check_number(self.learning_rate, "learning_rate", above=0)
+        check_number(self.weight_decay, "weight_decay", least=0)
+        check_number(self.clip, "clip", above=0)
+        check_number(self.ema, "ema", least=0, below=1)
+        check_number(self.condition_dropout, "condition_dropout", least=0, below=1)
+        if not isinstance(self.ema_half_lives, tuple | list):
             raise ValueError(
-                f"ema_half_lives must be different numbers of steps above 0, got {lives}"
+                f"ema_half_lives must be a tuple, got {type(self.ema_half_lives).__name__}"
             )
+        for n in self.ema_half_lives:
+            check_number(n, "each of ema_half_lives", above=0)
+        lives = tuple(float(n) for n in self.ema_half_lives)
+        if len(set(lives)) < len(lives):
+            raise ValueError(f"ema_half_lives must be different numbers of steps, got {lives}")
         object.__setattr__(self, "ema_half_lives", lives)
-        if not 0 <= self.condition_dropout < 1:
-            raise ValueError(f"condition_dropout must lie in [0, 1), got {self.condition_dropout}")
 
     @property
     def warm_up_steps(self) -> int:

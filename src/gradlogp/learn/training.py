@@ -18,9 +18,18 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from ..core import Estimate, NoisyScore, new_seed
+from ..core import (
+    Estimate,
+    NoisyScore,
+    check_count,
+    check_function,
+    check_generator,
+    check_kind,
+    check_option,
+    new_seed,
+)
 from ..noise.coordinates import Data, Scales, pieces
-from ..noise.score_base import check_same_frame
+from ..noise.score_base import check_noisy_score, check_same_frame
 from ..scores.conditioned import check_condition
 from ..scores.model import ScoreModel
 from ..scores.networks import drop
@@ -99,7 +108,13 @@ def fit(
         OSError: If the checkpoint cannot be written, or another training writes there.
         FloatingPointError: If the loss is no longer finite.
     """
-    settings = replace(settings or TrainingSettings(), **changes)
+    settings = TrainingSettings() if settings is None else settings
+    check_kind(settings, "settings", TrainingSettings, "TrainingSettings")
+    settings = replace(settings, **changes)
+    if extra is not None:
+        check_kind(extra, "extra", Mapping, "a dictionary")
+    if checkpoint is not None:
+        check_kind(checkpoint, "checkpoint", str | os.PathLike, "a directory")
     claim = None
     if checkpoint is not None:  # what cannot be saved is better refused now than in the end
         json.dumps([ckpt.describe(model), dict(extra or {})], allow_nan=False)
@@ -135,17 +150,22 @@ class _Fit:
         resume: bool,
         generator: torch.Generator | None,
     ) -> None:
+        check_kind(model, "model", ScoreModel, "a ScoreModel")
+        check_function(objective, "objective")
+        check_generator(generator)
         check_data(data, model.event_shape)
         _check_condition(model, condition, len(data), "condition")
         if condition is None and settings.condition_dropout > 0:
             raise ValueError("condition_dropout= leaves out conditions: pass condition=")
-        if standardize not in (True, False, "one"):
-            raise ValueError(f"standardize must be True, False or 'one', got {standardize!r}")
+        if not isinstance(standardize, bool):
+            check_option(standardize, "standardize, if it is neither True nor False,", ("one",))
         if held_out is not None:
-            check_data(held_out, model.event_shape)
+            check_data(held_out, model.event_shape, "held_out")
+        elif held_out_condition is not None:
+            raise ValueError("held_out_condition belongs to held_out=, which is missing")
+        if held_out is not None:
             _check_condition(model, held_out_condition, len(held_out), "held_out_condition")
-        if checkpoint_every < 1:
-            raise ValueError(f"checkpoint_every must be at least 1, got {checkpoint_every}")
+        check_count(checkpoint_every, "checkpoint_every")
         if resume and claim is None:
             raise ValueError("resume=True needs checkpoint=, the directory to go on from")
         self.model, self.data, self.objective = model, data, objective
@@ -178,6 +198,7 @@ class _Fit:
             if condition is not None and model.condition is not None:
                 model.condition.fit(condition, settings.condition_dropout)
         if exact is not None:
+            check_noisy_score(exact, "exact")
             check_same_frame(model, exact, "the model and the exact score")
         self.condition: Tensor | None = None  # as the network takes it
         if condition is not None and model.condition is not None:
@@ -262,7 +283,9 @@ class _Fit:
                 condition = self.model.condition.drop(condition, gone)
         self.optimizer.zero_grad(set_to_none=True)
         score = conditioned(self.working, condition)
-        loss = self.objective(score, z, generator=self.noise).mean()
+        each = self.objective(score, z, generator=self.noise)
+        check_kind(each, "what objective returns", Tensor, "a tensor (B,)")
+        loss = each.mean()
         loss.backward()
         norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.settings.clip)
         value = float(loss.detach())

@@ -8,9 +8,17 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ..core import Density, Generator, NoisyScore, check_points, per_sample, randn_like
+from ..core import (
+    Density,
+    Generator,
+    NoisyScore,
+    check_level,
+    check_points,
+    per_sample,
+    randn_like,
+)
 from .grids import time_at
-from .score_base import ScoreBase
+from .score_base import ScoreBase, check_noisy_score
 
 
 def encode(score: NoisyScore, x: Tensor) -> Tensor:
@@ -37,9 +45,12 @@ def perturb(
     Raises:
         ValueError: For a wrong shape, an empty batch, or entries that are not finite.
     """
-    check_points(x0, "x0")
+    check_noisy_score(score)
+    check_points(x0, "x0", score.event_shape)
+    check_level(t, x0, "t", zero=True)
+    t = t if isinstance(t, Tensor) else torch.tensor(float(t))
     z = encode(score, x0)
-    alpha, sigma = (per_sample(v, z) for v in score.schedule(torch.as_tensor(t)))
+    alpha, sigma = (per_sample(v, z) for v in score.schedule(t))
     return alpha * z + sigma * randn_like(z, generator)
 
 
@@ -91,6 +102,7 @@ def blurred(score: NoisyScore, sigma: float | None = None) -> Density:
         ValueError: If the schedule does not reach that noise level; when called, `log_prob` of a
             score that knows none.
     """
+    check_noisy_score(score)
     return Blurred(score, time_at(score.schedule, sigma))
 
 

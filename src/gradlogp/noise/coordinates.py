@@ -15,7 +15,16 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..core import Coordinates, check_batch, sum_event
+from ..core import (
+    Coordinates,
+    check_batch,
+    check_dtype,
+    check_event_shape,
+    check_finite,
+    check_kind,
+    check_option,
+    sum_event,
+)
 
 Data = Tensor | np.ndarray
 """In memory, or on disk as a NumPy memory map; `(N, *event)`."""
@@ -53,8 +62,14 @@ def mean_and_std(
     Raises:
         ValueError: If a column, a channel, or the whole is constant; for other `scales`.
     """
-    if scales not in ("each", "one"):
-        raise ValueError(f"scales must be 'each' or 'one', got {scales!r}")
+    check_kind(data, "data", Tensor | np.ndarray, "a tensor or a NumPy array")
+    check_event_shape(event_shape)
+    check_option(scales, "scales", Scales)
+    if data.ndim < 2 or tuple(data.shape[1:]) != tuple(event_shape) or not len(data):
+        raise ValueError(
+            f"data must have shape (N, {', '.join(map(str, event_shape))}), N at least 1, got "
+            f"{tuple(data.shape)}"
+        )
     axes = tuple(i for i in range(len(event_shape) + 1) if scales == "one" or i != 1)
     # sums of differences from the first row: of a constant they are 0, and far from 0 they keep digits
     near = as_tensor(data[:1]).double().cpu().numpy().mean(axes, keepdims=True)
@@ -96,6 +111,7 @@ class Identity:
 
     def log_det(self, x: Tensor) -> Tensor:
         """Return 0 for each sample."""
+        check_batch(x)
         return x.new_zeros(len(x))
 
     def pull_back(self, x: Tensor, s_z: Tensor) -> Tensor:
@@ -130,13 +146,16 @@ class AffineCoordinates(nn.Module):
 
     def __init__(self, shift: Tensor, scale: Tensor, dtype: torch.dtype = torch.float32) -> None:
         super().__init__()
+        check_finite(shift, "shift")
+        check_finite(scale, "scale")
+        check_dtype(dtype)
         if shift.shape != scale.shape:
             raise ValueError(
                 f"shift and scale must have one shape, got {tuple(shift.shape)} and "
                 f"{tuple(scale.shape)}"
             )
-        if not bool((scale.isfinite() & (scale > 0)).all() & shift.isfinite().all()):
-            raise ValueError("shift must be finite, scale positive and finite")
+        if not bool((scale > 0).all()):
+            raise ValueError(f"scale must be positive, got a minimum of {float(scale.min()):.3g}")
         self.register_buffer("shift", shift.detach().double().cpu().clone())
         self.register_buffer("scale", scale.detach().double().cpu().clone())
         self.register_buffer("bits", torch.tensor(8.0 * dtype.itemsize))  # kept with the weights
@@ -150,12 +169,14 @@ class AffineCoordinates(nn.Module):
         Raises:
             ValueError: If a column, a channel, or the whole is constant.
         """
+        check_kind(data, "data", Tensor | np.ndarray, "a tensor or a NumPy array")
+        mean, std = mean_and_std(data, event_shape, scales)
         kind = as_tensor(data[:0]).dtype
         narrow = kind.itemsize <= (
             4 if kind.is_floating_point else 2
         )  # float32 has all its digits
         dtype = torch.float32 if narrow else torch.float64
-        return cls(*mean_and_std(data, event_shape, scales), dtype)
+        return cls(mean, std, dtype)
 
     def _apply(self, fn: Callable[..., Tensor], recurse: bool = True) -> AffineCoordinates:
         return self
@@ -179,6 +200,7 @@ class AffineCoordinates(nn.Module):
 
     def log_det(self, x: Tensor) -> Tensor:
         """Return −Σ log scale for each sample, `(B,)`."""
+        check_batch(x, self.shift.shape)
         return -sum_event(self.scale.log().expand(len(x), *self.shift.shape)).to(x)
 
     def pull_back(self, x: Tensor, s_z: Tensor) -> Tensor:

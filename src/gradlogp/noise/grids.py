@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ..core import Schedule
+from ..core import Schedule, check_count, check_number, check_schedule
 from .schedules import invert_log_snr
 
 N_TIMES = 40
@@ -20,6 +20,7 @@ T_END = 1e-3
 
 def least_time(schedule: Schedule) -> Tensor:
     """Return the least time with noise: 0, or 10⁻³ where σ_0 = 0; a ladder's last; float64 `()`."""
+    check_schedule(schedule)
     if schedule.times is not None:
         return schedule.times[-1].double()
     _, sigma = schedule(torch.zeros((), dtype=torch.float64))
@@ -28,8 +29,7 @@ def least_time(schedule: Schedule) -> Tensor:
 
 def check_t_min(t_min: float) -> None:
     """Raise `ValueError` unless t_min lies in [0, 1)."""
-    if not 0 <= t_min < 1:
-        raise ValueError(f"t_min must lie in [0, 1), got {t_min}")
+    check_number(t_min, "t_min", least=0, below=1)
 
 
 def noise_range(schedule: Schedule) -> tuple[float, float]:
@@ -47,6 +47,7 @@ def time_at(schedule: Schedule, sigma: float | None = None) -> Tensor:
     """
     if sigma is None:
         return least_time(schedule)
+    check_number(sigma, "sigma", least=0)
     low, high = noise_range(schedule)
     if not low * (1 - 1e-9) <= sigma <= high * (1 + 1e-9):
         raise ValueError(
@@ -80,8 +81,9 @@ def time_grid(
             float64 does not tell them apart.
     """
     n = N_TIMES if n is None else n
-    if n < 2:
-        raise ValueError(f"a time grid needs at least two times, got {n}")
+    check_schedule(schedule)
+    check_count(n, "n", 2)
+    check_number(rho, "rho", above=0)
     if t_min is not None:
         check_t_min(t_min)
     if schedule.times is not None:

@@ -17,7 +17,15 @@ from scipy.optimize import brentq, minimize_scalar
 from scipy.special import ndtr
 from torch import Tensor
 
-from ..core import check_batch, distances, permutation
+from ..core import (
+    check_count,
+    check_function,
+    check_generator,
+    check_number,
+    check_points,
+    distances,
+    permutation,
+)
 
 
 class NoiseLevels(NamedTuple):
@@ -119,7 +127,17 @@ def noise_levels(
         | Improved Techniques for Training Score-Based Generative Models (Song & Ermon, 2020)
         | https://arxiv.org/abs/2006.09011
     """
-    check_batch(x)
+    check_points(x, least=2)
+    check_generator(generator)
+    check_count(max_points, "max_points", 2)
+    check_count(n_steps, "n_steps")
+    check_number(quantile, "quantile", above=0, most=1)
+    check_number(wanted_overlap, "wanted_overlap", above=0, below=1)
+    for level, name in ((sigma_min, "sigma_min"), (sigma_max, "sigma_max")):
+        if level is not None:
+            check_number(level, name, above=0)
+    if tell is not None:
+        check_function(tell, "tell")
     if len(x) > max_points:
         x = x[permutation(len(x), generator)[:max_points].to(x.device)]
     dim = x.shape[1:].numel()
@@ -136,8 +154,8 @@ def noise_levels(
             f"sigma_L = {sigma_min:.4g}: half the median distance to the nearest neighbour, a "
             "coordinate"
         )
-    if not 0 < sigma_min < sigma_max:
-        raise ValueError(f"needs 0 < sigma_min < sigma_max, got {sigma_min} and {sigma_max}")
+    if not sigma_min < sigma_max:
+        raise ValueError(f"needs sigma_min < sigma_max, got {sigma_min} and {sigma_max}")
     wanted = ladder_ratio(dim, wanted_overlap)
     n_levels = max(2, 1 + math.ceil(math.log(sigma_max / sigma_min) / math.log(wanted)))
     ratio = (sigma_max / sigma_min) ** (1 / (n_levels - 1))

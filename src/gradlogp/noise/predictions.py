@@ -23,15 +23,10 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from ..core import NoisyScore, check_same_shape, per_sample
+from ..core import NoisyScore, check_batch, check_option, check_same_shape, per_sample
 
 Kind = Literal["score", "epsilon", "x0", "v", "velocity"]
 KINDS: tuple[Kind, ...] = ("score", "epsilon", "x0", "v", "velocity")
-
-
-def _check_kind(kind: str) -> None:
-    if kind not in KINDS:
-        raise ValueError(f"unknown kind {kind!r}; one of {', '.join(map(repr, KINDS))}")
 
 
 def check_determines(kind: Kind, other: str, divisor: Tensor) -> None:
@@ -97,8 +92,9 @@ def from_prediction(
         | Progressive Distillation for Fast Sampling of Diffusion Models (Salimans & Ho, 2022)
         | https://arxiv.org/abs/2202.00512
     """
-    _check_kind(kind)
-    check_same_shape(value, x_t, "the prediction")
+    check_option(kind, "kind", KINDS)
+    check_batch(x_t, name="x_t")
+    check_same_shape(value, x_t, "value")
     a, b = per_sample(alpha, x_t, "alpha"), per_sample(sigma, x_t, "sigma")
     check_determines(kind, "x_0", a)
     check_determines(kind, "epsilon", b)
@@ -113,7 +109,8 @@ def to_prediction(
     Raises:
         ValueError: For the score at σ = 0, where there is none; for a wrong shape or an unknown kind.
     """
-    _check_kind(kind)
+    check_option(kind, "kind", KINDS)
+    check_batch(eps, name="eps")
     check_same_shape(x0, eps, "x0")
     a, b = per_sample(alpha, eps, "alpha"), per_sample(sigma, eps, "sigma")
     if kind == "x0":

@@ -19,9 +19,39 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from ..core import Schedule
+from ..core import (
+    Schedule,
+    check_count,
+    check_finite,
+    check_kind,
+    check_number,
+    check_schedule,
+    shown,
+)
 
 Array = npt.NDArray[np.float64]
+
+
+def _check_rising(**ends: float) -> None:
+    (first, low), (last, high) = ends.items()
+    check_number(low, first, above=0)
+    check_number(high, last, above=0)
+    if not low < high:
+        raise ValueError(f"needs {first} < {last}, got {low} and {high}")
+
+
+def _numbers(
+    values: Sequence[float] | Tensor, name: str, below: float | None = None
+) -> tuple[float, ...]:
+    if isinstance(values, Tensor):
+        check_finite(values, name)
+    if isinstance(values, Tensor) and values.ndim != 1:
+        raise ValueError(f"{name} must be a sequence of numbers, got {shown(values)}")
+    if not isinstance(values, Sequence | Tensor | np.ndarray) or isinstance(values, str | bytes):
+        raise ValueError(f"{name} must be a sequence of numbers, got {type(values).__name__}")
+    for value in values:
+        check_number(value, name, above=0, below=below)
+    return tuple(float(value) for value in values)
 
 
 @dataclass(frozen=True)
@@ -37,10 +67,7 @@ class VE(Schedule):
     sigma_max: float = 50.0
 
     def __post_init__(self) -> None:
-        if not 0 < self.sigma_min < self.sigma_max:
-            raise ValueError(
-                f"VE needs 0 < sigma_min < sigma_max, got {self.sigma_min} and {self.sigma_max}"
-            )
+        _check_rising(sigma_min=self.sigma_min, sigma_max=self.sigma_max)
 
     def __call__(self, t: Tensor) -> tuple[Tensor, Tensor]:
         """Return (α_t, σ_t)."""
@@ -62,11 +89,8 @@ class EDM(Schedule):
     rho: float = 7.0
 
     def __post_init__(self) -> None:
-        if not (0 < self.sigma_min < self.sigma_max and self.rho > 0):
-            raise ValueError(
-                f"EDM needs 0 < sigma_min < sigma_max and rho > 0, got {self.sigma_min}, "
-                f"{self.sigma_max} and {self.rho}"
-            )
+        _check_rising(sigma_min=self.sigma_min, sigma_max=self.sigma_max)
+        check_number(self.rho, "rho", above=0)
 
     def __call__(self, t: Tensor) -> tuple[Tensor, Tensor]:
         """Return (α_t, σ_t)."""
@@ -89,10 +113,8 @@ class VP(Schedule):
     beta_max: float = 20.0
 
     def __post_init__(self) -> None:
-        if not 0 < self.beta_min <= self.beta_max:
-            raise ValueError(
-                f"needs 0 < beta_min <= beta_max, got {self.beta_min} and {self.beta_max}"
-            )
+        check_number(self.beta_max, "beta_max", above=0)
+        check_number(self.beta_min, "beta_min", above=0, most=self.beta_max)
 
     def log_alpha(self, t: Tensor) -> Tensor:
         """Return log α_t."""
@@ -143,10 +165,8 @@ class Cosine(Schedule):
     alpha_min: float = 1e-3
 
     def __post_init__(self) -> None:
-        if not (self.s > 0 and 0 < self.alpha_min < 1):
-            raise ValueError(
-                f"needs s > 0 and 0 < alpha_min < 1, got s={self.s}, alpha_min={self.alpha_min}"
-            )
+        check_number(self.s, "s", above=0)
+        check_number(self.alpha_min, "alpha_min", above=0, below=1)
 
     def __call__(self, t: Tensor) -> tuple[Tensor, Tensor]:
         """Return (α_t, σ_t)."""
@@ -194,9 +214,8 @@ class DDPM(Schedule):
     betas: tuple[float, ...]
 
     def __init__(self, betas: Sequence[float] | Tensor) -> None:
-        values = tuple(float(b) for b in betas)
-        if not values or not all(0 < b < 1 for b in values):
-            raise ValueError("DDPM needs at least one beta, each strictly between 0 and 1")
+        values = _numbers(betas, "betas", below=1)
+        check_count(len(values), "the number of betas")
         object.__setattr__(self, "betas", values)
 
     @cached_property
@@ -228,13 +247,10 @@ class Levels(Schedule):
     sigmas: tuple[float, ...]
 
     def __init__(self, sigmas: Sequence[float] | Tensor) -> None:
-        values = tuple(float(s) for s in sigmas)
-        if len(values) < 2:
-            raise ValueError(f"Levels needs at least two noise levels, got {len(values)}")
-        if not all(a > b > 0 for a, b in pairwise(values)):
-            raise ValueError(
-                "noise levels must be positive and descend: sigma_1 > … > sigma_L > 0"
-            )
+        values = _numbers(sigmas, "sigmas")
+        check_count(len(values), "the number of sigmas", 2)
+        if not all(a > b for a, b in pairwise(values)):
+            raise ValueError("sigmas must descend: sigma_1 > … > sigma_L > 0")
         object.__setattr__(self, "sigmas", values)
 
     @cached_property
@@ -257,6 +273,9 @@ def invert_log_snr(schedule: Schedule, log_snr: Tensor, t_min: float = 0.0) -> T
 
     A value outside the range of the schedule gives the nearer end.
     """
+    check_schedule(schedule)
+    check_kind(log_snr, "log_snr", Tensor, "a tensor")
+    check_number(t_min, "t_min", least=0, below=1)
     wanted = log_snr.double()
     low, high = torch.full_like(wanted, t_min), torch.ones_like(wanted)
     for _ in range(60):
@@ -273,6 +292,9 @@ SCHEDULES: tuple[type[Schedule], ...] = (VE, EDM, VP, SubVP, Cosine, Rectified, 
 def from_config(config: dict[str, Any]) -> Schedule:
     """Build a schedule from `{"name": class name, **arguments}`, the form checkpoints store."""
     classes = {c.__name__: c for c in SCHEDULES}
+    check_kind(config, "config", dict, "a dictionary")
     if config.get("name") not in classes:
-        raise ValueError(f"unknown schedule {config.get('name')!r}; one of {', '.join(classes)}")
+        raise ValueError(
+            f"config names the unknown schedule {config.get('name')!r}; one of {', '.join(classes)}"
+        )
     return classes[config["name"]](**{k: v for k, v in config.items() if k != "name"})

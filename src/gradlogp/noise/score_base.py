@@ -15,6 +15,7 @@ from ..core import (
     NoisyScore,
     Schedule,
     check_batch,
+    check_kind,
     check_same_shape,
     per_sample,
 )
@@ -60,7 +61,13 @@ class ScoreBase:
 
     def _check(self, z: Tensor, t: Tensor) -> None:
         check_batch(z, self.event_shape, "z")
+        if not isinstance(t, Tensor):
+            raise ValueError(f"t must be a tensor, () or (B,), got {type(t).__name__}")
         per_sample(t, z)
+        if z.dtype.itemsize < 4 and self.fixed_dtype and z.dtype != self.like.dtype:
+            raise ValueError(
+                f"z must have the dtype of the weights, {self.like.dtype}, got {z.dtype}"
+            )
         if self.n_rows not in (None, 1, len(z)):
             raise ValueError(
                 f"{type(self).__name__} holds {self.n_rows} rows of conditions or observations, and "
@@ -152,13 +159,14 @@ def refuse_no_noise(schedule: Schedule, t: Tensor) -> None:
         raise ValueError("there is no score at sigma = 0; ask for it at a later time t")
 
 
-def check_noisy_score(score: object) -> None:
+def check_noisy_score(score: object, name: str = "score") -> None:
     """Raise `ValueError` unless this is a noisy score, which owns its schedule."""
-    if not isinstance(score, (ScoreBase, NoisyScore)):  # a protocol is slow to ask for
-        raise ValueError(
-            "score must be a noisy score, which carries its schedule (ScoreModel, ExactScore, …), got "
-            f"{type(score).__name__}; a function of (z, t) becomes one by as_score(f, kind, schedule)"
-        )
+    if not isinstance(score, ScoreBase):  # a protocol is slow to ask for
+        check_kind(
+            score, name, NoisyScore,
+            "a noisy score, which carries its schedule (ScoreModel, ExactScore, …)",
+            "; a function of (z, t) becomes one by as_score(f, kind, schedule)",
+        )  # fmt: skip
 
 
 def check_same_frame(a: NoisyScore, b: NoisyScore, what: str) -> None:

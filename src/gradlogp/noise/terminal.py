@@ -15,10 +15,14 @@ from ..core import (
     Moments,
     NoisyScore,
     check_batch,
+    check_count,
+    check_finite,
+    check_kind,
     new_seed,
     randn_like,
     sum_event,
 )
+from .score_base import check_noisy_score
 
 ROUNDS = 3
 """Evaluations that find the mean of one class, or of a posterior, among all data."""
@@ -43,8 +47,6 @@ class ExactTerminal:
         Raises:
             ValueError: For streams, which belong to chunks: this law is drawn from as a whole.
         """
-        if not (generator is None or isinstance(generator, torch.Generator)):
-            raise ValueError("pass a torch.Generator: an exact law is drawn from as a whole")
         g = torch.Generator().manual_seed(new_seed(generator))
         return self.law.sample(n, generator=g).to(self.like)
 
@@ -95,6 +97,7 @@ class GaussianTerminal:
                 "this score does not know the shape of its samples: pass event_shape= where it is "
                 "made, or draw terminal(score) yourself"
             )
+        check_count(n, "n")
         if len(self.mean) not in (1, n):
             raise ValueError(f"this is the law of {len(self.mean)} samples, {n} were asked for")
         z = randn_like(self.mean.new_empty(n, *self.event_shape), generator)
@@ -143,6 +146,7 @@ def terminal(score: NoisyScore) -> Terminal:
         ValueError: If the law is not known, α_1 > 0, and the score has no moments, or those do not
             fit an event or have a negative variance.
     """
+    check_noisy_score(score)
     t = torch.ones((), dtype=torch.float64)
     like = getattr(score, "like", torch.empty(0))
     law = score.law(t)
@@ -171,6 +175,15 @@ def terminal(score: NoisyScore) -> Terminal:
         for _ in range(ROUNDS):
             m = score.denoise(alpha * m, t.to(like))
     return GaussianTerminal(alpha * m, alpha**2 * v + sigma**2, score.event_shape)
+
+
+def check_moments(moments: object) -> None:
+    """Raise `ValueError` unless these are moments of tensors, or None."""
+    if moments is None:
+        return
+    check_kind(moments, "moments", ("mean", "var"), "Moments(mean, var), two tensors")
+    for name in ("mean", "var"):
+        check_finite(getattr(moments, name), f"the {name} among the moments")
 
 
 def _check_moments(moments: Moments, event_shape: torch.Size | None) -> None:

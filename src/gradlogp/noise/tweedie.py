@@ -12,7 +12,19 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..calculus.reverse import jacobian, jacobian_product, probe
-from ..core import Generator, ScoreFn, check_batch, check_same_shape, per_sample
+from ..core import (
+    Generator,
+    NoiseSource,
+    ScoreFn,
+    check_count,
+    check_function,
+    check_generator,
+    check_level,
+    check_points,
+    check_same_shape,
+    evaluate,
+    per_sample,
+)
 from .predictions import from_prediction
 
 
@@ -48,8 +60,10 @@ def tweedie(
         | Tweedie's Formula and Selection Bias (Efron, 2011)
         | https://doi.org/10.1198/jasa.2011.tm11181
     """
-    check_batch(x_t, name="x_t")
-    mean, _ = from_prediction("score", score(x_t), x_t, alpha, sigma)
+    check_points(x_t, "x_t")
+    check_level(alpha, x_t, "alpha")
+    check_level(sigma, x_t, "sigma", zero=True)
+    mean, _ = from_prediction("score", evaluate(score, x_t), x_t, alpha, sigma)
     H = jacobian(score, x_t)
     a, b = per_sample(alpha, H, "alpha"), per_sample(sigma, H, "sigma")
     I = torch.eye(H.shape[-1], dtype=x_t.dtype, device=x_t.device)
@@ -80,11 +94,13 @@ def tweedie_product(
     Raises:
         ValueError: If α = 0 or a shape does not fit.
     """
-    check_batch(x_t, name="x_t")
+    check_points(x_t, "x_t")
+    check_points(v, "v")
     check_same_shape(v, x_t, "v")
-    a, b = per_sample(alpha, x_t, "alpha"), per_sample(sigma, x_t, "sigma")
-    if bool((a == 0).any()):
-        raise ValueError("where alpha = 0 x_t says nothing of x_0, and Tweedie's formula neither")
+    check_function(score, "score")
+    why = ": where alpha = 0 x_t says nothing of x_0, and Tweedie's formula neither"
+    a = check_level(alpha, x_t, "alpha", why=why)
+    b = check_level(sigma, x_t, "sigma", zero=True)
     return (b / a) ** 2 * (v + b**2 * jacobian_product(score, x_t, v))
 
 
@@ -126,12 +142,12 @@ def tweedie_variance(
         | An Estimator for the Diagonal of a Matrix (Bekas, Kokiopoulou & Saad, 2007)
         | https://doi.org/10.1016/j.apnum.2007.01.003
     """
+    check_generator(generator, NoiseSource)
     if n_probes is None:
         cov = tweedie(score, x_t, alpha, sigma).cov
         value = cov.diagonal(dim1=1, dim2=2).reshape(x_t.shape)
         return Variance(value, torch.zeros_like(value))
-    if n_probes < 1:
-        raise ValueError(f"n_probes must be at least 1, got {n_probes}")
+    check_count(n_probes, "n_probes")
     draws = []
     for _ in range(n_probes):
         v = probe("rademacher", x_t, generator)

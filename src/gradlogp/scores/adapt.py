@@ -13,10 +13,23 @@ import torch
 from torch import Tensor
 
 from ..calculus.reverse import GradientField
-from ..core import Moments, Schedule, ScoreFn, check_batch, check_same_shape, per_sample
+from ..core import (
+    Moments,
+    Schedule,
+    ScoreFn,
+    check_batch,
+    check_event_shape,
+    check_finite,
+    check_function,
+    check_option,
+    check_same_shape,
+    check_schedule,
+    per_sample,
+)
 from ..noise.coordinates import IDENTITY
 from ..noise.predictions import KINDS, Kind, check_determines, to_epsilon, to_x0
 from ..noise.score_base import ScoreBase
+from ..noise.terminal import check_moments
 
 Network = Literal["log_prob", "energy", "score", "epsilon", "x0", "v", "velocity"]
 
@@ -77,11 +90,8 @@ def as_score(
             schedule; when called, for an energy or log-density that is not one number a sample, a
             prediction of another shape than x, or σ = 0, where there is no score.
     """
-    if not callable(network):
-        raise ValueError(f"network must be a function or a module, got {type(network).__name__}")
-    if kind not in ("log_prob", "energy", *KINDS):
-        kinds = ", ".join(map(repr, ("log_prob", "energy", *KINDS)))
-        raise ValueError(f"unknown kind {kind!r}; one of {kinds}")
+    check_function(network, "network")
+    check_option(kind, "kind", ("log_prob", "energy", *KINDS))
     if schedule is not None:
         return FunctionScore(network, kind, schedule, moments, event_shape)
     if moments is not None or event_shape is not None:
@@ -123,6 +133,12 @@ class FunctionScore(ScoreBase):
         moments: Moments | None = None,
         event_shape: torch.Size | tuple[int, ...] | None = None,
     ) -> None:
+        check_function(network, "network")
+        check_option(kind, "kind", ("log_prob", "energy", *KINDS))
+        check_schedule(schedule)
+        check_moments(moments)
+        if event_shape is not None:
+            check_event_shape(event_shape)
         self.network, self.kind, self.schedule = network, kind, schedule
         self.moments, self.coordinates = moments, IDENTITY
         self.event_shape = None if event_shape is None else torch.Size(event_shape)
@@ -165,6 +181,7 @@ class FunctionScore(ScoreBase):
 
     def at(self, t: Tensor) -> ScoreFn:
         """Return the score z -> ∇ log p_t(z) at one time `()`."""
+        check_finite(t, "t")
         if self.kind in ("log_prob", "energy"):
             return self._gradient(t)
         return lambda z: self(z, t)

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..core import check_count, check_event_shape
 from ..noise.coordinates import AffineCoordinates, Data, as_tensor
 from ..noise.score_base import ScoreWrapper
 from .networks import NO_CLASS
@@ -35,6 +36,7 @@ def check_condition(condition: Any, kind: int | torch.Size | None) -> Tensor:
         type(kind), "a class (an int, int64 of shape (1,) or (B,)) or a float tensor (1 or B, …)"
     )
     if isinstance(condition, int) and not isinstance(condition, bool):
+        check_count(condition, "condition, a class,", -(2**63))  # what int64 holds
         condition = torch.tensor([condition])
     if not isinstance(condition, Tensor):
         raise ValueError(f"the condition must be {wanted}; got {type(condition).__name__}")
@@ -74,8 +76,13 @@ class Condition(nn.Module):
 
     def __init__(self, kind: int | Sequence[int]) -> None:
         super().__init__()
-        sizes = (kind,) if isinstance(kind, int) else tuple(kind)
-        if not sizes or any(isinstance(n, bool) or n < 1 for n in sizes):
+        if isinstance(kind, int):
+            check_count(kind, "condition, as a number of classes,")
+            sizes: tuple[int, ...] = (kind,)
+        else:
+            sizes = tuple(kind) if isinstance(kind, list) else kind  # type: ignore[assignment]
+            check_event_shape(sizes, "condition, if it is no number of classes,")
+        if not sizes:
             raise ValueError(f"condition must be a number of classes or a shape, got {kind!r}")
         self.kind: int | torch.Size = kind if isinstance(kind, int) else torch.Size(sizes)
         self.register_buffer("dropout", torch.zeros(()))  # how often training left it out

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ..core import Analytic, Moments, Schedule
+from ..core import Analytic, Moments, Schedule, check_analytic, check_schedule
 from ..distributions.analytic.conditional import Joint
 from ..distributions.analytic.empirical import Empirical
 from ..distributions.analytic.gaussian import Gaussian
@@ -29,6 +29,8 @@ class ExactScore(ScoreBase):
     """
 
     def __init__(self, density: Analytic, schedule: Schedule) -> None:
+        check_analytic(density, "density")
+        check_schedule(schedule)
         self.density, self.schedule = density, schedule
         self.event_shape = density.event_shape
         self.coordinates = IDENTITY
@@ -57,6 +59,7 @@ class ExactScore(ScoreBase):
 
     def log_prob(self, z: Float[Tensor, "batch *event"], t: Tensor) -> Float[Tensor, " batch"]:
         """Return log p_t(z)."""
+        self._check(z, t)
         return self.law(t).log_prob(z)
 
     def given(self, condition: Tensor | int) -> ExactScore:
@@ -98,17 +101,18 @@ class EmpiricalScore(ScoreBase):
     Arguments:
         data: The points, `(N, *event)`.
         schedule: The noise schedule.
-        chunk_size: Query points handled together, so that memory stays at chunk_size · N.
+        chunk_size: As of `Empirical`, whose cost this has: of order B N D for B points.
 
     Raises:
         ValueError: For data that are no batch, are empty or not finite; for a chunk_size below 1.
     """
 
     def __init__(
-        self, data: Float[Tensor, "n *event"], schedule: Schedule, chunk_size: int = 1024
+        self, data: Float[Tensor, "n *event"], schedule: Schedule, chunk_size: int | None = None
     ) -> None:
+        check_schedule(schedule)
         self.distribution = Empirical(data, chunk_size)
-        self.data, self.schedule, self.chunk_size = data, schedule, chunk_size
+        self.data, self.schedule = data, schedule
         self.event_shape, self.coordinates = data.shape[1:], IDENTITY
         self.moments = Moments(data.mean(0), data.var(0, correction=0))
 

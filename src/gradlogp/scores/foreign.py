@@ -16,11 +16,26 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ..core import Moments, NoisyScore, Schedule, check_batch, check_same_shape, per_sample
+from ..core import (
+    Moments,
+    NoisyScore,
+    Schedule,
+    check_batch,
+    check_count,
+    check_event_shape,
+    check_function,
+    check_level,
+    check_number,
+    check_option,
+    check_same_shape,
+    check_schedule,
+    per_sample,
+)
 from ..noise.coordinates import IDENTITY
 from ..noise.predictions import KINDS, Kind, check_determines, to_epsilon, to_x0
 from ..noise.schedules import DDPM, EDM
 from ..noise.score_base import ScoreBase
+from ..noise.terminal import check_moments
 from .conditioned import ConditionedScore, check_condition
 from .rescheduled import RescheduledScore
 
@@ -36,6 +51,10 @@ class Known(TypedDict, total=False):
 
 
 NEAR = 1e-3  # in steps: float32 times are that far off i/T for T up to 10⁴
+
+
+NAMED = ("time", "step", "sigma")
+"""What is given of the noise, by name."""
 
 
 @dataclass(frozen=True)
@@ -59,8 +78,7 @@ class Steps:
     between: bool = False
 
     def __post_init__(self) -> None:
-        if self.n < 1:
-            raise ValueError(f"n must be at least 1, got {self.n}")
+        check_count(self.n, "n")
 
     def __call__(self, t: Tensor) -> Tensor:
         """Return T t − 1, shape of t."""
@@ -113,12 +131,14 @@ class ForeignScore(ScoreBase, nn.Module):
         moments: Moments | None = None,
     ) -> None:
         nn.Module.__init__(self)
-        if predicts not in KINDS:
-            raise ValueError(f"unknown kind {predicts!r}; one of {', '.join(map(repr, KINDS))}")
-        if not callable(noise_input) and noise_input not in ("time", "step", "sigma"):
-            raise ValueError(
-                f"noise_input must be 'time', 'step', 'sigma' or a function, got {noise_input!r}"
-            )
+        check_function(network, "network")
+        check_schedule(schedule)
+        check_option(predicts, "predicts", KINDS)
+        check_moments(moments)
+        if event_shape is not None:
+            check_event_shape(event_shape)
+        if not callable(noise_input):
+            check_option(noise_input, "noise_input, if it is no function,", NAMED)
         if noise_input == "step":
             if not isinstance(schedule, DDPM):
                 raise ValueError(
@@ -237,6 +257,7 @@ def from_edm(
         | Elucidating the Design Space of Diffusion-Based Generative Models (Karras et al., 2022)
         | https://arxiv.org/abs/2206.00364
     """
+    check_function(network, "network")
     schedule = EDM(sigma_min, sigma_max)
     return ForeignScore(network, schedule, "x0", noise_input="sigma", **known)
 
@@ -263,10 +284,13 @@ def from_k_diffusion(
     Raises:
         ValueError: If the range of σ is not known, or unless 0 < sigma_min < sigma_max.
     """
+    check_function(denoiser, "denoiser")
     low = getattr(denoiser, "sigma_min", None) if sigma_min is None else sigma_min
     high = getattr(denoiser, "sigma_max", None) if sigma_max is None else sigma_max
     if low is None or high is None:
         raise ValueError("this denoiser names no range of sigma; pass sigma_min= and sigma_max=")
+    check_number(low, "sigma_min", above=0)
+    check_number(high, "sigma_max", above=0)
     network = partial(denoiser, **extra) if extra else denoiser
     return from_edm(network, float(low), float(high), event_shape=event_shape, moments=moments)
 
@@ -290,11 +314,10 @@ def to_k_diffusion(score: NoisyScore) -> Callable[[Tensor, Tensor], Tensor]:
     Raises:
         ValueError: When called, for a σ that is not positive or that the schedule does not reach.
     """
-    moved = RescheduledScore(score, _Sigma())
+    moved = RescheduledScore(score, _Sigma())  # refuses what is no noisy score
 
     def denoiser(x: Tensor, sigma: Tensor) -> Tensor:
-        if not bool((sigma > 0).all()):
-            raise ValueError(f"sigma must be positive, got {float(sigma.min()):.4g}")
+        check_level(sigma, x)
         return moved.denoise(x, sigma)
 
     return denoiser

@@ -2,14 +2,13 @@ r"""Classifier-free guidance: a conditional score moved away from the unconditio
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from ..core import NoisyScore, check_same_shape, per_sample
+from ..core import NoisyScore, check_number, check_same_shape, per_sample, shown
 from ..noise.score_base import ScoreWrapper, check_noisy_score, check_same_frame
 
 
@@ -52,12 +51,14 @@ class GuidedScore(ScoreWrapper):
 
     def __post_init__(self) -> None:
         check_noisy_score(self.score)
-        check_noisy_score(self.free)
+        check_noisy_score(self.free, "free")
         check_same_frame(self.score, self.free, "the conditional and the unconditional score")
-        if not math.isfinite(self.weight):
-            raise ValueError(f"weight must be finite, got {self.weight}")
-        if self.interval is not None and not self.interval[0] <= self.interval[1]:
-            raise ValueError(f"interval must be (low, high) with low <= high, got {self.interval}")
+        check_number(self.weight, "weight")
+        if self.interval is not None:
+            if not isinstance(self.interval, tuple) or len(self.interval) != 2:
+                raise ValueError(f"interval must be (low, high), got {shown(self.interval)}")
+            check_number(self.interval[0], "low of the interval")
+            check_number(self.interval[1], "high of the interval", least=self.interval[0])
 
     @property
     def pooled(self) -> bool:  # type: ignore[override]

@@ -6,7 +6,17 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ..core import Moments, Schedule, check_batch, check_same_shape, per_sample
+from ..core import (
+    Moments,
+    Schedule,
+    check_batch,
+    check_event_shape,
+    check_kind,
+    check_option,
+    check_same_shape,
+    check_schedule,
+    per_sample,
+)
 from ..noise.coordinates import AffineCoordinates, Data, Scales, mean_and_std
 from ..noise.predictions import KINDS, Kind, to_epsilon, to_x0
 from ..noise.score_base import ScoreBase
@@ -72,8 +82,11 @@ class ScoreModel(ScoreBase, nn.Module):
         condition: int | tuple[int, ...] | None = None,
     ) -> None:
         nn.Module.__init__(self)
-        if predicts not in KINDS:
-            raise ValueError(f"unknown kind {predicts!r}; one of {', '.join(map(repr, KINDS))}")
+        check_kind(network, "network", nn.Module, "a torch.nn.Module")
+        check_schedule(schedule)
+        check_option(predicts, "predicts", KINDS)
+        if event_shape is not None:
+            check_event_shape(tuple(event_shape) if isinstance(event_shape, list) else event_shape)
         own = getattr(network, "event_shape", None)
         own = event_shape if own is None else own
         if own is None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..core import Analytic, NoisyScore, Schedule, per_sample
+from ..core import Analytic, NoisyScore, Schedule, check_schedule, per_sample
 from ..noise.blurred import noisy_log_prob
 from ..noise.schedules import invert_log_snr
 from ..noise.score_base import ScoreWrapper, check_noisy_score
@@ -42,6 +42,7 @@ class RescheduledScore(ScoreWrapper):
 
     def __init__(self, score: NoisyScore, schedule: Schedule) -> None:
         check_noisy_score(score)
+        check_schedule(schedule)
         self.score, self._schedule = score, schedule
 
     @property
@@ -81,6 +82,7 @@ class RescheduledScore(ScoreWrapper):
         Raises:
             ValueError: If the score knows no log-density.
         """
+        self._check(z, t)
         time, ratio = self._place(t)
         known = noisy_log_prob(self.score, per_sample(ratio.to(z), z) * z, time.to(t))
         return known + z.shape[1:].numel() * ratio.log().to(z)

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ...core import Estimate, new_seed, permutation, proportion
+from ...core import Estimate, check_count, new_seed, permutation, proportion
 from .columns import effective, weights_of
 from .two_sample import TwoSample, two_samples
 
@@ -82,10 +82,9 @@ def c2st(
     """
     from scipy.stats import norm
 
-    a, b = two_samples(x, y)
+    a, b = two_samples(x, y, least=10)
+    check_count(max_points, "max_points", 10)
     half = min(len(a), len(b), max_points) // 2
-    if half < 5:
-        raise ValueError(f"c2st needs at least 10 points of each, got {len(a)} and {len(b)}")
     a, b = (z[permutation(len(z), generator)[: 2 * half].to(z.device)] for z in (a, b))
     equal = weights_of(a[:half], None)
     trees = Trees(a[:half], b[:half], equal, equal, generator)

@@ -14,7 +14,15 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from ...core import Estimate, check_batch, new_seed
+from ...core import (
+    Estimate,
+    check_batch,
+    check_count,
+    check_event_shape,
+    check_kind,
+    check_points,
+    new_seed,
+)
 from ...distributions.analytic import Gaussian
 from .gaussians import gaussian_wasserstein
 from .two_sample import two_samples
@@ -48,14 +56,18 @@ class Classifier:
     ) -> None:
         from sklearn.neural_network import MLPClassifier
 
-        check_batch(x)
+        check_points(x)
+        check_kind(labels, "labels", Tensor, "a tensor of integers")
+        if labels.dtype.is_floating_point or labels.dtype.is_complex:
+            raise ValueError(f"labels must be integers, got {labels.dtype}")
         if labels.shape != x.shape[:1]:
             raise ValueError(f"labels must have shape ({len(x)},), got {tuple(labels.shape)}")
         self.classes = labels.unique().cpu()
         if len(self.classes) < 2:
-            raise ValueError("a classifier needs samples of two classes at least")
-        if not widths or min(*widths, epochs) < 1:
-            raise ValueError(f"needs hidden layers and epochs, got {widths} and {epochs}")
+            raise ValueError("labels must name two classes at least")
+        check_event_shape(widths, "widths")
+        check_count(len(widths), "the number of widths")
+        check_count(epochs, "epochs")
         self.event_shape = x.shape[1:]
         self.mean, self.std = x.double().mean(), x.double().std().clamp(min=1e-12)
         network = MLPClassifier(widths, random_state=new_seed(generator) % 2**32)
@@ -116,7 +128,7 @@ def frechet_distance(x: Float[Tensor, "n d"], y: Float[Tensor, "m d"]) -> Estima
     """
     a, b = two_samples(x, y)
     if x.ndim != 2:
-        raise ValueError(f"features must have shape (n, d), got {tuple(x.shape)}")
+        raise ValueError(f"x must have shape (n, d), got {tuple(x.shape)}")
     d = a.shape[1]
     p, q = (Gaussian(z.mean(0), torch.cov(z.mT).reshape(d, d)) for z in (a, b))
     variance = 0.0

@@ -20,10 +20,14 @@ from ...calculus.reverse import jacobian, probe
 from ...core import (
     Estimate,
     Generator,
+    NoiseSource,
     ScoreFn,
-    check_batch,
     check_count,
+    check_function,
+    check_generator,
+    check_points,
     check_same_shape,
+    evaluate,
     mean_and_error,
     per_sample,
     sum_event,
@@ -113,8 +117,10 @@ def conservativity(
         | Should EBMs Model the Energy or the Score? (Salimans & Ho, 2021)
         | https://openreview.net/forum?id=9AS-TF2jRNb
     """
-    check_batch(x)
+    check_points(x, least=2)
+    check_function(score, "score")
     check_count(chunk_size, "chunk_size")
+    check_generator(generator, NoiseSource)
     points = x.split(chunk_size)
     probes: Sequence[Tensor | None] = [None] * len(points)
     if n_probes is not None:
@@ -158,8 +164,7 @@ def _integrals(
                 for node, weight in zip(nodes, weights, strict=True):
                     u = like.new_full((len(like),), (k + (node + 1) / 2) / panels)
                     x, velocity = curve(u)
-                    s = score(x).detach()
-                    check_same_shape(s, like, "score")
+                    s = evaluate(score, x, finite=True).detach()
                     total += weight / (2 * panels) * sum_event(s.double() * velocity.double())
         return total
 
@@ -222,17 +227,20 @@ def log_density_difference(
           Sampling (Gelman & Meng, 1998)
         | https://doi.org/10.1214/ss/1028905934
     """
-    check_batch(a, name="a")
-    check_batch(b, a.shape[1:], "b")
+    check_points(a, "a")
+    check_points(b, "b", a.shape[1:])
+    check_function(score, "score")
+    if path is not None:
+        check_function(path, "path")
     if b.shape != a.shape or b.dtype != a.dtype:
         raise ValueError(
             f"a and b must have one shape and dtype, got {tuple(a.shape)} {a.dtype} and "
             f"{tuple(b.shape)} {b.dtype}"
         )
-    if n_nodes < 1 or n_panels < 2 or n_panels % 2:
-        raise ValueError(
-            f"n_nodes must be at least 1 and n_panels even, got {n_nodes} and {n_panels}"
-        )
+    check_count(n_nodes, "n_nodes")
+    check_count(n_panels, "n_panels", 2)
+    if n_panels % 2:
+        raise ValueError(f"n_panels must be even, got {n_panels}")
     straight = [_segment(a, b)]
     paths = [straight]
     if path is not None:
@@ -244,8 +252,10 @@ def log_density_difference(
                 raise ValueError(f"path must lead from a to b, but path({name}) is not {point}")
         along: Any = lambda u: torch.func.jvp(path, (u,), (torch.ones_like(u),))
         paths = [[along], straight]
-    if via is not None and via.shape != a.shape:
-        raise ValueError(f"via must have shape {tuple(a.shape)}, got {tuple(via.shape)}")
+    if via is not None:
+        check_points(via, "via", a.shape[1:])
+        if via.shape != a.shape:
+            raise ValueError(f"via must have shape {tuple(a.shape)}, got {tuple(via.shape)}")
     for corner in [via] if via is not None else _corners(a, b):
         paths.append([_segment(a, corner), _segment(corner, b)])
     results = [_integrals(score, curves, a, n_nodes, n_panels) for curves in paths]

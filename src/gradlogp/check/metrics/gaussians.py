@@ -18,7 +18,18 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ...calculus.reverse import jacobian_trace
-from ...core import Estimate, ScoreFn, check_batch, check_same_shape, mean_and_error, sum_event
+from ...core import (
+    Estimate,
+    ScoreFn,
+    check_count,
+    check_finite,
+    check_function,
+    check_kind,
+    check_points,
+    evaluate,
+    mean_and_error,
+    sum_event,
+)
 from ...distributions.analytic import Gaussian
 from ...distributions.analytic.covariance import Covariance
 
@@ -26,8 +37,7 @@ from ...distributions.analytic.covariance import Covariance
 def _laws(p: Gaussian, q: Gaussian, density: bool) -> tuple[Tensor, Covariance, Covariance]:
     """Return m_p − m_q and both covariances in float64, where a `density` is asked for invertible."""
     for name, law in (("p", p), ("q", q)):
-        if not isinstance(law, Gaussian):
-            raise ValueError(f"{name} must be a Gaussian, got {type(law).__name__}")
+        check_kind(law, name, Gaussian, "a Gaussian")
         if law.mean.ndim != 1:
             raise ValueError(
                 f"{name} was noised for {len(law.mean)} samples; noise it with () α, σ"
@@ -148,10 +158,9 @@ def fisher_divergence(
         | Estimation of Non-Normalized Statistical Models by Score Matching (Hyvärinen, 2005)
         | https://jmlr.org/papers/v6/hyvarinen05a.html
     """
-    check_batch(x)
-    s, target = score(x), target_score(x)
-    check_same_shape(s, x, "score")
-    check_same_shape(target, x, "target_score")
+    check_points(x, least=2)
+    s = evaluate(score, x, finite=True)
+    target = evaluate(target_score, x, "target_score", finite=True)
     return mean_and_error(0.5 * sum_event((s - target).square()))
 
 
@@ -186,7 +195,11 @@ def fisher_information(
         | Estimation of Non-Normalized Statistical Models by Score Matching (Hyvärinen, 2005)
         | https://jmlr.org/papers/v6/hyvarinen05a.html
     """
+    check_points(x, least=2)
+    check_function(score, "score")
+    check_count(chunk_size, "chunk_size")
     s, trace = jacobian_trace(score, x, chunk_size)
+    check_finite(s, "score")
     squared, curvature = sum_event(s.detach().double().square()), -trace.detach().double()
     return FisherInformation(*map(mean_and_error, (squared, curvature, squared - curvature)))
 
@@ -240,12 +253,10 @@ def mean_score(score: ScoreFn, x: Float[Tensor, "batch *event"]) -> MeanScore:
         | A Kernelized Stein Discrepancy for Goodness-of-fit Tests (Liu, Lee & Jordan, 2016)
         | https://arxiv.org/abs/1602.03253
     """
-    check_batch(x)
+    check_points(x)
     d = x.shape[1:].numel()
     if len(x) <= d:
         raise ValueError(f"x must hold more samples than its {d} coordinates, got {len(x)}")
-    s = score(x).detach()
-    check_same_shape(s, x, "score")
-    values = s.double()
+    values = evaluate(score, x, finite=True).detach().double()
     error = values.std(0) / math.sqrt(len(x))
     return MeanScore(values.mean(0), error, _hotelling(values.flatten(1)))

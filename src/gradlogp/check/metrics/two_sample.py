@@ -11,12 +11,18 @@ from torch import Tensor
 
 from ...core import (
     Estimate,
-    check_batch,
+    check_count,
+    check_generator,
     check_points,
     distances,
     permutation,
     randn_like,
+    warn_of_cost,
 )
+from .hoeffding import mmd_variance
+
+MANY_POOLED = 10_000
+"""Points of both samples above which `mmd` warns: its matrix is then of a gigabyte."""
 
 
 class TwoSample(NamedTuple):
@@ -27,19 +33,19 @@ class TwoSample(NamedTuple):
     p_value: float
 
 
-def two_samples(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+def two_samples(
+    x: Tensor, y: Tensor, name_x: str = "x", name_y: str = "y", least: int = 2
+) -> tuple[Tensor, Tensor]:
     """Check two samples of one event shape and return them flat, in float64."""
-    check_batch(x)
-    check_batch(y, x.shape[1:], "y")
-    if min(len(x), len(y)) < 2:
-        raise ValueError(f"two-sample statistics need two points each, got {len(x)} and {len(y)}")
-    check_points(x)
-    check_points(y, "y")
+    check_points(x, name_x, least=least)
+    check_points(y, name_y, x.shape[1:], least)
     return x.double().flatten(1), y.double().flatten(1)
 
 
 def subsample(x: Tensor, n: int, generator: torch.Generator | None) -> Tensor:
     """Return n rows of x without replacement, or x where it has no more than n."""
+    check_count(n, "max_points", 2)
+    check_generator(generator)
     return x if len(x) <= n else x[permutation(len(x), generator)[:n].to(x.device)]
 
 
@@ -57,8 +63,12 @@ def mmd(
 
     with the sum of Gaussian kernels of bandwidth ½, 1 and 2 times the median distance of the
     pooled sample, on at most `max_points` points of each. It is 0 in the mean when both are one
-    law, and may then be negative. The standard error joins the linear (Hoeffding) term with the
-    spread under permutation, so that it holds near 0 too.
+    law, and may then be negative. The standard error is made of unbiased estimates of Hoeffding's
+    components (`metrics.hoeffding`), so that it holds far from 0 and near it alike: where both are one
+    law the single points' part is 0, and its estimate is not taken below minus half of the rest.
+
+    Time grows as N² (d + n_permutations) and memory as N² in the pooled number N of points that are
+    taken, with a warning from 10,000 on.
 
     Arguments:
         x: Samples, `(n, *event)`.
@@ -67,14 +77,20 @@ def mmd(
         max_points: Points taken of each.
         generator: Where subsample and permutations come from.
 
+    Raises:
+        ValueError: For fewer than 4 points of each, which the standard error needs.
+
     References:
         | A Kernel Two-Sample Test (Gretton et al., 2012)
         | https://jmlr.org/papers/v13/gretton12a.html
     """
-    a, b = two_samples(x, y)
-    if n_permutations < 2:
-        raise ValueError(f"n_permutations must be at least 2, got {n_permutations}")
+    a, b = two_samples(x, y, least=4)
+    check_count(n_permutations, "n_permutations", 2)
     a, b = subsample(a, max_points, generator), subsample(b, max_points, generator)
+    warn_of_cost(
+        len(a) + len(b), MANY_POOLED, "a maximum mean discrepancy",
+        "lower max_points, or take sliced_wasserstein, which only sorts",
+    )  # fmt: skip
     n, m = len(a), len(b)
     pooled = torch.cat([a, b])
     squared = distances(pooled, pooled).square()
@@ -100,10 +116,8 @@ def mmd(
     shuffles = [permutation(n + m, generator).to(a.device) for _ in range(n_permutations)]
     null = statistic(torch.stack(shuffles))
     p_value = (1 + int((null >= observed).sum())) / (1 + n_permutations)
-    linear_x = K[:n, :n].sum(1) / (n - 1) - K[:n, n:].mean(1)
-    linear_y = K[n:, n:].sum(1) / (m - 1) - K[n:, :n].mean(1)
-    variance = 4 * float(linear_x.var()) / n + 4 * float(linear_y.var()) / m + float(null.var())
-    return TwoSample(observed, math.sqrt(variance), p_value)
+    single, rest = mmd_variance(K, n)
+    return TwoSample(observed, math.sqrt(max(single + rest, rest / 2)), p_value)
 
 
 def _quantile_coupling(n: int, m: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
@@ -146,8 +160,7 @@ def sliced_wasserstein(
         | https://doi.org/10.1214/18-AOP1275
     """
     a, b = two_samples(x, y)
-    if n_projections < 1:
-        raise ValueError(f"n_projections must be at least 1, got {n_projections}")
+    check_count(n_projections, "n_projections")
     z = torch.empty(n_projections, a.shape[1], dtype=a.dtype, device=a.device)
     theta = randn_like(z, generator)
     theta = theta / theta.norm(dim=1, keepdim=True)

@@ -11,7 +11,7 @@ from typing import Literal
 
 from torch import Tensor
 
-from ...core import Generator, NoisyScore, randn_like
+from ...core import Generator, NoisyScore, check_count, check_option, randn_like
 from ...noise.predictions import predict
 from ...noise.tweedie import tweedie_variance
 from .coefficients import interval
@@ -60,14 +60,11 @@ class Ancestral:
     n_probes: int | None = None
 
     def __post_init__(self) -> None:
-        if self.variance not in VARIANCES:
-            raise ValueError(
-                f"variance must be one of {', '.join(VARIANCES)}, got {self.variance!r}"
-            )
-        if self.n_probes is not None and (self.n_probes < 1 or self.variance != "optimal"):
-            raise ValueError(
-                f"n_probes must be at least 1 and go with variance='optimal', got {self.n_probes}"
-            )
+        check_option(self.variance, "variance", VARIANCES)
+        if self.n_probes is not None:
+            check_count(self.n_probes, "n_probes")
+            if self.variance != "optimal":
+                raise ValueError("n_probes go with variance='optimal'")
 
     @property
     def facts(self) -> Facts:

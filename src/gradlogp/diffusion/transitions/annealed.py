@@ -11,7 +11,16 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from ...core import Generator, Kernel, NoisyScore, Schedule, check_same_shape
+from ...core import (
+    Generator,
+    Kernel,
+    NoisyScore,
+    Schedule,
+    check_count,
+    check_function,
+    check_number,
+    check_same_shape,
+)
 from ...langevin.kernels import (
     ULA,
     LeimkuhlerMatthews,
@@ -84,14 +93,13 @@ class AnnealedLangevin:
     kernel: MakeKernel | LevelKernel = ULA
 
     def __post_init__(self) -> None:
-        if self.n_steps < 1:
-            raise ValueError(f"n_steps must be at least 1, got {self.n_steps}")
-        limit = math.inf if isinstance(self.kernel, ExponentialSteps) else 2
-        if self.relative_step is not None and not 0 < self.relative_step < limit:
-            raise ValueError(
-                f"relative_step must lie in (0, {limit}), where the dynamics is stable for every "
-                f"law, got {self.relative_step}"
-            )
+        check_count(self.n_steps, "n_steps")
+        if not isinstance(self.kernel, LevelKernel):
+            check_function(self.kernel, "kernel")
+        if self.relative_step is not None:
+            limit = None if isinstance(self.kernel, ExponentialSteps) else 2
+            why = ": the dynamics is stable for every law there"
+            check_number(self.relative_step, "relative_step", above=0, below=limit, why=why)
 
     @classmethod
     def solved(cls, n_steps: int = 5, kernel: MakeKernel | LevelKernel = ULA) -> AnnealedLangevin:

@@ -13,7 +13,7 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from ...core import Kernel
+from ...core import Kernel, check_finite, check_function, check_number
 from ...langevin.kernels import PreconditionedULA, Preconditioner
 from ...langevin.kernels.exponential import ExponentialEuler
 from ...langevin.kernels.preconditioner import Kind
@@ -97,6 +97,7 @@ class PreconditionedSteps:
 
     def __post_init__(self) -> None:
         check_covariance(self.covariance)
+        check_function(self.kernel, "kernel")
 
     def at(self, step_size: float, snr: float) -> Kernel[Any, Any]:
         """Return the kernel for x_t/σ_t."""
@@ -114,6 +115,10 @@ def noised(covariance: Preconditioner | Tensor | float, snr: float) -> Precondit
 
 def check_covariance(covariance: Preconditioner | Tensor | float) -> None:
     """Raise `ValueError` unless V is finite, at least 0, and symmetric if it is a matrix."""
+    if isinstance(covariance, Tensor):
+        check_finite(covariance, "covariance")
+    elif not isinstance(covariance, Preconditioner):
+        check_number(covariance, "covariance", least=0)
     V, kind = _value_and_kind(covariance)
     if not isinstance(V, Tensor):
         smallest, largest = V, V

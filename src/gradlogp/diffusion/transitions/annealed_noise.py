@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from ...core import Generator, NoisyScore, Transition
+from ...core import Generator, NoisyScore, Transition, check_transition
 from ...langevin.kernels.preconditioner import IDENTITY, Preconditioner, as_preconditioner
 from ...noise.blurred import noisy_log_prob
 from ...noise.score_base import ScoreWrapper
@@ -62,6 +62,7 @@ class Coloured:
     transition: Transition = AnnealedLangevin()  # noqa: RUF009 (frozen)
 
     def __post_init__(self) -> None:
+        check_transition(self.transition)
         object.__setattr__(self, "covariance", as_preconditioner(self.covariance).symmetric())
 
     @property

@@ -9,7 +9,18 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from ...core import Generator, NoisyScore, Transition, check_same_shape, per_sample, randn_like
+from ...core import (
+    Generator,
+    NoisyScore,
+    Transition,
+    check_count,
+    check_number,
+    check_option,
+    check_same_shape,
+    check_transition,
+    per_sample,
+    randn_like,
+)
 from ...noise.predictions import predict
 from ...noise.schedules import invert_log_snr
 from .coefficients import interval
@@ -54,12 +65,10 @@ class PredictorCorrector:
     rule: Literal["level", "sample"] = "level"
 
     def __post_init__(self) -> None:
-        if not 0 < self.snr < math.inf:
-            raise ValueError(f"snr must be positive, got {self.snr}")
-        if self.rule not in ("level", "sample"):
-            raise ValueError(f"rule must be 'level' or 'sample', got {self.rule!r}")
-        if self.n_steps < 1:
-            raise ValueError(f"n_steps must be at least 1, got {self.n_steps}")
+        check_transition(self.predictor, "predictor")
+        check_number(self.snr, "snr", above=0)
+        check_option(self.rule, "rule", ("level", "sample"))
+        check_count(self.n_steps, "n_steps")
         if hasattr(self.predictor, "begin"):
             raise ValueError(
                 "the predictor must be without memory: a multistep solver's values belong to a "
@@ -134,12 +143,11 @@ class Churn:
     order: int = 2
 
     def __post_init__(self) -> None:
-        if not (0 <= self.gamma < math.inf and self.s_noise > 0):
-            raise ValueError(
-                f"needs gamma >= 0 and s_noise > 0, got {self.gamma} and {self.s_noise}"
-            )
-        if not 0 <= self.r_min <= self.r_max:
-            raise ValueError(f"needs 0 <= r_min <= r_max, got {self.r_min} and {self.r_max}")
+        check_number(self.gamma, "gamma", least=0)
+        check_number(self.s_noise, "s_noise", above=0)
+        check_number(self.r_min, "r_min", least=0)
+        if not (isinstance(self.r_max, float) and self.r_max == math.inf):
+            check_number(self.r_max, "r_max", least=self.r_min)
         ProbabilityFlow(self.order)  # refuses what is no order
 
     @property

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ...calculus.ode import integrate
-from ...core import Generator, NoisyScore
+from ...core import Generator, NoisyScore, check_count, check_number
 from ...noise.predictions import flow_velocity, predict
 from ...noise.schedules import invert_log_snr
 from .coefficients import interval, log_ratio
@@ -53,7 +53,8 @@ class ProbabilityFlow:
     order: int = 2
 
     def __post_init__(self) -> None:
-        if self.order not in (1, 2, 4):
+        check_count(self.order, "order", most=4)
+        if self.order == 3:
             raise ValueError(
                 f"order must be 1 (Euler, DDIM), 2 (Heun) or 4 (Runge-Kutta), got {self.order}"
             )
@@ -109,12 +110,11 @@ class AdaptiveFlow:
     max_steps: int = 10_000
 
     def __post_init__(self) -> None:
-        if not (self.rtol >= 0 and self.atol >= 0 and self.rtol + self.atol > 0):
-            raise ValueError(
-                f"rtol and atol must be at least 0 and not both 0, got {self.rtol}, {self.atol}"
-            )
-        if self.max_steps < 1:
-            raise ValueError(f"max_steps must be at least 1, got {self.max_steps}")
+        check_number(self.rtol, "rtol", least=0)
+        check_number(self.atol, "atol", least=0)
+        if not self.rtol + self.atol > 0:
+            raise ValueError("rtol and atol must not both be 0")
+        check_count(self.max_steps, "max_steps")
 
     @property
     def facts(self) -> Facts:

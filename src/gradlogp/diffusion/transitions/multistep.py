@@ -20,7 +20,7 @@ from typing import Literal, Protocol, runtime_checkable
 import numpy as np
 from torch import Tensor
 
-from ...core import Generator, NoisyScore, Transition
+from ...core import Generator, NoisyScore, Transition, check_count, check_option
 from ...noise.predictions import predict
 from .coefficients import interval, log_ratio
 from .facts import POINT, Facts
@@ -159,10 +159,8 @@ class ExponentialAB(_ExponentialMultistep):
     extrapolate: bool = False
 
     def __post_init__(self) -> None:
-        if self.order not in (1, 2, 3, 4):
-            raise ValueError(f"order must be 1, 2, 3 or 4, got {self.order}")
-        if self.predicts not in ("epsilon", "x0"):
-            raise ValueError(f"predicts must be 'epsilon' or 'x0', got {self.predicts!r}")
+        check_count(self.order, "order", most=4)
+        check_option(self.predicts, "predicts", ("epsilon", "x0"))
 
 
 @dataclass(frozen=True)
@@ -190,8 +188,7 @@ class DPMSolver(_ExponentialMultistep):
     order: int = 2
 
     def __post_init__(self) -> None:
-        if self.order not in (1, 2, 3):
-            raise ValueError(f"order must be 1, 2 or 3, got {self.order}")
+        check_count(self.order, "order", most=3)
 
     def _weights(self, offsets: Sequence[float], h: float) -> list[float]:
         if len(offsets) == 2:

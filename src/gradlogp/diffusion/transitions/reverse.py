@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from ...core import Generator, NoisyScore, check_same_shape, randn_like
+from ...core import Generator, NoisyScore, check_number, check_option, check_same_shape, randn_like
 from ...noise.predictions import predict
 from .coefficients import interval
 from .facts import POINT, Facts
@@ -58,10 +58,8 @@ class ReverseSDE:
     method: Method = "exponential"
 
     def __post_init__(self) -> None:
-        if not 0 <= self.eta < math.inf:
-            raise ValueError(f"eta must be a number of at least 0, got {self.eta}")
-        if self.method not in METHODS:
-            raise ValueError(f"method must be one of {', '.join(METHODS)}, got {self.method!r}")
+        check_number(self.eta, "eta", least=0)
+        check_option(self.method, "method", METHODS)
 
     @property
     def facts(self) -> Facts:
@@ -163,8 +161,7 @@ class DDIM:
     eta: float = 0.0
 
     def __post_init__(self) -> None:
-        if not 0 <= self.eta <= 1:
-            raise ValueError(f"eta must lie in [0, 1], got {self.eta}")
+        check_number(self.eta, "eta", least=0, most=1)
 
     @property
     def facts(self) -> Facts:

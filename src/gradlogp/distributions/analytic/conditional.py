@@ -19,7 +19,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ...core import check_batch, per_sample, rand_like, randn_like
+from ...core import check_batch, check_count, check_kind, per_sample, rand_like, randn_like
+from .covariance import as_parameter
 from .gaussian import Gaussian
 from .mixture import GaussianMixture
 
@@ -88,6 +89,7 @@ class ConditionalMixture:
 
     def sample(self, n: int, *, generator: torch.Generator | None = None) -> Tensor:
         """Draw one point for each row, or n of the only row."""
+        check_count(n, "n")
         if self.n_rows not in (1, n):
             raise ValueError(f"this law has {self.n_rows} rows, {n} draws were asked for")
         like = self.means.new_empty(n)
@@ -139,12 +141,11 @@ class Joint(GaussianMixture):
     """
 
     def __init__(self, law: LawOfXY, n_condition: int) -> None:
+        check_kind(law, "law", LawOfXY, "a Gaussian or a GaussianMixture")
+        check_count(n_condition, "n_condition")
         d = law.event_shape[0] - n_condition
-        if n_condition < 1 or d < 1:
-            raise ValueError(
-                f"a law of {law.event_shape[0]} entries cannot have {n_condition} of them as y and the "
-                "rest as x"
-            )
+        if d < 1:
+            raise ValueError(f"n_condition must leave an entry of the {law.event_shape[0]} for x")
         weights, means, covs = _components(law)
         super().__init__(weights, means[:, :d], covs[:, :d, :d])
         self.n_condition, self.dtype = n_condition, law.dtype
@@ -184,9 +185,16 @@ class Classes(Joint):
     """
 
     def __init__(self, laws: Sequence[LawOfXY], weights: Sequence[float] | None = None) -> None:
-        shares = [1 / len(laws)] * len(laws) if weights is None and laws else list(weights or ())
-        if not laws or len(shares) != len(laws) or len({law.event_shape for law in laws}) > 1:
-            raise ValueError("give one law of one dimension and one share for each class")
+        check_kind(laws, "laws", Sequence, "a sequence of laws, one for each class")
+        check_count(len(laws), "the number of laws")
+        for law in laws:
+            check_kind(law, "each of laws", LawOfXY, "a Gaussian or a GaussianMixture")
+        if len({law.event_shape for law in laws}) > 1:
+            raise ValueError("laws must have one dimension")
+        given = [1 / len(laws)] * len(laws) if weights is None else weights
+        shares = as_parameter(given, "weights")
+        if shares.shape != (len(laws),):
+            raise ValueError(f"weights must be one share for each of {len(laws)} laws")
         parts = [_components(law) for law in laws]
         all_weights = torch.cat([s * w for s, (w, _, _) in zip(shares, parts, strict=True)])
         means, covs = (torch.cat([part[i] for part in parts]) for i in (1, 2))
@@ -202,6 +210,8 @@ class Classes(Joint):
         Raises:
             ValueError: If there is no such class.
         """
+        if isinstance(condition, int):
+            check_count(condition, "condition, a class,", 0, most=self.n_classes - 1)
         c = torch.tensor([condition]) if isinstance(condition, int) else condition
         good = isinstance(c, Tensor) and c.dtype == torch.int64 and c.ndim == 1 and len(c) > 0
         if not good or bool(((c < 0) | (c >= self.n_classes)).any()):

@@ -14,6 +14,8 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
+from ...core import check_finite, check_number, shown
+
 
 class Covariance(NamedTuple):
     """Eigenvalues `(..., D)` and eigenvectors `(..., D, D)`, or None for a diagonal matrix."""
@@ -50,8 +52,6 @@ def covariance(cov: Tensor, D: int, kind: str) -> Covariance:
     Raises:
         ValueError: If it is not finite, not symmetric, or has a negative eigenvalue.
     """
-    if not bool(torch.isfinite(cov).all()):
-        raise ValueError("the covariance has entries that are not finite")
     if kind == "full":
         scale = cov.abs().amax(dim=(-2, -1), keepdim=True)
         if bool(((cov - cov.mT).abs() > 1e-5 * scale).any()):
@@ -77,9 +77,11 @@ def as_parameter(value: Tensor | float | Sequence[Any], name: str) -> Tensor:
     if isinstance(value, Tensor) and value.is_floating_point():
         result = value
     else:
-        result = torch.as_tensor(value, dtype=torch.float64)
-    if not bool(torch.isfinite(result).all()):
-        raise ValueError(f"{name} has entries that are not finite")
+        try:
+            result = torch.as_tensor(value, dtype=torch.float64)
+        except (TypeError, ValueError, RuntimeError, OverflowError):
+            raise ValueError(f"{name} must be numbers, got {shown(value)}") from None
+    check_finite(result, name)
     return result
 
 
@@ -111,13 +113,16 @@ def coefficients(
     Raises:
         ValueError: For negative or non-finite values, or shapes that are neither () nor one (B,).
     """
+    for name, v in (("alpha", alpha), ("sigma", sigma)):
+        if not isinstance(v, Tensor):
+            check_number(v, name, least=0)
+        elif v.ndim > 1:
+            raise ValueError(f"{name} must have shape () or (B,), got {tuple(v.shape)}")
     a = torch.as_tensor(alpha, dtype=like.dtype, device=like.device)
     b = torch.as_tensor(sigma, dtype=like.dtype, device=like.device)
     for name, v in (("alpha", a), ("sigma", b)):
-        if v.ndim > 1:
-            raise ValueError(f"{name} must have shape () or (B,), got {tuple(v.shape)}")
         if not bool((torch.isfinite(v) & (v >= 0)).all()):
-            raise ValueError(f"{name} must be finite and at least 0")
+            raise ValueError(f"{name} must be at least 0 and finite, got {shown(v)}")
     if a.ndim == b.ndim == 1 and a.shape != b.shape:
         raise ValueError(f"alpha has shape {tuple(a.shape)}, but sigma {tuple(b.shape)}")
     return torch.broadcast_tensors(a, b)

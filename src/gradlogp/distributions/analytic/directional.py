@@ -20,7 +20,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ...core import check_batch, rand_like, randn_like
+from ...core import check_batch, check_count, rand_like, randn_like
 from .bessel import Ratio, bessel_ratio, log_bessel
 from .covariance import coefficients
 
@@ -166,6 +166,7 @@ class Directional:
         """Draw n independent points."""
         if self.radius.ndim:
             raise ValueError("sample a law that was noised with α, σ of shape (), not (B,)")
+        check_count(n, "n")
         device = self.natural.device
         like = torch.empty((n, len(self.natural)), dtype=self.dtype, device=device)
         x = self.radius.to(like) * _von_mises_fisher(self.natural.to(like), like, generator)

@@ -16,8 +16,21 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ...core import check_batch, choice, distances, per_sample, randn_like
+from ...core import (
+    check_batch,
+    check_count,
+    check_points,
+    choice,
+    distances,
+    per_sample,
+    randn_like,
+    rows_held,
+    warn_of_cost,
+)
 from .covariance import coefficients
+
+MANY_DATA = 100_000
+"""Data above which a warning comes: a score at 1,000 points then takes seconds."""
 
 
 def _squared_distances(x: Tensor, y: Tensor, a: Tensor) -> Tensor:
@@ -61,9 +74,13 @@ class Empirical:
     The law itself has neither density nor score; `noised` has. Distances are computed as
     differences, and of data moved to their mean, so that nothing cancels far from the origin.
 
+    Density, score and posterior mean at B points take time of order B N D, N data of D entries each;
+    from 100,000 data on a warning says so.
+
     Arguments:
         data: The points, `(N, *event)`.
-        chunk_size: Points x handled together, so that memory stays at chunk_size · N.
+        chunk_size: Points x handled together, so that memory stays at chunk_size · N; by default as
+            many as hold some 64 MB.
 
     Raises:
         ValueError: For data without a batch, empty or not finite; for a chunk_size below 1; from
@@ -74,14 +91,14 @@ class Empirical:
         | https://doi.org/10.1214/aoms/1177704472
     """
 
-    def __init__(self, data: Float[Tensor, "n *event"], chunk_size: int = 1024) -> None:
-        check_batch(data, name="data")
-        if len(data) == 0 or data[0].numel() == 0:
-            raise ValueError(f"data must hold at least one number, got shape {tuple(data.shape)}")
-        if not bool(torch.isfinite(data).all()):
-            raise ValueError("data has entries that are not finite")
-        if chunk_size < 1:
-            raise ValueError(f"chunk_size must be at least 1, got {chunk_size}")
+    def __init__(self, data: Float[Tensor, "n *event"], chunk_size: int | None = None) -> None:
+        check_points(data, "data")
+        warn_of_cost(
+            len(data), MANY_DATA, "every evaluation of an empirical law",
+            "take a random part of the data, or learn the score of all of them by fit",
+        )  # fmt: skip
+        chunk_size = rows_held(4 * len(data)) if chunk_size is None else chunk_size
+        check_count(chunk_size, "chunk_size")
         self.data, self.chunk_size, self.dtype = data, chunk_size, data.dtype
         self._origin = data.mean(0)
         self._alpha, self._sigma = data.new_ones(()), data.new_zeros(())
@@ -167,6 +184,7 @@ class Empirical:
         self, n: int, *, generator: torch.Generator | None = None
     ) -> Float[Tensor, "n *event"]:
         """Draw n independent points α x_i + σ z; without noise, data points with replacement."""
+        check_count(n, "n")
         if self._alpha.ndim:
             raise ValueError("sample a law that was noised with α, σ of shape (), not (B,)")
         k = choice(torch.ones(len(self.data), device=self.data.device), n, generator)
@@ -177,6 +195,7 @@ class Empirical:
         self, x_t: Float[Tensor, "batch *event"], alpha: Tensor | float, sigma: Tensor | float
     ) -> Float[Tensor, "batch *event"]:
         r"""Return E[X | α X + σ Z = x_t], :math:`\sum_i w_i x_i` where this law has no noise itself."""
+        check_batch(x_t, self.event_shape, "x_t")
         law = self.noised(alpha, sigma)
         m = law._map(_mean, x_t, self.chunk_size).reshape(x_t.shape) + self._origin.to(x_t)
         A, a_t, gain = (
@@ -197,6 +216,7 @@ class Empirical:
         Raises:
             ValueError: If neither this law nor σ brings any noise; for data that are not `(N, D)`.
         """
+        check_batch(x_t, self.event_shape, "x_t")
         D, law = self._flat("the posterior covariance"), self.noised(alpha, sigma)
         b = coefficients(alpha, sigma, x_t)[1]
         A, S, S_t = (v.to(x_t) for v in (self._alpha, self._sigma, law._sigma))

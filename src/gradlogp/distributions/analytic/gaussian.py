@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ...core import check_batch, randn_like
+from ...core import check_batch, check_count, randn_like
 from .covariance import Covariance, as_parameter, coefficients, constant, covariance
 
 
@@ -82,9 +82,9 @@ class Gaussian:
 
     def _fixed(self, x: Tensor) -> _Constants:
         """Return the constants for the dtype and device of x, kept from the first use."""
+        self._check(x)
         key = x.dtype, x.device
         if key in self._constants:
-            self._check(x)
             return self._constants[key]
         mu, S = self._at(x)
         if self.mean.ndim == 2 or not constant(x.dtype, self.mean, *self._cov):
@@ -133,6 +133,7 @@ class Gaussian:
         """Draw n independent points μ + S^{1/2} z."""
         if self.mean.ndim == 2:
             raise ValueError("sample a law that was noised with α, σ of shape (), not (B,)")
+        check_count(n, "n", 0)
         shape = (n, *self.event_shape)
         z = randn_like(torch.empty(shape, dtype=self.dtype, device=self.mean.device), generator)
         S = self._cov.to(z)

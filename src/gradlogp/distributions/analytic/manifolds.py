@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from ...core import check_count, check_number
 from .covariance import as_parameter
 from .directional import Directional
 from .gaussian import Gaussian
@@ -68,11 +69,8 @@ class Singular:
 
 def _number(value: Tensor | float, name: str, least: float = 0.0, strict: bool = True) -> Tensor:
     """Return a parameter of shape () that is above `least`."""
-    v = as_parameter(value, name)
-    if v.ndim or not bool(v > least if strict else v >= least):
-        bound = "positive" if strict else "at least 0"
-        raise ValueError(f"{name} must be one number, {bound}, got {value}")
-    return v
+    check_number(value, name, above=least if strict else None, least=least)
+    return as_parameter(value, name)
 
 
 def _dtype(*parameters: Tensor | float) -> torch.dtype:
@@ -103,8 +101,7 @@ class UniformSphere(Singular):
     radius: Tensor | float = 1.0
 
     def __post_init__(self) -> None:
-        if self.dim < 2:
-            raise ValueError(f"dim must be at least 2 (the circle), got {self.dim}")
+        check_count(self.dim, "dim", 2)
         _number(self.radius, "radius")
 
     @cached_property
@@ -143,7 +140,7 @@ class VonMisesCircle(Singular):
     def __post_init__(self) -> None:
         _number(self.radius, "radius")
         _number(self.concentration, "concentration", strict=False)
-        _number(self.angle, "angle", least=-torch.inf)
+        check_number(self.angle, "angle")
 
     @cached_property
     def law(self) -> Directional:  # type: ignore[override]

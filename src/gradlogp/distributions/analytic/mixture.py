@@ -17,7 +17,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ...core import check_batch, choice, randn_like
+from ...core import check_batch, check_count, choice, randn_like
 from .covariance import Covariance, as_parameter, coefficients, constant, covariance
 from .forms import Form, form
 
@@ -172,6 +172,7 @@ class GaussianMixture:
         """Draw n independent points."""
         if self.means.ndim == 3:
             raise ValueError("sample a law that was noised with α, σ of shape (), not (B,)")
+        check_count(n, "n")
         k = choice(self.weights, n, generator)
         shape = (n, *self.event_shape)
         z = randn_like(torch.empty(shape, dtype=self.dtype, device=self.means.device), generator)

@@ -11,14 +11,23 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ...core import Analytic, check_batch, randn_like
+from ...core import (
+    Analytic,
+    check_analytic,
+    check_batch,
+    check_count,
+    check_kind,
+    randn_like,
+    shown,
+)
 from .covariance import as_parameter, coefficients
 
 
 def _flat(law: Any, name: str) -> int:
     """Return D of a law on R^D."""
-    if not isinstance(law, Analytic) or len(law.event_shape) != 1:
-        raise ValueError(f"{name} must be a law with events (D,) and .noised, got {law!r}")
+    check_analytic(law, name)
+    if len(law.event_shape) != 1:
+        raise ValueError(f"{name} must have events (D,), got {tuple(law.event_shape)}")
     return law.event_shape[0]
 
 
@@ -39,11 +48,11 @@ class Product:
     laws: Sequence[Analytic]
 
     def __post_init__(self) -> None:
+        check_kind(self.laws, "laws", Sequence, "a sequence of analytic laws")
         object.__setattr__(self, "laws", tuple(self.laws))
-        if not self.laws:
-            raise ValueError("a product needs at least one law")
+        check_count(len(self.laws), "the number of laws")
         for law in self.laws:
-            _flat(law, "every factor")
+            _flat(law, "each of laws")
 
     @property
     def event_shape(self) -> torch.Size:
@@ -130,9 +139,8 @@ class Embedded:
 
     def __post_init__(self) -> None:
         m, U = _flat(self.law, "law"), self.basis
-        if isinstance(U, int):
-            if m > U:
-                raise ValueError(f"a law on R^{m} cannot be embedded in R^{U}")
+        if not isinstance(U, Tensor):
+            check_count(U, "basis", m)
             U = torch.eye(U, m, dtype=torch.float64)
         U = as_parameter(U, "basis")
         if U.ndim != 2 or U.shape[1] != m or U.shape[0] < m:
@@ -148,7 +156,7 @@ class Embedded:
             raise ValueError(f"offset must have shape ({len(U)},), got {tuple(b.shape)}")
         sigma = as_parameter(self.sigma, "sigma").to(U.device)
         if sigma.ndim > 1 or bool((sigma < 0).any()):
-            raise ValueError(f"sigma must be at least 0, of shape () or (B,), got {self.sigma}")
+            raise ValueError(f"sigma must be at least 0, () or (B,), got {shown(self.sigma)}")
         for name, value in (("basis", U), ("offset", b), ("sigma", sigma)):
             object.__setattr__(self, name, value)
 
@@ -214,6 +222,7 @@ class Embedded:
         """Draw n independent points."""
         if self._sigma.ndim:
             raise ValueError("sample a law that was noised with α, σ of shape (), not (B,)")
+        check_count(n, "n")
         x = self.law.sample(n, generator=generator)
         U, b = self._U.to(x), self._b.to(x)
         x = b + x @ U.mT

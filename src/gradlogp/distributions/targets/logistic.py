@@ -12,8 +12,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from ...core import check_batch
-from .common import check_positive
+from ...core import check_batch, check_finite, check_number, check_points
 
 
 class Reference(NamedTuple):
@@ -52,8 +51,9 @@ class LogisticRegression:
     reference: Reference | None = None
 
     def __post_init__(self) -> None:
-        check_batch(self.features, name="features")
-        check_positive(prior_scale=self.prior_scale)
+        check_points(self.features, "features")
+        check_finite(self.labels, "labels")
+        check_number(self.prior_scale, "prior_scale", above=0)
         if self.labels.shape != self.features.shape[:1]:
             raise ValueError(
                 f"labels must have shape ({len(self.features)},), got {tuple(self.labels.shape)}"
@@ -118,6 +118,7 @@ class LogisticRegression:
 
     def log_prior(self, x: Float[Tensor, "batch D"]) -> Float[Tensor, " batch"]:
         """Return −‖β‖²/(2τ²)."""
+        check_batch(x, self.event_shape)
         return -0.5 * x.square().sum(1) / self.prior_scale**2
 
     def log_likelihood(

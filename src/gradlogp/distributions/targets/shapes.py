@@ -9,8 +9,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ...core import check_batch, rand_like, randn_like
-from .common import Known, blank, check_dim, check_finite, check_positive, facts
+from ...core import check_batch, check_count, check_number, rand_like, randn_like
+from .common import Known, blank, facts
 
 
 @dataclass(frozen=True)
@@ -43,8 +43,10 @@ class Banana(Known):
     width: float = 0.3
 
     def __post_init__(self) -> None:
-        check_finite(location=self.location, curvature=self.curvature)
-        check_positive(scale=self.scale, width=self.width)
+        check_number(self.location, "location")
+        check_number(self.curvature, "curvature")
+        check_number(self.scale, "scale", above=0)
+        check_number(self.width, "width", above=0)
 
     @property
     def mean(self) -> Float[Tensor, " D"]:
@@ -108,8 +110,8 @@ class Funnel(Known):
     scale: float = 3.0
 
     def __post_init__(self) -> None:
-        check_dim(self.dim, 2)
-        check_positive(scale=self.scale)
+        check_count(self.dim, "dim", 2)
+        check_number(self.scale, "scale", above=0)
 
     @property
     def cov(self) -> Float[Tensor, "D D"]:
@@ -164,7 +166,8 @@ class Ring(Known):
     width: float = 0.2
 
     def __post_init__(self) -> None:
-        check_positive(radius=self.radius, width=self.width)
+        check_number(self.radius, "radius", above=0)
+        check_number(self.width, "width", above=0)
 
     @property
     def cov(self) -> Float[Tensor, "D D"]:
@@ -191,6 +194,7 @@ class Ring(Known):
 
     def sample(self, n: int, *, generator: torch.Generator | None = None) -> Float[Tensor, "n D"]:
         """Draw n independent points, the radius by rejection."""
+        check_count(n, "n", 0)
         r, w = self.radius, self.width
         # ρ ≤ r + |u| with u = ρ − r, so that (r + |u|) e^{−u²/2w²} covers the law of the radius:
         # a normal u with weight r w √(2π), and a Rayleigh |u| of either sign with weight 2 w²

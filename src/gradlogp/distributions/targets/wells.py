@@ -11,8 +11,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ...core import check_batch, rand_like, randn_like
-from .common import Known, blank, check_dim, check_finite, check_positive, facts
+from ...core import check_batch, check_count, check_kind, check_number, rand_like, randn_like
+from .common import Known, blank, facts
 
 
 class _Line(NamedTuple):
@@ -53,9 +53,10 @@ class DoubleWell(Known):
     tilt: float = 0.5
 
     def __post_init__(self) -> None:
-        check_dim(self.dim)
-        check_positive(quartic=self.quartic, quadratic=self.quadratic)
-        check_finite(tilt=self.tilt)
+        super().__post_init__()
+        check_number(self.quartic, "quartic", above=0)
+        check_number(self.quadratic, "quadratic", above=0)
+        check_number(self.tilt, "tilt")
 
     @property
     def mean(self) -> Float[Tensor, " D"]:
@@ -91,6 +92,7 @@ class DoubleWell(Known):
 
     def sample(self, n: int, *, generator: torch.Generator | None = None) -> Float[Tensor, "n D"]:
         """Draw n independent points, the first coordinate by rejection."""
+        check_count(n, "n", 0)
         a, c, m = self.quartic, self.tilt, math.sqrt(self.quadratic / (2 * self.quartic))
         # (x² − m²)² ≥ m² (|x| − m)², so that two normals at ±m, tilted too, cover the law
         var = 1 / (2 * a * m**2)
@@ -156,7 +158,8 @@ class ManyWell(Known):
     well: DoubleWell = field(default=DoubleWell(2), repr=False)
 
     def __post_init__(self) -> None:
-        check_dim(self.dim, 2)
+        check_count(self.dim, "dim", 2)
+        check_kind(self.well, "well", DoubleWell, "a DoubleWell")
         if self.dim % 2 or self.well.dim != 2:
             raise ValueError(f"dim must be even and the well in the plane, got dim={self.dim}")
 
@@ -178,7 +181,7 @@ class ManyWell(Known):
     def log_prob(self, x: Float[Tensor, "batch D"]) -> Float[Tensor, " batch"]:
         """Return log p(x) + log Z."""
         check_batch(x, self.event_shape)
-        return self.well.log_prob(x.reshape(-1, 2)).reshape(len(x), -1).sum(1)
+        return self.well.log_prob(x.reshape(-1, 2)).reshape(len(x), self.dim // 2).sum(1)
 
     def score(self, x: Float[Tensor, "batch D"]) -> Float[Tensor, "batch D"]:
         """Return ∇ log p(x)."""
@@ -187,5 +190,6 @@ class ManyWell(Known):
 
     def sample(self, n: int, *, generator: torch.Generator | None = None) -> Float[Tensor, "n D"]:
         """Draw n independent points."""
+        check_count(n, "n", 0)
         pairs = self.well.sample(n * (self.dim // 2), generator=generator)
         return pairs.reshape(n, self.dim)

@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from ...core import check_batch
+from ...core import check_batch, check_count, check_points
 from ...distributions import targets as densities
 from ...distributions.analytic import Gaussian, GaussianMixture
 from ..kernels import MALA, ULA, LeimkuhlerMatthews
@@ -181,7 +181,7 @@ def run(
         ValueError: If the engine does not support this, or nothing would be kept.
         FloatingPointError: For `on_nonfinite="raise"`, if a chain left the finite numbers.
     """
-    check_batch(x0, name="x0")
+    check_points(x0, "x0")
     reason = objection(kernel, target, x0)
     if reason is not None:
         raise ValueError(reason)
@@ -190,8 +190,7 @@ def run(
             f"n_steps={n_steps}, burn_in={burn_in}, thin={thin} keep no draw: needs "
             "0 <= burn_in < n_steps and 1 <= thin <= n_steps - burn_in"
         )
-    if threads < 1:
-        raise ValueError(f"threads must be at least 1, got {threads}")
+    check_count(threads, "threads")
     from . import engine
     from .pack import (
         Arrays,

@@ -6,13 +6,14 @@ draw then counts by the time it stands for.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
+
+from ...core import check_finite, check_number
 
 StepSize = float | Callable[[int], float]
 """A step size h > 0, or a schedule k -> h_k of the number k = 0, 1, … of the step."""
@@ -43,20 +44,17 @@ def polynomial_decay(a: float, b: float = 1.0, gamma: float = 0.55) -> Callable[
     Raises:
         ValueError: For an argument outside its range.
     """
-    for name, value in (("a", a), ("b", b)):
-        if not (value > 0 and math.isfinite(value)):
-            raise ValueError(f"{name} must be positive and finite, got {value}")
-    if not 0.5 < gamma <= 1:
-        raise ValueError(
-            f"gamma must lie in (1/2, 1], got {gamma}: else steps vanish too slowly or too fast"
-        )
+    check_number(a, "a", above=0)
+    check_number(b, "b", above=0)
+    why = ": else steps vanish too slowly or too fast"
+    check_number(gamma, "gamma", above=0.5, most=1, why=why)
     return _PolynomialDecay(a, b, gamma)
 
 
 def check_step_size(step_size: StepSize) -> None:
     """Raise `ValueError` unless a step size is positive and finite, or a schedule."""
-    if not callable(step_size) and not (step_size > 0 and math.isfinite(step_size)):
-        raise ValueError(f"step_size must be positive and finite, got {step_size}")
+    if not callable(step_size):
+        check_number(step_size, "step_size", above=0)
 
 
 def step_size_at(step_size: StepSize, step: Int64[Tensor, " chain"]) -> float:
@@ -64,10 +62,9 @@ def step_size_at(step_size: StepSize, step: Int64[Tensor, " chain"]) -> float:
     if not callable(step_size):
         return step_size
     k = int(step[0])
-    h = float(step_size(k))
-    if not (h > 0 and math.isfinite(h)):
-        raise ValueError(f"step_size({k}) must be positive and finite, got {h}")
-    return h
+    h = step_size(k)
+    check_number(h, f"step_size({k})", above=0)
+    return float(h)
 
 
 def weighted_average(
@@ -88,13 +85,15 @@ def weighted_average(
     Raises:
         ValueError: For shapes that do not fit, or steps that are not positive.
     """
+    check_finite(values, "values")
+    check_finite(step_sizes, "step_sizes")
     if step_sizes.shape not in (values.shape[1:2], values.shape[:2]):
         raise ValueError(
             f"step_sizes must have shape {tuple(values.shape[1:2])} or {tuple(values.shape[:2])} "
             f"for values of {tuple(values.shape)}, got {tuple(step_sizes.shape)}"
         )
-    if not bool(((step_sizes > 0) & torch.isfinite(step_sizes)).all()):
-        raise ValueError("step_sizes must be positive and finite")
+    if not bool((step_sizes > 0).all()):
+        raise ValueError("step_sizes must be positive")
     weight = (step_sizes / step_sizes.sum(-1, keepdim=True)).to(values)
     weight = weight.expand(values.shape[:2])
     return torch.einsum("cd...,cd->c...", values, weight)

@@ -18,12 +18,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from ...core import (
-    Density,
-    Generator,
-    randn_like,
-    sum_event,
-)
+from ...core import Density, Generator, check_count, randn_like, sum_event
 from .facts import HAMILTONIAN, LANGEVIN, Facts, metropolis_facts
 from .preconditioner import IDENTITY, Preconditioner, as_preconditioner
 from .steps import (
@@ -173,8 +168,7 @@ class HMC:
         check_step(self.step_size, self.temperature, per_chain=True)
         check_warm(self, self.temperature)
         check_policy(self.on_nonfinite, Adjusted)
-        if not (isinstance(self.n_leapfrog, int) and self.n_leapfrog >= 1):
-            raise ValueError(f"n_leapfrog must be an integer of at least 1, got {self.n_leapfrog}")
+        check_count(self.n_leapfrog, "n_leapfrog")
         object.__setattr__(self, "preconditioner", as_preconditioner(self.preconditioner))
 
     @property

@@ -20,13 +20,22 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar, Literal, NamedTuple, get_args
+from typing import ClassVar, Literal, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
-from ...core import Density, Generator, check_count, per_sample, randn_like, sum_event
+from ...core import (
+    Density,
+    Generator,
+    check_count,
+    check_number,
+    check_option,
+    per_sample,
+    randn_like,
+    sum_event,
+)
 from .facts import HAMILTONIAN, Facts, metropolis_facts, own_covariance
 from .preconditioner import IDENTITY, Preconditioner, as_preconditioner
 from .steps import (
@@ -186,15 +195,9 @@ def path(
 
 def _check(kernel: MCLMC | AdjustedMCLMC) -> None:
     check_step(kernel.step_size, per_chain=True)
-    if kernel.integrator not in get_args(Integrator):
-        names = ", ".join(map(repr, get_args(Integrator)))
-        raise ValueError(f"integrator must be one of {names}, got {kernel.integrator!r}")
-    length = kernel.decoherence_length
-    if not (length >= 0 and math.isfinite(length)):
-        raise ValueError(
-            f"decoherence_length must be at least 0 and finite, got {length}: a direction that is "
-            "never renewed keeps to one path"
-        )
+    check_option(kernel.integrator, "integrator", Integrator)
+    why = ": a direction that is never renewed keeps to one path"
+    check_number(kernel.decoherence_length, "decoherence_length", least=0, why=why)
     object.__setattr__(kernel, "preconditioner", as_preconditioner(kernel.preconditioner))
 
 

@@ -13,6 +13,8 @@ from ...core import (
     Density,
     Generator,
     check_batch,
+    check_count,
+    check_finite,
     per_sample,
     rand_like,
 )
@@ -137,6 +139,9 @@ class ControlVariates(_Anchored):
 
     x_star: Tensor
 
+    def __post_init__(self) -> None:
+        check_finite(self.x_star, "x_star")
+
     def start(self, x: Tensor, target: Minibatched) -> Anchor:
         """Return x* and its score, for every chain."""
         if self.x_star.shape != x.shape[1:]:
@@ -174,8 +179,7 @@ class SVRG(_Anchored):
     every: int
 
     def __post_init__(self) -> None:
-        if self.every < 1:
-            raise ValueError(f"every must be at least 1, got {self.every}")
+        check_count(self.every, "every")
 
     def start(self, x: Tensor, target: Minibatched) -> Anchor:
         """Return x and its score."""
@@ -189,12 +193,6 @@ class SVRG(_Anchored):
         new = Anchor(x, scored(x, target))
         pairs = zip(new, anchor, strict=True)
         return Anchor(*(torch.where(per_sample(due, a).bool(), a, b) for a, b in pairs))
-
-
-def check_sizes(batch_size: int) -> None:
-    """Raise `ValueError` unless a batch has an observation."""
-    if batch_size < 1:
-        raise ValueError(f"batch_size must be at least 1, got {batch_size}")
 
 
 def start(

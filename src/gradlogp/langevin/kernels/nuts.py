@@ -21,7 +21,16 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
-from ...core import Density, Generator, per_sample, rand_like, randn_like, sum_event
+from ...core import (
+    Density,
+    Generator,
+    check_count,
+    check_number,
+    per_sample,
+    rand_like,
+    randn_like,
+    sum_event,
+)
 from .facts import NO_U_TURN, Facts, metropolis_facts, own_covariance
 from .hamiltonian import PhaseState, energy, leapfrog
 from .preconditioner import IDENTITY, Preconditioner, as_preconditioner
@@ -190,11 +199,8 @@ class NUTS:
     def __post_init__(self) -> None:
         check_step(self.step_size, per_chain=True)
         check_policy(self.on_nonfinite, Adjusted)
-        depth = self.max_depth
-        if isinstance(depth, bool) or not (isinstance(depth, int) and 1 <= depth <= 30):
-            raise ValueError(f"max_depth must be an integer from 1 to 30, got {depth!r}")
-        if not self.max_energy_error > 0:
-            raise ValueError(f"max_energy_error must be positive, got {self.max_energy_error}")
+        check_count(self.max_depth, "max_depth", most=30)
+        check_number(self.max_energy_error, "max_energy_error", above=0)
         object.__setattr__(self, "preconditioner", as_preconditioner(self.preconditioner))
 
     def init(self, x: Float[Tensor, "chain *event"], target: Density) -> MetropolisState:

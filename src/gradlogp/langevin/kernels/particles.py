@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ...core import Density, Generator, Streams, distances
+from ...core import Density, Generator, Streams, check_function, check_number, distances
 from .facts import Facts, unadjusted_facts
 from .steps import (
     LangevinInfo,
@@ -57,8 +57,8 @@ class RBF:
     bandwidth: float | None = None
 
     def __post_init__(self) -> None:
-        if self.bandwidth is not None and not 0 < self.bandwidth < math.inf:
-            raise ValueError(f"bandwidth must be positive and finite, got {self.bandwidth}")
+        if self.bandwidth is not None:
+            check_number(self.bandwidth, "bandwidth", above=0)
 
     def __call__(
         self, x: Float[Tensor, "n d"]
@@ -123,6 +123,7 @@ class SVGD:
 
     def __post_init__(self) -> None:
         check_step(self.step_size)
+        check_function(self.kernel, "kernel")
         check_policy(self.on_nonfinite, Unadjusted)
 
     def init(self, x: Float[Tensor, "chain *event"], target: Density) -> LangevinState:

@@ -10,12 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ...core import (
-    Density,
-    Generator,
-    check_same_shape,
-    randn_like,
-)
+from ...core import Density, Generator, check_function, check_same_shape, randn_like
 from .facts import Facts, unadjusted_facts
 from .steps import (
     LangevinInfo,
@@ -76,16 +71,10 @@ class PositionDependentULA:
     def __post_init__(self) -> None:
         check_step(self.step_size, self.temperature)
         check_policy(self.on_nonfinite, Unadjusted)
-        if not callable(self.G):
-            raise ValueError(
-                f"G must be a function of x, got {type(self.G).__name__}; "
-                "for a constant use PreconditionedULA"
-            )
-        if not (callable(self.divergence) or self.divergence == "autograd"):
-            raise ValueError(
-                f"divergence must be a function of x or 'autograd', got {self.divergence!r}; "
-                "without div G another law is sampled"
-            )
+        check_function(self.G, "G", "; for a constant use PreconditionedULA")
+        if not isinstance(self.divergence, str) or self.divergence != "autograd":
+            why = ", or 'autograd'; without div G another law is sampled"
+            check_function(self.divergence, "divergence", why)
 
     def init(self, x: Float[Tensor, "chain *event"], target: Density) -> LangevinState:
         """Return the state at x."""

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ...core import check_batch, sum_event
+from ...core import check_batch, check_finite, check_number, check_option, check_points, sum_event
 
 Kind = Literal["number", "diagonal", "low-rank", "matrix"]
 
@@ -40,13 +40,17 @@ class Preconditioner:
 
     def __post_init__(self) -> None:
         P = self.value
-        if isinstance(P, Tensor) and not P.is_floating_point():
-            raise ValueError(f"preconditioner must be floating point, got {P.dtype}")
+        if isinstance(P, Tensor):
+            check_finite(P, "preconditioner")
+        else:
+            check_number(P, "preconditioner", above=0)
+        if self.kind is not None:
+            check_option(self.kind, "kind", Kind)
         if isinstance(P, Tensor) and P.ndim == 0:
             P = float(P)
         kind = self.kind or _kind(P)
         if (kind == "number") != (not isinstance(P, Tensor)):
-            raise ValueError(f"preconditioner of kind {kind!r} cannot be a {type(P).__name__}")
+            raise ValueError(f"a preconditioner of kind {kind!r} cannot be a {type(P).__name__}")
         powers: tuple[Tensor | float, ...]
         if not isinstance(P, Tensor):
             P = float(P)
@@ -100,6 +104,7 @@ class Preconditioner:
 
     def momentum(self, z: Float[Tensor, "chain *event"]) -> Float[Tensor, "chain *event"]:
         """Return R⁻ᵀ z: of N(0, I) it makes N(0, P⁻¹), a momentum for the inverse mass P."""
+        check_batch(z, name="z")
         if self.kind == "low-rank":
             return self._scaled(self._stretched(z, -0.5), -1)
         return self._times(self._inverse_root, z)
@@ -173,13 +178,10 @@ class Preconditioner:
         Raises:
             ValueError: For fewer than two chains, or a coordinate in which all of them agree.
         """
-        check_batch(x)
-        n = len(x)
-        if n < 2:
-            raise ValueError(f"x must hold at least two chains, got {n}")
-        var = x.var(0)
-        if not bool((torch.isfinite(var) & (var > 0)).all()):
-            raise ValueError("x must be finite and differ between chains in every coordinate")
+        check_points(x, least=2)
+        n, var = len(x), x.var(0)
+        if not bool((var > 0).all()):
+            raise ValueError("x must differ between chains in every coordinate")
         if not dense:
             return cls(var, kind="diagonal")
         scale = var.sqrt()

@@ -2,16 +2,15 @@ r"""SGLD with the preconditioner of RMSprop."""
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
-from typing import ClassVar, Literal, NamedTuple, get_args
+from typing import ClassVar, Literal, NamedTuple
 
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
 from ...calculus.reverse import jacobian
-from ...core import Density, Generator, randn_like
+from ...core import Density, Generator, check_number, check_option, randn_like
 from .decreasing import StepSize
 from .facts import Facts, unadjusted_facts
 from .minibatch import Estimator, Plain, start
@@ -92,12 +91,9 @@ class PSGLD:
 
     def __post_init__(self) -> None:
         check_settings(self)
-        if self.correction not in get_args(Correction):
-            raise ValueError(f"correction must be 'exact' or 'omitted', got {self.correction!r}")
-        if not 0 <= self.decay <= 1:
-            raise ValueError(f"decay must lie in [0, 1], got {self.decay}")
-        if not (self.regularizer > 0 and math.isfinite(self.regularizer)):
-            raise ValueError(f"regularizer must be positive and finite, got {self.regularizer}")
+        check_option(self.correction, "correction", Correction)
+        check_number(self.decay, "decay", least=0, most=1)
+        check_number(self.regularizer, "regularizer", above=0)
 
     def init(self, x: Float[Tensor, "chain *event"], target: Density) -> PSGLDState:
         """Return the state at x, with V = 0; errors as those of `SGLD`."""

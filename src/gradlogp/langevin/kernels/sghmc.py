@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from ...core import Density, Generator, randn_like
+from ...core import Density, Generator, check_number, randn_like
 from .decreasing import StepSize
 from .facts import Facts, unadjusted_facts
 from .minibatch import Estimator, Plain, start
@@ -82,12 +82,8 @@ class SGHMC:
 
     def __post_init__(self) -> None:
         check_settings(self)
-        if not (self.friction > 0 and math.isfinite(self.friction)):
-            raise ValueError(f"friction must be positive and finite, got {self.friction}")
-        if not (self.noise_estimate >= 0 and math.isfinite(self.noise_estimate)):
-            raise ValueError(
-                f"noise_estimate must be at least 0 and finite, got {self.noise_estimate}"
-            )
+        check_number(self.friction, "friction", above=0)
+        check_number(self.noise_estimate, "noise_estimate", least=0)
         if not callable(self.step_size):
             self._injected(self.step_size)
 

@@ -22,6 +22,8 @@ from torch import Tensor
 from ...core import (
     Density,
     Generator,
+    check_number,
+    check_points,
     per_sample,
     randn_like,
     sum_event,
@@ -111,7 +113,7 @@ class SphereULA:
 
     def __post_init__(self) -> None:
         check_step(self.step_size, self.temperature)
-        _check_radius(self.radius)
+        check_number(self.radius, "radius", above=0)
         check_policy(self.on_nonfinite, Unadjusted)
 
     def init(self, x: Float[Tensor, "chain *event"], target: Density) -> LangevinState:
@@ -171,7 +173,7 @@ class SphereMALA:
     def __post_init__(self) -> None:
         check_step(self.step_size, self.temperature)
         check_warm(self, self.temperature)
-        _check_radius(self.radius)
+        check_number(self.radius, "radius", above=0)
         check_policy(self.on_nonfinite, Adjusted)
 
     def init(self, x: Float[Tensor, "chain *event"], target: Density) -> MetropolisState:
@@ -205,13 +207,9 @@ class SphereMALA:
         return moved, MetropolisInfo(acceptance, accepted, moved.log_prob, diverging)
 
 
-def _check_radius(radius: float) -> None:
-    if not (radius > 0 and math.isfinite(radius)):
-        raise ValueError(f"radius must be positive and finite, got {radius}")
-
-
 def check_on_sphere(x: Tensor, radius: float) -> None:
     """Raise `ValueError` unless every chain starts on the sphere, up to a hundredth of a percent."""
+    check_points(x, "x0")
     if x[0].numel() < 2:
         raise ValueError(f"a sphere needs two coordinates or more, got x0 of {tuple(x.shape)}")
     off = float((x.flatten(1).norm(dim=1) / radius - 1).abs().max())

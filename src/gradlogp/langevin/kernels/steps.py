@@ -3,7 +3,7 @@ r"""What the kernels share: states, what a step tells, and what becomes of numbe
 from __future__ import annotations
 
 import math
-from typing import Any, Literal, NamedTuple, TypeVar, cast, get_args
+from typing import Any, Literal, NamedTuple, TypeVar, cast
 
 import torch
 from jaxtyping import Bool, Float
@@ -12,8 +12,16 @@ from torch import Tensor
 from ...core import (
     Density,
     Generator,
+    NoiseSource,
     check_batch,
+    check_finite,
+    check_generator,
+    check_kernel,
+    check_number,
+    check_option,
+    check_points,
     check_same_shape,
+    check_target,
     per_sample,
     rand_like,
 )
@@ -66,12 +74,12 @@ def check_step(
 ) -> None:
     """Raise `ValueError` unless h > 0 and τ ≥ 0, both finite; h may be `(chain,)` if `per_chain`."""
     if isinstance(step_size, Tensor) and per_chain:
-        if step_size.ndim != 1 or not bool((torch.isfinite(step_size) & (step_size > 0)).all()):
+        check_finite(step_size, "step_size")
+        if step_size.ndim != 1 or not bool((step_size > 0).all()):
             raise ValueError("step_size must be one positive number, or one for each chain")
-    elif not (step_size > 0 and math.isfinite(step_size)):
-        raise ValueError(f"step_size must be positive and finite, got {step_size}")
-    if not (temperature >= 0 and math.isfinite(temperature)):
-        raise ValueError(f"temperature must be at least 0 and finite, got {temperature}")
+    else:
+        check_number(step_size, "step_size", above=0)
+    check_number(temperature, "temperature", least=0)
 
 
 def per_chain(step_size: float | Tensor, x: Tensor) -> Float[Tensor, " chain"]:
@@ -94,9 +102,7 @@ def check_warm(kernel: object, temperature: float) -> None:
 
 def check_policy(on_nonfinite: str, policies: Any) -> None:
     """Raise `ValueError` unless on_nonfinite is one of the policies `Unadjusted` or `Adjusted`."""
-    if on_nonfinite not in get_args(policies):
-        names = " or ".join(map(repr, get_args(policies)))
-        raise ValueError(f"on_nonfinite must be {names}, got {on_nonfinite!r}")
+    check_option(on_nonfinite, "on_nonfinite", policies)
 
 
 # ---------------------------------------------------------------------------- pieces of a step
@@ -173,6 +179,10 @@ def evaluated(x: Tensor, target: Density) -> tuple[Tensor, Tensor]:
 
 def started(kernel: Any, x: Tensor, target: Density, generator: Generator | None) -> Any:
     """Return the state at x, with a momentum from its law where the kernel has one."""
+    check_kernel(kernel)
+    check_target(target)
+    check_points(x, "x0")
+    check_generator(generator, NoiseSource)
     state = kernel.init(x, target)
     refresh = getattr(kernel, "refresh", None)
     return state if refresh is None else refresh(state, generator=generator)
@@ -197,7 +207,7 @@ def metropolis_start(x: Tensor, target: Density) -> MetropolisState:
     Raises:
         ValueError: If the target has no log-density, or that or the score is not finite at x.
     """
-    check_batch(x, name="x0")
+    check_points(x, "x0")
     log_prob, score = evaluated(x, target)
     for name, ok in (("log-density", torch.isfinite(log_prob)), ("score", finite(score))):
         if not bool(ok.all()):

@@ -15,6 +15,8 @@ from ...core import (
     Density,
     Generator,
     ScoreFn,
+    check_count,
+    check_kind,
     check_same_shape,
     randn_like,
 )
@@ -25,7 +27,6 @@ from .minibatch import (
     Estimator,
     Plain,
     as_minibatched,
-    check_sizes,
     draw_index,
     start,
 )
@@ -112,7 +113,8 @@ def check_settings(kernel: Settings) -> None:
     """Raise `ValueError` for a step size, batch size, temperature or policy out of its range."""
     check_step_size(kernel.step_size)
     check_step(1.0, kernel.temperature)
-    check_sizes(kernel.batch_size)
+    check_count(kernel.batch_size, "batch_size")
+    check_kind(kernel.estimator, "estimator", ("start", "refresh"), "one such as Plain()")
     check_policy(kernel.on_nonfinite, Unadjusted)
 
 

@@ -2,9 +2,9 @@ r"""Parallel tempering: replicas at several temperatures that exchange their pla
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import torch
@@ -16,6 +16,10 @@ from ...core import (
     Generator,
     Kernel,
     check_batch,
+    check_count,
+    check_function,
+    check_kind,
+    check_number,
     rand_like,
 )
 from .facts import Facts, facts_of
@@ -103,12 +107,13 @@ class ParallelTempering:
 
     def __post_init__(self) -> None:
         ladder = self.temperatures
-        if not ladder or any(b <= a for a, b in zip((0.0, *ladder), ladder, strict=False)):
+        check_kind(ladder, "temperatures", tuple, "a tuple of numbers")
+        for tau in ladder:
+            check_number(tau, "temperatures", above=0)
+        if not ladder or any(b <= a for a, b in pairwise(ladder)):
             raise ValueError(f"temperatures must be positive and rise, got {ladder}")
-        if not math.isfinite(ladder[-1]):
-            raise ValueError(f"temperatures must be finite, got {ladder}")
-        if self.swap_every < 1:
-            raise ValueError(f"swap_every must be at least 1, got {self.swap_every}")
+        check_count(self.swap_every, "swap_every")
+        check_function(self.kernel, "kernel")
         if isinstance(self.step_size, tuple) and len(self.step_size) != len(ladder):
             raise ValueError(
                 f"step_size must be a number or one for each of {len(ladder)} temperatures, "

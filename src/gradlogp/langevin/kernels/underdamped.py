@@ -23,7 +23,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ...core import Density, Generator, randn_like
+from ...core import Density, Generator, check_number, randn_like
 from .facts import Facts, Stationary, target_covariance, unadjusted_facts
 from .steps import (
     LangevinInfo,
@@ -46,12 +46,9 @@ class KineticState(NamedTuple):
 
 def check_kinetic(friction: float, mass: float) -> None:
     """Raise `ValueError` unless γ > 0, where infinity is allowed, and m > 0 is finite."""
-    if not friction > 0:
-        raise ValueError(
-            f"friction must be positive, got {friction}: without it the energy never changes"
-        )
-    if not (mass > 0 and math.isfinite(mass)):
-        raise ValueError(f"mass must be positive and finite, got {mass}")
+    if not (isinstance(friction, float) and friction == math.inf):
+        check_number(friction, "friction", above=0, why=": without it the energy never changes")
+    check_number(mass, "mass", above=0)
 
 
 def refresh(momentum: Tensor, z: Tensor, friction: float, t: float, tau_m: float) -> Tensor:
@@ -121,7 +118,7 @@ class Splitting:
         check_step(self.step_size, self.temperature)
         check_kinetic(self.friction, self.mass)
         check_policy(self.on_nonfinite, Unadjusted)
-        if set(self.scheme) != set("ABO"):
+        if not isinstance(self.scheme, str) or set(self.scheme) != set("ABO"):
             raise ValueError(
                 f"scheme must consist of the letters A, B and O, each at least once, "
                 f"got {self.scheme!r}"

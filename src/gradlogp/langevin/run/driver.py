@@ -21,9 +21,15 @@ from ...core import (
     Density,
     Generator,
     Kernel,
+    NoiseSource,
     Progress,
     Update,
-    check_batch,
+    check_count,
+    check_function,
+    check_generator,
+    check_kernel,
+    check_points,
+    check_target,
     count_chunks,
 )
 from ...distributions.parameters import parameters_of
@@ -113,6 +119,12 @@ def run(
             that exists, for a `resume` that does not fit, an engine that cannot run this, or
             a kernel or burn-in with which there is nothing to adapt.
     """
+    check_kernel(kernel)
+    check_target(target)
+    check_generator(generator, NoiseSource)
+    if progress is not None:
+        check_function(progress, "progress")
+    check_keep(keep, torch.get_default_dtype())
     how = check_adapt(adapt, burn_in, engine)
     plain = resume is None and keep == "memory" and chunk_size is None
     fast = compiled(
@@ -128,7 +140,9 @@ def run(
     x0 = x0 if saved is None else saved["state"]["x"]
     if x0 is None:
         raise ValueError("x0 is missing: pass starting points, or resume= to go on with a run")
-    check_batch(x0, name="x0")
+    check_points(x0, "x0", getattr(target, "event_shape", None))
+    for name, count in (("n_steps", n_steps), ("burn_in", burn_in), ("thin", thin)):
+        check_count(count, name, 0)
     thinning = Thinning(burn_in, thin, saved["since"] if saved and not burn_in else 0)
     if not (0 <= burn_in < n_steps and thin >= 1 and thinning.kept(n_steps) >= 1):
         raise ValueError(

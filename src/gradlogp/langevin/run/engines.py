@@ -8,7 +8,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from ...core import Density, Generator, Progress, new_seed
+from ...core import Density, Generator, Progress, check_option, new_seed
 from .. import fused
 from ..chain import Chain
 
@@ -38,8 +38,7 @@ def compiled(
         ValueError: For `fused` where that engine cannot run this, with the reason; or for a name
             that is none.
     """
-    if engine not in ("auto", "torch", "fused"):
-        raise ValueError(f"engine must be 'auto', 'torch' or 'fused', got {engine!r}")
+    check_option(engine, "engine", Engine)
     if engine == "torch":
         return None
     reason = "it keeps draws in memory, in one go, and cannot resume" if not plain else None
@@ -61,7 +60,7 @@ def compiled(
             log.info("engine='auto' takes PyTorch: %s", reason)
             return None
     assert not hasattr(generator, "draw")
-    seed = new_seed(generator)  # type: ignore[arg-type]
+    seed = new_seed(generator)
     found = fused.run(
         kernel, target, x0, n_steps, burn_in, thin, seed=seed, progress=progress,
         threads=torch.get_num_threads(),

@@ -45,7 +45,7 @@ def check_saved(
         ValueError: If it is something else, or comes with other starting points or noise.
     """
     saved = resume.resume if isinstance(resume, Chain) else resume
-    if saved is None or saved.keys() - {"tuned"} != RESUME_KEYS:
+    if not isinstance(saved, Mapping) or saved.keys() - {"tuned"} != RESUME_KEYS:
         raise ValueError("resume must be a Chain of gradlogp.run, or what its resume holds")
     if saved["version"] != VERSION:
         raise ValueError(

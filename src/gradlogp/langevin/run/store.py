@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ...core import check_kind
 from ...distributions.parameters import Parameters
 
 Keep = Literal["memory", "cpu"] | str | os.PathLike[str]
@@ -82,7 +83,8 @@ def check_keep(keep: Keep, dtype: torch.dtype) -> np.dtype[Any] | None:
         ValueError: If keep is neither `memory` nor `cpu` nor a new `.npy` file, or the dtype has no
             counterpart in NumPy.
     """
-    if keep == "memory" or keep == "cpu":
+    check_kind(keep, "keep", str | os.PathLike, "'memory', 'cpu' or the path of a .npy file")
+    if keep in ("memory", "cpu"):
         return None
     path = Path(keep)
     if path.suffix != ".npy":

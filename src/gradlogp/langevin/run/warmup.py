@@ -11,7 +11,16 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ...core import Density, Generator, Kernel, check_batch, chunks
+from ...core import (
+    Density,
+    Generator,
+    Kernel,
+    check_kernel,
+    check_kind,
+    check_points,
+    check_target,
+    chunks,
+)
 from ..kernels import Preconditioner, facts_of, started
 from ..tuning.adaptation import Adaptation
 from ..tuning.averaging import DualAveraging, Polish
@@ -307,8 +316,11 @@ def warm_up(
         ValueError: If the kernel has no step size or no acceptance, if no acceptance to aim at is
             given or known, for too few steps, or for a window in which a coordinate never moved.
     """
-    check_batch(x0, name="x0")
-    how = adaptation or Adaptation()
+    check_kernel(kernel)
+    check_target(target)
+    check_points(x0, "x0", getattr(target, "event_shape", None))
+    how = Adaptation() if adaptation is None else adaptation
+    check_kind(how, "adaptation", Adaptation, "an Adaptation")
     how.check(kernel, n_steps)
     where, noise = next(chunks(x0, None, generator))
     part = Part(where, noise, started(kernel, x0, target, noise), None)

@@ -9,11 +9,11 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable, Iterator
-from typing import Any, get_args
+from typing import Any
 
 from torch import Tensor
 
-from ...core import Density, Generator
+from ...core import Density, Generator, check_count, check_function, check_number, check_option
 from ..kernels import Splitting, facts_of
 from ..planning import estimate_curvature, step_for_bias
 from .averaging import check_acceptance
@@ -55,12 +55,9 @@ class Adaptation:
     def __post_init__(self) -> None:
         if self.target_acceptance is not None:
             check_acceptance(self.target_acceptance)
-        if self.preconditioner not in get_args(Learn):
-            raise ValueError(
-                f"preconditioner must be one of {get_args(Learn)}, got {self.preconditioner!r}"
-            )
-        if self.trajectory is not None and not self.trajectory > 0:
-            raise ValueError(f"trajectory must be positive, got {self.trajectory}")
+        check_option(self.preconditioner, "preconditioner", Learn)
+        if self.trajectory is not None:
+            check_number(self.trajectory, "trajectory", above=0)
 
     def acceptance_for(self, kernel: Any) -> float:
         """Return δ for a kernel.
@@ -100,10 +97,7 @@ class Adaptation:
         if not isinstance(getattr(kernel, "step_size"), float | int | Tensor):  # noqa: B009
             raise ValueError("step_size must be one number; a schedule of steps is not tuned")
         least = LEAST if learn else 1
-        if n_steps < least:
-            raise ValueError(
-                f"tuning needs at least {least} steps, better some hundreds, got {n_steps}"
-            )
+        check_count(n_steps, "n_steps", least, ": tuning needs them, better some hundreds")
 
     def windows(self, n_steps: int) -> Iterator[tuple[int, bool]]:
         """Yield windows of steps, and whether a metric is learnt from each: the last never."""
@@ -144,6 +138,8 @@ def choose_step(
     Raises:
         ValueError: As `estimate_curvature`.
     """
+    check_function(make, "make")
+    check_number(bias, "bias", above=0)
     step = step_for_bias(estimate_curvature(target, x, generator=generator).L, bias)
     if isinstance(make(step), Splitting):  # a time: h²/2 compares with a step of the position
         step = math.sqrt(2 * step)

@@ -8,11 +8,12 @@ import math
 import torch
 from torch import Tensor
 
+from ...core import check_number
+
 
 def check_acceptance(target: float) -> None:
     """Raise `ValueError` unless 0 < target < 1."""
-    if not 0 < target < 1:
-        raise ValueError(f"target_acceptance must lie in (0, 1), got {target}")
+    check_number(target, "target_acceptance", above=0, below=1)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -14,12 +14,13 @@ are exact from a handful of draws, since s is a linear function of x.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from ...core import check_finite, check_kind, check_option, check_points, check_same_shape
 from ..kernels import Preconditioner
 
 Learn = Literal["none", "diagonal", "matrix", "auto"]
@@ -40,6 +41,13 @@ def fisher_divergence(
     P: Preconditioner, x: Float[Tensor, "n *event"], s: Float[Tensor, "n *event"], m: Tensor
 ) -> float:
     """Return the mean of ‖Rᵀ s + R⁻¹ (x − m)‖² over draws x and their scores s."""
+    check_kind(P, "P", Preconditioner, "a Preconditioner")
+    check_points(x)
+    check_points(s, "s", x.shape[1:])
+    check_same_shape(s, x, "s")
+    check_finite(m, "m")
+    if m.shape != x.shape[1:]:
+        raise ValueError(f"m must have shape {tuple(x.shape[1:])}, got {tuple(m.shape)}")
     # ‖Rᵀs + R⁻¹y‖² = sᵀPs + 2 sᵀy + yᵀP⁻¹y needs no Rᵀ
     y = x - m
     cross = s.flatten(1) * (P.apply(s).flatten(1) + 2 * y.flatten(1))
@@ -76,12 +84,16 @@ def fit_metric(
     Raises:
         ValueError: For fewer than 4 draws, or a coordinate whose draws or scores do not vary.
     """
+    check_points(x, least=4)
+    check_points(score, "score", x.shape[1:])
+    check_same_shape(score, x, "score")
+    check_option(kind, "kind", [k for k in get_args(Learn) if k != "none"])
+    if current is not None:
+        check_kind(current, "current", Preconditioner, "a Preconditioner")
     event = x.shape[1:]
     x, score = x.flatten(1).double(), score.flatten(1).double()
-    if len(x) < 4:
-        raise ValueError(f"x must hold at least 4 draws, got {len(x)}")
     if not bool((torch.isfinite(x.var(0)) & (x.var(0) > 0)).all()):
-        raise ValueError("a coordinate did not move at all; start from a smaller step_size")
+        raise ValueError("a coordinate of x did not move at all; start from a smaller step_size")
     halves = x.tensor_split(2), score.tensor_split(2)
     best, least = None, torch.inf
     names = list(_candidates(x.shape[1], kind))

@@ -21,7 +21,15 @@ from torch import Tensor
 
 from ...calculus.quasi_newton import Path, minimise
 from ...calculus.reverse import jacobian
-from ...core import Density, randn_like
+from ...core import (
+    Density,
+    check_count,
+    check_dtype,
+    check_event_shape,
+    check_generator,
+    check_target,
+    randn_like,
+)
 from ..guard import Guarded
 from ..kernels import Preconditioner
 from ..kernels.steps import evaluated
@@ -121,6 +129,13 @@ def find_start(
         ValueError: For a target whose shape is not known, or where no point is found at which
             log-density and score are finite.
     """
+    check_target(target)
+    check_count(n_chains, "n_chains")
+    if event_shape is not None:
+        check_event_shape(event_shape)
+    if dtype is not None:
+        check_dtype(dtype)
+    check_generator(generator)
     shape = event_shape if event_shape is not None else getattr(target, "event_shape", None)
     if shape is None:
         raise ValueError(

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ...core import permutation
+from ...core import check_dtype, check_kind, check_number, permutation
 from .files import read_csv, read_numpy, read_parquet
 from .images import IMAGES, read_images
 from .named import NAMES, named
@@ -44,8 +44,8 @@ def load(
         ValueError: If there is no such thing, it cannot be read, holds text where numbers belong,
             or leaves fewer than two samples without NaN and inf.
     """
-    if dtype not in (None, torch.float32, torch.float64):
-        raise ValueError(f"dtype must be torch.float32 or torch.float64, got {dtype}")
+    if dtype is not None:
+        check_dtype(dtype)
     columns = [columns] if isinstance(columns, str) else columns
     if isinstance(source, str) and source in NAMES:
         found = _select(named(source), columns, label, source)
@@ -73,10 +73,11 @@ def train_held_out(
     Raises:
         ValueError: If fraction is not in (0, 1) or leaves one part empty.
     """
-    n = len(dataset.x)
-    held = round(fraction * n) if 0 < fraction < 1 else 0
+    check_kind(dataset, "dataset", Dataset, "a Dataset, as of load")
+    check_number(fraction, "fraction", above=0, below=1)
+    n, held = len(dataset.x), round(float(fraction) * len(dataset.x))
     if not 0 < held < n:
-        raise ValueError(f"fraction must be in (0, 1), no part empty, got {fraction} of {n}")
+        raise ValueError(f"fraction must leave no part empty, got {fraction} of {n}")
 
     def part(index: Tensor, what: str) -> Dataset:
         labels = None if dataset.labels is None else dataset.labels[index]

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import torch
 
-from ...core import choice, rand_like, randn_like
+from ...core import check_count, check_kind, choice, rand_like, randn_like
 from .records import Dataset, Raw, nearest
 
 TOYS = {"moons": "moon", "spiral": "arm", "checkerboard": "square", "rings": "ring"}
@@ -26,10 +26,11 @@ def toy(name: str, n: int, generator: torch.Generator) -> Dataset:
         | FFJORD: Free-form Continuous Dynamics (Grathwohl et al., 2019), which uses such sets
         | https://arxiv.org/abs/1810.01367
     """
+    check_kind(name, "name", str, "the name of a toy set")
     if name not in TOYS:
-        raise ValueError(f"unknown toy set '{name}'{nearest(name, tuple(TOYS))}")
-    if n < 2:
-        raise ValueError(f"n must be at least 2, got {n}")
+        raise ValueError(f"name: unknown toy set '{name}'{nearest(name, tuple(TOYS))}")
+    check_count(n, "n", 2)
+    check_kind(generator, "generator", torch.Generator, "a torch.Generator")
     k = {"moons": 2, "spiral": 2, "checkerboard": 8, "rings": 4}[name]
     like = torch.empty(2, n, dtype=torch.float32, device=generator.device)
     labels = choice(like.new_ones(k), n, generator)

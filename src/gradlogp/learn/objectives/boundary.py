@@ -14,7 +14,18 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ...calculus.reverse import Probe, hutchinson_trace, jacobian_trace
-from ...core import Generator, ScoreFn, check_points, check_same_shape, sum_event
+from ...core import (
+    Generator,
+    NoiseSource,
+    ScoreFn,
+    check_finite,
+    check_generator,
+    check_number,
+    check_option,
+    check_points,
+    evaluate,
+    sum_event,
+)
 from .matching import draw_probes
 
 BoundaryWeight = Callable[[Tensor], Tensor]
@@ -27,6 +38,7 @@ def half_line(x: Tensor) -> Tensor:
     Raises:
         ValueError: For a negative entry.
     """
+    check_finite(x, "x")
     if bool((x < 0).any()):
         raise ValueError(f"x must be non-negative, got a minimum of {float(x.detach().min()):.3g}")
     return x * x
@@ -38,6 +50,8 @@ def box(low: float, high: float) -> BoundaryWeight:
     Raises:
         ValueError: If low ≥ high; when called, for an entry outside.
     """
+    check_number(low, "low")
+    check_number(high, "high")
     if not low < high:
         raise ValueError(f"low must be below high, got {low} and {high}")
 
@@ -85,10 +99,11 @@ def generalised(
         | https://jmlr.org/papers/v20/18-278.html
     """
     check_points(x)
+    check_option(probe, "probe", Probe)
+    check_generator(generator, NoiseSource)
     with torch.enable_grad():
         y = x.detach().requires_grad_()
-        g = weight(y)
-        check_same_shape(g, x, "weight")
+        g = evaluate(weight, y, "weight")
         slope = torch.autograd.grad(g.sum(), y, allow_unused=True)[0] if g.requires_grad else None
     if slope is None and bool((g != g.flatten()[0]).any()):
         raise ValueError(
@@ -98,8 +113,7 @@ def generalised(
     g = g.detach()
     if not bool((g >= 0).all()):
         raise ValueError(f"weight must be at least 0, got a minimum of {float(g.min()):.3g}")
-    s = score(x)
-    check_same_shape(s, x, "score")
+    s = evaluate(score, x)
 
     def flux(y: Tensor) -> Tensor:  # g stays at x, so that a score cut off from x is noticed
         return g * score(y)

@@ -19,7 +19,17 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from ...calculus.reverse import score_from_log_prob
-from ...core import ScoreFn, check_batch, check_same_shape
+from ...core import (
+    ScoreFn,
+    check_batch,
+    check_count,
+    check_function,
+    check_kind,
+    check_number,
+    check_option,
+    check_points,
+    evaluate,
+)
 from ...distributions.analytic import Gaussian
 
 Statistics = Callable[[Tensor], Tensor]
@@ -166,11 +176,17 @@ def exponential_family(
         | Generalized Score Matching for Non-Negative Data (Yu et al., 2019)
         | https://jmlr.org/papers/v20/18-278.html
     """
-    _check_data(x)
+    check_points(x, least=2)
     n, d = len(x), x[0].numel()
-    if not ridge >= 0 or chunk_size < 1:
-        raise ValueError(f"expected ridge ≥ 0 and chunk_size ≥ 1, got {ridge} and {chunk_size}")
-    shape = statistics(x[:2]).shape
+    check_number(ridge, "ridge", least=0)
+    check_count(chunk_size, "chunk_size")
+    check_function(statistics, "statistics")
+    for name, f in (("base_score", base_score), ("base_log_prob", base_log_prob)):
+        if f is not None:
+            check_function(f, name)
+    found = statistics(x[:2])
+    check_kind(found, "what statistics return", Tensor, "a tensor")
+    shape = found.shape
     if len(shape) != 2 or shape[0] != 2 or shape[1] == 0:
         raise ValueError(f"statistics must return shape (B, k), got {tuple(shape)} for B = 2")
     k = shape[1]
@@ -183,14 +199,12 @@ def exponential_family(
         """Yield J, G J and b of some points, in double precision."""
         for part in x.split(points):
             if weight is not None:
-                g = weight(part)
-                check_same_shape(g, part, "weight")
+                g = evaluate(weight, part, "weight")
                 if not bool((g >= 0).all()):
                     raise ValueError("weight must be at least 0 at every data point")
             J, GJ, b = (v.double() for v in _derivatives(statistics, weight, part, coordinates))
             if base_score is not None:
-                s = base_score(part)
-                check_same_shape(s, part, "base_score")
+                s = evaluate(base_score, part, "base_score")
                 b = b + torch.einsum("bdk,bd->bk", GJ, s.flatten(1).double())
             yield J, GJ, b
 
@@ -220,15 +234,6 @@ def exponential_family(
     return ExponentialFit(theta.to(x), cov.to(x), statistics, base_score, base_log_prob)
 
 
-def _check_data(x: Tensor) -> None:
-    check_batch(x)
-    if len(x) < 2:
-        raise ValueError(f"a fit needs at least 2 points, got {len(x)}")
-    if not bool(torch.isfinite(x).all()):
-        bad = int((~torch.isfinite(x)).flatten(1).any(1).sum())
-        raise ValueError(f"x has {bad} of {len(x)} rows that are not finite")
-
-
 def gaussian_precision(
     x: Float[Tensor, "n d"],
     structure: Literal["full", "diagonal", "isotropic"] | Bool[Tensor, "d d"] = "full",
@@ -256,15 +261,17 @@ def gaussian_precision(
         | Estimation of High-Dimensional Graphical Models Using Regularized Score Matching (Lin et al., 2016)
         | https://doi.org/10.1214/16-EJS1126
     """  # noqa: E501
+    check_batch(x)
     if x.ndim != 2:
         raise ValueError(f"x must have shape (n, d), got {tuple(x.shape)}; flatten it first")
-    _check_data(x)
+    check_points(x, least=2)
     d, mean = x.shape[1], x.double().mean(0)
     centred = x.double() - mean
     S = centred.mT @ centred / len(x)
     mean = mean.to(x)
     advice = f"use more than d = {d} distinct points, or a structure with fewer parameters"
-    if isinstance(structure, str):
+    if not isinstance(structure, Tensor):
+        check_option(structure, "structure, if it is no mask,", ("full", "diagonal", "isotropic"))
         if structure == "isotropic" and float(S.trace()) > 0:
             return Gaussian(mean, S.trace() / d)
         if structure == "diagonal" and bool((S.diagonal() > 0).all()):
@@ -272,15 +279,13 @@ def gaussian_precision(
         if structure == "full":
             _inverse(S, 0.0, advice)  # refuses a singular S
             return Gaussian(mean, S)
-        if structure not in ("diagonal", "isotropic"):
-            raise ValueError(
-                f"unknown structure {structure!r}; full, diagonal, isotropic or a mask"
-            )
         raise ValueError("a coordinate has variance 0, so its precision is infinite; leave it out")
     mask = structure.to(x.device)
     fits = mask.shape == (d, d) and mask.dtype == torch.bool
     if not fits or not bool((mask == mask.mT).all() and mask.diagonal().all()):
-        raise ValueError(f"the mask must be boolean ({d}, {d}), symmetric, True on the diagonal")
+        raise ValueError(
+            f"a mask as structure must be boolean ({d}, {d}), symmetric, True on the diagonal"
+        )
     i, j = mask.triu().nonzero().unbind(1)
     same = lambda p, q: (p[:, None] == q).to(S)
     # tr(B_e S B_f) for the symmetric units B_e = e_i e_jᵀ + e_j e_iᵀ (halved where i = j)

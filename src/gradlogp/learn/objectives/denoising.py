@@ -10,8 +10,6 @@ minimiser, and for every σ > 0 and every s_θ exactly
 
 from __future__ import annotations
 
-import math
-
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -20,9 +18,12 @@ from ...core import (
     Generator,
     NoisyScore,
     ScoreFn,
+    check_kind,
+    check_level,
+    check_number,
     check_points,
     check_same_shape,
-    per_sample,
+    evaluate,
     randn_like,
 )
 from ...noise.score_base import check_noisy_score, check_same_frame
@@ -64,17 +65,14 @@ def denoising(
     """
     check_points(x)
     b: Tensor | float
-    if isinstance(sigma, int | float):
-        lowest, b = float(sigma), float(sigma)
+    if isinstance(sigma, Tensor):
+        b = check_level(sigma, x)
     else:
-        b = per_sample(sigma, x, "sigma")
-        lowest = float(b.min())
-    if not 0 < lowest < math.inf:
-        raise ValueError(f"sigma must be positive and finite, got a minimum of {lowest:.3g}")
+        check_number(sigma, "sigma", above=0)
+        b = float(sigma)
     eps = randn_like(x, generator)
     x_t = torch.add(x, eps, alpha=b) if isinstance(b, float) else torch.addcmul(x, b, eps)
-    s = score(x_t)
-    check_same_shape(s, x_t, "the score")
+    s = evaluate(score, x_t)
     return _half_square(s.add(eps, alpha=1 / b) if isinstance(b, float) else s + eps / b)
 
 
@@ -114,7 +112,9 @@ def multilevel(
         | https://arxiv.org/abs/2006.11239
     """
     check_noisy_score(score)
-    check_points(z, "z")
+    check_points(z, "z", score.event_shape)
+    if importance is not None:
+        check_kind(importance, "importance", ImportanceTimes, "ImportanceTimes")
     schedule = score.schedule
     ratio: Tensor | None = None
     if importance is not None:
@@ -160,9 +160,10 @@ def excess(
         ValueError: For two scores of different schedules or coordinates, or a wrong shape.
     """
     check_noisy_score(score)
-    check_noisy_score(exact)
-    check_same_frame(score, exact, "the model and the exact score")
-    check_points(z, "z")
+    check_noisy_score(exact, "exact")
+    check_same_frame(score, exact, "score and exact, the model and the exact score,")
+    check_points(z, "z", score.event_shape)
+    t = times_of(score.schedule, z, t, generator, False)
     z_t, _, _ = noised_at(score.schedule, z, t, generator)
     s, target = score(z_t, t), exact(z_t, t)
     check_same_shape(s, z_t, "the score")

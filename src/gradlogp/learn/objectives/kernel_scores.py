@@ -28,9 +28,21 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ...core import check_batch, distances, permutation, sum_event
+from ...core import (
+    check_batch,
+    check_count,
+    check_number,
+    check_option,
+    check_points,
+    distances,
+    permutation,
+    rows_held,
+    sum_event,
+    warn_of_cost,
+)
 
 Strength = float | Literal["cv"]
+MANY_UNKNOWNS = 3000  # from there on one fit takes ten seconds and more, and "cv" many fits
 MAX_DENSE = 8000  # unknowns of a linear system that is stored: half a gigabyte
 LAMBDAS = tuple(10.0 ** (-k / 2) for k in range(11))
 COUNTS = (1, 2, 3, 4, 5, 6, 8, 10, 13, 16, 20, 25, 32, 40, 50)
@@ -41,6 +53,11 @@ BANDWIDTHS = (0.5, 0.75, 1.0, 1.5, 2.0, 3.0)
 
 class Options(TypedDict, total=False):
     """What all estimators take besides; "cv" minimises ½‖s‖² + tr ∇s of points held out.
+
+    With n points of d entries a fit takes memory (n d)² with a curl-free kernel and n² with a diagonal
+    one, and time of the power 3/2 of that (the ν-method: of that itself, times the iterations). Above
+    3,000 unknowns, n d or n, a warning says so, and 8,000 are the most. "cv" takes `folds` more fits
+    for each bandwidth. A score at B points takes time B n d.
 
     All refuse data that are not finite, too few or all equal, and numbers that are not positive.
     """
@@ -91,13 +108,12 @@ class KernelScore:
     points: Float[Tensor, "n d"]
     coefficients: Float[Tensor, "n d"]
     a: float
-    chunk_size: int = 1024
 
     def _map(self, f: Callable[[Tensor, Tensor, Tensor], Tensor], x: Tensor) -> Tensor:
         """Apply f(D, u, D·c) to chunks of x, in the units of the bandwidth."""
         check_batch(x, self.event_shape)
         z, parts = x.flatten(1).to(self.points) / self.bandwidth, []
-        for part in z.split(max(1, self.chunk_size // self.kernel.d)):
+        for part in z.split(rows_held(3 * self.points.numel())):
             D = part.unsqueeze(1) - self.points
             parts.append(f(D, D.square().sum(-1), (D * self.coefficients).sum(-1)))
         return torch.cat(parts).to(x)
@@ -152,6 +168,10 @@ def _system(points: Tensor, kernel: _Kernel) -> System:
     N = n * d if kernel.curl_free else n
     if N > MAX_DENSE:
         raise ValueError(f"{N} unknowns are more than {MAX_DENSE}; fit a part of the data")
+    warn_of_cost(
+        N, MANY_UNKNOWNS, "a kernel estimator",
+        "these are its unknowns; fit a random part of the data, or a network by fit",
+    )  # fmt: skip
     zeta = KernelScore(1.0, 0.0, points.shape[1:], kernel, points, 0 * points, 1.0)(points)
     u = distances(points, points).square()
     P, R = kernel.parts(u)
@@ -199,6 +219,7 @@ def _fit(
     solver: Callable[[System, Sequence[float]], list[tuple[float, Tensor]]],
     data: Tensor,
     strength: float | str,
+    name: str,
     grid: Sequence[float],
     curl_free: bool,
     bandwidth: float | str = "median",
@@ -207,23 +228,33 @@ def _fit(
     generator: torch.Generator | None = None,
 ) -> KernelScore:
     """Check the data, choose what is to be chosen by cross-validation, and solve."""
-    check_batch(data, name="data")
-    z, need = data.flatten(1).double(), 2 * folds if "cv" in (bandwidth, strength) else 2
-    if folds < 2 or len(z) < need:
-        raise ValueError(f"expected folds ≥ 2 and at least {need} points, got {folds}, {len(z)}")
-    distances = torch.pdist(z)
-    if not bool(torch.isfinite(z).all() and (distances > 0).any()):
-        raise ValueError("data has entries that are not finite, or all its points coincide")
-    median = float(distances.median())
-    named = {"median": [median], "cv": [factor * median for factor in BANDWIDTHS]}
-    hs = named.get(bandwidth, []) if isinstance(bandwidth, str) else [bandwidth]
-    strengths = [strength] if not isinstance(strength, str) else grid if strength == "cv" else []
-    fits = hs and strengths and all(v > 0 for v in (*hs, *strengths)) and shape in ("rbf", "imq")
-    if not fits or (grid is not LAMBDAS and any(v % 1 for v in strengths)):
-        raise ValueError(
-            f"expected bandwidth > 0, 'median' (it is {median:.3g}) or 'cv', and λ > 0, a whole "
-            f"number or 'cv', and shape rbf or imq; got {bandwidth!r}, {strength!r}, {shape!r}"
-        )
+    check_count(folds, "folds", 2)
+    chosen = [v for v in (bandwidth, strength) if isinstance(v, str) and v == "cv"]
+    check_points(data, "data", least=2 * folds if chosen else 2)
+    check_option(shape, "shape", ("rbf", "imq"))
+    z = data.flatten(1).double()
+    apart = torch.pdist(z)
+    if not bool((apart > 0).any()):
+        raise ValueError("all points of data coincide")
+    median = float(apart.median())
+    if isinstance(bandwidth, str):
+        check_option(bandwidth, "bandwidth, if it is no number,", ("median", "cv"))
+        if median == 0:
+            raise ValueError(
+                "more than half of all pairs of points of data coincide; give bandwidth a number"
+            )
+        hs = [median] if bandwidth == "median" else [factor * median for factor in BANDWIDTHS]
+    else:
+        check_number(bandwidth, "bandwidth", above=0)
+        hs = [bandwidth]
+    if isinstance(strength, str):
+        check_option(strength, f"{name}, if it is no number,", ("cv",))
+        strengths = grid
+    else:
+        check_number(strength, name, above=0)
+        if grid is not LAMBDAS and strength % 1:
+            raise ValueError(f"{name} must be a whole number, got {strength}")
+        strengths = [strength]
     form = _Kernel(shape, curl_free, z.shape[1])
 
     def solve(points: Tensor, h: float, strengths: Sequence[float]) -> Iterator[KernelScore]:
@@ -255,7 +286,7 @@ def stein_gradient(
         | Gradient Estimators for Implicit Models (Li & Turner, 2018)
         | https://arxiv.org/abs/1705.07107
     """
-    return _fit(_tikhonov, data, regularization, LAMBDAS, False, **options)
+    return _fit(_tikhonov, data, regularization, "regularization", LAMBDAS, False, **options)
 
 
 def spectral_stein(
@@ -267,9 +298,10 @@ def spectral_stein(
         | A Spectral Approach to Gradient Estimation for Implicit Distributions (Shi et al., 2018)
         | https://arxiv.org/abs/1806.02925
     """
-    if not isinstance(n_eigen, str) and n_eigen > len(data):
-        raise ValueError(f"n_eigen is {n_eigen}, but {len(data)} points have no more eigenvectors")
-    return _fit(_cutoff, data, n_eigen, COUNTS, False, **options)
+    check_points(data, "data")
+    if not isinstance(n_eigen, str):  # as many eigenvectors as points
+        check_number(n_eigen, "n_eigen", above=0, most=len(data))
+    return _fit(_cutoff, data, n_eigen, "n_eigen", COUNTS, False, **options)
 
 
 def kernel_exponential_family(
@@ -283,7 +315,7 @@ def kernel_exponential_family(
         | Density Estimation in Infinite Dimensional Exponential Families (Sriperumbudur et al., 2017)
         | https://jmlr.org/papers/v18/16-011.html
     """
-    return _fit(_tikhonov, data, regularization, LAMBDAS, True, **options)
+    return _fit(_tikhonov, data, regularization, "regularization", LAMBDAS, True, **options)
 
 
 def nu_method(
@@ -294,6 +326,7 @@ def nu_method(
     **options: Unpack[Options],
 ) -> KernelScore:
     """ν-method: accelerated iterations stopped early; k of them act like λ = k⁻²."""
-    if not nu > 0:
-        raise ValueError(f"nu must be positive, got {nu}")
-    return _fit(partial(_nu, nu=nu), data, iterations, ITERATIONS, curl_free, **options)
+    check_number(nu, "nu", above=0)
+    return _fit(
+        partial(_nu, nu=nu), data, iterations, "iterations", ITERATIONS, curl_free, **options
+    )

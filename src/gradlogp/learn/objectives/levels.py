@@ -7,7 +7,7 @@ from collections.abc import Callable
 from jaxtyping import Float
 from torch import Tensor
 
-from ...core import Generator, NoisyScore, ScoreFn, check_points
+from ...core import Generator, NoisyScore, ScoreFn, check_function, check_points, check_same_shape
 from ...noise.score_base import check_noisy_score
 from .times import noised_at, times_of
 from .weights import Weight, sigma2, weight_at
@@ -50,9 +50,12 @@ def noised(
         | https://arxiv.org/abs/1905.07088
     """
     check_noisy_score(score)
-    check_points(z, "z")
+    check_points(z, "z", score.event_shape)
+    check_function(matching, "matching")
     schedule = score.schedule
     t = times_of(schedule, z, t, generator, stratified)
     z_t, _, _ = noised_at(schedule, z, t, generator)
     at_level: ScoreFn = lambda y: score(y, t)
-    return weight_at(weight, schedule, t).to(z) * matching(at_level, z_t, generator=generator)
+    loss = matching(at_level, z_t, generator=generator)
+    check_same_shape(loss, t, "matching")
+    return weight_at(weight, schedule, t).to(z) * loss

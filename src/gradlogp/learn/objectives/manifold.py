@@ -18,8 +18,13 @@ from torch import Tensor
 from ...core import (
     Generator,
     ScoreFn,
+    check_batch,
+    check_finite,
+    check_function,
+    check_level,
+    check_number,
     check_points,
-    check_same_shape,
+    evaluate,
     per_sample,
     randn_like,
     sum_event,
@@ -60,7 +65,7 @@ def normal_denoising(
             that are not orthonormal.
     """
     check_points(x)
-    b = _positive(sigma, x, "sigma")
+    b = check_level(sigma, x)
     z = _along(normals, x, randn_like(x, generator))
     return _half_square(score, x + b * z, z / b)
 
@@ -107,8 +112,8 @@ def tangent_normal_denoising(
         | https://doi.org/10.1162/NECO_a_00142
     """
     check_points(x)
-    b_t = _positive(sigma_tangent, x, "sigma_tangent")
-    b_n = _positive(sigma_normal, x, "sigma_normal")
+    b_t = check_level(sigma_tangent, x, "sigma_tangent")
+    b_n = check_level(sigma_normal, x, "sigma_normal")
     z = randn_like(x, generator)
     across = _along(normals, x, z)
     inside = z - across
@@ -116,26 +121,19 @@ def tangent_normal_denoising(
 
 
 def _half_square(score: ScoreFn, x: Tensor, minus_target: Tensor) -> Tensor:
-    s = score(x)
-    check_same_shape(s, x, "score")
-    return 0.5 * sum_event((s + minus_target).square())
-
-
-def _positive(sigma: Tensor | float, x: Tensor, name: str) -> Tensor:
-    b = per_sample(sigma, x, name)
-    if not bool((torch.isfinite(b) & (b > 0)).all()):
-        raise ValueError(f"{name} must be positive and finite, got a minimum of {float(b.min())}")
-    return b
+    return 0.5 * sum_event((evaluate(score, x) + minus_target).square())
 
 
 def _along(normals: Tensor, x: Tensor, z: Tensor) -> Tensor:
     """Return N Nᵀ z, shape of x."""
     B, D = len(x), x[0].numel()
+    check_batch(normals, name="normals")
     if normals.ndim != 3 or normals.shape[:2] != (B, D) or not 0 < normals.shape[2] < D:
         raise ValueError(
             f"normals must have shape ({B}, {D}, m) with m from 1 to {D - 1}, got "
             f"{tuple(normals.shape)}; without normals the data fill the space: use denoising"
         )
+    check_finite(normals, "normals")
     N = normals.to(x)
     off = (N.mT @ N - torch.eye(N.shape[2]).to(N)).abs().amax()
     if not bool(off <= torch.finfo(N.dtype).eps ** 0.5):
@@ -156,10 +154,10 @@ def tangential(score: ScoreFn) -> ScoreFn:
     the tangent part of s; so `sliced_vr(tangential(score), x)` is `implicit_on_sphere` with
     Hutchinson's estimate of it.
     """
+    check_function(score, "score")
 
     def field(y: Tensor) -> Tensor:
-        s = score(y)
-        check_same_shape(s, y, "score")
+        s = evaluate(score, y)
         along = sum_event(s * y) / sum_event(y.square())
         return s - per_sample(along, y) * y
 
@@ -203,8 +201,7 @@ def implicit_on_sphere(
 
 
 def _on_sphere(x: Tensor, radius: float) -> None:
-    if not radius > 0:
-        raise ValueError(f"radius must be positive, got {radius}")
+    check_number(radius, "radius", above=0)
     off = (x.detach().flatten(1).norm(dim=1) / radius - 1).abs().max()
     if not float(off) <= 1e-4:
         raise ValueError(

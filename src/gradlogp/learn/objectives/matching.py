@@ -13,8 +13,6 @@ objective returns the loss of each sample, `(B,)`.
 
 from __future__ import annotations
 
-import math
-
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -25,8 +23,10 @@ from ...core import (
     Generator,
     ScoreFn,
     check_count,
+    check_function,
+    check_number,
     check_points,
-    check_same_shape,
+    evaluate,
     per_sample,
     sum_event,
 )
@@ -48,9 +48,7 @@ def explicit(
         ValueError: For a wrong shape, an empty batch, or points that are not finite.
     """
     check_points(x)
-    s, target = score(x), target_score(x)
-    check_same_shape(s, x, "score")
-    check_same_shape(target, x, "target_score")
+    s, target = evaluate(score, x), evaluate(target_score, x, "target_score")
     return 0.5 * sum_event((s - target).square())
 
 
@@ -76,6 +74,7 @@ def implicit(
         | https://jmlr.org/papers/v6/hyvarinen05a.html
     """
     check_points(x)
+    check_function(score, "score")
     s, trace = jacobian_trace(score, x, chunk_size)
     return trace + 0.5 * sum_event(s.square())
 
@@ -107,6 +106,7 @@ def sliced(
         | Sliced Score Matching: A Scalable Approach to Density and Score Estimation (Song et al., 2019)
         | https://arxiv.org/abs/1905.07088
     """
+    check_function(score, "score")
     along, form = slices(score, x, draw_probes(x, n_slices, probe, generator))
     return form + 0.5 * along.square().mean(0)
 
@@ -126,6 +126,7 @@ def sliced_vr(
     every law of probes is scaled to that; there is no way to ask for the unit sphere. Arguments,
     errors and the reference are those of `sliced`.
     """
+    check_function(score, "score")
     s, forms = hutchinson_trace(score, x, draw_probes(x, n_slices, probe, generator))
     return forms.mean(0) + 0.5 * sum_event(s.square())
 
@@ -179,15 +180,13 @@ def finite_difference(
     if step is None:
         scale = like.flatten(1).square().mean(1).sqrt().clamp(min=1.0)
         h = per_sample(torch.finfo(x.dtype).eps ** (1 / 3) * scale, x)
-    elif isinstance(step, int | float) and 0 < step < math.inf:
-        h = per_sample(step, x)
     else:
-        raise ValueError(f"step must be positive and finite, got {step}")
+        check_number(step, "step", above=0)
+        h = per_sample(step, x)
     losses = []
     for _ in range(n_slices):
         v = draw_probe(probe, like, generator)
-        above, below = score(x + h * v), score(x - h * v)
-        check_same_shape(above, x, "score")
+        above, below = evaluate(score, x + h * v), evaluate(score, x - h * v)
         slope = sum_event(v * (above - below)) / (2 * h.reshape(-1))
         losses.append(slope + 0.5 * sum_event(((above + below) / 2).square()))
     return torch.stack(losses).mean(0)

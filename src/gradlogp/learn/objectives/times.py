@@ -8,7 +8,18 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ...core import Generator, Schedule, per_sample, rand_like, randn_like
+from ...core import (
+    Generator,
+    Schedule,
+    check_count,
+    check_finite,
+    check_function,
+    check_kind,
+    check_schedule,
+    per_sample,
+    rand_like,
+    randn_like,
+)
 
 T_MIN = 1e-3
 """The earliest time drawn in training: below it VP noise is under 1 % of the data."""
@@ -32,6 +43,8 @@ def draw_times(
     With `stratified` the batch spreads evenly, one time from each of B equal parts in random
     order: each time is still uniform by itself, and the mean over the batch varies less.
     """
+    check_schedule(schedule)
+    check_kind(like, "like", Tensor, "a tensor (B,)")
     u = _uniform(like, generator, stratified)
     if schedule.times is None:
         return T_MIN + (1 - T_MIN) * u
@@ -53,8 +66,7 @@ def times_of(
     """
     if t is None:
         return draw_times(schedule, z.new_empty(len(z)), generator, stratified=stratified)
-    if not isinstance(t, Tensor):
-        raise ValueError(f"t must be a torch.Tensor of {len(z)} times, got {t!r}")
+    check_finite(t, "t")
     if t.shape != z.shape[:1]:
         raise ValueError(f"t must have shape ({len(z)},), got {tuple(t.shape)}")
     return t
@@ -91,8 +103,8 @@ class ImportanceTimes:
     """
 
     def __init__(self, density: Callable[[Schedule, Tensor], Tensor], n_cells: int = 1000) -> None:
-        if n_cells < 1:
-            raise ValueError(f"n_cells must be at least 1, got {n_cells}")
+        check_function(density, "density")
+        check_count(n_cells, "n_cells")
         self.density, self.n_cells = density, n_cells
         self._tables: tuple[Schedule, tuple[Tensor, ...]] | None = None
 

@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
-from ...core import Schedule
+from ...core import Schedule, check_function, check_number, shown
 
 
 def unweighted(alpha: Tensor, sigma: Tensor) -> Tensor:
@@ -74,8 +75,7 @@ def edm(sigma_data: float = 0.5) -> Callable[[Tensor, Tensor], Tensor]:
         | Elucidating the Design Space of Diffusion-Based Generative Models (Karras et al., 2022)
         | https://arxiv.org/abs/2206.00364
     """
-    if not sigma_data > 0:
-        raise ValueError(f"sigma_data must be positive, got {sigma_data}")
+    check_number(sigma_data, "sigma_data", above=0)
 
     def weight(alpha: Tensor, sigma: Tensor) -> Tensor:
         return sigma**2 * (1 + (sigma / (alpha * sigma_data)) ** 2)
@@ -109,4 +109,9 @@ Weight = Callable[[Tensor, Tensor], Tensor] | OfTime
 
 def weight_at(weight: Weight, schedule: Schedule, t: Tensor) -> Tensor:
     """Return the weight at each time, shape of t."""
-    return weight.at(schedule, t) if isinstance(weight, OfTime) else weight(*schedule(t))
+    if not isinstance(weight, OfTime):
+        check_function(weight, "weight")
+    w = weight.at(schedule, t) if isinstance(weight, OfTime) else weight(*schedule(t))
+    if not isinstance(w, Tensor) or w.shape not in (t.shape, torch.Size()):
+        raise ValueError(f"weight must return one number for each sample, got {shown(w)}")
+    return w

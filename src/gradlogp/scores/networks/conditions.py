@@ -9,7 +9,7 @@ from jaxtyping import Bool
 from torch import Tensor
 from torch._C._functorch import is_functorch_wrapped_tensor
 
-from ...core import Generator, rand_like
+from ...core import Generator, check_count, check_event_shape, check_kind, rand_like
 
 NO_CLASS = -1
 """The label of no class: a network given it answers for all classes together."""
@@ -23,13 +23,23 @@ def read_condition(condition: int | Sequence[int] | None) -> int | tuple[int, ..
     """
     if condition is None:
         return None
-    kind = condition if isinstance(condition, int) else tuple(int(n) for n in condition)
-    if not kind or min(kind if isinstance(kind, tuple) else (kind,)) < 1:
-        raise ValueError(
-            "condition must be a number of classes, a shape of positive sizes, or None, got "
-            f"condition={condition}"
-        )
-    return kind
+    sizes = read_sizes(condition, "condition")
+    return sizes[0] if isinstance(condition, int) else sizes
+
+
+def read_sizes(sizes: int | Sequence[int], name: str) -> tuple[int, ...]:
+    """Return a number, or a sequence of them, as a shape.
+
+    Raises:
+        ValueError: Unless there is at least one, and all are positive integers.
+    """
+    if isinstance(sizes, int):
+        check_count(sizes, name)
+        return (sizes,)
+    check_kind(sizes, name, list | tuple, "a number or a shape of positive sizes")
+    check_count(len(sizes), f"the number of sizes of {name}")
+    check_event_shape(tuple(sizes), name)
+    return tuple(int(n) for n in sizes)
 
 
 def check_condition(

@@ -8,7 +8,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from .conditions import check_condition, read_condition
+from ...core import check_batch, check_count, check_generator
+from .conditions import check_condition, read_condition, read_sizes
 from .embeddings import Conditioning, initialise
 
 
@@ -52,11 +53,10 @@ class MLP(nn.Module):
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
-        shape = (event,) if isinstance(event, int) else tuple(int(n) for n in event)
-        if not shape or min(*shape, width, depth) < 1:
-            raise ValueError(
-                f"MLP needs positive sizes, got event={event}, width={width}, depth={depth}"
-            )
+        shape = read_sizes(event, "event")
+        check_count(width, "width")
+        check_count(depth, "depth")
+        check_generator(generator)
         self.condition = read_condition(condition)
         self.config = {
             "event": list(shape), "width": width, "depth": depth, "condition": self.condition,
@@ -77,6 +77,7 @@ class MLP(nn.Module):
         condition: Int[Tensor, " batch"] | Float[Tensor, "batch *condition"] | None = None,
     ) -> Float[Tensor, "batch *event"]:
         """Return the prediction at x."""
+        check_batch(x, self.event_shape)
         check_condition(self.condition, condition, len(x))
         emb = self.conditioning(c, condition)
         h = self.inlet(x.flatten(1))

@@ -9,7 +9,8 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch._C._functorch import is_functorch_wrapped_tensor
 
-from .conditions import check_condition, read_condition
+from ...core import check_batch, check_count, check_generator
+from .conditions import check_condition, read_condition, read_sizes
 from .embeddings import Conditioning, initialise
 
 
@@ -82,19 +83,18 @@ class UNet(nn.Module):
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
-        shape = tuple(int(n) for n in event)
-        if not channels or min(blocks, patch) < 1:
-            raise ValueError(
-                f"UNet needs positive sizes, got channels={tuple(channels)}, blocks={blocks}, "
-                f"patch={patch}"
-            )
+        shape, channels = read_sizes(event, "event"), read_sizes(channels, "channels")
+        check_count(blocks, "blocks")
+        check_count(patch, "patch")
+        check_generator(generator)
         side = patch * 2 ** (len(channels) - 1)
-        if len(shape) != 3 or min(shape) < 1:
-            raise ValueError(f"UNet needs an event shape (C, H, W), got {shape}")
+        if len(shape) != 3:
+            raise ValueError(f"event must be a shape (C, H, W), got {shape}")
         if shape[1] % side or shape[2] % side:
             raise ValueError(
-                f"{shape[1]}x{shape[2]} images cannot be halved {len(channels) - 1} times after "
-                f"folding {patch}x{patch} patches: sides must be multiples of {side}"
+                f"an event of {shape[1]}x{shape[2]} pixels cannot be halved {len(channels) - 1} times, "
+                f"as channels ask for, after folding {patch}x{patch} patches (patch): sides must be "
+                f"multiples of {side}"
             )
         if any(c % 8 or c < 8 for c in channels):
             raise ValueError(f"channels must be multiples of 8, got {tuple(channels)}")
@@ -132,6 +132,7 @@ class UNet(nn.Module):
         condition: Int[Tensor, " batch"] | Float[Tensor, "batch *condition"] | None = None,
     ) -> Float[Tensor, "batch channels height width"]:
         """Return the prediction at x."""
+        check_batch(x, self.event_shape)
         check_condition(self.condition, condition, len(x))
         seen = x
         if condition is not None and self.joined:

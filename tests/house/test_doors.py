@@ -1,0 +1,160 @@
+"""Every public name meets hostile arguments: our refusal that names the argument, or a finite result.
+
+`door_support` finds the names, makes the arguments and judges.
+"""
+
+import contextlib
+import functools
+import io
+import itertools
+import zlib
+
+import numpy as np
+import pytest
+import torch
+from door_support import BY_BOTH, HOSTILE, X, doors, judge, parameters, public_names
+
+import gradlogp as glp
+from gradlogp.core import check_count, check_points
+
+FEW = 10
+"""Hostile arguments for every parameter in the fast walk, others for every parameter."""
+
+DEAR = (
+    "survey", "table", "mixture_weight", "score_samples", "ScoreEstimator.score", "log_likelihood",
+    "fisher_information", "variational_bound", "ScoreEstimator.fit", "tune_mclmc",
+)  # fmt: skip
+"""Where an accepted argument takes tens of milliseconds; these are walked when there is time."""
+
+NOT_CALLED = {
+    "learn.data.loading.load": "reads files: learn/test_data.py has hostile ones",
+    "scores.diffusers.from_diffusers": "takes models of another library, as its own tests do",
+}
+"""Functions and constructors that are not walked, and why."""
+
+
+def walk(paths, few=None):
+    """Return what is wrong, a line each, and how many calls were made."""
+    wrong, n = [], 0
+    for path, f, given in paths:
+        for name in given:
+            start = zlib.crc32(f"{path}.{name}".encode()) % len(HOSTILE)
+            chosen = itertools.islice(
+                itertools.cycle(HOSTILE), start, start + (few or len(HOSTILE))
+            )
+            for hostile in chosen:
+                with contextlib.redirect_stdout(io.StringIO()):
+                    found = judge(path, f, given, name, hostile)
+                n += 1
+                if found:
+                    wrong.append(f"{path}({name}={hostile.name}): {found}"[:300])
+    return wrong, n
+
+
+pytestmark = pytest.mark.usefixtures("as_user")
+
+
+@functools.cache
+def called():
+    """All doors that could be called, and those that could not."""
+    found = list(doors())
+    return [d for d in found if isinstance(d[2], dict)], [
+        d for d in found if isinstance(d[2], str)
+    ]
+
+
+def test_every_function_and_constructor_is_called():
+    """The tables of valid arguments know all but a short list, and most methods too."""
+    good, bad = called()
+    missing = {path: why for path, f, why in bad if path in public_names()}
+    assert set(missing) == set(NOT_CALLED), missing
+    assert len(good) > 0.8 * (len(good) + len(bad))
+    assert len(good) > 400
+
+
+def test_no_door_lets_a_hostile_argument_through():
+    good, _ = called()
+    wrong, n = walk([d for d in good if not d[0].endswith(DEAR)], FEW)
+    assert n > 9000
+    assert not wrong, "\n".join(wrong)
+
+
+@pytest.mark.slow
+def test_all_hostile_arguments_at_all_doors():
+    wrong, _ = walk(called()[0])
+    assert not wrong, "\n".join(wrong)
+
+
+def test_known_members_are_refused():
+    """What once gave numbers for NaN rows and empty batches, by name."""
+    nan, empty = X.clone(), X[:0]
+    nan[3, 1] = torch.nan
+    score = torch.neg
+    calls = {
+        "mean_score": lambda x: glp.metrics.mean_score(score, x),
+        "fisher_divergence": lambda x: glp.metrics.fisher_divergence(score, score, x),
+        "fisher_information": lambda x: glp.metrics.fisher_information(score, x),
+        "conservativity": lambda x: glp.metrics.conservativity(score, x),
+        "intrinsic_dimension": lambda x: glp.geometry.intrinsic_dimension(score, x, 0.1),
+        "tangent_space": lambda x: glp.geometry.tangent_space(score, x, 0.1),
+        "project": lambda x: glp.geometry.project(score, x, 0.1),
+        "find_modes": lambda x: glp.find_modes(glp.Gaussian([0.0, 0.0]), x),
+        "noise_levels": lambda x: glp.noise_levels(x, tell=None),
+        "run": lambda x: glp.run(glp.langevin.ULA(0.1), glp.Gaussian([0.0, 0.0]), x, 3),
+    }
+    for call in calls.values():
+        call(X)
+        for x, message in ((nan, "1 of 12 rows that are not finite"), (empty, "is empty")):
+            with pytest.raises(ValueError, match=message):
+                call(x)
+
+
+# ---------------------------------------------------------------------------- the walk itself
+
+
+def sloppy(x: torch.Tensor, n: int) -> float:
+    return float(x[:n].mean())
+
+
+def lenient(x: torch.Tensor, n: int) -> float:
+    """Refuses what is no tensor, and lets NaN through."""
+    if not isinstance(x, torch.Tensor):
+        raise ValueError(f"x must be a tensor, got {x!r}")
+    return float(np.nan_to_num(x.detach().double().sum().item()))
+
+
+def nameless(x: torch.Tensor, n: int) -> float:
+    raise ValueError("something is wrong")
+
+
+def tight(x: torch.Tensor, n: int) -> float:
+    check_points(x)
+    check_count(n, "n", most=12)
+    return float(x.flatten(1)[:n].mean())
+
+
+@pytest.mark.parametrize(
+    ("f", "complaints"),
+    [
+        (sloppy, {"TypeError from elsewhere", "AttributeError", "NaN without a word"}),
+        (lenient, {"accepted"}),
+        (nameless, {"does not name"}),
+        (tight, set()),
+    ],
+)
+def test_the_walk_sees_a_sloppy_function(f, complaints, monkeypatch):
+    monkeypatch.setattr("door_support.SOURCE", (str(glp.__path__[0]), __file__))
+    wrong, _ = walk([(f"here.{f.__name__}", f, {"x": X, "n": 4})])
+    for complaint in complaints:
+        assert any(complaint in line for line in wrong), complaint
+    assert complaints or not wrong, wrong
+
+
+def test_the_tables_are_used():
+    """A valid argument that belongs to no parameter is a leftover of one that is gone."""
+    every = [*itertools.chain(*called())]
+    known = {f"{path.rpartition('.')[2]}.{p.name}" for path, f, _ in every for p in parameters(f)}
+    known |= {
+        f"{'.'.join(path.split('.')[-2:])}.{p.name}" for path, f, _ in every for p in parameters(f)
+    }
+    assert set(BY_BOTH) <= known, set(BY_BOTH) - known
