@@ -266,7 +266,8 @@ def bijection(constraint: constraints.Constraint) -> Transform:
     if isinstance(constraint, constraints.independent):
         base = bijection(constraint.base_constraint)
         return IndependentTransform(base, constraint.reinterpreted_batch_ndims)
-    if isinstance(constraint, constraints.MixtureSameFamilyConstraint):
+    # PyTorch before 2.8 hands over the base constraint itself
+    if isinstance(constraint, getattr(constraints, "MixtureSameFamilyConstraint", ())):
         return bijection(constraint.base_constraint)
     if (own := OWN.get(type(constraint))) is not None:
         return own()
