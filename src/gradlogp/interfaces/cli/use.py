@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -16,6 +15,7 @@ from .common import (
     positive,
     print_json,
     print_rows,
+    refuse,
     say,
     set_threads,
 )
@@ -102,7 +102,8 @@ def sample(
         target: A name (`gradlogp targets` lists them), file.py:function, which is a log-density of a
             batch (B, D) that returns (B,), or an `as_target(...)` with its shapes and names; or a
             checkpoint folder, whose score at the lowest noise level is followed by kernels that need
-            no density.
+            no density. WARNING: a .py file is run, with all that is in it: name only files that you
+            trust. Checkpoints and data files hold no code.
         draws: With --target, draws of each chain; 1000 by default.
         warmup: With --target, steps of the warm-up, which are dropped; 1000 by default.
         chains: With --target, the number of chains; 4 by default. One alone is never judged to be ok.
@@ -131,10 +132,10 @@ def sample(
         "--step-size": step_size, "--dim": dim, "--spread": spread, "--json": json or None,
     }  # fmt: skip
     of_samples = {"--n": n, "--class": klass, "--method": method, "--steps": steps}
-    _refuse({"--burn-in": burn_in}, "does not exist: --warmup is what is dropped of each chain")
-    _refuse({"--thin": thin}, "does not exist: all --draws of each chain are kept")
+    refuse({"--burn-in": burn_in}, "does not exist: --warmup is what is dropped of each chain")
+    refuse({"--thin": thin}, "does not exist: all --draws of each chain are kept")
     if target is not None:
-        _refuse(
+        refuse(
             of_samples,
             "is for a checkpoint that is sampled without --target; with it, give --draws and "
             "--warmup (of each chain) and --chains",
@@ -145,17 +146,20 @@ def sample(
             spread=spread, out=out, seed=seed, json=json, quiet=quiet,
         )  # fmt: skip
     assert checkpoint is not None
-    _refuse(of_chains, f"is for a density; write --target {checkpoint} to run chains on its score")
+    refuse(of_chains, f"is for a density; write --target {checkpoint} to run chains on its score")
     n, method = n or 1000, method or "flow"
     if out is not None and out.suffix not in FORMATS:
         raise Misuse(f"cannot write {out}: use one of {', '.join(FORMATS)}")
     if out is not None and not out.parent.is_dir():
         raise Misuse(f"cannot write {out}: there is no folder {out.parent}")
     g = generator_of(seed)
+    import torch
+
     from ..pipeline import draw
 
     estimator = load_estimator(checkpoint)
     labels, model = class_labels(estimator, klass, n), estimator.model_
+    torch.empty(n, *model.event_shape)  # what the samples take: missed now, and not after the work
     x = draw(
         model if labels is None else model.given(labels), n, max(2, steps or STEPS[method]),
         transition=transition(method), generator=g, quiet=quiet,
@@ -165,13 +169,6 @@ def sample(
         picture = _picture(out.with_suffix(".png"), [(method, x)])
         say(f"{out}: {n} samples; {picture}", quiet=quiet)
     return 0
-
-
-def _refuse(given: Mapping[str, object], why: str) -> None:
-    """Raise `Misuse` for the first of these options that was given."""
-    for option, value in given.items():
-        if value is not None:
-            raise Misuse(f"{option} {why}")
 
 
 def evaluate(
@@ -268,12 +265,21 @@ def load_estimator(checkpoint: Path) -> ScoreEstimator:
 
 
 def load_for(
-    estimator: ScoreEstimator, data: str, columns: str | None, label: str | None, *, quiet: bool
+    estimator: ScoreEstimator,
+    data: str,
+    columns: str | None,
+    label: str | None,
+    *,
+    header: bool | None = None,
+    quiet: bool,
 ) -> tuple[Dataset, Tensor | None]:
     """Load data that a model knows, and the numbers that it gave their classes, by name."""
     import torch
 
-    found, shape = load(data, columns, label, quiet=quiet), estimator.model_.event_shape
+    found, shape = (
+        load(data, columns, label, header=header, quiet=quiet),
+        estimator.model_.event_shape,
+    )
     if found.x.shape[1:] != shape:
         raise Misuse(
             f"{data} has samples of shape {tuple(found.x.shape[1:])}, the model of {tuple(shape)}"
@@ -294,6 +300,8 @@ def class_labels(estimator: ScoreEstimator, klass: str | None, n: int) -> Tensor
     """Return n labels of one class, or of all in turn; None for a model without classes."""
     import torch
 
+    from ...core import nearest
+
     if not estimator.class_conditional:
         if klass is not None:
             raise Misuse("--class was given, but the model knows no classes")
@@ -302,7 +310,7 @@ def class_labels(estimator: ScoreEstimator, klass: str | None, n: int) -> Tensor
     if klass is None:
         return torch.arange(n) % len(known)
     if klass not in known:
-        raise Misuse(f"unknown class {klass!r}; known: {', '.join(known)}")
+        raise Misuse(f"unknown class {klass!r}{nearest(klass, known)}")
     return torch.full((n,), known.index(klass))
 
 

@@ -18,7 +18,8 @@ PIXELS = (1, 2, 3, 4)
 
 def read_numpy(path: Path) -> Raw:
     """Read .npy as a memory map, or the array x and perhaps the labels of .npz."""
-    labels, others = None, []
+    labels: np.ndarray | None = None
+    others: list[str] = []
     with reading(path):
         with path.open("rb") as file:
             magic = file.read(6)
