@@ -22,7 +22,10 @@ def read_numpy(path: Path) -> Raw:
     others: list[str] = []
     with reading(path):
         with path.open("rb") as file:
-            magic = file.read(6)
+            magic, (major, *_), size = file.read(6), file.read(2) or b"\0", file.read(4)
+        length = int.from_bytes(size[: 2 if major == 1 else 4], "little")
+        if magic == b"\x93NUMPY" and length > 10_000:  # memory for it would be asked for at once
+            raise ValueError(f"a header of {length:,} bytes is no header")
         if magic == b"\x93NUMPY":  # "c": read when touched, written to in memory only
             x = np.load(path, mmap_mode="c", allow_pickle=False)
         elif magic[:2] == b"PK":
