@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import signal
 import warnings
 from typing import NamedTuple
 
@@ -17,21 +18,34 @@ class Outcome(NamedTuple):
     raised: str = ""
 
 
-def attempt(*arguments):
+class Hang(BaseException):
+    """It took too long; no command catches this."""
+
+
+def attempt(*arguments, seconds=120):
     """Run one command line."""
+
+    def stop(number, frame):
+        raise Hang(f"not done after {seconds} s")
+
     out, err = io.StringIO(), io.StringIO()
-    with (
-        contextlib.redirect_stdout(out),
-        contextlib.redirect_stderr(err),
-        warnings.catch_warnings(),
-    ):
-        warnings.simplefilter("ignore")
-        try:
+    before = signal.signal(signal.SIGALRM, stop)
+    signal.alarm(seconds)
+    try:
+        with (
+            contextlib.redirect_stdout(out),
+            contextlib.redirect_stderr(err),
+            warnings.catch_warnings(),
+        ):
+            warnings.simplefilter("ignore")
             code = main([str(a) for a in arguments])
-        except BaseException as error:  # whatever it is: a person would see its traceback
-            if isinstance(error, KeyboardInterrupt):
-                raise
-            return Outcome(None, out.getvalue(), err.getvalue(), repr(error))
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # whatever it is: a person would see its traceback
+        return Outcome(None, out.getvalue(), err.getvalue(), repr(error))
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
     return Outcome(code, out.getvalue(), err.getvalue())
 
 
