@@ -154,7 +154,7 @@ def draw(rng):
         sense = name in first and name in WORDS and name != "name" and rng.random() < 0.6
         chosen[name] = WORDS[name][rng.randrange(3)] if sense else value(rng, name, known[name])
     cheap = CHEAP.get("target" if "target" in chosen else command, {})
-    chosen = {**{name: v for name, v in cheap.items() if rng.random() < 0.98}, **chosen}
+    chosen = {**cheap, **chosen}
     if command == "demo":
         chosen["name"] = rng.choice(WORDS["name"])  # a demonstration itself takes a minute
     if command == "verify" and not chosen.get("only"):
