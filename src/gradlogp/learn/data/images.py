@@ -41,7 +41,7 @@ def read_image(path: Path) -> np.ndarray:
             upright = ImageOps.exif_transpose(image)
             pixels = np.asarray(upright if deep else upright.convert(mode))
             white = 65535 if deep else 255
-    scaled = pixels if white == 255 else pixels * np.float32(255 / white)
+    scaled = pixels if white == 255 else pixels.astype(np.float32) * np.float32(255 / white)
     return np.moveaxis(np.atleast_3d(scaled), 2, 0)
 
 
