@@ -1,12 +1,15 @@
 # Every target sets up its own environment from nothing; the second time takes seconds.
 #   make demo       learn scores of stars and digits, sample, check; leaves reports/
 #   make test       the test suite (make test-slow: the long statistical runs)
+#   make dist-check build sdist and wheel, install them alone, run the commands of the README
+#   make test-min   the test suite on the oldest versions, constraints-min.txt
 #   make lint       style and types      make docs  the site      make bench  the benchmarks
 
 PY ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-INSTALL := $(BIN)/pip install --quiet --no-compile --disable-pip-version-check -c constraints.txt
+CONSTRAINTS ?= constraints.txt
+INSTALL := $(BIN)/pip install --quiet --no-compile --disable-pip-version-check -c $(CONSTRAINTS)
 REPORTS ?= reports
 
 # Installed without compiling, modules are compiled when first used; this would do it every time.
@@ -16,7 +19,7 @@ unexport PYTHONDONTWRITEBYTECODE
 TEST_ENV := OMP_NUM_THREADS=1
 WORKERS ?= 2
 
-.PHONY: demo test test-slow lint docs bench clean
+.PHONY: demo test test-slow test-min dist-check lint docs bench clean
 .DELETE_ON_ERROR:
 
 $(BIN)/python:
@@ -26,7 +29,7 @@ ifdef TORCH_INDEX
 	$(BIN)/pip install --quiet --index-url $(TORCH_INDEX) torch==2.13.0
 endif
 
-$(VENV)/.main: pyproject.toml constraints.txt | $(BIN)/python
+$(VENV)/.main: pyproject.toml $(CONSTRAINTS) | $(BIN)/python
 	$(INSTALL) -e '.[data,test]'
 	@$(BIN)/gradlogp fit --help > /dev/null  # compiles what every start of the command needs
 	@touch $@
@@ -50,6 +53,20 @@ test: $(VENV)/.main
 test-slow: $(VENV)/.main
 	$(TEST_ENV) $(BIN)/python -m pytest -q -n $(WORKERS) -m slow $(ARGS)
 
+test-min:
+	$(MAKE) test VENV=$(VENV)-min CONSTRAINTS=constraints-min.txt
+
+# The wheel is built from the sdist, so that both are tried; the environment has nothing else.
+dist-check: | $(BIN)/python
+	rm -rf dist $(VENV)-dist
+	$(INSTALL) hatchling
+	$(BIN)/hatchling build -t sdist
+	$(BIN)/pip wheel --quiet --no-deps --no-build-isolation -w dist dist/*.tar.gz
+	$(PY) -m venv $(VENV)-dist
+	$(VENV)-dist/bin/pip install --quiet --no-compile -c constraints.txt dist/*.whl
+	$(VENV)-dist/bin/pip check
+	cd dist && $(abspath $(VENV)-dist)/bin/python ../tests/house/base_install.py
+
 lint: $(VENV)/.lint
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -70,4 +87,4 @@ bench: $(VENV)/.main
 	$(TEST_ENV) $(BIN)/python benchmarks/training.py
 
 clean:
-	rm -rf $(VENV) site reports .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) $(VENV)-min $(VENV)-dist dist site reports .pytest_cache .mypy_cache .ruff_cache

@@ -12,6 +12,7 @@ from torch.distributions import (
     AffineTransform,
     Beta,
     Dirichlet,
+    Distribution,
     Exponential,
     Gamma,
     Independent,
@@ -257,6 +258,8 @@ def careful(mu, sigma):
     "bad", [[0.0, -800.0], [math.nan, 0.0], [0.0, math.nan], [math.inf, 0.0], [0.0, 800.0]]
 )
 def test_a_chain_that_overflows_is_nan_and_no_error_for_the_others(vectorized, bad, generator):
+    if not vectorized and "_is_all_true" not in inspect.getsource(Distribution):
+        pytest.skip("this PyTorch cannot check arguments of laws inside vmap: refused, in words")
     parameters = {"mu": (), "sigma": constraints.positive}
     target = as_target(log_prob=careful, parameters=parameters, vectorized=vectorized)
     z = torch.randn(3, 2, generator=generator)

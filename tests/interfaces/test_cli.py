@@ -204,7 +204,8 @@ def test_misuse_is_two(checkpoint, points, tmp_path, capsys):
         ("samples of shape (1, 8, 8)", "evaluate", checkpoint, "digits"),
         ("nonsense", "nonsense"),
         ("none.toml", "--config", tmp_path / "none.toml", "info"),
-        ("no check has 'langevine' in its name; parts are annealed", "verify", "langevine"),
+        ("no check has 'langevine' in its name; known: annealed", "verify", "langevine"),
+        ("did you mean 'dynamics'", "verify", "dynamic_s"),
     ):
         refuse(capsys, 2, *arguments, says=says)
 

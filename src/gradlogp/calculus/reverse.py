@@ -259,9 +259,11 @@ def jacobian_trace(
             values, trace = each(lambda y, index: jets.laplacian(s.log_prob, y, index))
             return torch.cat(values).movedim(0, 1).reshape(x.shape), trace
         values, trace = each(lambda y, index: jets.partial_trace(s, y, index))
+        return values[0], trace
     except jets.Unsupported:
-        parts = _chunks(x, chunk_size)
-        values, trace = each(lambda y, index: _reverse_trace(s, y, index))
+        pass  # and the exception goes: checkpoints of older PyTorch stay open while it is held
+    parts = _chunks(x, chunk_size)
+    values, trace = each(lambda y, index: _reverse_trace(s, y, index))
     return values[0], trace
 
 

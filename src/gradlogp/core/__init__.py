@@ -10,6 +10,8 @@ from .distances import distances as distances
 from .estimate import Estimate as Estimate
 from .estimate import mean_and_error as mean_and_error
 from .estimate import proportion as proportion
+from .names import nearest as nearest
+from .names import some as some
 from .protocols import Analytic as Analytic
 from .protocols import Coordinates as Coordinates
 from .protocols import Density as Density

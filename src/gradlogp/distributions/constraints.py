@@ -266,8 +266,8 @@ def bijection(constraint: constraints.Constraint) -> Transform:
     if isinstance(constraint, constraints.independent):
         base = bijection(constraint.base_constraint)
         return IndependentTransform(base, constraint.reinterpreted_batch_ndims)
-    if isinstance(constraint, constraints.MixtureSameFamilyConstraint):
-        return bijection(constraint.base_constraint)
+    if (inner := getattr(constraint, "base_constraint", None)) is not None:
+        return bijection(inner)  # of a mixture, from a class that older versions do not have
     if (own := OWN.get(type(constraint))) is not None:
         return own()
     low, high = (getattr(constraint, f"{name}_bound", None) for name in ("lower", "upper"))

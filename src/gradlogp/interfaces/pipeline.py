@@ -68,11 +68,16 @@ def build_model(
         # n points do not tell the score at scales far below a kernel density's bandwidth
         bandwidth = len(x) ** (-1 / (event.numel() + 4))
         schedule = VE(min(0.05, max(sigmas[-1], 0.1 * bandwidth)), sigmas[0])
-    if network is None and len(event) == 3 and not any(n % 2 for n in event[1:]):
+    if network is None and suits_unet(event):
         network = UNet(event, channels, condition=condition, generator=generator)
     elif network is None:
         network = MLP(event, width, depth, condition, generator=generator)
     return ScoreModel(network, schedule, predicts, event)
+
+
+def suits_unet(event: Sequence[int]) -> bool:
+    """Whether events are images with even sides, which a U-Net can halve."""
+    return len(event) == 3 and not any(n % 2 for n in event[1:])
 
 
 def draw(

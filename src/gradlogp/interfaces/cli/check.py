@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from .common import Misuse, is_checkpoint, load, print_json, print_table, set_threads
+from .common import Misuse, is_checkpoint, load, print_json, print_table, refuse, set_threads
 
 CAVEAT = (
     "Parametric only: estimates that know the form of the law. A network does not, and has no such "
@@ -39,13 +39,14 @@ def verify(
     set_threads(threads)
     from ...check.theory import CHECKS, select
     from ...check.theory import verify as run
+    from ...core import nearest
     from ...show.progress import bar
     from ...show.report import format_value
 
     checks = CHECKS if only is None else select(only)
     if not checks:
-        files = ", ".join(sorted({check.name.split(".")[0] for check in CHECKS}))
-        raise Misuse(f"no check has {only!r} in its name; parts are {files}")
+        parts = sorted({check.name.split(".")[0] for check in CHECKS})
+        raise Misuse(f"no check has {only!r} in its name{nearest(only or '', parts)}")
     claims = []
     with bar("verify", quiet=quiet) as progress:
         for claim in run(quick=quick, seed=seed, checks=checks):
@@ -76,6 +77,7 @@ def sample_size(
     data: str | None = None,
     columns: str | None = None,
     label: str | None = None,
+    header: bool | None = None,
     separation: float | None = None,
     json: bool = False,
     quiet: bool = False,
@@ -91,6 +93,7 @@ def sample_size(
         data: Data to take the dimension from; says too what its number of points is good for.
         columns: Columns to use, separated by commas.
         label: Column with the class of each row, which is left out.
+        header: Whether the first line of a .csv file is names; by default it is looked at.
         separation: Half the distance of two modes in their standard deviations: adds what it takes
             to tell their weights.
         json: Print as JSON.
@@ -98,6 +101,9 @@ def sample_size(
     """
     if (dim is None) == (data is None):
         raise Misuse("sample-size needs --dim or --data, and not both")
+    if data is None:
+        of_data = {"--columns": columns, "--label": label, "--header": header}
+        refuse(of_data, "is for --data; with --dim there is no table")
     if not 1e-9 <= accuracy <= 1e9:
         raise Misuse(f"--accuracy must be positive, from 1e-9 to 1e9, got {accuracy}")
     if dim is not None and dim < 1:
@@ -111,7 +117,7 @@ def sample_size(
 
     facts: dict[str, Any] = {}
     if data is not None:
-        n, dim = needs.span(load(data, columns, label, quiet=quiet).x)
+        n, dim = needs.span(load(data, columns, label, header=header, quiet=quiet).x)
         facts = {"n": n, "relative_error_of_a_gaussian_fit": needs.gaussian_error(n, dim=dim)}
     assert dim is not None
     rows = needs.table(accuracy, dim, separation)
@@ -132,14 +138,17 @@ def sample_size(
     return 0
 
 
-def info(what: str | None = None, *, json: bool = False) -> int:
+def info(what: str | None = None, *, header: bool | None = None, json: bool = False) -> int:
     """Describe a checkpoint, a data set, or this installation.
 
     Args:
         what: A checkpoint folder or anything `fit` takes; nothing for the installation.
+        header: Whether the first line of a .csv file is names; by default it is looked at.
         json: Print as JSON.
     """
-    facts = _installation() if what is None else _describe(what)
+    if what is None:
+        refuse({"--header": header}, "is for a .csv file")
+    facts = _installation() if what is None else _describe(what, header)
     if json:
         print_json(facts)
     else:
@@ -154,22 +163,25 @@ def _installation() -> dict[str, Any]:
 
     import torch
 
-    packages = ("gradlogp", "torch", "numpy", "scipy", "scikit-learn", "safetensors")
+    from ... import __version__
+
+    packages = ("torch", "numpy", "scipy", "scikit-learn", "safetensors")
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU only"
-    return {name: version(name) for name in packages} | {
+    return {"gradlogp": __version__} | {name: version(name) for name in packages} | {
         "python": platform.python_version(), "threads": torch.get_num_threads(), "device": device,
     }  # fmt: skip
 
 
-def _describe(what: str) -> dict[str, Any]:
+def _describe(what: str, header: bool | None) -> dict[str, Any]:
     from ...learn import checkpoint as ckpt
 
     if is_checkpoint(what):
+        refuse({"--header": header}, f"is for a .csv file, {what} is a checkpoint")
         config = ckpt.read_config(what)
         run = ckpt.read_run(what)
         run.pop("history", None)
         return {k: v for k, v in config.items() if k != "extra"} | config["extra"] | run
-    found = load(what, quiet=True)
+    found = load(what, header=header, quiet=True)
     return {
         "name": found.name, "samples": len(found.x), "event shape": tuple(found.x.shape[1:]),
         "columns": ", ".join(found.columns), "classes": ", ".join(found.classes),

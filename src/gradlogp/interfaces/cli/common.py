@@ -31,6 +31,13 @@ def say(message: str, *, quiet: bool = False) -> None:
         print(message, file=sys.stderr)
 
 
+def refuse(given: Mapping[str, object], why: str) -> None:
+    """Raise `Misuse` for the first of these options that was given: it belongs to another way."""
+    for option, value in given.items():
+        if value is not None:
+            raise Misuse(f"{option} {why}")
+
+
 def positive(option: str, value: int | None) -> None:
     """Refuse a count below 1."""
     if value is not None and value < 1:
@@ -57,13 +64,23 @@ def set_threads(threads: int | None) -> None:
 
 
 def load(
-    source: str, columns: str | None = None, label: str | None = None, *, quiet: bool = False
+    source: str,
+    columns: str | None = None,
+    label: str | None = None,
+    *,
+    header: bool | None = None,
+    quiet: bool = False,
 ) -> Dataset:
     """Load data, saying on standard error what was dropped; an unknown name is misuse."""
     from ...learn import data
 
+    if header is not None and (source in data.NAMES or Path(source).suffix.lower() != ".csv"):
+        raise Misuse(f"--header and --no-header are for .csv files, {source} is none")
+    if source in ("digits", "mnist") or (source not in data.NAMES and Path(source).is_dir()):
+        refuse({"--columns": columns, "--label": label}, f"is for tables; {source} are images")
+    names = columns.split(",") if columns is not None else None
     try:
-        found = data.load(source, columns=columns.split(",") if columns else None, label=label)
+        found = data.load(source, columns=names, label=label, header=header)
     except ValueError as error:
         if source not in data.NAMES and not Path(source).exists():
             raise Misuse(error) from None

@@ -5,7 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .common import Misuse, claim_output, positive, print_json, print_rows, say, set_threads
+from .common import (
+    Misuse,
+    claim_output,
+    generator_of,
+    positive,
+    print_json,
+    print_rows,
+    say,
+    set_threads,
+)
 
 if TYPE_CHECKING:
     import torch
@@ -27,6 +36,7 @@ def geometry(
     perturbations: int | None = None,
     columns: str | None = None,
     label: str | None = None,
+    header: bool | None = None,
     out: Path = Path("geometry.png"),
     force: bool = False,
     seed: int = 0,
@@ -52,6 +62,7 @@ def geometry(
             dimensions; by default eight times, or 64.
         columns: Columns to use, separated by commas.
         label: Column with the class of each row.
+        header: Whether the first line of a .csv file is names; by default it is looked at.
         out: Picture to write, .png.
         force: Replace a picture that is there.
         seed: Seed of everything random.
@@ -64,13 +75,11 @@ def geometry(
     if out.suffix != ".png":
         raise Misuse(f"cannot write {out}: use a name that ends in .png")
     claim_output(out, force=force)
-    import torch
-
     from ...geometry import survey
     from ...noise import noise_range
 
-    g = torch.Generator().manual_seed(seed)
-    score, x, rows_of_data = _read(checkpoint, data, columns, label, points, g, quiet)
+    g = generator_of(seed)
+    score, x, rows_of_data = _read(checkpoint, data, columns, label, header, points, g, quiet)
     D = x[0].numel()
     if perturbations is not None and perturbations < max(16, 2 * D):
         raise Misuse(
@@ -135,6 +144,7 @@ def _read(
     data: str,
     columns: str | None,
     label: str | None,
+    header: bool | None,
     points: int,
     g: torch.Generator,
     quiet: bool,
@@ -145,7 +155,7 @@ def _read(
 
     estimator = load_estimator(checkpoint)
     (found, labels), model = (
-        load_for(estimator, data, columns, label, quiet=quiet),
+        load_for(estimator, data, columns, label, header=header, quiet=quiet),
         estimator.model_,
     )
     if model.event_shape.numel() > MOST:

@@ -208,9 +208,11 @@ def _target(source: str, dim: int | None) -> _Start:
     elif is_checkpoint(source):
         start = _of_checkpoint(source)
     else:
-        names = ", ".join(named)
+        from ...core import nearest
+
         raise Misuse(
-            f"{source!r} is no target: a name of {names}, file.py:function, or a checkpoint"
+            f"{source!r} is no target{nearest(source, list(named))}; or give file.py:function, or a "
+            "checkpoint"
         )
     if dim is not None and tuple(start.shape) != (dim,):
         raise Misuse(f"{source} has events of shape {tuple(start.shape)}: leave out --dim {dim}")

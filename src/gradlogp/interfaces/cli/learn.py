@@ -20,6 +20,8 @@ from .common import (
     positive,
     print_json,
     print_rows,
+    refuse,
+    say,
     set_threads,
 )
 
@@ -84,10 +86,11 @@ def fit(
     out: Path,
     columns: str | None = None,
     label: str | None = None,
-    class_conditional: bool = False,
+    header: bool | None = None,
+    class_conditional: bool | None = None,
     settings: Annotated[TrainingSettings, Parameter(name="*")] = TrainingSettings(),  # noqa: B008
-    width: int = 128,
-    depth: int = 3,
+    width: int | None = None,
+    depth: int | None = None,
     predicts: Literal["score", "epsilon", "x0", "v", "velocity"] = "v",
     schedule: ScheduleName = "auto",
     objective: Literal["denoising", "implicit", "sliced", "sliced-vr"] = "denoising",
@@ -110,10 +113,12 @@ def fit(
         out: Checkpoint folder.
         columns: Columns to use, separated by commas.
         label: Column with the class of each row.
-        class_conditional: Learn one density for each class.
+        header: Whether the first line of a .csv file is names; by default it is looked at.
+        class_conditional: Learn one density for each class; with --no-class-conditional the column
+            of --label is left out.
         settings: How to train: each field is an option.
-        width: Width of the network for vectors.
-        depth: Its residual blocks.
+        width: Width of the network for vectors, 128 by default.
+        depth: Its residual blocks, 3 by default.
         predicts: What the network predicts.
         schedule: Noise levels; auto chooses them from the data. ddpm has 1000 steps, β from 1e-4
             to 0.02, and no likelihood.
@@ -134,28 +139,41 @@ def fit(
     """
     set_threads(threads)
     positive("--width", width)
+    positive("--depth", depth)
     if not 0 <= held_out < 1:
         raise Misuse(f"--held-out must lie in [0, 1), got {held_out}")
     claim_output(out, force=force or resume, folder=True)
-    dataset = load(data, columns, label, quiet=quiet)
-    conditional = class_conditional or label is not None
+    dataset = load(data, columns, label, header=header, quiet=quiet)
+    conditional = label is not None if class_conditional is None else class_conditional
     if conditional and dataset.labels is None:
         raise Misuse(f"{data} has no classes; name a column with --label")
     if settings.condition_dropout > 0 and not conditional:
         raise Misuse("--condition-dropout leaves out classes: use it with --class-conditional")
     from ..estimator import ScoreEstimator
+    from ..pipeline import suits_unet
 
+    size = {"width": width, "depth": depth}
+    if suits_unet(dataset.x.shape[1:]):
+        of_vectors = {f"--{name}": value for name, value in size.items()}
+        refuse(of_vectors, "is for vectors; images with even sides are learned by a U-Net")
+    elif dataset.x.ndim == 4:
+        say(
+            f"{data}: images with odd sides are learned by a network for vectors; crop or pad them "
+            "to even sides for a U-Net",
+            quiet=quiet,
+        )
     generator_of(seed)  # refuses what is no seed
     _check_device(device)
     with interruptible() as after_step:
         estimator = ScoreEstimator(
-            settings=settings, width=width, depth=depth, predicts=predicts,
+            settings=settings, predicts=predicts,
             standardize=STANDARDIZE[standardize], held_out_fraction=held_out,
             schedule=_schedule(schedule),
             objective=_objective(objective, weight), class_conditional=conditional,
             checkpoint=out, resume=resume, random_state=seed, device=device, callback=after_step,
             verbose=not quiet,
         )  # fmt: skip
+        estimator.set_params(**{k: v for k, v in size.items() if v is not None})
         try:
             estimator.fit(dataset.x, class_names(dataset), columns=dataset.columns)
         except Stopped as stop:

@@ -29,6 +29,9 @@ Options may come from a TOML file: --config run.toml, one table a command, as in
 
     [fit]
     steps = 4000
+
+Checkpoints, data and options hold no code. A file of Python named by --target file.py:function is
+run, with all that is in it: name only files that you trust.
 """
 
 app = cyclopts.App(
@@ -45,6 +48,21 @@ for _command in (
     app.command(_command)
 
 
+LOWER = {
+    "demo": "--threads", "fit": "--batch-size or --width", "evaluate": "--n", "restore": "--n",
+    "sample": "--n, or with --target --draws or --chains", "geometry": "--points or --perturbations",
+}  # fmt: skip
+"""What to lower where memory is short."""
+
+TOO_LARGE = (
+    "defaultcpuallocator",
+    "out of memory",
+    "calculation overflow",
+    "multiplication overflow",
+)
+"""What PyTorch says, by a RuntimeError, of memory that is not there or cannot be."""
+
+
 @app.meta.default
 def _launch(
     *tokens: Annotated[str, Parameter(show=False, allow_leading_hyphen=True)],
@@ -57,8 +75,7 @@ def _launch(
         config: A TOML file with options, one table a command.
     """
     if config is not None:
-        if not config.is_file():
-            raise Misuse(f"there is no configuration file {config}")
+        _check_config(config)
         app.config = (cyclopts.config.Toml(config, must_exist=True),)
     else:
         app.config = ()
@@ -69,8 +86,44 @@ def _launch(
     return command(*bound.args, **bound.kwargs)
 
 
+def _check_config(path: Path) -> None:
+    """Refuse a file with anything but tables of commands, and in them options of theirs."""
+    import tomllib
+
+    if not path.is_file():
+        raise Misuse(f"there is no configuration file {path}")
+    try:
+        found = tomllib.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise Misuse(f"{path} is no TOML file: {error}") from None
+    commands = [name for name in app if not name.startswith("-")]
+    for name, table in found.items():
+        if name not in commands:
+            what = (
+                f"[{name}]" if isinstance(table, dict) else f"'{name}', which stands in no table,"
+            )
+            _unknown(f"{path}: {what} is no command", name, commands)
+        if not isinstance(table, dict):
+            raise Misuse(f"{path}: '{name}' must be a table of options, [{name}], got {table!r}")
+        arguments = app[name].assemble_argument_collection()
+        options = [n[2:] for a in arguments for n in a.names if n.startswith("--")]
+        for key in table:
+            if key.replace("_", "-") not in options:
+                _unknown(f"{path}: [{name}] has no option '{key}'", key, options)
+
+
+def _unknown(what: str, name: str, known: list[str]) -> None:
+    from ...core import nearest
+
+    raise Misuse(f"{what}{nearest(name, known)}")
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line and return its exit code."""
+    """Run the command line and return its exit code.
+
+    Whatever fails becomes one line. Under `python -X dev -m gradlogp` an error that nobody foresaw
+    keeps its traceback.
+    """
     app.config = ()  # that of a call before is not that of this one
     with printable(sys.stdout, sys.stderr):
         return _run(arguments)
@@ -90,8 +143,23 @@ def _run(arguments: Sequence[str] | None) -> int:
     except BrokenPipeError:  # whoever read our output has enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except (ValueError, OSError, ArithmeticError, MemoryError) as error:
-        return _fail(1, error)
+    except Exception as error:
+        said = str(error).lower()
+        if isinstance(error, MemoryError) or any(words in said for words in TOO_LARGE):
+            command = next((t for t in arguments or sys.argv[1:] if t in LOWER), None)
+            advice = f"; lower {LOWER[command]}" if command else ""
+            return _fail(
+                1, f"out of memory{advice} ({said.splitlines()[0][:120] if said else 'no more'})"
+            )
+        if isinstance(error, ValueError | OSError | ArithmeticError):
+            return _fail(1, error)
+        if sys.flags.dev_mode:
+            raise
+        return _fail(
+            1,
+            f"{type(error).__name__}: {error}; this is a fault of gradlogp, and "
+            "`python -X dev -m gradlogp …` shows where",
+        )
     return result if isinstance(result, int) else 0
 
 

@@ -7,7 +7,16 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
-from .common import Misuse, claim_output, generator_of, positive, print_json, say, set_threads
+from .common import (
+    Misuse,
+    claim_output,
+    generator_of,
+    positive,
+    print_json,
+    refuse,
+    say,
+    set_threads,
+)
 
 if TYPE_CHECKING:
     import torch
@@ -30,14 +39,14 @@ def restore(
     noise: float | None = None,
     box: tuple[int, int, int, int] | None = None,
     mask: Path | None = None,
-    blur: float = 1.0,
-    factor: int = 2,
+    blur: float | None = None,
+    factor: int | None = None,
     simulate: bool = False,
     method: Guidance = "pigdm",
     n: int = 8,
     steps: int = 100,
     klass: Annotated[str | None, Parameter(name="--class")] = None,
-    values: tuple[float, float] = (0.0, 255.0),
+    values: tuple[float, float] | None = None,
     force: bool = False,
     seed: int = 0,
     threads: int | None = None,
@@ -53,21 +62,23 @@ def restore(
         checkpoint: Checkpoint folder of a model of images.
         task: denoise, inpaint (fill in what --box or --mask leaves out), deblur (Gaussian blur of
             --blur pixels), or enlarge (the image holds means over blocks of --factor pixels).
-        image: The damaged image, .png or .npy; an undamaged one with --simulate.
+        image: The damaged image, a picture or .npy; an undamaged one with --simulate.
         out: A .png file.
         noise: Standard deviation of the noise in the image, in units of the data; by default 5 % of
             the standard deviation of the model's data.
         box: Rows and columns that are missing: TOP BOTTOM LEFT RIGHT, the ends not included.
         mask: An image that is 0 where pixels are missing.
-        blur: Standard deviation of the blur, in pixels; it wraps around at the edges.
-        factor: Side of the blocks.
+        blur: With --task deblur, standard deviation of the blur, in pixels; it wraps around at the
+            edges. 1 by default.
+        factor: With --task enlarge, side of the blocks; 2 by default.
         simulate: Damage the image first, and compare with it.
         method: ΠGDM, moment matching (sharper where the network is good, and can diverge where its
             Jacobian is not that of a score) or DPS.
         n: Number of draws.
         steps: Noise levels to pass through.
         klass: The class, for a class-conditional model; by default each draw has one of its own.
-        values: Values in the data of a .png's black and white; the digits have 0 and 16.
+        values: Values in the data of a picture's black and white, 0 and 255 by default; the digits
+            have 0 and 16.
         force: Replace files that are there.
         seed: Seed of the noise.
         threads: PyTorch threads.
@@ -81,6 +92,16 @@ def restore(
     if out.suffix != ".png":
         raise Misuse(f"--out must be a .png file, got {out}")
     claim_output(out, out.with_suffix(".npy"), force=force)
+    of_tasks: dict[Task, dict[str, object]] = {
+        "inpaint": {"--box": box, "--mask": mask}, "deblur": {"--blur": blur},
+        "enlarge": {"--factor": factor},
+    }  # fmt: skip
+    for other, options in of_tasks.items():
+        if other != task:
+            refuse(options, f"belongs to --task {other}, not to {task}")
+    if image.suffix.lower() == ".npy":
+        refuse({"--values": values}, "is for pictures; a .npy file holds the values themselves")
+    factor = 2 if factor is None else factor
     from ...inverse import Inpainting, Observation, observe
     from ..pipeline import draw
     from .use import class_labels, load_estimator
@@ -91,13 +112,13 @@ def restore(
     if len(shape) != 3 or shape[0] not in (1, 3):
         raise Misuse(f"{checkpoint} is a model of {tuple(shape)}, not of images (1 or 3, H, W)")
     labels = class_labels(estimator, klass, n)
-    operator = _operator(task, shape, box, mask, blur, factor)
+    operator = _operator(task, shape, box, mask, 1.0 if blur is None else blur, factor)
     sd = float((model.coordinates.scale * model.z_std.cpu()).square().mean().sqrt())
     noise = 0.05 * sd if noise is None else noise
     if not 0 < noise < float("inf"):
         raise Misuse(f"--noise must be positive and finite, got {noise}")
     g = generator_of(seed)
-    given = _read(image, values).to(model.like.dtype)[None]
+    given = _read(image, values or (0.0, 255.0)).to(model.like.dtype)[None]
     truth = given if simulate else None
     wanted = tuple(shape)
     if task == "enlarge" and not simulate:
@@ -143,8 +164,6 @@ def _operator(
 
     from ...inverse import Blur, Identity, Inpainting, Subsampling
 
-    if (box is not None or mask is not None) and task != "inpaint":
-        raise Misuse(f"--box and --mask belong to --task inpaint, not to {task}")
     if task == "denoise":
         return Identity()
     if task == "enlarge":
@@ -179,32 +198,26 @@ def _operator(
 
 
 def _read(path: Path, values: tuple[float, float]) -> Tensor:
-    """Read an image as (C, H, W); what a .png shows from black to white as `values`."""
+    """Read an image as (C, H, W); what a picture shows from black to white as `values`."""
     import numpy as np
     import torch
 
+    from ...learn.data.images import read_image
+    from ...learn.data.records import reading
+
     if not path.is_file():
         raise Misuse(f"there is no image {path}")
-    if path.suffix == ".npy":
-        array = np.load(path)
+    if path.suffix.lower() == ".npy":
+        with reading(path):
+            array = np.load(path, mmap_mode="r", allow_pickle=False)
         if array.ndim not in (2, 3) or array.dtype.kind not in "fiu":
             raise Misuse(f"{path} must hold numbers (H, W) or (C, H, W), got {array.shape}")
         array = array[None] if array.ndim == 2 else array
         return torch.as_tensor(np.ascontiguousarray(array, dtype=np.float64))
-    from PIL import Image, UnidentifiedImageError
-
-    try:
-        with Image.open(path) as picture:
-            deep = picture.mode.startswith("I;16")
-            if picture.mode in ("I", "F"):
-                raise Misuse(f"{path} has pixels of 32 bits; save it as .npy or with 8 or 16 bits")
-            grey = deep or picture.mode in ("1", "L", "LA")
-            shades = picture if deep else picture.convert("L" if grey else "RGB")
-            array = np.atleast_3d(np.asarray(shades)) / (65535.0 if deep else 255.0)
-    except UnidentifiedImageError as error:
-        raise Misuse(f"{path} is no image: {error}") from None
     low, high = values
-    return torch.as_tensor(array.transpose(2, 0, 1)) * (high - low) + low
+    pixels = read_image(path)
+    colours = pixels[: len(pixels) - (len(pixels) % 2 == 0)].astype(np.float64)  # without alpha
+    return torch.as_tensor(colours / 255.0 * (high - low) + low)
 
 
 def _guided(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from time import perf_counter
@@ -21,6 +20,7 @@ from .common import (
     positive,
     print_json,
     print_rows,
+    refuse,
     say,
     set_threads,
 )
@@ -110,7 +110,8 @@ def sample(
         target: A name (`gradlogp targets` lists them), file.py:function, which is a log-density of a
             batch (B, D) that returns (B,), or an `as_target(...)` with its shapes and names; or a
             checkpoint folder, whose score at the lowest noise level is followed by kernels that need
-            no density.
+            no density. WARNING: a .py file is run, with all that is in it: name only files that you
+            trust. Checkpoints and data files hold no code.
         draws: With --target, draws of each chain; 1000 by default.
         warmup: With --target, steps of the warm-up, which are dropped; 1000 by default.
         chains: With --target, the number of chains; 4 by default. One alone is never judged to be ok.
@@ -140,10 +141,10 @@ def sample(
         "--step-size": step_size, "--dim": dim, "--spread": spread, "--json": json or None,
     }  # fmt: skip
     of_samples = {"--n": n, "--class": klass, "--method": method, "--steps": steps}
-    _refuse({"--burn-in": burn_in}, "does not exist: --warmup is what is dropped of each chain")
-    _refuse({"--thin": thin}, "does not exist: all --draws of each chain are kept")
+    refuse({"--burn-in": burn_in}, "does not exist: --warmup is what is dropped of each chain")
+    refuse({"--thin": thin}, "does not exist: all --draws of each chain are kept")
     if target is not None:
-        _refuse(
+        refuse(
             of_samples,
             "is for a checkpoint that is sampled without --target; with it, give --draws and "
             "--warmup (of each chain) and --chains",
@@ -154,7 +155,7 @@ def sample(
             spread=spread, out=out, force=force, seed=seed, json=json, quiet=quiet,
         )  # fmt: skip
     assert checkpoint is not None
-    _refuse(of_chains, f"is for a density; write --target {checkpoint} to run chains on its score")
+    refuse(of_chains, f"is for a density; write --target {checkpoint} to run chains on its score")
     n, method = n or 1000, method or "flow"
     if out is not None and out.suffix not in FORMATS:
         raise Misuse(f"cannot write {out}: use one of {', '.join(FORMATS)}")
@@ -163,11 +164,14 @@ def sample(
     picture = None if out is None else out.with_suffix(".png")
     claim_output(out, picture, force=force)
     g = generator_of(seed)
+    import torch
+
     from ...core.files import write_files
     from ..pipeline import draw
 
     estimator = load_estimator(checkpoint)
     labels, model = class_labels(estimator, klass, n), estimator.model_
+    torch.empty(n, *model.event_shape)  # what the samples take: missed now, and not after the work
     x = draw(
         model if labels is None else model.given(labels), n, max(2, steps or STEPS[method]),
         transition=transition(method), generator=g, quiet=quiet,
@@ -180,13 +184,6 @@ def sample(
     return 0
 
 
-def _refuse(given: Mapping[str, object], why: str) -> None:
-    """Raise `Misuse` for the first of these options that was given."""
-    for option, value in given.items():
-        if value is not None:
-            raise Misuse(f"{option} {why}")
-
-
 def evaluate(
     checkpoint: Path,
     data: str,
@@ -194,6 +191,7 @@ def evaluate(
     train: str | None = None,
     columns: str | None = None,
     label: str | None = None,
+    header: bool | None = None,
     n: int = 5000,
     likelihood: bool | None = None,
     probes: int | None = None,
@@ -216,6 +214,7 @@ def evaluate(
         train: The data it was trained on: the floors and the memorisation check need it.
         columns: Columns to use, separated by commas.
         label: Column with the class of each row.
+        header: Whether the first line of a .csv file is names; by default it is looked at.
         n: Number of samples to draw.
         likelihood: Whether to compute the log-likelihood; by default up to 16 dimensions, where the
             schedule is no discrete ladder.
@@ -247,10 +246,16 @@ def evaluate(
     from ..pipeline import CHUNK, draw
 
     estimator = load_estimator(checkpoint)
-    held, labels = load_for(estimator, data, columns, label, quiet=quiet)
-    training = None if train is None else load(train, columns, label, quiet=quiet).x
+    held, labels = load_for(estimator, data, columns, label, header=header, quiet=quiet)
+    training = None
+    if train is not None:
+        training = load_for(estimator, train, columns, label, header=header, quiet=quiet)[0].x
     g, model, rows = generator_of(seed), estimator.model_, []
     drawn = None if labels is None else labels[choice(torch.ones(len(labels)), n, g)]
+    if likelihood is False:
+        refuse(
+            {"--probes": probes, "--levels": levels}, "is for the likelihood, not --no-likelihood"
+        )
     asked = likelihood or probes is not None or levels is not None
     small, values = model.event_shape.numel() <= 16 and model.schedule.times is None, None
     if asked or (likelihood is None and small):
@@ -317,12 +322,21 @@ def load_estimator(checkpoint: Path) -> ScoreEstimator:
 
 
 def load_for(
-    estimator: ScoreEstimator, data: str, columns: str | None, label: str | None, *, quiet: bool
+    estimator: ScoreEstimator,
+    data: str,
+    columns: str | None,
+    label: str | None,
+    *,
+    header: bool | None = None,
+    quiet: bool,
 ) -> tuple[Dataset, Tensor | None]:
     """Load data that a model knows, and the numbers that it gave their classes, by name."""
     import torch
 
-    found, shape = load(data, columns, label, quiet=quiet), estimator.model_.event_shape
+    found, shape = (
+        load(data, columns, label, header=header, quiet=quiet),
+        estimator.model_.event_shape,
+    )
     if found.x.shape[1:] != shape:
         raise Misuse(
             f"{data} has samples of shape {tuple(found.x.shape[1:])}, the model of {tuple(shape)}"
@@ -343,6 +357,8 @@ def class_labels(estimator: ScoreEstimator, klass: str | None, n: int) -> Tensor
     """Return n labels of one class, or of all in turn; None for a model without classes."""
     import torch
 
+    from ...core import nearest
+
     if not estimator.class_conditional:
         if klass is not None:
             raise Misuse("--class was given, but the model knows no classes")
@@ -351,7 +367,7 @@ def class_labels(estimator: ScoreEstimator, klass: str | None, n: int) -> Tensor
     if klass is None:
         return torch.arange(n) % len(known)
     if klass not in known:
-        raise Misuse(f"unknown class {klass!r}; known: {', '.join(known)}")
+        raise Misuse(f"unknown class {klass!r}{nearest(klass, known)}")
     return torch.full((n,), known.index(klass))
 
 

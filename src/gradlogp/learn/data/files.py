@@ -4,76 +4,178 @@ from __future__ import annotations
 
 import csv
 import math
-import zipfile
-import zlib
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 
-from .records import Raw, number, unreadable
+from ...core import some
+from .records import Raw, check_unpacked, number, reading
+
+PIXELS = (1, 2, 3, 4)
+"""How many channels images have: grey, grey and alpha, colours, colours and alpha."""
 
 
 def read_numpy(path: Path) -> Raw:
     """Read .npy as a memory map, or the array x and perhaps the labels of .npz."""
-    try:
+    labels: np.ndarray | None = None
+    others: list[str] = []
+    with reading(path):
         with path.open("rb") as file:
-            magic = file.read(6)
-            file.seek(0)
-            if magic == b"\x93NUMPY":  # "c": read when touched, written to in memory only
-                arrays = {"x": np.load(path, mmap_mode="c", allow_pickle=False)}
-            elif magic[:2] == b"PK":
-                found = np.load(file, allow_pickle=False)
-                arrays = {key: np.asarray(value) for key, value in found.items()}
-            else:
-                raise ValueError("it is neither a NumPy array nor an archive of them")
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise unreadable(path, error) from error
-    if "x" not in arrays and len(arrays) != 1:
-        raise ValueError(f"{path}: needs one array, or one called 'x'; found {list(arrays)}")
-    x = arrays.pop("x" if "x" in arrays else next(iter(arrays)))
-    labels = arrays.pop("y" if "y" in arrays else "labels", None)
-    notes = (f"ignored the arrays {list(arrays)}",) if arrays else ()
-    return Raw(x[:, None] if x.ndim == 1 else x, labels, (), notes)  # N numbers: N samples
+            magic, (major, *_), size = file.read(6), file.read(2) or b"\0", file.read(4)
+        length = int.from_bytes(size[: 2 if major == 1 else 4], "little")
+        if magic == b"\x93NUMPY" and length > 10_000:  # memory for it would be asked for at once
+            raise ValueError(f"a header of {length:,} bytes is no header")
+        if magic == b"\x93NUMPY":  # "c": read when touched, written to in memory only
+            x = np.load(path, mmap_mode="c", allow_pickle=False)
+        elif magic[:2] == b"PK":
+            x, labels, others = _members(path)
+        else:
+            raise ValueError("it is neither a NumPy array nor an archive of them")
+        x = x[:, None] if x.ndim == 1 else x  # N numbers: N samples
+        taken = _layout(x.shape)
+    notes = [f"ignored the arrays {others}"] if others else []
+    return Raw(x, labels, (), (*notes, *taken))
 
 
-def read_csv(path: Path) -> Raw:
-    """Read columns of text; the first line is a header if it holds no number."""
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.reader(file, skipinitialspace=True)
-            found = [(reader.line_num, cells) for cells in reader if cells]
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise unreadable(path, error) from error
+def _members(path: Path) -> tuple[np.ndarray, np.ndarray | None, list[str]]:
+    """Return the array x of an archive, the labels if any, and the names of all others."""
+    with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
+        names, members = list(archive.files), archive.zip
+        if "x" not in names and len(names) != 1:
+            raise ValueError(f"needs one array, or one called 'x'; found {names}")
+        x = "x" if "x" in names else names[0]
+        label = next((name for name in ("y", "labels") if name in names and name != x), None)
+        for name in filter(
+            None, (x, label)
+        ):  # memory is asked for by the header, so that comes first
+            inside = name if name in members.namelist() else f"{name}.npy"
+            with members.open(inside) as member:
+                old = np.lib.format.read_magic(member) == (1, 0)
+                format = np.lib.format
+                read = format.read_array_header_1_0 if old else format.read_array_header_2_0
+                shape, _, dtype = read(member)
+            check_unpacked(path, members.getinfo(inside).file_size)
+            if math.prod(shape) * dtype.itemsize > members.getinfo(inside).file_size:
+                raise ValueError(f"the array '{name}' of shape {shape} is cut short")
+        labels = None if label is None else np.asarray(archive[label])
+        return np.asarray(archive[x]), labels, [n for n in names if n not in (x, label)]
+
+
+def _layout(shape: tuple[int, ...]) -> tuple[str, ...]:
+    """Say what an array of more than two dimensions is taken for; refuse one that may be two things."""
+    if len(shape) == 3:
+        n, a, b = shape
+        if min(a, b) > max(PIXELS):
+            raise ValueError(
+                f"an array {shape} may be {n} grey images or {n} vectors of {a * b} numbers: save "
+                f"x[:, None] for images (N, 1, {a}, {b}), or x.reshape(len(x), -1) for vectors"
+            )
+        return (f"taken for {a} channels of {b} numbers (save x[:, None] if these are images)",)
+    if len(shape) == 4:
+        _, c, h, w = shape
+        if w in PIXELS and c not in PIXELS:
+            raise ValueError(
+                f"an array {shape} looks like images (N, H, W, C); here channels come first: save "
+                f"np.moveaxis(x, -1, 1), which is (N, {w}, {c}, {h})"
+            )
+        return (
+            f"taken for images (N, C, H, W): {c} {'channel' if c == 1 else 'channels'}, {h}×{w}",
+        )
+    if len(shape) > 4:
+        raise ValueError(f"an array {shape} is neither a table (N, D) nor images (N, C, H, W)")
+    return ()
+
+
+def read_csv(path: Path, header: bool | None = None) -> Raw:
+    """Read columns of text. Unless `header` says so, `_is_header` tells names from a first row."""
+    with reading(path):
+        try:
+            with path.open(encoding="utf-8-sig", newline="") as file:
+                reader = csv.reader(file, skipinitialspace=True)
+                found = [(reader.line_num, cells) for cells in reader if cells]
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{error}; save it as UTF-8") from error
     if not found:
         raise ValueError(f"{path}: the file is empty")
-    lines, rows = [line for line, _ in found], [[c.strip() for c in cells] for _, cells in found]
-    names, numbers = tuple(rows[0]), [number(cell) for cell in rows[0]]
-    if None in numbers and all(v is None or not math.isfinite(v) for v in numbers):
-        lines, rows = lines[1:], rows[1:]
-    else:
-        names = tuple(map(str, range(len(names))))
+    lines = [line for line, _ in found]
+    rows = [[c.strip() for c in cells] for _, cells in found]
+    first = rows[0]
     for line, row in zip(lines, rows, strict=True):
-        if len(row) != len(names):
-            raise ValueError(f"{path}: line {line} has {len(row)} cells instead of {len(names)}")
-    if not rows:
+        if len(row) != len(first):
+            raise ValueError(f"{path}: line {line} has {len(row)} cells instead of {len(first)}")
+    columns = [list(cells) for cells in zip(*rows, strict=True)]
+    named = _is_header(columns) if header is None else header
+    notes: tuple[str, ...] = ()
+    if named:
+        if header is None and any(number(cell) is not None and cell for cell in first):
+            notes = (
+                f"the first line, {some(first)}, is taken for names: --no-header if it is a row",
+            )
+        lines, columns = lines[1:], [cells[1:] for cells in columns]
+    elif header is None and _whole(first):
+        notes = (f"the first line, {some(first)}, is taken for a row: --header if it is names",)
+    if not lines:
         raise ValueError(f"{path}: there is a header but no row below it")
-    return Raw([list(cells) for cells in zip(*rows, strict=True)], None, names, (), lines)
+    names = first if named else [str(i) for i in range(len(first))]
+    return Raw(list(columns), None, tuple(names), notes, lines)
+
+
+def _whole(cells: list[str]) -> bool:
+    """Whether these are whole numbers, each another."""
+    return len(set(cells)) == len(cells) and all(
+        cell.removeprefix("-").isdecimal() for cell in cells
+    )
+
+
+def _counts_up(cells: tuple[str, ...]) -> bool:
+    return _whole(list(cells)) and all(int(b) == int(a) + 1 for a, b in pairwise(cells))
+
+
+def _is_header(columns: list[list[str]]) -> bool:
+    """Tell names from a first row.
+
+    Names are text. Among them may be whole numbers that differ, where each text, or an empty cell,
+    stands above a column of numbers. Numbers alone are names if they are whole and differ, and no
+    column below holds a whole number, or if, three or more, they count up by one and no line below
+    does.
+    """
+    first = [cells[0] for cells in columns]
+    found = [number(cell) for cell in first]
+    numbers = [c for c, v in zip(first, found, strict=True) if v is not None and math.isfinite(v)]
+    if not numbers:
+        return None in found
+    if not _whole(numbers) or len(columns[0]) < 2:
+        return False
+    if len(numbers) < len(first):
+        texts = [cells for cells, cell in zip(columns, first, strict=True) if cell not in numbers]
+        return all(number(cell) is not None for cells in texts for cell in cells[1:])
+    if not any(cell.removeprefix("-").isdecimal() for cells in columns for cell in cells[1:]):
+        return True
+    counts, *below = map(_counts_up, zip(*columns, strict=True))
+    return len(first) > 2 and counts and not any(below)
 
 
 def read_parquet(path: Path) -> Raw:
     """Read columns of numbers or text."""
-    try:
-        import pandas as pd
+    import pandas as pd
 
-        frame = pd.read_parquet(path, engine="pyarrow")
+    try:
+        from pyarrow.parquet import ParquetFile
     except ImportError as error:
         raise ValueError(f"{path}: needs a package: pip install 'gradlogp[data]'") from error
-    except (ValueError, OSError, NotImplementedError) as error:
-        raise unreadable(path, error) from error
+    with reading(path):
+        with ParquetFile(path) as file:
+            found = file.metadata
+            check_unpacked(path, 8 * found.num_rows * found.num_columns)
+        frame = pd.read_parquet(path, engine="pyarrow", dtype_backend="numpy_nullable")
 
     def cells(i: int) -> np.ndarray | list[str]:
         column = frame.iloc[:, i]
-        if pd.api.types.is_numeric_dtype(column):
+        whole = pd.api.types.is_integer_dtype(column)  # as they are: labels may be beyond 2⁵³
+        if whole and not column.hasnans:
+            return column.to_numpy(column.dtype.name.lower())
+        if pd.api.types.is_numeric_dtype(column) and not whole:
             return column.to_numpy(np.float64, na_value=np.nan)
         return ["" if gone else str(v) for v, gone in zip(column, column.isna(), strict=True)]
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -11,11 +12,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ...core import check_dtype, check_kind, check_number, permutation
+from ...core import check_dtype, check_kind, check_number, nearest, permutation, some
 from .files import read_csv, read_numpy, read_parquet
 from .images import IMAGES, read_images
 from .named import NAMES, named
-from .records import Dataset, Raw, nearest, number, some
+from .records import Dataset, Raw, number
+
+CLASSES = 50
+"""Most values of a column of text that are taken for classes in advice."""
 
 
 def load(
@@ -23,6 +27,7 @@ def load(
     *,
     columns: Sequence[str] | None = None,
     label: str | None = None,
+    header: bool | None = None,
     dtype: torch.dtype | None = None,
 ) -> Dataset:
     """Load a named data set, a file or a folder of images; x is `(N, *event)`.
@@ -33,35 +38,48 @@ def load(
 
     Arguments:
         source: One of `NAMES`; a .npy, .npz (one array, or `x` and perhaps `y` or `labels`), .csv
-            (commas; a first line without numbers is a header) or .parquet file; or a folder of
-            images of one size -> (N, C, H, W) in [0, 255], where sub-folders are classes.
+            (commas) or .parquet file; or a folder of images of one size -> (N, C, H, W) in
+            [0, 255], where sub-folders are classes. Arrays are (N,), (N, D), (N, C, L) or
+            (N, C, H, W); `notes` say what those of three and four dimensions were taken for.
         columns: Columns to take; all but the label if None.
         label: Column whose values, integers or text, are class labels.
+        header: Whether the first line of a .csv file is names. By default text is; so are whole
+            numbers, all different, above columns without any, or three and more that count up by one
+            as no line below does. `notes` say how numbers were taken.
         dtype: torch.float32 or torch.float64; by default float64 for tables and whatever has more
             digits than float32 holds, float32 for named sets, images and the rest.
 
     Raises:
         ValueError: If there is no such thing, it cannot be read, holds text where numbers belong,
-            or leaves fewer than two samples without NaN and inf.
+            may be images or vectors, images or channels, or leaves fewer than two samples without
+            NaN and inf; if `header` is given for what is no .csv file.
     """
     if dtype is not None:
         check_dtype(dtype)
     columns = [columns] if isinstance(columns, str) else columns
+    path = Path(source).expanduser()
+    is_csv = path.suffix.lower() == ".csv" and source not in NAMES
+    if header is not None and not is_csv:
+        raise ValueError(f"a header is for .csv files, {source} is none")
     if isinstance(source, str) and source in NAMES:
         found = _select(named(source), columns, label, source)
         return _finish(found, source, source, dtype or torch.float32)
-    path = Path(source).expanduser()
     if not path.exists():
         if isinstance(source, Path) or path.suffix or len(path.parts) != 1:
             raise ValueError(f"no such file or folder: {path}")
         raise ValueError(f"unknown data set '{source}'{nearest(source, NAMES)}")
     if not (path.is_file() or path.is_dir()):
         raise ValueError(f"{path}: is no file or folder")  # a pipe would wait for ever
-    readers = {".npy": read_numpy, ".npz": read_numpy, ".csv": read_csv, ".parquet": read_parquet}
+    readers: dict[str, Callable[[Path], Raw]] = {
+        ".npy": read_numpy, ".npz": read_numpy, ".csv": lambda path: read_csv(path, header),
+        ".parquet": read_parquet,
+    }  # fmt: skip
     reader = read_images if path.is_dir() else readers.get(path.suffix.lower())
     if reader is None:
         known = f"{', '.join(readers)} and folders of {', '.join(IMAGES)}"
         raise ValueError(f"{path}: unknown file type '{path.suffix}'; known: {known}")
+    if not path.is_dir() and not path.is_file():  # opening a pipe would wait for a writer
+        raise ValueError(f"{path}: is neither a file nor a folder")
     return _finish(_select(reader(path), columns, label, str(path)), str(path), path.name, dtype)
 
 
@@ -101,27 +119,50 @@ def _select(raw: Raw, columns: Sequence[str] | None, label: str | None, where: s
     if len(set(names)) != len(names):
         raise ValueError(f"{where}: column names repeat: {some(names)}")
     taken = [n for n in names if n != label] if columns is None else list(columns)
+    place = {name: i for i, name in enumerate(names)}
     for name in taken if label is None else [*taken, label]:
-        if name not in names:
+        if name not in place:
             raise ValueError(f"{where}: no column '{name}'{nearest(name, names)}")
     if not taken or len(set(taken)) != len(taken) or label in taken:
-        raise ValueError(f"{where}: columns must be distinct and not the label, got {taken}")
-    parts = []
+        raise ValueError(f"{where}: columns must be distinct and not the label, got {some(taken)}")
+    parts, texts = [], {}
     for name in taken:
-        cells = data[names.index(name)]
+        cells = data[place[name]]
         if isinstance(cells, list):
             values = [number(text) for text in cells]
             if None in values:
                 row = values.index(None)
                 at = f"row {row}" if raw.lines is None else f"line {raw.lines[row]}"
-                raise ValueError(
-                    f"{where}: column '{name}', {at}: '{cells[row]}' is not a number; leave the "
-                    f"column out with columns=[...] or take it as the classes, label='{name}'"
-                )
+                texts[name] = f"column '{name}', {at}: '{cells[row]}' is not a number"
+                continue
             cells = np.array(values, np.float64)
         parts.append(cells)
-    labels = raw.labels if label is None else np.asarray(data[names.index(label)])
+    if texts:
+        raise ValueError(f"{where}: {_advice(texts, taken, {n: data[place[n]] for n in texts})}")
+    labels = raw.labels if label is None else np.asarray(data[place[label]])
     return raw._replace(data=np.stack(parts, 1), labels=labels, names=tuple(taken))
+
+
+def _advice(texts: dict[str, str], taken: Sequence[str], cells: dict[str, Any]) -> str:
+    """Say which columns hold text, all at once, and what can be done."""
+    first = next(iter(texts))
+    if len(taken) == 1 and (by := next((c for c in ";\t|" if c in texts[first]), None)):
+        return f"{texts[first]}; columns are separated by commas here, not by {by!r}"
+    more = f" (text also in {some(list(texts)[1:])})" if len(texts) > 1 else ""
+    numeric = [name for name in taken if name not in texts]
+    advice = (
+        [f"choose columns of numbers (columns=, --columns {','.join(numeric[:20])})"]
+        if numeric
+        else []
+    )
+    # few values, each many times: classes; dates, names and typing errors are not
+    counts = {name: len(set(column)) for name, column in cells.items()}
+    few = [n for n, k in counts.items() if k <= CLASSES and 4 * k <= len(cells[n])]
+    if few and numeric:
+        advice.append(
+            f"take '{few[0]}' with its {counts[few[0]]} values as classes (label=, --label)"
+        )
+    return f"{texts[first]}{more}" + ("; " if advice else "") + ", or ".join(advice)
 
 
 def _codes(labels: np.ndarray, where: str) -> tuple[Tensor, tuple[str, ...]]:
@@ -133,7 +174,9 @@ def _codes(labels: np.ndarray, where: str) -> tuple[Tensor, tuple[str, ...]]:
     values: list[Any] = found.tolist()
     if labels.dtype.kind != "U" or None not in map(number, values):
         try:
-            exact = [Decimal(v) if isinstance(v, str) else v for v in found.tolist()]
+            exact = [Decimal(v) if isinstance(v, str) else v for v in values]
+            if any(not math.isfinite(float(v)) for v in values):  # 10^(10^9) takes for ever
+                raise OverflowError("they must be finite")
             values = [int(v) for v in exact]
         except ArithmeticError as error:
             raise ValueError(f"{where}: labels must be integers or text: {error}") from None

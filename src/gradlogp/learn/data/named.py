@@ -7,8 +7,8 @@ import math
 import numpy as np
 import torch
 
-from ...core import check_count, check_kind, choice, rand_like, randn_like
-from .records import Dataset, Raw, nearest
+from ...core import check_count, check_kind, choice, nearest, rand_like, randn_like
+from .records import Dataset, Raw
 
 TOYS = {"moons": "moon", "spiral": "arm", "checkerboard": "square", "rings": "ring"}
 NAMES = ("stars", "digits", "mnist", *TOYS)

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-import difflib
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from torch import Tensor
 
+BOMB = 2**28, 100
+"""Bytes, and times the size of its file: what unpacks to more than both is refused."""
+
 
 class Dataset(NamedTuple):
     """Samples x `(N, *event)`, labels `(N,)` int64 in 0 … K−1, and what was done to them.
 
     `columns` names the entries of the event (empty for images), `classes` the labels 0 … K−1;
-    `notes` are plain sentences on what was dropped or changed.
+    `notes` are plain sentences on what was dropped, changed or taken for something.
     """
 
     x: Tensor
@@ -45,17 +48,23 @@ def number(text: str) -> float | None:
         return math.nan if text.lower() in ("", "na", "n/a", "null", "none") else None
 
 
-def unreadable(path: Path, error: BaseException) -> ValueError:
-    """Return the error to raise for a file that its reader gave up on, in one line."""
-    return ValueError(f"{path}: cannot be read: {(str(error) or repr(error)).splitlines()[0]}")
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Turn whatever a reader raises on the bytes of a stranger into one line with the path."""
+    try:
+        yield
+    except ImportError:
+        raise
+    except Exception as error:
+        said = (str(error) or repr(error)).splitlines()[0]
+        raise ValueError(f"{path}: cannot be read: {said}") from error
 
 
-def nearest(name: str, known: Sequence[str]) -> str:
-    """Return advice on a name that is not known."""
-    near = difflib.get_close_matches(name, known, 1, 0.65)
-    return (f"; did you mean '{near[0]}'?" if near else ";") + f" known: {some(known, 20)}"
-
-
-def some(items: Sequence[object], most: int = 5) -> str:
-    """Return the first items as text."""
-    return ", ".join(map(str, items[:most])) + (", …" if len(items) > most else "")
+def check_unpacked(path: Path, size: int) -> None:
+    """Raise `ValueError` where a small file claims to hold very much, before memory is asked for."""
+    most, times = BOMB
+    if size > most and size > times * path.stat().st_size:
+        raise ValueError(
+            f"its {path.stat().st_size:,} bytes would unpack to {size:,}; if that is meant, save "
+            "the array as .npy, which need not fit in memory"
+        )
