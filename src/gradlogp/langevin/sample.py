@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import os
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -18,6 +21,7 @@ from .kernels import BAOAB, HMC, facts_of
 from .run import run
 from .run.driver import show
 from .run.store import Keep
+from .run.stream import Place, check_keep, kernel_of
 from .tuning import Adaptation, choose_step
 from .tuning.adaptation import LEAST
 from .tuning.start import find_start
@@ -37,6 +41,7 @@ def sample(
     keep: Keep = "memory",
     generator: torch.Generator | None = None,
     progress: Update | Progress | None = None,
+    resume: str | os.PathLike[str] | None = None,
 ) -> Chain:
     """Sample a density: find starts, warm up, run, and judge the draws.
 
@@ -56,12 +61,25 @@ def sample(
         keep: Where draws go, as in `run`.
         generator: Where the randomness comes from.
         progress: Called as progress(done, total, note=...), as in `run`.
+        resume: The path that a call was to `keep` its draws in: takes the draws that are left,
+            however that call ended. A warm-up that was not over begins again, where it began then.
+            Only the target is needed, and the kernel if one was given.
 
     Raises:
         ValueError: For counts below 1, a target that does not say the shape of a draw and has no
-        start, or
-            one that is not finite where it starts.
+            start, or one that is not finite where it starts; for a `resume` of another run.
+        OSError: As `run`.
     """
+    if resume is not None:
+        counts = (n_draws, n_chains, n_warmup) == (1000, 4, 1000)
+        if not (counts and start is None and generator is None):
+            raise ValueError(
+                "pass resume= without counts, start or generator: those of that run hold"
+            )
+        with _divergences_untold():
+            return run(
+                kernel or kernel_of(resume), target, resume=resume, keep=keep, progress=progress
+            )
     for name, count in (("n_draws", n_draws), ("n_chains", n_chains)):
         check_count(count, name)
     if isinstance(n_warmup, bool) or not isinstance(n_warmup, int) or n_warmup < 0:
@@ -80,6 +98,7 @@ def sample(
             f"generator must be a torch.Generator, got {type(generator).__name__}: pass "
             "torch.Generator().manual_seed(seed)"
         )
+    place = check_keep(keep, torch.get_default_dtype() if start is None else start.dtype)
     found, metric, known = None, None, has_log_prob(target)
     if start is not None:
         check_batch(start, getattr(target, "event_shape", None), name="start")
@@ -113,13 +132,21 @@ def sample(
             preconditioner="auto" if "preconditioner" in fields else "none",
             trajectory=trajectory,
         )
-    with warnings.catch_warnings():  # the verdict judges them, and says more
-        warnings.filterwarnings("ignore", ".* chains diverged", RuntimeWarning)
+    with _divergences_untold():
         chain = run(
-            kernel, target, x, n_warmup + n_draws, n_warmup, generator=generator, keep=keep,
-            progress=progress, adapt=adapt,
+            kernel, target, x, n_warmup + n_draws, n_warmup, generator=generator,
+            keep=keep if place is None else Place(place.path, found), progress=progress,
+            adapt=adapt,
         )  # fmt: skip
     return dataclasses.replace(chain, start=found)
+
+
+@contextmanager
+def _divergences_untold() -> Iterator[None]:
+    """Keep quiet about divergent steps: the verdict judges them, and says more."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".* chains diverged", RuntimeWarning)
+        yield
 
 
 def _default(

@@ -1,0 +1,462 @@
+"""Draws that go to files while they are made, and what a run goes on from when it was killed.
+
+=================  =====================================================================
+`draws.npy`        the draws, `(chain, draw, *event)`; NaN where none is yet
+`draws.npy.info`   what each step reported, likewise: a `.npy` file with a field for each
+`draws.npy.state`  how many draws are real, and the state of chains and noise after them
+`draws.npy.lock`   who writes, while somebody does
+=================  =====================================================================
+
+The state is written after the draws that it counts are on the disk, and takes the place of the one
+before as a whole. So the draws it counts are always there, whenever the process ends; what was drawn
+after it is drawn again, from the same noise. Reading goes through it: no row that it does not count
+is ever seen.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import pickle
+import time
+import uuid
+from collections import namedtuple
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ...core import Density
+from ...distributions.parameters import Parameters, parameters_of
+from ..chain import Chain
+from ..tuning.start import HESSIAN, Start
+from .files import Lock, Rows, numpy_dtype, replace, taken, tensor
+from .plain import plain, rebuilt
+from .stops import Stops
+from .store import Keep, event_of, values_of
+from .warmup import WarmUp, retuned
+
+FORMAT = 1
+"""Of the files."""
+
+SAVE_SECONDS = 5.0
+"""Between two states on the disk: a killed run loses no more than what it drew in this time."""
+
+SHARE = 50
+"""Saving takes at most this part of the time, 1/50: with large states it is done less often."""
+
+WAITING_BYTES = 2**26
+"""Draws that wait to be written: of many chains each write is short, and they are best few."""
+
+FIXED = {
+    "format", "mark", "shape", "dtype", "n_steps", "burn_in", "thin", "since", "adapt", "kernel",
+    "parameters", "start",
+}  # fmt: skip
+MOVING = {"done", "draws", "resume", "divergences", "failures", "warmup"}
+FILES = {"ready", "info"}
+"""What a state holds: what the run was asked for, where it stands, and what is in the files."""
+
+
+class Place(NamedTuple):
+    """The path of a stream, and where `sample` started, to be kept beside the draws."""
+
+    path: str | os.PathLike[str]
+    start: Start | None
+
+
+def beside(path: Path, what: str) -> Path:
+    """Return the path of the lock, the state or the information of a stream."""
+    return path.with_name(f"{path.name}.{what}")
+
+
+class Stream:
+    """A `Store` on the disk: `with` it, one run writes, and signals wait until it has saved.
+
+    Arguments:
+        path: The file of the draws.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path).absolute()
+        self.info: Any = None
+        self.saved: dict[str, Any] = {}
+        self._stops = Stops()
+        self._parameters: Parameters | None = None
+        self._draws: Rows | None = None
+        self._infos: Rows | None = None
+        self._waiting: list[tuple[Rows, slice, int, NDArray[Any]]] = []
+        self._due = 0.0
+
+    # ------------------------------------------------------------------------ its life
+
+    def __enter__(self) -> Stream:
+        self._lock = Lock(beside(self.path, "lock"))
+        self._stops.install()
+        return self
+
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
+        self._stops.restore()
+        for rows in (self._draws, self._infos):
+            if rows is not None:
+                rows.close()
+        self._lock.release()
+        self._stops.raise_again(ended=error is None and self.complete)
+
+    @property
+    def complete(self) -> bool:
+        """Whether the run has come to its end."""
+        return self.saved["done"] == self.saved["n_steps"]
+
+    @property
+    def caught(self) -> int | None:
+        """The signal that asked for the end of the run."""
+        return self._stops.caught
+
+    def interruptible(self) -> AbstractContextManager[None]:
+        """Within, a signal is raised as `KeyboardInterrupt` at once."""
+        return self._stops.interruptible()
+
+    def create(
+        self,
+        x: Tensor,
+        n_draws: int,
+        parameters: Parameters | None,
+        asked: Mapping[str, Any],
+        moving: Mapping[str, Any],
+    ) -> None:
+        """Make room for all draws.
+
+        Arguments:
+            x: The positions of all chains.
+            n_draws: Draws of each chain.
+            parameters: Whose values are stored.
+            asked: What the run was asked for.
+            moving: Where it stands before the first step.
+
+        Raises:
+            ValueError: If the file exists, or is no `.npy` file.
+            OSError: If there is no room; what was written is then gone.
+        """
+        dtype = check_path(self.path, x.dtype)
+        self._parameters = parameters
+        self.saved = {
+            "format": FORMAT,
+            "mark": uuid.uuid4().bytes,
+            "shape": (len(x), n_draws, *event_of(x, parameters)),
+            "dtype": dtype.str,
+            "parameters": None
+            if parameters is None
+            else {"shapes": parameters.shapes, "constant": parameters.constant},
+            **asked,
+            **moving,
+            "ready": False,
+            "info": None,
+        }
+        self._draws = _rows(self.path, self.saved)
+        self._keep()
+        try:
+            self._reserve(self._draws, exclusive=True)
+            self.saved["ready"] = True
+            self._keep()
+        except BaseException:
+            beside(self.path, "state").unlink(missing_ok=True)
+            if self.saved["ready"]:
+                self.path.unlink()
+            raise
+
+    def go_on(self, parameters: Parameters | None) -> None:
+        """Open the files that the state speaks of; those that it does not are written anew."""
+        self._parameters = parameters
+        self._draws = _rows(self.path, self.saved)
+        if self.saved["ready"]:
+            self._draws.open("rb+")
+        else:
+            self._reserve(self._draws, exclusive=False)
+            self.saved["ready"] = True
+            self._keep()
+        if (spec := self.saved["info"]) is not None:
+            self.info = _named("Info", [name for name, *_ in spec], [None] * len(spec))
+            if (rows := _info_rows(self.path, self.saved)) is not None:
+                rows.open("rb+")
+                self._infos = rows
+        self._due = time.monotonic() + SAVE_SECONDS
+
+    def _reserve(self, rows: Rows, *, exclusive: bool) -> None:
+        with self.interruptible():
+            rows.reserve(exclusive=exclusive)
+
+    # ------------------------------------------------------------------------ what `rounds` calls
+
+    def write(self, where: slice, first: int, draws: list[Tensor], infos: list[Any]) -> None:
+        """Take draws of the chains `where` from draw number `first` on; they wait for others."""
+        if not draws:
+            return
+        assert self._draws is not None
+        if self.info is None:
+            self.allocate(infos[0])
+        self.info = infos[0]
+        x = values_of(draws, self._parameters).cpu().numpy()
+        self._waiting.append((self._draws, where, first, x))
+        if self._infos is not None:
+            block = np.empty(x.shape[:2], self._infos.dtype)
+            for name, values in zip(self.info._fields, zip(*infos, strict=True), strict=True):
+                block[name] = torch.stack(values, 1).cpu().numpy()
+            self._waiting.append((self._infos, where, first, block))
+        if sum(block.nbytes for *_, block in self._waiting) > WAITING_BYTES:
+            self._flush()
+
+    def allocate(self, info: Any) -> None:
+        """Make room for information like `info`, which is known after the first step."""
+        self.saved["info"] = tuple(
+            (name, numpy_dtype(x.dtype).str, tuple(x.shape[1:]))
+            for name, x in zip(info._fields, info, strict=True)
+        )
+        self._infos = _info_rows(self.path, self.saved)
+        if self._infos is not None:
+            self._infos.reserve(exclusive=False)
+        self.info = info
+
+    def watching(self, tell: Callable[..., None] | None) -> Callable[..., None] | None:
+        """Return what is called with the information of every step of a warm-up."""
+
+        def watch(info: Any, *steps: int) -> None:
+            if self.info is None and info is not None:
+                self.allocate(info)
+            if tell is not None:
+                tell(info, *steps)
+
+        return watch
+
+    def _flush(self) -> None:
+        while self._waiting:
+            rows, where, first, block = self._waiting[-1]
+            rows.write(where, first, block)
+            self._waiting.pop()
+
+    # ------------------------------------------------------------------------ what `run` calls
+
+    @property
+    def due(self) -> bool:
+        """Whether it is time to `save`."""
+        return time.monotonic() >= self._due
+
+    def save(self, moving: Callable[[], Mapping[str, Any]]) -> None:
+        """Write what waits, and then the state that counts it.
+
+        Raises:
+            OSError: If that cannot be written, or a file was cut or replaced: the state on the disk
+                is then the one before.
+        """
+        began = time.monotonic()
+        self._flush()
+        for rows in (self._draws, self._infos):
+            if rows is not None:
+                rows.sync()
+        self.saved |= moving()
+        self._keep()
+        now = time.monotonic()
+        self._due = now + max(SAVE_SECONDS, SHARE * (now - began))
+
+    def _keep(self) -> None:
+        """Write the state."""
+        content = io.BytesIO()
+        torch.save(self.saved, content)
+        replace(beside(self.path, "state"), content.getvalue())
+
+    def finish(self, n_draws: int) -> tuple[Tensor, Any]:
+        """Return the first draws and their information, read from the files as they are used."""
+        return _contents(self.path, self.saved, n_draws, type(self.info), "r+")
+
+
+def _rows(path: Path, saved: Mapping[str, Any]) -> Rows:
+    return Rows(path, saved["shape"], np.dtype(saved["dtype"]), saved["mark"])
+
+
+def _info_rows(path: Path, saved: Mapping[str, Any]) -> Rows | None:
+    """Return the file of information; None if steps report nothing."""
+    if not saved["info"]:
+        return None
+    dtype = np.dtype([tuple(field) for field in saved["info"]], align=True)
+    return Rows(beside(path, "info"), saved["shape"][:2], dtype, saved["mark"])
+
+
+def _contents(
+    path: Path, saved: Mapping[str, Any], n_draws: int, kind: Any, mode: str
+) -> tuple[Tensor, Any]:
+    """Return the first draws and their information.
+
+    Raises:
+        ValueError: If a file is missing, was cut, or is of another run.
+    """
+    draws = _rows(path, saved)
+    if not saved["ready"]:
+        nothing = np.empty((draws.shape[0], 0, *draws.shape[2:]), draws.dtype)
+        return tensor(nothing), _named("Info", [], [])
+    infos = _info_rows(path, saved)
+    for rows in (draws, infos):
+        if rows is not None:
+            rows.open()
+            rows.close()
+    values = []
+    if infos is not None:
+        whole = infos.mapped(mode)
+        values = [tensor(whole[name])[:, :n_draws] for name, *_ in saved["info"]]
+    names = [name for name, *_ in saved["info"] or ()]
+    info = kind(*values) if hasattr(kind, "_fields") else _named("Info", names, values)
+    return tensor(draws.mapped(mode))[:, :n_draws], info
+
+
+def _named(kind: str, names: list[str], values: list[Any]) -> Any:
+    return namedtuple(kind, names)(*values)
+
+
+# ---------------------------------------------------------------------------- reading
+
+
+def check_path(path: Path, dtype: torch.dtype) -> np.dtype[Any]:
+    """Return the dtype of a new file for draws.
+
+    Raises:
+        ValueError: If it is not the path of a new `.npy` file, or NumPy has no such dtype.
+    """
+    if path.suffix != ".npy":
+        raise ValueError(f"keep must be 'memory', 'cpu' or the path of a .npy file, got {path}")
+    if path.exists():
+        raise ValueError(taken(path))
+    return numpy_dtype(dtype)
+
+
+def check_keep(keep: Keep | Place, dtype: torch.dtype) -> Place | None:
+    """Return where the file is to be, None for memory.
+
+    Raises:
+        ValueError: If keep is neither `memory` nor `cpu` nor a new `.npy` file, or the dtype has no
+            counterpart in NumPy.
+    """
+    if isinstance(keep, str) and keep in ("memory", "cpu"):
+        return None
+    place = keep if isinstance(keep, Place) else Place(keep, None)
+    check_path(Path(place.path), dtype)
+    return place
+
+
+def read(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Return the state of a stream.
+
+    Raises:
+        ValueError: If there is none, or it is damaged or of another version.
+    """
+    side = beside(Path(path), "state")
+    try:
+        saved = torch.load(side, weights_only=True, map_location="cpu")
+    except FileNotFoundError:
+        raise ValueError(
+            f"{path} is no stream of draws: there is no {side.name} beside it"
+        ) from None
+    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError) as error:
+        raise ValueError(f"{side} is damaged: {str(error).splitlines()[0]}") from None
+    if not isinstance(saved, dict) or saved.get("format") != FORMAT:
+        raise ValueError(f"{side} is not that of a stream of format {FORMAT}")
+    if saved.keys() != FIXED | MOVING | FILES or not _sound(saved):
+        raise ValueError(f"{side} is damaged: its entries do not fit together")
+    return saved
+
+
+def _sound(saved: dict[str, Any]) -> bool:
+    """Tell whether the sizes that a state names can be those of a run."""
+    shape, counts = saved["shape"], [saved[k] for k in ("n_steps", "burn_in", "done", "draws")]
+    try:
+        return (
+            all(type(n) is int and n >= 0 for n in (*shape, *counts))
+            and len(shape) >= 2
+            and saved["draws"] <= shape[1]
+            and saved["done"] <= saved["n_steps"]
+            and np.dtype(saved["dtype"]).kind in "fc"
+            and all(np.dtype(kind).kind in "biufc" for _, kind, _ in saved["info"] or ())
+        )
+    except (TypeError, ValueError):
+        return False
+
+
+def open_chain(path: str | os.PathLike[str], target: Density | None = None) -> Chain:
+    """Return the draws of a stream as a `Chain`: see `Chain.open`."""
+    saved, path = read(path), Path(path)
+    try:
+        draws, info = _contents(path, saved, saved["draws"], None, "c")
+    except OSError:  # larger than the memory, as which the system counts a private view
+        draws, info = _contents(path, saved, saved["draws"], None, "r+")
+    return chain_of(saved, draws, info, target)
+
+
+def chain_of(saved: Mapping[str, Any], draws: Tensor, info: Any, target: Density | None) -> Chain:
+    """Return the chain that a state describes."""
+    resume, parameters = saved["resume"], None if target is None else parameters_of(target)
+    if (own := saved["parameters"]) is not None:
+        if parameters is None:
+            parameters = _parameters(own)
+        elif parameters.shapes != own["shapes"]:
+            raise ValueError(
+                f"these are draws of {own['shapes']}, the target has {parameters.shapes}"
+            )
+    try:
+        kernel = retuned(rebuilt(saved["kernel"]), resume.get("tuned"))
+    except ValueError:  # it holds functions, or is not one of this library
+        kernel = None
+    step_size, warmup = getattr(kernel, "step_size", None), saved["warmup"]
+    return Chain(
+        draws,
+        info,
+        _named("State", list(resume["state"]), list(resume["state"].values())),
+        complete=saved["done"] == saved["n_steps"],
+        divergences=saved["divergences"],
+        step_size=float(step_size) if isinstance(step_size, float | int) else None,
+        resume=resume,
+        kernel=kernel,
+        target=target,
+        failures=saved["failures"],
+        warmup=warmup and WarmUp(kernel=kernel, state=None, **rebuilt_values(warmup)),
+        start=start_of(saved),
+        parameters=parameters,
+    )
+
+
+def kernel_of(path: str | os.PathLike[str]) -> Any:
+    """Return the kernel that a run was given.
+
+    Raises:
+        ValueError: If it cannot be made of what the file holds.
+    """
+    try:
+        return rebuilt(read(path)["kernel"])
+    except ValueError as error:
+        raise ValueError(f"{error}; pass kernel= again") from None
+
+
+def start_of(saved: Mapping[str, Any]) -> Start | None:
+    """Return where `sample` started."""
+    return None if saved["start"] is None else Start(**rebuilt_values(saved["start"]))
+
+
+def rebuilt_values(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Return plain fields as what they were."""
+    return {name: rebuilt(value) for name, value in fields.items()}
+
+
+def plain_start(start: Start | None) -> dict[str, Any] | None:
+    """Return what is kept of a start: nothing where the verdict does not ask for it."""
+    if start is None or start.mean.shape[1] > HESSIAN:
+        return None
+    return {name: plain(value) for name, value in start._asdict().items()}
+
+
+def _parameters(own: Mapping[str, Any]) -> Parameters:
+    """Return names and shapes of values, whose constraints are not known here."""
+    made = Parameters({f"x{i}": tuple(shape) for i, shape in enumerate(own["shapes"].values())})
+    made.slots = dict(zip(own["shapes"], made.slots.values(), strict=True))
+    made.__dict__["constant"] = tuple(own["constant"])
+    return made
