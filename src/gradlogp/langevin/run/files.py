@@ -107,9 +107,11 @@ class Rows:
     def write(self, where: slice, first: int, block: NDArray[Any]) -> None:
         """Write draws of the chains `where`, `(chain, n, *entry)`, from draw number `first` on."""
         assert self._file is not None
-        for chain, rows in enumerate(np.ascontiguousarray(block), where.start):
-            at = len(self._header) + self._entry * (chain * self.shape[1] + first)
-            put(self._file, at, rows.view(np.uint8).data)
+        content = memoryview(np.ascontiguousarray(block).reshape(-1).view(np.uint8))
+        at = len(self._header) + self._entry * (where.start * self.shape[1] + first)
+        stride, n = self._entry * self.shape[1], len(content) // len(block)
+        for chain in range(len(block)):
+            put(self._file, at + chain * stride, content[chain * n : (chain + 1) * n])
 
     def sync(self) -> None:
         """Hand all that was written to the disk, if the file is still what it was.
@@ -124,9 +126,9 @@ class Rows:
     def check(self) -> None:
         """Raise `OSError` if the file was shortened, replaced or removed."""
         assert self._file is not None
-        self._file.seek(self.end)
-        if self._file.read() != self.mark or not os.path.samestat(
-            os.stat(self.path), os.fstat(self._file.fileno())
+        file = self._file.fileno()
+        if os.pread(file, len(self.mark) + 1, self.end) != self.mark or not os.path.samestat(
+            os.stat(self.path), os.fstat(file)
         ):
             raise OSError(f"{self.path} was cut or replaced: its draws are not those of this run")
 
@@ -139,10 +141,8 @@ class Rows:
 
 def put(file: Any, at: int, data: bytes | memoryview) -> None:
     """Write all of `data` from byte number `at` on."""
-    file.seek(at)
-    view = memoryview(data).cast("B")
-    while view:
-        view = view[file.write(view) :]
+    while (n := os.pwrite(file.fileno(), data, at)) < len(data):
+        data, at = data[n:], at + n
 
 
 def numpy_dtype(dtype: torch.dtype) -> np.dtype[Any]:
@@ -179,12 +179,11 @@ def replace(path: Path, content: bytes) -> None:
     except BaseException:
         fresh.unlink(missing_ok=True)
         raise
-    if os.name == "posix":  # the name, too
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)  # the name, too
+    finally:
+        os.close(folder)
 
 
 def taken(path: Path) -> str:
@@ -235,10 +234,8 @@ class Lock:
 
 def _flock(file: int) -> bool:
     """Lock a file, if nobody else has: also another thread of this process."""
-    try:
-        import fcntl
-    except ImportError:  # a system without such locks
-        return True
+    import fcntl  # not on every system
+
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -233,10 +233,18 @@ class Stream:
         return watch
 
     def _flush(self) -> None:
-        while self._waiting:
-            rows, where, first, block = self._waiting[-1]
-            rows.write(where, first, block)
-            self._waiting.pop()
+        """Write what waits; draws of the same chains that follow one another in one go."""
+        waiting, self._waiting = self._waiting, []
+        joined: dict[tuple[Path, int], tuple[Rows, slice, int, list[NDArray[Any]]]] = {}
+        for rows, where, first, block in waiting:
+            key = rows.path, where.start
+            _, _, start, blocks = joined.setdefault(key, (rows, where, first, []))
+            if start + sum(b.shape[1] for b in blocks) != first:  # drawn again
+                rows.write(where, start, np.concatenate(blocks, 1))
+                joined[key] = rows, where, first, (blocks := [])
+            blocks.append(block)
+        for rows, where, first, blocks in joined.values():
+            rows.write(where, first, np.concatenate(blocks, 1))
 
     # ------------------------------------------------------------------------ what `run` calls
 
@@ -328,6 +336,8 @@ def check_path(path: Path, dtype: torch.dtype) -> np.dtype[Any]:
         raise ValueError(f"keep must be 'memory', 'cpu' or the path of a .npy file, got {path}")
     if path.exists():
         raise ValueError(taken(path))
+    if os.name != "posix":
+        raise ValueError("draws can be kept in a file on Linux and macOS only; use keep='cpu'")
     return numpy_dtype(dtype)
 
 
