@@ -369,7 +369,8 @@ def read(path: str | os.PathLike[str]) -> dict[str, Any]:
             f"{path} is no stream of draws: there is no {side.name} beside it"
         ) from None
     except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError) as error:
-        raise ValueError(f"{side} is damaged: {str(error).splitlines()[0]}") from None
+        says = " ".join(str(error).split())[:200] or type(error).__name__
+        raise ValueError(f"{side} is damaged: {says}") from None
     if not isinstance(saved, dict) or saved.get("format") != FORMAT:
         raise ValueError(f"{side} is not that of a stream of format {FORMAT}")
     if saved.keys() != FIXED | MOVING | FILES or not _sound(saved):
