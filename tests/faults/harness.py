@@ -42,17 +42,23 @@ class Plain:
     """Draws of MALA after a burn-in, thinned, in two chunks."""
 
     target = TARGET
-    n_steps = 900
+    n_steps, chunk_size = 900, 2
 
     def begin(self, **options):
         x0 = torch.ones(4, 2, dtype=torch.float64)
         return glp.run(
-            MALA(0.7), self.target, x0, self.n_steps, 100, 3, generator=seeded(1), chunk_size=2,
-            **options,
+            MALA(0.7), self.target, x0, self.n_steps, 20, 3, generator=seeded(1),
+            chunk_size=self.chunk_size, **options,
         )  # fmt: skip
 
     def go_on(self, path, **options):
-        return glp.run(MALA(0.7), self.target, resume=path, chunk_size=2, **options)
+        return glp.run(MALA(0.7), self.target, resume=path, chunk_size=self.chunk_size, **options)
+
+
+class Short(Plain):
+    """A few of them, for tests that are slowed down by checks of shapes."""
+
+    n_steps, chunk_size = 120, None
 
 
 class Tuned:
@@ -281,7 +287,9 @@ def many(n, seed, folder, broken=None, jobs=JOBS):
         with tempfile.TemporaryDirectory(dir=folder) as place:
             found = trial(references[i % len(references)], place, rng, broken)
         seen.update(kill.split()[0] for kill in found.kills)
-        problems += [f"trial {i} of seed {seed} ({'; '.join(found.kills)}): {p}" for p in found.problems]
+        problems += [
+            f"trial {i} of seed {seed} ({'; '.join(found.kills)}): {p}" for p in found.problems
+        ]
         if broken is not None and problems:
             break
     return problems, seen

@@ -13,7 +13,7 @@ import harness
 import numpy as np
 import pytest
 import torch
-from harness import JOBS, Plain, Reference, ended, files_begun, forked
+from harness import JOBS, Plain, Reference, Short, ended, files_begun, forked
 
 import gradlogp as glp
 from gradlogp.langevin.run import stream
@@ -80,11 +80,11 @@ def test_a_fresh_interpreter(what, tmp_path, monkeypatch):
 
 @pytest.fixture
 def reference():
-    return Reference(Plain())
+    return Reference(Short())
 
 
-def pressing(number, at=300):
-    def progress(done, total):
+def pressing(number, at=60):
+    def progress(done, total, note=""):
         if done == at:
             os.kill(os.getpid(), number)
 
@@ -98,33 +98,33 @@ def test_a_signal_has_its_own_effect_after_saving(name, reference, tmp_path):
     handler = lambda *_: seen.append(stream.read(path)["done"])
     old = signal.signal(number, handler)
     try:
-        with pytest.warns(RuntimeWarning, match="interrupted after 150 of 900 steps"):
-            part = Plain().begin(keep=path, progress=pressing(number))
-        assert seen == [150]
+        with pytest.warns(RuntimeWarning, match="interrupted after 60 of 120 steps"):
+            part = Short().begin(keep=path, progress=pressing(number))
+        assert seen == [60]
         assert signal.getsignal(number) is handler
     finally:
         signal.signal(number, old)
     assert not part.complete
     assert not reference.beginning(part)
-    assert not reference.whole(Plain().go_on(path), path)
+    assert not reference.whole(Short().go_on(path), path)
 
 
 def test_ctrl_c_comes_back_with_the_draws(reference, tmp_path):
     path = tmp_path / "x.npy"
-    with pytest.warns(RuntimeWarning, match="interrupted after 150 of 900 steps"):
-        part = Plain().begin(keep=path, progress=pressing(signal.SIGINT))
+    with pytest.warns(RuntimeWarning, match="interrupted after 60 of 120 steps"):
+        part = Short().begin(keep=path, progress=pressing(signal.SIGINT))
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
-    assert part.draws.shape[1] == 16
+    assert part.draws.shape[1] == 13
     assert not reference.beginning(part)
-    assert np.isnan(np.load(path)[:, 16:]).all()
-    assert not reference.whole(Plain().go_on(path), path)
+    assert np.isnan(np.load(path)[:, 13:]).all()
+    assert not reference.whole(Short().go_on(path), path)
 
 
 def test_a_signal_that_is_ignored_stays_so(reference, tmp_path):
     """`nohup` ignores SIGHUP."""
     old = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
-        chain = Plain().begin(keep=tmp_path / "x.npy", progress=pressing(signal.SIGHUP))
+        chain = Short().begin(keep=tmp_path / "x.npy", progress=pressing(signal.SIGHUP))
     finally:
         signal.signal(signal.SIGHUP, old)
     assert not reference.whole(chain, tmp_path / "x.npy")
@@ -132,13 +132,13 @@ def test_a_signal_that_is_ignored_stays_so(reference, tmp_path):
 
 def test_without_a_file_signals_are_not_touched():
     seen = []
-    Plain().begin(progress=lambda *_: seen.append(signal.getsignal(signal.SIGTERM)))
+    Short().begin(progress=lambda *_: seen.append(signal.getsignal(signal.SIGTERM)))
     assert set(seen) == {signal.SIG_DFL}
 
 
 def test_in_a_thread_there_are_no_handlers(reference, tmp_path):
     chains = []
-    work = lambda: chains.append(Plain().begin(keep=tmp_path / "x.npy"))
+    work = lambda: chains.append(Short().begin(keep=tmp_path / "x.npy"))
     thread = threading.Thread(target=work)
     thread.start()
     thread.join()
@@ -148,7 +148,7 @@ def test_in_a_thread_there_are_no_handlers(reference, tmp_path):
 def test_killed_in_the_warm_up_only_that_is_lost(tmp_path):
     job = JOBS[1]
     reference, path = Reference(job), tmp_path / "x.npy"
-    assert ended(forked(lambda: job.begin(keep=path, progress=pressing_note(60)))) == -9
+    assert ended(forked(lambda: job.begin(keep=path, progress=pressing(signal.SIGKILL)))) == -9
     empty = glp.Chain.open(path)
     assert empty.draws.shape == (4, 0, 2)
     assert not empty.complete
@@ -156,11 +156,3 @@ def test_killed_in_the_warm_up_only_that_is_lost(tmp_path):
     assert not reference.whole(chain, path)
     assert torch.equal(chain.start.bound, reference.chain.start.bound)
     assert torch.equal(chain.warmup.steps, reference.chain.warmup.steps)
-
-
-def pressing_note(at):
-    def progress(done, total, note=""):
-        if done == at:
-            os.kill(os.getpid(), signal.SIGKILL)
-
-    return progress
