@@ -50,7 +50,7 @@ SAVE_SECONDS = 5.0
 SHARE = 50
 """Saving takes at most this part of the time, 1/50: with large states it is done less often."""
 
-WAITING_BYTES = 2**26
+WAITING_BYTES = 2**24
 """Draws that wait to be written: of many chains each write is short, and they are best few."""
 
 FIXED = {

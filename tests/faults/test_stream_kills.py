@@ -9,11 +9,11 @@ import sys
 import threading
 import time
 
-import harness
 import numpy as np
 import pytest
+import stream_harness
 import torch
-from harness import JOBS, Plain, Reference, Short, ended, files_begun, forked
+from stream_harness import JOBS, Plain, Reference, Short, ended, files_begun, forked
 
 import gradlogp as glp
 from gradlogp.langevin.run import stream
@@ -22,7 +22,7 @@ from gradlogp.langevin.run import stream
 def report(n, folder):
     """What the harness says, without the checks of shapes at run time that these tests have."""
     seed = random.SystemRandom().randrange(2**32)
-    command = [sys.executable, harness.__file__, str(n), str(seed), str(folder)]
+    command = [sys.executable, stream_harness.__file__, str(n), str(seed), str(folder)]
     print(" ".join(command))
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
@@ -51,7 +51,7 @@ import signal, sys, torch, gradlogp as glp
 from gradlogp.langevin.run import stream
 stream.SAVE_SECONDS = 0.01
 sys.path.insert(0, {here!r})
-from harness import Plain
+from stream_harness import Plain
 Plain.n_steps = 200000
 Plain().begin(keep={path!r})
 """

@@ -232,13 +232,17 @@ def trial(reference, folder, rng, broken=None):
         if not files_begun(path):
             continue
         if problems:
-            return Trial(kills, problems)
+            break
         problems += [f"{how}: {p}" for p in look(reference, path, before)]
         if what != signal.SIGKILL and code != 0 and (done := steps(path)) not in (0, None):
             if done < told.done // chunks_of(job):
                 problems.append(f"{how}: {told.done // chunks_of(job) - done} steps lost")
         if problems:
             break
+        if stream.read(path)["done"] == stream.read(path)["n_steps"]:
+            kills[-1] = f"late {kills[-1]}"
+    if problems:
+        return Trial(kills, problems)
     try:
         chain = job.go_on(path) if files_begun(path) else job.begin(keep=path)
         problems += reference.whole(chain, path)

@@ -12,7 +12,7 @@ import time
 
 import pytest
 import torch
-from harness import TARGET, Reference, Short, ended, forked, seeded
+from stream_harness import TARGET, Reference, Short, ended, forked, seeded
 
 import gradlogp as glp
 from gradlogp.core import Streams
