@@ -26,7 +26,7 @@ import torch
 
 import gradlogp as glp
 from gradlogp.langevin import MALA
-from gradlogp.langevin.run import files, rounds, stream
+from gradlogp.langevin.run import files, reading, rounds, stream
 
 KILLS = (signal.SIGKILL, signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
 TARGET = glp.as_target(
@@ -239,7 +239,7 @@ def trial(reference, folder, rng, broken=None):
                 problems.append(f"{how}: {told.done // chunks_of(job) - done} steps lost")
         if problems:
             break
-        if stream.read(path)["done"] == stream.read(path)["n_steps"]:
+        if reading.read(path)["done"] == reading.read(path)["n_steps"]:
             kills[-1] = f"late {kills[-1]}"
     if problems:
         return Trial(kills, problems)
@@ -257,16 +257,16 @@ def chunks_of(job):
 
 def files_begun(path):
     """Whether a run has left something to go on from."""
-    return path.exists() and stream.beside(path, "state").exists()
+    return path.exists() and reading.beside(path, "state").exists()
 
 
 def counted(path):
     """How many draws the state on the disk counts."""
-    return stream.read(path)["draws"] if stream.beside(path, "state").exists() else 0
+    return reading.read(path)["draws"] if reading.beside(path, "state").exists() else 0
 
 
 def steps(path):
-    return stream.read(path)["done"]
+    return reading.read(path)["done"]
 
 
 def look(reference, path, before):
@@ -278,7 +278,7 @@ def look(reference, path, before):
     wrong = reference.beginning(chain)
     if chain.draws.shape[1] < before:
         wrong.append(f"{before - chain.draws.shape[1]} draws lost that had been counted")
-    if stream.read(path)["ready"]:
+    if reading.read(path)["ready"]:
         wrong += reference.file(path)
     return wrong
 

@@ -16,7 +16,7 @@ import torch
 from stream_harness import JOBS, Plain, Reference, Short, ended, files_begun, forked
 
 import gradlogp as glp
-from gradlogp.langevin.run import stream
+from gradlogp.langevin.run import reading
 
 
 def report(n, folder):
@@ -48,7 +48,7 @@ def test_three_hundred_runs_that_are_killed(tmp_path):
 
 PROGRAM = """
 import signal, sys, torch, gradlogp as glp
-from gradlogp.langevin.run import stream
+from gradlogp.langevin.run import reading, stream
 stream.SAVE_SECONDS = 0.01
 sys.path.insert(0, {here!r})
 from stream_harness import Plain
@@ -64,7 +64,7 @@ def test_a_fresh_interpreter(what, tmp_path, monkeypatch):
     path = tmp_path / "draws.npy"
     program = PROGRAM.format(here=os.path.dirname(__file__), path=str(path))
     child = subprocess.Popen([sys.executable, "-W", "ignore", "-c", program])
-    while not (files_begun(path) and stream.read(path)["draws"] > 100):
+    while not (files_begun(path) and reading.read(path)["draws"] > 100):
         assert child.poll() is None
         time.sleep(0.05)
     child.send_signal(what)
@@ -95,7 +95,7 @@ def pressing(number, at=60):
 def test_a_signal_has_its_own_effect_after_saving(name, reference, tmp_path):
     """A handler of the caller is called when all is saved, and is the handler again."""
     number, path, seen = getattr(signal, name), tmp_path / "x.npy", []
-    handler = lambda *_: seen.append(stream.read(path)["done"])
+    handler = lambda *_: seen.append(reading.read(path)["done"])
     old = signal.signal(number, handler)
     try:
         with pytest.warns(RuntimeWarning, match="interrupted after 60 of 120 steps"):
@@ -127,6 +127,22 @@ def test_a_signal_that_is_ignored_stays_so(reference, tmp_path):
         chain = Short().begin(keep=tmp_path / "x.npy", progress=pressing(signal.SIGHUP))
     finally:
         signal.signal(signal.SIGHUP, old)
+    assert not reference.whole(chain, tmp_path / "x.npy")
+
+
+def test_a_child_that_is_forked_meanwhile_ends_as_ever(reference, tmp_path):
+    """Such as the workers of a pool, which are ended by SIGTERM."""
+    codes = []
+
+    def fork(done, total):
+        if done == 60:
+            if not (pid := os.fork()):
+                os.kill(os.getpid(), signal.SIGTERM)
+                os._exit(0)
+            codes.append(ended(pid))
+
+    chain = Short().begin(keep=tmp_path / "x.npy", progress=fork)
+    assert codes == [-signal.SIGTERM]
     assert not reference.whole(chain, tmp_path / "x.npy")
 
 

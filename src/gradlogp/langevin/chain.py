@@ -171,7 +171,7 @@ class Chain:
             ValueError: If it is not the file of a run, is damaged or was cut, or the target has
                 other parameters.
         """
-        from .run.stream import open_chain
+        from .run.reading import open_chain
 
         return open_chain(path, target)
 

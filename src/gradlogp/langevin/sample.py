@@ -20,8 +20,9 @@ from .chain import Chain
 from .kernels import BAOAB, HMC, facts_of
 from .run import run
 from .run.driver import show
+from .run.reading import kernel_of
 from .run.store import Keep
-from .run.stream import Place, check_keep, kernel_of
+from .run.stream import Place, check_keep
 from .tuning import Adaptation, choose_step
 from .tuning.adaptation import LEAST
 from .tuning.start import find_start

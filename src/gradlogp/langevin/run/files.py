@@ -107,7 +107,7 @@ class Rows:
     def write(self, where: slice, first: int, block: NDArray[Any]) -> None:
         """Write draws of the chains `where`, `(chain, n, *entry)`, from draw number `first` on."""
         assert self._file is not None
-        content = memoryview(np.ascontiguousarray(block).reshape(-1).view(np.uint8))
+        content = np.ascontiguousarray(block).reshape(-1).view(np.uint8).data
         at = len(self._header) + self._entry * (where.start * self.shape[1] + first)
         stride, n = self._entry * self.shape[1], len(content) // len(block)
         for chain in range(len(block)):

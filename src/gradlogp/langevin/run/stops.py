@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 from collections.abc import Iterator
@@ -23,7 +24,7 @@ class Stops:
 
     def __init__(self) -> None:
         self.caught: int | None = None
-        self._open = False
+        self._open, self._process = False, os.getpid()
         self._old: dict[int, Any] = {}
 
     def install(self) -> None:
@@ -43,6 +44,10 @@ class Stops:
             signal.signal(*self._old.popitem())
 
     def _catch(self, number: int, frame: object) -> None:
+        if os.getpid() != self._process:  # a child that was forked meanwhile
+            self.restore()
+            signal.raise_signal(number)
+            return
         if self.caught in (None, signal.SIGINT):
             self.caught = number
         if self._open:

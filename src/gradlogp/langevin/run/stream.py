@@ -17,10 +17,8 @@ from __future__ import annotations
 
 import io
 import os
-import pickle
 import time
 import uuid
-from collections import namedtuple
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -31,18 +29,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ...core import Density
-from ...distributions.parameters import Parameters, parameters_of
-from ..chain import Chain
-from ..tuning.start import HESSIAN, Start
-from .files import Lock, Rows, numpy_dtype, replace, taken, tensor
-from .plain import plain, rebuilt
+from ...distributions.parameters import Parameters
+from ..tuning.start import Start
+from .files import Lock, Rows, numpy_dtype, replace, taken
+from .reading import FORMAT, beside, contents, info_rows_of, named, rows_of
 from .stops import Stops
 from .store import Keep, event_of, values_of
-from .warmup import WarmUp, retuned
-
-FORMAT = 1
-"""Of the files."""
 
 SAVE_SECONDS = 5.0
 """Between two states on the disk: a killed run loses no more than what it drew in this time."""
@@ -53,25 +45,12 @@ SHARE = 50
 WAITING_BYTES = 2**24
 """Draws that wait to be written: of many chains each write is short, and they are best few."""
 
-FIXED = {
-    "format", "mark", "shape", "dtype", "n_steps", "burn_in", "thin", "since", "adapt", "kernel",
-    "parameters", "start",
-}  # fmt: skip
-MOVING = {"done", "draws", "resume", "divergences", "failures", "warmup"}
-FILES = {"ready", "info"}
-"""What a state holds: what the run was asked for, where it stands, and what is in the files."""
-
 
 class Place(NamedTuple):
     """The path of a stream, and where `sample` started, to be kept beside the draws."""
 
     path: str | os.PathLike[str]
     start: Start | None
-
-
-def beside(path: Path, what: str) -> Path:
-    """Return the path of the lock, the state or the information of a stream."""
-    return path.with_name(f"{path.name}.{what}")
 
 
 class Stream:
@@ -157,7 +136,7 @@ class Stream:
             "ready": False,
             "info": None,
         }
-        self._draws = _rows(self.path, self.saved)
+        self._draws = rows_of(self.path, self.saved)
         self._keep()
         try:
             self._reserve(self._draws, exclusive=True)
@@ -172,7 +151,7 @@ class Stream:
     def go_on(self, parameters: Parameters | None) -> None:
         """Open the files that the state speaks of; those that it does not are written anew."""
         self._parameters = parameters
-        self._draws = _rows(self.path, self.saved)
+        self._draws = rows_of(self.path, self.saved)
         if self.saved["ready"]:
             self._draws.open("rb+")
         else:
@@ -180,8 +159,8 @@ class Stream:
             self.saved["ready"] = True
             self._keep()
         if (spec := self.saved["info"]) is not None:
-            self.info = _named("Info", [name for name, *_ in spec], [None] * len(spec))
-            if (rows := _info_rows(self.path, self.saved)) is not None:
+            self.info = named("Info", [name for name, *_ in spec], [None] * len(spec))
+            if (rows := info_rows_of(self.path, self.saved)) is not None:
                 rows.open("rb+")
                 self._infos = rows
         self._due = time.monotonic() + SAVE_SECONDS
@@ -216,7 +195,7 @@ class Stream:
             (name, numpy_dtype(x.dtype).str, tuple(x.shape[1:]))
             for name, x in zip(info._fields, info, strict=True)
         )
-        self._infos = _info_rows(self.path, self.saved)
+        self._infos = info_rows_of(self.path, self.saved)
         if self._infos is not None:
             self._infos.reserve(exclusive=False)
         self.info = info
@@ -278,52 +257,7 @@ class Stream:
 
     def finish(self, n_draws: int) -> tuple[Tensor, Any]:
         """Return the first draws and their information, read from the files as they are used."""
-        return _contents(self.path, self.saved, n_draws, type(self.info), "r+")
-
-
-def _rows(path: Path, saved: Mapping[str, Any]) -> Rows:
-    return Rows(path, saved["shape"], np.dtype(saved["dtype"]), saved["mark"])
-
-
-def _info_rows(path: Path, saved: Mapping[str, Any]) -> Rows | None:
-    """Return the file of information; None if steps report nothing."""
-    if not saved["info"]:
-        return None
-    dtype = np.dtype([tuple(field) for field in saved["info"]], align=True)
-    return Rows(beside(path, "info"), saved["shape"][:2], dtype, saved["mark"])
-
-
-def _contents(
-    path: Path, saved: Mapping[str, Any], n_draws: int, kind: Any, mode: str
-) -> tuple[Tensor, Any]:
-    """Return the first draws and their information.
-
-    Raises:
-        ValueError: If a file is missing, was cut, or is of another run.
-    """
-    draws = _rows(path, saved)
-    if not saved["ready"]:
-        nothing = np.empty((draws.shape[0], 0, *draws.shape[2:]), draws.dtype)
-        return tensor(nothing), _named("Info", [], [])
-    infos = _info_rows(path, saved)
-    for rows in (draws, infos):
-        if rows is not None:
-            rows.open()
-            rows.close()
-    values = []
-    if infos is not None:
-        whole = infos.mapped(mode)
-        values = [tensor(whole[name])[:, :n_draws] for name, *_ in saved["info"]]
-    names = [name for name, *_ in saved["info"] or ()]
-    info = kind(*values) if hasattr(kind, "_fields") else _named("Info", names, values)
-    return tensor(draws.mapped(mode))[:, :n_draws], info
-
-
-def _named(kind: str, names: list[str], values: list[Any]) -> Any:
-    return namedtuple(kind, names)(*values)
-
-
-# ---------------------------------------------------------------------------- reading
+        return contents(self.path, self.saved, n_draws, type(self.info), "r+")
 
 
 def check_path(path: Path, dtype: torch.dtype) -> np.dtype[Any]:
@@ -353,121 +287,3 @@ def check_keep(keep: Keep | Place, dtype: torch.dtype) -> Place | None:
     place = keep if isinstance(keep, Place) else Place(keep, None)
     check_path(Path(place.path), dtype)
     return place
-
-
-def read(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """Return the state of a stream.
-
-    Raises:
-        ValueError: If there is none, or it is damaged or of another version.
-    """
-    side = beside(Path(path), "state")
-    try:
-        saved = torch.load(side, weights_only=True, map_location="cpu")
-    except FileNotFoundError:
-        raise ValueError(
-            f"{path} is no stream of draws: there is no {side.name} beside it"
-        ) from None
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError) as error:
-        says = " ".join(str(error).split())[:200] or type(error).__name__
-        raise ValueError(f"{side} is damaged: {says}") from None
-    if not isinstance(saved, dict) or saved.get("format") != FORMAT:
-        raise ValueError(f"{side} is not that of a stream of format {FORMAT}")
-    if saved.keys() != FIXED | MOVING | FILES or not _sound(saved):
-        raise ValueError(f"{side} is damaged: its entries do not fit together")
-    return saved
-
-
-def _sound(saved: dict[str, Any]) -> bool:
-    """Tell whether the sizes that a state names can be those of a run."""
-    shape, counts = saved["shape"], [saved[k] for k in ("n_steps", "burn_in", "done", "draws")]
-    try:
-        return (
-            all(type(n) is int and n >= 0 for n in (*shape, *counts))
-            and len(shape) >= 2
-            and saved["draws"] <= shape[1]
-            and saved["done"] <= saved["n_steps"]
-            and np.dtype(saved["dtype"]).kind in "fc"
-            and all(np.dtype(kind).kind in "biufc" for _, kind, _ in saved["info"] or ())
-        )
-    except (TypeError, ValueError):
-        return False
-
-
-def open_chain(path: str | os.PathLike[str], target: Density | None = None) -> Chain:
-    """Return the draws of a stream as a `Chain`: see `Chain.open`."""
-    saved, path = read(path), Path(path)
-    try:
-        draws, info = _contents(path, saved, saved["draws"], None, "c")
-    except OSError:  # larger than the memory, as which the system counts a private view
-        draws, info = _contents(path, saved, saved["draws"], None, "r+")
-    return chain_of(saved, draws, info, target)
-
-
-def chain_of(saved: Mapping[str, Any], draws: Tensor, info: Any, target: Density | None) -> Chain:
-    """Return the chain that a state describes."""
-    resume, parameters = saved["resume"], None if target is None else parameters_of(target)
-    if (own := saved["parameters"]) is not None:
-        if parameters is None:
-            parameters = _parameters(own)
-        elif parameters.shapes != own["shapes"]:
-            raise ValueError(
-                f"these are draws of {own['shapes']}, the target has {parameters.shapes}"
-            )
-    try:
-        kernel = retuned(rebuilt(saved["kernel"]), resume.get("tuned"))
-    except ValueError:  # it holds functions, or is not one of this library
-        kernel = None
-    step_size, warmup = getattr(kernel, "step_size", None), saved["warmup"]
-    return Chain(
-        draws,
-        info,
-        _named("State", list(resume["state"]), list(resume["state"].values())),
-        complete=saved["done"] == saved["n_steps"],
-        divergences=saved["divergences"],
-        step_size=float(step_size) if isinstance(step_size, float | int) else None,
-        resume=resume,
-        kernel=kernel,
-        target=target,
-        failures=saved["failures"],
-        warmup=warmup and WarmUp(kernel=kernel, state=None, **rebuilt_values(warmup)),
-        start=start_of(saved),
-        parameters=parameters,
-    )
-
-
-def kernel_of(path: str | os.PathLike[str]) -> Any:
-    """Return the kernel that a run was given.
-
-    Raises:
-        ValueError: If it cannot be made of what the file holds.
-    """
-    try:
-        return rebuilt(read(path)["kernel"])
-    except ValueError as error:
-        raise ValueError(f"{error}; pass kernel= again") from None
-
-
-def start_of(saved: Mapping[str, Any]) -> Start | None:
-    """Return where `sample` started."""
-    return None if saved["start"] is None else Start(**rebuilt_values(saved["start"]))
-
-
-def rebuilt_values(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """Return plain fields as what they were."""
-    return {name: rebuilt(value) for name, value in fields.items()}
-
-
-def plain_start(start: Start | None) -> dict[str, Any] | None:
-    """Return what is kept of a start: nothing where the verdict does not ask for it."""
-    if start is None or start.mean.shape[1] > HESSIAN:
-        return None
-    return {name: plain(value) for name, value in start._asdict().items()}
-
-
-def _parameters(own: Mapping[str, Any]) -> Parameters:
-    """Return names and shapes of values, whose constraints are not known here."""
-    made = Parameters({f"x{i}": tuple(shape) for i, shape in enumerate(own["shapes"].values())})
-    made.slots = dict(zip(own["shapes"], made.slots.values(), strict=True))
-    made.__dict__["constant"] = tuple(own["constant"])
-    return made
