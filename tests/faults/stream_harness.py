@@ -90,6 +90,8 @@ def forked(work):
     try:
         torch.set_num_threads(1)
         signal.signal(signal.SIGINT, signal.default_int_handler)
+        for number in (signal.SIGTERM, signal.SIGHUP):  # which `nohup` ignores
+            signal.signal(number, signal.SIG_DFL)
         warnings.simplefilter("ignore")
         hurried()
         work()

@@ -52,7 +52,7 @@ from gradlogp.langevin.run import reading, stream
 stream.SAVE_SECONDS = 0.01
 sys.path.insert(0, {here!r})
 from stream_harness import Plain
-Plain.n_steps = 200000
+Plain.n_steps = 20000
 Plain().begin(keep={path!r})
 """
 
@@ -69,7 +69,7 @@ def test_a_fresh_interpreter(what, tmp_path, monkeypatch):
         time.sleep(0.05)
     child.send_signal(what)
     assert child.wait() == (0 if what == signal.SIGINT else -what)
-    monkeypatch.setattr(Plain, "n_steps", 200000)
+    monkeypatch.setattr(Plain, "n_steps", 20000)
     reference = Reference(Plain())
     assert not reference.beginning(glp.Chain.open(path))
     assert not reference.whole(Plain().go_on(path), path)
