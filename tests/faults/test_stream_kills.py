@@ -47,13 +47,13 @@ def test_three_hundred_runs_that_are_killed(tmp_path):
 
 
 PROGRAM = """
-import signal, sys, torch, gradlogp as glp
+import sys, time
 from gradlogp.langevin.run import reading, stream
 stream.SAVE_SECONDS = 0.01
 sys.path.insert(0, {here!r})
 from stream_harness import Plain
-Plain.n_steps = 20000
-Plain().begin(keep={path!r})
+Plain.n_steps = 2000
+Plain().begin(keep={path!r}, progress=lambda *_: time.sleep(0.001))
 """
 
 
@@ -69,7 +69,7 @@ def test_a_fresh_interpreter(what, tmp_path, monkeypatch):
         time.sleep(0.05)
     child.send_signal(what)
     assert child.wait() == (0 if what == signal.SIGINT else -what)
-    monkeypatch.setattr(Plain, "n_steps", 20000)
+    monkeypatch.setattr(Plain, "n_steps", 2000)
     reference = Reference(Plain())
     assert not reference.beginning(glp.Chain.open(path))
     assert not reference.whole(Plain().go_on(path), path)
