@@ -1960,4 +1960,40 @@ MUTANTS = (
         "core/chunks.py", "    if n > most:", "    if n >= most:",
         "core/test_checks.py::test_a_cost_is_warned_of_above_its_number_and_not_at_it",
     ),
+    Mutant(
+        "X: a state counts draws that wait to be written",
+        "langevin/run/stream.py", "        began = time.monotonic()\n        self._flush()\n",
+        "        began = time.monotonic()\n",
+        "faults/test_stream_files.py::test_a_finished_run_opens_as_it_was",
+    ),
+    Mutant(
+        "X: rows without a draw are zeros",
+        "langevin/run/files.py", "nothing[name] = np.nan", "nothing[name] = 0.0",
+        "faults/test_stream_kills.py::test_ctrl_c_comes_back_with_the_draws",
+    ),
+    Mutant(
+        "X: nobody looks whether a file was cut",
+        "langevin/run/files.py", "self.end) != self.mark", "self.end) is None",
+        "faults/test_stream_files.py::test_what_is_damaged_is_refused",
+    ),
+    Mutant(
+        "X: two runs write to one file",
+        "langevin/run/files.py", "fcntl.LOCK_EX", "fcntl.LOCK_SH",
+        "faults/test_stream_files.py::test_a_second_writer_is_refused",
+    ),
+    Mutant(
+        "X: a signal that was saved for has no effect",
+        "langevin/run/stops.py", "            signal.raise_signal(self.caught)\n", "            pass\n",
+        "faults/test_stream_kills.py::test_a_signal_has_its_own_effect_after_saving",
+    ),
+    Mutant(
+        "X: any kernel goes on with a stream",
+        "langevin/run/plain.py", "return type(a) is type(b) and a == b", "return True",
+        "faults/test_stream_files.py::test_a_run_goes_on_as_it_was",
+    ),
+    Mutant(
+        "X: forked workers draw the same",
+        "core/randomness.py", "0x9E3779B97F4A7C15 * self.n)", "0 * self.n)",
+        "faults/test_stream_files.py::test_forked_workers_draw_differently_unless_they_are_seeded",
+    ),
 )  # fmt: skip

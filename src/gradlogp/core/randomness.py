@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from typing import Any, Protocol, runtime_checkable
 
@@ -160,6 +161,30 @@ class Streams:
         """Go on from where `get_state` was asked."""
         for generator, row in zip(self._generators, state, strict=True):
             generator.set_state(row.clone())  # a view crashes PyTorch
+
+
+class _Forks:
+    """Noise without a generator in forked processes, which begin with a copy of the same state.
+
+    As the `random` module of Python does, a child seeds PyTorch's generator of the CPU anew: from
+    where it stood and from the number of the fork. So the children of one process differ from it and
+    from one another, again and again in the same way after `torch.manual_seed`; a seed that a child
+    sets itself is what counts there.
+    """
+
+    n = 0
+
+    def count(self) -> None:
+        self.n += 1
+
+    def seed(self) -> None:
+        # an odd multiplier, as in `Streams`
+        torch.default_generator.manual_seed((new_seed(None) + 0x9E3779B97F4A7C15 * self.n) % 2**63)
+
+
+_forks = _Forks()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=_forks.count, after_in_child=_forks.seed)
 
 
 Generator = torch.Generator | NoiseSource

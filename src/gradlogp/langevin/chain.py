@@ -6,6 +6,7 @@ The statistics are in `diagnostics`.
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ..core import Verdict
+from ..core import Density, Verdict
 from ..distributions.observed import Observed
 from ..distributions.parameters import Parameters, coordinates, parameters_of
 from .diagnostics import Mixing, mixing
@@ -147,6 +148,32 @@ class Chain:
     warmup: Any = field(default=None, repr=False)
     start: Any = field(default=None, repr=False)
     parameters: Parameters | None = None
+
+    @classmethod
+    def open(cls, path: str | os.PathLike[str], target: Density | None = None) -> Chain:
+        """Open the draws that `run` or `sample` keep in a file, also while they are made.
+
+        Only draws that are complete are there, with their information, as of the last time that the
+        run saved; the files are read as they are used, and what is changed here stays here. `resume`
+        goes on from there in memory or in another file; to end the run itself, pass its path to
+        `run` or `sample` as `resume`.
+
+        Arguments:
+            path: The file of the draws.
+            target: The density that was sampled, which a file cannot hold: the verdict asks it, and
+                constraints of named parameters are its own.
+
+        Returns:
+            The chain as `run` returns it; `kernel` is None if it was made of functions, and the
+            last state of the warm-up is gone.
+
+        Raises:
+            ValueError: If it is not the file of a run, is damaged or was cut, or the target has
+                other parameters.
+        """
+        from .run.reading import open_chain
+
+        return open_chain(path, target)
 
     @cached_property
     def verdict(self) -> Verdict:

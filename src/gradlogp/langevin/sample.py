@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import os
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -29,7 +32,9 @@ from .guard import Guarded, check_rows
 from .kernels import BAOAB, HMC, MCLMC, facts_of
 from .run import run
 from .run.driver import show
-from .run.store import Keep, check_keep
+from .run.reading import kernel_of
+from .run.store import Keep
+from .run.stream import Place, check_keep
 from .tuning import Adaptation, choose_step
 from .tuning.adaptation import LEAST
 from .tuning.start import ONE_POINT, find_start
@@ -51,6 +56,7 @@ def sample(
     keep: Keep = "memory",
     generator: torch.Generator | None = None,
     progress: Update | Progress | None = None,
+    resume: str | os.PathLike[str] | None = None,
 ) -> Chain:
     """Sample a density: find starts, warm up, run, and judge the draws.
 
@@ -72,12 +78,26 @@ def sample(
         keep: Where draws go, as in `run`.
         generator: Where the randomness comes from.
         progress: Called as progress(done, total, note=...), as in `run`.
+        resume: The path that a call was to `keep` its draws in: takes the draws that are left,
+            however that call ended. A warm-up that was not over begins again, where it began then.
+            Only the target is needed, and the kernel if one was given.
 
     Raises:
         ValueError: For counts below 1, a target that does not say the shape of a draw and has no
             start, one that is not finite where it starts, or one whose value at a point depends on
-            the other points of a batch.
+            the other points of a batch; for a `resume` of another run.
+        OSError: As `run`.
     """
+    if resume is not None:
+        counts = (n_draws, n_chains, n_warmup) == (1000, 4, 1000)
+        if not (counts and start is None and generator is None):
+            raise ValueError(
+                "pass resume= without counts, start or generator: those of that run hold"
+            )
+        with _divergences_untold():
+            return run(
+                kernel or kernel_of(resume), target, resume=resume, keep=keep, progress=progress
+            )
     check_count(n_draws, "n_draws")
     check_count(n_chains, "n_chains")
     check_count(n_warmup, "n_warmup", 0)
@@ -87,7 +107,7 @@ def sample(
     if progress is not None:
         check_function(progress, "progress")
     check_generator(generator)
-    check_keep(keep, torch.get_default_dtype())
+    place = check_keep(keep, torch.get_default_dtype() if start is None else start.dtype)
     found, metric, known = None, None, has_log_prob(target)
     if start is not None:
         check_points(start, "start", getattr(target, "event_shape", None))
@@ -135,13 +155,21 @@ def sample(
             preconditioner="auto" if "preconditioner" in fields else "none",
             trajectory=trajectory,
         )
-    with warnings.catch_warnings():  # the verdict judges them, and says more
-        warnings.filterwarnings("ignore", ".* chains diverged", RuntimeWarning)
+    with _divergences_untold():
         chain = run(
-            kernel, target, x, n_warmup + n_draws, n_warmup, generator=generator, keep=keep,
-            progress=progress, adapt=adapt,
+            kernel, target, x, n_warmup + n_draws, n_warmup, generator=generator,
+            keep=keep if place is None else Place(place.path, found), progress=progress,
+            adapt=adapt,
         )  # fmt: skip
     return dataclasses.replace(chain, start=found)
+
+
+@contextmanager
+def _divergences_untold() -> Iterator[None]:
+    """Keep quiet about divergent steps: the verdict judges them, and says more."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".* chains diverged", RuntimeWarning)
+        yield
 
 
 def _default(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import os
 import time
 import warnings
 from collections.abc import Callable, Mapping
@@ -37,16 +38,14 @@ from ..chain import Chain
 from ..guard import Guarded
 from ..tuning import Adaptation
 from .engines import Engine, compiled
-from .resume import (
-    VERSION,
-    begin,
-    check_saved,
-    merge,
-    noise_of,
-)
-from .rounds import Round, Thinning, rounds
-from .store import Keep, Store, check_keep
-from .warmup import Walkers, check_adapt, retuned, tune, tuned_values
+from .plain import plain
+from .reading import plain_start, start_of
+from .resume import begin, check_saved
+from .rounds import Round, Thinning
+from .store import Keep, Store
+from .stream import Place, Stream, check_keep
+from .walk import Asked, Walk, check_alone, go_on
+from .warmup import check_adapt, retuned
 
 NOTE_SECONDS = 0.5
 """Between changes of the note beside a progress bar."""
@@ -62,8 +61,8 @@ def run(
     thin: int = 1,
     *,
     generator: Generator | None = None,
-    resume: Chain | Mapping[str, Any] | None = None,
-    keep: Keep = "memory",
+    resume: Chain | Mapping[str, Any] | str | os.PathLike[str] | None = None,
+    keep: Keep | Place = "memory",
     progress: Update | Progress | None = None,
     chunk_size: int | None = None,
     engine: Engine = "torch",
@@ -92,11 +91,15 @@ def run(
             any size.
         resume: A `Chain`, or its `resume` from a file: goes on where that run ended, with its
             noise, what it had tuned of the kernel and, unless there is a burn-in, its thinning: 50
-            steps and 50 more are 100.
+            steps and 50 more are 100. Or the path that a run was to `keep` its draws in: takes the
+            steps of that run that are left, or all of its burn-in again, however it ended. All else
+            that it was asked for is known; kernel and target have to be the same.
         keep: Where draws go: `memory`, beside the chains; `cpu`; or the path of a new `.npy` file
             `(chain, draw, *event)` of which `Chain.draws` is then a view, read from the disk as it
-            is used. They are stored a few at a time, so that a device holds only these. After
-            Ctrl-C the rows that were never drawn are NaN in the file.
+            is used. Room for all of them is made before the first step, with NaN where no draw is
+            yet; what each step reports goes to a file beside it, and every `stream.SAVE_SECONDS`
+            what the run goes on from. Neither Ctrl-C nor SIGTERM nor SIGHUP loses a draw, and
+            `Chain.open` reads what is there at any time.
         progress: Called as progress(done, total, note=...) after every step of every chunk, with
             stage, speed, mean acceptance and the divergent steps of the stage in the note; as
             progress(done, total) if it takes no note.
@@ -116,8 +119,9 @@ def run(
 
     Raises:
         ValueError: If nothing would be kept, for a wrong shape, for an unknown `keep` or a file
-            that exists, for a `resume` that does not fit, an engine that cannot run this, or
-            a kernel or burn-in with which there is nothing to adapt.
+            that exists or that another run writes to, for a `resume` that does not fit, an engine
+            that cannot run this, or a kernel or burn-in with which there is nothing to adapt.
+        OSError: If there is no room for the draws, or their file is cut or replaced meanwhile.
     """
     check_kernel(kernel)
     check_target(target)
@@ -126,9 +130,9 @@ def run(
         check_function(progress, "progress")
     check_keep(keep, torch.get_default_dtype())
     how = check_adapt(adapt, burn_in, engine)
-    plain = resume is None and keep == "memory" and chunk_size is None
+    simple = resume is None and keep == "memory" and chunk_size is None
     fast = compiled(
-        engine, kernel, target, x0, n_steps, burn_in, thin, generator, plain and how is None,
+        engine, kernel, target, x0, n_steps, burn_in, thin, generator, simple and how is None,
         None if progress is None else lambda done, total: progress(done, total),
     )  # fmt: skip
     if fast is not None:
@@ -136,6 +140,18 @@ def run(
         ended = found.n_steps, n_steps, Thinning(burn_in, thin, 0)
         _warn(chain.divergences, *ended, interrupted=found.interrupted)
         return dataclasses.replace(chain, kernel=kernel, target=target)
+    if isinstance(resume, str | os.PathLike):
+        check_alone(resume, x0, keep)
+        with Stream(resume) as stream:
+            asked = Asked(n_steps, Thinning(burn_in, thin), how)
+            walk = go_on(stream, kernel, target, asked, generator, chunk_size)
+            tell = meter(
+                progress, walk.asked.n_steps, walk.asked.thinning.burn_in, len(walk.end.parts),
+                walk.end.done,
+            )  # fmt: skip
+            chain = dataclasses.replace(walk.go(stream, tell), start=start_of(stream.saved))
+        _warn(chain.divergences, *walk.counts)
+        return chain
     saved = None if resume is None else check_saved(resume, x0, generator)
     x0 = x0 if saved is None else saved["state"]["x"]
     if x0 is None:
@@ -149,52 +165,25 @@ def run(
             f"n_steps={n_steps}, burn_in={burn_in}, thin={thin} keep no draw: needs "
             "0 <= burn_in < n_steps and 1 <= thin <= n_steps - burn_in"
         )
-    target = Guarded(target)
+    given, guarded = kernel, Guarded(target)
     tell = meter(progress, n_steps, burn_in, count_chunks(len(x0), chunk_size))
     tuned = saved.get("tuned") if saved else None
     kernel = retuned(kernel, tuned)
-    parts = begin(kernel, target, x0, saved, generator, chunk_size)
-    target.lenient, warmup = True, None
-    parameters = parameters_of(target)
-    check_keep(keep, x0.dtype)
-    first = 0
-    if how is not None:
-        walkers = Walkers(parts, target, tell)
-        warmup = tune(how, kernel, walkers, burn_in)
-        kernel, parts = warmup.kernel, walkers.parts
-        tuned, first = tuned_values(kernel), burn_in
-        target.failures.clear()
-    store, end = Store(keep, x0, thinning.kept(n_steps), parameters), Round(first, parts, None)
-    for new in rounds(kernel, target, parts, thinning, n_steps, store, tell, first):
-        if end.diverged is not None and new.diverged is not None:
-            new = new._replace(diverged=end.diverged + new.diverged)
-        end = new
-    done, parts, diverged = end
-    _warn(diverged, done, n_steps, thinning, first)
-    draws, info = store.finish(thinning.kept(done))
-    state = merge(parts)
-    step_size = getattr(kernel, "step_size", None)
-    return Chain(
-        draws,
-        info,
-        state,
-        complete=done == n_steps,
-        divergences=diverged,
-        step_size=float(step_size) if isinstance(step_size, float | int) else None,
-        resume={
-            "version": VERSION,
-            "state": state._asdict(),
-            "noise": noise_of(parts),
-            "device": x0.device.type,
-            "since": thinning.left_over(done),
-            **({} if tuned is None else {"tuned": tuned}),
-        },
-        kernel=kernel,
-        target=target.target,
-        failures=dict(target.failures),
-        warmup=warmup,
-        parameters=parameters,
-    )
+    parts = begin(kernel, guarded, x0, saved, generator, chunk_size)
+    parameters, n_draws = parameters_of(guarded), thinning.kept(n_steps)
+    place = check_keep(keep, x0.dtype)
+    asked = Asked(n_steps, thinning, how)
+    walk = Walk(kernel, guarded, asked, Round(0, parts, None), tuned)
+    if place is None:
+        device = x0.device if keep == "memory" else torch.device("cpu")
+        chain = walk.go(Store(device, x0, n_draws, parameters), tell)
+    else:
+        with Stream(place.path) as stream:
+            plan = asked.plain() | {"kernel": plain(given), "start": plain_start(place.start)}
+            stream.create(x0, n_draws, parameters, plan, walk.moving())
+            chain = walk.go(stream, tell)
+    _warn(chain.divergences, *walk.counts)
+    return chain
 
 
 def _warn(
@@ -224,13 +213,13 @@ def _warn(
 
 
 def meter(
-    progress: Update | Progress | None, n_steps: int, burn_in: int, n_chunks: int
+    progress: Update | Progress | None, n_steps: int, burn_in: int, n_chunks: int, first: int = 0
 ) -> Callable[..., None] | None:
-    """Return the callback of every step: it counts them, and says how the stage goes."""
+    """Return the callback of every step after the first ones: it counts them, and says how it goes."""
     if progress is None:
         return None
     total, noted = n_steps * n_chunks, _takes_note(progress)
-    done, note, stage, diverged, began = 0, "", "", 0, time.monotonic()
+    done, note, stage, diverged, began = first * n_chunks, "", "", 0, time.monotonic()
     last = began  # when the note was changed; the lists hold what has come since
     accepted, diverging = list[Tensor](), list[Tensor]()
 
@@ -251,7 +240,10 @@ def meter(
         if (flags := getattr(info, "diverging", None)) is not None:
             diverging.append(flags.sum())
         if now - last > NOTE_SECONDS or stage != before or done == total:
-            note, last = f"{stage}, {done / max(now - began, 1e-9):.3g} steps/s", now
+            note, last = (
+                f"{stage}, {(done - first * n_chunks) / max(now - began, 1e-9):.3g} steps/s",
+                now,
+            )
             if accepted:
                 note += f", acceptance {float(torch.stack(accepted).mean()):.2f}"
             if diverging:

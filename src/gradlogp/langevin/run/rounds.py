@@ -14,6 +14,7 @@ from torch import Tensor
 from ...core import Density, Kernel, NoiseSource
 from .resume import Part
 from .store import Store
+from .stream import Stream
 
 ROUND_SECONDS = 0.1
 """How long a chunk is moved before the next one has its turn and draws are stored."""
@@ -120,25 +121,27 @@ def rounds(
     parts: list[Part],
     thinning: Thinning,
     n_steps: int,
-    store: Store,
+    store: Store | Stream,
     tell: Callable[[Any], None] | None,
     first: int = 0,
 ) -> Iterator[Round]:
     """Move the parts in turn, all by as many steps, a round at a time, after the first ones.
 
-    Ctrl-C ends it, after a round that is as long as what the first part has done of it.
+    Ctrl-C ends it, after a round that is as long as what the first part has done of it; a signal
+    that the store has caught, after the round.
     """
     x = parts[0].state.x
     most = max(1, BUFFER_BYTES // (x.numel() * x.element_size())) * thinning.thin
     done, interrupted = first, False
-    while done < n_steps and not interrupted:
+    while done < n_steps and not interrupted and store.caught is None:
         length, ends = 0, []
         for part in parts:
             n, seconds = (length, inf) if length else (min(n_steps - done, most), ROUND_SECONDS)
             before = None if part.streams is None else part.streams.get_state()
             stretch = Stretch(part.state)
             try:
-                advance(stretch, kernel, target, part.noise, thinning, done, n, seconds, tell)
+                with store.interruptible():
+                    advance(stretch, kernel, target, part.noise, thinning, done, n, seconds, tell)
                 store.write(part.where, thinning.kept(done), stretch.draws, stretch.infos)
             except KeyboardInterrupt:
                 n, interrupted = length or stretch.steps, True
@@ -146,7 +149,8 @@ def rounds(
                     raise
                 part.streams.set_state(before)  # a step may have drawn a part of its noise
                 stretch = Stretch(part.state)
-                advance(stretch, kernel, target, part.noise, thinning, done, n, inf, None)
+                with store.interruptible():
+                    advance(stretch, kernel, target, part.noise, thinning, done, n, inf, None)
                 store.write(part.where, thinning.kept(done), stretch.draws, stretch.infos)
             if not stretch.steps:
                 return

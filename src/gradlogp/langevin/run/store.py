@@ -1,16 +1,15 @@
-"""Where the draws of a run go: beside the chains, to the CPU, or to a file on disk."""
+"""Where the draws of a run go: beside the chains, or to the CPU; `stream` has files on disk."""
 
 from __future__ import annotations
 
 import os
-from pathlib import Path
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Literal
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from ...core import check_kind
 from ...distributions.parameters import Parameters
 
 Keep = Literal["memory", "cpu"] | str | os.PathLike[str]
@@ -21,31 +20,28 @@ class Store:
     """Draws `(chain, draw, *event)` and information `(chain, draw)`, filled a block at a time.
 
     Arguments:
-        keep: Where the draws go; information goes to the device or, with a file, to memory.
-        x: The positions of all chains: shape, dtype and device of what is to come.
+        device: Where the draws go.
+        x: The positions of all chains: shape and dtype of what is to come.
         n_draws: Draws of each chain.
         parameters: Whose values are stored, where positions are the free numbers behind them.
-
-    Raises:
-        ValueError: If keep is neither `memory` nor `cpu` nor a new `.npy` file, or its dtype has
-            no counterpart in NumPy.
-        OSError: If the file cannot be written.
     """
 
+    caught: int | None = None
+    """The signal that asked for the end of the run."""
+
     def __init__(
-        self, keep: Keep, x: Tensor, n_draws: int, parameters: Parameters | None = None
+        self, device: torch.device, x: Tensor, n_draws: int, parameters: Parameters | None = None
     ) -> None:
-        event = x.shape[1:] if parameters is None else (parameters.n_flat,)
-        shape = (len(x), n_draws, *event)
-        self._parameters = parameters
+        shape = (len(x), n_draws, *event_of(x, parameters))
+        self._parameters, self._device, self._shape = parameters, device, shape[:2]
         self.info: Any = None
-        self._shape, self._file = shape[:2], None
-        self._device = x.device if keep == "memory" else torch.device("cpu")
-        if (dtype := check_keep(keep, x.dtype)) is None:
-            self.draws = torch.empty(shape, dtype=x.dtype, device=self._device)
-        else:
-            self._file = np.lib.format.open_memmap(keep, mode="w+", dtype=dtype, shape=shape)
-            self.draws = torch.from_numpy(self._file)
+        self.draws = torch.empty(shape, dtype=x.dtype, device=device)
+
+    def __enter__(self) -> Store:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        pass
 
     def write(self, where: slice, first: int, draws: list[Tensor], infos: list[Any]) -> None:
         """Store draws of the chains `where` from draw number `first` on."""
@@ -54,10 +50,7 @@ class Store:
         if self.info is None:
             self.allocate(infos[0])
         rows = (where, slice(first, first + len(draws)))
-        x = torch.stack(draws, 1)
-        if self._parameters is not None:
-            x = self._parameters.constrain(x.flatten(0, 1)).unflatten(0, x.shape[:2])
-        self.draws[rows] = x.to(self._device)
+        self.draws[rows] = values_of(draws, self._parameters).to(self._device)
         for field, values in zip(self.info, zip(*infos, strict=True), strict=True):
             field[rows] = torch.stack(values, 1).to(self._device)
 
@@ -66,34 +59,36 @@ class Store:
         rows = (torch.empty((*self._shape, *v.shape[1:]), dtype=v.dtype) for v in info)
         self.info = type(info)(*(v.to(self._device) for v in rows))
 
+    def watching(self, tell: Callable[..., None] | None) -> Callable[..., None] | None:
+        """Return what is to be called with the information of every step of a warm-up."""
+        return tell
+
+    def interruptible(self) -> AbstractContextManager[None]:
+        """Within, a run can be interrupted at any moment."""
+        return nullcontext()
+
+    @property
+    def due(self) -> bool:
+        """Whether it is time to `save`."""
+        return False
+
+    def save(self, moving: Callable[[], Mapping[str, Any]]) -> None:
+        """Save what a killed run goes on from; in memory there is nothing."""
+
     def finish(self, n_draws: int) -> tuple[Tensor, Any]:
-        """Return the first draws and their information; in a file the others become NaN."""
-        if self._file is not None:
-            if n_draws < self._shape[1]:
-                self._file[:, n_draws:] = np.nan
-            self._file.flush()
+        """Return the first draws and their information."""
         info = type(self.info)(*(field[:, :n_draws] for field in self.info))
         return self.draws[:, :n_draws], info
 
 
-def check_keep(keep: Keep, dtype: torch.dtype) -> np.dtype[Any] | None:
-    """Return the dtype of a new file for draws, None for memory.
+def event_of(x: Tensor, parameters: Parameters | None) -> torch.Size:
+    """Return the shape of a draw."""
+    return x.shape[1:] if parameters is None else torch.Size((parameters.n_flat,))
 
-    Raises:
-        ValueError: If keep is neither `memory` nor `cpu` nor a new `.npy` file, or the dtype has no
-            counterpart in NumPy.
-    """
-    check_kind(keep, "keep", str | os.PathLike, "'memory', 'cpu' or the path of a .npy file")
-    if keep in ("memory", "cpu"):
-        return None
-    path = Path(keep)
-    if path.suffix != ".npy":
-        raise ValueError(f"keep must be 'memory', 'cpu' or the path of a .npy file, got {path}")
-    if path.exists():
-        raise ValueError(f"{path} exists; choose another file for the draws, or remove it")
-    try:
-        return torch.empty(0, dtype=dtype).numpy().dtype
-    except TypeError:
-        raise ValueError(
-            f"a .npy file cannot hold {dtype}; keep the draws on the cpu, or run in float32"
-        ) from None
+
+def values_of(draws: list[Tensor], parameters: Parameters | None) -> Tensor:
+    """Return draws of some chains, `(chain, n, *event)`; of named parameters their values."""
+    x = torch.stack(draws, 1)
+    if parameters is None:
+        return x
+    return parameters.constrain(x.flatten(0, 1)).unflatten(0, x.shape[:2])
