@@ -21,9 +21,9 @@ from gradlogp.check.compare import (
     difference_row,
     likelihood_row,
 )
-from gradlogp.check.looks import _beyond, _hypergeometric, _rates, decimals
 from gradlogp.check.pages import sections
 from gradlogp.check.rows import encode, image_columns
+from gradlogp.check.values import _beyond, _hypergeometric, _rates, decimals
 from gradlogp.show.plots import LIGHT
 
 spec = importlib.util.spec_from_file_location(

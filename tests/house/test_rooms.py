@@ -31,11 +31,12 @@ ONLY = {
     "jinja2": "show/",
     "arviz_base": "langevin/chain.py",
     "diffusers": "scores/diffusers.py",
-    "pandas": "learn/data/",
+    "pandas": ("learn/data/", "interfaces/tables/"),
+    "polars": "interfaces/tables/",
     "numba": "langevin/fused/",
     "cyclopts": "interfaces/cli/",
 }
-"""Heavy packages, each with the one place that may import it."""
+"""Heavy packages, each with the places that may import it."""
 
 PROJECT = Path(__file__).parents[2]
 DEVELOPERS = {"test", "lint", "docs"}

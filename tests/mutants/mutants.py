@@ -1609,12 +1609,12 @@ MUTANTS = (
     ),
     Mutant(
         "X: a cell of a grid counts as a density",
-        "interfaces/tables.py", "math.log(column.grid) if column.spread else 0.0", "0.0",
+        "interfaces/tables/coding.py", "math.log(column.grid) if column.spread else 0.0", "0.0",
         "interfaces/test_tables.py::test_cells_of_a_grid_are_even_and_count_their_width",
     ),
     Mutant(
         "X: the noise of levels is forgotten in the likelihood",
-        "interfaces/tables.py", "(blur.square() + NOISE**2).sqrt()", "blur",
+        "interfaces/tables/estimator.py", "(blur.square() + NOISE**2).sqrt()", "blur",
         "interfaces/test_tables.py::test_the_bound_on_the_probability_of_a_level_is_tight",
     ),
     Mutant(
@@ -1673,7 +1673,7 @@ MUTANTS = (
     ),
     Mutant(
         "X: extreme values are drawn with replacement",
-        "check/looks.py", "(n + m - terms).log()",
+        "check/values.py", "(n + m - terms).log()",
         "(n + m + 0 * terms).log()",
         "check/test_compare.py::test_a_precedence_and_a_hypergeometric_p_value_by_enumeration",
     ),

@@ -31,12 +31,12 @@ from .looks import (
     pair_look,
     sliced_look,
     split,
-    value_looks,
     view,
 )
 from .metrics.classifier import Distinction
 from .metrics.columns import Pairs, effective, weights_of
 from .rows import Rows, encode
+from .values import value_looks
 
 SIZE = 0.05
 """How often samples of exactly the right law fail, at most; shared equally by all kinds of looks."""

@@ -1,0 +1,260 @@
+"""What a column is: decided once, from the rows that are learned from, and kept with the model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+import torch
+
+from ...noise.transforms import Monotone, fit_monotone
+
+Kind = Literal["number", "date", "category", "name", "constant"]
+
+MOST_LEVELS = 40
+"""Levels of a category that are learned; the others are taken together, and drawn by frequency."""
+
+RARE = 5
+"""Rows of a level, below which it goes with the others."""
+
+NOISE = 0.05
+"""Standard deviation of the noise on the 0s and 1s of levels: to be read off wrongly has probability
+Φ(−1/(0.05 √2)) ≈ 10⁻⁴⁵, and no such column is constant, however rare a level is."""
+
+DIFFERENT = 0.5
+"""Share of different values among texts, above which they are names and not categories."""
+
+FEW_NUMBERS = 3
+"""Whole numbers of at most so many values are a category."""
+
+SPIKE = 0.05
+"""Share of rows that have one value of a column of numbers, from which on it is learned apart."""
+
+GRAIN = 0.02
+"""Spacing of a grid, in standard deviations, from which on numbers are spread over their cells."""
+
+PRESENT, MISSING = "present", "missing"
+
+
+@dataclass(frozen=True)
+class Column:
+    """What one column is, and how it becomes numbers and comes back.
+
+    Attributes:
+        name: Its name.
+        kind: What it was taken for.
+        dtype: The dtype it comes back with.
+        levels: Levels of a category, as text; of a number its states, with "missing" or a spike.
+        others: Values that are drawn as seen, and how often each was: rare levels, names, a constant.
+        decimals: Decimals of a number; None for all of them.
+        grid: Spacing of the numbers, 0 if they are on no grid.
+        offset: A number on the grid.
+        spread: Whether they are spread over cells.
+        transform: T.
+        unit: Resolution of a date, as NumPy names it.
+        categories: The categories of a categorical dtype, in its order; None for other dtypes.
+        category_dtype: Their dtype.
+        ordered: Whether they are ordered.
+        spikes: Values that are learned apart.
+    """
+
+    name: str
+    kind: Kind
+    dtype: str
+    levels: tuple[str, ...] = ()
+    others: tuple[tuple[str, float], ...] = ()
+    decimals: int | None = None
+    grid: float = 0.0
+    offset: float = 0.0
+    spread: bool = False
+    transform: Monotone | None = None
+    unit: str = ""
+    categories: tuple[str, ...] | None = None
+    category_dtype: str = ""
+    ordered: bool = False
+    spikes: tuple[float, ...] = ()
+
+    @property
+    def width(self) -> int:
+        """How many columns of numbers it becomes."""
+        n = len(self.levels)
+        flags = 0 if n < 2 else 1 if n == 2 else n
+        return flags + (self.transform is not None)
+
+    def describe(self) -> str:
+        """Return what the column was taken for, in words."""
+        if self.kind == "constant":
+            return "the same in all rows"
+        if self.kind == "name":
+            return "text that differs in nearly every row: drawn as seen, and not learned"
+        if self.kind == "category":
+            more = f", {len(self.others)} rare ones together" if self.others else ""
+            return f"category of {len(self.levels)} levels{more}"
+        grid = f" in steps of {self.grid:g}" if self.spread else ""
+        apart = [level for level in self.levels if level != PRESENT]
+        text = f"{self.kind}{grid}" + (f", apart from {', '.join(apart)}" if apart else "")
+        T = self.transform
+        if T is not None and self.kind == "number":
+            text += "" if T.low is None else f", from {T.low:g}"
+            text += "" if T.high is None else f", below {T.high:g}"
+        return text
+
+
+REST = "(others)"
+
+
+def recognise(series: pd.Series, kind: Kind | None = None) -> Column:
+    """Return what a column is.
+
+    Arguments:
+        series: The column.
+        kind: What it is to be taken for instead.
+
+    Raises:
+        ValueError: For a column without any value, or a kind that its values cannot have.
+    """
+    name, dtype = str(series.name), str(series.dtype)
+    present = series.dropna()
+    if present.empty:
+        raise ValueError(f"column {name!r} has no value; leave it out with drop=[{name!r}]")
+    holes = len(present) < len(series)
+    if kind is None:
+        kind = _kind(present)
+    if present.nunique() == 1 and not holes:
+        return Column(name, "constant", dtype, others=((str(present.iloc[0]), 1.0),))
+    if kind in ("category", "name"):
+        return _categories(series, present, kind)
+    return _numbers(series, present, kind)
+
+
+def _kind(present: pd.Series) -> Kind:
+    letter = present.dtype.kind
+    if letter in "Mm":
+        return "date"
+    if letter == "b" or isinstance(present.dtype, pd.CategoricalDtype):
+        return "category"
+    if letter in "iuf":
+        whole = letter in "iu" or bool((present == present.round()).all())
+        return "category" if whole and present.nunique() <= FEW_NUMBERS else "number"
+    n = present.nunique()
+    return "name" if n > MOST_LEVELS and n > DIFFERENT * len(present) else "category"
+
+
+def _categories(series: pd.Series, present: pd.Series, kind: Kind) -> Column:
+    dtype = series.dtype
+    known: dict[str, Any] = {}
+    if isinstance(dtype, pd.CategoricalDtype):
+        known = {
+            "categories": tuple(map(str, dtype.categories)),
+            "category_dtype": str(dtype.categories.dtype), "ordered": bool(dtype.ordered),
+        }  # fmt: skip
+    shares = present.astype(str).value_counts(normalize=True)
+    if kind == "name":
+        values = tuple((str(k), float(v)) for k, v in shares.items())
+        states = (PRESENT, MISSING) if len(present) < len(series) else ()
+        return Column(str(series.name), kind, str(dtype), states, values)
+    frequent = (shares * len(present) >= RARE - 0.5) & (np.arange(len(shares)) < MOST_LEVELS)
+    kept, rest = shares[frequent], shares[~frequent]
+    levels = tuple(sorted(map(str, kept.index)))
+    others: tuple[tuple[str, float], ...] = ()
+    if len(rest):
+        others = tuple((str(k), float(v / rest.sum())) for k, v in rest.items())
+        levels = (*levels, REST)
+    if len(present) < len(series):
+        levels = (*levels, MISSING)
+    return Column(str(series.name), "category", str(dtype), levels, others, **known)
+
+
+def _numbers(series: pd.Series, present: pd.Series, kind: Kind) -> Column:
+    name, dtype, unit = str(series.name), str(series.dtype), ""
+    if kind == "date":
+        if present.dtype.kind not in "Mm":
+            raise ValueError(f"column {name!r} cannot be a date: it has dtype {dtype}")
+        unit, values = _resolution(present)
+    else:
+        try:
+            values = present.to_numpy(dtype=np.float64)
+        except (TypeError, ValueError):
+            raise ValueError(f"column {name!r} cannot be a number: {present.iloc[0]!r}") from None
+        if not np.isfinite(values).all():
+            raise ValueError(f"column {name!r} has infinite values; remove these rows")
+    places = 0 if kind == "date" else _decimals(values, present.dtype)
+    grid = 0.0
+    if places is not None:
+        whole = np.round(values * 10.0**places).astype(np.int64)
+        grid = float(np.gcd.reduce(whole - whole.min())) * 10.0**-places
+    offset = float(values.min())
+    spread = grid > GRAIN * float(values.std())
+    step = grid if spread else 0.0
+    spikes = _spikes(values, step)
+    low, high = _borders(values, step, positive=kind == "number")
+    if low is not None and not step and (values == low).any() and low not in spikes:
+        spikes = (low, *spikes)  # no density above it has them
+    rest = values[~np.isin(values, spikes)]
+    if len(np.unique(rest)) < FEW_NUMBERS:
+        return _categories(series, present, "category")
+    levels = (PRESENT, *(MISSING,) * (len(present) < len(series)), *map(repr, spikes))
+    x = torch.from_numpy(rest)
+    if step:  # three points of each cell stand for what is spread over it
+        x = torch.cat([x + step / 6, x + step / 2, x + 5 * step / 6])
+    return Column(
+        name, kind, dtype, levels if len(levels) > 1 else (), (), places, grid, offset, spread,
+        fit_monotone(x, low=low, high=high), unit, spikes=spikes,
+    )  # fmt: skip
+
+
+def _spikes(values: np.ndarray, step: float) -> tuple[float, ...]:
+    """Return values that far more rows have than others near them: no density has those."""
+    found, counts = np.unique(values, return_counts=True)
+    least: Any = max(SPIKE * len(values), 2 * RARE)
+    if step:  # neighbours on a grid are met as often, give or take
+        around = np.array([counts[np.abs(found - v) <= 3 * step].sum() for v in found])
+        others = (around - counts) / 6
+        least = np.maximum(least, 5 * others)
+    return tuple(float(v) for v in found[counts >= least])
+
+
+def _borders(
+    values: np.ndarray, step: float, *, positive: bool
+) -> tuple[float | None, float | None]:
+    """Return where values end below and above, None where they just get rare.
+
+    On a wide grid they end where the last cell has as many rows as half of an average cell. Numbers
+    that are never negative end at 0, unless they end above it.
+    """
+    low = high = None
+    if step:
+        _, counts = np.unique(values, return_counts=True)
+        cells = round((values.max() - values.min()) / step) + 1
+        least = max(0.5 * len(values) / cells, RARE)
+        low = float(values.min()) if counts[0] >= least else None
+        high = float(values.max() + step) if counts[-1] >= least else None
+    if low is None and positive and values.min() >= 0:
+        low = 0.0
+    return low, high
+
+
+def _resolution(present: pd.Series) -> tuple[str, np.ndarray]:
+    """Return the coarsest of days, hours, minutes, seconds, … that holds all dates, and the numbers."""
+    time = present.dt.tz_localize(None) if getattr(present.dt, "tz", None) else present
+    letter = present.dtype.kind
+    raw = time.to_numpy().astype(f"{letter}8[ns]").astype(np.int64)
+    for unit in ("D", "h", "m", "s", "ms", "us"):
+        size = int(np.timedelta64(1, unit).astype("m8[ns]").astype(np.int64))
+        if not (raw % size).any():
+            return unit, (raw // size).astype(np.float64)
+    return "ns", raw.astype(np.float64)
+
+
+def _decimals(values: np.ndarray, dtype: Any) -> int | None:
+    eps = np.finfo(np.float32).eps if str(dtype).lower() == "float32" else np.finfo(np.float64).eps
+    for k in range(10):
+        scaled = np.abs(values) * 10.0**k
+        rounding = 4 * eps * scaled + 1e-9
+        if rounding.max() > 0.01:
+            return None
+        if (np.abs(scaled - np.round(scaled)) <= rounding).all():
+            return k
+    return None
