@@ -157,6 +157,17 @@ def test_saved_and_loaded(fitted, tmp_path):
     loaded = TableEstimator.load(tmp_path / "m")
     assert loaded.columns_ == fitted.columns_
     pd.testing.assert_frame_equal(loaded.sample(50), fitted.sample(50))
+    path = tmp_path / "m" / "config.json"
+    (tmp_path / "m" / "SHA256SUMS").unlink()
+    for old, new in (
+        ('"kind": "number"', '"kidn": "number"'),
+        ('"levels": [', '"levels": ["more", '),
+    ):
+        text = path.read_text()
+        path.write_text(text.replace(old, new, 1))
+        with pytest.raises(ValueError, match="config.json is damaged: extra.table"):
+            TableEstimator.load(tmp_path / "m")
+        path.write_text(text)
     glp.ScoreEstimator(max_iter=2, width=8).fit(torch.randn(30, 2)).save(tmp_path / "plain")
     with pytest.raises(ValueError, match="holds no table; load it by ScoreEstimator"):
         TableEstimator.load(tmp_path / "plain")

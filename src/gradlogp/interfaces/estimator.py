@@ -24,7 +24,6 @@ from torch import Tensor
 from ..core import NoisyScore, Schedule, check_count, check_kind, check_number, permutation
 from ..diffusion import log_likelihood
 from ..learn import checkpoint
-from ..learn.fields import check_fields, fits, short
 from ..learn.folders import read_whole
 from ..learn.settings import TrainingSettings
 from ..learn.training import fit
@@ -32,11 +31,11 @@ from ..noise import blurred, noise_range, time_at
 from ..noise.predictions import Kind
 from ..scores.model import ScoreModel
 from ..show.progress import bar
+from .kept import check_kept, settings_of
 from .pipeline import CHUNK, OBJECTIVE, build_model, draw
 
 HERE = ("checkpoint", "resume", "device", "verbose")  # parameters of a run, not of a model
 SHAPE = ("width", "depth", "predicts", "class_conditional")  # what a model is like, from the start
-MOST_STEPS = 10**6  # of sampling, that a checkpoint may ask for
 
 
 class ScoreEstimator(DensityMixin, BaseEstimator):
@@ -334,11 +333,12 @@ class ScoreEstimator(DensityMixin, BaseEstimator):
         def read(path: Path) -> tuple[dict[str, Any], ScoreModel]:
             config = checkpoint.read_config(path, verified=False)
             kept = config["extra"].get("estimator", {})
-            _check_kept(kept, config, f"{path / 'config.json'} is damaged: extra.estimator")
+            where = f"{path / 'config.json'} is damaged: extra.estimator"
+            check_kept(kept, config, where, _hints())
             return kept, checkpoint.load(path, network)
 
         kept, model = read_whole(directory, read)
-        settings = _settings(kept["settings"]) if kept.get("settings") else None
+        settings = settings_of(kept["settings"]) if kept.get("settings") else None
         estimator = cls(network=network, settings=settings, **kept.get("parameters", {}))
         estimator.n_features_in_ = kept.get("n_features_in", model.event_shape[0])
         estimator._tensors = kept.get("tensors", False)
@@ -364,41 +364,7 @@ def _as_array(X: Any) -> Any:
     return (X.float() if X.dtype == torch.bfloat16 else X).numpy()  # which NumPy does not have
 
 
-def _settings(kept: dict[str, Any]) -> TrainingSettings:
-    """Return settings from JSON, which has lists for tuples."""
-    plain: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in kept.items()}
-    return TrainingSettings(**plain)
-
-
-def _check_kept(kept: Any, config: dict[str, Any], where: str) -> None:
-    """Raise `ValueError` unless `_kept` could have said this: no path, nothing of a run is taken."""
-
-    def need(good: bool, field: str, found: Any) -> None:
-        if not good:
-            raise ValueError(f"{where}{field} cannot be {short(found)}")
-
-    fields = ("parameters", "settings", "n_features_in", "tensors", "classes")
-    need(isinstance(kept, dict) and (not kept or kept.keys() == set(fields)), "", kept)
-    if not kept:  # of a training without an estimator
-        return
-    parameters, settings, n_features, tensors, classes = (kept[name] for name in fields)
-    need(isinstance(parameters, dict), ".parameters", parameters)
+def _hints() -> dict[str, Any]:
+    """Return the types of the parameters that a checkpoint keeps."""
     hints = get_type_hints(ScoreEstimator.__init__) | {"random_state": int}
-    for name, value in parameters.items():
-        known = name in hints and name not in HERE
-        most = MOST_STEPS if name.startswith("n_") else 2**32
-        least = 0 if name == "random_state" else 1
-        small = not fits(value, int) or least <= value <= most
-        need(known and fits(value, hints[name]) and small, f".parameters: {name}", value)
-    if settings is not None:
-        need(isinstance(settings, dict), ".settings", settings)
-        check_fields(settings, TrainingSettings, f"{where}.settings")
-        try:
-            _settings(settings)
-        except ValueError as error:
-            raise ValueError(f"{where}.settings: {error}") from None
-    need(n_features == config["event_shape"][0], ".n_features_in", n_features)
-    need(fits(tensors, bool), ".tensors", tensors)
-    need(fits(classes, list[str | int | float | bool] | None), ".classes", classes)
-    kind = config["condition"] if isinstance(config["condition"], int) else None
-    need((None if classes is None else len(set(classes))) == kind, ".classes", classes)
+    return {name: hint for name, hint in hints.items() if name not in HERE}

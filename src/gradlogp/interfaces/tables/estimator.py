@@ -175,10 +175,17 @@ class TableEstimator:
         table = checkpoint.read_config(directory)["extra"].get("table")
         if table is None:
             raise ValueError(f"{directory} holds no table; load it by ScoreEstimator.load")
-        found = cls(random_state=table["random_state"])
-        found._kind = table["kind"]
-        found.columns_ = tuple(_column(c) for c in table["columns"])
+        try:
+            found = cls(random_state=table["random_state"])
+            found._kind = table["kind"]
+            found.columns_ = tuple(_column(c) for c in table["columns"])
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"{directory}/config.json is damaged: extra.table: {error}") from None
         found.estimator_ = ScoreEstimator.load(directory)
+        if found.estimator_.n_features_in_ != sum(c.width for c in found.columns_):
+            raise ValueError(
+                f"{directory}/config.json is damaged: extra.table is of another model"
+            )
         return found
 
 
