@@ -493,7 +493,7 @@ def test_a_file_that_fails_says_so_in_a_line(capsys, tmp_path):
     )
     few = ["--dim", "2", "--draws", "20", "--warmup", "50", "--chains", "3", "--quiet"]
     at = lambda name: ["sample", "--target", f"{source}:{name}", *few]
-    refuse(capsys, 1, *at("boom"), says="failed: RuntimeError: no")
+    refuse(capsys, 1, *at("boom"), says="failed at every point tried: RuntimeError: no")
     refuse(capsys, 1, *at("nan"), says="none of 100 points")
     refuse(capsys, 2, *at("number"), says="neither a function nor a density")
     code, _, err = call(capsys, *at("nan"), "--kernel", "ula", "--step-size", "0.1")

@@ -125,7 +125,9 @@ def test_classes_go_by_their_names(tmp_path, capsys):
     for path in (both, only):
         few = ["--n", "100", "--json", "--quiet"]
         main(["evaluate", str(model), str(path), "--label", "c", *few])
-        found[path] = {row["name"]: row["value"] for row in json.loads(capsys.readouterr()[0])}
+        found[path] = {
+            row["name"]: row["value"] for row in json.loads(capsys.readouterr()[0])["rows"]
+        }
     name = "log-likelihood"
     assert abs(found[both][name] - found[only][name]) < 3  # the other class's would be far off
     assert main(["sample", str(model), "--n", "20", "--class", "pear", "--quiet"]) == 0

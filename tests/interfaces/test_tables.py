@@ -10,7 +10,9 @@ import torch
 from support import seeded
 
 import gradlogp as glp
-from gradlogp.interfaces.tables import NOISE, TableEstimator, decode, encode, recognise
+from gradlogp.interfaces.tables import TableEstimator
+from gradlogp.interfaces.tables.coding import decode, encode
+from gradlogp.interfaces.tables.columns import NOISE, recognise
 
 
 def table(n=400, seed=0):

@@ -410,6 +410,9 @@ def test_rows_that_differ_by_rounding_or_chance_alone_are_not_refused(generator)
     check_rows(as_target(log_prob=lambda x: -((x @ A) * x).sum(1)), torch.randn(4, 300))
     check_rows(as_target(log_prob=lambda x: -x.square().sum(1) + torch.rand(len(x))), A[:4])
     check_rows(as_target(log_prob=lambda x: x.log().sum(1)), -torch.ones(2, 2))
+    single = A.float()  # a function may compute in float32 whatever the points are
+    of_single = lambda x: -(x.float() @ single @ x.float().mT).diagonal().double()
+    check_rows(as_target(log_prob=of_single), torch.randn(4, 300, dtype=torch.float64))
 
 
 def test_a_border_of_nan_asks_for_a_constraint(generator):

@@ -370,7 +370,7 @@ def mlp_of(**changes):
     [
         ("network", mlp_of(widht=8), "network: fields missing or unknown: widht"),
         ("network", {"name": "MLP", "event": [2]}, "missing or unknown: condition, depth, width"),
-        ("network", mlp_of(width=-8), "positive sizes"),
+        ("network", mlp_of(width=-8), "width must be an integer of at least 1"),
         ("network", mlp_of(width=9), "does not fit the network"),
         ("network", {"name": "Linear", "in_features": 2}, "pass network="),
         ("network", "MLP", "damaged"),

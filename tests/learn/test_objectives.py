@@ -317,7 +317,7 @@ def test_weights_are_those_of_the_papers():
     edm = (ratio**2 + sigma_data**2) / (ratio * sigma_data) ** 2 * x0
     close(weights.edm(0.5)(alpha, sigma), edm, 1e-12)
     close(weights.edm(1.0)(alpha, sigma), weights.v(alpha, sigma), 1e-12)
-    with pytest.raises(ValueError, match="sigma_data must be positive, got 0"):
+    with pytest.raises(ValueError, match="sigma_data must be positive and finite, got 0"):
         weights.edm(0)
 
 

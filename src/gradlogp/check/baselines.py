@@ -10,7 +10,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ..core import new_seed, permutation
+from ..core import check_points, new_seed, permutation
+
+LEAST = 10
+"""Rows below which nothing is fitted."""
 
 MOST_ROWS = 5000
 """Rows that a mixture or a kernel density is fitted to."""
@@ -49,14 +52,21 @@ def baselines(
     Arguments:
         train: Rows, `(n, d)`, finite.
         generator: Where starts, subsamples and splits come from.
+
+    Raises:
+        ValueError: For fewer than 10 rows, values that are not finite, or a constant column.
     """
     from sklearn.mixture import GaussianMixture
     from sklearn.neighbors import KernelDensity
 
+    check_points(train, "train", least=LEAST)
+    if train.ndim != 2 or train.shape[1] == 0:
+        raise ValueError(f"train must have shape (n, d), got {tuple(train.shape)}")
+    train = train.detach().double()
     mean, deviation = train.mean(0), train.std(0)
     if bool((deviation == 0).any()):
         at = (deviation == 0).nonzero().flatten().tolist()
-        raise ValueError(f"columns {at} are constant, and have no density; leave them out")
+        raise ValueError(f"train has constant columns, {at}: they have no density; leave them out")
     z = ((train - mean) / deviation).cpu().numpy()
     seed = new_seed(generator) % 2**32
     order = permutation(len(z), generator).numpy()

@@ -15,6 +15,9 @@ from ..distributions.as_target import has_log_prob
 ROWS = 4
 """Rows that are asked for again, alone and in another order."""
 
+SINGLE = 2.0**-23
+"""Rounding of float32, which a function may compute in whatever the dtype of x."""
+
 
 @torch.no_grad()
 def check_rows(target: Density, x: Tensor) -> None:
@@ -32,7 +35,7 @@ def check_rows(target: Density, x: Tensor) -> None:
     if len(x) < 2:
         x = torch.cat([x, x])
     if bool((x == x[:1]).all()):  # a mean that is taken off would be that of each row
-        shift = 1e-3 * torch.arange(len(x)).to(x).reshape(-1, *[1] * (x.ndim - 1))
+        shift = 3e-2 * torch.arange(len(x)).to(x).reshape(-1, *[1] * (x.ndim - 1))
         x = x + shift * (1 + x.abs())
     asked = [("score", target.score)]
     if has_log_prob(target):
@@ -41,11 +44,14 @@ def check_rows(target: Density, x: Tensor) -> None:
         try:
             whole, again = f(x), f(x)
             alone, turned = torch.cat([f(row[None]) for row in x]), f(x.flip(0)).flip(0)
+            near = f(x * (1 + SINGLE))
         except (ArithmeticError, RuntimeError, ValueError):
             return
         if not bool(torch.isfinite(whole).all()) or not torch.equal(whole, again):
             return
-        most = torch.finfo(whole.dtype).eps ** 0.5 * float(whole.abs().max())
+        # rounding is another in a batch of another size, and grows as that of x itself
+        most = max(torch.finfo(whole.dtype).eps, SINGLE) ** 0.5 * float(whole.abs().max())
+        most += 1000 * float((near - whole).abs().max())
         for other in (alone, turned):
             if bool(((whole - other).abs() > most).any()):
                 raise ValueError(

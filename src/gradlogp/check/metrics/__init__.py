@@ -6,12 +6,7 @@ its floor: the same distance between two independent samples of real data.
 
 from __future__ import annotations
 
-from .classifier import Auc as Auc
-from .classifier import Distinction as Distinction
-from .classifier import auc as auc
 from .classifier import c2st as c2st
-from .columns import Effects as Effects
-from .columns import Pairs as Pairs
 from .copies import Copies as Copies
 from .copies import copies as copies
 from .copies import membership as membership

@@ -13,15 +13,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ...core import Estimate, distances, permutation, proportion
+from ...core import Estimate, check_points, distances, permutation, proportion, rows_held
 from .classifier import Auc, auc
 from .columns import weights_of
 
 NEAR = (0.0, 0.1, 0.3)
 """Ratios of distances up to which a row is taken for a copy."""
-
-HELD = 2**23
-"""Distances held at a time: 64 MB in float64."""
 
 
 class Copies(NamedTuple):
@@ -43,7 +40,7 @@ class Copies(NamedTuple):
 def nearest_two(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Return distances of each row of a to the nearest and the next row of b, and the nearest."""
     first, second, index = [], [], []
-    for part in a.split(max(1, HELD // len(b))):
+    for part in a.split(rows_held(len(b))):
         found = distances(part, b).topk(2, dim=1, largest=False)
         first.append(found.values[:, 0])
         second.append(found.values[:, 1])
@@ -67,12 +64,16 @@ def copies(
         train: Training rows, `(m, d)`.
         held_out: Rows not trained on, `(k, d)`.
 
+    Raises:
+        ValueError: For shapes that differ, values that are not finite, or fewer than two rows.
+
     References:
         | A Non-Parametric Test to Detect Data-Copying in Generative Models (Meehan et al., 2020)
         | https://arxiv.org/abs/2004.05675
     """
     from scipy.stats import hypergeom
 
+    samples, train, held_out = _checked(samples, train, held_out)
     shares = []
     for rows in (samples, held_out):
         first, second, _ = nearest_two(rows, train)
@@ -88,6 +89,14 @@ def copies(
             best = found
     assert best is not None
     return best
+
+
+def _checked(samples: Tensor, train: Tensor, held_out: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return rows in float64, flat, after a look at their shapes and values."""
+    check_points(samples, "samples", least=2)
+    check_points(train, "train", samples.shape[1:], least=2)
+    check_points(held_out, "held_out", samples.shape[1:], least=4)
+    return tuple(x.double().flatten(1) for x in (samples, train, held_out))  # type: ignore[return-value]
 
 
 def membership(
@@ -110,11 +119,16 @@ def membership(
         held_out: Rows not trained on, `(k, d)`.
         generator: Where the halves of the held-out rows come from.
 
+    Raises:
+        ValueError: For shapes that differ, values that are not finite, or fewer than four held-out
+            rows.
+
     References:
         | Membership Inference Attacks against Synthetic Data through Overfitting Detection
           (van Breugel, Sun, Qian & van der Schaar, 2023)
         | https://arxiv.org/abs/2302.12580
     """
+    samples, train, held_out = _checked(samples, train, held_out)
     order = permutation(len(held_out), generator).to(held_out.device)
     half = len(held_out) // 2
     known, unseen = held_out[order[:half]], held_out[order[half:]]

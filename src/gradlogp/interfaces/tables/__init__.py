@@ -11,9 +11,4 @@ What a column is, is decided once, from the rows that are learned from, and kept
 - Text that differs in nearly every row is drawn as it was seen; a constant stays.
 """
 
-from .coding import decode as decode
-from .coding import encode as encode
-from .columns import NOISE as NOISE
-from .columns import Column as Column
-from .columns import recognise as recognise
 from .estimator import TableEstimator as TableEstimator

@@ -14,7 +14,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from ...core import randn_like
+from ...core import check_count, check_kind, check_option, randn_like
 from ...learn import checkpoint
 from ...noise.transforms import Monotone
 from ..estimator import ScoreEstimator
@@ -48,9 +48,19 @@ class TableEstimator:
         kinds: Mapping[str, Kind] | None = None,
         random_state: int | None = 0,
     ) -> None:
+        if estimator is not None:
+            check_kind(estimator, "estimator", ScoreEstimator, "a ScoreEstimator")
+        check_kind(drop, "drop", list | tuple, "a list of names")
+        check_kind(
+            {} if kinds is None else kinds, "kinds", Mapping, "a dictionary of names to kinds"
+        )
+        for name, kind in ({} if kinds is None else kinds).items():
+            check_option(kind, f"kinds[{name!r}]", ("number", "date", "category", "name"))
+        if random_state is not None:
+            check_count(random_state, "random_state", 0)
         self.estimator = estimator
         self.drop = tuple(drop)
-        self.kinds = dict(kinds or {})
+        self.kinds = {} if kinds is None else dict(kinds)
         self.random_state = random_state
 
     def fit(self, X: Any) -> TableEstimator:

@@ -29,6 +29,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ...core import check_kind
 from ...distributions.parameters import Parameters
 from ..tuning.start import Start
 from .files import Lock, Rows, numpy_dtype, replace, taken
@@ -284,6 +285,9 @@ def check_keep(keep: Keep | Place, dtype: torch.dtype) -> Place | None:
     """
     if isinstance(keep, str) and keep in ("memory", "cpu"):
         return None
+    check_kind(
+        keep, "keep", str | os.PathLike | Place, "'memory', 'cpu' or the path of a .npy file"
+    )
     place = keep if isinstance(keep, Place) else Place(keep, None)
     check_path(Path(place.path), dtype)
     return place
