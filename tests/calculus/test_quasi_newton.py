@@ -69,6 +69,19 @@ def test_condition_and_units(scale, generator):
         close(path.points[-1] / scale, exact, 1e-3)
 
 
+@pytest.mark.parametrize("scale", [1e-6, 1e6])
+def test_units_in_many_dimensions(scale, generator):
+    """Above 200 dimensions the search is another; its path in other units is the same path."""
+    w, x0 = torch.logspace(0, 2, 250), torch.randn(1, 250, generator=generator)
+    paths = [
+        minimise(differentiated(lambda x, s=s: 0.5 * (w * (x / s - 1) ** 2).sum(1))[0], s * x0)
+        for s in (1.0, scale)
+    ]
+    assert all(path.converged for path in paths)
+    assert paths[0].evaluations == paths[1].evaluations
+    close(paths[1].points / scale, paths[0].points, 1e-6)
+
+
 def test_directions_of_units_far_apart(generator):
     unit = torch.logspace(-4, 4, 5)
     f, _ = differentiated(lambda x: 0.5 * ((x / unit - 1) ** 2).sum(1) + (x / unit).pow(4).sum(1))

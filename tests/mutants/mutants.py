@@ -1391,7 +1391,7 @@ MUTANTS = (
         "X: lengths of a search are those of x",
         "calculus/quasi_newton.py",
         "(max(self.bends[-LATE:]) or 1.0) ** 0.5", "1.0",
-        "calculus/test_quasi_newton.py::test_condition_and_units",
+        "calculus/test_quasi_newton.py::test_units_in_many_dimensions",
     ),
     Mutant(
         "X: a search begins anew with a matrix that is too small",
