@@ -60,13 +60,14 @@ class GradientField:
         """Return log p(x), `(B,)`, and its score from one evaluation."""
         check_batch(x)
         values: list[Tensor] = []
-
-        def total(x: Tensor) -> Tensor:
-            values.append(self._values(x))
-            return self.sign * values[-1].sum() if self.sign != 1 else values[-1].sum()
-
+        total = lambda x: self._keep(x, values)
         score = _pull_back(at := _evaluate(total, x, "the log-density"), None)
         return self.sign * (values[0] if at.graph else values[0].detach()), score
+
+    def _keep(self, x: Tensor, values: list[Tensor]) -> Tensor:
+        """Return the sum over the batch, and keep the values."""
+        values.append(self._values(x))
+        return self.sign * values[-1].sum() if self.sign != 1 else values[-1].sum()
 
     def _values(self, x: Tensor) -> Tensor:
         value = self.f(x)

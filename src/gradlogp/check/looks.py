@@ -91,9 +91,8 @@ def view(layout: Layout, rows: Mapping[str, Rows], weights: Sets) -> View:
     numbers = filled(rows)
     if layout.event_shape is not None:
         names, found = image_columns(layout.event_shape, numbers)
-        points = {
-            k: x / _spread(numbers["held_out"], layout.event_shape) for k, x in numbers.items()
-        }
+        spread = _spread(torch.cat(list(numbers.values())), layout.event_shape)
+        points = {k: x / spread for k, x in numbers.items()}
         return View(
             tuple(names), found, layout.numbers, numbers, points, weights, layout.event_shape
         )
@@ -272,12 +271,14 @@ def classifier_look(s: Split, generator: torch.Generator | None) -> tuple[Look, 
 
 
 def sliced_look(v: View, generator: torch.Generator | None) -> Look:
-    r"""Look at the sliced Wasserstein distance, in standard deviations of the held-out rows.
+    r"""Look at the sliced Wasserstein distance, in standard deviations of both.
 
     The distance and its floor, the same between real rows, are those of all rows; the p-value is that
     of a permutation test on at most 500 rows of each.
     """
-    spread = _spread(v.joint["held_out"], v.event_shape)
+    # of both: were it that of one, samples and real rows would not be alike under one law
+    both = torch.cat([v.joint["samples"], v.joint["held_out"]])
+    spread = _spread(both, v.event_shape)
     rows = {k: thinned(x / spread, v.weights[k], len(x), generator) for k, x in v.joint.items()}
     x, y = rows["samples"], rows["held_out"]
     seed = new_seed(generator)  # the same projections for the distance and its floor

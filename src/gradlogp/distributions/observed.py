@@ -187,13 +187,14 @@ class Observed:
         return GradientField(lambda x: self._log_prob(x, rows, 1.0))
 
     def _log_prob(self, x: Tensor, rows: Tensor, scale: float) -> Tensor:
-        def of_values(x: Any) -> Tensor:
-            prior, n = self._call(self.log_prior, x), len(_first(x))
-            if prior.shape != (n,):
-                raise ValueError(f"log_prior must return ({n},), got {tuple(prior.shape)}")
-            return prior + scale * self._likelihoods(x, rows).sum(1)
-
+        of_values = lambda x: self._log_prob_of_values(x, rows, scale)
         return of_values(x) if self._names is None else self._names.log_prob(of_values, x)
+
+    def _log_prob_of_values(self, x: Any, rows: Tensor, scale: float) -> Tensor:
+        prior, n = self._call(self.log_prior, x), len(_first(x))
+        if prior.shape != (n,):
+            raise ValueError(f"log_prior must return ({n},), got {tuple(prior.shape)}")
+        return prior + scale * self._likelihoods(x, rows).sum(1)
 
     def _likelihoods(self, x: Any, rows: Tensor) -> Tensor:
         each, n = self._call(self.log_likelihood, x, rows), len(_first(x))

@@ -182,10 +182,7 @@ class Parameters:
             vectorized: Whether f takes a batch of chains; else it takes one, inside
                 `torch.func.vmap`, and must not branch on values.
         """
-
-        def one(named: dict[str, Tensor]) -> Any:
-            return f(*rows, named) if self.as_dict else f(*rows, **named)
-
+        one = lambda named: f(*rows, named) if self.as_dict else f(*rows, **named)
         return one(dict(named)) if vectorized else torch.func.vmap(one)(dict(named))
 
     def log_prob(

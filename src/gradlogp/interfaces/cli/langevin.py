@@ -306,7 +306,7 @@ def _chain(
     import torch
 
     from ...distributions.as_target import has_log_prob
-    from ...langevin import MCLMC, find_start, run, sample, tune_mclmc
+    from ...langevin import MCLMC, find_start, run, sample
     from ...langevin.kernels import facts_of
     from ...langevin.tuning import choose_step
 
@@ -322,13 +322,11 @@ def _chain(
         if step_size is not None:
             x = around() if x is None else x
             return run(kernel, law, x, n_steps, warmup, generator=g, progress=update)
-        if facts_of(kernel).target_acceptance is None:  # has a bias: its step is chosen, not tuned
+        biased = facts_of(kernel).target_acceptance is None  # its step is chosen, not tuned
+        if biased and not isinstance(kernel, MCLMC):
             update(0, n_steps, note="finding a start")
             x = find_start(law, chains, generator=g).x if x is None else x
-            if isinstance(kernel, MCLMC):
-                kernel = tune_mclmc(kernel, law, x, max(warmup, 100), generator=g)
-            else:
-                kernel = choose_step(make, law, x, generator=g)
+            kernel = choose_step(make, law, x, generator=g)
     return sample(
         law, draws, chains, n_warmup=warmup, start=x, kernel=kernel, generator=g, progress=update
     )
