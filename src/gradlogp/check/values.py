@@ -181,7 +181,7 @@ def _off_grid(name: str, ours: Tensor, real: Tensor, rows: Mapping[str, Rows]) -
             )
             n = len(other)
             p = _hypergeometric(off, n, 0, len(of))
-            kind = "whole numbers" if k == 0 else f"numbers of {k} decimals"
+            kind = "whole numbers" if k == 0 else f"numbers of {k} decimal{'s' * (k > 1)}"
             what = f"the {whose} of {name} are no {kind}, as all {than} are"
             yield name, off / n, _error(off, n), p, {"what": what}
 

@@ -107,10 +107,11 @@ def sample(
     if progress is not None:
         check_function(progress, "progress")
     check_generator(generator)
+    if start is not None:
+        check_points(start, "start", getattr(target, "event_shape", None))
     place = check_keep(keep, torch.get_default_dtype() if start is None else start.dtype)
     found, metric, known = None, None, has_log_prob(target)
     if start is not None:
-        check_points(start, "start", getattr(target, "event_shape", None))
         if len(start) != n_chains:
             raise ValueError(
                 f"start has {len(start)} points for {n_chains} chains: give one for each"
