@@ -38,7 +38,6 @@ APART = {
     "gradlogp.langevin.fused": "an engine behind `run`, which compiles",
     "gradlogp.core": "what the doors ask",
     "gradlogp.calculus.jets": "derivatives inside loops, behind `calculus`",
-    "gradlogp.check.compare": "its rows ask the metrics",
 }
 """Rooms that are not walked, and why."""
 
@@ -117,9 +116,9 @@ def public_names():
 
 
 RECORDS = {
-    "Blurred", "Calibration", "Chain", "ConditionalMixture", "ConditionedScore", "Curvature",
-    "Evidence", "ExponentialFit", "Facts", "KernelScore", "Modes", "Plan", "Reference", "ScoreBase",
-    "ScoreEstimator", "Start", "Target", "Verdict", "WarmUp", "Welford",
+    "Blurred", "Calibration", "Chain", "Comparison", "ConditionalMixture", "ConditionedScore",
+    "Curvature", "Evidence", "ExponentialFit", "Facts", "KernelScore", "Modes", "Plan", "Reference",
+    "ScoreBase", "ScoreEstimator", "Start", "Target", "Verdict", "WarmUp", "Welford",
 }  # fmt: skip
 """Classes that the library fills with what it has computed, that are there to be derived from, or whose
 constructor only stores: scikit-learn asks that of an estimator, and its methods are walked."""
@@ -255,6 +254,13 @@ BY_BOTH = {
     "minimise.x0": lambda: X[:1],
     "minimise.f": lambda: lambda x: (x.square().sum(1), 2 * x),
     "GradientField.f": lambda: square,
+    "compare.samples": lambda: torch.cat([X, -X]),
+    "compare.held_out": lambda: torch.cat([X.flip(1), -X]),
+    "compare.train": lambda: torch.cat([X, -X.flip(1)]),
+    "compare.names": lambda: ["a", "b"],
+    "compare.log_prob": lambda: torch.zeros(2 * N, dtype=torch.float64),
+    "compare.sample_weight": lambda: torch.ones(2 * N, dtype=torch.float64),
+    "compare.baselines": lambda: False,
     "Splitting.scheme": lambda: "BAOAB",
     "probe.law": lambda: "gaussian",
     "jacobian_product.v": lambda: X,

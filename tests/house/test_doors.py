@@ -22,7 +22,7 @@ FEW = 10
 
 DEAR = (
     "survey", "table", "mixture_weight", "score_samples", "ScoreEstimator.score", "log_likelihood",
-    "fisher_information", "variational_bound", "ScoreEstimator.fit", "tune_mclmc",
+    "fisher_information", "variational_bound", "compare", "ScoreEstimator.fit", "tune_mclmc",
 )  # fmt: skip
 """Where an accepted argument takes tens of milliseconds; these are walked when there is time."""
 

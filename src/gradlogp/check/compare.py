@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ..core import Estimate, Verdict, mean_and_error
+from ..core import Estimate, Verdict, check_finite, check_generator, check_kind, mean_and_error
 from ..diffusion.likelihood import bits_per_dim
 from ..show.report import Row
 from .baselines import Baseline
@@ -226,6 +226,11 @@ def compare(
             of each, or weights that are not.
     """
     sets = {"samples": samples, "held_out": held_out} | ({} if train is None else {"train": train})
+    if names is not None:
+        check_kind(names, "names", list | tuple, "a list of names")
+    if log_prob is not None:
+        check_finite(log_prob, "log_prob")
+    check_generator(generator)
     layout, rows = encode(sets, names)
     for name, found in rows.items():
         if len(found.numbers) < LEAST:

@@ -16,6 +16,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from ...core import check_kind
+
 
 class Effects(NamedTuple):
     """A statistic of each column: 0 where the laws are equal, its standard error and its p-value."""
@@ -33,6 +35,7 @@ def weights_of(x: Tensor, weight: Tensor | None) -> Tensor:
     """
     if weight is None:
         return torch.full((len(x),), 1 / len(x), dtype=torch.float64, device=x.device)
+    check_kind(weight, "sample_weight", Tensor, "a tensor of a weight for each row")
     w = torch.as_tensor(weight, dtype=torch.float64, device=x.device)
     if w.shape != x.shape[:1]:
         raise ValueError(f"sample_weight must have shape ({len(x)},), got {tuple(w.shape)}")
@@ -219,7 +222,8 @@ def correlations(z_x: Tensor, z_y: Tensor, w_x: Tensor, w_y: Tensor) -> Pairs:
     .. math:: ψ = ab - \tfrac{r}{2} (a^2 + b^2), \qquad
         \operatorname{Var} \operatorname{arctanh} r = \frac{E ψ^2}{n (1 - r^2)^2}
 
-    with a and b in standard units: 1/n for a bivariate normal, more where squares move together.
+    with a and b in standard units: 1/n for a bivariate normal, more where squares move together. A
+    constant column has no correlation: 0 stands for it, and a p-value of 1.
 
     Arguments:
         z_x: Normal scores, `(n, d)`.
@@ -235,7 +239,9 @@ def correlations(z_x: Tensor, z_y: Tensor, w_x: Tensor, w_y: Tensor) -> Pairs:
     known = ~(r_x.isnan() | r_y.isnan())  # a constant column has no correlation
     known &= ~torch.eye(len(r_x), dtype=torch.bool, device=r_x.device)
     p = torch.where(known, _two_sided(z), 1.0)
-    return Pairs(r_x, r_y, torch.where(known, difference, 0.0), error, p)
+    r_x, r_y = (torch.where(r.isnan(), 0.0, r) for r in (r_x, r_y))
+    difference, error = (torch.where(known, v, 0.0) for v in (difference, error))
+    return Pairs(r_x, r_y, difference, error, p)
 
 
 def _correlation(z: Tensor, w: Tensor) -> tuple[Tensor, Tensor]:
