@@ -21,6 +21,7 @@ from gradlogp.check.compare import (
     difference_row,
     likelihood_row,
 )
+from gradlogp.check.metrics.columns import kolmogorov_smirnov
 from gradlogp.check.pages import sections
 from gradlogp.check.rows import encode, image_columns
 from gradlogp.check.values import _beyond, _hypergeometric, _rates, decimals
@@ -151,6 +152,21 @@ def test_weights_of_held_out_rows(generator):
         compare(samples, held_out, sample_weight={"train": weight})
 
 
+def test_importance_weights_make_a_wide_law_the_right_one(generator):
+    """Held-out rows of N(0, 4) with weights p/q of N(0, 1), next to nothing in their tails."""
+    samples = torch.randn(1500, 2, generator=generator)
+    wide = 2 * torch.randn(6000, 2, generator=generator)
+    weight = torch.exp(-0.5 * wide.square().sum(1) * (1 - 1 / 4))
+    found = compare(samples, wide, sample_weight=weight, generator=generator)
+    assert found.verdict.ok, str(found)
+    failed = {
+        row.name
+        for row in compare(samples, wide, generator=generator).rows
+        if row.verdict is False
+    }
+    assert {"scale", "range not reached"} <= failed
+
+
 def test_a_precedence_and_a_hypergeometric_p_value_by_enumeration():
     n, m, k = 6, 5, 3
     total = math.comb(n + m, n)
@@ -165,15 +181,43 @@ def test_class_rates_are_pearsons(generator):
     a, b = (torch.multinomial(torch.tensor(p), n, True, generator=generator)
             for p, n in (([0.5, 0.3, 0.2], 300), ([0.4, 0.4, 0.2], 200)))  # fmt: skip
     weights = {"samples": torch.full((300,), 1 / 300), "held_out": torch.full((200,), 1 / 200)}
-    distance, error, p, fact = _rates(a, b, weights, ("u", "v", "w"))
+    distance, _, p, fact = _rates(a, b, weights, ("u", "v", "w"))
     table = np.stack([np.bincount(v, minlength=3) for v in (a, b)])
     assert p == pytest.approx(
         scipy.stats.chi2_contingency(table, correction=False).pvalue, rel=1e-6
     )
     shares = table / table.sum(1, keepdims=True)
     assert distance == pytest.approx(abs(shares[0] - shares[1]).sum() / 2)
-    assert 0 < error < 0.1
     assert fact["level"] == "uvw"[int(abs(shares[0] - shares[1]).argmax())]
+
+
+def test_the_error_of_class_rates(generator):
+    """Of two classes the distance is |p − q|, with the error of a difference of two shares."""
+    weights = {"samples": torch.full((300,), 1 / 300), "held_out": torch.full((200,), 1 / 200)}
+    draw = lambda p, n: torch.multinomial(torch.tensor(p), n, True, generator=generator)
+    found = _rates(draw([0.7, 0.3], 300), draw([0.5, 0.5], 200), weights, ("u", "v"))
+    p, q = found[3]["ours"], found[3]["real"]
+    assert found[0] == pytest.approx(abs(p - q))
+    assert found[1] == pytest.approx(math.sqrt(p * (1 - p) / 300 + q * (1 - q) / 200))
+    # of four, the spread over repetitions
+    laws = [0.1, 0.2, 0.3, 0.4], [0.4, 0.3, 0.2, 0.1]
+    runs = torch.tensor(
+        [
+            _rates(draw(laws[0], 300), draw(laws[1], 200), weights, tuple("uvwx"))[:2]
+            for _ in range(400)
+        ]
+    )
+    assert float(runs[:, 1].mean() / runs[:, 0].std()) == pytest.approx(1, abs=0.12)
+
+
+def test_the_floor_of_a_distribution_function(generator):
+    """E D = (π/2)^½ log 2 (1/n + 1/m)^½ under one law, for many rows."""
+    x, y = torch.randn(2, 800, 300, generator=generator).unbind()
+    equal = torch.full((800,), 1 / 800)
+    D = kolmogorov_smirnov(x, y, equal, equal)
+    usual = math.sqrt(math.pi / 2) * math.log(2) * math.sqrt(2 / 800)
+    close(torch.tensor(0.8687 * math.sqrt(2 / 800)), usual, 1e-4)
+    assert abs(float(D.value.mean()) - usual) < 0.05 * usual  # D is smaller by O(1/n)
 
 
 def test_decimals():

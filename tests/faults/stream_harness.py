@@ -109,8 +109,8 @@ def ended(pid):
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
-class Told:
-    """How many steps a run in another process has told its progress, in memory that both see."""
+class Steps:
+    """How many steps a run in another process has reported, in memory that both see."""
 
     def __init__(self):
         self.memory = mmap.mmap(-1, 8)
@@ -201,20 +201,20 @@ def trial(reference, folder, rng, broken=None):
     job, path = reference.job, Path(folder) / "draws.npy"
     kills, problems = [], []
     for _ in range(rng.randint(1, 3)):
-        what, told, begun = rng.choice(KILLS), Told(), files_begun(path)
+        what, reported, begun = rng.choice(KILLS), Steps(), files_begun(path)
         before = counted(path)
         by_call = rng.random() < 0.5
         number = rng.randint(2, 300)
         seconds = rng.uniform(0, 1.5 * reference.seconds)
 
-        def work(begun=begun, by_call=by_call, number=number, what=what, told=told):
+        def work(begun=begun, by_call=by_call, number=number, what=what, reported=reported):
             if broken is not None:
                 broken()
             with at_call(number, what) if by_call else contextlib.nullcontext():
                 if begun:
-                    job.go_on(path, progress=told)
+                    job.go_on(path, progress=reported)
                 else:
-                    job.begin(keep=path, progress=told)
+                    job.begin(keep=path, progress=reported)
 
         pid = forked(work)
         if by_call:
@@ -237,8 +237,8 @@ def trial(reference, folder, rng, broken=None):
             break
         problems += [f"{how}: {p}" for p in look(reference, path, before)]
         if what != signal.SIGKILL and (done := steps(path)):
-            if done < told.done // chunks_of(job):
-                problems.append(f"{how}: {told.done // chunks_of(job) - done} steps lost")
+            if done < reported.done // chunks_of(job):
+                problems.append(f"{how}: {reported.done // chunks_of(job) - done} steps lost")
         if problems:
             break
         if reading.read(path)["done"] == reading.read(path)["n_steps"]:

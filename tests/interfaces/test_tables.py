@@ -121,6 +121,9 @@ def test_the_bound_on_the_probability_of_a_level_is_tight():
             class coordinates:
                 scale = torch.ones(3)
 
+        def _generator(self, random_state):
+            return seeded()
+
         def score_samples(self, z):
             """A mixture at the corners, with the noise of levels and that of the smallest level."""
             width = math.hypot(NOISE, blur)
@@ -202,6 +205,34 @@ def test_heavy_tails_keep_their_quantiles():
         assert np.quantile(drawn, q) == pytest.approx(np.quantile(frame["x"], q), rel=0.1)
 
 
+def test_a_dtype_holds_what_comes_back():
+    """Tails beyond int8 do not turn round, and dates in the hour that is there twice are dates."""
+    small = pd.Series(np.random.default_rng(0).integers(0, 127, 200), name="a").astype("int8")
+    column = recognise(small)
+    back = decode(column, 6 * torch.randn(500, column.width, generator=seeded()), seeded())
+    assert back.dtype == np.int8
+    assert (back >= 0).all()
+    zoned = pd.Series(pd.date_range("2020-10-24", "2020-10-26", 400, tz="Europe/Zurich"), name="t")
+    column = recognise(zoned)
+    z, _ = encode(column, zoned, seeded())
+    assert not decode(column, z, seeded()).isna().any()
+
+
+def test_numbers_far_from_0_keep_their_digits():
+    far = pd.Series(2**40 + np.random.default_rng(0).integers(0, 10**6, 300), name="a")
+    column = recognise(far)
+    assert column.transform.low is None  # a logarithm would see no difference
+    z, _ = encode(column, far, seeded())
+    pd.testing.assert_series_equal(decode(column, z, seeded()), far)
+
+
+def test_texts_that_look_like_states_are_texts():
+    frame = pd.DataFrame({"a": ["missing", "present", "others", None, "(others)"] * 20})
+    column = recognise(frame["a"])
+    z, _ = encode(column, frame["a"], seeded())
+    pd.testing.assert_series_equal(decode(column, z, seeded()), frame["a"])
+
+
 def test_what_can_be_overridden_and_what_cannot():
     frame = table(60)
     found = TableEstimator(glp.ScoreEstimator(max_iter=2, width=8), drop=["name"],
@@ -218,6 +249,8 @@ def test_what_can_be_overridden_and_what_cannot():
             TableEstimator(**bad).fit(frame)
     with pytest.raises(ValueError, match="column 'a' has no value; leave it out"):
         TableEstimator().fit(pd.DataFrame({"a": [None, None], "b": [1.0, 2.0]}))
+    with pytest.raises(ValueError, match="column 'a' has infinite values"):
+        TableEstimator().fit(pd.DataFrame({"a": [1.0, np.inf] * 9, "b": range(18)}))
     with pytest.raises(ValueError, match="no column can be learned"):
         TableEstimator().fit(pd.DataFrame({"a": [1, 1, 1]}))
     with pytest.raises(TypeError, match="a table is a frame of pandas or polars, got ndarray"):

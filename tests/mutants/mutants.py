@@ -1995,4 +1995,20 @@ MUTANTS = (
         "core/randomness.py", "0x9E3779B97F4A7C15 * self.n)", "0 * self.n)",
         "faults/test_stream_files.py::test_forked_workers_draw_differently_unless_they_are_seeded",
     ),
+    Mutant(
+        "X: the error of class rates forgets that shares sum to 1",
+        "check/values.py", "(1 - float(sign @ p) ** 2) / n", "1 / n",
+        "check/test_compare.py::test_the_error_of_class_rates",
+    ),
+    Mutant(
+        "X: an integer beyond its dtype turns round",
+        "interfaces/tables/coding.py",
+        "np.round(numbers).clip(*_limits(dtype))", "np.round(numbers)",
+        "interfaces/test_tables.py::test_a_dtype_holds_what_comes_back",
+    ),
+    Mutant(
+        "X: rows of next to no weight show where a range ends",
+        "check/values.py", "real_rows = [equal[k] for k", "real_rows = [rows[k] for k",
+        "check/test_compare.py::test_importance_weights_make_a_wide_law_the_right_one",
+    ),
 )  # fmt: skip

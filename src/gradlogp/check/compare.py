@@ -248,7 +248,7 @@ def compare(
         log_prob = log_prob.detach().cpu().double()[seen["held_out"]]
     v = view(layout, rows, {name: w[seen[name]] for name, w in weights.items()})
     looks = column_looks(v)
-    looks += [] if v.image else value_looks(layout, rows, v.weights)
+    looks += [] if v.image else value_looks(layout, rows, v.weights, generator)
     pairs = None
     if not v.image and (found_pairs := pair_look(v)) is not None:
         looks.append(found_pairs[0])

@@ -313,10 +313,14 @@ def sliced_look(v: View, generator: torch.Generator | None) -> Look:
     return Look("sliced", ("",), effects, (fact,), floor.value)
 
 
+def kept(w: Tensor, generator: torch.Generator | None) -> Tensor:
+    """Return which rows stay if each is kept in proportion to its weight: they are of equal weight."""
+    return rand_like(w, generator) * float(w.max()) < w
+
+
 def thinned(x: Tensor, w: Tensor, most: int, generator: torch.Generator | None) -> Tensor:
-    """Return at most so many rows of equal weight: each is kept in proportion to its own."""
-    keep = rand_like(w, generator) * float(w.max()) < w
-    rows = x[keep.to(x.device)]
+    """Return at most so many rows of equal weight."""
+    rows = x[kept(w, generator).to(x.device)]
     return rows[permutation(len(rows), generator)[:most]]
 
 

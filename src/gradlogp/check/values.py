@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from .looks import Fact, Look, Sets
+from .looks import Fact, Look, Sets, kept
 from .metrics.columns import Effects, effective
 from .rows import Layout, Rows
 
@@ -22,12 +22,27 @@ Entry = tuple[str, float, float, float, Fact]
 """Place, effect, standard error, p-value, facts."""
 
 
-def value_looks(layout: Layout, rows: Mapping[str, Rows], weights: Sets) -> list[Look]:
-    """Look at single values of a table: ranges, grids, holes, categories."""
+def value_looks(
+    layout: Layout,
+    rows: Mapping[str, Rows],
+    weights: Sets,
+    generator: torch.Generator | None,
+) -> list[Look]:
+    """Look at single values of a table: ranges, grids, holes, categories.
+
+    What counts rows (ranges, grids, unknown levels) takes rows of equal weight.
+    """
+    stay = {
+        k: kept(w, generator) if bool((w < w.max()).any()) else w > 0 for k, w in weights.items()
+    }
+    equal = {
+        k: r._replace(numbers=r.numbers[stay[k]], levels=r.levels[stay[k]])
+        for k, r in rows.items()
+    }
     found: dict[str, list[Entry]] = {"values": [], "range": [], "missing": [], "classes": []}
-    real_rows = [rows[k] for k in rows if k != "samples"]
+    real_rows = [equal[k] for k in rows if k != "samples"]
     for j, name in enumerate(layout.numbers):
-        ours = rows["samples"].numbers[:, j]
+        ours = equal["samples"].numbers[:, j]
         real = torch.cat([r.numbers[:, j] for r in real_rows])
         holes = tuple(rows[k].numbers[:, j].isnan() for k in ("samples", "held_out"))
         if any(bool(h.any()) for h in holes):
@@ -45,6 +60,7 @@ def value_looks(layout: Layout, rows: Mapping[str, Rows], weights: Sets) -> list
         if len(known.unique()) > 0.5 * len(known):
             continue  # different in nearly every row: a name, not a category
         found["classes"].append((name, *_rates(a, b, weights, layout.levels[j])))
+        a = equal["samples"].levels[:, j]
         unseen = ~torch.isin(a, known)
         k = int(unseen.sum())
         # the same of real rows: those of levels that no sample has, as many rows looked at
@@ -108,6 +124,10 @@ def _rates(
         "level": "missing" if at == 0 else levels[at - 1], "ours": float(p[at]), "real": float(q[at])
     }  # fmt: skip
     distance = float((p - q).abs().sum()) / 2
+    # ½ Σ ±(p − q): a difference of two means of ±½
+    sign = torch.where(p >= q, 1.0, -1.0).double()
+    spread = (1 - float(sign @ p) ** 2) / n + (1 - float(sign @ q) ** 2) / m
+    error = math.sqrt(max(spread, 0.0)) / 2
     if bool(rare.any()):
         p, q, pooled = (torch.cat([v[~rare], v[rare].sum()[None]]) for v in (p, q, pooled))
     used = pooled > 0
@@ -115,7 +135,6 @@ def _rates(
     statistic = float((gap.square() / pooled[used]).sum()) / (1 / n + 1 / m)
     freedom = int(used.sum()) - 1
     p_value = float(chi2.sf(statistic, freedom)) if freedom else 1.0
-    error = math.sqrt(float((pooled * (1 - pooled)).sum()) * (1 / n + 1 / m)) / 2
     return distance, error, p_value, fact
 
 

@@ -57,7 +57,7 @@ class Summary:
         n_chains: Number of chains.
         n_draws: Draws kept of each.
         acceptance: Mean probability of acceptance of the draws, where the kernel has one.
-        divergent_chains: Chains with a step that left the finite numbers.
+        divergent_chains: Chains with a step that became NaN or infinite.
         divergences: Number of such steps.
         complete: Whether the run came to its end.
         lowest_acceptance: The smallest mean acceptance of one chain.
@@ -120,7 +120,7 @@ class Chain:
         info: What the kernel tells of each draw, a named tuple with entries `(chain, draw)`.
         state: The last state of every chain.
         complete: False where Ctrl-C ended the run early.
-        divergences: How many steps of each chain left the finite numbers, `(chain,)`, with burn-in
+        divergences: How many steps of each chain became NaN or infinite, `(chain,)`, with burn-in
             and thinned steps, but not a burn-in in which the kernel was tuned; None for a kernel
             that does not tell.
         step_size: That of the kernel, where it is one number.

@@ -117,7 +117,8 @@ def falls(target: Any, x: Float[Tensor, "n *event"]) -> Falls:
     near, far = target.log_prob(points.reshape(-1, *x.shape[1:])).double().chunk(2)
     slope = (far - near) / torch.tensor(FURTHER / FAR, dtype=torch.float64).log()
     slope = torch.where(torch.isfinite(near) & torch.isfinite(far), slope, torch.nan)
-    along = slope[: 2 * axes].unflatten(0, (axes, 2)).nan_to_num(nan=-torch.inf).amax(1)
+    known = torch.where(slope.isnan(), -torch.inf, slope)
+    along = known[: 2 * axes].unflatten(0, (axes, 2)).amax(1)
     return Falls(along, slope[2 * axes :])
 
 
@@ -153,7 +154,8 @@ def heavy(
         return []
     fit = tail_shape(flat)
     independent = fit.n * (ess_tail / len(flat)).clamp(max=1.0)
-    over = (fit.shape - critical_shape(independent)).nan_to_num(nan=-torch.inf)
+    over = fit.shape - critical_shape(independent)
+    over = torch.where(over.isnan(), -torch.inf, over)
     at = int(over.argmax())
     if float(over[at]) <= 0:
         return []

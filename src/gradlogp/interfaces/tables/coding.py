@@ -28,6 +28,8 @@ def encode(column: Column, series: pd.Series, generator: torch.Generator) -> tup
         states = _codes(column, series)
     else:
         numbers = _numbers_of(column, series)
+        if bool(holes.any()) and MISSING not in column.levels:
+            raise ValueError(f"column {column.name!r} has a hole, which no row learned from had")
         states = torch.where(
             holes, column.levels.index(MISSING) if MISSING in column.levels else 0, 0
         )
@@ -148,7 +150,7 @@ def _typed(column: Column, values: np.ndarray, holes: np.ndarray) -> pd.Series:
         zone = dtype.partition(",")[2].strip(" ]")
         if zone:
             found = found.astype("datetime64[ns]").dt.tz_localize(
-                zone, ambiguous="NaT", nonexistent="shift_forward"
+                zone, ambiguous=np.ones(len(found), dtype=bool), nonexistent="shift_forward"
             )
         found = found.astype(dtype)
         return found.mask(holes) if holes.any() else found
@@ -174,7 +176,13 @@ def _typed(column: Column, values: np.ndarray, holes: np.ndarray) -> pd.Series:
         if dtype.lower().startswith("float"):
             return pd.Series(numbers, name=name).astype(dtype)
         if dtype[0].isupper():  # nullable
-            return pd.Series(numbers, name=name).round().astype(dtype)
-        return pd.Series(np.round(numbers), name=name).astype(dtype)
+            return pd.Series(numbers, name=name).round().clip(*_limits(dtype)).astype(dtype)
+        return pd.Series(np.round(numbers).clip(*_limits(dtype)), name=name).astype(dtype)
     found = pd.Series(values, name=name, dtype=object)
     return found.mask(holes, None).astype(dtype) if holes.any() else found.astype(dtype)
+
+
+def _limits(dtype: str) -> tuple[float, float]:
+    """Return the least and the largest number of an integer dtype that float64 can hold, too."""
+    info = np.iinfo(dtype.lower())
+    return float(info.min), float(info.max) if info.max < 2**53 else np.nextafter(info.max, 0.0)

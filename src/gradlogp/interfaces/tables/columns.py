@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import torch
 
+from ...check.values import GRAIN, decimals
 from ...noise.transforms import Monotone, fit_monotone
 
 Kind = Literal["number", "date", "category", "name", "constant"]
@@ -32,10 +33,11 @@ FEW_NUMBERS = 3
 SPIKE = 0.05
 """Share of rows that have one value of a column of numbers, from which on it is learned apart."""
 
-GRAIN = 0.02
-"""Spacing of a grid, in standard deviations, from which on numbers are spread over their cells."""
+FAR = 10.0
+"""Standard deviations between 0 and the least value, from which on 0 is no border that matters."""
 
-PRESENT, MISSING = "present", "missing"
+PRESENT, MISSING, REST = "\0present", "\0missing", "\0others"
+"""States beside levels; no text of a table begins like that."""
 
 
 @dataclass(frozen=True)
@@ -93,16 +95,13 @@ class Column:
             more = f", {len(self.others)} rare ones together" if self.others else ""
             return f"category of {len(self.levels)} levels{more}"
         grid = f" in steps of {self.grid:g}" if self.spread else ""
-        apart = [level for level in self.levels if level != PRESENT]
+        apart = [level.lstrip("\0") for level in self.levels if level != PRESENT]
         text = f"{self.kind}{grid}" + (f", apart from {', '.join(apart)}" if apart else "")
         T = self.transform
         if T is not None and self.kind == "number":
             text += "" if T.low is None else f", from {T.low:g}"
             text += "" if T.high is None else f", below {T.high:g}"
         return text
-
-
-REST = "(others)"
 
 
 def recognise(series: pd.Series, kind: Kind | None = None) -> Column:
@@ -119,6 +118,8 @@ def recognise(series: pd.Series, kind: Kind | None = None) -> Column:
     present = series.dropna()
     if present.empty:
         raise ValueError(f"column {name!r} has no value; leave it out with drop=[{name!r}]")
+    if present.dtype.kind == "f" and not np.isfinite(present.to_numpy(dtype=np.float64)).all():
+        raise ValueError(f"column {name!r} has infinite values; remove these rows")
     holes = len(present) < len(series)
     if kind is None:
         kind = _kind(present)
@@ -178,9 +179,9 @@ def _numbers(series: pd.Series, present: pd.Series, kind: Kind) -> Column:
             values = present.to_numpy(dtype=np.float64)
         except (TypeError, ValueError):
             raise ValueError(f"column {name!r} cannot be a number: {present.iloc[0]!r}") from None
-        if not np.isfinite(values).all():
-            raise ValueError(f"column {name!r} has infinite values; remove these rows")
-    places = 0 if kind == "date" else _decimals(values, present.dtype)
+    single = dtype.lower() == "float32"
+    resolution = float(np.finfo(np.float32 if single else np.float64).eps)
+    places = 0 if kind == "date" else decimals(torch.tensor(values), resolution)
     grid = 0.0
     if places is not None:
         whole = np.round(values * 10.0**places).astype(np.int64)
@@ -222,7 +223,7 @@ def _borders(
     """Return where values end below and above, None where they just get rare.
 
     On a wide grid they end where the last cell has as many rows as half of an average cell. Numbers
-    that are never negative end at 0, unless they end above it.
+    that are never negative end at 0, unless they end above it or are far from it.
     """
     low = high = None
     if step:
@@ -231,7 +232,7 @@ def _borders(
         least = max(0.5 * len(values) / cells, RARE)
         low = float(values.min()) if counts[0] >= least else None
         high = float(values.max() + step) if counts[-1] >= least else None
-    if low is None and positive and values.min() >= 0:
+    if low is None and positive and 0 <= values.min() <= FAR * values.std():
         low = 0.0
     return low, high
 
@@ -246,15 +247,3 @@ def _resolution(present: pd.Series) -> tuple[str, np.ndarray]:
         if not (raw % size).any():
             return unit, (raw // size).astype(np.float64)
     return "ns", raw.astype(np.float64)
-
-
-def _decimals(values: np.ndarray, dtype: Any) -> int | None:
-    eps = np.finfo(np.float32).eps if str(dtype).lower() == "float32" else np.finfo(np.float64).eps
-    for k in range(10):
-        scaled = np.abs(values) * 10.0**k
-        rounding = 4 * eps * scaled + 1e-9
-        if rounding.max() > 0.01:
-            return None
-        if (np.abs(scaled - np.round(scaled)) <= rounding).all():
-            return k
-    return None

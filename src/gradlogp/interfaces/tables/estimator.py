@@ -14,7 +14,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from ...core import check_count, check_kind, check_option, randn_like
+from ...core import check_kind, check_option, new_seed, randn_like
 from ...learn import checkpoint
 from ...noise.transforms import Monotone
 from ..estimator import ScoreEstimator
@@ -26,14 +26,13 @@ class TableEstimator:
     r"""Learn the law of a table; draw new rows of the same columns, dtypes, levels and decimals.
 
     Every column is taken for a number, a date, a category or a name, by its values (`columns_` says
-    for what, and `kinds` overrides it); what it becomes is in the table at the top of this module.
+    for what, and `kinds` overrides it); what it becomes is said at the top of this package.
     The numbers are learned by a `ScoreEstimator`.
 
     Arguments:
-        estimator: What learns the numbers; `ScoreEstimator()` by default.
+        estimator: What learns the numbers, with its `random_state`; `ScoreEstimator()` by default.
         drop: Columns to leave out.
         kinds: What columns are to be taken for, by name: "number", "date", "category" or "name".
-        random_state: Seed.
 
     Attributes:
         columns_: What each column was taken for.
@@ -46,7 +45,6 @@ class TableEstimator:
         *,
         drop: Sequence[str] = (),
         kinds: Mapping[str, Kind] | None = None,
-        random_state: int | None = 0,
     ) -> None:
         if estimator is not None:
             check_kind(estimator, "estimator", ScoreEstimator, "a ScoreEstimator")
@@ -56,12 +54,9 @@ class TableEstimator:
         )
         for name, kind in ({} if kinds is None else kinds).items():
             check_option(kind, f"kinds[{name!r}]", ("number", "date", "category", "name"))
-        if random_state is not None:
-            check_count(random_state, "random_state", 0)
         self.estimator = estimator
         self.drop = tuple(drop)
         self.kinds = {} if kinds is None else dict(kinds)
-        self.random_state = random_state
 
     def fit(self, X: Any) -> TableEstimator:
         """Learn the law of a frame of pandas or polars.
@@ -83,22 +78,13 @@ class TableEstimator:
         self.columns_ = tuple(recognise(frame[c], self.kinds.get(c)) for c in frame.columns)
         if not any(c.width for c in self.columns_):
             raise ValueError("no column can be learned: all are constant, or names")
-        g = self._generator(None)
+        given = ScoreEstimator() if self.estimator is None else self.estimator
+        self.estimator_ = given.__class__(**given.get_params(deep=False))
+        # noise of its own, and not that of the training, which starts from the same seed
+        g = torch.Generator().manual_seed(new_seed(self.estimator_._generator(None)))
         z, _ = self._encode(frame, g)
-        self.estimator_ = ScoreEstimator(random_state=self.random_state)
-        if self.estimator is not None:
-            self.estimator_ = self.estimator.__class__(**self.estimator.get_params(deep=False))
         self.estimator_.fit(z)
         return self
-
-    def _generator(self, random_state: int | None) -> torch.Generator:
-        seed = self.random_state if random_state is None else random_state
-        g = torch.Generator()
-        if seed is None:
-            g.seed()
-        else:
-            g.manual_seed(seed)
-        return g
 
     def _encode(self, frame: pd.DataFrame, g: torch.Generator) -> tuple[Tensor, Tensor]:
         parts, nats = zip(*(encode(c, frame[c.name], g) for c in self.columns_), strict=True)
@@ -107,7 +93,7 @@ class TableEstimator:
     def sample(self, n_samples: int = 1, random_state: int | None = None) -> Any:
         """Draw new rows, as a frame of the kind that was learned from."""
         self._fitted()
-        g = self._generator(random_state)
+        g = self.estimator_._generator(random_state)
         seed = int(torch.randint(2**31, (1,), generator=g))
         z = torch.as_tensor(self.estimator_.sample(n_samples, random_state=seed)).double()
         widths = [c.width for c in self.columns_]
@@ -144,7 +130,7 @@ class TableEstimator:
         names = [c.name for c in self.columns_]
         if missing := [name for name in names if name not in frame.columns]:
             raise ValueError(f"the frame lacks columns: {', '.join(missing)}")
-        g = self._generator(random_state)
+        g = self.estimator_._generator(random_state)
         flags = torch.tensor(
             [
                 i < c.width - (c.transform is not None)
@@ -172,7 +158,7 @@ class TableEstimator:
         """Save the model, with names, kinds and levels of all columns, to a checkpoint folder."""
         self._fitted()
         columns = [asdict(c) for c in self.columns_]
-        table = {"columns": columns, "kind": self._kind, "random_state": self.random_state}
+        table = {"columns": columns, "kind": self._kind}
         return self.estimator_.save(directory, extra={"table": table})
 
     @classmethod
@@ -186,7 +172,7 @@ class TableEstimator:
         if table is None:
             raise ValueError(f"{directory} holds no table; load it by ScoreEstimator.load")
         try:
-            found = cls(random_state=table["random_state"])
+            found = cls()
             found._kind = table["kind"]
             found.columns_ = tuple(_column(c) for c in table["columns"])
         except (AttributeError, KeyError, TypeError, ValueError) as error:

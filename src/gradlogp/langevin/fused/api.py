@@ -179,7 +179,7 @@ def run(
 
     Raises:
         ValueError: If the engine does not support this, or nothing would be kept.
-        FloatingPointError: For `on_nonfinite="raise"`, if a chain left the finite numbers.
+        FloatingPointError: For `on_nonfinite="raise"`, if a chain became NaN or infinite.
     """
     check_points(x0, "x0")
     reason = objection(kernel, target, x0)
@@ -243,7 +243,7 @@ def run(
     divergences = torch.from_numpy(a.counts)
     if kernel.on_nonfinite == "raise" and bool(divergences.any()):
         raise FloatingPointError(
-            f"{int((divergences > 0).sum())} of {n} chains left the finite numbers; "
+            f"{int((divergences > 0).sum())} of {n} chains became NaN or infinite; "
             "take a smaller step_size"
         )
     return Fused(*a.result(start, max(0, done - burn_in) // thin), divergences, done, interrupted)

@@ -50,8 +50,8 @@ class ExponentialEuler:
 
     m drops out. On N(m, C) a step of any size h is that of the dynamics itself, so that the law is
     exact; as C → ∞ it is `ULA`. On another law the error is of order h, and it is stable where
-    C (I − E) < 2/L, L the largest curvature: for every h if C ≤ 2/L. A chain that leaves the finite
-    numbers stays where it was and is flagged `diverging`.
+    C (I − E) < 2/L, L the largest curvature: for every h if C ≤ 2/L. A chain that becomes NaN or
+    infinite stays where it was and is flagged `diverging`.
 
     References:
         | Exponential Integrators (Hochbruck & Ostermann, 2010)

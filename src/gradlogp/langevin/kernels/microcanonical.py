@@ -230,7 +230,7 @@ class MCLMC:
     has λ = (3 − √3)/6, where that term vanishes: −1.1e−4 at d = 10, h = √d/2. `energy_change`
     tells the error of each step; `tune_mclmc` finds h and L. There is no temperature.
 
-    A chain that leaves the finite numbers or the support stays where it was, turns round and is
+    A chain that becomes NaN or infinite or leaves the support stays where it was, turns round and is
     flagged `diverging`.
 
     References:

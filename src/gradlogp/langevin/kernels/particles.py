@@ -99,8 +99,8 @@ class SVGD:
     "chains" make another result, not more of it. It is deterministic, `generator` is not used;
     standard errors of independent draws do not apply. With n = 1 and `RBF` it is gradient ascent;
     with few particles in high dimension it loses variance. With `Linear` on a Gaussian it stops at
-    particles of the exact mean and covariance (of divisor n) for n > d. A particle that leaves the
-    finite numbers stays where it was and is flagged `diverging`.
+    particles of the exact mean and covariance (of divisor n) for n > d. A particle that becomes NaN
+    or infinite stays where it was and is flagged `diverging`.
 
     References:
         | Stein Variational Gradient Descent: A General Purpose Bayesian Inference Algorithm

@@ -37,7 +37,7 @@ class PositionDependentULA:
 
     Without div G the law in one dimension tends to p/G instead of p, however small the step, so
     that it has to be given: as a function, or as `"autograd"`. With it the error is of order h, as
-    for `ULA`. The root of a matrix is its Cholesky factor. A chain that leaves the finite numbers
+    for `ULA`. The root of a matrix is its Cholesky factor. A chain that becomes NaN or infinite
     stays where it was and is flagged `diverging`.
 
     References:

@@ -52,7 +52,7 @@ class SGHMC:
     1.0026.) V̂ is what is known of the variance of ĝ, for each coordinate: the noise of the batch
     then does part of the work of z. h is a time: it compares with h²/2 of `SGLD`. Stable for
     h γ < 2 and h² λ < 4 − 2hγ with λ the largest curvature. Momenta start from N(0, τ I), by `refresh`.
-    A chain that leaves the finite numbers stays where it was and is flagged `diverging`.
+    A chain that becomes NaN or infinite stays where it was and is flagged `diverging`.
 
     References:
         | Stochastic Gradient Hamiltonian Monte Carlo (Chen et al., 2014)

@@ -90,7 +90,7 @@ class SphereULA:
     .. math:: x' = \exp_x\left( h P \nabla \log p(x) + \sqrt{2 h τ}\, P z \right)
 
     The uniform law is kept exactly, for every h; the bias on others is of order h. On a circle it is
-    ULA of the angle. A chain that leaves the finite numbers stays where it was and is flagged
+    ULA of the angle. A chain that becomes NaN or infinite stays where it was and is flagged
     `diverging`.
 
     References:

@@ -27,7 +27,7 @@ from ...core import (
 )
 
 Unadjusted = Literal["freeze", "raise"]
-"""What an unadjusted kernel does with a chain that leaves the finite numbers."""
+"""What an unadjusted kernel does with a chain that becomes NaN or infinite."""
 
 Adjusted = Literal["reject", "raise"]
 """What a Metropolis kernel does with a proposal that is not finite."""
@@ -41,7 +41,7 @@ class LangevinState(NamedTuple):
 
 
 class LangevinInfo(NamedTuple):
-    """What a step of an unadjusted kernel tells: whether the chain left the finite numbers."""
+    """What a step of an unadjusted kernel tells: whether the chain became NaN or infinite."""
 
     diverging: Bool[Tensor, " chain"]
 
@@ -231,7 +231,7 @@ def settle(new: S, old: S, on_nonfinite: Unadjusted) -> tuple[S, LangevinInfo]:
     """Keep the new state where all of it is finite; elsewhere the old one, or an error.
 
     Raises:
-        FloatingPointError: For `on_nonfinite="raise"`, if a chain left the finite numbers.
+        FloatingPointError: For `on_nonfinite="raise"`, if a chain became NaN or infinite.
     """
     if all_finite(new):
         return new, LangevinInfo(torch.zeros(len(new[0]), dtype=torch.bool, device=new[0].device))
@@ -239,7 +239,7 @@ def settle(new: S, old: S, on_nonfinite: Unadjusted) -> tuple[S, LangevinInfo]:
     if not bool(ok.all()):
         if on_nonfinite == "raise":
             raise FloatingPointError(
-                f"{int((~ok).sum())} of {len(ok)} chains left the finite numbers; "
+                f"{int((~ok).sum())} of {len(ok)} chains became NaN or infinite; "
                 "take a smaller step_size"
             )
         new = select(ok, new, old)

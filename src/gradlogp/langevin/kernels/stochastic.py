@@ -85,7 +85,7 @@ class Settings(Protocol):
 
     @property
     def on_nonfinite(self) -> Unadjusted:
-        """What to do with a chain that leaves the finite numbers."""
+        """What to do with a chain that becomes NaN or infinite."""
 
 
 @runtime_checkable
@@ -152,7 +152,7 @@ class SGLD:
     Every chain draws a batch S of its own, then z. On N(μ, 1/λ) with gradient noise of variance V
     its stationary variance is (1 + hV/2)/(λ(1 − hλ/2)) at τ = 1, where ULA has V = 0: a fixed step
     is never exact, steps that decrease get there. Whoever thinks in ε/2 and √ε has h = ε/2. A chain
-    that leaves the finite numbers stays where it was and is flagged `diverging`.
+    that becomes NaN or infinite stays where it was and is flagged `diverging`.
 
     References:
         | Bayesian Learning via Stochastic Gradient Langevin Dynamics (Welling & Teh, 2011)

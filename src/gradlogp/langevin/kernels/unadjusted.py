@@ -46,8 +46,8 @@ class LeimkuhlerMatthews:
 
     It costs one score a step, as ULA does. Its stationary law has an error of order h² where that
     of ULA has h, and on a Gaussian none, for every stable h < 2/L. It is the limit of `BAOAB` at
-    infinite friction with steps of √(2h). A chain starts with z_0 = 0; one that leaves the finite
-    numbers stays where it was and is flagged `diverging`.
+    infinite friction with steps of √(2h). A chain starts with z_0 = 0; one that becomes NaN or
+    infinite stays where it was and is flagged `diverging`.
 
     References:
         | Rational Construction of Stochastic Numerical Methods for Molecular Sampling
@@ -92,8 +92,8 @@ class TamedULA:
     .. math:: x' = x + \frac{h s}{1 + h \|s\|} + \sqrt{2 h τ}\, z, \quad s = \nabla \log p(x)
 
     with the norm over the event of each chain, or entry by entry h s_i / (1 + h |s_i|). The bound
-    is one unit of x: scale x so that a unit is a sensible step. A chain that leaves the finite
-    numbers stays where it was and is flagged `diverging`.
+    is one unit of x: scale x so that a unit is a sensible step. A chain that becomes NaN or
+    infinite stays where it was and is flagged `diverging`.
 
     References:
         | The Tamed Unadjusted Langevin Algorithm (Brosse, Durmus, Moulines & Sabanis, 2019)
@@ -148,7 +148,7 @@ class PreconditionedULA:
 
     It is ULA on P^{-1/2} x. On N(μ, Λ⁻¹) at τ = 1 its law tends to precision Λ − (h/2) Λ P Λ, and
     with P = Λ⁻¹ every direction contracts by 1 − h. A P that depends on x needs a further term:
-    see `PositionDependentULA`. A chain that leaves the finite numbers stays where it was and is
+    see `PositionDependentULA`. A chain that becomes NaN or infinite stays where it was and is
     flagged `diverging`.
 
     Arguments:

@@ -87,7 +87,7 @@ class Splitting:
     before the first A or after the last; a scheme as ABOBA needs one more, at the end of the step,
     since the state carries the score of its position. Palindromes and their rotations have an
     error of order h² in the stationary law of x. Momenta start from their law, by `refresh`. A
-    chain that leaves the finite numbers stays where it was and is flagged `diverging`.
+    chain that becomes NaN or infinite stays where it was and is flagged `diverging`.
 
     References:
         | Rational Construction of Stochastic Numerical Methods for Molecular Sampling
