@@ -303,6 +303,13 @@ def test_time_grid_of_a_schedule(schedule, n, t_min):
     torch.testing.assert_close(b / a, r, rtol=1e-8, atol=1e-10 if t_min == 0 else 0)
 
 
+@pytest.mark.parametrize("schedule", [VE(0.02, 30.0), VP(), Rectified()], ids=str)
+def test_times_uniform_in_log_r(schedule):
+    times = time_grid(schedule, 9, rho=math.inf)
+    log_r = -0.5 * schedule.log_snr(times).clamp(min=-2 * math.log(1e3))
+    close(log_r.diff(), torch.full((8,), float(log_r[-1] - log_r[0]) / 8), 1e-6)
+
+
 def test_time_grid_is_that_of_edm_on_ve():
     schedule, n = VE(0.002, 80.0), 18
     times = time_grid(schedule, n, t_min=0.0)

@@ -32,34 +32,35 @@ def normal(schedule, score=lambda z, t: -z):
 
 
 @by_name
-def test_fourth_order(schedule, generator):
+def test_order_of_the_steps(schedule, generator):
     """M8: a divergence at the wrong (x, t) pair would leave order 1 or 2 at these coarse steps."""
     start, _ = laws(GAUSSIAN, schedule)
     x = start.sample(4, generator=generator)
-    results = [likelihood(GAUSSIAN, schedule, x, n_steps=n) for n in (8, 24)]
+    results = [likelihood(GAUSSIAN, schedule, x, n_steps=n) for n in (40, 120)]
     expected = start.log_prob(x)
     errors = [float((r.log_prob - expected).norm()) for r in results]
     assert errors[-1] < 1e-5
     slope = float(order(errors, 3.0))
-    assert 3.7 < slope < 4.5
+    assert 2.8 < slope < 4.5
     assert torch.equal(results[0].standard_error, torch.zeros(4))
-    assert [r.nfe for r in results] == [32, 96]
+    assert [r.nfe for r in results] == [41, 121]
     assert float((GAUSSIAN.log_prob(x) - expected).abs().max()) > 1e-4  # σ(t_min) counts
 
 
-def test_exact_density_through_full_noise(generator):
-    """Rectified ends at α = 0, where only the denoiser knows x_0."""
-    schedule = Rectified()
-    start, _ = laws(GAUSSIAN, schedule)
+@pytest.mark.parametrize("scale", [1.0, 100.0])
+def test_exact_density_through_full_noise(scale, generator):
+    """Rectified ends at α = 0, where only the denoiser knows x_0; of wide data more is left before."""
+    schedule, law = Rectified(), Gaussian(scale * MEAN, scale**2 * COV)
+    start, _ = laws(law, schedule)
     x = start.sample(12, generator=generator)
-    result = log_likelihood(ExactScore(GAUSSIAN, schedule), x, t_min=T_MIN, n_steps=20)
+    result = log_likelihood(ExactScore(law, schedule), x, t_min=T_MIN, n_steps=100)
     close(result.log_prob, start.log_prob(x), 1e-4)
 
 
 def test_it_is_a_probability_density():
     p = GaussianMixture([0.4, 0.6], torch.tensor([[-1.0], [1.5]]), [0.3, 0.2])
     grid = torch.linspace(-6, 7, 400).unsqueeze(1)
-    result = likelihood(p, VP(0.1, 4.0), grid, n_steps=10)
+    result = likelihood(p, VP(0.1, 4.0), grid, n_steps=60)
     close(torch.trapezoid(result.log_prob.exp(), grid[:, 0]), 1.0, 1e-4)
 
 
@@ -68,12 +69,12 @@ def test_change_of_units(generator):
     c = 7.0
     x = MIXTURE.sample(6, generator=generator)
     scaled = GaussianMixture(MIXTURE.weights, c * MIXTURE.means, c**2 * MIXTURE.covs)
-    one = likelihood(MIXTURE, VE(0.01, 20.0), x, n_steps=6)
-    other = likelihood(scaled, VE(0.01 * c, 20.0 * c), c * x, n_steps=6)
+    one = likelihood(MIXTURE, VE(0.01, 20.0), x, n_steps=24)
+    other = likelihood(scaled, VE(0.01 * c, 20.0 * c), c * x, n_steps=24)
     close(other.log_prob, one.log_prob - 2 * math.log(c), 1e-9)
 
 
-@pytest.mark.parametrize("options", [{"n_steps": 8}, {"tolerance": 1e-7}], ids=str)
+@pytest.mark.parametrize("options", [{"n_steps": 48}, {"tolerance": 1e-7}], ids=str)
 @pytest.mark.parametrize("divergence", ["exact", "hutchinson"])
 def test_images(divergence, options, generator):
     """N(1, 2 I) on images (1, 2, 2): its Jacobian is diagonal, so that ±1 probes are exact."""
@@ -123,7 +124,7 @@ def test_hutchinson_is_unbiased_within_its_own_error(probe, generator):
     assert abs(z_score(z, 0.0)) < 4.5
     assert 0.8 < float(z.std()) < 1.3  # the error bar is neither too short nor too long
     assert float((result.log_prob - exact).abs().mean()) > 1e-3
-    assert result.nfe == 4
+    assert result.nfe == 2
 
 
 def test_one_probe_has_no_error_bar(generator):
@@ -173,7 +174,7 @@ def test_dtype_progress_and_graph(generator):
         progress=lambda done, total: seen.append((done, total)),
     )  # fmt: skip
     assert seen == [(i, 9) for i in range(1, 10)]
-    assert result.nfe == 12
+    assert result.nfe == 4
     assert not result.log_prob.requires_grad
     single = likelihood(MIXTURE, VP(), x.float(), n_steps=3)
     assert single.log_prob.dtype == torch.float32
@@ -251,7 +252,7 @@ def test_float32_is_right_within_its_own_error(generator):
     assert float(found.solver_error.max()) < 1e-2
 
 
-@pytest.mark.parametrize("options", [{"n_steps": 24}, {"tolerance": 1e-8}], ids=str)
+@pytest.mark.parametrize("options", [{"n_steps": 96}, {"tolerance": 1e-8}], ids=str)
 def test_likelihood_can_be_differentiated(options, generator):
     """In x it gives the score, in a parameter the derivative of log p."""
     schedule, t_min = VP(0.1, 4.0), 1e-2

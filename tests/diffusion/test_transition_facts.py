@@ -26,6 +26,7 @@ from gradlogp.diffusion.transitions import (
     PredictorCorrector,
     ProbabilityFlow,
     ReverseSDE,
+    UniPC,
 )
 from gradlogp.diffusion.transitions.annealed_kernels import ExponentialSteps, PreconditionedSteps
 from gradlogp.diffusion.transitions.facts import UNKNOWN, facts_of, table
@@ -35,8 +36,8 @@ from gradlogp.noise.schedules import VE, VP, Rectified
 
 SHOWN = [
     DDIM(), DDIM(0.7), ProbabilityFlow(1), ProbabilityFlow(2), ProbabilityFlow(4), AdaptiveFlow(),
-    DPMSolver(2), DPMSolver(3), ExponentialAB(2), ExponentialAB(3), ExponentialAB(4),
-    Ancestral(), Ancestral("forward"), Ancestral("optimal"), ReverseSDE(),
+    DPMSolver(2), DPMSolver(3), ExponentialAB(2), ExponentialAB(3), ExponentialAB(4), UniPC(1),
+    UniPC(), Ancestral(), Ancestral("forward"), Ancestral("optimal"), ReverseSDE(),
     ReverseSDE(1.0, "euler"), ReverseSDE(1.0, "heun"), PredictorCorrector(), Churn(),
     AnnealedLangevin(), Coloured(),
 ]  # fmt: skip
@@ -44,7 +45,7 @@ SHOWN = [
 
 EVERY = [
     *SHOWN,
-    DPMSolver(1), ExponentialAB(1), *(ExponentialAB(k, "x0") for k in (1, 2, 3, 4)),
+    DPMSolver(1), UniPC(2), ExponentialAB(1), *(ExponentialAB(k, "x0") for k in (1, 2, 3, 4)),
     ExponentialAB(2, extrapolate=True), Ancestral("optimal", n_probes=2),
     *(ReverseSDE(0.0, method) for method in ("exponential", "euler", "heun")),
     ReverseSDE(0.5), ReverseSDE(0.5, "heun"), Churn(0.0), Churn(0.1, order=1), Churn(0.9, order=4),
@@ -168,7 +169,7 @@ def test_wrong_shapes_are_refused(transition, as_user):
 
 BAD = {
     ReverseSDE: {"eta": [-0.1, math.inf], "method": ["milstein"]},
-    DDIM: {"eta": [1.2]}, DPMSolver: {"order": [4]},
+    DDIM: {"eta": [1.2]}, UniPC: {"order": [0, 4]}, DPMSolver: {"order": [4]},
     ExponentialAB: {"order": [5], "predicts": ["v"]}, ProbabilityFlow: {"order": [0, 3]},
     AdaptiveFlow: {"rtol": [-1.0, math.nan], "max_steps": [0]},
     PredictorCorrector: {"snr": [0.0], "n_steps": [0], "rule": ["batch"], "predictor": [DPMSolver()]},

@@ -125,7 +125,7 @@ MUTANTS = (
     Mutant(
         "M8: the divergence at the wrong time",
         "diffusion/transitions/flow.py", "k4 = f(y + h * k3, s)", "k4 = f(y + h * k3, t)",
-        "diffusion/test_likelihood.py::test_fourth_order",
+        "diffusion/test_solvers.py::test_order_on_a_mixture",
     ),
     Mutant(
         "M10: a score of another shape is broadcast",
@@ -2010,5 +2010,48 @@ MUTANTS = (
         "X: rows of next to no weight show where a range ends",
         "check/values.py", "real_rows = [equal[k] for k", "real_rows = [rows[k] for k",
         "check/test_compare.py::test_importance_weights_make_a_wide_law_the_right_one",
+    ),
+    Mutant(
+        "X: the states of UniPC are not corrected",
+        "diffusion/transitions/unipc.py", "if self.origin is not None:", "if False:",
+        "diffusion/test_solvers.py::test_order_on_a_mixture",
+    ),
+    Mutant(
+        "X: UniPC corrects with the polynomial of the prediction",
+        "diffusion/transitions/unipc.py", "z = self._moved(level, self.nodes)",
+        "z = self._moved(level, self.nodes[1:])",
+        "diffusion/test_solvers.py::test_order_on_a_mixture",
+    ),
+    Mutant(
+        "X: the trace of the multistep likelihood is weighted by the exponential",
+        "diffusion/likelihood.py", "integral(traces, *lams[i - 1 : i + 1])",
+        "integral(traces, *lams[i - 1 : i + 1], -1.0)",
+        "diffusion/test_likelihood.py::test_order_of_the_steps",
+    ),
+    Mutant(
+        "X: ∇·x̂₀ without α in the multistep likelihood",
+        "diffusion/likelihood.py", "(lams[i], levels[i][0] * trace)", "(lams[i], trace)",
+        "diffusion/test_likelihood.py::test_order_of_the_steps",
+    ),
+    Mutant(
+        "X: the last step to α = 0 forgets the trace",
+        "diffusion/likelihood.py", "(lams[-1] - lams[-2])) / 2", "(lams[-1] - lams[-2])) * 0",
+        "diffusion/test_likelihood.py::test_exact_density_through_full_noise",
+    ),
+    Mutant(
+        "X: x̂₀ stays what it is on the last step to α = 0",
+        "diffusion/likelihood.py", "end((x0 + mean) / 2)", "end(x0)",
+        "diffusion/test_likelihood.py::test_exact_density_through_full_noise",
+    ),
+    Mutant(
+        "X: steps are compared with themselves",
+        "diffusion/planning.py", "fine = trial(2 * n)", "fine = trial(n)",
+        "diffusion/test_planning.py::test_levels_leave_an_error_below_the_tolerance",
+    ),
+    Mutant(
+        "X: log-uniform times that are uniform in r",
+        "noise/grids.py", "log_ratio = first + ramp * (last - first)",
+        "log_ratio = (first.exp() + ramp * (last.exp() - first.exp())).log()",
+        "diffusion/test_evolve.py::test_times_uniform_in_log_r",
     ),
 )  # fmt: skip

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Literal, NamedTuple
 
 import torch
@@ -19,6 +19,7 @@ from ..core import (
     Generator,
     NoisyScore,
     Progress,
+    ScoreFn,
     check_count,
     check_dtype,
     check_event_shape,
@@ -34,11 +35,15 @@ from ..core import (
     shown,
 )
 from ..noise.blurred import encode
-from ..noise.grids import check_t_min, least_time, time_grid
+from ..noise.grids import MOST_RATIO, check_t_min, least_time, time_grid
 from ..noise.predictions import flow_velocity
 from ..noise.score_base import check_noisy_score
 from ..noise.terminal import terminal
-from .transitions.flow import runge_kutta
+from .transitions.coefficients import Level, log_ratio
+from .transitions.unipc import Corrected, Node, integral
+
+ORDER = 3
+"""Values of x̂_0 in a prediction of the multistep solver."""
 
 
 class Likelihood(NamedTuple):
@@ -141,16 +146,22 @@ def log_likelihood(
     by σ/α there (0.01 under VP, t_min = 1e-3).
 
     By default to a tolerance, by the Dormand–Prince pair of order 5(4), every sample with steps of
-    its own and an estimate of its solver's error. With `n_steps` by fourth-order Runge–Kutta on the
-    grid of `time_grid`. A Hutchinson divergence uses the same probes all along the path, so that the
-    error over probes is the error of the result.
+    its own and an estimate of its solver's error. With `n_steps` by the predictor and corrector of
+    `UniPC` in λ = log(α/σ), on times that are uniform in λ, in which what is integrated is smooth:
+
+    .. math:: \log\left|\det \frac{\partial z_s}{\partial z_t}\right|
+        = d \log \frac{σ_s}{σ_t} + \int_{λ_t}^{λ_s} α \, \nabla \cdot \hat x_0 \; dλ
+
+    One evaluation a step, and one more; `plan_likelihood` measures how many steps are needed. A
+    Hutchinson divergence uses the same probes all along the path, so that the error over probes is the
+    error of the result.
 
     Arguments:
         score: The noisy score, with its schedule.
         x: Points in the units of the data, `(B, *event)`.
         divergence: "exact" (d Jacobian-vector products an evaluation) or "hutchinson".
         tolerance: Relative and absolute tolerance, in z and in nats; a step is held to a tenth of it.
-        n_steps: Runge–Kutta steps instead, four evaluations each.
+        n_steps: So many steps instead, the same for all points.
         t_min: Where the data is taken to be; the least time with noise by default.
         n_probes: Probes of the Hutchinson estimate; with one the standard error is NaN, unknown.
         probe: Their law.
@@ -196,7 +207,7 @@ def log_likelihood(
         )
     n_chunks = count_chunks(len(x), chunk_size)
     total, parts, errors = n_chunks * (n_steps or 1), [], []
-    nfe = 0 if n_steps is None else 4 * n_steps
+    nfe = 0 if n_steps is None else n_steps + 1
     ticks = itertools.count(1)
 
     def tick() -> None:
@@ -210,20 +221,19 @@ def log_likelihood(
             if divergence == "hutchinson":
                 probes = torch.stack([draw_probe(probe, y, streams) for _ in range(n_probes)])
             path = _Path(inside, probes, y.shape[1:])
-            state = path.start(y)
             if n_steps is None:
+                state = path.start(y)
                 # what adds up over the steps is several times what one may leave
                 step = max(tolerance / 10, 16 * torch.finfo(y.dtype).eps)
                 found = integrate(path, state, t_min, 1.0, rtol=step, atol=step)
                 state, nfe = found.y, max(nfe, found.nfe)
-                errors.append(path.split(found.error)[1].mean(0))
+                (end, gain), error = path.split(found.y), path.split(found.error)[1].mean(0)
                 tick()
             else:
-                for t, s in pairwise(time_grid(schedule, n_steps + 1, t_min=t_min).flip(0)):
-                    state = runge_kutta(path, state, t, s)
-                    tick()
-                errors.append(torch.full_like(state[:, 0], torch.nan))
-            end, gain = path.split(state)
+                times = time_grid(schedule, n_steps + 1, t_min=t_min, rho=math.inf).flip(0)
+                end, gain = _multistep(path, y, times, tick)
+                error = torch.full_like(gain[0], torch.nan)
+            errors.append(error)
             gain = (gain + terminal(inside).log_prob(end)).to(x)
             parts.append(gain + score.coordinates.log_det(x[part]))
     gains = torch.cat(parts, 1)
@@ -263,14 +273,54 @@ class _Path:
 
     def __call__(self, state: Tensor, t: Tensor) -> Tensor:
         """Return the rate of the state."""
-
-        def field(y: Tensor) -> Tensor:
-            return flow_velocity(self.score, y, t)
-
         x, _ = self.split(state)
-        if self.probes is None:
-            value, trace = jacobian_trace(field, x)
-            traces = trace[None]
-        else:
-            value, traces = hutchinson_trace(field, x, self.probes)
+        value, traces = self._traced(lambda y: flow_velocity(self.score, y, t), x)
         return torch.cat([value.flatten(1), traces.mT], 1)
+
+    def denoised(self, z: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+        """Return x̂_0 and its divergence, `(n, B)`."""
+        return self._traced(lambda y: self.score.denoise(y, t), z)
+
+    def _traced(self, field: ScoreFn, x: Tensor) -> tuple[Tensor, Tensor]:
+        if self.probes is not None:
+            return hutchinson_trace(field, x, self.probes)
+        value, trace = jacobian_trace(field, x)
+        return value, trace[None]
+
+
+def _multistep(
+    path: _Path, z: Tensor, times: Tensor, tick: Callable[[], None]
+) -> tuple[Tensor, Tensor]:
+    """Return where the flow leads from z, and what the divergence adds up to, `(n, B)`."""
+    d, states, traces = z[0].numel(), Corrected(ORDER), list[Node]()
+    levels = [path.score.schedule(t) for t in times]
+    lams = [log_ratio(level) for level in levels]
+    far = lams[-1] < -math.log(MOST_RATIO) - 1e-6  # a last step to where the data are forgotten
+    gain, state, x0 = z.new_zeros(1, len(z)), z, z
+    for i, t in enumerate(times[: len(times) - far]):
+        z = states.leave(levels[i]) if i else z
+        x0, trace = path.denoised(z, t)
+        state = states.arrive(z, levels[i], x0)
+        traces.insert(0, (lams[i], levels[i][0] * trace))
+        if i:
+            gain = (
+                gain + d * _log_ratio_of_noise(levels, i) + integral(traces, *lams[i - 1 : i + 1])
+            )
+            tick()
+        del traces[ORDER:]
+    if not far:
+        return state, gain
+    # there x̂_0 goes to the mean as e^λ does, and the trace to 0 as e^{2λ}
+    (alpha, sigma), before = levels[-1], levels[-2]
+
+    def end(x0: Tensor) -> Tensor:
+        return alpha * x0 + sigma / before[1] * (state - before[0] * x0)
+
+    mean = path.score.denoise(end(x0), times[-1])
+    trace = traces[0][1] * math.expm1(2 * (lams[-1] - lams[-2])) / 2
+    tick()
+    return end((x0 + mean) / 2), gain + d * _log_ratio_of_noise(levels, -1) + trace
+
+
+def _log_ratio_of_noise(levels: list[Level], i: int) -> Tensor:
+    return (levels[i][1] / levels[i - 1][1]).log()

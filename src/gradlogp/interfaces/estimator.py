@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -32,7 +32,14 @@ from ..noise.predictions import Kind
 from ..scores.model import ScoreModel
 from ..show.progress import bar
 from .kept import check_kept, settings_of
-from .pipeline import CHUNK, OBJECTIVE, build_model, draw
+from .pipeline import (
+    CHUNK,
+    OBJECTIVE,
+    build_model,
+    draw,
+    likelihood_steps,
+    sample_levels,
+)
 
 HERE = ("checkpoint", "resume", "device", "verbose")  # parameters of a run, not of a model
 SHAPE = ("width", "depth", "predicts", "class_conditional")  # what a model is like, from the start
@@ -62,8 +69,10 @@ class ScoreEstimator(DensityMixin, BaseEstimator):
         objective: Another loss of each sample, objective(noisy_score, x, schedule, generator=…).
         settings: How to train; `TrainingSettings()` by default.
         held_out_fraction: Share of the data kept aside to measure the loss on.
-        n_sample_steps: Steps of the probability flow when sampling, two evaluations each.
-        n_likelihood_steps: Runge–Kutta steps of the likelihood, four evaluations each.
+        n_sample_steps: Noise levels of the probability flow when sampling, one evaluation each; by
+            default as many as samples need to be right to a hundredth of a deviation, as measured.
+        n_likelihood_steps: Steps of the likelihood, one evaluation each; by default as many as it
+            needs to be right to 0.005 nats, as measured on samples.
         checkpoint: Directory to save to while training.
         resume: Go on from that checkpoint.
         random_state: Seed.
@@ -96,8 +105,8 @@ class ScoreEstimator(DensityMixin, BaseEstimator):
         objective: Any = None,
         settings: TrainingSettings | None = None,
         held_out_fraction: float = 0.1,
-        n_sample_steps: int = 32,
-        n_likelihood_steps: int = 24,
+        n_sample_steps: int | None = None,
+        n_likelihood_steps: int | None = None,
         checkpoint: str | os.PathLike[str] | None = None,
         resume: bool = False,
         random_state: Any = None,
@@ -197,6 +206,7 @@ class ScoreEstimator(DensityMixin, BaseEstimator):
                 loss = record.loss if self.held_out_loss_ is None else self.held_out_loss_.value
                 update(record.step, settings.steps, f"loss {loss:.4f}")
         self.model_, (self.sigma_min_, self.sigma_max_) = model, noise_range(model.schedule)
+        self._steps: dict[str, int] = {}
         return self
 
     def _check_same(self, model: ScoreModel, extra: dict[str, Any]) -> None:
@@ -239,7 +249,7 @@ class ScoreEstimator(DensityMixin, BaseEstimator):
         )
         x = torch.from_numpy(np.array(X, dtype=np.float64))
         labels = self._encode_classes(y, len(x), known=True)
-        model: ScoreModel = copy.deepcopy(self.model_).cpu().double()
+        model = self._double()
         return x, model if labels is None else model.given(labels)
 
     def _like_input(self, x: Tensor) -> Any:
@@ -256,10 +266,32 @@ class ScoreEstimator(DensityMixin, BaseEstimator):
         labels = self._encode_classes(y, n_samples, known=True)
         score = self.model_ if labels is None else self.model_.given(labels)
         x = draw(
-            score, n_samples, self.n_sample_steps, generator=self._generator(random_state),
+            score, n_samples, self.sample_levels(), generator=self._generator(random_state),
             quiet=not self.verbose,
         )  # fmt: skip
         return self._like_input(x.cpu())
+
+    def sample_levels(self) -> int:
+        """Return how many noise levels sampling passes through: asked for, or measured once."""
+        if self.n_sample_steps is not None:
+            return self.n_sample_steps
+        return self._measured("sample", lambda: sample_levels(self.model_))
+
+    def likelihood_steps(self) -> int:
+        """Return how many steps a likelihood takes: asked for, or measured once."""
+        if self.n_likelihood_steps is not None:
+            return self.n_likelihood_steps
+        return self._measured("likelihood", lambda: likelihood_steps(self._double()))
+
+    def _double(self) -> ScoreModel:
+        """Return a copy of the model in float64, in which no result depends on the batch."""
+        return copy.deepcopy(self.model_).cpu().double()
+
+    def _measured(self, what: str, measure: Callable[[], int]) -> int:
+        check_is_fitted(self, "model_")
+        if what not in self._steps:
+            self._steps[what] = measure()
+        return self._steps[what]
 
     def grad_log_prob(self, X: Any, y: Any = None, sigma: float | None = None) -> Any:
         """Return ∇ log p(x) in data units, for the law blurred by `sigma` (`sigma_min_`).
@@ -273,7 +305,7 @@ class ScoreEstimator(DensityMixin, BaseEstimator):
     def score_samples(self, X: Any, y: Any = None) -> Any:
         """Return the log-density of each row in nats, by the probability flow."""
         x, score = self._at(X, y)
-        found = log_likelihood(score, x, n_steps=self.n_likelihood_steps, chunk_size=CHUNK)
+        found = log_likelihood(score, x, n_steps=self.likelihood_steps(), chunk_size=CHUNK)
         return self._like_input(found.log_prob)
 
     def score(self, X: Any, y: Any = None) -> float:
@@ -351,6 +383,7 @@ class ScoreEstimator(DensityMixin, BaseEstimator):
             estimator.classes_ = np.asarray(classes)
         estimator.model_, estimator.held_out_loss_, estimator.n_iter_ = model, None, 0
         estimator.sigma_min_, estimator.sigma_max_ = noise_range(model.schedule)
+        estimator._steps = {}
         return estimator
 
 

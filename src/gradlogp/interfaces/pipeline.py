@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from functools import partial
 from typing import Any, Literal
@@ -10,8 +11,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ..core import NoisyScore, Schedule, Transition
-from ..diffusion import ProbabilityFlow, evolve
+from ..core import NoisyScore, Schedule, Transition, randn_like
+from ..diffusion import UniPC, evolve, plan_levels, plan_likelihood
 from ..learn.objectives import multilevel
 from ..noise.coordinates import AffineCoordinates, Scales
 from ..noise.grids import time_grid
@@ -85,15 +86,41 @@ def draw(
     n: int,
     levels: int,
     *,
-    transition: Transition = ProbabilityFlow(),  # noqa: B008
+    transition: Transition = UniPC(),  # noqa: B008
     generator: torch.Generator,
     title: str = "sampling",
     quiet: bool,
     **options: Any,
 ) -> Tensor:
     """Return n samples over so many noise levels, under a progress bar."""
+    rho = math.inf if isinstance(transition, UniPC) else 7.0  # what suits either
     with bar(title, quiet=quiet) as update:
         return evolve(
-            transition, score, n, time_grid(score.schedule, levels), generator=generator,
+            transition, score, n, time_grid(score.schedule, levels, rho=rho), generator=generator,
             chunk_size=CHUNK, progress=update, **options,
         )  # fmt: skip
+
+
+def sample_levels(model: ScoreModel) -> int:
+    """Return the noise levels that sampling needs, to a hundredth of a standard deviation."""
+    if model.schedule.times is not None:
+        return len(model.schedule.times)
+    generator = torch.Generator().manual_seed(0)
+    return plan_levels(_typical(model, 32, generator), generator=generator).n
+
+
+def likelihood_steps(model: ScoreModel) -> int:
+    """Return the steps that a log-likelihood needs, to a two hundredth of a nat."""
+    generator = torch.Generator().manual_seed(0)
+    return plan_likelihood(_typical(model, 64, generator), generator=generator).n
+
+
+def _typical(model: ScoreModel, n: int, generator: torch.Generator) -> NoisyScore:
+    """Return the score given n conditions that the data may have had, so that none is asked for."""
+    condition = model.condition
+    if condition is None:
+        return model
+    if isinstance(condition.kind, int):
+        return model.given(torch.arange(n, device=model.z_std.device) % condition.kind)
+    z = randn_like(model.z_std.new_zeros(n, *condition.kind), generator)
+    return model.given(condition.coordinates.decode(z))

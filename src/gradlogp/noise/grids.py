@@ -14,6 +14,9 @@ from .schedules import invert_log_snr
 N_TIMES = 40
 """Times of a grid on a continuous schedule."""
 
+MOST_RATIO = 1e3
+"""σ/α above which a state carries nothing of the data."""
+
 T_END = 1e-3
 """The time nearest the data where noise vanishes at t = 0; under VP there is 1 % of it then."""
 
@@ -64,7 +67,8 @@ def time_grid(
 
     One time for each level of a discrete ladder. On a continuous schedule n times at which the
     noise-to-signal ratio r = σ/α follows :math:`r_i^{1/ρ}` uniform (the EDM grid), from t = 1 to
-    `t_min`. Noise above r = 1000 is crossed in the first step: there z carries nothing of the data.
+    `t_min`; with ρ = ∞ log r is uniform. Noise above r = 1000 is crossed in the first step: there z
+    carries nothing of the data.
 
     References:
         | Elucidating the Design Space of Diffusion-Based Generative Models (Karras et al., 2022)
@@ -74,7 +78,7 @@ def time_grid(
         schedule: The noise schedule.
         n: The number of times on a continuous schedule, 40 by default.
         t_min: The last time, where the final denoising starts; the least with noise by default.
-        rho: Exponent of the grid; larger means finer near the data.
+        rho: Exponent of the grid, or infinity; larger means finer near the data.
 
     Raises:
         ValueError: For fewer than two times, a t_min outside [0, 1), or times so close to 0 that
@@ -83,17 +87,22 @@ def time_grid(
     n = N_TIMES if n is None else n
     check_schedule(schedule)
     check_count(n, "n", 2)
-    check_number(rho, "rho", above=0)
+    if rho != math.inf:
+        check_number(rho, "rho", above=0, why=" (or infinite)")
     if t_min is not None:
         check_t_min(t_min)
     if schedule.times is not None:
         return schedule.times
     t_min = float(least_time(schedule)) if t_min is None else t_min
     ends = torch.tensor([1.0, t_min], dtype=torch.float64)
-    first, last = (-schedule.log_snr(ends).clamp(min=-2 * math.log(1e3)) / (2 * rho)).exp()
+    first, last = -0.5 * schedule.log_snr(ends).clamp(min=-2 * math.log(MOST_RATIO))
     ramp = torch.linspace(0, 1, n, dtype=torch.float64)
-    log_snr = -2 * rho * (first + ramp * (last - first)).log()
-    times = invert_log_snr(schedule, log_snr, t_min)
+    if rho == math.inf:
+        log_ratio = first + ramp * (last - first)
+    else:
+        low, high = (last / rho).exp(), (first / rho).exp()
+        log_ratio = rho * (high + ramp * (low - high)).log()
+    times = invert_log_snr(schedule, -2 * log_ratio, t_min)
     times[0], times[-1] = 1.0, t_min
     if (same := int((times.diff() >= 0).sum())) > 0:
         raise ValueError(

@@ -11,3 +11,4 @@ from .multistep import DPMSolver as DPMSolver
 from .multistep import ExponentialAB as ExponentialAB
 from .reverse import DDIM as DDIM
 from .reverse import ReverseSDE as ReverseSDE
+from .unipc import UniPC as UniPC

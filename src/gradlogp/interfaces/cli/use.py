@@ -38,15 +38,15 @@ if TYPE_CHECKING:
 FORMATS = (".npy", ".npz", ".csv")
 
 Method = Literal[
-    "flow", "exponential", "dpm", "ddim", "adaptive", "ancestral", "sde", "corrector", "churn",
+    "flow", "heun", "exponential", "dpm", "ddim", "adaptive", "ancestral", "sde", "corrector", "churn",
     "langevin",
 ]  # fmt: skip
 
 STEPS: dict[Method, int] = {
-    "flow": 32, "exponential": 32, "dpm": 32, "ddim": 100, "adaptive": 2, "ancestral": 250,
+    "heun": 32, "exponential": 32, "dpm": 32, "ddim": 100, "adaptive": 2, "ancestral": 250,
     "sde": 100, "corrector": 100, "churn": 64, "langevin": 60,
 }  # fmt: skip
-"""Noise levels to pass through by default."""
+"""Noise levels to pass through by default; for the flow they are measured."""
 
 
 def transition(method: Method) -> Transition:
@@ -54,7 +54,7 @@ def transition(method: Method) -> Transition:
     from ...diffusion import transitions as ways
 
     table: dict[Method, Transition] = {
-        "flow": ways.ProbabilityFlow(), "exponential": ways.ExponentialAB(),
+        "flow": ways.UniPC(), "heun": ways.ProbabilityFlow(), "exponential": ways.ExponentialAB(),
         "dpm": ways.DPMSolver(), "ddim": ways.DDIM(), "adaptive": ways.AdaptiveFlow(),
         "ancestral": ways.Ancestral(), "sde": ways.ReverseSDE(1.0, "heun"),
         "corrector": ways.PredictorCorrector(), "churn": ways.Churn(),
@@ -100,13 +100,13 @@ def sample(
             (draws, and what each step reported), .npy or .nc, and a picture: the draws over their
             density in two dimensions, else the chains over time.
         klass: The class to draw, for a class-conditional model.
-        method: The probability flow by Heun's method (flow, the default), by an exponential
-            multistep solver, by DPM-Solver++, by DDIM or to a tolerance (adaptive); DDPM's ancestral
-            sampling, the reverse SDE, a predictor with Langevin corrections, EDM's churn; annealed
-            Langevin.
-        steps: Noise levels to pass through; by default 32 for the flow and the solvers, 64 for
-            churn, 100 for DDIM, the SDE and the corrector, 250 for ancestral sampling, and 60 of
-            five Langevin steps each.
+        method: The probability flow by a predictor and corrector (flow, the default), by Heun's
+            method, an exponential multistep solver, DPM-Solver++, DDIM or to a tolerance (adaptive);
+            DDPM's ancestral sampling, the reverse SDE, a predictor with Langevin corrections, EDM's
+            churn; annealed Langevin.
+        steps: Noise levels to pass through; by default as many as the flow is measured to need, 32
+            for the other solvers, 64 for churn, 100 for DDIM, the SDE and the corrector, 250 for
+            ancestral sampling, and 60 of five Langevin steps each.
         target: A name (`gradlogp targets` lists them), file.py:function, which is a log-density of a
             batch (B, D) that returns (B,), or an `as_target(...)` with its shapes and names; or a
             checkpoint folder, whose score at the lowest noise level is followed by kernels that need
@@ -172,8 +172,9 @@ def sample(
     estimator = load_estimator(checkpoint)
     labels, model = class_labels(estimator, klass, n), estimator.model_
     torch.empty(n, *model.event_shape)  # what the samples take: missed now, and not after the work
+    levels = steps or (estimator.sample_levels() if method == "flow" else STEPS[method])
     x = draw(
-        model if labels is None else model.given(labels), n, max(2, steps or STEPS[method]),
+        model if labels is None else model.given(labels), n, max(2, levels),
         transition=transition(method), generator=g, quiet=quiet,
     )  # fmt: skip
     if out is None or picture is None:
@@ -264,13 +265,13 @@ def evaluate(
             values = log_likelihood(
                 model if labels is None else model.given(labels), x,
                 divergence="exact" if probes is None else "hutchinson", n_probes=probes or 1,
-                n_steps=estimator.n_likelihood_steps, generator=g, chunk_size=CHUNK, progress=update,
+                n_steps=estimator.likelihood_steps(), generator=g, chunk_size=CHUNK, progress=update,
             ).log_prob  # fmt: skip
         if levels is not None:  # x has cells of width 1 and y = (x + ½)/levels
             rows.append(likelihood_row("log-likelihood", values, "nats a dequantised row"))
             rows.append(bits_row(values, model.event_shape, levels))
     samples = draw(
-        model if drawn is None else model.given(drawn), n, estimator.n_sample_steps, generator=g,
+        model if drawn is None else model.given(drawn), n, estimator.sample_levels(), generator=g,
         quiet=quiet,
     )  # fmt: skip
     comparison = compare(

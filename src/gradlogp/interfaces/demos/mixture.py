@@ -23,7 +23,7 @@ from ...scores import ExactScore, ScoreModel
 from ...scores.networks import MLP
 from ...show.plots import fields, levels, scatter_pair, trajectories
 from ...show.report import Row, Section
-from ..pipeline import draw
+from ..pipeline import draw, sample_levels
 from .common import Outcome, annealed_paths, finish, train
 
 STEPS = 1500
@@ -80,7 +80,7 @@ def run(out: Path, *, seed: int = 0, steps: int = STEPS, quiet: bool = False) ->
             for t in torch.linspace(0, 1, 10)
         ]
     worst = max(above, key=lambda e: e.value)
-    samples = draw(model, GENERATED, 32, generator=g, quiet=quiet)
+    samples = draw(model, GENERATED, sample_levels(model), generator=g, quiet=quiet)
     comparison = compare(
         samples, x_held, law.sample(10_000, generator=g), baselines=False, generator=g
     )

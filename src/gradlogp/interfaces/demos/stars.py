@@ -17,7 +17,7 @@ from ...noise.schedules import VE
 from ...show.plots import fields, scatter_pair, trajectories
 from ...show.progress import bar
 from ...show.report import Section
-from ..pipeline import CHUNK, build_model, draw
+from ..pipeline import CHUNK, build_model, draw, sample_levels
 from .common import Outcome, annealed_paths, finish, train
 
 STEPS = 2000
@@ -75,7 +75,7 @@ def run(out: Path, *, seed: int = 0, steps: int = STEPS, quiet: bool = False) ->
         for name, value in _baselines(encode(x), encode(scored), seed).items()
     }
     best = max(theirs, key=lambda name: float(theirs[name].mean()))
-    samples = draw(model, GENERATED, 32, generator=g, quiet=quiet)
+    samples = draw(model, GENERATED, sample_levels(model), generator=g, quiet=quiet)
     rows_likelihood = [
         likelihood_row("learned score", ours, "by the probability flow, exact divergence"),
         *(likelihood_row(name, value, "same split") for name, value in theirs.items()),

@@ -1,0 +1,128 @@
+"""How many steps a score needs: measured on draws of its own, to a tolerance."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+from torch import Tensor
+
+from ..core import Generator, NoisyScore, Transition, check_count, check_number, check_transition
+from ..noise.grids import time_grid
+from ..noise.score_base import check_noisy_score
+from ..noise.terminal import terminal
+from .evolve import evolve
+from .likelihood import log_likelihood
+from .transitions import UniPC
+
+FEWEST, MOST = 8, 256
+"""Steps to try first, and with which to give up."""
+
+
+class Plan(NamedTuple):
+    """A number of steps, and the error that it left: root mean square over the draws.
+
+    The error is larger than the tolerance only where no number that was tried meets it.
+    """
+
+    n: int
+    error: float
+
+
+def plan_levels(
+    score: NoisyScore,
+    transition: Transition | None = None,
+    *,
+    tolerance: float = 0.01,
+    n_draws: int = 32,
+    generator: Generator | None = None,
+) -> Plan:
+    r"""Return how many times of `time_grid(score.schedule, n, rho=math.inf)` are enough to sample.
+
+    Draws from the same starts are compared over n and over about twice as many times, for 8 times,
+    then 16, and so on, until they differ by less than the tolerance.
+
+    Arguments:
+        score: The noisy score, on a continuous schedule; one that holds conditions holds one, or one
+            for each draw.
+        transition: A deterministic one, `UniPC()` by default.
+        tolerance: Root mean square of the difference, as a part of the draws' standard deviation.
+        n_draws: Draws to compare.
+        generator: Where the starts come from.
+
+    Raises:
+        ValueError: For something that is no noisy score, a discrete ladder, a number out of range, or
+            no law at t = 1.
+    """
+    check_noisy_score(score)
+    _check_continuous(score)
+    check_number(tolerance, "tolerance", above=0)
+    check_count(n_draws, "n_draws", 2)
+    transition = UniPC() if transition is None else transition
+    check_transition(transition)
+    z = terminal(score).sample(n_draws, generator=generator)
+
+    def trial(n: int) -> Tensor:
+        times = time_grid(score.schedule, n, rho=math.inf)
+        return score.coordinates.encode(evolve(transition, score, z, times)).flatten(1)
+
+    def difference(a: Tensor, b: Tensor) -> float:
+        spread = float(b.std(0).square().mean())
+        return math.sqrt(float((a - b).square().mean()) / spread) if spread else 0.0
+
+    return _enough(trial, difference, tolerance)
+
+
+def plan_likelihood(
+    score: NoisyScore,
+    *,
+    tolerance: float = 0.005,
+    n_draws: int = 64,
+    generator: Generator | None = None,
+) -> Plan:
+    """Return how many steps `log_likelihood(score, x, n_steps=n)` needs, on draws of the score.
+
+    Arguments:
+        score: As in `plan_levels`.
+        tolerance: Root mean square of the difference to about twice as many steps, in nats.
+        n_draws: Draws to compare.
+        generator: Where the draws come from.
+
+    Raises:
+        ValueError: As `plan_levels`.
+    """
+    n = plan_levels(score, n_draws=n_draws, generator=generator).n
+    check_number(tolerance, "tolerance", above=0)
+    x = evolve(
+        UniPC(), score, n_draws, time_grid(score.schedule, n, rho=math.inf), generator=generator
+    )
+    return _enough(
+        lambda n: log_likelihood(score, x, n_steps=n).log_prob,
+        lambda a, b: float((a - b).square().mean().sqrt()),
+        tolerance,
+    )
+
+
+def _check_continuous(score: NoisyScore) -> None:
+    if score.schedule.times is not None:
+        raise ValueError("a discrete ladder is run through whole: there are no times to choose")
+
+
+def _enough(
+    trial: Callable[[int], Tensor], difference: Callable[[Tensor, Tensor], float], tolerance: float
+) -> Plan:
+    """Return the least n of 8, 12, 16, 24 … whose result differs little from that of more steps."""
+    n, coarse = FEWEST, trial(FEWEST)
+    while True:
+        fine = trial(2 * n)
+        error = difference(coarse, fine)
+        if error <= tolerance or 2 * n >= MOST:
+            break
+        n, coarse = 2 * n, fine
+    if error > tolerance:
+        return Plan(2 * n, error)
+    between = 3 * n // 4
+    if n > FEWEST and (less := difference(trial(between), fine)) <= tolerance:
+        return Plan(between, less)
+    return Plan(n, error)
