@@ -238,6 +238,12 @@ def _matmul(func: Any, a: Any, b: Any) -> Jet:
     return Jet(value, jac, _sum(first, second, value) + 2 * across)
 
 
+def _softmax(func: Any, z: Jet, dim: int) -> Jet:
+    """exp(z) over its sum; what is taken off for safety changes nothing, and so has no derivative."""
+    e = _entrywise(torch.exp, _add(operator.sub, z, z.value.detach().amax(dim, keepdim=True)))
+    return _mul(None, e, _entrywise(torch.reciprocal, _linear_map(torch.sum, e, dim, True)))
+
+
 def _group_norm(
     func: Any, z: Jet, groups: int, weight: Any = None, bias: Any = None, eps: float = 1e-5
 ) -> Jet:
@@ -263,6 +269,13 @@ def _layer_norm(
     return out if bias is None else _add(torch.add, out, bias)
 
 
+def _to(func: Any, z: Any, *args: Any, **kwargs: Any) -> Any:
+    """Another dtype or device; also that of a jet, which says nothing of the numbers in x."""
+    if isinstance(z, Jet):
+        return _linear_map(func, z, *args, **kwargs)
+    return func(z, *map(value_of, args), **{k: value_of(v) for k, v in kwargs.items()})
+
+
 def _identity(func: Any, z: Jet, p: float = 0.5, training: bool = False, **kwargs: Any) -> Jet:
     """Dropout when it does nothing; memory formats."""
     if training or kwargs.get("train"):
@@ -286,7 +299,7 @@ SIGNS = frozenset(
 _LINEAR = (
     "reshape view flatten unflatten squeeze unsqueeze permute transpose movedim sum mean __getitem__ "
     "expand neg __neg__ avg_pool1d avg_pool2d adaptive_avg_pool2d roll flip "
-    "to float double narrow select diagonal pixel_shuffle pixel_unshuffle interpolate"
+    "float double narrow select diagonal pixel_shuffle pixel_unshuffle interpolate"
 )
 RULES: dict[str, Callable[..., Any]] = {
     **dict.fromkeys(DERIVATIVES, _entrywise),
@@ -298,6 +311,8 @@ RULES: dict[str, Callable[..., Any]] = {
     **dict.fromkeys("mul multiply __mul__ __rmul__".split(), _mul),
     **dict.fromkeys("div divide true_divide __truediv__ __rtruediv__ __rdiv__".split(), _div),
     **dict.fromkeys(("matmul", "__matmul__", "mm", "bmm"), _matmul),
+    "softmax": _softmax,
+    "to": _to,
     "layer_norm": _layer_norm,
     "group_norm": _group_norm,
     **dict.fromkeys(("dropout", "contiguous"), _identity),
