@@ -19,7 +19,7 @@ from .fields import fits, short
 from .folders import check_file, one_line, verify
 from .settings import TrainingSettings
 
-AGREE = ("network", "schedule", "predicts", "event_shape", "condition")
+AGREE = ("network", "schedule", "predicts", "event_shape", "condition", "base")
 """Fields of the configuration that a resumed model must share."""
 
 

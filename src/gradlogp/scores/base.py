@@ -184,11 +184,10 @@ class Base(nn.Module):
         return -(y - a.square() * ((along @ A.mT) / E)), D, A
 
     def shared(self, coordinate: Tensor) -> Tensor:
-        """Return the share of the correction at noise coordinates `(B,)`, linear between levels."""
-        low, high = self.span.to(coordinate)
-        place = (coordinate - low) / (high - low) * (LEVELS - 1)
-        place = place.clamp(0, LEVELS - 1).unsqueeze(1)
-        levels = torch.arange(LEVELS, dtype=place.dtype, device=place.device)
+        """Return the share of the correction at noise coordinates, linear between levels."""
+        (low, high), last = self.span.to(coordinate), len(self.share) - 1
+        place = ((coordinate - low) / (high - low) * last).clamp(0, last).unsqueeze(-1)
+        levels = torch.arange(last + 1, dtype=place.dtype, device=place.device)
         return (1 - (place - levels).abs()).clamp(min=0) @ self.share.to(place)
 
     # ------------------------------------------------------------------ fitted
@@ -221,7 +220,6 @@ class Base(nn.Module):
         self.means.copy_(mean.unsqueeze(0))
         self.values.copy_(w.clamp(min=least).unsqueeze(0))
         self.vectors.copy_(U.unsqueeze(0))
-        self.share.fill_(1.0)
 
 
 def shrunk_covariance(z: Tensor) -> Tensor:
@@ -282,12 +280,33 @@ def read_base(
     return Base.of_law(base, event_shape, like)
 
 
-def base_of(config: dict[str, Any], event_shape: torch.Size) -> Base:
+def base_of(config: dict[str, Any] | None, event_shape: torch.Size) -> Base | None:
     """Return the base of a configuration, before its tensors are loaded."""
+    if config is None:
+        return None
     return Base(event_shape, config["components"], config["rank"], follows=config["follows"])
 
 
-def shapes_of(config: dict[str, Any], event_shape: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
+def shapes_of(
+    config: dict[str, Any] | None, event_shape: tuple[int, ...]
+) -> dict[str, tuple[int, ...] | None]:
     """Return the shapes of its large tensors, by which a file is believed or not."""
+    if config is None:
+        return dict.fromkeys(("base.means", "base.values", "base.vectors"))
     k, r, d = config["components"], config["rank"], math.prod(event_shape)
     return {"base.means": (k, d), "base.values": (k, r), "base.vectors": (k, d, r)}
+
+
+def check_base(base: Base | None) -> dict[str, bool]:
+    """Return for each of its tensors whether it can be what it is called."""
+    if base is None:
+        return {}
+    low, high = base.span.tolist()
+    weights, share = base.weights, base.share
+    return {
+        "base.weights": bool((weights > 0).all()) and abs(float(weights.sum()) - 1) < 1e-4,
+        "base.values": bool((base.values >= 0).all()),
+        "base.diagonal": bool((base.diagonal >= 0).all()),
+        "base.share": bool(((share >= 0) & (share <= 1)).all()),
+        "base.span": low < high,
+    }

@@ -171,8 +171,10 @@ class ScoreModel(ScoreBase, nn.Module):
             )
         self.z_mean.copy_(mean)
         self.z_std.copy_(std)
-        if self.base is not None and self.base.follows:
-            self.base.fit(data, self.coordinates)
+        if self.base is not None:
+            self.base.share.fill_(1.0)
+            if self.base.follows:
+                self.base.fit(data, self.coordinates)
 
     def _frame(self, z: Tensor, t: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
         """Return z̃, α̃, σ̃, √(α²c²+σ²) and the network's noise coordinate."""
@@ -180,9 +182,17 @@ class ScoreModel(ScoreBase, nn.Module):
         a, b = per_sample(alpha, z), per_sample(sigma, z)
         m, c = self.z_mean.to(z), self.z_std.to(z)
         norm = (a**2 * c**2 + b**2).sqrt()
-        log_snr = 2 * (alpha * c.square().mean().sqrt().to(alpha)).log() - 2 * sigma.log()
-        coordinate = -log_snr.clamp(-LOG_SNR_LIMIT, LOG_SNR_LIMIT) / 8
+        coordinate = self._coordinate(alpha, sigma, c)
         return (z - a * m) / norm, a * c / norm, b / norm, norm, coordinate.to(z).expand(len(z))
+
+    @staticmethod
+    def _coordinate(alpha: Tensor, sigma: Tensor, c: Tensor) -> Tensor:
+        log_snr = 2 * (alpha * c.square().mean().sqrt().to(alpha)).log() - 2 * sigma.log()
+        return -log_snr.clamp(-LOG_SNR_LIMIT, LOG_SNR_LIMIT) / 8
+
+    def noise_input(self, t: Tensor) -> Tensor:
+        """Return what the network is given of a time: −λ/8, in the shape of t."""
+        return self._coordinate(*self.schedule(t), self.z_std)
 
     def _network(self, z_unit: Tensor, coordinate: Tensor, condition: Tensor | None) -> Tensor:
         extra = () if condition is None else (condition,)
