@@ -6,7 +6,7 @@ from support import MIXTURE, close, every_schedule, seeded, spd
 from torch import nn
 
 import gradlogp as glp
-from gradlogp.calculus.reverse import jacobian, jacobian_trace
+from gradlogp.calculus.reverse import jacobian
 from gradlogp.distributions.analytic import Gaussian, GaussianMixture
 from gradlogp.noise.predictions import KINDS, to_prediction
 from gradlogp.noise.schedules import VE, VP, Rectified
