@@ -1,4 +1,4 @@
-"""What is kept of a training: the best weights, a share of the correction, what `finish` makes of it."""
+"""What is kept of a training: the best weights, a share of the correction, what `finish` does."""
 
 import pytest
 import torch
@@ -25,7 +25,7 @@ def trained(made, data=FEW, held_out=HELD, **options):
 
 
 def test_the_weights_of_the_lowest_held_out_loss_are_kept():
-    """12 rows learned by heart: the loss on others rises, which is said, and the best is handed over."""
+    """12 rows learned by heart: the loss on others rises, which is said; the best is handed over."""
     made, seen = model(), {}
     with RISES:
         for record in glp.fit(made, FEW, held_out=HELD, generator=seeded(3), **STEPS):
@@ -112,9 +112,10 @@ def test_a_condition_is_that_of_the_held_out_rows():
 
 
 def test_an_energy_without_second_derivatives_is_noticed():
-    """A ReLU energy has a trace of exactly 0: its loss falls as the score vanishes, whatever the data."""
+    """A ReLU energy has a trace of exactly 0: its loss falls as the score vanishes."""
     relu, silu = (
-        nn.Sequential(nn.Linear(2, 8), kind(), nn.Linear(8, 1)).double() for kind in (nn.ReLU, nn.SiLU)
+        nn.Sequential(nn.Linear(2, 8), kind(), nn.Linear(8, 1)).double()
+        for kind in (nn.ReLU, nn.SiLU)
     )
     score = lambda net: glp.as_target(energy=lambda x: net(x)[:, 0], event_shape=(2,)).score
     with pytest.warns(UserWarning, match="exactly 0 at every point while the score is not"):

@@ -182,7 +182,9 @@ def test_low_rank_and_diagonal(generator):
 def test_it_is_fitted_with_the_frame(generator):
     true = law(3, 2)
     x = 40 * true.sample(2000, generator=generator).double() + 1e3
-    model = ScoreModel(MLP(3, 8, 1, generator=generator).double(), VE(0.01, 30.0), "v", base="gaussian")
+    model = ScoreModel(
+        MLP(3, 8, 1, generator=generator).double(), VE(0.01, 30.0), "v", base="gaussian"
+    )
     model.fit_frame(x, "each")
     z = model.coordinates.encode(x)
     law_ = Gaussian(z.mean(0), z.T.cov(correction=0))
@@ -215,7 +217,9 @@ def test_many_entries_get_few_directions_and_a_diagonal(generator, monkeypatch):
     assert model.base.config == {"components": 1, "rank": 2, "follows": True}
     B = model.base
     got = torch.diag(B.diagonal) + B.vectors[0] @ torch.diag(B.values[0]) @ B.vectors[0].mT
-    assert float((got - S).abs().max()) < 0.15  # 3 errors of the largest entry; the rank-2 part has 9
+    assert (
+        float((got - S).abs().max()) < 0.15
+    )  # 3 errors of the largest entry; the rank-2 part has 9
     close(got.diagonal(), x.var(0, correction=0), rtol=1e-6)
 
 
@@ -308,7 +312,9 @@ def test_the_likelihood_of_the_base_is_that_of_its_law(generator):
 def test_refuses_what_is_no_base():
     with pytest.raises(ValueError, match="base, as a word, must be 'gaussian', got 'normal'"):
         ScoreModel(Wave(2), VP(), base="normal")
-    with pytest.raises(ValueError, match="base must be 'gaussian', a Gaussian or a mixture, got 3"):
+    with pytest.raises(
+        ValueError, match="base must be 'gaussian', a Gaussian or a mixture, got 3"
+    ):
         ScoreModel(Wave(2), VP(), base=3)
     with pytest.raises(ValueError, match="base must be a law of 3 entries"):
         ScoreModel(Wave(3), VP(), base=law(2))

@@ -51,23 +51,27 @@ def held_out_rows(n: int, fraction: float | None) -> int:
 
 
 def base_for(
-    name: BaseName, kept: Tensor, aside: Tensor, standardize: bool | Literal["one"], seed: int
-) -> GaussianMixture | Literal["gaussian"] | None:
+    name: BaseName, kept: Tensor, aside: Tensor, *,
+    conditional: bool, standardize: bool | Literal["one"], seed: int,
+) -> GaussianMixture | Literal["gaussian"] | None:  # fmt: skip
     """Return the base of a model for these rows, in the coordinates that it will have.
 
-    Images have none by default: a U-Net learns more than the covariance of pixels, and sooner without.
+    By default images have none: a U-Net learns more than the covariance of pixels, and sooner without.
+    Conditional models have one Gaussian: the modes of a mixture would have to be unlearned class by
+    class.
 
     Arguments:
         name: "none"; "gaussian"; "mixture", or one Gaussian where that is as good on the rows set
-            aside; "auto": "mixture" for vectors, "none" for images.
+            aside; "auto", as said above, and "mixture" for vectors.
         kept: Rows to learn from, `(N, *event)`.
         aside: Rows set aside.
+        conditional: Whether the model will have a condition.
         standardize: As of the estimator.
         seed: Seed of the starts of a mixture.
     """
     if name == "none" or (name == "auto" and kept.ndim > 2):
         return None
-    if name == "gaussian" or len(aside) < 2:
+    if name == "gaussian" or len(aside) < 2 or (name == "auto" and conditional):
         return "gaussian"
     z, held = kept.double(), aside.double()
     if standardize is not False:
@@ -116,39 +120,47 @@ def _fitted(z: Tensor, k: int, seed: int) -> Any:
         return Mixture(k, reg_covar=1e-6, random_state=seed % 2**32).fit(z.numpy())
 
 
-@torch.no_grad()
-def judge(model: ScoreModel, x: Tensor, condition: Tensor | None, seed: int) -> Correction:
-    """Compare a model with its base by the likelihood of rows held out; leave out what is worse.
+class Judge:
+    """Compares a model with its base by the likelihood of held-out rows; leaves out what is worse.
 
-    The share of a correction keeps the bound from being worse, level by level. In the likelihood of the
-    flow errors of one sign at many levels add up, so that it is compared once, as a whole.
+    The share of a correction keeps the bound from being worse, level by level. In the likelihood of
+    the flow errors of one sign at many levels add up, so that it is compared once, as a whole.
 
     Arguments:
-        model: The model; its share becomes 0 where the base is better.
         x: Rows held out, in the units of the data.
         condition: Their conditions.
         seed: Seed of the probes.
+
+    Attributes:
+        found: What came of it; None of a model without a base, or with fewer than two rows.
     """
-    assert model.base is not None
-    x = x[:ROWS].double()
-    ours: ScoreModel = copy.deepcopy(model).cpu().double()
-    base = copy.deepcopy(ours)
-    assert base.base is not None
-    base.base.share.zero_()
 
-    def nats(which: ScoreModel) -> Tensor:
-        score: NoisyScore = which if condition is None else which.given(condition[:ROWS])
+    def __init__(self, x: Tensor, condition: Tensor | None, seed: int) -> None:
+        self.x, self.seed = x[:ROWS].double(), seed
+        self.condition = None if condition is None else condition[:ROWS]
+        self.found: Correction | None = None
+
+    @torch.no_grad()
+    def __call__(self, model: ScoreModel) -> None:
+        """Judge a model; its share becomes 0 where the base is better."""
+        if model.base is None or len(self.x) < 2 or model.schedule.times is not None:
+            return
+        ours: ScoreModel = copy.deepcopy(model).cpu().double()
+        base = copy.deepcopy(ours)
+        assert base.base is not None
+        base.base.share.zero_()
+        try:
+            gain = mean_and_error(self._nats(ours) - self._nats(base))
+        except ArithmeticError:  # no number at all
+            gain = Estimate(float("-inf"), float("nan"))
+        self.found = Correction(gain, gain.value >= 0)
+        if not self.found.kept:
+            model.base.share.zero_()
+
+    def _nats(self, model: ScoreModel) -> Tensor:
+        score: NoisyScore = model if self.condition is None else model.given(self.condition)
+        exact = self.x[0].numel() <= EXACT
         return log_likelihood(
-            score, x, n_steps=12,
-            divergence="exact" if x[0].numel() <= EXACT else "hutchinson",
-            generator=torch.Generator().manual_seed(seed),
+            score, self.x, n_steps=12, divergence="exact" if exact else "hutchinson",
+            generator=torch.Generator().manual_seed(self.seed),
         ).log_prob  # fmt: skip
-
-    try:
-        gain = mean_and_error(nats(ours) - nats(base))
-    except ArithmeticError:  # no number at all
-        gain = Estimate(float("-inf"), float("nan"))
-    kept = gain.value >= 0
-    if not kept:
-        model.base.share.zero_()
-    return Correction(gain, kept)

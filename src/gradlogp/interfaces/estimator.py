@@ -40,7 +40,7 @@ from ..noise import blurred, noise_range, time_at
 from ..noise.predictions import Kind
 from ..scores.model import ScoreModel
 from ..show.progress import bar
-from .base import BaseName, Correction, base_for, held_out_rows, judge
+from .base import BaseName, Judge, base_for, held_out_rows
 from .kept import check_kept, settings_of
 from .pipeline import CHUNK, OBJECTIVE, build_model, draw
 
@@ -51,12 +51,13 @@ SHAPE = ("width", "depth", "predicts", "class_conditional")  # what a model is l
 class ScoreEstimator(DensityMixin, BaseEstimator):
     r"""Learn the score of data; sample, evaluate and denoise with it.
 
-    Data is standardised, and noise levels are chosen from it, from below what can be told apart along
+    Data is standardised, and noise levels are chosen from it, from what points can tell apart along
     its thinnest direction to its largest distance. A Gaussian or a mixture is fitted, and a network
     learns by denoising score matching what its noised score lacks. Of its averaged weights those
-    with the lowest loss on held-out rows are kept, and of the correction as much as these support. What
-    is learned is the law of the data blurred by the smallest noise level, `sigma_min_`. Input may be NumPy arrays or tensors,
-    vectors `(N, D)` or images `(N, C, H, W)`; results come back as what `fit` was given.
+    with the lowest loss on held-out rows are kept, and of the correction as much as these support.
+    What is learned is the law of the data blurred by the smallest noise level, `sigma_min_`. Input
+    may be NumPy arrays or tensors, vectors `(N, D)` or images `(N, C, H, W)`; results come back as
+    what `fit` was given.
 
     Arguments:
         max_iter, batch_size, learning_rate, ema: `steps` and the others of `TrainingSettings`; what
@@ -68,8 +69,8 @@ class ScoreEstimator(DensityMixin, BaseEstimator):
         schedule: A noise schedule instead of the one chosen from the data.
         predicts: What the network predicts.
         base: What the network corrects: the noised score of one "gaussian"; of a "mixture", if it is
-            better on held-out rows than one Gaussian; "none"; or "auto", "mixture" for vectors and
-            "none" for images.
+            better on held-out rows than one Gaussian; "none"; or "auto": "mixture" for vectors,
+            "gaussian" with classes, "none" for images.
         class_conditional: Whether y holds classes to condition on; otherwise y is ignored.
         standardize: Whether to learn in coordinates of zero mean and unit variance, for each column
             or channel; "one": with one scale for all.
@@ -191,7 +192,10 @@ class ScoreEstimator(DensityMixin, BaseEstimator):
             model = build_model(
                 x[kept], network=self.network, schedule=self.schedule, predicts=self.predicts,
                 standardize=self.standardize, width=self.width, depth=self.depth,
-                base=base_for(self.base, x[kept], x[aside], self.standardize, seed),
+                base=base_for(
+                    self.base, x[kept], x[aside], conditional=self.class_conditional,
+                    standardize=self.standardize, seed=seed,
+                ),
                 channels=self.channels, generator=generator,
                 condition=len(self.classes_) if self.class_conditional else None,
             )  # fmt: skip
@@ -200,13 +204,7 @@ class ScoreEstimator(DensityMixin, BaseEstimator):
             model.columns = tuple(map(str, self.feature_names_in_))
         elif columns is not None:
             model.columns = tuple(columns)
-
-        def finish(final: ScoreModel) -> None:
-            if final.base is not None and n_held_out >= 2:
-                given = None if labels is None else labels[aside]
-                self.correction_ = judge(final, x[aside], given, seed)
-
-        self.correction_: Correction | None = None
+        judge = Judge(x[aside], None if labels is None else labels[aside], seed)
         records: Any = fit(
             model, x[kept], self.objective or OBJECTIVE,
             condition=None if labels is None else labels[kept], settings=settings,
@@ -214,7 +212,7 @@ class ScoreEstimator(DensityMixin, BaseEstimator):
             held_out=x[aside] if n_held_out >= 2 else None,
             held_out_condition=None if labels is None or n_held_out < 2 else labels[aside],
             checkpoint=self.checkpoint, extra={"estimator": self._kept()}, resume=self.resume,
-            finish=finish, generator=generator,
+            finish=judge, generator=generator,
         )  # fmt: skip
         self.held_out_loss_, self.n_iter_ = None, 0
         with bar("learning", quiet=not self.verbose) as update, closing(records):
@@ -225,7 +223,8 @@ class ScoreEstimator(DensityMixin, BaseEstimator):
                     self.callback(record)
                 loss = record.loss if self.held_out_loss_ is None else self.held_out_loss_.value
                 update(record.step, settings.steps, f"loss {loss:.4f}")
-        self.model_, (self.sigma_min_, self.sigma_max_) = model, noise_range(model.schedule)
+        self.model_, self.correction_ = model, judge.found
+        self.sigma_min_, self.sigma_max_ = noise_range(model.schedule)
         return self
 
     def _check_same(self, model: ScoreModel, extra: dict[str, Any]) -> None:
@@ -379,8 +378,8 @@ class ScoreEstimator(DensityMixin, BaseEstimator):
         if classes is not None:
             estimator.classes_ = np.asarray(classes)
         estimator.model_, estimator.held_out_loss_, estimator.n_iter_ = model, None, 0
-        estimator.correction_ = None
         estimator.sigma_min_, estimator.sigma_max_ = noise_range(model.schedule)
+        estimator.correction_ = None
         return estimator
 
 

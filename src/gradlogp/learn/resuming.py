@@ -276,8 +276,9 @@ class _Check:
 _FIELDS: dict[str, Callable[..., None]] = {
     "setup": lambda *_: None, "step": _Check.step, "seconds": _Check.seconds,
     "history": _Check.history, "model": _Check.raw, "averaged": _Check.average,
-    "averages": _Check.averages, "best": _Check.best, "optimizer": _Check.optimizer, "noise": _Check.noise,
-    "batches": _Check.batches, "dropping": _Check.dropping, "check_seed": _Check.check_seed,
+    "averages": _Check.averages, "best": _Check.best, "optimizer": _Check.optimizer,
+    "noise": _Check.noise, "batches": _Check.batches, "dropping": _Check.dropping,
+    "check_seed": _Check.check_seed,
 }  # fmt: skip
 """The fields of a training state, in the order in which they are looked at."""
 

@@ -14,8 +14,8 @@ from .ladder import largest_distance, nearest_distance
 MOST = 4000
 """Points whose distances are looked at."""
 
-BLUR = 0.2
-"""The largest share of a deviation by which data may be blurred: it costs 0.02 nats a direction."""
+BLUR = 0.1
+"""The largest share of a deviation by which data may be blurred: it costs 0.005 nats a direction."""
 
 THIN = 1e-3
 """The smallest level in units of the data: below it float32 and the solvers run out of digits."""
@@ -35,7 +35,7 @@ def noise_span(
     show. With the whitened points' spacing δ (half the median distance to the nearest neighbour, a
     coordinate) and Scott's bandwidth h = n^{−1/(d+4)},
 
-    .. math:: σ_{min} = \sqrt{λ_{min}} \; \min(0.2, \max(δ, h/10))
+    .. math:: σ_{min} = \sqrt{λ_{min}} \; \min(0.1, \max(δ, h/10))
 
     since n points do not tell a score at scales far below a kernel density's bandwidth, or below
     their spacing.

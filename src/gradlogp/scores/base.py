@@ -88,22 +88,26 @@ class Base(nn.Module):
         return cls(event_shape, 1, None if d <= FULL else RANK, follows=True, like=like)
 
     @classmethod
-    def of_law(cls, law: Gaussian | GaussianMixture, event_shape: torch.Size, like: Tensor) -> Base:
+    def of_law(
+        cls, law: Gaussian | GaussianMixture, event_shape: torch.Size, like: Tensor
+    ) -> Base:
         """Return the base that is a law in model coordinates; its events are flattened ones.
 
         Raises:
             ValueError: If its dimension is not that of an event, or it was noised sample by sample.
         """
-        one = isinstance(law, Gaussian)
         means = (law.mean if isinstance(law, Gaussian) else law.means).detach()
-        if means.ndim != (1 if one else 2) or means.shape[-1] != event_shape.numel():
+        if (
+            means.ndim != (1 if isinstance(law, Gaussian) else 2)
+            or means.shape[-1] != event_shape.numel()
+        ):
             raise ValueError(
                 f"base must be a law of {event_shape.numel()} entries, those of an event, got means of "
                 f"shape {tuple(means.shape)}"
             )
-        means = means.reshape(-1, event_shape.numel())
+        means = means.reshape(-1, d)
         base = cls(event_shape, len(means), like=like)
-        if not one:
+        if isinstance(law, GaussianMixture):
             base.weights.copy_(law.weights)
         base.means.copy_(means)
         w, U = law._cov

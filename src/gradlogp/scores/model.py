@@ -85,8 +85,8 @@ class ScoreModel(ScoreBase, nn.Module):
             None, nothing. A conditional model has one base for all conditions.
 
     Raises:
-        ValueError: For an unknown `predicts` or base, if no event shape is known, or if an event shape or a
-            condition is not that of the network.
+        ValueError: For an unknown `predicts` or base, if no event shape is known, or if an event
+            shape or a condition is not that of the network.
     """
 
     schedule: Schedule

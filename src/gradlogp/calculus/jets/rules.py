@@ -13,7 +13,6 @@ from torch import Tensor
 
 from .jet import Jet, Unsupported
 
-
 Second = Callable[[], Tensor]
 """f''(z), worked out where a Laplacian is wanted."""
 
@@ -162,7 +161,11 @@ def _pow(func: Any, z: Any, p: Any) -> Jet:
     if not isinstance(z, Jet) or not isinstance(p, int | float):
         raise Unsupported("a power that is not a number")
     if p in (0, 1):
-        return _mul(func, z, 1.0) if p == 1 else _chain(z, z.value**0, 0 * z.value, lambda: 0 * z.value)
+        return (
+            _mul(func, z, 1.0)
+            if p == 1
+            else _chain(z, z.value**0, 0 * z.value, lambda: 0 * z.value)
+        )
     f1 = p * z.value ** (p - 1)
     return _chain(z, z.value**p, f1, lambda: p * (p - 1) * z.value ** (p - 2))
 

@@ -130,7 +130,8 @@ def fit(
         standardize: Learn in coordinates of zero mean and unit variance, with a scale for each
             column or channel, one for all, or none.
         base: What the network corrects: the noised score of a gaussian, of a mixture where rows held
-            out prefer it, or none; auto is mixture for vectors and none for images.
+            out prefer it, or none; auto is mixture for vectors, gaussian with classes, none for
+            images.
         held_out: Share of the data to judge by; by default a tenth, of few rows up to a quarter.
         resume: Go on from the checkpoint OUT; needs the same data, options and seed.
         force: Replace a checkpoint that is there.
