@@ -97,13 +97,11 @@ class Base(nn.Module):
             ValueError: If its dimension is not that of an event, or it was noised sample by sample.
         """
         means = (law.mean if isinstance(law, Gaussian) else law.means).detach()
-        if (
-            means.ndim != (1 if isinstance(law, Gaussian) else 2)
-            or means.shape[-1] != event_shape.numel()
-        ):
+        d, kind = event_shape.numel(), 1 if isinstance(law, Gaussian) else 2
+        if means.ndim != kind or means.shape[-1] != d:
             raise ValueError(
-                f"base must be a law of {event_shape.numel()} entries, those of an event, got means of "
-                f"shape {tuple(means.shape)}"
+                f"base must be a law of {d} entries, those of an event, got means of shape "
+                f"{tuple(means.shape)}"
             )
         means = means.reshape(-1, d)
         base = cls(event_shape, len(means), like=like)
