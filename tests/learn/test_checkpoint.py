@@ -196,6 +196,7 @@ def test_config_says_what_rebuilds_the_model(tmp_path):
         "predicts": "v",
         "event_shape": [2],
         "condition": None,
+        "base": None,
         "columns": [],
         "extra": {"seed": 3},
     }
@@ -338,7 +339,10 @@ def test_nothing_there(tmp_path):
             '{"format": "gradlogp", "format_version": 1, "library_version": "0.1.0"}',
             "checkpoint format 1, this version reads 2; it was written by gradlogp 0.1.0",
         ),
-        ('{"format": "gradlogp", "format_version": 2}', "fields missing or unknown: columns, "),
+        (
+            '{"format": "gradlogp", "format_version": 2}',
+            "fields missing or unknown: base, columns, ",
+        ),
     ],
 )
 def test_damaged_config(tmp_path, text, part):

@@ -13,12 +13,14 @@ from torch import Tensor, nn
 
 from ..core import NoisyScore, Schedule, Transition, randn_like
 from ..diffusion import UniPC, evolve, plan_levels, plan_likelihood
+from ..distributions.analytic import Gaussian, GaussianMixture
 from ..learn.objectives import multilevel
 from ..noise.coordinates import AffineCoordinates, Scales
 from ..noise.grids import time_grid
 from ..noise.ladder import noise_levels
 from ..noise.predictions import Kind
 from ..noise.schedules import VE
+from ..noise.spread import noise_span
 from ..scores.model import ScoreModel
 from ..scores.networks import MLP, UNet
 from ..show.progress import bar
@@ -41,13 +43,15 @@ def build_model(
     depth: int = 3,
     channels: Sequence[int] = (32, 64),
     condition: int | Sequence[int] | None = None,
+    base: Gaussian | GaussianMixture | Literal["gaussian"] | None = None,
     generator: torch.Generator | None = None,
 ) -> ScoreModel:
     """Return an untrained model that suits the data.
 
-    Noise levels reach, geometrically (VE), from half the spacing of the points or a tenth of Scott's
-    bandwidth n^{−1/(d+4)}, whichever is larger but at most 0.05, to their largest distance, all in
-    units of the data's standard deviation. Images with even sides get a U-Net, all else an MLP.
+    Noise levels of vectors are those of `noise.spread.noise_span`, geometrically (VE). Of images
+    they reach from half the spacing of the points or a tenth of Scott's bandwidth n^{−1/(d+4)},
+    whichever is larger but at most 0.05, to their largest distance. Both are in units of the data's
+    standard deviation. Images with even sides get a U-Net, all else an MLP.
 
     Arguments:
         x: The data, `(N, *event)`.
@@ -59,21 +63,25 @@ def build_model(
         depth: Its residual blocks.
         channels: Channels of the U-Net.
         condition: What to condition on: a number of classes, the shape of values, or None.
+        base: What the network corrects, as of `ScoreModel`.
         generator: Where the initial weights come from.
     """
     event = x.shape[1:]
     if schedule is None:
         scales: Scales = "one" if standardize == "one" else "each"
         z = AffineCoordinates.fit(x, event, scales).encode(x) if standardize else x
-        sigmas = noise_levels(z.float(), tell=None, generator=generator).sigmas
-        # n points do not tell the score at scales far below a kernel density's bandwidth
-        bandwidth = len(x) ** (-1 / (event.numel() + 4))
-        schedule = VE(min(0.05, max(sigmas[-1], 0.1 * bandwidth)), sigmas[0])
+        if len(event) == 1:
+            schedule = VE(*noise_span(z, generator))
+        else:
+            sigmas = noise_levels(z.float(), tell=None, generator=generator).sigmas
+            # n points do not tell the score at scales far below a kernel density's bandwidth
+            bandwidth = len(x) ** (-1 / (event.numel() + 4))
+            schedule = VE(min(0.05, max(sigmas[-1], 0.1 * bandwidth)), sigmas[0])
     if network is None and suits_unet(event):
         network = UNet(event, channels, condition=condition, generator=generator)
     elif network is None:
         network = MLP(event, width, depth, condition, generator=generator)
-    return ScoreModel(network, schedule, predicts, event)
+    return ScoreModel(network, schedule, predicts, event, base=base)
 
 
 def suits_unet(event: Sequence[int]) -> bool:

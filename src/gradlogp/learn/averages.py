@@ -84,6 +84,5 @@ def accelerated(model: ScoreModel, *, bfloat16: bool, compiled: bool) -> ScoreMo
     network: Any = _Bfloat16(model.network) if bfloat16 else model.network
     network = torch.compile(network) if compiled else network
     shared = [model.schedule, model.coordinates, *model.buffers(recurse=False)]
-    if model.condition is not None:
-        shared.append(model.condition)
+    shared += [part for part in (model.condition, model.base) if part is not None]
     return copy.deepcopy(model, {id(model.network): network} | {id(s): s for s in shared})

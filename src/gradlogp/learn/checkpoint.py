@@ -1,9 +1,9 @@
 """Checkpoints: a directory with weights, configuration and what was run, replaced as a whole.
 
 ========================  ================================================================
-`model.safetensors`       the averaged weights, coordinates, moments, scales of the condition
+`model.safetensors`       the averaged weights, coordinates, moments, base, scales of the condition
 `averages.safetensors`    more averages of other half-lives, if training kept any
-`config.json`             network, schedule, prediction, condition, columns: what rebuilds it
+`config.json`             network, schedule, prediction, condition, base, columns: what rebuilds it
 `run.json`                what was run, on what, with which results
 `training.pt`             raw weights, optimiser and generators: what resuming needs
 `SHA256SUMS`              digests of these files, by which damage is found
@@ -31,6 +31,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from ..noise.coordinates import AffineCoordinates
+from ..scores.base import check_base
 from ..scores.model import ScoreModel
 from . import config as configuration
 from .claim import Claim
@@ -234,7 +235,7 @@ def check_scales(model: ScoreModel, file: Path) -> None:
         "coordinates.bits": all(float(m.bits) in (32.0, 64.0) for m in affine),
         "z_std": bool((model.z_std > 0).all()),
         "condition.dropout": model.condition is None or 0 <= float(model.condition.dropout) < 1,
-    }
+    } | check_base(model.base)
     if bad := [name for name, fine in good.items() if not fine]:
         raise ValueError(f"{file} is damaged: {bad[0]} is out of range")
 

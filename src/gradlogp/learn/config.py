@@ -16,6 +16,7 @@ from torch import nn
 from ..core import Schedule
 from ..noise.predictions import KINDS
 from ..noise.schedules import SCHEDULES, from_config
+from ..scores.base import base_of, shapes_of
 from ..scores.model import ScoreModel
 from ..scores.networks import MLP, UNet
 from .fields import check_fields, fits, short
@@ -53,6 +54,7 @@ def describe(model: ScoreModel) -> dict[str, Any]:
         "predicts": model.predicts,
         "event_shape": list(model.event_shape),
         "condition": None if model.condition is None else model.condition.config,
+        "base": None if model.base is None else model.base.config,
         "columns": list(model.columns),
     }
     stored: dict[str, Any] = json.loads(json.dumps(config))
@@ -93,11 +95,22 @@ def _check(config: dict[str, Any], where: str) -> None:
     def named(value: Any) -> bool:
         return isinstance(value, dict) and fits(value.get("name"), str)
 
+    def base(value: Any) -> bool:
+        if value is None:
+            return True
+        if not isinstance(value, dict) or value.keys() != {"components", "rank", "follows"}:
+            return False
+        whole = value["rank"] == math.prod(config["event_shape"])  # what a mixture needs
+        return (
+            size(value["components"]) and size(value["rank"]) and type(value["follows"]) is bool
+            and (whole or value["components"] == 1)
+        )  # fmt: skip
+
     fields: dict[str, Callable[[Any], bool]] = {
         "format": lambda v: v == "gradlogp", "format_version": size,
         "library_version": lambda v: fits(v, str), "network": named, "schedule": named,
         "predicts": lambda v: fits(v, str) and v in KINDS, "event_shape": sizes,
-        "condition": lambda v: v is None or size(v) or sizes(v),
+        "condition": lambda v: v is None or size(v) or sizes(v), "base": base,
         "columns": lambda v: isinstance(v, list) and all(type(c) is str for c in v),
         "extra": lambda v: isinstance(v, dict),
     }  # fmt: skip
@@ -149,6 +162,7 @@ def build(
     for name, wanted, field in (
         ("z_mean", event, "event_shape"), ("coordinates.scale", event, "event_shape"),
         ("condition.null_value", kind if isinstance(kind, tuple) else None, "condition"),
+        *((name, shape, "base") for name, shape in shapes_of(config["base"], event).items()),
     ):  # fmt: skip
         if shapes.get(name) != wanted:
             raise ValueError(
@@ -157,9 +171,11 @@ def build(
             )
     network = _network(config["network"], shapes, weights) if own is None else own
     try:
-        return ScoreModel(
+        model = ScoreModel(
             network, from_config(config["schedule"]), config["predicts"], event, kind
         )
+        model.base = base_of(config["base"], model.event_shape)
+        return model
     except ValueError as error:
         raise ValueError(f"{weights} does not fit the network: {error}") from None
 

@@ -50,6 +50,7 @@ class Measurement:
     ) -> None:
         self.objective, self.exact = objective, exact
         self.asked = held_out is not None
+        self.losses: Tensor | None = None  # of each held-out point, when last measured
         self.z: Tensor | None = None
         self.condition: Tensor | None = None
         points, given = (data, condition) if held_out is None else (held_out, held_out_condition)
@@ -68,7 +69,8 @@ class Measurement:
         g = torch.Generator(self.z.device).manual_seed(seed)
         score, held_out, above = conditioned(model, self.condition), None, None
         if self.asked:
-            held_out = mean_and_error(self.objective(score, self.z, generator=g))
+            self.losses = self.objective(score, self.z, generator=g)
+            held_out = mean_and_error(self.losses)
         if self.exact is not None:
             t = draw_times(model.schedule, self.z.new_empty(len(self.z)), g)
             above = mean_and_error(excess(score, self.exact, self.z, t, generator=g))

@@ -19,7 +19,7 @@ from .fields import fits, short
 from .folders import check_file, one_line, verify
 from .settings import TrainingSettings
 
-AGREE = ("network", "schedule", "predicts", "event_shape", "condition")
+AGREE = ("network", "schedule", "predicts", "event_shape", "condition", "base")
 """Fields of the configuration that a resumed model must share."""
 
 
@@ -190,6 +190,17 @@ class _Check:
             int(found["n_averaged"]) == state["step"], f"{field}.n_averaged", found["n_averaged"]
         )
 
+    def best(self, found: Any, state: Mapping[str, Any]) -> None:
+        """Check the weights of the lowest loss, if something was measured."""
+        if found is None:
+            return
+        good = isinstance(found, dict) and found.keys() == {"step", "loss", "weights"}
+        self.need(good, "best", found)
+        step, loss = found["step"], found["loss"]
+        self.need(fits(step, int) and 0 < step <= state["step"], "best.step", step)
+        self.need(type(loss) is float and fits(loss, float), "best.loss", loss)
+        self.tensors(found["weights"], self.weights, "best.weights")
+
     def averages(self, found: Any, state: Mapping[str, Any]) -> None:
         """Check the averages of other half-lives."""
         lives = list(self.settings.ema_half_lives)
@@ -265,8 +276,9 @@ class _Check:
 _FIELDS: dict[str, Callable[..., None]] = {
     "setup": lambda *_: None, "step": _Check.step, "seconds": _Check.seconds,
     "history": _Check.history, "model": _Check.raw, "averaged": _Check.average,
-    "averages": _Check.averages, "optimizer": _Check.optimizer, "noise": _Check.noise,
-    "batches": _Check.batches, "dropping": _Check.dropping, "check_seed": _Check.check_seed,
+    "averages": _Check.averages, "best": _Check.best, "optimizer": _Check.optimizer,
+    "noise": _Check.noise, "batches": _Check.batches, "dropping": _Check.dropping,
+    "check_seed": _Check.check_seed,
 }  # fmt: skip
 """The fields of a training state, in the order in which they are looked at."""
 

@@ -19,8 +19,10 @@ class TrainingSettings:
         weight_decay: AdamW's.
         ema: Decay of the averaged weights, once warm.
         clip: Largest gradient norm.
-        check_every: Steps between two measurements on held-out data. By default a tenth of the
+        check_every: Steps between two measurements on held-out data. By default a twentieth of the
             steps.
+        keep_best: Whether the averaged weights that are kept are those of the measurement with the
+            lowest loss on held-out data, where there are such; else those of the end.
         ema_half_lives: More averages kept beside that one, each by the steps n after which a step
             counts half, so of decay 2^{−1/n}. All averages warm up alike, so that none reaches
             back further than about a twelfth of the steps done. A checkpoint holds them all, and
@@ -48,6 +50,7 @@ class TrainingSettings:
     ema: float = 0.999
     clip: float = 1.0
     check_every: int | None = None
+    keep_best: bool = True
     ema_half_lives: tuple[float, ...] = ()
     condition_dropout: float = 0.0
     bfloat16: bool = False
@@ -88,7 +91,7 @@ class TrainingSettings:
     @property
     def check_interval(self) -> int:
         """Steps between two measurements."""
-        return max(1, self.steps // 10) if self.check_every is None else self.check_every
+        return max(1, self.steps // 20) if self.check_every is None else self.check_every
 
     def rate(self, step: int) -> float:
         """Return the learning rate of a step, counted from 0."""

@@ -10,7 +10,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
 from typing import Any, Literal, NamedTuple
@@ -38,6 +38,7 @@ from .averages import Average, accelerated
 from .batches import Batches, check_data, fingerprint, rows
 from .claim import Claim
 from .held_out import Measurement, Objective, conditioned, encoded
+from .keeping import Best, conclude
 from .objectives import multilevel
 from .resuming import adamw, load_training, objective_name
 from .settings import TrainingSettings, ema_decay
@@ -71,10 +72,15 @@ def fit(
     checkpoint_every: int = 500,
     extra: Mapping[str, Any] | None = None,
     resume: bool = False,
+    finish: Callable[[ScoreModel], object] | None = None,
     generator: torch.Generator | None = None,
     **changes: Any,
 ) -> Iterator[Step]:
     """Train a model in place, yielding a record after every step.
+
+    With held-out data the averaged weights of the lowest loss on them are kept
+    (`TrainingSettings.keep_best`), and of a model with a base as much of the correction, level by
+    level, as they support (`learn.share`); a warning says if the loss on them rose in the end.
 
     Arguments:
         model: The model; holds the averaged weights when the iteration ends or is broken off.
@@ -87,7 +93,8 @@ def fit(
             per channel of `(C, L)` or `(C, H, W)`; "one": with one scale for all. They are fitted in
             float64 and become `model.coordinates`. The network always sees standardised input; this
             decides in which coordinates noise is isotropic. False keeps the model's coordinates.
-        held_out: Data to measure the loss of the averaged weights on, with its standard error.
+        held_out: Data to measure the loss of the averaged weights on, with its standard error; the
+            last record has that of the weights that are kept.
         held_out_condition: Their conditions.
         exact: The exact noisy score of the data's law, if known: records then show the excess
             over the floor of the loss. Of a conditional model one that can be given the same
@@ -100,6 +107,8 @@ def fit(
         extra: More to keep in the checkpoint's configuration, JSON.
         resume: Go on from `checkpoint`; on a CPU the result is that of an unbroken run, bit for bit.
             Settings, objective, model and data must be those of that run.
+        finish: Called with the model that is kept, after the last step and before it is saved; it
+            may change it.
         generator: Where initial order and noise come from.
         **changes: Single fields of `TrainingSettings`.
 
@@ -122,7 +131,7 @@ def fit(
     try:
         return _Fit(
             model, data, objective, condition, settings, standardize, held_out, held_out_condition,
-            exact, claim, checkpoint_every, extra, resume, generator,
+            exact, claim, checkpoint_every, extra, resume, finish, generator,
         ).steps()  # fmt: skip
     except BaseException:
         if claim is not None:
@@ -148,6 +157,7 @@ class _Fit:
         checkpoint_every: int,
         extra: Mapping[str, Any] | None,
         resume: bool,
+        finish: Callable[[ScoreModel], object] | None,
         generator: torch.Generator | None,
     ) -> None:
         check_kind(model, "model", ScoreModel, "a ScoreModel")
@@ -166,6 +176,8 @@ class _Fit:
         if held_out is not None:
             _check_condition(model, held_out_condition, len(held_out), "held_out_condition")
         check_count(checkpoint_every, "checkpoint_every")
+        if finish is not None:
+            check_function(finish, "finish")
         if resume and claim is None:
             raise ValueError("resume=True needs checkpoint=, the directory to go on from")
         self.model, self.data, self.objective = model, data, objective
@@ -176,7 +188,9 @@ class _Fit:
             "objective": objective_name(objective),
         }  # fmt: skip
         self.claim, self.checkpoint_every, self.extra = claim, checkpoint_every, extra
-        self.stops = Stops()
+        self.stops, self.finish = Stops(), finish
+        self.best = Best()
+        self.final: ScoreModel | None = None  # what is kept, once all steps are done
         self.like = next(p for p in model.parameters() if p.requires_grad)
         seed = new_seed(generator)
         self.noise = torch.Generator(self.like.device).manual_seed(seed)
@@ -231,6 +245,7 @@ class _Fit:
             "model": self.model.state_dict(),
             "averaged": self.averaged.state_dict(),
             "averages": {n: average.state_dict() for n, average in self.averages.items()},
+            "best": self.best.state(),
             "optimizer": self.optimizer.state_dict(),
             "noise": self.noise.get_state(),
             "batches": self.batches.state(),
@@ -242,6 +257,7 @@ class _Fit:
         self.averaged.load_state_dict(state["averaged"])
         for n, average in self.averages.items():
             average.load_state_dict(state["averages"][n])
+        self.best.restore(state["best"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.noise.set_state(state["noise"])
         self.batches.restore(state["batches"])
@@ -260,10 +276,22 @@ class _Fit:
             "history": {"columns": names, "rows": self.history},
         }
         ckpt.save(
-            self.claim.path, self.model, weights=self.averaged.module.state_dict(),
+            self.claim.path, self.model, weights=self._kept(),
             averages={n: a.module.state_dict() for n, a in self.averages.items()},
             run=run, extra=self.extra, training=self.state(), claimed=self.claim,
         )  # fmt: skip
+
+    def _kept(self) -> Mapping[str, Tensor]:
+        """Return the weights that are handed over."""
+        if self.final is not None:
+            return self.final.state_dict()
+        return self.best.weights or self.averaged.module.state_dict()
+
+    def _conclude(self) -> None:
+        """Settle what is kept, and let `finish` change it."""
+        self.final = conclude(self.averaged.module, self.best, self.measure, self.check_seed)
+        if self.finish is not None:
+            self.finish(self.final)
 
     def _update(self) -> tuple[float, float]:
         """Do one optimisation step; return the loss and the gradient norm before clipping."""
@@ -322,12 +350,19 @@ class _Fit:
                 held_out = above = None
                 if last or self.step % self.settings.check_interval == 0:
                     held_out, above = self.measure(self.averaged.module, self.check_seed)
+                    if held_out is not None and self.settings.keep_best:
+                        self.best.offer(self.step, held_out.value, self.averaged.module)
+                    if last:
+                        self._conclude()
+                        held_out, above = self.measure(self.final or self.model, self.check_seed)
                     self.history[-1][2:] = [*(held_out or (None, None)), *(above or (None, None))]
                 self.seconds += time.perf_counter() - began
                 speed = self.step / self.seconds
                 if not last and self.step % self.checkpoint_every == 0:
                     self._save()
                 yield Step(self.step, loss, norm, rate, speed, held_out, above)
+            if self.final is None:  # of a run that had ended and is resumed
+                self._conclude()
         finally:
             # Also when interrupted or broken off, nothing learned is lost: a step that was begun is
             # undone by turning the generators back. If the weights were caught half changed or the
@@ -340,7 +375,7 @@ class _Fit:
             finally:
                 if self.claim is not None:
                     self.claim.release()
-                self.model.load_state_dict(self.averaged.module.state_dict())
+                self.model.load_state_dict(self._kept())
                 self.model.eval()
 
     def _rewind(self) -> None:

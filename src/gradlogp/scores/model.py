@@ -2,6 +2,8 @@ r"""The noisy score that is learned: a network in the frame of unit variance at 
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -17,9 +19,12 @@ from ..core import (
     check_schedule,
     per_sample,
 )
+from ..distributions.analytic.gaussian import Gaussian
+from ..distributions.analytic.mixture import GaussianMixture
 from ..noise.coordinates import AffineCoordinates, Data, Scales, mean_and_std
 from ..noise.predictions import KINDS, Kind, to_epsilon, to_x0
 from ..noise.score_base import ScoreBase
+from .base import Base, read_base
 from .conditioned import Condition, ConditionedScore
 from .networks.conditions import read_condition
 
@@ -42,6 +47,19 @@ class ScoreModel(ScoreBase, nn.Module):
     preconditioning (up to a sign). The network is given −λ/8 with λ = 2 log(α c̄/σ), so that models
     under different schedules of the same data see the same coordinate.
 
+    With a `base` the network learns what the noised score of a Gaussian or a mixture leaves open. Every
+    prediction is an affine function of ε; where the network gives F, its linear part alone counts:
+
+    .. math::
+        s_θ(z, t) = s_{base}(z, t) - \frac{w}{σ} F, \qquad
+        w = 1 \;(ε), \quad \tilde α \;(v), \quad \tilde α / \tilde σ \;(x_0), \quad
+        \tilde α / (\tilde α + \tilde σ) \;(velocity), \quad -\tilde σ \;(score)
+
+    With `predicts="v"` and N(m, c²) for a base this is the model without one, and so EDM's. A
+    network of 0 gives the score of the base, however thin its directions are and however narrow the
+    network; far from the data it is what remains. `base.share` scales the correction from level to
+    level of noise.
+
     A model carries its coordinates, x = shift + scale · z, for data whose columns have different
     units. Coordinates, moments and what is known of the condition are fitted in training and stored
     with the weights; they start as identities. `forward` has no branch that depends on data, so that
@@ -61,10 +79,14 @@ class ScoreModel(ScoreBase, nn.Module):
             (`network.event_shape`).
         condition: What the network is conditional on, where it does not say so itself
             (`network.condition`): a number of classes, or the shape of float values.
+        base: What the network corrects: "gaussian", one fitted to the data together with the frame
+            (the whole covariance, or of events of more than 512 entries 32 directions and a
+            diagonal); a `Gaussian` or a `GaussianMixture` in model coordinates, kept as it is; or
+            None, nothing. A conditional model has one base for all conditions.
 
     Raises:
-        ValueError: For an unknown `predicts`, if no event shape is known, or if an event shape or a
-            condition is not that of the network.
+        ValueError: For an unknown `predicts` or base, if no event shape is known, or if an event
+            shape or a condition is not that of the network.
     """
 
     schedule: Schedule
@@ -80,6 +102,7 @@ class ScoreModel(ScoreBase, nn.Module):
         predicts: Kind = "epsilon",
         event_shape: torch.Size | tuple[int, ...] | None = None,
         condition: int | tuple[int, ...] | None = None,
+        base: Gaussian | GaussianMixture | Literal["gaussian"] | None = None,
     ) -> None:
         nn.Module.__init__(self)
         check_kind(network, "network", nn.Module, "a torch.nn.Module")
@@ -108,6 +131,7 @@ class ScoreModel(ScoreBase, nn.Module):
         if condition not in (None, kind):
             raise ValueError(f"condition={condition}, but that of the network is {kind}: omit it")
         self.condition = None if kind is None else Condition(kind)
+        self.base: Base | None = read_base(base, self.event_shape, zeros)
         self.columns: tuple[str, ...] = ()
 
     @property
@@ -123,7 +147,7 @@ class ScoreModel(ScoreBase, nn.Module):
         return self.z_mean.new_empty(0)
 
     def fit_frame(self, data: Data, scales: Scales | None = None) -> None:
-        """Fit the coordinates, where `scales` asks for it, and the moments to data in its own units.
+        """Fit coordinates, where `scales` asks for it, moments and base to data in its own units.
 
         Raises:
             ValueError: If a column or channel is constant, or the model's dtype cannot hold it.
@@ -147,6 +171,10 @@ class ScoreModel(ScoreBase, nn.Module):
             )
         self.z_mean.copy_(mean)
         self.z_std.copy_(std)
+        if self.base is not None:
+            self.base.share.fill_(1.0)
+            if self.base.follows:
+                self.base.fit(data, self.coordinates)
 
     def _frame(self, z: Tensor, t: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
         """Return z̃, α̃, σ̃, √(α²c²+σ²) and the network's noise coordinate."""
@@ -154,9 +182,17 @@ class ScoreModel(ScoreBase, nn.Module):
         a, b = per_sample(alpha, z), per_sample(sigma, z)
         m, c = self.z_mean.to(z), self.z_std.to(z)
         norm = (a**2 * c**2 + b**2).sqrt()
-        log_snr = 2 * (alpha * c.square().mean().sqrt().to(alpha)).log() - 2 * sigma.log()
-        coordinate = -log_snr.clamp(-LOG_SNR_LIMIT, LOG_SNR_LIMIT) / 8
+        coordinate = self._coordinate(alpha, sigma, c)
         return (z - a * m) / norm, a * c / norm, b / norm, norm, coordinate.to(z).expand(len(z))
+
+    @staticmethod
+    def _coordinate(alpha: Tensor, sigma: Tensor, c: Tensor) -> Tensor:
+        log_snr = 2 * (alpha * c.square().mean().sqrt().to(alpha)).log() - 2 * sigma.log()
+        return -log_snr.clamp(-LOG_SNR_LIMIT, LOG_SNR_LIMIT) / 8
+
+    def noise_input(self, t: Tensor) -> Tensor:
+        """Return what the network is given of a time: −λ/8, in the shape of t."""
+        return self._coordinate(*self.schedule(t), self.z_std)
 
     def _network(self, z_unit: Tensor, coordinate: Tensor, condition: Tensor | None) -> Tensor:
         extra = () if condition is None else (condition,)
@@ -178,9 +214,25 @@ class ScoreModel(ScoreBase, nn.Module):
         check_batch(z, self.event_shape, "z")
         z_unit, a, b, norm, coordinate = self._frame(z, t)
         out = self._network(z_unit, coordinate, condition)
+        if self.base is not None:
+            z_unit = torch.zeros_like(a)  # so that only the linear part of a prediction counts
         if self.predicts == "score":
-            return out / norm
-        return -to_epsilon(self.predicts, out, z_unit, a, b) / (b * norm)
+            s = out / norm
+        else:
+            s = -to_epsilon(self.predicts, out, z_unit, a, b) / (b * norm)
+        if self.base is None:
+            return s
+        return self.base.score(z, *self._levels(z, t)) + self._share(coordinate, z) * s
+
+    def _levels(self, z: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+        """Return α and σ, `(1, 1)` or `(B, 1)`."""
+        alpha, sigma = self.schedule(t)
+        return alpha.to(z).reshape(-1, 1), sigma.to(z).reshape(-1, 1)
+
+    def _share(self, coordinate: Tensor, z: Tensor) -> Tensor:
+        """Return the share of the correction, such that it multiplies z."""
+        assert self.base is not None
+        return self.base.shared(coordinate).reshape(-1, *[1] * (z.ndim - 1))
 
     def _score(self, z: Tensor, t: Tensor) -> Tensor:
         return nn.Module.__call__(self, z, t, self._without(z))
@@ -201,14 +253,19 @@ class ScoreModel(ScoreBase, nn.Module):
     def denoise_given(self, z: Tensor, t: Tensor, condition: Tensor | None) -> Tensor:
         """Return E[z_0 | z_t = z] from the network's own condition, as `forward` takes it.
 
-        Where α = 0 the state says nothing of z_0 and a score or ε nothing either: the mean of z_0 is
-        the answer.
+        Where α = 0 the state says nothing of z_0 and a score or ε nothing either: the mean of z_0, that
+        of the base where there is one, is the answer.
         """
         z_unit, a, b, _, coordinate = self._frame(z, t)
         out = self._network(z_unit, coordinate, condition)
+        if self.base is not None:
+            z_unit = torch.zeros_like(a)
         blind = (a == 0) if self.predicts in ("score", "epsilon") else torch.zeros_like(a).bool()
         z0 = to_x0(self.predicts, out, z_unit, a.masked_fill(blind, 1.0), b)
-        return self.z_mean.to(z) + self.z_std.to(z) * z0.masked_fill(blind, 0.0)
+        z0 = self.z_std.to(z) * z0.masked_fill(blind, 0.0)
+        if self.base is None:
+            return self.z_mean.to(z) + z0
+        return self.base.denoise(z, *self._levels(z, t)) + self._share(coordinate, z) * z0
 
     def given(self, condition: Tensor | int) -> ConditionedScore:
         """Return the score of z_t given a condition: one for all samples, or one for each.

@@ -13,55 +13,58 @@ from torch import Tensor
 
 from .jet import Jet, Unsupported
 
+Second = Callable[[], Tensor]
+"""f''(z), worked out where a Laplacian is wanted."""
 
-def _silu(z: Tensor, f: Tensor) -> tuple[Tensor, Tensor]:
+
+def _silu(z: Tensor, f: Tensor) -> tuple[Tensor, Second]:
     g = torch.sigmoid(z)
-    return g + f * (1 - g), g * (1 - g) * (2 + z * (1 - 2 * g))
+    return torch.addcmul(g, f, 1 - g), lambda: g * (1 - g) * (2 + z * (1 - 2 * g))
 
 
-def _tanh(z: Tensor, f: Tensor) -> tuple[Tensor, Tensor]:
+def _tanh(z: Tensor, f: Tensor) -> tuple[Tensor, Second]:
     f1 = 1 - f * f
-    return f1, -2 * f * f1
+    return f1, lambda: -2 * f * f1
 
 
-def _sigmoid(z: Tensor, f: Tensor) -> tuple[Tensor, Tensor]:
+def _sigmoid(z: Tensor, f: Tensor) -> tuple[Tensor, Second]:
     f1 = f * (1 - f)
-    return f1, f1 * (1 - 2 * f)
+    return f1, lambda: f1 * (1 - 2 * f)
 
 
-def _softplus(z: Tensor, f: Tensor) -> tuple[Tensor, Tensor]:
+def _softplus(z: Tensor, f: Tensor) -> tuple[Tensor, Second]:
     g = torch.sigmoid(z)
-    return g, g * (1 - g)
+    return g, lambda: g * (1 - g)
 
 
-def _gelu(z: Tensor, f: Tensor) -> tuple[Tensor, Tensor]:
+def _gelu(z: Tensor, f: Tensor) -> tuple[Tensor, Second]:
     normal = torch.exp(-0.5 * z * z) / math.sqrt(2 * math.pi)
-    return torch.special.ndtr(z) + z * normal, normal * (2 - z * z)
+    return torch.special.ndtr(z) + z * normal, lambda: normal * (2 - z * z)
 
 
-def _rsqrt(z: Tensor, f: Tensor) -> tuple[Tensor, Tensor]:
+def _rsqrt(z: Tensor, f: Tensor) -> tuple[Tensor, Second]:
     f3 = f * f * f
-    return -0.5 * f3, 0.75 * f3 * f * f
+    return -0.5 * f3, lambda: 0.75 * f3 * f * f
 
 
-DERIVATIVES: dict[str, Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]] = {
+DERIVATIVES: dict[str, Callable[[Tensor, Tensor], tuple[Tensor, Second]]] = {
     "silu": _silu,
     "tanh": _tanh,
     "sigmoid": _sigmoid,
     "softplus": _softplus,
     "gelu": _gelu,
-    "relu": lambda z, f: ((z > 0).to(z), torch.zeros_like(z)),
-    "abs": lambda z, f: (z.sign(), torch.zeros_like(z)),
-    "exp": lambda z, f: (f, f),
-    "log": lambda z, f: (1 / z, -1 / (z * z)),
-    "sin": lambda z, f: (z.cos(), -f),
-    "cos": lambda z, f: (-z.sin(), -f),
-    "square": lambda z, f: (2 * z, torch.full_like(z, 2.0)),
-    "sqrt": lambda z, f: (0.5 / f, -0.25 / (f * z)),
+    "relu": lambda z, f: ((z > 0).to(z), lambda: torch.zeros_like(z)),
+    "abs": lambda z, f: (z.sign(), lambda: torch.zeros_like(z)),
+    "exp": lambda z, f: (f, lambda: f),
+    "log": lambda z, f: (1 / z, lambda: -1 / (z * z)),
+    "sin": lambda z, f: (z.cos(), lambda: -f),
+    "cos": lambda z, f: (-z.sin(), lambda: -f),
+    "square": lambda z, f: (2 * z, lambda: torch.full_like(z, 2.0)),
+    "sqrt": lambda z, f: (0.5 / f, lambda: -0.25 / (f * z)),
     "rsqrt": _rsqrt,
-    "reciprocal": lambda z, f: (-f * f, 2 * f * f * f),
+    "reciprocal": lambda z, f: (-f * f, lambda: 2 * f * f * f),
 }
-"""Functions of single entries: (z, f(z)) -> (f'(z), f''(z))."""
+"""Functions of single entries: (z, f(z)) -> (f'(z), a function that returns f''(z))."""
 
 
 def value_of(a: Any) -> Any:
@@ -147,10 +150,10 @@ def _entrywise(func: Any, z: Any, *args: Any, **kwargs: Any) -> Jet:
     return _chain(z, f, *DERIVATIVES[func.__name__](z.value, f))
 
 
-def _chain(z: Jet, f: Tensor, f1: Tensor, f2: Tensor) -> Jet:
+def _chain(z: Jet, f: Tensor, f1: Tensor, f2: Second) -> Jet:
     if z.lap is None:
         return Jet(f, f1 * z.jac, None)
-    lap = f2 * z.jac.square().sum(0)
+    lap = f2() * z.jac.square().sum(0)
     return Jet(f, f1 * z.jac, torch.addcmul(lap, f1, z.lap) if isinstance(z.lap, Tensor) else lap)
 
 
@@ -158,9 +161,13 @@ def _pow(func: Any, z: Any, p: Any) -> Jet:
     if not isinstance(z, Jet) or not isinstance(p, int | float):
         raise Unsupported("a power that is not a number")
     if p in (0, 1):
-        return _mul(func, z, 1.0) if p == 1 else _chain(z, z.value**0, *[0 * z.value] * 2)
+        return (
+            _mul(func, z, 1.0)
+            if p == 1
+            else _chain(z, z.value**0, 0 * z.value, lambda: 0 * z.value)
+        )
     f1 = p * z.value ** (p - 1)
-    return _chain(z, z.value**p, f1, p * (p - 1) * z.value ** (p - 2))
+    return _chain(z, z.value**p, f1, lambda: p * (p - 1) * z.value ** (p - 2))
 
 
 def _add(func: Any, a: Any, b: Any, *, alpha: float = 1) -> Jet:
@@ -238,6 +245,12 @@ def _matmul(func: Any, a: Any, b: Any) -> Jet:
     return Jet(value, jac, _sum(first, second, value) + 2 * across)
 
 
+def _softmax(func: Any, z: Jet, dim: int) -> Jet:
+    """exp(z) over its sum; what is taken off for safety changes nothing, and so has no derivative."""
+    e = _entrywise(torch.exp, _add(operator.sub, z, z.value.detach().amax(dim, keepdim=True)))
+    return _mul(None, e, _entrywise(torch.reciprocal, _linear_map(torch.sum, e, dim, True)))
+
+
 def _group_norm(
     func: Any, z: Jet, groups: int, weight: Any = None, bias: Any = None, eps: float = 1e-5
 ) -> Jet:
@@ -263,6 +276,13 @@ def _layer_norm(
     return out if bias is None else _add(torch.add, out, bias)
 
 
+def _to(func: Any, z: Any, *args: Any, **kwargs: Any) -> Any:
+    """Another dtype or device; also that of a jet, which says nothing of the numbers in x."""
+    if isinstance(z, Jet):
+        return _linear_map(func, z, *args, **kwargs)
+    return func(z, *map(value_of, args), **{k: value_of(v) for k, v in kwargs.items()})
+
+
 def _identity(func: Any, z: Jet, p: float = 0.5, training: bool = False, **kwargs: Any) -> Jet:
     """Dropout when it does nothing; memory formats."""
     if training or kwargs.get("train"):
@@ -286,7 +306,7 @@ SIGNS = frozenset(
 _LINEAR = (
     "reshape view flatten unflatten squeeze unsqueeze permute transpose movedim sum mean __getitem__ "
     "expand neg __neg__ avg_pool1d avg_pool2d adaptive_avg_pool2d roll flip "
-    "to float double narrow select diagonal pixel_shuffle pixel_unshuffle interpolate"
+    "float double narrow select diagonal pixel_shuffle pixel_unshuffle interpolate"
 )
 RULES: dict[str, Callable[..., Any]] = {
     **dict.fromkeys(DERIVATIVES, _entrywise),
@@ -298,6 +318,8 @@ RULES: dict[str, Callable[..., Any]] = {
     **dict.fromkeys("mul multiply __mul__ __rmul__".split(), _mul),
     **dict.fromkeys("div divide true_divide __truediv__ __rtruediv__ __rdiv__".split(), _div),
     **dict.fromkeys(("matmul", "__matmul__", "mm", "bmm"), _matmul),
+    "softmax": _softmax,
+    "to": _to,
     "layer_norm": _layer_norm,
     "group_norm": _group_norm,
     **dict.fromkeys(("dropout", "contiguous"), _identity),

@@ -96,7 +96,8 @@ def fit(
     objective: Literal["denoising", "implicit", "sliced", "sliced-vr"] = "denoising",
     weight: WeightName = "sigma2",
     standardize: Standardize = "each",
-    held_out: float = 0.1,
+    base: Literal["auto", "gaussian", "mixture", "none"] = "auto",
+    held_out: float | None = None,
     resume: bool = False,
     force: bool = False,
     seed: int = 0,
@@ -128,7 +129,10 @@ def fit(
             unweighted (1), truncated-snr, x0, v, min-snr, or likelihood (g²).
         standardize: Learn in coordinates of zero mean and unit variance, with a scale for each
             column or channel, one for all, or none.
-        held_out: Share of the data to measure the loss on.
+        base: What the network corrects: the noised score of a gaussian, of a mixture where rows held
+            out prefer it, or none; auto is mixture for vectors, gaussian with classes, none for
+            images.
+        held_out: Share of the data to judge by; by default a tenth, of few rows up to a quarter.
         resume: Go on from the checkpoint OUT; needs the same data, options and seed.
         force: Replace a checkpoint that is there.
         seed: Seed of everything random.
@@ -140,7 +144,7 @@ def fit(
     set_threads(threads)
     positive("--width", width)
     positive("--depth", depth)
-    if not 0 <= held_out < 1:
+    if held_out is not None and not 0 <= held_out < 1:
         raise Misuse(f"--held-out must lie in [0, 1), got {held_out}")
     claim_output(out, force=force or resume, folder=True)
     dataset = load(data, columns, label, header=header, quiet=quiet)
@@ -166,7 +170,7 @@ def fit(
     _check_device(device)
     with interruptible() as after_step:
         estimator = ScoreEstimator(
-            settings=settings, predicts=predicts,
+            settings=settings, predicts=predicts, base=base,
             standardize=STANDARDIZE[standardize], held_out_fraction=held_out,
             schedule=_schedule(schedule),
             objective=_objective(objective, weight), class_conditional=conditional,

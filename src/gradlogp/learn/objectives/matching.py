@@ -13,6 +13,8 @@ objective returns the loss of each sample, `(B,)`.
 
 from __future__ import annotations
 
+import warnings
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -76,7 +78,15 @@ def implicit(
     check_points(x)
     check_function(score, "score")
     s, trace = jacobian_trace(score, x, chunk_size)
-    return trace + 0.5 * sum_event(s.square())
+    square = sum_event(s.square())
+    if len(x) > 1 and not bool(trace.any()) and bool(square.any()):
+        warnings.warn(
+            "the trace of the Jacobian is exactly 0 at every point while the score is not: an energy "
+            "that is linear in pieces (ReLU) has no second derivatives, and the loss teaches the score "
+            "to vanish; use a smooth activation (SiLU, tanh), or objectives.denoising",
+            stacklevel=2,
+        )
+    return trace + 0.5 * square
 
 
 def sliced(

@@ -1,0 +1,166 @@
+"""Which law a learned score starts from, and whether what is learned is better than it."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..core import Estimate, NoisyScore, mean_and_error
+from ..diffusion import log_likelihood
+from ..distributions.analytic.mixture import GaussianMixture
+from ..noise.coordinates import AffineCoordinates, Scales
+from ..scores.model import ScoreModel
+
+BaseName = Literal["auto", "gaussian", "mixture", "none"]
+
+COMPONENTS = (2, 4, 8, 16, 32)
+"""Sizes of mixtures that are tried."""
+
+MIXED = 10_000
+"""Rows that a mixture is fitted to."""
+
+ROWS = 200
+"""Held-out rows on which a model is compared with its base."""
+
+EXACT = 32
+"""Entries of an event up to which that comparison takes the exact divergence."""
+
+
+class Correction(NamedTuple):
+    """What the learned correction is worth: held-out nats above the base, and whether it is kept."""
+
+    gain: Estimate
+    kept: bool
+
+    def __str__(self) -> str:
+        return f"{self.gain} nats above the base, {'kept' if self.kept else 'left out'}"
+
+
+def held_out_rows(n: int, fraction: float | None) -> int:
+    """Return how many of n rows are held out: a tenth by default, of few rows up to a quarter.
+
+    With fewer than some dozens neither the best weights nor the share of a correction are known.
+    """
+    if n < 20:
+        return 0
+    return max(n // 10, min(n // 4, 64)) if fraction is None else int(fraction * n)
+
+
+def base_for(
+    name: BaseName, kept: Tensor, aside: Tensor, *,
+    conditional: bool, standardize: bool | Literal["one"], seed: int,
+) -> GaussianMixture | Literal["gaussian"] | None:  # fmt: skip
+    """Return the base of a model for these rows, in the coordinates that it will have.
+
+    By default images have none: a U-Net learns more than the covariance of pixels, and sooner without.
+    Conditional models have one Gaussian: the modes of a mixture would have to be unlearned class by
+    class.
+
+    Arguments:
+        name: "none"; "gaussian"; "mixture", or one Gaussian where that is as good on the rows set
+            aside; "auto", as said above, and "mixture" for vectors.
+        kept: Rows to learn from, `(N, *event)`.
+        aside: Rows set aside.
+        conditional: Whether the model will have a condition.
+        standardize: As of the estimator.
+        seed: Seed of the starts of a mixture.
+    """
+    if name == "none" or (name == "auto" and kept.ndim > 2):
+        return None
+    if name == "gaussian" or len(aside) < 2 or (name == "auto" and conditional):
+        return "gaussian"
+    z, held = kept.double(), aside.double()
+    if standardize is not False:
+        scales: Scales = "one" if standardize == "one" else "each"
+        coordinates = AffineCoordinates.fit(kept, kept.shape[1:], scales)
+        z, held = (coordinates.encode(part) for part in (z, held))
+    found, _ = mixture_of(z.flatten(1), held.flatten(1), seed)
+    return "gaussian" if found is None else found
+
+
+def mixture_of(z: Tensor, aside: Tensor, seed: int) -> tuple[GaussianMixture | None, Estimate]:
+    """Return the mixture that is best on rows set aside, or None where one Gaussian is as good.
+
+    Arguments:
+        z: Rows to fit it to, `(N, d)`.
+        aside: Rows to judge it by.
+        seed: Seed of its starts.
+
+    Returns:
+        The mixture, and its gain over one Gaussian, nats a row.
+    """
+    z = z[:: -(-len(z) // MIXED)]
+    one = _fitted(z, 1, seed).score_samples(aside.numpy())
+    best, gain, worse = None, Estimate(0.0, 0.0), 0
+    for k in COMPONENTS:
+        if k * (z.shape[1] + 1) > len(z) or worse == 2:
+            break
+        found = _fitted(z, k, seed)
+        over = mean_and_error(torch.as_tensor(found.score_samples(aside.numpy()) - one))
+        if over.value > gain.value and over.value > over.standard_error:
+            best, gain, worse = found, over, 0
+        else:
+            worse += 1
+    if best is None:
+        return None, gain
+    parts = (torch.as_tensor(v) for v in (best.weights_, best.means_, best.covariances_))
+    return GaussianMixture(*parts), gain
+
+
+def _fitted(z: Tensor, k: int, seed: int) -> Any:
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.mixture import GaussianMixture as Mixture
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # it is judged by what it says of rows
+        return Mixture(k, reg_covar=1e-6, random_state=seed % 2**32).fit(z.numpy())
+
+
+class Judge:
+    """Compares a model with its base by the likelihood of held-out rows; leaves out what is worse.
+
+    The share of a correction keeps the bound from being worse, level by level. In the likelihood of
+    the flow errors of one sign at many levels add up, so that it is compared once, as a whole.
+
+    Arguments:
+        x: Rows held out, in the units of the data.
+        condition: Their conditions.
+        seed: Seed of the probes.
+
+    Attributes:
+        found: What came of it; None of a model without a base, or with fewer than two rows.
+    """
+
+    def __init__(self, x: Tensor, condition: Tensor | None, seed: int) -> None:
+        self.x, self.seed = x[:ROWS].double(), seed
+        self.condition = None if condition is None else condition[:ROWS]
+        self.found: Correction | None = None
+
+    @torch.no_grad()
+    def __call__(self, model: ScoreModel) -> None:
+        """Judge a model; its share becomes 0 where the base is better."""
+        if model.base is None or len(self.x) < 2 or model.schedule.times is not None:
+            return
+        ours: ScoreModel = copy.deepcopy(model).cpu().double()
+        base = copy.deepcopy(ours)
+        assert base.base is not None
+        base.base.share.zero_()
+        try:
+            gain = mean_and_error(self._nats(ours) - self._nats(base))
+        except ArithmeticError:  # no number at all
+            gain = Estimate(float("-inf"), float("nan"))
+        self.found = Correction(gain, gain.value >= 0)
+        if not self.found.kept:
+            model.base.share.zero_()
+
+    def _nats(self, model: ScoreModel) -> Tensor:
+        score: NoisyScore = model if self.condition is None else model.given(self.condition)
+        exact = self.x[0].numel() <= EXACT
+        return log_likelihood(
+            score, self.x, n_steps=32, divergence="exact" if exact else "hutchinson",
+            generator=torch.Generator().manual_seed(self.seed),
+        ).log_prob  # fmt: skip

@@ -1,0 +1,68 @@
+"""The noise levels that data support, seen along their thinnest direction."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from ..core import check_generator, check_points, permutation
+from .ladder import largest_distance, nearest_distance
+
+MOST = 4000
+"""Points whose distances are looked at."""
+
+BLUR = 0.1
+"""The largest share of a deviation by which data may be blurred: it costs 0.005 nats a direction."""
+
+THIN = 1e-3
+"""The smallest level in units of the data: below it float32 and the solvers run out of digits."""
+
+EMPTY = 1e-6
+"""Directions of less than this share of the mean variance are taken to have none: they are no part of
+the law, but a column that is a sum of others."""
+
+
+def noise_span(
+    z: Float[Tensor, "n *event"], generator: torch.Generator | None = None
+) -> tuple[float, float]:
+    r"""Return the smallest and the largest noise level for data, in their own units.
+
+    The largest is the largest distance between two points. The smallest is seen along the thinnest
+    direction, that of the least eigenvalue λ of the covariance: what columns taken one by one do not
+    show. With the whitened points' spacing δ (half the median distance to the nearest neighbour, a
+    coordinate) and Scott's bandwidth h = n^{−1/(d+4)},
+
+    .. math:: σ_{min} = \sqrt{λ_{min}} \; \min(0.1, \max(δ, h/10))
+
+    since n points do not tell a score at scales far below a kernel density's bandwidth, or below
+    their spacing.
+
+    Arguments:
+        z: Data `(N, *event)`, N at least 2, in the coordinates in which noise is added.
+        generator: Where the subsample comes from.
+
+    Raises:
+        ValueError: If all points coincide.
+    """
+    check_points(z, "z", least=2)
+    check_generator(generator)
+    if len(z) > MOST:
+        few = z[permutation(len(z), generator)[:MOST].to(z.device)]
+    else:
+        few = z
+    y = few.flatten(1).double()
+    high = largest_distance(few, 1.0)
+    if high == 0:
+        raise ValueError("all points coincide: there are no noise levels to choose")
+    y = y - y.mean(0)
+    n, d = y.shape
+    w, U = torch.linalg.eigh(y.mT @ y / n)
+    real = w > EMPTY * w.mean()
+    white = (y @ U[:, real]) / w[real].sqrt()
+    spacing = 0.5 * nearest_distance(white) / math.sqrt(white.shape[1])
+    bandwidth = len(z) ** (-1 / (d + 4))
+    low = float(w[real][0].sqrt()) * min(BLUR, max(spacing, 0.1 * bandwidth))
+    return max(low, THIN * float(w.mean().sqrt())), high

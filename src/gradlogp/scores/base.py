@@ -1,0 +1,314 @@
+r"""The law that a learned score starts from: a Gaussian or a mixture, noised in closed form.
+
+For z_0 ~ Σ_k π_k N(μ_k, S_k) the law of α z_0 + σ ε is the mixture of N(α μ_k, Σ_k),
+Σ_k = α² S_k + σ² I, and with its responsibilities r_k(z)
+
+.. math::
+    s(z) = -\sum_k r_k Σ_k^{-1} (z - α μ_k), \qquad
+    E[z_0 | z] = \sum_k r_k \left( μ_k + α S_k Σ_k^{-1} (z - α μ_k) \right)
+
+Everything here is a plain function of tensors: no branch depends on a number, so that a model with a
+base can be compiled, exported and mapped, and its trace be carried forward.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from ..core import check_kind
+from ..distributions.analytic.gaussian import Gaussian
+from ..distributions.analytic.mixture import GaussianMixture
+from ..noise.coordinates import AffineCoordinates, Data, pieces
+
+FULL = 512
+"""Entries of an event up to which the covariance of the data is kept whole."""
+
+RANK = 32
+"""Directions kept beyond: the rest of the covariance is its diagonal."""
+
+LEVELS = 24
+"""Levels of noise at which the share of the correction is known; between them it is interpolated."""
+
+FLOOR = 1e-8
+"""The least variance along a direction, as a share of the mean one: directions of no variance at all
+have no density, and thinner ones no digits in float32."""
+
+ROWS = 20_000
+"""Rows looked at for a covariance that is not kept whole, or is judged by cross-validation."""
+
+
+class Base(nn.Module):
+    """A Gaussian or a mixture in model coordinates, and the share of the correction beside it.
+
+    Arguments:
+        event_shape: The shape of an event, of d entries.
+        components: Gaussians in it.
+        rank: Directions of each covariance that are kept. All d of them, or of one Gaussian fewer,
+            beside a diagonal: S = D + V diag(w) Vᵀ.
+        follows: Whether it is fitted with the frame of a model, to the data that it learns from.
+    """
+
+    weights: Tensor
+    means: Tensor
+    values: Tensor
+    vectors: Tensor
+    diagonal: Tensor
+    share: Tensor
+    span: Tensor
+
+    def __init__(
+        self, event_shape: torch.Size, components: int = 1, rank: int | None = None, *,
+        follows: bool = False, like: Tensor | None = None,
+    ) -> None:  # fmt: skip
+        super().__init__()
+        d, like = event_shape.numel(), torch.empty(0) if like is None else like
+        rank = d if rank is None else rank
+        self.event_shape, self.follows = event_shape, follows
+        eye = torch.eye(d, rank, dtype=like.dtype, device=like.device)
+        whole = 1.0 if rank == d else 0.0
+        for name, value in {
+            "weights": like.new_full((components,), 1 / components),
+            "means": like.new_zeros(components, d),
+            "values": like.new_full((components, rank), whole),
+            "vectors": eye.expand(components, d, rank).clone(),
+            "diagonal": like.new_full((d,), 1 - whole),
+            "share": like.new_ones(LEVELS),
+            "span": like.new_tensor([-1.0, 1.0]),
+        }.items():
+            self.register_buffer(name, value)
+
+    @classmethod
+    def of_data(cls, event_shape: torch.Size, like: Tensor) -> Base:
+        """Return a Gaussian that is fitted together with the frame of its model."""
+        d = event_shape.numel()
+        return cls(event_shape, 1, None if d <= FULL else RANK, follows=True, like=like)
+
+    @classmethod
+    def of_law(
+        cls, law: Gaussian | GaussianMixture, event_shape: torch.Size, like: Tensor
+    ) -> Base:
+        """Return the base that is a law in model coordinates; its events are flattened ones.
+
+        Raises:
+            ValueError: If its dimension is not that of an event, or it was noised sample by sample.
+        """
+        means = (law.mean if isinstance(law, Gaussian) else law.means).detach()
+        d, kind = event_shape.numel(), 1 if isinstance(law, Gaussian) else 2
+        if means.ndim != kind or means.shape[-1] != d:
+            raise ValueError(
+                f"base must be a law of {d} entries, those of an event, got means of shape "
+                f"{tuple(means.shape)}"
+            )
+        means = means.reshape(-1, d)
+        base = cls(event_shape, len(means), like=like)
+        if isinstance(law, GaussianMixture):
+            base.weights.copy_(law.weights)
+        base.means.copy_(means)
+        w, U = law._cov
+        base.values.copy_(w)
+        if U is not None:
+            base.vectors.copy_(U)
+        return base
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """What rebuilds it, JSON."""
+        return {"components": len(self.means), "rank": self.rank, "follows": self.follows}
+
+    @property
+    def rank(self) -> int:
+        """Directions of each covariance that are kept."""
+        return self.values.shape[1]
+
+    @property
+    def whole(self) -> bool:
+        """Whether covariances are kept whole, in their eigenbases."""
+        return self.rank == self.means.shape[1]
+
+    # ------------------------------------------------------------------ in closed form
+
+    def score(self, z: Tensor, a: Tensor, b: Tensor) -> Tensor:
+        """Return ∇ log p_t(z) of the noised law, shape of z.
+
+        Arguments:
+            z: States `(B, *event)`.
+            a: α, `(1, 1)` or `(B, 1)`.
+            b: σ, likewise.
+        """
+        if not self.whole:
+            return self._low_rank(z.flatten(1), a, b)[0].reshape(z.shape)
+        y, noisy, _, U = self._rotated(z.flatten(1), a, b)
+        return -((y / noisy) @ U.mT).reshape(z.shape)
+
+    def denoise(self, z: Tensor, a: Tensor, b: Tensor) -> Tensor:
+        """Return E[z_0 | z_t = z] of the law, likewise."""
+        mean = self.means.to(z)
+        if not self.whole:
+            s, D, A = self._low_rank(z.flatten(1), a, b)
+            return (mean - a * (D * s + (s @ A) @ A.mT)).reshape(z.shape)
+        y, noisy, r, U = self._rotated(z.flatten(1), a, b)
+        gain = a * self.values.to(z).reshape(1, -1) / noisy.clamp(min=torch.finfo(z.dtype).tiny)
+        z0 = (y * gain) @ U.mT + (mean if r is None else r @ mean)
+        return z0.reshape(z.shape)
+
+    def _rotated(
+        self, z: Tensor, a: Tensor, b: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor | None, Tensor]:
+        """Return r_k U_kᵀ(z − α μ_k) and α² w + σ², `(B, K d)`, r `(B, K)`, and all U_k in a row."""
+        means, V = self.means.to(z), self.vectors.to(z)
+        U = V.movedim(0, 1).flatten(1)  # (d, K d)
+        y = z @ U - a * (V.mT @ means.unsqueeze(2)).reshape(1, -1)
+        noisy = a.square() * self.values.to(z).reshape(1, -1) + b.square()
+        if len(means) == 1:
+            return y, noisy, None, U
+        energy = y.square() / noisy + noisy.log()
+        log_joint = self.weights.to(z).log() - 0.5 * energy.unflatten(1, means.shape).sum(2)
+        r = log_joint.softmax(1)
+        each = r.unsqueeze(2).expand(-1, *means.shape).flatten(1)
+        return y * each, noisy, r, U
+
+    def _low_rank(self, z: Tensor, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        r"""Return the score for S = D + A Aᵀ, D, and A = V diag(w)^{1/2}.
+
+        With E = α² D + σ², Σ⁻¹ = E⁻¹ − α² E⁻¹ A (I + α² Aᵀ E⁻¹ A)⁻¹ Aᵀ E⁻¹.
+        """
+        D, A = self.diagonal.to(z), self.vectors[0].to(z) * self.values[0].to(z).sqrt()
+        E = a.square() * D + b.square()
+        inner = (A.mT.unsqueeze(0) / E.unsqueeze(1)) @ A
+        one = torch.eye(A.shape[1], dtype=z.dtype, device=z.device)
+        middle = torch.linalg.inv(one + a.square().unsqueeze(2) * inner)
+        y = (z - a * self.means.to(z)) / E
+        along = ((y @ A).unsqueeze(1) @ middle).flatten(1)
+        return -(y - a.square() * ((along @ A.mT) / E)), D, A
+
+    def shared(self, coordinate: Tensor) -> Tensor:
+        """Return the share of the correction at noise coordinates, linear between levels."""
+        (low, high), last = self.span.to(coordinate), len(self.share) - 1
+        place = ((coordinate - low) / (high - low) * last).clamp(0, last).unsqueeze(-1)
+        levels = torch.arange(last + 1, dtype=place.dtype, device=place.device)
+        return (1 - (place - levels).abs()).clamp(min=0) @ self.share.to(place)
+
+    # ------------------------------------------------------------------ fitted
+
+    @torch.no_grad()
+    def fit(self, data: Data, coordinates: AffineCoordinates) -> None:
+        """Become the Gaussian of data `(N, *event)`, given in its own units."""
+        d, n = self.means.shape[1], len(data)
+        if self.whole and n > ROWS:  # in pieces: data on disk are never held whole
+            total, square = torch.zeros(d).double(), torch.zeros(d, d).double()
+            for _, part in pieces(data):
+                z = coordinates.encode(part.double().cpu()).flatten(1)
+                total, square = total + z.sum(0), square + z.mT @ z
+            mean = total / n
+            w, U = torch.linalg.eigh(square / n - torch.outer(mean, mean))
+        else:
+            step = -(-n // ROWS)
+            z = torch.cat([part for _, part in pieces(data[::step])]).double().cpu()
+            z = coordinates.encode(z).flatten(1)
+            mean = z.mean(0)
+            if self.whole:
+                w, U = torch.linalg.eigh(shrunk_covariance(z))
+            else:
+                _, s, V = torch.svd_lowrank(z - mean, self.rank, niter=4)
+                variances = s.square() / len(z)
+                rest = (z - mean).square().mean(0) - (V.square() * variances).sum(1)
+                self.diagonal.copy_(rest.clamp(min=FLOOR * float(rest.mean())))
+                w, U = variances, V
+        least = FLOOR * float(w.mean()) if self.whole else 0.0
+        self.means.copy_(mean.unsqueeze(0))
+        self.values.copy_(w.clamp(min=least).unsqueeze(0))
+        self.vectors.copy_(U.unsqueeze(0))
+
+
+def shrunk_covariance(z: Tensor) -> Tensor:
+    r"""Return the covariance of rows `(N, d)`, (1 − ρ) S + ρ diag(S) with ρ by cross-validation.
+
+    Where rows are few for d² entries the sample covariance has directions that are far too thin, and
+    a row that is new pays for each. ρ is that of the best likelihood of one half under the other.
+    With N ≥ 20 d it is 0.
+
+    References:
+        | A Well-Conditioned Estimator for Large-Dimensional Covariance Matrices (Ledoit & Wolf, 2004)
+        | https://doi.org/10.1016/S0047-259X(03)00096-4
+    """
+    n, d = z.shape
+    S = _covariance(z)
+    if n >= 20 * d or n < 8:
+        return S if n >= 20 * d else _towards_diagonal(S, 0.5)
+    rates = [0.0, *(10**-k for k in (4, 3.5, 3, 2.5, 2, 1.5, 1, 0.5))]
+    gains = torch.zeros(len(rates), dtype=torch.float64)
+    for fold in range(4):
+        test = torch.arange(n) % 4 == fold
+        y, within = z[test] - z[~test].mean(0), _covariance(z[~test])
+        scale = within.diagonal().clamp(min=torch.finfo(z.dtype).tiny).sqrt()
+        w, U = torch.linalg.eigh(within / torch.outer(scale, scale))
+        y = ((y / scale) @ U).square().sum(0) / test.sum()
+        for i, rate in enumerate(rates):
+            v = ((1 - rate) * w.clamp(min=0) + rate).clamp(min=FLOOR)
+            gains[i] -= (y / v + v.log()).sum()
+    return _towards_diagonal(S, rates[int(gains.argmax())])
+
+
+def _covariance(z: Tensor) -> Tensor:
+    y = z - z.mean(0)
+    return y.mT @ y / len(z)
+
+
+def _towards_diagonal(S: Tensor, rate: float) -> Tensor:
+    return (1 - rate) * S + rate * torch.diag(S.diagonal())
+
+
+def read_base(
+    base: Gaussian | GaussianMixture | Literal["gaussian"] | None,
+    event_shape: torch.Size,
+    like: Tensor,
+) -> Base | None:
+    """Return the base that an argument stands for.
+
+    Raises:
+        ValueError: If it is nothing of the kind, or does not fit an event.
+    """
+    if base is None:
+        return None
+    if isinstance(base, str):
+        if base != "gaussian":
+            raise ValueError(f"base, as a word, must be 'gaussian', got {base!r}")
+        return Base.of_data(event_shape, like)
+    check_kind(base, "base", Gaussian | GaussianMixture, "'gaussian', a Gaussian or a mixture")
+    return Base.of_law(base, event_shape, like)
+
+
+def base_of(config: dict[str, Any] | None, event_shape: torch.Size) -> Base | None:
+    """Return the base of a configuration, before its tensors are loaded."""
+    if config is None:
+        return None
+    return Base(event_shape, config["components"], config["rank"], follows=config["follows"])
+
+
+def shapes_of(
+    config: dict[str, Any] | None, event_shape: tuple[int, ...]
+) -> dict[str, tuple[int, ...] | None]:
+    """Return the shapes of its large tensors, by which a file is believed or not."""
+    if config is None:
+        return dict.fromkeys(("base.means", "base.values", "base.vectors"))
+    k, r, d = config["components"], config["rank"], math.prod(event_shape)
+    return {"base.means": (k, d), "base.values": (k, r), "base.vectors": (k, d, r)}
+
+
+def check_base(base: Base | None) -> dict[str, bool]:
+    """Return for each of its tensors whether it can be what it is called."""
+    if base is None:
+        return {}
+    low, high = base.span.tolist()
+    weights, share = base.weights, base.share
+    return {
+        "base.weights": bool((weights > 0).all()) and abs(float(weights.sum()) - 1) < 1e-4,
+        "base.values": bool((base.values >= 0).all()),
+        "base.diagonal": bool((base.diagonal >= 0).all()),
+        "base.share": bool(((share >= 0) & (share <= 1)).all()),
+        "base.span": low < high,
+    }

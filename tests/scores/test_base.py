@@ -1,0 +1,322 @@
+"""A model whose network corrects the noised score of a Gaussian or a mixture."""
+
+import pytest
+import torch
+from support import MIXTURE, close, every_schedule, seeded, spd
+from torch import nn
+
+import gradlogp as glp
+from gradlogp.calculus.reverse import jacobian
+from gradlogp.distributions.analytic import Gaussian, GaussianMixture
+from gradlogp.noise.predictions import KINDS, to_prediction
+from gradlogp.noise.schedules import VE, VP, Rectified
+from gradlogp.scores import base as bases
+from gradlogp.scores.base import Base, shrunk_covariance
+from gradlogp.scores.exact import ExactScore
+from gradlogp.scores.model import ScoreModel
+from gradlogp.scores.networks import MLP
+
+every_kind = pytest.mark.parametrize("kind", KINDS)
+MEAN = torch.tensor([1.5, -0.7, 0.2], dtype=torch.float64)
+STD = torch.tensor([0.5, 2.0, 1.0], dtype=torch.float64)
+TIMES = torch.tensor([0.1, 0.4, 0.7, 0.95], dtype=torch.float64)
+
+
+class Wave(nn.Module):
+    """A smooth network that depends on every input, also on the noise level."""
+
+    def __init__(self, *event):
+        super().__init__()
+        self.event_shape = torch.Size(event)
+
+    def forward(self, x, coordinate):
+        c = coordinate.reshape(-1, *[1] * (x.ndim - 1))
+        return torch.sin(1.3 * x + c) + 0.2 * x.roll(1, -1) * c
+
+
+class Zero(Wave):
+    def forward(self, x, coordinate):
+        return 0 * x
+
+
+def law(d=3, seed=0):
+    g = seeded(seed)
+    return Gaussian(torch.randn(d, generator=g).double(), spd(d, g).double())
+
+
+LAWS = {
+    "Gaussian": law(2),
+    "mixture": MIXTURE,
+    "diagonal": GaussianMixture([0.2, 0.8], [[0.0, 1.0], [2.0, -1.0]], [[0.5, 1.0], [0.8, 0.3]]),
+}
+every_law = pytest.mark.parametrize("base", LAWS.values(), ids=LAWS.keys())
+
+
+# ---------------------------------------------------------------------------- closed forms
+
+
+@every_schedule
+@every_law
+def test_without_a_correction_the_score_is_that_of_the_base(schedule, base, generator):
+    model = ScoreModel(Zero(2), schedule, "v", base=base)
+    exact = ExactScore(base, schedule)
+    z = 3 * torch.randn(4, 2, generator=generator)
+    for t in (*TIMES, TIMES):
+        close(model(z, t), exact(z, t), rtol=1e-9)
+        close(model.denoise(z, t), exact.denoise(z, t), rtol=1e-9, atol=1e-8)
+
+
+@every_schedule
+def test_a_normal_base_is_the_preconditioning_there_is_without_one(schedule, generator):
+    """EDM's, and its generalisation to α, the mean and each entry's own scale."""
+    plain = ScoreModel(Wave(3), schedule, "v")
+    based = ScoreModel(Wave(3), schedule, "v", base=Gaussian(MEAN, STD**2))
+    for model in (plain, based):
+        model.z_mean.copy_(MEAN)
+        model.z_std.copy_(STD)
+    z = MEAN + 3 * torch.randn(4, 3, generator=generator)
+    for t in (*TIMES, TIMES):
+        close(based(z, t), plain(z, t), rtol=1e-12, atol=1e-12)
+        close(based.denoise(z, t), plain.denoise(z, t), rtol=1e-12, atol=1e-12)
+
+
+@every_schedule
+@every_kind
+def test_the_correction_is_what_the_prediction_lacks(schedule, kind, generator):
+    """F = prediction of the law less that of the base, in the frame, makes the score of the law."""
+    truth, start = law(3, 1), Gaussian(MEAN, STD**2)
+
+    class Lacking(nn.Module):
+        event_shape = torch.Size([3])
+
+        def forward(self, unit, coordinate):
+            alpha, sigma = schedule(t)
+            norm = (alpha**2 * STD**2 + sigma**2).sqrt()
+            pair = []
+            for exact in (ExactScore(truth, schedule), ExactScore(start, schedule)):
+                s, z0 = exact(z, t), exact.denoise(z, t)
+                a, b = alpha * STD / norm, sigma / norm
+                eps, x0 = -sigma * s, (z0 - MEAN) / STD
+                pair.append(torch.stack([
+                    to_prediction(kind, x0[:, i : i + 1], eps[:, i : i + 1], a[i], b[i])
+                    for i in range(3)
+                ], 1)[..., 0])  # fmt: skip
+            return pair[0] - pair[1]
+
+    model = ScoreModel(Lacking(), schedule, kind, base=start)
+    model.z_mean.copy_(MEAN)
+    model.z_std.copy_(STD)
+    z = MEAN + torch.randn(4, 3, generator=generator)
+    for t in TIMES:
+        close(model(z, t), ExactScore(truth, schedule)(z, t), rtol=1e-8, atol=1e-8)
+        close(model.denoise(z, t), ExactScore(truth, schedule).denoise(z, t), rtol=1e-7, atol=1e-7)
+
+
+@every_kind
+@every_law
+def test_score_and_denoiser_obey_tweedie(base, kind, generator):
+    model = ScoreModel(Wave(2), VP(), kind, base=base)
+    model.base.share.copy_(torch.linspace(0, 1, bases.LEVELS))
+    z = torch.randn(4, 2, generator=generator)
+    alpha, sigma = (v[:, None] for v in VP()(TIMES))
+    close(model.denoise(z, TIMES), (z + sigma**2 * model(z, TIMES)) / alpha, rtol=1e-9, atol=1e-7)
+
+
+@every_kind
+@every_law
+def test_both_ends_of_time(base, kind, generator):
+    """Where σ = 0 the state is denoised already, where α = 0 the answer is the mean of the base."""
+    z = torch.randn(4, 2, generator=generator)
+    model = ScoreModel(Zero(2), VP(), kind, base=base)
+    close(model.denoise(z, torch.zeros(())), z)
+    end = ScoreModel(Zero(2), Rectified(), kind, base=base)
+    close(end.denoise(z, torch.ones(())), base.mean.expand(4, 2))
+    flat = ScoreModel(Zero(2), VP(), kind, base=Gaussian([0.3, -1.0], [[1.0, 1.0], [1.0, 1.0]]))
+    assert flat(z, TIMES).isfinite().all()  # a law without a density has one when it is noised
+    assert flat.denoise(z, torch.zeros(())).isfinite().all()
+
+
+@every_law
+def test_its_trace_is_carried_forward(base, generator):
+    """tr ∇s of Gaussians and mixtures is −Σ 1/(α²w + σ²) and its like, and no reverse mode is used."""
+    model = ScoreModel(Wave(2), VP(), "v", base=base)
+    z, t = torch.randn(4, 2, generator=generator), torch.tensor(0.3)
+    zero = ScoreModel(Zero(2), VP(), "v", base=base)
+    _, trace = bases_trace(zero, z, t)
+    hessian = ExactScore(base, VP()).law(t).hessian(z)
+    close(trace, hessian.diagonal(dim1=1, dim2=2).sum(1), rtol=1e-9)
+    net = MLP(2, 8, 1, generator=generator).double()
+    nn.init.normal_(net.outlet.weight, generator=generator)
+    model = ScoreModel(net, VP(), "v", base=base)
+    _, trace = bases_trace(model, z, t)
+    whole = jacobian(lambda y: model.forward(y, t), z)
+    close(trace, whole.diagonal(dim1=1, dim2=2).sum(1), rtol=1e-9)
+
+
+def bases_trace(model, z, t):
+    from gradlogp.calculus import jets
+
+    return jets.partial_trace(lambda y: model.forward(y, t), z, torch.arange(z.shape[1]))
+
+
+def test_low_rank_and_diagonal(generator):
+    """S = D + V diag(w) Vᵀ by Woodbury's identity, for states and times of any shape."""
+    base = Base(torch.Size([2, 3]), 1, 2).double()
+    base.means.normal_(generator=generator)
+    base.diagonal.copy_(torch.rand(6, generator=generator) + 0.1)
+    base.values.copy_(torch.tensor([[3.0, 0.7]]))
+    base.vectors.copy_(torch.linalg.qr(torch.randn(6, 2, generator=generator))[0])
+    V, w = base.vectors[0], base.values[0]
+    whole = Gaussian(base.means[0], torch.diag(base.diagonal) + V @ torch.diag(w) @ V.mT)
+    exact = ExactScore(whole, VP())
+    z = torch.randn(4, 2, 3, generator=generator)
+    for t in (TIMES, TIMES[1]):
+        a, b = (v.reshape(-1, 1) for v in VP()(t))
+        close(base.score(z, a, b).flatten(1), exact(z.flatten(1), t), rtol=1e-9)
+        close(base.denoise(z, a, b).flatten(1), exact.denoise(z.flatten(1), t), rtol=1e-9)
+
+
+# ---------------------------------------------------------------------------- fitted
+
+
+def test_it_is_fitted_with_the_frame(generator):
+    true = law(3, 2)
+    x = 40 * true.sample(2000, generator=generator).double() + 1e3
+    model = ScoreModel(
+        MLP(3, 8, 1, generator=generator).double(), VE(0.01, 30.0), "v", base="gaussian"
+    )
+    model.fit_frame(x, "each")
+    z = model.coordinates.encode(x)
+    law_ = Gaussian(z.mean(0), z.T.cov(correction=0))
+    close(model(z[:5], TIMES[0]), ExactScore(law_, VE(0.01, 30.0))(z[:5], TIMES[0]), rtol=1e-8)
+    kept = ScoreModel(MLP(3, 8, 1).double(), VE(0.01, 30.0), "v", base=true)
+    kept.fit_frame(x, "each")
+    close(kept.base.means[0], true.mean)
+
+
+def test_data_in_pieces_have_the_same_covariance(generator, monkeypatch):
+    x = law(3, 2).sample(600, generator=generator).double()
+    found = []
+    for rows in (10**6, 100):
+        monkeypatch.setattr(bases, "ROWS", rows)
+        model = ScoreModel(Wave(3), VE(0.01, 30.0), "v", base="gaussian").double()
+        model.fit_frame(x if rows > 100 else x.numpy())
+        found.append(model(x[:4], TIMES[0]))
+    close(found[1], found[0], rtol=1e-9)
+
+
+def test_many_entries_get_few_directions_and_a_diagonal(generator, monkeypatch):
+    monkeypatch.setattr(bases, "FULL", 4)
+    monkeypatch.setattr(bases, "RANK", 2)
+    V = torch.linalg.qr(torch.randn(8, 2, generator=generator))[0]
+    D = torch.rand(8, generator=generator) * 0.2 + 0.05
+    S = torch.diag(D) + V @ torch.diag(torch.tensor([9.0, 4.0])) @ V.mT
+    x = Gaussian(torch.zeros(8), S).sample(20_000, generator=generator)
+    model = ScoreModel(Wave(8), VE(0.01, 30.0), "v", base="gaussian").double()
+    model.fit_frame(x)
+    assert model.base.config == {"components": 1, "rank": 2, "follows": True}
+    B = model.base
+    got = torch.diag(B.diagonal) + B.vectors[0] @ torch.diag(B.values[0]) @ B.vectors[0].mT
+    assert (
+        float((got - S).abs().max()) < 0.15
+    )  # 3 errors of the largest entry; the rank-2 part has 9
+    close(got.diagonal(), x.var(0, correction=0), rtol=1e-6)
+
+
+def test_a_covariance_of_few_rows_is_shrunk(generator):
+    """Of 60 rows in 30 dimensions the likelihood of new rows is better, of 2,000 it is the sample's."""
+    true = Gaussian(torch.zeros(30), spd(30, seeded(1)))
+    few, new = (true.sample(n, generator=generator).double() for n in (60, 2000))
+    gains = [
+        Gaussian(few.mean(0), S).log_prob(new).mean()
+        for S in (shrunk_covariance(few), few.T.cov(correction=0))
+    ]
+    assert gains[0] > gains[1] + 5
+    close(shrunk_covariance(new), new.T.cov(correction=0))
+    singular = shrunk_covariance(few[:20])
+    assert torch.linalg.eigvalsh(singular).min() > 1e-3
+    units = torch.logspace(-3, 3, 30).double()
+    close(shrunk_covariance(few * units), shrunk_covariance(few) * torch.outer(units, units))
+
+
+# ---------------------------------------------------------------------------- the share
+
+
+def test_the_share_of_the_correction(generator):
+    """A share of 0 leaves the base, of 1 all, and between two levels it is linear."""
+    base = LAWS["Gaussian"]
+    model = ScoreModel(Wave(2), VP(), "v", base=base)
+    z = torch.randn(4, 2, generator=generator)
+    whole = model(z, TIMES)
+    model.base.share.zero_()
+    close(model(z, TIMES), ExactScore(base, VP())(z, TIMES), rtol=1e-9)
+    model.base.share.fill_(0.25)
+    close(model(z, TIMES), 0.25 * whole + 0.75 * ExactScore(base, VP())(z, TIMES), rtol=1e-9)
+    B = model.base
+    B.span.copy_(torch.tensor([-2.0, 3.0]))
+    B.share.copy_(torch.linspace(0, 1, bases.LEVELS).square())
+    at = torch.linspace(-2, 3, bases.LEVELS)
+    close(B.shared(at), B.share)
+    close(B.shared((at[1:] + at[:-1]) / 2), (B.share[1:] + B.share[:-1]) / 2)
+    close(B.shared(torch.tensor([-9.0, 9.0])), B.share[[0, -1]])
+
+
+# ---------------------------------------------------------------------------- as one graph
+
+
+@pytest.mark.usefixtures("as_user")
+@pytest.mark.parametrize("condition", [None, 3])
+@every_law
+def test_compiled_exported_and_mapped_it_is_the_same(base, condition, generator):
+    torch._dynamo.reset()
+    net = MLP(2, 8, 1, condition, generator=generator).double()
+    nn.init.normal_(net.outlet.weight, generator=generator)
+    model = ScoreModel(net, VP(), "v", base=base).requires_grad_(False)
+    model.base.share.copy_(torch.linspace(0, 1, bases.LEVELS))
+    z = torch.randn(4, 2, generator=generator)
+    given = () if condition is None else (torch.tensor([0, 2, 1, 0]),)
+    out = model.forward(z, TIMES, *given)
+    whole = torch.compile(model.forward, fullgraph=True, backend="eager")
+    close(whole(z, TIMES, *given), out, rtol=1e-12, atol=1e-12)
+    if condition is None:
+        exported = torch.export.export(model, (z, TIMES)).module()
+        close(exported(2 * z, TIMES.flip(0)), model.forward(2 * z, TIMES.flip(0)))
+        meta = ScoreModel(MLP(2, 8, 1), VP(), "v", base=base).to("meta")
+        empty = torch.empty(4, 2, device="meta")
+        assert meta(empty, torch.empty(4, device="meta")).shape == (4, 2)
+    one = lambda *row: model.forward(*(v.unsqueeze(0) for v in row)).squeeze(0)
+    close(torch.func.vmap(one)(z, TIMES, *given), out, rtol=1e-12, atol=1e-12)
+    if condition is not None:
+        score = model.given(given[0])
+        close(score(z, TIMES), out)
+        close(score.denoise(z, TIMES), model.denoise_given(z, TIMES, *given))
+
+
+def test_the_likelihood_of_the_base_is_that_of_its_law(generator):
+    """With nothing learned the flow gives log p of the blurred law."""
+    schedule = VE(0.05, 30.0)
+    base = LAWS["mixture"]
+    model = ScoreModel(MLP(2, 8, 1).double(), schedule, "v", base=base)
+    model.z_mean.copy_(base.mean)
+    model.z_std.copy_(base.cov.diagonal().sqrt())
+    x = base.sample(5, generator=generator).double()
+    found = glp.log_likelihood(model, x, n_steps=40).log_prob
+    # the law at t = 1 is taken to be normal with the variances alone: (v/σ²)² is 1e-6 here
+    close(found, base.noised(1.0, 0.05).log_prob(x), rtol=1e-3, atol=5e-3)
+
+
+# ---------------------------------------------------------------------------- refusals
+
+
+@pytest.mark.usefixtures("as_user")
+def test_refuses_what_is_no_base():
+    with pytest.raises(ValueError, match="base, as a word, must be 'gaussian', got 'normal'"):
+        ScoreModel(Wave(2), VP(), base="normal")
+    with pytest.raises(
+        ValueError, match="base must be 'gaussian', a Gaussian or a mixture, got 3"
+    ):
+        ScoreModel(Wave(2), VP(), base=3)
+    with pytest.raises(ValueError, match="base must be a law of 3 entries"):
+        ScoreModel(Wave(3), VP(), base=law(2))
+    with pytest.raises(ValueError, match="base must be a law of 2 entries"):
+        ScoreModel(Wave(2), VP(), base=law(2).noised(torch.ones(4), torch.ones(4)))
