@@ -31,6 +31,7 @@ from .randomness import FEW as FEW
 from .randomness import Generator as Generator
 from .randomness import Injected as Injected
 from .randomness import NoiseSource as NoiseSource
+from .randomness import PartOfBatch as PartOfBatch
 from .randomness import Streams as Streams
 from .randomness import block_of as block_of
 from .randomness import check_generator as check_generator

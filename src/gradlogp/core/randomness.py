@@ -163,6 +163,31 @@ class Streams:
             generator.set_state(row.clone())  # a view crashes PyTorch
 
 
+class PartOfBatch:
+    """Some rows of noise that is drawn for a whole batch, so that processes can divide one among them.
+
+    Arguments:
+        generator: Where the noise of the whole batch comes from; alike in all processes.
+        rows: Those of this process.
+        total: The rows of the whole batch.
+    """
+
+    def __init__(self, generator: torch.Generator, rows: slice, total: int) -> None:
+        self.generator, self.rows, self.total = generator, rows, total
+
+    def draw(self, law: Callable[..., Tensor], shape: torch.Size, like: Tensor) -> Tensor:
+        """Draw `shape` numbers of `law`: the rows of this process out of those of all."""
+        if shape[0] != len(range(self.total)[self.rows]):
+            raise ValueError(
+                f"noise for {shape[0]} rows was asked, and this process has the {self.rows} of "
+                f"{self.total}"
+            )
+        whole = (self.total, *shape[1:])
+        return law(whole, dtype=like.dtype, device=like.device, generator=self.generator)[
+            self.rows
+        ]
+
+
 class _Forks:
     """Noise without a generator in forked processes, which begin with a copy of the same state.
 

@@ -34,6 +34,7 @@ from ..core import (
 from ..diffusion import log_likelihood
 from ..learn import checkpoint
 from ..learn.folders import read_whole
+from ..learn.processes import Processes
 from ..learn.settings import TrainingSettings
 from ..learn.training import fit
 from ..noise import blurred, noise_range, time_at
@@ -188,6 +189,7 @@ class ScoreEstimator(DensityMixin, BaseEstimator):
             self, _as_array(X), dtype=[np.float32, np.float64], allow_nd=True, ensure_min_samples=2
         )
         x, generator = torch.from_numpy(np.array(X)), self._generator(None)
+        generator.manual_seed(Processes.here().of_first(generator.initial_seed()))
         labels = self._encode_classes(y, len(x))
         check_option(self.base, "base", BaseName)
         n_held_out = held_out_rows(len(x), self.held_out_fraction)

@@ -11,6 +11,8 @@ from torch import Tensor
 
 from ..core import check_count, check_dtype, check_kind, permutation
 from ..noise.coordinates import Data, as_tensor, pieces
+from ..scores.conditioned import check_condition
+from ..scores.model import ScoreModel
 
 
 def rows(data: Data, index: Any, like: Tensor) -> Tensor:
@@ -42,6 +44,20 @@ def check_data(data: Data, event_shape: torch.Size, name: str = "data") -> None:
             f"{name} has {len(bad)} of {len(data)} rows that are not finite (first: row {bad[0]}); "
             "remove them"
         )
+
+
+def check_conditions(model: ScoreModel, condition: Tensor | None, n: int, name: str) -> None:
+    """Raise `ValueError` unless there is one condition of the model's kind a row, or none wanted."""
+    if model.condition is None:
+        if condition is not None:
+            raise ValueError(
+                f"{name} was given to a model without a condition; make its network with condition="
+            )
+        return
+    if condition is None:
+        raise ValueError(f"this model is conditional: pass {name}=, one a row of the data")
+    if len(check_condition(condition, model.condition.kind)) != n:
+        raise ValueError(f"{name} has {len(condition)} rows, the data {n}")
 
 
 class Batches:

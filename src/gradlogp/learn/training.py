@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -21,6 +22,7 @@ from torch import Tensor
 from ..core import (
     Estimate,
     NoisyScore,
+    PartOfBatch,
     check_count,
     check_function,
     check_generator,
@@ -30,16 +32,16 @@ from ..core import (
 )
 from ..noise.coordinates import Data, Scales, pieces
 from ..noise.score_base import check_noisy_score, check_same_frame
-from ..scores.conditioned import check_condition
 from ..scores.model import ScoreModel
 from ..scores.networks import drop
 from . import checkpoint as ckpt
 from .averages import Average, accelerated
-from .batches import Batches, check_data, fingerprint, rows
+from .batches import Batches, check_conditions, check_data, fingerprint, rows
 from .claim import Claim
 from .held_out import Measurement, Objective, conditioned, encoded
 from .keeping import Best, conclude
 from .objectives import multilevel
+from .processes import Processes
 from .resuming import adamw, load_training, objective_name
 from .settings import TrainingSettings, ema_decay
 from .stopping import Stops
@@ -127,11 +129,11 @@ def fit(
     claim = None
     if checkpoint is not None:  # what cannot be saved is better refused now than in the end
         json.dumps([ckpt.describe(model), dict(extra or {})], allow_nan=False)
-        claim = ckpt.claim(checkpoint)
+        claim = ckpt.claim(checkpoint) if Processes.here().first else None
     try:
         return _Fit(
             model, data, objective, condition, settings, standardize, held_out, held_out_condition,
-            exact, claim, checkpoint_every, extra, resume, finish, generator,
+            exact, claim, checkpoint, checkpoint_every, extra, resume, finish, generator,
         ).steps()  # fmt: skip
     except BaseException:
         if claim is not None:
@@ -154,6 +156,7 @@ class _Fit:
         held_out_condition: Tensor | None,
         exact: NoisyScore | None,
         claim: Claim | None,
+        checkpoint: str | os.PathLike[str] | None,
         checkpoint_every: int,
         extra: Mapping[str, Any] | None,
         resume: bool,
@@ -164,7 +167,7 @@ class _Fit:
         check_function(objective, "objective")
         check_generator(generator)
         check_data(data, model.event_shape)
-        _check_condition(model, condition, len(data), "condition")
+        check_conditions(model, condition, len(data), "condition")
         if condition is None and settings.condition_dropout > 0:
             raise ValueError("condition_dropout= leaves out conditions: pass condition=")
         if not isinstance(standardize, bool):
@@ -174,14 +177,14 @@ class _Fit:
         elif held_out_condition is not None:
             raise ValueError("held_out_condition belongs to held_out=, which is missing")
         if held_out is not None:
-            _check_condition(model, held_out_condition, len(held_out), "held_out_condition")
+            check_conditions(model, held_out_condition, len(held_out), "held_out_condition")
         check_count(checkpoint_every, "checkpoint_every")
         if finish is not None:
             check_function(finish, "finish")
-        if resume and claim is None:
+        if resume and checkpoint is None:
             raise ValueError("resume=True needs checkpoint=, the directory to go on from")
         self.model, self.data, self.objective = model, data, objective
-        self.settings = settings
+        self.settings, self.processes = settings, Processes.here()
         self.setup = vars(settings) | {
             "standardize": standardize, "n_samples": len(data), "data": fingerprint(data),
             "condition": None if condition is None else fingerprint(condition),
@@ -192,7 +195,10 @@ class _Fit:
         self.best = Best()
         self.final: ScoreModel | None = None  # what is kept, once all steps are done
         self.like = next(p for p in model.parameters() if p.requires_grad)
-        seed = new_seed(generator)
+        self.processes.check_alike(self.setup, "data, objective and settings")
+        self.processes.check_batch(min(settings.batch_size, len(data)))
+        self.processes.make_alike(model)
+        seed = self.processes.of_first(new_seed(generator))
         self.noise = torch.Generator(self.like.device).manual_seed(seed)
         self.batches = Batches(
             len(data), settings.batch_size, torch.Generator().manual_seed(seed + 1)
@@ -204,8 +210,8 @@ class _Fit:
         self.mark: tuple[Any, ...] | None = None  # where the randomness of this step began
         self.whole = True  # False while the weights are half changed
         state = None
-        if resume and claim is not None:
-            state = load_training(claim.path, model, settings, self.setup)
+        if resume and checkpoint is not None:
+            state = load_training(Path(checkpoint), model, settings, self.setup)
         else:
             scales: Scales | None = "each" if standardize is True else standardize or None
             model.fit_frame(data, scales)
@@ -296,7 +302,9 @@ class _Fit:
     def _update(self) -> tuple[float, float]:
         """Do one optimisation step; return the loss and the gradient norm before clipping."""
         self.mark = self.batches.state(), self.noise.get_state(), self.dropping.get_state()
-        index = self.batches.next()
+        whole = self.batches.next()
+        mine = self.processes.rows(len(whole))
+        index = whole[mine]
         if self.z is None:
             z = encoded(self.model, rows(self.data, index, self.like))
         else:
@@ -307,16 +315,22 @@ class _Fit:
             if condition.is_floating_point():
                 condition = condition.to(z)
             if self.settings.condition_dropout > 0:
-                gone = drop(self.settings.condition_dropout, len(z), self.dropping).to(z.device)
-                condition = self.model.condition.drop(condition, gone)
+                gone = drop(self.settings.condition_dropout, len(whole), self.dropping)[mine]
+                condition = self.model.condition.drop(condition, gone.to(z.device))
         self.optimizer.zero_grad(set_to_none=True)
         score = conditioned(self.working, condition)
-        each = self.objective(score, z, generator=self.noise)
+        alone = self.processes.alone
+        noise = self.noise if alone else PartOfBatch(self.noise, mine, len(whole))
+        each = self.objective(score, z, generator=noise)
         check_kind(each, "what objective returns", Tensor, "a tensor (B,)")
-        loss = each.mean()
+        loss = each.mean() if alone else each.sum() / len(whole)
         loss.backward()
+        total = loss.detach()
+        if not alone:
+            gradients = [p.grad for p in self.parameters if p.grad is not None]
+            self.processes.add_up([total, *gradients])
         norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.settings.clip)
-        value = float(loss.detach())
+        value = float(total)
         self.whole = False
         if not math.isfinite(value + float(norm)):
             raise FloatingPointError(
@@ -383,17 +397,3 @@ class _Fit:
             self.batches.restore(self.mark[0])
             self.noise.set_state(self.mark[1])
             self.dropping.set_state(self.mark[2])
-
-
-def _check_condition(model: ScoreModel, condition: Tensor | None, n: int, name: str) -> None:
-    """Raise `ValueError` unless there is one condition of the model's kind a row, or none wanted."""
-    if model.condition is None:
-        if condition is not None:
-            raise ValueError(
-                f"{name} was given to a model without a condition; make its network with condition="
-            )
-        return
-    if condition is None:
-        raise ValueError(f"this model is conditional: pass {name}=, one a row of the data")
-    if len(check_condition(condition, model.condition.kind)) != n:
-        raise ValueError(f"{name} has {len(condition)} rows, the data {n}")

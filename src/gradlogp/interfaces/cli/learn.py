@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import atexit
+import os
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -108,6 +110,9 @@ def fit(
 ) -> int:
     """Learn the score of data and save a checkpoint. Ctrl-C and SIGTERM save; --resume goes on.
 
+    Many processes learn one model: `torchrun --nproc-per-node 4 -m gradlogp fit …`. Each has its rows
+    of every batch; what is learned does not depend on their number, but for rounding.
+
     Args:
         data: A named set (stars, digits, moons, …), a .npy, .npz, .csv or .parquet file, or a
             folder of images.
@@ -146,7 +151,10 @@ def fit(
     positive("--depth", depth)
     if held_out is not None and not 0 <= held_out < 1:
         raise Misuse(f"--held-out must lie in [0, 1), got {held_out}")
-    claim_output(out, force=force or resume, folder=True)
+    rank = join_processes(device)
+    quiet = quiet or rank > 0
+    if rank == 0:
+        claim_output(out, force=force or resume, folder=True)
     dataset = load(data, columns, label, header=header, quiet=quiet)
     conditional = label is not None if class_conditional is None else class_conditional
     if conditional and dataset.labels is None:
@@ -183,6 +191,8 @@ def fit(
         except Stopped as stop:
             raise Stopped(stop.number, f"{out} is saved; go on with --resume") from None
     loss = estimator.held_out_loss_
+    if rank > 0:
+        return 0
     if json:
         print_json({
             "checkpoint": out, "held_out_loss": None if loss is None else loss._asdict(),
@@ -230,3 +240,26 @@ def _check_device(device: str) -> None:
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError) as error:
         raise Misuse(f"--device {device}: {str(error).splitlines()[0]}") from None
+
+
+def join_processes(device: str) -> int:
+    """Join the processes that `torchrun` has started; return the number of this one.
+
+    Raises:
+        ValueError: If there should be others and they cannot be reached.
+    """
+    size = os.environ.get("WORLD_SIZE", "1")
+    if size == "1":
+        return 0
+    import torch.distributed as dist
+
+    hint = "start them by `torchrun --nproc-per-node 2 -m gradlogp fit …`, or unset WORLD_SIZE"
+    if not dist.is_available():
+        raise ValueError(f"WORLD_SIZE={size}, and this PyTorch has no torch.distributed; {hint}")
+    try:
+        dist.init_process_group("nccl" if device.startswith("cuda") else "gloo")
+    except (RuntimeError, ValueError) as error:
+        said = str(error).splitlines()[0]
+        raise ValueError(f"WORLD_SIZE={size}, and no other process: {said}; {hint}") from None
+    atexit.register(dist.destroy_process_group)
+    return dist.get_rank()

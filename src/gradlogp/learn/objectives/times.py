@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ...core import (
     Generator,
+    PartOfBatch,
     Schedule,
     check_count,
     check_finite,
@@ -27,8 +28,12 @@ T_MIN = 1e-3
 
 def _uniform(like: Tensor, generator: Generator | None, stratified: bool) -> Tensor:
     """Draw u in [0, 1); with `stratified` one from each of B equal parts, in random order."""
-    u = rand_like(like, generator)
-    return (u.argsort() + rand_like(like, generator)) / len(u) if stratified else u
+    if not stratified:
+        return rand_like(like, generator)
+    if isinstance(generator, PartOfBatch):  # spread over the batch of all processes
+        whole = _uniform(like.new_empty(generator.total), generator.generator, True)
+        return whole[generator.rows]
+    return (rand_like(like, generator).argsort() + rand_like(like, generator)) / len(like)
 
 
 def draw_times(

@@ -1,0 +1,173 @@
+"""One training by 1, 2 and 4 processes over gloo: the same losses, one checkpoint, any number go on."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import textwrap
+import time
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from gradlogp.core import PartOfBatch, rand_like, randn_like
+from gradlogp.interfaces.cli.main import main
+from gradlogp.learn.objectives.times import draw_times
+from gradlogp.learn.processes import Processes
+from gradlogp.noise.schedules import VP
+
+SCRIPT = textwrap.dedent(
+    """
+    import json, os, sys, time
+    from functools import partial
+    import torch, torch.distributed as dist
+    import gradlogp as glp
+    from gradlogp.learn import fit
+    from gradlogp.learn.objectives import multilevel
+
+    options = json.loads(sys.argv[1])
+    torch.set_num_threads(1)
+    if int(os.environ["WORLD_SIZE"]) > 1:
+        dist.init_process_group("gloo")
+    rank = int(os.environ["RANK"])
+    g = torch.Generator().manual_seed(0)
+    x = torch.randn(200, 2, generator=g) * torch.tensor([3.0, 0.5]) + 7
+    labels = (x[:, 0] > 7).long()
+    start = torch.Generator().manual_seed(1 + rank)
+    network = glp.MLP(2, 16, 1, 2, generator=start)
+    model = glp.ScoreModel(network, glp.schedules.VP(), "v")
+    if options.get("unlike_data") and rank:
+        x = x + 1
+    losses = []
+    for record in fit(
+        model, x, partial(multilevel, stratified=True), condition=labels,
+        settings=glp.TrainingSettings(
+            steps=options["steps"], batch_size=50, warm_up=10, condition_dropout=0.2,
+        ),
+        standardize=True, held_out=x[:40], held_out_condition=labels[:40],
+        checkpoint=options.get("checkpoint"), checkpoint_every=options.get("every", 500),
+        resume=options.get("resume", False), generator=torch.Generator().manual_seed(2 + rank),
+    ):
+        losses.append(record.loss)
+        time.sleep(options.get("pause", 0))
+    if rank == 0:
+        print(json.dumps(losses))
+    """
+)
+
+
+def started(size, **options):
+    """So many processes, which find one another at a free port."""
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        port = s.getsockname()[1]
+    common = {"WORLD_SIZE": str(size), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    return [
+        subprocess.Popen(
+            [sys.executable, "-c", SCRIPT, json.dumps(options)],
+            env=os.environ | common | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )
+        for rank in range(size)
+    ]  # fmt: skip
+
+
+def ended(processes):
+    """What each printed, and its exit code."""
+    return [(*p.communicate(timeout=100), p.returncode) for p in processes]
+
+
+def losses(size, **options):
+    found = ended(started(size, **options))
+    assert all(code == 0 for *_, code in found), found
+    return torch.tensor(json.loads(found[0][0]), dtype=torch.float64)
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    """The losses and the checkpoint of one process."""
+    path = tmp_path_factory.mktemp("alone") / "m"
+    return losses(1, steps=200, checkpoint=str(path)), path
+
+
+@pytest.mark.parametrize("size", [2, 4])
+def test_the_whole_curve_is_that_of_one_process(size, alone, tmp_path):
+    """Dropped conditions, times and noise are of the whole batch, seeds and weights those of rank 0."""
+    found = losses(size, steps=200, checkpoint=str(tmp_path / "m"))
+    torch.testing.assert_close(found, alone[0], rtol=1e-5, atol=1e-6)
+    theirs, ours = (load_file(p / "model.safetensors") for p in (alone[1], tmp_path / "m"))
+    for name, value in theirs.items():
+        torch.testing.assert_close(ours[name], value, rtol=1e-4, atol=1e-5, msg=name)
+
+
+def test_any_number_go_on_after_one_was_killed(alone, tmp_path):
+    """SIGKILL of a process in the middle: the others end, and one process goes on to the same end."""
+    path = tmp_path / "m"
+    processes = started(2, steps=200, checkpoint=str(path), every=20, pause=0.02)
+    deadline = time.monotonic() + 60
+    while not (path / "config.json").exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    processes[1].send_signal(signal.SIGKILL)
+    (_, error, code), _ = ended(processes)
+    assert code == 1, error
+    assert "another process of this training has ended" in error
+    done = json.loads((path / "run.json").read_text())["step"]
+    assert 20 <= done < 200
+    rest = losses(1, steps=200, checkpoint=str(path), resume=True)
+    torch.testing.assert_close(rest, alone[0][done:], rtol=1e-5, atol=1e-6)
+
+
+def test_other_data_are_refused_by_all():
+    for _, error, code in ended(started(2, steps=5, unlike_data=True)):
+        assert code == 1
+        assert "all processes must be given the same data" in error.splitlines()[-1]
+
+
+def test_parts_of_noise_make_up_the_whole():
+    parts = [Processes(rank, 3).rows(10) for rank in range(3)]
+    assert [p.stop - p.start for p in parts] == [3, 3, 4]
+
+    def drawn(rows):
+        g = torch.Generator().manual_seed(0)
+        g = g if rows is None else PartOfBatch(g, rows, 10)
+        like = torch.empty(10 if rows is None else rows.stop - rows.start, 2)
+        return torch.cat([
+            randn_like(like, g), rand_like(like, g),
+            draw_times(VP(), like[:, 0], g, stratified=True)[:, None],
+            draw_times(VP(), like[:, 0], g)[:, None],
+        ], 1)  # fmt: skip
+
+    assert torch.equal(torch.cat([drawn(rows) for rows in parts]), drawn(None))
+    with pytest.raises(ValueError, match="4 rows was asked"):
+        randn_like(torch.empty(4, 2), PartOfBatch(torch.Generator(), slice(0, 3), 10))
+
+
+def test_too_small_batches_are_refused():
+    with pytest.raises(ValueError, match="divided among 4 processes"):
+        Processes(0, 4).check_batch(3)
+
+
+def test_the_command_line_under_torchrun(tmp_path):
+    """One of two processes speaks, and what it saved is what one alone would have."""
+    fit = ["-m", "gradlogp", "fit", "moons", "--steps", "20", "--json", "--seed", "1", "--out"]
+    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    run = lambda *a: subprocess.run(
+        [sys.executable, *a], capture_output=True, text=True, check=True, timeout=100
+    )
+    two = json.loads(run(*launch, *fit, str(tmp_path / "two")).stdout)
+    one = json.loads(run(*fit, str(tmp_path / "one")).stdout)
+    assert two["steps"] == one["steps"] == 20
+    assert two["held_out_loss"]["value"] == pytest.approx(one["held_out_loss"]["value"], rel=1e-5)
+    parts = [load_file(tmp_path / name / "model.safetensors") for name in ("two", "one")]
+    for name, value in parts[1].items():
+        torch.testing.assert_close(parts[0][name], value, rtol=1e-4, atol=1e-5, msg=name)
+
+
+def test_processes_that_cannot_be_reached(monkeypatch, capsys, tmp_path):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert main(["fit", "moons", "--out", str(tmp_path / "m"), "--steps", "1"]) == 1
+    assert "WORLD_SIZE=2, and no other process" in capsys.readouterr().err
+    assert not (tmp_path / "m").exists()
