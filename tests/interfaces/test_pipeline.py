@@ -83,6 +83,14 @@ def test_build_model_suits_the_data(generator):
         build_model(torch.ones(20, 2))
 
 
+def test_a_network_that_is_narrower_than_the_data(generator):
+    x = torch.randn(100, 20, generator=generator)
+    with pytest.warns(UserWarning, match="20 directions and the network a width of 8: .* base="):
+        build_model(x, width=8, generator=generator)
+    build_model(x, width=8, base="gaussian", generator=generator)
+    build_model(x[:, :4] @ torch.randn(4, 20, generator=generator), width=8, generator=generator)
+
+
 @pytest.mark.slow
 def test_three_channels_in_units_far_apart():
     """Temperature, pressure and moisture in K, Pa and kg/kg, each an AR(1) of 0.8 over 16 points."""

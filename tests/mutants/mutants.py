@@ -2054,4 +2054,71 @@ MUTANTS = (
         "log_ratio = (first.exp() + ramp * (last.exp() - first.exp())).log()",
         "diffusion/test_evolve.py::test_times_uniform_in_log_r",
     ),
+    Mutant(
+        "X: the covariance of a base is noised with α in place of α²",
+        "scores/base.py", "noisy = a.square() * self.values", "noisy = a * self.values",
+        "scores/test_base.py::test_without_a_correction_the_score_is_that_of_the_base",
+    ),
+    Mutant(
+        "X: the posterior mean of a base without its factor α",
+        "scores/base.py", "gain = a * self.values", "gain = self.values",
+        "scores/test_base.py::test_without_a_correction_the_score_is_that_of_the_base",
+    ),
+    Mutant(
+        "X: responsibilities without the determinants of the components",
+        "scores/base.py", "y.square() / noisy + noisy.log()", "y.square() / noisy + 0 * noisy",
+        "scores/test_base.py::test_without_a_correction_the_score_is_that_of_the_base",
+    ),
+    Mutant(
+        "X: Woodbury's identity with α in place of α²",
+        "scores/base.py", "-(y - a.square() * ((along", "-(y - a * ((along",
+        "scores/test_base.py::test_low_rank_and_diagonal",
+    ),
+    Mutant(
+        "X: the part of a prediction that is not the network's is counted beside a base, too",
+        "scores/model.py", "z_unit = torch.zeros_like(a)  # so that", "pass  # so that",
+        "scores/test_base.py::test_a_normal_base_is_the_preconditioning_there_is_without_one",
+    ),
+    Mutant(
+        "X: the share of a correction has the wrong sign",
+        "learn/share.py", "gain = -(r * left)", "gain = (r * left)",
+        "learn/test_share.py::test_of_twice_the_right_correction_half_is_kept",
+    ),
+    Mutant(
+        "X: the share of a correction without ε",
+        "learn/share.py", "left = (b * known + eps)", "left = (b * known)",
+        "learn/test_share.py::test_of_twice_the_right_correction_half_is_kept",
+    ),
+    Mutant(
+        "X: one standard error more in place of less",
+        "learn/share.py", "(share - error)", "(share + error)",
+        "learn/test_share.py::test_one_standard_error_less",
+    ),
+    Mutant(
+        "X: the standard error of a share as if its denominator were known",
+        "learn/share.py", "(gain - share * size).square()", "gain.square()",
+        "learn/test_share.py::test_one_standard_error_less",
+    ),
+    Mutant(
+        "X: the weights of the highest held-out loss are kept",
+        "learn/keeping.py", "if loss < self.loss:", "if loss > self.loss or self.weights is None:",
+        "learn/test_keeping.py::test_the_weights_of_the_lowest_held_out_loss_are_kept",
+    ),
+    Mutant(
+        "X: noise levels from the widest direction",
+        "noise/spread.py", "w[real][0].sqrt()", "w[real][-1].sqrt()",
+        "noise/test_spread.py::test_the_smallest_level_follows_the_thinnest_direction",
+    ),
+    Mutant(
+        "X: a correction is left out where it helps",
+        "interfaces/base.py", "Correction(gain, gain.value >= 0)", "Correction(gain, gain.value <= 0)",
+        "interfaces/test_base.py::test_a_correction_that_makes_the_flow_worse_is_left_out",
+    ),
+    Mutant(
+        "X: the trace of a softmax without the derivative of its sum",
+        "calculus/jets/rules.py",
+        "_entrywise(torch.reciprocal, _linear_map(torch.sum, e, dim, True))",
+        "1 / e.value.sum(dim, True)",
+        "scores/test_base.py::test_its_trace_is_carried_forward",
+    ),
 )  # fmt: skip

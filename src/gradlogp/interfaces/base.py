@@ -93,18 +93,20 @@ def mixture_of(z: Tensor, aside: Tensor, seed: int) -> tuple[GaussianMixture | N
     Returns:
         The mixture, and its gain over one Gaussian, nats a row.
     """
-    z = z[:: -(-len(z) // MIXED)]
-    one = _fitted(z, 1, seed).score_samples(aside.numpy())
-    best, gain, worse = None, Estimate(0.0, 0.0), 0
+    z, rows = z[:: -(-len(z) // MIXED)], aside.numpy()
+    one = highest = _fitted(z, 1, seed).score_samples(rows)
+    best, worse = None, 0
     for k in COMPONENTS:
         if k * (z.shape[1] + 1) > len(z) or worse == 2:
             break
         found = _fitted(z, k, seed)
-        over = mean_and_error(torch.as_tensor(found.score_samples(aside.numpy()) - one))
-        if over.value > gain.value and over.value > over.standard_error:
-            best, gain, worse = found, over, 0
+        nats = found.score_samples(rows)
+        over = mean_and_error(torch.as_tensor(nats - highest))
+        if over.value > 2 * over.standard_error:  # else fewer do as well
+            best, highest, worse = found, nats, 0
         else:
             worse += 1
+    gain = mean_and_error(torch.as_tensor(highest - one))
     if best is None:
         return None, gain
     parts = (torch.as_tensor(v) for v in (best.weights_, best.means_, best.covariances_))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Sequence
 from functools import partial
 from typing import Any, Literal
@@ -81,7 +82,22 @@ def build_model(
         network = UNet(event, channels, condition=condition, generator=generator)
     elif network is None:
         network = MLP(event, width, depth, condition, generator=generator)
+        if base is None and event.numel() > width:
+            warn_of_rank(x, width)
     return ScoreModel(network, schedule, predicts, event, base=base)
+
+
+def warn_of_rank(x: Tensor, width: int) -> None:
+    """Warn if data has more directions than a network has units: it could not carry all of them."""
+    y = x[:CHUNK].flatten(1).double()
+    w = torch.linalg.svdvals((y - y.mean(0)) / y.std(0, correction=0).clamp(min=1e-12)).square()
+    rank = int((w > 1e-3 * w.mean()).sum())
+    if rank > width:
+        warnings.warn(
+            f"the data has {rank} directions and the network a width of {width}: it cannot carry all "
+            'of them, and some will come out too wide; pass base="gaussian", or a larger width',
+            stacklevel=3,
+        )
 
 
 def suits_unet(event: Sequence[int]) -> bool:
