@@ -18,12 +18,16 @@ from ..noise.grids import time_grid
 from ..noise.ladder import noise_levels
 from ..noise.predictions import Kind
 from ..noise.schedules import VE
+from ..scores.conditioned import linear_part
 from ..scores.model import ScoreModel
 from ..scores.networks import MLP, UNet
 from ..show.progress import bar
 
 OBJECTIVE = partial(multilevel, stratified=True)
 """What to train with: every noise level alike, times spread evenly over the batch."""
+
+LEAST = 1e-3
+"""Of the standard deviation: below it the noise levels do not follow what y leaves of x."""
 
 CHUNK = 4096
 """Points handled together."""
@@ -40,13 +44,15 @@ def build_model(
     depth: int = 3,
     channels: Sequence[int] = (32, 64),
     condition: int | Sequence[int] | None = None,
+    given: Tensor | None = None,
     generator: torch.Generator | None = None,
 ) -> ScoreModel:
     """Return an untrained model that suits the data.
 
     Noise levels reach, geometrically (VE), from half the spacing of the points or a tenth of Scott's
     bandwidth n^{−1/(d+4)}, whichever is larger but at most 0.05, to their largest distance, all in
-    units of the data's standard deviation. Images with even sides get a U-Net, all else an MLP.
+    units of the data's standard deviation. Values to condition on narrow the law: the smallest level is
+    then in units of what they leave of it, in the narrowest direction. Images with even sides get a U-Net, all else an MLP.
 
     Arguments:
         x: The data, `(N, *event)`.
@@ -58,6 +64,7 @@ def build_model(
         depth: Its residual blocks.
         channels: Channels of the U-Net.
         condition: What to condition on: a number of classes, the shape of values, or None.
+        given: The conditions, one a row of x, for the choice of noise levels.
         generator: Where the initial weights come from.
     """
     event = x.shape[1:]
@@ -67,12 +74,26 @@ def build_model(
         sigmas = noise_levels(z.float(), tell=None, generator=generator).sigmas
         # n points do not tell the score at scales far below a kernel density's bandwidth
         bandwidth = len(x) ** (-1 / (event.numel() + 4))
-        schedule = VE(min(0.05, max(sigmas[-1], 0.1 * bandwidth)), sigmas[0])
+        least = min(0.05, max(sigmas[-1], 0.1 * bandwidth))
+        if given is not None and given.is_floating_point() and standardize:
+            least *= _unexplained(z, given)
+        schedule = VE(least, sigmas[0])
     if network is None and suits_unet(event):
         network = UNet(event, channels, condition=condition, generator=generator)
     elif network is None:
         network = MLP(event, width, depth, condition, generator=generator)
     return ScoreModel(network, schedule, predicts, event)
+
+
+def _unexplained(z: Tensor, y: Tensor) -> float:
+    """Return the least standard deviation, over directions, that a linear prediction from y leaves of z.
+
+    As narrow as the posterior of a linear model, and no narrower than that of any other on average.
+    """
+    found = linear_part(z.flatten(1).double(), y)
+    if found is None:
+        return 1.0
+    return float(torch.linalg.eigvalsh(found[1])[0].clamp(min=LEAST**2, max=1).sqrt())
 
 
 def suits_unet(event: Sequence[int]) -> bool:

@@ -2,6 +2,9 @@ r"""The noisy score that is learned: a network in the frame of unit variance at 
 
 from __future__ import annotations
 
+import math
+from typing import NamedTuple
+
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -17,13 +20,31 @@ from ..core import (
     check_schedule,
     per_sample,
 )
-from ..noise.coordinates import AffineCoordinates, Data, Scales, mean_and_std
+from ..noise.coordinates import AffineCoordinates, Data, Scales, as_tensor, mean_and_std
 from ..noise.predictions import KINDS, Kind, to_epsilon, to_x0
 from ..noise.score_base import ScoreBase
-from .conditioned import Condition, ConditionedScore
+from .conditioned import Condition, ConditionedScore, linear_part
 from .networks.conditions import read_condition
 
+MOST_LINEAR = 250_000
+"""Entries of the linear part of a condition, beyond which a model has none."""
+
+ROWS = 20_000
+"""Rows that it is fitted to."""
+
 LOG_SNR_LIMIT = 30.0  # beyond it exp(λ) is 0 or ∞ to float32, and the network need not know more
+
+
+class _Frame(NamedTuple):
+    """z̃, α̃, σ̃, √(α²c²+σ²), the network's noise coordinate, m and c."""
+
+    z_unit: Tensor
+    alpha: Tensor
+    sigma: Tensor
+    norm: Tensor
+    coordinate: Tensor
+    m: Tensor
+    c: Tensor
 
 
 class ScoreModel(ScoreBase, nn.Module):
@@ -38,7 +59,9 @@ class ScoreModel(ScoreBase, nn.Module):
         \tilde σ = \frac{σ}{\sqrt{α^2 c^2 + σ^2}}, \quad
         \tilde z = \tilde α \tilde z_0 + \tilde σ ε
 
-    and `predicts` names what it predicts of (z̃_0, ε). With `predicts="v"` this is the EDM
+    and `predicts` names what it predicts of (z̃_0, ε). Of a model conditional on values m is the best
+    linear prediction of z_0 from them and c what that leaves, so that what is linear in them is exact
+    from the start (not with `condition_dropout`, where the network has to do without them). With `predicts="v"` this is the EDM
     preconditioning (up to a sign). The network is given −λ/8 with λ = 2 log(α c̄/σ), so that models
     under different schedules of the same data see the same coordinate.
 
@@ -72,6 +95,8 @@ class ScoreModel(ScoreBase, nn.Module):
     coordinates: AffineCoordinates
     z_mean: Tensor
     z_std: Tensor
+    gain: Tensor | None
+    left: Tensor | None
 
     def __init__(
         self,
@@ -108,6 +133,9 @@ class ScoreModel(ScoreBase, nn.Module):
         if condition not in (None, kind):
             raise ValueError(f"condition={condition}, but that of the network is {kind}: omit it")
         self.condition = None if kind is None else Condition(kind)
+        linear = isinstance(kind, tuple) and zeros.numel() * math.prod(kind) <= MOST_LINEAR
+        self.register_buffer("gain", zeros.new_zeros(zeros.numel(), math.prod(kind)) if linear else None)
+        self.register_buffer("left", ones.clone() if linear else None)
         self.columns: tuple[str, ...] = ()
 
     @property
@@ -147,16 +175,46 @@ class ScoreModel(ScoreBase, nn.Module):
             )
         self.z_mean.copy_(mean)
         self.z_std.copy_(std)
+        if self.gain is not None and self.left is not None:
+            self.gain.zero_()
+            self.left.copy_(std)
 
-    def _frame(self, z: Tensor, t: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-        """Return z̃, α̃, σ̃, √(α²c²+σ²) and the network's noise coordinate."""
+    def fit_condition(self, data: Data, condition: Tensor, dropout: float) -> None:
+        """Fit what is known of the condition to data, both in their own units, after `fit_frame`.
+
+        Arguments:
+            data: `(N, *event)`.
+            condition: One a row, of the kind of the model.
+            dropout: How often training will leave it out.
+
+        Raises:
+            ValueError: If the model has no condition, or a column or channel of values is constant.
+        """
+        if self.condition is None:
+            raise ValueError("this model was made without a condition: there is nothing to fit")
+        self.condition.fit(condition, dropout)
+        if self.gain is None or self.left is None or dropout > 0:
+            return
+        some = slice(None, None, -(-len(data) // ROWS))
+        z = self.coordinates.encode(as_tensor(data[some]).cpu().double())
+        found = linear_part(z.flatten(1), self.condition.encode(condition[some].cpu().double()))
+        if found is not None:
+            self.gain.copy_(found[0])
+            self.left.copy_(found[1].diagonal().sqrt().reshape(self.event_shape))
+
+    def _frame(self, z: Tensor, t: Tensor, condition: Tensor | None) -> _Frame:
+        """Return z in the frame of unit variance, what leads back, and the network's coordinate."""
         alpha, sigma = self.schedule(t)
         a, b = per_sample(alpha, z), per_sample(sigma, z)
         m, c = self.z_mean.to(z), self.z_std.to(z)
+        if self.gain is not None and self.left is not None and condition is not None:
+            m = m + (condition.to(z).flatten(1) @ self.gain.to(z).T).reshape(z.shape)
+            c = self.left.to(z)
         norm = (a**2 * c**2 + b**2).sqrt()
         log_snr = 2 * (alpha * c.square().mean().sqrt().to(alpha)).log() - 2 * sigma.log()
         coordinate = -log_snr.clamp(-LOG_SNR_LIMIT, LOG_SNR_LIMIT) / 8
-        return (z - a * m) / norm, a * c / norm, b / norm, norm, coordinate.to(z).expand(len(z))
+        unit = (z - a * m) / norm
+        return _Frame(unit, a * c / norm, b / norm, norm, coordinate.to(z).expand(len(z)), m, c)
 
     def _network(self, z_unit: Tensor, coordinate: Tensor, condition: Tensor | None) -> Tensor:
         extra = () if condition is None else (condition,)
@@ -176,7 +234,7 @@ class ScoreModel(ScoreBase, nn.Module):
             ValueError: For a wrong shape.
         """
         check_batch(z, self.event_shape, "z")
-        z_unit, a, b, norm, coordinate = self._frame(z, t)
+        z_unit, a, b, norm, coordinate, _, _ = self._frame(z, t, condition)
         out = self._network(z_unit, coordinate, condition)
         if self.predicts == "score":
             return out / norm
@@ -204,11 +262,11 @@ class ScoreModel(ScoreBase, nn.Module):
         Where α = 0 the state says nothing of z_0 and a score or ε nothing either: the mean of z_0 is
         the answer.
         """
-        z_unit, a, b, _, coordinate = self._frame(z, t)
+        z_unit, a, b, _, coordinate, m, c = self._frame(z, t, condition)
         out = self._network(z_unit, coordinate, condition)
         blind = (a == 0) if self.predicts in ("score", "epsilon") else torch.zeros_like(a).bool()
         z0 = to_x0(self.predicts, out, z_unit, a.masked_fill(blind, 1.0), b)
-        return self.z_mean.to(z) + self.z_std.to(z) * z0.masked_fill(blind, 0.0)
+        return m + c * z0.masked_fill(blind, 0.0)
 
     def given(self, condition: Tensor | int) -> ConditionedScore:
         """Return the score of z_t given a condition: one for all samples, or one for each.
