@@ -2,22 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-FEW = 6
-"""Classes that a message lists, however many there are."""
-
-
-def some_of(names: Iterable[object]) -> str:
-    """Return the first few of many names, and how many more there are."""
-    texts = [str(name)[:40] for name in names]
-    more = f" and {len(texts) - FEW} more" if len(texts) > FEW else ""
-    return ", ".join(texts[:FEW]) + more
+from ..core import some
 
 
 def names_of(y: Any) -> tuple[str, ...]:
@@ -52,7 +44,12 @@ def read_classes(y: Any) -> np.ndarray:
         kinds = {type(v) for v in found.ravel()}
         if kinds <= {int, bool, np.int64, np.bool_} or kinds == {str}:
             found = np.array(found.tolist())
-        elif kinds & {float, np.float32, np.float64} and kinds <= {float, np.float32, np.float64, int}:
+        elif kinds & {float, np.float32, np.float64} and kinds <= {
+            float,
+            np.float32,
+            np.float64,
+            int,
+        }:
             found = found.astype(np.float64)
     if found.dtype.kind in "fc":
         n = len(np.unique(found))
@@ -76,10 +73,10 @@ def number_classes(y: Any, classes: np.ndarray) -> Tensor:
     """
     found = np.atleast_1d(read_classes(y))
     known = {name: i for i, name in enumerate(classes.tolist())}
-    if unknown := sorted(set(found.tolist()) - known.keys(), key=str):
+    if unknown := sorted({str(v)[:40] for v in set(found.tolist()) - known.keys()}):
         raise ValueError(
-            f"unknown class{'es' * (len(unknown) > 1)} {some_of(unknown)}; known: "
-            f"{some_of(classes.tolist())}"
+            f"unknown class{'es' * (len(unknown) > 1)} {some(unknown)}; known: "
+            f"{some(classes.tolist())}"
         )
     return torch.tensor([known[name] for name in found.tolist()])
 

@@ -64,4 +64,6 @@ def check_kept(kept: Any, config: dict[str, Any], where: str, hints: Mapping[str
     need(fits(names, list[str]) and (not names or config["condition"] is not None),
          ".condition_names", names)  # fmt: skip
     made = None if config["condition"] is None else "values" if kind is None else "classes"
-    need(parameters.get("condition") == made, ".parameters: condition", parameters.get("condition"))
+    need(
+        parameters.get("condition") == made, ".parameters: condition", parameters.get("condition")
+    )

@@ -52,7 +52,8 @@ def build_model(
     Noise levels reach, geometrically (VE), from half the spacing of the points or a tenth of Scott's
     bandwidth n^{−1/(d+4)}, whichever is larger but at most 0.05, to their largest distance, all in
     units of the data's standard deviation. Values to condition on narrow the law: the smallest level is
-    then in units of what they leave of it, in the narrowest direction. Images with even sides get a U-Net, all else an MLP.
+    then in units of what they leave of it, in the narrowest direction. Images with even sides get a
+    U-Net, all else an MLP.
 
     Arguments:
         x: The data, `(N, *event)`.
@@ -86,7 +87,7 @@ def build_model(
 
 
 def _unexplained(z: Tensor, y: Tensor) -> float:
-    """Return the least standard deviation, over directions, that a linear prediction from y leaves of z.
+    """Return the least standard deviation of any direction that a linear prediction from y leaves.
 
     As narrow as the posterior of a linear model, and no narrower than that of any other on average.
     """

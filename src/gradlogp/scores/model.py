@@ -3,7 +3,6 @@ r"""The noisy score that is learned: a network in the frame of unit variance at 
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -35,18 +34,6 @@ ROWS = 20_000
 LOG_SNR_LIMIT = 30.0  # beyond it exp(λ) is 0 or ∞ to float32, and the network need not know more
 
 
-class _Frame(NamedTuple):
-    """z̃, α̃, σ̃, √(α²c²+σ²), the network's noise coordinate, m and c."""
-
-    z_unit: Tensor
-    alpha: Tensor
-    sigma: Tensor
-    norm: Tensor
-    coordinate: Tensor
-    m: Tensor
-    c: Tensor
-
-
 class ScoreModel(ScoreBase, nn.Module):
     r"""The score of z_t = α z_0 + σ ε from a network, noise level by noise level.
 
@@ -61,8 +48,9 @@ class ScoreModel(ScoreBase, nn.Module):
 
     and `predicts` names what it predicts of (z̃_0, ε). Of a model conditional on values m is the best
     linear prediction of z_0 from them and c what that leaves, so that what is linear in them is exact
-    from the start (not with `condition_dropout`, where the network has to do without them). With `predicts="v"` this is the EDM
-    preconditioning (up to a sign). The network is given −λ/8 with λ = 2 log(α c̄/σ), so that models
+    from the start (not with `condition_dropout`, where the network has to do without them).
+    With `predicts="v"` this is the EDM preconditioning (up to a sign). The network is given −λ/8 with
+    λ = 2 log(α c̄/σ), so that models
     under different schedules of the same data see the same coordinate.
 
     A model carries its coordinates, x = shift + scale · z, for data whose columns have different
@@ -133,8 +121,10 @@ class ScoreModel(ScoreBase, nn.Module):
         if condition not in (None, kind):
             raise ValueError(f"condition={condition}, but that of the network is {kind}: omit it")
         self.condition = None if kind is None else Condition(kind)
-        linear = isinstance(kind, tuple) and zeros.numel() * math.prod(kind) <= MOST_LINEAR
-        self.register_buffer("gain", zeros.new_zeros(zeros.numel(), math.prod(kind)) if linear else None)
+        entries = math.prod(kind) if isinstance(kind, tuple) else 0
+        linear = 0 < zeros.numel() * entries <= MOST_LINEAR
+        gain = zeros.new_zeros(zeros.numel(), entries) if linear else None
+        self.register_buffer("gain", gain)
         self.register_buffer("left", ones.clone() if linear else None)
         self.columns: tuple[str, ...] = ()
 
@@ -177,7 +167,7 @@ class ScoreModel(ScoreBase, nn.Module):
         self.z_std.copy_(std)
         if self.gain is not None and self.left is not None:
             self.gain.zero_()
-            self.left.copy_(std)
+            self.left.fill_(1.0)
 
     def fit_condition(self, data: Data, condition: Tensor, dropout: float) -> None:
         """Fit what is known of the condition to data, both in their own units, after `fit_frame`.
@@ -201,20 +191,27 @@ class ScoreModel(ScoreBase, nn.Module):
         if found is not None:
             self.gain.copy_(found[0])
             self.left.copy_(found[1].diagonal().sqrt().reshape(self.event_shape))
+            self.left /= self.z_std
 
-    def _frame(self, z: Tensor, t: Tensor, condition: Tensor | None) -> _Frame:
-        """Return z in the frame of unit variance, what leads back, and the network's coordinate."""
+    def _frame(self, z: Tensor, t: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """Return z̃, α̃, σ̃, √(α²c²+σ²) and the network's noise coordinate."""
         alpha, sigma = self.schedule(t)
         a, b = per_sample(alpha, z), per_sample(sigma, z)
-        m, c = self.z_mean.to(z), self.z_std.to(z)
-        if self.gain is not None and self.left is not None and condition is not None:
-            m = m + (condition.to(z).flatten(1) @ self.gain.to(z).T).reshape(z.shape)
-            c = self.left.to(z)
+        m, c = self.z_mean.to(z), self._spread(z)
         norm = (a**2 * c**2 + b**2).sqrt()
         log_snr = 2 * (alpha * c.square().mean().sqrt().to(alpha)).log() - 2 * sigma.log()
         coordinate = -log_snr.clamp(-LOG_SNR_LIMIT, LOG_SNR_LIMIT) / 8
-        unit = (z - a * m) / norm
-        return _Frame(unit, a * c / norm, b / norm, norm, coordinate.to(z).expand(len(z)), m, c)
+        return (z - a * m) / norm, a * c / norm, b / norm, norm, coordinate.to(z).expand(len(z))
+
+    def _spread(self, z: Tensor) -> Tensor:
+        """Return c."""
+        return (self.z_std if self.left is None else self.z_std * self.left).to(z)
+
+    def _predicted(self, z: Tensor, condition: Tensor | None) -> Tensor:
+        """Return what the condition adds to the mean, linearly: rows like z, or 0."""
+        if self.gain is None or condition is None:
+            return z.new_zeros(())
+        return (condition.to(z).flatten(1) @ self.gain.to(z).T).reshape(z.shape)
 
     def _network(self, z_unit: Tensor, coordinate: Tensor, condition: Tensor | None) -> Tensor:
         extra = () if condition is None else (condition,)
@@ -234,7 +231,8 @@ class ScoreModel(ScoreBase, nn.Module):
             ValueError: For a wrong shape.
         """
         check_batch(z, self.event_shape, "z")
-        z_unit, a, b, norm, coordinate, _, _ = self._frame(z, t, condition)
+        shift = per_sample(self.schedule(t)[0], z) * self._predicted(z, condition)
+        z_unit, a, b, norm, coordinate = self._frame(z - shift, t)
         out = self._network(z_unit, coordinate, condition)
         if self.predicts == "score":
             return out / norm
@@ -262,11 +260,14 @@ class ScoreModel(ScoreBase, nn.Module):
         Where α = 0 the state says nothing of z_0 and a score or ε nothing either: the mean of z_0 is
         the answer.
         """
-        z_unit, a, b, _, coordinate, m, c = self._frame(z, t, condition)
+        predicted = self._predicted(z, condition)
+        shift = per_sample(self.schedule(t)[0], z) * predicted
+        z_unit, a, b, _, coordinate = self._frame(z - shift, t)
         out = self._network(z_unit, coordinate, condition)
         blind = (a == 0) if self.predicts in ("score", "epsilon") else torch.zeros_like(a).bool()
         z0 = to_x0(self.predicts, out, z_unit, a.masked_fill(blind, 1.0), b)
-        return m + c * z0.masked_fill(blind, 0.0)
+        mean = self.z_mean.to(z) + predicted
+        return mean + self._spread(z) * z0.masked_fill(blind, 0.0)
 
     def given(self, condition: Tensor | int) -> ConditionedScore:
         """Return the score of z_t given a condition: one for all samples, or one for each.
