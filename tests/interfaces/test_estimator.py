@@ -152,7 +152,7 @@ def test_classes():
     with pytest.raises(ValueError, match=r"unknown class.*up"):
         estimator.sample(1, y=["up"])
     with pytest.raises(ValueError, match="needs y"):
-        estimator.sample(1)
+        estimator.score_samples(x[:3])
 
 
 def test_interrupted_and_resumed_is_unbroken(tmp_path):

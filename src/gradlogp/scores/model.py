@@ -165,9 +165,6 @@ class ScoreModel(ScoreBase, nn.Module):
             )
         self.z_mean.copy_(mean)
         self.z_std.copy_(std)
-        if self.gain is not None and self.left is not None:
-            self.gain.zero_()
-            self.left.fill_(1.0)
 
     def fit_condition(self, data: Data, condition: Tensor, dropout: float) -> None:
         """Fit what is known of the condition to data, both in their own units, after `fit_frame`.
@@ -183,7 +180,11 @@ class ScoreModel(ScoreBase, nn.Module):
         if self.condition is None:
             raise ValueError("this model was made without a condition: there is nothing to fit")
         self.condition.fit(condition, dropout)
-        if self.gain is None or self.left is None or dropout > 0:
+        if self.gain is None or self.left is None:
+            return
+        self.gain.zero_()
+        self.left.fill_(1.0)
+        if dropout > 0:
             return
         some = slice(None, None, -(-len(data) // ROWS))
         z = self.coordinates.encode(as_tensor(data[some]).cpu().double())
