@@ -34,10 +34,12 @@ from ..core import (
 from ..diffusion import log_likelihood
 from ..learn import checkpoint
 from ..learn.folders import read_whole
+from ..learn.objectives.masked import Masks
 from ..learn.settings import TrainingSettings
 from ..learn.training import fit
 from ..noise import blurred, noise_range, time_at
 from ..noise.predictions import Kind
+from ..scores.conditioned import Condition
 from ..scores.guided import GuidedScore
 from ..scores.model import ScoreModel
 from ..show.progress import bar
@@ -144,7 +146,12 @@ class ScoreEstimator(DensityMixin, BaseEstimator):
         self.verbose = verbose
 
     def fit(
-        self, X: Any, y: Any = None, *, columns: Sequence[str] | None = None
+        self,
+        X: Any,
+        y: Any = None,
+        *,
+        columns: Sequence[str] | None = None,
+        masks: Masks | None = None,
     ) -> ScoreEstimator:
         """Learn the score of X.
 
@@ -153,6 +160,8 @@ class ScoreEstimator(DensityMixin, BaseEstimator):
             y: Classes `(N,)`, or values `(N,)`, `(N, k)` or of any shape, by `condition`; otherwise
                 ignored.
             columns: Names of the columns, kept with the model; those of X where it is a frame.
+            masks: What to hide while training, for a model that is to know any part of a row
+                (`model_.given`), beside all of it.
 
         Raises:
             ValueError: For one sample, NaN or infinite entries, a constant column, a y that is missing
@@ -175,7 +184,11 @@ class ScoreEstimator(DensityMixin, BaseEstimator):
             self, _as_array(X), dtype=[np.float32, np.float64], allow_nd=True, ensure_min_samples=2
         )
         x, generator = torch.from_numpy(np.array(X)), self._generator(None)
-        given = self._learn_condition(y, len(x))
+        given, objective = self._learn_condition(y, len(x)), self.objective or OBJECTIVE
+        if masks is not None:
+            if self.condition is not None or self.objective is not None:
+                raise ValueError("masks= come with an objective and a condition of their own")
+            given, objective = masks.known, masks.objective()
         n_held_out = int(self.held_out_fraction * len(x)) if len(x) >= 20 else 0
         order = permutation(len(x), generator)
         kept, aside = order[n_held_out:], order[:n_held_out]
@@ -187,7 +200,8 @@ class ScoreEstimator(DensityMixin, BaseEstimator):
                 x[kept], network=self.network, schedule=self.schedule, predicts=self.predicts,
                 standardize=self.standardize, width=self.width, depth=self.depth,
                 channels=self.channels, generator=generator,
-                condition=self._condition_kind(), given=None if given is None else given[kept],
+                condition=self._condition_kind(), holes=masks is not None,
+                given=None if given is None or masks is not None else given[kept],
             )  # fmt: skip
         model.to(self.device)
         if hasattr(self, "feature_names_in_"):
@@ -195,7 +209,7 @@ class ScoreEstimator(DensityMixin, BaseEstimator):
         elif columns is not None:
             model.columns = tuple(columns)
         records: Any = fit(
-            model, x[kept], self.objective or OBJECTIVE,
+            model, x[kept], objective,
             condition=None if given is None else given[kept], settings=settings,
             standardize=self.standardize,
             held_out=x[aside] if n_held_out >= 2 else None,
@@ -266,7 +280,7 @@ class ScoreEstimator(DensityMixin, BaseEstimator):
                 )
             return score
         if y is None:
-            if score.condition is not None and float(score.condition.dropout) > 0:
+            if isinstance(score.condition, Condition) and float(score.condition.dropout) > 0:
                 return score.unconditional()
             raise ValueError(
                 f'condition="{self.condition}" needs y, one row a sample or one for all (or train with '
@@ -425,7 +439,7 @@ class ScoreEstimator(DensityMixin, BaseEstimator):
             n, estimator.condition = kind, "classes"
             estimator.classes_ = np.asarray(kept.get("classes", range(n)))
             estimator.class_prior_ = np.asarray(kept.get("class_prior", [1 / n] * n))
-        elif kind is not None:
+        elif isinstance(model.condition, Condition) and kind is not None:
             estimator.condition, estimator.condition_shape_ = "values", tuple(kind)
         estimator.model_, estimator.held_out_loss_, estimator.n_iter_ = model, None, 0
         estimator.sigma_min_, estimator.sigma_max_ = noise_range(model.schedule)

@@ -63,7 +63,8 @@ def check_kept(kept: Any, config: dict[str, Any], where: str, hints: Mapping[str
     need(good and (kind is None or abs(sum(shares) - 1) < 1e-6), ".class_prior", prior)
     need(fits(names, list[str]) and (not names or config["condition"] is not None),
          ".condition_names", names)  # fmt: skip
-    made = None if config["condition"] is None else "values" if kind is None else "classes"
+    plain = config["condition"] is None or config["network"].get("holes") is True
+    made = None if plain else "values" if kind is None else "classes"
     need(
         parameters.get("condition") == made, ".parameters: condition", parameters.get("condition")
     )

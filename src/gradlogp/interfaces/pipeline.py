@@ -45,6 +45,7 @@ def build_model(
     channels: Sequence[int] = (32, 64),
     condition: int | Sequence[int] | None = None,
     given: Tensor | None = None,
+    holes: bool = False,
     generator: torch.Generator | None = None,
 ) -> ScoreModel:
     """Return an untrained model that suits the data.
@@ -65,6 +66,7 @@ def build_model(
         depth: Its residual blocks.
         channels: Channels of the U-Net.
         condition: What to condition on: a number of classes, the shape of values, or None.
+        holes: Whether to condition on any part of a row instead.
         given: The conditions, one a row of x, for the choice of noise levels.
         generator: Where the initial weights come from.
     """
@@ -79,10 +81,10 @@ def build_model(
         if given is not None and given.is_floating_point() and standardize:
             least *= _unexplained(z, given)
         schedule = VE(least, sigmas[0])
-    if network is None and suits_unet(event):
+    if network is None and suits_unet(event) and not holes:
         network = UNet(event, channels, condition=condition, generator=generator)
     elif network is None:
-        network = MLP(event, width, depth, condition, generator=generator)
+        network = MLP(event, width, depth, condition, holes, generator=generator)
     return ScoreModel(network, schedule, predicts, event)
 
 

@@ -146,9 +146,10 @@ def build(
     """
     event, given = tuple(config["event_shape"]), config["condition"]
     kind = tuple(given) if isinstance(given, list) else given
+    holes = config["network"].get("holes") is True
     for name, wanted, field in (
         ("z_mean", event, "event_shape"), ("coordinates.scale", event, "event_shape"),
-        ("condition.null_value", kind if isinstance(kind, tuple) else None, "condition"),
+        ("condition.null_value", kind if isinstance(kind, tuple) and not holes else None, "condition"),
     ):  # fmt: skip
         if shapes.get(name) != wanted:
             raise ValueError(

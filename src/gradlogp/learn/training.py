@@ -30,7 +30,6 @@ from ..core import (
 )
 from ..noise.coordinates import Data, Scales, pieces
 from ..noise.score_base import check_noisy_score, check_same_frame
-from ..scores.conditioned import check_condition
 from ..scores.model import ScoreModel
 from ..scores.networks import drop
 from . import checkpoint as ckpt
@@ -360,5 +359,5 @@ def _check_condition(model: ScoreModel, condition: Tensor | None, n: int, name: 
         return
     if condition is None:
         raise ValueError(f"this model is conditional: pass {name}=, one a row of the data")
-    if len(check_condition(condition, model.condition.kind)) != n:
+    if len(model.condition.check(condition)) != n:
         raise ValueError(f"{name} has {len(condition)} rows, the data {n}")

@@ -141,13 +141,17 @@ class Condition(nn.Module):
                 with torch.no_grad():
                     self.null_value.copy_(beyond.clamp(min=NULL))
 
+    def check(self, condition: Tensor | int) -> Tensor:
+        """Return a condition as a tensor, or raise `ValueError`."""
+        return check_condition(condition, self.kind)
+
     def encode(self, condition: Tensor | int) -> Tensor:
         """Return the condition as the network takes it.
 
         Raises:
             ValueError: If it is not of this kind.
         """
-        value = check_condition(condition, self.kind)
+        value = self.check(condition)
         return value if isinstance(self.kind, int) else self.coordinates.encode(value)
 
     def null(self, n: int, like: Tensor) -> Tensor:
@@ -219,4 +223,4 @@ class ConditionedScore(ScoreWrapper):
         """Return the score of these rows of the condition."""
         if self.condition is None or len(self.condition) == 1:
             return self
-        return ConditionedScore(self.score, self.condition[index])
+        return type(self)(self.score, self.condition[index])

@@ -23,6 +23,7 @@ from ..noise.coordinates import AffineCoordinates, Data, Scales, as_tensor, mean
 from ..noise.predictions import KINDS, Kind, to_epsilon, to_x0
 from ..noise.score_base import ScoreBase
 from .conditioned import Condition, ConditionedScore, linear_part
+from .masked import Mask, MaskedScore
 from .networks.conditions import read_condition
 
 MOST_LINEAR = 250_000
@@ -120,8 +121,11 @@ class ScoreModel(ScoreBase, nn.Module):
         kind = read_condition(getattr(network, "condition", condition))
         if condition not in (None, kind):
             raise ValueError(f"condition={condition}, but that of the network is {kind}: omit it")
-        self.condition = None if kind is None else Condition(kind)
-        entries = math.prod(kind) if isinstance(kind, tuple) else 0
+        self.condition: Condition | Mask | None = None if kind is None else Condition(kind)
+        if getattr(network, "holes", False):
+            self.condition = Mask(self.event_shape)
+        values = isinstance(kind, tuple) and isinstance(self.condition, Condition)
+        entries = math.prod(kind) if isinstance(kind, tuple) and values else 0
         linear = 0 < zeros.numel() * entries <= MOST_LINEAR
         gain = zeros.new_zeros(zeros.numel(), entries) if linear else None
         self.register_buffer("gain", gain)
@@ -165,6 +169,11 @@ class ScoreModel(ScoreBase, nn.Module):
             )
         self.z_mean.copy_(mean)
         self.z_std.copy_(std)
+        if isinstance(self.condition, Mask):  # known values are seen in the frame of the others
+            m, c = (v.double().cpu() for v in (mean, std))
+            inner = self.coordinates
+            shift, scale = inner.shift + inner.scale * m, inner.scale * c
+            self.condition.coordinates = AffineCoordinates(shift, scale)
 
     def fit_condition(self, data: Data, condition: Tensor, dropout: float) -> None:
         """Fit what is known of the condition to data, both in their own units, after `fit_frame`.
@@ -179,6 +188,8 @@ class ScoreModel(ScoreBase, nn.Module):
         """
         if self.condition is None:
             raise ValueError("this model was made without a condition: there is nothing to fit")
+        if isinstance(self.condition, Mask):
+            return
         self.condition.fit(condition, dropout)
         if self.gain is None or self.left is None:
             return
@@ -275,7 +286,8 @@ class ScoreModel(ScoreBase, nn.Module):
 
         Arguments:
             condition: A class, as an int or int64 `(1,)` or `(B,)`; or float values `(1, *shape)` or
-                `(B, *shape)`, in the units in which training saw them.
+                `(B, *shape)`, in the units in which training saw them; or, of a network made with
+                `holes=True`, rows of x itself `(1, *event)` or `(B, *event)`, NaN where unknown.
 
         Raises:
             ValueError: If the model has no condition, or this is not one of its kind.
@@ -284,7 +296,8 @@ class ScoreModel(ScoreBase, nn.Module):
             raise ValueError(
                 "this model was made without a condition: there is nothing to be given"
             )
-        return ConditionedScore(self, self.condition.encode(condition))
+        made = MaskedScore if isinstance(self.condition, Mask) else ConditionedScore
+        return made(self, self.condition.encode(condition))
 
     def unconditional(self) -> ConditionedScore | ScoreModel:
         """Return the score of all conditions together.
