@@ -23,8 +23,8 @@ def conditional_log_likelihood(
 ) -> Float[Tensor, " batch"]:
     r"""Return :math:`\log p(x_{unknown} \mid x_{known})` in nats, in the units of the data.
 
-    From the flow of `score.given(rows with holes)`, whose known entries are independent and normal; what
-    these add is known and taken off.
+    From the flow of `score.given(rows with holes)`, whose known entries are independent and normal:
+    what these add is known, and taken off.
 
     Arguments:
         score: A score that can be given any part of x: a `ScoreModel` whose network was made with

@@ -73,7 +73,7 @@ class ExactScore(ScoreBase):
             raise ValueError(
                 f"{type(self.density).__name__} has nothing to condition on; give a Joint law"
             )
-        return ExactScore(self.density.given(condition), self.schedule)
+        return ExactScore(self.density.given(condition), self.schedule)  # type: ignore[arg-type]
 
     def rows(self, index: slice | Tensor) -> ExactScore:
         """Return the score of these rows of the condition."""

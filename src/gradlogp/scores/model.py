@@ -49,7 +49,8 @@ class ScoreModel(ScoreBase, nn.Module):
 
     and `predicts` names what it predicts of (z̃_0, ε). Of a model conditional on values m is the best
     linear prediction of z_0 from them and c what that leaves, so that what is linear in them is exact
-    from the start (not with `condition_dropout`, where the network has to do without them).
+    from the start (not with `condition_dropout`, where the network has to do without them). A network
+    with `holes=True` predicts what a Gaussian law leaves of z_0, in its standard deviations (`Mask`).
     With `predicts="v"` this is the EDM preconditioning (up to a sign). The network is given −λ/8 with
     λ = 2 log(α c̄/σ), so that models
     under different schedules of the same data see the same coordinate.
@@ -188,7 +189,9 @@ class ScoreModel(ScoreBase, nn.Module):
         """
         if self.condition is None:
             raise ValueError("this model was made without a condition: there is nothing to fit")
+        some = slice(None, None, -(-len(data) // ROWS))
         if isinstance(self.condition, Mask):
+            self.condition.fit(condition[some].cpu())
             return
         self.condition.fit(condition, dropout)
         if self.gain is None or self.left is None:
@@ -197,7 +200,6 @@ class ScoreModel(ScoreBase, nn.Module):
         self.left.fill_(1.0)
         if dropout > 0:
             return
-        some = slice(None, None, -(-len(data) // ROWS))
         z = self.coordinates.encode(as_tensor(data[some]).cpu().double())
         found = linear_part(z.flatten(1), self.condition.encode(condition[some].cpu().double()))
         if found is not None:
@@ -243,6 +245,9 @@ class ScoreModel(ScoreBase, nn.Module):
             ValueError: For a wrong shape.
         """
         check_batch(z, self.event_shape, "z")
+        if isinstance(self.condition, Mask) and self.condition.cov is not None:
+            a, b = (per_sample(q, z) for q in self.schedule(t))
+            return (a * self.denoise_given(z, t, condition) - z) / b**2
         shift = per_sample(self.schedule(t)[0], z) * self._predicted(z, condition)
         z_unit, a, b, norm, coordinate = self._frame(z - shift, t)
         out = self._network(z_unit, coordinate, condition)
@@ -272,6 +277,15 @@ class ScoreModel(ScoreBase, nn.Module):
         Where α = 0 the state says nothing of z_0 and a score or ε nothing either: the mean of z_0 is
         the answer.
         """
+        if isinstance(self.condition, Mask):
+            condition = self.condition.null(len(z), z) if condition is None else condition
+            a, b = (per_sample(q, z) for q in self.schedule(t))
+            m, c = self.z_mean.to(z), self._spread(z)
+            found = self.condition.gaussian((z - a * m) / c, a, b / c, condition)
+            if found is not None:
+                z_unit, _, _, _, coordinate = self._frame(z, t)
+                mean, sd = found
+                return m + c * (mean + sd * self._network(z_unit, coordinate, condition))
         predicted = self._predicted(z, condition)
         shift = per_sample(self.schedule(t)[0], z) * predicted
         z_unit, a, b, _, coordinate = self._frame(z - shift, t)

@@ -97,7 +97,7 @@ def encode_known(column: Column, series: pd.Series, generator: torch.Generator) 
     A hole is asked for its value: that there is one is known, unless one more category is in the way.
     """
     series = _as_learned(column, series)
-    there = series.notna().to_numpy()
+    there = series.notna().to_numpy(copy=True)
     z = torch.full((len(series), column.width), torch.nan, dtype=torch.float64)
     if there.any():
         z[torch.from_numpy(there)] = encode(column, series[there], generator)[0]

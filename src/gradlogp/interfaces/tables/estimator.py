@@ -107,7 +107,9 @@ class TableEstimator:
         for i, column in enumerate(self.columns_):
             end, number = start + column.width, column.transform is not None
             if number:
-                known[torch.from_numpy(frame[column.name].isna().to_numpy()), end - 1] = torch.nan
+                known[torch.from_numpy(frame[column.name].isna().to_numpy(copy=True)), end - 1] = (
+                    torch.nan
+                )
             groups += [i] * column.width
             flags += [number and j < end - 1 for j in range(start, end)]
             start = end
@@ -122,7 +124,7 @@ class TableEstimator:
     def _numbers(
         self, column: Column, series: pd.Series, g: torch.Generator
     ) -> tuple[Tensor, Tensor]:
-        """Return what `encode` does; NaN for holes of a column that had none, if they can be integrated."""
+        """Return what `encode` does; NaN for holes of a column that had none, if the model allows."""
         fact = MISSING in column.levels or not column.width
         holes = torch.from_numpy(series.isna().to_numpy(copy=True))
         fitted = getattr(getattr(self, "estimator_", None), "model_", None)
@@ -193,7 +195,7 @@ class TableEstimator:
             whole = frame.copy()
             for c, part in zip(self.columns_, parts, strict=True):
                 mine = without_holes(c, part[i * len(rows) : (i + 1) * len(rows)])
-                holes = torch.from_numpy(rows[c.name].isna().to_numpy())
+                holes = torch.from_numpy(rows[c.name].isna().to_numpy(copy=True))
                 if bool(holes.any()):
                     whole[c.name] = fill(c, frame[c.name], decode(c, mine[holes], g))
             found.append(_of_kind(whole, kind))

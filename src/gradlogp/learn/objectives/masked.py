@@ -50,8 +50,8 @@ def draw_known(
 
     Half of the rows know nothing. Of the others the number of known groups is uniform from 0 to all but
     one, and which they are as well. In every second hidden group that has flags, these are known
-    where the rest is not: that is what filling a hole asks for. A hole is known with its flags, as
-    nothing: its value is 0.
+    where the rest is not: that is what filling a hole asks for. A hole whose flags are known is neither
+    known nor asked for, and counts as known here.
 
     Arguments:
         present: Where there is a value.
@@ -100,7 +100,8 @@ def masked(
     t = times_of(score.schedule, z, None, generator, True)
     present, values = score.condition.to(z).unbind(1)
     known = draw_known(present > 0.5, groups, flags, generator)
-    condition = torch.stack([known.to(z), torch.where(known, values, 0.0)], 1)
+    state = torch.where(known, torch.where(present > 0.5, 1.0, -1.0), 0.0).to(z)
+    condition = torch.stack([state, torch.where(known, values, 0.0)], 1)
     z_t, eps, b = noised_at(score.schedule, z, t, generator)
     s = MaskedScore(score.score, condition)(z_t, t)
     check_same_shape(s, z_t, "the score")

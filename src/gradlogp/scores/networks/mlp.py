@@ -36,8 +36,8 @@ class MLP(nn.Module):
         width: Hidden width.
         depth: Number of residual blocks, two linear layers each.
         condition: What to condition on: a number of classes, the shape of values, or None.
-        holes: Whether to condition on any part of x: the condition is then `(B, 2, *event)`, 1 where an
-            entry is known, and its value, which takes the place of the noisy one.
+        holes: Whether to condition on any part of x: the condition is then `(B, 2, *event)`, 0 where an
+            entry is not known, and what takes the place of the noisy value elsewhere.
         generator: Where the initial weights are drawn from.
 
     Raises:
@@ -89,8 +89,8 @@ class MLP(nn.Module):
         emb = self.conditioning(c, None if self.holes else condition)
         seen = x.flatten(1)
         if self.holes and condition is not None:
-            known, values = condition.to(x).flatten(2).unbind(1)
-            seen = torch.cat([torch.where(known > 0.5, values, seen), known], 1)
+            state, values = condition.to(x).flatten(2).unbind(1)
+            seen = torch.cat([torch.where(state == 0, seen, values), state], 1)
         h = self.inlet(seen)
         for block in self.blocks:
             h = block(h, emb)
