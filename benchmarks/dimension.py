@@ -73,7 +73,7 @@ def estimates(score, x, sigma, generator):
 def learned(x, steps, labels=None):
     began = time.perf_counter()
     estimator = glp.ScoreEstimator(max_iter=steps, width=128, standardize=False, random_state=0,
-                                   class_conditional=labels is not None)  # fmt: skip
+                                   condition=None if labels is None else "classes")  # fmt: skip
     estimator.fit(x, labels)
     return estimator.model_.double().requires_grad_(False), time.perf_counter() - began
 

@@ -45,7 +45,7 @@ def estimator(path, **options):
     """The same through the estimator, with classes: what it keeps of itself is in the checkpoint."""
     x, y = rows().numpy(), ["a", "b"] * 40
     made = ScoreEstimator(
-        max_iter=6, width=8, depth=1, class_conditional=True, checkpoint=path, random_state=3,
+        max_iter=6, width=8, depth=1, condition="classes", checkpoint=path, random_state=3,
         settings=glp.TrainingSettings(batch_size=16, ema_half_lives=(3.0,)), **options,
     )  # fmt: skip
     return made.fit(x, y)

@@ -45,7 +45,7 @@ def known(tmp_path, monkeypatch, generator):
 
     def make(law, n=200):
         model = glp.ScoreModel(Exact(law), glp.schedules.VE(LOW, HIGH))
-        found = SimpleNamespace(model_=model, class_conditional=False)
+        found = SimpleNamespace(model_=model, condition=None)
         monkeypatch.setattr(use, "load_estimator", lambda _: found)
         path = tmp_path / "points.npy"
         np.save(path, law.sample(n, generator=generator).numpy())
@@ -183,7 +183,12 @@ def test_a_learned_model(classes, tmp_path, capsys, generator):
     side = ["up" if v > 0 else "down" for v in x[:, 1]]
     out = tmp_path / "model"
     estimator = glp.ScoreEstimator(
-        max_iter=40, width=16, depth=1, checkpoint=out, class_conditional=classes, random_state=0
+        max_iter=40,
+        width=16,
+        depth=1,
+        checkpoint=out,
+        condition="classes" if classes else None,
+        random_state=0,
     )
     estimator.fit(x.numpy(), np.array(side) if classes else None).save(out)
     rows = "\n".join(f"{a:.6f},{b:.6f},{s}" for (a, b), s in zip(x.tolist(), side, strict=True))

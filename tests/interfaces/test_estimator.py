@@ -143,7 +143,7 @@ def test_classes():
     y = np.array(["left", "right"] * 1000)
     centre = torch.from_numpy(np.where(y == "left", -5.0, 5.0)).unsqueeze(1)
     x = (centre + torch.randn(2000, 2, generator=g)).numpy()
-    estimator = glp.ScoreEstimator(max_iter=200, width=32, class_conditional=True, random_state=0)
+    estimator = glp.ScoreEstimator(max_iter=200, width=32, condition="classes", random_state=0)
     estimator.fit(x, y)
     left = estimator.sample(200, y=["left"] * 200)
     assert (left[:, 0] < 0).mean() > 0.95
@@ -152,7 +152,7 @@ def test_classes():
     with pytest.raises(ValueError, match=r"unknown class.*up"):
         estimator.sample(1, y=["up"])
     with pytest.raises(ValueError, match="needs y"):
-        estimator.sample(1)
+        estimator.score_samples(x[:3])
 
 
 def test_interrupted_and_resumed_is_unbroken(tmp_path):

@@ -10,6 +10,7 @@ import torch
 from support import seeded
 
 import gradlogp as glp
+from gradlogp.interfaces.cli import main
 from gradlogp.interfaces.tables import TableEstimator
 from gradlogp.interfaces.tables.coding import decode, encode
 from gradlogp.interfaces.tables.columns import NOISE, recognise
@@ -257,3 +258,116 @@ def test_what_can_be_overridden_and_what_cannot():
         TableEstimator().fit(np.zeros((3, 2)))
     with pytest.raises(ValueError, match="has not been fitted"):
         TableEstimator().sample(3)
+
+
+@pytest.fixture(scope="module")
+def correlated():
+    """ρ = 0.9 with 30 % holes in both columns, learned in a short training."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(2000, 2))
+    x[:, 1] = 0.9 * x[:, 0] + math.sqrt(0.19) * x[:, 1]
+    frame = pd.DataFrame(x, columns=["a", "b"]).mask(rng.random((2000, 2)) < 0.3)
+    estimator = glp.ScoreEstimator(max_iter=600, width=48, depth=2, random_state=0)
+    return TableEstimator(estimator).fit(frame), frame
+
+
+def test_imputed_draws_have_the_conditional_law(correlated):
+    """E[b | a = 1] = 0.9, Var = 0.19, either way round; a hole's chance of being one says nothing."""
+    model, frame = correlated
+    whole = frame.dropna()
+    for known, other in (("a", "b"), ("b", "a")):
+        asked = pd.DataFrame({known: np.ones(2000), other: np.nan})[["a", "b"]]
+        drawn = model.impute(asked)
+        assert list(drawn) == ["a", "b"]
+        assert (drawn[known] == 1).all()
+        error = math.sqrt(0.19 / 2000 + 2 * 0.19 / len(whole))  # of the draws, of a regression
+        assert abs(drawn[other].mean() - 0.9) < 4.5 * error
+        spread = 0.19 * math.sqrt(2 / 2000 + 2 / len(whole))
+        assert abs(drawn[other].var() - 0.19) < 4.5 * spread
+        assert (
+            abs(0.627 - 0.9) > 4.5 * error
+        )  # what replacement would give, apart from its variance
+        assert abs(0.311 - 0.19) > 4.5 * spread
+    both = model.impute(pd.DataFrame({"a": [np.nan] * 2000, "b": np.nan}))
+    assert abs(both["a"].corr(both["b"]) - 0.9) < 0.04
+    new = model.sample(2000)  # the same model draws whole rows, holes among them
+    assert new.isna().mean().tolist() == pytest.approx(frame.isna().mean().tolist(), abs=0.06)
+    assert abs(new.dropna().corr().iloc[0, 1] - 0.9) < 0.06
+
+
+def test_every_row_has_holes_of_its_own():
+    """Known cells stay as they are, also their dtype; draws differ, and the seed decides them."""
+    frame = table()
+    estimator = glp.ScoreEstimator(
+        max_iter=20, width=16, depth=1, random_state=0, n_sample_steps=8
+    )
+    model = TableEstimator(estimator).fit(frame)
+    rng = np.random.default_rng(1)
+    asked = frame.mask(rng.random(frame.shape) < 0.2)
+    asked.index = np.arange(len(asked)) % 7  # an index need not be one
+    asked["more"] = "x"
+    filled, again = model.impute(asked, 2, random_state=3)
+    assert list(filled) == list(asked)
+    assert not filled.drop(columns="more").isna().any().any()
+    assert filled.index.equals(asked.index)
+    for name in frame:
+        known = asked[name].notna().to_numpy()
+        kept = filled[name].to_numpy()[known].astype(object)
+        assert (kept == asked[name].to_numpy()[known].astype(object)).all(), name
+        if name not in ("income", "visits", "city"):
+            assert filled[name].dtype == frame[name].dtype, name
+    differ = (filled["income"] != again["income"]).to_numpy()
+    assert (differ == asked["income"].isna().to_numpy()).mean() > 0.95
+    pd.testing.assert_frame_equal(filled, model.impute(asked, 2, random_state=3)[0])
+    assert set(filled["city"]) <= set(frame["city"].dropna())
+    assert filled["month"].between(1, 12).all()
+    pd.testing.assert_frame_equal(model.impute(frame.dropna()), frame.dropna())
+    with pytest.raises(ValueError, match="n_draws"):
+        model.impute(asked, 0)
+    with pytest.raises(ValueError, match="lacks columns: age"):
+        model.impute(frame.drop(columns="age"))
+
+
+def test_a_density_where_a_hole_says_nothing(tmp_path):
+    """Columns without holes when learned: log p of the cells that are there, of a correlated law."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(1500, 2))
+    x[:, 1] = 3 + 2 * (0.8 * x[:, 0] + 0.6 * x[:, 1])
+    frame = pd.DataFrame(x, columns=["a", "b"])
+    estimator = glp.ScoreEstimator(
+        max_iter=200, width=32, depth=1, random_state=0, n_sample_steps=16, n_likelihood_steps=12
+    )
+    model = TableEstimator(estimator).fit(frame)
+    b = np.array([-1.0, 3.0, 5.0])
+    found = model.score_samples(pd.DataFrame({"a": [np.nan] * 3, "b": b}))
+    right = -0.5 * ((b - 3) / 2) ** 2 - math.log(2) - 0.5 * math.log(2 * math.pi)
+    np.testing.assert_allclose(found, right, atol=0.25)
+    model = TableEstimator.load(model.save(tmp_path / "m"))
+    np.testing.assert_allclose(
+        model.score_samples(pd.DataFrame({"a": [np.nan] * 3, "b": b})), found, atol=1e-4
+    )
+    plain = TableEstimator(glp.ScoreEstimator(max_iter=2, random_state=0), holes=False).fit(frame)
+    with pytest.raises(ValueError, match="holes=True"):
+        plain.impute(frame)
+    with pytest.raises(ValueError, match="no row learned from had"):
+        plain.score_samples(pd.DataFrame({"a": [np.nan], "b": [1.0]}))
+
+
+def test_the_command_fills_a_file(tmp_path, capsys):
+    frame = table(200).drop(columns=["name", "joined"])
+    estimator = glp.ScoreEstimator(max_iter=5, width=8, depth=1, random_state=0, n_sample_steps=4)
+    TableEstimator(estimator).fit(frame).save(tmp_path / "m")
+    asked = frame.mask(np.random.default_rng(1).random(frame.shape) < 0.2)
+    asked.to_csv(tmp_path / "holes.csv", index=False)
+    line = ["impute", str(tmp_path / "m"), str(tmp_path / "holes.csv"), "--out"]
+    assert main([*line, str(tmp_path / "filled.csv"), "--n-draws", "3", "--quiet"]) == 0
+    filled = pd.read_csv(tmp_path / "filled.csv")
+    assert not filled.isna().any().any()
+    assert filled["draw"].value_counts().to_dict() == {1: 200, 2: 200, 3: 200}
+    known = asked["dose"].notna()
+    assert (filled["dose"][:200][known] == asked["dose"][known]).all()
+    for wrong in (["none.csv"], [str(tmp_path / "m")]):
+        code = main(["impute", str(tmp_path / "m"), *wrong, "--out", str(tmp_path / "x.csv")])
+        assert code == 2
+    assert main([*line, str(tmp_path / "filled.csv")]) == 2  # it is there
+    assert capsys.readouterr().err.count("\n") == 3

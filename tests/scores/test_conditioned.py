@@ -437,3 +437,31 @@ def test_a_linear_law_is_learned_given_y_and_without():
             if u:  # negative control: the two are far apart
                 assert off(given, everyone) > 4 * TOLERANCE
     assert math.isclose(float(model.condition.dropout), 0.3, rel_tol=1e-6)
+
+
+def test_what_is_linear_in_a_condition_is_exact_before_any_training(generator):
+    """x = A y + b + noise, at scales that differ by 10⁶: an untrained network has the law given y."""
+    A = torch.tensor([[2e3, -1e3, 5e2], [1e-3, 0.0, 2e-3]], dtype=torch.float64)
+    y = torch.randn(400, 3, generator=generator)
+    y[:, 2] = y[:, 0] - y[:, 1]  # columns that depend on one another
+    noise = torch.randn(400, 2, generator=generator)
+    Y = torch.cat([y[:, :2], torch.ones(400, 1)], 1)
+    noise = torch.linalg.qr(noise - Y @ torch.linalg.lstsq(Y, noise).solution)[0]  # exactly I
+    sd = torch.tensor([300.0, 4e-4], dtype=torch.float64)
+    x = y @ A.T + torch.tensor([5e4, 3.0]) + 20 * noise * sd  # covariance 400 · I/400 · sd²
+    model = ScoreModel(MLP(2, 8, 1, (3,), generator=seeded()), VE(0.01, 20.0), "v").double()
+    nn.init.zeros_(model.network.outlet.bias)
+    model.fit_frame(x, "each")
+    model.fit_condition(x, y, 0.0)
+    at = torch.tensor([[1.0, -2.0, 3.0], [0.5, 0.0, 0.5]], dtype=torch.float64)
+    mean = at @ A.T + torch.tensor([5e4, 3.0])
+    scale, T = model.coordinates.scale, torch.tensor([0.1, 0.7], dtype=torch.float64)
+    alpha, sigma = VE(0.01, 20.0)(T)
+    c2 = (sd / scale) ** 2 * 400 / (400 - 4)  # unbiased
+    m = model.coordinates.encode(mean)
+    z = m + torch.randn(2, 2, generator=generator)
+    var = alpha[:, None] ** 2 * c2 + sigma[:, None] ** 2
+    close(model.given(at)(z, T), -(z - alpha[:, None] * m) / var, 1e-7)
+    close(model.given(at).denoise(z, T), m + c2 / var * (z - m), 1e-7)
+    model.fit_condition(x, y, 0.1)  # with dropout the network must do without
+    assert (model.given(at)(z, T) + (z - m) / var).abs().max() > 0.1

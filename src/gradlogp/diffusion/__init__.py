@@ -2,6 +2,8 @@
 
 from .bound import variational_bound as variational_bound
 from .evolve import evolve as evolve
+from .holes import conditional_log_likelihood as conditional_log_likelihood
+from .holes import marginal_log_likelihood as marginal_log_likelihood
 from .likelihood import Likelihood as Likelihood
 from .likelihood import bits_per_dim as bits_per_dim
 from .likelihood import dequantise as dequantise

@@ -10,6 +10,7 @@ from .analytic import Joint as Joint
 from .analytic import Product as Product
 from .analytic import UniformSphere as UniformSphere
 from .analytic import VonMisesCircle as VonMisesCircle
+from .analytic import WithHoles as WithHoles
 from .as_target import Target as Target
 from .as_target import as_target as as_target
 from .constraints import bijection as bijection

@@ -28,20 +28,25 @@ from ..core import (
     check_kind,
     check_number,
     check_option,
+    choice,
     new_seed,
     permutation,
 )
 from ..diffusion import log_likelihood
 from ..learn import checkpoint
 from ..learn.folders import read_whole
+from ..learn.objectives.masked import Masks
 from ..learn.processes import Processes
 from ..learn.settings import TrainingSettings
 from ..learn.training import fit
 from ..noise import blurred, noise_range, time_at
 from ..noise.predictions import Kind
+from ..scores.conditioned import Condition
+from ..scores.guided import GuidedScore
 from ..scores.model import ScoreModel
 from ..show.progress import bar
 from .base import BaseName, Judge, base_for, held_out_rows
+from .conditions import check_rows, names_of, number_classes, read_classes, read_values
 from .kept import check_kept, settings_of
 from .pipeline import (
     CHUNK,
@@ -53,7 +58,7 @@ from .pipeline import (
 )
 
 HERE = ("checkpoint", "resume", "device", "verbose")  # parameters of a run, not of a model
-SHAPE = ("width", "depth", "predicts", "class_conditional")  # what a model is like, from the start
+SHAPE = ("width", "depth", "predicts", "condition")  # what a model is like, from the start
 
 
 class ScoreEstimator(DensityMixin, BaseEstimator):
@@ -78,8 +83,10 @@ class ScoreEstimator(DensityMixin, BaseEstimator):
         predicts: What the network predicts.
         base: What the network corrects: the noised score of one "gaussian"; of a "mixture", if it is
             better on held-out rows than one Gaussian; "none"; or "auto": "mixture" for vectors,
-            "gaussian" with classes, "none" for images.
-        class_conditional: Whether y holds classes to condition on; otherwise y is ignored.
+            "gaussian" with classes, "none" for images, and with values, of which the linear part is
+            known anyway.
+        condition: What y is, on which the model is conditional: "classes" (text, integers, booleans)
+            or "values" (numbers, vectors, images). By default y is ignored by `fit`.
         standardize: Whether to learn in coordinates of zero mean and unit variance, for each column
             or channel; "one": with one scale for all.
         objective: Another loss of each sample, objective(noisy_score, x, schedule, generator=…).
@@ -103,7 +110,10 @@ class ScoreEstimator(DensityMixin, BaseEstimator):
         correction_: What the learned correction of the base is worth in nats of held-out rows, and
             whether it was kept: where it is worse, the base alone is. None without a base or rows.
         sigma_min_: The smallest noise level, in units of each column's standard deviation.
-        classes_: The class labels, if class-conditional.
+        classes_: The class labels, with condition="classes".
+        class_prior_: How often each class was in the data.
+        condition_shape_: The shape of a row of y, with condition="values".
+        condition_names_: The names of its columns, where y was a frame.
     """
 
     def __init__(
@@ -120,7 +130,7 @@ class ScoreEstimator(DensityMixin, BaseEstimator):
         schedule: Schedule | None = None,
         predicts: Kind = "v",
         base: BaseName = "auto",
-        class_conditional: bool = False,
+        condition: Literal["classes", "values"] | None = None,
         standardize: bool | Literal["one"] = True,
         objective: Any = None,
         settings: TrainingSettings | None = None,
@@ -145,7 +155,7 @@ class ScoreEstimator(DensityMixin, BaseEstimator):
         self.schedule = schedule
         self.predicts = predicts
         self.base = base
-        self.class_conditional = class_conditional
+        self.condition = condition
         self.standardize = standardize
         self.objective, self.settings = objective, settings
         self.held_out_fraction = held_out_fraction
@@ -159,26 +169,34 @@ class ScoreEstimator(DensityMixin, BaseEstimator):
         self.verbose = verbose
 
     def fit(
-        self, X: Any, y: Any = None, *, columns: Sequence[str] | None = None
+        self,
+        X: Any,
+        y: Any = None,
+        *,
+        columns: Sequence[str] | None = None,
+        masks: Masks | None = None,
     ) -> ScoreEstimator:
         """Learn the score of X.
 
         Arguments:
             X: Data, `(N, D)` or `(N, C, H, W)`, N ≥ 2, finite.
-            y: Classes `(N,)` if `class_conditional`; otherwise ignored.
+            y: Classes `(N,)`, or values `(N,)`, `(N, k)` or of any shape, by `condition`; otherwise
+                ignored.
             columns: Names of the columns, kept with the model; those of X where it is a frame.
+            masks: What to hide while training, for a model that is to know any part of a row
+                (`model_.given`), beside all of it.
 
         Raises:
-            ValueError: For one sample, NaN or infinite entries, a constant column, missing classes,
-                or settings out of range.
+            ValueError: For one sample, NaN or infinite entries, a constant column, a y that is missing
+                or not what `condition` says, or settings out of range.
         """
-        given: dict[str, Any] = {
+        chosen: dict[str, Any] = {
             "steps": self.max_iter, "batch_size": self.batch_size,
             "learning_rate": self.learning_rate, "ema": self.ema,
         }  # fmt: skip
         settings = replace(
             self.settings or TrainingSettings(),
-            **{k: v for k, v in given.items() if v is not None},
+            **{k: v for k, v in chosen.items() if v is not None},
         )
         if columns is not None:
             check_kind(columns, "columns", list | tuple | np.ndarray, "names, one for each column")
@@ -190,8 +208,15 @@ class ScoreEstimator(DensityMixin, BaseEstimator):
         )
         x, generator = torch.from_numpy(np.array(X)), self._generator(None)
         generator.manual_seed(Processes.here().of_first(generator.initial_seed()))
-        labels = self._encode_classes(y, len(x))
+        given, objective = self._learn_condition(y, len(x)), self.objective or OBJECTIVE
         check_option(self.base, "base", BaseName)
+        base: BaseName = (
+            "none" if self.base == "auto" and self.condition == "values" else self.base
+        )
+        if masks is not None:
+            if self.condition is not None or self.objective is not None:
+                raise ValueError("masks= come with an objective and a condition of their own")
+            given, objective, base = masks.known, masks.objective(), "none"
         n_held_out = held_out_rows(len(x), self.held_out_fraction)
         order = permutation(len(x), generator)
         kept, aside = order[n_held_out:], order[:n_held_out]
@@ -204,24 +229,25 @@ class ScoreEstimator(DensityMixin, BaseEstimator):
                 x[kept], network=self.network, schedule=self.schedule, predicts=self.predicts,
                 standardize=self.standardize, width=self.width, depth=self.depth,
                 base=base_for(
-                    self.base, x[kept], x[aside], conditional=self.class_conditional,
+                    base, x[kept], x[aside], conditional=self.condition is not None,
                     standardize=self.standardize, seed=seed,
                 ),
                 channels=self.channels, generator=generator,
-                condition=len(self.classes_) if self.class_conditional else None,
+                condition=self._condition_kind(), holes=masks is not None,
+                given=None if given is None or masks is not None else given[kept],
             )  # fmt: skip
         model.to(self.device)
         if hasattr(self, "feature_names_in_"):
             model.columns = tuple(map(str, self.feature_names_in_))
         elif columns is not None:
             model.columns = tuple(columns)
-        judge = Judge(x[aside], None if labels is None else labels[aside], seed)
+        judge = Judge(x[aside], None if given is None else given[aside], seed)
         records: Any = fit(
-            model, x[kept], self.objective or OBJECTIVE,
-            condition=None if labels is None else labels[kept], settings=settings,
+            model, x[kept], objective,
+            condition=None if given is None else given[kept], settings=settings,
             standardize=self.standardize,
             held_out=x[aside] if n_held_out >= 2 else None,
-            held_out_condition=None if labels is None or n_held_out < 2 else labels[aside],
+            held_out_condition=None if given is None or n_held_out < 2 else given[aside],
             checkpoint=self.checkpoint, extra={"estimator": self._kept()}, resume=self.resume,
             finish=judge, generator=generator,
         )  # fmt: skip
@@ -251,54 +277,107 @@ class ScoreEstimator(DensityMixin, BaseEstimator):
                     "keep its settings and data"
                 )
 
-    def _encode_classes(self, y: Any, n: int, *, known: bool = False) -> Tensor | None:
-        """Return class numbers for labels y, or None if not conditional."""
-        if not self.class_conditional:
+    def _learn_condition(self, y: Any, n: int) -> Tensor | None:
+        """Return what y holds, one row a sample, and keep what it can be; None if unconditional."""
+        if self.condition is None:
             return None
+        check_option(self.condition, "condition, if it is not None,", ("classes", "values"))
         if y is None:
-            raise ValueError("class_conditional=True needs y, one class a sample")
-        y = np.asarray(y)
-        if y.shape != (n,):
-            raise ValueError(f"y must have shape ({n},), got {y.shape}")
-        if not known:
-            self.classes_ = np.unique(y)
-        unknown = sorted(set(y.tolist()) - set(self.classes_.tolist()))
-        if unknown:
-            raise ValueError(f"unknown class(es) {unknown}; known: {self.classes_.tolist()}")
-        return torch.from_numpy(np.searchsorted(self.classes_, y)).long()
+            raise ValueError(f'condition="{self.condition}" needs y, one row a sample')
+        self.condition_names_ = names_of(y)
+        if self.condition == "classes":
+            found = read_classes(y)
+            check_rows(found.shape, n)
+            self.classes_, counts = np.unique(found, return_counts=True)
+            self.class_prior_ = counts / n
+            return number_classes(found, self.classes_)
+        values = read_values(y)
+        check_rows(values.shape, n)
+        self.condition_shape_ = tuple(values.shape[1:])
+        return values
+
+    def _condition_kind(self) -> int | tuple[int, ...] | None:
+        """Return a number of classes, the shape of values, or None, as networks are made with it."""
+        if self.condition is None:
+            return None
+        return len(self.classes_) if self.condition == "classes" else self.condition_shape_
+
+    def _given(self, score: ScoreModel, y: Any, n: int) -> NoisyScore:
+        """Return the score given y, one row for each of n samples or one for all.
+
+        Raises:
+            ValueError: For a y that is missing, not wanted, or of another kind or number of rows.
+        """
+        if self.condition is None:
+            if y is not None:
+                raise ValueError(
+                    "y was given, and this model has nothing to condition on: fit it with "
+                    'condition="classes" or condition="values"'
+                )
+            return score
+        if y is None:
+            if isinstance(score.condition, Condition) and float(score.condition.dropout) > 0:
+                return score.unconditional()
+            raise ValueError(
+                f'condition="{self.condition}" needs y, one row a sample or one for all (or train with '
+                "settings=TrainingSettings(condition_dropout=0.1), and leave it out)"
+            )
+        if self.condition == "classes":
+            given = number_classes(y, self.classes_)
+        else:
+            given = read_values(y, self.condition_shape_)
+        if len(given) != 1:
+            check_rows(given.shape, n)
+        return score.given(given)
 
     def _generator(self, random_state: Any) -> torch.Generator:
         state = check_random_state(self.random_state if random_state is None else random_state)
         return torch.Generator().manual_seed(int(state.randint(2**31)))
 
     def _at(self, X: Any, y: Any) -> tuple[Tensor, NoisyScore]:
-        """Return data and the score given their classes, float64: no result depends on the batch."""
+        """Return data and the score given y, float64: no result depends on the batch."""
         check_is_fitted(self, "model_")
         X = validate_data(
             self, _as_array(X), dtype=[np.float64, np.float32], allow_nd=True, reset=False
         )
         x = torch.from_numpy(np.array(X, dtype=np.float64))
-        labels = self._encode_classes(y, len(x), known=True)
-        model = self._double()
-        return x, model if labels is None else model.given(labels)
+        return x, self._given(self._double(), y, len(x))
 
     def _like_input(self, x: Tensor) -> Any:
         return x if self._tensors else x.numpy()
 
-    def sample(self, n_samples: int = 1, y: Any = None, random_state: Any = None) -> Any:
+    def sample(
+        self, n_samples: int = 1, y: Any = None, random_state: Any = None, *, guidance: float = 0.0
+    ) -> Any:
         """Draw new samples by the probability flow, `(n_samples, *event)`.
 
-        The same `random_state`, by default that of the estimator, gives the same samples; y are
-        their classes `(n_samples,)`, if class-conditional.
+        The same `random_state`, by default that of the estimator, gives the same samples.
+
+        Arguments:
+            n_samples: How many.
+            y: Classes or values to draw for, one row a sample or one for all. Without it classes are
+                drawn as often as they are in the data; values need it, unless training left some out
+                (`condition_dropout`).
+            random_state: Seed.
+            guidance: w of `GuidedScore`: 0 draws from p(x | y), more moves away from what all y share.
+                It needs a model trained with `condition_dropout`.
+
+        Raises:
+            ValueError: For a y that is missing, unknown or of a wrong shape, or guidance of a model
+                that cannot be guided.
         """
         check_is_fitted(self, "model_")
         check_count(n_samples, "n_samples")
-        labels = self._encode_classes(y, n_samples, known=True)
-        score = self.model_ if labels is None else self.model_.given(labels)
-        x = draw(
-            score, n_samples, self.sample_levels(), generator=self._generator(random_state),
-            quiet=not self.verbose,
-        )  # fmt: skip
+        check_number(guidance, "guidance")
+        g = self._generator(random_state)
+        if y is None and self.condition == "classes":
+            y = self.classes_[choice(torch.from_numpy(self.class_prior_), n_samples, g).numpy()]
+        if guidance and y is None:
+            raise ValueError("guidance= needs y, the condition to move towards")
+        score = self._given(self.model_, y, n_samples)
+        if guidance:
+            score = GuidedScore(score, self.model_.unconditional(), float(guidance))
+        x = draw(score, n_samples, self.sample_levels(), generator=g, quiet=not self.verbose)
         return self._like_input(x.cpu())
 
     def sample_levels(self) -> int:
@@ -339,7 +418,11 @@ class ScoreEstimator(DensityMixin, BaseEstimator):
         return self._like_input(found.log_prob)
 
     def score(self, X: Any, y: Any = None) -> float:
-        """Return the mean log-density in nats: scikit-learn's score, not ∇ log p."""
+        """Return the mean log-density in nats: scikit-learn's score, not ∇ log p.
+
+        As scikit-learn has it, y is ignored where the model is not conditional.
+        """
+        y = None if self.condition is None else y
         return float(np.mean(np.asarray(self.score_samples(X, y))))
 
     def denoise(self, X: Any, sigma: float, y: Any = None) -> Any:
@@ -348,7 +431,7 @@ class ScoreEstimator(DensityMixin, BaseEstimator):
         Arguments:
             X: Noisy data.
             sigma: Standard deviation of the noise, in units of each column's standard deviation.
-            y: Classes, if class-conditional.
+            y: Classes or values, one row a sample or one for all.
 
         Raises:
             ValueError: If the model was not trained at so large or small a noise.
@@ -368,7 +451,9 @@ class ScoreEstimator(DensityMixin, BaseEstimator):
             "settings": None if self.settings is None else vars(self.settings),
             "n_features_in": self.n_features_in_,
             "tensors": self._tensors,
-            "classes": self.classes_.tolist() if self.class_conditional else None,
+            "classes": self.classes_.tolist() if self.condition == "classes" else None,
+            "class_prior": self.class_prior_.tolist() if self.condition == "classes" else None,
+            "condition_names": list(self.condition_names_) if self.condition else [],
         }
 
     def save(
@@ -404,13 +489,15 @@ class ScoreEstimator(DensityMixin, BaseEstimator):
         estimator = cls(network=network, settings=settings, **kept.get("parameters", {}))
         estimator.n_features_in_ = kept.get("n_features_in", model.event_shape[0])
         estimator._tensors = kept.get("tensors", False)
-        classes = kept.get("classes")
         kind = None if model.condition is None else model.condition.kind
-        if classes is None and isinstance(kind, int):
-            classes = range(kind)
-        estimator.class_conditional = classes is not None
-        if classes is not None:
-            estimator.classes_ = np.asarray(classes)
+        estimator.condition_names_ = tuple(kept.get("condition_names", ()))
+        estimator.condition = None
+        if isinstance(kind, int):
+            n, estimator.condition = kind, "classes"
+            estimator.classes_ = np.asarray(kept.get("classes", range(n)))
+            estimator.class_prior_ = np.asarray(kept.get("class_prior", [1 / n] * n))
+        elif isinstance(model.condition, Condition) and kind is not None:
+            estimator.condition, estimator.condition_shape_ = "values", tuple(kind)
         estimator.model_, estimator.held_out_loss_, estimator.n_iter_ = model, None, 0
         estimator.sigma_min_, estimator.sigma_max_ = noise_range(model.schedule)
         estimator._steps = {}

@@ -31,11 +31,14 @@ def check_kept(kept: Any, config: dict[str, Any], where: str, hints: Mapping[str
         if not good:
             raise ValueError(f"{where}{field} cannot be {short(found)}")
 
-    fields = ("parameters", "settings", "n_features_in", "tensors", "classes")
+    fields = (
+        "parameters", "settings", "n_features_in", "tensors", "classes", "class_prior",
+        "condition_names",
+    )  # fmt: skip
     need(isinstance(kept, dict) and (not kept or kept.keys() == set(fields)), "", kept)
     if not kept:  # of a training without an estimator
         return
-    parameters, settings, n_features, tensors, classes = (kept[name] for name in fields)
+    parameters, settings, n_features, tensors, classes, prior, names = map(kept.get, fields)
     need(isinstance(parameters, dict), ".parameters", parameters)
     for name, value in parameters.items():
         known = name in hints
@@ -55,3 +58,13 @@ def check_kept(kept: Any, config: dict[str, Any], where: str, hints: Mapping[str
     need(fits(classes, list[str | int | float | bool] | None), ".classes", classes)
     kind = config["condition"] if isinstance(config["condition"], int) else None
     need((None if classes is None else len(set(classes))) == kind, ".classes", classes)
+    shares = prior if fits(prior, list[float]) else []
+    good = prior is None if kind is None else len(shares) == kind and all(p >= 0 for p in shares)
+    need(good and (kind is None or abs(sum(shares) - 1) < 1e-6), ".class_prior", prior)
+    need(fits(names, list[str]) and (not names or config["condition"] is not None),
+         ".condition_names", names)  # fmt: skip
+    plain = config["condition"] is None or config["network"].get("holes") is True
+    made = None if plain else "values" if kind is None else "classes"
+    need(
+        parameters.get("condition") == made, ".parameters: condition", parameters.get("condition")
+    )

@@ -22,12 +22,16 @@ from ..noise.ladder import noise_levels
 from ..noise.predictions import Kind
 from ..noise.schedules import VE
 from ..noise.spread import noise_span
+from ..scores.conditioned import Condition, linear_part
 from ..scores.model import ScoreModel
 from ..scores.networks import MLP, UNet
 from ..show.progress import bar
 
 OBJECTIVE = partial(multilevel, stratified=True)
 """What to train with: every noise level alike, times spread evenly over the batch."""
+
+LEAST = 1e-3
+"""Of the standard deviation: below it the noise levels do not follow what y leaves of x."""
 
 CHUNK = 4096
 """Points handled together."""
@@ -45,6 +49,8 @@ def build_model(
     channels: Sequence[int] = (32, 64),
     condition: int | Sequence[int] | None = None,
     base: Gaussian | GaussianMixture | Literal["gaussian"] | None = None,
+    given: Tensor | None = None,
+    holes: bool = False,
     generator: torch.Generator | None = None,
 ) -> ScoreModel:
     """Return an untrained model that suits the data.
@@ -52,7 +58,9 @@ def build_model(
     Noise levels of vectors are those of `noise.spread.noise_span`, geometrically (VE). Of images
     they reach from half the spacing of the points or a tenth of Scott's bandwidth n^{−1/(d+4)},
     whichever is larger but at most 0.05, to their largest distance. Both are in units of the data's
-    standard deviation. Images with even sides get a U-Net, all else an MLP.
+    standard deviation. Values to condition on narrow the law: the smallest level is then in units of
+    what they leave of it, in the narrowest direction. Images with even sides get a U-Net, all else an
+    MLP.
 
     Arguments:
         x: The data, `(N, *event)`.
@@ -65,6 +73,8 @@ def build_model(
         channels: Channels of the U-Net.
         condition: What to condition on: a number of classes, the shape of values, or None.
         base: What the network corrects, as of `ScoreModel`.
+        holes: Whether to condition on any part of a row instead.
+        given: The conditions, one a row of x, for the choice of noise levels.
         generator: Where the initial weights come from.
     """
     event = x.shape[1:]
@@ -72,17 +82,20 @@ def build_model(
         scales: Scales = "one" if standardize == "one" else "each"
         z = AffineCoordinates.fit(x, event, scales).encode(x) if standardize else x
         if len(event) == 1:
-            schedule = VE(*noise_span(z, generator))
+            least, most = noise_span(z, generator)
         else:
             sigmas = noise_levels(z.float(), tell=None, generator=generator).sigmas
             # n points do not tell the score at scales far below a kernel density's bandwidth
             bandwidth = len(x) ** (-1 / (event.numel() + 4))
-            schedule = VE(min(0.05, max(sigmas[-1], 0.1 * bandwidth)), sigmas[0])
-    if network is None and suits_unet(event):
+            least, most = min(0.05, max(sigmas[-1], 0.1 * bandwidth)), sigmas[0]
+        if given is not None and given.is_floating_point() and standardize:
+            least *= _unexplained(z, given)
+        schedule = VE(least, most)
+    if network is None and suits_unet(event) and not holes:
         network = UNet(event, channels, condition=condition, generator=generator)
     elif network is None:
-        network = MLP(event, width, depth, condition, generator=generator)
-        if base is None and event.numel() > width:
+        network = MLP(event, width, depth, condition, holes, generator=generator)
+        if base is None and not holes and event.numel() > width:
             warn_of_rank(x, width)
     return ScoreModel(network, schedule, predicts, event, base=base)
 
@@ -98,6 +111,17 @@ def warn_of_rank(x: Tensor, width: int) -> None:
             'of them, and some will come out too wide; pass base="gaussian", or a larger width',
             stacklevel=3,
         )
+
+
+def _unexplained(z: Tensor, y: Tensor) -> float:
+    """Return the least standard deviation of any direction that a linear prediction from y leaves.
+
+    As narrow as the posterior of a linear model, and no narrower than that of any other on average.
+    """
+    found = linear_part(z.flatten(1).double(), y)
+    if found is None:
+        return 1.0
+    return float(torch.linalg.eigvalsh(found[1])[0].clamp(min=LEAST**2, max=1).sqrt())
 
 
 def suits_unet(event: Sequence[int]) -> bool:
@@ -142,7 +166,7 @@ def likelihood_steps(model: ScoreModel) -> int:
 def _typical(model: ScoreModel, n: int, generator: torch.Generator) -> NoisyScore:
     """Return the score given n conditions that the data may have had, so that none is asked for."""
     condition = model.condition
-    if condition is None:
+    if not isinstance(condition, Condition):
         return model
     if isinstance(condition.kind, int):
         return model.given(torch.arange(n, device=model.z_std.device) % condition.kind)

@@ -11,7 +11,6 @@ from torch import Tensor
 
 from ..core import check_count, check_dtype, check_kind, permutation
 from ..noise.coordinates import Data, as_tensor, pieces
-from ..scores.conditioned import check_condition
 from ..scores.model import ScoreModel
 
 
@@ -56,7 +55,7 @@ def check_conditions(model: ScoreModel, condition: Tensor | None, n: int, name: 
         return
     if condition is None:
         raise ValueError(f"this model is conditional: pass {name}=, one a row of the data")
-    if len(check_condition(condition, model.condition.kind)) != n:
+    if len(model.condition.check(condition)) != n:
         raise ValueError(f"{name} has {len(condition)} rows, the data {n}")
 
 

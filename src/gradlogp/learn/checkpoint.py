@@ -32,6 +32,7 @@ from torch import nn
 
 from ..noise.coordinates import AffineCoordinates
 from ..scores.base import check_base
+from ..scores.conditioned import Condition
 from ..scores.model import ScoreModel
 from . import config as configuration
 from .claim import Claim
@@ -234,7 +235,9 @@ def check_scales(model: ScoreModel, file: Path) -> None:
         "coordinates.scale": all(bool((m.scale > 0).all()) for m in affine),
         "coordinates.bits": all(float(m.bits) in (32.0, 64.0) for m in affine),
         "z_std": bool((model.z_std > 0).all()),
-        "condition.dropout": model.condition is None or 0 <= float(model.condition.dropout) < 1,
+        "condition.dropout": not isinstance(model.condition, Condition)
+        or 0 <= float(model.condition.dropout) < 1,
+        "left": model.left is None or bool((model.left > 0).all()),
     } | check_base(model.base)
     if bad := [name for name, fine in good.items() if not fine]:
         raise ValueError(f"{file} is damaged: {bad[0]} is out of range")

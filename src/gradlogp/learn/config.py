@@ -159,9 +159,10 @@ def build(
     """
     event, given = tuple(config["event_shape"]), config["condition"]
     kind = tuple(given) if isinstance(given, list) else given
+    holes = config["network"].get("holes") is True
     for name, wanted, field in (
         ("z_mean", event, "event_shape"), ("coordinates.scale", event, "event_shape"),
-        ("condition.null_value", kind if isinstance(kind, tuple) else None, "condition"),
+        ("condition.null_value", kind if isinstance(kind, tuple) and not holes else None, "condition"),
         *((name, shape, "base") for name, shape in shapes_of(config["base"], event).items()),
     ):  # fmt: skip
         if shapes.get(name) != wanted:
@@ -175,6 +176,8 @@ def build(
             network, from_config(config["schedule"]), config["predicts"], event, kind
         )
         model.base = base_of(config["base"], model.event_shape)
+        if model.base is not None:  # in place of what values predict linearly
+            model.gain = model.left = None
         return model
     except ValueError as error:
         raise ValueError(f"{weights} does not fit the network: {error}") from None

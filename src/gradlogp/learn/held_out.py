@@ -10,6 +10,7 @@ from torch import Tensor
 from ..core import Estimate, NoisyScore, mean_and_error
 from ..noise.coordinates import Data
 from ..scores.conditioned import ConditionedScore
+from ..scores.masked import Mask, MaskedScore
 from ..scores.model import ScoreModel
 from .batches import rows
 from .objectives import draw_times, excess
@@ -27,7 +28,10 @@ def encoded(model: ScoreModel, x: Tensor) -> Tensor:
 
 def conditioned(model: ScoreModel, condition: Tensor | None) -> NoisyScore:
     """Return the score of samples of these conditions, given as the network takes them."""
-    return model if condition is None else ConditionedScore(model, condition)
+    if condition is None:
+        return model
+    made = MaskedScore if isinstance(model.condition, Mask) else ConditionedScore
+    return made(model, condition)
 
 
 class Measurement:

@@ -216,7 +216,7 @@ class _Fit:
             scales: Scales | None = "each" if standardize is True else standardize or None
             model.fit_frame(data, scales)
             if condition is not None and model.condition is not None:
-                model.condition.fit(condition, settings.condition_dropout)
+                model.fit_condition(data, condition, settings.condition_dropout)
         if exact is not None:
             check_noisy_score(exact, "exact")
             check_same_frame(model, exact, "the model and the exact score")

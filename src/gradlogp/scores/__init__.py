@@ -14,6 +14,7 @@ from .foreign import from_epsilon as from_epsilon
 from .foreign import from_k_diffusion as from_k_diffusion
 from .foreign import to_k_diffusion as to_k_diffusion
 from .guided import GuidedScore as GuidedScore
+from .masked import MaskedScore as MaskedScore
 from .model import ScoreModel as ScoreModel
 from .networks import MLP as MLP
 from .networks import UNet as UNet

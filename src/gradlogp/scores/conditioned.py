@@ -6,12 +6,16 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from ..core import check_count, check_event_shape
 from ..noise.coordinates import AffineCoordinates, Data, as_tensor
 from ..noise.score_base import ScoreWrapper
 from .networks import NO_CLASS
+
+LEAST_ROWS = 10
+"""Rows for each number of a condition that its linear part needs."""
 
 NULL = 4.0
 """Where the learned null condition starts, in standard deviations, or beyond what goes further."""
@@ -56,6 +60,30 @@ def check_condition(condition: Any, kind: int | torch.Size | None) -> Tensor:
     if values and not bool(condition.isfinite().all()):
         raise ValueError("the condition has entries that are not finite")
     return condition
+
+
+def linear_part(
+    z: Float[Tensor, "n D"], y: Float[Tensor, "n *condition"]
+) -> tuple[Float[Tensor, "D k"], Float[Tensor, "D D"]] | None:
+    r"""Return the best linear prediction of z from y, as a gain, and the covariance of what is left.
+
+    .. math:: z \approx \bar z + G (y - \bar y), \quad G = S_{zy} S_{yy}^{-1}, \quad
+        C = S_{zz} - G S_{yz}
+
+    Of Gaussian z and y these are the conditional law. None where there are too few rows to tell.
+
+    Arguments:
+        z: In float64.
+        y: Likewise, of any shape.
+    """
+    y = y.flatten(1).to(z)
+    n, k = y.shape
+    if n < LEAST_ROWS * (k + 1) or k + z.shape[1] > 1000:
+        return None
+    z, y = z - z.mean(0), y - y.mean(0)
+    gain = torch.linalg.lstsq(y, z, driver="gelsd").solution.T  # columns may depend on one another
+    left = z - y @ gain.T
+    return gain, left.T @ left / (n - k - 1)
 
 
 class Condition(nn.Module):
@@ -113,13 +141,17 @@ class Condition(nn.Module):
                 with torch.no_grad():
                     self.null_value.copy_(beyond.clamp(min=NULL))
 
+    def check(self, condition: Tensor | int) -> Tensor:
+        """Return a condition as a tensor, or raise `ValueError`."""
+        return check_condition(condition, self.kind)
+
     def encode(self, condition: Tensor | int) -> Tensor:
         """Return the condition as the network takes it.
 
         Raises:
             ValueError: If it is not of this kind.
         """
-        value = check_condition(condition, self.kind)
+        value = self.check(condition)
         return value if isinstance(self.kind, int) else self.coordinates.encode(value)
 
     def null(self, n: int, like: Tensor) -> Tensor:
@@ -191,4 +223,4 @@ class ConditionedScore(ScoreWrapper):
         """Return the score of these rows of the condition."""
         if self.condition is None or len(self.condition) == 1:
             return self
-        return ConditionedScore(self.score, self.condition[index])
+        return type(self)(self.score, self.condition[index])

@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..core import Analytic, Moments, Schedule, check_analytic, check_schedule
-from ..distributions.analytic.conditional import Joint
+from ..distributions.analytic.conditional import Joint, WithHoles
 from ..distributions.analytic.empirical import Empirical
 from ..distributions.analytic.gaussian import Gaussian
 from ..distributions.analytic.mixture import GaussianMixture
@@ -24,7 +24,8 @@ class ExactScore(ScoreBase):
 
     Arguments:
         density: A law closed under noising, such as `GaussianMixture`. Of a `Joint` law of x and y,
-            or of `Classes`, this is the score of x alone, and `given(y)` that of x given y.
+            or of `Classes`, this is the score of x alone, and `given(y)` that of x given y; of a law
+            `WithHoles` `given(x)` is that given the part of x that is known.
         schedule: The noise schedule.
     """
 
@@ -63,16 +64,16 @@ class ExactScore(ScoreBase):
         return self.law(t).log_prob(z)
 
     def given(self, condition: Tensor | int) -> ExactScore:
-        """Return the exact score of x given y, `(1, k)` or `(B, k)`.
+        """Return the exact score of x given y, `(1, k)` or `(B, k)`, or given a part of x.
 
         Raises:
-            ValueError: If the density is not a `Joint` law.
+            ValueError: If the density is neither a `Joint` law nor one `WithHoles`.
         """
-        if not isinstance(self.density, Joint):
+        if not isinstance(self.density, Joint | WithHoles):
             raise ValueError(
                 f"{type(self.density).__name__} has nothing to condition on; give a Joint law"
             )
-        return ExactScore(self.density.given(condition), self.schedule)
+        return ExactScore(self.density.given(condition), self.schedule)  # type: ignore[arg-type]
 
     def rows(self, index: slice | Tensor) -> ExactScore:
         """Return the score of these rows of the condition."""

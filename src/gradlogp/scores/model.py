@@ -2,6 +2,7 @@ r"""The noisy score that is learned: a network in the frame of unit variance at 
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 import torch
@@ -21,12 +22,19 @@ from ..core import (
 )
 from ..distributions.analytic.gaussian import Gaussian
 from ..distributions.analytic.mixture import GaussianMixture
-from ..noise.coordinates import AffineCoordinates, Data, Scales, mean_and_std
+from ..noise.coordinates import AffineCoordinates, Data, Scales, as_tensor, mean_and_std
 from ..noise.predictions import KINDS, Kind, to_epsilon, to_x0
 from ..noise.score_base import ScoreBase
 from .base import Base, read_base
-from .conditioned import Condition, ConditionedScore
+from .conditioned import Condition, ConditionedScore, linear_part
+from .masked import Mask, MaskedScore
 from .networks.conditions import read_condition
+
+MOST_LINEAR = 250_000
+"""Entries of the linear part of a condition, beyond which a model has none."""
+
+ROWS = 20_000
+"""Rows that it is fitted to."""
 
 LOG_SNR_LIMIT = 30.0  # beyond it exp(λ) is 0 or ∞ to float32, and the network need not know more
 
@@ -43,8 +51,12 @@ class ScoreModel(ScoreBase, nn.Module):
         \tilde σ = \frac{σ}{\sqrt{α^2 c^2 + σ^2}}, \quad
         \tilde z = \tilde α \tilde z_0 + \tilde σ ε
 
-    and `predicts` names what it predicts of (z̃_0, ε). With `predicts="v"` this is the EDM
-    preconditioning (up to a sign). The network is given −λ/8 with λ = 2 log(α c̄/σ), so that models
+    and `predicts` names what it predicts of (z̃_0, ε). Of a model conditional on values m is the best
+    linear prediction of z_0 from them and c what that leaves, so that what is linear in them is exact
+    from the start (not with `condition_dropout`, where the network has to do without them). A network
+    with `holes=True` predicts what a Gaussian law leaves of z_0, in its standard deviations (`Mask`).
+    With `predicts="v"` this is the EDM preconditioning (up to a sign). The network is given −λ/8 with
+    λ = 2 log(α c̄/σ), so that models
     under different schedules of the same data see the same coordinate.
 
     With a `base` the network learns what the noised score of a Gaussian or a mixture leaves open. Every
@@ -94,6 +106,8 @@ class ScoreModel(ScoreBase, nn.Module):
     coordinates: AffineCoordinates
     z_mean: Tensor
     z_std: Tensor
+    gain: Tensor | None
+    left: Tensor | None
 
     def __init__(
         self,
@@ -130,8 +144,21 @@ class ScoreModel(ScoreBase, nn.Module):
         kind = read_condition(getattr(network, "condition", condition))
         if condition not in (None, kind):
             raise ValueError(f"condition={condition}, but that of the network is {kind}: omit it")
-        self.condition = None if kind is None else Condition(kind)
         self.base: Base | None = read_base(base, self.event_shape, zeros)
+        self.condition: Condition | Mask | None = None if kind is None else Condition(kind)
+        if getattr(network, "holes", False):
+            if base is not None:
+                raise ValueError(
+                    "a network with holes=True starts from a law of its own: omit base="
+                )
+            self.condition = Mask(self.event_shape)
+        # of values a base is that of all together, and what they predict linearly is one too
+        values = base is None and isinstance(kind, tuple) and isinstance(self.condition, Condition)
+        entries = math.prod(kind) if isinstance(kind, tuple) and values else 0
+        linear = 0 < zeros.numel() * entries <= MOST_LINEAR
+        gain = zeros.new_zeros(zeros.numel(), entries) if linear else None
+        self.register_buffer("gain", gain)
+        self.register_buffer("left", ones.clone() if linear else None)
         self.columns: tuple[str, ...] = ()
 
     @property
@@ -175,12 +202,48 @@ class ScoreModel(ScoreBase, nn.Module):
             self.base.share.fill_(1.0)
             if self.base.follows:
                 self.base.fit(data, self.coordinates)
+        if isinstance(self.condition, Mask):  # known values are seen in the frame of the others
+            m, c = (v.double().cpu() for v in (mean, std))
+            inner = self.coordinates
+            shift, scale = inner.shift + inner.scale * m, inner.scale * c
+            self.condition.coordinates = AffineCoordinates(shift, scale)
+
+    def fit_condition(self, data: Data, condition: Tensor, dropout: float) -> None:
+        """Fit what is known of the condition to data, both in their own units, after `fit_frame`.
+
+        Arguments:
+            data: `(N, *event)`.
+            condition: One a row, of the kind of the model.
+            dropout: How often training will leave it out.
+
+        Raises:
+            ValueError: If the model has no condition, or a column or channel of values is constant.
+        """
+        if self.condition is None:
+            raise ValueError("this model was made without a condition: there is nothing to fit")
+        some = slice(None, None, -(-len(data) // ROWS))
+        if isinstance(self.condition, Mask):
+            self.condition.fit(condition[some].cpu())
+            return
+        self.condition.fit(condition, dropout)
+        if self.gain is None or self.left is None:
+            return
+        self.gain.zero_()
+        self.left.fill_(1.0)
+        if dropout > 0:
+            return
+        z = self.coordinates.encode(as_tensor(data[some]).cpu().double())
+        found = linear_part(z.flatten(1), self.condition.encode(condition[some].cpu().double()))
+        if found is not None:
+            self.gain.copy_(found[0])
+            self.left.copy_(found[1].diagonal().sqrt().reshape(self.event_shape))
+            self.left /= self.z_std
 
     def _frame(self, z: Tensor, t: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
         """Return z̃, α̃, σ̃, √(α²c²+σ²) and the network's noise coordinate."""
         alpha, sigma = self.schedule(t)
         a, b = per_sample(alpha, z), per_sample(sigma, z)
-        m, c = self.z_mean.to(z), self.z_std.to(z)
+        m, c = self.z_mean.to(z), self._spread(z)
         norm = (a**2 * c**2 + b**2).sqrt()
         coordinate = self._coordinate(alpha, sigma, c)
         return (z - a * m) / norm, a * c / norm, b / norm, norm, coordinate.to(z).expand(len(z))
@@ -192,7 +255,17 @@ class ScoreModel(ScoreBase, nn.Module):
 
     def noise_input(self, t: Tensor) -> Tensor:
         """Return what the network is given of a time: −λ/8, in the shape of t."""
-        return self._coordinate(*self.schedule(t), self.z_std)
+        return self._coordinate(*self.schedule(t), self._spread(self.z_std))
+
+    def _spread(self, z: Tensor) -> Tensor:
+        """Return c."""
+        return (self.z_std if self.left is None else self.z_std * self.left).to(z)
+
+    def _predicted(self, z: Tensor, condition: Tensor | None) -> Tensor:
+        """Return what the condition adds to the mean, linearly: rows like z, or 0."""
+        if self.gain is None or condition is None:
+            return z.new_zeros(())
+        return (condition.to(z).flatten(1) @ self.gain.to(z).T).reshape(z.shape)
 
     def _network(self, z_unit: Tensor, coordinate: Tensor, condition: Tensor | None) -> Tensor:
         extra = () if condition is None else (condition,)
@@ -212,7 +285,11 @@ class ScoreModel(ScoreBase, nn.Module):
             ValueError: For a wrong shape.
         """
         check_batch(z, self.event_shape, "z")
-        z_unit, a, b, norm, coordinate = self._frame(z, t)
+        if isinstance(self.condition, Mask) and self.condition.cov is not None:
+            a, b = (per_sample(q, z) for q in self.schedule(t))
+            return (a * self.denoise_given(z, t, condition) - z) / b**2
+        shift = per_sample(self.schedule(t)[0], z) * self._predicted(z, condition)
+        z_unit, a, b, norm, coordinate = self._frame(z - shift, t)
         out = self._network(z_unit, coordinate, condition)
         if self.base is not None:
             z_unit = torch.zeros_like(a)  # so that only the linear part of a prediction counts
@@ -256,15 +333,26 @@ class ScoreModel(ScoreBase, nn.Module):
         Where α = 0 the state says nothing of z_0 and a score or ε nothing either: the mean of z_0, that
         of the base where there is one, is the answer.
         """
-        z_unit, a, b, _, coordinate = self._frame(z, t)
+        if isinstance(self.condition, Mask):
+            condition = self.condition.null(len(z), z) if condition is None else condition
+            a, b = (per_sample(q, z) for q in self.schedule(t))
+            m, c = self.z_mean.to(z), self._spread(z)
+            found = self.condition.gaussian((z - a * m) / c, a, b / c, condition)
+            if found is not None:
+                z_unit, _, _, _, coordinate = self._frame(z, t)
+                mean, sd = found
+                return m + c * (mean + sd * self._network(z_unit, coordinate, condition))
+        predicted = self._predicted(z, condition)
+        shift = per_sample(self.schedule(t)[0], z) * predicted
+        z_unit, a, b, _, coordinate = self._frame(z - shift, t)
         out = self._network(z_unit, coordinate, condition)
         if self.base is not None:
             z_unit = torch.zeros_like(a)
         blind = (a == 0) if self.predicts in ("score", "epsilon") else torch.zeros_like(a).bool()
         z0 = to_x0(self.predicts, out, z_unit, a.masked_fill(blind, 1.0), b)
-        z0 = self.z_std.to(z) * z0.masked_fill(blind, 0.0)
+        z0 = self._spread(z) * z0.masked_fill(blind, 0.0)
         if self.base is None:
-            return self.z_mean.to(z) + z0
+            return self.z_mean.to(z) + predicted + z0
         return self.base.denoise(z, *self._levels(z, t)) + self._share(coordinate, z) * z0
 
     def given(self, condition: Tensor | int) -> ConditionedScore:
@@ -272,7 +360,8 @@ class ScoreModel(ScoreBase, nn.Module):
 
         Arguments:
             condition: A class, as an int or int64 `(1,)` or `(B,)`; or float values `(1, *shape)` or
-                `(B, *shape)`, in the units in which training saw them.
+                `(B, *shape)`, in the units in which training saw them; or, of a network made with
+                `holes=True`, rows of x itself `(1, *event)` or `(B, *event)`, NaN where unknown.
 
         Raises:
             ValueError: If the model has no condition, or this is not one of its kind.
@@ -281,7 +370,8 @@ class ScoreModel(ScoreBase, nn.Module):
             raise ValueError(
                 "this model was made without a condition: there is nothing to be given"
             )
-        return ConditionedScore(self, self.condition.encode(condition))
+        made = MaskedScore if isinstance(self.condition, Mask) else ConditionedScore
+        return made(self, self.condition.encode(condition))
 
     def unconditional(self) -> ConditionedScore | ScoreModel:
         """Return the score of all conditions together.

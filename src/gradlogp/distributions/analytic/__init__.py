@@ -3,6 +3,7 @@
 from .conditional import Classes as Classes
 from .conditional import ConditionalMixture as ConditionalMixture
 from .conditional import Joint as Joint
+from .conditional import WithHoles as WithHoles
 from .empirical import Empirical as Empirical
 from .gaussian import Gaussian as Gaussian
 from .manifolds import AffineSubspace as AffineSubspace

@@ -7,7 +7,8 @@ Of a mixture Σ_k π_k N(μ_k, S_k) of (x, y) the law of x given y is a mixture 
     m_k(y) = μ_{k,x} + S_{k,xy} S_{k,yy}^{-1} (y - μ_{k,y}), \quad
     C_k = S_{k,xx} - S_{k,xy} S_{k,yy}^{-1} S_{k,yx}
 
-so that weights and means are one for each y, and the covariances are shared.
+so that weights and means are one for each y, and the covariances are shared. `WithHoles` conditions on
+any entries, others in each row.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import torch
 from torch import Tensor
 
 from ...core import check_batch, check_count, check_kind, per_sample, rand_like, randn_like
-from .covariance import as_parameter
+from .covariance import as_parameter, conditional
 from .gaussian import Gaussian
 from .mixture import GaussianMixture
 
@@ -35,7 +36,7 @@ class ConditionalMixture:
         log_weights: log π, `(R, K)`, R the number of conditions.
         means: `(R, K, D)`.
         variances: The eigenvalues of every covariance, `(K, D)` or `(R, K, D)`.
-        basis: Its eigenvectors, `(K, D, D)`.
+        basis: Its eigenvectors, `(K, D, D)` or `(R, K, D, D)`.
     """
 
     log_weights: Tensor
@@ -63,9 +64,8 @@ class ConditionalMixture:
         if self.n_rows == 1:
             return self
         variances = self.variances[index] if self.variances.ndim == 3 else self.variances
-        return ConditionalMixture(
-            self.log_weights[index], self.means[index], variances, self.basis
-        )
+        basis = self.basis[index] if self.basis.ndim == 4 else self.basis
+        return ConditionalMixture(self.log_weights[index], self.means[index], variances, basis)
 
     def _at(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return log-weights of each component at x, Uᵀ(x − μ) and the variances, all in x's dtype."""
@@ -73,7 +73,7 @@ class ConditionalMixture:
         if self.n_rows not in (1, len(x)):
             raise ValueError(f"this law has {self.n_rows} rows, and {len(x)} points came")
         w, U = self.variances.to(x), self.basis.to(x)
-        y = torch.einsum("bkd,kde->bke", x.unsqueeze(1) - self.means.to(x), U)
+        y = _turn(x.unsqueeze(1) - self.means.to(x), U)
         log_p = -0.5 * (y.square() / w + (2 * math.pi * w).log()).sum(-1)
         return self.log_weights.to(x) + log_p, y, w
 
@@ -84,7 +84,7 @@ class ConditionalMixture:
     def score(self, x: Tensor) -> Tensor:
         """Return ∇ log p(x)."""
         log_joint, y, w = self._at(x)
-        each = -torch.einsum("bke,kde->bkd", y / w, self.basis.to(x))
+        each = -_turn(y / w, self.basis.to(x).mT)
         return (log_joint.softmax(-1).unsqueeze(-1) * each).sum(1)
 
     def sample(self, n: int, *, generator: torch.Generator | None = None) -> Tensor:
@@ -99,7 +99,8 @@ class ConditionalMixture:
         row = torch.arange(n) if self.n_rows > 1 else torch.zeros(n, dtype=torch.long)
         w = self.variances[row, k] if self.variances.ndim == 3 else self.variances[k]
         z = randn_like(self.means.new_empty(n, *self.event_shape), generator) * w.sqrt()
-        return self.means[row, k] + torch.einsum("ne,nde->nd", z, self.basis[k])
+        U = self.basis[row, k] if self.basis.ndim == 4 else self.basis[k]
+        return self.means[row, k] + _turn(z, U.mT)
 
     def noised(self, alpha: Tensor | float, sigma: Tensor | float) -> ConditionalMixture:
         """Return the law of α X + σ Z; α and σ `()` or one for each row."""
@@ -117,9 +118,14 @@ class ConditionalMixture:
         a = per_sample(alpha, x_t, "alpha").unsqueeze(-1)
         log_joint, y, w = self.noised(alpha, sigma)._at(x_t)
         clean = self.variances.to(x_t)
-        shift = torch.einsum("bke,kde->bkd", a * clean / w * y, self.basis.to(x_t))
+        shift = _turn(a * clean / w * y, self.basis.to(x_t).mT)
         each = self.means.to(x_t) + shift
         return (log_joint.softmax(-1).unsqueeze(-1) * each).sum(1)
+
+
+def _turn(v: Tensor, U: Tensor) -> Tensor:
+    """Return vᵀ U along the last axis, over any axes before it."""
+    return (v.unsqueeze(-2) @ U).squeeze(-2)
 
 
 def _components(law: LawOfXY) -> tuple[Tensor, Tensor, Tensor]:
@@ -222,3 +228,54 @@ class Classes(Joint):
         log_weights = self._log_weights.masked_fill(~mine, -math.inf).log_softmax(-1)
         means = self._x_mean.expand(len(c), *self._x_mean.shape)
         return ConditionalMixture(log_weights, means, self._variances, self._basis)
+
+
+class WithHoles(GaussianMixture):
+    r"""A law of x that can be conditioned on any part of x, another one in each row.
+
+    `given(x)`, NaN where x is unknown, is a law of all of x again, in which the entries that are
+    known are independent of everything, with the mean and variance that they have in the law:
+
+    .. math:: p(x_u \mid x_k) \prod_{i\ known} N(x_i; m_i, v_i)
+
+    so that rows with different holes go together, as they do for a learned score.
+
+    Arguments:
+        law: A Gaussian or a mixture.
+    """
+
+    def __init__(self, law: LawOfXY) -> None:
+        check_kind(law, "law", LawOfXY, "a Gaussian or a GaussianMixture")
+        super().__init__(*_components(law))
+        self.dtype = law.dtype
+
+    def given(self, condition: Tensor) -> ConditionalMixture:
+        """Return the law given rows with holes, `(1, D)` or `(B, D)`, NaN where nothing is known.
+
+        Raises:
+            ValueError: If it is not of that shape.
+        """
+        check_kind(condition, "condition", Tensor, "rows of x, NaN where nothing is known")
+        x = condition.to(self.means)
+        if x.ndim != 2 or x.shape[1:] != self.event_shape or not len(x) or bool(x.isinf().any()):
+            raise ValueError(
+                f"the condition must have shape (1 or B, {self.event_shape[0]}), NaN where nothing is "
+                f"known and finite elsewhere; got {tuple(x.shape)}"
+            )
+        R, K, D = len(x), *self.means.shape
+        log_weights = self.weights.log().expand(R, K).clone()
+        means = self.mean.expand(R, K, D).clone()
+        covs = self.cov.diagonal().diag_embed().expand(R, K, D, D).clone()
+        patterns, which = torch.unique(~x.isnan(), dim=0, return_inverse=True)
+        for i, known in enumerate(patterns):
+            rows = (which == i).nonzero()[:, 0]
+            u, k = (~known).nonzero()[:, 0], known.nonzero()[:, 0]
+            for j, (mean, cov) in enumerate(zip(self.means, self.covs, strict=True)):
+                part, left = conditional(mean, cov, k, x[rows][:, k])
+                means[rows[:, None], j, u] = part
+                covs[rows[:, None, None], j, u[:, None], u] = left
+                if len(k):
+                    law = Gaussian(mean[k], cov[k][:, k])
+                    log_weights[rows, j] += law.log_prob(x[rows][:, k])
+        variances, basis = torch.linalg.eigh(covs)
+        return ConditionalMixture(log_weights.log_softmax(-1), means, variances, basis)

@@ -126,3 +126,40 @@ def coefficients(
     if a.ndim == b.ndim == 1 and a.shape != b.shape:
         raise ValueError(f"alpha has shape {tuple(a.shape)}, but sigma {tuple(b.shape)}")
     return torch.broadcast_tensors(a, b)
+
+
+def conditional(mean: Tensor, cov: Tensor, index: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+    """Return means `(B, D − k)` and the covariance of the other entries given those at `index`.
+
+    Arguments:
+        mean: μ, `(D,)`.
+        cov: S, `(D, D)`.
+        index: Which entries are known, `(k,)`.
+        values: What they are, `(B, k)`.
+    """
+    other = torch.ones(len(mean), dtype=torch.bool).index_fill(0, index.cpu(), False)
+    u = other.nonzero()[:, 0].to(mean.device)
+    gain = torch.linalg.solve(cov[index][:, index], cov[index][:, u]).mT
+    left = cov[u][:, u] - gain @ cov[index][:, u]
+    return mean[u] + (values - mean[index]) @ gain.mT, (left + left.mT) / 2
+
+
+def check_index(index: Sequence[int] | Tensor, values: Tensor, d: int) -> Tensor:
+    """Return which entries of d are known, as a tensor.
+
+    Raises:
+        ValueError: Unless they are different, not all of them, and as many as values.
+    """
+    found = torch.as_tensor(index)
+    whole = (
+        found.ndim == 1 and found.dtype == torch.int64 and len(set(found.tolist())) == len(found)
+    )
+    if not whole or not 0 < len(found) < d or not bool(((found >= 0) & (found < d)).all()):
+        raise ValueError(
+            f"index must be different entries from 0 to {d - 1}, and not all of them; got {index!r}"
+        )
+    if not isinstance(values, Tensor) or values.shape != found.shape:
+        raise ValueError(f"values must be a tensor ({len(found)},), one for each entry of index")
+    if not bool(values.isfinite().all()):
+        raise ValueError("values has entries that are NaN or infinite")
+    return found

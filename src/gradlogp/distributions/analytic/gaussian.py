@@ -15,7 +15,15 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ...core import check_batch, check_count, randn_like
-from .covariance import Covariance, as_parameter, coefficients, constant, covariance
+from .covariance import (
+    Covariance,
+    as_parameter,
+    check_index,
+    coefficients,
+    conditional,
+    constant,
+    covariance,
+)
 
 
 class _Constants(NamedTuple):
@@ -146,6 +154,20 @@ class Gaussian:
         law.dtype = self.dtype
         law._set(a * self.mean, Covariance(a**2 * self._cov.w + b**2, self._cov.U))
         return law
+
+    def conditional(self, index: Sequence[int] | Tensor, values: Tensor) -> Gaussian:
+        """Return the law of the other entries, in their order, given those at `index`.
+
+        Arguments:
+            index: Which entries are known.
+            values: What they are, `(k,)`.
+
+        Raises:
+            ValueError: For entries that do not exist, all of them, or values that do not fit.
+        """
+        k = check_index(index, values, self.event_shape[0])
+        mean, cov = conditional(self.mean, self.cov, k, values.to(self.mean)[None])
+        return Gaussian(mean[0], cov)
 
     def posterior_mean(
         self, x_t: Float[Tensor, "batch D"], alpha: Tensor | float, sigma: Tensor | float

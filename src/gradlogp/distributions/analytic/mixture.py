@@ -18,7 +18,15 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ...core import check_batch, check_count, choice, randn_like
-from .covariance import Covariance, as_parameter, coefficients, constant, covariance
+from .covariance import (
+    Covariance,
+    as_parameter,
+    check_index,
+    coefficients,
+    conditional,
+    constant,
+    covariance,
+)
 from .forms import Form, form
 
 
@@ -199,6 +207,25 @@ class GaussianMixture:
         w = self._cov.w.to(x_t)
         m = self.means.to(x_t) + c.S.rotate_back(a * w / c.S.w * c.y)
         return c.r, m, Covariance(b**2 * w / c.S.w, c.S.U)
+
+    def conditional(self, index: Sequence[int] | Tensor, values: Tensor) -> GaussianMixture:
+        """Return the law of the other entries, in their order, given those at `index`.
+
+        Arguments:
+            index: Which entries are known.
+            values: What they are, `(k,)`.
+
+        Raises:
+            ValueError: For entries that do not exist, all of them, or values that do not fit.
+        """
+        k = check_index(index, values, self.event_shape[0])
+        x = values.to(self.means)[None]
+        parts = [conditional(m, S, k, x) for m, S in zip(self.means, self.covs, strict=True)]
+        here = GaussianMixture(self.weights, self.means[:, k], self.covs[:, k][:, :, k])
+        weights = here.responsibilities(x)[0].clamp(min=torch.finfo(x.dtype).tiny)
+        return GaussianMixture(
+            weights, torch.cat([m for m, _ in parts]), torch.stack([S for _, S in parts])
+        )
 
     def posterior_mean(
         self, x_t: Float[Tensor, "batch D"], alpha: Tensor | float, sigma: Tensor | float

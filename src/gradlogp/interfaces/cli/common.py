@@ -90,6 +90,32 @@ def load(
     return found
 
 
+def with_given(columns: str | None, condition: str | None) -> str | None:
+    """Return the columns to load, those to condition on among them."""
+    if columns is None or condition is None:
+        return columns
+    return ",".join(dict.fromkeys([*columns.split(","), *condition.split(",")]))
+
+
+def split_given(dataset: Dataset, condition: str | None) -> tuple[Dataset, Any]:
+    """Return data without the columns to condition on, and these as a frame, or None."""
+    if condition is None:
+        return dataset, None
+    import pandas as pd
+
+    names = list(dict.fromkeys(condition.split(",")))
+    if unknown := [name for name in names if name not in dataset.columns]:
+        there = ", ".join(dataset.columns[:20]) or "none with a name"
+        raise Misuse(f"{dataset.name} has no column {unknown[0]!r} of numbers; there are {there}")
+    kept = [i for i, name in enumerate(dataset.columns) if name not in names]
+    if not kept:
+        raise Misuse(f"--condition {condition} leaves no column to learn")
+    columns = [dataset.x[:, dataset.columns.index(name)].double().numpy() for name in names]
+    left = tuple(dataset.columns[i] for i in kept)
+    y = pd.DataFrame(dict(zip(names, columns, strict=True)))
+    return dataset._replace(x=dataset.x[:, kept], columns=left), y
+
+
 def class_names(dataset: Dataset) -> Any:
     """Return the class of each row by its name; None where there are none.
 

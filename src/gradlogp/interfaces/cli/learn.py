@@ -25,6 +25,8 @@ from .common import (
     refuse,
     say,
     set_threads,
+    split_given,
+    with_given,
 )
 
 if TYPE_CHECKING:
@@ -90,6 +92,7 @@ def fit(
     label: str | None = None,
     header: bool | None = None,
     class_conditional: bool | None = None,
+    condition: str | None = None,
     settings: Annotated[TrainingSettings, Parameter(name="*")] = TrainingSettings(),  # noqa: B008
     width: int | None = None,
     depth: int | None = None,
@@ -122,6 +125,8 @@ def fit(
         header: Whether the first line of a .csv file is names; by default it is looked at.
         class_conditional: Learn one density for each class; with --no-class-conditional the column
             of --label is left out.
+        condition: Columns of numbers to condition on, separated by commas: the law of the others is
+            learned given these.
         settings: How to train: each field is an option.
         width: Width of the network for vectors, 128 by default.
         depth: Its residual blocks, 3 by default.
@@ -155,12 +160,17 @@ def fit(
     quiet = quiet or rank > 0
     if rank == 0:
         claim_output(out, force=force or resume, folder=True)
-    dataset = load(data, columns, label, header=header, quiet=quiet)
+    if condition is not None and (class_conditional or (label and class_conditional is None)):
+        raise Misuse("--condition is for numbers and --label for classes: give one of them")
+    dataset = load(data, with_given(columns, condition), label, header=header, quiet=quiet)
+    dataset, y = split_given(dataset, condition)
     conditional = label is not None if class_conditional is None else class_conditional
     if conditional and dataset.labels is None:
         raise Misuse(f"{data} has no classes; name a column with --label")
-    if settings.condition_dropout > 0 and not conditional:
-        raise Misuse("--condition-dropout leaves out classes: use it with --class-conditional")
+    if settings.condition_dropout > 0 and not conditional and y is None:
+        raise Misuse(
+            "--condition-dropout leaves out conditions: use it with --class-conditional or --condition"
+        )
     from ..estimator import ScoreEstimator
     from ..pipeline import suits_unet
 
@@ -181,13 +191,16 @@ def fit(
             settings=settings, predicts=predicts, base=base,
             standardize=STANDARDIZE[standardize], held_out_fraction=held_out,
             schedule=_schedule(schedule),
-            objective=_objective(objective, weight), class_conditional=conditional,
+            objective=_objective(objective, weight),
+            condition="values" if y is not None else "classes" if conditional else None,
             checkpoint=out, resume=resume, random_state=seed, device=device, callback=after_step,
             verbose=not quiet,
         )  # fmt: skip
         estimator.set_params(**{k: v for k, v in size.items() if v is not None})
         try:
-            estimator.fit(dataset.x, class_names(dataset), columns=dataset.columns)
+            estimator.fit(
+                dataset.x, class_names(dataset) if y is None else y, columns=dataset.columns
+            )
         except Stopped as stop:
             raise Stopped(stop.number, f"{out} is saved; go on with --resume") from None
     loss = estimator.held_out_loss_

@@ -16,6 +16,7 @@ from ... import __version__
 from .check import info, sample_size, verify
 from .common import Misuse
 from .geometry import geometry
+from .impute import impute
 from .langevin import targets
 from .learn import demo, fit
 from .restore import restore
@@ -43,7 +44,7 @@ app = cyclopts.App(
 )
 app.meta.suppress_keyboard_interrupt = False
 for _command in (
-    demo, fit, sample, evaluate, restore, geometry, sample_size, targets, verify, info,
+    demo, fit, sample, evaluate, impute, restore, geometry, sample_size, targets, verify, info,
 ):  # fmt: skip
     app.command(_command)
 
@@ -51,6 +52,7 @@ for _command in (
 LOWER = {
     "demo": "--threads", "fit": "--batch-size or --width", "evaluate": "--n", "restore": "--n",
     "sample": "--n, or with --target --draws or --chains", "geometry": "--points or --perturbations",
+    "impute": "--n-draws",
 }  # fmt: skip
 """What to lower where memory is short."""
 

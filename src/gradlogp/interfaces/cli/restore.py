@@ -76,7 +76,8 @@ def restore(
             Jacobian is not that of a score) or DPS.
         n: Number of draws.
         steps: Noise levels to pass through.
-        klass: The class, for a class-conditional model; by default each draw has one of its own.
+        klass: The class, for a class-conditional model; by default each draw has one of its own, as
+            often as the data has it.
         values: Values in the data of a picture's black and white, 0 and 255 by default; the digits
             have 0 and 16.
         force: Replace files that are there.
@@ -111,13 +112,13 @@ def restore(
     shape = model.event_shape
     if len(shape) != 3 or shape[0] not in (1, 3):
         raise Misuse(f"{checkpoint} is a model of {tuple(shape)}, not of images (1 or 3, H, W)")
-    labels = class_labels(estimator, klass, n)
     operator = _operator(task, shape, box, mask, 1.0 if blur is None else blur, factor)
     sd = float((model.coordinates.scale * model.z_std.cpu()).square().mean().sqrt())
     noise = 0.05 * sd if noise is None else noise
     if not 0 < noise < float("inf"):
         raise Misuse(f"--noise must be positive and finite, got {noise}")
     g = generator_of(seed)
+    labels = class_labels(estimator, klass, n, g)
     given = _read(image, values or (0.0, 255.0)).to(model.like.dtype)[None]
     truth = given if simulate else None
     wanted = tuple(shape)

@@ -23,14 +23,18 @@ from .common import (
     refuse,
     say,
     set_threads,
+    split_given,
+    with_given,
 )
 from .langevin import KernelName, sample_target
 
 if TYPE_CHECKING:
+    import pandas as pd
+    import torch
     from torch import Tensor
 
     from ...check.compare import Comparison
-    from ...core import Transition
+    from ...core import NoisyScore, Transition
     from ...learn.data import Dataset
     from ...show.report import Row
     from ..estimator import ScoreEstimator
@@ -69,6 +73,8 @@ def sample(
     n: int | None = None,
     out: Path | None = None,
     klass: Annotated[str | None, Parameter(name="--class")] = None,
+    given: str | None = None,
+    guidance: float = 0.0,
     method: Method | None = None,
     steps: int | None = None,
     target: str | None = None,
@@ -99,7 +105,13 @@ def sample(
         out: A .npy, .npz or .csv file, and a picture of the samples beside it. With --target .npz
             (draws, and what each step reported), .npy or .nc, and a picture: the draws over their
             density in two dimensions, else the chains over time.
-        klass: The class to draw, for a class-conditional model.
+        klass: The class to draw, for a class-conditional model. By default classes are drawn as often
+            as they are in the data, and the output says which row is which: in a column, or in the
+            array labels.
+        given: What to draw for, of a model made with --condition: a=1.5,b=2, or a .csv file with these
+            columns, of which each row gets a sample, or --n of them; the output repeats it.
+        guidance: How far to move away from what all conditions share; 0 draws from the law given the
+            condition. It needs a model trained with --condition-dropout.
         method: The probability flow by a predictor and corrector (flow, the default), by Heun's
             method, an exponential multistep solver, DPM-Solver++, DDIM or to a tolerance (adaptive);
             DDPM's ancestral sampling, the reverse SDE, a predictor with Langevin corrections, EDM's
@@ -140,7 +152,10 @@ def sample(
         "--draws": draws, "--warmup": warmup, "--chains": chains, "--kernel": kernel,
         "--step-size": step_size, "--dim": dim, "--spread": spread, "--json": json or None,
     }  # fmt: skip
-    of_samples = {"--n": n, "--class": klass, "--method": method, "--steps": steps}
+    of_samples = {
+        "--n": n, "--class": klass, "--given": given, "--guidance": guidance or None,
+        "--method": method, "--steps": steps,
+    }  # fmt: skip
     refuse({"--burn-in": burn_in}, "does not exist: --warmup is what is dropped of each chain")
     refuse({"--thin": thin}, "does not exist: all --draws of each chain are kept")
     if target is not None:
@@ -156,7 +171,7 @@ def sample(
         )  # fmt: skip
     assert checkpoint is not None
     refuse(of_chains, f"is for a density; write --target {checkpoint} to run chains on its score")
-    n, method = n or 1000, method or "flow"
+    method = method or "flow"
     if out is not None and out.suffix not in FORMATS:
         raise Misuse(f"cannot write {out}: use one of {', '.join(FORMATS)}")
     if out is not None and not out.parent.is_dir():
@@ -164,23 +179,48 @@ def sample(
     picture = None if out is None else out.with_suffix(".png")
     claim_output(out, picture, force=force)
     g = generator_of(seed)
+    import pandas as pd
     import torch
 
     from ...core.files import write_files
+    from ...scores.guided import GuidedScore
     from ..pipeline import draw
 
     estimator = load_estimator(checkpoint)
-    labels, model = class_labels(estimator, klass, n), estimator.model_
+    if given is None:
+        n, y = n or 1000, None
+        condition, model = class_labels(estimator, klass, n, g), estimator.model_
+        if condition is not None and klass is None:
+            y = pd.DataFrame({"class": estimator.classes_[condition.numpy()].astype(str)})
+    else:
+        refuse({"--class": klass}, "is for classes, and --given for values")
+        rows, model = read_given(estimator, given), estimator.model_
+        rows = rows.loc[rows.index.repeat(n or (1000 if "=" in given else 1))]
+        n, condition = len(rows), torch.tensor(rows.to_numpy())
+        y = None if "=" in given else rows
+    if y is not None and out is not None and out.suffix == ".npy":
+        raise Misuse(
+            f"{out}: a .npy file cannot say which row is which; write .npz or .csv, or draw for one "
+            "condition by --class or --given"
+        )
     torch.empty(n, *model.event_shape)  # what the samples take: missed now, and not after the work
+    score: NoisyScore = model if condition is None else model.given(condition)
+    if guidance:
+        if condition is None:
+            raise Misuse("--guidance needs a model with a condition")
+        score = GuidedScore(score, model.unconditional(), guidance)
     levels = steps or (estimator.sample_levels() if method == "flow" else STEPS[method])
     x = draw(
-        model if labels is None else model.given(labels), n, max(2, levels),
-        transition=transition(method), generator=g, quiet=quiet,
+        score, n, max(2, levels), transition=transition(method), generator=g, quiet=quiet,
     )  # fmt: skip
     if out is None or picture is None:
-        _write(x, ".csv", labels, sys.stdout)
+        _write(x, ".csv", model.columns, y, sys.stdout)
         return 0
-    write_files({out: partial(_write, x, out.suffix, labels), picture: _picture([(method, x)])})
+    files: dict[Path, Any] = {
+        out: partial(_write, x, out.suffix, model.columns, y),
+        picture: _picture([(method, x)]),
+    }
+    write_files(files)
     say(f"{out}: {n} samples; {picture}", quiet=quiet)
     return 0
 
@@ -331,45 +371,86 @@ def load_for(
     header: bool | None = None,
     quiet: bool,
 ) -> tuple[Dataset, Tensor | None]:
-    """Load data that a model knows, and the numbers that it gave their classes, by name."""
+    """Load data that a model knows, and its conditions as the model takes them: classes by name."""
     import torch
 
-    found, shape = (
-        load(data, columns, label, header=header, quiet=quiet),
-        estimator.model_.event_shape,
-    )
+    from ...core import some
+
+    names = estimator.condition_names_ if estimator.condition == "values" else ()
+    if estimator.condition == "values" and not names:
+        raise Misuse("the model is conditional on values without names, which no table has")
+    given = ",".join(names) or None
+    found = load(data, with_given(columns, given), label, header=header, quiet=quiet)
+    found, y = split_given(found, given)
+    shape = estimator.model_.event_shape
     if found.x.shape[1:] != shape:
         raise Misuse(
             f"{data} has samples of shape {tuple(found.x.shape[1:])}, the model of {tuple(shape)}"
         )
-    if not estimator.class_conditional:
+    if y is not None:
+        return found, torch.tensor(y.to_numpy())
+    if estimator.condition is None:
         return found, None
     if found.labels is None:
         raise Misuse("the model is class-conditional: name the column of classes with --label")
-    known, names = [str(c) for c in estimator.classes_], class_names(found).tolist()
-    if unknown := sorted(set(names) - set(known)):
+    known, there = [str(c) for c in estimator.classes_], class_names(found).tolist()
+    if unknown := sorted(set(there) - set(known)):
         raise ValueError(
-            f"the model knows the classes {', '.join(known)}, the data also {', '.join(unknown)}"
+            f"the model knows the classes {some(known)}, the data also {some(unknown)}"
         )
-    return found, torch.tensor([known.index(name) for name in names])
+    return found, torch.tensor([known.index(name) for name in there])
 
 
-def class_labels(estimator: ScoreEstimator, klass: str | None, n: int) -> Tensor | None:
-    """Return n labels of one class, or of all in turn; None for a model without classes."""
+def class_labels(
+    estimator: ScoreEstimator, klass: str | None, n: int, g: torch.Generator
+) -> Tensor | None:
+    """Return n labels of one class, or as the data has them; None for a model without conditions."""
     import torch
 
-    from ...core import nearest
+    from ...core import choice, nearest
 
-    if not estimator.class_conditional:
+    if estimator.condition != "classes":
         if klass is not None:
             raise Misuse("--class was given, but the model knows no classes")
+        if estimator.condition == "values":
+            names = ", ".join(estimator.condition_names_[:20]) or "values without names"
+            raise Misuse(f"the model is conditional on {names}: sample it with --given")
         return None
     known = [str(c) for c in estimator.classes_]
     if klass is None:
-        return torch.arange(n) % len(known)
+        return choice(torch.from_numpy(estimator.class_prior_), n, g)
     if klass not in known:
         raise Misuse(f"unknown class {klass!r}{nearest(klass, known)}")
     return torch.full((n,), known.index(klass))
+
+
+def read_given(estimator: ScoreEstimator, given: str) -> pd.DataFrame:
+    """Return rows of the values to draw for: a=1.5,b=2, or those of a file."""
+    import pandas as pd
+
+    from ...core import some
+
+    if estimator.condition != "values":
+        raise Misuse("--given is for a model made with --condition, and this one has none")
+    names = list(estimator.condition_names_)
+    if "=" not in given:
+        try:
+            found = pd.read_csv(given)
+        except (OSError, ValueError) as error:
+            raise Misuse(f"--given {given}: {str(error).splitlines()[0][:200]}") from None
+        if missing := [name for name in names if name not in found.columns]:
+            raise Misuse(f"--given {given}: there is no column {some(missing)}")
+        found = found[names].apply(pd.to_numeric, errors="coerce").astype(float)
+        if not len(found) or bool(found.isna().to_numpy().any()):
+            raise Misuse(f"--given {given}: there is no row, or one that is not all numbers")
+        return found.reset_index(drop=True)
+    pairs = dict(part.partition("=")[::2] for part in given.split(","))
+    if set(pairs) != set(names):
+        raise Misuse(f"--given {given}: the model needs {', '.join(f'{n}=…' for n in names[:20])}")
+    try:
+        return pd.DataFrame({name: [float(pairs[name])] for name in names})
+    except ValueError:
+        raise Misuse(f"--given {given}: what stands after = must be numbers") from None
 
 
 def _picture(sets: list[tuple[str, Tensor]]) -> bytes:
@@ -380,14 +461,30 @@ def _picture(sets: list[tuple[str, Tensor]]) -> bytes:
     return png(samples(sets))
 
 
-def _write(x: Tensor, suffix: str, labels: Tensor | None, file: IO[Any]) -> None:
-    """Write samples: rows of flattened samples as CSV, arrays as they are."""
+def _write(
+    x: Tensor, suffix: str, columns: tuple[str, ...], y: pd.DataFrame | None, file: IO[Any]
+) -> None:
+    """Write samples: rows of flattened samples as CSV, arrays as they are; beside them what y says."""
     import numpy as np
+    import pandas as pd
 
-    if suffix == ".csv":
+    if suffix == ".csv" and y is None:
         np.savetxt(file, x.flatten(1).numpy(), "%.7g", ",")
+    elif suffix == ".csv" and y is not None:
+        flat = x.flatten(1).numpy()
+        names = columns or tuple(f"x{i}" for i in range(flat.shape[1]))
+        table = pd.DataFrame(flat, columns=list(names))
+        y = y.reset_index(drop=True).rename(
+            columns=lambda n: n if n not in names else f"{n}_given"
+        )
+        text = pd.concat([table, y], axis=1).to_csv(index=False, float_format="%.7g")
+        file.write(text if file is sys.stdout else text.encode())
     elif suffix == ".npy":
         np.save(file, x.numpy())
     else:
-        arrays = {"x": x.numpy()} | ({} if labels is None else {"labels": labels.numpy()})
+        arrays = {"x": x.numpy()}
+        if y is not None and list(y) == ["class"]:
+            arrays["labels"] = y["class"].to_numpy().astype(str)
+        elif y is not None:
+            arrays["given"] = y.to_numpy()
         np.savez(file, **arrays)  # type: ignore[arg-type]

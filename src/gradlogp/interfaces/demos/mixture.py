@@ -86,7 +86,7 @@ def run(out: Path, *, seed: int = 0, steps: int = STEPS, quiet: bool = False) ->
     )
     plain, annealed = mode_weights(seed, CHAINS)
     smallest = law.noised(1.0, schedule.sigma_min)
-    nats = log_likelihood(model, x_held[:2000], n_steps=24).log_prob
+    nats = log_likelihood(model, x_held[:2000], n_steps=48).log_prob
     nats = nats - smallest.log_prob(x_held[:2000])
     gap, learned = mean_and_error(nats), blurred(model).score
     divergence = fisher_divergence(learned, smallest.score, x_held)

@@ -47,7 +47,7 @@ def bits(
     y = dequantise(k, LEVELS, generator=g, like=model.like)
     with bar("likelihood", quiet=quiet) as update:
         found = log_likelihood(
-            model.given(labels), y, divergence="hutchinson", n_steps=16, generator=g,
+            model.given(labels), y, divergence="hutchinson", n_steps=48, generator=g,
             progress=update,
         )  # fmt: skip
     return bits_per_dim(found.log_prob, k.shape[1:], LEVELS)

@@ -67,7 +67,7 @@ def run(out: Path, *, seed: int = 0, steps: int = STEPS, quiet: bool = False) ->
     scored = x_held[:HELD_OUT_SCORED]
     with bar("held-out log-likelihood", quiet=quiet) as update:
         ours = log_likelihood(
-            model, scored, n_steps=16, chunk_size=CHUNK, progress=update
+            model, scored, n_steps=32, chunk_size=CHUNK, progress=update
         ).log_prob
     encode, log_det = model.coordinates.encode, model.coordinates.log_det(scored)
     theirs = {

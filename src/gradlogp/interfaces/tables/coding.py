@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -90,13 +91,87 @@ def _codes(column: Column, series: pd.Series) -> Tensor:
     return torch.tensor(codes, dtype=torch.long)
 
 
+def encode_known(column: Column, series: pd.Series, generator: torch.Generator) -> Tensor:
+    """Return the columns of numbers of one column, NaN where a hole leaves them open.
+
+    A hole is asked for its value: that there is one is known, unless one more category is in the way.
+    """
+    series = _as_learned(column, series)
+    there = series.notna().to_numpy(copy=True)
+    z = torch.full((len(series), column.width), torch.nan, dtype=torch.float64)
+    if there.any():
+        z[torch.from_numpy(there)] = encode(column, series[there], generator)[0]
+    if column.levels == (PRESENT, MISSING):
+        z[~torch.from_numpy(there), 0] = 0.0  # what "present" is coded as
+    return z
+
+
+def _as_learned(column: Column, series: pd.Series) -> pd.Series:
+    """Return a category of numbers as numbers of the kind that it was learned from."""
+    learned = column.dtype.lower()
+    if column.kind == "category" and learned.startswith(("int", "uint")):
+        return series.astype("Int64") if series.dtype.kind == "f" else series
+    if column.kind == "category" and learned.startswith("float"):
+        return series.astype(float) if series.dtype.kind in "iu" else series
+    return series
+
+
+def states_of(column: Column, z: Tensor) -> Tensor:
+    """Return the level, or the state beside numbers, that columns of numbers stand for."""
+    k = len(column.levels)
+    if k == 2:
+        return (z[:, 0] > 0.5).long()
+    return z[:, :k].argmax(1) if k > 2 else torch.zeros(len(z), dtype=torch.long)
+
+
+def is_hole(column: Column, z: Tensor) -> Tensor:
+    """Return where columns of numbers stand for a hole."""
+    if MISSING not in column.levels:
+        return torch.zeros(len(z), dtype=torch.bool)
+    return states_of(column, z) == column.levels.index(MISSING)
+
+
+def without_holes(column: Column, z: Tensor) -> Tensor:
+    """Return columns of numbers whose likeliest state other than a hole is taken."""
+    if MISSING not in column.levels:
+        return z
+    z = z.clone()
+    i, k = column.levels.index(MISSING), len(column.levels)
+    z[:, 0 if k == 2 else i] = float(1 - i) if k == 2 else -math.inf
+    return z
+
+
+def fill(column: Column, series: pd.Series, filled: pd.Series) -> pd.Series:
+    """Return a column with its holes filled, one after another, in the dtype that was learned.
+
+    Values that this dtype cannot hold keep that of the column.
+    """
+    holes = series.isna().to_numpy()
+    if not holes.any():
+        return series
+    values = np.array(series.astype(object), dtype=object)
+    values[holes] = np.array(filled.astype(object), dtype=object)
+    whole = pd.Series(values, index=series.index, name=series.name, dtype=object)
+    dtypes: list[Any] = [series.dtype]
+    if isinstance(series.dtype, pd.CategoricalDtype):
+        known = filled.cat.categories if isinstance(filled.dtype, pd.CategoricalDtype) else []
+        more = [c for c in known if c not in series.cat.categories]
+        dtypes = [pd.CategoricalDtype([*series.cat.categories, *more], series.cat.ordered)]
+    elif column.categories is None:
+        dtypes.insert(0, column.dtype)
+    for dtype in dtypes:
+        try:
+            typed = whole.astype(dtype)
+        except (TypeError, ValueError):
+            continue
+        if bool((typed.astype(object) == whole).all()):
+            return typed
+    return whole.infer_objects()
+
+
 def decode(column: Column, z: Tensor, generator: torch.Generator) -> pd.Series:
     """Return a column from its columns of numbers, with its dtype, decimals, levels and holes."""
-    n, k = len(z), len(column.levels)
-    if k == 2:
-        states = (z[:, 0] > 0.5).long()
-    else:
-        states = z[:, :k].argmax(1) if k > 2 else torch.zeros(n, dtype=torch.long)
+    n, states = len(z), states_of(column, z)
     if column.transform is None:
         return _decode_levels(column, states, n, generator)
     x = column.transform.inverse(z[:, -1])

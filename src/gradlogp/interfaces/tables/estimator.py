@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import os
 from collections.abc import Mapping, Sequence
@@ -14,12 +15,20 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from ...core import check_kind, check_option, new_seed, randn_like
+from ...core import check_count, check_kind, check_option, new_seed, randn_like, some
+from ...diffusion import marginal_log_likelihood
 from ...learn import checkpoint
+from ...learn.objectives.masked import Masks
+from ...noise.grids import time_grid
 from ...noise.transforms import Monotone
+from ...scores.masked import Mask
 from ..estimator import ScoreEstimator
-from .coding import decode, encode
-from .columns import NOISE, Column, Kind, recognise
+from ..pipeline import CHUNK, draw
+from .coding import decode, encode, encode_known, fill, is_hole, without_holes
+from .columns import MISSING, NOISE, Column, Kind, recognise
+
+TRIES = 20
+"""Draws of a row until none of its cells is drawn to be missing; then the likeliest value is taken."""
 
 
 class TableEstimator:
@@ -33,6 +42,8 @@ class TableEstimator:
         estimator: What learns the numbers, with its `random_state`; `ScoreEstimator()` by default.
         drop: Columns to leave out.
         kinds: What columns are to be taken for, by name: "number", "date", "category" or "name".
+        holes: Whether to learn all conditional laws too, for `impute`. Half of the training goes to
+            them.
 
     Attributes:
         columns_: What each column was taken for.
@@ -45,6 +56,7 @@ class TableEstimator:
         *,
         drop: Sequence[str] = (),
         kinds: Mapping[str, Kind] | None = None,
+        holes: bool = True,
     ) -> None:
         if estimator is not None:
             check_kind(estimator, "estimator", ScoreEstimator, "a ScoreEstimator")
@@ -54,7 +66,8 @@ class TableEstimator:
         )
         for name, kind in ({} if kinds is None else kinds).items():
             check_option(kind, f"kinds[{name!r}]", ("number", "date", "category", "name"))
-        self.estimator = estimator
+        check_kind(holes, "holes", bool, "True or False")
+        self.estimator, self.holes = estimator, holes
         self.drop = tuple(drop)
         self.kinds = {} if kinds is None else dict(kinds)
 
@@ -83,12 +96,48 @@ class TableEstimator:
         # noise of its own, and not that of the training, which starts from the same seed
         g = torch.Generator().manual_seed(new_seed(self.estimator_._generator(None)))
         z, _ = self._encode(frame, g)
-        self.estimator_.fit(z)
+        self.estimator_.fit(z, masks=self._masks(frame, z) if self.holes else None)
         return self
 
+    def _masks(self, frame: pd.DataFrame, z: Tensor) -> Masks:
+        """Return what may be known of each row: its cells, and not what stands in for a hole."""
+        known, start = z.clone(), 0
+        groups: list[int] = []
+        flags: list[bool] = []
+        for i, column in enumerate(self.columns_):
+            end, number = start + column.width, column.transform is not None
+            if number:
+                known[torch.from_numpy(frame[column.name].isna().to_numpy(copy=True)), end - 1] = (
+                    torch.nan
+                )
+            groups += [i] * column.width
+            flags += [number and j < end - 1 for j in range(start, end)]
+            start = end
+        return Masks(known, tuple(groups), tuple(flags))
+
     def _encode(self, frame: pd.DataFrame, g: torch.Generator) -> tuple[Tensor, Tensor]:
-        parts, nats = zip(*(encode(c, frame[c.name], g) for c in self.columns_), strict=True)
+        parts, nats = zip(
+            *(self._numbers(c, frame[c.name], g) for c in self.columns_), strict=True
+        )
         return torch.cat(parts, 1), torch.stack(nats).sum(0)
+
+    def _numbers(
+        self, column: Column, series: pd.Series, g: torch.Generator
+    ) -> tuple[Tensor, Tensor]:
+        """Return what `encode` does; NaN for holes of a column that had none, if the model allows."""
+        fact = MISSING in column.levels or not column.width
+        holes = torch.from_numpy(series.isna().to_numpy(copy=True))
+        fitted = getattr(getattr(self, "estimator_", None), "model_", None)
+        if (
+            fact
+            or not bool(holes.any())
+            or not isinstance(getattr(fitted, "condition", None), Mask)
+        ):
+            return encode(column, series, g)
+        z, nats = encode_known(column, series, g), torch.zeros(len(series), dtype=torch.float64)
+        if not bool(holes.all()):
+            z[~holes], nats[~holes] = encode(column, series[~holes.numpy()], g)
+        return z, nats
 
     def sample(self, n_samples: int = 1, random_state: int | None = None) -> Any:
         """Draw new rows, as a frame of the kind that was learned from."""
@@ -100,12 +149,76 @@ class TableEstimator:
         series = [
             decode(c, part, g) for c, part in zip(self.columns_, z.split(widths, 1), strict=True)
         ]
-        frame = pd.concat(series, axis=1)
-        if self._kind == "polars":
-            import polars
+        return _of_kind(pd.concat(series, axis=1), self._kind)
 
-            return polars.from_pandas(frame)
-        return frame
+    def impute(self, X: Any, n_draws: int = 1, *, random_state: int | None = None) -> Any:
+        r"""Fill the holes of a frame by draws from the law of the missing cells given the others.
+
+        Any cells of any rows. That a cell is missing is not taken for a fact about its value: a hole
+        is filled by what the cell would be if it were there, given what else the row has.
+        Means over draws estimate conditional means, and their spread shows what is not known; one
+        draw keeps the spread of a column, which the mean does not.
+
+        Arguments:
+            X: A frame with the columns learned from; others come back as they are.
+            n_draws: How many times to fill.
+            random_state: Seed.
+
+        Returns:
+            A frame of the kind given without holes, or a list of `n_draws` of them if that is not 1.
+
+        Raises:
+            ValueError: For columns that are missing, values that cannot be, or a model made with
+                `holes=False`.
+
+        References:
+            | CSDI: Conditional Score-based Diffusion Models for Probabilistic Time Series Imputation
+              (Tashiro et al., 2021)
+            | https://arxiv.org/abs/2107.03502
+        """
+        self._fitted()
+        check_count(n_draws, "n_draws")
+        model = self.estimator_.model_
+        if not isinstance(model.condition, Mask):
+            raise ValueError("this model knows whole rows alone: fit TableEstimator(holes=True)")
+        frame, kind = _frame(X)
+        self._check_columns(frame)
+        open_rows = np.flatnonzero(frame[[c.name for c in self.columns_]].isna().any(axis=1))
+        g = self.estimator_._generator(random_state)
+        rows = frame.iloc[open_rows]
+        known = torch.cat([encode_known(c, rows[c.name], g) for c in self.columns_], 1)
+        z = self._draw_given(known.repeat(n_draws, 1), g) if len(rows) else known
+        widths = [c.width for c in self.columns_]
+        parts = z.split(widths, 1)
+        found = []
+        for i in range(n_draws):
+            whole = frame.copy()
+            for c, part in zip(self.columns_, parts, strict=True):
+                mine = without_holes(c, part[i * len(rows) : (i + 1) * len(rows)])
+                holes = torch.from_numpy(rows[c.name].isna().to_numpy(copy=True))
+                if bool(holes.any()):
+                    whole[c.name] = fill(c, frame[c.name], decode(c, mine[holes], g))
+            found.append(_of_kind(whole, kind))
+        return found[0] if n_draws == 1 else found
+
+    def _draw_given(self, known: Tensor, g: torch.Generator) -> Tensor:
+        """Draw rows given what is known of them; rows with a cell drawn to be missing again."""
+        model, steps = self.estimator_.model_, self.estimator_.sample_levels()
+        z = known.clone()
+        left = torch.arange(len(z))
+        for _ in range(TRIES):
+            given = model.given(known[left])
+            x = draw(given, len(left), steps, generator=g, title="filling", quiet=True)
+            z[left] = torch.where(known[left].isnan(), x.cpu().double(), known[left])
+            parts = z[left].split([c.width for c in self.columns_], 1)
+            open_parts = known[left].isnan().split([c.width for c in self.columns_], 1)
+            bad = torch.zeros(len(left), dtype=torch.bool)
+            for c, part, unknown in zip(self.columns_, parts, open_parts, strict=True):
+                bad |= is_hole(c, part) & unknown.any(1)
+            left = left[bad]
+            if not len(left):
+                break
+        return z
 
     def score_samples(
         self, X: Any, *, n_draws: int = 1, random_state: int | None = None
@@ -120,6 +233,10 @@ class TableEstimator:
         levels the noise that they are learned with, that of the smallest noise level included. What q
         leaves open is the gap: little, where a level can be read off its noisy numbers.
 
+        A hole is a fact where the column had holes when it was learned. Where it had none the
+        hole says nothing, and the density is that of the other cells, p(row) / p(hole | others)
+        at a draw of the hole: exact as far as the model's conditional laws are those of its joint one.
+
         Arguments:
             X: A frame with the columns learned from.
             n_draws: Draws of q to average over.
@@ -127,9 +244,7 @@ class TableEstimator:
         """
         self._fitted()
         frame, _ = _frame(X)
-        names = [c.name for c in self.columns_]
-        if missing := [name for name in names if name not in frame.columns]:
-            raise ValueError(f"the frame lacks columns: {', '.join(missing)}")
+        self._check_columns(frame)
         g = self.estimator_._generator(random_state)
         flags = torch.tensor(
             [
@@ -141,14 +256,35 @@ class TableEstimator:
         scale = self.estimator_.model_.coordinates.scale.cpu().double()[flags]
         blur = self.estimator_.sigma_min_ * scale
         width = (blur.square() + NOISE**2).sqrt()
-        gain = float((width.log() + 0.5 * math.log(2 * math.pi * math.e)).sum())
+        gains = width.log() + 0.5 * math.log(2 * math.pi * math.e)
         total = np.zeros(len(frame))
         for _ in range(n_draws):
             z, nats = self._encode(frame, g)
             z[:, flags] += blur * randn_like(z[:, flags], g)
-            found = np.asarray(self.estimator_.score_samples(z))
-            total += (found + nats.numpy() + gain) / n_draws
+            gain = torch.where(z[:, flags].isnan(), 0.0, gains).sum(1)
+            found = self._log_prob(z, g)
+            total += (found + nats.numpy() + gain.numpy()) / n_draws
         return total
+
+    def _log_prob(self, z: Tensor, g: torch.Generator) -> np.ndarray:
+        """Return the log-density of rows of numbers; of what is known, where some are NaN."""
+        holes = z.isnan().any(1)
+        found = np.zeros(len(z))
+        if not bool(holes.all()):
+            found[~holes.numpy()] = np.asarray(self.estimator_.score_samples(z[~holes]))
+        if bool(holes.any()):
+            model = copy.deepcopy(self.estimator_.model_).cpu().double()
+            found[holes.numpy()] = marginal_log_likelihood(
+                model, z[holes], times=time_grid(model.schedule, self.estimator_.n_sample_steps),
+                n_steps=self.estimator_.n_likelihood_steps, chunk_size=CHUNK, generator=g,
+            )  # fmt: skip
+        return found
+
+    def _check_columns(self, frame: pd.DataFrame) -> None:
+        """Raise `ValueError` unless a frame has all columns that were learned."""
+        names = [c.name for c in self.columns_]
+        if missing := [name for name in names if name not in frame.columns]:
+            raise ValueError(f"the frame lacks columns: {some(missing)}")
 
     def _fitted(self) -> None:
         if not hasattr(self, "estimator_"):
@@ -178,11 +314,21 @@ class TableEstimator:
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise ValueError(f"{directory}/config.json is damaged: extra.table: {error}") from None
         found.estimator_ = ScoreEstimator.load(directory)
+        found.holes = isinstance(found.estimator_.model_.condition, Mask)
         if found.estimator_.n_features_in_ != sum(c.width for c in found.columns_):
             raise ValueError(
                 f"{directory}/config.json is damaged: extra.table is of another model"
             )
         return found
+
+
+def _of_kind(frame: pd.DataFrame, kind: str) -> Any:
+    """Return a frame of pandas as one of the kind that was given."""
+    if kind == "polars":
+        import polars
+
+        return polars.from_pandas(frame)
+    return frame
 
 
 def _column(kept: dict[str, Any]) -> Column:

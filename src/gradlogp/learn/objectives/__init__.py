@@ -21,6 +21,8 @@ from .manifold import normal_denoising as normal_denoising
 from .manifold import tangent_normal_denoising as tangent_normal_denoising
 from .manifold import tangential as tangential
 from .manifold import von_mises_fisher as von_mises_fisher
+from .masked import Masks as Masks
+from .masked import masked as masked
 from .matching import explicit as explicit
 from .matching import finite_difference as finite_difference
 from .matching import implicit as implicit

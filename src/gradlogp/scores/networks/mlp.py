@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from ...core import check_batch, check_count, check_generator
+from ...core import check_batch, check_count, check_generator, check_kind
 from .conditions import check_condition, read_condition, read_sizes
 from .embeddings import Conditioning, initialise
 
@@ -36,6 +36,8 @@ class MLP(nn.Module):
         width: Hidden width.
         depth: Number of residual blocks, two linear layers each.
         condition: What to condition on: a number of classes, the shape of values, or None.
+        holes: Whether to condition on any part of x: the condition is then `(B, 2, *event)`, 0 where an
+            entry is not known, and what takes the place of the noisy value elsewhere.
         generator: Where the initial weights are drawn from.
 
     Raises:
@@ -49,6 +51,7 @@ class MLP(nn.Module):
         width: int = 128,
         depth: int = 3,
         condition: int | Sequence[int] | None = None,
+        holes: bool = False,
         *,
         generator: torch.Generator | None = None,
     ) -> None:
@@ -57,14 +60,18 @@ class MLP(nn.Module):
         check_count(width, "width")
         check_count(depth, "depth")
         check_generator(generator)
-        self.condition = read_condition(condition)
+        check_kind(holes, "holes", bool, "True or False")
+        if holes and condition is not None:
+            raise ValueError("holes=True has a condition of its own: leave condition= out")
+        other = read_condition(condition)
+        self.holes, self.condition = holes, (2, *shape) if holes else other
         self.config = {
-            "event": list(shape), "width": width, "depth": depth, "condition": self.condition,
+            "event": list(shape), "width": width, "depth": depth, "condition": other, "holes": holes,
         }  # fmt: skip
         self.event_shape = torch.Size(shape)
         d = self.event_shape.numel()
-        self.conditioning = Conditioning(width, self.condition)
-        self.inlet = nn.Linear(d, width)
+        self.conditioning = Conditioning(width, other)
+        self.inlet = nn.Linear(2 * d if holes else d, width)
         self.blocks = nn.ModuleList(_Block(width) for _ in range(depth))
         self.outlet = nn.Linear(width, d)
         initialise(self, generator)
@@ -79,8 +86,12 @@ class MLP(nn.Module):
         """Return the prediction at x."""
         check_batch(x, self.event_shape)
         check_condition(self.condition, condition, len(x))
-        emb = self.conditioning(c, condition)
-        h = self.inlet(x.flatten(1))
+        emb = self.conditioning(c, None if self.holes else condition)
+        seen = x.flatten(1)
+        if self.holes and condition is not None:
+            state, values = condition.to(x).flatten(2).unbind(1)
+            seen = torch.cat([torch.where(state == 0, seen, values), state], 1)
+        h = self.inlet(seen)
         for block in self.blocks:
             h = block(h, emb)
         return self.outlet(nn.functional.silu(h)).reshape(x.shape)

@@ -1,0 +1,125 @@
+"""What y is: the classes or the values that people hand over, as a model takes them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..core import some
+
+
+def names_of(y: Any) -> tuple[str, ...]:
+    """Return the names of the columns of y, where it is a frame or a named series."""
+    columns = getattr(y, "columns", None)
+    if columns is not None:
+        return tuple(map(str, columns))
+    name = getattr(y, "name", None)
+    return () if name is None else (str(name),)
+
+
+def as_array(y: Any) -> np.ndarray:
+    """Return y as an array; a tensor may be on any device.
+
+    Raises:
+        ValueError: If its rows have different shapes.
+    """
+    try:
+        return y.detach().cpu().numpy() if isinstance(y, Tensor) else np.asarray(y)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"y is no array, one row a sample: {error}") from None
+
+
+def read_classes(y: Any) -> np.ndarray:
+    """Return classes as an array, `()` or `(n,)`, of text, integers or booleans.
+
+    Raises:
+        ValueError: For numbers that are not integers, holes, or an array of another shape.
+    """
+    found = as_array(y)
+    if found.dtype == object:
+        kinds = {type(v) for v in found.ravel()}
+        if kinds <= {int, bool, np.int64, np.bool_} or kinds == {str}:
+            found = np.array(found.tolist())
+        elif kinds & {float, np.float32, np.float64} and kinds <= {
+            float,
+            np.float32,
+            np.float64,
+            int,
+        }:
+            found = found.astype(np.float64)
+    if found.dtype.kind in "fc":
+        n = len(np.unique(found))
+        raise ValueError(
+            f"y holds {n:,} different numbers with decimals, and a class is text, an integer or a "
+            'boolean: learn them as numbers by condition="values", or convert them by y.astype(int)'
+        )
+    if found.dtype.kind not in "iubUST" or found.ndim > 1 or not found.size:
+        raise ValueError(
+            "y must be classes, one a sample, text, integers or booleans without holes; got "
+            f"{found.dtype} of shape {found.shape}"
+        )
+    return found
+
+
+def number_classes(y: Any, classes: np.ndarray) -> Tensor:
+    """Return the numbers of classes, `(1,)` or `(n,)`.
+
+    Raises:
+        ValueError: For a class that is not among those known.
+    """
+    found = np.atleast_1d(read_classes(y))
+    known = {name: i for i, name in enumerate(classes.tolist())}
+    if unknown := sorted({str(v)[:40] for v in set(found.tolist()) - known.keys()}):
+        raise ValueError(
+            f"unknown class{'es' * (len(unknown) > 1)} {some(unknown)}; known: "
+            f"{some(classes.tolist())}"
+        )
+    return torch.tensor([known[name] for name in found.tolist()])
+
+
+def read_values(y: Any, shape: Sequence[int] | None = None) -> Tensor:
+    """Return float64 values `(n, *shape)`; without a shape it is that of y's rows.
+
+    One row may come without its first axis, and of a single number one a row.
+
+    Raises:
+        ValueError: For what is no number, NaN or infinite, or of another shape.
+    """
+    found = as_array(y)
+    if found.dtype.kind not in "fiub":
+        try:
+            found = found.astype(np.float64)
+        except (TypeError, ValueError):
+            raise ValueError(
+                'condition="values" needs numbers; y holds '
+                f'{found.dtype}. Classes are condition="classes"'
+            ) from None
+    values = torch.from_numpy(np.array(found, dtype=np.float64))
+    if shape is None:
+        values = values.unsqueeze(1) if values.ndim == 1 else values
+        if values.ndim < 2 or not values.numel():
+            raise ValueError(f"y must hold one row of values a sample, got shape {found.shape}")
+    elif tuple(shape) == (1,) and values.ndim <= 1:
+        values = values.reshape(-1, 1)
+    elif values.shape == tuple(shape):
+        values = values.unsqueeze(0)
+    if shape is not None and values.shape[1:] != tuple(shape):
+        wanted = ", ".join(map(str, shape))
+        raise ValueError(
+            f"y must have shape (n, {wanted}), or ({wanted}) for all, got {found.shape}"
+        )
+    if not bool(values.isfinite().all()):
+        raise ValueError("y has entries that are NaN or infinite; leave these rows out")
+    return values
+
+
+def check_rows(shape: Sequence[int], n: int) -> None:
+    """Raise `ValueError` unless y of this shape has one row for each of n samples."""
+    if not shape or shape[0] != n:
+        raise ValueError(
+            f"y must have one row a sample, {n} of them; got {shape[0] if shape else 'a single one'}"
+        )

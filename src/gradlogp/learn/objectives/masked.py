@@ -1,0 +1,109 @@
+r"""Denoising score matching with a part of each row known: one network for every part.
+
+For a row of z_0 a part K is drawn, whatever else is noised, and the network is given z_K beside it. The
+minimiser is ∇ log p_t(z_{not K} | z_K) for each K; with nothing known that of all.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from ...core import Generator, check_kind, check_points, check_same_shape, rand_like
+from ...scores.masked import MaskedScore
+from .times import noised_at, times_of
+
+FREE = 0.5
+"""Share of rows of which nothing is known: they teach what draws whole rows."""
+
+
+class Masks(NamedTuple):
+    """What may be known of each row, and what is hidden together.
+
+    Attributes:
+        known: The rows, `(N, D)`, in the units of the data, NaN where there is a hole: never a
+            target while the rest of its group is known, and never known itself.
+        groups: The group of each entry, such as a column of a table that became several.
+        flags: Which entries say whether the others of their group are there.
+    """
+
+    known: Tensor
+    groups: tuple[int, ...]
+    flags: tuple[bool, ...]
+
+    def objective(self) -> Any:
+        """Return the objective that hides them."""
+        return partial(masked, groups=self.groups, flags=self.flags)
+
+
+def draw_known(
+    present: Bool[Tensor, "batch D"],
+    groups: tuple[int, ...],
+    flags: tuple[bool, ...],
+    generator: Generator | None = None,
+) -> Bool[Tensor, "batch D"]:
+    """Draw which entries are known.
+
+    Half of the rows know nothing. Of the others the number of known groups is uniform from 0 to all but
+    one, and which they are as well. In every second hidden group that has flags, these are known
+    where the rest is not: that is what filling a hole asks for. A hole whose flags are known is neither
+    known nor asked for, and counts as known here.
+
+    Arguments:
+        present: Where there is a value.
+        groups: The group of each entry.
+        flags: Which entries are flags.
+        generator: Where they come from.
+    """
+    n, k = len(present), len(set(groups))
+    u = rand_like(torch.empty(n, 2 + 2 * k, dtype=torch.float64, device=present.device), generator)
+    order = u[:, 2 : 2 + k].argsort(1).argsort(1)
+    count = torch.where(u[:, 0] < FREE, 0.0, (u[:, 1] * k).floor())
+    whole = order < count.unsqueeze(1)
+    told = whole | ((u[:, 2 + k :] < 0.5) & (u[:, :1] >= FREE))
+    index = [sorted(set(groups)).index(g) for g in groups]
+    flag = torch.tensor(flags, device=present.device)
+    return torch.where(flag | ~present, told[:, index], whole[:, index])
+
+
+def masked(
+    score: MaskedScore,
+    z: Float[Tensor, "batch D"],
+    *,
+    groups: tuple[int, ...],
+    flags: tuple[bool, ...],
+    generator: Generator | None = None,
+) -> Float[Tensor, " batch"]:
+    r"""Denoising score matching of what is not known, :math:`\tfrac12 \|σ s_θ(z_t \mid z_K) + ε\|^2`.
+
+    Summed over the entries that are not known, K drawn by `draw_known`: an unbiased estimate of
+    E_{t,K}[σ² ½‖s_θ − ∇ log p_t(· | z_K)‖²] plus a constant.
+
+    Arguments:
+        score: The model given all that may be known of each row, `model.given(rows with holes)`.
+        z: Clean data in model coordinates, with any finite values in holes.
+        groups: The group of each entry (`Masks`).
+        flags: Which entries are flags.
+        generator: Where times, noise and K come from.
+
+    Raises:
+        ValueError: For another kind of score, a wrong shape, or points that are not finite.
+    """
+    check_kind(score, "score", MaskedScore, "a MaskedScore, model.given(rows with holes)")
+    check_points(z, "z", score.event_shape)
+    if score.condition is None:
+        raise ValueError("score must know something: model.given(rows with holes)")
+    t = times_of(score.schedule, z, None, generator, True)
+    present, values = score.condition.to(z).unbind(1)
+    known = draw_known(present > 0.5, groups, flags, generator)
+    state = torch.where(known, torch.where(present > 0.5, 1.0, -1.0), 0.0).to(z)
+    condition = torch.stack([state, torch.where(known, values, 0.0)], 1)
+    z_t, eps, b = noised_at(score.schedule, z, t, generator)
+    s = MaskedScore(score.score, condition)(z_t, t)
+    check_same_shape(s, z_t, "the score")
+    error = torch.where(known, 0.0, torch.addcmul(eps, b, s))
+    return 0.5 * error.square().sum(1)
