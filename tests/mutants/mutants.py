@@ -2121,4 +2121,14 @@ MUTANTS = (
         "1 / e.value.sum(dim, True)",
         "scores/test_base.py::test_its_trace_is_carried_forward",
     ),
+    Mutant(
+        "X: every process draws the noise of its rows alone",
+        "core/randomness.py", "return drawn[self.rows]", "return drawn[: shape[0]]",
+        "learn/test_processes.py::test_parts_of_noise_make_up_the_whole",
+    ),
+    Mutant(
+        "X: times spread over the rows of one process",
+        "learn/objectives/times.py", "if isinstance(generator, PartOfBatch):", "if False:",
+        "learn/test_processes.py::test_parts_of_noise_make_up_the_whole",
+    ),
 )  # fmt: skip

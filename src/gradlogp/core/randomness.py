@@ -183,9 +183,8 @@ class PartOfBatch:
                 f"{self.total}"
             )
         whole = (self.total, *shape[1:])
-        return law(whole, dtype=like.dtype, device=like.device, generator=self.generator)[
-            self.rows
-        ]
+        drawn = law(whole, dtype=like.dtype, device=like.device, generator=self.generator)
+        return drawn[self.rows]
 
 
 class _Forks:
