@@ -88,7 +88,7 @@ def test_a_correction_that_makes_the_flow_worse_is_left_out(sign):
     class Planted(glp.ScoreModel):
         def forward(self, z, t, condition=None):
             right, known = (ExactScore(law, self.schedule)(z, t) for law in (MIXTURE, base))
-            return known + self._share(self.noise_input(t), z) * sign * (right - known)
+            return known + self._share(self._noise_input(t), z) * sign * (right - known)
 
     made = Planted(glp.MLP(2, 4, 1).double(), VE(0.1, 20.0), "v", base=base)
     x = MIXTURE.sample(60, generator=seeded(2)).double()

@@ -112,6 +112,22 @@ def test_a_trained_checkpoint_has_five_files_and_averaged_weights(tmp_path):
     equal(load(tmp_path / "run"), model)
 
 
+def test_a_base_comes_back_and_what_it_cannot_be_is_refused(tmp_path, as_user):
+    law = glp.GaussianMixture([0.3, 0.7], [[-2.0, 0.5], [1.0, -1.0]], [[0.5, 1.0], [0.8, 0.3]])
+    network = glp.MLP(2, 8, 1, generator=seeded(0))
+    model = glp.ScoreModel(network, schedules.VP(), "v", base=law).eval()
+    model.base.share.copy_(torch.linspace(0, 1, len(model.base.share)))
+    save(tmp_path / "run", model)
+    equal(load(tmp_path / "run"), model)
+    for name, value in (
+        ("weights", torch.tensor([0.3, 0.8])), ("values", -torch.ones(2, 2)),
+        ("share", torch.full_like(model.base.share, 1.5)), ("span", torch.tensor([1.0, 1.0])),
+    ):  # fmt: skip
+        state = model.state_dict() | {f"base.{name}": value}
+        save(tmp_path / name, model, weights=state)
+        refused(lambda name=name: load(tmp_path / name), f"damaged: base.{name} is out of range")
+
+
 def test_averages_of_several_half_lives(tmp_path, as_user):
     x = torch.randn(50, 2, generator=seeded(0)) * 3 + 1
     options = {"steps": 400, "batch_size": 10, "learning_rate": 0.02, "warm_up": 2}
@@ -394,6 +410,13 @@ def mlp_of(**changes):
         ("columns", ["a"], "columns are 1, of 2 entries"),
         ("columns", ["a", "\ud800"], "columns cannot be"),
         ("condition", "ten", "condition cannot be"),
+        ("base", "gaussian", "base cannot be"),
+        ("base", {"components": 2, "rank": 1, "follows": False}, "base cannot be"),
+        (
+            "base",
+            {"components": 1, "rank": 2, "follows": True},
+            "base.means has shape None, by base",
+        ),
         ("condition", 3, "does not fit the network"),
         ("extra", [], "extra cannot be"),
         ("surprise", 1, "fields missing or unknown: surprise"),

@@ -25,7 +25,7 @@ class Planted(ScoreModel):
 
     def forward(self, z, t, condition=None):
         right, known = (ExactScore(law, self.schedule)(z, t) for law in (MIXTURE, BASE))
-        return known + self._share(self.noise_input(t), z) * self.factor * (right - known)
+        return known + self._share(self._noise_input(t), z) * self.factor * (right - known)
 
 
 def planted(factor, n=4000, schedule=VE(0.1, 4.0)):  # noqa: B008
@@ -82,7 +82,7 @@ def test_levels_are_geometric_and_where_they_are_looked_up(schedule):
     model.base.share.copy_(torch.linspace(0, 1, LEVELS))
     assert len(times) == LEVELS
     if schedule.times is None:
-        close(model.base.shared(model.noise_input(times)), model.base.share, rtol=1e-5, atol=1e-5)
+        close(model.base.shared(model._noise_input(times)), model.base.share, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("n", [2, 30])

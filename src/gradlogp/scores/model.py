@@ -253,7 +253,7 @@ class ScoreModel(ScoreBase, nn.Module):
         log_snr = 2 * (alpha * c.square().mean().sqrt().to(alpha)).log() - 2 * sigma.log()
         return -log_snr.clamp(-LOG_SNR_LIMIT, LOG_SNR_LIMIT) / 8
 
-    def noise_input(self, t: Tensor) -> Tensor:
+    def _noise_input(self, t: Tensor) -> Tensor:
         """Return what the network is given of a time: −λ/8, in the shape of t."""
         return self._coordinate(*self.schedule(t), self._spread(self.z_std))
 
