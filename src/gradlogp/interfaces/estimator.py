@@ -27,7 +27,6 @@ from ..core import (
     check_count,
     check_kind,
     check_number,
-    check_option,
     choice,
     permutation,
 )
@@ -39,11 +38,10 @@ from ..learn.settings import TrainingSettings
 from ..learn.training import fit
 from ..noise import blurred, noise_range, time_at
 from ..noise.predictions import Kind
-from ..scores.conditioned import Condition
 from ..scores.guided import GuidedScore
 from ..scores.model import ScoreModel
 from ..show.progress import bar
-from .conditions import check_rows, names_of, number_classes, read_classes, read_values
+from .conditions import condition_kind, given_score, learn_condition, restore_condition
 from .kept import check_kept, settings_of
 from .pipeline import CHUNK, OBJECTIVE, build_model, draw
 
@@ -126,8 +124,7 @@ class ScoreEstimator(DensityMixin, BaseEstimator):
         self.batch_size = batch_size
         self.learning_rate = learning_rate
         self.ema = ema
-        self.width = width
-        self.depth = depth
+        self.width, self.depth = width, depth
         self.channels = channels
         self.network = network
         self.schedule = schedule
@@ -136,14 +133,11 @@ class ScoreEstimator(DensityMixin, BaseEstimator):
         self.standardize = standardize
         self.objective, self.settings = objective, settings
         self.held_out_fraction = held_out_fraction
-        self.n_sample_steps = n_sample_steps
-        self.n_likelihood_steps = n_likelihood_steps
-        self.checkpoint = checkpoint
-        self.resume = resume
+        self.n_sample_steps, self.n_likelihood_steps = n_sample_steps, n_likelihood_steps
+        self.checkpoint, self.resume = checkpoint, resume
         self.random_state = random_state
         self.device = device
-        self.callback = callback
-        self.verbose = verbose
+        self.callback, self.verbose = callback, verbose
 
     def fit(
         self,
@@ -151,6 +145,7 @@ class ScoreEstimator(DensityMixin, BaseEstimator):
         y: Any = None,
         *,
         columns: Sequence[str] | None = None,
+        condition_names: Sequence[str] | None = None,
         masks: Masks | None = None,
     ) -> ScoreEstimator:
         """Learn the score of X.
@@ -160,6 +155,7 @@ class ScoreEstimator(DensityMixin, BaseEstimator):
             y: Classes `(N,)`, or values `(N,)`, `(N, k)` or of any shape, by `condition`; otherwise
                 ignored.
             columns: Names of the columns, kept with the model; those of X where it is a frame.
+            condition_names: Likewise of y.
             masks: What to hide while training, for a model that is to know any part of a row
                 (`model_.given`), beside all of it.
 
@@ -184,7 +180,8 @@ class ScoreEstimator(DensityMixin, BaseEstimator):
             self, _as_array(X), dtype=[np.float32, np.float64], allow_nd=True, ensure_min_samples=2
         )
         x, generator = torch.from_numpy(np.array(X)), self._generator(None)
-        given, objective = self._learn_condition(y, len(x)), self.objective or OBJECTIVE
+        given = learn_condition(self, y, len(x), condition_names)
+        objective = self.objective or OBJECTIVE
         if masks is not None:
             if self.condition is not None or self.objective is not None:
                 raise ValueError("masks= come with an objective and a condition of their own")
@@ -200,7 +197,7 @@ class ScoreEstimator(DensityMixin, BaseEstimator):
                 x[kept], network=self.network, schedule=self.schedule, predicts=self.predicts,
                 standardize=self.standardize, width=self.width, depth=self.depth,
                 channels=self.channels, generator=generator,
-                condition=self._condition_kind(), holes=masks is not None,
+                condition=condition_kind(self), holes=masks is not None,
                 given=None if given is None or masks is not None else given[kept],
             )  # fmt: skip
         model.to(self.device)
@@ -241,59 +238,6 @@ class ScoreEstimator(DensityMixin, BaseEstimator):
                     "keep its settings and data"
                 )
 
-    def _learn_condition(self, y: Any, n: int) -> Tensor | None:
-        """Return what y holds, one row a sample, and keep what it can be; None if unconditional."""
-        if self.condition is None:
-            return None
-        check_option(self.condition, "condition, if it is not None,", ("classes", "values"))
-        if y is None:
-            raise ValueError(f'condition="{self.condition}" needs y, one row a sample')
-        self.condition_names_ = names_of(y)
-        if self.condition == "classes":
-            found = read_classes(y)
-            check_rows(found.shape, n)
-            self.classes_, counts = np.unique(found, return_counts=True)
-            self.class_prior_ = counts / n
-            return number_classes(found, self.classes_)
-        values = read_values(y)
-        check_rows(values.shape, n)
-        self.condition_shape_ = tuple(values.shape[1:])
-        return values
-
-    def _condition_kind(self) -> int | tuple[int, ...] | None:
-        """Return a number of classes, the shape of values, or None, as networks are made with it."""
-        if self.condition is None:
-            return None
-        return len(self.classes_) if self.condition == "classes" else self.condition_shape_
-
-    def _given(self, score: ScoreModel, y: Any, n: int) -> NoisyScore:
-        """Return the score given y, one row for each of n samples or one for all.
-
-        Raises:
-            ValueError: For a y that is missing, not wanted, or of another kind or number of rows.
-        """
-        if self.condition is None:
-            if y is not None:
-                raise ValueError(
-                    "y was given, and this model has nothing to condition on: fit it with "
-                    'condition="classes" or condition="values"'
-                )
-            return score
-        if y is None:
-            if isinstance(score.condition, Condition) and float(score.condition.dropout) > 0:
-                return score.unconditional()
-            raise ValueError(
-                f'condition="{self.condition}" needs y, one row a sample or one for all (or train with '
-                "settings=TrainingSettings(condition_dropout=0.1), and leave it out)"
-            )
-        if self.condition == "classes":
-            given = number_classes(y, self.classes_)
-        else:
-            given = read_values(y, self.condition_shape_)
-        if len(given) != 1:
-            check_rows(given.shape, n)
-        return score.given(given)
-
     def _generator(self, random_state: Any) -> torch.Generator:
         state = check_random_state(self.random_state if random_state is None else random_state)
         return torch.Generator().manual_seed(int(state.randint(2**31)))
@@ -306,7 +250,7 @@ class ScoreEstimator(DensityMixin, BaseEstimator):
         )
         x = torch.from_numpy(np.array(X, dtype=np.float64))
         model: ScoreModel = copy.deepcopy(self.model_).cpu().double()
-        return x, self._given(model, y, len(x))
+        return x, given_score(self, model, y, len(x))
 
     def _like_input(self, x: Tensor) -> Any:
         return x if self._tensors else x.numpy()
@@ -339,7 +283,7 @@ class ScoreEstimator(DensityMixin, BaseEstimator):
             y = self.classes_[choice(torch.from_numpy(self.class_prior_), n_samples, g).numpy()]
         if guidance and y is None:
             raise ValueError("guidance= needs y, the condition to move towards")
-        score = self._given(self.model_, y, n_samples)
+        score = given_score(self, self.model_, y, n_samples)
         if guidance:
             score = GuidedScore(score, self.model_.unconditional(), float(guidance))
         x = draw(score, n_samples, self.n_sample_steps, generator=g, quiet=not self.verbose)
@@ -432,15 +376,7 @@ class ScoreEstimator(DensityMixin, BaseEstimator):
         estimator = cls(network=network, settings=settings, **kept.get("parameters", {}))
         estimator.n_features_in_ = kept.get("n_features_in", model.event_shape[0])
         estimator._tensors = kept.get("tensors", False)
-        kind = None if model.condition is None else model.condition.kind
-        estimator.condition_names_ = tuple(kept.get("condition_names", ()))
-        estimator.condition = None
-        if isinstance(kind, int):
-            n, estimator.condition = kind, "classes"
-            estimator.classes_ = np.asarray(kept.get("classes", range(n)))
-            estimator.class_prior_ = np.asarray(kept.get("class_prior", [1 / n] * n))
-        elif isinstance(model.condition, Condition) and kind is not None:
-            estimator.condition, estimator.condition_shape_ = "values", tuple(kind)
+        restore_condition(estimator, model, kept)
         estimator.model_, estimator.held_out_loss_, estimator.n_iter_ = model, None, 0
         estimator.sigma_min_, estimator.sigma_max_ = noise_range(model.schedule)
         return estimator
