@@ -1046,7 +1046,7 @@ MUTANTS = (
     Mutant(
         "X: rows of a condition do not follow their samples",
         "scores/conditioned.py",
-        "return ConditionedScore(self.score, self.condition[index])",
+        "return type(self)(self.score, self.condition[index])",
         "return ConditionedScore(self.score, self.condition[: len(self.condition[index])])",
         "scores/test_conditioned.py::test_chunks_are_the_whole",
     ),

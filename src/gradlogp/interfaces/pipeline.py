@@ -84,7 +84,7 @@ def build_model(
     if network is None and suits_unet(event) and not holes:
         network = UNet(event, channels, condition=condition, generator=generator)
     elif network is None:
-        network = MLP(event, width, depth, condition, holes, generator=generator)
+        network = MLP(event, width, depth, condition, holes=holes, generator=generator)
     return ScoreModel(network, schedule, predicts, event)
 
 
