@@ -75,12 +75,12 @@ UNUSED = {
     "Observed.score.x": "likewise",
     "Observed.minibatch_score.x": "likewise",
     "sample.random_state": "what scikit-learn takes",
-    "ScoreEstimator.sample.y": "classes, of which this model has none",
-    "ScoreEstimator.grad_log_prob.y": "likewise",
-    "ScoreEstimator.score_samples.y": "likewise",
-    "ScoreEstimator.score.y": "likewise",
-    "ScoreEstimator.denoise.y": "likewise",
-    "ScoreEstimator.fit.y": "likewise, as scikit-learn has it",
+    "ScoreEstimator.score.y": "ignored without a condition, as scikit-learn has it",
+    "ScoreEstimator.fit.y": "likewise",
+    "WithHoles.given.condition": "NaN is what a hole is",
+    "Mask.fit": "the training to which it belongs asked",
+    "Mask.null": "the model to which it belongs asked",
+    "Mask.drop": "likewise",
     "Condition.fit": "the training to which it belongs asked",
     "Condition.null": "the model to which it belongs asked",
     "Condition.drop": "likewise",
@@ -117,6 +117,7 @@ def public_names():
 
 RECORDS = {
     "Blurred", "Calibration", "Chain", "Comparison", "ConditionalMixture", "ConditionedScore",
+    "MaskedScore", "Masks",
     "Curvature", "Evidence", "ExponentialFit", "Facts", "KernelScore", "Modes", "Plan", "Reference",
     "ScoreBase", "ScoreEstimator", "Start", "Target", "Verdict", "WarmUp", "Welford",
 }  # fmt: skip
@@ -160,6 +161,8 @@ LAW = Law(torch.tensor([0.3, -0.2], dtype=torch.float64), 0.6)
 SEGMENT = glp.distributions.AffineSubspace(EYE[:, :1])
 VP = glp.schedules.VP()
 SCORE = glp.ExactScore(LAW, VP)
+WITH_HOLES = glp.ExactScore(glp.distributions.WithHoles(LAW), VP)
+MASKED = glp.ScoreModel(glp.MLP(2, 4, 1, holes=True), VP, "v").double()
 
 
 def linear(x):
@@ -254,6 +257,19 @@ BY_BOTH = {
     "minimise.x0": lambda: X[:1],
     "minimise.f": lambda: lambda x: (x.square().sum(1), 2 * x),
     "GradientField.f": lambda: square,
+    "conditional_log_likelihood.score": lambda: WITH_HOLES,
+    "conditional_log_likelihood.known": lambda: X > 0,
+    "marginal_log_likelihood.score": lambda: WITH_HOLES,
+    "masked.score": lambda: MASKED.given(X),
+    "masked.groups": lambda: (0, 1),
+    "masked.flags": lambda: (False, False),
+    "conditional.index": lambda: [0],
+    "conditional.values": lambda: torch.zeros(1).double(),
+    "WithHoles.given.condition": lambda: X,
+    "ScoreEstimator.sample.y": lambda: None,
+    "ScoreEstimator.score_samples.y": lambda: None,
+    "ScoreEstimator.grad_log_prob.y": lambda: None,
+    "ScoreEstimator.denoise.y": lambda: None,
     "compare.samples": lambda: torch.cat([X, -X]),
     "compare.held_out": lambda: torch.cat([X.flip(1), -X]),
     "compare.train": lambda: torch.cat([X, -X.flip(1)]),

@@ -1046,7 +1046,7 @@ MUTANTS = (
     Mutant(
         "X: rows of a condition do not follow their samples",
         "scores/conditioned.py",
-        "return ConditionedScore(self.score, self.condition[index])",
+        "return type(self)(self.score, self.condition[index])",
         "return ConditionedScore(self.score, self.condition[: len(self.condition[index])])",
         "scores/test_conditioned.py::test_chunks_are_the_whole",
     ),
@@ -2130,5 +2130,75 @@ MUTANTS = (
         "X: times spread over the rows of one process",
         "learn/objectives/times.py", "if isinstance(generator, PartOfBatch):", "if False:",
         "learn/test_processes.py::test_parts_of_noise_make_up_the_whole",
+    ),
+    Mutant(
+        "X: the gain of a linear prediction the wrong way round",
+        "scores/model.py", "self.z_mean.to(z) + predicted", "self.z_mean.to(z) - predicted",
+        "scores/test_conditioned.py::test_what_is_linear_in_a_condition_is_exact_before_any_training",
+    ),
+    Mutant(
+        "X: what a linear prediction leaves is taken to be all",
+        "scores/model.py", "(self.z_std if self.left is None else", "(self.z_std if True else",
+        "scores/test_conditioned.py::test_what_is_linear_in_a_condition_is_exact_before_any_training",
+    ),
+    Mutant(
+        "X: a conditional mean with the gain's sign reversed",
+        "distributions/analytic/covariance.py",
+        "mean[u] + (values - mean[index])", "mean[u] - (values - mean[index])",
+        "scores/test_masked.py::test_a_conditional_law_is_joint_over_marginal",
+    ),
+    Mutant(
+        "X: a conditional covariance that is the marginal one",
+        "distributions/analytic/covariance.py",
+        "left = cov[u][:, u] - gain @ cov[index][:, u]", "left = cov[u][:, u]",
+        "scores/test_masked.py::test_a_conditional_law_is_joint_over_marginal",
+    ),
+    Mutant(
+        "X: weights of a conditional mixture stay those of the joint",
+        "distributions/analytic/conditional.py", "log_weights[rows, j] +=", "log_weights[rows, j] -=",
+        "scores/test_masked.py::test_rows_with_other_holes_go_together",
+    ),
+    Mutant(
+        "X: σ where a known entry's variance is σ²",
+        "scores/masked.py", "-(z - a * m) / (a**2 * v + b**2)", "-(z - a * m) / (a**2 * v + b)",
+        "scores/test_masked.py::test_what_is_gaussian_is_known_before_any_training",
+    ),
+    Mutant(
+        "X: the noise of a Gaussian law is a deviation, not a variance",
+        "scores/masked.py", "is_open, sigma.square(),", "is_open, sigma,",
+        "scores/test_masked.py::test_what_is_gaussian_is_known_before_any_training",
+    ),
+    Mutant(
+        "X: expectation maximisation forgets the covariance of what is missing",
+        "scores/masked.py", "cov = (S - A_S.mT @ X).mean(0)", "cov = 0 * S",
+        "scores/test_masked.py::test_moments_of_rows_with_holes_are_those_of_most_likelihood",
+    ),
+    Mutant(
+        "X: known entries are targets of the loss",
+        "learn/objectives/masked.py",
+        "torch.where(known, 0.0, torch.addcmul(eps, b, s))", "torch.addcmul(eps, b, s)",
+        "scores/test_masked.py::test_holes_are_neither_seen_nor_asked_for",
+    ),
+    Mutant(
+        "X: a hole with a known flag stays a target",
+        "learn/objectives/masked.py",
+        "torch.where(flag | ~present, told", "torch.where(flag, told",
+        "scores/test_masked.py::test_which_parts_are_known",
+    ),
+    Mutant(
+        "X: the density of known entries is left in",
+        "diffusion/holes.py", "found.log_prob - torch.where", "found.log_prob + torch.where",
+        "scores/test_masked.py::test_densities_of_rows_with_holes",
+    ),
+    Mutant(
+        "X: classes are drawn equally",
+        "interfaces/estimator.py",
+        "torch.from_numpy(self.class_prior_)", "torch.ones(len(self.classes_)).double()",
+        "interfaces/test_conditions.py::test_classes_are_drawn_as_often_as_they_are",
+    ),
+    Mutant(
+        "X: a float is a class",
+        "interfaces/conditions.py", 'if found.dtype.kind in "fc":', 'if found.dtype.kind in "c":',
+        "interfaces/test_conditions.py::test_a_float_is_never_a_class",
     ),
 )  # fmt: skip

@@ -9,11 +9,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ..core import Generator, NoisyScore, check_count, check_kind
+from ..core import Generator, NoisyScore, check_count, check_generator, check_kind, check_points
 from ..noise.blurred import encode
 from ..noise.coordinates import affine_part
 from ..noise.score_base import check_noisy_score
-from .evolve import evolve
+from .evolve import check_times, evolve
 from .likelihood import log_likelihood
 from .transitions.flow import ProbabilityFlow
 
@@ -37,6 +37,7 @@ def conditional_log_likelihood(
         ValueError: For another score, shapes that do not fit, or what `log_likelihood` refuses.
     """
     check_noisy_score(score)
+    check_points(x, event_shape=score.event_shape)
     check_kind(known, "known", Tensor, "a bool tensor like x")
     if known.dtype != torch.bool or known.shape != x.shape:
         raise ValueError(
@@ -89,6 +90,9 @@ def marginal_log_likelihood(
     """
     check_noisy_score(score)
     check_count(n_draws, "n_draws")
+    check_generator(generator)
+    if times is not None:
+        check_times(times)
     check_kind(x, "x", Tensor, "rows with holes")
     known = ~x.isnan()
     if x.ndim != 2 or not bool(known.any(1).all()):

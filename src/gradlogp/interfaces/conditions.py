@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ..core import some
+from ..core import NoisyScore, check_option, some
+from ..scores.conditioned import Condition
+from ..scores.model import ScoreModel
 
 
 def names_of(y: Any) -> tuple[str, ...]:
@@ -123,3 +125,86 @@ def check_rows(shape: Sequence[int], n: int) -> None:
         raise ValueError(
             f"y must have one row a sample, {n} of them; got {shape[0] if shape else 'a single one'}"
         )
+
+
+def learn_condition(
+    estimator: Any, y: Any, n: int, names: Sequence[str] | None = None
+) -> Tensor | None:
+    """Return what y holds, one row for each of n, and let an estimator keep what it can be.
+
+    Arguments:
+        estimator: A `ScoreEstimator`.
+        y: What `fit` was given.
+        n: How many samples there are.
+        names: Those of the columns of y, if it has none of its own.
+
+    Raises:
+        ValueError: If y is missing, or not what `condition` says.
+    """
+    if estimator.condition is None:
+        return None
+    check_option(estimator.condition, "condition, if it is not None,", ("classes", "values"))
+    if y is None:
+        raise ValueError(f'condition="{estimator.condition}" needs y, one row a sample')
+    estimator.condition_names_ = names_of(y) if names is None else tuple(names)
+    if estimator.condition == "classes":
+        found = read_classes(y)
+        check_rows(found.shape, n)
+        estimator.classes_, counts = np.unique(found, return_counts=True)
+        estimator.class_prior_ = counts / n
+        return number_classes(found, estimator.classes_)
+    values = read_values(y)
+    check_rows(values.shape, n)
+    estimator.condition_shape_ = tuple(values.shape[1:])
+    return values
+
+
+def condition_kind(estimator: Any) -> int | tuple[int, ...] | None:
+    """Return a number of classes, the shape of values, or None, as networks are made with it."""
+    if estimator.condition is None:
+        return None
+    return (
+        len(estimator.classes_) if estimator.condition == "classes" else estimator.condition_shape_
+    )
+
+
+def given_score(estimator: Any, score: ScoreModel, y: Any, n: int) -> NoisyScore:
+    """Return the score given y, one row for each of n samples or one for all.
+
+    Raises:
+        ValueError: For a y that is missing, not wanted, or of another kind or number of rows.
+    """
+    if estimator.condition is None:
+        if y is not None:
+            raise ValueError(
+                "y was given, and this model has nothing to condition on: fit it with "
+                'condition="classes" or condition="values"'
+            )
+        return score
+    if y is None:
+        if isinstance(score.condition, Condition) and float(score.condition.dropout) > 0:
+            return score.unconditional()
+        raise ValueError(
+            f'condition="{estimator.condition}" needs y, one row a sample or one for all (or train '
+            "with settings=TrainingSettings(condition_dropout=0.1), and leave it out)"
+        )
+    if estimator.condition == "classes":
+        given = number_classes(y, estimator.classes_)
+    else:
+        given = read_values(y, estimator.condition_shape_)
+    if len(given) != 1:
+        check_rows(given.shape, n)
+    return score.given(given)
+
+
+def restore_condition(estimator: Any, model: ScoreModel, kept: Mapping[str, Any]) -> None:
+    """Let an estimator have the condition of a model, with what a checkpoint keeps of it."""
+    kind = None if model.condition is None else model.condition.kind
+    estimator.condition_names_ = tuple(kept.get("condition_names", ()))
+    estimator.condition = None
+    if isinstance(kind, int):
+        estimator.condition = "classes"
+        estimator.classes_ = np.asarray(kept.get("classes", range(kind)))
+        estimator.class_prior_ = np.asarray(kept.get("class_prior", [1 / kind] * kind))
+    elif isinstance(model.condition, Condition) and kind is not None:
+        estimator.condition, estimator.condition_shape_ = "values", tuple(kind)

@@ -6,9 +6,8 @@ in this library the score is ∇ log p. The field is `grad_log_prob`.
 
 from __future__ import annotations
 
-import copy
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -41,21 +40,14 @@ from ..learn.settings import TrainingSettings
 from ..learn.training import fit
 from ..noise import blurred, noise_range, time_at
 from ..noise.predictions import Kind
-from ..scores.conditioned import Condition
 from ..scores.guided import GuidedScore
 from ..scores.model import ScoreModel
 from ..show.progress import bar
 from .base import BaseName, Judge, base_for, held_out_rows
-from .conditions import check_rows, names_of, number_classes, read_classes, read_values
+from .conditions import condition_kind, given_score, learn_condition, restore_condition
 from .kept import check_kept, settings_of
-from .pipeline import (
-    CHUNK,
-    OBJECTIVE,
-    build_model,
-    draw,
-    likelihood_steps,
-    sample_levels,
-)
+from .needs import Needs, in_float64
+from .pipeline import CHUNK, OBJECTIVE, build_model, draw
 
 HERE = ("checkpoint", "resume", "device", "verbose")  # parameters of a run, not of a model
 SHAPE = ("width", "depth", "predicts", "condition")  # what a model is like, from the start
@@ -148,8 +140,7 @@ class ScoreEstimator(DensityMixin, BaseEstimator):
         self.batch_size = batch_size
         self.learning_rate = learning_rate
         self.ema = ema
-        self.width = width
-        self.depth = depth
+        self.width, self.depth = width, depth
         self.channels = channels
         self.network = network
         self.schedule = schedule
@@ -159,14 +150,11 @@ class ScoreEstimator(DensityMixin, BaseEstimator):
         self.standardize = standardize
         self.objective, self.settings = objective, settings
         self.held_out_fraction = held_out_fraction
-        self.n_sample_steps = n_sample_steps
-        self.n_likelihood_steps = n_likelihood_steps
-        self.checkpoint = checkpoint
-        self.resume = resume
+        self.n_sample_steps, self.n_likelihood_steps = n_sample_steps, n_likelihood_steps
+        self.checkpoint, self.resume = checkpoint, resume
         self.random_state = random_state
         self.device = device
-        self.callback = callback
-        self.verbose = verbose
+        self.callback, self.verbose = callback, verbose
 
     def fit(
         self,
@@ -174,6 +162,7 @@ class ScoreEstimator(DensityMixin, BaseEstimator):
         y: Any = None,
         *,
         columns: Sequence[str] | None = None,
+        condition_names: Sequence[str] | None = None,
         masks: Masks | None = None,
     ) -> ScoreEstimator:
         """Learn the score of X.
@@ -183,6 +172,7 @@ class ScoreEstimator(DensityMixin, BaseEstimator):
             y: Classes `(N,)`, or values `(N,)`, `(N, k)` or of any shape, by `condition`; otherwise
                 ignored.
             columns: Names of the columns, kept with the model; those of X where it is a frame.
+            condition_names: Likewise of y.
             masks: What to hide while training, for a model that is to know any part of a row
                 (`model_.given`), beside all of it.
 
@@ -208,7 +198,8 @@ class ScoreEstimator(DensityMixin, BaseEstimator):
         )
         x, generator = torch.from_numpy(np.array(X)), self._generator(None)
         generator.manual_seed(Processes.here().of_first(generator.initial_seed()))
-        given, objective = self._learn_condition(y, len(x)), self.objective or OBJECTIVE
+        given = learn_condition(self, y, len(x), condition_names)
+        objective = self.objective or OBJECTIVE
         check_option(self.base, "base", BaseName)
         base: BaseName = (
             "none" if self.base == "auto" and self.condition == "values" else self.base
@@ -233,7 +224,7 @@ class ScoreEstimator(DensityMixin, BaseEstimator):
                     standardize=self.standardize, seed=seed,
                 ),
                 channels=self.channels, generator=generator,
-                condition=self._condition_kind(), holes=masks is not None,
+                condition=condition_kind(self), holes=masks is not None,
                 given=None if given is None or masks is not None else given[kept],
             )  # fmt: skip
         model.to(self.device)
@@ -262,7 +253,7 @@ class ScoreEstimator(DensityMixin, BaseEstimator):
                 update(record.step, settings.steps, f"loss {loss:.4f}")
         self.model_, self.correction_ = model, judge.found
         self.sigma_min_, self.sigma_max_ = noise_range(model.schedule)
-        self._steps: dict[str, int] = {}
+        self._needs = Needs(model)
         return self
 
     def _check_same(self, model: ScoreModel, extra: dict[str, Any]) -> None:
@@ -277,59 +268,6 @@ class ScoreEstimator(DensityMixin, BaseEstimator):
                     "keep its settings and data"
                 )
 
-    def _learn_condition(self, y: Any, n: int) -> Tensor | None:
-        """Return what y holds, one row a sample, and keep what it can be; None if unconditional."""
-        if self.condition is None:
-            return None
-        check_option(self.condition, "condition, if it is not None,", ("classes", "values"))
-        if y is None:
-            raise ValueError(f'condition="{self.condition}" needs y, one row a sample')
-        self.condition_names_ = names_of(y)
-        if self.condition == "classes":
-            found = read_classes(y)
-            check_rows(found.shape, n)
-            self.classes_, counts = np.unique(found, return_counts=True)
-            self.class_prior_ = counts / n
-            return number_classes(found, self.classes_)
-        values = read_values(y)
-        check_rows(values.shape, n)
-        self.condition_shape_ = tuple(values.shape[1:])
-        return values
-
-    def _condition_kind(self) -> int | tuple[int, ...] | None:
-        """Return a number of classes, the shape of values, or None, as networks are made with it."""
-        if self.condition is None:
-            return None
-        return len(self.classes_) if self.condition == "classes" else self.condition_shape_
-
-    def _given(self, score: ScoreModel, y: Any, n: int) -> NoisyScore:
-        """Return the score given y, one row for each of n samples or one for all.
-
-        Raises:
-            ValueError: For a y that is missing, not wanted, or of another kind or number of rows.
-        """
-        if self.condition is None:
-            if y is not None:
-                raise ValueError(
-                    "y was given, and this model has nothing to condition on: fit it with "
-                    'condition="classes" or condition="values"'
-                )
-            return score
-        if y is None:
-            if isinstance(score.condition, Condition) and float(score.condition.dropout) > 0:
-                return score.unconditional()
-            raise ValueError(
-                f'condition="{self.condition}" needs y, one row a sample or one for all (or train with '
-                "settings=TrainingSettings(condition_dropout=0.1), and leave it out)"
-            )
-        if self.condition == "classes":
-            given = number_classes(y, self.classes_)
-        else:
-            given = read_values(y, self.condition_shape_)
-        if len(given) != 1:
-            check_rows(given.shape, n)
-        return score.given(given)
-
     def _generator(self, random_state: Any) -> torch.Generator:
         state = check_random_state(self.random_state if random_state is None else random_state)
         return torch.Generator().manual_seed(int(state.randint(2**31)))
@@ -341,7 +279,7 @@ class ScoreEstimator(DensityMixin, BaseEstimator):
             self, _as_array(X), dtype=[np.float64, np.float32], allow_nd=True, reset=False
         )
         x = torch.from_numpy(np.array(X, dtype=np.float64))
-        return x, self._given(self._double(), y, len(x))
+        return x, given_score(self, in_float64(self.model_), y, len(x))
 
     def _like_input(self, x: Tensor) -> Any:
         return x if self._tensors else x.numpy()
@@ -374,7 +312,7 @@ class ScoreEstimator(DensityMixin, BaseEstimator):
             y = self.classes_[choice(torch.from_numpy(self.class_prior_), n_samples, g).numpy()]
         if guidance and y is None:
             raise ValueError("guidance= needs y, the condition to move towards")
-        score = self._given(self.model_, y, n_samples)
+        score = given_score(self, self.model_, y, n_samples)
         if guidance:
             score = GuidedScore(score, self.model_.unconditional(), float(guidance))
         x = draw(score, n_samples, self.sample_levels(), generator=g, quiet=not self.verbose)
@@ -382,25 +320,13 @@ class ScoreEstimator(DensityMixin, BaseEstimator):
 
     def sample_levels(self) -> int:
         """Return how many noise levels sampling passes through: asked for, or measured once."""
-        if self.n_sample_steps is not None:
-            return self.n_sample_steps
-        return self._measured("sample", lambda: sample_levels(self.model_))
+        check_is_fitted(self, "model_")
+        return self.n_sample_steps or self._needs.levels()
 
     def likelihood_steps(self) -> int:
         """Return how many steps a likelihood takes: asked for, or measured once."""
-        if self.n_likelihood_steps is not None:
-            return self.n_likelihood_steps
-        return self._measured("likelihood", lambda: likelihood_steps(self._double()))
-
-    def _double(self) -> ScoreModel:
-        """Return a copy of the model in float64, in which no result depends on the batch."""
-        return copy.deepcopy(self.model_).cpu().double()
-
-    def _measured(self, what: str, measure: Callable[[], int]) -> int:
         check_is_fitted(self, "model_")
-        if what not in self._steps:
-            self._steps[what] = measure()
-        return self._steps[what]
+        return self.n_likelihood_steps or self._needs.steps()
 
     def grad_log_prob(self, X: Any, y: Any = None, sigma: float | None = None) -> Any:
         """Return ∇ log p(x) in data units, for the law blurred by `sigma` (`sigma_min_`).
@@ -489,18 +415,10 @@ class ScoreEstimator(DensityMixin, BaseEstimator):
         estimator = cls(network=network, settings=settings, **kept.get("parameters", {}))
         estimator.n_features_in_ = kept.get("n_features_in", model.event_shape[0])
         estimator._tensors = kept.get("tensors", False)
-        kind = None if model.condition is None else model.condition.kind
-        estimator.condition_names_ = tuple(kept.get("condition_names", ()))
-        estimator.condition = None
-        if isinstance(kind, int):
-            n, estimator.condition = kind, "classes"
-            estimator.classes_ = np.asarray(kept.get("classes", range(n)))
-            estimator.class_prior_ = np.asarray(kept.get("class_prior", [1 / n] * n))
-        elif isinstance(model.condition, Condition) and kind is not None:
-            estimator.condition, estimator.condition_shape_ = "values", tuple(kind)
+        restore_condition(estimator, model, kept)
         estimator.model_, estimator.held_out_loss_, estimator.n_iter_ = model, None, 0
         estimator.sigma_min_, estimator.sigma_max_ = noise_range(model.schedule)
-        estimator._steps = {}
+        estimator._needs = Needs(model)
         estimator.correction_ = None
         return estimator
 

@@ -12,8 +12,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ..core import NoisyScore, Schedule, Transition, randn_like
-from ..diffusion import UniPC, evolve, plan_levels, plan_likelihood
+from ..core import NoisyScore, Schedule, Transition
+from ..diffusion import UniPC, evolve
 from ..distributions.analytic import Gaussian, GaussianMixture
 from ..learn.objectives import multilevel
 from ..noise.coordinates import AffineCoordinates, Scales
@@ -22,7 +22,7 @@ from ..noise.ladder import noise_levels
 from ..noise.predictions import Kind
 from ..noise.schedules import VE
 from ..noise.spread import noise_span
-from ..scores.conditioned import Condition, linear_part
+from ..scores.conditioned import linear_part
 from ..scores.model import ScoreModel
 from ..scores.networks import MLP, UNet
 from ..show.progress import bar
@@ -94,7 +94,7 @@ def build_model(
     if network is None and suits_unet(event) and not holes:
         network = UNet(event, channels, condition=condition, generator=generator)
     elif network is None:
-        network = MLP(event, width, depth, condition, holes, generator=generator)
+        network = MLP(event, width, depth, condition, holes=holes, generator=generator)
         if base is None and not holes and event.numel() > width:
             warn_of_rank(x, width)
     return ScoreModel(network, schedule, predicts, event, base=base)
@@ -147,28 +147,3 @@ def draw(
             transition, score, n, time_grid(score.schedule, levels, rho=rho), generator=generator,
             chunk_size=CHUNK, progress=update, **options,
         )  # fmt: skip
-
-
-def sample_levels(model: ScoreModel) -> int:
-    """Return the noise levels that sampling needs, to a hundredth of a standard deviation."""
-    if model.schedule.times is not None:
-        return len(model.schedule.times)
-    generator = torch.Generator().manual_seed(0)
-    return plan_levels(_typical(model, 32, generator), generator=generator).n
-
-
-def likelihood_steps(model: ScoreModel) -> int:
-    """Return the steps that a log-likelihood needs, to a two hundredth of a nat."""
-    generator = torch.Generator().manual_seed(0)
-    return plan_likelihood(_typical(model, 64, generator), generator=generator).n
-
-
-def _typical(model: ScoreModel, n: int, generator: torch.Generator) -> NoisyScore:
-    """Return the score given n conditions that the data may have had, so that none is asked for."""
-    condition = model.condition
-    if not isinstance(condition, Condition):
-        return model
-    if isinstance(condition.kind, int):
-        return model.given(torch.arange(n, device=model.z_std.device) % condition.kind)
-    z = randn_like(model.z_std.new_zeros(n, *condition.kind), generator)
-    return model.given(condition.coordinates.decode(z))

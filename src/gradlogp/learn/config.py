@@ -191,6 +191,8 @@ def _network(spec: dict[str, Any], shapes: Shapes, weights: Path) -> nn.Module:
         raise ValueError(
             f"the checkpoint holds a network {spec['name'][:60]!r} of your own: pass network="
         )
+    options = {"holes": True} if kind is MLP and given.get("holes") is True else {}
+    given = {k: v for k, v in given.items() if k not in options}
     check_fields(given, kind, where)
     # no number of layers or channels can be larger than what is stored of them
     most = max(len(shapes), *(n for shape in shapes.values() for n in shape), 1)
@@ -205,10 +207,10 @@ def _network(spec: dict[str, Any], shapes: Shapes, weights: Path) -> nn.Module:
     stored = {k.removeprefix("network."): v for k, v in shapes.items() if k.startswith("network.")}
     try:
         with torch.device("meta"):
-            wanted = {k: tuple(v.shape) for k, v in kind(**given).state_dict().items()}
+            wanted = {k: tuple(v.shape) for k, v in kind(**given, **options).state_dict().items()}
     except (ValueError, RuntimeError, OverflowError, IndexError) as error:
         raise ValueError(f"{where}: {' '.join(str(error).split())[:200]}") from None
     if wanted != stored:
         odd = sorted(k for k in wanted.keys() | stored.keys() if wanted.get(k) != stored.get(k))
         raise ValueError(f"{weights} does not fit the network: {', '.join(odd[:3])}")
-    return kind(**given)
+    return kind(**given, **options)

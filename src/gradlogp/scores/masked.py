@@ -22,14 +22,14 @@ from ..core import check_event_shape, per_sample
 from ..noise.coordinates import AffineCoordinates
 from .conditioned import ConditionedScore
 
-MOST_GAUSSIAN = 64
+MOST_GAUSSIAN = 48
 """Entries of a vector up to which a network learns the rest of a Gaussian law."""
 
-MOST_ROWS = 2000
-"""Rows that it is fitted to."""
+MOST_ROWS, MOST_WORK = 2000, 10**8
+"""Rows that it is fitted to, and rows times D³, but five rows an entry at least."""
 
-ROUNDS = 40
-"""Of expectation maximisation."""
+ROUNDS, STILL = 40, 1e-3
+"""Of expectation maximisation, and by how little S changes where it ends."""
 
 RIDGE = 1e-3
 """Least variance, in the frame of unit variance, of any direction of that law."""
@@ -78,8 +78,10 @@ def gaussian_with_holes(u: Tensor, known: Tensor) -> tuple[Tensor, Tensor]:
         mean = m + ((u - m) * known).unsqueeze(1).bmm(X).squeeze(1)
         cov = (S - A_S.mT @ X).mean(0)
         m = mean.mean(0)
-        S = cov + (mean - m).T @ (mean - m) / n
+        before, S = S, cov + (mean - m).T @ (mean - m) / n
         S = (n * S + 0.1 * d * S.diagonal().diag()) / (n + 0.1 * d)
+        if float((S - before).abs().max()) < STILL:
+            break
     return m, (S + S.T) / 2
 
 
@@ -115,7 +117,9 @@ class Mask(nn.Module):
         """Take mean and covariance of rows with holes, in the units of the data: of most likelihood."""
         if self.mean is None or self.cov is None:
             return
-        some = rows[:: -(-len(rows) // MOST_ROWS)]
+        d = self.event_shape.numel()
+        most = max(5 * d, min(MOST_ROWS, MOST_WORK // d**3))
+        some = rows[:: -(-len(rows) // most)]
         known, u = self.encode(some.double()).unbind(1)
         mean, cov = gaussian_with_holes(u, known)
         w, U = torch.linalg.eigh(cov)

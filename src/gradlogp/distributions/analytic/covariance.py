@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from ...core import check_finite, check_number, shown
+from ...core import check_finite, check_kind, check_number, shown
 
 
 class Covariance(NamedTuple):
@@ -150,13 +150,18 @@ def check_index(index: Sequence[int] | Tensor, values: Tensor, d: int) -> Tensor
     Raises:
         ValueError: Unless they are different, not all of them, and as many as values.
     """
-    found = torch.as_tensor(index)
+    check_kind(
+        index, "index", list | tuple | range | Tensor, "a list of entries, or a tensor of them"
+    )
+    if not isinstance(index, Tensor) and not all(type(i) is int and abs(i) < 2**62 for i in index):
+        raise ValueError(f"index must be integers, got {shown(index)}")
+    found = index if isinstance(index, Tensor) else torch.tensor(list(index), dtype=torch.int64)
     whole = (
         found.ndim == 1 and found.dtype == torch.int64 and len(set(found.tolist())) == len(found)
     )
     if not whole or not 0 < len(found) < d or not bool(((found >= 0) & (found < d)).all()):
         raise ValueError(
-            f"index must be different entries from 0 to {d - 1}, and not all of them; got {index!r}"
+            f"index must be different entries from 0 to {d - 1}, not all of them; got {shown(index)}"
         )
     if not isinstance(values, Tensor) or values.shape != found.shape:
         raise ValueError(f"values must be a tensor ({len(found)},), one for each entry of index")

@@ -16,6 +16,7 @@ from ...learn.stopping import STOPS
 
 if TYPE_CHECKING:
     import torch
+    from torch import Tensor
 
     from ...learn.data import Dataset
     from ...show.report import Row
@@ -97,12 +98,10 @@ def with_given(columns: str | None, condition: str | None) -> str | None:
     return ",".join(dict.fromkeys([*columns.split(","), *condition.split(",")]))
 
 
-def split_given(dataset: Dataset, condition: str | None) -> tuple[Dataset, Any]:
-    """Return data without the columns to condition on, and these as a frame, or None."""
+def split_given(dataset: Dataset, condition: str | None) -> tuple[Dataset, Tensor | None]:
+    """Return data without the columns to condition on, and these `(N, k)`, or None."""
     if condition is None:
         return dataset, None
-    import pandas as pd
-
     names = list(dict.fromkeys(condition.split(",")))
     if unknown := [name for name in names if name not in dataset.columns]:
         there = ", ".join(dataset.columns[:20]) or "none with a name"
@@ -110,9 +109,8 @@ def split_given(dataset: Dataset, condition: str | None) -> tuple[Dataset, Any]:
     kept = [i for i, name in enumerate(dataset.columns) if name not in names]
     if not kept:
         raise Misuse(f"--condition {condition} leaves no column to learn")
-    columns = [dataset.x[:, dataset.columns.index(name)].double().numpy() for name in names]
     left = tuple(dataset.columns[i] for i in kept)
-    y = pd.DataFrame(dict(zip(names, columns, strict=True)))
+    y = dataset.x[:, [dataset.columns.index(name) for name in names]].double()
     return dataset._replace(x=dataset.x[:, kept], columns=left), y
 
 

@@ -199,8 +199,9 @@ def fit(
         estimator.set_params(**{k: v for k, v in size.items() if v is not None})
         try:
             estimator.fit(
-                dataset.x, class_names(dataset) if y is None else y, columns=dataset.columns
-            )
+                dataset.x, class_names(dataset) if y is None else y, columns=dataset.columns,
+                condition_names=condition and list(dict.fromkeys(condition.split(","))),
+            )  # fmt: skip
         except Stopped as stop:
             raise Stopped(stop.number, f"{out} is saved; go on with --resume") from None
     loss = estimator.held_out_loss_

@@ -105,7 +105,8 @@ def restore(
     factor = 2 if factor is None else factor
     from ...inverse import Inpainting, Observation, observe
     from ..pipeline import draw
-    from .use import class_labels, load_estimator
+    from .given import class_labels
+    from .use import load_estimator
 
     estimator = load_estimator(checkpoint)
     model = estimator.model_

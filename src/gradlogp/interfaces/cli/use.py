@@ -6,7 +6,7 @@ import sys
 from functools import partial
 from pathlib import Path
 from time import perf_counter
-from typing import IO, TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
@@ -26,11 +26,10 @@ from .common import (
     split_given,
     with_given,
 )
+from .given import Beside, class_labels, picture_of, read_given, write_samples
 from .langevin import KernelName, sample_target
 
 if TYPE_CHECKING:
-    import pandas as pd
-    import torch
     from torch import Tensor
 
     from ...check.compare import Comparison
@@ -179,7 +178,6 @@ def sample(
     picture = None if out is None else out.with_suffix(".png")
     claim_output(out, picture, force=force)
     g = generator_of(seed)
-    import pandas as pd
     import torch
 
     from ...core.files import write_files
@@ -191,13 +189,14 @@ def sample(
         n, y = n or 1000, None
         condition, model = class_labels(estimator, klass, n, g), estimator.model_
         if condition is not None and klass is None:
-            y = pd.DataFrame({"class": estimator.classes_[condition.numpy()].astype(str)})
+            y = Beside(("class",), estimator.classes_[condition.numpy()].astype(str)[:, None])
     else:
         refuse({"--class": klass}, "is for classes, and --given for values")
         rows, model = read_given(estimator, given), estimator.model_
-        rows = rows.loc[rows.index.repeat(n or (1000 if "=" in given else 1))]
-        n, condition = len(rows), torch.tensor(rows.to_numpy())
-        y = None if "=" in given else rows
+        condition = rows.repeat_interleave(n or (1000 if "=" in given else 1), 0)
+        n, y = len(condition), None
+        if "=" not in given:
+            y = Beside(estimator.condition_names_, condition.numpy())
     if y is not None and out is not None and out.suffix == ".npy":
         raise Misuse(
             f"{out}: a .npy file cannot say which row is which; write .npz or .csv, or draw for one "
@@ -214,11 +213,11 @@ def sample(
         score, n, max(2, levels), transition=transition(method), generator=g, quiet=quiet,
     )  # fmt: skip
     if out is None or picture is None:
-        _write(x, ".csv", model.columns, y, sys.stdout)
+        write_samples(x, ".csv", model.columns, y, sys.stdout)
         return 0
     files: dict[Path, Any] = {
-        out: partial(_write, x, out.suffix, model.columns, y),
-        picture: _picture([(method, x)]),
+        out: partial(write_samples, x, out.suffix, model.columns, y),
+        picture: picture_of([(method, x)]),
     }
     write_files(files)
     say(f"{out}: {n} samples; {picture}", quiet=quiet)
@@ -388,7 +387,7 @@ def load_for(
             f"{data} has samples of shape {tuple(found.x.shape[1:])}, the model of {tuple(shape)}"
         )
     if y is not None:
-        return found, torch.tensor(y.to_numpy())
+        return found, y
     if estimator.condition is None:
         return found, None
     if found.labels is None:
@@ -399,92 +398,3 @@ def load_for(
             f"the model knows the classes {some(known)}, the data also {some(unknown)}"
         )
     return found, torch.tensor([known.index(name) for name in there])
-
-
-def class_labels(
-    estimator: ScoreEstimator, klass: str | None, n: int, g: torch.Generator
-) -> Tensor | None:
-    """Return n labels of one class, or as the data has them; None for a model without conditions."""
-    import torch
-
-    from ...core import choice, nearest
-
-    if estimator.condition != "classes":
-        if klass is not None:
-            raise Misuse("--class was given, but the model knows no classes")
-        if estimator.condition == "values":
-            names = ", ".join(estimator.condition_names_[:20]) or "values without names"
-            raise Misuse(f"the model is conditional on {names}: sample it with --given")
-        return None
-    known = [str(c) for c in estimator.classes_]
-    if klass is None:
-        return choice(torch.from_numpy(estimator.class_prior_), n, g)
-    if klass not in known:
-        raise Misuse(f"unknown class {klass!r}{nearest(klass, known)}")
-    return torch.full((n,), known.index(klass))
-
-
-def read_given(estimator: ScoreEstimator, given: str) -> pd.DataFrame:
-    """Return rows of the values to draw for: a=1.5,b=2, or those of a file."""
-    import pandas as pd
-
-    from ...core import some
-
-    if estimator.condition != "values":
-        raise Misuse("--given is for a model made with --condition, and this one has none")
-    names = list(estimator.condition_names_)
-    if "=" not in given:
-        try:
-            found = pd.read_csv(given)
-        except (OSError, ValueError) as error:
-            raise Misuse(f"--given {given}: {str(error).splitlines()[0][:200]}") from None
-        if missing := [name for name in names if name not in found.columns]:
-            raise Misuse(f"--given {given}: there is no column {some(missing)}")
-        found = found[names].apply(pd.to_numeric, errors="coerce").astype(float)
-        if not len(found) or bool(found.isna().to_numpy().any()):
-            raise Misuse(f"--given {given}: there is no row, or one that is not all numbers")
-        return found.reset_index(drop=True)
-    pairs = dict(part.partition("=")[::2] for part in given.split(","))
-    if set(pairs) != set(names):
-        raise Misuse(f"--given {given}: the model needs {', '.join(f'{n}=…' for n in names[:20])}")
-    try:
-        return pd.DataFrame({name: [float(pairs[name])] for name in names})
-    except ValueError:
-        raise Misuse(f"--given {given}: what stands after = must be numbers") from None
-
-
-def _picture(sets: list[tuple[str, Tensor]]) -> bytes:
-    """Return a picture of samples."""
-    from ...show.plots import png
-    from ...show.plots.samples import samples
-
-    return png(samples(sets))
-
-
-def _write(
-    x: Tensor, suffix: str, columns: tuple[str, ...], y: pd.DataFrame | None, file: IO[Any]
-) -> None:
-    """Write samples: rows of flattened samples as CSV, arrays as they are; beside them what y says."""
-    import numpy as np
-    import pandas as pd
-
-    if suffix == ".csv" and y is None:
-        np.savetxt(file, x.flatten(1).numpy(), "%.7g", ",")
-    elif suffix == ".csv" and y is not None:
-        flat = x.flatten(1).numpy()
-        names = columns or tuple(f"x{i}" for i in range(flat.shape[1]))
-        table = pd.DataFrame(flat, columns=list(names))
-        y = y.reset_index(drop=True).rename(
-            columns=lambda n: n if n not in names else f"{n}_given"
-        )
-        text = pd.concat([table, y], axis=1).to_csv(index=False, float_format="%.7g")
-        file.write(text if file is sys.stdout else text.encode())
-    elif suffix == ".npy":
-        np.save(file, x.numpy())
-    else:
-        arrays = {"x": x.numpy()}
-        if y is not None and list(y) == ["class"]:
-            arrays["labels"] = y["class"].to_numpy().astype(str)
-        elif y is not None:
-            arrays["given"] = y.to_numpy()
-        np.savez(file, **arrays)  # type: ignore[arg-type]

@@ -17,7 +17,8 @@ from ...noise.schedules import VE
 from ...show.plots import fields, scatter_pair, trajectories
 from ...show.progress import bar
 from ...show.report import Section
-from ..pipeline import CHUNK, build_model, draw, sample_levels
+from ..needs import sample_levels
+from ..pipeline import CHUNK, build_model, draw
 from .common import Outcome, annealed_paths, finish, train
 
 STEPS = 2000

@@ -93,6 +93,12 @@ class TableEstimator:
             raise ValueError("no column can be learned: all are constant, or names")
         given = ScoreEstimator() if self.estimator is None else self.estimator
         self.estimator_ = given.__class__(**given.get_params(deep=False))
+        own = given.network is not None and not getattr(given.network, "holes", False)
+        if self.holes and (own or given.objective is not None):
+            raise ValueError(
+                f"holes are learned by a network and an objective for them, and the estimator has its "
+                f"own {'network' if own else 'objective'}: pass holes=False, and do without impute"
+            )
         # noise of its own, and not that of the training, which starts from the same seed
         g = torch.Generator().manual_seed(new_seed(self.estimator_._generator(None)))
         z, _ = self._encode(frame, g)

@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from ...core import Generator, check_kind, check_points, check_same_shape, rand_like
+from ...core import Generator, check_kind, check_points, check_same_shape, rand_like, shown
 from ...scores.masked import MaskedScore
 from .times import noised_at, times_of
 
@@ -97,6 +97,15 @@ def masked(
     check_points(z, "z", score.event_shape)
     if score.condition is None:
         raise ValueError("score must know something: model.given(rows with holes)")
+    if len(score.condition) != len(z):
+        raise ValueError(
+            f"z must have the {len(score.condition)} rows that score knows, got {len(z)}"
+        )
+    for name, value, kind in (("groups", groups, int), ("flags", flags, bool)):
+        check_kind(value, name, tuple | list, f"a tuple, one for each of {z.shape[1]} entries")
+        if len(value) != z.shape[1] or not all(type(v) is kind for v in value):
+            raise ValueError(f"{name} must be {z.shape[1]} of {kind.__name__}, got {shown(value)}")
+    z = z.to(score.like)
     t = times_of(score.schedule, z, None, generator, True)
     present, values = score.condition.to(z).unbind(1)
     known = draw_known(present > 0.5, groups, flags, generator)

@@ -51,8 +51,8 @@ class MLP(nn.Module):
         width: int = 128,
         depth: int = 3,
         condition: int | Sequence[int] | None = None,
-        holes: bool = False,
         *,
+        holes: bool = False,
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
@@ -66,8 +66,8 @@ class MLP(nn.Module):
         other = read_condition(condition)
         self.holes, self.condition = holes, (2, *shape) if holes else other
         self.config = {
-            "event": list(shape), "width": width, "depth": depth, "condition": other, "holes": holes,
-        }  # fmt: skip
+            "event": list(shape), "width": width, "depth": depth, "condition": other,
+        } | ({"holes": True} if holes else {})  # fmt: skip
         self.event_shape = torch.Size(shape)
         d = self.event_shape.numel()
         self.conditioning = Conditioning(width, other)

@@ -1,0 +1,126 @@
+"""Conditions on the command line: what is drawn for, and what says so in a file."""
+
+from __future__ import annotations
+
+import csv
+import io
+import sys
+from typing import IO, TYPE_CHECKING, Any, NamedTuple
+
+from .common import Misuse
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+    from torch import Tensor
+
+    from ..estimator import ScoreEstimator
+
+
+class Beside(NamedTuple):
+    """What is written beside samples: names, and values `(n, k)`."""
+
+    names: tuple[str, ...]
+    values: np.ndarray
+
+
+def class_labels(
+    estimator: ScoreEstimator, klass: str | None, n: int, g: torch.Generator
+) -> Tensor | None:
+    """Return n labels of one class, or as the data has them; None for a model without conditions."""
+    import torch
+
+    from ...core import choice, nearest
+
+    if estimator.condition != "classes":
+        if klass is not None:
+            raise Misuse("--class was given, but the model knows no classes")
+        if estimator.condition == "values":
+            names = ", ".join(estimator.condition_names_[:20]) or "values without names"
+            raise Misuse(f"the model is conditional on {names}: sample it with --given")
+        return None
+    known = [str(c) for c in estimator.classes_]
+    if klass is None:
+        return choice(torch.from_numpy(estimator.class_prior_), n, g)
+    if klass not in known:
+        raise Misuse(f"unknown class {klass!r}{nearest(klass, known)}")
+    return torch.full((n,), known.index(klass))
+
+
+def read_given(estimator: ScoreEstimator, given: str) -> Tensor:
+    """Return rows of the values to draw for: a=1.5,b=2, or those of a file."""
+    import torch
+
+    if estimator.condition != "values":
+        raise Misuse("--given is for a model made with --condition, and this one has none")
+    names = estimator.condition_names_
+    if "=" not in given:
+        return _rows_of(given, names)
+    pairs = dict(part.partition("=")[::2] for part in given.split(","))
+    if set(pairs) != set(names):
+        raise Misuse(f"--given {given}: the model needs {', '.join(f'{n}=…' for n in names[:20])}")
+    try:
+        return torch.tensor([[float(pairs[name]) for name in names]], dtype=torch.float64)
+    except ValueError:
+        raise Misuse(f"--given {given}: what stands after = must be numbers") from None
+
+
+def _rows_of(path: str, names: tuple[str, ...]) -> Tensor:
+    """Return these columns of a file with a header."""
+    import torch
+
+    from ...core import some
+
+    try:
+        with open(path, newline="", encoding="utf-8") as file:
+            rows = list(csv.reader(file))
+    except (OSError, ValueError, csv.Error) as error:
+        raise Misuse(f"--given {path}: {str(error).splitlines()[0][:200]}") from None
+    if len(rows) < 2:
+        raise Misuse(f"--given {path}: there must be a line of names and one of numbers")
+    if missing := [name for name in names if name not in rows[0]]:
+        raise Misuse(f"--given {path}: there is no column {some(missing)}")
+    at = [rows[0].index(name) for name in names]
+    try:
+        values = [[float(row[i]) for i in at] for row in rows[1:] if row]
+    except (ValueError, IndexError):
+        raise Misuse(f"--given {path}: there is a row that is not all numbers") from None
+    return torch.tensor(values, dtype=torch.float64)
+
+
+def write_samples(
+    x: Tensor, suffix: str, columns: tuple[str, ...], beside: Beside | None, file: IO[Any]
+) -> None:
+    """Write samples: rows of flattened samples as CSV, arrays as they are; with what is beside them."""
+    import numpy as np
+
+    if suffix == ".csv" and beside is None:
+        np.savetxt(file, x.flatten(1).numpy(), "%.7g", ",")
+    elif suffix == ".csv" and beside is not None:
+        flat = x.flatten(1).tolist()
+        names = columns or tuple(f"x{i}" for i in range(len(flat[0])))
+        more = [name if name not in names else f"{name}_given" for name in beside.names]
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow([*names, *more])
+        for row, given in zip(flat, beside.values.tolist(), strict=True):
+            cells = [v if isinstance(v, str) else f"{v:.7g}" for v in (*row, *given)]
+            writer.writerow(cells)
+        file.write(text.getvalue() if file is sys.stdout else text.getvalue().encode())
+    elif suffix == ".npy":
+        np.save(file, x.numpy())
+    else:
+        arrays = {"x": x.numpy()}
+        if beside is not None and beside.names == ("class",):
+            arrays["labels"] = beside.values[:, 0]
+        elif beside is not None:
+            arrays["given"] = beside.values
+        np.savez(file, **arrays)  # type: ignore[arg-type]
+
+
+def picture_of(sets: list[tuple[str, Tensor]]) -> bytes:
+    """Return a picture of samples."""
+    from ...show.plots import png
+    from ...show.plots.samples import samples
+
+    return png(samples(sets))
