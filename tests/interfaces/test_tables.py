@@ -189,7 +189,7 @@ def test_a_likelihood_for_every_row(fitted):
     with pytest.raises(ValueError, match="'city' has 'Lugano', which no row learned from had"):
         fitted.score_samples(table().head(3).assign(city="Lugano"))
     with pytest.raises(
-        ValueError, match=r"'month' has 14; what was learned lies from 1.0 to 13.0"
+        ValueError, match=r"'month' has 14; what was learned lies from 1 to 13"
     ):
         fitted.score_samples(table().head(3).assign(month=14))
 
@@ -221,7 +221,7 @@ def test_a_dtype_holds_what_comes_back():
 def test_numbers_far_from_0_keep_their_digits():
     far = pd.Series(2**40 + np.random.default_rng(0).integers(0, 10**6, 300), name="a")
     column = recognise(far)
-    assert column.transform.low is None  # a logarithm would see no difference
+    assert column.transform.low > 2**39  # a logarithm from 0 would see no difference
     z, _ = encode(column, far, seeded())
     pd.testing.assert_series_equal(decode(column, z, seeded()), far)
 
@@ -247,10 +247,13 @@ def test_what_can_be_overridden_and_what_cannot():
     ):
         with pytest.raises(ValueError, match=text):
             TableEstimator(**bad).fit(frame)
-    with pytest.raises(ValueError, match="column 'a' has no value; leave it out"):
-        TableEstimator().fit(pd.DataFrame({"a": [None, None], "b": [1.0, 2.0]}))
-    with pytest.raises(ValueError, match="column 'a' has infinite values"):
-        TableEstimator().fit(pd.DataFrame({"a": [1.0, np.inf] * 9, "b": range(18)}))
+    bad = pd.DataFrame({"a": [1.0, np.inf] * 9, "b": range(18), "c": [-np.inf, 2.0] * 9})
+    with pytest.raises(
+        ValueError,
+        match=r"column 'a' has 9 infinite values, the first in row 2; column 'c' has 9 infinite "
+        r"values, the first in row 1; drop=\['a', 'c'\] leaves them out",
+    ):
+        TableEstimator().fit(bad)
     with pytest.raises(ValueError, match="no column can be learned"):
         TableEstimator().fit(pd.DataFrame({"a": [1, 1, 1]}))
     with pytest.raises(TypeError, match="a table is a frame of pandas or polars, got ndarray"):

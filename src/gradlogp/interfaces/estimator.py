@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -129,7 +129,8 @@ class ScoreEstimator(DensityMixin, BaseEstimator):
         self.verbose = verbose
 
     def fit(
-        self, X: Any, y: Any = None, *, columns: Sequence[str] | None = None
+        self, X: Any, y: Any = None, *, columns: Sequence[str] | None = None,
+        extra: Mapping[str, Any] | None = None,
     ) -> ScoreEstimator:
         """Learn the score of X.
 
@@ -137,6 +138,7 @@ class ScoreEstimator(DensityMixin, BaseEstimator):
             X: Data, `(N, D)` or `(N, C, H, W)`, N ≥ 2, finite.
             y: Classes `(N,)` if `class_conditional`; otherwise ignored.
             columns: Names of the columns, kept with the model; those of X where it is a frame.
+            extra: More to keep in every checkpoint, JSON.
 
         Raises:
             ValueError: For one sample, NaN or infinite entries, a constant column, missing classes,
@@ -184,7 +186,7 @@ class ScoreEstimator(DensityMixin, BaseEstimator):
             standardize=self.standardize,
             held_out=x[aside] if n_held_out >= 2 else None,
             held_out_condition=None if labels is None or n_held_out < 2 else labels[aside],
-            checkpoint=self.checkpoint, extra={"estimator": self._kept()}, resume=self.resume,
+            checkpoint=self.checkpoint, extra={"estimator": self._kept(), **(extra or {})}, resume=self.resume,
             generator=generator,
         )  # fmt: skip
         self.held_out_loss_, self.n_iter_ = None, 0

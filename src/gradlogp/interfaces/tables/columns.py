@@ -33,6 +33,9 @@ FEW_NUMBERS = 3
 SPIKE = 0.05
 """Share of rows that have one value of a column of numbers, from which on it is learned apart."""
 
+MOST_CELLS = 100
+"""Cells of a grid with an edge at both ends."""
+
 FAR = 10.0
 """Standard deviations between 0 and the least value, from which on 0 is no border that matters."""
 
@@ -60,6 +63,7 @@ class Column:
         category_dtype: Their dtype.
         ordered: Whether they are ordered.
         spikes: Values that are learned apart.
+        base: What is taken off whole numbers first, which are too large for float64 to hold.
     """
 
     name: str
@@ -77,6 +81,7 @@ class Column:
     category_dtype: str = ""
     ordered: bool = False
     spikes: tuple[float, ...] = ()
+    base: int = 0
 
     @property
     def width(self) -> int:
@@ -88,19 +93,24 @@ class Column:
     def describe(self) -> str:
         """Return what the column was taken for, in words."""
         if self.kind == "constant":
-            return "the same in all rows"
+            return "missing in all rows" if self.levels else "the same in all rows"
         if self.kind == "name":
             return "text that differs in nearly every row: drawn as seen, and not learned"
         if self.kind == "category":
             more = f", {len(self.others)} rare ones together" if self.others else ""
             return f"category of {len(self.levels)} levels{more}"
-        grid = f" in steps of {self.grid:g}" if self.spread else ""
+        unit = {"Y": "years", "M": "months", "D": "days", "h": "hours", "m": "minutes"}.get(self.unit)
+        steps = f"{self.grid:g}" + (f" {unit or self.unit}" if self.unit else "")
+        grid = f" in steps of {steps}" if self.spread else ""
         apart = [level.lstrip("\0") for level in self.levels if level != PRESENT]
         text = f"{self.kind}{grid}" + (f", apart from {', '.join(apart)}" if apart else "")
         T = self.transform
         if T is not None and self.kind == "number":
-            text += "" if T.low is None else f", from {T.low:g}"
-            text += "" if T.high is None else f", below {T.high:g}"
+            low, high = (None if v is None else v + self.base for v in (T.low, T.high))
+            if self.grid and not self.spread and low is not None and high is not None:
+                return f"{text}, from {low + self.grid / 2:g} to {high - self.grid / 2:g}"
+            text += "" if low is None else f", from {low:g}"
+            text += "" if high is None else f", below {high:g}"
         return text
 
 
@@ -112,19 +122,25 @@ def recognise(series: pd.Series, kind: Kind | None = None) -> Column:
         kind: What it is to be taken for instead.
 
     Raises:
-        ValueError: For a column without any value, or a kind that its values cannot have.
+        ValueError: For infinite values, or a kind that its values cannot have.
     """
     name, dtype = str(series.name), str(series.dtype)
     present = series.dropna()
-    if present.empty:
-        raise ValueError(f"column {name!r} has no value; leave it out with drop=[{name!r}]")
-    if present.dtype.kind == "f" and not np.isfinite(present.to_numpy(dtype=np.float64)).all():
-        raise ValueError(f"column {name!r} has infinite values; remove these rows")
     holes = len(present) < len(series)
+    if present.empty:
+        return Column(name, "constant", dtype, (MISSING,), **_dtype(series))
+    if present.dtype.kind == "f":
+        infinite = np.isinf(series.to_numpy(dtype=np.float64, na_value=np.nan))
+        if infinite.any():
+            raise ValueError(
+                f"column {name!r} has {infinite.sum()} infinite values, the first in row "
+                f"{infinite.argmax() + 1}"
+            )
     if kind is None:
         kind = _kind(present)
     if present.nunique() == 1 and not holes:
-        return Column(name, "constant", dtype, others=((str(present.iloc[0]), 1.0),))
+        value = str(present.iloc[0])
+        return Column(name, "constant", dtype, others=((value, 1.0),), **_dtype(series))
     if kind in ("category", "name"):
         return _categories(series, present, kind)
     return _numbers(series, present, kind)
@@ -138,20 +154,32 @@ def _kind(present: pd.Series) -> Kind:
         return "category"
     if letter in "iuf":
         whole = letter in "iu" or bool((present == present.round()).all())
+        if letter in "iu" and int(present.max()) - int(present.min()) > 2**53:
+            return "name" if present.nunique() > MOST_LEVELS else "category"
         return "category" if whole and present.nunique() <= FEW_NUMBERS else "number"
     n = present.nunique()
     return "name" if n > MOST_LEVELS and n > DIFFERENT * len(present) else "category"
 
 
-def _categories(series: pd.Series, present: pd.Series, kind: Kind) -> Column:
+def texts(series: pd.Series) -> list[str]:
+    """Return the values of a column as texts, by which levels are known."""
+    return [str(value) for value in series.astype(object)]
+
+
+def _dtype(series: pd.Series) -> dict[str, Any]:
+    """Return the fields of a column for a categorical dtype."""
     dtype = series.dtype
-    known: dict[str, Any] = {}
-    if isinstance(dtype, pd.CategoricalDtype):
-        known = {
-            "categories": tuple(map(str, dtype.categories)),
-            "category_dtype": str(dtype.categories.dtype), "ordered": bool(dtype.ordered),
-        }  # fmt: skip
-    shares = present.astype(str).value_counts(normalize=True)
+    if not isinstance(dtype, pd.CategoricalDtype):
+        return {}
+    return {
+        "categories": tuple(map(str, dtype.categories)),
+        "category_dtype": str(dtype.categories.dtype), "ordered": bool(dtype.ordered),
+    }  # fmt: skip
+
+
+def _categories(series: pd.Series, present: pd.Series, kind: Kind) -> Column:
+    dtype, known = series.dtype, _dtype(series)
+    shares = pd.Series(texts(present)).value_counts(normalize=True)
     if kind == "name":
         values = tuple((str(k), float(v)) for k, v in shares.items())
         states = (PRESENT, MISSING) if len(present) < len(series) else ()
@@ -170,27 +198,40 @@ def _categories(series: pd.Series, present: pd.Series, kind: Kind) -> Column:
 
 def _numbers(series: pd.Series, present: pd.Series, kind: Kind) -> Column:
     name, dtype, unit = str(series.name), str(series.dtype), ""
+    whole: np.ndarray | None = None
     if kind == "date":
         if present.dtype.kind not in "Mm":
             raise ValueError(f"column {name!r} cannot be a date: it has dtype {dtype}")
-        unit, values = _resolution(present)
+        unit, whole = _resolution(present)
+    elif present.dtype.kind in "iu":
+        whole = present.to_numpy(dtype.lower())
+    base = 0
+    if whole is not None:
+        least, most = int(whole.min()), int(whole.max())
+        base = least if max(-least, most) > 2**53 else 0
+        if kind == "number" and most - base > 2**53:
+            raise ValueError(
+                f"column {name!r} cannot be a number: float64 cannot hold all from {least} to {most}; "
+                "as a name they are drawn as seen"
+            )
+        values = (whole - whole.dtype.type(base)).astype(np.float64)
     else:
         try:
             values = present.to_numpy(dtype=np.float64)
         except (TypeError, ValueError):
-            raise ValueError(f"column {name!r} cannot be a number: {present.iloc[0]!r}") from None
+            raise ValueError(f"column {name!r} cannot be a number: {_no_number(present)!r}") from None
     single = dtype.lower() == "float32"
     resolution = float(np.finfo(np.float32 if single else np.float64).eps)
     places = 0 if kind == "date" else decimals(torch.tensor(values), resolution)
     grid = 0.0
     if places is not None:
-        whole = np.round(values * 10.0**places).astype(np.int64)
-        grid = float(np.gcd.reduce(whole - whole.min())) * 10.0**-places
+        cells = np.round(values * 10.0**places).astype(np.int64)
+        grid = float(np.gcd.reduce(cells - cells.min())) * 10.0**-places
     offset = float(values.min())
     spread = grid > GRAIN * float(values.std())
     step = grid if spread else 0.0
     spikes = _spikes(values, step)
-    low, high = _borders(values, step, positive=kind == "number")
+    low, high = _borders(values, grid, spread=spread, positive=kind == "number" and not base)
     if low is not None and not step and (values == low).any() and low not in spikes:
         spikes = (low, *spikes)  # no density above it has them
     rest = values[~np.isin(values, spikes)]
@@ -202,8 +243,14 @@ def _numbers(series: pd.Series, present: pd.Series, kind: Kind) -> Column:
         x = torch.cat([x + step / 6, x + step / 2, x + 5 * step / 6])
     return Column(
         name, kind, dtype, levels if len(levels) > 1 else (), (), places, grid, offset, spread,
-        fit_monotone(x, low=low, high=high), unit, spikes=spikes,
+        fit_monotone(x, low=low, high=high), unit, spikes=spikes, base=base,
     )  # fmt: skip
+
+
+def _no_number(present: pd.Series) -> Any:
+    """Return a value that is no number."""
+    bad = present[pd.to_numeric(present.astype(object), errors="coerce").isna()]
+    return (bad if len(bad) else present).iloc[0]
 
 
 def _spikes(values: np.ndarray, step: float) -> tuple[float, ...]:
@@ -218,32 +265,43 @@ def _spikes(values: np.ndarray, step: float) -> tuple[float, ...]:
 
 
 def _borders(
-    values: np.ndarray, step: float, *, positive: bool
+    values: np.ndarray, grid: float, *, spread: bool, positive: bool
 ) -> tuple[float | None, float | None]:
     """Return where values end below and above, None where they just get rare.
 
-    On a wide grid they end where the last cell has as many rows as half of an average cell. Numbers
-    that are never negative end at 0, unless they end above it or are far from it.
+    On a wide grid of at most `MOST_CELLS` cells, nearly all of them met, both ends are edges, as those
+    of months and ratings are, however rare the last is. Else an end is an edge if its last cell has as
+    many rows as half of an average one. On a fine grid, such as that of days of a year, both are if
+    the first and the last twentieth of the range have half as many rows as others. Numbers that are
+    never negative end at 0, unless they end above it or are far from it.
     """
     low = high = None
-    if step:
+    least, most = float(values.min()), float(values.max())
+    if spread:
         _, counts = np.unique(values, return_counts=True)
-        cells = round((values.max() - values.min()) / step) + 1
-        least = max(0.5 * len(values) / cells, RARE)
-        low = float(values.min()) if counts[0] >= least else None
-        high = float(values.max() + step) if counts[-1] >= least else None
-    if low is None and positive and 0 <= values.min() <= FAR * values.std():
+        cells = round((most - least) / grid) + 1
+        enough = max(0.5 * len(values) / cells, RARE)
+        ends = {round((v - least) / grid) for v in np.unique(values)} >= {0, 1, cells - 2, cells - 1}
+        full = ends and cells <= MOST_CELLS and len(counts) >= 0.9 * cells
+        low = least if full or counts[0] >= enough else None
+        high = most + grid if full or counts[-1] >= enough else None
+    elif grid and most > least:
+        part = (values - least) / (most - least)
+        fewest = min(int((part <= 0.05).sum()), int((part >= 0.95).sum()))
+        if fewest >= max(0.025 * len(values), 2 * RARE):
+            return least - grid / 2, most + grid / 2
+    if low is None and positive and 0 <= least <= FAR * values.std():
         low = 0.0
     return low, high
 
 
 def _resolution(present: pd.Series) -> tuple[str, np.ndarray]:
-    """Return the coarsest of days, hours, minutes, seconds, … that holds all dates, and the numbers."""
+    """Return the coarsest of years, months, days, hours, … that holds all dates, and whole numbers."""
     time = present.dt.tz_localize(None) if getattr(present.dt, "tz", None) else present
-    letter = present.dtype.kind
-    raw = time.to_numpy().astype(f"{letter}8[ns]").astype(np.int64)
-    for unit in ("D", "h", "m", "s", "ms", "us"):
-        size = int(np.timedelta64(1, unit).astype("m8[ns]").astype(np.int64))
-        if not (raw % size).any():
-            return unit, (raw // size).astype(np.float64)
-    return "ns", raw.astype(np.float64)
+    letter, raw = present.dtype.kind, time.to_numpy()
+    own = np.datetime_data(raw.dtype)[0]
+    for unit in (*("Y", "M") * (letter == "M"), "D", "h", "m", "s", "ms", "us", "ns"):
+        coarse = raw.astype(f"{letter}8[{unit}]")
+        if unit == own or bool((coarse.astype(raw.dtype) == raw).all()):
+            return unit, coarse.astype(np.int64)
+    raise ValueError(f"dates in units of {own} are not known")
