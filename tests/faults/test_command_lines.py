@@ -99,7 +99,7 @@ def folder(tmp_path_factory):
     (at / "bare.toml").write_text("steps = 1\n")
     (at / "typo.toml").write_text("[fit]\nstepz = 1\n")
     for name, data, *more in (
-        ("model", "points.csv", "--width", "4"), ("pictures", "images.npy"),
+        ("model", "points.csv", "--width", "4", "--no-table"), ("pictures", "images.npy"),
         ("classes", "classes.csv", "--label", "kind", "--width", "4"),
     ):  # fmt: skip
         done = attempt("fit", at / data, "--out", at / name, "--steps", "2", "--quiet", *more)

@@ -21,7 +21,7 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor
 
-from ..core import NoisyScore, Schedule, check_count, check_kind, check_number, permutation
+from ..core import Estimate, NoisyScore, Schedule, check_count, check_kind, check_number, permutation
 from ..diffusion import log_likelihood
 from ..learn import checkpoint
 from ..learn.folders import read_whole
@@ -32,7 +32,7 @@ from ..noise.predictions import Kind
 from ..scores.model import ScoreModel
 from ..show.progress import bar
 from .kept import check_kept, settings_of
-from .pipeline import CHUNK, OBJECTIVE, build_model, draw
+from .pipeline import CHUNK, OBJECTIVE, build_model, draw, repeated
 
 HERE = ("checkpoint", "resume", "device", "verbose")  # parameters of a run, not of a model
 SHAPE = ("width", "depth", "predicts", "class_conditional")  # what a model is like, from the start
@@ -129,20 +129,23 @@ class ScoreEstimator(DensityMixin, BaseEstimator):
         self.verbose = verbose
 
     def fit(
-        self, X: Any, y: Any = None, *, columns: Sequence[str] | None = None,
-        extra: Mapping[str, Any] | None = None,
+        self, X: Any, y: Any = None, *, sample_weight: Any = None,
+        columns: Sequence[str] | None = None, extra: Mapping[str, Any] | None = None,
     ) -> ScoreEstimator:
         """Learn the score of X.
 
         Arguments:
             X: Data, `(N, D)` or `(N, C, H, W)`, N ≥ 2, finite.
             y: Classes `(N,)` if `class_conditional`; otherwise ignored.
+            sample_weight: How much each sample counts, `(N,)`, not negative. Samples are learned from
+                in proportion: each is there as often as its weight says, so that whole weights do
+                what repeated samples do. Coordinates, the held-out loss and classes obey too.
             columns: Names of the columns, kept with the model; those of X where it is a frame.
             extra: More to keep in every checkpoint, JSON.
 
         Raises:
             ValueError: For one sample, NaN or infinite entries, a constant column, missing classes,
-                or settings out of range.
+                weights that are negative or not one a sample, or settings out of range.
         """
         given: dict[str, Any] = {
             "steps": self.max_iter, "batch_size": self.batch_size,
@@ -162,17 +165,26 @@ class ScoreEstimator(DensityMixin, BaseEstimator):
         )
         x, generator = torch.from_numpy(np.array(X)), self._generator(None)
         labels = self._encode_classes(y, len(x))
+        weight = sample_weights(sample_weight, len(x))
         n_held_out = int(self.held_out_fraction * len(x)) if len(x) >= 20 else 0
         order = permutation(len(x), generator)
+        order = order if weight is None else order[weight[order] > 0]
         kept, aside = order[n_held_out:], order[:n_held_out]
+        distinct, often = kept, None
+        if weight is not None:
+            often = repeated(weight[kept], generator)
+            kept = kept[often]
+            if len(aside):  # one for each on average: copies are no more data, and errors would shrink
+                aside = aside[repeated(weight[aside], generator, copies=1)]
+            n_held_out = len(aside)
         if self.resume and self.checkpoint is not None:
             model = checkpoint.load(self.checkpoint, self.network)
             self._check_same(model, checkpoint.read_config(self.checkpoint)["extra"])
         else:
             model = build_model(
-                x[kept], network=self.network, schedule=self.schedule, predicts=self.predicts,
+                x[distinct], network=self.network, schedule=self.schedule, predicts=self.predicts,
                 standardize=self.standardize, width=self.width, depth=self.depth,
-                channels=self.channels, generator=generator,
+                channels=self.channels, generator=generator, repeats=often,
                 condition=len(self.classes_) if self.class_conditional else None,
             )  # fmt: skip
         model.to(self.device)
@@ -189,7 +201,7 @@ class ScoreEstimator(DensityMixin, BaseEstimator):
             checkpoint=self.checkpoint, extra={"estimator": self._kept(), **(extra or {})}, resume=self.resume,
             generator=generator,
         )  # fmt: skip
-        self.held_out_loss_, self.n_iter_ = None, 0
+        self.held_out_loss_, self.n_iter_ = self._reached()
         with bar("learning", quiet=not self.verbose) as update, closing(records):
             for record in records:
                 self.n_iter_ = record.step
@@ -200,6 +212,18 @@ class ScoreEstimator(DensityMixin, BaseEstimator):
                 update(record.step, settings.steps, f"loss {loss:.4f}")
         self.model_, (self.sigma_min_, self.sigma_max_) = model, noise_range(model.schedule)
         return self
+
+    def _reached(self) -> tuple[Estimate | None, int]:
+        """Return the held-out loss and the steps of the run to go on from, which may be at its end."""
+        if not self.resume or self.checkpoint is None:
+            return None, 0
+        run = checkpoint.read_run(self.checkpoint)
+        try:
+            rows = run["history"]["rows"]
+            seen = [Estimate(float(row[2]), float(row[3])) for row in rows if row[2] is not None]
+            return (seen[-1] if seen else None), int(run["step"])
+        except (LookupError, TypeError, ValueError):
+            return None, 0
 
     def _check_same(self, model: ScoreModel, extra: dict[str, Any]) -> None:
         """Raise `ValueError` if the model to go on with is not the one that was asked for."""
@@ -364,6 +388,21 @@ def _as_array(X: Any) -> Any:
         return X
     X = X.detach().cpu()
     return (X.float() if X.dtype == torch.bfloat16 else X).numpy()  # which NumPy does not have
+
+
+def sample_weights(sample_weight: Any, n: int) -> Tensor | None:
+    """Return weights of samples; None where all count alike."""
+    if sample_weight is None:
+        return None
+    try:
+        weight = torch.as_tensor(np.asarray(sample_weight, dtype=np.float64))
+    except (TypeError, ValueError):
+        raise ValueError("sample_weight must be numbers, one a sample") from None
+    if weight.shape != (n,):
+        raise ValueError(f"sample_weight must have shape ({n},), got {tuple(weight.shape)}")
+    if not bool((weight >= 0).all() and weight.isfinite().all() and (weight > 0).sum() >= 2):
+        raise ValueError("sample_weight must be finite, not negative, and positive for two samples")
+    return weight
 
 
 def _hints() -> dict[str, Any]:

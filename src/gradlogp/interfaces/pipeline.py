@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ..core import NoisyScore, Schedule, Transition
+from ..core import NoisyScore, Schedule, Transition, rand_like
 from ..diffusion import ProbabilityFlow, evolve
 from ..learn.objectives import multilevel
 from ..noise.coordinates import AffineCoordinates, Scales
@@ -40,6 +40,7 @@ def build_model(
     depth: int = 3,
     channels: Sequence[int] = (32, 64),
     condition: int | Sequence[int] | None = None,
+    repeats: Tensor | None = None,
     generator: torch.Generator | None = None,
 ) -> ScoreModel:
     """Return an untrained model that suits the data.
@@ -58,12 +59,14 @@ def build_model(
         depth: Its residual blocks.
         channels: Channels of the U-Net.
         condition: What to condition on: a number of classes, the shape of values, or None.
+        repeats: The row of each sample that will be learned from, where some are there more often.
         generator: Where the initial weights come from.
     """
     event = x.shape[1:]
     if schedule is None:
         scales: Scales = "one" if standardize == "one" else "each"
-        z = AffineCoordinates.fit(x, event, scales).encode(x) if standardize else x
+        own = x if repeats is None else x[repeats]
+        z = AffineCoordinates.fit(own, event, scales).encode(x) if standardize else x
         sigmas = noise_levels(z.float(), tell=None, generator=generator).sigmas
         # n points do not tell the score at scales far below a kernel density's bandwidth
         bandwidth = len(x) ** (-1 / (event.numel() + 4))
@@ -73,6 +76,34 @@ def build_model(
     elif network is None:
         network = MLP(event, width, depth, condition, generator=generator)
     return ScoreModel(network, schedule, predicts, event)
+
+
+def repeated(
+    weight: Tensor, generator: torch.Generator | None = None, *, copies: int = 4
+) -> Tensor:
+    r"""Return row i so often as its weight says, `(m,)`, by systematic sampling.
+
+    .. math::
+        n_i = \lfloor C_i + u \rfloor - \lfloor C_{i-1} + u \rfloor, \qquad
+        C_i = \frac{m}{W} \sum_{j \le i} w_j, \quad u \sim U(0, 1)
+
+    so that E n_i = m w_i / W and |n_i − E n_i| < 1, W the sum of the weights. With whole weights m is W
+    where that is at most so many copies for each row, and n_i = w_i; else m is that.
+
+    Arguments:
+        weight: Not negative, `(n,)`.
+        generator: Where u comes from.
+        copies: Of a row of average weight: rounding 4 to whole ones adds less than a tenth to errors.
+    """
+    weight = weight.double()
+    total, most = float(weight.sum()), copies * len(weight)
+    whole = bool((weight == weight.round()).all()) and total <= most
+    m = round(total) if whole else most
+    u = 0.5 if whole else float(rand_like(weight[:1], generator))
+    ends = (weight.cumsum(0) * (m / total) + u).floor().long()
+    ends[-1] = m  # rounding may leave it one short
+    counts = torch.diff(ends, prepend=torch.zeros(1, dtype=torch.long))
+    return torch.arange(len(weight)).repeat_interleave(counts)
 
 
 def suits_unet(event: Sequence[int]) -> bool:

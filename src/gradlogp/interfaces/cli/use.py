@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from time import perf_counter
@@ -25,6 +26,15 @@ from .common import (
     set_threads,
 )
 from .langevin import KernelName, sample_target
+from .tables import (
+    draw_table,
+    evaluate_tables,
+    holds_table,
+    is_table_file,
+    numbers_of,
+    rank_rows,
+    ranked,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -89,14 +99,16 @@ def sample(
 ) -> int:
     """Draw samples with a learned score, or from a density with --target.
 
-    A learned score gives CSV on standard output, or a file. A density is sampled by chains: where
+    A learned score gives CSV on standard output, or a file; that of a table a table with the same
+    columns, written like the one learned from. A density is sampled by chains: where
     they start, step sizes and metric are found in a warm-up. A table and a verdict say whether the
     draws can be trusted; if not, the exit code is 1, and the draws are written all the same.
 
     Args:
         checkpoint: Checkpoint folder.
         n: Number of samples; 1000 by default.
-        out: A .npy, .npz or .csv file, and a picture of the samples beside it. With --target .npz
+        out: A .npy, .npz or .csv file, of a table .csv, .tsv, .csv.gz, .tsv.gz or .parquet, and a
+            picture of the samples beside it. With --target .npz
             (draws, and what each step reported), .npy or .nc, and a picture: the draws over their
             density in two dimensions, else the chains over time.
         klass: The class to draw, for a class-conditional model.
@@ -157,11 +169,13 @@ def sample(
     assert checkpoint is not None
     refuse(of_chains, f"is for a density; write --target {checkpoint} to run chains on its score")
     n, method = n or 1000, method or "flow"
-    if out is not None and out.suffix not in FORMATS:
-        raise Misuse(f"cannot write {out}: use one of {', '.join(FORMATS)}")
+    table = holds_table(checkpoint)
+    suffix, formats = ending(out, table=table)
+    if out is not None and suffix not in formats:
+        raise Misuse(f"cannot write {out}: use one of {', '.join(formats)}")
     if out is not None and not out.parent.is_dir():
         raise Misuse(f"cannot write {out}: there is no folder {out.parent}")
-    picture = None if out is None else out.with_suffix(".png")
+    picture = None if out is None else out.with_name(out.name.removesuffix(suffix) + ".png")
     claim_output(out, picture, force=force)
     g = generator_of(seed)
     import torch
@@ -169,19 +183,42 @@ def sample(
     from ...core.files import write_files
     from ..pipeline import draw
 
+    levels = max(2, steps or STEPS[method])
+    if table:
+        refuse({"--class": klass}, "was given, but a table has no classes")
+        from ..tables.files import written
+
+        frame = draw_table(checkpoint, n, levels, transition(method), g, quiet=quiet)
+        if out is None or picture is None:
+            sys.stdout.write(written(frame).decode())
+            return 0
+        x, names = numbers_of(frame)
+        write_files({out: written(frame, suffix), picture: _picture([(method, x)], names)})
+        say(f"{out}: {n} rows; {picture}", quiet=quiet)
+        return 0
     estimator = load_estimator(checkpoint)
     labels, model = class_labels(estimator, klass, n), estimator.model_
     torch.empty(n, *model.event_shape)  # what the samples take: missed now, and not after the work
     x = draw(
-        model if labels is None else model.given(labels), n, max(2, steps or STEPS[method]),
+        model if labels is None else model.given(labels), n, levels,
         transition=transition(method), generator=g, quiet=quiet,
     )  # fmt: skip
     if out is None or picture is None:
         _write(x, ".csv", labels, sys.stdout)
         return 0
-    write_files({out: partial(_write, x, out.suffix, labels), picture: _picture([(method, x)])})
+    drawn = _picture([(method, x)], model.columns)
+    write_files({out: partial(_write, x, suffix, labels), picture: drawn})
     say(f"{out}: {n} samples; {picture}", quiet=quiet)
     return 0
+
+
+def ending(out: Path | None, *, table: bool) -> tuple[str, tuple[str, ...]]:
+    """Return the end of a name that says what to write, and those that are known."""
+    if not table:
+        return ("" if out is None else out.suffix), FORMATS
+    from ..tables.files import SUFFIXES, suffix_of
+
+    return ("" if out is None else suffix_of(out)), SUFFIXES
 
 
 def evaluate(
@@ -192,7 +229,8 @@ def evaluate(
     columns: str | None = None,
     label: str | None = None,
     header: bool | None = None,
-    n: int = 5000,
+    n: int | None = None,
+    rank: Path | None = None,
     likelihood: bool | None = None,
     probes: int | None = None,
     levels: int | None = None,
@@ -205,17 +243,23 @@ def evaluate(
 ) -> int:
     """Hold a learned score against data it has not seen; exit code 1 if its samples can be told apart.
 
+    Samples in a file are judged likewise: `gradlogp evaluate new.csv real.csv`. With --rank nothing is
+    drawn or judged: the rows of the data are written with their log-density, the least likely first.
+
     Looked at are columns, pairs, all columns together by a classifier, and, with --train, copies of
     training rows; classical estimators fitted to these stand beside. A verdict says what failed.
 
     Args:
-        checkpoint: Checkpoint folder.
+        checkpoint: Checkpoint folder, or a file of samples.
         data: Held-out data.
         train: The data it was trained on: the floors and the memorisation check need it.
         columns: Columns to use, separated by commas.
         label: Column with the class of each row.
         header: Whether the first line of a .csv file is names; by default it is looked at.
-        n: Number of samples to draw.
+        n: Number of samples to draw; 5000 by default.
+        rank: A file (.csv, .tsv, .csv.gz, .parquet) for the rows of the data, the least likely first,
+            each with its number in the data, log-density in nats, and rank. Of tables the log-density is
+            a lower bound; what no row learned from had has −inf, and the reason beside it.
         likelihood: Whether to compute the log-likelihood; by default up to 16 dimensions, where the
             schedule is no discrete ladder.
         probes: Estimate its divergence with so many random probes, as many dimensions need.
@@ -236,13 +280,32 @@ def evaluate(
     if out is not None and (out.suffix or out.is_file()):
         raise Misuse(f"--out must be a folder for the report, got {out}")
     claim_output(out, force=force, folder=True)
+    whole = holds_table(checkpoint)
+    if rank is not None:
+        of_samples = {"--n": n, "--train": train, "--out": out, "--probes": probes, "--levels": levels}
+        refuse(of_samples | {"--likelihood": likelihood}, "is for judging samples; --rank draws none")
+        return _rank(
+            checkpoint, data, rank, columns, label, header=header, whole=whole, force=force, seed=seed,
+            quiet=quiet,
+        )  # fmt: skip
+    if whole or (checkpoint.is_file() and is_table_file(checkpoint)):
+        of_numbers = {"--label": label, "--probes": probes, "--levels": levels}
+        refuse(of_numbers, "is for models of numbers, not for tables")
+        if not whole:
+            refuse({"--n": n}, "is for a checkpoint; of a file all samples are looked at")
+        found, all_rows = evaluate_tables(
+            checkpoint, data, train=train, columns=columns, header=header, n=n or 5000,
+            likelihood=likelihood, seed=seed, quiet=quiet,
+        )  # fmt: skip
+        facts = {"seed": seed, "checkpoint": checkpoint.name, "data": data}
+        return _told(found, all_rows, out, began, facts, json=json, quiet=quiet)
+    n = n or 5000
     import torch
 
     from ...check.compare import bits_row, compare, likelihood_row
     from ...core import choice
     from ...diffusion import dequantise, log_likelihood
     from ...show.progress import bar
-    from ...show.report import provenance
     from ..pipeline import CHUNK, draw
 
     estimator = load_estimator(checkpoint)
@@ -278,9 +341,19 @@ def evaluate(
         log_prob=values if levels is None else None,
     )  # fmt: skip
     rows += comparison.rows
+    facts = {"seed": seed, "checkpoint": checkpoint.name, "data": data}
+    return _told(comparison, rows, out, began, facts, json=json, quiet=quiet)
+
+
+def _told(
+    comparison: Comparison, rows: list[Row], out: Path | None, began: float, facts: dict[str, Any],
+    *, json: bool, quiet: bool,
+) -> int:  # fmt: skip
+    """Write the report of an evaluation, print its rows and the verdict; return the exit code."""
+    from ...show.report import provenance
+
     if out is not None:
-        facts = provenance(began, seed=seed, checkpoint=checkpoint.name, data=data)
-        _report(out, facts, comparison, rows, quiet=quiet)
+        _report(out, provenance(began, **facts), comparison, rows, quiet=quiet)
     verdict = comparison.verdict
     if json:
         table = [row._asdict() for row in rows]
@@ -292,6 +365,45 @@ def evaluate(
         more = len(verdict.reasons) - 1
         say(f"not ok: {verdict.reasons[0]}" + f" (and {more} more)" * bool(more))
     return 0 if verdict.ok else 1
+
+
+def _rank(
+    checkpoint: Path, data: str, out: Path, columns: str | None, label: str | None, *,
+    header: bool | None, whole: bool, force: bool, seed: int, quiet: bool,
+) -> int:  # fmt: skip
+    """Write the rows of the data with their log-density, the least likely first."""
+    suffix, formats = ending(out, table=True)
+    if suffix not in formats:
+        raise Misuse(f"cannot write {out}: use one of {', '.join(formats)}")
+    claim_output(out, force=force)
+    from ...core.files import write_files
+    from ..tables.files import written
+
+    generator_of(seed)
+    if whole:
+        refuse({"--columns": columns, "--label": label}, "is not for tables, which are known whole")
+        found = rank_rows(checkpoint, data, header, seed, quiet=quiet)
+    else:
+        import pandas as pd
+
+        from ...diffusion import log_likelihood
+        from ...show.progress import bar
+        from ..pipeline import CHUNK
+
+        estimator = load_estimator(checkpoint)
+        held, labels = load_for(estimator, data, columns, label, header=header, quiet=quiet)
+        model = estimator.model_ if labels is None else estimator.model_.given(labels)
+        with bar("log-likelihood", quiet=quiet) as update:
+            nats = log_likelihood(
+                model, held.x, n_steps=estimator.n_likelihood_steps, chunk_size=CHUNK, progress=update
+            ).log_prob
+        numbers = pd.DataFrame(held.x.flatten(1).numpy())
+        if held.columns:
+            numbers.columns = pd.Index(held.columns)
+        found = ranked(numbers.rename(columns=str), nats.numpy())
+    write_files({out: written(found, suffix)})
+    say(f"{out}: {len(found)} rows, the least likely first", quiet=quiet)
+    return 0
 
 
 def _report(
@@ -318,6 +430,11 @@ def load_estimator(checkpoint: Path) -> ScoreEstimator:
         raise Misuse(f"there is no checkpoint at {checkpoint}")
     from ..estimator import ScoreEstimator
 
+    if holds_table(checkpoint):
+        raise Misuse(
+            f"{checkpoint} was learned from a table, and this needs numbers as they are: learn them "
+            "with --no-table, or with --columns and --label"
+        )
     return ScoreEstimator.load(checkpoint)
 
 
@@ -371,12 +488,12 @@ def class_labels(estimator: ScoreEstimator, klass: str | None, n: int) -> Tensor
     return torch.full((n,), known.index(klass))
 
 
-def _picture(sets: list[tuple[str, Tensor]]) -> bytes:
+def _picture(sets: list[tuple[str, Tensor]], names: Sequence[str] = ()) -> bytes:
     """Return a picture of samples."""
     from ...show.plots import png
     from ...show.plots.samples import samples
 
-    return png(samples(sets))
+    return png(samples(sets, names=names))
 
 
 def _write(x: Tensor, suffix: str, labels: Tensor | None, file: IO[Any]) -> None:

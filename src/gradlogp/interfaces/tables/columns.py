@@ -34,7 +34,10 @@ SPIKE = 0.05
 """Share of rows that have one value of a column of numbers, from which on it is learned apart."""
 
 MOST_CELLS = 100
-"""Cells of a grid with an edge at both ends."""
+"""Cells of a grid that are looked at for rows in all of them."""
+
+BEYOND = 10.0
+"""Ranges beyond the range of what was seen, at which numbers that are drawn end: none becomes infinite."""
 
 FAR = 10.0
 """Standard deviations between 0 and the least value, from which on 0 is no border that matters."""
@@ -63,6 +66,8 @@ class Column:
         category_dtype: Their dtype.
         ordered: Whether they are ordered.
         spikes: Values that are learned apart.
+        seen: Least and largest number.
+        edges: Whether nothing lies beyond them, though T goes on: what is drawn there comes back as them.
         base: What is taken off whole numbers first, which are too large for float64 to hold.
     """
 
@@ -81,6 +86,8 @@ class Column:
     category_dtype: str = ""
     ordered: bool = False
     spikes: tuple[float, ...] = ()
+    seen: tuple[float, float] = (0.0, 0.0)
+    edges: bool = False
     base: int = 0
 
     @property
@@ -111,15 +118,19 @@ class Column:
                 return f"{text}, from {low + self.grid / 2:g} to {high - self.grid / 2:g}"
             text += "" if low is None else f", from {low:g}"
             text += "" if high is None else f", below {high:g}"
+            text += f", up to {self.seen[1] + self.base:g}" if self.edges and high is None else ""
         return text
 
 
-def recognise(series: pd.Series, kind: Kind | None = None) -> Column:
+def recognise(
+    series: pd.Series, kind: Kind | None = None, weight: np.ndarray | None = None
+) -> Column:
     """Return what a column is.
 
     Arguments:
         series: The column.
         kind: What it is to be taken for instead.
+        weight: How much each row counts, for what is drawn by frequency.
 
     Raises:
         ValueError: For infinite values, or a kind that its values cannot have.
@@ -142,8 +153,8 @@ def recognise(series: pd.Series, kind: Kind | None = None) -> Column:
         value = str(present.iloc[0])
         return Column(name, "constant", dtype, others=((value, 1.0),), **_dtype(series))
     if kind in ("category", "name"):
-        return _categories(series, present, kind)
-    return _numbers(series, present, kind)
+        return _categories(series, present, kind, weight)
+    return _numbers(series, present, kind, weight)
 
 
 def _kind(present: pd.Series) -> Kind:
@@ -177,9 +188,14 @@ def _dtype(series: pd.Series) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _categories(series: pd.Series, present: pd.Series, kind: Kind) -> Column:
+def _categories(
+    series: pd.Series, present: pd.Series, kind: Kind, weight: np.ndarray | None
+) -> Column:
     dtype, known = series.dtype, _dtype(series)
-    shares = pd.Series(texts(present)).value_counts(normalize=True)
+    each = np.ones(len(series)) if weight is None else weight / weight.mean()
+    there = pd.Series(each[series.notna().to_numpy()])
+    shares = there.groupby(texts(present)).sum().sort_values(ascending=False, kind="stable")
+    shares = shares / shares.sum()
     if kind == "name":
         values = tuple((str(k), float(v)) for k, v in shares.items())
         states = (PRESENT, MISSING) if len(present) < len(series) else ()
@@ -196,7 +212,9 @@ def _categories(series: pd.Series, present: pd.Series, kind: Kind) -> Column:
     return Column(str(series.name), "category", str(dtype), levels, others, **known)
 
 
-def _numbers(series: pd.Series, present: pd.Series, kind: Kind) -> Column:
+def _numbers(
+    series: pd.Series, present: pd.Series, kind: Kind, weight: np.ndarray | None
+) -> Column:
     name, dtype, unit = str(series.name), str(series.dtype), ""
     whole: np.ndarray | None = None
     if kind == "date":
@@ -232,18 +250,20 @@ def _numbers(series: pd.Series, present: pd.Series, kind: Kind) -> Column:
     step = grid if spread else 0.0
     spikes = _spikes(values, step)
     low, high = _borders(values, grid, spread=spread, positive=kind == "number" and not base)
+    seen = float(values.min()), float(values.max())
     if low is not None and not step and (values == low).any() and low not in spikes:
         spikes = (low, *spikes)  # no density above it has them
     rest = values[~np.isin(values, spikes)]
     if len(np.unique(rest)) < FEW_NUMBERS:
-        return _categories(series, present, "category")
+        return _categories(series, present, "category", weight)
     levels = (PRESENT, *(MISSING,) * (len(present) < len(series)), *map(repr, spikes))
     x = torch.from_numpy(rest)
     if step:  # three points of each cell stand for what is spread over it
         x = torch.cat([x + step / 6, x + step / 2, x + 5 * step / 6])
     return Column(
         name, kind, dtype, levels if len(levels) > 1 else (), (), places, grid, offset, spread,
-        fit_monotone(x, low=low, high=high), unit, spikes=spikes, base=base,
+        fit_monotone(x, low=low, high=high), unit, spikes=spikes, seen=seen, edges=_all_met(values, step),
+        base=base,
     )  # fmt: skip
 
 
@@ -269,11 +289,10 @@ def _borders(
 ) -> tuple[float | None, float | None]:
     """Return where values end below and above, None where they just get rare.
 
-    On a wide grid of at most `MOST_CELLS` cells, nearly all of them met, both ends are edges, as those
-    of months and ratings are, however rare the last is. Else an end is an edge if its last cell has as
-    many rows as half of an average one. On a fine grid, such as that of days of a year, both are if
-    the first and the last twentieth of the range have half as many rows as others. Numbers that are
-    never negative end at 0, unless they end above it or are far from it.
+    On a wide grid they end where the last cell has as many rows as half of an average cell; on a fine
+    one, such as that of days of a year, if the first and the last twentieth of the range both have half
+    as many rows as others. Numbers that are never negative end at 0, unless they end above it or are
+    far from it.
     """
     low = high = None
     least, most = float(values.min()), float(values.max())
@@ -281,10 +300,8 @@ def _borders(
         _, counts = np.unique(values, return_counts=True)
         cells = round((most - least) / grid) + 1
         enough = max(0.5 * len(values) / cells, RARE)
-        ends = {round((v - least) / grid) for v in np.unique(values)} >= {0, 1, cells - 2, cells - 1}
-        full = ends and cells <= MOST_CELLS and len(counts) >= 0.9 * cells
-        low = least if full or counts[0] >= enough else None
-        high = most + grid if full or counts[-1] >= enough else None
+        low = least if counts[0] >= enough else None
+        high = most + grid if counts[-1] >= enough else None
     elif grid and most > least:
         part = (values - least) / (most - least)
         fewest = min(int((part <= 0.05).sum()), int((part >= 0.95).sum()))
@@ -293,6 +310,18 @@ def _borders(
     if low is None and positive and 0 <= least <= FAR * values.std():
         low = 0.0
     return low, high
+
+
+def _all_met(values: np.ndarray, step: float) -> bool:
+    """Whether a wide grid of few cells has rows in nearly all of them, up to both ends.
+
+    Months are such, and ratings, however rare the last is; numbers without an end leave gaps there.
+    """
+    if not step:
+        return False
+    cells = np.unique(np.round((values - values.min()) / step).astype(np.int64))
+    n = int(cells[-1]) + 1
+    return n <= MOST_CELLS and len(cells) >= 0.9 * n and {1, n - 2} <= set(cells.tolist())
 
 
 def _resolution(present: pd.Series) -> tuple[str, np.ndarray]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -17,7 +18,7 @@ from torch import Tensor
 from ...core import check_kind, check_option, nearest, new_seed, randn_like, some
 from ...learn import checkpoint
 from ...noise.transforms import Monotone
-from ..estimator import ScoreEstimator
+from ..estimator import ScoreEstimator, sample_weights
 from .coding import decode, encode, impossible
 from .columns import NOISE, Column, Kind, recognise
 from .files import Form
@@ -59,8 +60,12 @@ class TableEstimator:
         self.drop = tuple(drop)
         self.kinds = {} if kinds is None else dict(kinds)
 
-    def fit(self, X: Any) -> TableEstimator:
+    def fit(self, X: Any, *, sample_weight: Any = None) -> TableEstimator:
         """Learn the law of a frame of pandas or polars.
+
+        Arguments:
+            X: The frame.
+            sample_weight: How much each row counts, as for `ScoreEstimator.fit`.
 
         Raises:
             TypeError: For what is not a frame.
@@ -77,7 +82,12 @@ class TableEstimator:
         frame = frame.drop(columns=list(self.drop))
         if len(frame) < 2:
             raise ValueError(f"a table needs two rows at least, got {len(frame)}")
-        self.columns_ = _recognised(frame, lambda c: recognise(frame[c], self.kinds.get(c)))
+        weight = sample_weights(sample_weight, len(frame))
+        if weight is not None:  # a row that does not count is not there
+            frame = frame[(weight > 0).numpy()]
+            weight = weight[weight > 0]
+        share = None if weight is None else weight.numpy()
+        self.columns_ = _recognised(frame, lambda c: recognise(frame[c], self.kinds.get(c), share))
         if not any(c.width for c in self.columns_):
             raise ValueError("no column can be learned: all are constant, or names")
         given = ScoreEstimator() if self.estimator is None else self.estimator
@@ -86,8 +96,11 @@ class TableEstimator:
             self._check_same(given.checkpoint)
         # noise of its own, and not that of the training, which starts from the same seed
         g = torch.Generator().manual_seed(new_seed(self.estimator_._generator(None)))
+        if given.verbose:
+            for column in self.columns_:
+                print(f"{column.name}: {column.describe()}", file=sys.stderr)
         z, _ = self._encode(frame, g)
-        self.estimator_.fit(z, extra=self._extra())
+        self.estimator_.fit(z, sample_weight=weight, extra=self._extra())
         return self
 
     def _extra(self) -> dict[str, Any]:
@@ -278,7 +291,7 @@ def _column(kept: dict[str, Any]) -> Column:
     """Return a column from what a checkpoint keeps of it."""
     T = kept["transform"]
     kept = {**kept, "transform": None if T is None else Monotone(**T)}
-    for key in ("levels", "spikes", "categories"):
+    for key in ("levels", "spikes", "categories", "seen"):
         kept[key] = None if kept[key] is None else tuple(kept[key])
     return Column(**{**kept, "others": tuple((v, s) for v, s in kept["others"])})
 

@@ -40,7 +40,7 @@ DATES = (
     "%d/%m/%Y %H:%M", "%m/%d/%Y %H:%M:%S", "%d/%m/%Y %H:%M:%S", "%d.%m.%Y", "%d.%m.%Y %H:%M",
     "%d.%m.%Y %H:%M:%S", "%d-%m-%Y", "%d-%b-%Y", "%d %b %Y", "%b %d %Y", "%b %d, %Y", "%B %d, %Y",
     "%d %B %Y", "%Y-%m", "%Y/%m", "%b %Y", "%b-%y", "%d-%b-%y", "%m/%d/%y", "%d/%m/%y",
-    "%H:%M", "%H:%M:%S",
+    "%H:%M", "%H:%M:%S", "%Y-%m-%d %H:%M:%S%z", "%Y-%m-%dT%H:%M:%S%z",
 )  # fmt: skip
 """Ways to write a date; of two that fit, the first is taken."""
 
@@ -121,21 +121,22 @@ def suffix_of(path: str | Path) -> str:
 
 
 def read(
-    path: str | Path, *, header: bool | None = None, marks: Sequence[str] = ()
+    path: str | Path, *, header: bool | None = None, marks: Sequence[str] = (), skip: Sequence[str] = ()
 ) -> tuple[pd.DataFrame, list[str]]:
     """Return the table of a file, and what it was taken for, in sentences.
 
     Separator, decimal mark, grouped digits, dates and names are found by looking. How the file is
-    written goes with the frame, in `attrs`, and `write` writes another like it.
+    written goes with the frame, in `attrs`, and `written` is another like it.
 
     Arguments:
         path: A file of text (`TEXTS`) or .parquet.
         header: Whether the first line has the names; by default it is looked at.
         marks: Texts that are missing values, besides the usual ones.
+        skip: Columns that may be numbers among texts.
 
     Raises:
         ValueError: If it cannot be read, has lines of several lengths, or columns of numbers with
-            a few cells that are none.
+            a few cells that are none (`Marks`).
     """
     path = Path(path).expanduser()
     if not path.exists():
@@ -147,6 +148,7 @@ def read(
         frame, form = _read_parquet(path)
     else:
         frame, form = _read_text(path, header, tuple(marks), notes)
+        _refuse_marks(path, frame.drop(columns=[c for c in skip if c in frame]))
     form = replace(form, dates=_dates(frame, form, notes))
     frame.attrs["form"] = form.kept()
     return frame, notes
@@ -230,7 +232,6 @@ def _read_text(
     if separator != ",":
         by = "tabs" if separator == "\t" else repr(separator)
         notes.append(f"columns are separated by {by}")
-    _refuse_marks(path, frame)
     return frame, form
 
 
@@ -303,7 +304,7 @@ def _numbers(
 
 def _refuse_marks(path: Path, frame: pd.DataFrame) -> None:
     """Refuse columns of numbers in which a few cells are something else, all of them at once."""
-    found, all_marks = [], set()
+    found, all_marks = {}, set()
     for c in frame:
         series = frame[c].dropna()
         if not pd.api.types.is_string_dtype(series.dtype) or series.nunique() <= MOST_LEVELS:
@@ -311,19 +312,21 @@ def _refuse_marks(path: Path, frame: pd.DataFrame) -> None:
         bad = series[pd.to_numeric(series, errors="coerce").isna()]
         marks = bad.unique().tolist()
         if len(bad) < 0.5 * len(series) and len(marks) <= MARKS:
-            found.append(f"column {c!r} has {len(bad)} of {len(series)} cells that are no number "
-                         f"({some([repr(m) for m in marks])}, first in row {bad.index[0] + 1})")  # fmt: skip
+            found[str(c)] = (
+                f"column {c!r} has {len(bad)} of {len(series)} cells that are no number "
+                f"({some([repr(m) for m in marks])}, the first in row {bad.index[0] + 1})"
+            )
             all_marks.update(marks)
     if found:
-        raise Marks(f"{path}: {'; '.join(found)}", sorted(all_marks))
+        raise Marks(f"{path}: {'; '.join(found.values())}", sorted(all_marks), list(found))
 
 
 class Marks(ValueError):
-    """Cells among numbers that are no numbers: the message, and the texts that they hold."""
+    """Cells among numbers that are no numbers: the message, the texts that they hold, and where."""
 
-    def __init__(self, message: str, marks: list[str]) -> None:
-        super().__init__(f"{message}; read them as missing with marks={marks}, or correct them")
-        self.message, self.marks = message, marks
+    def __init__(self, message: str, marks: list[str], columns: list[str]) -> None:
+        super().__init__(f"{message}; marks={marks} reads them as missing")
+        self.message, self.marks, self.columns = message, marks, columns
 
 
 def _read_parquet(path: Path) -> tuple[pd.DataFrame, Form]:
@@ -384,11 +387,13 @@ def _dates(
             parsed = _parsed(series, way)
             if parsed is None or (parsed.isna() & series.notna()).any():
                 continue
-            written = _written(parsed.dropna(), way, False)
-            bare = _written(parsed.dropna(), way, True)
+            full = _as_text(parsed.dropna(), way, False)
+            bare = _as_text(parsed.dropna(), way, True)
             texts = present.astype(str)
-            padded = (written.to_numpy() == texts.to_numpy()).mean()
-            unpadded = padded < (bare.to_numpy() == texts.to_numpy()).mean()
+            padded = (full.to_numpy() == texts.to_numpy()).mean()
+            unpadded = "%z" not in way and padded < (bare.to_numpy() == texts.to_numpy()).mean()
+            if "%z" in way and padded < 1:
+                notes.append(f"dates of {c!r} are written in UTC")
             swapped = way.replace("%d", "%_").replace("%m", "%d").replace("%_", "%m")
             if swapped != way and swapped in fitting and not way.startswith("%Y"):
                 if _parsed(series, swapped) is not None:
@@ -407,25 +412,23 @@ def _numbered(present: pd.Series) -> bool:
 
 def _parsed(series: pd.Series, way: str) -> pd.Series | None:
     try:
-        return pd.to_datetime(series, format=way)
+        return pd.to_datetime(series, format=way, utc="%z" in way)
     except (ValueError, OverflowError):
         return None
 
 
-def _written(series: pd.Series, way: str, unpadded: bool) -> pd.Series:
-    texts = series.dt.strftime(way)
+def _as_text(series: pd.Series, way: str, unpadded: bool) -> pd.Series:
+    texts = series.dt.strftime(way.replace("%z", "+00:00"))
     if way.endswith(".%f"):
-        texts = texts.str.replace(r"0+$", "", regex=True) if unpadded else texts
-        return texts
+        return texts.str.replace(r"0+$", "", regex=True) if unpadded else texts
     return texts.str.replace(r"(?<!\d)0(?=\d)", "", regex=True) if unpadded else texts
 
 
-def write(frame: pd.DataFrame, file: Path | IO[str], suffix: str = ".csv") -> None:
-    """Write a table as the one in whose form it is, from `attrs`: separator, names, dates, holes.
+def written(frame: pd.DataFrame, suffix: str = ".csv") -> bytes:
+    """Return a file of a table, alike the one in whose form it is: separator, names, dates, holes.
 
     Arguments:
-        frame: The table.
-        file: Where to.
+        frame: The table; its `attrs` have the form.
         suffix: One of `SUFFIXES`: what to write. A .tsv file has tabs, whatever the form.
     """
     form = Form.of(frame.attrs.get("form"))
@@ -438,17 +441,17 @@ def write(frame: pd.DataFrame, file: Path | IO[str], suffix: str = ".csv") -> No
             if suffix == ".parquet":
                 frame[name] = frame[name].dt.date
             continue
-        frame[name] = _written(frame[name], way, unpadded).astype("string")
+        frame[name] = _as_text(frame[name], way, unpadded).astype("string")
     if suffix == ".parquet":
-        assert isinstance(file, Path)
-        frame.to_parquet(file, engine="pyarrow", index=False)
-        return
+        packed: bytes = frame.to_parquet(None, engine="pyarrow", index=False)
+        return packed
     for name, decimal, thousands in form.numbers:
         if name in frame.columns:
             marks = str.maketrans({",": thousands, ".": decimal})
             texts = [pd.NA if pd.isna(v) else f"{v:,}".translate(marks) for v in frame[name]]
             frame[name] = pd.Series(texts, dtype="string", index=frame.index)
-    frame.to_csv(
-        file, sep="\t" if suffix.startswith(".tsv") else form.separator, header=form.header,
-        index=False, na_rep=form.hole, compression="gzip" if suffix.endswith(".gz") else None,
-    )  # fmt: skip
+    separator = "\t" if suffix.startswith(".tsv") else form.separator
+    text = frame.to_csv(
+        None, sep=separator, header=form.header, index=False, na_rep=form.hole, lineterminator="\n"
+    ).encode()
+    return gzip.compress(text, mtime=0) if suffix.endswith(".gz") else text
