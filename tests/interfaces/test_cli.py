@@ -176,7 +176,11 @@ def test_info_of_everything(checkpoint, points, capsys):
     assert model["network"]["width"] == 16
     data = json.loads(call(capsys, "info", points, "--json")[1])
     assert data["rows"] == 600
-    assert data["columns"] == {"a": "number", "b": "number, from 0", "side": "category of 2 levels"}
+    assert data["columns"] == {
+        "a": "number",
+        "b": "number, from 0",
+        "side": "category of 2 levels",
+    }
     assert json.loads(call(capsys, "info", "moons", "--json")[1])["columns"]
 
 
@@ -220,7 +224,7 @@ def test_failure_is_one(checkpoint, points, tmp_path, capsys):
     refuse(capsys, 1, "fit", empty, *out, says="empty.csv")
     refuse(capsys, 1, "fit", points, *out, "--no-table", says="side")  # text in a numeric column
     (tmp_path / "one.csv").write_text("a,b\n1,2\n")
-    refuse(capsys, 1, "fit", tmp_path / "one.csv", *out, says="one")
+    refuse(capsys, 1, "fit", tmp_path / "one.csv", *out, says="two rows at least, got 1")
     constant = tmp_path / "constant.csv"
     constant.write_text("a,b\n" + "\n".join(f"{i},7" for i in range(40)))
     refuse(capsys, 1, "fit", constant, *out, "--no-table", says="constant")

@@ -188,9 +188,7 @@ def test_a_likelihood_for_every_row(fitted):
         fitted.score_samples(table().drop(columns="age"))
     with pytest.raises(ValueError, match="'city' has 'Lugano', which no row learned from had"):
         fitted.score_samples(table().head(3).assign(city="Lugano"))
-    with pytest.raises(
-        ValueError, match=r"'month' has 14; what was learned lies from 1 to 13"
-    ):
+    with pytest.raises(ValueError, match=r"'month' has 14; what was learned lies from 1 to 13"):
         fitted.score_samples(table().head(3).assign(month=14))
 
 

@@ -21,7 +21,15 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor
 
-from ..core import Estimate, NoisyScore, Schedule, check_count, check_kind, check_number, permutation
+from ..core import (
+    Estimate,
+    NoisyScore,
+    Schedule,
+    check_count,
+    check_kind,
+    check_number,
+    permutation,
+)
 from ..diffusion import log_likelihood
 from ..learn import checkpoint
 from ..learn.folders import read_whole
@@ -129,8 +137,13 @@ class ScoreEstimator(DensityMixin, BaseEstimator):
         self.verbose = verbose
 
     def fit(
-        self, X: Any, y: Any = None, *, sample_weight: Any = None,
-        columns: Sequence[str] | None = None, extra: Mapping[str, Any] | None = None,
+        self,
+        X: Any,
+        y: Any = None,
+        *,
+        sample_weight: Any = None,
+        columns: Sequence[str] | None = None,
+        extra: Mapping[str, Any] | None = None,
     ) -> ScoreEstimator:
         """Learn the score of X.
 
@@ -174,7 +187,9 @@ class ScoreEstimator(DensityMixin, BaseEstimator):
         if weight is not None:
             often = repeated(weight[kept], generator)
             kept = kept[often]
-            if len(aside):  # one for each on average: copies are no more data, and errors would shrink
+            if len(
+                aside
+            ):  # one for each on average: copies are no more data, and errors would shrink
                 aside = aside[repeated(weight[aside], generator, copies=1)]
             n_held_out = len(aside)
         if self.resume and self.checkpoint is not None:
@@ -198,8 +213,8 @@ class ScoreEstimator(DensityMixin, BaseEstimator):
             standardize=self.standardize,
             held_out=x[aside] if n_held_out >= 2 else None,
             held_out_condition=None if labels is None or n_held_out < 2 else labels[aside],
-            checkpoint=self.checkpoint, extra={"estimator": self._kept(), **(extra or {})}, resume=self.resume,
-            generator=generator,
+            checkpoint=self.checkpoint, extra={"estimator": self._kept(), **(extra or {})},
+            resume=self.resume, generator=generator,
         )  # fmt: skip
         self.held_out_loss_, self.n_iter_ = self._reached()
         with bar("learning", quiet=not self.verbose) as update, closing(records):
@@ -401,7 +416,9 @@ def sample_weights(sample_weight: Any, n: int) -> Tensor | None:
     if weight.shape != (n,):
         raise ValueError(f"sample_weight must have shape ({n},), got {tuple(weight.shape)}")
     if not bool((weight >= 0).all() and weight.isfinite().all() and (weight > 0).sum() >= 2):
-        raise ValueError("sample_weight must be finite, not negative, and positive for two samples")
+        raise ValueError(
+            "sample_weight must be finite, not negative, and positive for two samples"
+        )
     return weight
 
 

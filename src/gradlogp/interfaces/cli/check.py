@@ -192,7 +192,10 @@ def _describe(what: str, header: bool | None) -> dict[str, Any]:
             from ..tables import TableEstimator
 
             columns = TableEstimator.load(what).columns_
-            facts = facts | {"table": len(columns), "columns": {c.name: c.describe() for c in columns}}
+            facts = facts | {
+                "table": len(columns),
+                "columns": {c.name: c.describe() for c in columns},
+            }
         return facts
     if is_table_file(what) and Path(what).is_file():
         return describe_table(what, header=header)

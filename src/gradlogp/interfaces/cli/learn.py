@@ -163,11 +163,12 @@ def fit(
         data, table, label, header=header, drop=dropped, kinds=kinds, missing=missing,
         columns=columns, quiet=quiet,
     )  # fmt: skip
-    dataset, conditional = None, label is not None if class_conditional is None else class_conditional
+    conditional = label is not None if class_conditional is None else class_conditional
+    dataset: Any = None
     if frame is not None:
         if conditional or settings.condition_dropout > 0:
             raise Misuse(
-                f"{data} is a table, which is learned whole; name its column of classes with --label for "
+                f"{data} is a table, which has no classes of its own: name a column with --label for "
                 "--class-conditional and --condition-dropout"
             )
         if drop is not None:
@@ -210,7 +211,7 @@ def fit(
                 estimator.fit(dataset.x, class_names(dataset), columns=dataset.columns)
         except Stopped as stop:
             raise Stopped(stop.number, f"{out} is saved; go on with --resume") from None
-    loss, n = estimator.held_out_loss_, len(dataset.x if dataset is not None else frame)
+    loss, n = estimator.held_out_loss_, len(dataset.x) if frame is None else len(frame)
     if json:
         print_json({
             "checkpoint": out, "held_out_loss": None if loss is None else loss._asdict(),

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
-from .common import Misuse, is_checkpoint, load, refuse, say
+from .common import Misuse, is_checkpoint, refuse, say
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -67,7 +66,9 @@ def read_table(
         frame, notes = read(source, header=header, marks=marks, skip=[*drop, *texts])
     except Marks as error:
         advice = f"--missing '{','.join(error.marks)}' reads them as missing"
-        raise ValueError(f"{error.message}; {advice}, --as {error.columns[0]}=category as they are") from None
+        raise ValueError(
+            f"{error.message}; {advice}, --as {error.columns[0]}=category as they are"
+        ) from None
     for note in notes:
         say(f"{Path(source).name}: {note}", quiet=quiet)
     if columns is not None:
@@ -111,13 +112,21 @@ def table_to_learn(
     if label is not None or table is False or not is_table_file(source):
         refuse(of_tables, "is for tables that are learned whole, without --label or --no-table")
         if table and label is not None:
-            raise Misuse("--label is for columns of numbers; a table learns its categories with all else")
+            raise Misuse(
+                "--label is for columns of numbers; a table learns its categories with all else"
+            )
         if table:
             raise Misuse(f"--table is for files of tables, {source} is none")
         return None
     try:
         frame = read_table(
-            source, header=header, missing=missing, columns=columns, drop=drop, kinds=kinds, quiet=quiet
+            source,
+            header=header,
+            missing=missing,
+            columns=columns,
+            drop=drop,
+            kinds=kinds,
+            quiet=quiet,
         )
     except ValueError as error:
         if not Path(source).expanduser().exists():
@@ -152,11 +161,19 @@ def learn_table(
     except ColumnError as error:
         what = "; ".join(error.problems)
         more = ", or read them as missing with --missing inf,-inf" if "infinite" in what else ""
-        raise ValueError(f"{what}; leave them out with --drop '{','.join(error.columns)}'{more}") from None
+        raise ValueError(
+            f"{what}; leave them out with --drop '{','.join(error.columns)}'{more}"
+        ) from None
 
 
 def draw_table(
-    checkpoint: Path, n: int, steps: int, transition: Transition, g: torch.Generator, *, quiet: bool
+    checkpoint: Path,
+    n: int,
+    steps: int,
+    transition: Transition,
+    g: torch.Generator,
+    *,
+    quiet: bool,
 ) -> pd.DataFrame:
     """Return new rows."""
     from ..pipeline import draw
@@ -164,9 +181,7 @@ def draw_table(
 
     table = TableEstimator.load(checkpoint)
     table._kind = "pandas"
-    z = draw(
-        table.estimator_.model_, n, steps, transition=transition, generator=g, quiet=quiet
-    )
+    z = draw(table.estimator_.model_, n, steps, transition=transition, generator=g, quiet=quiet)
     return table._decode(z, g)
 
 
@@ -191,13 +206,16 @@ def evaluate_tables(
     from ..tables import TableEstimator
     from .common import generator_of
 
-    g, rows, form = generator_of(seed), [], {}
+    g, rows = generator_of(seed), []
     if is_checkpoint(source):
         table = TableEstimator.load(source)
-        names, form = [c.name for c in table.columns_], table._form
+        names = [c.name for c in table.columns_]
         held = _rows(data, table, header, quiet=quiet)
         training = None if train is None else _rows(train, table, header, quiet=quiet)
-        small = sum(c.width for c in table.columns_) <= 16 and table.estimator_.model_.schedule.times is None
+        small = (
+            sum(c.width for c in table.columns_) <= 16
+            and table.estimator_.model_.schedule.times is None
+        )
         if likelihood or (likelihood is None and small):
             import torch
 
@@ -298,4 +316,9 @@ def describe_table(source: str, *, header: bool | None) -> dict[str, Any]:
             columns[name] = recognise(frame[name]).describe()
         except ValueError as error:
             columns[name] = str(error)
-    return {"name": Path(source).name, "rows": len(frame), "columns": columns, "notes": "; ".join(notes)}
+    return {
+        "name": Path(source).name,
+        "rows": len(frame),
+        "columns": columns,
+        "notes": "; ".join(notes),
+    }

@@ -258,8 +258,8 @@ def evaluate(
         header: Whether the first line of a .csv file is names; by default it is looked at.
         n: Number of samples to draw; 5000 by default.
         rank: A file (.csv, .tsv, .csv.gz, .parquet) for the rows of the data, the least likely first,
-            each with its number in the data, log-density in nats, and rank. Of tables the log-density is
-            a lower bound; what no row learned from had has −inf, and the reason beside it.
+            each with its number in the data, log-density in nats, and rank. Of tables the
+            log-density is a lower bound; what no row learned from had has −inf, and the reason.
         likelihood: Whether to compute the log-likelihood; by default up to 16 dimensions, where the
             schedule is no discrete ladder.
         probes: Estimate its divergence with so many random probes, as many dimensions need.
@@ -282,8 +282,16 @@ def evaluate(
     claim_output(out, force=force, folder=True)
     whole = holds_table(checkpoint)
     if rank is not None:
-        of_samples = {"--n": n, "--train": train, "--out": out, "--probes": probes, "--levels": levels}
-        refuse(of_samples | {"--likelihood": likelihood}, "is for judging samples; --rank draws none")
+        of_samples = {
+            "--n": n,
+            "--train": train,
+            "--out": out,
+            "--probes": probes,
+            "--levels": levels,
+        }
+        refuse(
+            of_samples | {"--likelihood": likelihood}, "is for judging samples; --rank draws none"
+        )
         return _rank(
             checkpoint, data, rank, columns, label, header=header, whole=whole, force=force, seed=seed,
             quiet=quiet,
@@ -381,7 +389,9 @@ def _rank(
 
     generator_of(seed)
     if whole:
-        refuse({"--columns": columns, "--label": label}, "is not for tables, which are known whole")
+        refuse(
+            {"--columns": columns, "--label": label}, "is not for tables, which are known whole"
+        )
         found = rank_rows(checkpoint, data, header, seed, quiet=quiet)
     else:
         import pandas as pd
@@ -395,7 +405,11 @@ def _rank(
         model = estimator.model_ if labels is None else estimator.model_.given(labels)
         with bar("log-likelihood", quiet=quiet) as update:
             nats = log_likelihood(
-                model, held.x, n_steps=estimator.n_likelihood_steps, chunk_size=CHUNK, progress=update
+                model,
+                held.x,
+                n_steps=estimator.n_likelihood_steps,
+                chunk_size=CHUNK,
+                progress=update,
             ).log_prob
         numbers = pd.DataFrame(held.x.flatten(1).numpy())
         if held.columns:

@@ -59,7 +59,7 @@ def _shown(column: Column, value: float) -> str:
     """Return a border in the units of the table."""
     if column.kind != "date" or column.dtype.startswith("timedelta") or math.isinf(value):
         return f"{value + column.base:g}"
-    return str(np.datetime64(round(value) + column.base, column.unit))
+    return str(np.array(round(value) + column.base).astype(f"M8[{column.unit}]"))
 
 
 def _numbers_of(column: Column, series: pd.Series) -> Tensor:
@@ -68,10 +68,14 @@ def _numbers_of(column: Column, series: pd.Series) -> Tensor:
         time = series.dt.tz_localize(None) if getattr(series.dt, "tz", None) else series
         raw = time.to_numpy().astype(f"{series.dtype.kind}8[{column.unit}]").astype(np.int64)
         holes = series.isna().to_numpy()
-        values = np.where(holes, np.nan, (np.where(holes, 0, raw) - column.base).astype(np.float64))
+        values = np.where(
+            holes, np.nan, (np.where(holes, 0, raw) - column.base).astype(np.float64)
+        )
     elif column.base:
         holes = series.isna().to_numpy()
-        whole = [0 if hole else int(v) - column.base for v, hole in zip(series, holes, strict=True)]
+        whole = [
+            0 if hole else int(v) - column.base for v, hole in zip(series, holes, strict=True)
+        ]
         values = np.where(holes, np.nan, np.array(whole, dtype=np.float64))
     else:
         values = series.to_numpy(dtype=np.float64, na_value=np.nan)
@@ -111,7 +115,8 @@ def impossible(column: Column, series: pd.Series) -> list[str]:
         known = {*column.levels, *(value for value, _ in column.others)}
         named = column.kind == "name"  # any is as good as another
         why = [
-            "" if named or value in known else unseen.format(repr(value)) for value in texts(series)
+            "" if named or value in known else unseen.format(repr(value))
+            for value in texts(series)
         ]
     return [no_hole if hole else reason for hole, reason in zip(holes, why, strict=True)]
 
@@ -226,6 +231,8 @@ def _dates_of(column: Column) -> tuple[int, int]:
     """Return the first and the last date that the dtype of a column holds, and can be written."""
     if column.dtype.startswith("timedelta"):
         return -(2**62), 2**62
-    first, last = ("1678-01-01", "2262-01-01") if "[ns" in column.dtype else ("0001-01-01", "9999-12-31")
+    first, last = (
+        ("1678-01-01", "2262-01-01") if "[ns" in column.dtype else ("0001-01-01", "9999-12-31")
+    )
     low, high = np.array([first, last], dtype=f"M8[{column.unit}]").astype(np.int64)
     return int(low), int(high)

@@ -37,7 +37,7 @@ MOST_CELLS = 100
 """Cells of a grid that are looked at for rows in all of them."""
 
 BEYOND = 10.0
-"""Ranges beyond the range of what was seen, at which numbers that are drawn end: none becomes infinite."""
+"""Ranges beyond what was seen at which numbers that are drawn end, so that none is infinite."""
 
 FAR = 10.0
 """Standard deviations between 0 and the least value, from which on 0 is no border that matters."""
@@ -67,7 +67,7 @@ class Column:
         ordered: Whether they are ordered.
         spikes: Values that are learned apart.
         seen: Least and largest number.
-        edges: Whether nothing lies beyond them, though T goes on: what is drawn there comes back as them.
+        edges: Whether nothing lies beyond them, though T goes on; what is drawn there becomes them.
         base: What is taken off whole numbers first, which are too large for float64 to hold.
     """
 
@@ -106,7 +106,9 @@ class Column:
         if self.kind == "category":
             more = f", {len(self.others)} rare ones together" if self.others else ""
             return f"category of {len(self.levels)} levels{more}"
-        unit = {"Y": "years", "M": "months", "D": "days", "h": "hours", "m": "minutes"}.get(self.unit)
+        unit = {"Y": "years", "M": "months", "D": "days", "h": "hours", "m": "minutes"}.get(
+            self.unit
+        )
         steps = f"{self.grid:g}" + (f" {unit or self.unit}" if self.unit else "")
         grid = f" in steps of {steps}" if self.spread else ""
         apart = [level.lstrip("\0") for level in self.levels if level != PRESENT]
@@ -237,7 +239,9 @@ def _numbers(
         try:
             values = present.to_numpy(dtype=np.float64)
         except (TypeError, ValueError):
-            raise ValueError(f"column {name!r} cannot be a number: {_no_number(present)!r}") from None
+            raise ValueError(
+                f"column {name!r} cannot be a number: {_no_number(present)!r}"
+            ) from None
     single = dtype.lower() == "float32"
     resolution = float(np.finfo(np.float32 if single else np.float64).eps)
     places = 0 if kind == "date" else decimals(torch.tensor(values), resolution)
@@ -262,8 +266,8 @@ def _numbers(
         x = torch.cat([x + step / 6, x + step / 2, x + 5 * step / 6])
     return Column(
         name, kind, dtype, levels if len(levels) > 1 else (), (), places, grid, offset, spread,
-        fit_monotone(x, low=low, high=high), unit, spikes=spikes, seen=seen, edges=_all_met(values, step),
-        base=base,
+        fit_monotone(x, low=low, high=high), unit, spikes=spikes, seen=seen,
+        edges=_all_met(values, step), base=base,
     )  # fmt: skip
 
 

@@ -128,7 +128,9 @@ class TableEstimator:
         self._fitted()
         g = self.estimator_._generator(random_state)
         seed = int(torch.randint(2**31, (1,), generator=g))
-        return self._decode(torch.as_tensor(self.estimator_.sample(n_samples, random_state=seed)), g)
+        return self._decode(
+            torch.as_tensor(self.estimator_.sample(n_samples, random_state=seed)), g
+        )
 
     def _decode(self, z: Tensor, g: torch.Generator) -> Any:
         """Return rows from their numbers."""
@@ -165,7 +167,9 @@ class TableEstimator:
             random_state: Seed of them.
         """
         frame = self._as_learned(X)
-        if why := [reason for c in self.columns_ for reason in _first(impossible(c, frame[c.name]))]:
+        if why := [
+            reason for c in self.columns_ for reason in _first(impossible(c, frame[c.name]))
+        ]:
             raise ValueError("; ".join(why))
         g = self.estimator_._generator(random_state)
         flags = torch.tensor(
@@ -226,7 +230,6 @@ class TableEstimator:
             )
         return found
 
-
     @staticmethod
     def _columns(config: dict[str, Any], directory: str | os.PathLike[str]) -> tuple[Column, ...]:
         """Return the columns that a configuration has of a table, read with distrust."""
@@ -270,7 +273,9 @@ def _recognised(frame: pd.DataFrame, look: Callable[[str], Any]) -> tuple[Any, .
 
 def _like(column: Column, series: pd.Series) -> pd.Series:
     """Return a column with the dtype of the one learned from, or as it is if that has no holes."""
-    if str(series.dtype) == column.dtype or (column.dtype == "category" and column.transform is None):
+    if str(series.dtype) == column.dtype or (
+        column.dtype == "category" and column.transform is None
+    ):
         return series
     try:
         return series.astype(column.dtype)

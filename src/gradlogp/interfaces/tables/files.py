@@ -12,7 +12,6 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import IO, Any
 
-import numpy as np
 import pandas as pd
 
 from ...core import some
@@ -121,7 +120,11 @@ def suffix_of(path: str | Path) -> str:
 
 
 def read(
-    path: str | Path, *, header: bool | None = None, marks: Sequence[str] = (), skip: Sequence[str] = ()
+    path: str | Path,
+    *,
+    header: bool | None = None,
+    marks: Sequence[str] = (),
+    skip: Sequence[str] = (),
 ) -> tuple[pd.DataFrame, list[str]]:
     """Return the table of a file, and what it was taken for, in sentences.
 
@@ -165,7 +168,7 @@ def _opened(path: Path) -> Iterator[IO[str]]:
             check_unpacked(path, int.from_bytes(file.read(4), "little"))
     encoding = "utf-16" if start in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
     opened = gzip.open if packed else open
-    with opened(path, "rt", encoding=encoding, newline="") as file:  # type: ignore[operator]
+    with opened(path, "rt", encoding=encoding, newline="") as file:
         try:
             yield file
         except UnicodeDecodeError as error:
@@ -189,7 +192,9 @@ def _read_text(
             if not "".join(cells).strip() and len(cells) < 2:
                 continue
             if rows and len(cells) != len(rows[0]):
-                problem = f"line {reader.line_num} has {len(cells)} cells instead of {len(rows[0])}"
+                problem = (
+                    f"line {reader.line_num} has {len(cells)} cells instead of {len(rows[0])}"
+                )
                 break
             holes.update(cell for cell in cells if n and cell in HOLES)
             n += 1
@@ -201,7 +206,11 @@ def _read_text(
     named = is_header(columns) if header is None else header
     if named and n < 2:
         raise ValueError(f"{path}: there is a header but no row below it")
-    if named and header is None and any(number(cells[0]) is not None and cells[0] for cells in columns):
+    if (
+        named
+        and header is None
+        and any(number(cells[0]) is not None and cells[0] for cells in columns)
+    ):
         notes.append(
             f"the first line, {some(rows[0])}, is taken for names: --no-header if it is a row"
         )
@@ -358,9 +367,7 @@ def _plain_values(series: pd.Series) -> bool:
     return True
 
 
-def _dates(
-    frame: pd.DataFrame, form: Form, notes: list[str]
-) -> tuple[tuple[str, str, bool], ...]:
+def _dates(frame: pd.DataFrame, form: Form, notes: list[str]) -> tuple[tuple[str, str, bool], ...]:
     """Read texts as dates, in place, where all of a column are written in one way."""
     import datetime
 

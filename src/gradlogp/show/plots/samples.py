@@ -88,7 +88,9 @@ def samples(
     colours = (theme.model, theme.real)
     if flat[0][1].shape[1] == 1:
         with new_figure(theme, 5.2, 3.6) as figure:
-            axes = figure.add_subplot(xlabel=names[0] if names else "x", yticks=[], xlim=(low[0], high[0]))
+            axes = figure.add_subplot(
+                xlabel=names[0] if names else "x", yticks=[], xlim=(low[0], high[0])
+            )
             edges = np.linspace(low[0], high[0], 61)
             for i, (title, x) in enumerate(flat):
                 heights = np.histogram(x[:, 0], edges)[0] / len(x)
