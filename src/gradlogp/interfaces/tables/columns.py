@@ -116,8 +116,8 @@ class Column:
         T = self.transform
         if T is not None and self.kind == "number":
             low, high = (None if v is None else v + self.base for v in (T.low, T.high))
-            if self.grid and not self.spread and low is not None and high is not None:
-                return f"{text}, from {low + self.grid / 2:g} to {high - self.grid / 2:g}"
+            if self.edges and not self.spread:
+                return f"{text}, from {self.seen[0] + self.base:g} to {self.seen[1] + self.base:g}"
             text += "" if low is None else f", from {low:g}"
             text += "" if high is None else f", below {high:g}"
             text += f", up to {self.seen[1] + self.base:g}" if self.edges and high is None else ""
@@ -267,7 +267,7 @@ def _numbers(
     return Column(
         name, kind, dtype, levels if len(levels) > 1 else (), (), places, grid, offset, spread,
         fit_monotone(x, low=low, high=high), unit, spikes=spikes, seen=seen,
-        edges=_all_met(values, step), base=base,
+        edges=_all_met(values, step) or (not step and high is not None), base=base,
     )  # fmt: skip
 
 
@@ -294,9 +294,9 @@ def _borders(
     """Return where values end below and above, None where they just get rare.
 
     On a wide grid they end where the last cell has as many rows as half of an average cell; on a fine
-    one, such as that of days of a year, if the first and the last twentieth of the range both have half
-    as many rows as others. Numbers that are never negative end at 0, unless they end above it or are
-    far from it.
+    one, such as that of days of a year, and on none, if the first and the last twentieth of the range
+    both have half as many rows as others. Numbers that are never negative end at 0, unless they end
+    above it or are far from it.
     """
     low = high = None
     least, most = float(values.min()), float(values.max())
@@ -306,11 +306,12 @@ def _borders(
         enough = max(0.5 * len(values) / cells, RARE)
         low = least if counts[0] >= enough else None
         high = most + grid if counts[-1] >= enough else None
-    elif grid and most > least:
+    elif most > least:
         part = (values - least) / (most - least)
         fewest = min(int((part <= 0.05).sum()), int((part >= 0.95).sum()))
         if fewest >= max(0.025 * len(values), 2 * RARE):
-            return least - grid / 2, most + grid / 2
+            margin = 0.5 * (grid or (most - least) / (len(np.unique(values)) - 1))
+            return least - margin, most + margin
     if low is None and positive and 0 <= least <= FAR * values.std():
         low = 0.0
     return low, high

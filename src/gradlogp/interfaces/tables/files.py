@@ -397,8 +397,8 @@ def _dates(frame: pd.DataFrame, form: Form, notes: list[str]) -> tuple[tuple[str
             full = _as_text(parsed.dropna(), way, False)
             bare = _as_text(parsed.dropna(), way, True)
             texts = present.astype(str)
-            padded = (full.to_numpy() == texts.to_numpy()).mean()
-            unpadded = "%z" not in way and padded < (bare.to_numpy() == texts.to_numpy()).mean()
+            padded = float((full.to_numpy() == texts.to_numpy()).mean())
+            unpadded = "%z" not in way and padded < float((bare.to_numpy() == texts.to_numpy()).mean())
             if "%z" in way and padded < 1:
                 notes.append(f"dates of {c!r} are written in UTC")
             swapped = way.replace("%d", "%_").replace("%m", "%d").replace("%_", "%m")
