@@ -169,9 +169,22 @@ def _kind(present: pd.Series) -> Kind:
         whole = letter in "iu" or bool((present == present.round()).all())
         if letter in "iu" and int(present.max()) - int(present.min()) > 2**53:
             return "name" if present.nunique() > MOST_LEVELS else "category"
-        return "category" if whole and present.nunique() <= FEW_NUMBERS else "number"
+        few = (whole and present.nunique() <= FEW_NUMBERS) or _leaves_out(present)
+        return "category" if few else "number"
     n = present.nunique()
     return "name" if n > MOST_LEVELS and n > DIFFERENT * len(present) else "category"
+
+
+def _leaves_out(present: pd.Series) -> bool:
+    """Whether numbers are few and leave out some between them, as 4, 5, 6 and 8 cylinders do.
+
+    The geometric mean of the rows on both sides of a gap says how many it would have.
+    """
+    values, counts = np.unique(present.to_numpy(dtype=np.float64), return_counts=True)
+    if not FEW_NUMBERS <= len(values) <= MOST_LEVELS // 2 or len(present) < 2 * RARE * len(values):
+        return False
+    gaps, around = np.diff(values), np.sqrt(counts[:-1] * counts[1:])
+    return bool(((gaps > 1.5 * gaps.min()) & (around >= RARE)).any())
 
 
 def texts(series: pd.Series) -> list[str]:
@@ -246,7 +259,9 @@ def _numbers(
     resolution = float(np.finfo(np.float32 if single else np.float64).eps)
     places = 0 if kind == "date" else decimals(torch.tensor(values), resolution)
     grid = 0.0
-    if places is not None:
+    if places is None:
+        places = _digits(values.astype(np.float32 if single else np.float64))
+    else:
         cells = np.round(values * 10.0**places).astype(np.int64)
         grid = float(np.gcd.reduce(cells - cells.min())) * 10.0**-places
     offset = float(values.min())
@@ -271,6 +286,15 @@ def _numbers(
     )  # fmt: skip
 
 
+def _digits(values: np.ndarray) -> int | None:
+    """Return the most decimals that numbers are written with; None if those are all that they have."""
+    written = [str(v).partition(".")[2] for v in np.unique(values)]
+    if any("e" in part for part in written):
+        return None
+    most = max(map(len, written))
+    return most if most < (7 if values.dtype == np.float32 else 14) else None
+
+
 def _no_number(present: pd.Series) -> Any:
     """Return a value that is no number."""
     bad = present[pd.to_numeric(present.astype(object), errors="coerce").isna()]
@@ -293,8 +317,8 @@ def _borders(
 ) -> tuple[float | None, float | None]:
     """Return where values end below and above, None where they just get rare.
 
-    On a wide grid they end where the last cell has as many rows as half of an average cell; on a fine
-    one, such as that of days of a year, and on none, if the first and the last twentieth of the range
+    On a wide grid they end where the last cell has as many rows as half of an average cell, or so many
+    that the next would have some if they went on to fall as they fell to the last; on a fine one, such as that of days of a year, and on none, if the first and the last twentieth of the range
     both have half as many rows as others. Numbers that are never negative end at 0, unless they end
     above it or are far from it.
     """
@@ -304,8 +328,11 @@ def _borders(
         _, counts = np.unique(values, return_counts=True)
         cells = round((most - least) / grid) + 1
         enough = max(0.5 * len(values) / cells, RARE)
-        low = least if counts[0] >= enough else None
-        high = most + grid if counts[-1] >= enough else None
+        found = np.round((np.unique(values) - least) / grid).astype(np.int64)
+        next_to = lambda i, j: counts[j] if abs(found[i] - found[j]) < 2 else 1
+        fell = lambda i, j: counts[i] * min(1.0, counts[i] / next_to(i, j))
+        low = least if max(counts[0] / enough, fell(0, 1) / RARE) >= 1 else None
+        high = most + grid if max(counts[-1] / enough, fell(-1, -2) / RARE) >= 1 else None
     elif most > least:
         part = (values - least) / (most - least)
         fewest = min(int((part <= 0.05).sum()), int((part >= 0.95).sum()))
