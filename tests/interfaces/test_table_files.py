@@ -76,7 +76,9 @@ def test_what_is_said_of_choices(tmp_path):
         (tmp_path / name).write_text(text)
         return "; ".join(read(tmp_path / name)[1])
 
-    assert "'d' may be %m/%d/%Y or %d/%m/%Y, and is read as %m/%d/%Y" in said("d\n1/2/2020\n3/4/2020\n")
+    assert "'d' may be %m/%d/%Y or %d/%m/%Y, and is read as %m/%d/%Y" in said(
+        "d\n1/2/2020\n3/4/2020\n"
+    )
     assert said(SAME["grouped.csv"]) == "',' groups digits in price"
     assert "',' is the decimal mark and '.' groups digits in n" in said(SAME["semicolon.csv"])
     assert "is taken for names: --no-header" in said(SAME["tabs.tsv"])

@@ -258,3 +258,112 @@ def test_what_can_be_overridden_and_what_cannot():
         TableEstimator().fit(np.zeros((3, 2)))
     with pytest.raises(ValueError, match="has not been fitted"):
         TableEstimator().sample(3)
+
+
+def test_weights_of_rows_are_those_of_levels_and_names():
+    """Rows of weight 0 are not there; frequencies of what is drawn as seen are weighted."""
+    n = 300
+    frame = pd.DataFrame({
+        "x": np.random.default_rng(0).normal(size=n), "k": np.repeat(["u", "v", "w"], 100),
+        "name": [f"p{i % 200}" for i in range(n)],
+    })  # fmt: skip
+    weight = np.repeat([3.0, 1.0, 0.0], 100)
+    found = TableEstimator(glp.ScoreEstimator(max_iter=150, width=32, random_state=0))
+    found.fit(frame, sample_weight=weight)
+    column = {c.name: c for c in found.columns_}
+    assert column["k"].levels == ("u", "v")
+    assert dict(column["name"].others)["p0"] == pytest.approx(3 / 400)
+    assert dict(column["name"].others)["p150"] == pytest.approx(1 / 400)
+    share = (found.sample(2000)["k"] == "u").mean()
+    assert abs(share - 0.75) < 4 * math.sqrt(0.75 * 0.25 * (1 / 160 + 1 / 2000))
+
+
+def test_whole_numbers_of_any_size_are_exact():
+    rng = np.random.default_rng(0)
+    for values in (
+        2**60 + rng.integers(0, 10**6, 200), np.array([2**53 + 1, 2**53 + 3] * 40),
+        (2**64 - 1 - rng.integers(0, 10**5, 200).astype(object)).astype("uint64"),
+        np.full(30, 2**62 + 1), pd.array([2**60 + 1, None, *range(2**60 + 2, 2**60 + 90)], "Int64"),
+    ):  # fmt: skip
+        series = pd.Series(values, name="a")
+        column = recognise(series)
+        z, _ = encode(column, series, seeded())
+        pd.testing.assert_series_equal(decode(column, z, seeded()), series)
+    wide = pd.Series(rng.integers(-(2**62), 2**62, 200), name="id")
+    column = recognise(wide)
+    assert column.kind == "name"
+    assert set(decode(column, encode(column, wide, seeded())[0], seeded())) <= set(wide)
+    with pytest.raises(ValueError, match="'id' cannot be a number: float64 cannot hold all from"):
+        recognise(wide, "number")
+
+
+def test_edges_of_grids():
+    """Few Decembers, storms that leave months out, days of a year, counts that end by chance."""
+    rng = np.random.default_rng(0)
+    months = pd.Series(rng.choice(12, 600, p=[0.1] * 9 + [0.09, 0.005, 0.005]) + 1, name="month")
+    storms = pd.Series(rng.choice([1, 4, 5, 6, 7, 8, 9, 10, 11, 12], 900), name="month")
+    days = pd.Series(rng.integers(1, 367, 2000), name="day")
+    share = pd.Series(rng.random(500).round(3), name="share")
+    counts = pd.Series(rng.poisson(1.5, 600), name="count")
+    for series in (months, storms, days, share, counts):
+        column = recognise(series)
+        back = decode(column, 4 * torch.randn(3000, column.width, generator=seeded()), seeded())
+        assert back.between(series.min(), series.max()).all(), series.name
+        assert back.nunique() > 0.5 * series.nunique()
+    assert set(decode(recognise(storms), torch.randn(500, 10), seeded())) <= set(storms)
+    # a count larger than all that were seen is unlikely, and not impossible
+    column = recognise(counts)
+    _, nats = encode(column, pd.Series([counts.max() + 1], name="count"), seeded())
+    assert torch.isfinite(nats).all()
+
+
+def test_dates_keep_their_units_and_extremes_are_dates():
+    for series, unit in (
+        (pd.Series(pd.date_range("2020-01-01", periods=300, freq="MS"), name="t"), "M"),
+        (pd.Series(pd.date_range("1800-01-01", periods=300, freq="YS"), name="t"), "Y"),
+        (pd.Series(pd.date_range("2020-01-01", periods=300, freq="13ns"), name="t"), "ns"),
+        (pd.Series(np.array(["0101-01-01", "9998-12-31"] * 40, "M8[s]"), name="t"), ""),
+    ):  # fmt: skip
+        column = recognise(series)
+        assert column.unit == unit
+        z, _ = encode(column, series, seeded())
+        pd.testing.assert_series_equal(decode(column, z, seeded()), series, check_freq=False)
+        back = decode(column, 8 * torch.randn(500, column.width, generator=seeded()), seeded())
+        assert back.dtype == series.dtype
+        if unit == "M":
+            assert (back.dt.day == 1).all()
+
+
+def test_numbers_drawn_by_a_network_that_knows_nothing_are_finite():
+    heavy = pd.Series(np.exp(3 * np.random.default_rng(0).normal(size=300)), name="a")
+    column = recognise(heavy)
+    back = decode(column, 40 * torch.randn(500, column.width, generator=seeded()), seeded())
+    assert np.isfinite(back).all()
+    assert (back > 0).all()
+    assert back.max() <= 11 * heavy.max()
+
+
+def test_columns_without_a_value_come_back_without():
+    frame = pd.DataFrame({"a": [None] * 40, "b": np.arange(40.0), "c": [np.nan] * 40})
+    found = TableEstimator(glp.ScoreEstimator(max_iter=2, width=8, random_state=0)).fit(frame)
+    new = found.sample(10)
+    assert new[["a", "c"]].isna().all(axis=None)
+    assert (new.dtypes == frame.dtypes).all()
+    assert [c.describe() for c in found.columns_][::2] == ["missing in all rows"] * 2
+
+
+def test_every_checkpoint_of_a_training_holds_the_table(tmp_path):
+    seen = []
+
+    def look(record):
+        if record.step == 501:
+            seen.append(TableEstimator.load(tmp_path / "m").columns_)
+
+    estimator = glp.ScoreEstimator(
+        max_iter=502, width=4, depth=1, batch_size=8, random_state=0, checkpoint=tmp_path / "m",
+        callback=look,
+    )  # fmt: skip
+    found = TableEstimator(estimator).fit(
+        pd.DataFrame({"a": np.arange(30.0), "b": ["x", "y"] * 15})
+    )
+    assert seen == [found.columns_]

@@ -551,7 +551,9 @@ def test_advice_on_text_is_what_a_person_could_do(write):
         f"2012-01-{i:02},{i},{i / 2},{'sun' if i % 2 else 'rain'}" for i in range(1, 25)
     )
     path = write("weather.csv", f"date,a,b,kind\n{days}\n")
-    both = "column 'date' has dates, such as '2012-01-01' in line 2; column 'kind' has text, such as"
+    both = (
+        "column 'date' has dates, such as '2012-01-01' in line 2; column 'kind' has text, such as"
+    )
     refused(path, both, "'sun' in line 2", "columns=['a', 'b']")
     refused(path, "take 'kind' with its 2 values as classes with label='kind'", "TableEstimator")
     with pytest.raises(NotNumbers) as caught:

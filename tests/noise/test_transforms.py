@@ -49,9 +49,9 @@ def test_a_log_normal_density_is_exact():
 
 def test_a_border_that_bends():
     """l(y) = c log(e^{y/c} − 1) is log(y/c) c near the border and y far from it: at y = 2, c = ½ it is
-    1.990757917; large errors do not become huge ones, as they do under the logarithm."""
+    1.9907572766; large errors do not become huge ones, as they do under the logarithm."""
     T = Monotone(low=1.0, bend=0.5)
-    close(T(torch.tensor(3.0)), 1.990757917, 0.0, 1e-9)
+    close(T(torch.tensor(3.0)), 1.9907572766, 0.0, 1e-9)
     close(T(torch.tensor(1.0 + 1e-9)) - 0.5 * math.log(2e-9), 0.0, 0.0, 1e-6)
     close(T.inverse(torch.tensor(100.0)), 101.0, 1e-9)
     ages = torch.from_numpy(scipy.stats.norm(30, 14).ppf((np.arange(2000) + 0.5) / 2000)).abs()

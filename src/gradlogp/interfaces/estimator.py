@@ -397,7 +397,7 @@ class ScoreEstimator(DensityMixin, BaseEstimator):
 
 def _as_array(X: Any) -> Any:
     """Return a tensor as an array of its own dtype, which scikit-learn would take to float32."""
-    if not (hasattr(X, "shape") or isinstance(X, list | tuple)):
+    if not (hasattr(X, "shape") or hasattr(X, "__array__") or isinstance(X, list | tuple)):
         raise ValueError(f"X must be an array, a table or a tensor, got {type(X).__name__}")
     if not isinstance(X, Tensor):
         return X
@@ -417,7 +417,7 @@ def sample_weights(sample_weight: Any, n: int) -> Tensor | None:
         raise ValueError(f"sample_weight must have shape ({n},), got {tuple(weight.shape)}")
     if not bool((weight >= 0).all() and weight.isfinite().all() and (weight > 0).sum() >= 2):
         raise ValueError(
-            "sample_weight must be finite, not negative, and positive for two samples"
+            "sample_weight must be finite and not negative, and two weights at least must not be zero"
         )
     return weight
 

@@ -188,6 +188,12 @@ def _fit(
         return affine, known - plain
     shift, log_scale, log_tail, skew = (float(p) for p in best.x)
     found = Monotone(
-        low, high, middle + width * shift, width * math.exp(log_scale), math.exp(log_tail), skew, bend
+        low,
+        high,
+        middle + width * shift,
+        width * math.exp(log_scale),
+        math.exp(log_tail),
+        skew,
+        bend,
     )
     return found, known - float(best.fun)

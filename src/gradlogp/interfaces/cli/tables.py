@@ -81,7 +81,7 @@ def read_table(
     for name, kind in kinds.items():
         if kind == "date" and name in frame and frame[name].dtype.kind not in "Mm":
             try:
-                frame[name] = pd.to_datetime(frame[name])
+                frame[name] = pd.to_datetime(frame[name], format="mixed")
             except (ValueError, TypeError) as error:
                 raise ValueError(f"column {name!r} cannot be a date: {error}") from None
     return frame

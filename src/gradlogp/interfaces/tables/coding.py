@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn.functional import one_hot
 
 from ...core import choice, rand_like, randn_like
-from .columns import BEYOND, MISSING, NOISE, PRESENT, REST, Column, texts
+from .columns import BEYOND, CLOSER, MISSING, NOISE, PRESENT, REST, Column, texts
 
 
 def encode(column: Column, series: pd.Series, generator: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -132,14 +132,17 @@ def decode(column: Column, z: Tensor, generator: torch.Generator) -> pd.Series:
         return _decode_levels(column, states, n, generator)
     least, most = column.seen
     more = 0.0 if column.edges else BEYOND * (most - least)
+    low = column.transform.low
     x = column.transform.inverse(z[:, -1])
     if column.grid:
         cells = (x - column.offset) / column.grid
         x = column.offset + column.grid * (cells.floor() if column.spread else cells.round())
         T = column.transform  # rounding may lead to the cell beyond a border
-        x = torch.where(x < T.low, x + column.grid, x) if T.low is not None else x
+        if T.low is not None:
+            x = torch.where(x < T.low if column.spread else x <= T.low, x + column.grid, x)
         x = torch.where(x >= T.high, x - column.grid, x) if T.high is not None else x
-    x = x.clamp(least - more, most + more)
+    near = least - more if low is None or column.edges else low + (least - low) / CLOSER
+    x = x.clamp(near, most + more)
     for spike in column.spikes:
         x = torch.where(states == column.levels.index(repr(spike)), spike, x)
     values = x.numpy()

@@ -39,6 +39,9 @@ MOST_CELLS = 100
 BEYOND = 10.0
 """Ranges beyond what was seen at which numbers that are drawn end, so that none is infinite."""
 
+CLOSER = 1000.0
+"""How many times nearer to a border than all that was seen numbers may be drawn."""
+
 FAR = 10.0
 """Standard deviations between 0 and the least value, from which on 0 is no border that matters."""
 

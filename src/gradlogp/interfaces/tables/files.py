@@ -398,7 +398,9 @@ def _dates(frame: pd.DataFrame, form: Form, notes: list[str]) -> tuple[tuple[str
             bare = _as_text(parsed.dropna(), way, True)
             texts = present.astype(str)
             padded = float((full.to_numpy() == texts.to_numpy()).mean())
-            unpadded = "%z" not in way and padded < float((bare.to_numpy() == texts.to_numpy()).mean())
+            unpadded = "%z" not in way and padded < float(
+                (bare.to_numpy() == texts.to_numpy()).mean()
+            )
             if "%z" in way and padded < 1:
                 notes.append(f"dates of {c!r} are written in UTC")
             swapped = way.replace("%d", "%_").replace("%m", "%d").replace("%_", "%m")

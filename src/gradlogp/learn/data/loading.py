@@ -144,7 +144,9 @@ def _select(raw: Raw, columns: Sequence[str] | None, label: str | None, where: s
         # few values, each many times: classes; dates, names and typing errors are not
         counts = {name: len(set(data[place[name]])) for name in others}
         few = {
-            name: k for name, k in counts.items() if k <= CLASSES and 4 * k <= len(data[place[name]])
+            name: k
+            for name, k in counts.items()
+            if k <= CLASSES and 4 * k <= len(data[place[name]])
         }
         numeric = [name for name in taken if name not in others]
         raise NotNumbers(where, others, numeric, few)
@@ -182,7 +184,9 @@ class NotNumbers(ValueError):
         return f"{self.where}: {found}; {', or '.join(advice)}"
 
 
-def _what(cells: Sequence[str], values: Sequence[float | None], lines: Sequence[int] | None) -> str:
+def _what(
+    cells: Sequence[str], values: Sequence[float | None], lines: Sequence[int] | None
+) -> str:
     """Say what a column holds, in which some cells are no numbers."""
     row = values.index(None)
     at = f"row {row}" if lines is None else f"line {lines[row]}"
