@@ -1,4 +1,4 @@
-"""Tables on the command line: fit, interrupt, resume, sample, rank, evaluate, info, and what is refused."""
+"""Tables on the command line: fit, interrupt, resume, sample, rank, judge, and what is refused."""
 
 import gzip
 import io
@@ -53,7 +53,10 @@ def call(capsys, folder, line, code=0):
 
 
 def test_fit_says_what_columns_are_taken_for(capsys, folder, tmp_path):
-    line = f"fit @real.csv --out {tmp_path}/m --steps 2 --width 8 --drop weight,since --as height=category"
+    line = (
+        f"fit @real.csv --out {tmp_path}/m --steps 2 --width 8 --drop weight,since "
+        "--as height=category"
+    )
     out, err = call(capsys, folder, line)
     assert out.startswith(f"{tmp_path}/m: learned from 120 rows, held-out loss ")
     said = err.splitlines()

@@ -320,22 +320,25 @@ def _borders(
 ) -> tuple[float | None, float | None]:
     """Return where values end below and above, None where they just get rare.
 
-    On a wide grid they end where the last cell has as many rows as half of an average cell, or so many
-    that the next would have some if they went on to fall as they fell to the last; on a fine one, such as that of days of a year, and on none, if the first and the last twentieth of the range
-    both have half as many rows as others. Numbers that are never negative end at 0, unless they end
-    above it or are far from it.
+    On a wide grid they end where the last cell has as many rows as half of an average cell, or so
+    many that the next would have some if numbers went on to fall as they fell to the last. On a fine
+    grid, such as that of days of a year, and on none, they end if the first and the last twentieth of
+    the range both have half as many rows as others. Numbers that are never negative end at 0, unless
+    they end above it or are far from it.
     """
     low = high = None
     least, most = float(values.min()), float(values.max())
     if spread:
-        _, counts = np.unique(values, return_counts=True)
-        cells = round((most - least) / grid) + 1
-        enough = max(0.5 * len(values) / cells, RARE)
-        found = np.round((np.unique(values) - least) / grid).astype(np.int64)
-        next_to = lambda i, j: counts[j] if abs(found[i] - found[j]) < 2 else 1
-        fell = lambda i, j: counts[i] * min(1.0, counts[i] / next_to(i, j))
-        low = least if max(counts[0] / enough, fell(0, 1) / RARE) >= 1 else None
-        high = most + grid if max(counts[-1] / enough, fell(-1, -2) / RARE) >= 1 else None
+        cells = np.round((values - least) / grid).astype(np.int64)
+        counts = np.bincount(cells)
+        enough = max(0.5 * len(values) / len(counts), RARE)
+
+        def ends(last: int, before: int) -> bool:
+            more = last * min(1.0, last / max(before, 1))
+            return last >= enough or more >= RARE
+
+        low = least if ends(counts[0], counts[1]) else None
+        high = most + grid if ends(counts[-1], counts[-2]) else None
     elif most > least:
         part = (values - least) / (most - least)
         fewest = min(int((part <= 0.05).sum()), int((part >= 0.95).sum()))
