@@ -350,20 +350,3 @@ def test_columns_without_a_value_come_back_without():
     assert new[["a", "c"]].isna().all(axis=None)
     assert (new.dtypes == frame.dtypes).all()
     assert [c.describe() for c in found.columns_][::2] == ["missing in all rows"] * 2
-
-
-def test_every_checkpoint_of_a_training_holds_the_table(tmp_path):
-    seen = []
-
-    def look(record):
-        if record.step == 501:
-            seen.append(TableEstimator.load(tmp_path / "m").columns_)
-
-    estimator = glp.ScoreEstimator(
-        max_iter=502, width=4, depth=1, batch_size=8, random_state=0, checkpoint=tmp_path / "m",
-        callback=look,
-    )  # fmt: skip
-    found = TableEstimator(estimator).fit(
-        pd.DataFrame({"a": np.arange(30.0), "b": ["x", "y"] * 15})
-    )
-    assert seen == [found.columns_]

@@ -2024,7 +2024,7 @@ MUTANTS = (
     ),
     Mutant(
         "X: a logarithm is taken though a bend fits better",
-        "noise/transforms.py", "logarithm[1] > best[1] + gain", "logarithm[1] > best[1] - 1",
+        "noise/transforms.py", "straight = logarithm > max(bent)", "straight = logarithm + 1 > max(bent)",
         "noise/test_transforms.py::test_a_border_that_bends",
     ),
     Mutant(
@@ -2063,6 +2063,6 @@ MUTANTS = (
         "X: only the last checkpoint knows the table",
         "interfaces/estimator.py", "**(extra or {})},\n            resume",
         "},\n            resume",
-        "interfaces/test_tables.py::test_every_checkpoint_of_a_training_holds_the_table",
+        "interfaces/test_cli_tables.py::test_an_interrupted_table_is_saved_and_goes_on",
     ),
 )  # fmt: skip

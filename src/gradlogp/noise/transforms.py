@@ -17,6 +17,9 @@ from torch.nn.functional import softplus
 MOST_FITTED = 5000
 """Values that a transform is fitted to."""
 
+FEW = 500
+"""Values by which the kind of a border is chosen."""
+
 GAIN = 3.0
 """Nats times log n that the shape parameters have to gain over all rows, to be taken."""
 
@@ -130,16 +133,22 @@ def fit_monotone(x: Tensor, *, low: float | None = None, high: float | None = No
             f"values must lie strictly inside {low} and {high}, got {float(x.min()):g} to "
             f"{float(x.max()):g}"
         )
-    if len(x) > MOST_FITTED:  # evenly over the order statistics: the same values every time
-        at = torch.linspace(0, len(x) - 1, MOST_FITTED, dtype=torch.float64).round().long()
-        x = x.sort().values[at]
+    x = _evenly(x, MOST_FITTED)
     if (low is None) == (high is None):
         return _fit(x, low, high, None)[0]
-    deviation = float(x.std(correction=0))
-    logarithm, *bent = (_fit(x, low, high, c) for c in (None, 0.1 * deviation, 0.5 * deviation))
-    best = max(bent, key=lambda found: found[1])
-    gain = GAIN * math.log(len(x)) / len(x)
-    return logarithm[0] if logarithm[1] > best[1] + gain else best[0]
+    few, deviation = _evenly(x, FEW), float(x.std(correction=0))
+    kinds = (None, 0.1 * deviation, 0.5 * deviation)
+    logarithm, *bent = (_fit(few, low, high, c)[1] for c in kinds)
+    straight = logarithm > max(bent) + GAIN * math.log(len(few)) / len(few)
+    return _fit(x, low, high, None if straight else kinds[1 + bent.index(max(bent))])[0]
+
+
+def _evenly(x: Tensor, most: int) -> Tensor:
+    """Return values, of many an even choice of the order statistics: the same every time."""
+    if len(x) <= most:
+        return x
+    at = torch.linspace(0, len(x) - 1, most, dtype=torch.float64).round().long()
+    return x.sort().values[at]
 
 
 def _fit(

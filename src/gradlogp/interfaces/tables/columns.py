@@ -330,7 +330,7 @@ def _borders(
     least, most = float(values.min()), float(values.max())
     if spread:
         cells = np.round((values - least) / grid).astype(np.int64)
-        counts = np.bincount(cells)
+        counts = np.bincount(cells).tolist()
         enough = max(0.5 * len(values) / len(counts), RARE)
 
         def ends(last: int, before: int) -> bool:
