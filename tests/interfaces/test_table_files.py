@@ -6,7 +6,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from gradlogp.interfaces.tables.files import Form, Marks, read, suffix_of, written
+from gradlogp.interfaces.tables.files import Marks, read
+from gradlogp.interfaces.tables.forms import Form, suffix_of, written
 
 SAME = {
     "plain.csv": "a,b\n1,x\n2,y\n",

@@ -2003,7 +2003,7 @@ MUTANTS = (
     Mutant(
         "X: an integer beyond its dtype turns round",
         "interfaces/tables/coding.py",
-        "min(max(v, int(info.min)), int(info.max)) for v in exact", "v for v in exact",
+        "min(max(v, int(info.min)), int(info.max)) for v", "v for v",
         "interfaces/test_tables.py::test_a_dtype_holds_what_comes_back",
     ),
     Mutant(
@@ -2024,7 +2024,7 @@ MUTANTS = (
     ),
     Mutant(
         "X: a logarithm is taken though a bend fits better",
-        "noise/transforms.py", "straight = logarithm > max(bent)", "straight = logarithm + 1 > max(bent)",
+        "noise/transforms.py", "straight = logarithm >", "straight = logarithm + 1 >",
         "noise/test_transforms.py::test_a_border_that_bends",
     ),
     Mutant(

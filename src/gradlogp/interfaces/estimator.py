@@ -22,7 +22,6 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor
 
 from ..core import (
-    Estimate,
     NoisyScore,
     Schedule,
     check_count,
@@ -39,8 +38,8 @@ from ..noise import blurred, noise_range, time_at
 from ..noise.predictions import Kind
 from ..scores.model import ScoreModel
 from ..show.progress import bar
-from .kept import check_kept, settings_of
-from .pipeline import CHUNK, OBJECTIVE, build_model, draw, repeated
+from .kept import check_kept, reached, settings_of
+from .pipeline import CHUNK, OBJECTIVE, build_model, draw, repeated, sample_weights
 
 HERE = ("checkpoint", "resume", "device", "verbose")  # parameters of a run, not of a model
 SHAPE = ("width", "depth", "predicts", "class_conditional")  # what a model is like, from the start
@@ -216,7 +215,7 @@ class ScoreEstimator(DensityMixin, BaseEstimator):
             checkpoint=self.checkpoint, extra={"estimator": self._kept(), **(extra or {})},
             resume=self.resume, generator=generator,
         )  # fmt: skip
-        self.held_out_loss_, self.n_iter_ = self._reached()
+        self.held_out_loss_, self.n_iter_ = reached(self.checkpoint if self.resume else None)
         with bar("learning", quiet=not self.verbose) as update, closing(records):
             for record in records:
                 self.n_iter_ = record.step
@@ -227,18 +226,6 @@ class ScoreEstimator(DensityMixin, BaseEstimator):
                 update(record.step, settings.steps, f"loss {loss:.4f}")
         self.model_, (self.sigma_min_, self.sigma_max_) = model, noise_range(model.schedule)
         return self
-
-    def _reached(self) -> tuple[Estimate | None, int]:
-        """Return the held-out loss and the steps of the run to go on from, which may be at its end."""
-        if not self.resume or self.checkpoint is None:
-            return None, 0
-        run = checkpoint.read_run(self.checkpoint)
-        try:
-            rows = run["history"]["rows"]
-            seen = [Estimate(float(row[2]), float(row[3])) for row in rows if row[2] is not None]
-            return (seen[-1] if seen else None), int(run["step"])
-        except (LookupError, TypeError, ValueError):
-            return None, 0
 
     def _check_same(self, model: ScoreModel, extra: dict[str, Any]) -> None:
         """Raise `ValueError` if the model to go on with is not the one that was asked for."""
@@ -403,23 +390,6 @@ def _as_array(X: Any) -> Any:
         return X
     X = X.detach().cpu()
     return (X.float() if X.dtype == torch.bfloat16 else X).numpy()  # which NumPy does not have
-
-
-def sample_weights(sample_weight: Any, n: int) -> Tensor | None:
-    """Return weights of samples; None where all count alike."""
-    if sample_weight is None:
-        return None
-    try:
-        weight = torch.as_tensor(np.asarray(sample_weight, dtype=np.float64))
-    except (TypeError, ValueError):
-        raise ValueError("sample_weight must be numbers, one a sample") from None
-    if weight.shape != (n,):
-        raise ValueError(f"sample_weight must have shape ({n},), got {tuple(weight.shape)}")
-    if not bool((weight >= 0).all() and weight.isfinite().all() and (weight > 0).sum() >= 2):
-        raise ValueError(
-            "sample_weight must be finite and not negative, and two weights at least must not be zero"
-        )
-    return weight
 
 
 def _hints() -> dict[str, Any]:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from typing import Any
 
+from ..core import Estimate
+from ..learn import checkpoint
 from ..learn.fields import check_fields, fits, short
 from ..learn.settings import TrainingSettings
 
@@ -55,3 +58,16 @@ def check_kept(kept: Any, config: dict[str, Any], where: str, hints: Mapping[str
     need(fits(classes, list[str | int | float | bool] | None), ".classes", classes)
     kind = config["condition"] if isinstance(config["condition"], int) else None
     need((None if classes is None else len(set(classes))) == kind, ".classes", classes)
+
+
+def reached(directory: str | os.PathLike[str] | None) -> tuple[Estimate | None, int]:
+    """Return the last held-out loss and the steps of a run to go on from, which may be at its end."""
+    if directory is None:
+        return None, 0
+    run = checkpoint.read_run(directory)
+    try:
+        rows = run["history"]["rows"]
+        seen = [Estimate(float(row[2]), float(row[3])) for row in rows if row[2] is not None]
+        return (seen[-1] if seen else None), int(run["step"])
+    except (LookupError, TypeError, ValueError):
+        return None, 0

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -76,6 +77,23 @@ def build_model(
     elif network is None:
         network = MLP(event, width, depth, condition, generator=generator)
     return ScoreModel(network, schedule, predicts, event)
+
+
+def sample_weights(sample_weight: Any, n: int) -> Tensor | None:
+    """Return weights of samples; None where all count alike."""
+    if sample_weight is None:
+        return None
+    try:
+        weight = torch.as_tensor(np.asarray(sample_weight, dtype=np.float64))
+    except (TypeError, ValueError):
+        raise ValueError("sample_weight must be numbers, one a sample") from None
+    if weight.shape != (n,):
+        raise ValueError(f"sample_weight must have shape ({n},), got {tuple(weight.shape)}")
+    if not bool((weight >= 0).all() and weight.isfinite().all() and (weight > 0).sum() >= 2):
+        raise ValueError(
+            "sample_weight must be finite and not negative, and two weights at least must not be zero"
+        )
+    return weight
 
 
 def repeated(

@@ -253,12 +253,9 @@ def _of_checkpoint(source: str) -> _Start:
     from ...distributions.as_target import as_target
     from ...learn import checkpoint as ckpt
     from ...noise import blurred
-    from .tables import holds_table
+    from .tables import refuse_table
 
-    if holds_table(source):
-        raise Misuse(
-            f"{source} was learned from a table: chains need numbers as they are, --no-table"
-        )
+    refuse_table(source)
     model = ckpt.load(source)
     if model.condition is not None:
         raise Misuse(f"{source} is conditional; sample it without --target, with --class")

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 from .common import Misuse, is_checkpoint, refuse, say
 
 if TYPE_CHECKING:
-    import pandas as pd
     import torch
     from torch import Tensor
 
@@ -19,13 +18,16 @@ if TYPE_CHECKING:
     from ..estimator import ScoreEstimator
     from ..tables import TableEstimator
 
+ARRAYS = (".npy", ".npz", ".csv")
+"""Ends of names of files of samples of numbers."""
+
 KINDS = ("number", "date", "category", "name")
 
 
 def is_table_file(source: str | Path) -> bool:
     """Return whether a name ends like that of a file of a table."""
     from ...learn import data
-    from ..tables.files import suffix_of
+    from ..tables.forms import suffix_of
 
     named = isinstance(source, str) and source in data.NAMES
     return not named and bool(suffix_of(source)) and not Path(source).is_dir()
@@ -41,7 +43,7 @@ def read_table(
     drop: Sequence[str] = (),
     kinds: dict[str, Any] | None = None,
     quiet: bool = False,
-) -> pd.DataFrame:
+) -> Any:
     """Read a file of a table, saying on standard error what was taken for something.
 
     Arguments:
@@ -54,8 +56,6 @@ def read_table(
         kinds: What columns are to be taken for.
         quiet: Say nothing.
     """
-    import pandas as pd
-
     from ...core import nearest
     from ..tables.files import Marks, read
 
@@ -63,7 +63,8 @@ def read_table(
     texts = [name for name, kind in kinds.items() if kind in ("category", "name")]
     marks = missing.split(",") if missing is not None else list(marks)
     try:
-        frame, notes = read(source, header=header, marks=marks, skip=[*drop, *texts])
+        dates = [name for name, kind in kinds.items() if kind == "date"]
+        frame, notes = read(source, header=header, marks=marks, skip=[*drop, *texts], dates=dates)
     except Marks as error:
         advice = f"--missing '{','.join(error.marks)}' reads them as missing"
         raise ValueError(
@@ -78,12 +79,6 @@ def read_table(
             if name not in known:
                 raise ValueError(f"{source}: no column '{name}'{nearest(name, known)}")
         frame = frame[names]
-    for name, kind in kinds.items():
-        if kind == "date" and name in frame and frame[name].dtype.kind not in "Mm":
-            try:
-                frame[name] = pd.to_datetime(frame[name], format="mixed")
-            except (ValueError, TypeError) as error:
-                raise ValueError(f"column {name!r} cannot be a date: {error}") from None
     return frame
 
 
@@ -106,7 +101,7 @@ def kinds_of(given: Sequence[str] | None) -> dict[str, Any]:
 def table_to_learn(
     source: str, table: bool | None, label: str | None, *, header: bool | None, drop: Sequence[str],
     kinds: dict[str, Any], missing: str | None, columns: str | None, quiet: bool,
-) -> pd.DataFrame | None:  # fmt: skip
+) -> Any:  # fmt: skip
     """Return the table of a file; None for numbers without names, which are learned as they are."""
     of_tables = {"--drop": drop or None, "--as": kinds or None, "--missing": missing}
     if label is not None or table is False or not is_table_file(source):
@@ -148,8 +143,26 @@ def holds_table(checkpoint: str | Path) -> bool:
     return is_checkpoint(checkpoint) and "table" in read_config(checkpoint)["extra"]
 
 
+def ending(out: Path | None, *, table: bool) -> tuple[str, tuple[str, ...]]:
+    """Return the end of a name that says what to write, and those that are known."""
+    if not table:
+        return ("" if out is None else out.suffix), ARRAYS
+    from ..tables.forms import SUFFIXES, suffix_of
+
+    return ("" if out is None else suffix_of(out)), SUFFIXES
+
+
+def refuse_table(checkpoint: str | Path) -> None:
+    """Refuse a checkpoint of a table where numbers as they are needed."""
+    if holds_table(checkpoint):
+        raise Misuse(
+            f"{checkpoint} was learned from a table, and this needs numbers as they are: learn them "
+            "with --no-table, or with --columns and --label"
+        )
+
+
 def learn_table(
-    estimator: ScoreEstimator, frame: pd.DataFrame, drop: Sequence[str], kinds: dict[str, Any]
+    estimator: ScoreEstimator, frame: Any, drop: Sequence[str], kinds: dict[str, Any]
 ) -> TableEstimator:
     """Learn a table; what cannot be is said in the words of the command line."""
     from ..tables import TableEstimator
@@ -174,7 +187,7 @@ def draw_table(
     g: torch.Generator,
     *,
     quiet: bool,
-) -> pd.DataFrame:
+) -> Any:
     """Return new rows."""
     from ..pipeline import draw
     from ..tables import TableEstimator
@@ -185,7 +198,7 @@ def draw_table(
     return table._decode(z, g)
 
 
-def numbers_of(frame: pd.DataFrame) -> tuple[Tensor, tuple[str, ...]]:
+def numbers_of(frame: Any) -> tuple[Tensor, tuple[str, ...]]:
     """Return the columns of a table as numbers, for a picture, and their names."""
     import torch
 
@@ -240,10 +253,10 @@ def evaluate_tables(
     return found, rows + list(found.rows)
 
 
-def _rows(data: str, table: TableEstimator, header: bool | None, *, quiet: bool) -> pd.DataFrame:
+def _rows(data: str, table: TableEstimator, header: bool | None, *, quiet: bool) -> Any:
     """Return rows of the table that a model knows."""
     from ..tables.estimator import ColumnError
-    from ..tables.files import Form
+    from ..tables.forms import Form
 
     if not is_table_file(data):
         raise Misuse(f"the model is one of a table, and {data} is no file of a table")
@@ -252,56 +265,22 @@ def _rows(data: str, table: TableEstimator, header: bool | None, *, quiet: bool)
     header = form.header if header is None and table._form else header
     frame = read_table(data, header=header, marks=form.marks, kinds=kinds, quiet=quiet)
     try:
-        found: pd.DataFrame = table._as_learned(frame)
+        found: Any = table._as_learned(frame)
     except ColumnError as error:
         raise ValueError(f"{data}: {'; '.join(error.problems)}") from None
     return found
 
 
-def rank_rows(
-    checkpoint: Path, data: str, header: bool | None, seed: int, *, quiet: bool
-) -> pd.DataFrame:
+def rank_rows(checkpoint: Path, data: str, header: bool | None, seed: int, *, quiet: bool) -> Any:
     """Return rows of a table with their log-density, the least likely first.
 
     What no row learned from had has probability 0: minus infinity, and the reason in words.
     """
-    import numpy as np
-
     from ..tables import TableEstimator
-    from ..tables.coding import impossible
+    from ..tables.ranks import rank
 
     table = TableEstimator.load(checkpoint)
-    frame = _rows(data, table, header, quiet=quiet)
-    why = [
-        "; ".join(filter(None, reasons))
-        for reasons in zip(*(impossible(c, frame[c.name]) for c in table.columns_), strict=True)
-    ]
-    known = np.array([not reason for reason in why])
-    nats = np.full(len(frame), -np.inf)
-    if known.any():
-        nats[known] = table.score_samples(frame[known], random_state=seed)
-    found = ranked(frame, nats)
-    found[_free(found, "why")] = [why[i] for i in found.index]
-    found.attrs["form"] = table._form
-    return found
-
-
-def ranked(frame: pd.DataFrame, nats: Any) -> pd.DataFrame:
-    """Return rows with the number that each has in its file, its log-density and its rank, in order."""
-    found = frame.reset_index(drop=True)
-    order = nats.argsort(kind="stable")
-    found.insert(0, _free(found, "row"), range(1, len(found) + 1))
-    found[_free(found, "log_density")] = nats
-    found = found.iloc[order]
-    found[_free(found, "rank")] = range(1, len(found) + 1)
-    return found
-
-
-def _free(frame: pd.DataFrame, name: str) -> str:
-    """Return a name that no column has yet."""
-    while name in frame.columns:
-        name = f"{name}_"
-    return name
+    return rank(table, _rows(data, table, header, quiet=quiet), seed)
 
 
 def describe_table(source: str, *, header: bool | None) -> dict[str, Any]:

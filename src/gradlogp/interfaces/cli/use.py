@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from time import perf_counter
-from typing import IO, TYPE_CHECKING, Annotated, Any, Literal
+from typing import IO, TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
@@ -19,58 +19,28 @@ from .common import (
     is_checkpoint,
     load,
     positive,
-    print_json,
-    print_rows,
     refuse,
     say,
     set_threads,
 )
+from .judge import rank_into, told
 from .langevin import KernelName, sample_target
+from .methods import STEPS, Method, transition
 from .tables import (
     draw_table,
+    ending,
     evaluate_tables,
     holds_table,
     is_table_file,
     numbers_of,
-    rank_rows,
-    ranked,
+    refuse_table,
 )
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from ...check.compare import Comparison
-    from ...core import Transition
     from ...learn.data import Dataset
-    from ...show.report import Row
     from ..estimator import ScoreEstimator
-
-FORMATS = (".npy", ".npz", ".csv")
-
-Method = Literal[
-    "flow", "exponential", "dpm", "ddim", "adaptive", "ancestral", "sde", "corrector", "churn",
-    "langevin",
-]  # fmt: skip
-
-STEPS: dict[Method, int] = {
-    "flow": 32, "exponential": 32, "dpm": 32, "ddim": 100, "adaptive": 2, "ancestral": 250,
-    "sde": 100, "corrector": 100, "churn": 64, "langevin": 60,
-}  # fmt: skip
-"""Noise levels to pass through by default."""
-
-
-def transition(method: Method) -> Transition:
-    """Return the transition of that name."""
-    from ...diffusion import transitions as ways
-
-    table: dict[Method, Transition] = {
-        "flow": ways.ProbabilityFlow(), "exponential": ways.ExponentialAB(),
-        "dpm": ways.DPMSolver(), "ddim": ways.DDIM(), "adaptive": ways.AdaptiveFlow(),
-        "ancestral": ways.Ancestral(), "sde": ways.ReverseSDE(1.0, "heun"),
-        "corrector": ways.PredictorCorrector(), "churn": ways.Churn(),
-        "langevin": ways.AnnealedLangevin(),
-    }  # fmt: skip
-    return table[method]
 
 
 def sample(
@@ -186,7 +156,7 @@ def sample(
     levels = max(2, steps or STEPS[method])
     if table:
         refuse({"--class": klass}, "was given, but a table has no classes")
-        from ..tables.files import written
+        from ..tables.forms import written
 
         frame = draw_table(checkpoint, n, levels, transition(method), g, quiet=quiet)
         if out is None or picture is None:
@@ -210,15 +180,6 @@ def sample(
     write_files({out: partial(_write, x, suffix, labels), picture: drawn})
     say(f"{out}: {n} samples; {picture}", quiet=quiet)
     return 0
-
-
-def ending(out: Path | None, *, table: bool) -> tuple[str, tuple[str, ...]]:
-    """Return the end of a name that says what to write, and those that are known."""
-    if not table:
-        return ("" if out is None else out.suffix), FORMATS
-    from ..tables.files import SUFFIXES, suffix_of
-
-    return ("" if out is None else suffix_of(out)), SUFFIXES
 
 
 def evaluate(
@@ -292,7 +253,7 @@ def evaluate(
         refuse(
             of_samples | {"--likelihood": likelihood}, "is for judging samples; --rank draws none"
         )
-        return _rank(
+        return rank_into(
             checkpoint, data, rank, columns, label, header=header, whole=whole, force=force, seed=seed,
             quiet=quiet,
         )  # fmt: skip
@@ -306,7 +267,7 @@ def evaluate(
             likelihood=likelihood, seed=seed, quiet=quiet,
         )  # fmt: skip
         facts = {"seed": seed, "checkpoint": checkpoint.name, "data": data}
-        return _told(found, all_rows, out, began, facts, json=json, quiet=quiet)
+        return told(found, all_rows, out, began, facts, json=json, quiet=quiet)
     n = n or 5000
     import torch
 
@@ -350,92 +311,7 @@ def evaluate(
     )  # fmt: skip
     rows += comparison.rows
     facts = {"seed": seed, "checkpoint": checkpoint.name, "data": data}
-    return _told(comparison, rows, out, began, facts, json=json, quiet=quiet)
-
-
-def _told(
-    comparison: Comparison, rows: list[Row], out: Path | None, began: float, facts: dict[str, Any],
-    *, json: bool, quiet: bool,
-) -> int:  # fmt: skip
-    """Write the report of an evaluation, print its rows and the verdict; return the exit code."""
-    from ...show.report import provenance
-
-    if out is not None:
-        _report(out, provenance(began, **facts), comparison, rows, quiet=quiet)
-    verdict = comparison.verdict
-    if json:
-        table = [row._asdict() for row in rows]
-        print_json({"ok": verdict.ok, "reasons": verdict.reasons, "rows": table})
-    else:
-        print_rows(rows)
-        print(verdict)
-    if not verdict.ok:
-        more = len(verdict.reasons) - 1
-        say(f"not ok: {verdict.reasons[0]}" + f" (and {more} more)" * bool(more))
-    return 0 if verdict.ok else 1
-
-
-def _rank(
-    checkpoint: Path, data: str, out: Path, columns: str | None, label: str | None, *,
-    header: bool | None, whole: bool, force: bool, seed: int, quiet: bool,
-) -> int:  # fmt: skip
-    """Write the rows of the data with their log-density, the least likely first."""
-    suffix, formats = ending(out, table=True)
-    if suffix not in formats:
-        raise Misuse(f"cannot write {out}: use one of {', '.join(formats)}")
-    claim_output(out, force=force)
-    from ...core.files import write_files
-    from ..tables.files import written
-
-    generator_of(seed)
-    if whole:
-        refuse(
-            {"--columns": columns, "--label": label}, "is not for tables, which are known whole"
-        )
-        found = rank_rows(checkpoint, data, header, seed, quiet=quiet)
-    else:
-        import pandas as pd
-
-        from ...diffusion import log_likelihood
-        from ...show.progress import bar
-        from ..pipeline import CHUNK
-
-        estimator = load_estimator(checkpoint)
-        held, labels = load_for(estimator, data, columns, label, header=header, quiet=quiet)
-        model = estimator.model_ if labels is None else estimator.model_.given(labels)
-        with bar("log-likelihood", quiet=quiet) as update:
-            nats = log_likelihood(
-                model,
-                held.x,
-                n_steps=estimator.n_likelihood_steps,
-                chunk_size=CHUNK,
-                progress=update,
-            ).log_prob
-        numbers = pd.DataFrame(held.x.flatten(1).numpy())
-        if held.columns:
-            numbers.columns = pd.Index(held.columns)
-        found = ranked(numbers.rename(columns=str), nats.numpy())
-    write_files({out: written(found, suffix)})
-    say(f"{out}: {len(found)} rows, the least likely first", quiet=quiet)
-    return 0
-
-
-def _report(
-    out: Path, facts: dict[str, str], comparison: Comparison, rows: list[Row], *, quiet: bool
-) -> None:
-    """Write the report of an evaluation."""
-    from ...check.pages import sections
-    from ...show.report import Section, write
-
-    ok = comparison.verdict.ok
-    lead = f"Samples of {facts['checkpoint']} held against {facts['data']}: " + (
-        "nothing tells them apart." if ok else "they can be told apart."
-    )
-    own = tuple(row for row in rows if row not in comparison.rows)
-    parts = sections(comparison)
-    parts += [Section("Likelihood of held-out rows", rows=own)] if own else []
-    page = write(out, f"Evaluation of {facts['checkpoint']}", lead, parts, facts)
-    say(f"report: {page}", quiet=quiet)
+    return told(comparison, rows, out, began, facts, json=json, quiet=quiet)
 
 
 def load_estimator(checkpoint: Path) -> ScoreEstimator:
@@ -444,11 +320,7 @@ def load_estimator(checkpoint: Path) -> ScoreEstimator:
         raise Misuse(f"there is no checkpoint at {checkpoint}")
     from ..estimator import ScoreEstimator
 
-    if holds_table(checkpoint):
-        raise Misuse(
-            f"{checkpoint} was learned from a table, and this needs numbers as they are: learn them "
-            "with --no-table, or with --columns and --label"
-        )
+    refuse_table(checkpoint)
     return ScoreEstimator.load(checkpoint)
 
 

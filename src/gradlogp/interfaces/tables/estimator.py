@@ -18,10 +18,11 @@ from torch import Tensor
 from ...core import check_kind, check_option, nearest, new_seed, randn_like, some
 from ...learn import checkpoint
 from ...noise.transforms import Monotone
-from ..estimator import ScoreEstimator, sample_weights
+from ..estimator import ScoreEstimator
+from ..pipeline import sample_weights
 from .coding import decode, encode, impossible
 from .columns import NOISE, Column, Kind, recognise
-from .files import Form
+from .forms import Form
 
 
 class TableEstimator:

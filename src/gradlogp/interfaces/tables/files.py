@@ -1,16 +1,17 @@
-"""Files of tables: read by pandas, after one look at how they are written, and written back alike."""
+"""Files of tables, read by pandas after one look at how they are written."""
 
 from __future__ import annotations
 
 import csv
+import datetime
 import gzip
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 import pandas as pd
 
@@ -18,33 +19,7 @@ from ...core import some
 from ...learn.data.files import is_header
 from ...learn.data.records import check_unpacked, number, reading
 from .columns import MOST_LEVELS
-
-TEXTS = (".csv", ".tsv", ".txt", ".csv.gz", ".tsv.gz", ".txt.gz")
-"""Ends of names of files of text."""
-
-SUFFIXES = (*TEXTS, ".parquet")
-"""Ends of names of files of tables."""
-
-SEPARATORS = ("\t", ";", "|", ",")
-GROUPS = (",", ".", "'", " ", "\u00a0", "\u202f")
-"""What groups digits."""
-
-HOLES = ("", "NA", "N/A", "n/a", "NaN", "nan", "NULL", "null", "None", "<NA>")
-"""Cells that pandas reads as missing, and people write."""
-
-DATES = (
-    "%Y-%m-%d", "%Y-%m-%d %H:%M:%S", "%Y-%m-%dT%H:%M:%S", "%Y-%m-%d %H:%M", "%Y-%m-%dT%H:%M",
-    "%Y-%m-%dT%H:%M:%SZ", "%Y-%m-%d %H:%M:%S.%f", "%Y-%m-%dT%H:%M:%S.%f", "%Y/%m/%d",
-    "%Y/%m/%d %H:%M", "%Y/%m/%d %H:%M:%S", "%m/%d/%Y", "%d/%m/%Y", "%m/%d/%Y %H:%M",
-    "%d/%m/%Y %H:%M", "%m/%d/%Y %H:%M:%S", "%d/%m/%Y %H:%M:%S", "%d.%m.%Y", "%d.%m.%Y %H:%M",
-    "%d.%m.%Y %H:%M:%S", "%d-%m-%Y", "%d-%b-%Y", "%d %b %Y", "%b %d %Y", "%b %d, %Y", "%B %d, %Y",
-    "%d %B %Y", "%Y-%m", "%Y/%m", "%b %Y", "%b-%y", "%d-%b-%y", "%m/%d/%y", "%d/%m/%y",
-    "%H:%M", "%H:%M:%S", "%Y-%m-%d %H:%M:%S%z", "%Y-%m-%dT%H:%M:%S%z",
-)  # fmt: skip
-"""Ways to write a date; of two that fit, the first is taken."""
-
-NUMBERED = ("%Y%m%d",)
-"""Dates written as whole numbers, of the years 1900 to 2100."""
+from .forms import DATES, HOLES, NUMBERED, SEPARATORS, Form, as_text, suffix_of
 
 NUMBER = re.compile(
     r"[+-]?\d{1,3}([,.' \u00a0\u202f])\d{3}(?:\1\d{3})*(?:([.,])\d+)?|[+-]?\d*([.,]?)\d+"
@@ -61,70 +36,13 @@ MARKS = 10
 """Most different texts among numbers that are marks of something, such as "?", and not names."""
 
 
-@dataclass(frozen=True)
-class Form:
-    """How a file writes a table, so that another can be written alike.
-
-    Attributes:
-        separator: What stands between cells.
-        header: Whether the first line has the names.
-        hole: How a missing value is written.
-        marks: More texts that are missing values.
-        dates: Columns of dates, how each is written, and whether without leading zeros.
-        numbers: Columns of numbers written otherwise: their decimal mark, what groups their digits.
-    """
-
-    separator: str = ","
-    header: bool = True
-    hole: str = ""
-    marks: tuple[str, ...] = ()
-    dates: tuple[tuple[str, str, bool], ...] = ()
-    numbers: tuple[tuple[str, str, str], ...] = ()
-
-    def kept(self) -> dict[str, Any]:
-        """Return what is kept of it, JSON."""
-        return asdict(self)
-
-    @classmethod
-    def of(cls, kept: Any) -> Form:
-        """Return a form from what was kept, read with distrust; the usual one for nothing.
-
-        Raises:
-            ValueError: For what no form could have kept.
-        """
-        if not kept:
-            return cls()
-        try:
-            form = cls(**kept)
-            texts = (form.hole, *form.marks, *(d[0] for d in (*form.dates, *form.numbers)))
-            good = (
-                form.separator in SEPARATORS and isinstance(form.header, bool)
-                and all(isinstance(text, str) for text in texts)
-                and all(way in (*DATES, *NUMBERED, "date") for _, way, _ in form.dates)
-                and all(d in (".", ",") and t in ("", *GROUPS) for _, d, t in form.numbers)
-            )  # fmt: skip
-        except (TypeError, ValueError, LookupError):
-            good = False
-        if not good:
-            raise ValueError("the form is none that a file has")
-        return replace(
-            form, marks=tuple(form.marks), dates=tuple((n, w, bool(b)) for n, w, b in form.dates),
-            numbers=tuple((n, d, t) for n, d, t in form.numbers),
-        )  # fmt: skip
-
-
-def suffix_of(path: str | Path) -> str:
-    """Return the end of a name that says what is in the file, with that of its packing."""
-    name = Path(path).name.lower()
-    return next((s for s in sorted(SUFFIXES, key=len, reverse=True) if name.endswith(s)), "")
-
-
 def read(
     path: str | Path,
     *,
     header: bool | None = None,
     marks: Sequence[str] = (),
     skip: Sequence[str] = (),
+    dates: Sequence[str] = (),
 ) -> tuple[pd.DataFrame, list[str]]:
     """Return the table of a file, and what it was taken for, in sentences.
 
@@ -136,6 +54,7 @@ def read(
         header: Whether the first line has the names; by default it is looked at.
         marks: Texts that are missing values, besides the usual ones.
         skip: Columns that may be numbers among texts.
+        dates: Columns that are dates, however they are written.
 
     Raises:
         ValueError: If it cannot be read, has lines of several lengths, or columns of numbers with
@@ -153,6 +72,12 @@ def read(
         frame, form = _read_text(path, header, tuple(marks), notes)
         _refuse_marks(path, frame.drop(columns=[c for c in skip if c in frame]))
     form = replace(form, dates=_dates(frame, form, notes))
+    for name in dates:
+        if name in frame and frame[name].dtype.kind not in "Mm":
+            try:
+                frame[name] = pd.to_datetime(frame[name], format="mixed")
+            except (ValueError, TypeError) as error:
+                raise ValueError(f"column {name!r} cannot be a date: {error}") from None
     frame.attrs["form"] = form.kept()
     return frame, notes
 
@@ -369,8 +294,6 @@ def _plain_values(series: pd.Series) -> bool:
 
 def _dates(frame: pd.DataFrame, form: Form, notes: list[str]) -> tuple[tuple[str, str, bool], ...]:
     """Read texts as dates, in place, where all of a column are written in one way."""
-    import datetime
-
     found = []
     for c in frame.columns:
         series, present = frame[c], frame[c].dropna()
@@ -394,8 +317,8 @@ def _dates(frame: pd.DataFrame, form: Form, notes: list[str]) -> tuple[tuple[str
             parsed = _parsed(series, way)
             if parsed is None or (parsed.isna() & series.notna()).any():
                 continue
-            full = _as_text(parsed.dropna(), way, False)
-            bare = _as_text(parsed.dropna(), way, True)
+            full = as_text(parsed.dropna(), way, False)
+            bare = as_text(parsed.dropna(), way, True)
             texts = present.astype(str)
             padded = float((full.to_numpy() == texts.to_numpy()).mean())
             unpadded = "%z" not in way and padded < float(
@@ -424,43 +347,3 @@ def _parsed(series: pd.Series, way: str) -> pd.Series | None:
         return pd.to_datetime(series, format=way, utc="%z" in way)
     except (ValueError, OverflowError):
         return None
-
-
-def _as_text(series: pd.Series, way: str, unpadded: bool) -> pd.Series:
-    texts = series.dt.strftime(way.replace("%z", "+00:00"))
-    if way.endswith(".%f"):
-        return texts.str.replace(r"0+$", "", regex=True) if unpadded else texts
-    return texts.str.replace(r"(?<!\d)0(?=\d)", "", regex=True) if unpadded else texts
-
-
-def written(frame: pd.DataFrame, suffix: str = ".csv") -> bytes:
-    """Return a file of a table, alike the one in whose form it is: separator, names, dates, holes.
-
-    Arguments:
-        frame: The table; its `attrs` have the form.
-        suffix: One of `SUFFIXES`: what to write. A .tsv file has tabs, whatever the form.
-    """
-    form = Form.of(frame.attrs.get("form"))
-    frame = frame.copy()
-    frame.attrs = {}
-    for name, way, unpadded in form.dates:
-        if name not in frame.columns or frame[name].dtype.kind != "M":
-            continue
-        if way == "date":
-            if suffix == ".parquet":
-                frame[name] = frame[name].dt.date
-            continue
-        frame[name] = _as_text(frame[name], way, unpadded).astype("string")
-    if suffix == ".parquet":
-        packed: bytes = frame.to_parquet(None, engine="pyarrow", index=False)
-        return packed
-    for name, decimal, thousands in form.numbers:
-        if name in frame.columns:
-            marks = str.maketrans({",": thousands, ".": decimal})
-            texts = [pd.NA if pd.isna(v) else f"{v:,}".translate(marks) for v in frame[name]]
-            frame[name] = pd.Series(texts, dtype="string", index=frame.index)
-    separator = "\t" if suffix.startswith(".tsv") else form.separator
-    text = frame.to_csv(
-        None, sep=separator, header=form.header, index=False, na_rep=form.hole, lineterminator="\n"
-    ).encode()
-    return gzip.compress(text, mtime=0) if suffix.endswith(".gz") else text
