@@ -151,7 +151,7 @@ class ScoreEstimator(DensityMixin, BaseEstimator):
             y: Classes `(N,)` if `class_conditional`; otherwise ignored.
             sample_weight: How much each sample counts, `(N,)`, not negative. Samples are learned from
                 in proportion: each is there as often as its weight says, so that whole weights do
-                what repeated samples do. Coordinates, the held-out loss and classes obey too.
+                what repeated samples do. Coordinates and the held-out loss obey too.
             columns: Names of the columns, kept with the model; those of X where it is a frame.
             extra: More to keep in every checkpoint, JSON.
 
@@ -169,6 +169,7 @@ class ScoreEstimator(DensityMixin, BaseEstimator):
         )
         if columns is not None:
             check_kind(columns, "columns", list | tuple | np.ndarray, "names, one for each column")
+        check_kind({} if extra is None else extra, "extra", Mapping, "a dictionary")
         if self.resume and not isinstance(self.random_state, int):
             raise ValueError("resume=True needs the random_state, a number, of that run")
         self._tensors = isinstance(X, Tensor)
