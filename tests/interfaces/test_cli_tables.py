@@ -94,6 +94,12 @@ def test_sample_writes_the_same_columns(capsys, folder, tmp_path, name):
         assert out.read_bytes() == before
 
 
+def test_what_writes_parquet_is_missed_before_the_work(capsys, folder, tmp_path, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    _, err = call(capsys, folder, f"sample @m --n 3 --out {tmp_path}/a.parquet --quiet", 1)
+    assert "pip install 'gradlogp[data]'" in err
+
+
 def test_sample_prints_a_table(capsys, folder):
     out, _ = call(capsys, folder, "sample @m --n 3 --method ddim --steps 5 --quiet")
     assert out.splitlines()[0] == "height;weight;town;since"

@@ -147,9 +147,11 @@ def ending(out: Path | None, *, table: bool) -> tuple[str, tuple[str, ...]]:
     """Return the end of a name that says what to write, and those that are known."""
     if not table:
         return ("" if out is None else out.suffix), ARRAYS
-    from ..tables.forms import SUFFIXES, suffix_of
+    from ..tables.forms import SUFFIXES, check_writer, suffix_of
 
-    return ("" if out is None else suffix_of(out)), SUFFIXES
+    suffix = "" if out is None else suffix_of(out)
+    check_writer(suffix)
+    return suffix, SUFFIXES
 
 
 def refuse_table(checkpoint: str | Path) -> None:

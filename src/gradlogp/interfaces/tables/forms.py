@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import importlib.util
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -93,6 +94,12 @@ def suffix_of(path: str | Path) -> str:
     """Return the end of a name that says what is in the file, with that of its packing."""
     name = Path(path).name.lower()
     return next((s for s in sorted(SUFFIXES, key=len, reverse=True) if name.endswith(s)), "")
+
+
+def check_writer(suffix: str) -> None:
+    """Raise `ValueError` if what writes such files is not installed."""
+    if suffix == ".parquet" and importlib.util.find_spec("pyarrow") is None:
+        raise ValueError("a .parquet file needs a package: pip install 'gradlogp[data]'")
 
 
 def as_text(series: pd.Series, way: str, unpadded: bool) -> pd.Series:
