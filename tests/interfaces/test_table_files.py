@@ -121,7 +121,7 @@ def test_a_form_is_read_with_distrust():
         {"separator": "ab"}, {"dates": [["d", "%s", True]]}, {"dates": [3]}, {"hole": 3},
         {"numbers": [["x", "x", ""]]}, {"header": "yes"}, {"more": 1},
     ):  # fmt: skip
-        with pytest.raises(ValueError, match="the form is none that a file has"):
+        with pytest.raises(ValueError, match="this is not how a file of a table can be written"):
             Form.of(good | change)
 
 

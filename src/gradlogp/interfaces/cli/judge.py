@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from ...show.report import Row
 
 
-def told(
+def conclude(
     comparison: Comparison, rows: list[Row], out: Path | None, began: float, facts: dict[str, Any],
     *, json: bool, quiet: bool,
 ) -> int:  # fmt: skip

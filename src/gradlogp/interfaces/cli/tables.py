@@ -111,7 +111,7 @@ def table_to_learn(
                 "--label is for columns of numbers; a table learns its categories with all else"
             )
         if table:
-            raise Misuse(f"--table is for files of tables, {source} is none")
+            raise Misuse(f"--table is for files of tables, and {source} is not one")
         return None
     try:
         frame = read_table(
@@ -261,7 +261,7 @@ def _rows(data: str, table: TableEstimator, header: bool | None, *, quiet: bool)
     from ..tables.forms import Form
 
     if not is_table_file(data):
-        raise Misuse(f"the model is one of a table, and {data} is no file of a table")
+        raise Misuse(f"the model is one of a table, and {data} is not a file of a table")
     form = Form.of(table._form)
     kinds = {c.name: c.kind for c in table.columns_ if c.kind in ("category", "name", "date")}
     header = form.header if header is None and table._form else header

@@ -23,7 +23,7 @@ from .common import (
     say,
     set_threads,
 )
-from .judge import rank_into, told
+from .judge import conclude, rank_into
 from .langevin import KernelName, sample_target
 from .methods import STEPS, Method, transition
 from .tables import (
@@ -267,7 +267,7 @@ def evaluate(
             likelihood=likelihood, seed=seed, quiet=quiet,
         )  # fmt: skip
         facts = {"seed": seed, "checkpoint": checkpoint.name, "data": data}
-        return told(found, all_rows, out, began, facts, json=json, quiet=quiet)
+        return conclude(found, all_rows, out, began, facts, json=json, quiet=quiet)
     n = n or 5000
     import torch
 
@@ -311,7 +311,7 @@ def evaluate(
     )  # fmt: skip
     rows += comparison.rows
     facts = {"seed": seed, "checkpoint": checkpoint.name, "data": data}
-    return told(comparison, rows, out, began, facts, json=json, quiet=quiet)
+    return conclude(comparison, rows, out, began, facts, json=json, quiet=quiet)
 
 
 def load_estimator(checkpoint: Path) -> ScoreEstimator:

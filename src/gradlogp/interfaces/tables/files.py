@@ -58,7 +58,7 @@ def read(
 
     Raises:
         ValueError: If it cannot be read, has lines of several lengths, or columns of numbers with
-            a few cells that are none (`Marks`).
+            a few cells that are no numbers (`Marks`).
     """
     path = Path(path).expanduser()
     if not path.exists():

@@ -83,7 +83,7 @@ class Form:
         except (TypeError, ValueError, LookupError):
             good = False
         if not good:
-            raise ValueError("the form is none that a file has")
+            raise ValueError("this is not how a file of a table can be written")
         return replace(
             form, marks=tuple(form.marks), dates=tuple((n, w, bool(b)) for n, w, b in form.dates),
             numbers=tuple((n, d, t) for n, d, t in form.numbers),
