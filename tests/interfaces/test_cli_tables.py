@@ -115,8 +115,9 @@ def test_evaluate_judges_a_model_and_a_file(capsys, folder, tmp_path):
     assert "height" in err
     page = (tmp_path / "report" / "index.html").read_text()
     assert "Samples of off.csv held against" in page
-    code = main(["evaluate", f"{folder}/m", f"{folder}/held.csv", "--train", f"{folder}/real.csv",
-                 "--n", "60", "--json", "--quiet"])  # fmt: skip
+    code = main(
+        ["evaluate", f"{folder}/m", f"{folder}/held.csv", "--n", "60", "--json", "--quiet"]
+    )
     rows = {row["name"]: row for row in json.loads(capsys.readouterr().out)["rows"]}
     assert code in (0, 1)
     assert "lower bound" in rows["log-likelihood"]["note"]
@@ -149,7 +150,7 @@ def test_rank_of_numbers(capsys, tmp_path):
     x = np.random.default_rng(0).normal(size=(200, 2))
     x[11] = 6
     np.savetxt(tmp_path / "x.csv", x, "%.4f", ",")
-    call(capsys, tmp_path, "fit @x.csv --out @m --steps 150 --width 16 --quiet")
+    call(capsys, tmp_path, "fit @x.csv --out @m --steps 80 --width 16 --quiet")
     assert "table" not in checkpoint.read_config(tmp_path / "m")["extra"]  # numbers without names
     call(capsys, tmp_path, "evaluate @m @x.csv --rank @r.csv --quiet")
     found = pd.read_csv(tmp_path / "r.csv")
