@@ -26,9 +26,19 @@ NUMBERS = {
 DATA = [
     "../in/points.csv", "../in/classes.csv", "../in/points.npy", "../in/images.npy", "../in/odd.npy",
     "../in/broken.npy", "../in/empty.csv", "../in/folder", "../in/missing.csv", "digitz", "", ".",
-    "../in/model",
+    "../in/model", "../in/table.csv", "../in/whole",
 ]  # fmt: skip
-MODELS = ["../in/model", "../in/classes", "../in/pictures", "../in/points.csv", "missing", "", "."]
+MODELS = [
+    "../in/model",
+    "../in/classes",
+    "../in/pictures",
+    "../in/whole",
+    "../in/table.csv",
+    "../in/points.csv",
+    "missing",
+    "",
+    ".",
+]
 WORDS = {
     "data": DATA, "train": DATA, "what": [*DATA, *MODELS], "checkpoint": MODELS,
     "columns": ["a,b", "a", "b,zz", "", ",", "a,a", "kind"], "label": ["kind", "a", "zz", ""],
@@ -44,6 +54,9 @@ WORDS = {
     "only": ["statistics.weight_at_4", "statistics.wait", ""], "name": ["strs", "", "moons"],
     "box": ["2 6 2 6", "0 8 0 8", "6 2 2 6", "-1 3 0 4", "1 2 3", "x y z w"],
     "values": ["0 16", "nan 1", "1 0", "1"], "ema-half-lives": ["2", "0", "2 2", "x"],
+    "as": ["kind=category", "a=number", "a", "b=x", "=", "kind=number", "zz=date"],
+    "drop": ["a", "a,b", "zz", "", "kind"], "missing": ["?", "inf", "", "x,y"],
+    "rank": ["new.csv", "new.parquet", "new.csv.gz", "new.npy", "", ".", "../in/points.csv"],
     "seed": ["0", "1", "-1", "9" * 20, "x"], "threads": ["1", "0", "-3", "x"],
     "config": ["../in/good.toml", "../in/bare.toml", "../in/typo.toml", "../in/empty.csv", "none.toml",
                "."],
@@ -79,6 +92,11 @@ def folder(tmp_path_factory):
     ]
     (at / "classes.csv").write_text("\n".join(["a,b,kind", *kinds]))
     (at / "empty.csv").touch()
+    mixed = [
+        "a;b;kind;when",
+        *(f"{i},5;{'' if i % 5 else i};x{i % 3};{i + 1}.1.2020" for i in range(24)),
+    ]
+    (at / "table.csv").write_text("\n".join(mixed))
     (at / "broken.npy").write_bytes(b"\x93NUMPY\x01\x00")
     np.save(at / "points.npy", x)
     np.save(at / "images.npy", rng.random((24, 1, 8, 8)).astype(np.float32))
@@ -99,8 +117,9 @@ def folder(tmp_path_factory):
     (at / "bare.toml").write_text("steps = 1\n")
     (at / "typo.toml").write_text("[fit]\nstepz = 1\n")
     for name, data, *more in (
-        ("model", "points.csv", "--width", "4"), ("pictures", "images.npy"),
+        ("model", "points.csv", "--width", "4", "--no-table"), ("pictures", "images.npy"),
         ("classes", "classes.csv", "--label", "kind", "--width", "4"),
+        ("whole", "table.csv", "--width", "4"),
     ):  # fmt: skip
         done = attempt("fit", at / data, "--out", at / name, "--steps", "2", "--quiet", *more)
         assert done.code == 0, done
@@ -220,9 +239,9 @@ def test_the_harness_sees_commands_that_break(folder, monkeypatch):
         raise ValueError("no")
 
     monkeypatch.setattr(use, "load_estimator", broken)
-    monkeypatch.setattr(learn, "load", stray)
+    monkeypatch.setattr(learn, "table_to_learn", stray)
     monkeypatch.setattr(check, "print_table", lambda *a, **k: (_ for _ in ()).throw(SystemExit(7)))
-    seen = "\n".join(walk(folder, monkeypatch, 60, 1)[0])
+    seen = "\n".join(walk(folder, monkeypatch, 60, 2)[0])
     (folder / "stray").unlink()
     for complaint in ("nobody foresaw", "wrote outside its folder", "raised SystemExit(7)"):
         assert complaint in seen

@@ -58,7 +58,7 @@ def points(tmp_path_factory):
 @pytest.fixture(scope="module")
 def checkpoint(points, tmp_path_factory):
     out = tmp_path_factory.mktemp("runs") / "model"
-    quick = ["--steps", "60", "--width", "16", "--quiet"]
+    quick = ["--steps", "60", "--width", "16", "--quiet", "--no-table"]
     assert main(["fit", str(points), "--out", str(out), "--columns", "a,b", *quick]) == 0
     return out
 
@@ -112,7 +112,7 @@ def test_every_way_from_noise_without_signal(points, tmp_path_factory, capsys, m
     if not model.exists():
         call(
             capsys, "fit", points, "--out", model, "--columns", "a,b", "--schedule", "rectified",
-            "--steps", 40, "--width", 8, "--quiet",
+            "--steps", 40, "--width", 8, "--quiet", "--no-table",
         )  # fmt: skip
     code, out, err = call(
         capsys, "sample", model, "--n", 4, "--method", method, "--steps", 5, "--quiet"
@@ -127,7 +127,8 @@ def test_evaluate_in_bits_with_probes_and_a_report(tmp_path, capsys):
     rng = np.random.default_rng(0)
     np.savetxt(data, rng.integers(0, 8, (400, 2)), "%d", ",", header="a,b", comments="")
     model, report = tmp_path / "m", tmp_path / "report"
-    call(capsys, "fit", data, "--out", model, "--steps", 60, "--width", 16, "--quiet")
+    quick = ("--steps", 60, "--width", 16, "--quiet", "--no-table")
+    call(capsys, "fit", data, "--out", model, *quick)
     arguments = ("--levels", 8, "--n", 200, "--json", "--quiet")
     rows = {}
     for name, more in (("exact", ("--out", report)), ("probed", ("--probes", 3))):
@@ -173,8 +174,14 @@ def test_info_of_everything(checkpoint, points, capsys):
     model = json.loads(call(capsys, "info", checkpoint, "--json")[1])
     assert model["schedule"]["name"] == "VE"
     assert model["network"]["width"] == 16
-    data = json.loads(call(capsys, "info", points.parent / "points.csv", "--json")[1] or "{}")
-    assert data == {} or data["samples"] == 600
+    data = json.loads(call(capsys, "info", points, "--json")[1])
+    assert data["rows"] == 600
+    assert data["columns"] == {
+        "a": "number",
+        "b": "number, from 0",
+        "side": "category of 2 levels",
+    }
+    assert json.loads(call(capsys, "info", "moons", "--json")[1])["columns"]
 
 
 def test_classes(points, tmp_path, capsys):
@@ -215,15 +222,18 @@ def test_failure_is_one(checkpoint, points, tmp_path, capsys):
     empty = tmp_path / "empty.csv"
     empty.write_text("")
     refuse(capsys, 1, "fit", empty, *out, says="empty.csv")
-    refuse(capsys, 1, "fit", points, *out, says="side")  # text in a numeric column
+    refuse(capsys, 1, "fit", points, *out, "--no-table", says="side")  # text in a numeric column
     (tmp_path / "one.csv").write_text("a,b\n1,2\n")
-    refuse(capsys, 1, "fit", tmp_path / "one.csv", *out, says="one")
+    refuse(capsys, 1, "fit", tmp_path / "one.csv", *out, says="two rows at least, got 1")
     constant = tmp_path / "constant.csv"
     constant.write_text("a,b\n" + "\n".join(f"{i},7" for i in range(40)))
-    refuse(capsys, 1, "fit", constant, *out, says="constant")
+    refuse(capsys, 1, "fit", constant, *out, "--no-table", says="constant")
     bad = tmp_path / "nan.csv"
     bad.write_text("a,b\n" + "\n".join(f"{i},{i * i}" for i in range(40)) + "\nnan,1\n2,inf\n")
-    code, _, err = call(capsys, "fit", bad, "--out", tmp_path / "ok", "--steps", 2, "--width", 4)
+    quick = ("--steps", 2, "--width", 4)
+    refuse(capsys, 1, "fit", bad, *out, *quick, says="column 'b' has 1 infinite values")
+    assert call(capsys, "fit", bad, *out, *quick, "--missing", "inf")[0] == 0
+    code, _, err = call(capsys, "fit", bad, "--out", tmp_path / "ok", *quick, "--no-table")
     assert code == 0
     assert "2 of 42 rows" in err
     damaged = tmp_path / "damaged"

@@ -144,10 +144,10 @@ def test_options_of_a_file_in_both_spellings(capsys, folder, tmp_path):
 @pytest.mark.parametrize(
     ("line", "says"),
     [
-        ("fit @points.csv --out @x", "out of memory; lower --batch-size or --width"),
+        ("fit @points.csv --out @x --no-table", "out of memory; lower --batch-size or --width"),
         ("sample @table", "out of memory; lower --n"),
         ("evaluate @table @points.csv --label side", "out of memory; lower --n"),
-        ("info @points.csv", "out of memory ("),
+        ("info moons", "out of memory ("),
     ],
 )
 def test_out_of_memory_says_what_to_lower(capsys, folder, monkeypatch, error, line, says):

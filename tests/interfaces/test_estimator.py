@@ -8,9 +8,12 @@ import numpy as np
 import pytest
 import torch
 from sklearn.utils.estimator_checks import parametrize_with_checks
+from support import close
 
 import gradlogp as glp
+from gradlogp import ScoreEstimator
 from gradlogp.interfaces.cli.learn import fit as cli_fit
+from gradlogp.interfaces.weights import repeated
 
 pytestmark = pytest.mark.usefixtures("as_user")  # scikit-learn passes values of every type
 
@@ -211,3 +214,63 @@ print(metrics.sliced_wasserstein(samples, held_out.x))
 """
     assert len(program.strip().splitlines()) <= 10
     exec(program, {})
+
+
+def test_whole_weights_are_repeated_samples(generator):
+    """Coordinates and moments to rounding; what is learned in law."""
+    x = torch.randn(60, 2, generator=generator).numpy()
+    weight = np.arange(60) % 4
+    quick = {"max_iter": 3, "width": 8, "held_out_fraction": 0.0, "random_state": 0}
+    ours = ScoreEstimator(**quick).fit(x, sample_weight=weight).model_
+    theirs = ScoreEstimator(**quick).fit(np.repeat(x, weight, axis=0)).model_
+    for name in ("shift", "scale"):
+        close(getattr(ours.coordinates, name), getattr(theirs.coordinates, name), 1e-6)
+    close(ours.z_mean, theirs.z_mean, 0.0, 1e-6)
+
+
+def test_weights_tilt_a_normal_law(generator):
+    """Weights e^{a·x} on N(0, I) give N(a, I): mean and variance of what is drawn, within 4 errors.
+
+    The effective number of samples is (Σw)²/Σw²; unweighted, the mean would be 0, 20 errors off.
+    """
+    x = torch.randn(3000, 2, generator=generator)
+    tilt = torch.tensor([0.8, 0.0])
+    weight = (x @ tilt).exp()
+    found = ScoreEstimator(max_iter=300, width=32, random_state=0).fit(x, sample_weight=weight)
+    drawn = found.sample(3000)
+    n = float(weight.sum() ** 2 / weight.square().sum())
+    error = (1 / n + 1 / 3000) ** 0.5
+    assert float((drawn.mean(0) - tilt).abs().max()) < 4 * error
+    assert float((drawn.var(0) - 1).abs().max()) < 4 * (2 / n + 2 / 3000) ** 0.5 + 0.05
+
+
+def test_copies_of_a_row_are_as_many_as_its_weight_says(generator):
+    """|n_i − m w_i/W| < 1, the mean over u is exact; whole weights are counts."""
+    weight = torch.rand(50, generator=generator) + 0.01
+    counts = torch.stack(
+        [torch.bincount(repeated(weight, generator), minlength=50) for _ in range(400)]
+    ).double()
+    wanted = 200 * weight / weight.sum()
+    assert (counts.sum(1) == 200).all()
+    assert float((counts - wanted).abs().max()) < 1
+    part = wanted - wanted.floor()
+    z = (counts.mean(0) - wanted) / (part * (1 - part) / 400).sqrt()
+    assert float(z.abs().max()) < 4.5
+    whole = torch.tensor([3.0, 0, 2, 1])
+    assert torch.bincount(repeated(whole)).tolist() == [3, 0, 2, 1]
+
+
+def test_weights_of_classes_and_weights_that_cannot_be():
+    x = np.random.default_rng(0).normal(size=(80, 2))
+    y = np.repeat(["a", "b"], 40)
+    weight = np.where(y == "a", 1.0, 0.0)
+    found = ScoreEstimator(max_iter=2, width=8, class_conditional=True, random_state=0)
+    found.fit(x, y, sample_weight=weight)
+    assert found.classes_.tolist() == ["a", "b"]
+    for bad, says in (
+        (np.ones(3), r"sample_weight must have shape \(80,\), got \(3,\)"),
+        (-np.ones(80), "not negative"), (np.zeros(80), "must not be zero"),
+        (np.full(80, np.nan), "finite"), (["x"] * 80, "must be numbers"),
+    ):  # fmt: skip
+        with pytest.raises(ValueError, match=says):
+            found.fit(x, y, sample_weight=bad)

@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 
 from gradlogp.learn.data import NAMES, TOYS, Dataset, load, toy, train_held_out
+from gradlogp.learn.data.loading import NotNumbers
 
 ROWS = np.array([[1.5, -2.0], [0.25, 4.0], [3.0, 8.5]])
 
@@ -550,15 +551,25 @@ def test_advice_on_text_is_what_a_person_could_do(write):
         f"2012-01-{i:02},{i},{i / 2},{'sun' if i % 2 else 'rain'}" for i in range(1, 25)
     )
     path = write("weather.csv", f"date,a,b,kind\n{days}\n")
-    refused(path, "column 'date', line 2: '2012-01-01'", "(text also in kind)", "--columns a,b")
-    refused(path, "take 'kind' with its 2 values as classes (label=, --label)")
+    both = (
+        "column 'date' has dates, such as '2012-01-01' in line 2; column 'kind' has text, such as"
+    )
+    refused(path, both, "'sun' in line 2", "columns=['a', 'b']")
+    refused(path, "take 'kind' with its 2 values as classes with label='kind'", "TableEstimator")
+    with pytest.raises(NotNumbers) as caught:
+        load(path)
+    said = caught.value.message(command_line=True)
+    assert "with --columns 'a,b', or take 'kind' with its 2 values as classes with --label" in said
     for text in ("a;b\n1;2\n3;4\n", "a\tb\n1\t2\n3\t4\n"):
         with pytest.raises(ValueError, match="separated by commas here") as caught:
             load(write("b.csv", text))
         assert "class" not in str(caught.value)
-    with pytest.raises(ValueError, match="'1,234' is not a number") as caught:
+    written = "numbers with decimal commas or grouped digits, such as '1,234' in line 2"
+    with pytest.raises(ValueError, match=written) as caught:
         load(write("c.csv", 'a,b\n"1,234",5\n"1,235",6\n'))
     assert "class" not in str(caught.value)
+    rows = "\n".join(f"{i if i % 9 else '?'},2" for i in range(30))
+    refused(write("e.csv", f"a,b\n{rows}\n"), "4 of 30 cells that are no numbers: '?' in line 2")
     refused(write("d.csv", "a,b\n1,2\n".encode("utf-16")), "save it as UTF-8")
 
 
@@ -606,7 +617,7 @@ def test_csv_that_is_no_table(write):
     path = write("a.csv", b"a,b\n\xff\xfe,1\n")
     refused(path, path, "cannot be read")
     path = write("a.csv", "a,b\n1,2\n\n3,hello\n")
-    refused(path, path, "column 'b'", "line 4", "'hello'", "--columns a)")
+    refused(path, path, "column 'b'", "line 4", "'hello'", "columns=['a']")
     refused(write("b.csv", "a\n1\n2021_03\n"), "column 'a'", "line 3", "'2021_03'")
     refused(write("c.csv", "a\n1;2\n3;4\n"), "column 'a'", "line 2", "'1;2'", "not by ';'")
 
@@ -658,7 +669,7 @@ def test_parquet_nullable_integers(tmp_path):
 
 def test_parquet_text_in_a_column_of_numbers(write):
     path = write("a.parquet", {"a": [1.0, 2.0], "b": ["1", "two"]})
-    refused(path, path, "column 'b'", "row 1", "'two'", "--columns a)")
+    refused(path, path, "column 'b'", "row 1", "'two'", "columns=['a']")
 
 
 def test_parquet_without_its_reader(write, monkeypatch):

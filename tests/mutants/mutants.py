@@ -2003,7 +2003,7 @@ MUTANTS = (
     Mutant(
         "X: an integer beyond its dtype turns round",
         "interfaces/tables/coding.py",
-        "np.round(numbers).clip(*_limits(dtype))", "np.round(numbers)",
+        "min(max(v, int(info.min)), int(info.max)) for v", "v for v",
         "interfaces/test_tables.py::test_a_dtype_holds_what_comes_back",
     ),
     Mutant(
@@ -2200,5 +2200,59 @@ MUTANTS = (
         "X: a float is a class",
         "interfaces/conditions.py", 'if found.dtype.kind in "fc":', 'if found.dtype.kind in "c":',
         "interfaces/test_conditions.py::test_a_float_is_never_a_class",
+    ),
+    Mutant(
+        "X: a border that bends has the derivative upside down",
+        "noise/transforms.py", "log_du = -(-torch.expm1(-y / self.bend)).log()",
+        "log_du = (-torch.expm1(-y / self.bend)).log()",
+        "noise/test_transforms.py::test_the_derivative",
+    ),
+    Mutant(
+        "X: a border that bends does so at another place on the way back",
+        "noise/transforms.py", "self.bend * softplus(u / self.bend)", "softplus(u)",
+        "noise/test_transforms.py::test_every_z_has_an_x_inside_the_borders",
+    ),
+    Mutant(
+        "X: a logarithm is taken though a bend fits better",
+        "noise/transforms.py", "straight = logarithm >", "straight = logarithm + 1 >",
+        "noise/test_transforms.py::test_a_border_that_bends",
+    ),
+    Mutant(
+        "X: copies of rows are rounded up",
+        "interfaces/pipeline.py", "(m / total) + u).floor()", "(m / total)).ceil()",
+        "interfaces/test_estimator.py::test_copies_of_a_row_are_as_many_as_its_weight_says",
+    ),
+    Mutant(
+        "X: weights are forgotten in training",
+        "interfaces/estimator.py", "kept = kept[often]", "often = None",
+        "interfaces/test_estimator.py::test_whole_weights_are_repeated_samples",
+    ),
+    Mutant(
+        "X: large whole numbers are rounded before they are made small",
+        "interfaces/tables/columns.py", "(whole - whole.dtype.type(base)).astype(np.float64)",
+        "whole.astype(np.float64) - base",
+        "interfaces/test_tables.py::test_whole_numbers_of_any_size_are_exact",
+    ),
+    Mutant(
+        "X: what is drawn beyond an edge stays there",
+        "interfaces/tables/coding.py", "    x = x.clamp(near, most + more)\n", "",
+        "interfaces/test_tables.py::test_edges_of_grids",
+    ),
+    Mutant(
+        "X: frequencies of what is drawn as seen forget weights",
+        "interfaces/tables/columns.py", "if weight is None else weight / weight.mean()",
+        "if True else weight",
+        "interfaces/test_tables.py::test_weights_of_rows_are_those_of_levels_and_names",
+    ),
+    Mutant(
+        "X: a point between groups of digits is a decimal point beside decimal commas",
+        "interfaces/tables/files.py", 'decimal == "," for _, decimal, _ in numbers', "False",
+        "interfaces/test_table_files.py::test_what_is_read_is_written_back",
+    ),
+    Mutant(
+        "X: only the last checkpoint knows the table",
+        "interfaces/estimator.py", "**(extra or {})},\n            resume",
+        "},\n            resume",
+        "interfaces/test_cli_tables.py::test_an_interrupted_table_is_saved_and_goes_on",
     ),
 )  # fmt: skip

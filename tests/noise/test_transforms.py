@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import scipy.stats
 import torch
@@ -14,6 +15,8 @@ SHAPES = [
     Monotone(low=1.0, middle=0.2, scale=0.8, tail=0.9, skew=0.4),
     Monotone(high=2.0, middle=-0.5, scale=1.5, tail=0.7, skew=0.1),
     Monotone(low=-1.0, high=3.0, scale=1.2, tail=1.0, skew=0.0),
+    Monotone(low=1.0, middle=0.2, scale=0.8, tail=0.9, skew=0.4, bend=0.5),
+    Monotone(high=2.0, middle=-0.5, scale=1.5, tail=0.7, skew=0.1, bend=1.5),
 ]
 
 
@@ -42,6 +45,20 @@ def test_a_log_normal_density_is_exact():
     x = torch.tensor(1.7)
     nats = -0.5 * T(x).square() - 0.5 * math.log(2 * math.pi) + T.log_derivative(x)
     close(nats, -1.2271561156, 0.0, 1e-10)
+
+
+def test_a_border_that_bends():
+    """l(y) = c log(e^{y/c} − 1) is log(y/c) c near the border and y far from it: at y = 2, c = ½ it is
+    1.9907572766; large errors do not become huge ones, as they do under the logarithm."""
+    T = Monotone(low=1.0, bend=0.5)
+    close(T(torch.tensor(3.0)), 1.9907572766, 0.0, 1e-9)
+    close(T(torch.tensor(1.0 + 1e-9)) - 0.5 * math.log(2e-9), 0.0, 0.0, 1e-6)
+    close(T.inverse(torch.tensor(100.0)), 101.0, 1e-9)
+    ages = torch.from_numpy(scipy.stats.norm(30, 14).ppf((np.arange(2000) + 0.5) / 2000)).abs()
+    bent = fit_monotone(ages, low=0.0)
+    assert bent.bend is not None
+    assert float(bent.inverse(torch.tensor(5.0))) < 150
+    assert fit_monotone(ages.exp(), low=0.0).bend is None
 
 
 def test_a_normal_and_a_log_normal_column_need_no_shape(generator):

@@ -52,26 +52,26 @@ def held_out_rows(n: int, fraction: float | None) -> int:
 
 def base_for(
     name: BaseName, kept: Tensor, aside: Tensor, *,
-    conditional: bool, standardize: bool | Literal["one"], seed: int,
+    condition: str | None, standardize: bool | Literal["one"], seed: int,
 ) -> GaussianMixture | Literal["gaussian"] | None:  # fmt: skip
     """Return the base of a model for these rows, in the coordinates that it will have.
 
     By default images have none: a U-Net learns more than the covariance of pixels, and sooner without.
-    Conditional models have one Gaussian: the modes of a mixture would have to be unlearned class by
-    class.
+    With classes there is one Gaussian: the modes of a mixture would have to be unlearned class by
+    class. With values there is none: a model knows what they predict linearly.
 
     Arguments:
         name: "none"; "gaussian"; "mixture", or one Gaussian where that is as good on the rows set
             aside; "auto", as said above, and "mixture" for vectors.
         kept: Rows to learn from, `(N, *event)`.
         aside: Rows set aside.
-        conditional: Whether the model will have a condition.
+        condition: "classes", "values", or None, as of the estimator.
         standardize: As of the estimator.
         seed: Seed of the starts of a mixture.
     """
-    if name == "none" or (name == "auto" and kept.ndim > 2):
+    if name == "none" or (name == "auto" and (kept.ndim > 2 or condition == "values")):
         return None
-    if name == "gaussian" or len(aside) < 2 or (name == "auto" and conditional):
+    if name == "gaussian" or len(aside) < 2 or (name == "auto" and condition is not None):
         return "gaussian"
     z, held = kept.double(), aside.double()
     if standardize is not False:

@@ -7,11 +7,11 @@ in this library the score is ∇ log p. The field is `grad_log_prob`.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, get_type_hints
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -29,7 +29,6 @@ from ..core import (
     check_option,
     choice,
     new_seed,
-    permutation,
 )
 from ..diffusion import log_likelihood
 from ..learn import checkpoint
@@ -45,12 +44,10 @@ from ..scores.model import ScoreModel
 from ..show.progress import bar
 from .base import BaseName, Judge, base_for, held_out_rows
 from .conditions import condition_kind, given_score, learn_condition, restore_condition
-from .kept import check_kept, settings_of
+from .kept import as_array, check_kept, check_same, hints_of, kept_of, reached, settings_of
 from .needs import Needs, in_float64
 from .pipeline import CHUNK, OBJECTIVE, build_model, draw
-
-HERE = ("checkpoint", "resume", "device", "verbose")  # parameters of a run, not of a model
-SHAPE = ("width", "depth", "predicts", "condition")  # what a model is like, from the start
+from .weights import divided, sample_weights
 
 
 class ScoreEstimator(DensityMixin, BaseEstimator):
@@ -75,8 +72,7 @@ class ScoreEstimator(DensityMixin, BaseEstimator):
         predicts: What the network predicts.
         base: What the network corrects: the noised score of one "gaussian"; of a "mixture", if it is
             better on held-out rows than one Gaussian; "none"; or "auto": "mixture" for vectors,
-            "gaussian" with classes, "none" for images, and with values, of which the linear part is
-            known anyway.
+            "gaussian" with classes, "none" for images, and with values, whose linear part is known.
         condition: What y is, on which the model is conditional: "classes" (text, integers, booleans)
             or "values" (numbers, vectors, images). By default y is ignored by `fit`.
         standardize: Whether to learn in coordinates of zero mean and unit variance, for each column
@@ -161,9 +157,11 @@ class ScoreEstimator(DensityMixin, BaseEstimator):
         X: Any,
         y: Any = None,
         *,
+        sample_weight: Any = None,
         columns: Sequence[str] | None = None,
         condition_names: Sequence[str] | None = None,
         masks: Masks | None = None,
+        extra: Mapping[str, Any] | None = None,
     ) -> ScoreEstimator:
         """Learn the score of X.
 
@@ -171,14 +169,19 @@ class ScoreEstimator(DensityMixin, BaseEstimator):
             X: Data, `(N, D)` or `(N, C, H, W)`, N ≥ 2, finite.
             y: Classes `(N,)`, or values `(N,)`, `(N, k)` or of any shape, by `condition`; otherwise
                 ignored.
+            sample_weight: How much each sample counts, `(N,)`, not negative. Samples are learned from
+                in proportion: each is there as often as its weight says, so that whole weights do
+                what repeated samples do. Coordinates and the held-out loss obey too.
             columns: Names of the columns, kept with the model; those of X where it is a frame.
             condition_names: Likewise of y.
             masks: What to hide while training, for a model that is to know any part of a row
                 (`model_.given`), beside all of it.
+            extra: More to keep in every checkpoint, JSON.
 
         Raises:
             ValueError: For one sample, NaN or infinite entries, a constant column, a y that is missing
-                or not what `condition` says, or settings out of range.
+                or not what `condition` says, weights that are negative or not one a sample, or
+                settings out of range.
         """
         chosen: dict[str, Any] = {
             "steps": self.max_iter, "batch_size": self.batch_size,
@@ -190,42 +193,42 @@ class ScoreEstimator(DensityMixin, BaseEstimator):
         )
         if columns is not None:
             check_kind(columns, "columns", list | tuple | np.ndarray, "names, one for each column")
+        check_kind({} if extra is None else extra, "extra", Mapping, "a dictionary")
         if self.resume and not isinstance(self.random_state, int):
             raise ValueError("resume=True needs the random_state, a number, of that run")
         self._tensors = isinstance(X, Tensor)
         X = validate_data(
-            self, _as_array(X), dtype=[np.float32, np.float64], allow_nd=True, ensure_min_samples=2
+            self, as_array(X), dtype=[np.float32, np.float64], allow_nd=True, ensure_min_samples=2
         )
         x, generator = torch.from_numpy(np.array(X)), self._generator(None)
         generator.manual_seed(Processes.here().of_first(generator.initial_seed()))
         given = learn_condition(self, y, len(x), condition_names)
         objective = self.objective or OBJECTIVE
         check_option(self.base, "base", BaseName)
-        base: BaseName = (
-            "none" if self.base == "auto" and self.condition == "values" else self.base
-        )
+        base = self.base
         if masks is not None:
             if self.condition is not None or self.objective is not None:
                 raise ValueError("masks= come with an objective and a condition of their own")
             given, objective, base = masks.known, masks.objective(), "none"
-        n_held_out = held_out_rows(len(x), self.held_out_fraction)
-        order = permutation(len(x), generator)
-        kept, aside = order[n_held_out:], order[:n_held_out]
-        seed = new_seed(generator)
+        weight = sample_weights(sample_weight, len(x))
+        kept, aside, distinct, repeats = divided(
+            len(x), held_out_rows(len(x), self.held_out_fraction), weight, generator
+        )
+        seed, judged = new_seed(generator), len(aside) >= 2
         if self.resume and self.checkpoint is not None:
             model = checkpoint.load(self.checkpoint, self.network)
-            self._check_same(model, checkpoint.read_config(self.checkpoint)["extra"])
+            check_same(self, model, checkpoint.read_config(self.checkpoint)["extra"])
         else:
             model = build_model(
-                x[kept], network=self.network, schedule=self.schedule, predicts=self.predicts,
+                x[distinct], network=self.network, schedule=self.schedule, predicts=self.predicts,
                 standardize=self.standardize, width=self.width, depth=self.depth,
                 base=base_for(
-                    base, x[kept], x[aside], conditional=self.condition is not None,
+                    base, x[kept], x[aside], condition=self.condition,
                     standardize=self.standardize, seed=seed,
                 ),
-                channels=self.channels, generator=generator,
+                channels=self.channels, generator=generator, repeats=repeats,
                 condition=condition_kind(self), holes=masks is not None,
-                given=None if given is None or masks is not None else given[kept],
+                given=None if given is None or masks is not None else given[distinct],
             )  # fmt: skip
         model.to(self.device)
         if hasattr(self, "feature_names_in_"):
@@ -237,12 +240,12 @@ class ScoreEstimator(DensityMixin, BaseEstimator):
             model, x[kept], objective,
             condition=None if given is None else given[kept], settings=settings,
             standardize=self.standardize,
-            held_out=x[aside] if n_held_out >= 2 else None,
-            held_out_condition=None if given is None or n_held_out < 2 else given[aside],
-            checkpoint=self.checkpoint, extra={"estimator": self._kept()}, resume=self.resume,
-            finish=judge, generator=generator,
+            held_out=x[aside] if judged else None,
+            held_out_condition=given[aside] if judged and given is not None else None,
+            checkpoint=self.checkpoint, extra={"estimator": kept_of(self), **(extra or {})},
+            resume=self.resume, finish=judge, generator=generator,
         )  # fmt: skip
-        self.held_out_loss_, self.n_iter_ = None, 0
+        self.held_out_loss_, self.n_iter_ = reached(self.checkpoint if self.resume else None)
         with bar("learning", quiet=not self.verbose) as update, closing(records):
             for record in records:
                 self.n_iter_ = record.step
@@ -256,18 +259,6 @@ class ScoreEstimator(DensityMixin, BaseEstimator):
         self._needs = Needs(model)
         return self
 
-    def _check_same(self, model: ScoreModel, extra: dict[str, Any]) -> None:
-        """Raise `ValueError` if the model to go on with is not the one that was asked for."""
-        made = extra.get("estimator", {}).get("parameters", {})
-        pairs = {k: (made.get(k, getattr(self, k)), getattr(self, k)) for k in SHAPE}
-        pairs["schedule"] = (model.schedule, self.schedule or model.schedule)
-        for name, (before, now) in pairs.items():
-            if before != now:
-                raise ValueError(
-                    f"the checkpoint was made with {name}={before}, got {now}; a resumed run must "
-                    "keep its settings and data"
-                )
-
     def _generator(self, random_state: Any) -> torch.Generator:
         state = check_random_state(self.random_state if random_state is None else random_state)
         return torch.Generator().manual_seed(int(state.randint(2**31)))
@@ -276,7 +267,7 @@ class ScoreEstimator(DensityMixin, BaseEstimator):
         """Return data and the score given y, float64: no result depends on the batch."""
         check_is_fitted(self, "model_")
         X = validate_data(
-            self, _as_array(X), dtype=[np.float64, np.float32], allow_nd=True, reset=False
+            self, as_array(X), dtype=[np.float64, np.float32], allow_nd=True, reset=False
         )
         x = torch.from_numpy(np.array(X, dtype=np.float64))
         return x, given_score(self, in_float64(self.model_), y, len(x))
@@ -369,19 +360,6 @@ class ScoreEstimator(DensityMixin, BaseEstimator):
             z = score.schedule(t)[0] * score.coordinates.encode(x)
             return self._like_input(score.coordinates.decode(score.denoise(z, t)))
 
-    def _kept(self) -> dict[str, Any]:
-        """Return what a checkpoint keeps of the estimator besides the model."""
-        plain = {k: v for k, v in self.get_params().items() if isinstance(v, int | float | str)}
-        return {
-            "parameters": {k: v for k, v in plain.items() if k not in HERE},
-            "settings": None if self.settings is None else vars(self.settings),
-            "n_features_in": self.n_features_in_,
-            "tensors": self._tensors,
-            "classes": self.classes_.tolist() if self.condition == "classes" else None,
-            "class_prior": self.class_prior_.tolist() if self.condition == "classes" else None,
-            "condition_names": list(self.condition_names_) if self.condition else [],
-        }
-
     def save(
         self, directory: str | os.PathLike[str], *, extra: dict[str, Any] | None = None
     ) -> Path:
@@ -390,7 +368,7 @@ class ScoreEstimator(DensityMixin, BaseEstimator):
         held_out = None if self.held_out_loss_ is None else self.held_out_loss_._asdict()
         run = {"held_out_loss": held_out, "step": self.n_iter_}
         return checkpoint.save(
-            directory, self.model_, run=run, extra={"estimator": self._kept(), **(extra or {})}
+            directory, self.model_, run=run, extra={"estimator": kept_of(self), **(extra or {})}
         )
 
     @classmethod
@@ -407,7 +385,7 @@ class ScoreEstimator(DensityMixin, BaseEstimator):
             config = checkpoint.read_config(path, verified=False)
             kept = config["extra"].get("estimator", {})
             where = f"{path / 'config.json'} is damaged: extra.estimator"
-            check_kept(kept, config, where, _hints())
+            check_kept(kept, config, where, hints_of(ScoreEstimator))
             return kept, checkpoint.load(path, network)
 
         kept, model = read_whole(directory, read)
@@ -421,19 +399,3 @@ class ScoreEstimator(DensityMixin, BaseEstimator):
         estimator._needs = Needs(model)
         estimator.correction_ = None
         return estimator
-
-
-def _as_array(X: Any) -> Any:
-    """Return a tensor as an array of its own dtype, which scikit-learn would take to float32."""
-    if not (hasattr(X, "shape") or isinstance(X, list | tuple)):
-        raise ValueError(f"X must be an array, a table or a tensor, got {type(X).__name__}")
-    if not isinstance(X, Tensor):
-        return X
-    X = X.detach().cpu()
-    return (X.float() if X.dtype == torch.bfloat16 else X).numpy()  # which NumPy does not have
-
-
-def _hints() -> dict[str, Any]:
-    """Return the types of the parameters that a checkpoint keeps."""
-    hints = get_type_hints(ScoreEstimator.__init__) | {"random_state": int}
-    return {name: hint for name, hint in hints.items() if name not in HERE}

@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, get_type_hints
 
+import torch
+from torch import Tensor
+
+from ..core import Estimate
+from ..learn import checkpoint
 from ..learn.fields import check_fields, fits, short
 from ..learn.settings import TrainingSettings
+from ..scores.model import ScoreModel
+
+HERE = ("checkpoint", "resume", "device", "verbose")  # parameters of a run, not of a model
+SHAPE = ("width", "depth", "predicts", "condition")  # what a model is like, from the start
 
 MOST_STEPS = 10**6  # of sampling, that a checkpoint may ask for
 
@@ -15,6 +25,22 @@ def settings_of(kept: dict[str, Any]) -> TrainingSettings:
     """Return settings from JSON, which has lists for tuples."""
     plain: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in kept.items()}
     return TrainingSettings(**plain)
+
+
+def kept_of(estimator: Any) -> dict[str, Any]:
+    """Return what a checkpoint keeps of the estimator besides the model."""
+    plain = {k: v for k, v in estimator.get_params().items() if isinstance(v, int | float | str)}
+    return {
+        "parameters": {k: v for k, v in plain.items() if k not in HERE},
+        "settings": None if estimator.settings is None else vars(estimator.settings),
+        "n_features_in": estimator.n_features_in_,
+        "tensors": estimator._tensors,
+        "classes": estimator.classes_.tolist() if estimator.condition == "classes" else None,
+        "class_prior": estimator.class_prior_.tolist()
+        if estimator.condition == "classes"
+        else None,
+        "condition_names": list(estimator.condition_names_) if estimator.condition else [],
+    }
 
 
 def check_kept(kept: Any, config: dict[str, Any], where: str, hints: Mapping[str, Any]) -> None:
@@ -68,3 +94,46 @@ def check_kept(kept: Any, config: dict[str, Any], where: str, hints: Mapping[str
     need(
         parameters.get("condition") == made, ".parameters: condition", parameters.get("condition")
     )
+
+
+def reached(directory: str | os.PathLike[str] | None) -> tuple[Estimate | None, int]:
+    """Return the last held-out loss and the steps of a run to go on from, which may be at its end."""
+    if directory is None:
+        return None, 0
+    run = checkpoint.read_run(directory)
+    try:
+        rows = run["history"]["rows"]
+        seen = [Estimate(float(row[2]), float(row[3])) for row in rows if row[2] is not None]
+        return (seen[-1] if seen else None), int(run["step"])
+    except (LookupError, TypeError, ValueError):
+        return None, 0
+
+
+def check_same(estimator: Any, model: ScoreModel, extra: dict[str, Any]) -> None:
+    """Raise `ValueError` if the model to go on with is not the one that an estimator asks for."""
+    made = extra.get("estimator", {}).get("parameters", {})
+    asked = {name: getattr(estimator, name) for name in SHAPE}
+    pairs = {name: (made.get(name, now), now) for name, now in asked.items()}
+    pairs["schedule"] = (model.schedule, estimator.schedule or model.schedule)
+    for name, (before, now) in pairs.items():
+        if before != now:
+            raise ValueError(
+                f"the checkpoint was made with {name}={before}, got {now}; a resumed run must "
+                "keep its settings and data"
+            )
+
+
+def hints_of(estimator: type) -> dict[str, Any]:
+    """Return the types of the parameters that a checkpoint keeps."""
+    hints = get_type_hints(estimator.__init__) | {"random_state": int}  # type: ignore[misc]
+    return {name: hint for name, hint in hints.items() if name not in HERE}
+
+
+def as_array(X: Any) -> Any:
+    """Return a tensor as an array of its own dtype, which scikit-learn would take to float32."""
+    if not (hasattr(X, "shape") or hasattr(X, "__array__") or isinstance(X, list | tuple)):
+        raise ValueError(f"X must be an array, a table or a tensor, got {type(X).__name__}")
+    if not isinstance(X, Tensor):
+        return X
+    X = X.detach().cpu()
+    return (X.float() if X.dtype == torch.bfloat16 else X).numpy()  # which NumPy does not have

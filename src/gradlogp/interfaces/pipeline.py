@@ -51,6 +51,7 @@ def build_model(
     base: Gaussian | GaussianMixture | Literal["gaussian"] | None = None,
     given: Tensor | None = None,
     holes: bool = False,
+    repeats: Tensor | None = None,
     generator: torch.Generator | None = None,
 ) -> ScoreModel:
     """Return an untrained model that suits the data.
@@ -75,12 +76,14 @@ def build_model(
         base: What the network corrects, as of `ScoreModel`.
         holes: Whether to condition on any part of a row instead.
         given: The conditions, one a row of x, for the choice of noise levels.
+        repeats: The row of each sample that will be learned from, where some are there more often.
         generator: Where the initial weights come from.
     """
     event = x.shape[1:]
     if schedule is None:
         scales: Scales = "one" if standardize == "one" else "each"
-        z = AffineCoordinates.fit(x, event, scales).encode(x) if standardize else x
+        own = x if repeats is None else x[repeats]
+        z = AffineCoordinates.fit(own, event, scales).encode(x) if standardize else x
         if len(event) == 1:
             least, most = noise_span(z, generator)
         else:

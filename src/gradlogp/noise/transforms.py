@@ -12,9 +12,13 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.functional import softplus
 
 MOST_FITTED = 5000
 """Values that a transform is fitted to."""
+
+FEW = 500
+"""Values by which the kind of a border is chosen."""
 
 GAIN = 3.0
 """Nats times log n that the shape parameters have to gain over all rows, to be taken."""
@@ -22,13 +26,15 @@ GAIN = 3.0
 
 @dataclass(frozen=True)
 class Monotone:
-    r"""T(x) = sinh(δ asinh(v) − ε), v = (u − m)/s, with u = x or its logarithm from a border.
+    r"""T(x) = sinh(δ asinh(v) − ε), v = (u − m)/s, with u = x or what takes a border to infinity.
 
     .. math::
-        u = x, \quad \log(x - a), \quad -\log(b - x), \quad \log\frac{x - a}{b - x}
+        u = x, \quad l(x - a), \quad -l(b - x), \quad \log\frac{x - a}{b - x}, \qquad
+        l(y) = \log y \ \text{or} \ c \log(e^{y / c} - 1)
 
-    for columns without border, above a, below b, and between. δ < 1 takes away heavy tails, ε
-    skewness; δ = 1, ε = 0 is affine in u.
+    for columns without border, above a, below b, and between. The second l is a logarithm near the
+    border and y itself beyond c, where a logarithm would make large errors of small ones. δ < 1 takes
+    away heavy tails, ε skewness; δ = 1, ε = 0 is affine in u.
 
     Arguments:
         low: a, or None.
@@ -37,6 +43,7 @@ class Monotone:
         scale: s > 0.
         tail: δ > 0.
         skew: ε.
+        bend: c, of a column with one border; None for the logarithm.
 
     References:
         | Sinh-arcsinh distributions (Jones & Pewsey, 2009)
@@ -49,19 +56,22 @@ class Monotone:
     scale: float = 1.0
     tail: float = 1.0
     skew: float = 0.0
+    bend: float | None = None
 
     def _inner(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return u and log du/dx."""
         a, b = self.low, self.high
         if a is not None and b is not None:
             return (x - a).log() - (b - x).log(), math.log(b - a) - (x - a).log() - (b - x).log()
-        if a is not None:
-            u = (x - a).log()
-            return u, -u
-        if b is not None:
-            u = -(b - x).log()
-            return u, u
-        return x, torch.zeros_like(x)
+        if a is None and b is None:
+            return x, torch.zeros_like(x)
+        y = x - a if a is not None else b - x  # type: ignore[operator]
+        if self.bend is None:
+            u, log_du = y.log(), -y.log()
+        else:
+            log_du = -(-torch.expm1(-y / self.bend)).log()
+            u = y - self.bend * log_du
+        return (u if a is not None else -u), log_du
 
     def __call__(self, x: Tensor) -> Tensor:
         """Return z."""
@@ -86,9 +96,11 @@ class Monotone:
         u, a, b = self.middle + self.scale * v, self.low, self.high
         if a is not None and b is not None:
             return a + (b - a) * torch.sigmoid(u)
-        if a is not None:
-            return a + u.exp()
-        return b - (-u).exp() if b is not None else u
+        if a is None and b is None:
+            return u
+        u = u if a is not None else -u
+        y = u.exp() if self.bend is None else self.bend * softplus(u / self.bend)
+        return a + y if a is not None else b - y  # type: ignore[operator]
 
 
 def _log_cosh(w: Tensor) -> Tensor:
@@ -102,7 +114,8 @@ def fit_monotone(x: Tensor, *, low: float | None = None, high: float | None = No
     .. math:: \max \sum_i \left[ -\tfrac12 T(x_i)^2 + \log T'(x_i) \right]
 
     Middle and scale start at median and quartiles. The two shape parameters are taken if they gain
-    at least 3 log n nats in all; else the transform is affine in u.
+    at least 3 log n nats in all; else the transform is affine in u. With one border the logarithm is
+    taken if it gains as much on l with c a tenth of the standard deviation, and on c a half of it.
 
     Arguments:
         x: Values `(n,)`, finite, inside the borders.
@@ -120,10 +133,29 @@ def fit_monotone(x: Tensor, *, low: float | None = None, high: float | None = No
             f"values must lie strictly inside {low} and {high}, got {float(x.min()):g} to "
             f"{float(x.max()):g}"
         )
-    if len(x) > MOST_FITTED:  # evenly over the order statistics: the same values every time
-        at = torch.linspace(0, len(x) - 1, MOST_FITTED, dtype=torch.float64).round().long()
-        x = x.sort().values[at]
-    u = Monotone(low, high)._inner(x)[0]
+    x = _evenly(x, MOST_FITTED)
+    if (low is None) == (high is None):
+        return _fit(x, low, high, None)[0]
+    few, deviation = _evenly(x, FEW), float(x.std(correction=0))
+    kinds = (None, 0.1 * deviation, 0.5 * deviation)
+    logarithm, *bent = (_fit(few, low, high, c)[1] for c in kinds)
+    straight = logarithm > max(bent) + GAIN * math.log(len(few)) / len(few)
+    return _fit(x, low, high, None if straight else kinds[1 + bent.index(max(bent))])[0]
+
+
+def _evenly(x: Tensor, most: int) -> Tensor:
+    """Return values, of many an even choice of the order statistics: the same every time."""
+    if len(x) <= most:
+        return x
+    at = torch.linspace(0, len(x) - 1, most, dtype=torch.float64).round().long()
+    return x.sort().values[at]
+
+
+def _fit(
+    x: Tensor, low: float | None, high: float | None, bend: float | None
+) -> tuple[Monotone, float]:
+    """Return the best transform of this kind, and the mean log-likelihood under it."""
+    u, log_du = Monotone(low, high, bend=bend)._inner(x)
     m, s = float(u.mean()), float(u.std(correction=0))
     if not s > 1e-12 * max(1.0, abs(m)):
         raise ValueError("all values are equal: there is nothing to transform")
@@ -139,7 +171,8 @@ def fit_monotone(x: Tensor, *, low: float | None = None, high: float | None = No
         log_slope = p[2] - p[1] + _log_cosh(w) - 0.5 * torch.log1p(v.square())
         return (0.5 * torch.sinh(w).square() - log_slope).mean()
 
-    affine = Monotone(low, high, m, s)
+    known = float(log_du.mean()) - math.log(width)
+    affine = Monotone(low, high, m, s, bend=bend)
     start = torch.tensor(
         [(m - middle) / width, math.log(s / width), 0.0, 0.0], dtype=torch.float64
     )
@@ -154,15 +187,22 @@ def fit_monotone(x: Tensor, *, low: float | None = None, high: float | None = No
 
     best = None
     for first in (start, torch.tensor([0.0, 0.0, math.log(0.8), 0.0], dtype=torch.float64)):
-        found = minimize(
+        tried = minimize(
             value_and_gradient, first.numpy(), jac=True, method="L-BFGS-B",
             bounds=[(-5, 5), (-3, 3), (-3, 0), (-3, 3)],  # δ > 1 would press two modes together
         )  # fmt: skip
-        if math.isfinite(found.fun) and (best is None or found.fun < best.fun):
-            best = found
+        if math.isfinite(tried.fun) and (best is None or tried.fun < best.fun):
+            best = tried
     if best is None or len(x) * (plain - best.fun) < GAIN * math.log(len(x)):
-        return affine
+        return affine, known - plain
     shift, log_scale, log_tail, skew = (float(p) for p in best.x)
-    return Monotone(
-        low, high, middle + width * shift, width * math.exp(log_scale), math.exp(log_tail), skew
+    found = Monotone(
+        low,
+        high,
+        middle + width * shift,
+        width * math.exp(log_scale),
+        math.exp(log_tail),
+        skew,
+        bend,
     )
+    return found, known - float(best.fun)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Any
 
 from .common import Misuse, is_checkpoint, load, print_json, print_table, refuse, set_threads
+from .tables import describe_table, is_table_file
 
 CAVEAT = (
     "Parametric only: estimates that know the form of the law. A network does not, and has no such "
@@ -152,8 +154,13 @@ def info(what: str | None = None, *, header: bool | None = None, json: bool = Fa
     if json:
         print_json(facts)
     else:
+        columns = facts.pop("columns", "")
         for key, value in facts.items():
             print(f"{key:>16}  {value}")
+        if isinstance(columns, dict):
+            print_table(("column", "taken for"), columns.items())
+        elif columns:
+            print(f"{'columns':>16}  {columns}")
     return 0
 
 
@@ -180,7 +187,18 @@ def _describe(what: str, header: bool | None) -> dict[str, Any]:
         config = ckpt.read_config(what)
         run = ckpt.read_run(what)
         run.pop("history", None)
-        return {k: v for k, v in config.items() if k != "extra"} | config["extra"] | run
+        facts = {k: v for k, v in config.items() if k != "extra"} | config["extra"] | run
+        if "table" in config["extra"]:
+            from ..tables import TableEstimator
+
+            columns = TableEstimator.load(what).columns_
+            facts = facts | {
+                "table": len(columns),
+                "columns": {c.name: c.describe() for c in columns},
+            }
+        return facts
+    if is_table_file(what) and Path(what).is_file():
+        return describe_table(what, header=header)
     found = load(what, header=header, quiet=True)
     return {
         "name": found.name, "samples": len(found.x), "event shape": tuple(found.x.shape[1:]),

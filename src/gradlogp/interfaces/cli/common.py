@@ -74,6 +74,7 @@ def load(
 ) -> Dataset:
     """Load data, saying on standard error what was dropped; an unknown name is misuse."""
     from ...learn import data
+    from ...learn.data.loading import NotNumbers
 
     if header is not None and (source in data.NAMES or Path(source).suffix.lower() != ".csv"):
         raise Misuse(f"--header and --no-header are for .csv files, {source} is none")
@@ -82,6 +83,8 @@ def load(
     names = columns.split(",") if columns is not None else None
     try:
         found = data.load(source, columns=names, label=label, header=header)
+    except NotNumbers as error:
+        raise ValueError(error.message(command_line=True)) from None
     except ValueError as error:
         if source not in data.NAMES and not Path(source).exists():
             raise Misuse(error) from None

@@ -151,7 +151,7 @@ def _read(
 ) -> tuple[NoisyScore, Tensor, int]:
     """Return the score, points in the units of the data, and the number of rows of the data."""
     from ...core import permutation
-    from .use import load_estimator, load_for
+    from .loading import load_estimator, load_for
 
     estimator = load_estimator(checkpoint)
     (found, labels), model = (

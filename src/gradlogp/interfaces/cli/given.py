@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import sys
+from collections.abc import Sequence
 from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
 from .common import Misuse
@@ -118,9 +119,9 @@ def write_samples(
         np.savez(file, **arrays)  # type: ignore[arg-type]
 
 
-def picture_of(sets: list[tuple[str, Tensor]]) -> bytes:
+def picture_of(sets: list[tuple[str, Tensor]], names: Sequence[str] = ()) -> bytes:
     """Return a picture of samples."""
     from ...show.plots import png
     from ...show.plots.samples import samples
 
-    return png(samples(sets))
+    return png(samples(sets, names=names))

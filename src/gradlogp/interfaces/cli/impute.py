@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from .common import Misuse, claim_output, generator_of, is_checkpoint, positive, say, set_threads
+from .tables import ending, read_rows
 
 
 def impute(
@@ -22,8 +23,8 @@ def impute(
 
     Args:
         checkpoint: Checkpoint folder of a table (`TableEstimator.save`).
-        data: A .csv or .parquet file with the columns learned from, and holes in any rows.
-        out: The file to write, .csv or .parquet.
+        data: A file with the columns learned from, and holes in any rows.
+        out: The file to write: .csv, .tsv, these with .gz, or .parquet.
         n_draws: How many times to fill. With more than one the rows of all draws follow one another,
             and a first column, draw, numbers them.
         force: Replace a file that is there.
@@ -33,9 +34,9 @@ def impute(
     """
     set_threads(threads)
     positive("--n-draws", n_draws)
-    for path in (data, out):
-        if path.suffix.lower() not in (".csv", ".parquet"):
-            raise Misuse(f"{path}: tables are .csv or .parquet")
+    suffix, formats = ending(out, table=True)
+    if suffix not in formats:
+        raise Misuse(f"cannot write {out}: use one of {', '.join(formats)}")
     if not data.is_file():
         raise Misuse(f"there is no file {data}")
     if not is_checkpoint(checkpoint):
@@ -44,13 +45,15 @@ def impute(
     generator_of(seed)  # refuses what is no seed
     from ...core.files import write_atomically
     from ..tables import TableEstimator
-    from ..tables.files import read_table, stacked, table_bytes
+    from ..tables.forms import stacked, written
 
     model = TableEstimator.load(checkpoint)
-    frame = read_table(data, model.columns_)
+    model._kind = "pandas"
+    frame = read_rows(str(data), model, None, quiet=quiet)
     filled = model.impute(frame, n_draws, random_state=seed % 2**32)
     whole = filled if n_draws == 1 else stacked(filled)
-    write_atomically(out, table_bytes(whole, out.suffix))
+    whole.attrs["form"] = frame.attrs["form"]
+    write_atomically(out, written(whole, suffix))
     names = [c.name for c in model.columns_]
     n = int(frame[names].isna().to_numpy().sum())
     say(f"{out}: {n} holes filled" + f", {n_draws} times" * (n_draws > 1), quiet=quiet)

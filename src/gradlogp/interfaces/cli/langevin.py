@@ -253,7 +253,9 @@ def _of_checkpoint(source: str) -> _Start:
     from ...distributions.as_target import as_target
     from ...learn import checkpoint as ckpt
     from ...noise import blurred
+    from .tables import refuse_table
 
+    refuse_table(source)
     model = ckpt.load(source)
     if model.condition is not None:
         raise Misuse(f"{source} is conditional; sample it without --target, with --class")

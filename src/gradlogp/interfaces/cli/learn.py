@@ -28,6 +28,7 @@ from .common import (
     split_given,
     with_given,
 )
+from .tables import kinds_of, learn_table, split, table_to_learn
 
 if TYPE_CHECKING:
     from ...core import Schedule
@@ -91,6 +92,10 @@ def fit(
     columns: str | None = None,
     label: str | None = None,
     header: bool | None = None,
+    table: bool | None = None,
+    drop: str | None = None,
+    as_: Annotated[list[str] | None, Parameter(name="--as")] = None,
+    missing: str | None = None,
     class_conditional: bool | None = None,
     condition: str | None = None,
     settings: Annotated[TrainingSettings, Parameter(name="*")] = TrainingSettings(),  # noqa: B008
@@ -116,13 +121,23 @@ def fit(
     Many processes learn one model: `torchrun --nproc-per-node 4 -m gradlogp fit …`. Each has its rows
     of every batch; what is learned does not depend on their number, but for rounding.
 
+    A file with names, text, dates, missing values or separators other than commas is a table: it is
+    learned whole, and `sample` writes another of the same columns. Numbers without names, and what
+    --label, --condition or --no-table is given for, are learned as they are.
+
     Args:
-        data: A named set (stars, digits, moons, …), a .npy, .npz, .csv or .parquet file, or a
-            folder of images.
+        data: A named set (stars, digits, moons, …), a file of a table (.csv, .tsv, .txt, these with
+            .gz, .parquet), a .npy or .npz file, or a folder of images.
         out: Checkpoint folder.
         columns: Columns to use, separated by commas.
-        label: Column with the class of each row.
-        header: Whether the first line of a .csv file is names; by default it is looked at.
+        label: Column with the class of each row; all others must be numbers.
+        header: Whether the first line of a file of text is names; by default it is looked at.
+        table: Learn the whole table, or with --no-table its numbers as they are, as geometry,
+            restore and chains need them; by default it is looked at.
+        drop: Columns of a table to leave out, separated by commas.
+        as_: What a column of a table is to be taken for, column=number, date, category or name; may
+            be given more than once.
+        missing: Texts of a table that are missing values, separated by commas, such as '?'.
         class_conditional: Learn one density for each class; with --no-class-conditional the column
             of --label is left out.
         condition: Columns of numbers to condition on, separated by commas: the law of the others is
@@ -162,10 +177,26 @@ def fit(
         claim_output(out, force=force or resume, folder=True)
     if condition is not None and (class_conditional or (label and class_conditional is None)):
         raise Misuse("--condition is for numbers and --label for classes: give one of them")
-    dataset = load(data, with_given(columns, condition), label, header=header, quiet=quiet)
-    dataset, y = split_given(dataset, condition)
+    kinds, dropped = kinds_of(as_), [] if drop is None else drop.split(",")
+    frame = table_to_learn(
+        data, table, label or condition, header=header, drop=dropped, kinds=kinds, missing=missing,
+        columns=columns, quiet=quiet,
+    )  # fmt: skip
     conditional = label is not None if class_conditional is None else class_conditional
-    if conditional and dataset.labels is None:
+    dataset: Any = None
+    y: Any = None
+    if frame is not None:
+        if conditional or settings.condition_dropout > 0:
+            raise Misuse(
+                f"{data} is a table, which has no classes of its own: name a column with --label for "
+                "--class-conditional and --condition-dropout"
+            )
+        if drop is not None:
+            dropped = split(drop, list(frame.columns))
+    else:
+        dataset = load(data, with_given(columns, condition), label, header=header, quiet=quiet)
+        dataset, y = split_given(dataset, condition)
+    if dataset is not None and conditional and dataset.labels is None:
         raise Misuse(f"{data} has no classes; name a column with --label")
     if settings.condition_dropout > 0 and not conditional and y is None:
         raise Misuse(
@@ -175,10 +206,10 @@ def fit(
     from ..pipeline import suits_unet
 
     size = {"width": width, "depth": depth}
-    if suits_unet(dataset.x.shape[1:]):
+    if dataset is not None and suits_unet(dataset.x.shape[1:]):
         of_vectors = {f"--{name}": value for name, value in size.items()}
         refuse(of_vectors, "is for vectors; images with even sides are learned by a U-Net")
-    elif dataset.x.ndim == 4:
+    elif dataset is not None and dataset.x.ndim == 4:
         say(
             f"{data}: images with odd sides are learned by a network for vectors; crop or pad them "
             "to even sides for a U-Net",
@@ -198,23 +229,26 @@ def fit(
         )  # fmt: skip
         estimator.set_params(**{k: v for k, v in size.items() if v is not None})
         try:
-            estimator.fit(
-                dataset.x, class_names(dataset) if y is None else y, columns=dataset.columns,
-                condition_names=condition and list(dict.fromkeys(condition.split(","))),
-            )  # fmt: skip
+            if frame is not None:
+                estimator = learn_table(estimator, frame, dropped, kinds).estimator_
+            else:
+                estimator.fit(
+                    dataset.x, class_names(dataset) if y is None else y, columns=dataset.columns,
+                    condition_names=condition and list(dict.fromkeys(condition.split(","))),
+                )  # fmt: skip
         except Stopped as stop:
             raise Stopped(stop.number, f"{out} is saved; go on with --resume") from None
-    loss = estimator.held_out_loss_
     if rank > 0:
         return 0
+    loss, n = estimator.held_out_loss_, len(dataset.x) if frame is None else len(frame)
     if json:
         print_json({
             "checkpoint": out, "held_out_loss": None if loss is None else loss._asdict(),
-            "sigma_min": estimator.sigma_min_, "steps": estimator.n_iter_, "n": len(dataset.x),
+            "sigma_min": estimator.sigma_min_, "steps": estimator.n_iter_, "n": n,
         })  # fmt: skip
     else:
         held = "none held out" if loss is None else f"held-out loss {loss}"
-        print(f"{out}: learned from {len(dataset.x)} samples, {held}")
+        print(f"{out}: learned from {n} {'samples' if frame is None else 'rows'}, {held}")
     return 0
 
 

@@ -106,7 +106,7 @@ def restore(
     from ...inverse import Inpainting, Observation, observe
     from ..pipeline import draw
     from .given import class_labels
-    from .use import load_estimator
+    from .loading import load_estimator
 
     estimator = load_estimator(checkpoint)
     model = estimator.model_

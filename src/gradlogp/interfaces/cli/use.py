@@ -6,64 +6,36 @@ import sys
 from functools import partial
 from pathlib import Path
 from time import perf_counter
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
 from .common import (
     Misuse,
     claim_output,
-    class_names,
     generator_of,
-    is_checkpoint,
-    load,
     positive,
-    print_json,
-    print_rows,
     refuse,
     say,
     set_threads,
-    split_given,
-    with_given,
 )
 from .given import Beside, class_labels, picture_of, read_given, write_samples
+from .judge import conclude, rank_into
 from .langevin import KernelName, sample_target
+from .loading import load_estimator, load_for
+from .methods import Method, transition
+from .tables import (
+    draw_table,
+    ending,
+    evaluate_tables,
+    holds_table,
+    is_table_file,
+    levels_of,
+    numbers_of,
+)
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
-    from ...check.compare import Comparison
-    from ...core import NoisyScore, Transition
-    from ...learn.data import Dataset
-    from ...show.report import Row
-    from ..estimator import ScoreEstimator
-
-FORMATS = (".npy", ".npz", ".csv")
-
-Method = Literal[
-    "flow", "heun", "exponential", "dpm", "ddim", "adaptive", "ancestral", "sde", "corrector", "churn",
-    "langevin",
-]  # fmt: skip
-
-STEPS: dict[Method, int] = {
-    "heun": 32, "exponential": 32, "dpm": 32, "ddim": 100, "adaptive": 2, "ancestral": 250,
-    "sde": 100, "corrector": 100, "churn": 64, "langevin": 60,
-}  # fmt: skip
-"""Noise levels to pass through by default; for the flow they are measured."""
-
-
-def transition(method: Method) -> Transition:
-    """Return the transition of that name."""
-    from ...diffusion import transitions as ways
-
-    table: dict[Method, Transition] = {
-        "flow": ways.UniPC(), "heun": ways.ProbabilityFlow(), "exponential": ways.ExponentialAB(),
-        "dpm": ways.DPMSolver(), "ddim": ways.DDIM(), "adaptive": ways.AdaptiveFlow(),
-        "ancestral": ways.Ancestral(), "sde": ways.ReverseSDE(1.0, "heun"),
-        "corrector": ways.PredictorCorrector(), "churn": ways.Churn(),
-        "langevin": ways.AnnealedLangevin(),
-    }  # fmt: skip
-    return table[method]
+    from ...core import NoisyScore
 
 
 def sample(
@@ -94,14 +66,16 @@ def sample(
 ) -> int:
     """Draw samples with a learned score, or from a density with --target.
 
-    A learned score gives CSV on standard output, or a file. A density is sampled by chains: where
+    A learned score gives CSV on standard output, or a file; that of a table a table with the same
+    columns, written like the one learned from. A density is sampled by chains: where
     they start, step sizes and metric are found in a warm-up. A table and a verdict say whether the
     draws can be trusted; if not, the exit code is 1, and the draws are written all the same.
 
     Args:
         checkpoint: Checkpoint folder.
         n: Number of samples; 1000 by default.
-        out: A .npy, .npz or .csv file, and a picture of the samples beside it. With --target .npz
+        out: A .npy, .npz or .csv file, of a table .csv, .tsv, .csv.gz, .tsv.gz or .parquet, and a
+            picture of the samples beside it. With --target .npz
             (draws, and what each step reported), .npy or .nc, and a picture: the draws over their
             density in two dimensions, else the chains over time.
         klass: The class to draw, for a class-conditional model. By default classes are drawn as often
@@ -171,11 +145,13 @@ def sample(
     assert checkpoint is not None
     refuse(of_chains, f"is for a density; write --target {checkpoint} to run chains on its score")
     method = method or "flow"
-    if out is not None and out.suffix not in FORMATS:
-        raise Misuse(f"cannot write {out}: use one of {', '.join(FORMATS)}")
+    table = holds_table(checkpoint)
+    suffix, formats = ending(out, table=table)
+    if out is not None and suffix not in formats:
+        raise Misuse(f"cannot write {out}: use one of {', '.join(formats)}")
     if out is not None and not out.parent.is_dir():
         raise Misuse(f"cannot write {out}: there is no folder {out.parent}")
-    picture = None if out is None else out.with_suffix(".png")
+    picture = None if out is None else out.with_name(out.name.removesuffix(suffix) + ".png")
     claim_output(out, picture, force=force)
     g = generator_of(seed)
     import torch
@@ -184,6 +160,23 @@ def sample(
     from ...scores.guided import GuidedScore
     from ..pipeline import draw
 
+    if table:
+        refuse(
+            {"--class": klass, "--given": given, "--guidance": guidance or None},
+            "was given, but a table has no condition",
+        )
+        from ..tables import TableEstimator
+        from ..tables.forms import written
+
+        n, learned = n or 1000, TableEstimator.load(checkpoint)
+        frame = draw_table(learned, n, g, method=method, steps=steps, quiet=quiet)
+        if out is None or picture is None:
+            sys.stdout.write(written(frame).decode())
+            return 0
+        x, names = numbers_of(frame)
+        write_files({out: written(frame, suffix), picture: picture_of([(method, x)], names)})
+        say(f"{out}: {n} rows; {picture}", quiet=quiet)
+        return 0
     estimator = load_estimator(checkpoint)
     if given is None:
         n, y = n or 1000, None
@@ -208,16 +201,16 @@ def sample(
         if condition is None:
             raise Misuse("--guidance needs a model with a condition")
         score = GuidedScore(score, model.unconditional(), guidance)
-    levels = steps or (estimator.sample_levels() if method == "flow" else STEPS[method])
     x = draw(
-        score, n, max(2, levels), transition=transition(method), generator=g, quiet=quiet,
+        score, n, levels_of(estimator, method, steps), transition=transition(method), generator=g,
+        quiet=quiet,
     )  # fmt: skip
     if out is None or picture is None:
         write_samples(x, ".csv", model.columns, y, sys.stdout)
         return 0
     files: dict[Path, Any] = {
-        out: partial(write_samples, x, out.suffix, model.columns, y),
-        picture: picture_of([(method, x)]),
+        out: partial(write_samples, x, suffix, model.columns, y),
+        picture: picture_of([(method, x)], model.columns),
     }
     write_files(files)
     say(f"{out}: {n} samples; {picture}", quiet=quiet)
@@ -232,7 +225,8 @@ def evaluate(
     columns: str | None = None,
     label: str | None = None,
     header: bool | None = None,
-    n: int = 5000,
+    n: int | None = None,
+    rank: Path | None = None,
     likelihood: bool | None = None,
     probes: int | None = None,
     levels: int | None = None,
@@ -245,17 +239,23 @@ def evaluate(
 ) -> int:
     """Hold a learned score against data it has not seen; exit code 1 if its samples can be told apart.
 
+    Samples in a file are judged likewise: `gradlogp evaluate new.csv real.csv`. With --rank nothing is
+    drawn or judged: the rows of the data are written with their log-density, the least likely first.
+
     Looked at are columns, pairs, all columns together by a classifier, and, with --train, copies of
     training rows; classical estimators fitted to these stand beside. A verdict says what failed.
 
     Args:
-        checkpoint: Checkpoint folder.
+        checkpoint: Checkpoint folder, or a file of samples.
         data: Held-out data.
         train: The data it was trained on: the floors and the memorisation check need it.
         columns: Columns to use, separated by commas.
         label: Column with the class of each row.
         header: Whether the first line of a .csv file is names; by default it is looked at.
-        n: Number of samples to draw.
+        n: Number of samples to draw; 5000 by default.
+        rank: A file (.csv, .tsv, .csv.gz, .parquet) for the rows of the data, the least likely first,
+            each with its number in the data, log-density in nats, and rank. Of tables the
+            log-density is a lower bound; what no row learned from had has −inf, and the reason.
         likelihood: Whether to compute the log-likelihood; by default up to 16 dimensions, where the
             schedule is no discrete ladder.
         probes: Estimate its divergence with so many random probes, as many dimensions need.
@@ -276,13 +276,40 @@ def evaluate(
     if out is not None and (out.suffix or out.is_file()):
         raise Misuse(f"--out must be a folder for the report, got {out}")
     claim_output(out, force=force, folder=True)
+    whole = holds_table(checkpoint)
+    if rank is not None:
+        of_samples = {
+            "--n": n,
+            "--train": train,
+            "--out": out,
+            "--probes": probes,
+            "--levels": levels,
+        }
+        refuse(
+            of_samples | {"--likelihood": likelihood}, "is for judging samples; --rank draws none"
+        )
+        return rank_into(
+            checkpoint, data, rank, columns, label, header=header, whole=whole, force=force, seed=seed,
+            quiet=quiet,
+        )  # fmt: skip
+    if whole or (checkpoint.is_file() and is_table_file(checkpoint)):
+        of_numbers = {"--label": label, "--probes": probes, "--levels": levels}
+        refuse(of_numbers, "is for models of numbers, not for tables")
+        if not whole:
+            refuse({"--n": n}, "is for a checkpoint; of a file all samples are looked at")
+        found, all_rows = evaluate_tables(
+            checkpoint, data, train=train, columns=columns, header=header, n=n or 5000,
+            likelihood=likelihood, seed=seed, quiet=quiet,
+        )  # fmt: skip
+        facts = {"seed": seed, "checkpoint": checkpoint.name, "data": data}
+        return conclude(found, all_rows, out, began, facts, json=json, quiet=quiet)
+    n = n or 5000
     import torch
 
     from ...check.compare import bits_row, compare, likelihood_row
     from ...core import choice
     from ...diffusion import dequantise, log_likelihood
     from ...show.progress import bar
-    from ...show.report import provenance
     from ..pipeline import CHUNK, draw
 
     estimator = load_estimator(checkpoint)
@@ -318,83 +345,5 @@ def evaluate(
         log_prob=values if levels is None else None,
     )  # fmt: skip
     rows += comparison.rows
-    if out is not None:
-        facts = provenance(began, seed=seed, checkpoint=checkpoint.name, data=data)
-        _report(out, facts, comparison, rows, quiet=quiet)
-    verdict = comparison.verdict
-    if json:
-        table = [row._asdict() for row in rows]
-        print_json({"ok": verdict.ok, "reasons": verdict.reasons, "rows": table})
-    else:
-        print_rows(rows)
-        print(verdict)
-    if not verdict.ok:
-        more = len(verdict.reasons) - 1
-        say(f"not ok: {verdict.reasons[0]}" + f" (and {more} more)" * bool(more))
-    return 0 if verdict.ok else 1
-
-
-def _report(
-    out: Path, facts: dict[str, str], comparison: Comparison, rows: list[Row], *, quiet: bool
-) -> None:
-    """Write the report of an evaluation."""
-    from ...check.pages import sections
-    from ...show.report import Section, write
-
-    ok = comparison.verdict.ok
-    lead = f"Samples of {facts['checkpoint']} held against {facts['data']}: " + (
-        "nothing tells them apart." if ok else "they can be told apart."
-    )
-    own = tuple(row for row in rows if row not in comparison.rows)
-    parts = sections(comparison)
-    parts += [Section("Likelihood of held-out rows", rows=own)] if own else []
-    page = write(out, f"Evaluation of {facts['checkpoint']}", lead, parts, facts)
-    say(f"report: {page}", quiet=quiet)
-
-
-def load_estimator(checkpoint: Path) -> ScoreEstimator:
-    """Load a checkpoint; a missing one is misuse."""
-    if not (checkpoint.exists() or is_checkpoint(checkpoint)):
-        raise Misuse(f"there is no checkpoint at {checkpoint}")
-    from ..estimator import ScoreEstimator
-
-    return ScoreEstimator.load(checkpoint)
-
-
-def load_for(
-    estimator: ScoreEstimator,
-    data: str,
-    columns: str | None,
-    label: str | None,
-    *,
-    header: bool | None = None,
-    quiet: bool,
-) -> tuple[Dataset, Tensor | None]:
-    """Load data that a model knows, and its conditions as the model takes them: classes by name."""
-    import torch
-
-    from ...core import some
-
-    names = estimator.condition_names_ if estimator.condition == "values" else ()
-    if estimator.condition == "values" and not names:
-        raise Misuse("the model is conditional on values without names, which no table has")
-    given = ",".join(names) or None
-    found = load(data, with_given(columns, given), label, header=header, quiet=quiet)
-    found, y = split_given(found, given)
-    shape = estimator.model_.event_shape
-    if found.x.shape[1:] != shape:
-        raise Misuse(
-            f"{data} has samples of shape {tuple(found.x.shape[1:])}, the model of {tuple(shape)}"
-        )
-    if y is not None:
-        return found, y
-    if estimator.condition is None:
-        return found, None
-    if found.labels is None:
-        raise Misuse("the model is class-conditional: name the column of classes with --label")
-    known, there = [str(c) for c in estimator.classes_], class_names(found).tolist()
-    if unknown := sorted(set(there) - set(known)):
-        raise ValueError(
-            f"the model knows the classes {some(known)}, the data also {some(unknown)}"
-        )
-    return found, torch.tensor([known.index(name) for name in there])
+    facts = {"seed": seed, "checkpoint": checkpoint.name, "data": data}
+    return conclude(comparison, rows, out, began, facts, json=json, quiet=quiet)

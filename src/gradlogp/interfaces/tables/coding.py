@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn.functional import one_hot
 
 from ...core import choice, rand_like, randn_like
-from .columns import MISSING, NOISE, PRESENT, REST, Column
+from .columns import BEYOND, CLOSER, MISSING, NOISE, PRESENT, REST, Column, texts
 
 
 def encode(column: Column, series: pd.Series, generator: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -21,6 +21,8 @@ def encode(column: Column, series: pd.Series, generator: torch.Generator) -> tup
     The second are the nats `(n,)` by which a log-density of these numbers is to be raised: the
     derivative of T, the width of a cell, and less the density of what was drawn to fill a hole.
     """
+    if any(why := impossible(column, series)):
+        raise ValueError(next(filter(None, why)))
     n = len(series)
     nats = torch.zeros(n, dtype=torch.float64)
     parts = []
@@ -29,8 +31,6 @@ def encode(column: Column, series: pd.Series, generator: torch.Generator) -> tup
         states = _codes(column, series)
     else:
         numbers = _numbers_of(column, series)
-        if bool(holes.any()) and MISSING not in column.levels:
-            raise ValueError(f"column {column.name!r} has a hole, which no row learned from had")
         states = torch.where(
             holes, column.levels.index(MISSING) if MISSING in column.levels else 0, 0
         )
@@ -42,14 +42,6 @@ def encode(column: Column, series: pd.Series, generator: torch.Generator) -> tup
         if column.spread:
             x = x + column.grid * rand_like(nats, generator)
         T = column.transform
-        inside = (x > (-math.inf if T.low is None else T.low)) & (
-            x < (math.inf if T.high is None else T.high)
-        )
-        if bool((present & ~inside).any()):
-            bad = float(numbers[present & ~inside][0])
-            raise ValueError(
-                f"column {column.name!r} has {bad:g}; what was learned lies from {T.low} to {T.high}"
-            )
         x = torch.where(present, x, T.inverse(torch.zeros_like(x)))
         z = torch.where(present, T(x), fill)
         log_fill = -0.5 * fill.square() - 0.5 * math.log(2 * math.pi)
@@ -63,12 +55,28 @@ def encode(column: Column, series: pd.Series, generator: torch.Generator) -> tup
     return torch.cat(parts, 1) if parts else torch.zeros(n, 0, dtype=torch.float64), nats
 
 
+def _shown(column: Column, value: float) -> str:
+    """Return a border in the units of the table."""
+    if column.kind != "date" or column.dtype.startswith("timedelta") or math.isinf(value):
+        return f"{value + column.base:g}"
+    return str(np.array(round(value) + column.base).astype(f"M8[{column.unit}]"))
+
+
 def _numbers_of(column: Column, series: pd.Series) -> Tensor:
     """Return the values of a column of numbers or dates, NaN for holes."""
     if column.kind == "date":
         time = series.dt.tz_localize(None) if getattr(series.dt, "tz", None) else series
         raw = time.to_numpy().astype(f"{series.dtype.kind}8[{column.unit}]").astype(np.int64)
-        values = np.where(series.isna().to_numpy(), np.nan, raw.astype(np.float64))
+        holes = series.isna().to_numpy()
+        values = np.where(
+            holes, np.nan, (np.where(holes, 0, raw) - column.base).astype(np.float64)
+        )
+    elif column.base:
+        holes = series.isna().to_numpy()
+        whole = [
+            0 if hole else int(v) - column.base for v, hole in zip(series, holes, strict=True)
+        ]
+        values = np.where(holes, np.nan, np.array(whole, dtype=np.float64))
     else:
         values = series.to_numpy(dtype=np.float64, na_value=np.nan)
     return torch.from_numpy(np.array(values, dtype=np.float64))
@@ -81,13 +89,10 @@ def _codes(column: Column, series: pd.Series) -> Tensor:
         return torch.from_numpy(holes.astype(np.int64))
     index = {level: i for i, level in enumerate(column.levels)}
     rare = {value for value, _ in column.others}
-    codes = []
-    for value, hole in zip(series.astype(object), holes, strict=True):
-        text = MISSING if hole else REST if str(value) in rare else str(value)
-        if text not in index:
-            what = "a hole" if hole else repr(str(value))
-            raise ValueError(f"column {column.name!r} has {what}, which no row learned from had")
-        codes.append(index[text])
+    codes = [
+        index[MISSING if hole else REST if value in rare else value]
+        for value, hole in zip(texts(series), holes, strict=True)
+    ]
     return torch.tensor(codes, dtype=torch.long)
 
 
@@ -169,18 +174,49 @@ def fill(column: Column, series: pd.Series, filled: pd.Series) -> pd.Series:
     return whole.infer_objects()
 
 
+def impossible(column: Column, series: pd.Series, *, holes: bool = False) -> list[str]:
+    """Return for each row why its value has probability 0, or ""; a hole has not if `holes`."""
+    unseen = f"column {column.name!r} has {{}}, which no row learned from had"
+    missing = series.isna().to_numpy()
+    no_hole = "" if holes or MISSING in column.levels else unseen.format("a hole")
+    if column.transform is not None:
+        T, x = column.transform, _numbers_of(column, series).numpy()
+        low, high = (math.inf * s if v is None else v for s, v in ((-1, T.low), (1, T.high)))
+        above = x >= low if column.spread else x > low
+        good = missing | (above & (x < high)) | np.isin(x, column.spikes)
+        kind = f"what was learned lies from {_shown(column, low)} to {_shown(column, high)}"
+        why = [
+            "" if fine else f"column {column.name!r} has {v}; {kind}"
+            for v, fine in zip(series, good, strict=True)
+        ]
+    else:
+        known = {*column.levels, *(value for value, _ in column.others)}
+        named = column.kind == "name"  # any is as good as another
+        why = [
+            "" if named or value in known else unseen.format(repr(value))
+            for value in texts(series)
+        ]
+    return [no_hole if hole else reason for hole, reason in zip(missing, why, strict=True)]
+
+
 def decode(column: Column, z: Tensor, generator: torch.Generator) -> pd.Series:
     """Return a column from its columns of numbers, with its dtype, decimals, levels and holes."""
     n, states = len(z), states_of(column, z)
     if column.transform is None:
         return _decode_levels(column, states, n, generator)
+    least, most = column.seen
+    more = 0.0 if column.edges else BEYOND * (most - least)
+    low = column.transform.low
     x = column.transform.inverse(z[:, -1])
     if column.grid:
         cells = (x - column.offset) / column.grid
         x = column.offset + column.grid * (cells.floor() if column.spread else cells.round())
         T = column.transform  # rounding may lead to the cell beyond a border
-        x = torch.where(x < T.low, x + column.grid, x) if T.low is not None else x
+        if T.low is not None:
+            x = torch.where(x < T.low if column.spread else x <= T.low, x + column.grid, x)
         x = torch.where(x >= T.high, x - column.grid, x) if T.high is not None else x
+    near = least - more if low is None or column.edges else low + (least - low) / CLOSER
+    x = x.clamp(near, most + more)
     for spike in column.spikes:
         x = torch.where(states == column.levels.index(repr(spike)), spike, x)
     values = x.numpy()
@@ -199,15 +235,15 @@ def _decode_levels(
     if column.others:
         shares = torch.tensor([share for _, share in column.others], dtype=torch.float64)
         drawn = [column.others[int(i)][0] for i in choice(shares, n, generator)]
-    texts: list[str | None] = []
+    found: list[str | None] = []
     for i, state in enumerate(states.tolist()):
         level = column.levels[state] if column.levels else (REST if drawn else None)
         if level in (REST, PRESENT):
             level = drawn[i]
-        texts.append(None if level == MISSING else level)
-    holes = np.array([text is None for text in texts])
+        found.append(None if level == MISSING else level)
+    holes = np.array([text is None for text in found])
     return _typed(
-        column, np.array([t if t is not None else "" for t in texts], dtype=object), holes
+        column, np.array([t if t is not None else "" for t in found], dtype=object), holes
     )
 
 
@@ -217,8 +253,8 @@ def _typed(column: Column, values: np.ndarray, holes: np.ndarray) -> pd.Series:
     if column.kind == "date":
         letter = "m" if dtype.startswith("timedelta") else "M"
         raw = (
-            np.where(holes, 0, np.round(values))
-            .astype(np.int64)
+            (np.where(holes, 0, np.round(values)).astype(np.int64) + column.base)
+            .clip(*_dates_of(column))
             .astype(f"{letter}8[{column.unit}]")
         )
         found = pd.Series(raw, name=name)
@@ -242,22 +278,38 @@ def _typed(column: Column, values: np.ndarray, holes: np.ndarray) -> pd.Series:
             pd.NA if hole else value == "True" for value, hole in zip(values, holes, strict=True)
         ]
         return pd.Series(seen, name=name, dtype="boolean")
-    if dtype.lower().startswith(("int", "uint", "float")):
-        numbers = np.where(
-            holes,
-            np.nan,
-            np.array([0.0 if h else float(v) for v, h in zip(values, holes, strict=True)]),
-        )
-        if dtype.lower().startswith("float"):
-            return pd.Series(numbers, name=name).astype(dtype)
-        if dtype[0].isupper():  # nullable
-            return pd.Series(numbers, name=name).round().clip(*_limits(dtype)).astype(dtype)
-        return pd.Series(np.round(numbers).clip(*_limits(dtype)), name=name).astype(dtype)
+    if dtype.lower().startswith("float"):
+        numbers = [np.nan if hole else float(v) for v, hole in zip(values, holes, strict=True)]
+        return pd.Series(np.array(numbers), name=name).astype(dtype)
+    if dtype.lower().startswith(("int", "uint")):
+        return pd.Series(_whole(column, values, holes), name=name)
     found = pd.Series(values, name=name, dtype=object)
     return found.mask(holes, None).astype(dtype) if holes.any() else found.astype(dtype)
 
 
-def _limits(dtype: str) -> tuple[float, float]:
-    """Return the least and the largest number of an integer dtype that float64 can hold, too."""
-    info = np.iinfo(dtype.lower())
-    return float(info.min), float(info.max) if info.max < 2**53 else np.nextafter(info.max, 0.0)
+def _whole(column: Column, values: np.ndarray, holes: np.ndarray) -> Any:
+    """Return whole numbers, exactly: those of a column of numbers, or those that are texts."""
+    info = np.iinfo(column.dtype.lower())
+    if column.transform is None:
+        exact = [0 if hole else int(v) for v, hole in zip(values, holes, strict=True)]
+    else:
+        exact = [int(v) + column.base for v in np.where(holes, 0, np.round(values))]
+    kept = np.array(
+        [min(max(v, int(info.min)), int(info.max)) for v in exact], dtype=column.dtype.lower()
+    )
+    if column.dtype[0].islower():
+        return kept
+    found = pd.array(kept, dtype=column.dtype)
+    found[holes] = pd.NA
+    return found
+
+
+def _dates_of(column: Column) -> tuple[int, int]:
+    """Return the first and the last date that the dtype of a column holds, and can be written."""
+    if column.dtype.startswith("timedelta"):
+        return -(2**62), 2**62
+    first, last = (
+        ("1678-01-01", "2262-01-01") if "[ns" in column.dtype else ("0001-01-01", "9999-12-31")
+    )
+    low, high = np.array([first, last], dtype=f"M8[{column.unit}]").astype(np.int64)
+    return int(low), int(high)

@@ -33,6 +33,15 @@ FEW_NUMBERS = 3
 SPIKE = 0.05
 """Share of rows that have one value of a column of numbers, from which on it is learned apart."""
 
+MOST_CELLS = 100
+"""Cells of a grid that are looked at for rows in all of them."""
+
+BEYOND = 10.0
+"""Ranges beyond what was seen at which numbers that are drawn end, so that none is infinite."""
+
+CLOSER = 1000.0
+"""How many times nearer to a border than all that was seen numbers may be drawn."""
+
 FAR = 10.0
 """Standard deviations between 0 and the least value, from which on 0 is no border that matters."""
 
@@ -60,6 +69,9 @@ class Column:
         category_dtype: Their dtype.
         ordered: Whether they are ordered.
         spikes: Values that are learned apart.
+        seen: Least and largest number.
+        edges: Whether nothing lies beyond them, though T goes on; what is drawn there becomes them.
+        base: What is taken off whole numbers first, which are too large for float64 to hold.
     """
 
     name: str
@@ -77,6 +89,9 @@ class Column:
     category_dtype: str = ""
     ordered: bool = False
     spikes: tuple[float, ...] = ()
+    seen: tuple[float, float] = (0.0, 0.0)
+    edges: bool = False
+    base: int = 0
 
     @property
     def width(self) -> int:
@@ -88,46 +103,63 @@ class Column:
     def describe(self) -> str:
         """Return what the column was taken for, in words."""
         if self.kind == "constant":
-            return "the same in all rows"
+            return "missing in all rows" if self.levels else "the same in all rows"
         if self.kind == "name":
             return "text that differs in nearly every row: drawn as seen, and not learned"
         if self.kind == "category":
             more = f", {len(self.others)} rare ones together" if self.others else ""
             return f"category of {len(self.levels)} levels{more}"
-        grid = f" in steps of {self.grid:g}" if self.spread else ""
+        unit = {"Y": "years", "M": "months", "D": "days", "h": "hours", "m": "minutes"}.get(
+            self.unit
+        )
+        steps = f"{self.grid:g}" + (f" {unit or self.unit}" if self.unit else "")
+        grid = f" in steps of {steps}" if self.spread else ""
         apart = [level.lstrip("\0") for level in self.levels if level != PRESENT]
         text = f"{self.kind}{grid}" + (f", apart from {', '.join(apart)}" if apart else "")
         T = self.transform
         if T is not None and self.kind == "number":
-            text += "" if T.low is None else f", from {T.low:g}"
-            text += "" if T.high is None else f", below {T.high:g}"
+            low, high = (None if v is None else v + self.base for v in (T.low, T.high))
+            if self.edges and not self.spread:
+                return f"{text}, from {self.seen[0] + self.base:g} to {self.seen[1] + self.base:g}"
+            text += "" if low is None else f", from {low:g}"
+            text += "" if high is None else f", below {high:g}"
+            text += f", up to {self.seen[1] + self.base:g}" if self.edges and high is None else ""
         return text
 
 
-def recognise(series: pd.Series, kind: Kind | None = None) -> Column:
+def recognise(
+    series: pd.Series, kind: Kind | None = None, weight: np.ndarray | None = None
+) -> Column:
     """Return what a column is.
 
     Arguments:
         series: The column.
         kind: What it is to be taken for instead.
+        weight: How much each row counts, for what is drawn by frequency.
 
     Raises:
-        ValueError: For a column without any value, or a kind that its values cannot have.
+        ValueError: For infinite values, or a kind that its values cannot have.
     """
     name, dtype = str(series.name), str(series.dtype)
     present = series.dropna()
-    if present.empty:
-        raise ValueError(f"column {name!r} has no value; leave it out with drop=[{name!r}]")
-    if present.dtype.kind == "f" and not np.isfinite(present.to_numpy(dtype=np.float64)).all():
-        raise ValueError(f"column {name!r} has infinite values; remove these rows")
     holes = len(present) < len(series)
+    if present.empty:
+        return Column(name, "constant", dtype, (MISSING,), **_dtype(series))
+    if present.dtype.kind == "f":
+        infinite = np.isinf(series.to_numpy(dtype=np.float64, na_value=np.nan))
+        if infinite.any():
+            raise ValueError(
+                f"column {name!r} has {infinite.sum()} infinite values, the first in row "
+                f"{infinite.argmax() + 1}"
+            )
     if kind is None:
         kind = _kind(present)
     if present.nunique() == 1 and not holes:
-        return Column(name, "constant", dtype, others=((str(present.iloc[0]), 1.0),))
+        value = str(present.iloc[0])
+        return Column(name, "constant", dtype, others=((value, 1.0),), **_dtype(series))
     if kind in ("category", "name"):
-        return _categories(series, present, kind)
-    return _numbers(series, present, kind)
+        return _categories(series, present, kind, weight)
+    return _numbers(series, present, kind, weight)
 
 
 def _kind(present: pd.Series) -> Kind:
@@ -138,20 +170,50 @@ def _kind(present: pd.Series) -> Kind:
         return "category"
     if letter in "iuf":
         whole = letter in "iu" or bool((present == present.round()).all())
-        return "category" if whole and present.nunique() <= FEW_NUMBERS else "number"
+        if letter in "iu" and int(present.max()) - int(present.min()) > 2**53:
+            return "name" if present.nunique() > MOST_LEVELS else "category"
+        few = (whole and present.nunique() <= FEW_NUMBERS) or _leaves_out(present)
+        return "category" if few else "number"
     n = present.nunique()
     return "name" if n > MOST_LEVELS and n > DIFFERENT * len(present) else "category"
 
 
-def _categories(series: pd.Series, present: pd.Series, kind: Kind) -> Column:
+def _leaves_out(present: pd.Series) -> bool:
+    """Whether numbers are few and leave out some between them, as 4, 5, 6 and 8 cylinders do.
+
+    The geometric mean of the rows on both sides of a gap says how many it would have.
+    """
+    values, counts = np.unique(present.to_numpy(dtype=np.float64), return_counts=True)
+    if not FEW_NUMBERS <= len(values) <= MOST_LEVELS // 2 or len(present) < 2 * RARE * len(values):
+        return False
+    gaps, around = np.diff(values), np.sqrt(counts[:-1] * counts[1:])
+    return bool(((gaps > 1.5 * gaps.min()) & (around >= RARE)).any())
+
+
+def texts(series: pd.Series) -> list[str]:
+    """Return the values of a column as texts, by which levels are known."""
+    return [str(value) for value in series.astype(object)]
+
+
+def _dtype(series: pd.Series) -> dict[str, Any]:
+    """Return the fields of a column for a categorical dtype."""
     dtype = series.dtype
-    known: dict[str, Any] = {}
-    if isinstance(dtype, pd.CategoricalDtype):
-        known = {
-            "categories": tuple(map(str, dtype.categories)),
-            "category_dtype": str(dtype.categories.dtype), "ordered": bool(dtype.ordered),
-        }  # fmt: skip
-    shares = present.astype(str).value_counts(normalize=True)
+    if not isinstance(dtype, pd.CategoricalDtype):
+        return {}
+    return {
+        "categories": tuple(map(str, dtype.categories)),
+        "category_dtype": str(dtype.categories.dtype), "ordered": bool(dtype.ordered),
+    }  # fmt: skip
+
+
+def _categories(
+    series: pd.Series, present: pd.Series, kind: Kind, weight: np.ndarray | None
+) -> Column:
+    dtype, known = series.dtype, _dtype(series)
+    each = np.ones(len(series)) if weight is None else weight / weight.mean()
+    there = pd.Series(each[series.notna().to_numpy()])
+    shares = there.groupby(texts(present)).sum().sort_values(ascending=False, kind="stable")
+    shares = shares / shares.sum()
     if kind == "name":
         values = tuple((str(k), float(v)) for k, v in shares.items())
         states = (PRESENT, MISSING) if len(present) < len(series) else ()
@@ -168,42 +230,78 @@ def _categories(series: pd.Series, present: pd.Series, kind: Kind) -> Column:
     return Column(str(series.name), "category", str(dtype), levels, others, **known)
 
 
-def _numbers(series: pd.Series, present: pd.Series, kind: Kind) -> Column:
+def _numbers(
+    series: pd.Series, present: pd.Series, kind: Kind, weight: np.ndarray | None
+) -> Column:
     name, dtype, unit = str(series.name), str(series.dtype), ""
+    whole: np.ndarray | None = None
     if kind == "date":
         if present.dtype.kind not in "Mm":
             raise ValueError(f"column {name!r} cannot be a date: it has dtype {dtype}")
-        unit, values = _resolution(present)
+        unit, whole = _resolution(present)
+    elif present.dtype.kind in "iu":
+        whole = present.to_numpy(dtype.lower())
+    base = 0
+    if whole is not None:
+        least, most = int(whole.min()), int(whole.max())
+        base = least if max(-least, most) > 2**53 else 0
+        if kind == "number" and most - base > 2**53:
+            raise ValueError(
+                f"column {name!r} cannot be a number: float64 cannot hold all from {least} to {most}; "
+                "as a name they are drawn as seen"
+            )
+        values = (whole - whole.dtype.type(base)).astype(np.float64)
     else:
         try:
             values = present.to_numpy(dtype=np.float64)
         except (TypeError, ValueError):
-            raise ValueError(f"column {name!r} cannot be a number: {present.iloc[0]!r}") from None
+            raise ValueError(
+                f"column {name!r} cannot be a number: {_no_number(present)!r}"
+            ) from None
     single = dtype.lower() == "float32"
     resolution = float(np.finfo(np.float32 if single else np.float64).eps)
     places = 0 if kind == "date" else decimals(torch.tensor(values), resolution)
     grid = 0.0
-    if places is not None:
-        whole = np.round(values * 10.0**places).astype(np.int64)
-        grid = float(np.gcd.reduce(whole - whole.min())) * 10.0**-places
+    if places is None:
+        places = _digits(values.astype(np.float32 if single else np.float64))
+    else:
+        cells = np.round(values * 10.0**places).astype(np.int64)
+        grid = float(np.gcd.reduce(cells - cells.min())) * 10.0**-places
     offset = float(values.min())
     spread = grid > GRAIN * float(values.std())
     step = grid if spread else 0.0
     spikes = _spikes(values, step)
-    low, high = _borders(values, step, positive=kind == "number")
+    low, high = _borders(values, grid, spread=spread, positive=kind == "number" and not base)
+    seen = float(values.min()), float(values.max())
     if low is not None and not step and (values == low).any() and low not in spikes:
         spikes = (low, *spikes)  # no density above it has them
     rest = values[~np.isin(values, spikes)]
     if len(np.unique(rest)) < FEW_NUMBERS:
-        return _categories(series, present, "category")
+        return _categories(series, present, "category", weight)
     levels = (PRESENT, *(MISSING,) * (len(present) < len(series)), *map(repr, spikes))
     x = torch.from_numpy(rest)
     if step:  # three points of each cell stand for what is spread over it
         x = torch.cat([x + step / 6, x + step / 2, x + 5 * step / 6])
     return Column(
         name, kind, dtype, levels if len(levels) > 1 else (), (), places, grid, offset, spread,
-        fit_monotone(x, low=low, high=high), unit, spikes=spikes,
+        fit_monotone(x, low=low, high=high), unit, spikes=spikes, seen=seen,
+        edges=_all_met(values, step) or (not step and high is not None), base=base,
     )  # fmt: skip
+
+
+def _digits(values: np.ndarray) -> int | None:
+    """Return the most decimals that numbers are written with; None if those are all that they have."""
+    written = [str(v).partition(".")[2] for v in np.unique(values)]
+    if any("e" in part for part in written):
+        return None
+    most = max(map(len, written))
+    return most if most < (7 if values.dtype == np.float32 else 14) else None
+
+
+def _no_number(present: pd.Series) -> Any:
+    """Return a value that is no number."""
+    bad = present[pd.to_numeric(present.astype(object), errors="coerce").isna()]
+    return (bad if len(bad) else present).iloc[0]
 
 
 def _spikes(values: np.ndarray, step: float) -> tuple[float, ...]:
@@ -218,32 +316,59 @@ def _spikes(values: np.ndarray, step: float) -> tuple[float, ...]:
 
 
 def _borders(
-    values: np.ndarray, step: float, *, positive: bool
+    values: np.ndarray, grid: float, *, spread: bool, positive: bool
 ) -> tuple[float | None, float | None]:
     """Return where values end below and above, None where they just get rare.
 
-    On a wide grid they end where the last cell has as many rows as half of an average cell. Numbers
-    that are never negative end at 0, unless they end above it or are far from it.
+    On a wide grid they end where the last cell has as many rows as half of an average cell, or so
+    many that the next would have some if numbers went on to fall as they fell to the last. On a fine
+    grid, such as that of days of a year, and on none, they end if the first and the last twentieth of
+    the range both have half as many rows as others. Numbers that are never negative end at 0, unless
+    they end above it or are far from it.
     """
     low = high = None
-    if step:
-        _, counts = np.unique(values, return_counts=True)
-        cells = round((values.max() - values.min()) / step) + 1
-        least = max(0.5 * len(values) / cells, RARE)
-        low = float(values.min()) if counts[0] >= least else None
-        high = float(values.max() + step) if counts[-1] >= least else None
-    if low is None and positive and 0 <= values.min() <= FAR * values.std():
+    least, most = float(values.min()), float(values.max())
+    if spread:
+        cells = np.round((values - least) / grid).astype(np.int64)
+        counts = np.bincount(cells).tolist()
+        enough = max(0.5 * len(values) / len(counts), RARE)
+
+        def ends(last: int, before: int) -> bool:
+            more = last * min(1.0, last / max(before, 1))
+            return last >= enough or more >= RARE
+
+        low = least if ends(counts[0], counts[1]) else None
+        high = most + grid if ends(counts[-1], counts[-2]) else None
+    elif most > least:
+        part = (values - least) / (most - least)
+        fewest = min(int((part <= 0.05).sum()), int((part >= 0.95).sum()))
+        if fewest >= max(0.025 * len(values), 2 * RARE):
+            margin = 0.5 * (grid or (most - least) / (len(np.unique(values)) - 1))
+            return least - margin, most + margin
+    if low is None and positive and 0 <= least <= FAR * values.std():
         low = 0.0
     return low, high
 
 
+def _all_met(values: np.ndarray, step: float) -> bool:
+    """Whether a wide grid of few cells has rows in nearly all of them, up to both ends.
+
+    Months are such, and ratings, however rare the last is; numbers without an end leave gaps there.
+    """
+    if not step:
+        return False
+    cells = np.unique(np.round((values - values.min()) / step).astype(np.int64))
+    n = int(cells[-1]) + 1
+    return n <= MOST_CELLS and len(cells) >= 0.9 * n and {1, n - 2} <= set(cells.tolist())
+
+
 def _resolution(present: pd.Series) -> tuple[str, np.ndarray]:
-    """Return the coarsest of days, hours, minutes, seconds, … that holds all dates, and the numbers."""
+    """Return the coarsest of years, months, days, hours, … that holds all dates, and whole numbers."""
     time = present.dt.tz_localize(None) if getattr(present.dt, "tz", None) else present
-    letter = present.dtype.kind
-    raw = time.to_numpy().astype(f"{letter}8[ns]").astype(np.int64)
-    for unit in ("D", "h", "m", "s", "ms", "us"):
-        size = int(np.timedelta64(1, unit).astype("m8[ns]").astype(np.int64))
-        if not (raw % size).any():
-            return unit, (raw // size).astype(np.float64)
-    return "ns", raw.astype(np.float64)
+    letter, raw = present.dtype.kind, time.to_numpy()
+    own = np.datetime_data(raw.dtype)[0]
+    for unit in (*("Y", "M") * (letter == "M"), "D", "h", "m", "s", "ms", "us", "ns"):
+        coarse = raw.astype(f"{letter}8[{unit}]")
+        if unit == own or bool((coarse.astype(raw.dtype) == raw).all()):
+            return unit, coarse.astype(np.int64)
+    raise ValueError(f"dates in units of {own} are not known")

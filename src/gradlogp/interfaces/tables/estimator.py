@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import copy
 import math
 import os
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -15,17 +15,20 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from ...core import check_count, check_kind, check_option, new_seed, randn_like, some
+from ...core import check_count, check_kind, check_option, nearest, new_seed, randn_like, some
 from ...diffusion import marginal_log_likelihood
 from ...learn import checkpoint
 from ...learn.objectives.masked import Masks
 from ...noise.grids import time_grid
-from ...noise.transforms import Monotone
 from ...scores.masked import Mask
 from ..estimator import ScoreEstimator
+from ..needs import in_float64
 from ..pipeline import CHUNK, draw
-from .coding import decode, encode, encode_known, fill, is_hole, without_holes
+from ..weights import sample_weights
+from .coding import decode, encode, encode_known, fill, impossible, is_hole, without_holes
 from .columns import MISSING, NOISE, Column, Kind, recognise
+from .forms import Form
+from .frames import column_of, frame_of, like, of_each, of_kind
 
 TRIES = 20
 """Draws of a row until none of its cells is drawn to be missing; then the likeliest value is taken."""
@@ -71,28 +74,40 @@ class TableEstimator:
         self.drop = tuple(drop)
         self.kinds = {} if kinds is None else dict(kinds)
 
-    def fit(self, X: Any) -> TableEstimator:
+    def fit(self, X: Any, *, sample_weight: Any = None) -> TableEstimator:
         """Learn the law of a frame of pandas or polars.
+
+        Arguments:
+            X: The frame.
+            sample_weight: How much each row counts, as for `ScoreEstimator.fit`.
 
         Raises:
             TypeError: For what is not a frame.
             ValueError: For fewer than two rows, names that are not columns, columns that cannot be
-                what they are to be, or no column to learn.
+                what they are to be (a `ColumnError`), no column to learn, or a checkpoint to go on
+                from that was made of another table.
         """
-        frame, self._kind = _frame(X)
-        for name in (*self.drop, *self.kinds):
-            if name not in frame.columns:
-                raise ValueError(
-                    f"there is no column {name!r}; there are {', '.join(frame.columns)}"
-                )
+        frame, self._kind = frame_of(X)
+        self._form = dict(getattr(X, "attrs", {}).get("form", {}))
+        known = list(frame.columns)
+        if unknown := [name for name in (*self.drop, *self.kinds) if name not in known]:
+            close = nearest(unknown[0], known) if len(unknown) == 1 else ""
+            raise ValueError(f"there is no column {some(list(map(repr, unknown)))}{close}")
         frame = frame.drop(columns=list(self.drop))
         if len(frame) < 2:
             raise ValueError(f"a table needs two rows at least, got {len(frame)}")
-        self.columns_ = tuple(recognise(frame[c], self.kinds.get(c)) for c in frame.columns)
+        weight = sample_weights(sample_weight, len(frame))
+        if weight is not None:  # a row that does not count is not there
+            frame = frame[(weight > 0).numpy()]
+            weight = weight[weight > 0]
+        share = None if weight is None else weight.numpy()
+        self.columns_ = of_each(frame, lambda c: recognise(frame[c], self.kinds.get(c), share))
         if not any(c.width for c in self.columns_):
             raise ValueError("no column can be learned: all are constant, or names")
         given = ScoreEstimator() if self.estimator is None else self.estimator
         self.estimator_ = given.__class__(**given.get_params(deep=False))
+        if given.resume and given.checkpoint is not None:
+            self._check_same(given.checkpoint)
         own = given.network is not None and not getattr(given.network, "holes", False)
         if self.holes and (own or given.objective is not None):
             raise ValueError(
@@ -101,8 +116,12 @@ class TableEstimator:
             )
         # noise of its own, and not that of the training, which starts from the same seed
         g = torch.Generator().manual_seed(new_seed(self.estimator_._generator(None)))
+        if given.verbose:
+            for column in self.columns_:
+                print(f"{column.name}: {column.describe()}", file=sys.stderr)
         z, _ = self._encode(frame, g)
-        self.estimator_.fit(z, masks=self._masks(frame, z) if self.holes else None)
+        masks = self._masks(frame, z) if self.holes else None
+        self.estimator_.fit(z, sample_weight=weight, masks=masks, extra=self._extra())
         return self
 
     def _masks(self, frame: pd.DataFrame, z: Tensor) -> Masks:
@@ -120,6 +139,22 @@ class TableEstimator:
             flags += [number and j < end - 1 for j in range(start, end)]
             start = end
         return Masks(known, tuple(groups), tuple(flags))
+
+    def _extra(self) -> dict[str, Any]:
+        """Return what a checkpoint keeps of the table."""
+        columns = [asdict(c) for c in self.columns_]
+        return {"table": {"columns": columns, "kind": self._kind, "form": self._form}}
+
+    def _check_same(self, directory: str | os.PathLike[str]) -> None:
+        """Raise `ValueError` if the checkpoint to go on from was made of another table."""
+        kept = TableEstimator._columns(checkpoint.read_config(directory), directory)
+        before, now = ({c.name: c for c in columns} for columns in (kept, self.columns_))
+        other = [name for name in {**before, **now} if before.get(name) != now.get(name)]
+        if other or list(before) != list(now):
+            raise ValueError(
+                f"the checkpoint was made of another table: columns {some(other or list(before))} "
+                "differ; a resumed run must keep its settings and data"
+            )
 
     def _encode(self, frame: pd.DataFrame, g: torch.Generator) -> tuple[Tensor, Tensor]:
         parts, nats = zip(
@@ -150,12 +185,21 @@ class TableEstimator:
         self._fitted()
         g = self.estimator_._generator(random_state)
         seed = int(torch.randint(2**31, (1,), generator=g))
-        z = torch.as_tensor(self.estimator_.sample(n_samples, random_state=seed)).double()
+        return self._decode(
+            torch.as_tensor(self.estimator_.sample(n_samples, random_state=seed)), g
+        )
+
+    def _decode(self, z: Tensor, g: torch.Generator) -> Any:
+        """Return rows from their numbers."""
+        z = z.double()
         widths = [c.width for c in self.columns_]
         series = [
             decode(c, part, g) for c, part in zip(self.columns_, z.split(widths, 1), strict=True)
         ]
-        return _of_kind(pd.concat(series, axis=1), self._kind)
+        frame = pd.concat(series, axis=1)
+        if self._form:
+            frame.attrs["form"] = self._form
+        return of_kind(frame, self._kind)
 
     def impute(self, X: Any, n_draws: int = 1, *, random_state: int | None = None) -> Any:
         r"""Fill the holes of a frame by draws from the law of the missing cells given the others.
@@ -187,11 +231,10 @@ class TableEstimator:
         model = self.estimator_.model_
         if not isinstance(model.condition, Mask):
             raise ValueError("this model knows whole rows alone: fit TableEstimator(holes=True)")
-        frame, kind = _frame(X)
-        self._check_columns(frame)
-        open_rows = np.flatnonzero(frame[[c.name for c in self.columns_]].isna().any(axis=1))
+        frame, kind = frame_of(X)
+        rows = self._as_learned(X)
+        rows = rows[rows.isna().any(axis=1).to_numpy()]
         g = self.estimator_._generator(random_state)
-        rows = frame.iloc[open_rows]
         known = torch.cat([encode_known(c, rows[c.name], g) for c in self.columns_], 1)
         z = self._draw_given(known.repeat(n_draws, 1), g) if len(rows) else known
         widths = [c.width for c in self.columns_]
@@ -204,7 +247,7 @@ class TableEstimator:
                 holes = torch.from_numpy(rows[c.name].isna().to_numpy(copy=True))
                 if bool(holes.any()):
                     whole[c.name] = fill(c, frame[c.name], decode(c, mine[holes], g))
-            found.append(_of_kind(whole, kind))
+            found.append(of_kind(whole, kind))
         return found[0] if n_draws == 1 else found
 
     def _draw_given(self, known: Tensor, g: torch.Generator) -> Tensor:
@@ -248,9 +291,11 @@ class TableEstimator:
             n_draws: Draws of q to average over.
             random_state: Seed of them.
         """
-        self._fitted()
-        frame, _ = _frame(X)
-        self._check_columns(frame)
+        frame = self._as_learned(X)
+        if why := [
+            next(filter(None, reasons)) for reasons in self._impossible(frame) if any(reasons)
+        ]:
+            raise ValueError("; ".join(why))
         g = self.estimator_._generator(random_state)
         flags = torch.tensor(
             [
@@ -274,23 +319,34 @@ class TableEstimator:
 
     def _log_prob(self, z: Tensor, g: torch.Generator) -> np.ndarray:
         """Return the log-density of rows of numbers; of what is known, where some are NaN."""
-        holes = z.isnan().any(1)
+        holes, estimator = z.isnan().any(1), self.estimator_
         found = np.zeros(len(z))
         if not bool(holes.all()):
-            found[~holes.numpy()] = np.asarray(self.estimator_.score_samples(z[~holes]))
+            found[~holes.numpy()] = np.asarray(estimator.score_samples(z[~holes]))
         if bool(holes.any()):
-            model = copy.deepcopy(self.estimator_.model_).cpu().double()
+            model = in_float64(estimator.model_)
+            times = time_grid(model.schedule, estimator.sample_levels(), rho=math.inf)
             found[holes.numpy()] = marginal_log_likelihood(
-                model, z[holes], times=time_grid(model.schedule, self.estimator_.n_sample_steps),
-                n_steps=self.estimator_.n_likelihood_steps, chunk_size=CHUNK, generator=g,
+                model, z[holes], times=times, n_steps=estimator.likelihood_steps(),
+                chunk_size=CHUNK, generator=g,
             )  # fmt: skip
         return found
 
-    def _check_columns(self, frame: pd.DataFrame) -> None:
-        """Raise `ValueError` unless a frame has all columns that were learned."""
+    def _as_learned(self, X: Any) -> pd.DataFrame:
+        """Return the columns learned from, with the dtypes that they had."""
+        self._fitted()
+        frame, _ = frame_of(X)
         names = [c.name for c in self.columns_]
         if missing := [name for name in names if name not in frame.columns]:
             raise ValueError(f"the frame lacks columns: {some(missing)}")
+        learned = {c.name: c for c in self.columns_}
+        series = of_each(frame[names], lambda name: like(learned[name], frame[name]))
+        return pd.concat(series, axis=1)
+
+    def _impossible(self, frame: pd.DataFrame) -> list[list[str]]:
+        """Return for each column why each row has probability 0, or ""."""
+        knows_parts = isinstance(self.estimator_.model_.condition, Mask)
+        return [impossible(c, frame[c.name], holes=knows_parts) for c in self.columns_]
 
     def _fitted(self) -> None:
         if not hasattr(self, "estimator_"):
@@ -299,9 +355,7 @@ class TableEstimator:
     def save(self, directory: str | os.PathLike[str]) -> Path:
         """Save the model, with names, kinds and levels of all columns, to a checkpoint folder."""
         self._fitted()
-        columns = [asdict(c) for c in self.columns_]
-        table = {"columns": columns, "kind": self._kind}
-        return self.estimator_.save(directory, extra={"table": table})
+        return self.estimator_.save(directory, extra=self._extra())
 
     @classmethod
     def load(cls, directory: str | os.PathLike[str]) -> TableEstimator:
@@ -310,15 +364,11 @@ class TableEstimator:
         Raises:
             ValueError: If the checkpoint is missing, damaged, or holds no table.
         """
-        table = checkpoint.read_config(directory)["extra"].get("table")
-        if table is None:
-            raise ValueError(f"{directory} holds no table; load it by ScoreEstimator.load")
-        try:
-            found = cls()
-            found._kind = table["kind"]
-            found.columns_ = tuple(_column(c) for c in table["columns"])
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
-            raise ValueError(f"{directory}/config.json is damaged: extra.table: {error}") from None
+        config = checkpoint.read_config(directory)
+        found = cls()
+        found.columns_ = cls._columns(config, directory)
+        table = config["extra"]["table"]
+        found._kind, found._form = table["kind"], table["form"]
         found.estimator_ = ScoreEstimator.load(directory)
         found.holes = isinstance(found.estimator_.model_.condition, Mask)
         if found.estimator_.n_features_in_ != sum(c.width for c in found.columns_):
@@ -327,40 +377,16 @@ class TableEstimator:
             )
         return found
 
-
-def _of_kind(frame: pd.DataFrame, kind: str) -> Any:
-    """Return a frame of pandas as one of the kind that was given."""
-    if kind == "polars":
-        import polars
-
-        return polars.from_pandas(frame)
-    return frame
-
-
-def _column(kept: dict[str, Any]) -> Column:
-    """Return a column from what a checkpoint keeps of it."""
-    T = kept["transform"]
-    kept = {**kept, "transform": None if T is None else Monotone(**T)}
-    for key in ("levels", "spikes", "categories"):
-        kept[key] = None if kept[key] is None else tuple(kept[key])
-    return Column(**{**kept, "others": tuple((v, s) for v, s in kept["others"])})
-
-
-def _frame(X: Any) -> tuple[pd.DataFrame, str]:
-    """Return a frame of pandas, and which kind was given."""
-    if isinstance(X, pd.DataFrame):
-        frame, kind = X, "pandas"
-    elif hasattr(X, "to_pandas"):
-        frame, kind = X.to_pandas(), "polars"
-        for name, dtype in X.schema.items():  # pandas has holes in integers and booleans if asked
-            if dtype.is_integer() or str(dtype) == "Boolean":
-                frame[name] = frame[name].astype(
-                    "boolean" if str(dtype) == "Boolean" else str(dtype)
-                )
-    else:
-        raise TypeError(f"a table is a frame of pandas or polars, got {type(X).__name__}")
-    names = list(map(str, frame.columns))
-    if len(set(names)) < len(names):
-        twice = sorted({name for name in names if names.count(name) > 1})
-        raise ValueError(f"columns must have different names; twice there: {', '.join(twice)}")
-    return frame.set_axis(names, axis=1), kind
+    @staticmethod
+    def _columns(config: dict[str, Any], directory: str | os.PathLike[str]) -> tuple[Column, ...]:
+        """Return the columns that a configuration has of a table, read with distrust."""
+        table = config["extra"].get("table")
+        if table is None:
+            raise ValueError(f"{directory} holds no table; load it by ScoreEstimator.load")
+        try:
+            if table.keys() != {"columns", "kind", "form"}:
+                raise ValueError("fields missing or unknown")
+            Form.of(table["form"])
+            return tuple(column_of(c) for c in table["columns"])
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"{directory}/config.json is damaged: extra.table: {error}") from None

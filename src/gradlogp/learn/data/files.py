@@ -88,7 +88,7 @@ def _layout(shape: tuple[int, ...]) -> tuple[str, ...]:
 
 
 def read_csv(path: Path, header: bool | None = None) -> Raw:
-    """Read columns of text. Unless `header` says so, `_is_header` tells names from a first row."""
+    """Read columns of text. Unless `header` says so, `is_header` tells names from a first row."""
     with reading(path):
         try:
             with path.open(encoding="utf-8-sig", newline="") as file:
@@ -105,7 +105,7 @@ def read_csv(path: Path, header: bool | None = None) -> Raw:
         if len(row) != len(first):
             raise ValueError(f"{path}: line {line} has {len(row)} cells instead of {len(first)}")
     columns = [list(cells) for cells in zip(*rows, strict=True)]
-    named = _is_header(columns) if header is None else header
+    named = is_header(columns) if header is None else header
     notes: tuple[str, ...] = ()
     if named:
         if header is None and any(number(cell) is not None and cell for cell in first):
@@ -132,13 +132,13 @@ def _counts_up(cells: tuple[str, ...]) -> bool:
     return _whole(list(cells)) and all(int(b) == int(a) + 1 for a, b in pairwise(cells))
 
 
-def _is_header(columns: list[list[str]]) -> bool:
+def is_header(columns: list[list[str]]) -> bool:
     """Tell names from a first row.
 
     Names are text. Among them may be whole numbers that differ, where each text, or an empty cell,
-    stands above a column of numbers. Numbers alone are names if they are whole and differ, and no
-    column below holds a whole number, or if, three or more, they count up by one and no line below
-    does.
+    stands above a column of numbers, or where, three or more, they count up by one and no line below
+    does. Numbers alone are names if they are whole and differ, and no column below holds a whole
+    number, or if they count up like that.
     """
     first = [cells[0] for cells in columns]
     found = [number(cell) for cell in first]
@@ -147,13 +147,14 @@ def _is_header(columns: list[list[str]]) -> bool:
         return None in found
     if not _whole(numbers) or len(columns[0]) < 2:
         return False
-    if len(numbers) < len(first):
-        texts = [cells for cells, cell in zip(columns, first, strict=True) if cell not in numbers]
-        return all(number(cell) is not None for cells in texts for cell in cells[1:])
-    if not any(cell.removeprefix("-").isdecimal() for cells in columns for cell in cells[1:]):
+    own = [cells for cells in columns if cells[0] in numbers]
+    counts, *below = map(_counts_up, zip(*own, strict=True))
+    if len(own) > 2 and counts and not any(below):
         return True
-    counts, *below = map(_counts_up, zip(*columns, strict=True))
-    return len(first) > 2 and counts and not any(below)
+    if len(own) < len(first):
+        texts = [cells for cells in columns if cells[0] not in numbers]
+        return all(number(cell) is not None for cells in texts for cell in cells[1:])
+    return not any(cell.removeprefix("-").isdecimal() for cells in columns for cell in cells[1:])
 
 
 def read_parquet(path: Path) -> Raw:

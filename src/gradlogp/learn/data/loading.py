@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Sequence
 from decimal import Decimal
 from pathlib import Path
@@ -20,6 +21,10 @@ from .records import Dataset, Raw, number
 
 CLASSES = 50
 """Most values of a column of text that are taken for classes in advice."""
+
+DATE = re.compile(r"\d{1,4}([-/.])\d{1,2}\1\d{1,4}\b|\d{4}-\d{2}$|\d{1,2}:\d{2}(:\d{2})?$")
+WRITTEN = re.compile(r"[+-]?\d{1,3}([,.' ])\d{3}(\1\d{3})*([.,]\d+)?|[+-]?\d*,\d+")
+"""What begins like a date or a time, and numbers that are written otherwise."""
 
 
 def load(
@@ -125,44 +130,77 @@ def _select(raw: Raw, columns: Sequence[str] | None, label: str | None, where: s
             raise ValueError(f"{where}: no column '{name}'{nearest(name, names)}")
     if not taken or len(set(taken)) != len(taken) or label in taken:
         raise ValueError(f"{where}: columns must be distinct and not the label, got {some(taken)}")
-    parts, texts = [], {}
+    parts, others = [], {}
     for name in taken:
         cells = data[place[name]]
         if isinstance(cells, list):
             values = [number(text) for text in cells]
             if None in values:
-                row = values.index(None)
-                at = f"row {row}" if raw.lines is None else f"line {raw.lines[row]}"
-                texts[name] = f"column '{name}', {at}: '{cells[row]}' is not a number"
+                others[name] = _what(cells, values, raw.lines)
                 continue
             cells = np.array(values, np.float64)
         parts.append(cells)
-    if texts:
-        raise ValueError(f"{where}: {_advice(texts, taken, {n: data[place[n]] for n in texts})}")
+    if others:
+        # few values, each many times: classes; dates, names and typing errors are not
+        counts = {name: len(set(data[place[name]])) for name in others}
+        few = {
+            name: k
+            for name, k in counts.items()
+            if k <= CLASSES and 4 * k <= len(data[place[name]])
+        }
+        numeric = [name for name in taken if name not in others]
+        raise NotNumbers(where, others, numeric, few)
     labels = raw.labels if label is None else np.asarray(data[place[label]])
     return raw._replace(data=np.stack(parts, 1), labels=labels, names=tuple(taken))
 
 
-def _advice(texts: dict[str, str], taken: Sequence[str], cells: dict[str, Any]) -> str:
-    """Say which columns hold text, all at once, and what can be done."""
-    first = next(iter(texts))
-    if len(taken) == 1 and (by := next((c for c in ";\t|" if c in texts[first]), None)):
-        return f"{texts[first]}; columns are separated by commas here, not by {by!r}"
-    more = f" (text also in {some(list(texts)[1:])})" if len(texts) > 1 else ""
-    numeric = [name for name in taken if name not in texts]
-    advice = (
-        [f"choose columns of numbers (columns=, --columns {','.join(numeric[:20])})"]
-        if numeric
-        else []
-    )
-    # few values, each many times: classes; dates, names and typing errors are not
-    counts = {name: len(set(column)) for name, column in cells.items()}
-    few = [n for n, k in counts.items() if k <= CLASSES and 4 * k <= len(cells[n])]
-    if few and numeric:
-        advice.append(
-            f"take '{few[0]}' with its {counts[few[0]]} values as classes (label=, --label)"
-        )
-    return f"{texts[first]}{more}" + ("; " if advice else "") + ", or ".join(advice)
+class NotNumbers(ValueError):
+    """Columns that hold something else than numbers, all of them, and what can be done.
+
+    Attributes:
+        columns: What each holds.
+    """
+
+    def __init__(
+        self, where: str, columns: dict[str, str], numeric: Sequence[str], classes: dict[str, int]
+    ) -> None:
+        self.where, self.columns, self.numeric, self.classes = where, columns, numeric, classes
+        super().__init__(self.message())
+
+    def message(self, *, command_line: bool = False) -> str:
+        """Return what is wrong, and what can be done in Python or on the command line."""
+        found = "; ".join(f"column '{name}' has {what}" for name, what in self.columns.items())
+        advice = []
+        if self.numeric:
+            names = ",".join(self.numeric[:20]) if command_line else list(self.numeric[:20])
+            option = f"--columns '{names}'" if command_line else f"columns={names}"
+            advice.append(f"choose columns of numbers with {option}")
+        if self.numeric and self.classes:
+            name, k = next(iter(self.classes.items()))
+            option = f"--label '{name}'" if command_line else f"label={name!r}"
+            advice.append(f"take '{name}' with its {k} values as classes with {option}")
+        whole = "`gradlogp fit FILE --out m`" if command_line else "glp.TableEstimator"
+        advice.append(f"learn all columns of the table as they are with {whole}")
+        return f"{self.where}: {found}; {', or '.join(advice)}"
+
+
+def _what(
+    cells: Sequence[str], values: Sequence[float | None], lines: Sequence[int] | None
+) -> str:
+    """Say what a column holds, in which some cells are no numbers."""
+    row = values.index(None)
+    at = f"row {row}" if lines is None else f"line {lines[row]}"
+    example, bad = repr(cells[row]), [c for c, v in zip(cells, values, strict=True) if v is None]
+    by = next((c for c in ";\t|" if all(c in cell for cell in bad)), None)
+    if by:
+        return f"{example} in {at}: columns are separated by commas here, not by {by!r}"
+    if all(DATE.match(cell) for cell in bad):
+        return f"dates, such as {example} in {at}"
+    if all(WRITTEN.fullmatch(cell) for cell in bad):
+        return f"numbers with decimal commas or grouped digits, such as {example} in {at}"
+    if 2 * len(bad) < len(cells):
+        return f"{len(bad)} of {len(cells)} cells that are no numbers: {example} in {at}"
+    return f"text, such as {example} in {at}"
 
 
 def _codes(labels: np.ndarray, where: str) -> tuple[Tensor, tuple[str, ...]]:

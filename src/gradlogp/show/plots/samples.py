@@ -55,7 +55,9 @@ def image_grid(rows: Sequence[tuple[str, Tensor]], *, theme: Theme = LIGHT) -> F
     return figure
 
 
-def samples(sets: list[tuple[str, Tensor]], *, theme: Theme = LIGHT) -> Figure:
+def samples(
+    sets: list[tuple[str, Tensor]], *, names: Sequence[str] = (), theme: Theme = LIGHT
+) -> Figure:
     """Draw sets of samples beside one another.
 
     Images are shown as rows of images, vectors by their first two coordinates in one frame for
@@ -63,6 +65,7 @@ def samples(sets: list[tuple[str, Tensor]], *, theme: Theme = LIGHT) -> Figure:
 
     Arguments:
         sets: Pairs (title, samples `(n, *event)`), all of one event shape.
+        names: Names of the coordinates.
         theme: Colours.
 
     Raises:
@@ -85,7 +88,9 @@ def samples(sets: list[tuple[str, Tensor]], *, theme: Theme = LIGHT) -> Figure:
     colours = (theme.model, theme.real)
     if flat[0][1].shape[1] == 1:
         with new_figure(theme, 5.2, 3.6) as figure:
-            axes = figure.add_subplot(xlabel="x", yticks=[], xlim=(low[0], high[0]))
+            axes = figure.add_subplot(
+                xlabel=names[0] if names else "x", yticks=[], xlim=(low[0], high[0])
+            )
             edges = np.linspace(low[0], high[0], 61)
             for i, (title, x) in enumerate(flat):
                 heights = np.histogram(x[:, 0], edges)[0] / len(x)
@@ -93,9 +98,10 @@ def samples(sets: list[tuple[str, Tensor]], *, theme: Theme = LIGHT) -> Figure:
             axes.set_ylim(bottom=0)
             legend(axes)
         return figure
+    across, up = names[:2] if len(names) > 1 else ("x₁", "x₂")
     with new_figure(theme, 4.6 * len(flat), 4.2) as figure:
         for i, (title, x) in enumerate(flat):
-            axes = figure.add_subplot(1, len(flat), i + 1, xlabel="x₁", ylabel="x₂")
+            axes = figure.add_subplot(1, len(flat), i + 1, xlabel=across, ylabel=up)
             chosen = x[evenly(len(x), MOST_POINTS)]
             axes.plot(*chosen[:, :2].T, ".", ms=3, mew=0, alpha=0.5, color=colours[i % 2])
             axes.set(xlim=(low[0], high[0]), ylim=(low[1], high[1]))

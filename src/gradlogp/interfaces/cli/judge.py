@@ -1,0 +1,95 @@
+"""What `evaluate` leaves: a report and a verdict, or rows by their log-density."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .common import Misuse, claim_output, generator_of, print_json, print_rows, refuse, say
+from .loading import load_estimator, load_for
+from .tables import ending, rank_rows
+
+if TYPE_CHECKING:
+    from ...check.compare import Comparison
+    from ...show.report import Row
+
+
+def conclude(
+    comparison: Comparison, rows: list[Row], out: Path | None, began: float, facts: dict[str, Any],
+    *, json: bool, quiet: bool,
+) -> int:  # fmt: skip
+    """Write the report of an evaluation, print its rows and the verdict; return the exit code."""
+    from ...show.report import provenance
+
+    if out is not None:
+        _report(out, provenance(began, **facts), comparison, rows, quiet=quiet)
+    verdict = comparison.verdict
+    if json:
+        table = [row._asdict() for row in rows]
+        print_json({"ok": verdict.ok, "reasons": verdict.reasons, "rows": table})
+    else:
+        print_rows(rows)
+        print(verdict)
+    if not verdict.ok:
+        more = len(verdict.reasons) - 1
+        say(f"not ok: {verdict.reasons[0]}" + f" (and {more} more)" * bool(more))
+    return 0 if verdict.ok else 1
+
+
+def rank_into(
+    checkpoint: Path, data: str, out: Path, columns: str | None, label: str | None, *,
+    header: bool | None, whole: bool, force: bool, seed: int, quiet: bool,
+) -> int:  # fmt: skip
+    """Write the rows of the data with their log-density, the least likely first."""
+    suffix, formats = ending(out, table=True)
+    if suffix not in formats:
+        raise Misuse(f"cannot write {out}: use one of {', '.join(formats)}")
+    claim_output(out, force=force)
+    from ...core.files import write_files
+    from ..tables.forms import written
+
+    generator_of(seed)
+    if whole:
+        refuse(
+            {"--columns": columns, "--label": label}, "is not for tables, which are known whole"
+        )
+        found = rank_rows(checkpoint, data, header, seed, quiet=quiet)
+    else:
+        from ...diffusion import log_likelihood
+        from ...show.progress import bar
+        from ..pipeline import CHUNK
+        from ..tables.ranks import numbers, ranked
+
+        estimator = load_estimator(checkpoint)
+        held, labels = load_for(estimator, data, columns, label, header=header, quiet=quiet)
+        model = estimator.model_ if labels is None else estimator.model_.given(labels)
+        with bar("log-likelihood", quiet=quiet) as update:
+            nats = log_likelihood(
+                model,
+                held.x,
+                n_steps=estimator.likelihood_steps(),
+                chunk_size=CHUNK,
+                progress=update,
+            ).log_prob
+        found = ranked(numbers(held.x, held.columns), nats.numpy())
+    write_files({out: written(found, suffix)})
+    say(f"{out}: {len(found)} rows, the least likely first", quiet=quiet)
+    return 0
+
+
+def _report(
+    out: Path, facts: dict[str, str], comparison: Comparison, rows: list[Row], *, quiet: bool
+) -> None:
+    """Write the report of an evaluation."""
+    from ...check.pages import sections
+    from ...show.report import Section, write
+
+    ok = comparison.verdict.ok
+    lead = f"Samples of {facts['checkpoint']} held against {facts['data']}: " + (
+        "nothing tells them apart." if ok else "they can be told apart."
+    )
+    own = tuple(row for row in rows if row not in comparison.rows)
+    parts = sections(comparison)
+    parts += [Section("Likelihood of held-out rows", rows=own)] if own else []
+    page = write(out, f"Evaluation of {facts['checkpoint']}", lead, parts, facts)
+    say(f"report: {page}", quiet=quiet)

@@ -1,0 +1,92 @@
+"""Frames as they are given, and columns as they were learned."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pandas as pd
+
+from ...noise.transforms import Monotone
+from .columns import Column
+
+
+class ColumnError(ValueError):
+    """Columns that cannot be learned: all of them, and what is wrong with each.
+
+    Attributes:
+        columns: Their names.
+        problems: What is wrong, in this order.
+    """
+
+    def __init__(self, columns: Sequence[str], problems: Sequence[str]) -> None:
+        self.columns, self.problems = tuple(columns), tuple(problems)
+        super().__init__(f"{'; '.join(problems)}; drop={list(columns)} leaves them out")
+
+
+def of_each(frame: pd.DataFrame, look: Callable[[str], Any]) -> tuple[Any, ...]:
+    """Return what is found in each column; `ColumnError` for all that fail."""
+    found, problems = [], {}
+    for name in frame.columns:
+        try:
+            found.append(look(name))
+        except ValueError as error:
+            problems[name] = str(error)
+    if problems:
+        raise ColumnError(list(problems), list(problems.values()))
+    return tuple(found)
+
+
+def like(column: Column, series: pd.Series) -> pd.Series:
+    """Return a column with the dtype of the one learned from, or as it is if that has no holes."""
+    if str(series.dtype) == column.dtype or (
+        column.dtype == "category" and column.transform is None
+    ):
+        return series
+    try:
+        return series.astype(column.dtype)
+    except (TypeError, ValueError):
+        numbers = column.transform is not None and series.dtype.kind in "iuf"
+        if (numbers and column.kind == "number") or column.transform is None:
+            return series
+        raise ValueError(
+            f"column {column.name!r} was learned as {column.dtype}, and is {series.dtype} here"
+        ) from None
+
+
+def of_kind(frame: pd.DataFrame, kind: str) -> Any:
+    """Return a frame of pandas as one of the kind that was given."""
+    if kind == "polars":
+        import polars
+
+        return polars.from_pandas(frame)
+    return frame
+
+
+def column_of(kept: dict[str, Any]) -> Column:
+    """Return a column from what a checkpoint keeps of it."""
+    T = kept["transform"]
+    kept = {**kept, "transform": None if T is None else Monotone(**T)}
+    for key in ("levels", "spikes", "categories", "seen"):
+        kept[key] = None if kept[key] is None else tuple(kept[key])
+    return Column(**{**kept, "others": tuple((v, s) for v, s in kept["others"])})
+
+
+def frame_of(X: Any) -> tuple[pd.DataFrame, str]:
+    """Return a frame of pandas, and which kind was given."""
+    if isinstance(X, pd.DataFrame):
+        frame, kind = X, "pandas"
+    elif hasattr(X, "to_pandas"):
+        frame, kind = X.to_pandas(), "polars"
+        for name, dtype in X.schema.items():  # pandas has holes in integers and booleans if asked
+            if dtype.is_integer() or str(dtype) == "Boolean":
+                frame[name] = frame[name].astype(
+                    "boolean" if str(dtype) == "Boolean" else str(dtype)
+                )
+    else:
+        raise TypeError(f"a table is a frame of pandas or polars, got {type(X).__name__}")
+    names = list(map(str, frame.columns))
+    if len(set(names)) < len(names):
+        twice = sorted({name for name in names if names.count(name) > 1})
+        raise ValueError(f"columns must have different names; twice there: {', '.join(twice)}")
+    return frame.set_axis(names, axis=1), kind

@@ -1,0 +1,145 @@
+"""Files of tables: what is found by looking, and the same file written back."""
+
+import gzip
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from gradlogp.interfaces.tables.files import Marks, read
+from gradlogp.interfaces.tables.forms import Form, suffix_of, written
+
+SAME = {
+    "plain.csv": "a,b\n1,x\n2,y\n",
+    "semicolon.csv": "x;y;n\n1,5;a;1.234,5\n2,25;b;12,0\n-3,0;;1.000.000,25\n",
+    "points.csv": "m;p\n1.234;1,5\n12.500;2,0\n7;3,5\n",
+    "tabs.tsv": "name\t2010\t2011\t2012\nA\t1\t2.5\t3\nB\tNA\t4.0\t9\n",
+    "grouped.csv": 'id,price\n1,"1,234"\n2,"5,678,901"\n3,17\n',
+    "spaces.csv": "id,price\n1,1 234.5\n2,5 678 901.25\n3,17.0\n",
+    "american.csv": "d,v\n1/2/2020,1\n12/13/2020,2\n",
+    "german.csv": "d;v\n31.12.2020;1\n01.02.2021;2\n",
+    "numbered.csv": "day,v\n20200131,1\n20200229,2\n",
+    "words.csv": "d\nJan 1 2000\nFeb 1 2000\nMar 12 2000\n",
+    "months.csv": "d,v\n2000-01,1\n2000-02,2\n",
+    "clock.csv": "t,v\n10:30,1\n23:59,2\n",
+    "holes.csv": "a,b,c\n1,NA,True\n2,3,NA\nNA,4,False\n",
+    "index.csv": ",a\n0,1.5\n1,2.5\n",
+    "nameless.csv": "5.1,setosa\n4.9,virginica\n",
+    "quoted.csv": 'a,b\n"x, y",1\n"say ""no""",2\n',
+    "large.csv": "a,b\n9007199254740993,36893488147419103232\n9007199254740995,36893488147419103233\n",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", SAME)
+def test_what_is_read_is_written_back(name, tmp_path):
+    path = tmp_path / name
+    path.write_text(SAME[name])
+    frame, _ = read(path)
+    assert written(frame, suffix_of(path)).decode() == SAME[name]
+    assert Form.of(frame.attrs["form"]).kept() == frame.attrs["form"]
+
+
+def test_what_columns_are_read_as(tmp_path):
+    kinds = {}
+    for name, text in SAME.items():
+        (tmp_path / name).write_text(text)
+        frame, _ = read(tmp_path / name)
+        kinds[name] = "".join(frame[c].dtype.kind for c in frame)
+    assert kinds["semicolon.csv"] == "fOf"
+    assert kinds["points.csv"] == "if"
+    assert kinds["tabs.tsv"] == "Oifi"
+    assert kinds["grouped.csv"] == "ii"
+    assert kinds["holes.csv"] == "iib"
+    for name in ("american", "german", "numbered", "words", "months", "clock"):
+        assert kinds[f"{name}.csv"][0] == "M", name
+    assert kinds["nameless.csv"] == "fO"
+    assert read(tmp_path / "points.csv")[0]["m"].tolist() == [1234, 12500, 7]
+    assert read(tmp_path / "semicolon.csv")[0]["n"].tolist() == [1234.5, 12.0, 1000000.25]
+
+
+def test_packed_marked_and_binary_files(tmp_path):
+    text = "a,b\n1,2020-01-02\n2,2020-01-03\n"
+    (tmp_path / "a.csv.gz").write_bytes(gzip.compress(text.encode()))
+    (tmp_path / "bom.csv").write_text("\ufeff" + text)
+    (tmp_path / "wide.csv").write_bytes(text.encode("utf-16"))
+    frames = [read(tmp_path / name)[0] for name in ("a.csv.gz", "bom.csv", "wide.csv")]
+    for frame in frames:
+        pd.testing.assert_frame_equal(frame, frames[0])
+        assert list(frame) == ["a", "b"]
+    assert gzip.decompress(written(frames[0], ".csv.gz")).decode() == text
+    (tmp_path / "a.parquet").write_bytes(written(frames[0], ".parquet"))
+    back, _ = read(tmp_path / "a.parquet")
+    assert back["b"].tolist() == ["2020-01-02", "2020-01-03"] or back["b"].dtype.kind == "M"
+
+
+def test_what_is_said_of_choices(tmp_path):
+    def said(text, name="a.csv"):
+        (tmp_path / name).write_text(text)
+        return "; ".join(read(tmp_path / name)[1])
+
+    assert "'d' may be %m/%d/%Y or %d/%m/%Y, and is read as %m/%d/%Y" in said(
+        "d\n1/2/2020\n3/4/2020\n"
+    )
+    assert said(SAME["grouped.csv"]) == "',' groups digits in price"
+    assert "',' is the decimal mark and '.' groups digits in n" in said(SAME["semicolon.csv"])
+    assert "is taken for names: --no-header" in said(SAME["tabs.tsv"])
+    assert said(SAME["plain.csv"]) == ""
+
+
+def test_what_cannot_be_a_table(tmp_path):
+    path = tmp_path / "a.csv"
+    marks = "\n".join(f"{i if i % 20 else '?'},{i if i % 30 else '-'}" for i in range(1, 101))
+    for text, says in (
+        ("", "the file is empty"), ("a,b\n", "a header but no row below it"),
+        ("a,b\n1,2\n3\n", "line 3 has 1 cells instead of 2"), ("a,a\n1,2\n", "names repeat: a, a"),
+        (f"hp,w\n{marks}\n", r"'hp' has 5 of 100 cells that are no number \('\?', the first in row 20"
+         r".*'w' has 3 of 100 .*marks=\['-', '\?'\] reads them as missing"),
+    ):  # fmt: skip
+        path.write_text(text)
+        with pytest.raises(ValueError, match=says):
+            read(path)
+    frame, _ = read(path, marks=["?", "-"])
+    assert frame.isna().sum().tolist() == [5, 3]
+    assert written(frame).decode().count("?") == 8
+    with pytest.raises(Marks):
+        read(path, skip=["hp"])
+    assert read(path, skip=["hp", "w"])[0]["hp"].nunique() == 96
+    path.write_bytes("größe,b\n1,2\n".encode("latin-1"))
+    with pytest.raises(ValueError, match="save it as UTF-8"):
+        read(path)
+    with pytest.raises(ValueError, match="no such file"):
+        read(tmp_path / "none.csv")
+    pd.DataFrame({"a": [[1], [2, 3]]}).to_parquet(tmp_path / "a.parquet")
+    with pytest.raises(ValueError, match="lists or tables in their cells: a"):
+        read(tmp_path / "a.parquet")
+
+
+def test_a_form_is_read_with_distrust():
+    good = Form(dates=(("d", "%Y-%m-%d", True),), numbers=(("x", ",", "."),)).kept()
+    assert Form.of(good) == Form(**good)
+    for change in (
+        {"separator": "ab"}, {"dates": [["d", "%s", True]]}, {"dates": [3]}, {"hole": 3},
+        {"numbers": [["x", "x", ""]]}, {"header": "yes"}, {"more": 1},
+    ):  # fmt: skip
+        with pytest.raises(ValueError, match="this is not how a file of a table can be written"):
+            Form.of(good | change)
+
+
+def test_random_tables_come_back(tmp_path):
+    """Numbers, holes and texts of any kind, through every separator."""
+    rng = np.random.default_rng(0)
+    for trial in range(6):
+        n = 30
+        frame = pd.DataFrame({
+            "i": pd.array(rng.integers(-(10**6), 10**6, n), dtype="Int64"),
+            "f": rng.normal(size=n).round(3), "t": rng.choice(["a b", "c;d", "e,f", 'g"h'], n),
+        })  # fmt: skip
+        frame.loc[rng.random(n) < 0.2, "i"] = pd.NA
+        frame.loc[rng.random(n) < 0.2, "t"] = None
+        path = tmp_path / f"{trial}.csv"
+        frame.to_csv(path, index=False, sep=",;\t|"[trial % 4])
+        back, _ = read(path)
+        assert back["i"].equals(frame["i"])
+        assert back["f"].astype(float).equals(frame["f"])
+        assert back["t"].isna().equals(frame["t"].isna())
+        assert written(back).decode() == path.read_text()
