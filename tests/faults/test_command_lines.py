@@ -28,7 +28,16 @@ DATA = [
     "../in/broken.npy", "../in/empty.csv", "../in/folder", "../in/missing.csv", "digitz", "", ".",
     "../in/model",
 ]  # fmt: skip
-MODELS = ["../in/model", "../in/classes", "../in/pictures", "../in/points.csv", "missing", "", "."]
+MODELS = [
+    "../in/model",
+    "../in/classes",
+    "../in/given",
+    "../in/pictures",
+    "../in/points.csv",
+    "missing",
+    "",
+    ".",
+]
 WORDS = {
     "data": DATA, "train": DATA, "what": [*DATA, *MODELS], "checkpoint": MODELS,
     "columns": ["a,b", "a", "b,zz", "", ",", "a,a", "kind"], "label": ["kind", "a", "zz", ""],
@@ -44,6 +53,8 @@ WORDS = {
     "only": ["statistics.weight_at_4", "statistics.wait", ""], "name": ["strs", "", "moons"],
     "box": ["2 6 2 6", "0 8 0 8", "6 2 2 6", "-1 3 0 4", "1 2 3", "x y z w"],
     "values": ["0 16", "nan 1", "1 0", "1"], "ema-half-lives": ["2", "0", "2 2", "x"],
+    "condition": ["b", "a,b", "zz", "kind", ""],
+    "given": ["b=1", "b=1,a=2", "../in/points.csv", "b=x", "missing.csv", "../in", ""],
     "seed": ["0", "1", "-1", "9" * 20, "x"], "threads": ["1", "0", "-3", "x"],
     "config": ["../in/good.toml", "../in/bare.toml", "../in/typo.toml", "../in/empty.csv", "none.toml",
                "."],
@@ -101,6 +112,7 @@ def folder(tmp_path_factory):
     for name, data, *more in (
         ("model", "points.csv", "--width", "4"), ("pictures", "images.npy"),
         ("classes", "classes.csv", "--label", "kind", "--width", "4"),
+        ("given", "points.csv", "--condition", "b", "--width", "4"),
     ):  # fmt: skip
         done = attempt("fit", at / data, "--out", at / name, "--steps", "2", "--quiet", *more)
         assert done.code == 0, done
@@ -222,7 +234,7 @@ def test_the_harness_sees_commands_that_break(folder, monkeypatch):
     monkeypatch.setattr(use, "load_estimator", broken)
     monkeypatch.setattr(learn, "load", stray)
     monkeypatch.setattr(check, "print_table", lambda *a, **k: (_ for _ in ()).throw(SystemExit(7)))
-    seen = "\n".join(walk(folder, monkeypatch, 60, 1)[0])
+    seen = "\n".join(walk(folder, monkeypatch, 150, 1)[0])
     (folder / "stray").unlink()
     for complaint in ("nobody foresaw", "wrote outside its folder", "raised SystemExit(7)"):
         assert complaint in seen
