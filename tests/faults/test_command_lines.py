@@ -31,6 +31,7 @@ DATA = [
 MODELS = [
     "../in/model",
     "../in/classes",
+    "../in/given",
     "../in/pictures",
     "../in/whole",
     "../in/table.csv",
@@ -57,6 +58,8 @@ WORDS = {
     "as": ["kind=category", "a=number", "a", "b=x", "=", "kind=number", "zz=date"],
     "drop": ["a", "a,b", "zz", "", "kind"], "missing": ["?", "inf", "", "x,y"],
     "rank": ["new.csv", "new.parquet", "new.csv.gz", "new.npy", "", ".", "../in/points.csv"],
+    "condition": ["b", "a,b", "zz", "kind", ""],
+    "given": ["b=1", "b=1,a=2", "../in/points.csv", "b=x", "missing.csv", "../in", ""],
     "seed": ["0", "1", "-1", "9" * 20, "x"], "threads": ["1", "0", "-3", "x"],
     "config": ["../in/good.toml", "../in/bare.toml", "../in/typo.toml", "../in/empty.csv", "none.toml",
                "."],
@@ -120,6 +123,7 @@ def folder(tmp_path_factory):
         ("model", "points.csv", "--width", "4", "--no-table"), ("pictures", "images.npy"),
         ("classes", "classes.csv", "--label", "kind", "--width", "4"),
         ("whole", "table.csv", "--width", "4"),
+        ("given", "points.csv", "--condition", "b", "--width", "4"),
     ):  # fmt: skip
         done = attempt("fit", at / data, "--out", at / name, "--steps", "2", "--quiet", *more)
         assert done.code == 0, done
@@ -242,6 +246,7 @@ def test_the_harness_sees_commands_that_break(folder, monkeypatch):
     monkeypatch.setattr(learn, "table_to_learn", stray)
     monkeypatch.setattr(check, "print_table", lambda *a, **k: (_ for _ in ()).throw(SystemExit(7)))
     seen = "\n".join(walk(folder, monkeypatch, 60, 2)[0])
+    seen = "\n".join(walk(folder, monkeypatch, 150, 1)[0])
     (folder / "stray").unlink()
     for complaint in ("nobody foresaw", "wrote outside its folder", "raised SystemExit(7)"):
         assert complaint in seen

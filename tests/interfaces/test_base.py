@@ -112,16 +112,17 @@ def test_how_many_rows_are_held_out():
 def test_what_base_is_chosen():
     g = seeded(0)
     x = MIXTURE.sample(600, generator=g).double()
-    ask = lambda name, x=x, conditional=False: base_for(
-        name, x[:500], x[500:], conditional=conditional, standardize=True, seed=0
+    ask = lambda name, x=x, condition=None: base_for(
+        name, x[:500], x[500:], condition=condition, standardize=True, seed=0
     )
     images = torch.rand(600, 1, 4, 4, generator=g)
     normal = torch.randn(600, 2, generator=g).double()
     assert isinstance(ask("auto"), glp.GaussianMixture)
-    assert isinstance(ask("mixture", conditional=True), glp.GaussianMixture)
-    assert ask("auto", conditional=True) == ask("gaussian") == "gaussian"
+    assert isinstance(ask("mixture", condition="classes"), glp.GaussianMixture)
+    assert ask("auto", condition="classes") == ask("gaussian") == "gaussian"
     assert ask("auto", images) is None
     assert ask("none") is None
+    assert ask("auto", condition="values") is None
     assert ask("gaussian", images) == "gaussian"
     assert ask("auto", normal) == "gaussian"
     found, gain = mixture_of(x[:500], x[500:], 0)

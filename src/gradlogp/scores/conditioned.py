@@ -135,7 +135,10 @@ class Condition(nn.Module):
         known = float(self.dropout) > 0
         self.dropout.fill_(dropout)
         if not isinstance(self.kind, int):
-            self.coordinates = AffineCoordinates.fit(values, self.kind)
+            try:
+                self.coordinates = AffineCoordinates.fit(values, self.kind)
+            except ValueError as error:
+                raise ValueError(f"the condition says nothing there: {error}") from None
             if dropout > 0 and not known:
                 beyond = self.coordinates.encode(as_tensor(values)).amax(0) + 1
                 with torch.no_grad():
