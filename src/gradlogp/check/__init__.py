@@ -6,5 +6,7 @@ from .baselines import Baseline as Baseline
 from .baselines import baselines as baselines
 from .compare import Comparison as Comparison
 from .compare import compare as compare
+from .conformance import ConformanceError as ConformanceError
+from .conformance import check_kernel as check_kernel
 from .sbc import Calibration as Calibration
 from .sbc import sbc as sbc
