@@ -8,5 +8,6 @@ from .compare import Comparison as Comparison
 from .compare import compare as compare
 from .conformance import ConformanceError as ConformanceError
 from .conformance import check_kernel as check_kernel
+from .conformance import check_transition as check_transition
 from .sbc import Calibration as Calibration
 from .sbc import sbc as sbc

@@ -1,4 +1,4 @@
-"""Does a kernel do what it claims: its conduct, and then its mathematics."""
+"""Does a kernel do what it claims: its conduct, and then its paths."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from ...core import Density, Kernel, check_function, check_kind
 from ...core import check_kernel as check_is_kernel
 from ...langevin.kernels.facts import Facts, facts_of
 from ...langevin.run import run
-from . import kernel_laws as mathematics
+from . import kernel_paths as paths
+from .kernel_laws import gaussian
 from .laws import Observed, Skewed
 from .report import Report, Watched, off_by, require, seeded, with_own_noise
 
@@ -83,13 +84,13 @@ def check_kernel(
         coupled = _conduct(report, make, facts, where, x)
     _runs_go_on(report, kernel, where, x, coupled)
     if flat:
-        mathematics.gaussian(report, make, facts)
+        gaussian(report, make, facts)
         if _runs(kernel, Observed(Skewed()), 1):
-            mathematics.quartic(report, make, facts)
-            mathematics.balance(report, make, facts)
+            paths.quartic(report, make, facts)
+            paths.balance(report, make, facts)
         if target is None:
-            mathematics.units(report, make)
-    mathematics.invariance(report, make, facts, target)
+            paths.units(report, make)
+    paths.invariance(report, make, facts, target)
     return report
 
 

@@ -15,7 +15,7 @@ from ...core import Generator, NoisyScore, check_count, check_option, randn_like
 from ...noise.predictions import predict
 from ...noise.tweedie import tweedie_variance
 from .coefficients import interval
-from .facts import POINT, Facts
+from .facts import FORWARD, POINT, Facts
 
 VARIANCES = ("posterior", "forward", "optimal")
 
@@ -69,7 +69,7 @@ class Ancestral:
     @property
     def facts(self) -> Facts:
         """What is known of this transition."""
-        exact = {"posterior": POINT, "forward": "N(0, I) under VP"}
+        exact = {"posterior": POINT, "forward": FORWARD}
         optimal = self.variance == "optimal"
         known = exact.get(self.variance, "in the variance of every entry")
         probes = self.n_probes or 0

@@ -20,6 +20,7 @@ class Facts(NamedTuple):
         divides_by_alpha: Whether a step from α_t = 0 is refused.
         memory: Whether a step depends on the steps before.
         exact: On which data a step is exact whatever its length, in words; None if on none.
+        adaptive: Whether a step evaluates the score more often where that is needed.
     """
 
     order: int | None
@@ -28,9 +29,10 @@ class Facts(NamedTuple):
     divides_by_alpha: bool = False
     memory: bool = False
     exact: str | None = None
+    adaptive: bool = False
 
 
-POINT = "data that are one point"
+POINT, FORWARD = "data that are one point", "N(0, I) under VP"
 
 UNKNOWN = Facts(None, 1, divides_by_alpha=True)
 
