@@ -13,7 +13,8 @@ from torch import Tensor
 
 import gradlogp as glp
 from gradlogp.check import ConformanceError, check_kernel
-from gradlogp.check.conformance import Report, kernel_laws, laws
+from gradlogp.check.conformance import kernel_laws, laws
+from gradlogp.check.conformance.report import Report
 from gradlogp.core import rand_like, randn_like
 from gradlogp.distributions import UniformSphere
 from gradlogp.langevin import kernels

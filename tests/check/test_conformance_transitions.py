@@ -11,7 +11,7 @@ from support import order
 
 from gradlogp import ExactScore, Gaussian, as_score
 from gradlogp.check import ConformanceError, check_transition
-from gradlogp.check.conformance import Report
+from gradlogp.check.conformance.report import Report
 from gradlogp.check.conformance.transitions import CASES, _path, conduct
 from gradlogp.core import randn_like
 from gradlogp.diffusion import transitions
