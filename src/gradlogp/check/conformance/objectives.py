@@ -193,7 +193,8 @@ def _value(report: Report, call: _Call) -> None:
         value = _mean(call, _affine(W, c))
         found.append(value[0])
         errors.append(value[1])
-    A, y, sd = torch.stack(rows), torch.tensor(found).double(), torch.tensor(errors).double()
+    A = torch.stack(rows)
+    y, sd = (torch.tensor(v, dtype=torch.float64) for v in (found, errors))
     fit = torch.linalg.lstsq(A, y[:, None]).solution[:, 0]
     # how far errors of the values move what is fitted
     spread = torch.linalg.pinv(A).square() @ sd.square()
