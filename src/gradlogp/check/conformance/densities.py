@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...calculus.reverse import score_from_log_prob
+from ...calculus.reverse import jacobian, score_from_log_prob
 from ...core import Density, check_target
 from .report import Report, off_by, require, seeded
 
@@ -232,12 +232,20 @@ def _sampling(report: Report, d: Any) -> None:
 
 
 def _noising(report: Report, d: Any) -> None:
+    for sigma in (0.05, 3.0, SIGMA):
+        x = _at_level(report, d, sigma)
     x0 = d.sample(DRAWS, generator=seeded(4)).double()
-    noised = d.noised(ALPHA, SIGMA)
+    _one_level_a_row(report, d, x)
+    _by_draws(report, d, x0, x[:3])
+
+
+def _at_level(report: Report, d: Any, sigma: float) -> Tensor:
+    """Hold the law at a noise level against its parts, and return points of it."""
+    noised, v = d.noised(ALPHA, sigma), sigma**2
     x = noised.sample(8, generator=seeded(5)).double()
-    twice, once = noised.noised(0.5, 0.3), d.noised(0.5 * ALPHA, math.hypot(0.5 * SIGMA, 0.3))
+    twice, once = noised.noised(0.5, 0.3), d.noised(0.5 * ALPHA, math.hypot(0.5 * sigma, 0.3))
     report.small(
-        "score noised twice, off that noised once", off_by(twice.score(x), once.score(x)), 1e-8,
+        "score noised twice, off that noised once", off_by(twice.score(x), once.score(x)), 1e-9,
         "noise whose deviations are added and not its variances, or an α that is left out",
     )  # fmt: skip
     report.small(
@@ -245,10 +253,10 @@ def _noising(report: Report, d: Any) -> None:
         off_by(twice.log_prob(x), once.log_prob(x)), 1e-8,
         "a normaliser that forgets the noise",
     )  # fmt: skip
-    _one_level_a_row(report, d, x)
-    s, mean = noised.score(x).flatten(1), d.posterior_mean(x, ALPHA, SIGMA).flatten(1)
+    x = torch.cat([x, torch.zeros_like(x[:1]), ALPHA * d.sample(1, generator=seeded(6)).double()])
+    s, mean = noised.score(x).flatten(1), d.posterior_mean(x, ALPHA, sigma).flatten(1)
     flat = x.flatten(1)
-    v, parts = SIGMA**2, torch.stack([flat.flatten(), s.flatten()], 1)
+    parts = torch.stack([flat.flatten(), v * s.flatten()], 1)
     if float(torch.linalg.cond(parts)) < 1e3:  # x and s point in different directions
         of_x = torch.linalg.lstsq(parts, (ALPHA * mean).reshape(-1, 1)).solution[0]
         report.hold("Tweedie: coefficient of x in α E[x_0|x]", of_x, 1.0, 1e-6, {
@@ -257,7 +265,12 @@ def _noising(report: Report, d: Any) -> None:
     gain = float(((ALPHA * mean - flat) * s).sum() / s.square().sum())
     report.hold(
         "Tweedie: (α E[x_0|x] − x) over s", gain, v, 1e-6 * v,
-        {"a wrong sign": -v, "σ for σ²": SIGMA, "a division by α": v / ALPHA, "α² for α": v * ALPHA},
+        {"a wrong sign": -v, "σ for σ²": sigma, "a division by α": v / ALPHA, "α² for α": v * ALPHA},
+    )  # fmt: skip
+    report.small(
+        "score of the noised law, off the gradient of its log_prob",
+        off_by(v * noised.score(x), v * score_from_log_prob(noised.log_prob)(x)), 1e-9,
+        "a term that is left out of one of the two",
     )  # fmt: skip
     report.small(
         "posterior mean, off Tweedie's formula", off_by(ALPHA * mean, flat + v * s), 1e-8,
@@ -265,8 +278,8 @@ def _noising(report: Report, d: Any) -> None:
     )  # fmt: skip
     for name, law in (("hessian", noised), ("posterior_cov", d)):
         if hasattr(law, name):
-            _second(report, d, noised, x, name)
-    _by_draws(report, d, x0, x[:3])
+            _second(report, d, noised, x, sigma, name)
+    return x
 
 
 def _one_level_a_row(report: Report, d: Any, x: Tensor) -> None:
@@ -286,21 +299,19 @@ def _one_level_a_row(report: Report, d: Any, x: Tensor) -> None:
     )  # fmt: skip
 
 
-def _second(report: Report, d: Any, noised: Any, x: Tensor, name: str) -> None:
-    from ...calculus.reverse import jacobian
-
-    v, right = SIGMA**2, jacobian(noised.score, x.flatten(1)) if x.ndim == 2 else None
+def _second(report: Report, d: Any, noised: Any, x: Tensor, sigma: float, name: str) -> None:
+    v, right = sigma**2, jacobian(noised.score, x.flatten(1)) if x.ndim == 2 else None
     if right is None:
         return
     if name == "hessian":
         report.small(
-            "hessian, off the Jacobian of the score", off_by(noised.hessian(x), right), 1e-7,
+            "hessian, off the Jacobian of the score", off_by(v * noised.hessian(x), v * right), 1e-8,
             "a term s sᵀ left out or of the wrong sign",
         )  # fmt: skip
     else:
         expected = v / ALPHA**2 * (torch.eye(len(right[0])).to(right) + v * right)
         report.small(
-            "posterior covariance, off Tweedie's", off_by(d.posterior_cov(x, ALPHA, SIGMA), expected),
+            "posterior covariance, off Tweedie's", off_by(d.posterior_cov(x, ALPHA, sigma), expected),
             1e-7, "a factor σ² or α² left out",
         )  # fmt: skip
 
