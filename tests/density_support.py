@@ -58,6 +58,7 @@ KNOWN = [
     Banana(0.4, 1.7, -0.6, 0.5),
     Funnel(),
     Funnel(3, 1.0),
+    Funnel(2, 0.5),
     Ring(),
     Ring(0.5, 0.8),
     DoubleWell(),
@@ -67,6 +68,14 @@ KNOWN = [
     LogCosh(3),
     SkewedGumbel(2),
 ]
+
+
+def somewhere(law, alpha, sigma, generator, n=20):
+    """Points where the noised law has mass, one at 0, and one near the manifold."""
+    x = law.noised(alpha, sigma).sample(n, generator=generator).double()
+    x[0] = 0.0
+    x[1] = alpha * law.sample(1, generator=generator)[0]
+    return x
 
 
 def small_logistic(seed=0):

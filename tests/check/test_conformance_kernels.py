@@ -4,6 +4,7 @@ import dataclasses
 import math
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import NamedTuple
 
 import pytest
@@ -13,12 +14,12 @@ from torch import Tensor
 
 import gradlogp as glp
 from gradlogp.check import ConformanceError, check_kernel
-from gradlogp.check.conformance import kernel_laws, laws
+from gradlogp.check.conformance import kernel_laws, kernel_paths, laws
 from gradlogp.check.conformance.report import Report
 from gradlogp.core import rand_like, randn_like
 from gradlogp.distributions import UniformSphere
 from gradlogp.langevin import kernels
-from gradlogp.langevin.kernels.facts import UNKNOWN
+from gradlogp.langevin.kernels.facts import UNKNOWN, facts_of, table
 
 
 def maker(kernel, **changes):
@@ -91,10 +92,12 @@ WARM |= {
 
 
 @pytest.mark.parametrize("name", WARM)
-def test_the_covariance_at_other_temperatures_and_with_matrices(name):
+def test_temperatures_and_matrices(name):
     report, made = Report(), WARM[name]
     facts = made(0.1).facts
     kernel_laws.gaussian(report, made, facts)
+    if name in {kernel.__name__ for kernel in KERNELS if "MCLMC" not in kernel.__name__}:
+        kernel_paths.balance(report, made, facts)  # the others are of three dimensions
     seen = [key for key in report if "over that of the facts" in key]
     assert len(seen) == (2 if facts.affine and facts.stationary else 0)
 
@@ -300,3 +303,13 @@ def test_what_is_no_kernel_is_refused(arguments, message):
     for name in ("facts", "target"):
         with pytest.raises(ValueError, match=name):
             check_kernel(glp.langevin.ULA, **{name: "ULA"})
+
+
+def test_the_table_in_the_docs_is_made_from_the_facts():
+    assert all(hasattr(glp.langevin, kernel.__name__) for kernel in KERNELS)
+    assert all(isinstance(make(kernel, 0.1).facts, glp.langevin.Facts) for kernel in KERNELS)
+    assert facts_of(object()) == UNKNOWN
+    shown = [make(kernel, 0.1) for kernel in KERNELS]
+    shown.sort(key=lambda kernel: (kernel.facts.needs_log_prob, kernel.facts.draws))
+    page = (Path(__file__).parents[2] / "docs" / "sampling.md").read_text(encoding="utf-8")
+    assert table(shown) in page, f"docs/sampling.md must have this table\n\n{table(shown)}"

@@ -1,7 +1,6 @@
 """Every transition against the public checks, and transitions that are wrong in a known way."""
 
 import math
-import re
 from functools import partial
 from pathlib import Path
 
@@ -49,7 +48,7 @@ EVERY = [
     DPMSolver(1), ExponentialAB(1), *(ExponentialAB(k, "x0") for k in (1, 2, 3, 4)),
     ExponentialAB(2, extrapolate=True), Ancestral("optimal", n_probes=2),
     *(ReverseSDE(0.0, method) for method in ("exponential", "euler", "heun")),
-    ReverseSDE(0.5), ReverseSDE(0.5, "heun"), Churn(0.0), Churn(0.1, order=1), Churn(0.9, order=4),
+    ReverseSDE(0.5), ReverseSDE(0.5, "heun"), Churn(0.0), Churn(0.1, order=1),
     Churn(0.1, s_noise=1.1), PredictorCorrector(ReverseSDE(1.0, "heun"), n_steps=3),
     PredictorCorrector(DDIM(), rule="sample"), AnnealedLangevin(3, 1.0, BAOAB),
     AnnealedLangevin(3, 5.0, ExponentialSteps(0.0)),
@@ -70,11 +69,7 @@ SPARING = [
 GUIDED = [DPSStep(Ancestral(), SEEN), RePaint(Ancestral(), ENTRY, 3), RePaint(DDIM(), ENTRY, 1)]
 
 
-def _id(transition):
-    return re.sub(" at 0x[0-9a-f]+", "", str(transition))  # workers have to find the same ids
-
-
-each = partial(pytest.mark.parametrize, "transition", ids=_id)
+each = partial(pytest.mark.parametrize, "transition", ids=lambda t: type(t).__name__)
 
 
 @each(EVERY)
@@ -199,7 +194,7 @@ WRONG = {
     "kept where": (DPMSolver(), DPMSolver().facts._replace(memory=False)),
     "unnoticed": (DDIM(), DDIM().facts._replace(divides_by_alpha=True)),
     "this one converges": (DDIM(0.5), DDIM(0.5).facts._replace(order=None, exact=None)),
-    "pass facts= of order None": (AnnealedLangevin().__call__, None),
+    "pass facts= of order None": (AnnealedLangevin(1, 0.2).__call__, None),
 }  # fmt: skip
 
 

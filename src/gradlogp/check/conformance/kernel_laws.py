@@ -84,7 +84,7 @@ def gaussian(report: Report, make: Made, facts: Facts) -> None:
 
 def _off_affine(kernel: Any) -> float:
     """Return the largest f(u + v) − f(u) − f(v) + f(0) on 12 steps with the same noise for all four."""
-    target = Observed(GAUSSIAN, 0.25)
+    target = Observed(GAUSSIAN, 0.1)
     u, v = torch.cat(
         [torch.eye(D).double(), torch.randn(9, D, generator=seeded(7), dtype=torch.float64)]
     ).split(6)

@@ -49,8 +49,8 @@ def check_kernel(
         | https://doi.org/10.1198/016214504000001132
 
     Arguments:
-        make: make(step_size) -> kernel, as `ULA` itself or `lambda h: HMC(h, 3)`. One of minibatches
-            is asked for batches of one observation.
+        make: make(step_size) -> kernel, as `ULA` itself or `lambda h: HMC(h, 3)`. The order of one of
+            minibatches is only seen with batches of one observation.
         facts: What to hold it against; by default `kernel.facts`. To compare a kernel of yours with
             one of the library pass `glp.langevin.ULA.facts`.
         target: A density with `sample(n, generator=)` to run it on, in place of a skewed law. A kernel
@@ -108,7 +108,7 @@ def _starts(target: Any) -> list[tuple[Tensor, Any]]:
     """Return points to start from, and the density there."""
     if target is not None:
         return [(target.sample(6, generator=seeded(1)).double(), target)]
-    skewed = Observed(Skewed(), 0.05)
+    skewed = Observed(Skewed(), 0.01)
     return [
         (torch.randn(6, *event, generator=seeded(1), dtype=torch.float64), skewed)
         for event in EVENTS

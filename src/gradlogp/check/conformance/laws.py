@@ -19,17 +19,16 @@ GAUSSIAN = Gaussian(MEAN, COV)
 
 
 class Observed:
-    """A density as from two observations, whose scores differ by a constant: for batches of one.
+    """A density as from several observations, whose scores differ by constants.
 
     Arguments:
         law: The density.
-        apart: By how much the scores of the observations differ from their mean.
+        apart: By how much the scores of two observations, one after the other, differ.
+        n_data: How many there are.
     """
 
-    n_data = 2
-
-    def __init__(self, law: object, apart: float = 0.0) -> None:
-        self.law, self.apart = law, apart
+    def __init__(self, law: object, apart: float = 0.0, n_data: int = 10) -> None:
+        self.law, self.apart, self.n_data = law, apart, n_data
 
     def log_prob(self, x: Tensor) -> Tensor:
         """Return the log-density of all observations."""
@@ -41,8 +40,8 @@ class Observed:
 
     def minibatch_score(self, x: Tensor, index: Tensor) -> Tensor:
         """Return an unbiased estimate of the score from the observations `index` `(B, n)`."""
-        away = self.n_data / index.shape[-1] * (index.to(x) - 0.5).sum(-1)
-        return self.score(x) + 2 * self.apart * per_sample(away, x)
+        away = (index.to(x) - (self.n_data - 1) / 2).sum(-1)
+        return self.score(x) + self.n_data / index.shape[-1] * self.apart * per_sample(away, x)
 
 
 class Skewed:

@@ -15,7 +15,8 @@ class Facts(NamedTuple):
     Attributes:
         order: Order of the error over fixed time, of the path for a deterministic transition, of the
             law of Gaussian data for a random one; None where it does not converge by finer times.
-        evaluations: Evaluations of the score a step, the least of a step that adapts.
+        evaluations: Evaluations of the score a step, the least of a step that adapts; first steps of a
+            solver with memory may take more.
         draws: Draws of noise a step.
         divides_by_alpha: Whether a step from α_t = 0 is refused.
         memory: Whether a step depends on the steps before.
@@ -33,6 +34,7 @@ class Facts(NamedTuple):
 
 
 POINT, FORWARD = "data that are one point", "N(0, I) under VP"
+DIAGONAL = "Gaussians of diagonal covariance"
 
 UNKNOWN = Facts(None, 1, divides_by_alpha=True)
 
