@@ -78,7 +78,7 @@ def test_far_out_nothing_overflows():
 
 
 def test_logistic_score_and_its_parts(generator):
-    p = small_logistic(generator)
+    p = small_logistic()
     x = torch.randn(7, 4, generator=generator)
     check_score(p, x)
     close(p.log_prior(x) + p.log_likelihood(x, p.data).sum(1), p.log_prob(x), 1e-12)
