@@ -227,7 +227,7 @@ def look(peer):
 def laws_of(sampler):
     """The laws and orders of a transition; its conduct is that of the adapter."""
     from gradlogp.check.conformance.report import Report
-    from gradlogp.check.conformance.transitions import laws
+    from gradlogp.check.conformance.transition_laws import laws
 
     report = Report()
     laws(report, sampler, sampler.facts)

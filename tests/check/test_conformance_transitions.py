@@ -8,10 +8,11 @@ import pytest
 import torch
 from support import order
 
-from gradlogp import ExactScore, Gaussian, as_score
+from gradlogp import ExactScore, as_score
 from gradlogp.check import ConformanceError, check_transition
 from gradlogp.check.conformance.report import Report
-from gradlogp.check.conformance.transitions import CASES, _path, conduct
+from gradlogp.check.conformance.transition_laws import DATA, _path
+from gradlogp.check.conformance.transitions import CASES, conduct
 from gradlogp.core import randn_like
 from gradlogp.diffusion import transitions
 from gradlogp.diffusion.transitions import (
@@ -56,7 +57,6 @@ EVERY = [
     Coloured(1.0, DPMSolver(3)), Coloured(1.0, ReverseSDE(1.0, "heun")),
 ]  # fmt: skip
 
-DATA = Gaussian(torch.tensor([0.7, -1.2], dtype=torch.float64), [[1.5, 0.6], [0.6, 0.5]])
 SEEN = Observation(torch.tensor([[0.4]]), Matrix(torch.tensor([[1.0, 0.5]]).double()), 0.3)
 ENTRY = Observation(torch.tensor([[0.4]]), Inpainting(torch.tensor([True, False])), 0)
 SPARING = [

@@ -2037,7 +2037,7 @@ MUTANTS = (
     ),
     Mutant(
         "X: the power of a wrong drift with the wrong sign",
-        "check/conformance/transitions.py",
+        "check/conformance/transition_laws.py",
         "return float((r + (1 - r) * decay ** (2 * a - 1)).mean())",
         "return float((r + (1 - r) * decay ** (1 - 2 * a)).mean())",
         "check/test_conformance_transitions.py::test_what_is_wrong_is_named",

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...core import Injected, Streams, check_function, mean_and_error
+from ...core import Injected, Streams, check_function, mean_and_error, shown
 from ...noise import least_time
 from ...noise.schedules import VP
 from ...scores import as_score
@@ -98,7 +98,10 @@ class _Call:
             )  # fmt: skip
         given |= more
         model = as_score(lambda z, t: score(z), "score", SCHEDULE) if self.noisy else score
-        return self.o(model, x, **{k: v for k, v in given.items() if v is not None})
+        loss = self.o(model, x, **{k: v for k, v in given.items() if v is not None})
+        if not isinstance(loss, Tensor):
+            raise ValueError(f"o must return a tensor, a number a sample, got {shown(loss)}")
+        return loss
 
     @property
     def level(self) -> tuple[float, float]:

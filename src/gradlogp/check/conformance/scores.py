@@ -18,6 +18,9 @@ TIMES = (0.15, 0.5, 0.85)
 SLACK = 0.1
 """How far a learned score may be off its calibration, beside its standard errors."""
 
+FEWEST = 10
+"""Points below which an error bar means little."""
+
 SAID = 0.1
 """The part of the noise that a score must know of before the slope on it means something."""
 
@@ -53,7 +56,12 @@ def check_score(s: NoisyScore, *, data: Tensor | None = None) -> Report:
     """
     check_noisy_score(s, "s")
     if data is not None:
-        check_points(data, "data")
+        check_points(data, "data", s.event_shape)
+        if len(data) < FEWEST:
+            raise ValueError(
+                f"data must have at least {FEWEST} points, for an error bar that means something, "
+                f"got {len(data)}; hundreds see a deviation of a tenth"
+            )
     report = Report()
     z = _points(s, data)
     times = _times(s)
