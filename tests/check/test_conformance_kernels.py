@@ -290,6 +290,15 @@ def test_draws_of_another_law_are_no_exact_draws():
         check_kernel(made, target=OnSphere(2.0))
 
 
+def test_a_target_without_draws_is_a_place_to_run():
+    target = glp.as_target(log_prob=lambda x: -x.square().sum(1), event_shape=(3,))
+    found = check_kernel(glp.langevin.MALA, target=target)
+    assert "what chunks change" in found
+    assert "change of E x from exact draws" not in found
+    found = check_kernel(glp.langevin.MALA, target=glp.Gaussian([0.0, 1.0], 2.0))
+    assert "change of E x from exact draws" in found
+
+
 @pytest.mark.usefixtures("as_user")
 @pytest.mark.parametrize(
     ("arguments", "message"),

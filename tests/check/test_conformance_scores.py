@@ -129,6 +129,7 @@ WRONG = {
     "twice as large": ({"of": lambda s, z, a, b: 2 * s} | NO_LAW, Own),
     "ε̂ in place of the score": ({"of": lambda s, z, a, b: b * s} | NO_LAW, Own),
     "a division by σ too many": ({"of": lambda s, z, a, b: s / b} | NO_LAW, Own),
+    "by d = 3|a mean over d = 3": ({"of": lambda s, z, a, b: s / 3} | NO_LAW, Own),
     "a mean forgotten": ({"of": lambda s, z, a, b: s + 3 * a} | NO_LAW, Own),
     "Tweedie.*wrong sign": ({"denoise": lambda z, s, a, b: (z - b**2 * s) / a} | NO_LAW, Own),
     "Tweedie.*σ for σ²": ({"denoise": lambda z, s, a, b: (z + b * s) / a} | NO_LAW, Own),

@@ -163,11 +163,13 @@ class Own:
         drift = self.changes.get("drift", lambda s: s)(score(z, t))
         if not math.isfinite(g2):
             raise ValueError("the SDE has no finite coefficients where alpha = 0")
-        out = z + h * (self.a * g2 * drift - f * z)
+        drift_power, noise_power = self.changes.get("powers", (2, 1))
+        g = math.sqrt(max(g2, 0.0))
+        out = z + h * (self.a * g**drift_power * drift - f * z)
         if not self.b:
             return out
         noise = self.changes.get("noise", randn_like)(z, generator)
-        return out + self.b * math.sqrt(max(g2 * h, 0.0)) * noise
+        return out + self.b * g**noise_power * math.sqrt(max(h, 0.0)) * noise
 
 
 FLOW = ReverseSDE(0.0, "euler").facts
@@ -178,6 +180,8 @@ WRONG = {
     "half its variance": (Own(1.0, math.sqrt(0.5)), None),
     "twice its variance": (Own(1.0, math.sqrt(2)), None),
     "2 g² s": (Own(2.0), None),
+    "g s where g² s": (Own(powers=(1, 1)), None),
+    "noise g² dW": (Own(powers=(2, 2)), None),
     "at the wrong end": (DDIM(), DDIM().facts._replace(order=2)),
     "β for β̃": (Ancestral("forward"), Ancestral().facts),
     "Tweedie": (Own(end=lambda z, x0: z), None),

@@ -53,8 +53,9 @@ def check_kernel(
             minibatches is only seen with batches of one observation.
         facts: What to hold it against; by default `kernel.facts`. To compare a kernel of yours with
             one of the library pass `glp.langevin.ULA.facts`.
-        target: A density with `sample(n, generator=)` to run it on, in place of a skewed law. A kernel
-            of a sphere or another subset needs one whose draws lie there.
+        target: A density to run it on, in place of a skewed law, with `sample(n, generator=)`, or with
+            an `event_shape` and no exact draws to judge it by. A kernel of a sphere or another
+            subset needs one whose draws lie there.
 
     Returns:
         Name -> what was measured. `print` shows a line each.
@@ -68,9 +69,9 @@ def check_kernel(
     if facts is not None:
         check_kind(facts, "facts", Facts, "glp.langevin.Facts(...)")
     if target is not None:
-        check_kind(
-            target, "target", ("score", "sample"), "a density with draws of its own, .sample"
-        )
+        check_kind(target, "target", ("score",), "a density with draws of its own, .sample")
+        if not hasattr(target, "sample") and getattr(target, "event_shape", None) is None:
+            raise ValueError("target must have draws of its own, .sample, or an event_shape")
     kernel = make(STEP)
     check_is_kernel(kernel, "make(step_size)")
     facts = facts_of(kernel) if facts is None else facts
@@ -106,8 +107,11 @@ def _runs(kernel: Any, target: Any, d: int) -> bool:
 
 def _starts(target: Any) -> list[tuple[Tensor, Any]]:
     """Return points to start from, and the density there."""
-    if target is not None:
+    if target is not None and hasattr(target, "sample"):
         return [(target.sample(6, generator=seeded(1)).double(), target)]
+    if target is not None:
+        shape = target.event_shape
+        return [(torch.randn(6, *shape, generator=seeded(1), dtype=torch.float64), target)]
     skewed = Observed(Skewed(), 0.01)
     return [
         (torch.randn(6, *event, generator=seeded(1), dtype=torch.float64), skewed)

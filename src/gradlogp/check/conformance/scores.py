@@ -236,6 +236,7 @@ def _calibration(report: Report, s: Any, data: Tensor) -> None:
             "a wrong sign": -1.0, "a score half as large: a factor 2": 0.5,
             "a score twice as large: a factor 2": 2.0, "a score that says nothing": 0.0,
             "ε̂ in place of the score, or σ twice": b, "a division by σ too many": 1 / b,
+            f"a mean over d = {along.shape[1]} where a sum belongs": 1 / along.shape[1],
         })  # fmt: skip
         if known > SAID:
             name = f"slope of the noise on what the score says of it, {where}"

@@ -145,6 +145,23 @@ def _after(data: Gaussian, a: float, b: float) -> float:
 NEITHER = "a step of neither the flow nor the SDE; if a bias is meant, pass facts= of order None"
 
 
+def _rooted(data: Gaussian, drift: float, noise: float, n: int = 2000) -> float:
+    """The same for dX = −g^{drift} s dτ + g^{noise} dW̄, by Heun's rule for the variance."""
+    schedule, total = VE(LOW, HIGH), 0.0
+    start, _ = _ends(data, schedule, _ladder(1))
+    times = _ladder(n)
+    g, sigma2 = schedule.g2(times).sqrt().tolist(), schedule(times)[1].square().tolist()
+    h = FIRST / n
+    for w in torch.linalg.eigvalsh(data.cov).tolist():
+        v = w + sigma2[0]
+        slope = lambda i, v, w=w: -2 * g[i] ** drift * v / (w + sigma2[i]) + g[i] ** (2 * noise)
+        for i in range(n):
+            first = slope(i, v)
+            v += h * (first + slope(i + 1, v + h * first)) / 2
+        total += v / (w + sigma2[-1])
+    return total / len(start.mean)
+
+
 def _limit(
     report: Report, sizes: Sequence[float], order: int, slips: dict[str, float], else_: str | None
 ) -> None:
@@ -177,6 +194,8 @@ def _order_of_laws(report: Report, read: Read, order: int | None, at_least: bool
         "noise of half its variance": _after(DATA, 1, math.sqrt(0.5)),
         "noise of twice its variance": _after(DATA, 1, math.sqrt(2)),
         "a drift of 2 g² s": _after(DATA, 2, 1),
+        "a square root: g s where g² s belongs in the drift": _rooted(DATA, 1, 1),
+        "a square root forgotten: noise g² dW where g dW belongs": _rooted(DATA, 2, 2),
     }
     _limit(
         report, [size for _, size in ends.values()], order, slips, NEITHER if at_least else None
