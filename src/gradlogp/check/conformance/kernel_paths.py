@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...core import Injected, Kernel
+from ...core import Injected, Kernel, mean_and_error
+from ...distributions import Gaussian
 from ...langevin.kernels.facts import Facts
 from ...langevin.kernels.steps import started
 from ...langevin.run import run
@@ -247,6 +248,24 @@ def invariance(
         )  # fmt: skip
     seen = BEYOND * report["change of E x² from exact draws"].standard_error
     report.measure("relative bias of E x² that is seen", seen / float(before.square().mean()))
+
+
+def nearly(report: Report, make: Made, facts: Facts, h: float = 0.1, steps: int = 60) -> None:
+    """From exact draws of N(0, I) in the plane a step of order r keeps E x² to about h^r."""
+    if facts.exact or facts.order is None:
+        return
+    law, g = Observed(Gaussian(torch.zeros(2).double(), 1.0)), seeded(15)
+    kernel, x = make(h), torch.randn(10_000, 2, generator=g, dtype=torch.float64)
+    state = started(kernel, x, law, g)
+    for _ in range(steps):
+        state, _ = kernel.step(state, law, generator=g)
+    found = mean_and_error((state.x.square() - x.square()).mean(1))
+    name = "change of E x² from exact draws of N(0, I)"
+    likely = "a law p^{1/τ} of another τ, such as d for d − 1, or a step of lower order"
+    report.hold(
+        name, found.value, 0.0, BEYOND * found.standard_error + h**facts.order, else_=likely
+    )
+    report[name] = found
 
 
 def _bold(make: Made, where: Any, x: Tensor) -> Kernel[Any, Any]:

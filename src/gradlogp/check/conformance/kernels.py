@@ -15,7 +15,7 @@ from ...langevin.kernels.facts import Facts, facts_of
 from ...langevin.run import run
 from . import kernel_paths as paths
 from .kernel_laws import gaussian
-from .laws import Observed, Skewed
+from .laws import Observed, OnCircle, Skewed
 from .report import Report, Watched, off_by, require, seeded, with_own_noise
 
 Made = Callable[[float], Kernel[Any, Any]]
@@ -54,8 +54,8 @@ def check_kernel(
         facts: What to hold it against; by default `kernel.facts`. To compare a kernel of yours with
             one of the library pass `glp.langevin.ULA.facts`.
         target: A density to run it on, in place of a skewed law, with `sample(n, generator=)`, or with
-            an `event_shape` and no exact draws to judge it by. A kernel of a sphere or another
-            subset needs one whose draws lie there.
+            an `event_shape` and no exact draws to judge it by. A kernel that runs on a subset needs
+            one whose draws lie there; one of a sphere, with a `radius`, is run on a circle.
 
     Returns:
         Name -> what was measured. `print` shows a line each.
@@ -76,6 +76,8 @@ def check_kernel(
     check_is_kernel(kernel, "make(step_size)")
     facts = facts_of(kernel) if facts is None else facts
     report, flat = Report(), _runs(kernel, Observed(Skewed()), 2)
+    if target is None and not flat and hasattr(kernel, "radius"):
+        target = OnCircle(kernel.radius)
     if target is None and not flat:
         raise ValueError(
             "target must be a density whose draws lie where this kernel runs: it does not start at "
@@ -89,6 +91,8 @@ def check_kernel(
         if _runs(kernel, Observed(Skewed()), 1):
             paths.quartic(report, make, facts)
             paths.balance(report, make, facts)
+        else:
+            paths.nearly(report, make, facts)
         if target is None:
             paths.units(report, make)
     paths.invariance(report, make, facts, target)

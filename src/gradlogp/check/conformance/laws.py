@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ...core import per_sample, sum_event
-from ...distributions import Gaussian
+from ...distributions import Gaussian, VonMisesCircle
 
 MEAN = torch.tensor([0.7, -1.2, 0.4], dtype=torch.float64)
 COV = torch.tensor([[1.5, 0.6, 0.2], [0.6, 0.8, -0.2], [0.2, -0.2, 0.9]], dtype=torch.float64)
@@ -77,6 +77,28 @@ class Quartic:
     def score(self, x: Tensor) -> Tensor:
         """Return its gradient."""
         return -(x**3)
+
+
+class OnCircle:
+    """The law of density ∝ exp(κ cos θ) on a circle around 0, for kernels of a sphere."""
+
+    event_shape = torch.Size([2])
+
+    def __init__(self, radius: float, concentration: float = 1.5) -> None:
+        self.law = VonMisesCircle(radius, concentration)
+        self.slope = torch.tensor([concentration / radius, 0.0], dtype=torch.float64)
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        """Return κ cos θ, with respect to the length of the circle."""
+        return x @ self.slope.to(x)
+
+    def score(self, x: Tensor) -> Tensor:
+        """Return its gradient in the plane."""
+        return self.slope.to(x).expand(x.shape).clone()
+
+    def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
+        """Draw n points of the circle."""
+        return self.law.sample(n, generator=generator)
 
 
 # ---------------------------------------------------------------------------- quadrature
