@@ -25,6 +25,7 @@ from pathlib import Path
 import torch
 
 import gradlogp as glp
+from gradlogp.diffusion.transitions.multistep import FINE
 from gradlogp.noise.schedules import VE
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -50,7 +51,7 @@ def problems():
 
 
 def ours():
-    """Our transitions by name, with the evaluations of a step, and those that first steps take more."""
+    """Our transitions by name, with the scores of a step, and how many more first steps may take."""
     return {
         "DDIM": (glp.diffusion.DDIM(), 1, 0),
         "Heun": (glp.diffusion.ProbabilityFlow(2), 2, 0),
@@ -74,11 +75,13 @@ def ours():
 def run_ours(transition, stages, more, grid, denoise, x, nfe):
     """Move x to the noise-free end with at most nfe evaluations of the denoiser."""
     score = glp.as_score(lambda y, t: denoise(y, SCHEDULE(t)[1]), "x0", SCHEDULE)
-    n_steps = (nfe - 1 - more) // stages
+    ladder = lambda n: grid(torch.linspace(1, 0, n + 1), HIGH, LOW)
+    n_steps = (nfe - 1) // stages
     if n_steps < 1:
         return None
-    u = torch.linspace(1, 0, n_steps + 1)
-    levels = grid(u, HIGH, LOW)
+    levels = ladder(n_steps)
+    if more and (levels[0] / levels[1]).log() < FINE:  # where first steps take more
+        levels = ladder(n_steps - more)
     times = (levels / LOW).log() / torch.tensor(HIGH / LOW).log()
     times[0], times[-1] = 1.0, 0.0
     return glp.evolve(transition, score, x, times)

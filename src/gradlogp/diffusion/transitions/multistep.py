@@ -9,7 +9,8 @@ In λ = log(α/σ) the flow is, exactly,
 and a method of order k puts the polynomial through the last k values of x̂_0 (or ε̂) into the
 integral. With one value both are DDIM. First steps have fewer values, and what they err stays: so as
 long as k − 1 are not known, methods of order 3 and 4 take steps of three stages, at 0, h/3 and 2h/3,
-whose error is of order h⁴ and which, like the others, are exact where x̂_0 is constant.
+whose error is of order h⁴ and which, like the others, are exact where x̂_0 is constant. Where steps
+are long, h ≥ 0.1, their two scores more are better spent on steps, and DDIM begins.
 """
 
 from __future__ import annotations
@@ -31,6 +32,9 @@ from .facts import POINT, Facts
 
 STAGES = ((1 / 3, 0.0), (2 / 3, 1 / 3), (1.0, 2 / 3))
 """Ends of the stages of a first step, and the value each uses beside the first, as parts of h."""
+
+FINE = 0.1
+"""The length of a first step in λ from which on stages do not pay: measured from σ = 3 and from 80."""
 
 NODES, NODE_WEIGHTS = np.polynomial.legendre.leggauss(24)
 
@@ -145,7 +149,8 @@ class _Run:
         used = [(ratio, value) for ratio, _, value in self.memory[: solver.order]]
         if math.isfinite(there.ratio - here.ratio):
             known = self.alone or len(used) >= solver.order - 1
-            if not known and score.schedule.times is None:
+            short = there.ratio - here.ratio < FINE
+            if not known and short and score.schedule.times is None:
                 return self._start(z, here, there, score, value)
             if len(used) > 1:
                 return solver._move(z, here, there, used)
@@ -174,10 +179,10 @@ class ExponentialAB(_ExponentialMultistep):
     r"""Exponential Adams–Bashforth in λ = log(α/σ), of order 1 to 4.
 
     The polynomial through the last values of ε̂ or x̂_0 is integrated exactly against the
-    exponential. Order 1 is DDIM. Order 3 takes one first step of three stages and order 4 two, with
-    two scores more each, so that the order holds from any σ; on a discrete ladder, which has no
-    levels between, first steps are DDIM's, and the order is 2. The benchmarks show which order is
-    best at how many steps.
+    exponential. Order 1 is DDIM. Where steps are short in λ, below 0.1, order 3 takes one first step
+    of three stages and order 4 two, with two scores more each, so that the order holds from any σ; on
+    a discrete ladder, which has no levels between, first steps are DDIM's, and the order is 2. The
+    benchmarks show which order is best at how many steps.
 
     At the noise-free end comes the Tweedie mean, which differs from the end of the flow by
     O(r²), r = σ/α at the last time. `extrapolate` takes that term away,
