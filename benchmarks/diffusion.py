@@ -25,6 +25,7 @@ from pathlib import Path
 import torch
 
 import gradlogp as glp
+from gradlogp.diffusion.transitions.multistep import FINE
 from gradlogp.noise.schedules import VE
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -50,33 +51,37 @@ def problems():
 
 
 def ours():
-    """Our transitions by name, with the evaluations a step takes."""
+    """Our transitions by name, with the scores of a step, and how many more first steps may take."""
     return {
-        "DDIM": (glp.diffusion.DDIM(), 1),
-        "Heun": (glp.diffusion.ProbabilityFlow(2), 2),
-        "Runge-Kutta 4": (glp.diffusion.ProbabilityFlow(4), 4),
-        "DPM-Solver++ 2M": (glp.diffusion.DPMSolver(2), 1),
-        "DPM-Solver++ 3M": (glp.diffusion.DPMSolver(3), 1),
-        "exponential AB 3, epsilon": (glp.diffusion.ExponentialAB(3), 1),
+        "DDIM": (glp.diffusion.DDIM(), 1, 0),
+        "Heun": (glp.diffusion.ProbabilityFlow(2), 2, 0),
+        "Runge-Kutta 4": (glp.diffusion.ProbabilityFlow(4), 4, 0),
+        "DPM-Solver++ 2M": (glp.diffusion.DPMSolver(2), 1, 0),
+        "DPM-Solver++ 3M": (glp.diffusion.DPMSolver(3), 1, 2),
+        "exponential AB 3, epsilon": (glp.diffusion.ExponentialAB(3), 1, 2),
         "exponential AB 4, epsilon, extrapolated": (
             glp.diffusion.ExponentialAB(4, extrapolate=True),
             1,
+            4,
         ),
         "exponential AB 4, x0, extrapolated": (
             glp.diffusion.ExponentialAB(4, "x0", extrapolate=True),
             1,
+            4,
         ),
     }
 
 
-def run_ours(transition, stages, grid, denoise, x, nfe):
+def run_ours(transition, stages, more, grid, denoise, x, nfe):
     """Move x to the noise-free end with at most nfe evaluations of the denoiser."""
     score = glp.as_score(lambda y, t: denoise(y, SCHEDULE(t)[1]), "x0", SCHEDULE)
+    ladder = lambda n: grid(torch.linspace(1, 0, n + 1), HIGH, LOW)
     n_steps = (nfe - 1) // stages
     if n_steps < 1:
         return None
-    u = torch.linspace(1, 0, n_steps + 1)
-    levels = grid(u, HIGH, LOW)
+    levels = ladder(n_steps)
+    if more and (levels[0] / levels[1]).log() < FINE:  # where first steps take more
+        levels = ladder(n_steps - more)
     times = (levels / LOW).log() / torch.tensor(HIGH / LOW).log()
     times[0], times[-1] = 1.0, 0.0
     return glp.evolve(transition, score, x, times)
@@ -111,10 +116,10 @@ def measure(law, budgets, n):
 
     rows = []
     for budget in budgets:
-        for name, (transition, stages) in ours().items():
+        for name, (transition, *price) in ours().items():
             for grid in (karras, log):
                 counted = Counted(denoise)
-                out = run_ours(transition, stages, grid, counted, x, budget)
+                out = run_ours(transition, *price, grid, counted, x, budget)
                 if out is not None:
                     rows.append((f"gradlogp {name}", grid.__name__, budget, counted.calls,
                                  *errors(out, expected)))  # fmt: skip

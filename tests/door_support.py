@@ -56,6 +56,7 @@ LOOP_PATHS = re.compile(
 """Functions that run inside one: derivatives, paths, conversions of a prediction, times of a batch."""
 
 UNUSED = {
+    "check_score.data": "what is not of the score's law fails the check, as it should",
     "facts_of.kernel": "no kernel has no facts, whatever it is",
     "LogisticRegression.reference": "a record, for comparisons",
     "Observed.constrain.x": "the identity without parameters",
@@ -291,6 +292,10 @@ BY_BOTH = {
     "location.log_density": lambda: square,
     "location.low": lambda: -20.0,
     "location.high": lambda: 20.0,
+    "check_kernel.make": lambda: glp.langevin.ULA,
+    "check_transition.t": lambda: glp.diffusion.DDIM(),
+    "check_objective.o": lambda: glp.objectives.implicit,
+    "check_score.s": lambda: SCORE,
     "sbc.prior": lambda: lambda n, g: torch.randn(n, 1, generator=g),
     "sbc.simulate": lambda: lambda theta, g: theta,
     "sbc.posterior": lambda: lambda y, n, g: torch.randn(n, 1, generator=g),

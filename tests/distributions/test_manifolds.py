@@ -4,8 +4,8 @@ import math
 
 import pytest
 import torch
+from density_support import BASIS, LAWS, OFFSET, TURN, somewhere
 from support import close, z_score
-from test_analytic import BASIS, LAWS, OFFSET, TURN, somewhere
 
 from gradlogp import ExactScore, Gaussian, evolve
 from gradlogp.diffusion import Ancestral, ProbabilityFlow

@@ -5,12 +5,12 @@ import math
 import numpy as np
 import pytest
 import torch
+from density_support import small_logistic
 from scipy import integrate, stats
 from support import close, z_score
 
 from gradlogp import as_target, run
 from gradlogp.calculus.reverse import score_from_log_prob
-from gradlogp.core import Density
 from gradlogp.distributions.targets import (
     Banana,
     DoubleWell,
@@ -23,101 +23,9 @@ from gradlogp.distributions.targets import (
 )
 from gradlogp.langevin import MALA
 
-KNOWN = [
-    Banana(),
-    Banana(0.4, 1.7, -0.6, 0.5),
-    Funnel(),
-    Funnel(3, 1.0),
-    Ring(),
-    Ring(0.5, 0.8),
-    DoubleWell(),
-    DoubleWell(3, 0.5, 1.3, -0.7),
-    ManyWell(),
-    ManyWell(6),
-    LogCosh(3),
-    SkewedGumbel(2),
-]
-every_density = pytest.mark.parametrize("p", KNOWN, ids=repr)
-in_the_plane = pytest.mark.parametrize(
-    "p",
-    [Banana(), Banana(0.4, 1.7, -0.6, 0.5), Funnel(2, 0.5), Ring(), Ring(0.5, 0.8), DoubleWell()],
-    ids=repr,
-)
 on_the_line = pytest.mark.parametrize(
     "p", [DoubleWell(1), DoubleWell(1, 0.5, 1.3, -0.7), LogCosh(), SkewedGumbel()], ids=repr
 )
-
-
-def small_logistic(generator):
-    x = torch.randn(20, 4, generator=generator)
-    y = (torch.rand(20, generator=generator) < 0.4).double()
-    return LogisticRegression(x, y, 0.7)
-
-
-def check_score(p, x):
-    close(p.score(x), score_from_log_prob(p.log_prob)(x), 1e-10)
-
-
-@every_density
-def test_the_score_is_the_gradient(p, generator):
-    assert isinstance(p, Density)
-    x = p.sample(50, generator=generator)
-    assert x.shape == (50, *p.event_shape)
-    assert x.dtype == torch.float64
-    check_score(p, x)
-    check_score(p, 2 * torch.randn(50, *p.event_shape, generator=generator))
-    single = x.float()
-    assert p.score(single).dtype == p.log_prob(single).dtype == torch.float32
-    assert p == type(p)(*(getattr(p, f) for f in p.__dataclass_fields__))
-
-
-@every_density
-def test_moments_are_those_of_exact_draws(p, generator):
-    """In units of the standard error, except where the fourth moment is too rare to be seen."""
-    x = p.sample(50_000, generator=generator)
-    assert torch.isfinite(x).all()
-    scale = p.cov.diagonal().sqrt()
-    heavy = isinstance(p, Funnel) and p.scale > 2
-    for i in range(min(len(scale), 4)):
-        assert abs(z_score(x[:, i], p.mean[i])) < 4.5
-        for j in range(i + 1):
-            if heavy and i:
-                continue
-            product = (x[:, i] - p.mean[i]) * (x[:, j] - p.mean[j])
-            assert abs(z_score(product, p.cov[i, j])) < 4.5
-    # Stein: E[s(x) x'] = -I, which joins the score, the sampler and the shape of the law
-    if not heavy:
-        s = p.score(x)
-        for i in range(min(len(scale), 3)):
-            assert abs(z_score(s[:, i] * x[:, i], -1.0)) < 4.5
-            assert abs(z_score(s[:, i], 0.0)) < 4.5
-
-
-def plane(p):
-    """Nodes that cover p, and the area of a cell."""
-    half = 12 * p.cov.diagonal().sqrt()
-    low, high = (p.mean - half).tolist(), (p.mean + half).tolist()
-    if isinstance(p, Banana):
-        low[0], high[0] = p.location - 9 * p.scale, p.location + 9 * p.scale
-        ends = [p.curvature * u**2 for u in (0, low[0], high[0])]
-        low[1], high[1] = min(ends) - 9 * p.width, max(ends) + 9 * p.width
-    if isinstance(p, Funnel):
-        low, high = [-9 * p.scale, -80.0], [9 * p.scale, 80.0]
-    axes = [torch.linspace(*ends) for ends in zip(low, high, (900, 3600), strict=True)]
-    return torch.cartesian_prod(*axes), math.prod(float(a[1] - a[0]) for a in axes)
-
-
-@in_the_plane
-def test_normaliser_and_moments_by_quadrature(p):
-    x, area = plane(p)
-    weight = p.log_prob(x).exp() * area
-    Z = weight.sum()
-    # the radius has a kink in the middle of the ring, so that the rule is of second order there
-    tolerance = 1e-5 if isinstance(p, Ring) else 1e-9
-    close(Z.log(), p.log_normalizer, tolerance)
-    mean = weight @ x / Z
-    close(mean, p.mean, tolerance)
-    close(((x - mean).mT * weight) @ (x - mean) / Z, p.cov, tolerance)
 
 
 @on_the_line
@@ -171,9 +79,9 @@ def test_far_out_nothing_overflows():
 
 
 def test_logistic_score_and_its_parts(generator):
-    p = small_logistic(generator)
+    p = small_logistic()
     x = torch.randn(7, 4, generator=generator)
-    check_score(p, x)
+    close(p.score(x), score_from_log_prob(p.log_prob)(x), 1e-10)
     close(p.log_prior(x) + p.log_likelihood(x, p.data).sum(1), p.log_prob(x), 1e-12)
     # by hand: the law of a Bernoulli variable
     chance = torch.sigmoid(x @ p.features.mT)
@@ -238,10 +146,3 @@ REFUSED = [
 def test_refusals(call, message, as_user):
     with pytest.raises(ValueError, match=message):
         call()
-
-
-@every_density
-def test_a_generator_repeats_its_draws(p, generator):
-    one = p.sample(5, generator=torch.Generator().manual_seed(3))
-    assert torch.equal(one, p.sample(5, generator=torch.Generator().manual_seed(3)))
-    assert p.sample(0, generator=generator).shape == (0, *p.event_shape)

@@ -87,15 +87,6 @@ def test_coordinates_have_no_order(kernel, generator):
     close(draws[0][..., index], draws[1], 1e-11)
 
 
-@every
-def test_chains_do_not_depend_on_chunks(kernel, generator):
-    x = torch.randn(1100, 2, generator=generator)  # more than one block of noise
-    state = generator.get_state()
-    whole = run(kernel, SKEWED, x, 4, generator=generator.set_state(state))
-    parts = run(kernel, SKEWED, x, 4, generator=generator.set_state(state), chunk_size=137)
-    close(whole.draws, parts.draws, 1e-12)
-
-
 @pytest.mark.parametrize(
     "kernel",
     [

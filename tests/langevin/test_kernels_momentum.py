@@ -9,12 +9,12 @@ from kernel_support import (
     I2,
     PRECISION,
     SKEWED,
-    HalvedQuartic,
 )
 from support import COV, MEAN, close, z_score
 
 from gradlogp import as_target, run
 from gradlogp.calculus import kernel_map
+from gradlogp.check.conformance.laws import Observed, Quartic
 from gradlogp.core import Injected, sum_event
 from gradlogp.langevin.kernels import (
     BAOA,
@@ -170,7 +170,7 @@ def test_chains_that_start_with_their_law_keep_it_from_the_first_step(kernel, ge
 )  # fmt: skip
 def test_the_law_of_new_momenta(kernel, variance, generator):
     n = 20_000
-    state = kernel.init(torch.zeros(n, 2), HalvedQuartic())
+    state = kernel.init(torch.zeros(n, 2), Observed(Quartic()))
     new = kernel.refresh(state, generator=generator)
     assert all(
         torch.equal(getattr(new, f), getattr(state, f)) for f in set(state._fields) - {"momentum"}

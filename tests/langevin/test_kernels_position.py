@@ -2,10 +2,11 @@
 
 import pytest
 import torch
-from kernel_support import GAUSSIAN, PRECISION, SKEWED, grid, hermite, product
+from kernel_support import GAUSSIAN, PRECISION, SKEWED, grid, product
 from support import COV, MEAN, close, gauss_hermite, order
 
 from gradlogp import as_target, run
+from gradlogp.check.conformance.laws import hermite
 from gradlogp.core import Injected
 from gradlogp.langevin.kernels import PositionDependentULA, PreconditionedULA
 from gradlogp.langevin.kernels.position import matrix_divergence

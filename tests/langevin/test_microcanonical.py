@@ -6,11 +6,12 @@ import math
 import numpy as np
 import pytest
 import torch
-from kernel_support import DENSE, SKEWED, orthonormal
+from kernel_support import DENSE, SKEWED
 from scipy.special import gamma, hyp1f1, roots_genlaguerre, roots_jacobi
 from support import close, order, z_score
 
 from gradlogp import as_target
+from gradlogp.check.conformance.kernel_paths import orthonormal
 from gradlogp.core import Injected, sum_event
 from gradlogp.langevin import MCLMC, AdjustedMCLMC, tune_mclmc
 from gradlogp.langevin.kernels import Preconditioner

@@ -43,11 +43,6 @@ def joint_quadrature():
     return MEAN + nodes[:, :2] @ torch.linalg.cholesky(COV).mT, nodes[:, 2:], weight
 
 
-def expected_denoising(score, sigma):
-    x, eps, weight = joint_quadrature()
-    return weight @ objectives.denoising(score, x, sigma, generator=Injected(eps))
-
-
 def expected_multilevel(noisy_score, t, **options):
     x, eps, weight = joint_quadrature()
     times = t.expand(len(x))
@@ -56,12 +51,6 @@ def expected_multilevel(noisy_score, t, **options):
 
 
 # ---------------------------------------------------------------------------- one level
-
-
-@pytest.mark.parametrize("sigma", [0.05, 0.6, 3.0])
-def test_denoising_is_implicit_matching_of_the_noised_law(sigma):
-    expected = implicit_loss(W, C, MEAN, COV + sigma**2 * I2) + 2 / (2 * sigma**2)
-    close(expected_denoising(affine_score(W, C), sigma), expected, 1e-12)
 
 
 @pytest.mark.parametrize("event", [(1,), (3, 4), (1, 3, 3)])

@@ -26,12 +26,12 @@ MUTANTS = (
     Mutant(
         "M1: the same at a σ for all samples",
         "learn/objectives/denoising.py", "s.add(eps, alpha=1 / b)", "s.add(eps, alpha=-1 / b)",
-        "learn/test_objectives.py::test_denoising_is_implicit_matching_of_the_noised_law",
+        "check/test_conformance_objectives.py::test_every_objective[denoising]",
     ),
     Mutant(
         "M2: the trace is divided by the dimension",
         "calculus/reverse.py", "total = total + trace", "total = total + trace / x[0].numel()",
-        "learn/test_matching.py::test_exact_objectives_on_an_affine_score",
+        "check/test_conformance_objectives.py::test_every_objective[implicit]",
     ),
     Mutant(
         "M2: a unit sphere instead of one of radius √d",
@@ -42,27 +42,27 @@ MUTANTS = (
         "M3: √h for √(2h)",
         "langevin/kernels/steps.py",
         "math.sqrt(2 * h * temperature)", "math.sqrt(h * temperature)",
-        "langevin/test_kernel_facts.py::test_the_stationary_covariance",
+        "check/test_conformance_kernels.py::test_every_kernel[ULA]",
     ),
     Mutant(
         "M3: √τ where the variance is τ",
         "langevin/kernels/steps.py",
         "math.sqrt(2 * h * temperature)", "math.sqrt(2 * h) * temperature",
-        "langevin/test_kernel_facts.py::test_the_stationary_covariance",
+        "check/test_conformance_kernels.py::test_temperatures_and_matrices[ULA]",
     ),
     Mutant(
         "M3: the Metropolis ratio is reversed",
         "langevin/kernels/overdamped.py",
         "+ log_proposal(x_to=state.x, x_from=y, score_from=proposal.score, h=h, tau=tau, P=P)",
         "- log_proposal(x_to=state.x, x_from=y, score_from=proposal.score, h=h, tau=tau, P=P)",
-        "langevin/test_kernels.py::test_mala_detailed_balance_pointwise",
+        "check/test_conformance_kernels.py::test_every_kernel[MALA]",
     ),
     Mutant(
         "X: the Metropolis step is left out",
         "langevin/kernels/steps.py",
         "        acceptance = log_ratio.clamp(max=0.0).exp()",
         "        acceptance = 1 + 0 * log_ratio.clamp(max=0.0).exp()",
-        "langevin/test_kernels.py::test_mala_keeps_an_asymmetric_law_and_ula_does_not",
+        "check/test_conformance_kernels.py::test_every_kernel[MALA]",
     ),
     Mutant(
         "M4: σ for σ² in Tweedie's formula",
@@ -120,7 +120,7 @@ MUTANTS = (
         "M7: a step size from the whole batch",
         "diffusion/transitions/annealed.py", "return level.sigma * state.x",
         "return level.sigma * state.x * float(1 + 0.01 * x.mean().tanh())",
-        "diffusion/test_transition_facts.py::test_samples_depend_neither_on_chunks_nor_on_batch_mates",
+        "check/test_conformance_transitions.py::test_every_transition[AnnealedLangevin0]",
     ),
     Mutant(
         "M8: the divergence at the wrong time",
@@ -130,7 +130,7 @@ MUTANTS = (
     Mutant(
         "M10: a score of another shape is broadcast",
         "core/shapes.py", "if shape != tuple(x.shape):", "if False:",
-        "langevin/test_kernels.py::test_a_score_of_another_shape_is_never_broadcast",
+        "house/test_protocols.py::test_kernel_never_broadcasts_a_score",
     ),
     Mutant(
         "M11: data is clamped to [−1, 1]",
@@ -169,7 +169,7 @@ MUTANTS = (
         "X: Heun without its corrector",
         "diffusion/transitions/flow.py", "(sigma_s - sigma_t) * (eps + eps_s) / 2",
         "(sigma_s - sigma_t) * eps",
-        "diffusion/test_transition_facts.py::test_order_of_the_path",
+        "check/test_conformance_transitions.py::test_every_transition[ProbabilityFlow1]",
     ),
     Mutant(
         "X: the posterior covariance forgets the spread of the means",
@@ -192,7 +192,7 @@ MUTANTS = (
     Mutant(
         "M2: sliced matching with reduced variance on the unit sphere",
         "calculus/reverse.py", "v[0].numel() ** 0.5 / norm", "1.0 / norm",
-        "learn/test_matching.py::test_estimates_are_unbiased",
+        "check/test_conformance_objectives.py::test_every_objective[sliced_vr, sphere]",
     ),
     Mutant(
         "M9: an energy is trained on the raw output of its network",
@@ -215,12 +215,12 @@ MUTANTS = (
         "X: explicit matching without the factor ½",
         "learn/objectives/matching.py", "return 0.5 * sum_event((s - target)",
         "return sum_event((s - target)",
-        "learn/test_matching.py::test_exact_objectives_on_an_affine_score",
+        "check/test_conformance_objectives.py::test_every_objective[explicit]",
     ),
     Mutant(
         "X: a one-sided difference divided by 2h",
         "learn/objectives/matching.py", "evaluate(score, x - h * v)", "evaluate(score, x)",
-        "learn/test_matching.py::test_estimates_are_unbiased",
+        "check/test_conformance_objectives.py::test_every_objective[finite_difference]",
     ),
     Mutant(
         "X: the slope of the boundary weight is left out",
@@ -261,13 +261,13 @@ MUTANTS = (
     Mutant(
         "X: one noise where the mean of two belongs",
         "langevin/kernels/unadjusted.py", "mean = (state.z + z) / 2", "mean = z",
-        "langevin/test_kernels_overdamped.py::test_leimkuhler_matthews_has_the_gaussian_itself",
+        "check/test_conformance_kernels.py::test_every_kernel[LeimkuhlerMatthews]",
     ),
     Mutant(
         "X: noise multiplied by P instead of its root",
         "langevin/kernels/unadjusted.py",
         "P.apply(state.score), P.sqrt(z)", "P.apply(state.score), P.apply(z)",
-        "langevin/test_kernel_facts.py::test_the_stationary_covariance_of_matrices",
+        "check/test_conformance_kernels.py::test_temperatures_and_matrices[PreconditionedULA 0]",
     ),
     Mutant(
         "X: a preconditioner that depends on x without its divergence",
@@ -409,14 +409,14 @@ MUTANTS = (
         "distributions/analytic/directional.py",
         "(ratio.A_over_k - ratio.slope).unsqueeze(-1)",
         "0 * ratio.slope.unsqueeze(-1)",
-        "distributions/test_analytic.py::test_derivatives_and_tweedie",
+        "check/test_conformance_densities.py::test_every_density[sphere]",
     ),
     Mutant(
         "X: σ for σ² off the subspace",
         "distributions/analytic/products.py",
         "self.law.score(y) @ U.mT - off / sigma / sigma",
         "self.law.score(y) @ U.mT - off / sigma",
-        "distributions/test_analytic.py::test_derivatives_and_tweedie",
+        "check/test_conformance_densities.py::test_every_density[subspace]",
     ),
     Mutant(
         "X: a basis taken for an orthonormal one",
@@ -465,7 +465,7 @@ MUTANTS = (
         "diffusion/transitions/reverse.py",
         "more = self.eta**2",
         "more = self.eta",
-        "diffusion/test_transition_facts.py::test_order_of_the_law",
+        "check/test_conformance_transitions.py::test_every_transition[ReverseSDE7]",
     ),
     Mutant(
         "X: Euler–Maruyama with the drift of the flow",
@@ -709,19 +709,19 @@ MUTANTS = (
         "X: the bias of ULA twice as large in its facts",
         "langevin/kernels/overdamped.py",
         "precision - kernel.step_size / 2 *", "precision - kernel.step_size *",
-        "langevin/test_kernel_facts.py::test_the_stationary_covariance",
+        "check/test_conformance_kernels.py::test_every_kernel[ULA]",
     ),
     Mutant(
         "X: every splitting has order two",
         "langevin/kernels/underdamped.py",
         "2 if self.scheme[::-1] in 2 * self.scheme else 1", "2",
-        "langevin/test_kernel_facts.py::test_order_on_a_quartic",
+        "check/test_conformance_kernels.py::test_every_kernel[Splitting ABO]",
     ),
     Mutant(
         "X: a draw of GHMC forgotten",
         "langevin/kernels/hamiltonian.py",
         "metropolis_facts(LANGEVIN, draws=3, ", "metropolis_facts(LANGEVIN, draws=2, ",
-        "langevin/test_kernel_facts.py::test_draws_and_the_need_of_a_log_density_are_counted",
+        "check/test_conformance_kernels.py::test_every_kernel[GHMC]",
     ),
     Mutant(
         "X: tuned by one chunk",
@@ -2254,5 +2254,66 @@ MUTANTS = (
         "interfaces/estimator.py", "**(extra or {})},\n            resume",
         "},\n            resume",
         "interfaces/test_cli_tables.py::test_an_interrupted_table_is_saved_and_goes_on",
+    ),
+    Mutant(
+        "X: solvers of higher order begin with DDIM",
+        "diffusion/transitions/multistep.py",
+        "if not known and short and score.schedule.times is None:", "if False:",
+        "check/test_conformance_transitions.py::test_every_transition[ExponentialAB2]",
+    ),
+    Mutant(
+        "X: the last stage of a first step looks at the first third",
+        "diffusion/transitions/multistep.py",
+        "(1.0, 2 / 3))", "(1.0, 1 / 3))",
+        "check/test_conformance_transitions.py::test_every_transition[ExponentialAB2]",
+    ),
+    Mutant(
+        "X: the corrector's step has no bound",
+        "diffusion/transitions/corrector.py",
+        "min(2 * self.snr**2, 1.0) * sigma2", "2 * self.snr**2 * sigma2",
+        "diffusion/test_solvers.py::test_corrector_by_level_is_langevin_with_step_two_q_squared_variance",
+    ),
+    Mutant(
+        "X: a number may be as small as it likes",
+        "check/conformance/report.py",
+        "if not abs(found - right) <= tolerance:", "if not found - right <= tolerance:",
+        "check/test_conformance_kernels.py::test_what_is_wrong_is_named",
+    ),
+    Mutant(
+        "X: the power of a wrong drift with the wrong sign",
+        "check/conformance/transition_laws.py",
+        "return float((r + (1 - r) * decay ** (2 * a - 1)).mean())",
+        "return float((r + (1 - r) * decay ** (1 - 2 * a)).mean())",
+        "check/test_conformance_transitions.py::test_what_is_wrong_is_named",
+    ),
+    Mutant(
+        "X: the Jacobian of the nodes is squared",
+        "check/conformance/densities.py",
+        "(scale * points.cosh()).log().sum(1)", "(scale * points.cosh() ** 2).log().sum(1)",
+        "check/test_conformance_densities.py::test_a_wrong_integral_is_named",
+    ),
+    Mutant(
+        "X: the noise is left out of what an objective sees",
+        "check/conformance/objectives.py",
+        "a**2 * COV + b**2 * torch.eye(D)", "a**2 * COV + 0 * b**2 * torch.eye(D)",
+        "check/test_conformance_objectives.py::test_every_objective[denoising]",
+    ),
+    Mutant(
+        "X: g² for ½ g² in what a score does over time",
+        "check/conformance/scores.py",
+        "spread = g2 / 2 * (", "spread = g2 * (",
+        "check/test_conformance_scores.py::test_every_score_of_a_known_law[exact, VP]",
+    ),
+    Mutant(
+        "X: a proposal is looked at the wrong way round",
+        "check/conformance/kernel_paths.py",
+        "q, a = q_back - q_there, a_there - a_back", "q, a = q_there - q_back, a_there - a_back",
+        "check/test_conformance_kernels.py::test_every_kernel[MALA]",
+    ),
+    Mutant(
+        "X: the limit of small steps is not extrapolated",
+        "check/conformance/kernel_laws.py",
+        "2 * fine - coarse, tau,", "fine - coarse, tau,",
+        "check/test_conformance_kernels.py::test_every_kernel[ULA]",
     ),
 )  # fmt: skip

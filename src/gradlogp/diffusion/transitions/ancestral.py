@@ -15,7 +15,7 @@ from ...core import Generator, NoisyScore, check_count, check_option, randn_like
 from ...noise.predictions import predict
 from ...noise.tweedie import tweedie_variance
 from .coefficients import interval
-from .facts import POINT, Facts
+from .facts import DIAGONAL, FORWARD, POINT, Facts
 
 VARIANCES = ("posterior", "forward", "optimal")
 
@@ -38,9 +38,9 @@ class Ancestral:
         v = \tilde β + \frac{α_s^2 σ_{t|s}^4}{σ_t^4}\, \mathrm{diag}\, \mathrm{Cov}[x_0 | x_t]
           = \mathrm{diag}\, \frac{β}{1 - β} \left( I + β \nabla s(x_t) \right)
 
-    the second form in DDPM's β = 1 − a². It is the true variance of every entry of x_s for any law,
-    and the true law of x_s for Gaussians of diagonal covariance; it needs the diagonal of the
-    score's Jacobian.
+    the second form in DDPM's β = 1 − a². It is the true variance of every entry of x_s for any law.
+    So a step of any length is exact for Gaussians of diagonal covariance, and of order 1 for others,
+    whose correlations it misses; it needs the diagonal of the score's Jacobian.
 
     References:
         | Denoising Diffusion Probabilistic Models (Ho et al., 2020)
@@ -69,9 +69,9 @@ class Ancestral:
     @property
     def facts(self) -> Facts:
         """What is known of this transition."""
-        exact = {"posterior": POINT, "forward": "N(0, I) under VP"}
+        exact = {"posterior": POINT, "forward": FORWARD}
         optimal = self.variance == "optimal"
-        known = exact.get(self.variance, "in the variance of every entry")
+        known = exact.get(self.variance, DIAGONAL)
         probes = self.n_probes or 0
         more = 0 if not optimal else probes or 2  # the mean once more, and the whole Jacobian
         return Facts(1, 1 + more, draws=1 + probes, divides_by_alpha=optimal, exact=known)

@@ -40,7 +40,8 @@ class PredictorCorrector:
     The signal-to-noise ratio q = ‖h s‖/√(2hd) sets their size by one of two rules.
 
     level (the default)
-        h = 2 q² σ_s², which has this ratio for a score of the size √d/σ_s that noise gives it.
+        h = min(2 q², 1) σ_s², which has this ratio for a score of the size √d/σ_s that noise gives
+        it, up to q = 0.71: a step of more than σ_s² would overshoot where the data are narrow.
     sample
         :math:`h = \min(2 q^2 d / \|s(x, s)\|^2,\; σ_s^2)`, each sample by its own score. Then h
         depends on x, and steps without a term for its divergence keep p_s/h and not p_s. It is

@@ -15,11 +15,13 @@ class Facts(NamedTuple):
     Attributes:
         order: Order of the error over fixed time, of the path for a deterministic transition, of the
             law of Gaussian data for a random one; None where it does not converge by finer times.
-        evaluations: Evaluations of the score a step, the least of a step that adapts.
+        evaluations: Evaluations of the score a step, the least of a step that adapts; first steps of a
+            solver with memory may take more.
         draws: Draws of noise a step.
         divides_by_alpha: Whether a step from α_t = 0 is refused.
         memory: Whether a step depends on the steps before.
         exact: On which data a step is exact whatever its length, in words; None if on none.
+        adaptive: Whether a step evaluates the score more often where that is needed.
     """
 
     order: int | None
@@ -28,9 +30,11 @@ class Facts(NamedTuple):
     divides_by_alpha: bool = False
     memory: bool = False
     exact: str | None = None
+    adaptive: bool = False
 
 
-POINT = "data that are one point"
+POINT, FORWARD = "data that are one point", "N(0, I) under VP"
+DIAGONAL = "Gaussians of diagonal covariance"
 
 UNKNOWN = Facts(None, 1, divides_by_alpha=True)
 

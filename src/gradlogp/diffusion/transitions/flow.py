@@ -119,7 +119,7 @@ class AdaptiveFlow:
     @property
     def facts(self) -> Facts:
         """What is known of this transition."""
-        return Facts(5, 7)
+        return Facts(5, 7, adaptive=True)
 
     def __call__(
         self,

@@ -7,7 +7,10 @@ In λ = log(α/σ) the flow is, exactly,
         = \frac{α_s}{α_t} x_t - σ_s \int_0^h e^{h-u}\, \hat ε(λ_t + u)\, du, \quad h = λ_s - λ_t
 
 and a method of order k puts the polynomial through the last k values of x̂_0 (or ε̂) into the
-integral. The first steps, with fewer values, are of lower order. With one value both are DDIM.
+integral. With one value both are DDIM. First steps have fewer values, and what they err stays: so as
+long as k − 1 are not known, methods of order 3 and 4 take steps of three stages, at 0, h/3 and 2h/3,
+whose error is of order h⁴ and which, like the others, are exact where x̂_0 is constant. Where steps
+are long, h ≥ 0.1, their two scores more are better spent on steps, and DDIM begins.
 """
 
 from __future__ import annotations
@@ -15,15 +18,23 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol, runtime_checkable
+from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from ...core import Generator, NoisyScore, Transition, check_count, check_option
 from ...noise.predictions import predict
+from ...noise.schedules import invert_log_snr
 from .coefficients import interval, log_ratio
 from .facts import POINT, Facts
+
+STAGES = ((1 / 3, 0.0), (2 / 3, 1 / 3), (1.0, 2 / 3))
+"""Ends of the stages of a first step, and the value each uses beside the first, as parts of h."""
+
+FINE = 0.1
+"""The length of a first step in λ from which on stages do not pay: measured from σ = 3 and from 80."""
 
 NODES, NODE_WEIGHTS = np.polynomial.legendre.leggauss(24)
 
@@ -69,9 +80,20 @@ class _ExponentialMultistep:
 
     @property
     def facts(self) -> Facts:
-        """What is known of this transition."""
-        # the first step is one of DDIM, whose local error of order 2 stays; see the class
-        return Facts(min(self.order, 2), 1, memory=self.order > 1, exact=POINT)
+        """What is known of this transition, after its first steps and where time is continuous."""
+        return Facts(self.order, 1, memory=self.order > 1, exact=POINT)
+
+    def _move(
+        self, z: Tensor, t: _Point, s: _Point, values: Sequence[tuple[float, Tensor]]
+    ) -> Tensor:
+        """Return the state at s by the polynomial through values (λ, x̂_0 or ε̂), that at t the first."""
+        h = s.ratio - t.ratio
+        weights = self._weights([node - t.ratio for node, _ in values], h)
+        terms = [weight * value for weight, (_, value) in zip(weights, values, strict=True)]
+        total = sum(terms[1:], start=terms[0])
+        if self.predicts == "x0":
+            return s.sigma / t.sigma * z + s.alpha * total
+        return s.alpha / t.alpha * z - s.sigma * total
 
     def __call__(
         self,
@@ -83,14 +105,22 @@ class _ExponentialMultistep:
         generator: Generator | None = None,
     ) -> Tensor:
         """Return x_s by a step without memory, which is DDIM's."""
-        return self.begin()(z, t, s, score, generator=generator)
+        return _Run(self, alone=True)(z, t, s, score, generator=generator)
+
+
+class _Point(NamedTuple):
+    """A level of noise: α, σ, and λ = log(α/σ)."""
+
+    alpha: Tensor
+    sigma: Tensor
+    ratio: float
 
 
 class _Run:
     """One run of a multistep solver: its memory of (λ, x̂_0, what is followed), newest first."""
 
-    def __init__(self, solver: _ExponentialMultistep) -> None:
-        self.solver = solver
+    def __init__(self, solver: _ExponentialMultistep, alone: bool = False) -> None:
+        self.solver, self.alone = solver, alone
         self.memory: list[tuple[float, Tensor, Tensor]] = []
 
     def __call__(
@@ -104,28 +134,44 @@ class _Run:
     ) -> Tensor:
         """Return x_s."""
         del generator  # deterministic
-        level_t, level_s = interval(score.schedule, t, s)
-        (alpha_t, sigma_t), (alpha_s, sigma_s) = level_t, level_s
-        here, there = log_ratio(level_t), log_ratio(level_s)
-        if here == there:
+        solver = self.solver
+        here, there = (_Point(*v, log_ratio(v)) for v in interval(score.schedule, t, s))
+        if here.ratio == there.ratio:
             return z
         x0, eps = predict(score, z, t)
-        data = self.solver.predicts == "x0"
-        if math.isfinite(here):
-            self.memory.insert(0, (here, x0, x0 if data else eps))
-            del self.memory[max(2, self.solver.order) :]
-        if there == math.inf and len(self.memory) > 1 and self.solver.extrapolate:
+        value = x0 if solver.predicts == "x0" else eps
+        if math.isfinite(here.ratio):
+            self.memory.insert(0, (here.ratio, x0, value))
+            del self.memory[max(2, solver.order) :]
+        if there.ratio == math.inf and len(self.memory) > 1 and solver.extrapolate:
             before, x0_before, _ = self.memory[1]
-            return x0 + (x0 - x0_before) / math.expm1(2 * (here - before))
-        h, used = there - here, self.memory[: self.solver.order]
-        if not math.isfinite(h) or len(used) == 1:
-            return alpha_s * x0 + sigma_s * eps
-        weights = self.solver._weights([node - here for node, _, _ in used], h)
-        terms = [weight * value for weight, (_, _, value) in zip(weights, used, strict=True)]
-        total = sum(terms[1:], start=terms[0])
-        if data:
-            return sigma_s / sigma_t * z + alpha_s * total
-        return alpha_s / alpha_t * z - sigma_s * total
+            return x0 + (x0 - x0_before) / math.expm1(2 * (here.ratio - before))
+        used = [(ratio, value) for ratio, _, value in self.memory[: solver.order]]
+        if math.isfinite(there.ratio - here.ratio):
+            known = self.alone or len(used) >= solver.order - 1
+            short = there.ratio - here.ratio < FINE
+            if not known and short and score.schedule.times is None:
+                return self._start(z, here, there, score, value)
+            if len(used) > 1:
+                return solver._move(z, here, there, used)
+        return there.alpha * x0 + there.sigma * eps
+
+    def _start(
+        self, z: Tensor, here: _Point, there: _Point, score: NoisyScore, value: Tensor
+    ) -> Tensor:
+        """Return x_s by three stages, which need no memory."""
+        values, h, end = {0.0: value}, there.ratio - here.ratio, z
+        for part, beside in STAGES:
+            nodes = [(here.ratio + at * h, values[at]) for at in sorted({0.0, beside})]
+            if part == 1.0:
+                return self.solver._move(z, here, there, nodes)
+            ratio = torch.tensor(here.ratio + part * h, dtype=torch.float64)
+            time = invert_log_snr(score.schedule, 2 * ratio)
+            between = _Point(*score.schedule(time), float(ratio))
+            end = self.solver._move(z, here, between, nodes)
+            x0, eps = predict(score, end, time)
+            values[part] = x0 if self.solver.predicts == "x0" else eps
+        return end
 
 
 @dataclass(frozen=True)
@@ -133,7 +179,10 @@ class ExponentialAB(_ExponentialMultistep):
     r"""Exponential Adams–Bashforth in λ = log(α/σ), of order 1 to 4.
 
     The polynomial through the last values of ε̂ or x̂_0 is integrated exactly against the
-    exponential. Order 1 is DDIM. The benchmarks show which order is best at how many steps.
+    exponential. Order 1 is DDIM. Where steps are short in λ, below 0.1, order 3 takes one first step
+    of three stages and order 4 two, with two scores more each, so that the order holds from any σ; on
+    a discrete ladder, which has no levels between, first steps are DDIM's, and the order is 2. The
+    benchmarks show which order is best at how many steps.
 
     At the noise-free end comes the Tweedie mean, which differs from the end of the flow by
     O(r²), r = σ/α at the last time. `extrapolate` takes that term away,
@@ -173,7 +222,8 @@ class DPMSolver(_ExponentialMultistep):
         x_s = \frac{σ_s}{σ_t} x_t + α_s (1 - e^{-h})
         \left[ \left(1 + \tfrac{1}{2q}\right) \hat x_0 - \tfrac{1}{2q} \hat x_0^{before} \right]
 
-    3M is the exact integral of the quadratic through the last three x̂_0. (Implementations in
+    3M is the exact integral of the quadratic through the last three x̂_0, and begins like
+    `ExponentialAB` of order 3. (Implementations in
     circulation give the quadratic's last term half its weight, and then 3M is of order 2.)
 
     References:
@@ -191,7 +241,7 @@ class DPMSolver(_ExponentialMultistep):
         check_count(self.order, "order", most=3)
 
     def _weights(self, offsets: Sequence[float], h: float) -> list[float]:
-        if len(offsets) == 2:
+        if len(offsets) == 2 and self.order == 2:
             share = h / (-2 * offsets[1])  # 1 / (2q)
             return [-math.expm1(-h) * (1 + share), math.expm1(-h) * share]
         return super()._weights(offsets, h)

@@ -1,0 +1,212 @@
+"""What a check of conformance returns, and how it says what is wrong: number, right number, mistake."""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ...core import Estimate, NoiseSource, mean_and_error
+
+Slips = Mapping[str, float]
+"""What may have gone wrong -> the number that would then be found."""
+
+NEAR = 0.1
+"""How near a number must be to that of a slip, compared with how far it is from the right one."""
+
+BEYOND = 5.0
+"""Standard errors by which a mean over exact draws may be off: by chance once in 2 million."""
+
+
+class ConformanceError(AssertionError):
+    """A number that is not what it should be.
+
+    Attributes:
+        check: What was measured.
+        found: The number.
+        right: What it should be.
+        likely: The likeliest mistake, in words.
+    """
+
+    def __init__(self, check: str, found: object, right: object, likely: str) -> None:
+        self.check, self.found, self.right, self.likely = check, found, right, likely
+        super().__init__(
+            f"{check}: found {_shown(found)}, and {_shown(right)} is right; likeliest mistake: {likely}"
+        )
+
+
+def _shown(value: object) -> str:
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
+
+
+class Report(dict[str, Estimate]):
+    """What was measured: name -> number with its error bar; `print` shows one line each."""
+
+    def __str__(self) -> str:
+        width = max(map(len, self), default=0)
+        return "\n".join(
+            f"{name:<{width}}  {number if number.standard_error else f'{number.value:.6g}'}"
+            for name, number in self.items()
+        )
+
+    def measure(self, name: str, value: Tensor | float, error: float = 0.0) -> float:
+        """Keep a number, and return it."""
+        self[name] = Estimate(float(value), error)
+        return float(value)
+
+    def hold(
+        self,
+        name: str,
+        found: Tensor | float,
+        right: Tensor | float,
+        tolerance: float,
+        slips: Slips | None = None,
+        *,
+        d: int | None = None,
+        else_: str | None = None,
+    ) -> None:
+        """Keep a number that must be within `tolerance` of the right one.
+
+        Arguments:
+            name: What is measured.
+            found: The number.
+            right: What it should be.
+            tolerance: The largest deviation that is rounding, or the order of what is left out.
+            slips: Mistakes known for this number; the usual ones are looked at after these.
+            d: The dimension, which may be forgotten or counted twice.
+            else_: The likeliest mistake where none of `slips` gives this number, in place of the
+                usual ones.
+
+        Raises:
+            ConformanceError: If it is further away, or not finite.
+        """
+        found, right = self.measure(name, found), float(right)
+        if not abs(found - right) <= tolerance:
+            raise ConformanceError(name, found, right, likeliest(found, right, slips, d, else_))
+
+    def small(self, name: str, found: Tensor | float, most: float, likely: str) -> None:
+        """Keep a deviation that must be rounding.
+
+        Raises:
+            ConformanceError: If it is above `most`, or not finite.
+        """
+        found = self.measure(name, found)
+        if not found <= most:
+            raise ConformanceError(name, found, f"at most {most:.1g}", likely)
+
+    def mean(
+        self, name: str, values: Tensor, right: float, slips: Slips | None = None, **more: Any
+    ) -> None:
+        """Keep the mean of independent numbers `(n,)`, which must be within `BEYOND` errors."""
+        found = mean_and_error(values)
+        self.hold(name, found.value, right, BEYOND * found.standard_error + 1e-12, slips, **more)
+        self[name] = found
+
+
+def require(condition: bool, check: str, found: object, right: object, likely: str) -> None:
+    """Raise `ConformanceError` unless a condition holds, as of a shape or a type."""
+    if not condition:
+        raise ConformanceError(check, found, right, likely)
+
+
+def likeliest(
+    found: float,
+    right: float,
+    slips: Slips | None = None,
+    d: int | None = None,
+    else_: str | None = None,
+) -> str:
+    """Return the mistake that gives this number: of those known here, or of the usual ones."""
+    if not math.isfinite(found):
+        return "a division by 0, or a step that explodes: look at its sign and size"
+    usual = {
+        "a wrong sign": -right,
+        "a factor 2 too many": 2 * right,
+        "a factor 2 forgotten": right / 2,
+        "a square root forgotten or taken in vain (√2)": math.sqrt(2) * right,
+        "a square root forgotten or taken in vain (1/√2)": right / math.sqrt(2),
+        "a factor 2 squared": 4 * right,
+        "a factor 1/2 squared": right / 4,
+        "something that is left out": 0.0,
+    }
+    if d is not None and d > 1:
+        usual |= {
+            f"a factor d = {d}, a sum where a mean belongs": d * right,
+            f"a division by d = {d}, a mean where a sum belongs": right / d,
+        }
+    for known in (slips or {}, usual if right != 0 and else_ is None else {}):
+        off = {slip: abs(found - value) for slip, value in known.items()}
+        best = min(off, key=off.__getitem__, default=None)
+        if best is not None and off[best] < NEAR * abs(found - right):
+            return f"{best} (it gives {known[best]:.6g})"
+    return else_ or "none of the usual ones (sign, factor 2, square root, d) gives this number"
+
+
+# ---------------------------------------------------------------------------- noise
+
+
+class Watched:
+    """A source of noise that keeps the law and the shape of every draw.
+
+    Arguments:
+        shared: Whether all rows get the same noise.
+        seed: Of the numbers.
+    """
+
+    def __init__(self, shared: bool = False, seed: int = 0) -> None:
+        self.shared, self.generator = shared, torch.Generator().manual_seed(seed)
+        self.asked: list[tuple[Callable[..., Tensor], torch.Size]] = []
+
+    def draw(self, law: Callable[..., Tensor], shape: torch.Size, like: Tensor) -> Tensor:
+        """Return numbers of the law, in the dtype of `like`."""
+        self.asked.append((law, shape))
+        drawn = (1, *shape[1:]) if self.shared else shape
+        return law(drawn, generator=self.generator, dtype=torch.float64).to(like).expand(shape)
+
+
+def seeded(seed: int = 0) -> torch.Generator:
+    """Return a generator at a fixed place."""
+    return torch.Generator().manual_seed(seed)
+
+
+def with_own_noise(call: Callable[[Any], Any], what: str) -> Any:
+    """Return call(source) for a source of noise of ours, where call(torch.Generator) works.
+
+    Raises:
+        ConformanceError: If it does not take one: it draws by `torch.randn(generator=...)`.
+    """
+    call(seeded())
+    source: NoiseSource = Watched()
+    try:
+        return call(source)
+    except Exception as error:
+        raise ConformanceError(
+            f"{what} with a source of noise in place of a torch.Generator",
+            f"{type(error).__name__}: {error}",
+            "noise from core.randn_like(x, generator)",
+            "noise from torch.randn(..., generator=generator): chunks, streams and these checks hand "
+            "out the noise themselves, so draw it by gradlogp.core.randn_like(x, generator)",
+        ) from error
+
+
+def parameters_of(f: Callable[..., Any]) -> dict[str, inspect.Parameter]:
+    """Return the parameters of a function, by name; none where they cannot be looked up."""
+    try:
+        return dict(inspect.signature(f).parameters)
+    except (TypeError, ValueError):
+        return {}
+
+
+def off_by(a: Tensor, b: Tensor) -> float:
+    """Return the largest deviation, compared with the larger of 1 and the largest entry."""
+    if a.shape != b.shape:
+        return math.inf
+    if not a.numel():
+        return 0.0
+    a, b = a.detach().double(), b.detach().double()
+    off = torch.where((a == b) | (a.isnan() & b.isnan()), 0.0, (a - b).abs())
+    return float(off.max() / max(1.0, float(b.abs().nan_to_num().max())))

@@ -1,0 +1,174 @@
+"""Every density against the public checks, and densities that are wrong in a known way."""
+
+import math
+
+import pytest
+import torch
+from density_support import KNOWN, LAWS, SINGULAR, small_logistic
+from support import COV, MEAN
+
+import gradlogp as glp
+from gradlogp import distributions
+from gradlogp.check import ConformanceError, check_density
+from gradlogp.core import randn_like
+
+NORMAL = torch.distributions.Normal(0.0, 1.0)
+OTHERS = {
+    "logistic": small_logistic(),
+    "function": glp.as_target(log_prob=lambda x: -x.square().sum(1), event_shape=(2,)),
+    "score alone": glp.as_target(score=torch.neg, event_shape=(2,)),
+    "distribution": glp.as_target(distribution=torch.distributions.MultivariateNormal(MEAN, COV)),
+    "parameters": glp.as_target(
+        log_prob=lambda a, b: NORMAL.log_prob(a).sum(1) - b, vectorized=True,
+        parameters={"a": (2,), "b": torch.distributions.constraints.positive},
+    ),
+    "observed": distributions.Observed(
+        lambda x: -x.square().sum(1) / 2, lambda x, rows: -(x @ rows.mT).square(), torch.eye(2)
+    ),
+    "given y": LAWS["joint"].given(torch.tensor([[0.3]])),
+}  # fmt: skip
+EVERY = LAWS | {repr(p): p for p in KNOWN} | OTHERS
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_every_density(name):
+    if name == "observed":  # which says nothing of the shape of its points
+        with pytest.raises(ValueError, match="shape of its points"):
+            check_density(EVERY[name])
+        return
+    found = check_density(EVERY[name])
+    assert name == "score alone" or "score over the gradient of log_prob" in found
+    if name in LAWS:
+        assert "Tweedie: (α E[x_0|x] − x) over s" in found
+        assert "mean of N(x; α x_0, σ² I) over its density, point 2" in found
+    if name in SINGULAR:
+        law = SINGULAR[name]
+        with pytest.raises(ValueError, match=r"\.noised\(alpha, sigma\)"):
+            law.score(law.sample(2))
+
+
+def test_none_is_left_out():
+    classes = {
+        value
+        for module in (distributions, distributions.analytic, distributions.targets)
+        for value in vars(module).values()
+        if isinstance(value, type) and hasattr(value, "score")
+    }
+    assert classes == {type(p) for p in EVERY.values()}
+
+
+# ---------------------------------------------------------------------------- wrong densities
+
+
+class Own:
+    """N(m, S) of three dimensions as anybody writes it, with a part of the test's choice."""
+
+    event_shape = torch.Size([3])
+    mean = torch.tensor([0.7, -1.2, 0.4]).double()
+    cov = torch.tensor([[1.5, 0.6, 0.2], [0.6, 0.8, -0.2], [0.2, -0.2, 0.9]]).double()
+
+    def __init__(self, law=None, **changes):
+        self.law = law or glp.Gaussian(self.mean, self.cov)
+        self.changes = changes
+
+    def _as(self, name, x, value):
+        return self.changes[name](x, value) if name in self.changes else value
+
+    def log_prob(self, x):
+        return self._as("log_prob", x, self.law.log_prob(x))
+
+    def score(self, x):
+        return self._as("score", x, self.law.score(x))
+
+    def sample(self, n, *, generator=None):
+        z = self.changes.get("noise", randn_like)(torch.empty(n, 3).double(), generator)
+        spread = self.changes.get("spread", torch.linalg.cholesky)(self.law.cov)
+        return self.law.mean + z @ spread.mT
+
+    def noised(self, alpha, sigma):
+        given = self.changes.get("noised", lambda a, b: (a, b))(alpha, sigma)
+        return Own(self.law.noised(*given), **self.changes)
+
+    def posterior_mean(self, x, alpha, sigma):
+        right = self.law.posterior_mean(x, alpha, sigma)
+        s = self.law.noised(alpha, sigma).score(x)
+        return self.changes.get("posterior", lambda *a: right)(x, s, alpha, sigma)
+
+
+class Plane(glp.Gaussian):
+    """The same in two dimensions, where the integral is by quadrature."""
+
+    gone = 0.0
+
+    def log_prob(self, x):
+        return super().log_prob(x) + self.gone
+
+
+WRONG = {
+    "wrong sign: the gradient of the energy": {"score": lambda x, s: -s},
+    "a factor 2 too many": {"score": lambda x, s: 2 * s},
+    "a factor 2 forgotten": {"score": lambda x, s: s / 2},
+    "by d = 3": {"score": lambda x, s: s / 3},
+    "left out of one of the two": {"score": lambda x, s: s + 1e-4 * x.roll(1, 1)},
+    "coupled batch": {"log_prob": lambda x, p: p - p.mean().detach()},
+    "changes the dtype": {"score": lambda x, s: s.double()},
+    "sum over the event that is left out": {"log_prob": lambda x, p: p[:, None] + 0 * x},
+    "one point for all": {"score": lambda x, s: s.sum(1)},
+    "in place": {"score": lambda x, s: x.add_(0.1) * 0 + s},
+    "E s f": {"spread": lambda C: C},
+    "does not come from": {"noise": lambda x, g: torch.randn_like(x)},
+    "deviations are added": {"noised": lambda a, b: (a, b**0.9)},
+    r"\(2π\)\^\{d/2\} too many": {
+        "log_prob": lambda x, p: p + 1.5 * math.log(2 * math.pi)
+    },
+    "Tweedie.*wrong sign": {"posterior": lambda x, s, a, b: (x - b**2 * s) / a},
+    "Tweedie.*σ for σ²": {"posterior": lambda x, s, a, b: (x + b * s) / a},
+    "division by α² for α": {"posterior": lambda x, s, a, b: (x / a + b**2 * s) / a},
+}  # fmt: skip
+
+
+def test_a_density_of_ones_own():
+    found = check_density(Own())
+    assert len([name for name in found if name.startswith("covariance")]) == 6
+
+
+@pytest.mark.parametrize("likely", WRONG)
+def test_what_is_wrong_is_named(likely):
+    with pytest.raises(ConformanceError, match=likely):
+        check_density(Own(**WRONG[likely]))
+
+
+@pytest.mark.parametrize(
+    ("gone", "likely"),
+    [
+        (math.log(2 * math.pi), r"\(2π\)\^\{d/2\} left out"),
+        (-math.log(2 * math.pi), r"\(2π\)\^\{d/2\} too many"),
+        (math.log(2 * math.pi) / 2, "each dimension but one"), (0.3, "det S for √det S"),
+    ],
+)  # fmt: skip
+def test_a_wrong_integral_is_named(gone, likely):
+    law = Plane(MEAN, COV)
+    check_density(law)
+    law.gone = gone
+    with pytest.raises(ConformanceError, match=likely):
+        check_density(law)
+
+
+def test_moments_that_are_wrong():
+    law = Own()
+    law.cov = law.cov.diag().sqrt().diag()
+    with pytest.raises(ConformanceError, match="a deviation stated where a variance"):
+        check_density(law)
+    law.mean = -law.mean
+    with pytest.raises(ConformanceError, match=r"mean, coordinate 0.*wrong sign"):
+        check_density(law)
+
+
+@pytest.mark.usefixtures("as_user")
+def test_what_is_no_density_is_refused():
+    for wrong, message in (
+        (3, "d must be a density"),
+        (glp.as_target(score=torch.neg), "shape of"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            check_density(wrong)
