@@ -140,7 +140,8 @@ MUTANTS = (
     ),
     Mutant(
         "M12: samples come from the raw weights",
-        "learn/training.py", "self.model.load_state_dict(self.averaged.module.state_dict())", "pass",
+        "learn/training.py", "return self.best.weights or self.averaged.module.state_dict()",
+        "return self.model.state_dict()",
         "learn/test_fit.py::test_model_holds_the_hand_run_average_however_training_ends",
     ),
     Mutant(
@@ -831,8 +832,8 @@ MUTANTS = (
     Mutant(
         "X: conditions are left out by the noise's own stream",
         "learn/training.py",
-        "self.settings.condition_dropout, len(z), self.dropping)",
-        "self.settings.condition_dropout, len(z), self.noise)",
+        "self.settings.condition_dropout, len(whole), self.dropping)",
+        "self.settings.condition_dropout, len(whole), self.noise)",
         "learn/test_fit.py::test_conditions_left_out_change_neither_batches_nor_noise",
     ),
     Mutant(
@@ -2219,12 +2220,13 @@ MUTANTS = (
     ),
     Mutant(
         "X: copies of rows are rounded up",
-        "interfaces/pipeline.py", "(m / total) + u).floor()", "(m / total)).ceil()",
+        "interfaces/weights.py", "(m / total) + u).floor()", "(m / total)).ceil()",
         "interfaces/test_estimator.py::test_copies_of_a_row_are_as_many_as_its_weight_says",
     ),
     Mutant(
         "X: weights are forgotten in training",
-        "interfaces/estimator.py", "kept = kept[often]", "often = None",
+        "interfaces/weights.py", "return Divided(distinct[repeats], aside,",
+        "return Divided(distinct, aside,",
         "interfaces/test_estimator.py::test_whole_weights_are_repeated_samples",
     ),
     Mutant(

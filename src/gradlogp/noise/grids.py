@@ -87,7 +87,8 @@ def time_grid(
     n = N_TIMES if n is None else n
     check_schedule(schedule)
     check_count(n, "n", 2)
-    if rho != math.inf:
+    uniform = isinstance(rho, float) and rho == math.inf
+    if not uniform:
         check_number(rho, "rho", above=0, why=" (or infinite)")
     if t_min is not None:
         check_t_min(t_min)
@@ -97,7 +98,7 @@ def time_grid(
     ends = torch.tensor([1.0, t_min], dtype=torch.float64)
     first, last = -0.5 * schedule.log_snr(ends).clamp(min=-2 * math.log(MOST_RATIO))
     ramp = torch.linspace(0, 1, n, dtype=torch.float64)
-    if rho == math.inf:
+    if uniform:
         log_ratio = first + ramp * (last - first)
     else:
         low, high = (last / rho).exp(), (first / rho).exp()
