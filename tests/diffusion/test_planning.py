@@ -7,7 +7,7 @@ import torch
 from support import MIXTURE
 
 from gradlogp import ExactScore, evolve, log_likelihood, time_grid
-from gradlogp.diffusion import AdaptiveFlow, UniPC, plan_levels, plan_likelihood
+from gradlogp.diffusion import AdaptiveFlow, Ancestral, UniPC, plan_levels, plan_likelihood
 from gradlogp.diffusion.planning import MOST
 from gradlogp.noise.schedules import DDPM, EDM, VE, VP
 
@@ -61,5 +61,18 @@ def test_where_nothing_is_enough_the_error_says_so(generator):
 def test_what_is_refused(generator):
     with pytest.raises(ValueError, match="discrete ladder"):
         plan_levels(ExactScore(MIXTURE, DDPM(torch.linspace(1e-4, 0.02, 50))), generator=generator)
+    with pytest.raises(ValueError, match="no continuous flow"):
+        plan_likelihood(ExactScore(MIXTURE, DDPM(torch.linspace(1e-4, 0.02, 50))))
+    with pytest.raises(ValueError, match="Ancestral draws noise"):
+        plan_levels(ExactScore(MIXTURE, VP()), Ancestral())
     with pytest.raises(ValueError, match="tolerance"):
         plan_likelihood(ExactScore(MIXTURE, VP()), tolerance=0.0)
+
+
+def test_a_probe_measures_the_same_steps(generator):
+    """The error of the solver is that along one probe, the same for any number of steps."""
+    score = ExactScore(MIXTURE, EDM())
+    exact = plan_likelihood(score, generator=generator)
+    probed = plan_likelihood(score, divergence="hutchinson", generator=generator)
+    assert 0.5 <= probed.n / exact.n <= 2
+    assert probed.error < 0.005

@@ -19,7 +19,7 @@ pytestmark = pytest.mark.usefixtures("as_user")  # scikit-learn passes values of
 
 
 @parametrize_with_checks(
-    [glp.ScoreEstimator(max_iter=5, n_likelihood_steps=3, width=16, random_state=0)]
+    [glp.ScoreEstimator(max_iter=5, n_likelihood_steps=4, width=16, random_state=0)]
 )
 def test_scikit_learn_contract(estimator, check):
     check(estimator)
@@ -275,3 +275,21 @@ def test_weights_of_classes_and_weights_that_cannot_be():
     ):  # fmt: skip
         with pytest.raises(ValueError, match=says):
             found.fit(x, y, sample_weight=bad)
+
+
+def test_what_is_kept_of_a_whole_number_for_a_share_and_another_base(tmp_path):
+    x = np.random.default_rng(0).normal(size=(40, 2))
+    made = ScoreEstimator(
+        max_iter=2, width=8, held_out_fraction=0, random_state=0, checkpoint=tmp_path / "m"
+    ).fit(x)
+    assert ScoreEstimator.load(tmp_path / "m").held_out_fraction == 0
+    with pytest.raises(ValueError, match="made with base=auto, got none"):
+        made.set_params(resume=True, base="none").fit(x)
+
+
+def test_images_are_scored_in_bounded_time():
+    """The steps are measured on a few draws, with one probe each."""
+    x = np.random.default_rng(0).normal(size=(40, 1, 8, 8))
+    made = ScoreEstimator(max_iter=2, channels=(8, 8), random_state=0).fit(x)
+    assert 8 <= made.likelihood_steps() <= 256
+    assert np.isfinite(made.score_samples(x[:1])).all()

@@ -464,3 +464,24 @@ def test_columns_without_a_value_come_back_without():
     assert new[["a", "c"]].isna().all(axis=None)
     assert (new.dtypes == frame.dtypes).all()
     assert [c.describe() for c in found.columns_][::2] == ["missing in all rows"] * 2
+
+
+def test_holes_where_there_were_none():
+    """pandas makes floats of whole numbers with holes; a row of which nothing is known says nothing."""
+    rng = np.random.default_rng(0)
+    frame = pd.DataFrame({
+        "target": rng.integers(0, 3, 80), "flag": rng.integers(0, 2, 80), "const": 1,
+        "yes": rng.random(80) < 0.5, "x": rng.normal(size=80).round(2),
+    })  # fmt: skip
+    model = TableEstimator(glp.ScoreEstimator(max_iter=20, width=16, random_state=0)).fit(frame)
+    where = np.eye(12, 5, dtype=bool)
+    asked = frame.head(12).mask(where)
+    filled = model.impute(asked)
+    assert not filled.isna().any(axis=None)
+    assert set(filled["target"]) <= {0, 1, 2}
+    nats = model.score_samples(asked)
+    assert np.isfinite(nats).all()
+    where[11] = True
+    assert model.score_samples(frame.head(12).mask(where))[11] == 0
+    with pytest.raises(ValueError, match="base='gaussian'"):
+        TableEstimator(glp.ScoreEstimator(base="gaussian")).fit(frame)

@@ -161,7 +161,7 @@ def log_likelihood(
         x: Points in the units of the data, `(B, *event)`.
         divergence: "exact" (d Jacobian-vector products an evaluation) or "hutchinson".
         tolerance: Relative and absolute tolerance, in z and in nats; a step is held to a tenth of it.
-        n_steps: So many steps instead, the same for all points.
+        n_steps: So many steps instead, the same for all points; four at least.
         t_min: Where the data is taken to be; the least time with noise by default.
         n_probes: Probes of the Hutchinson estimate; with one the standard error is NaN, unknown.
         probe: Their law.
@@ -194,7 +194,7 @@ def log_likelihood(
     if schedule.times is not None:
         raise ValueError("a discrete ladder has no continuous flow; use the schedule it came from")
     if n_steps is not None:
-        check_count(n_steps, "n_steps")
+        check_count(n_steps, "n_steps", ORDER + 1, "; fewer leave errors of many nats")
     check_count(n_probes, "n_probes")
     check_number(tolerance, "tolerance", above=0)
     if t_min is None:

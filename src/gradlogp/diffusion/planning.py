@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
+import torch
 from torch import Tensor
 
-from ..core import Generator, NoisyScore, Transition, check_count, check_number, check_transition
+from ..core import NoisyScore, Transition, check_count, check_number, check_transition, new_seed
 from ..noise.grids import time_grid
 from ..noise.score_base import check_noisy_score
-from ..noise.terminal import terminal
 from .evolve import evolve
 from .likelihood import log_likelihood
 from .transitions import UniPC
+from .transitions.facts import facts_of
 
 FEWEST, MOST = 8, 256
 """Steps to try first, and with which to give up."""
@@ -36,7 +37,7 @@ def plan_levels(
     *,
     tolerance: float = 0.01,
     n_draws: int = 32,
-    generator: Generator | None = None,
+    generator: torch.Generator | None = None,
 ) -> Plan:
     r"""Return how many times of `time_grid(score.schedule, n, rho=math.inf)` are enough to sample.
 
@@ -52,20 +53,28 @@ def plan_levels(
         generator: Where the starts come from.
 
     Raises:
-        ValueError: For something that is no noisy score, a discrete ladder, a number out of range, or
-            no law at t = 1.
+        ValueError: For something that is no noisy score, a discrete ladder, a transition that draws
+            noise, a number out of range, or no event shape or law at t = 1.
     """
     check_noisy_score(score)
-    _check_continuous(score)
+    if score.schedule.times is not None:
+        raise ValueError("a discrete ladder is run through whole: there are no times to choose")
     check_number(tolerance, "tolerance", above=0)
     check_count(n_draws, "n_draws", 2)
     transition = UniPC() if transition is None else transition
     check_transition(transition)
-    z = terminal(score).sample(n_draws, generator=generator)
+    if facts_of(transition).draws:
+        raise ValueError(
+            f"{type(transition).__name__} draws noise, by which two runs differ whatever their steps: "
+            "plan a deterministic transition"
+        )
+    seed = new_seed(generator)
 
     def trial(n: int) -> Tensor:
         times = time_grid(score.schedule, n, rho=math.inf)
-        return score.coordinates.encode(evolve(transition, score, z, times)).flatten(1)
+        g = torch.Generator().manual_seed(seed)  # the same starts for any n
+        x = evolve(transition, score, n_draws, times, generator=g)
+        return score.coordinates.encode(x).flatten(1)
 
     def difference(a: Tensor, b: Tensor) -> float:
         spread = float(b.std(0).square().mean())
@@ -79,7 +88,8 @@ def plan_likelihood(
     *,
     tolerance: float = 0.005,
     n_draws: int = 64,
-    generator: Generator | None = None,
+    divergence: Literal["exact", "hutchinson"] = "exact",
+    generator: torch.Generator | None = None,
 ) -> Plan:
     """Return how many steps `log_likelihood(score, x, n_steps=n)` needs, on draws of the score.
 
@@ -87,26 +97,27 @@ def plan_likelihood(
         score: As in `plan_levels`.
         tolerance: Root mean square of the difference to about twice as many steps, in nats.
         n_draws: Draws to compare.
+        divergence: "hutchinson" costs one probe in place of d, the same one for any number of steps.
         generator: Where the draws come from.
 
     Raises:
         ValueError: As `plan_levels`.
     """
-    n = plan_levels(score, n_draws=n_draws, generator=generator).n
+    check_noisy_score(score)
+    if score.schedule.times is not None:
+        raise ValueError("a discrete ladder has no continuous flow; use the schedule it came from")
     check_number(tolerance, "tolerance", above=0)
-    x = evolve(
-        UniPC(), score, n_draws, time_grid(score.schedule, n, rho=math.inf), generator=generator
-    )
+    n, seed = plan_levels(score, n_draws=n_draws, generator=generator).n, new_seed(generator)
+    times = time_grid(score.schedule, n, rho=math.inf)
+    x = evolve(UniPC(), score, n_draws, times, generator=torch.Generator().manual_seed(seed))
     return _enough(
-        lambda n: log_likelihood(score, x, n_steps=n).log_prob,
+        lambda n: log_likelihood(
+            score, x, n_steps=n, divergence=divergence,
+            generator=torch.Generator().manual_seed(seed + 1),
+        ).log_prob,
         lambda a, b: float((a - b).square().mean().sqrt()),
         tolerance,
-    )
-
-
-def _check_continuous(score: NoisyScore) -> None:
-    if score.schedule.times is not None:
-        raise ValueError("a discrete ladder is run through whole: there are no times to choose")
+    )  # fmt: skip
 
 
 def _enough(

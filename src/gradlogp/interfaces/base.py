@@ -32,7 +32,10 @@ EXACT = 32
 
 
 class Correction(NamedTuple):
-    """What the learned correction is worth: held-out nats above the base, and whether it is kept."""
+    """What the learned correction is worth: held-out nats above the base, and whether it is kept.
+
+    On rows that also chose the weights and the share of it: a little too good.
+    """
 
     gain: Estimate
     kept: bool
@@ -158,7 +161,7 @@ class Judge:
             gain = mean_and_error(self._nats(ours) - self._nats(base))
         except ArithmeticError:  # no number at all
             gain = Estimate(float("-inf"), float("nan"))
-        self.found = Correction(gain, gain.value >= 0)
+        self.found = Correction(gain, gain.value > 0)
         if not self.found.kept:
             model.base.share.zero_()
 

@@ -84,7 +84,7 @@ class ScoreEstimator(DensityMixin, BaseEstimator):
         n_sample_steps: Noise levels of the probability flow when sampling, one evaluation each; by
             default as many as samples need to be right to a hundredth of a deviation, as measured.
         n_likelihood_steps: Steps of the likelihood, one evaluation each; by default as many as it
-            needs to be right to 0.005 nats, as measured on samples.
+            needs to be right to 0.003 √d nats, as measured on samples.
         checkpoint: Directory to save to while training.
         resume: Go on from that checkpoint.
         random_state: Seed.

@@ -16,7 +16,7 @@ from ..learn.settings import TrainingSettings
 from ..scores.model import ScoreModel
 
 HERE = ("checkpoint", "resume", "device", "verbose")  # parameters of a run, not of a model
-SHAPE = ("width", "depth", "predicts", "condition")  # what a model is like, from the start
+SHAPE = ("width", "depth", "predicts", "base", "condition")  # what a model is like, from the start
 
 MOST_STEPS = 10**6  # of sampling, that a checkpoint may ask for
 
@@ -70,7 +70,8 @@ def check_kept(kept: Any, config: dict[str, Any], where: str, hints: Mapping[str
         known = name in hints
         most = MOST_STEPS if name.startswith("n_") else 2**32
         least = 0 if name == "random_state" else 1
-        small = not fits(value, int) or least <= value <= most
+        whole = known and fits(value, int) and not fits(0.5, hints[name])
+        small = not whole or least <= value <= most
         need(known and fits(value, hints[name]) and small, f".parameters: {name}", value)
     if settings is not None:
         need(isinstance(settings, dict), ".settings", settings)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 
 import torch
 
@@ -10,6 +11,9 @@ from ..core import NoisyScore, randn_like
 from ..diffusion import plan_levels, plan_likelihood
 from ..scores.conditioned import Condition
 from ..scores.model import ScoreModel
+
+EXACT = 32
+"""Entries of an event up to which the steps of a likelihood are measured with the exact divergence."""
 
 
 class Needs:
@@ -31,7 +35,7 @@ class Needs:
         return self._levels
 
     def steps(self) -> int:
-        """Return the steps for log-likelihoods that are right to 0.005 nats."""
+        """Return the steps for log-likelihoods that are right to 0.003 √d nats."""
         if self._steps is None:
             self._steps = likelihood_steps(in_float64(self.model))
         return self._steps
@@ -51,9 +55,13 @@ def sample_levels(model: ScoreModel) -> int:
 
 
 def likelihood_steps(model: ScoreModel) -> int:
-    """Return the steps that a log-likelihood needs, to a two hundredth of a nat."""
-    generator = torch.Generator().manual_seed(0)
-    return plan_likelihood(_typical(model, 64, generator), generator=generator).n
+    """Return the steps that a log-likelihood of d entries needs, to 0.003 √d nats."""
+    generator, d = torch.Generator().manual_seed(0), model.event_shape.numel()
+    n = max(8, min(64, 1024 // d))
+    return plan_likelihood(
+        _typical(model, n, generator), tolerance=0.003 * math.sqrt(d), n_draws=n, generator=generator,
+        divergence="exact" if d <= EXACT else "hutchinson",
+    ).n  # fmt: skip
 
 
 def _typical(model: ScoreModel, n: int, generator: torch.Generator) -> NoisyScore:
@@ -63,5 +71,5 @@ def _typical(model: ScoreModel, n: int, generator: torch.Generator) -> NoisyScor
         return model
     if isinstance(condition.kind, int):
         return model.given(torch.arange(n, device=model.z_std.device) % condition.kind)
-    z = randn_like(model.z_std.new_zeros(n, *condition.kind), generator)
+    z = randn_like(torch.zeros(n, *condition.kind), generator).to(model.z_std)
     return model.given(condition.coordinates.decode(z))

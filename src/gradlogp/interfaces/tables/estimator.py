@@ -114,6 +114,11 @@ class TableEstimator:
                 f"holes are learned by a network and an objective for them, and the estimator has its "
                 f"own {'network' if own else 'objective'}: pass holes=False, and do without impute"
             )
+        if self.holes and given.base not in ("auto", "none"):
+            raise ValueError(
+                f"holes are learned from a Gaussian law of their own, and the estimator has base="
+                f"{given.base!r}: pass holes=False, and do without impute"
+            )
         # noise of its own, and not that of the training, which starts from the same seed
         g = torch.Generator().manual_seed(new_seed(self.estimator_._generator(None)))
         if given.verbose:
@@ -321,8 +326,10 @@ class TableEstimator:
         """Return the log-density of rows of numbers; of what is known, where some are NaN."""
         holes, estimator = z.isnan().any(1), self.estimator_
         found = np.zeros(len(z))
+        none = z.isnan().all(1)  # where nothing is known, nothing is unlikely
         if not bool(holes.all()):
             found[~holes.numpy()] = np.asarray(estimator.score_samples(z[~holes]))
+        holes = holes & ~none
         if bool(holes.any()):
             model = in_float64(estimator.model_)
             times = time_grid(model.schedule, estimator.sample_levels(), rho=math.inf)

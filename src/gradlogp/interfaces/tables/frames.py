@@ -44,7 +44,11 @@ def like(column: Column, series: pd.Series) -> pd.Series:
     ):
         return series
     holes = series.isna()
-    dtype = "boolean" if column.dtype == "bool" and holes.any() else column.dtype
+    dtype = column.dtype
+    if holes.any():  # the same with room for holes
+        whole = dtype.startswith(("int", "uint"))
+        dtype = dtype.replace("i", "I").replace("u", "U") if whole else dtype
+        dtype = "boolean" if dtype == "bool" else dtype
     try:
         typed = series.astype(dtype)
         return typed if typed.isna().equals(holes) else series  # a hole is no text
