@@ -171,7 +171,7 @@ class TableEstimator:
         self, column: Column, series: pd.Series, g: torch.Generator
     ) -> tuple[Tensor, Tensor]:
         """Return what `encode` does; NaN for holes of a column that had none, if the model allows."""
-        fact = MISSING in column.levels or not column.width
+        fact = MISSING in column.levels
         holes = torch.from_numpy(series.isna().to_numpy(copy=True))
         fitted = getattr(getattr(self, "estimator_", None), "model_", None)
         if (
