@@ -70,13 +70,16 @@ const Explore = (() => {
     return values;
   }
 
-  // Catmull-Rom weights of the points −1, 0, 1, 2 around a fraction f in [0, 1]
-  function cubic(f, w) {
+  // Catmull-Rom weights of the points −1, 0, 1, 2 around a fraction f in [0, 1]; the end of a row goes
+  // on in a straight line
+  function cubic(f, w, first, last) {
     const g = f * f, h = g * f;
     w[0] = 0.5 * (2 * g - f - h);
     w[1] = 0.5 * (3 * h - 5 * g + 2);
     w[2] = 0.5 * (4 * g + f - 3 * h);
     w[3] = 0.5 * (h - g);
+    if (first) { w[1] += 2 * w[0]; w[2] -= w[0]; w[0] = 0; }
+    if (last) { w[2] += 2 * w[3]; w[1] -= w[3]; w[3] = 0; }
   }
 
   // A field on a grid: values[level][row of y][column of x][channel], the levels geometric in σ, the
@@ -90,7 +93,7 @@ const Explore = (() => {
         const step = Math.log(sigmas[L - 1] / sigmas[0]) / (L - 1);
         const g = Math.min(Math.max(Math.log(sigma / sigmas[0]) / step, 0), L - 1);
         const i = Math.min(Math.floor(g), L - 2), w = new Float64Array(4);
-        cubic(g - i, w);
+        cubic(g - i, w, i === 0, i === L - 2);
         grid = new Float64Array(block);
         for (let k = 0; k < 4; k++) {
           const from = clamp(i + k - 1, L) * block;
@@ -106,8 +109,8 @@ const Explore = (() => {
           const gy = ((y - center[1]) / scale + 1) / 2 * (n - 1);
           const cx = Math.min(Math.max(gx, 0), n - 1), cy = Math.min(Math.max(gy, 0), n - 1);
           const i = Math.min(Math.floor(cx), n - 2), j = Math.min(Math.floor(cy), n - 2);
-          cubic(cx - i, wx);
-          cubic(cy - j, wy);
+          cubic(cx - i, wx, i === 0, i === n - 2);
+          cubic(cy - j, wy, j === 0, j === n - 2);
           let sx = 0, sy = 0, lp = 0;
           for (let b = 0; b < 4; b++) {
             const row = clamp(j + b - 1, n) * n;

@@ -53,8 +53,8 @@ def explore(
     names: Sequence[str] = ("x", "y"),
     window: tuple[tuple[float, float], float] | None = None,
     sigmas: tuple[float, float] | None = None,
-    size: int = 96,
-    n_levels: int = 16,
+    size: int = 100,
+    n_levels: int = 20,
     generator: torch.Generator | None = None,
 ) -> Path:
     """Write a page that shows a score in the plane, with walkers that follow it.
@@ -160,9 +160,9 @@ def _known(field: Any, frame: Frame, window: Window | None) -> _Known:
     if hasattr(field, "log_prob"):
         scale, shift = (torch.tensor(v, dtype=torch.float64) for v in (frame.scale, frame.shift))
         log_prob = lambda z: field.log_prob(shift + scale * z)
-        blur = Blur(log_prob, window or find_window(log_prob))
+        blur = Blur(log_prob, find_window(log_prob))
         (xx, xy), (_, yy) = blur.cov.tolist()
-        return _Known(blur.window, blur.mean.tolist(), [xx, xy, yy], field=blur, low=blur.least)
+        return _Known(window or blur.core, blur.mean.tolist(), [xx, xy, yy], field=blur, low=blur.least)
     check_kind(field, "field", ("__call__",), "a density, a noisy score or a function")
     window = window or Window((0.0, 0.0), 4.0)
     plain = lambda x, sigma: field(x).detach().double()

@@ -4,7 +4,7 @@
   const data = JSON.parse(document.getElementById("data").textContent);
   const $ = (id) => document.getElementById(id);
   const reduced = matchMedia("(prefers-reduced-motion: reduce)").matches;
-  const HEAT = 112, ARROWS = 19, PRIOR = 5000, DROP = 50, FRICTION = 1, LEVEL_STEPS = 5;
+  const HEAT = 112, ARROWS = 19, PRIOR = 5000, DROP = 50, FRICTION = 1, LEVEL_STEPS = 10;
   const MOST = 20000, FEW_MODES = 6;
 
   const fields = data.fields.map((spec) => ({ name: spec.name, spec, ...Explore.field(spec) }));
@@ -21,7 +21,7 @@
       formula: "The Langevin step as a proposal, accepted or refused so that p is kept exactly." },
     baoab: { name: "BAOAB", size: [1e-2, 2], start: 0.15, what: "step h", tau: true,
       formula: "With a momentum: kick, drift, friction, drift, kick; γ = 1, mass 1. h is a time." },
-    annealed: { name: "annealed", size: [0.01, 1], start: 0.15, what: "step h/σ²", tau: true, run: true,
+    annealed: { name: "annealed", size: [0.01, 1], start: 0.3, what: "step h/σ²", tau: true, run: true,
       formula: `Langevin steps of h ∝ σ², ${LEVEL_STEPS} at each of 40 levels from the largest down.` },
     reverse: { name: "reverse SDE", size: [10, 500], start: 100, what: "steps", run: true, count: true,
       formula: "From noise to data: x′ = ρ² x + (1 − ρ²) x̂₀ + σ′ √(1 − ρ²) z, with ρ = σ′/σ." },
@@ -303,11 +303,18 @@
       ...Object.entries(state.results).map(([key, s]) => [SAMPLERS[key].name, inUnits(s)])]
       .filter(([, s]) => s);
     const rows = [
-      ["at σ", (s) => s.sigma],
-      ...data.names.map((name, i) => [`mean of ${name}`, (s) => s.mean[i]]),
-      ...data.names.map((name, i) => [`variance of ${name}`, (s) => s.variance[i]]),
-      ...Array.from({ length: K }, (_, k) => [`weight of mode ${k + 1}`, (s) => s.weights[k]]),
+      ["at σ", (s) => digits(s.sigma)],
+      ...data.names.map((name, i) => [`mean of ${name}`, (s) => fixed(s.mean[i], Math.sqrt(wide[i]))]),
+      ...data.names.map((name, i) => [`variance of ${name}`, (s) => fixed(s.variance[i], wide[i])]),
+      ...Array.from({ length: K }, (_, k) => [`weight of mode ${k + 1}`, (s) => fixed(s.weights[k], 0.1)]),
     ];
+    // digits by the deviation of what is shown
+    const places = (scale) => Math.min(Math.max(2 - Math.floor(Math.log10(scale)), 0), 8);
+    const fixed = (v, scale) => {
+      const text = v.toFixed(places(scale));
+      return (Number(text) === 0 ? text.replace("-", "") : text).replace("-", "−");
+    };
+    const wide = [0, 1].map((i) => data.scale[i] ** 2 * (data.cov[2 * i] + data.low ** 2));
     const cell = (kind, text, number) => {
       const made = document.createElement(kind);
       made.textContent = text;
@@ -318,7 +325,7 @@
     const head = document.createElement("thead"), body = document.createElement("tbody");
     head.append(line([cell("th", ""), ...columns.map(([name]) => cell("th", name, true))]));
     for (const [name, of] of rows) {
-      body.append(line([cell("th", name), ...columns.map(([, s]) => cell("td", digits(of(s)), true))]));
+      body.append(line([cell("th", name), ...columns.map(([, s]) => cell("td", of(s), true))]));
     }
     $("numbers").replaceChildren(head, body);
     const parts = [`${n.toLocaleString("en")} walkers, ${state.steps.toLocaleString("en")} steps`];
@@ -347,6 +354,7 @@
   function begin() {
     Object.assign(state, { at: 0, inner: 0, ended: false, steps: 0, credit: 0 });
     if (sampler().run) setSigma(data.high);
+    showControls();
   }
   function dropPrior() {
     begin();
@@ -391,6 +399,7 @@
         state.credit -= 1;
         oneStep();
         moved = true;
+        if (state.ended) showControls();
         if (state.ended || performance.now() - began > 60) { state.credit = 0; break; }
       }
     }
@@ -438,12 +447,12 @@
     $("tau-value").value = s.tau ? `τ = ${state.tau}` : "–";
     $("speed-value").value = state.speed >= 1 ? `${state.speed} step${state.speed > 1 ? "s" : ""} a frame` : `a step in ${1 / state.speed}`;
     $("formula").textContent = s.formula;
-    $("play").textContent = state.playing ? "Pause" : "Play";
+    $("play").textContent = state.ended ? "Again" : state.playing ? "Pause" : "Play";
     $("play").setAttribute("aria-pressed", state.playing);
   }
   function play(on) {
-    state.playing = on;
-    if (on && state.ended && sampler().run) dropPrior();
+    state.playing = on || state.ended;
+    if (state.ended) dropPrior(); // a run that has arrived begins anew
     showControls();
   }
   $("sigma").addEventListener("input", () => {
@@ -461,8 +470,9 @@
   $("sampler").addEventListener("change", () => {
     state.sampler = $("sampler").value;
     state.acceptance = null;
-    if (sampler().run) { if (state.x.length) dropPrior(); } else state.ended = false;
+    state.ended = false;
     state.steps = 0;
+    if (sampler().run && state.x.length) dropPrior();
     numbersDue = true;
     showControls();
   });
@@ -470,7 +480,7 @@
   $("follow").addEventListener("change", () => { state.follow = Number($("follow").value); state.results = {}; numbersDue = true; });
   for (const element of document.querySelectorAll(".several")) element.hidden = fields.length < 2;
   $("play").addEventListener("click", () => play(!state.playing));
-  $("step").addEventListener("click", () => { play(false); oneStep(); numbersDue = dirty = true; });
+  $("step").addEventListener("click", () => { state.playing = false; oneStep(); showControls(); numbersDue = dirty = true; });
   $("prior").addEventListener("click", dropPrior);
   $("reset").addEventListener("click", () => {
     Object.assign(state, { x: new Float64Array(0), p: new Float64Array(0), results: {}, acceptance: null });
