@@ -9,7 +9,8 @@ import subprocess
 import time
 from contextlib import contextmanager
 
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+NAMES = ("chromium", "chromium-browser", "google-chrome")
+CHROMIUM = next(filter(None, map(shutil.which, NAMES)), None)
 
 
 class Page:
@@ -27,11 +28,13 @@ class Page:
         os.write(self.out, json.dumps(message).encode() + b"\0")
         while True:
             found = self._read()
-            if found.get("method") in ("Runtime.exceptionThrown", "Log.entryAdded"):
-                self.errors.append(found["params"])
-            if found.get("method") == "Runtime.consoleAPICalled":
-                if found["params"]["type"] in ("error", "warning", "assert"):
-                    self.errors.append(found["params"])
+            event, what = found.get("method"), found.get("params", {})
+            if (
+                event == "Runtime.exceptionThrown"
+                or (event == "Log.entryAdded" and what["entry"]["level"] == "error")
+                or (event == "Runtime.consoleAPICalled" and what["type"] in ("error", "assert"))
+            ):
+                self.errors.append(what)
             if found.get("id") == self.number:
                 assert "error" not in found, found["error"]
                 return found["result"]
@@ -65,11 +68,13 @@ class Page:
             self.call("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=1)
         self.frames()
 
-    def key(self, key, code=0):
+    def key(self, key, code):
+        """Press a key of that virtual code."""
         text = {"text": key} if len(key) == 1 else {}
-        for kind in ("keyDown", "keyUp"):
-            self.call("Input.dispatchKeyEvent", type=kind, key=key, code=key if code else "Space",
-                      windowsVirtualKeyCode=code or 32, **(text if kind == "keyDown" else {}))  # fmt: skip
+        for kind, more in (("keyDown", text), ("keyUp", {})):
+            self.call(
+                "Input.dispatchKeyEvent", type=kind, key=key, windowsVirtualKeyCode=code, **more
+            )
         self.frames()
 
     def middle(self, selector):
@@ -121,7 +126,9 @@ def browser(folder):
     page = Page(to_browser, from_browser, process)
     try:
         target = page.call("Target.createTarget", url="about:blank")["targetId"]
-        page.session = page.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
+        page.session = page.call("Target.attachToTarget", targetId=target, flatten=True)[
+            "sessionId"
+        ]
         for domain in ("Page", "Runtime", "Log"):
             page.call(f"{domain}.enable")
         yield page

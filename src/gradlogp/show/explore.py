@@ -146,7 +146,9 @@ def _known(field: Any, frame: Frame, window: Window | None) -> _Known:
     """Return what is known of a field, in the coordinates of the frame."""
     shape = getattr(field, "event_shape", None)
     if shape is not None and tuple(shape) != (2,):
-        raise ValueError(f"field must be in the plane, with events of shape (2,), got {tuple(shape)}")
+        raise ValueError(
+            f"field must be in the plane, with events of shape (2,), got {tuple(shape)}"
+        )
     if all(hasattr(field, name) for name in ("weights", "means", "covs")):
         return _mixture(field, frame, window)
     if _is_noisy(field):
@@ -162,7 +164,9 @@ def _known(field: Any, frame: Frame, window: Window | None) -> _Known:
         log_prob = lambda z: field.log_prob(shift + scale * z)
         blur = Blur(log_prob, find_window(log_prob))
         (xx, xy), (_, yy) = blur.cov.tolist()
-        return _Known(window or blur.core, blur.mean.tolist(), [xx, xy, yy], field=blur, low=blur.least)
+        return _Known(
+            window or blur.core, blur.mean.tolist(), [xx, xy, yy], field=blur, low=blur.least
+        )
     check_kind(field, "field", ("__call__",), "a density, a noisy score or a function")
     window = window or Window((0.0, 0.0), 4.0)
     plain = lambda x, sigma: field(x).detach().double()

@@ -467,8 +467,15 @@
   });
   $("tau").addEventListener("input", () => { state.tau = $("tau").value / 10; showControls(); });
   $("speed").addEventListener("input", () => { state.speed = 2 ** Number($("speed").value); showControls(); });
+  function follow(i) {
+    state.follow = i;
+    $("follow").value = String(i);
+    state.results = {};
+    numbersDue = true;
+  }
   $("sampler").addEventListener("change", () => {
     state.sampler = $("sampler").value;
+    if (sampler().density && !fields[state.follow].hasDensity) follow(fields.findIndex((f) => f.hasDensity));
     state.acceptance = null;
     state.ended = false;
     state.steps = 0;
@@ -477,7 +484,13 @@
     showControls();
   });
   fields.forEach((field, i) => $("follow").add(new Option(`the ${field.name} field`, String(i))));
-  $("follow").addEventListener("change", () => { state.follow = Number($("follow").value); state.results = {}; numbersDue = true; });
+  $("follow").addEventListener("change", () => {
+    follow(Number($("follow").value));
+    if (sampler().density && !fields[state.follow].hasDensity) {
+      $("sampler").value = "ula"; // a learned score has no density, which the correction needs
+      $("sampler").dispatchEvent(new Event("change"));
+    }
+  });
   for (const element of document.querySelectorAll(".several")) element.hidden = fields.length < 2;
   $("play").addEventListener("click", () => play(!state.playing));
   $("step").addEventListener("click", () => { state.playing = false; oneStep(); showControls(); numbersDue = dirty = true; });

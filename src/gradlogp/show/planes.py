@@ -222,7 +222,9 @@ def _cubic(f: np.ndarray, first: Any, last: Any) -> np.ndarray:
     g, h = f * f, f * f * f
     a, b, c, d = 0.5 * np.stack([2 * g - f - h, 3 * h - 5 * g + 2, 4 * g + f - 3 * h, h - g])
     a, b, c = np.where(first, 0, a), np.where(first, b + 2 * a, b), np.where(first, c - a, c)
-    return np.stack([a, np.where(last, b - d, b), np.where(last, c + 2 * d, c), np.where(last, 0, d)])
+    return np.stack(
+        [a, np.where(last, b - d, b), np.where(last, c + 2 * d, c), np.where(last, 0, d)]
+    )
 
 
 def tabulate(field: Field, window: Window, sigmas: tuple[float, ...], size: int) -> Table:
@@ -241,7 +243,9 @@ def tabulate(field: Field, window: Window, sigmas: tuple[float, ...], size: int)
             parts = square(window.center, reach, size).split(8192)
             level = torch.cat([field(part, sigma) for part in parts]).reshape(size, size, -1)
         if not bool(torch.isfinite(level).all()):
-            raise ValueError(f"the field is not finite everywhere in the window at σ = {sigma:.3g}")
+            raise ValueError(
+                f"the field is not finite everywhere in the window at σ = {sigma:.3g}"
+            )
         levels.append(level.numpy())
     values = np.stack(levels)
     if values.shape[-1] > 2:  # only differences count

@@ -103,7 +103,9 @@ def _law(source: str, option: str) -> Any:
             "a checkpoint"
         )
     if tuple(getattr(law, "event_shape", (2,))) != (2,):
-        raise Misuse(f"{source} has events of shape {tuple(law.event_shape)}, and the page shows two")
+        raise Misuse(
+            f"{source} has events of shape {tuple(law.event_shape)}, and the page shows two"
+        )
     if isinstance(law, Gaussian):
         return GaussianMixture(torch.ones(1), law.mean[None], law.cov[None])
     return law if has_log_prob(law) or isinstance(law, GaussianMixture) else law.score
@@ -121,7 +123,9 @@ def _checkpoint(source: str) -> tuple[Any, tuple[str, str]]:
             "columns; choose two with `gradlogp fit --columns`"
         )
     if estimator.condition is not None:
-        raise Misuse(f"{source} is conditional, and the page shows one law; fit without conditions")
+        raise Misuse(
+            f"{source} is conditional, and the page shows one law; fit without conditions"
+        )
     a, b = model.columns or ("x", "y")
     return model.cpu().double().requires_grad_(False), (str(a), str(b))
 
