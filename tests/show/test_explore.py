@@ -223,16 +223,15 @@ def test_baoab_is_the_kernel(law, walkers):
     close(momentum, state.momentum, 1e-12)
 
 
-@needs_node
-@pytest.mark.parametrize(
-    ("transition", "call"),
-    [
-        (ReverseSDE(), "E.reverse(x_, level, lower, noise)"),
-        (ProbabilityFlow(), "E.flow(x_, level, field.at(lower))"),
-        (AnnealedLangevin(1, 0.3), "E.ula(x_, level, 0.3 * sigma * sigma, 1, noise)"),
-    ],
-    ids=["reverse", "flow", "annealed"],
+TRANSITIONS = (
+    (ReverseSDE(), "E.reverse(x_, level, lower, noise)"),
+    (ProbabilityFlow(), "E.flow(x_, level, field.at(lower))"),
+    (AnnealedLangevin(1, 0.3), "E.ula(x_, level, 0.3 * sigma * sigma, 1, noise)"),
 )
+
+
+@needs_node
+@pytest.mark.parametrize(("transition", "call"), TRANSITIONS, ids=["reverse", "flow", "annealed"])
 def test_transitions_under_ve(law, walkers, transition, call):
     schedule = VE(0.1, 10.0)
     t, s = (torch.tensor(math.log(v / 0.1) / math.log(100)) for v in (SIGMA, LOWER))
@@ -249,6 +248,37 @@ def test_a_walker_that_would_become_infinite_stays(law, walkers):
     got, _ = step_in_node(law, walkers, body, walkers.z)
     close(got[3], walkers.x[3], 0.0)
     assert bool(torch.isfinite(got).all())
+
+
+SLIPS = (
+    ("ula", "Math.sqrt(2 * h * tau)", "Math.sqrt(h * tau)", 2),
+    ("ula", "x[i] + h * out[1] + spread", "x[i] - h * out[1] + spread", 2),
+    ("mala", "(back - forth)", "(forth - back)", 1),
+    ("mala", "(4 * h * tau)", "(2 * h * tau)", 1),
+    ("baoab", "-2 * friction * h", "-friction * h", 1),
+    ("reverse", "keep = rho * rho", "keep = rho", 1),
+    ("flow", "(u - s * out[1]) / 2", "(u - s * out[1])", 1),
+)
+"""Ways to be wrong in the mathematics of the page; the comparison of that sampler has to notice."""
+
+
+@needs_node
+@pytest.mark.parametrize("slip", SLIPS, ids=lambda slip: f"{slip[0]}: {slip[2]}")
+def test_a_slip_is_noticed(slip, law, walkers, tmp_path, monkeypatch):
+    name, old, new, times = slip
+    text = SCRIPT.read_text(encoding="utf-8")
+    assert text.count(old) == times
+    (tmp_path / "explore.js").write_text(text.replace(old, new), encoding="utf-8")
+    monkeypatch.setattr(f"{__name__}.SCRIPT", tmp_path / "explore.js")
+    compare = {
+        "ula": lambda: test_ula_is_the_kernel(law, walkers),
+        "mala": lambda: test_mala_is_the_kernel(law, walkers),
+        "baoab": lambda: test_baoab_is_the_kernel(law, walkers),
+        "reverse": lambda: test_transitions_under_ve(law, walkers, *TRANSITIONS[0]),
+        "flow": lambda: test_transitions_under_ve(law, walkers, *TRANSITIONS[1]),
+    }
+    with pytest.raises(AssertionError):
+        compare[name]()
 
 
 # ---------------------------------------------------------------------------- 5,000 walkers

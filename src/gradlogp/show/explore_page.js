@@ -23,9 +23,9 @@
       formula: "With a momentum: kick, drift, friction, drift, kick; γ = 1, mass 1. h is a time." },
     annealed: { name: "annealed", size: [0.01, 1], start: 0.3, what: "step h/σ²", tau: true, run: true,
       formula: `Langevin steps of h ∝ σ², ${LEVEL_STEPS} at each of 40 levels from the largest down.` },
-    reverse: { name: "reverse SDE", size: [10, 500], start: 100, what: "steps", run: true, count: true,
+    reverse: { name: "reverse SDE", size: [10, 500], start: 100, what: "steps in all", run: true, count: true,
       formula: "From noise to data: x′ = ρ² x + (1 − ρ²) x̂₀ + σ′ √(1 − ρ²) z, with ρ = σ′/σ." },
-    flow: { name: "flow", size: [10, 500], start: 60, what: "steps", run: true, count: true,
+    flow: { name: "flow", size: [10, 500], start: 60, what: "steps in all", run: true, count: true,
       formula: "dx/dσ = −σ s(x, σ) by Heun's steps: no noise but that of the start." },
   };
   for (const [key, sampler] of Object.entries(SAMPLERS)) {
@@ -445,7 +445,7 @@
     $("size-value").value = s.count ? String(Math.round(s.value)) : digits(s.value);
     $("tau").disabled = !s.tau;
     $("tau-value").value = s.tau ? `τ = ${state.tau}` : "–";
-    $("speed-value").value = state.speed >= 1 ? `${state.speed} step${state.speed > 1 ? "s" : ""} a frame` : `a step in ${1 / state.speed}`;
+    $("speed-value").value = state.speed >= 1 ? `${state.speed} a frame` : `1 in ${1 / state.speed} frames`;
     $("formula").textContent = s.formula;
     $("play").textContent = state.ended ? "Again" : state.playing ? "Pause" : "Play";
     $("play").setAttribute("aria-pressed", state.playing);
@@ -483,7 +483,7 @@
     numbersDue = true;
     showControls();
   });
-  fields.forEach((field, i) => $("follow").add(new Option(`the ${field.name} field`, String(i))));
+  fields.forEach((field, i) => $("follow").add(new Option(`${field.name} field`, String(i))));
   $("follow").addEventListener("change", () => {
     follow(Number($("follow").value));
     if (sampler().density && !fields[state.follow].hasDensity) {

@@ -212,7 +212,7 @@ class Table(NamedTuple):
         out = np.zeros((len(u), grid.shape[-1]))
         for a in range(4):
             for b in range(4):
-                at = np.clip(base + [a - 1, b - 1], 0, n - 1)
+                at = np.clip(base + np.array([a - 1, b - 1]), 0, n - 1)
                 out += (w[a, :, 0] * w[b, :, 1])[:, None] * grid[at[:, 1], at[:, 0]]
         return torch.as_tensor(out)
 

@@ -126,8 +126,8 @@ def _checkpoint(source: str) -> tuple[Any, tuple[str, str]]:
         raise Misuse(
             f"{source} is conditional, and the page shows one law; fit without conditions"
         )
-    a, b = model.columns or ("x", "y")
-    return model.cpu().double().requires_grad_(False), (str(a), str(b))
+    a, b = (f"x{c}" if str(c).isdigit() else str(c) for c in model.columns or ("x", "y"))
+    return model.cpu().double().requires_grad_(False), (a, b)
 
 
 def _called(source: str) -> str:
