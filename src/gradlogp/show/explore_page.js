@@ -330,6 +330,7 @@
     $("numbers").replaceChildren(head, body);
     const parts = [`${n.toLocaleString("en")} walkers, ${state.steps.toLocaleString("en")} steps`];
     if (state.sampler === "mala" && state.acceptance !== null) parts.push(`${Math.round(100 * state.acceptance)} % accepted`);
+    if (sampler().tau && state.tau !== 1) parts.push("at this temperature the law is p^(1/τ), not that of the curve");
     if (state.ended) parts.push("arrived at the least noise level");
     $("status").textContent = parts.join("; ");
   }
