@@ -25,6 +25,7 @@ OTHERS = {
     "observed": distributions.Observed(
         lambda x: -x.square().sum(1) / 2, lambda x, rows: -(x @ rows.mT).square(), torch.eye(2)
     ),
+    "with holes": distributions.WithHoles(LAWS["mixture"]),
     "given y": LAWS["joint"].given(torch.tensor([[0.3]])),
 }  # fmt: skip
 EVERY = LAWS | {repr(p): p for p in KNOWN} | OTHERS

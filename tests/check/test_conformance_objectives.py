@@ -46,7 +46,7 @@ ELSEWHERE = {
     "von_mises_fisher": "a fit", "exponential_family": "a fit", "gaussian_precision": "a fit",
     "kernel_exponential_family": "a fit", "nu_method": "a fit", "spectral_stein": "a fit",
     "stein_gradient": "a fit", "box": "a weight", "half_line": "a weight",
-    "tangential": "a field", "draw_times": "times",
+    "tangential": "a field", "draw_times": "times", "masked": "of any part of a row",
 }  # fmt: skip
 """What is no loss of score matching on R^d; each has its closed forms in tests/learn."""
 

@@ -30,8 +30,8 @@ def perfect(kind, schedule):
     return network
 
 
-def model(condition=None):
-    network = glp.MLP(3, 16, 1, condition, generator=seeded())
+def model(condition=None, holes=False):
+    network = glp.MLP(3, 16, 1, condition, holes=holes, generator=seeded())
     nn.init.normal_(network.outlet.weight, 0.0, 0.3, generator=seeded(1))
     made = glp.ScoreModel(network, VP())
     if condition is not None:
@@ -56,6 +56,7 @@ WITHOUT_DATA = {
     "model": model(),
     "model given": model((2,)).given(torch.tensor([[0.3, -1.0]])),
     "model for rows": model((2,)).given(torch.randn(4, 2, generator=seeded(3))),
+    "model of any part": model(holes=True).given(torch.tensor([[0.3, torch.nan, -1.0]])),
     "joint given": glp.ExactScore(LAWS["joint"], VP()).given(torch.tensor([[0.2]])),
     "guided": glp.GuidedScore(EXACT["exact, VP"], glp.ExactScore(LAWS["Gaussian"], VP()), 0.7),
 }

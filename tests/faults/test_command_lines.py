@@ -249,8 +249,7 @@ def test_the_harness_sees_commands_that_break(folder, monkeypatch):
     monkeypatch.setattr(use, "load_estimator", broken)
     monkeypatch.setattr(learn, "table_to_learn", stray)
     monkeypatch.setattr(check, "print_table", lambda *a, **k: (_ for _ in ()).throw(SystemExit(7)))
-    seen = "\n".join(walk(folder, monkeypatch, 60, 2)[0])
-    seen = "\n".join(walk(folder, monkeypatch, 150, 1)[0])
+    seen = "\n".join(walk(folder, monkeypatch, 250, 2)[0])
     (folder / "stray").unlink()
     for complaint in ("nobody foresaw", "wrote outside its folder", "raised SystemExit(7)"):
         assert complaint in seen

@@ -122,7 +122,7 @@ def test_every_kind_with_every_damage(tmp_path, name):
             wrong.append(f"{name}, {damage}: the file is not named: {outcome.err}")
         if damage == "nothing":
             assert outcome.code == 0, outcome.err
-        if damage in ("empty", "noise", "UTF-16"):
+        if damage in ("empty", "noise") or (damage == "UTF-16" and name != "a.csv"):
             assert outcome.code == 1, (damage, outcome)
     assert not wrong, "\n".join(wrong)
 
@@ -265,7 +265,8 @@ def made(mark):
 
 ACCEPTED = {
     "no-suffix.npz", "stored.npz", "climb.npz", "big-endian.npy", "half.npy", "long.npy",
-    "columns.csv", "f/exif.jpg",
+    "columns.csv", "f/exif.jpg", "plain-pickle.csv", "line.csv", "formula.csv", "numbers.csv",
+    "days.parquet",
 }  # fmt: skip
 """What is odd, and can be read all the same."""
 

@@ -15,7 +15,7 @@ import gradlogp as glp
 from gradlogp import Gaussian
 from gradlogp.distributions import UniformSphere, VonMisesCircle
 from gradlogp.distributions.analytic.products import Embedded
-from gradlogp.interfaces.cli import use
+from gradlogp.interfaces.cli import loading
 from gradlogp.interfaces.cli.common import Misuse
 from gradlogp.interfaces.cli.geometry import geometry
 from gradlogp.show import plots
@@ -46,7 +46,7 @@ def known(tmp_path, monkeypatch, generator):
     def make(law, n=200):
         model = glp.ScoreModel(Exact(law), glp.schedules.VE(LOW, HIGH))
         found = SimpleNamespace(model_=model, condition=None)
-        monkeypatch.setattr(use, "load_estimator", lambda _: found)
+        monkeypatch.setattr(loading, "load_estimator", lambda _: found)
         path = tmp_path / "points.npy"
         np.save(path, law.sample(n, generator=generator).numpy())
         return {

@@ -264,9 +264,10 @@ def test_weights_of_classes_and_weights_that_cannot_be():
     x = np.random.default_rng(0).normal(size=(80, 2))
     y = np.repeat(["a", "b"], 40)
     weight = np.where(y == "a", 1.0, 0.0)
-    found = ScoreEstimator(max_iter=2, width=8, class_conditional=True, random_state=0)
+    found = ScoreEstimator(max_iter=2, width=8, condition="classes", random_state=0)
     found.fit(x, y, sample_weight=weight)
     assert found.classes_.tolist() == ["a", "b"]
+    assert found.class_prior_.tolist() == [1, 0]
     for bad, says in (
         (np.ones(3), r"sample_weight must have shape \(80,\), got \(3,\)"),
         (-np.ones(80), "not negative"), (np.zeros(80), "must not be zero"),

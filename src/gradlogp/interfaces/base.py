@@ -14,6 +14,7 @@ from ..diffusion import log_likelihood
 from ..distributions.analytic.mixture import GaussianMixture
 from ..noise.coordinates import AffineCoordinates, Scales
 from ..scores.model import ScoreModel
+from .pipeline import suits_unet
 
 BaseName = Literal["auto", "gaussian", "mixture", "none"]
 
@@ -56,9 +57,9 @@ def base_for(
 ) -> GaussianMixture | Literal["gaussian"] | None:  # fmt: skip
     """Return the base of a model for these rows, in the coordinates that it will have.
 
-    By default images have none: a U-Net learns more than the covariance of pixels, and sooner without.
-    With classes there is one Gaussian: the modes of a mixture would have to be unlearned class by
-    class. With values there is none: a model knows what they predict linearly.
+    By default images of a U-Net have none: it learns more than the covariance of pixels, and sooner
+    without. With classes there is one Gaussian: the modes of a mixture would have to be unlearned
+    class by class. With values there is none: a model knows what they predict linearly.
 
     Arguments:
         name: "none"; "gaussian"; "mixture", or one Gaussian where that is as good on the rows set
@@ -69,7 +70,9 @@ def base_for(
         standardize: As of the estimator.
         seed: Seed of the starts of a mixture.
     """
-    if name == "none" or (name == "auto" and (kept.ndim > 2 or condition == "values")):
+    if name == "none" or (
+        name == "auto" and (suits_unet(kept.shape[1:]) or condition == "values")
+    ):
         return None
     if name == "gaussian" or len(aside) < 2 or (name == "auto" and condition is not None):
         return "gaussian"

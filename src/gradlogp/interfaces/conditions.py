@@ -128,8 +128,9 @@ def check_rows(shape: Sequence[int], n: int) -> None:
 
 
 def learn_condition(
-    estimator: Any, y: Any, n: int, names: Sequence[str] | None = None
-) -> Tensor | None:
+    estimator: Any, y: Any, n: int, names: Sequence[str] | None = None,
+    weight: Tensor | None = None,
+) -> Tensor | None:  # fmt: skip
     """Return what y holds, one row for each of n, and let an estimator keep what it can be.
 
     Arguments:
@@ -137,6 +138,7 @@ def learn_condition(
         y: What `fit` was given.
         n: How many samples there are.
         names: Those of the columns of y, if it has none of its own.
+        weight: How much each sample counts, `(n,)`; all alike by default.
 
     Raises:
         ValueError: If y is missing, or not what `condition` says.
@@ -150,9 +152,11 @@ def learn_condition(
     if estimator.condition == "classes":
         found = read_classes(y)
         check_rows(found.shape, n)
-        estimator.classes_, counts = np.unique(found, return_counts=True)
-        estimator.class_prior_ = counts / n
-        return number_classes(found, estimator.classes_)
+        estimator.classes_ = np.unique(found)
+        numbers = number_classes(found, estimator.classes_)
+        counts = np.bincount(numbers.numpy(), None if weight is None else weight.numpy())
+        estimator.class_prior_ = counts / counts.sum()
+        return numbers
     values = read_values(y)
     check_rows(values.shape, n)
     estimator.condition_shape_ = tuple(values.shape[1:])

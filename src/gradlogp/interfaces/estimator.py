@@ -202,15 +202,14 @@ class ScoreEstimator(DensityMixin, BaseEstimator):
         )
         x, generator = torch.from_numpy(np.array(X)), self._generator(None)
         generator.manual_seed(Processes.here().of_first(generator.initial_seed()))
-        given = learn_condition(self, y, len(x), condition_names)
-        objective = self.objective or OBJECTIVE
+        weight = sample_weights(sample_weight, len(x))
+        given = learn_condition(self, y, len(x), condition_names, weight)
         check_option(self.base, "base", BaseName)
-        base = self.base
+        objective, base = self.objective or OBJECTIVE, self.base
         if masks is not None:
             if self.condition is not None or self.objective is not None:
                 raise ValueError("masks= come with an objective and a condition of their own")
             given, objective, base = masks.known, masks.objective(), "none"
-        weight = sample_weights(sample_weight, len(x))
         kept, aside, distinct, repeats = divided(
             len(x), held_out_rows(len(x), self.held_out_fraction), weight, generator
         )

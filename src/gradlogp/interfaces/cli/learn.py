@@ -267,10 +267,12 @@ def _schedule(name: ScheduleName) -> Schedule | None:
 
 
 def _objective(name: str, weight: WeightName) -> Any:
-    """Return the loss of each sample, over all noise levels, times spread over the batch."""
+    """Return the loss of each sample, over all noise levels, times spread; None for the default."""
     from ...learn.objectives import implicit, multilevel, sliced, sliced_vr, weights
     from ...learn.objectives.levels import noised
 
+    if (name, weight) == ("denoising", "sigma2"):
+        return None
     losses: dict[str, Any] = {
         "denoising": multilevel, "sliced": partial(noised, sliced),
         "sliced-vr": partial(noised, sliced_vr),

@@ -170,7 +170,8 @@ def learn_table(
     from ..tables import TableEstimator
     from ..tables.frames import ColumnError
 
-    table = TableEstimator(estimator, drop=list(drop), kinds=kinds)
+    holes = estimator.objective is None  # another loss is one for whole rows
+    table = TableEstimator(estimator, drop=list(drop), kinds=kinds, holes=holes)
     try:
         return table.fit(frame)
     except ColumnError as error:

@@ -161,10 +161,8 @@ def sample(
     from ..pipeline import draw
 
     if table:
-        refuse(
-            {"--class": klass, "--given": given, "--guidance": guidance or None},
-            "was given, but a table has no condition",
-        )
+        refuse({"--class": klass}, "was given, but a table has no classes")
+        refuse({"--given": given, "--guidance": guidance or None}, "is not for tables: use impute")
         from ..tables import TableEstimator
         from ..tables.forms import written
 

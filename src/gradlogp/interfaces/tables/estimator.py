@@ -345,7 +345,7 @@ class TableEstimator:
 
     def _impossible(self, frame: pd.DataFrame) -> list[list[str]]:
         """Return for each column why each row has probability 0, or ""."""
-        knows_parts = isinstance(self.estimator_.model_.condition, Mask)
+        knows_parts = isinstance(getattr(self.estimator_.model_, "condition", None), Mask)
         return [impossible(c, frame[c.name], holes=knows_parts) for c in self.columns_]
 
     def _fitted(self) -> None:

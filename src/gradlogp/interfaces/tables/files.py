@@ -68,6 +68,8 @@ def read(
     notes: list[str] = []
     if suffix_of(path) == ".parquet":
         frame, form = _read_parquet(path)
+        if not len(frame):
+            raise ValueError(f"{path}: the table has no rows")
     else:
         frame, form = _read_text(path, header, tuple(marks), notes)
         _refuse_marks(path, frame.drop(columns=[c for c in skip if c in frame]))
@@ -106,7 +108,7 @@ def _read_text(
     """Look through the lines once, let pandas read them, and again if numbers are written otherwise."""
     with reading(path), _opened(path) as file:
         head = [line for _, line in zip(range(LOOKED_AT), file, strict=False)]
-    separator = _separator(head)
+        separator = _separator(head)
     spaced = any(f'{separator} "' in line for line in head)
     holes: Counter[str] = Counter()
     rows: list[list[str]] = []
@@ -114,8 +116,12 @@ def _read_text(
     with reading(path), _opened(path) as file:
         reader = csv.reader(file, delimiter=separator, skipinitialspace=spaced)
         for cells in reader:
-            if not "".join(cells).strip() and len(cells) < 2:
+            text = "".join(cells)
+            if not text.strip() and len(cells) < 2:
                 continue
+            if "\0" in text:
+                problem = f"line {reader.line_num} has a NUL byte: this is no text"
+                break
             if rows and len(cells) != len(rows[0]):
                 problem = (
                     f"line {reader.line_num} has {len(cells)} cells instead of {len(rows[0])}"

@@ -43,8 +43,11 @@ def like(column: Column, series: pd.Series) -> pd.Series:
         column.dtype == "category" and column.transform is None
     ):
         return series
+    holes = series.isna()
+    dtype = "boolean" if column.dtype == "bool" and holes.any() else column.dtype
     try:
-        return series.astype(column.dtype)
+        typed = series.astype(dtype)
+        return typed if typed.isna().equals(holes) else series  # a hole is no text
     except (TypeError, ValueError):
         numbers = column.transform is not None and series.dtype.kind in "iuf"
         if (numbers and column.kind == "number") or column.transform is None:
