@@ -397,7 +397,8 @@ def test_the_exact_law_is_drawn_in_the_coordinates_of_the_model(law, tmp_path):
 def test_a_score_alone_has_one_level(tmp_path):
     text, data = read(write_page(torch.neg, tmp_path / "a.html", size=16))
     assert not data["levels"]
-    assert len(data["fields"][0]["sigmas"]) == 1
+    assert not data["moments"]  # nothing is called exact
+    assert (data["fields"][0]["name"], len(data["fields"][0]["sigmas"])) == ("given", 1)
     assert "there is one level" in text
 
 
@@ -412,6 +413,7 @@ def test_a_score_alone_has_one_level(tmp_path):
         (torch.neg, {"n_levels": 2}, "n_levels must be an integer from 4"),
         (torch.neg, {"exact": torch.neg}, "exact is for a noisy score"),
         (torch.log, {"size": 16}, "not finite everywhere"),
+        (glp.as_score(lambda z, t: -z, "score", VP()), {}, "knows no moments of its data"),
         (glp.Gaussian([0.0, 0.0]), {"sigmas": (1.0, 0.5)}, "sigmas must be above 1"),
         (glp.Gaussian([0.0, 0.0]), {"window": ((0.0, 0.0), -1.0)}, "window must be positive"),
     ],

@@ -105,7 +105,7 @@ def explore(
     best = law or shown
     low, high = _levels(shown, best, sigmas)
     g = torch.Generator().manual_seed(0) if generator is None else generator
-    named = [("learned" if _is_noisy(field) else "exact", shown)]
+    named = [("learned" if _is_noisy(field) else "exact" if shown.levels else "given", shown)]
     named += [] if law is None else [("exact", law)]
     fields = [
         _spec(known, name, shown.window, low, high, size, n_levels, g) for name, known in named
@@ -114,7 +114,7 @@ def explore(
         "fields": fields, "names": list(names), "center": list(shown.window.center),
         "reach": shown.window.reach, "low": low, "high": high, "mean": best.mean, "cov": best.cov,
         "shift": list(frame.shift), "scale": list(frame.scale), "levels": shown.levels,
-        "moments": law is not None or not _is_noisy(field),
+        "moments": law is not None or (shown.levels and not _is_noisy(field)),
     }  # fmt: skip
     text = lambda name: resources.files(__package__).joinpath(name).read_text(encoding="utf-8")
     page = fill_page(
@@ -153,9 +153,13 @@ def _known(field: Any, frame: Frame, window: Window | None) -> _Known:
         return _mixture(field, frame, window)
     if _is_noisy(field):
         moments = getattr(field, "moments", None)
-        mean = torch.zeros(2) if moments is None else torch.as_tensor(moments.mean).expand(2)
-        var = torch.ones(2) if moments is None else torch.as_tensor(moments.var).expand(2)
-        (a, b), (c, d) = mean.tolist(), var.tolist()
+        if moments is not None:
+            mean, var = (torch.as_tensor(v).expand(2).tolist() for v in moments)
+        elif window is not None:
+            mean, var = window.center, [(window.reach / 3.2) ** 2] * 2
+        else:
+            raise ValueError("field knows no moments of its data: give window=(center, reach)")
+        (a, b), (c, d) = mean, var
         window = window or Window((a, b), 3.2 * math.sqrt(max(c, d)))
         learned, low, high = noise_to_data(field)
         return _Known(window, [a, b], [c, 0.0, d], field=learned, low=low, high=high)
@@ -240,7 +244,10 @@ def _notes(fields: list[dict[str, Any]], shown: _Known, frame: Frame) -> list[st
                 "square, relative). Beyond its border the score is that of the border."
             )
     if not shown.levels:
-        notes.append("Only the score was given, not a density: there is one level, without noise.")
+        notes.append(
+            "Only the score was given, not a density: there is one level, without noise, and nothing "
+            "exact to compare with. The prior is a normal law over the window."
+        )
     if frame != Frame():
         notes.append(
             "The plane is drawn in the coordinates of the model, in which the noise is isotropic; "

@@ -16,7 +16,7 @@
 
   const SAMPLERS = {
     ula: { name: "Langevin", size: [1e-4, 1], start: 0.02, what: "step h", tau: true,
-      formula: "x′ = x + h s(x) + √(2hτ) z at the noise level of the slider." },
+      formula: "x′ = x + h s(x) + √(2hτ) z" + (data.levels ? " at the noise level of the slider." : "") },
     mala: { name: "MALA", size: [1e-4, 2], start: 0.1, what: "step h", tau: true, density: true,
       formula: "The Langevin step as a proposal, accepted or refused so that p is kept exactly." },
     baoab: { name: "BAOAB", size: [1e-2, 2], start: 0.15, what: "step h", tau: true,
@@ -303,7 +303,7 @@
       ...Object.entries(state.results).map(([key, s]) => [SAMPLERS[key].name, inUnits(s)])]
       .filter(([, s]) => s);
     const rows = [
-      ["at σ", (s) => digits(s.sigma)],
+      ...(data.levels ? [["at σ", (s) => digits(s.sigma)]] : []),
       ...data.names.map((name, i) => [`mean of ${name}`, (s) => fixed(s.mean[i], Math.sqrt(wide[i]))]),
       ...data.names.map((name, i) => [`variance of ${name}`, (s) => fixed(s.variance[i], wide[i])]),
       ...Array.from({ length: K }, (_, k) => [`weight of mode ${k + 1}`, (s) => fixed(s.weights[k], 0.1)]),
