@@ -2,14 +2,16 @@
 
 import json
 import re
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
-from gradlogp.interfaces.cli import main
+from gradlogp.interfaces.cli import loading, main
 from gradlogp.interfaces.cli.explore import moons
 from gradlogp.learn.data import toy
+from gradlogp.show import planes
 
 pytestmark = pytest.mark.usefixtures("as_user")
 
@@ -18,6 +20,7 @@ pytestmark = pytest.mark.usefixtures("as_user")
 def here(tmp_path, monkeypatch):
     torch.set_default_dtype(torch.float32)
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(planes, "NODES", 96)  # a quarter of the work
     return tmp_path
 
 
@@ -95,26 +98,23 @@ def test_a_file_is_run(here, capsys):
     assert not (here / "x.html").exists()
 
 
-@pytest.fixture
-def checkpoints(here):
-    rng, quick = (
-        np.random.default_rng(0),
-        ["--steps", "2", "--width", "4", "--quiet", "--no-table"],
-    )
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    """A model of two columns, two steps old."""
+    torch.set_default_dtype(torch.float32)
+    at, rng = tmp_path_factory.mktemp("models"), np.random.default_rng(0)
     x = rng.normal(size=(60, 2)) * [1, 7] + [0, 100]
-    lines = [f"{a},{b},{'uv'[i % 2]}" for i, (a, b) in enumerate(x)]
-    (here / "x.csv").write_text("\n".join(["left,right,kind", *lines]))
-    np.save(here / "three.npy", rng.normal(size=(60, 3)))
-    assert main(["fit", "x.csv", "--columns", "left,right", "--out", "model", *quick]) == 0
-    assert main(["fit", "x.csv", "--label", "kind", "--out", "classes", *quick]) == 0
-    assert main(["fit", "three.npy", "--out", "three", *quick]) == 0
+    (at / "x.csv").write_text("\n".join(["left,right", *(f"{a},{b}" for a, b in x)]))
+    quick = ["--steps", "2", "--width", "4", "--quiet", "--no-table"]
+    assert main(["fit", str(at / "x.csv"), "--out", str(at / "model"), *quick]) == 0
+    return at / "model"
 
 
-def test_a_checkpoint_beside_what_it_should_be(here, checkpoints, capsys):
+def test_a_checkpoint_beside_what_it_should_be(here, model, capsys):
     (here / "law.py").write_text(
         "import gradlogp as glp\nlaw = glp.Gaussian([0.0, 100.0], [[1.0, 0.0], [0.0, 49.0]])\n"
     )
-    done = call(capsys, "model", "--target", "law.py:law", "--out", "m.html", "--quiet")
+    done = call(capsys, model, "--target", "law.py:law", "--out", "m.html", "--quiet")
     assert done == (0, "", "")
     text, data = read(here / "m.html")
     assert [f["name"] for f in data["fields"]] == ["learned", "exact"]
@@ -123,23 +123,34 @@ def test_a_checkpoint_beside_what_it_should_be(here, checkpoints, capsys):
     assert 5 < data["scale"][1] < 9
     np.testing.assert_allclose(data["cov"], [1, 0, 1], atol=0.6)  # in the model's coordinates
     assert "in the coordinates of the model" in text
-    assert call(capsys, "model", "--out", "alone.html")[0] == 0
+    assert call(capsys, model, "--out", "alone.html")[0] == 0
     assert len(read(here / "alone.html")[1]["fields"]) == 1
 
 
-def test_misuse(here, checkpoints, capsys):
+def test_misuse(here, model, capsys):
     for line, says in (
         ("funnel", "events of shape (5,), and the page shows two"),
         ("rang", "did you mean 'ring'?"),
         ("missing.py:f", "there is no file missing.py"),
         ("mixture --out x.htm", "use a name that ends in .html"),
         ("mixture --target ring", "--target is for a checkpoint"),
-        ("model --target rang", "--target 'rang' is no target"),
-        ("classes", "is conditional"),
-        ("three", "samples of shape (3,)"),
+        (f"{model} --target rang", "--target 'rang' is no target"),
         ("mixture --threads 0", "--threads must be at least 1"),
     ):
         code, out, err = call(capsys, *line.split())
         assert (code, out, err.count("\n")) == (2, "", 1), (line, err)
         assert says in err
+    assert not list(here.glob("*.html"))
+
+
+@pytest.mark.parametrize(
+    ("shape", "condition", "says"),
+    [((3,), None, "samples of shape (3,)"), ((2,), "classes", "is conditional")],
+)
+def test_checkpoints_that_have_no_page(here, model, capsys, monkeypatch, shape, condition, says):
+    found = SimpleNamespace(model_=SimpleNamespace(event_shape=shape), condition=condition)
+    monkeypatch.setattr(loading, "load_estimator", lambda _: found)
+    code, _, err = call(capsys, model)
+    assert (code, err.count("\n")) == (2, 1)
+    assert says in err
     assert not list(here.glob("*.html"))

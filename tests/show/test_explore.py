@@ -380,8 +380,9 @@ class Frame:
         return self.shift + self.scale * z
 
 
-def test_the_exact_law_is_drawn_in_the_coordinates_of_the_model(law, tmp_path):
+def test_the_exact_law_is_drawn_in_the_coordinates_of_the_model(law, tmp_path, monkeypatch):
     """Of a model whose coordinates are not those of the data, against the same law in them."""
+    monkeypatch.setattr(planes, "NODES", 96)
     there = GaussianMixture(
         law.weights, Frame().decode(law.means), law.covs * (Frame.scale[:, None] * Frame.scale)
     )

@@ -156,7 +156,7 @@ def _known(field: Any, frame: Frame, window: Window | None) -> _Known:
         if moments is not None:
             mean, var = (torch.as_tensor(v).expand(2).tolist() for v in moments)
         elif window is not None:
-            mean, var = window.center, [(window.reach / 3.2) ** 2] * 2
+            mean, var = list(window.center), [(window.reach / 3.2) ** 2] * 2
         else:
             raise ValueError("field knows no moments of its data: give window=(center, reach)")
         (a, b), (c, d) = mean, var
