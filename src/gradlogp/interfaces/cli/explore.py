@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from ...distributions.analytic import GaussianMixture
 
 NODES = 48
-"""Gaussians along each moon: with 48 Gauss–Legendre nodes the density is right to 1e-7 of its maximum."""
+"""Gaussians along each moon, at Gauss–Legendre nodes: the density is right to 1e-7 of its maximum."""
 
 
 def explore(
