@@ -47,6 +47,8 @@ WORDS = {
     "target": ["gaussian", "ring", "rang", "../in/target.py:f", "../in/target.py:none",
                "../in/target.py:raises", "../in/target.py:wrong", "missing.py:f", "../in/model",
                "../in/classes", ":", ""],
+    "source": ["mixture", "moons", "gaussian", "../in/target.py:wrong", "../in/target.py:raises",
+               "funnel", "../in/classes", "../in/whole", "../in/missing.csv", "", "."],
     "out": ["new", "new.npy", "new.npz", "new.csv", "new.png", "new.txt", "deep/er/new.png",
             "/dev/null/x.png", "../in/points.csv/x.npy", "", ".", "new.npz/x.npz"],
     "image": ["../in/one.png", "../in/one.npy", "../in/colour.png", "../in/broken.npy", "missing.png",
@@ -163,7 +165,9 @@ def draw(rng):
     """Return one random command line."""
     command = rng.choice([c for c in app if not c.startswith("-")])
     known = options(command)
-    first = [n for n in ("name", "checkpoint", "task", "data", "image", "only") if n in known]
+    first = [
+        n for n in ("name", "checkpoint", "task", "data", "image", "only", "source") if n in known
+    ]
     if command == "sample" and rng.random() < 0.5:
         first = ["target"]
     if command == "sample-size":

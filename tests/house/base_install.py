@@ -27,6 +27,7 @@ COMMANDS = """
 0 fit images.npy --out pictures --steps 2 --quiet
 0 restore pictures --task inpaint --box 2 6 2 6 --image one.npy --out restored.png --steps 4 --quiet
 ? geometry model --data data.csv --label species --out field.png --points 10
+0 explore --out page.html
 0 sample-size --dim 10 --accuracy 0.1
 0 info model
 0 info digits

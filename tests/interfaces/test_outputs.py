@@ -66,6 +66,7 @@ def commands(model, folder):
             ["geometry", str(model), "--data", data, "--points", "5", "--quiet", "--out",
              str(folder / "g.png")], "g.png",
         ),
+        "explore": (["explore", "--out", str(folder / "e.html"), "--quiet"], "e.html"),
         "demo": (
             ["demo", "mixture", "--out", str(folder), "--steps", "2", "--quiet"], "mixture/index.html",
         ),
@@ -76,7 +77,7 @@ def commands(model, folder):
     }  # fmt: skip
 
 
-CASES = ("array", "picture", "draws", "fit", "geometry", "demo", "restore")
+CASES = ("array", "picture", "draws", "fit", "geometry", "explore", "demo", "restore")
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -91,7 +92,7 @@ def test_nothing_that_is_there_is_replaced(model, tmp_path, capsys, case):
     assert contents(tmp_path) == {there: b"mine"}
 
 
-@pytest.mark.parametrize("case", ["array", "picture", "geometry"])
+@pytest.mark.parametrize("case", ["array", "picture", "geometry", "explore"])
 def test_force_replaces(model, tmp_path, capsys, case):
     arguments, there = commands(model, tmp_path)[case]
     (tmp_path / there).write_text("mine")

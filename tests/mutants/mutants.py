@@ -2318,4 +2318,19 @@ MUTANTS = (
         "2 * fine - coarse, tau,", "fine - coarse, tau,",
         "check/test_conformance_kernels.py::test_every_kernel[ULA]",
     ),
+    Mutant(
+        "X: a noisy score is drawn without the factor α",
+        "show/planes.py", "alpha * score(alpha * y, t)", "score(alpha * y, t)",
+        "show/test_explore.py::test_a_schedule_enters_by_its_ratio",
+    ),
+    Mutant(
+        "X: the score of a blurred density is divided by σ",
+        "show/planes.py", "@ self.x - x) / sigma**2", "@ self.x - x) / sigma",
+        "show/test_explore.py::test_blur_is_a_convolution",
+    ),
+    Mutant(
+        "X: covariances are drawn in units of one column",
+        "show/explore.py", "law.covs.double() / (scale[:, None] * scale)", "law.covs.double() / scale",
+        "show/test_explore.py::test_the_exact_law_is_drawn_in_the_coordinates_of_the_model",
+    ),
 )  # fmt: skip

@@ -1,5 +1,6 @@
 """What a person looks at: figures, reports, progress. It draws what it is given."""
 
+from .explore import explore as explore
 from .progress import bar as bar
 from .report import Row as Row
 from .report import Section as Section

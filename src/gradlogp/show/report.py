@@ -103,13 +103,14 @@ def _paragraphs(text: str) -> list[str]:
     return [part for part in parts if part]
 
 
-def _page(**parts: Any) -> str:
-    """Fill the template beside this file. Everything is escaped but the style sheet, which is ours."""
+def fill_page(stem: str, **parts: Any) -> str:
+    """Fill a template beside this file. Everything is escaped but what the template calls safe."""
     from jinja2 import Environment, StrictUndefined
 
     beside = resources.files(__package__)
     template, style = (
-        beside.joinpath(f"report.{end}").read_text(encoding="utf-8") for end in ("html.j2", "css")
+        beside.joinpath(name).read_text(encoding="utf-8")
+        for name in (f"{stem}.html.j2", "report.css")
     )
     environment = Environment(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True,
@@ -192,8 +193,8 @@ def write(
         files |= {f"{stem}.png": light, f"{stem}-dark.png": dark}
         pictures[stem] = _picture(light, dark)
     verdicts = [row.verdict for section in sections for row in section.rows]
-    page = _page(
-        title=title, lead=lead, sections=sections, pictures=pictures, provenance=provenance,
+    page = fill_page(
+        "report", title=title, lead=lead, sections=sections, pictures=pictures, provenance=provenance,
         verdicts=[verdict for verdict in verdicts if verdict is not None],
     )  # fmt: skip
     files["numbers.json"] = _numbers(title, sections, provenance).encode()

@@ -120,7 +120,7 @@ def sample_target(
     for option, size in (("--step-size", step_size), ("--spread", spread)):
         if size is not None and not (size > 0 and math.isfinite(size)):
             raise Misuse(f"{option} must be positive and finite, got {size}")
-    with _doubles():
+    with doubles():
         start = _target(target, dim)
         if spread is not None and step_size is None and has_log_prob(start.law):
             raise Misuse(
@@ -153,7 +153,7 @@ def sample_target(
 
 
 @contextmanager
-def _doubles() -> Iterator[None]:
+def doubles() -> Iterator[None]:
     """Compute in float64: tensors that a file makes have the dtype of the chains."""
     import torch
 
@@ -204,7 +204,7 @@ def _target(source: str, dim: int | None) -> _Start:
         law = named[source]()
         start = _Start(law, law.event_shape)
     elif path.endswith(".py"):
-        start = _of_file(Path(path), name, dim)
+        start = of_file(Path(path), name, dim)
     elif is_checkpoint(source):
         start = _of_checkpoint(source)
     else:
@@ -219,7 +219,7 @@ def _target(source: str, dim: int | None) -> _Start:
     return start
 
 
-def _of_file(path: Path, name: str, dim: int | None) -> _Start:
+def of_file(path: Path, name: str, dim: int | None) -> _Start:
     """Return a density, or a function as one."""
     import torch
 

@@ -15,6 +15,7 @@ from cyclopts import Parameter
 from ... import __version__
 from .check import info, sample_size, verify
 from .common import Misuse
+from .explore import explore
 from .geometry import geometry
 from .impute import impute
 from .langevin import targets
@@ -31,8 +32,8 @@ Options may come from a TOML file: --config run.toml, one table a command, as in
     [fit]
     steps = 4000
 
-Checkpoints, data and options hold no code. A file of Python named by --target file.py:function is
-run, with all that is in it: name only files that you trust.
+Checkpoints, data and options hold no code. A file of Python named by --target file.py:function, or
+by explore file.py:function, is run, with all that is in it: name only files that you trust.
 """
 
 app = cyclopts.App(
@@ -44,7 +45,7 @@ app = cyclopts.App(
 )
 app.meta.suppress_keyboard_interrupt = False
 for _command in (
-    demo, fit, sample, evaluate, impute, restore, geometry, sample_size, targets, verify, info,
+    demo, fit, sample, evaluate, impute, explore, restore, geometry, sample_size, targets, verify, info,
 ):  # fmt: skip
     app.command(_command)
 

@@ -1,0 +1,135 @@
+"""The command that makes a page to explore a score in the plane: explore."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .common import Misuse, claim_output, is_checkpoint, print_json, say, set_threads
+from .langevin import doubles, known, of_file
+
+if TYPE_CHECKING:
+    from ...distributions.analytic import GaussianMixture
+
+NODES = 48
+"""Gaussians along each moon, at Gauss–Legendre nodes: the density is right to 1e-7 of its maximum."""
+
+
+def explore(
+    source: str = "mixture",
+    *,
+    target: str | None = None,
+    out: Path = Path("explore.html"),
+    force: bool = False,
+    threads: int | None = None,
+    json: bool = False,
+    quiet: bool = False,
+) -> int:
+    """Make a page to explore a score in the plane: its field at every noise level, and samplers.
+
+    The page is one HTML file that needs nothing from outside: open it in a browser. A click drops
+    walkers, which follow Langevin dynamics, annealed or with momentum, MALA, the reverse SDE or the
+    probability flow, while their moments stand beside the exact ones.
+
+    Args:
+        source: What to show: mixture, ring, moons or another target in the plane that `gradlogp
+            targets` lists; the folder of a checkpoint of two columns; or file.py:function, a
+            log-density of a batch (B, 2) or a density. Such a file is run, with all that is in it:
+            name only files that you trust.
+        target: The law that a checkpoint should have learned, likewise: it is shown beside it, with
+            their difference.
+        out: The page to write, .html.
+        force: Replace a page that is there.
+        threads: PyTorch threads.
+        json: Print what was written as JSON.
+        quiet: No messages.
+    """
+    set_threads(threads)
+    if out.suffix != ".html":
+        raise Misuse(f"cannot write {out}: use a name that ends in .html")
+    claim_output(out, force=force)
+    from ...show import explore as write_page
+
+    with doubles():
+        names, exact = ("x", "y"), None
+        if is_checkpoint(source):
+            field, names = _checkpoint(source)
+            exact = None if target is None else _law(target, "--target")
+        else:
+            if target is not None:
+                raise Misuse(f"--target is for a checkpoint, and {source} is none")
+            field = _law(source, "the source")
+        write_page(field, out, exact=exact, title=f"The score of {_called(source)}", names=names)
+    size = out.stat().st_size
+    if json:
+        print_json({"page": out, "bytes": size})
+    else:
+        say(f"{out}: a page of {size / 1e6:.2g} MB, to be opened in a browser", quiet=quiet)
+    return 0
+
+
+def moons() -> GaussianMixture:
+    """Return the law of the toy set "moons": two half circles, blurred by 0.1."""
+    import numpy as np
+    import torch
+
+    from ...distributions.analytic import GaussianMixture
+
+    u, w = np.polynomial.legendre.leggauss(NODES)
+    angle = torch.as_tensor(math.pi * (u + 1) / 2)
+    arc = torch.stack([angle.cos(), angle.sin()], 1)
+    means = torch.cat([arc, torch.tensor([1.0, 0.5]) - arc])
+    return GaussianMixture(torch.as_tensor(w).repeat(2) / 4, means, 0.1**2)
+
+
+def _law(source: str, option: str) -> Any:
+    """Return a law in the plane by its name, or from a file; a score where nothing else is known."""
+    import torch
+
+    from ...core import nearest
+    from ...distributions.analytic import Gaussian, GaussianMixture
+    from ...distributions.as_target import has_log_prob
+
+    named, (path, _, name) = {**known(), "moons": moons}, source.rpartition(":")
+    if source in named:
+        law = named[source]()
+    elif path.endswith(".py"):
+        law = of_file(Path(path), name, 2).law
+    else:
+        plane = [n for n, make in named.items() if tuple(make().event_shape) == (2,)]
+        raise Misuse(
+            f"{option} {source!r} is no target{nearest(source, plane)}; or give file.py:function, or "
+            "a checkpoint"
+        )
+    if tuple(getattr(law, "event_shape", (2,))) != (2,):
+        raise Misuse(
+            f"{source} has events of shape {tuple(law.event_shape)}, and the page shows two"
+        )
+    if isinstance(law, Gaussian):
+        return GaussianMixture(torch.ones(1), law.mean[None], law.cov[None])
+    return law if has_log_prob(law) or isinstance(law, GaussianMixture) else law.score
+
+
+def _checkpoint(source: str) -> tuple[Any, tuple[str, str]]:
+    """Return the noisy score of a checkpoint of two columns, and their names."""
+    from .loading import load_estimator
+
+    estimator = load_estimator(Path(source))
+    model = estimator.model_
+    if tuple(model.event_shape) != (2,):
+        raise Misuse(
+            f"{source} learned samples of shape {tuple(model.event_shape)}, and the page shows two "
+            "columns; choose two with `gradlogp fit --columns`"
+        )
+    if estimator.condition is not None:
+        raise Misuse(
+            f"{source} is conditional, and the page shows one law; fit without conditions"
+        )
+    a, b = (f"x{c}" if str(c).isdigit() else str(c) for c in model.columns or ("x", "y"))
+    return model.cpu().double().requires_grad_(False), (a, b)
+
+
+def _called(source: str) -> str:
+    path, _, name = source.rpartition(":")
+    return name if path.endswith(".py") else Path(source).name or source

@@ -1,0 +1,257 @@
+"""A page to explore a score: the field at every noise level, and walkers that follow it.
+
+One HTML file that needs nothing from outside: the mathematics in `explore.js`, its face in
+`explore_page.js`, and the fields in closed form (mixtures) or as tables.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..core import check_count, check_kind, check_number
+from ..core.files import write_atomically
+from .planes import (
+    Blur,
+    Field,
+    Frame,
+    Window,
+    find_window,
+    interpolation_error,
+    noise_to_data,
+    tabulate,
+)
+from .report import fill_page
+
+
+class _Known(NamedTuple):
+    """A law or a field: what the page reads, or what is to be tabulated; where it lies."""
+
+    window: Window
+    mean: list[float]
+    cov: list[float]  # xx, xy, yy
+    spec: dict[str, Any] | None = None
+    field: Field | None = None
+    low: float = 0.0
+    high: float = math.inf
+    levels: bool = True
+
+
+def explore(
+    field: Any,
+    out: Path | str,
+    *,
+    exact: Any = None,
+    title: str = "A score, explored",
+    names: Sequence[str] = ("x", "y"),
+    window: tuple[tuple[float, float], float] | None = None,
+    sigmas: tuple[float, float] | None = None,
+    size: int = 100,
+    n_levels: int = 20,
+    generator: torch.Generator | None = None,
+) -> Path:
+    """Write a page that shows a score in the plane, with walkers that follow it.
+
+    Noise levels are those of x + σ ε. A noisy score is shown in its model coordinates, in which the
+    noise is isotropic; the axes are labelled in the units of the data.
+
+    Arguments:
+        field: A Gaussian mixture (`weights`, `means`, `covs`), which the page evaluates in closed
+            form; a density with `log_prob`, which is blurred by quadrature; a noisy score, such as
+            a trained model; or a function x -> s(x), which has one level.
+        out: The file to write, .html.
+        exact: The law in data units that a noisy score should have, beside which it is shown: a
+            mixture or a density.
+        title: The title of the page.
+        names: Names of the two columns.
+        window: Centre and half the side of the square to show; by default where the density is, or
+            by the moments of a noisy score.
+        sigmas: The least and the largest noise level.
+        size: Points a side of a table, which has `n_levels` levels.
+        n_levels: As above.
+        generator: Where the points come from at which the error of a table is measured.
+
+    Returns:
+        The path of the page.
+
+    Raises:
+        ValueError: For a field that is not in the plane, or is not finite; for arguments out of
+            their range.
+        OSError: If the page cannot be written.
+    """
+    check_count(size, "size", 16, most=160)
+    check_count(n_levels, "n_levels", 4, most=32)
+    if len(names) != 2:
+        raise ValueError(f"names must be those of two columns, got {len(names)}")
+    if window is not None:
+        check_number(window[1], "window", above=0)
+    frame = Frame()
+    if _is_noisy(field):
+        frame = _frame(field)
+    elif exact is not None:
+        raise ValueError("exact is for a noisy score: a density is its own exact law")
+    law = None if exact is None else _known(exact, frame, None)
+    given = None if window is None else Window((window[0][0], window[0][1]), window[1])
+    if given is None and law is not None:
+        given = law.window
+    shown = _known(field, frame, given)
+    best = law or shown
+    low, high = _levels(shown, best, sigmas)
+    g = torch.Generator().manual_seed(0) if generator is None else generator
+    named = [("learned" if _is_noisy(field) else "exact" if shown.levels else "given", shown)]
+    named += [] if law is None else [("exact", law)]
+    fields = [
+        _spec(known, name, shown.window, low, high, size, n_levels, g) for name, known in named
+    ]
+    data = {
+        "fields": fields, "names": list(names), "center": list(shown.window.center),
+        "reach": shown.window.reach, "low": low, "high": high, "mean": best.mean, "cov": best.cov,
+        "shift": list(frame.shift), "scale": list(frame.scale), "levels": shown.levels,
+        "moments": law is not None or (shown.levels and not _is_noisy(field)),
+    }  # fmt: skip
+    text = lambda name: resources.files(__package__).joinpath(name).read_text(encoding="utf-8")
+    page = fill_page(
+        "explore", title=title, data=json.dumps(data, allow_nan=False).replace("<", "\\u003c"),
+        notes=_notes(fields, shown, frame), more=text("explore.css"),
+        scripts=[text("explore.js"), text("explore_page.js")],
+    )  # fmt: skip
+    out = Path(out)
+    write_atomically(out, page)
+    return out
+
+
+def _is_noisy(field: Any) -> bool:
+    return hasattr(field, "schedule") and callable(field)
+
+
+def _frame(score: Any) -> Frame:
+    """Return shift and scale of the coordinates of a noisy score."""
+    z = torch.tensor([[0.0, 0.0], [1.0, 1.0], [-2.0, 3.0]], dtype=torch.float64)
+    x = score.coordinates.decode(z).double()
+    shift, scale = x[0], x[1] - x[0]
+    if not torch.allclose(shift + scale * z, x, rtol=1e-5, atol=1e-6):
+        raise ValueError("field has coordinates that are not affine, and cannot be drawn in them")
+    (a, b), (c, d) = shift.tolist(), scale.tolist()
+    return Frame((a, b), (c, d))
+
+
+def _known(field: Any, frame: Frame, window: Window | None) -> _Known:
+    """Return what is known of a field, in the coordinates of the frame."""
+    shape = getattr(field, "event_shape", None)
+    if shape is not None and tuple(shape) != (2,):
+        raise ValueError(
+            f"field must be in the plane, with events of shape (2,), got {tuple(shape)}"
+        )
+    if all(hasattr(field, name) for name in ("weights", "means", "covs")):
+        return _mixture(field, frame, window)
+    if _is_noisy(field):
+        moments = getattr(field, "moments", None)
+        if moments is not None:
+            mean, var = (torch.as_tensor(v).expand(2).tolist() for v in moments)
+        elif window is not None:
+            mean, var = list(window.center), [(window.reach / 3.2) ** 2] * 2
+        else:
+            raise ValueError("field knows no moments of its data: give window=(center, reach)")
+        (a, b), (c, d) = mean, var
+        window = window or Window((a, b), 3.2 * math.sqrt(max(c, d)))
+        learned, low, high = noise_to_data(field)
+        return _Known(window, [a, b], [c, 0.0, d], field=learned, low=low, high=high)
+    if hasattr(field, "log_prob"):
+        scale, shift = (torch.tensor(v, dtype=torch.float64) for v in (frame.scale, frame.shift))
+        log_prob = lambda z: field.log_prob(shift + scale * z)
+        blur = Blur(log_prob, find_window(log_prob))
+        (xx, xy), (_, yy) = blur.cov.tolist()
+        return _Known(
+            window or blur.core, blur.mean.tolist(), [xx, xy, yy], field=blur, low=blur.least
+        )
+    check_kind(field, "field", ("__call__",), "a density, a noisy score or a function")
+    window = window or Window((0.0, 0.0), 4.0)
+    plain = lambda x, sigma: field(x).detach().double()
+    spread = window.reach**2 / 4
+    return _Known(window, list(window.center), [spread, 0.0, spread], field=plain, levels=False)
+
+
+def _mixture(law: Any, frame: Frame, window: Window | None) -> _Known:
+    shift, scale = (torch.tensor(v, dtype=torch.float64) for v in (frame.shift, frame.scale))
+    weights = law.weights.double()
+    means: Tensor = (law.means.double() - shift) / scale
+    covs: Tensor = law.covs.double() / (scale[:, None] * scale)
+    if tuple(means.shape) != (len(weights), 2):
+        raise ValueError(f"field must be in the plane, got means of shape {tuple(means.shape)}")
+    sd = covs.diagonal(dim1=1, dim2=2).sqrt()
+    low, high = (means - 3.2 * sd).min(0).values, (means + 3.2 * sd).max(0).values
+    (a, b), half = ((low + high) / 2).tolist(), float((high - low).max()) / 2
+    mean = weights @ means
+    between = torch.einsum("k,ki,kj->ij", weights, means - mean, means - mean)
+    (xx, xy), (_, yy) = (between + torch.einsum("k,kij->ij", weights, covs)).tolist()
+    spec = {
+        "kind": "mixture", "weights": weights.tolist(), "means": means.tolist(),
+        "covs": [[c[0][0], c[0][1], c[1][1]] for c in covs.tolist()],
+    }  # fmt: skip
+    return _Known(window or Window((a, b), half), mean.tolist(), [xx, xy, yy], spec)
+
+
+def _levels(shown: _Known, best: _Known, given: tuple[float, float] | None) -> tuple[float, float]:
+    """Return the least and the largest noise level of the page."""
+    spread = math.sqrt(max(best.cov[0], best.cov[2]))
+    floor, top = max(shown.low, best.low), min(shown.high, best.high)
+    if given is None:
+        return max(floor, spread / 100), min(top, max(3 * spread, 3 * floor))
+    low, high = given
+    check_number(low, "sigmas", least=floor)
+    check_number(high, "sigmas", above=low, most=top if math.isfinite(top) else None)
+    return low, high
+
+
+def _spec(
+    known: _Known, name: str, window: Window, low: float, high: float, size: int, n: int,
+    g: torch.Generator,
+) -> dict[str, Any]:  # fmt: skip
+    """Return what the page reads of one field."""
+    if known.spec is not None:
+        return {**known.spec, "name": name, "error": None}
+    assert known.field is not None
+    levels = n if known.levels else 1
+    sigmas = tuple(low * (high / low) ** (i / max(levels - 1, 1)) for i in range(levels))
+    table = tabulate(known.field, window, sigmas, size)
+    return {
+        **table.spec(), "name": name, "error": interpolation_error(table, known.field, g)
+    }  # fmt: skip
+
+
+def _notes(fields: list[dict[str, Any]], shown: _Known, frame: Frame) -> list[str]:
+    """Return what the page says of its fields, a paragraph each."""
+    notes = []
+    for spec in fields:
+        if spec["kind"] == "mixture":
+            notes.append(
+                f"The {spec['name']} field is a mixture of {len(spec['weights'])} Gaussian"
+                f"{'s'[: len(spec['weights']) > 1]}, evaluated in closed form at every point and level."
+            )
+        else:
+            n, L = spec["size"], len(spec["sigmas"])
+            notes.append(
+                f"The {spec['name']} field is a table of {n} × {n} points at {L} noise level"
+                f"{'s'[: L > 1]}, read by cubic interpolation. At random points and levels σ²s, the "
+                f"way to the denoised point, is off by {100 * spec['error']:.2g} % (root mean "
+                "square, relative). Beyond its border the score is that of the border."
+            )
+    if not shown.levels:
+        notes.append(
+            "Only the score was given, not a density: there is one level, without noise, and nothing "
+            "exact to compare with. The prior is a normal law over the window."
+        )
+    if frame != Frame():
+        notes.append(
+            "The plane is drawn in the coordinates of the model, in which the noise is isotropic; "
+            "the axes are labelled in the units of the data. σ and step sizes are in coordinates of "
+            "the model."
+        )
+    return notes

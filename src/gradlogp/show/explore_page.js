@@ -1,0 +1,518 @@
+// The face of the explorer: panels, controls, walkers. Its mathematics is in explore.js.
+"use strict";
+(() => {
+  const data = JSON.parse(document.getElementById("data").textContent);
+  const $ = (id) => document.getElementById(id);
+  const reduced = matchMedia("(prefers-reduced-motion: reduce)").matches;
+  const HEAT = 112, ARROWS = 19, PRIOR = 5000, DROP = 50, FRICTION = 1, LEVEL_STEPS = 10;
+  const MOST = 20000, FEW_MODES = 6;
+
+  const fields = data.fields.map((spec) => ({ name: spec.name, spec, ...Explore.field(spec) }));
+  const panels = fields.map((field, i) => ({ title: fields.length > 1 ? `${field.name} field` : "", of: i }));
+  if (fields.length === 2) panels.push({ title: "difference, learned − exact", of: -1 });
+  const exact = data.moments ? fields[fields.length - 1] : null;
+  const K = exact && exact.components <= FEW_MODES && exact.components > 1 ? exact.components : 0;
+  const noise = Explore.randomness(20240229);
+
+  const SAMPLERS = {
+    ula: { name: "Langevin", size: [1e-4, 1], start: 0.02, what: "step h", tau: true,
+      formula: "x′ = x + h s(x) + √(2hτ) z" + (data.levels ? " at the noise level of the slider." : "") },
+    mala: { name: "MALA", size: [1e-4, 2], start: 0.1, what: "step h", tau: true, density: true,
+      formula: "The Langevin step as a proposal, accepted or refused so that p is kept exactly." },
+    baoab: { name: "BAOAB", size: [1e-2, 2], start: 0.15, what: "step h", tau: true,
+      formula: "With a momentum: kick, drift, friction, drift, kick; γ = 1, mass 1. h is a time." },
+    annealed: { name: "annealed", size: [0.01, 1], start: 0.3, what: "step h/σ²", tau: true, run: true,
+      formula: `Langevin steps of h ∝ σ², ${LEVEL_STEPS} at each of 40 levels from the largest down.` },
+    reverse: { name: "reverse SDE", size: [10, 500], start: 100, what: "steps in all", run: true, count: true,
+      formula: "From noise to data: x′ = ρ² x + (1 − ρ²) x̂₀ + σ′ √(1 − ρ²) z, with ρ = σ′/σ." },
+    flow: { name: "flow", size: [10, 500], start: 60, what: "steps in all", run: true, count: true,
+      formula: "dx/dσ = −σ s(x, σ) by Heun's steps: no noise but that of the start." },
+  };
+  for (const [key, sampler] of Object.entries(SAMPLERS)) {
+    const option = $("sampler").querySelector(`[value=${key}]`);
+    const possible = (!sampler.density || fields.some((f) => f.hasDensity)) && (data.levels || !sampler.run);
+    if (!possible) option.remove();
+    sampler.value = sampler.start;
+  }
+
+  const state = {
+    sigma: Math.min(Math.max(data.low, Math.sqrt(Math.max(data.cov[0], data.cov[2])) / 20), data.high),
+    x: new Float64Array(0), p: new Float64Array(0), steps: 0, at: 0, inner: 0, ended: false,
+    sampler: "ula", follow: 0, playing: !reduced, tau: 1, speed: 1, credit: 0, acceptance: null,
+    frames: 0, results: {},
+  };
+  window.explorer = { state, fields, data };
+
+  // ------------------------------------------------------------------ colours
+
+  const RAMPS = {
+    light: ["#ffffff", "#d9efee", "#9bd3d6", "#4fa6bc", "#2f739d", "#33427a", "#21183b"],
+    dark: ["#11151b", "#1c2442", "#25457c", "#2a75a0", "#3fa9b5", "#8fd8c8", "#f0fbef"],
+    lightOff: ["#ffffff", "#fbe3c9", "#f0b35c", "#e5762b", "#b8321f", "#5e0d26"],
+    darkOff: ["#11151b", "#4a1f33", "#8a2f45", "#d3543a", "#f59a4a", "#ffe3a6"],
+  };
+  const rgb = (hex) => [1, 3, 5].map((i) => parseInt(hex.slice(i, i + 2), 16));
+  function ramp(stops) {
+    const colours = stops.map(rgb), table = new Uint8ClampedArray(256 * 3);
+    for (let i = 0; i < 256; i++) {
+      const g = (i / 255) * (colours.length - 1), k = Math.min(Math.floor(g), colours.length - 2);
+      for (let c = 0; c < 3; c++) table[3 * i + c] = colours[k][c] + (g - k) * (colours[k + 1][c] - colours[k][c]);
+    }
+    return table;
+  }
+  const scheme = matchMedia("(prefers-color-scheme: dark)");
+  let theme;
+  function setTheme() {
+    const style = getComputedStyle(document.documentElement), css = (name) => style.getPropertyValue(name).trim();
+    const key = scheme.matches ? "dark" : "light";
+    theme = {
+      heat: ramp(RAMPS[key]), off: ramp(RAMPS[`${key}Off`]), ink: css("--ink"), muted: css("--muted"),
+      line: css("--line"), accent: css("--accent"), walker: css("--walker"),
+      arrow: key === "dark" ? "rgba(228,232,238,.62)" : "rgba(29,37,48,.6)",
+      halo: key === "dark" ? "rgba(17,21,27,.8)" : "rgba(255,255,255,.85)",
+      soft: key === "dark" ? "rgba(255,160,77,.6)" : "rgba(209,85,11,.55)",
+    };
+    dirty = true;
+  }
+
+  // ------------------------------------------------------------------ the plane
+
+  let dirty = true;
+  const view = () => data.reach + 1.2 * state.sigma;
+  const level = (i, sigma = state.sigma) => {
+    const field = fields[i];
+    if (!field.cache || field.cache.sigma !== sigma) field.cache = field.at(sigma);
+    return field.cache;
+  };
+  for (const panel of panels) {
+    const figure = document.createElement("figure"), canvas = document.createElement("canvas");
+    const caption = document.createElement("figcaption");
+    caption.textContent = panel.title;
+    canvas.setAttribute("role", "img");
+    canvas.setAttribute("aria-label", `${panel.title || "the field"}: arrows of the score, density, walkers`);
+    figure.append(canvas, caption);
+    $("panels").append(figure);
+    Object.assign(panel, { canvas, caption, buffer: document.createElement("canvas") });
+    panel.buffer.width = panel.buffer.height = HEAT;
+    panel.base = document.createElement("canvas");
+    canvas.addEventListener("click", (event) => {
+      const box = canvas.getBoundingClientRect(), half = view();
+      const u = (event.clientX - box.left) / box.width, v = (event.clientY - box.top) / box.height;
+      drop(new Float64Array(2 * DROP).map((_, i) =>
+        data.center[i % 2] + half * (i % 2 ? 1 - 2 * v : 2 * u - 1)), true);
+    });
+  }
+  if (panels.length === 1) $("explorer").classList.add("single");
+
+  function fit(canvas) {
+    const ratio = Math.min(devicePixelRatio || 1, 2), box = canvas.getBoundingClientRect();
+    const w = Math.max(1, Math.round(box.width * ratio)), h = Math.max(1, Math.round(box.height * ratio));
+    if (canvas.width !== w || canvas.height !== h) { canvas.width = w; canvas.height = h; return true; }
+    return false;
+  }
+
+  const out = new Float64Array(3), other = new Float64Array(3);
+  // the values of a panel at a point: log p or σ|Δ|, then the arrow
+  function look(panel, x, y) {
+    if (panel.of >= 0) { level(panel.of).evaluate(x, y, out); return; }
+    level(0).evaluate(x, y, out);
+    level(1).evaluate(x, y, other);
+    out[1] -= other[1];
+    out[2] -= other[2];
+    out[0] = state.sigma * Math.hypot(out[1], out[2]);
+  }
+
+  const marginals = [new Float64Array(HEAT), new Float64Array(HEAT)];
+  function paintHeat(panel) {
+    const half = view(), values = new Float64Array(HEAT * HEAT);
+    const density = panel.of >= 0 && fields[panel.of].hasDensity;
+    let top = -Infinity;
+    if (density || panel.of < 0) {
+      for (let j = 0; j < HEAT; j++) {
+        for (let i = 0; i < HEAT; i++) {
+          look(panel, data.center[0] + half * (2 * (i + 0.5) / HEAT - 1),
+            data.center[1] - half * (2 * (j + 0.5) / HEAT - 1));
+          values[j * HEAT + i] = out[0];
+          if (out[0] > top) top = out[0];
+        }
+      }
+    } else values.fill(-Infinity);
+    if (panel.of < 0) {
+      panel.top = top;
+      panel.caption.textContent = `${panel.title}: σ|Δs| up to ${digits(top)}`;
+    }
+    const image = new ImageData(HEAT, HEAT), table = density ? theme.heat : theme.off;
+    const sums = density && fields[panel.of] === exact ? marginals : null;
+    if (sums) sums.forEach((m) => m.fill(0));
+    for (let k = 0; k < values.length; k++) {
+      const p = density ? Math.exp(values[k] - top) : values[k] / top;
+      if (sums) { sums[0][k % HEAT] += p; sums[1][HEAT - 1 - Math.floor(k / HEAT)] += p; }
+      const shade = 3 * Math.round(255 * (density ? 0.86 * Math.sqrt(p) : panel.of < 0 ? 0.8 * p : 0));
+      image.data.set([table[shade], table[shade + 1], table[shade + 2], 255], 4 * k);
+    }
+    if (sums) {
+      for (const m of sums) {
+        const total = m.reduce((a, b) => a + b, 0) * (2 * half / HEAT);
+        for (let k = 0; k < HEAT; k++) m[k] /= total;
+      }
+    }
+    panel.buffer.getContext("2d").putImageData(image, 0, 0);
+  }
+
+  function ticks(low, high) {
+    const raw = (high - low) / 5, power = 10 ** Math.floor(Math.log10(raw));
+    const step = [1, 2, 5, 10].map((m) => m * power).find((s) => s >= raw) || power;
+    const places = [];
+    for (let v = Math.ceil(low / step) * step; v <= high; v += step) places.push(Math.abs(v) < step / 1e6 ? 0 : v);
+    return places;
+  }
+  const short = (v) => String(+v.toPrecision(4)).replace("-", "−");
+  const digits = (v) => (v === 0 ? "0" : Math.abs(v) >= 1e4 || Math.abs(v) < 1e-3 ? v.toExponential(1) : v.toPrecision(3)).replace("-", "−");
+
+  function paintBase(panel) {
+    const { base, canvas } = panel, ctx = base.getContext("2d"), half = view();
+    const W = (base.width = canvas.width), dot = W / canvas.getBoundingClientRect().width;
+    base.height = canvas.height;
+    paintHeat(panel);
+    ctx.imageSmoothingEnabled = true;
+    ctx.imageSmoothingQuality = "high";
+    ctx.drawImage(panel.buffer, 0, 0, W, W);
+    const cell = W / ARROWS, typical = Math.sqrt(2 / (state.sigma ** 2 + Math.min(data.cov[0], data.cov[2]) / 4));
+    ctx.strokeStyle = ctx.fillStyle = theme.arrow;
+    ctx.lineWidth = 1.1 * dot;
+    for (let j = 0; j < ARROWS; j++) {
+      for (let i = 0; i < ARROWS; i++) {
+        const u = (i + 0.5) * cell, v = (j + 0.5) * cell;
+        look(panel, data.center[0] + half * (2 * u / W - 1), data.center[1] - half * (2 * v / W - 1));
+        const size = Math.hypot(out[1], out[2]);
+        if (!(size > 1e-12)) continue;
+        const length = 0.92 * cell * Math.tanh(0.75 * size / typical);
+        if (length < 1.5 * dot) continue;
+        const a = out[1] / size, b = -out[2] / size, x0 = u - a * length / 2, y0 = v - b * length / 2;
+        const x1 = u + a * length / 2, y1 = v + b * length / 2, head = Math.min(3.6 * dot, 0.5 * length);
+        ctx.beginPath();
+        ctx.moveTo(x0, y0);
+        ctx.lineTo(x1 - a * head, y1 - b * head);
+        ctx.stroke();
+        ctx.beginPath();
+        ctx.moveTo(x1, y1);
+        ctx.lineTo(x1 - a * head * 1.5 - b * head * 0.8, y1 - b * head * 1.5 + a * head * 0.8);
+        ctx.lineTo(x1 - a * head * 1.5 + b * head * 0.8, y1 - b * head * 1.5 - a * head * 0.8);
+        ctx.fill();
+      }
+    }
+    ctx.font = `${11 * dot}px system-ui, sans-serif`;
+    ctx.lineJoin = "round";
+    const write = (text, x, y, align, baseline) => {
+      ctx.textAlign = align;
+      ctx.textBaseline = baseline;
+      ctx.lineWidth = 3 * dot;
+      ctx.strokeStyle = theme.halo;
+      ctx.strokeText(text, x, y);
+      ctx.fillStyle = theme.muted;
+      ctx.fillText(text, x, y);
+    };
+    for (const axis of [0, 1]) {
+      const [shift, scale, mid] = [data.shift[axis], data.scale[axis], data.center[axis]];
+      for (const t of ticks(shift + scale * (mid - half), shift + scale * (mid + half))) {
+        const at = ((t - shift) / scale - mid + half) / (2 * half) * W;
+        if (at < 26 * dot || at > W - 26 * dot) continue;
+        if (axis === 0) write(short(t), at, W - 5 * dot, "center", "bottom");
+        else write(short(t), 5 * dot, W - at, "left", "middle");
+      }
+    }
+    write(data.names[0], W - 6 * dot, W - 5 * dot, "right", "bottom");
+    write(data.names[1], 6 * dot, 6 * dot, "left", "top");
+  }
+
+  function paintWalkers(panel) {
+    const { canvas, base } = panel, ctx = canvas.getContext("2d"), W = canvas.width, half = view();
+    ctx.drawImage(base, 0, 0);
+    const n = state.x.length / 2, dot = W / canvas.getBoundingClientRect().width;
+    const r = (n > 1500 ? 1.0 : n > 300 ? 1.6 : 2.4) * dot, x = state.x;
+    ctx.fillStyle = n > 1500 ? theme.soft : theme.walker;
+    for (let i = 0; i < x.length; i += 2) {
+      const u = ((x[i] - data.center[0]) / half + 1) / 2 * W, v = (1 - (x[i + 1] - data.center[1]) / half) / 2 * W;
+      if (u < 0 || v < 0 || u > W || v > W) continue;
+      ctx.fillRect(u - r, v - r, 2 * r, 2 * r);
+    }
+  }
+
+  function paintMarginal(axis) {
+    const canvas = $(`marginal-${axis}`);
+    fit(canvas);
+    const ctx = canvas.getContext("2d"), W = canvas.width, H = canvas.height, half = view();
+    const dot = W / canvas.getBoundingClientRect().width, bins = new Float64Array(48);
+    const n = state.x.length / 2, width = 2 * half / bins.length, bottom = H - 16 * dot;
+    for (let i = axis; i < state.x.length; i += 2) {
+      const k = Math.floor((state.x[i] - data.center[axis] + half) / width);
+      if (k >= 0 && k < bins.length) bins[k] += 1 / (n * width);
+    }
+    const line = marginals[axis], known = exact !== null && exact.hasDensity;
+    let top = known ? Math.max(...line) : 0;
+    top = 1.12 * Math.max(top, known ? Math.min(Math.max(...bins), 2 * top) : Math.max(...bins), 1e-12);
+    ctx.clearRect(0, 0, W, H);
+    ctx.fillStyle = theme.soft;
+    const w = W / bins.length;
+    bins.forEach((v, k) => {
+      const h = Math.min(v / top, 1) * bottom;
+      ctx.fillRect(k * w + 0.5 * dot, bottom - h, w - dot, h);
+    });
+    if (known) {
+      ctx.beginPath();
+      line.forEach((v, k) => ctx.lineTo((k + 0.5) / HEAT * W, bottom - v / top * bottom));
+      ctx.strokeStyle = theme.accent;
+      ctx.lineWidth = 2 * dot;
+      ctx.stroke();
+    }
+    ctx.fillStyle = theme.line;
+    ctx.fillRect(0, bottom, W, dot);
+    ctx.fillStyle = theme.muted;
+    ctx.font = `${11 * dot}px system-ui, sans-serif`;
+    ctx.textBaseline = "bottom";
+    const [shift, scale] = [data.shift[axis], data.scale[axis]], mid = data.center[axis];
+    ctx.textAlign = "center";
+    for (const t of ticks(shift + scale * (mid - half), shift + scale * (mid + half))) {
+      const at = ((t - shift) / scale - mid + half) / (2 * half) * W;
+      if (at > 12 * dot && at < W - 12 * dot) ctx.fillText(short(t), at, H);
+    }
+    ctx.textAlign = "left";
+    ctx.textBaseline = "top";
+    ctx.fillText(data.names[axis], 0, 0);
+  }
+
+  // ------------------------------------------------------------------ numbers
+
+  function known() {
+    if (!exact) return null;
+    const s2 = state.sigma ** 2;
+    return { mean: data.mean, variance: [data.cov[0] + s2, data.cov[2] + s2],
+      weights: K ? exact.spec.weights : [] };
+  }
+  function showNumbers() {
+    const n = state.x.length / 2, law = known();
+    if (n) {
+      state.now = Explore.statistics(state.x, K ? level(fields.indexOf(exact)) : null, K);
+      state.results[state.sampler] = { ...state.now, sigma: state.sigma };
+    }
+    const inUnits = (s) => s && {
+      mean: s.mean.map((v, i) => data.shift[i] + data.scale[i] * v),
+      variance: s.variance.map((v, i) => data.scale[i] ** 2 * v), weights: s.weights, sigma: s.sigma,
+    };
+    const columns = [["exact", inUnits(law && { ...law, sigma: state.sigma })],
+      ...Object.entries(state.results).map(([key, s]) => [SAMPLERS[key].name, inUnits(s)])]
+      .filter(([, s]) => s);
+    const rows = [
+      ...(data.levels ? [["at σ", (s) => digits(s.sigma)]] : []),
+      ...data.names.map((name, i) => [`mean of ${name}`, (s) => fixed(s.mean[i], Math.sqrt(wide[i]))]),
+      ...data.names.map((name, i) => [`variance of ${name}`, (s) => fixed(s.variance[i], wide[i])]),
+      ...Array.from({ length: K }, (_, k) => [`weight of mode ${k + 1}`, (s) => fixed(s.weights[k], 0.1)]),
+    ];
+    // digits by the deviation of what is shown
+    const places = (scale) => Math.min(Math.max(2 - Math.floor(Math.log10(scale)), 0), 8);
+    const fixed = (v, scale) => {
+      const text = v.toFixed(places(scale));
+      return (Number(text) === 0 ? text.replace("-", "") : text).replace("-", "−");
+    };
+    const wide = [0, 1].map((i) => data.scale[i] ** 2 * (data.cov[2 * i] + data.low ** 2));
+    const cell = (kind, text, number) => {
+      const made = document.createElement(kind);
+      made.textContent = text;
+      if (number) made.className = "number";
+      return made;
+    };
+    const line = (cells) => { const tr = document.createElement("tr"); tr.append(...cells); return tr; };
+    const head = document.createElement("thead"), body = document.createElement("tbody");
+    head.append(line([cell("th", ""), ...columns.map(([name]) => cell("th", name, true))]));
+    for (const [name, of] of rows) {
+      body.append(line([cell("th", name), ...columns.map(([, s]) => cell("td", of(s), true))]));
+    }
+    $("numbers").replaceChildren(head, body);
+    const parts = [`${n.toLocaleString("en")} walkers, ${state.steps.toLocaleString("en")} steps`];
+    if (state.sampler === "mala" && state.acceptance !== null) parts.push(`${Math.round(100 * state.acceptance)} % accepted`);
+    if (sampler().tau && state.tau !== 1) parts.push("at this temperature the law is p^(1/τ), not that of the curve");
+    if (state.ended) parts.push("arrived at the least noise level");
+    $("status").textContent = parts.join("; ");
+  }
+
+  // ------------------------------------------------------------------ walking
+
+  const sampler = () => SAMPLERS[state.sampler];
+  const LEVELS = 40;
+  const path = () => Explore.ladder(data.low, data.high, sampler().count ? Math.round(sampler().value) : LEVELS - 1);
+
+  function drop(points, more) {
+    const x = new Float64Array(Math.min((more ? state.x.length : 0) + points.length, 2 * MOST));
+    if (more) x.set(state.x.subarray(0, x.length - points.length));
+    x.set(points, x.length - points.length);
+    const p = noise.normal(x.length).map((z) => Math.sqrt(state.tau) * z);
+    if (more) p.set(state.p.subarray(0, x.length - points.length));
+    const first = !state.x.length;
+    Object.assign(state, { x, p });
+    if (sampler().run && (first || state.ended)) begin();
+    numbersDue = true;
+  }
+  function begin() {
+    Object.assign(state, { at: 0, inner: 0, ended: false, steps: 0, credit: 0 });
+    if (sampler().run) setSigma(data.high);
+    showControls();
+  }
+  function dropPrior() {
+    begin();
+    state.x = new Float64Array(0);
+    drop(Explore.prior(PRIOR, data.mean, data.cov, data.levels ? data.high : 0, noise), false);
+  }
+
+  function oneStep() {
+    const { x, p, tau, follow } = state, h = sampler().value;
+    if (!x.length || state.ended) return;
+    const here = level(follow);
+    if (state.sampler === "ula") Explore.ula(x, here, h, tau, noise);
+    else if (state.sampler === "mala") state.acceptance = Explore.mala(x, here, h, tau, noise);
+    else if (state.sampler === "baoab") Explore.baoab(x, p, here, h, tau, FRICTION, noise);
+    else {
+      const sigmas = path();
+      if (state.sampler === "annealed") {
+        const sigma = sigmas[state.at];
+        setSigma(sigma);
+        Explore.ula(x, level(follow), h * sigma * sigma, tau, noise);
+        if (++state.inner >= LEVEL_STEPS) { state.inner = 0; state.at++; }
+        if (state.at >= sigmas.length) state.ended = true;
+      } else {
+        const next = sigmas[state.at + 1];
+        setSigma(sigmas[state.at]);
+        if (state.sampler === "reverse") Explore.reverse(x, level(follow), next, noise);
+        else Explore.flow(x, level(follow), fields[follow].at(next));
+        setSigma(next);
+        if (++state.at >= sigmas.length - 1) state.ended = true;
+      }
+    }
+    state.steps++;
+  }
+
+  let numbersDue = true, lastNumbers = 0;
+  function frame(now) {
+    let moved = false;
+    if (state.playing && state.x.length && !state.ended) {
+      state.credit += state.speed;
+      const began = performance.now();
+      while (state.credit >= 1) {
+        state.credit -= 1;
+        oneStep();
+        moved = true;
+        if (state.ended) showControls();
+        if (state.ended || performance.now() - began > 60) { state.credit = 0; break; }
+      }
+    }
+    draw(now, moved);
+    state.frames++;
+    requestAnimationFrame(frame);
+  }
+  function draw(now, moved) {
+    for (const panel of panels) if (fit(panel.canvas)) dirty = true;
+    if (dirty) { for (const panel of panels) paintBase(panel); }
+    if (dirty || moved || numbersDue) {
+      for (const panel of panels) paintWalkers(panel);
+      paintMarginal(0);
+      paintMarginal(1);
+    }
+    if (numbersDue || ((moved || dirty) && (now - lastNumbers > 150 || state.ended))) {
+      showNumbers();
+      numbersDue = false;
+      lastNumbers = now;
+    }
+    dirty = false;
+  }
+
+  // ------------------------------------------------------------------ controls
+
+  const logScale = (low, high, u) => low * (high / low) ** u;
+  const logPlace = (low, high, v) => Math.log(v / low) / Math.log(high / low);
+  function setSigma(sigma, fromSlider = false) {
+    if (sigma === state.sigma && !fromSlider) return;
+    state.sigma = sigma;
+    showSigma(fromSlider);
+    dirty = true;
+  }
+  function showSigma(fromSlider) {
+    if (!fromSlider) $("sigma").value = Math.round(1000 * logPlace(data.low, data.high, state.sigma));
+    $("sigma-value").value = `σ = ${digits(state.sigma)}`;
+    $("sigma").setAttribute("aria-valuetext", `σ = ${digits(state.sigma)}`);
+  }
+  function showControls() {
+    const s = sampler();
+    $("size-name").textContent = s.what;
+    $("size").value = Math.round(1000 * logPlace(...s.size, s.value));
+    $("size-value").value = s.count ? String(Math.round(s.value)) : digits(s.value);
+    $("tau").disabled = !s.tau;
+    $("tau-value").value = s.tau ? `τ = ${state.tau}` : "–";
+    $("speed-value").value = state.speed >= 1 ? `${state.speed} a frame` : `1 in ${1 / state.speed} frames`;
+    $("formula").textContent = s.formula;
+    $("play").textContent = state.ended ? "Again" : state.playing ? "Pause" : "Play";
+    $("play").setAttribute("aria-pressed", state.playing);
+  }
+  function play(on) {
+    state.playing = on || state.ended;
+    if (state.ended) dropPrior(); // a run that has arrived begins anew
+    showControls();
+  }
+  $("sigma").addEventListener("input", () => {
+    setSigma(logScale(data.low, data.high, $("sigma").value / 1000), true);
+    numbersDue = true;
+  });
+  $("size").addEventListener("input", () => {
+    const s = sampler();
+    s.value = logScale(...s.size, $("size").value / 1000);
+    if (s.count) { s.value = Math.round(s.value); begin(); }
+    showControls();
+  });
+  $("tau").addEventListener("input", () => { state.tau = $("tau").value / 10; showControls(); });
+  $("speed").addEventListener("input", () => { state.speed = 2 ** Number($("speed").value); showControls(); });
+  function follow(i) {
+    state.follow = i;
+    $("follow").value = String(i);
+    state.results = {};
+    numbersDue = true;
+  }
+  $("sampler").addEventListener("change", () => {
+    state.sampler = $("sampler").value;
+    if (sampler().density && !fields[state.follow].hasDensity) follow(fields.findIndex((f) => f.hasDensity));
+    state.acceptance = null;
+    state.ended = false;
+    state.steps = 0;
+    if (sampler().run && state.x.length) dropPrior();
+    numbersDue = true;
+    showControls();
+  });
+  fields.forEach((field, i) => $("follow").add(new Option(`${field.name} field`, String(i))));
+  $("follow").addEventListener("change", () => {
+    follow(Number($("follow").value));
+    if (sampler().density && !fields[state.follow].hasDensity) {
+      $("sampler").value = "ula"; // a learned score has no density, which the correction needs
+      $("sampler").dispatchEvent(new Event("change"));
+    }
+  });
+  for (const element of document.querySelectorAll(".several")) element.hidden = fields.length < 2;
+  $("play").addEventListener("click", () => play(!state.playing));
+  $("step").addEventListener("click", () => { state.playing = false; oneStep(); showControls(); numbersDue = dirty = true; });
+  $("prior").addEventListener("click", dropPrior);
+  $("reset").addEventListener("click", () => {
+    Object.assign(state, { x: new Float64Array(0), p: new Float64Array(0), results: {}, acceptance: null });
+    begin();
+    numbersDue = true;
+  });
+  document.addEventListener("keydown", (event) => {
+    if (event.ctrlKey || event.metaKey || event.altKey) return;
+    const on = event.target.tagName;
+    if (event.key === " " && !["BUTTON", "SELECT", "SUMMARY"].includes(on)) {
+      event.preventDefault();
+      play(!state.playing);
+    } else if (event.key === "s" && on !== "SELECT") $("step").click();
+  });
+  scheme.addEventListener("change", setTheme);
+  if (!data.levels) $("sigma").closest(".bar").hidden = true;
+  setTheme();
+  showSigma();
+  showControls();
+  requestAnimationFrame(frame);
+})();
