@@ -66,7 +66,7 @@ def set_threads(threads: int | None) -> None:
 
 def load(
     source: str,
-    columns: str | None = None,
+    columns: str | Sequence[str] | None = None,
     label: str | None = None,
     *,
     header: bool | None = None,
@@ -78,9 +78,9 @@ def load(
 
     if header is not None and (source in data.NAMES or Path(source).suffix.lower() != ".csv"):
         raise Misuse(f"--header and --no-header are for .csv files, {source} is none")
-    if source in ("digits", "mnist") or (source not in data.NAMES and Path(source).is_dir()):
+    if are_images(source):
         refuse({"--columns": columns, "--label": label}, f"is for tables; {source} are images")
-    names = columns.split(",") if columns is not None else None
+    names = columns.split(",") if isinstance(columns, str) else columns
     try:
         found = data.load(source, columns=names, label=label, header=header)
     except NotNumbers as error:
@@ -92,6 +92,13 @@ def load(
     for note in found.notes:
         say(f"{found.name}: {note}", quiet=quiet)
     return found
+
+
+def are_images(source: str) -> bool:
+    """Return whether a source is a set of images, or a folder, which has no columns."""
+    from ...learn import data
+
+    return source in ("digits", "mnist") or (source not in data.NAMES and Path(source).is_dir())
 
 
 def with_given(columns: str | None, condition: str | None) -> str | None:

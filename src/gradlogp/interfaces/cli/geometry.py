@@ -60,7 +60,7 @@ def geometry(
         points: How many rows of the data to look at.
         perturbations: Perturbations a point for two of the estimators, at least twice the number of
             dimensions; by default eight times, or 64.
-        columns: Columns to use, separated by commas.
+        columns: Columns to use, separated by commas; by default those that the model learned.
         label: Column with the class of each row.
         header: Whether the first line of a .csv file is names; by default it is looked at.
         out: Picture to write, .png.

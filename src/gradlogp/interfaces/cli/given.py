@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 import sys
 from collections.abc import Sequence
 from typing import IO, TYPE_CHECKING, Any, NamedTuple
@@ -28,7 +29,7 @@ class Beside(NamedTuple):
 def class_labels(
     estimator: ScoreEstimator, klass: str | None, n: int, g: torch.Generator
 ) -> Tensor | None:
-    """Return n labels of one class, or as the data has them; None for a model without conditions."""
+    """Return n labels of one class, or as the data has them; None to draw without a condition."""
     import torch
 
     from ...core import choice, nearest
@@ -36,9 +37,13 @@ def class_labels(
     if estimator.condition != "classes":
         if klass is not None:
             raise Misuse("--class was given, but the model knows no classes")
-        if estimator.condition == "values":
+        drops = getattr(estimator.model_.condition, "dropout", 0.0)
+        if estimator.condition == "values" and not float(drops) > 0:
             names = ", ".join(estimator.condition_names_[:20]) or "values without names"
-            raise Misuse(f"the model is conditional on {names}: sample it with --given")
+            raise Misuse(
+                f"the model is conditional on {names}: sample it with --given (what is trained with "
+                "--condition-dropout is also sampled without)"
+            )
         return None
     known = [str(c) for c in estimator.classes_]
     if klass is None:
@@ -61,9 +66,12 @@ def read_given(estimator: ScoreEstimator, given: str) -> Tensor:
     if set(pairs) != set(names):
         raise Misuse(f"--given {given}: the model needs {', '.join(f'{n}=…' for n in names[:20])}")
     try:
-        return torch.tensor([[float(pairs[name]) for name in names]], dtype=torch.float64)
+        row = [float(pairs[name]) for name in names]
     except ValueError:
-        raise Misuse(f"--given {given}: what stands after = must be numbers") from None
+        row = [math.nan]
+    if not all(map(math.isfinite, row)):
+        raise Misuse(f"--given {given}: what stands after = must be finite numbers")
+    return torch.tensor([row], dtype=torch.float64)
 
 
 def _rows_of(path: str, names: tuple[str, ...]) -> Tensor:
@@ -85,7 +93,9 @@ def _rows_of(path: str, names: tuple[str, ...]) -> Tensor:
     try:
         values = [[float(row[i]) for i in at] for row in rows[1:] if row]
     except (ValueError, IndexError):
-        raise Misuse(f"--given {path}: there is a row that is not all numbers") from None
+        values = [[math.nan]]
+    if not all(math.isfinite(value) for row in values for value in row):
+        raise Misuse(f"--given {path}: there is a row that is not all finite numbers")
     return torch.tensor(values, dtype=torch.float64)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from .common import Misuse, claim_output, generator_of, is_checkpoint, positive, say, set_threads
-from .tables import ending, read_rows
+from .tables import ending, holds_table, read_rows
 
 
 def impute(
@@ -41,6 +41,12 @@ def impute(
         raise Misuse(f"there is no file {data}")
     if not is_checkpoint(checkpoint):
         raise Misuse(f"there is no checkpoint at {checkpoint}")
+    if not holds_table(checkpoint):
+        raise Misuse(
+            f"{checkpoint} was learned from numbers as they are, and holes are filled by a model of a "
+            "table: learn it by `gradlogp fit FILE --out m`, without --no-table, --label and "
+            "--condition"
+        )
     claim_output(out, force=force)
     generator_of(seed)  # refuses what is no seed
     from ...core.files import write_atomically

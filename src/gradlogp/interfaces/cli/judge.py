@@ -38,7 +38,7 @@ def conclude(
 
 def rank_into(
     checkpoint: Path, data: str, out: Path, columns: str | None, label: str | None, *,
-    header: bool | None, whole: bool, force: bool, seed: int, quiet: bool,
+    header: bool | None, whole: bool, probes: int | None, force: bool, seed: int, quiet: bool,
 ) -> int:  # fmt: skip
     """Write the rows of the data with their log-density, the least likely first."""
     suffix, formats = ending(out, table=True)
@@ -48,8 +48,9 @@ def rank_into(
     from ...core.files import write_files
     from ..tables.forms import written
 
-    generator_of(seed)
+    g = generator_of(seed)
     if whole:
+        refuse({"--probes": probes}, "is for models of numbers, not for tables")
         refuse(
             {"--columns": columns, "--label": label}, "is not for tables, which are known whole"
         )
@@ -67,6 +68,9 @@ def rank_into(
             nats = log_likelihood(
                 model,
                 held.x,
+                divergence="exact" if probes is None else "hutchinson",
+                n_probes=probes or 1,
+                generator=g,
                 n_steps=estimator.likelihood_steps(),
                 chunk_size=CHUNK,
                 progress=update,

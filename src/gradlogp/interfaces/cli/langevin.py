@@ -142,10 +142,8 @@ def sample_target(
             raise KeyboardInterrupt("no draw was kept yet, so nothing is written")
         if out is not None:
             _write(chain, start.law, out)
-            say(
-                f"{out} and {out.with_suffix('.png').name}: {tuple(chain.draws.shape)} draws",
-                quiet=quiet,
-            )
+            shape = tuple(chain.draws.shape)
+            say(f"{out} and {out.with_suffix('.png').name}: {shape} draws", quiet=quiet)
         _report(chain, start.law, json=json)
     if not chain.complete:
         return 130
@@ -258,7 +256,8 @@ def _of_checkpoint(source: str) -> _Start:
     refuse_table(source)
     model = ckpt.load(source)
     if model.condition is not None:
-        raise Misuse(f"{source} is conditional; sample it without --target, with --class")
+        how = "class" if isinstance(model.condition.kind, int) else "given"
+        raise Misuse(f"{source} is conditional; sample it without --target, with --{how}")
     start = lambda z: model.coordinates.decode(z).to(z)
     return _Start(as_target(score=blurred(model).score), model.event_shape, start)
 

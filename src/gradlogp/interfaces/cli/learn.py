@@ -156,7 +156,8 @@ def fit(
             column or channel, one for all, or none.
         base: What the network corrects: the noised score of a gaussian, of a mixture where rows held
             out prefer it, or none; auto is mixture for vectors, gaussian with classes, none for
-            images.
+            images. It is for numbers as they are: a table with holes starts from a Gaussian law of
+            its own.
         held_out: Share of the data to judge by; by default a tenth, of few rows up to a quarter.
         resume: Go on from the checkpoint OUT; needs the same data, options and seed.
         force: Replace a checkpoint that is there.
@@ -186,6 +187,11 @@ def fit(
     dataset: Any = None
     y: Any = None
     if frame is not None:
+        if base in ("gaussian", "mixture") and (objective, weight) == ("denoising", "sigma2"):
+            raise Misuse(
+                "--base is for numbers as they are; a table with holes starts from a Gaussian law of "
+                "its own"
+            )
         if conditional or settings.condition_dropout > 0:
             raise Misuse(
                 f"{data} is a table, which has no classes of its own: name a column with --label for "

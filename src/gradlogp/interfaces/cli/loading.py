@@ -5,7 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .common import Misuse, class_names, is_checkpoint, load, split_given, with_given
+from .common import (
+    Misuse,
+    are_images,
+    class_names,
+    is_checkpoint,
+    load,
+    split_given,
+    with_given,
+)
 from .tables import refuse_table
 
 if TYPE_CHECKING:
@@ -34,7 +42,10 @@ def load_for(
     header: bool | None = None,
     quiet: bool,
 ) -> tuple[Dataset, Tensor | None]:
-    """Load data that a model knows, and its conditions as the model takes them: classes by name."""
+    """Load data that a model knows, and its conditions as the model takes them: classes by name.
+
+    Columns go by their names, in the order of the model, where model and data have names.
+    """
     import torch
 
     from ...core import some
@@ -43,7 +54,7 @@ def load_for(
     if estimator.condition == "values" and not names:
         raise Misuse("the model is conditional on values without names, which no table has")
     given = ",".join(names) or None
-    found = load(data, with_given(columns, given), label, header=header, quiet=quiet)
+    found = _columns_of(estimator, data, with_given(columns, given), label, header, quiet=quiet)
     found, y = split_given(found, given)
     shape = estimator.model_.event_shape
     if found.x.shape[1:] != shape:
@@ -62,3 +73,64 @@ def load_for(
             f"the model knows the classes {some(known)}, the data also {some(unknown)}"
         )
     return found, torch.tensor([known.index(name) for name in there])
+
+
+def _columns_of(
+    estimator: ScoreEstimator,
+    data: str,
+    columns: str | None,
+    label: str | None,
+    header: bool | None,
+    *,
+    quiet: bool,
+) -> Dataset:
+    """Load the columns that a model learned, and those it is conditional on, in its order.
+
+    What has no names goes by the places of its columns.
+    """
+    from ...learn.data.loading import names_in
+
+    wanted: tuple[str, ...] = estimator.model_.columns
+    if not wanted or are_images(data):
+        return load(data, columns, label, header=header, quiet=quiet)
+    if estimator.condition == "values":
+        wanted += estimator.condition_names_
+    if label in wanted:
+        raise Misuse(f"--label {label}: the model learned this column as numbers, not as classes")
+    asked = wanted if columns is None else tuple(columns.split(","))
+    if not _places(wanted) and set(asked) == set(wanted):
+        try:
+            return load(data, wanted, label, header=header, quiet=quiet)
+        except Misuse:
+            raise
+        except ValueError:
+            there = names_in(data, header)
+            if set(wanted) <= set(there):
+                raise
+            if not _places(there):
+                raise Misuse(_differ(data, there, wanted, extra=False)) from None
+    found = load(data, columns, label, header=header, quiet=quiet)
+    if set(found.columns) == set(wanted):
+        order = [found.columns.index(name) for name in wanted]
+        return found._replace(x=found.x[:, order], columns=wanted)
+    if columns is not None and not (_places(wanted) or _places(names_in(data, header))):
+        raise Misuse(_differ(f"--columns {columns}", asked, wanted))
+    return found
+
+
+def _places(names: tuple[str, ...]) -> bool:
+    """Return whether these are the places of columns, counted from 0, and no names."""
+    return set(names) == set(map(str, range(len(names))))
+
+
+def _differ(
+    what: str, names: tuple[str, ...], wanted: tuple[str, ...], *, extra: bool = True
+) -> str:
+    """Say which columns of the model are missing among names, and which it does not know."""
+    from ...core import some
+
+    missing = [name for name in wanted if name not in names]
+    unknown = [name for name in names if name not in wanted] if extra else []
+    said = [f"lacks {some(missing)}"] * bool(missing)
+    said += [f"has {some(unknown)}, which the model does not know"] * bool(unknown)
+    return f"{what} {' and '.join(said)}; the model learned the columns {some(wanted)}"

@@ -82,7 +82,8 @@ def sample(
             as they are in the data, and the output says which row is which: in a column, or in the
             array labels.
         given: What to draw for, of a model made with --condition: a=1.5,b=2, or a .csv file with these
-            columns, of which each row gets a sample, or --n of them; the output repeats it.
+            columns, of which each row gets a sample, or --n of them; the output repeats it. Without
+            it the law of all conditions together, of a model trained with --condition-dropout.
         guidance: How far to move away from what all conditions share; 0 draws from the law given the
             condition. It needs a model trained with --condition-dropout.
         method: The probability flow by a predictor and corrector (flow, the default), by Heun's
@@ -194,10 +195,11 @@ def sample(
             "condition by --class or --given"
         )
     torch.empty(n, *model.event_shape)  # what the samples take: missed now, and not after the work
-    score: NoisyScore = model if condition is None else model.given(condition)
+    score: NoisyScore = model.unconditional() if condition is None else model.given(condition)
     if guidance:
         if condition is None:
-            raise Misuse("--guidance needs a model with a condition")
+            more = "" if model.condition is None else ", and --given to move towards"
+            raise Misuse(f"--guidance needs a model with a condition{more}")
         score = GuidedScore(score, model.unconditional(), guidance)
     x = draw(
         score, n, levels_of(estimator, method, steps), transition=transition(method), generator=g,
@@ -247,7 +249,8 @@ def evaluate(
         checkpoint: Checkpoint folder, or a file of samples.
         data: Held-out data.
         train: The data it was trained on: the floors and the memorisation check need it.
-        columns: Columns to use, separated by commas.
+        columns: Columns to use, separated by commas; by default those that the model learned. They go
+            by their names, in any order.
         label: Column with the class of each row.
         header: Whether the first line of a .csv file is names; by default it is looked at.
         n: Number of samples to draw; 5000 by default.
@@ -256,7 +259,8 @@ def evaluate(
             log-density is a lower bound; what no row learned from had has −inf, and the reason.
         likelihood: Whether to compute the log-likelihood; by default up to 16 dimensions, where the
             schedule is no discrete ladder.
-        probes: Estimate its divergence with so many random probes, as many dimensions need.
+        probes: Estimate its divergence with so many random probes, as many dimensions need; also
+            with --rank.
         levels: The data are integers 0 … LEVELS − 1: report bits per dimension, of dequantised data.
         out: A folder for a report: index.html, its pictures, and numbers.json.
         force: Replace a report that is there.
@@ -280,15 +284,14 @@ def evaluate(
             "--n": n,
             "--train": train,
             "--out": out,
-            "--probes": probes,
             "--levels": levels,
         }
         refuse(
             of_samples | {"--likelihood": likelihood}, "is for judging samples; --rank draws none"
         )
         return rank_into(
-            checkpoint, data, rank, columns, label, header=header, whole=whole, force=force, seed=seed,
-            quiet=quiet,
+            checkpoint, data, rank, columns, label, header=header, whole=whole, probes=probes,
+            force=force, seed=seed, quiet=quiet,
         )  # fmt: skip
     if whole or (checkpoint.is_file() and is_table_file(checkpoint)):
         of_numbers = {"--label": label, "--probes": probes, "--levels": levels}

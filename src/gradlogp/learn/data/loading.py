@@ -62,13 +62,31 @@ def load(
     if dtype is not None:
         check_dtype(dtype)
     columns = [columns] if isinstance(columns, str) else columns
+    raw, where, name = _read(source, header)
+    if isinstance(source, str) and source in NAMES:
+        dtype = dtype or torch.float32
+    return _finish(_select(raw, columns, label, where), where, name, dtype)
+
+
+def names_in(source: str | Path, header: bool | None = None) -> tuple[str, ...]:
+    """Return the names of all columns, whatever they hold: "0", "1", … of a .csv without names.
+
+    Arrays and images have none.
+
+    Raises:
+        ValueError: If there is no such thing, or it cannot be read.
+    """
+    return _read(source, header)[0].names
+
+
+def _read(source: str | Path, header: bool | None) -> tuple[Raw, str, str]:
+    """Return what is there as it was found, where, and the name of that."""
     path = Path(source).expanduser()
     is_csv = path.suffix.lower() == ".csv" and source not in NAMES
     if header is not None and not is_csv:
         raise ValueError(f"a header is for .csv files, {source} is none")
     if isinstance(source, str) and source in NAMES:
-        found = _select(named(source), columns, label, source)
-        return _finish(found, source, source, dtype or torch.float32)
+        return named(source), source, source
     if not path.exists():
         if isinstance(source, Path) or path.suffix or len(path.parts) != 1:
             raise ValueError(f"no such file or folder: {path}")
@@ -85,7 +103,7 @@ def load(
         raise ValueError(f"{path}: unknown file type '{path.suffix}'; known: {known}")
     if not path.is_dir() and not path.is_file():  # opening a pipe would wait for a writer
         raise ValueError(f"{path}: is neither a file nor a folder")
-    return _finish(_select(reader(path), columns, label, str(path)), str(path), path.name, dtype)
+    return reader(path), str(path), path.name
 
 
 def train_held_out(
