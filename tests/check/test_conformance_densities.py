@@ -173,3 +173,42 @@ def test_what_is_no_density_is_refused():
     ):
         with pytest.raises(ValueError, match=message):
             check_density(wrong)
+
+
+# ---------------------------------------------------------------------------- float32
+
+SINGLE = {
+    "Gaussian": lambda: glp.Gaussian(torch.zeros(2), torch.eye(2)),
+    "correlated": lambda: glp.Gaussian(MEAN.float(), COV.float()),
+    "wide": lambda: glp.Gaussian(torch.zeros(3), 1e6 * torch.eye(3)),
+    "mixture": lambda: glp.GaussianMixture(
+        torch.tensor([0.3, 0.7]), torch.tensor([[-2.0, 0.0], [1.0, 1.0]]), torch.tensor([0.5, 0.8])
+    ),
+    "data": lambda: glp.Empirical(torch.randn(20, 2, generator=torch.Generator().manual_seed(0))),
+    "distribution": lambda: glp.as_target(
+        distribution=torch.distributions.MultivariateNormal(torch.zeros(2), torch.eye(2))
+    ),
+}  # fmt: skip
+
+
+@pytest.fixture
+def _single():
+    torch.set_default_dtype(torch.float32)
+
+
+@pytest.mark.usefixtures("_single")
+@pytest.mark.parametrize("name", SINGLE)
+def test_a_law_in_float32_is_held_to_its_own_rounding(name):
+    law = SINGLE[name]()
+    assert check_density(law).eps == torch.finfo(torch.float32).eps
+
+
+@pytest.mark.usefixtures("_single")
+@pytest.mark.parametrize("off", [1.01, -1.0])
+def test_a_wrong_posterior_in_float32_is_still_seen(off):
+    class Wrong(glp.Gaussian):
+        def posterior_mean(self, x_t, alpha, sigma):
+            return (x_t + off * sigma**2 * self.noised(alpha, sigma).score(x_t)) / alpha
+
+    with pytest.raises(ConformanceError, match="Tweedie"):
+        check_density(Wrong(torch.zeros(2), torch.eye(2)))

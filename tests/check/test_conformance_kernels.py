@@ -5,7 +5,7 @@ import math
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import pytest
 import torch
@@ -15,11 +15,13 @@ from torch import Tensor
 import gradlogp as glp
 from gradlogp.check import ConformanceError, check_kernel
 from gradlogp.check.conformance import kernel_laws, kernel_paths, laws
+from gradlogp.check.conformance import kernels as conformance_kernels
 from gradlogp.check.conformance.report import Report
 from gradlogp.core import rand_like, randn_like
 from gradlogp.distributions import UniformSphere
 from gradlogp.langevin import kernels
 from gradlogp.langevin.kernels.facts import UNKNOWN, facts_of, table
+from gradlogp.langevin.run import run as langevin_run
 
 
 def maker(kernel, **changes):
@@ -297,6 +299,52 @@ def test_a_target_without_draws_is_a_place_to_run():
     assert "change of E x from exact draws" not in found
     found = check_kernel(glp.langevin.MALA, target=glp.Gaussian([0.0, 1.0], 2.0))
     assert "change of E x from exact draws" in found
+
+
+def resumed(monkeypatch, change):
+    """Have every run that goes on start from a state that is changed."""
+
+    def run(*arguments, resume=None, **more):
+        if resume is not None:
+            state = {name: change(v) for name, v in resume["state"].items()}
+            resume = {**resume, "state": state}
+        return langevin_run(*arguments, resume=resume, **more)
+
+    monkeypatch.setattr(conformance_kernels, "run", run)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("kernel", ["ULA", "MALA", "BAOAB"])
+def test_a_break_in_a_run_may_round_and_no_more(kernel, dtype, monkeypatch):
+    one = torch.eye(2, dtype=dtype)
+    target = glp.GaussianMixture(one[0] * 0.4 + one[1] * 0.6, 2 * one, one[0] + 0.5)
+    made, eps = getattr(kernels, kernel), torch.finfo(dtype).eps
+    resumed(monkeypatch, lambda v: v * (1 + eps) if v.is_floating_point() else v)
+    found = check_kernel(made, target=target)["what a break in a run changes"].value
+    assert 0 < found < 20 * eps
+    resumed(monkeypatch, lambda v: v * (1 + 1e3 * eps) if v.is_floating_point() else v)
+    with pytest.raises(ConformanceError, match="what a break in a run changes"):
+        check_kernel(made, target=target)
+
+
+class Forgetful(kernels.BAOAB):
+    """BAOAB that starts at rest from every state which it did not return itself."""
+
+    last: ClassVar[list] = []
+
+    def step(self, state, target, *, generator=None):
+        if not any(state is known for known in self.last):
+            state = state._replace(momentum=torch.zeros_like(state.momentum))
+        new, info = super().step(state, target, generator=generator)
+        self.last.append(new)
+        return new, info
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_momentum_that_a_break_loses_is_seen(dtype):
+    target = glp.Gaussian(torch.zeros(2, dtype=dtype), torch.eye(2, dtype=dtype))
+    with pytest.raises(ConformanceError, match=r"what a break in a run changes.*not in the state"):
+        check_kernel(Forgetful, target=target)
 
 
 class Elsewhere(Own):

@@ -3,7 +3,7 @@
 import pytest
 import torch
 from density_support import LAWS
-from support import SCHEDULES, seeded
+from support import SCHEDULES, every_schedule, seeded
 from torch import nn
 
 import gradlogp as glp
@@ -70,7 +70,9 @@ def test_every_score_of_a_known_law(name):
     assert all(abs(v.value - 1) < 5 * v.standard_error for v in slopes)
     known = name.startswith(("exact", "rescheduled"))
     ladder = EXACT[name].schedule.times is not None
-    assert ("∂ log p/∂t over what the schedule says" in found) == (known and not ladder)
+    assert ("∂ log p/∂t, off what the schedule says, over its parts" in found) == (
+        known and not ladder
+    )
     assert ("score over the gradient of log_prob" in found) == (
         known or name in ("log-density", "energy")
     )
@@ -86,6 +88,26 @@ def test_none_is_left_out():
     seen = {type(score) for score in (*EXACT.values(), *WITHOUT_DATA.values())}
     assert classes == seen
     assert ConditionedScore in seen
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@every_schedule
+def test_a_law_that_its_noise_does_not_change(schedule, dtype):
+    """N(0, I) is stationary under VP, and log p_t(z) does not change where others turn back."""
+    law = glp.Gaussian(torch.zeros(2, dtype=dtype), torch.eye(2, dtype=dtype))
+    found = check_score(glp.ExactScore(law, schedule))
+    over = "∂ log p/∂t, off what the schedule says, over its parts"
+    assert (over in found) == (schedule.times is None)
+
+
+def test_a_wrong_schedule_in_float32_is_still_seen():
+    class Known(WithDensity):
+        schedule = VP(0.1, 14.0)
+
+    law = glp.GaussianMixture(LAW.weights.float(), LAW.means.float(), LAW.covs.float())
+    check_score(glp.ExactScore(law, VP()))
+    with pytest.raises(ConformanceError, match=r"∂ log p/∂t.*not the one of this score"):
+        check_score(Known(glp.ExactScore(law, VP())))
 
 
 # ---------------------------------------------------------------------------- wrong scores

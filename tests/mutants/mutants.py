@@ -2333,4 +2333,28 @@ MUTANTS = (
         "show/explore.py", "law.covs.double() / (scale[:, None] * scale)", "law.covs.double() / scale",
         "show/test_explore.py::test_the_exact_law_is_drawn_in_the_coordinates_of_the_model",
     ),
+    Mutant(
+        "X: every law is held to double precision",
+        "check/conformance/report.py",
+        "return max(exact, 1e4 * self.eps)", "return exact",
+        "check/test_conformance_densities.py::test_a_law_in_float32_is_held_to_its_own_rounding",
+    ),
+    Mutant(
+        "X: a change over time is compared with the sum of two parts that cancel",
+        "check/conformance/scores.py",
+        "(drift.abs() + spread.abs()).norm()", "(drift + spread).norm()",
+        "check/test_conformance_scores.py::test_a_law_that_its_noise_does_not_change",
+    ),
+    Mutant(
+        "X: a break in a run may not even round",
+        "check/conformance/kernels.py",
+        "ROUNDED * coarsest(*whole.state, *drawn)", "0 * coarsest(*whole.state, *drawn)",
+        "check/test_conformance_kernels.py::test_a_break_in_a_run_may_round_and_no_more",
+    ),
+    Mutant(
+        "X: a break in a run may change it",
+        "check/conformance/kernels.py",
+        "ROUNDED * coarsest(*whole.state, *drawn)", "ROUNDED**4 * coarsest(*whole.state, *drawn)",
+        "check/test_conformance_kernels.py::test_a_break_in_a_run_may_round_and_no_more",
+    ),
 )  # fmt: skip

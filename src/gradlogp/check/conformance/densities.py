@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ...calculus.reverse import jacobian, score_from_log_prob
 from ...core import Density, check_target
-from .report import Report, off_by, require, seeded
+from .report import ROUNDED, Report, coarsest, off_by, require, seeded
 
 DRAWS = 50_000
 
@@ -52,6 +52,7 @@ def check_density(d: Density) -> Report:
     check_target(d, "d")
     report, law = Report(), d
     draws = _draws(d, 64, 1)
+    report.eps = _precision(d, draws)
     if not _has_density(d, draws):
         if not hasattr(d, "noised"):
             raise ValueError(
@@ -78,6 +79,12 @@ def _draws(d: Any, n: int, seed: int) -> Tensor:
             "d must say the shape of its points: pass event_shape= to as_target, or give it .sample"
         )
     return 1.5 * torch.randn(n, *shape, generator=seeded(seed), dtype=torch.float64)
+
+
+def _precision(d: Any, x: Tensor) -> float:
+    """Return the rounding of its own tensors, as its draws show it, or its log-density."""
+    shown = d.sample(1, generator=seeded()) if hasattr(d, "sample") else _log_prob(d, x)
+    return coarsest(x if shown is None else shown)
 
 
 def _has_density(d: Any, x: Tensor) -> bool:
@@ -120,14 +127,15 @@ def _gradient(report: Report, d: Any, x: Tensor) -> None:
             continue
         whole, single = f(x), f(x.float())
         require(
-            whole.dtype == torch.float64 and single.dtype in (torch.float32, whole.dtype)[: 1 + (
-                name == "log_prob"  # which may be more precise than its point
-            )],
+            (single.dtype, whole.dtype) == (torch.float32, torch.float64)
+            # a log-density may be more precise than its point, or as precise as its law
+            or (name == "log_prob" and single.dtype == whole.dtype
+                and torch.finfo(whole.dtype).eps <= report.eps),
             f"dtype of {name}(x)", f"{single.dtype} and {whole.dtype}",
             "torch.float32 and torch.float64", "a constant that changes the dtype",
         )  # fmt: skip
         report.small(
-            f"what other points change in {name}", off_by(f(x[:3]), whole[:3]), 1e-10,
+            f"what other points change in {name}", off_by(f(x[:3]), whole[:3]), report.allows(1e-10),
             "a coupled batch: a mean or a maximum over all points",
         )  # fmt: skip
     if log_p is None:
@@ -137,18 +145,18 @@ def _gradient(report: Report, d: Any, x: Tensor) -> None:
         pair = both(x)
         report.small(
             "log_prob_and_score compared with both", max(off_by(pair[0], log_p), off_by(pair[1], s)),
-            1e-9, "another formula in the shared evaluation",
+            report.allows(1e-9), "another formula in the shared evaluation",
         )  # fmt: skip
     right = score_from_log_prob(d.log_prob)(x.detach())
     flat, size = s.detach().flatten(), right.flatten()
     slope = float(flat @ size / (size @ size)) if bool(size.any()) else 1.0
     report.hold(
-        "score over the gradient of log_prob", slope, 1.0, 1e-6, {
+        "score over the gradient of log_prob", slope, 1.0, report.allows(1e-6), {
             "a wrong sign: the gradient of the energy": -1.0,
         }, d=x[0].numel(),
     )  # fmt: skip
     report.small(
-        "score, off the gradient of log_prob", off_by(s, right), 1e-7,
+        "score, off the gradient of log_prob", off_by(s, right), report.allows(1e-7),
         "a term that is left out of one of the two",
     )  # fmt: skip
 
@@ -269,35 +277,41 @@ def _at_level(report: Report, d: Any, sigma: float) -> Tensor:
     x = noised.sample(8, generator=seeded(5)).double()
     twice, once = noised.noised(0.5, 0.3), d.noised(0.5 * ALPHA, math.hypot(0.5 * sigma, 0.3))
     report.small(
-        "score noised twice, off that noised once", off_by(twice.score(x), once.score(x)), 1e-9,
+        "score noised twice, off that noised once", off_by(twice.score(x), once.score(x)),
+        report.allows(1e-9),
         "noise whose deviations are added and not its variances, or an α that is left out",
     )  # fmt: skip
     report.small(
         "log_prob noised twice, off that noised once",
-        off_by(twice.log_prob(x), once.log_prob(x)), 1e-8,
+        off_by(twice.log_prob(x), once.log_prob(x)), report.allows(1e-8),
         "a normaliser that forgets the noise",
     )  # fmt: skip
     x = torch.cat([x, torch.zeros_like(x[:1]), ALPHA * d.sample(1, generator=seeded(6)).double()])
     s, mean = noised.score(x).flatten(1), d.posterior_mean(x, ALPHA, sigma).flatten(1)
     flat = x.flatten(1)
     parts = torch.stack([flat.flatten(), v * s.flatten()], 1)
-    if float(torch.linalg.cond(parts)) < 1e3:  # x and s point in different directions
+    apart = float(torch.linalg.cond(parts))
+    if apart < 1e3:  # x and s point in different directions
         of_x = torch.linalg.lstsq(parts, (ALPHA * mean).reshape(-1, 1)).solution[0]
-        report.hold("Tweedie: coefficient of x in α E[x_0|x]", of_x, 1.0, 1e-6, {
+        most = report.allows(1e-6) + ROUNDED * report.eps * apart
+        report.hold("Tweedie: coefficient of x in α E[x_0|x]", of_x, 1.0, most, {
             "a division by α² for α": 1 / ALPHA, "an α that is left out": ALPHA,
         })  # fmt: skip
     gain = float(((ALPHA * mean - flat) * s).sum() / s.square().sum())
     report.hold(
-        "Tweedie: (α E[x_0|x] − x) over s", gain, v, 1e-6 * v,
+        "Tweedie: (α E[x_0|x] − x) over s", gain, v,
+        report.allows(1e-6) * v + report.cancelled(flat, s),
         {"a wrong sign": -v, "σ for σ²": sigma, "a division by α": v / ALPHA, "α² for α": v * ALPHA},
     )  # fmt: skip
     report.small(
         "score of the noised law, off the gradient of its log_prob",
-        off_by(v * noised.score(x), v * score_from_log_prob(noised.log_prob)(x)), 1e-9,
+        off_by(v * noised.score(x), v * score_from_log_prob(noised.log_prob)(x)),
+        report.allows(1e-9),
         "a term that is left out of one of the two",
     )  # fmt: skip
     report.small(
-        "posterior mean, off Tweedie's formula", off_by(ALPHA * mean, flat + v * s), 1e-8,
+        "posterior mean, off Tweedie's formula", off_by(ALPHA * mean, flat + v * s),
+        report.allows(1e-8),
         "a mean that is not weighted by the posterior",
     )  # fmt: skip
     for name, law in (("hessian", noised), ("posterior_cov", d)):
@@ -314,11 +328,11 @@ def _one_level_a_row(report: Report, d: Any, x: Tensor) -> None:
         for i, (a, b) in enumerate(zip(alpha, sigma, strict=True))
     ]
     report.small(
-        "one noise level a row, off each alone", off_by(many, torch.cat(rows)), 1e-9,
+        "one noise level a row, off each alone", off_by(many, torch.cat(rows)), report.allows(1e-9),
         "noise levels that are broadcast over the wrong dimension",
     )  # fmt: skip
     report.small(
-        "score where α = 0 and σ = 1, off −x", off_by(many[2], -x[2]), 1e-9,
+        "score where α = 0 and σ = 1, off −x", off_by(many[2], -x[2]), report.allows(1e-9),
         "data that are left where nothing but noise is",
     )  # fmt: skip
 
@@ -329,14 +343,15 @@ def _second(report: Report, d: Any, noised: Any, x: Tensor, sigma: float, name: 
         return
     if name == "hessian":
         report.small(
-            "hessian, off the Jacobian of the score", off_by(v * noised.hessian(x), v * right), 1e-8,
+            "hessian, off the Jacobian of the score", off_by(v * noised.hessian(x), v * right),
+            report.allows(1e-8),
             "a term s sᵀ left out or of the wrong sign",
         )  # fmt: skip
     else:
         expected = v / ALPHA**2 * (torch.eye(len(right[0])).to(right) + v * right)
         report.small(
             "posterior covariance, off Tweedie's", off_by(d.posterior_cov(x, ALPHA, sigma), expected),
-            1e-7, "a factor σ² or α² left out",
+            report.allows(1e-7), "a factor σ² or α² left out",
         )  # fmt: skip
 
 
@@ -348,6 +363,8 @@ def _by_draws(report: Report, d: Any, x0: Tensor, x: Tensor) -> None:
         log_w = log_w - dim * math.log(SIGMA * math.sqrt(2 * math.pi))
         right = float(d.noised(ALPHA, SIGMA).log_prob(point[None]))
         ratio = (log_w - right).exp()
+        if not float(ratio.square().max() / ratio.square().sum()) < 0.05:  # one draw decides
+            continue
         report.mean(
             f"mean of N(x; α x_0, σ² I) over its density, point {i}", ratio, 1.0, {
                 "a factor (2π)^{d/2} left out": (2 * math.pi) ** (dim / 2),

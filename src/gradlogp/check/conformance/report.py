@@ -22,6 +22,13 @@ BEYOND = 5.0
 """Standard errors by which a mean over exact draws may be off: by chance once in 2 million."""
 
 
+EXACT = torch.finfo(torch.float64).eps
+"""The rounding of a number in double precision."""
+
+ROUNDED = 256
+"""Roundings by which a number may be off that a few operations give."""
+
+
 class ConformanceError(AssertionError):
     """A number that is not what it should be.
 
@@ -44,7 +51,14 @@ def _shown(value: object) -> str:
 
 
 class Report(dict[str, Estimate]):
-    """What was measured: name -> number with its error bar; `print` shows one line each."""
+    """What was measured: name -> number with its error bar; `print` shows one line each.
+
+    Attributes:
+        eps: The rounding of what is measured: of float32 for a law whose tensors are in float32,
+            wherever it is looked at.
+    """
+
+    eps = EXACT
 
     def __str__(self) -> str:
         width = max(map(len, self), default=0)
@@ -57,6 +71,14 @@ class Report(dict[str, Estimate]):
         """Keep a number, and return it."""
         self[name] = Estimate(float(value), error)
         return float(value)
+
+    def allows(self, exact: float) -> float:
+        """Return the deviation that is rounding: `exact` in double precision, else 10⁴ roundings."""
+        return max(exact, 1e4 * self.eps)
+
+    def cancelled(self, x: Tensor, s: Tensor) -> float:
+        """Return what rounding of x leaves of (α E[x_0|x] − x) over s, where most of x cancels."""
+        return ROUNDED * self.eps * float(x.norm() / s.norm())
 
     def hold(
         self,
@@ -103,7 +125,14 @@ class Report(dict[str, Estimate]):
     ) -> None:
         """Keep the mean of independent numbers `(n,)`, which must be within `BEYOND` errors."""
         found = mean_and_error(values)
-        self.hold(name, found.value, right, BEYOND * found.standard_error + 1e-12, slips, **more)
+        self.hold(
+            name,
+            found.value,
+            right,
+            BEYOND * found.standard_error + max(1e-12, ROUNDED * self.eps),
+            slips,
+            **more,
+        )
         self[name] = found
 
 
@@ -191,6 +220,11 @@ def with_own_noise(call: Callable[[Any], Any], what: str) -> Any:
             "noise from torch.randn(..., generator=generator): chunks, streams and these checks hand "
             "out the noise themselves, so draw it by gradlogp.core.randn_like(x, generator)",
         ) from error
+
+
+def coarsest(*tensors: Tensor) -> float:
+    """Return the rounding of the least precise of these tensors."""
+    return max([EXACT, *(torch.finfo(v.dtype).eps for v in tensors if v.is_floating_point())])
 
 
 def parameters_of(f: Callable[..., Any]) -> dict[str, inspect.Parameter]:

@@ -11,7 +11,7 @@ from ...calculus.reverse import jacobian_trace, score_from_log_prob
 from ...core import Estimate, NoisyScore, check_points, mean_and_error
 from ...noise import least_time, perturb
 from ...noise.score_base import check_noisy_score
-from .report import BEYOND, ConformanceError, Report, off_by, require, seeded
+from .report import BEYOND, ROUNDED, ConformanceError, Report, coarsest, off_by, require, seeded
 
 TIMES = (0.15, 0.5, 0.85)
 
@@ -65,6 +65,7 @@ def check_score(s: NoisyScore, *, data: Tensor | None = None) -> Report:
     report = Report()
     z = _points(s, data)
     times = _times(s)
+    report.eps = _precision(s, z, times[0])
     for t in times:
         _one_time(report, s, z, t)
         _tweedie(report, s, z, t)
@@ -93,8 +94,16 @@ def _times(s: Any) -> list[Tensor]:
     return [ladder[int(t * (len(ladder) - 1))] for t in TIMES]
 
 
-def _precision(z: Tensor, exact: float = 1e-9) -> float:
-    return exact if z.dtype == torch.float64 else 1e-3
+def _precision(s: Any, z: Tensor, t: Tensor) -> float:
+    """Return the rounding of its own tensors, as its states and the draws of its law show it."""
+    own = [z, getattr(s, "like", z)]
+    law = s.law(t)
+    if hasattr(law, "sample"):
+        try:
+            own.append(law.sample(1, generator=seeded()))
+        except ValueError:  # a law for each row, which does not draw
+            pass
+    return coarsest(*own)
 
 
 def _one_time(report: Report, s: Any, z: Tensor, t: Tensor) -> None:
@@ -111,7 +120,7 @@ def _one_time(report: Report, s: Any, z: Tensor, t: Tensor) -> None:
             "a time that is broadcast, or a coefficient that changes the dtype",
         )  # fmt: skip
         report.small(
-            f"{name}: a time for each row, off one for all", off_by(each, one), _precision(z),
+            f"{name}: a time for each row, off one for all", off_by(each, one), report.allows(1e-9),
             "a time that is broadcast over the wrong dimension",
         )  # fmt: skip
 
@@ -125,7 +134,7 @@ def _tweedie(report: Report, s: Any, z: Tensor, t: Tensor) -> None:
     gain = float(((a * x0 - flat) * score).sum() / score.square().sum())
     report.hold(
         f"Tweedie at t = {float(t):.2g}: (α E[z_0|z] − z) over σ² s", gain / v, 1.0,
-        1e-6 if z.dtype == torch.float64 else 5e-3,
+        5 * report.allows(2e-7) + report.cancelled(flat, score) / v,
         {"a wrong sign": -1.0, "σ for σ²": 1 / b, "σ³ for σ²": b, "ε̂ in place of the score": -b},
     )  # fmt: skip
 
@@ -134,7 +143,7 @@ def _law(report: Report, s: Any, z: Tensor, t: Tensor) -> None:
     law = s.law(t)
     if law is not None:
         report.small(
-            "score, off that of law(t)", off_by(s(z, t), law.score(z)), _precision(z),
+            "score, off that of law(t)", off_by(s(z, t), law.score(z)), report.allows(1e-9),
             "a law at another noise level, or of another model",
         )  # fmt: skip
     log_prob = _log_prob_of(s, z, t)
@@ -144,9 +153,9 @@ def _law(report: Report, s: Any, z: Tensor, t: Tensor) -> None:
     found = s(z, t).detach().flatten().double()
     slips = {"a wrong sign: the gradient of the energy": -1.0}
     size = float(found @ right / (right @ right))
-    report.hold("score over the gradient of log_prob", size, 1.0, _precision(z, 1e-6), slips)
+    report.hold("score over the gradient of log_prob", size, 1.0, report.allows(1e-6), slips)
     report.small(
-        "score, off the gradient of log_prob", off_by(found, right), _precision(z, 1e-6),
+        "score, off the gradient of log_prob", off_by(found, right), report.allows(1e-6),
         "a term that is left out of one of the two",
     )  # fmt: skip
 
@@ -168,7 +177,7 @@ def _rows(report: Report, s: Any, z: Tensor, times: list[Tensor]) -> None:
         return
     whole, part = s(z, t), s.rows(slice(1, 3))(z[1:3], t[1:3])
     report.small(
-        "what other rows change", off_by(part, whole[1:3]), _precision(z, 1e-10),
+        "what other rows change", off_by(part, whole[1:3]), report.allows(1e-10),
         "a coupled batch, or conditions that do not follow their rows",
     )  # fmt: skip
 
@@ -191,20 +200,29 @@ def _over_time(report: Report, s: Any, z: Tensor) -> None:
     t = torch.tensor(0.5, dtype=torch.float64)
     if s.schedule.times is not None or _log_prob_of(s, z, t) is None or z.dtype != torch.float64:
         return
-    law, h = s.law(t), 1e-4
+    law, h = s.law(t), max(1e-4, report.eps**0.4)  # further apart where a difference is rounded
     if law is None:  # whose log-density is known but for a constant at each time
         return
-    slope = (s.log_prob(z, t + h) - s.log_prob(z, t - h)).detach() / (2 * h)
+    after, before = (s.log_prob(z, t + k).detach() for k in (h, -h))
+    slope, rounded = (
+        (after - before) / (2 * h),
+        ROUNDED / 16 * report.eps * float(after.norm()) / h,
+    )
     score, trace = jacobian_trace(lambda y: s(y, t), z)
     score, d = score.detach().flatten(1), z[0].numel()
     f, g2 = float(s.schedule.f(t)), float(s.schedule.g2(t))
     drift = -f * (d + (z.flatten(1) * score).sum(1))
     spread = g2 / 2 * (trace.detach() + score.square().sum(1))
-    right = drift + spread
-    size = float(slope @ right / (right @ right))
-    report.hold(
-        "∂ log p/∂t over what the schedule says", size, 1.0, 1e-4, {"time that runs backwards": -1.0},
-        else_="a schedule that is not the one of this score",
+    right, parts = drift + spread, float((drift.abs() + spread.abs()).norm())
+    if parts == 0:  # a law that no noise changes, or points where nothing happens
+        return
+    # compared with both parts, which cancel where a law is stationary, as N(0, I) under VP
+    off, most = float((slope - right).norm()) / parts, report.allows(1e-4) + rounded / parts
+    backwards = float((slope + right).norm()) / parts <= most
+    report.small(
+        "∂ log p/∂t, off what the schedule says, over its parts", off, most,
+        "time that runs backwards" if backwards
+        else "a schedule that is not the one of this score",
     )  # fmt: skip
 
 
