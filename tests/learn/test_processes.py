@@ -150,6 +150,7 @@ def test_too_small_batches_are_refused():
         Processes(0, 4).check_batch(3)
 
 
+@pytest.mark.slow
 def test_the_command_line_under_torchrun(tmp_path):
     """One of two processes speaks, and what it saved is what one alone would have."""
     fit = ["-m", "gradlogp", "fit", "moons", "--steps", "20", "--json", "--seed", "1", "--out"]

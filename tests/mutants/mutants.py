@@ -2113,7 +2113,7 @@ MUTANTS = (
     Mutant(
         "X: a correction is left out where it helps",
         "interfaces/base.py", "Correction(gain, gain.value > 0)", "Correction(gain, gain.value <= 0)",
-        "interfaces/test_base.py::test_a_correction_that_makes_the_flow_worse_is_left_out",
+        "interfaces/test_chosen_base.py::test_a_correction_that_makes_the_flow_worse_is_left_out",
     ),
     Mutant(
         "X: the trace of a softmax without the derivative of its sum",
