@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 from contextlib import contextmanager
 from typing import get_args
 
@@ -548,3 +549,14 @@ def test_the_stages_of_a_run_are_said(capsys, monkeypatch):
         assert told[0] == (0, 45, "finding a start")
         assert [note for _, _, note in told[1:]] == ["warm-up"] * 40 + ["draws"] * 5
         assert told[-1][:2] == (45, 45)
+
+
+@pytest.mark.filterwarnings("default")
+def test_a_warning_is_one_line(monkeypatch, capsys):
+    from gradlogp.interfaces.cli import check
+
+    monkeypatch.setattr(
+        check, "print_json", lambda *a, **k: warnings.warn("two\nlines", stacklevel=1)
+    )
+    assert main(["info", "moons", "--json"]) == 0
+    assert capsys.readouterr().err.splitlines()[-1] == "gradlogp: two lines"

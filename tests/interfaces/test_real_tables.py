@@ -118,6 +118,7 @@ def test_small_tables_come_back(name, tmp_path, capsys):
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:the loss on held-out")  # rows are few
 @pytest.mark.parametrize(("package", "name"), TWELVE)
 def test_twelve_tables_come_back(package, name, tmp_path, capsys):
     """Without an option."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
@@ -128,7 +129,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     keeps its traceback.
     """
     app.config = ()  # that of a call before is not that of this one
-    with printable(sys.stdout, sys.stderr):
+    with printable(sys.stdout, sys.stderr), warnings.catch_warnings():
+        warnings.showwarning = _warn
         return _run(arguments)
 
 
@@ -164,6 +166,11 @@ def _run(arguments: Sequence[str] | None) -> int:
             "`python -X dev -m gradlogp …` shows where",
         )
     return result if isinstance(result, int) else 0
+
+
+def _warn(message: Warning | str, *where: object, **more: object) -> None:
+    """Print a warning as one line, without the place in the program."""
+    print(f"gradlogp: {' '.join(str(message).split())}", file=sys.stderr)
 
 
 def _fail(code: int, message: object) -> int:
