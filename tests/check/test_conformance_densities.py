@@ -10,6 +10,7 @@ from support import COV, MEAN
 import gradlogp as glp
 from gradlogp import distributions
 from gradlogp.check import ConformanceError, check_density
+from gradlogp.check.conformance.report import off_by
 from gradlogp.core import randn_like
 
 NORMAL = torch.distributions.Normal(0.0, 1.0)
@@ -46,6 +47,15 @@ def test_every_density(name):
         law = SINGULAR[name]
         with pytest.raises(ValueError, match=r"\.noised\(alpha, sigma\)"):
             law.score(law.sample(2))
+
+
+def test_deviations_beside_what_is_infinite():
+    nan, inf = math.nan, math.inf
+    for a, b, right in (
+        ([1.0, inf], [2.0, inf], 0.5), ([nan, 1.0], [0.0, 1.0], inf), ([0.0, 1.0], [nan, 1.0], inf),
+        ([inf, nan], [inf, nan], 0.0), ([3.0], [-inf], inf), ([4.0, 2.0], [4.0, 4.0], 0.5),
+    ):  # fmt: skip
+        assert off_by(torch.tensor(a), torch.tensor(b)) == right, (a, b)
 
 
 def test_none_is_left_out():

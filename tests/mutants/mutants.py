@@ -2357,4 +2357,9 @@ MUTANTS = (
         "ROUNDED * coarsest(*whole.state, *drawn)", "ROUNDED**4 * coarsest(*whole.state, *drawn)",
         "check/test_conformance_kernels.py::test_a_break_in_a_run_may_round_and_no_more",
     ),
+    Mutant(
+        "X: an infinite entry hides every other deviation",
+        "check/conformance/report.py", "torch.where(b.isfinite(), b.abs(), 0.0)", "b.abs()",
+        "check/test_conformance_densities.py::test_deviations_beside_what_is_infinite",
+    ),
 )  # fmt: skip
