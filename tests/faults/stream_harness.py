@@ -202,7 +202,9 @@ def trial(reference, folder, rng, broken=None):
     kills, problems = [], []
     for _ in range(rng.randint(1, 3)):
         what, reported, begun = rng.choice(KILLS), Steps(), files_begun(path)
-        before = counted(path)
+        before = counted(path, problems)
+        if problems:
+            break
         by_call = rng.random() < 0.5
         number = rng.randint(2, 300)
         seconds = rng.uniform(0, 1.5 * reference.seconds)
@@ -222,10 +224,7 @@ def trial(reference, folder, rng, broken=None):
         else:
             time.sleep(seconds)
             how = f"{signal.Signals(what).name} after {seconds:.3f} s"
-            try:
-                before = max(before, counted(path))
-            except ValueError as error:
-                problems.append(f"while it ran: {error}")
+            before = max(before, counted(path, problems))
             os.kill(pid, what)
         code = ended(pid)
         kills.append(f"{how}: {code}")
@@ -236,6 +235,8 @@ def trial(reference, folder, rng, broken=None):
         if problems:
             break
         problems += [f"{how}: {p}" for p in look(reference, path, before)]
+        if problems:
+            break
         if what != signal.SIGKILL and (done := steps(path)):
             if done < reported.done // chunks_of(job):
                 problems.append(f"{how}: {reported.done // chunks_of(job) - done} steps lost")
@@ -262,9 +263,13 @@ def files_begun(path):
     return path.exists() and reading.beside(path, "state").exists()
 
 
-def counted(path):
-    """How many draws the state on the disk counts."""
-    return reading.read(path)["draws"] if reading.beside(path, "state").exists() else 0
+def counted(path, problems):
+    """How many draws the state on the disk counts: a state that is there can always be read."""
+    try:
+        return reading.read(path)["draws"] if reading.beside(path, "state").exists() else 0
+    except ValueError as error:
+        problems.append(f"the state: {error}")
+        return 0
 
 
 def steps(path):
