@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import inspect
 import types
 from collections.abc import Iterator
 from functools import cache
@@ -31,16 +30,30 @@ class Name(NamedTuple):
         path: Where a user finds it, "gradlogp.langevin.ULA".
         home: Where it is written, as (file below the package, name).
         value: The object.
+        node: Its definition.
     """
 
     path: str
     home: tuple[str, str]
     value: Any
+    node: ast.AST
 
     @property
     def short(self) -> str:
         """The last part of the path."""
         return self.path.rpartition(".")[2]
+
+    @property
+    def called(self) -> str:
+        """What a user writes: "glp.run", "glp.langevin.ULA"."""
+        short = self.short
+        return f"glp.{short}" if short in gradlogp._NAMES else self.path.replace("gradlogp", "glp", 1)
+
+    @property
+    def kind(self) -> str:
+        """What it is: a class, a function, or data."""
+        kinds = {ast.ClassDef: "class", ast.FunctionDef: "function"}
+        return kinds.get(type(self.node), "data")
 
 
 def file_of(module: str) -> Path:
@@ -69,6 +82,20 @@ def imports(module: str) -> dict[str, str]:
     return found
 
 
+def bound(node: ast.AST) -> list[str]:
+    """Return the names that a statement defines: a function, a class, or what is assigned."""
+    if isinstance(node, ast.FunctionDef | ast.ClassDef):
+        return [node.name]
+    targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
+    return [n.id for t in targets if t is not None for n in ast.walk(t) if isinstance(n, ast.Name)]
+
+
+@cache
+def definitions(file: Path) -> dict[str, ast.stmt]:
+    """Return what a file defines at its top level."""
+    return {name: node for node in tree_of(file).body for name in bound(node)}
+
+
 def exported(module: str) -> list[str]:
     """Return the names that a module hands out: `import X as X` of a package, what is written in a file.
 
@@ -84,14 +111,9 @@ def exported(module: str) -> list[str]:
         for alias in node.names
         if alias.asname == alias.name
     ]
-    for node in tree.body:
-        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__":
-            return [str(name) for name in ast.literal_eval(node.value)]
-        if isinstance(node, ast.FunctionDef | ast.ClassDef):
-            found.append(node.name)
-        if isinstance(node, ast.Assign | ast.AnnAssign):
-            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
-            found += [t.id for t in targets if isinstance(t, ast.Name)]
+    if isinstance(given := definitions(file).get("__all__"), ast.Assign):
+        return [str(name) for name in ast.literal_eval(given.value)]
+    found += definitions(file)
     return [name for name in dict.fromkeys(found) if not name.startswith("_")]
 
 
@@ -126,38 +148,28 @@ def namespaces(room: str) -> list[str]:
     return found
 
 
+@cache
 def of_room(room: str) -> dict[str, list[Name]]:
     """Return the names of a room by namespace, each once, under its shortest path."""
     seen: set[tuple[str, str]] = set()
     found: dict[str, list[Name]] = {}
-    tops = [f"gradlogp.{n}" for n, r in gradlogp._NAMES.items() if r.split(".")[0] == room]
+    tops = [name for name, where in gradlogp._NAMES.items() if where.split(".")[0] == room]
     for space in namespaces(room):
         module = import_module(space)
         paths = [f"{space}.{name}" for name in exported(space)]
         if space == f"gradlogp.{room}":
-            paths = [*paths, *tops]
+            paths += [f"{space}.{gradlogp._NAMES[n]}.{n}".replace(f".{room}.{room}", f".{room}") for n in tops]
         for path in paths:
-            value = getattr(module, path.rpartition(".")[2], None)
-            value = getattr(gradlogp, path.rpartition(".")[2]) if path in tops else value
             where = home(path)
-            if (
-                isinstance(value, types.ModuleType)
-                or where in seen
-                or Path(where[0]).parts[0] != room
-            ):
-                continue
-            seen.add(where)
-            found.setdefault(space, []).append(Name(path, where, value))
+            node = definitions(PACKAGE / where[0]).get(where[1])
+            if where not in seen and node is not None and Path(where[0]).parts[0] == room:
+                seen.add(where)
+                short = path.rpartition(".")[2]
+                value = getattr(gradlogp if short in tops else module, short)
+                found.setdefault(space, []).append(Name(path, where, value, node))
     return found
 
 
 def everything() -> list[Name]:
     """Return all public names, each once."""
     return [n for room in ROOMS for names in of_room(room).values() for n in names]
-
-
-def is_callable(name: Name) -> bool:
-    """Whether there is something to test: a function, or a class that is no protocol or alias."""
-    return inspect.isfunction(name.value) or (
-        inspect.isclass(name.value) and not getattr(name.value, "_is_protocol", False)
-    )
