@@ -29,6 +29,7 @@ extensions = [
     "sphinx_copybutton",
     "typeset",
     "pages",
+    "explorers",
 ]
 default_role = "py:obj"
 add_module_names = False
@@ -43,6 +44,7 @@ autodoc_preserve_defaults = True
 autodoc_typehints = "signature"
 napoleon_google_docstring = True
 napoleon_numpy_docstring = False
+napoleon_attr_annotations = False
 napoleon_use_ivar = True
 napoleon_use_rtype = False
 napoleon_custom_sections = ["Wikipedia"]
@@ -52,6 +54,7 @@ viewcode_line_numbers = True
 
 html_theme = "furo"
 html_title = "gradlogp"
+html_permalinks_icon = "#"
 html_static_path = ["_static"]
 html_css_files = ["site.css"]
 html_show_sourcelink = False

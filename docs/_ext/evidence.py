@@ -16,7 +16,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from names import PACKAGE, Name, definitions, everything, file_of, home, imports, tree_of
+from names import PACKAGE, Name, definitions, everything, file_of, home, import_nodes, imports
 
 import gradlogp
 from gradlogp.check.theory import CHECKS
@@ -90,7 +90,7 @@ def locate(path: str) -> Place | None:
 def known(file: Path) -> dict[str, str | Place]:
     """Return what the imports of a file bind: paths in the package, or places in the tests."""
     found: dict[str, str | Place] = dict(imports(module_of(file))) if module_of(file) else {}
-    for node in ast.walk(tree_of(file)):
+    for node in import_nodes(file):
         if isinstance(node, ast.Import):
             for alias in node.names:
                 if alias.name.split(".")[0] == "gradlogp":
@@ -118,9 +118,19 @@ def dotted(node: ast.AST) -> list[str]:
 @cache
 def names_in(node: ast.AST) -> frozenset[tuple[str, ...]]:
     """Return all names and dotted names in a piece of code, with the fixtures that a test takes."""
-    found = {tuple(dotted(n)) for n in ast.walk(node)}
-    found |= {(n.arg,) for n in ast.walk(node) if isinstance(n, ast.arg)}
+    found = set()
+    for part in ast.walk(node):
+        if isinstance(part, ast.Name | ast.Attribute):
+            found.add(tuple(dotted(part)))
+        elif isinstance(part, ast.arg):
+            found.add((part.arg,))
     return frozenset(found - {()})
+
+
+@cache
+def fixtures() -> frozenset[str]:
+    """Return what all tests may take."""
+    return frozenset(definitions(TESTS / "conftest.py"))
 
 
 def resolve(file: Path, words: Iterable[str]) -> Place | None:
@@ -131,9 +141,8 @@ def resolve(file: Path, words: Iterable[str]) -> Place | None:
     bound = known(file).get(first)
     if isinstance(bound, str):
         return locate(".".join([bound, *rest]))
-    if bound is None and file.is_relative_to(TESTS) and file.name != "conftest.py":
-        return resolve(TESTS / "conftest.py", [first])
-    return bound
+    shared = TESTS / "conftest.py"
+    return bound or ((shared, first) if first in fixtures() and TESTS in file.parents else None)
 
 
 @cache
@@ -194,7 +203,7 @@ def tests() -> Iterator[tuple[str, set[Place]]]:
     for file in sorted(TESTS.glob("*/test_*.py")):
         for name in definitions(file):
             if name.startswith("test_"):
-                found = reach([(file, name)], lambda place: place[0].is_relative_to(TESTS))
+                found = reach([(file, name)], lambda place: TESTS in place[0].parents)
                 yield f"{file.relative_to(TESTS)}::{name}", found
 
 

@@ -69,11 +69,18 @@ def tree_of(file: Path) -> ast.Module:
 
 
 @cache
+def import_nodes(file: Path) -> list[ast.Import | ast.ImportFrom]:
+    """Return the imports of a file, those inside functions included."""
+    kinds = ast.Import | ast.ImportFrom
+    return [node for node in ast.walk(tree_of(file)) if isinstance(node, kinds)]
+
+
+@cache
 def imports(module: str) -> dict[str, str]:
     """Return what a module of the package imports from the package, {name there: path of what it is}."""
     file, found = file_of(module), {}
     package = module if file.name == "__init__.py" else module.rpartition(".")[0]
-    for node in ast.walk(tree_of(file)):
+    for node in import_nodes(file):
         if isinstance(node, ast.ImportFrom) and node.level:
             base = package.split(".")[: len(package.split(".")) - node.level + 1]
             for alias in node.names:
@@ -102,8 +109,7 @@ def exported(module: str) -> list[str]:
     They are read and not asked for, since some are loaded only when first used.
     """
     file = file_of(module)
-    tree = tree_of(file)
-    nodes = ast.walk(tree) if file.name == "__init__.py" else ()
+    nodes = import_nodes(file) if file.name == "__init__.py" else ()
     found = [
         alias.name
         for node in nodes

@@ -173,8 +173,9 @@ def sign(
 
 
 def skip(app: Sphinx, what: str, name: str, value: Any, skipped: bool, options: Any) -> bool | None:
-    """Leave out the fields of a named tuple that say only their number."""
-    return True if type(value).__name__ == "_tuplegetter" else None
+    """Leave out fields of a named tuple, which say only their number, and what scikit-learn adds."""
+    added = str(getattr(value, "__module__", "")).startswith("sklearn.")
+    return True if type(value).__name__ == "_tuplegetter" or added else None
 
 
 @cache
