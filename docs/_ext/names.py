@@ -1,10 +1,9 @@
-"""The public names of the library, found and not listed: for each room its namespaces and their names."""
+"""The public names of the library, found and not listed: of each room its namespaces and names."""
 
 from __future__ import annotations
 
 import ast
 import types
-from collections.abc import Iterator
 from functools import cache
 from importlib import import_module
 from pathlib import Path
@@ -47,7 +46,9 @@ class Name(NamedTuple):
     def called(self) -> str:
         """What a user writes: "glp.run", "glp.langevin.ULA"."""
         short = self.short
-        return f"glp.{short}" if short in gradlogp._NAMES else self.path.replace("gradlogp", "glp", 1)
+        return (
+            f"glp.{short}" if short in gradlogp._NAMES else self.path.replace("gradlogp", "glp", 1)
+        )
 
     @property
     def kind(self) -> str:
@@ -77,7 +78,7 @@ def import_nodes(file: Path) -> list[ast.Import | ast.ImportFrom]:
 
 @cache
 def imports(module: str) -> dict[str, str]:
-    """Return what a module of the package imports from the package, {name there: path of what it is}."""
+    """Return what a module imports from the package, {name there: path of what it is}."""
     file, found = file_of(module), {}
     package = module if file.name == "__init__.py" else module.rpartition(".")[0]
     for node in import_nodes(file):
@@ -104,7 +105,7 @@ def definitions(file: Path) -> dict[str, ast.stmt]:
 
 
 def exported(module: str) -> list[str]:
-    """Return the names that a module hands out: `import X as X` of a package, what is written in a file.
+    """Return the names that a module hands out: `import X as X` in a package, all that a file writes.
 
     They are read and not asked for, since some are loaded only when first used.
     """
@@ -164,7 +165,10 @@ def of_room(room: str) -> dict[str, list[Name]]:
         module = import_module(space)
         paths = [f"{space}.{name}" for name in exported(space)]
         if space == f"gradlogp.{room}":
-            paths += [f"{space}.{gradlogp._NAMES[n]}.{n}".replace(f".{room}.{room}", f".{room}") for n in tops]
+            paths += [
+                f"{space}.{gradlogp._NAMES[n]}.{n}".replace(f".{room}.{room}", f".{room}")
+                for n in tops
+            ]
         for path in paths:
             where = home(path)
             node = definitions(PACKAGE / where[0]).get(where[1])

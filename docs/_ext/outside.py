@@ -1,6 +1,6 @@
 """What a built site would fetch from elsewhere, and which of its own links lead nowhere.
 
-    python docs/_ext/outside.py site     prints them, and ends with 1 if there are any
+python docs/_ext/outside.py site     prints them, and ends with 1 if there are any
 """
 
 from __future__ import annotations
@@ -14,8 +14,9 @@ from urllib.parse import unquote, urlsplit
 
 FETCHED = {
     "audio": ("src",), "embed": ("src",), "iframe": ("src",), "image": ("href", "xlink:href"),
-    "img": ("src", "srcset"), "input": ("src",), "link": ("href",), "object": ("data",), "script": ("src",),
-    "source": ("src", "srcset"), "track": ("src",), "use": ("href", "xlink:href"), "video": ("src", "poster"),
+    "img": ("src", "srcset"), "input": ("src",), "link": ("href",), "object": ("data",),
+    "script": ("src",), "source": ("src", "srcset"), "track": ("src",), "use": ("href", "xlink:href"),
+    "video": ("src", "poster"),
 }  # fmt: skip
 """Attributes whose address a browser fetches by itself, by element."""
 

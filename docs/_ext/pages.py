@@ -23,11 +23,12 @@ from gradlogp.check.theory import CHECKS
 INTRODUCTION = """Every public name, by the room in which it is written. `glp` is `gradlogp`.
 
 Below each name stands what checks it, read off the sources when the site is built: the claims of the
-theory that measure it, the tests that use it, and the mutants in it, mistakes made on purpose that a test
-must notice.
+theory that measure it, the tests that use it, and the mutants in it: mistakes made on purpose, which a
+test must notice.
 """
-CLAIMS = """What the theory says, as measurements, with their sources: `gradlogp verify` makes them all, and
-`gradlogp verify samplers.ula_law` one. A statement in quotation marks is false, and what is true follows.
+CLAIMS = """What the theory says, as measurements, with their sources. ``gradlogp verify`` makes them all,
+``gradlogp verify samplers.ula_law`` one. A statement in quotation marks is false, and what is true
+follows.
 """
 
 
@@ -96,7 +97,13 @@ def index_page() -> str:
     """Return the page that lists the rooms."""
     listed = [*ROOMS, "claims"]
     parts = [heading("Reference", "="), INTRODUCTION]
-    parts += [".. toctree::", "   :hidden:", "", *(f"   {page}" for page in listed)]
+    parts += [
+        ".. toctree::",
+        "   :hidden:",
+        "   :titlesonly:",
+        "",
+        *(f"   {page}" for page in listed),
+    ]
     texts = [summary(inspect.getdoc(import_module(f"gradlogp.{room}")) or "") for room in ROOMS]
     texts.append("What the theory says, as measurements: `gradlogp verify`.")
     rows = [f"   * - :doc:`{page}`\n     - {t}" for page, t in zip(listed, texts, strict=True)]
@@ -148,17 +155,13 @@ def checked_by(name: Name) -> list[str]:
     return text
 
 
-def adjust(
-    app: Sphinx, what: str, path: str, value: Any, options: Any, lines: list[str]
-) -> None:
+def adjust(app: Sphinx, what: str, path: str, value: Any, options: Any, lines: list[str]) -> None:
     """Keep a property's first line whole: what stands before a colon is no type here."""
     if what in ("property", "attribute", "data"):
         lines.insert(0, "")
 
 
-def append(
-    app: Sphinx, what: str, path: str, value: Any, options: Any, lines: list[str]
-) -> None:
+def append(app: Sphinx, what: str, path: str, value: Any, options: Any, lines: list[str]) -> None:
     """Put what checks a name below its docstring."""
     name = by_path().get(path)
     if name is not None:
@@ -172,7 +175,9 @@ def sign(
     return arguments and (arguments.replace("<factory>", "..."), result)
 
 
-def skip(app: Sphinx, what: str, name: str, value: Any, skipped: bool, options: Any) -> bool | None:
+def skip(
+    app: Sphinx, what: str, name: str, value: Any, skipped: bool, options: Any
+) -> bool | None:
     """Leave out fields of a named tuple, which say only their number, and what scikit-learn adds."""
     added = str(getattr(value, "__module__", "")).startswith("sklearn.")
     return True if type(value).__name__ == "_tuplegetter" or added else None
@@ -219,7 +224,7 @@ def navigate(app: Sphinx, page: str, text: list[str]) -> None:
     """Put the navigation at the end of the first page."""
     if page == app.config.root_doc:
         for caption, listed in app.config.NAVIGATION.items():
-            text[0] += f"\n```{{toctree}}\n:hidden:\n:caption: {caption}\n\n"
+            text[0] += f"\n```{{toctree}}\n:hidden:\n:titlesonly:\n:caption: {caption}\n\n"
             text[0] += "\n".join(listed) + "\n```\n"
 
 
