@@ -1,8 +1,8 @@
 """What checks a public name: the claims that measure it, the tests that use it, the mutants in it.
 
-All of it is read off the sources. A definition uses those that its body names. A test reaches what it
-uses itself or through helpers of the tests, and a claim likewise through helpers of the theory. A mutant
-in a private helper belongs to the public names that use the helper.
+All of it is read off the sources. A definition uses those that its body names. A test reaches what
+it uses itself or through helpers of the tests, and a claim likewise through helpers of the theory. A
+mutant in a private helper belongs to the public names that use the helper.
 """
 
 from __future__ import annotations

@@ -20,15 +20,16 @@ from sphinx.util.nodes import make_refnode
 
 from gradlogp.check.theory import CHECKS
 
-INTRODUCTION = """Every public name, by the room in which it is written. `glp` is `gradlogp`.
+INTRODUCTION = """Every public name, by the room in which it is written. The examples begin with ``import
+torch`` and ``import gradlogp as glp``; the tests run them, and compare what comes out.
 
 Below each name stands what checks it, read off the sources when the site is built: the claims of the
 theory that measure it, the tests that use it, and the mutants in it: mistakes made on purpose, which a
 test must notice.
 """
-CLAIMS = """What the theory says, as measurements, with their sources. ``gradlogp verify`` makes them all,
-``gradlogp verify samplers.ula_law`` one. A statement in quotation marks is false, and what is true
-follows.
+CLAIMS = """What the theory says, as measurements, with their sources. ``gradlogp verify`` makes them,
+``gradlogp verify samplers.ula_law`` one of them. A statement in quotation marks is false, and what is
+true follows.
 """
 
 

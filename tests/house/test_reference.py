@@ -1,6 +1,8 @@
 """The reference: every public name is in it, and what it says of the checks of a name is true."""
 
+import doctest
 import importlib
+import inspect
 import re
 from pathlib import Path
 
@@ -8,6 +10,7 @@ import evidence
 import names
 import outside
 import pytest
+import torch
 from door_support import public_names
 from mutants.mutants import MUTANTS
 
@@ -154,6 +157,34 @@ def test_the_walk_follows_names(tmp_path, monkeypatch):
         "test_by_discovery": {"SigmaRange"},
         "test_nothing": set(),
     }
+
+
+# ---------------------------------------------------------------------------- examples
+
+EXAMPLES = {n.called: n for n in NAMES if n.kind != "data" and ">>>" in (n.value.__doc__ or "")}
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_the_example_of_a_docstring(name, as_user, tmp_path, monkeypatch):
+    """As a reader runs it, with `torch` and `glp`: what it says comes out."""
+    monkeypatch.chdir(tmp_path)
+    torch.set_default_dtype(torch.float32)
+    torch.manual_seed(0)
+    doc = inspect.getdoc(EXAMPLES[name].value)
+    test = doctest.DocTestParser().get_doctest(doc, {"torch": torch, "glp": glp}, name, None, None)
+    said = []
+    doctest.DocTestRunner(verbose=False).run(test, out=said.append)
+    assert not said, "".join(said)
+    assert test.examples[-1].want, "an example ends with what it gives"
+
+
+def test_what_is_used_most_has_an_example():
+    needed = {
+        "fit", "sample", "run", "evolve", "log_likelihood", "as_target", "as_score", "compare",
+        "ScoreModel", "ScoreEstimator", "Gaussian", "GaussianMixture", "ExactScore", "terminal",
+    }  # fmt: skip
+    assert not needed - {name.removeprefix("glp.") for name in EXAMPLES}
+    assert len(EXAMPLES) >= 70
 
 
 # ---------------------------------------------------------------------------- a built site
