@@ -174,8 +174,8 @@ class SGLD:
         >>> likelihood = lambda x, y: -(y - x).square() / 2
         >>> target = glp.distributions.Observed(prior, likelihood, torch.ones(100))
         >>> kernel, g = glp.langevin.SGLD(1e-3, 10), torch.Generator().manual_seed(0)
-        >>> chain = glp.run(kernel, target, torch.zeros(50, 1), 80, generator=g)
-        >>> abs(float(chain.draws[:, 40:].mean()) - 100 / 101) < 0.03
+        >>> chain = glp.run(kernel, target, torch.zeros(50, 1), 120, generator=g)
+        >>> abs(float(chain.draws[:, 80:].mean()) - 100 / 101) < 0.03
         True
     """
 
