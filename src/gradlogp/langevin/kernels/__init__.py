@@ -20,11 +20,11 @@ from .particles import SVGD as SVGD
 from .particles import Linear as Linear
 from .position import PositionDependentULA as PositionDependentULA
 from .preconditioner import Preconditioner as Preconditioner
-from .psgld import PSGLD as PSGLD
-from .sghmc import SGHMC as SGHMC
 from .sphere import SphereMALA as SphereMALA
 from .sphere import SphereULA as SphereULA
 from .steps import started as started
+from .stochastic import PSGLD as PSGLD
+from .stochastic import SGHMC as SGHMC
 from .stochastic import SGLD as SGLD
 from .tempering import ParallelTempering as ParallelTempering
 from .unadjusted import LeimkuhlerMatthews as LeimkuhlerMatthews

@@ -18,21 +18,17 @@ from .facts import LANGEVIN, Facts, metropolis_facts, unadjusted_facts
 from .preconditioner import IDENTITY, Preconditioner, as_preconditioner
 from .steps import (
     Adjusted,
-    LangevinInfo,
     LangevinState,
     MetropolisInfo,
     MetropolisState,
+    Overdamped,
     Unadjusted,
     check_policy,
     check_step,
     check_warm,
-    evaluated,
-    langevin_start,
-    metropolis,
+    decided,
     metropolis_start,
-    scored,
-    select,
-    settle,
+    proposed,
     step_of,
 )
 from .steps import langevin_step as langevin_step
@@ -45,7 +41,7 @@ def _inflated(kernel: Any, precision: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class ULA:
+class ULA(Overdamped):
     r"""Unadjusted Langevin algorithm.
 
     .. math:: x' = x + h \nabla \log p(x) + \sqrt{2 h τ}\, z, \quad z \sim N(0, I)
@@ -75,17 +71,9 @@ class ULA:
         check_step(self.step_size, self.temperature)
         check_policy(self.on_nonfinite, Unadjusted)
 
-    def init(self, x: Float[Tensor, "chain *event"], target: Density) -> LangevinState:
-        """Return the state at x."""
-        return langevin_start(x, target)
-
-    def step(
-        self, state: LangevinState, target: Density, *, generator: Generator | None = None
-    ) -> tuple[LangevinState, LangevinInfo]:
-        """Move every chain by one step."""
+    def _next(self, state: LangevinState, generator: Generator | None) -> Tensor:
         z = randn_like(state.x, generator)
-        x = langevin_step(state.x, state.score, self.step_size, z, self.temperature)
-        return settle(LangevinState(x, scored(x, target)), state, self.on_nonfinite)
+        return langevin_step(state.x, state.score, self.step_size, z, self.temperature)
 
 
 @dataclass(frozen=True)
@@ -144,18 +132,13 @@ class MALA:
         h, tau, P = self.step_size, self.temperature, as_preconditioner(self.preconditioner)
         z = randn_like(state.x, generator)
         y = langevin_step(state.x, P.apply(state.score), h, P.sqrt(z), tau)
-        log_prob, score = evaluated(y, target)
-        proposal = MetropolisState(y, score, log_prob)
+        proposal = proposed(y, target)
         log_ratio = (
             (proposal.log_prob - state.log_prob) / tau
             + log_proposal(x_to=state.x, x_from=y, score_from=proposal.score, h=h, tau=tau, P=P)
             - log_proposal(x_to=y, x_from=state.x, score_from=state.score, h=h, tau=tau, P=P)
         )
-        acceptance, accepted, diverging = metropolis(
-            log_ratio, (y, proposal.score), proposal.log_prob, self.on_nonfinite, generator
-        )
-        moved = select(accepted, proposal, state)
-        return moved, MetropolisInfo(acceptance, accepted, moved.log_prob, diverging)
+        return decided(log_ratio, proposal, state, self.on_nonfinite, generator)
 
 
 def log_proposal(

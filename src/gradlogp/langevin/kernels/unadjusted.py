@@ -20,6 +20,7 @@ from .preconditioner import Preconditioner, as_preconditioner
 from .steps import (
     LangevinInfo,
     LangevinState,
+    Overdamped,
     Unadjusted,
     check_policy,
     check_step,
@@ -86,7 +87,7 @@ class LeimkuhlerMatthews:
 
 
 @dataclass(frozen=True)
-class TamedULA:
+class TamedULA(Overdamped):
     r"""ULA with a drift that cannot exceed 1 in a step, for scores that grow faster than x.
 
     .. math:: x' = x + \frac{h s}{1 + h \|s\|} + \sqrt{2 h τ}\, z, \quad s = \nabla \log p(x)
@@ -117,19 +118,11 @@ class TamedULA:
         check_step(self.step_size, self.temperature)
         check_policy(self.on_nonfinite, Unadjusted)
 
-    def init(self, x: Float[Tensor, "chain *event"], target: Density) -> LangevinState:
-        """Return the state at x."""
-        return langevin_start(x, target)
-
-    def step(
-        self, state: LangevinState, target: Density, *, generator: Generator | None = None
-    ) -> tuple[LangevinState, LangevinInfo]:
-        """Move every chain by one step."""
+    def _next(self, state: LangevinState, generator: Generator | None) -> Tensor:
         h, s = self.step_size, state.score
         size = s.abs() if self.coordinatewise else per_sample(_norm(s), s)
         z = randn_like(state.x, generator)
-        x = langevin_step(state.x, s / (1 + h * size), h, z, self.temperature)
-        return settle(LangevinState(x, scored(x, target)), state, self.on_nonfinite)
+        return langevin_step(state.x, s / (1 + h * size), h, z, self.temperature)
 
 
 def _inflated(kernel: Any, precision: Tensor) -> Tensor:
@@ -141,7 +134,7 @@ def _inflated(kernel: Any, precision: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class PreconditionedULA:
+class PreconditionedULA(Overdamped):
     r"""ULA in other coordinates, by a constant symmetric positive definite P.
 
     .. math:: x' = x + h P \nabla \log p(x) + \sqrt{2 h τ}\, P^{1/2} z
@@ -171,19 +164,11 @@ class PreconditionedULA:
         check_policy(self.on_nonfinite, Unadjusted)
         object.__setattr__(self, "preconditioner", as_preconditioner(self.preconditioner))
 
-    def init(self, x: Float[Tensor, "chain *event"], target: Density) -> LangevinState:
-        """Return the state at x."""
-        return langevin_start(x, target)
-
-    def step(
-        self, state: LangevinState, target: Density, *, generator: Generator | None = None
-    ) -> tuple[LangevinState, LangevinInfo]:
-        """Move every chain by one step."""
+    def _next(self, state: LangevinState, generator: Generator | None) -> Tensor:
         P = as_preconditioner(self.preconditioner)
         z = randn_like(state.x, generator)
         drift, noise = P.apply(state.score), P.sqrt(z)
-        x = langevin_step(state.x, drift, self.step_size, noise, self.temperature)
-        return settle(LangevinState(x, scored(x, target)), state, self.on_nonfinite)
+        return langevin_step(state.x, drift, self.step_size, noise, self.temperature)
 
 
 def _norm(s: Tensor) -> Tensor:
