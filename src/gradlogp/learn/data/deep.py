@@ -83,7 +83,8 @@ def unfiltered(lines: np.ndarray, kinds: np.ndarray) -> np.ndarray:
 
 
 def _tiff(path: Path, image: Any) -> np.ndarray:
-    tags, (width, height) = image.tag_v2, image.size
+    tags = image.tag_v2
+    width, height = tags[256], tags[257]  # those of the image have been turned
     channels, packing = tags.get(PER_PIXEL, 1), tags.get(COMPRESSION, 1)
     plain = set(tags[BITS]) == {16} and tags.get(284, 1) == 1 and OFFSETS in tags
     plain = plain and set(tags.get(339, (1,))) == {1} and tags.get(PREDICTOR, 1) in (1, 2)
@@ -97,7 +98,9 @@ def _tiff(path: Path, image: Any) -> np.ndarray:
         rows = min(per_strip, height - k * per_strip)
         want = 2 * channels * width * rows
         part = whole[at : at + size]
-        parts.append(np.frombuffer(part, np.uint8) if packing == 1 else _unpacked(path, part, want))
+        parts.append(
+            np.frombuffer(part, np.uint8) if packing == 1 else _unpacked(path, part, want)
+        )
         if parts[-1].size != want:
             raise ValueError("a strip has not as many bytes as its rows")
     order = ">u2" if whole[:2] == b"MM" else "<u2"

@@ -45,13 +45,10 @@ def read_image(path: Path) -> np.ndarray:
                 raise ValueError(
                     f"its pixels are {image.mode}; save it with 8 or 16 bits, grey or RGB, or as .npy"
                 )
-            way, deep = image.getexif().get(ORIENTATION, 1), deep_pixels(path, image)
-            if deep is None:
-                pixels = np.asarray(image if grey else image.convert(mode))
-                # Pillow turns a .tif by itself, and then says that it has
-                way = image.getexif().get(ORIENTATION, 1)
-            else:
-                pixels = deep
+            deep = deep_pixels(path, image)
+            pixels = np.asarray(image if grey else image.convert(mode)) if deep is None else deep
+            # asked afterwards: Pillow turns a .tif while it reads it, and then says so
+            way = image.getexif().get(ORIENTATION, 1)
     upright = np.atleast_3d(turned(pixels, way))
     if grey or deep is not None:
         upright = upright.astype(np.float32) / np.float32(257)

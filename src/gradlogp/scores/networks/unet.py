@@ -13,7 +13,6 @@ from ...core import check_batch, check_count, check_generator, check_kind
 from .conditions import check_condition, read_condition, read_sizes
 from .embeddings import Conditioning, initialise
 
-
 Conv = type[nn.Conv1d] | type[nn.Conv2d]
 
 
