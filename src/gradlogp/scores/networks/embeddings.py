@@ -81,7 +81,7 @@ def initialise(module: nn.Module, generator: torch.Generator | None) -> None:
     PyTorch's own constructors draw from the global generator; a seeded network must not.
     """
     for m in module.modules():
-        if isinstance(m, nn.Linear | nn.Conv2d):
+        if isinstance(m, nn.Linear | nn.Conv1d | nn.Conv2d):
             bound = m.weight[0].numel() ** -0.5
             nn.init.uniform_(m.weight, -bound, bound, generator=generator)
             if m.bias is not None:
