@@ -71,7 +71,7 @@ def bits_per_dim(
 
     with p the density of dequantised data in [0, 1], u uniform (`dequantise`). Averaged over u this
     is an upper bound of the bits a code of k needs. If the model's coordinates are others, z = z(y),
-    add log |det dz/dy| to its log-density first (`score.coordinates.log_det`).
+    add `log |det dz/dy|` to its log-density first (`score.coordinates.log_det`).
 
     Arguments:
         log_prob: log p(y) in nats, `(B,)`.
@@ -141,9 +141,9 @@ def log_likelihood(
 
     .. math:: \log p_{t_{min}}(z) = \log p_1(z_1) + \int_{t_{min}}^1 \nabla \cdot v(z_t, t)\, dt
 
-    with v = α' ẑ_0 + σ' ε̂ and p_1 = `terminal(score)`, and log |det dz/dx| added for x in its own
-    units. The law that is claimed is that at t_min: its noise is part of it, so that data are blurred
-    by σ/α there (0.01 under VP, t_min = 1e-3).
+    with v = α' ẑ_0 + σ' ε̂ and p_1 = `terminal(score)`, and `log |det dz/dx|` added for x in its
+    own units. The law that is claimed is that at t_min: its noise is part of it, so that data are
+    blurred by σ/α there (0.01 under VP, t_min = 1e-3).
 
     By default to a tolerance, by the Dormand–Prince pair of order 5(4), every sample with steps of
     its own and an estimate of its solver's error. With `n_steps` by the predictor and corrector of

@@ -309,7 +309,7 @@ def find_modes(
     target knows it) until log p is close to a quadratic, then Newton's method is used. Where log p is
     known and the flow would need more than max_steps, as on the narrow ridges of a regression on raw
     units, a quasi-Newton search goes on from there: `by_flow` is then False. Limits closer than 1e-3/√λ
-    are one point, λ in each direction the |eigenvalue| there. The kind is "mode" (all eigenvalues
+    are one point, λ in each direction the size of the eigenvalue there. The kind is "mode" (all eigenvalues
     negative), "minimum" (all positive), "saddle" (both) or "degenerate" (one is 0 up to √eps of the
     largest, and log p is not quadratic along it: a ridge, a plateau, a contact of higher order).
 

@@ -47,7 +47,7 @@ def check_transition(t: Transition, *, facts: Facts | None = None) -> Report:
         | https://arxiv.org/abs/2503.11615
 
     Arguments:
-        t: (z, t, s, score, *, generator) -> z, such as `DDIM()`.
+        t: `(z, t, s, score, *, generator)` -> z, such as `DDIM()`.
         facts: What to hold it against; by default `t.facts`.
 
     Returns:

@@ -92,7 +92,7 @@ class AdaptiveFlow:
     r"""The probability-flow ODE to a tolerance, each sample with steps of its own.
 
     Between two times the Dormand–Prince pair of order 5(4) takes as many steps as a sample needs
-    for a local error below atol + rtol · |x|. A grid of two times, `torch.tensor([1.0, 1e-3])`,
+    for a local error below `atol + rtol · |x|`. A grid of two times, `torch.tensor([1.0, 1e-3])`,
     leaves all of the steps to it.
 
     References:

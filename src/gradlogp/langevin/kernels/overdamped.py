@@ -220,7 +220,7 @@ class TamedULA(Overdamped):
 
     .. math:: x' = x + \frac{h s}{1 + h \|s\|} + \sqrt{2 h τ}\, z, \quad s = \nabla \log p(x)
 
-    with the norm over the event of each chain, or entry by entry h s_i / (1 + h |s_i|). The bound
+    with the norm over the event of each chain, or entry by entry `h s_i / (1 + h |s_i|)`. The bound
     is one unit of x: scale x so that a unit is a sensible step. A chain that becomes NaN or
     infinite stays where it was and is flagged `diverging`.
 

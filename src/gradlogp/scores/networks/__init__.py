@@ -1,4 +1,4 @@
-"""Networks: plain `nn.Module`s, network(x, c) or network(x, c, condition) -> like x.
+"""Networks: plain modules of PyTorch, network(x, c) or network(x, c, condition) -> like x.
 
 They know nothing of diffusion.
 """
