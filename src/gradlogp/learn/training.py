@@ -23,6 +23,7 @@ from ..core import (
     Estimate,
     NoisyScore,
     PartOfBatch,
+    Processes,
     check_count,
     check_function,
     check_generator,
@@ -41,7 +42,6 @@ from .claim import Claim
 from .held_out import Measurement, Objective, conditioned, encoded
 from .keeping import Best, conclude
 from .objectives import multilevel
-from .processes import Processes
 from .resuming import adamw, load_training, objective_name
 from .settings import TrainingSettings, ema_decay
 from .stopping import Stops
