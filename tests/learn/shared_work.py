@@ -65,5 +65,6 @@ def wrong():
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
+    torch.set_default_dtype(torch.float64)
     dist.init_process_group("gloo")
     torch.save((shared(), wrong()), os.environ["OUT"] + os.environ["RANK"])
