@@ -273,9 +273,11 @@ def all_evidence() -> dict[Place, Evidence]:
     for place, evidence in found.items():
         if not evidence.claims and not evidence.tests:
             above = set().union(*(owners(user, public) for user in users().get(place, ())))
-            evidence.through.extend(sorted((named[p] for p in above - {place}), key=lambda n: n.path))
+            evidence.through.extend(
+                sorted((named[p] for p in above - {place}), key=lambda n: n.path)
+            )
         room = place[0].relative_to(PACKAGE).parts[0]
-        evidence.tests.sort(key=lambda test: (test.split("/")[0] != room, breadth[test], test))  # noqa: B023
+        evidence.tests.sort(key=lambda test: (test.split("/")[0] != room, breadth[test], test))
     return found
 
 

@@ -15,7 +15,9 @@ SHOWN = {"mixture": "two Gaussians", "moons": "two half circles", "ring": "a rin
 def link(app: Sphinx, page: str, text: list[str]) -> None:
     """Link them from the page that says what they are, below its introduction."""
     if page == "explore":
-        links = [f'<a href="explorer/{name}.html">{name}</a> ({what})' for name, what in SHOWN.items()]
+        links = [
+            f'<a href="explorer/{name}.html">{name}</a> ({what})' for name, what in SHOWN.items()
+        ]
         before, mark, after = text[0].partition("\n```bash")
         text[0] = f"{before}\n<p>Try it here: {', '.join(links)}.</p>\n{mark}{after}"
 
@@ -26,7 +28,9 @@ def write(app: Sphinx, error: Exception | None) -> None:
         folder = Path(app.outdir) / "explorer"
         folder.mkdir(exist_ok=True)
         for name in SHOWN:
-            code = main(["explore", name, "--out", str(folder / f"{name}.html"), "--force", "--quiet"])
+            code = main(
+                ["explore", name, "--out", str(folder / f"{name}.html"), "--force", "--quiet"]
+            )
             if code:
                 raise RuntimeError(f"gradlogp explore {name} ended with {code}")
 

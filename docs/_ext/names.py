@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 import types
-from collections.abc import Iterator
 from functools import cache
 from importlib import import_module
 from pathlib import Path
@@ -47,7 +46,9 @@ class Name(NamedTuple):
     def called(self) -> str:
         """What a user writes: "glp.run", "glp.langevin.ULA"."""
         short = self.short
-        return f"glp.{short}" if short in gradlogp._NAMES else self.path.replace("gradlogp", "glp", 1)
+        return (
+            f"glp.{short}" if short in gradlogp._NAMES else self.path.replace("gradlogp", "glp", 1)
+        )
 
     @property
     def kind(self) -> str:
@@ -164,7 +165,10 @@ def of_room(room: str) -> dict[str, list[Name]]:
         module = import_module(space)
         paths = [f"{space}.{name}" for name in exported(space)]
         if space == f"gradlogp.{room}":
-            paths += [f"{space}.{gradlogp._NAMES[n]}.{n}".replace(f".{room}.{room}", f".{room}") for n in tops]
+            paths += [
+                f"{space}.{gradlogp._NAMES[n]}.{n}".replace(f".{room}.{room}", f".{room}")
+                for n in tops
+            ]
         for path in paths:
             where = home(path)
             node = definitions(PACKAGE / where[0]).get(where[1])

@@ -1,6 +1,6 @@
 """What a built site would fetch from elsewhere, and which of its own links lead nowhere.
 
-    python docs/_ext/outside.py site     prints them, and ends with 1 if there are any
+python docs/_ext/outside.py site     prints them, and ends with 1 if there are any
 """
 
 from __future__ import annotations

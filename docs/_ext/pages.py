@@ -148,17 +148,13 @@ def checked_by(name: Name) -> list[str]:
     return text
 
 
-def adjust(
-    app: Sphinx, what: str, path: str, value: Any, options: Any, lines: list[str]
-) -> None:
+def adjust(app: Sphinx, what: str, path: str, value: Any, options: Any, lines: list[str]) -> None:
     """Keep a property's first line whole: what stands before a colon is no type here."""
     if what in ("property", "attribute", "data"):
         lines.insert(0, "")
 
 
-def append(
-    app: Sphinx, what: str, path: str, value: Any, options: Any, lines: list[str]
-) -> None:
+def append(app: Sphinx, what: str, path: str, value: Any, options: Any, lines: list[str]) -> None:
     """Put what checks a name below its docstring."""
     name = by_path().get(path)
     if name is not None:
@@ -172,7 +168,9 @@ def sign(
     return arguments and (arguments.replace("<factory>", "..."), result)
 
 
-def skip(app: Sphinx, what: str, name: str, value: Any, skipped: bool, options: Any) -> bool | None:
+def skip(
+    app: Sphinx, what: str, name: str, value: Any, skipped: bool, options: Any
+) -> bool | None:
     """Leave out fields of a named tuple, which say only their number, and what scikit-learn adds."""
     added = str(getattr(value, "__module__", "")).startswith("sklearn.")
     return True if type(value).__name__ == "_tuplegetter" or added else None

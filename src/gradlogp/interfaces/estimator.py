@@ -22,6 +22,7 @@ from torch import Tensor
 
 from ..core import (
     NoisyScore,
+    Processes,
     Schedule,
     check_count,
     check_kind,
@@ -34,7 +35,6 @@ from ..diffusion import log_likelihood
 from ..learn import checkpoint
 from ..learn.folders import read_whole
 from ..learn.objectives.masked import Masks
-from ..learn.processes import Processes
 from ..learn.settings import TrainingSettings
 from ..learn.training import fit
 from ..noise import blurred, noise_range, time_at

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ..core import NoisyScore, Schedule, Transition
+from ..core import ALONE, NoisyScore, Processes, Schedule, Transition
 from ..diffusion import UniPC, evolve
 from ..distributions.analytic import Gaussian, GaussianMixture
 from ..learn.objectives import multilevel
@@ -141,6 +141,7 @@ def draw(
     generator: torch.Generator,
     title: str = "sampling",
     quiet: bool,
+    processes: Processes = ALONE,
     **options: Any,
 ) -> Tensor:
     """Return n samples over so many noise levels, under a progress bar."""
@@ -148,5 +149,6 @@ def draw(
     with bar(title, quiet=quiet) as update:
         return evolve(
             transition, score, n, time_grid(score.schedule, levels, rho=rho), generator=generator,
-            chunk_size=CHUNK, progress=update, **options,
+            chunk_size=min(CHUNK, -(-n // processes.size)), progress=update, processes=processes,
+            **options,
         )  # fmt: skip

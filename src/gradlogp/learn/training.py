@@ -24,6 +24,7 @@ from ..core import (
     Estimate,
     NoisyScore,
     PartOfBatch,
+    Processes,
     check_kind,
     new_seed,
 )
@@ -40,7 +41,6 @@ from .keeping import Best, conclude
 from .mapped import Mapped
 from .objectives import multilevel
 from .pace import LEAST, steps_within, warn_if_slow
-from .processes import Processes
 from .resuming import adamw, load_training, objective_name, steps_of
 from .settings import TrainingSettings, ema_decay
 from .stopping import Stops
