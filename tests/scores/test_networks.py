@@ -176,7 +176,7 @@ def test_a_unet_sees_the_whole_image(generator):
      ((2, 11), {(11,), (6,), (3,)})],
 )  # fmt: skip
 def test_no_layer_sees_a_place_outside_the_image(event, sides, generator):
-    """Were it filled up to sides that can be halved, what is filled in would change means and borders."""
+    """Were it filled up to sides that can be halved, what is filled in would change means."""
     network = UNet(event, channels=(8, 8, 8), generator=generator)
     seen = set()
     for layer in network.modules():
@@ -322,7 +322,10 @@ def test_conditions_are_dropped_independently_with_the_probability_asked_for(gen
             lambda: UNet((1, 2, 2), channels=(8, 8, 8)),
             "an event of 2x2 has no place left to halve: channels ask for 2 times",
         ),
-        (lambda: UNet((1, 4), channels=(8, 8), patch=4), "an event of 4 has no place left to halve"),
+        (
+            lambda: UNet((1, 4), channels=(8, 8), patch=4),
+            "an event of 4 has no place left to halve",
+        ),
         (lambda: UNet((1, 8, 8), channels=(8, 12)), r"multiples of 8, got \(8, 12\)"),
         (
             lambda: UNet((1, 8, 8), channels=()),
