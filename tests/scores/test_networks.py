@@ -176,7 +176,7 @@ def test_a_unet_sees_the_whole_image(generator):
      ((2, 11), {(11,), (6,), (3,)})],
 )  # fmt: skip
 def test_no_layer_sees_a_place_outside_the_image(event, sides, generator):
-    """Were it filled up to sides that can be halved, what is filled in would change means and borders."""
+    """Were it filled up to sides that can be halved, what is filled in would change means."""
     network = UNet(event, channels=(8, 8, 8), generator=generator)
     seen = set()
     for layer in network.modules():

@@ -31,17 +31,17 @@ class _Keyed(Dataset[Any]):
     dataset: Any
 
     def __getitem__(self, item: tuple[int, int]) -> Any:
-        index, key = item
-        numpy, python = np.random.get_state(), random.getstate()  # noqa: NPY002
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(key)
-            np.random.seed(key % 2**32)  # noqa: NPY002 - what datasets draw from
-            random.seed(key)
-            try:
-                return self.dataset[index]
-            finally:
-                np.random.set_state(numpy)  # noqa: NPY002
-                random.setstate(python)
+        index, seed = item
+        states = torch.default_generator.get_state(), np.random.get_state(), random.getstate()  # noqa: NPY002
+        torch.default_generator.manual_seed(seed)
+        np.random.seed(seed % 2**32)  # noqa: NPY002 - what datasets draw from
+        random.seed(seed)
+        try:
+            return self.dataset[index]
+        finally:
+            torch.default_generator.set_state(states[0])
+            np.random.set_state(states[1])  # noqa: NPY002
+            random.setstate(states[2])
 
 
 class Mapped(Rows):
