@@ -228,7 +228,7 @@ class ScoreEstimator(DensityMixin, BaseEstimator):
                     standardize=self.standardize, seed=seed,
                 ),
                 channels=self.channels, generator=generator, repeats=repeats,
-                condition=condition_kind(self), holes=masks is not None,
+                condition=condition_kind(self), masks=masks,
                 given=None if given is None or masks is not None else given[distinct],
             )  # fmt: skip
         model.to(self.device)
