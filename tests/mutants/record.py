@@ -17,12 +17,20 @@ RECORD = Path(__file__).parent / "caught.json"
 SAMPLE = 4  # run always, so that the machinery is tested
 
 
+def _definitions(node):
+    """Yield all definitions below a node, without a look into expressions, where there are none."""
+    for field in ("body", "orelse", "handlers", "finalbody", "cases"):
+        for inner in getattr(node, field, ()) if not isinstance(node, ast.expr) else ():
+            if isinstance(inner, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+                yield inner
+            yield from _definitions(inner)
+
+
 @cache
 def _bodies(text):
     """Return name and source of all that can be a body: definitions, and the top-level statements."""
     tree, lines, found = ast.parse(text), text.splitlines(), []
-    kinds = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
-    for node in (*tree.body, *(node for node in ast.walk(tree) if isinstance(node, kinds))):
+    for node in (*tree.body, *_definitions(tree)):
         first = min([node.lineno, *(d.lineno for d in getattr(node, "decorator_list", ()))])
         source = "\n".join(lines[first - 1 : node.end_lineno])
         found.append((getattr(node, "name", None), source))
