@@ -15,8 +15,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..core import (
+    ALONE,
     Density,
     Kernel,
+    Processes,
     Progress,
     Update,
     check_count,
@@ -57,6 +59,7 @@ def sample(
     generator: torch.Generator | None = None,
     progress: Update | Progress | None = None,
     resume: str | os.PathLike[str] | None = None,
+    processes: Processes = ALONE,
 ) -> Chain:
     """Sample a density: find starts, warm up, run, and judge the draws.
 
@@ -81,6 +84,8 @@ def sample(
         resume: The path that a call was to `keep` its draws in: takes the draws that are left,
             however that call ended. A warm-up that was not over begins again, where it began then.
             Only the target is needed, and the kernel if one was given.
+        processes: Those that divide the chains among them, as in `run`; starts and warm-up are made
+            in each alike.
 
     Raises:
         ValueError: For counts below 1, a target that does not say the shape of a draw and has no
@@ -104,8 +109,10 @@ def sample(
             )
         with _divergences_untold():
             return run(
-                kernel or kernel_of(resume), target, resume=resume, keep=keep, progress=progress
-            )
+                kernel or kernel_of(resume), target, resume=resume, keep=keep, progress=progress,
+                processes=processes,
+            )  # fmt: skip
+    processes.same_noise(generator)
     check_count(n_draws, "n_draws")
     check_count(n_chains, "n_chains")
     check_count(n_warmup, "n_warmup", 0)
@@ -168,7 +175,7 @@ def sample(
         chain = run(
             kernel, target, x, n_warmup + n_draws, n_warmup, generator=generator,
             keep=keep if place is None else Place(place.path, found), progress=progress,
-            adapt=adapt,
+            adapt=adapt, processes=processes,
         )  # fmt: skip
     return dataclasses.replace(chain, start=found)
 
