@@ -20,8 +20,10 @@ from sphinx.util.nodes import make_refnode
 
 from gradlogp.check.theory import CHECKS
 
-INTRODUCTION = """Every public name, by the room in which it is written. The examples begin with ``import
-torch`` and ``import gradlogp as glp``; the tests run them, and compare what comes out.
+INTRODUCTION = """Every public name, by the room in which it is written.
+
+The examples begin with ``import torch`` and ``import gradlogp as glp``; the tests run them, and compare
+what comes out.
 
 Below each name stands what checks it, read off the sources when the site is built: the claims of the
 theory that measure it, the tests that use it, and the mutants in it: mistakes made on purpose, which a
@@ -80,7 +82,9 @@ def table(found: list[Name]) -> str:
     for name in found:
         text = summary(documentation(name))
         rows.append(f"   * - :py:obj:`{name.called} <{name.path}>`\n     - {text}")
-    return "\n".join([".. list-table::", "   :widths: 35 65", "", *rows]) + "\n"
+    return (
+        "\n".join([".. list-table::", "   :class: names", "   :widths: 35 65", "", *rows]) + "\n"
+    )
 
 
 def room_page(room: str) -> str:
@@ -152,7 +156,7 @@ def checked_by(name: Name) -> list[str]:
         counts = counts or ["the tests of " + ("what returns or uses it")]
     text = ["", f".. admonition:: Checked by {', '.join(counts)}", "   :collapsible: closed", ""]
     for title, items in lists:
-        text += [f"   {title}", "", *(f"   - {item}" for item in items), ""]
+        text += [f"   **{title}**", "", *(f"   - {item}" for item in items), ""]
     return text
 
 
@@ -224,6 +228,7 @@ def write(app: Sphinx) -> None:
 def navigate(app: Sphinx, page: str, text: list[str]) -> None:
     """Put the navigation at the end of the first page."""
     if page == app.config.root_doc:
+        text[0] += "\n[Reference](reference/index.rst): every public name, and what checks it.\n"
         for caption, listed in app.config.NAVIGATION.items():
             text[0] += f"\n```{{toctree}}\n:hidden:\n:titlesonly:\n:caption: {caption}\n\n"
             text[0] += "\n".join(listed) + "\n```\n"
