@@ -1,8 +1,8 @@
 """What checks a public name: the claims that measure it, the tests that use it, the mutants in it.
 
-All of it is read off the sources. A definition uses those that its body names; a test reaches what it
-uses itself or through helpers of the tests, a claim likewise through helpers of the theory, and a mutant
-in a private helper belongs to the public names that use the helper.
+All of it is read off the sources. A definition uses those that its body names. A test reaches what
+it uses itself or through helpers of the tests, and a claim likewise through helpers of the theory. A
+mutant in a private helper belongs to the public names that use the helper.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import sys
 import types
 from collections.abc import Callable, Iterable, Iterator
 from functools import cache, partial
+from importlib import import_module
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -145,12 +146,34 @@ def resolve(file: Path, words: Iterable[str]) -> Place | None:
     return bound or ((shared, first) if first in fixtures() and TESTS in file.parents else None)
 
 
+def discovered(file: Path, node: ast.AST) -> set[Place]:
+    """Return what a test finds by `vars(module)`: the classes that have what `hasattr` asks for."""
+    calls = [n for n in ast.walk(node) if isinstance(n, ast.Call) and isinstance(n.func, ast.Name)]
+    asked = [
+        n.args[1].value for n in calls
+        if n.func.id == "hasattr" and isinstance(n.args[1], ast.Constant)
+    ]  # fmt: skip
+    paths = [
+        ".".join([str(known(file)[first]), *rest])
+        for n in calls if n.func.id == "vars" and asked
+        for first, *rest in [dotted(n.args[0])] if isinstance(known(file).get(first), str)
+    ]  # fmt: skip
+    found = (
+        locate(f"{path}.{name}")
+        for path in paths
+        for name, value in vars(import_module(path)).items()
+        if isinstance(value, type) and all(hasattr(value, what) for what in asked)
+    )
+    return {place for place in found if place}
+
+
 @cache
 def uses(place: Place) -> frozenset[Place]:
     """Return the definitions that a definition names."""
     file, name = place
     node = definitions(file).get(name)
     found = {resolve(file, words) for words in names_in(node)} if node else set()
+    found |= discovered(file, node) if node else set()
     return frozenset(p for p in found if p is not None and p != place)
 
 

@@ -1,4 +1,4 @@
-"""The public names of the library, found and not listed: for each room its namespaces and their names."""
+"""The public names of the library, found and not listed: of each room its namespaces and names."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def import_nodes(file: Path) -> list[ast.Import | ast.ImportFrom]:
 
 @cache
 def imports(module: str) -> dict[str, str]:
-    """Return what a module of the package imports from the package, {name there: path of what it is}."""
+    """Return what a module imports from the package, {name there: path of what it is}."""
     file, found = file_of(module), {}
     package = module if file.name == "__init__.py" else module.rpartition(".")[0]
     for node in import_nodes(file):
@@ -105,7 +105,7 @@ def definitions(file: Path) -> dict[str, ast.stmt]:
 
 
 def exported(module: str) -> list[str]:
-    """Return the names that a module hands out: `import X as X` of a package, what is written in a file.
+    """Return the names that a module hands out: `import X as X` in a package, all that a file writes.
 
     They are read and not asked for, since some are loaded only when first used.
     """

@@ -14,8 +14,9 @@ from urllib.parse import unquote, urlsplit
 
 FETCHED = {
     "audio": ("src",), "embed": ("src",), "iframe": ("src",), "image": ("href", "xlink:href"),
-    "img": ("src", "srcset"), "input": ("src",), "link": ("href",), "object": ("data",), "script": ("src",),
-    "source": ("src", "srcset"), "track": ("src",), "use": ("href", "xlink:href"), "video": ("src", "poster"),
+    "img": ("src", "srcset"), "input": ("src",), "link": ("href",), "object": ("data",),
+    "script": ("src",), "source": ("src", "srcset"), "track": ("src",), "use": ("href", "xlink:href"),
+    "video": ("src", "poster"),
 }  # fmt: skip
 """Attributes whose address a browser fetches by itself, by element."""
 

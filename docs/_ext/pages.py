@@ -20,14 +20,16 @@ from sphinx.util.nodes import make_refnode
 
 from gradlogp.check.theory import CHECKS
 
-INTRODUCTION = """Every public name, by the room in which it is written. `glp` is `gradlogp`.
+INTRODUCTION = """Every public name, by the room in which it is written. The examples begin with ``import
+torch`` and ``import gradlogp as glp``; the tests run them, and compare what comes out.
 
 Below each name stands what checks it, read off the sources when the site is built: the claims of the
-theory that measure it, the tests that use it, and the mutants in it, mistakes made on purpose that a test
-must notice.
+theory that measure it, the tests that use it, and the mutants in it: mistakes made on purpose, which a
+test must notice.
 """
-CLAIMS = """What the theory says, as measurements, with their sources: `gradlogp verify` makes them all, and
-`gradlogp verify samplers.ula_law` one. A statement in quotation marks is false, and what is true follows.
+CLAIMS = """What the theory says, as measurements, with their sources. ``gradlogp verify`` makes them,
+``gradlogp verify samplers.ula_law`` one of them. A statement in quotation marks is false, and what is
+true follows.
 """
 
 
@@ -96,7 +98,13 @@ def index_page() -> str:
     """Return the page that lists the rooms."""
     listed = [*ROOMS, "claims"]
     parts = [heading("Reference", "="), INTRODUCTION]
-    parts += [".. toctree::", "   :hidden:", "", *(f"   {page}" for page in listed)]
+    parts += [
+        ".. toctree::",
+        "   :hidden:",
+        "   :titlesonly:",
+        "",
+        *(f"   {page}" for page in listed),
+    ]
     texts = [summary(inspect.getdoc(import_module(f"gradlogp.{room}")) or "") for room in ROOMS]
     texts.append("What the theory says, as measurements: `gradlogp verify`.")
     rows = [f"   * - :doc:`{page}`\n     - {t}" for page, t in zip(listed, texts, strict=True)]
@@ -217,7 +225,7 @@ def navigate(app: Sphinx, page: str, text: list[str]) -> None:
     """Put the navigation at the end of the first page."""
     if page == app.config.root_doc:
         for caption, listed in app.config.NAVIGATION.items():
-            text[0] += f"\n```{{toctree}}\n:hidden:\n:caption: {caption}\n\n"
+            text[0] += f"\n```{{toctree}}\n:hidden:\n:titlesonly:\n:caption: {caption}\n\n"
             text[0] += "\n".join(listed) + "\n```\n"
 
 

@@ -54,7 +54,7 @@ def visit(self: Any, node: nodes.Element) -> None:
 SCRIPT = re.compile(
     r"(?P<base>(?<!\w)\w[\u0300-\u036f]*|[)\]‖])(?:(?P<mark>[_^])(?:\{(?P<group>[^{}]*)\}|(?P<one>\w)(?![\w_])))"
 )
-"""A letter of mathematics, and what is raised or lowered behind it: one letter, or a group in braces."""
+"""A letter of mathematics, and what is raised or lowered behind it: a letter, or a group in braces."""
 
 
 def scripts(text: str) -> list[nodes.Node] | None:

@@ -232,6 +232,12 @@ def compare(
         TypeError: For what is neither a tensor nor a frame.
         ValueError: For shapes or columns that differ, values that are not finite, fewer than 20 rows
             of each, or weights that are not.
+
+    Examples:
+        >>> g = torch.Generator().manual_seed(0)
+        >>> real, good, bad = (torch.randn(400, 2, generator=g) + m for m in (0.0, 0.0, 0.5))
+        >>> glp.compare(good, real).verdict.ok, glp.compare(bad, real).verdict.ok
+        (True, False)
     """
     sets = {"samples": samples, "held_out": held_out} | ({} if train is None else {"train": train})
     if names is not None:

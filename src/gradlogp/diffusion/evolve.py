@@ -96,6 +96,13 @@ def evolve(
             event shape or the law at t = 1 is not known, or the noise is `Coloured`.
         FloatingPointError: If samples became NaN or infinite.
         RuntimeError: If another of the processes failed.
+
+    Examples:
+        >>> law = glp.GaussianMixture([0.3, 0.7], [[-2.0], [2.0]], 0.2)
+        >>> score, g = glp.ExactScore(law, glp.schedules.VP()), torch.Generator().manual_seed(0)
+        >>> x = glp.evolve(glp.diffusion.DDIM(), score, 5000, generator=g)
+        >>> abs(float((x < 0).float().mean()) - 0.3) < 0.03
+        True
     """
     check_noisy_score(score)
     check_transition(transition)

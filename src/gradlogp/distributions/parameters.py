@@ -55,6 +55,13 @@ class Parameters:
     Raises:
         ValueError: For a name that is no identifier, a declaration that is none of these, or a
             constraint that does not fit the shape or has no bijection.
+
+    Examples:
+        >>> from torch.distributions import constraints
+        >>> parameters = glp.distributions.Parameters({"a": (2,), "sigma": constraints.positive})
+        >>> values, log_det = parameters.unpack(torch.tensor([[1.0, 2.0, 0.0]]))
+        >>> values
+        {'a': tensor([[1., 2.]]), 'sigma': tensor([1.])}
     """
 
     def __init__(self, declared: Mapping[str, Any] | nn.Module) -> None:

@@ -92,6 +92,14 @@ def sample(
             start, one that is not finite where it starts, or one whose value at a point depends on
             the other points of a batch; for a `resume` of another run.
         OSError: As `run`.
+
+    Examples:
+        >>> target, g = glp.Gaussian([1.0, -1.0]), torch.Generator().manual_seed(0)
+        >>> chain = glp.sample(target, 500, n_warmup=200, generator=g)
+        >>> chain.draws.shape
+        torch.Size([4, 500, 2])
+        >>> bool((chain.draws.mean((0, 1)) - target.mean).abs().max() < 0.2)
+        True
     """
     if resume is not None:
         counts = (n_draws, n_chains, n_warmup) == (1000, 4, 1000)

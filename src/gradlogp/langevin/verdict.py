@@ -69,6 +69,12 @@ def judge(chain: Chain) -> Verdict:
     refreshment; the score against differences of the log-density; and of unadjusted kernels whether
     draws have left the support, and Stein's identity E[(x_i − m_i) s_i(x)] = −1, which their bias
     breaks.
+
+    Examples:
+        >>> target, g = glp.Gaussian([0.0]), torch.Generator().manual_seed(0)
+        >>> chain = glp.run(glp.langevin.ULA(1e-4), target, torch.zeros(4, 1), 100, generator=g)
+        >>> glp.langevin.judge(chain).ok
+        False
     """
     check_kind(chain, "chain", ("draws", "kernel", "names"), "a Chain, as of run or sample")
     reasons, notes = [], list[str]()

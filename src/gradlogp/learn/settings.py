@@ -45,6 +45,10 @@ class TrainingSettings:
     References:
         | Analyzing and Improving the Training Dynamics of Diffusion Models (Karras et al., 2024)
         | https://arxiv.org/abs/2312.02696
+
+    Examples:
+        >>> glp.TrainingSettings(steps=500).batch_size
+        256
     """
 
     steps: int = 2000

@@ -100,6 +100,11 @@ class ScoreModel(ScoreBase, nn.Module):
     Raises:
         ValueError: For an unknown `predicts` or base, if no event shape is known, or if an event
             shape or a condition is not that of the network.
+
+    Examples:
+        >>> model = glp.ScoreModel(glp.MLP(2, generator=torch.Generator()), glp.schedules.VP())
+        >>> model(torch.zeros(3, 2), torch.tensor(0.5)).shape
+        torch.Size([3, 2])
     """
 
     schedule: Schedule

@@ -48,6 +48,11 @@ def check_density(d: Density) -> Report:
         ConformanceError: An `AssertionError` that names the number, the right number, and the
             likeliest mistake.
         ValueError: For something that is no density, or whose points have no known shape.
+
+    Examples:
+        >>> found = glp.check.check_density(glp.Gaussian([1.0, 2.0]))
+        >>> round(found["score over the gradient of log_prob"].value, 6)
+        1.0
     """
     check_target(d, "d")
     report, law = Report(), d

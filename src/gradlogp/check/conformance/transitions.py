@@ -57,6 +57,11 @@ def check_transition(t: Transition, *, facts: Facts | None = None) -> Report:
         ConformanceError: An `AssertionError` that names the number, the right number, and the
             likeliest mistake.
         ValueError: For an argument that is not of its kind.
+
+    Examples:
+        >>> found = glp.check.check_transition(glp.diffusion.DDIM())
+        >>> round(found["order of the path"].value, 1)
+        1.0
     """
     check_is_transition(t, "t")
     if facts is not None:

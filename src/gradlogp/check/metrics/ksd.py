@@ -127,6 +127,12 @@ def ksd(
         | https://arxiv.org/abs/1602.02964
         | Measuring Sample Quality with Kernels (Gorham & Mackey, 2017)
         | https://arxiv.org/abs/1703.01717
+
+    Examples:
+        >>> law, g = glp.Gaussian([0.0]), torch.Generator().manual_seed(0)
+        >>> x = law.sample(200, generator=g)
+        >>> glp.metrics.ksd(law.score, x + 1.0, generator=g).p_value < 0.01
+        True
     """
     points, scores = _checked(score, x)
     check_number(beta, "beta", above=-1, below=0)

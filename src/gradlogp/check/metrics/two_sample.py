@@ -83,6 +83,12 @@ def mmd(
     References:
         | A Kernel Two-Sample Test (Gretton et al., 2012)
         | https://jmlr.org/papers/v13/gretton12a.html
+
+    Examples:
+        >>> g = torch.Generator().manual_seed(0)
+        >>> x, y = torch.randn(200, 2, generator=g), torch.randn(200, 2, generator=g) + 1.0
+        >>> glp.metrics.mmd(x, y, generator=g).p_value < 0.01
+        True
     """
     a, b = two_samples(x, y, least=4)
     check_count(n_permutations, "n_permutations", 2)

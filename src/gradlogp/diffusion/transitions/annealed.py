@@ -75,6 +75,13 @@ class AnnealedLangevin:
             the kernel raises.
         FloatingPointError: When called, if a chain of an unadjusted kernel becomes NaN or
             infinite.
+
+    Examples:
+        >>> score = glp.ExactScore(glp.Gaussian([3.0]), glp.schedules.VE(0.01, 10.0))
+        >>> times, g = glp.time_grid(score.schedule, 20), torch.Generator().manual_seed(0)
+        >>> x = glp.evolve(glp.diffusion.AnnealedLangevin(), score, 2000, times, generator=g)
+        >>> abs(float(x.mean()) - 3.0) < 0.2
+        True
     """
 
     n_steps: int = 5

@@ -48,6 +48,12 @@ class ProbabilityFlow:
 
     Arguments:
         order: 1, 2 or 4; so many evaluations of the score a step.
+
+    Examples:
+        >>> score = glp.ExactScore(glp.Gaussian([3.0]), glp.schedules.VP())
+        >>> z, t, s = torch.tensor([[0.5]]), torch.tensor(0.8), torch.tensor(0.7)
+        >>> glp.diffusion.ProbabilityFlow()(z, t, s, score)
+        tensor([[0.6337]])
     """
 
     order: int = 2

@@ -63,6 +63,12 @@ class ULA(Overdamped):
         step_size: h > 0.
         temperature: τ ≥ 0: samples p^{1/τ}; 0 is gradient flow.
         on_nonfinite: `raise` for a `FloatingPointError` where a chain would be frozen.
+
+    Examples:
+        >>> target, g = glp.Gaussian([0.0]), torch.Generator().manual_seed(0)
+        >>> chain = glp.run(glp.langevin.ULA(0.5), target, torch.zeros(200, 1), 200, generator=g)
+        >>> abs(float(chain.draws[:, 50:].var()) - 1 / (1 - 0.5 / 2)) < 0.05
+        True
     """
 
     step_size: float
@@ -106,6 +112,12 @@ class MALA:
         preconditioner: P, a constant: a number, a diagonal in the shape of an event, a symmetric
             positive definite matrix, or a `Preconditioner`.
         on_nonfinite: `raise` for a `FloatingPointError` where a proposal would be flagged.
+
+    Examples:
+        >>> target, g = glp.Gaussian(torch.zeros(2)), torch.Generator().manual_seed(0)
+        >>> chain = glp.run(glp.langevin.MALA(0.5), target, torch.zeros(100, 2), 100, generator=g)
+        >>> 0.5 < float(chain.info.acceptance.mean()) < 1.0
+        True
     """
 
     step_size: float | Tensor

@@ -31,6 +31,13 @@ class Preconditioner:
 
     Raises:
         ValueError: If it is not symmetric, positive definite and finite.
+
+    Examples:
+        >>> P = glp.langevin.Preconditioner(torch.tensor([[4.0, 0.0], [0.0, 1.0]]))
+        >>> P.apply(torch.ones(1, 2))
+        tensor([[4., 1.]])
+        >>> P.sqrt(torch.ones(1, 2))
+        tensor([[2., 1.]])
     """
 
     value: Tensor | float

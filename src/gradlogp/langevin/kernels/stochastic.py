@@ -138,6 +138,15 @@ class SGLD:
         temperature: τ ≥ 0: samples p^{1/τ}.
         estimator: `Plain()`, `ControlVariates(x_star)` or `SVRG(every)`.
         on_nonfinite: `raise` for a `FloatingPointError` where a chain would be frozen.
+
+    Examples:
+        >>> prior = lambda x: -x.square().sum(1) / 2
+        >>> likelihood = lambda x, y: -(y - x).square() / 2
+        >>> target = glp.distributions.Observed(prior, likelihood, torch.ones(100))
+        >>> kernel, g = glp.langevin.SGLD(1e-3, 10), torch.Generator().manual_seed(0)
+        >>> chain = glp.run(kernel, target, torch.zeros(50, 1), 80, generator=g)
+        >>> abs(float(chain.draws[:, 40:].mean()) - 100 / 101) < 0.03
+        True
     """
 
     step_size: StepSize

@@ -130,6 +130,15 @@ def run(
             that exists or that another run writes to, for a `resume` that does not fit, an engine
             that cannot run this, or a kernel or burn-in with which there is nothing to adapt.
         OSError: If there is no room for the draws, or their file is cut or replaced meanwhile.
+
+    Examples:
+        >>> target, g = glp.Gaussian([1.0]), torch.Generator().manual_seed(0)
+        >>> x0 = torch.zeros(50, 1)
+        >>> chain = glp.run(glp.langevin.MALA(0.5), target, x0, 200, burn_in=50, generator=g)
+        >>> chain.draws.shape
+        torch.Size([50, 150, 1])
+        >>> abs(float(chain.draws.mean()) - 1.0) < 0.1
+        True
     """
     check_kernel(kernel)
     check_target(target)

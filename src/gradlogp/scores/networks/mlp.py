@@ -42,6 +42,11 @@ class MLP(nn.Module):
     Raises:
         ValueError: For sizes below 1; when called, for a condition that is missing, not wanted, or
             does not fit.
+
+    Examples:
+        >>> network = glp.MLP(2, width=16, depth=1, generator=torch.Generator())
+        >>> network(torch.zeros(5, 2), torch.zeros(5)).shape
+        torch.Size([5, 2])
     """
 
     def __init__(
