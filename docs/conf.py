@@ -16,7 +16,7 @@ NAVIGATION = {
     "Chains": ["which-sampler", "sampling", "conformance"],
     "Learning": ["learning", "conditions", "tables", "comparing", "checking"],
     "Diffusion": ["diffusion", "inverse", "pretrained", "geometry"],
-    "More": ["theory", "add", "reliability", "benchmarks", "architecture"],
+    "More": ["theory", "add", "reliability", "scale", "benchmarks", "architecture"],
     "Reference": ["reference/index"],
 }
 """The pages by caption, in the order of the navigation."""

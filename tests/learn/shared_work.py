@@ -37,6 +37,10 @@ def shared():
         more = glp.run(chain.kernel, law, n_steps=3, resume=chain, **common)
         found["chain", size] = torch.cat([chain.draws, more.draws], 1)
         found["noise", size] = more.resume["noise"]
+    wide = glp.as_target(score=lambda x: -x)  # blocks of 16 chains
+    found["wide"] = glp.run(
+        glp.langevin.ULA(0.1), wide, torch.zeros(40, 2048), 2, generator=seeded(), processes=p
+    ).draws
     chain = glp.sample(law, 20, 5, n_warmup=60, generator=seeded(), processes=p)
     found["tuned"] = chain.draws
     x = chain.draws.flatten(0, 1)

@@ -93,8 +93,8 @@ MUTANTS = (
     ),
     Mutant(
         "X: chunks take the conditions of the first rows",
-        "diffusion/evolve.py", "inside = score.rows(part)",
-        "inside = score.rows(slice(0, part.stop - part.start))",
+        "diffusion/evolve.py", "score if whole else score.rows(part)",
+        "score if whole else score.rows(slice(0, part.stop - part.start))",
         "diffusion/test_evolve.py::test_conditions_follow_their_rows_through_chunks",
     ),
     Mutant(
@@ -492,8 +492,8 @@ MUTANTS = (
     Mutant(
         "X: a multistep solver that never remembers",
         "diffusion/evolve.py",
-        "move = mine.begin() if isinstance(mine, Multistep) else mine",
-        "move = mine",
+        "move = own.begin() if isinstance(own, Multistep) else own",
+        "move = own",
         "diffusion/test_solvers.py::test_order_on_a_mixture",
     ),
     Mutant(
@@ -1691,8 +1691,8 @@ MUTANTS = (
     ),
     Mutant(
         "X: a mixture that does better does worse",
-        "check/compare.py", "theirs - log_prob",
-        "log_prob - theirs",
+        "check/beside.py", "b.log_prob - log_prob",
+        "log_prob - b.log_prob",
         "check/test_compare.py::test_a_mixture_that_does_better_is_named",
     ),
     Mutant(
@@ -2361,5 +2361,30 @@ MUTANTS = (
         "X: an infinite entry hides every other deviation",
         "check/conformance/report.py", "torch.where(b.isfinite(), b.abs(), 0.0)", "b.abs()",
         "check/test_conformance_densities.py::test_deviations_beside_what_is_infinite",
+    ),
+    Mutant(
+        "X: each part of a batch draws noise of its own",
+        "learn/gradients.py", "noise.set_state(start)", "pass",
+        "learn/test_fit.py::test_parts_of_a_batch_change_nothing",
+    ),
+    Mutant(
+        "X: parts of a batch count as whole ones",
+        "learn/gradients.py", "each.sum() / total", "each.mean()",
+        "learn/test_fit.py::test_parts_of_a_batch_change_nothing",
+    ),
+    Mutant(
+        "X: every process moves the chains of the first",
+        "langevin/run/shared.py", "(v[rows] for v in state)", "(v[where] for v in state)",
+        "learn/test_processes.py::test_work_is_divided_and_comes_out_as_that_of_one_process",
+    ),
+    Mutant(
+        "X: the chains of a process have the noise of the first",
+        "langevin/run/shared.py", "noise[streams.blocks]", "noise[: len(noise[streams.blocks])]",
+        "learn/test_processes.py::test_work_is_divided_and_comes_out_as_that_of_one_process",
+    ),
+    Mutant(
+        "X: what processes made is joined in another order",
+        "core/processes.py", "torch.cat(parts)", "torch.cat(parts[::-1])",
+        "learn/test_processes.py::test_work_is_divided_and_comes_out_as_that_of_one_process",
     ),
 )  # fmt: skip

@@ -23,7 +23,6 @@ from torch import Tensor
 from ..core import (
     Estimate,
     NoisyScore,
-    PartOfBatch,
     Processes,
     check_kind,
     new_seed,
@@ -36,7 +35,8 @@ from .arguments import Asked, check_asked, fit_frame
 from .averages import Average, accelerated
 from .batches import fingerprint
 from .feed import Augment, Feed
-from .held_out import Measurement, Objective, conditioned
+from .gradients import accumulate
+from .held_out import Measurement, Objective
 from .keeping import Best, conclude
 from .mapped import Mapped
 from .objectives import multilevel
@@ -309,15 +309,11 @@ class _Fit:
                 gone = drop(self.settings.condition_dropout, len(whole), self.dropping)[mine]
                 condition = self.model.condition.drop(condition, gone.to(z.device))
         self.optimizer.zero_grad(set_to_none=True)
-        score = conditioned(self.working, condition)
-        alone = self.processes.alone
-        noise = self.noise if alone else PartOfBatch(self.noise, mine, len(whole))
-        each = self.objective(score, z, generator=noise)
-        check_kind(each, "what objective returns", Tensor, "a tensor (B,)")
-        loss = each.mean() if alone else each.sum() / len(whole)
-        loss.backward()
-        total = loss.detach()
-        if not alone:
+        total = accumulate(
+            self.working, self.objective, z, condition, self.noise, mine, len(whole),
+            self.settings.accumulate,
+        )  # fmt: skip
+        if not self.processes.alone:
             gradients = [p.grad for p in self.parameters if p.grad is not None]
             self.processes.add_up([total, *gradients])
         norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.settings.clip)
