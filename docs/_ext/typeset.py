@@ -90,7 +90,7 @@ class Scripts(SphinxPostTransform):
 def write_font(app: Sphinx, error: Exception | None) -> None:
     """Put the font beside the pages."""
     if error is None:
-        options = subset.Options(flavor="woff", layout_features=["*"], notdef_outline=True)
+        options = subset.Options(flavor="woff", layout_features=["ssty", "ccmp"], hinting=False)
         font = subset.load_font(str(FONT), options)
         chosen = subset.Subsetter(options)
         chosen.populate(unicodes=CHARACTERS)
