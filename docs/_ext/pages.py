@@ -13,9 +13,13 @@ from pathlib import Path
 from textwrap import indent
 from typing import Any
 
+import bibliography
 import evidence
+from docutils import nodes
 from names import PACKAGE, ROOMS, Name, everything, of_room, tree_of
+from sphinx.addnodes import pending_xref
 from sphinx.application import Sphinx
+from sphinx.transforms.post_transforms import SphinxPostTransform
 from sphinx.util.nodes import make_refnode
 
 from gradlogp.check.theory import CHECKS
@@ -100,7 +104,7 @@ def room_page(room: str) -> str:
 
 def index_page() -> str:
     """Return the page that lists the rooms."""
-    listed = [*ROOMS, "claims"]
+    listed = [*ROOMS, "claims", "works"]
     parts = [heading("Reference", "="), INTRODUCTION]
     parts += [
         ".. toctree::",
@@ -110,7 +114,10 @@ def index_page() -> str:
         *(f"   {page}" for page in listed),
     ]
     texts = [summary(inspect.getdoc(import_module(f"gradlogp.{room}")) or "") for room in ROOMS]
-    texts.append("What the theory says, as measurements: `gradlogp verify`.")
+    texts += [
+        "What the theory says, as measurements: `gradlogp verify`.",
+        "What the docstrings cite.",
+    ]
     rows = [f"   * - :doc:`{page}`\n     - {t}" for page, t in zip(listed, texts, strict=True)]
     return "\n".join([*parts, "", ".. list-table::", "   :widths: 20 80", "", *rows]) + "\n"
 
@@ -122,8 +129,30 @@ def claims_page() -> str:
         parts += [heading(topic, "-"), ".. list-table::", "   :widths: 30 70", ""]
         for check in checks:
             parts.append(f"   * - .. _claim-{check.name}:\n\n       ``{check.name}``")
-            parts.append(f"     - {plain(check.statement)}. {plain(check.source)}.")
+            parts.append(f"     - | {plain(check.statement)}\n       | {source(check.source)}")
         parts.append("")
+    return "\n".join(parts)
+
+
+def source(text: str) -> str:
+    """Return the source of a claim, with a link to it."""
+    text = plain(text).replace("derived, docs/theory.md", ":doc:`derived </theory>`")
+    text = re.sub(r"arXiv (\d{4}\.\d{4,5})", r"`arXiv \1 <https://arxiv.org/abs/\1>`__", text)
+    text = re.sub(r"doi (10\.\S+)", r"`doi \1 <https://doi.org/\1>`__", text)
+    return re.sub(r"(jmlr\.org/\S+)", r"`\1 <https://\1>`__", text)
+
+
+def works_page() -> str:
+    """Return the page of what is cited."""
+    parts = [heading("Works cited", "="), "What the docstrings cite, and where.\n"]
+    for work in bibliography.works():
+        places = ", ".join(
+            f"``{place}``"
+            if isinstance(place, str)
+            else f":py:obj:`{place.called} <{place.path}>`"
+            for place in work.places
+        )
+        parts.append(f"| {plain(work.text())}\n| {work.address}\n| {places}\n")
     return "\n".join(parts)
 
 
@@ -194,6 +223,25 @@ def by_path() -> dict[str, Name]:
     return {name.path: name for name in everything()}
 
 
+class Linked(SphinxPostTransform):
+    """Link `glp.fit` in the text of a page to its place in the reference."""
+
+    default_priority = 5
+
+    def run(self, **arguments: Any) -> None:
+        """Replace the literals that are public names."""
+        called = {name.called: name for name in everything()}
+        for node in list(self.document.findall(nodes.literal)):
+            name = called.get(node.astext().removesuffix("()"))
+            if name is not None and not isinstance(node.parent, nodes.reference | pending_xref):
+                link = pending_xref(
+                    "", refdomain="py", reftype="obj", reftarget=name.path, refexplicit=True,
+                    refdoc=self.env.current_document.docname, refwarn=False,
+                )  # fmt: skip
+                node.replace_self(link)
+                link += node
+
+
 def shorter(app: Sphinx, env: Any, node: Any, content: Any) -> Any:
     """Find what a docstring names by a part of its path, as in `glp.run` or `langevin.judge`."""
     target = re.sub(r"^(glp|gradlogp)\.", "", node.get("reftarget", "")).removesuffix("()")
@@ -215,7 +263,7 @@ def write(app: Sphinx) -> None:
     folder = Path(app.srcdir) / "reference"
     folder.mkdir(exist_ok=True)
     pages = {f"{room}.rst": room_page(room) for room in ROOMS}
-    pages |= {"index.rst": index_page(), "claims.rst": claims_page()}
+    pages |= {"index.rst": index_page(), "claims.rst": claims_page(), "works.rst": works_page()}
     for old in folder.iterdir():
         if old.name not in pages:
             shutil.rmtree(old) if old.is_dir() else old.unlink()
@@ -244,4 +292,5 @@ def setup(app: Sphinx) -> dict[str, bool]:
     app.connect("autodoc-process-signature", sign)
     app.connect("autodoc-skip-member", skip)
     app.connect("missing-reference", shorter)
+    app.add_post_transform(Linked)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
