@@ -48,7 +48,7 @@ class Evidence(NamedTuple):
     """What checks a name.
 
     Attributes:
-        claims: That measure it.
+        claims: That measure it, the most particular first.
         tests: That use it: first those that notice its mutants, then those of its room, of each the
             most particular first.
         mutants: In it, or in what is its own.
@@ -282,7 +282,7 @@ def all_evidence() -> dict[Place, Evidence]:
     named = {(PACKAGE / n.home[0], n.home[1]): n for n in everything()}
     public = set(named)
     found = {place: Evidence([], [], [], []) for place in public}
-    for claim, reached in claims():
+    for claim, reached in sorted(claims(), key=lambda pair: len(pair[1] & public)):
         for place in reached & public:
             found[place].claims.append(claim)
     breadth = {}

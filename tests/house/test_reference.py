@@ -1,11 +1,13 @@
 """The reference: every public name is in it, and what it says of the checks of a name is true."""
 
+import ast
 import doctest
 import importlib
 import inspect
 import re
 from pathlib import Path
 
+import bibliography
 import evidence
 import names
 import outside
@@ -159,6 +161,20 @@ def test_the_walk_follows_names(tmp_path, monkeypatch):
     }
 
 
+def test_what_is_cited_is_cited_in_one_way():
+    """Of one address one title, the same authors, the same year."""
+    titles = {}
+    for file in names.PACKAGE.rglob("*.py"):
+        for node in ast.walk(names.tree_of(file)):
+            if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef):
+                for title, address in bibliography.cited(ast.get_docstring(node) or ""):
+                    assert address.startswith("https://"), (file, title)
+                    found = bibliography.CITED.match(title)
+                    titles.setdefault(address, set()).add(found[0] if found else title)
+    assert not [several for several in titles.values() if len(several) > 1]
+    assert len(bibliography.works()) == len(titles) > 100
+
+
 # ---------------------------------------------------------------------------- examples
 
 EXAMPLES = {n.called: n for n in NAMES if n.kind != "data" and ">>>" in (n.value.__doc__ or "")}
@@ -235,6 +251,6 @@ def test_a_style_sheet_is_read(site):
 def test_the_navigation_lists_every_page():
     root = Path(evidence.ROOT)
     assigned = names.definitions(root / "docs" / "conf.py")["NAVIGATION"]
-    listed = re.findall(r"'([\w-]+)'", names.ast.unparse(assigned.value))
+    listed = re.findall(r"'([\w-]+)'", ast.unparse(assigned.value))
     pages = {page.stem for page in (root / "docs").glob("*.md")} - {"index"}
     assert {page for page in listed if page[0].islower()} == pages

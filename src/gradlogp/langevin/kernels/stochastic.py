@@ -280,7 +280,7 @@ class PSGLD:
         | Preconditioned Stochastic Gradient Langevin Dynamics for Deep Neural Networks
           (Li et al., 2016)
         | https://arxiv.org/abs/1512.07666
-        | A Complete Recipe for Stochastic Gradient MCMC (Ma et al., 2015)
+        | A Complete Recipe for Stochastic Gradient MCMC (Ma, Chen & Fox, 2015)
         | https://arxiv.org/abs/1506.04696
 
     Arguments:

@@ -23,7 +23,8 @@ def toy(name: str, n: int, generator: torch.Generator) -> Dataset:
         ValueError: If the name is not one of these, or n < 2.
 
     References:
-        | FFJORD: Free-form Continuous Dynamics (Grathwohl et al., 2019), which uses such sets
+        | FFJORD: Free-form Continuous Dynamics for Scalable Reversible Generative Models
+          (Grathwohl et al., 2019), which uses such sets
         | https://arxiv.org/abs/1810.01367
     """
     check_kind(name, "name", str, "the name of a toy set")
