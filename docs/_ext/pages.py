@@ -16,7 +16,7 @@ from typing import Any
 import bibliography
 import evidence
 from docutils import nodes
-from names import PACKAGE, ROOMS, Name, everything, of_room, tree_of
+from names import ROOMS, Name, documentation, everything, of_room
 from sphinx.addnodes import pending_xref
 from sphinx.application import Sphinx
 from sphinx.transforms.post_transforms import SphinxPostTransform
@@ -53,16 +53,6 @@ def more(items: list[str], most: int) -> list[str]:
     """Return the first items, and how many there are beside them."""
     rest = len(items) - most
     return items if rest <= 1 else [*items[:most], f"… and {rest} more"]
-
-
-def documentation(name: Name) -> str:
-    """Return the docstring of a class or function, or the string that follows an assignment."""
-    if name.kind != "data":
-        return inspect.getdoc(name.value) or ""
-    body = tree_of(PACKAGE / name.home[0]).body
-    after = body[body.index(name.node) + 1 :][:1]
-    text = after and isinstance(after[0], ast.Expr) and getattr(after[0].value, "value", "")
-    return inspect.cleandoc(text) if isinstance(text, str) else ""
 
 
 def summary(text: str) -> str:

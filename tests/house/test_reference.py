@@ -36,6 +36,10 @@ def test_every_public_name_is_there_once():
         assert getattr(importlib.import_module(module), name.short) is name.value, name.called
 
 
+def test_every_public_name_says_what_it_is():
+    assert not [name.path for name in NAMES if not names.documentation(name)]
+
+
 def test_rooms_are_those_of_the_package():
     assert set(names.ROOMS) == set(glp._ROOMS)
 

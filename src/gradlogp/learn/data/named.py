@@ -11,7 +11,9 @@ from ...core import check_count, check_kind, choice, nearest, rand_like, randn_l
 from .records import Dataset, Raw
 
 TOYS = {"moons": "moon", "spiral": "arm", "checkerboard": "square", "rings": "ring"}
+"""Sets in the plane that are drawn, with what a class of each is."""
 NAMES = ("stars", "digits", "mnist", *TOYS)
+"""Data sets that have a name."""
 
 
 def toy(name: str, n: int, generator: torch.Generator) -> Dataset:
