@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import ast
 import inspect
+import io
+import os
 import re
 import shutil
+from contextlib import redirect_stdout
 from functools import cache
 from importlib import import_module
 from itertools import groupby
@@ -23,6 +26,7 @@ from sphinx.transforms.post_transforms import SphinxPostTransform
 from sphinx.util.nodes import make_refnode
 
 from gradlogp.check.theory import CHECKS
+from gradlogp.interfaces.cli.main import app, main
 
 INTRODUCTION = """Every public name, by the room in which it is written.
 
@@ -94,7 +98,7 @@ def room_page(room: str) -> str:
 
 def index_page() -> str:
     """Return the page that lists the rooms."""
-    listed = [*ROOMS, "claims", "works"]
+    listed = [*ROOMS, "commands", "claims", "works"]
     parts = [heading("Reference", "="), INTRODUCTION]
     parts += [
         ".. toctree::",
@@ -105,6 +109,7 @@ def index_page() -> str:
     ]
     texts = [summary(inspect.getdoc(import_module(f"gradlogp.{room}")) or "") for room in ROOMS]
     texts += [
+        "What the commands of `gradlogp` take.",
         "What the theory says, as measurements: `gradlogp verify`.",
         "What the docstrings cite.",
     ]
@@ -121,6 +126,22 @@ def claims_page() -> str:
             parts.append(f"   * - .. _claim-{check.name}:\n\n       ``{check.name}``")
             parts.append(f"     - | {plain(check.statement)}\n       | {source(check.source)}")
         parts.append("")
+    return "\n".join(parts)
+
+
+def commands_page() -> str:
+    """Return the page of the command line: what each command says of itself."""
+    os.environ["COLUMNS"] = "96"
+    parts = [
+        heading("Command line", "="),
+        "What ``gradlogp`` and its commands say with ``--help``.\n",
+    ]
+    for command in ("", *(name for name in app if not name.startswith("-"))):
+        with redirect_stdout(io.StringIO()) as said:
+            main([*command.split(), "--help"])
+        text = "\n".join(line.rstrip() for line in said.getvalue().strip().splitlines())
+        parts += [heading(f"gradlogp {command}".strip(), "-"), ".. code-block:: none", ""]
+        parts.append(indent(text, "   ") + "\n")
     return "\n".join(parts)
 
 
@@ -254,6 +275,7 @@ def write(app: Sphinx) -> None:
     folder.mkdir(exist_ok=True)
     pages = {f"{room}.rst": room_page(room) for room in ROOMS}
     pages |= {"index.rst": index_page(), "claims.rst": claims_page(), "works.rst": works_page()}
+    pages["commands.rst"] = commands_page()
     for old in folder.iterdir():
         if old.name not in pages:
             shutil.rmtree(old) if old.is_dir() else old.unlink()
