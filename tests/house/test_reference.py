@@ -207,6 +207,42 @@ def test_what_is_used_most_has_an_example():
     assert len(EXAMPLES) >= 70
 
 
+# ---------------------------------------------------------------------------- formulas
+
+
+@pytest.fixture
+def typeset():
+    """What makes formulas of the site, where its packages are installed."""
+    pytest.importorskip("ziamath")
+    pytest.importorskip("math_core")
+    return importlib.import_module("typeset")
+
+
+def test_a_formula_becomes_mathml(typeset):
+    assert "<mfrac>" in typeset.mathml(r"\frac{1}{2}", display=True)
+    assert "<mtable" in typeset.mathml(r"a &= b \\ &= c", display=True)
+    assert "math" in typeset.mathml("σ^2", display=False)
+    with pytest.raises(ValueError, match="not understood"):
+        typeset.mathml(r"\nosuchcommand x", display=False)
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("p^{1/τ} and x_t", "p[^1/τ] and x[_t]"),
+        ("‖s‖^2 = x̂_0", "‖s‖[^2] = x̂[_0]"),
+        ("log_prob, max_steps, n_model_steps, x_train, __call__, a_", None),
+    ],
+)
+def test_letters_in_the_text_are_raised_and_lowered(typeset, text, shown):
+    nodes = typeset.scripts(text)
+    marks = {"subscript": "[_{}]", "superscript": "[^{}]"}
+    said = nodes and "".join(
+        marks.get(type(node).__name__, "{}").format(node.astext()) for node in nodes
+    )
+    assert said == shown
+
+
 # ---------------------------------------------------------------------------- a built site
 
 GOOD = """<link href="a.css"><script src="a.js"></script><img src="a.png"><a href="https://arxiv.org">a</a>
