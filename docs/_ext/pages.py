@@ -271,6 +271,7 @@ def shorter(app: Sphinx, env: Any, node: Any, content: Any) -> Any:
 
 def write(app: Sphinx) -> None:
     """Write the pages; what has not changed keeps its time, so that it is not read again."""
+    evidence.all_evidence()  # once, before processes that read pages are forked
     folder = Path(app.srcdir) / "reference"
     folder.mkdir(exist_ok=True)
     pages = {f"{room}.rst": room_page(room) for room in ROOMS}
