@@ -2379,7 +2379,8 @@ MUTANTS = (
     ),
     Mutant(
         "X: what sticks out of the proportions is squeezed in",
-        "learn/data/images.py", "scale = min(h / size[0], w / size[1])", "scale = max(h / size[0], w / size[1])",
+        "learn/data/images.py", "scale = min(h / size[0], w / size[1])",
+        "scale = max(h / size[0], w / size[1])",
         "learn/test_data.py::test_images_are_resized_when_asked",
     ),
     Mutant(
@@ -2404,7 +2405,8 @@ MUTANTS = (
     ),
     Mutant(
         "X: a function sees a part of the batch in each process",
-        "learn/feed.py", "self.processes.rows(n) if self.augment is None else slice(None)", "self.processes.rows(n)",
+        "learn/feed.py", "self.processes.rows(n) if self.augment is None else slice(None)",
+        "self.processes.rows(n)",
         "learn/test_feed.py::test_a_function_sees_the_whole_batch_in_every_process",
     ),
     Mutant(
