@@ -73,7 +73,7 @@ class ScoreEstimator(DensityMixin, BaseEstimator):
         width: Width of the MLP, for vectors.
         depth: Its residual blocks.
         channels: Channels of the levels of the U-Net, for images and sequences; by default as many
-            levels as make the coarsest at most 16 places wide.
+            levels as make the coarsest at most 8 places wide, of small ones two.
         network: Your own network instead, network(x, c) -> like x.
         schedule: A noise schedule instead of the one chosen from the data.
         predicts: What the network predicts.

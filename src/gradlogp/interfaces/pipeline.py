@@ -141,9 +141,16 @@ def suits_unet(event: Sequence[int]) -> bool:
 
 
 def levels_for(event: Sequence[int]) -> tuple[int, ...]:
-    """Return channels for levels, the coarsest of which is at most 16 places wide; two at least."""
-    halvings = max(1, math.ceil(math.log2(max(event[1:]) / 16)))
-    return (32, *[64] * halvings)
+    """Return channels for the levels of a U-Net: (32, 64) up to 16 places; of more (16, 32, 64, …, 64).
+
+    The coarsest of these is at most 8 places wide. On a CPU that is as good in the same time as twice
+    the channels on the finest level, and better in a short one: in 25 and 60 seconds, on patches of
+    32×32 pixels.
+    """
+    longest = max(event[1:])
+    if longest <= 16:
+        return 32, 64
+    return 16, 32, *[64] * (math.ceil(math.log2(longest / 8)) - 1)
 
 
 def follow(
