@@ -11,43 +11,66 @@ first.
 """
 
 import argparse
-import dataclasses
 import os
 import subprocess
 import sys
+from dataclasses import replace
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from types import SimpleNamespace
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch.overrides import TorchFunctionMode
 
 import gradlogp as glp
-from gradlogp.core import randn_like
+from gradlogp.check.conformance import kernel_paths
+from gradlogp.check.conformance.kernel_laws import gaussian
+from gradlogp.check.conformance.report import Report
+from gradlogp.check.conformance.transition_laws import laws
+from gradlogp.core import rand_like, randn_like
 from gradlogp.diffusion.transitions.facts import Facts
+from gradlogp.langevin.kernels.facts import UNKNOWN
 
 HERE = Path(__file__).parent
-PEERS = {"azula": "0.11.1", "k-diffusion": "0.1.1.post1", "torchebm": "0.8.9"}
-ALSO = {"azula": ("einops", "tqdm"), "k-diffusion": ("torchdiffeq", "tqdm"), "torchebm": ("tqdm",)}
+PEERS = {
+    "azula": "0.11.1", "k-diffusion": "0.1.1.post1", "diffusers": "0.42.1",
+    "torchebm": "0.8.9", "ebmkit": "0.16.0", "blackjax": "1.7.1",
+}  # fmt: skip
+ALSO = {
+    "azula": ("einops", "tqdm"),
+    "k-diffusion": ("torchdiffeq", "tqdm"),
+    "diffusers": (
+        "huggingface_hub>=1.32,<2", "safetensors>=0.8", "importlib_metadata", "zipp", "filelock",
+        "regex", "requests", "certifi", "charset_normalizer", "idna", "urllib3", "pyyaml", "tqdm",
+        "httpx", "httpcore", "h11", "anyio", "fsspec",
+    ),
+    "torchebm": ("tqdm",),
+    "ebmkit": (),
+    "blackjax": ("jax==0.10.2", "jaxlib==0.10.2", "ml_dtypes", "opt_einsum", "optax", "absl_py"),
+}  # fmt: skip
 """What they import here beside PyTorch."""
 
 
 class Handed(TorchFunctionMode):
     """Where the library draws normal numbers, it is handed those of a source."""
 
-    def __init__(self, generator):
+    def __init__(self, generator, double=False):
         super().__init__()
-        self.generator = generator
+        self.generator, self.double = generator, double
 
     def __torch_function__(self, f, types, args=(), kwargs=None):
         kwargs = kwargs or {}
-        if f is torch.randn_like:
-            return randn_like(args[0], self.generator)
-        if f is torch.randn:
+        if f in (torch.randn_like, torch.rand_like):
+            return (randn_like if f is torch.randn_like else rand_like)(args[0], self.generator)
+        if f in (torch.randn, torch.rand):
             shape = kwargs.get("size", args[0] if isinstance(args[0], tuple | list) else args)
             like = torch.empty(tuple(shape), dtype=kwargs.get("dtype"))
-            return randn_like(like, self.generator)
+            return (randn_like if f is torch.randn else rand_like)(like, self.generator)
+        if self.double and f is torch.Tensor.to and args[1:] == (torch.float32,):
+            return args[0]  # a step that is rounded says nothing of an order
         return f(*args, **kwargs)
 
 
@@ -136,10 +159,63 @@ class KDiffusion:
         return a_s.to(z) * y
 
 
+class Diffusers:
+    """A scheduler of diffusers on levels of our choice, in double precision; α² + σ² = 1 or α = 1."""
+
+    def __init__(self, name, facts, *, stages=1, preserving=True, exact=0, **options):
+        self.name, self.facts, self.stages, self.exact = name, facts, stages, exact
+        self.preserving, self.options = preserving, options
+
+    def begin(self):
+        """Return a transition that remembers where it has been."""
+        import diffusers
+
+        made, levels = getattr(diffusers, self.name)(**self.options), []
+        made.set_timesteps(999)  # more than there are: no step takes itself for the last
+        made.is_scale_input_called = True
+
+        def move(z, t, s, score, *, generator=None):
+            (a, b), (a_s, b_s) = ((v.double() for v in score.schedule(u)) for u in (t, s))
+            levels.extend([] if levels else [b / a])
+            levels.extend([b_s / a_s] * self.stages)
+            made.sigmas, step = torch.stack(levels), len(levels) - 1 - self.stages
+            made._step_index = step
+            scale = [(1 + r**2).rsqrt() if self.preserving else 1 for r in (b / a, b_s / a_s)]
+            if hasattr(made, "betas") and "DD" in self.name:  # a chain of these two levels
+                made.alphas_cumprod = torch.stack([1 / (1 + r**2) for r in (b_s / a_s, b / a)])
+                made.config.num_train_timesteps = made.num_inference_steps = 2
+            y, at = z / a.to(z) * scale[0], (t, s)
+            with Handed(generator, double=True):
+                for k in range(self.stages):
+                    alpha, sigma = (v.to(z) for v in score.schedule(at[k]))
+                    noise = -sigma * score(alpha * y / scale[k], at[k])
+                    number = 1 if "DD" in self.name else made.timesteps[step + k]
+                    y = made.step(noise, number, y).prev_sample
+            if step < self.exact:  # what a solver does after its start, whatever that is
+                times = torch.linspace(float(t), float(s), 65, dtype=torch.float64)
+                return glp.evolve(glp.diffusion.ProbabilityFlow(4), score, z, times, denoise=False)
+            return a_s.to(z) * y / scale[1]
+
+        return lambda z, t, s, score, **kw: (
+            score.denoise(z, t) if s is None else z if s == t else move(z, t, s, score, **kw)
+        )
+
+    def __call__(self, z, t, s, score, *, generator=None):
+        """Return the state at s."""
+        return self.begin()(z, t, s, score, generator=generator)
+
+
 class State(NamedTuple):
     """Positions."""
 
     x: torch.Tensor
+
+
+class Moving(NamedTuple):
+    """Positions and momenta, or directions."""
+
+    x: torch.Tensor
+    momentum: torch.Tensor
 
 
 class Info(NamedTuple):
@@ -176,6 +252,92 @@ class TorchEBM:
         return State(new), Info(-target.log_prob(new))
 
 
+class Ebmkit:
+    """A sampler of ebmkit: its `step`, of an energy made from the target."""
+
+    def __init__(self, step_size, name, **options):
+        import ebm
+
+        self.step_size = step_size
+        self.sampler = getattr(ebm, name)(step_size=step_size, **options)
+
+    def init(self, x, target):
+        """Return the state at x; a velocity starts at 0."""
+        return Moving(x, torch.zeros_like(x)) if hasattr(self.sampler, "_v") else State(x)
+
+    def step(self, state, target, *, generator=None):
+        """Move every chain by one step."""
+        energy = lambda x: -target.log_prob(x)
+        if isinstance(state, Moving):
+            self.sampler._v = state.momentum
+        with Handed(generator):
+            new = self.sampler.step(energy, state.x).detach()
+        after = Moving(new, self.sampler._v) if isinstance(state, Moving) else State(new)
+        return after, Info(energy(new).detach())
+
+
+class Blackjax:
+    """A sampler of blackjax, one chain at a time by `jax.vmap`, with keys drawn from our generator."""
+
+    def __init__(self, step_size, name, moving=False, **options):
+        self.step_size, self.name, self.moving, self.options = step_size, name, moving, options
+        self.compiled = {}
+
+    def init(self, x, target):
+        """Return the state at x; directions are those of `refresh`."""
+        return (
+            Moving(x, torch.eye(x.shape[1]).to(x)[:1].expand(x.shape)) if self.moving else State(x)
+        )
+
+    def refresh(self, state, *, generator=None):
+        """Draw directions."""
+        u = randn_like(state.x, generator)
+        return state._replace(momentum=u / u.norm(dim=1, keepdim=True)) if self.moving else state
+
+    def move(self, target, like):
+        """Return the step, compiled, of chains in the dtype of `like`."""
+        import blackjax
+        import jax
+
+        jax.config.update("jax_enable_x64", True)
+        kind = jax.numpy.asarray(like.numpy()).dtype
+
+        def asked(f, shape):
+            out = jax.ShapeDtypeStruct(shape, kind)
+            back = lambda x: f(torch.tensor(np.asarray(x))).numpy()
+            return lambda x: jax.pure_callback(back, out, x, vmap_method="broadcast_all")
+
+        value, slope = asked(target.log_prob, ()), asked(target.score, like.shape[1:])
+        log_p = jax.custom_vjp(value)
+        log_p.defvjp(lambda x: (value(x), x), lambda x, g: (g * slope(x),))
+        settings = {"step_size": self.step_size} | self.options
+        if self.name in ("hmc", "nuts"):
+            settings["inverse_mass_matrix"] = jax.numpy.ones(like.shape[1])
+        algorithm = getattr(blackjax, self.name)(log_p, **settings)
+
+        def step(seed, x, direction):
+            key, other = jax.random.split(jax.random.PRNGKey(seed))
+            if not self.moving:
+                return algorithm.step(key, algorithm.init(x))[0].position, direction
+            state = algorithm.init(x, other)._replace(momentum=direction)
+            state = algorithm.step(key, state)[0]
+            return state.position, state.momentum
+
+        return jax.jit(jax.vmap(step))
+
+    def step(self, state, target, *, generator=None):
+        """Move every chain by one step."""
+        x, direction = state.x, getattr(state, "momentum", state.x)
+        step = self.compiled.setdefault((id(target), x.dtype), None) or self.move(target, x)
+        self.compiled[id(target), x.dtype] = step
+        seeds = (2**62 * rand_like(x[:, 0].double(), generator)).long()
+        new = [
+            torch.tensor(np.asarray(v)) for v in step(*(v.numpy() for v in (seeds, x, direction)))
+        ]
+        after = Moving(*new) if self.moving else State(new[0])
+        return after, Info(-target.log_prob(new[0]))
+
+
 # ---------------------------------------------------------------------------- what is claimed
 
 
@@ -186,6 +348,20 @@ def flow(order, evaluations, memory=False):
 def noisy(order, evaluations=1):
     return Facts(order, evaluations, draws=1, divides_by_alpha=True)
 
+
+OF_ENERGY = replace(glp.langevin.ULA.facts, needs_log_prob=True)
+"""Langevin steps whose gradient is that of an energy."""
+
+EXACT = replace(UNKNOWN, exact=True)
+
+
+def of(adapter, name, *, facts=EXACT, **options):
+    """Return step size -> kernel, and what is claimed; by default that the law is kept, no more."""
+    return partial(adapter, name=name, **options), facts
+
+
+STARTED = ", from exact first values"
+PLAIN = (1, 0, ""), (2, 0, ""), (3, 0, "")
 
 CLAIMS = {
     "azula": {
@@ -200,7 +376,67 @@ CLAIMS = {
         "sample_dpm_2": lambda: KDiffusion("dpm_2", flow(2, 2)),
         "sample_euler_ancestral": lambda: KDiffusion("euler_ancestral", noisy(1)),
     },
-    "torchebm": {"LangevinDynamics(step_size=h)": lambda: TorchEBM},
+    "diffusers": {
+        'DDPMScheduler(variance_type="fixed_small")': lambda: Diffusers(
+            "DDPMScheduler", noisy(1), variance_type="fixed_small", clip_sample=False
+        ),
+        'DDPMScheduler(variance_type="fixed_large")': lambda: Diffusers(
+            "DDPMScheduler", noisy(1), variance_type="fixed_large", clip_sample=False
+        ),
+        "DDIMScheduler()": lambda: Diffusers("DDIMScheduler", flow(1, 1), clip_sample=False),
+        "EulerDiscreteScheduler()": lambda: Diffusers(
+            "EulerDiscreteScheduler", flow(1, 1), preserving=False
+        ),
+        "EulerAncestralDiscreteScheduler()": lambda: Diffusers(
+            "EulerAncestralDiscreteScheduler", noisy(1), preserving=False
+        ),
+        "HeunDiscreteScheduler()": lambda: Diffusers(
+            "HeunDiscreteScheduler", flow(2, 2), preserving=False, stages=2
+        ),
+        **{
+            f"DPMSolverMultistepScheduler(solver_order={k}){words}": lambda k=k, n=n: Diffusers(
+                "DPMSolverMultistepScheduler", flow(k, 1, k > 1), solver_order=k, exact=n
+            )
+            for k, n, words in (*PLAIN, (3, 2, STARTED))
+        },
+        **{
+            f"DEISMultistepScheduler(solver_order={k}){words}": lambda k=k, n=n: Diffusers(
+                "DEISMultistepScheduler", flow(k, 1, k > 1), solver_order=k, exact=n
+            )
+            for k, n, words in (*PLAIN, (3, 2, STARTED))
+        },
+        **{
+            f"UniPCMultistepScheduler(solver_order={k}){words}": lambda k=k, n=n: Diffusers(
+                "UniPCMultistepScheduler",
+                flow(k + 1, 1, True),
+                solver_order=k,
+                exact=n,
+                disable_corrector=list(range(n)),
+            )
+            for k, n, words in (*PLAIN, (3, 2, STARTED))
+        },
+    },
+    "torchebm": {"LangevinDynamics(step_size=h)": lambda: (TorchEBM, OF_ENERGY)},
+    "ebmkit": {
+        "LangevinDynamics(step_size=h)": lambda: of(Ebmkit, "LangevinDynamics", facts=OF_ENERGY),
+        "PreconditionedLangevin(precond=[1, 1, 1], step_size=h)": lambda: of(
+            Ebmkit, "PreconditionedLangevin", precond=torch.ones(1), facts=OF_ENERGY
+        ),
+        "UnderdampedLangevin(step_size=h)": lambda: of(
+            Ebmkit, "UnderdampedLangevin", facts=replace(UNKNOWN, affine=True, order=2, draws=1)
+        ),
+        "MALA(step_size=h)": lambda: of(Ebmkit, "MALA"),
+        "HMC(step_size=h, leapfrog_steps=3)": lambda: of(Ebmkit, "HMC", leapfrog_steps=3),
+        "NUTS(step_size=h)": lambda: of(Ebmkit, "NUTS"),
+    },
+    "blackjax": {
+        "mala(log_p, h)": lambda: of(Blackjax, "mala"),
+        "hmc(log_p, h, ones, 3)": lambda: of(Blackjax, "hmc", num_integration_steps=3),
+        "nuts(log_p, h, ones)": lambda: of(Blackjax, "nuts"),
+        "mclmc(log_p, L=1, step_size=h)": lambda: of(
+            Blackjax, "mclmc", moving=True, L=1.0, facts=replace(UNKNOWN, exact=False, order=2)
+        ),
+    },
 }
 
 
@@ -209,14 +445,8 @@ def look(peer):
     for call, made in CLAIMS[peer].items():
         sampler = made()
         try:
-            if isinstance(sampler, type):
-                # of an energy, whose gradient needs its value
-                facts = dataclasses.replace(glp.langevin.ULA.facts, needs_log_prob=True)
-                found = glp.check.check_kernel(sampler, facts=facts)
-            else:
-                found = laws_of(sampler)
-            names = [n for n in found if n.startswith(("order", "variance at", "covariance on"))]
-            said = ", ".join(f"{name} {found[name].value:.4g}" for name in names)
+            found = kept_by(*sampler) if isinstance(sampler, tuple) else laws_of(sampler)
+            said = ", ".join(f"{n} {said_of(found[n])}" for n in found if n.startswith(SHOWN))
         except AssertionError as error:
             said = f"FAILS: {error}"
         except Exception as error:  # of the library, or of the adapter
@@ -224,11 +454,29 @@ def look(peer):
         print(f"{peer} {version(peer)} {call}: {said}", flush=True)
 
 
+SHOWN = ("order", "variance at", "covariance on", "change of E x² from", "relative bias")
+
+
+def said_of(number):
+    """A number, with its error bar where it has one."""
+    error = f" ± {number.standard_error:.1g}" if number.standard_error else ""
+    return f"{number.value:.4g}{error}"
+
+
+def kept_by(make, facts):
+    """What a kernel keeps; its conduct is that of the adapter."""
+    report = Report()
+    if facts.affine:
+        gaussian(report, make, facts)
+        kernel_paths.quartic(report, make, facts)
+    elif not facts.exact:
+        kernel_paths.nearly(report, make, facts)
+    kernel_paths.invariance(report, make, facts, None, n=100_000)
+    return report
+
+
 def laws_of(sampler):
     """The laws and orders of a transition; its conduct is that of the adapter."""
-    from gradlogp.check.conformance.report import Report
-    from gradlogp.check.conformance.transition_laws import laws
-
     report = Report()
     laws(report, sampler, sampler.facts)
     return report

@@ -4,7 +4,9 @@ import zlib
 
 import pytest
 import torch
+import typed
 
+typed.install()
 torch.set_num_threads(1)
 
 

@@ -1,4 +1,4 @@
-"""Derivatives of fields whose Jacobians are known, and the laws of the probes (oracles 2.C)."""
+"""Derivatives of fields whose Jacobians are known, and Var vᵀAv of the probes."""
 
 import pytest
 import torch

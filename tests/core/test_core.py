@@ -5,6 +5,8 @@ from itertools import pairwise
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from support import seeded
 
 from gradlogp.core import (
@@ -65,6 +67,23 @@ def test_nor_where_blocks_are_small_or_there_is_only_one(cuts, block):
     """One block of all chains is drawn in one go, also by whoever has only some of them."""
     for whole, chunked in zip(draws((0, 60), block=block), draws(cuts, block=block), strict=True):
         assert torch.equal(whole, chunked)
+
+
+@settings(deadline=None, derandomize=True, max_examples=60)
+@given(
+    inner=st.sets(st.integers(1, 79), max_size=6), total=st.integers(1, 80),
+    block=st.integers(1, 90), d=st.integers(1, 12), seed=st.integers(0, 2**63 - 1),
+)  # fmt: skip
+def test_nor_for_any_chunks_blocks_and_dimensions(inner, total, block, d, seed):
+    cuts = [0, *sorted(i for i in inner if i < total), total]
+    parts, again = [], []
+    for start, stop in pairwise(cuts):
+        streams = Streams(seed, start, stop, total, block=block)
+        parts.append(randn_like(torch.empty(stop - start, d), streams))
+        again.append(rand_like(torch.empty(stop - start), streams))
+    whole = Streams(seed, 0, total, total, block=block)
+    assert torch.equal(torch.cat(parts), randn_like(torch.empty(total, d), whole))
+    assert torch.equal(torch.cat(again), rand_like(torch.empty(total), whole))
 
 
 def test_blocks_have_as_many_numbers_whatever_an_event_is():

@@ -61,7 +61,7 @@ def noisy(score, schedule=None):
 @every_transition
 @every_schedule
 def test_a_point_mass_comes_back_as_a_point(transition, schedule, generator):
-    """A17: the last step denoises at the level it is at, so that no noise is left at all."""
+    """The last step denoises at the level it is at, so that no noise is left at all."""
     point = Gaussian([3.0, -40.0], 0.0)
     score = ExactScore(point, schedule)
     x = start(schedule, (50, 2), point.mean, 0.0, generator)
@@ -151,7 +151,7 @@ def test_bad_evolutions_are_refused(change, message, as_user):
 @pytest.mark.parametrize("transition", [ProbabilityFlow(2), Ancestral(), Ancestral("forward")])
 @pytest.mark.parametrize("schedule", [VP(), SubVP(), VE(0.01, 30.0), Cosine()], ids=names)
 def test_data_far_from_the_origin(transition, schedule):
-    """M5 and M11: N(10, 1) end to end, its law carried exactly; N(0, σ_1²) as start is off."""
+    """N(10, 1) end to end, its law carried exactly; N(0, σ_1²) as start is off."""
     n = 60
     times = time_grid(schedule, n)
     score = ExactScore(Gaussian([10.0], 1.0), schedule)

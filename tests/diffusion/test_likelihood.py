@@ -33,7 +33,7 @@ def normal(schedule, score=lambda z, t: -z):
 
 @by_name
 def test_order_of_the_steps(schedule, generator):
-    """M8: a divergence at the wrong (x, t) pair would leave order 1 or 2 at these coarse steps."""
+    """A divergence at the wrong (x, t) pair would leave order 1 or 2 at these coarse steps."""
     start, _ = laws(GAUSSIAN, schedule)
     x = start.sample(4, generator=generator)
     results = [likelihood(GAUSSIAN, schedule, x, n_steps=n) for n in (40, 120)]
@@ -65,7 +65,7 @@ def test_it_is_a_probability_density():
 
 
 def test_change_of_units(generator):
-    """M14: data and noise in units c times smaller have a density c^d times smaller, exactly."""
+    """Data and noise in units c times smaller have a density c^d times smaller, exactly."""
     c = 7.0
     x = MIXTURE.sample(6, generator=generator)
     scaled = GaussianMixture(MIXTURE.weights, c * MIXTURE.means, c**2 * MIXTURE.covs)

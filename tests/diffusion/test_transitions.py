@@ -108,7 +108,7 @@ def test_the_noise_free_end_is_the_tweedie_mean(schedule, t, transition, generat
 @pytest.mark.parametrize("transition", [Ancestral(), ProbabilityFlow(1), ProbabilityFlow(2)])
 @pytest.mark.parametrize("schedule", [VP(), SubVP(), Cosine(), Rectified()], ids=str)
 def test_time_zero_is_finite(transition, schedule, generator):
-    """At t = 0 there is no noise left, and the last step has nothing to do (M13)."""
+    """At t = 0 there is no noise left, and the last step has nothing to do."""
     score = ExactScore(DATA, schedule)
     x, zero = torch.randn(4, 2, generator=generator), torch.zeros(())
     close(transition(x, zero, None, score, generator=generator), x, 1e-12)

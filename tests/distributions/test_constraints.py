@@ -4,7 +4,9 @@ import math
 
 import pytest
 import torch
-from support import close
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from support import close, seeded
 from torch.distributions import (
     Beta,
     Dirichlet,
@@ -90,6 +92,37 @@ def test_a_chain_is_alone(name, generator):
     alone, log_alone = parameters.unpack(z[2:3])
     close(alone["x"][0], x["x"][2], 1e-14)
     close(log_alone[0], log_det[2], 1e-14)
+
+
+@settings(deadline=None, derandomize=True, max_examples=80)
+@given(
+    kind=st.sampled_from(["greater", "less", "interval", "ordered", "simplex", "corr", "cov"]),
+    n=st.integers(2, 6), low=st.floats(-1e3, 1e3), width=st.floats(1e-3, 1e3),
+    size=st.floats(0, 4), seed=st.integers(0, 999),
+)  # fmt: skip
+def test_any_bounds_and_sizes(kind, n, low, width, size, seed):
+    """What comes out fulfils the constraint, leads back, and falls as its Jacobian says."""
+    shape, constraint = {
+        "greater": ((n,), constraints.greater_than(low)),
+        "less": ((n,), constraints.less_than(low)),
+        "interval": ((n,), constraints.interval(low, low + width)),
+        "ordered": ((n,), ordered),
+        "simplex": ((n,), constraints.simplex),
+        "corr": ((n, n), constraints.corr_cholesky),
+        "cov": ((n, n), constraints.positive_definite),
+    }[kind]
+    parameters = Parameters({"x": (shape, constraint)})
+    z = size * (2 * torch.rand(3, parameters.n_free, generator=seeded(seed)) - 1)
+    named, log_det = parameters.unpack(z)
+    assert bool(constraint.check(named["x"]).all())
+    x = parameters.constrain(z)
+    close(
+        parameters.unconstrain(x), z, 1e-6
+    )  # of low = 1000 and width = 0.001 six digits are left
+    close(parameters.constrain(parameters.unconstrain(x)), x, 1e-10)
+    if kind in ("greater", "less", "interval"):  # entry by entry: log |dx/dz|
+        slope = torch.func.vmap(torch.func.grad(lambda v: parameters.constrain(v[None]).sum()))(z)
+        close(log_det, slope.abs().log().sum(1), 1e-9)
 
 
 # ------------------------------------------------------------------------ formulas

@@ -179,7 +179,7 @@ def test_a_point_mass_can_be_sampled_and_noised():
 
 
 def test_a_law_on_a_line():
-    """x = u y: the score of the noised law splits into tangent and normal part (oracles 3.9)."""
+    """x = u y: the score of the noised law is −tangent/(2 + σ²) − normal/σ²."""
     u = torch.tensor([0.6, 0.8])
     law = Gaussian([0.0, 0.0], 2.0 * u.outer(u))
     sigma, x = 0.1, torch.tensor([[0.3, -0.2], [1.0, 1.0]])

@@ -1,4 +1,4 @@
-"""Gaussian mixtures against the written-out formulas (oracles 3.1), differences and quadrature."""
+"""Gaussian mixtures against the written-out formulas, differences and quadrature."""
 
 import math
 
@@ -37,7 +37,7 @@ def random_mixture(D, kind, g):
 
 
 def oracle(x, pi, mu, S):
-    """log p, responsibilities, score and Hessian, written as in oracles 3.1 with explicit inverses."""
+    """log p, responsibilities r, s = Σ r g and H = Σ r (g gᵀ − P) − s sᵀ, with explicit inverses."""
     P = torch.linalg.inv(S)
     d = x[:, None] - mu
     quad = torch.einsum("bki,kij,bkj->bk", d, P, d)

@@ -166,7 +166,7 @@ def test_a_pattern_of_zeros_minimises_the_loss_and_is_not_maximum_likelihood(gen
 # ---------------------------------------------------------------------------- error bars
 
 
-def test_standard_error_of_a_gaussian_is_the_law_of_the_oracle(generator):
+def test_standard_error_of_a_gaussian_is_that_of_its_limit_law(generator):
     """n Var λ̂ → 2 λ² and n Var μ̂ = S, here from one large sample."""
     x = Gaussian([0.5], [0.4]).sample(200_000, generator=generator)
     fit = exponential_family(moments, x, chunk_size=50_000)
@@ -179,7 +179,7 @@ def test_standard_error_of_a_gaussian_is_the_law_of_the_oracle(generator):
 
 
 def test_location_of_a_logistic_base(generator):
-    """T = x tilts a logistic h; at θ = 0 the variance is J(p)/n = 1/(3n) (oracle 3.10)."""
+    """T = x tilts a logistic h; at θ = 0 the variance is J(p)/n = 1/(3n), J = E s² = ⅓."""
     u = torch.rand(20_000, 1, generator=generator)
     x = (u / (1 - u)).log()
     h = lambda y: -(y + 2 * torch.nn.functional.softplus(-y)).sum(1)

@@ -5,6 +5,7 @@ import random
 import numpy as np
 import pytest
 import torch
+from gradlogp.learn.processes import Processes
 from support import seeded
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
@@ -12,7 +13,6 @@ import gradlogp as glp
 from gradlogp.core import rand_like
 from gradlogp.learn.feed import Feed
 from gradlogp.learn.mapped import Mapped
-from gradlogp.learn.processes import Processes
 from gradlogp.noise.schedules import VP
 
 QUICK = {"steps": 16, "batch_size": 32, "ema": 0.9}

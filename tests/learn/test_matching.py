@@ -24,7 +24,7 @@ def affine(W, c):
 
 
 def values(S=COV):
-    """ISM, ESM and ½ E‖s‖² of s = W x + c on N(MEAN, S), oracles 3.2."""
+    """ISM, ESM and ½ E‖s‖² of s = W x + c on N(MEAN, S) (Hyvärinen, 2005)."""
     v = W @ MEAN + C
     ism = torch.trace(W) + 0.5 * (torch.trace(W @ S @ W.mT) + v @ v)
     esm = 0.5 * (torch.trace((W + P) @ S @ (W + P).mT) + v @ v)

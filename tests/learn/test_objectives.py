@@ -32,7 +32,7 @@ def shrink(schedule=VP()):  # noqa: B008
 
 
 def implicit_loss(W, c, mean, cov):
-    """ISM of s = W x + c on N(mean, cov), oracles 3.2."""
+    """ISM of s = W x + c on N(mean, cov): tr W + ½ E‖s‖²."""
     v = W @ mean + c
     return torch.trace(W) + 0.5 * (torch.trace(W @ cov @ W.mT) + v @ v)
 

@@ -17,12 +17,20 @@ RECORD = Path(__file__).parent / "caught.json"
 SAMPLE = 4  # run always, so that the machinery is tested
 
 
+def _definitions(node):
+    """Yield all definitions below a node, without a look into expressions, where there are none."""
+    for field in ("body", "orelse", "handlers", "finalbody", "cases"):
+        for inner in getattr(node, field, ()) if not isinstance(node, ast.expr) else ():
+            if isinstance(inner, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+                yield inner
+            yield from _definitions(inner)
+
+
 @cache
 def _bodies(text):
     """Return name and source of all that can be a body: definitions, and the top-level statements."""
     tree, lines, found = ast.parse(text), text.splitlines(), []
-    kinds = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
-    for node in (*tree.body, *(node for node in ast.walk(tree) if isinstance(node, kinds))):
+    for node in (*tree.body, *_definitions(tree)):
         first = min([node.lineno, *(d.lineno for d in getattr(node, "decorator_list", ()))])
         source = "\n".join(lines[first - 1 : node.end_lineno])
         found.append((getattr(node, "name", None), source))
@@ -45,13 +53,8 @@ def fingerprint(mutant, root=ROOT):
     return hashlib.sha256(whole.encode()).hexdigest()[:16]
 
 
-def entry(mutant):
-    """Return what the record says of a mutant that is caught in the code as it is."""
-    return {"file": mutant.file, "bodies": fingerprint(mutant)}
-
-
 def read():
-    """Return the record {name: entry}; empty where there is none."""
+    """Return the record {name: fingerprint when it was caught}; empty where there is none."""
     return json.loads(RECORD.read_text(encoding="utf-8")) if RECORD.exists() else {}
 
 
@@ -62,7 +65,7 @@ def write(record):
 
 
 def updated(record, mutants, mutant, known):
-    """Return the record after a mutant was run: its entry from before the run, None if it lived.
+    """Return the record after a mutant was run: its fingerprint from before, None if it lived.
 
     Names that are no mutant's are left out.
     """
@@ -77,5 +80,5 @@ def sample(mutants):
 
 def due(mutants, record):
     """Return the numbers of the sample and of all that were not seen caught as they are now."""
-    changed = {n for n, m in enumerate(mutants) if record.get(m.name) != entry(m)}
+    changed = {n for n, m in enumerate(mutants) if record.get(m.name, "") != fingerprint(m)}
     return sorted(changed | set(sample(mutants)))

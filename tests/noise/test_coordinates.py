@@ -1,10 +1,13 @@
 """Between data and model coordinates: exact to rounding, kept in float64 whatever happens."""
 
 import copy
+import math
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from support import close, seeded
 
 from gradlogp import MLP, Gaussian, ScoreModel
@@ -64,6 +67,25 @@ def test_the_determinant_and_the_pull_back_are_those_of_autograd(event, generato
     of_x = Gaussian(m + s * law.mean, s[:, None] * law.cov * s)
     close(log_p(x), of_x.log_prob(x.flatten(1)), 1e-10)
     close(c.pull_back(x, s_z).flatten(1), of_x.score(x.flatten(1)), 1e-10)
+
+
+@settings(deadline=None, derandomize=True, max_examples=60)
+@given(
+    event=st.lists(st.integers(1, 3), min_size=1, max_size=3), unit=st.floats(-6, 6),
+    zero=st.floats(-1e3, 1e3), seed=st.integers(0, 999),
+)  # fmt: skip
+def test_model_coordinates_do_not_depend_on_units(event, unit, zero, seed):
+    """Data in a unit 10^unit with another zero have the same z, and a score in that unit."""
+    event, scale = torch.Size(event), 10.0**unit
+    x = torch.randn(20, *event, generator=seeded(seed))
+    y = scale * (x + zero)
+    c, d = AffineCoordinates.fit(x, event), AffineCoordinates.fit(y, event)
+    rounding = 1e-13 * (1 + abs(zero)) / min(1.0, float(c.scale.min()))
+    z = c.encode(x)
+    close(d.encode(y), z, rounding)
+    close(d.decode(z) / scale, x + zero, rounding)
+    close(d.log_det(y), c.log_det(x) - event.numel() * math.log(scale), 1e3 * rounding)
+    close(scale * d.pull_back(y, -z), c.pull_back(x, -z), 10 * rounding)
 
 
 def test_the_identity(generator):

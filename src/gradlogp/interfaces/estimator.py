@@ -20,6 +20,7 @@ from torch import Tensor
 
 from ..core import (
     NoisyScore,
+    Processes,
     Schedule,
     check_count,
     check_kind,
@@ -32,7 +33,6 @@ from ..diffusion import log_likelihood
 from ..learn import checkpoint
 from ..learn.folders import read_whole
 from ..learn.objectives.masked import Masks
-from ..learn.processes import Processes
 from ..learn.settings import TrainingSettings
 from ..learn.training import fit
 from ..noise import blurred, noise_range, time_at
@@ -70,8 +70,7 @@ class ScoreEstimator(DensityMixin, BaseEstimator):
     Arguments:
         max_iter, batch_size, learning_rate, ema: `steps` and the others of `TrainingSettings`; what
             `settings` says by default.
-        width: Width of the MLP, for vectors.
-        depth: Its residual blocks.
+        width, depth: Width and residual blocks of the MLP, for vectors.
         channels: Channels of the levels of the U-Net, for images and sequences; by default as many
             levels as make the coarsest at most 8 places wide, of small ones two.
         network: Your own network instead, network(x, c) -> like x.
@@ -82,8 +81,7 @@ class ScoreEstimator(DensityMixin, BaseEstimator):
             "gaussian" with classes, "none" for images, and with values, whose linear part is known.
         condition: What y is, on which the model is conditional: "classes" (text, integers, booleans)
             or "values" (numbers, vectors, images). By default y is ignored by `fit`.
-        standardize: Whether to learn in coordinates of zero mean and unit variance, for each column
-            or channel; "one": with one scale for all.
+        standardize: Learn in coordinates of zero mean and unit variance; "one": with one scale for all.
         objective: Another loss of each sample, objective(noisy_score, x, schedule, generator=…).
         settings: How to train; `TrainingSettings()` by default.
         held_out_fraction: Share of the data kept aside to judge by; by default a tenth, of few rows
@@ -93,8 +91,7 @@ class ScoreEstimator(DensityMixin, BaseEstimator):
         n_likelihood_steps: Steps of the likelihood, one evaluation each; by default as many as it
             needs to be right to 0.003 √d nats, as measured on samples.
         augment: Changes each batch, `augment(x, generator)` -> like x, as of `learn.fit`.
-        checkpoint: Directory to save to while training.
-        resume: Go on from that checkpoint.
+        checkpoint, resume: Directory to save to while training; whether to go on from what is there.
         start: Another checkpoint to begin from: its network, weights, coordinates and noise levels. So
             a model is trained on, or fine-tuned on other data.
         random_state: Seed.
@@ -108,10 +105,13 @@ class ScoreEstimator(DensityMixin, BaseEstimator):
         correction_: What the learned correction of the base is worth in nats of held-out rows, and
             whether it was kept: where it is worse, the base alone is. None without a base or rows.
         sigma_min_: The smallest noise level, in units of each column's standard deviation.
-        classes_: The class labels, with condition="classes".
-        class_prior_: How often each class was in the data.
-        condition_shape_: The shape of a row of y, with condition="values".
-        condition_names_: The names of its columns, where y was a frame.
+        classes_, class_prior_: The class labels, with condition="classes", and how often each was seen.
+        condition_shape_, condition_names_: With "values", the shape of a row of y, and its columns.
+
+    Examples:
+        >>> estimator = glp.ScoreEstimator(max_iter=3, width=8, random_state=0)
+        >>> estimator.fit(torch.randn(200, 2)).sample(5).shape
+        torch.Size([5, 2])
     """
 
     def __init__(
@@ -228,7 +228,7 @@ class ScoreEstimator(DensityMixin, BaseEstimator):
                     standardize=self.standardize, seed=seed,
                 ),
                 channels=self.channels, generator=generator, repeats=repeats,
-                condition=condition_kind(self), holes=masks is not None,
+                condition=condition_kind(self), masks=masks,
                 given=None if given is None or masks is not None else given[distinct],
             )  # fmt: skip
         model.to(self.device)

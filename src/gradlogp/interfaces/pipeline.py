@@ -13,10 +13,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ..core import Estimate, NoisyScore, Schedule, Transition
+from ..core import ALONE, Estimate, NoisyScore, Processes, Schedule, Transition
 from ..diffusion import UniPC, evolve
 from ..distributions.analytic import Gaussian, GaussianMixture
 from ..learn.objectives import multilevel
+from ..learn.objectives.masked import Masks
 from ..noise.coordinates import AffineCoordinates, Scales
 from ..noise.grids import time_grid
 from ..noise.ladder import noise_levels
@@ -54,7 +55,7 @@ def build_model(
     condition: int | Sequence[int] | None = None,
     base: Gaussian | GaussianMixture | Literal["gaussian"] | None = None,
     given: Tensor | None = None,
-    holes: bool = False,
+    masks: Masks | None = None,
     repeats: Tensor | None = None,
     generator: torch.Generator | None = None,
 ) -> ScoreModel:
@@ -78,7 +79,7 @@ def build_model(
         channels: Channels of the levels of the U-Net; by default `levels_for` the sides.
         condition: What to condition on: a number of classes, the shape of values, or None.
         base: What the network corrects, as of `ScoreModel`.
-        holes: Whether to condition on any part of a row instead.
+        masks: What to hide of rows, for a model conditional on any part of a row instead.
         given: The conditions, one a row of x, for the choice of noise levels.
         repeats: The row of each sample that will be learned from, where some are there more often.
         generator: Where the initial weights come from.
@@ -98,17 +99,20 @@ def build_model(
         if given is not None and given.is_floating_point() and standardize:
             least *= _unexplained(z, given)
         schedule = VE(least, most)
-    if network is None and suits_unet(event) and not holes:
+    if network is None and suits_unet(event) and masks is None:
         channels = levels_for(event) if channels is None else channels
         places = math.prod(-(-n // 2 ** (len(channels) - 1)) for n in event[1:])
         network = UNet(
             event, channels, condition=condition, attention=places <= ATTENDED, generator=generator
         )
     elif network is None:
-        network = MLP(event, width, depth, condition, holes=holes, generator=generator)
-        if base is None and not holes and event.numel() > width:
+        network = MLP(event, width, depth, condition, holes=masks is not None, generator=generator)
+        if base is None and masks is None and event.numel() > width:
             warn_of_rank(x, width)
-    return ScoreModel(network, schedule, predicts, event, base=base)
+    model = ScoreModel(network, schedule, predicts, event, base=base)
+    if masks is not None:
+        masks.prepare(model.condition)
+    return model
 
 
 def warn_of_rank(x: Tensor, width: int) -> None:
@@ -175,6 +179,7 @@ def draw(
     generator: torch.Generator,
     title: str = "sampling",
     quiet: bool,
+    processes: Processes = ALONE,
     **options: Any,
 ) -> Tensor:
     """Return n samples over so many noise levels, under a progress bar."""
@@ -182,5 +187,6 @@ def draw(
     with bar(title, quiet=quiet) as update:
         return evolve(
             transition, score, n, time_grid(score.schedule, levels, rho=rho), generator=generator,
-            chunk_size=CHUNK, progress=update, **options,
+            chunk_size=min(CHUNK, -(-n // processes.size)), progress=update, processes=processes,
+            **options,
         )  # fmt: skip

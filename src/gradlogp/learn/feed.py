@@ -9,13 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..core import check_kind, check_same_shape
+from ..core import Processes, check_kind, check_same_shape
 from ..noise.coordinates import Data, pieces
 from ..scores.model import ScoreModel
 from .batches import Batches, rows
 from .held_out import encoded
 from .mapped import Mapped
-from .processes import Processes
 
 Augment = Callable[[Tensor, torch.Generator], Tensor]
 """augment(x, generator) -> like x: rows `(B, *event)` in the units of the data, changed at random."""

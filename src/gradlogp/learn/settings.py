@@ -18,6 +18,8 @@ class TrainingSettings:
             the same run, bit for bit.
         batch_size: Samples a step. By default 256, and fewer where these have more than 2^14 places
             together (pixels, or moments of a sequence), but at least 16.
+        accumulate: Parts that a batch is divided into, one after the other, for batches that do not
+            fit into memory. It changes what is learned by rounding only.
         learning_rate: Peak learning rate of AdamW.
         warm_up: Steps over which the rate rises linearly; it then falls as a half cosine to 0. By
             default a tenth of the steps, at most 100.
@@ -45,6 +47,10 @@ class TrainingSettings:
     References:
         | Analyzing and Improving the Training Dynamics of Diffusion Models (Karras et al., 2024)
         | https://arxiv.org/abs/2312.02696
+
+    Examples:
+        >>> glp.TrainingSettings(steps=500).batch((2,))
+        256
     """
 
     steps: int = 2000
@@ -61,6 +67,7 @@ class TrainingSettings:
     bfloat16: bool = False
     compile: bool = False
     minutes: float | None = None
+    accumulate: int = 1
 
     def __post_init__(self) -> None:
         if all(getattr(self, f.name) is f.default for f in fields(self)):
@@ -68,6 +75,7 @@ class TrainingSettings:
         from ..core import check_count, check_number
 
         check_count(self.steps, "steps")
+        check_count(self.accumulate, "accumulate")
         if self.minutes is not None:
             check_number(self.minutes, "minutes", above=0)
             if self.steps != TrainingSettings.steps:

@@ -23,7 +23,7 @@ from torch import Tensor
 from ..core import (
     Estimate,
     NoisyScore,
-    PartOfBatch,
+    Processes,
     check_kind,
     new_seed,
 )
@@ -35,12 +35,12 @@ from .arguments import Asked, check_asked, fit_frame
 from .averages import Average, accelerated
 from .batches import fingerprint
 from .feed import Augment, Feed
-from .held_out import Measurement, Objective, conditioned
+from .gradients import accumulate
+from .held_out import Measurement, Objective
 from .keeping import Best, conclude
 from .mapped import Mapped
 from .objectives import multilevel
 from .pace import LEAST, steps_within, warn_if_slow
-from .processes import Processes
 from .resuming import adamw, load_training, objective_name, steps_of
 from .settings import TrainingSettings, ema_decay
 from .stopping import Stops
@@ -111,19 +111,16 @@ def fit(
         held_out: Data to measure the loss of the averaged weights on, with its standard error; the
             last record has that of the weights that are kept.
         held_out_condition: Their conditions.
-        exact: The exact noisy score of the data's law, if known: records then show the excess
-            over the floor of the loss. Of a conditional model one that can be given the same
-            conditions, as the `ExactScore` of a `Joint` law.
-        checkpoint: Directory to save to, at the end, when interrupted, and while training; what
-            is learned up to the last whole step is in it. No other training can write there before
-            this iteration has ended. In the main thread SIGTERM and SIGHUP save like Ctrl-C, and
-            then raise `SystemExit(128 + number)`.
+        exact: The exact noisy score of the data's law, if known, given the same conditions (of a
+            `Joint` law): records then show the excess over the floor of the loss.
+        checkpoint: Directory to save to, at the end, when interrupted, and while training, up to
+            the last whole step. No other training can write there before this iteration has ended.
+            In the main thread SIGTERM and SIGHUP save like Ctrl-C, then raise `SystemExit(128 + n)`.
         checkpoint_every: Steps between saves.
         extra: More to keep in the checkpoint's configuration, JSON.
         resume: Go on from `checkpoint`; on a CPU the result is that of an unbroken run, bit for bit.
             Settings, objective, model and data must be those of that run.
-        finish: Called with the model that is kept, after the last step and before it is saved; it
-            may change it.
+        finish: Called with the model that is kept, before it is saved; it may change it.
         generator: Where initial order and noise come from.
         **changes: Single fields of `TrainingSettings`.
 
@@ -131,16 +128,20 @@ def fit(
         ValueError: For data, conditions or settings that do not fit; a checkpoint that does not.
         OSError: If the checkpoint cannot be written, or another training writes there.
         FloatingPointError: If the loss is no longer finite.
+
+    Examples:
+        >>> model = glp.ScoreModel(glp.MLP(1, 16), glp.schedules.VP())
+        >>> [step.step for step in glp.fit(model, torch.randn(500, 1), steps=3)]
+        [1, 2, 3]
     """
     settings = TrainingSettings() if settings is None else settings
     check_kind(settings, "settings", TrainingSettings, "TrainingSettings")
     settings = replace(settings, **changes)
     if extra is not None:
         check_kind(extra, "extra", Mapping, "a dictionary")
-    if checkpoint is not None:
-        check_kind(checkpoint, "checkpoint", str | os.PathLike, "a directory")
     claim = None
     if checkpoint is not None:  # what cannot be saved is better refused now than in the end
+        check_kind(checkpoint, "checkpoint", str | os.PathLike, "a directory")
         json.dumps([ckpt.describe(model), dict(extra or {})], allow_nan=False)
         claim = ckpt.claim(checkpoint) if Processes.here().first else None
     try:
@@ -308,15 +309,11 @@ class _Fit:
                 gone = drop(self.settings.condition_dropout, len(whole), self.dropping)[mine]
                 condition = self.model.condition.drop(condition, gone.to(z.device))
         self.optimizer.zero_grad(set_to_none=True)
-        score = conditioned(self.working, condition)
-        alone = self.processes.alone
-        noise = self.noise if alone else PartOfBatch(self.noise, mine, len(whole))
-        each = self.objective(score, z, generator=noise)
-        check_kind(each, "what objective returns", Tensor, "a tensor (B,)")
-        loss = each.mean() if alone else each.sum() / len(whole)
-        loss.backward()
-        total = loss.detach()
-        if not alone:
+        total = accumulate(
+            self.working, self.objective, z, condition, self.noise, mine, len(whole),
+            self.settings.accumulate,
+        )  # fmt: skip
+        if not self.processes.alone:
             gradients = [p.grad for p in self.parameters if p.grad is not None]
             self.processes.add_up([total, *gradients])
         norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.settings.clip)

@@ -1,0 +1,105 @@
+"""Annotations are checked when a function is called, here and in every module of the library."""
+
+import dataclasses
+from functools import partial
+
+import pytest
+import torch
+from beartype import beartype
+from jaxtyping import Float, TypeCheckError
+from torch import Tensor
+from typed import jaxtyped
+
+from gradlogp.core import count_chunks
+from gradlogp.langevin.diagnostics import ess
+
+checked = partial(jaxtyped, typechecker=beartype)
+ones = torch.ones
+
+
+@checked
+def product(x: Float[Tensor, "b c"], y: Float[Tensor, "c d"]) -> Float[Tensor, "b d"]:
+    return x @ y
+
+
+@checked
+def doubled(n: int, *more: int, twice: bool = True) -> int:
+    return 2 * n if twice else "n"
+
+
+@checked
+def nested(x: Float[Tensor, "b c"]) -> Float[Tensor, "c b"]:
+    return product(ones(5, 7), ones(7, 9))[: len(x.mT), : len(x)]  # axes of the same names
+
+
+@checked
+def later(x: "Float[Tensor, 'b 2']") -> "Later":
+    return Later(len(x))
+
+
+@checked
+def numbers(n: int):
+    yield from range(n)
+
+
+@checked
+@dataclasses.dataclass
+class Later:
+    n: int
+
+    @checked
+    def times(self, n: int) -> int:
+        return self.n * n
+
+    @classmethod
+    @checked
+    def of(cls, n: int) -> "Later":
+        return cls(n)
+
+    @property
+    @checked
+    def name(self) -> str:
+        return self.n
+
+
+def adding(k, result=None):
+    @checked
+    def add(n: int) -> int:
+        return n + k if result is None else result
+
+    return add
+
+
+def test_what_is_right_goes_through():
+    assert product(ones(2, 3), ones(3, 4)).shape == (2, 4)
+    assert (doubled(3, 4, 5), doubled(n=2)) == (6, 4)
+    assert nested(ones(2, 3)).shape == (3, 2)
+    assert later(ones(5, 2)) == Later.of(5)
+    assert Later(2).times(3) == 6
+    assert list(numbers(3)) == [0, 1, 2]
+    assert [adding(k)(1) for k in (1, 5)] == [2, 6]
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda: product(ones(2, 3), ones(4, 4)),  # an axis of two arguments
+        lambda: product(ones(2, 3), ones(3, 4).long()),
+        lambda: product(ones(2, 3), ones(3)),
+        lambda: nested(ones(2, 10)),  # an axis of an argument and the result
+        lambda: doubled("3"), lambda: doubled(3, "4"), lambda: doubled(3, twice=1),
+        lambda: doubled(3, twice=False),  # the result
+        lambda: later(ones(5, 3)), lambda: Later("3"), lambda: Later(2).times(2.0),
+        lambda: Later.of("2"), lambda: Later(2).name,
+        lambda: list(numbers("3")), lambda: adding(2)("3"), lambda: adding(2, "3")(3),
+        lambda: count_chunks("3", None), lambda: ess(ones(2, 3)),  # of the library
+    ],
+)  # fmt: skip
+def test_what_is_wrong_does_not(call):
+    with pytest.raises(TypeCheckError):
+        call()
+
+
+def test_a_user_has_no_checks(as_user):
+    assert doubled("3") == "33"
+    assert adding(2, "3")(3) == "3"

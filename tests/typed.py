@@ -1,0 +1,121 @@
+"""The run-time checks of jaxtyping, for a fraction of their price.
+
+`jaxtyping.jaxtyped` compiles the check of every function twice when it is defined, and then, in
+Python, binds the arguments of each call, checks them, and checks them again beside the result. The
+suite spent two thirds of its time there. What is checked here is the same: the types of arguments and
+result, by the same type checker, and the axes of all shapes of a call against one another. But the
+check is compiled when a function is first called, once for all functions of the same code, and only a
+function whose annotations have shapes gets a scope for the names of its axes.
+"""
+
+import dataclasses
+import functools
+import inspect
+import types
+import typing
+from typing import Any, get_args, get_type_hints
+
+import jaxtyping
+from beartype.roar import BeartypeCallHintViolation
+from jaxtyping import AbstractArray, TypeCheckError, config
+
+THEIRS = jaxtyping.jaxtyped
+SCOPE = THEIRS("context")
+
+compiled = {}
+"""Code -> the function whose check was compiled, the one that checks, and whether it has shapes."""
+
+
+def install():
+    """Put `jaxtyped` in the place of that of jaxtyping, which its import hook looks up by name.
+
+    And let the members of a protocol be looked up once, as from Python 3.12 on.
+    """
+    jaxtyping.jaxtyped = jaxtyped
+    typing._get_protocol_attrs = functools.cache(typing._get_protocol_attrs)
+
+
+def jaxtyped(of=None, *, typechecker=None):
+    """Return a function that is checked when called, or a dataclass whose constructor is."""
+    again = functools.partial(jaxtyped, typechecker=typechecker)
+    if of is None:
+        return again
+    if inspect.isclass(of):
+        own = vars(of).get("__init__")
+        if dataclasses.is_dataclass(of) and own is not None and not hasattr(own, "__wrapped__"):
+            of.__init__ = again(own)
+        return of
+    if isinstance(of, classmethod | staticmethod):
+        return type(of)(again(of.__func__))
+    if isinstance(of, property):
+        return property(*(f and again(f) for f in (of.fget, of.fset, of.fdel)))
+    if inspect.isgeneratorfunction(of) or not isinstance(of, types.FunctionType):
+        return THEIRS(of, typechecker=typechecker)
+    return checked(of, typechecker) if of.__annotations__ else of
+
+
+def checked(f, typechecker):
+    """Return f with the check of its annotations, compiled at the first call."""
+    check, shapes = None, False
+
+    @functools.wraps(f)
+    def call(*args, **kwargs):
+        __tracebackhide__ = True
+        nonlocal check, shapes
+        if config.jaxtyping_disable:
+            return f(*args, **kwargs)
+        if check is None:
+            check, shapes = check_of(f, typechecker)
+        try:
+            if not shapes:
+                return check(*args, **kwargs)
+            with SCOPE:
+                return check(*args, **kwargs)
+        except BeartypeCallHintViolation as error:
+            raise TypeCheckError(str(error)) from None
+
+    return call
+
+
+def check_of(f, typechecker):
+    """Return a function that checks and calls f, and whether there are shapes."""
+    if f.__code__ not in compiled:
+        hints = {name: hint(value, f.__globals__) for name, value in f.__annotations__.items()}
+        inner = types.FunctionType(
+            f.__code__, f.__globals__, f.__name__, f.__defaults__, f.__closure__
+        )
+        inner.__kwdefaults__, inner.__annotations__ = f.__kwdefaults__, hints
+        inner.__qualname__, inner.__module__ = f.__qualname__, f.__module__
+        shapes = any(map(has_shape, hints.values()))
+        compiled[f.__code__] = inner, typechecker(inner), shapes
+        return compiled[f.__code__][1:]
+    inner, outer, shapes = compiled[f.__code__]
+    if outer is inner:  # nothing to check, as of Any
+        return f, shapes
+    # a closure that is defined again: the same check around other variables
+    again = types.FunctionType(
+        outer.__code__, outer.__globals__, outer.__name__, outer.__defaults__, outer.__closure__
+    )
+    within = {key: f if value is inner else value for key, value in outer.__kwdefaults__.items()}
+    assert f in within.values(), "beartype keeps the function elsewhere: compile each anew"
+    again.__kwdefaults__ = within
+    return again, shapes
+
+
+def hint(value, names):
+    """Return an annotation as the object that a string stands for; what is not to be found is Any."""
+
+    def holder(x: value):
+        pass
+
+    try:
+        return get_type_hints(holder, names, include_extras=True)["x"]
+    except Exception:  # of a class that is imported for the type checker alone
+        return Any
+
+
+def has_shape(of):
+    """Whether a shape stands anywhere in an annotation."""
+    if inspect.isclass(of) and issubclass(of, AbstractArray):
+        return True
+    return any(map(has_shape, get_args(of)))
