@@ -143,6 +143,7 @@ class Identity:
 
 
 IDENTITY = Identity()
+"""The coordinates of all scores but fitted models."""
 
 
 class AffineCoordinates(nn.Module):

@@ -121,7 +121,7 @@ def ksd(
             outside its range.
 
     References:
-        | A Kernelized Stein Discrepancy for Goodness-of-fit Tests (Liu et al., 2016)
+        | A Kernelized Stein Discrepancy for Goodness-of-fit Tests (Liu, Lee & Jordan, 2016)
         | https://arxiv.org/abs/1602.03253
         | A Kernel Test of Goodness of Fit (Chwialkowski et al., 2016)
         | https://arxiv.org/abs/1602.02964
