@@ -73,7 +73,8 @@ lint: $(VENV)/.lint
 	$(BIN)/mypy
 
 docs: $(VENV)/.docs
-	$(BIN)/mkdocs build --strict --quiet
+	$(TEST_ENV) $(BIN)/sphinx-build --quiet --fail-on-warning --keep-going --fresh-env docs site
+	$(BIN)/python docs/_ext/outside.py site
 	@echo "Site: site/index.html"
 
 bench: $(VENV)/.main

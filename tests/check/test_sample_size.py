@@ -260,3 +260,21 @@ def test_refusals(as_user, generator):
     ):
         with pytest.raises(ValueError, match=message):
             call()
+
+
+def test_span_counts_points_and_dimensions():
+    x = torch.randn(9, 2, generator=torch.Generator().manual_seed(0))
+    assert sample_size.span(x * torch.tensor([1e-6, 1e6])) == (9, 2)
+    with pytest.raises(ValueError, match="span 2 of 3 dimensions"):
+        sample_size.span(torch.cat([x, x.sum(1, keepdim=True)], 1))
+
+
+def test_a_table_has_the_numbers_of_its_parts():
+    """A row for each, by the functions that compute them; more of them with a separation."""
+    rows = sample_size.table(0.1, 3)
+    assert rows[0] == sample_size.gaussian(0.1, dim=3)
+    assert len(sample_size.table(0.1, 3, separation=2.0)) == len(rows) + 2 + len(
+        sample_size.NOISES
+    )
+    fresh, once = (sample_size.denoising_slope(1.0, draws=n) / 0.1**2 for n in (None, 1))
+    assert [row.n for row in rows[2:4]] == [math.ceil(fresh - 1e-9), math.ceil(once - 1e-9)]

@@ -6,7 +6,7 @@ import pytest
 import torch
 from support import close, seeded
 
-from gradlogp import Empirical, Gaussian
+from gradlogp import Empirical, ExactScore, Gaussian, schedules
 from gradlogp import geometry as manifold
 from gradlogp.core import Streams
 from gradlogp.distributions.analytic.manifolds import AffineSubspace, UniformSphere, VonMisesCircle
@@ -323,3 +323,22 @@ def test_bad_input(as_user, generator):
     ]:
         with pytest.raises(ValueError, match=message):
             call()
+
+
+# ---------------------------------------------------------------------------- a survey
+
+
+def test_a_survey_of_a_circle():
+    """Dimension 1 by every estimator, and curvature 1/r; of two points it says that they are few."""
+    law = UniformSphere(2, 1.5)
+    x = law.sample(40, generator=seeded(0))
+    score = ExactScore(law, schedules.VE(0.01, 3.0))
+    found = manifold.survey(score, x, 0.05, generator=seeded(1))
+    assert found.k == 1
+    assert (found.sigma, found.low) == (0.05, pytest.approx(0.01))
+    assert {round(mean.value) for mean, _, _ in found.dimensions.values()} == {1}
+    assert found.curvature.value == pytest.approx(1 / 1.5, rel=1e-2)
+    assert not found.flags
+    close(manifold.data_field(score, 0.05).score(x), manifold.model_field(score, 0.05).score(x))
+    few = manifold.survey(score, x[:2], 0.05, n_data=2, generator=seeded(1))
+    assert few.flags

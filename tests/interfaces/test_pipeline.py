@@ -78,7 +78,9 @@ def test_build_model_suits_the_data(generator):
     assert vectors.base is None
     images = torch.randn(50, 1, 8, 8, generator=generator)
     assert isinstance(build_model(images, generator=generator).network, glp.UNet)
-    assert isinstance(build_model(images[..., :7], generator=generator).network, glp.MLP)
+    assert isinstance(build_model(images[..., :7], generator=generator).network, glp.UNet)
+    assert isinstance(build_model(images[:, 0], generator=generator).network, glp.UNet)
+    assert isinstance(build_model(images[..., :2, :2], generator=generator).network, glp.MLP)
     with pytest.raises(ValueError, match="constant"):
         build_model(torch.ones(20, 2))
 

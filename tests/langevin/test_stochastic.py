@@ -23,9 +23,7 @@ from gradlogp.langevin.kernels.minibatch import (
     Plain,
     draw_index,
 )
-from gradlogp.langevin.kernels.psgld import PSGLD
-from gradlogp.langevin.kernels.sghmc import SGHMC
-from gradlogp.langevin.kernels.stochastic import SGLD
+from gradlogp.langevin.kernels.stochastic import PSGLD, SGHMC, SGLD
 
 Y = torch.tensor([0.3, -1.1, 2.0, 0.4, 1.7], dtype=torch.float64)
 PRIOR, NOISE = 4.0, 0.8  # variances

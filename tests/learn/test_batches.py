@@ -111,7 +111,7 @@ def test_fewer_than_two_samples_are_refused(n):
 
 
 def test_data_that_cannot_be_learned_from(as_user):
-    with pytest.raises(ValueError, match=r"tensor or a NumPy array, got list"):
+    with pytest.raises(ValueError, match=r"tensor, a NumPy array or a dataset, got list"):
         check_data([[1.0, 2.0]] * 3, D2)
     for data in (
         torch.zeros(3, 2, dtype=torch.complex64),

@@ -3,8 +3,10 @@
 import builtins
 import os
 import re
+import struct
 import sys
 import types
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +15,7 @@ import torch
 from PIL import Image
 
 from gradlogp.learn.data import NAMES, TOYS, Dataset, load, toy, train_held_out
+from gradlogp.learn.data.images import read_image
 from gradlogp.learn.data.loading import NotNumbers
 
 ROWS = np.array([[1.5, -2.0], [0.25, 4.0], [3.0, 8.5]])
@@ -635,7 +638,20 @@ def test_what_an_array_is_taken_for(write):
         save(5, 8, 8, 3), "looks like images (N, H, W, C)", "np.moveaxis(x, -1, 1)", "(N, 3, 8, 8)"
     )
     refused(save(5, 28, 28), "x[:, None] for images (N, 1, 28, 28)", "x.reshape(len(x), -1)")
-    refused(save(5, 1, 2, 2, 2), "neither a table (N, D) nor images")
+    refused(save(5, 28, 28), "x[:, :, None] for 28 channels of 28 numbers")
+    assert load(save(5, 6, 50)).notes[0].startswith("taken for 6 channels of 50 numbers")
+    refused(save(5, 40, 3), "(N, L, C)", "np.moveaxis(x, -1, 1), which is (N, 3, 40)")
+    refused(save(5, 6, 8, 8), "volumes (N, D, H, W)", "x.reshape(-1, 1, 8, 8) for their slices")
+    assert load(save(5, 6, 1, 8)).notes == ("taken for images (N, C, H, W): 6 channels, 1×8",)
+    refused(save(2, 1, 2, 2, 2, 2), "neither a table (N, D) nor images", "x.reshape(len(x), -1)")
+
+
+def test_the_lines_that_convert_do(write):
+    """What a refusal advises for volumes is taken, and holds every slice once."""
+    x = np.random.default_rng(0).normal(size=(3, 2, 4, 5, 6))
+    refused(write("a.npy", x), "np.moveaxis(x, 2, 1).reshape(-1, 2, 5, 6)")
+    found = load(write("b.npy", np.moveaxis(x, 2, 1).reshape(-1, 2, 5, 6))).x.numpy()
+    assert np.array_equal(found[1 * 4 + 2], x[1, :, 2])
 
 
 # ---------------------------------------------------------------------------- parquet
@@ -749,10 +765,10 @@ def test_images_that_do_not_fit_are_refused(write, tmp_path):
     write("a/2.png", np.zeros((2, 3), np.uint8))
     path = write("a/3.png", np.zeros((2, 4), np.uint8))
     write("a/4.png", np.zeros((5, 4), np.uint8))
-    refused(path.parent, path, "(1, 2, 4)", "(1, 2, 3)", "1.png", "one size and mode")
+    refused(path.parent, path, "is 2×4 pixels", "1.png 2×3", "one size", "--size 2x3")
     write("b/1.png", np.zeros((2, 3), np.uint8))
     path = write("b/2.png", np.zeros((2, 3, 3), np.uint8))
-    refused(path.parent, path, "(3, 2, 3)", "(1, 2, 3)", "one size and mode")
+    refused(path.parent, path, "has colours", "1.png grey pixels", "must have the same")
     (tmp_path / "none").mkdir()
     refused(tmp_path / "none", tmp_path / "none", "needs images (.png, .jpg")
 
@@ -773,6 +789,115 @@ def test_images_of_16_bits_and_other_than_one_frame(write, tmp_path):
     (tmp_path / "b").mkdir()
     frames[0].save(tmp_path / "b" / "1.gif", save_all=True, append_images=frames[1:])
     refused(tmp_path / "b", "1.gif", "one frame")
+
+
+def png(a, filters, interlaced=0):
+    """A .png of 16 bits `(H, W, C)`, written by hand: row i is filtered by `filters[i]`."""
+    h, w, c = a.shape
+    lines = np.zeros((h + 1, w + 1, 2 * c), np.int64)
+    lines[1:, 1:] = a.astype(">u2").view(np.uint8).reshape(h, w, 2 * c)
+    packed = b""
+    for i, kind in enumerate(filters, 1):
+        packed += bytes([kind])
+        for j in range(1, w + 1):
+            for k in range(2 * c):
+                left, up, both = lines[i, j - 1, k], lines[i - 1, j, k], lines[i - 1, j - 1, k]
+                near = min((left, up, both), key=lambda v: abs(left + up - both - v))
+                guess = [0, left, up, (left + up) // 2, near][kind]
+                packed += bytes([(lines[i, j, k] - guess) % 256])
+    head = struct.pack(">IIBBBBB", w, h, 16, {2: 4, 3: 2, 4: 6}[c], 0, 0, interlaced)
+    parts = [(b"IHDR", head), (b"IDAT", zlib.compress(packed)), (b"IEND", b"")]
+    chunks = [
+        struct.pack(">I", len(d)) + k + d + struct.pack(">I", zlib.crc32(k + d)) for k, d in parts
+    ]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunks)
+
+
+def tiff(a, packing=1, predictor=1, order="<", orientation=1):
+    """A .tif of 16 bits in strips of two rows, written by hand."""
+    h, w, c = a.shape
+    flat = np.diff(a, axis=1, prepend=np.uint16(0)) if predictor == 2 else a
+    rows = [flat[i : i + 2].astype(f"{order}u2").tobytes() for i in range(0, h, 2)]
+    strips = [zlib.compress(r) if packing == 8 else r for r in rows]
+    at, n = 8 + 2 * c, len(strips)
+    starts = [at + 8 * n + sum(map(len, strips[:i])) for i in range(n)]
+    tags = [
+        (256, 4, 1, w), (257, 4, 1, h), (258, 3, c, 8), (259, 3, 1, packing), (262, 3, 1, 2),
+        (273, 4, n, at), (274, 3, 1, orientation), (277, 3, 1, c), (278, 4, 1, 2),
+        (279, 4, n, at + 4 * n), (317, 3, 1, predictor),
+    ]  # fmt: skip
+    lists = struct.pack(f"{order}{c}H{n}I{n}I", *[16] * c, *starts, *map(len, strips))
+    ifd = struct.pack(f"{order}H", len(tags))
+    for tag, kind, count, value in tags:
+        short = kind == 3 and count == 1
+        ifd += struct.pack(
+            f"{order}HHI" + ("HH" if short else "I"), tag, kind, count, value, *[0] * short
+        )
+    head = (b"II" if order == "<" else b"MM") + struct.pack(
+        f"{order}HI", 42, starts[-1] + len(strips[-1])
+    )
+    return head + lists + b"".join(strips) + ifd + bytes(4)
+
+
+def test_16_bits_in_colour_keep_every_bit(write):
+    """Pillow rounds these to 8 bits. All filters, channels, byte orders; v/257 to the last digit."""
+    for c in (2, 3, 4):
+        a = np.random.default_rng(c).integers(0, 65536, (6, 5, c)).astype(np.uint16)
+        a[:2] = a[:1] // 257  # smooth as pictures are, so that the filters wrap around less
+        expected = (np.moveaxis(a, 2, 0).astype(np.float64) / 257).astype(np.float32)
+        files = {
+            f"a{c}/1.png": png(a, [0, 1, 2, 3, 4, 4]),
+            f"a{c}/2.png": png(a, [4, 3, 3, 2, 1, 4]),
+        }
+        if c == 3:
+            files |= {
+                "a3/1.tif": tiff(a), "a3/2.tif": tiff(a, order=">"), "a3/3.tif": tiff(a, 8),
+                "a3/4.tif": tiff(a, 8, 2),
+            }  # fmt: skip
+        for name, content in files.items():
+            folder = write(name, content).parent
+        found = load(folder).x.numpy()
+        assert len(found) == len(files)
+        assert (found == expected).all()
+    grey = np.arange(65536, dtype=np.uint16).reshape(256, 256)
+    found = read_image(write("b/1.png", grey))[0]
+    assert np.array_equal(found, (grey / 257).astype(np.float32))
+    turned = read_image(write("b/2.tif", tiff(a[..., :3].copy(), orientation=6)))
+    assert np.array_equal(
+        turned,
+        np.rot90(np.moveaxis(a[..., :3], 2, 0).astype(np.float32) / np.float32(257), -1, (1, 2)),
+    )
+
+
+def test_16_bits_that_are_stored_otherwise_are_refused(write):
+    a = np.zeros((4, 5, 3), np.uint16)
+    refused(write("a/1.png", png(a, [0] * 4, interlaced=1)).parent, "1.png", "not interlaced")
+    refused(write("b/1.tif", tiff(a, packing=5)).parent, "1.tif", "or as .png")
+    whole = png(a, [0] * 4)
+    refused(write("c/1.png", whole[:-20] + b"x" + whole[-19:]).parent, "1.png", "cannot be read")
+    refused(write("d/1.png", png(a, [0] * 3)).parent, "1.png", "cannot be read")
+
+
+def test_images_are_resized_when_asked(write):
+    """To the middle in the new proportions: a plane stays a plane, means are kept, nothing aliases."""
+    ramp = np.broadcast_to(np.arange(64, dtype=np.uint8) * 4, (32, 64))
+    write("a/1.png", ramp)
+    write("a/2.png", ramp[:, 16:48])
+    found = load(write("a/3.png", ramp[8:24, 24:40]).parent, size=(16, 16))
+    assert found.x.shape == (3, 1, 16, 16)
+    assert found.notes[0] == "resized 2 of 3 images to 16×16"
+    inner = (4 * torch.arange(16, 48.0)).reshape(16, 2).mean(1)[2:-2]
+    for image in found.x[:2, 0]:
+        assert (image[:, 2:-2] - inner).abs().max() < 0.05
+    stripes = np.tile(np.array([0, 255], np.uint8), (32, 32))
+    write("b/1.png", stripes)
+    grey = load(write("b/2.png", ramp).parent, size=[8, 16]).x[0]
+    assert (grey[..., 2:-2] - 127.5).abs().max() < 1
+    path = write("a.npy", ROWS)
+    refused(path, "size= is for folders of images", size=(8, 8))
+    refused("digits", "size= is for folders of images", size=(8, 8))
+    for size in ((8,), (8, 0)):
+        refused(path.parent / "a", "two positive integers, height and width", size=size)
 
 
 # ---------------------------------------------------------------------------- paths

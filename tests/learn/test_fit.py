@@ -571,6 +571,18 @@ def test_bfloat16_is_near_and_touches_only_the_network():
     assert 0 < gap < 0.1
 
 
+def test_parts_of_a_batch_change_nothing():
+    """Five parts of 16 rows, of noise and strata of times that are those of the whole batch."""
+    stratified = partial(multilevel, stratified=True)
+    ends = []
+    for n in (1, 5):
+        model = make()
+        losses = [r.loss for r in train(model, points(), stratified, steps=30, accumulate=n)]
+        ends.append((torch.tensor(losses), torch.cat([p.flatten() for p in model.parameters()])))
+    for one, five in zip(*ends, strict=True):
+        torch.testing.assert_close(five, one, rtol=1e-9, atol=1e-9)
+
+
 def test_accelerated_shares_weights_and_buffers():
     model = make()
     assert accelerated(model, bfloat16=False, compiled=False) is model

@@ -8,15 +8,17 @@ import subprocess
 import sys
 import textwrap
 import time
+from pathlib import Path
 
 import pytest
+import shared_work
 import torch
 from safetensors.torch import load_file
 
-from gradlogp.core import PartOfBatch, rand_like, randn_like
+import gradlogp as glp
+from gradlogp.core import PartOfBatch, Processes, rand_like, randn_like
 from gradlogp.interfaces.cli.main import main
 from gradlogp.learn.objectives.times import draw_times
-from gradlogp.learn.processes import Processes
 from gradlogp.noise.schedules import VP
 
 SCRIPT = textwrap.dedent(
@@ -46,6 +48,7 @@ SCRIPT = textwrap.dedent(
         model, x, partial(multilevel, stratified=True), condition=labels,
         settings=glp.TrainingSettings(
             steps=options["steps"], batch_size=50, warm_up=10, condition_dropout=0.2,
+            accumulate=options.get("parts", 1),
         ),
         standardize=True, held_out=x[:40], held_out_condition=labels[:40],
         checkpoint=options.get("checkpoint"), checkpoint_every=options.get("every", 500),
@@ -59,15 +62,18 @@ SCRIPT = textwrap.dedent(
 )
 
 
-def started(size, **options):
+def started(size, script=SCRIPT, out="", **options):
     """So many processes, which find one another at a free port."""
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         port = s.getsockname()[1]
-    common = {"WORLD_SIZE": str(size), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    common = {
+        "WORLD_SIZE": str(size), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port),
+        "OUT": f"{out}/", "PYTHONPATH": str(Path(glp.__file__).parents[1]),
+    }  # fmt: skip
     return [
         subprocess.Popen(
-            [sys.executable, "-c", SCRIPT, json.dumps(options)],
+            [sys.executable, "-c", script, json.dumps(options)],
             env=os.environ | common | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         )
@@ -96,7 +102,7 @@ def alone(tmp_path_factory):
 @pytest.mark.parametrize("size", [2, 4])
 def test_the_whole_curve_is_that_of_one_process(size, alone, tmp_path):
     """Dropped conditions, times and noise are of the whole batch, seeds and weights those of rank 0."""
-    found = losses(size, steps=200, checkpoint=str(tmp_path / "m"))
+    found = losses(size, steps=200, checkpoint=str(tmp_path / "m"), parts=size // 2)
     torch.testing.assert_close(found, alone[0], rtol=1e-5, atol=1e-6)
     theirs, ours = (load_file(p / "model.safetensors") for p in (alone[1], tmp_path / "m"))
     for name, value in theirs.items():
@@ -113,7 +119,7 @@ def test_any_number_go_on_after_one_was_killed(alone, tmp_path):
     processes[1].send_signal(signal.SIGKILL)
     (_, error, code), _ = ended(processes)
     assert code == 1, error
-    assert "another process of this training has ended" in error
+    assert "another process has ended" in error
     done = json.loads((path / "run.json").read_text())["step"]
     assert 20 <= done < 200
     rest = losses(1, steps=200, checkpoint=str(path), resume=True)
@@ -124,6 +130,22 @@ def test_other_data_are_refused_by_all():
     for _, error, code in ended(started(2, steps=5, unlike_data=True)):
         assert code == 1
         assert "all processes must be given the same data" in error.splitlines()[-1]
+
+
+def test_work_is_divided_and_comes_out_as_that_of_one_process(tmp_path):
+    """Samples, likelihoods, chains, their noise and looks at samples, to the bit; errors are shared."""
+    ours = shared_work.shared()
+    script = Path(shared_work.__file__).read_text()
+    found = ended(started(2, script, out=tmp_path))
+    assert all(code == 0 for *_, code in found), found
+    for rank, said in enumerate(
+        ("RuntimeError: process 1 failed: TypeError", "TypeError: no law")
+    ):
+        theirs, error = torch.load(tmp_path / str(rank), weights_only=False)
+        assert said in error
+        assert theirs.keys() == ours.keys()
+        for name, value in ours.items():
+            assert torch.equal(theirs[name], value), name
 
 
 def test_parts_of_noise_make_up_the_whole():

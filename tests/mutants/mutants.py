@@ -93,8 +93,8 @@ MUTANTS = (
     ),
     Mutant(
         "X: chunks take the conditions of the first rows",
-        "diffusion/evolve.py", "inside = score.rows(part)",
-        "inside = score.rows(slice(0, part.stop - part.start))",
+        "diffusion/evolve.py", "score if whole else score.rows(part)",
+        "score if whole else score.rows(slice(0, part.stop - part.start))",
         "diffusion/test_evolve.py::test_conditions_follow_their_rows_through_chunks",
     ),
     Mutant(
@@ -261,12 +261,12 @@ MUTANTS = (
     ),
     Mutant(
         "X: one noise where the mean of two belongs",
-        "langevin/kernels/unadjusted.py", "mean = (state.z + z) / 2", "mean = z",
+        "langevin/kernels/overdamped.py", "mean = (state.z + z) / 2", "mean = z",
         "check/test_conformance_kernels.py::test_every_kernel[LeimkuhlerMatthews]",
     ),
     Mutant(
         "X: noise multiplied by P instead of its root",
-        "langevin/kernels/unadjusted.py",
+        "langevin/kernels/overdamped.py",
         "P.apply(state.score), P.sqrt(z)", "P.apply(state.score), P.apply(z)",
         "check/test_conformance_kernels.py::test_temperatures_and_matrices[PreconditionedULA 0]",
     ),
@@ -492,8 +492,8 @@ MUTANTS = (
     Mutant(
         "X: a multistep solver that never remembers",
         "diffusion/evolve.py",
-        "move = mine.begin() if isinstance(mine, Multistep) else mine",
-        "move = mine",
+        "move = own.begin() if isinstance(own, Multistep) else own",
+        "move = own",
         "diffusion/test_solvers.py::test_order_on_a_mixture",
     ),
     Mutant(
@@ -709,7 +709,7 @@ MUTANTS = (
     Mutant(
         "X: the bias of ULA twice as large in its facts",
         "langevin/kernels/overdamped.py",
-        "precision - kernel.step_size / 2 *", "precision - kernel.step_size *",
+        "kernel.step_size / 2 * precision @", "kernel.step_size * precision @",
         "check/test_conformance_kernels.py::test_every_kernel[ULA]",
     ),
     Mutant(
@@ -838,7 +838,7 @@ MUTANTS = (
     ),
     Mutant(
         "X: labels are kept with the probability of leaving them out",
-        "scores/networks/conditions.py",
+        "scores/networks/embeddings.py",
         "device=at), generator) < p",
         "device=at), generator) > p",
         "scores/test_networks.py::test_conditions_are_dropped_independently_with_the_probability_asked_for",
@@ -1436,18 +1436,18 @@ MUTANTS = (
     ),
     Mutant(
         "X: a bridge forgets how many went each way",
-        "langevin/bridge.py", "math.log(n / m)", "math.log(m / n)",
+        "langevin/annealing.py", "math.log(n / m)", "math.log(m / n)",
         "langevin/test_evidence.py::test_errors_and_contradictions_are_what_they_say",
     ),
     Mutant(
         "X: the error of a bridge is that of one way",
-        "langevin/bridge.py",
+        "langevin/annealing.py",
         "m**2 * _variance_of_mean(v, batches)", "0 * _variance_of_mean(v, batches)",
         "langevin/test_evidence.py::test_the_variance_of_a_bridge",
     ),
     Mutant(
         "X: a contradiction forgets that log Z was fitted",
-        "langevin/bridge.py", "g.square() + slope * g", "g.square() - slope * g",
+        "langevin/annealing.py", "g.square() + slope * g", "g.square() - slope * g",
         "langevin/test_evidence.py::test_errors_and_contradictions_are_what_they_say",
     ),
     Mutant(
@@ -1691,8 +1691,8 @@ MUTANTS = (
     ),
     Mutant(
         "X: a mixture that does better does worse",
-        "check/compare.py", "theirs - log_prob",
-        "log_prob - theirs",
+        "check/beside.py", "b.log_prob - log_prob",
+        "log_prob - b.log_prob",
         "check/test_compare.py::test_a_mixture_that_does_better_is_named",
     ),
     Mutant(
@@ -2361,5 +2361,30 @@ MUTANTS = (
         "X: an infinite entry hides every other deviation",
         "check/conformance/report.py", "torch.where(b.isfinite(), b.abs(), 0.0)", "b.abs()",
         "check/test_conformance_densities.py::test_deviations_beside_what_is_infinite",
+    ),
+    Mutant(
+        "X: each part of a batch draws noise of its own",
+        "learn/gradients.py", "noise.set_state(start)", "pass",
+        "learn/test_fit.py::test_parts_of_a_batch_change_nothing",
+    ),
+    Mutant(
+        "X: parts of a batch count as whole ones",
+        "learn/gradients.py", "each.sum() / total", "each.mean()",
+        "learn/test_fit.py::test_parts_of_a_batch_change_nothing",
+    ),
+    Mutant(
+        "X: every process moves the chains of the first",
+        "langevin/run/shared.py", "(v[rows] for v in state)", "(v[where] for v in state)",
+        "learn/test_processes.py::test_work_is_divided_and_comes_out_as_that_of_one_process",
+    ),
+    Mutant(
+        "X: the chains of a process have the noise of the first",
+        "langevin/run/shared.py", "noise[streams.blocks]", "noise[: len(noise[streams.blocks])]",
+        "learn/test_processes.py::test_work_is_divided_and_comes_out_as_that_of_one_process",
+    ),
+    Mutant(
+        "X: what processes made is joined in another order",
+        "core/processes.py", "torch.cat(parts)", "torch.cat(parts[::-1])",
+        "learn/test_processes.py::test_work_is_divided_and_comes_out_as_that_of_one_process",
     ),
 )  # fmt: skip

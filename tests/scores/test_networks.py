@@ -15,6 +15,8 @@ MAKE = {
     "unet": lambda **k: UNet((1, 8, 8), channels=(8, 16), **k),
     "unet-colour": lambda **k: UNet((3, 4, 8), channels=(8,), blocks=2, **k),
     "unet-patches": lambda **k: UNet((1, 8, 16), channels=(8, 16), patch=2, **k),
+    "unet-odd": lambda **k: UNet((1, 9, 7), channels=(8, 8, 16), attention=True, **k),
+    "unet-sequence": lambda **k: UNet((2, 13), channels=(8, 32), attention=True, **k),
     "unet-deep": lambda **k: UNet((2, 8, 8), channels=(8, 8, 16), blocks=2, **k),
 }
 every_network = pytest.mark.parametrize("make", MAKE.values(), ids=MAKE.keys())
@@ -44,7 +46,7 @@ def conditional(make, condition, g):
     """A network with that condition whose output is not 0."""
     if condition == IMAGE:
         event = make(generator=seeded()).event_shape
-        condition = (2, *event[1:]) if len(event) == 3 else (2, 8, 8)
+        condition = (2, *event[1:]) if isinstance(make(generator=g), UNet) else (2, 8, 8)
     return awake(make(generator=g, condition=condition))
 
 
@@ -168,6 +170,61 @@ def test_a_unet_sees_the_whole_image(generator):
     assert (network(x, c) - network(y, c)).abs()[..., -1, -1].min() > 0
 
 
+@pytest.mark.parametrize(
+    ("event", "sides"),
+    [((2, 9, 7), {(9, 7), (5, 4), (3, 2)}), ((2, 8, 4), {(8, 4), (4, 2), (2, 1)}),
+     ((2, 11), {(11,), (6,), (3,)})],
+)  # fmt: skip
+def test_no_layer_sees_a_place_outside_the_image(event, sides, generator):
+    """Were it filled up to sides that can be halved, what is filled in would change means."""
+    network = UNet(event, channels=(8, 8, 8), generator=generator)
+    seen = set()
+    for layer in network.modules():
+        if isinstance(layer, torch.nn.Conv1d | torch.nn.Conv2d | torch.nn.GroupNorm):
+            layer.register_forward_pre_hook(lambda _, inputs: seen.add(tuple(inputs[0].shape[2:])))
+    network(*inputs(network, 2, generator))
+    assert seen == sides
+
+
+@pytest.mark.parametrize(("odd", "even"), [((1, 7, 5), (1, 8, 6)), ((2, 13), (2, 14))])
+def test_what_fills_up_patches_is_zero_and_cut_off(odd, even, generator):
+    """An odd image, folded, is the even one with a border of zeros, but for that border."""
+    ours, other = (awake(UNet(e, (8, 16), patch=2, generator=seeded(3))) for e in (odd, even))
+    x, c = inputs(ours, 2, generator)
+    filled = torch.nn.functional.pad(x, (0, 1) * (len(odd) - 1))
+    inside = tuple(slice(n) for n in odd)
+    assert torch.equal(ours(x, c), other(filled, c)[:, *inside])
+
+
+def test_a_sequence_is_an_image_of_height_one(generator):
+    """A second way to the same numbers: the middle rows of 3×3 kernels are those of width 3."""
+    flat = awake(UNet((2, 11), (8, 16), attention=True, generator=seeded(1)))
+    high = UNet((2, 1, 11), (8, 16), attention=True, generator=seeded(2))
+    state = high.state_dict()
+    for name, value in flat.state_dict().items():
+        if value.ndim == 3:
+            state[name].zero_()[:, :, value.shape[-1] // 2 if value.shape[-1] == 3 else 0] = value
+        else:
+            state[name].copy_(value)
+    high.load_state_dict(state)
+    x, c = inputs(flat, 3, generator)
+    torch.testing.assert_close(high(x[:, :, None], c)[:, :, 0], flat(x, c), rtol=1e-10, atol=1e-10)
+
+
+def test_attention_is_the_mean_that_a_softmax_weighs(generator):
+    """By hand, head by head and place by place."""
+    layer = UNet((1, 6), (64,), attention=True, generator=generator).attention
+    x = torch.randn(2, 64, 6, generator=generator)
+    q, k, v = layer.seen(layer.norm(x)).unflatten(1, (3, 2, 32)).unbind(1)
+    mixed = torch.zeros_like(v)
+    for b, head, i in torch.cartesian_prod(torch.arange(2), torch.arange(2), torch.arange(6)):
+        weight = torch.stack([q[b, head, :, i] @ k[b, head, :, j] for j in range(6)])
+        weight = (weight / 32**0.5).exp()
+        for j in range(6):
+            mixed[b, head, :, i] += weight[j] / weight.sum() * v[b, head, :, j]
+    torch.testing.assert_close(layer(x), x + layer.outlet(mixed.flatten(1, 2)))
+
+
 def test_fourier_features():
     fourier = Fourier(3, 0.5, 8.0)
     c = torch.tensor([0.0, 0.7])
@@ -255,18 +312,19 @@ def test_conditions_are_dropped_independently_with_the_probability_asked_for(gen
             lambda: MLP(2, condition=()),
             "the number of sizes of condition must be an integer of at least 1,",
         ),
-        (lambda: UNet((8, 8)), r"event must be a shape \(C, H, W\), got \(8, 8\)"),
+        (lambda: UNet((8,)), r"a shape \(C, H, W\) or \(C, L\), got \(8,\)"),
+        (lambda: UNet((1, 8, 8), attention=1), "attention must be True or False"),
         (
             lambda: UNet((0, 8, 8)),
             r"event must be a tuple of positive sizes such as \(3,\), got \(0, 8, 8\)",
         ),
         (
-            lambda: UNet((1, 9, 8)),
-            "an event of 9x8 pixels cannot be halved 1 times, as channels ask for,",
+            lambda: UNet((1, 2, 2), channels=(8, 8, 8)),
+            "an event of 2x2 has no place left to halve: channels ask for 2 times",
         ),
         (
-            lambda: UNet((1, 8, 8), patch=3),
-            "an event of 8x8 pixels cannot be halved 1 times, as channels ask for,",
+            lambda: UNet((1, 4), channels=(8, 8), patch=4),
+            "an event of 4 has no place left to halve",
         ),
         (lambda: UNet((1, 8, 8), channels=(8, 12)), r"multiples of 8, got \(8, 12\)"),
         (

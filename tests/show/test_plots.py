@@ -78,6 +78,15 @@ FIGURES = {
     "walks": lambda theme: plots.walks(
         MIXTURE.score, autoregression(3, 50, 2), density=MIXTURE.log_prob, theme=theme
     ),
+    "bars": lambda theme: plots.bars(["one", "other"], [0.5, 0.2], label="distance", theme=theme),
+    "shares": lambda theme: plots.shares(["red", "blue"], [0.6, 0.4], [0.5, 0.5], theme=theme),
+    "histograms": lambda theme: plots.histograms(
+        [("width", points(200)[:, 0], points(300)[:, 1])], theme=theme
+    ),
+    "correlation_matrices": lambda theme: plots.correlation_matrices(
+        ["a", "b"], torch.eye(2), torch.tensor([[1.0, 0.5], [0.5, 1.0]]), theme=theme
+    ),
+    "samples": lambda theme: plots.samples([("real", points(200))], theme=theme),
 }
 
 

@@ -16,11 +16,19 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ..core import Estimate, Verdict, check_finite, check_generator, check_kind, mean_and_error
+from ..core import (
+    ALONE,
+    Processes,
+    Verdict,
+    check_finite,
+    check_generator,
+    check_kind,
+    mean_and_error,
+    new_seed,
+)
 from ..diffusion.likelihood import bits_per_dim
 from ..show.report import Row
-from .baselines import Baseline
-from .baselines import baselines as fit_baselines
+from .beside import fitted_beside, rows_beside, weighted_mean
 from .looks import (
     Look,
     View,
@@ -49,9 +57,6 @@ MOST = 2
 
 BLUNT = 0.25
 """A shift, in standard deviations, that must not go unseen without a word."""
-
-AHEAD = 0.05
-"""Nats by which a classical estimator has to be ahead, beside its error, to count."""
 
 
 class Kind(NamedTuple):
@@ -189,6 +194,7 @@ def compare(
     sample_weight: Tensor | Mapping[str, Tensor] | None = None,
     baselines: bool = True,
     generator: torch.Generator | None = None,
+    processes: Processes = ALONE,
 ) -> Comparison:
     r"""Compare samples with held-out data, and say whether they can be told apart.
 
@@ -219,11 +225,19 @@ def compare(
         sample_weight: Weights of the held-out rows, or of others by the names of these arguments.
         baselines: Whether to fit classical estimators (to numeric columns without holes).
         generator: Where splits, subsamples, projections, relabellings and starts come from.
+        processes: Those that divide the looks among them, `core.Processes.here()`; all are given the
+            same rows, and have the same result.
 
     Raises:
         TypeError: For what is neither a tensor nor a frame.
         ValueError: For shapes or columns that differ, values that are not finite, fewer than 20 rows
             of each, or weights that are not.
+
+    Examples:
+        >>> g = torch.Generator().manual_seed(0)
+        >>> real, good, bad = (torch.randn(400, 2, generator=g) + m for m in (0.0, 0.0, 0.5))
+        >>> glp.compare(good, real).verdict.ok, glp.compare(bad, real).verdict.ok
+        (True, False)
     """
     sets = {"samples": samples, "held_out": held_out} | ({} if train is None else {"train": train})
     if names is not None:
@@ -247,28 +261,43 @@ def compare(
     if log_prob is not None:
         log_prob = log_prob.detach().cpu().double()[seen["held_out"]]
     v = view(layout, rows, {name: w[seen[name]] for name, w in weights.items()})
-    looks = column_looks(v)
-    looks += [] if v.image else value_looks(layout, rows, v.weights, generator)
-    pairs = None
-    if not v.image and (found_pairs := pair_look(v)) is not None:
-        looks.append(found_pairs[0])
-        pairs = found_pairs[1]
-    parts = split(v, generator)
-    looks += direction_looks(parts)
-    look, distinction = classifier_look(parts, generator)
-    looks += [look, sliced_look(v, generator)]
-    looks += [] if train is None else copy_looks(v, generator)
+    processes.same_noise(generator)
+    by_values, by_classifier, by_distance, by_copies, by_others = (  # whoever looks draws the same
+        torch.Generator().manual_seed(new_seed(generator)) for _ in range(5)
+    )
 
+    def at_columns() -> tuple[list[Look], Pairs | None]:
+        looks = column_looks(v)
+        if v.image:
+            return looks, None
+        looks += value_looks(layout, rows, v.weights, by_values)
+        look, pairs = pair_look(v) or (None, None)
+        return looks if look is None else [*looks, look], pairs
+
+    def together() -> tuple[list[Look], Distinction, tuple[str, ...]]:
+        parts = split(v, by_classifier)
+        look, distinction = classifier_look(parts, by_classifier)
+        return [*direction_looks(parts), look], distinction, parts.names
+
+    def at_distances() -> list[Look]:
+        return [sliced_look(v, by_distance), *([] if train is None else copy_looks(v, by_copies))]
+
+    beside = baselines and train is not None and not v.image
+    others = lambda: fitted_beside(v, by_others) if beside else None
+    (looks, pairs), (more, distinction, names_of_parts), distances, found = processes.each(
+        (at_columns, together, at_distances, others)
+    )
+    looks = [*looks, *more, *distances]
     table, reasons = [], []
     for look in looks:
         row, faults = _judge(look, len(looks))
         table.append(row)
         reasons += faults
     if log_prob is not None:
-        own = _mean(log_prob, v.weights["held_out"])
+        own = weighted_mean(log_prob, v.weights["held_out"])
         table.append(Row("log-likelihood", *own, note="nats a held-out row"))
-    if baselines and train is not None and not v.image:
-        more, faults = _beside(v, log_prob, distinction, generator)
+    if beside:
+        more, faults = rows_beside(found, v, log_prob, distinction)
         table += more
         reasons += faults
     ok = not reasons
@@ -276,7 +305,13 @@ def compare(
         reasons.append("copies of training rows were not looked for: no training rows were given")
     reasons += _blind(v, looks)
     return Comparison(
-        tuple(table), Verdict(ok, tuple(reasons)), tuple(looks), pairs, distinction, parts.names, v
+        tuple(table),
+        Verdict(ok, tuple(reasons)),
+        tuple(looks),
+        pairs,
+        distinction,
+        names_of_parts,
+        v,
     )
 
 
@@ -328,53 +363,6 @@ def _judge(look: Look, n_looks: int) -> tuple[Row, list[str]]:
         value, floor_error = (float(look.facts[0][k]) for k in ("distance", "floor_error"))
     row = Row(kind.title, value, error, floor, floor_error, verdict=not bad, note=note)
     return row, sentences
-
-
-def _beside(
-    v: View, log_prob: Tensor | None, ours: Distinction, generator: torch.Generator | None
-) -> tuple[list[Row], list[str]]:
-    """Return rows of classical estimators, and a sentence where they do better than the model."""
-    x, held, w = v.joint["train"], v.joint["held_out"], v.weights["held_out"]
-    if v.joint_names != v.names or bool((x.std(0) == 0).any()):
-        note = "classical densities need numeric columns without holes that are not constant"
-        return [Row("classical estimators", "not fitted", note=note)], []
-    found = fit_baselines(x, generator=generator)
-    table, sentences = [], []
-    best: tuple[float, Baseline, Estimate] | None = None
-    for b in found:
-        theirs = b.log_prob(held)
-        table.append(
-            Row(f"log-likelihood, {b.name}", *_mean(theirs, w), note="nats a held-out row")
-        )
-        if log_prob is not None:
-            gap = _mean(theirs - log_prob, w)
-            if best is None or gap.value > best[2].value:
-                best = (gap.value, b, gap)
-    if best is not None:
-        _, b, gap = best
-        ahead = gap.value > AHEAD + 3 * gap.standard_error
-        table.append(
-            Row(f"model minus {b.name}", -gap.value, gap.standard_error, verdict=not ahead,
-                note="nats a held-out row")
-        )  # fmt: skip
-        if ahead:
-            sentences.append(f"a {b.name} does better by {gap} nats a held-out row")
-    for b in found:
-        drawn = b.sample(len(v.joint["samples"]))
-        joint = {**v.joint, "samples": drawn}
-        equal = {**v.weights, "samples": weights_of(drawn, None)}
-        _, d = classifier_look(split(v._replace(joint=joint, weights=equal), generator), generator)
-        noise = math.hypot(d.auc.standard_error, ours.auc.standard_error)
-        harder = ours.auc.value - d.auc.value > 3 * noise
-        note = "its draws, the same classifier" + ("; harder to tell than the samples" * harder)
-        table.append(Row(f"classifier, {b.name}", *d.auc[:2], 0.5, note=note))
-    return table, sentences
-
-
-def _mean(values: Tensor, w: Tensor) -> Estimate:
-    """Return a weighted mean and its standard error."""
-    mean = float(w @ values)
-    return Estimate(mean, math.sqrt(float(w @ (values - mean).square()) / (effective(w) - 1)))
 
 
 def _blind(v: View, looks: Sequence[Look]) -> list[str]:

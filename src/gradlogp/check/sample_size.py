@@ -139,6 +139,10 @@ def gaussian(
     Raises:
         ValueError: As `gaussian_error`, or for an accuracy that is not positive or needs over 10¹⁵
             points.
+
+    Examples:
+        >>> glp.sample_size.gaussian(0.1, dim=2).n
+        417
     """
     eps, (d, trace) = _accuracy(accuracy), _dimension(dim, cov)
     good = lambda n: trace * _relative(n, d) <= eps * eps

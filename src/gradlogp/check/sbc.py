@@ -131,6 +131,15 @@ def sbc(
     Raises:
         ValueError: For counts below 1, fewer than 10 simulations, shapes that do not fit, or draws
             that are not finite.
+
+    Examples:
+        >>> prior = lambda n, g: torch.randn(n, 1, generator=g)
+        >>> simulate = lambda theta, g: theta + torch.randn(theta.shape, generator=g)
+        >>> exact = lambda y, n, g: y / 2 + 0.5**0.5 * torch.randn(n, 1, generator=g)
+        >>> g = torch.Generator().manual_seed(0)
+        >>> found = glp.check.sbc(prior, simulate, exact, generator=g)
+        >>> found.verdict.ok
+        True
     """
     check_count(n_simulations, "n_simulations", 10)
     check_count(n_draws, "n_draws")

@@ -1,10 +1,12 @@
 """Shared vocabulary: types, protocols, shapes, checks of arguments, noise, chunks, estimates."""
 
+from .chunks import ALONE as ALONE
 from .chunks import Progress as Progress
 from .chunks import Update as Update
 from .chunks import chunks as chunks
 from .chunks import count_chunks as count_chunks
 from .chunks import rows_held as rows_held
+from .chunks import shares as shares
 from .chunks import warn_of_cost as warn_of_cost
 from .distances import distances as distances
 from .estimate import Estimate as Estimate
@@ -12,6 +14,7 @@ from .estimate import mean_and_error as mean_and_error
 from .estimate import proportion as proportion
 from .names import nearest as nearest
 from .names import some as some
+from .processes import Processes as Processes
 from .protocols import Analytic as Analytic
 from .protocols import Coordinates as Coordinates
 from .protocols import Density as Density

@@ -8,6 +8,7 @@ from typing import Protocol, runtime_checkable
 
 from torch import Tensor
 
+from .processes import Processes
 from .randomness import Generator, NoiseSource, Streams, block_of, check_generator, new_seed
 from .shapes import check_count
 
@@ -26,6 +27,9 @@ def warn_of_cost(n: int, most: int, what: str, instead: str) -> None:
         message = f"{what} with {n:,} points is slow, above {most:,}: {instead}"
         warnings.warn(message, UserWarning, stacklevel=3)
 
+
+ALONE = Processes()
+"""This process and no other."""
 
 Progress = Callable[[int, int], None]
 """Called as progress(done, total) after every step."""
@@ -51,23 +55,45 @@ def count_chunks(n: int, chunk_size: int | None) -> int:
     return -(-n // (chunk_size or n))
 
 
+def shares(n: int, chunk_size: int | None, processes: Processes = ALONE) -> list[slice]:
+    """Return the chunks of n rows that are those of this process; one each without a chunk size.
+
+    Raises:
+        ValueError: For a chunk size below 1, or fewer chunks than processes.
+    """
+    n_chunks = count_chunks(n, chunk_size)
+    if chunk_size is None:
+        processes.check_batch(n, "a batch of {}")
+        return [processes.rows(n)]
+    processes.check_batch(n_chunks, f"a batch of {n} in {{}} chunks")
+    mine = processes.rows(n_chunks)
+    starts = range(mine.start * chunk_size, min(n, mine.stop * chunk_size), chunk_size)
+    return [slice(i, min(n, i + chunk_size)) for i in starts]
+
+
 def chunks(
-    x: Tensor, chunk_size: int | None, generator: Generator | None
+    x: Tensor,
+    chunk_size: int | None,
+    generator: Generator | None,
+    processes: Processes = ALONE,
 ) -> Iterator[tuple[slice, NoiseSource]]:
     """Yield the chunks of x, each with streams of its own (noise of the caller's serves a whole run).
 
+    Of several processes each goes through its own chunks.
+
     Raises:
-        ValueError: For a chunk size below 1, or chunks asked of a caller's own noise.
+        ValueError: For a chunk size below 1, fewer chunks than processes, or chunks asked of a
+            caller's own noise.
     """
-    count_chunks(len(x), chunk_size)
+    mine = shares(len(x), chunk_size, processes)
     check_generator(generator, NoiseSource)
     if isinstance(generator, NoiseSource):
-        if chunk_size is not None and chunk_size < len(x):
+        if mine[0].stop < len(x):
             raise ValueError(
                 "a NoiseSource serves one chunk; pass a torch.Generator, or leave chunk_size out"
             )
         yield slice(0, len(x)), generator
         return
-    n, block = len(x), block_of(x.shape[1:], x.device)
-    for streams in Streams.split(new_seed(generator), n, chunk_size or n, x.device, block):
-        yield slice(streams.start, streams.stop), streams
+    seed, block = new_seed(generator), block_of(x.shape[1:], x.device)
+    for part in mine:
+        yield part, Streams(seed, part.start, part.stop, len(x), x.device, block)

@@ -121,7 +121,7 @@ class Coordinates(Protocol):
         """Return x, shape of z."""
 
     def log_det(self, x: Tensor) -> Tensor:
-        """Return log |det dz/dx|, `(B,)`: what a log-density in x gains over one in z."""
+        """Return `log |det dz/dx|`, `(B,)`: what a log-density in x gains over one in z."""
 
     def pull_back(self, x: Tensor, s_z: Tensor) -> Tensor:
         """Return the score in x of the law whose score in z is s_z: (dz/dx)ᵀ s_z + ∇ log_det."""

@@ -10,8 +10,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..core import (
+    ALONE,
     Generator,
+    NoiseSource,
     NoisyScore,
+    Processes,
     check_count,
     check_points,
     chunks,
@@ -46,6 +49,7 @@ def variational_bound(
     t_min: float | None = None,
     generator: Generator | None = None,
     chunk_size: int | None = None,
+    processes: Processes = ALONE,
 ) -> Bound:
     r"""Evidence lower bound of the reverse SDE with this score, in continuous time.
 
@@ -66,6 +70,7 @@ def variational_bound(
         t_min: Where the path starts; the least time with noise by default.
         generator: Where times and noise come from.
         chunk_size: Points handled together.
+        processes: Those that divide the points among them, as in `evolve`.
 
     Raises:
         ValueError: For something that is no noisy score, a wrong shape, points that are not finite,
@@ -91,8 +96,9 @@ def variational_bound(
         )
     width, d = (high - low) / n_strata, x.shape[1:].numel()
     ends = schedule(torch.ones((), dtype=torch.float64))
-    values, variances = [], []
-    for part, streams in chunks(x, chunk_size, generator):
+    processes.same_noise(generator)
+
+    def estimated(part: slice, streams: NoiseSource) -> tuple[Tensor, Tensor]:
         inside = score.rows(part)
         z = encode(score, x[part])
         loss, spread = z.new_zeros(len(z)), z.new_zeros(len(z))
@@ -113,6 +119,11 @@ def variational_bound(
         # E over z_t of log N(z; z_t/α, σ²/α²): the squared distance is d in its own units
         decoder = -0.5 * d * (1 + math.log(2 * math.pi) - high)
         bound = decoder - (first[0] + first[1]) / 2 - loss
-        values.append(bound.to(x) + score.coordinates.log_det(x[part]))
-        variances.append(spread.to(x))
-    return Bound(torch.cat(values), torch.cat(variances).sqrt(), 2 * n_strata, t_min)
+        return bound.to(x) + score.coordinates.log_det(x[part]), spread.sqrt().to(x)
+
+    def mine() -> tuple[list[Tensor], None]:
+        found = [estimated(*part) for part in chunks(x, chunk_size, generator, processes)]
+        return [torch.cat(parts) for parts in zip(*found, strict=True)], None
+
+    value, error = processes.gather(mine)[0]
+    return Bound(value, error, 2 * n_strata, t_min)

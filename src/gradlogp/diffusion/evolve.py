@@ -14,9 +14,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..core import (
+    ALONE,
     Generator,
     NoiseSource,
     NoisyScore,
+    Processes,
     Progress,
     Transition,
     check_count,
@@ -27,7 +29,7 @@ from ..core import (
     check_same_shape,
     check_transition,
     chunks,
-    count_chunks,
+    shares,
 )
 from ..noise.grids import time_grid
 from ..noise.score_base import check_noisy_score
@@ -61,6 +63,7 @@ def evolve(
     chunk_size: int | None = None,
     progress: Progress | None = None,
     callback: Callable[[Tensor, Tensor], None] | None = None,
+    processes: Processes = ALONE,
 ) -> Float[Tensor, "batch *event"]:
     r"""Move states from the law at times[0] to that of the data, one transition after another.
 
@@ -84,12 +87,22 @@ def evolve(
         progress: Called as progress(done, total) after every step of every chunk.
         callback: Called as callback(z, t) with each state before its step, for pictures; sees one
             chunk at a time.
+        processes: Those that divide the work, `core.Processes.here()`: each has its share of the same
+            samples, bit for bit if these are whole chunks, and all come back in every one.
 
     Raises:
         ValueError: For something that is no noisy score, times that do not descend in [0, 1], states
             of a wrong shape, none, or not finite; for a number, if times do not begin at 1, the
             event shape or the law at t = 1 is not known, or the noise is `Coloured`.
         FloatingPointError: If samples became NaN or infinite.
+        RuntimeError: If another of the processes failed.
+
+    Examples:
+        >>> law = glp.GaussianMixture([0.3, 0.7], [[-2.0], [2.0]], 0.2)
+        >>> score, g = glp.ExactScore(law, glp.schedules.VP()), torch.Generator().manual_seed(0)
+        >>> x = glp.evolve(glp.diffusion.DDIM(), score, 5000, generator=g)
+        >>> abs(float((x < 0).float().mean()) - 0.3) < 0.03
+        True
     """
     check_noisy_score(score)
     check_transition(transition)
@@ -99,6 +112,7 @@ def evolve(
             check_function(f, name)
     times = time_grid(score.schedule) if times is None else times
     check_times(times)
+    processes.same_noise(generator)
     steps: list[tuple[Tensor, Tensor | None]] = list(pairwise(times))
     steps.append((times[-1], None if denoise else times[-1]))
     blind = bool(score.schedule(times[0])[0] == 0) and facts_of(transition).divides_by_alpha
@@ -107,19 +121,19 @@ def evolve(
         start = x
     else:
         start = _start(transition, score, x, times, generator)
-    n_chunks = count_chunks(len(start), chunk_size)
-    total, done, parts = n_chunks * len(steps), 0, []
-    for part, streams in chunks(start, chunk_size, generator):
-        inside = score.rows(part) if n_chunks > 1 else score
+    total, done = len(shares(len(start), chunk_size, processes)) * len(steps), 0
+
+    def moved_part(part: slice, streams: NoiseSource) -> Tensor:
+        nonlocal done
+        whole = part == slice(0, len(start))
+        inside = score if whole else score.rows(part)
         z = start[part]
-        if not isinstance(x, Tensor) and not z.stride(
-            0
-        ):  # no draws of an exact law: the chunk's own
+        if not isinstance(x, Tensor) and not z.stride(0):  # no draws of an exact law: its own
             z = terminal(inside).sample(len(z), generator=streams)
-        mine = transition
-        if n_chunks > 1 and hasattr(transition, "rows"):  # observations of these samples
-            mine = transition.rows(part)
-        move = mine.begin() if isinstance(mine, Multistep) else mine
+        own = transition
+        if not whole and hasattr(transition, "rows"):  # observations of these samples
+            own = transition.rows(part)
+        move = own.begin() if isinstance(own, Multistep) else own
         for i, (t, s) in enumerate(steps):
             if callback is not None:
                 callback(z, t)
@@ -136,8 +150,13 @@ def evolve(
                 f"{bad} of {len(z)} samples became NaN or infinite; take smaller steps or start at an "
                 "earlier time"
             )
-        parts.append(score.coordinates.decode(z) if denoise else z)
-    return torch.cat(parts)
+        return score.coordinates.decode(z) if denoise else z
+
+    def mine() -> tuple[list[Tensor], None]:
+        parts = chunks(start, chunk_size, generator, processes)
+        return [torch.cat([moved_part(*part) for part in parts])], None
+
+    return processes.gather(mine)[0][0]
 
 
 def _start(

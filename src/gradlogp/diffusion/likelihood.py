@@ -16,8 +16,10 @@ from ..calculus.ode import integrate
 from ..calculus.reverse import Probe, hutchinson_trace, jacobian_trace
 from ..calculus.reverse import probe as draw_probe
 from ..core import (
+    ALONE,
     Generator,
     NoisyScore,
+    Processes,
     Progress,
     ScoreFn,
     check_count,
@@ -30,8 +32,8 @@ from ..core import (
     check_option,
     check_points,
     chunks,
-    count_chunks,
     rand_like,
+    shares,
     shown,
 )
 from ..noise.blurred import encode
@@ -71,7 +73,7 @@ def bits_per_dim(
 
     with p the density of dequantised data in [0, 1], u uniform (`dequantise`). Averaged over u this
     is an upper bound of the bits a code of k needs. If the model's coordinates are others, z = z(y),
-    add log |det dz/dy| to its log-density first (`score.coordinates.log_det`).
+    add `log |det dz/dy|` to its log-density first (`score.coordinates.log_det`).
 
     Arguments:
         log_prob: log p(y) in nats, `(B,)`.
@@ -136,14 +138,15 @@ def log_likelihood(
     chunk_size: int | None = None,
     progress: Progress | None = None,
     differentiable: bool = False,
+    processes: Processes = ALONE,
 ) -> Likelihood:
     r"""Log-density of x under a noisy score, by the probability flow from t_min to 1.
 
     .. math:: \log p_{t_{min}}(z) = \log p_1(z_1) + \int_{t_{min}}^1 \nabla \cdot v(z_t, t)\, dt
 
-    with v = α' ẑ_0 + σ' ε̂ and p_1 = `terminal(score)`, and log |det dz/dx| added for x in its own
-    units. The law that is claimed is that at t_min: its noise is part of it, so that data are blurred
-    by σ/α there (0.01 under VP, t_min = 1e-3).
+    with v = α' ẑ_0 + σ' ε̂ and p_1 = `terminal(score)`, and `log |det dz/dx|` added for x in its
+    own units. The law that is claimed is that at t_min: its noise is part of it, so that data are
+    blurred by σ/α there (0.01 under VP, t_min = 1e-3).
 
     By default to a tolerance, by the Dormand–Prince pair of order 5(4), every sample with steps of
     its own and an estimate of its solver's error. With `n_steps` by the predictor and corrector of
@@ -170,6 +173,7 @@ def log_likelihood(
         progress: Called as progress(done, total) after every step; with a tolerance, every chunk.
         differentiable: Whether to keep what is needed to differentiate log p, in x and in what
             the score depends on.
+        processes: Those that divide the points among them, as in `evolve`.
 
     Raises:
         ValueError: For something that is no noisy score, a wrong shape, points that are not finite,
@@ -183,6 +187,13 @@ def log_likelihood(
         | FFJORD: Free-form Continuous Dynamics for Scalable Reversible Generative Models
           (Grathwohl et al., 2019)
         | https://arxiv.org/abs/1810.01367
+
+    Examples:
+        >>> law = glp.GaussianMixture([0.3, 0.7], [[-2.0], [2.0]], 1.0)
+        >>> x = torch.tensor([[-2.0], [0.5]])
+        >>> found = glp.log_likelihood(glp.ExactScore(law, glp.schedules.VP()), x)
+        >>> bool((found.log_prob - law.log_prob(x)).abs().max() < 1e-3)
+        True
     """
     check_noisy_score(score)
     check_points(x, event_shape=score.event_shape)
@@ -205,17 +216,22 @@ def log_likelihood(
         raise ValueError(
             f"the flow has no finite velocity at t_min = {t_min:g} under {schedule}; choose t_min > 0"
         )
-    n_chunks = count_chunks(len(x), chunk_size)
-    total, parts, errors = n_chunks * (n_steps or 1), [], []
-    nfe = 0 if n_steps is None else n_steps + 1
+    if differentiable and not processes.alone:
+        raise ValueError(
+            "derivatives do not cross processes: leave out processes= or differentiable="
+        )
+    processes.same_noise(generator)
+    total = len(shares(len(x), chunk_size, processes)) * (n_steps or 1)
     ticks = itertools.count(1)
 
     def tick() -> None:
         if progress is not None:
             progress(next(ticks), total)
 
-    with torch.set_grad_enabled(differentiable):
-        for part, streams in chunks(x, chunk_size, generator):
+    def mine() -> tuple[list[Tensor], int]:
+        parts, errors = [], []
+        nfe = 0 if n_steps is None else n_steps + 1
+        for part, streams in chunks(x, chunk_size, generator, processes):
             inside, y = score.rows(part), encode(score, x[part])
             probes = None
             if divergence == "hutchinson":
@@ -236,8 +252,11 @@ def log_likelihood(
             errors.append(error)
             gain = (gain + terminal(inside).log_prob(end)).to(x)
             parts.append(gain + score.coordinates.log_det(x[part]))
-    gains = torch.cat(parts, 1)
-    error = torch.cat(errors).to(gains)
+        return [torch.cat(parts, 1).mT, torch.cat(errors).to(x)], nfe
+
+    with torch.set_grad_enabled(differentiable):
+        (gains, error), counts = processes.gather(mine)
+    gains, nfe = gains.mT, max(counts)
     if not bool(gains.isfinite().all()):
         bad = int((~gains.isfinite()).any(0).sum())
         raise ArithmeticError(

@@ -141,6 +141,11 @@ def as_target(
         ValueError: If no function is given, or several that exclude each other; for a score
             with parameters; for a discrete law, or a support without bijection; or, when called, if
             a log-density or energy returns more than one number per sample.
+
+    Examples:
+        >>> target = glp.as_target(log_prob=lambda x: -x.pow(4).sum(1), event_shape=(2,))
+        >>> target.score(torch.tensor([[1.0, -0.5]]))
+        tensor([[-4.0000,  0.5000]])
     """
     if event_shape is not None:
         check_event_shape(event_shape)

@@ -257,6 +257,12 @@ def bijection(constraint: constraints.Constraint) -> Transform:
     Raises:
         ValueError: For a constraint without such a map, one of discrete values, a class in place of
             an object, or bounds that are not finite.
+
+    Examples:
+        >>> from torch.distributions import constraints
+        >>> T = glp.distributions.bijection(constraints.interval(0.0, 2.0))
+        >>> T(torch.tensor([-100.0, 0.0, 100.0]))
+        tensor([0., 1., 2.])
     """
     if not isinstance(constraint, constraints.Constraint):
         raise ValueError(

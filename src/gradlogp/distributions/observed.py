@@ -47,6 +47,15 @@ class Observed:
     Raises:
         ValueError: For data without rows, or parameters that the functions do not take; when
             called, for a function that returns another shape.
+
+    Examples:
+        >>> data = torch.tensor([1.0, 2.0, 3.0])
+        >>> prior = lambda x: -x.square().sum(1) / 2
+        >>> likelihood = lambda x, y: -(y - x).square() / 2
+        >>> posterior = glp.distributions.Observed(prior, likelihood, data)
+        >>> posterior.score(torch.tensor([[1.5], [0.0]]))
+        tensor([[0.],
+                [6.]])
     """
 
     log_prior: Function

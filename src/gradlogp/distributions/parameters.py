@@ -55,6 +55,13 @@ class Parameters:
     Raises:
         ValueError: For a name that is no identifier, a declaration that is none of these, or a
             constraint that does not fit the shape or has no bijection.
+
+    Examples:
+        >>> from torch.distributions import constraints
+        >>> parameters = glp.distributions.Parameters({"a": (2,), "sigma": constraints.positive})
+        >>> values, log_det = parameters.unpack(torch.tensor([[1.0, 2.0, 0.0]]))
+        >>> values
+        {'a': tensor([[1., 2.]]), 'sigma': tensor([1.])}
     """
 
     def __init__(self, declared: Mapping[str, Any] | nn.Module) -> None:
@@ -112,7 +119,7 @@ class Parameters:
     def unpack(
         self, z: Float[Tensor, "batch free"]
     ) -> tuple[dict[str, Tensor], Float[Tensor, " batch"]]:
-        """Return the named values, each `(B, *shape)`, and log |J| of the map from z to them."""
+        """Return the named values, each `(B, *shape)`, and `log |J|` of the map from z to them."""
         self._check(z)
         named, logs = self._unpack(z)
         return named, sum(logs, z.new_zeros(len(z)))
@@ -188,7 +195,7 @@ class Parameters:
     def log_prob(
         self, f: Callable[[dict[str, Tensor]], Tensor], z: Float[Tensor, "batch free"]
     ) -> Float[Tensor, " batch"]:
-        """Return the log-density of z: that of the named values, f, plus log |J|.
+        """Return the log-density of z: that of the named values, f, plus `log |J|`.
 
         Distributions of PyTorch raise an error, for all chains, where one of them is out of bounds:
         a proposal that has overflowed. Such a chain is then NaN, and the others are what they are.

@@ -160,6 +160,12 @@ def intrinsic_dimension(
         | A Geometric View of Data Complexity: Efficient Local Intrinsic Dimension Estimation with
           Diffusion Models (Kamkari et al., 2024)
         | https://arxiv.org/abs/2406.03537
+
+    Examples:
+        >>> law = glp.distributions.UniformSphere(3)
+        >>> x = law.sample(5, generator=torch.Generator().manual_seed(0))
+        >>> glp.geometry.intrinsic_dimension(law.noised(1.0, 0.05).score, x, 0.05).value
+        tensor([2., 2., 2., 2., 2.])
     """
     b, D = noise_level(sigma, x), x.shape[1:].numel()
     check_function(score, "score")

@@ -146,6 +146,10 @@ def gradient_flow(
     References:
         | A Family of Embedded Runge–Kutta Formulae (Dormand & Prince, 1980)
         | https://doi.org/10.1016/0771-050X(80)90013-3
+
+    Examples:
+        >>> glp.gradient_flow(lambda x: -x, torch.tensor([[1.0]]), t=1.0).x  # e⁻¹
+        tensor([[0.3679]])
     """
     field, _, h, tol = _start(score, x0, tolerance, max_steps)
     end = check_level(t, x0, "t", zero=True).flatten().expand(len(x0))
@@ -309,7 +313,7 @@ def find_modes(
     target knows it) until log p is close to a quadratic, then Newton's method is used. Where log p is
     known and the flow would need more than max_steps, as on the narrow ridges of a regression on raw
     units, a quasi-Newton search goes on from there: `by_flow` is then False. Limits closer than 1e-3/√λ
-    are one point, λ in each direction the |eigenvalue| there. The kind is "mode" (all eigenvalues
+    are one point, λ in each direction the eigenvalue's size there. The kind is "mode" (all eigenvalues
     negative), "minimum" (all positive), "saddle" (both) or "degenerate" (one is 0 up to √eps of the
     largest, and log p is not quadratic along it: a ridge, a plateau, a contact of higher order).
 
@@ -332,6 +336,13 @@ def find_modes(
     References:
         | Mode-Finding for Mixtures of Gaussian Distributions (Carreira-Perpiñán, 2000)
         | https://doi.org/10.1109/34.888716
+
+    Examples:
+        >>> law = glp.GaussianMixture([0.5, 0.5], [[-2.0], [2.0]], 0.5)
+        >>> found = glp.find_modes(law, torch.tensor([[-3.0], [-1.0], [1.0]]))
+        >>> found.points
+        tensor([[-2.0000],
+                [ 2.0000]])
     """
     check_target(target)
     check_points(x0, "x0", getattr(target, "event_shape", None))

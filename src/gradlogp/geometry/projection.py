@@ -57,6 +57,11 @@ def project(
     References:
         | Locally Defined Principal Curves and Surfaces (Ozertem & Erdogmus, 2011)
         | https://jmlr.org/papers/v12/ozertem11a.html
+
+    Examples:
+        >>> field = glp.distributions.UniformSphere(2).noised(1.0, 0.05).score
+        >>> glp.geometry.project(field, torch.tensor([[1.1, 0.0]]), 0.05, n_steps=3).x
+        tensor([[0.9987, 0.0000]])
     """
     b = noise_level(sigma, x)
     check_dimension(dimension, x.shape[1:].numel())

@@ -60,9 +60,9 @@ def base_for(
 ) -> GaussianMixture | Literal["gaussian"] | None:  # fmt: skip
     """Return the base of a model for these rows, in the coordinates that it will have.
 
-    By default images of a U-Net have none: it learns more than the covariance of pixels, and sooner
-    without. With classes there is one Gaussian: the modes of a mixture would have to be unlearned
-    class by class. With values there is none: a model knows what they predict linearly.
+    By default images have none: a U-Net learns more than the covariance of pixels, and sooner
+    without. Sequences have one Gaussian. So has what has classes: the modes of a mixture would have
+    to be unlearned class by class. With values there is none: a model knows what they predict linearly.
 
     Arguments:
         name: "none"; "gaussian"; "mixture", or one Gaussian where that is as good on the rows set
@@ -73,11 +73,12 @@ def base_for(
         standardize: As of the estimator.
         seed: Seed of the starts of a mixture.
     """
-    if name == "none" or (
-        name == "auto" and (suits_unet(kept.shape[1:]) or condition == "values")
-    ):
+    local = suits_unet(kept.shape[1:])
+    images = local and kept.ndim == 4
+    if name == "none" or (name == "auto" and (images or condition == "values")):
         return None
-    if name == "gaussian" or len(aside) < 2 or (name == "auto" and condition is not None):
+    one = name == "auto" and (local or condition is not None)
+    if name == "gaussian" or len(aside) < 2 or one:
         return "gaussian"
     z, held = kept.double(), aside.double()
     if standardize is not False:

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from contextlib import closing
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,6 +20,7 @@ from torch import Tensor
 
 from ..core import (
     NoisyScore,
+    Processes,
     Schedule,
     check_count,
     check_kind,
@@ -34,19 +33,26 @@ from ..diffusion import log_likelihood
 from ..learn import checkpoint
 from ..learn.folders import read_whole
 from ..learn.objectives.masked import Masks
-from ..learn.processes import Processes
 from ..learn.settings import TrainingSettings
 from ..learn.training import fit
 from ..noise import blurred, noise_range, time_at
 from ..noise.predictions import Kind
 from ..scores.guided import GuidedScore
 from ..scores.model import ScoreModel
-from ..show.progress import bar
-from .base import BaseName, Judge, base_for, held_out_rows
+from .base import BaseName, Correction, Judge, base_for, held_out_rows
 from .conditions import condition_kind, given_score, learn_condition, restore_condition
-from .kept import as_array, check_kept, check_same, hints_of, kept_of, reached, settings_of
+from .kept import (
+    as_array,
+    begun,
+    check_kept,
+    chosen_settings,
+    hints_of,
+    kept_of,
+    reached,
+    settings_of,
+)
 from .needs import Needs, in_float64
-from .pipeline import CHUNK, OBJECTIVE, build_model, draw
+from .pipeline import CHUNK, OBJECTIVE, build_model, draw, follow
 from .weights import divided, sample_weights
 
 
@@ -58,15 +64,15 @@ class ScoreEstimator(DensityMixin, BaseEstimator):
     learns by denoising score matching what its noised score lacks. Of its averaged weights those
     with the lowest loss on held-out rows are kept, and of the correction as much as these support.
     What is learned is the law of the data blurred by the smallest noise level, `sigma_min_`. Input
-    may be NumPy arrays or tensors, vectors `(N, D)` or images `(N, C, H, W)`; results come back as
-    what `fit` was given.
+    may be NumPy arrays or tensors, vectors `(N, D)`, images `(N, C, H, W)` of any size, or sequences
+    `(N, C, L)`; results come back as what `fit` was given.
 
     Arguments:
         max_iter, batch_size, learning_rate, ema: `steps` and the others of `TrainingSettings`; what
             `settings` says by default.
-        width: Width of the MLP, for vectors.
-        depth: Its residual blocks.
-        channels: Channels of the U-Net, for images.
+        width, depth: Width and residual blocks of the MLP, for vectors.
+        channels: Channels of the levels of the U-Net, for images and sequences; by default as many
+            levels as make the coarsest at most 16 places wide.
         network: Your own network instead, network(x, c) -> like x.
         schedule: A noise schedule instead of the one chosen from the data.
         predicts: What the network predicts.
@@ -75,8 +81,7 @@ class ScoreEstimator(DensityMixin, BaseEstimator):
             "gaussian" with classes, "none" for images, and with values, whose linear part is known.
         condition: What y is, on which the model is conditional: "classes" (text, integers, booleans)
             or "values" (numbers, vectors, images). By default y is ignored by `fit`.
-        standardize: Whether to learn in coordinates of zero mean and unit variance, for each column
-            or channel; "one": with one scale for all.
+        standardize: Learn in coordinates of zero mean and unit variance; "one": with one scale for all.
         objective: Another loss of each sample, objective(noisy_score, x, schedule, generator=…).
         settings: How to train; `TrainingSettings()` by default.
         held_out_fraction: Share of the data kept aside to judge by; by default a tenth, of few rows
@@ -85,8 +90,10 @@ class ScoreEstimator(DensityMixin, BaseEstimator):
             default as many as samples need to be right to a hundredth of a deviation, as measured.
         n_likelihood_steps: Steps of the likelihood, one evaluation each; by default as many as it
             needs to be right to 0.003 √d nats, as measured on samples.
-        checkpoint: Directory to save to while training.
-        resume: Go on from that checkpoint.
+        augment: Changes each batch, `augment(x, generator)` -> like x, as of `learn.fit`.
+        checkpoint, resume: Directory to save to while training; whether to go on from what is there.
+        start: Another checkpoint to begin from: its network, weights, coordinates and noise levels. So
+            a model is trained on, or fine-tuned on other data.
         random_state: Seed.
         device: Where to compute.
         callback: Called with the record of every training step.
@@ -98,10 +105,13 @@ class ScoreEstimator(DensityMixin, BaseEstimator):
         correction_: What the learned correction of the base is worth in nats of held-out rows, and
             whether it was kept: where it is worse, the base alone is. None without a base or rows.
         sigma_min_: The smallest noise level, in units of each column's standard deviation.
-        classes_: The class labels, with condition="classes".
-        class_prior_: How often each class was in the data.
-        condition_shape_: The shape of a row of y, with condition="values".
-        condition_names_: The names of its columns, where y was a frame.
+        classes_, class_prior_: The class labels, with condition="classes", and how often each was seen.
+        condition_shape_, condition_names_: With "values", the shape of a row of y, and its columns.
+
+    Examples:
+        >>> estimator = glp.ScoreEstimator(max_iter=3, width=8, random_state=0)
+        >>> estimator.fit(torch.randn(200, 2)).sample(5).shape
+        torch.Size([5, 2])
     """
 
     def __init__(
@@ -113,7 +123,7 @@ class ScoreEstimator(DensityMixin, BaseEstimator):
         ema: float | None = None,
         width: int = 128,
         depth: int = 3,
-        channels: tuple[int, ...] = (32, 64),
+        channels: tuple[int, ...] | None = None,
         network: torch.nn.Module | None = None,
         schedule: Schedule | None = None,
         predicts: Kind = "v",
@@ -125,19 +135,19 @@ class ScoreEstimator(DensityMixin, BaseEstimator):
         held_out_fraction: float | None = None,
         n_sample_steps: int | None = None,
         n_likelihood_steps: int | None = None,
+        augment: Any = None,
         checkpoint: str | os.PathLike[str] | None = None,
         resume: bool = False,
+        start: str | os.PathLike[str] | None = None,
         random_state: Any = None,
         device: str = "cpu",
         callback: Any = None,
         verbose: bool = False,
     ) -> None:
-        self.max_iter = max_iter
-        self.batch_size = batch_size
+        self.max_iter, self.batch_size = max_iter, batch_size
         self.learning_rate = learning_rate
         self.ema = ema
-        self.width, self.depth = width, depth
-        self.channels = channels
+        self.width, self.depth, self.channels = width, depth, channels
         self.network = network
         self.schedule = schedule
         self.predicts = predicts
@@ -147,6 +157,7 @@ class ScoreEstimator(DensityMixin, BaseEstimator):
         self.objective, self.settings = objective, settings
         self.held_out_fraction = held_out_fraction
         self.n_sample_steps, self.n_likelihood_steps = n_sample_steps, n_likelihood_steps
+        self.augment, self.start = augment, start
         self.checkpoint, self.resume = checkpoint, resume
         self.random_state = random_state
         self.device = device
@@ -183,14 +194,7 @@ class ScoreEstimator(DensityMixin, BaseEstimator):
                 or not what `condition` says, weights that are negative or not one a sample, or
                 settings out of range.
         """
-        chosen: dict[str, Any] = {
-            "steps": self.max_iter, "batch_size": self.batch_size,
-            "learning_rate": self.learning_rate, "ema": self.ema,
-        }  # fmt: skip
-        settings = replace(
-            self.settings or TrainingSettings(),
-            **{k: v for k, v in chosen.items() if v is not None},
-        )
+        settings = chosen_settings(self)
         if columns is not None:
             check_kind(columns, "columns", list | tuple | np.ndarray, "names, one for each column")
         check_kind({} if extra is None else extra, "extra", Mapping, "a dictionary")
@@ -214,10 +218,8 @@ class ScoreEstimator(DensityMixin, BaseEstimator):
             len(x), held_out_rows(len(x), self.held_out_fraction), weight, generator
         )
         seed, judged = new_seed(generator), len(aside) >= 2
-        if self.resume and self.checkpoint is not None:
-            model = checkpoint.load(self.checkpoint, self.network)
-            check_same(self, model, checkpoint.read_config(self.checkpoint)["extra"])
-        else:
+        model = begun(self, x.shape)
+        if model is None:
             model = build_model(
                 x[distinct], network=self.network, schedule=self.schedule, predicts=self.predicts,
                 standardize=self.standardize, width=self.width, depth=self.depth,
@@ -226,7 +228,7 @@ class ScoreEstimator(DensityMixin, BaseEstimator):
                     standardize=self.standardize, seed=seed,
                 ),
                 channels=self.channels, generator=generator, repeats=repeats,
-                condition=condition_kind(self), holes=masks is not None,
+                condition=condition_kind(self), masks=masks,
                 given=None if given is None or masks is not None else given[distinct],
             )  # fmt: skip
         model.to(self.device)
@@ -238,22 +240,21 @@ class ScoreEstimator(DensityMixin, BaseEstimator):
         records: Any = fit(
             model, x[kept], objective,
             condition=None if given is None else given[kept], settings=settings,
-            standardize=self.standardize,
+            standardize=self.standardize if self.start is None else False,
+            keep_frame=self.start is not None, augment=self.augment,
             held_out=x[aside] if judged else None,
             held_out_condition=given[aside] if judged and given is not None else None,
             checkpoint=self.checkpoint, extra={"estimator": kept_of(self), **(extra or {})},
             resume=self.resume, finish=judge, generator=generator,
         )  # fmt: skip
-        self.held_out_loss_, self.n_iter_ = reached(self.checkpoint if self.resume else None)
-        with bar("learning", quiet=not self.verbose) as update, closing(records):
-            for record in records:
-                self.n_iter_ = record.step
-                self.held_out_loss_ = record.held_out or self.held_out_loss_
-                if self.callback is not None:
-                    self.callback(record)
-                loss = record.loss if self.held_out_loss_ is None else self.held_out_loss_.value
-                update(record.step, settings.steps, f"loss {loss:.4f}")
-        self.model_, self.correction_ = model, judge.found
+        loss, step = reached(self.checkpoint if self.resume else None)
+        self.n_iter_, self.held_out_loss_ = follow(
+            records, step, loss, self.callback, quiet=not self.verbose
+        )
+        return self._with(model, judge.found)
+
+    def _with(self, model: ScoreModel, correction: Correction | None = None) -> ScoreEstimator:
+        self.model_, self.correction_ = model, correction
         self.sigma_min_, self.sigma_max_ = noise_range(model.schedule)
         self._needs = Needs(model)
         return self
@@ -393,8 +394,5 @@ class ScoreEstimator(DensityMixin, BaseEstimator):
         estimator.n_features_in_ = kept.get("n_features_in", model.event_shape[0])
         estimator._tensors = kept.get("tensors", False)
         restore_condition(estimator, model, kept)
-        estimator.model_, estimator.held_out_loss_, estimator.n_iter_ = model, None, 0
-        estimator.sigma_min_, estimator.sigma_max_ = noise_range(model.schedule)
-        estimator._needs = Needs(model)
-        estimator.correction_ = None
-        return estimator
+        estimator.held_out_loss_, estimator.n_iter_ = None, 0
+        return estimator._with(model)

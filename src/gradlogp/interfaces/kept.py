@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, get_type_hints
 
 import torch
@@ -11,11 +12,18 @@ from torch import Tensor
 
 from ..core import Estimate
 from ..learn import checkpoint
+from ..learn.data.layout import layout
 from ..learn.fields import check_fields, fits, short
 from ..learn.settings import TrainingSettings
 from ..scores.model import ScoreModel
 
-HERE = ("checkpoint", "resume", "device", "verbose")  # parameters of a run, not of a model
+HERE = (
+    "checkpoint",
+    "resume",
+    "start",
+    "device",
+    "verbose",
+)  # parameters of a run, not of a model
 SHAPE = ("width", "depth", "predicts", "base", "condition")  # what a model is like, from the start
 
 MOST_STEPS = 10**6  # of sampling, that a checkpoint may ask for
@@ -25,6 +33,16 @@ def settings_of(kept: dict[str, Any]) -> TrainingSettings:
     """Return settings from JSON, which has lists for tuples."""
     plain: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in kept.items()}
     return TrainingSettings(**plain)
+
+
+def chosen_settings(estimator: Any) -> TrainingSettings:
+    """Return the settings of an estimator, with what it has parameters of its own for."""
+    chosen: dict[str, Any] = {
+        "steps": estimator.max_iter, "batch_size": estimator.batch_size,
+        "learning_rate": estimator.learning_rate, "ema": estimator.ema,
+    }  # fmt: skip
+    own = {k: v for k, v in chosen.items() if v is not None}
+    return replace(estimator.settings or TrainingSettings(), **own)
 
 
 def kept_of(estimator: Any) -> dict[str, Any]:
@@ -122,6 +140,42 @@ def check_same(estimator: Any, model: ScoreModel, extra: dict[str, Any]) -> None
                 f"the checkpoint was made with {name}={before}, got {now}; a resumed run must "
                 "keep its settings and data"
             )
+
+
+def begun(estimator: Any, shape: torch.Size) -> ScoreModel | None:
+    """Return the model that an estimator goes on with, or begins from; None if it is to be built.
+
+    Arguments:
+        estimator: Which; its y is known.
+        shape: That of its data.
+
+    Raises:
+        ValueError: For data that may be two things, and a model that does not go with it.
+    """
+    if estimator.network is None:
+        layout(tuple(shape), "X", "pass")
+    if estimator.resume and estimator.checkpoint is not None:
+        model = checkpoint.load(estimator.checkpoint, estimator.network)
+        check_same(estimator, model, checkpoint.read_config(estimator.checkpoint)["extra"])
+        return model
+    if estimator.start is None:
+        return None
+    model = checkpoint.load(estimator.start, estimator.network)
+    kept = checkpoint.read_config(estimator.start)["extra"].get("estimator", {})
+    pairs: dict[str, tuple[Any, Any]] = {
+        "samples of shape": (list(model.event_shape), list(shape[1:])),
+        "condition": (kept.get("parameters", {}).get("condition"), estimator.condition),
+        "schedule": (model.schedule, estimator.schedule or model.schedule),
+    }
+    if estimator.condition == "classes":
+        pairs["classes"] = (kept.get("classes"), estimator.classes_.tolist())
+    for name, (before, now) in pairs.items():
+        if before != now:
+            raise ValueError(
+                f"start={str(estimator.start)!r} has {name} {short(before)}, and this training "
+                f"{short(now)}: what begins from a model keeps what it knows"
+            )
+    return model
 
 
 def hints_of(estimator: type) -> dict[str, Any]:

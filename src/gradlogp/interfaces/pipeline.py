@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Sequence
+from contextlib import closing
 from functools import partial
 from typing import Any, Literal
 
@@ -12,10 +13,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ..core import NoisyScore, Schedule, Transition
+from ..core import ALONE, Estimate, NoisyScore, Processes, Schedule, Transition
 from ..diffusion import UniPC, evolve
 from ..distributions.analytic import Gaussian, GaussianMixture
 from ..learn.objectives import multilevel
+from ..learn.objectives.masked import Masks
 from ..noise.coordinates import AffineCoordinates, Scales
 from ..noise.grids import time_grid
 from ..noise.ladder import noise_levels
@@ -33,6 +35,9 @@ OBJECTIVE = partial(multilevel, stratified=True)
 LEAST = 1e-3
 """Of the standard deviation: below it the noise levels do not follow what y leaves of x."""
 
+ATTENDED = 256
+"""Places of the coarsest level up to which they look at one another."""
+
 CHUNK = 4096
 """Points handled together."""
 
@@ -46,11 +51,11 @@ def build_model(
     standardize: bool | Literal["one"] = True,
     width: int = 128,
     depth: int = 3,
-    channels: Sequence[int] = (32, 64),
+    channels: Sequence[int] | None = None,
     condition: int | Sequence[int] | None = None,
     base: Gaussian | GaussianMixture | Literal["gaussian"] | None = None,
     given: Tensor | None = None,
-    holes: bool = False,
+    masks: Masks | None = None,
     repeats: Tensor | None = None,
     generator: torch.Generator | None = None,
 ) -> ScoreModel:
@@ -60,8 +65,8 @@ def build_model(
     they reach from half the spacing of the points or a tenth of Scott's bandwidth n^{−1/(d+4)},
     whichever is larger but at most 0.05, to their largest distance. Both are in units of the data's
     standard deviation. Values to condition on narrow the law: the smallest level is then in units of
-    what they leave of it, in the narrowest direction. Images with even sides get a U-Net, all else an
-    MLP.
+    what they leave of it, in the narrowest direction. Images `(C, H, W)` and sequences `(C, L)` get a
+    U-Net, all else an MLP.
 
     Arguments:
         x: The data, `(N, *event)`.
@@ -71,10 +76,10 @@ def build_model(
         standardize: Whether the model will learn in standardised coordinates.
         width: Width of the MLP.
         depth: Its residual blocks.
-        channels: Channels of the U-Net.
+        channels: Channels of the levels of the U-Net; by default `levels_for` the sides.
         condition: What to condition on: a number of classes, the shape of values, or None.
         base: What the network corrects, as of `ScoreModel`.
-        holes: Whether to condition on any part of a row instead.
+        masks: What to hide of rows, for a model conditional on any part of a row instead.
         given: The conditions, one a row of x, for the choice of noise levels.
         repeats: The row of each sample that will be learned from, where some are there more often.
         generator: Where the initial weights come from.
@@ -94,13 +99,20 @@ def build_model(
         if given is not None and given.is_floating_point() and standardize:
             least *= _unexplained(z, given)
         schedule = VE(least, most)
-    if network is None and suits_unet(event) and not holes:
-        network = UNet(event, channels, condition=condition, generator=generator)
+    if network is None and suits_unet(event) and masks is None:
+        channels = levels_for(event) if channels is None else channels
+        places = math.prod(-(-n // 2 ** (len(channels) - 1)) for n in event[1:])
+        network = UNet(
+            event, channels, condition=condition, attention=places <= ATTENDED, generator=generator
+        )
     elif network is None:
-        network = MLP(event, width, depth, condition, holes=holes, generator=generator)
-        if base is None and not holes and event.numel() > width:
+        network = MLP(event, width, depth, condition, holes=masks is not None, generator=generator)
+        if base is None and masks is None and event.numel() > width:
             warn_of_rank(x, width)
-    return ScoreModel(network, schedule, predicts, event, base=base)
+    model = ScoreModel(network, schedule, predicts, event, base=base)
+    if masks is not None:
+        masks.prepare(model.condition)
+    return model
 
 
 def warn_of_rank(x: Tensor, width: int) -> None:
@@ -128,8 +140,27 @@ def _unexplained(z: Tensor, y: Tensor) -> float:
 
 
 def suits_unet(event: Sequence[int]) -> bool:
-    """Whether events are images with even sides, which a U-Net can halve."""
-    return len(event) == 3 and not any(n % 2 for n in event[1:])
+    """Whether events are images, or sequences of some length, whose neighbours belong together."""
+    return (len(event) == 3 and max(event[1:]) >= 4) or (len(event) == 2 and event[1] >= 8)
+
+
+def levels_for(event: Sequence[int]) -> tuple[int, ...]:
+    """Return channels for levels, the coarsest of which is at most 16 places wide; two at least."""
+    halvings = max(1, math.ceil(math.log2(max(event[1:]) / 16)))
+    return (32, *[64] * halvings)
+
+
+def follow(
+    records: Any, step: int, loss: Estimate | None, callback: Any, *, quiet: bool
+) -> tuple[int, Estimate | None]:
+    """Train under a progress bar; return the last step and held-out loss, at first those given."""
+    with bar("learning", quiet=quiet) as update, closing(records):
+        for record in records:
+            step, loss = record.step, record.held_out or loss
+            if callback is not None:
+                callback(record)
+            update(step, record.steps, f"loss {record.loss if loss is None else loss.value:.4f}")
+    return step, loss
 
 
 def draw(
@@ -141,6 +172,7 @@ def draw(
     generator: torch.Generator,
     title: str = "sampling",
     quiet: bool,
+    processes: Processes = ALONE,
     **options: Any,
 ) -> Tensor:
     """Return n samples over so many noise levels, under a progress bar."""
@@ -148,5 +180,6 @@ def draw(
     with bar(title, quiet=quiet) as update:
         return evolve(
             transition, score, n, time_grid(score.schedule, levels, rho=rho), generator=generator,
-            chunk_size=CHUNK, progress=update, **options,
+            chunk_size=min(CHUNK, -(-n // processes.size)), progress=update, processes=processes,
+            **options,
         )  # fmt: skip

@@ -33,6 +33,13 @@ def posterior(law: Law, observation: Observation) -> Law:
 
     Raises:
         ValueError: For several rows, an operator that is not linear, or A S Aᵀ + R singular.
+
+    Examples:
+        >>> law = glp.Gaussian([0.0, 0.0], [[1.0, 0.5], [0.5, 1.0]])
+        >>> A = glp.inverse.Matrix(torch.tensor([[1.0, 0.0]]))
+        >>> seen = glp.inverse.Observation(torch.tensor([[2.0]]), A, 1.0)
+        >>> glp.inverse.posterior(law, seen).mean
+        tensor([1.0000, 0.5000], dtype=torch.float64)
     """
     check_kind(law, "law", Gaussian | GaussianMixture, "a Gaussian or a GaussianMixture")
     check_kind(observation, "observation", Observation, "an Observation, as of observe")

@@ -96,6 +96,13 @@ class DPS(GuidedByDenoised):
 
     Raises:
         ValueError: For a scale below 0; when called, if there is no noise, or at σ = 0.
+
+    Examples:
+        >>> law, A = glp.Gaussian([0.0]), glp.inverse.Matrix(torch.ones(1, 1))
+        >>> score = glp.ExactScore(law, glp.schedules.VE(0.01, 10.0))
+        >>> seen = glp.inverse.Observation(torch.tensor([[2.0]]), A, 1.0)
+        >>> glp.inverse.DPS(score, seen)(torch.tensor([[1.0]]), torch.tensor(0.0))
+        tensor([[0.0001]])
     """
 
     score: NoisyScore

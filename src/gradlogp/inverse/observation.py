@@ -247,6 +247,12 @@ def observe(
         operator: A, as in `Observation`.
         noise: As in `Observation`, a number or a tensor.
         generator: Where the noise comes from.
+
+    Examples:
+        >>> first = glp.inverse.Inpainting(torch.tensor([True, False]))
+        >>> seen = glp.inverse.observe(torch.tensor([[1.0, 2.0]]), first, 0.0)
+        >>> seen.y
+        tensor([[1.]])
     """
     check_points(x)
     check_operator(operator)

@@ -73,6 +73,11 @@ def step_for_bias(curvature_L: float, relative_bias: float) -> float:
 
     Raises:
         ValueError: Unless both are positive and finite.
+
+    Examples:
+        >>> h = glp.langevin.step_for_bias(100.0, 0.01)
+        >>> round(1 / (1 - h * 100 / 2) - 1, 6)  # the excess variance of ULA where it is stiffest
+        0.01
     """
     check_number(curvature_L, "curvature_L", above=0)
     check_number(relative_bias, "relative_bias", above=0)

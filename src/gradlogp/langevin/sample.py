@@ -15,8 +15,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..core import (
+    ALONE,
     Density,
     Kernel,
+    Processes,
     Progress,
     Update,
     check_count,
@@ -57,6 +59,7 @@ def sample(
     generator: torch.Generator | None = None,
     progress: Update | Progress | None = None,
     resume: str | os.PathLike[str] | None = None,
+    processes: Processes = ALONE,
 ) -> Chain:
     """Sample a density: find starts, warm up, run, and judge the draws.
 
@@ -81,12 +84,22 @@ def sample(
         resume: The path that a call was to `keep` its draws in: takes the draws that are left,
             however that call ended. A warm-up that was not over begins again, where it began then.
             Only the target is needed, and the kernel if one was given.
+        processes: Those that divide the chains among them, as in `run`; starts and warm-up are made
+            in each alike.
 
     Raises:
         ValueError: For counts below 1, a target that does not say the shape of a draw and has no
             start, one that is not finite where it starts, or one whose value at a point depends on
             the other points of a batch; for a `resume` of another run.
         OSError: As `run`.
+
+    Examples:
+        >>> target, g = glp.Gaussian([1.0, -1.0]), torch.Generator().manual_seed(0)
+        >>> chain = glp.sample(target, 500, n_warmup=200, generator=g)
+        >>> chain.draws.shape
+        torch.Size([4, 500, 2])
+        >>> bool((chain.draws.mean((0, 1)) - target.mean).abs().max() < 0.2)
+        True
     """
     if resume is not None:
         counts = (n_draws, n_chains, n_warmup) == (1000, 4, 1000)
@@ -96,8 +109,10 @@ def sample(
             )
         with _divergences_untold():
             return run(
-                kernel or kernel_of(resume), target, resume=resume, keep=keep, progress=progress
-            )
+                kernel or kernel_of(resume), target, resume=resume, keep=keep, progress=progress,
+                processes=processes,
+            )  # fmt: skip
+    processes.same_noise(generator)
     check_count(n_draws, "n_draws")
     check_count(n_chains, "n_chains")
     check_count(n_warmup, "n_warmup", 0)
@@ -160,7 +175,7 @@ def sample(
         chain = run(
             kernel, target, x, n_warmup + n_draws, n_warmup, generator=generator,
             keep=keep if place is None else Place(place.path, found), progress=progress,
-            adapt=adapt,
+            adapt=adapt, processes=processes,
         )  # fmt: skip
     return dataclasses.replace(chain, start=found)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import zlib
 from typing import Any
 
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ..core import check_count, check_dtype, check_kind, permutation
-from ..noise.coordinates import Data, as_tensor, pieces
+from ..noise.coordinates import Data, Rows, as_tensor, pieces
 from ..scores.model import ScoreModel
 
 
@@ -25,7 +26,7 @@ def rows(data: Data, index: Any, like: Tensor) -> Tensor:
 
 def check_data(data: Data, event_shape: torch.Size, name: str = "data") -> None:
     """Raise `ValueError` unless data is `(N, *event)`, N ≥ 2, and finite."""
-    check_kind(data, name, Tensor | np.ndarray, "a tensor or a NumPy array")
+    check_kind(data, name, Tensor | np.ndarray | Rows, "a tensor, a NumPy array or a dataset")
     if isinstance(data, Tensor) and data.is_floating_point():
         check_dtype(data.dtype, f"the dtype of {name}")
     if tuple(data.shape[1:]) != tuple(event_shape) or data.ndim < 2:
@@ -79,6 +80,12 @@ class Batches:
         index = self.order[self.position : self.position + self.size]
         self.position += self.size
         return index
+
+    def copy(self) -> Batches:
+        """Return one that goes on alike, and on its own."""
+        other = copy.copy(self)
+        other.generator = torch.Generator().set_state(self.generator.get_state())
+        return other
 
     def state(self) -> dict[str, Any]:
         """Return what `restore` needs."""

@@ -33,6 +33,7 @@ from torch import nn
 from ..noise.coordinates import AffineCoordinates
 from ..scores.base import check_base
 from ..scores.conditioned import Condition
+from ..scores.masked import Mask
 from ..scores.model import ScoreModel
 from . import config as configuration
 from .claim import Claim
@@ -237,6 +238,9 @@ def check_scales(model: ScoreModel, file: Path) -> None:
         "z_std": bool((model.z_std > 0).all()),
         "condition.dropout": not isinstance(model.condition, Condition)
         or 0 <= float(model.condition.dropout) < 1,
+        "condition.levels": not isinstance(model.condition, Mask)
+        or model.condition.levels is None
+        or model.condition.levels.fine(),
         "left": model.left is None or bool((model.left > 0).all()),
     } | check_base(model.base)
     if bad := [name for name, fine in good.items() if not fine]:

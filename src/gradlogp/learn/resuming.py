@@ -6,6 +6,7 @@ import functools
 import inspect
 import re
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -102,6 +103,18 @@ def load_training(
         model.load_state_dict(before)
         raise ValueError(f"{file} is damaged: model: {one_line(error)}") from None
     return {k: _own(v) for k, v in state.items()}
+
+
+def steps_of(directory: Path, settings: TrainingSettings) -> int | None:
+    """Return the steps that were chosen from a time when the run of a checkpoint began, or None."""
+    if settings.minutes is None:
+        return None
+    state, _, file = read_training(directory)
+    setup = state.get("setup")
+    found = setup.get("steps") if isinstance(setup, dict) else None
+    if type(found) is not int or found < 1:
+        raise ValueError(f"{file} is damaged: setup cannot be {short(setup)}")
+    return found
 
 
 def _agree(name: str, made: Any, got: Any) -> None:
@@ -240,9 +253,9 @@ class _Check:
             self.need(count.is_integer() and 1 <= count <= state["step"], f"{field}.step", count)
             self.need(bool((part["exp_avg_sq"] >= 0).all()), f"{field}.exp_avg_sq", "negative")
 
-    def noise(self, found: Any, state: Mapping[str, Any]) -> None:
-        """Check the generator of the noise."""
-        self.generator(found, torch.Generator(self.parameters[0].device), "noise")
+    def noise(self, found: Any, state: Mapping[str, Any], field: str = "noise") -> None:
+        """Check the generator of the noise, or another on the device of the model."""
+        self.generator(found, torch.Generator(self.parameters[0].device), field)
 
     def dropping(self, found: Any, state: Mapping[str, Any]) -> None:
         """Check the generator of the conditions left out."""
@@ -278,7 +291,7 @@ _FIELDS: dict[str, Callable[..., None]] = {
     "history": _Check.history, "model": _Check.raw, "averaged": _Check.average,
     "averages": _Check.averages, "best": _Check.best, "optimizer": _Check.optimizer,
     "noise": _Check.noise, "batches": _Check.batches, "dropping": _Check.dropping,
-    "check_seed": _Check.check_seed,
+    "augmenting": partial(_Check.noise, field="augmenting"), "check_seed": _Check.check_seed,
 }  # fmt: skip
 """The fields of a training state, in the order in which they are looked at."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
 
@@ -12,7 +13,13 @@ class TrainingSettings:
 
     Arguments:
         steps: Optimisation steps.
-        batch_size: Samples a step.
+        minutes: The time that training may take, in place of steps: their number is chosen from the
+            speed of some real ones, once, and stored with the checkpoint. A run of so many `steps` is
+            the same run, bit for bit.
+        batch_size: Samples a step. By default 256, and fewer where these have more than 2^14 places
+            together (pixels, or moments of a sequence), but at least 16.
+        accumulate: Parts that a batch is divided into, one after the other, for batches that do not
+            fit into memory. It changes what is learned by rounding only.
         learning_rate: Peak learning rate of AdamW.
         warm_up: Steps over which the rate rises linearly; it then falls as a half cosine to 0. By
             default a tenth of the steps, at most 100.
@@ -40,10 +47,14 @@ class TrainingSettings:
     References:
         | Analyzing and Improving the Training Dynamics of Diffusion Models (Karras et al., 2024)
         | https://arxiv.org/abs/2312.02696
+
+    Examples:
+        >>> glp.TrainingSettings(steps=500).batch_size
+        256
     """
 
     steps: int = 2000
-    batch_size: int = 256
+    batch_size: int | None = None
     learning_rate: float = 3e-3  # that of the figures in the README
     warm_up: int | None = None
     weight_decay: float = 0.0
@@ -55,6 +66,8 @@ class TrainingSettings:
     condition_dropout: float = 0.0
     bfloat16: bool = False
     compile: bool = False
+    minutes: float | None = None
+    accumulate: int = 1
 
     def __post_init__(self) -> None:
         if all(getattr(self, f.name) is f.default for f in fields(self)):
@@ -62,7 +75,13 @@ class TrainingSettings:
         from ..core import check_count, check_number
 
         check_count(self.steps, "steps")
-        check_count(self.batch_size, "batch_size")
+        check_count(self.accumulate, "accumulate")
+        if self.minutes is not None:
+            check_number(self.minutes, "minutes", above=0)
+            if self.steps != TrainingSettings.steps:
+                raise ValueError("steps follow from minutes: give one of them")
+        if self.batch_size is not None:
+            check_count(self.batch_size, "batch_size")
         if self.check_every is not None:
             check_count(self.check_every, "check_every")
         if self.warm_up is not None:
@@ -82,6 +101,12 @@ class TrainingSettings:
         if len(set(lives)) < len(lives):
             raise ValueError(f"ema_half_lives must be different numbers of steps, got {lives}")
         object.__setattr__(self, "ema_half_lives", lives)
+
+    def batch(self, event: Sequence[int]) -> int:
+        """Return the samples of a step, of events of this shape."""
+        if self.batch_size is not None:
+            return self.batch_size
+        return max(16, min(256, 2**14 // math.prod(event[1:])))
 
     @property
     def warm_up_steps(self) -> int:

@@ -6,6 +6,7 @@ without that, a short run ends as an average over weights from before it learned
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 import os
@@ -22,33 +23,31 @@ from torch import Tensor
 from ..core import (
     Estimate,
     NoisyScore,
-    PartOfBatch,
-    check_count,
-    check_function,
-    check_generator,
+    Processes,
     check_kind,
-    check_option,
     new_seed,
 )
-from ..noise.coordinates import Data, Scales, pieces
 from ..noise.score_base import check_noisy_score, check_same_frame
 from ..scores.model import ScoreModel
 from ..scores.networks import drop
 from . import checkpoint as ckpt
+from .arguments import Asked, check_asked, fit_frame
 from .averages import Average, accelerated
-from .batches import Batches, check_conditions, check_data, fingerprint, rows
-from .claim import Claim
-from .held_out import Measurement, Objective, conditioned, encoded
+from .batches import fingerprint
+from .feed import Augment, Feed
+from .gradients import accumulate
+from .held_out import Measurement, Objective
 from .keeping import Best, conclude
+from .mapped import Mapped
 from .objectives import multilevel
-from .processes import Processes
-from .resuming import adamw, load_training, objective_name
+from .pace import LEAST, steps_within, warn_if_slow
+from .resuming import adamw, load_training, objective_name, steps_of
 from .settings import TrainingSettings, ema_decay
 from .stopping import Stops
 
 
 class Step(NamedTuple):
-    """What one optimisation step did; the last two only where they were asked for."""
+    """What one optimisation step did; what was measured only where it was asked for."""
 
     step: int
     loss: float
@@ -57,17 +56,25 @@ class Step(NamedTuple):
     steps_per_second: float
     held_out: Estimate | None = None
     excess: Estimate | None = None
+    steps: int = 0
+
+    @property
+    def seconds_left(self) -> float:
+        """The time that the other steps will take at this speed."""
+        return (self.steps - self.step) / self.steps_per_second
 
 
 def fit(
     model: ScoreModel,
-    data: Data,
+    data: Any,
     objective: Objective = multilevel,
     *,
     condition: Tensor | None = None,
     settings: TrainingSettings | None = None,
     standardize: bool | Literal["one"] = False,
-    held_out: Data | None = None,
+    keep_frame: bool = False,
+    augment: Augment | None = None,
+    held_out: Any = None,
     held_out_condition: Tensor | None = None,
     exact: NoisyScore | None = None,
     checkpoint: str | os.PathLike[str] | None = None,
@@ -86,7 +93,8 @@ def fit(
 
     Arguments:
         model: The model; holds the averaged weights when the iteration ends or is broken off.
-        data: `(N, *event)`, a tensor, an array or a memory map on disk.
+        data: `(N, *event)`, a tensor, an array or a memory map on disk; a map-style dataset; or a
+            `DataLoader` of one, for its workers (`learn.mapped`). The order is that of this run.
         objective: The loss of each sample; its mean over the batch is minimised.
         condition: For a conditional network, one a row: classes, int64 `(N,)`, or float values
             `(N, *shape)`, whose scales are fitted and stored with the model.
@@ -95,22 +103,24 @@ def fit(
             per channel of `(C, L)` or `(C, H, W)`; "one": with one scale for all. They are fitted in
             float64 and become `model.coordinates`. The network always sees standardised input; this
             decides in which coordinates noise is isotropic. False keeps the model's coordinates.
+        keep_frame: Go on with a model that has learned already: coordinates, moments, base and scales
+            of conditions stay what they are, and its weights are where this begins. So it is trained
+            on, beyond the steps that were planned, or fine-tuned on other data.
+        augment: augment(x, generator) -> like x: changes each batch in the units of the data, as by
+            flipping images. Held-out data, coordinates and moments are those of the data as it is.
         held_out: Data to measure the loss of the averaged weights on, with its standard error; the
             last record has that of the weights that are kept.
         held_out_condition: Their conditions.
-        exact: The exact noisy score of the data's law, if known: records then show the excess
-            over the floor of the loss. Of a conditional model one that can be given the same
-            conditions, as the `ExactScore` of a `Joint` law.
-        checkpoint: Directory to save to, at the end, when interrupted, and while training; what
-            is learned up to the last whole step is in it. No other training can write there before
-            this iteration has ended. In the main thread SIGTERM and SIGHUP save like Ctrl-C, and
-            then raise `SystemExit(128 + number)`.
+        exact: The exact noisy score of the data's law, if known, given the same conditions (of a
+            `Joint` law): records then show the excess over the floor of the loss.
+        checkpoint: Directory to save to, at the end, when interrupted, and while training, up to
+            the last whole step. No other training can write there before this iteration has ended.
+            In the main thread SIGTERM and SIGHUP save like Ctrl-C, then raise `SystemExit(128 + n)`.
         checkpoint_every: Steps between saves.
         extra: More to keep in the checkpoint's configuration, JSON.
         resume: Go on from `checkpoint`; on a CPU the result is that of an unbroken run, bit for bit.
             Settings, objective, model and data must be those of that run.
-        finish: Called with the model that is kept, after the last step and before it is saved; it
-            may change it.
+        finish: Called with the model that is kept, before it is saved; it may change it.
         generator: Where initial order and noise come from.
         **changes: Single fields of `TrainingSettings`.
 
@@ -118,23 +128,28 @@ def fit(
         ValueError: For data, conditions or settings that do not fit; a checkpoint that does not.
         OSError: If the checkpoint cannot be written, or another training writes there.
         FloatingPointError: If the loss is no longer finite.
+
+    Examples:
+        >>> model = glp.ScoreModel(glp.MLP(1, 16), glp.schedules.VP())
+        >>> [step.step for step in glp.fit(model, torch.randn(500, 1), steps=3)]
+        [1, 2, 3]
     """
     settings = TrainingSettings() if settings is None else settings
     check_kind(settings, "settings", TrainingSettings, "TrainingSettings")
     settings = replace(settings, **changes)
     if extra is not None:
         check_kind(extra, "extra", Mapping, "a dictionary")
-    if checkpoint is not None:
-        check_kind(checkpoint, "checkpoint", str | os.PathLike, "a directory")
     claim = None
     if checkpoint is not None:  # what cannot be saved is better refused now than in the end
+        check_kind(checkpoint, "checkpoint", str | os.PathLike, "a directory")
         json.dumps([ckpt.describe(model), dict(extra or {})], allow_nan=False)
         claim = ckpt.claim(checkpoint) if Processes.here().first else None
     try:
-        return _Fit(
-            model, data, objective, condition, settings, standardize, held_out, held_out_condition,
-            exact, claim, checkpoint, checkpoint_every, extra, resume, finish, generator,
-        ).steps()  # fmt: skip
+        return _Fit(Asked(
+            model, data, objective, condition, settings, standardize, keep_frame, augment, held_out,
+            held_out_condition, exact, claim, checkpoint, checkpoint_every, extra, resume, finish,
+            generator,
+        )).steps()  # fmt: skip
     except BaseException:
         if claim is not None:
             claim.release()
@@ -144,65 +159,33 @@ def fit(
 class _Fit:
     """The state of one training run."""
 
-    def __init__(
-        self,
-        model: ScoreModel,
-        data: Data,
-        objective: Objective,
-        condition: Tensor | None,
-        settings: TrainingSettings,
-        standardize: bool | Literal["one"],
-        held_out: Data | None,
-        held_out_condition: Tensor | None,
-        exact: NoisyScore | None,
-        claim: Claim | None,
-        checkpoint: str | os.PathLike[str] | None,
-        checkpoint_every: int,
-        extra: Mapping[str, Any] | None,
-        resume: bool,
-        finish: Callable[[ScoreModel], object] | None,
-        generator: torch.Generator | None,
-    ) -> None:
-        check_kind(model, "model", ScoreModel, "a ScoreModel")
-        check_function(objective, "objective")
-        check_generator(generator)
-        check_data(data, model.event_shape)
-        check_conditions(model, condition, len(data), "condition")
-        if condition is None and settings.condition_dropout > 0:
-            raise ValueError("condition_dropout= leaves out conditions: pass condition=")
-        if not isinstance(standardize, bool):
-            check_option(standardize, "standardize, if it is neither True nor False,", ("one",))
-        if held_out is not None:
-            check_data(held_out, model.event_shape, "held_out")
-        elif held_out_condition is not None:
-            raise ValueError("held_out_condition belongs to held_out=, which is missing")
-        if held_out is not None:
-            check_conditions(model, held_out_condition, len(held_out), "held_out_condition")
-        check_count(checkpoint_every, "checkpoint_every")
-        if finish is not None:
-            check_function(finish, "finish")
-        if resume and checkpoint is None:
-            raise ValueError("resume=True needs checkpoint=, the directory to go on from")
-        self.model, self.data, self.objective = model, data, objective
+    def __init__(self, asked: Asked) -> None:
+        asked = check_asked(asked)
+        model, data, settings = asked.model, asked.data, asked.settings
+        objective, condition, augment = asked.objective, asked.condition, asked.augment
+        resume, checkpoint, exact = asked.resume, asked.checkpoint, asked.exact
+        self.model, self.objective = model, objective
         self.settings, self.processes = settings, Processes.here()
+        self.minutes = settings.minutes  # None once the steps are known
         self.setup = vars(settings) | {
-            "standardize": standardize, "n_samples": len(data), "data": fingerprint(data),
+            "standardize": asked.standardize, "n_samples": len(data), "data": fingerprint(data),
             "condition": None if condition is None else fingerprint(condition),
-            "objective": objective_name(objective),
+            "objective": objective_name(objective), "keep_frame": asked.keep_frame,
+            "augment": None if augment is None else objective_name(augment),
         }  # fmt: skip
-        self.claim, self.checkpoint_every, self.extra = claim, checkpoint_every, extra
-        self.stops, self.finish = Stops(), finish
+        self.claim, self.checkpoint_every = asked.claim, asked.checkpoint_every
+        self.extra, self.stops, self.finish = asked.extra, Stops(), asked.finish
         self.best = Best()
         self.final: ScoreModel | None = None  # what is kept, once all steps are done
         self.like = next(p for p in model.parameters() if p.requires_grad)
         self.processes.check_alike(self.setup, "data, objective and settings")
-        self.processes.check_batch(min(settings.batch_size, len(data)))
+        self.size = settings.batch(model.event_shape)
+        if isinstance(data, Mapped) and settings.batch_size is None:
+            self.size = data.batch_size or self.size
+        self.processes.check_batch(min(self.size, len(data)))
         self.processes.make_alike(model)
-        seed = self.processes.of_first(new_seed(generator))
+        seed = self.processes.of_first(new_seed(asked.generator))
         self.noise = torch.Generator(self.like.device).manual_seed(seed)
-        self.batches = Batches(
-            len(data), settings.batch_size, torch.Generator().manual_seed(seed + 1)
-        )
         self.check_seed = seed + 2
         self.dropping = torch.Generator().manual_seed(seed + 3)
         self.step, self.seconds = 0, 0.0
@@ -211,23 +194,17 @@ class _Fit:
         self.whole = True  # False while the weights are half changed
         state = None
         if resume and checkpoint is not None:
-            state = load_training(Path(checkpoint), model, settings, self.setup)
+            self._plan(steps_of(Path(checkpoint), settings))
+            state = load_training(Path(checkpoint), model, self.settings, self.setup)
         else:
-            scales: Scales | None = "each" if standardize is True else standardize or None
-            model.fit_frame(data, scales)
-            if condition is not None and model.condition is not None:
-                model.fit_condition(data, condition, settings.condition_dropout)
+            fit_frame(asked)
         if exact is not None:
             check_noisy_score(exact, "exact")
             check_same_frame(model, exact, "the model and the exact score")
         self.condition: Tensor | None = None  # as the network takes it
         if condition is not None and model.condition is not None:
             self.condition = model.condition.encode(condition)
-        # data in memory are encoded once, where they are; what lies on disk batch by batch
-        self.z: Tensor | None = None
-        if isinstance(data, Tensor):
-            parts = (rows(part, slice(None), part) for _, part in pieces(data))
-            self.z = torch.cat([model.coordinates.encode(x).to(self.like.dtype) for x in parts])
+        self.feed = Feed(model, data, self.size, augment, self.processes, seed + 1)
         self.parameters = [p for p in model.parameters() if p.requires_grad]
         self.optimizer = adamw(self.parameters, settings)
         self.averaged = Average(model, partial(ema_decay, settings.ema))
@@ -238,8 +215,9 @@ class _Fit:
         if state is not None:
             self._restore(state)
         self.measure = Measurement(
-            model, objective, data, condition, held_out, held_out_condition, exact, self.like
-        )
+            model, objective, data, condition, asked.held_out, asked.held_out_condition, exact,
+            self.like,
+        )  # fmt: skip
 
     def state(self) -> dict[str, Any]:
         """Return all that an unbroken continuation depends on."""
@@ -254,7 +232,7 @@ class _Fit:
             "best": self.best.state(),
             "optimizer": self.optimizer.state_dict(),
             "noise": self.noise.get_state(),
-            "batches": self.batches.state(),
+            **self.feed.state(),
             "dropping": self.dropping.get_state(),
             "check_seed": self.check_seed,
         }
@@ -266,17 +244,36 @@ class _Fit:
         self.best.restore(state["best"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.noise.set_state(state["noise"])
-        self.batches.restore(state["batches"])
         self.dropping.set_state(state["dropping"])
         self.step, self.seconds, self.history = state["step"], state["seconds"], state["history"]
         self.check_seed = state["check_seed"]
+        self.feed.restore(state, self.check_seed - 1)
+
+    def _plan(self, steps: int | None) -> None:
+        """Settle how many steps there are, where they follow from a time."""
+        if steps is not None:
+            self.settings = replace(self.settings, steps=steps, minutes=None)
+            self.setup["steps"], self.minutes = steps, None
+
+    def _measure_speed(self) -> None:
+        """Find how many steps fit into the time by taking some, of which nothing stays."""
+        assert self.minutes is not None
+        before, minutes = copy.deepcopy(self.state()), self.minutes
+        steps = steps_within(
+            minutes, self._update, lambda: self.measure(self.averaged.module, self.check_seed),
+            self.processes.of_first,
+        )  # fmt: skip
+        self.model.load_state_dict(before["model"])
+        self._restore(before)
+        self.mark, self.whole = None, True
+        self._plan(steps)
 
     def _save(self) -> None:
         if self.claim is None:
             return
         names = ("step", "loss", "held_out", "held_out_error", "excess", "excess_error")
         run = {
-            "settings": vars(self.settings),
+            "settings": {k: self.setup[k] for k in vars(self.settings)},
             "step": self.step,
             "seconds": self.seconds,
             "history": {"columns": names, "rows": self.history},
@@ -301,32 +298,22 @@ class _Fit:
 
     def _update(self) -> tuple[float, float]:
         """Do one optimisation step; return the loss and the gradient norm before clipping."""
-        self.mark = self.batches.state(), self.noise.get_state(), self.dropping.get_state()
-        whole = self.batches.next()
-        mine = self.processes.rows(len(whole))
-        index = whole[mine]
-        if self.z is None:
-            z = encoded(self.model, rows(self.data, index, self.like))
-        else:
-            z = self.z[index.to(self.z.device)].to(self.like.device)
+        self.mark = self.feed.state(), self.noise.get_state(), self.dropping.get_state()
+        z, whole, mine = self.feed.next(self.step + 1)
         condition = None
         if self.condition is not None and self.model.condition is not None:
-            condition = self.condition[index].to(z.device)
+            condition = self.condition[whole[mine]].to(z.device)
             if condition.is_floating_point():
                 condition = condition.to(z)
             if self.settings.condition_dropout > 0:
                 gone = drop(self.settings.condition_dropout, len(whole), self.dropping)[mine]
                 condition = self.model.condition.drop(condition, gone.to(z.device))
         self.optimizer.zero_grad(set_to_none=True)
-        score = conditioned(self.working, condition)
-        alone = self.processes.alone
-        noise = self.noise if alone else PartOfBatch(self.noise, mine, len(whole))
-        each = self.objective(score, z, generator=noise)
-        check_kind(each, "what objective returns", Tensor, "a tensor (B,)")
-        loss = each.mean() if alone else each.sum() / len(whole)
-        loss.backward()
-        total = loss.detach()
-        if not alone:
+        total = accumulate(
+            self.working, self.objective, z, condition, self.noise, mine, len(whole),
+            self.settings.accumulate,
+        )  # fmt: skip
+        if not self.processes.alone:
             gradients = [p.grad for p in self.parameters if p.grad is not None]
             self.processes.add_up([total, *gradients])
         norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.settings.clip)
@@ -356,6 +343,8 @@ class _Fit:
     def _steps(self) -> Iterator[Step]:
         try:
             self.model.train()
+            if self.minutes is not None:
+                self._measure_speed()
             while self.step < self.settings.steps:
                 began = time.perf_counter()
                 rate = self.settings.rate(self.step)
@@ -374,7 +363,14 @@ class _Fit:
                 speed = self.step / self.seconds
                 if not last and self.step % self.checkpoint_every == 0:
                     self._save()
-                yield Step(self.step, loss, norm, rate, speed, held_out, above)
+                if self.step == LEAST:
+                    warn_if_slow(
+                        self.settings.steps, 1 / speed, self.size, self.model.event_shape,
+                        self.like.device, self.setup["minutes"],
+                    )  # fmt: skip
+                yield Step(
+                    self.step, loss, norm, rate, speed, held_out, above, self.settings.steps
+                )
             if self.final is None:  # of a run that had ended and is resumed
                 self._conclude()
         finally:
@@ -382,7 +378,7 @@ class _Fit:
             # undone by turning the generators back. If the weights were caught half changed or the
             # loss was not finite, the last checkpoint stays as it is.
             try:
-                if self.whole:
+                if self.whole and self.minutes is None:
                     self._rewind()
                     with self.stops.held():
                         self._save()
@@ -394,6 +390,6 @@ class _Fit:
 
     def _rewind(self) -> None:
         if self.mark is not None:
-            self.batches.restore(self.mark[0])
+            self.feed.restore(self.mark[0])
             self.noise.set_state(self.mark[1])
             self.dropping.set_state(self.mark[2])

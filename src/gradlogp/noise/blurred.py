@@ -44,6 +44,13 @@ def perturb(
 
     Raises:
         ValueError: For a wrong shape, an empty batch, or entries that are not finite.
+
+    Examples:
+        >>> score = glp.ExactScore(glp.Gaussian([0.0]), glp.schedules.VE())
+        >>> x, g = torch.zeros(10_000, 1), torch.Generator().manual_seed(0)
+        >>> z = glp.perturb(score, x, torch.tensor(0.5), generator=g)
+        >>> abs(float(z.std() / score.schedule(torch.tensor(0.5))[1]) - 1) < 0.02
+        True
     """
     check_noisy_score(score)
     check_points(x0, "x0", score.event_shape)
@@ -101,6 +108,11 @@ def blurred(score: NoisyScore, sigma: float | None = None) -> Density:
     Raises:
         ValueError: If the schedule does not reach that noise level; when called, `log_prob` of a
             score that knows none.
+
+    Examples:
+        >>> score = glp.ExactScore(glp.Gaussian([0.0]), glp.schedules.VE(0.01, 10.0))
+        >>> glp.blurred(score, 3.0).score(torch.tensor([[1.0]]))
+        tensor([[-0.1000]])
     """
     check_noisy_score(score)
     return Blurred(score, time_at(score.schedule, sigma))

@@ -7,9 +7,10 @@ applied in float64 whatever the dtype of a model, so that data far from 0 keep t
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -26,8 +27,29 @@ from ..core import (
     sum_event,
 )
 
-Data = Tensor | np.ndarray
-"""In memory, or on disk as a NumPy memory map; `(N, *event)`."""
+
+class Rows(ABC):
+    """Rows `(N, *event)` that are made when they are asked for, as those of a dataset."""
+
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+
+    @property
+    def ndim(self) -> int:
+        """How many axes there are."""
+        return len(self.shape)
+
+    @abstractmethod
+    def __len__(self) -> int:
+        """Return N."""
+
+    @abstractmethod
+    def __getitem__(self, index: Any) -> Tensor:
+        """Return rows by a slice or their numbers."""
+
+
+Data = Tensor | np.ndarray | Rows
+"""In memory, on disk as a NumPy memory map, or made when asked for; `(N, *event)`."""
 
 Scales = Literal["each", "one"]
 """A scale for each column of vectors and each channel of `(C, L)` or `(C, H, W)`, or one for all."""
@@ -41,6 +63,7 @@ def as_tensor(part: Data) -> Tensor:
     Raises:
         ValueError: Unless it holds real numbers.
     """
+    part = part[:] if isinstance(part, Rows) else part
     real = not part.is_complex() if isinstance(part, Tensor) else part.dtype.kind in "fiub"
     if not real:
         raise ValueError(f"data must be real numbers, got dtype {part.dtype}")
@@ -62,7 +85,7 @@ def mean_and_std(
     Raises:
         ValueError: If a column, a channel, or the whole is constant; for other `scales`.
     """
-    check_kind(data, "data", Tensor | np.ndarray, "a tensor or a NumPy array")
+    check_kind(data, "data", Tensor | np.ndarray | Rows, "a tensor or a NumPy array")
     check_event_shape(event_shape)
     check_option(scales, "scales", Scales)
     if data.ndim < 2 or tuple(data.shape[1:]) != tuple(event_shape) or not len(data):
@@ -169,7 +192,7 @@ class AffineCoordinates(nn.Module):
         Raises:
             ValueError: If a column, a channel, or the whole is constant.
         """
-        check_kind(data, "data", Tensor | np.ndarray, "a tensor or a NumPy array")
+        check_kind(data, "data", Tensor | np.ndarray | Rows, "a tensor or a NumPy array")
         mean, std = mean_and_std(data, event_shape, scales)
         kind = as_tensor(data[:0]).dtype
         narrow = kind.itemsize <= (

@@ -83,6 +83,11 @@ def time_grid(
     Raises:
         ValueError: For fewer than two times, a t_min outside [0, 1), or times so close to 0 that
             float64 does not tell them apart.
+
+    Examples:
+        >>> schedule = glp.schedules.VE(0.01, 10.0)
+        >>> schedule(glp.time_grid(schedule, 4))[1]
+        tensor([10.0000,  1.9361,  0.2257,  0.0100], dtype=torch.float64)
     """
     n = N_TIMES if n is None else n
     check_schedule(schedule)

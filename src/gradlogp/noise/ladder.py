@@ -126,6 +126,12 @@ def noise_levels(
     References:
         | Improved Techniques for Training Score-Based Generative Models (Song & Ermon, 2020)
         | https://arxiv.org/abs/2006.09011
+
+    Examples:
+        >>> x = torch.tensor([[0.0, 0.0], [3.0, 4.0]])
+        >>> found = glp.noise_levels(x, sigma_min=0.5, tell=None)
+        >>> [round(sigma, 3) for sigma in found.sigmas]
+        [5.0, 2.812, 1.581, 0.889, 0.5]
     """
     check_points(x, least=2)
     check_generator(generator)

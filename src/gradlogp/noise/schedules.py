@@ -61,6 +61,10 @@ class VE(Schedule):
     References:
         | Score-Based Generative Modeling through Stochastic Differential Equations (Song et al., 2021)
         | https://arxiv.org/abs/2011.13456
+
+    Examples:
+        >>> glp.schedules.VE(0.01, 100.0)(torch.tensor([0.0, 0.5, 1.0]))
+        (tensor([1., 1., 1.]), tensor([1.0000e-02, 1.0000e+00, 1.0000e+02]))
     """
 
     sigma_min: float = 0.01
@@ -82,6 +86,10 @@ class EDM(Schedule):
     References:
         | Elucidating the Design Space of Diffusion-Based Generative Models (Karras et al., 2022)
         | https://arxiv.org/abs/2206.00364
+
+    Examples:
+        >>> glp.schedules.EDM()(torch.tensor([0.0, 1.0]))[1]
+        tensor([2.0000e-03, 8.0000e+01])
     """
 
     sigma_min: float = 0.002
@@ -107,6 +115,11 @@ class VP(Schedule):
     References:
         | Score-Based Generative Modeling through Stochastic Differential Equations (Song et al., 2021)
         | https://arxiv.org/abs/2011.13456
+
+    Examples:
+        >>> alpha, sigma = glp.schedules.VP()(torch.tensor([0.0, 0.5, 1.0]))
+        >>> alpha.square() + sigma.square()
+        tensor([1.0000, 1.0000, 1.0000])
     """
 
     beta_min: float = 0.1
@@ -159,6 +172,11 @@ class Cosine(Schedule):
     References:
         | Improved Denoising Diffusion Probabilistic Models (Nichol & Dhariwal, 2021)
         | https://arxiv.org/abs/2102.09672
+
+    Examples:
+        >>> alpha, sigma = glp.schedules.Cosine()(torch.tensor([0.0, 0.5]))
+        >>> sigma
+        tensor([0.0000, 0.7111])
     """
 
     s: float = 0.008
@@ -185,6 +203,10 @@ class Rectified(Schedule):
         | Flow Straight and Fast: Learning to Generate and Transfer Data with Rectified Flow
           (Liu et al., 2023)
         | https://arxiv.org/abs/2209.03003
+
+    Examples:
+        >>> glp.schedules.Rectified()(torch.tensor([0.0, 0.25, 1.0]))
+        (tensor([1.0000, 0.7500, 0.0000]), tensor([0.0000, 0.2500, 1.0000]))
     """
 
     def __call__(self, t: Tensor) -> tuple[Tensor, Tensor]:

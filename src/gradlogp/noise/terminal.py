@@ -145,6 +145,14 @@ def terminal(score: NoisyScore) -> Terminal:
     Raises:
         ValueError: If the law is not known, α_1 > 0, and the score has no moments, or those do not
             fit an event or have a negative variance.
+
+    Examples:
+        >>> score = glp.ExactScore(glp.Gaussian([5.0]), glp.schedules.VE(0.01, 2.0))
+        >>> law = glp.terminal(score)
+        >>> law.sample(4, generator=torch.Generator()).shape
+        torch.Size([4, 1])
+        >>> law.log_prob(torch.tensor([[5.0]]))
+        tensor([-1.7237])
     """
     check_noisy_score(score)
     t = torch.ones((), dtype=torch.float64)

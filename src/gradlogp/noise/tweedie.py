@@ -59,6 +59,11 @@ def tweedie(
     References:
         | Tweedie's Formula and Selection Bias (Efron, 2011)
         | https://doi.org/10.1198/jasa.2011.tm11181
+
+    Examples:
+        >>> law = glp.Gaussian([0.0]).noised(1.0, 2.0)
+        >>> glp.tweedie(law.score, torch.tensor([[5.0]]), 1.0, 2.0)
+        Tweedie(mean=tensor([[1.]]), cov=tensor([[[0.8000]]]))
     """
     check_points(x_t, "x_t")
     check_level(alpha, x_t, "alpha")

@@ -89,6 +89,12 @@ def as_score(
         ValueError: For an unknown kind, or a prediction of ε, x_0, v or velocity without a
             schedule; when called, for an energy or log-density that is not one number a sample, a
             prediction of another shape than x, or σ = 0, where there is no score.
+
+    Examples:
+        >>> epsilon = lambda z, t: z * t
+        >>> score = glp.as_score(epsilon, "epsilon", glp.schedules.VE())
+        >>> score(torch.tensor([[1.0]]), torch.tensor(1.0))
+        tensor([[-0.0200]])
     """
     check_function(network, "network")
     check_option(kind, "kind", ("log_prob", "energy", *KINDS))

@@ -27,6 +27,14 @@ class ExactScore(ScoreBase):
             or of `Classes`, this is the score of x alone, and `given(y)` that of x given y; of a law
             `WithHoles` `given(x)` is that given the part of x that is known.
         schedule: The noise schedule.
+
+    Examples:
+        >>> score = glp.ExactScore(glp.Gaussian([3.0]), glp.schedules.VP())
+        >>> z, t = torch.tensor([[0.0]]), torch.tensor(0.5)
+        >>> score(z, t)
+        tensor([[0.8435]])
+        >>> score.denoise(z, t)
+        tensor([[2.7628]])
     """
 
     def __init__(self, density: Analytic, schedule: Schedule) -> None:
@@ -106,6 +114,11 @@ class EmpiricalScore(ScoreBase):
 
     Raises:
         ValueError: For data that are no batch, are empty or not finite; for a chunk_size below 1.
+
+    Examples:
+        >>> score = glp.EmpiricalScore(torch.tensor([[-1.0], [1.0]]), glp.schedules.VE(0.01, 10.0))
+        >>> score.denoise(torch.tensor([[0.3]]), torch.tensor(0.1))
+        tensor([[1.]])
     """
 
     def __init__(

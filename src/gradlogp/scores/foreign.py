@@ -271,7 +271,7 @@ def from_k_diffusion(
     moments: Moments | None = None,
     **extra: Any,
 ) -> ForeignScore:
-    """Return the noisy score of a denoiser of k-diffusion, denoiser(x, σ, **extra) -> x̂_0.
+    """Return the noisy score of a denoiser of k-diffusion, `denoiser(x, σ, **extra)` -> x̂_0.
 
     Arguments:
         denoiser: At x = x_0 + σ ε, σ `(B,)`.

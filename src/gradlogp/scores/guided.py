@@ -42,6 +42,13 @@ class GuidedScore(ScoreWrapper):
     Raises:
         ValueError: For a weight that is not finite, an interval whose ends do not ascend, or two
             scores of different schedules or coordinates.
+
+    Examples:
+        >>> VE = glp.schedules.VE()
+        >>> one, other = (glp.ExactScore(glp.Gaussian([m]), VE) for m in (0.0, 1.0))
+        >>> score = glp.GuidedScore(one, other, weight=2.0)
+        >>> score(torch.tensor([[0.0]]), torch.tensor(0.0))
+        tensor([[-1.9998]])
     """
 
     score: NoisyScore

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from ..core import check_event_shape, per_sample
 from ..noise.coordinates import AffineCoordinates
 from .conditioned import ConditionedScore
+from .levels import Levels
 
 MOST_GAUSSIAN = 48
 """Entries of a vector up to which a network learns the rest of a Gaussian law."""
@@ -93,7 +94,9 @@ class Mask(nn.Module):
     Nothing known is the null condition, which it has always seen.
 
     Of vectors it keeps mean and covariance, so that the network has to learn only what a Gaussian law
-    with these does not say.
+    with these does not say; and which entries are levels of a column, whose frequencies it keeps
+    (`Levels`). The covariance is that of all entries, or, of more than `MOST_GAUSSIAN`, of those that
+    are no levels, if they are fewer.
 
     Arguments:
         event_shape: The shape of x.
@@ -101,6 +104,7 @@ class Mask(nn.Module):
 
     mean: Tensor | None
     cov: Tensor | None
+    levels: Levels | None
 
     def __init__(self, event_shape: torch.Size) -> None:
         super().__init__()
@@ -108,27 +112,34 @@ class Mask(nn.Module):
         self.event_shape = torch.Size(event_shape)
         self.kind = torch.Size((2, *event_shape))
         self.coordinates = AffineCoordinates(torch.zeros(event_shape), torch.ones(event_shape))
-        small = len(event_shape) == 1 and event_shape[0] <= MOST_GAUSSIAN
-        D = self.event_shape.numel()
-        self.register_buffer("mean", torch.zeros(D) if small else None)
-        self.register_buffer("cov", torch.eye(D) if small else None)
+        D, vector = self.event_shape.numel(), len(event_shape) == 1
+        self.register_buffer("mean", torch.zeros(D) if vector else None)
+        self.register_buffer("cov", torch.eye(D) if vector else None)
+        self.levels = Levels(D) if vector else None
 
     def fit(self, rows: Tensor) -> None:
-        """Take mean and covariance of rows with holes, in the units of the data: of most likelihood."""
-        if self.mean is None or self.cov is None:
+        """Take from rows with holes, in the units of the data, mean and covariance of most likelihood.
+
+        And how often each level is met.
+        """
+        if self.mean is None or self.cov is None or self.levels is None:
             return
+        self.levels.fit(rows.double(), self.coordinates)
         d = self.event_shape.numel()
+        own = self.levels.block.cpu() < 0 if d > MOST_GAUSSIAN else torch.ones(d).bool()
+        d = int(own.sum())
+        if not 0 < d <= MOST_GAUSSIAN:
+            return
         most = max(5 * d, min(MOST_ROWS, MOST_WORK // d**3))
-        some = rows[:: -(-len(rows) // most)]
-        known, u = self.encode(some.double()).unbind(1)
-        mean, cov = gaussian_with_holes(u, known)
+        known, u = self.encode(rows[:: -(-len(rows) // most)].double()).unbind(1)
+        mean, cov = gaussian_with_holes(u[:, own], known[:, own])
         w, U = torch.linalg.eigh(cov)
-        self.mean.copy_(mean)
-        self.cov.copy_((U * w.clamp(min=RIDGE)) @ U.T)
+        self.mean[own] = mean.to(self.mean)
+        self.cov[torch.outer(own, own)] = ((U * w.clamp(min=RIDGE)) @ U.T).to(self.cov).flatten()
 
     def gaussian(
         self, u: Tensor, alpha: Tensor, sigma: Tensor, condition: Tensor
-    ) -> tuple[Tensor, Tensor] | None:
+    ) -> tuple[Tensor, Tensor]:
         r"""Return mean and deviation of u_0 given α u_0 + σ ε = u and what is known, in a Gaussian law.
 
         .. math:: m + S A C^{-1} (y - A m), \quad C = A S A + B
@@ -142,8 +153,8 @@ class Mask(nn.Module):
             sigma: In that frame, `(B, D)` or `(D,)`.
             condition: As the network takes it.
         """
-        if self.mean is None or self.cov is None:
-            return None
+        assert self.mean is not None
+        assert self.cov is not None
         if not condition.stride(0) and not alpha.ndim:  # the same for all
             state, values = condition[:1].unbind(1)
         else:
@@ -159,6 +170,18 @@ class Mask(nn.Module):
         mean = m + ((y - a * m).unsqueeze(1) @ X).squeeze(1)
         var = S.diagonal() - (a_S * X).sum(1)
         return mean, var.clamp(min=1e-10).sqrt()
+
+    def denoise(
+        self, u: Tensor, alpha: Tensor, sigma: Tensor, condition: Tensor, out: Tensor
+    ) -> Tensor:
+        """Return the mean of u_0 that the network corrects by `out`: arguments as of `gaussian`.
+
+        Numbers by so many deviations, levels by the logarithm of how much likelier they are.
+        """
+        assert self.levels is not None
+        mean, sd = self.gaussian(u, alpha, sigma, condition)
+        levels = self.levels.denoise(u, alpha, sigma, out)
+        return torch.where(self.levels.block < 0, mean + sd * out, levels)
 
     @property
     def config(self) -> list[int]:

@@ -28,7 +28,7 @@ from ..noise.score_base import ScoreBase
 from .base import Base, read_base
 from .conditioned import Condition, ConditionedScore, linear_part
 from .masked import Mask, MaskedScore
-from .networks.conditions import read_condition
+from .networks.embeddings import read_condition
 
 MOST_LINEAR = 250_000
 """Entries of the linear part of a condition, beyond which a model has none."""
@@ -54,7 +54,8 @@ class ScoreModel(ScoreBase, nn.Module):
     and `predicts` names what it predicts of (z̃_0, ε). Of a model conditional on values m is the best
     linear prediction of z_0 from them and c what that leaves, so that what is linear in them is exact
     from the start (not with `condition_dropout`, where the network has to do without them). A network
-    with `holes=True` predicts what a Gaussian law leaves of z_0, in its standard deviations (`Mask`).
+    with `holes=True` predicts what a Gaussian law leaves of z_0, in its standard deviations (`Mask`),
+    and of entries that say a level how much likelier it is (`Levels`).
     With `predicts="v"` this is the EDM preconditioning (up to a sign). The network is given −λ/8 with
     λ = 2 log(α c̄/σ), so that models
     under different schedules of the same data see the same coordinate.
@@ -99,6 +100,11 @@ class ScoreModel(ScoreBase, nn.Module):
     Raises:
         ValueError: For an unknown `predicts` or base, if no event shape is known, or if an event
             shape or a condition is not that of the network.
+
+    Examples:
+        >>> model = glp.ScoreModel(glp.MLP(2, generator=torch.Generator()), glp.schedules.VP())
+        >>> model(torch.zeros(3, 2), torch.tensor(0.5)).shape
+        torch.Size([3, 2])
     """
 
     schedule: Schedule
@@ -337,11 +343,10 @@ class ScoreModel(ScoreBase, nn.Module):
             condition = self.condition.null(len(z), z) if condition is None else condition
             a, b = (per_sample(q, z) for q in self.schedule(t))
             m, c = self.z_mean.to(z), self._spread(z)
-            found = self.condition.gaussian((z - a * m) / c, a, b / c, condition)
-            if found is not None:
+            if self.condition.cov is not None:
                 z_unit, _, _, _, coordinate = self._frame(z, t)
-                mean, sd = found
-                return m + c * (mean + sd * self._network(z_unit, coordinate, condition))
+                out = self._network(z_unit, coordinate, condition)
+                return m + c * self.condition.denoise((z - a * m) / c, a, b / c, condition, out)
         predicted = self._predicted(z, condition)
         shift = per_sample(self.schedule(t)[0], z) * predicted
         z_unit, a, b, _, coordinate = self._frame(z - shift, t)

@@ -38,6 +38,12 @@ class RescheduledScore(ScoreWrapper):
 
     Raises:
         ValueError: At a call, for a noise level that the score's own schedule does not reach.
+
+    Examples:
+        >>> score = glp.ExactScore(glp.Gaussian([3.0]), glp.schedules.VP())
+        >>> other = glp.RescheduledScore(score, glp.schedules.VE())
+        >>> other.denoise(torch.tensor([[3.0]]), torch.tensor(0.5))
+        tensor([[3.]])
     """
 
     def __init__(self, score: NoisyScore, schedule: Schedule) -> None:

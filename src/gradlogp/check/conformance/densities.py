@@ -48,6 +48,11 @@ def check_density(d: Density) -> Report:
         ConformanceError: An `AssertionError` that names the number, the right number, and the
             likeliest mistake.
         ValueError: For something that is no density, or whose points have no known shape.
+
+    Examples:
+        >>> found = glp.check.check_density(glp.Gaussian([1.0, 2.0]))
+        >>> round(found["score over the gradient of log_prob"].value, 6)
+        1.0
     """
     check_target(d, "d")
     report, law = Report(), d
@@ -193,30 +198,6 @@ def _integral(report: Report, d: Any, claims: bool) -> None:
     report.hold(
         "log of the integral", log_z, right, 2e-4, slips,
         else_="a normaliser that is wrong, such as det S for √det S",
-    )  # fmt: skip
-
-
-def _moments(report: Report, d: Any, x: Tensor, weight: Tensor) -> None:
-    """Mean and covariance that are stated, by the same rule."""
-    mean, cov = getattr(d, "mean", None), getattr(d, "cov", None)
-    if not isinstance(mean, Tensor) or mean.shape != x.shape[1:]:
-        return
-    found = weight @ x
-    size = 1 + float(mean.abs().max())
-    for i in range(len(mean)):
-        report.hold(f"mean by the integral, coordinate {i}", found[i], float(mean[i]), 5e-4 * size)
-    if not isinstance(cov, Tensor) or cov.shape != (len(mean), len(mean)):
-        return
-    spread = ((x - found) * weight[:, None]).mT @ (x - found)
-    for i in range(len(mean)):
-        right = float(cov[i, i])
-        report.hold(
-            f"variance by the integral, coordinate {i}", spread[i, i], right, 1e-3 * right,
-            {"a deviation stated where a variance is meant": right**2},
-        )  # fmt: skip
-    report.small(
-        "covariance by the integral, largest entry off", off_by(spread, cov), 1e-3,
-        "a covariance that is transposed, or of another law",
     )  # fmt: skip
 
 

@@ -64,6 +64,11 @@ def check_kernel(
         ConformanceError: An `AssertionError` that names the number, the right number, and the
             likeliest mistake.
         ValueError: For an argument that is not of its kind.
+
+    Examples:
+        >>> found = glp.check.check_kernel(glp.langevin.MALA)
+        >>> found["detailed balance, largest deviation of its logarithm"].value < 1e-9
+        True
     """
     check_function(make, "make")
     if facts is not None:

@@ -64,6 +64,11 @@ def check_objective(o: Loss) -> Report:
         ConformanceError: An `AssertionError` that names the number, the right number, and the
             likeliest mistake.
         ValueError: For something that cannot be called.
+
+    Examples:
+        >>> found = glp.check.check_objective(glp.objectives.implicit)
+        >>> round(found["coefficient of ½ E‖s‖²"].value, 6)
+        1.0
     """
     check_function(o, "o")
     report, call = Report(), _Call(o)

@@ -53,6 +53,11 @@ def check_score(s: NoisyScore, *, data: Tensor | None = None) -> Report:
         ConformanceError: An `AssertionError` that names the number, the right number, and the
             likeliest mistake.
         ValueError: For something that is no noisy score, or data that do not fit it.
+
+    Examples:
+        >>> found = glp.check.check_score(glp.ExactScore(glp.Gaussian([1.0]), glp.schedules.VP()))
+        >>> round(found["Tweedie at t = 0.5: (α E[z_0|z] − z) over σ² s"].value, 6)
+        1.0
     """
     check_noisy_score(s, "s")
     if data is not None:

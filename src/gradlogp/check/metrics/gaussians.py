@@ -102,6 +102,11 @@ def gaussian_kl(p: Gaussian, q: Gaussian) -> float:
     References:
         | On Information and Sufficiency (Kullback & Leibler, 1951)
         | https://doi.org/10.1214/aoms/1177729694
+
+    Examples:
+        >>> p, q = glp.Gaussian([0.0]), glp.Gaussian([1.0], 2.0)
+        >>> round(glp.metrics.gaussian_kl(p, q), 4)  # ½ (½ + ½ − 1 + log 2)
+        0.3466
     """
     shift, S_p, S_q = _laws(p, q, density=True)
     # with σ_i the singular values of S_q^{-1/2} S_p^{1/2} the first four terms are
@@ -134,6 +139,11 @@ def gaussian_wasserstein(p: Gaussian, q: Gaussian) -> float:
         | On the Bures–Wasserstein Distance Between Positive Definite Matrices
           (Bhatia, Jain & Lim, 2019)
         | https://arxiv.org/abs/1712.01504
+
+    Examples:
+        >>> p, q = glp.Gaussian([0.0]), glp.Gaussian([3.0], 25.0)
+        >>> glp.metrics.gaussian_wasserstein(p, q)  # √(3² + (5 − 1)²)
+        5.0
     """
     shift, S_p, S_q = _laws(p, q, density=False)
     A, B = (S.matrix(S.w.sqrt()) for S in (S_p, S_q))

@@ -127,6 +127,12 @@ def ksd(
         | https://arxiv.org/abs/1602.02964
         | Measuring Sample Quality with Kernels (Gorham & Mackey, 2017)
         | https://arxiv.org/abs/1703.01717
+
+    Examples:
+        >>> law, g = glp.Gaussian([0.0]), torch.Generator().manual_seed(0)
+        >>> x = law.sample(200, generator=g)
+        >>> glp.metrics.ksd(law.score, x + 1.0, generator=g).p_value < 0.01
+        True
     """
     points, scores = _checked(score, x)
     check_number(beta, "beta", above=-1, below=0)
@@ -173,9 +179,7 @@ def _scale(
     c: float | Literal["median"], points: Tensor, generator: torch.Generator | None
 ) -> float:
     if isinstance(c, str) and c == "median":
-        some = subsample(points, 1000, generator)
-        upper = torch.triu_indices(len(some), len(some), offset=1, device=some.device)
-        median = float(distances(some, some)[upper[0], upper[1]].median())
+        median = float(torch.pdist(subsample(points, 1000, generator)).median())
         if median == 0:
             raise ValueError("more than half of all pairs of points coincide; give c a number")
         return median

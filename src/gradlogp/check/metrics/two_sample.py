@@ -83,6 +83,12 @@ def mmd(
     References:
         | A Kernel Two-Sample Test (Gretton et al., 2012)
         | https://jmlr.org/papers/v13/gretton12a.html
+
+    Examples:
+        >>> g = torch.Generator().manual_seed(0)
+        >>> x, y = torch.randn(200, 2, generator=g), torch.randn(200, 2, generator=g) + 1.0
+        >>> glp.metrics.mmd(x, y, generator=g).p_value < 0.01
+        True
     """
     a, b = two_samples(x, y, least=4)
     check_count(n_permutations, "n_permutations", 2)
@@ -94,8 +100,7 @@ def mmd(
     n, m = len(a), len(b)
     pooled = torch.cat([a, b])
     squared = distances(pooled, pooled).square()
-    upper = torch.triu_indices(n + m, n + m, offset=1, device=a.device)
-    median = squared[upper[0], upper[1]].median()
+    median = torch.pdist(pooled).median().square()
     if median == 0:
         raise ValueError("more than half of all pairs of points coincide; MMD has no bandwidth")
     K = sum(torch.exp(-squared / (2 * c**2 * median)) for c in (0.5, 1.0, 2.0))

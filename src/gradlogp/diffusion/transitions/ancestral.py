@@ -54,6 +54,13 @@ class Ancestral:
         n_probes: Probes for the diagonal that "optimal" needs; by default exact, by d vector-Jacobian
             products. Few probes err so far that a variance comes out below 0; it is then 0,
             which makes the spread a little too large on the whole.
+
+    Examples:
+        >>> score = glp.ExactScore(glp.Gaussian([3.0]), glp.schedules.VP())
+        >>> g = torch.Generator().manual_seed(0)
+        >>> x = glp.evolve(glp.diffusion.Ancestral(), score, 2000, generator=g)
+        >>> abs(float(x.mean()) - 3.0) < 0.1
+        True
     """
 
     variance: Literal["posterior", "forward", "optimal"] = "posterior"

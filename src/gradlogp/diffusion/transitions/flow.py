@@ -48,6 +48,12 @@ class ProbabilityFlow:
 
     Arguments:
         order: 1, 2 or 4; so many evaluations of the score a step.
+
+    Examples:
+        >>> score = glp.ExactScore(glp.Gaussian([3.0]), glp.schedules.VP())
+        >>> z, t, s = torch.tensor([[0.5]]), torch.tensor(0.8), torch.tensor(0.7)
+        >>> glp.diffusion.ProbabilityFlow()(z, t, s, score)
+        tensor([[0.6337]])
     """
 
     order: int = 2
@@ -92,7 +98,7 @@ class AdaptiveFlow:
     r"""The probability-flow ODE to a tolerance, each sample with steps of its own.
 
     Between two times the Dormand–Prince pair of order 5(4) takes as many steps as a sample needs
-    for a local error below atol + rtol · |x|. A grid of two times, `torch.tensor([1.0, 1e-3])`,
+    for a local error below `atol + rtol · |x|`. A grid of two times, `torch.tensor([1.0, 1e-3])`,
     leaves all of the steps to it.
 
     References:

@@ -233,6 +233,13 @@ class DPMSolver(_ExponentialMultistep):
 
     Arguments:
         order: 1, 2 or 3.
+
+    Examples:
+        >>> score = glp.ExactScore(glp.Gaussian([3.0]), glp.schedules.VP())
+        >>> times, g = glp.time_grid(score.schedule, 12), torch.Generator().manual_seed(0)
+        >>> x = glp.evolve(glp.diffusion.DPMSolver(), score, 2000, times, generator=g)
+        >>> abs(float(x.mean()) - 3.0) < 0.1
+        True
     """
 
     order: int = 2

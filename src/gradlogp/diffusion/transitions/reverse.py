@@ -52,6 +52,12 @@ class ReverseSDE:
     Arguments:
         eta: η ≥ 0.
         method: "exponential", "euler" or "heun".
+
+    Examples:
+        >>> score = glp.ExactScore(glp.Gaussian([3.0]), glp.schedules.VP())
+        >>> x = glp.evolve(glp.diffusion.ReverseSDE(), score, 2000, generator=torch.Generator())
+        >>> abs(float(x.mean()) - 3.0) < 0.1
+        True
     """
 
     eta: float = 1.0
@@ -156,6 +162,12 @@ class DDIM:
 
     Arguments:
         eta: η in [0, 1].
+
+    Examples:
+        >>> score = glp.ExactScore(glp.Gaussian([3.0]), glp.schedules.VP())
+        >>> z, t, s = torch.tensor([[0.5]]), torch.tensor(0.8), torch.tensor(0.7)
+        >>> glp.diffusion.DDIM()(z, t, s, score)
+        tensor([[0.6333]])
     """
 
     eta: float = 0.0

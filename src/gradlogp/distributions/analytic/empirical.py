@@ -89,6 +89,12 @@ class Empirical:
     References:
         | On Estimation of a Probability Density Function and Mode (Parzen, 1962)
         | https://doi.org/10.1214/aoms/1177704472
+
+    Examples:
+        >>> law = glp.Empirical(torch.tensor([[-1.0], [1.0]])).noised(1.0, 0.5)
+        >>> law.score(torch.tensor([[0.0], [1.0]]))
+        tensor([[ 0.0000],
+                [-0.0027]])
     """
 
     def __init__(self, data: Float[Tensor, "n *event"], chunk_size: int | None = None) -> None:

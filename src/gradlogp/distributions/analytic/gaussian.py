@@ -52,6 +52,14 @@ class Gaussian:
 
     Raises:
         ValueError: For a shape that does not fit or no covariance.
+
+    Examples:
+        >>> law = glp.Gaussian([0.0, 1.0], [[2.0, 0.0], [0.0, 0.5]])
+        >>> law.score(torch.tensor([[2.0, 2.0]]))
+        tensor([[-1., -2.]])
+        >>> law.noised(1.0, 0.5).cov
+        tensor([[2.2500, 0.0000],
+                [0.0000, 0.7500]], dtype=torch.float64)
     """
 
     def __init__(

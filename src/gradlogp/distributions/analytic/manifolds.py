@@ -95,6 +95,11 @@ class UniformSphere(Singular):
 
     Raises:
         ValueError: For dim below 2 or a radius that is not positive.
+
+    Examples:
+        >>> law = glp.distributions.UniformSphere(3, radius=2.0)
+        >>> law.sample(5, generator=torch.Generator()).norm(dim=1)
+        tensor([2.0000, 2.0000, 2.0000, 2.0000, 2.0000])
     """
 
     dim: int

@@ -60,6 +60,17 @@ class GaussianMixture:
     Raises:
         ValueError: For a shape that does not fit, weights that are no probabilities, or no
             covariance.
+
+    Examples:
+        >>> law = glp.GaussianMixture([0.5, 0.5], [[-2.0], [2.0]], 1.0)
+        >>> x = torch.tensor([[-2.0], [0.0], [1.0]])
+        >>> law.score(x)
+        tensor([[0.0013],
+                [0.0000],
+                [0.9281]])
+        >>> law.responsibilities(x)[1:]
+        tensor([[0.5000, 0.5000],
+                [0.0180, 0.9820]])
     """
 
     def __init__(

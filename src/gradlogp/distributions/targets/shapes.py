@@ -35,6 +35,11 @@ class Banana(Known):
 
     Raises:
         ValueError: For a standard deviation that is not positive.
+
+    Examples:
+        >>> target = glp.distributions.Banana()
+        >>> target.score(torch.tensor([[0.0, 0.5]]))
+        tensor([[ 1.0000, -5.5556]])
     """
 
     location: float = 1.0

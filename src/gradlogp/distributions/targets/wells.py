@@ -45,6 +45,11 @@ class DoubleWell(Known):
 
     Raises:
         ValueError: For a parameter outside its range.
+
+    Examples:
+        >>> target = glp.distributions.DoubleWell(dim=2, tilt=0.5)
+        >>> target.score(torch.tensor([[0.0, 1.0]]))
+        tensor([[ 0.5000, -1.0000]])
     """
 
     dim: int = 2

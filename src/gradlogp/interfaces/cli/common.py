@@ -70,6 +70,7 @@ def load(
     label: str | None = None,
     *,
     header: bool | None = None,
+    size: tuple[int, int] | None = None,
     quiet: bool = False,
 ) -> Dataset:
     """Load data, saying on standard error what was dropped; an unknown name is misuse."""
@@ -82,7 +83,7 @@ def load(
         refuse({"--columns": columns, "--label": label}, f"is for tables; {source} are images")
     names = columns.split(",") if isinstance(columns, str) else columns
     try:
-        found = data.load(source, columns=names, label=label, header=header)
+        found = data.load(source, columns=names, label=label, header=header, size=size)
     except NotNumbers as error:
         raise ValueError(error.message(command_line=True)) from None
     except ValueError as error:
@@ -92,6 +93,16 @@ def load(
     for note in found.notes:
         say(f"{found.name}: {note}", quiet=quiet)
     return found
+
+
+def height_and_width(size: str | None) -> tuple[int, int] | None:
+    """Return the two numbers of --size, "32" or "32x48"; anything else is misuse."""
+    if size is None:
+        return None
+    parts = size.lower().replace("×", "x").split("x")
+    if len(parts) > 2 or not all(part.isdecimal() and int(part) > 0 for part in parts):
+        raise Misuse(f"--size must be a side, or height x width, such as 32 or 32x48, got {size}")
+    return int(parts[0]), int(parts[-1])
 
 
 def are_images(source: str) -> bool:

@@ -17,13 +17,13 @@ from .common import (
     claim_output,
     class_names,
     generator_of,
+    height_and_width,
     interruptible,
     load,
     positive,
     print_json,
     print_rows,
     refuse,
-    say,
     set_threads,
     split_given,
     with_given,
@@ -108,6 +108,8 @@ def fit(
     standardize: Standardize = "each",
     base: Literal["auto", "gaussian", "mixture", "none"] = "auto",
     held_out: float | None = None,
+    size: str | None = None,
+    start: Path | None = None,
     resume: bool = False,
     force: bool = False,
     seed: int = 0,
@@ -159,6 +161,10 @@ def fit(
             images. It is for numbers as they are: a table with holes starts from a Gaussian law of
             its own.
         held_out: Share of the data to judge by; by default a tenth, of few rows up to a quarter.
+        size: Side, or height x width, that the images of a folder are resized to, cut to the same
+            proportions; by default all must have one size.
+        start: Checkpoint to begin from, to train on or to fine-tune it on other data; its coordinates,
+            noise levels and network are kept.
         resume: Go on from the checkpoint OUT; needs the same data, options and seed.
         force: Replace a checkpoint that is there.
         seed: Seed of everything random.
@@ -187,6 +193,9 @@ def fit(
     dataset: Any = None
     y: Any = None
     if frame is not None:
+        if start is not None or size is not None:
+            option = "--start" if size is None else "--size"
+            raise Misuse(f"{option} is for numbers and images as they are; {data} is a table")
         if base in ("gaussian", "mixture") and (objective, weight) == ("denoising", "sigma2"):
             raise Misuse(
                 "--base is for numbers as they are; a table with holes starts from a Gaussian law of "
@@ -200,7 +209,11 @@ def fit(
         if drop is not None:
             dropped = split(drop, list(frame.columns))
     else:
-        dataset = load(data, with_given(columns, condition), label, header=header, quiet=quiet)
+        sides = height_and_width(size)
+        if sides is not None and not Path(data).is_dir():
+            raise Misuse(f"--size is for folders of images, {data} is none")
+        names = with_given(columns, condition)
+        dataset = load(data, names, label, header=header, size=sides, quiet=quiet)
         dataset, y = split_given(dataset, condition)
     if dataset is not None and conditional and dataset.labels is None:
         raise Misuse(f"{data} has no classes; name a column with --label")
@@ -211,16 +224,10 @@ def fit(
     from ..estimator import ScoreEstimator
     from ..pipeline import suits_unet
 
-    size = {"width": width, "depth": depth}
+    shape = {"width": width, "depth": depth}
     if dataset is not None and suits_unet(dataset.x.shape[1:]):
-        of_vectors = {f"--{name}": value for name, value in size.items()}
-        refuse(of_vectors, "is for vectors; images with even sides are learned by a U-Net")
-    elif dataset is not None and dataset.x.ndim == 4:
-        say(
-            f"{data}: images with odd sides are learned by a network for vectors; crop or pad them "
-            "to even sides for a U-Net",
-            quiet=quiet,
-        )
+        of_vectors = {f"--{name}": value for name, value in shape.items()}
+        refuse(of_vectors, "is for vectors; images and sequences are learned by a U-Net")
     generator_of(seed)  # refuses what is no seed
     _check_device(device)
     with interruptible() as after_step:
@@ -230,10 +237,10 @@ def fit(
             schedule=_schedule(schedule),
             objective=_objective(objective, weight),
             condition="values" if y is not None else "classes" if conditional else None,
-            checkpoint=out, resume=resume, random_state=seed, device=device, callback=after_step,
-            verbose=not quiet,
+            checkpoint=out, resume=resume, start=start, random_state=seed, device=device,
+            callback=after_step, verbose=not quiet,
         )  # fmt: skip
-        estimator.set_params(**{k: v for k, v in size.items() if v is not None})
+        estimator.set_params(**{k: v for k, v in shape.items() if v is not None})
         try:
             if frame is not None:
                 estimator = learn_table(estimator, frame, dropped, kinds).estimator_

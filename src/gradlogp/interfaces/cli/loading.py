@@ -92,7 +92,9 @@ def _columns_of(
 
     wanted: tuple[str, ...] = estimator.model_.columns
     if not wanted or are_images(data):
-        return load(data, columns, label, header=header, quiet=quiet)
+        event = estimator.model_.event_shape
+        sides = (event[1], event[2]) if len(event) == 3 and Path(data).is_dir() else None
+        return load(data, columns, label, header=header, size=sides, quiet=quiet)
     if estimator.condition == "values":
         wanted += estimator.condition_names_
     if label in wanted:

@@ -22,6 +22,7 @@ from .common import (
 from .given import Beside, class_labels, picture_of, read_given, write_samples
 from .judge import conclude, rank_into
 from .langevin import KernelName, sample_target
+from .learn import join_processes
 from .loading import load_estimator, load_for
 from .methods import Method, transition
 from .tables import (
@@ -65,6 +66,9 @@ def sample(
     quiet: bool = False,
 ) -> int:
     """Draw samples with a learned score, or from a density with --target.
+
+    Many processes divide the samples of a learned score among them, and the first writes them:
+    `torchrun --nproc-per-node 4 -m gradlogp sample …`.
 
     A learned score gives CSV on standard output, or a file; that of a table a table with the same
     columns, written like the one learned from. A density is sampled by chains: where
@@ -153,15 +157,21 @@ def sample(
     if out is not None and not out.parent.is_dir():
         raise Misuse(f"cannot write {out}: there is no folder {out.parent}")
     picture = None if out is None else out.with_name(out.name.removesuffix(suffix) + ".png")
-    claim_output(out, picture, force=force)
+    rank = join_processes("cpu")
+    if rank == 0:
+        claim_output(out, picture, force=force)
+    quiet = quiet or rank > 0
     g = generator_of(seed)
     import torch
 
+    from ...core import Processes
     from ...core.files import write_files
     from ...scores.guided import GuidedScore
     from ..pipeline import draw
 
+    processes = Processes.here()
     if table:
+        processes.check_alone("tables are sampled")
         refuse({"--class": klass}, "was given, but a table has no classes")
         refuse({"--given": given, "--guidance": guidance or None}, "is not for tables: use impute")
         from ..tables import TableEstimator
@@ -203,8 +213,10 @@ def sample(
         score = GuidedScore(score, model.unconditional(), guidance)
     x = draw(
         score, n, levels_of(estimator, method, steps), transition=transition(method), generator=g,
-        quiet=quiet,
+        quiet=quiet, processes=processes,
     )  # fmt: skip
+    if rank > 0:
+        return 0
     if out is None or picture is None:
         write_samples(x, ".csv", model.columns, y, sys.stdout)
         return 0

@@ -134,6 +134,7 @@ class TableEstimator:
         known, start = z.clone(), 0
         groups: list[int] = []
         flags: list[bool] = []
+        levels: list[bool] = []
         for i, column in enumerate(self.columns_):
             end, number = start + column.width, column.transform is not None
             if number:
@@ -141,9 +142,11 @@ class TableEstimator:
                     torch.nan
                 )
             groups += [i] * column.width
-            flags += [number and j < end - 1 for j in range(start, end)]
+            ours = [not number or j < end - 1 for j in range(start, end)]
+            levels += ours
+            flags += [number and level for level in ours]
             start = end
-        return Masks(known, tuple(groups), tuple(flags))
+        return Masks(known, tuple(groups), tuple(flags), tuple(levels), NOISE)
 
     def _extra(self) -> dict[str, Any]:
         """Return what a checkpoint keeps of the table."""

@@ -7,22 +7,12 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
-from ...core import Density, Generator, randn_like
+from ...core import Generator, randn_like
 from .facts import Facts, unadjusted_facts
 from .preconditioner import Preconditioner, as_preconditioner
-from .steps import (
-    LangevinInfo,
-    LangevinState,
-    Unadjusted,
-    check_policy,
-    check_step,
-    langevin_start,
-    scored,
-    settle,
-)
+from .steps import LangevinState, Overdamped, Unadjusted, check_policy, check_step
 
 
 def _stationary(kernel: Any, precision: Tensor) -> Tensor:
@@ -38,7 +28,7 @@ def _stationary(kernel: Any, precision: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class ExponentialEuler:
+class ExponentialEuler(Overdamped):
     r"""Langevin dynamics by an exponential integrator about N(m, C), for any m.
 
     The score is split into s(x) = −C⁻¹(x − m) + r(x). Over a step the linear part is solved exactly
@@ -82,17 +72,9 @@ class ExponentialEuler:
         object.__setattr__(self, "_gain", _function(C, lambda c: -c * torch.expm1(-h / c)))
         object.__setattr__(self, "_noise", _function(C, lambda c: -c * torch.expm1(-2 * h / c)))
 
-    def init(self, x: Float[Tensor, "chain *event"], target: Density) -> LangevinState:
-        """Return the state at x."""
-        return langevin_start(x, target)
-
-    def step(
-        self, state: LangevinState, target: Density, *, generator: Generator | None = None
-    ) -> tuple[LangevinState, LangevinInfo]:
-        """Move every chain by one step."""
+    def _next(self, state: LangevinState, generator: Generator | None) -> Tensor:
         noise = self._noise.sqrt(randn_like(state.x, generator))
-        x = state.x + self._gain.apply(state.score) + self.temperature**0.5 * noise
-        return settle(LangevinState(x, scored(x, target)), state, self.on_nonfinite)
+        return state.x + self._gain.apply(state.score) + self.temperature**0.5 * noise
 
 
 def _function(C: Preconditioner, f: Callable[[Tensor], Tensor]) -> Preconditioner:

@@ -155,6 +155,12 @@ class HMC:
         temperature: τ > 0: samples p^{1/τ}.
         jitter: Whether the number of leapfrog steps changes from step to step.
         on_nonfinite: `raise` for a `FloatingPointError` where a proposal would be flagged.
+
+    Examples:
+        >>> target, g = glp.Gaussian(torch.zeros(2)), torch.Generator().manual_seed(0)
+        >>> chain = glp.run(glp.langevin.HMC(0.5, 4), target, torch.zeros(100, 2), 50, generator=g)
+        >>> abs(float(chain.draws[:, 10:].var()) - 1.0) < 0.1
+        True
     """
 
     step_size: float | Tensor

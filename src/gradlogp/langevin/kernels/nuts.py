@@ -184,6 +184,12 @@ class NUTS:
 
     Raises:
         ValueError: For an argument out of its range.
+
+    Examples:
+        >>> target, g = glp.Gaussian(torch.zeros(2)), torch.Generator().manual_seed(0)
+        >>> chain = glp.run(glp.langevin.NUTS(0.5), target, torch.zeros(4, 2), 50, generator=g)
+        >>> chain.draws.shape
+        torch.Size([4, 50, 2])
     """
 
     step_size: float | Tensor

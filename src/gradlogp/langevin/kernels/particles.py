@@ -11,18 +11,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ...core import Density, Generator, Streams, check_function, check_number, distances
+from ...core import Generator, Streams, check_function, check_number, distances
 from .facts import Facts, unadjusted_facts
-from .steps import (
-    LangevinInfo,
-    LangevinState,
-    Unadjusted,
-    check_policy,
-    check_step,
-    langevin_start,
-    scored,
-    settle,
-)
+from .steps import LangevinState, Overdamped, Unadjusted, check_policy, check_step
 
 ParticleKernel = Callable[[Tensor], tuple[Tensor, Tensor]]
 """x `(n, d)` -> k(x_j, x_i) as `(n, n)` in [i, j], and Σ_j ∇_{x_j} k(x_j, x_i) as `(n, d)`."""
@@ -87,7 +78,7 @@ class RBF:
 
 
 @dataclass(frozen=True)
-class SVGD:
+class SVGD(Overdamped):
     r"""Stein variational gradient descent: THE PARTICLES ARE ONE SAMPLE, not separate chains.
 
     .. math::
@@ -126,18 +117,7 @@ class SVGD:
         check_function(self.kernel, "kernel")
         check_policy(self.on_nonfinite, Unadjusted)
 
-    def init(self, x: Float[Tensor, "chain *event"], target: Density) -> LangevinState:
-        """Return the state at x, all the particles."""
-        return langevin_start(x, target)
-
-    def step(
-        self, state: LangevinState, target: Density, *, generator: Generator | None = None
-    ) -> tuple[LangevinState, LangevinInfo]:
-        """Move all particles by one step.
-
-        Raises:
-            ValueError: For a part of the particles, as in `run(..., chunk_size=...)`.
-        """
+    def _next(self, state: LangevinState, generator: Generator | None) -> Tensor:
         if isinstance(generator, Streams) and generator.stop - generator.start < generator.total:
             raise ValueError(
                 "the particles of SVGD are one sample and cannot be run in chunks; leave "
@@ -146,5 +126,4 @@ class SVGD:
         K, repulsion = self.kernel(state.x.flatten(1))
         n = len(state.x)
         phi = (K @ state.score.flatten(1) + repulsion) / n
-        x = state.x + self.step_size * phi.reshape(state.x.shape)
-        return settle(LangevinState(x, scored(x, target)), state, self.on_nonfinite)
+        return state.x + self.step_size * phi.reshape(state.x.shape)

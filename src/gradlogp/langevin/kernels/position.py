@@ -10,25 +10,15 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ...core import Density, Generator, check_function, check_same_shape, randn_like
+from ...core import Generator, check_function, check_same_shape, randn_like
 from .facts import Facts, unadjusted_facts
-from .steps import (
-    LangevinInfo,
-    LangevinState,
-    Unadjusted,
-    check_policy,
-    check_step,
-    langevin_start,
-    langevin_step,
-    scored,
-    settle,
-)
+from .steps import LangevinState, Overdamped, Unadjusted, check_policy, check_step, langevin_step
 
 Field = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True)
-class PositionDependentULA:
+class PositionDependentULA(Overdamped):
     r"""ULA with a symmetric positive definite G(x), and the drift that this costs.
 
     .. math:: x' = x + h\, (G(x) \nabla \log p(x) + τ \operatorname{div} G(x))
@@ -76,14 +66,7 @@ class PositionDependentULA:
             why = ", or 'autograd'; without div G another law is sampled"
             check_function(self.divergence, "divergence", why)
 
-    def init(self, x: Float[Tensor, "chain *event"], target: Density) -> LangevinState:
-        """Return the state at x."""
-        return langevin_start(x, target)
-
-    def step(
-        self, state: LangevinState, target: Density, *, generator: Generator | None = None
-    ) -> tuple[LangevinState, LangevinInfo]:
-        """Move every chain by one step."""
+    def _next(self, state: LangevinState, generator: Generator | None) -> Tensor:
         x, tau = state.x, self.temperature
         G = self.G(x)
         root = _root(G, x)
@@ -94,8 +77,7 @@ class PositionDependentULA:
             div = matrix_divergence(self.G, x)
         drift = _times(G, state.score) + tau * div
         noise = _times(root, randn_like(x, generator))
-        x = langevin_step(x, drift, self.step_size, noise, tau)
-        return settle(LangevinState(x, scored(x, target)), state, self.on_nonfinite)
+        return langevin_step(x, drift, self.step_size, noise, tau)
 
 
 def matrix_divergence(G: Field, x: Float[Tensor, "batch *event"]) -> Float[Tensor, "batch *event"]:

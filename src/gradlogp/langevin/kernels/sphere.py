@@ -31,21 +31,17 @@ from ...core import (
 from .facts import LANGEVIN, Facts, metropolis_facts, unadjusted_facts
 from .steps import (
     Adjusted,
-    LangevinInfo,
     LangevinState,
     MetropolisInfo,
     MetropolisState,
+    Overdamped,
     Unadjusted,
     check_policy,
     check_step,
     check_warm,
-    evaluated,
-    langevin_start,
-    metropolis,
+    decided,
     metropolis_start,
-    scored,
-    select,
-    settle,
+    proposed,
 )
 
 
@@ -84,7 +80,7 @@ def geodesic(
 
 
 @dataclass(frozen=True)
-class SphereULA:
+class SphereULA(Overdamped):
     r"""Unadjusted Langevin algorithm on the sphere of radius r around 0, along geodesics.
 
     .. math:: x' = \exp_x\left( h P \nabla \log p(x) + \sqrt{2 h τ}\, P z \right)
@@ -122,19 +118,15 @@ class SphereULA:
         Raises:
             ValueError: If x is not on the sphere.
         """
-        state = langevin_start(x, target)
+        state = super().init(x, target)
         check_on_sphere(x, self.radius)
         return state
 
-    def step(
-        self, state: LangevinState, target: Density, *, generator: Generator | None = None
-    ) -> tuple[LangevinState, LangevinInfo]:
-        """Move every chain by one step."""
+    def _next(self, state: LangevinState, generator: Generator | None) -> Tensor:
         x, h = state.x, self.step_size
         z = randn_like(x, generator)
         v = tangent(x, h * state.score + math.sqrt(2 * h * self.temperature) * z)
-        y = geodesic(x, v, self.radius).x
-        return settle(LangevinState(y, scored(y, target)), state, self.on_nonfinite)
+        return geodesic(x, v, self.radius).x
 
 
 @dataclass(frozen=True)
@@ -195,16 +187,11 @@ class SphereMALA:
         p = math.sqrt(tau) * tangent(x, randn_like(x, generator))
         kicked = p + eps / 2 * tangent(x, state.score)
         y, velocity = geodesic(x, eps * kicked, self.radius)
-        log_prob, score = evaluated(y, target)
-        proposal = MetropolisState(y, score, log_prob)
+        proposal = proposed(y, target)
         arrived = velocity / eps + eps / 2 * tangent(y, proposal.score)
         kinetic = 0.5 * (sum_event(arrived.square()) - sum_event(p.square()))
         log_ratio = (proposal.log_prob - state.log_prob - kinetic) / tau
-        acceptance, accepted, diverging = metropolis(
-            log_ratio, (y, proposal.score), proposal.log_prob, self.on_nonfinite, generator
-        )
-        moved = select(accepted, proposal, state)
-        return moved, MetropolisInfo(acceptance, accepted, moved.log_prob, diverging)
+        return decided(log_ratio, proposal, state, self.on_nonfinite, generator)
 
 
 def check_on_sphere(x: Tensor, radius: float) -> None:

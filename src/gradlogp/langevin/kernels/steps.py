@@ -194,6 +194,24 @@ def langevin_start(x: Tensor, target: Density) -> LangevinState:
     return LangevinState(*_alike(x, scored(x, target)))
 
 
+class Overdamped:
+    """What kernels share whose state is position and score: each says in `_next` where a step leads."""
+
+    def init(self, x: Float[Tensor, "chain *event"], target: Density) -> LangevinState:
+        """Return the state at x."""
+        return langevin_start(x, target)
+
+    def step(
+        self, state: LangevinState, target: Density, *, generator: Generator | None = None
+    ) -> tuple[LangevinState, LangevinInfo]:
+        """Move every chain by one step."""
+        x, kernel = self._next(state, generator), cast(Any, self)
+        return settle(LangevinState(x, scored(x, target)), state, kernel.on_nonfinite)
+
+    def _next(self, state: LangevinState, generator: Generator | None) -> Tensor:
+        raise NotImplementedError
+
+
 def _alike(x: Tensor, score: Tensor) -> tuple[Tensor, Tensor]:
     """Lay x out in memory as its score is, so that the steps to come do not mix two orders."""
     return x if x.stride() == score.stride() else torch.empty_like(score, dtype=x.dtype).copy_(
@@ -224,7 +242,7 @@ def select(take: Tensor, new: S, old: S) -> S:
         torch.where(take.reshape(-1, *[1] * (a.ndim - 1)), a, b)
         for a, b in zip(new, old, strict=True)
     )
-    return cast(S, cast(Any, type(new))(*fields))
+    return cast(S, getattr(type(new), "_make", tuple)(fields))
 
 
 def settle(new: S, old: S, on_nonfinite: Unadjusted) -> tuple[S, LangevinInfo]:
@@ -244,6 +262,27 @@ def settle(new: S, old: S, on_nonfinite: Unadjusted) -> tuple[S, LangevinInfo]:
             )
         new = select(ok, new, old)
     return new, LangevinInfo(diverging=~ok)
+
+
+def proposed(y: Tensor, target: Density) -> MetropolisState:
+    """Return the state at y."""
+    log_prob, score = evaluated(y, target)
+    return MetropolisState(y, score, log_prob)
+
+
+def decided(
+    log_ratio: Float[Tensor, " chain"],
+    proposal: MetropolisState,
+    state: MetropolisState,
+    on_nonfinite: Adjusted,
+    generator: Generator | None,
+) -> tuple[MetropolisState, MetropolisInfo]:
+    """Accept each proposal with probability min(1, exp(log_ratio)), or stay."""
+    acceptance, accepted, diverging = metropolis(
+        log_ratio, proposal[:2], proposal.log_prob, on_nonfinite, generator
+    )
+    kept = select(accepted, proposal, state)
+    return kept, MetropolisInfo(acceptance, accepted, kept.log_prob, diverging)
 
 
 def metropolis(

@@ -201,6 +201,12 @@ class BAOAB(Splitting):
         mass: m > 0.
         temperature: τ ≥ 0: samples p^{1/τ}.
         on_nonfinite: `raise` for a `FloatingPointError` where a chain would be frozen.
+
+    Examples:
+        >>> target, g = glp.Gaussian(torch.zeros(2)), torch.Generator().manual_seed(0)
+        >>> chain = glp.run(glp.langevin.BAOAB(0.5), target, torch.zeros(100, 2), 100, generator=g)
+        >>> abs(float(chain.draws[:, 20:].var()) - 1.0) < 0.1
+        True
     """
 
     scheme: str = field(default="BAOAB", init=False)

@@ -19,10 +19,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ...core import (
+    ALONE,
     Density,
     Generator,
     Kernel,
     NoiseSource,
+    Processes,
     Progress,
     Update,
     check_count,
@@ -32,6 +34,7 @@ from ...core import (
     check_points,
     check_target,
     count_chunks,
+    shares,
 )
 from ...distributions.parameters import parameters_of
 from ..chain import Chain
@@ -42,6 +45,7 @@ from .plain import plain
 from .reading import plain_start, start_of
 from .resume import begin, check_saved
 from .rounds import Round, Thinning
+from .shared import gathered
 from .store import Keep, Store
 from .stream import Place, Stream, check_keep
 from .walk import Asked, Walk, check_alone, go_on
@@ -67,6 +71,7 @@ def run(
     chunk_size: int | None = None,
     engine: Engine = "torch",
     adapt: bool | Adaptation = False,
+    processes: Processes = ALONE,
 ) -> Chain:
     """Run a kernel on every chain (the batch dimension) and keep the draws.
 
@@ -112,6 +117,9 @@ def run(
             in high dimension; or an `Adaptation` that says to which, and whether a
             preconditioner too. With the kept draws nothing changes any more: `Chain.kernel` tells
             what came of it.
+        processes: Those that divide the chains among them, `core.Processes.here()`: each moves its
+            share of the same chains, bit for bit if these are whole chunks, and all come back in
+            every one. A kernel is tuned on all chains in each. Draws stay in memory.
 
     Returns:
         `Chain` with draws `(chain, draw, *event)`, of named parameters their values, info with
@@ -122,6 +130,15 @@ def run(
             that exists or that another run writes to, for a `resume` that does not fit, an engine
             that cannot run this, or a kernel or burn-in with which there is nothing to adapt.
         OSError: If there is no room for the draws, or their file is cut or replaced meanwhile.
+
+    Examples:
+        >>> target, g = glp.Gaussian([1.0]), torch.Generator().manual_seed(0)
+        >>> x0 = torch.zeros(50, 1)
+        >>> chain = glp.run(glp.langevin.MALA(0.5), target, x0, 200, burn_in=50, generator=g)
+        >>> chain.draws.shape
+        torch.Size([50, 150, 1])
+        >>> abs(float(chain.draws.mean()) - 1.0) < 0.1
+        True
     """
     check_kernel(kernel)
     check_target(target)
@@ -130,7 +147,9 @@ def run(
         check_function(progress, "progress")
     check_keep(keep, torch.get_default_dtype())
     how = check_adapt(adapt, burn_in, engine)
-    simple = resume is None and keep == "memory" and chunk_size is None
+    alone = processes.alone
+    simple = resume is None and keep == "memory" and chunk_size is None and alone
+    processes.same_noise(generator)
     fast = compiled(
         engine, kernel, target, x0, n_steps, burn_in, thin, generator, simple and how is None,
         None if progress is None else lambda done, total: progress(done, total),
@@ -140,6 +159,11 @@ def run(
         ended = found.n_steps, n_steps, Thinning(burn_in, thin, 0)
         _warn(chain.divergences, *ended, interrupted=found.interrupted)
         return dataclasses.replace(chain, kernel=kernel, target=target)
+    if not alone and (isinstance(resume, str | os.PathLike) or keep not in ("memory", "cpu")):
+        raise ValueError(
+            "many processes hand their draws back in memory: leave out the file, or let each make a "
+            "run of its own"
+        )
     if isinstance(resume, str | os.PathLike):
         check_alone(resume, x0, keep)
         with Stream(resume) as stream:
@@ -173,10 +197,14 @@ def run(
     parameters, n_draws = parameters_of(guarded), thinning.kept(n_steps)
     place = check_keep(keep, x0.dtype)
     asked = Asked(n_steps, thinning, how)
-    walk = Walk(kernel, guarded, asked, Round(0, parts, None), tuned)
+    mine = shares(len(x0), chunk_size, processes)
+    walk = Walk(kernel, guarded, asked, Round(0, parts, None), tuned, mine=None if alone else mine)
     if place is None:
         device = x0.device if keep == "memory" else torch.device("cpu")
-        chain = walk.go(Store(device, x0, n_draws, parameters), tell)
+        own = x0[mine[0].start : mine[-1].stop]
+        store = Store(device, own, n_draws, parameters)
+        go = lambda: (walk.go(store, tell), walk.end.parts)
+        chain = go()[0] if alone else gathered(go, processes)
     else:
         with Stream(place.path) as stream:
             plan = asked.plain() | {"kernel": plain(given), "start": plain_start(place.start)}

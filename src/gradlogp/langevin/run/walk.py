@@ -19,6 +19,7 @@ from .plain import alike, plain, rebuilt
 from .reading import read, rebuilt_values
 from .resume import VERSION, begin, check_saved, merge, noise_of
 from .rounds import Round, Thinning, rounds
+from .shared import narrowed
 from .store import Keep, Store, event_of
 from .stream import Place, Stream
 from .warmup import Walkers, WarmUp, retuned, tune, tuned_values
@@ -50,6 +51,7 @@ class Walk:
         end: Where it stands.
         tuned: What was tuned of the kernel, by this run or by the one that it goes on with.
         warmup: What came of the warm-up.
+        mine: The chunks of chains that this one of several processes moves once the kernel is tuned.
     """
 
     kernel: Any
@@ -58,6 +60,7 @@ class Walk:
     end: Round
     tuned: Mapping[str, Any] | None
     warmup: WarmUp | None = None
+    mine: list[slice] | None = None
 
     @property
     def counts(self) -> tuple[int, int, Thinning, int]:
@@ -78,6 +81,8 @@ class Walk:
             self.end = Round(thinning.burn_in, walkers.parts, None)
             self.target.failures.clear()
             store.save(self.moving)
+        if self.mine is not None:
+            self.end = self.end._replace(parts=narrowed(self.end.parts, self.mine))
         done, parts, _ = self.end
         for new in rounds(self.kernel, self.target, parts, thinning, n_steps, store, tell, done):
             if (before := self.end.diverged) is not None and new.diverged is not None:

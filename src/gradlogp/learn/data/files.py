@@ -10,10 +10,8 @@ from pathlib import Path
 import numpy as np
 
 from ...core import some
+from .layout import layout
 from .records import Raw, check_unpacked, number, reading
-
-PIXELS = (1, 2, 3, 4)
-"""How many channels images have: grey, grey and alpha, colours, colours and alpha."""
 
 
 def read_numpy(path: Path) -> Raw:
@@ -33,9 +31,9 @@ def read_numpy(path: Path) -> Raw:
         else:
             raise ValueError("it is neither a NumPy array nor an archive of them")
         x = x[:, None] if x.ndim == 1 else x  # N numbers: N samples
-        taken = _layout(x.shape)
+        taken = layout(x.shape)
     notes = [f"ignored the arrays {others}"] if others else []
-    return Raw(x, labels, (), (*notes, *taken))
+    return Raw(x, labels, (), (*notes, *([taken] if taken else [])))
 
 
 def _members(path: Path) -> tuple[np.ndarray, np.ndarray | None, list[str]]:
@@ -60,31 +58,6 @@ def _members(path: Path) -> tuple[np.ndarray, np.ndarray | None, list[str]]:
                 raise ValueError(f"the array '{name}' of shape {shape} is cut short")
         labels = None if label is None else np.asarray(archive[label])
         return np.asarray(archive[x]), labels, [n for n in names if n not in (x, label)]
-
-
-def _layout(shape: tuple[int, ...]) -> tuple[str, ...]:
-    """Say what an array of more than two dimensions is taken for; refuse one that may be two things."""
-    if len(shape) == 3:
-        n, a, b = shape
-        if min(a, b) > max(PIXELS):
-            raise ValueError(
-                f"an array {shape} may be {n} grey images or {n} vectors of {a * b} numbers: save "
-                f"x[:, None] for images (N, 1, {a}, {b}), or x.reshape(len(x), -1) for vectors"
-            )
-        return (f"taken for {a} channels of {b} numbers (save x[:, None] if these are images)",)
-    if len(shape) == 4:
-        _, c, h, w = shape
-        if w in PIXELS and c not in PIXELS:
-            raise ValueError(
-                f"an array {shape} looks like images (N, H, W, C); here channels come first: save "
-                f"np.moveaxis(x, -1, 1), which is (N, {w}, {c}, {h})"
-            )
-        return (
-            f"taken for images (N, C, H, W): {c} {'channel' if c == 1 else 'channels'}, {h}×{w}",
-        )
-    if len(shape) > 4:
-        raise ValueError(f"an array {shape} is neither a table (N, D) nor images (N, C, H, W)")
-    return ()
 
 
 def read_csv(path: Path, header: bool | None = None) -> Raw:

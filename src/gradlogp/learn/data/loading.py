@@ -6,6 +6,7 @@ import math
 import re
 from collections.abc import Callable, Sequence
 from decimal import Decimal
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,7 @@ def load(
     columns: Sequence[str] | None = None,
     label: str | None = None,
     header: bool | None = None,
+    size: Sequence[int] | None = None,
     dtype: torch.dtype | None = None,
 ) -> Dataset:
     """Load a named data set, a file or a folder of images; x is `(N, *event)`.
@@ -43,26 +45,33 @@ def load(
 
     Arguments:
         source: One of `NAMES`; a .npy, .npz (one array, or `x` and perhaps `y` or `labels`), .csv
-            (commas) or .parquet file; or a folder of images of one size -> (N, C, H, W) in
-            [0, 255], where sub-folders are classes. Arrays are (N,), (N, D), (N, C, L) or
+            (commas) or .parquet file; or a folder of images -> (N, C, H, W) in [0, 255], where
+            sub-folders are classes. Arrays are (N,), (N, D), (N, C, L) or
             (N, C, H, W); `notes` say what those of three and four dimensions were taken for.
         columns: Columns to take; all but the label if None.
         label: Column whose values, integers or text, are class labels.
         header: Whether the first line of a .csv file is names. By default text is; so are whole
             numbers, all different, above columns without any, or three and more that count up by one
             as no line below does. `notes` say how numbers were taken.
+        size: Height and width that the images of a folder are resized to, after what sticks out of
+            these proportions is cut off; by default all must have one size.
         dtype: torch.float32 or torch.float64; by default float64 for tables and whatever has more
             digits than float32 holds, float32 for named sets, images and the rest.
 
     Raises:
         ValueError: If there is no such thing, it cannot be read, holds text where numbers belong,
             may be images or vectors, images or channels, or leaves fewer than two samples without
-            NaN and inf; if `header` is given for what is no .csv file.
+            NaN and inf; if `header` is given for what is no .csv file, or `size` for what is no folder.
     """
     if dtype is not None:
         check_dtype(dtype)
     columns = [columns] if isinstance(columns, str) else columns
-    raw, where, name = _read(source, header)
+    if size is not None:
+        sizes = tuple(size) if isinstance(size, list | tuple) else ()
+        if len(sizes) != 2 or not all(type(n) is int and n > 0 for n in sizes):
+            raise ValueError(f"size must be two positive integers, height and width, got {size!r}")
+        size = sizes
+    raw, where, name = _read(source, header, size)
     if isinstance(source, str) and source in NAMES:
         dtype = dtype or torch.float32
     return _finish(_select(raw, columns, label, where), where, name, dtype)
@@ -79,12 +88,16 @@ def names_in(source: str | Path, header: bool | None = None) -> tuple[str, ...]:
     return _read(source, header)[0].names
 
 
-def _read(source: str | Path, header: bool | None) -> tuple[Raw, str, str]:
+def _read(
+    source: str | Path, header: bool | None, size: tuple[int, int] | None = None
+) -> tuple[Raw, str, str]:
     """Return what is there as it was found, where, and the name of that."""
     path = Path(source).expanduser()
     is_csv = path.suffix.lower() == ".csv" and source not in NAMES
     if header is not None and not is_csv:
         raise ValueError(f"a header is for .csv files, {source} is none")
+    if size is not None and (source in NAMES or not path.is_dir()):
+        raise ValueError(f"size= is for folders of images, {source} is none")
     if isinstance(source, str) and source in NAMES:
         return named(source), source, source
     if not path.exists():
@@ -97,12 +110,11 @@ def _read(source: str | Path, header: bool | None) -> tuple[Raw, str, str]:
         ".npy": read_numpy, ".npz": read_numpy, ".csv": lambda path: read_csv(path, header),
         ".parquet": read_parquet,
     }  # fmt: skip
-    reader = read_images if path.is_dir() else readers.get(path.suffix.lower())
+    folder = path.is_dir()
+    reader = partial(read_images, size=size) if folder else readers.get(path.suffix.lower())
     if reader is None:
         known = f"{', '.join(readers)} and folders of {', '.join(IMAGES)}"
         raise ValueError(f"{path}: unknown file type '{path.suffix}'; known: {known}")
-    if not path.is_dir() and not path.is_file():  # opening a pipe would wait for a writer
-        raise ValueError(f"{path}: is neither a file nor a folder")
     return reader(path), str(path), path.name
 
 

@@ -260,6 +260,12 @@ def gaussian_precision(
     References:
         | Estimation of High-Dimensional Graphical Models Using Regularized Score Matching (Lin et al., 2016)
         | https://doi.org/10.1214/16-EJS1126
+
+    Examples:
+        >>> x = torch.tensor([[1.0], [2.0], [3.0], [4.0]])
+        >>> law = glp.objectives.gaussian_precision(x)
+        >>> law.mean, law.cov
+        (tensor([2.5000], dtype=torch.float64), tensor([[1.2500]], dtype=torch.float64))
     """  # noqa: E501
     check_batch(x)
     if x.ndim != 2:

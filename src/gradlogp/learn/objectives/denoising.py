@@ -62,6 +62,14 @@ def denoising(
     References:
         | A Connection Between Score Matching and Denoising Autoencoders (Vincent, 2011)
         | https://doi.org/10.1162/NECO_a_00142
+
+    Examples:
+        >>> g = torch.Generator().manual_seed(0)
+        >>> x = torch.randn(100_000, 1, generator=g)
+        >>> right = glp.objectives.denoising(lambda x: -x / 1.25, x, 0.5, generator=g).mean()
+        >>> wrong = glp.objectives.denoising(lambda x: -x, x, 0.5, generator=g).mean()
+        >>> bool(right < wrong)
+        True
     """
     check_points(x)
     b: Tensor | float
@@ -110,6 +118,11 @@ def multilevel(
         | https://arxiv.org/abs/1907.05600
         | Denoising Diffusion Probabilistic Models (Ho et al., 2020)
         | https://arxiv.org/abs/2006.11239
+
+    Examples:
+        >>> score, g = glp.ExactScore(glp.Gaussian([0.0]), glp.schedules.VP()), torch.Generator()
+        >>> glp.objectives.multilevel(score, torch.zeros(5, 1), generator=g).shape
+        torch.Size([5])
     """
     check_noisy_score(score)
     check_points(z, "z", score.event_shape)

@@ -14,7 +14,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from ...core import Generator, check_kind, check_points, check_same_shape, rand_like, shown
-from ...scores.masked import MaskedScore
+from ...scores.masked import Mask, MaskedScore
 from .times import noised_at, times_of
 
 FREE = 0.5
@@ -29,15 +29,26 @@ class Masks(NamedTuple):
             target while the rest of its group is known, and never known itself.
         groups: The group of each entry, such as a column of a table that became several.
         flags: Which entries say whether the others of their group are there.
+        levels: Which entries are 0 or 1, those of a group together saying which of its levels it has.
+        blur: Standard deviation of the noise on these, in the units of the data.
     """
 
     known: Tensor
     groups: tuple[int, ...]
     flags: tuple[bool, ...]
+    levels: tuple[bool, ...] = ()
+    blur: float = 0.0
 
     def objective(self) -> Any:
         """Return the objective that hides them."""
         return partial(masked, groups=self.groups, flags=self.flags)
+
+    def prepare(self, condition: object) -> None:
+        """Say to the condition of a model which entries are levels."""
+        if self.levels and isinstance(condition, Mask) and condition.levels is not None:
+            each = zip(self.groups, self.levels, strict=True)
+            blocks = tuple(group if is_level else -1 for group, is_level in each)
+            condition.levels.choose(blocks, self.blur)
 
 
 def draw_known(

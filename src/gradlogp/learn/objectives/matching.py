@@ -48,6 +48,11 @@ def explicit(
 
     Raises:
         ValueError: For a wrong shape, an empty batch, or points that are not finite.
+
+    Examples:
+        >>> law, x = glp.Gaussian([0.0]), torch.tensor([[0.0], [1.0]])
+        >>> glp.objectives.explicit(lambda x: -2 * x, x, law.score)
+        tensor([0.0000, 0.5000])
     """
     check_points(x)
     s, target = evaluate(score, x), evaluate(target_score, x, "target_score")
@@ -74,6 +79,11 @@ def implicit(
     References:
         | Estimation of Non-Normalized Statistical Models by Score Matching (Hyvärinen, 2005)
         | https://jmlr.org/papers/v6/hyvarinen05a.html
+
+    Examples:
+        >>> x = torch.tensor([[0.0], [1.0], [2.0]])
+        >>> glp.objectives.implicit(lambda x: -x, x)  # ½ s² + s'
+        tensor([-1.0000, -0.5000,  1.0000])
     """
     check_points(x)
     check_function(score, "score")
@@ -115,6 +125,11 @@ def sliced(
     References:
         | Sliced Score Matching: A Scalable Approach to Density and Score Estimation (Song et al., 2019)
         | https://arxiv.org/abs/1905.07088
+
+    Examples:
+        >>> x, g = torch.tensor([[0.0], [1.0]]), torch.Generator()
+        >>> glp.objectives.sliced(lambda x: -x, x, generator=g)  # exact in one dimension
+        tensor([-1.0000, -0.5000])
     """
     check_function(score, "score")
     along, form = slices(score, x, draw_probes(x, n_slices, probe, generator))

@@ -9,8 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from ...core import check_batch, check_count, check_generator, check_kind
-from .conditions import check_condition, read_condition, read_sizes
-from .embeddings import Conditioning, initialise
+from .embeddings import Conditioning, check_condition, initialise, read_condition, read_sizes
 
 
 class _Block(nn.Module):
@@ -43,6 +42,11 @@ class MLP(nn.Module):
     Raises:
         ValueError: For sizes below 1; when called, for a condition that is missing, not wanted, or
             does not fit.
+
+    Examples:
+        >>> network = glp.MLP(2, width=16, depth=1, generator=torch.Generator())
+        >>> network(torch.zeros(5, 2), torch.zeros(5)).shape
+        torch.Size([5, 2])
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""A small convolutional U-Net, conditional on classes, values or images on request."""
+"""A small convolutional U-Net of images and sequences, conditional on request."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch._C._functorch import is_functorch_wrapped_tensor
 
-from ...core import check_batch, check_count, check_generator
-from .conditions import check_condition, read_condition, read_sizes
-from .embeddings import Conditioning, initialise
+from ...core import check_batch, check_count, check_generator, check_kind
+from .embeddings import Conditioning, check_condition, initialise, read_condition, read_sizes
+
+Conv = type[nn.Conv1d] | type[nn.Conv2d]
 
 
 class _Norm(nn.GroupNorm):
@@ -27,32 +28,56 @@ def _transformed(x: Tensor) -> bool:
 
 
 class _Residual(nn.Module):
-    """GroupNorm, scaled and shifted by the conditioning, between two 3×3 convolutions."""
+    """GroupNorm, scaled and shifted by the conditioning, between two convolutions of width 3."""
 
-    def __init__(self, c_in: int, c_out: int, width: int) -> None:
+    def __init__(self, conv: Conv, c_in: int, c_out: int, width: int) -> None:
         super().__init__()
         self.norm1 = _Norm(min(8, c_in), c_in)
-        self.conv1 = nn.Conv2d(c_in, c_out, 3, padding=1)
+        self.conv1 = conv(c_in, c_out, 3, padding=1)
         self.film = nn.Linear(width, 2 * c_out)
         self.norm2 = _Norm(min(8, c_out), c_out)
-        self.conv2 = nn.Conv2d(c_out, c_out, 3, padding=1)
-        self.skip = nn.Conv2d(c_in, c_out, 1) if c_in != c_out else nn.Identity()
+        self.conv2 = conv(c_out, c_out, 3, padding=1)
+        self.skip = conv(c_in, c_out, 1) if c_in != c_out else nn.Identity()
 
     def forward(self, x: Tensor, emb: Tensor) -> Tensor:
         h = self.conv1(nn.functional.silu(self.norm1(x)))
-        scale, shift = self.film(emb)[..., None, None].chunk(2, dim=1)
+        scale, shift = self.film(emb).reshape(*emb.shape[:1], -1, *[1] * (x.ndim - 2)).chunk(2, 1)
         h = self.norm2(h) * (1 + scale) + shift
         return self.skip(x) + self.conv2(nn.functional.silu(h))
 
 
-class UNet(nn.Module):
-    """A U-Net: network(x, c), or network(x, c, condition) if it has one, -> like x `(B, C, H, W)`.
+class _Attention(nn.Module):
+    """Every place looks at every other: softmax(qᵀk/√c) v, heads of 32 channels at most; added to x.
 
-    Each level halves the resolution. With `patch` > 1 the image is first folded into patches of
-    that side, which on a CPU buys far more than a level of the network costs.
+    References:
+        | Attention Is All You Need (Vaswani et al., 2017)
+        | https://arxiv.org/abs/1706.03762
+    """
+
+    def __init__(self, conv: Conv, c: int) -> None:
+        super().__init__()
+        self.heads = next(n for n in range(max(1, c // 32), 0, -1) if c % n == 0)
+        self.norm = _Norm(8, c)
+        self.seen, self.outlet = conv(c, 3 * c, 1), conv(c, c, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        seen = self.seen(self.norm(x)).flatten(2)
+        q, k, v = seen.reshape(len(x), 3, self.heads, -1, seen.shape[-1]).unbind(1)
+        weight = (q.transpose(-1, -2) @ k / q.shape[-2] ** 0.5).softmax(-1)
+        return x + self.outlet((v @ weight.transpose(-1, -2)).reshape(x.shape))
+
+
+class UNet(nn.Module):
+    """A U-Net for images `(B, C, H, W)` or sequences `(B, C, L)`: network(x, c[, condition]) -> like x.
+
+    Each level halves the resolution. Sides may be of any length: of an odd one n, (n + 1)/2 places are
+    left, and on the way up what is one too many is cut off. So no layer, and no mean of a
+    normalisation, sees a place outside the image but the zeros at the border of a convolution. With
+    `patch` > 1 the image is first folded into patches of that side, which on a CPU buys far more than a
+    level of the network costs; it is filled up with zeros to whole patches.
 
     Classes come as int64 labels `(B,)`, with −1 for no class; values as floats `(B, *condition)`.
-    An image of the same height and width is folded like x and joins its channels. All else is
+    An image or sequence of the same sides is folded like x and joins its channels. All else is
     embedded and added to the embedding of c.
 
     References:
@@ -60,16 +85,18 @@ class UNet(nn.Module):
         | https://arxiv.org/abs/1505.04597
 
     Arguments:
-        event: The event shape (C, H, W).
+        event: The event shape (C, H, W) or (C, L).
         channels: Channels of each level, finest first; multiples of 8.
         blocks: Residual blocks a level.
         patch: Side of the patches folded into channels; 1 for none.
         condition: What to condition on: a number of classes, the shape of values, or None.
+        attention: Whether every place of the coarsest level looks at every other there. Its cost grows
+            with the square of their number.
         generator: Where the initial weights are drawn from.
 
     Raises:
-        ValueError: If the image cannot be halved that often; when called, for a condition that is
-            missing, not wanted, or does not fit.
+        ValueError: For an event of another kind, or with fewer places than levels halve; when called,
+            for a condition that is missing, not wanted, or does not fit.
     """
 
     def __init__(
@@ -79,58 +106,63 @@ class UNet(nn.Module):
         blocks: int = 1,
         patch: int = 1,
         condition: int | Sequence[int] | None = None,
+        attention: bool = False,
         *,
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
+        check_kind(attention, "attention", bool, "True or False")
         shape, channels = read_sizes(event, "event"), read_sizes(channels, "channels")
         check_count(blocks, "blocks")
         check_count(patch, "patch")
         check_generator(generator)
+        if len(shape) not in (2, 3):
+            raise ValueError(f"event must be a shape (C, H, W) or (C, L), got {shape}")
         side = patch * 2 ** (len(channels) - 1)
-        if len(shape) != 3:
-            raise ValueError(f"event must be a shape (C, H, W), got {shape}")
-        if shape[1] % side or shape[2] % side:
+        if max(shape[1:]) <= side // 2:
             raise ValueError(
-                f"an event of {shape[1]}x{shape[2]} pixels cannot be halved {len(channels) - 1} times, "
-                f"as channels ask for, after folding {patch}x{patch} patches (patch): sides must be "
-                f"multiples of {side}"
+                f"an event of {'x'.join(map(str, shape[1:]))} has no place left to halve: channels ask "
+                f"for {len(channels) - 1} times, after folding patches of {patch} (patch)"
             )
         if any(c % 8 or c < 8 for c in channels):
             raise ValueError(f"channels must be multiples of 8, got {tuple(channels)}")
         self.condition = kind = read_condition(condition)
         self.config = {
             "event": list(shape), "channels": list(channels), "blocks": blocks,
-            "patch": patch, "condition": kind,
+            "patch": patch, "condition": kind, "attention": attention,
         }  # fmt: skip
-        self.event_shape = torch.Size(shape)
-        width, c_image = 4 * channels[0], shape[0] * patch**2
-        self.joined = isinstance(kind, tuple) and len(kind) == 3 and kind[1:] == shape[1:]
-        c_joined = kind[0] * patch**2 if isinstance(kind, tuple) and self.joined else 0
+        self.event_shape, self.patch = torch.Size(shape), patch
+        conv: Conv = nn.Conv2d if len(shape) == 3 else nn.Conv1d
+        folded = patch ** (len(shape) - 1)
+        width, c_image = 4 * channels[0], shape[0] * folded
+        self.joined = isinstance(kind, tuple) and len(kind) == len(shape) and kind[1:] == shape[1:]
+        c_joined = kind[0] * folded if isinstance(kind, tuple) and self.joined else 0
         self.conditioning = Conditioning(width, None if self.joined else kind)
-        self.fold, self.unfold = nn.PixelUnshuffle(patch), nn.PixelShuffle(patch)
-        self.inlet = nn.Conv2d(c_image + c_joined, channels[0], 3, padding=1)
+        self.inlet = conv(c_image + c_joined, channels[0], 3, padding=1)
         self.down, self.up = nn.ModuleList(), nn.ModuleList()
         self.shrink, self.grow = nn.ModuleList(), nn.ModuleList()
         for i, c in enumerate(channels):
-            self.down.append(nn.ModuleList(_Residual(c, c, width) for _ in range(blocks)))
-            self.up.insert(0, nn.ModuleList(_Residual(2 * c, c, width) for _ in range(blocks)))
+            self.down.append(nn.ModuleList(_Residual(conv, c, c, width) for _ in range(blocks)))
+            ups = nn.ModuleList(_Residual(conv, 2 * c, c, width) for _ in range(blocks))
+            self.up.insert(0, ups)
             if i + 1 < len(channels):
-                self.shrink.append(nn.Conv2d(c, channels[i + 1], 3, stride=2, padding=1))
-                self.grow.insert(0, nn.Conv2d(channels[i + 1], c, 3, padding=1))
-        self.middle = _Residual(channels[-1], channels[-1], width)
+                self.shrink.append(conv(c, channels[i + 1], 3, stride=2, padding=1))
+                self.grow.insert(0, conv(channels[i + 1], c, 3, padding=1))
+        self.middle = _Residual(conv, channels[-1], channels[-1], width)
+        self.attention = _Attention(conv, channels[-1]) if attention else None
         self.norm = _Norm(8, channels[0])
-        self.outlet = nn.Conv2d(channels[0], c_image, 3, padding=1)
+        self.outlet = conv(channels[0], c_image, 3, padding=1)
         initialise(self, generator)
         nn.init.zeros_(self.outlet.weight)
-        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        if conv is nn.Conv2d:
+            self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def forward(
         self,
-        x: Float[Tensor, "batch channels height width"],
+        x: Float[Tensor, "batch channels *sides"],
         c: Float[Tensor, " batch"],
         condition: Int[Tensor, " batch"] | Float[Tensor, "batch *condition"] | None = None,
-    ) -> Float[Tensor, "batch channels height width"]:
+    ) -> Float[Tensor, "batch channels *sides"]:
         """Return the prediction at x."""
         check_batch(x, self.event_shape)
         check_condition(self.condition, condition, len(x))
@@ -138,8 +170,8 @@ class UNet(nn.Module):
         if condition is not None and self.joined:
             seen, condition = torch.cat([x, condition.to(x.dtype)], dim=1), None
         emb = self.conditioning(c, condition)
-        h = self.fold(seen)
-        if not _transformed(h):  # vmap has no such format
+        h = _fold(seen, self.patch)
+        if h.ndim == 4 and not _transformed(h):  # vmap has no such format
             h = h.contiguous(memory_format=torch.channels_last)
         h = self.inlet(h)
         kept: list[Tensor] = []
@@ -150,10 +182,42 @@ class UNet(nn.Module):
             if i < len(self.shrink):
                 h = self.shrink[i](h)
         h = self.middle(h, emb)
+        if self.attention is not None:
+            h = self.attention(h)
         for i, level in enumerate(self.up):
+            if i > 0:
+                larger = nn.functional.interpolate(h, scale_factor=2.0)
+                h = self.grow[i - 1](_cut(larger, kept[-1].shape[2:]))
             for block in level.children():
                 h = block(torch.cat([h, kept.pop()], dim=1), emb)
-            if i < len(self.grow):
-                h = self.grow[i](nn.functional.interpolate(h, scale_factor=2.0))
         h = self.outlet(nn.functional.silu(self.norm(h)))
-        return self.unfold(h).contiguous()
+        return _cut(_unfold(h, self.patch), x.shape[2:]).contiguous()
+
+
+def _cut(x: Tensor, sides: Sequence[int]) -> Tensor:
+    """Return x without what it has beyond these sides."""
+    for axis, n in enumerate(sides, 2):
+        if x.shape[axis] > n:
+            x = x.narrow(axis, 0, n)
+    return x
+
+
+def _fold(x: Tensor, patch: int) -> Tensor:
+    """Fold patches into channels, after filling up with zeros to whole patches."""
+    if patch == 1:
+        return x
+    missing = [-n % patch for n in x.shape[2:]]
+    if any(missing):
+        x = nn.functional.pad(x, [v for m in reversed(missing) for v in (0, m)])
+    if x.ndim == 4:
+        return nn.functional.pixel_unshuffle(x, patch)
+    return x.unflatten(2, (-1, patch)).transpose(2, 3).flatten(1, 2)
+
+
+def _unfold(x: Tensor, patch: int) -> Tensor:
+    """Undo `_fold`."""
+    if patch == 1:
+        return x
+    if x.ndim == 4:
+        return nn.functional.pixel_shuffle(x, patch)
+    return x.unflatten(1, (-1, patch)).transpose(2, 3).flatten(2)

@@ -87,8 +87,8 @@ def fields(
 ) -> Figure:
     """Draw score fields side by side, on a density or on points.
 
-    An arrow points along s; its length is |s| / (c + |s|) with one c, a fifth of the median of
-    |s|, for all panels. Where the axes differ so much that they cannot have one unit, s is the
+    An arrow points along s; its length is `|s| / (c + |s|)` with one c, a fifth of the median of
+    `|s|`, for all panels. Where the axes differ so much that they cannot have one unit, s is the
     gradient with respect to the position in the frame.
 
     Arguments:

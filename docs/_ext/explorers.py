@@ -1,0 +1,42 @@
+"""Pages to explore a score, made by the command of the library and put into the site."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from sphinx.application import Sphinx
+
+from gradlogp.interfaces.cli import main
+
+SHOWN = {"mixture": "two Gaussians", "moons": "two half circles", "ring": "a ring, as a table"}
+"""What `gradlogp explore` shows, and what that is."""
+
+
+def link(app: Sphinx, page: str, text: list[str]) -> None:
+    """Link them from the page that says what they are, below its introduction."""
+    if page == "explore":
+        links = [
+            f'<a href="explorer/{name}.html">{name}</a> ({what})' for name, what in SHOWN.items()
+        ]
+        before, mark, after = text[0].partition("\n```bash")
+        text[0] = f"{before}\n<p>Try it here: {', '.join(links)}.</p>\n{mark}{after}"
+
+
+def write(app: Sphinx, error: Exception | None) -> None:
+    """Write the pages beside those of the site."""
+    if error is None:
+        folder = Path(app.outdir) / "explorer"
+        folder.mkdir(exist_ok=True)
+        for name in SHOWN:
+            code = main(
+                ["explore", name, "--out", str(folder / f"{name}.html"), "--force", "--quiet"]
+            )
+            if code:
+                raise RuntimeError(f"gradlogp explore {name} ended with {code}")
+
+
+def setup(app: Sphinx) -> dict[str, bool]:
+    """Connect to Sphinx."""
+    app.connect("source-read", link)
+    app.connect("build-finished", write)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}

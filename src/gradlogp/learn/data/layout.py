@@ -1,0 +1,64 @@
+"""What an array of numbers is taken for by its shape: vectors, sequences or images."""
+
+from __future__ import annotations
+
+import math
+
+PIXELS = (1, 2, 3, 4)
+"""How many channels images have: grey, grey and alpha, colours, colours and alpha."""
+
+
+def layout(shape: tuple[int, ...], name: str = "x", do: str = "save") -> str:
+    """Return what an array of more than two dimensions is taken for, in words; "" for a table.
+
+    Images are (N, C, H, W) and sequences (N, C, L). What may be two things is refused: channels that
+    seem to come last, grey images without a channel, volumes.
+
+    Arguments:
+        shape: That of the array.
+        name: How it is called.
+        do: What is to be done with what converts it.
+
+    Raises:
+        ValueError: With a line of NumPy for each thing that it may be.
+    """
+    vectors = f"{name}.reshape(len({name}), -1) for vectors of {math.prod(shape[1:])} numbers"
+    if len(shape) == 3:
+        _, a, b = shape
+        if b in PIXELS and a not in PIXELS:
+            raise ValueError(
+                f"an array {shape} looks like sequences (N, L, C); here channels come first: {do} "
+                f"np.moveaxis({name}, -1, 1), which is (N, {b}, {a}), or {vectors}"
+            )
+        if min(a, b) > max(PIXELS) and b < 8 * a:
+            raise ValueError(
+                f"an array {shape} may be grey images, sequences or vectors: {do} {name}[:, None] for "
+                f"images (N, 1, {a}, {b}), {name}[:, :, None] for {a} channels of {b} numbers, or "
+                f"{vectors}"
+            )
+        return f"taken for {a} channels of {b} numbers ({do} {name}[:, None] if these are images)"
+    if len(shape) == 4:
+        _, c, h, w = shape
+        if w in PIXELS and c not in PIXELS:
+            raise ValueError(
+                f"an array {shape} looks like images (N, H, W, C); here channels come first: {do} "
+                f"np.moveaxis({name}, -1, 1), which is (N, {w}, {c}, {h})"
+            )
+        if c > max(PIXELS) and h > 1 and 2 * c > min(h, w):
+            raise ValueError(
+                f"an array {shape} looks like volumes (N, D, H, W), which are not learned as such: "
+                f"{do} {name}.reshape(-1, 1, {h}, {w}) for their slices as images, or {vectors}"
+            )
+        return f"taken for images (N, C, H, W): {c} {'channel' if c == 1 else 'channels'}, {h}×{w}"
+    if len(shape) == 5:
+        _, c, _, h, w = shape
+        raise ValueError(
+            f"an array {shape} looks like volumes (N, C, D, H, W), which are not learned as such: {do} "
+            f"np.moveaxis({name}, 2, 1).reshape(-1, {c}, {h}, {w}) for their slices as images, or "
+            f"{vectors}"
+        )
+    if len(shape) > 5:
+        raise ValueError(
+            f"an array {shape} is neither a table (N, D) nor images (N, C, H, W): {do} {vectors}"
+        )
+    return ""

@@ -1,0 +1,54 @@
+"""The loss of a batch and its gradients, of all of it at once or of one part after the other."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ..core import PartOfBatch, check_kind
+from ..scores.model import ScoreModel
+from .held_out import Objective, conditioned
+
+
+def accumulate(
+    score: ScoreModel,
+    objective: Objective,
+    z: Tensor,
+    condition: Tensor | None,
+    noise: torch.Generator,
+    mine: slice,
+    total: int,
+    n_parts: int,
+) -> Tensor:
+    """Add the gradients of the mean loss of a batch to those of the parameters; return the loss.
+
+    Noise and times are those of the whole batch, whoever has which of its rows, so that neither parts
+    nor processes change what is learned, but for rounding.
+
+    Arguments:
+        score: The model in training.
+        objective: What to train with.
+        z: The rows of this process, in model coordinates.
+        condition: One for each.
+        noise: Where noise and times come from.
+        mine: Which rows of the whole batch they are.
+        total: The rows of the whole batch.
+        n_parts: Parts that they are divided into, each of a row at least.
+
+    Returns:
+        The sum of their losses, divided by the rows of the whole batch.
+    """
+    n_parts = min(n_parts, len(z))
+    start, loss = noise.get_state(), z.new_zeros(())
+    for i in range(n_parts):
+        part = slice(len(z) * i // n_parts, len(z) * (i + 1) // n_parts)
+        rows = slice(mine.start + part.start, mine.start + part.stop)
+        noise.set_state(start)
+        source = noise if len(z[part]) == total else PartOfBatch(noise, rows, total)
+        given = conditioned(score, None if condition is None else condition[part])
+        each = objective(given, z[part], generator=source)
+        check_kind(each, "what objective returns", Tensor, "a tensor (B,)")
+        value = each.sum() / total
+        value.backward()
+        loss = loss + value.detach()
+    return loss

@@ -1,0 +1,96 @@
+"""How many steps fit into a time, from the speed of real steps; and whether there are enough."""
+
+from __future__ import annotations
+
+import math
+import time
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+SHARE, MOST, LEAST = 0.02, 10.0, 3
+"""Of the time, and seconds, that measuring may take; steps that it takes at least."""
+
+CHECKS = 24
+"""Measurements on held-out data: those of a training, and what is done when it ends."""
+
+FEW = 500
+"""Steps below which a network of images has hardly begun."""
+
+LONG = 3600.0
+"""Seconds from which a training on a CPU is said to be slow."""
+
+
+def clock() -> float:
+    """Return seconds."""
+    return time.perf_counter()
+
+
+def steps_within(
+    minutes: float, step: Callable[[], Any], check: Callable[[], Any], agree: Callable[[Any], Any]
+) -> int:
+    """Return how many steps fit into so many minutes, with the measurements between them.
+
+    Arguments:
+        minutes: The time, this measurement included.
+        step: Takes one step; the first, in which things are made that stay, is not counted.
+        check: Measures once on held-out data.
+        agree: Returns what the first of several processes has.
+    """
+    began, budget = clock(), 60 * minutes
+    step()
+    check()
+    after = clock()
+    check()
+    between = clock() - after
+    started, n = clock(), 0
+    while agree(n < LEAST or clock() - began < min(MOST, SHARE * budget)):
+        step()
+        n += 1
+    each = max(1e-9, (clock() - started) / n)
+    left = budget - (clock() - began)
+    steps = max(left - CHECKS * between, 0.2 * left) / each
+    return int(agree(max(1, math.floor(steps))))
+
+
+def warn_if_slow(
+    steps: int, seconds: float, batch: int, event: torch.Size, device: torch.device,
+    minutes: float | None,
+) -> None:  # fmt: skip
+    """Warn where a CPU is too slow for images or sequences, and say what to do.
+
+    Arguments:
+        steps: Steps of the training.
+        seconds: What one takes.
+        batch: Rows of a batch.
+        event: Their shape.
+        device: Where they are computed.
+        minutes: The time that was asked for, if steps follow from it.
+    """
+    if device.type != "cpu" or len(event) < 2:
+        return
+    if minutes is None and steps * seconds > LONG:
+        said = f"{steps} steps would take about {spoken(steps * seconds)}"
+    elif minutes is not None and steps < FEW:
+        said = f"{minutes:g} minutes are enough for {steps} steps, with which little is learned"
+    else:
+        return
+    sides = "×".join(map(str, event[1:]))
+    fewer = f"smaller batches (batch_size={max(8, batch // 4)} in place of {batch}), " * (
+        batch > 16
+    )
+    less = "fewer steps or minutes=" if minutes is None else "more minutes"
+    warnings.warn(
+        f"one step of {batch} × {sides} takes {spoken(seconds)} on this CPU: {said}. What helps: "
+        f'{fewer}smaller images, fewer channels of the network, {less}, or a GPU (device="cuda")',
+        stacklevel=6,
+    )
+
+
+def spoken(seconds: float) -> str:
+    """Return a time in words: "0.3 s", "4 min", "2.5 h"."""
+    if seconds < 100:
+        return f"{seconds:.2g} s"
+    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"

@@ -1,0 +1,158 @@
+"""Steps from a time: how many, that measuring leaves no trace, and that a resumed run keeps them."""
+
+import json
+import warnings
+
+import pytest
+import torch
+from support import seeded
+
+import gradlogp as glp
+from gradlogp.learn import pace
+from gradlogp.noise.schedules import VP
+
+QUICK = {"batch_size": 16, "ema": 0.9}
+
+
+class Clock:
+    """Time that only moves when somebody works."""
+
+    def __init__(self, monkeypatch):
+        self.now, self.each = 100.0, 0.25
+        monkeypatch.setattr(pace, "clock", lambda: self.now)
+
+    def works(self, seconds):
+        def work(*arguments):
+            self.now += seconds
+
+        return work
+
+
+def points(n=100):
+    return torch.randn(n, 2, generator=seeded(1))
+
+
+def make(seed=0):
+    return glp.ScoreModel(glp.MLP(2, 8, 1, generator=seeded(seed)), VP())
+
+
+def slow_loss(clock):
+    def loss(score, z, *, generator=None):
+        clock.now += clock.each
+        return glp.objectives.multilevel(score, z, generator=generator)
+
+    return loss
+
+
+@pytest.mark.parametrize(("step", "check"), [(0.01, 0.0), (0.5, 0.0), (0.05, 0.5), (1.0, 30.0)])
+def test_steps_and_measurements_fill_the_time(monkeypatch, step, check):
+    clock = Clock(monkeypatch)
+    n = pace.steps_within(2.0, clock.works(step), clock.works(check), lambda value: value)
+    spent = clock.now - 100
+    assert spent <= max(0.02 * 120, 4 * step + 2 * check) + step + 2 * check + 1e-6
+    left = 120 - spent
+    work = n * step
+    if 24 * check < 0.8 * left:
+        assert abs(work + 24 * check - left) <= step + 1e-6
+    else:  # measurements would take nearly all of it: then a fifth is for steps
+        assert abs(work - 0.2 * left) <= step + 1e-6
+
+
+def test_there_is_one_step_at_least(monkeypatch):
+    clock = Clock(monkeypatch)
+    assert pace.steps_within(0.1, clock.works(100.0), clock.works(0.0), lambda value: value) == 1
+
+
+def test_a_run_of_a_time_is_the_run_of_its_steps(monkeypatch, tmp_path):
+    """Bit for bit, resumed or not: what measured the speed has left no trace."""
+    clock = Clock(monkeypatch)
+    loss, options = slow_loss(clock), {"held_out": points(40), "check_every": 10, **QUICK}
+    timed, plain, again = make(), make(), make(3)
+    run = glp.fit(
+        timed,
+        points(),
+        loss,
+        minutes=0.25,
+        checkpoint=tmp_path / "a",
+        generator=seeded(7),
+        **options,
+    )
+    first = [next(run) for _ in range(10)]
+    assert first[0].step == 1
+    n = first[0].steps
+    assert 20 < n < 60
+    assert first[-1].seconds_left == (n - 10) / first[-1].steps_per_second
+    run.close()
+    assert json.loads((tmp_path / "a" / "run.json").read_text())["settings"]["steps"] == n
+    expected = list(glp.fit(plain, points(), loss, steps=n, generator=seeded(7), **options))
+    clock.each = 9.0  # another speed: the steps stay
+    rest = list(
+        glp.fit(
+            again, points(), loss, minutes=0.25, checkpoint=tmp_path / "a", resume=True,
+            generator=seeded(9), **options,
+        )
+    )  # fmt: skip
+    assert [r.loss for r in (*first, *rest)] == [r.loss for r in expected]
+    for name, value in again.state_dict().items():
+        assert torch.equal(value, plain.state_dict()[name]), name
+    with pytest.raises(ValueError, match=r"made with minutes=0\.25, got 0\.5"):
+        list(
+            glp.fit(
+                again,
+                points(),
+                loss,
+                minutes=0.5,
+                checkpoint=tmp_path / "a",
+                resume=True,
+                **options,
+            )
+        )
+
+
+def test_a_stop_while_the_speed_is_measured_saves_nothing(monkeypatch, tmp_path):
+    def stopped(score, z, *, generator=None):
+        raise KeyboardInterrupt
+
+    model = make()
+    with pytest.raises(KeyboardInterrupt):
+        list(glp.fit(model, points(), stopped, minutes=1.0, checkpoint=tmp_path / "a"))
+    assert not (tmp_path / "a").exists()
+
+
+def test_steps_or_minutes_but_not_both():
+    with pytest.raises(ValueError, match="steps follow from minutes"):
+        glp.TrainingSettings(steps=10, minutes=1)
+    with pytest.raises(ValueError, match="minutes must be"):
+        glp.TrainingSettings(minutes=0)
+
+
+def test_a_processor_that_is_too_slow_for_images_is_warned_of():
+    say = pace.warn_if_slow
+    cpu, images = torch.device("cpu"), torch.Size([3, 64, 64])
+    long = (
+        r"256 × 64×64 takes 27 s on this CPU: 2000 steps would take about 15.0 h. "
+        r".*batch_size=64 in place of 256.*fewer steps or minutes="
+    )
+    with pytest.warns(UserWarning, match=long):
+        say(2000, 27.0, 256, images, cpu, None)
+    with pytest.warns(UserWarning, match="5 minutes are enough for 11 steps, with which little"):
+        say(11, 27.0, 16, images, cpu, 5.0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        say(2000, 1.0, 16, images, cpu, None)
+        say(2000, 27.0, 256, torch.Size([30]), cpu, None)
+        say(11, 27.0, 256, images, torch.device("cuda"), 5.0)
+
+
+def test_batches_follow_the_places_of_an_event():
+    settings = glp.TrainingSettings()
+    sizes = {
+        (30,): 256,
+        (1, 8, 8): 256,
+        (3, 16, 16): 64,
+        (3, 32, 32): 16,
+        (3, 256, 256): 16,
+        (2, 128): 128,
+    }
+    assert {event: settings.batch(event) for event in sizes} == sizes
+    assert glp.TrainingSettings(batch_size=7).batch((3, 32, 32)) == 7
