@@ -20,8 +20,8 @@ from sphinx.util.nodes import make_refnode
 
 from gradlogp.check.theory import CHECKS
 
-INTRODUCTION = """Every public name, by the room in which it is written. The examples begin with ``import
-torch`` and ``import gradlogp as glp``; the tests run them, and compare what comes out.
+INTRODUCTION = """Every public name, by the room in which it is written. The examples begin with
+``import torch`` and ``import gradlogp as glp``; the tests run them, and compare what comes out.
 
 Below each name stands what checks it, read off the sources when the site is built: the claims of the
 theory that measure it, the tests that use it, and the mutants in it: mistakes made on purpose, which a
