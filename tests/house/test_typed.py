@@ -100,6 +100,11 @@ def test_what_is_wrong_does_not(call):
         call()
 
 
+def test_the_library_is_checked_in_this_way():
+    """Or its functions have slower checks of jaxtyping's own."""
+    assert count_chunks.__code__ is doubled.__code__
+
+
 def test_a_user_has_no_checks(as_user):
     assert doubled("3") == "33"
     assert adding(2, "3")(3) == "3"
