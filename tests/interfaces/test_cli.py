@@ -130,7 +130,7 @@ def test_evaluate_in_bits_with_probes_and_a_report(tmp_path, capsys):
     model, report = tmp_path / "m", tmp_path / "report"
     quick = ("--steps", 60, "--width", 16, "--quiet", "--no-table")
     call(capsys, "fit", data, "--out", model, *quick)
-    arguments = ("--levels", 8, "--n", 200, "--json", "--quiet")
+    arguments = ("--levels", 8, "--n", 100, "--json", "--quiet")
     rows = {}
     for name, more in (("exact", ("--out", report)), ("probed", ("--probes", 3))):
         code, out, err = call(capsys, "evaluate", model, data, *arguments, *more)

@@ -100,7 +100,7 @@ def test_stationary_laws_are_exact():
 def test_momenta_start_from_their_law():
     """After one short step x has hardly moved; more chains or threads change no chain."""
     kernel, n = BAOAB(0.05, friction=1e-3, mass=1.7, temperature=0.9), 20_000
-    x0 = torch.zeros(n, 2)
+    x0 = torch.zeros(n, 2, dtype=torch.float32)
     start = fused.run(kernel, DIAGONAL, x0, 1, seed=3).state
     ratio = start.momentum.double().square() / (1.7 * 0.9)
     z = (ratio.mean(0) - 1) * (n / 2) ** 0.5
