@@ -26,7 +26,10 @@ the law, but a column that is a sum of others."""
 
 
 def noise_span(
-    z: Float[Tensor, "n *event"], generator: torch.Generator | None = None
+    z: Float[Tensor, "few *event"],
+    generator: torch.Generator | None = None,
+    *,
+    n_points: int | None = None,
 ) -> tuple[float, float]:
     r"""Return the smallest and the largest noise level for data, in their own units.
 
@@ -43,6 +46,7 @@ def noise_span(
     Arguments:
         z: Data `(N, *event)`, N at least 2, in the coordinates in which noise is added.
         generator: Where the subsample comes from.
+        n_points: How many points there are, where z is a part of them, chosen at random.
 
     Raises:
         ValueError: If all points coincide.
@@ -63,6 +67,6 @@ def noise_span(
     real = w > EMPTY * w.mean()
     white = (y @ U[:, real]) / w[real].sqrt()
     spacing = 0.5 * nearest_distance(white) / math.sqrt(white.shape[1])
-    bandwidth = len(z) ** (-1 / (d + 4))
+    bandwidth = (n_points or len(z)) ** (-1 / (d + 4))
     low = float(w[real][0].sqrt()) * min(BLUR, max(spacing, 0.1 * bandwidth))
     return max(low, THIN * float(w.mean().sqrt())), high

@@ -17,6 +17,7 @@ from ...core import (
     distances,
     permutation,
     randn_like,
+    rows_held,
     warn_of_cost,
 )
 from .hoeffding import mmd_variance
@@ -172,7 +173,7 @@ def sliced_wasserstein(
     i, j, mass = _quantile_coupling(len(a), len(b), a.device)
     total = torch.zeros((), dtype=a.dtype, device=a.device)
     potential_a, potential_b = a.new_zeros(len(a)), b.new_zeros(len(b))
-    for directions in theta.split(32):
+    for directions in theta.split(min(32, rows_held(4 * (len(a) + len(b))))):
         (u, order_u), (v, order_v) = ((w @ directions.mT).sort(dim=0) for w in (a, b))
         gap = u[i] - v[j]
         total += (mass.unsqueeze(1) * gap.square()).sum()

@@ -19,7 +19,15 @@ from .common import (
     say,
     set_threads,
 )
-from .given import Beside, class_labels, picture_of, read_given, write_samples
+from .given import (
+    PICTURED,
+    Beside,
+    class_labels,
+    on_disk,
+    picture_of,
+    read_given,
+    write_samples,
+)
 from .judge import conclude, rank_into
 from .langevin import KernelName, sample_target
 from .learn import join_processes
@@ -165,7 +173,7 @@ def sample(
     import torch
 
     from ...core import Processes
-    from ...core.files import write_files
+    from ...core.files import replacing, write_files
     from ...scores.guided import GuidedScore
     from ..pipeline import draw
 
@@ -204,17 +212,25 @@ def sample(
             f"{out}: a .npy file cannot say which row is which; write .npz or .csv, or draw for one "
             "condition by --class or --given"
         )
-    torch.empty(n, *model.event_shape)  # what the samples take: missed now, and not after the work
     score: NoisyScore = model.unconditional() if condition is None else model.given(condition)
     if guidance:
         if condition is None:
             more = "" if model.condition is None else ", and --given to move towards"
             raise Misuse(f"--guidance needs a model with a condition{more}")
         score = GuidedScore(score, model.unconditional(), guidance)
-    x = draw(
-        score, n, levels_of(estimator, method, steps), transition=transition(method), generator=g,
-        quiet=quiet, processes=processes,
+    sampled = partial(
+        draw, score, n, levels_of(estimator, method, steps), transition=transition(method),
+        generator=g, quiet=quiet, processes=processes,
     )  # fmt: skip
+    if out is not None and picture is not None and suffix == ".npy" and processes.alone:
+        with replacing(out, picture) as (place, shown):
+            like = model.coordinates.decode(torch.zeros(1, *model.event_shape))
+            x = sampled(out=on_disk(place, (n, *model.event_shape), like))
+            shown.write_bytes(picture_of([(method, x[:PICTURED])], model.columns))
+        say(f"{out}: {n} samples; {picture}", quiet=quiet)
+        return 0
+    torch.empty(n, *model.event_shape)  # what the samples take: missed now, and not after the work
+    x = sampled()
     if rank > 0:
         return 0
     if out is None or picture is None:
