@@ -146,13 +146,13 @@ def test_only_what_was_caught_is_known():
     known = {}
     assert record.due(MUTANTS, known) == list(range(len(MUTANTS)))
     for mutant in MUTANTS:
-        known = record.updated(known, MUTANTS, mutant, record.entry(mutant))
+        known = record.updated(known, MUTANTS, mutant, record.fingerprint(mutant))
     always = sorted(record.sample(MUTANTS))
     assert record.due(MUTANTS, known) == always
     assert len(always) == record.SAMPLE
     number = next(n for n in range(len(MUTANTS)) if n not in always)
     missed = record.updated(known, MUTANTS, MUTANTS[number], None)
-    stale = known | {MUTANTS[number].name: {**known[MUTANTS[number].name], "bodies": "0"}}
+    stale = known | {MUTANTS[number].name: "0"}
     for one in (missed, stale):
         assert record.due(MUTANTS, one) == sorted([*always, number])
     fewer = record.updated(known, MUTANTS[:number], MUTANTS[0], known[MUTANTS[0].name])

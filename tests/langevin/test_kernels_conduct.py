@@ -39,6 +39,7 @@ def softened(x):
 
 
 EVERY = [
+    ULA(0.1),
     LeimkuhlerMatthews(0.1),
     TamedULA(0.1),
     TamedULA(0.1, coordinatewise=True),
@@ -90,6 +91,7 @@ def test_coordinates_have_no_order(kernel, generator):
 @pytest.mark.parametrize(
     "kernel",
     [
+        ULA(0.1, 0.0),
         LeimkuhlerMatthews(0.1, 0.0),
         PreconditionedULA(0.2, DENSE, 0.0),
         PositionDependentULA(0.1, softened, "autograd", 0.0),

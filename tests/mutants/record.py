@@ -45,13 +45,8 @@ def fingerprint(mutant, root=ROOT):
     return hashlib.sha256(whole.encode()).hexdigest()[:16]
 
 
-def entry(mutant):
-    """Return what the record says of a mutant that is caught in the code as it is."""
-    return {"file": mutant.file, "bodies": fingerprint(mutant)}
-
-
 def read():
-    """Return the record {name: entry}; empty where there is none."""
+    """Return the record {name: fingerprint when it was caught}; empty where there is none."""
     return json.loads(RECORD.read_text(encoding="utf-8")) if RECORD.exists() else {}
 
 
@@ -62,7 +57,7 @@ def write(record):
 
 
 def updated(record, mutants, mutant, known):
-    """Return the record after a mutant was run: its entry from before the run, None if it lived.
+    """Return the record after a mutant was run: its fingerprint from before, None if it lived.
 
     Names that are no mutant's are left out.
     """
@@ -77,5 +72,5 @@ def sample(mutants):
 
 def due(mutants, record):
     """Return the numbers of the sample and of all that were not seen caught as they are now."""
-    changed = {n for n, m in enumerate(mutants) if record.get(m.name) != entry(m)}
+    changed = {n for n, m in enumerate(mutants) if record.get(m.name, "") != fingerprint(m)}
     return sorted(changed | set(sample(mutants)))

@@ -82,7 +82,7 @@ def main():
         mutants = [MUTANTS[n] for n in chosen]
         if options.unchanged:
             mutants = [m._replace(new=m.old) for m in mutants]
-        known = record.entry(mutants[0])
+        known = record.fingerprint(mutants[0])
         code, said = run_forked(mutants)
         found = caught(code, said)
         print(

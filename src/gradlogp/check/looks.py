@@ -23,6 +23,7 @@ from .metrics.columns import (
     kolmogorov_smirnov,
     location,
     normal_scores,
+    quantile,
     scale,
 )
 from .metrics.copies import copies, membership
@@ -118,7 +119,7 @@ def column_looks(v: View) -> list[Look]:
     if not v.names:
         return []
     z_x, z_y = normal_scores((x, y), (w_x, w_y))
-    of = lambda q: (_quantile(x, w_x, q), _quantile(y, w_y, q))
+    of = lambda q: (quantile(x, w_x, q), quantile(y, w_y, q))
     middle, low, high = of(0.5), of(0.25), of(0.75)
     facts: list[Fact] = [
         {"ours": float(middle[0][j]), "real": float(middle[1][j]),
@@ -346,10 +347,3 @@ def copy_looks(v: View, generator: torch.Generator | None) -> list[Look]:
 
 def _two(sets: Sets, weights: Sets) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     return sets["samples"], sets["held_out"], weights["samples"], weights["held_out"]
-
-
-def _quantile(x: Tensor, w: Tensor, q: float) -> Tensor:
-    """Return the weighted quantile of every column."""
-    values, order = x.sort(0)
-    at = (w[order].cumsum(0) >= q - 1e-12).to(torch.uint8).argmax(0)
-    return values.gather(0, at[None])[0]

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from .looks import Fact, Look, Sets, kept
 from .metrics.columns import Effects, effective
+from .metrics.copies import enrichment
 from .rows import Layout, Rows
 
 GRAIN = 0.02
@@ -65,7 +66,7 @@ def value_looks(
         k = int(unseen.sum())
         # the same of real rows: those of levels that no sample has, as many rows looked at
         lost = int((~torch.isin(known, a)).sum())
-        p = _hypergeometric(k, len(a), lost, len(known))
+        p = enrichment(k, len(a), lost, len(known))
         example = layout.levels[j][int(a[unseen][0])] if k else ""
         what = f"the samples have a {name} that no real row has, such as {example!r}"
         found["values"].append((name, k / len(a), _error(k, len(a)), p, {"what": what}))
@@ -83,20 +84,13 @@ def _error(k: float, n: float) -> float:
     return math.sqrt(max(p * (1 - p), 1 / n) / n)
 
 
-def _hypergeometric(k: int, n: int, other: int, m: int) -> float:
-    """Return the p-value of k of n against `other` of m: so many among the n, by luck."""
-    from scipy.stats import hypergeom
-
-    return float(hypergeom.sf(k - 1, n + m, k + other, n)) if k else 1.0
-
-
 def _shares(ours: Tensor, real: Tensor, weights: Sets) -> tuple[float, float, float, Fact]:
     """Return the difference of two shares of rows, its error, and Fisher's exact p-value, two-sided."""
     w_x, w_y = weights["samples"], weights["held_out"]
     n, m = effective(w_x), effective(w_y)
     p, q = float(w_x @ ours.double()), float(w_y @ real.double())
     a, b, N, M = round(p * n), round(q * m), round(n), round(m)
-    tail = min(_hypergeometric(a, N, b, M), _hypergeometric(b, M, a, N))
+    tail = min(enrichment(a, N, b, M), enrichment(b, M, a, N))
     error = math.hypot(_error(p * n, n), _error(q * m, m))
     return p - q, error, min(1.0, 2 * tail), {"ours": p, "real": q}
 
@@ -199,7 +193,7 @@ def _off_grid(name: str, ours: Tensor, real: Tensor, rows: Mapping[str, Rows]) -
                 ((scaled - scaled.round()).abs() > 4 * resolution * scaled.abs() + 1e-9).sum()
             )
             n = len(other)
-            p = _hypergeometric(off, n, 0, len(of))
+            p = enrichment(off, n, 0, len(of))
             kind = "whole numbers" if k == 0 else f"numbers of {k} decimal{'s' * (k > 1)}"
             what = f"the {whose} of {name} are no {kind}, as all {than} are"
             yield name, off / n, _error(off, n), p, {"what": what}

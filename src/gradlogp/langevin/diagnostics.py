@@ -159,7 +159,9 @@ def _many(x: Tensor) -> Mixing:
         error2 = y.mean(1).var(0) / m
         return y.var((0, 1)) / error2, error2.sqrt()
 
-    low, high = (torch.quantile(_thinned(x), q, dim=0) for q in (0.05, 0.95))
+    low, high = (
+        torch.quantile(thinned(x.flatten(0, 1), 100_000)[:100_000], q, dim=0) for q in (0.05, 0.95)
+    )
     bulk, error = size(x)
     tail = torch.minimum(size((x <= low).double())[0], size((x <= high).double())[0])
     square = size((x - mean).square())[0]
@@ -181,9 +183,9 @@ def _many(x: Tensor) -> Mixing:
     return Mixing(groups, r_hat, bulk, tail, square, error, memory, torch.maximum(*drifts))
 
 
-def _thinned(x: Tensor, most: int = 100_000) -> Tensor:
-    flat = x.flatten(0, 1)
-    return flat[:: max(1, len(flat) // most)][:most]
+def thinned(x: Tensor, most: int) -> Tensor:
+    """Return about so many rows, evenly spread, or all where there are no more."""
+    return x[:: max(1, len(x) // most)]
 
 
 def e_bfmi(energy: Float[Tensor, "chain draw"]) -> Float[Tensor, " chain"]:

@@ -18,6 +18,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..distributions.as_target import has_log_prob
+from .diagnostics import thinned
 from .guard import Guarded
 from .kernels import SphereMALA, SphereULA
 
@@ -104,14 +105,14 @@ def falls(target: Any, x: Float[Tensor, "n *event"]) -> Falls:
     variance; where that along rays of d dimensions is −(d + 2) or more, |x| has none.
     """
     flat = x.flatten(1)
-    n, d = flat.shape
+    d = flat.shape[1]
     middle = flat.median(0).values
     width = (flat - middle).abs().median(0).values
     axes = min(d, AXES)
     ways = torch.zeros(2 * axes, d).to(flat)
     for i in range(axes):
         ways[2 * i, i], ways[2 * i + 1, i] = width[i], -width[i]
-    rays = flat[:: max(1, n // RAYS)][:RAYS] - middle
+    rays = thinned(flat, RAYS)[:RAYS] - middle
     ways = torch.cat([ways, rays])
     points = torch.cat([middle + r * ways for r in (FAR, FURTHER)])
     near, far = target.log_prob(points.reshape(-1, *x.shape[1:])).double().chunk(2)

@@ -16,7 +16,7 @@ from torch import Tensor
 from ..core import Verdict, check_kind
 from ..distributions.as_target import has_log_prob
 from ..distributions.parameters import coordinates
-from .diagnostics import Mixing, e_bfmi
+from .diagnostics import Mixing, e_bfmi, thinned
 from .guard import Guarded
 from .kernels import MCLMC, facts_of
 from .tails import heavy, plain_density
@@ -237,7 +237,7 @@ def _has_nan_border(chain: Chain) -> bool:
         return False
     target = Guarded(chain.target)
     target.lenient = True
-    x = free[:: max(1, len(free) // CHECKED)]
+    x = thinned(free, CHECKED)
     if (like := getattr(chain.state, "x", None)) is not None:
         x = x.to(like)
     with torch.no_grad():
@@ -267,7 +267,9 @@ def _target(chain: Chain, unadjusted: bool) -> tuple[list[str], list[str]]:
     if chain.parameters is not None:
         names = coordinates("free number ", z.shape[2:])
     if known:
-        outside = int((target.log_prob(some := _some(z)) == -torch.inf).sum())
+        outside = int(
+            (target.log_prob(some := thinned(z.flatten(0, 1), CHECKED)) == -torch.inf).sum()
+        )
         if outside:
             reasons.append(
                 f"{outside} of {len(some)} draws lie where the density is 0: an "
@@ -311,12 +313,6 @@ def free_draws(chain: Chain) -> Tensor | None:
         return x if chain.parameters is None else chain.parameters.unconstrain(x)
     except ValueError:  # a draw that was rounded to the border has no free numbers
         return None
-
-
-def _some(draws: Tensor) -> Tensor:
-    """Return at most `CHECKED` of the draws, evenly spread, `(n, *event)`."""
-    flat = draws.flatten(0, 1)
-    return flat[:: max(1, len(flat) // CHECKED)]
 
 
 def stein(target: Any, draws: Tensor) -> tuple[Tensor, Tensor] | None:

@@ -196,30 +196,6 @@ def _integral(report: Report, d: Any, claims: bool) -> None:
     )  # fmt: skip
 
 
-def _moments(report: Report, d: Any, x: Tensor, weight: Tensor) -> None:
-    """Mean and covariance that are stated, by the same rule."""
-    mean, cov = getattr(d, "mean", None), getattr(d, "cov", None)
-    if not isinstance(mean, Tensor) or mean.shape != x.shape[1:]:
-        return
-    found = weight @ x
-    size = 1 + float(mean.abs().max())
-    for i in range(len(mean)):
-        report.hold(f"mean by the integral, coordinate {i}", found[i], float(mean[i]), 5e-4 * size)
-    if not isinstance(cov, Tensor) or cov.shape != (len(mean), len(mean)):
-        return
-    spread = ((x - found) * weight[:, None]).mT @ (x - found)
-    for i in range(len(mean)):
-        right = float(cov[i, i])
-        report.hold(
-            f"variance by the integral, coordinate {i}", spread[i, i], right, 1e-3 * right,
-            {"a deviation stated where a variance is meant": right**2},
-        )  # fmt: skip
-    report.small(
-        "covariance by the integral, largest entry off", off_by(spread, cov), 1e-3,
-        "a covariance that is transposed, or of another law",
-    )  # fmt: skip
-
-
 # ---------------------------------------------------------------------------- draws
 
 

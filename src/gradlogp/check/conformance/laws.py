@@ -119,10 +119,3 @@ def product(*rules: Rule) -> tuple[Tensor, Tensor]:
     mesh = torch.meshgrid(*nodes, indexing="ij")
     weight = torch.stack(torch.meshgrid(*weights, indexing="ij")).prod(0)
     return torch.stack([v.reshape(-1) for v in mesh], 1), weight.reshape(-1)
-
-
-def normal_rule(mean: Tensor, cov: Tensor, n: int = 3, more: int = 0) -> tuple[Tensor, ...]:
-    """Return points of N(mean, cov), of `more` standard normal numbers beside them, and weights."""
-    d = len(mean)
-    nodes, weight = product(*[hermite(n)] * (d + more))
-    return mean + nodes[:, :d] @ torch.linalg.cholesky(cov).mT, nodes[:, d:], weight

@@ -85,6 +85,13 @@ def _moments(z: Tensor, w: Tensor) -> tuple[Tensor, Tensor]:
     return mean, w @ (z - mean).square()
 
 
+def quantile(x: Tensor, w: Tensor, q: float) -> Tensor:
+    """Return the weighted quantile of every column."""
+    values, order = x.sort(0)
+    at = (w[order].cumsum(0) >= q - 1e-12).to(torch.uint8).argmax(0)
+    return values.gather(0, at[None])[0]
+
+
 def _two_sided(z: Tensor) -> Tensor:
     """Return P(|Z| > |z|) for a standard normal Z."""
     return torch.special.erfc(z.abs() / math.sqrt(2))
@@ -142,7 +149,7 @@ def scale(z_x: Tensor, z_y: Tensor, w_x: Tensor, w_y: Tensor) -> Effects:
         | Robust Tests for the Equality of Variances (Brown & Forsythe, 1974)
         | https://doi.org/10.1080/01621459.1974.10482955
     """
-    a, b = ((z - _median(z, w)).abs() for z, w in ((z_x, w_x), (z_y, w_y)))
+    a, b = ((z - quantile(z, w, 0.5)).abs() for z, w in ((z_x, w_x), (z_y, w_y)))
     _, _, p_value = _difference(a, b, w_x, w_y)
     (A, var_a), (B, var_b) = _moments(a, w_x), _moments(b, w_y)
     ratio = A / B
@@ -152,13 +159,6 @@ def scale(z_x: Tensor, z_y: Tensor, w_x: Tensor, w_y: Tensor) -> Effects:
     same = torch.where(A == 0, 0.0, math.inf)  # both constant, or only the other one
     value = torch.where(B > 0, ratio - 1, same)
     return Effects(value, torch.where(B > 0, error, 0.0), p_value)
-
-
-def _median(z: Tensor, w: Tensor) -> Tensor:
-    """Return the weighted median of every column."""
-    values, order = z.sort(0)
-    half = (w[order].cumsum(0) >= 0.5 - 1e-12).to(torch.uint8).argmax(0)
-    return values.gather(0, half[None])[0]
 
 
 def kolmogorov_smirnov(x: Tensor, y: Tensor, w_x: Tensor, w_y: Tensor) -> Effects:

@@ -48,6 +48,13 @@ def nearest_two(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return torch.cat(first), torch.cat(second), torch.cat(index)
 
 
+def enrichment(k: int, n: int, other: int, m: int) -> float:
+    """Return the p-value of k of n beside `other` of m: so many among the n by luck."""
+    from scipy.stats import hypergeom
+
+    return float(hypergeom.sf(k - 1, n + m, k + other, n)) if k else 1.0
+
+
 def copies(
     samples: Float[Tensor, "n d"], train: Float[Tensor, "m d"], held_out: Float[Tensor, "k d"]
 ) -> Copies:
@@ -71,8 +78,6 @@ def copies(
         | A Non-Parametric Test to Detect Data-Copying in Generative Models (Meehan et al., 2020)
         | https://arxiv.org/abs/2004.05675
     """
-    from scipy.stats import hypergeom
-
     samples, train, held_out = _checked(samples, train, held_out)
     shares = []
     for rows in (samples, held_out):
@@ -83,7 +88,7 @@ def copies(
     n, k = len(samples), len(held_out)
     for ratio in NEAR:
         hits, real = (int((share <= ratio).sum()) for share in shares)
-        p = float(hypergeom.sf(hits - 1, n + k, hits + real, n)) if hits else 1.0
+        p = enrichment(hits, n, real, k)
         found = Copies(proportion(hits, n), proportion(real, k), ratio, min(1.0, len(NEAR) * p))
         if best is None or found.p_value < best.p_value:
             best = found

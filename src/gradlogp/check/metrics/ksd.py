@@ -173,9 +173,7 @@ def _scale(
     c: float | Literal["median"], points: Tensor, generator: torch.Generator | None
 ) -> float:
     if isinstance(c, str) and c == "median":
-        some = subsample(points, 1000, generator)
-        upper = torch.triu_indices(len(some), len(some), offset=1, device=some.device)
-        median = float(distances(some, some)[upper[0], upper[1]].median())
+        median = float(torch.pdist(subsample(points, 1000, generator)).median())
         if median == 0:
             raise ValueError("more than half of all pairs of points coincide; give c a number")
         return median

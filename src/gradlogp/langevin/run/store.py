@@ -37,12 +37,6 @@ class Store:
         self.info: Any = None
         self.draws = torch.empty(shape, dtype=x.dtype, device=device)
 
-    def __enter__(self) -> Store:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        pass
-
     def write(self, where: slice, first: int, draws: list[Tensor], infos: list[Any]) -> None:
         """Store draws of the chains `where` from draw number `first` on."""
         if not draws:
