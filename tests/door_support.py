@@ -50,7 +50,7 @@ LOOP = re.compile(
 """Methods that run inside a loop: they look at the shape of a batch, and not at values."""
 
 LOOP_PATHS = re.compile(
-    "calculus|noise.predictions|noise.schedules.invert_log_snr|scores.networks.conditions.drop|"
+    "calculus|noise.predictions|noise.schedules.invert_log_snr|scores.networks.embeddings.drop|"
     "learn.objectives.times.draw_times|diffusion.transitions.annealed_kernels.*at$"
 )
 """Functions that run inside one: derivatives, paths, conversions of a prediction, times of a batch."""

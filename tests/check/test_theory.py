@@ -155,7 +155,7 @@ WRONG = (
      lambda f: lambda law, x, g: f(law, x, g) / math.sqrt(2), "matching.variance_sphere"),
     ("√h for √(2h)", "langevin.kernels.overdamped.langevin_step",
      lambda f: lambda x, s, h, z, tau=1.0: x + h * s + math.sqrt(h * tau) * z, "samplers.ula_law"),
-    ("the noise of one step only", "langevin.kernels.unadjusted.langevin_step",
+    ("the noise of one step only", "langevin.kernels.overdamped.langevin_step",
      lambda f: lambda x, s, h, z, tau=1.0: f(x, s, h, 2 * z, tau), "samplers.averaged_noise"),
     ("no weight at the boundary", "learn.objectives.half_line", lambda f: torch.ones_like,
      "matching.boundary_weight"),

@@ -16,9 +16,13 @@ from gradlogp.check.theory import dimension
 from gradlogp.core import Injected
 from gradlogp.diffusion import Ancestral, AnnealedLangevin, ProbabilityFlow
 from gradlogp.diffusion.transitions.annealed import Level
-from gradlogp.diffusion.transitions.annealed_kernels import ExponentialSteps, PreconditionedSteps
+from gradlogp.diffusion.transitions.annealed_kernels import (
+    ExponentialSteps,
+    PreconditionedSteps,
+    level_variance,
+    solve_step,
+)
 from gradlogp.diffusion.transitions.annealed_noise import Coloured
-from gradlogp.diffusion.transitions.annealed_solver import level_variance, solve_step
 from gradlogp.langevin import (
     BAOA,
     BAOAB,

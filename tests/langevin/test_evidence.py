@@ -22,8 +22,7 @@ from gradlogp.distributions.targets import (
     SkewedGumbel,
 )
 from gradlogp.langevin import HMC, MALA, ULA, Chain, ParallelTempering
-from gradlogp.langevin.annealing import anneal
-from gradlogp.langevin.bridge import bridge
+from gradlogp.langevin.annealing import anneal, bridge
 from gradlogp.langevin.evidence import evidence
 
 

@@ -261,12 +261,12 @@ MUTANTS = (
     ),
     Mutant(
         "X: one noise where the mean of two belongs",
-        "langevin/kernels/unadjusted.py", "mean = (state.z + z) / 2", "mean = z",
+        "langevin/kernels/overdamped.py", "mean = (state.z + z) / 2", "mean = z",
         "check/test_conformance_kernels.py::test_every_kernel[LeimkuhlerMatthews]",
     ),
     Mutant(
         "X: noise multiplied by P instead of its root",
-        "langevin/kernels/unadjusted.py",
+        "langevin/kernels/overdamped.py",
         "P.apply(state.score), P.sqrt(z)", "P.apply(state.score), P.apply(z)",
         "check/test_conformance_kernels.py::test_temperatures_and_matrices[PreconditionedULA 0]",
     ),
@@ -709,7 +709,7 @@ MUTANTS = (
     Mutant(
         "X: the bias of ULA twice as large in its facts",
         "langevin/kernels/overdamped.py",
-        "precision - kernel.step_size / 2 *", "precision - kernel.step_size *",
+        "kernel.step_size / 2 * precision @", "kernel.step_size * precision @",
         "check/test_conformance_kernels.py::test_every_kernel[ULA]",
     ),
     Mutant(
@@ -838,7 +838,7 @@ MUTANTS = (
     ),
     Mutant(
         "X: labels are kept with the probability of leaving them out",
-        "scores/networks/conditions.py",
+        "scores/networks/embeddings.py",
         "device=at), generator) < p",
         "device=at), generator) > p",
         "scores/test_networks.py::test_conditions_are_dropped_independently_with_the_probability_asked_for",
@@ -1436,18 +1436,18 @@ MUTANTS = (
     ),
     Mutant(
         "X: a bridge forgets how many went each way",
-        "langevin/bridge.py", "math.log(n / m)", "math.log(m / n)",
+        "langevin/annealing.py", "math.log(n / m)", "math.log(m / n)",
         "langevin/test_evidence.py::test_errors_and_contradictions_are_what_they_say",
     ),
     Mutant(
         "X: the error of a bridge is that of one way",
-        "langevin/bridge.py",
+        "langevin/annealing.py",
         "m**2 * _variance_of_mean(v, batches)", "0 * _variance_of_mean(v, batches)",
         "langevin/test_evidence.py::test_the_variance_of_a_bridge",
     ),
     Mutant(
         "X: a contradiction forgets that log Z was fitted",
-        "langevin/bridge.py", "g.square() + slope * g", "g.square() - slope * g",
+        "langevin/annealing.py", "g.square() + slope * g", "g.square() - slope * g",
         "langevin/test_evidence.py::test_errors_and_contradictions_are_what_they_say",
     ),
     Mutant(

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,8 +38,7 @@ from ..core import (
 )
 from ..distributions import Gaussian
 from ..distributions.analytic.covariance import as_parameter
-from .annealing import Level, anneal, moved
-from .bridge import Bridge, bridge, log_mean
+from .annealing import Bridge, Level, anneal, bridge, log_mean, moved
 from .chain import Chain
 from .kernels import MALA, facts_of
 
@@ -261,12 +260,8 @@ def evidence(
     backward, n_backward = log_mean(come.log_w, batches)
     reverse = Estimate(-backward.value, backward.standard_error)
     acceptance = (go.acceptance + come.acceptance.flip(0)) / 2
-    reasons = [
-        *_contradiction(found, forward, reverse),
-        *_few(found),
-        *_widening(start, x),
-        *_stuck(acceptance, path),
-    ]
+    reasons = [*_disagreement(found, forward, reverse), *_widening(start, x)]
+    reasons += _stuck(acceptance, path)
     return Evidence(
         found.log_z, found.standard_error, forward, reverse, (n_forward, n_backward), found.overlap,
         torch.tensor(path, dtype=torch.float64),
@@ -275,23 +270,19 @@ def evidence(
     )  # fmt: skip
 
 
-def _contradiction(found: Bridge, forward: Estimate, reverse: Estimate) -> list[str]:
-    if abs(found.contradiction) <= 4:
-        return []
-    return [
-        f"both directions contradict each other by {abs(found.contradiction):.2g} standard errors (log "
-        f"Z is {forward} from the base, {reverse} from the draws): particles from the base miss a part "
-        "of the target, or the draws do; look at the chain, and take more n_steps or levels"
-    ]
-
-
-def _few(found: Bridge) -> list[str]:
-    if found.overlap >= FEW:
-        return []
-    return [
-        f"particles that go forward and those that come back overlap in {found.overlap:.2g} of them, "
-        f"fewer than {FEW}: take more n_particles, n_steps or levels"
-    ]
+def _disagreement(found: Bridge, forward: Estimate, reverse: Estimate) -> Iterator[str]:
+    if abs(found.contradiction) > 4:
+        yield (
+            f"both directions contradict each other by {abs(found.contradiction):.2g} standard errors "
+            f"(log Z is {forward} from the base, {reverse} from the draws): particles from the base "
+            "miss a part of the target, or the draws do; look at the chain, and take more n_steps or "
+            "levels"
+        )
+    if found.overlap < FEW:
+        yield (
+            f"particles that go forward and those that come back overlap in {found.overlap:.2g} of "
+            f"them, fewer than {FEW}: take more n_particles, n_steps or levels"
+        )
 
 
 def _widening(start: Tensor, draws: Tensor) -> list[str]:

@@ -28,7 +28,7 @@ from ..noise.score_base import ScoreBase
 from .base import Base, read_base
 from .conditioned import Condition, ConditionedScore, linear_part
 from .masked import Mask, MaskedScore
-from .networks.conditions import read_condition
+from .networks.embeddings import read_condition
 
 MOST_LINEAR = 250_000
 """Entries of the linear part of a condition, beyond which a model has none."""

@@ -21,28 +21,17 @@ from ...core import (
     check_number,
     check_same_shape,
 )
-from ...langevin.kernels import (
-    ULA,
-    LeimkuhlerMatthews,
-    PositionDependentULA,
-    PreconditionedULA,
-    TamedULA,
-    facts_of,
-)
-from ...langevin.kernels.exponential import ExponentialEuler
-from ...langevin.kernels.steps import started
+from ...langevin.kernels import ULA, LeimkuhlerMatthews, facts_of
+from ...langevin.kernels.steps import Overdamped, started
 from ...noise.blurred import noisy_log_prob
 from ...noise.grids import noise_range
 from ...noise.ladder import relative_step
 from ...noise.predictions import predict
-from .annealed_kernels import ExponentialSteps, LevelKernel, MakeKernel
-from .annealed_solver import solve_step
+from .annealed_kernels import ExponentialSteps, LevelKernel, MakeKernel, solve_step
 from .coefficients import interval
 from .facts import Facts
 
-SPARING = (
-    ULA, LeimkuhlerMatthews, TamedULA, PreconditionedULA, PositionDependentULA, ExponentialEuler,
-)  # fmt: skip
+SPARING = Overdamped | LeimkuhlerMatthews
 """Kernels that move x without the score where it ends: the last one at a level is not needed."""
 
 
@@ -129,7 +118,7 @@ class AnnealedLangevin:
     def facts(self) -> Facts:
         """What is known of this transition."""
         kernel, n = self._kernel(self.relative_step or 0.1, 1.0), self.n_steps
-        evaluations = n + (type(kernel) not in SPARING)
+        evaluations = n + (not isinstance(kernel, SPARING))
         draws = n * (facts_of(kernel).draws or 1) + hasattr(kernel, "refresh")
         return Facts(None, evaluations, draws, divides_by_alpha=True)
 
@@ -169,7 +158,7 @@ class AnnealedLangevin:
         self, x: Tensor, level: Level, eta: float, snr: float, generator: Generator | None
     ) -> Tensor:
         kernel = self._kernel(eta, snr)
-        last = blind if type(kernel) in SPARING else level
+        last = blind if isinstance(kernel, SPARING) else level
         state = started(kernel, x / level.sigma, level, generator)
         for k in range(self.n_steps):
             target = level if k + 1 < self.n_steps else last

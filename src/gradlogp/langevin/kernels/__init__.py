@@ -15,6 +15,9 @@ from .minibatch import Plain as Plain
 from .nuts import NUTS as NUTS
 from .overdamped import MALA as MALA
 from .overdamped import ULA as ULA
+from .overdamped import LeimkuhlerMatthews as LeimkuhlerMatthews
+from .overdamped import PreconditionedULA as PreconditionedULA
+from .overdamped import TamedULA as TamedULA
 from .particles import RBF as RBF
 from .particles import SVGD as SVGD
 from .particles import Linear as Linear
@@ -27,9 +30,6 @@ from .stochastic import PSGLD as PSGLD
 from .stochastic import SGHMC as SGHMC
 from .stochastic import SGLD as SGLD
 from .tempering import ParallelTempering as ParallelTempering
-from .unadjusted import LeimkuhlerMatthews as LeimkuhlerMatthews
-from .unadjusted import PreconditionedULA as PreconditionedULA
-from .unadjusted import TamedULA as TamedULA
 from .underdamped import BAOA as BAOA
 from .underdamped import BAOAB as BAOAB
 from .underdamped import OBABO as OBABO

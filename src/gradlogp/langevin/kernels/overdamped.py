@@ -1,4 +1,4 @@
-r"""Overdamped Langevin kernels: ULA and its Metropolis correction MALA.
+r"""Overdamped Langevin kernels: ULA, its Metropolis correction MALA, and variants of ULA.
 
 For a density p on R^d every kernel here discretises dX = ∇ log p(X) dt + √2 dW with step size h.
 Whoever thinks in steps of ε/2 and √ε has h = ε/2.
@@ -7,17 +7,18 @@ Whoever thinks in steps of ε/2 and √ε has h = ε/2.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ...core import Density, Generator, randn_like
-from .facts import LANGEVIN, Facts, metropolis_facts, unadjusted_facts
+from ...core import Density, Generator, per_sample, randn_like
+from .facts import LANGEVIN, Facts, metropolis_facts, target_covariance, unadjusted_facts
 from .preconditioner import IDENTITY, Preconditioner, as_preconditioner
 from .steps import (
     Adjusted,
+    LangevinInfo,
     LangevinState,
     MetropolisInfo,
     MetropolisState,
@@ -27,11 +28,14 @@ from .steps import (
     check_step,
     check_warm,
     decided,
+    langevin_start,
+    langevin_step,
     metropolis_start,
     proposed,
+    scored,
+    settle,
     step_of,
 )
-from .steps import langevin_step as langevin_step
 
 
 def _inflated(kernel: Any, precision: Tensor) -> Tensor:
@@ -153,3 +157,149 @@ def log_proposal(
     """Return log q(x_to | x_from) up to a constant: N(x_to; x_from + h P s(x_from), 2 h τ P)."""
     gap = x_to - x_from - step_of(h, x_from) * P.apply(score_from)
     return -P.inv_quadratic(gap) / (4 * h * tau)
+
+
+class AveragedState(NamedTuple):
+    """Position, its score, and the noise of the last step."""
+
+    x: Float[Tensor, "chain *event"]
+    score: Float[Tensor, "chain *event"]
+    z: Float[Tensor, "chain *event"]
+
+
+@dataclass(frozen=True)
+class LeimkuhlerMatthews:
+    r"""Langevin dynamics with the mean of two consecutive noises.
+
+    .. math:: x_{k+1} = x_k + h \nabla \log p(x_k) + \sqrt{2 h τ}\, \frac{z_k + z_{k+1}}{2}
+
+    It costs one score a step, as ULA does. Its stationary law has an error of order h² where that
+    of ULA has h, and on a Gaussian none, for every stable h < 2/L. It is the limit of `BAOAB` at
+    infinite friction with steps of √(2h). A chain starts with z_0 = 0; one that becomes NaN or
+    infinite stays where it was and is flagged `diverging`.
+
+    References:
+        | Rational Construction of Stochastic Numerical Methods for Molecular Sampling
+          (Leimkuhler & Matthews, 2013)
+        | https://doi.org/10.1093/amrx/abs010
+
+    Arguments:
+        step_size: h > 0.
+        temperature: τ ≥ 0: samples p^{1/τ}; 0 is gradient flow.
+        on_nonfinite: `raise` for a `FloatingPointError` where a chain would be frozen.
+    """
+
+    step_size: float
+    temperature: float = 1.0
+    on_nonfinite: Unadjusted = "freeze"
+
+    facts: ClassVar[Facts] = unadjusted_facts(2, target_covariance, affine=True)
+
+    def __post_init__(self) -> None:
+        check_step(self.step_size, self.temperature)
+        check_policy(self.on_nonfinite, Unadjusted)
+
+    def init(self, x: Float[Tensor, "chain *event"], target: Density) -> AveragedState:
+        """Return the state at x, with z_0 = 0."""
+        start = langevin_start(x, target)
+        return AveragedState(start.x, start.score, torch.zeros_like(x))
+
+    def step(
+        self, state: AveragedState, target: Density, *, generator: Generator | None = None
+    ) -> tuple[AveragedState, LangevinInfo]:
+        """Move every chain by one step."""
+        z = randn_like(state.x, generator)
+        mean = (state.z + z) / 2
+        x = langevin_step(state.x, state.score, self.step_size, mean, self.temperature)
+        return settle(AveragedState(x, scored(x, target), z), state, self.on_nonfinite)
+
+
+@dataclass(frozen=True)
+class TamedULA(Overdamped):
+    r"""ULA with a drift that cannot exceed 1 in a step, for scores that grow faster than x.
+
+    .. math:: x' = x + \frac{h s}{1 + h \|s\|} + \sqrt{2 h τ}\, z, \quad s = \nabla \log p(x)
+
+    with the norm over the event of each chain, or entry by entry h s_i / (1 + h |s_i|). The bound
+    is one unit of x: scale x so that a unit is a sensible step. A chain that becomes NaN or
+    infinite stays where it was and is flagged `diverging`.
+
+    References:
+        | The Tamed Unadjusted Langevin Algorithm (Brosse, Durmus, Moulines & Sabanis, 2019)
+        | https://arxiv.org/abs/1710.05559
+
+    Arguments:
+        step_size: h > 0.
+        temperature: τ ≥ 0: samples p^{1/τ}.
+        coordinatewise: Whether each entry is tamed by itself.
+        on_nonfinite: `raise` for a `FloatingPointError` where a chain would be frozen.
+    """
+
+    step_size: float
+    temperature: float = 1.0
+    coordinatewise: bool = False
+    on_nonfinite: Unadjusted = "freeze"
+
+    facts: ClassVar[Facts] = unadjusted_facts(1, affine=False)
+
+    def __post_init__(self) -> None:
+        check_step(self.step_size, self.temperature)
+        check_policy(self.on_nonfinite, Unadjusted)
+
+    def _next(self, state: LangevinState, generator: Generator | None) -> Tensor:
+        h, s = self.step_size, state.score
+        size = s.abs() if self.coordinatewise else per_sample(_norm(s), s)
+        z = randn_like(state.x, generator)
+        return langevin_step(state.x, s / (1 + h * size), h, z, self.temperature)
+
+
+def _preconditioned(kernel: Any, precision: Tensor) -> Tensor:
+    """Return τ (Λ − (h/2) Λ P Λ)⁻¹."""
+    narrowed = (
+        precision - kernel.step_size / 2 * kernel.preconditioner.apply(precision) @ precision
+    )
+    return kernel.temperature * torch.linalg.inv(narrowed)
+
+
+@dataclass(frozen=True)
+class PreconditionedULA(Overdamped):
+    r"""ULA in other coordinates, by a constant symmetric positive definite P.
+
+    .. math:: x' = x + h P \nabla \log p(x) + \sqrt{2 h τ}\, P^{1/2} z
+
+    It is ULA on P^{-1/2} x. On N(μ, Λ⁻¹) at τ = 1 its law tends to precision Λ − (h/2) Λ P Λ, and
+    with P = Λ⁻¹ every direction contracts by 1 − h. A P that depends on x needs a further term:
+    see `PositionDependentULA`. A chain that becomes NaN or infinite stays where it was and is
+    flagged `diverging`.
+
+    Arguments:
+        step_size: h > 0.
+        preconditioner: P: a number, a diagonal in the shape of an event, a symmetric positive
+            definite matrix, or a `Preconditioner`.
+        temperature: τ ≥ 0: samples p^{1/τ}; 0 is preconditioned gradient flow.
+        on_nonfinite: `raise` for a `FloatingPointError` where a chain would be frozen.
+    """
+
+    step_size: float
+    preconditioner: Preconditioner | Tensor | float
+    temperature: float = 1.0
+    on_nonfinite: Unadjusted = "freeze"
+
+    facts: ClassVar[Facts] = unadjusted_facts(1, _preconditioned, affine=True)
+
+    def __post_init__(self) -> None:
+        check_step(self.step_size, self.temperature)
+        check_policy(self.on_nonfinite, Unadjusted)
+        object.__setattr__(self, "preconditioner", as_preconditioner(self.preconditioner))
+
+    def _next(self, state: LangevinState, generator: Generator | None) -> Tensor:
+        P = as_preconditioner(self.preconditioner)
+        z = randn_like(state.x, generator)
+        drift, noise = P.apply(state.score), P.sqrt(z)
+        return langevin_step(state.x, drift, self.step_size, noise, self.temperature)
+
+
+def _norm(s: Tensor) -> Tensor:
+    """The Euclidean norm of each event, without overflow in the squares."""
+    largest = s.flatten(1).abs().amax(1).clamp(min=torch.finfo(s.dtype).tiny)
+    return largest * (s.flatten(1) / largest[:, None]).norm(dim=1)

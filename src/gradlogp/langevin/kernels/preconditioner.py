@@ -86,28 +86,20 @@ class Preconditioner:
 
     def sqrt(self, v: Float[Tensor, "chain *event"]) -> Float[Tensor, "chain *event"]:
         """Return R v: of N(0, I) it makes N(0, P)."""
-        if self.kind == "low-rank":
-            return self._scaled(self._stretched(v, 0.5), 1)
-        return self._times(self._root, v)
+        return self._rooted(v, 1, stretched_first=True)
 
     def pull_back(self, score: Float[Tensor, "chain *event"]) -> Float[Tensor, "chain *event"]:
         """Return Rᵀ s, the score in the coordinates y of x = R y."""
-        if self.kind == "low-rank":
-            return self._stretched(self._scaled(score, 1), 0.5)
-        return self._times(self._root, score)
+        return self._rooted(score, 1, stretched_first=False)
 
     def inv_sqrt(self, v: Float[Tensor, "chain *event"]) -> Float[Tensor, "chain *event"]:
         """Return R⁻¹ v: of N(0, P) it makes N(0, I)."""
-        if self.kind == "low-rank":
-            return self._stretched(self._scaled(v, -1), -0.5)
-        return self._times(self._inverse_root, v)
+        return self._rooted(v, -1, stretched_first=False)
 
     def momentum(self, z: Float[Tensor, "chain *event"]) -> Float[Tensor, "chain *event"]:
         """Return R⁻ᵀ z: of N(0, I) it makes N(0, P⁻¹), a momentum for the inverse mass P."""
         check_batch(z, name="z")
-        if self.kind == "low-rank":
-            return self._scaled(self._stretched(z, -0.5), -1)
-        return self._times(self._inverse_root, z)
+        return self._rooted(z, -1, stretched_first=True)
 
     def inv_quadratic(self, v: Float[Tensor, "chain *event"]) -> Float[Tensor, " chain"]:
         """Return vᵀ P⁻¹ v."""
@@ -118,6 +110,14 @@ class Preconditioner:
         if self.kind != "low-rank" or not isinstance(self.value, Tensor):
             return self
         return Preconditioner(self.apply(torch.eye(self.value.shape[1]).to(self.value)), "matrix")
+
+    def _rooted(self, v: Tensor, power: int, *, stretched_first: bool) -> Tensor:
+        """Return the root R to a power ±1 times v, or its transpose, which a low rank alone tells."""
+        if self.kind != "low-rank":
+            return self._times(self._root if power > 0 else self._inverse_root, v)
+        if stretched_first:
+            return self._scaled(self._stretched(v, power / 2), power)
+        return self._stretched(self._scaled(v, power), power / 2)
 
     def _scaled(self, v: Tensor, power: int) -> Tensor:
         """Return D v, or D⁻¹ v."""

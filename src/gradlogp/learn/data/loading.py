@@ -101,8 +101,6 @@ def _read(source: str | Path, header: bool | None) -> tuple[Raw, str, str]:
     if reader is None:
         known = f"{', '.join(readers)} and folders of {', '.join(IMAGES)}"
         raise ValueError(f"{path}: unknown file type '{path.suffix}'; known: {known}")
-    if not path.is_dir() and not path.is_file():  # opening a pipe would wait for a writer
-        raise ValueError(f"{path}: is neither a file nor a folder")
     return reader(path), str(path), path.name
 
 

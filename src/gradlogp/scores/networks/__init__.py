@@ -3,7 +3,7 @@
 They know nothing of diffusion.
 """
 
-from .conditions import NO_CLASS as NO_CLASS
-from .conditions import drop as drop
+from .embeddings import NO_CLASS as NO_CLASS
+from .embeddings import drop as drop
 from .mlp import MLP as MLP
 from .unet import UNet as UNet

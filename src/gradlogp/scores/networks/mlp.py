@@ -9,8 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from ...core import check_batch, check_count, check_generator, check_kind
-from .conditions import check_condition, read_condition, read_sizes
-from .embeddings import Conditioning, initialise
+from .embeddings import Conditioning, check_condition, initialise, read_condition, read_sizes
 
 
 class _Block(nn.Module):

@@ -10,8 +10,7 @@ from torch import Tensor, nn
 from torch._C._functorch import is_functorch_wrapped_tensor
 
 from ...core import check_batch, check_count, check_generator
-from .conditions import check_condition, read_condition, read_sizes
-from .embeddings import Conditioning, initialise
+from .embeddings import Conditioning, check_condition, initialise, read_condition, read_sizes
 
 
 class _Norm(nn.GroupNorm):
