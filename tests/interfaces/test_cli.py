@@ -23,11 +23,6 @@ from gradlogp.interfaces.cli.methods import Method
 pytestmark = pytest.mark.usefixtures("as_user", "float32")
 
 
-@pytest.fixture
-def float32():
-    torch.set_default_dtype(torch.float32)
-
-
 def call(capsys, *arguments):
     """Run the command line in this process; return exit code, standard output and error."""
     code = main([str(a) for a in arguments])

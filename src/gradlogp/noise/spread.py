@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ..core import check_generator, check_points, permutation
+from ..core import check_points, subsample
 from .ladder import largest_distance, nearest_distance
 
 MOST = 4000
@@ -52,15 +52,8 @@ def noise_span(
         ValueError: If all points coincide.
     """
     check_points(z, "z", least=2)
-    check_generator(generator)
-    if len(z) > MOST:
-        few = z[permutation(len(z), generator)[:MOST].to(z.device)]
-    else:
-        few = z
-    y = few.flatten(1).double()
-    high = largest_distance(few, 1.0)
-    if high == 0:
-        raise ValueError("all points coincide: there are no noise levels to choose")
+    few = subsample(z, MOST, generator)
+    high, y = largest_distance(few), few.flatten(1).double()
     y = y - y.mean(0)
     n, d = y.shape
     w, U = torch.linalg.eigh(y.mT @ y / n)

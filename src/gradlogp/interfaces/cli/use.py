@@ -28,7 +28,7 @@ from .given import (
     read_given,
     write_samples,
 )
-from .judge import conclude, rank_into
+from .judge import conclude, nats, rank_into
 from .langevin import KernelName, sample_target
 from .learn import join_processes
 from .loading import load_estimator, load_for
@@ -337,9 +337,8 @@ def evaluate(
 
     from ...check.compare import bits_row, compare, likelihood_row
     from ...core import choice
-    from ...diffusion import dequantise, log_likelihood
-    from ...show.progress import bar
-    from ..pipeline import CHUNK, draw
+    from ...diffusion import dequantise
+    from ..pipeline import draw
 
     estimator = load_estimator(checkpoint)
     held, labels = load_for(estimator, data, columns, label, header=header, quiet=quiet)
@@ -356,12 +355,7 @@ def evaluate(
     small, values = model.event_shape.numel() <= 16 and model.schedule.times is None, None
     if asked or (likelihood is None and small):
         x = held.x if levels is None else levels * dequantise(held.x, levels, generator=g) - 0.5
-        with bar("log-likelihood", quiet=quiet) as update:
-            values = log_likelihood(
-                model if labels is None else model.given(labels), x,
-                divergence="exact" if probes is None else "hutchinson", n_probes=probes or 1,
-                n_steps=estimator.likelihood_steps(), generator=g, chunk_size=CHUNK, progress=update,
-            ).log_prob  # fmt: skip
+        values = nats(estimator, x, labels, probes, g, quiet=quiet)
         if levels is not None:  # x has cells of width 1 and y = (x + ½)/levels
             rows.append(likelihood_row("log-likelihood", values, "nats a dequantised row"))
             rows.append(bits_row(values, model.event_shape, levels))
