@@ -137,7 +137,10 @@ def host_waits(clock):
         glp.run(kernel, target, x0, steps)
 
     return [
-        *((f"run, {type(k).__name__}", waits(partial(walk, kernel=k), 50)) for k in (ULA(0.1), MALA(0.5))),
+        *(
+            (f"run, {type(k).__name__}", waits(partial(walk, kernel=k), 50))
+            for k in (ULA(0.1), MALA(0.5))
+        ),
         ("evolve, UniPC", waits(solve, 20)),
         ("fit", waits(train, 50)),
     ]  # fmt: skip
