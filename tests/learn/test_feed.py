@@ -5,12 +5,11 @@ import random
 import numpy as np
 import pytest
 import torch
-from gradlogp.learn.processes import Processes
 from support import seeded
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
 import gradlogp as glp
-from gradlogp.core import rand_like
+from gradlogp.core import Processes, rand_like
 from gradlogp.learn.feed import Feed
 from gradlogp.learn.mapped import Mapped
 from gradlogp.noise.schedules import VP

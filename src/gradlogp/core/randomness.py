@@ -259,6 +259,13 @@ def permutation(n: int, generator: torch.Generator | None = None) -> Tensor:
     return torch.randperm(n, generator=generator)
 
 
+def subsample(x: Tensor, n: int, generator: torch.Generator | None = None) -> Tensor:
+    """Return n rows of x without replacement, or x where it has no more than n."""
+    check_count(n, "max_points", 2)
+    check_generator(generator)
+    return x if len(x) <= n else x[permutation(len(x), generator)[:n].to(x.device)]
+
+
 def new_seed(generator: Generator | None) -> int:
     """Draw a fresh seed, so that a run can hand streams of its own to each block of chains."""
     check_generator(generator)  # no source of a caller's own, which has no seeds

@@ -22,10 +22,10 @@ from ...core import (
     evaluate,
     rand_like,
     rows_held,
+    subsample,
     warn_of_cost,
 )
 from .hoeffding import components
-from .two_sample import subsample
 
 MANY_POINTS = 20_000
 """Points above which a warning comes of a time that grows as their square: minutes."""
