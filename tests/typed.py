@@ -23,7 +23,11 @@ THEIRS = jaxtyping.jaxtyped
 SCOPE = THEIRS("context")
 
 compiled = {}
-"""Code -> the function whose check was compiled, the one that checks, and whether it has shapes."""
+"""What is checked -> the function whose check was compiled, the one that checks, if there are shapes.
+
+By name and annotations beside the code: dataclasses with fields of the same names have the code of
+their constructors in common.
+"""
 
 
 def install():
@@ -79,7 +83,8 @@ def checked(f, typechecker):
 
 def check_of(f, typechecker):
     """Return a function that checks and calls f, and whether there are shapes."""
-    if f.__code__ not in compiled:
+    key = f.__code__, f.__module__, f.__qualname__, *map(repr, f.__annotations__.values())
+    if key not in compiled:
         hints = {name: hint(value, f.__globals__) for name, value in f.__annotations__.items()}
         inner = types.FunctionType(
             f.__code__, f.__globals__, f.__name__, f.__defaults__, f.__closure__
@@ -87,9 +92,9 @@ def check_of(f, typechecker):
         inner.__kwdefaults__, inner.__annotations__ = f.__kwdefaults__, hints
         inner.__qualname__, inner.__module__ = f.__qualname__, f.__module__
         shapes = any(map(has_shape, hints.values()))
-        compiled[f.__code__] = inner, typechecker(inner), shapes
-        return compiled[f.__code__][1:]
-    inner, outer, shapes = compiled[f.__code__]
+        compiled[key] = inner, typechecker(inner), shapes
+        return compiled[key][1:]
+    inner, outer, shapes = compiled[key]
     if outer is inner:  # nothing to check, as of Any
         return f, shapes
     # a closure that is defined again: the same check around other variables

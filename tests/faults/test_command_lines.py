@@ -41,7 +41,7 @@ MODELS = [
     ".",
 ]
 WORDS = {
-    "data": DATA, "train": DATA, "what": [*DATA, *MODELS], "checkpoint": MODELS,
+    "data": DATA, "train": DATA, "what": [*DATA, *MODELS], "checkpoint": MODELS, "start": MODELS,
     "columns": ["a,b", "a", "b,zz", "", ",", "a,a", "kind"], "label": ["kind", "a", "zz", ""],
     "class": ["left", "right", "lefd", "", "3"], "device": ["cpu", "cuda:99", "meta", "gpu", ""],
     "target": ["gaussian", "ring", "rang", "../in/target.py:f", "../in/target.py:none",
@@ -63,6 +63,7 @@ WORDS = {
     "condition": ["b", "a,b", "zz", "kind", ""],
     "given": ["b=1", "b=1,a=2", "../in/points.csv", "b=x", "missing.csv", "../in", ""],
     "seed": ["0", "1", "-1", "9" * 20, "x"], "threads": ["1", "0", "-3", "x"],
+    "size": ["8", "8x8", "0", "x", ""],
     "config": ["../in/good.toml", "../in/bare.toml", "../in/typo.toml", "../in/empty.csv", "none.toml",
                "."],
 }  # fmt: skip
@@ -249,7 +250,7 @@ def test_the_harness_sees_commands_that_break(folder, monkeypatch):
     monkeypatch.setattr(use, "load_estimator", broken)
     monkeypatch.setattr(learn, "table_to_learn", stray)
     monkeypatch.setattr(check, "print_table", lambda *a, **k: (_ for _ in ()).throw(SystemExit(7)))
-    seen = "\n".join(walk(folder, monkeypatch, 250, 2)[0])
+    seen = "\n".join(walk(folder, monkeypatch, 100, 2)[0])
     (folder / "stray").unlink()
     for complaint in ("nobody foresaw", "wrote outside its folder", "raised SystemExit(7)"):
         assert complaint in seen

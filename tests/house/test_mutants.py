@@ -20,7 +20,7 @@ BATCH = 8
 
 def batches(numbers):
     """Deal the mutants out, neighbours apart, for they have the same slow test."""
-    parts = min(len(numbers), max(2, -(-len(numbers) // BATCH)))
+    parts = -(-len(numbers) // BATCH)
     return [pytest.param(numbers[i::parts], id="-".join(map(str, numbers[i::parts])))
             for i in range(parts)]  # fmt: skip
 

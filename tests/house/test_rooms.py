@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 import tomllib
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -61,12 +62,18 @@ def room(path):
 inner = [p for p in FILES if p != ROOT / "__init__.py"]
 
 
+@cache
 def tree(path):
     return ast.parse(path.read_text(encoding="utf-8"))
 
 
+@cache
 def imports(path):
     """Every import of a file, also inside functions: absolute dotted names and their lines."""
+    return tuple(_imports(path))
+
+
+def _imports(path):
     package = ["gradlogp", *path.relative_to(ROOT).parent.parts]
     for node in ast.walk(tree(path)):
         if isinstance(node, ast.Import):

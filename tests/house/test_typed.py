@@ -62,6 +62,12 @@ class Later:
         return self.n
 
 
+@checked
+@dataclasses.dataclass
+class Other:  # the code of its constructor is that of the one above
+    n: str
+
+
 def adding(k, result=None):
     @checked
     def add(n: int) -> int:
@@ -76,6 +82,7 @@ def test_what_is_right_goes_through():
     assert nested(ones(2, 3)).shape == (3, 2)
     assert later(ones(5, 2)) == Later.of(5)
     assert Later(2).times(3) == 6
+    assert Other("2").n == "2"
     assert list(numbers(3)) == [0, 1, 2]
     assert [adding(k)(1) for k in (1, 5)] == [2, 6]
 
@@ -89,7 +96,7 @@ def test_what_is_right_goes_through():
         lambda: nested(ones(2, 10)),  # an axis of an argument and the result
         lambda: doubled("3"), lambda: doubled(3, "4"), lambda: doubled(3, twice=1),
         lambda: doubled(3, twice=False),  # the result
-        lambda: later(ones(5, 3)), lambda: Later("3"), lambda: Later(2).times(2.0),
+        lambda: later(ones(5, 3)), lambda: Later("3"), lambda: Other(2), lambda: Later(2).times(2.0),
         lambda: Later.of("2"), lambda: Later(2).name,
         lambda: list(numbers("3")), lambda: adding(2)("3"), lambda: adding(2, "3")(3),
         lambda: count_chunks("3", None), lambda: ess(ones(2, 3)),  # of the library
@@ -98,6 +105,11 @@ def test_what_is_right_goes_through():
 def test_what_is_wrong_does_not(call):
     with pytest.raises(TypeCheckError):
         call()
+
+
+def test_the_library_is_checked_in_this_way():
+    """Or its functions have slower checks of jaxtyping's own."""
+    assert count_chunks.__code__ is doubled.__code__
 
 
 def test_a_user_has_no_checks(as_user):

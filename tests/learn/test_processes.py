@@ -6,16 +6,19 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import textwrap
 import time
+import traceback
+import warnings
 from pathlib import Path
 
+import jaxtyping
 import pytest
 import shared_work
 import torch
 from safetensors.torch import load_file
 
-import gradlogp as glp
 from gradlogp.core import PartOfBatch, Processes, rand_like, randn_like
 from gradlogp.interfaces.cli.main import main
 from gradlogp.learn.objectives.times import draw_times
@@ -62,6 +65,52 @@ SCRIPT = textwrap.dedent(
 )
 
 
+STEPS = 120
+
+
+class Forked:
+    """A process that has all modules already: importing them takes longer than what it does."""
+
+    def __init__(self, script, argument, environment):
+        self.files = [tempfile.TemporaryFile("w+") for _ in range(2)]
+        if pid := os.fork():
+            self.pid = pid
+            return
+        code = 1
+        try:
+            for number, file in zip((1, 2), self.files, strict=True):
+                os.dup2(file.fileno(), number)
+            sys.stdout, sys.stderr = os.fdopen(1, "w"), os.fdopen(2, "w")
+            sys.argv = ["-c", argument]
+            os.environ.update(environment)
+            as_a_user()
+            exec(script, {"__name__": "__main__"})
+            code = 0
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(code)
+
+    def communicate(self):
+        """What it printed, once it has ended, and its exit code."""
+        code, said = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1]), []
+        for file in self.files:
+            with file:
+                file.seek(0)
+                said.append(file.read())
+        return *said, code
+
+
+def as_a_user():
+    """What a fresh interpreter has."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    torch.set_default_dtype(torch.float32)
+    warnings.resetwarnings()
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 def started(size, script=SCRIPT, out="", **options):
     """So many processes, which find one another at a free port."""
     with socket.socket() as s:
@@ -69,21 +118,18 @@ def started(size, script=SCRIPT, out="", **options):
         port = s.getsockname()[1]
     common = {
         "WORLD_SIZE": str(size), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port),
-        "OUT": f"{out}/", "PYTHONPATH": str(Path(glp.__file__).parents[1]),
+        "OUT": f"{out}/",
     }  # fmt: skip
+    sys.stdout.flush()
     return [
-        subprocess.Popen(
-            [sys.executable, "-c", script, json.dumps(options)],
-            env=os.environ | common | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        )
-        for rank in range(size)
-    ]  # fmt: skip
+        Forked(script, json.dumps(options), common | {"RANK": str(r), "LOCAL_RANK": str(r)})
+        for r in range(size)
+    ]
 
 
 def ended(processes):
     """What each printed, and its exit code."""
-    return [(*p.communicate(timeout=100), p.returncode) for p in processes]
+    return [p.communicate() for p in processes]
 
 
 def losses(size, **options):
@@ -96,13 +142,13 @@ def losses(size, **options):
 def alone(tmp_path_factory):
     """The losses and the checkpoint of one process."""
     path = tmp_path_factory.mktemp("alone") / "m"
-    return losses(1, steps=200, checkpoint=str(path)), path
+    return losses(1, steps=STEPS, checkpoint=str(path)), path
 
 
 @pytest.mark.parametrize("size", [2, 4])
 def test_the_whole_curve_is_that_of_one_process(size, alone, tmp_path):
     """Dropped conditions, times and noise are of the whole batch, seeds and weights those of rank 0."""
-    found = losses(size, steps=200, checkpoint=str(tmp_path / "m"), parts=size // 2)
+    found = losses(size, steps=STEPS, checkpoint=str(tmp_path / "m"), parts=size // 2)
     torch.testing.assert_close(found, alone[0], rtol=1e-5, atol=1e-6)
     theirs, ours = (load_file(p / "model.safetensors") for p in (alone[1], tmp_path / "m"))
     for name, value in theirs.items():
@@ -112,17 +158,17 @@ def test_the_whole_curve_is_that_of_one_process(size, alone, tmp_path):
 def test_any_number_go_on_after_one_was_killed(alone, tmp_path):
     """SIGKILL of a process in the middle: the others end, and one process goes on to the same end."""
     path = tmp_path / "m"
-    processes = started(2, steps=200, checkpoint=str(path), every=20, pause=0.02)
+    processes = started(2, steps=STEPS, checkpoint=str(path), every=20, pause=0.02)
     deadline = time.monotonic() + 60
     while not (path / "config.json").exists() and time.monotonic() < deadline:
         time.sleep(0.05)
-    processes[1].send_signal(signal.SIGKILL)
+    os.kill(processes[1].pid, signal.SIGKILL)
     (_, error, code), _ = ended(processes)
     assert code == 1, error
     assert "another process has ended" in error
     done = json.loads((path / "run.json").read_text())["step"]
-    assert 20 <= done < 200
-    rest = losses(1, steps=200, checkpoint=str(path), resume=True)
+    assert 20 <= done < STEPS
+    rest = losses(1, steps=STEPS, checkpoint=str(path), resume=True)
     torch.testing.assert_close(rest, alone[0][done:], rtol=1e-5, atol=1e-6)
 
 

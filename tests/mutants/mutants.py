@@ -1983,7 +1983,7 @@ MUTANTS = (
     ),
     Mutant(
         "X: a signal that was saved for has no effect",
-        "langevin/run/stops.py", "            signal.raise_signal(self.caught)\n", "            pass\n",
+        "langevin/run/stops.py", "            signal.raise_signal(self.caught)", "            pass",
         "faults/test_stream_kills.py::test_a_signal_has_its_own_effect_after_saving",
     ),
     Mutant(

@@ -8,9 +8,9 @@ and where it is met with probability π_k and the network says f_k,
     p_k \propto π_k \, e^{f_k} \, N(u_t;\, α μ_k,\, α^2 v + σ^2), \qquad
     E[u_0 \mid u_t] = \sum_k p_k \left( μ_k + \frac{α v}{α^2 v + σ^2} (u_t - α μ_k) \right)
 
-A network of 0 gives each level as often as it is met, however rare; what it learns is how often, given
-everything else. If levels were numbers it would have to learn the frequencies too, and that nothing lies
-between two levels.
+A network of 0 gives each level as often as it is met, however rare; what it learns is how often,
+given everything else. If levels were numbers it would have to learn the frequencies too, and that
+nothing lies between two levels.
 """
 
 from __future__ import annotations
