@@ -10,6 +10,7 @@ that the standard errors of the real ones, and of the floor, are somewhat too sm
 """
 
 import argparse
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -64,8 +65,7 @@ def picture(new, real, path):
     from gradlogp.show.plots import image_grid, png
 
     rows = [("drawn", new[:16]), ("real", real[:16])]
-    with open(path, "wb") as file:
-        png(image_grid(rows))(file)
+    Path(path).write_bytes(png(image_grid(rows)))
 
 
 def main():

@@ -74,7 +74,7 @@ def warn_if_slow(
     if minutes is None and steps * seconds > LONG:
         said = f"{steps} steps would take about {spoken(steps * seconds)}"
     elif minutes is not None and steps < FEW:
-        said = f"{minutes:g} minutes are enough for {steps} steps, with which little is learned"
+        said = f"{minutes:g} minutes are enough for {steps} of them, with which little is learned"
     else:
         return
     sides = "×".join(map(str, event[1:]))

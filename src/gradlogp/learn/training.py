@@ -363,7 +363,7 @@ class _Fit:
                 speed = self.step / self.seconds
                 if not last and self.step % self.checkpoint_every == 0:
                     self._save()
-                if self.step == LEAST:
+                if self.step == min(LEAST, self.settings.steps):
                     warn_if_slow(
                         self.settings.steps, 1 / speed, self.size, self.model.event_shape,
                         self.like.device, self.setup["minutes"],
