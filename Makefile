@@ -73,7 +73,8 @@ lint: $(VENV)/.lint
 	$(BIN)/mypy
 
 docs: $(VENV)/.docs
-	$(TEST_ENV) $(BIN)/sphinx-build --quiet --fail-on-warning --keep-going --fresh-env docs site
+	$(TEST_ENV) $(BIN)/sphinx-build --quiet --fail-on-warning --keep-going \
+		--fresh-env --doctree-dir $(VENV)/doctrees docs site
 	$(BIN)/python docs/_ext/outside.py site
 	@echo "Site: site/index.html"
 
@@ -88,4 +89,4 @@ bench: $(VENV)/.main
 	$(TEST_ENV) $(BIN)/python benchmarks/training.py
 
 clean:
-	rm -rf $(VENV) $(VENV)-min $(VENV)-dist dist site reports .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) $(VENV)-min $(VENV)-dist dist site docs/reference reports .pytest_cache .mypy_cache .ruff_cache

@@ -14,8 +14,16 @@ exclude_patterns = ["_ext", "img/*.py"]
 NAVIGATION = {
     "Start": ["quickstart", "conventions", "explore", "coming-from"],
     "Chains": ["which-sampler", "sampling", "conformance"],
-    "Learning": ["learning", "conditions", "tables", "comparing", "checking"],
-    "Diffusion": ["diffusion", "inverse", "pretrained", "geometry"],
+    "Learning": ["learning", "images", "conditions", "tables", "comparing", "checking"],
+    "Diffusion": [
+        "diffusion",
+        "flow-matching",
+        "autoguidance",
+        "inverse",
+        "pretrained",
+        "diffusers-density",
+        "geometry",
+    ],
     "More": ["theory", "add", "reliability", "scale", "benchmarks", "architecture"],
     "Reference": ["reference/index"],
 }

@@ -17,6 +17,12 @@ def _float64():
     torch.set_default_dtype(torch.float32)
 
 
+@pytest.fixture
+def float32():
+    """What PyTorch itself has by default, until the test ends."""
+    torch.set_default_dtype(torch.float32)
+
+
 @pytest.fixture(autouse=True, scope="session")
 def _no_waiting_for_the_disk():
     """What tests write need not outlive a power cut; that it would is tested by what is called."""

@@ -6,7 +6,7 @@ import torch
 from support import COV, MEAN
 
 from gradlogp import Gaussian, as_target
-from gradlogp.core import sum_event
+from gradlogp.core import Injected, sum_event
 from gradlogp.langevin import kernels
 
 KERNELS = sorted(
@@ -39,12 +39,24 @@ def make(kernel, step_size, **changes):
     return kernel(step_size, **{**ARGUMENTS.get(kernel.__name__, {}), **changes})
 
 
+def step(kernel, target, x, *noise):
+    return kernel.step(kernel.init(x, target), target, generator=Injected(*noise))
+
+
 I2 = torch.eye(2, dtype=torch.float64)
 PRECISION = torch.linalg.inv(COV)
 GAUSSIAN = Gaussian(MEAN, COV)
 SKEWED = as_target(score=lambda x: 1 - x.exp(), log_prob=lambda x: sum_event(x - x.exp()))
 """log p = x − e^x: the law of log E with E ~ Exp(1), skewed."""
 QUARTIC = as_target(score=lambda x: -(x**3), log_prob=lambda x: -sum_event(x**4) / 4)
+
+
+def cliff(value):
+    """N(0, I) whose log-density has `value` where the first coordinate is above 1."""
+    return as_target(
+        score=lambda x: -x,
+        log_prob=lambda x: torch.where(x[:, 0] > 1, value, -0.5 * sum_event(x**2)),
+    )
 
 
 DENSE = torch.tensor([[1.3, -0.4], [-0.4, 0.6]], dtype=torch.float64)

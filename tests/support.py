@@ -5,11 +5,12 @@ import math
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
-from gradlogp import GaussianMixture
+from gradlogp import ExactScore, GaussianMixture
+from gradlogp.calculus import affine_map
 from gradlogp.core import Moments
 from gradlogp.noise.schedules import DDPM, EDM, VE, VP, Cosine, Levels, Rectified, SubVP
-from gradlogp.noise.score_base import ScoreWrapper
 from gradlogp.noise.terminal import terminal
 from gradlogp.scores import as_score
 
@@ -50,6 +51,14 @@ def z_score(draws, expected):
     return float((draws.mean() - expected) / (draws.std() / math.sqrt(len(draws))))
 
 
+def autoregression(shape, a, generator):
+    """Stationary chains x' = a x + √(1 − a²) z, variance 1 and autocorrelation a^k."""
+    x = torch.randn(shape, generator=generator)
+    for i in range(1, shape[1]):
+        x[:, i] = a * x[:, i - 1] + math.sqrt(1 - a**2) * x[:, i]
+    return x
+
+
 def order(errors, factor=2.0):
     """The observed orders of convergence when the step shrinks by factor from entry to entry."""
     e = torch.as_tensor(errors)
@@ -72,6 +81,20 @@ MIXTURE = GaussianMixture(
     torch.tensor([[-2.0, 0.5], [1.0, -1.0]], dtype=torch.float64),
     [[[0.5, 0.2], [0.2, 0.3]], [[0.4, -0.1], [-0.1, 0.6]]],
 )
+
+
+def noised_law(schedule, t, mean=MEAN, cov=COV):
+    """Mean and covariance at time t of that Gaussian, or another."""
+    a, b = schedule(t)
+    return a * mean, a**2 * cov + b**2 * torch.eye(len(mean))
+
+
+def step_law(transition, density, schedule, t, s, n_draws):
+    """The affine map of a step in the plane from time t to s."""
+    score = ExactScore(density, schedule)
+    return affine_map(lambda x, g: transition(x, t, s, score, generator=g), 2, n_draws)
+
+
 CONTINUOUS = [VE(0.05, 8.0), EDM(0.02, 20.0), VP(), SubVP(), Cosine(), Rectified()]
 LADDERS = [Levels([8.0, 2.0, 0.5, 0.1]), DDPM(torch.linspace(0.02, 0.4, 20, dtype=torch.float64))]
 SCHEDULES = [*CONTINUOUS, *LADDERS]
@@ -81,19 +104,13 @@ every_schedule, every_continuous = (
 )
 
 
-class Counting(ScoreWrapper):
-    """A noisy score that counts how often it is asked."""
+class Wave(nn.Module):
+    """A smooth network that depends on every input, also on the noise level."""
 
-    def __init__(self, score):
-        self.score, self.calls = score, 0
+    def __init__(self, *event):
+        super().__init__()
+        self.event_shape = torch.Size(event)
 
-    def _score(self, z, t):
-        self.calls += 1
-        return self.score(z, t)
-
-    def _denoise(self, z, t):
-        self.calls += 1
-        return self.score.denoise(z, t)
-
-    def log_prob(self, z, t):
-        return self.score.log_prob(z, t)
+    def forward(self, x, coordinate):
+        c = coordinate.reshape(-1, *[1] * (x.ndim - 1))
+        return torch.sin(1.3 * x + c) + 0.2 * x.roll(1, -1) * c

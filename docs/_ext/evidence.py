@@ -48,8 +48,9 @@ class Evidence(NamedTuple):
     """What checks a name.
 
     Attributes:
-        claims: That measure it.
-        tests: That use it, the most particular ones first.
+        claims: That measure it, the most particular first.
+        tests: That use it: first those that notice its mutants, then those of its room, of each the
+            most particular first.
         mutants: In it, or in what is its own.
         through: Other public names that use it, where nothing names it itself: of a result, the
             functions that return it.
@@ -281,7 +282,7 @@ def all_evidence() -> dict[Place, Evidence]:
     named = {(PACKAGE / n.home[0], n.home[1]): n for n in everything()}
     public = set(named)
     found = {place: Evidence([], [], [], []) for place in public}
-    for claim, reached in claims():
+    for claim, reached in sorted(claims(), key=lambda pair: len(pair[1] & public)):
         for place in reached & public:
             found[place].claims.append(claim)
     breadth = {}
@@ -300,7 +301,12 @@ def all_evidence() -> dict[Place, Evidence]:
                 sorted((named[p] for p in above - {place}), key=lambda n: n.path)
             )
         room = place[0].relative_to(PACKAGE).parts[0]
-        evidence.tests.sort(key=lambda test: (test.split("/")[0] != room, breadth[test], test))
+        noticing = {mutation.test.partition("[")[0] for mutation in evidence.mutants}
+
+        def order(test: str, room: str = room, noticing: set[str] = noticing) -> tuple[Any, ...]:
+            return test not in noticing, test.split("/")[0] != room, breadth[test], test
+
+        evidence.tests.sort(key=order)
     return found
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import inspect
 import types
 from functools import cache
 from importlib import import_module
@@ -45,9 +46,9 @@ class Name(NamedTuple):
     @property
     def called(self) -> str:
         """What a user writes: "glp.run", "glp.langevin.ULA"."""
-        short = self.short
+        top = getattr(gradlogp, self.short) if self.short in gradlogp._NAMES else None
         return (
-            f"glp.{short}" if short in gradlogp._NAMES else self.path.replace("gradlogp", "glp", 1)
+            f"glp.{self.short}" if top is self.value else self.path.replace("gradlogp", "glp", 1)
         )
 
     @property
@@ -183,3 +184,13 @@ def of_room(room: str) -> dict[str, list[Name]]:
 def everything() -> list[Name]:
     """Return all public names, each once."""
     return [n for room in ROOMS for names in of_room(room).values() for n in names]
+
+
+def documentation(name: Name) -> str:
+    """Return the docstring of a class or function, or the string that follows an assignment."""
+    if name.kind != "data":
+        return inspect.getdoc(name.value) or ""
+    body = tree_of(PACKAGE / name.home[0]).body
+    after = body[body.index(name.node) + 1 :][:1]
+    text = after and isinstance(after[0], ast.Expr) and getattr(after[0].value, "value", "")
+    return inspect.cleandoc(text) if isinstance(text, str) else ""

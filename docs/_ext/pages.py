@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import ast
 import inspect
+import io
+import os
 import re
 import shutil
+from contextlib import redirect_stdout
 from functools import cache
 from importlib import import_module
 from itertools import groupby
@@ -13,15 +16,22 @@ from pathlib import Path
 from textwrap import indent
 from typing import Any
 
+import bibliography
 import evidence
-from names import PACKAGE, ROOMS, Name, everything, of_room, tree_of
+from docutils import nodes
+from names import ROOMS, Name, documentation, everything, of_room
+from sphinx.addnodes import pending_xref
 from sphinx.application import Sphinx
+from sphinx.transforms.post_transforms import SphinxPostTransform
 from sphinx.util.nodes import make_refnode
 
 from gradlogp.check.theory import CHECKS
+from gradlogp.interfaces.cli.main import app, main
 
-INTRODUCTION = """Every public name, by the room in which it is written. The examples begin with
-``import torch`` and ``import gradlogp as glp``; the tests run them, and compare what comes out.
+INTRODUCTION = """Every public name, by the room in which it is written.
+
+The examples begin with ``import torch`` and ``import gradlogp as glp``; the tests run them, and compare
+what comes out.
 
 Below each name stands what checks it, read off the sources when the site is built: the claims of the
 theory that measure it, the tests that use it, and the mutants in it: mistakes made on purpose, which a
@@ -49,16 +59,6 @@ def more(items: list[str], most: int) -> list[str]:
     return items if rest <= 1 else [*items[:most], f"… and {rest} more"]
 
 
-def documentation(name: Name) -> str:
-    """Return the docstring of a class or function, or the string that follows an assignment."""
-    if name.kind != "data":
-        return inspect.getdoc(name.value) or ""
-    body = tree_of(PACKAGE / name.home[0]).body
-    after = body[body.index(name.node) + 1 :][:1]
-    text = after and isinstance(after[0], ast.Expr) and getattr(after[0].value, "value", "")
-    return inspect.cleandoc(text) if isinstance(text, str) else ""
-
-
 def summary(text: str) -> str:
     """Return the first paragraph of a docstring."""
     return text.split("\n\n")[0].replace("\n", " ")
@@ -80,7 +80,9 @@ def table(found: list[Name]) -> str:
     for name in found:
         text = summary(documentation(name))
         rows.append(f"   * - :py:obj:`{name.called} <{name.path}>`\n     - {text}")
-    return "\n".join([".. list-table::", "   :widths: 35 65", "", *rows]) + "\n"
+    return (
+        "\n".join([".. list-table::", "   :class: names", "   :widths: 35 65", "", *rows]) + "\n"
+    )
 
 
 def room_page(room: str) -> str:
@@ -96,7 +98,7 @@ def room_page(room: str) -> str:
 
 def index_page() -> str:
     """Return the page that lists the rooms."""
-    listed = [*ROOMS, "claims"]
+    listed = [*ROOMS, "commands", "claims", "works"]
     parts = [heading("Reference", "="), INTRODUCTION]
     parts += [
         ".. toctree::",
@@ -106,7 +108,11 @@ def index_page() -> str:
         *(f"   {page}" for page in listed),
     ]
     texts = [summary(inspect.getdoc(import_module(f"gradlogp.{room}")) or "") for room in ROOMS]
-    texts.append("What the theory says, as measurements: `gradlogp verify`.")
+    texts += [
+        "What the commands of `gradlogp` take.",
+        "What the theory says, as measurements: `gradlogp verify`.",
+        "What the docstrings cite.",
+    ]
     rows = [f"   * - :doc:`{page}`\n     - {t}" for page, t in zip(listed, texts, strict=True)]
     return "\n".join([*parts, "", ".. list-table::", "   :widths: 20 80", "", *rows]) + "\n"
 
@@ -118,8 +124,46 @@ def claims_page() -> str:
         parts += [heading(topic, "-"), ".. list-table::", "   :widths: 30 70", ""]
         for check in checks:
             parts.append(f"   * - .. _claim-{check.name}:\n\n       ``{check.name}``")
-            parts.append(f"     - {plain(check.statement)}. {plain(check.source)}.")
+            parts.append(f"     - | {plain(check.statement)}\n       | {source(check.source)}")
         parts.append("")
+    return "\n".join(parts)
+
+
+def commands_page() -> str:
+    """Return the page of the command line: what each command says of itself."""
+    os.environ["COLUMNS"] = "96"
+    parts = [
+        heading("Command line", "="),
+        "What ``gradlogp`` and its commands say with ``--help``.\n",
+    ]
+    for command in ("", *(name for name in app if not name.startswith("-"))):
+        with redirect_stdout(io.StringIO()) as said:
+            main([*command.split(), "--help"])
+        text = "\n".join(line.rstrip() for line in said.getvalue().strip().splitlines())
+        parts += [heading(f"gradlogp {command}".strip(), "-"), ".. code-block:: none", ""]
+        parts.append(indent(text, "   ") + "\n")
+    return "\n".join(parts)
+
+
+def source(text: str) -> str:
+    """Return the source of a claim, with a link to it."""
+    text = plain(text).replace("derived, docs/theory.md", ":doc:`derived </theory>`")
+    text = re.sub(r"arXiv (\d{4}\.\d{4,5})", r"`arXiv \1 <https://arxiv.org/abs/\1>`__", text)
+    text = re.sub(r"doi (10\.\S+)", r"`doi \1 <https://doi.org/\1>`__", text)
+    return re.sub(r"(jmlr\.org/\S+)", r"`\1 <https://\1>`__", text)
+
+
+def works_page() -> str:
+    """Return the page of what is cited."""
+    parts = [heading("Works cited", "="), "What the docstrings cite, and where.\n"]
+    for work in bibliography.works():
+        places = ", ".join(
+            f"``{place}``"
+            if isinstance(place, str)
+            else f":py:obj:`{place.called} <{place.path}>`"
+            for place in work.places
+        )
+        parts.append(f"| {plain(work.text())}\n| {work.address}\n| {places}\n")
     return "\n".join(parts)
 
 
@@ -152,7 +196,7 @@ def checked_by(name: Name) -> list[str]:
         counts = counts or ["the tests of " + ("what returns or uses it")]
     text = ["", f".. admonition:: Checked by {', '.join(counts)}", "   :collapsible: closed", ""]
     for title, items in lists:
-        text += [f"   {title}", "", *(f"   - {item}" for item in items), ""]
+        text += [f"   **{title}**", "", *(f"   - {item}" for item in items), ""]
     return text
 
 
@@ -190,6 +234,25 @@ def by_path() -> dict[str, Name]:
     return {name.path: name for name in everything()}
 
 
+class Linked(SphinxPostTransform):
+    """Link `glp.fit` in the text of a page to its place in the reference."""
+
+    default_priority = 5
+
+    def run(self, **arguments: Any) -> None:
+        """Replace the literals that are public names."""
+        called = {name.called: name for name in everything()}
+        for node in list(self.document.findall(nodes.literal)):
+            name = called.get(node.astext().removesuffix("()"))
+            if name is not None and not isinstance(node.parent, nodes.reference | pending_xref):
+                link = pending_xref(
+                    "", refdomain="py", reftype="obj", reftarget=name.path, refexplicit=True,
+                    refdoc=self.env.current_document.docname, refwarn=False,
+                )  # fmt: skip
+                node.replace_self(link)
+                link += node
+
+
 def shorter(app: Sphinx, env: Any, node: Any, content: Any) -> Any:
     """Find what a docstring names by a part of its path, as in `glp.run` or `langevin.judge`."""
     target = re.sub(r"^(glp|gradlogp)\.", "", node.get("reftarget", "")).removesuffix("()")
@@ -211,7 +274,8 @@ def write(app: Sphinx) -> None:
     folder = Path(app.srcdir) / "reference"
     folder.mkdir(exist_ok=True)
     pages = {f"{room}.rst": room_page(room) for room in ROOMS}
-    pages |= {"index.rst": index_page(), "claims.rst": claims_page()}
+    pages |= {"index.rst": index_page(), "claims.rst": claims_page(), "works.rst": works_page()}
+    pages["commands.rst"] = commands_page()
     for old in folder.iterdir():
         if old.name not in pages:
             shutil.rmtree(old) if old.is_dir() else old.unlink()
@@ -224,6 +288,7 @@ def write(app: Sphinx) -> None:
 def navigate(app: Sphinx, page: str, text: list[str]) -> None:
     """Put the navigation at the end of the first page."""
     if page == app.config.root_doc:
+        text[0] += "\n[Reference](reference/index.rst): every public name, and what checks it.\n"
         for caption, listed in app.config.NAVIGATION.items():
             text[0] += f"\n```{{toctree}}\n:hidden:\n:titlesonly:\n:caption: {caption}\n\n"
             text[0] += "\n".join(listed) + "\n```\n"
@@ -239,4 +304,5 @@ def setup(app: Sphinx) -> dict[str, bool]:
     app.connect("autodoc-process-signature", sign)
     app.connect("autodoc-skip-member", skip)
     app.connect("missing-reference", shorter)
+    app.add_post_transform(Linked)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

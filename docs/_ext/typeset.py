@@ -1,6 +1,6 @@
 """Formulas become MathML, which browsers draw without a script, in a font that lies in the site.
 
-Formulas in the text of the reference, x_t or p^{1/τ}, get their raised and lowered letters.
+Formulas in the text, x_t or p^{1/τ}, get their raised and lowered letters.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ def scripts(text: str) -> list[nodes.Node] | None:
 
 
 class Scripts(SphinxPostTransform):
-    """Raise and lower letters in the text of the reference, outside code and formulas."""
+    """Raise and lower letters in the text, outside code and marked formulas."""
 
     default_priority = 200
 
@@ -83,14 +83,14 @@ class Scripts(SphinxPostTransform):
             while above is not None and not isinstance(above, apart | addnodes.desc_signature):
                 above = above.parent
             new = scripts(node.astext()) if above is None else None
-            if new and self.env.current_document.docname.startswith("reference/"):
+            if new:
                 node.parent.replace(node, new)
 
 
 def write_font(app: Sphinx, error: Exception | None) -> None:
     """Put the font beside the pages."""
     if error is None:
-        options = subset.Options(flavor="woff", layout_features=["*"], notdef_outline=True)
+        options = subset.Options(flavor="woff", layout_features=["ssty", "ccmp"], hinting=False)
         font = subset.load_font(str(FONT), options)
         chosen = subset.Subsetter(options)
         chosen.populate(unicodes=CHARACTERS)

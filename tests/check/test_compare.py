@@ -22,9 +22,10 @@ from gradlogp.check.compare import (
     likelihood_row,
 )
 from gradlogp.check.metrics.columns import kolmogorov_smirnov
+from gradlogp.check.metrics.copies import enrichment
 from gradlogp.check.pages import sections
 from gradlogp.check.rows import encode, image_columns
-from gradlogp.check.values import _beyond, _hypergeometric, _rates, decimals
+from gradlogp.check.values import _beyond, _rates, decimals
 from gradlogp.show.plots import LIGHT
 
 spec = importlib.util.spec_from_file_location(
@@ -174,7 +175,7 @@ def test_a_precedence_and_a_hypergeometric_p_value_by_enumeration():
     assert _beyond(k, n, m) == pytest.approx(extreme / total)
     table = [[4, 2], [1, 4]]
     exact = scipy.stats.fisher_exact(table, alternative="greater").pvalue
-    assert _hypergeometric(4, 6, 1, 5) == pytest.approx(exact)
+    assert enrichment(4, 6, 1, 5) == pytest.approx(exact)
 
 
 def test_class_rates_are_pearsons(generator):

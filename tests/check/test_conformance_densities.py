@@ -28,6 +28,7 @@ OTHERS = {
     ),
     "with holes": distributions.WithHoles(LAWS["mixture"]),
     "given y": LAWS["joint"].given(torch.tensor([[0.3]])),
+    "of a class": LAWS["classes"].given(1),
 }  # fmt: skip
 EVERY = LAWS | {repr(p): p for p in KNOWN} | OTHERS
 
@@ -201,19 +202,14 @@ SINGLE = {
 }  # fmt: skip
 
 
-@pytest.fixture
-def _single():
-    torch.set_default_dtype(torch.float32)
-
-
-@pytest.mark.usefixtures("_single")
+@pytest.mark.usefixtures("float32")
 @pytest.mark.parametrize("name", SINGLE)
 def test_a_law_in_float32_is_held_to_its_own_rounding(name):
     law = SINGLE[name]()
     assert check_density(law).eps == torch.finfo(torch.float32).eps
 
 
-@pytest.mark.usefixtures("_single")
+@pytest.mark.usefixtures("float32")
 @pytest.mark.parametrize("off", [1.01, -1.0])
 def test_a_wrong_posterior_in_float32_is_still_seen(off):
     class Wrong(glp.Gaussian):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from scipy import stats
-from support import close, z_score
+from support import clone, close, z_score
 
 from gradlogp.check.metrics import (
     c2st,
@@ -15,10 +15,6 @@ from gradlogp.check.metrics import (
     nearest_neighbours,
     sliced_wasserstein,
 )
-
-
-def clone(generator):
-    return torch.Generator().set_state(generator.get_state())
 
 
 def normal(n, d, generator, shift=0.0):

@@ -194,6 +194,9 @@ def test_drawn_samples_do_not_depend_on_chunks(exact, generator):
     for out in outs[1:]:
         torch.testing.assert_close(out, outs[0], rtol=1e-12, atol=1e-12)
     assert len(outs[0].unique(dim=0)) == 11
+    place = torch.full((11, 2), torch.nan)
+    assert draw(11, clone(generator), chunk_size=4, out=place) is place
+    assert torch.equal(place, outs[2])
     if exact:
         g = clone(generator)
         states = terminal(score).sample(11, generator=g)
@@ -228,6 +231,11 @@ def test_conditions_follow_their_rows_through_chunks(size, generator):
         (lambda s: evolve(Coloured(2.0, Ancestral()), s, 4), "coloured noise"),
         (lambda s: evolve(Ancestral(), s, 0), "at least 1"),
         (lambda s: evolve(Ancestral(), s, -2), "at least 1"),
+        (lambda s: evolve(Ancestral(), s, 4, out=torch.zeros(4, 3)), "must have shape"),
+        (
+            lambda s: evolve(Ancestral(), s, 4, out=torch.zeros(4, 2).float()),
+            "must be torch.float64",
+        ),
         (lambda s: evolve(Ancestral(), knowing(s, moments=None), 4), "moments="),
     ],
 )

@@ -3,13 +3,11 @@
 import math
 from itertools import pairwise
 
-import numpy as np
 import pytest
 import torch
-from scipy.integrate import solve_ivp
-from support import COV, MEAN, MIXTURE, close, every_continuous, order
+from support import COV, MEAN, MIXTURE, close, every_continuous, noised_law, step_law
 
-from gradlogp import ExactScore, Gaussian, GaussianMixture, as_score, evolve, time_grid
+from gradlogp import ExactScore, Gaussian, as_score, evolve
 from gradlogp.calculus import affine_map
 from gradlogp.core import Injected
 from gradlogp.diffusion import Ancestral, AnnealedLangevin, ProbabilityFlow
@@ -19,16 +17,6 @@ I2 = torch.eye(2, dtype=torch.float64)
 DATA = Gaussian(MEAN, COV)
 BETAS = torch.linspace(0.02, 0.4, 10, dtype=torch.float64)
 LADDER = Levels([4.0, 1.5, 0.5, 0.1])
-
-
-def step_law(transition, density, schedule, t, s, n_draws, d=2):
-    score = ExactScore(density, schedule)
-    return affine_map(lambda x, g: transition(x, t, s, score, generator=g), d, n_draws)
-
-
-def noised_law(schedule, t, mean=MEAN, cov=COV):
-    a, b = schedule(t)
-    return a * mean, a**2 * cov + b**2 * torch.eye(len(mean))
 
 
 # ---------------------------------------------------------------------------- ancestral
@@ -116,35 +104,6 @@ def test_time_zero_is_finite(transition, schedule, generator):
     out = evolve(transition, score, x, torch.tensor([0.1, 0.0]), generator=generator)
     assert torch.isfinite(there).all()
     assert torch.isfinite(out).all()
-
-
-def pf_errors(schedule, density, x, expected, n_list, order_, t_min=0.02):
-    score = ExactScore(density, schedule)
-    errors = []
-    for n in n_list:
-        times = time_grid(schedule, n + 1, t_min=t_min)
-        out = evolve(ProbabilityFlow(order_), score, x, times, denoise=False)
-        errors.append(float((out - expected).norm()))
-    return errors
-
-
-@pytest.mark.parametrize("schedule", [VE(0.05, 8.0), VP()], ids=lambda s: type(s).__name__)
-def test_order_of_convergence_on_a_mixture(schedule):
-    """Against SciPy on dx/dt = f x − ½ g² s, with f and g² from the drift form."""
-    p = GaussianMixture([0.4, 0.6], [[-1.0], [1.5]], [0.3, 0.2])
-    a, b = schedule(torch.ones(()))
-    x = p.noised(a, b).means[:1] + b * torch.tensor([[-1.3], [-0.4], [0.3], [0.9], [1.8]])
-
-    def field(t, y):
-        t = torch.tensor(t)
-        s = p.noised(*schedule(t)).score(torch.as_tensor(y)[:, None])[:, 0]
-        return (schedule.f(t) * torch.as_tensor(y) - 0.5 * schedule.g2(t) * s).numpy()
-
-    solution = solve_ivp(field, (1.0, 0.02), x[:, 0].numpy(), method="LSODA", rtol=1e-9, atol=1e-9)
-    expected = torch.as_tensor(np.ascontiguousarray(solution.y[:, -1:]))
-    for order_ in (1, 2):
-        slopes = order(pf_errors(schedule, p, x, expected, [50, 100, 200], order_))
-        assert float((slopes - order_).abs().max()) < 0.2, slopes
 
 
 # ---------------------------------------------------------------------------- annealed Langevin

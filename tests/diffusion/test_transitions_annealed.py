@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from scipy.linalg import expm
-from support import COV, MEAN, close, z_score
+from support import COV, MEAN, close, noised_law, step_law, z_score
 
 from gradlogp import ExactScore, Gaussian, GaussianMixture, as_score, evolve, noise_levels
 from gradlogp.calculus import affine_map
@@ -57,14 +57,7 @@ def noisy(score, schedule=None):
 
 
 def level_law(schedule, t, mean=MEAN, cov=COV):
-    a, b = schedule(t)
-    return Gaussian(a * mean, a**2 * cov + b**2 * torch.eye(len(mean)))
-
-
-def level_step(transition, density, schedule, t, n_draws, d=2):
-    """The affine map of all steps at a level."""
-    score = ExactScore(density, schedule)
-    return affine_map(lambda x, g: transition(x, t, t, score, generator=g), d, n_draws)
+    return Gaussian(*noised_law(schedule, t, mean, cov))
 
 
 def same_step(one, two, tolerance=1e-10):
@@ -121,21 +114,21 @@ def test_a_level_is_the_kernel_at_a_step_of_its_own(make, in_x, draws, schedule)
         return state.x
 
     draws = n * draws + hasattr(kernel, "refresh")
-    found = level_step(AnnealedLangevin(n, eta, make), DATA, schedule, T, draws)
+    found = step_law(AnnealedLangevin(n, eta, make), DATA, schedule, T, T, draws)
     same_step(found, affine_map(directly, 2, draws))
     assert float((found.M - I2).abs().max()) > 0.01  # it has moved
 
 
 @pytest.mark.parametrize(("make", "eta"), [(LeimkuhlerMatthews, 0.9), (BAOAB, 1.0), (BAOA, 1.0)])
 def test_a_level_ends_with_its_exact_law_where_the_kernel_does(make, eta):
-    n = 120
-    law = level_law(LADDER, LADDER.times[1])
+    n, t = 120, LADDER.times[1]
+    law = level_law(LADDER, t)
     draws = n + (make is not LeimkuhlerMatthews)
-    step = level_step(AnnealedLangevin(n, eta, make), DATA, LADDER, LADDER.times[1], draws)
+    step = step_law(AnnealedLangevin(n, eta, make), DATA, LADDER, t, t, draws)
     m, C = step.law(torch.tensor([3.0, -2.0]), 20 * I2)
     close(m, law.mean, 1e-8)
     close(C, law.cov, 1e-8)
-    biased = level_step(AnnealedLangevin(n, eta), DATA, LADDER, LADDER.times[1], n).law(m, C)[1]
+    biased = step_law(AnnealedLangevin(n, eta), DATA, LADDER, t, t, n).law(m, C)[1]
     assert float((biased / law.cov - 1).abs().max()) > 0.05
 
 
@@ -183,7 +176,7 @@ def test_adjusted_kernels_keep_the_law_of_a_level(make, eta, generator):
 def test_a_level_begins_with_momenta_of_its_law(generator):
     """Two steps from exact draws. From rest BAOAB ends with .74 of the variance, GHMC 7 errors off."""
     exact = level_law(LADDER, T)
-    step = level_step(AnnealedLangevin(2, 0.8, BAOAB), DATA, LADDER, T, 3)
+    step = step_law(AnnealedLangevin(2, 0.8, BAOAB), DATA, LADDER, T, T, 3)
     close(step.law(exact.mean, exact.cov)[1] / exact.cov, torch.ones(2, 2), 0.04)
     n, sigma = 40_000, float(LADDER(T)[1])
     x, score = exact.sample(n, generator=generator), ExactScore(DATA, LADDER)
@@ -316,7 +309,7 @@ def test_steps_that_cannot_be_solved_are_refused(as_user):
 def test_exponential_steps_are_exact_on_a_gaussian(eta, schedule):
     """Of any size: the law of a level is kept, and another is drawn to it as by an OU process."""
     law, sigma = level_law(schedule, T), float(schedule(T)[1])
-    step = level_step(AnnealedLangevin(2, eta, ExponentialSteps(COV)), DATA, schedule, T, 2)
+    step = step_law(AnnealedLangevin(2, eta, ExponentialSteps(COV)), DATA, schedule, T, T, 2)
     m, C = step.law(law.mean, law.cov)
     close(m, law.mean, 1e-10)
     close(C, law.cov, 1e-10)
@@ -328,11 +321,11 @@ def test_exponential_steps_are_exact_on_a_gaussian(eta, schedule):
 @pytest.mark.parametrize("V", [0.3, torch.tensor([0.3, 0.8])], ids=["number", "diagonal"])
 def test_exponential_steps_of_a_number_and_of_a_diagonal(V):
     full = V * torch.eye(2) if isinstance(V, float) else torch.diag(V)
-    one = level_step(AnnealedLangevin(2, 0.8, ExponentialSteps(V)), DATA, VP(), T, 2)
-    two = level_step(AnnealedLangevin(2, 0.8, ExponentialSteps(full)), DATA, VP(), T, 2)
+    one = step_law(AnnealedLangevin(2, 0.8, ExponentialSteps(V)), DATA, VP(), T, T, 2)
+    two = step_law(AnnealedLangevin(2, 0.8, ExponentialSteps(full)), DATA, VP(), T, T, 2)
     same_step(one, two)
     named = ExponentialSteps(Preconditioner(full))
-    same_step(two, level_step(AnnealedLangevin(2, 0.8, named), DATA, VP(), T, 2))
+    same_step(two, step_law(AnnealedLangevin(2, 0.8, named), DATA, VP(), T, T, 2))
 
 
 def test_a_large_exponential_step_about_a_point_is_tweedie_and_fresh_noise(generator):
@@ -346,7 +339,7 @@ def test_a_large_exponential_step_about_a_point_is_tweedie_and_fresh_noise(gener
 def test_singular_data_are_a_covariance_too():
     flat = torch.tensor([[1.0, 1.0], [1.0, 1.0]])
     law = Gaussian(MEAN, flat + 1e-14 * I2)
-    step = level_step(AnnealedLangevin(3, 3.0, ExponentialSteps(flat)), law, LADDER, T, 3)
+    step = step_law(AnnealedLangevin(3, 3.0, ExponentialSteps(flat)), law, LADDER, T, T, 3)
     expected = level_law(LADDER, T, MEAN, flat)
     close(step.law(expected.mean, expected.cov)[1], expected.cov, 1e-9)
 
@@ -360,12 +353,12 @@ def test_preconditioned_steps_contract_alike_in_all_directions(eta, schedule):
     """A = (1 − η)ⁿ I, and the law tends to covariance C_t/(1 − η/2) (2.M, 3.6)."""
     n = 3
     law = level_law(schedule, T)
-    step = level_step(AnnealedLangevin(n, eta, PreconditionedSteps(COV)), DATA, schedule, T, n)
+    step = step_law(AnnealedLangevin(n, eta, PreconditionedSteps(COV)), DATA, schedule, T, T, n)
     close(step.M, (1 - eta) ** n * I2, 1e-10)
     stays = law.cov / (1 - eta / 2)
     close(step.law(law.mean, stays)[0], law.mean, 1e-10)
     close(step.law(law.mean, stays)[1], stays, 1e-10)
-    plain = level_step(AnnealedLangevin(n, eta), DATA, schedule, T, n)
+    plain = step_law(AnnealedLangevin(n, eta), DATA, schedule, T, T, n)
     assert float((plain.M - (1 - eta) ** n * I2).abs().max()) > 0.005
 
 
@@ -373,7 +366,7 @@ def test_a_preconditioner_for_another_law():
     """V ≠ S: precision Λ − (η/2) Λ C_t Λ in the end."""
     n, eta, V = 200, 0.5, DENSE / 10
     law = level_law(LADDER, T)
-    step = level_step(AnnealedLangevin(n, eta, PreconditionedSteps(V)), DATA, LADDER, T, n)
+    step = step_law(AnnealedLangevin(n, eta, PreconditionedSteps(V)), DATA, LADDER, T, T, n)
     P = torch.linalg.inv(law.cov)
     C_t = V + float(LADDER(T)[1]) ** 2 * I2
     stays = torch.linalg.inv(P - eta / 2 * P @ C_t @ P)

@@ -5,7 +5,6 @@ import torch
 from support import close, z_score
 
 from gradlogp import ExactScore, Gaussian, GaussianMixture, evolve
-from gradlogp.calculus.reverse import score_from_log_prob
 from gradlogp.core import Analytic
 from gradlogp.diffusion import ProbabilityFlow
 from gradlogp.distributions import Classes, Joint
@@ -97,26 +96,6 @@ def test_a_class_is_its_law(generator):
     close(CLASSES.log_prob(x), (each + shares).logsumexp(1), 1e-11)
     equal = Classes(PARTS)
     close(equal.log_prob(x), each.logsumexp(1) - torch.tensor(2.0).log(), 1e-11)
-
-
-@conditions
-def test_noised_twice_is_noised_once(law, rows, generator):
-    x = torch.randn(5, 2, generator=generator)
-    a, b = 0.7, 0.9
-    twice = law.given(rows).noised(A, B).noised(a, b)
-    once = law.given(rows).noised(a * A, (a**2 * B**2 + b**2) ** 0.5)
-    close(twice.log_prob(x), once.log_prob(x), 1e-11)
-    close(twice.score(x), once.score(x), 1e-10)
-
-
-@conditions
-def test_tweedie_and_the_gradient(law, rows, generator):
-    x = torch.randn(5, 2, generator=generator)
-    given = law.given(rows)
-    mean = (x + B**2 * given.noised(A, B).score(x)) / A
-    close(given.posterior_mean(x, A, B), mean, 1e-10)
-    for law_of_x in (given, given.noised(A, B)):
-        close(law_of_x.score(x), score_from_log_prob(law_of_x.log_prob)(x), 1e-10)
 
 
 @conditions

@@ -78,6 +78,10 @@ def as_reader(as_user, tmp_path, monkeypatch):
 def test_python_runs(page, as_reader):
     """From top to bottom; every block of the README alone, as it is pasted."""
     names = {"__name__": page.stem}
+    for package in re.findall(r"^# needs: (\w+)$", page.read_text(encoding="utf-8"), re.MULTILINE):
+        pytest.importorskip(
+            package, reason=f"{name(page)} is about {package}, which is not installed"
+        )
     for block in blocks(page, "python"):
         run(block, page, {"__name__": page.stem} if page.stem == "README" else names)
 

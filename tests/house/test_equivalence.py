@@ -94,8 +94,11 @@ def at_equal_ratio(vp, score, x, *, generator=None):
 
 @every_pair
 @pytest.mark.parametrize("standardize", [False, True])
-def test_after_twenty_steps_the_weights_agree(vp, ve, standardize):
-    """Discrete ladders need nothing: the same generator draws the same rung of both."""
+def test_one_trained_model_is_the_other_rescheduled(vp, ve, standardize, generator):
+    """After twenty steps the weights agree: trained under VE and read under VP, and back.
+
+    Discrete ladders need nothing: the same generator draws the same rung of both.
+    """
     objective = multilevel if vp.times is not None else partial(at_equal_ratio, vp)
     x, ends = 3 * LAW.sample(500, generator=seeded(1)) + 5, []
     for schedule in (vp, ve):
@@ -107,24 +110,10 @@ def test_after_twenty_steps_the_weights_agree(vp, ve, standardize):
         ends.append((torch.tensor([r.loss for r in records]), m))
     (losses, ddpm), (others, ncsn) = ends
     close(others, losses, 1e-9)
-    start = model(vp).network.state_dict()
-    end, other = ddpm.network.state_dict(), ncsn.network.state_dict()
+    start, end, other = (m.network.state_dict() for m in (model(vp), ddpm, ncsn))
     for name, value in end.items():
         close(other[name], value, 1e-8)
     assert max(float((end[name] - start[name]).abs().max()) for name in start) > 0.02
-
-
-@every_pair
-def test_one_trained_model_is_the_other_rescheduled(vp, ve, generator):
-    """Trained under VE and read under VP it is the model trained under VP, and back."""
-    x = LAW.sample(300, generator=seeded(1))
-    objective = multilevel if vp.times is not None else partial(at_equal_ratio, vp)
-    models = []
-    for schedule in (vp, ve):
-        m = model(schedule)
-        list(glp.fit(m, x, objective, steps=10, batch_size=64, generator=seeded(2)))
-        models.append(m)
-    ddpm, ncsn = models
     t, u = matched(vp, ve, 20, generator)
     y = 2 * torch.randn(20, 2, generator=generator)
     read = glp.RescheduledScore(ncsn, vp)

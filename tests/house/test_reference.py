@@ -1,11 +1,13 @@
 """The reference: every public name is in it, and what it says of the checks of a name is true."""
 
+import ast
 import doctest
 import importlib
 import inspect
 import re
 from pathlib import Path
 
+import bibliography
 import evidence
 import names
 import outside
@@ -32,6 +34,10 @@ def test_every_public_name_is_there_once():
     for name in NAMES:
         module = name.called.replace("glp", "gradlogp", 1).rpartition(".")[0]
         assert getattr(importlib.import_module(module), name.short) is name.value, name.called
+
+
+def test_every_public_name_says_what_it_is():
+    assert not [name.path for name in NAMES if not names.documentation(name)]
 
 
 def test_rooms_are_those_of_the_package():
@@ -159,6 +165,20 @@ def test_the_walk_follows_names(tmp_path, monkeypatch):
     }
 
 
+def test_what_is_cited_is_cited_in_one_way():
+    """Of one address one title, the same authors, the same year."""
+    titles = {}
+    for file in names.PACKAGE.rglob("*.py"):
+        for node in ast.walk(names.tree_of(file)):
+            if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef):
+                for title, address in bibliography.cited(ast.get_docstring(node) or ""):
+                    assert address.startswith("https://"), (file, title)
+                    found = bibliography.CITED.match(title)
+                    titles.setdefault(address, set()).add(found[0] if found else title)
+    assert not [several for several in titles.values() if len(several) > 1]
+    assert len(bibliography.works()) == len(titles) > 100
+
+
 # ---------------------------------------------------------------------------- examples
 
 EXAMPLES = {n.called: n for n in NAMES if n.kind != "data" and ">>>" in (n.value.__doc__ or "")}
@@ -185,6 +205,42 @@ def test_what_is_used_most_has_an_example():
     }  # fmt: skip
     assert not needed - {name.removeprefix("glp.") for name in EXAMPLES}
     assert len(EXAMPLES) >= 70
+
+
+# ---------------------------------------------------------------------------- formulas
+
+
+@pytest.fixture
+def typeset():
+    """What makes formulas of the site, where its packages are installed."""
+    pytest.importorskip("ziamath")
+    pytest.importorskip("math_core")
+    return importlib.import_module("typeset")
+
+
+def test_a_formula_becomes_mathml(typeset):
+    assert "<mfrac>" in typeset.mathml(r"\frac{1}{2}", display=True)
+    assert "<mtable" in typeset.mathml(r"a &= b \\ &= c", display=True)
+    assert "math" in typeset.mathml("σ^2", display=False)
+    with pytest.raises(ValueError, match="not understood"):
+        typeset.mathml(r"\nosuchcommand x", display=False)
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("p^{1/τ} and x_t", "p[^1/τ] and x[_t]"),
+        ("‖s‖^2 = x̂_0", "‖s‖[^2] = x̂[_0]"),
+        ("log_prob, max_steps, n_model_steps, x_train, __call__, a_", None),
+    ],
+)
+def test_letters_in_the_text_are_raised_and_lowered(typeset, text, shown):
+    nodes = typeset.scripts(text)
+    marks = {"subscript": "[_{}]", "superscript": "[^{}]"}
+    said = nodes and "".join(
+        marks.get(type(node).__name__, "{}").format(node.astext()) for node in nodes
+    )
+    assert said == shown
 
 
 # ---------------------------------------------------------------------------- a built site
@@ -235,6 +291,6 @@ def test_a_style_sheet_is_read(site):
 def test_the_navigation_lists_every_page():
     root = Path(evidence.ROOT)
     assigned = names.definitions(root / "docs" / "conf.py")["NAVIGATION"]
-    listed = re.findall(r"'([\w-]+)'", names.ast.unparse(assigned.value))
+    listed = re.findall(r"'([\w-]+)'", ast.unparse(assigned.value))
     pages = {page.stem for page in (root / "docs").glob("*.md")} - {"index"}
     assert {page for page in listed if page[0].islower()} == pages

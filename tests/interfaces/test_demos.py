@@ -21,11 +21,6 @@ NAMES = (
 )  # fmt: skip
 
 
-@pytest.fixture
-def float32():
-    torch.set_default_dtype(torch.float32)
-
-
 @pytest.mark.parametrize("name", NAMES)
 def test_a_short_run_leaves_a_whole_report(name, tmp_path, monkeypatch, coarse_pictures):
     for demo, small in {

@@ -141,6 +141,23 @@ def test_tensors_in_tensors_out():
     assert isinstance(estimator.grad_log_prob(x[:3]), torch.Tensor)
 
 
+def test_large_data_on_disk_are_learned_from_as_small_ones_are(monkeypatch, tmp_path):
+    """Batch by batch, the same rows in the same order; noise levels from a part of them."""
+    x = LAW.sample(300, generator=torch.Generator().manual_seed(0)).numpy()
+    np.save(tmp_path / "x.npy", x)
+    learn = lambda x: glp.ScoreEstimator(max_iter=5, width=16, random_state=0).fit(x).model_
+    model = learn(x)
+    small = model.state_dict()
+    monkeypatch.setattr("gradlogp.noise.coordinates.HELD", 0)
+    large = learn(np.load(tmp_path / "x.npy", mmap_mode="r")).state_dict()
+    for name, value in small.items():
+        torch.testing.assert_close(large[name], value, rtol=1e-4, atol=1e-5, msg=name)
+    monkeypatch.setattr("gradlogp.interfaces.pipeline.LOOKED_AT", 200)
+    part = learn(x).schedule.sigma_min
+    assert part != model.schedule.sigma_min
+    assert part == pytest.approx(model.schedule.sigma_min, rel=0.2)
+
+
 def test_classes():
     g = torch.Generator().manual_seed(0)
     y = np.array(["left", "right"] * 1000)

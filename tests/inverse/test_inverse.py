@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import pytest
 import torch
-from support import COV, MEAN, Counting, close, gauss_hermite
+from support import COV, MEAN, close, gauss_hermite
 
 from gradlogp import (
     ExactScore,
@@ -17,6 +17,7 @@ from gradlogp import (
     time_grid,
 )
 from gradlogp.calculus import affine_map
+from gradlogp.check.conformance.transitions import Counting
 from gradlogp.core import Injected, Moments, randn_like
 from gradlogp.diffusion import DDIM, Ancestral, AnnealedLangevin, DPMSolver, ProbabilityFlow
 from gradlogp.inverse import (

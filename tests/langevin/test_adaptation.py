@@ -101,27 +101,6 @@ def test_chains_that_differ_have_steps_of_their_own():
     assert abs(pooled - 0.651) < 0.002
 
 
-@pytest.mark.parametrize(
-    ("kernel", "target_acceptance", "expected"),
-    [
-        (MALA(1e-3), None, 0.574),
-        (MALA(50.0), None, 0.574),
-        (HMC(0.1, 2), None, 0.8),
-        (HMC(3.0, 2), 0.65, 0.65),
-    ],
-)
-def test_the_acceptance_that_was_asked_for_or_is_the_best(
-    kernel, target_acceptance, expected, generator
-):
-    scale = torch.tensor([1.0, 0.5, 2.0, 1.0])
-    target = Gaussian(torch.zeros(4), scale**2)
-    x0 = scale * torch.randn(64, 4, generator=generator)
-    found = warm_up(kernel, target, x0, 800, Adaptation(target_acceptance), generator=generator)
-    assert type(found.kernel) is type(kernel)
-    chain = run(found.kernel, target, found.state.x, 200, generator=generator)
-    assert abs(float(chain.info.acceptance.mean()) - expected) < 0.015
-
-
 def test_tuning_is_deterministic(generator):
     x0 = torch.randn(5, 2, generator=generator)
     one, two = (

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 import torch
-from support import close
+from support import autoregression, close
 
 from gradlogp import Chain, as_target, run
 from gradlogp.interfaces.cli import main
@@ -27,20 +27,10 @@ def chain(draws):
     return Chain(draws, Nothing(), None)
 
 
-def autoregression(a, n_chains, n_draws, generator):
-    """Stationary draws of x' = a x + √(1 − a²) z, variance 1 and autocorrelation a^k."""
-    z = torch.randn(n_chains, n_draws, generator=generator)
-    x = torch.empty_like(z)
-    x[:, 0] = z[:, 0]
-    for i in range(1, n_draws):
-        x[:, i] = a * x[:, i - 1] + math.sqrt(1 - a**2) * z[:, i]
-    return x
-
-
 @pytest.mark.parametrize("a", [0.0, 0.5, 0.9, -0.4])
 def test_effective_size_and_error_of_an_autoregression(a, generator):
     """ESS = n (1 − a)/(1 + a), MCSE² = 1/ESS; an estimate of ESS is good to some 5 % here."""
-    x = autoregression(a, 8, 4000, generator)
+    x = autoregression((8, 4000), a, generator)
     row = chain(x[..., None]).summary().rows[0]
     ess = x.numel() * (1 - a) / (1 + a)
     assert abs(row.ess_bulk / ess - 1) < 0.2

@@ -5,16 +5,9 @@ import warnings
 import numpy as np
 import pytest
 import torch
+from support import autoregression
 
 from gradlogp.langevin.diagnostics import ess, mixing, normal_scores
-
-
-def autoregressive(shape, phi, generator):
-    """Stationary chains x_t = φ x_{t−1} + √(1 − φ²) z."""
-    x = torch.randn(shape, generator=generator)
-    for t in range(1, shape[1]):
-        x[:, t] = phi * x[:, t - 1] + (1 - phi**2) ** 0.5 * x[:, t]
-    return x
 
 
 @pytest.mark.parametrize(
@@ -24,7 +17,7 @@ def autoregressive(shape, phi, generator):
 )  # fmt: skip
 def test_the_statistics_are_those_of_arviz(n_chains, n_draws, phi, generator):
     stats = pytest.importorskip("arviz_stats.base").array_stats
-    x = autoregressive((n_chains, n_draws, 6), phi, generator)
+    x = autoregression((n_chains, n_draws, 6), phi, generator)
     x[..., 1], x[..., 2], x[..., 3] = (2 * x[..., 1]).round(), x[..., 2].exp(), 7.0  # ties, skew
     x[0, :, 4] += 3
     x[-1, -1, 5] = torch.nan
@@ -53,7 +46,7 @@ def test_the_statistics_are_those_of_arviz(n_chains, n_draws, phi, generator):
 def test_the_effective_size_of_an_autoregression(generator):
     """N (1 − φ)/(1 + φ)."""
     for phi in (0.6, 0.0, -0.4):
-        x = autoregressive((8, 8000, 1), phi, generator).permute(2, 0, 1)
+        x = autoregression((8, 8000, 1), phi, generator).permute(2, 0, 1)
         exact = x.numel() * (1 - phi) / (1 + phi)
         assert abs(float(ess(x)) / exact - 1) < 0.06
 
@@ -70,6 +63,6 @@ def test_few_draws_are_not_judged():
 
 
 def test_coordinates_do_not_depend_on_one_another(generator):
-    x = autoregressive((4, 100, 5), 0.5, generator)
+    x = autoregression((4, 100, 5), 0.5, generator)
     for whole, one in zip(mixing(x)[1:6], mixing(x[..., 2:3])[1:6], strict=True):
         assert torch.allclose(whole[2], one[0], rtol=1e-12)

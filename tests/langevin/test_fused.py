@@ -484,26 +484,6 @@ def test_known_targets_move_as_in_the_plain_engine(name, kernel, generator):
         assert bool(((a.mean(0) - b.mean(0)).abs() < 5 * error).all())
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", [name for name in KNOWN if name != "logistic"])
-def test_mala_keeps_a_known_target(name, generator):
-    """From the law itself: E[x], E[x²], and Stein's identities E[x s] = −1."""
-    law = KNOWN[name]
-    x0 = law.sample(20_000, generator=generator)
-    kernel = MALA(0.02 if name in ("ring", "banana", "funnel") else 0.3)
-    x = fused.run(kernel, law, x0, 40, 39, seed=5).state.x
-    assert not torch.equal(x, x0)
-    exact = law.mean, law.cov.diagonal() + law.mean**2
-    for i in range(x.shape[1]):
-        assert abs(z_score(x[:, i], exact[0][i])) < 5
-        assert abs(z_score((x * law.score(x))[:, i], -1.0)) < 5
-        if name != "funnel":  # of the narrow coordinates' squares a sample says little
-            assert abs(z_score(x[:, i] ** 2, exact[1][i])) < 5
-    if name in ("double well", "Gumbel"):  # negative control: the bias of ULA is seen
-        wrong = fused.run(ULA(0.3), law, x0, 40, 39, seed=5).state.x
-        assert max(abs(z_score(wrong[:, i] ** 2, exact[1][i])) for i in range(x.shape[1])) > 5
-
-
 # ---------------------------------------------------------------------------- as an engine of run
 
 

@@ -4,10 +4,10 @@ import math
 
 import pytest
 import torch
-from kernel_support import DENSE, QUARTIC, SKEWED
+from kernel_support import DENSE, SKEWED
 from scipy import stats
 from scipy.linalg import expm
-from support import COV, MEAN, close, z_score
+from support import COV, MEAN, close
 
 from gradlogp import Gaussian, as_target, run
 from gradlogp.calculus import kernel_map
@@ -67,62 +67,12 @@ def test_ula_transient_law():
     close(run(ULA(h), TARGET, m0[None], n, generator=silent).state.x[0], m, 1e-11)
 
 
-def test_ula_autocorrelation(generator):
-    """On N(0, v) it is AR(1) with coefficient 1 − h/v: another view of the step size."""
-    h, v = 0.4, 2.0
-    x0 = Gaussian([0.0], v / (1 - h / (2 * v))).sample(50_000, generator=generator)
-    draws = run(ULA(h), Gaussian([0.0], v), x0, 6, thin=3, generator=generator).draws[..., 0]
-    product = draws[:, 0] * draws[:, 1]
-    expected = v / (1 - h / (2 * v)) * (1 - h / v) ** 3
-    assert abs(z_score(product, expected)) < 4.5
-    assert abs(z_score(product, expected * (1 - h / v))) > 15
-
-
-def test_a_diverging_chain_is_frozen_and_flagged_alone(generator):
-    x0 = torch.tensor([[100.0], [0.5], [-100.0]])
-    with pytest.warns(RuntimeWarning, match="2 of 3 chains diverged"):
-        chain = run(ULA(0.1), QUARTIC, x0, 40, generator=generator)
-    diverging, draws = chain.info.diverging, chain.draws
-    assert diverging[[0, 2]].any(1).all()
-    assert not diverging[1].any()
-    assert torch.isfinite(draws).all()
-    previous = torch.cat([x0[:, None], draws[:, :-1]], dim=1)
-    stayed = (draws == previous).all(-1)
-    assert torch.equal(stayed, diverging)
-    calm = run(
-        ULA(0.1),
-        QUARTIC,
-        torch.tensor([[0.0], [0.5], [0.0]]),
-        40,
-        generator=generator.manual_seed(generator.initial_seed()),
-    )
-    assert torch.equal(calm.draws[1], draws[1])
-
-
 # ---------------------------------------------------------------------------- MALA
 
 
 def metropolis(kernel, target, x, z, u):
     state = kernel.init(x, target)
     return kernel.step(state, target, generator=Injected(z, u))
-
-
-@pytest.mark.parametrize("target", [SKEWED, QUARTIC])
-def test_mala_is_one_leapfrog_step(target, generator):
-    """Same proposal and acceptance as HMC with ε = sqrt(2h), one step, momentum z."""
-    h = 0.6
-    eps = math.sqrt(2 * h)
-    x, z = torch.randn(2, 300, 3, generator=generator)
-    half = z + eps / 2 * target.score(x)
-    y = x + eps * half
-    p = half + eps / 2 * target.score(y)
-    energy = lambda x, p: -target.log_prob(x) + 0.5 * sum_event(p**2)
-    expected = (energy(x, z) - energy(y, p)).clamp(max=0).exp()
-    new, info = metropolis(MALA(h), target, x, z, torch.zeros(300))
-    close(info.acceptance, expected, 1e-12)
-    assert torch.equal(info.accepted, info.acceptance > 0)  # u = 0
-    close(new.x[info.accepted], y[info.accepted], 1e-12)
-    assert 0.05 < float((info.acceptance < 0.9).double().mean())
 
 
 def test_log_proposal_is_the_normal_log_density(generator):
@@ -154,23 +104,6 @@ def test_mala_accepts_below_the_ratio_and_stays_above(generator):
     assert torch.equal(info.log_prob, above.log_prob)
 
 
-def skewed_scores(x):
-    """z-scores of mean, variance and fourth moment of log Exp(1), and the KS p-value."""
-    gamma, variance = 0.5772156649015329, math.pi**2 / 6
-    fourth = 3 * variance**2 + math.pi**4 / 15  # kurtosis 12/5 in excess
-    centred = x + gamma
-    ks = stats.kstest(x.numpy(), lambda v: -torch.expm1(-torch.as_tensor(v).exp()).numpy())
-    moments = ((x, -gamma), (centred**2, variance), (centred**4, fourth))
-    return [abs(z_score(v, e)) for v, e in moments], ks.pvalue
-
-
-def test_mala_finds_the_law_from_afar(generator):
-    x = run(MALA(0.8), SKEWED, torch.full((20_000, 1), 2.0), 120, generator=generator).state.x
-    scores, p_value = skewed_scores(x[:, 0])
-    assert max(scores) < 4.5
-    assert p_value > 1e-4
-
-
 def test_mala_acceptance_scaling(generator):
     """Roberts & Rosenthal: on N(0, I_d) with h = l² d^{-1/3}/2 it tends to 2 Φ(−l³/8)."""
     d, l = 1000, 1.65
@@ -178,35 +111,6 @@ def test_mala_acceptance_scaling(generator):
     target = as_target(score=lambda x: -x, log_prob=lambda x: -0.5 * sum_event(x**2))
     chain = run(MALA(l**2 * d ** (-1 / 3) / 2), target, x0, 10, generator=generator)
     close(chain.info.acceptance.mean(), 2 * stats.norm.cdf(-(l**3) / 8), 0.015)
-
-
-def test_mala_rejects_what_is_not_finite(generator):
-    def log_prob(x):
-        value = -0.5 * sum_event(x**2)
-        return torch.where(x[:, 0] > 1, torch.nan, value)
-
-    target = as_target(score=lambda x: -x, log_prob=log_prob)
-    x = torch.zeros(4, 1)
-    z = torch.tensor([[5.0], [0.1], [torch.inf], [-0.2]])
-    new, info = metropolis(MALA(0.5), target, x, z, torch.zeros(4))
-    assert info.diverging.tolist() == [True, False, True, False]
-    assert info.accepted.tolist() == [False, True, False, True]
-    assert torch.equal(info.acceptance[[0, 2]], torch.zeros(2))
-    assert torch.equal(new.x[[0, 2]], x[[0, 2]])
-    assert all(torch.isfinite(v).all() for v in new)
-    for bad in (torch.inf, -torch.inf):
-        odd = as_target(
-            score=lambda x: -x, log_prob=lambda x, b=bad: torch.where(x[:, 0] > 1, b, 0.0)
-        )
-        new, info = metropolis(MALA(0.5), odd, x[:1], torch.full((1, 1), 5.0), torch.zeros(1))
-        assert not info.accepted.any()
-
-
-def test_mala_on_the_quartic_from_far_out(generator):
-    x0 = torch.tensor([[100.0], [-30.0]])
-    chain = run(MALA(0.1), QUARTIC, x0, 50, generator=generator)
-    assert torch.isfinite(chain.draws).all()
-    assert torch.isfinite(chain.info.log_prob).all()
 
 
 # ---------------------------------------------------------------------------- exponential Euler
@@ -315,42 +219,25 @@ def test_temperature_is_another_target(kernel, tau, generator):
 # ---------------------------------------------------------------------------- exact errors
 
 
-def time_averages(h, v, n_groups, n_chains, n_steps, generator):
-    """z-scores of mean and second moment of ULA on N(0, v) in groups of chains, by exact errors.
+def test_averages_over_time_err_as_an_autoregression_says(generator):
+    """Within 4.5 exact errors of ULA's own law on N(0, 1), and not of the target's.
 
-    A stationary AR(1) of coefficient a = 1 − h/v: a mean over n steps has variance
-    v_h/n (1 + a)/(1 − a), and of squares 2 v_h²/n (1 + a²)/(1 − a²), but for its two ends.
+    A stationary AR(1) of coefficient a = 1 − h: a mean over n steps has variance
+    v/n (1 + a)/(1 − a), and of squares 2 v²/n (1 + a²)/(1 − a²), but for its two ends.
     """
-    a, v_h = 1 - h / v, v / (1 - h / (2 * v))
-    x0 = math.sqrt(v_h) * torch.randn(n_groups * n_chains, 1, generator=generator)
-    draws = run(ULA(h), Gaussian([0.0], v), x0, n_steps, generator=generator).draws
-    draws = draws.reshape(n_groups, -1)
+    h, n = 0.1, 1500
+    a, v = 1 - h, 1 / (1 - h / 2)
+    x0 = math.sqrt(v) * torch.randn(400, 1, generator=generator)
+    draws = run(ULA(h), Gaussian([0.0], 1.0), x0, n, generator=generator).draws
 
     def error(variance, a):
-        ends = 1 - 2 * a / (n_steps * (1 - a**2))  # which have fewer neighbours
-        return math.sqrt(variance / draws.shape[1] * (1 + a) / (1 - a) * ends)
+        ends = 1 - 2 * a / (n * (1 - a**2))  # which have fewer neighbours
+        return math.sqrt(variance / draws.numel() * (1 + a) / (1 - a) * ends)
 
-    mean, square = draws.mean(1), draws.square().mean(1)
-    spread = error(2 * v_h**2, a**2)
-    return mean / error(v_h, a), (square - v_h) / spread, (square - v) / spread
-
-
-def test_averages_over_time_err_as_an_autoregression_says(generator):
-    """Within 4.5 exact errors of ULA's own law, and not of the target's."""
-    mean, square, target = time_averages(0.1, 1.0, 1, 400, 1500, generator)
-    assert abs(float(mean)) < 4.5
-    assert abs(float(square)) < 4.5
-    assert abs(float(target)) > 8
-
-
-def test_averages_over_time_err_no_more_often_than_they_should(generator):
-    """Of 200 runs 4.55 % lie beyond 2 errors, by the binomial law; half the error bar is seen."""
-    mean, square, _ = time_averages(0.1, 1.0, 200, 20, 400, generator)
-    for values in (mean, square):
-        beyond = int((values.abs() > 2).sum())
-        assert stats.binomtest(beyond, 200, 2 * stats.norm.sf(2)).pvalue > 1e-4
-        assert stats.kstest(values.numpy(), stats.norm.cdf).pvalue > 1e-4
-        assert stats.kstest(2 * values.numpy(), stats.norm.cdf).pvalue < 1e-3
+    square, spread = float(draws.square().mean()), error(2 * v**2, a**2)
+    assert abs(float(draws.mean())) < 4.5 * error(v, a)
+    assert abs(square - v) < 4.5 * spread
+    assert abs(square - 1) > 8 * spread
 
 
 # ---------------------------------------------------------------------------- calibration

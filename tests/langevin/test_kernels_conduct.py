@@ -5,11 +5,12 @@ import re
 
 import pytest
 import torch
-from kernel_support import DENSE, GAUSSIAN, SKEWED
+from kernel_support import DENSE, GAUSSIAN, SKEWED, cliff, step
 from support import MEAN, close
 
 from gradlogp import as_target, run
-from gradlogp.core import Injected, sum_event
+from gradlogp.check.conformance.report import Watched
+from gradlogp.core import Injected
 from gradlogp.langevin.kernels import (
     BAOA,
     BAOAB,
@@ -28,10 +29,6 @@ from gradlogp.langevin.kernels import (
     Splitting,
     TamedULA,
 )
-
-
-def step(kernel, target, x, *noise):
-    return kernel.step(kernel.init(x, target), target, generator=Injected(*noise))
 
 
 def softened(x):
@@ -106,35 +103,61 @@ def test_at_temperature_zero_there_is_no_noise(kernel):
     close(x[0], MEAN, 1e-5)
 
 
+@pytest.mark.parametrize(
+    "make",
+    [
+        MALA,
+        lambda h: HMC(h, 3),
+        NUTS,
+        lambda h: MCLMC(h, 1.0),
+        lambda h: AdjustedMCLMC(h, 2),
+    ],
+    ids=["MALA", "HMC", "NUTS", "MCLMC", "AdjustedMCLMC"],
+)
+def test_a_step_for_each_chain_is_that_chain_alone(make, generator):
+    x, steps, source = (
+        torch.randn(9, 3, generator=generator),
+        torch.linspace(0.05, 1.5, 9),
+        Watched(),
+    )
+    together, info = make(steps).step(make(steps).init(x, SKEWED), SKEWED, generator=source)
+    noise = [law(shape, generator=generator) for law, shape in source.asked]
+    together, info = step(make(steps), SKEWED, x, *noise)
+    for i, h in enumerate(steps.tolist()):
+        alone, told = step(make(h), SKEWED, x[i : i + 1], *(z[i : i + 1] for z in noise))
+        for one, all_of in zip((*alone, *told), (*together, *info), strict=True):
+            close(one[0], all_of[i], 1e-12)
+    with pytest.raises(ValueError, match=r"step_size must have shape \(\) or \(9,\), got \(4,\)"):
+        step(make(torch.ones(4)), SKEWED, x, *noise)
+
+
 # ---------------------------------------------------------------------------- not finite
 
 
-def cliff(value):
-    """N(0, I) whose log-density has `value` right of 1."""
-    return as_target(
-        score=lambda x: -x,
-        log_prob=lambda x: torch.where(x[:, 0] > 1, value, -0.5 * sum_event(x**2)),
-    )
-
-
-@pytest.mark.parametrize("kernel", [MALA(0.5), HMC(1.0, 1), GHMC(1.0, math.inf)], ids=label)
+@pytest.mark.parametrize(
+    "kernel",
+    [MALA(0.5), HMC(1.0, 1), GHMC(1.0, math.inf), AdjustedMCLMC(1.0, 2, False)],
+    ids=label,
+)
 @pytest.mark.parametrize(
     ("value", "diverging"), [(-math.inf, False), (math.nan, True), (math.inf, True)]
 )
 def test_outside_the_support_is_an_ordinary_rejection(kernel, value, diverging):
-    x, u = torch.zeros(2, 1), torch.zeros(2)
-    noise = [torch.tensor([[5.0], [0.1]]), u, x][: kernel.facts.draws]
+    x, u = torch.zeros(3, 2), torch.zeros(3)
+    z = torch.tensor([[5.0, 0.0], [-0.1, 0.03], [math.inf, 0.0]])  # the last leads nowhere
+    noise = [z, u, 0 * x][: kernel.facts.draws]
     new, info = step(kernel, cliff(value), x, *noise)
-    assert info.diverging.tolist() == [diverging, False]
-    assert info.accepted.tolist() == [False, True]
-    assert info.acceptance[0] == 0
-    assert all(torch.isfinite(field).all() for field in (*new, *info))
-    loud = type(kernel)(**{**vars(kernel), "on_nonfinite": "raise"})
+    assert info.diverging.tolist() == [diverging, False, True]
+    assert info.accepted.tolist() == [False, True, False]
+    assert torch.equal(info.acceptance[::2], torch.zeros(2))
+    assert torch.equal(new.x[::2], x[::2])
+    assert all(torch.isfinite(field[:2]).all() for field in new)
+    loud, noise = type(kernel)(**{**vars(kernel), "on_nonfinite": "raise"}), [v[:2] for v in noise]
     if diverging:
         with pytest.raises(FloatingPointError, match="1 of 2 proposals"):
-            step(loud, cliff(value), x, *noise)
+            step(loud, cliff(value), x[:2], *noise)
     else:
-        assert torch.equal(step(loud, cliff(value), x, *noise)[0].x, new.x)
+        assert torch.equal(step(loud, cliff(value), x[:2], *noise)[0].x, new.x[:2])
 
 
 UNADJUSTED = [k for k in EVERY if not k.facts.needs_log_prob]
@@ -177,16 +200,11 @@ def test_an_unadjusted_chain_freezes_or_raises(kernel):
     ],
 )
 def test_bad_arguments_are_named(make, as_user):
-    for h in (0.0, -1.0, math.nan, math.inf):
-        with pytest.raises(ValueError, match="step_size"):
-            make(h)
     for tau in (-1.0, math.nan, math.inf):
         with pytest.raises(ValueError, match="temperature"):
             make(0.1, temperature=tau)
     with pytest.raises(ValueError, match=r"on_nonfinite must be .* got 'ignore'"):
         make(0.1, on_nonfinite="ignore")
-    with pytest.raises(ValueError, match="x0"):
-        make(0.1).init(torch.zeros(3), SKEWED)
     make(0.1, on_nonfinite="raise", temperature=0.5)
 
 

@@ -5,13 +5,12 @@ import math
 
 import pytest
 import torch
-from kernel_support import DENSE, QUARTIC, SKEWED
+from kernel_support import QUARTIC, SKEWED, cliff
 from support import close, z_score
 
 from gradlogp import as_target, run
 from gradlogp.core import Injected, sum_event
 from gradlogp.langevin import HMC, NUTS, AdjustedMCLMC
-from gradlogp.langevin.kernels import Preconditioner
 
 NORMAL = as_target(score=lambda x: -x, log_prob=lambda x: -sum_event(x**2) / 2)
 STIFF = torch.tensor([1.0, 16.0]).double()
@@ -189,40 +188,6 @@ def test_orbits_that_go_round_in_every_doubling_are_seen_to_turn(generator):
 # ---------------------------------------------------------------------------- conduct
 
 
-def test_a_preconditioner_is_a_change_of_coordinates(generator):
-    x, z = torch.randn(2, 200, 2, generator=generator)
-    u = torch.rand(200, 3, 10, generator=generator)
-    P = Preconditioner(DENSE)
-    y = P.inv_sqrt(x)
-    inner = as_target(
-        score=lambda y: P.sqrt(SKEWED.score(P.sqrt(y))),
-        log_prob=lambda y: SKEWED.log_prob(P.sqrt(y)),
-    )
-    one, two = NUTS(0.4, preconditioner=P), NUTS(0.4)
-    new, info = one.step(one.init(x, SKEWED), SKEWED, generator=Injected(z, u))
-    other, other_info = two.step(two.init(y, inner), inner, generator=Injected(z, u))
-    close(new.x, P.sqrt(other.x), 1e-11)
-    close(info.acceptance, other_info.acceptance, 1e-11)
-    assert torch.equal(info.n_leapfrog, other_info.n_leapfrog)
-    assert len(set(info.n_leapfrog.tolist())) > 3
-
-
-def test_every_chain_may_have_its_own_step(generator):
-    x, z = torch.randn(2, 30, 3, generator=generator)
-    u = torch.rand(30, 3, 10, generator=generator)
-    steps = torch.linspace(0.05, 1.5, 30)
-    kernel = NUTS(steps)
-    new, info = kernel.step(kernel.init(x, SKEWED), SKEWED, generator=Injected(z, u))
-    for i, h in enumerate(steps.tolist()):
-        alone, row = NUTS(h), slice(i, i + 1)
-        end, other_info = alone.step(
-            alone.init(x[row], SKEWED), SKEWED, generator=Injected(z[row], u[row])
-        )
-        assert torch.equal(end.x[0], new.x[i])
-        assert all(torch.equal(a[0], b[i]) for a, b in zip(other_info, info, strict=True))
-    assert int(info.depth.min()) < 3 < int(info.depth.max())
-
-
 def test_scores_are_counted_and_not_asked_of_chains_that_ended(generator):
     """`n_leapfrog` is what was asked for each chain; in all hardly twice as many rows are moved."""
     moved = []
@@ -239,14 +204,6 @@ def test_scores_are_counted_and_not_asked_of_chains_that_ended(generator):
     assert len(moved) >= longest > 10 * float(info.n_leapfrog.double().median())
     for n, depth in zip(info.n_leapfrog.tolist(), info.depth.tolist(), strict=True):
         assert 2 ** (depth - 1) <= n < 2**depth
-
-
-def cliff(value):
-    """N(0, I) whose log-density has `value` right of 1."""
-    return as_target(
-        score=lambda x: -x,
-        log_prob=lambda x: torch.where(x[:, 0] > 1, value, -0.5 * sum_event(x**2)),
-    )
 
 
 @pytest.mark.parametrize(
@@ -325,12 +282,6 @@ def test_it_is_hmc_of_one_step_at_depth_one(generator):
 def test_bad_arguments(changes, match, as_user):
     with pytest.raises(ValueError, match=match):
         NUTS(**{"step_size": 0.1, **changes})
-
-
-def test_steps_for_another_number_of_chains(as_user):
-    kernel = NUTS(torch.ones(4))
-    with pytest.raises(ValueError, match=r"step_size must have shape \(\) or \(3,\), got \(4,\)"):
-        kernel.step(kernel.init(torch.zeros(3, 2), NORMAL), NORMAL)
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,6 @@ from support import close
 
 import gradlogp as glp
 from gradlogp import Chain, Gaussian, GaussianMixture, as_target
-from gradlogp.core import Injected
 from gradlogp.distributions.targets import Funnel
 from gradlogp.langevin import (
     BAOAB,
@@ -208,23 +207,6 @@ def test_a_path_on_a_normal_law(h, n, rho, rho2, rate, generator):
     ):  # fmt: skip
         error = float(value.std()) / math.sqrt(N)
         assert abs(float(value.mean()) - exact) < 4.5 * error
-
-
-def test_a_step_for_each_chain_is_that_chain_alone(generator):
-    law = Gaussian([0.0, 1.0], [1.0, 4.0])
-    x, z = torch.randn(2, 3, 2, generator=generator)
-    u, h = torch.rand(3, generator=generator), torch.tensor([0.1, 0.7, 1.9])
-    for make in (lambda h: HMC(h, 3), MALA):
-        k = make(h)
-        together, _ = k.step(k.init(x, law), law, generator=Injected(z, u))
-        for i in range(3):
-            one = make(float(h[i]))
-            alone, _ = one.step(
-                one.init(x[i : i + 1], law), law, generator=Injected(z[i : i + 1], u[i : i + 1])
-            )
-            close(together.x[i], alone.x[0], 1e-12)
-        with pytest.raises(ValueError, match="step_size"):
-            make(torch.ones(2)).step(k.init(x, law), law, generator=Injected(z, u))
 
 
 # ---------------------------------------------------------------------------- the one call

@@ -7,7 +7,7 @@ import torch
 from support import close, order, z_score
 
 from gradlogp import as_target, run
-from gradlogp.core import Injected, Streams
+from gradlogp.core import Injected
 from gradlogp.distributions.analytic.bessel import bessel_ratio
 from gradlogp.distributions.analytic.directional import Directional
 from gradlogp.langevin.kernels.sphere import (
@@ -195,16 +195,6 @@ def test_noised_law_of_a_model_can_be_the_target(generator):
 
 
 # ---------------------------------------------------------------------------- conduct
-
-
-@pytest.mark.parametrize("kernel", [SphereULA(0.1), SphereMALA(0.1)], ids=["ula", "mala"])
-def test_chains_are_independent_of_their_batch(kernel, generator):
-    target, x = fisher(torch.tensor([1.0, 0.0, 2.0])), on_sphere(1100, 3, 1.0, generator)
-    whole = kernel.step(kernel.init(x, target), target, generator=Streams(5, 0, 1100, 1100))[0].x
-    part = kernel.step(
-        kernel.init(x[1024:], target), target, generator=Streams(5, 1024, 1100, 1100)
-    )[0].x
-    assert torch.equal(whole[1024:], part)
 
 
 def test_gradient_flow_climbs_to_the_mode(generator):

@@ -15,8 +15,8 @@ from gradlogp import (
     as_target,
     run,
 )
-from gradlogp.core import Injected, Streams, sum_event
-from gradlogp.distributions.targets import DoubleWell, SkewedGumbel
+from gradlogp.core import Injected, sum_event
+from gradlogp.distributions.targets import SkewedGumbel
 from gradlogp.langevin import MALA, ULA
 from gradlogp.langevin.kernels.steps import MetropolisInfo, MetropolisState
 from gradlogp.langevin.kernels.tempering import ParallelTempering, swap_log_ratio
@@ -177,33 +177,6 @@ def test_it_crosses_where_one_temperature_does_not(generator):
     assert abs(z_score((x - 6 * x.sign()).square(), 1.0)) < 4.5
     alone = run(ParallelTempering(0.8, (1.0,)), target, x0, 250, 249, generator=generator).state.x
     assert float((alone > 0).double().mean()) == 0
-
-
-@pytest.mark.slow
-def test_the_weights_of_a_double_well(generator):
-    target = DoubleWell(2)
-    x0 = torch.full((2000, 2), -1.7)
-    x = run(ParallelTempering(0.05, (1.0, 2.0, 4.0, 10.0)), target, x0, 800, 799,
-            generator=generator).state.x  # fmt: skip
-    assert abs(z_score((x[:, 0] > 0).double(), target.right_weight)) < 4.5
-    assert abs(z_score(x[:, 0], target.mean[0])) < 4.5
-
-
-def test_chunks_and_neighbours_make_no_difference(generator):
-    target, x0 = SkewedGumbel(2), torch.randn(1100, 2, generator=generator)
-    kernel = ParallelTempering(0.3, (1.0, 2.0), swap_every=2)
-    whole, parts = (
-        run(kernel, target, x0, 4, generator=generator.manual_seed(1), chunk_size=size)
-        for size in (None, 300)
-    )
-    close(parts.draws, whole.draws, 1e-12)
-    assert parts.info.swap_acceptance.shape == (1100, 4, 1)
-    assert parts.info.origin.shape == (1100, 4, 2)
-    assert torch.equal(parts.info.origin, whole.info.origin)
-    x = x0[:6]
-    other = torch.cat([x[:1], 1 - x[1:]])
-    one, two = (run(kernel, target, v, 4, generator=Streams(5, 0, 6, 6)).draws for v in (x, other))
-    assert torch.equal(one[0], two[0])
 
 
 def test_dtype_and_refusals(generator, as_user):

@@ -6,8 +6,8 @@ from typing import NamedTuple
 
 import pytest
 import torch
-from support import close
-from test_chain import Nothing, autoregression
+from support import autoregression, close
+from test_chain import Nothing
 
 from gradlogp import Chain, Gaussian, as_target, run
 from gradlogp.langevin import GHMC, HMC, MALA, ULA
@@ -56,7 +56,7 @@ def test_at_most_5_percent_of_200_exact_runs_fail(m, n, d, generator):
 def test_many_short_chains(phi, ok, generator):
     """16,000 stationary chains of 20 draws, R-hat in groups of 1,000: √(1 + v/1000) over B + W = 1."""
     n = 20
-    x = autoregression(phi, 16_000, n, generator)[..., None]
+    x = autoregression((16_000, n), phi, generator)[..., None]
     found = mixing(x)
     v = (n + 2 * sum((n - k) * phi**k for k in range(1, n))) / n**2
     assert abs(float(found.r_hat) - 1) < 3 * v / 2000 + 3e-4
@@ -89,7 +89,7 @@ def test_what_is_wrong_with_draws_is_named(generator):
     wide = x.clone()
     wide[3] *= 3  # the same means
     says(judged(wide), "chains disagree")
-    slow = autoregression(0.99, 4, 500, generator)[..., None]
+    slow = autoregression((4, 500), 0.99, generator)[..., None]
     says(judged(slow), "effective draws")
     assert judged(x, complete=False).ok
     assert "interrupted" in judged(x, complete=False).reasons[0]
@@ -120,7 +120,7 @@ def test_what_is_wrong_with_steps_is_named(generator):
     flags = torch.zeros(4, 500, dtype=torch.bool)
     flags[:, :10] = True
     says(judged(x, steps(diverging=flags)), "40 of 2000 draws", "diverged")
-    energy = autoregression(0.95, 4, 500, generator)
+    energy = autoregression((4, 500), 0.95, generator)
     says(judged(x, steps(energy=energy)), "E-BFMI")
     # under partial refreshment it is small by construction
     assert judged(x, steps(energy=energy), kernel=GHMC(0.1)).ok

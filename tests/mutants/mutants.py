@@ -1983,7 +1983,7 @@ MUTANTS = (
     ),
     Mutant(
         "X: a signal that was saved for has no effect",
-        "langevin/run/stops.py", "            signal.raise_signal(self.caught)\n", "            pass\n",
+        "langevin/run/stops.py", "            signal.raise_signal(self.caught)", "            pass",
         "faults/test_stream_kills.py::test_a_signal_has_its_own_effect_after_saving",
     ),
     Mutant(
@@ -2361,6 +2361,78 @@ MUTANTS = (
         "X: an infinite entry hides every other deviation",
         "check/conformance/report.py", "torch.where(b.isfinite(), b.abs(), 0.0)", "b.abs()",
         "check/test_conformance_densities.py::test_deviations_beside_what_is_infinite",
+    ),
+    Mutant(
+        "X: PNG's predictor of Paeth, with a corner counted once",
+        "learn/data/deep.py", "abs(left + above - 2 * both)", "abs(left + above - both)",
+        "learn/test_data.py::test_16_bits_in_colour_keep_every_bit",
+    ),
+    Mutant(
+        "X: white of 16 bits is 256",
+        "learn/data/images.py", "/ np.float32(257)", "/ np.float32(256)",
+        "learn/test_data.py::test_16_bits_in_colour_keep_every_bit",
+    ),
+    Mutant(
+        "M: EXIF is turned the other way",
+        "learn/data/deep.py", "6: -1, 8: 1", "6: 1, 8: -1",
+        "learn/test_data.py::test_images_are_the_way_up_that_they_are_shown",
+    ),
+    Mutant(
+        "X: what sticks out of the proportions is squeezed in",
+        "learn/data/images.py", "scale = min(h / size[0], w / size[1])",
+        "scale = max(h / size[0], w / size[1])",
+        "learn/test_data.py::test_images_are_resized_when_asked",
+    ),
+    Mutant(
+        "X: attention is scaled by the number of places",
+        "scores/networks/unet.py", "q.shape[-2] ** 0.5", "q.shape[-1] ** 0.5",
+        "scores/test_networks.py::test_attention_is_the_mean_that_a_softmax_weighs",
+    ),
+    Mutant(
+        "X: attention sums over the places that ask",
+        "scores/networks/unet.py", "weight.transpose(-1, -2)", "weight",
+        "scores/test_networks.py::test_attention_is_the_mean_that_a_softmax_weighs",
+    ),
+    Mutant(
+        "M: items of a dataset draw alike in every step",
+        "learn/mapped.py", "step * 2**32 + place + 1", "place + 1",
+        "learn/test_feed.py::test_items_draw_anew_in_every_step_and_place",
+    ),
+    Mutant(
+        "M: what a function draws begins anew when a run goes on",
+        "learn/feed.py", "self.augmenting.set_state(state[\"augmenting\"])", "pass",
+        "learn/test_feed.py::test_a_function_goes_on_where_it_was",
+    ),
+    Mutant(
+        "X: a function sees a part of the batch in each process",
+        "learn/feed.py", "self.processes.rows(n) if self.augment is None else slice(None)",
+        "self.processes.rows(n)",
+        "learn/test_feed.py::test_a_function_sees_the_whole_batch_in_every_process",
+    ),
+    Mutant(
+        "X: measurements take no time",
+        "learn/pace.py", "left - CHECKS * between", "left",
+        "learn/test_pace.py::test_steps_and_measurements_fill_the_time",
+    ),
+    Mutant(
+        "X: the steps that measure the speed stay in the weights",
+        "learn/training.py", "        self._restore(before)\n", "        pass\n",
+        "learn/test_pace.py::test_a_run_of_a_time_is_the_run_of_its_steps",
+    ),
+    Mutant(
+        "X: a resumed run chooses its steps anew",
+        "learn/training.py", "self._plan(steps_of(Path(checkpoint), settings))", "pass",
+        "learn/test_pace.py::test_a_run_of_a_time_is_the_run_of_its_steps",
+    ),
+    Mutant(
+        "X: what is trained on keeps the share of another training",
+        "learn/arguments.py", "model.base.share.fill_(1.0)", "pass",
+        "learn/test_keep_frame.py::test_the_frame_stays_and_the_weights_are_where_it_begins",
+    ),
+    Mutant(
+        "X: channels count as places of an image",
+        "learn/settings.py", "2**14 // math.prod(event[1:])", "2**14 // math.prod(event)",
+        "learn/test_pace.py::test_batches_follow_the_places_of_an_event",
     ),
     Mutant(
         "X: each part of a batch draws noise of its own",

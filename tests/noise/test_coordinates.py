@@ -12,7 +12,7 @@ from support import close, seeded
 
 from gradlogp import MLP, Gaussian, ScoreModel
 from gradlogp.noise import IDENTITY, AffineCoordinates, Identity, coordinates
-from gradlogp.noise.coordinates import affine_part, mean_and_std, same_coordinates
+from gradlogp.noise.coordinates import Rows, affine_part, mean_and_std, same_coordinates, subset
 from gradlogp.noise.schedules import VP
 
 EVENTS = [(3,), (2, 5), (3, 4, 2)]
@@ -273,3 +273,23 @@ def test_the_affine_part(generator):
     assert affine_part(Identity()) is None
     with pytest.raises(ValueError, match="needs affine coordinates, and those of the score are"):
         affine_part(object())
+
+
+def test_rows_of_large_data_are_read_when_asked_for(monkeypatch, tmp_path):
+    """A view gives what the rows in memory give: moments, and rows by slices and numbers."""
+    x = torch.randn(50, 3, generator=seeded(0))
+    np.save(tmp_path / "x.npy", x.numpy())
+    index = torch.tensor([7, 3, 3, 49, 0])
+    for data in (x, x.numpy(), np.load(tmp_path / "x.npy", mmap_mode="r")):
+        assert torch.equal(subset(data, index), x[index])
+        with monkeypatch.context() as small:
+            small.setattr("gradlogp.noise.coordinates.HELD", 100)
+            view = subset(data, index)
+        assert isinstance(view, Rows)
+        assert view.shape == (5, 3)
+        assert torch.equal(view[1:4], x[index[1:4]])
+        assert torch.equal(view[torch.tensor([4, 0])], x[[0, 7]])
+        for ours, theirs in zip(
+            mean_and_std(view, x.shape[1:]), mean_and_std(x[index], x.shape[1:]), strict=True
+        ):
+            torch.testing.assert_close(ours, theirs)

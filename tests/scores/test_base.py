@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from support import MIXTURE, close, every_schedule, seeded, spd
+from support import MIXTURE, Wave, close, every_schedule, seeded, spd
 from torch import nn
 
 import gradlogp as glp
@@ -20,18 +20,6 @@ every_kind = pytest.mark.parametrize("kind", KINDS)
 MEAN = torch.tensor([1.5, -0.7, 0.2], dtype=torch.float64)
 STD = torch.tensor([0.5, 2.0, 1.0], dtype=torch.float64)
 TIMES = torch.tensor([0.1, 0.4, 0.7, 0.95], dtype=torch.float64)
-
-
-class Wave(nn.Module):
-    """A smooth network that depends on every input, also on the noise level."""
-
-    def __init__(self, *event):
-        super().__init__()
-        self.event_shape = torch.Size(event)
-
-    def forward(self, x, coordinate):
-        c = coordinate.reshape(-1, *[1] * (x.ndim - 1))
-        return torch.sin(1.3 * x + c) + 0.2 * x.roll(1, -1) * c
 
 
 class Zero(Wave):

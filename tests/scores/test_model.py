@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from support import close, every_schedule, seeded
+from support import Wave, close, every_schedule, seeded
 from torch import nn
 
 from gradlogp.distributions.analytic import Gaussian, GaussianMixture
@@ -38,18 +38,6 @@ class Answer(nn.Module):
         return {"score": -x, "epsilon": b * x, "x0": a * x, "v": 0 * x, "velocity": (b - a) * x}[
             self.kind
         ]
-
-
-class Wave(nn.Module):
-    """A smooth network that depends on every input, also on the noise level."""
-
-    def __init__(self, *event):
-        super().__init__()
-        self.event_shape = torch.Size(event)
-
-    def forward(self, x, coordinate):
-        c = coordinate.reshape(-1, *[1] * (x.ndim - 1))
-        return torch.sin(1.3 * x + c) + 0.2 * x.roll(1, -1) * c
 
 
 def standardised(network, schedule, kind, mean=MEAN, std=STD):
@@ -92,15 +80,6 @@ def test_v_in_this_frame_is_the_preconditioning_of_edm(schedule, generator):
     F = Wave(3)(c_in * y, c_noise)
     close(model.denoise(x, t), MEAN + c_skip * y - c_out * F)
     close(model(x, t), (alpha * model.denoise(x, t) - x) / sigma**2, rtol=1e-9)
-
-
-@every_kind
-@every_schedule
-def test_score_and_denoiser_obey_tweedie(schedule, kind, generator):
-    model = standardised(Wave(3), schedule, kind)
-    x, t = torch.randn(4, 3, generator=generator), torch.tensor([0.1, 0.4, 0.7, 0.9])
-    alpha, sigma = (v[:, None] for v in schedule(t))
-    close(model.denoise(x, t), (x + sigma**2 * model(x, t)) / alpha, rtol=1e-9, atol=1e-7)
 
 
 @every_kind

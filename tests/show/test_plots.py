@@ -11,6 +11,7 @@ import torch
 from matplotlib.collections import LineCollection, PolyCollection, QuadMesh
 from matplotlib.colors import to_rgb
 from matplotlib.quiver import Quiver
+from support import autoregression
 
 from gradlogp.distributions.analytic.mixture import GaussianMixture
 from gradlogp.show import plots
@@ -27,6 +28,10 @@ def points(n, scale=1.0):
     return scale * torch.randn(n, 2, generator=generator())
 
 
+def chains(*shape):
+    return autoregression(shape, 0.8, generator())
+
+
 def paths(scale):
     start = scale * torch.randn(1, 6, 2, generator=generator())
     return start * torch.linspace(1, 0, 30)[:, None, None]
@@ -34,16 +39,6 @@ def paths(scale):
 
 def digits(n, channels=1):
     return torch.rand(n, channels, 8, 8, generator=generator())
-
-
-def autoregression(n_chains, n_draws, k=1):
-    """Draws `(chain, draw, k)` of x' = 0.8 x + 0.6 z."""
-    z = torch.randn(n_chains, n_draws, k, generator=generator())
-    x = torch.empty_like(z)
-    x[:, 0] = z[:, 0]
-    for i in range(1, n_draws):
-        x[:, i] = 0.8 * x[:, i - 1] + 0.6 * z[:, i]
-    return x
 
 
 def normal(x):
@@ -68,15 +63,15 @@ FIGURES = {
     "trajectories": lambda theme: plots.trajectories(
         paths(9.0), bounds=BOUNDS, density=MIXTURE.log_prob, theme=theme
     ),
-    "trace": lambda theme: plots.trace(autoregression(6, 400, 2), theme=theme),
+    "trace": lambda theme: plots.trace(chains(6, 400, 2), theme=theme),
     "autocorrelation": lambda theme: plots.autocorrelation(
-        autoregression(6, 400)[..., 0], exact=[0.8**k for k in range(80)], theme=theme
+        chains(6, 400, 1)[..., 0], exact=[0.8**k for k in range(80)], theme=theme
     ),
     "marginal": lambda theme: plots.marginal(
-        autoregression(6, 400)[..., 0], density=normal, theme=theme
+        chains(6, 400, 1)[..., 0], density=normal, theme=theme
     ),
     "walks": lambda theme: plots.walks(
-        MIXTURE.score, autoregression(3, 50, 2), density=MIXTURE.log_prob, theme=theme
+        MIXTURE.score, chains(3, 50, 2), density=MIXTURE.log_prob, theme=theme
     ),
     "bars": lambda theme: plots.bars(["one", "other"], [0.5, 0.2], label="distance", theme=theme),
     "shares": lambda theme: plots.shares(["red", "blue"], [0.6, 0.4], [0.5, 0.5], theme=theme),

@@ -33,6 +33,7 @@ from ..core import (
 from . import jets
 
 Probe = Literal["gaussian", "rademacher", "sphere"]
+"""The laws of a probe: `probe` says what they are."""
 
 CHUNK_ENTRIES = 2**22
 """Entries of a batch of derivatives that are computed together: 16 MiB in float32."""

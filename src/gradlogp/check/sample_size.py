@@ -41,6 +41,7 @@ NOISES = (1.0, 2.0, 4.0)
 """Noise levels at which `table` weighs two modes, in their standard deviations."""
 
 LIMIT = 10**15
+"""The largest number of points that is computed."""
 
 
 class SampleSize(NamedTuple):

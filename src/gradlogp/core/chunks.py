@@ -22,7 +22,7 @@ def rows_held(columns: int) -> int:
 
 
 def warn_of_cost(n: int, most: int, what: str, instead: str) -> None:
-    """Warn, with what to do instead, of more points than a cost that grows faster allows."""
+    """Warn of more points than is quick where the cost grows faster, and say what to do instead."""
     if n > most:
         message = f"{what} with {n:,} points is slow, above {most:,}: {instead}"
         warnings.warn(message, UserWarning, stacklevel=3)

@@ -12,7 +12,7 @@ from torch import Tensor
 from .shapes import check_count
 
 BLOCK = 1024
-"""Chains that share one stream of noise, where nothing else is asked for."""
+"""Chains that share one stream of noise, by default."""
 
 NUMBERS, ON_DEVICE = 2**15, 2**20
 """Numbers in one draw of one block, on the CPU and elsewhere: enough that a call does not show."""
@@ -226,7 +226,7 @@ def _draw(
 
 
 def check_generator(generator: object, also: Any = None) -> None:
-    """Raise `ValueError` unless this is None, a `torch.Generator`, or one of what is `also` taken."""
+    """Raise `ValueError` unless this is None, a `torch.Generator`, or of the type `also`."""
     if generator is None or isinstance(generator, torch.Generator):
         return
     if also is None or isinstance(generator, type) or not isinstance(generator, also):
@@ -257,6 +257,13 @@ def permutation(n: int, generator: torch.Generator | None = None) -> Tensor:
     """Draw a uniform permutation of 0 … n−1 on the CPU."""
     check_generator(generator)
     return torch.randperm(n, generator=generator)
+
+
+def subsample(x: Tensor, n: int, generator: torch.Generator | None = None) -> Tensor:
+    """Return n rows of x without replacement, or x where it has no more than n."""
+    check_count(n, "max_points", 2)
+    check_generator(generator)
+    return x if len(x) <= n else x[permutation(len(x), generator)[:n].to(x.device)]
 
 
 def new_seed(generator: Generator | None) -> int:

@@ -88,7 +88,7 @@ def check_same_shape(out: Tensor, x: Tensor, name: str) -> None:
 def evaluate(
     f: Callable[[Tensor], Tensor], x: Tensor, name: str = "score", *, finite: bool = False
 ) -> Tensor:
-    """Return f(x), refusing what is no function, or returned another shape than x has."""
+    """Return f(x); `ValueError` if f cannot be called or returns another shape than that of x."""
     check_function(f, name)
     out = f(x)
     check_same_shape(out, x, name)
@@ -100,7 +100,7 @@ def evaluate(
 def check_count(
     value: Any, name: str, least: int = 1, why: str = "", *, most: int | None = None
 ) -> None:
-    """Raise `ValueError` unless this is an integer of at least, and at most, so much."""
+    """Raise `ValueError` unless this is an integer within the bounds."""
     if (
         isinstance(value, bool)
         or not isinstance(value, Integral)
@@ -148,7 +148,7 @@ def check_level(
 
 
 def check_option(value: object, name: str, options: Any) -> None:
-    """Raise `ValueError` unless this is one of the words, given as a `Literal` or in order."""
+    """Raise `ValueError` unless this is one of the words, given as a `Literal` or a sequence."""
     words = get_args(options) or tuple(options)
     if not isinstance(value, str) or value not in words:
         *rest, last = map(repr, words)

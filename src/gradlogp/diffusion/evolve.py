@@ -64,6 +64,7 @@ def evolve(
     progress: Progress | None = None,
     callback: Callable[[Tensor, Tensor], None] | None = None,
     processes: Processes = ALONE,
+    out: Tensor | None = None,
 ) -> Float[Tensor, "batch *event"]:
     r"""Move states from the law at times[0] to that of the data, one transition after another.
 
@@ -89,11 +90,14 @@ def evolve(
             chunk at a time.
         processes: Those that divide the work, `core.Processes.here()`: each has its share of the same
             samples, bit for bit if these are whole chunks, and all come back in every one.
+        out: A tensor to fill chunk by chunk and to return, such as one of a memory map, for more
+            samples than memory holds; a new one by default.
 
     Raises:
         ValueError: For something that is no noisy score, times that do not descend in [0, 1], states
             of a wrong shape, none, or not finite; for a number, if times do not begin at 1, the
-            event shape or the law at t = 1 is not known, or the noise is `Coloured`.
+            event shape or the law at t = 1 is not known, or the noise is `Coloured`; for an `out` of
+            another shape, or with processes.
         FloatingPointError: If samples became NaN or infinite.
         RuntimeError: If another of the processes failed.
 
@@ -152,11 +156,21 @@ def evolve(
             )
         return score.coordinates.decode(z) if denoise else z
 
-    def mine() -> tuple[list[Tensor], None]:
-        parts = chunks(start, chunk_size, generator, processes)
-        return [torch.cat([moved_part(*part) for part in parts])], None
-
-    return processes.gather(mine)[0][0]
+    parts = chunks(start, chunk_size, generator, processes)
+    if out is None:
+        work = lambda: ([torch.cat([moved_part(*part) for part in parts])], None)
+        return processes.gather(work)[0][0]
+    if out.shape != start.shape or not processes.alone:
+        raise ValueError(
+            f"out must have shape {tuple(start.shape)}, and belongs to one process; got "
+            f"{tuple(out.shape)} and {processes.size}"
+        )
+    for part, streams in parts:
+        made = moved_part(part, streams)
+        if made.dtype != out.dtype:
+            raise ValueError(f"out must be {made.dtype}, as the samples are, got {out.dtype}")
+        out[part] = made
+    return out
 
 
 def _start(

@@ -144,7 +144,7 @@ def gradient_flow(
         ValueError: For starts or times that are not finite, or negative times.
 
     References:
-        | A Family of Embedded Runge–Kutta Formulae (Dormand & Prince, 1980)
+        | A Family of Embedded Runge-Kutta Formulae (Dormand & Prince, 1980)
         | https://doi.org/10.1016/0771-050X(80)90013-3
 
     Examples:

@@ -34,7 +34,7 @@ def project(
     n_steps: int = 1,
     dimension: int | None = None,
 ) -> Projection:
-    r"""Project points on the manifold by Tweedie's formula, once or several times.
+    r"""Project points onto the manifold by Tweedie's formula, once or several times.
 
     .. math:: x \leftarrow x + σ^2 s_σ(x) = E[x_0 \mid x_σ = x] = π(x) + O(σ^2)
 

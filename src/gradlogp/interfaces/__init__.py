@@ -1,1 +1,3 @@
-"""The library's faces: estimator, command line, demonstrations. Empty, so that `--help` is quick."""
+"""The library's faces: estimators, the command line, demonstrations."""
+
+# nothing is imported here, so that `gradlogp --help` is quick

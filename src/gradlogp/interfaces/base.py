@@ -12,7 +12,7 @@ from torch import Tensor
 from ..core import Estimate, NoisyScore, mean_and_error
 from ..diffusion import log_likelihood
 from ..distributions.analytic.mixture import GaussianMixture
-from ..noise.coordinates import AffineCoordinates, Scales
+from ..noise.coordinates import AffineCoordinates, Scales, Subset
 from ..scores.model import ScoreModel
 from .pipeline import suits_unet
 
@@ -23,6 +23,9 @@ COMPONENTS = (2, 4, 8, 16, 32)
 
 MIXED = 10_000
 """Rows that a mixture is fitted to."""
+
+MOST_HELD_OUT = 10_000
+"""Rows held out by default, at most."""
 
 ROWS = 200
 """Held-out rows on which a model is compared with its base."""
@@ -47,15 +50,21 @@ class Correction(NamedTuple):
 def held_out_rows(n: int, fraction: float | None) -> int:
     """Return how many of n rows are held out: a tenth by default, of few rows up to a quarter.
 
+    Of very many no more than `MOST_HELD_OUT`, which tell losses apart as well.
+
     With fewer than some dozens neither the best weights nor the share of a correction are known.
     """
     if n < 20:
         return 0
-    return max(n // 10, min(n // 4, 64)) if fraction is None else int(fraction * n)
+    return (
+        max(min(n // 10, MOST_HELD_OUT), min(n // 4, 64))
+        if fraction is None
+        else int(fraction * n)
+    )
 
 
 def base_for(
-    name: BaseName, kept: Tensor, aside: Tensor, *,
+    name: BaseName, kept: Tensor | Subset, aside: Tensor | Subset, *,
     condition: str | None, standardize: bool | Literal["one"], seed: int,
 ) -> GaussianMixture | Literal["gaussian"] | None:  # fmt: skip
     """Return the base of a model for these rows, in the coordinates that it will have.
@@ -80,7 +89,8 @@ def base_for(
     one = name == "auto" and (local or condition is not None)
     if name == "gaussian" or len(aside) < 2 or one:
         return "gaussian"
-    z, held = kept.double(), aside.double()
+    few = kept[:: -(-len(kept) // MIXED)]
+    z, held = few.double(), aside[:MOST_HELD_OUT].double()
     if standardize is not False:
         scales: Scales = "one" if standardize == "one" else "each"
         coordinates = AffineCoordinates.fit(kept, kept.shape[1:], scales)
@@ -100,7 +110,7 @@ def mixture_of(z: Tensor, aside: Tensor, seed: int) -> tuple[GaussianMixture | N
     Returns:
         The mixture, and its gain over one Gaussian, nats a row.
     """
-    z, rows = z[:: -(-len(z) // MIXED)], aside.numpy()
+    rows = aside.numpy()
     one = highest = _fitted(z, 1, seed).score_samples(rows)
     best, worse = None, 0
     for k in COMPONENTS:
@@ -144,7 +154,7 @@ class Judge:
         found: What came of it; None of a model without a base, or with fewer than two rows.
     """
 
-    def __init__(self, x: Tensor, condition: Tensor | None, seed: int) -> None:
+    def __init__(self, x: Tensor | Subset, condition: Tensor | None, seed: int) -> None:
         self.x, self.seed = x[:ROWS].double(), seed
         self.condition = None if condition is None else condition[:ROWS]
         self.found: Correction | None = None

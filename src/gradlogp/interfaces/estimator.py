@@ -36,6 +36,7 @@ from ..learn.objectives.masked import Masks
 from ..learn.settings import TrainingSettings
 from ..learn.training import fit
 from ..noise import blurred, noise_range, time_at
+from ..noise.coordinates import subset
 from ..noise.predictions import Kind
 from ..scores.guided import GuidedScore
 from ..scores.model import ScoreModel
@@ -72,7 +73,7 @@ class ScoreEstimator(DensityMixin, BaseEstimator):
             `settings` says by default.
         width, depth: Width and residual blocks of the MLP, for vectors.
         channels: Channels of the levels of the U-Net, for images and sequences; by default as many
-            levels as make the coarsest at most 16 places wide.
+            levels as make the coarsest at most 8 places wide, of small ones two.
         network: Your own network instead, network(x, c) -> like x.
         schedule: A noise schedule instead of the one chosen from the data.
         predicts: What the network predicts.
@@ -204,7 +205,7 @@ class ScoreEstimator(DensityMixin, BaseEstimator):
         X = validate_data(
             self, as_array(X), dtype=[np.float32, np.float64], allow_nd=True, ensure_min_samples=2
         )
-        x, generator = torch.from_numpy(np.array(X)), self._generator(None)
+        x, generator = X, self._generator(None)
         generator.manual_seed(Processes.here().of_first(generator.initial_seed()))
         weight = sample_weights(sample_weight, len(x))
         given = learn_condition(self, y, len(x), condition_names, weight)
@@ -217,14 +218,15 @@ class ScoreEstimator(DensityMixin, BaseEstimator):
         kept, aside, distinct, repeats = divided(
             len(x), held_out_rows(len(x), self.held_out_fraction), weight, generator
         )
+        x_kept, x_aside, x_distinct = (subset(x, part) for part in (kept, aside, distinct))
         seed, judged = new_seed(generator), len(aside) >= 2
-        model = begun(self, x.shape)
+        model = begun(self, torch.Size(x.shape))
         if model is None:
             model = build_model(
-                x[distinct], network=self.network, schedule=self.schedule, predicts=self.predicts,
+                x_distinct, network=self.network, schedule=self.schedule, predicts=self.predicts,
                 standardize=self.standardize, width=self.width, depth=self.depth,
                 base=base_for(
-                    base, x[kept], x[aside], condition=self.condition,
+                    base, x_kept, x_aside, condition=self.condition,
                     standardize=self.standardize, seed=seed,
                 ),
                 channels=self.channels, generator=generator, repeats=repeats,
@@ -236,13 +238,13 @@ class ScoreEstimator(DensityMixin, BaseEstimator):
             model.columns = tuple(map(str, self.feature_names_in_))
         elif columns is not None:
             model.columns = tuple(columns)
-        judge = Judge(x[aside], None if given is None else given[aside], seed)
+        judge = Judge(x_aside, None if given is None else given[aside], seed)
         records: Any = fit(
-            model, x[kept], objective,
+            model, x_kept, objective,
             condition=None if given is None else given[kept], settings=settings,
             standardize=self.standardize if self.start is None else False,
             keep_frame=self.start is not None, augment=self.augment,
-            held_out=x[aside] if judged else None,
+            held_out=x_aside if judged else None,
             held_out_condition=given[aside] if judged and given is not None else None,
             checkpoint=self.checkpoint, extra={"estimator": kept_of(self), **(extra or {})},
             resume=self.resume, finish=judge, generator=generator,

@@ -13,12 +13,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ..core import ALONE, Estimate, NoisyScore, Processes, Schedule, Transition
+from ..core import ALONE, Estimate, NoisyScore, Processes, Schedule, Transition, permutation
 from ..diffusion import UniPC, evolve
 from ..distributions.analytic import Gaussian, GaussianMixture
 from ..learn.objectives import multilevel
 from ..learn.objectives.masked import Masks
-from ..noise.coordinates import AffineCoordinates, Scales
+from ..noise.coordinates import AffineCoordinates, Scales, Subset, subset
 from ..noise.grids import time_grid
 from ..noise.ladder import noise_levels
 from ..noise.predictions import Kind
@@ -38,12 +38,15 @@ LEAST = 1e-3
 ATTENDED = 256
 """Places of the coarsest level up to which they look at one another."""
 
+LOOKED_AT = 2**16
+"""Rows that noise levels are chosen by."""
+
 CHUNK = 4096
 """Points handled together."""
 
 
 def build_model(
-    x: Float[Tensor, "n *event"],
+    x: Float[Tensor, "n *event"] | Subset,
     *,
     network: nn.Module | None = None,
     schedule: Schedule | None = None,
@@ -87,10 +90,15 @@ def build_model(
     event = x.shape[1:]
     if schedule is None:
         scales: Scales = "one" if standardize == "one" else "each"
-        own = x if repeats is None else x[repeats]
-        z = AffineCoordinates.fit(own, event, scales).encode(x) if standardize else x
+        own = x if repeats is None else subset(x, repeats)
+        if len(x) > LOOKED_AT:
+            some = permutation(len(x), generator)[:LOOKED_AT]
+            few, given = x[some], None if given is None else given[some]
+        else:
+            few = x[:]
+        z = AffineCoordinates.fit(own, event, scales).encode(few) if standardize else few
         if len(event) == 1:
-            least, most = noise_span(z, generator)
+            least, most = noise_span(z, generator, n_points=len(x))
         else:
             sigmas = noise_levels(z.float(), tell=None, generator=generator).sigmas
             # n points do not tell the score at scales far below a kernel density's bandwidth
@@ -115,7 +123,7 @@ def build_model(
     return model
 
 
-def warn_of_rank(x: Tensor, width: int) -> None:
+def warn_of_rank(x: Tensor | Subset, width: int) -> None:
     """Warn if data has more directions than a network has units: it could not carry all of them."""
     y = x[:CHUNK].flatten(1).double()
     w = torch.linalg.svdvals((y - y.mean(0)) / y.std(0, correction=0).clamp(min=1e-12)).square()
@@ -145,9 +153,16 @@ def suits_unet(event: Sequence[int]) -> bool:
 
 
 def levels_for(event: Sequence[int]) -> tuple[int, ...]:
-    """Return channels for levels, the coarsest of which is at most 16 places wide; two at least."""
-    halvings = max(1, math.ceil(math.log2(max(event[1:]) / 16)))
-    return (32, *[64] * halvings)
+    """Return channels for the levels of a U-Net: (32, 64) up to 16 places; of more (16, 32, 64, …, 64).
+
+    The coarsest of these is at most 8 places wide. On a CPU that is as good in the same time as twice
+    the channels on the finest level, and better in a short one: in 25 and 60 seconds, on patches of
+    32×32 pixels.
+    """
+    longest = max(event[1:])
+    if longest <= 16:
+        return 32, 64
+    return 16, 32, *[64] * (math.ceil(math.log2(longest / 8)) - 1)
 
 
 def follow(

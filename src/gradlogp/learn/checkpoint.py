@@ -52,12 +52,15 @@ from .folders import (
 )
 
 AVERAGES = "averages.safetensors"
-LARGEST_HEADER = 10**8  # bytes, that of the format
+"""The file of the averages of other half-lives."""
+LARGEST_HEADER = 10**8
+"""Bytes of the header of a file of weights at most, by its format."""
 FILES = ("model.safetensors", AVERAGES, CONFIG, "run.json", "training.pt")
+"""The files of a checkpoint."""
 
 
 def check_replaceable(directory: str | os.PathLike[str]) -> Path:
-    """Return the path to save to.
+    """Return the path to save to, where nothing or an older checkpoint is.
 
     Raises:
         ValueError: If there is something that is no checkpoint: it would be replaced.
@@ -230,7 +233,7 @@ def _load(path: Path, network: nn.Module | None, ema: float | None) -> ScoreMode
 
 
 def check_scales(model: ScoreModel, file: Path) -> None:
-    """Raise `ValueError` unless what a model has of scales and chances can be such."""
+    """Raise `ValueError` unless the scales and probabilities of a model are possible ones."""
     affine = [m for m in model.modules() if isinstance(m, AffineCoordinates)]
     good = {
         "coordinates.scale": all(bool((m.scale > 0).all()) for m in affine),

@@ -78,7 +78,7 @@ class Mapped(Rows):
             }  # fmt: skip
         self.n = len(dataset)
         first = self.options["collate_fn"]([self.dataset[0, key(0, 0, 0)]])
-        self.shape, self.dtype = (self.n, *first.shape[1:]), first.dtype
+        self.shape, self.dtype = torch.Size((self.n, *first.shape[1:])), first.dtype
 
     def __len__(self) -> int:
         return self.n

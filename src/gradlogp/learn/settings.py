@@ -49,8 +49,11 @@ class TrainingSettings:
         | https://arxiv.org/abs/2312.02696
 
     Examples:
-        >>> glp.TrainingSettings(steps=500).batch_size
+        >>> glp.TrainingSettings(steps=500).batch((2,))
         256
+        >>> settings = glp.TrainingSettings(steps=100, warm_up=10)
+        >>> [round(settings.rate(step), 5) for step in (0, 10, 55, 99)]
+        [0.00027, 0.003, 0.0015, 0.0]
     """
 
     steps: int = 2000

@@ -31,7 +31,7 @@ from ..core import (
 class Rows(ABC):
     """Rows `(N, *event)` that are made when they are asked for, as those of a dataset."""
 
-    shape: tuple[int, ...]
+    shape: torch.Size
     dtype: torch.dtype
 
     @property
@@ -55,6 +55,7 @@ Scales = Literal["each", "one"]
 """A scale for each column of vectors and each channel of `(C, L)` or `(C, H, W)`, or one for all."""
 
 READ = 2**23  # entries read at a time when all of a data set is looked at
+HELD = 2**27  # bytes of data that are held in memory, copied and encoded as a whole
 
 
 def as_tensor(part: Data) -> Tensor:
@@ -70,8 +71,42 @@ def as_tensor(part: Data) -> Tensor:
     return part if isinstance(part, Tensor) else torch.from_numpy(np.array(part))
 
 
+class Subset(Rows):
+    """Some rows of data that stay where they are, on disk perhaps, and are read when asked for.
+
+    Arguments:
+        data: `(N, *event)`.
+        index: Which rows, int64.
+    """
+
+    def __init__(self, data: Data, index: Tensor) -> None:
+        self.data, self.index = data, index
+        self.shape = torch.Size((len(index), *data.shape[1:]))
+        self.dtype = as_tensor(data[:1]).dtype
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def __getitem__(self, index: Any) -> Tensor:
+        """Return rows by a slice or their numbers."""
+        which = self.index[index]
+        return as_tensor(self.data[which.numpy() if isinstance(self.data, np.ndarray) else which])
+
+
+def subset(data: Data, index: Tensor) -> Tensor | Subset:
+    """Return some rows of data; of more than `HELD` bytes a view that reads them when asked for."""
+    found = Subset(data, index)
+    bytes_of_row = math.prod(found.shape[1:]) * found.dtype.itemsize
+    return found if len(index) * bytes_of_row > HELD else found[:]
+
+
 def pieces(data: Data) -> Iterator[tuple[int, Tensor]]:
-    """Yield all of data in pieces, each with the number of its first row."""
+    """Yield all of data in pieces, each with the number of its first row.
+
+    Of a `Subset` as they lie on the disk, which is read from one end to the other.
+    """
+    if isinstance(data, Subset):
+        data = Subset(data.data, data.index.sort().values)
     step = max(1, READ // max(1, math.prod(data.shape[1:])))
     for start in range(0, len(data), step):
         yield start, as_tensor(data[start : start + step])
@@ -143,6 +178,7 @@ class Identity:
 
 
 IDENTITY = Identity()
+"""The coordinates of all scores but fitted models."""
 
 
 class AffineCoordinates(nn.Module):

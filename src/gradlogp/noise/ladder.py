@@ -17,15 +17,7 @@ from scipy.optimize import brentq, minimize_scalar
 from scipy.special import ndtr
 from torch import Tensor
 
-from ..core import (
-    check_count,
-    check_function,
-    check_generator,
-    check_number,
-    check_points,
-    distances,
-    permutation,
-)
+from ..core import check_count, check_function, check_number, check_points, distances, subsample
 
 
 class NoiseLevels(NamedTuple):
@@ -78,11 +70,18 @@ def relative_step(n_steps: int, ratio: float) -> float:
 def largest_distance(
     x: Float[Tensor, "n *event"], quantile: float = 1.0, chunk_size: int = 1024
 ) -> float:
-    """Return the largest (or a quantile of the row-wise largest) Euclidean distance of two points."""
+    """Return the largest (or a quantile of the row-wise largest) Euclidean distance of two points.
+
+    Raises:
+        ValueError: If that is 0.
+    """
     flat = x.flatten(1)
     flat = flat - flat.mean(0)  # far from 0 the products in `cdist` would cancel
     rows = [torch.cdist(part, flat).amax(1) for part in flat.split(chunk_size)]
-    return float(torch.cat(rows).double().quantile(quantile))
+    largest = float(torch.cat(rows).double().quantile(quantile))
+    if largest == 0:
+        raise ValueError("all points coincide: there are no noise levels to choose")
+    return largest
 
 
 def nearest_distance(x: Float[Tensor, "n *event"], chunk_size: int = 1024) -> float:
@@ -134,8 +133,6 @@ def noise_levels(
         [5.0, 2.812, 1.581, 0.889, 0.5]
     """
     check_points(x, least=2)
-    check_generator(generator)
-    check_count(max_points, "max_points", 2)
     check_count(n_steps, "n_steps")
     check_number(quantile, "quantile", above=0, most=1)
     check_number(wanted_overlap, "wanted_overlap", above=0, below=1)
@@ -144,12 +141,8 @@ def noise_levels(
             check_number(level, name, above=0)
     if tell is not None:
         check_function(tell, "tell")
-    if len(x) > max_points:
-        x = x[permutation(len(x), generator)[:max_points].to(x.device)]
-    dim = x.shape[1:].numel()
-    spread = largest_distance(x, quantile)
-    if spread == 0:
-        raise ValueError("all points coincide: there are no noise levels to choose")
+    x = subsample(x, max_points, generator)
+    dim, spread = x.shape[1:].numel(), largest_distance(x, quantile)
     reasons = []
     if sigma_max is None:
         sigma_max = spread

@@ -30,6 +30,7 @@ from ..core import (
 )
 
 Array = npt.NDArray[np.float64]
+"""What a schedule is computed in."""
 
 
 def _check_rising(**ends: float) -> None:

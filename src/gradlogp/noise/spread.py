@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ..core import check_generator, check_points, permutation
+from ..core import check_points, subsample
 from .ladder import largest_distance, nearest_distance
 
 MOST = 4000
@@ -26,7 +26,10 @@ the law, but a column that is a sum of others."""
 
 
 def noise_span(
-    z: Float[Tensor, "n *event"], generator: torch.Generator | None = None
+    z: Float[Tensor, "few *event"],
+    generator: torch.Generator | None = None,
+    *,
+    n_points: int | None = None,
 ) -> tuple[float, float]:
     r"""Return the smallest and the largest noise level for data, in their own units.
 
@@ -43,26 +46,20 @@ def noise_span(
     Arguments:
         z: Data `(N, *event)`, N at least 2, in the coordinates in which noise is added.
         generator: Where the subsample comes from.
+        n_points: How many points there are, where z is a part of them, chosen at random.
 
     Raises:
         ValueError: If all points coincide.
     """
     check_points(z, "z", least=2)
-    check_generator(generator)
-    if len(z) > MOST:
-        few = z[permutation(len(z), generator)[:MOST].to(z.device)]
-    else:
-        few = z
-    y = few.flatten(1).double()
-    high = largest_distance(few, 1.0)
-    if high == 0:
-        raise ValueError("all points coincide: there are no noise levels to choose")
+    few = subsample(z, MOST, generator)
+    high, y = largest_distance(few), few.flatten(1).double()
     y = y - y.mean(0)
     n, d = y.shape
     w, U = torch.linalg.eigh(y.mT @ y / n)
     real = w > EMPTY * w.mean()
     white = (y @ U[:, real]) / w[real].sqrt()
     spacing = 0.5 * nearest_distance(white) / math.sqrt(white.shape[1])
-    bandwidth = len(z) ** (-1 / (d + 4))
+    bandwidth = (n_points or len(z)) ** (-1 / (d + 4))
     low = float(w[real][0].sqrt()) * min(BLUR, max(spacing, 0.1 * bandwidth))
     return max(low, THIN * float(w.mean().sqrt())), high

@@ -125,6 +125,7 @@ class GaussianTerminal:
 
 
 Terminal = ExactTerminal | GaussianTerminal
+"""What `terminal` returns: the exact law of z_1, or the Gaussian with its moments."""
 
 
 def terminal(score: NoisyScore) -> Terminal:

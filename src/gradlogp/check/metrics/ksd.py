@@ -22,10 +22,10 @@ from ...core import (
     evaluate,
     rand_like,
     rows_held,
+    subsample,
     warn_of_cost,
 )
 from .hoeffding import components
-from .two_sample import subsample
 
 MANY_POINTS = 20_000
 """Points above which a warning comes of a time that grows as their square: minutes."""
@@ -121,7 +121,7 @@ def ksd(
             outside its range.
 
     References:
-        | A Kernelized Stein Discrepancy for Goodness-of-fit Tests (Liu et al., 2016)
+        | A Kernelized Stein Discrepancy for Goodness-of-fit Tests (Liu, Lee & Jordan, 2016)
         | https://arxiv.org/abs/1602.03253
         | A Kernel Test of Goodness of Fit (Chwialkowski et al., 2016)
         | https://arxiv.org/abs/1602.02964

@@ -22,11 +22,12 @@ from ...core import (
     per_sample,
     randn_like,
     rows_held,
+    subsample,
     sum_event,
     warn_of_cost,
 )
 from ...distributions.analytic.empirical import Empirical
-from .two_sample import subsample, two_samples
+from .two_sample import two_samples
 
 MANY_POINTS = 50_000
 """Points above which a warning comes of a time that grows as their square: minutes."""

@@ -12,11 +12,12 @@ from torch import Tensor
 from ...core import (
     Estimate,
     check_count,
-    check_generator,
     check_points,
     distances,
     permutation,
     randn_like,
+    rows_held,
+    subsample,
     warn_of_cost,
 )
 from .hoeffding import mmd_variance
@@ -40,13 +41,6 @@ def two_samples(
     check_points(x, name_x, least=least)
     check_points(y, name_y, x.shape[1:], least)
     return x.double().flatten(1), y.double().flatten(1)
-
-
-def subsample(x: Tensor, n: int, generator: torch.Generator | None) -> Tensor:
-    """Return n rows of x without replacement, or x where it has no more than n."""
-    check_count(n, "max_points", 2)
-    check_generator(generator)
-    return x if len(x) <= n else x[permutation(len(x), generator)[:n].to(x.device)]
 
 
 def mmd(
@@ -172,7 +166,7 @@ def sliced_wasserstein(
     i, j, mass = _quantile_coupling(len(a), len(b), a.device)
     total = torch.zeros((), dtype=a.dtype, device=a.device)
     potential_a, potential_b = a.new_zeros(len(a)), b.new_zeros(len(b))
-    for directions in theta.split(32):
+    for directions in theta.split(min(32, rows_held(4 * (len(a) + len(b))))):
         (u, order_u), (v, order_v) = ((w @ directions.mT).sort(dim=0) for w in (a, b))
         gap = u[i] - v[j]
         total += (mass.unsqueeze(1) * gap.square()).sum()

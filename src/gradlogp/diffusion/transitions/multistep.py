@@ -192,7 +192,7 @@ class ExponentialAB(_ExponentialMultistep):
     which pays where the score is exact and steps are many; what a network does wrong it magnifies.
 
     References:
-        | Exponential integrators (Hochbruck & Ostermann, 2010)
+        | Exponential Integrators (Hochbruck & Ostermann, 2010)
         | https://doi.org/10.1017/S0962492910000048
         | Fast Sampling of Diffusion Models with Exponential Integrator (Zhang & Chen, 2023)
         | https://arxiv.org/abs/2204.13902

@@ -5,8 +5,10 @@ from __future__ import annotations
 import csv
 import io
 import math
+import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
 from .common import Misuse
@@ -17,6 +19,10 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from ..estimator import ScoreEstimator
+
+
+PICTURED = 100_000
+"""Samples in a picture, at most."""
 
 
 class Beside(NamedTuple):
@@ -127,6 +133,22 @@ def write_samples(
         elif beside is not None:
             arrays["given"] = beside.values
         np.savez(file, **arrays)  # type: ignore[arg-type]
+
+
+def on_disk(path: Path, shape: tuple[int, ...], like: Tensor) -> Tensor:
+    """Return a tensor that is a new .npy file, for which there is room, of the dtype of another.
+
+    Raises:
+        OSError: If there is none.
+    """
+    import numpy as np
+    import torch
+
+    array = np.lib.format.open_memmap(path, "w+", like.numpy().dtype, shape)
+    if hasattr(os, "posix_fallocate"):
+        with path.open("r+b") as file:  # a full disk is found out now
+            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+    return torch.from_numpy(array)
 
 
 def picture_of(sets: list[tuple[str, Tensor]], names: Sequence[str] = ()) -> bytes:

@@ -10,8 +10,11 @@ from .loading import load_estimator, load_for
 from .tables import ending, rank_rows
 
 if TYPE_CHECKING:
+    from torch import Generator, Tensor
+
     from ...check.compare import Comparison
     from ...show.report import Row
+    from ..estimator import ScoreEstimator
 
 
 def conclude(
@@ -36,6 +39,23 @@ def conclude(
     return 0 if verdict.ok else 1
 
 
+def nats(
+    estimator: ScoreEstimator, x: Tensor, labels: Tensor | None, probes: int | None, g: Generator, *,
+    quiet: bool,
+) -> Tensor:  # fmt: skip
+    """Return the log-density of rows, given their labels, `(n,)`."""
+    from ...diffusion import log_likelihood
+    from ...show.progress import bar
+    from ..pipeline import CHUNK
+
+    with bar("log-likelihood", quiet=quiet) as update:
+        return log_likelihood(
+            estimator.model_ if labels is None else estimator.model_.given(labels), x,
+            divergence="exact" if probes is None else "hutchinson", n_probes=probes or 1,
+            n_steps=estimator.likelihood_steps(), generator=g, chunk_size=CHUNK, progress=update,
+        ).log_prob  # fmt: skip
+
+
 def rank_into(
     checkpoint: Path, data: str, out: Path, columns: str | None, label: str | None, *,
     header: bool | None, whole: bool, probes: int | None, force: bool, seed: int, quiet: bool,
@@ -56,26 +76,12 @@ def rank_into(
         )
         found = rank_rows(checkpoint, data, header, seed, quiet=quiet)
     else:
-        from ...diffusion import log_likelihood
-        from ...show.progress import bar
-        from ..pipeline import CHUNK
         from ..tables.ranks import numbers, ranked
 
         estimator = load_estimator(checkpoint)
         held, labels = load_for(estimator, data, columns, label, header=header, quiet=quiet)
-        model = estimator.model_ if labels is None else estimator.model_.given(labels)
-        with bar("log-likelihood", quiet=quiet) as update:
-            nats = log_likelihood(
-                model,
-                held.x,
-                divergence="exact" if probes is None else "hutchinson",
-                n_probes=probes or 1,
-                generator=g,
-                n_steps=estimator.likelihood_steps(),
-                chunk_size=CHUNK,
-                progress=update,
-            ).log_prob
-        found = ranked(numbers(held.x, held.columns), nats.numpy())
+        values = nats(estimator, held.x, labels, probes, g, quiet=quiet)
+        found = ranked(numbers(held.x, held.columns), values.numpy())
     write_files({out: written(found, suffix)})
     say(f"{out}: {len(found)} rows, the least likely first", quiet=quiet)
     return 0

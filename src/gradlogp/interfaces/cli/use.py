@@ -19,8 +19,16 @@ from .common import (
     say,
     set_threads,
 )
-from .given import Beside, class_labels, picture_of, read_given, write_samples
-from .judge import conclude, rank_into
+from .given import (
+    PICTURED,
+    Beside,
+    class_labels,
+    on_disk,
+    picture_of,
+    read_given,
+    write_samples,
+)
+from .judge import conclude, nats, rank_into
 from .langevin import KernelName, sample_target
 from .learn import join_processes
 from .loading import load_estimator, load_for
@@ -165,7 +173,7 @@ def sample(
     import torch
 
     from ...core import Processes
-    from ...core.files import write_files
+    from ...core.files import replacing, write_files
     from ...scores.guided import GuidedScore
     from ..pipeline import draw
 
@@ -204,17 +212,25 @@ def sample(
             f"{out}: a .npy file cannot say which row is which; write .npz or .csv, or draw for one "
             "condition by --class or --given"
         )
-    torch.empty(n, *model.event_shape)  # what the samples take: missed now, and not after the work
     score: NoisyScore = model.unconditional() if condition is None else model.given(condition)
     if guidance:
         if condition is None:
             more = "" if model.condition is None else ", and --given to move towards"
             raise Misuse(f"--guidance needs a model with a condition{more}")
         score = GuidedScore(score, model.unconditional(), guidance)
-    x = draw(
-        score, n, levels_of(estimator, method, steps), transition=transition(method), generator=g,
-        quiet=quiet, processes=processes,
+    sampled = partial(
+        draw, score, n, levels_of(estimator, method, steps), transition=transition(method),
+        generator=g, quiet=quiet, processes=processes,
     )  # fmt: skip
+    if out is not None and picture is not None and suffix == ".npy" and processes.alone:
+        with replacing(out, picture) as (place, shown):
+            like = model.coordinates.decode(torch.zeros(1, *model.event_shape))
+            x = sampled(out=on_disk(place, (n, *model.event_shape), like))
+            shown.write_bytes(picture_of([(method, x[:PICTURED])], model.columns))
+        say(f"{out}: {n} samples; {picture}", quiet=quiet)
+        return 0
+    torch.empty(n, *model.event_shape)  # what the samples take: missed now, and not after the work
+    x = sampled()
     if rank > 0:
         return 0
     if out is None or picture is None:
@@ -321,9 +337,8 @@ def evaluate(
 
     from ...check.compare import bits_row, compare, likelihood_row
     from ...core import choice
-    from ...diffusion import dequantise, log_likelihood
-    from ...show.progress import bar
-    from ..pipeline import CHUNK, draw
+    from ...diffusion import dequantise
+    from ..pipeline import draw
 
     estimator = load_estimator(checkpoint)
     held, labels = load_for(estimator, data, columns, label, header=header, quiet=quiet)
@@ -340,12 +355,7 @@ def evaluate(
     small, values = model.event_shape.numel() <= 16 and model.schedule.times is None, None
     if asked or (likelihood is None and small):
         x = held.x if levels is None else levels * dequantise(held.x, levels, generator=g) - 0.5
-        with bar("log-likelihood", quiet=quiet) as update:
-            values = log_likelihood(
-                model if labels is None else model.given(labels), x,
-                divergence="exact" if probes is None else "hutchinson", n_probes=probes or 1,
-                n_steps=estimator.likelihood_steps(), generator=g, chunk_size=CHUNK, progress=update,
-            ).log_prob  # fmt: skip
+        values = nats(estimator, x, labels, probes, g, quiet=quiet)
         if levels is not None:  # x has cells of width 1 and y = (x + ½)/levels
             rows.append(likelihood_row("log-likelihood", values, "nats a dequantised row"))
             rows.append(bits_row(values, model.event_shape, levels))

@@ -45,8 +45,7 @@ class TableEstimator:
         estimator: What learns the numbers, with its `random_state`; `ScoreEstimator()` by default.
         drop: Columns to leave out.
         kinds: What columns are to be taken for, by name: "number", "date", "category" or "name".
-        holes: Whether to learn all conditional laws too, for `impute`. Half of the training goes to
-            them.
+        holes: Whether to learn all conditional laws too, for `impute`, by half of the training.
 
     Attributes:
         columns_: What each column was taken for.
@@ -138,9 +137,8 @@ class TableEstimator:
         for i, column in enumerate(self.columns_):
             end, number = start + column.width, column.transform is not None
             if number:
-                known[torch.from_numpy(frame[column.name].isna().to_numpy(copy=True)), end - 1] = (
-                    torch.nan
-                )
+                gone = torch.from_numpy(frame[column.name].isna().to_numpy(copy=True))
+                known[gone, end - 1] = torch.nan
             groups += [i] * column.width
             ours = [not number or j < end - 1 for j in range(start, end)]
             levels += ours

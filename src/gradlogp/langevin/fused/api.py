@@ -136,7 +136,7 @@ def objection(kernel: object, target: object, x0: Tensor | None = None) -> str |
 
 
 def slower(target: Any, x0: Tensor) -> str | None:
-    """Return why PyTorch is the faster one, whose matrix products no loop over chains equals."""
+    """Return why PyTorch is faster, by its matrix products; None if it is not."""
     n, D = x0.shape
     cov = getattr(target, "_cov", None)
     if D < 16 or cov is None or cov.U is None or bool((cov.w == cov.w[..., :1]).all()):

@@ -79,7 +79,7 @@ class RBF:
 
 @dataclass(frozen=True)
 class SVGD(Overdamped):
-    r"""Stein variational gradient descent: THE PARTICLES ARE ONE SAMPLE, not separate chains.
+    r"""Stein variational gradient descent: the particles are one sample, not separate chains.
 
     .. math::
         x_i' = x_i + h\, \frac1n \sum_{j=1}^n \left( k(x_j, x_i) \nabla \log p(x_j)

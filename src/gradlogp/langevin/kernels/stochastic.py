@@ -144,8 +144,8 @@ class SGLD:
         >>> likelihood = lambda x, y: -(y - x).square() / 2
         >>> target = glp.distributions.Observed(prior, likelihood, torch.ones(100))
         >>> kernel, g = glp.langevin.SGLD(1e-3, 10), torch.Generator().manual_seed(0)
-        >>> chain = glp.run(kernel, target, torch.zeros(50, 1), 80, generator=g)
-        >>> abs(float(chain.draws[:, 40:].mean()) - 100 / 101) < 0.03
+        >>> chain = glp.run(kernel, target, torch.zeros(50, 1), 120, generator=g)
+        >>> abs(float(chain.draws[:, 80:].mean()) - 100 / 101) < 0.03
         True
     """
 
@@ -280,7 +280,7 @@ class PSGLD:
         | Preconditioned Stochastic Gradient Langevin Dynamics for Deep Neural Networks
           (Li et al., 2016)
         | https://arxiv.org/abs/1512.07666
-        | A Complete Recipe for Stochastic Gradient MCMC (Ma et al., 2015)
+        | A Complete Recipe for Stochastic Gradient MCMC (Ma, Chen & Fox, 2015)
         | https://arxiv.org/abs/1506.04696
 
     Arguments:

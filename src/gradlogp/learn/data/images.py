@@ -17,6 +17,7 @@ ORIENTATION = 0x0112
 CHANNELS = {1: "grey pixels", 2: "grey pixels and alpha", 3: "colours", 4: "colours and alpha"}
 
 IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff")
+"""The suffixes of images that are read."""
 
 
 def read_image(path: Path) -> np.ndarray:

@@ -11,7 +11,9 @@ from ...core import check_count, check_kind, choice, nearest, rand_like, randn_l
 from .records import Dataset, Raw
 
 TOYS = {"moons": "moon", "spiral": "arm", "checkerboard": "square", "rings": "ring"}
+"""Sets in the plane that are drawn, with what a class of each is."""
 NAMES = ("stars", "digits", "mnist", *TOYS)
+"""Data sets that have a name."""
 
 
 def toy(name: str, n: int, generator: torch.Generator) -> Dataset:
@@ -23,7 +25,8 @@ def toy(name: str, n: int, generator: torch.Generator) -> Dataset:
         ValueError: If the name is not one of these, or n < 2.
 
     References:
-        | FFJORD: Free-form Continuous Dynamics (Grathwohl et al., 2019), which uses such sets
+        | FFJORD: Free-form Continuous Dynamics for Scalable Reversible Generative Models
+          (Grathwohl et al., 2019), which uses such sets
         | https://arxiv.org/abs/1810.01367
     """
     check_kind(name, "name", str, "the name of a toy set")

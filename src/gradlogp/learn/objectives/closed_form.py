@@ -173,7 +173,7 @@ def exponential_family(
     References:
         | Some Extensions of Score Matching (Hyvärinen, 2007)
         | https://doi.org/10.1016/j.csda.2006.09.003
-        | Generalized Score Matching for Non-Negative Data (Yu et al., 2019)
+        | Generalized Score Matching for Non-Negative Data (Yu, Drton & Shojaie, 2019)
         | https://jmlr.org/papers/v20/18-278.html
     """
     check_points(x, least=2)

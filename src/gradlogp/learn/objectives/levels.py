@@ -46,7 +46,7 @@ def noised(
         ValueError: For a wrong shape, an empty batch or points that are not finite.
 
     References:
-        | Sliced Score Matching: A Scalable Approach to Density and Score Estimation (Song et al., 2020)
+        | Sliced Score Matching: A Scalable Approach to Density and Score Estimation (Song et al., 2019)
         | https://arxiv.org/abs/1905.07088
     """
     check_noisy_score(score)
