@@ -39,6 +39,12 @@ def generator(request):
 
 
 @pytest.fixture
+def coarse_pictures(monkeypatch):
+    """Let the pictures of a report have few pixels, where only their being there is looked at."""
+    monkeypatch.setattr("gradlogp.show.report._DPI", 30)
+
+
+@pytest.fixture
 def as_user():
     """Switch the run-time shape checks off, to see the errors that a user sees."""
     from jaxtyping import config

@@ -106,7 +106,7 @@ def test_sample_prints_a_table(capsys, folder):
     assert len(out.splitlines()) == 4
 
 
-def test_evaluate_judges_a_model_and_a_file(capsys, folder, tmp_path):
+def test_evaluate_judges_a_model_and_a_file(capsys, folder, tmp_path, coarse_pictures):
     shifted = people(60, 1).assign(height=lambda f: f["height"] + 30)
     shifted.to_csv(tmp_path / "off.csv", index=False)
     line = f"evaluate {tmp_path}/off.csv @real.csv --out {tmp_path}/report --json --quiet"

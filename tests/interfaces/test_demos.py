@@ -22,7 +22,7 @@ NAMES = (
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_short_run_leaves_a_whole_report(name, tmp_path, monkeypatch):
+def test_a_short_run_leaves_a_whole_report(name, tmp_path, monkeypatch, coarse_pictures):
     for demo, small in {
         demos.digits: {"GENERATED": 200},
         demos.mnist: {"GENERATED": 40, "GUIDED": 20, "SCORED": 2, "CHANNELS": (8,),
