@@ -8,8 +8,8 @@ and where it is met with probability π_k and the network says f_k,
     p_k \propto π_k \, e^{f_k} \, N(u_t;\, α μ_k,\, α^2 v + σ^2), \qquad
     E[u_0 \mid u_t] = \sum_k p_k \left( μ_k + \frac{α v}{α^2 v + σ^2} (u_t - α μ_k) \right)
 
-A network of 0 gives each level as often as it is met, however rare; what it learns is how often, given
-everything else. If levels were numbers it would have to learn the frequencies too, and that nothing lies
+A network of 0 gives each level as often as it is met, however rare; it learns how often, given
+everything else. Were levels numbers, it would have to learn the frequencies too, and that nothing lies
 between two levels.
 """
 
@@ -96,15 +96,16 @@ class Levels(nn.Module):
         # what is common to all levels of a column is left out
         middle = alpha * (low + 0.5 * step)
         logit = alpha * step * (u - middle) / noisy + self.log_share.to(u) + out
-        block = self.block.clamp(min=0).expand(len(u), -1)
+        d = u.shape[1]  # entries of no level go together, apart from all others
+        block = torch.where(self.block < 0, d, self.block).expand(len(u), -1)
         least = torch.where(self.alone, 0.0, -torch.inf).to(u)
-        top = torch.full_like(u, -torch.inf).scatter_reduce(
+        top = u.new_full((len(u), d + 1), -torch.inf).scatter_reduce(
             1, block, torch.maximum(logit, least).detach(), "amax"
         )
         top = top.gather(1, block)
         part = (logit - top).exp()
-        whole = torch.zeros_like(u).scatter_add(1, block, part + (least - top).exp())
-        p = part / whole.gather(1, block)
+        each = part + (least - top).exp()
+        p = part / u.new_zeros(len(u), d + 1).scatter_add(1, block, each).gather(1, block)
         gain = alpha * var / noisy
         return gain * u + (1 - alpha * gain) * (low + p * step)
 
