@@ -2170,6 +2170,16 @@ MUTANTS = (
         "scores/test_masked.py::test_what_is_gaussian_is_known_before_any_training",
     ),
     Mutant(
+        "X: the middle between two levels is not moved by α",
+        "scores/levels.py", "middle = alpha * (low + 0.5 * step)", "middle = low + 0.5 * step",
+        "scores/test_levels.py::test_a_column_of_levels_is_the_mixture_that_it_is",
+    ),
+    Mutant(
+        "X: levels are drawn equally, however rare",
+        "scores/levels.py", "self.log_share.to(u) + out", "out",
+        "scores/test_levels.py::test_rare_levels_are_drawn_as_often_as_they_are_met",
+    ),
+    Mutant(
         "X: expectation maximisation forgets the covariance of what is missing",
         "scores/masked.py", "cov = (S - A_S.mT @ X).mean(0)", "cov = 0 * S",
         "scores/test_masked.py::test_moments_of_rows_with_holes_are_those_of_most_likelihood",

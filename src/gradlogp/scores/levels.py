@@ -96,15 +96,16 @@ class Levels(nn.Module):
         # what is common to all levels of a column is left out
         middle = alpha * (low + 0.5 * step)
         logit = alpha * step * (u - middle) / noisy + self.log_share.to(u) + out
-        block = self.block.clamp(min=0).expand(len(u), -1)
+        d = u.shape[1]  # entries of no level go together, apart from all others
+        block = torch.where(self.block < 0, d, self.block).expand(len(u), -1)
         least = torch.where(self.alone, 0.0, -torch.inf).to(u)
-        top = torch.full_like(u, -torch.inf).scatter_reduce(
+        top = u.new_full((len(u), d + 1), -torch.inf).scatter_reduce(
             1, block, torch.maximum(logit, least).detach(), "amax"
         )
         top = top.gather(1, block)
         part = (logit - top).exp()
-        whole = torch.zeros_like(u).scatter_add(1, block, part + (least - top).exp())
-        p = part / whole.gather(1, block)
+        each = part + (least - top).exp()
+        p = part / u.new_zeros(len(u), d + 1).scatter_add(1, block, each).gather(1, block)
         gain = alpha * var / noisy
         return gain * u + (1 - alpha * gain) * (low + p * step)
 

@@ -140,9 +140,8 @@ class TableEstimator:
                 gone = torch.from_numpy(frame[column.name].isna().to_numpy(copy=True))
                 known[gone, end - 1] = torch.nan
             groups += [i] * column.width
-            ours = [not number or j < end - 1 for j in range(start, end)]
-            levels += ours
-            flags += [number and level for level in ours]
+            levels += [not number] * column.width
+            flags += [number and j < end - 1 for j in range(start, end)]
             start = end
         return Masks(known, tuple(groups), tuple(flags), tuple(levels), NOISE)
 
@@ -303,13 +302,8 @@ class TableEstimator:
         ]:
             raise ValueError("; ".join(why))
         g = self.estimator_._generator(random_state)
-        flags = torch.tensor(
-            [
-                i < c.width - (c.transform is not None)
-                for c in self.columns_
-                for i in range(c.width)
-            ]
-        )
+        numbers = [(c.width, c.transform is not None) for c in self.columns_]
+        flags = torch.tensor([i < n - number for n, number in numbers for i in range(n)])
         scale = self.estimator_.model_.coordinates.scale.cpu().double()[flags]
         blur = self.estimator_.sigma_min_ * scale
         width = (blur.square() + NOISE**2).sqrt()
