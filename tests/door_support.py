@@ -5,6 +5,7 @@ replaced. What may come of it is our refusal, which names the argument, or a fin
 """
 
 import dataclasses
+import functools
 import importlib
 import inspect
 import itertools
@@ -19,11 +20,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
+import pandas as pd
 import sklearn
 import torch
 from torch import Tensor
 
 import gradlogp as glp
+from gradlogp.check.conformance.report import ConformanceError
 
 SOURCE = (str(Path(glp.__file__).parent), str(Path(sklearn.__file__).parent))
 """Whose refusals count: ours, and scikit-learn's, which checks the tables of an estimator."""
@@ -144,6 +147,13 @@ def seeded(seed=0):
 
 
 N = 12
+FRAME = pd.DataFrame(
+    {
+        "a": [0.5, 1.5, 2.25, 3.0, 4.0, 5.5],
+        "kind": list("xyxyxx"),
+        "n": [1.0, 2.0, float("nan"), 3.0, 1.0, 2.0],
+    }
+)
 X = torch.randn(N, 2, generator=seeded(), dtype=torch.float64) * 0.7 + 0.3
 TIMES = torch.linspace(0.2, 0.9, N, dtype=torch.float64)
 EYE = torch.eye(2, dtype=torch.float64)
@@ -271,6 +281,9 @@ BY_BOTH = {
     "ScoreEstimator.score_samples.y": lambda: None,
     "ScoreEstimator.grad_log_prob.y": lambda: None,
     "ScoreEstimator.denoise.y": lambda: None,
+    "TableEstimator.fit.X": lambda: FRAME,
+    "TableEstimator.impute.X": lambda: FRAME,
+    "TableEstimator.score_samples.X": lambda: FRAME,
     "compare.samples": lambda: torch.cat([X, -X]),
     "compare.held_out": lambda: torch.cat([X.flip(1), -X]),
     "compare.train": lambda: torch.cat([X, -X.flip(1)]),
@@ -420,12 +433,13 @@ def call(f, given):
     return list(itertools.islice(result, 3)) if inspect.isgenerator(result) else result
 
 
-def doors():
+def doors(names=None):
     """Yield every public function, constructor and method that can be called: path, f, arguments.
 
-    What cannot is yielded with the reason in place of the arguments.
+    What cannot is yielded with the reason in place of the arguments. With names, a part of
+    `public_names`, only these and their methods.
     """
-    for path, f in sorted(public_names().items()):
+    for path, f in sorted((public_names() if names is None else names).items()):
         if is_record(f):
             continue
         try:
@@ -435,10 +449,44 @@ def doors():
             yield path, f, str(error)
             continue
         yield path, f, given
-        if inspect.isclass(f):
+        if inspect.isclass(f) and f is not glp.TableEstimator:
             yield from methods(path, result)
-    estimator = glp.ScoreEstimator(max_iter=2, width=4, depth=1, batch_size=4, random_state=0)
-    yield from methods("ScoreEstimator", estimator.fit(X.numpy()))
+    if names is None:
+        yield "fitted", fitted, arguments("fitted", fitted)
+        yield from methods("ScoreEstimator", fitted(X.numpy()))
+        yield from methods("TableEstimator", glp.TableEstimator(small()).fit(FRAME))
+
+
+@functools.cache
+def called():
+    """All doors that could be called, and those that could not."""
+    found = list(doors())
+    return [d for d in found if isinstance(d[2], dict)], [
+        d for d in found if isinstance(d[2], str)
+    ]
+
+
+CHEAP = {"max_iter": 2, "width": 4, "depth": 1, "batch_size": 4, "random_state": 0}
+
+
+def small(**options):
+    return glp.ScoreEstimator(**(CHEAP | options))
+
+
+def fitted(X, **options):
+    """Stands for the constructor of the estimator, which only stores: all is looked at in `fit`."""
+    return small(**options).fit(X)
+
+
+def _as_the_constructor():
+    known = [*inspect.signature(glp.ScoreEstimator).parameters.values()]
+    given = [p.replace(default=CHEAP.get(p.name, p.default)) for p in known]
+    kept = [p for p in given if p.name not in ("checkpoint", "resume", "callback")]
+    first = inspect.Parameter("X", inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    fitted.__signature__ = inspect.Signature([first, *kept])
+
+
+_as_the_constructor()
 
 
 def methods(path, owner):
@@ -550,18 +598,21 @@ HOSTILE = (
 )
 
 
-def finite(value, depth=0):
-    """Whether no number in a result is NaN."""
+def finite(value, depth=0, infinite=True):
+    """Whether no number in a result is NaN, nor infinite unless that may be."""
     if isinstance(value, Tensor):
-        return not value.is_floating_point() or not bool(value.isnan().any())
+        bad = value.isnan() if infinite else ~value.isfinite()
+        return not value.is_floating_point() or not bool(bad.any())
     if isinstance(value, float):
-        return not math.isnan(value)
+        return not math.isnan(value) if infinite else math.isfinite(value)
     if isinstance(value, tuple | list):
-        return all(finite(v, depth) for v in value)
+        return all(finite(v, depth, infinite) for v in value)
     if isinstance(value, dict):
-        return all(finite(v, depth) for v in value.values())
+        return all(finite(v, depth, infinite) for v in value.values())
     if dataclasses.is_dataclass(value) and not isinstance(value, type) and depth < 3:
-        return all(finite(getattr(value, f.name), depth + 1) for f in dataclasses.fields(value))
+        return all(
+            finite(getattr(value, f.name), depth + 1, infinite) for f in dataclasses.fields(value)
+        )
     return True
 
 
@@ -576,7 +627,8 @@ SYNONYMS = {
     "covariance": "preconditioner|covariance", "value": "preconditioner", "x_t": "x",
     "declared": "parameters", "kind": "condition|kind", "law": "probe|law",
     "x": "x0?|data|points|events|log-density",
-    "cov": "covariance", "covs": "covariance", "data": "column", "z": "b", "draws": "covariance|x",
+    "cov": "covariance", "covs": "covariance", "data": "column", "z": "b|samples",
+    "draws": "covariance|x",
     "base_log_prob": "log-density", "X": "array|column|data|x", "condition": "class",
 }  # fmt: skip
 """Other words by which messages call a parameter."""
@@ -589,36 +641,57 @@ def names(message, f, name):
     return re.search(rf"\b({words})\b", message) is not None
 
 
+def judged(path, f, name, wild=False):
+    """Whether f has to look at this argument."""
+    if str(inspect.signature(f).parameters[name].annotation) == "bool":
+        return False  # whatever Python takes for true
+    if any(f"{path}.{name}".endswith(key) or path.endswith(key) for key in UNUSED):
+        return False
+    return not in_loop(path, f) or (not wild and name in BATCH)
+
+
+def in_loop(path, f):
+    """Whether f runs inside a loop."""
+    method = inspect.ismethod(f) and LOOP.fullmatch(path.rpartition(".")[2])
+    return bool(LOOP_PATHS.match(path) or method)
+
+
 def judge(path, f, given, name, hostile):
     """Return what is wrong with how f meets a hostile argument, or None.
 
     Right is our ValueError or TypeError that names the argument, or a finite result of finite input.
     """
-    in_loop = LOOP_PATHS.match(path) or (
-        inspect.ismethod(f) and LOOP.fullmatch(path.rpartition(".")[2])
-    )
-    if in_loop and (hostile.wild or name not in BATCH):
+    if not judged(path, f, name, hostile.wild):
         return None
-    if str(inspect.signature(f).parameters[name].annotation) == "bool":
-        return None  # whatever Python takes for true
-    if any(f"{path}.{name}".endswith(key) or path.endswith(key) for key in UNUSED):
-        return None
-    bad = hostile.make(given[name])
+    result, wrong = met(f, given | {name: hostile.make(given[name])}, name)
+    if wrong or result is REFUSED:
+        return wrong
+    if hostile.wild and (path.rpartition(".")[2], name) not in INFINITE:
+        return "accepted"
+    return None if in_loop(path, f) or finite(result) else "NaN without a word"
+
+
+REFUSED = object()
+"""In place of a result."""
+
+
+def met(f, given, *changed):
+    """Call f; return the result, or REFUSED, and what is wrong with the exception, or None."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            result = call(f, given | {name: bad})
+            return call(f, given), None
         except (ValueError, TypeError) as error:
             if not raised_here(error):
-                return f"{type(error).__name__} from elsewhere: {error}"
-            return None if names(str(error), f, name) else f"does not name {name}: {error}"
+                return REFUSED, f"{type(error).__name__} from elsewhere: {error}"
+            named = any(names(str(error), f, name) for name in changed or [""])
+            return REFUSED, None if named else f"does not name {', '.join(changed)}: {error}"
+        except ConformanceError:
+            return REFUSED, None  # what a check is there to say
         except (ArithmeticError, NotImplementedError) as error:
-            return None if raised_here(error) else f"{type(error).__name__}: {error}"
+            return REFUSED, None if raised_here(error) else f"{type(error).__name__}: {error}"
         except Exception as error:
-            return f"{type(error).__name__}: {error}"
-    if hostile.wild and (path.rpartition(".")[2], name) not in INFINITE:
-        return "accepted"
-    return None if in_loop or finite(result) else "NaN without a word"
+            return REFUSED, f"{type(error).__name__}: {error}"
 
 
 INFINITE = {

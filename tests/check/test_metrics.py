@@ -11,6 +11,8 @@ from support import clone, close, z_score
 from gradlogp.check.metrics import (
     c2st,
     fisher_divergence,
+    fisher_information,
+    frechet_distance,
     mmd,
     nearest_neighbours,
     sliced_wasserstein,
@@ -31,6 +33,19 @@ def test_fisher_divergence_on_samples_and_its_error(generator):
     close(result.value, terms.mean(), 1e-12)
     close(result.standard_error, terms.std() / math.sqrt(50_000), 1e-12)
     assert abs(result.value - 2 * expected) > 20 * result.standard_error
+
+
+def test_points_whose_squares_overflow_are_refused():
+    x = torch.randn(20, 2, generator=torch.Generator().manual_seed(0))
+    x[3] = 1e200
+    for metric in (
+        lambda: fisher_divergence(torch.neg, lambda x: -2 * x, x),
+        lambda: sliced_wasserstein(x, x + 1),
+        lambda: frechet_distance(x / 1e110, x[4:]),
+        lambda: fisher_information(torch.neg, x),
+    ):
+        with pytest.raises(ValueError, match=r"became NaN or infinite; x.* needs another scale"):
+            metric()
 
 
 # ---------------------------------------------------------------------------- sliced W2

@@ -11,7 +11,9 @@ import pytest
 import torch
 
 from gradlogp.core import (
+    Estimate,
     check_count,
+    check_device,
     check_event_shape,
     check_finite,
     check_function,
@@ -22,6 +24,7 @@ from gradlogp.core import (
     check_option,
     check_points,
     evaluate,
+    finite_result,
     per_sample,
     rows_held,
     warn_of_cost,
@@ -56,6 +59,8 @@ def test_points_that_are_right_pass(x):
         (X.bfloat16(), {}, "x must be float32 or float64, got torch.bfloat16"),
         (X[:, 0], {}, "x must have shape (B, *event), got (3,)"),
         (X, {"event_shape": torch.Size([3])}, "x must have shape (B, 3), got (3, 2)"),
+        (X.to_sparse(), {}, "x must be dense, got torch.sparse_coo"),
+        (X.to("meta"), {}, "x must hold numbers, got a tensor on the meta device"),
         (X[:0], {}, "x is empty, shape (0, 2)"),
         (X[:, :0], {}, "x is empty, shape (3, 0)"),
         (X, {"least": 4}, "x must have at least 4 rows, got 3"),
@@ -171,6 +176,38 @@ def test_words_functions_kinds_and_shapes():
 
 
 # ---------------------------------------------------------------------------- costs
+
+
+def test_what_holds_no_numbers_is_refused_at_every_door():
+    for bad in (torch.tensor(0.5, device="meta"), torch.tensor(0.5).to_sparse()):
+        for check in (check_number, per_sample_of, check_tensor, check_finite):
+            with pytest.raises(ValueError, match="n must"):
+                check(bad, "n")
+
+
+def per_sample_of(value, name):
+    per_sample(value, X, name)
+
+
+def check_tensor(value, name):
+    check_kind(value, name, torch.Tensor, "a tensor")
+
+
+def test_devices():
+    check_device("cpu")
+    check_device(torch.device("cpu"))
+    for bad in ("gpu", "meta", "cuda:99", []):
+        with pytest.raises(ValueError, match="device must be one of this machine such as 'cpu'"):
+            check_device(bad)
+
+
+def test_a_result_that_is_not_finite_is_refused():
+    good = Estimate(1.0, 0.5)
+    assert finite_result(good) is good
+    assert finite_result((good, 2.0, "word", None)) == (good, 2.0, "word", None)
+    for bad in (NAN, Estimate(1.0, INF), (good, Estimate(NAN, 1.0))):
+        with pytest.raises(ValueError, match="became NaN or infinite; x needs another scale"):
+            finite_result(bad)
 
 
 def test_what_is_held_at_a_time():

@@ -3,6 +3,7 @@
 import os
 import random
 import shlex
+import shutil
 import types
 import typing
 
@@ -204,6 +205,8 @@ def listing(path):
 
 def walk(folder, monkeypatch, n, seed):
     """Run n random command lines; return what is wrong with them, and how many had each exit code."""
+    shutil.rmtree(folder / "run")  # what others have left would be refused, not replaced
+    (folder / "run").mkdir()
     monkeypatch.chdir(folder / "run")
     rng, wrong, codes = random.Random(seed), [], {}
     inputs, outside = listing(folder / "in"), set(folder.iterdir())

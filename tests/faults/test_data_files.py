@@ -16,6 +16,8 @@ import torch
 from attempts import attempt, complaints
 from PIL import Image
 
+SEED = int(os.environ.get("SEED", "0"))
+
 pytestmark = [pytest.mark.usefixtures("as_user", "float32"), pytest.mark.timeout(60)]
 
 
@@ -89,9 +91,9 @@ DAMAGES = {
     "the first 16 bytes zero": lambda b: bytes(16) + b[16:],
     "64 bytes in the middle zero": lambda b: b[: len(b) // 2] + bytes(64) + b[len(b) // 2 + 64 :],
     "the last 64 bytes 0xff": lambda b: b[:-64] + b"\xff" * 64,
-    "one byte in a hundred": lambda b: flipped(b, 0.01, 1),
-    "one byte in ten": lambda b: flipped(b, 0.1, 2),
-    "noise": lambda b: np.random.default_rng(3).bytes(500),
+    "one byte in a hundred": lambda b: flipped(b, 0.01, SEED + 1),
+    "one byte in ten": lambda b: flipped(b, 0.1, SEED + 2),
+    "noise": lambda b: np.random.default_rng(SEED + 3).bytes(500),
     "twice": lambda b: b + b,
     "lines of Windows": lambda b: b.replace(b"\n", b"\r\n"),
     "UTF-16": lambda b: b.decode("latin-1").encode("utf-16"),

@@ -27,7 +27,7 @@ COMMANDS = """
 0 fit images.npy --out pictures --steps 2 --quiet
 0 restore pictures --task inpaint --box 2 6 2 6 --image one.npy --out restored.png --steps 4 --quiet
 ? geometry model --data data.csv --label species --out field.png --points 10
-0 explore --out page.html
+0 explore ring --out page.html
 0 fit data.csv --out whole --steps 50 --width 16 --quiet
 0 sample whole --n 100 --out whole.csv --quiet
 ? evaluate whole.csv held_out.csv

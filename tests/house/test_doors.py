@@ -4,7 +4,6 @@
 """
 
 import contextlib
-import functools
 import io
 import itertools
 import zlib
@@ -12,7 +11,7 @@ import zlib
 import numpy as np
 import pytest
 import torch
-from door_support import BY_BOTH, HOSTILE, X, doors, judge, parameters, public_names
+from door_support import BY_BOTH, HOSTILE, X, called, judge, parameters, public_names
 
 import gradlogp as glp
 from gradlogp.core import check_count, check_points
@@ -23,6 +22,7 @@ FEW = 10
 DEAR = (
     "survey", "table", "mixture_weight", "score_samples", "ScoreEstimator.score", "log_likelihood",
     "fisher_information", "variational_bound", "compare", "ScoreEstimator.fit", "tune_mclmc",
+    "TableEstimator.fit", "TableEstimator.sample", "TableEstimator.impute", "fitted",
 )  # fmt: skip
 """Where an accepted argument takes tens of milliseconds; these are walked when there is time."""
 
@@ -52,15 +52,6 @@ def walk(paths, few=None):
 
 
 pytestmark = pytest.mark.usefixtures("as_user")
-
-
-@functools.cache
-def called():
-    """All doors that could be called, and those that could not."""
-    found = list(doors())
-    return [d for d in found if isinstance(d[2], dict)], [
-        d for d in found if isinstance(d[2], str)
-    ]
 
 
 def test_every_function_and_constructor_is_called():

@@ -31,6 +31,7 @@ def folder(tmp_path_factory):
     path, rng = tmp_path_factory.mktemp("columns"), np.random.default_rng(0)
     a, noise = rng.normal(size=60), rng.normal(size=(60, 2))
     table = pd.DataFrame({"b": a + 0.3 * noise[:, 0], "a": a, "c": 50 + 9 * noise[:, 1]})
+    table = table.round(6)  # old versions of pandas read a 17th digit to the last bit but one
     table.assign(kind=["p", "q"] * 30).to_csv(path / "t.csv", index=False)
     table[["c", "a", "b"]].to_csv(path / "turned.csv", index=False)
     table.to_csv(path / "places.csv", index=False, header=False)

@@ -148,6 +148,11 @@ def test_resuming_with_other_data_or_another_seed_is_refused(tmp_path, capsys):
     assert main(["fit", str(data), "--steps", "5", "--resume", *common]) == 0
     assert main(["fit", str(data), "--steps", "5", "--resume", "--seed", "1", *common]) == 1
     assert "data" in capsys.readouterr()[1]
-    for wrong in (["--device", "none"], ["--ema", "1.5"], ["--learning-rate", "-1"]):
+    for wrong in (
+        ["--device", "none"],
+        ["--device", "meta"],
+        ["--ema", "1.5"],
+        ["--learning-rate", "-1"],
+    ):
         assert main(["fit", str(data), "--steps", "5", *wrong, *common]) == 2
         assert "Traceback" not in capsys.readouterr()[1]

@@ -218,6 +218,28 @@ def test_data_that_cannot_be_learned_from(x, message):
         glp.ScoreEstimator(max_iter=2).fit(x)
 
 
+def test_scoring_draws_no_noise(fitted):
+    before = torch.get_rng_state()
+    fitted[0].score(np.zeros((3, 2)))
+    assert torch.equal(before, torch.get_rng_state())
+
+
+def test_what_cannot_be_trained_on_or_with(as_user):
+    x = np.random.default_rng(0).normal(size=(20, 2))
+    with pytest.raises(ValueError, match="device must be one of this machine"):
+        ScoreEstimator(device="meta").fit(x)
+    with pytest.raises(ValueError, match="masks must be Masks"):
+        ScoreEstimator().fit(x, masks=torch.zeros(20, 2))
+    with pytest.raises(ValueError, match="settings must be TrainingSettings"):
+        ScoreEstimator(settings=torch.zeros(2)).fit(x)
+    with pytest.raises(ValueError, match="objective must be a function"):
+        ScoreEstimator(objective=torch.zeros(2)).fit(x)
+    with pytest.raises(ValueError, match="random_state must be None, an integer"):
+        ScoreEstimator(random_state=torch.zeros(2)).fit(x)
+    with pytest.raises(ValueError, match="X must hold numbers"):
+        ScoreEstimator().fit(torch.zeros(20, 2, device="meta"))
+
+
 def test_ten_lines():
     """Train, sample and evaluate in at most ten lines."""
     program = """

@@ -255,7 +255,7 @@ def test_what_can_be_overridden_and_what_cannot():
         TableEstimator().fit(bad)
     with pytest.raises(ValueError, match="no column can be learned"):
         TableEstimator().fit(pd.DataFrame({"a": [1, 1, 1]}))
-    with pytest.raises(TypeError, match="a table is a frame of pandas or polars, got ndarray"):
+    with pytest.raises(TypeError, match="X must be a frame of pandas or polars, got ndarray"):
         TableEstimator().fit(np.zeros((3, 2)))
     with pytest.raises(ValueError, match="has not been fitted"):
         TableEstimator().sample(3)

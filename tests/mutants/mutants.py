@@ -1922,6 +1922,23 @@ MUTANTS = (
         "core/test_checks.py::test_numbers",
     ),
     Mutant(
+        "X: a tensor without numbers passes a door",
+        "core/shapes.py", "    if x.layout is not torch.strided:", "    if x.layout is None:",
+        "core/test_checks.py::test_what_holds_no_numbers_is_refused_at_every_door",
+    ),
+    Mutant(
+        "X: a result that became infinite is returned",
+        "core/estimate.py", "not math.isfinite(part)", "math.isnan(part)",
+        "core/test_checks.py::test_a_result_that_is_not_finite_is_refused",
+    ),
+    Mutant(
+        "X: a network with a generator of its own draws from PyTorch's too",
+        "scores/networks/embeddings.py",
+        "skip_init(kind, *sizes, device=torch.empty(0).device, **options)",
+        "kind(*sizes, **options)",
+        "scores/test_networks.py::test_weights_come_from_the_generator_alone",
+    ),
+    Mutant(
         "X: a door without its check",
         "check/metrics/gaussians.py",
         "    check_points(x)\n    d = x.shape[1:].numel()", "    d = x.shape[1:].numel()",

@@ -67,7 +67,9 @@ def test_starts_at_zero_with_the_shape_and_dtype_of_the_input(make, generator):
 @every_network
 def test_weights_come_from_the_generator_alone(make, condition):
     torch.manual_seed(1)
+    before = torch.get_rng_state()
     one = conditional(make, condition, seeded(5))
+    assert torch.equal(before, torch.get_rng_state())
     torch.manual_seed(2)
     two, three = (conditional(make, condition, seeded(seed)) for seed in (5, 6))
     a, b, c = (n.state_dict() for n in (one, two, three))

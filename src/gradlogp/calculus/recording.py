@@ -220,7 +220,7 @@ class _Program:
         if follows and (goes_on or torch.Tag.dynamic_output_shape in tags):
             raise _Unfit
         if function._schema.is_mutable and not (
-            torch.Tag.inplace in tags
+            _is_in_place(function)
             and isinstance(call.args[0], Tensor)
             and id(call.args[0]) in made
         ):
@@ -277,6 +277,12 @@ class _Program:
             return value, score
 
         return played
+
+
+def _is_in_place(function: Any) -> bool:
+    """Tell whether a function writes into its first argument, and into no other."""
+    first, *others = (a.alias_info for a in function._schema.arguments)
+    return bool(first and first.is_write) and not any(a and a.is_write for a in others)
 
 
 def _is_identity(function: Any, args: Any, out: Any) -> bool:

@@ -296,7 +296,7 @@ def mixture_weight(separation: float, sigma: float = 0.0) -> Efficiency:
     if 0 < sigma < 0.05:
         raise ValueError(f"sigma must be 0, or from 0.05 to 50 where it is computed, got {sigma}")
     why = f" at sigma = {sigma:g}; weights of modes further apart cannot be read from such a score"
-    check_number(separation, "separation", above=0, most=5 if sigma < 0.5 else 20, why=why)
+    check_number(separation, "separation", least=1e-6, most=5 if sigma < 0.5 else 20, why=why)
     least = 1 / weight_information(float(separation))
     return Efficiency(least / efficiency(float(separation), float(sigma)), least)
 

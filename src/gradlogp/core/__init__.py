@@ -10,6 +10,7 @@ from .chunks import shares as shares
 from .chunks import warn_of_cost as warn_of_cost
 from .distances import distances as distances
 from .estimate import Estimate as Estimate
+from .estimate import finite_result as finite_result
 from .estimate import mean_and_error as mean_and_error
 from .estimate import proportion as proportion
 from .names import nearest as nearest
@@ -47,6 +48,7 @@ from .randomness import subsample as subsample
 from .rates import derivatives as derivatives
 from .shapes import check_batch as check_batch
 from .shapes import check_count as check_count
+from .shapes import check_device as check_device
 from .shapes import check_dtype as check_dtype
 from .shapes import check_event_shape as check_event_shape
 from .shapes import check_finite as check_finite

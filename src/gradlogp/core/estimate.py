@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from torch import Tensor
 
 from .shapes import check_count, check_number, shown
+
+_Result = TypeVar("_Result", bound=Any)
 
 
 class Estimate(NamedTuple):
@@ -43,3 +45,17 @@ def proportion(successes: float, n: int) -> Estimate:
     check_number(successes, "successes", least=0, most=n)
     p = successes / n
     return Estimate(p, math.sqrt(max(p * (1 - p), 1 / n) / n))
+
+
+def finite_result(result: _Result, name: str = "x") -> _Result:
+    """Return a result, a number or a tuple of numbers and estimates, if all of it is finite.
+
+    Raises:
+        ValueError: If a number is NaN or infinite, as squares of 10²⁰⁰ are.
+    """
+    for part in result if isinstance(result, tuple) else (result,):
+        if isinstance(part, tuple):
+            finite_result(part, name)
+        elif isinstance(part, float) and not math.isfinite(part):
+            raise ValueError(f"the result became NaN or infinite; {name} needs another scale")
+    return result

@@ -28,6 +28,7 @@ def check_batch(x: Tensor, event_shape: torch.Size | None = None, name: str = "x
         raise ValueError(f"{name} must be a torch.Tensor, got {shown(x)}")
     if not x.is_floating_point():
         raise ValueError(f"{name} must be floating point, got {x.dtype}; convert it with .float()")
+    _check_held(x, name)
     if x.ndim < 2 or (event_shape is not None and x.shape[1:] != event_shape):
         event = "*event" if event_shape is None else ", ".join(map(str, event_shape))
         raise ValueError(f"{name} must have shape (B, {event}), got {tuple(x.shape)}")
@@ -62,6 +63,7 @@ def check_finite(x: Tensor, name: str) -> None:
         raise ValueError(
             f"{name} must be float32 or float64, got {x.dtype}; convert it with .float()"
         )
+    _check_held(x, name)
     if x.numel() == 0:
         raise ValueError(f"{name} is empty, shape {tuple(x.shape)}")
     # one pass; only a sum that is not finite is looked at more closely
@@ -70,6 +72,25 @@ def check_finite(x: Tensor, name: str) -> None:
             raise ValueError(f"{name} must be finite, got {shown(x)}")
         bad = int((~torch.isfinite(x)).flatten(1).any(1).sum())
         raise ValueError(f"{name} has {bad} of {len(x)} rows that are not finite; remove them")
+
+
+def _check_held(x: Tensor, name: str) -> None:
+    """Raise `ValueError` unless all numbers of a tensor are in memory, one beside the other."""
+    if x.layout is not torch.strided:
+        raise ValueError(f"{name} must be dense, got {x.layout}; convert it with .to_dense()")
+    if x.device.type == "meta":
+        raise ValueError(f"{name} must hold numbers, got a tensor on the meta device")
+
+
+def check_device(device: object, name: str = "device") -> None:
+    """Raise `ValueError` unless this is a device that this machine has."""
+    try:
+        torch.empty(1, device=device).tolist()  # type: ignore[call-overload]
+    except (RuntimeError, AssertionError, TypeError) as error:
+        why = str(error).splitlines()[0]
+        raise ValueError(
+            f"{name} must be one of this machine such as 'cpu', got {shown(device)}: {why}"
+        ) from None
 
 
 def check_dtype(dtype: object, name: str = "dtype") -> None:
@@ -170,12 +191,16 @@ def check_kind(value: object, name: str, kind: Any, what: str, why: str = "") ->
         right = isinstance(value, kind)
     if not right:
         raise ValueError(f"{name} must be {what}, got {shown(value)}{why}")
+    if isinstance(value, Tensor):
+        _check_held(value, name)
 
 
 def per_sample(value: Tensor | float, x: Tensor, name: str = "t") -> Tensor:
     """Reshape a number `()` or one per sample `(B,)` so that it multiplies x `(B, *event)`."""
     if not isinstance(value, (Tensor, Real)):
         raise ValueError(f"{name} must be a number or a tensor, got {shown(value)}")
+    if isinstance(value, Tensor):
+        _check_held(value, name)
     number = value if isinstance(value, Tensor) else _float(value)
     v = torch.as_tensor(number, dtype=x.dtype, device=x.device)
     if v.ndim == 0:
@@ -195,7 +220,8 @@ def sum_event(x: Tensor) -> Tensor:
 
 def _is_number(value: object) -> bool:
     if isinstance(value, Tensor):
-        return value.ndim == 0 and not value.is_complex() and value.dtype != torch.bool
+        held = value.layout is torch.strided and value.device.type != "meta"
+        return held and value.ndim == 0 and not value.is_complex() and value.dtype != torch.bool
     return isinstance(value, Real) and not isinstance(value, bool)
 
 
@@ -243,7 +269,7 @@ def _bounds(
 def shown(value: object) -> str:
     """Say what was given, in one line."""
     if isinstance(value, Tensor):
-        if value.numel() == 1 and value.ndim == 0:
+        if value.ndim == 0 and value.device.type != "meta":
             return str(value.item())
         return f"a tensor of shape {tuple(value.shape)}"
     text = repr(value)

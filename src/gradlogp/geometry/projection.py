@@ -12,6 +12,7 @@ from torch import Tensor
 from ..core import (
     ScoreFn,
     check_count,
+    check_finite,
     check_points,
     evaluate,
     sum_event,
@@ -73,7 +74,9 @@ def project(
         if dimension is not None:
             step = step - tangent_space(score, x, sigma, dimension).tangent_part(step)
         x = x + step
-    return Projection(x, sum_event(step.square()).sqrt())
+    length = sum_event(step.square()).sqrt()
+    check_finite(length[:, None], "the last step from x, sigma squared times the score,")
+    return Projection(x, length)
 
 
 def interpolate(

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..core import NoisyScore, check_option, some
+from ..core import NoisyScore, check_kind, check_option, some
 from ..scores.conditioned import Condition
 from ..scores.model import ScoreModel
 
@@ -29,6 +29,8 @@ def as_array(y: Any) -> np.ndarray:
     Raises:
         ValueError: If its rows have different shapes.
     """
+    if isinstance(y, Tensor):
+        check_kind(y, "y", Tensor, "a tensor")
     try:
         return y.detach().cpu().numpy() if isinstance(y, Tensor) else np.asarray(y)
     except (TypeError, ValueError) as error:

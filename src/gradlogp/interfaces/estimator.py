@@ -14,7 +14,6 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from sklearn.base import BaseEstimator, DensityMixin
-from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor
 
@@ -23,6 +22,7 @@ from ..core import (
     Processes,
     Schedule,
     check_count,
+    check_device,
     check_kind,
     check_number,
     check_option,
@@ -40,18 +40,10 @@ from ..noise.coordinates import subset
 from ..noise.predictions import Kind
 from ..scores.guided import GuidedScore
 from ..scores.model import ScoreModel
+from .asked import generator_of, training_of
 from .base import BaseName, Correction, Judge, base_for, held_out_rows
 from .conditions import condition_kind, given_score, learn_condition, restore_condition
-from .kept import (
-    as_array,
-    begun,
-    check_kept,
-    chosen_settings,
-    hints_of,
-    kept_of,
-    reached,
-    settings_of,
-)
+from .kept import as_array, begun, check_kept, hints_of, kept_of, reached, settings_of
 from .needs import Needs, in_float64
 from .pipeline import CHUNK, OBJECTIVE, build_model, draw, follow
 from .weights import divided, sample_weights
@@ -195,7 +187,7 @@ class ScoreEstimator(DensityMixin, BaseEstimator):
                 or not what `condition` says, weights that are negative or not one a sample, or
                 settings out of range.
         """
-        settings = chosen_settings(self)
+        settings = training_of(self)
         if columns is not None:
             check_kind(columns, "columns", list | tuple | np.ndarray, "names, one for each column")
         check_kind({} if extra is None else extra, "extra", Mapping, "a dictionary")
@@ -205,13 +197,15 @@ class ScoreEstimator(DensityMixin, BaseEstimator):
         X = validate_data(
             self, as_array(X), dtype=[np.float32, np.float64], allow_nd=True, ensure_min_samples=2
         )
+        check_device(self.device)
         x, generator = X, self._generator(None)
         generator.manual_seed(Processes.here().of_first(generator.initial_seed()))
         weight = sample_weights(sample_weight, len(x))
         given = learn_condition(self, y, len(x), condition_names, weight)
         check_option(self.base, "base", BaseName)
-        objective, base = self.objective or OBJECTIVE, self.base
+        objective, base = OBJECTIVE if self.objective is None else self.objective, self.base
         if masks is not None:
+            check_kind(masks, "masks", Masks, "Masks, what a table hides of itself")
             if self.condition is not None or self.objective is not None:
                 raise ValueError("masks= come with an objective and a condition of their own")
             given, objective, base = masks.known, masks.objective(), "none"
@@ -262,8 +256,7 @@ class ScoreEstimator(DensityMixin, BaseEstimator):
         return self
 
     def _generator(self, random_state: Any) -> torch.Generator:
-        state = check_random_state(self.random_state if random_state is None else random_state)
-        return torch.Generator().manual_seed(int(state.randint(2**31)))
+        return generator_of(self.random_state if random_state is None else random_state)
 
     def _at(self, X: Any, y: Any) -> tuple[Tensor, NoisyScore]:
         """Return data and the score given y, float64: no result depends on the batch."""
@@ -333,7 +326,9 @@ class ScoreEstimator(DensityMixin, BaseEstimator):
     def score_samples(self, X: Any, y: Any = None) -> Any:
         """Return the log-density of each row in nats, by the probability flow."""
         x, score = self._at(X, y)
-        found = log_likelihood(score, x, n_steps=self.likelihood_steps(), chunk_size=CHUNK)
+        # with exact divergences no noise is drawn; a run asks for its seed all the same
+        asked: Any = {"chunk_size": CHUNK, "generator": self._generator(0)}
+        found = log_likelihood(score, x, n_steps=self.likelihood_steps(), **asked)
         return self._like_input(found.log_prob)
 
     def score(self, X: Any, y: Any = None) -> float:

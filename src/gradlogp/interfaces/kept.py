@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any, get_type_hints
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from ..core import Estimate
+from ..core import Estimate, check_kind
 from ..learn import checkpoint
 from ..learn.data.layout import layout
 from ..learn.fields import check_fields, fits, short
@@ -33,16 +33,6 @@ def settings_of(kept: dict[str, Any]) -> TrainingSettings:
     """Return settings from JSON, which has lists for tuples."""
     plain: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in kept.items()}
     return TrainingSettings(**plain)
-
-
-def chosen_settings(estimator: Any) -> TrainingSettings:
-    """Return the settings of an estimator, with what it has parameters of its own for."""
-    chosen: dict[str, Any] = {
-        "steps": estimator.max_iter, "batch_size": estimator.batch_size,
-        "learning_rate": estimator.learning_rate, "ema": estimator.ema,
-    }  # fmt: skip
-    own = {k: v for k, v in chosen.items() if v is not None}
-    return replace(estimator.settings or TrainingSettings(), **own)
 
 
 def kept_of(estimator: Any) -> dict[str, Any]:
@@ -188,7 +178,13 @@ def as_array(X: Any) -> Any:
     """Return a tensor as an array of its own dtype, which scikit-learn would take to float32."""
     if not (hasattr(X, "shape") or hasattr(X, "__array__") or isinstance(X, list | tuple)):
         raise ValueError(f"X must be an array, a table or a tensor, got {type(X).__name__}")
+    if isinstance(X, list | tuple):
+        try:
+            np.asarray(X, dtype=np.float64)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"X must be numbers, rows of one length: {error}") from None
     if not isinstance(X, Tensor):
         return X
+    check_kind(X, "X", Tensor, "a tensor")
     X = X.detach().cpu()
     return (X.float() if X.dtype == torch.bfloat16 else X).numpy()  # which NumPy does not have

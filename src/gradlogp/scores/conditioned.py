@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ..core import check_count, check_event_shape
+from ..core import check_count, check_event_shape, check_kind
 from ..noise.coordinates import AffineCoordinates, Data, as_tensor
 from ..noise.score_base import ScoreWrapper
 from .networks import NO_CLASS
@@ -42,8 +42,7 @@ def check_condition(condition: Any, kind: int | torch.Size | None) -> Tensor:
     if isinstance(condition, int) and not isinstance(condition, bool):
         check_count(condition, "condition, a class,", -(2**63))  # what int64 holds
         condition = torch.tensor([condition])
-    if not isinstance(condition, Tensor):
-        raise ValueError(f"the condition must be {wanted}; got {type(condition).__name__}")
+    check_kind(condition, "the condition", Tensor, wanted)
     got = f"{condition.dtype} of shape {tuple(condition.shape)}"
     classes = condition.dtype == torch.int64 and condition.ndim == 1
     values = condition.is_floating_point() and condition.ndim >= 2

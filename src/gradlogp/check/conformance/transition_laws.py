@@ -122,7 +122,9 @@ def _path(transition: Any, n: int) -> tuple[float, float]:
     x = torch.tensor([[4.0], [-1.5], [0.2]], dtype=torch.float64)
     schedule = VE(LOW, HIGH)
     start, end = _ends(LINE, schedule, _ladder(n))
-    out = evolve(transition, ExactScore(LINE, schedule), x, _ladder(n), denoise=False)
+    out = evolve(
+        transition, ExactScore(LINE, schedule), x, _ladder(n), denoise=False, generator=seeded()
+    )
     ratio = float((end.cov / start.cov).sqrt())
     slope = float((out[0] - out[1]) / (x[0] - x[1])) / ratio
     return float((out - LINE.mean - ratio * (x - LINE.mean)).norm()), slope**2

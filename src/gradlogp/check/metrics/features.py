@@ -21,6 +21,7 @@ from ...core import (
     check_event_shape,
     check_kind,
     check_points,
+    finite_result,
     new_seed,
 )
 from ...distributions.analytic import Gaussian
@@ -71,7 +72,7 @@ class Classifier:
         self.event_shape = x.shape[1:]
         self.mean, self.std = x.double().mean(), x.double().std().clamp(min=1e-12)
         network = MLPClassifier(widths, random_state=new_seed(generator) % 2**32)
-        inputs = ((x.double() - self.mean) / self.std).flatten(1).cpu().numpy()
+        inputs = ((x.double() - self.mean) / self.std).flatten(1).detach().cpu().numpy()
         known = self.classes.numpy()
         for _ in range(epochs):
             network.partial_fit(inputs, labels.cpu().numpy(), classes=known)
@@ -137,7 +138,7 @@ def frechet_distance(x: Float[Tensor, "n d"], y: Float[Tensor, "m d"]) -> Estima
         bend = torch.eye(d, dtype=z.dtype, device=z.device) - _map(law, other)
         influence = ((centred @ bend) * centred).sum(1) + 2 * centred @ (law.mean - other.mean)
         variance += float(influence.var()) / len(z)
-    return Estimate(gaussian_wasserstein(p, q) ** 2, math.sqrt(variance))
+    return finite_result(Estimate(gaussian_wasserstein(p, q) ** 2, math.sqrt(variance)), "x or y")
 
 
 def _map(p: Gaussian, q: Gaussian) -> Tensor:

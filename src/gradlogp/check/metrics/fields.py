@@ -28,6 +28,7 @@ from ...core import (
     check_points,
     check_same_shape,
     evaluate,
+    finite_result,
     mean_and_error,
     per_sample,
     sum_event,
@@ -132,7 +133,7 @@ def conservativity(
     scale = total.mean()
     ratio = rotation.mean() / scale
     error = mean_and_error((rotation - ratio * total) / scale).standard_error
-    return Conservativity(mean_and_error(rotation), Estimate(float(ratio), error))
+    return Conservativity(finite_result(mean_and_error(rotation)), Estimate(float(ratio), error))
 
 
 class LogDensityDifference(NamedTuple):

@@ -27,6 +27,7 @@ from ...core import (
     check_kind,
     check_points,
     evaluate,
+    finite_result,
     mean_and_error,
     sum_event,
 )
@@ -171,7 +172,7 @@ def fisher_divergence(
     check_points(x, least=2)
     s = evaluate(score, x, finite=True)
     target = evaluate(target_score, x, "target_score", finite=True)
-    return mean_and_error(0.5 * sum_event((s - target).square()))
+    return finite_result(mean_and_error(0.5 * sum_event((s - target).square())))
 
 
 class FisherInformation(NamedTuple):
@@ -211,7 +212,8 @@ def fisher_information(
     s, trace = jacobian_trace(score, x, chunk_size)
     check_finite(s, "score")
     squared, curvature = sum_event(s.detach().double().square()), -trace.detach().double()
-    return FisherInformation(*map(mean_and_error, (squared, curvature, squared - curvature)))
+    parts = squared, curvature, squared - curvature
+    return finite_result(FisherInformation(*map(mean_and_error, parts)))
 
 
 class MeanScore(NamedTuple):
@@ -269,4 +271,6 @@ def mean_score(score: ScoreFn, x: Float[Tensor, "batch *event"]) -> MeanScore:
         raise ValueError(f"x must hold more samples than its {d} coordinates, got {len(x)}")
     values = evaluate(score, x, finite=True).detach().double()
     error = values.std(0) / math.sqrt(len(x))
-    return MeanScore(values.mean(0), error, _hotelling(values.flatten(1)))
+    mean = values.mean(0)
+    check_finite(torch.stack([mean, error]), "the mean score at x")
+    return MeanScore(mean, error, _hotelling(values.flatten(1)))

@@ -18,6 +18,7 @@ from ...core import (
     check_points,
     distances,
     evaluate,
+    finite_result,
     mean_and_error,
     per_sample,
     randn_like,
@@ -86,12 +87,13 @@ def nearest_neighbours(
     nearest = torch.where(d_train <= d_held, i_train, n + i_held)
     counts = torch.bincount(nearest, minlength=2 * n).double() / len(s)
     spread = float((counts - counts.mean()).square().sum()) * 2 * n / (2 * n - 1)
-    return Memorisation(
+    found = Memorisation(
         mean_and_error(d_train),
         mean_and_error(d_held),
         mean_and_error(_nearest(ho_n, tr_n)[0]),
         Estimate(float(nearer.mean()), 0.5 * math.sqrt(spread)),
     )
+    return finite_result(found, "samples")
 
 
 def _nearest(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
@@ -208,7 +210,8 @@ def denoising_gap(
     elif tells and share - 3 * error > 0:
         verdict = "overfits"
     ratio, copied = Estimate(A / B, ratio_error), Estimate(share, error)
-    return DenoisingGap(sigma, on_train, on_held, by_copy, ratio, copied, verdict)
+    found = DenoisingGap(sigma, on_train, on_held, by_copy, ratio, copied, verdict)
+    return finite_result(found, "train")
 
 
 def _losses(

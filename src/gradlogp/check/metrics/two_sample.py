@@ -14,6 +14,7 @@ from ...core import (
     check_count,
     check_points,
     distances,
+    finite_result,
     permutation,
     randn_like,
     rows_held,
@@ -183,4 +184,5 @@ def sliced_wasserstein(
     squared = float(total) / n_projections
     variance = sum(float((p / n_projections).var()) / len(p) for p in (potential_a, potential_b))
     value = math.sqrt(squared)
-    return Estimate(value, math.sqrt(variance) / (2 * value) if value > 0 else 0.0)
+    error = math.sqrt(variance) / (2 * value) if value > 0 else 0.0
+    return finite_result(Estimate(value, error), "x or y")

@@ -163,8 +163,10 @@ def check_index(index: Sequence[int] | Tensor, values: Tensor, d: int) -> Tensor
         raise ValueError(
             f"index must be different entries from 0 to {d - 1}, not all of them; got {shown(index)}"
         )
-    if not isinstance(values, Tensor) or values.shape != found.shape:
-        raise ValueError(f"values must be a tensor ({len(found)},), one for each entry of index")
+    what = f"a tensor ({len(found)},), one for each entry of index"
+    check_kind(values, "values", Tensor, what)
+    if values.shape != found.shape:
+        raise ValueError(f"values must be {what}, got {shown(values)}")
     if not bool(values.isfinite().all()):
         raise ValueError("values has entries that are NaN or infinite")
     return found

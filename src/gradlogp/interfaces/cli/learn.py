@@ -297,12 +297,12 @@ def _objective(name: str, weight: WeightName) -> Any:
 
 def _check_device(device: str) -> None:
     """Refuse a device that is unknown, or that this machine does not have."""
-    import torch
+    from ...core import check_device
 
     try:
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise Misuse(f"--device {device}: {str(error).splitlines()[0]}") from None
+        check_device(device, "--device")
+    except ValueError as error:
+        raise Misuse(str(error)) from None
 
 
 def join_processes(device: str) -> int:

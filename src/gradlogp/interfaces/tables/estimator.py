@@ -297,6 +297,7 @@ class TableEstimator:
             random_state: Seed of them.
         """
         frame = self._as_learned(X)
+        check_count(n_draws, "n_draws")
         if why := [
             next(filter(None, reasons)) for reasons in self._impossible(frame) if any(reasons)
         ]:
@@ -351,7 +352,7 @@ class TableEstimator:
         return [impossible(c, frame[c.name], holes=knows_parts) for c in self.columns_]
 
     def _fitted(self) -> None:
-        if not hasattr(self, "estimator_"):
+        if not hasattr(getattr(self, "estimator_", None), "model_"):  # also if interrupted
             raise ValueError("this TableEstimator has not been fitted; call fit first")
 
     def save(self, directory: str | os.PathLike[str]) -> Path:

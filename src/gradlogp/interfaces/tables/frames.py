@@ -91,7 +91,7 @@ def frame_of(X: Any) -> tuple[pd.DataFrame, str]:
                     "boolean" if str(dtype) == "Boolean" else str(dtype)
                 )
     else:
-        raise TypeError(f"a table is a frame of pandas or polars, got {type(X).__name__}")
+        raise TypeError(f"X must be a frame of pandas or polars, got {type(X).__name__}")
     names = list(map(str, frame.columns))
     if len(set(names)) < len(names):
         twice = sorted({name for name in names if names.count(name) > 1})

@@ -189,6 +189,7 @@ class Preconditioner:
         n, var = len(x), x.var(0)
         if not bool((var > 0).all()):
             raise ValueError("x must differ between chains in every coordinate")
+        check_finite(var, "the variance of x")
         if not dense:
             return cls(var, kind="diagonal")
         scale = var.sqrt()

@@ -20,7 +20,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ...core import check_finite, check_kind, check_option, check_points, check_same_shape
+from ...core import (
+    check_finite,
+    check_kind,
+    check_option,
+    check_points,
+    check_same_shape,
+    finite_result,
+)
 from ..kernels import Preconditioner
 
 Learn = Literal["none", "diagonal", "matrix", "auto"]
@@ -51,7 +58,7 @@ def fisher_divergence(
     # ‖Rᵀs + R⁻¹y‖² = sᵀPs + 2 sᵀy + yᵀP⁻¹y needs no Rᵀ
     y = x - m
     cross = s.flatten(1) * (P.apply(s).flatten(1) + 2 * y.flatten(1))
-    return float((cross.sum(1) + P.inv_quadratic(y)).mean())
+    return finite_result(float((cross.sum(1) + P.inv_quadratic(y)).mean()))
 
 
 def _held_out(P: Preconditioner, x: Tensor, s: Tensor, new_x: Tensor, new_s: Tensor) -> float:

@@ -286,6 +286,7 @@ def gaussian_precision(
             _inverse(S, 0.0, advice)  # refuses a singular S
             return Gaussian(mean, S)
         raise ValueError("a coordinate has variance 0, so its precision is infinite; leave it out")
+    check_kind(structure, "structure", Tensor, "a mask")
     mask = structure.to(x.device)
     fits = mask.shape == (d, d) and mask.dtype == torch.bool
     if not fits or not bool((mask == mask.mT).all() and mask.diagonal().all()):

@@ -274,7 +274,13 @@ def _fit(
                     losses[i, j] += loss.sum().cpu()
         i, j = divmod(int(torch.where(losses.isnan(), math.inf, losses).argmin()), len(strengths))
         hs, strengths = [hs[i]], [strengths[j]]
-    return next(solve(z, hs[0], strengths))
+    fit = next(solve(z, hs[0], strengths))
+    if not math.isfinite(fit.a) or not bool(fit.coefficients.isfinite().all()):
+        raise ValueError(
+            f"the fit became NaN or infinite at {name} = {fit.regularization:g}; data, bandwidth, "
+            f"{name} or nu are far too large or too small"
+        )
+    return fit
 
 
 def stein_gradient(

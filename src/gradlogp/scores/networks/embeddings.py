@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any, TypeVar
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch._C._functorch import is_functorch_wrapped_tensor
+from torch.nn.utils import skip_init
 
 from ...core import Generator, check_count, check_event_shape, check_kind, rand_like
+
+_Layer = TypeVar("_Layer", bound=nn.Module)
 
 
 class Fourier(nn.Module):
@@ -51,13 +55,17 @@ class Conditioning(nn.Module):
     def __init__(self, width: int, condition: int | tuple[int, ...] | None = None) -> None:
         super().__init__()
         self.fourier = Fourier()
-        self.noise = nn.Sequential(nn.Linear(32, width), nn.SiLU(), nn.Linear(width, width))
+        self.noise = nn.Sequential(
+            unset(nn.Linear, 32, width), nn.SiLU(), unset(nn.Linear, width, width)
+        )
         self.label = self.values = None
         if isinstance(condition, int):
-            self.label = nn.Embedding(condition, width)
+            self.label = unset(nn.Embedding, condition, width)
         elif condition is not None:
             self.values = nn.Sequential(
-                nn.Linear(math.prod(condition), width), nn.SiLU(), nn.Linear(width, width)
+                unset(nn.Linear, math.prod(condition), width),
+                nn.SiLU(),
+                unset(nn.Linear, width, width),
             )
 
     def forward(
@@ -75,11 +83,17 @@ class Conditioning(nn.Module):
         return nn.functional.silu(emb)
 
 
-def initialise(module: nn.Module, generator: torch.Generator | None) -> None:
-    """Draw every weight from U(−1/√fan_in, 1/√fan_in) and every class embedding from N(0, 1).
+def unset(kind: type[_Layer], *sizes: int, **options: int) -> _Layer:
+    """Return a layer whose weights `initialise` is to draw.
 
-    PyTorch's own constructors draw from the global generator; a seeded network must not.
+    PyTorch's own constructors draw from the global generator; a network with its own must not.
     """
+    layer: Any = skip_init(kind, *sizes, device=torch.empty(0).device, **options)
+    return layer
+
+
+def initialise(module: nn.Module, generator: torch.Generator | None) -> None:
+    """Draw every weight from U(−1/√fan_in, 1/√fan_in) and every class embedding from N(0, 1)."""
     for m in module.modules():
         if isinstance(m, nn.Linear | nn.Conv1d | nn.Conv2d):
             bound = m.weight[0].numel() ** -0.5

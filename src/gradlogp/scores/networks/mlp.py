@@ -9,14 +9,21 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from ...core import check_batch, check_count, check_generator, check_kind
-from .embeddings import Conditioning, check_condition, initialise, read_condition, read_sizes
+from .embeddings import (
+    Conditioning,
+    check_condition,
+    initialise,
+    read_condition,
+    read_sizes,
+    unset,
+)
 
 
 class _Block(nn.Module):
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.first, self.second = nn.Linear(width, width), nn.Linear(width, width)
-        self.shift = nn.Linear(width, width)
+        self.first, self.second = unset(nn.Linear, width, width), unset(nn.Linear, width, width)
+        self.shift = unset(nn.Linear, width, width)
 
     def forward(self, h: Tensor, emb: Tensor) -> Tensor:
         inner = self.first(nn.functional.silu(h)) + self.shift(emb)
@@ -75,9 +82,9 @@ class MLP(nn.Module):
         self.event_shape = torch.Size(shape)
         d = self.event_shape.numel()
         self.conditioning = Conditioning(width, other)
-        self.inlet = nn.Linear(2 * d if holes else d, width)
+        self.inlet = unset(nn.Linear, 2 * d if holes else d, width)
         self.blocks = nn.ModuleList(_Block(width) for _ in range(depth))
-        self.outlet = nn.Linear(width, d)
+        self.outlet = unset(nn.Linear, width, d)
         initialise(self, generator)
         nn.init.zeros_(self.outlet.weight)
 

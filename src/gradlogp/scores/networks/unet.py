@@ -10,7 +10,14 @@ from torch import Tensor, nn
 from torch._C._functorch import is_functorch_wrapped_tensor
 
 from ...core import check_batch, check_count, check_generator, check_kind
-from .embeddings import Conditioning, check_condition, initialise, read_condition, read_sizes
+from .embeddings import (
+    Conditioning,
+    check_condition,
+    initialise,
+    read_condition,
+    read_sizes,
+    unset,
+)
 
 Conv = type[nn.Conv1d] | type[nn.Conv2d]
 
@@ -33,11 +40,11 @@ class _Residual(nn.Module):
     def __init__(self, conv: Conv, c_in: int, c_out: int, width: int) -> None:
         super().__init__()
         self.norm1 = _Norm(min(8, c_in), c_in)
-        self.conv1 = conv(c_in, c_out, 3, padding=1)
-        self.film = nn.Linear(width, 2 * c_out)
+        self.conv1 = unset(conv, c_in, c_out, 3, padding=1)
+        self.film = unset(nn.Linear, width, 2 * c_out)
         self.norm2 = _Norm(min(8, c_out), c_out)
-        self.conv2 = conv(c_out, c_out, 3, padding=1)
-        self.skip = conv(c_in, c_out, 1) if c_in != c_out else nn.Identity()
+        self.conv2 = unset(conv, c_out, c_out, 3, padding=1)
+        self.skip = unset(conv, c_in, c_out, 1) if c_in != c_out else nn.Identity()
 
     def forward(self, x: Tensor, emb: Tensor) -> Tensor:
         h = self.conv1(nn.functional.silu(self.norm1(x)))
@@ -58,7 +65,7 @@ class _Attention(nn.Module):
         super().__init__()
         self.heads = next(n for n in range(max(1, c // 32), 0, -1) if c % n == 0)
         self.norm = _Norm(8, c)
-        self.seen, self.outlet = conv(c, 3 * c, 1), conv(c, c, 1)
+        self.seen, self.outlet = unset(conv, c, 3 * c, 1), unset(conv, c, c, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         seen = self.seen(self.norm(x)).flatten(2)
@@ -138,7 +145,7 @@ class UNet(nn.Module):
         self.joined = isinstance(kind, tuple) and len(kind) == len(shape) and kind[1:] == shape[1:]
         c_joined = kind[0] * folded if isinstance(kind, tuple) and self.joined else 0
         self.conditioning = Conditioning(width, None if self.joined else kind)
-        self.inlet = conv(c_image + c_joined, channels[0], 3, padding=1)
+        self.inlet = unset(conv, c_image + c_joined, channels[0], 3, padding=1)
         self.down, self.up = nn.ModuleList(), nn.ModuleList()
         self.shrink, self.grow = nn.ModuleList(), nn.ModuleList()
         for i, c in enumerate(channels):
@@ -146,12 +153,12 @@ class UNet(nn.Module):
             ups = nn.ModuleList(_Residual(conv, 2 * c, c, width) for _ in range(blocks))
             self.up.insert(0, ups)
             if i + 1 < len(channels):
-                self.shrink.append(conv(c, channels[i + 1], 3, stride=2, padding=1))
-                self.grow.insert(0, conv(channels[i + 1], c, 3, padding=1))
+                self.shrink.append(unset(conv, c, channels[i + 1], 3, stride=2, padding=1))
+                self.grow.insert(0, unset(conv, channels[i + 1], c, 3, padding=1))
         self.middle = _Residual(conv, channels[-1], channels[-1], width)
         self.attention = _Attention(conv, channels[-1]) if attention else None
         self.norm = _Norm(8, channels[0])
-        self.outlet = conv(channels[0], c_image, 3, padding=1)
+        self.outlet = unset(conv, channels[0], c_image, 3, padding=1)
         initialise(self, generator)
         nn.init.zeros_(self.outlet.weight)
         if conv is nn.Conv2d:

@@ -1,0 +1,337 @@
+"""Random calls of all public names, sense and nonsense in several arguments at a time.
+
+Each has to end in a finite result of the shape that its signature says, or in our refusal, which names
+an argument; and whatever it ends in, the process and what was handed over are as before.
+"""
+
+import datetime
+import decimal
+import fractions
+import inspect
+import io
+import math
+import os
+import random
+import resource
+import signal
+import sys
+import threading
+from contextlib import contextmanager, redirect_stdout
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from attempts import Hang
+from door_support import (
+    HOSTILE,
+    INFINITE,
+    REFUSED,
+    Hostile,
+    X,
+    call,
+    called,
+    doors,
+    finite,
+    in_loop,
+    judged,
+    met,
+    public_names,
+)
+from jaxtyping import config
+from torch import Tensor
+
+pytestmark = [pytest.mark.usefixtures("as_user"), pytest.mark.timeout(0)]
+
+SEED = int(os.environ.get("SEED", "0"))
+SECONDS = 60
+ROOM = 6 << 30
+"""Bytes that a call may ask for beyond what the process has."""
+
+INFINITE_RESULTS = (
+    "Classes.given",  # the log-weights of the other classes
+    "Churn",  # r_max, by default
+    "gaussian_error",  # for few points, as it says
+)
+"""Where a result holds infinities that are right: also losses, which a training looks at."""
+
+# ---------------------------------------------------------------------------- arguments
+
+DTYPES = (
+    torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.int32, torch.uint8, torch.bool,
+    torch.complex64,
+)  # fmt: skip
+WORDS = "epsilon", "v", "x0", "score", "gaussian", "é", "\0", "x" * 5000, "1e5", " ", "auto"
+OBJECTS = (
+    lambda: decimal.Decimal("0.5"), lambda: fractions.Fraction(1, 2), lambda: datetime.date(2020, 1, 1),
+    lambda: range(3), lambda: iter([1.0, 2.0]), lambda: {1.0, 2.0}, lambda: np.float64(0.5),
+    lambda: np.int64(3), lambda: np.float32(2), lambda: np.bool_(True), lambda: np.array(["a", "b"]),
+    lambda: np.array([object()]), lambda: pd.DataFrame({"a": [1.0, 2.0]}), lambda: pd.Series([1.0]),
+    lambda: slice(None), lambda: ..., lambda: NotImplemented, lambda: ValueError("x"), lambda: torch,
+    lambda: torch.float32, lambda: torch.device("cpu"), lambda: torch.Size([2]),
+    lambda: torch.nn.Linear(2, 2), lambda: [[1.0], [2.0, 3.0]], lambda: [None], lambda: ["a"],
+    lambda: ("a", 1), lambda: {"a": 1}, lambda: [X, X], lambda: bytearray(b"x"),
+    lambda: memoryview(b"x"), lambda: type, lambda: len,
+)  # fmt: skip
+"""What is no tensor, number or word."""
+
+SPOILT = (
+    lambda y: y[:1], lambda y: y.unsqueeze(-1), lambda y: y.sum(), lambda y: None, lambda y: [y],
+    lambda y: y.float(), lambda y: y.long(), lambda y: y.detach().numpy(), lambda y: y * math.nan,
+    lambda y: y * math.inf, lambda y: y * 1e200, lambda y: y.to(torch.complex128),
+)  # fmt: skip
+"""What a function may return in place of y."""
+
+
+def tensor(right):
+    return right if isinstance(right, Tensor) and right.is_floating_point() else X
+
+
+def spotted(right, at, value):
+    """Return a tensor with one entry replaced."""
+    x = tensor(right).clone()
+    if x.numel():
+        x.view(-1)[at % x.numel()] = value
+    return x
+
+
+def strided(right):
+    x = tensor(right)
+    return x.repeat_interleave(2, 0)[::2] if x.ndim else x
+
+
+def expanded(right):
+    x = tensor(right)
+    return x.mean(0, keepdim=True).expand_as(x) if x.ndim else x
+
+
+def spoilt(right, spoil):
+    """Return a function that answers wrongly, where a function is wanted."""
+
+    def wrong(*arguments, **options):
+        out = right(*arguments, **options)
+        return spoil(out) if isinstance(out, Tensor) else None
+
+    return wrong if callable(right) else spoil
+
+
+def drawn(rng):
+    """Draw an argument: one of the hostile ones, or one that is made by chance."""
+    if rng.random() < 0.4:
+        return rng.choice(HOSTILE)
+    factor = rng.choice([-1, 1]) * 10.0 ** rng.uniform(-320, 300)
+    wild, at = rng.choice([math.nan, math.inf, -math.inf]), rng.randrange(1000)
+    n, dtype, word = (
+        rng.choice([0, 1, 2, 3, 4, 5, 12, 13, 50]),
+        rng.choice(DTYPES),
+        rng.choice(WORDS),
+    )
+    shape = [rng.choice([0, 1, 1, 2, 2, 3, 4, 12]) for _ in range(rng.randrange(5))]
+    generator = torch.Generator().manual_seed(rng.randrange(2**31))
+    which, spoil = rng.randrange(len(OBJECTS)), rng.randrange(len(SPOILT))
+    makers = (
+        (f"times {factor:.3g}", lambda right: tensor(right) * factor),
+        (f"plus {factor:.3g}", lambda right: tensor(right) + factor),
+        (f"entry {at} is {factor:.3g}", lambda right: spotted(right, at, factor)),
+        (f"entry {at} is {wild}", lambda right: spotted(right, at, wild)),
+        (f"{factor:.3g}", lambda right: factor),
+        (f"{n}", lambda right: n),
+        (f"a tensor {shape}", lambda right: torch.randn(shape, generator=generator).double()),
+        (f"{dtype}", lambda right: tensor(right).to(dtype)),
+        ("strided", strided),
+        ("expanded", expanded),
+        ("with a gradient", lambda right: tensor(right).clone().requires_grad_()),
+        ("on meta", lambda right: tensor(right).to("meta")),
+        ("sparse", lambda right: tensor(right).to_sparse()),
+        (f"{word!r:.9}", lambda right: word),
+        (f"object {which}", lambda right: OBJECTS[which]()),
+        (f"function {spoil}", lambda right: spoilt(right, SPOILT[spoil])),
+        ("right", lambda right: right),
+    )
+    chosen = rng.randrange(len(makers))
+    return Hostile(*makers[chosen], wild=chosen == 3)
+
+
+def changes(rng, path, f, given):
+    """Draw which arguments are replaced, by what: at most three, and often the generator."""
+    able = [name for name in given if judged(path, f, name)]
+    chosen = rng.sample(able, min(len(able), rng.choice([0, 1, 1, 2, 2, 3])))
+    found = {name: drawn(rng) for name in chosen}
+    found = {n: h for n, h in found.items() if judged(path, f, n, h.wild)}
+    if "generator" in given and rng.random() < 0.7:
+        noise = torch.Generator().manual_seed(rng.randrange(2**31))
+        found["generator"] = Hostile("a generator", lambda right: noise)
+    return found
+
+
+# ---------------------------------------------------------------------------- what must not change
+
+
+def world():
+    """Return what belongs to the process, and no call may change."""
+    return {
+        "default dtype": torch.get_default_dtype(),
+        "default device": torch.get_default_device(),
+        "gradients": torch.is_grad_enabled(),
+        "inference mode": torch.is_inference_mode_enabled(),
+        "anomalies": torch.is_anomaly_enabled(),
+        "threads of PyTorch": torch.get_num_threads(),
+        "deterministic algorithms": torch.are_deterministic_algorithms_enabled(),
+        "precision of products": torch.get_float32_matmul_precision(),
+        "NumPy's errors": np.geterr(),
+        "NumPy's noise": np.random.get_state()[1].tobytes(),  # noqa: NPY002
+        "Python's noise": random.getstate(),
+        "handlers": [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)],
+        "environment": dict(os.environ),
+        "the folder": (os.getcwd(), os.listdir()),
+        "depth of calls": sys.getrecursionlimit(),
+        "threads": threading.active_count(),
+        "open files": len(os.listdir("/proc/self/fd")),
+        "output": (sys.stdout, sys.stderr),
+    }
+
+
+def held(value):
+    """Return what a tensor, an array or a list holds, to be compared."""
+    if isinstance(value, Tensor) and value.layout is torch.strided and value.device.type == "cpu":
+        flags = value.requires_grad, value.grad is None, value.dtype, tuple(value.shape)
+        wide = torch.complex128 if value.is_complex() else torch.float64
+        return flags, value.detach().to(wide).numpy().tobytes()
+    if isinstance(value, np.ndarray):
+        return value.dtype, value.shape, value.tobytes()
+    return repr(value) if isinstance(value, list | dict | pd.DataFrame) else None
+
+
+def may_draw(f, arguments):
+    """Whether a call may draw from PyTorch's generator: where it could have had one, and has not."""
+    passes_on = any(p.kind is p.VAR_KEYWORD for p in inspect.signature(f).parameters.values())
+    own = [arguments[n] for n in ("generator", "random_state") if n in arguments]
+    return passes_on or bool(own and not isinstance(own[0], torch.Generator))
+
+
+@contextmanager
+def limits():
+    """Stop what takes too long, refuse memory without bounds, and keep what is printed."""
+
+    def stop(number, frame):
+        raise Hang(f"not done after {SECONDS} s")
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+    with open("/proc/self/statm") as file:
+        has = int(file.read().split()[0]) * resource.getpagesize()
+    before = signal.signal(signal.SIGALRM, stop)
+    resource.setrlimit(resource.RLIMIT_AS, (has + ROOM, hard))
+    signal.alarm(SECONDS)
+    try:
+        with redirect_stdout(io.StringIO()):
+            yield
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
+        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
+
+
+# ---------------------------------------------------------------------------- the judge
+
+
+def mistake(path, f, given, replaced):
+    """Make one call; return what is wrong with it, or None."""
+    arguments = given | {name: h.make(given[name]) for name, h in replaced.items()}
+    holds = {name: held(value) for name, value in arguments.items()}
+    before, noise = world(), torch.get_rng_state()
+    try:
+        with limits():
+            result, wrong = met(f, arguments, *replaced)
+    except Hang as hang:
+        return str(hang)
+    if changed := [name for name, value in world().items() if value != before[name]]:
+        return f"changed {', '.join(changed)}"
+    if not may_draw(f, arguments) and not torch.equal(noise, torch.get_rng_state()):
+        return "drew from PyTorch's generator"
+    if changed := [name for name, value in arguments.items() if held(value) != holds[name]]:
+        return f"changed its argument {', '.join(changed)}"
+    if wrong or result is REFUSED:
+        return wrong
+    last = path.rpartition(".")[2]
+    if accepted := [n for n, h in replaced.items() if h.wild and (last, n) not in INFINITE]:
+        return f"accepted {accepted[0]}"
+    if not in_loop(path, f) and not finite(result, infinite=may_be_infinite(path)):
+        return "a result that is not finite, without a word"
+    return misshapen(f, arguments)
+
+
+def may_be_infinite(path):
+    return path.startswith("learn.objectives") or path.endswith(INFINITE_RESULTS)
+
+
+def misshapen(f, arguments):
+    """Call once more with the run-time checks: is the result what the signature says?"""
+    config.update("jaxtyping_disable", False)
+    try:
+        with limits():
+            call(f, arguments)
+    except Hang as hang:
+        return str(hang)
+    except Exception as error:
+        if "return value" in str(error).split("\n")[0]:
+            return "a result of another shape: " + " ".join(str(error).split())
+    finally:
+        config.update("jaxtyping_disable", True)
+    return None
+
+
+def walk(found, n, seed):
+    """Make n random calls; return what is wrong with them, a line each."""
+    wrong = []
+    for number in range(n):
+        rng = random.Random(f"{seed} {number}")
+        torch.manual_seed(number)
+        path, f, given = rng.choice(found)
+        replaced = changes(rng, path, f, given)
+        if what := mistake(path, f, given, replaced):
+            said = ", ".join(f"{name}={h.name}" for name, h in replaced.items())
+            wrong.append(f"seed {seed}, call {number}: {path}({said}): {what[:400]}")
+    return wrong
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+def test_random_calls():
+    rng, every = random.Random(SEED), sorted(public_names().items())
+    found = [d for d in doors(dict(rng.sample(every, 60))) if isinstance(d[2], dict)]
+    wrong = walk(found, 250, SEED)
+    assert not wrong, f"SEED={SEED}\n" + "\n".join(wrong)
+
+
+@pytest.mark.slow
+def test_six_thousand_random_calls():
+    wrong = walk(called()[0], 6000, SEED + 1)
+    assert not wrong, f"SEED={SEED}: {len(wrong)} of 6000\n" + "\n".join(wrong)
+
+
+# ---------------------------------------------------------------------------- can it fail?
+
+
+def careless(x: Tensor, n: int) -> float:
+    """Refuses nothing, draws noise of others, and leaves traces."""
+    if not isinstance(x, Tensor) or x.numel() == 0 or isinstance(n, str):
+        raise KeyError("x")
+    if isinstance(n, Tensor):
+        torch.randn(2)
+    if isinstance(n, tuple | list):
+        x.view(-1)[0] += 1
+    if callable(n):
+        open("left behind", "w").close()
+    return math.inf if isinstance(n, float) else float(x.real.double().clamp(-9, 9).sum())
+
+
+def test_the_walk_sees_a_careless_function():
+    wrong = walk([("here.careless", careless, {"x": X.clone(), "n": 4})], 300, 0)
+    for complaint in (
+        "KeyError", "accepted x", "not finite", "drew from PyTorch", "changed its argument x",
+        "changed the folder",
+    ):  # fmt: skip
+        assert any(complaint in line for line in wrong), complaint
