@@ -261,6 +261,7 @@ def compare(
     if log_prob is not None:
         log_prob = log_prob.detach().cpu().double()[seen["held_out"]]
     v = view(layout, rows, {name: w[seen[name]] for name, w in weights.items()})
+    Processes.check(processes)
     processes.same_noise(generator)
     by_values, by_classifier, by_distance, by_copies, by_others = (  # whoever looks draws the same
         torch.Generator().manual_seed(new_seed(generator)) for _ in range(5)

@@ -18,6 +18,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from .randomness import Generator, NoiseSource
+from .shapes import check_kind
 
 T = TypeVar("T")
 
@@ -44,6 +45,11 @@ class Processes:
         if dist.is_available() and dist.is_initialized():
             return cls(dist.get_rank(), dist.get_world_size())
         return cls()
+
+    @classmethod
+    def check(cls, processes: object) -> None:
+        """Raise `ValueError` unless these are processes."""
+        check_kind(processes, "processes", cls, "those of Processes.here()")
 
     @property
     def alone(self) -> bool:

@@ -96,6 +96,7 @@ def variational_bound(
         )
     width, d = (high - low) / n_strata, x.shape[1:].numel()
     ends = schedule(torch.ones((), dtype=torch.float64))
+    Processes.check(processes)
     processes.same_noise(generator)
 
     def estimated(part: slice, streams: NoiseSource) -> tuple[Tensor, Tensor]:

@@ -25,6 +25,7 @@ from ..core import (
     check_finite,
     check_function,
     check_generator,
+    check_kind,
     check_points,
     check_same_shape,
     check_transition,
@@ -116,6 +117,7 @@ def evolve(
             check_function(f, name)
     times = time_grid(score.schedule) if times is None else times
     check_times(times)
+    Processes.check(processes)
     processes.same_noise(generator)
     steps: list[tuple[Tensor, Tensor | None]] = list(pairwise(times))
     steps.append((times[-1], None if denoise else times[-1]))
@@ -160,6 +162,7 @@ def evolve(
     if out is None:
         work = lambda: ([torch.cat([moved_part(*part) for part in parts])], None)
         return processes.gather(work)[0][0]
+    check_kind(out, "out", Tensor, "a tensor to fill")
     if out.shape != start.shape or not processes.alone:
         raise ValueError(
             f"out must have shape {tuple(start.shape)}, and belongs to one process; got "

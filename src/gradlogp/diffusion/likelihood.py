@@ -216,6 +216,7 @@ def log_likelihood(
         raise ValueError(
             f"the flow has no finite velocity at t_min = {t_min:g} under {schedule}; choose t_min > 0"
         )
+    Processes.check(processes)
     if differentiable and not processes.alone:
         raise ValueError(
             "derivatives do not cross processes: leave out processes= or differentiable="

@@ -101,6 +101,7 @@ def sample(
         >>> bool((chain.draws.mean((0, 1)) - target.mean).abs().max() < 0.2)
         True
     """
+    Processes.check(processes)
     if resume is not None:
         counts = (n_draws, n_chains, n_warmup) == (1000, 4, 1000)
         if not (counts and start is None and generator is None):

@@ -147,6 +147,7 @@ def run(
         check_function(progress, "progress")
     check_keep(keep, torch.get_default_dtype())
     how = check_adapt(adapt, burn_in, engine)
+    Processes.check(processes)
     alone = processes.alone
     simple = resume is None and keep == "memory" and chunk_size is None and alone
     processes.same_noise(generator)
