@@ -103,7 +103,8 @@ def sample(
     """
     Processes.check(processes)
     if resume is not None:
-        counts = (n_draws, n_chains, n_warmup) == (1000, 4, 1000)
+        given = n_draws, n_chains, n_warmup
+        counts = all(isinstance(n, int) for n in given) and given == (1000, 4, 1000)
         if not (counts and start is None and generator is None):
             raise ValueError(
                 "pass resume= without counts, start or generator: those of that run hold"
