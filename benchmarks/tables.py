@@ -56,7 +56,7 @@ CHOSEN = {
 REPORTED = {
     "TitanicSurvival": ("carData", "TitanicSurvival"), "Wage": ("ISLR", "Wage"),
     "Salaries": ("carData", "Salaries"), "Carseats": ("ISLR", "Carseats"),
-    "HousePrices": ("AER", "HousePrices"), 
+    "HousePrices": ("AER", "HousePrices"),
     "diamonds": ("ggplot2", "diamonds"), "storms": ("dplyr", "storms"),
 }  # fmt: skip
 PACKAGES = ("sdv==2.0.0", "rdt==2.0.0", "copulas==0.14.1", "ctgan", "deepecho", "sdmetrics", "faker",
