@@ -63,6 +63,7 @@ UNUSED = {
     "facts_of.kernel": "no kernel has no facts, whatever it is",
     "LogisticRegression.reference": "a record, for comparisons",
     "Observed.constrain.x": "the identity without parameters",
+    "evolve.out": "what is in it is overwritten",
     "dequantise.like": "only its dtype is looked at",
     "fit.extra": "stored with a checkpoint, and there is none",
     "PreconditionedSteps.kernel": "a function, called when the transition is",
@@ -629,6 +630,7 @@ SYNONYMS = {
     "x": "x0?|data|points|events|log-density",
     "cov": "covariance", "covs": "covariance", "data": "column", "z": "b|samples",
     "draws": "covariance|x",
+    "transition": "transition|function",
     "base_log_prob": "log-density", "X": "array|column|data|x", "condition": "class",
 }  # fmt: skip
 """Other words by which messages call a parameter."""
@@ -696,6 +698,7 @@ def met(f, given, *changed):
 
 INFINITE = {
     ("Churn", "r_max"),
+    ("time_grid", "rho"),
     *((k, "friction") for k in ("BAOA", "BAOAB", "GHMC", "OBABO", "Splitting")),
 }
 """Parameters that may be infinite."""

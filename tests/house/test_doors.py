@@ -54,6 +54,12 @@ def walk(paths, few=None):
 pytestmark = pytest.mark.usefixtures("as_user")
 
 
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path, monkeypatch):
+    """A text that is no path of anything is one of a new folder."""
+    monkeypatch.chdir(tmp_path)
+
+
 def test_every_function_and_constructor_is_called():
     """The tables of valid arguments know all but a short list, and most methods too."""
     good, bad = called()

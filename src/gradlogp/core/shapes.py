@@ -86,7 +86,7 @@ def check_device(device: object, name: str = "device") -> None:
     """Raise `ValueError` unless this is a device that this machine has."""
     try:
         torch.empty(1, device=device).tolist()  # type: ignore[call-overload]
-    except (RuntimeError, AssertionError, TypeError) as error:
+    except (RuntimeError, AssertionError, TypeError, ValueError, OverflowError) as error:
         why = str(error).splitlines()[0]
         raise ValueError(
             f"{name} must be one of this machine such as 'cpu', got {shown(device)}: {why}"

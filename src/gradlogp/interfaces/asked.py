@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from typing import Any
 
 import torch
 from sklearn.utils import check_random_state
 
-from ..core import check_kind, shown
+from ..core import (
+    check_count,
+    check_device,
+    check_kind,
+    check_number,
+    check_option,
+    shown,
+)
 from ..learn.settings import TrainingSettings
 
 
@@ -23,6 +31,27 @@ def training_of(estimator: Any) -> TrainingSettings:
         given = TrainingSettings()
     check_kind(given, "settings", TrainingSettings, "TrainingSettings")
     return replace(given, **{k: v for k, v in own.items() if v is not None})
+
+
+def check_asked(estimator: Any) -> None:
+    """Raise `ValueError` for what an estimator cannot be asked for, whether it will be used or not."""
+    for name in ("max_iter", "batch_size", "n_sample_steps", "n_likelihood_steps"):
+        if getattr(estimator, name) is not None:
+            check_count(getattr(estimator, name), name)
+    if estimator.held_out_fraction is not None:
+        check_number(estimator.held_out_fraction, "held_out_fraction", least=0, below=1)
+    if estimator.channels is not None:
+        check_kind(estimator.channels, "channels", list | tuple, "a tuple of integers")
+        for c in estimator.channels:
+            check_count(c, "each of channels")
+    if not isinstance(estimator.standardize, bool):
+        named = "standardize, if it is neither True nor False,"
+        check_option(estimator.standardize, named, ("one",))
+    if estimator.start is not None:
+        check_kind(estimator.start, "start", str | os.PathLike, "the folder of a checkpoint")
+        if not os.path.isdir(estimator.start):
+            raise ValueError(f"start must be the folder of a checkpoint, got {estimator.start!r}")
+    check_device(estimator.device)
 
 
 def generator_of(random_state: Any) -> torch.Generator:

@@ -22,7 +22,6 @@ from ..core import (
     Processes,
     Schedule,
     check_count,
-    check_device,
     check_kind,
     check_number,
     check_option,
@@ -40,7 +39,7 @@ from ..noise.coordinates import subset
 from ..noise.predictions import Kind
 from ..scores.guided import GuidedScore
 from ..scores.model import ScoreModel
-from .asked import generator_of, training_of
+from .asked import check_asked, generator_of, training_of
 from .base import BaseName, Correction, Judge, base_for, held_out_rows
 from .conditions import condition_kind, given_score, learn_condition, restore_condition
 from .kept import as_array, begun, check_kept, hints_of, kept_of, reached, settings_of
@@ -187,9 +186,12 @@ class ScoreEstimator(DensityMixin, BaseEstimator):
                 or not what `condition` says, weights that are negative or not one a sample, or
                 settings out of range.
         """
+        check_asked(self)
         settings = training_of(self)
         if columns is not None:
             check_kind(columns, "columns", list | tuple | np.ndarray, "names, one for each column")
+        if condition_names is not None:
+            check_kind(condition_names, "condition_names", list | tuple | np.ndarray, "names")
         check_kind({} if extra is None else extra, "extra", Mapping, "a dictionary")
         if self.resume and not isinstance(self.random_state, int):
             raise ValueError("resume=True needs the random_state, a number, of that run")
@@ -197,7 +199,6 @@ class ScoreEstimator(DensityMixin, BaseEstimator):
         X = validate_data(
             self, as_array(X), dtype=[np.float32, np.float64], allow_nd=True, ensure_min_samples=2
         )
-        check_device(self.device)
         x, generator = X, self._generator(None)
         generator.manual_seed(Processes.here().of_first(generator.initial_seed()))
         weight = sample_weights(sample_weight, len(x))

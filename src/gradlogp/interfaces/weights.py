@@ -17,7 +17,7 @@ def sample_weights(sample_weight: Any, n: int) -> Tensor | None:
         return None
     try:
         weight = torch.as_tensor(np.asarray(sample_weight, dtype=np.float64))
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise ValueError("sample_weight must be numbers, one a sample") from None
     if weight.shape != (n,):
         raise ValueError(f"sample_weight must have shape ({n},), got {tuple(weight.shape)}")
