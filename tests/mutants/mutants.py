@@ -2189,12 +2189,12 @@ MUTANTS = (
     Mutant(
         "X: the middle between two levels is not moved by α",
         "scores/levels.py", "middle = alpha * (low + 0.5 * step)", "middle = low + 0.5 * step",
-        "scores/test_levels.py::test_a_column_of_levels_is_the_mixture_that_it_is",
+        "scores/test_category_levels.py::test_a_column_of_levels_is_the_mixture_that_it_is",
     ),
     Mutant(
         "X: levels are drawn equally, however rare",
         "scores/levels.py", "self.log_share.to(u) + out", "out",
-        "scores/test_levels.py::test_rare_levels_are_drawn_as_often_as_they_are_met",
+        "scores/test_category_levels.py::test_rare_levels_are_drawn_as_often_as_they_are_met",
     ),
     Mutant(
         "X: expectation maximisation forgets the covariance of what is missing",

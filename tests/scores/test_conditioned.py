@@ -136,10 +136,10 @@ def test_the_dtype_of_a_condition_is_no_matter(generator):
 
 BAD = {
     "classes": [
-        (1.0, "got float"),
-        (True, "got bool"),
+        (1.0, "got 1.0"),
+        (True, "got True"),
         ([0, 1], "got list"),
-        (None, "got NoneType"),
+        (None, "got None"),
         (3, "from 0 to 3 - 1; got 3"),
         (-1, "from 0 to 3 - 1; got -1"),
         (torch.tensor([0, 3]), "got 3"),
@@ -153,7 +153,7 @@ BAD = {
         (torch.empty(0, dtype=torch.int64), r"of shape \(0,\)"),
     ],
     "values": [
-        (1.0, "got float"),
+        (1.0, "got 1.0"),
         (1, "got torch.int64"),
         ([[1.0, 2.0]], "got list"),
         (lambda k: torch.zeros(k), "got torch.float64 of shape"),  # without the row

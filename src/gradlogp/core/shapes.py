@@ -28,7 +28,7 @@ def check_batch(x: Tensor, event_shape: torch.Size | None = None, name: str = "x
         raise ValueError(f"{name} must be a torch.Tensor, got {shown(x)}")
     if not x.is_floating_point():
         raise ValueError(f"{name} must be floating point, got {x.dtype}; convert it with .float()")
-    _check_held(x, name)
+    _check_dense(x, name)
     if x.ndim < 2 or (event_shape is not None and x.shape[1:] != event_shape):
         event = "*event" if event_shape is None else ", ".join(map(str, event_shape))
         raise ValueError(f"{name} must have shape (B, {event}), got {tuple(x.shape)}")
@@ -74,10 +74,15 @@ def check_finite(x: Tensor, name: str) -> None:
         raise ValueError(f"{name} has {bad} of {len(x)} rows that are not finite; remove them")
 
 
-def _check_held(x: Tensor, name: str) -> None:
-    """Raise `ValueError` unless all numbers of a tensor are in memory, one beside the other."""
+def _check_dense(x: Tensor, name: str) -> None:
+    """Raise `ValueError` unless the numbers of a tensor stand one beside the other."""
     if x.layout is not torch.strided:
         raise ValueError(f"{name} must be dense, got {x.layout}; convert it with .to_dense()")
+
+
+def _check_held(x: Tensor, name: str) -> None:
+    """Raise `ValueError` unless all numbers of a tensor are in memory, one beside the other."""
+    _check_dense(x, name)
     if x.device.type == "meta":
         raise ValueError(f"{name} must hold numbers, got a tensor on the meta device")
 
@@ -200,7 +205,7 @@ def per_sample(value: Tensor | float, x: Tensor, name: str = "t") -> Tensor:
     if not isinstance(value, (Tensor, Real)):
         raise ValueError(f"{name} must be a number or a tensor, got {shown(value)}")
     if isinstance(value, Tensor):
-        _check_held(value, name)
+        (_check_dense if x.device.type == "meta" else _check_held)(value, name)
     number = value if isinstance(value, Tensor) else _float(value)
     v = torch.as_tensor(number, dtype=x.dtype, device=x.device)
     if v.ndim == 0:
