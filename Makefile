@@ -73,6 +73,7 @@ lint: $(VENV)/.lint
 	$(BIN)/mypy
 
 docs: $(VENV)/.docs
+	rm -rf site
 	$(TEST_ENV) $(BIN)/sphinx-build --quiet --jobs $(WORKERS) --fail-on-warning --keep-going \
 		--fresh-env --doctree-dir $(VENV)/doctrees docs site
 	$(BIN)/python docs/_ext/outside.py site
