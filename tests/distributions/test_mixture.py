@@ -322,3 +322,10 @@ def test_a_law_does_not_follow_the_tensor_it_was_made_from(generator):
         before = law.score(x)
         m += 1
         close(law.score(x), before)
+
+
+def test_values_too_far_from_every_component_are_refused():
+    law = GaussianMixture([0.5, 0.5], [[0.0, 0.0], [1.0, 1.0]], torch.eye(2).expand(2, 2, 2))
+    assert law.conditional([0], torch.tensor([30.0])).means.isfinite().all()
+    with pytest.raises(ValueError, match="values lie too far from every component"):
+        law.conditional([0], torch.tensor([1e187]))

@@ -22,13 +22,18 @@ LARGEST = 2**63 - 1
 """What a tensor can count."""
 
 
-def check_batch(x: Tensor, event_shape: torch.Size | None = None, name: str = "x") -> None:
-    """Raise `ValueError` unless x is a floating-point batch `(B, *event)`."""
+def check_batch(
+    x: Tensor, event_shape: torch.Size | None = None, name: str = "x", *, held: bool = True
+) -> None:
+    """Raise `ValueError` unless x is a floating-point batch `(B, *event)`.
+
+    Its numbers are in memory, unless `held` is False: compilers send tensors without any.
+    """
     if not isinstance(x, Tensor):
         raise ValueError(f"{name} must be a torch.Tensor, got {shown(x)}")
     if not x.is_floating_point():
         raise ValueError(f"{name} must be floating point, got {x.dtype}; convert it with .float()")
-    _check_dense(x, name)
+    (_check_held if held else _check_dense)(x, name)
     if x.ndim < 2 or (event_shape is not None and x.shape[1:] != event_shape):
         event = "*event" if event_shape is None else ", ".join(map(str, event_shape))
         raise ValueError(f"{name} must have shape (B, {event}), got {tuple(x.shape)}")

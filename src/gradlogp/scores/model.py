@@ -290,7 +290,7 @@ class ScoreModel(ScoreBase, nn.Module):
         Raises:
             ValueError: For a wrong shape.
         """
-        check_batch(z, self.event_shape, "z")
+        check_batch(z, self.event_shape, "z", held=False)
         if isinstance(self.condition, Mask) and self.condition.cov is not None:
             a, b = (per_sample(q, z) for q in self.schedule(t))
             return (a * self.denoise_given(z, t, condition) - z) / b**2

@@ -234,6 +234,10 @@ class GaussianMixture:
         parts = [conditional(m, S, k, x) for m, S in zip(self.means, self.covs, strict=True)]
         here = GaussianMixture(self.weights, self.means[:, k], self.covs[:, k][:, :, k])
         weights = here.responsibilities(x)[0].clamp(min=torch.finfo(x.dtype).tiny)
+        if not bool(weights.isfinite().all()):
+            raise ValueError(
+                f"values lie too far from every component for {x.dtype} to tell which is nearest"
+            )
         return GaussianMixture(
             weights, torch.cat([m for m, _ in parts]), torch.stack([S for _, S in parts])
         )

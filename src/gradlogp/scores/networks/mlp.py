@@ -95,7 +95,7 @@ class MLP(nn.Module):
         condition: Int[Tensor, " batch"] | Float[Tensor, "batch *condition"] | None = None,
     ) -> Float[Tensor, "batch *event"]:
         """Return the prediction at x."""
-        check_batch(x, self.event_shape)
+        check_batch(x, self.event_shape, held=False)
         check_condition(self.condition, condition, len(x))
         emb = self.conditioning(c, None if self.holes else condition)
         seen = x.flatten(1)

@@ -171,7 +171,7 @@ class UNet(nn.Module):
         condition: Int[Tensor, " batch"] | Float[Tensor, "batch *condition"] | None = None,
     ) -> Float[Tensor, "batch channels *sides"]:
         """Return the prediction at x."""
-        check_batch(x, self.event_shape)
+        check_batch(x, self.event_shape, held=False)
         check_condition(self.condition, condition, len(x))
         seen = x
         if condition is not None and self.joined:
