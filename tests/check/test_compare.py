@@ -42,8 +42,8 @@ def three(generator, n=700):
 
 
 def test_samples_of_the_right_law_pass(generator):
-    """Of this seed one look in some thirty is below the bar that there would be for one alone."""
-    found = compare(*three(generator.manual_seed(1)), generator=generator)
+    """Of this seed two looks in some thirty are below the bar that there would be for one alone."""
+    found = compare(*three(generator.manual_seed(10)), generator=generator)
     assert found.verdict.ok, str(found)
     assert found.verdict.reasons == ()
     assert all(row.verdict is not False for row in found.rows)
