@@ -7,6 +7,7 @@ from torch import nn
 
 from gradlogp.distributions.analytic import Gaussian
 from gradlogp.learn import share as shares
+from gradlogp.learn.objectives.masked import Masks
 from gradlogp.learn.share import fit_share, level_times
 from gradlogp.noise.schedules import VE, VP
 from gradlogp.scores.base import LEVELS
@@ -83,6 +84,43 @@ def test_levels_are_geometric_and_where_they_are_looked_up(schedule):
     assert len(times) == LEVELS
     if schedule.times is None:
         close(model.base.shared(model._noise_input(times)), model.base.share, rtol=1e-5, atol=1e-5)
+
+
+class Shifted(nn.Module):
+    """The right correction of N(0, 1) that is N(1, 1) indeed, entry by entry, times a number."""
+
+    holes, event_shape, condition = True, torch.Size([3]), (2, 3)
+
+    def __init__(self, factors):
+        super().__init__()
+        self.factors = nn.Parameter(torch.tensor(factors, dtype=torch.float64))
+
+    def forward(self, x, c, condition):
+        r = torch.exp(4 * c).unsqueeze(1)  # c is −λ/8, of λ = −2 log σ
+        return self.factors * r / (1 + r.square()).sqrt() + 0 * x
+
+
+def test_of_parts_each_column_has_a_share_of_its_own():
+    """Of twice the right correction half, of a wrong one nothing; what goes together has one."""
+    masks = Masks(torch.zeros(1, 3), (0, 1, 2), (False,) * 3)
+    model = ScoreModel(Shifted([2.0, -1.0, 0.5]), VE(0.1, 4.0), "v").double()
+    z = torch.randn(4000, 3, generator=seeded(1)).double() + 1.0
+    z[::3, 2] = torch.nan
+    fit = lambda m: fit_share(
+        model, z.nan_to_num(0.0), model.condition.encode(z), 0, m.objective()
+    )
+    fit(masks)
+    first, second, third = model.condition.share.T
+    assert float((first - 0.5).abs().max()) < 0.06  # rows have their own mean
+    assert float(second.abs().max()) == 0
+    assert float(third.min()) > 0.9
+    fit(masks._replace(groups=(0, 0, 1)))  # (2·1 − 1·1)/(2² + 1²)
+    together = model.condition.share
+    assert torch.equal(together[:, 0], together[:, 1])
+    assert float((together[:, 0] - 0.2).abs().max()) < 0.06
+    model.condition.share.fill_(1.0)
+    fit_share(model, z.nan_to_num(0.0), model.condition.encode(z), 0, lambda score, z: z.sum(1))
+    assert float(model.condition.share.min()) == 1  # of another loss it is not known
 
 
 @pytest.mark.parametrize("n", [2, 30])

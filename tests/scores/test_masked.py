@@ -27,7 +27,7 @@ from gradlogp.diffusion import (
 )
 from gradlogp.distributions import WithHoles
 from gradlogp.learn import checkpoint
-from gradlogp.learn.objectives.masked import draw_known, masked
+from gradlogp.learn.objectives.masked import condition_on, draw_known, masked
 from gradlogp.learn.objectives.times import times_of
 from gradlogp.noise import AffineCoordinates
 from gradlogp.noise.schedules import VE, VP
@@ -219,6 +219,29 @@ def test_what_is_refused():
         masked(MaskedScore(model, None), torch.zeros(2, 3).double(), groups=(0, 1, 2), flags=FREE)
 
 
+def test_what_is_missing_is_filled_from_the_conditional_law(generator):
+    """Draws beside the Gaussian given the rest, in other units; and their density, exactly."""
+    model = untrained(NORMAL.sample(500, generator=generator) * 100 + 7, VP())
+    mask, c = model.condition, model.condition.coordinates
+    law = Gaussian(
+        c.shift + c.scale * mask.mean, torch.outer(c.scale, c.scale) * mask.cov.reshape(3, 3)
+    )
+    n = 20_000
+    row = torch.tensor([NAN, -40.0, NAN]).double()
+    given = torch.tensor([[True, True, True]]).expand(n, 3)
+    drawn, nats = mask.fill(row.expand(n, 3), given, generator)
+    exact = law.conditional([1], row[1:2])
+    assert bool((drawn[:, 1] == -40).all())
+    close(nats, exact.log_prob(drawn[:, [0, 2]]), 1e-3)
+    sd = exact.cov.diagonal().sqrt()
+    assert float(((drawn[:, [0, 2]].mean(0) - exact.mean) / sd).abs().max()) < 4.5 / math.sqrt(n)
+    assert float((drawn[:, [0, 2]].T.cov() / exact.cov - 1).abs().max()) < 4.5 * 3 / math.sqrt(n)
+    alone, nats = mask.fill(row.expand(n, 3), given & torch.tensor([True, False, True]), generator)
+    marginal = over(law, [0, 2])  # what is there and not to be looked at is passed over
+    close(nats, marginal.log_prob(alone[:, [0, 2]]), 1e-3)
+    assert float(((marginal.mean - exact.mean) / sd).abs().max()) > 0.1  # negative control
+
+
 def test_which_parts_are_known(generator):
     """Half know nothing; then 0 … all but one of three groups, alike; flags in half of the rest."""
     groups, flags = (0, 0, 1, 2), (True, False, False, False)
@@ -237,6 +260,23 @@ def test_which_parts_are_known(generator):
     assert bool((whole[:, 0] | ~whole[:, 1]).all())  # a value is never known without its flag
     assert abs(float(whole[:, 0].double().mean()) - (1 / 6 + 1 / 6)) < 1.5 * at(1 / 3)
     assert torch.equal(known[: n // 2, 0], known[: n // 2, 1])  # a hole goes with its flag
+
+
+def test_what_is_conditioned_on_is_known_alone_or_left_out(generator):
+    """In a quarter of the rows alone, of those that have it at all; left out in every fifth."""
+    n, own = 40_000, torch.tensor([True, False, True, False])
+    known = torch.rand(n, 4, generator=generator) < 0.5
+    present = torch.ones(n, 4).bool()
+    found, there = condition_on(known, present, tuple(own.tolist()), 0.2, generator)
+    gone = ~there[:, 0]
+    at = lambda p: 4.5 * math.sqrt(p * (1 - p) / n)
+    assert abs(float(gone.double().mean()) - 0.2) < at(0.2)
+    assert bool((found[gone] == own).all())
+    assert torch.equal(there, torch.where(gone[:, None], ~own, present))
+    alone = (found == own).all(1) & ~gone
+    share = 0.8 * (0.25 + 0.75 / 16)  # by chance too
+    assert abs(float(alone.double().mean()) - share) < at(share)
+    assert torch.equal(found[~alone & ~gone], known[~alone & ~gone])
 
 
 def test_holes_are_neither_seen_nor_asked_for(generator):

@@ -91,8 +91,8 @@ def fit_frame(asked: Asked) -> None:
     """Fit coordinates, moments, base and what is known of the condition, or keep those of the model."""
     model, scales = asked.model, asked.standardize
     if asked.keep_frame:
-        if model.base is not None:  # the share of another training; it is found anew
-            model.base.share.fill_(1.0)
+        if model.corrected is not None:  # the share of another training; it is found anew
+            model.corrected.share.fill_(1.0)
         return
     model.fit_frame(asked.data, "each" if scales is True else scales or None)
     if asked.condition is not None and model.condition is not None:

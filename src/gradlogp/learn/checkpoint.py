@@ -246,6 +246,8 @@ def check_scales(model: ScoreModel, file: Path) -> None:
         or model.condition.levels.fine(),
         "left": model.left is None or bool((model.left > 0).all()),
     } | check_base(model.base)
+    if isinstance(model.condition, Mask):
+        good |= model.condition.check_share("condition")
     if bad := [name for name, fine in good.items() if not fine]:
         raise ValueError(f"{file} is damaged: {bad[0]} is out of range")
 

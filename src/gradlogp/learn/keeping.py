@@ -57,8 +57,8 @@ def conclude(averaged: ScoreModel, best: Best, measure: Measurement, seed: int) 
             if rise.value > max(3 * rise.standard_error, 0.01 * abs(lowest.value)):
                 _warn(best.step, lowest.value, lowest.value + rise.value)
     z = measure.z if measure.asked else None
-    if final.base is not None and z is not None and len(z) > 1:
-        fit_share(final, z, measure.condition, seed)
+    if final.corrected is not None and z is not None and len(z) > 1:
+        fit_share(final, z, measure.condition, seed, measure.objective)
     return final
 
 

@@ -7,21 +7,25 @@ With r = σ (s_θ − s_base), the loss of the share a of a correction is a para
     a^* = -\frac{E\langle r,\; σ s_{base} + ε \rangle}{E\|r\|^2}
 
 so that least squares on rows that nothing was learned from says how much of it helps. Less one
-standard error, and between 0 and 1, it is never worse than the base but by the error of that.
+standard error, and between 0 and 1, it is never worse than the base but by the error of that. With a
+part of each row known the loss is that of the rest, and a parabola is known by three of its points.
 """
 
 from __future__ import annotations
 
 import math
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..core import Schedule, per_sample, randn_like
 from ..noise.grids import noise_range, time_at
-from ..scores.base import LEVELS
+from ..scores.base import LEVELS, Shared
 from ..scores.model import ScoreModel
-from .held_out import conditioned
+from .held_out import Objective, conditioned
+from .objectives.masked import masked, masked_errors
 
 ENTRIES = 2**17
 """Entries looked at for each level: rows, or draws of the noise of few of them."""
@@ -38,20 +42,28 @@ def level_times(schedule: Schedule) -> Tensor:
 
 
 @torch.no_grad()
-def fit_share(model: ScoreModel, z: Tensor, condition: Tensor | None, seed: int) -> None:
+def fit_share(
+    model: ScoreModel, z: Tensor, condition: Tensor | None, seed: int,
+    objective: Objective | None = None,
+) -> None:  # fmt: skip
     """Set the share of the correction by rows z `(N, *event)`, in model coordinates.
 
     The noise is the same at every level, so that a share is smooth in σ, and comes in pairs ±ε. The
     standard error over rows is that of the ratio.
 
     Arguments:
-        model: A model with a base.
+        model: A model with a law that it corrects. Of one that knows parts of a row nothing is set
+            unless its objective is that of `Masks`, which says what is hidden.
         z: Rows that nothing was learned from, at least two.
         condition: Their conditions, as the network takes them.
         seed: Seed of the noise.
+        objective: What the model was trained by.
     """
-    base = model.base
-    assert base is not None
+    base, law = model.base, model.corrected
+    assert law is not None
+    by_parts = isinstance(objective, partial) and objective.func is masked
+    if base is None and not by_parts:
+        return
     n = len(z)
     times = level_times(model.schedule)
     index = torch.arange(0, n, max(1, n // max(64, ENTRIES // z[0].numel())), device=z.device)
@@ -62,20 +74,46 @@ def fit_share(model: ScoreModel, z: Tensor, condition: Tensor | None, seed: int)
     half = randn_like(z[: n * pairs], g)
     eps = torch.cat([half, -half])  # what is odd in ε, nearly all at small σ, cancels in pairs
     score = conditioned(model, None if condition is None else condition[rows])
-    base.share.fill_(1.0)
+    law.share.fill_(1.0)
     shares = []
     for t in times:
-        alpha, sigma = (v.to(z) for v in model.schedule(t))
-        a, b = per_sample(alpha, z), per_sample(sigma, z)
-        z_t = a * z + b * eps
-        known = base.score(z_t, alpha.reshape(1, 1), sigma.reshape(1, 1))
-        r = (b * (score(z_t, t.to(z)) - known)).flatten(1).double()
-        left = (b * known + eps).flatten(1).double()
-        gain = -(r * left).sum(1).reshape(repeats, n).mean(0)
-        size = r.square().sum(1).reshape(repeats, n).mean(0)
-        share = gain.sum() / size.sum()
-        error = (gain - share * size).square().sum().sqrt() / size.sum() * math.sqrt(n / (n - 1))
+        if base is None:
+            assert isinstance(objective, partial)
+            gain, size = _of_entries(law, score, z, t, objective.keywords, seed)
+        else:
+            alpha, sigma = (v.to(z) for v in model.schedule(t))
+            a, b = per_sample(alpha, z), per_sample(sigma, z)
+            z_t = a * z + b * eps
+            known = base.score(z_t, alpha.reshape(1, 1), sigma.reshape(1, 1))
+            r = (b * (score(z_t, t.to(z)) - known)).flatten(1).double()
+            left = (b * known + eps).flatten(1).double()
+            gain, size = -(r * left).sum(1), r.square().sum(1)
+        share, error = _ratio(*(v.unflatten(0, (repeats, n)).mean(0) for v in (gain, size)))
         shares.append((share - error).nan_to_num(0.0).clamp(0, 1))
     span = torch.stack([model._noise_input(t) for t in times[[0, -1]]])
-    base.span.copy_(span)
-    base.share.copy_(torch.stack(shares))
+    law.span.copy_(span)
+    law.share.copy_(torch.stack(shares))
+
+
+def _ratio(gain: Tensor, size: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the ratio of the means of two columns or tables of n rows, and its standard error."""
+    n, share = len(gain), gain.sum(0) / size.sum(0)
+    error = (gain - share * size).square().sum(0).sqrt() / size.sum(0) * math.sqrt(n / (n - 1))
+    return share, error
+
+
+def _of_entries(
+    law: Shared, score: Any, z: Tensor, t: Tensor, hidden: dict[str, Any], seed: int
+) -> tuple[Tensor, Tensor]:
+    """Return −<r, σ s_base + ε> and |r|² of each entry, summed over those that go together."""
+    errors = []
+    for share in (0.0, 1.0):
+        law.share.fill_(share)
+        g = torch.Generator(z.device).manual_seed(seed)
+        errors.append(
+            masked_errors(score, z, t=t.to(z).expand(len(z)), generator=g, **hidden).double()
+        )
+    known, r = errors[0], errors[1] - errors[0]
+    each = list(zip(hidden["groups"], hidden["flags"], strict=True))
+    together = torch.tensor([[a == b for a in each] for b in each], device=z.device).double()
+    return -(r * known) @ together, r.square() @ together

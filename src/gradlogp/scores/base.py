@@ -41,7 +41,37 @@ ROWS = 20_000
 """Rows looked at for a covariance that is not kept whole, or is judged by cross-validation."""
 
 
-class Base(nn.Module):
+class Shared(nn.Module):
+    """A law that a network corrects, and the share of the correction from level to level of noise.
+
+    Arguments:
+        like: A tensor of its dtype and device.
+        entries: How many entries have a share of their own; by default there is one for all.
+    """
+
+    share: Tensor
+    span: Tensor
+
+    def __init__(self, like: Tensor, *entries: int) -> None:
+        super().__init__()
+        self.register_buffer("share", like.new_ones(LEVELS, *entries))
+        self.register_buffer("span", like.new_tensor([-1.0, 1.0]))
+
+    def shared(self, coordinate: Tensor) -> Tensor:
+        """Return the share of the correction at noise coordinates, linear between levels."""
+        (low, high), last = self.span.to(coordinate), len(self.share) - 1
+        place = ((coordinate - low) / (high - low) * last).clamp(0, last).unsqueeze(-1)
+        levels = torch.arange(last + 1, dtype=place.dtype, device=place.device)
+        return (1 - (place - levels).abs()).clamp(min=0) @ self.share.to(place)
+
+    def check_share(self, name: str) -> dict[str, bool]:
+        """Return for each of its tensors whether it can be what it is called."""
+        low, high = self.span.tolist()
+        possible = bool(((self.share >= 0) & (self.share <= 1)).all())
+        return {f"{name}.share": possible, f"{name}.span": low < high}
+
+
+class Base(Shared):
     """A Gaussian or a mixture in model coordinates, and the share of the correction beside it.
 
     Arguments:
@@ -57,15 +87,14 @@ class Base(nn.Module):
     values: Tensor
     vectors: Tensor
     diagonal: Tensor
-    share: Tensor
-    span: Tensor
 
     def __init__(
         self, event_shape: torch.Size, components: int = 1, rank: int | None = None, *,
         follows: bool = False, like: Tensor | None = None,
     ) -> None:  # fmt: skip
-        super().__init__()
-        d, like = event_shape.numel(), torch.empty(0) if like is None else like
+        like = torch.empty(0) if like is None else like
+        super().__init__(like)
+        d = event_shape.numel()
         rank = d if rank is None else rank
         self.event_shape, self.follows = event_shape, follows
         eye = torch.eye(d, rank, dtype=like.dtype, device=like.device)
@@ -76,8 +105,6 @@ class Base(nn.Module):
             "values": like.new_full((components, rank), whole),
             "vectors": eye.expand(components, d, rank).clone(),
             "diagonal": like.new_full((d,), 1 - whole),
-            "share": like.new_ones(LEVELS),
-            "span": like.new_tensor([-1.0, 1.0]),
         }.items():
             self.register_buffer(name, value)
 
@@ -184,13 +211,6 @@ class Base(nn.Module):
         y = (z - a * self.means.to(z)) / E
         along = ((y @ A).unsqueeze(1) @ middle).flatten(1)
         return -(y - a.square() * ((along @ A.mT) / E)), D, A
-
-    def shared(self, coordinate: Tensor) -> Tensor:
-        """Return the share of the correction at noise coordinates, linear between levels."""
-        (low, high), last = self.span.to(coordinate), len(self.share) - 1
-        place = ((coordinate - low) / (high - low) * last).clamp(0, last).unsqueeze(-1)
-        levels = torch.arange(last + 1, dtype=place.dtype, device=place.device)
-        return (1 - (place - levels).abs()).clamp(min=0) @ self.share.to(place)
 
     # ------------------------------------------------------------------ fitted
 
@@ -303,12 +323,9 @@ def check_base(base: Base | None) -> dict[str, bool]:
     """Return for each of its tensors whether it can be what it is called."""
     if base is None:
         return {}
-    low, high = base.span.tolist()
-    weights, share = base.weights, base.share
+    weights = base.weights
     return {
         "base.weights": bool((weights > 0).all()) and abs(float(weights.sum()) - 1) < 1e-4,
         "base.values": bool((base.values >= 0).all()),
         "base.diagonal": bool((base.diagonal >= 0).all()),
-        "base.share": bool(((share >= 0) & (share <= 1)).all()),
-        "base.span": low < high,
-    }
+    } | base.check_share("base")

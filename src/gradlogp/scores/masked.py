@@ -13,13 +13,15 @@ unconditional model instead is biased, however fine the steps.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from ..core import check_event_shape, per_sample
+from ..core import Generator, check_event_shape, per_sample, randn_like
 from ..noise.coordinates import AffineCoordinates
+from .base import Shared
 from .conditioned import ConditionedScore
 from .levels import Levels
 
@@ -31,6 +33,9 @@ MOST_ROWS, MOST_WORK = 2000, 10**8
 
 ROUNDS, STILL = 40, 1e-3
 """Of expectation maximisation, and by how little S changes where it ends."""
+
+CHUNK = 4096
+"""Rows that are filled together."""
 
 RIDGE = 1e-3
 """Least variance, in the frame of unit variance, of any direction of that law."""
@@ -86,7 +91,7 @@ def gaussian_with_holes(u: Tensor, known: Tensor) -> tuple[Tensor, Tensor]:
     return m, (S + S.T) / 2
 
 
-class Mask(nn.Module):
+class Mask(Shared):
     """The condition of a network that knows any part of x: what is known, and its values.
 
     The network takes it as `(B, 2, *event)`: 1 where an entry is known, 0 where it is not, −1 where it
@@ -96,7 +101,8 @@ class Mask(nn.Module):
     Of vectors it keeps mean and covariance, so that the network has to learn only what a Gaussian law
     with these does not say; and which entries are levels of a column, whose frequencies it keeps
     (`Levels`). The covariance is that of all entries, or, of more than `MOST_GAUSSIAN`, of those that
-    are no levels, if they are fewer.
+    are no levels, if they are fewer. Of what the network says beyond that law, `share` is kept, level
+    by level of noise.
 
     Arguments:
         event_shape: The shape of x.
@@ -107,8 +113,8 @@ class Mask(nn.Module):
     levels: Levels | None
 
     def __init__(self, event_shape: torch.Size) -> None:
-        super().__init__()
         check_event_shape(event_shape)
+        super().__init__(torch.empty(0), event_shape.numel())
         self.event_shape = torch.Size(event_shape)
         self.kind = torch.Size((2, *event_shape))
         self.coordinates = AffineCoordinates(torch.zeros(event_shape), torch.ones(event_shape))
@@ -136,6 +142,43 @@ class Mask(nn.Module):
         w, U = torch.linalg.eigh(cov)
         self.mean[own] = mean.to(self.mean)
         self.cov[torch.outer(own, own)] = ((U * w.clamp(min=RIDGE)) @ U.T).to(self.cov).flatten()
+
+    def fill(
+        self, rows: Tensor, given: Tensor, generator: Generator | None = None
+    ) -> tuple[Tensor, Tensor]:
+        r"""Draw what is NaN in rows from the Gaussian law given some of the rest, and its density.
+
+        .. math:: N(m_a + S_{ak} S_{kk}^{-1} (u_k - m_k),\; S_{aa} - S_{ak} S_{kk}^{-1} S_{ka})
+
+        Arguments:
+            rows: Rows `(N, D)`, in the units of the data, NaN where a value is to be drawn.
+            given: Which entries it is drawn given, where they are there, bool like the rows.
+            generator: Where draws come from.
+
+        Returns:
+            The rows, whole, and the log-density `(N,)` of what was drawn, in nats.
+        """
+        assert self.mean is not None
+        assert self.cov is not None
+        found, nats = rows.clone(), rows.new_zeros(len(rows))
+        S, m = self.cov.to(rows), self.mean.to(rows)
+        some = rows.isnan().any(1).nonzero()[:, 0]
+        for part in some.split(CHUNK):
+            asked, k = rows[part].isnan(), (given[part] & ~rows[part].isnan()).to(rows)
+            u = torch.where(asked, 0.0, self.coordinates.encode(rows[part]))
+            k_S = k.unsqueeze(2) * S
+            X = torch.linalg.solve(k_S * k.unsqueeze(1) + (1 - k).diag_embed(), k_S)
+            mean = m + ((u - m) * k).unsqueeze(1).bmm(X).squeeze(1)
+            a = asked.to(rows)
+            cov = (S - k_S.mT @ X) * a.unsqueeze(1) * a.unsqueeze(2) + (1 - a).diag_embed()
+            L = torch.linalg.cholesky(cov + RIDGE**2 * a.diag_embed())
+            eps = randn_like(u, generator) * a
+            drawn = mean + (L @ eps.unsqueeze(2)).squeeze(2)
+            found[part] = torch.where(asked, self.coordinates.decode(drawn), rows[part])
+            each = L.diagonal(dim1=1, dim2=2).log() + self.coordinates.scale.to(u).log()
+            each = each + 0.5 * eps.square() + 0.5 * math.log(2 * math.pi)
+            nats[part] = -(each * a).sum(1)
+        return found, nats
 
     def gaussian(
         self, u: Tensor, alpha: Tensor, sigma: Tensor, condition: Tensor
@@ -172,16 +215,22 @@ class Mask(nn.Module):
         return mean, var.clamp(min=1e-10).sqrt()
 
     def denoise(
-        self, u: Tensor, alpha: Tensor, sigma: Tensor, condition: Tensor, out: Tensor
-    ) -> Tensor:
+        self, u: Tensor, alpha: Tensor, sigma: Tensor, condition: Tensor, out: Tensor,
+        coordinate: Tensor,
+    ) -> Tensor:  # fmt: skip
         """Return the mean of u_0 that the network corrects by `out`: arguments as of `gaussian`.
 
-        Numbers by so many deviations, levels by the logarithm of how much likelier they are.
+        Numbers by so many deviations, levels by the logarithm of how much likelier they are; of either
+        the share at the noise coordinate of the network.
         """
         assert self.levels is not None
         mean, sd = self.gaussian(u, alpha, sigma, condition)
-        levels = self.levels.denoise(u, alpha, sigma, out)
-        return torch.where(self.levels.block < 0, mean + sd * out, levels)
+        met, found = (
+            self.levels.denoise(u, alpha, sigma, f) for f in (torch.zeros_like(out), out)
+        )
+        is_level, share = self.levels.block >= 0, self.shared(coordinate)
+        known = torch.where(is_level, met, mean)
+        return known + share * torch.where(is_level, found - met, sd * out)
 
     @property
     def config(self) -> list[int]:

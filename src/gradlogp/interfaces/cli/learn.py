@@ -125,7 +125,7 @@ def fit(
 
     A file with names, text, dates, missing values or separators other than commas is a table: it is
     learned whole, and `sample` writes another of the same columns. Numbers without names, and what
-    --label, --condition or --no-table is given for, are learned as they are.
+    --label or --no-table is given for, are learned as they are, and so are numbers with --condition.
 
     Args:
         data: A named set (stars, digits, moons, …), a file of a table (.csv, .tsv, .txt, these with
@@ -142,8 +142,9 @@ def fit(
         missing: Texts of a table that are missing values, separated by commas, such as '?'.
         class_conditional: Learn one density for each class; with --no-class-conditional the column
             of --label is left out.
-        condition: Columns of numbers to condition on, separated by commas: the law of the others is
-            learned given these.
+        condition: Columns to condition on, separated by commas: the law of the others is learned given
+            these. Of a table columns of any kind; it is learned whole all the same, and `sample` draws
+            them too, or has them given.
         settings: How to train: each field is an option.
         width: Width of the network for vectors, 128 by default.
         depth: Its residual blocks, 3 by default.
@@ -186,8 +187,8 @@ def fit(
         raise Misuse("--condition is for numbers and --label for classes: give one of them")
     kinds, dropped = kinds_of(as_), [] if drop is None else drop.split(",")
     frame = table_to_learn(
-        data, table, label or condition, header=header, drop=dropped, kinds=kinds, missing=missing,
-        columns=columns, quiet=quiet,
+        data, table, label, header=header, drop=dropped, kinds=kinds, missing=missing,
+        columns=columns, condition=condition, quiet=quiet,
     )  # fmt: skip
     conditional = label is not None if class_conditional is None else class_conditional
     dataset: Any = None
@@ -201,10 +202,10 @@ def fit(
                 "--base is for numbers as they are; a table with holes starts from a Gaussian law of "
                 "its own"
             )
-        if conditional or settings.condition_dropout > 0:
+        if conditional or (settings.condition_dropout > 0 and condition is None):
             raise Misuse(
-                f"{data} is a table, which has no classes of its own: name a column with --label for "
-                "--class-conditional and --condition-dropout"
+                f"{data} is a table, which has no classes of its own: name columns with --condition "
+                "for --condition-dropout, or one with --label for --class-conditional"
             )
         if drop is not None:
             dropped = split(drop, list(frame.columns))
@@ -217,7 +218,7 @@ def fit(
         dataset, y = split_given(dataset, condition)
     if dataset is not None and conditional and dataset.labels is None:
         raise Misuse(f"{data} has no classes; name a column with --label")
-    if settings.condition_dropout > 0 and not conditional and y is None:
+    if settings.condition_dropout > 0 and not conditional and condition is None:
         raise Misuse(
             "--condition-dropout leaves out conditions: use it with --class-conditional or --condition"
         )
@@ -243,7 +244,8 @@ def fit(
         estimator.set_params(**{k: v for k, v in shape.items() if v is not None})
         try:
             if frame is not None:
-                estimator = learn_table(estimator, frame, dropped, kinds).estimator_
+                own = [] if condition is None else split(condition, list(frame.columns))
+                estimator = learn_table(estimator, frame, dropped, kinds, own).estimator_
             else:
                 estimator.fit(
                     dataset.x, class_names(dataset) if y is None else y, columns=dataset.columns,

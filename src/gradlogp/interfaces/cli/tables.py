@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .common import Misuse, is_checkpoint, refuse, say
+from .common import Misuse, is_checkpoint, refuse, say, with_given
 from .methods import STEPS, Method, transition
 
 if TYPE_CHECKING:
@@ -100,9 +100,14 @@ def kinds_of(given: Sequence[str] | None) -> dict[str, Any]:
 
 def table_to_learn(
     source: str, table: bool | None, label: str | None, *, header: bool | None, drop: Sequence[str],
-    kinds: dict[str, Any], missing: str | None, columns: str | None, quiet: bool,
+    kinds: dict[str, Any], missing: str | None, columns: str | None, condition: str | None = None,
+    quiet: bool,
 ) -> Any:  # fmt: skip
-    """Return the table of a file; None for numbers without names, which are learned as they are."""
+    """Return the table of a file; None for numbers without names, which are learned as they are.
+
+    With columns to condition on numbers without holes are learned as they are, whether they have names
+    or not.
+    """
     of_tables = {"--drop": drop or None, "--as": kinds or None, "--missing": missing}
     if label is not None or table is False or not is_table_file(source):
         refuse(of_tables, "is for tables that are learned whole, without --label or --no-table")
@@ -118,7 +123,7 @@ def table_to_learn(
             source,
             header=header,
             missing=missing,
-            columns=columns,
+            columns=with_given(columns, condition),
             drop=drop,
             kinds=kinds,
             quiet=quiet,
@@ -129,7 +134,7 @@ def table_to_learn(
         raise
     form = frame.attrs["form"]
     plain = Path(source).suffix.lower() == ".csv" and form["separator"] == ","
-    if table is None and plain and not form["header"] and not form["numbers"]:
+    if table is None and plain and (condition or not form["header"]) and not form["numbers"]:
         numbers = all(d.kind in "iuf" for d in frame.dtypes) and not frame.isna().any(axis=None)
         if numbers and not any(v is not None for v in of_tables.values()):
             return None
@@ -164,14 +169,21 @@ def refuse_table(checkpoint: str | Path) -> None:
 
 
 def learn_table(
-    estimator: ScoreEstimator, frame: Any, drop: Sequence[str], kinds: dict[str, Any]
-) -> TableEstimator:
+    estimator: ScoreEstimator, frame: Any, drop: Sequence[str], kinds: dict[str, Any],
+    condition: Sequence[str] = (),
+) -> TableEstimator:  # fmt: skip
     """Learn a table; what cannot be is said in the words of the command line."""
+    from ...core import nearest
     from ..tables import TableEstimator
     from ..tables.frames import ColumnError
 
     holes = estimator.objective is None  # another loss is one for whole rows
-    table = TableEstimator(estimator, drop=list(drop), kinds=kinds, holes=holes)
+    if unknown := [name for name in condition if name not in frame.columns or name in drop]:
+        known = [name for name in frame.columns if name not in drop]
+        raise Misuse(f"--condition: no column {unknown[0]!r}{nearest(unknown[0], known)}")
+    table = TableEstimator(
+        estimator, drop=list(drop), kinds=kinds, holes=holes, condition=list(condition)
+    )
     try:
         return table.fit(frame)
     except ColumnError as error:
@@ -184,17 +196,58 @@ def learn_table(
 
 def draw_table(
     table: TableEstimator, n: int, g: torch.Generator, *, method: Method = "flow",
-    steps: int | None = None, quiet: bool,
+    steps: int | None = None, given: Any = None, guidance: float = 0.0, quiet: bool,
 ) -> Any:  # fmt: skip
-    """Return new rows."""
+    """Return new rows; of given cells, the others drawn given them."""
     from ..pipeline import draw
+    from ..tables.given import score_of
 
     estimator, table._kind = table.estimator_, "pandas"
+    score: Any = estimator.model_
+    rows = None
+    if given is not None or guidance:
+        score, rows = score_of(table, given, n, guidance, g)
     z = draw(
-        estimator.model_, n, levels_of(estimator, method, steps), transition=transition(method),
-        generator=g, quiet=quiet,
+        score, n, levels_of(estimator, method, steps), transition=transition(method), generator=g,
+        quiet=quiet,
     )  # fmt: skip
-    return table._decode(z, g)
+    return table._decode(z, g, rows)
+
+
+def given_rows(given: str, table: TableEstimator, *, quiet: bool) -> Any:
+    """Return the cells to draw for: column=value,…, or the known columns of a file of a table.
+
+    Both are read as the file that the model was learned from: dates, marks of numbers, holes.
+    """
+    names = [c.name for c in table.columns_]
+    if is_table_file(given):
+        frame = read_rows(given, table, None, quiet=quiet)
+        if not any(name in frame.columns for name in names):
+            raise Misuse(f"--given {given}: no column of the table is there")
+        return frame[[name for name in frame.columns if name in names]]
+    cells: dict[str, str] = {}
+    for part in given.split(","):
+        name, equals, value = part.partition("=")
+        if equals and name in names:
+            cells[name] = value
+        elif cells:  # a comma of the value before
+            last = list(cells)[-1]
+            cells[last] += f",{part}"
+        else:
+            raise Misuse(
+                f"--given {given}: write column=value,… or name a file; the columns are "
+                f"{', '.join(names[:20])}"
+            )
+    import tempfile
+
+    import pandas as pd
+
+    from ..tables.forms import Form
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "given.csv"
+        pd.DataFrame([cells]).to_csv(path, index=False, sep=Form.of(table._form).separator)
+        return read_rows(str(path), table, True, quiet=True)
 
 
 def levels_of(estimator: ScoreEstimator, method: Method, steps: int | None) -> int:

@@ -37,6 +37,7 @@ from .tables import (
     draw_table,
     ending,
     evaluate_tables,
+    given_rows,
     holds_table,
     is_table_file,
     levels_of,
@@ -95,7 +96,8 @@ def sample(
             array labels.
         given: What to draw for, of a model made with --condition: a=1.5,b=2, or a .csv file with these
             columns, of which each row gets a sample, or --n of them; the output repeats it. Without
-            it the law of all conditions together, of a model trained with --condition-dropout.
+            it the law of all conditions together, of a model trained with --condition-dropout. Of a
+            table any columns, with --condition or without: town=Bern,income=50000.
         guidance: How far to move away from what all conditions share; 0 draws from the law given the
             condition. It needs a model trained with --condition-dropout.
         method: The probability flow by a predictor and corrector (flow, the default), by Heun's
@@ -180,13 +182,22 @@ def sample(
     processes = Processes.here()
     if table:
         processes.check_alone("tables are sampled")
-        refuse({"--class": klass}, "was given, but a table has no classes")
-        refuse({"--given": given, "--guidance": guidance or None}, "is not for tables: use impute")
+        refuse(
+            {"--class": klass}, "is not for tables, which know columns: use --given column=value"
+        )
         from ..tables import TableEstimator
         from ..tables.forms import written
 
-        n, learned = n or 1000, TableEstimator.load(checkpoint)
-        frame = draw_table(learned, n, g, method=method, steps=steps, quiet=quiet)
+        learned = TableEstimator.load(checkpoint)
+        rows = None if given is None else given_rows(given, learned, quiet=quiet)
+        alone = given is None or not is_table_file(given)
+        n = n or (1000 if alone else 1)
+        if rows is not None:
+            rows = rows.loc[rows.index.repeat(n)].reset_index(drop=True)
+            n = len(rows)
+        frame = draw_table(
+            learned, n, g, method=method, steps=steps, given=rows, guidance=guidance, quiet=quiet
+        )
         if out is None or picture is None:
             sys.stdout.write(written(frame).decode())
             return 0

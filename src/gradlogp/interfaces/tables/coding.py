@@ -19,7 +19,7 @@ def encode(column: Column, series: pd.Series, generator: torch.Generator) -> tup
     """Return the columns of numbers of one column, `(n, width)`, and what their density needs.
 
     The second are the nats `(n,)` by which a log-density of these numbers is to be raised: the
-    derivative of T, the width of a cell, and less the density of what was drawn to fill a hole.
+    derivative of T and the width of a cell. What is no number, a hole or a value apart, is NaN there.
     """
     if any(why := impossible(column, series)):
         raise ValueError(next(filter(None, why)))
@@ -36,18 +36,12 @@ def encode(column: Column, series: pd.Series, generator: torch.Generator) -> tup
         )
         for spike in column.spikes:
             states[numbers == spike] = column.levels.index(repr(spike))
-        present = states == 0
-        fill = randn_like(nats, generator)
-        x = torch.where(present, numbers, 1.0)
-        if column.spread:
-            x = x + column.grid * rand_like(nats, generator)
-        T = column.transform
+        present, T = (states == 0) & ~holes, column.transform
+        x = numbers + (column.grid * rand_like(nats, generator) if column.spread else 0.0)
         x = torch.where(present, x, T.inverse(torch.zeros_like(x)))
-        z = torch.where(present, T(x), fill)
-        log_fill = -0.5 * fill.square() - 0.5 * math.log(2 * math.pi)
         spread = math.log(column.grid) if column.spread else 0.0
-        nats = torch.where(present, T.log_derivative(x) + spread, -log_fill)
-        parts.append(z[:, None])
+        nats = torch.where(present, T.log_derivative(x) + spread, 0.0)
+        parts.append(torch.where(present, T(x), torch.nan)[:, None])
     k = len(column.levels)
     if k > 1:
         flags = one_hot(states, k)[:, 1 if k == 2 else 0 :].double()

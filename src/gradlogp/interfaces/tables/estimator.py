@@ -6,7 +6,7 @@ import math
 import os
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,23 +15,29 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from ...core import check_count, check_kind, check_option, nearest, new_seed, randn_like, some
+from ...core import (
+    check_count,
+    check_kind,
+    check_option,
+    nearest,
+    new_seed,
+    randn_like,
+    some,
+)
 from ...diffusion import marginal_log_likelihood
 from ...learn import checkpoint
-from ...learn.objectives.masked import Masks
 from ...noise.grids import time_grid
 from ...scores.masked import Mask
+from ..asked import training_of
 from ..estimator import ScoreEstimator
 from ..needs import in_float64
 from ..pipeline import CHUNK, draw
 from ..weights import sample_weights
-from .coding import decode, encode, encode_known, fill, impossible, is_hole, without_holes
-from .columns import MISSING, NOISE, Column, Kind, recognise
-from .forms import Form
-from .frames import column_of, frame_of, like, of_each, of_kind
-
-TRIES = 20
-"""Draws of a row until none of its cells is drawn to be missing; then the likeliest value is taken."""
+from .coding import decode, encode_known, fill, impossible, without_holes
+from .columns import MISSING, NOISE, Kind, recognise
+from .fills import encoded, entries_of, filled, law_of, masks_of
+from .frames import check_condition, columns_of, frame_of, like, of_each, of_kind
+from .given import check_learns_parts, check_parts, draw_filled, score_of
 
 
 class TableEstimator:
@@ -46,6 +52,10 @@ class TableEstimator:
         drop: Columns to leave out.
         kinds: What columns are to be taken for, by name: "number", "date", "category" or "name".
         holes: Whether to learn all conditional laws too, for `impute`, by half of the training.
+        condition: Columns that `sample(given=)` will be given, alone, and all of them. Any other cells
+            may be given too, but half of the training in which something is known is given these. With
+            `condition_dropout` in the settings of the estimator some rows are learned without them,
+            so that `sample` can be guided.
 
     Attributes:
         columns_: What each column was taken for.
@@ -59,19 +69,22 @@ class TableEstimator:
         drop: Sequence[str] = (),
         kinds: Mapping[str, Kind] | None = None,
         holes: bool = True,
+        condition: Sequence[str] = (),
     ) -> None:
         if estimator is not None:
             check_kind(estimator, "estimator", ScoreEstimator, "a ScoreEstimator")
         check_kind(drop, "drop", list | tuple, "a list of names")
-        check_kind(
-            {} if kinds is None else kinds, "kinds", Mapping, "a dictionary of names to kinds"
-        )
-        for name, kind in ({} if kinds is None else kinds).items():
+        kinds = {} if kinds is None else kinds
+        check_kind(kinds, "kinds", Mapping, "a dictionary of names to kinds")
+        for name, kind in kinds.items():
             check_option(kind, f"kinds[{name!r}]", ("number", "date", "category", "name"))
         check_kind(holes, "holes", bool, "True or False")
-        self.estimator, self.holes = estimator, holes
+        check_kind(condition, "condition", list | tuple, "a list of names")
+        if condition and not holes:
+            raise ValueError("condition= is learned as a part of rows: it needs holes=True")
+        self.estimator, self.holes, self.condition = estimator, holes, tuple(condition)
         self.drop = tuple(drop)
-        self.kinds = {} if kinds is None else dict(kinds)
+        self.kinds = dict(kinds)
 
     def fit(self, X: Any, *, sample_weight: Any = None) -> TableEstimator:
         """Learn the law of a frame of pandas or polars.
@@ -103,56 +116,52 @@ class TableEstimator:
         self.columns_ = of_each(frame, lambda c: recognise(frame[c], self.kinds.get(c), share))
         if not any(c.width for c in self.columns_):
             raise ValueError("no column can be learned: all are constant, or names")
+        check_condition(self.condition, self.columns_)
         given = ScoreEstimator() if self.estimator is None else self.estimator
         self.estimator_ = given.__class__(**given.get_params(deep=False))
+        self.dropout_ = training_of(given).condition_dropout
+        if self.dropout_ > 0 and not self.condition:
+            raise ValueError("condition_dropout leaves out what condition= names: name columns")
+        if self.dropout_ > 0:  # of these columns, and not of all that is known
+            settings = replace(training_of(given), condition_dropout=0.0)
+            self.estimator_.set_params(settings=settings)
         if given.resume and given.checkpoint is not None:
             self._check_same(given.checkpoint)
-        own = given.network is not None and not getattr(given.network, "holes", False)
-        if self.holes and (own or given.objective is not None):
-            raise ValueError(
-                f"holes are learned by a network and an objective for them, and the estimator has its "
-                f"own {'network' if own else 'objective'}: pass holes=False, and do without impute"
-            )
-        if self.holes and given.base not in ("auto", "none"):
-            raise ValueError(
-                f"holes are learned from a Gaussian law of their own, and the estimator has base="
-                f"{given.base!r}: pass holes=False, and do without impute"
-            )
+        if self.holes:
+            check_learns_parts(given)
         # noise of its own, and not that of the training, which starts from the same seed
         g = torch.Generator().manual_seed(new_seed(self.estimator_._generator(None)))
         if given.verbose:
             for column in self.columns_:
                 print(f"{column.name}: {column.describe()}", file=sys.stderr)
-        z, _ = self._encode(frame, g)
-        masks = self._masks(frame, z) if self.holes else None
+        z, _ = encoded(self.columns_, frame, g, parts=False)
+        none = torch.zeros(len(z), len(self.columns_), dtype=torch.bool)
+        z, _ = filled(self.columns_, z, none, law_of(z) if self.holes else None, g)
+        own = entries_of(self.columns_, self.condition), self.dropout_
+        masks = masks_of(self.columns_, z, self._holes(frame), *own) if self.holes else None
         self.estimator_.fit(z, sample_weight=weight, masks=masks, extra=self._extra())
         return self
 
-    def _masks(self, frame: pd.DataFrame, z: Tensor) -> Masks:
-        """Return what may be known of each row: its cells, and not what stands in for a hole."""
-        known, start = z.clone(), 0
-        groups: list[int] = []
-        flags: list[bool] = []
-        levels: list[bool] = []
-        for i, column in enumerate(self.columns_):
-            end, number = start + column.width, column.transform is not None
-            if number:
-                gone = torch.from_numpy(frame[column.name].isna().to_numpy(copy=True))
-                known[gone, end - 1] = torch.nan
-            groups += [i] * column.width
-            levels += [not number] * column.width
-            flags += [number and j < end - 1 for j in range(start, end)]
-            start = end
-        return Masks(known, tuple(groups), tuple(flags), tuple(levels), NOISE)
+    def _holes(self, frame: pd.DataFrame) -> Tensor:
+        """Return which cells are missing."""
+        names = [c.name for c in self.columns_]
+        return torch.from_numpy(frame[names].isna().to_numpy(copy=True))
+
+    def _filled(self, z: Tensor, asked: Tensor, g: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Return rows with draws where they have no number, as the model learned them."""
+        condition = self.estimator_.model_.condition
+        law = condition if isinstance(condition, Mask) and condition.cov is not None else None
+        return filled(self.columns_, z, asked, law, g)
 
     def _extra(self) -> dict[str, Any]:
         """Return what a checkpoint keeps of the table."""
         columns = [asdict(c) for c in self.columns_]
-        return {"table": {"columns": columns, "kind": self._kind, "form": self._form}}
+        table = {"columns": columns, "kind": self._kind, "form": self._form}
+        return {"table": table | {"condition": self.condition, "dropout": self.dropout_}}
 
     def _check_same(self, directory: str | os.PathLike[str]) -> None:
         """Raise `ValueError` if the checkpoint to go on from was made of another table."""
-        kept = TableEstimator._columns(checkpoint.read_config(directory), directory)
+        kept = columns_of(checkpoint.read_config(directory), directory)
         before, now = ({c.name: c for c in columns} for columns in (kept, self.columns_))
         other = [name for name in {**before, **now} if before.get(name) != now.get(name)]
         if other or list(before) != list(now):
@@ -161,46 +170,45 @@ class TableEstimator:
                 "differ; a resumed run must keep its settings and data"
             )
 
-    def _encode(self, frame: pd.DataFrame, g: torch.Generator) -> tuple[Tensor, Tensor]:
-        parts, nats = zip(
-            *(self._numbers(c, frame[c.name], g) for c in self.columns_), strict=True
-        )
-        return torch.cat(parts, 1), torch.stack(nats).sum(0)
+    def sample(
+        self, n_samples: int = 1, random_state: int | None = None, *, given: Any = None,
+        guidance: float = 0.0,
+    ) -> Any:  # fmt: skip
+        """Draw new rows, as a frame of the kind that was learned from.
 
-    def _numbers(
-        self, column: Column, series: pd.Series, g: torch.Generator
-    ) -> tuple[Tensor, Tensor]:
-        """Return what `encode` does; NaN for holes of a column that had none, if the model allows."""
-        fact = MISSING in column.levels
-        holes = torch.from_numpy(series.isna().to_numpy(copy=True))
-        fitted = getattr(getattr(self, "estimator_", None), "model_", None)
-        if (
-            fact
-            or not bool(holes.any())
-            or not isinstance(getattr(fitted, "condition", None), Mask)
-        ):
-            return encode(column, series, g)
-        z, nats = encode_known(column, series, g), torch.zeros(len(series), dtype=torch.float64)
-        if not bool(holes.all()):
-            z[~holes], nats[~holes] = encode(column, series[~holes.numpy()], g)
-        return z, nats
+        Arguments:
+            n_samples: How many.
+            random_state: Seed.
+            given: Cells that all rows are to have, a dictionary of columns to values; or a frame of
+                such columns with one row for all or one for each. They come back as they are, and
+                the others are drawn given them. Guided without it, the cells of the condition are
+                drawn first, as often as they are met.
+            guidance: w of `GuidedScore`: 0 draws from the law given these cells, more moves away from
+                that without them. It needs a model with a `condition`, and `condition_dropout`.
 
-    def sample(self, n_samples: int = 1, random_state: int | None = None) -> Any:
-        """Draw new rows, as a frame of the kind that was learned from."""
+        Raises:
+            ValueError: For cells that no row can have, or guidance of a model that cannot be guided.
+        """
         self._fitted()
+        check_count(n_samples, "n_samples")
         g = self.estimator_._generator(random_state)
-        seed = int(torch.randint(2**31, (1,), generator=g))
-        return self._decode(
-            torch.as_tensor(self.estimator_.sample(n_samples, random_state=seed)), g
-        )
+        if given is None and not guidance:
+            seed = int(torch.randint(2**31, (1,), generator=g))
+            z = torch.as_tensor(self.estimator_.sample(n_samples, random_state=seed))
+            return self._decode(z, g)
+        score, rows = score_of(self, given, n_samples, guidance, g)
+        steps = self.estimator_.sample_levels()
+        return self._decode(draw(score, n_samples, steps, generator=g, quiet=True), g, rows)
 
-    def _decode(self, z: Tensor, g: torch.Generator) -> Any:
-        """Return rows from their numbers."""
+    def _decode(self, z: Tensor, g: torch.Generator, given: pd.DataFrame | None = None) -> Any:
+        """Return rows from their numbers, with the cells that are given."""
         z = z.double()
         widths = [c.width for c in self.columns_]
         series = [
             decode(c, part, g) for c, part in zip(self.columns_, z.split(widths, 1), strict=True)
         ]
+        if given is not None:
+            series = [given[s.name] if s.name in given.columns else s for s in series]
         frame = pd.concat(series, axis=1)
         if self._form:
             frame.attrs["form"] = self._form
@@ -234,14 +242,15 @@ class TableEstimator:
         self._fitted()
         check_count(n_draws, "n_draws")
         model = self.estimator_.model_
-        if not isinstance(model.condition, Mask):
-            raise ValueError("this model knows whole rows alone: fit TableEstimator(holes=True)")
+        check_parts(model)
         frame, kind = frame_of(X)
         rows = self._as_learned(X)
         rows = rows[rows.isna().any(axis=1).to_numpy()]
         g = self.estimator_._generator(random_state)
         known = torch.cat([encode_known(c, rows[c.name], g) for c in self.columns_], 1)
-        z = self._draw_given(known.repeat(n_draws, 1), g) if len(rows) else known
+        known, _ = self._filled(known, self._holes(rows), g)
+        known = known.repeat(n_draws, 1)
+        z = draw_filled(self.columns_, self.estimator_, known, g) if len(rows) else known
         widths = [c.width for c in self.columns_]
         parts = z.split(widths, 1)
         found = []
@@ -254,25 +263,6 @@ class TableEstimator:
                     whole[c.name] = fill(c, frame[c.name], decode(c, mine[holes], g))
             found.append(of_kind(whole, kind))
         return found[0] if n_draws == 1 else found
-
-    def _draw_given(self, known: Tensor, g: torch.Generator) -> Tensor:
-        """Draw rows given what is known of them; rows with a cell drawn to be missing again."""
-        model, steps = self.estimator_.model_, self.estimator_.sample_levels()
-        z = known.clone()
-        left = torch.arange(len(z))
-        for _ in range(TRIES):
-            given = model.given(known[left])
-            x = draw(given, len(left), steps, generator=g, title="filling", quiet=True)
-            z[left] = torch.where(known[left].isnan(), x.cpu().double(), known[left])
-            parts = z[left].split([c.width for c in self.columns_], 1)
-            open_parts = known[left].isnan().split([c.width for c in self.columns_], 1)
-            bad = torch.zeros(len(left), dtype=torch.bool)
-            for c, part, unknown in zip(self.columns_, parts, open_parts, strict=True):
-                bad |= is_hole(c, part) & unknown.any(1)
-            left = left[bad]
-            if not len(left):
-                break
-        return z
 
     def score_samples(
         self, X: Any, *, n_draws: int = 1, random_state: int | None = None
@@ -309,9 +299,13 @@ class TableEstimator:
         blur = self.estimator_.sigma_min_ * scale
         width = (blur.square() + NOISE**2).sqrt()
         gains = width.log() + 0.5 * math.log(2 * math.pi * math.e)
-        total = np.zeros(len(frame))
+        facts = torch.tensor([MISSING in c.levels for c in self.columns_])
+        parts = isinstance(self.estimator_.model_.condition, Mask)
+        unknown, total = self._holes(frame) & ~facts, np.zeros(len(frame))
         for _ in range(n_draws):
-            z, nats = self._encode(frame, g)
+            z, nats = encoded(self.columns_, frame, g, parts=parts)
+            z, less = self._filled(z, unknown, g)
+            nats = nats + less
             z[:, flags] += blur * randn_like(z[:, flags], g)
             gain = torch.where(z[:, flags].isnan(), 0.0, gains).sum(1)
             found = self._log_prob(z, g)
@@ -369,9 +363,10 @@ class TableEstimator:
         """
         config = checkpoint.read_config(directory)
         found = cls()
-        found.columns_ = cls._columns(config, directory)
+        found.columns_ = columns_of(config, directory)
         table = config["extra"]["table"]
         found._kind, found._form = table["kind"], table["form"]
+        found.condition, found.dropout_ = tuple(table["condition"]), float(table["dropout"])
         found.estimator_ = ScoreEstimator.load(directory)
         found.holes = isinstance(found.estimator_.model_.condition, Mask)
         if found.estimator_.n_features_in_ != sum(c.width for c in found.columns_):
@@ -379,17 +374,3 @@ class TableEstimator:
                 f"{directory}/config.json is damaged: extra.table is of another model"
             )
         return found
-
-    @staticmethod
-    def _columns(config: dict[str, Any], directory: str | os.PathLike[str]) -> tuple[Column, ...]:
-        """Return the columns that a configuration has of a table, read with distrust."""
-        table = config["extra"].get("table")
-        if table is None:
-            raise ValueError(f"{directory} holds no table; load it by ScoreEstimator.load")
-        try:
-            if table.keys() != {"columns", "kind", "form"}:
-                raise ValueError("fields missing or unknown")
-            Form.of(table["form"])
-            return tuple(column_of(c) for c in table["columns"])
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
-            raise ValueError(f"{directory}/config.json is damaged: extra.table: {error}") from None

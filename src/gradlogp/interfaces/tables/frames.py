@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import pandas as pd
 
+from ...core import check_number, nearest, some
 from ...noise.transforms import Monotone
 from .columns import Column
+from .forms import Form
 
 
 class ColumnError(ValueError):
@@ -97,3 +100,36 @@ def frame_of(X: Any) -> tuple[pd.DataFrame, str]:
         twice = sorted({name for name in names if names.count(name) > 1})
         raise ValueError(f"columns must have different names; twice there: {', '.join(twice)}")
     return frame.set_axis(names, axis=1), kind
+
+
+def columns_of(config: dict[str, Any], directory: str | os.PathLike[str]) -> tuple[Column, ...]:
+    """Return the columns that a configuration has of a table, read with distrust.
+
+    Raises:
+        ValueError: If it has none, or what no table could have kept.
+    """
+    table = config["extra"].get("table")
+    if table is None:
+        raise ValueError(f"{directory} holds no table; load it by ScoreEstimator.load")
+    try:
+        if table.keys() != {"columns", "kind", "form", "condition", "dropout"}:
+            raise ValueError("fields missing or unknown")
+        Form.of(table["form"])
+        columns = tuple(column_of(c) for c in table["columns"])
+        check_condition(table["condition"], columns)
+        check_number(table["dropout"], "dropout", least=0, below=1)
+        return columns
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{directory}/config.json is damaged: extra.table: {error}") from None
+
+
+def check_condition(names: Sequence[str], columns: Sequence[Column]) -> None:
+    """Raise `ValueError` unless these are columns that are learned, and others are left."""
+    learned = [c.name for c in columns if c.width]
+    if unknown := [name for name in names if name not in learned]:
+        raise ValueError(
+            f"condition: there is no column that is learned called {some(list(map(repr, unknown)))}"
+            f"{nearest(unknown[0], learned) if len(unknown) == 1 else ''}"
+        )
+    if names and set(names) >= set(learned):
+        raise ValueError("condition: this leaves no column to learn")

@@ -20,6 +20,9 @@ from .times import noised_at, times_of
 FREE = 0.5
 """Share of rows of which nothing is known: they teach what draws whole rows."""
 
+GIVEN = 0.25
+"""Share of rows of which what is to be conditioned on is known, and nothing else."""
+
 
 class Masks(NamedTuple):
     """What may be known of each row, and what is hidden together.
@@ -31,6 +34,8 @@ class Masks(NamedTuple):
         flags: Which entries say whether the others of their group are there.
         levels: Which entries are 0 or 1, those of a group together saying which of its levels it has.
         blur: Standard deviation of the noise on these, in the units of the data.
+        given: Which entries are to be conditioned on together; none by default.
+        dropout: How often they are left out of a row instead, as guidance needs it.
     """
 
     known: Tensor
@@ -38,10 +43,13 @@ class Masks(NamedTuple):
     flags: tuple[bool, ...]
     levels: tuple[bool, ...] = ()
     blur: float = 0.0
+    given: tuple[bool, ...] = ()
+    dropout: float = 0.0
 
     def objective(self) -> Any:
         """Return the objective that hides them."""
-        return partial(masked, groups=self.groups, flags=self.flags)
+        more: Any = {"given": self.given, "dropout": self.dropout} if any(self.given) else {}
+        return partial(masked, groups=self.groups, flags=self.flags, **more)
 
     def prepare(self, condition: object) -> None:
         """Say to the condition of a model which entries are levels."""
@@ -81,12 +89,40 @@ def draw_known(
     return torch.where(flag | ~present, told[:, index], whole[:, index])
 
 
+def condition_on(
+    known: Bool[Tensor, "batch D"],
+    present: Bool[Tensor, "batch D"],
+    given: tuple[bool, ...],
+    dropout: float,
+    generator: Generator | None = None,
+) -> tuple[Bool[Tensor, "batch D"], Bool[Tensor, "batch D"]]:
+    """Let some entries alone be known in a quarter of rows, and be no part of others.
+
+    Arguments:
+        known: Which entries are known, or neither known nor asked for.
+        present: Where there is a value.
+        given: Which entries are to be conditioned on.
+        dropout: How often they are neither known nor asked for, and nothing else is known.
+        generator: Where it comes from which rows are such.
+
+    Returns:
+        What is known, and where there is a value, as of `draw_known`.
+    """
+    u = rand_like(torch.empty(len(known), 2, dtype=torch.float64, device=known.device), generator)
+    own, gone = torch.tensor(given, device=known.device), u[:, :1] < dropout
+    known = torch.where(gone | (u[:, 1:] < GIVEN), own, known)
+    return known, present & ~(gone & own)
+
+
 def masked(
     score: MaskedScore,
     z: Float[Tensor, "batch D"],
     *,
     groups: tuple[int, ...],
     flags: tuple[bool, ...],
+    given: tuple[bool, ...] = (),
+    dropout: float = 0.0,
+    t: Tensor | None = None,
     generator: Generator | None = None,
 ) -> Float[Tensor, " batch"]:
     r"""Denoising score matching of what is not known, :math:`\tfrac12 \|σ s_θ(z_t \mid z_K) + ε\|^2`.
@@ -99,11 +135,31 @@ def masked(
         z: Clean data in model coordinates, with any finite values in holes.
         groups: The group of each entry (`Masks`).
         flags: Which entries are flags.
+        given: Which entries are to be conditioned on (`condition_on`).
+        dropout: How often they are left out.
+        t: Times, `()` or `(B,)`; drawn by default.
         generator: Where times, noise and K come from.
 
     Raises:
         ValueError: For another kind of score, a wrong shape, or points that are not finite.
     """
+    options: Any = {"groups": groups, "flags": flags, "given": given, "dropout": dropout, "t": t}
+    errors = masked_errors(score, z, **options, generator=generator)
+    return 0.5 * errors.square().sum(1)
+
+
+def masked_errors(
+    score: MaskedScore,
+    z: Float[Tensor, "batch D"],
+    *,
+    groups: tuple[int, ...],
+    flags: tuple[bool, ...],
+    given: tuple[bool, ...] = (),
+    dropout: float = 0.0,
+    t: Tensor | None = None,
+    generator: Generator | None = None,
+) -> Float[Tensor, "batch D"]:
+    """Return σ s_θ(z_t | z_K) + ε, 0 in entries that are known: arguments as of `masked`."""
     check_kind(score, "score", MaskedScore, "a MaskedScore, model.given(rows with holes)")
     check_points(z, "z", score.event_shape)
     if score.condition is None:
@@ -112,18 +168,21 @@ def masked(
         raise ValueError(
             f"z must have the {len(score.condition)} rows that score knows, got {len(z)}"
         )
-    for name, value, kind in (("groups", groups, int), ("flags", flags, bool)):
+    sizes = [("groups", groups, int), ("flags", flags, bool)]
+    for name, value, kind in (*sizes, *([("given", given, bool)] if given else [])):
         check_kind(value, name, tuple | list, f"a tuple, one for each of {z.shape[1]} entries")
         if len(value) != z.shape[1] or not all(type(v) is kind for v in value):
             raise ValueError(f"{name} must be {z.shape[1]} of {kind.__name__}, got {shown(value)}")
     z = z.to(score.like)
-    t = times_of(score.schedule, z, None, generator, True)
+    t = times_of(score.schedule, z, t, generator, True)
     present, values = score.condition.to(z).unbind(1)
-    known = draw_known(present > 0.5, groups, flags, generator)
-    state = torch.where(known, torch.where(present > 0.5, 1.0, -1.0), 0.0).to(z)
-    condition = torch.stack([state, torch.where(known, values, 0.0)], 1)
+    there = present > 0.5
+    known = draw_known(there, groups, flags, generator)
+    if given:
+        known, there = condition_on(known, there, given, dropout, generator)
+    state = torch.where(known, torch.where(there, 1.0, -1.0), 0.0).to(z)
+    condition = torch.stack([state, torch.where(known & there, values, 0.0)], 1)
     z_t, eps, b = noised_at(score.schedule, z, t, generator)
     s = MaskedScore(score.score, condition)(z_t, t)
     check_same_shape(s, z_t, "the score")
-    error = torch.where(known, 0.0, torch.addcmul(eps, b, s))
-    return 0.5 * error.square().sum(1)
+    return torch.where(known, 0.0, torch.addcmul(eps, b, s))

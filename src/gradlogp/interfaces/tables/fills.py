@@ -1,0 +1,114 @@
+"""What stands where a row has no number, and what may be known of a row."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import pandas as pd
+import torch
+from torch import Tensor
+
+from ...core import randn_like
+from ...learn.objectives.masked import Masks
+from ...noise.coordinates import AffineCoordinates
+from ...scores.masked import Mask
+from .coding import encode, encode_known
+from .columns import MISSING, NOISE, Column
+
+
+def encoded(
+    columns: Sequence[Column], frame: pd.DataFrame, g: torch.Generator, *, parts: bool
+) -> tuple[Tensor, Tensor]:
+    """Return rows of numbers `(n, D)` of a frame, and the nats that their density needs.
+
+    A hole of a column that had none when it was learned is NaN, if `parts` of rows are known.
+    """
+    z, nats = zip(*(_encoded(c, frame[c.name], g, parts) for c in columns), strict=True)
+    return torch.cat(z, 1), torch.stack(nats).sum(0)
+
+
+def _encoded(
+    column: Column, series: pd.Series, g: torch.Generator, parts: bool
+) -> tuple[Tensor, Tensor]:
+    holes = torch.from_numpy(series.isna().to_numpy(copy=True))
+    if MISSING in column.levels or not bool(holes.any()) or not parts:
+        return encode(column, series, g)
+    z, nats = encode_known(column, series, g), torch.zeros(len(series), dtype=torch.float64)
+    if not bool(holes.all()):
+        z[~holes], nats[~holes] = encode(column, series[~holes.numpy()], g)
+    return z, nats
+
+
+def law_of(z: Tensor) -> Mask:
+    """Return the Gaussian law of rows of numbers `(n, D)`, NaN where there is none."""
+    law = Mask(torch.Size(z.shape[1:])).double()
+    known = ~z.isnan()
+    n, x = known.sum(0), torch.where(known, z, 0.0)
+    mean = x.sum(0) / n
+    std = ((torch.where(known, z - mean, 0.0).square().sum(0)) / n).sqrt()
+    law.coordinates = AffineCoordinates(mean, std.clamp(min=1e-6))
+    law.fit(z)
+    return law
+
+
+def filled(
+    columns: Sequence[Column], z: Tensor, asked: Tensor, law: Mask | None, g: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    r"""Return rows of numbers with draws where holes and values apart leave none, and less their nats.
+
+    Drawn from a Gaussian law given what the row has, what says that there is no number apart: so
+    numbers that are jointly normal stay so, whatever is missing.
+
+    Arguments:
+        columns: What the rows are made of.
+        z: The rows `(n, D)`, NaN where there is no number.
+        asked: Which columns of which rows are left open, `(n, columns)`.
+        law: That law; N(0, 1) by default.
+        g: Where draws come from.
+    """
+    todo, given, end = torch.zeros_like(z, dtype=torch.bool), ~z.isnan(), 0
+    for i, column in enumerate(columns):
+        start, end = end, end + column.width
+        if column.transform is not None and column.width > 1:
+            todo[:, end - 1] = z[:, end - 1].isnan() & ~asked[:, i]
+            given[:, start:end] &= ~todo[:, end - 1 : end]
+    if not bool(todo.any()):
+        return z, z.new_zeros(len(z))
+    if law is None:
+        eps = torch.where(todo, randn_like(z, g), 0.0)
+        nats = (0.5 * eps.square() + 0.5 * math.log(2 * math.pi)) * todo
+        return torch.where(todo, eps, z), nats.sum(1)
+    drawn, nats = law.fill(torch.where(z.isnan() & ~todo, 0.0, z), given, g)
+    return torch.where(todo, drawn, z), -nats
+
+
+def entries_of(columns: Sequence[Column], names: Sequence[str]) -> tuple[bool, ...]:
+    """Return which entries of a row of numbers are those of these columns."""
+    return tuple(c.name in names for c in columns for _ in range(c.width))
+
+
+def masks_of(
+    columns: Sequence[Column], z: Tensor, holes: Tensor, given: tuple[bool, ...], dropout: float
+) -> Masks:
+    """Return what may be known of each row: its cells, and not what stands in for a hole.
+
+    Arguments:
+        columns: What the rows are made of.
+        z: The rows `(n, D)`.
+        holes: Which cells are missing, `(n, columns)`.
+        given: Which entries are to be conditioned on.
+        dropout: How often they are left out.
+    """
+    known, end = z.clone(), 0
+    groups: list[int] = []
+    flags: list[bool] = []
+    levels: list[bool] = []
+    for i, column in enumerate(columns):
+        start, end, number = end, end + column.width, column.transform is not None
+        if number:
+            known[holes[:, i], end - 1] = torch.nan
+        groups += [i] * column.width
+        levels += [not number] * column.width
+        flags += [number and j < end - 1 for j in range(start, end)]
+    return Masks(known, tuple(groups), tuple(flags), tuple(levels), NOISE, given, dropout)
