@@ -13,6 +13,7 @@ from torch.nn.functional import one_hot
 
 from ...core import choice, rand_like, randn_like
 from .columns import BEYOND, CLOSER, MISSING, NOISE, PRESENT, REST, Column, texts
+from .heaps import from_normal, to_normal
 
 
 def encode(column: Column, series: pd.Series, generator: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -39,9 +40,9 @@ def encode(column: Column, series: pd.Series, generator: torch.Generator) -> tup
         present, T = (states == 0) & ~holes, column.transform
         x = numbers + (column.grid * rand_like(nats, generator) if column.spread else 0.0)
         x = torch.where(present, x, T.inverse(torch.zeros_like(x)))
-        spread = math.log(column.grid) if column.spread else 0.0
-        nats = torch.where(present, T.log_derivative(x) + spread, 0.0)
-        parts.append(torch.where(present, T(x), torch.nan)[:, None])
+        z, raised = to_normal(x, numbers, T, column.atoms, column.step, generator)
+        nats = torch.where(present, raised, 0.0)
+        parts.append(torch.where(present, z, torch.nan)[:, None])
     k = len(column.levels)
     if k > 1:
         flags = one_hot(states, k)[:, 1 if k == 2 else 0 :].double()
@@ -201,7 +202,7 @@ def decode(column: Column, z: Tensor, generator: torch.Generator) -> pd.Series:
     least, most = column.seen
     more = 0.0 if column.edges else BEYOND * (most - least)
     low = column.transform.low
-    x = column.transform.inverse(z[:, -1])
+    x = from_normal(z[:, -1], column.transform, column.atoms, column.step)
     if column.grid:
         cells = (x - column.offset) / column.grid
         x = column.offset + column.grid * (cells.floor() if column.spread else cells.round())

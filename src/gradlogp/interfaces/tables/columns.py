@@ -11,6 +11,7 @@ import torch
 
 from ...check.values import GRAIN, decimals
 from ...noise.transforms import Monotone, fit_monotone
+from .heaps import Atoms, find_atoms, smooth_part
 
 Kind = Literal["number", "date", "category", "name", "constant"]
 
@@ -72,6 +73,7 @@ class Column:
         seen: Least and largest number.
         edges: Whether nothing lies beyond them, though T goes on; what is drawn there becomes them.
         base: What is taken off whole numbers first, which are too large for float64 to hold.
+        atoms: Values met more often than those near them, and the probability of each beside T's law.
     """
 
     name: str
@@ -92,6 +94,7 @@ class Column:
     seen: tuple[float, float] = (0.0, 0.0)
     edges: bool = False
     base: int = 0
+    atoms: Atoms = ()
 
     @property
     def width(self) -> int:
@@ -99,6 +102,11 @@ class Column:
         n = len(self.levels)
         flags = 0 if n < 2 else 1 if n == 2 else n
         return flags + (self.transform is not None)
+
+    @property
+    def step(self) -> float:
+        """The width of the cell over which a number is spread, 0 if it is not."""
+        return self.grid if self.spread else 0.0
 
     def describe(self) -> str:
         """Return what the column was taken for, in words."""
@@ -279,14 +287,23 @@ def _numbers(
     if len(np.unique(rest)) < FEW_NUMBERS:
         return _categories(series, present, "category", weight)
     levels = (PRESENT, *(MISSING,) * (len(present) < len(series)), *map(repr, spikes))
-    x = torch.from_numpy(rest)
-    if step:  # three points of each cell stand for what is spread over it
-        x = torch.cat([x + step / 6, x + step / 2, x + 5 * step / 6])
+    T = _fitted(rest, step, low, high)
+    atoms = find_atoms(rest, T, grid, spread=spread)
+    smooth = smooth_part(rest, atoms)
+    if atoms and len(np.unique(smooth)) >= FEW_NUMBERS:
+        T = _fitted(smooth, step, low, high)
     return Column(
         name, kind, dtype, levels if len(levels) > 1 else (), (), places, grid, offset, spread,
-        fit_monotone(x, low=low, high=high), unit, spikes=spikes, seen=seen,
-        edges=_all_met(values, step) or (not step and high is not None), base=base,
+        T, unit, spikes=spikes, seen=seen,
+        edges=_all_met(values, step) or (not step and high is not None), base=base, atoms=atoms,
     )  # fmt: skip
+
+
+def _fitted(values: np.ndarray, step: float, low: float | None, high: float | None) -> Monotone:
+    x = torch.from_numpy(values)
+    if step:  # three points of each cell stand for what is spread over it
+        x = torch.cat([x + step / 6, x + step / 2, x + 5 * step / 6])
+    return fit_monotone(x, low=low, high=high)
 
 
 def _digits(values: np.ndarray) -> int | None:

@@ -79,7 +79,8 @@ def column_of(kept: dict[str, Any]) -> Column:
     kept = {**kept, "transform": None if T is None else Monotone(**T)}
     for key in ("levels", "spikes", "categories", "seen"):
         kept[key] = None if kept[key] is None else tuple(kept[key])
-    return Column(**{**kept, "others": tuple((v, s) for v, s in kept["others"])})
+    pairs = {key: tuple((v, s) for v, s in kept[key]) for key in ("others", "atoms")}
+    return Column(**kept | pairs)
 
 
 def frame_of(X: Any) -> tuple[pd.DataFrame, str]:
