@@ -9,6 +9,7 @@ import torch
 from support import close, seeded
 from torch.special import ndtr
 
+import gradlogp as glp
 from gradlogp.interfaces.tables.coding import decode, encode
 from gradlogp.interfaces.tables.columns import recognise
 
@@ -89,3 +90,25 @@ def test_a_step_of_a_heap_has_its_density():
     z, nats = encode(column, pd.Series([value] * 100, name="wage"), seeded())
     log_p = -0.5 * z[:, 0].square() - 0.5 * math.log(2 * math.pi) + nats
     close(log_p, torch.full((100,), math.log(share)).double(), 1e-9)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("places", [None, 2])
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_heavy_tails(seed, places):
+    """exp(2 N): quantiles within a tenth, 5 standard errors of so many rows; and nothing negative."""
+    rng = np.random.default_rng(seed)
+    n = 20_000
+    z = rng.normal(size=(n, 2)) @ np.array([[1.0, 0.6], [0.0, 0.8]])
+    x = np.exp(2 * z[:, 0])
+    frame = pd.DataFrame({"x": x if places is None else x.round(places), "y": z[:, 1]})
+    new = glp.TableEstimator(glp.ScoreEstimator(random_state=seed)).fit(frame).sample(n)
+    for p, exact in ((0.25, 0.25949), (0.5, 1.0)):
+        assert abs(new["x"].quantile(p) / exact - 1) < 0.1
+        assert abs(new["x"].quantile(p) / frame["x"].quantile(p) - 1) < 0.1
+    assert (new["x"] >= 0).all()
+    assert (places is not None) or (new["x"] > 0).all()
+    assert (
+        abs(np.log(new["x"] + 0.01).corr(new["y"]) - np.log(frame["x"] + 0.01).corr(frame["y"]))
+        < 0.03
+    )

@@ -1609,7 +1609,7 @@ MUTANTS = (
     ),
     Mutant(
         "X: a cell of a grid counts as a density",
-        "interfaces/tables/coding.py", "math.log(column.grid) if column.spread else 0.0", "0.0",
+        "interfaces/tables/heaps.py", "math.log(grid) if grid else 0.0", "0.0",
         "interfaces/test_tables.py::test_cells_of_a_grid_are_even_and_count_their_width",
     ),
     Mutant(
@@ -2099,7 +2099,7 @@ MUTANTS = (
     ),
     Mutant(
         "X: the share of a correction has the wrong sign",
-        "learn/share.py", "gain = -(r * left)", "gain = (r * left)",
+        "learn/share.py", "size = -(r * left)", "size = (r * left)",
         "learn/test_share.py::test_of_twice_the_right_correction_half_is_kept",
     ),
     Mutant(
@@ -2485,5 +2485,35 @@ MUTANTS = (
         "X: what processes made is joined in another order",
         "core/processes.py", "torch.cat(parts)", "torch.cat(parts[::-1])",
         "learn/test_processes.py::test_work_is_divided_and_comes_out_as_that_of_one_process",
+    ),
+    Mutant(
+        "X: a choice between a heap and the smooth law counts the wrong way",
+        "interfaces/tables/heaps.py", "- log_choice", "+ log_choice",
+        "interfaces/test_table_heaps.py::test_the_probability_of_a_value_is_that_of_the_law",
+    ),
+    Mutant(
+        "X: a heap begins where it ends",
+        "interfaces/tables/heaps.py", "+ a.cumsum(0) - a", "+ a.cumsum(0)",
+        "interfaces/test_table_heaps.py::test_heaps_come_back",
+    ),
+    Mutant(
+        "X: what is missing is filled as if nothing were known",
+        "scores/masked.py", "mean = m + ((u - m) * k)", "mean = m + 0 * ((u - m) * k)",
+        "scores/test_masked.py::test_what_is_missing_is_filled_from_the_conditional_law",
+    ),
+    Mutant(
+        "X: what is left out of a row is still seen",
+        "learn/objectives/masked.py", "present & ~(gone & own)", "present",
+        "scores/test_masked.py::test_what_is_conditioned_on_is_known_alone_or_left_out",
+    ),
+    Mutant(
+        "X: without its condition a law is the one at the mean of the condition",
+        "interfaces/tables/given.py", "state = -torch.tensor", "state = torch.tensor",
+        "interfaces/test_table_conditions.py::test_without_its_condition_a_gaussian_law_is_the_marginal",
+    ),
+    Mutant(
+        "X: of parts the share of a correction has the wrong sign",
+        "learn/share.py", "return -(r * known) @ together", "return (r * known) @ together",
+        "learn/test_share.py::test_of_parts_each_column_has_a_share_of_its_own",
     ),
 )  # fmt: skip

@@ -7,8 +7,9 @@ With r = σ (s_θ − s_base), the loss of the share a of a correction is a para
     a^* = -\frac{E\langle r,\; σ s_{base} + ε \rangle}{E\|r\|^2}
 
 so that least squares on rows that nothing was learned from says how much of it helps. Less one
-standard error, and between 0 and 1, it is never worse than the base but by the error of that. With a
-part of each row known the loss is that of the rest, and a parabola is known by three of its points.
+standard error, and between 0 and 1, it is never worse than the base but by the error of that. With
+parts of a row known, each column has a share of its own, of few rows, and one standard error more:
+a law of categories that are independent is far from most tables, and is not what is right in doubt.
 """
 
 from __future__ import annotations
@@ -89,7 +90,8 @@ def fit_share(
             left = (b * known + eps).flatten(1).double()
             gain, size = -(r * left).sum(1), r.square().sum(1)
         share, error = _ratio(*(v.unflatten(0, (repeats, n)).mean(0) for v in (gain, size)))
-        shares.append((share - error).nan_to_num(0.0).clamp(0, 1))
+        share = (share + error) if base is None else (share - error)
+        shares.append(share.nan_to_num(0.0).clamp(0, 1))
     span = torch.stack([model._noise_input(t) for t in times[[0, -1]]])
     law.span.copy_(span)
     law.share.copy_(torch.stack(shares))
