@@ -9,9 +9,13 @@ from typing import Any
 from torch import Tensor
 
 from ..core import mean_and_error
+from ..scores.masked import Mask
 from ..scores.model import ScoreModel
 from .held_out import Measurement
 from .share import fit_share
+
+LATE = 2.0
+"""Standard errors by which the lowest loss is to be lower than that at the end, of a model of parts."""
 
 
 class Best:
@@ -49,6 +53,10 @@ def conclude(averaged: ScoreModel, best: Best, measure: Measurement, seed: int) 
         seed: The seed of the measurements.
     """
     final, last = copy.deepcopy(averaged), measure.losses
+    z = measure.z if measure.asked else None
+    by_parts = isinstance(final.condition, Mask) and final.corrected is not None
+    if by_parts and best.weights is not None and z is not None and len(z) > 1:
+        return _of_parts(final, best, measure, seed)
     if best.weights is not None:
         final.load_state_dict(best.weights)
         lowest = measure(final, seed)[0]
@@ -56,10 +64,28 @@ def conclude(averaged: ScoreModel, best: Best, measure: Measurement, seed: int) 
             rise = mean_and_error(last - measure.losses)
             if rise.value > max(3 * rise.standard_error, 0.01 * abs(lowest.value)):
                 _warn(best.step, lowest.value, lowest.value + rise.value)
-    z = measure.z if measure.asked else None
     if final.corrected is not None and z is not None and len(z) > 1:
         fit_share(final, z, measure.condition, seed, measure.objective)
     return final
+
+
+def _of_parts(late: ScoreModel, best: Best, measure: Measurement, seed: int) -> ScoreModel:
+    """Return the last weights, or the best ones where their loss is lower, each with its shares.
+
+    The loss sums over all columns, and says little of one that is still learned while others are
+    known by heart; what is by heart loses its share column by column.
+    """
+    early = copy.deepcopy(late)
+    early.load_state_dict(best.weights or {})
+    losses = []
+    for model in (late, early):
+        assert measure.z is not None
+        fit_share(model, measure.z, measure.condition, seed, measure.objective)
+        measure(model, seed)
+        assert measure.losses is not None
+        losses.append(measure.losses)
+    rise = mean_and_error(losses[0] - losses[1])
+    return early if rise.value > LATE * rise.standard_error else late
 
 
 def _warn(step: int, lowest: float, end: float) -> None:

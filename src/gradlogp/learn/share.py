@@ -8,8 +8,9 @@ With r = σ (s_θ − s_base), the loss of the share a of a correction is a para
 
 so that least squares on rows that nothing was learned from says how much of it helps. Less one
 standard error, and between 0 and 1, it is never worse than the base but by the error of that. With
-parts of a row known, each column has a share of its own, of few rows, and one standard error more:
-a law of categories that are independent is far from most tables, and is not what is right in doubt.
+parts of a row known each column has a share of its own: that of least squares where it is a number,
+and one standard error more where it is a level or says whether there is a number, for the law that
+these start from knows little of others.
 """
 
 from __future__ import annotations
@@ -76,6 +77,7 @@ def fit_share(
     eps = torch.cat([half, -half])  # what is odd in ε, nearly all at small σ, cancels in pairs
     score = conditioned(model, None if condition is None else condition[rows])
     law.share.fill_(1.0)
+    words = _words(law, objective) if base is None else torch.zeros(())
     shares = []
     for t in times:
         if base is None:
@@ -90,11 +92,17 @@ def fit_share(
             left = (b * known + eps).flatten(1).double()
             gain, size = -(r * left).sum(1), r.square().sum(1)
         share, error = _ratio(*(v.unflatten(0, (repeats, n)).mean(0) for v in (gain, size)))
-        share = (share + error) if base is None else (share - error)
+        share = share + error * words if base is None else (share - error)
         shares.append(share.nan_to_num(0.0).clamp(0, 1))
     span = torch.stack([model._noise_input(t) for t in times[[0, -1]]])
     law.span.copy_(span)
     law.share.copy_(torch.stack(shares))
+
+
+def _words(law: Any, objective: Any) -> Tensor:
+    """Return 1 for entries that are levels, or say whether there is a number."""
+    levels = law.levels.block >= 0
+    return (levels | torch.tensor(objective.keywords["flags"], device=levels.device)).double()
 
 
 def _ratio(gain: Tensor, size: Tensor) -> tuple[Tensor, Tensor]:
