@@ -149,7 +149,7 @@ class TableEstimator:
 
     def _filled(self, z: Tensor, asked: Tensor, g: torch.Generator) -> tuple[Tensor, Tensor]:
         """Return rows with draws where they have no number, as the model learned them."""
-        condition = self.estimator_.model_.condition
+        condition = getattr(self.estimator_.model_, "condition", None)
         law = condition if isinstance(condition, Mask) and condition.cov is not None else None
         return filled(self.columns_, z, asked, law, g)
 
@@ -273,9 +273,9 @@ class TableEstimator:
 
         .. math:: \log P(x) \ge E_{q(z|x)} [\log p(z) - \log q(z|x)]
 
-        where q spreads a grid over its cells, fills holes from N(0, 1), and adds to the 0s and 1s of
-        levels the noise that they are learned with, that of the smallest noise level included. What q
-        leaves open is the gap: little, where a level can be read off its noisy numbers.
+        where q spreads a grid over its cells, fills holes from a Gaussian law, and adds to the 0s and
+        1s of levels the noise that they are learned with, that of the smallest noise level included.
+        What q leaves open is the gap: little, where a level can be read off its noisy numbers.
 
         A hole is a fact where the column had holes when it was learned. Where it had none the
         hole says nothing, and the density is that of the other cells, p(row) / p(hole | others)
@@ -300,7 +300,7 @@ class TableEstimator:
         width = (blur.square() + NOISE**2).sqrt()
         gains = width.log() + 0.5 * math.log(2 * math.pi * math.e)
         facts = torch.tensor([MISSING in c.levels for c in self.columns_])
-        parts = isinstance(self.estimator_.model_.condition, Mask)
+        parts = isinstance(getattr(self.estimator_.model_, "condition", None), Mask)
         unknown, total = self._holes(frame) & ~facts, np.zeros(len(frame))
         for _ in range(n_draws):
             z, nats = encoded(self.columns_, frame, g, parts=parts)
