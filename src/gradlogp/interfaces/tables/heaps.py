@@ -41,11 +41,9 @@ def find_atoms(values: np.ndarray, T: Monotone, grid: float, *, spread: bool) ->
     Arguments:
         values: The values of the column.
         T: Its transform.
-        grid: Their spacing.
+        grid: Their spacing, 0 if they are on no grid: then none is expected twice.
         spread: Whether a value is spread over the cell above it, else it is the middle of its cell.
     """
-    if not grid:
-        return ()
     found, counts = np.unique(values, return_counts=True)
     low = torch.from_numpy(found if spread else found - grid / 2)
     z = torch.stack([_inside(T, low), _inside(T, low + grid)])
