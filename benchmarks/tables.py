@@ -256,6 +256,12 @@ def page(result):
     ]  # fmt: skip
     rows = pd.DataFrame(result["rows"])
     methods = [m for m in METHODS if m in set(rows["method"])]
+    seeds = rows.groupby("method")["seed"].nunique()
+    if fewer := [m for m in methods if seeds[m] < seeds.max()]:
+        lines += [
+            f"Of {', '.join(fewer)} fewer seeds: "
+            f"{', '.join(str(seeds[m]) for m in fewer)} in place of {seeds.max()}.", "",
+        ]  # fmt: skip
     order = [name for name in (*CHOSEN, *REPORTED) if name in set(rows["table"])]
     for key, title, shown in (
         ("auc", "AUC on all columns; ½ is the best", "{:.3f}"),

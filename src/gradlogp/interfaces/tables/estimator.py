@@ -136,7 +136,7 @@ class TableEstimator:
                 print(f"{column.name}: {column.describe()}", file=sys.stderr)
         z, _ = encoded(self.columns_, frame, g, parts=False)
         none = torch.zeros(len(z), len(self.columns_), dtype=torch.bool)
-        z, _ = filled(self.columns_, z, none, law_of(z) if self.holes else None, g)
+        z, _ = filled(self.columns_, z, none, law_of(self.columns_, z) if self.holes else None, g)
         own = entries_of(self.columns_, self.condition), self.dropout_
         masks = masks_of(self.columns_, z, self._holes(frame), *own) if self.holes else None
         self.estimator_.fit(z, sample_weight=weight, masks=masks, extra=self._extra())

@@ -40,9 +40,11 @@ def _encoded(
     return z, nats
 
 
-def law_of(z: Tensor) -> Mask:
+def law_of(columns: Sequence[Column], z: Tensor) -> Mask:
     """Return the Gaussian law of rows of numbers `(n, D)`, NaN where there is none."""
     law = Mask(torch.Size(z.shape[1:])).double()
+    none = torch.zeros(len(z), len(columns), dtype=torch.bool)
+    masks_of(columns, z, none, (), 0.0).prepare(law)
     known = ~z.isnan()
     n, x = known.sum(0), torch.where(known, z, 0.0)
     mean = x.sum(0) / n
