@@ -46,9 +46,10 @@ def test_heaps_come_back(name):
     """Every value, to the bit; numbers that are normal; and as often as they are met, if z is."""
     series = COLUMNS[name]
     column = recognise(series)
-    assert len(column.atoms) > 5
+    assert sum(a for _, a in column.atoms) > 0.15
     unit = {"wage": 1, "age": 10}.get(name)
-    assert all(unit is None or v % unit == 0 for v, _ in column.atoms)
+    large = [v for v, a in column.atoms if a > 0.005]
+    assert all(unit is None or v % unit == 0 for v in large)
     z, _ = encode(column, series, seeded())
     again = decode(column, z, seeded())
     pd.testing.assert_series_equal(again, series, rtol=1e-9)
@@ -87,10 +88,11 @@ def test_the_probability_of_a_value_is_that_of_the_law():
     assert 0.05 < total < 0.5
 
 
-def test_a_smooth_column_has_none():
+def test_a_smooth_column_has_next_to_none():
     rng = np.random.default_rng(2)
     for values in (rng.normal(size=N), rng.normal(60, 9, N).round(), rng.gamma(2, 3, N).round(2)):
-        assert recognise(pd.Series(values, name="x")).atoms == ()
+        column = recognise(pd.Series(values, name="x"))
+        assert sum(a for _, a in column.atoms) < 0.01
 
 
 def test_a_step_of_a_heap_has_its_density():

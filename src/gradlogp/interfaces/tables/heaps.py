@@ -22,11 +22,11 @@ from torch.special import ndtr, ndtri
 from ...core import rand_like
 from ...noise.transforms import Monotone
 
-FEWEST = 5
-"""Rows of an atom, at least."""
+CHANCE = 0.01
+"""Probability under the smooth law of as many rows, below which a value is an atom."""
 
-CHANCE = 4.0
-"""Standard deviations above what the smooth law expects, from which on a value is an atom."""
+DISCOUNT = 1.0
+"""Rows that an atom has by chance: on some tables that loses least on rows that were held out."""
 
 MOST = 500
 """Atoms of a column."""
@@ -36,7 +36,9 @@ Atoms = tuple[tuple[float, float], ...]
 
 
 def find_atoms(values: np.ndarray, T: Monotone, grid: float, *, spread: bool) -> Atoms:
-    r"""Return values that c rows have and e are expected to, c > e + 4 √(e + 1), and (c − e)/n of each.
+    r"""Return values that c rows have and e are expected to, P(Poisson(e) ≥ c) < 0.01, c > 1.
+
+    The probability of each is (c − e − 1)/n, that of what c rows say beyond one.
 
     Arguments:
         values: The values of the column.
@@ -48,8 +50,10 @@ def find_atoms(values: np.ndarray, T: Monotone, grid: float, *, spread: bool) ->
     low = torch.from_numpy(found if spread else found - grid / 2)
     z = torch.stack([_inside(T, low), _inside(T, low + grid)])
     expected = len(values) * (ndtr(z[1]) - ndtr(z[0])).numpy()
-    more = counts - expected
-    chosen = (counts >= FEWEST) & (more > CHANCE * np.sqrt(expected + 1))
+    c, e = torch.from_numpy(counts).double(), torch.from_numpy(expected)
+    chosen = (torch.special.gammainc(c, e) < CHANCE).numpy()
+    more = counts - expected - DISCOUNT
+    chosen &= (counts > 1) & (more > 0)
     chosen &= more >= np.sort(more)[-min(MOST, len(more))]
     return tuple(
         (float(v), float(m) / len(values))
