@@ -89,7 +89,9 @@ def fit(
 
     With held-out data the averaged weights of the lowest loss on them are kept
     (`TrainingSettings.keep_best`), and of a model with a base as much of the correction, level by
-    level, as they support (`learn.share`); a warning says if the loss on them rose in the end.
+    level, as they support (`learn.share`); a warning says if the loss on them rose in the end. Of a
+    model that knows parts of rows the last weights are kept, with a share for each column, unless the
+    earlier ones, with theirs, are better.
 
     Arguments:
         model: The model; holds the averaged weights when the iteration ends or is broken off.
