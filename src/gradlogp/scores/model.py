@@ -187,7 +187,8 @@ class ScoreModel(ScoreBase, nn.Module):
         """
         if scales is not None:
             self.coordinates = AffineCoordinates.fit(data, self.event_shape, scales)
-        mean, std = mean_and_std(data, self.event_shape)
+        each = self.coordinates.shift, self.coordinates.scale
+        mean, std = each if scales == "each" else mean_and_std(data, self.event_shape)
         mean, std = (
             (mean - self.coordinates.shift) / self.coordinates.scale,
             std / self.coordinates.scale,
