@@ -42,11 +42,11 @@ from jaxtyping import config
 from torch import Tensor
 
 import gradlogp as glp
-from gradlogp.check.metrics import mean_score
+from gradlogp.check.metrics import frechet_distance, mean_score
 from gradlogp.check.sample_size import mixture_weight
 from gradlogp.geometry import project
 from gradlogp.langevin.kernels import Preconditioner
-from gradlogp.learn.objectives import gaussian_precision, nu_method
+from gradlogp.learn.objectives import finite_difference, gaussian_precision, nu_method
 from gradlogp.noise import tweedie_product, tweedie_variance
 
 pytestmark = [pytest.mark.usefixtures("as_user"), pytest.mark.timeout(0)]
@@ -343,12 +343,16 @@ def interrupted():
         (lambda: tweedie_variance(torch.neg, X, 1e-302, 1.0), r"the covariance of x_0 at alpha and"),
         (lambda: tweedie_product(torch.neg, X, X, 1e-302, 1.0), r"the product at alpha and sigma"),
         (lambda: gaussian_precision(X, structure=META), r"structure must hold numbers"),
+        (lambda: frechet_distance(X * 1e200, X), r"the covariance of x has 2 of 2 rows"),
+        (lambda: finite_difference(torch.neg, X * 1e200), r"the step, which .* x, has 12 of 12 rows"),
+        (lambda: glp.tweedie(lambda x: x + 0j, X, 1.0, 1.0), r"score must return real numbers, got"),
         (lambda: glp.sample(torch.neg, X, resume="x.npy"), r"pass resume= without counts"),
         (lambda: glp.ScoreEstimator().fit([["a", "b"]]), r"X must be numbers, rows of one length"),
         (lambda: interrupted().sample(3), r"this TableEstimator has not been fitted"),
     ],
     ids=("project", "nu_method", "from_ensemble", "mean_score", "mixture_weight", "variance",
-         "product", "gaussian_precision", "resume", "text", "interrupted"),
+         "product", "gaussian_precision", "frechet", "step", "complex", "resume", "text",
+         "interrupted"),
 )  # fmt: skip
 def test_what_random_calls_have_found(attempt, message):
     with pytest.raises(ValueError, match=message):
