@@ -10,8 +10,9 @@ what they draw is rounded to the grid of the column and clipped to its range, a 
 - AUC: boosted trees tell as many draws as rows held out from these, in 5-fold cross-validation. ½ is
   the best; beside it the standard error of ½, sqrt((n + m + 1)/(12 n m)), and over seeds.
 - nats: mean log-density of held-out rows on the numeric columns alone, dequantised once by uniform
-  noise over their cells, rows without holes, in units of the deviations learned from: the same rows
-  and coordinates for all; of the first seed. SDV's copula has density 0 beyond the range it saw: −inf.
+  noise over their cells (without a grid, over the least gap between two values), rows without holes,
+  in units of the deviations learned from: the same rows and coordinates for all; of the first seed.
+  SDV's copula has density 0 beyond the range it saw: −inf.
 - seconds of CPU to learn and draw, and the lines of code of the function that does so here.
 
     python benchmarks/tables.py [--only penguins,mpg] [--seeds 3] [--no-peers] [--env FOLDER]
@@ -154,9 +155,10 @@ def numbers(train, held, seed):
         if train[c].dtype.kind in "iuf" and train[c].nunique() > 10 and train[c].isna().mean() < 0.3
     ]  # fmt: skip
     rng, coded = np.random.default_rng(seed), Coded(train, seed)
+    cells = [coded.grids[c] or np.diff(np.unique(train[c].dropna())).min() for c in names]
     parts = [
         frame[names].dropna().to_numpy(float)
-        + [coded.grids[c] for c in names] * rng.random((len(frame[names].dropna()), len(names)))
+        + cells * rng.random((len(frame[names].dropna()), len(names)))
         for frame in (train, held)
     ]
     m, s = parts[0].mean(0), parts[0].std(0)
