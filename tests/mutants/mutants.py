@@ -2453,7 +2453,7 @@ MUTANTS = (
     ),
     Mutant(
         "X: what is trained on keeps the share of another training",
-        "learn/arguments.py", "model.corrected.share.fill_(1.0)", "pass",
+        "learn/arguments.py", "law.share.fill_(1.0)", "pass",
         "learn/test_keep_frame.py::test_the_frame_stays_and_the_weights_are_where_it_begins",
     ),
     Mutant(

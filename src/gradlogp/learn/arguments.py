@@ -25,6 +25,7 @@ from .feed import Augment
 from .held_out import Objective
 from .mapped import as_rows
 from .settings import TrainingSettings
+from .share import corrected
 
 
 @dataclass(frozen=True)
@@ -90,9 +91,9 @@ def check_asked(asked: Asked) -> Asked:
 def fit_frame(asked: Asked) -> None:
     """Fit coordinates, moments, base and what is known of the condition, or keep those of the model."""
     model, scales = asked.model, asked.standardize
+    if (law := corrected(model)) is not None:  # no share of another training: it is found anew
+        law.share.fill_(1.0)
     if asked.keep_frame:
-        if model.corrected is not None:  # the share of another training; it is found anew
-            model.corrected.share.fill_(1.0)
         return
     model.fit_frame(asked.data, "each" if scales is True else scales or None)
     if asked.condition is not None and model.condition is not None:

@@ -12,7 +12,7 @@ from ..core import mean_and_error
 from ..scores.masked import Mask
 from ..scores.model import ScoreModel
 from .held_out import Measurement
-from .share import fit_share
+from .share import corrected, fit_share
 
 LATE = 2.0
 """Standard errors by which the lowest loss is to be lower than that at the end, of a model of parts."""
@@ -54,7 +54,7 @@ def conclude(averaged: ScoreModel, best: Best, measure: Measurement, seed: int) 
     """
     final, last = copy.deepcopy(averaged), measure.losses
     z = measure.z if measure.asked else None
-    by_parts = isinstance(final.condition, Mask) and final.corrected is not None
+    by_parts = isinstance(final.condition, Mask) and corrected(final) is not None
     if by_parts and best.weights is not None and z is not None and len(z) > 1:
         return _of_parts(final, best, measure, seed)
     if best.weights is not None:
@@ -64,7 +64,7 @@ def conclude(averaged: ScoreModel, best: Best, measure: Measurement, seed: int) 
             rise = mean_and_error(last - measure.losses)
             if rise.value > max(3 * rise.standard_error, 0.01 * abs(lowest.value)):
                 _warn(best.step, lowest.value, lowest.value + rise.value)
-    if final.corrected is not None and z is not None and len(z) > 1:
+    if corrected(final) is not None and z is not None and len(z) > 1:
         fit_share(final, z, measure.condition, seed, measure.objective)
     return final
 

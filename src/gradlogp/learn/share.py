@@ -25,12 +25,19 @@ from torch import Tensor
 from ..core import Schedule, per_sample, randn_like
 from ..noise.grids import noise_range, time_at
 from ..scores.base import LEVELS, Shared
+from ..scores.masked import Mask
 from ..scores.model import ScoreModel
 from .held_out import Objective, conditioned
 from .objectives.masked import masked, masked_errors
 
 ENTRIES = 2**17
 """Entries looked at for each level: rows, or draws of the noise of few of them."""
+
+
+def corrected(model: ScoreModel) -> Shared | None:
+    """Return the law that the network corrects, which has the share of it; None without one."""
+    of = model.condition
+    return of if isinstance(of, Mask) and of.cov is not None else model.base
 
 
 def level_times(schedule: Schedule) -> Tensor:
@@ -61,7 +68,7 @@ def fit_share(
         seed: Seed of the noise.
         objective: What the model was trained by.
     """
-    base, law = model.base, model.corrected
+    base, law = model.base, corrected(model)
     assert law is not None
     by_parts = isinstance(objective, partial) and objective.func is masked
     if base is None and not by_parts:

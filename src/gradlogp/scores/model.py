@@ -25,7 +25,7 @@ from ..distributions.analytic.mixture import GaussianMixture
 from ..noise.coordinates import AffineCoordinates, Data, Scales, as_tensor, mean_and_std
 from ..noise.predictions import KINDS, Kind, to_epsilon, to_x0
 from ..noise.score_base import ScoreBase
-from .base import Base, Shared, read_base
+from .base import Base, read_base
 from .conditioned import Condition, ConditionedScore, linear_part
 from .masked import Mask, MaskedScore
 from .networks.embeddings import read_condition
@@ -175,12 +175,6 @@ class ScoreModel(ScoreBase, nn.Module):
     fixed_dtype = True
 
     @property
-    def corrected(self) -> Shared | None:
-        """The law that the network corrects, with the share of the correction; None without one."""
-        by_parts = isinstance(self.condition, Mask) and self.condition.cov is not None
-        return self.condition if by_parts else self.base  # type: ignore[return-value]
-
-    @property
     def like(self) -> Tensor:
         """An empty tensor of the dtype and on the device of the weights."""
         return self.z_mean.new_empty(0)
@@ -211,8 +205,6 @@ class ScoreModel(ScoreBase, nn.Module):
             )
         self.z_mean.copy_(mean)
         self.z_std.copy_(std)
-        if self.corrected is not None:
-            self.corrected.share.fill_(1.0)
         if self.base is not None and self.base.follows:
             self.base.fit(data, self.coordinates)
         if isinstance(self.condition, Mask):  # known values are seen in the frame of the others
@@ -356,8 +348,8 @@ class ScoreModel(ScoreBase, nn.Module):
             if self.condition.cov is not None:
                 z_unit, _, _, _, coordinate = self._frame(z, t)
                 out = self._network(z_unit, coordinate, condition)
-                u = (z - a * m) / c
-                return m + c * self.condition.denoise(u, a, b / c, condition, out, coordinate)
+                asked = (z - a * m) / c, a, b / c, condition, out, coordinate
+                return m + c * self.condition.denoise(*asked)
         predicted = self._predicted(z, condition)
         z_unit, a, b, _, coordinate = self._frame(z, t, predicted)
         out = self._network(z_unit, coordinate, condition)

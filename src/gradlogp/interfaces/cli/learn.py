@@ -204,8 +204,8 @@ def fit(
             )
         if conditional or (settings.condition_dropout > 0 and condition is None):
             raise Misuse(
-                f"{data} is a table, which has no classes of its own: name columns with --condition "
-                "for --condition-dropout, or one with --label for --class-conditional"
+                f"{data} is a table, which has no classes of its own: name a column with --label for "
+                "--class-conditional, and columns with --condition for --condition-dropout"
             )
         if drop is not None:
             dropped = split(drop, list(frame.columns))

@@ -240,13 +240,11 @@ def given_rows(given: str, table: TableEstimator, *, quiet: bool) -> Any:
             )
     import tempfile
 
-    import pandas as pd
-
-    from ..tables.forms import Form
+    from ..tables.given import file_of
 
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "given.csv"
-        pd.DataFrame([cells]).to_csv(path, index=False, sep=Form.of(table._form).separator)
+        path.write_bytes(file_of(cells, table))
         return read_rows(str(path), table, True, quiet=True)
 
 

@@ -183,7 +183,7 @@ def sample(
     if table:
         processes.check_alone("tables are sampled")
         refuse(
-            {"--class": klass}, "is not for tables, which know columns: use --given column=value"
+            {"--class": klass}, "was given, but a table has no classes: use --given column=value"
         )
         from ..tables import TableEstimator
         from ..tables.forms import written

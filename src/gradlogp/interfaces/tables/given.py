@@ -18,6 +18,7 @@ from ..pipeline import draw
 from .coding import encode, impossible, is_hole
 from .columns import Column
 from .fills import entries_of
+from .forms import Form
 from .frames import frame_of, like, of_each
 
 if TYPE_CHECKING:
@@ -49,6 +50,12 @@ def read_given(given: Any, columns: Sequence[Column]) -> pd.DataFrame:
     if why := [next(filter(None, reasons)) for reasons in each if any(reasons)]:
         raise ValueError("; ".join(why))
     return frame.reset_index(drop=True)
+
+
+def file_of(cells: Mapping[str, str], table: TableEstimator) -> bytes:
+    """Return a file of one row, separated like the one that a model was learned from."""
+    separator = Form.of(table._form).separator
+    return pd.DataFrame([cells]).to_csv(index=False, sep=separator).encode()
 
 
 def numbers_given(
