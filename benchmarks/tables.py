@@ -62,7 +62,7 @@ REPORTED = {
 }  # fmt: skip
 PACKAGES = ("sdv==2.0.0", "rdt==2.0.0", "copulas==0.14.1", "ctgan", "deepecho", "sdmetrics", "faker",
             "graphviz", "platformdirs", "boto3", "botocore", "jmespath", "s3transfer", "tqdm", "plotly",
-            "pandas<3", "pytz", "pyyaml", "zuko==1.6.0")  # fmt: skip
+            "pandas<3", "pytz", "pyyaml", "urllib3", "zuko==1.6.0")  # fmt: skip
 METHODS = ("gradlogp", "SDV copula", "mixture", "kernel density", "spline flow")
 MOST, SHARE = 3000, 0.7
 
