@@ -252,35 +252,29 @@ def page(result):
     facts = ", ".join(f"{key} {value}" for key, value in result["environment"].items())
     lines = [
         "# Real tables beside what else draws them", "",
-        "`python benchmarks/tables.py`: see there what is measured. Means over seeds; ± the standard "
-        "error of an AUC of ½ that so many rows allow.", "", f"{facts}.", "",
+        "`python benchmarks/tables.py`: see there what is measured. Means over seeds, their number in "
+        "brackets; ± the standard error of an AUC of ½ that so many rows allow with one seed. Nats "
+        "are those of the first seed.", "", f"{facts}.", "",
         f"Defaults were chosen on {', '.join(CHOSEN)}; the others are only reported.", "",
     ]  # fmt: skip
     rows = pd.DataFrame(result["rows"])
     methods = [m for m in METHODS if m in set(rows["method"])]
-    seeds = rows.groupby("method")["seed"].nunique()
-    if fewer := [m for m in methods if seeds[m] < seeds.max()]:
-        lines += [
-            f"Of {', '.join(fewer)} fewer seeds: "
-            f"{', '.join(str(seeds[m]) for m in fewer)} in place of {seeds.max()}.", "",
-        ]  # fmt: skip
     order = [name for name in (*CHOSEN, *REPORTED) if name in set(rows["table"])]
     for key, title, shown in (
         ("auc", "AUC on all columns; ½ is the best", "{:.3f}"),
         ("nats", "Held-out nats on the numeric columns; larger is better", "{:.2f}"),
         ("seconds", "CPU seconds to learn and draw", "{:.1f}"),
     ):
-        lines += [f"## {title}", "", "| table | rows | seeds | " + " | ".join(methods) + " |"]
-        lines += ["|" + "---|" * (len(methods) + 3)]
+        lines += [f"## {title}", "", "| table | rows | " + " | ".join(methods) + " |"]
+        lines += ["|" + "---|" * (len(methods) + 2)]
         for name in order:
             own = rows[rows["table"] == name]
-            n, m = own["held_out"].iloc[0], own["seed"].nunique()
-            mean = own.groupby("method")[key].mean()
-            error = f" ± {np.sqrt((2 * n + 1) / (12 * n * n) / m):.3f}" if key == "auc" else ""
-            cells = [shown.format(mean[x]) if x in mean else "" for x in methods]
-            lines.append(
-                f"| {name} | {own['rows'].iloc[0]} | {m}{error} | " + " | ".join(cells) + " |"
-            )
+            n, each = own["held_out"].iloc[0], own.dropna(subset=key).groupby("method")[key]
+            mean, seeds = each.mean(), each.size()
+            error = f" ± {np.sqrt((2 * n + 1) / (12 * n * n)):.3f}" if key == "auc" else ""
+            count = lambda m: f" ({seeds[m]})" if key == "auc" else ""  # noqa: B023
+            cells = [shown.format(mean[m]) + count(m) if m in mean else "" for m in methods]
+            lines.append(f"| {name} | {own['rows'].iloc[0]}{error} | " + " | ".join(cells) + " |")
         lines.append("")
     lines += [
         "## Lines of code",
