@@ -33,10 +33,33 @@ their constructors in common.
 def install():
     """Put `jaxtyped` in the place of that of jaxtyping, which its import hook looks up by name.
 
-    And let the members of a protocol be looked up once, as from Python 3.12 on.
+    And let the members of a protocol be looked up once, and in the class, as from Python 3.12 on:
+    before, each check of an object evaluates all its properties.
     """
     jaxtyping.jaxtyped = jaxtyped
     typing._get_protocol_attrs = functools.cache(typing._get_protocol_attrs)
+    protocols = type(typing.Protocol)
+    protocols.__instancecheck__ = by_class(protocols.__instancecheck__)
+
+
+def by_class(check):
+    """Return this check of an object for a protocol, where no property of its class is evaluated.
+
+    The first object of a class is checked as ever; of others, what the class does not have.
+    """
+    rest = {}
+
+    def instancecheck(protocol, instance):
+        pair = protocol, type(instance)
+        if pair in rest and all(hasattr(instance, name) for name in rest[pair]):
+            return True
+        held = check(protocol, instance)
+        if held:
+            members = typing._get_protocol_attrs(protocol)
+            rest[pair] = [name for name in members if not hasattr(type(instance), name)]
+        return held
+
+    return instancecheck
 
 
 def jaxtyped(of=None, *, typechecker=None):
