@@ -1,5 +1,6 @@
 """Whole models in data units: what goes in and comes out has the units of the data."""
 
+import numpy as np
 import pytest
 import torch
 

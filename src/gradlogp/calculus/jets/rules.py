@@ -283,6 +283,30 @@ def _to(func: Any, z: Any, *args: Any, **kwargs: Any) -> Any:
     return func(z, *map(value_of, args), **{k: value_of(v) for k, v in kwargs.items()})
 
 
+def _where(func: Any, condition: Tensor, a: Any, b: Any) -> Jet:
+    """Entries of one where a condition holds, of the other elsewhere: jets and constants."""
+    _no_more_jets(condition)
+    value = torch.where(condition, value_of(a), value_of(b))
+    jets = [p for p in (a, b) if isinstance(p, Jet)]
+    _same_rank(value, *jets)
+    pick = lambda p, q: torch.where(condition, p, q).expand(*jets[0].jac.shape[:1], *value.shape)
+    jac = pick(*(p.jac if isinstance(p, Jet) else 0.0 for p in (a, b)))
+    if jets[0].lap is None:
+        return Jet(value, jac, None)
+    laps = [p.lap if isinstance(p, Jet) else 0.0 for p in (a, b)]
+    if not any(isinstance(lap, Tensor) for lap in laps):
+        return Jet(value, jac, 0.0)
+    return Jet(value, jac, torch.where(condition, *laps).expand(value.shape))
+
+
+def _masked_fill(func: Any, z: Any, mask: Any, value: Any) -> Jet:
+    return _where(func, mask, value, z)
+
+
+def _unbind(func: Any, z: Jet, dim: int = 0) -> tuple[Jet, ...]:
+    return tuple(_linear_map(torch.select, z, dim, i) for i in range(z.value.shape[dim]))
+
+
 def _identity(func: Any, z: Jet, p: float = 0.5, training: bool = False, **kwargs: Any) -> Jet:
     """Dropout when it does nothing; memory formats."""
     if training or kwargs.get("train"):
@@ -320,6 +344,9 @@ RULES: dict[str, Callable[..., Any]] = {
     **dict.fromkeys(("matmul", "__matmul__", "mm", "bmm"), _matmul),
     "softmax": _softmax,
     "to": _to,
+    "where": _where,
+    "masked_fill": _masked_fill,
+    "unbind": _unbind,
     "layer_norm": _layer_norm,
     "group_norm": _group_norm,
     **dict.fromkeys(("dropout", "contiguous"), _identity),
