@@ -217,8 +217,8 @@ def test_a_target_that_fails_in_a_proposal_is_survived(generator):
 def test_any_path_length_is_right_or_refused(n, d, generator):
     """With paths of one length n = 3 at the tuned step is a third of a turn of N(0, I), or near it."""
     law = Gaussian(torch.zeros(d), torch.ones(d))
-    x0 = law.sample(4, generator=generator)
-    chain = run(HMC(0.5, n), law, x0, 1500, 500, generator=generator, adapt=True)
+    x0 = law.sample(12, generator=generator)
+    chain = run(HMC(0.5, n), law, x0, 1000, 500, generator=generator, adapt=True)
     found = mixing(chain.draws)
     error = (2 / found.ess_square).sqrt()
     off = (chain.draws.var((0, 1)) - 1).abs() / error
