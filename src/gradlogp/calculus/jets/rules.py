@@ -293,10 +293,11 @@ def _where(func: Any, condition: Tensor, a: Any, b: Any) -> Jet:
     jac = pick(*(p.jac if isinstance(p, Jet) else 0.0 for p in (a, b)))
     if jets[0].lap is None:
         return Jet(value, jac, None)
-    laps = [p.lap if isinstance(p, Jet) else 0.0 for p in (a, b)]
-    if not any(isinstance(lap, Tensor) for lap in laps):
+    first, second = (p.lap if isinstance(p, Jet) else 0.0 for p in (a, b))
+    if not isinstance(first, Tensor) and not isinstance(second, Tensor):
         return Jet(value, jac, 0.0)
-    return Jet(value, jac, torch.where(condition, *laps).expand(value.shape))
+    lap: Tensor = torch.where(condition, first, second)  # type: ignore[arg-type]
+    return Jet(value, jac, lap.expand(value.shape))
 
 
 def _masked_fill(func: Any, z: Any, mask: Any, value: Any) -> Jet:
