@@ -46,13 +46,10 @@ ENERGIES = {
     "log": lambda x: -(1 + x.flatten(1).square().sum(1)).log(),
     "division": lambda x: (x / (3 + x.exp())).mean(1) - (2 - x[:, 1]).sqrt().abs(),
     "outer": lambda x: (x.unsqueeze(1) * x.unsqueeze(2)).flatten(1).exp().mean(1),
-    "choices": lambda x: (
-        torch.where(x > 0.2, x**3, (2 * x).sin()) * torch.where(x[:, :1] < 0.3, 1.5, 1 + x.exp())
-        + (x * x * x).masked_fill(x > 0.4, 2.0)
+    "masks": lambda x: (
+        (2 * x.sin()).masked_fill(x[:, :1] > 0.2, 1.5) * x.exp() + (x**3).masked_fill(x > 0.4, 2.0)
     ).sum(1),
-    "linear choices": lambda x: (
-        torch.where(x > 0.2, x, 3 * x).masked_fill(x < 0.1, 1.0) + x.square()
-    ).sum(1),
+    "a mask of what is linear": lambda x: (x.masked_fill(x < 0.1, 1.0) + x.square()).sum(1),
     "parts": lambda x: (lambda a, b, c, d: a * b.exp() - c.cos() * d)(*x.unbind(1)),
     "attention": Attention(),
     "dropout at rest": nn.Sequential(nn.Linear(4, 5), nn.Dropout(), nn.Tanh(), nn.Linear(5, 1)).eval(),

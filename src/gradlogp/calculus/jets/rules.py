@@ -283,25 +283,14 @@ def _to(func: Any, z: Any, *args: Any, **kwargs: Any) -> Any:
     return func(z, *map(value_of, args), **{k: value_of(v) for k, v in kwargs.items()})
 
 
-def _where(func: Any, condition: Tensor, a: Any, b: Any) -> Jet:
-    """Entries of one where a condition holds, of the other elsewhere: jets and constants."""
-    _no_more_jets(condition)
-    value = torch.where(condition, value_of(a), value_of(b))
-    jets = [p for p in (a, b) if isinstance(p, Jet)]
-    _same_rank(value, *jets)
-    pick = lambda p, q: torch.where(condition, p, q).expand(*jets[0].jac.shape[:1], *value.shape)
-    jac = pick(*(p.jac if isinstance(p, Jet) else 0.0 for p in (a, b)))
-    if jets[0].lap is None:
-        return Jet(value, jac, None)
-    first, second = (p.lap if isinstance(p, Jet) else 0.0 for p in (a, b))
-    if not isinstance(first, Tensor) and not isinstance(second, Tensor):
-        return Jet(value, jac, 0.0)
-    lap: Tensor = torch.where(condition, first, second)  # type: ignore[arg-type]
-    return Jet(value, jac, lap.expand(value.shape))
-
-
 def _masked_fill(func: Any, z: Any, mask: Any, value: Any) -> Jet:
-    return _where(func, mask, value, z)
+    """A constant in the place of some entries, where the derivatives are 0."""
+    _no_more_jets(mask, value)
+    filled = func(z.value, mask, value)
+    if filled.shape != z.value.shape:
+        raise Unsupported("a mask with other dimensions")
+    f = lambda a: a.masked_fill(mask, 0.0)
+    return Jet(filled, f(_full(z)), _map(z.lap, f))
 
 
 def _unbind(func: Any, z: Jet, dim: int = 0) -> tuple[Jet, ...]:
@@ -345,7 +334,6 @@ RULES: dict[str, Callable[..., Any]] = {
     **dict.fromkeys(("matmul", "__matmul__", "mm", "bmm"), _matmul),
     "softmax": _softmax,
     "to": _to,
-    "where": _where,
     "masked_fill": _masked_fill,
     "unbind": _unbind,
     "layer_norm": _layer_norm,
