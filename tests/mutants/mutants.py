@@ -236,6 +236,17 @@ MUTANTS = (
         "calculus/test_jets.py::test_laplacian_and_its_gradients",
     ),
     Mutant(
+        "X: where a function is constant its derivative is one",
+        "calculus/jets/rules.py", "a.masked_fill(mask, 0.0)", "a.masked_fill(mask, 1.0)",
+        "calculus/test_jets.py::test_laplacian_and_its_gradients",
+    ),
+    Mutant(
+        "X: the parts of a tensor are all the first",
+        "calculus/jets/rules.py", "_linear_map(torch.select, z, dim, i)",
+        "_linear_map(torch.select, z, dim, 0)",
+        "calculus/test_jets.py::test_laplacian_and_its_gradients",
+    ),
+    Mutant(
         "X: importance times without their ratio",
         "learn/objectives/denoising.py",
         "return loss if ratio is None else loss * ratio", "return loss",
@@ -2151,7 +2162,7 @@ MUTANTS = (
     ),
     Mutant(
         "X: the gain of a linear prediction the wrong way round",
-        "scores/model.py", "self.z_mean.to(z) + predicted", "self.z_mean.to(z) - predicted",
+        "scores/model.py", "else mean + predicted", "else mean - predicted",
         "scores/test_conditioned.py::test_what_is_linear_in_a_condition_is_exact_before_any_training",
     ),
     Mutant(
@@ -2485,6 +2496,27 @@ MUTANTS = (
         "X: what processes made is joined in another order",
         "core/processes.py", "torch.cat(parts)", "torch.cat(parts[::-1])",
         "learn/test_processes.py::test_work_is_divided_and_comes_out_as_that_of_one_process",
+    ),
+    Mutant(
+        "X: high frequencies are as loud as low ones",
+        "scores/networks/mlp.py", "Fourier(torch.tensor(frequencies), -0.5)",
+        "Fourier(torch.tensor(frequencies))",
+        "scores/test_networks.py::test_an_mlp_is_given_sines_and_cosines_of_what_it_sees",
+    ),
+    Mutant(
+        "X: frequencies of the noisy entry, not of what is known",
+        "scores/networks/mlp.py", "self.features(seen)", "self.features(x.flatten(1))",
+        "scores/test_networks.py::test_an_mlp_is_given_sines_and_cosines_of_what_it_sees",
+    ),
+    Mutant(
+        "X: frequencies for a few rows of many columns",
+        "interfaces/pipeline.py", "ROWS_A_COLUMN * d <= len(x)", "ROWS_A_COLUMN <= len(x)",
+        "interfaces/test_pipeline.py::test_frequencies_where_rows_are_many_for_the_columns",
+    ),
+    Mutant(
+        "X: what a moment of Tweedie overflows to is returned",
+        "noise/tweedie.py", '    check_finite(product, "the product at alpha and sigma")\n', "",
+        "faults/test_calls.py::test_what_random_calls_have_found",
     ),
     Mutant(
         "X: a choice between a heap and the smooth law counts the wrong way",
