@@ -8,7 +8,12 @@ from sphinx.application import Sphinx
 
 from gradlogp.interfaces.cli import main
 
-SHOWN = {"mixture": "two Gaussians", "moons": "two half circles", "ring": "a ring, as a table"}
+SHOWN = {
+    "mixture": "two Gaussians",
+    "moons": "two half circles",
+    "circle": "a circle, whose score has a normal and a tangent part",
+    "ring": "a ring, as a table",
+}
 """What `gradlogp explore` shows, and what that is."""
 
 

@@ -63,6 +63,16 @@ def test_the_ring_is_a_table_that_states_its_error(here, capsys):
     np.testing.assert_allclose(data["mean"], [0, 0], atol=1e-9)
 
 
+def test_a_circle_has_normals_and_tangents(here, capsys):
+    assert call(capsys, "circle", "--picture", "split", "--out", "c.html")[0] == 0
+    _, data = read(here / "c.html")
+    assert (data["around"], data["picture"], data["fields"][0]["channels"]) == ([0, 0], "split", 3)
+    np.testing.assert_allclose(data["mean"], [0.6978, 0], atol=2e-3)  # I_1(2)/I_0(2)
+    code, _, err = call(capsys, "banana", "--picture", "split", "--out", "b.html")
+    assert (code, err.count("\n")) == (1, 1)
+    assert "needs what this field does not have" in err
+
+
 def test_the_law_of_the_moons_is_that_of_the_toy_set(generator):
     """Moments and mean log-density of draws of both, within their errors; normalised weights."""
     n, law = 20_000, moons()
@@ -135,6 +145,7 @@ def test_misuse(here, model, capsys):
         ("mixture --out x.htm", "use a name that ends in .html"),
         ("mixture --target ring", "--target is for a checkpoint"),
         (f"{model} --target rang", "--target 'rang' is no target"),
+        ("mixture --picture far", "--picture"),
         ("mixture --threads 0", "--threads must be at least 1"),
     ):
         code, out, err = call(capsys, *line.split())

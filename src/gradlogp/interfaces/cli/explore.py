@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from .common import Misuse, claim_output, is_checkpoint, print_json, say, set_threads
 from .langevin import doubles, known, of_file
 
 if TYPE_CHECKING:
-    from ...distributions.analytic import GaussianMixture
+    from ...distributions.analytic import GaussianMixture, VonMisesCircle
+
+Picture = Literal["level", "levels", "loss", "particles", "annealed", "split"]
+"""As of `show.explore`, which is imported when it is needed."""
 
 NODES = 48
 """Gaussians along each moon, at Gauss–Legendre nodes: the density is right to 1e-7 of its maximum."""
@@ -20,6 +23,7 @@ def explore(
     source: str = "mixture",
     *,
     target: str | None = None,
+    picture: Picture = "level",
     out: Path = Path("explore.html"),
     force: bool = False,
     threads: int | None = None,
@@ -33,12 +37,15 @@ def explore(
     probability flow, while their moments stand beside the exact ones.
 
     Args:
-        source: What to show: mixture, ring, moons or another target in the plane that `gradlogp
+        source: What to show: mixture, ring, moons, circle or another target in the plane that `gradlogp
             targets` lists; the folder of a checkpoint of two columns; or file.py:function, a
             log-density of a batch (B, 2) or a density. Such a file is run, with all that is in it:
             name only files that you trust.
         target: The law that a checkpoint should have learned, likewise: it is shown beside it, with
             their difference.
+        picture: What the page shows first: one level, many levels, the denoising loss against σ,
+            particles, plain against annealed Langevin, or the split into normal and tangent parts of
+            ring and circle.
         out: The page to write, .html.
         force: Replace a page that is there.
         threads: PyTorch threads.
@@ -60,7 +67,11 @@ def explore(
             if target is not None:
                 raise Misuse(f"--target is for a checkpoint, and {source} is none")
             field = _law(source, "the source")
-        write_page(field, out, exact=exact, title=f"The score of {_called(source)}", names=names)
+        around = (0.0, 0.0) if source in ("ring", "circle") else None
+        write_page(
+            field, out, exact=exact, title=f"The score of {_called(source)}", names=names,
+            around=around, picture=picture,
+        )  # fmt: skip
     size = out.stat().st_size
     if json:
         print_json({"page": out, "bytes": size})
@@ -83,6 +94,13 @@ def moons() -> GaussianMixture:
     return GaussianMixture(torch.as_tensor(w).repeat(2) / 4, means, 0.1**2)
 
 
+def circle() -> VonMisesCircle:
+    """Return a law on the unit circle, denser on its right."""
+    from ...distributions.analytic import VonMisesCircle
+
+    return VonMisesCircle(1.0, 2.0)
+
+
 def _law(source: str, option: str) -> Any:
     """Return a law in the plane by its name, or from a file; a score where nothing else is known."""
     import torch
@@ -91,7 +109,7 @@ def _law(source: str, option: str) -> Any:
     from ...distributions.analytic import Gaussian, GaussianMixture
     from ...distributions.as_target import has_log_prob
 
-    named, (path, _, name) = {**known(), "moons": moons}, source.rpartition(":")
+    named, (path, _, name) = {**known(), "moons": moons, "circle": circle}, source.rpartition(":")
     if source in named:
         law = named[source]()
     elif path.endswith(".py"):
@@ -108,7 +126,7 @@ def _law(source: str, option: str) -> Any:
         )
     if isinstance(law, Gaussian):
         return GaussianMixture(torch.ones(1), law.mean[None], law.cov[None])
-    return law if has_log_prob(law) or isinstance(law, GaussianMixture) else law.score
+    return law if has_log_prob(law) or hasattr(law, "noised") else law.score
 
 
 def _checkpoint(source: str) -> tuple[Any, tuple[str, str]]:
