@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 import torch
 
+import gradlogp as glp
+from gradlogp.core import Moments
 from gradlogp.interfaces.cli import loading, main
 from gradlogp.interfaces.cli.explore import moons
 from gradlogp.learn.data import toy
@@ -165,3 +167,20 @@ def test_checkpoints_that_have_no_page(here, model, capsys, monkeypatch, shape, 
     assert (code, err.count("\n")) == (2, 1)
     assert says in err
     assert not list(here.glob("*.html"))
+
+
+def test_a_model_of_images_has_a_strip(here, model, capsys, monkeypatch):
+    schedule = glp.schedules.VE(0.01, 20.0)
+    normal = lambda z, t: -z / (1 + schedule(t)[1] ** 2)
+    normal_moments = Moments(torch.tensor(0.0), torch.tensor(1.0))
+    score = glp.as_score(normal, "score", schedule, event_shape=(1, 4, 4), moments=normal_moments)
+    score.condition = None
+    found = SimpleNamespace(model_=score, condition=None)
+    monkeypatch.setattr(loading, "load_estimator", lambda _: found)
+    code, out, _ = call(capsys, model, "--out", "i.html", "--json")
+    assert (code, json.loads(out)["page"]) == (0, "i.html")
+    _, data = read(here / "i.html")
+    assert data["shape"] == [8, 1, 4, 4]
+    code, _, err = call(capsys, model, "--target", "ring", "--out", "j.html")
+    assert (code, err.count("\n")) == (2, 1)
+    assert "--target is for a checkpoint of two columns" in err

@@ -24,6 +24,7 @@ from gradlogp.show import planes
 
 SCRIPT = Path(glp.show.__file__).parent / "explore.js"
 NODE = shutil.which("node")
+needs_browser = pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
 needs_node = pytest.mark.skipif(NODE is None, reason="needs Node.js")
 
 MEANS = [[-2.0, 0.3], [1.5, -0.5], [0.0, 2.0]]
@@ -452,6 +453,26 @@ def test_the_exact_law_is_drawn_in_the_coordinates_of_the_model(law, tmp_path, m
         close(torch.tensor(data["cov"])[[0, 2]], law.cov.diagonal(), 1e-3)
 
 
+@needs_browser
+def test_points_stand_for_a_law_that_nobody_knows(law, tmp_path, page, generator):
+    """Walkers of a learned score are held against the data, with the noise."""
+    x = law.sample(4001, generator=generator)
+    path = write_page(ExactScore(law, VE(0.01, 20.0)), tmp_path / "a.html", points=x, size=24,
+                      invert_y=True)  # fmt: skip
+    _, data = read(path)
+    assert len(data["points"]) == 2 * 1334
+    close(torch.tensor(data["points"]).reshape(-1, 2), x[::3], 1e-3)
+    page.show(path, reduced=True)
+    numbers = page.js("document.getElementById('numbers').textContent")
+    mean = float(x[::3, 0].mean())
+    assert numbers.startswith("data")
+    assert f"{mean:.2f}".replace("-", "−") in numbers
+    x, y = page.middle("#panels canvas")
+    page.click(x, y + 100)  # downwards, where y is larger
+    assert page.js("explorer.state.x[1] > explorer.data.center[1] + 0.5")
+    assert not page.errors, page.errors
+
+
 def test_a_score_alone_has_one_level(tmp_path):
     text, data = read(write_page(torch.neg, tmp_path / "a.html", size=16))
     assert not data["levels"]
@@ -486,7 +507,6 @@ def test_refusals(field, given, message, tmp_path, as_user):
 
 # ---------------------------------------------------------------------------- a browser
 
-needs_browser = pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
 SUM = "(() => { const c = document.querySelector('#panels canvas'); return c.getContext('2d')"
 SUM += ".getImageData(0, 0, c.width, c.height).data.reduce((a, b) => a + b, 0); })()"
 

@@ -5,3 +5,4 @@ from .progress import bar as bar
 from .report import Row as Row
 from .report import Section as Section
 from .report import write as write
+from .strip import strip as strip

@@ -16,7 +16,7 @@ from typing import Any, Literal, NamedTuple, get_args
 import torch
 from torch import Tensor
 
-from ..core import Analytic, check_count, check_kind, check_number, check_option
+from ..core import Analytic, check_count, check_kind, check_number, check_option, check_points
 from ..core.files import write_atomically
 from .planes import (
     NODES,
@@ -61,6 +61,7 @@ def explore(
     window: tuple[tuple[float, float], float] | None = None,
     sigmas: tuple[float, float] | None = None,
     around: tuple[float, float] | None = None,
+    points: Tensor | None = None,
     invert_y: bool = False,
     picture: Picture = "level",
     size: int = 100,
@@ -91,6 +92,8 @@ def explore(
         sigmas: The least and the largest noise level.
         around: The centre of a circle: the score is also shown split into its normal and its tangent
             part.
+        points: Points of the data `(n, 2)`, in data units: where no exact density is known, walkers
+            are held against them. At most 2,000 are shown.
         invert_y: Let y grow downwards, as magnitudes do.
         picture: What the page shows first.
         size: Points a side of a table, which has `n_levels` levels.
@@ -112,6 +115,8 @@ def explore(
         raise ValueError(f"names must be those of two columns, got {len(names)}")
     if window is not None:
         check_number(window[1], "window", above=0)
+    if points is not None:
+        check_points(points, "points", torch.Size([2]))
     frame = Frame()
     if _is_noisy(field):
         frame = _frame(field)
@@ -138,7 +143,8 @@ def explore(
         "around": None if around is None else [
             (at - a) / b for at, a, b in zip(around, frame.shift, frame.scale, strict=True)
         ],
-        "flip": invert_y, "picture": picture, "stiff": _stiff(best, low),
+        "points": None if points is None else _shown(points, frame), "flip": invert_y,
+        "picture": picture, "stiff": _stiff(best, low),
     }  # fmt: skip
     data["pictures"] = _pictures(data)
     if picture not in data["pictures"]:
@@ -153,6 +159,13 @@ def explore(
     out = Path(out)
     write_atomically(out, page)
     return out
+
+
+def _shown(points: Tensor, frame: Frame) -> list[float]:
+    """Return points in the coordinates of the frame, an even choice of many, x and y by turns."""
+    few = points.detach().cpu().double()[:: -(-len(points) // 2000)]
+    shift, scale = (torch.tensor(v, dtype=torch.float64) for v in (frame.shift, frame.scale))
+    return [float(f"{v:.5g}") for v in ((few - shift) / scale).flatten().tolist()]
 
 
 def _pictures(data: dict[str, Any]) -> list[str]:

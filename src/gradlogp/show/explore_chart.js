@@ -71,7 +71,9 @@ const drawChart = (canvas, theme, { lines, x, y, logX, logY, levels = [] }) => {
     ctx.stroke();
     ctx.setLineDash([]);
     // beside the line, where it has room: two labels never share a height
-    const [u, v] = seen[Math.floor(seen.length * 0.55)], wide = ctx.measureText(label).width;
+    const middle = Math.floor(seen.length * 0.55), wide = ctx.measureText(label).width;
+    const rises = seen.length > 1 && seen[middle][1] < seen[Math.max(middle - 1, 0)][1] - dot;
+    const u = seen[middle][0] - (rises ? wide + 6 * dot : 0), v = seen[middle][1];
     let h = v - 11 * dot;
     while (taken.some((other) => Math.abs(other - h) < 14 * dot)) h -= 14 * dot;
     taken.push(h);

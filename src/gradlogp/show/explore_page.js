@@ -9,16 +9,21 @@
 
   const fields = data.fields.map((spec) => ({ name: spec.name, spec, ...Explore.field(spec) }));
   let panels = [];
+  // points of the data, beside which walkers are held where no density is known
+  const seen = !data.moments && data.points ? Float64Array.from(data.points) : null;
   const exact = data.moments ? fields[fields.length - 1] : null;
   const K = exact && exact.components <= FEW_MODES && exact.components > 1 ? exact.components : 0;
   const noise = Explore.randomness(20240229);
 
+  const spread = Math.sqrt(Math.max(data.cov[0], data.cov[2]));
+  const start = Math.min(Math.max(data.low, spread / 20), data.high); // the level that is shown first
+  const least = data.stiff - data.low ** 2 + start ** 2; // the least variance there, which a step has to suit
   const SAMPLERS = {
-    ula: { name: "Langevin", size: [1e-4, 1], start: 0.02, what: "step h", tau: true,
+    ula: { name: "Langevin", size: [1e-4, 1], start: Math.min(0.02, least / 3), what: "step h", tau: true,
       formula: "x′ = x + h s(x) + √(2hτ) z" + (data.levels ? " at the noise level of the slider." : "") },
-    mala: { name: "MALA", size: [1e-4, 2], start: 0.1, what: "step h", tau: true, density: true,
+    mala: { name: "MALA", size: [1e-4, 2], start: Math.min(0.1, least), what: "step h", tau: true, density: true,
       formula: "The Langevin step as a proposal, accepted or refused so that p is kept exactly." },
-    baoab: { name: "BAOAB", size: [1e-2, 2], start: 0.15, what: "step h", tau: true,
+    baoab: { name: "BAOAB", size: [1e-3, 2], start: Math.min(0.15, Math.sqrt(least)), what: "step h", tau: true,
       formula: "With a momentum: kick, drift, friction, drift, kick; γ = 1, mass 1. h is a time." },
     annealed: { name: "annealed", size: [0.01, 1], start: 0.3, what: "step h/σ²", tau: true, run: true,
       formula: `Langevin steps of h ∝ σ², ${LEVEL_STEPS} at each of 40 levels from the largest down.` },
@@ -35,12 +40,12 @@
   }
 
   const state = {
-    sigma: Math.min(Math.max(data.low, Math.sqrt(Math.max(data.cov[0], data.cov[2])) / 20), data.high),
+    sigma: start,
     x: new Float64Array(0), p: new Float64Array(0), steps: 0, at: 0, inner: 0, ended: false,
     sampler: "ula", follow: 0, playing: !reduced, tau: 1, speed: 1, credit: 0, acceptance: null,
     frames: 0, results: {}, picture: "level", plain: new Float64Array(0), history: [], losses: [],
   };
-  const start = state.sigma, up = data.flip ? -1 : 1;
+  const up = data.flip ? -1 : 1;
   window.explorer = { state, fields, data, show: (name) => show(name), get panels() { return panels; } };
 
   // ------------------------------------------------------------------ colours
@@ -69,6 +74,7 @@
       heat: ramp(RAMPS[key]), off: ramp(RAMPS[`${key}Off`]), ink: css("--ink"), muted: css("--muted"),
       line: css("--line"), accent: css("--accent"), walker: css("--walker"),
       arrow: key === "dark" ? "rgba(228,232,238,.62)" : "rgba(29,37,48,.6)",
+      dots: key === "dark" ? "rgba(88,176,238,.3)" : "rgba(11,98,164,.22)",
       halo: key === "dark" ? "rgba(17,21,27,.8)" : "rgba(255,255,255,.85)",
       soft: key === "dark" ? "rgba(255,160,77,.6)" : "rgba(209,85,11,.55)",
     };
@@ -123,7 +129,7 @@
       lead: "The same field from the least noise to the most: details go, then modes, until one normal law is left. A click goes to a level." },
     loss: { name: "Loss against σ",
       lead: "The denoising loss of the exact score is not 0: it is what nobody can know of the noise. What a learned score has above it is its error." },
-    particles: { name: "Particles", lead: "5,000 walkers from the prior follow the score with noise: their histogram becomes the density." },
+    particles: { name: "Particles", lead: "5,000 walkers from the prior follow the score: their histogram becomes that of the law." },
     annealed: { name: "Plain against annealed",
       lead: "The same start, as many steps. Plain Langevin at the least noise keeps the weights with which it fell into the modes; annealed Langevin finds the right ones." },
     split: { name: "Normal and tangent",
@@ -159,9 +165,9 @@
     build();
     Object.assign(state, { history: [], plain: new Float64Array(0) });
     if (name === "annealed" || name === "particles") {
-      choose(name === "annealed" ? "annealed" : "ula");
+      choose(name === "annealed" ? "annealed" : exact && exact.components ? "ula" : "reverse");
       if (fields.length > 1) follow(fields.length - 1);
-      if (name === "particles") setSigma(Math.min(data.high, Math.max(data.low, start)));
+      if (name === "particles") setSigma(start);
       dropPrior();
     } else if (name === "split") setSigma(data.low * (data.high / data.low) ** 0.35);
     dirty = numbersDue = true;
@@ -276,6 +282,24 @@
   const short = (v) => String(+v.toPrecision(4)).replace("-", "−");
   const digits = (v) => (v === 0 ? "0" : Math.abs(v) >= 1e4 || Math.abs(v) < 1e-3 ? v.toExponential(1) : v.toPrecision(3)).replace("-", "−");
 
+  // marginals of the points with the noise, as sums of normal curves
+  function paintSeen(panel, ctx, W, half, dot) {
+    ctx.fillStyle = theme.dots;
+    for (let i = 0; i < seen.length; i += 2) {
+      const u = ((seen[i] - data.center[0]) / half + 1) / 2 * W, v = (1 - up * (seen[i + 1] - data.center[1]) / half) / 2 * W;
+      if (u >= 0 && v >= 0 && u <= W && v <= W) ctx.fillRect(u - dot, v - dot, 2 * dot, 2 * dot);
+    }
+    for (const axis of [0, 1]) {
+      const h = Math.sqrt(state.sigma ** 2 + data.cov[2 * axis] * 0.2 * (seen.length / 2) ** -0.4);
+      for (let k = 0; k < HEAT; k++) {
+        const at = data.center[axis] + half * (2 * (k + 0.5) / HEAT - 1);
+        let sum = 0;
+        for (let i = axis; i < seen.length; i += 2) sum += Math.exp(-0.5 * ((at - seen[i]) / h) ** 2);
+        marginals[axis][k] = sum / (h * Math.sqrt(2 * Math.PI)) / (seen.length / 2);
+      }
+    }
+  }
+
   function paintBase(panel) {
     const { base, canvas } = panel, ctx = base.getContext("2d"), half = view(panel), ARROWS = panel.arrows || 19;
     const W = (base.width = canvas.width), dot = W / canvas.getBoundingClientRect().width;
@@ -284,6 +308,7 @@
     ctx.imageSmoothingEnabled = true;
     ctx.imageSmoothingQuality = "high";
     ctx.drawImage(panel.buffer, 0, 0, W, W);
+    if (seen && panel.of >= 0) paintSeen(panel, ctx, W, half, dot);
     const cell = W / ARROWS, typical = panel.size || Math.sqrt(2 / (at(panel) ** 2 + Math.min(data.cov[0], data.cov[2]) / 4));
     ctx.strokeStyle = ctx.fillStyle = theme.arrow;
     ctx.lineWidth = 1.1 * dot;
@@ -355,7 +380,7 @@
       const k = Math.floor((state.x[i] - data.center[axis] + half) / width);
       if (k >= 0 && k < bins.length) bins[k] += 1 / (n * width);
     }
-    const line = marginals[axis], known = exact !== null && exact.hasDensity;
+    const line = marginals[axis], known = seen !== null || (exact !== null && exact.hasDensity);
     let top = known ? Math.max(...line) : 0;
     top = 1.12 * Math.max(top, known ? Math.min(Math.max(...bins), 2 * top) : Math.max(...bins), 1e-12);
     ctx.clearRect(0, 0, W, H);
@@ -391,8 +416,12 @@
   // ------------------------------------------------------------------ numbers
 
   function known() {
-    if (!exact) return null;
+    if (!exact && !seen) return null;
     const s2 = state.sigma ** 2;
+    if (seen) {
+      const { mean, variance } = Explore.statistics(seen, null, 0);
+      return { mean, variance: variance.map((v) => v + s2), weights: [] };
+    }
     return { mean: data.mean, variance: [data.cov[0] + s2, data.cov[2] + s2],
       weights: K ? exact.spec.weights : [] };
   }
@@ -410,7 +439,7 @@
       mean: s.mean.map((v, i) => data.shift[i] + data.scale[i] * v),
       variance: s.variance.map((v, i) => data.scale[i] ** 2 * v), weights: s.weights, sigma: s.sigma,
     };
-    const columns = [["exact", inUnits(law && { ...law, sigma: state.sigma })],
+    const columns = [[seen ? "data" : "exact", inUnits(law && { ...law, sigma: state.sigma })],
       ...Object.entries(state.results).map(([key, s]) => [SAMPLERS[key].name, inUnits(s)])]
       .filter(([, s]) => s);
     const rows = [
@@ -646,3 +675,6 @@
   show(data.pictures.includes(location.hash.slice(1)) ? location.hash.slice(1) : data.picture);
   requestAnimationFrame(frame);
 })();
+if (window.frameElement) { // in a report: as high as what is in it
+  new ResizeObserver(() => { frameElement.style.height = `${document.documentElement.scrollHeight}px`; }).observe(document.body);
+}
