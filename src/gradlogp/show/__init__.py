@@ -1,5 +1,6 @@
 """What a person looks at: figures, reports, progress. It draws what it is given."""
 
+from .animation import animate as animate
 from .explore import explore as explore
 from .progress import bar as bar
 from .report import Row as Row

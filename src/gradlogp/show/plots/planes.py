@@ -21,6 +21,10 @@ Bounds = tuple[float | int, float | int, float | int, float | int]
 """The frame of a plane: x_min, x_max, y_min, y_max."""
 
 
+QUIET = 1.9
+"""Of the colormap's range what lies behind other things uses one part in so many."""
+
+
 def _plane(points: Tensor, name: str) -> Array:
     if points.ndim != 2 or points.shape[1] != 2 or not len(points):
         raise ValueError(f"{name} must have shape (n, 2), n > 0, got {tuple(points.shape)}")
@@ -70,7 +74,7 @@ def _histogram(xy: Array, bounds: Bounds, bins: int) -> Array:
 def _backdrop(axes: Axes, p: Array, bounds: Bounds, theme: Theme) -> None:
     """Show a density behind other things: √p, in the quieter half of the colormap."""
     root = np.sqrt(p / max(p.max(), 1e-300))
-    style: dict[str, Any] = {"cmap": theme.density_map, "vmin": 0, "vmax": 1.9}
+    style: dict[str, Any] = {"cmap": theme.density_map, "vmin": 0, "vmax": QUIET}
     axes.imshow(
         root, origin="lower", extent=bounds, interpolation="bilinear", aspect="auto", **style
     )
