@@ -12,7 +12,7 @@ root_doc = "index"
 exclude_patterns = ["_ext", "img/*.py"]
 
 NAVIGATION = {
-    "Start": ["quickstart", "conventions", "explore", "coming-from"],
+    "Start": ["quickstart", "conventions", "explore", "gallery", "coming-from"],
     "Chains": ["which-sampler", "sampling", "conformance"],
     "Learning": ["learning", "images", "conditions", "tables", "comparing", "checking"],
     "Diffusion": [
@@ -38,6 +38,7 @@ extensions = [
     "typeset",
     "pages",
     "explorers",
+    "gallery",
 ]
 default_role = "py:obj"
 add_module_names = False

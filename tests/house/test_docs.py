@@ -84,6 +84,12 @@ def test_python_runs(page, as_reader):
         )
     for block in blocks(page, "python"):
         run(block, page, {"__name__": page.stem} if page.stem == "README" else names)
+    if page.stem == "gallery":  # twelve pictures, each with something to see
+        made = [
+            Path(name) for name in re.findall(r'"(\w+\.(?:png|gif))"', page.read_text("utf-8"))
+        ]
+        assert len(made) == 12
+        assert min(path.stat().st_size for path in made) > 15_000
 
 
 @pytest.mark.slow
