@@ -1,5 +1,6 @@
 """The pages: blocks of Python run, links lead somewhere, commands and names exist."""
 
+import importlib
 import re
 import shlex
 import traceback
@@ -184,6 +185,16 @@ def test_readme_example_is_short_and_commands_are_named():
     assert len([line for line in first.code.splitlines() if line.strip()]) <= 10
     for word in ("fit(", "sample(", "score(", "assert"):
         assert word in first.code
+
+
+def test_tables_are_those_of_the_records(monkeypatch):
+    """What the page on choosing says is what the benchmarks left, and what `sample_size` computes."""
+    monkeypatch.syspath_prepend(ROOT / "docs" / "_ext")
+    choosing = importlib.import_module("choosing")
+    text = (ROOT / "docs" / "choosing.md").read_text(encoding="utf-8")
+    assert choosing.filled(text) == text, "run python docs/_ext/choosing.py"
+    assert choosing.filled(text.replace("| 0.98 |", "| 0.97 |")) == text
+    assert "| 0.98 |" in text
 
 
 def test_architecture_names_every_room():

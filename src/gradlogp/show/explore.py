@@ -153,7 +153,7 @@ def explore(
     text = lambda name: resources.files(__package__).joinpath(name).read_text(encoding="utf-8")
     page = fill_page(
         "explore", title=title, data=json.dumps(data, allow_nan=False).replace("<", "\\u003c"),
-        notes=_notes(fields, shown, frame), more=text("explore.css"),
+        notes=_notes(fields, shown, frame), pictures=data["pictures"], more=text("explore.css"),
         scripts=[text(f"explore{part}.js") for part in ("", "_chart", "_page")],
     )  # fmt: skip
     out = Path(out)

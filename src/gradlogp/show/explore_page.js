@@ -662,11 +662,9 @@
     } else if (event.key === "s" && on !== "SELECT") $("step").click();
   });
   scheme.addEventListener("change", setTheme);
-  for (const name of data.pictures) {
-    const button = document.createElement("button");
-    Object.assign(button, { type: "button", value: name, textContent: PICTURES[name].name });
-    button.addEventListener("click", () => show(name));
-    $("pictures").append(button);
+  for (const button of $("pictures").children) {
+    button.textContent = PICTURES[button.value].name;
+    button.addEventListener("click", () => show(button.value));
   }
   $("pictures").hidden = data.pictures.length < 2;
   setTheme();
