@@ -29,7 +29,7 @@ def link(app: Sphinx, page: str, text: list[str]) -> None:
 
 
 def embed(app: Sphinx, page: str, text: list[str]) -> None:
-    """Put an explorer where a page says so: `<!-- explorer: mixture.html#loss -->`."""
+    """Put an explorer where a page says so: `<!-- explorer: mixture.html?loss -->`."""
     frame = (
         '<iframe class="explorer" src="explorer/\\1" loading="lazy" title="explorer: \\1"></iframe>\n'
         '<p><a href="explorer/\\1">The explorer on a page of its own</a></p>'

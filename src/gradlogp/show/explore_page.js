@@ -670,7 +670,8 @@
   setTheme();
   showSigma();
   showControls();
-  show(data.pictures.includes(location.hash.slice(1)) ? location.hash.slice(1) : data.picture);
+  const asked = (location.hash || location.search).slice(1); // page.html#loss; ?loss does not scroll to it
+  show(data.pictures.includes(asked) ? asked : data.picture);
   requestAnimationFrame(frame);
 })();
 if (window.frameElement) { // in a report: as high as what is in it
