@@ -179,11 +179,11 @@ def test_no_absolute_paths(page):
 
 def test_readme_example_is_short_and_commands_are_named():
     text = (ROOT / "README.md").read_text(encoding="utf-8")
-    for needed in ("make demo", "make test", "reports/stars/index.html", "docs/img/mixture.png"):
+    for needed in ("make demo", "make test", "reports/stars/index.html", "docs/img/walk.gif"):
         assert needed in text
     first = blocks(ROOT / "README.md", "python")[0]
     assert len([line for line in first.code.splitlines() if line.strip()]) <= 10
-    for word in ("fit(", "sample(", "score(", "assert"):
+    for word in ("fit(", "sample(", "compare(", "verdict", "assert"):
         assert word in first.code
 
 

@@ -26,6 +26,7 @@ from .common import Outcome, annealed_paths, finish, train
 STEPS = 2000
 GENERATED = 10_000
 HELD_OUT_SCORED = 10_000  # all of them
+POINTS, LEVELS = 72, 14  # of the table that the explorer reads
 LEAD = (
     "A score learned from the Hipparcos catalogue: the colour B−V of {n:,} nearby stars against "
     "their absolute magnitude. The network never saw the stars on the left of each picture."
@@ -89,6 +90,7 @@ def run(out: Path, *, seed: int = 0, steps: int = STEPS, quiet: bool = False) ->
     paths = annealed_paths(model, 6, generator=g)
     bounds = (-0.5, 2.2, -4.0, 13.0)
     names = ("colour B−V", "absolute magnitude")
+    model.columns = stars.columns
     sections = [
         Section(
             "Samples beside the real stars",
@@ -128,7 +130,7 @@ def run(out: Path, *, seed: int = 0, steps: int = STEPS, quiet: bool = False) ->
             pages=(
                 ("explorer", "Walkers under the learned score beside held-out stars.",
                  partial(explore, copy.deepcopy(model).double(), points=x_held, names=names,
-                         invert_y=True, size=72, n_levels=14, title="The score of the stars")),
+                         invert_y=True, size=POINTS, n_levels=LEVELS, title="The score of the stars")),
             ),
         ),
         Section(
@@ -140,7 +142,7 @@ def run(out: Path, *, seed: int = 0, steps: int = STEPS, quiet: bool = False) ->
     ]  # fmt: skip
     return finish(
         out, "Stars: a score learned from the sky", LEAD.format(n=len(stars.x)), sections,
-        began, seed, comparison, noise=model.schedule, notes="; ".join(stars.notes),
+        began, seed, comparison, model, noise=model.schedule, notes="; ".join(stars.notes),
         data=f"{stars.name}: {len(x):,} stars to learn from, {len(x_held):,} held out",
         network=f"MLP, {sum(p.numel() for p in model.parameters()):,} weights, {steps} steps",
     )  # fmt: skip
