@@ -54,6 +54,15 @@ def test_the_error_is_that_of_the_posterior_mean(schedule, tmp_path, generator):
     assert sigmas[-1] == pytest.approx(16.0, rel=0.06)
 
 
+def test_the_deviation_is_about_the_mean_image(tmp_path):
+    """Two images that differ by 2 in every pixel, about a mean image that varies."""
+    ramp = torch.linspace(0, 100, 16).reshape(1, 4, 4)
+    images = torch.stack([ramp - 1, ramp + 1])
+    score = Law(1, 4, 4).score(VE(0.01, 50.0))
+    _, data = read(strip(score, images, tmp_path / "a.html", n_levels=3))
+    assert data["deviation"] == pytest.approx(1.0, rel=1e-5)
+
+
 def test_pixels_are_those_of_the_images(tmp_path, generator):
     """Channels last, the range of the clean images 0 to 255; one noise at all levels."""
     images = Law(3, 5, 4).sample(3, generator=generator)
