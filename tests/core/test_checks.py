@@ -4,6 +4,7 @@ import math
 import re
 import sys
 import warnings
+from fractions import Fraction
 from typing import Literal
 
 import numpy as np
@@ -150,6 +151,8 @@ def test_words_functions_kinds_and_shapes():
     check_option("a", "way", ("a", "b"))
     check_option("a", "way", Literal["a"])
     check_function(len, "f")
+    check_function(lambda x, y, z=0: x, "f", takes=2)
+    check_function(torch.add, "f", takes=7)  # of what has no signature nothing is known
     check_kind(3, "k", int, "an integer")
     check_kind(X, "k", ("shape", "dtype"), "a tensor")
     check_event_shape((2, 3))
@@ -166,6 +169,15 @@ def test_words_functions_kinds_and_shapes():
         (lambda: check_event_shape((2, 0)), "event_shape must be a tuple of positive sizes"),
         (lambda: check_event_shape(3), "event_shape must be a tuple of positive sizes"),
         (lambda: check_generator(3), "generator must be a torch.Generator, got int: pass"),
+        (
+            lambda: check_function(lambda x: x, "f", takes=2),
+            "f must be a function of 2 arguments: too",
+        ),
+        (lambda: check_number(Fraction(1, 2), "f"), "f must be a finite number, got Fraction"),
+        (
+            lambda: evaluate(lambda x: x + 0j, X),
+            "score must return real numbers, got torch.complex",
+        ),
         (lambda: evaluate(3, X), "score must be a function, got 3"),
         (lambda: evaluate(lambda x: x[:, :1], X), "score returned shape (3, 1) for x of (3, 2)"),
         (lambda: evaluate(lambda x: None, X), "score returned shape NoneType"),

@@ -41,6 +41,14 @@ from door_support import (
 from jaxtyping import config
 from torch import Tensor
 
+import gradlogp as glp
+from gradlogp.check.metrics import frechet_distance, mean_score
+from gradlogp.check.sample_size import mixture_weight
+from gradlogp.geometry import project
+from gradlogp.langevin.kernels import Preconditioner
+from gradlogp.learn.objectives import finite_difference, gaussian_precision, nu_method
+from gradlogp.noise import tweedie_product, tweedie_variance
+
 pytestmark = [pytest.mark.usefixtures("as_user"), pytest.mark.timeout(0)]
 
 SEED = int(os.environ.get("SEED", "0"))
@@ -310,6 +318,45 @@ def test_random_calls():
 def test_six_thousand_random_calls():
     wrong = walk(called()[0], 6000, SEED + 1)
     assert not wrong, f"SEED={SEED}: {len(wrong)} of 6000\n" + "\n".join(wrong)
+
+
+# ---------------------------------------------------------------------------- found by it
+
+META = torch.ones(2, 2, dtype=torch.bool, device="meta")
+
+
+def interrupted():
+    """A table whose training was stopped before it had a model."""
+    table = glp.TableEstimator()
+    table.columns_, table.estimator_ = [], glp.ScoreEstimator()
+    return table
+
+
+@pytest.mark.parametrize(
+    ("attempt", "message"),
+    [
+        (lambda: project(torch.neg, X, 1e200), r"sigma squared times the score, has 12 of 12 rows"),
+        (lambda: nu_method(X, 2, nu=1e300), r"became NaN or infinite at iterations = 2; .* nu are"),
+        (lambda: Preconditioner.from_ensemble(X * 1e200), r"the variance of x must be finite"),
+        (lambda: mean_score(lambda x: 1e200 * x, X), r"the mean score at x has .* not finite"),
+        (lambda: mixture_weight(1e-300), r"separation must lie in \[1e-06, 5\]"),
+        (lambda: tweedie_variance(torch.neg, X, 1e-302, 1.0), r"the covariance of x_0 at alpha and"),
+        (lambda: tweedie_product(torch.neg, X, X, 1e-302, 1.0), r"the product at alpha and sigma"),
+        (lambda: gaussian_precision(X, structure=META), r"structure must hold numbers"),
+        (lambda: frechet_distance(X * 1e200, X), r"the covariance of x has 2 of 2 rows"),
+        (lambda: finite_difference(torch.neg, X * 1e200), r"the step, which .* x, has 12 of 12 rows"),
+        (lambda: glp.tweedie(lambda x: x + 0j, X, 1.0, 1.0), r"score must return real numbers, got"),
+        (lambda: glp.sample(torch.neg, X, resume="x.npy"), r"pass resume= without counts"),
+        (lambda: glp.ScoreEstimator().fit([["a", "b"]]), r"X must be numbers, rows of one length"),
+        (lambda: interrupted().sample(3), r"this TableEstimator has not been fitted"),
+    ],
+    ids=("project", "nu_method", "from_ensemble", "mean_score", "mixture_weight", "variance",
+         "product", "gaussian_precision", "frechet", "step", "complex", "resume", "text",
+         "interrupted"),
+)  # fmt: skip
+def test_what_random_calls_have_found(attempt, message):
+    with pytest.raises(ValueError, match=message):
+        attempt()
 
 
 # ---------------------------------------------------------------------------- can it fail?

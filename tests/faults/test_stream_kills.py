@@ -43,7 +43,7 @@ def test_runs_that_are_killed_lose_and_invent_nothing(tmp_path):
 def test_three_hundred_runs_that_are_killed(tmp_path):
     seen = report(300, tmp_path)
     assert sum(seen.values()) >= 300
-    assert len(seen) == 4
+    assert {"SIGKILL", "SIGTERM", "SIGINT", "SIGHUP"} <= set(seen)
 
 
 PROGRAM = """

@@ -314,6 +314,8 @@ def test_weights_of_classes_and_weights_that_cannot_be():
     ):  # fmt: skip
         with pytest.raises(ValueError, match=says):
             found.fit(x, y, sample_weight=bad)
+    found.fit(x, y, sample_weight=torch.as_tensor(weight).requires_grad_())
+    assert found.class_prior_.tolist() == [1, 0]
 
 
 def test_what_is_kept_of_a_whole_number_for_a_share_and_another_base(tmp_path):

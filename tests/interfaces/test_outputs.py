@@ -75,10 +75,19 @@ def commands(model, folder):
             ["restore", str(model), "--task", "denoise", "--image", data, "--out",
              str(folder / "i.png")], "i.npy",
         ),
+        "report": (
+            ["evaluate", str(model), data, "--n", "20", "--quiet", "--out", str(folder / "e")],
+            "e/index.html",
+        ),
+        "rank": (
+            ["evaluate", str(model), data, "--quiet", "--rank", str(folder / "k.csv")], "k.csv",
+        ),
     }  # fmt: skip
 
 
-CASES = ("array", "picture", "draws", "fit", "geometry", "explore", "demo", "restore")
+CASES = (
+    "array", "picture", "draws", "fit", "geometry", "explore", "demo", "restore", "report", "rank",
+)  # fmt: skip
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -93,7 +102,7 @@ def test_nothing_that_is_there_is_replaced(model, tmp_path, capsys, case):
     assert contents(tmp_path) == {there: b"mine"}
 
 
-@pytest.mark.parametrize("case", ["array", "picture", "geometry", "explore"])
+@pytest.mark.parametrize("case", ["array", "picture", "geometry", "explore", "rank"])
 def test_force_replaces(model, tmp_path, capsys, case):
     arguments, there = commands(model, tmp_path)[case]
     (tmp_path / there).write_text("mine")

@@ -184,3 +184,5 @@ def test_functions_that_are_refused(as_user):
         train(make(), points(), augment=lambda x, generator: x[:, :1])
     with pytest.raises(ValueError, match="augment must be a function"):
         train(make(), points(), augment="flip")
+    with pytest.raises(ValueError, match="augment must be a function of 2 arguments"):
+        train(make(), points(), augment=lambda x: x)

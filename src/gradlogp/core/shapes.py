@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from numbers import Integral, Real
+from inspect import signature
+from numbers import Integral, Rational, Real
 from typing import Any, get_args
 
 import torch
@@ -119,10 +120,12 @@ def check_same_shape(out: Tensor, x: Tensor, name: str) -> None:
 def evaluate(
     f: Callable[[Tensor], Tensor], x: Tensor, name: str = "score", *, finite: bool = False
 ) -> Tensor:
-    """Return f(x); `ValueError` if f cannot be called or returns another shape than that of x."""
+    """Return f(x); `ValueError` if f cannot be called, or for no real numbers or another shape."""
     check_function(f, name)
     out = f(x)
     check_same_shape(out, x, name)
+    if out.is_complex():
+        raise ValueError(f"{name} must return real numbers, got {out.dtype}")
     if finite:
         check_finite(out, name)
     return out
@@ -187,10 +190,19 @@ def check_option(value: object, name: str, options: Any) -> None:
         raise ValueError(f"{name} must be {listed}, got {shown(value)}")
 
 
-def check_function(value: object, name: str, why: str = "") -> None:
-    """Raise `ValueError` unless this can be called."""
+def check_function(value: object, name: str, why: str = "", *, takes: int | None = None) -> None:
+    """Raise `ValueError` unless this can be called, with so many arguments where that is known."""
     if not callable(value):
         raise ValueError(f"{name} must be a function, got {shown(value)}{why}")
+    if takes is not None:
+        try:
+            called = signature(value)
+        except ValueError:  # as of some functions in C
+            return
+        try:
+            called.bind(*[None] * takes)
+        except TypeError as error:
+            raise ValueError(f"{name} must be a function of {takes} arguments: {error}") from None
 
 
 def check_kind(value: object, name: str, kind: Any, what: str, why: str = "") -> None:
@@ -232,7 +244,10 @@ def _is_number(value: object) -> bool:
     if isinstance(value, Tensor):
         held = value.layout is torch.strided and value.device.type != "meta"
         return held and value.ndim == 0 and not value.is_complex() and value.dtype != torch.bool
-    return isinstance(value, Real) and not isinstance(value, bool)
+    fraction = isinstance(value, Rational) and not isinstance(
+        value, Integral
+    )  # no tensor takes it
+    return isinstance(value, Real) and not isinstance(value, bool) and not fraction
 
 
 def _float(value: Tensor | float) -> float:

@@ -8,13 +8,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..core import permutation, rand_like
+from ..core import check_kind, permutation, rand_like
 
 
 def sample_weights(sample_weight: Any, n: int) -> Tensor | None:
     """Return weights of samples; None where all count alike."""
     if sample_weight is None:
         return None
+    if isinstance(sample_weight, Tensor):
+        check_kind(sample_weight, "sample_weight", Tensor, "a tensor")
+        sample_weight = sample_weight.detach().cpu()
     try:
         weight = torch.as_tensor(np.asarray(sample_weight, dtype=np.float64))
     except (TypeError, ValueError, OverflowError):

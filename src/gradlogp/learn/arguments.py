@@ -72,7 +72,7 @@ def check_asked(asked: Asked) -> Asked:
             "leave one of them out"
         )
     if asked.augment is not None:
-        check_function(asked.augment, "augment")
+        check_function(asked.augment, "augment", takes=2)
     if held_out is not None:
         check_data(held_out, model.event_shape, "held_out")
     elif held_out_condition is not None:

@@ -17,6 +17,7 @@ from ..core import (
     NoiseSource,
     ScoreFn,
     check_count,
+    check_finite,
     check_function,
     check_generator,
     check_level,
@@ -54,7 +55,7 @@ def tweedie(
         sigma: σ, `()` or `(B,)`.
 
     Raises:
-        ValueError: If α = 0 or a shape does not fit.
+        ValueError: If α = 0, a shape does not fit, or the result is not finite.
 
     References:
         | Tweedie's Formula and Selection Bias (Efron, 2011)
@@ -72,7 +73,10 @@ def tweedie(
     H = jacobian(score, x_t)
     a, b = per_sample(alpha, H, "alpha"), per_sample(sigma, H, "sigma")
     I = torch.eye(H.shape[-1], dtype=x_t.dtype, device=x_t.device)
-    return Tweedie(mean, (b / a) ** 2 * (I + b**2 * H))
+    cov = (b / a) ** 2 * (I + b**2 * H)
+    check_finite(mean, "the mean of x_0 at alpha and sigma")
+    check_finite(cov, "the covariance of x_0 at alpha and sigma")
+    return Tweedie(mean, cov)
 
 
 def tweedie_product(
@@ -97,7 +101,7 @@ def tweedie_product(
         sigma: σ, `()` or `(B,)`.
 
     Raises:
-        ValueError: If α = 0 or a shape does not fit.
+        ValueError: If α = 0, a shape does not fit, or the result is not finite.
     """
     check_points(x_t, "x_t")
     check_points(v, "v")
@@ -106,7 +110,9 @@ def tweedie_product(
     why = ": where alpha = 0 x_t says nothing of x_0, and Tweedie's formula neither"
     a = check_level(alpha, x_t, "alpha", why=why)
     b = check_level(sigma, x_t, "sigma", zero=True)
-    return (b / a) ** 2 * (v + b**2 * jacobian_product(score, x_t, v))
+    product = (b / a) ** 2 * (v + b**2 * jacobian_product(score, x_t, v))
+    check_finite(product, "the product at alpha and sigma")
+    return product
 
 
 class Variance(NamedTuple):
@@ -141,7 +147,7 @@ def tweedie_variance(
         generator: Where the probes come from.
 
     Raises:
-        ValueError: For n_probes below 1, α = 0 or a wrong shape.
+        ValueError: For n_probes below 1, α = 0, a wrong shape, or a result that is not finite.
 
     References:
         | An Estimator for the Diagonal of a Matrix (Bekas, Kokiopoulou & Saad, 2007)

@@ -187,7 +187,8 @@ class ScoreModel(ScoreBase, nn.Module):
         """
         if scales is not None:
             self.coordinates = AffineCoordinates.fit(data, self.event_shape, scales)
-        mean, std = mean_and_std(data, self.event_shape)
+        each = self.coordinates.shift, self.coordinates.scale
+        mean, std = each if scales == "each" else mean_and_std(data, self.event_shape)
         mean, std = (
             (mean - self.coordinates.shift) / self.coordinates.scale,
             std / self.coordinates.scale,
@@ -245,11 +246,15 @@ class ScoreModel(ScoreBase, nn.Module):
             self.left.copy_(found[1].diagonal().sqrt().reshape(self.event_shape))
             self.left /= self.z_std
 
-    def _frame(self, z: Tensor, t: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    def _frame(
+        self, z: Tensor, t: Tensor, predicted: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
         """Return z̃, α̃, σ̃, √(α²c²+σ²) and the network's noise coordinate."""
         alpha, sigma = self.schedule(t)
         a, b = per_sample(alpha, z), per_sample(sigma, z)
         m, c = self.z_mean.to(z), self._spread(z)
+        if predicted is not None:
+            z = z - a * predicted
         norm = (a**2 * c**2 + b**2).sqrt()
         coordinate = self._coordinate(alpha, sigma, c)
         return (z - a * m) / norm, a * c / norm, b / norm, norm, coordinate.to(z).expand(len(z))
@@ -267,10 +272,10 @@ class ScoreModel(ScoreBase, nn.Module):
         """Return c."""
         return (self.z_std if self.left is None else self.z_std * self.left).to(z)
 
-    def _predicted(self, z: Tensor, condition: Tensor | None) -> Tensor:
-        """Return what the condition adds to the mean, linearly: rows like z, or 0."""
+    def _predicted(self, z: Tensor, condition: Tensor | None) -> Tensor | None:
+        """Return what the condition adds to the mean, linearly, rows like z; None: nothing."""
         if self.gain is None or condition is None:
-            return z.new_zeros(())
+            return None
         return (condition.to(z).flatten(1) @ self.gain.to(z).T).reshape(z.shape)
 
     def _network(self, z_unit: Tensor, coordinate: Tensor, condition: Tensor | None) -> Tensor:
@@ -294,8 +299,7 @@ class ScoreModel(ScoreBase, nn.Module):
         if isinstance(self.condition, Mask) and self.condition.cov is not None:
             a, b = (per_sample(q, z) for q in self.schedule(t))
             return (a * self.denoise_given(z, t, condition) - z) / b**2
-        shift = per_sample(self.schedule(t)[0], z) * self._predicted(z, condition)
-        z_unit, a, b, norm, coordinate = self._frame(z - shift, t)
+        z_unit, a, b, norm, coordinate = self._frame(z, t, self._predicted(z, condition))
         out = self._network(z_unit, coordinate, condition)
         if self.base is not None:
             z_unit = torch.zeros_like(a)  # so that only the linear part of a prediction counts
@@ -348,8 +352,7 @@ class ScoreModel(ScoreBase, nn.Module):
                 out = self._network(z_unit, coordinate, condition)
                 return m + c * self.condition.denoise((z - a * m) / c, a, b / c, condition, out)
         predicted = self._predicted(z, condition)
-        shift = per_sample(self.schedule(t)[0], z) * predicted
-        z_unit, a, b, _, coordinate = self._frame(z - shift, t)
+        z_unit, a, b, _, coordinate = self._frame(z, t, predicted)
         out = self._network(z_unit, coordinate, condition)
         if self.base is not None:
             z_unit = torch.zeros_like(a)
@@ -357,7 +360,8 @@ class ScoreModel(ScoreBase, nn.Module):
         z0 = to_x0(self.predicts, out, z_unit, a.masked_fill(blind, 1.0), b)
         z0 = self._spread(z) * z0.masked_fill(blind, 0.0)
         if self.base is None:
-            return self.z_mean.to(z) + predicted + z0
+            mean = self.z_mean.to(z)
+            return (mean if predicted is None else mean + predicted) + z0
         return self.base.denoise(z, *self._levels(z, t)) + self._share(coordinate, z) * z0
 
     def given(self, condition: Tensor | int) -> ConditionedScore:

@@ -19,6 +19,7 @@ from ...core import (
     check_batch,
     check_count,
     check_event_shape,
+    check_finite,
     check_kind,
     check_points,
     finite_result,
@@ -131,7 +132,10 @@ def frechet_distance(x: Float[Tensor, "n d"], y: Float[Tensor, "m d"]) -> Estima
     if x.ndim != 2:
         raise ValueError(f"x must have shape (n, d), got {tuple(x.shape)}")
     d = a.shape[1]
-    p, q = (Gaussian(z.mean(0), torch.cov(z.mT).reshape(d, d)) for z in (a, b))
+    S_x, S_y = (torch.cov(z.mT).reshape(d, d) for z in (a, b))
+    check_finite(S_x, "the covariance of x")
+    check_finite(S_y, "the covariance of y")
+    p, q = Gaussian(a.mean(0), S_x), Gaussian(b.mean(0), S_y)
     variance = 0.0
     for z, law, other in ((a, p, q), (b, q, p)):
         centred = z - law.mean

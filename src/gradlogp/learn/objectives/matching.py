@@ -25,6 +25,7 @@ from ...core import (
     Generator,
     ScoreFn,
     check_count,
+    check_finite,
     check_function,
     check_number,
     check_points,
@@ -205,6 +206,7 @@ def finite_difference(
     if step is None:
         scale = like.flatten(1).square().mean(1).sqrt().clamp(min=1.0)
         h = per_sample(torch.finfo(x.dtype).eps ** (1 / 3) * scale, x)
+        check_finite(h, "the step, which follows the size of x,")
     else:
         check_number(step, "step", above=0)
         h = per_sample(step, x)
