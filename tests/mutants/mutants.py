@@ -2151,7 +2151,7 @@ MUTANTS = (
     ),
     Mutant(
         "X: the gain of a linear prediction the wrong way round",
-        "scores/model.py", "self.z_mean.to(z) + predicted", "self.z_mean.to(z) - predicted",
+        "scores/model.py", "mean + predicted", "mean - predicted",
         "scores/test_conditioned.py::test_what_is_linear_in_a_condition_is_exact_before_any_training",
     ),
     Mutant(
