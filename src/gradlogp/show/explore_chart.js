@@ -61,7 +61,7 @@ const drawChart = (canvas, theme, { lines, x, y, logX, logY, levels = [] }) => {
   }
   const taken = [];
   for (const { points: own, colour, label, dashed } of lines) {
-    const seen = own.filter((p) => p.every(Number.isFinite)).map(at);
+    const seen = own.filter((p) => p.every(Number.isFinite)).sort((a, b) => a[0] - b[0]).map(at);
     if (!seen.length) continue;
     ctx.strokeStyle = ctx.fillStyle = theme[colour];
     ctx.lineWidth = 2 * dot;
