@@ -2511,4 +2511,25 @@ MUTANTS = (
         "core/processes.py", "torch.cat(parts)", "torch.cat(parts[::-1])",
         "learn/test_processes.py::test_work_is_divided_and_comes_out_as_that_of_one_process",
     ),
+    Mutant(
+        "X: high frequencies are as loud as low ones",
+        "scores/networks/mlp.py", "Fourier(torch.tensor(frequencies), -0.5)",
+        "Fourier(torch.tensor(frequencies))",
+        "scores/test_networks.py::test_an_mlp_is_given_sines_and_cosines_of_what_it_sees",
+    ),
+    Mutant(
+        "X: frequencies of the noisy entry, not of what is known",
+        "scores/networks/mlp.py", "self.features(seen)", "self.features(x.flatten(1))",
+        "scores/test_networks.py::test_an_mlp_is_given_sines_and_cosines_of_what_it_sees",
+    ),
+    Mutant(
+        "X: frequencies for a few rows of many columns",
+        "interfaces/pipeline.py", "ROWS_A_COLUMN * d <= len(x)", "ROWS_A_COLUMN <= len(x)",
+        "interfaces/test_pipeline.py::test_frequencies_where_rows_are_many_for_the_columns",
+    ),
+    Mutant(
+        "X: what a moment of Tweedie overflows to is returned",
+        "noise/tweedie.py", '    check_finite(product, "the product at alpha and sigma")\n', "",
+        "faults/test_calls.py::test_what_random_calls_have_found",
+    ),
 )  # fmt: skip

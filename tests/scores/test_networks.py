@@ -228,12 +228,30 @@ def test_attention_is_the_mean_that_a_softmax_weighs(generator):
 
 
 def test_fourier_features():
-    fourier = Fourier(3, 0.5, 8.0)
-    c = torch.tensor([0.0, 0.7])
-    phase = c[:, None] * torch.tensor([0.5, 2.0, 8.0])
-    expected = torch.cat([phase.sin(), phase.cos()], 1)
-    torch.testing.assert_close(fourier(c), expected, rtol=1e-12, atol=1e-12)
-    assert fourier.state_dict() == {}
+    f = torch.tensor([0.5, 2.0, 8.0])
+    c = torch.tensor([[0.0, 0.7], [-1.3, 2.0]])
+    phase = c[..., None] * f
+    expected = torch.cat([phase.sin(), phase.cos()], -1)
+    torch.testing.assert_close(Fourier(f)(c), expected, rtol=1e-12, atol=1e-12)
+    smooth = Fourier(f, -0.5)
+    torch.testing.assert_close(smooth(c), expected / f.sqrt().repeat(2), rtol=1e-6, atol=1e-6)
+    assert smooth.state_dict() == {}
+
+
+@pytest.mark.parametrize("holes", [False, True])
+def test_an_mlp_is_given_sines_and_cosines_of_what_it_sees(holes, generator):
+    network = MLP(3, 8, 1, frequencies=(1.0, 4.0), holes=holes, generator=generator)
+    x, c = torch.randn(5, 3, generator=generator), torch.zeros(5)
+    state = torch.tensor([1.0, 0.0, 1.0]).expand(5, 3)
+    given = torch.stack([state, 7.0 + x], 1) if holes else None
+    seen = torch.where(state == 0, x, 7.0 + x) if holes else x
+    one = lambda v: torch.stack([v.sin(), (4 * v).sin() / 2, v.cos(), (4 * v).cos() / 2], -1)
+    wanted = torch.cat([seen, one(seen).flatten(1), *[state] * holes], 1)
+    got = []
+    network.inlet.register_forward_pre_hook(lambda layer, inputs: got.extend(inputs))
+    network(x, c, given)
+    torch.testing.assert_close(got[0], wanted, rtol=1e-6, atol=1e-6)
+    assert network.config["frequencies"] == [1.0, 4.0]
 
 
 @pytest.mark.usefixtures("as_user")

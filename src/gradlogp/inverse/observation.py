@@ -18,6 +18,7 @@ from ..core import (
     Coordinates,
     Generator,
     check_batch,
+    check_dtype,
     check_finite,
     check_kind,
     check_number,
@@ -258,6 +259,7 @@ def observe(
     check_operator(operator)
     clean = operator.apply(x) if isinstance(operator, LinearOperator) else operator(x)
     check_kind(clean, "what operator returns", Tensor, "a tensor")
+    check_dtype(clean.dtype, "the dtype of what operator returns")
     R = as_covariance(noise, clean.shape[1:])
     assert isinstance(R, Independent | Correlated)
     return Observation(clean + R.draw(clean, generator), operator, noise)

@@ -68,7 +68,7 @@ def as_tensor(part: Data) -> Tensor:
     real = not part.is_complex() if isinstance(part, Tensor) else part.dtype.kind in "fiub"
     if not real:
         raise ValueError(f"data must be real numbers, got dtype {part.dtype}")
-    return part if isinstance(part, Tensor) else torch.from_numpy(np.array(part))
+    return part.detach() if isinstance(part, Tensor) else torch.from_numpy(np.array(part))
 
 
 class Subset(Rows):

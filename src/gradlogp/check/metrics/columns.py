@@ -36,7 +36,7 @@ def weights_of(x: Tensor, weight: Tensor | None) -> Tensor:
     if weight is None:
         return torch.full((len(x),), 1 / len(x), dtype=torch.float64, device=x.device)
     check_kind(weight, "sample_weight", Tensor, "a tensor of a weight for each row")
-    w = torch.as_tensor(weight, dtype=torch.float64, device=x.device)
+    w = torch.as_tensor(weight.detach(), dtype=torch.float64, device=x.device)
     if w.shape != x.shape[:1]:
         raise ValueError(f"sample_weight must have shape ({len(x)},), got {tuple(w.shape)}")
     if not bool((w >= 0).all()) or not math.isfinite(float(w.sum())) or float(w.sum()) == 0:

@@ -103,7 +103,7 @@ def generalised(
     check_generator(generator, NoiseSource)
     with torch.enable_grad():
         y = x.detach().requires_grad_()
-        g = evaluate(weight, y, "weight")
+        g = evaluate(weight, y, "weight", finite=True)
         slope = torch.autograd.grad(g.sum(), y, allow_unused=True)[0] if g.requires_grad else None
     if slope is None and bool((g != g.flatten()[0]).any()):
         raise ValueError(

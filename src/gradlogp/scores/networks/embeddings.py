@@ -18,7 +18,7 @@ _Layer = TypeVar("_Layer", bound=nn.Module)
 
 
 class Fourier(nn.Module):
-    """Sines and cosines of a scalar at geometric frequencies, `(B,) -> (B, 2 n)`.
+    """Sines and cosines of f c for each number c and frequency f, times f^power, `(*) -> (*, 2 n)`.
 
     References:
         | Attention Is All You Need (Vaswani et al., 2017)
@@ -26,19 +26,18 @@ class Fourier(nn.Module):
     """
 
     frequencies: Tensor
+    weights: Tensor
 
-    def __init__(self, n: int = 16, lowest: float = 0.25, highest: float = 32.0) -> None:
+    def __init__(self, frequencies: Tensor, power: float = 0.0) -> None:
         super().__init__()
-        ends = math.log(lowest), math.log(highest)
-        grid = (
-            torch.linspace(*ends, n, dtype=torch.float64).exp().float()
-        )  # in every dtype the same
-        self.register_buffer("frequencies", grid, persistent=False)
+        grid = frequencies.detach().double()  # in every dtype the same
+        self.register_buffer("frequencies", grid.float(), persistent=False)
+        self.register_buffer("weights", (grid**power).float().repeat(2), persistent=False)
 
-    def forward(self, c: Float[Tensor, " batch"]) -> Float[Tensor, "batch features"]:
+    def forward(self, c: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch features"]:
         """Return the features of c."""
         phase = c.unsqueeze(-1) * self.frequencies.to(c)
-        return torch.cat([phase.sin(), phase.cos()], -1)
+        return torch.cat([phase.sin(), phase.cos()], -1) * self.weights.to(c)
 
 
 class Conditioning(nn.Module):
@@ -54,7 +53,8 @@ class Conditioning(nn.Module):
 
     def __init__(self, width: int, condition: int | tuple[int, ...] | None = None) -> None:
         super().__init__()
-        self.fourier = Fourier()
+        ends = math.log(0.25), math.log(32.0)
+        self.fourier = Fourier(torch.linspace(*ends, 16, dtype=torch.float64).exp())
         self.noise = nn.Sequential(
             unset(nn.Linear, 32, width), nn.SiLU(), unset(nn.Linear, width, width)
         )

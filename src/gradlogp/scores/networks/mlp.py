@@ -8,9 +8,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from ...core import check_batch, check_count, check_generator, check_kind
+from ...core import check_batch, check_count, check_generator, check_kind, check_number
 from .embeddings import (
     Conditioning,
+    Fourier,
     check_condition,
     initialise,
     read_condition,
@@ -44,11 +45,19 @@ class MLP(nn.Module):
         condition: What to condition on: a number of classes, the shape of values, or None.
         holes: Whether to condition on any part of x: the condition is then `(B, 2, *event)`, 0 where an
             entry is not known, and what takes the place of the noisy value elsewhere.
+        frequencies: Give the first layer sin(f x)/√f and cos(f x)/√f of each entry as well, for each
+            of these f. A field with edges, thin ridges or a grid in it is learned in far fewer steps
+            so; of a few rows it is learned by heart sooner, too.
         generator: Where the initial weights are drawn from.
 
+    References:
+        | Fourier Features Let Networks Learn High Frequency Functions in Low Dimensional Domains
+          (Tancik et al., 2020)
+        | https://arxiv.org/abs/2006.10739
+
     Raises:
-        ValueError: For sizes below 1; when called, for a condition that is missing, not wanted, or
-            does not fit.
+        ValueError: For sizes below 1, or frequencies that are not positive; when called, for a
+            condition that is missing, not wanted, or does not fit.
 
     Examples:
         >>> network = glp.MLP(2, width=16, depth=1, generator=torch.Generator())
@@ -64,6 +73,7 @@ class MLP(nn.Module):
         condition: int | Sequence[int] | None = None,
         *,
         holes: bool = False,
+        frequencies: Sequence[float] = (),
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
@@ -74,15 +84,21 @@ class MLP(nn.Module):
         check_kind(holes, "holes", bool, "True or False")
         if holes and condition is not None:
             raise ValueError("holes=True has a condition of its own: leave condition= out")
+        check_kind(frequencies, "frequencies", list | tuple, "a list of numbers")
+        for f in frequencies:
+            check_number(f, "each of frequencies", above=0)
         other = read_condition(condition)
         self.holes, self.condition = holes, (2, *shape) if holes else other
         self.config = {
             "event": list(shape), "width": width, "depth": depth, "condition": other,
+            "frequencies": list(map(float, frequencies)),
         } | ({"holes": True} if holes else {})  # fmt: skip
         self.event_shape = torch.Size(shape)
         d = self.event_shape.numel()
         self.conditioning = Conditioning(width, other)
-        self.inlet = unset(nn.Linear, 2 * d if holes else d, width)
+        self.features = Fourier(torch.tensor(frequencies), -0.5) if frequencies else None
+        inputs = d + 2 * d * len(frequencies) + d * holes
+        self.inlet = unset(nn.Linear, inputs, width)
         self.blocks = nn.ModuleList(_Block(width) for _ in range(depth))
         self.outlet = unset(nn.Linear, width, d)
         initialise(self, generator)
@@ -98,11 +114,12 @@ class MLP(nn.Module):
         check_batch(x, self.event_shape, held=False)
         check_condition(self.condition, condition, len(x))
         emb = self.conditioning(c, None if self.holes else condition)
-        seen = x.flatten(1)
+        seen, known = x.flatten(1), []
         if self.holes and condition is not None:
             state, values = condition.to(x).flatten(2).unbind(1)
-            seen = torch.cat([torch.where(state == 0, seen, values), state], 1)
-        h = self.inlet(seen)
+            known, seen = [state], torch.where(state == 0, seen, values)
+        more = [] if self.features is None else [self.features(seen).flatten(1)]
+        h = self.inlet(torch.cat([seen, *more, *known], 1) if more or known else seen)
         for block in self.blocks:
             h = block(h, emb)
         return self.outlet(nn.functional.silu(h)).reshape(x.shape)
