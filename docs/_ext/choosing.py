@@ -157,7 +157,18 @@ def model_table() -> str:
     for data, own in models().items():
         shown = {k: f"{v:.2f} ± {e:.2f}".replace("-", "−") for k, (v, e) in own.items()}
         rows.append([data, *best({k: v for k, (v, _) in own.items()}, shown, least=False)])
-    return table(["data", *MODELS.values()], rows)
+    behind = [data.split(",")[0] for data, own in models().items() if is_behind(own)]
+    listed = f", behind on {', '.join(behind)}" if behind else ""
+    level = f"{len(rows) - len(behind)} of {len(rows)}"
+    text = f"The learned score is level with the best or ahead on {level}, by two standard errors of the "
+    text += f"difference{listed}."
+    return f"{table(['data', *MODELS.values()], rows)}\n\n{text}"
+
+
+def is_behind(own: dict[str, tuple[float, float]]) -> bool:
+    """Return whether another model is ahead by more than two standard errors of the difference."""
+    nats, error = own["gradlogp"]
+    return any(v - nats > 2 * (e**2 + error**2) ** 0.5 for v, e in own.values())
 
 
 def lines(series: dict[str, dict[int, float]], x: str, y: str, theme: Theme) -> Figure:
