@@ -160,8 +160,10 @@ def model_table() -> str:
     behind = [data.split(",")[0] for data, own in models().items() if is_behind(own)]
     listed = f", behind on {', '.join(behind)}" if behind else ""
     level = f"{len(rows) - len(behind)} of {len(rows)}"
-    text = f"The learned score is level with the best or ahead on {level}, by two standard errors of the "
-    text += f"difference{listed}."
+    text = (
+        f"The learned score is level with the best or ahead on {level}{listed}, by two standard "
+    )
+    text += "errors of the difference."
     return f"{table(['data', *MODELS.values()], rows)}\n\n{text}"
 
 
