@@ -5,7 +5,8 @@ Python, binds the arguments of each call, checks them, and checks them again bes
 suite spent two thirds of its time there. What is checked here is the same: the types of arguments and
 result, by the same type checker, and the axes of all shapes of a call against one another. But the
 check is compiled when a function is first called, once for all functions of the same code, and only a
-function whose annotations have shapes gets a scope for the names of its axes.
+function whose annotations have shapes gets a scope for the names of its axes. Whether a shape is
+right, given the sizes of the axes so far, is asked once.
 """
 
 import dataclasses
@@ -18,9 +19,10 @@ from typing import Any, get_args, get_type_hints
 import jaxtyping
 from beartype.roar import BeartypeCallHintViolation
 from jaxtyping import AbstractArray, TypeCheckError, config
+from jaxtyping._storage import _shape_storage, pop_shape_memo, push_shape_memo
+from torch import Tensor
 
 THEIRS = jaxtyping.jaxtyped
-SCOPE = THEIRS("context")
 
 compiled = {}
 """What is checked -> the function whose check was compiled, the one that checks, if there are shapes.
@@ -33,10 +35,57 @@ their constructors in common.
 def install():
     """Put `jaxtyped` in the place of that of jaxtyping, which its import hook looks up by name.
 
-    And let the members of a protocol be looked up once, as from Python 3.12 on.
+    And let the members of a protocol be looked up once, and in the class, as from Python 3.12 on:
+    before, each check of an object evaluates all its properties.
     """
     jaxtyping.jaxtyped = jaxtyped
     typing._get_protocol_attrs = functools.cache(typing._get_protocol_attrs)
+    protocols = type(typing.Protocol)
+    protocols.__instancecheck__ = by_class(protocols.__instancecheck__)
+    arrays = type(AbstractArray)
+    arrays.__instancecheck__ = remembered(arrays.__instancecheck__)
+
+
+def by_class(check):
+    """Return this check of an object for a protocol, where no property of its class is evaluated.
+
+    The first object of a class is checked as ever; of others, what the class does not have.
+    """
+    rest = {}
+
+    def instancecheck(protocol, instance):
+        pair = protocol, type(instance)
+        if pair in rest and all(hasattr(instance, name) for name in rest[pair]):
+            return True
+        held = check(protocol, instance)
+        if held:
+            members = typing._get_protocol_attrs(protocol)
+            rest[pair] = [name for name in members if not hasattr(type(instance), name)]
+        return held
+
+    return instancecheck
+
+
+def remembered(check):
+    """Return this check of an array for dtype and axes, with its answers kept, but for refusals."""
+    answers = {}
+
+    def instancecheck(hint, x):
+        if not isinstance(x, Tensor) or not getattr(_shape_storage, "memo_stack", None):
+            return check(hint, x)
+        sizes, events = _shape_storage.memo_stack[-1][:2]
+        question = hint, type(x), x.dtype, x.shape, *sizes.items(), *events.items()
+        answer = answers.get(question)
+        if answer is not None:
+            sizes.update(answer[0])
+            events.update(answer[1])
+            return True
+        held = check(hint, x)  # which adds the sizes it finds
+        if held:
+            answers[question] = dict(sizes), dict(events)
+        return held
+
+    return instancecheck
 
 
 def jaxtyped(of=None, *, typechecker=None):
@@ -73,8 +122,11 @@ def checked(f, typechecker):
         try:
             if not shapes:
                 return check(*args, **kwargs)
-            with SCOPE:
+            push_shape_memo({})
+            try:
                 return check(*args, **kwargs)
+            finally:
+                pop_shape_memo()
         except BeartypeCallHintViolation as error:
             raise TypeCheckError(str(error)) from None
 

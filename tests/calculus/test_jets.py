@@ -1,5 +1,7 @@
 """Derivatives carried forward are those of reverse-mode differentiation; unknown ones are refused."""
 
+from functools import partial
+
 import pytest
 import torch
 from support import close
@@ -44,6 +46,11 @@ ENERGIES = {
     "log": lambda x: -(1 + x.flatten(1).square().sum(1)).log(),
     "division": lambda x: (x / (3 + x.exp())).mean(1) - (2 - x[:, 1]).sqrt().abs(),
     "outer": lambda x: (x.unsqueeze(1) * x.unsqueeze(2)).flatten(1).exp().mean(1),
+    "masks": lambda x: (
+        (2 * x.sin()).masked_fill(x[:, :1] > 0.2, 1.5) * x.exp() + (x**3).masked_fill(x > 0.4, 2.0)
+    ).sum(1),
+    "a mask of what is linear": lambda x: (x.masked_fill(x < 0.1, 1.0) + x.square()).sum(1),
+    "parts": lambda x: (lambda a, b, c, d: a * b.exp() - c.cos() * d)(*x.unbind(1)),
     "attention": Attention(),
     "dropout at rest": nn.Sequential(nn.Linear(4, 5), nn.Dropout(), nn.Tanh(), nn.Linear(5, 1)).eval(),
     "images": lambda x: F.conv2d(
@@ -77,8 +84,10 @@ def test_laplacian_and_its_gradients(name, generator):
             close(a, b)
 
 
-def unet_score(x):
-    net = UNet((1, 4, 4), channels=(8, 8), generator=torch.Generator().manual_seed(0)).double()
+def unet_score(x, attention=False):
+    g = torch.Generator().manual_seed(0)
+    net = UNet((1, 4, 4), channels=(8, 8), attention=attention, generator=g).double()
+    nn.init.normal_(net.outlet.weight, generator=g)
     return net(x, torch.zeros(len(x), dtype=x.dtype))
 
 
@@ -100,12 +109,14 @@ def test_traces_of_networks(generator):
         close(sum(pieces), exact)
 
 
-def test_trace_of_the_unet(generator):
+@pytest.mark.parametrize("attention", [False, True])
+def test_trace_of_the_unet(attention, generator):
     x = torch.randn(2, 1, 4, 4, generator=generator)
-    value, trace = jacobian_trace(unet_score, x)
-    close(value, unet_score(x))
+    s = partial(unet_score, attention=attention)
+    value, trace = jets.partial_trace(s, x, torch.arange(16))  # not refused
+    close(value, s(x))
     with torch.no_grad():
-        close(trace, jacobian(unet_score, x).diagonal(dim1=1, dim2=2).sum(1))
+        close(trace, jacobian(s, x).diagonal(dim1=1, dim2=2).sum(1))
 
 
 def test_a_derivative_that_cannot_be_batched(generator):

@@ -2,6 +2,7 @@
 
 import dataclasses
 from functools import partial
+from typing import Protocol, runtime_checkable
 
 import pytest
 import torch
@@ -115,3 +116,34 @@ def test_the_library_is_checked_in_this_way():
 def test_a_user_has_no_checks(as_user):
     assert doubled("3") == "33"
     assert adding(2, "3")(3) == "3"
+
+
+def test_an_answer_is_kept_with_the_sizes_that_it_found():
+    x = ones(11, 13)
+    assert isinstance(x, Float[Tensor, "b c"])  # outside of a function, whose axes it must not be
+    for _ in range(2):
+        assert product(x, x.mT).shape == (11, 11)
+        with pytest.raises(TypeCheckError):
+            product(x, x)
+
+
+def test_each_object_is_checked_for_what_its_class_does_not_have():
+    evaluated = []
+
+    @runtime_checkable
+    class Named(Protocol):
+        name: str
+
+        @property
+        def size(self): ...
+
+    class Thing:
+        size = property(evaluated.append)
+
+        def __init__(self, **has):
+            vars(self).update(has)
+
+    assert all(isinstance(Thing(name="a"), Named) for _ in range(3))
+    assert len(evaluated) == 1
+    assert not isinstance(Thing(), Named)
+    assert not isinstance("a", Named)

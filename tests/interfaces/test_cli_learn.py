@@ -58,7 +58,7 @@ def test_every_objective(objective, weight, points, tmp_path, capsys):
     """Each trains; no two pairs are one loss."""
     code, _, err = fit(
         capsys, points, "--columns", "a,b", "--out", tmp_path / "m", "--schedule", "vp",
-        "--objective", objective, "--weight", weight,
+        "--objective", objective, "--weight", weight, "--base", "none",
     )  # fmt: skip
     assert code == 0, err
     losses = tuple(row[1] for row in checkpoint.read_run(tmp_path / "m")["history"]["rows"])

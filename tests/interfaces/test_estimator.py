@@ -38,13 +38,12 @@ def fitted():
 def test_it_learns_the_density(fitted):
     estimator, _ = fitted
     held = LAW.sample(400, generator=torch.Generator().manual_seed(1))
-    gap = estimator.score_samples(held.numpy()) - LAW.log_prob(held).numpy()
+    found = estimator.score_samples(held.numpy())
+    gap = found - LAW.log_prob(held).numpy()
     assert abs(gap.mean()) < 0.05  # nats; a Gaussian fitted to this data loses 0.19
     gaussian = glp.Gaussian(LAW.sample(20_000).mean(0), LAW.sample(20_000).T.cov())
     assert (gaussian.log_prob(held) - LAW.log_prob(held)).mean() < -0.1
-    assert estimator.score(held.numpy()) == pytest.approx(
-        estimator.score_samples(held.numpy()).mean()
-    )
+    assert estimator.score(held[:50].numpy()) == pytest.approx(found[:50].mean())
     assert estimator.held_out_loss_.standard_error > 0
 
 

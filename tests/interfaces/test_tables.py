@@ -182,8 +182,8 @@ def test_saved_and_loaded(fitted, tmp_path):
 
 
 def test_a_likelihood_for_every_row(fitted):
-    nats = fitted.score_samples(table().head(20))
-    assert nats.shape == (20,)
+    nats = fitted.score_samples(table().head(8))
+    assert nats.shape == (8,)
     assert np.isfinite(nats).all()
     with pytest.raises(ValueError, match="lacks columns: age"):
         fitted.score_samples(table().drop(columns="age"))
@@ -481,7 +481,6 @@ def test_holes_where_there_were_none():
     assert set(filled["target"]) <= {0, 1, 2}
     nats = model.score_samples(asked)
     assert np.isfinite(nats).all()
-    where[11] = True
-    assert model.score_samples(frame.head(12).mask(where))[11] == 0
+    assert model.score_samples(frame.head(2).mask(np.array([[True] * 5, [False] * 5])))[0] == 0
     with pytest.raises(ValueError, match="base='gaussian'"):
         TableEstimator(glp.ScoreEstimator(base="gaussian")).fit(frame)

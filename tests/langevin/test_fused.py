@@ -295,28 +295,32 @@ def test_a_function_of_ones_own(cubic, generator):
 
 @pytest.mark.parametrize("kernel", [ULA(0.1), LeimkuhlerMatthews(0.1), BAOAB(0.5)])
 def test_a_chain_that_is_not_finite_is_frozen_and_flagged_alone(kernel, cubic):
-    x0 = torch.tensor([[0.5], [1e3], [-0.2]])
+    x0 = torch.linspace(-0.5, 0.5, 35)[:, None]
+    x0[17] = 1e3
     run = fused.run(kernel, cubic, x0, 40, seed=3)
     assert run.draws.isfinite().all()
     assert all(field.isfinite().all() for field in run.state)
-    assert (run.divergences > 0).tolist() == [False, True, False]
+    assert run.divergences.nonzero().tolist() == [[17]]
     assert torch.equal(run.info.diverging.sum(1), run.divergences)
-    k = int(run.info.diverging[1].int().argmax())
-    assert bool((run.draws[1, k:] == run.draws[1, k - 1]).all())  # as the score there is huge
+    k = int(run.info.diverging[17].int().argmax())
+    assert bool((run.draws[17, k:] == run.draws[17, k - 1]).all())  # as the score there is huge
     raising = type(kernel)(kernel.step_size, on_nonfinite="raise")
-    with pytest.raises(FloatingPointError, match="1 of 3 chains became NaN or infinite"):
+    with pytest.raises(FloatingPointError, match="1 of 35 chains became NaN or infinite"):
         fused.run(raising, cubic, x0, 40, seed=3)
-    alone = fused.run(kernel, cubic, x0[:1], 40, seed=3)
-    assert torch.equal(alone.draws, run.draws[:1])
+    alone = fused.run(kernel, cubic, x0[:17], 40, seed=3)
+    assert torch.equal(alone.draws, run.draws[:17])
 
 
-def test_mala_rejects_what_is_not_finite_and_flags_it(cubic):
-    x0 = torch.tensor([[0.5], [1e75], [-0.2]])
+@pytest.mark.parametrize("n", [35, pytest.param(3, marks=pytest.mark.slow)])  # a narrow tile
+def test_mala_rejects_what_is_not_finite_and_flags_it(n, cubic):
+    x0 = torch.linspace(-0.5, 0.5, n)[:, None]
+    x0[n // 2] = 1e75
     run = fused.run(MALA(0.1), cubic, x0, 10, seed=3)
     assert run.draws.isfinite().all()
-    assert run.info.diverging[1].all()
-    assert not run.info.accepted[1].any()
-    assert not run.info.diverging[::2].any()
+    flagged = run.info.diverging.all(1)
+    assert flagged.nonzero().tolist() == [[n // 2]]
+    assert not run.info.accepted[flagged].any()
+    assert not run.info.diverging[~flagged].any()
 
 
 def test_supports_says_why_not(cubic):
@@ -377,9 +381,9 @@ def test_components_too_far_to_count_and_points_too_far_to_score(kind, generator
     )
     far = torch.cat([x0[:70], torch.full((1, 3), 1e200)])  # its square is not finite
     assert fused.run(ULA(1e-3), law, far, 2).divergences.tolist() == [0] * 70 + [2]
-    out = torch.full((1, 3), 1e153)  # the step from there leads to where no weight is a number
+    out = torch.full((17, 3), 1e153)  # the step from there leads to where no weight is a number
     assert law.score(out).isfinite().all()
-    assert fused.run(ULA(1e5), law, out, 2).divergences.tolist() == [2]
+    assert fused.run(ULA(1e5), law, out, 2).divergences.tolist() == [2] * 17
 
 
 # ---------------------------------------------------------------------------- known targets

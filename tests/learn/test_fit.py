@@ -660,13 +660,29 @@ def options_of(case):
     )
 
 
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory):
+    """A model, its losses and its checkpoint of a case, learned when first asked for."""
+
+    @functools.cache
+    def learned(case):
+        path = tmp_path_factory.mktemp("unbroken")
+        whole, options = make(condition=CONDITIONS.get(case)), options_of(case) | UNBROKEN
+        return whole, [r.loss for r in train(whole, points(), checkpoint=path, **options)], path
+
+    return learned
+
+
+UNBROKEN = {"steps": 60, "checkpoint_every": 10}
+CONDITIONS = {"classes": 3, "dropout": 3, "values": (2,)}
+
+
 @pytest.mark.parametrize("case", ["plain", "classes", "measured", "averages", "dropout", "values"])
 @pytest.mark.parametrize("stop", ["break", "inside", "after a save"])
-def test_a_resumed_run_is_the_unbroken_run_bit_for_bit(tmp_path, case, stop):
-    options = options_of(case) | {"steps": 60, "checkpoint_every": 10}
-    condition = {"classes": 3, "dropout": 3, "values": (2,)}.get(case)
-    whole, first, second = (make(seed, condition=condition) for seed in (0, 0, 5))
-    losses = [r.loss for r in train(whole, points(), checkpoint=tmp_path / "a", **options)]
+def test_a_resumed_run_is_the_unbroken_run_bit_for_bit(tmp_path, case, stop, unbroken):
+    options = options_of(case) | UNBROKEN
+    whole, losses, there = unbroken(case)
+    first, second = (make(seed, condition=CONDITIONS.get(case)) for seed in (0, 5))
     step = 20 if stop == "after a save" else 25
     calls = 27 if case == "measured" else 25  # 25 batches, and 2 measurements
     objective = interrupt(multilevel, calls if stop == "inside" else 10**9)
@@ -693,13 +709,13 @@ def test_a_resumed_run_is_the_unbroken_run_bit_for_bit(tmp_path, case, stop):
     assert losses == [row[1] for row in read(tmp_path / "b")["history"]]
     assert losses[step:] == resumed
     same(weights(second), weights(whole))
-    ours, theirs = read(tmp_path / "a"), read(tmp_path / "b")
+    ours, theirs = read(there), read(tmp_path / "b")
     for state in (ours, theirs):
         del state["seconds"]
     same(ours, theirs)
     names = ("model.safetensors", "config.json", *["averages.safetensors"] * (case == "averages"))
     for name in names:
-        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
+        assert (there / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
 
 
 def test_an_interrupt_while_measuring_keeps_the_step(tmp_path):

@@ -236,6 +236,17 @@ MUTANTS = (
         "calculus/test_jets.py::test_laplacian_and_its_gradients",
     ),
     Mutant(
+        "X: where a function is constant its derivative is one",
+        "calculus/jets/rules.py", "a.masked_fill(mask, 0.0)", "a.masked_fill(mask, 1.0)",
+        "calculus/test_jets.py::test_laplacian_and_its_gradients",
+    ),
+    Mutant(
+        "X: the parts of a tensor are all the first",
+        "calculus/jets/rules.py", "_linear_map(torch.select, z, dim, i)",
+        "_linear_map(torch.select, z, dim, 0)",
+        "calculus/test_jets.py::test_laplacian_and_its_gradients",
+    ),
+    Mutant(
         "X: importance times without their ratio",
         "learn/objectives/denoising.py",
         "return loss if ratio is None else loss * ratio", "return loss",

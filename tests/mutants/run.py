@@ -33,7 +33,8 @@ from mutants import MUTANTS
 
 def run(mutants, folder):
     """Make these replacements in a copy of the sources and run their tests; return code and output."""
-    ignore = shutil.ignore_patterns("__pycache__")
+    # with what was compiled, which holds for files of the same time and size: all but the mutated
+    ignore = shutil.ignore_patterns("*.opt-*")
     shutil.copytree(record.ROOT / "src" / "gradlogp", folder / "gradlogp", ignore=ignore)
     for mutant in mutants:
         path = folder / "gradlogp" / mutant.file

@@ -177,9 +177,9 @@ def model_of_classes(schedule):
     network.model.append(model)
     inside = model._frame
 
-    def frame(z, t):  # the network is given λ alone, and this one needs t
+    def frame(z, t, *more):  # the network is given λ alone, and this one needs t
         network.t = t
-        return inside(z, t)
+        return inside(z, t, *more)
 
     model._frame = frame
     return model

@@ -130,21 +130,22 @@ def test_its_trace_is_carried_forward(base, generator):
     model = ScoreModel(Wave(2), VP(), "v", base=base)
     z, t = torch.randn(4, 2, generator=generator), torch.tensor(0.3)
     zero = ScoreModel(Zero(2), VP(), "v", base=base)
-    _, trace = bases_trace(zero, z, t)
+    _, trace = bases_trace(zero.forward, z, t)
     hessian = ExactScore(base, VP()).law(t).hessian(z)
     close(trace, hessian.diagonal(dim1=1, dim2=2).sum(1), rtol=1e-9)
     net = MLP(2, 8, 1, generator=generator).double()
     nn.init.normal_(net.outlet.weight, generator=generator)
     model = ScoreModel(net, VP(), "v", base=base)
-    _, trace = bases_trace(model, z, t)
-    whole = jacobian(lambda y: model.forward(y, t), z)
-    close(trace, whole.diagonal(dim1=1, dim2=2).sum(1), rtol=1e-9)
+    for f in (model.forward, model.denoise):
+        _, trace = bases_trace(f, z, t)
+        whole = jacobian(lambda y, f=f: f(y, t), z)
+        close(trace, whole.diagonal(dim1=1, dim2=2).sum(1), rtol=1e-9)
 
 
-def bases_trace(model, z, t):
+def bases_trace(f, z, t):
     from gradlogp.calculus import jets
 
-    return jets.partial_trace(lambda y: model.forward(y, t), z, torch.arange(z.shape[1]))
+    return jets.partial_trace(lambda y: f(y, t), z, torch.arange(z.shape[1]))
 
 
 def test_low_rank_and_diagonal(generator):

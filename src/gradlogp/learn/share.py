@@ -18,7 +18,8 @@ import torch
 from torch import Tensor
 
 from ..core import Schedule, per_sample, randn_like
-from ..noise.grids import noise_range, time_at
+from ..noise.grids import least_time, noise_range
+from ..noise.schedules import invert_log_snr
 from ..scores.base import LEVELS
 from ..scores.model import ScoreModel
 from .held_out import conditioned
@@ -34,7 +35,8 @@ def level_times(schedule: Schedule) -> Tensor:
     if schedule.times is not None:  # the step that is nearest
         found = (schedule.log_snr(schedule.times) + 2 * ratios.log()[:, None]).abs().argmin(1)
         return schedule.times[found].double()
-    return torch.stack([time_at(schedule, float(v)) for v in ratios.clamp(low, high)])
+    log_snr = -2 * ratios.clamp(low, high).log()
+    return invert_log_snr(schedule, log_snr, float(least_time(schedule)))
 
 
 @torch.no_grad()

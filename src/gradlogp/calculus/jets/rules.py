@@ -283,6 +283,20 @@ def _to(func: Any, z: Any, *args: Any, **kwargs: Any) -> Any:
     return func(z, *map(value_of, args), **{k: value_of(v) for k, v in kwargs.items()})
 
 
+def _masked_fill(func: Any, z: Any, mask: Any, value: Any) -> Jet:
+    """A constant in the place of some entries, where the derivatives are 0."""
+    _no_more_jets(mask, value)
+    filled = func(z.value, mask, value)
+    if filled.shape != z.value.shape:
+        raise Unsupported("a mask with other dimensions")
+    f = lambda a: a.masked_fill(mask, 0.0)
+    return Jet(filled, f(_full(z)), _map(z.lap, f))
+
+
+def _unbind(func: Any, z: Jet, dim: int = 0) -> tuple[Jet, ...]:
+    return tuple(_linear_map(torch.select, z, dim, i) for i in range(z.value.shape[dim]))
+
+
 def _identity(func: Any, z: Jet, p: float = 0.5, training: bool = False, **kwargs: Any) -> Jet:
     """Dropout when it does nothing; memory formats."""
     if training or kwargs.get("train"):
@@ -320,6 +334,8 @@ RULES: dict[str, Callable[..., Any]] = {
     **dict.fromkeys(("matmul", "__matmul__", "mm", "bmm"), _matmul),
     "softmax": _softmax,
     "to": _to,
+    "masked_fill": _masked_fill,
+    "unbind": _unbind,
     "layer_norm": _layer_norm,
     "group_norm": _group_norm,
     **dict.fromkeys(("dropout", "contiguous"), _identity),

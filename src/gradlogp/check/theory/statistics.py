@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from functools import cache, partial
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -107,8 +108,9 @@ def efficiency(a: float, sigma: float = 0.0) -> float:
     psi = ds * (1 - 2 * r) * 2 * a / v + s * ds
     gamma = float((_two_modes(x, a, v) * ds.square()).sum()) * dx
     if sigma > 0:
-        noise = torch.exp(-0.5 * ((x[:, None] - x) / sigma) ** 2)
-        psi = noise @ psi * dx / (sigma * math.sqrt(2 * math.pi))
+        lags = dx * torch.arange(1 - len(x), len(x), dtype=x.dtype)
+        noise = torch.exp(-0.5 * (lags / sigma) ** 2) / (sigma * math.sqrt(2 * math.pi))
+        psi = torch.from_numpy(np.convolve(noise, psi, "valid")) * dx
     clean = _two_modes(x, a, 1.0)
     mean = float((clean * psi).sum()) * dx
     variance = float((clean * (psi - mean).square()).sum()) * dx / gamma**2

@@ -102,13 +102,13 @@ class Gaussian:
         key = x.dtype, x.device
         if key in self._constants:
             return self._constants[key]
-        mu, S = self._at(x)
+        mu, S = self.mean.to(x), self._cov.to(x)
         if self.mean.ndim == 2 or not constant(x.dtype, self.mean, *self._cov):
             return _Constants(mu, -1 / S.w, S.U, (2 * math.pi * S.w).log().sum(-1))
         with torch.inference_mode(False), torch.no_grad():
             w = self._cov.w.to(torch.promote_types(self._cov.w.dtype, x.dtype))
             log_det = (2 * math.pi * w).log().sum(-1).to(x)
-            mu, S = self._at(x)
+            mu, S = self.mean.to(x), self._cov.to(x)
             found = self._constants[key] = _Constants(mu, (-1 / w).to(x), S.U, log_det)
         return found
 
