@@ -213,7 +213,14 @@ def test_config_says_what_rebuilds_the_model(tmp_path):
         "format": "gradlogp",
         "format_version": 2,
         "library_version": glp.__version__,
-        "network": {"name": "MLP", "event": [2], "width": 8, "depth": 1, "condition": None},
+        "network": {
+            "name": "MLP",
+            "event": [2],
+            "width": 8,
+            "depth": 1,
+            "condition": None,
+            "frequencies": [],
+        },
         "schedule": {"name": "VP", "beta_min": 0.1, "beta_max": 20.0},
         "predicts": "v",
         "event_shape": [2],
@@ -387,7 +394,14 @@ def test_config_that_is_not_text(tmp_path):
 
 def mlp_of(**changes):
     """What config.json says of the network of `mlp`, changed."""
-    same = {"name": "MLP", "event": [2], "width": 8, "depth": 1, "condition": None}
+    same = {
+        "name": "MLP",
+        "event": [2],
+        "width": 8,
+        "depth": 1,
+        "condition": None,
+        "frequencies": [],
+    }
     return same | changes
 
 
@@ -398,7 +412,7 @@ def mlp_of(**changes):
         ("network", mlp_of(frequencies=["1"]), "missing or unknown: frequencies"),
         ("network", mlp_of(frequencies=[1.0] * 65), "missing or unknown: frequencies"),
         ("network", mlp_of(widht=8), "network: fields missing or unknown: widht"),
-        ("network", {"name": "MLP", "event": [2]}, "missing or unknown: condition, depth, width"),
+        ("network", {"name": "MLP", "event": [2]}, "missing or unknown: condition, depth, freq"),
         ("network", mlp_of(width=-8), "width must be an integer of at least 1"),
         ("network", mlp_of(width=9), "does not fit the network"),
         ("network", {"name": "Linear", "in_features": 2}, "pass network="),
@@ -415,6 +429,9 @@ def mlp_of(**changes):
         ("network", mlp_of(event=[2**40]), "too much"),
         ("network", mlp_of(width=1.5), "width cannot be 1.5"),
         ("network", mlp_of(width=True), "width cannot be True"),
+        ("network", mlp_of(frequencies=[1.0]), "does not fit the network"),
+        ("network", mlp_of(frequencies=[-1.0]), "each of frequencies must be positive and finite"),
+        ("network", mlp_of(frequencies=["a"]), "frequencies cannot be"),
         ("columns", [1], "columns cannot be"),
         ("columns", ["a"], "columns are 1, of 2 entries"),
         ("columns", ["a", "\ud800"], "columns cannot be"),

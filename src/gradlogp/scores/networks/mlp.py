@@ -43,11 +43,11 @@ class MLP(nn.Module):
         width: Hidden width.
         depth: Number of residual blocks, two linear layers each.
         condition: What to condition on: a number of classes, the shape of values, or None.
-        holes: Whether to condition on any part of x: the condition is then `(B, 2, *event)`, 0 where an
-            entry is not known, and what takes the place of the noisy value elsewhere.
         frequencies: Give the first layer sin(f x)/√f and cos(f x)/√f of each entry as well, for each
             of these f. A field with edges, thin ridges or a grid in it is learned in far fewer steps
             so; of a few rows it is learned by heart sooner, too.
+        holes: Whether to condition on any part of x: the condition is then `(B, 2, *event)`, 0 where an
+            entry is not known, and what takes the place of the noisy value elsewhere.
         generator: Where the initial weights are drawn from.
 
     References:
@@ -71,9 +71,9 @@ class MLP(nn.Module):
         width: int = 128,
         depth: int = 3,
         condition: int | Sequence[int] | None = None,
+        frequencies: Sequence[float] = (),
         *,
         holes: bool = False,
-        frequencies: Sequence[float] = (),
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
