@@ -94,7 +94,7 @@ def test_frequencies_where_rows_are_many_for_the_columns(generator):
     x = torch.randn(60, 3, generator=generator)
     for data, width, many in ((x, 8, True), (x[:59], 8, False), (x, 2, False)):
         network = build_model(data, width=width, base="gaussian", generator=generator).network
-        assert network.config.get("frequencies", []) == (list(FREQUENCIES) if many else [])
+        assert network.config["frequencies"] == (list(FREQUENCIES) if many else [])
 
 
 @pytest.mark.slow

@@ -27,12 +27,6 @@ def mlp(seed=0, schedule=None):
     return glp.ScoreModel(network, schedule or schedules.VP(), "v").eval()
 
 
-def waves():
-    network = glp.MLP(2, 8, 1, frequencies=(1.0, 2.5), generator=seeded(3))
-    nn.init.normal_(network.outlet.weight, generator=seeded(4))
-    return glp.ScoreModel(network, schedules.VP(), "v").eval()
-
-
 def unet():
     network = glp.UNet((1, 8, 8), (8, 16), condition=3, generator=seeded(0))
     nn.init.normal_(network.outlet.weight, generator=seeded(1))
@@ -255,7 +249,7 @@ def test_run_says_what_was_run(tmp_path):
 # ---------------------------------------------------------------------------- round trips
 
 
-@pytest.mark.parametrize("make", [mlp, waves, unet])
+@pytest.mark.parametrize("make", [mlp, unet])
 def test_load_gives_an_equal_model(tmp_path, make):
     model = make()
     scales = model.coordinates
@@ -408,9 +402,6 @@ def mlp_of(**changes):
 @pytest.mark.parametrize(
     ("key", "value", "part"),
     [
-        ("network", mlp_of(frequencies=[-1.0]), "frequencies must be positive"),
-        ("network", mlp_of(frequencies=["1"]), "missing or unknown: frequencies"),
-        ("network", mlp_of(frequencies=[1.0] * 65), "missing or unknown: frequencies"),
         ("network", mlp_of(widht=8), "network: fields missing or unknown: widht"),
         ("network", {"name": "MLP", "event": [2]}, "missing or unknown: condition, depth, freq"),
         ("network", mlp_of(width=-8), "width must be an integer of at least 1"),

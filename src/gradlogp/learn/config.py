@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import nn
@@ -24,9 +24,6 @@ from .folders import read_json
 
 FORMAT_VERSION = 2
 CONFIG = "config.json"
-MOST_WAVES = 64
-"""Frequencies of a network that are taken for meant."""
-
 NETWORKS: tuple[type[nn.Module], ...] = (MLP, UNet)
 """The networks that a checkpoint can rebuild by itself."""
 
@@ -194,10 +191,7 @@ def _network(spec: dict[str, Any], shapes: Shapes, weights: Path) -> nn.Module:
         raise ValueError(
             f"the checkpoint holds a network {spec['name'][:60]!r} of your own: pass network="
         )
-    options: dict[str, Any] = {"holes": True} if kind is MLP and given.get("holes") is True else {}
-    waves = given.get("frequencies")
-    if kind is MLP and fits(waves, list[float]) and len(cast(Any, waves)) <= MOST_WAVES:
-        options["frequencies"] = waves
+    options = {"holes": True} if kind is MLP and given.get("holes") is True else {}
     given = {k: v for k, v in given.items() if k not in options}
     check_fields(given, kind, where)
     # no number of layers or channels can be larger than what is stored of them

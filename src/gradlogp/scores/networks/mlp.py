@@ -91,9 +91,8 @@ class MLP(nn.Module):
         self.holes, self.condition = holes, (2, *shape) if holes else other
         self.config = {
             "event": list(shape), "width": width, "depth": depth, "condition": other,
-            **({"frequencies": list(map(float, frequencies))} if frequencies else {}),
-            **({"holes": True} if holes else {}),
-        }  # fmt: skip
+            "frequencies": list(map(float, frequencies)),
+        } | ({"holes": True} if holes else {})  # fmt: skip
         self.event_shape = torch.Size(shape)
         d = self.event_shape.numel()
         self.conditioning = Conditioning(width, other)
