@@ -12,7 +12,8 @@ root_doc = "index"
 exclude_patterns = ["_ext", "img/*.py"]
 
 NAVIGATION = {
-    "Start": ["quickstart", "conventions", "explore", "coming-from"],
+    "Start": ["quickstart", "choosing", "lecture", "explore", "gallery", "faq", "conventions"],
+    "Coming from": ["coming-from", "coming-from-diffusion"],
     "Chains": ["which-sampler", "sampling", "conformance"],
     "Learning": ["learning", "images", "conditions", "tables", "comparing", "checking"],
     "Diffusion": [
@@ -38,6 +39,8 @@ extensions = [
     "typeset",
     "pages",
     "explorers",
+    "gallery",
+    "choosing",
 ]
 default_role = "py:obj"
 add_module_names = False

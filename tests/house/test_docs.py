@@ -1,5 +1,6 @@
 """The pages: blocks of Python run, links lead somewhere, commands and names exist."""
 
+import importlib
 import re
 import shlex
 import traceback
@@ -84,6 +85,12 @@ def test_python_runs(page, as_reader):
         )
     for block in blocks(page, "python"):
         run(block, page, {"__name__": page.stem} if page.stem == "README" else names)
+    if page.stem == "gallery":  # twelve pictures, each with something to see
+        made = [
+            Path(name) for name in re.findall(r'"(\w+\.(?:png|gif))"', page.read_text("utf-8"))
+        ]
+        assert len(made) == 12
+        assert min(path.stat().st_size for path in made) > 15_000
 
 
 @pytest.mark.slow
@@ -172,12 +179,22 @@ def test_no_absolute_paths(page):
 
 def test_readme_example_is_short_and_commands_are_named():
     text = (ROOT / "README.md").read_text(encoding="utf-8")
-    for needed in ("make demo", "make test", "reports/stars/index.html", "docs/img/mixture.png"):
+    for needed in ("make demo", "make test", "reports/stars/index.html", "docs/img/walk.gif"):
         assert needed in text
     first = blocks(ROOT / "README.md", "python")[0]
     assert len([line for line in first.code.splitlines() if line.strip()]) <= 10
-    for word in ("fit(", "sample(", "score(", "assert"):
+    for word in ("fit(", "sample(", "compare(", "verdict", "assert"):
         assert word in first.code
+
+
+def test_tables_are_those_of_the_records(monkeypatch):
+    """What the page on choosing says is what the benchmarks left, and what `sample_size` computes."""
+    monkeypatch.syspath_prepend(ROOT / "docs" / "_ext")
+    choosing = importlib.import_module("choosing")
+    text = (ROOT / "docs" / "choosing.md").read_text(encoding="utf-8")
+    assert choosing.filled(text) == text, "run python docs/_ext/choosing.py"
+    assert choosing.filled(text.replace("| 0.98 |", "| 0.97 |")) == text
+    assert "| 0.98 |" in text
 
 
 def test_architecture_names_every_room():

@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 import torch
 
+import gradlogp as glp
+from gradlogp.core import Moments
 from gradlogp.interfaces.cli import loading, main
 from gradlogp.interfaces.cli.explore import moons
 from gradlogp.learn.data import toy
@@ -61,6 +63,16 @@ def test_the_ring_is_a_table_that_states_its_error(here, capsys):
     assert data["fields"][0]["error"] < 0.005
     assert f"off by {100 * data['fields'][0]['error']:.2g} %" in text
     np.testing.assert_allclose(data["mean"], [0, 0], atol=1e-9)
+
+
+def test_a_circle_has_normals_and_tangents(here, capsys):
+    assert call(capsys, "circle", "--picture", "split", "--out", "c.html")[0] == 0
+    _, data = read(here / "c.html")
+    assert (data["around"], data["picture"], data["fields"][0]["channels"]) == ([0, 0], "split", 3)
+    np.testing.assert_allclose(data["mean"], [0.6978, 0], atol=2e-3)  # I_1(2)/I_0(2)
+    code, _, err = call(capsys, "banana", "--picture", "split", "--out", "b.html")
+    assert (code, err.count("\n")) == (1, 1)
+    assert "needs what this field does not have" in err
 
 
 def test_the_law_of_the_moons_is_that_of_the_toy_set(generator):
@@ -135,6 +147,7 @@ def test_misuse(here, model, capsys):
         ("mixture --out x.htm", "use a name that ends in .html"),
         ("mixture --target ring", "--target is for a checkpoint"),
         (f"{model} --target rang", "--target 'rang' is no target"),
+        ("mixture --picture far", "--picture"),
         ("mixture --threads 0", "--threads must be at least 1"),
     ):
         code, out, err = call(capsys, *line.split())
@@ -154,3 +167,20 @@ def test_checkpoints_that_have_no_page(here, model, capsys, monkeypatch, shape, 
     assert (code, err.count("\n")) == (2, 1)
     assert says in err
     assert not list(here.glob("*.html"))
+
+
+def test_a_model_of_images_has_a_strip(here, model, capsys, monkeypatch):
+    schedule = glp.schedules.VE(0.01, 20.0)
+    normal = lambda z, t: -z / (1 + schedule(t)[1] ** 2)
+    normal_moments = Moments(torch.tensor(0.0), torch.tensor(1.0))
+    score = glp.as_score(normal, "score", schedule, event_shape=(1, 4, 4), moments=normal_moments)
+    score.condition = None
+    found = SimpleNamespace(model_=score, condition=None)
+    monkeypatch.setattr(loading, "load_estimator", lambda _: found)
+    code, out, _ = call(capsys, model, "--out", "i.html", "--json")
+    assert (code, json.loads(out)["page"]) == (0, "i.html")
+    _, data = read(here / "i.html")
+    assert data["shape"] == [8, 1, 4, 4]
+    code, _, err = call(capsys, model, "--target", "ring", "--out", "j.html")
+    assert (code, err.count("\n")) == (2, 1)
+    assert "--target is for a checkpoint of two columns" in err

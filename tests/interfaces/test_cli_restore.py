@@ -79,6 +79,11 @@ def test_a_damaged_picture_is_taken_as_it_is(capsys, folder):
     assert code == 0, out
     assert "rms" not in out  # nothing is known of the original
     draws = np.load(path.with_suffix(".npy"))
+    picture = np.asarray(Image.open(path).convert("RGB")).astype(int)
+    rows = np.nonzero((np.abs(picture - [209, 85, 11]).sum(2) < 40).any(1))[0]
+    assert (
+        rows.max() < len(picture) / 3
+    )  # what is missing is marked, in the first line: what was seen
     hidden = draws[:, 0, 6:]
     assert hidden[..., 4:].mean() > 6  # the bright side goes on
     assert abs(hidden[..., :4].mean()) < 2

@@ -7,6 +7,7 @@ from importlib.util import find_spec
 import pytest
 import torch
 
+from gradlogp import ScoreEstimator
 from gradlogp.check.metrics.features import Classifier
 from gradlogp.interfaces import demos
 from gradlogp.learn import data
@@ -28,7 +29,7 @@ def test_a_short_run_leaves_a_whole_report(name, tmp_path, monkeypatch, coarse_p
         demos.digits: {"GENERATED": 200},
         demos.mnist: {"GENERATED": 40, "GUIDED": 20, "SCORED": 2, "CHANNELS": (8,),
                       "compare": lambda *_, **__: []},  # it takes seconds, and is tested with others
-        demos.stars: {"GENERATED": 500, "HELD_OUT_SCORED": 50},
+        demos.stars: {"GENERATED": 500, "HELD_OUT_SCORED": 50, "POINTS": 16, "LEVELS": 4},
         demos.mixture: {"GENERATED": 500, "CHAINS": 50},
     }.items():  # fmt: skip
         for constant, value in small.items():
@@ -42,6 +43,9 @@ def test_a_short_run_leaves_a_whole_report(name, tmp_path, monkeypatch, coarse_p
     assert len(numbers["rows"]) == len(result.rows)
     assert not result.passed  # three steps learn nothing, and the report says so
     assert len(list((tmp_path / name).glob("*-dark.png"))) >= 3
+    model = ScoreEstimator.load(tmp_path / name / "model")  # as the commands take it
+    assert model.condition == ("classes" if name in ("digits", "mnist") else None)
+    assert name != "stars" or model.model_.columns == ("B-V", "absolute magnitude")
 
 
 def test_bits_per_pixel_of_a_known_law():

@@ -13,8 +13,9 @@ import torch
 
 from gradlogp.core import files
 from gradlogp.interfaces.cli import main
-from gradlogp.interfaces.cli.common import Misuse, Stopped, claim_output, interruptible
+from gradlogp.interfaces.cli.common import Misuse, Stopped, claim_output, interruptible, print_rows
 from gradlogp.interfaces.cli.terminal import in_ascii, printable
+from gradlogp.show.report import Row
 
 pytestmark = pytest.mark.usefixtures("as_user")
 
@@ -225,6 +226,23 @@ def test_text_that_the_terminal_has_no_bytes_for(encoding):
 
 def test_powers_in_ascii():
     assert in_ascii("x² y⁻¹ 10⁻¹² m²") == "x^2 y^-1 10^-12 m^2"
+    assert in_ascii("κ₂ ≤ ε², Ω, λ") == "kappa2 <= epsilon^2, Omega, lambda"
+
+
+def test_a_table_on_forty_characters(monkeypatch, capsys):
+    """One row below the other, the verdict first, nothing cut; from 60 on a table as ever."""
+    note = "in standard deviations, along the axes of real rows"
+    rows = [Row("location", -0.371, 0.042, 0.0, verdict=False, note=note), Row("copies", "none")]
+    monkeypatch.setenv("COLUMNS", "40")
+    print_rows(rows)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[:3] == ["✗ fail location", "  value: −0.371 ± 0.042", "  floor: 0"]
+    assert max(map(len, lines)) <= 40
+    assert " ".join(line.strip() for line in lines[3:5]) == f"note: {note}"
+    assert lines[5:] == ["copies", "  value: none"]
+    monkeypatch.setenv("COLUMNS", "100")
+    print_rows(rows)
+    assert capsys.readouterr().out.startswith("quantity")
 
 
 @pytest.mark.parametrize("encoding", ["cp1252"])

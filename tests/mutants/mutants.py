@@ -2162,7 +2162,7 @@ MUTANTS = (
     ),
     Mutant(
         "X: the gain of a linear prediction the wrong way round",
-        "scores/model.py", "else mean + predicted", "else mean - predicted",
+        "scores/model.py", "mean + predicted", "mean - predicted",
         "scores/test_conditioned.py::test_what_is_linear_in_a_condition_is_exact_before_any_training",
     ),
     Mutant(
@@ -2370,6 +2370,31 @@ MUTANTS = (
         "X: covariances are drawn in units of one column",
         "show/explore.py", "law.covs.double() / (scale[:, None] * scale)", "law.covs.double() / scale",
         "show/test_explore.py::test_the_exact_law_is_drawn_in_the_coordinates_of_the_model",
+    ),
+    Mutant(
+        "X: images are noised without being scaled down",
+        "show/strip.py", "noised = alpha * z + sigma * noise", "noised = z + sigma * noise",
+        "show/test_strip.py::test_the_error_is_that_of_the_posterior_mean",
+    ),
+    Mutant(
+        "X: the deviation of the images is about their grand mean",
+        "show/strip.py", "(clean - clean.mean(0))", "(clean - clean.mean())",
+        "show/test_strip.py::test_the_deviation_is_about_the_mean_image",
+    ),
+    Mutant(
+        "X: the variance of a law on a circle keeps the noise it was found with",
+        "show/explore.py", "blur.cov - sigma**2 * torch.eye(2)", "blur.cov + sigma**2 * torch.eye(2)",
+        "show/test_explore.py::test_the_score_near_a_circle_has_two_parts",
+    ),
+    Mutant(
+        "X: the last frame is that before the last state",
+        "show/animation.py", "dots.set_data(*x[i].T)", "dots.set_data(*x[max(i - 1, 0)].T)",
+        "show/test_animation.py::test_points_are_where_they_are",
+    ),
+    Mutant(
+        "X: y grows upwards where it should not",
+        "show/animation.py", "axes.invert_yaxis()", "axes.invert_xaxis()",
+        "show/test_animation.py::test_points_are_where_they_are",
     ),
     Mutant(
         "X: every law is held to double precision",

@@ -24,6 +24,7 @@ from gradlogp.show import planes
 
 SCRIPT = Path(glp.show.__file__).parent / "explore.js"
 NODE = shutil.which("node")
+needs_browser = pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
 needs_node = pytest.mark.skipif(NODE is None, reason="needs Node.js")
 
 MEANS = [[-2.0, 0.3], [1.5, -0.5], [0.0, 2.0]]
@@ -250,6 +251,60 @@ def test_a_walker_that_would_become_infinite_stays(law, walkers):
     assert bool(torch.isfinite(got).all())
 
 
+@needs_node
+@pytest.mark.parametrize("sigma", [0.05, 0.8, 5.0])
+def test_the_denoising_loss_of_a_gaussian(sigma):
+    """½ Σ v/(v + σ²) over the eigenvalues v of the covariance, where the score is exact."""
+    one = GaussianMixture([1.0], [[1.0, -2.0]], [[[0.5, 0.2], [0.2, 0.4]]])
+    v = torch.linalg.eigvalsh(one.covs[0])
+    body = "return E.loss(E.mixture(spec), spec, null, [0, 0], sigma).minimum;"
+    got = node(body, spec={"kind": "mixture", **spec_of(one)}, sigma=sigma)
+    close(torch.tensor(got), 0.5 * (v / (v + sigma**2)).sum(), 1e-5)
+
+
+@needs_node
+@pytest.mark.parametrize("sigma", [0.2, 1.5])
+def test_the_denoising_loss_of_a_mixture_and_of_a_wrong_score(law, sigma, generator):
+    """Against the objective of the library, averaged over 40,000 noisy points, in its errors."""
+    wrong = GaussianMixture(law.weights, 1.1 * law.means, law.covs)
+    body = """return E.loss(E.mixture(spec), spec, E.mixture(other), [0, 0], sigma);"""
+    spec = {"kind": "mixture", **spec_of(law)}
+    got = node(body, spec=spec, other=spec_of(wrong), sigma=sigma)
+    x = law.sample(40_000, generator=generator)
+    for name, score in (("minimum", law), ("learned", wrong)):
+        losses = glp.objectives.denoising(
+            score.noised(1.0, sigma).score, x, sigma, generator=generator
+        )
+        losses = losses * sigma**2
+        off = (got[name] - losses.mean()) / (losses.std() / len(x) ** 0.5)
+        assert abs(float(off)) < 4.5, (name, got, losses.mean())
+    assert got["learned"] > got["minimum"] + 0.005
+
+
+@needs_node
+def test_the_score_near_a_circle_has_two_parts(tmp_path):
+    """Normal of size 1/σ, tangent √(k I_1(k)/I_0(k)), as σ → 0; the loss tends to ½, a tangent's."""
+    circle = glp.distributions.VonMisesCircle(1.0, 2.0)
+    _, data = read(write_page(circle, tmp_path / "c.html", around=(0.0, 0.0), n_levels=6))
+    assert data["pictures"] == ["level", "levels", "loss", "particles", "split"]
+    body = """const field = E.field(spec), square = (a, b) => a * a + b * b;
+    const parts = E.mean(field, spec, center, sigma, (a, b, x, y) => {
+      const [u, v, w, z] = E.split(a, b, x, y, [0, 0]); return [square(u, v), square(w, z), x]; });
+    return [...parts, E.loss(field, spec, null, center, sigma).minimum];"""
+    sigma = data["fields"][0]["sigmas"][1]  # not between levels, of which there are few
+    assert 0.05 < sigma < 0.1
+    given = {"spec": data["fields"][0], "center": data["center"], "sigma": sigma}
+    normal, tangent, mean, loss = node(body, **given)
+    ratio = float(torch.special.i1(torch.tensor(2.0)) / torch.special.i0(torch.tensor(2.0)))
+    assert normal == pytest.approx(sigma**-2, rel=0.02)
+    assert tangent == pytest.approx(2 * ratio, rel=0.03)
+    assert mean == pytest.approx(ratio, rel=0.01)
+    assert loss == pytest.approx(0.5, abs=0.01)
+    # E cos²θ = (1 + I_2/I_0)/2, and I_2 = I_0 − I_1 for k = 2
+    assert data["cov"][0] == pytest.approx(1 - ratio / 2 - ratio**2, abs=2e-4)
+    assert data["cov"][2] == pytest.approx(ratio / 2, abs=2e-4)
+
+
 SLIPS = (
     ("ula", "Math.sqrt(2 * h * tau)", "Math.sqrt(h * tau)", 2),
     ("ula", "x[i] + h * out[1] + spread", "x[i] - h * out[1] + spread", 2),
@@ -258,13 +313,15 @@ SLIPS = (
     ("baoab", "-2 * friction * h", "-friction * h", 1),
     ("reverse", "keep = rho * rho", "keep = rho", 1),
     ("flow", "(u - s * out[1]) / 2", "(u - s * out[1])", 1),
+    ("minimum", "found[0] / 2", "found[0]", 1),
+    ("learned", "+ sigma * sigma * found[1] / 2", "+ sigma * found[1] / 2", 1),
 )
 """Ways to be wrong in the mathematics of the page; the comparison of that sampler has to notice."""
 
 
 @needs_node
 @pytest.mark.parametrize("slip", SLIPS, ids=lambda slip: f"{slip[0]}: {slip[2]}")
-def test_a_slip_is_noticed(slip, law, walkers, tmp_path, monkeypatch):
+def test_a_slip_is_noticed(slip, law, walkers, generator, tmp_path, monkeypatch):
     name, old, new, times = slip
     text = SCRIPT.read_text(encoding="utf-8")
     assert text.count(old) == times
@@ -276,6 +333,10 @@ def test_a_slip_is_noticed(slip, law, walkers, tmp_path, monkeypatch):
         "baoab": lambda: test_baoab_is_the_kernel(law, walkers),
         "reverse": lambda: test_transitions_under_ve(law, walkers, *TRANSITIONS[0]),
         "flow": lambda: test_transitions_under_ve(law, walkers, *TRANSITIONS[1]),
+        "minimum": lambda: test_the_denoising_loss_of_a_gaussian(0.8),
+        "learned": lambda: test_the_denoising_loss_of_a_mixture_and_of_a_wrong_score(
+            law, 1.5, generator
+        ),
     }
     with pytest.raises(AssertionError):
         compare[name]()
@@ -395,6 +456,26 @@ def test_the_exact_law_is_drawn_in_the_coordinates_of_the_model(law, tmp_path, m
         close(torch.tensor(data["cov"])[[0, 2]], law.cov.diagonal(), 1e-3)
 
 
+@needs_browser
+def test_points_stand_for_a_law_that_nobody_knows(law, tmp_path, page, generator):
+    """Walkers of a learned score are held against the data, with the noise."""
+    x = law.sample(4001, generator=generator)
+    path = write_page(ExactScore(law, VE(0.01, 20.0)), tmp_path / "a.html", points=x, size=24,
+                      invert_y=True)  # fmt: skip
+    _, data = read(path)
+    assert len(data["points"]) == 2 * 1334
+    close(torch.tensor(data["points"]).reshape(-1, 2), x[::3], 1e-3)
+    page.show(path, reduced=True)
+    numbers = page.js("document.getElementById('numbers').textContent")
+    mean = float(x[::3, 0].mean())
+    assert numbers.startswith("data")
+    assert f"{mean:.2f}".replace("-", "−") in numbers
+    x, y = page.middle("#panels canvas")
+    page.click(x, y + 100)  # downwards, where y is larger
+    assert page.js("explorer.state.x[1] > explorer.data.center[1] + 0.5")
+    assert not page.errors, page.errors
+
+
 def test_a_score_alone_has_one_level(tmp_path):
     text, data = read(write_page(torch.neg, tmp_path / "a.html", size=16))
     assert not data["levels"]
@@ -411,6 +492,8 @@ def test_a_score_alone_has_one_level(tmp_path):
         (3, {}, "field must be a density, a noisy score or a function, got 3"),
         (torch.neg, {"names": ("a",)}, "names must be those of two columns"),
         (torch.neg, {"size": 4}, "size must be an integer from 16 to 160"),
+        (torch.neg, {"picture": "far"}, "picture must be 'level', 'levels'"),
+        (torch.neg, {"picture": "loss", "size": 16}, "needs what this field does not have"),
         (torch.neg, {"n_levels": 2}, "n_levels must be an integer from 4"),
         (torch.neg, {"exact": torch.neg}, "exact is for a noisy score"),
         (torch.log, {"size": 16}, "not finite everywhere"),
@@ -427,7 +510,6 @@ def test_refusals(field, given, message, tmp_path, as_user):
 
 # ---------------------------------------------------------------------------- a browser
 
-needs_browser = pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
 SUM = "(() => { const c = document.querySelector('#panels canvas'); return c.getContext('2d')"
 SUM += ".getImageData(0, 0, c.width, c.height).data.reduce((a, b) => a + b, 0); })()"
 
@@ -501,3 +583,70 @@ def test_less_motion_starts_paused(page, folder):
     page.frames(4)
     assert state(page, "steps") == 0
     assert page.js("document.getElementById('play').textContent") == "Play"
+
+
+def show(page, picture):
+    page.js(f"explorer.show('{picture}')")
+    page.frames()
+
+
+@needs_browser
+def test_plain_against_annealed(page, folder, law, generator):
+    """The weights that the page ends with are those of the library's kernels, and not the same."""
+    page.show(folder / "mixture.html")
+    show(page, "annealed")
+    data = page.js("({...explorer.data, fields: 0})")
+    page.js("explorer.state.speed = 32")
+    for _ in range(300):
+        page.frames(2)
+        if state(page, "ended"):
+            break
+    page.frames(12)
+    assert state(page, "steps") == 400
+    assert state(page, "history.length") == 100
+    got = {
+        name: torch.tensor(state(page, f"{of}.weights"))
+        for name, of in (("annealed", "now"), ("plain", "then"))
+    }
+    low, high = data["low"], data["high"]
+    cov = torch.tensor([[data["cov"][0], data["cov"][1]], [data["cov"][1], data["cov"][2]]])
+    start = glp.Gaussian(data["mean"], cov + high**2 * torch.eye(2)).sample(N, generator=generator)
+    ours = {"plain": start, "annealed": start}
+    for sigma in [high * (low / high) ** (i / 39) for i in range(40)]:
+        for name, level, h in (
+            ("plain", low, data["stiff"] / 10),
+            ("annealed", sigma, 0.3 * sigma**2),
+        ):
+            target, kernel = law.noised(1.0, level), ULA(h)
+            there = kernel.init(ours[name], target)
+            for _ in range(10):
+                there, _ = kernel.step(there, target, generator=generator)
+            ours[name] = there.x
+    error = (2 * law.weights * (1 - law.weights) / N).sqrt()
+    for name, x in ours.items():
+        weights = law.noised(1.0, low).responsibilities(x).mean(0)
+        assert float(((weights - got[name]) / error).abs().max()) < 4.5, (name, weights, got)
+    assert float(((got["plain"] - law.weights) / error).abs().max()) > 8
+    assert float((got["annealed"] - law.weights).abs().max()) < 0.05
+    assert not page.errors, page.errors
+
+
+@needs_browser
+@pytest.mark.parametrize("name", ["mixture", "learned"])
+def test_every_picture_is_painted(page, folder, name):
+    """On a phone, in the dark: no error, nothing wider than the page, each canvas with content."""
+    page.show(folder / f"{name}.html", width=390, height=844, dark=True)
+    for picture in page.js("explorer.data.pictures"):
+        show(page, picture)
+        page.frames(40 if picture == "loss" else 3)
+        assert not page.js("document.documentElement.scrollWidth > innerWidth"), picture
+        colours = page.js(
+            "[...document.querySelectorAll('#panels canvas')].map((c) => new Set(new Uint32Array("
+            "c.getContext('2d').getImageData(0, 0, c.width, c.height).data.buffer)).size)"
+        )
+        assert min(colours) > 5, (picture, colours)
+    assert len(page.js("explorer.state.losses")) == 36
+    minimum, learned = page.js("['minimum', 'learned'].map((n) => explorer.state.losses[9][n])")
+    assert 0 < minimum < 1
+    assert learned is None or learned == pytest.approx(minimum, abs=0.05)
+    assert not page.errors, page.errors

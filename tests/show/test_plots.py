@@ -199,6 +199,19 @@ def test_levels_is_logarithmic_over_a_decade_and_bars_do_not_rule_the_axis():
 # ---------------------------------------------------------------------------- images
 
 
+def test_what_is_missing_of_an_image_has_a_colour_of_its_own():
+    """NaN is orange; the rest keeps its grey, in the limits that are given."""
+    images = torch.full((1, 1, 2, 2), 5.0)
+    images[0, 0, 0, 1] = torch.nan
+    (axes,) = plots.image_grid([("seen", images)], limits=(0.0, 10.0)).axes
+    shown = np.asarray(axes.images[0].get_array())
+    assert shown.shape == (2, 2, 3)
+    np.testing.assert_allclose(shown[0, 1], to_rgb(plots.LIGHT.model))
+    np.testing.assert_allclose(shown[1], 0.5)
+    (axes,) = plots.image_grid([("seen", images)]).axes  # of one value only
+    np.testing.assert_allclose(np.asarray(axes.images[0].get_array())[1], 0.0)
+
+
 def test_image_grid_places_every_image_and_wraps_long_rows():
     rows = [("real", digits(3)), ("nearest training image", digits(20)), ("colour", digits(2, 3))]
     figure = plots.image_grid(rows)

@@ -225,3 +225,16 @@ def test_stems_that_would_collide_or_escape_are_refused(tmp_path, stems):
 )
 def test_numbers_have_the_digits_of_their_error(value, error, text):
     assert format_value(value, error) == text
+
+
+def test_a_page_within_a_report(tmp_path):
+    """It is whole inside the report, escaped, and lies beside it; its stem is one of the files."""
+    make = lambda path: path.write_text('<script>let a = "1" && 2;</script>', encoding="utf-8")
+    section = Section("walk", pages=(("explorer", "Walkers.", make),))
+    report = write(tmp_path / "r", "t", "lead", [section], {})
+    assert (tmp_path / "r" / "explorer.html").read_text(encoding="utf-8").startswith("<script>let")
+    text = report.read_text(encoding="utf-8")
+    inside = re.search(r'<iframe srcdoc="([^"]*)" title="Walkers."', text)
+    assert unescape(inside[1]) == '<script>let a = "1" && 2;</script>'
+    with pytest.raises(ValueError, match="file stems must differ"):
+        write(tmp_path / "s", "t", "lead", [section, section], {})

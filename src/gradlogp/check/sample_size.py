@@ -191,13 +191,14 @@ def denoising_slope(sigma: float, tau: float = 1.0, draws: int | None = None) ->
         draws: M; None for all noise.
 
     Raises:
-        ValueError: For σ or τ that is not positive, or no draw.
+        ValueError: For σ or τ that is not positive, a ratio beyond all numbers, or no draw.
     """
     check_number(sigma, "sigma", above=0)
     check_number(tau, "tau", above=0)
     if draws is not None:
         check_count(draws, "draws")
-    one, all_noise = (tau / sigma) ** 2, 2 * tau**4 / (tau**2 + sigma**2) ** 2
+    check_number(tau / sigma, "tau / sigma", above=0, most=1e150)
+    one, all_noise = (tau / sigma) ** 2, 2 * (tau / math.hypot(tau, sigma)) ** 4
     return all_noise if draws is None else all_noise + (one - all_noise) / draws
 
 

@@ -1,7 +1,9 @@
 """What a person looks at: figures, reports, progress. It draws what it is given."""
 
+from .animation import animate as animate
 from .explore import explore as explore
 from .progress import bar as bar
 from .report import Row as Row
 from .report import Section as Section
 from .report import write as write
+from .strip import strip as strip

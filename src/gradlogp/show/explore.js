@@ -280,8 +280,70 @@ const Explore = (() => {
     return { n, mean, variance, weights };
   }
 
+  // ------------------------------------------------------------------ means under p_σ
+
+  // where p_σ lies, c ± half, and the points a side that a sum needs there
+  function box(spec, center, sigma) {
+    let half = spec.kind === "table" ? spec.reach + 4 * sigma : 0, width = sigma;
+    if (spec.kind === "mixture") {
+      width = Infinity;
+      spec.means.forEach((m, k) => {
+        const [a, b, d] = spec.covs[k], root = Math.hypot((a - d) / 2, b);
+        const sd = Math.sqrt((a + d) / 2 + root + sigma * sigma);
+        width = Math.min(width, Math.sqrt((a + d) / 2 - root + sigma * sigma));
+        half = Math.max(half, Math.abs(m[0] - center[0]) + 6 * sd, Math.abs(m[1] - center[1]) + 6 * sd);
+      });
+    }
+    return { half, n: Math.max(48, Math.ceil(2.2 * half / width)) };
+  }
+
+  // E f(x) for x ~ p_σ, an array, by the trapezoidal rule; null where that would need too many points
+  const MOST = 320;
+  function mean(field, spec, center, sigma, f) {
+    const { half, n } = box(spec, center, sigma), level = field.at(sigma), v = new Float64Array(3);
+    if (n > MOST) return null;
+    const logs = new Float64Array(n * n), place = (i) => half * (2 * (i + 0.5) / n - 1);
+    let top = -Infinity, total = 0, sums = null;
+    for (let k = 0; k < n * n; k++) {
+      level.evaluate(center[0] + place(k % n), center[1] + place(Math.floor(k / n)), v);
+      logs[k] = v[0];
+      if (v[0] > top) top = v[0];
+    }
+    for (let k = 0; k < n * n; k++) {
+      const p = Math.exp(logs[k] - top);
+      if (p < 1e-12) continue;
+      const x = center[0] + place(k % n), y = center[1] + place(Math.floor(k / n));
+      level.evaluate(x, y, v);
+      const values = f(v[1], v[2], x, y);
+      sums = sums || values.map(() => 0);
+      values.forEach((value, i) => { sums[i] += p * value; });
+      total += p;
+    }
+    return sums.map((s) => s / total);
+  }
+
+  // The denoising loss ½ E‖σ s_θ(x) + ε‖²: its minimum 1 − ½σ² E‖s‖², and what s_θ has above it,
+  // ½σ² E‖s_θ − s‖²
+  function loss(exact, spec, learned, center, sigma) {
+    const level = learned && learned.at(sigma), v = new Float64Array(3);
+    const found = mean(exact, spec, center, sigma, (a, b, x, y) => {
+      if (level) level.evaluate(x, y, v);
+      return [a * a + b * b, level ? (v[1] - a) ** 2 + (v[2] - b) ** 2 : 0];
+    });
+    if (!found) return null;
+    const minimum = 1 - sigma * sigma * found[0] / 2;
+    return { sigma, minimum, learned: level ? minimum + sigma * sigma * found[1] / 2 : null };
+  }
+
+  // a vector's part along the ray from a point, and its part across
+  function split(sx, sy, x, y, around) {
+    const u = x - around[0], v = y - around[1], r = Math.hypot(u, v) || 1;
+    const along = (sx * u + sy * v) / r;
+    return [along * u / r, along * v / r, sx - along * u / r, sy - along * v / r];
+  }
+
   return {
-    mixture, table, field, half, randomness, ula, mala, baoab, reverse, flow, ladder, prior,
+    mean, loss, split, mixture, table, field, half, randomness, ula, mala, baoab, reverse, flow, ladder, prior,
     statistics,
   };
 })();

@@ -11,14 +11,15 @@ import math
 from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor
 
-from ..core import check_count, check_kind, check_number
+from ..core import Analytic, check_count, check_kind, check_number, check_option, check_points
 from ..core.files import write_atomically
 from .planes import (
+    NODES,
     Blur,
     Field,
     Frame,
@@ -29,6 +30,12 @@ from .planes import (
     tabulate,
 )
 from .report import fill_page
+
+Picture = Literal["level", "levels", "loss", "particles", "annealed", "split"]
+"""What a page shows; which of them it can depends on the field."""
+
+FEW_MODES = 6
+"""Components up to which each is a mode with a weight to look at."""
 
 
 class _Known(NamedTuple):
@@ -53,19 +60,28 @@ def explore(
     names: Sequence[str] = ("x", "y"),
     window: tuple[tuple[float, float], float] | None = None,
     sigmas: tuple[float, float] | None = None,
+    around: tuple[float, float] | None = None,
+    points: Tensor | None = None,
+    invert_y: bool = False,
+    picture: Picture = "level",
     size: int = 100,
     n_levels: int = 20,
     generator: torch.Generator | None = None,
 ) -> Path:
     """Write a page that shows a score in the plane, with walkers that follow it.
 
+    It has up to six pictures: one level; many levels; the denoising loss against σ, where the
+    density is known; particles; plain against annealed Langevin, for a mixture of two to six
+    Gaussians; and with `around` the score's parts along rays and across them.
+
     Noise levels are those of x + σ ε. A noisy score is shown in its model coordinates, in which the
     noise is isotropic; the axes are labelled in the units of the data.
 
     Arguments:
         field: A Gaussian mixture (`weights`, `means`, `covs`), which the page evaluates in closed
-            form; a density with `log_prob`, which is blurred by quadrature; a noisy score, such as
-            a trained model; or a function x -> s(x), which has one level.
+            form; a law with `noised`, such as one on a circle; a density with `log_prob`, which is
+            blurred by quadrature; a noisy score, such as a trained model; or a function x -> s(x),
+            which has one level.
         out: The file to write, .html.
         exact: The law in data units that a noisy score should have, beside which it is shown: a
             mixture or a density.
@@ -74,6 +90,12 @@ def explore(
         window: Centre and half the side of the square to show; by default where the density is, or
             by the moments of a noisy score.
         sigmas: The least and the largest noise level.
+        around: The centre of a circle: the score is also shown split into its normal and its tangent
+            part.
+        points: Points of the data `(n, 2)`, in data units: where no exact density is known, walkers
+            are held against them. At most 2,000 are shown.
+        invert_y: Let y grow downwards, as magnitudes do.
+        picture: What the page shows first.
         size: Points a side of a table, which has `n_levels` levels.
         n_levels: As above.
         generator: Where the points come from at which the error of a table is measured.
@@ -88,20 +110,23 @@ def explore(
     """
     check_count(size, "size", 16, most=160)
     check_count(n_levels, "n_levels", 4, most=32)
+    check_option(picture, "picture", Picture)
     if len(names) != 2:
         raise ValueError(f"names must be those of two columns, got {len(names)}")
     if window is not None:
         check_number(window[1], "window", above=0)
+    if points is not None:
+        check_points(points, "points", torch.Size([2]))
     frame = Frame()
     if _is_noisy(field):
         frame = _frame(field)
     elif exact is not None:
         raise ValueError("exact is for a noisy score: a density is its own exact law")
-    law = None if exact is None else _known(exact, frame, None)
+    law = None if exact is None else _known(exact, frame, None, 3 / size)
     given = None if window is None else Window((window[0][0], window[0][1]), window[1])
     if given is None and law is not None:
         given = law.window
-    shown = _known(field, frame, given)
+    shown = _known(field, frame, given, 3 / size)
     best = law or shown
     low, high = _levels(shown, best, sigmas)
     g = torch.Generator().manual_seed(0) if generator is None else generator
@@ -110,21 +135,56 @@ def explore(
     fields = [
         _spec(known, name, shown.window, low, high, size, n_levels, g) for name, known in named
     ]
-    data = {
+    data: dict[str, Any] = {
         "fields": fields, "names": list(names), "center": list(shown.window.center),
         "reach": shown.window.reach, "low": low, "high": high, "mean": best.mean, "cov": best.cov,
         "shift": list(frame.shift), "scale": list(frame.scale), "levels": shown.levels,
         "moments": law is not None or (shown.levels and not _is_noisy(field)),
+        "around": None if around is None else [
+            (at - a) / b for at, a, b in zip(around, frame.shift, frame.scale, strict=True)
+        ],
+        "points": None if points is None else _shown(points, frame), "flip": invert_y,
+        "picture": picture, "stiff": _stiff(best, low),
     }  # fmt: skip
+    data["pictures"] = _pictures(data)
+    if picture not in data["pictures"]:
+        has = ", ".join(data["pictures"])
+        raise ValueError(f"picture={picture!r} needs what this field does not have: it has {has}")
     text = lambda name: resources.files(__package__).joinpath(name).read_text(encoding="utf-8")
     page = fill_page(
         "explore", title=title, data=json.dumps(data, allow_nan=False).replace("<", "\\u003c"),
-        notes=_notes(fields, shown, frame), more=text("explore.css"),
-        scripts=[text("explore.js"), text("explore_page.js")],
+        notes=_notes(fields, shown, frame), pictures=data["pictures"], more=text("explore.css"),
+        scripts=[text(f"explore{part}.js") for part in ("", "_chart", "_page")],
     )  # fmt: skip
     out = Path(out)
     write_atomically(out, page)
     return out
+
+
+def _shown(points: Tensor, frame: Frame) -> list[float]:
+    """Return points in the coordinates of the frame, an even choice of many, x and y by turns."""
+    few = points.detach().cpu().double()[:: -(-len(points) // 2000)]
+    shift, scale = (torch.tensor(v, dtype=torch.float64) for v in (frame.shift, frame.scale))
+    return [float(f"{v:.5g}") for v in ((few - shift) / scale).flatten().tolist()]
+
+
+def _pictures(data: dict[str, Any]) -> list[str]:
+    """Return the pictures that a page of these fields can show."""
+    last = data["fields"][-1]
+    density = data["moments"] and (last["kind"] == "mixture" or last["channels"] > 2)
+    possible = {
+        "level": True, "levels": data["levels"], "loss": data["levels"] and density, "particles": True,
+        "annealed": density and 2 <= len(last.get("weights", ())) <= FEW_MODES,
+        "split": data["around"] is not None,
+    }  # fmt: skip
+    return [name for name in get_args(Picture) if possible[name]]
+
+
+def _stiff(law: _Known, low: float) -> float:
+    """Return the least variance of a mixture's components with the least noise; σ² otherwise."""
+    covs = [] if law.spec is None else law.spec["covs"]
+    least = [(a + d) / 2 - math.hypot((a - d) / 2, b) for a, b, d in covs]
+    return min(least, default=0.0) + low**2
 
 
 def _is_noisy(field: Any) -> bool:
@@ -142,8 +202,11 @@ def _frame(score: Any) -> Frame:
     return Frame((a, b), (c, d))
 
 
-def _known(field: Any, frame: Frame, window: Window | None) -> _Known:
-    """Return what is known of a field, in the coordinates of the frame."""
+def _known(field: Any, frame: Frame, window: Window | None, grain: float) -> _Known:
+    """Return what is known of a field, in the coordinates of the frame.
+
+    The table of a law with `noised` begins at σ = `grain` of the window: below, a circle is too thin.
+    """
     shape = getattr(field, "event_shape", None)
     if shape is not None and tuple(shape) != (2,):
         raise ValueError(
@@ -163,6 +226,8 @@ def _known(field: Any, frame: Frame, window: Window | None) -> _Known:
         window = window or Window((a, b), 3.2 * math.sqrt(max(c, d)))
         learned, low, high = noise_to_data(field)
         return _Known(window, [a, b], [c, 0.0, d], field=learned, low=low, high=high)
+    if hasattr(field, "noised") and frame == Frame():
+        return _analytic(field, window, grain)
     if hasattr(field, "log_prob"):
         scale, shift = (torch.tensor(v, dtype=torch.float64) for v in (frame.scale, frame.shift))
         log_prob = lambda z: field.log_prob(shift + scale * z)
@@ -176,6 +241,24 @@ def _known(field: Any, frame: Frame, window: Window | None) -> _Known:
     plain = lambda x, sigma: field(x).detach().double()
     spread = window.reach**2 / 4
     return _Known(window, list(window.center), [spread, 0.0, spread], field=plain, levels=False)
+
+
+def _analytic(law: Analytic, window: Window | None, grain: float) -> _Known:
+    """Return a law whose noised laws are known, though it may have no density itself."""
+    sigma = 1.0
+    for _ in range(3):
+        rough = find_window(law.noised(1.0, sigma).log_prob)
+        sigma = 3 * rough.reach / NODES
+    blur = Blur(law.noised(1.0, sigma).log_prob, find_window(law.noised(1.0, sigma).log_prob))
+    (xx, xy), (_, yy) = (blur.cov - sigma**2 * torch.eye(2)).tolist()
+    window = window or blur.core
+
+    def field(x: Tensor, sigma: float) -> Tensor:
+        noised = law.noised(1.0, sigma)
+        return torch.cat([noised.score(x), noised.log_prob(x)[:, None]], 1).double()
+
+    cov = [xx, xy, yy]
+    return _Known(window, blur.mean.tolist(), cov, field=field, low=grain * window.reach)
 
 
 def _mixture(law: Any, frame: Frame, window: Window | None) -> _Known:

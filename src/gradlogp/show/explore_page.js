@@ -4,22 +4,26 @@
   const data = JSON.parse(document.getElementById("data").textContent);
   const $ = (id) => document.getElementById(id);
   const reduced = matchMedia("(prefers-reduced-motion: reduce)").matches;
-  const HEAT = 112, ARROWS = 19, PRIOR = 5000, DROP = 50, FRICTION = 1, LEVEL_STEPS = 10;
+  const HEAT = 112, PRIOR = 5000, DROP = 50, FRICTION = 1, LEVEL_STEPS = 10;
   const MOST = 20000, FEW_MODES = 6;
 
   const fields = data.fields.map((spec) => ({ name: spec.name, spec, ...Explore.field(spec) }));
-  const panels = fields.map((field, i) => ({ title: fields.length > 1 ? `${field.name} field` : "", of: i }));
-  if (fields.length === 2) panels.push({ title: "difference, learned − exact", of: -1 });
+  let panels = [];
+  // points of the data, beside which walkers are held where no density is known
+  const seen = !data.moments && data.points ? Float64Array.from(data.points) : null;
   const exact = data.moments ? fields[fields.length - 1] : null;
   const K = exact && exact.components <= FEW_MODES && exact.components > 1 ? exact.components : 0;
   const noise = Explore.randomness(20240229);
 
+  const spread = Math.sqrt(Math.max(data.cov[0], data.cov[2]));
+  const start = Math.min(Math.max(data.low, spread / 20), data.high); // the level that is shown first
+  const least = data.stiff - data.low ** 2 + start ** 2; // the least variance there, which a step has to suit
   const SAMPLERS = {
-    ula: { name: "Langevin", size: [1e-4, 1], start: 0.02, what: "step h", tau: true,
+    ula: { name: "Langevin", size: [1e-4, 1], start: Math.min(0.02, least / 3), what: "step h", tau: true,
       formula: "x′ = x + h s(x) + √(2hτ) z" + (data.levels ? " at the noise level of the slider." : "") },
-    mala: { name: "MALA", size: [1e-4, 2], start: 0.1, what: "step h", tau: true, density: true,
+    mala: { name: "MALA", size: [1e-4, 2], start: Math.min(0.1, least), what: "step h", tau: true, density: true,
       formula: "The Langevin step as a proposal, accepted or refused so that p is kept exactly." },
-    baoab: { name: "BAOAB", size: [1e-2, 2], start: 0.15, what: "step h", tau: true,
+    baoab: { name: "BAOAB", size: [1e-3, 2], start: Math.min(0.15, Math.sqrt(least)), what: "step h", tau: true,
       formula: "With a momentum: kick, drift, friction, drift, kick; γ = 1, mass 1. h is a time." },
     annealed: { name: "annealed", size: [0.01, 1], start: 0.3, what: "step h/σ²", tau: true, run: true,
       formula: `Langevin steps of h ∝ σ², ${LEVEL_STEPS} at each of 40 levels from the largest down.` },
@@ -36,12 +40,13 @@
   }
 
   const state = {
-    sigma: Math.min(Math.max(data.low, Math.sqrt(Math.max(data.cov[0], data.cov[2])) / 20), data.high),
+    sigma: start,
     x: new Float64Array(0), p: new Float64Array(0), steps: 0, at: 0, inner: 0, ended: false,
     sampler: "ula", follow: 0, playing: !reduced, tau: 1, speed: 1, credit: 0, acceptance: null,
-    frames: 0, results: {},
+    frames: 0, results: {}, picture: "level", plain: new Float64Array(0), history: [], losses: [],
   };
-  window.explorer = { state, fields, data };
+  const up = data.flip ? -1 : 1;
+  window.explorer = { state, fields, data, show: (name) => show(name), get panels() { return panels; } };
 
   // ------------------------------------------------------------------ colours
 
@@ -69,6 +74,7 @@
       heat: ramp(RAMPS[key]), off: ramp(RAMPS[`${key}Off`]), ink: css("--ink"), muted: css("--muted"),
       line: css("--line"), accent: css("--accent"), walker: css("--walker"),
       arrow: key === "dark" ? "rgba(228,232,238,.62)" : "rgba(29,37,48,.6)",
+      dots: key === "dark" ? "rgba(88,176,238,.3)" : "rgba(11,98,164,.22)",
       halo: key === "dark" ? "rgba(17,21,27,.8)" : "rgba(255,255,255,.85)",
       soft: key === "dark" ? "rgba(255,160,77,.6)" : "rgba(209,85,11,.55)",
     };
@@ -78,31 +84,120 @@
   // ------------------------------------------------------------------ the plane
 
   let dirty = true;
-  const view = () => data.reach + 1.2 * state.sigma;
+  const at = (panel) => panel.sigma ?? state.sigma;
+  const view = (panel) => data.reach + 1.2 * (panel && panel.still ? panel.sigma : state.sigma);
   const level = (i, sigma = state.sigma) => {
     const field = fields[i];
     if (!field.cache || field.cache.sigma !== sigma) field.cache = field.at(sigma);
     return field.cache;
   };
-  for (const panel of panels) {
-    const figure = document.createElement("figure"), canvas = document.createElement("canvas");
-    const caption = document.createElement("figcaption");
-    caption.textContent = panel.title;
-    canvas.setAttribute("role", "img");
-    canvas.setAttribute("aria-label", `${panel.title || "the field"}: arrows of the score, density, walkers`);
-    figure.append(canvas, caption);
-    $("panels").append(figure);
-    Object.assign(panel, { canvas, caption, buffer: document.createElement("canvas") });
-    panel.buffer.width = panel.buffer.height = HEAT;
-    panel.base = document.createElement("canvas");
-    canvas.addEventListener("click", (event) => {
-      const box = canvas.getBoundingClientRect(), half = view();
-      const u = (event.clientX - box.left) / box.width, v = (event.clientY - box.top) / box.height;
-      drop(new Float64Array(2 * DROP).map((_, i) =>
-        data.center[i % 2] + half * (i % 2 ? 1 - 2 * v : 2 * u - 1)), true);
-    });
+  function build() {
+    $("panels").replaceChildren();
+    for (const panel of panels) {
+      const figure = document.createElement("figure"), canvas = document.createElement("canvas");
+      const caption = document.createElement("figcaption");
+      caption.textContent = panel.title;
+      canvas.setAttribute("role", "img");
+      canvas.setAttribute("aria-label", panel.chart ? panel.title
+        : `${panel.title || "the field"}: arrows of the score, density, walkers`);
+      figure.append(canvas, caption);
+      $("panels").append(figure);
+      Object.assign(panel, { canvas, caption });
+      if (panel.chart) { canvas.className = "chart"; continue; }
+      panel.buffer = document.createElement("canvas");
+      panel.buffer.width = panel.buffer.height = HEAT;
+      panel.base = document.createElement("canvas");
+      canvas.addEventListener("click", (event) => {
+        if (panel.still) { show("level"); setSigma(panel.sigma); return; }
+        const box = canvas.getBoundingClientRect(), half = view(panel);
+        const u = (event.clientX - box.left) / box.width, v = (event.clientY - box.top) / box.height;
+        drop(new Float64Array(2 * DROP).map((_, i) =>
+          data.center[i % 2] + half * (i % 2 ? up * (1 - 2 * v) : 2 * u - 1)), true);
+      });
+    }
+    $("panels").className = two ? `${state.picture} several` : state.picture;
+    $("explorer").classList.toggle("single", panels.length === 1);
   }
-  if (panels.length === 1) $("explorer").classList.add("single");
+
+  // ------------------------------------------------------------------ pictures
+
+  const LADDER = 6, LOSSES = 36;
+  const between = (u) => data.low * (data.high / data.low) ** u;
+  const PICTURES = {
+    level: { name: "One level", lead: "Move the noise level; click into the plane to drop walkers." },
+    levels: { name: "Many levels",
+      lead: "The same field from the least noise to the most: details go, then modes, until one normal law is left. A click goes to a level." },
+    loss: { name: "Loss against σ",
+      lead: "The denoising loss of the exact score is not 0: it is what nobody can know of the noise. What a learned score has above it is its error." },
+    particles: { name: "Particles", lead: "5,000 walkers from the prior follow the score: their histogram becomes that of the law." },
+    annealed: { name: "Plain against annealed",
+      lead: "The same start, as many steps. Plain Langevin at the least noise keeps the weights with which it fell into the modes; annealed Langevin finds the right ones." },
+    split: { name: "Normal and tangent",
+      lead: "Near a circle the score has two parts: back to the circle, of size 1/σ, and along it, of a size that σ does not change." },
+  };
+  const two = fields.length === 2;
+  const planes = (more) => [...fields.map((_, of) => ({ of, ...more })), ...(two ? [{ of: -1, ...more }] : [])];
+  const called = (of) => (of < 0 ? "difference, learned − exact" : two ? `${fields[of].name} field` : "");
+  const LAYOUTS = {
+    level: () => planes().map((p) => ({ ...p, title: called(p.of), who: "x" })),
+    particles: () => LAYOUTS.level(),
+    levels: () => [...fields.keys(), ...(two ? [-1] : [])].flatMap((of) => Array.from({ length: LADDER }, (_, i) => {
+      const sigma = between(0.12 + 0.88 * i / (LADDER - 1)), name = `σ = ${digits(sigma)}`;
+      return { of, sigma, still: true, title: two ? `${called(of).split(" ")[0].replace(",", "")}, ${name}` : name, arrows: 13 };
+    })),
+    loss: () => [{ chart: "loss", title: "½ E‖σ s(x + σε) + ε‖², the loss with weight σ²" },
+      { chart: "bare", title: "the same without the weight, ½ E‖s + ε/σ‖²: small σ drown all others" }],
+    annealed: () => [
+      { of: fields.length - 1, sigma: data.low, who: "plain", title: "plain Langevin at the least noise" },
+      { of: fields.length - 1, who: "x", title: "annealed Langevin" },
+      { chart: "weights", title: "weights of the modes against steps" }],
+    split: () => ["whole", "normal", "tangent"].map((part) => ({ of: fields.length - 1, part, who: "x", title: part })),
+  };
+  function show(name) {
+    state.picture = name;
+    panels = LAYOUTS[name]();
+    for (const button of $("pictures").children) button.setAttribute("aria-pressed", button.value === name);
+    $("lead").textContent = PICTURES[name].lead;
+    const still = name === "levels" || name === "loss";
+    $("bar").hidden = !data.levels || still;
+    $("below").hidden = still;
+    for (const id of ["sampler", "sampler-label"]) $(id).hidden = name === "annealed";
+    build();
+    Object.assign(state, { history: [], plain: new Float64Array(0) });
+    if (name === "annealed" || name === "particles") {
+      choose(name === "annealed" ? "annealed" : exact && exact.components ? "ula" : "reverse");
+      if (fields.length > 1) follow(fields.length - 1);
+      if (name === "particles") setSigma(start);
+      dropPrior();
+    } else if (name === "split") setSigma(data.low * (data.high / data.low) ** 0.35);
+    dirty = numbersDue = true;
+  }
+  // a level of the loss a frame, so that the page stays awake
+  function addLoss() {
+    const n = state.losses.length;
+    if (state.picture !== "loss" || n >= LOSSES) return;
+    const found = Explore.loss(exact, exact.spec, two ? fields[0] : null, data.center, between(1 - n / (LOSSES - 1)));
+    state.losses.push(found);
+    if (!found) while (state.losses.length < LOSSES) state.losses.push(null); // finer levels need more points still
+    dirty = true;
+  }
+  function paintChart(panel) {
+    const c = panel.chart;
+    if (c === "weights") {
+      const lines = ["plain", "annealed"].map((label, i) => Array.from({ length: K - (K === 2) }, (_, k) => ({
+        colour: i ? "accent" : "walker", label: K === 2 ? label : `${label}, mode ${k + 1}`,
+        points: state.history.map((h) => [h.step, h[label][k]]) }))).flat();
+      const levels = exact.spec.weights.slice(0, K - (K === 2)).map((w) => ({ at: w, label: "exact" }));
+      drawChart(panel.canvas, theme, { lines, levels, x: "steps", y: K === 2 ? "weight of mode 1" : "weight" });
+      return;
+    }
+    const known = state.losses.filter(Boolean), scale = (l) => (c === "bare" ? l.sigma ** -2 : 1);
+    const lines = [{ colour: "accent", label: "exact score", points: known.map((l) => [l.sigma, l.minimum * scale(l)]) }];
+    if (two) lines.push({ colour: "walker", label: "learned score", points: known.map((l) => [l.sigma, l.learned * scale(l)]) });
+    lines.push({ colour: "muted", label: "no score at all", dashed: true, points: known.map((l) => [l.sigma, scale(l)]) });
+    drawChart(panel.canvas, theme, { lines, x: "noise level σ", y: "loss", logX: true, logY: c === "bare" });
+  }
+
 
   function fit(canvas) {
     const ratio = Math.min(devicePixelRatio || 1, 2), box = canvas.getBoundingClientRect();
@@ -114,24 +209,41 @@
   const out = new Float64Array(3), other = new Float64Array(3);
   // the values of a panel at a point: log p or σ|Δ|, then the arrow
   function look(panel, x, y) {
-    if (panel.of >= 0) { level(panel.of).evaluate(x, y, out); return; }
-    level(0).evaluate(x, y, out);
-    level(1).evaluate(x, y, other);
-    out[1] -= other[1];
-    out[2] -= other[2];
-    out[0] = state.sigma * Math.hypot(out[1], out[2]);
+    const sigma = at(panel);
+    level(Math.max(panel.of, 0), sigma).evaluate(x, y, out);
+    if (panel.of < 0) {
+      level(1, sigma).evaluate(x, y, other);
+      out[1] -= other[1];
+      out[2] -= other[2];
+      out[0] = sigma * Math.hypot(out[1], out[2]);
+    } else if (panel.part && panel.part !== "whole") {
+      const parts = Explore.split(out[1], out[2], x, y, data.around);
+      [out[1], out[2]] = panel.part === "normal" ? parts.slice(0, 2) : parts.slice(2);
+    }
+  }
+
+  // the root mean square of a part under p_σ
+  function size(panel) {
+    const i = { whole: 0, normal: 1, tangent: 2 }[panel.part];
+    if (!exact) return "";
+    const found = Explore.mean(exact, exact.spec, data.center, at(panel), (a, b, x, y) => {
+      const [u, v, w, z] = Explore.split(a, b, x, y, data.around);
+      return [a * a + b * b, u * u + v * v, w * w + z * z];
+    });
+    panel.size = found && Math.sqrt(found[i]);
+    return found ? ` part: root mean square ${digits(panel.size)}`.replace(panel.part === "whole" ? " part" : "", "") : " part";
   }
 
   const marginals = [new Float64Array(HEAT), new Float64Array(HEAT)];
   function paintHeat(panel) {
-    const half = view(), values = new Float64Array(HEAT * HEAT);
+    const half = view(panel), values = new Float64Array(HEAT * HEAT);
     const density = panel.of >= 0 && fields[panel.of].hasDensity;
     let top = -Infinity;
     if (density || panel.of < 0) {
       for (let j = 0; j < HEAT; j++) {
         for (let i = 0; i < HEAT; i++) {
           look(panel, data.center[0] + half * (2 * (i + 0.5) / HEAT - 1),
-            data.center[1] - half * (2 * (j + 0.5) / HEAT - 1));
+            data.center[1] - up * half * (2 * (j + 0.5) / HEAT - 1));
           values[j * HEAT + i] = out[0];
           if (out[0] > top) top = out[0];
         }
@@ -141,12 +253,13 @@
       panel.top = top;
       panel.caption.textContent = `${panel.title}: σ|Δs| up to ${digits(top)}`;
     }
+    if (panel.part) panel.caption.textContent = `${panel.title}${size(panel)}`;
     const image = new ImageData(HEAT, HEAT), table = density ? theme.heat : theme.off;
-    const sums = density && fields[panel.of] === exact ? marginals : null;
+    const sums = density && fields[panel.of] === exact && panel.sigma === undefined ? marginals : null;
     if (sums) sums.forEach((m) => m.fill(0));
     for (let k = 0; k < values.length; k++) {
       const p = density ? Math.exp(values[k] - top) : values[k] / top;
-      if (sums) { sums[0][k % HEAT] += p; sums[1][HEAT - 1 - Math.floor(k / HEAT)] += p; }
+      if (sums) { sums[0][k % HEAT] += p; sums[1][up > 0 ? HEAT - 1 - Math.floor(k / HEAT) : Math.floor(k / HEAT)] += p; }
       const shade = 3 * Math.round(255 * (density ? 0.86 * Math.sqrt(p) : panel.of < 0 ? 0.8 * p : 0));
       image.data.set([table[shade], table[shade + 1], table[shade + 2], 255], 4 * k);
     }
@@ -169,26 +282,45 @@
   const short = (v) => String(+v.toPrecision(4)).replace("-", "−");
   const digits = (v) => (v === 0 ? "0" : Math.abs(v) >= 1e4 || Math.abs(v) < 1e-3 ? v.toExponential(1) : v.toPrecision(3)).replace("-", "−");
 
+  // marginals of the points with the noise, as sums of normal curves
+  function paintSeen(panel, ctx, W, half, dot) {
+    ctx.fillStyle = theme.dots;
+    for (let i = 0; i < seen.length; i += 2) {
+      const u = ((seen[i] - data.center[0]) / half + 1) / 2 * W, v = (1 - up * (seen[i + 1] - data.center[1]) / half) / 2 * W;
+      if (u >= 0 && v >= 0 && u <= W && v <= W) ctx.fillRect(u - dot, v - dot, 2 * dot, 2 * dot);
+    }
+    for (const axis of [0, 1]) {
+      const h = Math.sqrt(state.sigma ** 2 + data.cov[2 * axis] * 0.2 * (seen.length / 2) ** -0.4);
+      for (let k = 0; k < HEAT; k++) {
+        const at = data.center[axis] + half * (2 * (k + 0.5) / HEAT - 1);
+        let sum = 0;
+        for (let i = axis; i < seen.length; i += 2) sum += Math.exp(-0.5 * ((at - seen[i]) / h) ** 2);
+        marginals[axis][k] = sum / (h * Math.sqrt(2 * Math.PI)) / (seen.length / 2);
+      }
+    }
+  }
+
   function paintBase(panel) {
-    const { base, canvas } = panel, ctx = base.getContext("2d"), half = view();
+    const { base, canvas } = panel, ctx = base.getContext("2d"), half = view(panel), ARROWS = panel.arrows || 19;
     const W = (base.width = canvas.width), dot = W / canvas.getBoundingClientRect().width;
     base.height = canvas.height;
     paintHeat(panel);
     ctx.imageSmoothingEnabled = true;
     ctx.imageSmoothingQuality = "high";
     ctx.drawImage(panel.buffer, 0, 0, W, W);
-    const cell = W / ARROWS, typical = Math.sqrt(2 / (state.sigma ** 2 + Math.min(data.cov[0], data.cov[2]) / 4));
+    if (seen && panel.of >= 0) paintSeen(panel, ctx, W, half, dot);
+    const cell = W / ARROWS, typical = panel.size || Math.sqrt(2 / (at(panel) ** 2 + Math.min(data.cov[0], data.cov[2]) / 4));
     ctx.strokeStyle = ctx.fillStyle = theme.arrow;
     ctx.lineWidth = 1.1 * dot;
     for (let j = 0; j < ARROWS; j++) {
       for (let i = 0; i < ARROWS; i++) {
         const u = (i + 0.5) * cell, v = (j + 0.5) * cell;
-        look(panel, data.center[0] + half * (2 * u / W - 1), data.center[1] - half * (2 * v / W - 1));
+        look(panel, data.center[0] + half * (2 * u / W - 1), data.center[1] - up * half * (2 * v / W - 1));
         const size = Math.hypot(out[1], out[2]);
         if (!(size > 1e-12)) continue;
         const length = 0.92 * cell * Math.tanh(0.75 * size / typical);
         if (length < 1.5 * dot) continue;
-        const a = out[1] / size, b = -out[2] / size, x0 = u - a * length / 2, y0 = v - b * length / 2;
+        const a = out[1] / size, b = -up * out[2] / size, x0 = u - a * length / 2, y0 = v - b * length / 2;
         const x1 = u + a * length / 2, y1 = v + b * length / 2, head = Math.min(3.6 * dot, 0.5 * length);
         ctx.beginPath();
         ctx.moveTo(x0, y0);
@@ -218,7 +350,7 @@
         const at = ((t - shift) / scale - mid + half) / (2 * half) * W;
         if (at < 26 * dot || at > W - 26 * dot) continue;
         if (axis === 0) write(short(t), at, W - 5 * dot, "center", "bottom");
-        else write(short(t), 5 * dot, W - at, "left", "middle");
+        else write(short(t), 5 * dot, up > 0 ? W - at : at, "left", "middle");
       }
     }
     write(data.names[0], W - 6 * dot, W - 5 * dot, "right", "bottom");
@@ -226,13 +358,13 @@
   }
 
   function paintWalkers(panel) {
-    const { canvas, base } = panel, ctx = canvas.getContext("2d"), W = canvas.width, half = view();
+    const { canvas, base } = panel, ctx = canvas.getContext("2d"), W = canvas.width, half = view(panel);
     ctx.drawImage(base, 0, 0);
-    const n = state.x.length / 2, dot = W / canvas.getBoundingClientRect().width;
-    const r = (n > 1500 ? 1.0 : n > 300 ? 1.6 : 2.4) * dot, x = state.x;
+    const x = panel.who ? state[panel.who] : [], n = x.length / 2, dot = W / canvas.getBoundingClientRect().width;
+    const r = (n > 1500 ? 1.0 : n > 300 ? 1.6 : 2.4) * dot;
     ctx.fillStyle = n > 1500 ? theme.soft : theme.walker;
     for (let i = 0; i < x.length; i += 2) {
-      const u = ((x[i] - data.center[0]) / half + 1) / 2 * W, v = (1 - (x[i + 1] - data.center[1]) / half) / 2 * W;
+      const u = ((x[i] - data.center[0]) / half + 1) / 2 * W, v = (1 - up * (x[i + 1] - data.center[1]) / half) / 2 * W;
       if (u < 0 || v < 0 || u > W || v > W) continue;
       ctx.fillRect(u - r, v - r, 2 * r, 2 * r);
     }
@@ -248,7 +380,7 @@
       const k = Math.floor((state.x[i] - data.center[axis] + half) / width);
       if (k >= 0 && k < bins.length) bins[k] += 1 / (n * width);
     }
-    const line = marginals[axis], known = exact !== null && exact.hasDensity;
+    const line = marginals[axis], known = seen !== null || (exact !== null && exact.hasDensity);
     let top = known ? Math.max(...line) : 0;
     top = 1.12 * Math.max(top, known ? Math.min(Math.max(...bins), 2 * top) : Math.max(...bins), 1e-12);
     ctx.clearRect(0, 0, W, H);
@@ -284,8 +416,12 @@
   // ------------------------------------------------------------------ numbers
 
   function known() {
-    if (!exact) return null;
+    if (!exact && !seen) return null;
     const s2 = state.sigma ** 2;
+    if (seen) {
+      const { mean, variance } = Explore.statistics(seen, null, 0);
+      return { mean, variance: variance.map((v) => v + s2), weights: [] };
+    }
     return { mean: data.mean, variance: [data.cov[0] + s2, data.cov[2] + s2],
       weights: K ? exact.spec.weights : [] };
   }
@@ -293,13 +429,17 @@
     const n = state.x.length / 2, law = known();
     if (n) {
       state.now = Explore.statistics(state.x, K ? level(fields.indexOf(exact)) : null, K);
+      if (state.plain.length) {
+        state.then = Explore.statistics(state.plain, level(fields.indexOf(exact), data.low), K);
+        state.results.ula = { ...state.then, sigma: data.low };
+      }
       state.results[state.sampler] = { ...state.now, sigma: state.sigma };
     }
     const inUnits = (s) => s && {
       mean: s.mean.map((v, i) => data.shift[i] + data.scale[i] * v),
       variance: s.variance.map((v, i) => data.scale[i] ** 2 * v), weights: s.weights, sigma: s.sigma,
     };
-    const columns = [["exact", inUnits(law && { ...law, sigma: state.sigma })],
+    const columns = [[seen ? "data" : "exact", inUnits(law && { ...law, sigma: state.sigma })],
       ...Object.entries(state.results).map(([key, s]) => [SAMPLERS[key].name, inUnits(s)])]
       .filter(([, s]) => s);
     const rows = [
@@ -361,6 +501,7 @@
     begin();
     state.x = new Float64Array(0);
     drop(Explore.prior(PRIOR, data.mean, data.cov, data.levels ? data.high : 0, noise), false);
+    if (state.picture === "annealed") Object.assign(state, { plain: state.x.slice(), history: [], results: {} });
   }
 
   function oneStep() {
@@ -388,6 +529,14 @@
       }
     }
     state.steps++;
+    if (state.plain.length) {
+      const still = level(follow, data.low);
+      Explore.ula(state.plain, still, data.stiff / 10, 1, noise);
+      if (state.steps % 4 === 0 || state.ended) {
+        const of = (x, where) => Explore.statistics(x, where, K).weights;
+        state.history.push({ step: state.steps, plain: of(state.plain, still), annealed: of(x, level(follow)) });
+      }
+    }
   }
 
   let numbersDue = true, lastNumbers = 0;
@@ -409,12 +558,12 @@
     requestAnimationFrame(frame);
   }
   function draw(now, moved) {
+    addLoss();
     for (const panel of panels) if (fit(panel.canvas)) dirty = true;
-    if (dirty) { for (const panel of panels) paintBase(panel); }
+    if (dirty) { for (const panel of panels) if (!panel.chart) paintBase(panel); }
     if (dirty || moved || numbersDue) {
-      for (const panel of panels) paintWalkers(panel);
-      paintMarginal(0);
-      paintMarginal(1);
+      for (const panel of panels) (panel.chart ? paintChart : paintWalkers)(panel);
+      if (!$("below").hidden) { paintMarginal(0); paintMarginal(1); }
     }
     if (numbersDue || ((moved || dirty) && (now - lastNumbers > 150 || state.ended))) {
       showNumbers();
@@ -474,6 +623,10 @@
     state.results = {};
     numbersDue = true;
   }
+  function choose(name) {
+    $("sampler").value = name;
+    $("sampler").dispatchEvent(new Event("change"));
+  }
   $("sampler").addEventListener("change", () => {
     state.sampler = $("sampler").value;
     if (sampler().density && !fields[state.follow].hasDensity) follow(fields.findIndex((f) => f.hasDensity));
@@ -488,11 +641,10 @@
   $("follow").addEventListener("change", () => {
     follow(Number($("follow").value));
     if (sampler().density && !fields[state.follow].hasDensity) {
-      $("sampler").value = "ula"; // a learned score has no density, which the correction needs
-      $("sampler").dispatchEvent(new Event("change"));
+      choose("ula"); // a learned score has no density, which the correction needs
     }
   });
-  for (const element of document.querySelectorAll(".several")) element.hidden = fields.length < 2;
+  for (const element of document.querySelectorAll("form .several")) element.hidden = fields.length < 2;
   $("play").addEventListener("click", () => play(!state.playing));
   $("step").addEventListener("click", () => { state.playing = false; oneStep(); showControls(); numbersDue = dirty = true; });
   $("prior").addEventListener("click", dropPrior);
@@ -510,9 +662,18 @@
     } else if (event.key === "s" && on !== "SELECT") $("step").click();
   });
   scheme.addEventListener("change", setTheme);
-  if (!data.levels) $("sigma").closest(".bar").hidden = true;
+  for (const button of $("pictures").children) {
+    button.textContent = PICTURES[button.value].name;
+    button.addEventListener("click", () => show(button.value));
+  }
+  $("pictures").hidden = data.pictures.length < 2;
   setTheme();
   showSigma();
   showControls();
+  const asked = (location.hash || location.search).slice(1); // page.html#loss; ?loss does not scroll to it
+  show(data.pictures.includes(asked) ? asked : data.picture);
   requestAnimationFrame(frame);
 })();
+if (window.frameElement) { // in a report: as high as what is in it
+  new ResizeObserver(() => { frameElement.style.height = `${document.documentElement.scrollHeight}px`; }).observe(document.body);
+}

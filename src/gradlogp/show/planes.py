@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..core import NoisyScore, rand_like
+from ..core import NoisyScore, Schedule, rand_like
 
 Field = Callable[[Tensor, float], Tensor]
 """f(x, σ) -> `(B, C)`: the score, and log p_σ as a third column where it is known."""
@@ -153,29 +153,33 @@ class Blur:
         return torch.cat(rows)
 
 
+def ratio_of_noise(schedule: Schedule, t: float) -> float:
+    """Return σ_t/α_t, at the earliest time of a ladder for t = 0."""
+    if t == 0.0 and schedule.times is not None:
+        t = float(schedule.times.min())
+    alpha, sigma = schedule(torch.tensor(t, dtype=torch.float64))
+    return float(sigma) / float(alpha) if float(alpha) > 0 else math.inf
+
+
+def time_of_ratio(schedule: Schedule, ratio: float) -> float:
+    """Return the time at which σ_t/α_t is this, by bisection."""
+    low, high = 0.0, 1.0
+    for _ in range(60):
+        middle = (low + high) / 2
+        low, high = (middle, high) if ratio_of_noise(schedule, middle) < ratio else (low, middle)
+    return high
+
+
 def noise_to_data(score: NoisyScore) -> tuple[Field, float, float]:
     """Return the field of a noisy score in y = z/α at r = σ/α, and the range of r."""
 
-    def ratio(t: float) -> float:
-        alpha, sigma = score.schedule(torch.tensor(t, dtype=torch.float64))
-        return float(sigma) / float(alpha) if float(alpha) > 0 else math.inf
-
-    def time(r: float) -> float:
-        low, high = 0.0, 1.0
-        for _ in range(60):
-            middle = (low + high) / 2
-            low, high = (middle, high) if ratio(middle) < r else (low, middle)
-        return high
-
     def field(y: Tensor, r: float) -> Tensor:
-        t = torch.tensor(time(r), dtype=torch.float64)
+        t = torch.tensor(time_of_ratio(score.schedule, r), dtype=torch.float64)
         alpha = float(score.schedule(t)[0])
         with torch.no_grad():
             return alpha * score(alpha * y, t).detach().double()
 
-    times = score.schedule.times
-    least = 0.0 if times is None else float(times.min())
-    return field, ratio(least), ratio(1.0)
+    return field, ratio_of_noise(score.schedule, 0.0), ratio_of_noise(score.schedule, 1.0)
 
 
 class Table(NamedTuple):

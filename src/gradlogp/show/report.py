@@ -19,6 +19,7 @@ from collections.abc import Callable, Mapping, Sequence
 from importlib import resources
 from importlib.metadata import version
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 from ..core.files import write_files
@@ -45,13 +46,15 @@ class Row(NamedTuple):
 class Section(NamedTuple):
     """A part of a report: plain paragraphs, separated by blank lines, then figures, then rows.
 
-    A figure is (file stem, caption, function of `theme=`).
+    A figure is (file stem, caption, function of `theme=`), a page (file stem, caption, function that
+    writes it to a path): it is shown within the report, and lies beside it.
     """
 
     title: str
     text: str = ""
     figures: tuple[tuple[str, str, Draw], ...] = ()
     rows: tuple[Row, ...] = ()
+    pages: tuple[tuple[str, str, Callable[[Path], object]], ...] = ()
 
 
 def _power(exponent: int) -> str:
@@ -159,7 +162,7 @@ def write(
     sections: Sequence[Section],
     provenance: Mapping[str, str],
 ) -> Path:
-    """Write `index.html`, `numbers.json` and the figures `stem.png` and `stem-dark.png`.
+    """Write `index.html`, `numbers.json`, the figures `stem.png`, `stem-dark.png` and the pages.
 
     Everything is drawn before anything is written, and `index.html` comes last: a report that is
     there is whole.
@@ -179,7 +182,7 @@ def write(
         OSError: If the directory cannot be written to.
     """
     directory = Path(directory)
-    stems = [stem for section in sections for stem, _, _ in section.figures]
+    stems = [stem for section in sections for stem, _, _ in (*section.figures, *section.pages)]
     bad = [s for s in stems if not re.fullmatch(r"\w[\w.-]*", s) or s.endswith("-dark")]
     if bad or len(set(stems)) < len(stems):
         raise ValueError(
@@ -192,10 +195,16 @@ def write(
         light, dark = (png(draw(theme=theme), _DPI) for theme in (LIGHT, DARK))
         files |= {f"{stem}.png": light, f"{stem}-dark.png": dark}
         pictures[stem] = _picture(light, dark)
+    pages = {}
+    with TemporaryDirectory() as folder:
+        for stem, _, make in (page for section in sections for page in section.pages):
+            make(Path(folder) / f"{stem}.html")
+            pages[stem] = (Path(folder) / f"{stem}.html").read_text(encoding="utf-8")
+            files[f"{stem}.html"] = pages[stem].encode()
     verdicts = [row.verdict for section in sections for row in section.rows]
     page = fill_page(
-        "report", title=title, lead=lead, sections=sections, pictures=pictures, provenance=provenance,
-        verdicts=[verdict for verdict in verdicts if verdict is not None],
+        "report", title=title, lead=lead, sections=sections, pictures=pictures, pages=pages,
+        provenance=provenance, verdicts=[verdict for verdict in verdicts if verdict is not None],
     )  # fmt: skip
     files["numbers.json"] = _numbers(title, sections, provenance).encode()
     files["index.html"] = page.encode()

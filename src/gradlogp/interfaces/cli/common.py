@@ -22,6 +22,10 @@ if TYPE_CHECKING:
     from ...show.report import Row
 
 
+NARROW = 60
+"""Characters a line, below which a table is written one row below the other."""
+
+
 class Misuse(ValueError):
     """An argument that cannot be meant: exit code 2."""
 
@@ -228,19 +232,33 @@ def print_json(value: Any) -> None:
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]], numbers: str = "") -> None:
-    """Print a table on standard output; the columns named in `numbers` are flush right, unbroken."""
+    """Print a table on standard output; the columns named in `numbers` are flush right, unbroken.
+
+    Below `NARROW` characters a row is a paragraph: what has no heading (a verdict) and the first
+    cell, then the others, each below its name.
+    """
     from rich.console import Console
+    from rich.padding import Padding
     from rich.table import Table
     from rich.text import Text
 
+    width = None if sys.stdout.isatty() or "COLUMNS" in os.environ else 150
+    console = Console(width=width, highlight=False)
+    if console.width < NARROW:
+        for row in rows:
+            cells = dict(zip(columns, row, strict=True))
+            console.print(Text(" ".join(filter(None, [cells.pop("", ""), row[0]])), style="bold"))
+            for name, cell in [*cells.items()][1:]:
+                if cell:
+                    console.print(Padding(Text(f"{name}: {cell}"), (0, 0, 0, 2), expand=False))
+        return
     table = Table(box=None, pad_edge=False)
     for name in columns:
         number = bool(name) and name in numbers.split()
         table.add_column(name, justify="right" if number else "left", no_wrap=number or not name)
     for row in rows:
         table.add_row(*map(Text, row))
-    width = None if sys.stdout.isatty() else 150
-    Console(width=width, highlight=False).print(table)
+    console.print(table)
 
 
 def print_rows(rows: Iterable[Row]) -> None:

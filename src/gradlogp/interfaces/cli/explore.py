@@ -4,13 +4,29 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
-from .common import Misuse, claim_output, is_checkpoint, print_json, say, set_threads
+from .common import (
+    Misuse,
+    claim_output,
+    generator_of,
+    is_checkpoint,
+    print_json,
+    refuse,
+    say,
+    set_threads,
+)
 from .langevin import doubles, known, of_file
 
 if TYPE_CHECKING:
-    from ...distributions.analytic import GaussianMixture
+    from ...distributions.analytic import GaussianMixture, VonMisesCircle
+    from ..estimator import ScoreEstimator
+
+Picture = Literal["level", "levels", "loss", "particles", "annealed", "split"]
+"""As of `show.explore`, which is imported when it is needed."""
+
+IMAGES = 8
+"""Images that the page of a model of images shows."""
 
 NODES = 48
 """Gaussians along each moon, at Gauss–Legendre nodes: the density is right to 1e-7 of its maximum."""
@@ -20,6 +36,7 @@ def explore(
     source: str = "mixture",
     *,
     target: str | None = None,
+    picture: Picture = "level",
     out: Path = Path("explore.html"),
     force: bool = False,
     threads: int | None = None,
@@ -33,12 +50,16 @@ def explore(
     probability flow, while their moments stand beside the exact ones.
 
     Args:
-        source: What to show: mixture, ring, moons or another target in the plane that `gradlogp
-            targets` lists; the folder of a checkpoint of two columns; or file.py:function, a
-            log-density of a batch (B, 2) or a density. Such a file is run, with all that is in it:
-            name only files that you trust.
+        source: What to show: mixture, ring, moons, circle or another target in the plane that
+            `gradlogp targets` lists; the folder of a checkpoint of two columns, or of images, some of
+            which are drawn, noised and denoised level by level; or file.py:function, a log-density of
+            a batch (B, 2) or a density. Such a file is run, with all that is in it: name only files
+            that you trust.
         target: The law that a checkpoint should have learned, likewise: it is shown beside it, with
             their difference.
+        picture: What the page shows first: one level, many levels, the denoising loss against σ,
+            particles, plain against annealed Langevin, or the split into normal and tangent parts of
+            ring and circle.
         out: The page to write, .html.
         force: Replace a page that is there.
         threads: PyTorch threads.
@@ -51,16 +72,24 @@ def explore(
     claim_output(out, force=force)
     from ...show import explore as write_page
 
-    with doubles():
-        names, exact = ("x", "y"), None
-        if is_checkpoint(source):
-            field, names = _checkpoint(source)
-            exact = None if target is None else _law(target, "--target")
-        else:
-            if target is not None:
-                raise Misuse(f"--target is for a checkpoint, and {source} is none")
-            field = _law(source, "the source")
-        write_page(field, out, exact=exact, title=f"The score of {_called(source)}", names=names)
+    estimator = _load(source) if is_checkpoint(source) else None
+    title = f"The score of {_called(source)}"
+    if estimator is not None and len(estimator.model_.event_shape) == 3:
+        refuse({"--target": target}, "is for a checkpoint of two columns")
+        _strip(estimator, out, title, quiet)
+    else:
+        with doubles():
+            names, exact = ("x", "y"), None
+            if estimator is not None:
+                field, names = _checkpoint(estimator, source)
+                exact = None if target is None else _law(target, "--target")
+            else:
+                refuse({"--target": target}, f"is for a checkpoint, and {source} is none")
+                field = _law(source, "the source")
+            around = (0.0, 0.0) if source in ("ring", "circle") else None
+            write_page(
+                field, out, exact=exact, title=title, names=names, around=around, picture=picture
+            )
     size = out.stat().st_size
     if json:
         print_json({"page": out, "bytes": size})
@@ -83,6 +112,13 @@ def moons() -> GaussianMixture:
     return GaussianMixture(torch.as_tensor(w).repeat(2) / 4, means, 0.1**2)
 
 
+def circle() -> VonMisesCircle:
+    """Return a law on the unit circle, denser on its right."""
+    from ...distributions.analytic import VonMisesCircle
+
+    return VonMisesCircle(1.0, 2.0)
+
+
 def _law(source: str, option: str) -> Any:
     """Return a law in the plane by its name, or from a file; a score where nothing else is known."""
     import torch
@@ -91,7 +127,7 @@ def _law(source: str, option: str) -> Any:
     from ...distributions.analytic import Gaussian, GaussianMixture
     from ...distributions.as_target import has_log_prob
 
-    named, (path, _, name) = {**known(), "moons": moons}, source.rpartition(":")
+    named, (path, _, name) = {**known(), "moons": moons, "circle": circle}, source.rpartition(":")
     if source in named:
         law = named[source]()
     elif path.endswith(".py"):
@@ -108,14 +144,31 @@ def _law(source: str, option: str) -> Any:
         )
     if isinstance(law, Gaussian):
         return GaussianMixture(torch.ones(1), law.mean[None], law.cov[None])
-    return law if has_log_prob(law) or isinstance(law, GaussianMixture) else law.score
+    return law if has_log_prob(law) or hasattr(law, "noised") else law.score
 
 
-def _checkpoint(source: str) -> tuple[Any, tuple[str, str]]:
-    """Return the noisy score of a checkpoint of two columns, and their names."""
+def _load(source: str) -> ScoreEstimator:
     from .loading import load_estimator
 
-    estimator = load_estimator(Path(source))
+    return load_estimator(Path(source))
+
+
+def _strip(estimator: ScoreEstimator, out: Path, title: str, quiet: bool) -> None:
+    """Write the page of a model of images: of draws of its own, their classes as in the data."""
+    from ...show import strip
+    from ..pipeline import draw
+    from .given import class_labels
+
+    g = generator_of(0)
+    labels = class_labels(estimator, None, IMAGES, g)
+    model = estimator.model_
+    score = model if labels is None else model.given(labels)
+    images = draw(score, IMAGES, 24, generator=g, title="drawing", quiet=quiet)
+    strip(score, images, out, title=title, generator=g)
+
+
+def _checkpoint(estimator: ScoreEstimator, source: str) -> tuple[Any, tuple[str, str]]:
+    """Return the noisy score of a checkpoint of two columns, and their names."""
     model = estimator.model_
     if tuple(model.event_shape) != (2,):
         raise Misuse(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -55,8 +56,8 @@ def restore(
 ) -> int:
     """Restore a damaged image, with a learned score of images as the prior.
 
-    Writes a picture: what was seen, N draws of what may have been there, their mean and their
-    standard deviation; and the draws as .npy beside it.
+    Writes a picture: what was seen, with what is missing marked, N draws of what may have been
+    there, their mean and their standard deviation; and the draws as .npy beside it.
 
     Args:
         checkpoint: Checkpoint folder of a model of images.
@@ -237,13 +238,16 @@ def _guided(
 
 
 def _shown(operator: LinearOperator, y: Tensor, shape: torch.Size) -> Tensor:
-    """Return what was seen as an image, what is missing as 0."""
+    """Return what was seen as an image, what is missing as NaN."""
     from ...inverse import Inpainting, Subsampling
 
     if isinstance(operator, Subsampling):
         k = shape[1] // y.shape[2]
         return y.repeat_interleave(k, 2).repeat_interleave(k, 3)
-    return operator.adjoint(y) if isinstance(operator, Inpainting) else y
+    if isinstance(operator, Inpainting):
+        there = operator.adjoint(y.new_ones(y.shape)) > 0
+        return operator.adjoint(y).masked_fill(~there, math.nan)
+    return y
 
 
 def _write(
@@ -254,14 +258,16 @@ def _write(
     from ...core.files import write_files
     from ...show.plots import image_grid, png
 
-    first = [] if truth is None else [("original", truth)]
+    original = [] if truth is None else [("original", truth)]
+    hidden = bool(seen.isnan().any())
     low, high = float(draws.min()), float(draws.max())
     scaled = low + (high - low) * spread / max(float(spread.max()), 1e-12)
     rows = [
-        *first, ("draws", draws), ("seen", seen), ("mean of the draws", mean),
+        *original, ("seen; what is missing is orange" if hidden else "seen", seen),
+        ("draws", draws), ("mean of the draws", mean),
         (f"their standard deviation, up to {float(spread.max()):.3g}", scaled),
     ]  # fmt: skip
     write_files({
-        out: png(image_grid(rows)),
+        out: png(image_grid(rows, limits=(low, high))),
         out.with_suffix(".npy"): lambda file: np.save(file, draws.numpy()),
     })  # fmt: skip

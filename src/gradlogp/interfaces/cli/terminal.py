@@ -11,11 +11,10 @@ from typing import Any
 IN_ASCII = {
     "−": "-", "–": "-", "—": "-", "±": "+/-", "×": "x", "·": "*", "✓": "ok", "✗": "x", "…": "...",
     "≤": "<=", "≥": ">=", "≈": "~", "∞": "inf", "√": "sqrt", "∇": "grad ", "∂": "d", "Σ": "sum ",
-    "→": "->", "α": "alpha", "β": "beta", "λ": "lambda", "σ": "sigma", "θ": "theta", "τ": "tau",
-    "χ": "chi", "π": "pi", "Π": "Pi", "‖": "|", "⟨": "<", "⟩": ">", "½": "1/2", "“": '"', "”": '"',
+    "→": "->", "‖": "|", "⟨": "<", "⟩": ">", "½": "1/2", "“": '"', "”": '"',
     "’": "'", "‘": "'", "━": "-", "╸": "-", "│": "|", "─": "-", "╭": "+", "╮": "+", "╰": "+", "╯": "+",
 }  # fmt: skip
-"""What this library prints; powers, accents and the like are taken apart by Unicode itself."""
+"""What this library prints; powers, accents and Greek letters are taken apart by Unicode itself."""
 
 NAME = "gradlogp"
 
@@ -35,8 +34,17 @@ def in_ascii(text: str) -> str:
         plain = unicodedata.normalize("NFKD", IN_ASCII.get(character, character))
         for part in plain:
             if not unicodedata.combining(part):
-                out.append(part if part.isascii() else IN_ASCII.get(part, "?"))
+                out.append(part if part.isascii() else IN_ASCII.get(part) or _greek(part) or "?")
     return "".join(out)
+
+
+def _greek(letter: str) -> str:
+    """Return the name of a Greek letter, Sigma for Σ."""
+    words = unicodedata.name(letter, "").split()
+    if words[:1] != ["GREEK"]:
+        return ""
+    name = "lambda" if words[-1] == "LAMDA" else words[-1].lower()
+    return name.capitalize() if words[1] == "CAPITAL" else name
 
 
 def _replace(error: UnicodeError) -> tuple[str, int]:

@@ -16,8 +16,10 @@ from ...check.metrics.features import Classifier, frechet_distance
 from ...core import NoisyScore, Verdict, distances
 from ...diffusion.evolve import evolve
 from ...diffusion.transitions import AnnealedLangevin
+from ...learn import checkpoint
 from ...learn.training import Step
 from ...noise.grids import T_END
+from ...scores.model import ScoreModel
 from ...show.plots import Figure, image_grid, loss_curve
 from ...show.progress import bar
 from ...show.report import Row, Section, provenance, write
@@ -134,14 +136,15 @@ def image_sections(
 
 def finish(
     out: Path, title: str, lead: str, sections: Sequence[Section], began: float, seed: int,
-    comparison: Comparison, **facts: object,
+    comparison: Comparison, model: ScoreModel, **facts: object,
 ) -> Outcome:  # fmt: skip
-    """Write the report, with what was run and on what, and return what came out.
+    """Write the model and the report, with what was run and on what, and return what came out.
 
     A demonstration passes by the goals it has set itself. The verdict on its samples is another
     matter: it is part of the report, whatever it says.
     """
     rows = tuple(row for section in sections for row in section.rows)
     passed = all(row.verdict is not False for row in rows if row not in comparison.rows)
+    checkpoint.save(out / "model", model)
     page = write(out, title, lead, sections, provenance(began, seed=seed, **facts))
     return Outcome(page, rows, passed, comparison.verdict)

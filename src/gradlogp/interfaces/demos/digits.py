@@ -13,6 +13,7 @@ from ...check.compare import compare
 from ...check.metrics.features import Classifier
 from ...core import Estimate, proportion
 from ...learn import data, fit
+from ...show import strip
 from ...show.plots import image_grid
 from ...show.report import Row, Section
 from ..pipeline import build_model, draw
@@ -81,11 +82,29 @@ def run(out: Path, *, seed: int = 0, steps: int = STEPS, quiet: bool = False) ->
             (("digits", "Generated digits, a row for each class.", partial(image_grid, grid)),),
             tuple(rows_judge),
         ),
+        Section(
+            "Noised and denoised",
+            "Held-out digits with more and more noise, and the mean of all digits of their class "
+            "that may lie behind it. From these means a sample is made, level by level.",
+            pages=(
+                (
+                    "levels",
+                    "Held-out digits at all noise levels, denoised by the learned score.",
+                    partial(
+                        strip,
+                        model.given(held.labels[:8]),
+                        held.x[:8],
+                        title="Digits, noised and denoised",
+                        generator=g,
+                    ),
+                ),
+            ),
+        ),
         *image_sections(history, samples, training.x, held.x, comparison.rows),
     ]
     return finish(
         out, "Digits: a class-conditional score of images", LEAD.format(n=len(training.x)), sections,
-        began, seed, comparison, noise=model.schedule,
+        began, seed, comparison, model, noise=model.schedule,
         data=f"{digits.name}: {len(training.x):,} to learn from, {len(held.x):,} held out",
         network=f"{type(model.network).__name__}, "
         f"{sum(p.numel() for p in model.parameters()):,} weights, {steps} steps",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import time
 from functools import partial
 from pathlib import Path
@@ -14,6 +15,7 @@ from ...diffusion import log_likelihood
 from ...learn import data, fit
 from ...noise import blurred
 from ...noise.schedules import VE
+from ...show import explore
 from ...show.plots import fields, scatter_pair, trajectories
 from ...show.progress import bar
 from ...show.report import Section
@@ -24,6 +26,7 @@ from .common import Outcome, annealed_paths, finish, train
 STEPS = 2000
 GENERATED = 10_000
 HELD_OUT_SCORED = 10_000  # all of them
+POINTS, LEVELS = 72, 14  # of the table that the explorer reads
 LEAD = (
     "A score learned from the Hipparcos catalogue: the colour B−V of {n:,} nearby stars against "
     "their absolute magnitude. The network never saw the stars on the left of each picture."
@@ -84,9 +87,10 @@ def run(out: Path, *, seed: int = 0, steps: int = STEPS, quiet: bool = False) ->
     ]
     comparison = compare(samples, x_held, x, baselines=False, generator=g)
 
-    paths = annealed_paths(model, 16, generator=g)
+    paths = annealed_paths(model, 6, generator=g)
     bounds = (-0.5, 2.2, -4.0, 13.0)
     names = ("colour B−V", "absolute magnitude")
+    model.columns = stars.columns
     sections = [
         Section(
             "Samples beside the real stars",
@@ -110,11 +114,23 @@ def run(out: Path, *, seed: int = 0, steps: int = STEPS, quiet: bool = False) ->
             "Arrows point where the density rises fastest. An annealed run starts as noise far "
             "outside and follows them while the noise level falls.",
             (
-                ("field", "The learned score of the stars' law, blurred by a tenth of its spread.",
-                 partial(fields, (("learned score", blurred(model, 0.1).score),), bounds=bounds,
-                         points=x_held, names=names)),
+                ("field", "The learned score of the stars' law with noise of a half, a quarter and a "
+                 "tenth of its spread.",
+                 partial(fields, [(f"σ = {s}", blurred(model, s).score) for s in (0.5, 0.25, 0.1)],
+                         bounds=bounds,
+                         points=x_held, names=names, invert_y=True)),
                 ("paths", "Annealed Langevin paths from noise to stars.",
-                 partial(trajectories, paths, bounds=bounds, names=names)),
+                 partial(trajectories, paths, bounds=bounds, names=names, invert_y=True)),
+            ),
+        ),
+        Section(
+            "Walk it yourself",
+            "The same score at every noise level. Move the level, drop walkers, and let them follow "
+            "Langevin dynamics, the reverse SDE or the flow until they lie where the stars lie.",
+            pages=(
+                ("explorer", "Walkers under the learned score beside held-out stars.",
+                 partial(explore, copy.deepcopy(model).double(), points=x_held, names=names,
+                         invert_y=True, size=POINTS, n_levels=LEVELS, title="The score of the stars")),
             ),
         ),
         Section(
@@ -126,7 +142,7 @@ def run(out: Path, *, seed: int = 0, steps: int = STEPS, quiet: bool = False) ->
     ]  # fmt: skip
     return finish(
         out, "Stars: a score learned from the sky", LEAD.format(n=len(stars.x)), sections,
-        began, seed, comparison, noise=model.schedule, notes="; ".join(stars.notes),
+        began, seed, comparison, model, noise=model.schedule, notes="; ".join(stars.notes),
         data=f"{stars.name}: {len(x):,} stars to learn from, {len(x_held):,} held out",
         network=f"MLP, {sum(p.numel() for p in model.parameters()):,} weights, {steps} steps",
     )  # fmt: skip

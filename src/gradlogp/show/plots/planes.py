@@ -21,6 +21,10 @@ Bounds = tuple[float | int, float | int, float | int, float | int]
 """The frame of a plane: x_min, x_max, y_min, y_max."""
 
 
+QUIET = 1.9
+"""Of the colormap's range what lies behind other things uses one part in so many."""
+
+
 def _plane(points: Tensor, name: str) -> Array:
     if points.ndim != 2 or points.shape[1] != 2 or not len(points):
         raise ValueError(f"{name} must have shape (n, 2), n > 0, got {tuple(points.shape)}")
@@ -70,7 +74,7 @@ def _histogram(xy: Array, bounds: Bounds, bins: int) -> Array:
 def _backdrop(axes: Axes, p: Array, bounds: Bounds, theme: Theme) -> None:
     """Show a density behind other things: √p, in the quieter half of the colormap."""
     root = np.sqrt(p / max(p.max(), 1e-300))
-    style: dict[str, Any] = {"cmap": theme.density_map, "vmin": 0, "vmax": 1.9}
+    style: dict[str, Any] = {"cmap": theme.density_map, "vmin": 0, "vmax": QUIET}
     axes.imshow(
         root, origin="lower", extent=bounds, interpolation="bilinear", aspect="auto", **style
     )
@@ -83,6 +87,7 @@ def fields(
     density: Callable[[Tensor], Tensor] | None = None,
     points: Tensor | None = None,
     names: tuple[str, str] = ("x₁", "x₂"),
+    invert_y: bool = False,
     theme: Theme = LIGHT,
 ) -> Figure:
     """Draw score fields side by side, on a density or on points.
@@ -97,6 +102,7 @@ def fields(
         density: log p for the background, `(n, 2) -> (n,)`, up to a constant.
         points: Points `(n, 2)`: dots over the density, a histogram in its absence.
         names: Names of the axes.
+        invert_y: Let y grow downwards, as magnitudes do.
         theme: Colours.
     """
     if not 1 <= len(panels) <= 3:
@@ -133,6 +139,8 @@ def fields(
             v = v / (c + np.linalg.norm(v, axis=1, keepdims=True)) * longest
             axes.quiver(*array(cells).T, *v.T, color=theme.ink, **quiver)
         all_axes[0].set_ylabel(names[1])
+        if invert_y:
+            all_axes[0].invert_yaxis()
         note = f"arrow length ∝ |s| / ({c:.2g} + |s|)"
         figure.supxlabel(note, x=0.99, ha="right", fontsize=7.5, color=theme.muted)
     return figure
@@ -215,6 +223,7 @@ def trajectories(
     bounds: Bounds,
     density: Callable[[Tensor], Tensor] | None = None,
     names: tuple[str, str] = ("x₁", "x₂"),
+    invert_y: bool = False,
     theme: Theme = LIGHT,
 ) -> Figure:
     """Draw the paths of an annealed run from noise to data.
@@ -227,6 +236,7 @@ def trajectories(
         bounds: The frame, where the data are.
         density: log p of the data, `(n, 2) -> (n,)`, up to a constant.
         names: Names of the axes.
+        invert_y: Let y grow downwards.
         theme: Colours.
     """
     if paths.ndim != 3 or paths.shape[2] != 2 or len(paths) < 2 or not paths.shape[1]:
@@ -261,6 +271,8 @@ def trajectories(
                 x, y, _ = _cells(box, *log_p.shape)
                 style: dict[str, Any] = {"colors": theme.muted, "linestyles": "solid"}
                 axes.contour(x, y, log_p, [-8.0, -4.5, -2.0, -0.5], linewidths=0.5, **style)
+            if invert_y:
+                axes.invert_yaxis()
             lines = LineCollection(list(segments), array=time, cmap=theme.time_map, lw=width)
             axes.add_collection(lines, autolim=False)
             axes.plot(*xy[0].T, ms=3.5, mec=theme.ink, mfc=theme.background, label="start", **edge)

@@ -6,6 +6,7 @@ import textwrap
 from collections.abc import Sequence
 
 import numpy as np
+from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from torch import Tensor
 
@@ -15,12 +16,18 @@ _GAP, _ROW_GAP = 0.05, 0.14  # inches
 MOST_POINTS, MOST_IMAGES = 5000, 64
 
 
-def image_grid(rows: Sequence[tuple[str, Tensor]], *, theme: Theme = LIGHT) -> Figure:
-    """Draw rows of images with crisp pixels; the range of values is that of the first row.
+def image_grid(
+    rows: Sequence[tuple[str, Tensor]],
+    *,
+    limits: tuple[float, float] | None = None,
+    theme: Theme = LIGHT,
+) -> Figure:
+    """Draw rows of images with crisp pixels. NaN is what is missing, and has a colour of its own.
 
     Arguments:
         rows: Pairs (title, images `(n, channels, height, width)`), channels 1 or 3. More than 16
             images continue on the next line.
+        limits: What is black and what is white; by default the range of the first row.
         theme: Colours of what is not image.
     """
     if not rows:
@@ -28,7 +35,8 @@ def image_grid(rows: Sequence[tuple[str, Tensor]], *, theme: Theme = LIGHT) -> F
     for title, images in rows:
         if images.ndim != 4 or images.shape[1] not in (1, 3) or not len(images):
             raise ValueError(f"{title}: needs (n, 1 or 3, height, width), got {images.shape}")
-    low, high = float(rows[0][1].min()), float(rows[0][1].max())
+    first = array(rows[0][1])
+    low, high = limits or (float(np.nanmin(first)), float(np.nanmax(first)))
     columns = min(16, max(len(images) for _, images in rows))
     tile = min(0.85, 8.6 / columns)
     cell = tile + _GAP
@@ -46,7 +54,11 @@ def image_grid(rows: Sequence[tuple[str, Tensor]], *, theme: Theme = LIGHT) -> F
             middle = top + (n * cell - _GAP) / 2
             axes.text(left - 0.15, middle, label, ha="right", va="center")
             pixels = ((array(images) - low) / (high - low or 1.0)).clip(0, 1)
-            for i, image in enumerate(pixels.transpose(0, 2, 3, 1)):
+            holes = np.isnan(pixels).any(1)[..., None]
+            pixels = pixels.transpose(0, 2, 3, 1)
+            if holes.any():
+                pixels = np.where(holes, to_rgb(theme.model), pixels)
+            for i, image in enumerate(pixels):
                 x, y = left + i % columns * cell, top + i // columns * cell
                 box = (x, x + tile, y + tile, y)
                 axes.imshow(image, "gray", vmin=0, vmax=1, extent=box, interpolation="nearest")
