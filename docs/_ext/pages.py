@@ -15,6 +15,7 @@ from itertools import groupby
 from pathlib import Path
 from textwrap import indent
 from typing import Any
+from unittest.mock import patch
 
 import bibliography
 import evidence
@@ -131,13 +132,12 @@ def claims_page() -> str:
 
 def commands_page() -> str:
     """Return the page of the command line: what each command says of itself."""
-    os.environ["COLUMNS"] = "96"
     parts = [
         heading("Command line", "="),
         "What ``gradlogp`` and its commands say with ``--help``.\n",
     ]
     for command in ("", *(name for name in app if not name.startswith("-"))):
-        with redirect_stdout(io.StringIO()) as said:
+        with redirect_stdout(io.StringIO()) as said, patch.dict(os.environ, COLUMNS="96"):
             main([*command.split(), "--help"])
         text = "\n".join(line.rstrip() for line in said.getvalue().strip().splitlines())
         parts += [heading(f"gradlogp {command}".strip(), "-"), ".. code-block:: none", ""]

@@ -168,9 +168,14 @@ def masked_errors(
         raise ValueError(
             f"z must have the {len(score.condition)} rows that score knows, got {len(z)}"
         )
-    sizes = [("groups", groups, int), ("flags", flags, bool)]
-    for name, value, kind in (*sizes, *([("given", given, bool)] if given else [])):
+    for name, value, kind in (
+        ("groups", groups, int),
+        ("flags", flags, bool),
+        ("given", given, bool),
+    ):
         check_kind(value, name, tuple | list, f"a tuple, one for each of {z.shape[1]} entries")
+        if name == "given" and not value:
+            continue
         if len(value) != z.shape[1] or not all(type(v) is kind for v in value):
             raise ValueError(f"{name} must be {z.shape[1]} of {kind.__name__}, got {shown(value)}")
     z = z.to(score.like)

@@ -25,7 +25,6 @@ from ...core import (
     Generator,
     ScoreFn,
     check_count,
-    check_finite,
     check_function,
     check_number,
     check_points,
@@ -204,9 +203,11 @@ def finite_difference(
     check_count(n_slices, "n_slices")
     like = x.detach()
     if step is None:
-        scale = like.flatten(1).square().mean(1).sqrt().clamp(min=1.0)
+        most = (
+            like.flatten(1).abs().amax(1).clamp(min=1.0)
+        )  # the squares of large entries overflow
+        scale = (most * (like.flatten(1) / most[:, None]).square().mean(1).sqrt()).clamp(min=1.0)
         h = per_sample(torch.finfo(x.dtype).eps ** (1 / 3) * scale, x)
-        check_finite(h, "the step, which follows the size of x,")
     else:
         check_number(step, "step", above=0)
         h = per_sample(step, x)
