@@ -44,7 +44,7 @@ from torch import Tensor
 import gradlogp as glp
 from gradlogp.check.metrics import frechet_distance, mean_score
 from gradlogp.check.sample_size import mixture_weight
-from gradlogp.geometry import project
+from gradlogp.geometry import project, tangent_normal_split
 from gradlogp.langevin.kernels import Preconditioner
 from gradlogp.learn.objectives import gaussian_precision, generalised, nu_method
 from gradlogp.noise import tweedie_product, tweedie_variance
@@ -61,7 +61,7 @@ INFINITE_RESULTS = (
     "Churn",  # r_max, by default
     "gaussian_error",  # for few points, as it says
 )
-"""Where a result holds infinities that are right: also losses, which a training looks at."""
+"""Where a result holds infinities that are right."""
 
 # ---------------------------------------------------------------------------- arguments
 
@@ -269,7 +269,8 @@ def mistake(path, f, given, replaced):
 
 
 def may_be_infinite(path):
-    return path.startswith("learn.objectives") or path.endswith(INFINITE_RESULTS)
+    rooms = "learn.objectives", "langevin.kernels.underdamped"  # losses, and infinite friction
+    return path.startswith(rooms) or path.endswith(INFINITE_RESULTS)
 
 
 def misshapen(f, arguments):
@@ -347,12 +348,13 @@ def interrupted():
         (lambda: glp.tweedie(lambda x: x + 0j, X, 1.0, 1.0), r"score must return real numbers, got"),
         (lambda: generalised(torch.neg, X.abs() * 1e200, lambda x: x * x), r"weight has 12 of 12"),
         (lambda: glp.inverse.observe(X, lambda x: x + 0j, 1.0), r"the dtype of what operator returns"),
+        (lambda: tangent_normal_split(lambda x: x + 0j, X, 0.1, 1), r"must return real numbers, got"),
         (lambda: glp.sample(torch.neg, X, resume="x.npy"), r"pass resume= without counts"),
         (lambda: glp.ScoreEstimator().fit([["a", "b"]]), r"X must be numbers, rows of one length"),
         (lambda: interrupted().sample(3), r"this TableEstimator has not been fitted"),
     ],
     ids=("project", "nu_method", "from_ensemble", "mean_score", "mixture_weight", "variance",
-         "product", "gaussian_precision", "frechet", "complex", "weight", "operator", "resume",
+         "product", "gaussian_precision", "frechet", "complex", "split", "weight", "operator", "resume",
          "text", "interrupted"),
 )  # fmt: skip
 def test_what_random_calls_have_found(attempt, message):

@@ -111,21 +111,21 @@ def check_dtype(dtype: object, name: str = "dtype") -> None:
 
 
 def check_same_shape(out: Tensor, x: Tensor, name: str) -> None:
-    """Raise `ValueError` unless a function of x returned the shape of x (never broadcast)."""
+    """Raise `ValueError` unless a function of x returned real numbers in the shape of x."""
     shape = tuple(out.shape) if isinstance(out, Tensor) else type(out).__name__
     if shape != tuple(x.shape):
         raise ValueError(f"{name} returned shape {shape} for x of {tuple(x.shape)}")
+    if out.is_complex():
+        raise ValueError(f"{name} must return real numbers, got {out.dtype}")
 
 
 def evaluate(
     f: Callable[[Tensor], Tensor], x: Tensor, name: str = "score", *, finite: bool = False
 ) -> Tensor:
-    """Return f(x); `ValueError` if f cannot be called, or for no real numbers or another shape."""
+    """Return f(x); `ValueError` if f cannot be called or returns another shape than that of x."""
     check_function(f, name)
     out = f(x)
     check_same_shape(out, x, name)
-    if out.is_complex():
-        raise ValueError(f"{name} must return real numbers, got {out.dtype}")
     if finite:
         check_finite(out, name)
     return out

@@ -83,7 +83,7 @@ def column_of(kept: dict[str, Any]) -> Column:
     return Column(**kept | pairs)
 
 
-def frame_of(X: Any) -> tuple[pd.DataFrame, str]:
+def frame_of(X: Any, name: str = "X") -> tuple[pd.DataFrame, str]:
     """Return a frame of pandas, and which kind was given."""
     if isinstance(X, pd.DataFrame):
         frame, kind = X, "pandas"
@@ -95,7 +95,7 @@ def frame_of(X: Any) -> tuple[pd.DataFrame, str]:
                     "boolean" if str(dtype) == "Boolean" else str(dtype)
                 )
     else:
-        raise TypeError(f"X must be a frame of pandas or polars, got {type(X).__name__}")
+        raise TypeError(f"{name} must be a frame of pandas or polars, got {type(X).__name__}")
     names = list(map(str, frame.columns))
     if len(set(names)) < len(names):
         twice = sorted({name for name in names if names.count(name) > 1})

@@ -38,7 +38,9 @@ def read_given(given: Any, columns: Sequence[Column]) -> pd.DataFrame:
     Raises:
         ValueError: For no cell, unknown columns, or values that no row can have.
     """
-    frame = pd.DataFrame([dict(given)]) if isinstance(given, Mapping) else frame_of(given)[0]
+    frame = (
+        pd.DataFrame([dict(given)]) if isinstance(given, Mapping) else frame_of(given, "given")[0]
+    )
     known = {c.name: c for c in columns}
     if not len(frame) or not len(frame.columns):
         raise ValueError("given= holds no cell: omit it")
