@@ -1,11 +1,13 @@
 """One thread, float64 by default, and a generator of its own for every test."""
 
+import os
 import zlib
 
 import pytest
 import torch
 import typed
 
+os.environ.pop("COLUMNS", None)  # the width of the terminal of whoever runs the tests
 typed.install()
 torch.set_num_threads(1)
 
