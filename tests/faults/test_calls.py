@@ -326,6 +326,10 @@ def test_six_thousand_random_calls():
 META = torch.ones(2, 2, dtype=torch.bool, device="meta")
 
 
+def small():
+    return glp.ScoreModel(glp.MLP(2, 4, 1).double(), glp.schedules.VP(), "v")
+
+
 def interrupted():
     """A table whose training was stopped before it had a model."""
     table = glp.TableEstimator()
@@ -349,13 +353,14 @@ def interrupted():
         (lambda: generalised(torch.neg, X.abs() * 1e200, lambda x: x * x), r"weight has 12 of 12"),
         (lambda: glp.inverse.observe(X, lambda x: x + 0j, 1.0), r"the dtype of what operator returns"),
         (lambda: tangent_normal_split(lambda x: x + 0j, X, 0.1, 1), r"must return real numbers, got"),
+        (lambda: glp.fit(small(), X, held_out=X * 1e200), r"held_out has rows so far from the data"),
         (lambda: glp.sample(torch.neg, X, resume="x.npy"), r"pass resume= without counts"),
         (lambda: glp.ScoreEstimator().fit([["a", "b"]]), r"X must be numbers, rows of one length"),
         (lambda: interrupted().sample(3), r"this TableEstimator has not been fitted"),
     ],
     ids=("project", "nu_method", "from_ensemble", "mean_score", "mixture_weight", "variance",
-         "product", "gaussian_precision", "frechet", "complex", "split", "weight", "operator", "resume",
-         "text", "interrupted"),
+         "product", "gaussian_precision", "frechet", "complex", "split", "held_out", "weight",
+         "operator", "resume", "text", "interrupted"),
 )  # fmt: skip
 def test_what_random_calls_have_found(attempt, message):
     with pytest.raises(ValueError, match=message):

@@ -61,6 +61,11 @@ class Measurement:
         if held_out is not None or exact is not None:
             every = _spread(points)
             self.z = encoded(model, rows(points, every, like))
+            if not bool(self.z.flatten(1).square().sum(1).isfinite().all()):
+                name = "data" if held_out is None else "held_out"
+                raise ValueError(
+                    f"{name} has rows so far from the data that their squares overflow; remove them"
+                )
             if given is not None and model.condition is not None:
                 self.condition = model.condition.encode(given[every]).to(like.device)
                 self.exact = None if exact is None else exact.given(given[every])
