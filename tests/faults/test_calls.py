@@ -356,11 +356,13 @@ def interrupted():
         (lambda: glp.fit(small(), X, held_out=X * 1e200), r"held_out has rows so far from the data"),
         (lambda: glp.sample(torch.neg, X, resume="x.npy"), r"pass resume= without counts"),
         (lambda: glp.ScoreEstimator().fit([["a", "b"]]), r"X must be numbers, rows of one length"),
+        (lambda: interrupted().sample(3, guidance=X), r"guidance must be a finite number"),
         (lambda: interrupted().sample(3), r"this TableEstimator has not been fitted"),
     ],
     ids=("project", "nu_method", "from_ensemble", "mean_score", "mixture_weight", "variance",
          "product", "gaussian_precision", "frechet", "complex", "split", "held_out", "weight",
-         "operator", "resume", "text", "interrupted"),
+         "operator", "resume", "text", "guidance",
+         "interrupted"),
 )  # fmt: skip
 def test_what_random_calls_have_found(attempt, message):
     with pytest.raises(ValueError, match=message):

@@ -18,6 +18,7 @@ from torch import Tensor
 from ...core import (
     check_count,
     check_kind,
+    check_number,
     check_option,
     nearest,
     new_seed,
@@ -189,6 +190,7 @@ class TableEstimator:
         Raises:
             ValueError: For cells that no row can have, or guidance of a model that cannot be guided.
         """
+        check_number(guidance, "guidance")
         self._fitted()
         check_count(n_samples, "n_samples")
         g = self.estimator_._generator(random_state)
