@@ -326,6 +326,17 @@ def test_six_thousand_random_calls():
 META = torch.ones(2, 2, dtype=torch.bool, device="meta")
 
 
+LAW = glp.Gaussian(torch.zeros(2).double())
+EXACT = glp.ExactScore(LAW, glp.schedules.VP())
+ONE = {"progress": lambda done: None}
+FOLLOWED = (
+    lambda: glp.evolve(glp.diffusion.DDIM(), EXACT, X, **ONE),
+    lambda: glp.log_likelihood(EXACT, X, **ONE),
+    lambda: glp.run(glp.langevin.ULA(0.1), LAW, X, 5, **ONE),
+    lambda: glp.sample(LAW, **ONE),
+)
+
+
 def small():
     return glp.ScoreModel(glp.MLP(2, 4, 1).double(), glp.schedules.VP(), "v")
 
@@ -354,6 +365,7 @@ def interrupted():
         (lambda: glp.inverse.observe(X, lambda x: x + 0j, 1.0), r"the dtype of what operator returns"),
         (lambda: tangent_normal_split(lambda x: x + 0j, X, 0.1, 1), r"must return real numbers, got"),
         (lambda: glp.fit(small(), X, held_out=X * 1e200), r"held_out has rows so far from the data"),
+        *((door, r"progress must be a function of 2 arguments: too many") for door in FOLLOWED),
         (lambda: glp.sample(torch.neg, X, resume="x.npy"), r"pass resume= without counts"),
         (lambda: glp.ScoreEstimator().fit([["a", "b"]]), r"X must be numbers, rows of one length"),
         (lambda: interrupted().sample(3, guidance=X), r"guidance must be a finite number"),
@@ -361,7 +373,7 @@ def interrupted():
     ],
     ids=("project", "nu_method", "from_ensemble", "mean_score", "mixture_weight", "variance",
          "product", "gaussian_precision", "frechet", "complex", "split", "held_out", "weight",
-         "operator", "resume", "text", "guidance",
+         "operator", "evolve", "log_likelihood", "run", "sample", "resume", "text", "guidance",
          "interrupted"),
 )  # fmt: skip
 def test_what_random_calls_have_found(attempt, message):

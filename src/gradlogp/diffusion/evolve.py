@@ -114,7 +114,7 @@ def evolve(
     check_generator(generator, NoiseSource)
     for name, f in (("progress", progress), ("callback", callback)):
         if f is not None:
-            check_function(f, name)
+            check_function(f, name, takes=2)
     times = time_grid(score.schedule) if times is None else times
     check_times(times)
     Processes.check(processes)

@@ -201,7 +201,7 @@ def log_likelihood(
     check_option(divergence, "divergence", ("exact", "hutchinson"))
     check_option(probe, "probe", Probe)
     if progress is not None:
-        check_function(progress, "progress")
+        check_function(progress, "progress", takes=2)
     if schedule.times is not None:
         raise ValueError("a discrete ladder has no continuous flow; use the schedule it came from")
     if n_steps is not None:

@@ -22,7 +22,6 @@ from ..core import (
     Progress,
     Update,
     check_count,
-    check_function,
     check_generator,
     check_kernel,
     check_points,
@@ -33,7 +32,7 @@ from .chain import Chain
 from .guard import Guarded, check_rows
 from .kernels import BAOAB, HMC, MCLMC, facts_of
 from .run import run
-from .run.driver import show
+from .run.driver import check_progress, show
 from .run.reading import kernel_of
 from .run.store import Keep
 from .run.stream import Place, check_keep
@@ -121,8 +120,7 @@ def sample(
     check_target(target)
     if kernel is not None:
         check_kernel(kernel)
-    if progress is not None:
-        check_function(progress, "progress")
+    check_progress(progress)
     check_generator(generator)
     if start is not None:
         check_points(start, "start", getattr(target, "event_shape", None))

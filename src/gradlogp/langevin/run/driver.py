@@ -143,8 +143,7 @@ def run(
     check_kernel(kernel)
     check_target(target)
     check_generator(generator, NoiseSource)
-    if progress is not None:
-        check_function(progress, "progress")
+    check_progress(progress)
     check_keep(keep, torch.get_default_dtype())
     how = check_adapt(adapt, burn_in, engine)
     Processes.check(processes)
@@ -283,6 +282,12 @@ def meter(
         progress(done, total, note=note)  # type: ignore[call-arg]
 
     return tell
+
+
+def check_progress(progress: Callable[..., None] | None) -> None:
+    """Raise `ValueError` unless this can be called with done, total and a note, or without the note."""
+    if progress is not None and not _takes_note(progress):
+        check_function(progress, "progress", takes=2)
 
 
 def show(progress: Update | Progress, done: int, total: int, note: str) -> None:
