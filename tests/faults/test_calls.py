@@ -263,7 +263,8 @@ def mistake(path, f, given, replaced):
     last = path.rpartition(".")[2]
     if accepted := [n for n, h in replaced.items() if h.wild and (last, n) not in INFINITE]:
         return f"accepted {accepted[0]}"
-    if not in_loop(path, f) and not finite(result, infinite=may_be_infinite(path)):
+    said = getattr(getattr(result, "verdict", None), "ok", True) is False  # an error bar of inf
+    if not in_loop(path, f) and not finite(result, infinite=said or may_be_infinite(path)):
         return "a result that is not finite, without a word"
     return misshapen(f, arguments)
 
