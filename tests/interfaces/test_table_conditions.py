@@ -105,7 +105,7 @@ def test_what_cannot_be_given(model, table):
     with pytest.raises(ValueError, match="holes=True"):
         glp.TableEstimator(condition=["x"], holes=False)
     settings = glp.TrainingSettings(condition_dropout=0.1)
-    with pytest.raises(ValueError, match="condition= names"):
+    with pytest.raises(ValueError, match="named by condition="):
         glp.TableEstimator(glp.ScoreEstimator(settings=settings)).fit(table)
     with pytest.raises(ValueError, match="needs given="):
         glp.TableEstimator(glp.ScoreEstimator(**QUICK | {"max_iter": 1})).fit(table).sample(

@@ -304,5 +304,5 @@ def test_refusals_of_counts_and_sizes():
     with pytest.raises(ValueError, match="nu must be positive"):
         nu_method(x, 3, nu=0.0)
     many = torch.randn(90, 100, generator=torch.Generator().manual_seed(0))
-    with pytest.raises(ValueError, match="9000 unknowns are more than 8000"):
+    with pytest.raises(ValueError, match="9000 unknowns are more than the limit of 8000"):
         kernel_exponential_family(many, 0.1)

@@ -302,8 +302,11 @@ def test_a_schedule_of_ones_own_needs_only_the_map():
         (lambda: Levels([1.0, 2.0]), "descend"),
         (lambda: Levels([1.0, 1.0]), "descend"),
         (lambda: Levels([1.0, 0.0]), "positive"),
-        (lambda: from_config({"name": "Linear"}), "unknown schedule 'Linear'; one of VE, EDM, VP"),
-        (lambda: from_config({}), "unknown schedule None"),
+        (
+            lambda: from_config({"name": "Linear"}),
+            "unknown schedule: 'Linear'; one of VE, EDM, VP",
+        ),
+        (lambda: from_config({}), "unknown schedule: None"),
     ],
 )
 def test_refuses_bad_arguments(make, match):

@@ -138,7 +138,7 @@ def solve_all(
         raise ValueError(
             f"conjugate gradients did not converge in {int(found.steps.max())} steps, "
             f"{int((~found.converged).sum())} of {len(b)} samples have a relative residual of up to "
-            f"{float(found.residual.max()):.2g}; raise tol, or pass max_steps to take what so many "
-            "steps give"
+            f"{float(found.residual.max()):.2g}; raise tol, or pass max_steps to accept the "
+            f"result after that many steps"
         )
     return found.u

@@ -207,7 +207,7 @@ def integrate(
             rounding = torch.finfo(y.dtype).eps * new.y.abs()
             total = torch.where(keep, total + new.defect.abs() + rounding, total)
         if new.slope.requires_grad and bool((going & ~good).any()):
-            # what was refused may have overflowed, and 0 · ∞ spoils derivatives: leave it out
+            # what was refused may have overflowed, and 0 · ∞ spoils derivatives: omit it
             new, nfe = moved_by(h * good), nfe + len(A)
         done = reached
         y, slope = torch.where(keep, new.y, y), torch.where(keep, new.slope, slope)

@@ -98,9 +98,10 @@ class _Tape:
             self.play = None
             if n > COMPARED and not all(map(_close, played, found)):
                 raise TypeError(
-                    "the log-density changed during the run: at one point it gives other numbers than "
-                    "the operations recorded before; let it depend on x alone, through operations "
-                    "of PyTorch, not through .tolist(), .numpy() or variables that change"
+                    "the log-density changed during the run: at one point it gives different "
+                    "numbers from "
+                    "the operations recorded earlier; it must depend on x alone, through PyTorch "
+                    "operations, not through .tolist(), .numpy() or variables that change"
                 )
         return found
 

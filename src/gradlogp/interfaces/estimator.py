@@ -189,12 +189,12 @@ class ScoreEstimator(DensityMixin, BaseEstimator):
         check_asked(self)
         settings = training_of(self)
         if columns is not None:
-            check_kind(columns, "columns", list | tuple | np.ndarray, "names, one for each column")
+            check_kind(columns, "columns", list | tuple | np.ndarray, "names, one per column")
         if condition_names is not None:
             check_kind(condition_names, "condition_names", list | tuple | np.ndarray, "names")
         check_kind({} if extra is None else extra, "extra", Mapping, "a dictionary")
         if self.resume and not isinstance(self.random_state, int):
-            raise ValueError("resume=True needs the random_state, a number, of that run")
+            raise ValueError("resume=True needs the random_state of that run, as a number")
         self._tensors = isinstance(X, Tensor)
         X = validate_data(
             self, as_array(X), dtype=[np.float32, np.float64], allow_nd=True, ensure_min_samples=2
@@ -208,7 +208,7 @@ class ScoreEstimator(DensityMixin, BaseEstimator):
         if masks is not None:
             check_kind(masks, "masks", Masks, "Masks, what a table hides of itself")
             if self.condition is not None or self.objective is not None:
-                raise ValueError("masks= come with an objective and a condition of their own")
+                raise ValueError("masks= set their own objective and condition")
             given, objective, base = masks.known, masks.objective(), "none"
         kept, aside, distinct, repeats = divided(
             len(x), held_out_rows(len(x), self.held_out_fraction), weight, generator
@@ -298,7 +298,7 @@ class ScoreEstimator(DensityMixin, BaseEstimator):
         if y is None and self.condition == "classes":
             y = self.classes_[choice(torch.from_numpy(self.class_prior_), n_samples, g).numpy()]
         if guidance and y is None:
-            raise ValueError("guidance= needs y, the condition to move towards")
+            raise ValueError("guidance= needs y, the condition to guide towards")
         score = given_score(self, self.model_, y, n_samples)
         if guidance:
             score = GuidedScore(score, self.model_.unconditional(), float(guidance))

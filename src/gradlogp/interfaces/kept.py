@@ -162,8 +162,8 @@ def begun(estimator: Any, shape: torch.Size) -> ScoreModel | None:
     for name, (before, now) in pairs.items():
         if before != now:
             raise ValueError(
-                f"start={str(estimator.start)!r} has {name} {short(before)}, and this training "
-                f"{short(now)}: what begins from a model keeps what it knows"
+                f"start={str(estimator.start)!r} has {name} {short(before)}, but this training has "
+                f"{short(now)}: training that starts from a model keeps its settings"
             )
     return model
 

@@ -140,7 +140,7 @@ def warn_of_rank(x: Tensor | Subset, width: int) -> None:
     rank = int((w > 1e-3 * w.mean()).sum())
     if rank > width:
         warnings.warn(
-            f"the data has {rank} directions and the network a width of {width}: it cannot carry all "
+            f"the data have {rank} directions and the network a width of {width}: it cannot carry all "
             'of them, and some will come out too wide; pass base="gaussian", or a larger width',
             stacklevel=3,
         )

@@ -28,7 +28,9 @@ class ObservedScore(ScoreWrapper):
 
     def __post_init__(self) -> None:
         check_noisy_score(self.score)
-        check_kind(self.observation, "observation", Observation, "an Observation, as of observe")
+        check_kind(
+            self.observation, "observation", Observation, "an Observation, such as from observe"
+        )
 
     @property
     def _seen(self) -> Observation:

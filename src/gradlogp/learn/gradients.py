@@ -47,7 +47,7 @@ def accumulate(
         source = noise if len(z[part]) == total else PartOfBatch(noise, rows, total)
         given = conditioned(score, None if condition is None else condition[part])
         each = objective(given, z[part], generator=source)
-        check_kind(each, "what objective returns", Tensor, "a tensor (B,)")
+        check_kind(each, "the return value of objective", Tensor, "a tensor (B,)")
         value = each.sum() / total
         value.backward()
         loss = loss + value.detach()

@@ -91,7 +91,7 @@ def _of_parts(late: ScoreModel, best: Best, measure: Measurement, seed: int) -> 
 def _warn(step: int, lowest: float, end: float) -> None:
     warnings.warn(
         f"the loss on held-out data rose from {lowest:.4g} at step {step} to {end:.4g} at the end: the "
-        "network learns its rows by heart. The weights of the lowest loss are kept; fewer steps, a "
-        "smaller network or more data would do as well",
+        "network memorises its rows. The weights with the lowest loss are kept; fewer steps, a "
+        "smaller network or more data would also help",
         stacklevel=5,
     )

@@ -324,7 +324,7 @@ class _Fit:
         if not math.isfinite(value + float(norm)):
             raise FloatingPointError(
                 f"the loss is not finite at step {self.step + 1} (loss {value}, gradient norm "
-                f"{float(norm)}); lower learning_rate, or look for extreme values in the data"
+                f"{float(norm)}); lower learning_rate, or check the data for extreme values"
             )
         with self.stops.held():
             for group in self.optimizer.param_groups:

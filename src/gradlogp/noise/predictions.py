@@ -35,8 +35,8 @@ def check_determines(kind: Kind, other: str, divisor: Tensor) -> None:
     if kind in silent and bool((divisor == 0).any()):
         symbol = "alpha" if other == "x_0" else "sigma"
         raise ValueError(
-            f"{kind} does not determine {other} where {symbol} = 0; stay off that end of time, or "
-            "predict 'v' or 'velocity', which determine both at both ends"
+            f"{kind} does not determine {other} where {symbol} = 0; avoid that end of the time range, "
+            "or predict 'v' or 'velocity', which determine it at both ends"
         )
 
 

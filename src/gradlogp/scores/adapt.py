@@ -101,7 +101,9 @@ def as_score(
     if schedule is not None:
         return FunctionScore(network, kind, schedule, moments, event_shape)
     if moments is not None or event_shape is not None:
-        raise ValueError("moments= and event_shape= belong to a noisy score: pass schedule= too")
+        raise ValueError(
+            "moments= and event_shape= only apply to a noisy score: pass schedule= too"
+        )
     if kind == "log_prob":
         return GradientField(network)
     if kind == "energy":

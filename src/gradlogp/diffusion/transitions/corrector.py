@@ -72,8 +72,8 @@ class PredictorCorrector:
         check_count(self.n_steps, "n_steps")
         if hasattr(self.predictor, "begin"):
             raise ValueError(
-                "the predictor must be without memory: a multistep solver's values belong to a "
-                "path that the corrector leaves; use ReverseSDE, DDIM or ProbabilityFlow"
+                "the predictor must be without memory: the stored values of a multistep solver belong "
+                "to a path that the corrector leaves; use ReverseSDE, DDIM or ProbabilityFlow"
             )
 
     @property

@@ -94,7 +94,7 @@ def feature_rows(judge: Classifier, samples: Tensor, real: Tensor, held: Tensor)
     note = "last hidden layer of a small classifier; floor: as many real digits"
     return [
         Row("feature Fréchet distance to held-out data", *ours, *floor, note=note),
-        Row("the same above its floor", ours.value - floor.value, error, 0.0),
+        Row("the same, minus its floor", ours.value - floor.value, error, 0.0),
     ]
 
 
@@ -117,8 +117,8 @@ def image_sections(
     return [
         Section(
             "Are they copies?",
-            "New digits over their nearest neighbours in the training set. The table compares how "
-            "far samples and real held-out digits are from the training set.",
+            "New digits above their nearest neighbours in the training set. The table compares the "
+            "distances of samples and of real held-out digits to the training set.",
             (
                 ("neighbours",
                  "Real held-out digits, new digits, and the training digits nearest to these.",

@@ -196,7 +196,7 @@ def path(
 def _check(kernel: MCLMC | AdjustedMCLMC) -> None:
     check_step(kernel.step_size, per_chain=True)
     check_option(kernel.integrator, "integrator", Integrator)
-    why = ": a direction that is never renewed keeps to one path"
+    why = ": a direction that is never renewed stays on one path"
     check_number(kernel.decoherence_length, "decoherence_length", least=0, why=why)
     object.__setattr__(kernel, "preconditioner", as_preconditioner(kernel.preconditioner))
 
@@ -206,7 +206,8 @@ def _start(x: Tensor, target: Density) -> MicrocanonicalState:
     if x[0].numel() < 2:
         raise ValueError(
             f"microcanonical dynamics needs two dimensions or more, got x0 of {tuple(x.shape)}: in "
-            "one a velocity of length 1 never turns. Use HMC, or add a coordinate of law N(0, 1)"
+            "one dimension a velocity of length 1 never turns. Use HMC, or add a coordinate with "
+            "law N(0, 1)"
         )
     return MicrocanonicalState(*state, torch.full_like(state.x, x[0].numel() ** -0.5))
 

@@ -235,7 +235,7 @@ class SGHMC:
             raise ValueError(
                 f"noise_estimate must be at most 2 friction temperature / step_size = "
                 f"{2 * self.friction * self.temperature / h:.4g}, got {self.noise_estimate}: "
-                "the batches alone are noisier than the friction can take; lower step_size"
+                "the batches alone are noisier than the friction allows; lower step_size"
             )
         return variance
 

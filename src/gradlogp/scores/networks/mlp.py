@@ -83,7 +83,7 @@ class MLP(nn.Module):
         check_generator(generator)
         check_kind(holes, "holes", bool, "True or False")
         if holes and condition is not None:
-            raise ValueError("holes=True has a condition of its own: leave condition= out")
+            raise ValueError("holes=True sets its own condition: omit condition=")
         check_kind(frequencies, "frequencies", list | tuple, "a list of numbers")
         for f in frequencies:
             check_number(f, "each of frequencies", above=0)
