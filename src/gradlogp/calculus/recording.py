@@ -271,7 +271,8 @@ class _Program:
             raise _Unfit from None
 
         def played(x: Tensor) -> Both:
-            with torch.jit.optimized_execution(False):  # optimising costs more than it brings
+            # optimising costs more than it gains
+            with torch.jit.optimized_execution(False):  # type: ignore[attr-defined]
                 value, score, *failed = compiled(x, *given)
             if any(map(bool, failed)):
                 raise RuntimeError("a factorisation failed")

@@ -153,7 +153,7 @@ def as_target(
         if f is not None:
             check_function(f, name)
     if distribution is not None:
-        if not (score is log_prob is energy is event_shape is parameters is None):
+        if any(x is not None for x in (score, log_prob, energy, event_shape, parameters)):
             raise ValueError(
                 "pass distribution= alone: it already has a density, shape and support"
             )

@@ -34,6 +34,7 @@ from . import checkpoint as ckpt
 from .arguments import Asked, check_asked, fit_frame
 from .averages import Average, accelerated
 from .batches import fingerprint
+from .config import describe
 from .feed import Augment, Feed
 from .gradients import accumulate
 from .held_out import Measurement, Objective
@@ -144,7 +145,7 @@ def fit(
     claim = None
     if checkpoint is not None:  # what cannot be saved is better refused now than in the end
         check_kind(checkpoint, "checkpoint", str | os.PathLike, "a directory")
-        json.dumps([ckpt.describe(model), dict(extra or {})], allow_nan=False)
+        json.dumps([describe(model), dict(extra or {})], allow_nan=False)
         claim = ckpt.claim(checkpoint) if Processes.here().first else None
     try:
         return _Fit(Asked(
