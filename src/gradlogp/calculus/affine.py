@@ -71,7 +71,7 @@ class Affine(NamedTuple):
 
 
 class _Silence:
-    """Noise that is 0, and the law and shape of every draw that was asked for."""
+    """Noise that is 0, and the law and shape of every requested draw."""
 
     def __init__(self) -> None:
         self.asked: list[tuple[Callable[..., Tensor], torch.Size]] = []

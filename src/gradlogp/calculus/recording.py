@@ -72,7 +72,7 @@ class Recorded(GradientField):
 
 
 class _Tape:
-    """What has been recorded for one shape of x, and how often it was asked for."""
+    """What has been recorded for one shape of x, and how often it was requested."""
 
     def __init__(self) -> None:
         self.calls = 0

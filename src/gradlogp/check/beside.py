@@ -20,7 +20,7 @@ AHEAD = 0.05
 
 
 class Beside(NamedTuple):
-    """A classical estimator: its name, log-densities of held-out rows, how its draws are told apart."""
+    """A classical estimator: name, log-densities of held-out rows, how detectable its draws are."""
 
     name: str
     log_prob: Tensor

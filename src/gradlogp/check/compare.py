@@ -56,7 +56,7 @@ MOST = 2
 """Places that reasons name; of more it is said how many."""
 
 BLUNT = 0.25
-"""A shift, in standard deviations, that must not go unseen without a word."""
+"""A shift, in standard deviations, that must not go unnoticed silently."""
 
 
 class Kind(NamedTuple):

@@ -162,7 +162,7 @@ class Streams:
         return torch.stack([generator.get_state() for generator in self._generators])
 
     def set_state(self, state: Tensor) -> None:
-        """Go on from where `get_state` was asked."""
+        """Continue from where `get_state` was called."""
         for generator, row in zip(self._generators, state, strict=True):
             generator.set_state(row.clone())  # a view crashes PyTorch
 

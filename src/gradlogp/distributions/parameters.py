@@ -53,7 +53,7 @@ class Parameters:
             them free. An `nn.Module` stands for its trainable parameters.
 
     Raises:
-        ValueError: For a name that is no identifier, a declaration that is none of these, or a
+        ValueError: For a name that is not an identifier, an unknown kind of declaration, or a
             constraint that does not fit the shape or has no bijection.
 
     Examples:

@@ -88,10 +88,10 @@ def number_classes(y: Any, classes: np.ndarray) -> Tensor:
 def read_values(y: Any, shape: Sequence[int] | None = None) -> Tensor:
     """Return float64 values `(n, *shape)`; without a shape it is that of y's rows.
 
-    One row may come without its first axis, and of a single number one a row.
+    One row may come without its first axis, and single numbers as one per row.
 
     Raises:
-        ValueError: For what is no number, NaN or infinite, or of another shape.
+        ValueError: For values that are not numbers, NaN or infinite, or of a different shape.
     """
     found = as_array(y)
     if found.dtype.kind not in "fiub":

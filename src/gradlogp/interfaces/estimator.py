@@ -51,7 +51,7 @@ from .weights import divided, sample_weights
 class ScoreEstimator(DensityMixin, BaseEstimator):
     r"""Learn the score of data; sample, evaluate and denoise with it.
 
-    Data is standardised, and noise levels are chosen from it, from what points can tell apart along
+    Data is standardised, and noise levels are chosen from it, from what points can resolve along
     its thinnest direction to its largest distance. A Gaussian or a mixture is fitted, and a network
     learns by denoising score matching what its noised score lacks. Of its averaged weights those
     with the lowest loss on held-out rows are kept, and of the correction as much as these support.
@@ -183,7 +183,7 @@ class ScoreEstimator(DensityMixin, BaseEstimator):
 
         Raises:
             ValueError: For one sample, NaN or infinite entries, a constant column, a y that is missing
-                or not what `condition` says, weights that are negative or not one a sample, or
+                or not what `condition` says, weights that are negative or not one per sample, or
                 settings out of range.
         """
         check_asked(self)
@@ -280,7 +280,7 @@ class ScoreEstimator(DensityMixin, BaseEstimator):
 
         Arguments:
             n_samples: How many.
-            y: Classes or values to draw for, one row a sample or one for all. Without it classes are
+            y: Classes or values to draw for, one row per sample or one for all. Without it classes are
                 drawn as often as they are in the data; values need it, unless training left some out
                 (`condition_dropout`).
             random_state: Seed.
@@ -346,7 +346,7 @@ class ScoreEstimator(DensityMixin, BaseEstimator):
         Arguments:
             X: Noisy data.
             sigma: Standard deviation of the noise, in units of each column's standard deviation.
-            y: Classes or values, one row a sample or one for all.
+            y: Classes or values, one row per sample or one for all.
 
         Raises:
             ValueError: If the model was not trained at so large or small a noise.

@@ -29,7 +29,7 @@ ALPHA = 0.01
 """Chance that R-hat of exact draws exceeds its bar in one of the coordinates."""
 
 LEAST_R_HAT = 1.01
-"""R-hat that is never held against a run: the bias of means is then far below their deviation."""
+"""R-hat that never counts against a run: means are then biased by far less than their deviation."""
 
 LEAST_ESS, LEAST_TAIL = 100.0, 50.0
 """Effective draws from which error bars of means and deviations can be believed, and those of the

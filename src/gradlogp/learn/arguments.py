@@ -1,4 +1,4 @@
-"""What a training is asked for, held against the model and the data before anything is done."""
+"""The arguments of a training, checked against the model and the data before anything is done."""
 
 from __future__ import annotations
 

@@ -67,7 +67,7 @@ def warn_if_slow(
         batch: Rows of a batch.
         event: Their shape.
         device: Where they are computed.
-        minutes: The time that was asked for, if steps follow from it.
+        minutes: The requested time, if steps follow from it.
     """
     if device.type != "cpu" or len(event) < 2:
         return

@@ -48,7 +48,7 @@ from .stopping import Stops
 
 
 class Step(NamedTuple):
-    """What one optimisation step did; what was measured only where it was asked for."""
+    """What one optimisation step did; measurements only if they were requested."""
 
     step: int
     loss: float
@@ -99,7 +99,7 @@ def fit(
         data: `(N, *event)`, a tensor, an array or a memory map on disk; a map-style dataset; or a
             `DataLoader` of one, for its workers (`learn.mapped`). The order is that of this run.
         objective: The loss of each sample; its mean over the batch is minimised.
-        condition: For a conditional network, one a row: classes, int64 `(N,)`, or float values
+        condition: For a conditional network, one per row: classes, int64 `(N,)`, or float values
             `(N, *shape)`, whose scales are fitted and stored with the model.
         settings: How to train; `changes` override single fields, as in `fit(..., steps=500)`.
         standardize: Learn in coordinates of zero mean and unit variance, per column of vectors and

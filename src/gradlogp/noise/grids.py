@@ -82,7 +82,7 @@ def time_grid(
 
     Raises:
         ValueError: For fewer than two times, a t_min outside [0, 1), or times so close to 0 that
-            float64 does not tell them apart.
+            float64 does not distinguish them.
 
     Examples:
         >>> schedule = glp.schedules.VE(0.01, 10.0)

@@ -92,7 +92,7 @@ class ScoreBase:
         """Return E[z_0 | z_t = z], shape of z.
 
         Raises:
-            ValueError: Where α = 0 and a score says nothing of z_0; for a wrong shape.
+            ValueError: Where α = 0 and a score carries no information about z_0; for a wrong shape.
         """
         self._check(z, t)
         z0 = self._denoise(z, t)

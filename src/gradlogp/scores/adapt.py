@@ -87,7 +87,7 @@ def as_score(
 
     Raises:
         ValueError: For an unknown kind, or a prediction of ε, x_0, v or velocity without a
-            schedule; when called, for an energy or log-density that is not one number a sample, a
+            schedule; when called, for an energy or log-density that is not one number per sample, a
             prediction of another shape than x, or σ = 0, where there is no score.
 
     Examples:

@@ -208,7 +208,7 @@ class ForeignScore(ScoreBase, nn.Module):
         return self.denoise_given(z, t, None)
 
     def given(self, condition: Tensor | int) -> ConditionedScore:
-        """Return the noisy score with the condition fixed: one for all, or one a sample.
+        """Return the noisy score with the condition fixed: one for all, or one per sample.
 
         Raises:
             ValueError: Unless it is an int, int64 `(1,)` or `(B,)`, or float `(1 or B, *shape)`.

@@ -338,8 +338,8 @@ class ScoreModel(ScoreBase, nn.Module):
     def denoise_given(self, z: Tensor, t: Tensor, condition: Tensor | None) -> Tensor:
         """Return E[z_0 | z_t = z] from the network's own condition, as `forward` takes it.
 
-        Where α = 0 the state says nothing of z_0 and a score or ε nothing either: the mean of z_0, that
-        of the base where there is one, is the answer.
+        Where α = 0 the state carries no information about z_0, and neither does a score or ε: the
+        mean of z_0, that of the base where there is one, is the answer.
         """
         if isinstance(self.condition, Mask):
             condition = self.condition.null(len(z), z) if condition is None else condition

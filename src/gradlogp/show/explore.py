@@ -93,7 +93,7 @@ def explore(
         around: The centre of a circle: the score is also shown split into its normal and its tangent
             part.
         points: Points of the data `(n, 2)`, in data units: where no exact density is known, walkers
-            are held against them. At most 2,000 are shown.
+            are compared with them. At most 2,000 are shown.
         invert_y: Let y grow downwards, as magnitudes do.
         picture: What the page shows first.
         size: Points a side of a table, which has `n_levels` levels.

@@ -115,7 +115,7 @@ def orthonormal(rule: Rule, degree: int) -> Callable[[Tensor], Tensor]:
 
 
 def balance(report: Report, make: Made, facts: Facts, h: float = 0.4) -> None:
-    """p(x) q(y|x) a(x, y) = p(y) q(x|y) a(y, x), for a kernel with one normal number a step.
+    """p(x) q(y|x) a(x, y) = p(y) q(x|y) a(y, x), for a kernel with one normal number per step.
 
     The step as a function of its noise z is inverted at y, so that q(y|x) = φ(z)/|∂y/∂z|. What is
     accepted must follow log p(y)/p(x) and log q(x|y)/q(y|x) with the coefficients 1 and 1.

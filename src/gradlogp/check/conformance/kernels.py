@@ -32,8 +32,8 @@ def check_kernel(
     r"""Hold a kernel against what is known of it, and measure the rest.
 
     First its conduct: types, shapes and dtypes; that the same noise gives the same step, that nothing
-    given is changed, that chains do not depend on their batch-mates nor on chunks, that a run goes on
-    but for rounding. Then its mathematics, mostly without drawing a number:
+    given is changed, that chains depend neither on the rest of their batch nor on chunks, that a
+    run goes on but for rounding. Then its mathematics, mostly without drawing a number:
 
     - On N(μ, S) a step that is affine is read off, x' = M x + b + N(0, Q), and the covariance that it
       keeps, Σ = M Σ Mᵀ + Q, is compared with that of the facts, and in the limit h → 0 with S.
@@ -51,7 +51,7 @@ def check_kernel(
     Arguments:
         make: make(step_size) -> kernel, as `ULA` itself or `lambda h: HMC(h, 3)`. The order of one of
             minibatches is only seen with batches of one observation.
-        facts: What to hold it against; by default `kernel.facts`. To compare a kernel of yours with
+        facts: What to compare it with; by default `kernel.facts`. To compare a kernel of yours with
             one of the library pass `glp.langevin.ULA.facts`.
         target: A density to run it on, in place of a skewed law, with `sample(n, generator=)`, or with
             an `event_shape` and no exact draws to judge it by. A kernel that runs on a subset needs
@@ -240,7 +240,7 @@ def _randomness(report: Report, kernel: Any, facts: Facts, target: Any, x: Tenso
 
 
 class _Asked:
-    """A target that remembers whether its log-density was asked for."""
+    """A target that records whether its log-density was evaluated."""
 
     def __init__(self, target: Any) -> None:
         self.target, self.asked = target, False

@@ -43,7 +43,7 @@ def check_objective(o: Loss) -> Report:
     over the law of the (noised) data, with w = 1 for losses without a weight. Both coefficients and the
     constant are read off seven scores, none of them the right one, by quadrature where noise and
     probes allow it. Their ratio is the minimiser: with tr W counted k times it is k times the score.
-    Beside that: one number a sample, sums over the event, samples that do not depend on one another,
+    Also: one number per sample, summed over the event, samples that do not depend on one another,
     and for a loss over noise levels that drawn times have the mean of uniform ones.
 
     References:

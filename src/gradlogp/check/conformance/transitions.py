@@ -31,7 +31,7 @@ def check_transition(t: Transition, *, facts: Facts | None = None) -> Report:
     r"""Hold a transition against what is known of it, and measure the rest.
 
     First its conduct: shapes, dtypes, that nothing given is changed, that samples depend neither on
-    their batch-mates nor on chunks, the evaluations and draws of a step, memory, α_t = 0, and the
+    the rest of their batch nor on chunks, the evaluations and draws of a step, memory, α_t = 0, and the
     noise-free end s = None, which is the point itself where the data are one point. Then its laws: on
     Gaussian data a run is an affine map, which is read off without drawing a number,
 
@@ -48,7 +48,7 @@ def check_transition(t: Transition, *, facts: Facts | None = None) -> Report:
 
     Arguments:
         t: `(z, t, s, score, *, generator)` -> z, such as `DDIM()`.
-        facts: What to hold it against; by default `t.facts`.
+        facts: What to compare it with; by default `t.facts`.
 
     Returns:
         Name -> what was measured. `print` shows a line each.
@@ -143,7 +143,7 @@ def _step(
 
 
 def _rows(report: Report, transition: Any) -> None:
-    """Samples must depend neither on chunks nor on batch-mates, be they as wild as one likes."""
+    """Samples must depend neither on chunks nor on the rest of their batch, however extreme."""
     score, x = ExactScore(DATA, VP()), torch.randn(7, 2, generator=seeded(3), dtype=torch.float64)
     times = time_grid(VP(), 4)
 

@@ -47,7 +47,7 @@ class PredictorCorrector:
         depends on x, and steps without a term for its divergence keep p_s/h and not p_s. It is
         here because it is in use; on a Gaussian its bias is several times that of "level".
 
-    (The original takes norms averaged over the batch, so that a sample depends on its batch-mates.)
+    (The original takes norms averaged over the batch, so that a sample depends on its batch.)
 
     References:
         | Score-Based Generative Modeling through Stochastic Differential Equations (Song et al., 2021)

@@ -279,7 +279,7 @@ def evaluate(
     json: bool = False,
     quiet: bool = False,
 ) -> int:
-    """Hold a learned score against data it has not seen; exit code 1 if its samples can be told apart.
+    """Compare a learned score with unseen data; exit code 1 if its samples can be distinguished.
 
     Samples in a file are judged likewise: `gradlogp evaluate new.csv real.csv`. With --rank nothing is
     drawn or judged: the rows of the data are written with their log-density, the least likely first.

@@ -83,7 +83,7 @@ def feature_rows(judge: Classifier, samples: Tensor, real: Tensor, held: Tensor)
     """Return the Fréchet distance of features to held-out data, its floor, and what is above it.
 
     Both are from equally many images, because fewer are further off by themselves. Of the real
-    ones none was shown to the classifier: what it learned by heart it tells apart better.
+    ones none was shown to the classifier: it distinguishes memorised images better.
     """
     n = min(len(samples), len(real))
     spread = torch.linspace(0, len(samples) - 1, n, dtype=torch.float64).round().long()

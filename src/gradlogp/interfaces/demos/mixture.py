@@ -60,7 +60,7 @@ def mode_weights(seed: int, n: int) -> tuple[Estimate, Estimate]:
 
 
 def run(out: Path, *, seed: int = 0, steps: int = STEPS, quiet: bool = False) -> Outcome:
-    """Learn the score of a known law and hold everything against the exact answer."""
+    """Learn the score of a known law and compare everything with the exact answer."""
     began = time.perf_counter()
     g = torch.Generator().manual_seed(seed)
     law = GaussianMixture([0.5, 0.5], torch.tensor([[-2.0, 0.0], [2.0, 0.0]]), 1.0)

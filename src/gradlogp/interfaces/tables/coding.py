@@ -20,7 +20,7 @@ def encode(column: Column, series: pd.Series, generator: torch.Generator) -> tup
     """Return the columns of numbers of one column, `(n, width)`, and what their density needs.
 
     The second are the nats `(n,)` by which a log-density of these numbers is to be raised: the
-    derivative of T and the width of a cell. What is no number, a hole or a value apart, is NaN there.
+    derivative of T and the width of a cell. Missing values and values kept apart are NaN there.
     """
     if any(why := impossible(column, series)):
         raise ValueError(next(filter(None, why)))

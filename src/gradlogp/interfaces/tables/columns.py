@@ -316,7 +316,7 @@ def _digits(values: np.ndarray) -> int | None:
 
 
 def _no_number(present: pd.Series) -> Any:
-    """Return a value that is no number."""
+    """Return a value that is not a number."""
     bad = present[pd.to_numeric(present.astype(object), errors="coerce").isna()]
     return (bad if len(bad) else present).iloc[0]
 

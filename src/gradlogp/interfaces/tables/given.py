@@ -141,7 +141,7 @@ def draw_filled(
 
 
 def check_learns_parts(estimator: ScoreEstimator) -> None:
-    """Raise `ValueError` if what an estimator was asked for cannot learn parts of rows."""
+    """Raise `ValueError` if the arguments of an estimator do not allow learning parts of rows."""
     own = estimator.network is not None and not getattr(estimator.network, "holes", False)
     if own or estimator.objective is not None:
         raise ValueError(

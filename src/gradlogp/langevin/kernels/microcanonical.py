@@ -227,7 +227,7 @@ class MCLMC:
 
     in y = P^{−1/2} x, d ≥ 2. The velocity has length 1 whatever the dimension, so that h and L
     grow like √d. Its bias is of order h²: on N(0, I) the variance is off by h²/(12 (d − 1)) with
-    `leapfrog`, −0.0108 h²/(d − 1) with `minimal norm`, which takes two scores a step. `two-stage`
+    `leapfrog`, −0.0108 h²/(d − 1) with `minimal norm`, which takes two scores per step. `two-stage`
     has λ = (3 − √3)/6, where that term vanishes: −1.1e−4 at d = 10, h = √d/2. `energy_change`
     tells the error of each step; `tune_mclmc` finds h and L. There is no temperature.
 

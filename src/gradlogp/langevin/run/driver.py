@@ -97,8 +97,8 @@ def run(
         resume: A `Chain`, or its `resume` from a file: goes on where that run ended, with its
             noise, what it had tuned of the kernel and, unless there is a burn-in, its thinning: 50
             steps and 50 more are 100. Or the path that a run was to `keep` its draws in: takes the
-            steps of that run that are left, or all of its burn-in again, however it ended. All else
-            that it was asked for is known; kernel and target have to be the same.
+            remaining steps of that run, or all of its burn-in again, however it ended. Its other
+            arguments are known; kernel and target have to be the same.
         keep: Where draws go: `memory`, beside the chains; `cpu`; or the path of a new `.npy` file
             `(chain, draw, *event)` of which `Chain.draws` is then a view, read from the disk as it
             is used. Room for all of them is made before the first step, with NaN where no draw is
@@ -108,7 +108,7 @@ def run(
         progress: Called as progress(done, total, note=...) after every step of every chunk, with
             stage, speed, mean acceptance and the divergent steps of the stage in the note; as
             progress(done, total) if it takes no note.
-        chunk_size: Chains moved together; all where not given.
+        chunk_size: Chains moved together; all by default.
         engine: `torch`, for any kernel, target and device; `fused`, compiled loops on the CPU for
             ULA, Leimkuhler–Matthews, MALA and BAOAB on Gaussians, mixtures, `densities` and `Jitted`
             functions, with other noise of the same law; `auto`, the fused one where it can and

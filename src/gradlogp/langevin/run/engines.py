@@ -35,8 +35,8 @@ def compiled(
     """Run on the fused engine and return what it found, or None where PyTorch is to do it.
 
     Raises:
-        ValueError: For `fused` where that engine cannot run this, with the reason; or for a name
-            that is none.
+        ValueError: For `fused` where that engine cannot run this, with the reason; or for an
+            unknown name.
     """
     check_option(engine, "engine", Engine)
     if engine == "torch":

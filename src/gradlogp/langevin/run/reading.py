@@ -30,7 +30,7 @@ FIXED = {
 }  # fmt: skip
 MOVING = {"done", "draws", "resume", "divergences", "failures", "warmup"}
 FILES = {"ready", "info"}
-"""What a state holds: what the run was asked for, where it stands, and what is in the files."""
+"""What a state holds: the arguments of the run, its position, and what is in the files."""
 
 
 def beside(path: Path, what: str) -> Path:

@@ -115,7 +115,7 @@ class Stream:
             x: The positions of all chains.
             n_draws: Draws of each chain.
             parameters: Whose values are stored.
-            asked: What the run was asked for.
+            asked: The arguments of the run.
             moving: Where it stands before the first step.
 
         Raises:

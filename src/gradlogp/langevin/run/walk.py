@@ -26,7 +26,7 @@ from .warmup import Walkers, WarmUp, retuned, tune, tuned_values
 
 
 class Asked(NamedTuple):
-    """What a run was asked for."""
+    """The arguments of a run."""
 
     n_steps: int
     thinning: Thinning
@@ -47,9 +47,9 @@ class Walk:
     Arguments:
         kernel: The kernel.
         target: The density.
-        asked: What the run was asked for.
+        asked: The arguments of the run.
         end: Where it stands.
-        tuned: What was tuned of the kernel, by this run or by the one that it goes on with.
+        tuned: What was tuned of the kernel, by this run or by the one that it continues.
         warmup: What came of the warm-up.
         mine: The chunks of chains that this one of several processes moves once the kernel is tuned.
     """
@@ -149,7 +149,7 @@ def go_on(
     """Return the run of a stream where its state has it, with its files open.
 
     Raises:
-        ValueError: If it was asked for something else, or kernel or target are others.
+        ValueError: If its arguments, kernel or target differ.
     """
     saved = stream.saved = read(stream.path)
     defaults = Asked(0, Thinning(0, 1), None).plain()

@@ -310,7 +310,7 @@ def warm_up(
         generator: Where the noise comes from.
 
     Returns:
-        `WarmUp`: go on with `run(found.kernel, target, found.state.x, …)`.
+        `WarmUp`: continue with `run(found.kernel, target, found.state.x, …)`.
 
     Raises:
         ValueError: If the kernel has no step size or no acceptance, if no acceptance to aim at is

@@ -61,7 +61,8 @@ def load(
     Raises:
         ValueError: If there is no such thing, it cannot be read, holds text where numbers belong,
             may be images or vectors, images or channels, or leaves fewer than two samples without
-            NaN and inf; if `header` is given for what is no .csv file, or `size` for what is no folder.
+            NaN and inf; if `header` is given for a source that is not a .csv file, or `size` for
+            one that is not a folder.
     """
     if dtype is not None:
         check_dtype(dtype)
