@@ -272,7 +272,7 @@ def test_a_wrong_metropolis_step_is_named(likely):
 def test_facts_that_are_wrong():
     facts = glp.langevin.ULA.facts
     for change, likely in (
-        ({"order": 2}, "another order"), ({"draws": 2}, "where the facts say"),
+        ({"order": 2}, "a different order"), ({"draws": 2}, "where the facts say"),
         ({"affine": False, "stationary": None}, "facts of a different kernel"),
         ({"needs_log_prob": True}, "facts of a different kernel"),
         ({"exact": True, "stationary": None}, "over that of the facts"),

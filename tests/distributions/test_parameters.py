@@ -148,7 +148,7 @@ def test_refuses_values_that_have_no_free_numbers():
         ({"s": torch.tensor([1.0, -1.0, 2.0])}, "s must satisfy GreaterThan"),
         ({"s": torch.tensor([1.0, math.inf, 2.0])}, "s must lie strictly inside"),
         ({"a": torch.full((3, 2), math.nan)}, "a must"),
-        ({"b": torch.zeros(3)}, "values must be those of a, s, u, got a, s, u, b"),
+        ({"b": torch.zeros(3)}, "values must have the names a, s, u, got a, s, u, b"),
     ):
         with pytest.raises(ValueError, match=message):
             parameters.unconstrain(good | change)
@@ -232,7 +232,7 @@ def test_refuses_what_does_not_fit():
         with pytest.raises(ValueError, match=message):
             as_target(**options)
     with pytest.raises(
-        ValueError, match=r"log_prob must return shape \(4,\), one number for each"
+        ValueError, match=r"log_prob must return shape \(4,\), one number per chain"
     ):
         as_target(log_prob=lambda x: x.sum(), parameters=positive).score(torch.zeros(4, 1))
     target = as_target(log_prob=lambda x: -x, parameters=positive)

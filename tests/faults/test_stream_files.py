@@ -138,7 +138,7 @@ def put_another(path):
 def test_a_file_that_is_cut_while_it_is_written_is_an_error(harm, what, tmp_path):
     path = tmp_path / "x.npy"
     victim = tmp_path / f"x.npy{what}"
-    with pytest.raises(OSError, match=r"cut or replaced|No such file"):
+    with pytest.raises(OSError, match=r"truncated or replaced|No such file"):
         glp.run(
             MALA(0.5), TARGET, start(), 40, keep=path, generator=seeded(0),
             progress=at(20, lambda: harm(victim)),
@@ -175,8 +175,8 @@ def rewritten(path, **changes):
         (lambda p: os.remove(p), "cannot be read"),
         (lambda p: os.remove(f"{p}.info"), "cannot be read"),
         (lambda p: os.remove(f"{p}.state"), "is not a file of draws"),
-        (cut, "cut or replaced"),
-        (lambda p: cut(reading.beside(p, "info")), "cut or replaced"),
+        (cut, "truncated or replaced"),
+        (lambda p: cut(reading.beside(p, "info")), "truncated or replaced"),
         (lambda p: cut(reading.beside(p, "state")), "damaged"),
         (lambda p: os.truncate(reading.beside(p, "state"), 0), "damaged"),
         (lambda p: rewritten(p, draws=51), "are inconsistent"),
@@ -186,7 +186,7 @@ def rewritten(path, **changes):
             r"truncated or replaced|from a different target",
         ),
         (lambda p: rewritten(p, dtype="O"), "are inconsistent"),
-        (lambda p: rewritten(p, mark=b"another one     "), "cut or replaced"),
+        (lambda p: rewritten(p, mark=b"another one     "), "truncated or replaced"),
         (lambda p: rewritten(p, format=2), "does not belong to a file of draws of format 1"),
         (lambda p: rewritten(p, more=1), "are inconsistent"),
         (

@@ -40,7 +40,8 @@ def test_files_of_the_host_parse(path):
             assert all(("uses" in step) != ("run" in step) for step in job["steps"])
     elif "body" in found:
         fields = [field for field in found["body"] if field["type"] != "markdown"]
-        assert {"name", "description"} <= set(found) and all("id" in f for f in fields)
+        assert {"name", "description"} <= set(found)
+        assert all("id" in f for f in fields)
 
 
 def test_workflows_call_targets_that_exist():
@@ -64,7 +65,8 @@ def test_what_is_claimed_is_tested():
         )
         found.setdefault("trial" if "trial: true" in job else target, set()).add(version)
     claimed = {c.rsplit(" ", 1)[1] for c in PROJECT["classifiers"] if re.search(r":: 3\.\d+$", c)}
-    assert claimed and found["test"] == claimed
+    assert claimed
+    assert found["test"] == claimed
     assert found["test-min"] == {min(claimed, key=lambda v: int(v.split(".")[1]))}
     assert PROJECT["requires-python"] == ">=" + next(iter(found["test-min"]))
     floors = {re.split(r"[>\[]", d)[0]: d.rsplit(">=", 1)[1] for d in PROJECT["dependencies"]}

@@ -202,7 +202,7 @@ def test_misuse_is_two(checkpoint, points, tmp_path, capsys):
         ("--out", "fit", points),
         ("steps must be an integer of at least 1", "fit", points, *out, "--steps", 0),
         ("many", "fit", points, *out, "--steps", "many"),
-        ("no classes", "fit", points, *out, *ab, "--class-conditional"),
+        ("no built-in classes", "fit", points, *out, *ab, "--class-conditional"),
         ("no checkpoint", "sample", tmp_path / "none"),
         ("cannot write", "sample", checkpoint, "--out", "x.doc"),
         ("has no classes", "sample", checkpoint, "--class", "3"),

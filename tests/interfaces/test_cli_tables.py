@@ -122,7 +122,7 @@ def test_evaluate_judges_a_model_and_a_file(capsys, folder, tmp_path, coarse_pic
     assert code in (0, 1)
     assert "lower bound" in rows["log-likelihood"]["note"]
     _, err = call(capsys, folder, "evaluate @m @held.csv --label town --quiet", 2)
-    assert "--label is for models of numbers" in err
+    assert "--label is for models of plain numbers" in err
 
 
 def test_rank_puts_what_is_strange_first(capsys, folder, tmp_path):
@@ -208,9 +208,9 @@ def test_an_interrupted_table_is_saved_and_goes_on(capsys, folder, tmp_path, mon
         ("fit @real.csv --out @x --columns tone", 1, "did you mean 'town'?"),
         ("fit @real.csv --out @x --class-conditional", 2, "name a column with --label"),
         ("fit @real.csv --out @x --label town --table", 2, "--label is for numeric data"),
-        ("fit @real.csv --out @x --no-table --drop town", 2, "--drop is for tables"),
+        ("fit @real.csv --out @x --no-table --drop town", 2, "--drop is for table models"),
         ("fit moons --out @x --table", 2, "--table is for table files, and moons is not one"),
-        ("fit moons --out @x --missing ?", 2, "--missing is for tables"),
+        ("fit moons --out @x --missing ?", 2, "--missing is for table models"),
         ("fit @none.csv --out @x", 2, "no such file"),
         ("fit @inf.csv --out @x", 1, "or read them as missing values with --missing inf,-inf"),
         (

@@ -110,4 +110,4 @@ def test_a_folder_of_pictures_from_the_command_line(tmp_path, capsys):
     assert (
         main(["fit", "moons", "--out", str(tmp_path / "o"), "--steps", "2", "--minutes", "1"]) == 2
     )
-    assert "give one of them" in capsys.readouterr().err
+    assert "pass only one of them" in capsys.readouterr().err

@@ -505,7 +505,7 @@ def test_csv_header_is_optional(write):
         ("id,2019,2020\n1,0.5,1.5\n2,2,3\n", ["id", "2019", "2020"], "read as column names"),
         ("0,1\n0.5,1\n1,1.5\n", None, "read as a row: pass --header"),  # a grid, written by %g
         ("3,1\n5,7\n2,2\n", None, "read as a row: pass --header"),
-        ("1,2,3\n5,7,9\n2,3,4\n", None, "taken for a row"),  # windows of a series
+        ("1,2,3\n5,7,9\n2,3,4\n", None, "read as a row"),  # windows of a series
         ("0.5,1.5\n2.5,3\n", None, None),
         ("5,5\n2.5,3.5\n", None, None),
         ("nan,1.5\n2.5,3.5\n4,5\n", None, "dropped 1 of 3 rows"),

@@ -94,7 +94,7 @@ def test_one_row_serves_all_and_each_row_its_sample(kind, generator):
     close(each.given(y[:1])(z, t), one(z, t), 0)  # another condition in place of this one
     for n in (3, 5):
         with pytest.raises(
-            ValueError, match=f"holds 4 rows of conditions .* and {n} samples; pass as many"
+            ValueError, match=f"holds 4 rows of conditions .* got {n} samples; pass as many"
         ):
             each(torch.zeros(n, *model.event_shape), T)
 

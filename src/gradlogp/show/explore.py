@@ -1,6 +1,6 @@
 """A page to explore a score: the field at every noise level, and walkers that follow it.
 
-One HTML file that needs nothing from outside: the mathematics in `explore.js`, its face in
+One self-contained HTML file: the mathematics in `explore.js`, its face in
 `explore_page.js`, and the fields in closed form (mixtures) or as tables.
 """
 

@@ -45,7 +45,7 @@ def explore(
 ) -> int:
     """Make a page to explore a score in the plane: its field at every noise level, and samplers.
 
-    The page is one HTML file that needs nothing from outside: open it in a browser. A click drops
+    The page is one self-contained HTML file: open it in a browser. A click drops
     walkers, which follow Langevin dynamics, annealed or with momentum, MALA, the reverse SDE or the
     probability flow, while their moments stand beside the exact ones.
 
