@@ -116,9 +116,7 @@ def sample_target(
         raise Misuse("a .nc file needs more packages: pip install arviz-base h5netcdf h5py")
     claim_output(out, None if out is None else out.with_suffix(".png"), force=force)
     if step_size is not None and kernel is None:
-        raise Misuse(
-            "--step-size needs --kernel: without both, kernel and step size are chosen for you"
-        )
+        raise Misuse("--step-size needs --kernel: without it, both are chosen for you")
     for option, size in (("--step-size", step_size), ("--spread", spread)):
         if size is not None and not (size > 0 and math.isfinite(size)):
             raise Misuse(f"{option} must be positive and finite, got {size}")
