@@ -26,7 +26,7 @@ $(BIN)/python:
 	$(PY) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "gradlogp needs Python 3.11 or newer")'
 	$(PY) -m venv $(VENV)
 ifdef TORCH_INDEX
-	$(BIN)/pip install --quiet --index-url $(TORCH_INDEX) torch==2.13.0
+	$(BIN)/pip install --quiet --index-url $(TORCH_INDEX) $(shell grep '^torch==' $(CONSTRAINTS))
 endif
 
 $(VENV)/.main: pyproject.toml $(CONSTRAINTS) | $(BIN)/python

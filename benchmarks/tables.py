@@ -251,7 +251,7 @@ def environment_of(folder):
 def page(result):
     facts = ", ".join(f"{key} {value}" for key, value in result["environment"].items())
     lines = [
-        "# Real tables beside what else draws them", "",
+        "# Real tables against other generators", "",
         "`python benchmarks/tables.py`: see there what is measured. Means over seeds, their number in "
         "brackets; ± the standard error of an AUC of ½ that so many rows allow with one seed. Nats "
         "are those of the first seed.", "", f"{facts}.", "",

@@ -119,13 +119,13 @@ class Plane(glp.Gaussian):
 WRONG = {
     "wrong sign: the gradient of the energy": {"score": lambda x, s: -s},
     "a factor 2 too many": {"score": lambda x, s: 2 * s},
-    "a factor 2 forgotten": {"score": lambda x, s: s / 2},
+    "a missing factor 2": {"score": lambda x, s: s / 2},
     "by d = 3": {"score": lambda x, s: s / 3},
     "left out of one of the two": {"score": lambda x, s: s + 1e-4 * x.roll(1, 1)},
     "coupled batch": {"log_prob": lambda x, p: p - p.mean().detach()},
     "changes the dtype": {"score": lambda x, s: s.double()},
     "sum over the event that is left out": {"log_prob": lambda x, p: p[:, None] + 0 * x},
-    "one point for all": {"score": lambda x, s: s.sum(1)},
+    "one point's score for all": {"score": lambda x, s: s.sum(1)},
     "in place": {"score": lambda x, s: x.add_(0.1) * 0 + s},
     "E s f": {"spread": lambda C: C},
     "does not come from": {"noise": lambda x, g: torch.randn_like(x)},
@@ -169,7 +169,7 @@ def test_a_wrong_integral_is_named(gone, likely):
 def test_moments_that_are_wrong():
     law = Own()
     law.cov = law.cov.diag().sqrt().diag()
-    with pytest.raises(ConformanceError, match="a deviation stated where a variance"):
+    with pytest.raises(ConformanceError, match="a standard deviation given where a variance"):
         check_density(law)
     law.mean = -law.mean
     with pytest.raises(ConformanceError, match=r"mean, coordinate 0.*wrong sign"):

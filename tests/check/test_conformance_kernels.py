@@ -157,7 +157,9 @@ WRONG = {
     "a step half as long": {"move": wrong_dialect},
     "d = 3": {"move": lambda x, s, h, z: x + h * s + math.sqrt(2 * h * x.shape[1]) * z},
     "by d = 3": {"move": lambda x, s, h, z: x + h * s + math.sqrt(2 * h / x.shape[1]) * z},
-    "elsewhere than the score": {"move": lambda x, s, h, z: langevin(x, s + 0.1, h, z)},
+    "does not vanish where the score does": {
+        "move": lambda x, s, h, z: langevin(x, s + 0.1, h, z)
+    },
     "not linear": {"move": lambda x, s, h, z: langevin(x, s.clamp(-1, 1), h, z)},
     "coupled batch": {"move": lambda x, s, h, z: langevin(x, s - 0.1 * s.mean(0), h, z)},
     "same noise for all": {"noise": lambda x, g: randn_like(x[:1], g).expand(x.shape)},
@@ -166,12 +168,12 @@ WRONG = {
         "noise": lambda x, g: torch.randn(x.shape, dtype=x.dtype, generator=g)
     },
     "drawn twice": {"noise": lambda x, g: randn_like(x, g) + 0 * randn_like(x, g)},
-    "in place, such as": {"move": in_place},
+    "in-place operation, such as": {"move": in_place},
     "stale": {"score": lambda target, x, state: state.score},
     "changes the dtype": {"move": lambda x, s, h, z: langevin(x, s, h, z.double())},
     "wrong dimension": {"move": lambda x, s, h, z: langevin(x, s, h, z)[:, :1]},
     "explodes": {"move": lambda x, s, h, z: x / 0},
-    "a number kept outside the state": {
+    "something kept outside the state": {
         "move": lambda x, s, h, z: COUNT.append(1) or langevin(x, s * (1 + len(COUNT) % 7), h, z)
     },
 }
@@ -248,8 +250,8 @@ class OwnMALA:
 
 
 REFUSED = {
-    "upside down": {"ratio": lambda new, old, there, back: -ratio(new, old, there, back)},
-    "x and y are exchanged": {"ratio": lambda new, old, there, back: ratio(new, old, back, there)},
+    "inverted ratio": {"ratio": lambda new, old, there, back: -ratio(new, old, there, back)},
+    "x and y are swapped": {"ratio": lambda new, old, there, back: ratio(new, old, back, there)},
     "left out": {"ratio": lambda new, old, there, back: new.log_prob - old.log_prob},
     "an exponent with 2h where 4h belongs": {"of": 2.0},
     "an exponent with 4h where 2h belongs": {"of": 8.0},
@@ -270,9 +272,9 @@ def test_a_wrong_metropolis_step_is_named(likely):
 def test_facts_that_are_wrong():
     facts = glp.langevin.ULA.facts
     for change, likely in (
-        ({"order": 2}, "another order"), ({"draws": 2}, "where the facts say"),
-        ({"affine": False, "stationary": None}, "facts of another kernel"),
-        ({"needs_log_prob": True}, "facts of another kernel"),
+        ({"order": 2}, "a different order"), ({"draws": 2}, "where the facts say"),
+        ({"affine": False, "stationary": None}, "facts of a different kernel"),
+        ({"needs_log_prob": True}, "facts of a different kernel"),
         ({"exact": True, "stationary": None}, "over that of the facts"),
         ({"reversible": True}, "Metropolis step"),
     ):  # fmt: skip

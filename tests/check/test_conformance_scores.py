@@ -106,7 +106,7 @@ def test_a_wrong_schedule_in_float32_is_still_seen():
 
     law = glp.GaussianMixture(LAW.weights.float(), LAW.means.float(), LAW.covs.float())
     check_score(glp.ExactScore(law, VP()))
-    with pytest.raises(ConformanceError, match=r"∂ log p/∂t.*not the one of this score"):
+    with pytest.raises(ConformanceError, match=r"∂ log p/∂t.*schedule other than this score's"):
         check_score(Known(glp.ExactScore(law, VP())))
 
 
@@ -153,13 +153,13 @@ WRONG = {
     "ε̂ in place of the score": ({"of": lambda s, z, a, b: b * s} | NO_LAW, Own),
     "a division by σ too many": ({"of": lambda s, z, a, b: s / b} | NO_LAW, Own),
     "by d = 3|a mean over d = 3": ({"of": lambda s, z, a, b: s / 3} | NO_LAW, Own),
-    "a mean forgotten": ({"of": lambda s, z, a, b: s + 3 * a} | NO_LAW, Own),
+    "a missing mean": ({"of": lambda s, z, a, b: s + 3 * a} | NO_LAW, Own),
     "Tweedie.*wrong sign": ({"denoise": lambda z, s, a, b: (z - b**2 * s) / a} | NO_LAW, Own),
     "Tweedie.*σ for σ²": ({"denoise": lambda z, s, a, b: (z + b * s) / a} | NO_LAW, Own),
     "Tweedie.*a factor 2 too many": (
         {"denoise": lambda z, s, a, b: (z + 2 * b**2 * s) / a} | NO_LAW, Own,
     ),
-    "law at another noise level": ({"law": lambda t: BASE.law(t / 2)}, Own),
+    "law at a different noise level": ({"law": lambda t: BASE.law(t / 2)}, Own),
     "gradient of the energy": ({"density": lambda z, t: -BASE.log_prob(z, t)} | NO_LAW, WithDensity),
     "coupled batch": ({"of": lambda s, z, a, b: s - 0.1 * s.mean(0)} | NO_LAW, Own),
     "changes the dtype": ({"of": lambda s, z, a, b: s.float()} | NO_LAW, Own),
@@ -177,13 +177,13 @@ def test_what_is_wrong_is_named(likely):
 def test_a_score_read_with_another_schedule():
     """The exact score under VP(0.1, 14) taken for one under VP(0.1, 20)."""
     read = glp.as_score(OTHER, "score", VP())
-    with pytest.raises(ConformanceError, match="a schedule that is not the one of this score"):
+    with pytest.raises(ConformanceError, match="a schedule other than this score's"):
         check_score(read, data=DATA)
 
     class Known(WithDensity):
         schedule = VP()
 
-    with pytest.raises(ConformanceError, match=r"∂ log p/∂t.*not the one of this score"):
+    with pytest.raises(ConformanceError, match=r"∂ log p/∂t.*schedule other than this score's"):
         check_score(Known(OTHER))
 
 

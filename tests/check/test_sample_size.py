@@ -231,8 +231,8 @@ def test_command_reads_data(tmp_path, capsys, generator):
 def test_refusals(as_user, generator):
     gaussian, x = sample_size.gaussian, torch.randn(10, 2, generator=generator)
     for call, message in (
-        (lambda: gaussian(0.1), "give dim"),
-        (lambda: gaussian(0.1, dim=2, cov=torch.eye(2)), "give dim"),
+        (lambda: gaussian(0.1), "pass dim"),
+        (lambda: gaussian(0.1, dim=2, cov=torch.eye(2)), "pass dim"),
         (lambda: gaussian(0.1, cov=torch.ones(2, 2)), "positive definite"),
         (lambda: gaussian(0.1, cov=torch.ones(2)), "shape"),
         (lambda: gaussian(0.1, dim=0), "at least 1"),

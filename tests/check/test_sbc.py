@@ -208,10 +208,10 @@ def test_refusals(as_user, generator):
     ):
         sbc(prior, simulate, lambda y, n, g: linear()(y, n, g).T, n_simulations=20, n_draws=9)
     with pytest.raises(
-        ValueError, match="the posterior returned 18 of 18 numbers that are not finite"
+        ValueError, match="18 of the 18 numbers that the posterior returned are not finite"
     ):
         sbc(prior, simulate, linear(scale=math.nan), n_simulations=20, n_draws=9)
-    with pytest.raises(ValueError, match="the prior returned 40 of 40 numbers"):
+    with pytest.raises(ValueError, match="40 of the 40 numbers that the prior returned"):
         sbc(lambda n, g: prior(n, g) / 0, simulate, linear(), n_simulations=20)
 
 

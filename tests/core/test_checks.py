@@ -218,7 +218,7 @@ def test_a_result_that_is_not_finite_is_refused():
     assert finite_result(good) is good
     assert finite_result((good, 2.0, "word", None)) == (good, 2.0, "word", None)
     for bad in (NAN, Estimate(1.0, INF), (good, Estimate(NAN, 1.0))):
-        with pytest.raises(ValueError, match="became NaN or infinite; x needs another scale"):
+        with pytest.raises(ValueError, match="became NaN or infinite; rescale x"):
             finite_result(bad)
 
 

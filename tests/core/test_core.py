@@ -152,12 +152,12 @@ def test_streams_of_every_chunk():
 
 @pytest.mark.parametrize(("start", "stop"), [(-1, 5), (5, 5), (6, 5), (0, 11), (10, 11)])
 def test_streams_refuse_chains_that_are_not_there(start, stop):
-    with pytest.raises(ValueError, match=rf"chains \[{start}, {stop}\) do not lie within 10"):
+    with pytest.raises(ValueError, match=rf"chains \[{start}, {stop}\) are not within the 10"):
         Streams(0, start, stop, 10)
 
 
 def test_streams_refuse_noise_for_other_chains():
-    with pytest.raises(ValueError, match="serve 4 chains, noise for 5 was asked"):
+    with pytest.raises(ValueError, match="serve 4 chains, but noise for 5 was requested"):
         randn_like(torch.empty(5, 2), Streams(0, 2, 6, 10))
 
 
@@ -288,7 +288,7 @@ def test_injected_noise_comes_in_order_and_in_the_dtype_of_its_place():
 
 def test_injected_noise_of_another_shape_is_refused_and_kept():
     noise = Injected(torch.zeros(3, 2))
-    with pytest.raises(ValueError, match=r"noise \(2, 3\) was asked for .* is \(3, 2\)"):
+    with pytest.raises(ValueError, match=r"noise \(2, 3\) was requested .* has shape \(3, 2\)"):
         randn_like(torch.empty(2, 3), noise)
     assert len(noise.left) == 1
 

@@ -79,7 +79,7 @@ def test_a_score_alone_has_no_log_density_and_says_what_to_do():
 def test_refuses_bad_arguments_and_shapes():
     with pytest.raises(ValueError, match="needs score=, log_prob=, energy= or distribution="):
         as_target()
-    with pytest.raises(ValueError, match="give log_prob or energy, not both"):
+    with pytest.raises(ValueError, match="pass log_prob or energy, not both"):
         as_target(log_prob=double_well, energy=double_well)
     target = as_target(score=lambda y: y.sum(1, keepdim=True), energy=double_well)
     with pytest.raises(ValueError, match=r"the score returned shape \(4, 1\)"):

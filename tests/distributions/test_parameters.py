@@ -115,21 +115,21 @@ def test_a_list_is_a_shape_too_and_vectors_of_numbers_are_free(generator):
     [
         ({}, "at least one entry"),
         ([("a", (3,))], "must be a dictionary"),
-        ({"a b": (3,)}, "passed by keyword"),
+        ({"a b": (3,)}, "a valid keyword name"),
         ({"a": 3}, "a must be a shape such as"),
         ({"a": (3.0,)}, "a must be a shape"),
         ({"a": (0,)}, "a must be a shape"),
         ({"a": ((3,), "positive")}, "a must be a shape"),
         ({"a": constraints.interval}, "a must be a shape"),
-        ({"p": constraints.simplex}, r"p: Simplex\(\) is about 1 dimensions together"),
+        ({"p": constraints.simplex}, r"p: Simplex\(\) constrains 1 dimensions jointly"),
         ({"p": ((1,), constraints.simplex)}, "at least 2 entries"),
         ({"L": ((2, 3), constraints.corr_cholesky)}, r"shape \(d, d\) with d >= 2"),
         ({"L": ((1, 1), constraints.corr_cholesky)}, r"shape \(d, d\) with d >= 2"),
         (
             {"a": constraints.interval(torch.zeros(2), torch.ones(2))},
-            r"must have a shape that fits \(\); they make it \(2,\)",
+            r"must broadcast to \(\); with them it is \(2,\)",
         ),
-        ({"n": constraints.nonnegative_integer}, "n: .* along discrete values"),
+        ({"n": constraints.nonnegative_integer}, "n: .* discrete values have no score"),
         (nn.Tanh(), "at least one entry"),
     ],
 )
@@ -146,15 +146,17 @@ def test_refuses_values_that_have_no_free_numbers():
     for change, message in (
         ({"a": torch.zeros(2)}, r"a must have shape \(B, 2\), got \(2,\)"),
         ({"s": torch.tensor([1.0, -1.0, 2.0])}, "s must satisfy GreaterThan"),
-        ({"s": torch.tensor([1.0, math.inf, 2.0])}, "s must lie inside"),
+        ({"s": torch.tensor([1.0, math.inf, 2.0])}, "s must lie strictly inside"),
         ({"a": torch.full((3, 2), math.nan)}, "a must"),
-        ({"b": torch.zeros(3)}, "values must be those of a, s, u, got a, s, u, b"),
+        ({"b": torch.zeros(3)}, "values must have the names a, s, u, got a, s, u, b"),
     ):
         with pytest.raises(ValueError, match=message):
             parameters.unconstrain(good | change)
     with pytest.raises(ValueError, match="are 4 numbers"):
         parameters.unconstrain(torch.zeros(3, 5))
-    with pytest.raises(ValueError, match=r"4 free numbers, z of shape \(B, 4\), got \(3, 5\)"):
+    with pytest.raises(
+        ValueError, match=r"4 unconstrained numbers, z of shape \(B, 4\), got \(3, 5\)"
+    ):
         parameters.unpack(torch.zeros(3, 5))
 
 
@@ -224,13 +226,13 @@ def test_refuses_what_does_not_fit():
         ),
         ({"distribution": Gamma(2.0, 1.0), "parameters": positive}, "distribution= alone"),
         ({"distribution": Gamma(2.0, 1.0), "log_prob": density}, "distribution= alone"),
-        ({"distribution": Poisson(2.0)}, "no density: a law of discrete values"),
+        ({"distribution": Poisson(2.0)}, "no density: discrete distributions"),
         ({"distribution": density}, "one of torch.distributions, got function"),
     ):
         with pytest.raises(ValueError, match=message):
             as_target(**options)
     with pytest.raises(
-        ValueError, match=r"log_prob must return shape \(4,\), one number for each"
+        ValueError, match=r"log_prob must return shape \(4,\), one number per chain"
     ):
         as_target(log_prob=lambda x: x.sum(), parameters=positive).score(torch.zeros(4, 1))
     target = as_target(log_prob=lambda x: -x, parameters=positive)
@@ -298,7 +300,7 @@ def test_laws_that_branch_inside_vmap_are_named(generator):
         return Wishart(torch.tensor(5.0), torch.eye(2), **options).log_prob(S)
 
     z = torch.randn(3, 3, generator=generator)
-    with pytest.raises(ValueError, match="give them validate_args=False"):
+    with pytest.raises(ValueError, match="pass them validate_args=False"):
         as_target(log_prob=density, parameters=spec, vectorized=False).score(z)
     unchecked = lambda S: density(S, validate_args=False)
     target = as_target(log_prob=unchecked, parameters=spec, vectorized=False)

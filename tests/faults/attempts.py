@@ -59,7 +59,7 @@ def complaints(outcome):
         wrong.append(f"exit code {code}")
     if "Traceback" in out + err:
         wrong.append("a traceback")
-    if "fault of gradlogp" in err:
+    if "bug in gradlogp" in err:
         wrong.append(f"nobody foresaw: {err[-300:]}")
     errors = [line for line in err.splitlines() if line.startswith("gradlogp: ")]
     failed_check = code == 1 and out and not errors  # a verdict, which is printed as a result

@@ -374,7 +374,7 @@ def interrupted():
         (lambda: frechet_distance(X * 1e200, X), r"the covariance of x has 2 of 2 rows"),
         (lambda: glp.tweedie(lambda x: x + 0j, X, 1.0, 1.0), r"score must return real numbers, got"),
         (lambda: generalised(torch.neg, X.abs() * 1e200, lambda x: x * x), r"weight has 12 of 12"),
-        (lambda: glp.inverse.observe(X, lambda x: x + 0j, 1.0), r"the dtype of what operator returns"),
+        (lambda: glp.inverse.observe(X, lambda x: x + 0j, 1.0), r"return value of operator"),
         (lambda: tangent_normal_split(lambda x: x + 0j, X, 0.1, 1), r"must return real numbers, got"),
         (lambda: glp.fit(small(), X, held_out=X * 1e200), r"held_out has rows so far from the data"),
         *((door, r"progress must be a function of 2 arguments: too many") for door in FOLLOWED),

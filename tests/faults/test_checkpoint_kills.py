@@ -222,7 +222,7 @@ def test_locks_of_the_dead_are_void(tmp_path):
     import socket
 
     host = mine.replace(socket.gethostname(), "elsewhere")
-    for text, says in ((host, "on elsewhere since"), ("{", "is no lock of gradlogp: delete it")):
+    for text, says in ((host, "on elsewhere since"), ("{", "is not a gradlogp lock: delete it")):
         lock.write_text(text)
         with pytest.raises(OSError, match=says):
             checkpoint.save(path, small())

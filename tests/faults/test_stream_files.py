@@ -138,7 +138,7 @@ def put_another(path):
 def test_a_file_that_is_cut_while_it_is_written_is_an_error(harm, what, tmp_path):
     path = tmp_path / "x.npy"
     victim = tmp_path / f"x.npy{what}"
-    with pytest.raises(OSError, match=r"cut or replaced|No such file"):
+    with pytest.raises(OSError, match=r"truncated or replaced|No such file"):
         glp.run(
             MALA(0.5), TARGET, start(), 40, keep=path, generator=seeded(0),
             progress=at(20, lambda: harm(victim)),
@@ -174,19 +174,25 @@ def rewritten(path, **changes):
     [
         (lambda p: os.remove(p), "cannot be read"),
         (lambda p: os.remove(f"{p}.info"), "cannot be read"),
-        (lambda p: os.remove(f"{p}.state"), "is no stream of draws"),
-        (cut, "cut or replaced"),
-        (lambda p: cut(reading.beside(p, "info")), "cut or replaced"),
+        (lambda p: os.remove(f"{p}.state"), "is not a file of draws"),
+        (cut, "truncated or replaced"),
+        (lambda p: cut(reading.beside(p, "info")), "truncated or replaced"),
         (lambda p: cut(reading.beside(p, "state")), "damaged"),
         (lambda p: os.truncate(reading.beside(p, "state"), 0), "damaged"),
-        (lambda p: rewritten(p, draws=51), "do not fit together"),
-        (lambda p: rewritten(p, shape=(4, -50, 2)), "do not fit together"),
-        (lambda p: rewritten(p, shape=(4, 60, 2)), r"cut or replaced|of another target"),
-        (lambda p: rewritten(p, dtype="O"), "do not fit together"),
-        (lambda p: rewritten(p, mark=b"another one     "), "cut or replaced"),
-        (lambda p: rewritten(p, format=2), "not that of a stream of format 1"),
-        (lambda p: rewritten(p, more=1), "do not fit together"),
-        (lambda p: torch.save([1], reading.beside(p, "state")), "not that of a stream"),
+        (lambda p: rewritten(p, draws=51), "are inconsistent"),
+        (lambda p: rewritten(p, shape=(4, -50, 2)), "are inconsistent"),
+        (
+            lambda p: rewritten(p, shape=(4, 60, 2)),
+            r"truncated or replaced|from a different target",
+        ),
+        (lambda p: rewritten(p, dtype="O"), "are inconsistent"),
+        (lambda p: rewritten(p, mark=b"another one     "), "truncated or replaced"),
+        (lambda p: rewritten(p, format=2), "does not belong to a file of draws of format 1"),
+        (lambda p: rewritten(p, more=1), "are inconsistent"),
+        (
+            lambda p: torch.save([1], reading.beside(p, "state")),
+            "does not belong to a file of draws",
+        ),
     ],
 )
 def test_what_is_damaged_is_refused(harm, message, copy):
@@ -203,13 +209,13 @@ def test_what_is_damaged_is_refused(harm, message, copy):
     [
         ({"kernel": MALA(0.4)}, r"is a run of MALA\(step_size=0.5.*MALA\(step_size=0.4"),
         ({"kernel": ULA(0.5)}, "is a run of MALA"),
-        ({"target": glp.Gaussian([0.0, 0.0], torch.eye(2) * 2)}, "another target"),
+        ({"target": glp.Gaussian([0.0, 0.0], torch.eye(2) * 2)}, "different target"),
         ({"n_steps": 51}, "n_steps=50, got 51"),
         ({"thin": 2}, "thin=1, got 2"),
         ({"burn_in": 5, "adapt": True}, "burn_in=0, got 5"),
         ({"x0": start()}, "not both"),
-        ({"keep": "cpu"}, "goes on in its own file"),
-        ({"generator": seeded(0)}, "no generator="),
+        ({"keep": "cpu"}, "continues in its own file"),
+        ({"generator": seeded(0)}, "omit generator="),
     ],
 )
 def test_a_run_goes_on_as_it_was(options, message, copy):
@@ -263,19 +269,19 @@ def test_noise_of_the_callers_own_cannot_go_on(tmp_path):
     path = tmp_path / "x.npy"
     glp.run(ULA(0.5), TARGET, start(), 5, keep=path, generator=Streams(0, 0, 4, 4))
     assert glp.Chain.open(path).draws.shape == (4, 5, 2)
-    with pytest.raises(ValueError, match="noise of the caller's own"):
+    with pytest.raises(ValueError, match="the caller's own noise source"):
         glp.run(ULA(0.5), TARGET, resume=path, generator=Streams(0, 0, 4, 4))
 
 
 def test_sample_knows_what_it_was_asked(tmp_path):
     path = tmp_path / "x.npy"
-    with pytest.raises(ValueError, match="is no stream of draws"):
+    with pytest.raises(ValueError, match="is not a file of draws"):
         glp.sample(TARGET, resume=path)
     glp.sample(TARGET, 10, n_warmup=0, start=start(), kernel=MALA(0.5), keep=path)
     assert glp.sample(TARGET, resume=path).kernel == MALA(0.5)
     with pytest.raises(ValueError, match="without counts"):
         glp.sample(TARGET, 20, resume=path)
-    with pytest.raises(ValueError, match=r"exists.*go on with its run by\s+resume="):
+    with pytest.raises(ValueError, match=r"exists.*continue its run with\s+resume="):
         glp.sample(TARGET, 10, keep=path)
 
 
@@ -322,7 +328,7 @@ def test_the_lock_of_a_killed_run_is_stale(tmp_path):
     says = json.loads(lock.read_text())
     assert says.keys() == {"pid", "host", "start"}
     lock.write_text(json.dumps(says | {"host": "elsewhere"}))
-    with pytest.raises(ValueError, match=r"on elsewhere.*as far as can be seen from here"):
+    with pytest.raises(ValueError, match=r"on elsewhere.*as far as this machine can tell"):
         glp.run(MALA(0.5), TARGET, resume=path)
     lock.write_text(json.dumps(says))
     assert glp.run(MALA(0.5), TARGET, resume=path).complete

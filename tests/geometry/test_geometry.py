@@ -180,7 +180,7 @@ def test_recommended_sigma_on_points_of_a_circle():
     close(found.dimension.value, 1.0, 0.05)
     assert found.values[0] < 0.01
     assert found.values[-1] < 0.01
-    with pytest.raises(ValueError, match="no three noise levels"):
+    with pytest.raises(ValueError, match="no three consecutive noise levels"):
         manifold.recommend_sigma(
             lambda b: data.noised(1.0, b).score, data.data[:5], torch.logspace(0.5, 1.5, 8)
         )
@@ -308,7 +308,7 @@ def test_bad_input(as_user, generator):
         (lambda: dimension(lambda x: x[:, :2], x, 0.1), "returned shape"),
         (lambda: dimension(score, x[:0], 0.1), "x is empty"),
         (lambda: dimension(score, x, 0.1, stack=0), "stack"),
-        (lambda: space(score, x, 0.1, 3), "that of the whole space"),
+        (lambda: space(score, x, 0.1, 3), "fills the space"),
         (lambda: space(score, x, 0.1, 4), "from 0 to 2"),
         (lambda: space(score, x, 0.1, method="svd"), "method must be"),
         (lambda: space(score, x, 0.1, n_perturbations=99), "belongs to"),
@@ -318,8 +318,8 @@ def test_bad_input(as_user, generator):
         (lambda: manifold.project(score, x, 0.1, dimension=3), "no normal directions"),
         (lambda: manifold.interpolate(score, x, x[:2], 0.1), "one shape"),
         (lambda: manifold.interpolate(score, x, x, 0.1, n_bisections=0), "n_bisections"),
-        (lambda: choose([0.1, 0.2, 0.3]), "four or more"),
-        (lambda: choose([0.0, 0.1, 0.2, 0.3]), "four or more"),
+        (lambda: choose([0.1, 0.2, 0.3]), "at least four"),
+        (lambda: choose([0.0, 0.1, 0.2, 0.3]), "at least four"),
     ]:
         with pytest.raises(ValueError, match=message):
             call()

@@ -23,11 +23,11 @@ COSTS = {
     ),
     "nearest_neighbours": (
         "check.metrics.memorisation.MANY_POINTS", 12,
-        lambda x: metrics.nearest_neighbours(x, x + 0.1, x - 0.1), "a random part",
+        lambda x: metrics.nearest_neighbours(x, x + 0.1, x - 0.1), "random subset",
     ),
     "denoising_gap": (
         "check.metrics.memorisation.MANY_POINTS", 12,
-        lambda x: metrics.denoising_gap(lambda y: y / 2, x, x + 0.1, 0.3), "a random part",
+        lambda x: metrics.denoising_gap(lambda y: y / 2, x, x + 0.1, 0.3), "random subset",
     ),
     "Empirical": (
         "distributions.analytic.empirical.MANY_DATA", 12, glp.Empirical, "fit",

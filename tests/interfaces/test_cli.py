@@ -202,10 +202,10 @@ def test_misuse_is_two(checkpoint, points, tmp_path, capsys):
         ("--out", "fit", points),
         ("steps must be an integer of at least 1", "fit", points, *out, "--steps", 0),
         ("many", "fit", points, *out, "--steps", "many"),
-        ("no classes", "fit", points, *out, *ab, "--class-conditional"),
+        ("no built-in classes", "fit", points, *out, *ab, "--class-conditional"),
         ("no checkpoint", "sample", tmp_path / "none"),
         ("cannot write", "sample", checkpoint, "--out", "x.doc"),
-        ("knows no classes", "sample", checkpoint, "--class", "3"),
+        ("has no classes", "sample", checkpoint, "--class", "3"),
         ("samples of shape (1, 8, 8)", "evaluate", checkpoint, "digits"),
         ("nonsense", "nonsense"),
         ("none.toml", "--config", tmp_path / "none.toml", "info"),
@@ -222,7 +222,7 @@ def test_failure_is_one(checkpoint, points, tmp_path, capsys):
     refuse(capsys, 1, "fit", empty, *out, says="empty.csv")
     refuse(capsys, 1, "fit", points, *out, "--no-table", says="side")  # text in a numeric column
     (tmp_path / "one.csv").write_text("a,b\n1,2\n")
-    refuse(capsys, 1, "fit", tmp_path / "one.csv", *out, says="two rows at least, got 1")
+    refuse(capsys, 1, "fit", tmp_path / "one.csv", *out, says="at least two rows, got 1")
     constant = tmp_path / "constant.csv"
     constant.write_text("a,b\n" + "\n".join(f"{i},7" for i in range(40)))
     refuse(capsys, 1, "fit", constant, *out, "--no-table", says="constant")
@@ -426,7 +426,7 @@ def test_sampling_a_function_of_a_file_and_a_checkpoint(capsys, tmp_path, checkp
     code, out, _ = call(capsys, "sample", "--target", where, "--dim", "3", *few)
     assert code in (0, 1)
     assert "x[2]" in out
-    refuse(capsys, 2, "sample", "--target", where, *few, says="give D with --dim")
+    refuse(capsys, 2, "sample", "--target", where, *few, says="state D with --dim")
     refuse(capsys, 2, "sample", "--target", f"{source}:nothing", *few, says="has no nothing")
     code, out, _ = call(capsys, "sample", "--target", f"{source}:only_score", *few)
     assert out.startswith("BAOAB, step size")
@@ -456,13 +456,13 @@ def test_named_parameters_of_a_file_need_no_dim(capsys, tmp_path):
     assert rate.min() > 0
     assert abs(rate.mean() - 2) < 0.4  # Gamma(2, 1)
     wrong = [*few, "--dim", "3"]
-    refuse(capsys, 2, "sample", "--target", f"{source}:target", *wrong, says="leave out --dim 3")
+    refuse(capsys, 2, "sample", "--target", f"{source}:target", *wrong, says="drop --dim 3")
 
 
 def test_sampling_a_target_refuses_nonsense(capsys, tmp_path, checkpoint):
-    refuse(capsys, 2, "sample", says="needs a checkpoint folder, or a density")
+    refuse(capsys, 2, "sample", says="needs a checkpoint folder or a density")
     refuse(capsys, 2, "sample", checkpoint, "--target", "ring", says="not both")
-    refuse(capsys, 2, "sample", "--target", "rang", says="'rang' is no target")
+    refuse(capsys, 2, "sample", "--target", "rang", says="'rang' is not a target")
     mala = ("--kernel", "mala")
     for says, *options in (
         ("--step-size must be", *mala, "--step-size", "-1"),
@@ -473,7 +473,7 @@ def test_sampling_a_target_refuses_nonsense(capsys, tmp_path, checkpoint):
         ("--spread must", "--spread", "0"), ("--spread must", "--spread", "nan"),
         ("--spread is for a checkpoint", "--spread", "2"),
         ("--spread is for a checkpoint", "--spread", "2", *mala),
-        ("leave out --dim 3", "--dim", "3"),
+        ("drop --dim 3", "--dim", "3"),
     ):  # fmt: skip
         refuse(capsys, 2, "sample", "--target", "ring", *options, says=says)
 
@@ -488,7 +488,7 @@ def test_options_that_belong_to_another_way_of_sampling_are_refused(capsys, chec
     refuse(capsys, 2, "sample", checkpoint, "--json", says="--json is for a density")
     for option, value in (("--n", 10), ("--class", "a"), ("--method", "flow"), ("--steps", 9)):
         line = refuse(capsys, 2, "sample", "--target", "ring", option, value, says=option)
-        assert "give --draws and --warmup" in line
+        assert "use --draws, --warmup" in line
     for option, instead in (("--burn-in", "--warmup"), ("--thin", "--draws")):
         refuse(capsys, 2, "sample", "--target", "ring", option, 9, says=instead)
 

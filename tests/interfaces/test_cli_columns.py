@@ -91,7 +91,7 @@ def test_columns_that_differ_are_named(capsys, folder):
     for line, says in (
         ("@m @other.csv", "other.csv lacks c; the model learned the columns b, c, a"),
         ("@m @t.csv --columns b", "--columns b,a lacks c; the model"),
-        ("@m @other.csv --columns b,d", "lacks c and has d, which the model does not know"),
+        ("@m @other.csv --columns b,d", "lacks c and has d, which the model does not have"),
         ("@plain @t.csv --label a", "--label a: the model learned this column as numbers"),
         ("@plain @none.csv", "no such file"),
     ):
@@ -127,7 +127,7 @@ def test_conditions_are_finite_and_a_line(capsys, folder):
     (folder / "given.csv").write_text("a\n1\nnan\n")
     for value, says in (
         ("a=nan", "finite numbers"), ("a=-inf", "finite numbers"), ("a=x", "finite numbers"),
-        ("@given.csv", "a row that is not all finite numbers"),
+        ("@given.csv", "a row holds values that are not finite numbers"),
     ):  # fmt: skip
         err = call(capsys, folder, f"sample @m --n 2 --given {value}", 2)
         assert says in err
@@ -137,8 +137,8 @@ def test_conditions_are_finite_and_a_line(capsys, folder):
 
 def test_what_belongs_to_tables_and_to_numbers(capsys, folder):
     err = call(capsys, folder, "impute @m @t.csv --out @filled.csv", 2)
-    assert "holes are filled by a model of a table: learn it by `gradlogp fit" in err
+    assert "only a table model can fill in missing values: train one with `gradlogp fit" in err
     for base in ("gaussian", "mixture"):
         err = call(capsys, folder, f"fit @t.csv --out @x --base {base}", 2)
-        assert "--base is for numbers as they are; a table with holes" in err
+        assert "--base is for plain numbers; a table with missing values" in err
     assert not (folder / "x").exists()

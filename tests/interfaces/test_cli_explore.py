@@ -72,7 +72,7 @@ def test_a_circle_has_normals_and_tangents(here, capsys):
     np.testing.assert_allclose(data["mean"], [0.6978, 0], atol=2e-3)  # I_1(2)/I_0(2)
     code, _, err = call(capsys, "banana", "--picture", "split", "--out", "b.html")
     assert (code, err.count("\n")) == (1, 1)
-    assert "needs what this field does not have" in err
+    assert "needs something this field does not have" in err
 
 
 def test_the_law_of_the_moons_is_that_of_the_toy_set(generator):
@@ -102,7 +102,7 @@ def test_a_file_is_run(here, capsys):
     np.testing.assert_allclose(data["cov"], [1, 0, 1], atol=1e-3)
     for name, says in (
         ("raises", "laws.py:raises failed: KeyError"),
-        ("flat", "does not fall off"),
+        ("flat", "does not decay"),
     ):
         code, _, err = call(capsys, f"laws.py:{name}", "--out", "x.html")
         assert (code, err.count("\n")) == (1, 1)
@@ -141,12 +141,12 @@ def test_a_checkpoint_beside_what_it_should_be(here, model, capsys):
 
 def test_misuse(here, model, capsys):
     for line, says in (
-        ("funnel", "events of shape (5,), and the page shows two"),
+        ("funnel", "events of shape (5,), but the page shows two"),
         ("rang", "did you mean 'ring'?"),
         ("missing.py:f", "there is no file missing.py"),
         ("mixture --out x.htm", "use a name that ends in .html"),
         ("mixture --target ring", "--target is for a checkpoint"),
-        (f"{model} --target rang", "--target 'rang' is no target"),
+        (f"{model} --target rang", "--target 'rang' is not a target"),
         ("mixture --picture far", "--picture"),
         ("mixture --threads 0", "--threads must be at least 1"),
     ):

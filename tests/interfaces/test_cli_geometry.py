@@ -78,7 +78,7 @@ def test_a_circle(known, capsys):
     code, result = measured(capsys, **arguments, sigma=0.01)
     assert code == 0
     assert result["flags"] == [
-        "σ = 0.01 is at the lowest level learned, 0.01, where scores are worst"
+        "σ = 0.01 is at the lowest learned level, 0.01, where scores are least accurate"
     ]
     assert (result["dimension"], result["dimensions"], result["points"]) == (1, 2, 40)
     for estimator in ("normal_rank", "norm", "divergence"):
@@ -121,7 +121,7 @@ def test_data_that_fill_the_space(known, capsys):
     assert code == 1
     flags = " ".join(result["flags"])
     assert "k = D = 2" in flags
-    assert "no steady dimension" in flags
+    assert "no stable dimension" in flags
     assert result["recommended_sigma"] is None
     assert not any(r["name"].startswith("curvature") for r in result["rows"])
 
@@ -171,7 +171,7 @@ def test_refusals(known, tmp_path):
     with pytest.raises(Misuse, match=r"ends in \.png"):
         geometry(**arguments | {"out": tmp_path / "x.pdf"})
     np.save(tmp_path / "three.npy", np.zeros((5, 3)))
-    with pytest.raises(Misuse, match=r"shape \(3,\), the model of \(2,\)"):
+    with pytest.raises(Misuse, match=r"shape \(3,\), but the model has \(2,\)"):
         geometry(**arguments | {"data": str(tmp_path / "three.npy")})
 
 

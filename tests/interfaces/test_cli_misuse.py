@@ -100,12 +100,12 @@ def test_the_nearest_name_is_offered(capsys, folder):
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("steps = 3\n", "'steps', which stands in no table, is no command"),
+        ("steps = 3\n", "'steps', which is outside any table, is not a command"),
         ("fit = 3\n", "'fit' must be a table"),
-        ("[fitt]\nsteps = 3\n", "[fitt] is no command; did you mean 'fit'?"),
+        ("[fitt]\nsteps = 3\n", "[fitt] is not a command; did you mean 'fit'?"),
         ("[fit]\nstepz = 3\n", "[fit] has no option 'stepz'; did you mean 'steps'?"),
         ("[sample]\nstepz = 3\n", "[sample] has no option 'stepz'"),  # of a command not asked for
-        ("[fit]\nsteps = [\n", "is no TOML file"),
+        ("[fit]\nsteps = [\n", "is not a TOML file"),
     ],
 )
 def test_a_file_of_options_is_checked_as_a_whole(capsys, folder, tmp_path, text, says):
@@ -114,7 +114,7 @@ def test_a_file_of_options_is_checked_as_a_whole(capsys, folder, tmp_path, text,
     refuse(capsys, folder, f"--config {path} fit moons --out @x", says)
     refuse(capsys, folder, f"--config {path} fit moons --out @x", f"{path}")
     path.write_bytes(b"[fit]\nsteps = 3 # \xff\n")
-    refuse(capsys, folder, f"--config {path} info", "is no TOML file")
+    refuse(capsys, folder, f"--config {path} info", "is not a TOML file")
 
 
 def test_options_of_a_file_in_both_spellings(capsys, folder, tmp_path):
@@ -172,9 +172,7 @@ def test_what_nobody_foresaw_is_a_line_that_says_so(capsys, folder, monkeypatch)
         raise KeyError("a key")
 
     monkeypatch.setattr(use, "load_estimator", fail)
-    refuse(
-        capsys, folder, "sample @table", "KeyError: 'a key'; this is a fault of gradlogp", code=1
-    )
+    refuse(capsys, folder, "sample @table", "KeyError: 'a key'; this is a bug in gradlogp", code=1)
 
 
 def test_a_code_page_without_our_signs_loses_nothing(monkeypatch):
@@ -191,7 +189,7 @@ def test_a_code_page_without_our_signs_loses_nothing(monkeypatch):
 def test_images_of_odd_sides_are_learned_as_images(capsys, folder):
     code, _, err = call(capsys, folder, "fit @odd.npy --out @odd --steps 2")
     assert code == 0
-    assert "taken for images (N, C, H, W): 1 channel, 5×5" in err
+    assert "read as images (N, C, H, W): 1 channel, 5×5" in err
 
 
 def test_a_label_can_be_left_out(capsys, folder):
@@ -204,7 +202,7 @@ def test_a_label_can_be_left_out(capsys, folder):
 
 
 def test_help_warns_that_a_file_of_python_is_run(capsys, folder):
-    assert "A file of Python" in call(capsys, folder, "--help")[1]
+    assert "A Python file" in call(capsys, folder, "--help")[1]
     assert "WARNING: a .py file is run" in " ".join(
         call(capsys, folder, "sample --help")[1].split()
     )

@@ -95,7 +95,7 @@ def test_misuse_is_two(capsys, folder, tmp_path):
         (("--task", "inpaint"), "--box or --mask"),
         (("--task", "denoise", "--box", 0, 1, 0, 1), "belong"),
         (("--task", "inpaint", "--box", 0, 9, 0, 1), "does not lie"),
-        (("--task", "inpaint", "--box", 0, 8, 0, 8), "nothing is seen"),
+        (("--task", "inpaint", "--box", 0, 8, 0, 8), "no pixel of the image is observed"),
         (("--task", "enlarge", "--factor", 3), "divide"),
         (("--task", "deblur", "--blur", 5), "blur"),
         (("--task", "denoise", "--noise", 0), "noise"),

@@ -58,7 +58,7 @@ def test_fit_says_what_columns_are_taken_for(capsys, folder, tmp_path):
         "--as height=category"
     )
     out, err = call(capsys, folder, line)
-    assert out.startswith(f"{tmp_path}/m: learned from 120 rows, held-out loss ")
+    assert out.startswith(f"{tmp_path}/m: trained on 120 rows, held-out loss ")
     said = err.splitlines()
     assert "real.csv: columns are separated by ';'" in said
     assert any(row.startswith("height: category of ") for row in said)
@@ -114,7 +114,7 @@ def test_evaluate_judges_a_model_and_a_file(capsys, folder, tmp_path, coarse_pic
     assert not json.loads(out)["ok"]
     assert "height" in err
     page = (tmp_path / "report" / "index.html").read_text()
-    assert "Samples of off.csv held against" in page
+    assert "Samples of off.csv compared with" in page
     code = main(
         ["evaluate", f"{folder}/m", f"{folder}/held.csv", "--n", "60", "--json", "--quiet"]
     )
@@ -122,7 +122,7 @@ def test_evaluate_judges_a_model_and_a_file(capsys, folder, tmp_path, coarse_pic
     assert code in (0, 1)
     assert "lower bound" in rows["log-likelihood"]["note"]
     _, err = call(capsys, folder, "evaluate @m @held.csv --label town --quiet", 2)
-    assert "--label is for models of numbers" in err
+    assert "--label is for models of plain numbers" in err
 
 
 def test_rank_puts_what_is_strange_first(capsys, folder, tmp_path):
@@ -138,7 +138,7 @@ def test_rank_puts_what_is_strange_first(capsys, folder, tmp_path):
     nats = found["log_density"].astype(str).str.replace(",", ".").astype(float)
     assert nats.is_monotonic_increasing
     assert np.isneginf(nats[0])
-    assert found["why"][0] == "column 'town' has 'Lugano', which no row learned from had"
+    assert found["why"][0] == "column 'town' has 'Lugano', which no training row had"
     assert found["why"][1:].isna().all()
     _, err = call(capsys, folder, f"evaluate @m @held.csv --rank {out} --quiet", 2)
     assert "--force" in err
@@ -183,14 +183,14 @@ def test_an_interrupted_table_is_saved_and_goes_on(capsys, folder, tmp_path, mon
     monkeypatch.setattr(estimator, "fit", fit)
     line = f"fit @real.csv --out {tmp_path}/m {' '.join(QUICK)}"
     _, err = call(capsys, folder, line, 128 + signal.SIGTERM)
-    assert "is saved; go on with --resume" in err
+    assert "is saved; continue with --resume" in err
     monkeypatch.undo()
     torch.set_default_dtype(torch.float32)
     assert checkpoint.read_run(tmp_path / "m")["step"] == 10
     out, _ = call(capsys, folder, f"sample {tmp_path}/m --n 3 --quiet")
     assert out.startswith("height;weight;town;since\n")
     _, err = call(capsys, folder, f"{line} --resume --drop town", 1)
-    assert "made of another table: columns town differ" in err
+    assert "made from a different table: columns town differ" in err
     call(capsys, folder, f"{line} --resume")
     ours, whole = (checkpoint.load(p / "m").state_dict() for p in (tmp_path, folder))
     assert all(torch.equal(v, whole[k]) for k, v in ours.items())
@@ -203,24 +203,28 @@ def test_an_interrupted_table_is_saved_and_goes_on(capsys, folder, tmp_path, mon
     [
         ("fit @real.csv --out @x --drop tone", 1, "no column 'tone'; did you mean 'town'?"),
         ("fit @real.csv --out @x --as town=thing", 2, "--as needs column=kind"),
-        ("fit @real.csv --out @x --as town=number", 1, "leave them out with --drop 'town'"),
+        ("fit @real.csv --out @x --as town=number", 1, "drop them with --drop 'town'"),
         ("fit @real.csv --out @x --as town=date", 1, "column 'town' cannot be a date"),
         ("fit @real.csv --out @x --columns tone", 1, "did you mean 'town'?"),
         ("fit @real.csv --out @x --class-conditional", 2, "name a column with --label"),
-        ("fit @real.csv --out @x --label town --table", 2, "--label is for columns of numbers"),
-        ("fit @real.csv --out @x --no-table --drop town", 2, "--drop is for tables"),
-        ("fit moons --out @x --table", 2, "--table is for files of tables, and moons is not one"),
-        ("fit moons --out @x --missing ?", 2, "--missing is for tables"),
+        ("fit @real.csv --out @x --label town --table", 2, "--label is for numeric data"),
+        ("fit @real.csv --out @x --no-table --drop town", 2, "--drop is for table models"),
+        ("fit moons --out @x --table", 2, "--table is for table files, and moons is not one"),
+        ("fit moons --out @x --missing ?", 2, "--missing is for table models"),
         ("fit @none.csv --out @x", 2, "no such file"),
-        ("fit @inf.csv --out @x", 1, "or read them as missing with --missing inf,-inf"),
-        ("fit @marks.csv --out @x", 1, "--missing '?' reads them as missing, --as hp=category"),
-        ("fit @mixed.csv --out @x --label kind", 1, "--columns 'a', or take"),
+        ("fit @inf.csv --out @x", 1, "or read them as missing values with --missing inf,-inf"),
+        (
+            "fit @marks.csv --out @x",
+            1,
+            "--missing '?' reads them as missing values, --as hp=category",
+        ),
+        ("fit @mixed.csv --out @x --label kind", 1, "--columns 'a', or use"),
         ("sample @m --out @x.npy", 2, "use one of .csv, .tsv"),
-        ("sample @m --class Bern", 2, "a table has no classes"),
-        ("sample --target @m", 2, "was learned from a table"),
-        ("geometry @m --data @real.csv", 2, "was learned from a table"),
-        ("restore @m --task denoise --image @real.csv --out @x.png", 2, "learned from a table"),
-        ("evaluate @m moons", 2, "moons is not a file of a table"),
+        ("sample @m --class Bern", 2, "a table model has no classes"),
+        ("sample --target @m", 2, "was trained on a table"),
+        ("geometry @m --data @real.csv", 2, "was trained on a table"),
+        ("restore @m --task denoise --image @real.csv --out @x.png", 2, "trained on a table"),
+        ("evaluate @m moons", 2, "moons is not a table file"),
         ("evaluate @real.csv @held.csv --n 5", 2, "--n is for a checkpoint"),
         ("evaluate @m @mixed.csv", 1, "lacks columns: height, weight, town, since"),
     ],

@@ -215,7 +215,7 @@ def test_the_command_line_has_conditions(tmp_path, capsys):
     for words, says in (
         (["sample", m], "--given"), (["sample", m, "--given", "b=1"], "a=…"),
         (["sample", m, "--given", "a=x"], "numbers"), (["sample", m, "--given", "no.csv"], "no.csv"),
-        (["sample", m, "--class", "x"], "no classes"),
+        (["sample", m, "--class", "x"], "no built-in classes"),
         (["fit", path, "--condition", "w", "--columns", "u", "--out", tmp_path / "x"], "w"),
         (["fit", path, "--condition", "a", "--label", "kind", "--out", tmp_path / "x"], "one of them"),
     ):  # fmt: skip

@@ -82,7 +82,7 @@ def test_the_floor_of_features_has_as_many_images_as_the_samples():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
-def test_what_a_demonstration_promises(name, tmp_path):
+def test_what_a_demonstration_promises(name, tmp_path, monkeypatch):
     if name == "stars":
         stars = data.load("stars")
         monkeypatch.setattr(data, "load", lambda name: stars._replace(x=stars.x[::10]))

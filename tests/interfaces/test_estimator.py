@@ -308,7 +308,7 @@ def test_weights_of_classes_and_weights_that_cannot_be():
     assert found.class_prior_.tolist() == [1, 0]
     for bad, says in (
         (np.ones(3), r"sample_weight must have shape \(80,\), got \(3,\)"),
-        (-np.ones(80), "not negative"), (np.zeros(80), "must not be zero"),
+        (-np.ones(80), "non-negative"), (np.zeros(80), "weights above zero"),
         (np.full(80, np.nan), "finite"), (["x"] * 80, "must be numbers"),
     ):  # fmt: skip
         with pytest.raises(ValueError, match=says):

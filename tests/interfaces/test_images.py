@@ -95,7 +95,7 @@ def test_a_folder_of_pictures_from_the_command_line(tmp_path, capsys):
     quick = ["--steps", "2", "--batch-size", "4", "--quiet"]
     mixed, out = str(tmp_path / "mixed"), str(tmp_path / "m")
     assert main(["fit", mixed, "--out", out, *quick]) == 1
-    assert "all images must have one size" in capsys.readouterr().err
+    assert "all images must have the same size" in capsys.readouterr().err
     assert main(["fit", mixed, "--out", out, "--size", "9x7", "--json", *quick]) == 0
     assert json.loads(capsys.readouterr().out)["n"] == 24
     assert checkpoint.read_config(out)["event_shape"] == [3, 9, 7]
@@ -110,4 +110,4 @@ def test_a_folder_of_pictures_from_the_command_line(tmp_path, capsys):
     assert (
         main(["fit", "moons", "--out", str(tmp_path / "o"), "--steps", "2", "--minutes", "1"]) == 2
     )
-    assert "give one of them" in capsys.readouterr().err
+    assert "pass only one of them" in capsys.readouterr().err

@@ -98,7 +98,7 @@ def test_nothing_that_is_there_is_replaced(model, tmp_path, capsys, case):
     assert main(arguments) == 2
     err = capsys.readouterr().err
     assert err.count("\n") == 1
-    assert "exists: choose another name, or replace it with --force" in err
+    assert "exists: choose a different name, or replace it with --force" in err
     assert contents(tmp_path) == {there: b"mine"}
 
 
@@ -197,7 +197,7 @@ def test_exit_codes_of_signals(model, tmp_path, capsys, number, monkeypatch):
     arguments[arguments.index("2")] = "30"
     assert main(arguments) == 128 + number
     assert capsys.readouterr().err == (
-        f"gradlogp: interrupted; {tmp_path / 'm'} is saved; go on with --resume\n"
+        f"gradlogp: interrupted; {tmp_path / 'm'} is saved; continue with --resume\n"
     )
     monkeypatch.undo()
     torch.set_default_dtype(torch.float32)

@@ -94,7 +94,7 @@ def test_without_its_condition_a_gaussian_law_is_the_marginal():
 def test_what_cannot_be_given(model, table):
     for given, says in (
         ({"town": "Genf"}, "'Genf'"), ({"twon": "Bern"}, "no column 'twon'"),
-        ({"x": math.nan}, "a hole"), ({}, "holds no cell"),
+        ({"x": math.nan}, "a hole"), ({}, "holds no known cell"),
         (pd.DataFrame({"x": [1.0, 2.0]}), "one row, or one for each of 3; got 2"),
     ):  # fmt: skip
         with pytest.raises(ValueError, match=says):
@@ -105,7 +105,7 @@ def test_what_cannot_be_given(model, table):
     with pytest.raises(ValueError, match="holes=True"):
         glp.TableEstimator(condition=["x"], holes=False)
     settings = glp.TrainingSettings(condition_dropout=0.1)
-    with pytest.raises(ValueError, match="condition= names"):
+    with pytest.raises(ValueError, match="named by condition="):
         glp.TableEstimator(glp.ScoreEstimator(settings=settings)).fit(table)
     with pytest.raises(ValueError, match="needs given="):
         glp.TableEstimator(glp.ScoreEstimator(**QUICK | {"max_iter": 1})).fit(table).sample(

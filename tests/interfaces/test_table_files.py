@@ -82,7 +82,7 @@ def test_what_is_said_of_choices(tmp_path):
     )
     assert said(SAME["grouped.csv"]) == "',' groups digits in price"
     assert "',' is the decimal mark and '.' groups digits in n" in said(SAME["semicolon.csv"])
-    assert "is taken for names: --no-header" in said(SAME["tabs.tsv"])
+    assert "is read as column names: pass --no-header" in said(SAME["tabs.tsv"])
     assert said(SAME["plain.csv"]) == ""
 
 
@@ -92,8 +92,8 @@ def test_what_cannot_be_a_table(tmp_path):
     for text, says in (
         ("", "the file is empty"), ("a,b\n", "a header but no row below it"),
         ("a,b\n1,2\n3\n", "line 3 has 1 cells instead of 2"), ("a,a\n1,2\n", "names repeat: a, a"),
-        (f"hp,w\n{marks}\n", r"'hp' has 5 of 100 cells that are no number \('\?', the first in row 20"
-         r".*'w' has 3 of 100 .*marks=\['-', '\?'\] reads them as missing"),
+        (f"hp,w\n{marks}\n", r"'hp' has 5 of 100 cells that are not numbers \('\?', the first in row 20"
+         r".*'w' has 3 of 100 .*marks=\['-', '\?'\] reads them as missing values"),
     ):  # fmt: skip
         path.write_text(text)
         with pytest.raises(ValueError, match=says):
@@ -121,7 +121,7 @@ def test_a_form_is_read_with_distrust():
         {"separator": "ab"}, {"dates": [["d", "%s", True]]}, {"dates": [3]}, {"hole": 3},
         {"numbers": [["x", "x", ""]]}, {"header": "yes"}, {"more": 1},
     ):  # fmt: skip
-        with pytest.raises(ValueError, match="this is not how a file of a table can be written"):
+        with pytest.raises(ValueError, match="this is not a known way to write a table"):
             Form.of(good | change)
 
 

@@ -189,9 +189,9 @@ def test_a_likelihood_for_every_row(fitted):
     assert np.isfinite(nats).all()
     with pytest.raises(ValueError, match="lacks columns: age"):
         fitted.score_samples(table().drop(columns="age"))
-    with pytest.raises(ValueError, match="'city' has 'Lugano', which no row learned from had"):
+    with pytest.raises(ValueError, match="'city' has 'Lugano', which no training row had"):
         fitted.score_samples(table().head(3).assign(city="Lugano"))
-    with pytest.raises(ValueError, match=r"'month' has 14; what was learned lies from 1 to 13"):
+    with pytest.raises(ValueError, match=r"'month' has 14; training values lie from 1 to 13"):
         fitted.score_samples(table().head(3).assign(month=14))
 
 
@@ -252,7 +252,7 @@ def test_what_can_be_overridden_and_what_cannot():
     with pytest.raises(
         ValueError,
         match=r"column 'a' has 9 infinite values, the first in row 2; column 'c' has 9 infinite "
-        r"values, the first in row 1; drop=\['a', 'c'\] leaves them out",
+        r"values, the first in row 1; drop=\['a', 'c'\] drops them",
     ):
         TableEstimator().fit(bad)
     with pytest.raises(ValueError, match="no column can be learned"):

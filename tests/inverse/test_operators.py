@@ -121,12 +121,12 @@ def test_linearised_is_the_derivative(generator):
     ("make", "message"),
     [
         (lambda: Inpainting(torch.ones(3)), "boolean"),
-        (lambda: Inpainting(torch.zeros(3, dtype=torch.bool)), "somewhere"),
+        (lambda: Inpainting(torch.zeros(3, dtype=torch.bool)), "at least one True"),
         (lambda: Inpainting(MASK).apply(torch.zeros(1, 4, 6)), "shape"),
         (lambda: Inpainting(MASK).adjoint(torch.zeros(1, 3)), "shape"),
         (lambda: Subsampling(0), "at least 1"),
-        (lambda: Subsampling(2).apply(torch.zeros(1, 4, 4)), "one factor for each"),
-        (lambda: Subsampling(3).apply(torch.zeros(1, 4)), "not blocks of 3"),
+        (lambda: Subsampling(2).apply(torch.zeros(1, 4, 4)), "one factor per axis"),
+        (lambda: Subsampling(3).apply(torch.zeros(1, 4)), "blocks of 3 do not divide"),
         (lambda: Blur(torch.ones(2)), "odd"),
         (lambda: Blur(torch.ones(3), "reflect"), "boundary"),
         (lambda: Blur(torch.ones(7)).apply(torch.zeros(1, 2)), "at least"),
@@ -167,7 +167,7 @@ def test_one_row_serves_all_samples(generator):
     x, y = torch.randn(4, 3, generator=generator), torch.randn(1, 3, generator=generator)
     one = Observation(y, Identity(), 0.5)
     close(one.score(x), Observation(y.repeat(4, 1), Identity(), 0.5).score(x), 1e-15)
-    with pytest.raises(ValueError, match="has 3 rows, x has 4"):
+    with pytest.raises(ValueError, match="has 3 rows, but x has 4"):
         Observation(torch.zeros(3, 3), Identity(), 0.5).score(x)
 
 

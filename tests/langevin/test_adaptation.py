@@ -171,7 +171,7 @@ def test_a_chain_that_cannot_move_starts_again(generator):
         (lambda: warm_up(MALA(0.1), NORMAL, torch.zeros(2), 5), "x0"),
         (
             lambda: warm_up(object(), NORMAL, torch.zeros(2, 2), 5),
-            "one with its step size",
+            "an instance with its step size",
         ),
         (lambda: warm_up(SGLD(lambda k: 0.1, 2), NORMAL, torch.zeros(2, 2), 5), "one number"),
         (

@@ -84,7 +84,7 @@ def test_the_table(generator):
     lowest = min(one.mean() for one in result.info.acceptance.numpy())
     assert lowest < accepted
     assert lines[22] == (
-        f"4 chains, 50 draws of each, acceptance {accepted:.3f} (lowest of a chain {lowest:.3f}), "
+        f"4 chains, 50 draws each, acceptance {accepted:.3f} (lowest of a chain {lowest:.3f}), "
         "0 divergent steps in 0 chains"
     )
     assert summary.verdict is result.verdict

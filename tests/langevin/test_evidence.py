@@ -266,9 +266,9 @@ def test_refusals(as_user):
     law = Gaussian(MEAN, COV)
     x = law.sample(50, generator=torch.Generator().manual_seed(0))
     for levels in ([0.0, 0.5], [0.5, 1.0], [0.0, 0.6, 0.5, 1.0], [0.0]):
-        with pytest.raises(ValueError, match="levels must rise from 0 to 1"):
+        with pytest.raises(ValueError, match="levels must increase from 0 to 1"):
             evidence(law, x, levels=levels)
-    with pytest.raises(ValueError, match="ULA does not keep its target"):
+    with pytest.raises(ValueError, match="ULA does not leave its target invariant"):
         evidence(law, x, kernel=ULA(0.1))
     with pytest.raises(ValueError, match="ParallelTempering is not reversible"):
         evidence(law, x, kernel=ParallelTempering(0.1))

@@ -272,6 +272,6 @@ def test_the_command_line_prints_names(tmp_path, capsys, monkeypatch):
     assert main(["sample", "--target", "model.py:target", *few]) == 0
     assert "\nrate " in capsys.readouterr().out
     assert main(["sample", "--target", "model.py:plain", *few]) == 2
-    assert "give D with --dim" in capsys.readouterr().err
+    assert "state D with --dim" in capsys.readouterr().err
     assert main(["sample", "--target", "model.py:plain", "--dim", "2", *few]) == 0
     assert "x[1]" in capsys.readouterr().out

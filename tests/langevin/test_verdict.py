@@ -242,9 +242,9 @@ def test_resume_refuses_another_target(generator):
     again = as_target(log_prob=lambda x: -x.square().sum(1) / 2)
     run(MALA(0.3), again, resume=one, n_steps=3)
     other = as_target(log_prob=lambda x: -x.square().sum(1))
-    with pytest.raises(ValueError, match="another target"):
+    with pytest.raises(ValueError, match="a different target"):
         run(MALA(0.3), other, resume=one, n_steps=3)
-    with pytest.raises(ValueError, match="another target"):
+    with pytest.raises(ValueError, match="a different target"):
         run(ULA(0.3), other, resume=run(ULA(0.3), NORMAL, x0, 5), n_steps=3)
 
 

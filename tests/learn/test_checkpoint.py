@@ -163,7 +163,7 @@ def test_averages_of_several_half_lives(tmp_path, as_user):
     refused(lambda: load(path, ema=3), "no average of half-life 3; it has 1, 2.5, 100")
     save(path, model)  # an old file of averages does not outlive its checkpoint
     assert "averages.safetensors" not in contents(path)
-    refused(lambda: load(path, ema=2), "one average only")
+    refused(lambda: load(path, ema=2), "only one average")
 
 
 def test_a_damaged_file_of_averages(tmp_path, as_user):
@@ -348,8 +348,8 @@ def test_nothing_there(tmp_path):
         ("", "is not valid JSON"),
         ('{"format": "gradlogp", ', "is not valid JSON"),
         ("[1, 2]", "does not hold a JSON object"),
-        ("{}", "is not that of a gradlogp checkpoint"),
-        ('{"architectures": ["BertModel"]}', "is not that of a gradlogp checkpoint"),
+        ("{}", "does not belong to a gradlogp checkpoint"),
+        ('{"architectures": ["BertModel"]}', "does not belong to a gradlogp checkpoint"),
         ('{"format": "gradlogp"}', "checkpoint format None, this version reads 2"),
         (
             '{"format": "gradlogp", "format_version": 1, "library_version": "0.1.0"}',
@@ -402,7 +402,7 @@ def mlp_of(**changes):
         ("network", {"name": "Linear", "in_features": 2}, "pass network="),
         ("network", "MLP", "damaged"),
         ("network", {}, "damaged"),
-        ("schedule", {"name": "VX"}, "unknown schedule 'VX'; one of VE, EDM"),
+        ("schedule", {"name": "VX"}, "unknown schedule: 'VX'; one of VE, EDM"),
         ("schedule", {"name": "VP", "beta": 1}, "damaged"),
         ("schedule", None, "damaged"),
         ("schedule", {"name": "VP", "beta_min": 0.1, "beta_max": 1e300}, "not finite"),

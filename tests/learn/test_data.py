@@ -90,7 +90,7 @@ def test_stars(stars):
     assert stars.columns == ("B-V", "absolute magnitude")
     assert stars.notes == (
         "kept 30533 of 117955 stars: parallax > 0 and its error below 10 %",
-        "dropped 88 of these with B-V = 0, which stands for a missing colour",
+        "dropped 88 of these with B-V = 0, which marks a missing colour",
     )
     low, high = stars.x.amin(0), stars.x.amax(0)
     assert low[0] == -0.4
@@ -303,7 +303,7 @@ def test_real_arrays_of_any_width_are_converted(write, kind):
 @pytest.mark.parametrize("kind", ["c8", "U3", "S3", "M8[s]", [("a", "f4"), ("b", "f4")]])
 def test_arrays_that_are_not_real_numbers(write, kind):
     path = write("a.npy", np.zeros((3, 2), kind))
-    refused(path, path, "real numbers are needed, got an array of")
+    refused(path, path, "expected real numbers, got an array of")
 
 
 def test_object_arrays_are_not_unpickled(write):
@@ -360,7 +360,7 @@ def test_npz_labels_of_the_wrong_shape_or_kind(write):
     refused(path, "labels", "(3,)", "(3, 2)")
     refused(write("b.npz", {"x": ROWS, "y": np.zeros(2, int)}), "labels", "(3,)", "(2,)")
     refused(write("c.npz", {"x": ROWS, "y": np.zeros(3, complex)}), "labels", "complex128")
-    refused(write("d.npz", {"x": ROWS, "y": np.zeros(3, int)}), "its own labels", label="0")
+    refused(write("d.npz", {"x": ROWS, "y": np.zeros(3, int)}), "labels already", label="0")
 
 
 def test_labels_become_0_to_k(write):
@@ -399,7 +399,7 @@ def test_arrays_without_samples(write, shape):
 
 
 def test_one_sample_is_not_enough(write):
-    needs = "a score cannot be learned from fewer than two samples"
+    needs = "learning a score needs at least two samples"
     refused(write("a.npy", ROWS[:1]), needs, "1 of 1 samples left")
     refused(write("a.csv", "a,b\n1,2\n"), needs)
     refused(write("a.parquet", {"a": [1.0]}), needs)
@@ -495,13 +495,17 @@ def test_csv_header_is_optional(write):
 @pytest.mark.parametrize(
     ("text", "names", "said"),
     [
-        ("0,1\n0.5,1.5\n2.5,-1.0\n", ["0", "1"], "taken for names: --no-header"),
-        ("2019,2020,2021\n5,7,9\n12,3,8\n", ["2019", "2020", "2021"], "taken for names"),
-        (",0,1\n0,0.5,1.5\n1,2.5,3\n", ["", "0", "1"], "taken for names"),  # an index of pandas
-        ("id,2019,2020\n1,0.5,1.5\n2,2,3\n", ["id", "2019", "2020"], "taken for names"),
-        ("0,1\n0.5,1\n1,1.5\n", None, "taken for a row: --header"),  # a grid, written by %g
-        ("3,1\n5,7\n2,2\n", None, "taken for a row: --header"),
-        ("1,2,3\n5,7,9\n2,3,4\n", None, "taken for a row"),  # windows of a series
+        ("0,1\n0.5,1.5\n2.5,-1.0\n", ["0", "1"], "read as column names: pass --no-header"),
+        ("2019,2020,2021\n5,7,9\n12,3,8\n", ["2019", "2020", "2021"], "read as column names"),
+        (
+            ",0,1\n0,0.5,1.5\n1,2.5,3\n",
+            ["", "0", "1"],
+            "read as column names",
+        ),  # an index of pandas
+        ("id,2019,2020\n1,0.5,1.5\n2,2,3\n", ["id", "2019", "2020"], "read as column names"),
+        ("0,1\n0.5,1\n1,1.5\n", None, "read as a row: pass --header"),  # a grid, written by %g
+        ("3,1\n5,7\n2,2\n", None, "read as a row: pass --header"),
+        ("1,2,3\n5,7,9\n2,3,4\n", None, "read as a row"),  # windows of a series
         ("0.5,1.5\n2.5,3\n", None, None),
         ("5,5\n2.5,3.5\n", None, None),
         ("nan,1.5\n2.5,3.5\n4,5\n", None, "dropped 1 of 3 rows"),
@@ -558,11 +562,13 @@ def test_advice_on_text_is_what_a_person_could_do(write):
         "column 'date' has dates, such as '2012-01-01' in line 2; column 'kind' has text, such as"
     )
     refused(path, both, "'sun' in line 2", "columns=['a', 'b']")
-    refused(path, "take 'kind' with its 2 values as classes with label='kind'", "TableEstimator")
+    refused(path, "use 'kind', with its 2 values, as classes with label='kind'", "TableEstimator")
     with pytest.raises(NotNumbers) as caught:
         load(path)
     said = caught.value.message(command_line=True)
-    assert "with --columns 'a,b', or take 'kind' with its 2 values as classes with --label" in said
+    assert (
+        "with --columns 'a,b', or use 'kind', with its 2 values, as classes with --label" in said
+    )
     for text in ("a;b\n1;2\n3;4\n", "a\tb\n1\t2\n3\t4\n"):
         with pytest.raises(ValueError, match="separated by commas here") as caught:
             load(write("b.csv", text))
@@ -572,7 +578,7 @@ def test_advice_on_text_is_what_a_person_could_do(write):
         load(write("c.csv", 'a,b\n"1,234",5\n"1,235",6\n'))
     assert "class" not in str(caught.value)
     rows = "\n".join(f"{i if i % 9 else '?'},2" for i in range(30))
-    refused(write("e.csv", f"a,b\n{rows}\n"), "4 of 30 cells that are no numbers: '?' in line 2")
+    refused(write("e.csv", f"a,b\n{rows}\n"), "4 of 30 cells that are not numbers: '?' in line 2")
     refused(write("d.csv", "a,b\n1,2\n".encode("utf-16")), "save it as UTF-8")
 
 
@@ -630,8 +636,8 @@ def test_csv_that_is_no_table(write):
 
 def test_what_an_array_is_taken_for(write):
     save = lambda *shape: write("a.npy", np.random.default_rng(0).normal(size=shape))
-    assert load(save(5, 3, 40)).notes[0].startswith("taken for 3 channels of 40 numbers")
-    assert load(save(5, 1, 9, 9)).notes == ("taken for images (N, C, H, W): 1 channel, 9×9",)
+    assert load(save(5, 3, 40)).notes[0].startswith("read as 3 channels of 40 numbers")
+    assert load(save(5, 1, 9, 9)).notes == ("read as images (N, C, H, W): 1 channel, 9×9",)
     assert load(save(5, 3, 4, 3)).notes[0].endswith("3 channels, 4×3")
     assert load(save(5, 4)).notes == ()
     refused(
@@ -639,10 +645,10 @@ def test_what_an_array_is_taken_for(write):
     )
     refused(save(5, 28, 28), "x[:, None] for images (N, 1, 28, 28)", "x.reshape(len(x), -1)")
     refused(save(5, 28, 28), "x[:, :, None] for 28 channels of 28 numbers")
-    assert load(save(5, 6, 50)).notes[0].startswith("taken for 6 channels of 50 numbers")
+    assert load(save(5, 6, 50)).notes[0].startswith("read as 6 channels of 50 numbers")
     refused(save(5, 40, 3), "(N, L, C)", "np.moveaxis(x, -1, 1), which is (N, 3, 40)")
     refused(save(5, 6, 8, 8), "volumes (N, D, H, W)", "x.reshape(-1, 1, 8, 8) for their slices")
-    assert load(save(5, 6, 1, 8)).notes == ("taken for images (N, C, H, W): 6 channels, 1×8",)
+    assert load(save(5, 6, 1, 8)).notes == ("read as images (N, C, H, W): 6 channels, 1×8",)
     refused(save(2, 1, 2, 2, 2, 2), "neither a table (N, D) nor images", "x.reshape(len(x), -1)")
 
 
@@ -709,7 +715,7 @@ def test_folder_of_images(write):
     assert data.x.dtype == torch.float32
     assert np.array_equal(data.x[:, 0].numpy(), gray[[1, 0, 2]])  # in the order of their names
     assert data.labels is None
-    assert data.notes == ("took only images, not: readme.txt",)
+    assert data.notes == ("read only the images, not: readme.txt",)
 
 
 def test_color_and_palette_images(write, tmp_path):
@@ -755,7 +761,7 @@ def test_sub_folders_are_classes(write, tmp_path):
     assert data.notes == ()
     write("pets/dogs/.thumbs/a.png", np.zeros((2, 2), np.uint8))
     write("pets/dogs/puppies/a.png", np.zeros((2, 2), np.uint8))
-    assert load(tmp_path / "pets").notes == ("took only images, not: dogs/puppies",)
+    assert load(tmp_path / "pets").notes == ("read only the images, not: dogs/puppies",)
     write("pets/c.png", np.zeros((2, 2), np.uint8))
     refused(tmp_path / "pets", "all in it or all in its sub-folders")
 

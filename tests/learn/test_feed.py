@@ -118,7 +118,7 @@ def test_datasets_that_are_refused(as_user):
         def __getitem__(self, i):
             return {"x": self.x[i]}
 
-    with pytest.raises(ValueError, match=r"a place for every row: .* got Stream"):
+    with pytest.raises(ValueError, match=r"data must be indexable: .* got Stream"):
         train(make(), Stream())
     with pytest.raises(ValueError, match="collated they are dict"):
         train(make(), Named(points()))

@@ -80,7 +80,7 @@ def test_training_on_goes_on_learning(tmp_path):
 
 def test_a_frame_cannot_be_kept_and_fitted():
     with pytest.raises(
-        ValueError, match="keeps the coordinates of the model, and standardize= would"
+        ValueError, match="keeps the coordinates of the model, but standardize= would"
     ):
         train(make(), points(), standardize=True, keep_frame=True)
 
@@ -97,8 +97,8 @@ def test_an_estimator_begins_from_another(tmp_path):
     second.save(tmp_path / "b")
     assert glp.ScoreEstimator.load(tmp_path / "b").start is None
     for change, data, message in (
-        ({}, x[:, :1], r"samples of shape \[2\], and this training \[1\]"),
-        ({"condition": "classes"}, x, "has condition None, and this training 'classes'"),
+        ({}, x[:, :1], r"samples of shape \[2\], but this training has \[1\]"),
+        ({"condition": "classes"}, x, "has condition None, but this training has 'classes'"),
         ({"schedule": VE(0.1, 5.0)}, x, "has schedule VE"),
     ):
         other = glp.ScoreEstimator(**quick, start=tmp_path / "a", **change)
@@ -113,6 +113,6 @@ def test_classes_of_another_training_are_refused(tmp_path):
     glp.ScoreEstimator(**quick).fit(x, y).save(tmp_path / "a")
     glp.ScoreEstimator(**quick, start=tmp_path / "a").fit(x, y)
     with pytest.raises(
-        ValueError, match=r"has classes \['a', 'b'\], and this training \['a', 'c'\]"
+        ValueError, match=r"has classes \['a', 'b'\], but this training has \['a', 'c'\]"
     ):
         glp.ScoreEstimator(**quick, start=tmp_path / "a").fit(x, ["a", "c"] * 50)

@@ -60,5 +60,5 @@ def test_bad_input():
         noised(match, wrong(VP()), x, torch.tensor(0.5))
     with pytest.raises(ValueError, match=r"finite|NaN"):
         noised(match, wrong(VP()), x / 0)
-    with pytest.raises(ValueError, match="becomes one by as_score"):
+    with pytest.raises(ValueError, match="with as_score"):
         noised(match, lambda z, t: -z, x)

@@ -381,7 +381,7 @@ def test_importance_refuses_what_makes_no_sense():
     draw = lambda f: objectives.ImportanceTimes(f).draw(VP(), torch.empty(3))
     with pytest.raises(ValueError, match="density must be positive and finite"):
         draw(lambda _, t: t - 0.5)
-    with pytest.raises(ValueError, match=r"one number for each; got shape \(\)"):
+    with pytest.raises(ValueError, match=r"one number per time; got shape \(\)"):
         draw(lambda _, t: t.sum())
     with pytest.raises(ValueError, match="n_cells must be an integer of at least 1"):
         objectives.ImportanceTimes(lambda _, t: torch.ones_like(t), 0)

@@ -135,7 +135,7 @@ def test_a_processor_that_is_too_slow_for_images_is_warned_of():
     )
     with pytest.warns(UserWarning, match=long):
         say(2000, 27.0, 256, images, cpu, None)
-    with pytest.warns(UserWarning, match="5 minutes are enough for 11 of them, with which little"):
+    with pytest.warns(UserWarning, match="5 minutes are enough for only 11 of them"):
         say(11, 27.0, 16, images, cpu, 5.0)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -161,5 +161,7 @@ def test_batches_follow_the_places_of_an_event():
 def test_a_training_warns_once_its_speed_is_known():
     model = glp.ScoreModel(glp.UNet((1, 8, 8), (8,), generator=seeded()), VP())
     x = torch.randn(20, 1, 8, 8, generator=seeded(1))
-    with pytest.warns(UserWarning, match="on this CPU: 0.0001 minutes are enough for 1 of them"):
+    with pytest.warns(
+        UserWarning, match="on this CPU: 0.0001 minutes are enough for only 1 of them"
+    ):
         list(glp.fit(model, x, minutes=1e-4, generator=seeded(2)))

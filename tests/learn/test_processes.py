@@ -209,7 +209,7 @@ def test_parts_of_noise_make_up_the_whole():
         ], 1)  # fmt: skip
 
     assert torch.equal(torch.cat([drawn(rows) for rows in parts]), drawn(None))
-    with pytest.raises(ValueError, match="4 rows was asked"):
+    with pytest.raises(ValueError, match="4 rows was requested"):
         randn_like(torch.empty(4, 2), PartOfBatch(torch.Generator(), slice(0, 3), 10))
 
 
@@ -238,5 +238,5 @@ def test_the_command_line_under_torchrun(tmp_path):
 def test_processes_that_cannot_be_reached(monkeypatch, capsys, tmp_path):
     monkeypatch.setenv("WORLD_SIZE", "2")
     assert main(["fit", "moons", "--out", str(tmp_path / "m"), "--steps", "1"]) == 1
-    assert "WORLD_SIZE=2, and no other process" in capsys.readouterr().err
+    assert "WORLD_SIZE=2, but no other process" in capsys.readouterr().err
     assert not (tmp_path / "m").exists()

@@ -299,11 +299,14 @@ def test_a_schedule_of_ones_own_needs_only_the_map():
         (lambda: DDPM([0.0]), "betas must lie in"),
         (lambda: DDPM([float("nan")]), "betas must lie in"),
         (lambda: Levels([1.0]), "the number of sigmas must be an integer of at least 2, got 1"),
-        (lambda: Levels([1.0, 2.0]), "descend"),
-        (lambda: Levels([1.0, 1.0]), "descend"),
+        (lambda: Levels([1.0, 2.0]), "decrease"),
+        (lambda: Levels([1.0, 1.0]), "decrease"),
         (lambda: Levels([1.0, 0.0]), "positive"),
-        (lambda: from_config({"name": "Linear"}), "unknown schedule 'Linear'; one of VE, EDM, VP"),
-        (lambda: from_config({}), "unknown schedule None"),
+        (
+            lambda: from_config({"name": "Linear"}),
+            "unknown schedule: 'Linear'; one of VE, EDM, VP",
+        ),
+        (lambda: from_config({}), "unknown schedule: None"),
     ],
 )
 def test_refuses_bad_arguments(make, match):

@@ -138,7 +138,7 @@ def test_draws_have_the_dtype_of_the_model_and_follow_the_generator(dtype, gener
 def test_the_law_of_as_many_samples_as_it_was_made_for():
     rows = GaussianTerminal(torch.zeros(3, 2), torch.ones(1, 2), torch.Size([2]))
     assert rows.sample(3).shape == (3, 2)
-    with pytest.raises(ValueError, match="law of 3 samples, 4 were asked for"):
+    with pytest.raises(ValueError, match="law of 3 samples, but 4 were requested"):
         rows.sample(4)
 
 

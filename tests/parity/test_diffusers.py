@@ -209,7 +209,7 @@ def test_steps_between_and_tables(generator):
         tiny(time_embedding_type="learned", num_train_timesteps=1000), diffusers.DDPMScheduler()
     )
     assert bool(table(x, torch.tensor(0.25)).isfinite().all())
-    with pytest.raises(ValueError, match="nothing between them"):
+    with pytest.raises(ValueError, match="nowhere between them"):
         table(x, t)
 
 

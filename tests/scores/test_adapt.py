@@ -106,7 +106,7 @@ def test_moments_and_the_event_shape_are_carried(generator):
     with pytest.raises(ValueError, match="pass moments="):
         terminal(bare)
     for extra in ({"moments": moments}, {"event_shape": (2,)}):
-        with pytest.raises(ValueError, match="belong to a noisy score: pass schedule= too"):
+        with pytest.raises(ValueError, match="only apply to a noisy score: pass schedule= too"):
             as_score(lambda z: -z, "score", **extra)
 
 

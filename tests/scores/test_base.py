@@ -299,13 +299,13 @@ def test_the_likelihood_of_the_base_is_that_of_its_law(generator):
 
 @pytest.mark.usefixtures("as_user")
 def test_refuses_what_is_no_base():
-    with pytest.raises(ValueError, match="base, as a word, must be 'gaussian', got 'normal'"):
+    with pytest.raises(ValueError, match="base, as a string, must be 'gaussian', got 'normal'"):
         ScoreModel(Wave(2), VP(), base="normal")
     with pytest.raises(
         ValueError, match="base must be 'gaussian', a Gaussian or a mixture, got 3"
     ):
         ScoreModel(Wave(2), VP(), base=3)
-    with pytest.raises(ValueError, match="base must be a law of 3 entries"):
+    with pytest.raises(ValueError, match="base must be a law over the 3 entries"):
         ScoreModel(Wave(3), VP(), base=law(2))
-    with pytest.raises(ValueError, match="base must be a law of 2 entries"):
+    with pytest.raises(ValueError, match="base must be a law over the 2 entries"):
         ScoreModel(Wave(2), VP(), base=law(2).noised(torch.ones(4), torch.ones(4)))

@@ -94,7 +94,7 @@ def test_one_row_serves_all_and_each_row_its_sample(kind, generator):
     close(each.given(y[:1])(z, t), one(z, t), 0)  # another condition in place of this one
     for n in (3, 5):
         with pytest.raises(
-            ValueError, match=f"holds 4 rows of conditions .* and {n} samples came"
+            ValueError, match=f"holds 4 rows of conditions .* got {n} samples; pass as many"
         ):
             each(torch.zeros(n, *model.event_shape), T)
 
@@ -200,7 +200,7 @@ def test_kinds_that_are_none_are_refused():
 def test_unconditional_needs_condition_dropout(kind, generator):
     model = awake(kind)
     z = torch.randn(4, *model.event_shape, generator=generator)
-    match = "never saw its null condition: .*model.given.*condition_dropout=0.1"
+    match = "never trained on its null condition: .*model.given.*condition_dropout=0.1"
     for call in (model.unconditional, model.given(values(kind, 1, generator)).unconditional):
         with pytest.raises(ValueError, match=match):
             call()

@@ -87,7 +87,7 @@ def test_epsilon_by_steps_is_the_exact_score_of_ddpm(generator):
     close(score(x, schedule.times), exact(x, schedule.times), 1e-10)
     t = schedule.times.float()  # i/T in float32 is still step i
     assert bool(((score(x.float(), t) - exact(x, schedule.times)).abs() < 1e-4).all())
-    with pytest.raises(ValueError, match="nothing between them"):
+    with pytest.raises(ValueError, match="nowhere between them"):
         score(x[:1], torch.tensor(0.55))
 
 
@@ -176,7 +176,7 @@ def test_sigmas_that_a_model_does_not_know_are_refused():
     denoiser = to_k_diffusion(ExactScore(MIXTURE, VE(0.1, 10.0)))
     x = torch.zeros(2, 2)
     for sigma in (0.0999, 10.01):
-        with pytest.raises(ValueError, match=r"knows 0\.1 to 10"):
+        with pytest.raises(ValueError, match=r"covers 0\.1 to 10"):
             denoiser(x, torch.tensor([1.0, sigma]))
     for sigma in (0.0, -1.0, float("nan")):
         with pytest.raises(ValueError, match="sigma must be positive"):
@@ -237,7 +237,7 @@ def test_bad_input(as_user):
     for bad, message in (
         (
             dict(noise_input="t"),
-            "noise_input, if it is no function, must be 'time', 'step' or 'sigma',",
+            "noise_input, if it is not a function, must be 'time', 'step' or 'sigma',",
         ),
         (dict(noise_input="step"), "only DDPM has steps"),
     ):

@@ -116,8 +116,8 @@ def test_rows_belong_to_both_scores(generator):
         (lambda: GuidedScore(*scores(VP()), interval=(0.5, 0.2)), "interval"),
         (lambda: GuidedScore(*scores(VP()))(torch.zeros(2), T), "shape"),
         (lambda: GuidedScore(*scores(VP()))(torch.zeros(3, 2), torch.zeros(2)), "t must have"),
-        (lambda: GuidedScore(scores(VP())[0], lambda z, t: -z), "becomes one by as_score"),
-        (lambda: GuidedScore(lambda z, t: -z, scores(VP())[0]), "becomes one by as_score"),
+        (lambda: GuidedScore(scores(VP())[0], lambda z, t: -z), "with as_score"),
+        (lambda: GuidedScore(lambda z, t: -z, scores(VP())[0]), "with as_score"),
         (
             lambda: GuidedScore(scores(VP())[0], short(VP()))(torch.zeros(3, 2), T),
             "returned shape",

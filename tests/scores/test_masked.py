@@ -215,7 +215,7 @@ def test_what_is_refused():
             model.given(wrong)
     with pytest.raises(ValueError, match="holes=True"):
         MLP(3, 8, 1, 2, holes=True)
-    with pytest.raises(ValueError, match="must know something"):
+    with pytest.raises(ValueError, match="must be conditioned on something"):
         masked(MaskedScore(model, None), torch.zeros(2, 3).double(), groups=(0, 1, 2), flags=FREE)
 
 

@@ -221,7 +221,7 @@ def test_the_noise_free_end(kind, generator):
     x, t = torch.randn(4, 3, generator=generator), torch.tensor(0.0)
     close(model.denoise(x, t), x, atol=1e-5)  # Answer reads the coordinate, clamped at e^-15
     for time in (t, torch.tensor([0.5, 0.5, 0.0, 0.5])):
-        with pytest.raises(ValueError, match="no score at sigma = 0; ask for it at a later time"):
+        with pytest.raises(ValueError, match="no score at sigma = 0; evaluate it at a larger t"):
             model(x, time)
 
 
@@ -290,7 +290,7 @@ def test_refuses_bad_shapes_and_arguments():
             with pytest.raises(ValueError, match=r"t must have shape \(\) or \(4,\)"):
                 call(torch.zeros(4, 3), time)
     for call in (model.given, lambda _: model.given(torch.zeros(1, 2))):
-        with pytest.raises(ValueError, match="made without a condition: there is nothing to be"):
+        with pytest.raises(ValueError, match="created without a condition: it accepts none"):
             call(0)
     assert model.unconditional() is model
     with pytest.raises(

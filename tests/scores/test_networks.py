@@ -340,11 +340,11 @@ def test_conditions_are_dropped_independently_with_the_probability_asked_for(gen
         ),
         (
             lambda: UNet((1, 2, 2), channels=(8, 8, 8)),
-            "an event of 2x2 has no place left to halve: channels ask for 2 times",
+            "an event of 2x2 cannot be halved often enough: channels need 2 halvings",
         ),
         (
             lambda: UNet((1, 4), channels=(8, 8), patch=4),
-            "an event of 4 has no place left to halve",
+            "an event of 4 cannot be halved often enough",
         ),
         (lambda: UNet((1, 8, 8), channels=(8, 12)), r"multiples of 8, got \(8, 12\)"),
         (

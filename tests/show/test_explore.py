@@ -141,7 +141,7 @@ def test_a_window_is_found_far_away():
     window = planes.find_window(there.log_prob)
     assert abs(window.center[0] - 300) < 0.5
     assert 2 * math.sqrt(28) < window.reach < 2.4 * math.sqrt(28)
-    with pytest.raises(ValueError, match="no law in the plane"):
+    with pytest.raises(ValueError, match="no probability law on the plane"):
         planes.find_window(lambda x: 0 * x[:, 0])
     with pytest.raises(ValueError, match="finite nowhere"):
         planes.find_window(lambda x: x[:, 0] * torch.nan)
@@ -490,14 +490,14 @@ def test_a_score_alone_has_one_level(tmp_path):
         (glp.Gaussian([0.0, 0.0, 0.0]), {}, "must be in the plane"),
         (GaussianMixture([1.0], [[0.0, 0.0, 0.0]]), {}, "must be in the plane"),
         (3, {}, "field must be a density, a noisy score or a function, got 3"),
-        (torch.neg, {"names": ("a",)}, "names must be those of two columns"),
+        (torch.neg, {"names": ("a",)}, "names must hold two column names"),
         (torch.neg, {"size": 4}, "size must be an integer from 16 to 160"),
         (torch.neg, {"picture": "far"}, "picture must be 'level', 'levels'"),
-        (torch.neg, {"picture": "loss", "size": 16}, "needs what this field does not have"),
+        (torch.neg, {"picture": "loss", "size": 16}, "needs something this field does not have"),
         (torch.neg, {"n_levels": 2}, "n_levels must be an integer from 4"),
         (torch.neg, {"exact": torch.neg}, "exact is for a noisy score"),
         (torch.log, {"size": 16}, "not finite everywhere"),
-        (glp.as_score(lambda z, t: -z, "score", VP()), {}, "knows no moments of its data"),
+        (glp.as_score(lambda z, t: -z, "score", VP()), {}, "has no moments of its data"),
         (glp.Gaussian([0.0, 0.0]), {"sigmas": (1.0, 0.5)}, "sigmas must be above 1"),
         (glp.Gaussian([0.0, 0.0]), {"window": ((0.0, 0.0), -1.0)}, "window must be positive"),
     ],

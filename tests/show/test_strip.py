@@ -84,7 +84,7 @@ def test_pixels_are_those_of_the_images(tmp_path, generator):
         (torch.zeros(2, 4), {}, "must have shape"),
         (torch.full((1, 1, 4, 4), torch.nan), {}, "images"),
         (torch.zeros(2, 1, 4, 4), {"n_levels": 2}, "n_levels must be an integer from 3"),
-        (torch.zeros(300, 1, 64, 64), {}, "give at most 24"),
+        (torch.zeros(300, 1, 64, 64), {}, "pass at most 24"),
         (torch.zeros(1, 3, 512, 512), {}, "too large for a page"),
     ],
 )

@@ -63,15 +63,15 @@ class Affine(NamedTuple):
 
         if not self.radius < 1:
             raise ValueError(
-                f"the step keeps no law: its spectral radius is {self.radius:.4g}, and it has to be "
-                "below 1; take a smaller step size"
+                f"the step has no stationary law: its spectral radius is {self.radius:.4g}, which "
+                f"must be below 1; use a smaller step size"
             )
         mean = torch.linalg.solve(torch.eye(len(self.b)).to(self.M) - self.M, self.b)
         return mean, torch.as_tensor(solve_discrete_lyapunov(self.M.numpy(), self.Q.numpy()))
 
 
 class _Silence:
-    """Noise that is 0, and the law and shape of every draw that was asked for."""
+    """Noise that is 0, and the law and shape of every requested draw."""
 
     def __init__(self) -> None:
         self.asked: list[tuple[Callable[..., Tensor], torch.Size]] = []

@@ -50,8 +50,8 @@ def conjugate_gradients(
     r"""Solve M u = b for a symmetric positive definite M of each sample.
 
     From u = 0 the k-th iterate minimises ½ uᵀ M u − bᵀ u over span{b, M b, …, M^{k−1} b}. Every
-    sample has a step of its own and stays where it is once it has converged: it depends on no
-    batch-mate.
+    sample has its own step and stays where it is once it has converged, whatever the others in
+    its batch do.
 
     Wikipedia:
         https://wikipedia.org/wiki/Conjugate_gradient_method
@@ -127,10 +127,10 @@ def solve_all(
     max_steps: int | None = None,
     indefinite: Indefinite = "raise",
 ) -> Tensor:
-    """Return u of all samples; a number of steps that was asked for may be too few to converge.
+    """Return u of all samples; a requested number of steps may be too few to converge.
 
     Raises:
-        ValueError: If no number of steps was asked for and a sample has not converged; and as
+        ValueError: If no number of steps was requested and a sample has not converged; and as
             `conjugate_gradients`.
     """
     found = conjugate_gradients(product, b, tol=tol, max_steps=max_steps, indefinite=indefinite)
@@ -138,7 +138,7 @@ def solve_all(
         raise ValueError(
             f"conjugate gradients did not converge in {int(found.steps.max())} steps, "
             f"{int((~found.converged).sum())} of {len(b)} samples have a relative residual of up to "
-            f"{float(found.residual.max()):.2g}; raise tol, or pass max_steps to take what so many "
-            "steps give"
+            f"{float(found.residual.max()):.2g}; raise tol, or pass max_steps to accept the "
+            f"result after that many steps"
         )
     return found.u

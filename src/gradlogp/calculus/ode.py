@@ -1,7 +1,7 @@
-r"""An ordinary differential equation to a tolerance, every sample with steps of its own.
+r"""An ordinary differential equation to a tolerance, every sample with its own steps.
 
 A shared step would make the accuracy (and the number of evaluations) of a sample depend on its
-batch-mates. Here time, step, error and acceptance are one number for each sample; samples that have
+batch. Here time, step, error and acceptance are one number for each sample; samples that have
 arrived wait, and are evaluated along with the others, because a field may hold one label or probe
 for each sample of the batch.
 """
@@ -134,7 +134,7 @@ def integrate(
         field: (y `(B, *event)`, t `(B,)`) -> dy/dt, sample by sample.
         y: The start, `(B, *event)`.
         start: First time; times may run either way.
-        end: Last time, one for all or one a sample.
+        end: Last time, one for all or one per sample.
         rtol: Relative tolerance of a step.
         atol: Absolute tolerance of a step.
         size: (y, y') -> what rtol is relative to.
@@ -207,7 +207,7 @@ def integrate(
             rounding = torch.finfo(y.dtype).eps * new.y.abs()
             total = torch.where(keep, total + new.defect.abs() + rounding, total)
         if new.slope.requires_grad and bool((going & ~good).any()):
-            # what was refused may have overflowed, and 0 · ∞ spoils derivatives: leave it out
+            # what was refused may have overflowed, and 0 · ∞ spoils derivatives: omit it
             new, nfe = moved_by(h * good), nfe + len(A)
         done = reached
         y, slope = torch.where(keep, new.y, y), torch.where(keep, new.slope, slope)

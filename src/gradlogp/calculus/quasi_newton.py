@@ -41,7 +41,7 @@ class Path(NamedTuple):
         gradients: ∇f there, shape of points.
         converged: Whether another search, from the last point and with nothing learned, found no
             more to gain than the tolerance, and the gradient is as small as that asks for.
-        evaluations: How often f and its gradient were asked for, those that failed included.
+        evaluations: How often f and its gradient were evaluated, including failures.
     """
 
     points: Float[Tensor, "k *event"]

@@ -72,7 +72,7 @@ class Recorded(GradientField):
 
 
 class _Tape:
-    """What has been recorded for one shape of x, and how often it was asked for."""
+    """What has been recorded for one shape of x, and how often it was requested."""
 
     def __init__(self) -> None:
         self.calls = 0
@@ -98,9 +98,10 @@ class _Tape:
             self.play = None
             if n > COMPARED and not all(map(_close, played, found)):
                 raise TypeError(
-                    "the log-density changed during the run: at one point it gives other numbers than "
-                    "the operations recorded before; let it depend on x alone, through operations "
-                    "of PyTorch, not through .tolist(), .numpy() or variables that change"
+                    "the log-density changed during the run: at one point it gives different "
+                    "numbers from "
+                    "the operations recorded earlier; it must depend on x alone, through PyTorch "
+                    "operations, not through .tolist(), .numpy() or variables that change"
                 )
         return found
 
@@ -270,7 +271,8 @@ class _Program:
             raise _Unfit from None
 
         def played(x: Tensor) -> Both:
-            with torch.jit.optimized_execution(False):  # optimising costs more than it brings
+            # optimising costs more than it gains
+            with torch.jit.optimized_execution(False):  # type: ignore[attr-defined]
                 value, score, *failed = compiled(x, *given)
             if any(map(bool, failed)):
                 raise RuntimeError("a factorisation failed")

@@ -76,7 +76,7 @@ class GradientField:
             got = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
             raise ValueError(
                 f"a log-density (or energy) must return shape ({x.shape[0]},), one number per "
-                f"sample, got {got}; if the function takes a single point, say vectorized=False in "
+                f"sample, got {got}; if the function takes a single point, pass vectorized=False in "
                 "as_target; if it returns a vector field, pass it as score="
             )
         return value
@@ -145,7 +145,7 @@ def _has_leaf_besides(value: Tensor, y: Tensor) -> bool:
 def _unrelated(name: str) -> str:
     return (
         f"{name} does not depend on x through differentiable operations, so its derivative would be "
-        "0; look for .detach(), torch.no_grad() or .numpy() (a constant can be written c + 0 * x)"
+        "0; check for .detach(), torch.no_grad() or .numpy() (a constant can be written c + 0 * x)"
     )
 
 

@@ -20,7 +20,7 @@ AHEAD = 0.05
 
 
 class Beside(NamedTuple):
-    """A classical estimator: its name, log-densities of held-out rows, how its draws are told apart."""
+    """A classical estimator: name, log-densities of held-out rows, how detectable its draws are."""
 
     name: str
     log_prob: Tensor
@@ -51,7 +51,11 @@ def rows_beside(
         return [Row("classical estimators", "not fitted", note=note)], []
     w = v.weights["held_out"]
     table = [
-        Row(f"log-likelihood, {b.name}", *weighted_mean(b.log_prob, w), note="nats a held-out row")
+        Row(
+            f"log-likelihood, {b.name}",
+            *weighted_mean(b.log_prob, w),
+            note="nats per held-out row",
+        )
         for b in found
     ]
     sentences = []
@@ -61,15 +65,17 @@ def rows_beside(
         ahead = gap.value > AHEAD + 3 * gap.standard_error
         table.append(
             Row(f"model minus {name}", -gap.value, gap.standard_error, verdict=not ahead,
-                note="nats a held-out row")
+                note="nats per held-out row")
         )  # fmt: skip
         if ahead:
-            sentences.append(f"a {name} does better by {gap} nats a held-out row")
+            sentences.append(f"a {name} does better by {gap} nats per held-out row")
     for b in found:
         auc = b.distinction.auc
         noise = math.hypot(auc.standard_error, ours.auc.standard_error)
         harder = ours.auc.value - auc.value > 3 * noise
-        note = "its draws, the same classifier" + ("; harder to tell than the samples" * harder)
+        note = "its draws, by the same classifier" + (
+            "; harder to detect than the samples" * harder
+        )
         table.append(Row(f"classifier, {b.name}", *auc[:2], 0.5, note=note))
     return table, sentences
 

@@ -56,7 +56,7 @@ MOST = 2
 """Places that reasons name; of more it is said how many."""
 
 BLUNT = 0.25
-"""A shift, in standard deviations, that must not go unseen without a word."""
+"""A shift, in standard deviations, that must not go unnoticed silently."""
 
 
 class Kind(NamedTuple):
@@ -81,15 +81,15 @@ KINDS = {
         "{ours_width:.4g} apart, of real rows {real_width:.4g})", "relative",
     ),
     "shape": Kind(
-        "distribution function", 0.02, "{place} has another distribution: the functions differ by "
-        "{value:.3f} ± {error:.3f}", "largest difference (Kolmogorov–Smirnov)",
+        "distribution function", 0.02, "{place} has a different distribution: the distribution "
+        "functions differ by {value:.3f} ± {error:.3f}", "largest difference (Kolmogorov–Smirnov)",
     ),
     "values": Kind(
         "impossible values", 0.0, "{value:.2%} of {what}", "share of samples",
     ),
     "range": Kind(
-        "range not reached", 0.002, "no sample of {place} is {end} {ours:.4g}, but {value:.1%} of real "
-        "rows are, up to {real:.4g}", "share of real rows",
+        "range not reached", 0.002, "no sample of {place} lies {end} {ours:.4g}, but {value:.1%} of "
+        "real rows do, up to {real:.4g}", "share of real rows",
     ),
     "missing": Kind(
         "missing values", 0.01, "{place} is missing in {ours:.1%} of samples, and in {real:.1%} of "
@@ -100,8 +100,8 @@ KINDS = {
         "{ours:.1%} of samples, in {real:.1%} of real rows", "share of rows in the wrong one",
     ),
     "pairs": Kind(
-        "correlations", 0.05, "{place} have correlation {ours:.2f}, in real rows {real:.2f}",
-        "difference of arctanh r",
+        "correlations", 0.05, "{place} have correlation {ours:.2f}, {real:.2f} in real rows",
+        "difference in arctanh r",
     ),
     "direction location": Kind(
         "location of combinations", 0.05, "the combination {place} is shifted by {value:+.2f} ± "
@@ -112,9 +112,9 @@ KINDS = {
         "{error:.0%}", "relative, along the axes of real rows",
     ),
     "classifier": Kind(
-        "classifier", 0.01, "a classifier tells samples from real rows it has not seen: area under the "
-        "curve {auc:.3f} ± {auc_error:.3f}, and of the {fraction:.0%} that look most like {alike} "
-        "{share:.0%} are; it used {used}", "",
+        "classifier", 0.01, "a classifier distinguishes samples from real rows it has not seen: "
+        "area under the curve {auc:.3f} ± {auc_error:.3f}, and of the {fraction:.0%} that look most "
+        "like {alike} {share:.0%} are; it used {used}", "",
     ),
     "sliced": Kind(
         "sliced Wasserstein distance", 0.02, "the sliced Wasserstein distance to real rows is "
@@ -126,8 +126,8 @@ KINDS = {
         "share of samples",
     ),
     "membership": Kind(
-        "membership attack", 0.02, "the samples betray what was learned from: training rows have "
-        "samples nearer to them than held-out rows do, area under the curve {auc:.3f}", "",
+        "membership attack", 0.02, "the samples give away the training rows: samples lie closer "
+        "to training rows than to held-out rows, area under the curve {auc:.3f}", "",
     ),
 }  # fmt: skip
 
@@ -196,7 +196,7 @@ def compare(
     generator: torch.Generator | None = None,
     processes: Processes = ALONE,
 ) -> Comparison:
-    r"""Compare samples with held-out data, and say whether they can be told apart.
+    r"""Compare samples with held-out data, and say whether they can be distinguished.
 
     Looked at are, of tables: every column (location, scale, distribution function, values that no
     real row has, ranges, holes, frequencies of categories); every pair (correlation); linear
@@ -301,14 +301,14 @@ def compare(
         reasons += faults
     if log_prob is not None:
         own = weighted_mean(log_prob, v.weights["held_out"])
-        table.append(Row("log-likelihood", *own, note="nats a held-out row"))
+        table.append(Row("log-likelihood", *own, note="nats per held-out row"))
     if beside:
         more, faults = rows_beside(found, v, log_prob, distinction)
         table += more
         reasons += faults
     ok = not reasons
     if train is None:
-        reasons.append("copies of training rows were not looked for: no training rows were given")
+        reasons.append("copies of training rows were not checked: no training rows were given")
     reasons += _blind(v, looks)
     return Comparison(
         tuple(table),
@@ -328,7 +328,8 @@ def _weights(
     by_name = given if isinstance(given, Mapping) else {"held_out": given}
     if unknown := set(by_name) - set(rows):
         raise ValueError(
-            f"sample_weight must name what was given, {', '.join(rows)}; got {', '.join(unknown)}"
+            f"sample_weight must be keyed by what was given, {', '.join(rows)}; got "
+            f"{', '.join(unknown)}"
         )
     return {name: weights_of(r.numbers, by_name.get(name)) for name, r in rows.items()}
 
@@ -347,14 +348,14 @@ def _judge(look: Look, n_looks: int) -> tuple[Row, list[str]]:
         value, error = float(effects.value[i]), float(effects.standard_error[i])
         sentence = kind.sentence
         if math.isinf(value):
-            sentence = "{place} varies, and is constant in real rows"
+            sentence = "{place} varies, but is constant in real rows"
         sentences.append(
             sentence.format(place=look.places[i], value=value, error=error, **look.facts[i])
         )
     if look.kind == "classifier":
         sentences = sentences[:1]  # both of its places say the same
     elif len(bad) > MOST:
-        sentences.append(f"{kind.title}: {len(bad) - MOST} more of {n} places are off")
+        sentences.append(f"{kind.title}: {len(bad) - MOST} more of {n} columns or pairs fail")
     worst = order[0]
     p = float(effects.p_value[worst])
     at = f"worst of {n}: {look.places[worst]}" if n > 1 else look.places[worst]
@@ -382,6 +383,6 @@ def _blind(v: View, looks: Sequence[Look]) -> list[str]:
     if least <= BLUNT:
         return []
     return [
-        f"{n:.0f} samples and {m:.0f} held-out rows show a shift only from {least:.2f} standard "
-        "deviations on; more rows show more"
+        f"{n:.0f} samples and {m:.0f} held-out rows reveal only shifts of {least:.2f} standard "
+        "deviations or more; more rows reveal smaller ones"
     ]

@@ -1,4 +1,4 @@
-"""What is looked at when samples are held against real rows: effects and p-values, without a verdict.
+"""The tests that compare samples with real rows: effects and p-values, without a verdict.
 
 Every look is a test of "samples and held-out rows are of one law", whatever that law is, and exact
 or nearly so. Which effects are too large, and how that is said, is `compare`'s.

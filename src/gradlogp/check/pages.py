@@ -54,7 +54,7 @@ def _rows(c: Comparison, *kinds: str) -> tuple[Row, ...]:
 def _verdict(c: Comparison) -> Section:
     judged = {kind.title for kind in KINDS.values()}
     beside = tuple(row for row in c.rows if row.name not in judged)
-    head = "No look at the samples found a fault." if c.verdict.ok else "Not ok."
+    head = "No test found a fault in the samples." if c.verdict.ok else "Not ok."
     text = "\n\n".join([head, *(f"• {reason}." for reason in c.verdict.reasons)])
     return Section("Verdict", text, rows=beside)
 
@@ -68,7 +68,7 @@ def _images(c: Comparison) -> Section:
     ]
     fits = len(shape) == 3 and shape[0] in (1, 3)
     figures = (("images", "Samples, and real images.", partial(image_grid, sets)),) if fits else ()
-    return Section("Images", "As drawn, not chosen.", figures)
+    return Section("Images", "As drawn, not selected.", figures)
 
 
 def _columns(c: Comparison) -> Section:
@@ -79,8 +79,8 @@ def _columns(c: Comparison) -> Section:
     v = c.view
     pairs = [(v.names[j], v.columns["samples"][:, j], v.columns["held_out"][:, j]) for j in order]
     text = (
-        "The columns of least p-value first. What lies outside the range of real rows is counted at "
-        "the ends."
+        "Columns with the smallest p-value first. Values outside the range of real rows are "
+        "counted in the end bins."
     )
     caption = f"{len(order)} of {len(v.names)} columns: samples over held-out rows."
     figure = ("columns", caption, partial(histograms, pairs))
@@ -98,7 +98,7 @@ def _shares(c: Comparison) -> Section | None:
     )
     order = (ours - real).abs().argsort(descending=True)[:MOST_SHARES].tolist()
     draw = partial(shares, [names[i] for i in order], ours[order], real[order])
-    figure = ("shares", "Shares of rows, the largest difference first.", draw)
+    figure = ("shares", "Shares of rows, largest difference first.", draw)
     return Section("Categories and holes", "", (figure,), _rows(c, "classes", "missing"))
 
 
@@ -126,12 +126,13 @@ def _classifier(c: Comparison) -> Section:
     order = c.distinction.importance.argsort(descending=True)[:MOST_USED].tolist()
     draw = partial(
         bars, [c.features[i] for i in order], c.distinction.importance[order],
-        label="fall of the area under the curve when this column is shuffled",
+        label="drop in the area under the curve when this column is shuffled",
     )  # fmt: skip
     text = (
-        "Gradient-boosted trees learn to tell samples from real rows, and decide on others. They see "
-        "all columns, and linear combinations along the axes of real rows. An area of ½ means that "
-        "they tell nothing."
+        "Gradient-boosted trees learn to distinguish samples from real rows, and are tested on "
+        "other rows. They see "
+        "all columns, and linear combinations along the axes of real rows. An area of ½ means "
+        "that they cannot."
     )
     figure = ("classifier", "What the classifier used, on rows it had not seen.", draw)
     return Section("All columns together", text, (figure,), _rows(c, "classifier", "sliced"))
@@ -145,10 +146,12 @@ def _memory(c: Comparison) -> Section:
         first, second, _ = nearest_two(points[key][:MOST_NEIGHBOURS], train)
         spread.append(torch.where(second > 0, first / second, 1.0))
     draw = partial(histograms, [("nearest / next training row", spread[0], spread[1])])
-    caption = "Ratio of the distances to the nearest and the next training row; copies are at 0."
+    caption = (
+        "Ratio of the distances to the nearest and second-nearest training rows; copies are at 0."
+    )
     return Section(
         "Are they copies?",
-        "A copy is next to one training row and far from all others.",
+        "A copy is close to one training row and far from all others.",
         (("copies", caption, draw),),
         _rows(c, "copies", "membership"),
     )

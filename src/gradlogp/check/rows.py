@@ -75,10 +75,10 @@ def encode(
     kinds = {name: _is_frame(name, rows) for name, rows in sets.items()}
     if len(set(kinds.values())) > 1:
         kinds_of = ", ".join(f"{name} is a {type(rows).__name__}" for name, rows in sets.items())
-        raise TypeError(f"all must be tensors, or all frames: {kinds_of}")
+        raise TypeError(f"either all must be tensors, or all data frames: {kinds_of}")
     if all(kinds.values()):
         if names is not None:
-            raise ValueError("frames name their own columns; omit names=")
+            raise ValueError("frames carry their own column names; omit names=")
         layout, encoded = _encode_frames(sets)
     else:
         layout, encoded = _encode_tensors(sets, names)
@@ -96,8 +96,8 @@ def _is_frame(name: str, rows: Any) -> bool:
     if hasattr(rows, "columns") and hasattr(rows, "dtypes"):
         return True
     raise TypeError(
-        f"{name} must be a tensor (n, *event) or a frame, got {type(rows).__name__}; "
-        "an array becomes a tensor by torch.as_tensor"
+        f"{name} must be a tensor (n, *event) or a data frame, got {type(rows).__name__}; "
+        "convert an array with torch.as_tensor"
     )
 
 
@@ -116,7 +116,7 @@ def _encode_tensors(
         names = [f"x[{', '.join(map(str, place))}]" for place in places]
     names = tuple(names)
     if len(names) != count or len(set(names)) < count:
-        raise ValueError(f"names must be {count} different names of columns, got {len(names)}")
+        raise ValueError(f"names must be {count} different column names, got {len(names)}")
     none = lambda x: torch.zeros(len(x), 0, dtype=torch.long)
     rows = {
         name: Rows(x.detach().cpu().double().flatten(1), none(x), torch.finfo(x.dtype).eps)
@@ -145,7 +145,7 @@ def _encode_frames(sets: Mapping[str, Any]) -> tuple[Layout, dict[str, Rows]]:
         known = {v for v in kinds.values() if v is not None}  # an empty column fits any kind
         if len(known) > 1:
             found = ", ".join(f"{frames[name][c].dtype} in {name}" for name in kinds)
-            raise ValueError(f"column {c!r} must be of one kind: {found}")
+            raise ValueError(f"column {c!r} must have one dtype: {found}")
         (numeric if known != {False} else categories).append(c)
     texts = {n: {c: _texts(f[c]) for c in categories} for n, f in frames.items()}
     levels = tuple(
@@ -234,7 +234,7 @@ def image_columns(
     """Return what can be said of each image `(n, pixels)` alone, channel by channel, and the names.
 
     Mean, deviation, least and largest value, and the logarithm of the power in bands of spatial
-    frequency, in cycles a pixel. Images are independent, and so are these numbers: pixels of one
+    frequency, in cycles per pixel. Images are independent, and so are these numbers: pixels of one
     image are not.
     """
     channels, *space = event_shape
@@ -252,7 +252,7 @@ def image_columns(
     for c in range(channels):
         prefix = f"channel {c}: " if channels > 1 else ""
         names += [f"{prefix}{what}" for what in ("mean", "deviation", "minimum", "maximum")]
-        names += [f"{prefix}log power up to {edges[b]:.2f} cycles a pixel" for b in used]
+        names += [f"{prefix}log power up to {edges[b]:.2f} cycles per pixel" for b in used]
     found = {}
     whole = torch.cat(list(images.values()))
     tiny = 1e-12 * float(whole.var()) * math.prod(space) + 1e-300

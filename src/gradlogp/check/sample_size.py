@@ -68,7 +68,7 @@ def _accuracy(accuracy: float) -> float:
 def _dimension(dim: int | None, cov: Tensor | None) -> tuple[int, float]:
     """Return d and tr P; 1 in place of tr P where the error is relative."""
     if (dim is None) == (cov is None):
-        raise ValueError("give dim, for a relative error, or cov, for an absolute one")
+        raise ValueError("pass dim for a relative error, or cov for an absolute one")
     if cov is None:
         assert dim is not None
         check_count(dim, "dim")
@@ -80,7 +80,7 @@ def _dimension(dim: int | None, cov: Tensor | None) -> tuple[int, float]:
     w = torch.linalg.eigvalsh((S + S.mT) / 2)
     if not bool(w[0] > len(w) * torch.finfo(torch.float64).eps * w[-1]):
         raise ValueError(
-            f"cov must be positive definite, its eigenvalues are {float(w[0]):.3g} to "
+            f"cov must be positive definite, but its eigenvalues are {float(w[0]):.3g} to "
             f"{float(w[-1]):.3g}: data on a subspace have no score without noise"
         )
     return len(w), float((1 / w).sum())
@@ -160,7 +160,7 @@ def gaussian(
         f"score of a Gaussian in {d} dimensions to a {what}error of {eps:g}",
         high,
         "exact: n(n+1)κ₂ − 2n/(ν−d−1) + 1 ≤ ε²" + ("" if dim is not None else "/tr P"),
-        "data are Gaussian, mean and covariance free",
+        "Gaussian data, unknown mean and covariance",
     )
 
 
@@ -171,7 +171,7 @@ def gaussian_limit(
     eps, (d, trace) = _accuracy(accuracy), _dimension(dim, cov)
     formula = "(d + 2)/ε²" if dim is not None else "(d + 2) tr P/ε²"
     n = math.ceil((d + 2) * trace / eps**2 - 1e-9)
-    return SampleSize("the same to leading order", n, formula, "n far above d")
+    return SampleSize("the same to leading order", n, formula, "n much larger than d")
 
 
 def denoising_slope(sigma: float, tau: float = 1.0, draws: int | None = None) -> float:
@@ -296,7 +296,7 @@ def mixture_weight(separation: float, sigma: float = 0.0) -> Efficiency:
     check_number(sigma, "sigma", least=0, most=50)
     if 0 < sigma < 0.05:
         raise ValueError(f"sigma must be 0, or from 0.05 to 50 where it is computed, got {sigma}")
-    why = f" at sigma = {sigma:g}; weights of modes further apart cannot be read from such a score"
+    why = f" at sigma = {sigma:g}; such a score does not determine the weights of modes further apart"
     check_number(separation, "separation", least=1e-6, most=5 if sigma < 0.5 else 20, why=why)
     least = 1 / weight_information(float(separation))
     return Efficiency(least / efficiency(float(separation), float(sigma)), least)
@@ -319,7 +319,7 @@ def span(x: Float[Tensor, "n *event"]) -> tuple[int, int]:
     if rank < min(dim, n - 1):
         raise ValueError(
             f"the data span {rank} of {dim} dimensions, where they have no score without noise; "
-            "give the number of dimensions that count (gradlogp geometry estimates it), or columns"
+            "pass the intrinsic dimension (gradlogp geometry estimates it), or choose columns"
         )
     return n, dim
 
@@ -335,8 +335,8 @@ def table(accuracy: float, dim: int, separation: float | None = None) -> list[Sa
     rows = [gaussian(accuracy, dim=dim), gaussian_limit(accuracy, dim=dim)]
     for sigma in (1.0, 0.1):
         what = f"slope of the score of N(0, τ²) noised by σ = {sigma:g} τ, by denoising"
-        for draws, how, formula in ((None, "fresh noise for ever", "2τ⁴/(v²ε²), v = τ² + σ²"),
-                                    (1, "one draw of noise a point", "τ²/(σ²ε²)")):  # fmt: skip
+        for draws, how, formula in ((None, "fresh noise at every step", "2τ⁴/(v²ε²), v = τ² + σ²"),
+                                    (1, "one noise draw per point", "τ²/(σ²ε²)")):  # fmt: skip
             n = math.ceil(denoising_slope(sigma, draws=draws) / accuracy**2 - 1e-9)
             name = f"{what}, {how}" if draws is None else f"… {how}"
             rows.append(SampleSize(name, n, formula, "one dimension, large n"))

@@ -83,7 +83,7 @@ def ranks_of(
 
     Arguments:
         theta: What was drawn from the prior.
-        draws: L draws of each posterior.
+        draws: L draws each posterior.
         generator: Where U comes from.
     """
     below = (draws < theta.unsqueeze(1)).sum(1)
@@ -178,7 +178,7 @@ def sbc(
 
 def _check_finite(x: Tensor, name: str) -> None:
     if bad := int((~x.isfinite()).sum()):
-        raise ValueError(f"{name} returned {bad} of {x.numel()} numbers that are not finite")
+        raise ValueError(f"{bad} of the {x.numel()} numbers that {name} returned are not finite")
 
 
 def thinning(draws: Float[Tensor, "n L d"], generator: Generator | None = None) -> int:
@@ -256,14 +256,14 @@ def _judged(
             continue
         found = (
             f"draws lie too {'low' if mean[j] > 0 else 'high'}",
-            "draws are too narrow, θ lies outside too often" if square[j] > n
-            else "draws are too wide, θ lies in the middle too often",
+            "draws are too narrow, θ falls outside too often" if square[j] > n
+            else "draws are too wide, θ falls in the middle too often",
             "the histogram of ranks is not flat",
         )[worst]  # fmt: skip
         where = "" if ranks.ndim == 1 else f" in coordinate {j}"
         reasons.append(f"{found}{where} (p = {float(p[worst, j]):.1g} before {p.numel()} tests)")
     ok = p_value >= LEVEL
     if thin > 1:
-        few = f", too few to see much: raise n_draws to {FEW * thin}" if L < FEW else ""
-        reasons.append(f"draws are correlated: one in {thin} was judged, {L} of each{few}")
+        few = f", too few to detect much: raise n_draws to {FEW * thin}" if L < FEW else ""
+        reasons.append(f"draws are correlated: one in {thin} was used, {L} of each{few}")
     return p_value, Verdict(ok, tuple(reasons))

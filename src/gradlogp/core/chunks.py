@@ -90,7 +90,7 @@ def chunks(
     if isinstance(generator, NoiseSource):
         if mine[0].stop < len(x):
             raise ValueError(
-                "a NoiseSource serves one chunk; pass a torch.Generator, or leave chunk_size out"
+                "a NoiseSource serves one chunk; pass a torch.Generator, or omit chunk_size"
             )
         yield slice(0, len(x)), generator
         return

@@ -25,7 +25,7 @@ class Estimate(NamedTuple):
 def mean_and_error(values: Tensor) -> Estimate:
     """Return the mean of independent numbers `(n,)` and its standard error, NaN for one number."""
     if not isinstance(values, Tensor) or values.ndim != 1 or len(values) == 0:
-        raise ValueError(f"values must be numbers (n,), at least one, got {shown(values)}")
+        raise ValueError(f"values must be at least one number (n,), got {shown(values)}")
     values, n = values.detach().double(), len(values)
     return Estimate(float(values.mean()), float(values.std()) / n**0.5 if n > 1 else float("nan"))
 
@@ -57,5 +57,5 @@ def finite_result(result: _Result, name: str = "x") -> _Result:
         if isinstance(part, tuple):
             finite_result(part, name)
         elif isinstance(part, float) and not math.isfinite(part):
-            raise ValueError(f"the result became NaN or infinite; {name} needs another scale")
+            raise ValueError(f"the result became NaN or infinite; rescale {name}")
     return result

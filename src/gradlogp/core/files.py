@@ -21,7 +21,7 @@ def replacing(*paths: Path) -> Iterator[tuple[Path, ...]]:
 
     They do so only when all are complete on disk. If anything fails before, what was there under
     these names is as it was, and nothing is left over. A link stays a link: the file it leads to is
-    replaced. What is no file (a terminal, a pipe) is yielded as it is.
+    replaced. Anything that is not a file (a terminal, a pipe) is yielded as it is.
 
     Raises:
         OSError: In one line that names the files, if they cannot be written.

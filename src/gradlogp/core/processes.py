@@ -69,7 +69,7 @@ class Processes:
         """Raise `ValueError` if there are others, with which that cannot be done."""
         if not self.alone:
             raise ValueError(
-                f"{what} by one process, and there are {self.size}: leave torchrun out"
+                f"{what} in one process, but there are {self.size}: run it without torchrun"
             )
 
     def check_batch(self, size: int, what: str = "a batch of {} rows") -> None:
@@ -92,7 +92,7 @@ class Processes:
         other = [rank for rank, each in enumerate(found) if each != found[0]]
         if other:
             raise ValueError(
-                f"all processes must be given the same {what}; rank {other[0]} has another than rank 0"
+                f"all processes must be given the same {what}; rank {other[0]} differs from rank 0"
             )
 
     def make_alike(self, module: nn.Module) -> None:
@@ -150,7 +150,7 @@ class Processes:
         found = self._of_all((None, [t.shape for t in mine], rest))
         for rank, (failed, shapes, _) in enumerate(found):
             if failed is None and [s[1:] for s in shapes] != [t.shape[1:] for t in mine]:
-                failed = "it made results of another shape"
+                failed = "it returned results of a different shape"
             if failed is not None:
                 raise RuntimeError(f"process {rank} failed: {failed}")
         joined = []
@@ -185,6 +185,6 @@ class Processes:
             yield
         except RuntimeError as error:
             raise ConnectionError(
-                f"another process has ended ({str(error).splitlines()[0]}); what was learned or drawn "
-                "is in the checkpoint or file, if there is one: go on with resume"
+                f"another process has ended ({str(error).splitlines()[0]}); what was trained or "
+                f"drawn so far is in the checkpoint or file, if there is one: continue with resume"
             ) from None

@@ -214,7 +214,7 @@ def check_target(target: object, name: str = "target") -> None:
     """Raise `ValueError` unless this is a density."""
     check_kind(
         target, name, ("score",), "a density",
-        ": make one of a function by as_target(log_prob=f, event_shape=(d,))",
+        ": wrap a function with as_target(log_prob=f, event_shape=(d,))",
     )  # fmt: skip
 
 
@@ -231,7 +231,7 @@ def check_schedule(schedule: object, name: str = "schedule") -> None:
 
 def check_kernel(kernel: object, name: str = "kernel") -> None:
     """Raise `ValueError` unless this is a kernel with its arguments."""
-    check_kind(kernel, name, ("init", "step"), "one with its step size, such as NUTS(0.1)")
+    check_kind(kernel, name, ("init", "step"), "an instance with its step size, such as NUTS(0.1)")
 
 
 def check_transition(transition: object, name: str = "transition") -> None:

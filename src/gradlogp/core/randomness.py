@@ -62,11 +62,13 @@ class Injected:
             ValueError: If none is left, or the next has another shape.
         """
         if not self.left:
-            raise ValueError(f"noise {tuple(shape)} was asked for and none is left: give one more")
+            raise ValueError(
+                f"noise {tuple(shape)} was requested and none is left: pass one more tensor"
+            )
         if self.left[0].shape != shape:
             raise ValueError(
-                f"noise {tuple(shape)} was asked for and the next one given is "
-                f"{tuple(self.left[0].shape)}: give a tensor for each draw, in order"
+                f"noise {tuple(shape)} was requested and the next tensor has shape "
+                f"{tuple(self.left[0].shape)}: pass one tensor per draw, in order"
             )
         return self.left.pop(0).to(like)
 
@@ -96,7 +98,7 @@ class Streams:
         block: int = BLOCK,
     ) -> None:
         if not 0 <= start < stop <= total:
-            raise ValueError(f"chains [{start}, {stop}) do not lie within {total} chains")
+            raise ValueError(f"chains [{start}, {stop}) are not within the {total} chains")
         check_count(block, "block")
         self.start, self.stop, self.total, self.block = start, stop, total, block
         blocks = self.blocks
@@ -128,7 +130,9 @@ class Streams:
     def draw(self, law: Callable[..., Tensor], shape: torch.Size, like: Tensor) -> Tensor:
         """Draw `shape` numbers from `law` (`torch.randn`, `torch.rand`); rows are the chains."""
         if shape[0] != (n := self.stop - self.start):
-            raise ValueError(f"these streams serve {n} chains, noise for {shape[0]} was asked")
+            raise ValueError(
+                f"these streams serve {n} chains, but noise for {shape[0]} was requested"
+            )
         fill, dim = _IN_PLACE[law], int(len(shape) == 2 and shape[1] <= FEW)
         out = like.new_empty((shape[1], n) if dim else shape)  # the chains last, or first
         most = self.block if dim else max(1, PIECE // max(1, shape[1:].numel()))
@@ -158,7 +162,7 @@ class Streams:
         return torch.stack([generator.get_state() for generator in self._generators])
 
     def set_state(self, state: Tensor) -> None:
-        """Go on from where `get_state` was asked."""
+        """Continue from where `get_state` was called."""
         for generator, row in zip(self._generators, state, strict=True):
             generator.set_state(row.clone())  # a view crashes PyTorch
 
@@ -179,7 +183,7 @@ class PartOfBatch:
         """Draw `shape` numbers of `law`: the rows of this process out of those of all."""
         if shape[0] != len(range(self.total)[self.rows]):
             raise ValueError(
-                f"noise for {shape[0]} rows was asked, and this process has the {self.rows} of "
+                f"noise for {shape[0]} rows was requested, but this process has {self.rows} of "
                 f"{self.total}"
             )
         whole = (self.total, *shape[1:])

@@ -45,7 +45,7 @@ def check_times(times: Tensor) -> None:
     """Raise `ValueError` unless times are a vector that descends in [0, 1]."""
     check_finite(times, "times")
     if times.ndim != 1 or len(times) < 1 or bool((times.diff() >= 0).any()):
-        raise ValueError("times must be a vector that descends strictly")
+        raise ValueError("times must be strictly decreasing")
     if not (float(times[0]) <= 1 and float(times[-1]) >= 0):
         raise ValueError(
             f"times must lie in [0, 1], got {float(times[0]):.4g} … {float(times[-1]):.4g}"
@@ -153,8 +153,8 @@ def evolve(
         if not bool(torch.isfinite(z).all()):
             bad = int((~torch.isfinite(z)).flatten(1).any(1).sum())
             raise FloatingPointError(
-                f"{bad} of {len(z)} samples became NaN or infinite; take smaller steps or start at an "
-                "earlier time"
+                f"{bad} of {len(z)} samples became NaN or infinite; use smaller steps or start at a "
+                "smaller t"
             )
         return score.coordinates.decode(z) if denoise else z
 
@@ -165,13 +165,13 @@ def evolve(
     check_kind(out, "out", Tensor, "a tensor to fill")
     if out.shape != start.shape or not processes.alone:
         raise ValueError(
-            f"out must have shape {tuple(start.shape)}, and belongs to one process; got "
+            f"out must have shape {tuple(start.shape)}, and needs a single process; got "
             f"{tuple(out.shape)} and {processes.size}"
         )
     for part, streams in parts:
         made = moved_part(part, streams)
         if made.dtype != out.dtype:
-            raise ValueError(f"out must be {made.dtype}, as the samples are, got {out.dtype}")
+            raise ValueError(f"out must be {made.dtype}, like the samples, got {out.dtype}")
         out[part] = made
     return out
 
@@ -180,20 +180,20 @@ def _start(
     transition: Transition, score: NoisyScore, n: int, times: Tensor, generator: Generator | None
 ) -> Tensor:
     """Return draws of an exact law at t = 1; else a placeholder, of no stride, for those to come."""
-    check_count(n, "x, a number of samples,")
+    check_count(n, "x, as a number of samples,")
     if isinstance(transition, Coloured):
         raise ValueError(
-            "coloured noise: draw the start yourself, K^(1/2) times draws of terminal(score)"
+            "with coloured noise draw the start yourself: K^(1/2) times draws from terminal(score)"
         )
     if float(times[0]) != 1:
         raise ValueError(
-            f"a number of samples starts at t = 1, and times begin at {float(times[0]):.4g}; pass "
-            "states at that time"
+            f"a number of samples needs a start at t = 1, but times begin at "
+            f"{float(times[0]):.4g}; pass states at that time"
         )
     if score.event_shape is None:
         raise ValueError(
-            "this score does not know the shape of its samples: pass event_shape= where it is made, "
-            "or states in place of a number"
+            "this score does not know the shape of its samples: pass event_shape= when you create "
+            "it, or pass states instead of a number"
         )
     law = terminal(score.rows(slice(0, 1)) if n > 1 else score)
     if isinstance(law, ExactTerminal):

@@ -45,7 +45,7 @@ def conditional_log_likelihood(
         )
     given = score.given(torch.where(known, x, torch.nan))
     if score.moments is None:
-        raise ValueError("the score has no moments, which its known entries would have")
+        raise ValueError("the score has no moments, which the known entries need")
     mean, var = score.moments
     at_mean = score.coordinates.decode(mean[None].expand(x.shape)).to(x)
     y = torch.where(known, at_mean, x)
@@ -96,7 +96,7 @@ def marginal_log_likelihood(
     check_kind(x, "x", Tensor, "rows with holes")
     known = ~x.isnan()
     if x.ndim != 2 or not bool(known.any(1).all()):
-        raise ValueError("x must be rows (B, D) in each of which something is known")
+        raise ValueError("x must have shape (B, D), with at least one known entry in each row")
     whole = known.all(1)
     ratios = []
     for _ in range(n_draws):

@@ -205,7 +205,7 @@ def log_likelihood(
     if schedule.times is not None:
         raise ValueError("a discrete ladder has no continuous flow; use the schedule it came from")
     if n_steps is not None:
-        check_count(n_steps, "n_steps", ORDER + 1, "; fewer leave errors of many nats")
+        check_count(n_steps, "n_steps", ORDER + 1, "; with fewer, errors reach many nats")
     check_count(n_probes, "n_probes")
     check_number(tolerance, "tolerance", above=0)
     if t_min is None:
@@ -218,9 +218,7 @@ def log_likelihood(
         )
     Processes.check(processes)
     if differentiable and not processes.alone:
-        raise ValueError(
-            "derivatives do not cross processes: leave out processes= or differentiable="
-        )
+        raise ValueError("derivatives do not cross processes: drop processes= or differentiable=")
     processes.same_noise(generator)
     total = len(shares(len(x), chunk_size, processes)) * (n_steps or 1)
     ticks = itertools.count(1)
@@ -261,7 +259,7 @@ def log_likelihood(
     if not bool(gains.isfinite().all()):
         bad = int((~gains.isfinite()).any(0).sum())
         raise ArithmeticError(
-            f"the log-likelihood of {bad} of {len(x)} points became NaN or infinite; look whether the "
+            f"the log-likelihood of {bad} of {len(x)} points became NaN or infinite; check whether the "
             "points lie far outside the data, or raise t_min"
         )
     if divergence == "exact":

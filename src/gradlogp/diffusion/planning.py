@@ -58,15 +58,15 @@ def plan_levels(
     """
     check_noisy_score(score)
     if score.schedule.times is not None:
-        raise ValueError("a discrete ladder is run through whole: there are no times to choose")
+        raise ValueError("a discrete ladder is always run in full: there are no times to choose")
     check_number(tolerance, "tolerance", above=0)
     check_count(n_draws, "n_draws", 2)
     transition = UniPC() if transition is None else transition
     check_transition(transition)
     if facts_of(transition).draws:
         raise ValueError(
-            f"{type(transition).__name__} draws noise, by which two runs differ whatever their steps: "
-            "plan a deterministic transition"
+            f"{type(transition).__name__} draws noise, so two runs differ whatever their steps: plan "
+            "with a deterministic transition"
         )
     seed = new_seed(generator)
 

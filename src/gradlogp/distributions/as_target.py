@@ -61,14 +61,14 @@ class Target:
         if self.log_prob_fn is None:
             raise ValueError(
                 "this target has a score but no log-density, which Metropolis corrections and "
-                "tempering need; give as_target(log_prob=...) or use an unadjusted kernel (ULA)"
+                "tempering need; pass as_target(log_prob=...) or use an unadjusted kernel (ULA)"
             )
         value = self.log_prob_fn(x)
         if not isinstance(value, Tensor) or value.shape != x.shape[:1]:
             got = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
             raise ValueError(
                 f"the log-density must return shape ({len(x)},), got {got}; if it takes a single "
-                "point, say vectorized=False"
+                "point, pass vectorized=False"
             )
         return value
 
@@ -153,11 +153,13 @@ def as_target(
         if f is not None:
             check_function(f, name)
     if distribution is not None:
-        if not (score is log_prob is energy is event_shape is parameters is None):
-            raise ValueError("give distribution= alone: the law has a density, shape and support")
+        if any(x is not None for x in (score, log_prob, energy, event_shape, parameters)):
+            raise ValueError(
+                "pass distribution= alone: it already has a density, shape and support"
+            )
         parameters, log_prob = _of_law(distribution)
     if energy is not None and log_prob is not None:
-        raise ValueError("give log_prob or energy, not both: energy = -log_prob")
+        raise ValueError("pass log_prob or energy, not both: energy = -log_prob")
     if score is log_prob is energy is None:
         raise ValueError("as_target needs score=, log_prob=, energy= or distribution=")
     if parameters is not None:
@@ -186,12 +188,12 @@ def _named(
 ) -> Target:
     if score is not None:
         raise ValueError(
-            "parameters= needs log_prob= or energy= and no score=: the score is that of the free "
-            "numbers behind the parameters, with the Jacobian, by automatic differentiation"
+            "parameters= needs log_prob= or energy=, without score=: automatic differentiation "
+            "gives the score of the unconstrained parameters, including the Jacobian"
         )
     if event_shape is not None:
         raise ValueError(
-            "give event_shape= or parameters=, not both: parameters have their shapes"
+            "pass event_shape= or parameters=, not both: parameters already have shapes"
         )
     f, sign, name = (log_prob, 1, "log_prob") if energy is None else (energy, -1, "energy")
     assert f is not None
@@ -202,7 +204,7 @@ def _named(
         n = len(next(iter(named.values())))
         if not isinstance(value, Tensor) or value.shape != (n,):
             got = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
-            one = "one number for each of the chains; if it takes one chain, say vectorized=False"
+            one = "one number per chain; if it takes one chain, pass vectorized=False"
             raise ValueError(f"{name} must return shape ({n},), {one}; got {got}")
         return sign * value
 
@@ -217,17 +219,17 @@ def _of_law(law: Distribution) -> tuple[Parameters, Callable[[Tensor], Tensor]]:
     """Return a law of PyTorch as one parameter and its log-density."""
     if not isinstance(law, Distribution):
         raise ValueError(
-            f"distribution must be one of torch.distributions, got {type(law).__name__}; what has "
-            "log_prob and score is a target as it is"
+            f"distribution must be one of torch.distributions, got {type(law).__name__}; an object "
+            "with log_prob and score is already a target"
         )
     try:
         support = law.support
     except NotImplementedError:
         support = None
     if support is None:
-        raise ValueError(f"{law} does not say its support; give log_prob= and parameters=")
+        raise ValueError(f"{law} does not state its support; pass log_prob= and parameters=")
     if support.is_discrete:
-        raise ValueError(f"{law} has no density: a law of discrete values has no score")
+        raise ValueError(f"{law} has no density: discrete distributions have no score")
 
     def log_prob(x: Tensor) -> Tensor:
         return law.log_prob(x).reshape(len(x), -1).sum(1)

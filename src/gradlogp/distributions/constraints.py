@@ -136,7 +136,7 @@ class SimplexTransform(_Bijection):
     def inverse_shape(self, shape: torch.Size) -> torch.Size:
         """Return the shape of z."""
         if not shape or shape[-1] < 2:
-            raise ValueError(f"a point of a simplex has at least 2 entries, not shape {shape}")
+            raise ValueError(f"a point of a simplex needs at least 2 entries, got shape {shape}")
         return torch.Size((*shape[:-1], shape[-1] - 1))
 
 
@@ -281,7 +281,7 @@ def bijection(constraint: constraints.Constraint) -> Transform:
         if bound is not None and not bool(torch.isfinite(torch.as_tensor(bound)).all()):
             raise ValueError(
                 f"the bounds of {constraint} must be finite; for a half-line use "
-                "constraints.greater_than(a) or less_than(b), for all numbers constraints.real"
+                "constraints.greater_than(a) or less_than(b), for the whole line constraints.real"
             )
     if isinstance(constraint, constraints.interval | constraints.half_open_interval):
         a, b = constraint.lower_bound, constraint.upper_bound
@@ -295,10 +295,11 @@ def bijection(constraint: constraints.Constraint) -> Transform:
         return biject_to(constraint)
     except NotImplementedError:
         raise ValueError(
-            f"{constraint} has no bijection with a Jacobian; there are real, positive, nonnegative, "
+            f"{constraint} has no bijection with a Jacobian; supported are real, positive, "
+            f"nonnegative, "
             "greater_than, less_than, interval, simplex, corr_cholesky, lower_cholesky, "
             "positive_definite of torch.distributions.constraints, and ordered of "
-            "gradlogp.distributions; along discrete values there is no score: sum over them"
+            "gradlogp.distributions; discrete values have no score: sum over them"
         ) from None
 
 

@@ -66,7 +66,7 @@ class Observed:
 
     def __post_init__(self) -> None:
         if not isinstance(self.data, Tensor) or self.data.ndim == 0 or len(self.data) == 0:
-            raise ValueError("data must be a tensor (N, ...) of at least one observation")
+            raise ValueError("data must be a tensor (N, ...) with at least one observation")
         if self.data.is_floating_point():
             check_finite(self.data, "data")
         check_function(self.log_prior, "log_prior")
@@ -77,7 +77,7 @@ class Observed:
             parameters.check_function(self.log_prior, "log_prior")
             parameters.check_function(self.log_likelihood, "log_likelihood", n_rows=1)
         elif not self.vectorized:
-            raise ValueError("vectorized=False is for functions of named values: give parameters=")
+            raise ValueError("vectorized=False is for functions of named values: pass parameters=")
 
     @property
     def n_data(self) -> int:
@@ -176,8 +176,8 @@ class Observed:
                 parts.append(torch.stack([self._names.call(f, one, rows) for one in each]))
             if parts[-1].shape[:2] != (len(part), len(rows)):
                 raise ValueError(
-                    f"what is predicted must have shape ({len(part)}, {len(rows)}, …), a row for "
-                    f"each observation, got {tuple(parts[-1].shape)}"
+                    f"the prediction must have shape ({len(part)}, {len(rows)}, …), one row "
+                    f"per observation, got {tuple(parts[-1].shape)}"
                 )
         return torch.cat(parts)
 

@@ -53,7 +53,7 @@ class Parameters:
             them free. An `nn.Module` stands for its trainable parameters.
 
     Raises:
-        ValueError: For a name that is no identifier, a declaration that is none of these, or a
+        ValueError: For a name that is not an identifier, an unknown kind of declaration, or a
             constraint that does not fit the shape or has no bijection.
 
     Examples:
@@ -80,7 +80,7 @@ class Parameters:
         free = flat = 0
         for name, value in declared.items():
             if not self.as_dict and not (isinstance(name, str) and name.isidentifier()):
-                raise ValueError(f"{name!r} must be a name that can be passed by keyword")
+                raise ValueError(f"{name!r} must be a valid keyword name")
             shape, constraint = _declared(name, value)
             transform, free_shape = _transform(name, shape, constraint)
             where = slice(flat, flat + shape.numel())
@@ -159,7 +159,9 @@ class Parameters:
         """
         named = self.split(values) if isinstance(values, Tensor) else values
         if named.keys() != self.slots.keys():
-            raise ValueError(f"values must be those of {self._listed()}, got {', '.join(named)}")
+            raise ValueError(
+                f"values must have the names {self._listed()}, got {', '.join(named)}"
+            )
         parts = []
         for name, slot in self.slots.items():
             x = named[name]
@@ -167,12 +169,12 @@ class Parameters:
                 shape = ", ".join(("B", *map(str, slot.shape)))
                 raise ValueError(f"{name} must have shape ({shape}), got {tuple(x.shape)}")
             if not bool(slot.constraint.check(x).all()):
-                raise ValueError(f"{name} must satisfy {slot.constraint}, and does not everywhere")
+                raise ValueError(f"{name} must satisfy {slot.constraint} everywhere")
             z = x if slot.transform is None else slot.transform.inv(x).to(x)
             if not bool(torch.isfinite(z).all()):
                 raise ValueError(
-                    f"{name} must lie inside of {slot.constraint}: on the boundary, or where it is "
-                    "not finite, it has no free numbers"
+                    f"{name} must lie strictly inside {slot.constraint}: boundary and non-finite "
+                    f"values have no unconstrained counterpart"
                 )
             parts.append(z.reshape(len(x), -1))
         return torch.cat(parts, 1)
@@ -214,8 +216,8 @@ class Parameters:
                 raise
             raise ValueError(
                 "a function of one chain, or of minibatches, runs inside torch.func.vmap and must not "
-                "branch on values; laws of torch.distributions do where they check their arguments: "
-                "give them validate_args=False"
+                "branch on values; torch.distributions do when they validate their arguments: "
+                "pass them validate_args=False"
             ) from error
         # NaN in the score too, which a constant NaN in the value would leave 0
         outside = torch.where(inside, 0.0, math.nan).to(z).unsqueeze(1)
@@ -243,8 +245,9 @@ class Parameters:
         check_batch(z, name="z")
         if z.ndim != 2 or z.shape[1] != self.n_free:
             raise ValueError(
-                f"{self._listed()} have {self.n_free} free numbers, z of shape (B, {self.n_free}), "
-                f"got {tuple(z.shape)}; Parameters.unconstrain gives them for values"
+                f"{self._listed()} have {self.n_free} unconstrained numbers, z of shape (B, "
+                f"{self.n_free}), "
+                f"got {tuple(z.shape)}; Parameters.unconstrain computes them from values"
             )
 
     def _blocks(self, z: Tensor) -> Iterator[tuple[str, Slot, Tensor]]:
@@ -320,7 +323,7 @@ def _transform(
         transform = bijection(constraint)
         if len(shape) < constraint.event_dim:
             raise ValueError(
-                f"{constraint} is about {constraint.event_dim} dimensions together; say which, as "
+                f"{constraint} constrains {constraint.event_dim} dimensions jointly; state them as "
                 f"(shape, constraint), got shape {tuple(shape)}"
             )
         base: Any = constraint
@@ -331,7 +334,7 @@ def _transform(
         free_shape = torch.Size(transform.inverse_shape(shape))
         if transform.forward_shape(free_shape) != shape:
             raise ValueError(
-                f"the bounds of {constraint} must have a shape that fits {tuple(shape)}; they make it "
+                f"the bounds of {constraint} must broadcast to {tuple(shape)}; with them it is "
                 f"{tuple(transform.forward_shape(free_shape))}"
             )
         return transform, free_shape

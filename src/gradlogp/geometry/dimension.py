@@ -179,14 +179,20 @@ def intrinsic_dimension(
             n = perturbations(n_perturbations, D)
             value, error = _normal_rank(score, x, b, n, generator, stack)
         else:
-            why = "a slope and an error have to come from them"
+            why = "they must give a slope and an error"
             n = count(n_perturbations, max(64, 8 * D), 8, "n_perturbations", why)
             value, error = _norm(score, x, b, n, generator, stack)
     else:
         if n_perturbations is not None:
             raise ValueError(f'{estimator!r} takes n_probes; n_perturbations is for "norm"')
         if n_probes is not None:
-            count(n_probes, 0, 2, "n_probes", "one probe has no standard error; None is exact")
+            count(
+                n_probes,
+                0,
+                2,
+                "n_probes",
+                "one probe has no standard error; None computes exactly",
+            )
         value, error = _divergence(score, x, b, n_probes, generator, estimator == "flipd")
         check_finite(value, "the derivative of score")
     return IntrinsicDimension(value, error, value > D - 0.5)
@@ -244,11 +250,11 @@ def recommend_sigma(
     check_number(tolerance, "tolerance", above=0)
     levels = as_parameter(sigmas, "sigmas").double().flatten().sort().values
     if len(levels) < 4 or not bool((levels > 0).all()):
-        raise ValueError(f"sigmas must be four or more positive levels, got {levels.tolist()}")
+        raise ValueError(f"sigmas must hold at least four positive levels, got {levels.tolist()}")
     D, means = x.shape[1:].numel(), []
     for sigma in levels.tolist():
         score = score_at(sigma)
-        check_function(score, "what score_at returns")
+        check_function(score, "the return value of score_at")
         found = intrinsic_dimension(score, x, sigma, estimator=estimator, **options)
         means.append(found.mean)
     value = torch.tensor([m.value for m in means], dtype=torch.float64)
@@ -265,7 +271,7 @@ def recommend_sigma(
     if best is None:
         table = ", ".join(f"{s:.3g}: {v:.2f}" for s, v in zip(levels, value, strict=True))
         raise ValueError(
-            f"no three noise levels in a row agree on a dimension between 0 and {D} (sigma: k = "
+            f"no three consecutive noise levels agree on a dimension between 0 and {D} (sigma: k = "
             f"{table}); try a finer or wider range of sigmas, or more points, or a larger tolerance"
         )
     _, i, j = best

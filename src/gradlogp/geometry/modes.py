@@ -382,7 +382,7 @@ def find_modes(
     if lost := int((basin < 0).sum()):
         warnings.warn(
             f"{lost} of {len(x0)} starts reached no stationary point (basin −1): raise max_steps, "
-            "or start nearer to the bulk of the density",
+            "or start closer to the bulk of the density",
             RuntimeWarning,
             stacklevel=2,
         )

@@ -29,8 +29,7 @@ def noise_level(sigma: Tensor | float, x: Tensor) -> Tensor:
     """
     check_points(x)
     why = (
-        ": it is the noise level at which the score was learned or noised, and without noise data on "
-        "a manifold have no score"
+        ": it is the noise level of the score, and without noise data on a manifold have no score"
     )
     return check_level(sigma, x, why=why)
 
@@ -39,8 +38,8 @@ def check_dimension(dimension: int | None, D: int) -> None:
     """Refuse a dimension of the manifold that leaves no normal or makes no sense."""
     if isinstance(dimension, int) and dimension == D:
         raise ValueError(
-            f"dimension = {D} is that of the whole space: there are no normal directions, and "
-            "nothing to split, project on or curve"
+            f"dimension = {D} fills the space: there are no normal directions, so nothing "
+            "to split, project onto or curve"
         )
     if dimension is not None:
         check_count(dimension, "dimension", 0, most=D - 1)

@@ -74,8 +74,8 @@ def data_field(score: NoisyScore, sigma: float | None = None) -> Field:
     if affine is not None and not affine.one_scale:
         raise ValueError(
             "tangents, distances and curvature in the units of the data need one scale for all "
-            "columns, and this model has one for each; train it with standardize='one' (or False), "
-            "or stay in model coordinates by model_field"
+            "columns, but this model has one per column; train it with standardize='one' (or False), "
+            "or stay in model coordinates with model_field"
         )
     scale = 1.0 if affine is None else float(affine.scale.flatten()[0])
     low = noise_range(score.schedule)[0] if sigma is None else sigma
@@ -135,8 +135,8 @@ def survey(
     Arguments:
         score: The noisy score.
         x: Points on or near the manifold, in the units of the data.
-        sigma: A noise level in model coordinates; by default the middle of the range over which the
-            dimension is steady.
+        sigma: A noise level in model coordinates; by default the middle of the range where the
+            dimension is stable.
         n_data: How many points the score was learned from; that of x by default.
         n_perturbations: Perturbations a point, for two of the estimators.
         stack: Perturbations handed to the score at once; 1 for a score bound to its rows.
@@ -160,7 +160,7 @@ def survey(
     try:
         steady = recommend_sigma(at, z, levels.exp(), tolerance=0.25)
     except ValueError as problem:
-        flags.append(f"no steady dimension: {problem}")
+        flags.append(f"no stable dimension: {problem}")
     if sigma is None:
         sigma = low if steady is None else math.sqrt(steady.low * steady.high)
     field = model_field(score, sigma).score
@@ -198,13 +198,14 @@ def _parts(
         away = mean_and_error(sigma**2 * across).value
         flags.append(
             f"the data lie off the manifold by about {away:.2g} in model coordinates, not small "
-            f"against σ = {sigma:.3g}: twice the normal part of the score is their distance, not "
+            f"compared "
+            f"with σ = {sigma:.3g}: twice the normal part of the score is their distance, not "
             "curvature"
         )
     try:
         unit = data_field(score, sigma).sigma / sigma
     except ValueError as problem:
-        flags.append(f"curvature and distances are left out: {problem}")
+        flags.append(f"curvature and distances are omitted: {problem}")
         return None, None, None
     along = split.tangent.flatten(1).norm(dim=1)
     return (
@@ -220,24 +221,25 @@ def _worthless(k: int, D: int, n: int, low: float, sigma: float) -> list[str]:
     if k == D:
         flags.append(
             f"k = D = {D}: no normal direction was seen. The data fill the space, or σ = {sigma:.3g} "
-            "is below what was learned well or above the thickness of the data: try another sigma"
+            "is below the levels learned well or above the thickness of the data: try a different sigma"
         )
     elif k == 0:
         flags.append(
-            f"k = 0: the score at σ = {sigma:.3g} sees single points; try a larger sigma, or the "
+            f"k = 0: the score at σ = {sigma:.3g} resolves single points; try a larger sigma, or the "
             "model has memorised its data"
         )
     if n <= D:
         flags.append(
-            f"{n} rows in {D} dimensions span at most {n - 1} directions: too few to tell a rank"
+            f"{n} rows in {D} dimensions span at most {n - 1} directions: too few to determine a rank"
         )
     elif n < 10 * k:
         flags.append(
-            f"{n} rows for {k} tangent directions are few: below about 10 for each, a score knows "
-            "the points and not the manifold"
+            f"{n} rows for {k} tangent directions are few: with fewer than about 10 per "
+            f"direction, a score learns the points, not the manifold"
         )
     if sigma < 1.05 * low:
         flags.append(
-            f"σ = {sigma:.3g} is at the lowest level learned, {low:.3g}, where scores are worst"
+            f"σ = {sigma:.3g} is at the lowest learned level, {low:.3g}, where scores are least "
+            f"accurate"
         )
     return flags

@@ -1,4 +1,4 @@
-"""What an estimator was asked for, as trainings and samplers take it."""
+"""The arguments of an estimator, as training and sampling take them."""
 
 from __future__ import annotations
 

@@ -50,7 +50,7 @@ class Correction(NamedTuple):
 def held_out_rows(n: int, fraction: float | None) -> int:
     """Return how many of n rows are held out: a tenth by default, of few rows up to a quarter.
 
-    Of very many no more than `MOST_HELD_OUT`, which tell losses apart as well.
+    Of very many no more than `MOST_HELD_OUT`, which distinguish losses as well.
 
     With fewer than some dozens neither the best weights nor the share of a correction are known.
     """
@@ -108,7 +108,7 @@ def mixture_of(z: Tensor, aside: Tensor, seed: int) -> tuple[GaussianMixture | N
         seed: Seed of its starts.
 
     Returns:
-        The mixture, and its gain over one Gaussian, nats a row.
+        The mixture, and its gain over one Gaussian, in nats per row.
     """
     rows = aside.numpy()
     one = highest = _fitted(z, 1, seed).score_samples(rows)

@@ -34,7 +34,7 @@ def as_array(y: Any) -> np.ndarray:
     try:
         return y.detach().cpu().numpy() if isinstance(y, Tensor) else np.asarray(y)
     except (TypeError, ValueError) as error:
-        raise ValueError(f"y is no array, one row a sample: {error}") from None
+        raise ValueError(f"y is not an array with one row per sample: {error}") from None
 
 
 def read_classes(y: Any) -> np.ndarray:
@@ -63,7 +63,7 @@ def read_classes(y: Any) -> np.ndarray:
         )
     if found.dtype.kind not in "iubUST" or found.ndim > 1 or not found.size:
         raise ValueError(
-            "y must be classes, one a sample, text, integers or booleans without holes; got "
+            "y must hold one class per sample: text, integers or booleans without missing values; got "
             f"{found.dtype} of shape {found.shape}"
         )
     return found
@@ -88,10 +88,10 @@ def number_classes(y: Any, classes: np.ndarray) -> Tensor:
 def read_values(y: Any, shape: Sequence[int] | None = None) -> Tensor:
     """Return float64 values `(n, *shape)`; without a shape it is that of y's rows.
 
-    One row may come without its first axis, and of a single number one a row.
+    One row may come without its first axis, and single numbers as one per row.
 
     Raises:
-        ValueError: For what is no number, NaN or infinite, or of another shape.
+        ValueError: For values that are not numbers, NaN or infinite, or of a different shape.
     """
     found = as_array(y)
     if found.dtype.kind not in "fiub":
@@ -100,13 +100,13 @@ def read_values(y: Any, shape: Sequence[int] | None = None) -> Tensor:
         except (TypeError, ValueError):
             raise ValueError(
                 'condition="values" needs numbers; y holds '
-                f'{found.dtype}. Classes are condition="classes"'
+                f'{found.dtype}. For classes use condition="classes"'
             ) from None
     values = torch.from_numpy(np.array(found, dtype=np.float64))
     if shape is None:
         values = values.unsqueeze(1) if values.ndim == 1 else values
         if values.ndim < 2 or not values.numel():
-            raise ValueError(f"y must hold one row of values a sample, got shape {found.shape}")
+            raise ValueError(f"y must hold one row of values per sample, got shape {found.shape}")
     elif tuple(shape) == (1,) and values.ndim <= 1:
         values = values.reshape(-1, 1)
     elif values.shape == tuple(shape):
@@ -117,7 +117,7 @@ def read_values(y: Any, shape: Sequence[int] | None = None) -> Tensor:
             f"y must have shape (n, {wanted}), or ({wanted}) for all, got {found.shape}"
         )
     if not bool(values.isfinite().all()):
-        raise ValueError("y has entries that are NaN or infinite; leave these rows out")
+        raise ValueError("y has entries that are NaN or infinite; drop these rows")
     return values
 
 
@@ -125,7 +125,7 @@ def check_rows(shape: Sequence[int], n: int) -> None:
     """Raise `ValueError` unless y of this shape has one row for each of n samples."""
     if not shape or shape[0] != n:
         raise ValueError(
-            f"y must have one row a sample, {n} of them; got {shape[0] if shape else 'a single one'}"
+            f"y must have one row per sample, {n} in all; got {shape[0] if shape else 'a single one'}"
         )
 
 
@@ -149,7 +149,7 @@ def learn_condition(
         return None
     check_option(estimator.condition, "condition, if it is not None,", ("classes", "values"))
     if y is None:
-        raise ValueError(f'condition="{estimator.condition}" needs y, one row a sample')
+        raise ValueError(f'condition="{estimator.condition}" needs y, one row per sample')
     estimator.condition_names_ = names_of(y) if names is None else tuple(names)
     if estimator.condition == "classes":
         found = read_classes(y)
@@ -183,7 +183,7 @@ def given_score(estimator: Any, score: ScoreModel, y: Any, n: int) -> NoisyScore
     if estimator.condition is None:
         if y is not None:
             raise ValueError(
-                "y was given, and this model has nothing to condition on: fit it with "
+                "y was given, but this model is unconditional: fit it with "
                 'condition="classes" or condition="values"'
             )
         return score
@@ -191,7 +191,7 @@ def given_score(estimator: Any, score: ScoreModel, y: Any, n: int) -> NoisyScore
         if isinstance(score.condition, Condition) and float(score.condition.dropout) > 0:
             return score.unconditional()
         raise ValueError(
-            f'condition="{estimator.condition}" needs y, one row a sample or one for all (or train '
+            f'condition="{estimator.condition}" needs y, one row per sample or one for all (or train '
             "with settings=TrainingSettings(condition_dropout=0.1), and leave it out)"
         )
     if estimator.condition == "classes":

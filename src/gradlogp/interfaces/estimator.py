@@ -51,7 +51,7 @@ from .weights import divided, sample_weights
 class ScoreEstimator(DensityMixin, BaseEstimator):
     r"""Learn the score of data; sample, evaluate and denoise with it.
 
-    Data is standardised, and noise levels are chosen from it, from what points can tell apart along
+    Data is standardised, and noise levels are chosen from it, from what points can resolve along
     its thinnest direction to its largest distance. A Gaussian or a mixture is fitted, and a network
     learns by denoising score matching what its noised score lacks. Of its averaged weights those
     with the lowest loss on held-out rows are kept, and of the correction as much as these support.
@@ -183,18 +183,18 @@ class ScoreEstimator(DensityMixin, BaseEstimator):
 
         Raises:
             ValueError: For one sample, NaN or infinite entries, a constant column, a y that is missing
-                or not what `condition` says, weights that are negative or not one a sample, or
+                or not what `condition` says, weights that are negative or not one per sample, or
                 settings out of range.
         """
         check_asked(self)
         settings = training_of(self)
         if columns is not None:
-            check_kind(columns, "columns", list | tuple | np.ndarray, "names, one for each column")
+            check_kind(columns, "columns", list | tuple | np.ndarray, "names, one per column")
         if condition_names is not None:
             check_kind(condition_names, "condition_names", list | tuple | np.ndarray, "names")
         check_kind({} if extra is None else extra, "extra", Mapping, "a dictionary")
         if self.resume and not isinstance(self.random_state, int):
-            raise ValueError("resume=True needs the random_state, a number, of that run")
+            raise ValueError("resume=True needs the random_state of that run, as a number")
         self._tensors = isinstance(X, Tensor)
         X = validate_data(
             self, as_array(X), dtype=[np.float32, np.float64], allow_nd=True, ensure_min_samples=2
@@ -208,7 +208,7 @@ class ScoreEstimator(DensityMixin, BaseEstimator):
         if masks is not None:
             check_kind(masks, "masks", Masks, "Masks, what a table hides of itself")
             if self.condition is not None or self.objective is not None:
-                raise ValueError("masks= come with an objective and a condition of their own")
+                raise ValueError("masks= set their own objective and condition")
             given, objective, base = masks.known, masks.objective(), "none"
         kept, aside, distinct, repeats = divided(
             len(x), held_out_rows(len(x), self.held_out_fraction), weight, generator
@@ -280,7 +280,7 @@ class ScoreEstimator(DensityMixin, BaseEstimator):
 
         Arguments:
             n_samples: How many.
-            y: Classes or values to draw for, one row a sample or one for all. Without it classes are
+            y: Classes or values to draw for, one row per sample or one for all. Without it classes are
                 drawn as often as they are in the data; values need it, unless training left some out
                 (`condition_dropout`).
             random_state: Seed.
@@ -298,7 +298,7 @@ class ScoreEstimator(DensityMixin, BaseEstimator):
         if y is None and self.condition == "classes":
             y = self.classes_[choice(torch.from_numpy(self.class_prior_), n_samples, g).numpy()]
         if guidance and y is None:
-            raise ValueError("guidance= needs y, the condition to move towards")
+            raise ValueError("guidance= needs y, the condition to guide towards")
         score = given_score(self, self.model_, y, n_samples)
         if guidance:
             score = GuidedScore(score, self.model_.unconditional(), float(guidance))
@@ -346,7 +346,7 @@ class ScoreEstimator(DensityMixin, BaseEstimator):
         Arguments:
             X: Noisy data.
             sigma: Standard deviation of the noise, in units of each column's standard deviation.
-            y: Classes or values, one row a sample or one for all.
+            y: Classes or values, one row per sample or one for all.
 
         Raises:
             ValueError: If the model was not trained at so large or small a noise.

@@ -119,7 +119,7 @@ def reached(directory: str | os.PathLike[str] | None) -> tuple[Estimate | None, 
 
 
 def check_same(estimator: Any, model: ScoreModel, extra: dict[str, Any]) -> None:
-    """Raise `ValueError` if the model to go on with is not the one that an estimator asks for."""
+    """Raise `ValueError` if the model to continue with is not the one that an estimator requires."""
     made = extra.get("estimator", {}).get("parameters", {})
     asked = {name: getattr(estimator, name) for name in SHAPE}
     pairs = {name: (made.get(name, now), now) for name, now in asked.items()}
@@ -133,7 +133,7 @@ def check_same(estimator: Any, model: ScoreModel, extra: dict[str, Any]) -> None
 
 
 def begun(estimator: Any, shape: torch.Size) -> ScoreModel | None:
-    """Return the model that an estimator goes on with, or begins from; None if it is to be built.
+    """Return the model that an estimator continues, or starts from; None if it is to be built.
 
     Arguments:
         estimator: Which; its y is known.
@@ -162,8 +162,8 @@ def begun(estimator: Any, shape: torch.Size) -> ScoreModel | None:
     for name, (before, now) in pairs.items():
         if before != now:
             raise ValueError(
-                f"start={str(estimator.start)!r} has {name} {short(before)}, and this training "
-                f"{short(now)}: what begins from a model keeps what it knows"
+                f"start={str(estimator.start)!r} has {name} {short(before)}, but this training has "
+                f"{short(now)}: training that starts from a model keeps its settings"
             )
     return model
 

@@ -44,7 +44,7 @@ LOOKED_AT = 2**16
 FREQUENCIES = (1.0, 2.5, 6.3, 16.0)
 ROWS_A_COLUMN = 20
 """Frequencies that the MLP is given of each entry of vectors, where there are so many rows or more
-for each of at most `width` columns. Fewer rows it learns by heart (wine, breast_cancer); with more
+for each of at most `width` columns. With fewer rows it memorises them (wine, breast_cancer); with more
 it finds edges and grids that it does not find without (diabetes, diamonds)."""
 
 CHUNK = 4096
@@ -89,7 +89,7 @@ def build_model(
         condition: What to condition on: a number of classes, the shape of values, or None.
         base: What the network corrects, as of `ScoreModel`.
         masks: What to hide of rows, for a model conditional on any part of a row instead.
-        given: The conditions, one a row of x, for the choice of noise levels.
+        given: The conditions, one per row of x, for the choice of noise levels.
         repeats: The row of each sample that will be learned from, where some are there more often.
         generator: Where the initial weights come from.
     """
@@ -140,7 +140,7 @@ def warn_of_rank(x: Tensor | Subset, width: int) -> None:
     rank = int((w > 1e-3 * w.mean()).sum())
     if rank > width:
         warnings.warn(
-            f"the data has {rank} directions and the network a width of {width}: it cannot carry all "
+            f"the data have {rank} directions and the network a width of {width}: it cannot carry all "
             'of them, and some will come out too wide; pass base="gaussian", or a larger width',
             stacklevel=3,
         )

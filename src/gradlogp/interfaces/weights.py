@@ -21,12 +21,12 @@ def sample_weights(sample_weight: Any, n: int) -> Tensor | None:
     try:
         weight = torch.as_tensor(np.asarray(sample_weight, dtype=np.float64))
     except (TypeError, ValueError, OverflowError):
-        raise ValueError("sample_weight must be numbers, one a sample") from None
+        raise ValueError("sample_weight must be numbers, one per sample") from None
     if weight.shape != (n,):
         raise ValueError(f"sample_weight must have shape ({n},), got {tuple(weight.shape)}")
     if not bool((weight >= 0).all() and weight.isfinite().all() and (weight > 0).sum() >= 2):
         raise ValueError(
-            "sample_weight must be finite and not negative, and two weights at least must not be zero"
+            "sample_weight must be finite and non-negative, with at least two weights above zero"
         )
     return weight
 

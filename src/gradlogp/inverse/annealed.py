@@ -95,7 +95,9 @@ class PosteriorTarget:
 
     def __post_init__(self) -> None:
         check_target(self.prior, "prior")
-        check_kind(self.observation, "observation", Observation, "an Observation, as of observe")
+        check_kind(
+            self.observation, "observation", Observation, "an Observation, such as from observe"
+        )
 
     def score(self, x: Float[Tensor, "batch *event"]) -> Float[Tensor, "batch *event"]:
         """Return ∇ log p(x | y)."""

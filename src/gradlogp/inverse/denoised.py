@@ -55,8 +55,8 @@ def denoised(score: NoisyScore, x: Tensor, t: Tensor) -> Denoised:
     alpha, sigma = (per_sample(v, x) for v in score.schedule(t))
     if bool((alpha == 0).any()) or bool((sigma == 0).any()):
         raise ValueError(
-            "an observation guides where alpha > 0 and sigma > 0: before, x_t says nothing of x_0, "
-            "and behind there is no score; start at a time below 1 and end above 0"
+            "guidance by an observation needs alpha > 0 and sigma > 0: otherwise x_t carries no "
+            "information about x_0, or there is no score; start at a time below 1 and end above 0"
         )
     live = torch.is_grad_enabled() and x.requires_grad
     with torch.inference_mode(False), torch.enable_grad():
@@ -69,7 +69,7 @@ def denoised(score: NoisyScore, x: Tensor, t: Tensor) -> Denoised:
     if not (x0.requires_grad and eps.requires_grad):
         raise ValueError(
             "the score does not depend on x differentiably, so its derivative would silently be 0; "
-            "look for .detach(), torch.no_grad() or .numpy() in it"
+            "check for .detach(), torch.no_grad() or .numpy() in it"
         )
 
     def pull_back(v: Tensor) -> Tensor:

@@ -42,7 +42,7 @@ def posterior(law: Law, observation: Observation) -> Law:
         tensor([1.0000, 0.5000], dtype=torch.float64)
     """
     check_kind(law, "law", Gaussian | GaussianMixture, "a Gaussian or a GaussianMixture")
-    check_kind(observation, "observation", Observation, "an Observation, as of observe")
+    check_kind(observation, "observation", Observation, "an Observation, such as from observe")
     if len(observation.y) != 1:
         raise ValueError(
             f"one observation has one posterior, got {len(observation.y)} rows; pass y[i : i + 1]"
@@ -72,7 +72,7 @@ def _condition(
     G = A @ cov @ A.mT + R
     L, info = torch.linalg.cholesky_ex(G)
     if bool((info > 0).any()):
-        raise ValueError("A S Aᵀ + R is singular: y is certain beforehand in some direction")
+        raise ValueError("A S Aᵀ + R is singular: y is already certain in some direction")
     K = torch.cholesky_solve(A @ cov, L).mT
     rest = torch.eye(mean.shape[1]).to(mean) - K @ A
     white = torch.linalg.solve_triangular(L, r.unsqueeze(-1), upper=False).squeeze(-1)

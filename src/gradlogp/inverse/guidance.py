@@ -28,7 +28,9 @@ class ObservedScore(ScoreWrapper):
 
     def __post_init__(self) -> None:
         check_noisy_score(self.score)
-        check_kind(self.observation, "observation", Observation, "an Observation, as of observe")
+        check_kind(
+            self.observation, "observation", Observation, "an Observation, such as from observe"
+        )
 
     @property
     def _seen(self) -> Observation:
@@ -53,7 +55,8 @@ class ObservedScore(ScoreWrapper):
 class GuidedByDenoised(ObservedScore, ABC):
     """A method says where z_0 is thought to be, and what y adds to it.
 
-    Where α = 0 the state says nothing of z_0, and the method nothing of y: there it is the prior.
+    Where α = 0 the state carries no information about z_0, and the method ignores y: there it is
+    the prior.
     """
 
     pooled = True
@@ -202,7 +205,7 @@ class MomentMatching(GuidedByDenoised):
 
     Raises:
         ValueError: When called, at σ = 0, and if conjugate gradients fail and neither
-            `max_steps` nor "stop" was asked for.
+            `max_steps` nor "stop" was requested.
     """
 
     score: NoisyScore

@@ -65,7 +65,7 @@ class Independent:
         """
         if bool((self.std == 0).any()):
             raise ValueError(
-                "this needs the inverse of the noise's covariance, and there is no noise; use "
+                "this needs the inverse of the noise covariance, but there is no noise; use "
                 "MomentMatching, PiGDM or RePaint, or give the observation a little noise"
             )
         return v / self.std.to(v).square()
@@ -170,7 +170,7 @@ class Observation:
         """
         if not isinstance(self.operator, LinearOperator):
             raise ValueError(
-                "this needs a linear operator, with apply and adjoint; a function has neither"
+                "this needs a linear operator, with apply and adjoint; a plain function has neither"
             )
         return self.operator
 
@@ -213,8 +213,8 @@ class Observation:
         check_batch(like)
         if len(self.y) not in (1, len(like)):
             raise ValueError(
-                f"the observation has {len(self.y)} rows, x has {len(like)}; give y as many, or one "
-                "row for all samples"
+                f"the observation has {len(self.y)} rows, but x has {len(like)}; pass as many "
+                f"rows of y, or one for all samples"
             )
         return self.y.to(like).expand(len(like), *self.y.shape[1:])
 
@@ -258,8 +258,8 @@ def observe(
     check_points(x)
     check_operator(operator)
     clean = operator.apply(x) if isinstance(operator, LinearOperator) else operator(x)
-    check_kind(clean, "what operator returns", Tensor, "a tensor")
-    check_dtype(clean.dtype, "the dtype of what operator returns")
+    check_kind(clean, "the return value of operator", Tensor, "a tensor")
+    check_dtype(clean.dtype, "the dtype of the return value of operator")
     R = as_covariance(noise, clean.shape[1:])
     assert isinstance(R, Independent | Correlated)
     return Observation(clean + R.draw(clean, generator), operator, noise)

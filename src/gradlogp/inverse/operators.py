@@ -92,8 +92,9 @@ class Inpainting:
         check_kind(self.mask, "mask", Tensor, "a tensor")
         if self.mask.dtype != torch.bool or self.mask.ndim == 0 or not bool(self.mask.any()):
             raise ValueError(
-                "mask must be a boolean tensor in the shape of an event, True where x is seen and "
-                f"that somewhere; got {self.mask.dtype} of shape {tuple(self.mask.shape)}"
+                "mask must be a boolean tensor in the shape of an event, True where x is "
+                "observed, with at "
+                f"least one True; got {self.mask.dtype} of shape {tuple(self.mask.shape)}"
             )
 
     def gram(self, weights: Tensor | float) -> Tensor | float:
@@ -149,7 +150,7 @@ class Subsampling:
         if x.ndim != 1 + len(self._factors):
             raise ValueError(
                 f"{name} has events of shape {tuple(x.shape[1:])}, factor={self.factor} is for "
-                f"{len(self._factors)} axes; give one factor for each, 1 for channels"
+                f"{len(self._factors)} axes; pass one factor per axis, 1 for channels"
             )
 
     def apply(self, x: Float[Tensor, "batch *event"]) -> Float[Tensor, "batch *blocks"]:
@@ -157,7 +158,9 @@ class Subsampling:
         self._check(x, "x")
         for axis, k in enumerate(self._factors, start=1):
             if x.shape[axis] % k:
-                raise ValueError(f"axis {axis} has {x.shape[axis]} entries, not blocks of {k}")
+                raise ValueError(
+                    f"axis {axis} has {x.shape[axis]} entries, which blocks of {k} do not divide"
+                )
             x = x.unflatten(axis, (-1, k)).mean(axis + 1)
         return x
 

@@ -82,7 +82,9 @@ class DPSStep:
     def __post_init__(self) -> None:
         _memoryless(self.transition)
         check_number(self.zeta, "zeta", least=0)
-        check_kind(self.observation, "observation", Observation, "an Observation, as of observe")
+        check_kind(
+            self.observation, "observation", Observation, "an Observation, such as from observe"
+        )
 
     def rows(self, index: slice | Tensor) -> DPSStep:
         """Return the same for these rows of the observation."""
@@ -154,14 +156,16 @@ class RePaint:
 
     def __post_init__(self) -> None:
         _memoryless(self.transition)
-        check_kind(self.observation, "observation", Observation, "an Observation, as of observe")
+        check_kind(
+            self.observation, "observation", Observation, "an Observation, such as from observe"
+        )
         if not isinstance(self.observation.operator, Inpainting):
             raise ValueError("the operator of the observation must be Inpainting, for RePaint")
         R = self.observation.R
         if not isinstance(R, Independent) or bool((R.std != 0).any()):
             raise ValueError(
-                "RePaint takes the y of its observation for exact; pass noise=0, or use "
-                "MomentMatching, which knows noise"
+                "RePaint treats its observation y as exact; pass noise=0, or use "
+                "MomentMatching, which handles noise"
             )
         check_count(self.n_resamples, "n_resamples")
 

@@ -88,7 +88,7 @@ class Summary:
             lines.append(
                 f"and {len(rest)} more coordinates; of all {len(self.rows)} {self._worst()}"
             )
-        runs = f"{self.n_chains} chains, {self.n_draws} draws of each"
+        runs = f"{self.n_chains} chains, {self.n_draws} draws each"
         accepted = "" if self.acceptance is None else f", acceptance {self.acceptance:.3f}"
         if self.lowest_acceptance is not None:
             accepted += f" (lowest of a chain {self.lowest_acceptance:.3f})"
@@ -267,7 +267,7 @@ class Chain:
         n_chains, n_draws, d = x.shape
         names = self.names() if names is None else list(names)
         if len(names) != d:
-            raise ValueError(f"names must hold {d} names, one a coordinate, got {len(names)}")
+            raise ValueError(f"names must hold {d} names, one per coordinate, got {len(names)}")
         nothing = torch.full((d,), torch.nan, dtype=torch.float64)
         columns = [nothing] * 6
         if n_chains * n_draws:
@@ -349,7 +349,7 @@ class Chain:
         theirs, ours = (p and p.shapes for p in (parameters_of(observed), self.parameters))
         if theirs != ours:
             raise ValueError(
-                f"observed must have the parameters of these draws, {ours}, and has {theirs}"
+                f"observed must have the parameters of these draws, {ours}, but has {theirs}"
             )
         flat, lead = self.draws.flatten(0, 1), self.draws.shape[:2]
         found = {"observed_data": observed.data}

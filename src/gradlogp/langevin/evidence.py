@@ -113,11 +113,12 @@ def _maker(kernel: Kernel[Any, Any] | None, base: Analytic, d: int) -> tuple[Mak
     facts = facts_of(kernel)
     if facts.exact is False:
         raise ValueError(
-            f"{type(kernel).__name__} does not keep its target; take one with a Metropolis step"
+            f"{type(kernel).__name__} does not leave its target invariant; use one with a "
+            f"Metropolis step"
         )
     if facts.reversible is False:
         raise ValueError(
-            f"{type(kernel).__name__} is not reversible, which the way back needs; take MALA or HMC"
+            f"{type(kernel).__name__} is not reversible, which the way back needs; use MALA or HMC"
         )
     h = getattr(kernel, "step_size", None)
     if not isinstance(h, float | int) or facts.target_acceptance is None:
@@ -249,7 +250,7 @@ def evidence(
     if levels is not None and (
         len(levels) < 2 or (levels[0], levels[-1]) != (0, 1) or sorted({*levels}) != [*levels]
     ):
-        raise ValueError(f"levels must rise from 0 to 1, got {list(levels)}")
+        raise ValueError(f"levels must increase from 0 to 1, got {list(levels)}")
     base = _fitted(x) if base is None else base
     start = base.sample(n_particles, generator=generator).to(x)
     make, h = _maker(kernel, base, x[0].numel())
@@ -280,15 +281,16 @@ def evidence(
 def _disagreement(found: Bridge, forward: Estimate, reverse: Estimate) -> Iterator[str]:
     if abs(found.contradiction) > 4:
         yield (
-            f"both directions contradict each other by {abs(found.contradiction):.2g} standard errors "
-            f"(log Z is {forward} from the base, {reverse} from the draws): particles from the base "
-            "miss a part of the target, or the draws do; look at the chain, and take more n_steps or "
-            "levels"
+            f"the two directions contradict each other by {abs(found.contradiction):.2g} standard "
+            f"errors "
+            f"(log Z is {forward} from the base, {reverse} from the draws): particles from the "
+            "base miss part of the target, or the draws do; check the chain, and use more n_steps "
+            "or levels"
         )
     if found.overlap < FEW:
         yield (
-            f"particles that go forward and those that come back overlap in {found.overlap:.2g} of "
-            f"them, fewer than {FEW}: take more n_particles, n_steps or levels"
+            f"forward and backward particles overlap in {found.overlap:.2g} of "
+            f"them, fewer than {FEW}: use more n_particles, n_steps or levels"
         )
 
 
@@ -302,7 +304,7 @@ def _widening(start: Tensor, draws: Tensor) -> list[str]:
         return []
     return [
         f"the target is {most:.2g} times as wide as the base in variance along one direction: on a "
-        "path that widens by 2 or more, weights can have infinite variance without showing it; take a "
+        "path that widens by 2 or more, weights can have infinite variance without showing it; use a "
         "base at least as wide as the target"
     ]
 
@@ -313,5 +315,5 @@ def _stuck(acceptance: Tensor, path: Sequence[float]) -> list[str]:
     k = int(acceptance.nan_to_num(nan=1.0).argmin())
     return [
         f"moves are accepted with probability {float(acceptance[k]):.2g} at level {path[k + 1]:.3g}: "
-        "particles hardly move there; take a smaller step_size, or another kernel"
+        "particles hardly move there; use a smaller step_size, or a different kernel"
     ]

@@ -56,9 +56,9 @@ def check_rows(target: Density, x: Tensor) -> None:
             if bool(((whole - other).abs() > most).any()):
                 raise ValueError(
                     f"the {name} of a point depends on the other points of the batch: alone, or in "
-                    "another order, it is another; let every row of (B, *event) give its own value, "
-                    "without means, sorting or norms over the batch, or write a function of one point "
-                    "and say vectorized=False"
+                    "a different order, it changes; compute each row of (B, *event) from that row "
+                    "only, without means, sorting or norms over the batch, or write a function of "
+                    "one point and pass vectorized=False"
                 )
 
 

@@ -178,7 +178,7 @@ def plan_steps(
             `estimate_curvature`, and the dimension.
         accuracy: The W₂ distance that is wanted.
         metric: Only `w2`.
-        distance: W₂(ν_0, p); √(d/m) where not given, which holds for chains that start at the
+        distance: W₂(ν_0, p); √(d/m) by default, which holds for chains that start at the
             mode.
 
     Raises:

@@ -106,7 +106,7 @@ def sample(
         counts = all(isinstance(n, int) for n in given) and given == (1000, 4, 1000)
         if not (counts and start is None and generator is None):
             raise ValueError(
-                "pass resume= without counts, start or generator: those of that run hold"
+                "pass resume= without counts, start or generator: those of that run apply"
             )
         with _divergences_untold():
             return run(
@@ -129,13 +129,13 @@ def sample(
     if start is not None:
         if len(start) != n_chains:
             raise ValueError(
-                f"start has {len(start)} points for {n_chains} chains: give one for each"
+                f"start has {len(start)} points for {n_chains} chains: pass one per chain"
             )
         x = start
     elif not known:
         raise ValueError(
-            "a target without a log-density needs start=, (chain, *event): there is nothing that "
-            "shows where it is large"
+            "a target without a log-density needs start=, (chain, *event): without one nothing shows "
+            "where the density is large"
         )
     else:
         if progress is not None:

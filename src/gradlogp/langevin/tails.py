@@ -141,13 +141,13 @@ def heavy(
         at = int(found.axes.argmax())
         if float(found.axes[at]) >= -3 - SLACK:
             return [
-                f"the variance of {names[at]} may not exist: far out the density falls like its power "
-                f"{float(found.axes[at]):.2f}, of below −3 that a variance needs{useful}"
+                f"the variance of {names[at]} may not exist: in the tail the density falls like "
+                f"its power {float(found.axes[at]):.2f}, while a variance needs below −3{useful}"
             ]
         if float(found.rays.median()) >= -(d + 2) - SLACK:
             return [
                 "variances may not exist: along rays the density falls like the power "
-                f"{float(found.rays.median()):.2f} of the distance, of below −{d + 2} that they need "
+                f"{float(found.rays.median()):.2f} of the distance, while they need below −{d + 2} "
                 f"in {d} dimensions{useful}"
             ]
     flat = x.flatten(0, 1)
@@ -162,7 +162,7 @@ def heavy(
         return []
     return [
         f"the variance of {names[at]} may not exist: the shape of its tails is "
-        f"{float(fit.shape[at]):.2f}, and from 1/2 on there is none{useful}"
+        f"{float(fit.shape[at]):.2f}, and from 1/2 on there is no variance{useful}"
     ]
 
 

@@ -29,7 +29,7 @@ ALPHA = 0.01
 """Chance that R-hat of exact draws exceeds its bar in one of the coordinates."""
 
 LEAST_R_HAT = 1.01
-"""R-hat that is never held against a run: the bias of means is then far below their deviation."""
+"""R-hat that never counts against a run: means are then biased by far less than their deviation."""
 
 LEAST_ESS, LEAST_TAIL = 100.0, 50.0
 """Effective draws from which error bars of means and deviations can be believed, and those of the
@@ -76,23 +76,21 @@ def judge(chain: Chain) -> Verdict:
         >>> glp.langevin.judge(chain).ok
         False
     """
-    check_kind(chain, "chain", ("draws", "kernel", "names"), "a Chain, as of run or sample")
+    check_kind(chain, "chain", ("draws", "kernel", "names"), "a Chain, such as from run or sample")
     reasons, notes = [], list[str]()
     x = chain._flat()
     m, n = x.shape[:2]
     if not chain.complete:
-        notes.append(f"the run was interrupted: {n} draws of each chain were judged")
+        notes.append(f"the run was interrupted: {n} draws each chain were judged")
     reasons += _chains(chain)
     if n < LEAST_DRAWS:
-        return Verdict(
-            False, (*reasons, f"{n} draws of each chain are too few to judge: draw more")
-        )
+        return Verdict(False, (*reasons, f"{n} draws each chain are too few to judge: draw more"))
     if not bool(torch.isfinite(x).all()):
         return Verdict(False, (*reasons, "some draws are NaN or infinite"))
     names = chain.names()
     constant = (x == x[:1, :1]).all(0).all(0)
     if bool(constant.all()):
-        return Verdict(False, (*reasons, "no chain ever moved: take a smaller step_size"))
+        return Verdict(False, (*reasons, "no chain ever moved: use a smaller step_size"))
     stuck = constant
     if chain.parameters is not None:  # such as the zeros of a Cholesky factor
         stuck = constant & ~torch.tensor(chain.parameters.constant)
@@ -101,8 +99,8 @@ def judge(chain: Chain) -> Verdict:
         reasons.append(f"all draws of {int(stuck.sum())} coordinates are equal, such as {first}")
     if m == 1:
         reasons.append(
-            "one chain cannot show what it has missed: run at least 2, better 4, from starts of "
-            "their own"
+            "one chain cannot show what it has missed: run at least 2, better 4, from different "
+            "starts"
         )
     else:
         columns: Any = (None if part is None else part[~constant] for part in chain.mixing[1:])
@@ -113,14 +111,15 @@ def judge(chain: Chain) -> Verdict:
             reasons += heavy(x, found.ess_tail, kept, plain_density(chain))
     if chain.warmup is not None and bool((again := chain.warmup.restarts > 0).any()):
         notes.append(
-            f"{int(again.sum())} of {m} chains could not move in the warm-up and were started again "
+            f"{int(again.sum())} of {m} chains could not move in the warm-up and were restarted "
             "from others"
         )
     free = free_draws(chain)
     if chain.start is not None and free is not None and (lost := chain.start.unvisited(free)):
         reasons.append(
-            f"{lost} of {len(chain.start.bound)} paths from scattered points ended where the density "
-            "is large and no draw comes: it has other modes (find_modes, ParallelTempering)"
+            f"{lost} of {len(chain.start.bound)} paths from scattered points ended where the "
+            f"density is "
+            "large but no draw lies: there are other modes (find_modes, ParallelTempering)"
         )
     steps = facts_of(chain.kernel)
     more, asides = _target(chain, steps.exact is False)
@@ -138,7 +137,7 @@ def _mixing(found: Mixing, names: list[str], n_chains: int, n_draws: int) -> lis
 
     reasons = []
     d, m = len(names), found.n_split
-    # effective draws of each half chain; the folded R-hat is one of x² rather than of x
+    # effective draws each half chain; the folded R-hat is one of x² rather than of x
     size = torch.minimum(found.ess_bulk, found.ess_square) / m
     if found.memory is None:  # of very few draws the effective size may be estimated above them
         size = size.clamp(min=2.0, max=n_draws / 2)
@@ -165,7 +164,7 @@ def _mixing(found: Mixing, names: list[str], n_chains: int, n_draws: int) -> lis
         if value > REMEMBERED + 3 / math.sqrt(n_chains):
             reasons.append(
                 f"the chains still remember their starts: the last draw of {name} has correlation "
-                f"{value:.2f} with the first; draw more of each chain"
+                f"{value:.2f} with the first; draw more per chain"
             )
     if found.drift is not None:
         value, name = _worst(found.drift, names, True)
@@ -179,8 +178,8 @@ def _mixing(found: Mixing, names: list[str], n_chains: int, n_draws: int) -> lis
         ("the tails of ", "have", found.ess_tail, LEAST_TAIL, "run longer"),
         (
             "the square of ", "has", found.ess_square, LEAST_ESS,
-            "run longer; if the one of x itself is large, paths have nearly the length of a half "
-            "turn: jitter them",
+            "run longer; if that of x itself is large, paths are close to a half turn: jitter "
+            "their length",
         ),
     ):  # fmt: skip
         value, name = _worst(ess, names, False)
@@ -203,20 +202,23 @@ def _chains(chain: Chain) -> list[str]:
             reasons.append(
                 f"{int(low.sum())} of {len(low)} chains hardly move: acceptance "
                 f"{float(means.min()):.2g}, and {float(means.median()):.2g} of the median chain; use a "
-                "longer warm-up, a smaller step_size, or other parameters where the scale changes"
+                "longer warm-up, a smaller step_size, or a different parametrisation where the "
+                "scale varies"
             )
     n = chain.draws.shape[0] * chain.draws.shape[1]
     flags = getattr(chain.info, "diverging", None)
     diverged = 0 if flags is None else int(flags.sum())
     if diverged > DIVERGENT * n:
-        cure = "take a smaller step_size (a larger target_acceptance), or other parameters"
+        cure = (
+            "use a smaller step_size (a larger target_acceptance), or a different parametrisation"
+        )
         if _has_nan_border(chain):
             cure = (
-                "the log-density is NaN beyond a border: give as_target a constraint, "
+                "the log-density is NaN beyond a boundary: pass as_target a constraint, "
                 'parameters={"x": constraints.positive}, or return -inf there'
             )
         reasons.append(
-            f"{diverged} of {n} draws come from steps that diverged: parts of the density are not "
+            f"{diverged} of {n} draws come from divergent steps: parts of the density are not "
             f"reached; {cure}"
         )
     failed = sum(chain.failures.values())
@@ -230,8 +232,8 @@ def _chains(chain: Chain) -> list[str]:
         value = float(single.min() if energy.shape[1] >= LONG else single.mean())
         if value < LEAST_E_BFMI:
             reasons.append(
-                f"E-BFMI is {value:.2f}, below {LEAST_E_BFMI}: a momentum cannot carry the chains "
-                "through the tails; use other parameters, such as the non-centred ones"
+                f"E-BFMI is {value:.2f}, below {LEAST_E_BFMI}: the momentum cannot carry the chains "
+                "through the tails; use a different parametrisation, such as a non-centred one"
             )
     return reasons
 
@@ -261,13 +263,13 @@ def _target(chain: Chain, unadjusted: bool) -> tuple[list[str], list[str]]:
     target.lenient = True
     if known and (gap := score_gap(target, x[:8])) is not None and gap > 0.05:
         reasons.append(
-            f"the score differs from the gradient of the log-density by {100 * gap:.0f} %: check the "
-            "one that was given by hand"
+            f"the score differs from the gradient of the log-density by {100 * gap:.0f} %: check "
+            "the score you supplied"
         )
     if not unadjusted:
         return reasons, []
     if (free := free_draws(chain)) is None:
-        return reasons, ["the bias of the step size was not judged: draws lie on the border"]
+        return reasons, ["the bias of the step size was not judged: draws lie on the boundary"]
     z = free.unflatten(0, chain.draws.shape[:2]).to(x.device)
     names = chain.names()
     if chain.parameters is not None:
@@ -279,7 +281,7 @@ def _target(chain: Chain, unadjusted: bool) -> tuple[list[str], list[str]]:
         if outside:
             reasons.append(
                 f"{outside} of {len(some)} draws lie where the density is 0: an "
-                "unadjusted kernel does not see the border; use MALA or HMC, or a constraint"
+                "unadjusted kernel does not see the boundary; use MALA or HMC, or a constraint"
             )
             return reasons, []
     found = stein(target, z)
@@ -290,12 +292,12 @@ def _target(chain: Chain, unadjusted: bool) -> tuple[list[str], list[str]]:
             reasons.append(
                 f"the step size biases the variance of {names[at]} by about "
                 f"{100 * float(found[0][at]):+.0f} % ({float(found[1][at]):.0f} standard errors of "
-                "Stein's identity): take a smaller one, or MALA"
+                "Stein's identity): use a smaller one, or MALA"
             )
             return reasons, []
     return reasons, [
-        f"{type(chain.kernel).__name__} is not adjusted{_by_energy(chain)}: a bias that these draws "
-        "do not show was not judged"
+        f"{type(chain.kernel).__name__} is not adjusted{_by_energy(chain)}: bias that these draws do "
+        "not show was not judged"
     ]
 
 
@@ -307,7 +309,7 @@ def _by_energy(chain: Chain) -> str:
     v = float(W[torch.isfinite(W)].double().square().mean()) / chain.state.x[0].numel()
     bias = expected_bias(chain.kernel.integrator, v)
     return (
-        f", and the errors of its energy are those of a bias of {100 * bias:+.1f} % in the variances "
+        f", and its energy errors correspond to a bias of {100 * bias:+.1f} % in the variances "
         "of a normal law"
     )
 

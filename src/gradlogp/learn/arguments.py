@@ -1,4 +1,4 @@
-"""What a training is asked for, held against the model and the data before anything is done."""
+"""The arguments of a training, checked against the model and the data before anything is done."""
 
 from __future__ import annotations
 
@@ -62,29 +62,29 @@ def check_asked(asked: Asked) -> Asked:
     check_data(data, model.event_shape)
     check_conditions(model, condition, len(data), "condition")
     if condition is None and asked.settings.condition_dropout > 0:
-        raise ValueError("condition_dropout= leaves out conditions: pass condition=")
+        raise ValueError("condition_dropout= drops conditions: pass condition=")
     if not isinstance(asked.standardize, bool):
         named = "standardize, if it is neither True nor False,"
         check_option(asked.standardize, named, ("one",))
     check_kind(asked.keep_frame, "keep_frame", bool, "True or False")
     if asked.keep_frame and asked.standardize:
         raise ValueError(
-            "keep_frame=True keeps the coordinates of the model, and standardize= would fit others: "
-            "leave one of them out"
+            "keep_frame=True keeps the coordinates of the model, but standardize= would fit new ones: "
+            "drop one of the two"
         )
     if asked.augment is not None:
         check_function(asked.augment, "augment", takes=2)
     if held_out is not None:
         check_data(held_out, model.event_shape, "held_out")
     elif held_out_condition is not None:
-        raise ValueError("held_out_condition belongs to held_out=, which is missing")
+        raise ValueError("held_out_condition= needs held_out=")
     if held_out is not None:
         check_conditions(model, held_out_condition, len(held_out), "held_out_condition")
     check_count(asked.checkpoint_every, "checkpoint_every")
     if asked.finish is not None:
         check_function(asked.finish, "finish")
     if asked.resume and asked.checkpoint is None:
-        raise ValueError("resume=True needs checkpoint=, the directory to go on from")
+        raise ValueError("resume=True needs checkpoint=, the directory to resume from")
     return replace(asked, data=data, held_out=held_out)
 
 

@@ -58,7 +58,7 @@ class Average:
 
 
 class _Bfloat16(nn.Module):
-    """A network that computes in bfloat16 and answers in the dtype it was asked in."""
+    """A network that computes in bfloat16 and returns the dtype of its input."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()

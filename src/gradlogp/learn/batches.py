@@ -51,13 +51,13 @@ def check_conditions(model: ScoreModel, condition: Tensor | None, n: int, name: 
     if model.condition is None:
         if condition is not None:
             raise ValueError(
-                f"{name} was given to a model without a condition; make its network with condition="
+                f"{name} was given to a model without a condition; create its network with condition="
             )
         return
     if condition is None:
-        raise ValueError(f"this model is conditional: pass {name}=, one a row of the data")
+        raise ValueError(f"this model is conditional: pass {name}=, one per row of the data")
     if len(model.condition.check(condition)) != n:
-        raise ValueError(f"{name} has {len(condition)} rows, the data {n}")
+        raise ValueError(f"{name} has {len(condition)} rows, but the data have {n}")
 
 
 class Batches:

@@ -206,7 +206,7 @@ def _load(path: Path, network: nn.Module | None, ema: float | None) -> ScoreMode
     config = configuration.parse(path)
     file = path / ("model.safetensors" if ema is None else AVERAGES)
     if ema is not None and not file.exists():
-        raise ValueError(f"{path} holds one average only; train with ema_half_lives=")
+        raise ValueError(f"{path} holds only one average; train with ema_half_lives=")
     shapes = _shapes(file)
     names = _names(list(shapes), ema)
     model = configuration.build(
@@ -273,7 +273,7 @@ def _shapes(file: Path) -> dict[str, tuple[int, ...]]:
             not fits(list(shapes.values()), list[list[int]])
             or max(ends, default=0) != size - 8 - n
         ):
-            raise ValueError("its header is not that of a file of its size")
+            raise ValueError("its header does not match its size")
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError, OSError) as error:
         raise ValueError(f"{file} is damaged: {one_line(error)}") from None
     return {name: tuple(shape) for name, shape in shapes.items()}

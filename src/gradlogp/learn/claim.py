@@ -64,7 +64,7 @@ def _check_free(path: Path, lock: Path) -> None:
     )
     raise OSError(
         f"{path} is being written by {who} on {host} since {holder['since']}: close or stop it, or "
-        f"choose another folder; if it is gone, delete {lock}"
+        f"choose a different folder; if that process is gone, delete {lock}"
     )
 
 
@@ -82,7 +82,7 @@ def _read(lock: Path) -> dict[str, Any] | None:
     except FileNotFoundError:  # released just now
         return None
     except (OSError, ValueError, KeyError, TypeError):
-        raise OSError(f"{lock} is no lock of gradlogp: delete it") from None
+        raise OSError(f"{lock} is not a gradlogp lock: delete it") from None
 
 
 def _release(lock: Path, mine: dict[str, Any]) -> None:

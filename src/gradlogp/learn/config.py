@@ -40,8 +40,8 @@ def describe(model: ScoreModel) -> dict[str, Any]:
     """
     if type(model.schedule) not in SCHEDULES:
         raise ValueError(
-            f"a checkpoint cannot hold the schedule {type(model.schedule).__name__} of your own; "
-            f"it knows {', '.join(c.__name__ for c in SCHEDULES)}"
+            f"a checkpoint cannot store your own schedule {type(model.schedule).__name__}; it "
+            f"supports {', '.join(c.__name__ for c in SCHEDULES)}"
         )
     known = type(model.network) in NETWORKS
     config = {
@@ -72,7 +72,7 @@ def parse(path: Path, *, any_version: bool = False) -> dict[str, Any]:
         raise ValueError(f"there is no checkpoint at {path}")
     config = read_json(path / CONFIG)
     if config.get("format") != "gradlogp":
-        raise ValueError(f"{path / CONFIG} is not that of a gradlogp checkpoint")
+        raise ValueError(f"{path / CONFIG} does not belong to a gradlogp checkpoint")
     if any_version:
         return config
     if not fits(config.get("format_version"), int) or config["format_version"] != FORMAT_VERSION:

@@ -69,7 +69,7 @@ class Feed:
             x = rows(self.data, whole[self._wanted(len(whole))], self.like)
         if self.augment is not None:
             changed = self.augment(x, self.augmenting)
-            check_kind(changed, "what augment returns", Tensor, "a tensor like its rows")
+            check_kind(changed, "the return value of augment", Tensor, "a tensor like its rows")
             check_same_shape(changed, x, "augment")
             x = changed[mine]
         return encoded(self.model, x), whole, mine

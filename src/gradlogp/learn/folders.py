@@ -128,7 +128,7 @@ def read_whole(directory: str | os.PathLike[str], read: Callable[[Path], T]) -> 
             if before == _version(find(directory)):
                 return found
         time.sleep(0.005)
-    raise OSError(f"{directory} is replaced again and again while it is read")
+    raise OSError(f"{directory} keeps being replaced while it is read")
 
 
 def _version(path: Path) -> tuple[int, ...] | None:

@@ -72,7 +72,7 @@ class Measurement:
 
     @torch.no_grad()
     def __call__(self, model: ScoreModel, seed: int) -> tuple[Estimate | None, Estimate | None]:
-        """Return the held-out loss and the excess over the floor, each if it was asked for."""
+        """Return the held-out loss and the excess over the floor, each if it was requested."""
         if self.z is None:
             return None, None
         g = torch.Generator(self.z.device).manual_seed(seed)

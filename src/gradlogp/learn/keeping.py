@@ -72,8 +72,8 @@ def conclude(averaged: ScoreModel, best: Best, measure: Measurement, seed: int) 
 def _of_parts(late: ScoreModel, best: Best, measure: Measurement, seed: int) -> ScoreModel:
     """Return the last weights, or the best ones where their loss is lower, each with its shares.
 
-    The loss sums over all columns, and says little of one that is still learned while others are
-    known by heart; what is by heart loses its share column by column.
+    The loss sums over all columns, and says little about one that is still being learned
+    while others are memorised; a memorised column loses its share.
     """
     early = copy.deepcopy(late)
     early.load_state_dict(best.weights or {})
@@ -91,7 +91,7 @@ def _of_parts(late: ScoreModel, best: Best, measure: Measurement, seed: int) -> 
 def _warn(step: int, lowest: float, end: float) -> None:
     warnings.warn(
         f"the loss on held-out data rose from {lowest:.4g} at step {step} to {end:.4g} at the end: the "
-        "network learns its rows by heart. The weights of the lowest loss are kept; fewer steps, a "
-        "smaller network or more data would do as well",
+        "network memorises its rows. The weights with the lowest loss are kept; fewer steps, a "
+        "smaller network or more data would also help",
         stacklevel=5,
     )

@@ -63,8 +63,9 @@ class Mapped(Rows):
         dataset: Any = source if loader is None else loader.dataset
         if isinstance(dataset, IterableDataset) or not hasattr(dataset, "__getitem__"):
             raise ValueError(
-                "data must have a place for every row: a dataset with __len__ and __getitem__, got "
-                f"{type(dataset).__name__}; its order would not be ours, and could not be resumed"
+                "data must be indexable: a dataset with __len__ and __getitem__, got "
+                f"{type(dataset).__name__}; otherwise its order is not under control, and "
+                f"training cannot be resumed"
             )
         self.dataset = _Keyed(dataset)
         self.batch_size = None if loader is None else loader.batch_size
@@ -121,7 +122,7 @@ class _First:
             found = found[0]
         if not isinstance(found, Tensor) or len(found) != len(items):
             raise ValueError(
-                "items of a dataset must be tensors or arrays of one shape, or tuples that begin with "
+                "items of a dataset must be tensors or arrays of one shape, or tuples that start with "
                 f"one; collated they are {type(found).__name__}"
             )
         return found

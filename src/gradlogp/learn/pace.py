@@ -67,14 +67,14 @@ def warn_if_slow(
         batch: Rows of a batch.
         event: Their shape.
         device: Where they are computed.
-        minutes: The time that was asked for, if steps follow from it.
+        minutes: The requested time, if steps follow from it.
     """
     if device.type != "cpu" or len(event) < 2:
         return
     if minutes is None and steps * seconds > LONG:
         said = f"{steps} steps would take about {spoken(steps * seconds)}"
     elif minutes is not None and steps < FEW:
-        said = f"{minutes:g} minutes are enough for {steps} of them, with which little is learned"
+        said = f"{minutes:g} minutes are enough for only {steps} of them, too few to learn much"
     else:
         return
     sides = "×".join(map(str, event[1:]))
@@ -83,8 +83,9 @@ def warn_if_slow(
     )
     less = "fewer steps or minutes=" if minutes is None else "more minutes"
     warnings.warn(
-        f"one step of {batch} × {sides} takes {spoken(seconds)} on this CPU: {said}. What helps: "
-        f'{fewer}smaller images, fewer channels of the network, {less}, or a GPU (device="cuda")',
+        f"one step of {batch} × {sides} takes {spoken(seconds)} on this CPU: {said}. To speed it "
+        f"up use "
+        f'{fewer}smaller images, fewer channels in the network, {less}, or a GPU (device="cuda")',
         stacklevel=6,
     )
 

@@ -143,7 +143,7 @@ def _own(value: Any) -> Any:
 
 
 class _Check:
-    """What the fields of a training state are held against."""
+    """What the fields of a training state are compared with."""
 
     def __init__(self, file: Path, model: ScoreModel, settings: TrainingSettings, n: int) -> None:
         self.file, self.model, self.settings, self.n = file, model, settings, n
@@ -180,7 +180,7 @@ class _Check:
         self.need(fits(found, float) and found >= 0, "seconds", found)
 
     def history(self, found: Any, state: Mapping[str, Any]) -> None:
-        """Check one row a step: its number, the loss, and what was measured."""
+        """Check one row per step: its number, the loss, and what was measured."""
         self.need(isinstance(found, list) and len(found) == state["step"], "history", found)
         for i, row in enumerate(found, 1):
             good = fits(row, list[float | None]) and isinstance(row, list) and len(row) == 6

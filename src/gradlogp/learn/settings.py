@@ -82,7 +82,7 @@ class TrainingSettings:
         if self.minutes is not None:
             check_number(self.minutes, "minutes", above=0)
             if self.steps != TrainingSettings.steps:
-                raise ValueError("steps follow from minutes: give one of them")
+                raise ValueError("steps follow from minutes: pass only one of them")
         if self.batch_size is not None:
             check_count(self.batch_size, "batch_size")
         if self.check_every is not None:
@@ -102,7 +102,7 @@ class TrainingSettings:
             check_number(n, "each of ema_half_lives", above=0)
         lives = tuple(float(n) for n in self.ema_half_lives)
         if len(set(lives)) < len(lives):
-            raise ValueError(f"ema_half_lives must be different numbers of steps, got {lives}")
+            raise ValueError(f"ema_half_lives must be distinct numbers of steps, got {lives}")
         object.__setattr__(self, "ema_half_lives", lives)
 
     def batch(self, event: Sequence[int]) -> int:

@@ -34,6 +34,7 @@ from . import checkpoint as ckpt
 from .arguments import Asked, check_asked, fit_frame
 from .averages import Average, accelerated
 from .batches import fingerprint
+from .config import describe
 from .feed import Augment, Feed
 from .gradients import accumulate
 from .held_out import Measurement, Objective
@@ -47,7 +48,7 @@ from .stopping import Stops
 
 
 class Step(NamedTuple):
-    """What one optimisation step did; what was measured only where it was asked for."""
+    """What one optimisation step did; measurements only if they were requested."""
 
     step: int
     loss: float
@@ -98,7 +99,7 @@ def fit(
         data: `(N, *event)`, a tensor, an array or a memory map on disk; a map-style dataset; or a
             `DataLoader` of one, for its workers (`learn.mapped`). The order is that of this run.
         objective: The loss of each sample; its mean over the batch is minimised.
-        condition: For a conditional network, one a row: classes, int64 `(N,)`, or float values
+        condition: For a conditional network, one per row: classes, int64 `(N,)`, or float values
             `(N, *shape)`, whose scales are fitted and stored with the model.
         settings: How to train; `changes` override single fields, as in `fit(..., steps=500)`.
         standardize: Learn in coordinates of zero mean and unit variance, per column of vectors and
@@ -144,7 +145,7 @@ def fit(
     claim = None
     if checkpoint is not None:  # what cannot be saved is better refused now than in the end
         check_kind(checkpoint, "checkpoint", str | os.PathLike, "a directory")
-        json.dumps([ckpt.describe(model), dict(extra or {})], allow_nan=False)
+        json.dumps([describe(model), dict(extra or {})], allow_nan=False)
         claim = ckpt.claim(checkpoint) if Processes.here().first else None
     try:
         return _Fit(Asked(
@@ -324,7 +325,7 @@ class _Fit:
         if not math.isfinite(value + float(norm)):
             raise FloatingPointError(
                 f"the loss is not finite at step {self.step + 1} (loss {value}, gradient norm "
-                f"{float(norm)}); lower learning_rate, or look for extreme values in the data"
+                f"{float(norm)}); lower learning_rate, or check the data for extreme values"
             )
         with self.stops.held():
             for group in self.optimizer.param_groups:

@@ -147,7 +147,7 @@ def mean_and_std(
     if constant.any():
         kind = "column(s)" if len(event_shape) == 1 else "channel(s)"
         where = f"{kind} {np.flatnonzero(constant).tolist()} are" if std.ndim else "the data is"
-        raise ValueError(f"{where} constant: there is no density along them; drop them")
+        raise ValueError(f"{where} constant: they have no density; drop them")
     if not np.isfinite(std).all():
         raise ValueError("the data is too large for float64; rescale it")
     shape = (-1, *[1] * (len(event_shape) - 1)) if std.ndim else ()

@@ -82,7 +82,7 @@ def time_grid(
 
     Raises:
         ValueError: For fewer than two times, a t_min outside [0, 1), or times so close to 0 that
-            float64 does not tell them apart.
+            float64 does not distinguish them.
 
     Examples:
         >>> schedule = glp.schedules.VE(0.01, 10.0)
@@ -112,7 +112,7 @@ def time_grid(
     times[0], times[-1] = 1.0, t_min
     if (same := int((times.diff() >= 0).sum())) > 0:
         raise ValueError(
-            f"{same + 1} of {n} times down to t_min={t_min:g} are the same in float64: take fewer, or "
-            f"a t_min > 0, such as {T_END:g}"
+            f"{same + 1} of {n} times down to t_min={t_min:g} coincide in float64: use fewer, or a "
+            f"t_min > 0, such as {T_END:g}"
         )
     return times

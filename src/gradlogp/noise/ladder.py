@@ -150,7 +150,7 @@ def noise_levels(
     if sigma_min is None:
         sigma_min = 0.5 * nearest_distance(x) / math.sqrt(dim)
         reasons.append(
-            f"sigma_L = {sigma_min:.4g}: half the median distance to the nearest neighbour, a "
+            f"sigma_L = {sigma_min:.4g}: half the median nearest-neighbour distance, per "
             "coordinate"
         )
     if not sigma_min < sigma_max:
@@ -166,7 +166,7 @@ def noise_levels(
     eta = relative_step(n_steps, ratio)
     reasons.append(
         f"{n_steps} steps a level of size {eta:.4g} sigma^2: they end with "
-        f"{variance_ratio(eta, n_steps, ratio):.4f} of the variance of the level (1 is the aim)"
+        f"{variance_ratio(eta, n_steps, ratio):.4f} of the variance of the level (1 is ideal)"
     )
     levels = NoiseLevels(sigmas, n_steps, eta, tuple(reasons))
     if tell is not None:

@@ -30,13 +30,13 @@ KINDS: tuple[Kind, ...] = ("score", "epsilon", "x0", "v", "velocity")
 
 
 def check_determines(kind: Kind, other: str, divisor: Tensor) -> None:
-    """Raise `ValueError` where a prediction says nothing of "x_0" at α = 0, of "epsilon" at σ = 0."""
+    """Raise `ValueError` if a prediction does not determine "x_0" at α = 0, or "epsilon" at σ = 0."""
     silent = ("score", "epsilon") if other == "x_0" else ("x0",)
     if kind in silent and bool((divisor == 0).any()):
         symbol = "alpha" if other == "x_0" else "sigma"
         raise ValueError(
-            f"{kind} does not determine {other} where {symbol} = 0; stay off that end of time, or "
-            "predict 'v' or 'velocity', which determine both at both ends"
+            f"{kind} does not determine {other} where {symbol} = 0; avoid that end of the time range, "
+            "or predict 'v' or 'velocity', which determine it at both ends"
         )
 
 

@@ -273,7 +273,7 @@ class Levels(Schedule):
         values = _numbers(sigmas, "sigmas")
         check_count(len(values), "the number of sigmas", 2)
         if not all(a > b for a, b in pairwise(values)):
-            raise ValueError("sigmas must descend: sigma_1 > … > sigma_L > 0")
+            raise ValueError("sigmas must decrease: sigma_1 > … > sigma_L > 0")
         object.__setattr__(self, "sigmas", values)
 
     @cached_property
@@ -318,6 +318,6 @@ def from_config(config: dict[str, Any]) -> Schedule:
     check_kind(config, "config", dict, "a dictionary")
     if config.get("name") not in classes:
         raise ValueError(
-            f"config names the unknown schedule {config.get('name')!r}; one of {', '.join(classes)}"
+            f"config names an unknown schedule: {config.get('name')!r}; one of {', '.join(classes)}"
         )
     return classes[config["name"]](**{k: v for k, v in config.items() if k != "name"})

@@ -71,8 +71,8 @@ class ScoreBase:
             )
         if self.n_rows not in (None, 1, len(z)):
             raise ValueError(
-                f"{type(self).__name__} holds {self.n_rows} rows of conditions or observations, and "
-                f"{len(z)} samples came; give as many, or one for all"
+                f"{type(self).__name__} holds {self.n_rows} rows of conditions or observations, but "
+                f"got {len(z)} samples; pass as many, or one for all"
             )
 
     def __call__(self, z: Tensor, t: Tensor) -> Tensor:
@@ -92,7 +92,7 @@ class ScoreBase:
         """Return E[z_0 | z_t = z], shape of z.
 
         Raises:
-            ValueError: Where α = 0 and a score says nothing of z_0; for a wrong shape.
+            ValueError: Where α = 0 and a score carries no information about z_0; for a wrong shape.
         """
         self._check(z, t)
         z0 = self._denoise(z, t)
@@ -109,7 +109,7 @@ class ScoreBase:
         Raises:
             ValueError: Where there is nothing to condition on.
         """
-        raise ValueError(f"this {type(self).__name__} has no condition to be given")
+        raise ValueError(f"this {type(self).__name__} does not accept a condition")
 
     def unconditional(self) -> NoisyScore:
         """Return the score without a condition: itself where there is none."""
@@ -157,7 +157,7 @@ def refuse_no_noise(schedule: Schedule, t: Tensor) -> None:
     if t.device.type != "cpu" or torch.compiler.is_compiling():
         return
     if bool((t <= 0).any()) and bool((schedule(t)[1] == 0).any()):
-        raise ValueError("there is no score at sigma = 0; ask for it at a later time t")
+        raise ValueError("there is no score at sigma = 0; evaluate it at a larger t")
 
 
 def check_noisy_score(score: object, name: str = "score") -> None:
@@ -166,7 +166,7 @@ def check_noisy_score(score: object, name: str = "score") -> None:
         check_kind(
             score, name, NoisyScore,
             "a noisy score, which carries its schedule (ScoreModel, ExactScore, …)",
-            "; a function of (z, t) becomes one by as_score(f, kind, schedule)",
+            "; wrap a function of (z, t) with as_score(f, kind, schedule)",
         )  # fmt: skip
 
 
@@ -178,4 +178,4 @@ def check_same_frame(a: NoisyScore, b: NoisyScore, what: str) -> None:
             "other's by RescheduledScore(score, schedule)"
         )
     if not same_coordinates(a.coordinates, b.coordinates):
-        raise ValueError(f"{what} have different coordinates: their z are not the same")
+        raise ValueError(f"{what} have different coordinates: their z do not agree")

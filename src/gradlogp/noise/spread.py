@@ -35,7 +35,7 @@ def noise_span(
 
     The largest is the largest distance between two points. The smallest is seen along the thinnest
     direction, that of the least eigenvalue λ of the covariance: what columns taken one by one do not
-    show. With the whitened points' spacing δ (half the median distance to the nearest neighbour, a
+    show. With the whitened points' spacing δ (half the median nearest-neighbour distance, per
     coordinate) and Scott's bandwidth h = n^{−1/(d+4)},
 
     .. math:: σ_{min} = \sqrt{λ_{min}} \; \min(0.1, \max(δ, h/10))

@@ -94,12 +94,14 @@ class GaussianTerminal:
         """
         if self.event_shape is None:
             raise ValueError(
-                "this score does not know the shape of its samples: pass event_shape= where it is "
-                "made, or draw terminal(score) yourself"
+                "this score does not know the shape of its samples: pass event_shape= when you create "
+                "it, or draw from terminal(score) yourself"
             )
         check_count(n, "n")
         if len(self.mean) not in (1, n):
-            raise ValueError(f"this is the law of {len(self.mean)} samples, {n} were asked for")
+            raise ValueError(
+                f"this is the law of {len(self.mean)} samples, but {n} were requested"
+            )
         z = randn_like(self.mean.new_empty(n, *self.event_shape), generator)
         return self.mean + self.var.sqrt() * z
 
@@ -169,9 +171,9 @@ def terminal(score: NoisyScore) -> Terminal:
         return GaussianTerminal(zero.reshape(shape), (sigma**2).reshape(shape), event)
     if score.moments is None:
         raise ValueError(
-            f"nobody knows the law of this {type(score).__name__} at t = 1, where alpha = "
-            f"{float(alpha):.3g} of the data is left: pass moments=Moments(mean, var) of z_0 where it "
-            "is made"
+            f"the law of this {type(score).__name__} at t = 1 is unknown, where alpha = "
+            f"{float(alpha):.3g} of the data remains: pass moments=Moments(mean, var) of z_0 when you "
+            "create it"
         )
     _check_moments(score.moments, score.event_shape)
     m, v = (q.to(like).unsqueeze(0) for q in score.moments)
@@ -192,7 +194,7 @@ def check_moments(moments: object) -> None:
         return
     check_kind(moments, "moments", ("mean", "var"), "Moments(mean, var), two tensors")
     for name in ("mean", "var"):
-        check_finite(getattr(moments, name), f"the {name} among the moments")
+        check_finite(getattr(moments, name), f"the {name} of the moments")
 
 
 def _check_moments(moments: Moments, event_shape: torch.Size | None) -> None:
@@ -200,8 +202,8 @@ def _check_moments(moments: Moments, event_shape: torch.Size | None) -> None:
     for name, value in moments._asdict().items():
         if event_shape is not None and value.shape not in (torch.Size(), event_shape):
             raise ValueError(
-                f"the {name} among the moments must have shape () or that of an event, "
+                f"the {name} of the moments must have shape () or that of an event, "
                 f"{tuple(event_shape)}; got {tuple(value.shape)}"
             )
     if not bool((moments.var >= 0).all()):
-        raise ValueError("the var among the moments must be at least 0")
+        raise ValueError("the var of the moments must be at least 0")

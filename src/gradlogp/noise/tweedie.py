@@ -107,7 +107,7 @@ def tweedie_product(
     check_points(v, "v")
     check_same_shape(v, x_t, "v")
     check_function(score, "score")
-    why = ": where alpha = 0 x_t says nothing of x_0, and Tweedie's formula neither"
+    why = ": where alpha = 0, x_t carries no information about x_0 and Tweedie's formula does not apply"
     a = check_level(alpha, x_t, "alpha", why=why)
     b = check_level(sigma, x_t, "sigma", zero=True)
     product = (b / a) ** 2 * (v + b**2 * jacobian_product(score, x_t, v))

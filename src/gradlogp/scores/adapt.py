@@ -87,7 +87,7 @@ def as_score(
 
     Raises:
         ValueError: For an unknown kind, or a prediction of ε, x_0, v or velocity without a
-            schedule; when called, for an energy or log-density that is not one number a sample, a
+            schedule; when called, for an energy or log-density that is not one number per sample, a
             prediction of another shape than x, or σ = 0, where there is no score.
 
     Examples:
@@ -101,7 +101,9 @@ def as_score(
     if schedule is not None:
         return FunctionScore(network, kind, schedule, moments, event_shape)
     if moments is not None or event_shape is not None:
-        raise ValueError("moments= and event_shape= belong to a noisy score: pass schedule= too")
+        raise ValueError(
+            "moments= and event_shape= only apply to a noisy score: pass schedule= too"
+        )
     if kind == "log_prob":
         return GradientField(network)
     if kind == "energy":

@@ -127,7 +127,7 @@ class Base(Shared):
         d, kind = event_shape.numel(), 1 if isinstance(law, Gaussian) else 2
         if means.ndim != kind or means.shape[-1] != d:
             raise ValueError(
-                f"base must be a law of {d} entries, those of an event, got means of shape "
+                f"base must be a law over the {d} entries of an event, got means of shape "
                 f"{tuple(means.shape)}"
             )
         means = means.reshape(-1, d)
@@ -296,7 +296,7 @@ def read_base(
         return None
     if isinstance(base, str):
         if base != "gaussian":
-            raise ValueError(f"base, as a word, must be 'gaussian', got {base!r}")
+            raise ValueError(f"base, as a string, must be 'gaussian', got {base!r}")
         return Base.of_data(event_shape, like)
     check_kind(base, "base", Gaussian | GaussianMixture, "'gaussian', a Gaussian or a mixture")
     return Base.of_law(base, event_shape, like)

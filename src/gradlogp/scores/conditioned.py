@@ -108,7 +108,7 @@ class Condition(nn.Module):
             sizes: tuple[int, ...] = (kind,)
         else:
             sizes = tuple(kind) if isinstance(kind, list) else kind  # type: ignore[assignment]
-            check_event_shape(sizes, "condition, if it is no number of classes,")
+            check_event_shape(sizes, "condition, if it is not a number of classes,")
         if not sizes:
             raise ValueError(f"condition must be a number of classes or a shape, got {kind!r}")
         self.kind: int | torch.Size = kind if isinstance(kind, int) else torch.Size(sizes)
@@ -137,7 +137,7 @@ class Condition(nn.Module):
             try:
                 self.coordinates = AffineCoordinates.fit(values, self.kind)
             except ValueError as error:
-                raise ValueError(f"the condition says nothing there: {error}") from None
+                raise ValueError(f"the condition does not determine it: {error}") from None
             if dropout > 0 and not known:
                 beyond = self.coordinates.encode(as_tensor(values)).amax(0) + 1
                 with torch.no_grad():
@@ -174,7 +174,7 @@ class Condition(nn.Module):
         """Raise `ValueError` unless training has shown the network the null condition."""
         if not float(self.dropout) > 0:
             raise ValueError(
-                "this conditional model never saw its null condition: give it a condition by "
+                "this conditional model was never trained on its null condition: pass a condition with "
                 "model.given(...), or train it with condition_dropout=0.1"
             )
 

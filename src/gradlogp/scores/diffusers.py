@@ -48,14 +48,15 @@ class DiffusersNetwork(nn.Module):
         """
         if self.conditional != (labels is not None):
             raise ValueError(
-                "this network is class-conditional; fix the labels with model.given(labels)"
+                "this network is class-conditional; pass labels with model.given(labels)"
                 if self.conditional
-                else "this network knows no classes; leave the labels out"
+                else "this network has no classes; drop the labels"
             )
         dtype = getattr(self.unet, "dtype", x.dtype)
         if dtype != x.dtype:
             raise ValueError(
-                f"x is {x.dtype} and the network {dtype}; convert either, as by x.to({dtype})"
+                f"x is {x.dtype} and the network {dtype}; convert one of them, for example with "
+                f"x.to({dtype})"
             )
         extra = {} if labels is None else {"class_labels": labels}
         out: Tensor = self.unet(x, step, return_dict=False, **extra)[0]
@@ -118,18 +119,18 @@ def from_diffusers(
         )
     if kind == "epsilon" and float(betas[-1]) >= 1 - LAST:
         raise ValueError(
-            "the schedule ends without signal, where epsilon says nothing of x_0; a model for it "
-            "predicts 'v_prediction' or 'sample'"
+            "the schedule ends without signal, where epsilon carries no information about x_0; a "
+            "model for it predicts 'v_prediction' or 'sample'"
         )
     if config.get("cross_attention_dim") is not None:
         raise ValueError(
-            "this network wants a text or other embedding at every call; fix it in a function and "
+            "this network needs a text or other embedding at every call; bind it in a function and "
             "pass that to gradlogp.scores.ForeignScore"
         )
     embedding = config.get("time_embedding_type", "positional")
     if embedding == "fourier":
         raise ValueError(
-            "a network of Fourier time embedding is given the noise level and no step; use "
+            "a network with Fourier time embedding takes the noise level, not a step; use "
             "gradlogp.scores.from_epsilon with noise_input='sigma'"
         )
     noise_input = Steps(len(betas), between=embedding != "learned")
@@ -148,7 +149,7 @@ def _config(thing: Any, name: str) -> dict[str, Any]:
     config = getattr(thing, "config", None)
     if config is None or not callable(getattr(config, "get", None)):
         raise ValueError(
-            f"{name} must be a model of diffusers with a config, got {type(thing).__name__}"
+            f"{name} must be a diffusers model with a config, got {type(thing).__name__}"
         )
     return config
 
@@ -159,7 +160,7 @@ def _betas(scheduler: Any) -> Tensor:
     if abar is None:
         raise ValueError(
             f"{type(scheduler).__name__} has no alphas_cumprod: pass one with betas, such as "
-            "DDPMScheduler, or use gradlogp.scores for networks of other schedules"
+            "DDPMScheduler, or use gradlogp.scores for networks with other schedules"
         )
     values = torch.cat([torch.ones(1, dtype=torch.float64), torch.as_tensor(abar).double().cpu()])
     ratio = values[1:] / values[:-1]
@@ -178,9 +179,7 @@ def _event_shape(config: dict[str, Any]) -> tuple[int, ...]:
 def _load(folder: Path, config: str) -> Any:
     """Load what a folder's config names; from the disk alone."""
     if not (folder / config).is_file():
-        raise ValueError(
-            f"{folder} holds no {config}; pass the folder of a saved model of diffusers"
-        )
+        raise ValueError(f"{folder} holds no {config}; pass the folder of a saved diffusers model")
     try:
         diffusers = import_module("diffusers")
     except ImportError as error:
@@ -190,6 +189,8 @@ def _load(folder: Path, config: str) -> Any:
     name = json.loads((folder / config).read_text(encoding="utf-8")).get("_class_name", "")
     made = getattr(diffusers, name, None)
     if made is None:
-        raise ValueError(f"{folder / config} names the class {name!r}, which diffusers has not")
+        raise ValueError(
+            f"{folder / config} names the class {name!r}, which diffusers does not have"
+        )
     options = {"low_cpu_mem_usage": False} if config == "config.json" else {}
     return made.from_pretrained(folder, local_files_only=True, **options)

@@ -79,7 +79,7 @@ class ExactScore(ScoreBase):
         """
         if not isinstance(self.density, Joint | WithHoles):
             raise ValueError(
-                f"{type(self.density).__name__} has nothing to condition on; give a Joint law"
+                f"{type(self.density).__name__} has nothing to condition on; use a Joint law"
             )
         return ExactScore(self.density.given(condition), self.schedule)  # type: ignore[arg-type]
 

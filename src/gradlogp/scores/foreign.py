@@ -86,14 +86,14 @@ class Steps:
         whole = number.round()
         if bool(((number < -NEAR) | (number > self.n - 1 + NEAR) | number.isnan()).any()):
             raise ValueError(
-                f"this network knows times from 1/{self.n} to 1, got {float(t.min()):.4g} … "
+                f"this network is defined for times from 1/{self.n} to 1, got {float(t.min()):.4g} … "
                 f"{float(t.max()):.4g}; end at t = 1/{self.n}, from where samplers denoise"
             )
         if bool(((number - whole).abs() < NEAR).all()):
             return whole.long()
         if not self.between:
             raise ValueError(
-                f"this network knows {self.n} steps and nothing between them, got t = "
+                f"this network is defined at {self.n} steps and nowhere between them, got t = "
                 f"{float(t.min()):.6g} … {float(t.max()):.6g}; use times i/{self.n} "
                 "(schedule.times), or noise_input=Steps(n, between=True) if its embedding is continuous"
             )
@@ -138,11 +138,11 @@ class ForeignScore(ScoreBase, nn.Module):
         if event_shape is not None:
             check_event_shape(event_shape)
         if not callable(noise_input):
-            check_option(noise_input, "noise_input, if it is no function,", NAMED)
+            check_option(noise_input, "noise_input, if it is not a function,", NAMED)
         if noise_input == "step":
             if not isinstance(schedule, DDPM):
                 raise ValueError(
-                    f"only DDPM has steps, and the schedule is {schedule}; pass noise_input='time', "
+                    f"only DDPM has steps, but the schedule is {schedule}; pass noise_input='time', "
                     "'sigma' or a function of t"
                 )
             noise_input = Steps(len(schedule.betas))
@@ -208,7 +208,7 @@ class ForeignScore(ScoreBase, nn.Module):
         return self.denoise_given(z, t, None)
 
     def given(self, condition: Tensor | int) -> ConditionedScore:
-        """Return the noisy score with the condition fixed: one for all, or one a sample.
+        """Return the noisy score with the condition fixed: one for all, or one per sample.
 
         Raises:
             ValueError: Unless it is an int, int64 `(1,)` or `(B,)`, or float `(1 or B, *shape)`.
@@ -288,7 +288,7 @@ def from_k_diffusion(
     low = getattr(denoiser, "sigma_min", None) if sigma_min is None else sigma_min
     high = getattr(denoiser, "sigma_max", None) if sigma_max is None else sigma_max
     if low is None or high is None:
-        raise ValueError("this denoiser names no range of sigma; pass sigma_min= and sigma_max=")
+        raise ValueError("this denoiser states no range of sigma; pass sigma_min= and sigma_max=")
     check_number(low, "sigma_min", above=0)
     check_number(high, "sigma_max", above=0)
     network = partial(denoiser, **extra) if extra else denoiser

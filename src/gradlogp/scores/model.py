@@ -133,7 +133,7 @@ class ScoreModel(ScoreBase, nn.Module):
         own = getattr(network, "event_shape", None)
         own = event_shape if own is None else own
         if own is None:
-            raise ValueError("pass event_shape=: this network does not name one")
+            raise ValueError("pass event_shape=: this network does not state one")
         if event_shape is not None and tuple(event_shape) != tuple(own):
             raise ValueError(
                 f"event_shape={event_shape}, but that of the network is {own}: omit it"
@@ -155,7 +155,7 @@ class ScoreModel(ScoreBase, nn.Module):
         if getattr(network, "holes", False):
             if base is not None:
                 raise ValueError(
-                    "a network with holes=True starts from a law of its own: omit base="
+                    "a network with holes=True always starts from its own base law: omit base="
                 )
             self.condition = Mask(self.event_shape)
         # of values a base is that of all together, and what they predict linearly is one too
@@ -200,8 +200,8 @@ class ScoreModel(ScoreBase, nn.Module):
             )
         if bool((mean.abs() * torch.finfo(mean.dtype).eps > 0.01 * std).any()):
             raise ValueError(
-                f"the data lies so far from 0 that {mean.dtype} would round it away: standardise it "
-                "(standardize=True), or use a model in float64"
+                f"the data lies so far from 0 that {mean.dtype} would lose it to rounding: "
+                f"standardise it (standardize=True), or use a model in float64"
             )
         self.z_mean.copy_(mean)
         self.z_std.copy_(std)
@@ -225,7 +225,7 @@ class ScoreModel(ScoreBase, nn.Module):
             ValueError: If the model has no condition, or a column or channel of values is constant.
         """
         if self.condition is None:
-            raise ValueError("this model was made without a condition: there is nothing to fit")
+            raise ValueError("this model was created without a condition: there is nothing to fit")
         some = slice(None, None, -(-len(data) // ROWS))
         if isinstance(self.condition, Mask):
             self.condition.fit(condition[some].cpu())
@@ -338,8 +338,8 @@ class ScoreModel(ScoreBase, nn.Module):
     def denoise_given(self, z: Tensor, t: Tensor, condition: Tensor | None) -> Tensor:
         """Return E[z_0 | z_t = z] from the network's own condition, as `forward` takes it.
 
-        Where α = 0 the state says nothing of z_0 and a score or ε nothing either: the mean of z_0, that
-        of the base where there is one, is the answer.
+        Where α = 0 the state carries no information about z_0, and neither does a score or ε: the
+        mean of z_0, that of the base where there is one, is the answer.
         """
         if isinstance(self.condition, Mask):
             condition = self.condition.null(len(z), z) if condition is None else condition
@@ -375,9 +375,7 @@ class ScoreModel(ScoreBase, nn.Module):
             ValueError: If the model has no condition, or this is not one of its kind.
         """
         if self.condition is None:
-            raise ValueError(
-                "this model was made without a condition: there is nothing to be given"
-            )
+            raise ValueError("this model was created without a condition: it accepts none")
         made = MaskedScore if isinstance(self.condition, Mask) else ConditionedScore
         return made(self, self.condition.encode(condition))
 

@@ -67,8 +67,8 @@ class RescheduledScore(ScoreWrapper):
         if bool(((wanted < low - slack) | (wanted > high + slack)).any()):
             r = (-0.5 * wanted).exp()
             raise ValueError(
-                f"sigma/alpha from {float(r.min()):.4g} to {float(r.max()):.4g} was asked of a "
-                f"model that knows {float(torch.tensor(-high / 2).exp()):.4g} to "
+                f"sigma/alpha from {float(r.min()):.4g} to {float(r.max()):.4g} was requested from "
+                f"a model that covers {float(torch.tensor(-high / 2).exp()):.4g} to "
                 f"{float(torch.tensor(-low / 2).exp()):.4g}; choose a schedule (or t_min) within"
             )
         time = invert_log_snr(source, wanted)

@@ -85,7 +85,7 @@ def animate(
     """
     panels = states if isinstance(states, Mapping) else {"": states}
     if not panels or len({len(x) for x in panels.values()}) > 1:
-        raise ValueError("states must be those of at least one panel, as many in each")
+        raise ValueError("states must hold at least one panel, all with the same number of frames")
     for x in panels.values():
         check_finite(x, "states")
         if x.ndim != 3 or x.shape[2] != 2 or not x.shape[1] or not 2 <= len(x) <= MOST:
@@ -107,7 +107,9 @@ def animate(
     laws = list(density) if isinstance(density, Sequence) else [density] * n
     for given, name in ((laws, "density"), (captions or laws, "captions")):
         if len(given) != n:
-            raise ValueError(f"{name} must be one for each of {n} frames, got {len(given)}")
+            raise ValueError(
+                f"{name} must have one entry for each of the {n} frames, got {len(given)}"
+            )
     pictures = _pictures(xy, bounds, laws, captions, names, invert_y, trail, width, theme)
     palette = _palette(theme)
     frames = [p.quantize(palette=palette, dither=Image.Dither.NONE) for p in pictures]

@@ -2,7 +2,7 @@
 //
 // x_σ = x_0 + σ ε. A field has at(σ), a level; a level has evaluate(x, y, out), which writes
 // log p_σ, and the two entries of its gradient, the score. Noise comes in from outside, in the order
-// in which the Python kernels draw it, so that one can be held against the other.
+// in which the Python kernels draw it, so that the two can be compared.
 "use strict";
 const Explore = (() => {
   // ------------------------------------------------------------------ fields
@@ -150,13 +150,11 @@ const Explore = (() => {
     };
     for (let i = 0; i < 16; i++) next();
     return {
-      uniform(n) {
-        const u = new Float64Array(n);
+      uniform(n, u = new Float64Array(n)) {
         for (let i = 0; i < n; i++) u[i] = next();
         return u;
       },
-      normal(n) {
-        const z = new Float64Array(n);
+      normal(n, z = new Float64Array(n)) {
         for (let i = 0; i < n; i += 2) {
           const r = Math.sqrt(-2 * Math.log(1 - next())), angle = 2 * Math.PI * next();
           z[i] = r * Math.cos(angle);
@@ -174,13 +172,17 @@ const Explore = (() => {
 
   const out = new Float64Array(3);
 
+  // where the noise of a step is written: a step allocates nothing
+  const held = { z: out, u: out };
+  const room = (name, n) => (held[name].length === n ? held[name] : (held[name] = new Float64Array(n)));
+
   function put(x, i, u, v) {
     if (Number.isFinite(u) && Number.isFinite(v)) { x[i] = u; x[i + 1] = v; }
   }
 
   // x' = x + h s(x) + √(2 h τ) z
   function ula(x, level, h, tau, noise) {
-    const z = noise.normal(x.length), spread = Math.sqrt(2 * h * tau);
+    const z = noise.normal(x.length, room("z", x.length)), spread = Math.sqrt(2 * h * tau);
     for (let i = 0; i < x.length; i += 2) {
       level.evaluate(x[i], x[i + 1], out);
       put(x, i, x[i] + h * out[1] + spread * z[i], x[i + 1] + h * out[2] + spread * z[i + 1]);
@@ -189,7 +191,7 @@ const Explore = (() => {
 
   // the same as a proposal, accepted with min(1, p(y)^{1/τ} q(x|y) / p(x)^{1/τ} q(y|x))
   function mala(x, level, h, tau, noise) {
-    const z = noise.normal(x.length), u = noise.uniform(x.length / 2);
+    const z = noise.normal(x.length, room("z", x.length)), u = noise.uniform(x.length / 2, room("u", x.length / 2));
     const spread = Math.sqrt(2 * h * tau);
     let accepted = 0;
     for (let i = 0; i < x.length; i += 2) {
@@ -207,7 +209,7 @@ const Explore = (() => {
 
   // kick, drift, friction, drift, kick: mass 1, step h a time
   function baoab(x, p, level, h, tau, friction, noise) {
-    const z = noise.normal(x.length), c = Math.exp(-friction * h);
+    const z = noise.normal(x.length, room("z", x.length)), c = Math.exp(-friction * h);
     const spread = Math.sqrt(tau * -Math.expm1(-2 * friction * h));
     for (let i = 0; i < x.length; i += 2) {
       level.evaluate(x[i], x[i + 1], out);
@@ -226,7 +228,7 @@ const Explore = (() => {
 
   // from σ_t to σ_s < σ_t with x̂_0 = x + σ_t² s frozen and the linear part exact
   function reverse(x, level, sigma, noise) {
-    const z = noise.normal(x.length), t = level.sigma, rho = sigma / t;
+    const z = noise.normal(x.length, room("z", x.length)), t = level.sigma, rho = sigma / t;
     const keep = rho * rho, spread = sigma * Math.sqrt(Math.max(0, 1 - keep));
     for (let i = 0; i < x.length; i += 2) {
       level.evaluate(x[i], x[i + 1], out);

@@ -1,6 +1,6 @@
 """A page to explore a score: the field at every noise level, and walkers that follow it.
 
-One HTML file that needs nothing from outside: the mathematics in `explore.js`, its face in
+One self-contained HTML file: the mathematics in `explore.js`, its face in
 `explore_page.js`, and the fields in closed form (mixtures) or as tables.
 """
 
@@ -93,7 +93,7 @@ def explore(
         around: The centre of a circle: the score is also shown split into its normal and its tangent
             part.
         points: Points of the data `(n, 2)`, in data units: where no exact density is known, walkers
-            are held against them. At most 2,000 are shown.
+            are compared with them. At most 2,000 are shown.
         invert_y: Let y grow downwards, as magnitudes do.
         picture: What the page shows first.
         size: Points a side of a table, which has `n_levels` levels.
@@ -112,7 +112,7 @@ def explore(
     check_count(n_levels, "n_levels", 4, most=32)
     check_option(picture, "picture", Picture)
     if len(names) != 2:
-        raise ValueError(f"names must be those of two columns, got {len(names)}")
+        raise ValueError(f"names must hold two column names, got {len(names)}")
     if window is not None:
         check_number(window[1], "window", above=0)
     if points is not None:
@@ -121,7 +121,7 @@ def explore(
     if _is_noisy(field):
         frame = _frame(field)
     elif exact is not None:
-        raise ValueError("exact is for a noisy score: a density is its own exact law")
+        raise ValueError("exact is for a noisy score: a density is already exact")
     law = None if exact is None else _known(exact, frame, None, 3 / size)
     given = None if window is None else Window((window[0][0], window[0][1]), window[1])
     if given is None and law is not None:
@@ -149,7 +149,9 @@ def explore(
     data["pictures"] = _pictures(data)
     if picture not in data["pictures"]:
         has = ", ".join(data["pictures"])
-        raise ValueError(f"picture={picture!r} needs what this field does not have: it has {has}")
+        raise ValueError(
+            f"picture={picture!r} needs something this field does not have: it has {has}"
+        )
     text = lambda name: resources.files(__package__).joinpath(name).read_text(encoding="utf-8")
     page = fill_page(
         "explore", title=title, data=json.dumps(data, allow_nan=False).replace("<", "\\u003c"),
@@ -197,7 +199,7 @@ def _frame(score: Any) -> Frame:
     x = score.coordinates.decode(z).double()
     shift, scale = x[0], x[1] - x[0]
     if not torch.allclose(shift + scale * z, x, rtol=1e-5, atol=1e-6):
-        raise ValueError("field has coordinates that are not affine, and cannot be drawn in them")
+        raise ValueError("field has non-affine coordinates, which cannot be drawn")
     (a, b), (c, d) = shift.tolist(), scale.tolist()
     return Frame((a, b), (c, d))
 
@@ -221,7 +223,7 @@ def _known(field: Any, frame: Frame, window: Window | None, grain: float) -> _Kn
         elif window is not None:
             mean, var = list(window.center), [(window.reach / 3.2) ** 2] * 2
         else:
-            raise ValueError("field knows no moments of its data: give window=(center, reach)")
+            raise ValueError("field has no moments of its data: pass window=(center, reach)")
         (a, b), (c, d) = mean, var
         window = window or Window((a, b), 3.2 * math.sqrt(max(c, d)))
         learned, low, high = noise_to_data(field)
@@ -328,8 +330,8 @@ def _notes(fields: list[dict[str, Any]], shown: _Known, frame: Frame) -> list[st
             )
     if not shown.levels:
         notes.append(
-            "Only the score was given, not a density: there is one level, without noise, and nothing "
-            "exact to compare with. The prior is a normal law over the window."
+            "Only a score was given, not a density: there is one level, without noise, and no exact "
+            "law to compare with. The prior is a normal law over the window."
         )
     if frame != Frame():
         notes.append(

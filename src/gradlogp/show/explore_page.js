@@ -9,7 +9,7 @@
 
   const fields = data.fields.map((spec) => ({ name: spec.name, spec, ...Explore.field(spec) }));
   let panels = [];
-  // points of the data, beside which walkers are held where no density is known
+  // points of the data, with which walkers are compared if no density is known
   const seen = !data.moments && data.points ? Float64Array.from(data.points) : null;
   const exact = data.moments ? fields[fields.length - 1] : null;
   const K = exact && exact.components <= FEW_MODES && exact.components > 1 ? exact.components : 0;
@@ -22,7 +22,7 @@
     ula: { name: "Langevin", size: [1e-4, 1], start: Math.min(0.02, least / 3), what: "step h", tau: true,
       formula: "x′ = x + h s(x) + √(2hτ) z" + (data.levels ? " at the noise level of the slider." : "") },
     mala: { name: "MALA", size: [1e-4, 2], start: Math.min(0.1, least), what: "step h", tau: true, density: true,
-      formula: "The Langevin step as a proposal, accepted or refused so that p is kept exactly." },
+      formula: "The Langevin step as a proposal, accepted or rejected so that p is exactly invariant." },
     baoab: { name: "BAOAB", size: [1e-3, 2], start: Math.min(0.15, Math.sqrt(least)), what: "step h", tau: true,
       formula: "With a momentum: kick, drift, friction, drift, kick; γ = 1, mass 1. h is a time." },
     annealed: { name: "annealed", size: [0.01, 1], start: 0.3, what: "step h/σ²", tau: true, run: true,
@@ -77,6 +77,7 @@
       dots: key === "dark" ? "rgba(88,176,238,.3)" : "rgba(11,98,164,.22)",
       halo: key === "dark" ? "rgba(17,21,27,.8)" : "rgba(255,255,255,.85)",
       soft: key === "dark" ? "rgba(255,160,77,.6)" : "rgba(209,85,11,.55)",
+      dot: rgb(css("--walker")), cover: key === "dark" ? 154 : 141,
     };
     dirty = true;
   }
@@ -92,6 +93,7 @@
     return field.cache;
   };
   function build() {
+    sizes.disconnect();
     $("panels").replaceChildren();
     for (const panel of panels) {
       const figure = document.createElement("figure"), canvas = document.createElement("canvas");
@@ -105,7 +107,6 @@
       Object.assign(panel, { canvas, caption });
       if (panel.chart) { canvas.className = "chart"; continue; }
       panel.buffer = document.createElement("canvas");
-      panel.buffer.width = panel.buffer.height = HEAT;
       panel.base = document.createElement("canvas");
       canvas.addEventListener("click", (event) => {
         if (panel.still) { show("level"); setSigma(panel.sigma); return; }
@@ -115,6 +116,8 @@
           data.center[i % 2] + half * (i % 2 ? up * (1 - 2 * v) : 2 * u - 1)), true);
       });
     }
+    for (const canvas of [...panels.map((p) => p.canvas), $("marginal-0"), $("marginal-1")]) sizes.observe(canvas);
+    resized = true;
     $("panels").className = two ? `${state.picture} several` : state.picture;
     $("explorer").classList.toggle("single", panels.length === 1);
   }
@@ -124,16 +127,16 @@
   const LADDER = 6, LOSSES = 36;
   const between = (u) => data.low * (data.high / data.low) ** u;
   const PICTURES = {
-    level: { name: "One level", lead: "Move the noise level; click into the plane to drop walkers." },
+    level: { name: "One level", lead: "Move the noise level; click in the plane to drop walkers." },
     levels: { name: "Many levels",
-      lead: "The same field from the least noise to the most: details go, then modes, until one normal law is left. A click goes to a level." },
+      lead: "The same field from the least noise to the most: first details disappear, then modes, until a single normal law remains. Click a level to open it." },
     loss: { name: "Loss against σ",
-      lead: "The denoising loss of the exact score is not 0: it is what nobody can know of the noise. What a learned score has above it is its error." },
+      lead: "The denoising loss of the exact score is not 0: it is the part of the noise that cannot be predicted. The excess of a learned score is its error." },
     particles: { name: "Particles", lead: "5,000 walkers from the prior follow the score: their histogram becomes that of the law." },
     annealed: { name: "Plain against annealed",
-      lead: "The same start, as many steps. Plain Langevin at the least noise keeps the weights with which it fell into the modes; annealed Langevin finds the right ones." },
+      lead: "The same start, equally many steps. Plain Langevin at the least noise keeps the shares that fell into each mode; annealed Langevin finds the right weights." },
     split: { name: "Normal and tangent",
-      lead: "Near a circle the score has two parts: back to the circle, of size 1/σ, and along it, of a size that σ does not change." },
+      lead: "Near a circle the score has two parts: a normal one back to the circle, of size 1/σ, and a tangent one along it, whose size does not depend on σ." },
   };
   const two = fields.length === 2;
   const planes = (more) => [...fields.map((_, of) => ({ of, ...more })), ...(two ? [{ of: -1, ...more }] : [])];
@@ -146,7 +149,7 @@
       return { of, sigma, still: true, title: two ? `${called(of).split(" ")[0].replace(",", "")}, ${name}` : name, arrows: 13 };
     })),
     loss: () => [{ chart: "loss", title: "½ E‖σ s(x + σε) + ε‖², the loss with weight σ²" },
-      { chart: "bare", title: "the same without the weight, ½ E‖s + ε/σ‖²: small σ drown all others" }],
+      { chart: "bare", title: "the same without the weight, ½ E‖s + ε/σ‖²: small σ dominate all others" }],
     annealed: () => [
       { of: fields.length - 1, sigma: data.low, who: "plain", title: "plain Langevin at the least noise" },
       { of: fields.length - 1, who: "x", title: "annealed Langevin" },
@@ -199,11 +202,18 @@
   }
 
 
+  // asking for the size of an element in every frame would lay the page out in every frame
+  let resized = true;
+  const sizes = new ResizeObserver(() => { resized = true; });
+  addEventListener("resize", () => { resized = true; });
   function fit(canvas) {
     const ratio = Math.min(devicePixelRatio || 1, 2), box = canvas.getBoundingClientRect();
     const w = Math.max(1, Math.round(box.width * ratio)), h = Math.max(1, Math.round(box.height * ratio));
-    if (canvas.width !== w || canvas.height !== h) { canvas.width = w; canvas.height = h; return true; }
-    return false;
+    canvas.dot = w / Math.max(1, box.width);
+    if (canvas.width === w && canvas.height === h) return false;
+    canvas.width = w;
+    canvas.height = h;
+    return true;
   }
 
   const out = new Float64Array(3), other = new Float64Array(3);
@@ -234,17 +244,20 @@
     return found ? ` part: root mean square ${digits(panel.size)}`.replace(panel.part === "whole" ? " part" : "", "") : " part";
   }
 
-  const marginals = [new Float64Array(HEAT), new Float64Array(HEAT)];
+  // while a run lowers σ every plane is painted anew in every frame: coarsely, and finely once it has arrived
+  const running = () => Boolean(state.playing && sampler().run && !state.ended && state.x.length);
+  let heat = HEAT, marginals = [new Float64Array(HEAT), new Float64Array(HEAT)];
+  const heights = new Float64Array(HEAT * HEAT);
   function paintHeat(panel) {
-    const half = view(panel), values = new Float64Array(HEAT * HEAT);
+    const half = view(panel), values = heights.subarray(0, heat * heat);
     const density = panel.of >= 0 && fields[panel.of].hasDensity;
     let top = -Infinity;
     if (density || panel.of < 0) {
-      for (let j = 0; j < HEAT; j++) {
-        for (let i = 0; i < HEAT; i++) {
-          look(panel, data.center[0] + half * (2 * (i + 0.5) / HEAT - 1),
-            data.center[1] - up * half * (2 * (j + 0.5) / HEAT - 1));
-          values[j * HEAT + i] = out[0];
+      for (let j = 0; j < heat; j++) {
+        for (let i = 0; i < heat; i++) {
+          look(panel, data.center[0] + half * (2 * (i + 0.5) / heat - 1),
+            data.center[1] - up * half * (2 * (j + 0.5) / heat - 1));
+          values[j * heat + i] = out[0];
           if (out[0] > top) top = out[0];
         }
       }
@@ -254,22 +267,27 @@
       panel.caption.textContent = `${panel.title}: σ|Δs| up to ${digits(top)}`;
     }
     if (panel.part) panel.caption.textContent = `${panel.title}${size(panel)}`;
-    const image = new ImageData(HEAT, HEAT), table = density ? theme.heat : theme.off;
+    if (panel.image?.width !== heat) {
+      panel.image = new ImageData(heat, heat);
+      panel.buffer.width = panel.buffer.height = heat;
+    }
+    const pixels = panel.image.data, table = density ? theme.heat : theme.off;
     const sums = density && fields[panel.of] === exact && panel.sigma === undefined ? marginals : null;
     if (sums) sums.forEach((m) => m.fill(0));
     for (let k = 0; k < values.length; k++) {
       const p = density ? Math.exp(values[k] - top) : values[k] / top;
-      if (sums) { sums[0][k % HEAT] += p; sums[1][up > 0 ? HEAT - 1 - Math.floor(k / HEAT) : Math.floor(k / HEAT)] += p; }
+      if (sums) { sums[0][k % heat] += p; sums[1][up > 0 ? heat - 1 - Math.floor(k / heat) : Math.floor(k / heat)] += p; }
       const shade = 3 * Math.round(255 * (density ? 0.86 * Math.sqrt(p) : panel.of < 0 ? 0.8 * p : 0));
-      image.data.set([table[shade], table[shade + 1], table[shade + 2], 255], 4 * k);
+      for (let c = 0; c < 3; c++) pixels[4 * k + c] = table[shade + c];
+      pixels[4 * k + 3] = 255;
     }
     if (sums) {
       for (const m of sums) {
-        const total = m.reduce((a, b) => a + b, 0) * (2 * half / HEAT);
-        for (let k = 0; k < HEAT; k++) m[k] /= total;
+        const total = m.reduce((a, b) => a + b, 0) * (2 * half / heat);
+        for (let k = 0; k < heat; k++) m[k] /= total;
       }
     }
-    panel.buffer.getContext("2d").putImageData(image, 0, 0);
+    panel.buffer.getContext("2d").putImageData(panel.image, 0, 0);
   }
 
   function ticks(low, high) {
@@ -291,8 +309,8 @@
     }
     for (const axis of [0, 1]) {
       const h = Math.sqrt(state.sigma ** 2 + data.cov[2 * axis] * 0.2 * (seen.length / 2) ** -0.4);
-      for (let k = 0; k < HEAT; k++) {
-        const at = data.center[axis] + half * (2 * (k + 0.5) / HEAT - 1);
+      for (let k = 0; k < heat; k++) {
+        const at = data.center[axis] + half * (2 * (k + 0.5) / heat - 1);
         let sum = 0;
         for (let i = axis; i < seen.length; i += 2) sum += Math.exp(-0.5 * ((at - seen[i]) / h) ** 2);
         marginals[axis][k] = sum / (h * Math.sqrt(2 * Math.PI)) / (seen.length / 2);
@@ -301,17 +319,18 @@
   }
 
   function paintBase(panel) {
-    const { base, canvas } = panel, ctx = base.getContext("2d"), half = view(panel), ARROWS = panel.arrows || 19;
-    const W = (base.width = canvas.width), dot = W / canvas.getBoundingClientRect().width;
+    const { base, canvas } = panel, ctx = base.getContext("2d", { willReadFrequently: true });
+    const half = view(panel), ARROWS = panel.arrows || 19, W = (base.width = canvas.width), dot = canvas.dot;
     base.height = canvas.height;
     paintHeat(panel);
     ctx.imageSmoothingEnabled = true;
-    ctx.imageSmoothingQuality = "high";
+    ctx.imageSmoothingQuality = running() ? "low" : "high";
     ctx.drawImage(panel.buffer, 0, 0, W, W);
     if (seen && panel.of >= 0) paintSeen(panel, ctx, W, half, dot);
     const cell = W / ARROWS, typical = panel.size || Math.sqrt(2 / (at(panel) ** 2 + Math.min(data.cov[0], data.cov[2]) / 4));
     ctx.strokeStyle = ctx.fillStyle = theme.arrow;
     ctx.lineWidth = 1.1 * dot;
+    const shafts = new Path2D(), heads = new Path2D();
     for (let j = 0; j < ARROWS; j++) {
       for (let i = 0; i < ARROWS; i++) {
         const u = (i + 0.5) * cell, v = (j + 0.5) * cell;
@@ -322,17 +341,15 @@
         if (length < 1.5 * dot) continue;
         const a = out[1] / size, b = -up * out[2] / size, x0 = u - a * length / 2, y0 = v - b * length / 2;
         const x1 = u + a * length / 2, y1 = v + b * length / 2, head = Math.min(3.6 * dot, 0.5 * length);
-        ctx.beginPath();
-        ctx.moveTo(x0, y0);
-        ctx.lineTo(x1 - a * head, y1 - b * head);
-        ctx.stroke();
-        ctx.beginPath();
-        ctx.moveTo(x1, y1);
-        ctx.lineTo(x1 - a * head * 1.5 - b * head * 0.8, y1 - b * head * 1.5 + a * head * 0.8);
-        ctx.lineTo(x1 - a * head * 1.5 + b * head * 0.8, y1 - b * head * 1.5 - a * head * 0.8);
-        ctx.fill();
+        shafts.moveTo(x0, y0);
+        shafts.lineTo(x1 - a * head, y1 - b * head);
+        heads.moveTo(x1, y1);
+        heads.lineTo(x1 - a * head * 1.5 - b * head * 0.8, y1 - b * head * 1.5 + a * head * 0.8);
+        heads.lineTo(x1 - a * head * 1.5 + b * head * 0.8, y1 - b * head * 1.5 - a * head * 0.8);
       }
     }
+    ctx.stroke(shafts);
+    ctx.fill(heads);
     ctx.font = `${11 * dot}px system-ui, sans-serif`;
     ctx.lineJoin = "round";
     const write = (text, x, y, align, baseline) => {
@@ -355,27 +372,40 @@
     }
     write(data.names[0], W - 6 * dot, W - 5 * dot, "right", "bottom");
     write(data.names[1], 6 * dot, 6 * dot, "left", "top");
+    panel.still32 = new Uint32Array(ctx.getImageData(0, 0, W, base.height).data.buffer);
   }
 
+  // walkers are blended into a copy of the pixels beneath: thousands of calls for squares take many times as long
   function paintWalkers(panel) {
-    const { canvas, base } = panel, ctx = canvas.getContext("2d"), W = canvas.width, half = view(panel);
-    ctx.drawImage(base, 0, 0);
-    const x = panel.who ? state[panel.who] : [], n = x.length / 2, dot = W / canvas.getBoundingClientRect().width;
-    const r = (n > 1500 ? 1.0 : n > 300 ? 1.6 : 2.4) * dot;
-    ctx.fillStyle = n > 1500 ? theme.soft : theme.walker;
-    for (let i = 0; i < x.length; i += 2) {
-      const u = ((x[i] - data.center[0]) / half + 1) / 2 * W, v = (1 - up * (x[i + 1] - data.center[1]) / half) / 2 * W;
-      if (u < 0 || v < 0 || u > W || v > W) continue;
-      ctx.fillRect(u - r, v - r, 2 * r, 2 * r);
+    const { canvas, still32 } = panel, ctx = canvas.getContext("2d", { willReadFrequently: true });
+    const W = canvas.width, H = canvas.height, half = view(panel), x = panel.who ? state[panel.who] : [], n = x.length / 2;
+    if (panel.frame?.width !== W || panel.frame.height !== H) {
+      panel.frame = new ImageData(W, H);
+      panel.frame32 = new Uint32Array(panel.frame.data.buffer);
     }
+    panel.frame32.set(still32);
+    const pixels = panel.frame.data, side = Math.max(1, Math.round((n > 1500 ? 2 : n > 300 ? 3.2 : 4.8) * canvas.dot));
+    const [red, green, blue] = theme.dot, cover = n > 1500 ? theme.cover : 256, rest = 256 - cover;
+    const [cx, cy] = data.center, scale = W / (2 * half);
+    for (let i = 0; i < x.length; i += 2) {
+      const u = Math.round((x[i] - cx + half) * scale - side / 2);
+      const v = Math.round((half - up * (x[i + 1] - cy)) * scale - side / 2);
+      if (!(u >= 0 && v >= 0 && u + side <= W && v + side <= H)) continue;
+      for (let row = v; row < v + side; row++) {
+        for (let k = 4 * (row * W + u), end = k + 4 * side; k < end; k += 4) {
+          pixels[k] = (pixels[k] * rest + red * cover) >> 8;
+          pixels[k + 1] = (pixels[k + 1] * rest + green * cover) >> 8;
+          pixels[k + 2] = (pixels[k + 2] * rest + blue * cover) >> 8;
+        }
+      }
+    }
+    ctx.putImageData(panel.frame, 0, 0);
   }
 
+  const counts = new Float64Array(48);
   function paintMarginal(axis) {
-    const canvas = $(`marginal-${axis}`);
-    fit(canvas);
-    const ctx = canvas.getContext("2d"), W = canvas.width, H = canvas.height, half = view();
-    const dot = W / canvas.getBoundingClientRect().width, bins = new Float64Array(48);
-    const n = state.x.length / 2, width = 2 * half / bins.length, bottom = H - 16 * dot;
+    const canvas = $(`marginal-${axis}`), ctx = canvas.getContext("2d"), W = canvas.width, H = canvas.height;
+    const half = view(), dot = canvas.dot, bins = counts.fill(0), n = state.x.length / 2, width = 2 * half / bins.length, bottom = H - 16 * dot;
     for (let i = axis; i < state.x.length; i += 2) {
       const k = Math.floor((state.x[i] - data.center[axis] + half) / width);
       if (k >= 0 && k < bins.length) bins[k] += 1 / (n * width);
@@ -386,13 +416,15 @@
     ctx.clearRect(0, 0, W, H);
     ctx.fillStyle = theme.soft;
     const w = W / bins.length;
+    ctx.beginPath();
     bins.forEach((v, k) => {
       const h = Math.min(v / top, 1) * bottom;
-      ctx.fillRect(k * w + 0.5 * dot, bottom - h, w - dot, h);
+      ctx.rect(k * w + 0.5 * dot, bottom - h, w - dot, h);
     });
+    ctx.fill();
     if (known) {
       ctx.beginPath();
-      line.forEach((v, k) => ctx.lineTo((k + 0.5) / HEAT * W, bottom - v / top * bottom));
+      line.forEach((v, k) => ctx.lineTo((k + 0.5) / heat * W, bottom - v / top * bottom));
       ctx.strokeStyle = theme.accent;
       ctx.lineWidth = 2 * dot;
       ctx.stroke();
@@ -455,19 +487,24 @@
       return (Number(text) === 0 ? text.replace("-", "") : text).replace("-", "−");
     };
     const wide = [0, 1].map((i) => data.scale[i] ** 2 * (data.cov[2 * i] + data.low ** 2));
-    const cell = (kind, text, number) => {
-      const made = document.createElement(kind);
-      made.textContent = text;
-      if (number) made.className = "number";
-      return made;
-    };
-    const line = (cells) => { const tr = document.createElement("tr"); tr.append(...cells); return tr; };
-    const head = document.createElement("thead"), body = document.createElement("tbody");
-    head.append(line([cell("th", ""), ...columns.map(([name]) => cell("th", name, true))]));
-    for (const [name, of] of rows) {
-      body.append(line([cell("th", name), ...columns.map(([, s]) => cell("td", of(s), true))]));
+    const texts = [["", ...columns.map(([name]) => name)], ...rows.map(([name, of]) => [name, ...columns.map(([, s]) => of(s))])];
+    const shape = `${texts.length} ${texts[0].length}`;
+    if ($("numbers").dataset.shape !== shape) {
+      const head = document.createElement("thead"), body = document.createElement("tbody");
+      texts.forEach((row, j) => {
+        const tr = document.createElement("tr");
+        tr.append(...row.map((_, i) => {
+          const made = document.createElement(i && j ? "td" : "th");
+          if (i) made.className = "number";
+          return made;
+        }));
+        (j ? body : head).append(tr);
+      });
+      $("numbers").replaceChildren(head, body);
+      $("numbers").dataset.shape = shape;
     }
-    $("numbers").replaceChildren(head, body);
+    const cells = $("numbers").querySelectorAll("th, td");
+    texts.flat().forEach((text, k) => { if (cells[k].textContent !== text) cells[k].textContent = text; });
     const parts = [`${n.toLocaleString("en")} walkers, ${state.steps.toLocaleString("en")} steps`];
     if (state.sampler === "mala" && state.acceptance !== null) parts.push(`${Math.round(100 * state.acceptance)} % accepted`);
     if (sampler().tau && state.tau !== 1) parts.push("at this temperature the law is p^(1/τ), not that of the curve");
@@ -559,7 +596,17 @@
   }
   function draw(now, moved) {
     addLoss();
-    for (const panel of panels) if (fit(panel.canvas)) dirty = true;
+    if (resized) {
+      for (const panel of panels) if (fit(panel.canvas)) dirty = true;
+      for (const axis of [0, 1]) if (fit($(`marginal-${axis}`))) dirty = true;
+      resized = false;
+    }
+    const fine = running() ? HEAT / 2 : HEAT;
+    if (fine !== heat) {
+      heat = fine;
+      marginals = [new Float64Array(heat), new Float64Array(heat)];
+      dirty = true;
+    }
     if (dirty) { for (const panel of panels) if (!panel.chart) paintBase(panel); }
     if (dirty || moved || numbersDue) {
       for (const panel of panels) (panel.chart ? paintChart : paintWalkers)(panel);
@@ -595,7 +642,7 @@
     $("size-value").value = s.count ? String(Math.round(s.value)) : digits(s.value);
     $("tau").disabled = !s.tau;
     $("tau-value").value = s.tau ? `τ = ${state.tau}` : "–";
-    $("speed-value").value = state.speed >= 1 ? `${state.speed} a frame` : `1 in ${1 / state.speed} frames`;
+    $("speed-value").value = state.speed >= 1 ? `${state.speed} per frame` : `1 in ${1 / state.speed} frames`;
     $("formula").textContent = s.formula;
     $("play").textContent = state.ended ? "Again" : state.playing ? "Pause" : "Play";
     $("play").setAttribute("aria-pressed", state.playing);

@@ -62,7 +62,7 @@ def find_window(log_prob: Callable[[Tensor], Tensor]) -> Window:
         top = float(values.max())
         if not math.isfinite(top):
             raise ValueError(
-                "the log-density is finite nowhere near 0: give window=(center, reach)"
+                "the log-density is finite nowhere near 0: pass window=(center, reach)"
             )
         inside = values > top - DEPTH
         edge = inside[0].any() | inside[-1].any() | inside[:, 0].any() | inside[:, -1].any()
@@ -79,7 +79,9 @@ def find_window(log_prob: Callable[[Tensor], Tensor]) -> Window:
             return Window((middle[0], middle[1]), half)
         if window.reach > 1e9:
             break
-    raise ValueError("the log-density does not fall off: it is that of no law in the plane")
+    raise ValueError(
+        "the log-density does not decay: it belongs to no probability law on the plane"
+    )
 
 
 def clean(values: Tensor) -> Tensor:

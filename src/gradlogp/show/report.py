@@ -1,4 +1,4 @@
-"""A report: one HTML file that needs nothing from outside, the figures beside it, the numbers too.
+"""A report: one self-contained HTML file, the figures beside it, the numbers too.
 
 Every figure is drawn for light and for dark pages and the reader's setting picks one. The page
 holds the figures itself, so it can be mailed; `numbers.json` is for programs.

@@ -74,7 +74,7 @@ def strip(
         most = MOST // (2 * n_levels * images[0].numel())
         raise ValueError(
             f"{len(images)} images of {images[0].numel():,} values at {n_levels} levels are too many "
-            f"for one page: give at most {most}"
+            f"for one page: pass at most {most}"
             if most
             else f"images of {images[0].numel():,} values are too large for a page"
         )

@@ -132,7 +132,7 @@ def second_derivatives(
     """Return vᵀ∇log p for directions v `(k, B | 1, *event)`, `(k, B)`, and Σ_v vᵀ(∇²log p)v, `(B,)`."""
     out = _evaluate(log_prob, Jet(x, directions, 0.0))
     if not isinstance(out, Jet) or out.lap is None or out.value.shape != x.shape[:1]:
-        raise Unsupported("a result that does not depend on x, or is not one number a sample")
+        raise Unsupported("a result that does not depend on x, or is not one number per sample")
     lap = out.lap if isinstance(out.lap, Tensor) else torch.full_like(out.value, out.lap)
     return _given(out.jac.expand(-1, len(x))), _given(lap)
 

@@ -277,7 +277,7 @@ def _layer_norm(
 
 
 def _to(func: Any, z: Any, *args: Any, **kwargs: Any) -> Any:
-    """Another dtype or device; also that of a jet, which says nothing of the numbers in x."""
+    """Another dtype or device; also that of a jet, whatever the numbers in x."""
     if isinstance(z, Jet):
         return _linear_map(func, z, *args, **kwargs)
     return func(z, *map(value_of, args), **{k: value_of(v) for k, v in kwargs.items()})

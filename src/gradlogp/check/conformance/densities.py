@@ -60,9 +60,7 @@ def check_density(d: Density) -> Report:
     report.eps = _precision(d, draws)
     if not _has_density(d, draws):
         if not hasattr(d, "noised"):
-            raise ValueError(
-                "d must have a log_prob and score that can be evaluated, or be noised"
-            )
+            raise ValueError("d must have log_prob and score, or noised, that can be evaluated")
         law = d.noised(ALPHA, SIGMA)
         draws = _draws(law, 64, 1)
     _gradient(report, law, draws)
@@ -81,7 +79,7 @@ def _draws(d: Any, n: int, seed: int) -> Tensor:
     shape = getattr(d, "event_shape", None)
     if shape is None:
         raise ValueError(
-            "d must say the shape of its points: pass event_shape= to as_target, or give it .sample"
+            "d must state the shape of its points: pass event_shape= to as_target, or define .sample"
         )
     return 1.5 * torch.randn(n, *shape, generator=seeded(seed), dtype=torch.float64)
 
@@ -115,7 +113,7 @@ def _gradient(report: Report, d: Any, x: Tensor) -> None:
     before, s, log_p = x.clone(), d.score(x), _log_prob(d, x)
     require(
         s.shape == x.shape, "score(x)", tuple(s.shape), tuple(x.shape),
-        "a score that is summed, or of one point for all",
+        "a score that is summed, or one point's score for all",
     )  # fmt: skip
     if log_p is not None:
         require(
@@ -124,7 +122,7 @@ def _gradient(report: Report, d: Any, x: Tensor) -> None:
         )  # fmt: skip
     require(
         torch.equal(x, before), "x after log_prob(x) and score(x)", "changed", "as it was",
-        "an operation in place",
+        "an in-place operation",
     )  # fmt: skip
     for name in ("score", "log_prob"):
         f = getattr(d, name)
@@ -236,8 +234,8 @@ def _sampling(report: Report, d: Any) -> None:
             ):  # else one draw decides
                 right = float(cov[i, j])
                 report.mean(f"covariance {i}, {j}", product, right, {
-                    "a deviation stated where a variance is meant": right**2,
-                    "a variance stated where a deviation is drawn": math.sqrt(abs(right)),
+                    "a standard deviation given where a variance is meant": right**2,
+                    "a variance used where a standard deviation is needed": math.sqrt(abs(right)),
                 })  # fmt: skip
 
 
@@ -260,7 +258,7 @@ def _at_level(report: Report, d: Any, sigma: float) -> Tensor:
     report.small(
         "score noised twice, off that noised once", off_by(twice.score(x), once.score(x)),
         report.allows(1e-9),
-        "noise whose deviations are added and not its variances, or an α that is left out",
+        "noise whose standard deviations are added instead of its variances, or an α that is left out",
     )  # fmt: skip
     report.small(
         "log_prob noised twice, off that noised once",
@@ -310,11 +308,11 @@ def _one_level_a_row(report: Report, d: Any, x: Tensor) -> None:
     ]
     report.small(
         "one noise level a row, off each alone", off_by(many, torch.cat(rows)), report.allows(1e-9),
-        "noise levels that are broadcast over the wrong dimension",
+        "noise levels broadcast over the wrong dimension",
     )  # fmt: skip
     report.small(
         "score where α = 0 and σ = 1, off −x", off_by(many[2], -x[2]), report.allows(1e-9),
-        "data that are left where nothing but noise is",
+        "data left over where only noise should be",
     )  # fmt: skip
 
 

@@ -68,7 +68,7 @@ def gaussian(report: Report, make: Made, facts: Facts) -> None:
             "off an affine map on a Gaussian", off,
             "rounding" if facts.affine else "a map that is not affine, as the facts say",
             "a drift or noise that is not linear in x and in its noise" if facts.affine
-            else "a Metropolis step that is left out, or facts of another kernel",
+            else "a Metropolis step that is left out, or facts of a different kernel",
         )  # fmt: skip
     if off > 1e-10:
         return
@@ -113,12 +113,12 @@ def _covariances(
             raise ConformanceError(
                 f"spectral radius of a step on a Gaussian, h = {h}", step.radius, "below 1",
                 "a wrong sign: the drift goes down the density" if backwards
-                else "a step that is longer than it says, or a friction of the wrong sign",
+                else "a step longer than step_size says, or a friction of the wrong sign",
             )  # fmt: skip
         mean, cov = step.stationary()
         report.small(
             f"mean kept on a Gaussian, off, h = {h}", off_by(mean[:D], MEAN), 1e-8,
-            "a drift that vanishes elsewhere than the score does",
+            "a drift that does not vanish where the score does",
         )  # fmt: skip
         right = _of_facts(facts, make, h)
         if right is not None:
@@ -128,10 +128,10 @@ def _covariances(
         slips = {
             "noise √h z in place of √(2h) z": 0.5,
             "noise 2 √h z in place of √(2h) z, or a drift of h/2 beside it": 2.0,
-            "a square root forgotten: noise 2h z in place of √(2h) z": 2 * h,
-            "a square root forgotten: noise h z in place of √(2h) z": h / 2,
-            "temperature squared: √(2h) τ z in place of √(2hτ) z": tau,
-            "a temperature that is left out": 1 / tau,
+            "a missing square root: noise 2h z in place of √(2h) z": 2 * h,
+            "a missing square root: noise h z in place of √(2h) z": h / 2,
+            "a squared temperature: √(2h) τ z in place of √(2hτ) z": tau,
+            "a missing temperature": 1 / tau,
         }
         if facts.stationary is not None:
             for words, other in (("half", h / 2), ("twice", 2 * h)):
@@ -144,7 +144,7 @@ def _covariances(
         report.hold(name.format(h), size, 1.0, 1e-8, slips, d=D)
         report.small(
             f"covariance kept on a Gaussian, largest entry off, h = {h}", off_by(*laws[h]), 1e-8,
-            "a matrix that is transposed, or not applied to drift and noise alike",
+            "a matrix that is transposed, or not applied to both drift and noise",
         )  # fmt: skip
 
 
@@ -166,7 +166,7 @@ def _limit(report: Report, make: Made, read: Callable[[float], Affine]) -> None:
     slips = {
         "noise √h z in place of √(2h) z": tau / 2,
         "noise 2 √h z in place of √(2h) z, or a drift of h/2 beside it": 2 * tau,
-        "a square root forgotten: the noise is of order h": 0.0,
+        "a missing square root: the noise is of order h": 0.0,
     }
     name = "covariance on a Gaussian as h → 0, over that of p"
     report.hold(name, 2 * fine - coarse, tau, 2e-3 * tau, slips, d=D)

@@ -45,7 +45,7 @@ def quartic(report: Report, make: Made, facts: Facts) -> None:
     report.measure("bias of E x² on a quartic", coarse)
     report.hold(
         "order of the bias on a quartic", found, facts.order, 0.1, slips,
-        else_="a step of another order: a score at the wrong place, or one that is stale",
+        else_="a step of a different order: a score at the wrong place, or a stale one",
     )  # fmt: skip
 
 
@@ -115,7 +115,7 @@ def orthonormal(rule: Rule, degree: int) -> Callable[[Tensor], Tensor]:
 
 
 def balance(report: Report, make: Made, facts: Facts, h: float = 0.4) -> None:
-    """p(x) q(y|x) a(x, y) = p(y) q(x|y) a(y, x), for a kernel with one normal number a step.
+    """p(x) q(y|x) a(x, y) = p(y) q(x|y) a(y, x), for a kernel with one normal number per step.
 
     The step as a function of its noise z is inverted at y, so that q(y|x) = φ(z)/|∂y/∂z|. What is
     accepted must follow log p(y)/p(x) and log q(x|y)/q(y|x) with the coefficients 1 and 1.
@@ -136,30 +136,30 @@ def balance(report: Report, make: Made, facts: Facts, h: float = 0.4) -> None:
     if not facts.reversible:
         raise ConformanceError(
             "detailed balance, largest deviation of its logarithm", off, "not rounding",
-            "facts of another kernel: this one is reversible",
+            "facts of a different kernel: this one is reversible",
         )  # fmt: skip
     of_p, of_q = torch.linalg.lstsq(torch.stack([p, q], 1), a[:, None]).solution[:, 0]
     report.hold(
         "log p(y)/p(x) in the log of what is accepted, its coefficient", of_p, 1.0, 1e-5,
         {
-            "a ratio that is upside down": -1.0, "no Metropolis step": 0.0,
-            "a temperature that is left out": tau_of(kernel),
+            "an inverted ratio": -1.0, "no Metropolis step": 0.0,
+            "a missing temperature": tau_of(kernel),
         },
-        else_="a log-density at another place than the proposal's",
+        else_="a log-density evaluated somewhere other than at the proposal",
     )  # fmt: skip
     report.hold(
         "log q(x|y)/q(y|x) in the log of what is accepted, its coefficient", of_q, 1.0, 1e-5,
         {
-            "a ratio that is upside down: x and y are exchanged": -1.0,
-            "the density of the proposal is left out": 0.0,
+            "an inverted ratio: x and y are swapped": -1.0,
+            "the proposal density is left out": 0.0,
             "an exponent with 4h where 2h belongs, or no ½": 0.5,
             "an exponent with 2h where 4h belongs": 2.0,
         },
-        else_="another variance in the density of the proposal than in the proposal",
+        else_="a different variance in the proposal density from that of the proposal",
     )  # fmt: skip
     raise ConformanceError(
         "detailed balance, largest deviation of its logarithm", off, "rounding",
-        "a proposal density that is not that of the proposal",
+        "a proposal density that is not the density of the proposal",
     )  # fmt: skip
 
 
@@ -244,7 +244,7 @@ def invariance(
         report.mean(
             f"change of {name} from exact draws", change, 0.0,
             else_="a step that does not keep p: its Metropolis step is left out or wrong, or its "
-            "momentum does not start with its law",
+            "momentum does not start from its stationary law",
         )  # fmt: skip
     seen = BEYOND * report["change of E x² from exact draws"].standard_error
     report.measure("relative bias of E x² that is seen", seen / float(before.square().mean()))
@@ -261,7 +261,7 @@ def nearly(report: Report, make: Made, facts: Facts, h: float = 0.1, steps: int 
         state, _ = kernel.step(state, law, generator=g)
     found = mean_and_error((state.x.square() - x.square()).mean(1))
     name = "change of E x² from exact draws of N(0, I)"
-    likely = "a law p^{1/τ} of another τ, such as d for d − 1, or a step of lower order"
+    likely = "a law p^{1/τ} with a different τ, such as d for d − 1, or a step of lower order"
     report.hold(
         name, found.value, 0.0, BEYOND * found.standard_error + h**facts.order, else_=likely
     )

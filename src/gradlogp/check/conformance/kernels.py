@@ -32,8 +32,8 @@ def check_kernel(
     r"""Hold a kernel against what is known of it, and measure the rest.
 
     First its conduct: types, shapes and dtypes; that the same noise gives the same step, that nothing
-    given is changed, that chains do not depend on their batch-mates nor on chunks, that a run goes on
-    but for rounding. Then its mathematics, mostly without drawing a number:
+    given is changed, that chains depend neither on the rest of their batch nor on chunks, that a
+    run goes on but for rounding. Then its mathematics, mostly without drawing a number:
 
     - On N(μ, S) a step that is affine is read off, x' = M x + b + N(0, Q), and the covariance that it
       keeps, Σ = M Σ Mᵀ + Q, is compared with that of the facts, and in the limit h → 0 with S.
@@ -51,7 +51,7 @@ def check_kernel(
     Arguments:
         make: make(step_size) -> kernel, as `ULA` itself or `lambda h: HMC(h, 3)`. The order of one of
             minibatches is only seen with batches of one observation.
-        facts: What to hold it against; by default `kernel.facts`. To compare a kernel of yours with
+        facts: What to compare it with; by default `kernel.facts`. To compare a kernel of yours with
             one of the library pass `glp.langevin.ULA.facts`.
         target: A density to run it on, in place of a skewed law, with `sample(n, generator=)`, or with
             an `event_shape` and no exact draws to judge it by. A kernel that runs on a subset needs
@@ -85,7 +85,7 @@ def check_kernel(
         target = OnCircle(kernel.radius)
     if target is None and not flat:
         raise ValueError(
-            "target must be a density whose draws lie where this kernel runs: it does not start at "
+            "target must be a density whose draws lie where this kernel runs: it cannot start at "
             "points of R²"
         )
     for x, where in _starts(target):
@@ -153,7 +153,7 @@ def _shapes(kernel: Any, target: Any, x: Tensor) -> None:
     require(
         hasattr(state, "_fields") and torch.equal(state.x, x),
         "init(x, target)", type(state).__name__, "a NamedTuple whose x is x",
-        "a state of another type, or a position that init changes",
+        "a state of a different type, or a position that init changes",
     )  # fmt: skip
     for _ in range(3):  # also later steps
         new, info = kernel.step(state, target, generator=seeded(2))
@@ -182,8 +182,8 @@ def _shapes(kernel: Any, target: Any, x: Tensor) -> None:
         )  # fmt: skip
         require(
             torch.equal(x, before) and all(map(torch.equal, state, kept)),
-            "what was given to a step", "changed", "as it was",
-            "an operation in place, such as x += h * s",
+            "the arguments of a step", "changed", "as it was",
+            "an in-place operation, such as x += h * s",
         )  # fmt: skip
         _cached(target, new)
         state, kept = new, [field.clone() for field in new]
@@ -197,7 +197,7 @@ def _cached(target: Any, state: Any) -> None:
         require(
             off <= 1e-9 if state.x.dtype == torch.float64 else off <= 1e-3,
             f"state.{name} after a step", f"off by {off:.2g}", "that at state.x",
-            "a stale value: that at the proposal or at the old position",
+            "a stale value: the one at the proposal or at the old position",
         )  # fmt: skip
 
 
@@ -207,7 +207,7 @@ def _randomness(report: Report, kernel: Any, facts: Facts, target: Any, x: Tenso
     require(
         all(map(torch.equal, one, two)),
         "two steps with the same generator", "different", "the same bits",
-        "noise that does not come from generator=, or a number kept outside the state",
+        "noise that does not come from generator=, or something kept outside the state",
     )  # fmt: skip
     source, asked = Watched(), _Asked(target)
     for _ in range(3):
@@ -228,19 +228,19 @@ def _randomness(report: Report, kernel: Any, facts: Facts, target: Any, x: Tenso
         require(
             not all(map(torch.equal, one, other)),
             "steps with two generators", "the same", "different",
-            "noise of a fixed seed",
+            "noise from a fixed seed",
         )  # fmt: skip
     if facts.needs_log_prob is not None:
         kernel.init(x, asked)
         require(
             asked.asked == facts.needs_log_prob,
             "whether the log-density is used", asked.asked, facts.needs_log_prob,
-            "a Metropolis step that is left out, or facts of another kernel",
+            "a Metropolis step that is left out, or facts of a different kernel",
         )  # fmt: skip
 
 
 class _Asked:
-    """A target that remembers whether its log-density was asked for."""
+    """A target that records whether its log-density was evaluated."""
 
     def __init__(self, target: Any) -> None:
         self.target, self.asked = target, False
@@ -273,7 +273,7 @@ def _batch_independence(report: Report, kernel: Any, target: Any, x: Tensor) -> 
                 return True
     report.small(
         "what other chains change", off, 1e-12,
-        "a coupled batch: a mean, norm or decision over all chains where each has its own",
+        "a coupled batch: a mean, norm or decision over all chains that each chain needs for itself",
     )  # fmt: skip
     return False
 
@@ -288,7 +288,7 @@ def _runs_go_on(report: Report, kernel: Any, target: Any, x: Tensor, coupled: bo
         fields = zip((whole.draws, *whole.state), (parts.draws, *parts.state), strict=True)
         report.small(
             "what chunks change", max(off_by(a, b) for a, b in fields), 1e-10,
-            "a coupled batch, or a number that is kept between steps outside the state",
+            "a coupled batch, or something kept between steps outside the state",
         )  # fmt: skip
     whole, first = (run(kernel, target, x, n, generator=seeded(6)) for n in (5, 2))
     buffer = io.BytesIO()

@@ -43,7 +43,7 @@ def check_objective(o: Loss) -> Report:
     over the law of the (noised) data, with w = 1 for losses without a weight. Both coefficients and the
     constant are read off seven scores, none of them the right one, by quadrature where noise and
     probes allow it. Their ratio is the minimiser: with tr W counted k times it is k times the score.
-    Beside that: one number a sample, sums over the event, samples that do not depend on one another,
+    Also: one number per sample, summed over the event, samples that do not depend on one another,
     and for a loss over noise levels that drawn times have the mean of uniform ones.
 
     References:
@@ -105,7 +105,7 @@ class _Call:
         model = as_score(lambda z, t: score(z), "score", SCHEDULE) if self.noisy else score
         loss = self.o(model, x, **{k: v for k, v in given.items() if v is not None})
         if not isinstance(loss, Tensor):
-            raise ValueError(f"o must return a tensor, a number a sample, got {shown(loss)}")
+            raise ValueError(f"o must return a tensor, one number per sample, got {shown(loss)}")
         return loss
 
     @property
@@ -140,7 +140,7 @@ def _rows(report: Report, call: _Call) -> None:
             )  # fmt: skip
             require(
                 torch.equal(x, before) and not x.requires_grad, "x after the loss", "changed",
-                "as it was", "an operation in place, or x.requires_grad_() on what was given",
+                "as it was", "an in-place operation, or x.requires_grad_() on the argument",
             )  # fmt: skip
             mates = torch.cat([3 - 2 * x[:4], x[4:]])
             with_others = call(wave, mates, Streams(3, 0, 6, 6))
@@ -158,7 +158,7 @@ def _events(report: Report, call: _Call) -> None:
     flat, square = (call(wave, v, Watched()) for v in (x, x.reshape(6, 1, 2, 2)))
     report.small(
         "loss of an event (1, 2, 2), off that of (4,)", off_by(square, flat), 1e-10,
-        "a mean or sum over one dimension of the event alone",
+        "a mean or sum over only one dimension of the event",
     )  # fmt: skip
 
 
@@ -229,7 +229,7 @@ def _value(report: Report, call: _Call) -> None:
     report.small(
         "value on affine scores, off w (½ E‖s‖² + tr W + const)", off,
         BEYOND * float(sd.max()) * 2 + 1e-7 * (1 + abs(weight)),
-        "a constant that depends on θ, or a score at another place than x",
+        "a constant that depends on θ, or a score evaluated somewhere other than at x",
     )  # fmt: skip
     report.measure("constant", constant / weight, float(spread[2]) ** 0.5)
 
@@ -284,5 +284,5 @@ def _times(report: Report, call: _Call) -> None:
     if not off <= error:
         raise ConformanceError(
             "mean over drawn times", drawn.value, uniform.value,
-            "times of another law whose density is not divided out",
+            "times from a different law whose density is not divided out",
         )  # fmt: skip

@@ -155,12 +155,12 @@ def likeliest(
     usual = {
         "a wrong sign": -right,
         "a factor 2 too many": 2 * right,
-        "a factor 2 forgotten": right / 2,
-        "a square root forgotten or taken in vain (√2)": math.sqrt(2) * right,
-        "a square root forgotten or taken in vain (1/√2)": right / math.sqrt(2),
+        "a missing factor 2": right / 2,
+        "a missing or an extra square root (√2)": math.sqrt(2) * right,
+        "a missing or an extra square root (1/√2)": right / math.sqrt(2),
         "a factor 2 squared": 4 * right,
         "a factor 1/2 squared": right / 4,
-        "something that is left out": 0.0,
+        "something left out": 0.0,
     }
     if d is not None and d > 1:
         usual |= {
@@ -172,7 +172,7 @@ def likeliest(
         best = min(off, key=off.__getitem__, default=None)
         if best is not None and off[best] < NEAR * abs(found - right):
             return f"{best} (it gives {known[best]:.6g})"
-    return else_ or "none of the usual ones (sign, factor 2, square root, d) gives this number"
+    return else_ or "none of the usual mistakes (sign, factor 2, square root, d) gives this number"
 
 
 # ---------------------------------------------------------------------------- noise
@@ -214,11 +214,11 @@ def with_own_noise(call: Callable[[Any], Any], what: str) -> Any:
         return call(source)
     except Exception as error:
         raise ConformanceError(
-            f"{what} with a source of noise in place of a torch.Generator",
+            f"{what} with a noise source in place of a torch.Generator",
             f"{type(error).__name__}: {error}",
             "noise from core.randn_like(x, generator)",
-            "noise from torch.randn(..., generator=generator): chunks, streams and these checks hand "
-            "out the noise themselves, so draw it by gradlogp.core.randn_like(x, generator)",
+            "noise from torch.randn(..., generator=generator): chunks, streams and these checks supply "
+            "the noise themselves, so draw it with gradlogp.core.randn_like(x, generator)",
         ) from error
 
 

@@ -64,8 +64,8 @@ def check_score(s: NoisyScore, *, data: Tensor | None = None) -> Report:
         check_points(data, "data", s.event_shape)
         if len(data) < FEWEST:
             raise ValueError(
-                f"data must have at least {FEWEST} points, for an error bar that means something, "
-                f"got {len(data)}; hundreds see a deviation of a tenth"
+                f"data must have at least {FEWEST} points for a meaningful error bar, "
+                f"got {len(data)}; a few hundred detect a deviation of 10 %"
             )
     report = Report()
     z = _points(s, data)
@@ -117,16 +117,16 @@ def _one_time(report: Report, s: Any, z: Tensor, t: Tensor) -> None:
         one, each = f(z, t), f(z, t.expand(len(z)))
         require(
             torch.equal(z, before), f"z after {name}(z, t)", "changed", "as it was",
-            "an operation in place",
+            "an in-place operation",
         )  # fmt: skip
         require(
             one.shape == z.shape and one.dtype == z.dtype, f"{name}(z, t)",
             f"{tuple(one.shape)} in {one.dtype}", f"{tuple(z.shape)} in {z.dtype}",
-            "a time that is broadcast, or a coefficient that changes the dtype",
+            "a broadcast time, or a coefficient that changes the dtype",
         )  # fmt: skip
         report.small(
             f"{name}: a time for each row, off one for all", off_by(each, one), report.allows(1e-9),
-            "a time that is broadcast over the wrong dimension",
+            "a time broadcast over the wrong dimension",
         )  # fmt: skip
 
 
@@ -149,7 +149,7 @@ def _law(report: Report, s: Any, z: Tensor, t: Tensor) -> None:
     if law is not None:
         report.small(
             "score, off that of law(t)", off_by(s(z, t), law.score(z)), report.allows(1e-9),
-            "a law at another noise level, or of another model",
+            "a law at a different noise level, or of a different model",
         )  # fmt: skip
     log_prob = _log_prob_of(s, z, t)
     if log_prob is None:
@@ -226,8 +226,8 @@ def _over_time(report: Report, s: Any, z: Tensor) -> None:
     backwards = float((slope + right).norm()) / parts <= most
     report.small(
         "∂ log p/∂t, off what the schedule says, over its parts", off, most,
-        "time that runs backwards" if backwards
-        else "a schedule that is not the one of this score",
+        "time running backwards" if backwards
+        else "a schedule other than this score's",
     )  # fmt: skip
 
 
@@ -257,7 +257,7 @@ def _calibration(report: Report, s: Any, data: Tensor) -> None:
         wide = slack * max(1.0, float(along.square().mean()) ** 0.5)
         _calibrated(report, name, 1 - (rest * along).mean(1), wide, {
             "a wrong sign": -1.0, "a score half as large: a factor 2": 0.5,
-            "a score twice as large: a factor 2": 2.0, "a score that says nothing": 0.0,
+            "a score twice as large: a factor 2": 2.0, "a score without information": 0.0,
             "ε̂ in place of the score, or σ twice": b, "a division by σ too many": 1 / b,
             f"a mean over d = {along.shape[1]} where a sum belongs": 1 / along.shape[1],
         })  # fmt: skip
@@ -268,7 +268,7 @@ def _calibration(report: Report, s: Any, data: Tensor) -> None:
         report[name] = found
         require(
             abs(found.value) < BEYOND * found.standard_error + slack, name, found.value, 0.0,
-            "a score of data elsewhere: a mean forgotten, or coordinates that were not encoded",
+            "a score of shifted data: a missing mean, or coordinates that were not encoded",
         )  # fmt: skip
 
 
@@ -277,7 +277,7 @@ def _calibrated(
 ) -> None:
     found = mean_and_error(values)
     error = BEYOND * found.standard_error + slack
-    likely = "a schedule that is not the one of this score, or a model that has not learned"
+    likely = "a schedule other than this score's, or a model that has not been trained"
     report.hold(name, found.value, 1.0, error, slips, else_=likely)
     report[name] = found
 

@@ -66,7 +66,8 @@ def _noise_free_end(report: Report, transition: Any) -> None:
     out = transition(x, T, None, ExactScore(point, VP()), generator=seeded())
     report.small(
         "noise-free end on data that are one point, off", off_by(out, point.mean.expand(5, 2)), 1e-9,
-        "an end that is not the Tweedie mean: a state that still carries noise, or of another level",
+        "an end that is not the Tweedie mean: a state that still carries noise, or is at a "
+        "different level",
     )  # fmt: skip
 
 
@@ -144,7 +145,9 @@ def _after(data: Gaussian, a: float, b: float) -> float:
     return float((r + (1 - r) * decay ** (2 * a - 1)).mean())
 
 
-NEITHER = "a step of neither the flow nor the SDE; if a bias is meant, pass facts= of order None"
+NEITHER = (
+    "a step of neither the flow nor the SDE; if a bias is intended, pass facts= of order None"
+)
 
 
 def _rooted(data: Gaussian, drift: float, noise: float, n: int = 2000) -> float:
@@ -192,12 +195,12 @@ def _order_of_laws(report: Report, read: Read, order: int | None, at_least: bool
     slips = {
         "a wrong sign: the drift goes away from the data": _after(DATA, -1, 1),
         "½ g² s, the drift of the flow, with the noise of the SDE": _after(DATA, 0.5, 1),
-        "noise that is left out": _after(DATA, 1, 0),
-        "noise of half its variance": _after(DATA, 1, math.sqrt(0.5)),
-        "noise of twice its variance": _after(DATA, 1, math.sqrt(2)),
+        "noise left out": _after(DATA, 1, 0),
+        "noise of half the variance": _after(DATA, 1, math.sqrt(0.5)),
+        "noise of twice the variance": _after(DATA, 1, math.sqrt(2)),
         "a drift of 2 g² s": _after(DATA, 2, 1),
         "a square root: g s where g² s belongs in the drift": _rooted(DATA, 1, 1),
-        "a square root forgotten: noise g² dW where g dW belongs": _rooted(DATA, 2, 2),
+        "a missing square root: noise g² dW where g dW belongs": _rooted(DATA, 2, 2),
     }
     _limit(
         report, [size for _, size in ends.values()], order, slips, NEITHER if at_least else None
@@ -219,9 +222,13 @@ def _bias(report: Report, read: Read, stays: bool) -> None:
         found = report.measure(name, math.log2(coarse / fine) if fine > 1e-9 else math.inf)
         if (found < 0.9) == stays:
             return
-    right = "none: a bias stays, by the facts" if stays else "at least 1: a transition converges"
+    right = (
+        "none: the facts say that a bias remains"
+        if stays
+        else "at least 1: a transition converges"
+    )
     raise ConformanceError(
-        name, found, right, "facts of another transition: this one converges" if stays else NEITHER
+        name, found, right, "facts of a different transition: this one converges" if stays else NEITHER
     )  # fmt: skip
 
 
@@ -242,6 +249,6 @@ def _exact(report: Report, read: Read, facts: Facts) -> None:
         off = report.measure(name, _off(read, data, VP(), torch.stack([T, U]))[0])
         if facts.exact == words and not off < 1e-9:
             raise ConformanceError(
-                name, off, "rounding", "a variance or a mean that is that of another law: β for β̃, or "
+                name, off, "rounding", "the variance or mean of a different law: β for β̃, or "
                 "coefficients at the wrong end of the step",
             )  # fmt: skip

@@ -31,7 +31,7 @@ def check_transition(t: Transition, *, facts: Facts | None = None) -> Report:
     r"""Hold a transition against what is known of it, and measure the rest.
 
     First its conduct: shapes, dtypes, that nothing given is changed, that samples depend neither on
-    their batch-mates nor on chunks, the evaluations and draws of a step, memory, α_t = 0, and the
+    the rest of their batch nor on chunks, the evaluations and draws of a step, memory, α_t = 0, and the
     noise-free end s = None, which is the point itself where the data are one point. Then its laws: on
     Gaussian data a run is an affine map, which is read off without drawing a number,
 
@@ -48,7 +48,7 @@ def check_transition(t: Transition, *, facts: Facts | None = None) -> Report:
 
     Arguments:
         t: `(z, t, s, score, *, generator)` -> z, such as `DDIM()`.
-        facts: What to hold it against; by default `t.facts`.
+        facts: What to compare it with; by default `t.facts`.
 
     Returns:
         Name -> what was measured. `print` shows a line each.
@@ -118,8 +118,8 @@ def _step(
     if not isinstance(one, Tensor):
         raise ValueError(f"t must return the state at s, a tensor, got {shown(one)}")
     require(
-        torch.equal(x, before), "what was given to a step", "changed", "as it was",
-        "an operation in place",
+        torch.equal(x, before), "the arguments of a step", "changed", "as it was",
+        "an in-place operation",
     )  # fmt: skip
     require(
         torch.equal(one, two), "two steps with the same generator", "different", "the same bits",
@@ -134,7 +134,7 @@ def _step(
         )  # fmt: skip
         require(
             bool(torch.isfinite(end).all()), where, "NaN or infinity", "finite numbers",
-            "a division by σ_s = 0 or by a step of no length",
+            "a division by σ_s = 0 or by a step of length zero",
         )  # fmt: skip
     report.small(
         "float32 compared with float64", off_by(single, double), 1e-3,
@@ -143,7 +143,7 @@ def _step(
 
 
 def _rows(report: Report, transition: Any) -> None:
-    """Samples must depend neither on chunks nor on batch-mates, be they as wild as one likes."""
+    """Samples must depend neither on chunks nor on the rest of their batch, however extreme."""
     score, x = ExactScore(DATA, VP()), torch.randn(7, 2, generator=seeded(3), dtype=torch.float64)
     times = time_grid(VP(), 4)
 
@@ -160,11 +160,11 @@ def _rows(report: Report, transition: Any) -> None:
     whole = carry(x)
     report.small(
         "what other samples change", off_by(carry(torch.cat([x[:1], 1e3 * x[1:]]))[:1], whole[:1]),
-        1e-10, "a coupled batch: a norm or mean over all samples where each has its own",
+        1e-10, "a coupled batch: a norm or mean over all samples that each sample needs for itself",
     )  # fmt: skip
     report.small(
         "what chunks change", off_by(carry(x, 4), whole), 1e-10,
-        "a coupled batch, or a number that is kept between chunks",
+        "a coupled batch, or something kept between chunks",
     )  # fmt: skip
 
 
@@ -199,16 +199,16 @@ def _counts(report: Report, transition: Any, facts: Facts) -> None:
     report.hold(
         "evaluations of the score a step, the least", min(calls, facts.evaluations)
         if facts.adaptive else calls, facts.evaluations, 0.0,
-        else_="facts of another transition, or a score that is evaluated twice at one place",
+        else_="facts of a different transition, or a score evaluated twice at the same place",
     )  # fmt: skip
     report.hold(
         "draws of noise a step", draws, facts.draws, 0.0,
-        else_="noise that is left out or drawn twice, or facts of another transition",
+        else_="noise left out or drawn twice, or facts of a different transition",
     )  # fmt: skip
     require(
         torch.equal(other, first) == (facts.draws == 0),
         "steps with other noise", "the same" if facts.draws else "different",
-        "different" if facts.draws else "the same", "noise of a fixed seed, or from elsewhere",
+        "different" if facts.draws else "the same", "noise from a fixed seed, or from elsewhere",
     )  # fmt: skip
 
 
@@ -222,8 +222,8 @@ def _memory(report: Report, transition: Any, facts: Facts) -> None:
     off = report.measure("what the step before changes", off_by(second, alone))
     require(
         (off > 0) == facts.memory, "what the step before changes", off,
-        "more than 0" if facts.memory else 0, "a state that is kept where the facts say there is none"
-        if off else "a memory that is never used",
+        "more than 0" if facts.memory else 0, "a state kept although the facts say there is none"
+        if off else "a memory never used",
     )  # fmt: skip
 
 
@@ -238,7 +238,7 @@ def _from_alpha_zero(transition: Any, facts: Facts) -> None:
     require(
         refused == facts.divides_by_alpha, name, "refused" if refused else "taken",
         "a ValueError" if facts.divides_by_alpha else "a finite step",
-        "facts of another transition, or a division by α that goes unnoticed",
+        "facts of a different transition, or a division by α that goes unnoticed",
     )  # fmt: skip
     if not refused:
         require(

@@ -15,7 +15,7 @@ from .columns import effective, weights_of
 from .two_sample import TwoSample, two_samples
 
 BINS = 128
-"""Values that the trees tell apart in a column; with weights, scikit-learn's own search is slow."""
+"""Values that the trees distinguish in a column; with weights, scikit-learn's own search is slow."""
 
 
 class Trees:

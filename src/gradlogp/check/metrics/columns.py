@@ -35,13 +35,13 @@ def weights_of(x: Tensor, weight: Tensor | None) -> Tensor:
     """
     if weight is None:
         return torch.full((len(x),), 1 / len(x), dtype=torch.float64, device=x.device)
-    check_kind(weight, "sample_weight", Tensor, "a tensor of a weight for each row")
+    check_kind(weight, "sample_weight", Tensor, "a tensor with one weight per row")
     w = torch.as_tensor(weight.detach(), dtype=torch.float64, device=x.device)
     if w.shape != x.shape[:1]:
         raise ValueError(f"sample_weight must have shape ({len(x)},), got {tuple(w.shape)}")
     if not bool((w >= 0).all()) or not math.isfinite(float(w.sum())) or float(w.sum()) == 0:
         raise ValueError(
-            "sample_weight must be finite, not negative, and not 0 everywhere; "
+            "sample_weight must be finite, non-negative, and not 0 everywhere; "
             f"got values from {float(w.min()):g} to {float(w.max()):g}"
         )
     return w / w.sum()
@@ -201,7 +201,7 @@ def kolmogorov_smirnov(x: Tensor, y: Tensor, w_x: Tensor, w_y: Tensor) -> Effect
 
 
 class Pairs(NamedTuple):
-    """Correlations of every pair of columns in both samples, and the difference of arctanh r."""
+    """Correlations of every pair of columns in both samples, and the difference in arctanh r."""
 
     x: Float[Tensor, "d d"]
     y: Float[Tensor, "d d"]

@@ -115,7 +115,7 @@ def membership(
 
     The area under the ROC curve of the ratio of two distances, to the nearest sample and to the
     nearest of other held-out rows, for training rows against the rest of the held-out ones. It is ½
-    if the samples do not tell them apart; its p-value is exact up to the normal approximation. Time
+    if the samples do not distinguish them; its p-value is exact up to the normal approximation. Time
     grows as (m + k) (n + k) d.
 
     Arguments:

@@ -66,7 +66,7 @@ class Classifier:
             raise ValueError(f"labels must have shape ({len(x)},), got {tuple(labels.shape)}")
         self.classes = labels.unique().cpu()
         if len(self.classes) < 2:
-            raise ValueError("labels must name two classes at least")
+            raise ValueError("labels must contain at least two classes")
         check_event_shape(widths, "widths")
         check_count(len(widths), "the number of widths")
         check_count(epochs, "epochs")

@@ -51,7 +51,7 @@ def _vjp(s: Tensor, x: Tensor, v: Tensor, create_graph: bool = False) -> Tensor:
         if g is not None:
             return g
     raise ValueError(
-        "the score does not depend on x through differentiable operations: one that detaches x, "
+        "the score does not depend on x through differentiable operations: a score that detaches x, "
         "runs under torch.no_grad(), or calls autograd.grad without create_graph=True has no "
         "Jacobian here"
     )

@@ -142,7 +142,7 @@ def ksd(
     n = len(points)
     warn_of_cost(
         n, MANY_POINTS, "a kernel Stein discrepancy",
-        "take every k-th of them, or mean_score, which is linear in their number",
+        "use every k-th point, or mean_score, whose cost is linear",
     )  # fmt: skip
     chunk_size = rows_held(8 * n) if chunk_size is None else chunk_size
     check_count(chunk_size, "chunk_size")
@@ -184,7 +184,7 @@ def _scale(
     if isinstance(c, str) and c == "median":
         median = float(torch.pdist(subsample(points, 1000, generator)).median())
         if median == 0:
-            raise ValueError("more than half of all pairs of points coincide; give c a number")
+            raise ValueError("more than half of all pairs of points coincide; pass a number for c")
         return median
     check_number(c, "c", above=0, why="; or pass 'median'")
     return float(c)

@@ -76,7 +76,7 @@ def nearest_neighbours(
     _, ho = two_samples(samples, held_out, "samples", "held_out")
     warn_of_cost(
         max(len(samples), len(train)), MANY_POINTS, "a search for nearest neighbours",
-        "compare a random part of the samples and of the data",
+        "compare random subsets of the samples and of the data",
     )  # fmt: skip
     n = min(len(tr), len(ho))
     tr_n, ho_n = subsample(tr, n, generator), subsample(ho, n, generator)
@@ -182,7 +182,7 @@ def denoising_gap(
     check_count(n_draws, "n_draws")
     warn_of_cost(
         len(train), MANY_POINTS, "the denoiser that only copies",
-        "judge by a random part of the training data, and as many held out",
+        "judge by a random subset of the training data, and as many held-out rows",
     )  # fmt: skip
     law = Empirical(train)
 

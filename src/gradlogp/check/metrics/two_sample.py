@@ -90,7 +90,7 @@ def mmd(
     a, b = subsample(a, max_points, generator), subsample(b, max_points, generator)
     warn_of_cost(
         len(a) + len(b), MANY_POOLED, "a maximum mean discrepancy",
-        "lower max_points, or take sliced_wasserstein, which only sorts",
+        "lower max_points, or use sliced_wasserstein, which only sorts",
     )  # fmt: skip
     n, m = len(a), len(b)
     pooled = torch.cat([a, b])

@@ -18,7 +18,7 @@ from ...diffusion.bound import variational_bound
 from ...diffusion.likelihood import log_likelihood
 from ...distributions.analytic import Gaussian, GaussianMixture
 from ...learn import objectives
-from ...learn.objectives.denoising import Weight
+from ...learn.objectives.weights import Weight
 from ...noise.predictions import from_prediction
 from ...noise.schedules import DDPM, VE, VP, Levels, SubVP
 from ...noise.tweedie import tweedie_product, tweedie_variance

@@ -132,7 +132,7 @@ CHECKS = table(
         statistical, "n Var of the DSM slope, one draw a point, τ = 1, σ = 0.5: τ²/(σ²v²)", DERIVED,
         0.2, lambda n, g: (_slope_law(0.5, 1), _slopes(1, n, g))),
     several_draws=(
-        statistical, "… with four draws a point: V∞ + (V₁ − V∞)/4", DERIVED, 0.1,
+        statistical, "… with four draws per point: V∞ + (V₁ − V∞)/4", DERIVED, 0.1,
         lambda n, g: (_slope_law(0.5, 4), _slopes(4, n, g))),
     single_draw_ratio=(
         exact, "least ratio V₁/V∞ = v²/(2σ²τ²), at σ = τ", DERIVED, 1e-6, _single_draw_ratio),

@@ -94,7 +94,7 @@ class AnnealedLangevin:
             check_function(self.kernel, "kernel")
         if self.relative_step is not None:
             limit = None if isinstance(self.kernel, ExponentialSteps) else 2
-            why = ": the dynamics is stable for every law there"
+            why = ": there the dynamics is stable for every law"
             check_number(self.relative_step, "relative_step", above=0, below=limit, why=why)
 
     @classmethod
@@ -157,7 +157,7 @@ class AnnealedLangevin:
         if s is None:
             return predict(score, z, t)[0]
         if alpha_t == 0:
-            raise ValueError("annealed Langevin cannot leave alpha = 0; start at an earlier time")
+            raise ValueError("annealed Langevin cannot leave alpha = 0; start at a smaller t")
         ratio = float(alpha_s) / alpha_t
         return z if math.isclose(ratio, 1.0, rel_tol=1e-12) else ratio * z
 
@@ -215,8 +215,8 @@ def _solved(schedule: Schedule, n_steps: int, kernel: Any) -> float:
     """Return the η of `AnnealedLangevin.solved`; a pure function, kept as every level asks for it."""
     if schedule.times is None:
         raise ValueError(
-            f"a step is solved for the levels of a ladder, and {schedule} is continuous; use "
-            "schedules.Levels, or give relative_step"
+            f"a step is solved for the levels of a ladder, but {schedule} is continuous; use "
+            "schedules.Levels, or pass relative_step"
         )
     low, high = noise_range(schedule)
     ratio = (high / low) ** (1 / (len(schedule.times) - 1))

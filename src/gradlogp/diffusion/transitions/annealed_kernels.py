@@ -136,7 +136,7 @@ def check_covariance(covariance: Preconditioner | Tensor | float) -> None:
         smallest, largest = float(V.min()), float(V.max())
     if not (smallest >= 0 and largest < torch.inf):
         raise ValueError(
-            "covariance must be finite and at least 0, its smallest and largest entry or eigenvalue "
+            "covariance must be finite and at least 0; its smallest and largest entries or eigenvalues "
             f"are {smallest:.3g} and {largest:.3g}"
         )
 
@@ -177,7 +177,7 @@ def level_variance(
             state, info = made.step(state, NORMAL, generator=generator)
             if hasattr(info, "acceptance"):
                 raise ValueError(
-                    f"{type(made).__name__} may reject its steps: choose relative_step by the "
+                    f"{type(made).__name__} may reject steps: choose relative_step by its "
                     "acceptance instead"
                 )
         return state.x

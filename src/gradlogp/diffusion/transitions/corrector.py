@@ -47,7 +47,7 @@ class PredictorCorrector:
         depends on x, and steps without a term for its divergence keep p_s/h and not p_s. It is
         here because it is in use; on a Gaussian its bias is several times that of "level".
 
-    (The original takes norms averaged over the batch, so that a sample depends on its batch-mates.)
+    (The original takes norms averaged over the batch, so that a sample depends on its batch.)
 
     References:
         | Score-Based Generative Modeling through Stochastic Differential Equations (Song et al., 2021)
@@ -72,8 +72,8 @@ class PredictorCorrector:
         check_count(self.n_steps, "n_steps")
         if hasattr(self.predictor, "begin"):
             raise ValueError(
-                "the predictor must be without memory: a multistep solver's values belong to a "
-                "path that the corrector leaves; use ReverseSDE, DDIM or ProbabilityFlow"
+                "the predictor must be without memory: the stored values of a multistep solver belong "
+                "to a path that the corrector leaves; use ReverseSDE, DDIM or ProbabilityFlow"
             )
 
     @property

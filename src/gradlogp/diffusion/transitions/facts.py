@@ -47,7 +47,7 @@ def facts_of(transition: Transition) -> Facts:
 
 def table(transitions: Iterable[Any]) -> str:
     """Return the facts of some transitions as a table in Markdown, a row each, as in the docs."""
-    head = ("transition", "order", "scores a step", "draws", "from α = 0", "memory", "exact for")
+    head = ("transition", "order", "scores per step", "draws", "from α = 0", "memory", "exact for")
     rows = [head, ("---",) * len(head), *(_row(transition) for transition in transitions)]
     return "".join(f"| {' | '.join(row)} |\n" for row in rows)
 

@@ -108,8 +108,8 @@ class ReverseSDE:
             return out + spread * randn_like(z, generator) if self.eta else out
         if alpha_t == 0:
             raise ValueError(
-                "Heun's step divides by alpha, which is 0 at this time; start a little earlier or "
-                "use method='exponential'"
+                "Heun's step divides by alpha, which is 0 at this time; start at a slightly "
+                "smaller t or use method='exponential'"
             )
         r_t, r_s = float(sigma_t / alpha_t), float(sigma_s / alpha_s)
         start = z / alpha_t
@@ -135,7 +135,7 @@ class ReverseSDE:
         if not (math.isfinite(f) and math.isfinite(g2)):
             raise ValueError(
                 f"the SDE has no finite coefficients at t = {float(t):.4g} under "
-                f"{score.schedule}; start a little earlier or use method='exponential'"
+                f"{score.schedule}; start at a slightly smaller t or use method='exponential'"
             )
         drift = score(z, t)
         check_same_shape(drift, z, "the score")

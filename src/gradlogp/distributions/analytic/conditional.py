@@ -71,7 +71,7 @@ class ConditionalMixture:
         """Return log-weights of each component at x, Uᵀ(x − μ) and the variances, all in x's dtype."""
         check_batch(x, self.event_shape)
         if self.n_rows not in (1, len(x)):
-            raise ValueError(f"this law has {self.n_rows} rows, and {len(x)} points came")
+            raise ValueError(f"this law has {self.n_rows} rows, but got {len(x)} points")
         w, U = self.variances.to(x), self.basis.to(x)
         y = _turn(x.unsqueeze(1) - self.means.to(x), U)
         log_p = -0.5 * (y.square() / w + (2 * math.pi * w).log()).sum(-1)
@@ -91,7 +91,7 @@ class ConditionalMixture:
         """Draw one point for each row, or n of the only row."""
         check_count(n, "n")
         if self.n_rows not in (1, n):
-            raise ValueError(f"this law has {self.n_rows} rows, {n} draws were asked for")
+            raise ValueError(f"this law has {self.n_rows} rows, but {n} draws were requested")
         like = self.means.new_empty(n)
         edges = self.log_weights.softmax(-1).cumsum(-1)
         above = rand_like(like, generator).unsqueeze(-1) > edges
@@ -151,7 +151,9 @@ class Joint(GaussianMixture):
         check_count(n_condition, "n_condition")
         d = law.event_shape[0] - n_condition
         if d < 1:
-            raise ValueError(f"n_condition must leave an entry of the {law.event_shape[0]} for x")
+            raise ValueError(
+                f"n_condition must leave at least one of the {law.event_shape[0]} entries for x"
+            )
         weights, means, covs = _components(law)
         super().__init__(weights, means[:, :d], covs[:, :d, :d])
         self.n_condition, self.dtype = n_condition, law.dtype
@@ -196,11 +198,11 @@ class Classes(Joint):
         for law in laws:
             check_kind(law, "each of laws", LawOfXY, "a Gaussian or a GaussianMixture")
         if len({law.event_shape for law in laws}) > 1:
-            raise ValueError("laws must have one dimension")
+            raise ValueError("all laws must have the same dimension")
         given = [1 / len(laws)] * len(laws) if weights is None else weights
         shares = as_parameter(given, "weights")
         if shares.shape != (len(laws),):
-            raise ValueError(f"weights must be one share for each of {len(laws)} laws")
+            raise ValueError(f"weights must have one entry for each of the {len(laws)} laws")
         parts = [_components(law) for law in laws]
         all_weights = torch.cat([s * w for s, (w, _, _) in zip(shares, parts, strict=True)])
         means, covs = (torch.cat([part[i] for part in parts]) for i in (1, 2))
@@ -255,7 +257,7 @@ class WithHoles(GaussianMixture):
         Raises:
             ValueError: If it is not of that shape.
         """
-        check_kind(condition, "condition", Tensor, "rows of x, NaN where nothing is known")
+        check_kind(condition, "condition", Tensor, "rows of x, with NaN where nothing is known")
         x = condition.to(self.means)
         if x.ndim != 2 or x.shape[1:] != self.event_shape or not len(x) or bool(x.isinf().any()):
             raise ValueError(

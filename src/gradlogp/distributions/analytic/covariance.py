@@ -67,7 +67,7 @@ def covariance(cov: Tensor, D: int, kind: str) -> Covariance:
     if bool((result.w < 0).any()):
         raise ValueError(
             f"the covariance has a negative eigenvalue ({float(result.w.min()):.3g}); "
-            "variances (not standard deviations) are expected, and they are at least 0"
+            "variances (not standard deviations) are expected, and must be at least 0"
         )
     return result
 
@@ -161,9 +161,10 @@ def check_index(index: Sequence[int] | Tensor, values: Tensor, d: int) -> Tensor
     )
     if not whole or not 0 < len(found) < d or not bool(((found >= 0) & (found < d)).all()):
         raise ValueError(
-            f"index must be different entries from 0 to {d - 1}, not all of them; got {shown(index)}"
+            f"index must hold distinct entries from 0 to {d - 1}, but not all of them; got "
+            f"{shown(index)}"
         )
-    what = f"a tensor ({len(found)},), one for each entry of index"
+    what = f"a tensor ({len(found)},), one value per entry of index"
     check_kind(values, "values", Tensor, what)
     if values.shape != found.shape:
         raise ValueError(f"values must be {what}, got {shown(values)}")

@@ -165,7 +165,7 @@ class Directional:
     def sample(self, n: int, *, generator: torch.Generator | None = None) -> Float[Tensor, "n d"]:
         """Draw n independent points."""
         if self.radius.ndim:
-            raise ValueError("sample a law that was noised with α, σ of shape (), not (B,)")
+            raise ValueError("only a law noised with α and σ of shape () can be sampled, not (B,)")
         check_count(n, "n")
         device = self.natural.device
         like = torch.empty((n, len(self.natural)), dtype=self.dtype, device=device)

@@ -101,7 +101,7 @@ class Empirical:
         check_points(data, "data")
         warn_of_cost(
             len(data), MANY_DATA, "every evaluation of an empirical law",
-            "take a random part of the data, or learn the score of all of them by fit",
+            "use a random subset of the data, or train a score on all of it with fit",
         )  # fmt: skip
         chunk_size = rows_held(4 * len(data)) if chunk_size is None else chunk_size
         check_count(chunk_size, "chunk_size")
@@ -192,7 +192,7 @@ class Empirical:
         """Draw n independent points α x_i + σ z; without noise, data points with replacement."""
         check_count(n, "n")
         if self._alpha.ndim:
-            raise ValueError("sample a law that was noised with α, σ of shape (), not (B,)")
+            raise ValueError("only a law noised with α and σ of shape () can be sampled, not (B,)")
         k = choice(torch.ones(len(self.data), device=self.data.device), n, generator)
         x = self._alpha.to(self.data) * self.data[k]
         return x + self._sigma.to(x) * randn_like(x, generator) if self._sigma > 0 else x

@@ -148,7 +148,7 @@ class Gaussian:
     def sample(self, n: int, *, generator: torch.Generator | None = None) -> Float[Tensor, "n D"]:
         """Draw n independent points μ + S^{1/2} z."""
         if self.mean.ndim == 2:
-            raise ValueError("sample a law that was noised with α, σ of shape (), not (B,)")
+            raise ValueError("only a law noised with α and σ of shape () can be sampled, not (B,)")
         check_count(n, "n", 0)
         shape = (n, *self.event_shape)
         z = randn_like(torch.empty(shape, dtype=self.dtype, device=self.mean.device), generator)

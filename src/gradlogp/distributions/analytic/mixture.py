@@ -219,7 +219,7 @@ class GaussianMixture:
     def sample(self, n: int, *, generator: torch.Generator | None = None) -> Float[Tensor, "n D"]:
         """Draw n independent points."""
         if self.means.ndim == 3:
-            raise ValueError("sample a law that was noised with α, σ of shape (), not (B,)")
+            raise ValueError("only a law noised with α and σ of shape () can be sampled, not (B,)")
         check_count(n, "n")
         k = choice(self.weights, n, generator)
         shape = (n, *self.event_shape)

@@ -27,7 +27,7 @@ def _flat(law: Any, name: str) -> int:
     """Return D of a law on R^D."""
     check_analytic(law, name)
     if len(law.event_shape) != 1:
-        raise ValueError(f"{name} must have events (D,), got {tuple(law.event_shape)}")
+        raise ValueError(f"{name} must have event shape (D,), got {tuple(law.event_shape)}")
     return law.event_shape[0]
 
 
@@ -148,8 +148,8 @@ class Embedded:
         off = float((U.mT @ U - torch.eye(m).to(U)).abs().max())
         if not off <= 100 * m * torch.finfo(U.dtype).eps:
             raise ValueError(
-                f"the columns of basis must be orthonormal, UᵀU is off by {off:.2g}; take Q of "
-                "torch.linalg.qr(basis), or AffineSubspace, which takes any basis"
+                f"the columns of basis must be orthonormal, UᵀU is off by {off:.2g}; use Q from "
+                "torch.linalg.qr(basis), or AffineSubspace, which accepts any basis"
             )
         b = U.new_zeros(len(U)) if self.offset is None else as_parameter(self.offset, "offset")
         if b.ndim not in (1, 2) or b.shape[-1] != len(U):
@@ -221,7 +221,7 @@ class Embedded:
     def sample(self, n: int, *, generator: torch.Generator | None = None) -> Float[Tensor, "n D"]:
         """Draw n independent points."""
         if self._sigma.ndim:
-            raise ValueError("sample a law that was noised with α, σ of shape (), not (B,)")
+            raise ValueError("only a law noised with α and σ of shape () can be sampled, not (B,)")
         check_count(n, "n")
         x = self.law.sample(n, generator=generator)
         U, b = self._U.to(x), self._b.to(x)

@@ -166,7 +166,7 @@ class ManyWell(Known):
         check_count(self.dim, "dim", 2)
         check_kind(self.well, "well", DoubleWell, "a DoubleWell")
         if self.dim % 2 or self.well.dim != 2:
-            raise ValueError(f"dim must be even and the well in the plane, got dim={self.dim}")
+            raise ValueError(f"dim must be even, with the well in the plane, got dim={self.dim}")
 
     @property
     def mean(self) -> Float[Tensor, " D"]:

@@ -10,7 +10,7 @@ from .common import Misuse, is_checkpoint, load, print_json, print_table, refuse
 from .tables import describe_table, is_table_file
 
 CAVEAT = (
-    "Parametric only: estimates that know the form of the law. A network does not, and has no such "
+    "Parametric only: for estimates that know the form of the law. A network does not, and has no such "
     "guarantee; compare its denoising loss on training and held-out data."
 )
 
@@ -102,7 +102,7 @@ def sample_size(
         quiet: Do not say what was dropped from the data.
     """
     if (dim is None) == (data is None):
-        raise Misuse("sample-size needs --dim or --data, and not both")
+        raise Misuse("sample-size needs --dim or --data, not both")
     if data is None:
         of_data = {"--columns": columns, "--label": label, "--header": header}
         refuse(of_data, "is for --data; with --dim there is no table")
@@ -112,8 +112,8 @@ def sample_size(
         raise Misuse(f"--dim must be at least 1, got {dim}")
     if separation is not None and not 0 < separation <= 5:
         raise Misuse(
-            f"--separation must lie in (0, 5], got {separation}; weights of modes further apart "
-            "are not to be had from a score without noise"
+            f"--separation must lie in (0, 5], got {separation}; a score without noise does not "
+            "determine the weights of modes further apart"
         )
     from ...check import sample_size as needs
 
@@ -131,10 +131,10 @@ def sample_size(
     print_table(("what", "points", "formula", "holds for"), cells, "points")
     if facts:
         error = facts["relative_error_of_a_gaussian_fit"]
-        size = f"{error:.3g}" if math.isfinite(error) else f"infinite: it takes {dim + 5} points"
+        size = f"{error:.3g}" if math.isfinite(error) else f"infinite: needs {dim + 5} points"
         print(
             f"The data have {facts['n']:,} points in {dim} dimensions: "
-            f"relative error of a fitted Gaussian {size}"
+            f"relative error of a fitted Gaussian: {size}"
         )
     print(CAVEAT)
     return 0
@@ -183,7 +183,7 @@ def _describe(what: str, header: bool | None) -> dict[str, Any]:
     from ...learn import checkpoint as ckpt
 
     if is_checkpoint(what):
-        refuse({"--header": header}, f"is for a .csv file, {what} is a checkpoint")
+        refuse({"--header": header}, f"is for a .csv file, but {what} is a checkpoint")
         config = ckpt.read_config(what)
         run = ckpt.read_run(what)
         run.pop("history", None)

@@ -82,9 +82,11 @@ def load(
     from ...learn.data.loading import NotNumbers
 
     if header is not None and (source in data.NAMES or Path(source).suffix.lower() != ".csv"):
-        raise Misuse(f"--header and --no-header are for .csv files, {source} is none")
+        raise Misuse(f"--header and --no-header are for .csv files, and {source} is not one")
     if are_images(source):
-        refuse({"--columns": columns, "--label": label}, f"is for tables; {source} are images")
+        refuse(
+            {"--columns": columns, "--label": label}, f"is for tables, but {source} holds images"
+        )
     names = columns.split(",") if isinstance(columns, str) else columns
     try:
         found = data.load(source, columns=names, label=label, header=header, size=size)
@@ -130,7 +132,7 @@ def split_given(dataset: Dataset, condition: str | None) -> tuple[Dataset, Tenso
     names = list(dict.fromkeys(condition.split(",")))
     if unknown := [name for name in names if name not in dataset.columns]:
         there = ", ".join(dataset.columns[:20]) or "none with a name"
-        raise Misuse(f"{dataset.name} has no column {unknown[0]!r} of numbers; there are {there}")
+        raise Misuse(f"{dataset.name} has no column {unknown[0]!r} of numbers; it has {there}")
     kept = [i for i, name in enumerate(dataset.columns) if name not in names]
     if not kept:
         raise Misuse(f"--condition {condition} leaves no column to learn")
@@ -211,7 +213,7 @@ def claim_output(*paths: Path | None, force: bool, folder: bool = False) -> None
     for path in (path for path in paths if path is not None):
         taken = any(path.iterdir()) if folder and path.is_dir() else os.path.lexists(path)
         if taken and not force and (path.is_file() or path.is_dir() or path.is_symlink()):
-            raise Misuse(f"{path} exists: choose another name, or replace it with --force")
+            raise Misuse(f"{path} exists: choose a different name, or replace it with --force")
         check_writable(path, folder=folder)
 
 

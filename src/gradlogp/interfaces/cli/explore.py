@@ -45,7 +45,7 @@ def explore(
 ) -> int:
     """Make a page to explore a score in the plane: its field at every noise level, and samplers.
 
-    The page is one HTML file that needs nothing from outside: open it in a browser. A click drops
+    The page is one self-contained HTML file: open it in a browser. A click drops
     walkers, which follow Langevin dynamics, annealed or with momentum, MALA, the reverse SDE or the
     probability flow, while their moments stand beside the exact ones.
 
@@ -84,7 +84,7 @@ def explore(
                 field, names = _checkpoint(estimator, source)
                 exact = None if target is None else _law(target, "--target")
             else:
-                refuse({"--target": target}, f"is for a checkpoint, and {source} is none")
+                refuse({"--target": target}, f"is for a checkpoint, and {source} is not one")
                 field = _law(source, "the source")
             around = (0.0, 0.0) if source in ("ring", "circle") else None
             write_page(
@@ -94,7 +94,7 @@ def explore(
     if json:
         print_json({"page": out, "bytes": size})
     else:
-        say(f"{out}: a page of {size / 1e6:.2g} MB, to be opened in a browser", quiet=quiet)
+        say(f"{out}: a page of {size / 1e6:.2g} MB, open it in a browser", quiet=quiet)
     return 0
 
 
@@ -135,12 +135,12 @@ def _law(source: str, option: str) -> Any:
     else:
         plane = [n for n, make in named.items() if tuple(make().event_shape) == (2,)]
         raise Misuse(
-            f"{option} {source!r} is no target{nearest(source, plane)}; or give file.py:function, or "
-            "a checkpoint"
+            f"{option} {source!r} is not a target{nearest(source, plane)}; or give "
+            f"file.py:function, or a checkpoint"
         )
     if tuple(getattr(law, "event_shape", (2,))) != (2,):
         raise Misuse(
-            f"{source} has events of shape {tuple(law.event_shape)}, and the page shows two"
+            f"{source} has events of shape {tuple(law.event_shape)}, but the page shows two columns"
         )
     if isinstance(law, Gaussian):
         return GaussianMixture(torch.ones(1), law.mean[None], law.cov[None])
@@ -172,12 +172,12 @@ def _checkpoint(estimator: ScoreEstimator, source: str) -> tuple[Any, tuple[str,
     model = estimator.model_
     if tuple(model.event_shape) != (2,):
         raise Misuse(
-            f"{source} learned samples of shape {tuple(model.event_shape)}, and the page shows two "
+            f"{source} learned samples of shape {tuple(model.event_shape)}, but the page shows two "
             "columns; choose two with `gradlogp fit --columns`"
         )
     if estimator.condition is not None:
         raise Misuse(
-            f"{source} is conditional, and the page shows one law; fit without conditions"
+            f"{source} is conditional, but the page shows a single law; fit without conditions"
         )
     a, b = (f"x{c}" if str(c).isdigit() else str(c) for c in model.columns or ("x", "y"))
     return model.cpu().double().requires_grad_(False), (a, b)

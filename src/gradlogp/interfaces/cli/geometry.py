@@ -55,8 +55,8 @@ def geometry(
     Args:
         checkpoint: Checkpoint folder.
         data: Points on or near the manifold: the data it was learned from, or others like them.
-        sigma: Noise level, in the coordinates of the model; by default the middle of the range over
-            which the dimension is steady.
+        sigma: Noise level, in the coordinates of the model; by default the middle of the range where
+            the dimension is stable.
         points: How many rows of the data to look at.
         perturbations: Perturbations a point for two of the estimators, at least twice the number of
             dimensions; by default eight times, or 64.
@@ -90,7 +90,7 @@ def geometry(
     if sigma is not None and not low * (1 - 1e-9) <= sigma <= high * (1 + 1e-9):
         raise Misuse(
             f"--sigma {sigma:g} lies outside the noise levels learned, {low:.3g} to {high:.3g}: the "
-            "score there was never trained; choose one within"
+            "score was never trained there; choose one inside the range"
         )
     found = survey(
         score, x, sigma, n_data=rows_of_data, n_perturbations=perturbations, generator=g,
@@ -117,7 +117,7 @@ def _rows(found: Survey, D: int) -> list[Row]:
     from ...show.report import Row
 
     notes = {
-        "normal_rank": "D minus the number of directions that the score takes",
+        "normal_rank": "D minus the rank of the scores",
         "norm": "D − σ² E‖s‖²",
         "divergence": "D + σ² ∇·s",
     }
@@ -160,7 +160,7 @@ def _read(
     )
     if model.event_shape.numel() > MOST:
         raise Misuse(
-            f"the spectrum of {model.event_shape.numel()} dimensions is too large, {MOST} at most; "
+            f"the spectrum of {model.event_shape.numel()} dimensions is too large (at most {MOST}); "
             "use glp.geometry.intrinsic_dimension(estimator='norm')"
         )
     model = model.cpu().double().requires_grad_(False)
@@ -191,7 +191,7 @@ def _print(result: dict[str, Any], rows: list[Row]) -> None:
     print_rows(rows)
     if result["recommended_sigma"] is not None:
         a, b = result["recommended_sigma"]
-        print(f"recommended σ: {a:.3g} to {b:.3g}, over which the dimension is steady")
+        print(f"recommended σ: {a:.3g} to {b:.3g}, where the dimension is stable")
     spectrum = result["spectrum"]
     shown = spectrum if len(spectrum) <= 12 else [*spectrum[:6], None, *spectrum[-6:]]
     text = ", ".join("…" if v is None else f"{v:.2f}" for v in shown)

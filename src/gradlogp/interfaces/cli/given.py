@@ -42,13 +42,13 @@ def class_labels(
 
     if estimator.condition != "classes":
         if klass is not None:
-            raise Misuse("--class was given, but the model knows no classes")
+            raise Misuse("--class was given, but the model has no classes")
         drops = getattr(estimator.model_.condition, "dropout", 0.0)
         if estimator.condition == "values" and not float(drops) > 0:
             names = ", ".join(estimator.condition_names_[:20]) or "values without names"
             raise Misuse(
-                f"the model is conditional on {names}: sample it with --given (what is trained with "
-                "--condition-dropout is also sampled without)"
+                f"the model is conditional on {names}: sample it with --given (a model trained with "
+                "--condition-dropout can also be sampled without)"
             )
         return None
     known = [str(c) for c in estimator.classes_]
@@ -64,7 +64,7 @@ def read_given(estimator: ScoreEstimator, given: str) -> Tensor:
     import torch
 
     if estimator.condition != "values":
-        raise Misuse("--given is for a model made with --condition, and this one has none")
+        raise Misuse("--given is for a model trained with --condition, which this one was not")
     names = estimator.condition_names_
     if "=" not in given:
         return _rows_of(given, names)
@@ -76,7 +76,7 @@ def read_given(estimator: ScoreEstimator, given: str) -> Tensor:
     except ValueError:
         row = [math.nan]
     if not all(map(math.isfinite, row)):
-        raise Misuse(f"--given {given}: what stands after = must be finite numbers")
+        raise Misuse(f"--given {given}: values after = must be finite numbers")
     return torch.tensor([row], dtype=torch.float64)
 
 
@@ -92,7 +92,7 @@ def _rows_of(path: str, names: tuple[str, ...]) -> Tensor:
     except (OSError, ValueError, csv.Error) as error:
         raise Misuse(f"--given {path}: {str(error).splitlines()[0][:200]}") from None
     if len(rows) < 2:
-        raise Misuse(f"--given {path}: there must be a line of names and one of numbers")
+        raise Misuse(f"--given {path}: it needs a line of names and a line of numbers")
     if missing := [name for name in names if name not in rows[0]]:
         raise Misuse(f"--given {path}: there is no column {some(missing)}")
     at = [rows[0].index(name) for name in names]
@@ -101,7 +101,7 @@ def _rows_of(path: str, names: tuple[str, ...]) -> Tensor:
     except (ValueError, IndexError):
         values = [[math.nan]]
     if not all(math.isfinite(value) for row in values for value in row):
-        raise Misuse(f"--given {path}: there is a row that is not all finite numbers")
+        raise Misuse(f"--given {path}: a row holds values that are not finite numbers")
     return torch.tensor(values, dtype=torch.float64)
 
 

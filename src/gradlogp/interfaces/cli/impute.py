@@ -43,8 +43,8 @@ def impute(
         raise Misuse(f"there is no checkpoint at {checkpoint}")
     if not holds_table(checkpoint):
         raise Misuse(
-            f"{checkpoint} was learned from numbers as they are, and holes are filled by a model of a "
-            "table: learn it by `gradlogp fit FILE --out m`, without --no-table, --label and "
+            f"{checkpoint} was trained on plain numbers, but only a table model can fill in missing "
+            "values: train one with `gradlogp fit FILE --out m`, without --no-table, --label and "
             "--condition"
         )
     claim_output(out, force=force)
@@ -62,5 +62,5 @@ def impute(
     write_atomically(out, written(whole, suffix))
     names = [c.name for c in model.columns_]
     n = int(frame[names].isna().to_numpy().sum())
-    say(f"{out}: {n} holes filled" + f", {n_draws} times" * (n_draws > 1), quiet=quiet)
+    say(f"{out}: {n} missing values filled in" + f", {n_draws} times" * (n_draws > 1), quiet=quiet)
     return 0

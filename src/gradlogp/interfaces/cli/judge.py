@@ -70,9 +70,10 @@ def rank_into(
 
     g = generator_of(seed)
     if whole:
-        refuse({"--probes": probes}, "is for models of numbers, not for tables")
+        refuse({"--probes": probes}, "is for models of plain numbers, not of tables")
         refuse(
-            {"--columns": columns, "--label": label}, "is not for tables, which are known whole"
+            {"--columns": columns, "--label": label},
+            "is not for tables, which are always modelled in full",
         )
         found = rank_rows(checkpoint, data, header, seed, quiet=quiet)
     else:
@@ -95,8 +96,8 @@ def _report(
     from ...show.report import Section, write
 
     ok = comparison.verdict.ok
-    lead = f"Samples of {facts['checkpoint']} held against {facts['data']}: " + (
-        "nothing tells them apart." if ok else "they can be told apart."
+    lead = f"Samples of {facts['checkpoint']} compared with {facts['data']}: " + (
+        "no test can distinguish them." if ok else "they can be distinguished."
     )
     own = tuple(row for row in rows if row not in comparison.rows)
     parts = sections(comparison)

@@ -116,7 +116,7 @@ def sample_target(
         raise Misuse("a .nc file needs more packages: pip install arviz-base h5netcdf h5py")
     claim_output(out, None if out is None else out.with_suffix(".png"), force=force)
     if step_size is not None and kernel is None:
-        raise Misuse("--step-size needs --kernel: without both, kernel and step size are chosen")
+        raise Misuse("--step-size needs --kernel: without it, both are chosen for you")
     for option, size in (("--step-size", step_size), ("--spread", spread)):
         if size is not None and not (size > 0 and math.isfinite(size)):
             raise Misuse(f"{option} must be positive and finite, got {size}")
@@ -125,7 +125,7 @@ def sample_target(
         if spread is not None and step_size is None and has_log_prob(start.law):
             raise Misuse(
                 "--spread is for a checkpoint, or with --kernel and --step-size: the log-density of "
-                f"{target} shows where to start"
+                f"{target} determines where to start"
             )
         with (
             bar("langevin", quiet=quiet) as update,
@@ -139,7 +139,7 @@ def sample_target(
         for warning in caught:
             say(f"gradlogp: {warning.message}")
         if not chain.draws.shape[1]:
-            raise KeyboardInterrupt("no draw was kept yet, so nothing is written")
+            raise KeyboardInterrupt("no draw was kept yet, so nothing was written")
         if out is not None:
             _write(chain, start.law, out)
             shape = tuple(chain.draws.shape)
@@ -209,11 +209,11 @@ def _target(source: str, dim: int | None) -> _Start:
         from ...core import nearest
 
         raise Misuse(
-            f"{source!r} is no target{nearest(source, list(named))}; or give file.py:function, or a "
+            f"{source!r} is not a target{nearest(source, list(named))}; or give file.py:function, or a "
             "checkpoint"
         )
     if dim is not None and tuple(start.shape) != (dim,):
-        raise Misuse(f"{source} has events of shape {tuple(start.shape)}: leave out --dim {dim}")
+        raise Misuse(f"{source} has events of shape {tuple(start.shape)}: drop --dim {dim}")
     return start
 
 
@@ -232,8 +232,8 @@ def of_file(path: Path, name: str, dim: int | None) -> _Start:
     if shape is None:
         if dim is None:
             raise Misuse(
-                f"{name} takes a batch (B, D): give D with --dim, or in the file "
-                "as_target(..., event_shape=) or parameters="
+                f"{name} takes a batch (B, D): state D with --dim, or with as_target(..., "
+                "event_shape=) or parameters= in the file"
             )
         positive("--dim", dim)
         shape = torch.Size([dim])

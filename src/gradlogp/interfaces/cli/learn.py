@@ -184,7 +184,7 @@ def fit(
     if rank == 0:
         claim_output(out, force=force or resume, folder=True)
     if condition is not None and (class_conditional or (label and class_conditional is None)):
-        raise Misuse("--condition is for numbers and --label for classes: give one of them")
+        raise Misuse("--condition is for numbers and --label for classes: use one of them")
     kinds, dropped = kinds_of(as_), [] if drop is None else drop.split(",")
     frame = table_to_learn(
         data, table, label, header=header, drop=dropped, kinds=kinds, missing=missing,
@@ -196,15 +196,15 @@ def fit(
     if frame is not None:
         if start is not None or size is not None:
             option = "--start" if size is None else "--size"
-            raise Misuse(f"{option} is for numbers and images as they are; {data} is a table")
+            raise Misuse(f"{option} is for plain numbers and images, but {data} is a table")
         if base in ("gaussian", "mixture") and (objective, weight) == ("denoising", "sigma2"):
             raise Misuse(
-                "--base is for numbers as they are; a table with holes starts from a Gaussian law of "
-                "its own"
+                "--base is for plain numbers; a table with missing values always starts from its own "
+                "Gaussian"
             )
         if conditional or (settings.condition_dropout > 0 and condition is None):
             raise Misuse(
-                f"{data} is a table, which has no classes of its own: name a column with --label for "
+                f"{data} is a table, which has no built-in classes: name a column with --label for "
                 "--class-conditional, and columns with --condition for --condition-dropout"
             )
         if drop is not None:
@@ -212,7 +212,7 @@ def fit(
     else:
         sides = height_and_width(size)
         if sides is not None and not Path(data).is_dir():
-            raise Misuse(f"--size is for folders of images, {data} is none")
+            raise Misuse(f"--size is for folders of images, and {data} is not one")
         names = with_given(columns, condition)
         dataset = load(data, names, label, header=header, size=sides, quiet=quiet)
         dataset, y = split_given(dataset, condition)
@@ -220,7 +220,7 @@ def fit(
         raise Misuse(f"{data} has no classes; name a column with --label")
     if settings.condition_dropout > 0 and not conditional and condition is None:
         raise Misuse(
-            "--condition-dropout leaves out conditions: use it with --class-conditional or --condition"
+            "--condition-dropout drops conditions: use it with --class-conditional or --condition"
         )
     from ..estimator import ScoreEstimator
     from ..pipeline import suits_unet
@@ -228,7 +228,7 @@ def fit(
     shape = {"width": width, "depth": depth}
     if dataset is not None and suits_unet(dataset.x.shape[1:]):
         of_vectors = {f"--{name}": value for name, value in shape.items()}
-        refuse(of_vectors, "is for vectors; images and sequences are learned by a U-Net")
+        refuse(of_vectors, "is for vectors; images and sequences use a U-Net")
     generator_of(seed)  # refuses what is no seed
     _check_device(device)
     with interruptible() as after_step:
@@ -252,7 +252,7 @@ def fit(
                     condition_names=condition and list(dict.fromkeys(condition.split(","))),
                 )  # fmt: skip
         except Stopped as stop:
-            raise Stopped(stop.number, f"{out} is saved; go on with --resume") from None
+            raise Stopped(stop.number, f"{out} is saved; continue with --resume") from None
     if rank > 0:
         return 0
     loss, n = estimator.held_out_loss_, len(dataset.x) if frame is None else len(frame)
@@ -262,8 +262,8 @@ def fit(
             "sigma_min": estimator.sigma_min_, "steps": estimator.n_iter_, "n": n,
         })  # fmt: skip
     else:
-        held = "none held out" if loss is None else f"held-out loss {loss}"
-        print(f"{out}: learned from {n} {'samples' if frame is None else 'rows'}, {held}")
+        held = "no rows held out" if loss is None else f"held-out loss {loss}"
+        print(f"{out}: trained on {n} {'samples' if frame is None else 'rows'}, {held}")
     return 0
 
 
@@ -318,13 +318,15 @@ def join_processes(device: str) -> int:
         return 0
     import torch.distributed as dist
 
-    hint = "start them by `torchrun --nproc-per-node 2 -m gradlogp fit …`, or unset WORLD_SIZE"
+    hint = "start them with `torchrun --nproc-per-node 2 -m gradlogp fit …`, or unset WORLD_SIZE"
     if not dist.is_available():
-        raise ValueError(f"WORLD_SIZE={size}, and this PyTorch has no torch.distributed; {hint}")
+        raise ValueError(f"WORLD_SIZE={size}, but this PyTorch has no torch.distributed; {hint}")
     try:
         dist.init_process_group("nccl" if device.startswith("cuda") else "gloo")
     except (RuntimeError, ValueError) as error:
         said = str(error).splitlines()[0]
-        raise ValueError(f"WORLD_SIZE={size}, and no other process: {said}; {hint}") from None
+        raise ValueError(
+            f"WORLD_SIZE={size}, but no other process was found: {said}; {hint}"
+        ) from None
     atexit.register(dist.destroy_process_group)
     return dist.get_rank()

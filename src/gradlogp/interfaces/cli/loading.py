@@ -52,25 +52,25 @@ def load_for(
 
     names = estimator.condition_names_ if estimator.condition == "values" else ()
     if estimator.condition == "values" and not names:
-        raise Misuse("the model is conditional on values without names, which no table has")
+        raise Misuse("the model is conditional on unnamed values, which no table has")
     given = ",".join(names) or None
     found = _columns_of(estimator, data, with_given(columns, given), label, header, quiet=quiet)
     found, y = split_given(found, given)
     shape = estimator.model_.event_shape
     if found.x.shape[1:] != shape:
         raise Misuse(
-            f"{data} has samples of shape {tuple(found.x.shape[1:])}, the model of {tuple(shape)}"
+            f"{data} has samples of shape {tuple(found.x.shape[1:])}, but the model has {tuple(shape)}"
         )
     if y is not None:
         return found, y
     if estimator.condition is None:
         return found, None
     if found.labels is None:
-        raise Misuse("the model is class-conditional: name the column of classes with --label")
+        raise Misuse("the model is class-conditional: name the class column with --label")
     known, there = [str(c) for c in estimator.classes_], class_names(found).tolist()
     if unknown := sorted(set(there) - set(known)):
         raise ValueError(
-            f"the model knows the classes {some(known)}, the data also {some(unknown)}"
+            f"the model has the classes {some(known)}, but the data also {some(unknown)}"
         )
     return found, torch.tensor([known.index(name) for name in there])
 
@@ -134,5 +134,5 @@ def _differ(
     missing = [name for name in wanted if name not in names]
     unknown = [name for name in names if name not in wanted] if extra else []
     said = [f"lacks {some(missing)}"] * bool(missing)
-    said += [f"has {some(unknown)}, which the model does not know"] * bool(unknown)
+    said += [f"has {some(unknown)}, which the model does not have"] * bool(unknown)
     return f"{what} {' and '.join(said)}; the model learned the columns {some(wanted)}"

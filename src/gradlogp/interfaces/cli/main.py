@@ -27,14 +27,14 @@ from .use import evaluate, sample
 
 HELP = """Learn the score of a distribution, sample with it, and check both.
 
-Start with `gradlogp demo`. Every command explains itself with --help.
-Options may come from a TOML file: --config run.toml, one table a command, as in
+Start with `gradlogp demo`. Every command has a --help page.
+Options may come from a TOML file: --config run.toml, with one table per command:
 
     [fit]
     steps = 4000
 
-Checkpoints, data and options hold no code. A file of Python named by --target file.py:function, or
-by explore file.py:function, is run, with all that is in it: name only files that you trust.
+Checkpoints, data and options contain no code. A Python file named by --target file.py:function, or
+by explore file.py:function, is executed as a whole: name only files that you trust.
 """
 
 app = cyclopts.App(
@@ -99,14 +99,16 @@ def _check_config(path: Path) -> None:
     try:
         found = tomllib.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise Misuse(f"{path} is no TOML file: {error}") from None
+        raise Misuse(f"{path} is not a TOML file: {error}") from None
     commands = [name for name in app if not name.startswith("-")]
     for name, table in found.items():
         if name not in commands:
             what = (
-                f"[{name}]" if isinstance(table, dict) else f"'{name}', which stands in no table,"
+                f"[{name}]"
+                if isinstance(table, dict)
+                else f"'{name}', which is outside any table,"
             )
-            _unknown(f"{path}: {what} is no command", name, commands)
+            _unknown(f"{path}: {what} is not a command", name, commands)
         if not isinstance(table, dict):
             raise Misuse(f"{path}: '{name}' must be a table of options, [{name}], got {table!r}")
         arguments = app[name].assemble_argument_collection()
@@ -162,7 +164,7 @@ def _run(arguments: Sequence[str] | None) -> int:
             raise
         return _fail(
             1,
-            f"{type(error).__name__}: {error}; this is a fault of gradlogp, and "
+            f"{type(error).__name__}: {error}; this is a bug in gradlogp; "
             "`python -X dev -m gradlogp …` shows where",
         )
     return result if isinstance(result, int) else 0

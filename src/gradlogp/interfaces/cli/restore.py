@@ -102,7 +102,7 @@ def restore(
         if other != task:
             refuse(options, f"belongs to --task {other}, not to {task}")
     if image.suffix.lower() == ".npy":
-        refuse({"--values": values}, "is for pictures; a .npy file holds the values themselves")
+        refuse({"--values": values}, "is for pictures; a .npy file already holds the values")
     factor = 2 if factor is None else factor
     from ...inverse import Inpainting, Observation, observe
     from ..pipeline import draw
@@ -113,7 +113,9 @@ def restore(
     model = estimator.model_
     shape = model.event_shape
     if len(shape) != 3 or shape[0] not in (1, 3):
-        raise Misuse(f"{checkpoint} is a model of {tuple(shape)}, not of images (1 or 3, H, W)")
+        raise Misuse(
+            f"{checkpoint} is a model of events {tuple(shape)}, not of images (1 or 3, H, W)"
+        )
     operator = _operator(task, shape, box, mask, 1.0 if blur is None else blur, factor)
     sd = float((model.coordinates.scale * model.z_std.cpu()).square().mean().sqrt())
     noise = 0.05 * sd if noise is None else noise
@@ -127,7 +129,7 @@ def restore(
     if task == "enlarge" and not simulate:
         wanted = (shape[0], shape[1] // factor, shape[2] // factor)
     if tuple(given.shape[1:]) != wanted:
-        raise Misuse(f"{image} has shape {tuple(given.shape[1:])}, {wanted} is needed")
+        raise Misuse(f"{image} has shape {tuple(given.shape[1:])}, but {wanted} is needed")
     if simulate:
         seen = observe(given, operator, noise, generator=g)
     else:  # what a mask hides is not looked at
@@ -172,7 +174,7 @@ def _operator(
     if task == "enlarge":
         if factor < 2 or shape[1] % factor or shape[2] % factor:
             raise Misuse(
-                f"--factor {factor} must divide {shape[1]} and {shape[2]}, and be above 1"
+                f"--factor {factor} must divide {shape[1]} and {shape[2]}, and be greater than 1"
             )
         return Subsampling((1, factor, factor))
     if task == "deblur":
@@ -186,17 +188,19 @@ def _operator(
     if box is not None:
         top, bottom, left, right = box
         if not (0 <= top < bottom <= shape[1] and 0 <= left < right <= shape[2]):
-            raise Misuse(f"--box {box} does not lie within {shape[1]} rows, {shape[2]} columns")
+            raise Misuse(
+                f"--box {box} does not lie within the {shape[1]} rows and {shape[2]} columns"
+            )
         seen[:, top:bottom, left:right] = False
     elif mask is not None:
         read = _read(mask, (0.0, 1.0))[:1] > 0
         if read.shape[1:] != shape[1:]:
             raise Misuse(
-                f"{mask} has {tuple(read.shape[1:])} pixels, the model {tuple(shape[1:])}"
+                f"{mask} has {tuple(read.shape[1:])} pixels, but the model has {tuple(shape[1:])}"
             )
         seen &= read
     if not bool(seen.any()):
-        raise Misuse("nothing is seen of the image: leave some pixels")
+        raise Misuse("no pixel of the image is observed: leave some visible")
     return Inpainting(seen)
 
 
@@ -263,9 +267,9 @@ def _write(
     low, high = float(draws.min()), float(draws.max())
     scaled = low + (high - low) * spread / max(float(spread.max()), 1e-12)
     rows = [
-        *original, ("seen; what is missing is orange" if hidden else "seen", seen),
+        *original, ("observed; missing pixels are orange" if hidden else "seen", seen),
         ("draws", draws), ("mean of the draws", mean),
-        (f"their standard deviation, up to {float(spread.max()):.3g}", scaled),
+        (f"standard deviation, up to {float(spread.max()):.3g}", scaled),
     ]  # fmt: skip
     write_files({
         out: png(image_grid(rows, limits=(low, high))),

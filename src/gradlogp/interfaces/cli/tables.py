@@ -66,7 +66,7 @@ def read_table(
         dates = [name for name, kind in kinds.items() if kind == "date"]
         frame, notes = read(source, header=header, marks=marks, skip=[*drop, *texts], dates=dates)
     except Marks as error:
-        advice = f"--missing '{','.join(error.marks)}' reads them as missing"
+        advice = f"--missing '{','.join(error.marks)}' reads them as missing values"
         raise ValueError(
             f"{error.message}; {advice}, --as {error.columns[0]}=category as they are"
         ) from None
@@ -93,7 +93,9 @@ def kinds_of(given: Sequence[str] | None) -> dict[str, Any]:
     for part in given or ():
         name, equals, kind = part.rpartition("=")
         if not equals or kind not in KINDS:
-            raise Misuse(f"--as needs column=kind, a kind of {', '.join(KINDS)}; got {part!r}")
+            raise Misuse(
+                f"--as needs column=kind, with kind one of {', '.join(KINDS)}; got {part!r}"
+            )
         found[name] = kind
     return found
 
@@ -110,13 +112,13 @@ def table_to_learn(
     """
     of_tables = {"--drop": drop or None, "--as": kinds or None, "--missing": missing}
     if label is not None or table is False or not is_table_file(source):
-        refuse(of_tables, "is for tables that are learned whole, without --label or --no-table")
+        refuse(of_tables, "is for table models, without --label or --no-table")
         if table and label is not None:
             raise Misuse(
-                "--label is for columns of numbers; a table learns its categories with all else"
+                "--label is for numeric data; a table model learns categories as columns like any other"
             )
         if table:
-            raise Misuse(f"--table is for files of tables, and {source} is not one")
+            raise Misuse(f"--table is for table files, and {source} is not one")
         return None
     try:
         frame = read_table(
@@ -163,8 +165,8 @@ def refuse_table(checkpoint: str | Path) -> None:
     """Refuse a checkpoint of a table where numbers as they are needed."""
     if holds_table(checkpoint):
         raise Misuse(
-            f"{checkpoint} was learned from a table, and this needs numbers as they are: learn them "
-            "with --no-table, or with --columns and --label"
+            f"{checkpoint} was trained on a table, but this needs plain numbers: train with "
+            "--no-table, or with --columns and --label"
         )
 
 
@@ -188,9 +190,13 @@ def learn_table(
         return table.fit(frame)
     except ColumnError as error:
         what = "; ".join(error.problems)
-        more = ", or read them as missing with --missing inf,-inf" if "infinite" in what else ""
+        more = (
+            ", or read them as missing values with --missing inf,-inf"
+            if "infinite" in what
+            else ""
+        )
         raise ValueError(
-            f"{what}; leave them out with --drop '{','.join(error.columns)}'{more}"
+            f"{what}; drop them with --drop '{','.join(error.columns)}'{more}"
         ) from None
 
 
@@ -223,7 +229,7 @@ def given_rows(given: str, table: TableEstimator, *, quiet: bool) -> Any:
     if is_table_file(given):
         frame = read_rows(given, table, None, quiet=quiet)
         if not any(name in frame.columns for name in names):
-            raise Misuse(f"--given {given}: no column of the table is there")
+            raise Misuse(f"--given {given}: it has no column of the table")
         return frame[[name for name in frame.columns if name in names]]
     cells: dict[str, str] = {}
     for part in given.split(","):
@@ -287,7 +293,7 @@ def evaluate_tables(
             import torch
 
             values = torch.as_tensor(table.score_samples(held, random_state=seed))
-            rows.append(likelihood_row("log-likelihood", values, "nats a row, a lower bound"))
+            rows.append(likelihood_row("log-likelihood", values, "nats per row, a lower bound"))
         samples = draw_table(table, n, g, quiet=quiet)
     else:
         refuse({"--likelihood": likelihood}, "is for a checkpoint; samples alone have none")
@@ -311,7 +317,7 @@ def read_rows(data: str, table: TableEstimator, header: bool | None, *, quiet: b
     from ..tables.forms import Form
 
     if not is_table_file(data):
-        raise Misuse(f"the model is one of a table, and {data} is not a file of a table")
+        raise Misuse(f"the model is a table model, but {data} is not a table file")
     form = Form.of(table._form)
     kinds = {c.name: c.kind for c in table.columns_ if c.kind in ("category", "name", "date")}
     header = form.header if header is None and table._form else header

@@ -112,7 +112,7 @@ def sample(
             checkpoint folder, whose score at the lowest noise level is followed by kernels that need
             no density. WARNING: a .py file is run, with all that is in it: name only files that you
             trust. Checkpoints and data files hold no code.
-        draws: With --target, draws of each chain; 1000 by default.
+        draws: With --target, draws each chain; 1000 by default.
         warmup: With --target, steps of the warm-up, which are dropped; 1000 by default.
         chains: With --target, the number of chains; 4 by default. One alone is never judged to be ok.
         kernel: With --target, another kernel than HMC (BAOAB where there is no log-density).
@@ -135,7 +135,7 @@ def sample(
     positive("--n", n)
     positive("--steps", steps)
     if (checkpoint is None) == (target is None):
-        raise Misuse("sample needs a checkpoint folder, or a density with --target, and not both")
+        raise Misuse("sample needs a checkpoint folder or a density with --target, not both")
     of_chains = {
         "--draws": draws, "--warmup": warmup, "--chains": chains, "--kernel": kernel,
         "--step-size": step_size, "--dim": dim, "--spread": spread, "--json": json or None,
@@ -144,13 +144,15 @@ def sample(
         "--n": n, "--class": klass, "--given": given, "--guidance": guidance or None,
         "--method": method, "--steps": steps,
     }  # fmt: skip
-    refuse({"--burn-in": burn_in}, "does not exist: --warmup is what is dropped of each chain")
-    refuse({"--thin": thin}, "does not exist: all --draws of each chain are kept")
+    refuse(
+        {"--burn-in": burn_in}, "does not exist: --warmup already drops the start of each chain"
+    )
+    refuse({"--thin": thin}, "does not exist: all --draws each chain are kept")
     if target is not None:
         refuse(
             of_samples,
-            "is for a checkpoint that is sampled without --target; with it, give --draws and "
-            "--warmup (of each chain) and --chains",
+            "is for a checkpoint sampled without --target; with --target, use --draws, "
+            "--warmup (both per chain) and --chains",
         )
         return sample_target(
             target, draws=1000 if draws is None else draws, warmup=1000 if warmup is None else warmup,
@@ -183,7 +185,8 @@ def sample(
     if table:
         processes.check_alone("tables are sampled")
         refuse(
-            {"--class": klass}, "was given, but a table has no classes: use --given column=value"
+            {"--class": klass},
+            "was given, but a table model has no classes: use --given column=value",
         )
         from ..tables import TableEstimator
         from ..tables.forms import written
@@ -220,13 +223,13 @@ def sample(
             y = Beside(estimator.condition_names_, condition.numpy())
     if y is not None and out is not None and out.suffix == ".npy":
         raise Misuse(
-            f"{out}: a .npy file cannot say which row is which; write .npz or .csv, or draw for one "
-            "condition by --class or --given"
+            f"{out}: a .npy file cannot record which row has which condition; write .npz or .csv, "
+            f"or draw for one condition with --class or --given"
         )
     score: NoisyScore = model.unconditional() if condition is None else model.given(condition)
     if guidance:
         if condition is None:
-            more = "" if model.condition is None else ", and --given to move towards"
+            more = "" if model.condition is None else ", and --given to guide towards"
             raise Misuse(f"--guidance needs a model with a condition{more}")
         score = GuidedScore(score, model.unconditional(), guidance)
     sampled = partial(
@@ -276,7 +279,7 @@ def evaluate(
     json: bool = False,
     quiet: bool = False,
 ) -> int:
-    """Hold a learned score against data it has not seen; exit code 1 if its samples can be told apart.
+    """Compare a learned score with unseen data; exit code 1 if its samples can be distinguished.
 
     Samples in a file are judged likewise: `gradlogp evaluate new.csv real.csv`. With --rank nothing is
     drawn or judged: the rows of the data are written with their log-density, the least likely first.
@@ -326,7 +329,8 @@ def evaluate(
             "--levels": levels,
         }
         refuse(
-            of_samples | {"--likelihood": likelihood}, "is for judging samples; --rank draws none"
+            of_samples | {"--likelihood": likelihood},
+            "is for judging samples, and --rank draws none",
         )
         return rank_into(
             checkpoint, data, rank, columns, label, header=header, whole=whole, probes=probes,
@@ -334,9 +338,9 @@ def evaluate(
         )  # fmt: skip
     if whole or (checkpoint.is_file() and is_table_file(checkpoint)):
         of_numbers = {"--label": label, "--probes": probes, "--levels": levels}
-        refuse(of_numbers, "is for models of numbers, not for tables")
+        refuse(of_numbers, "is for models of plain numbers, not of tables")
         if not whole:
-            refuse({"--n": n}, "is for a checkpoint; of a file all samples are looked at")
+            refuse({"--n": n}, "is for a checkpoint; from a file all samples are used")
         found, all_rows = evaluate_tables(
             checkpoint, data, train=train, columns=columns, header=header, n=n or 5000,
             likelihood=likelihood, seed=seed, quiet=quiet,
@@ -360,7 +364,8 @@ def evaluate(
     drawn = None if labels is None else labels[choice(torch.ones(len(labels)), n, g)]
     if likelihood is False:
         refuse(
-            {"--probes": probes, "--levels": levels}, "is for the likelihood, not --no-likelihood"
+            {"--probes": probes, "--levels": levels},
+            "is for the likelihood, and contradicts --no-likelihood",
         )
     asked = likelihood or probes is not None or levels is not None
     small, values = model.event_shape.numel() <= 16 and model.schedule.times is None, None
@@ -368,7 +373,7 @@ def evaluate(
         x = held.x if levels is None else levels * dequantise(held.x, levels, generator=g) - 0.5
         values = nats(estimator, x, labels, probes, g, quiet=quiet)
         if levels is not None:  # x has cells of width 1 and y = (x + ½)/levels
-            rows.append(likelihood_row("log-likelihood", values, "nats a dequantised row"))
+            rows.append(likelihood_row("log-likelihood", values, "nats per dequantised row"))
             rows.append(bits_row(values, model.event_shape, levels))
     samples = draw(
         model if drawn is None else model.given(drawn), n, estimator.sample_levels(), generator=g,

@@ -83,7 +83,7 @@ def feature_rows(judge: Classifier, samples: Tensor, real: Tensor, held: Tensor)
     """Return the Fréchet distance of features to held-out data, its floor, and what is above it.
 
     Both are from equally many images, because fewer are further off by themselves. Of the real
-    ones none was shown to the classifier: what it learned by heart it tells apart better.
+    ones none was shown to the classifier: it distinguishes memorised images better.
     """
     n = min(len(samples), len(real))
     spread = torch.linspace(0, len(samples) - 1, n, dtype=torch.float64).round().long()
@@ -94,7 +94,7 @@ def feature_rows(judge: Classifier, samples: Tensor, real: Tensor, held: Tensor)
     note = "last hidden layer of a small classifier; floor: as many real digits"
     return [
         Row("feature Fréchet distance to held-out data", *ours, *floor, note=note),
-        Row("the same above its floor", ours.value - floor.value, error, 0.0),
+        Row("the same, minus its floor", ours.value - floor.value, error, 0.0),
     ]
 
 
@@ -117,8 +117,8 @@ def image_sections(
     return [
         Section(
             "Are they copies?",
-            "New digits over their nearest neighbours in the training set. The table compares how "
-            "far samples and real held-out digits are from the training set.",
+            "New digits above their nearest neighbours in the training set. The table compares the "
+            "distances of samples and of real held-out digits to the training set.",
             (
                 ("neighbours",
                  "Real held-out digits, new digits, and the training digits nearest to these.",

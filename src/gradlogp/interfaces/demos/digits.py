@@ -24,7 +24,7 @@ GENERATED = 1000
 GOAL = 0.95
 LEAD = (
     "A class-conditional score learned from {n:,} handwritten digits of 8×8 pixels. Each row of new "
-    "digits was asked for by its class; none of them was in the data."
+    "digits was requested by class; none of them was in the data."
 )
 
 
@@ -68,7 +68,7 @@ def run(out: Path, *, seed: int = 0, steps: int = STEPS, quiet: bool = False) ->
         ),
         Row(
             "trained on real, tested on generated", *asked,
-            note="fraction of generated digits of the class that was asked for",
+            note="fraction of generated digits in the requested class",
         ),
         *feature_rows(judge, samples, training.x[half:], held.x),
     ]  # fmt: skip
@@ -78,14 +78,14 @@ def run(out: Path, *, seed: int = 0, steps: int = STEPS, quiet: bool = False) ->
     sections = [
         Section(
             "New digits",
-            "Twelve of each class, as drawn, not chosen; rounded to the 17 grey levels of the data.",
-            (("digits", "Generated digits, a row for each class.", partial(image_grid, grid)),),
+            "Twelve of each class, as drawn, not selected; rounded to the 17 grey levels of the data.",
+            (("digits", "Generated digits, one row per class.", partial(image_grid, grid)),),
             tuple(rows_judge),
         ),
         Section(
             "Noised and denoised",
-            "Held-out digits with more and more noise, and the mean of all digits of their class "
-            "that may lie behind it. From these means a sample is made, level by level.",
+            "Held-out digits with more and more noise, and below them the mean of all digits of their "
+            "class that could explain it. Sampling follows these means level by level.",
             pages=(
                 (
                     "levels",

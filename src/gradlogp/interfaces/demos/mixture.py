@@ -34,7 +34,7 @@ CHAINS = 4000
 LIMIT = 0.01  # of the dimension: largest σ²-weighted excess at any level
 LEAD = (
     "½ N((−2, 0), I) + ½ N((2, 0), I): the noised law, its score and the floor of the loss are known "
-    "in closed form at every noise level, so that every number here has an exact counterpart."
+    "in closed form at every noise level, so every number here has an exact counterpart."
 )
 
 
@@ -60,7 +60,7 @@ def mode_weights(seed: int, n: int) -> tuple[Estimate, Estimate]:
 
 
 def run(out: Path, *, seed: int = 0, steps: int = STEPS, quiet: bool = False) -> Outcome:
-    """Learn the score of a known law and hold everything against the exact answer."""
+    """Learn the score of a known law and compare everything with the exact answer."""
     began = time.perf_counter()
     g = torch.Generator().manual_seed(seed)
     law = GaussianMixture([0.5, 0.5], torch.tensor([[-2.0, 0.0], [2.0, 0.0]]), 1.0)
@@ -94,7 +94,7 @@ def run(out: Path, *, seed: int = 0, steps: int = STEPS, quiet: bool = False) ->
     rows_score = [
         Row(
             "largest σ²-weighted excess over levels", *worst, 0.0, verdict=worst.value <= 2 * LIMIT,
-            note=f"at most {LIMIT:.0%} of d = 2 is asked; the exact score has 0",
+            note=f"at most {LIMIT:.0%} of d = 2; the exact score has 0",
         ),
         Row("Fisher divergence at the smallest level", *divergence, 0.0, note="½ E‖s_θ − s‖²"),
         Row(
@@ -105,7 +105,7 @@ def run(out: Path, *, seed: int = 0, steps: int = STEPS, quiet: bool = False) ->
     rows_weights = [
         Row(
             "weight 0.8 by plain Langevin", *plain, 0.8,
-            note="wrong on purpose: it keeps the weights of the start",
+            note="wrong on purpose: it keeps the weights of the starting points",
         ),
         Row(
             "weight 0.8 by annealed Langevin", *annealed, 0.8,
@@ -120,7 +120,7 @@ def run(out: Path, *, seed: int = 0, steps: int = STEPS, quiet: bool = False) ->
     sections = [
         Section(
             "The learned field beside the exact one",
-            "Both at the smallest noise level. They may differ where there is no data.",
+            "Both at the smallest noise level. They may differ where there are no data.",
             (
                 ("field", "Learned and exact score over the density.",
                  partial(fields, (("learned score", learned), ("exact score", smallest.score)),
@@ -152,8 +152,8 @@ def run(out: Path, *, seed: int = 0, steps: int = STEPS, quiet: bool = False) ->
         ),
         Section(
             "Learning",
-            "The dashed line is the loss of the exact score. A loss above it is excess; a loss "
-            "below it would be a mistake.",
+            "The dashed line is the loss of the exact score. Any loss above it is excess; a "
+            "loss below it would be a bug.",
             (
                 ("loss", "Training loss, held-out loss, and the exact floor.",
                  partial(history.draw, floor=floor.value)),

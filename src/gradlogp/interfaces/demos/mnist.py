@@ -32,8 +32,8 @@ LEVELS = 256
 GUIDED = 200  # digits drawn with guidance, which takes two calls of the network for one
 GOAL = 0.6
 LEAD = (
-    "A class-conditional score learned from {n:,} handwritten digits of 28×28 pixels, in minutes on "
-    "one processor: a small network, trained briefly. Each row of new digits was asked for by class."
+    "A class-conditional score learned from {n:,} handwritten digits of 28×28 pixels, in minutes "
+    "on a CPU: a small network, trained briefly. Each row of new digits was requested by class."
 )
 
 
@@ -105,13 +105,13 @@ def run(out: Path, *, seed: int = 0, steps: int = STEPS, quiet: bool = False) ->
     ]  # fmt: skip
     rows_judge = [
         Row(
-            "generated digits of the class asked for", *asked, *real, verdict=asked.value >= GOAL,
+            "generated digits in the requested class", *asked, *real, verdict=asked.value >= GOAL,
             note="by a classifier of real ones; floor: its accuracy on held-out digits",
         ),
         Row(
             "the same with guidance, w = 1",
             *_accuracy(judge, pushed, stronger), *real,
-            note=f"{len(pushed)} digits; surer of their class, and no longer the law of the data",
+            note=f"{len(pushed)} digits; clearer in class, but no longer the law of the data",
         ),
         *feature_rows(judge, samples, training.x[half:], held.x),
     ]  # fmt: skip
@@ -124,20 +124,20 @@ def run(out: Path, *, seed: int = 0, steps: int = STEPS, quiet: bool = False) ->
     sections = [
         Section(
             "New digits",
-            "Twelve of each class, as drawn, not chosen; rounded to the 256 grey levels of the data.",
+            "Twelve of each class, as drawn, not selected; rounded to the 256 grey levels of the data.",
             (
-                ("digits", "Generated digits, a row for each class.", partial(image_grid, plain)),
+                ("digits", "Generated digits, one row per class.", partial(image_grid, plain)),
                 (
                     "guided",
-                    "The same by classifier-free guidance, w = 1.",
+                    "The same with classifier-free guidance, w = 1.",
                     partial(image_grid, led),
                 ),
             ),
             tuple(rows_judge),
         ),
         Section(
-            "How likely are digits never seen?",
-            "The log-likelihood by the probability flow, as the length of a code of each pixel.",
+            "How likely are unseen digits?",
+            "The log-likelihood from the probability flow, as code length per pixel.",
             (),
             tuple(rows_likelihood),
         ),

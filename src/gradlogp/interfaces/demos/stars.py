@@ -95,7 +95,7 @@ def run(out: Path, *, seed: int = 0, steps: int = STEPS, quiet: bool = False) ->
         Section(
             "Samples beside the real stars",
             "Left, held-out stars; right, as many samples. The main sequence runs from hot and "
-            "bright to cool and faint; above it the giants with their red clump.",
+            "bright to cool and faint; above it lie the giants with their red clump.",
             (
                 ("stars",
                  "Hertzsprung–Russell diagram: real held-out stars, samples, and marginals.",
@@ -112,7 +112,7 @@ def run(out: Path, *, seed: int = 0, steps: int = STEPS, quiet: bool = False) ->
         Section(
             "The learned score",
             "Arrows point where the density rises fastest. An annealed run starts as noise far "
-            "outside and follows them while the noise level falls.",
+            "outside and follows them as the noise level falls.",
             (
                 ("field", "The learned score of the stars' law with noise of a half, a quarter and a "
                  "tenth of its spread.",
@@ -125,7 +125,8 @@ def run(out: Path, *, seed: int = 0, steps: int = STEPS, quiet: bool = False) ->
         ),
         Section(
             "Walk it yourself",
-            "The same score at every noise level. Move the level, drop walkers, and let them follow "
+            "The same score at every noise level. Move the noise level, drop walkers, and let "
+            "them follow "
             "Langevin dynamics, the reverse SDE or the flow until they lie where the stars lie.",
             pages=(
                 ("explorer", "Walkers under the learned score beside held-out stars.",

@@ -20,7 +20,7 @@ def encode(column: Column, series: pd.Series, generator: torch.Generator) -> tup
     """Return the columns of numbers of one column, `(n, width)`, and what their density needs.
 
     The second are the nats `(n,)` by which a log-density of these numbers is to be raised: the
-    derivative of T and the width of a cell. What is no number, a hole or a value apart, is NaN there.
+    derivative of T and the width of a cell. Missing values and values kept apart are NaN there.
     """
     if any(why := impossible(column, series)):
         raise ValueError(next(filter(None, why)))
@@ -171,7 +171,7 @@ def fill(column: Column, series: pd.Series, filled: pd.Series) -> pd.Series:
 
 def impossible(column: Column, series: pd.Series, *, holes: bool = False) -> list[str]:
     """Return for each row why its value has probability 0, or ""; a hole has not if `holes`."""
-    unseen = f"column {column.name!r} has {{}}, which no row learned from had"
+    unseen = f"column {column.name!r} has {{}}, which no training row had"
     missing = series.isna().to_numpy()
     no_hole = "" if holes or MISSING in column.levels else unseen.format("a hole")
     if column.transform is not None:
@@ -179,7 +179,7 @@ def impossible(column: Column, series: pd.Series, *, holes: bool = False) -> lis
         low, high = (math.inf * s if v is None else v for s, v in ((-1, T.low), (1, T.high)))
         above = x >= low if column.spread else x > low
         good = missing | (above & (x < high)) | np.isin(x, column.spikes)
-        kind = f"what was learned lies from {_shown(column, low)} to {_shown(column, high)}"
+        kind = f"training values lie from {_shown(column, low)} to {_shown(column, high)}"
         why = [
             "" if fine else f"column {column.name!r} has {v}; {kind}"
             for v, fine in zip(series, good, strict=True)

@@ -113,9 +113,9 @@ class Column:
         if self.kind == "constant":
             return "missing in all rows" if self.levels else "the same in all rows"
         if self.kind == "name":
-            return "text that differs in nearly every row: drawn as seen, and not learned"
+            return "text that differs in nearly every row: resampled from the data, not learned"
         if self.kind == "category":
-            more = f", {len(self.others)} rare ones together" if self.others else ""
+            more = f", {len(self.others)} rare ones grouped together" if self.others else ""
             return f"category of {len(self.levels)} levels{more}"
         unit = {"Y": "years", "M": "months", "D": "days", "h": "hours", "m": "minutes"}.get(
             self.unit
@@ -256,7 +256,7 @@ def _numbers(
         if kind == "number" and most - base > 2**53:
             raise ValueError(
                 f"column {name!r} cannot be a number: float64 cannot hold all from {least} to {most}; "
-                "as a name they are drawn as seen"
+                "as a name, they are resampled from the data"
             )
         values = (whole - whole.dtype.type(base)).astype(np.float64)
     else:
@@ -316,7 +316,7 @@ def _digits(values: np.ndarray) -> int | None:
 
 
 def _no_number(present: pd.Series) -> Any:
-    """Return a value that is no number."""
+    """Return a value that is not a number."""
     bad = present[pd.to_numeric(present.astype(object), errors="coerce").isna()]
     return (bad if len(bad) else present).iloc[0]
 
@@ -388,4 +388,4 @@ def _resolution(present: pd.Series) -> tuple[str, np.ndarray]:
         coarse = raw.astype(f"{letter}8[{unit}]")
         if unit == own or bool((coarse.astype(raw.dtype) == raw).all()):
             return unit, coarse.astype(np.int64)
-    raise ValueError(f"dates in units of {own} are not known")
+    raise ValueError(f"dates in units of {own} are not supported")

@@ -82,7 +82,7 @@ class TableEstimator:
         check_kind(holes, "holes", bool, "True or False")
         check_kind(condition, "condition", list | tuple, "a list of names")
         if condition and not holes:
-            raise ValueError("condition= is learned as a part of rows: it needs holes=True")
+            raise ValueError("condition= needs holes=True")
         self.estimator, self.holes, self.condition = estimator, holes, tuple(condition)
         self.drop = tuple(drop)
         self.kinds = dict(kinds)
@@ -108,7 +108,7 @@ class TableEstimator:
             raise ValueError(f"there is no column {some(list(map(repr, unknown)))}{close}")
         frame = frame.drop(columns=list(self.drop))
         if len(frame) < 2:
-            raise ValueError(f"a table needs two rows at least, got {len(frame)}")
+            raise ValueError(f"a table needs at least two rows, got {len(frame)}")
         weight = sample_weights(sample_weight, len(frame))
         if weight is not None:  # a row that does not count is not there
             frame = frame[(weight > 0).numpy()]
@@ -122,7 +122,7 @@ class TableEstimator:
         self.estimator_ = given.__class__(**given.get_params(deep=False))
         self.dropout_ = training_of(given).condition_dropout
         if self.dropout_ > 0 and not self.condition:
-            raise ValueError("condition_dropout leaves out what condition= names: name columns")
+            raise ValueError("condition_dropout drops the columns named by condition=: name some")
         if self.dropout_ > 0:  # of these columns, and not of all that is known
             settings = replace(training_of(given), condition_dropout=0.0)
             self.estimator_.set_params(settings=settings)
@@ -167,7 +167,8 @@ class TableEstimator:
         other = [name for name in {**before, **now} if before.get(name) != now.get(name)]
         if other or list(before) != list(now):
             raise ValueError(
-                f"the checkpoint was made of another table: columns {some(other or list(before))} "
+                f"the checkpoint was made from a different table: columns "
+                f"{some(other or list(before))} "
                 "differ; a resumed run must keep its settings and data"
             )
 

@@ -120,7 +120,7 @@ def _read_text(
             if not text.strip() and len(cells) < 2:
                 continue
             if "\0" in text:
-                problem = f"line {reader.line_num} has a NUL byte: this is no text"
+                problem = f"line {reader.line_num} contains a NUL byte: this is not a text file"
                 break
             if rows and len(cells) != len(rows[0]):
                 problem = (
@@ -143,7 +143,7 @@ def _read_text(
         and any(number(cells[0]) is not None and cells[0] for cells in columns)
     ):
         notes.append(
-            f"the first line, {some(rows[0])}, is taken for names: --no-header if it is a row"
+            f"the first line, {some(rows[0])}, is read as column names: pass --no-header if it is a row"
         )
     names = rows[0] if named else [str(i) for i in range(len(rows[0]))]
     if len(set(names)) < len(names):
@@ -253,7 +253,7 @@ def _refuse_marks(path: Path, frame: pd.DataFrame) -> None:
         marks = bad.unique().tolist()
         if len(bad) < 0.5 * len(series) and len(marks) <= MARKS:
             found[str(c)] = (
-                f"column {c!r} has {len(bad)} of {len(series)} cells that are no number "
+                f"column {c!r} has {len(bad)} of {len(series)} cells that are not numbers "
                 f"({some([repr(m) for m in marks])}, the first in row {bad.index[0] + 1})"
             )
             all_marks.update(marks)
@@ -265,7 +265,7 @@ class Marks(ValueError):
     """Cells among numbers that are no numbers: the message, the texts that they hold, and where."""
 
     def __init__(self, message: str, marks: list[str], columns: list[str]) -> None:
-        super().__init__(f"{message}; marks={marks} reads them as missing")
+        super().__init__(f"{message}; marks={marks} reads them as missing values")
         self.message, self.marks, self.columns = message, marks, columns
 
 

@@ -84,7 +84,7 @@ class Form:
         except (TypeError, ValueError, LookupError):
             good = False
         if not good:
-            raise ValueError("this is not how a file of a table can be written")
+            raise ValueError("this is not a known way to write a table")
         return replace(
             form, marks=tuple(form.marks), dates=tuple((n, w, bool(b)) for n, w, b in form.dates),
             numbers=tuple((n, d, t) for n, d, t in form.numbers),

@@ -24,7 +24,7 @@ class ColumnError(ValueError):
 
     def __init__(self, columns: Sequence[str], problems: Sequence[str]) -> None:
         self.columns, self.problems = tuple(columns), tuple(problems)
-        super().__init__(f"{'; '.join(problems)}; drop={list(columns)} leaves them out")
+        super().__init__(f"{'; '.join(problems)}; drop={list(columns)} drops them")
 
 
 def of_each(frame: pd.DataFrame, look: Callable[[str], Any]) -> tuple[Any, ...]:
@@ -99,7 +99,7 @@ def frame_of(X: Any, name: str = "X") -> tuple[pd.DataFrame, str]:
     names = list(map(str, frame.columns))
     if len(set(names)) < len(names):
         twice = sorted({name for name in names if names.count(name) > 1})
-        raise ValueError(f"columns must have different names; twice there: {', '.join(twice)}")
+        raise ValueError(f"columns must have different names; repeated: {', '.join(twice)}")
     return frame.set_axis(names, axis=1), kind
 
 
@@ -129,7 +129,7 @@ def check_condition(names: Sequence[str], columns: Sequence[Column]) -> None:
     learned = [c.name for c in columns if c.width]
     if unknown := [name for name in names if name not in learned]:
         raise ValueError(
-            f"condition: there is no column that is learned called {some(list(map(repr, unknown)))}"
+            f"condition: there is no learned column called {some(list(map(repr, unknown)))}"
             f"{nearest(unknown[0], learned) if len(unknown) == 1 else ''}"
         )
     if names and set(names) >= set(learned):

@@ -43,7 +43,7 @@ def read_given(given: Any, columns: Sequence[Column]) -> pd.DataFrame:
     )
     known = {c.name: c for c in columns}
     if not len(frame) or not len(frame.columns):
-        raise ValueError("given= holds no cell: omit it")
+        raise ValueError("given= holds no known cell: omit it")
     if unknown := [name for name in frame.columns if name not in known]:
         close = nearest(unknown[0], list(known)) if len(unknown) == 1 else ""
         raise ValueError(f"given: there is no column {some(list(map(repr, unknown)))}{close}")
@@ -99,7 +99,7 @@ def score_of(
         seed = int(torch.randint(2**31, (1,), generator=g))
         given = frame_of(table.sample(n, seed))[0][names]
     elif given is None:
-        raise ValueError("guidance= needs given=, the cells to move towards")
+        raise ValueError("guidance= needs given=, the cells to guide towards")
     rows = read_given(given, table.columns_)
     if len(rows) not in (1, n):
         raise ValueError(f"given= must have one row, or one for each of {n}; got {len(rows)}")
@@ -141,21 +141,21 @@ def draw_filled(
 
 
 def check_learns_parts(estimator: ScoreEstimator) -> None:
-    """Raise `ValueError` if what an estimator was asked for cannot learn parts of rows."""
+    """Raise `ValueError` if the arguments of an estimator do not allow learning parts of rows."""
     own = estimator.network is not None and not getattr(estimator.network, "holes", False)
     if own or estimator.objective is not None:
         raise ValueError(
-            f"holes are learned by a network and an objective for them, and the estimator has its "
-            f"own {'network' if own else 'objective'}: pass holes=False, and do without impute"
+            f"missing values need their own network and objective, but the estimator was given its "
+            f"own {'network' if own else 'objective'}: pass holes=False, which gives up impute"
         )
     if estimator.base not in ("auto", "none"):
         raise ValueError(
-            f"holes are learned from a Gaussian law of their own, and the estimator has base="
-            f"{estimator.base!r}: pass holes=False, and do without impute"
+            f"missing values need their own Gaussian base, but the estimator has base="
+            f"{estimator.base!r}: pass holes=False, which gives up impute"
         )
 
 
 def check_parts(model: ScoreModel) -> None:
     """Raise `ValueError` unless a model knows parts of rows."""
     if not isinstance(model.condition, Mask):
-        raise ValueError("this model knows whole rows alone: fit TableEstimator(holes=True)")
+        raise ValueError("this model handles complete rows only: fit TableEstimator(holes=True)")

@@ -89,7 +89,7 @@ class Jitted:
         """
         check_batch(x)
         if self.log_prob_fn is None:
-            raise ValueError("this target has no log-density; give Jitted(score, log_prob)")
+            raise ValueError("this target has no log-density; pass Jitted(score, log_prob)")
         rows = np.ascontiguousarray(x.detach().cpu().numpy())
         return torch.tensor([self.log_prob_fn(row) for row in rows], dtype=x.dtype).to(x.device)
 
@@ -110,12 +110,12 @@ def objection(kernel: object, target: object, x0: Tensor | None = None) -> str |
             f"{type(kernel).__name__}"
         )
     if isinstance(kernel, MALA) and kernel.preconditioner is not IDENTITY:
-        return "the fused engine has MALA without a preconditioner only"
+        return "the fused engine has MALA only without a preconditioner"
     if type(target) in (Gaussian, GaussianMixture):
         if target._singular:  # type: ignore[attr-defined]
             return "the covariance is singular, so there is no density"
         if target._cov.w.ndim > (1 if isinstance(target, Gaussian) else 2):  # type: ignore[attr-defined]
-            return "this law was noised for several samples: it is a law for each chain"
+            return "this law was noised for several samples: it is a different law for each chain"
     elif not isinstance(target, Jitted) and type(target) not in KNOWN:
         return (
             "the fused engine has Gaussian, GaussianMixture, the densities of gradlogp.distributions "
@@ -126,7 +126,7 @@ def objection(kernel: object, target: object, x0: Tensor | None = None) -> str |
         and kernel.facts.needs_log_prob  # type: ignore[attr-defined]
         and target.log_prob_fn is None
     ):
-        return f"{type(kernel).__name__} needs a log-density: give fused.Jitted(score, log_prob)"
+        return f"{type(kernel).__name__} needs a log-density: pass fused.Jitted(score, log_prob)"
     if x0 is not None and (x0.device.type != "cpu" or x0.dtype not in DTYPES or x0.ndim != 2):
         return (
             f"the fused engine has chains (chain, D) in float32 or float64 on the CPU, got "
@@ -187,7 +187,7 @@ def run(
         raise ValueError(reason)
     if not (0 <= burn_in < n_steps and 1 <= thin <= n_steps - burn_in):
         raise ValueError(
-            f"n_steps={n_steps}, burn_in={burn_in}, thin={thin} keep no draw: needs "
+            f"n_steps={n_steps}, burn_in={burn_in}, thin={thin} keep no draw: expected "
             "0 <= burn_in < n_steps and 1 <= thin <= n_steps - burn_in"
         )
     check_count(threads, "threads")
@@ -244,6 +244,6 @@ def run(
     if kernel.on_nonfinite == "raise" and bool(divergences.any()):
         raise FloatingPointError(
             f"{int((divergences > 0).sum())} of {n} chains became NaN or infinite; "
-            "take a smaller step_size"
+            "use a smaller step_size"
         )
     return Fused(*a.result(start, max(0, done - burn_in) // thin), divergences, done, interrupted)

@@ -46,7 +46,7 @@ def polynomial_decay(a: float, b: float = 1.0, gamma: float = 0.55) -> Callable[
     """
     check_number(a, "a", above=0)
     check_number(b, "b", above=0)
-    why = ": else steps vanish too slowly or too fast"
+    why = ": otherwise steps shrink too slowly or too fast"
     check_number(gamma, "gamma", above=0.5, most=1, why=why)
     return _PolynomialDecay(a, b, gamma)
 

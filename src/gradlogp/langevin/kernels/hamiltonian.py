@@ -135,7 +135,7 @@ class HMC:
     With `jitter` the number of leapfrog steps runs through 1 … 2n − 1 (`jittered_length`). Without it
     every path has the same length, and where that comes near a half turn of a direction of the
     density, that direction is hardly sampled, at an acceptance of 1: on N(0, I) a leapfrog step turns
-    by arccos(1 − ε²/2), so that HMC(1, 3) without jitter sends x to −x for ever.
+    by arccos(1 − ε²/2), so that HMC(1, 3) without jitter sends x to −x forever.
 
     References:
         | Hybrid Monte Carlo (Duane, Kennedy, Pendleton & Roweth, 1987)

@@ -196,7 +196,7 @@ def path(
 def _check(kernel: MCLMC | AdjustedMCLMC) -> None:
     check_step(kernel.step_size, per_chain=True)
     check_option(kernel.integrator, "integrator", Integrator)
-    why = ": a direction that is never renewed keeps to one path"
+    why = ": a direction that is never renewed stays on one path"
     check_number(kernel.decoherence_length, "decoherence_length", least=0, why=why)
     object.__setattr__(kernel, "preconditioner", as_preconditioner(kernel.preconditioner))
 
@@ -206,7 +206,8 @@ def _start(x: Tensor, target: Density) -> MicrocanonicalState:
     if x[0].numel() < 2:
         raise ValueError(
             f"microcanonical dynamics needs two dimensions or more, got x0 of {tuple(x.shape)}: in "
-            "one a velocity of length 1 never turns. Use HMC, or add a coordinate of law N(0, 1)"
+            "one dimension a velocity of length 1 never turns. Use HMC, or add a coordinate with "
+            "law N(0, 1)"
         )
     return MicrocanonicalState(*state, torch.full_like(state.x, x[0].numel() ** -0.5))
 
@@ -226,7 +227,7 @@ class MCLMC:
 
     in y = P^{−1/2} x, d ≥ 2. The velocity has length 1 whatever the dimension, so that h and L
     grow like √d. Its bias is of order h²: on N(0, I) the variance is off by h²/(12 (d − 1)) with
-    `leapfrog`, −0.0108 h²/(d − 1) with `minimal norm`, which takes two scores a step. `two-stage`
+    `leapfrog`, −0.0108 h²/(d − 1) with `minimal norm`, which takes two scores per step. `two-stage`
     has λ = (3 − √3)/6, where that term vanishes: −1.1e−4 at d = 10, h = √d/2. `energy_change`
     tells the error of each step; `tune_mclmc` finds h and L. There is no temperature.
 

@@ -37,12 +37,12 @@ def as_minibatched(target: Density, batch_size: int) -> Minibatched:
     """Return the target, refusing one without minibatches or with too few observations."""
     if not isinstance(target, Minibatched):
         raise ValueError(
-            "this kernel needs a target with minibatches; make one with "
+            "this kernel needs a target with minibatches; create one with "
             "Observed(log_prior, log_likelihood, data), or use ULA"
         )
     if batch_size > target.n_data:
         raise ValueError(
-            f"batch_size must be at most the {target.n_data} observations, got {batch_size}"
+            f"batch_size must be at most the number of observations, {target.n_data}, got {batch_size}"
         )
     return target
 

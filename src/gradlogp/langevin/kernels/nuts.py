@@ -312,8 +312,8 @@ class NUTS:
         (pick, outcome), d = kept, shape[1:].numel()
         if self.on_nonfinite == "raise" and bool(outcome.diverging.any()):
             raise FloatingPointError(
-                f"{int(outcome.diverging.sum())} of {len(H)} orbits were not finite, or their energy "
-                "not nearly constant; take a smaller step_size"
+                f"{int(outcome.diverging.sum())} of {len(H)} orbits became infinite or NaN, or did not "
+                "nearly conserve energy; use a smaller step_size"
             )
         acceptance = outcome.acceptance / outcome.n_leapfrog
         x, score, (log_prob, log_w) = pick[:, :d], pick[:, d:-2], pick[:, -2:].T.contiguous()

@@ -71,7 +71,7 @@ class RBF:
         median = distance[upper[0], upper[1]].median()
         if median == 0:
             raise ValueError(
-                "more than half of all pairs of particles coincide: start them apart, or give "
+                "more than half of all pairs of particles coincide: start them apart, or pass "
                 "RBF(bandwidth)"
             )
         return median.square() / (2 * math.log(n + 1))
@@ -120,8 +120,8 @@ class SVGD(Overdamped):
     def _next(self, state: LangevinState, generator: Generator | None) -> Tensor:
         if isinstance(generator, Streams) and generator.stop - generator.start < generator.total:
             raise ValueError(
-                "the particles of SVGD are one sample and cannot be run in chunks; leave "
-                "chunk_size out"
+                "the particles of SVGD form one sample and cannot be run in chunks; omit "
+                "chunk_size"
             )
         K, repulsion = self.kernel(state.x.flatten(1))
         n = len(state.x)

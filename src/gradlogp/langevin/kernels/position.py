@@ -63,7 +63,7 @@ class PositionDependentULA(Overdamped):
         check_policy(self.on_nonfinite, Unadjusted)
         check_function(self.G, "G", "; for a constant use PreconditionedULA")
         if not isinstance(self.divergence, str) or self.divergence != "autograd":
-            why = ", or 'autograd'; without div G another law is sampled"
+            why = ", or 'autograd'; without div G the wrong law is sampled"
             check_function(self.divergence, "divergence", why)
 
     def _next(self, state: LangevinState, generator: Generator | None) -> Tensor:

@@ -228,7 +228,7 @@ def _check(smallest: float, finite: bool) -> None:
         raise ValueError("preconditioner has entries that are not finite")
     if smallest <= 0:
         raise ValueError(
-            "preconditioner must be positive definite, its smallest entry or eigenvalue is "
+            "preconditioner must be positive definite, but its smallest entry or eigenvalue is "
             f"{smallest:.3g}"
         )
 

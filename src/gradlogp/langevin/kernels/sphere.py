@@ -203,5 +203,5 @@ def check_on_sphere(x: Tensor, radius: float) -> None:
     if not off <= 1e-4:
         raise ValueError(
             f"x0 must lie on the sphere of radius {radius} around 0, and is off by {off:.2g} of it; "
-            "divide its rows by their norms, or give the kernel its radius="
+            "divide its rows by their norms, or pass radius= to the kernel"
         )

@@ -76,7 +76,7 @@ def check_step(
     if isinstance(step_size, Tensor) and per_chain:
         check_finite(step_size, "step_size")
         if step_size.ndim != 1 or not bool((step_size > 0).all()):
-            raise ValueError("step_size must be one positive number, or one for each chain")
+            raise ValueError("step_size must be one positive number, or one per chain")
     else:
         check_number(step_size, "step_size", above=0)
     check_number(temperature, "temperature", least=0)
@@ -258,7 +258,7 @@ def settle(new: S, old: S, on_nonfinite: Unadjusted) -> tuple[S, LangevinInfo]:
         if on_nonfinite == "raise":
             raise FloatingPointError(
                 f"{int((~ok).sum())} of {len(ok)} chains became NaN or infinite; "
-                "take a smaller step_size"
+                "use a smaller step_size"
             )
         new = select(ok, new, old)
     return new, LangevinInfo(diverging=~ok)
@@ -320,7 +320,7 @@ def metropolis(
     ok = ok & (outside | torch.isfinite(log_ratio) & torch.isfinite(log_prob))
     if on_nonfinite == "raise" and not bool(ok.all()):
         raise FloatingPointError(
-            f"{int((~ok).sum())} of {len(ok)} proposals were not finite; take a smaller step_size"
+            f"{int((~ok).sum())} of {len(ok)} proposals were not finite; use a smaller step_size"
         )
     acceptance = torch.where(ok & ~outside, log_ratio, -torch.inf).clamp(max=0.0).exp()
     accepted = rand_like(acceptance, generator) < acceptance

@@ -119,7 +119,7 @@ class SGLD:
         x' = x + h_k \hat g(x) + \sqrt{2 h_k τ}\, z, \quad
         \hat g(x) = \nabla \log π(x) + \frac{N}{n} \sum_{i \in S} \nabla \log ℓ(y_i | x)
 
-    Every chain draws a batch S of its own, then z. On N(μ, 1/λ) with gradient noise of variance V
+    Every chain draws its own batch S, then z. On N(μ, 1/λ) with gradient noise of variance V
     its stationary variance is (1 + hV/2)/(λ(1 − hλ/2)) at τ = 1, where ULA has V = 0: a fixed step
     is never exact, steps that decrease get there. Whoever thinks in ε/2 and √ε has h = ε/2. A chain
     that becomes NaN or infinite stays where it was and is flagged `diverging`.
@@ -235,7 +235,7 @@ class SGHMC:
             raise ValueError(
                 f"noise_estimate must be at most 2 friction temperature / step_size = "
                 f"{2 * self.friction * self.temperature / h:.4g}, got {self.noise_estimate}: "
-                "the batches alone are noisier than the friction can take; lower step_size"
+                "the batches alone are noisier than the friction allows; lower step_size"
             )
         return variance
 

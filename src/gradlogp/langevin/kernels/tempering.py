@@ -111,7 +111,7 @@ class ParallelTempering:
         for tau in ladder:
             check_number(tau, "temperatures", above=0)
         if not ladder or any(b <= a for a, b in pairwise(ladder)):
-            raise ValueError(f"temperatures must be positive and rise, got {ladder}")
+            raise ValueError(f"temperatures must be positive and increasing, got {ladder}")
         check_count(self.swap_every, "swap_every")
         check_function(self.kernel, "kernel")
         if isinstance(self.step_size, tuple) and len(self.step_size) != len(ladder):
@@ -153,8 +153,8 @@ class ParallelTempering:
         inner = self.kernel(self.step_sizes[0], self.temperatures[0]).init(x, target)
         if not isinstance(inner, MetropolisState):
             raise ValueError(
-                "kernel must be one with a Metropolis correction and without momentum, such as "
-                f"MALA; got one whose state is {type(inner).__name__}"
+                "kernel must have a Metropolis correction and no momentum, such as "
+                f"MALA; got one with state {type(inner).__name__}"
             )
         R = len(self.temperatures)
         replicas, scores, log_probs = (torch.stack([v] * R, 1) for v in inner)

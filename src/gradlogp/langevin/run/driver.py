@@ -97,8 +97,8 @@ def run(
         resume: A `Chain`, or its `resume` from a file: goes on where that run ended, with its
             noise, what it had tuned of the kernel and, unless there is a burn-in, its thinning: 50
             steps and 50 more are 100. Or the path that a run was to `keep` its draws in: takes the
-            steps of that run that are left, or all of its burn-in again, however it ended. All else
-            that it was asked for is known; kernel and target have to be the same.
+            remaining steps of that run, or all of its burn-in again, however it ended. Its other
+            arguments are known; kernel and target have to be the same.
         keep: Where draws go: `memory`, beside the chains; `cpu`; or the path of a new `.npy` file
             `(chain, draw, *event)` of which `Chain.draws` is then a view, read from the disk as it
             is used. Room for all of them is made before the first step, with NaN where no draw is
@@ -108,7 +108,7 @@ def run(
         progress: Called as progress(done, total, note=...) after every step of every chunk, with
             stage, speed, mean acceptance and the divergent steps of the stage in the note; as
             progress(done, total) if it takes no note.
-        chunk_size: Chains moved together; all where not given.
+        chunk_size: Chains moved together; all by default.
         engine: `torch`, for any kernel, target and device; `fused`, compiled loops on the CPU for
             ULA, Leimkuhler–Matthews, MALA and BAOAB on Gaussians, mixtures, `densities` and `Jitted`
             functions, with other noise of the same law; `auto`, the fused one where it can and
@@ -161,8 +161,8 @@ def run(
         return dataclasses.replace(chain, kernel=kernel, target=target)
     if not alone and (isinstance(resume, str | os.PathLike) or keep not in ("memory", "cpu")):
         raise ValueError(
-            "many processes hand their draws back in memory: leave out the file, or let each make a "
-            "run of its own"
+            "several processes return their draws in memory: drop the file, or start a separate "
+            "run in each"
         )
     if isinstance(resume, str | os.PathLike):
         check_alone(resume, x0, keep)
@@ -179,14 +179,14 @@ def run(
     saved = None if resume is None else check_saved(resume, x0, generator)
     x0 = x0 if saved is None else saved["state"]["x"]
     if x0 is None:
-        raise ValueError("x0 is missing: pass starting points, or resume= to go on with a run")
+        raise ValueError("x0 is missing: pass starting points, or resume= to continue a run")
     check_points(x0, "x0", getattr(target, "event_shape", None))
     for name, count in (("n_steps", n_steps), ("burn_in", burn_in), ("thin", thin)):
         check_count(count, name, 0)
     thinning = Thinning(burn_in, thin, saved["since"] if saved and not burn_in else 0)
     if not (0 <= burn_in < n_steps and thin >= 1 and thinning.kept(n_steps) >= 1):
         raise ValueError(
-            f"n_steps={n_steps}, burn_in={burn_in}, thin={thin} keep no draw: needs "
+            f"n_steps={n_steps}, burn_in={burn_in}, thin={thin} keep no draw: expected "
             "0 <= burn_in < n_steps and 1 <= thin <= n_steps - burn_in"
         )
     given, guarded = kernel, Guarded(target)
@@ -228,7 +228,7 @@ def _warn(
         warnings.warn(
             f"{chains} of {len(diverged)} chains diverged, in {steps} of "
             f"{len(diverged) * (done - first)} "
-            "steps: see Chain.divergences, and take a smaller step_size",
+            "steps: see Chain.divergences, and use a smaller step_size",
             RuntimeWarning,
             stacklevel=4,
         )

@@ -35,13 +35,13 @@ def compiled(
     """Run on the fused engine and return what it found, or None where PyTorch is to do it.
 
     Raises:
-        ValueError: For `fused` where that engine cannot run this, with the reason; or for a name
-            that is none.
+        ValueError: For `fused` where that engine cannot run this, with the reason; or for an
+            unknown name.
     """
     check_option(engine, "engine", Engine)
     if engine == "torch":
         return None
-    reason = "it keeps draws in memory, in one go, and cannot resume" if not plain else None
+    reason = "it keeps draws in memory, in a single run, and cannot resume" if not plain else None
     if reason is None and (x0 is None or not isinstance(generator, torch.Generator | None)):
         reason = "it needs starting points and a torch.Generator"
     if reason is None:
@@ -49,7 +49,7 @@ def compiled(
     if reason is not None:
         if engine == "fused":
             raise ValueError(f"engine='fused' cannot run this: {reason}")
-        log.info("engine='auto' takes PyTorch: %s", reason)
+        log.info("engine='auto' uses PyTorch: %s", reason)
         return None
     assert x0 is not None
     if engine == "auto":
@@ -57,7 +57,7 @@ def compiled(
         if n_steps * len(x0) < WORTH:
             reason = "compiling would take longer"
         if reason is not None:
-            log.info("engine='auto' takes PyTorch: %s", reason)
+            log.info("engine='auto' uses PyTorch: %s", reason)
             return None
     assert not hasattr(generator, "draw")
     seed = new_seed(generator)

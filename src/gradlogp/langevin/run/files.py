@@ -81,7 +81,7 @@ class Rows:
                 size = self.end + len(self.mark)
                 raise OSError(
                     error.errno,
-                    f"there is no room for {size} bytes: {error.strerror}",
+                    f"there is no space for {size} bytes: {error.strerror}",
                     str(self.path),
                 ) from None
             raise
@@ -130,7 +130,9 @@ class Rows:
         if os.pread(file, len(self.mark) + 1, self.end) != self.mark or not os.path.samestat(
             os.stat(self.path), os.fstat(file)
         ):
-            raise OSError(f"{self.path} was cut or replaced: its draws are not those of this run")
+            raise OSError(
+                f"{self.path} was truncated or replaced: its draws are not those of this run"
+            )
 
     def mapped(self, mode: Any) -> NDArray[Any]:
         """Return all rows, read from the disk as they are used."""
@@ -189,7 +191,7 @@ def replace(path: Path, content: bytes) -> None:
 def taken(path: Path) -> str:
     """Return that a file exists."""
     return (
-        f"{path} exists; choose another file for the draws, remove it, or go on with its run by "
+        f"{path} exists; choose another file for the draws, remove it, or continue its run with "
         f"resume={str(path)!r}"
     )
 
@@ -259,5 +261,5 @@ def _in_use(path: Path, says: dict[str, Any] | None, held: bool) -> str:
     since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(says["start"]))
     who = f"{stream} is written by process {says['pid']} on {says['host']} since {since}"
     if not held:
-        return f"{who}, as far as can be seen from here; if that run has ended, remove {path}"
+        return f"{who}, as far as this machine can tell; if that run has ended, remove {path}"
     return f"{who}: wait for it, or choose another file"

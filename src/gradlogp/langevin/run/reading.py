@@ -30,7 +30,7 @@ FIXED = {
 }  # fmt: skip
 MOVING = {"done", "draws", "resume", "divergences", "failures", "warmup"}
 FILES = {"ready", "info"}
-"""What a state holds: what the run was asked for, where it stands, and what is in the files."""
+"""What a state holds: the arguments of the run, its position, and what is in the files."""
 
 
 def beside(path: Path, what: str) -> Path:
@@ -93,15 +93,15 @@ def read(path: str | os.PathLike[str]) -> dict[str, Any]:
         saved = torch.load(side, weights_only=True, map_location="cpu")
     except FileNotFoundError:
         raise ValueError(
-            f"{path} is no stream of draws: there is no {side.name} beside it"
+            f"{path} is not a file of draws: there is no {side.name} next to it"
         ) from None
     except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError) as error:
         says = " ".join(str(error).split())[:200] or type(error).__name__
         raise ValueError(f"{side} is damaged: {says}") from None
     if not isinstance(saved, dict) or saved.get("format") != FORMAT:
-        raise ValueError(f"{side} is not that of a stream of format {FORMAT}")
+        raise ValueError(f"{side} does not belong to a file of draws of format {FORMAT}")
     if saved.keys() != FIXED | MOVING | FILES or not _sound(saved):
-        raise ValueError(f"{side} is damaged: its entries do not fit together")
+        raise ValueError(f"{side} is damaged: its entries are inconsistent")
     return saved
 
 
@@ -142,7 +142,7 @@ def chain_of(saved: Mapping[str, Any], draws: Tensor, info: Any, target: Density
             parameters = _parameters(own)
         elif parameters.shapes != own["shapes"]:
             raise ValueError(
-                f"these are draws of {own['shapes']}, the target has {parameters.shapes}"
+                f"these are draws of {own['shapes']}, but the target has {parameters.shapes}"
             )
     try:
         kernel = retuned(rebuilt(saved["kernel"]), resume.get("tuned"))

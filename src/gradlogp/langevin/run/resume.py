@@ -46,24 +46,24 @@ def check_saved(
     """
     saved = resume.resume if isinstance(resume, Chain) else resume
     if not isinstance(saved, Mapping) or saved.keys() - {"tuned"} != RESUME_KEYS:
-        raise ValueError("resume must be a Chain of gradlogp.run, or what its resume holds")
+        raise ValueError("resume must be a Chain from gradlogp.run, or its .resume")
     if saved["version"] != VERSION:
         raise ValueError(
-            f"resume has version {saved['version']} and this one reads {VERSION}: the noise of another "
-            "version is dealt out in another way; start from x0=resume['state']['x']"
+            f"resume has version {saved['version']}, but this library reads {VERSION}, whose "
+            "noise is drawn differently; start from x0=resume['state']['x']"
         )
     if x0 is not None:
         raise ValueError("pass x0= or resume=, not both: a resumed run starts where it ended")
     if saved["noise"] is not None and generator is not None:
         raise ValueError(
-            "pass no generator= with resume=, which has its own noise; for other noise start from "
-            "x0=chain.state.x"
+            "omit generator= with resume=, which continues its own noise; for different noise "
+            "start from x0=chain.state.x"
         )
     if saved["noise"] is None and not isinstance(generator, NoiseSource):
-        raise ValueError("that run was on noise of your own: pass it as generator=")
+        raise ValueError("that run used your own noise source: pass it as generator=")
     if saved["noise"] is not None and saved["device"] != saved["state"]["x"].device.type:
         raise ValueError(
-            f"the noise is that of a {saved['device']} device and the chains are on "
+            f"the noise is that of a {saved['device']} device but the chains are on "
             f"{saved['state']['x'].device}; load them with map_location={saved['device']!r}"
         )
     return saved
@@ -98,7 +98,7 @@ def begin(
             if kind._fields != tuple(fields):
                 raise ValueError(
                     f"resume holds a state of {tuple(fields)}, but {type(kernel).__name__} has "
-                    f"one of {kind._fields}: go on with the kernel of that run"
+                    f"one of {kind._fields}: continue with the kernel of that run"
                 )
         if streams is not None:
             streams.set_state(saved["noise"][streams.blocks].cpu())
@@ -117,8 +117,8 @@ def check_target(found: Any, saved: Any) -> None:
         size = old.abs().amax() + new.abs().amax()
         if float((new - old).abs().max()) > 1e-3 * float(size):
             raise ValueError(
-                f"resume holds another target: its {what} differs at the saved points by "
-                f"{float((new - old).abs().max()):.3g}; go on with that target, or start from "
+                f"resume holds a different target: its {what} differs at the saved points by "
+                f"{float((new - old).abs().max()):.3g}; continue with that target, or start from "
                 "x0=chain.state.x"
             )
 

@@ -115,7 +115,7 @@ class Stream:
             x: The positions of all chains.
             n_draws: Draws of each chain.
             parameters: Whose values are stored.
-            asked: What the run was asked for.
+            asked: The arguments of the run.
             moving: Where it stands before the first step.
 
         Raises:
@@ -272,7 +272,7 @@ def check_path(path: Path, dtype: torch.dtype) -> np.dtype[Any]:
     if path.exists():
         raise ValueError(taken(path))
     if os.name != "posix":
-        raise ValueError("draws can be kept in a file on Linux and macOS only; use keep='cpu'")
+        raise ValueError("draws can be kept in a file only on Linux and macOS; use keep='cpu'")
     return numpy_dtype(dtype)
 
 

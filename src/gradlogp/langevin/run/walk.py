@@ -26,7 +26,7 @@ from .warmup import Walkers, WarmUp, retuned, tune, tuned_values
 
 
 class Asked(NamedTuple):
-    """What a run was asked for."""
+    """The arguments of a run."""
 
     n_steps: int
     thinning: Thinning
@@ -47,9 +47,9 @@ class Walk:
     Arguments:
         kernel: The kernel.
         target: The density.
-        asked: What the run was asked for.
+        asked: The arguments of the run.
         end: Where it stands.
-        tuned: What was tuned of the kernel, by this run or by the one that it goes on with.
+        tuned: What was tuned of the kernel, by this run or by the one that it continues.
         warmup: What came of the warm-up.
         mine: The chunks of chains that this one of several processes moves once the kernel is tuned.
     """
@@ -149,7 +149,7 @@ def go_on(
     """Return the run of a stream where its state has it, with its files open.
 
     Raises:
-        ValueError: If it was asked for something else, or kernel or target are others.
+        ValueError: If its arguments, kernel or target differ.
     """
     saved = stream.saved = read(stream.path)
     defaults = Asked(0, Thinning(0, 1), None).plain()
@@ -157,17 +157,17 @@ def go_on(
         if not (alike(value, saved[name]) or alike(value, defaults[name])):
             raise ValueError(
                 f"{stream.path} is a run with {name}={rebuilt(saved[name])}, got "
-                f"{rebuilt(value)}: leave it out"
+                f"{rebuilt(value)}: omit it"
             )
     if not alike(given := plain(kernel), saved["kernel"]):
         raise ValueError(
-            f"{stream.path} is a run of {_listed(saved['kernel'])}, and {_listed(given)} was given: go "
-            "on with the kernel of that run"
+            f"{stream.path} is a run of {_listed(saved['kernel'])}, but {_listed(given)} was given: "
+            "continue with the kernel of that run"
         )
     if saved["resume"]["noise"] is None:
         raise ValueError(
-            f"{stream.path} is a run on noise of the caller's own, which its files do not hold: it "
-            "cannot go on"
+            f"{stream.path} is a run on the caller's own noise source, which its files do not "
+            f"hold: it cannot be continued"
         )
     device = saved["resume"]["device"]
     state = {name: value.to(device) for name, value in saved["resume"]["state"].items()}
@@ -185,7 +185,9 @@ def go_on(
     if (len(state["x"]), n_draws, *event_of(state["x"], parameters)) != saved["shape"] or (
         None if parameters is None else parameters.shapes
     ) != (None if own is None else own["shapes"]):
-        raise ValueError(f"{stream.path} holds draws of shape {saved['shape']}: of another target")
+        raise ValueError(
+            f"{stream.path} holds draws of shape {saved['shape']}, from a different target"
+        )
     stream.go_on(parameters)
     guarded.failures.update(saved["failures"])
     warmup = saved["warmup"]
@@ -203,8 +205,8 @@ def check_alone(path: str | os.PathLike[str], x0: Tensor | None, keep: Keep | Pl
         isinstance(keep, Place) or Path(keep).absolute() != Path(path).absolute()
     ):
         raise ValueError(
-            f"{path} goes on in its own file; leave keep= out, or pass resume=Chain.open(...) for "
-            "more draws in another place"
+            f"{path} continues in its own file; omit keep=, or pass resume=Chain.open(...) to write "
+            "further draws elsewhere"
         )
 
 

@@ -114,8 +114,8 @@ class Walkers:
             self.parts[i] = part._replace(state=state)
             if (acceptance := getattr(info, "acceptance", None)) is None:
                 raise ValueError(
-                    f"a step of {type(kernel).__name__} has no acceptance, to which its step size "
-                    "could be tuned"
+                    f"a step of {type(kernel).__name__} has no acceptance rate to tune its "
+                    "step size to"
                 )
             score, log_prob = getattr(state, "score", None), getattr(info, "log_prob", None)
             found.append((state.x, score, log_prob, acceptance, getattr(info, "diverging", None)))
@@ -310,7 +310,7 @@ def warm_up(
         generator: Where the noise comes from.
 
     Returns:
-        `WarmUp`: go on with `run(found.kernel, target, found.state.x, …)`.
+        `WarmUp`: continue with `run(found.kernel, target, found.state.x, …)`.
 
     Raises:
         ValueError: If the kernel has no step size or no acceptance, if no acceptance to aim at is
@@ -356,12 +356,12 @@ def retuned(kernel: Any, values: Mapping[str, Any] | None) -> Any:
     fields = {f.name for f in dataclasses.fields(kernel)}
     if missing := changes.keys() - fields:
         raise ValueError(
-            f"resume holds a tuned {' and '.join(sorted(missing))}, which {type(kernel).__name__} "
-            "has not: go on with the kernel of that run"
+            f"resume holds a tuned {' and '.join(sorted(missing))}, which {type(kernel).__name__} does "
+            "not have: continue with the kernel of that run"
         )
     if values.get("kernel", type(kernel).__name__) != type(kernel).__name__:
         raise ValueError(
-            f"resume holds a step size tuned for {values['kernel']}, and {type(kernel).__name__} was "
-            "given: go on with the kernel of that run"
+            f"resume holds a step size tuned for {values['kernel']}, but {type(kernel).__name__} was "
+            "given: continue with the kernel of that run"
         )
     return dataclasses.replace(kernel, **changes)

@@ -68,14 +68,14 @@ class Adaptation:
         facts, name = facts_of(kernel), type(kernel).__name__
         if facts.needs_log_prob is False:
             raise ValueError(
-                f"{name} has no acceptance to tune its step size to; choose that by its bias, with "
-                "step_for_bias"
+                f"{name} has no acceptance rate to tune its step size to; choose the step size by "
+                f"its bias, with step_for_bias"
             )
         rate = self.target_acceptance or facts.target_acceptance
         if rate is None:
             raise ValueError(
-                f"{name} does not say which acceptance is best: give target_acceptance in (0, 1), or "
-                "the kernel `facts` that say it"
+                f"{name} does not state a target acceptance: pass target_acceptance in (0, 1), or "
+                "define it in the kernel's `facts"
             )
         return rate
 
@@ -97,7 +97,9 @@ class Adaptation:
         if not isinstance(getattr(kernel, "step_size"), float | int | Tensor):  # noqa: B009
             raise ValueError("step_size must be one number; a schedule of steps is not tuned")
         least = LEAST if learn else 1
-        check_count(n_steps, "n_steps", least, ": tuning needs them, better some hundreds")
+        check_count(
+            n_steps, "n_steps", least, ": tuning needs them, and works better with a few hundred"
+        )
 
     def windows(self, n_steps: int) -> Iterator[tuple[int, bool]]:
         """Yield windows of steps, and whether a metric is learnt from each: the last never."""

@@ -56,7 +56,7 @@ HESSIAN = 200
 
 
 ONE_POINT = (
-    "functions are given all chains at once, (B, *event); if this one takes a single point, say "
+    "functions receive all chains at once, (B, *event); if this one takes a single point, pass "
     "vectorized=False in as_target"
 )
 
@@ -139,7 +139,7 @@ def find_start(
     shape = event_shape if event_shape is not None else getattr(target, "event_shape", None)
     if shape is None:
         raise ValueError(
-            "the target does not say the shape of a draw: give start=, or as_target(..., "
+            "the target does not state the shape of a draw: pass start=, or as_target(..., "
             "event_shape=(d,))"
         )
     target = Guarded(target)
@@ -171,7 +171,7 @@ def find_start(
     if int(ok.sum()) < n_chains:
         raise ValueError(
             f"only {int(ok.sum())} of {len(ok)} points around the best ones found have a finite "
-            "log-density; give start="
+            "log-density; pass start="
         )
     x, log_w = x[ok], log_w[ok]
     chosen = _spread_out(log_w.clamp(min=float(log_w.max()) - TEMPER), n_chains, generator)
@@ -223,7 +223,7 @@ def _positive(
         raise ValueError(f"the target failed at every point tried: {why}")
     raise ValueError(
         f"none of {TRIES} points in (−{RADIUS:g}, {RADIUS:g}) has a finite log-density and score; "
-        "give start=, points where both are finite"
+        "pass start=, points where both are finite"
     )
 
 
@@ -251,7 +251,7 @@ def _best(target: Density, path: Path, generator: torch.Generator | None) -> tup
         for center in (mean, x):
             laws.append(_Normal(center, root.to(x), 0.0))
     if not laws:
-        raise ValueError("the score has no finite derivatives along the path; give start=")
+        raise ValueError("the score has no finite derivatives along the path; pass start=")
     draws = torch.cat([law.mean + z @ law.root.mT for law in laws])
     log_p = _log_prob(target, draws.reshape(-1, *shape)).reshape(len(laws), DRAWS)
     widths = torch.stack([law.root.diagonal().log().sum() for law in laws])

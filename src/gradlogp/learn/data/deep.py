@@ -41,7 +41,9 @@ def _png(path: Path) -> np.ndarray | None:
     if depth != 16 or channels is None:
         return None
     if interlaced:
-        raise ValueError("16 bits in several channels are read row by row; save it not interlaced")
+        raise ValueError(
+            "16-bit images with several channels must not be interlaced; save it without interlacing"
+        )
     packed, at = b"", 8
     while at + 8 <= len(whole):
         (size,) = struct.unpack(">I", whole[at : at + 4])
@@ -90,8 +92,8 @@ def _tiff(path: Path, image: Any) -> np.ndarray:
     plain = plain and set(tags.get(339, (1,))) == {1} and tags.get(PREDICTOR, 1) in (1, 2)
     if not plain or packing not in (1, 8, 32946):
         raise ValueError(
-            "16 bits in several channels are read from .tif in strips, uncompressed or deflated; "
-            "save it so, or as .png"
+            "16-bit images with several channels are read only from striped .tif, uncompressed or "
+            "deflated; save it so, or as .png"
         )
     whole, parts, per_strip = path.read_bytes(), [], tags.get(278, height)
     for k, (at, size) in enumerate(zip(tags[OFFSETS], tags[COUNTS], strict=True)):
@@ -102,7 +104,7 @@ def _tiff(path: Path, image: Any) -> np.ndarray:
             np.frombuffer(part, np.uint8) if packing == 1 else _unpacked(path, part, want)
         )
         if parts[-1].size != want:
-            raise ValueError("a strip has not as many bytes as its rows")
+            raise ValueError("a strip does not have the bytes that its rows need")
     order = ">u2" if whole[:2] == b"MM" else "<u2"
     pixels = np.concatenate(parts).view(order).reshape(height, width, channels)
     if tags.get(PREDICTOR, 1) == 2:

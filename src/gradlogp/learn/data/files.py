@@ -23,7 +23,7 @@ def read_numpy(path: Path) -> Raw:
             magic, (major, *_), size = file.read(6), file.read(2) or b"\0", file.read(4)
         length = int.from_bytes(size[: 2 if major == 1 else 4], "little")
         if magic == b"\x93NUMPY" and length > 10_000:  # memory for it would be asked for at once
-            raise ValueError(f"a header of {length:,} bytes is no header")
+            raise ValueError(f"a header of {length:,} bytes is not a header")
         if magic == b"\x93NUMPY":  # "c": read when touched, written to in memory only
             x = np.load(path, mmap_mode="c", allow_pickle=False)
         elif magic[:2] == b"PK":
@@ -83,11 +83,14 @@ def read_csv(path: Path, header: bool | None = None) -> Raw:
     if named:
         if header is None and any(number(cell) is not None and cell for cell in first):
             notes = (
-                f"the first line, {some(first)}, is taken for names: --no-header if it is a row",
+                f"the first line, {some(first)}, is read as column names: pass --no-header if it "
+                f"is a row",
             )
         lines, columns = lines[1:], [cells[1:] for cells in columns]
     elif header is None and _whole(first):
-        notes = (f"the first line, {some(first)}, is taken for a row: --header if it is names",)
+        notes = (
+            f"the first line, {some(first)}, is read as a row: pass --header if it holds column names",
+        )
     if not lines:
         raise ValueError(f"{path}: there is a header but no row below it")
     names = first if named else [str(i) for i in range(len(first))]

@@ -34,14 +34,14 @@ def read_image(path: Path) -> np.ndarray:
     with reading(path), warnings.catch_warnings():
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         if not path.is_file():  # opening a pipe would wait for somebody to write to it
-            raise ValueError("it is no file")
+            raise ValueError("it is not a file")
         with Image.open(path) as image:
             # a .png of 16 bits, which some versions of Pillow call 32
             grey = image.mode.startswith("I;16") or (image.mode, image.format) == ("I", "PNG")
             palette = "RGBA" if image.has_transparency_data else "RGB"
             mode = {"P": palette, "1": "L"}.get(image.mode, image.mode)
             if getattr(image, "n_frames", 1) > 1:
-                raise ValueError("one frame is needed, this has several")
+                raise ValueError("one frame is needed, but this has several")
             if not grey and mode not in ("L", "LA", "RGB", "RGBA"):
                 raise ValueError(
                     f"its pixels are {image.mode}; save it with 8 or 16 bits, grey or RGB, or as .npy"
@@ -106,10 +106,10 @@ def read_images(folder: Path, size: tuple[int, int] | None = None) -> Raw:
             (h, w), (other_h, other_w) = image.shape[1:], pixels[0].shape[1:]
             raise ValueError(
                 f"{folder / file}: is {h}×{w} pixels, and {files[0]} {other_h}×{other_w}; all images "
-                f"must have one size: ask for it with size=({other_h}, {other_w}), on the command "
+                f"must have the same size: set it with size=({other_h}, {other_w}), on the command "
                 f"line --size {other_h}x{other_w}"
             )
-    notes = [f"took only images, not: {some(others)}"] if others else []
+    notes = [f"read only the images, not: {some(others)}"] if others else []
     if size is not None and other:
         notes.append(f"resized {other} of {len(files)} images to {size[0]}×{size[1]}")
     labels = np.array([p.parts[0] for p in files]) if depths == {2} else None

@@ -27,7 +27,7 @@ def layout(shape: tuple[int, ...], name: str = "x", do: str = "save") -> str:
         _, a, b = shape
         if b in PIXELS and a not in PIXELS:
             raise ValueError(
-                f"an array {shape} looks like sequences (N, L, C); here channels come first: {do} "
+                f"an array {shape} looks like sequences (N, L, C), but channels must come first: {do} "
                 f"np.moveaxis({name}, -1, 1), which is (N, {b}, {a}), or {vectors}"
             )
         if min(a, b) > max(PIXELS) and b < 8 * a:
@@ -36,24 +36,25 @@ def layout(shape: tuple[int, ...], name: str = "x", do: str = "save") -> str:
                 f"images (N, 1, {a}, {b}), {name}[:, :, None] for {a} channels of {b} numbers, or "
                 f"{vectors}"
             )
-        return f"taken for {a} channels of {b} numbers ({do} {name}[:, None] if these are images)"
+        return f"read as {a} channels of {b} numbers ({do} {name}[:, None] if these are images)"
     if len(shape) == 4:
         _, c, h, w = shape
         if w in PIXELS and c not in PIXELS:
             raise ValueError(
-                f"an array {shape} looks like images (N, H, W, C); here channels come first: {do} "
+                f"an array {shape} looks like images (N, H, W, C), but channels must come first: {do} "
                 f"np.moveaxis({name}, -1, 1), which is (N, {w}, {c}, {h})"
             )
         if c > max(PIXELS) and h > 1 and 2 * c > min(h, w):
             raise ValueError(
-                f"an array {shape} looks like volumes (N, D, H, W), which are not learned as such: "
+                f"an array {shape} looks like volumes (N, D, H, W), which are not supported directly: "
                 f"{do} {name}.reshape(-1, 1, {h}, {w}) for their slices as images, or {vectors}"
             )
-        return f"taken for images (N, C, H, W): {c} {'channel' if c == 1 else 'channels'}, {h}×{w}"
+        return f"read as images (N, C, H, W): {c} {'channel' if c == 1 else 'channels'}, {h}×{w}"
     if len(shape) == 5:
         _, c, _, h, w = shape
         raise ValueError(
-            f"an array {shape} looks like volumes (N, C, D, H, W), which are not learned as such: {do} "
+            f"an array {shape} looks like volumes (N, C, D, H, W), which are not supported "
+            f"directly: {do} "
             f"np.moveaxis({name}, 2, 1).reshape(-1, {c}, {h}, {w}) for their slices as images, or "
             f"{vectors}"
         )

@@ -61,7 +61,8 @@ def load(
     Raises:
         ValueError: If there is no such thing, it cannot be read, holds text where numbers belong,
             may be images or vectors, images or channels, or leaves fewer than two samples without
-            NaN and inf; if `header` is given for what is no .csv file, or `size` for what is no folder.
+            NaN and inf; if `header` is given for a source that is not a .csv file, or `size` for
+            one that is not a folder.
     """
     if dtype is not None:
         check_dtype(dtype)
@@ -95,9 +96,9 @@ def _read(
     path = Path(source).expanduser()
     is_csv = path.suffix.lower() == ".csv" and source not in NAMES
     if header is not None and not is_csv:
-        raise ValueError(f"a header is for .csv files, {source} is none")
+        raise ValueError(f"a header is for .csv files, and {source} is not one")
     if size is not None and (source in NAMES or not path.is_dir()):
-        raise ValueError(f"size= is for folders of images, {source} is none")
+        raise ValueError(f"size= is for folders of images, and {source} is not one")
     if isinstance(source, str) and source in NAMES:
         return named(source), source, source
     if not path.exists():
@@ -105,7 +106,7 @@ def _read(
             raise ValueError(f"no such file or folder: {path}")
         raise ValueError(f"unknown data set '{source}'{nearest(source, NAMES)}")
     if not (path.is_file() or path.is_dir()):
-        raise ValueError(f"{path}: is no file or folder")  # a pipe would wait for ever
+        raise ValueError(f"{path}: is neither a file nor a folder")  # a pipe would wait for ever
     readers: dict[str, Callable[[Path], Raw]] = {
         ".npy": read_numpy, ".npz": read_numpy, ".csv": lambda path: read_csv(path, header),
         ".parquet": read_parquet,
@@ -126,11 +127,11 @@ def train_held_out(
     Raises:
         ValueError: If fraction is not in (0, 1) or leaves one part empty.
     """
-    check_kind(dataset, "dataset", Dataset, "a Dataset, as of load")
+    check_kind(dataset, "dataset", Dataset, "a Dataset, such as from load")
     check_number(fraction, "fraction", above=0, below=1)
     n, held = len(dataset.x), round(float(fraction) * len(dataset.x))
     if not 0 < held < n:
-        raise ValueError(f"fraction must leave no part empty, got {fraction} of {n}")
+        raise ValueError(f"fraction must leave both parts non-empty, got {fraction} of {n}")
 
     def part(index: Tensor, what: str) -> Dataset:
         labels = None if dataset.labels is None else dataset.labels[index]
@@ -149,7 +150,7 @@ def _select(raw: Raw, columns: Sequence[str] | None, label: str | None, where: s
         if columns is None and label is None:
             return raw._replace(names=names)
         if not names or (label is not None and raw.labels is not None):
-            raise ValueError(f"{where}: has no columns to choose from, or its own labels already")
+            raise ValueError(f"{where}: has no columns to choose from, or has labels already")
         data = list(data.T)
     if len(set(names)) != len(names):
         raise ValueError(f"{where}: column names repeat: {some(names)}")
@@ -208,7 +209,7 @@ class NotNumbers(ValueError):
         if self.numeric and self.classes:
             name, k = next(iter(self.classes.items()))
             option = f"--label '{name}'" if command_line else f"label={name!r}"
-            advice.append(f"take '{name}' with its {k} values as classes with {option}")
+            advice.append(f"use '{name}', with its {k} values, as classes with {option}")
         whole = "`gradlogp fit FILE --out m`" if command_line else "glp.TableEstimator"
         advice.append(f"learn all columns of the table as they are with {whole}")
         return f"{self.where}: {found}; {', or '.join(advice)}"
@@ -223,13 +224,13 @@ def _what(
     example, bad = repr(cells[row]), [c for c, v in zip(cells, values, strict=True) if v is None]
     by = next((c for c in ";\t|" if all(c in cell for cell in bad)), None)
     if by:
-        return f"{example} in {at}: columns are separated by commas here, not by {by!r}"
+        return f"{example} in {at}: columns must be separated by commas here, not by {by!r}"
     if all(DATE.match(cell) for cell in bad):
         return f"dates, such as {example} in {at}"
     if all(WRITTEN.fullmatch(cell) for cell in bad):
         return f"numbers with decimal commas or grouped digits, such as {example} in {at}"
     if 2 * len(bad) < len(cells):
-        return f"{len(bad)} of {len(cells)} cells that are no numbers: {example} in {at}"
+        return f"{len(bad)} of {len(cells)} cells that are not numbers: {example} in {at}"
     return f"text, such as {example} in {at}"
 
 
@@ -260,9 +261,9 @@ def _finish(raw: Raw, where: str, name: str, dtype: torch.dtype | None) -> Datas
     """Convert to `dtype`, drop rows that are not finite or have no label, number the classes."""
     data, labels, notes = np.asarray(raw.data), raw.labels, list(raw.notes)
     if data.dtype.kind not in "fiub":
-        raise ValueError(f"{where}: real numbers are needed, got an array of {data.dtype}")
+        raise ValueError(f"{where}: expected real numbers, got an array of {data.dtype}")
     if data.ndim < 2 or not data.size:
-        raise ValueError(f"{where}: there are no samples in an array of shape {data.shape}")
+        raise ValueError(f"{where}: no samples in an array of shape {data.shape}")
     n = len(data)
     if labels is not None and (labels.shape != (n,) or labels.dtype.kind not in "fiubU"):
         got = f"{labels.dtype} of shape {labels.shape}"
@@ -287,7 +288,7 @@ def _finish(raw: Raw, where: str, name: str, dtype: torch.dtype | None) -> Datas
             notes.append(f"dropped {len(rows)} of {n} rows {what} ({at})")
     if keep.sum() < 2:
         why = "; ".join([f"{keep.sum()} of {n} samples left", *notes])
-        raise ValueError(f"{where}: a score cannot be learned from fewer than two samples: {why}")
+        raise ValueError(f"{where}: learning a score needs at least two samples: {why}")
     if not keep.all():
         x, labels = x[keep], None if labels is None else labels[keep]
     codes, classes = (None, ()) if labels is None else _codes(labels, where)

@@ -108,7 +108,7 @@ def _stars() -> Raw:
     keep = good & (color != 0)
     notes = (
         f"kept {good.sum()} of {len(table)} stars: parallax > 0 and its error below 10 %",
-        f"dropped {(good & ~keep).sum()} of these with B-V = 0, which stands for a missing colour",
+        f"dropped {(good & ~keep).sum()} of these with B-V = 0, which marks a missing colour",
     )
     x = np.stack([color[keep], hp[keep] + 5 * np.log10(parallax[keep]) - 10], 1)
     return Raw(x, None, ("B-V", "absolute magnitude"), notes)

@@ -107,8 +107,8 @@ def generalised(
         slope = torch.autograd.grad(g.sum(), y, allow_unused=True)[0] if g.requires_grad else None
     if slope is None and bool((g != g.flatten()[0]).any()):
         raise ValueError(
-            "weight varies with x, but not through differentiable operations; without its slope "
-            "the loss would silently be another"
+            "weight varies with x, but not through differentiable operations; without its gradient the "
+            "loss would silently be a different one"
         )
     g = g.detach()
     if not bool((g >= 0).all()):

@@ -77,7 +77,7 @@ class ExponentialFit:
             return self.base_log_prob(x) + self._exponent(x)
         if self.base_score is not None:
             raise ValueError(
-                "log_prob needs log h, and this fit was given only its score; pass "
+                "log_prob needs log h, but this fit received only its score; pass "
                 "base_log_prob= to exponential_family"
             )
         return self._exponent(x)
@@ -185,7 +185,7 @@ def exponential_family(
         if f is not None:
             check_function(f, name)
     found = statistics(x[:2])
-    check_kind(found, "what statistics return", Tensor, "a tensor")
+    check_kind(found, "the return value of statistics", Tensor, "a tensor")
     shape = found.shape
     if len(shape) != 2 or shape[0] != 2 or shape[1] == 0:
         raise ValueError(f"statistics must return shape (B, k), got {tuple(shape)} for B = 2")
@@ -221,7 +221,7 @@ def exponential_family(
         inverse = _inverse(
             A + ridge * torch.eye(k).to(A),
             torch.finfo(x.dtype).eps ** 2,  # J enters squared
-            "leave out statistics that are constant or linearly dependent, use more points "
+            "drop statistics that are constant or linearly dependent, use more points "
             f"({n * d} derivatives for {k} statistics), or pass ridge > 0",
         )
         theta = -inverse @ b
@@ -277,7 +277,9 @@ def gaussian_precision(
     mean = mean.to(x)
     advice = f"use more than d = {d} distinct points, or a structure with fewer parameters"
     if not isinstance(structure, Tensor):
-        check_option(structure, "structure, if it is no mask,", ("full", "diagonal", "isotropic"))
+        check_option(
+            structure, "structure, if it is not a mask,", ("full", "diagonal", "isotropic")
+        )
         if structure == "isotropic" and float(S.trace()) > 0:
             return Gaussian(mean, S.trace() / d)
         if structure == "diagonal" and bool((S.diagonal() > 0).all()):
@@ -285,7 +287,7 @@ def gaussian_precision(
         if structure == "full":
             _inverse(S, 0.0, advice)  # refuses a singular S
             return Gaussian(mean, S)
-        raise ValueError("a coordinate has variance 0, so its precision is infinite; leave it out")
+        raise ValueError("a coordinate has variance 0, so its precision is infinite; drop it")
     check_kind(structure, "structure", Tensor, "a mask")
     mask = structure.to(x.device)
     fits = mask.shape == (d, d) and mask.dtype == torch.bool
@@ -306,7 +308,7 @@ def gaussian_precision(
     if not smallest > 0:
         raise ValueError(
             f"the fitted precision is not positive definite (smallest eigenvalue {smallest:.3g}), "
-            "so it is no Gaussian: use more points, or free more entries of the mask"
+            "so this is not a Gaussian: use more points, or free more entries of the mask"
         )
     cov = torch.linalg.inv(precision)
     return Gaussian(mean, (cov + cov.mT) / 2)

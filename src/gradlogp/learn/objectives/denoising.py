@@ -132,7 +132,7 @@ def multilevel(
     ratio: Tensor | None = None
     if importance is not None:
         if t is not None:
-            raise ValueError("give times t or a law to draw them from (importance), not both")
+            raise ValueError("pass times t or a law to draw them from (importance), not both")
         t, ratio = importance.draw(schedule, z.new_empty(len(z)), generator, stratified=stratified)
     else:
         t = times_of(schedule, z, t, generator, stratified)

@@ -167,10 +167,12 @@ def _system(points: Tensor, kernel: _Kernel) -> System:
     n, d = points.shape
     N = n * d if kernel.curl_free else n
     if N > MAX_DENSE:
-        raise ValueError(f"{N} unknowns are more than {MAX_DENSE}; fit a part of the data")
+        raise ValueError(
+            f"{N} unknowns are more than the limit of {MAX_DENSE}; fit a subset of the data"
+        )
     warn_of_cost(
         N, MANY_UNKNOWNS, "a kernel estimator",
-        "these are its unknowns; fit a random part of the data, or a network by fit",
+        "these are its unknowns; fit a random subset of the data, or train a network with fit",
     )  # fmt: skip
     zeta = KernelScore(1.0, 0.0, points.shape[1:], kernel, points, 0 * points, 1.0)(points)
     u = distances(points, points).square()
@@ -238,22 +240,22 @@ def _fit(
         raise ValueError("all points of data coincide")
     median = float(apart.median())
     if isinstance(bandwidth, str):
-        check_option(bandwidth, "bandwidth, if it is no number,", ("median", "cv"))
+        check_option(bandwidth, "bandwidth, if it is not a number,", ("median", "cv"))
         if median == 0:
             raise ValueError(
-                "more than half of all pairs of points of data coincide; give bandwidth a number"
+                "more than half of all pairs of points of data coincide; pass a number as bandwidth"
             )
         hs = [median] if bandwidth == "median" else [factor * median for factor in BANDWIDTHS]
     else:
         check_number(bandwidth, "bandwidth", above=0)
         hs = [bandwidth]
     if isinstance(strength, str):
-        check_option(strength, f"{name}, if it is no number,", ("cv",))
+        check_option(strength, f"{name}, if it is not a number,", ("cv",))
         strengths = grid
     else:
         check_number(strength, name, above=0)
         if grid is not LAMBDAS and strength % 1:
-            raise ValueError(f"{name} must be a whole number, got {strength}")
+            raise ValueError(f"{name} must be an integer, got {strength}")
         strengths = [strength]
     form = _Kernel(shape, curl_free, z.shape[1])
 

@@ -138,8 +138,8 @@ def _along(normals: Tensor, x: Tensor, z: Tensor) -> Tensor:
     off = (N.mT @ N - torch.eye(N.shape[2]).to(N)).abs().amax()
     if not bool(off <= torch.finfo(N.dtype).eps ** 0.5):
         raise ValueError(
-            f"the columns of normals must be orthonormal, they are off by {float(off):.2g}; "
-            "torch.linalg.qr makes them so"
+            f"the columns of normals must be orthonormal, but are off by {float(off):.2g}; "
+            "orthonormalise them with torch.linalg.qr"
         )
     return (N @ (N.mT @ z.flatten(1).unsqueeze(2))).reshape(x.shape)
 
@@ -253,7 +253,9 @@ def von_mises_fisher(x: Float[Tensor, "n d"]) -> SphereFit:
     _on_sphere(x, 1.0)
     y, (n, d) = x.double(), x.shape
     A = torch.eye(d).to(y) - y.mT @ y / n
-    inverse = _inverse(A, 0.0, "the points lie on one line through 0; a fit needs others")
+    inverse = _inverse(
+        A, 0.0, "the points all lie on one line through 0; a fit needs more directions"
+    )
     natural = (d - 1) * inverse @ y.mean(0)
     residual = natural - (d + y @ natural - 1).unsqueeze(1) * y  # (I − y yᵀ) η − (d − 1) y
     spread = residual.mT @ residual / n

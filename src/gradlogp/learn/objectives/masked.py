@@ -160,13 +160,15 @@ def masked_errors(
     generator: Generator | None = None,
 ) -> Float[Tensor, "batch D"]:
     """Return σ s_θ(z_t | z_K) + ε, 0 in entries that are known: arguments as of `masked`."""
-    check_kind(score, "score", MaskedScore, "a MaskedScore, model.given(rows with holes)")
+    check_kind(score, "score", MaskedScore, "a MaskedScore, model.given(rows with missing values)")
     check_points(z, "z", score.event_shape)
     if score.condition is None:
-        raise ValueError("score must know something: model.given(rows with holes)")
+        raise ValueError(
+            "score must be conditioned on something: model.given(rows with missing values)"
+        )
     if len(score.condition) != len(z):
         raise ValueError(
-            f"z must have the {len(score.condition)} rows that score knows, got {len(z)}"
+            f"z must have the {len(score.condition)} rows that score is conditioned on, got {len(z)}"
         )
     for name, value, kind in (
         ("groups", groups, int),

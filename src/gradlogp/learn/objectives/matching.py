@@ -91,9 +91,9 @@ def implicit(
     square = sum_event(s.square())
     if len(x) > 1 and not bool(trace.any()) and bool(square.any()):
         warnings.warn(
-            "the trace of the Jacobian is exactly 0 at every point while the score is not: an energy "
-            "that is linear in pieces (ReLU) has no second derivatives, and the loss teaches the score "
-            "to vanish; use a smooth activation (SiLU, tanh), or objectives.denoising",
+            "the trace of the Jacobian is exactly 0 at every point while the score is not: a piecewise "
+            "linear energy (ReLU) has no second derivatives, and the loss drives the score to 0; "
+            "use a smooth activation (SiLU, tanh), or objectives.denoising",
             stacklevel=2,
         )
     return trace + 0.5 * square

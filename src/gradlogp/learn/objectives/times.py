@@ -128,8 +128,8 @@ class ImportanceTimes:
         f = self.density(schedule, at).double()
         if f.shape != at.shape or not bool((torch.isfinite(f) & (f > 0)).all()):
             raise ValueError(
-                f"density must be positive and finite on all {len(at)} times, and return one "
-                f"number for each; got shape {tuple(f.shape)}, minimum {float(f.min()):.3g}"
+                f"density must be positive and finite on all {len(at)} times, with one number "
+                f"per time; got shape {tuple(f.shape)}, minimum {float(f.min()):.3g}"
             )
         p = f * uniform
         p = p / p.sum()

@@ -113,7 +113,7 @@ def weight_at(weight: Weight, schedule: Schedule, t: Tensor) -> Tensor:
         check_function(weight, "weight")
     w = weight.at(schedule, t) if isinstance(weight, OfTime) else weight(*schedule(t))
     if not isinstance(w, Tensor) or w.shape not in (t.shape, torch.Size()):
-        raise ValueError(f"weight must return one number for each sample, got {shown(w)}")
+        raise ValueError(f"weight must return one number per sample, got {shown(w)}")
     if not isinstance(weight, OfTime):
         check_finite(w, "weight")
     return w

@@ -45,7 +45,7 @@ class MLP(nn.Module):
         condition: What to condition on: a number of classes, the shape of values, or None.
         frequencies: Give the first layer sin(f x)/√f and cos(f x)/√f of each entry as well, for each
             of these f. A field with edges, thin ridges or a grid in it is learned in far fewer steps
-            so; of a few rows it is learned by heart sooner, too.
+            so; with few rows it also memorises sooner.
         holes: Whether to condition on any part of x: the condition is then `(B, 2, *event)`, 0 where an
             entry is not known, and what takes the place of the noisy value elsewhere.
         generator: Where the initial weights are drawn from.
@@ -83,7 +83,7 @@ class MLP(nn.Module):
         check_generator(generator)
         check_kind(holes, "holes", bool, "True or False")
         if holes and condition is not None:
-            raise ValueError("holes=True has a condition of its own: leave condition= out")
+            raise ValueError("holes=True sets its own condition: omit condition=")
         check_kind(frequencies, "frequencies", list | tuple, "a list of numbers")
         for f in frequencies:
             check_number(f, "each of frequencies", above=0)

@@ -128,8 +128,9 @@ class UNet(nn.Module):
         side = patch * 2 ** (len(channels) - 1)
         if max(shape[1:]) <= side // 2:
             raise ValueError(
-                f"an event of {'x'.join(map(str, shape[1:]))} has no place left to halve: channels ask "
-                f"for {len(channels) - 1} times, after folding patches of {patch} (patch)"
+                f"an event of {'x'.join(map(str, shape[1:]))} cannot be halved often enough: "
+                f"channels need "
+                f"{len(channels) - 1} halvings, after folding patches of {patch} (patch)"
             )
         if any(c % 8 or c < 8 for c in channels):
             raise ValueError(f"channels must be multiples of 8, got {tuple(channels)}")

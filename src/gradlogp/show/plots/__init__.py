@@ -5,6 +5,8 @@ bytes. Tensors may carry gradients and live on any device; functions that are dr
 the CPU in the default dtype.
 """
 
+from matplotlib.figure import Figure as Figure
+
 from .chains import autocorrelation as autocorrelation
 from .chains import marginal as marginal
 from .chains import over_density as over_density
@@ -25,6 +27,5 @@ from .samples import image_grid as image_grid
 from .samples import samples as samples
 from .style import DARK as DARK
 from .style import LIGHT as LIGHT
-from .style import Figure as Figure
 from .style import Theme as Theme
 from .style import png as png

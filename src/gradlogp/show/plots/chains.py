@@ -43,7 +43,7 @@ def _scalars(draws: Tensor) -> Array:
     """Return draws `(chain, draw)` of one number as an array."""
     if draws.ndim != 2 or not draws.numel():
         raise ValueError(
-            "draws must have shape (chain, draw), one number each, such as chain.draws[..., 0]; "
+            "draws must have shape (chain, draw), one number per draw, such as chain.draws[..., 0]; "
             f"got {tuple(draws.shape)}"
         )
     return _finite(draws)
@@ -267,7 +267,7 @@ def walks(
 ) -> Figure:
     """Draw a score field in the plane, and the ways that chains took through it.
 
-    Up to eight chains are drawn, the first 500 draws of each.
+    Up to eight chains are drawn, the first 500 draws each.
 
     Arguments:
         score: The score, `(n, 2) -> (n, 2)`.

@@ -84,9 +84,9 @@ def samples(
         ValueError: For no set, an empty one, or events of several shapes.
     """
     if not sets or any(len(x) == 0 for _, x in sets):
-        raise ValueError("needs at least one set, and in each at least one sample")
+        raise ValueError("needs at least one set, with at least one sample in each")
     if len({x.shape[1:] for _, x in sets}) > 1:
-        raise ValueError(f"sets of several shapes: {[tuple(x.shape[1:]) for _, x in sets]}")
+        raise ValueError(f"sets of different shapes: {[tuple(x.shape[1:]) for _, x in sets]}")
     shape = sets[0][1].shape
     if len(shape) == 4 and shape[1] in (1, 3) and min(shape[2:]) > 1:
         rows = []

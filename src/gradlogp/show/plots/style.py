@@ -128,7 +128,9 @@ def columns(**values: Values) -> list[Array]:
     shape = next(iter(arrays.values())).shape
     if len(shape) != 1 or shape == (0,) or any(a.shape != shape for a in arrays.values()):
         shapes = ", ".join(f"{name} {a.shape}" for name, a in arrays.items())
-        raise ValueError(f"needs as many numbers of each kind, at least one; got shapes {shapes}")
+        raise ValueError(
+            f"needs equally many numbers of each kind, at least one; got shapes {shapes}"
+        )
     return list(arrays.values())
 
 
