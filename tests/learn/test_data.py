@@ -611,6 +611,17 @@ def test_csv_unknown_and_repeated_columns(write):
     refused(write("b.csv", "a,a\n1,2\n3,4\n"), "column names repeat: a, a")
 
 
+def test_csv_with_comments_above(write):
+    for above, n in (("# made by R\n", 1), ("# a, b\n#\n\n", 3)):
+        found = load(write("a.csv", f"{above}x,y\n1,2\n3,4\n"))
+        assert (found.columns, found.x.tolist()) == (("x", "y"), [[1, 2], [3, 4]])
+        assert found.notes[0].startswith("the first line," if n == 1 else "the first 3 lines,")
+    found = load(write("a.csv", "# one, two, three\n1,2\n3,4\n"))
+    assert (found.columns, len(found.x)) == (("0", "1"), 2)
+    refused(write("a.csv", "# made by R\nx,y\n1,2\n3\n"), "line 4 has 1 cells instead of 2")
+    refused(write("a.csv", "# made by R\nx,y\n1,2\n3,z\n"), "column 'y'", "line 4", "'z'")
+
+
 def test_csv_that_is_no_table(write):
     path = write("a.csv", "a,b\n1,2\n3\n4,5\n")
     refused(path, path, "line 3 has 1 cells instead of 2")
