@@ -103,7 +103,7 @@ def test_comments_above_a_table_are_left_out(tmp_path):
     for text, names in whole.items():  # a cell, or a name
         path.write_text(text)
         frame, notes = read(path)
-        assert list(frame) == names and len(frame) == text.count("\n") - 1
+        assert (list(frame), len(frame)) == (names, text.count("\n") - 1)
         assert "is taken for names: --no-header if it is a row" in notes[0]
     path.write_text("# a,b\nx,y\n1,2\n")
     assert len(read(path, header=False)[0]) == 3

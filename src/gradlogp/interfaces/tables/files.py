@@ -16,7 +16,7 @@ from typing import IO
 
 import pandas as pd
 
-from ...core import some
+from ...core import listed, some
 from ...learn.data.files import LOOKED_AT, comments, in_doubt, is_header, left_out, uneven
 from ...learn.data.records import check_unpacked, reading
 from .columns import MOST_LEVELS
@@ -257,7 +257,7 @@ def _refuse_marks(path: Path, frame: pd.DataFrame) -> None:
             )
             all_marks.update(marks)
     if found:
-        raise Marks(f"{path}: {'; '.join(found.values())}", sorted(all_marks), list(found))
+        raise Marks(f"{path}: {listed([*found.values()])}", sorted(all_marks), list(found))
 
 
 class Marks(ValueError):
