@@ -93,7 +93,8 @@ def test_without_its_condition_a_gaussian_law_is_the_marginal():
 
 def test_what_cannot_be_given(model, table):
     for given, says in (
-        ({"town": "Genf"}, "'Genf'"), ({"town": "G" * 10**5}, "G…, which"), ({"twon": "Bern"}, "no column 'twon'"),
+        ({"town": "Genf"}, "'Genf'"), ({"twon": "Bern"}, "no column 'twon'"),
+        ({"town": "G" * 10**5}, "G…, which"),
         ({"x": math.nan}, "a hole"), ({}, "holds no cell"),
         (pd.DataFrame({"x": [1.0, 2.0]}), "one row, or one for each of 3; got 2"),
     ):  # fmt: skip

@@ -256,7 +256,7 @@ def test_what_can_be_overridden_and_what_cannot():
     ):
         TableEstimator().fit(bad)
     wide = pd.DataFrame({f"c{i}": [1.0, np.inf] * 9 for i in range(400)})
-    with pytest.raises(ValueError, match="; and 390 more; drop=.*'c9', .*…") as error:
+    with pytest.raises(ValueError, match=r"; and 390 more; drop=.*'c9', .*…") as error:
         TableEstimator().fit(wide)
     assert len(str(error.value)) < 2000  # a screen
     with pytest.raises(ValueError, match="no column can be learned"):
