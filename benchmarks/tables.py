@@ -318,10 +318,10 @@ def marks(rows):
         if own["method"].nunique() < 2:
             continue
         stand = own.groupby("table")[["method", "auc", "held_out"]].apply(standing)
-        ahead, tied, behind = (list(stand.index[stand == w]) for w in ("ahead", "tied", "behind"))
+        ahead, tied, behind = (stand.index[stand == w] for w in ("ahead", "tied", "behind"))
         found.append(
-            f"{what}: in AUC ahead of every other on {len(ahead)} of {len(stand)}, tied with the best "
-            f"on {len(tied)} ({', '.join(tied)}), behind on {len(behind)} ({', '.join(behind)})"
+            f"{what}: in AUC ahead of every other on {len(ahead)} of {len(stand)}; tied with the best: "
+            f"{', '.join(tied) or 'none'}; behind: {', '.join(behind) or 'none'}"
         )
         areas = own.pivot_table(index="table", columns="method", values="auc")
         lowest = int((areas.idxmin(axis=1) == "gradlogp").sum())
