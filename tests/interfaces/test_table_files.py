@@ -105,6 +105,8 @@ def test_comments_above_a_table_are_left_out(tmp_path):
         frame, notes = read(path)
         assert (list(frame), len(frame)) == (names, text.count("\n") - 1)
         assert "is taken for names: --no-header if it is a row" in notes[0]
+    path.write_text("\n\nx,y\n1,2\n")
+    assert read(path)[1] == []
     path.write_text("# a,b\nx,y\n1,2\n")
     assert len(read(path, header=False)[0]) == 3
     for text, says in (

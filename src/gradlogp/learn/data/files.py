@@ -111,9 +111,9 @@ def comments(lines: list[str], separator: str, header: bool | None = None) -> in
         header: Whether the table has names, if that is known.
     """
     n = next((i for i, line in enumerate(lines) if line.strip() and line[0] != "#"), 0)
-    rows = [row for row in csv.reader(lines[n:], delimiter=separator) if row]
-    if not n or not rows:
+    if not any(line.startswith("#") for line in lines[:n]):
         return 0
+    rows = [row for row in csv.reader(lines[n:], delimiter=separator) if row]
     columns = [[cell.strip() for cell in cells] for cells in zip(*rows, strict=False)]
     over_numbers = any(all(number(cell) is not None for cell in c[1:]) for c in columns)
     if header is not False and len(rows) > 1 and is_header(columns) and over_numbers:
