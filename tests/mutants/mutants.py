@@ -2589,4 +2589,9 @@ MUTANTS = (
         "learn/data/files.py", "if k not in (0, len(rows[0]))", "if k",
         "interfaces/test_table_files.py::test_comments_above_a_table_are_left_out",
     ),
+    Mutant(
+        "X: an entry correlated with none takes its signal once",
+        "scores/masked.py", "a * v / (a * a * v + b)", "a * v / (a * v + b)",
+        "scores/test_masked.py::test_entries_that_go_with_no_other_are_left_out_of_the_algebra",
+    ),
 )  # fmt: skip
