@@ -8,7 +8,9 @@ last three take levels as noisy 0s and 1s, holes as a level, numbers in units of
 what they draw is rounded to the grid of the column and clipped to its range, a help to them.
 
 - AUC: boosted trees tell as many draws as rows held out from these, in 5-fold cross-validation. ½ is
-  the best; beside it the standard error of ½, sqrt((n + m + 1)/(12 n m)), and over seeds.
+  the best; beside it the standard error of ½ with one seed, sqrt((n + m + 1)/(12 n m)). One method is
+  ahead of another if their means differ by more than two standard errors of the difference, seeds
+  counted as independent; else they are tied.
 - nats: mean log-density of held-out rows on the numeric columns alone, dequantised once by uniform
   noise over their cells (without a grid, over the least gap between two values), rows without holes,
   in units of the deviations learned from: the same rows and coordinates for all; of the first seed.
@@ -269,9 +271,9 @@ def page(result):
         lines += ["|" + "---|" * (len(methods) + 2)]
         for name in order:
             own = rows[rows["table"] == name]
-            n, each = own["held_out"].iloc[0], own.dropna(subset=key).groupby("method")[key]
+            each = own.dropna(subset=key).groupby("method")[key]
             mean, seeds = each.mean(), each.size()
-            error = f" ± {np.sqrt((2 * n + 1) / (12 * n * n)):.3f}" if key == "auc" else ""
+            error = f" ± {error_of(own):.3f}" if key == "auc" else ""
             count = lambda m: f" ({seeds[m]})" if key == "auc" else ""  # noqa: B023
             cells = [shown.format(mean[m]) + count(m) if m in mean else "" for m in methods]
             lines.append(f"| {name} | {own['rows'].iloc[0]}{error} | " + " | ".join(cells) + " |")
@@ -288,8 +290,23 @@ def page(result):
     return "\n".join(lines) + "\n"
 
 
+def error_of(rows):
+    """The standard error of an AUC of ½, with so many draws as there are held-out rows."""
+    n = rows["held_out"].iloc[0]
+    return np.sqrt((2 * n + 1) / (12 * n * n))
+
+
+def standing(rows):
+    """Whether ours is ahead of, tied with, or behind the best other one, by AUC on one table."""
+    each = rows.groupby("method")["auc"].agg(["mean", "size"])
+    own, others = each.loc["gradlogp"], each.drop(index="gradlogp")
+    errors = error_of(rows) * np.sqrt(1 / own["size"] + 1 / others["size"])
+    leads = (others["mean"] - own["mean"]) / errors
+    return "ahead" if leads.min() > 2 else "behind" if leads.min() < -2 else "tied"
+
+
 def marks(rows):
-    """On how many tables ours has the lowest mean AUC, and the highest nats."""
+    """On how many tables ours is ahead of every other, and has the most nats."""
     frame = pd.DataFrame(rows)
     found = []
     for names, what in (
@@ -297,15 +314,23 @@ def marks(rows):
         ({**CHOSEN, **REPORTED}, "all tables"),
     ):
         own = frame[frame["table"].isin(names)]
-        if own.empty:
+        own = own.groupby("table").filter(lambda r: r["method"].isin(["gradlogp"]).any())
+        if own["method"].nunique() < 2:
             continue
+        stand = own.groupby("table")[["method", "auc", "held_out"]].apply(standing)
+        ahead, tied, behind = (stand.index[stand == w] for w in ("ahead", "tied", "behind"))
+        found.append(
+            f"{what}: in AUC ahead of every other on {len(ahead)} of {len(stand)}; tied with the best: "
+            f"{', '.join(tied) or 'none'}; behind: {', '.join(behind) or 'none'}"
+        )
         areas = own.pivot_table(index="table", columns="method", values="auc")
+        lowest = int((areas.idxmin(axis=1) == "gradlogp").sum())
         nats = own.pivot_table(index="table", columns="method", values="nats", dropna=False)
-        for title, best in (
-            ("lowest AUC", areas.idxmin(axis=1)),
-            ("most nats", nats.idxmax(axis=1)),
-        ):
-            found.append(f"{what}: {title} on {int((best == 'gradlogp').sum())} of {len(best)}")
+        most = int((nats.idxmax(axis=1) == "gradlogp").sum())
+        found += [
+            f"{what}: lowest AUC, whatever its error, on {lowest} of {len(areas)}",
+            f"{what}: most nats on {most} of {len(nats)}",
+        ]
     return found
 
 

@@ -226,7 +226,7 @@ def test_conditions_follow_their_rows_through_chunks(size, generator):
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda s: evolve(Ancestral(), s, 4, torch.tensor([0.9, 0.5])), "starts at t = 1"),
+        (lambda s: evolve(Ancestral(), s, 4, torch.tensor([0.9, 0.5])), "needs a start at t = 1"),
         (lambda s: evolve(Ancestral(), knowing(s, event_shape=None), 4), "event_shape="),
         (lambda s: evolve(Coloured(2.0, Ancestral()), s, 4), "coloured noise"),
         (lambda s: evolve(Ancestral(), s, 0), "at least 1"),

@@ -102,7 +102,7 @@ def test_y_is_one_row_a_sample_or_one_for_all(fitted):
         lambda y: estimator.sample(3, y=y), lambda y: estimator.score_samples(theta[:3], y=y),
     ):  # fmt: skip
         for wrong, says in (
-            (None, "needs y"), (y[:2], "one row a sample"), (y[:3, :2], r"shape \(n, 3\)"),
+            (None, "needs y"), (y[:2], "one row per sample"), (y[:3, :2], r"shape \(n, 3\)"),
             (["a", "b", "c"], 'condition="classes"'), (y[:3] * math.inf, "infinite"),
         ):  # fmt: skip
             with pytest.raises(ValueError, match=says):
@@ -144,7 +144,7 @@ def test_a_model_without_a_condition_takes_no_y():
     x = np.random.default_rng(0).normal(size=(50, 2))
     plain = glp.ScoreEstimator(max_iter=2, width=8, random_state=0).fit(x, np.arange(50))
     for call in (plain.score_samples, plain.grad_log_prob, lambda X, y: plain.sample(50, y=y)):
-        with pytest.raises(ValueError, match="nothing to condition on"):
+        with pytest.raises(ValueError, match="this model is unconditional"):
             call(x, y=np.arange(50))
     with pytest.raises(ValueError, match="needs y"):
         plain.sample(3, guidance=1.0)
@@ -215,7 +215,7 @@ def test_the_command_line_has_conditions(tmp_path, capsys):
     for words, says in (
         (["sample", m], "--given"), (["sample", m, "--given", "b=1"], "a=…"),
         (["sample", m, "--given", "a=x"], "numbers"), (["sample", m, "--given", "no.csv"], "no.csv"),
-        (["sample", m, "--class", "x"], "no built-in classes"),
+        (["sample", m, "--class", "x"], "has no classes"),
         (["fit", path, "--condition", "w", "--columns", "u", "--out", tmp_path / "x"], "w"),
         (["fit", path, "--condition", "a", "--label", "kind", "--out", tmp_path / "x"], "one of them"),
     ):  # fmt: skip

@@ -86,6 +86,40 @@ def test_what_is_said_of_choices(tmp_path):
     assert said(SAME["plain.csv"]) == ""
 
 
+def test_comments_above_a_table_are_left_out(tmp_path):
+    path = tmp_path / "a.csv"
+    table = "x;y;t\n1,5;2;a\n3,25;4;b\n"
+    for above, lines in (("# made by R\n", 1), ('#\n\n# of "2020;\n', 3), ("# a;b;c\n", 1)):
+        path.write_text(above + table)
+        frame, notes = read(path)
+        what = "the first line, which begins with #, is left out"
+        assert notes[0] == what if lines == 1 else notes[0].startswith("the first 3 lines, which")
+        assert written(frame).decode() == table
+    whole = {
+        "#chrom\tstart\nc1\t2\nc2\t3\n": ["#chrom", "start"], "# x\n1\n2\n": ["# x"],
+        "#ff0000,red\n#00ff00,green\nblack,x\n": ["#ff0000", "red"],
+        "# made\n# by R\n": ["# made"],
+    }  # fmt: skip
+    for text, names in whole.items():  # a cell, or a name
+        path.write_text(text)
+        frame, notes = read(path)
+        assert (list(frame), len(frame)) == (names, text.count("\n") - 1)
+        assert "is read as column names: pass --no-header if it is a row" in notes[0]
+    path.write_text("\n\nx,y\n1,2\n")
+    assert read(path)[1] == []
+    path.write_text("# a,b\nx,y\n1,2\n")
+    assert len(read(path, header=False)[0]) == 3
+    for text, says in (
+        ("# made by R\na,b\n1,2\n3\n", "line 4 has 1 cells instead of 2$"),
+        ("Prices of 2020\na,b\n1,2\n", "line 2 has 2 cells instead of 1; what stands above a "
+         "table is left out if it begins with #"),
+        ("# a\nx,y\n1,\0\n", "line 3 contains a NUL"),
+    ):  # fmt: skip
+        path.write_text(text)
+        with pytest.raises(ValueError, match=says):
+            read(path)
+
+
 def test_what_cannot_be_a_table(tmp_path):
     path = tmp_path / "a.csv"
     marks = "\n".join(f"{i if i % 20 else '?'},{i if i % 30 else '-'}" for i in range(1, 101))

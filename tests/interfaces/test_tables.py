@@ -255,6 +255,10 @@ def test_what_can_be_overridden_and_what_cannot():
         r"values, the first in row 1; drop=\['a', 'c'\] drops them",
     ):
         TableEstimator().fit(bad)
+    wide = pd.DataFrame({f"c{i}": [1.0, np.inf] * 9 for i in range(400)})
+    with pytest.raises(ValueError, match=r"; and 390 more; drop=.*'c9', .*…") as error:
+        TableEstimator().fit(wide)
+    assert len(str(error.value)) < 2000  # a screen
     with pytest.raises(ValueError, match="no column can be learned"):
         TableEstimator().fit(pd.DataFrame({"a": [1, 1, 1]}))
     with pytest.raises(TypeError, match="X must be a frame of pandas or polars, got ndarray"):
@@ -352,7 +356,7 @@ def test_a_density_where_a_hole_says_nothing(tmp_path):
     plain = TableEstimator(glp.ScoreEstimator(max_iter=2, random_state=0), holes=False).fit(frame)
     with pytest.raises(ValueError, match="holes=True"):
         plain.impute(frame)
-    with pytest.raises(ValueError, match="no row learned from had"):
+    with pytest.raises(ValueError, match="no training row had"):
         plain.score_samples(pd.DataFrame({"a": [np.nan], "b": [1.0]}))
 
 

@@ -617,6 +617,17 @@ def test_csv_unknown_and_repeated_columns(write):
     refused(write("b.csv", "a,a\n1,2\n3,4\n"), "column names repeat: a, a")
 
 
+def test_csv_with_comments_above(write):
+    for above, n in (("# made by R\n", 1), ("# a, b\n#\n\n", 3)):
+        found = load(write("a.csv", f"{above}x,y\n1,2\n3,4\n"))
+        assert (found.columns, found.x.tolist()) == (("x", "y"), [[1, 2], [3, 4]])
+        assert found.notes[0].startswith("the first line," if n == 1 else "the first 3 lines,")
+    found = load(write("a.csv", "# one, two, three\n1,2\n3,4\n"))
+    assert (found.columns, len(found.x)) == (("0", "1"), 2)
+    refused(write("a.csv", "# made by R\nx,y\n1,2\n3\n"), "line 4 has 1 cells instead of 2")
+    refused(write("a.csv", "# made by R\nx,y\n1,2\n3,z\n"), "column 'y'", "line 4", "'z'")
+
+
 def test_csv_that_is_no_table(write):
     path = write("a.csv", "a,b\n1,2\n3\n4,5\n")
     refused(path, path, "line 3 has 1 cells instead of 2")
@@ -771,7 +782,7 @@ def test_images_that_do_not_fit_are_refused(write, tmp_path):
     write("a/2.png", np.zeros((2, 3), np.uint8))
     path = write("a/3.png", np.zeros((2, 4), np.uint8))
     write("a/4.png", np.zeros((5, 4), np.uint8))
-    refused(path.parent, path, "is 2×4 pixels", "1.png 2×3", "one size", "--size 2x3")
+    refused(path.parent, path, "is 2×4 pixels", "1.png 2×3", "the same size", "--size 2x3")
     write("b/1.png", np.zeros((2, 3), np.uint8))
     path = write("b/2.png", np.zeros((2, 3, 3), np.uint8))
     refused(path.parent, path, "has colours", "1.png grey pixels", "must have the same")
@@ -877,7 +888,9 @@ def test_16_bits_in_colour_keep_every_bit(write):
 
 def test_16_bits_that_are_stored_otherwise_are_refused(write):
     a = np.zeros((4, 5, 3), np.uint16)
-    refused(write("a/1.png", png(a, [0] * 4, interlaced=1)).parent, "1.png", "not interlaced")
+    refused(
+        write("a/1.png", png(a, [0] * 4, interlaced=1)).parent, "1.png", "must not be interlaced"
+    )
     refused(write("b/1.tif", tiff(a, packing=5)).parent, "1.tif", "or as .png")
     whole = png(a, [0] * 4)
     refused(write("c/1.png", whole[:-20] + b"x" + whole[-19:]).parent, "1.png", "cannot be read")
@@ -957,4 +970,4 @@ def test_train_held_out_without_labels_and_its_refusals():
 def test_a_pipe_is_refused_and_not_waited_for(tmp_path):
     for name in ("x.csv", "x.npy", "x.npz"):
         os.mkfifo(tmp_path / name)
-        refused(tmp_path / name, tmp_path / name, "is no file or folder")
+        refused(tmp_path / name, tmp_path / name, "is neither a file nor a folder")

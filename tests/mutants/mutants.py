@@ -2573,4 +2573,25 @@ MUTANTS = (
         "learn/share.py", "return -(r * known) @ together", "return (r * known) @ together",
         "learn/test_share.py::test_of_parts_each_column_has_a_share_of_its_own",
     ),
+    Mutant(
+        "X: the slope in the scale of a transform has the wrong sign",
+        "noise/transforms.py", "1 - (by_v * v).mean()", "1 + (by_v * v).mean()",
+        "noise/test_transforms.py::test_what_is_fitted_is_the_best",
+    ),
+    Mutant(
+        "X: a slope of a transform leaves out what comes by the root",
+        "noise/transforms.py", "by_w * tail / np.sqrt(square) + v / square",
+        "by_w * tail / np.sqrt(square)",
+        "noise/test_transforms.py::test_what_is_fitted_is_the_best",
+    ),
+    Mutant(
+        "X: a cell that begins with # makes a comment of its row",
+        "learn/data/files.py", "if k not in (0, len(rows[0]))", "if k",
+        "interfaces/test_table_files.py::test_comments_above_a_table_are_left_out",
+    ),
+    Mutant(
+        "X: an entry correlated with none takes its signal once",
+        "scores/masked.py", "a * v / (a * a * v + b)", "a * v / (a * v + b)",
+        "scores/test_masked.py::test_entries_that_go_with_no_other_are_left_out_of_the_algebra",
+    ),
 )  # fmt: skip

@@ -32,6 +32,7 @@ from gradlogp.learn.objectives.times import times_of
 from gradlogp.noise import AffineCoordinates
 from gradlogp.noise.schedules import VE, VP
 from gradlogp.scores import MaskedScore
+from gradlogp.scores import masked as laws
 from gradlogp.scores.masked import gaussian_with_holes
 
 NAN = math.nan
@@ -160,7 +161,7 @@ def test_densities_of_rows_with_holes(law, generator):
         if k:
             assert float(marginal[j]) == pytest.approx(joint - right, abs=5e-4)
             j += 1
-    with pytest.raises(ValueError, match="something is known"):
+    with pytest.raises(ValueError, match="at least one known entry"):
         marginal_log_likelihood(score, HOLES)
 
 
@@ -366,3 +367,30 @@ def test_moments_of_rows_with_holes_are_those_of_most_likelihood(generator):
     close(S, NORMAL.cov, 0.1)
     pairs = x[late[:, 1]].T.cov()
     assert abs(float(pairs[0, 0] - NORMAL.cov[0, 0])) > 0.4  # negative control: whole rows
+
+
+@pytest.mark.parametrize("linked", [0, 12])
+def test_entries_that_go_with_no_other_are_left_out_of_the_algebra(linked, monkeypatch):
+    """Of many entries a few are correlated: the same as when all of them are solved for."""
+    D, B, g = 60, 7, seeded()
+    own = torch.randperm(D, generator=g)[:linked]
+    root = torch.randn(linked, linked, generator=g)
+    mask = laws.Mask(torch.Size((D,)))
+    mask.cov[own[:, None], own] = (root @ root.T + torch.eye(linked)).to(mask.cov)
+    mask.mean[own] = torch.randn(linked, generator=g).to(mask.mean)
+    state = torch.randint(-1, 2, (B, D), generator=g).double()
+    condition = torch.stack(
+        [state, torch.where(state > 0.5, torch.randn(B, D, generator=g), 0.0)], 1
+    )
+    u, alpha = torch.randn(B, D, generator=g), torch.rand(B, 1, generator=g)
+    sigma = 0.1 + torch.rand(B, D, generator=g)
+    for asked in (
+        (u, alpha, sigma, condition),
+        (u, torch.tensor(0.7), sigma[0], condition[:1].expand(B, 2, D)),
+    ):
+        quick = mask.gaussian(*asked)
+        with monkeypatch.context() as patch:
+            patch.setattr(laws, "MOST_GAUSSIAN", D)
+            whole = mask.gaussian(*asked)
+        for a, b in zip(quick, whole, strict=True):
+            close(a, b, 1e-8)

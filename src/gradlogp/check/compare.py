@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -190,7 +191,7 @@ def compare(
     train: Any = None,
     *,
     names: Sequence[str] | None = None,
-    log_prob: Float[Tensor, " m"] | None = None,
+    log_prob: Float[Tensor, " m"] | Float[np.ndarray, " m"] | None = None,
     sample_weight: Tensor | Mapping[str, Tensor] | None = None,
     baselines: bool = True,
     generator: torch.Generator | None = None,
@@ -242,6 +243,8 @@ def compare(
     sets = {"samples": samples, "held_out": held_out} | ({} if train is None else {"train": train})
     if names is not None:
         check_kind(names, "names", list | tuple, "a list of names")
+    if isinstance(log_prob, np.ndarray):  # of `score_samples`
+        log_prob = torch.as_tensor(log_prob)
     if log_prob is not None:
         check_finite(log_prob, "log_prob")
         check_finite(log_prob.double().square().sum(), "the square of log_prob")

@@ -13,7 +13,10 @@ from .estimate import Estimate as Estimate
 from .estimate import finite_result as finite_result
 from .estimate import mean_and_error as mean_and_error
 from .estimate import proportion as proportion
+from .names import joined as joined
+from .names import listed as listed
 from .names import nearest as nearest
+from .names import short as short
 from .names import some as some
 from .processes import Processes as Processes
 from .protocols import Analytic as Analytic

@@ -162,33 +162,35 @@ def _fit(
     middle = float(u.median())
     quarter = (float(u.quantile(0.75)) - float(u.quantile(0.25))) / 1.349
     width = quarter if quarter > 1e-3 * s else s
-    v0 = (u - middle) / width
+    v0 = ((u - middle) / width).numpy()
 
-    def negative(p: Tensor) -> Tensor:
-        """Return minus the mean log-likelihood for p = (shift, log scale, log δ, ε)."""
-        v = (v0 - p[0]) * torch.exp(-p[1])
-        w = p[2].exp() * torch.asinh(v) - p[3]
-        log_slope = p[2] - p[1] + _log_cosh(w) - 0.5 * torch.log1p(v.square())
-        return (0.5 * torch.sinh(w).square() - log_slope).mean()
+    def negative(p: np.ndarray) -> tuple[float, np.ndarray]:
+        """Return minus the mean log-likelihood for p = (shift, log scale, log δ, ε), and its slope."""
+        with np.errstate(over="ignore", invalid="ignore"):
+            shrink, tail = math.exp(-p[1]), math.exp(p[2])
+            v = (v0 - p[0]) * shrink
+            bent, square = np.arcsinh(v), 1 + v * v
+            w = tail * bent - p[3]
+            log_slope = p[2] - p[1] + np.logaddexp(w, -w) - math.log(2) - 0.5 * np.log(square)
+            value = (0.5 * np.sinh(w) ** 2 - log_slope).mean()
+            by_w = np.sinh(w) * np.cosh(w) - np.tanh(w)
+            by_v = by_w * tail / np.sqrt(square) + v / square
+            slope = (
+                -shrink * by_v.mean(), 1 - (by_v * v).mean(),
+                tail * (by_w * bent).mean() - 1, -by_w.mean(),
+            )  # fmt: skip
+        return float(value), np.array(slope)
 
     known = float(log_du.mean()) - math.log(width)
     affine = Monotone(low, high, m, s, bend=bend)
-    start = torch.tensor(
-        [(m - middle) / width, math.log(s / width), 0.0, 0.0], dtype=torch.float64
-    )
-    plain = float(negative(start))
+    start = np.array([(m - middle) / width, math.log(s / width), 0.0, 0.0])
+    plain = negative(start)[0]
     from scipy.optimize import minimize
 
-    def value_and_gradient(p: np.ndarray) -> tuple[float, np.ndarray]:
-        leaf = torch.tensor(p, dtype=torch.float64, requires_grad=True)
-        value = negative(leaf)
-        (gradient,) = torch.autograd.grad(value, leaf)
-        return float(value.detach()), gradient.numpy()
-
     best = None
-    for first in (start, torch.tensor([0.0, 0.0, math.log(0.8), 0.0], dtype=torch.float64)):
+    for first in (start, np.array([0.0, 0.0, math.log(0.8), 0.0])):
         tried = minimize(
-            value_and_gradient, first.numpy(), jac=True, method="L-BFGS-B",
+            negative, first, jac=True, method="L-BFGS-B",
             bounds=[(-5, 5), (-3, 3), (-3, 0), (-3, 3)],  # δ > 1 would press two modes together
         )  # fmt: skip
         if math.isfinite(tried.fun) and (best is None or tried.fun < best.fun):

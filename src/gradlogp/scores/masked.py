@@ -91,6 +91,14 @@ def gaussian_with_holes(u: Tensor, known: Tensor) -> tuple[Tensor, Tensor]:
     return m, (S + S.T) / 2
 
 
+def _given(S: Tensor, a: Tensor, b: Tensor, left: Tensor) -> tuple[Tensor, Tensor]:
+    r"""Return S A C⁻¹ of what is left, and the variance that stays, C = A S A + B; a row for each."""
+    a_S = a.unsqueeze(2) * S
+    L = torch.linalg.cholesky(a_S * a.unsqueeze(1) + b.diag_embed())
+    X = torch.cholesky_solve(a_S, L)
+    return (left.unsqueeze(1) @ X).squeeze(1), S.diagonal() - (a_S * X).sum(1)
+
+
 class Mask(Shared):
     """The condition of a network that knows any part of x: what is known, and its values.
 
@@ -206,13 +214,17 @@ class Mask(Shared):
         is_known, is_open = state > 0.5, state.abs() < 0.5
         a = torch.where(is_open, alpha, is_known.to(u))
         b = torch.where(is_open, sigma.square(), torch.where(is_known, RIDGE, 1.0).to(u))
-        a_S = a.unsqueeze(2) * S
-        L = torch.linalg.cholesky(a_S * a.unsqueeze(1) + b.diag_embed())
-        X = torch.cholesky_solve(a_S, L)
-        y = torch.where(is_open, u, values)
-        mean = m + ((y - a * m).unsqueeze(1) @ X).squeeze(1)
-        var = S.diagonal() - (a_S * X).sum(1)
-        return mean, var.clamp(min=1e-10).sqrt()
+        left = torch.where(is_open, u, values) - a * m
+        if len(m) <= MOST_GAUSSIAN:
+            mean, var = _given(S, a, b, left)
+        else:  # most are correlated with none
+            v = S.diagonal()
+            gain = a * v / (a * a * v + b)
+            mean, var = gain * left, v - gain * a * v
+            own = (S - v.diag()).any(0).nonzero()[:, 0]
+            found = _given(S[own][:, own], *(x[:, own] for x in (a, b, left)))
+            mean, var = (x.index_copy(1, own, y) for x, y in zip((mean, var), found, strict=True))
+        return m + mean, var.clamp(min=1e-10).sqrt()
 
     def denoise(
         self, u: Tensor, alpha: Tensor, sigma: Tensor, condition: Tensor, out: Tensor,

@@ -38,14 +38,14 @@ def class_labels(
     """Return n labels of one class, or as the data has them; None to draw without a condition."""
     import torch
 
-    from ...core import choice, nearest
+    from ...core import choice, nearest, some
 
     if estimator.condition != "classes":
         if klass is not None:
             raise Misuse("--class was given, but the model has no classes")
         drops = getattr(estimator.model_.condition, "dropout", 0.0)
         if estimator.condition == "values" and not float(drops) > 0:
-            names = ", ".join(estimator.condition_names_[:20]) or "values without names"
+            names = some(estimator.condition_names_, 20) or "values without names"
             raise Misuse(
                 f"the model is conditional on {names}: sample it with --given (a model trained with "
                 "--condition-dropout can also be sampled without)"
@@ -63,6 +63,8 @@ def read_given(estimator: ScoreEstimator, given: str) -> Tensor:
     """Return rows of the values to draw for: a=1.5,b=2, or those of a file."""
     import torch
 
+    from ...core import some
+
     if estimator.condition != "values":
         raise Misuse("--given is for a model trained with --condition, which this one was not")
     names = estimator.condition_names_
@@ -70,7 +72,7 @@ def read_given(estimator: ScoreEstimator, given: str) -> Tensor:
         return _rows_of(given, names)
     pairs = dict(part.partition("=")[::2] for part in given.split(","))
     if set(pairs) != set(names):
-        raise Misuse(f"--given {given}: the model needs {', '.join(f'{n}=…' for n in names[:20])}")
+        raise Misuse(f"--given {given}: the model needs {some([f'{n}=…' for n in names], 20)}")
     try:
         row = [float(pairs[name]) for name in names]
     except ValueError:

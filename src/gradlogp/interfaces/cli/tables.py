@@ -56,7 +56,7 @@ def read_table(
         kinds: What columns are to be taken for.
         quiet: Say nothing.
     """
-    from ...core import nearest
+    from ...core import joined, nearest, short
     from ..tables.files import Marks, read
 
     kinds = kinds or {}
@@ -66,9 +66,9 @@ def read_table(
         dates = [name for name, kind in kinds.items() if kind == "date"]
         frame, notes = read(source, header=header, marks=marks, skip=[*drop, *texts], dates=dates)
     except Marks as error:
-        advice = f"--missing '{','.join(error.marks)}' reads them as missing values"
         raise ValueError(
-            f"{error.message}; {advice}, --as {error.columns[0]}=category as they are"
+            f"{error.message}; --missing '{joined(error.marks)}' reads them as missing values, "
+            f"--as {short(error.columns[0])}=category as they are"
         ) from None
     for note in notes:
         say(f"{Path(source).name}: {note}", quiet=quiet)
@@ -175,7 +175,7 @@ def learn_table(
     condition: Sequence[str] = (),
 ) -> TableEstimator:  # fmt: skip
     """Learn a table; what cannot be is said in the words of the command line."""
-    from ...core import nearest
+    from ...core import joined, listed, nearest
     from ..tables import TableEstimator
     from ..tables.frames import ColumnError
 
@@ -189,14 +189,14 @@ def learn_table(
     try:
         return table.fit(frame)
     except ColumnError as error:
-        what = "; ".join(error.problems)
+        what = listed(error.problems)
         more = (
             ", or read them as missing values with --missing inf,-inf"
             if "infinite" in what
             else ""
         )
         raise ValueError(
-            f"{what}; drop them with --drop '{','.join(error.columns)}'{more}"
+            f"{what}; drop them with --drop '{joined(error.columns)}'{more}"
         ) from None
 
 
@@ -225,6 +225,8 @@ def given_rows(given: str, table: TableEstimator, *, quiet: bool) -> Any:
 
     Both are read as the file that the model was learned from: dates, marks of numbers, holes.
     """
+    from ...core import nearest, some
+
     names = [c.name for c in table.columns_]
     if is_table_file(given):
         frame = read_rows(given, table, None, quiet=quiet)
@@ -236,13 +238,15 @@ def given_rows(given: str, table: TableEstimator, *, quiet: bool) -> Any:
         name, equals, value = part.partition("=")
         if equals and name in names:
             cells[name] = value
+        elif equals:
+            raise Misuse(f"--given {given}: no column {name!r}{nearest(name, names)}")
         elif cells:  # a comma of the value before
             last = list(cells)[-1]
             cells[last] += f",{part}"
         else:
             raise Misuse(
                 f"--given {given}: write column=value,… or name a file; the columns are "
-                f"{', '.join(names[:20])}"
+                f"{some(names, 20)}"
             )
     import tempfile
 
@@ -276,6 +280,7 @@ def evaluate_tables(
 ) -> tuple[Comparison, list[Row]]:  # fmt: skip
     """Compare rows of a table, drawn now or in a file, with real ones."""
     from ...check.compare import compare, likelihood_row
+    from ...core import some
     from ..tables import TableEstimator
     from .common import generator_of
 
@@ -306,7 +311,7 @@ def evaluate_tables(
     frames = [samples, held, *([] if training is None else [training])]
     for frame, what in zip(frames, (source, data, train), strict=False):
         if lacking := [name for name in names if name not in frame.columns]:
-            raise ValueError(f"{what} lacks columns: {', '.join(lacking)}")
+            raise ValueError(f"{what} lacks columns: {some(lacking)}")
     samples, held, *rest = (frame[names] for frame in frames)
     found = compare(samples, held, rest[0] if rest else None, generator=g)
     return found, rows + list(found.rows)
@@ -326,13 +331,14 @@ def read_rows(data: str, table: TableEstimator, header: bool | None, *, quiet: b
 
 def _rows(data: str, table: TableEstimator, header: bool | None, *, quiet: bool) -> Any:
     """Return rows of the columns that a model knows."""
+    from ...core import listed
     from ..tables.frames import ColumnError
 
     frame = read_rows(data, table, header, quiet=quiet)
     try:
         found: Any = table._as_learned(frame)
     except ColumnError as error:
-        raise ValueError(f"{data}: {'; '.join(error.problems)}") from None
+        raise ValueError(f"{data}: {listed(error.problems)}") from None
     return found
 
 

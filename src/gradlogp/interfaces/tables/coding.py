@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
 
-from ...core import choice, rand_like, randn_like
+from ...core import choice, rand_like, randn_like, short
 from .columns import BEYOND, CLOSER, MISSING, NOISE, PRESENT, REST, Column, texts
 from .heaps import from_normal, to_normal
 
@@ -188,7 +188,7 @@ def impossible(column: Column, series: pd.Series, *, holes: bool = False) -> lis
         known = {*column.levels, *(value for value, _ in column.others)}
         named = column.kind == "name"  # any is as good as another
         why = [
-            "" if named or value in known else unseen.format(repr(value))
+            "" if named or value in known else unseen.format(short(repr(value)))
             for value in texts(series)
         ]
     return [no_hole if hole else reason for hole, reason in zip(missing, why, strict=True)]

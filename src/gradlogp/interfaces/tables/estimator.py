@@ -20,6 +20,7 @@ from ...core import (
     check_kind,
     check_number,
     check_option,
+    listed,
     nearest,
     new_seed,
     randn_like,
@@ -114,7 +115,9 @@ class TableEstimator:
             frame = frame[(weight > 0).numpy()]
             weight = weight[weight > 0]
         share = None if weight is None else weight.numpy()
-        self.columns_ = of_each(frame, lambda c: recognise(frame[c], self.kinds.get(c), share))
+        self.columns_ = of_each(
+            frame, lambda c: recognise(frame[c], self.kinds.get(c), share), learning=True
+        )
         if not any(c.width for c in self.columns_):
             raise ValueError("no column can be learned: all are constant, or names")
         check_condition(self.condition, self.columns_)
@@ -294,7 +297,7 @@ class TableEstimator:
         if why := [
             next(filter(None, reasons)) for reasons in self._impossible(frame) if any(reasons)
         ]:
-            raise ValueError("; ".join(why))
+            raise ValueError(listed(why))
         g = self.estimator_._generator(random_state)
         numbers = [(c.width, c.transform is not None) for c in self.columns_]
         flags = torch.tensor([i < n - number for n, number in numbers for i in range(n)])

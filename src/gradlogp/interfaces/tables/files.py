@@ -10,14 +10,15 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import IO
 
 import pandas as pd
 
-from ...core import some
-from ...learn.data.files import is_header
-from ...learn.data.records import check_unpacked, number, reading
+from ...core import listed, some
+from ...learn.data.files import LOOKED_AT, comments, in_doubt, is_header, left_out, uneven
+from ...learn.data.records import check_unpacked, reading
 from .columns import MOST_LEVELS
 from .forms import DATES, HOLES, NUMBERED, SEPARATORS, Form, as_text, suffix_of
 
@@ -28,9 +29,6 @@ NUMBER = re.compile(
 
 THREES = re.compile(r"[+-]?\d{1,3}(\.\d{3})*")
 """A whole number with a point between its groups, or a fraction of three decimals."""
-
-LOOKED_AT = 1000
-"""Lines that tell the separator and whether there are names."""
 
 MARKS = 10
 """Most different texts among numbers that are marks of something, such as "?", and not names."""
@@ -107,25 +105,29 @@ def _read_text(
 ) -> tuple[pd.DataFrame, Form]:
     """Look through the lines once, let pandas read them, and again if numbers are written otherwise."""
     with reading(path), _opened(path) as file:
-        head = [line for _, line in zip(range(LOOKED_AT), file, strict=False)]
-        separator = _separator(head)
+        head = [*islice(file, LOOKED_AT)]
+        separator = _separator([line for line in head if line[0] != "#"] or head)
+        above = comments(head, separator, header)
+        notes += [left_out(above)] if above else []
+        head = head[above:]
     spaced = any(f'{separator} "' in line for line in head)
     holes: Counter[str] = Counter()
     rows: list[list[str]] = []
     n, problem = 0, ""
     with reading(path), _opened(path) as file:
-        reader = csv.reader(file, delimiter=separator, skipinitialspace=spaced)
+        lines = islice(file, above, None)
+        reader = csv.reader(lines, delimiter=separator, skipinitialspace=spaced)
         for cells in reader:
             text = "".join(cells)
             if not text.strip() and len(cells) < 2:
                 continue
             if "\0" in text:
-                problem = f"line {reader.line_num} contains a NUL byte: this is not a text file"
+                problem = (
+                    f"line {reader.line_num + above} contains a NUL byte: this is not a text file"
+                )
                 break
             if rows and len(cells) != len(rows[0]):
-                problem = (
-                    f"line {reader.line_num} has {len(cells)} cells instead of {len(rows[0])}"
-                )
+                problem = uneven(reader.line_num + above, len(cells), len(rows[0]))
                 break
             holes.update(cell for cell in cells if n and cell in HOLES)
             n += 1
@@ -137,11 +139,7 @@ def _read_text(
     named = is_header(columns) if header is None else header
     if named and n < 2:
         raise ValueError(f"{path}: there is a header but no row below it")
-    if (
-        named
-        and header is None
-        and any(number(cells[0]) is not None and cells[0] for cells in columns)
-    ):
+    if named and header is None and in_doubt([cells[0] for cells in columns]):
         notes.append(
             f"the first line, {some(rows[0])}, is read as column names: pass --no-header if it is a row"
         )
@@ -150,7 +148,7 @@ def _read_text(
         raise ValueError(f"{path}: column names repeat: {some(names)}")
     hole = marks[0] if marks else max(HOLES, key=lambda cell: holes[cell])
     form = Form(separator, header=named, hole=hole, marks=marks)
-    frame = _by_pandas(path, form, names, spaced)
+    frame = _by_pandas(path, form, names, spaced, above)
     pointed = [
         name for name, cells in zip(names, zip(*rows[named:], strict=True), strict=True)
         if frame[name].dtype.kind == "f"
@@ -158,7 +156,7 @@ def _read_text(
     ]  # fmt: skip
     frame, numbers = _numbers(frame, separator)
     if pointed and any(decimal == "," for _, decimal, _ in numbers):  # 1.234 is no fraction there
-        texts = _by_pandas(path, form, names, spaced, dict.fromkeys(pointed, "string"))
+        texts = _by_pandas(path, form, names, spaced, above, dict.fromkeys(pointed, "string"))
         for name in pointed:
             frame[name] = pd.to_numeric(texts[name].str.replace(".", "")).astype("Int64")
         numbers = (*numbers, *((name, ",", ".") for name in pointed))
@@ -190,13 +188,16 @@ def _separator(lines: list[str]) -> str:
 
 
 def _by_pandas(
-    path: Path, form: Form, names: list[str], spaced: bool, dtype: dict[str, str] | None = None
-) -> pd.DataFrame:
+    path: Path, form: Form, names: list[str], spaced: bool, above: int,
+    dtype: dict[str, str] | None = None,
+) -> pd.DataFrame:  # fmt: skip
     with reading(path), _opened(path) as file:
+        for _ in range(above):  # pandas would look for quotes in them
+            next(file)
         frame: pd.DataFrame = pd.read_csv(
             file, sep=form.separator, header=0 if form.header else None, names=names,
             index_col=False, skipinitialspace=spaced, na_values=list(form.marks) or None,
-            low_memory=False, dtype=dtype, dtype_backend="numpy_nullable",
+            low_memory=False, dtype=dtype, dtype_backend="numpy_nullable"
         )  # fmt: skip
     return frame
 
@@ -258,7 +259,7 @@ def _refuse_marks(path: Path, frame: pd.DataFrame) -> None:
             )
             all_marks.update(marks)
     if found:
-        raise Marks(f"{path}: {'; '.join(found.values())}", sorted(all_marks), list(found))
+        raise Marks(f"{path}: {listed([*found.values()])}", sorted(all_marks), list(found))
 
 
 class Marks(ValueError):

@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from ...core import check_number, nearest, some
+from ...core import check_number, joined, listed, nearest, short, some
 from ...noise.transforms import Monotone
 from .columns import Column
 from .forms import Form
@@ -22,13 +22,18 @@ class ColumnError(ValueError):
         problems: What is wrong, in this order.
     """
 
-    def __init__(self, columns: Sequence[str], problems: Sequence[str]) -> None:
+    def __init__(self, columns: Sequence[str], problems: Sequence[str], advice: str) -> None:
         self.columns, self.problems = tuple(columns), tuple(problems)
-        super().__init__(f"{'; '.join(problems)}; drop={list(columns)} drops them")
+        super().__init__(listed(problems) + advice)
 
 
-def of_each(frame: pd.DataFrame, look: Callable[[str], Any]) -> tuple[Any, ...]:
-    """Return what is found in each column; `ColumnError` for all that fail."""
+def of_each(
+    frame: pd.DataFrame, look: Callable[[str], Any], *, learning: bool = False
+) -> tuple[Any, ...]:
+    """Return what is found in each column; `ColumnError` for all that fail.
+
+    It says how to do without them where they are to be learned.
+    """
     found, problems = [], {}
     for name in frame.columns:
         try:
@@ -36,7 +41,9 @@ def of_each(frame: pd.DataFrame, look: Callable[[str], Any]) -> tuple[Any, ...]:
         except ValueError as error:
             problems[name] = str(error)
     if problems:
-        raise ColumnError(list(problems), list(problems.values()))
+        names = joined([f" {name!r}" for name in problems]).strip()
+        advice = f"; drop=[{names}] drops them" if learning else ""
+        raise ColumnError(list(problems), list(problems.values()), advice)
     return tuple(found)
 
 
@@ -59,8 +66,12 @@ def like(column: Column, series: pd.Series) -> pd.Series:
         numbers = column.transform is not None and series.dtype.kind in "iuf"
         if (numbers and column.kind == "number") or column.transform is None:
             return series
+        values = series.dropna()
+        if column.kind == "number":
+            values = values[pd.to_numeric(values, errors="coerce").isna()]
+        what = f" with {short(repr(values.iloc[0]))}" if len(values) else ""
         raise ValueError(
-            f"column {column.name!r} was learned as {column.dtype}, and is {series.dtype} here"
+            f"column {column.name!r} was learned as {column.dtype}, and is {series.dtype} here{what}"
         ) from None
 
 
@@ -99,7 +110,7 @@ def frame_of(X: Any, name: str = "X") -> tuple[pd.DataFrame, str]:
     names = list(map(str, frame.columns))
     if len(set(names)) < len(names):
         twice = sorted({name for name in names if names.count(name) > 1})
-        raise ValueError(f"columns must have different names; repeated: {', '.join(twice)}")
+        raise ValueError(f"columns must have different names; repeated: {some(twice)}")
     return frame.set_axis(names, axis=1), kind
 
 

@@ -9,7 +9,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from ...core import NoisyScore, check_number, nearest, some
+from ...core import NoisyScore, check_number, listed, nearest, some
 from ...scores.guided import GuidedScore
 from ...scores.masked import Mask, MaskedScore
 from ...scores.model import ScoreModel
@@ -50,7 +50,7 @@ def read_given(given: Any, columns: Sequence[Column]) -> pd.DataFrame:
     frame = pd.concat(of_each(frame, lambda name: like(known[name], frame[name])), axis=1)
     each = [impossible(known[name], frame[name]) for name in frame.columns]
     if why := [next(filter(None, reasons)) for reasons in each if any(reasons)]:
-        raise ValueError("; ".join(why))
+        raise ValueError(listed(why))
     return frame.reset_index(drop=True)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import math
-from itertools import pairwise
+from itertools import islice, pairwise
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +12,9 @@ import numpy as np
 from ...core import some
 from .layout import layout
 from .records import Raw, check_unpacked, number, reading
+
+LOOKED_AT = 1000
+"""Lines that tell comments, the separator, and whether there are names."""
 
 
 def read_numpy(path: Path) -> Raw:
@@ -65,8 +68,10 @@ def read_csv(path: Path, header: bool | None = None) -> Raw:
     with reading(path):
         try:
             with path.open(encoding="utf-8-sig", newline="") as file:
-                reader = csv.reader(file, skipinitialspace=True)
-                found = [(reader.line_num, cells) for cells in reader if cells]
+                above = comments([*islice(file, LOOKED_AT)], ",", header)
+                file.seek(0)
+                reader = csv.reader(islice(file, above, None), skipinitialspace=True)
+                found = [(reader.line_num + above, cells) for cells in reader if cells]
         except UnicodeDecodeError as error:
             raise ValueError(f"{error}; save it as UTF-8") from error
     if not found:
@@ -76,25 +81,65 @@ def read_csv(path: Path, header: bool | None = None) -> Raw:
     first = rows[0]
     for line, row in zip(lines, rows, strict=True):
         if len(row) != len(first):
-            raise ValueError(f"{path}: line {line} has {len(row)} cells instead of {len(first)}")
+            raise ValueError(f"{path}: {uneven(line, len(row), len(first))}")
     columns = [list(cells) for cells in zip(*rows, strict=True)]
     named = is_header(columns) if header is None else header
-    notes: tuple[str, ...] = ()
+    notes = [left_out(above)] if above else []
     if named:
-        if header is None and any(number(cell) is not None and cell for cell in first):
-            notes = (
+        if header is None and in_doubt(first):
+            notes.append(
                 f"the first line, {some(first)}, is read as column names: pass --no-header if it "
-                f"is a row",
+                f"is a row"
             )
         lines, columns = lines[1:], [cells[1:] for cells in columns]
     elif header is None and _whole(first):
-        notes = (
-            f"the first line, {some(first)}, is read as a row: pass --header if it holds column names",
+        notes.append(
+            f"the first line, {some(first)}, is read as a row: pass --header if it holds column names"
         )
     if not lines:
         raise ValueError(f"{path}: there is a header but no row below it")
     names = first if named else [str(i) for i in range(len(first))]
-    return Raw(list(columns), None, tuple(names), notes, lines)
+    return Raw(list(columns), None, tuple(names), tuple(notes), lines)
+
+
+def comments(lines: list[str], separator: str, header: bool | None = None) -> int:
+    """Return how many lines at the top of a file are comments and no part of the table.
+
+    They begin with #, and have another number of cells than the first line that does not, or are
+    above a line of names that stand over numbers: #ff0000 may be a cell, and # may begin a name.
+
+    Arguments:
+        lines: The first lines of the file.
+        separator: What stands between cells.
+        header: Whether the table has names, if that is known.
+    """
+    n = next((i for i, line in enumerate(lines) if line.strip() and line[0] != "#"), 0)
+    if not any(line.startswith("#") for line in lines[:n]):
+        return 0
+    rows = [row for row in csv.reader(lines[n:], delimiter=separator) if row]
+    columns = [[cell.strip() for cell in cells] for cells in zip(*rows, strict=False)]
+    over_numbers = any(all(number(cell) is not None for cell in c[1:]) for c in columns)
+    if header is not False and len(rows) > 1 and is_header(columns) and over_numbers:
+        return n
+    cells = [len(next(csv.reader([line], delimiter=separator), [])) for line in lines[:n]]
+    return max((i + 1 for i, k in enumerate(cells) if k not in (0, len(rows[0]))), default=0)
+
+
+def in_doubt(names: list[str]) -> bool:
+    """Whether names are such that they may be something else: a number, or a comment."""
+    return names[0].startswith("#") or any(number(c) is not None and c for c in names)
+
+
+def left_out(n: int) -> str:
+    """Return what is said of comments."""
+    first = "the first line, which begins" if n == 1 else f"the first {n} lines, which begin"
+    return f"{first} with #, {'is' if n == 1 else 'are'} left out"
+
+
+def uneven(line: int, cells: int, first: int) -> str:
+    """Return what is said of a line with more or fewer cells than the first."""
+    why = "; what stands above a table is left out if it begins with #" if cells > first else ""
+    return f"line {line} has {cells} cells instead of {first}{why}"
 
 
 def _whole(cells: list[str]) -> bool:

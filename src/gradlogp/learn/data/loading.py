@@ -14,7 +14,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ...core import check_dtype, check_kind, check_number, nearest, permutation, some
+from ...core import (
+    check_dtype,
+    check_kind,
+    check_number,
+    joined,
+    listed,
+    nearest,
+    permutation,
+    short,
+    some,
+)
 from .files import read_csv, read_numpy, read_parquet
 from .images import IMAGES, read_images
 from .named import NAMES, named
@@ -200,11 +210,11 @@ class NotNumbers(ValueError):
 
     def message(self, *, command_line: bool = False) -> str:
         """Return what is wrong, and what can be done in Python or on the command line."""
-        found = "; ".join(f"column '{name}' has {what}" for name, what in self.columns.items())
+        found = listed([f"column '{short(name)}' has {w}" for name, w in self.columns.items()])
         advice = []
         if self.numeric:
-            names = ",".join(self.numeric[:20]) if command_line else list(self.numeric[:20])
-            option = f"--columns '{names}'" if command_line else f"columns={names}"
+            some_of = self.numeric[:20]
+            option = f"--columns '{joined(some_of)}'" if command_line else f"columns={some_of}"
             advice.append(f"choose columns of numbers with {option}")
         if self.numeric and self.classes:
             name, k = next(iter(self.classes.items()))
@@ -221,7 +231,10 @@ def _what(
     """Say what a column holds, in which some cells are no numbers."""
     row = values.index(None)
     at = f"row {row}" if lines is None else f"line {lines[row]}"
-    example, bad = repr(cells[row]), [c for c, v in zip(cells, values, strict=True) if v is None]
+    example, bad = (
+        short(repr(cells[row])),
+        [c for c, v in zip(cells, values, strict=True) if v is None],
+    )
     by = next((c for c in ";\t|" if all(c in cell for cell in bad)), None)
     if by:
         return f"{example} in {at}: columns must be separated by commas here, not by {by!r}"
