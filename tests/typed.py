@@ -4,17 +4,18 @@
 Python, binds the arguments of each call, checks them, and checks them again beside the result. The
 suite spent two thirds of its time there. What is checked here is the same: the types of arguments and
 result, by the same type checker, and the axes of all shapes of a call against one another. But the
-check is compiled when a function is first called, once for all functions of the same code, and only a
-function whose annotations have shapes gets a scope for the names of its axes. Whether a shape is
-right, given the sizes of the axes so far, is asked once.
+check is compiled when a function is first called, once for all functions of the same code, and whether
+a shape is right, given the sizes of the axes so far, is asked once. A function without a shape in its
+annotations is left alone: mypy checks it, without running it.
 """
 
 import dataclasses
 import functools
 import inspect
+import re
 import types
 import typing
-from typing import Any, get_args, get_type_hints
+from typing import Any, get_type_hints
 
 import jaxtyping
 from beartype.roar import BeartypeCallHintViolation
@@ -24,8 +25,11 @@ from torch import Tensor
 
 THEIRS = jaxtyping.jaxtyped
 
+SHAPE = re.compile(r"\w\[[\w.]+, ['\"]")
+"""What the text of an annotation has where a shape stands in it."""
+
 compiled = {}
-"""What is checked -> the function whose check was compiled, the one that checks, if there are shapes.
+"""What is checked -> the function whose check was compiled, and the one that checks.
 
 By name and annotations beside the code: dataclasses with fields of the same names have the code of
 their constructors in common.
@@ -102,26 +106,26 @@ def jaxtyped(of=None, *, typechecker=None):
         return type(of)(again(of.__func__))
     if isinstance(of, property):
         return property(*(f and again(f) for f in (of.fget, of.fset, of.fdel)))
+    if not any(SHAPE.search(str(a)) for a in of.__annotations__.values()):
+        return of
     if inspect.isgeneratorfunction(of) or not isinstance(of, types.FunctionType):
         return THEIRS(of, typechecker=typechecker)
-    return checked(of, typechecker) if of.__annotations__ else of
+    return checked(of, typechecker)
 
 
 def checked(f, typechecker):
     """Return f with the check of its annotations, compiled at the first call."""
-    check, shapes = None, False
+    check = None
 
     @functools.wraps(f)
     def call(*args, **kwargs):
         __tracebackhide__ = True
-        nonlocal check, shapes
+        nonlocal check
         if config.jaxtyping_disable:
             return f(*args, **kwargs)
         if check is None:
-            check, shapes = check_of(f, typechecker)
+            check = check_of(f, typechecker)
         try:
-            if not shapes:
-                return check(*args, **kwargs)
             push_shape_memo({})
             try:
                 return check(*args, **kwargs)
@@ -134,7 +138,7 @@ def checked(f, typechecker):
 
 
 def check_of(f, typechecker):
-    """Return a function that checks and calls f, and whether there are shapes."""
+    """Return a function that checks and calls f."""
     key = f.__code__, f.__module__, f.__qualname__, *map(repr, f.__annotations__.values())
     if key not in compiled:
         hints = {name: hint(value, f.__globals__) for name, value in f.__annotations__.items()}
@@ -143,12 +147,11 @@ def check_of(f, typechecker):
         )
         inner.__kwdefaults__, inner.__annotations__ = f.__kwdefaults__, hints
         inner.__qualname__, inner.__module__ = f.__qualname__, f.__module__
-        shapes = any(map(has_shape, hints.values()))
-        compiled[key] = inner, typechecker(inner), shapes
-        return compiled[key][1:]
-    inner, outer, shapes = compiled[key]
+        compiled[key] = inner, typechecker(inner)
+        return compiled[key][1]
+    inner, outer = compiled[key]
     if outer is inner:  # nothing to check, as of Any
-        return f, shapes
+        return f
     # a closure that is defined again: the same check around other variables
     again = types.FunctionType(
         outer.__code__, outer.__globals__, outer.__name__, outer.__defaults__, outer.__closure__
@@ -156,7 +159,7 @@ def check_of(f, typechecker):
     within = {key: f if value is inner else value for key, value in outer.__kwdefaults__.items()}
     assert f in within.values(), "beartype keeps the function elsewhere: compile each anew"
     again.__kwdefaults__ = within
-    return again, shapes
+    return again
 
 
 def hint(value, names):
@@ -169,10 +172,3 @@ def hint(value, names):
         return get_type_hints(holder, names, include_extras=True)["x"]
     except Exception:  # of a class that is imported for the type checker alone
         return Any
-
-
-def has_shape(of):
-    """Whether a shape stands anywhere in an annotation."""
-    if inspect.isclass(of) and issubclass(of, AbstractArray):
-        return True
-    return any(map(has_shape, get_args(of)))

@@ -273,3 +273,18 @@ def test_a_score_cut_off_from_x_is_refused_and_not_zero():
             jacobian_trace(s, x)
     with pytest.raises(ValueError, match="chunk_size must be an integer of at least 1, got 0"):
         jacobian_trace(lambda y: -y, x, 0)
+
+
+def test_no_graph_is_kept_where_no_gradient_is_asked_for():
+    net, kept = network(4, 4, nn.Tanh), []
+
+    def s(y):
+        out = net(y)
+        kept.append(out.value.requires_grad)
+        return out
+
+    x, every = torch.ones(3, 4), torch.arange(4)
+    with torch.no_grad():
+        jets.partial_trace(s, x, every)
+    jets.partial_trace(s, x, every)
+    assert kept == [False, True]

@@ -196,7 +196,7 @@ WRONG = {
     "evaluated twice": (DDIM(), ProbabilityFlow(2).facts),
     "noise left out or drawn twice": (DDIM(), DDIM().facts._replace(draws=1)),
     "memory never used": (DDIM(), DDIM().facts._replace(memory=True)),
-    "kept where": (DPMSolver(), DPMSolver().facts._replace(memory=False)),
+    "kept although": (DPMSolver(), DPMSolver().facts._replace(memory=False)),
     "unnoticed": (DDIM(), DDIM().facts._replace(divides_by_alpha=True)),
     "this one converges": (DDIM(0.5), DDIM(0.5).facts._replace(order=None, exact=None)),
     "pass facts= of order None": (AnnealedLangevin(1, 0.2).__call__, None),

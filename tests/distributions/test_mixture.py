@@ -9,7 +9,7 @@ from torch.func import grad, vmap
 
 from gradlogp import tweedie
 from gradlogp.core import Analytic
-from gradlogp.distributions.analytic import Gaussian, GaussianMixture
+from gradlogp.distributions.analytic import Gaussian, GaussianMixture, mixture
 
 KINDS = ("full", "diagonal", "each", "one")
 CASES = [(D, kind) for D in range(1, 7) for kind in KINDS]
@@ -329,3 +329,24 @@ def test_values_too_far_from_every_component_are_refused():
     assert law.conditional([0], torch.tensor([30.0])).means.isfinite().all()
     with pytest.raises(ValueError, match="values lie too far from every component"):
         law.conditional([0], torch.tensor([1e187]))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_many_points_go_in_parts(kind, generator, monkeypatch):
+    """Arrays of points × components × dimensions are never larger than what is held at a time."""
+    law, *_ = random_mixture(3, kind, generator)
+    x, a = points(3, 11, generator), torch.rand(11, generator=generator)
+
+    def found():
+        of = lambda p: (p.log_prob(x), p.score(x), p.hessian(x), p.responsibilities(x))
+        back = lambda *t: (law.posterior_mean(x, *t), law.posterior_cov(x, *t))
+        return [*of(law), *of(law.noised(a, 1.0)), *of(law.noised(0.5, 2.0)),
+                *back(a, 1.5 - a), *back(0.5, 2.0)]  # fmt: skip
+
+    whole, asked = found(), []
+    monkeypatch.setattr(mixture, "rows_held", lambda n: asked.append(n) or 4)
+    for part, value in zip(found(), whole, strict=True):
+        close(part, value, 1e-12, 1e-12)
+    assert len(set(asked)) > 2  # a matrix for each component takes more than a vector
+    with pytest.raises(ValueError, match="3 samples"):
+        law.posterior_mean(x, a[:3], 1.0)

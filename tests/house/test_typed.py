@@ -11,7 +11,7 @@ from jaxtyping import Float, TypeCheckError
 from torch import Tensor
 from typed import jaxtyped
 
-from gradlogp.core import count_chunks
+from gradlogp import tweedie
 from gradlogp.langevin.diagnostics import ess
 
 checked = partial(jaxtyped, typechecker=beartype)
@@ -24,8 +24,13 @@ def product(x: Float[Tensor, "b c"], y: Float[Tensor, "c d"]) -> Float[Tensor, "
 
 
 @checked
-def doubled(n: int, *more: int, twice: bool = True) -> int:
-    return 2 * n if twice else "n"
+def doubled(x: Float[Tensor, "b"], n: int, *more: int, twice: bool = True) -> Float[Tensor, "b"]:
+    return 2 * x if twice else n
+
+
+@checked
+def shapeless(n: int) -> int:
+    return n
 
 
 @checked
@@ -35,57 +40,57 @@ def nested(x: Float[Tensor, "b c"]) -> Float[Tensor, "c b"]:
 
 @checked
 def later(x: "Float[Tensor, 'b 2']") -> "Later":
-    return Later(len(x))
+    return Later(x[:, 0])
 
 
 @checked
-def numbers(n: int):
-    yield from range(n)
+def rows(x: Float[Tensor, "b 2"]):
+    yield from x
 
 
 @checked
 @dataclasses.dataclass
 class Later:
-    n: int
+    x: Float[Tensor, "b"]
 
     @checked
-    def times(self, n: int) -> int:
-        return self.n * n
+    def times(self, n: int) -> Float[Tensor, "2"]:
+        return self.x * n
 
     @classmethod
     @checked
-    def of(cls, n: int) -> "Later":
-        return cls(n)
+    def of(cls, x: Float[Tensor, "2"]) -> "Later":
+        return cls(x)
 
     @property
     @checked
-    def name(self) -> str:
-        return self.n
+    def row(self) -> Float[Tensor, "1 b"]:
+        return self.x
 
 
 @checked
 @dataclasses.dataclass
 class Other:  # the code of its constructor is that of the one above
-    n: str
+    x: Float[Tensor, "b b"]
 
 
 def adding(k, result=None):
     @checked
-    def add(n: int) -> int:
-        return n + k if result is None else result
+    def add(x: Float[Tensor, "b"]) -> Float[Tensor, "b"]:
+        return x + k if result is None else result
 
     return add
 
 
 def test_what_is_right_goes_through():
     assert product(ones(2, 3), ones(3, 4)).shape == (2, 4)
-    assert (doubled(3, 4, 5), doubled(n=2)) == (6, 4)
+    assert doubled(ones(1), 4, 5) == doubled(n=2, x=ones(1)) == 2
     assert nested(ones(2, 3)).shape == (3, 2)
-    assert later(ones(5, 2)) == Later.of(5)
-    assert Later(2).times(3) == 6
-    assert Other("2").n == "2"
-    assert list(numbers(3)) == [0, 1, 2]
-    assert [adding(k)(1) for k in (1, 5)] == [2, 6]
+    assert later(ones(2, 2)).x.equal(Later.of(ones(2)).x)
+    assert Later(ones(2)).times(3).shape == (2,)
+    assert Other(ones(2, 2)).x.shape == (2, 2)
+    assert len(list(rows(ones(3, 2)))) == 3
+    assert [float(adding(k)(ones(1))) for k in (1, 5)] == [2, 6]
 
 
 @pytest.mark.parametrize(
@@ -95,12 +100,14 @@ def test_what_is_right_goes_through():
         lambda: product(ones(2, 3), ones(3, 4).long()),
         lambda: product(ones(2, 3), ones(3)),
         lambda: nested(ones(2, 10)),  # an axis of an argument and the result
-        lambda: doubled("3"), lambda: doubled(3, "4"), lambda: doubled(3, twice=1),
-        lambda: doubled(3, twice=False),  # the result
-        lambda: later(ones(5, 3)), lambda: Later("3"), lambda: Other(2), lambda: Later(2).times(2.0),
-        lambda: Later.of("2"), lambda: Later(2).name,
-        lambda: list(numbers("3")), lambda: adding(2)("3"), lambda: adding(2, "3")(3),
-        lambda: count_chunks("3", None), lambda: ess(ones(2, 3)),  # of the library
+        lambda: doubled(ones(1), "3"), lambda: doubled(ones(1), 3, "4"),
+        lambda: doubled(ones(1), 3, twice=1), lambda: doubled("3", 3),
+        lambda: doubled(ones(1), 3, twice=False),  # the result
+        lambda: later(ones(5, 3)), lambda: Later("3"), lambda: Later(ones(2, 2)),
+        lambda: Other(ones(2)), lambda: Other(ones(2, 3)), lambda: Later(ones(2)).times(2.0),
+        lambda: Later(ones(3)).times(2), lambda: Later.of(ones(3)), lambda: Later(ones(2)).row,
+        lambda: list(rows(ones(3))), lambda: adding(2)("3"), lambda: adding(2, "3")(ones(1)),
+        lambda: tweedie(lambda x: x, "3", 1.0, 1.0), lambda: ess(ones(2, 3)),  # of the library
     ],
 )  # fmt: skip
 def test_what_is_wrong_does_not(call):
@@ -110,11 +117,15 @@ def test_what_is_wrong_does_not(call):
 
 def test_the_library_is_checked_in_this_way():
     """Or its functions have slower checks of jaxtyping's own."""
-    assert count_chunks.__code__ is doubled.__code__
+    assert ess.__code__ is doubled.__code__
+
+
+def test_a_function_without_shapes_is_left_alone():
+    assert shapeless("3") == "3"
 
 
 def test_a_user_has_no_checks(as_user):
-    assert doubled("3") == "33"
+    assert doubled("3", 1) == "33"
     assert adding(2, "3")(3) == "3"
 
 

@@ -2504,7 +2504,7 @@ MUTANTS = (
     ),
     Mutant(
         "X: parts of a batch count as whole ones",
-        "learn/gradients.py", "each.sum() / total", "each.mean()",
+        "learn/gradients.py", "source).sum() / total", "source).mean()",
         "learn/test_fit.py::test_parts_of_a_batch_change_nothing",
     ),
     Mutant(

@@ -225,11 +225,11 @@ def jacobian_trace(
 
     .. math:: \nabla \cdot s = \sum_{i=1}^d e_i^\top (\nabla s)\, e_i
 
-    The Laplacian of a log-density (a `GradientField`), and the trace of a network, are carried
-    forward (`jets`) where every function in it is known there, else d vector-Jacobian products are
-    taken. Coordinates go `chunk_size` at a time. Where gradients are asked for and all chunks are
-    more than some hundred megabytes (or a chunk size is given), each is computed again when its
-    turn comes, so that memory does not grow with d.
+    The Laplacian of a log-density (a `GradientField`), and the trace of a network that has many
+    coordinates or is trained by it, are carried forward (`jets`) where every function in it is known
+    there, else d vector-Jacobian products are taken. Coordinates go `chunk_size` at a time. Where
+    gradients are asked for and all chunks are more than some hundred megabytes (or a chunk size is
+    given), each is computed again when its turn comes, so that memory does not grow with d.
 
     Arguments:
         s: A vector field `(B, *event) -> (B, *event)`.
@@ -260,8 +260,10 @@ def jacobian_trace(
         if isinstance(s, GradientField):
             values, trace = each(lambda y, index: jets.laplacian(s.log_prob, y, index))
             return torch.cat(values).movedim(0, 1).reshape(x.shape), trace
-        values, trace = each(lambda y, index: jets.partial_trace(s, y, index))
-        return values[0], trace
+        # a few reverse passes cost less than a forward one, unless they are differentiated again
+        if torch.is_grad_enabled() or x.shape[1:].numel() > SINGLE:
+            values, trace = each(lambda y, index: jets.partial_trace(s, y, index))
+            return values[0], trace
     except jets.Unsupported:
         pass  # and the exception goes: checkpoints of older PyTorch stay open while it is held
     parts = _chunks(x, chunk_size)

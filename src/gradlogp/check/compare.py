@@ -244,6 +244,7 @@ def compare(
         check_kind(names, "names", list | tuple, "a list of names")
     if log_prob is not None:
         check_finite(log_prob, "log_prob")
+        check_finite(log_prob.double().square().sum(), "the square of log_prob")
     check_generator(generator)
     layout, rows = encode(sets, names)
     for name, found in rows.items():
@@ -261,6 +262,10 @@ def compare(
     if log_prob is not None:
         log_prob = log_prob.detach().cpu().double()[seen["held_out"]]
     v = view(layout, rows, {name: w[seen[name]] for name, w in weights.items()})
+    if train is not None:
+        check_finite(
+            v.points["train"].square().sum(1), "the squared norm of train, in units of held_out"
+        )
     Processes.check(processes)
     processes.same_noise(generator)
     by_values, by_classifier, by_distance, by_copies, by_others = (  # whoever looks draws the same

@@ -54,6 +54,10 @@ class Layout(NamedTuple):
     event_shape: torch.Size | None = None
 
 
+LARGEST = 1e140
+"""The largest number whose square, summed over many rows, is finite."""
+
+
 def encode(
     sets: Mapping[str, Any], names: Sequence[str] | None = None
 ) -> tuple[Layout, dict[str, Rows]]:
@@ -65,7 +69,8 @@ def encode(
 
     Raises:
         TypeError: For what is neither a tensor nor a frame, or both together.
-        ValueError: For shapes or columns that differ, or tensors that are not finite.
+        ValueError: For shapes or columns that differ, or numbers that are not finite or too large to
+            be squared.
     """
     kinds = {name: _is_frame(name, rows) for name, rows in sets.items()}
     if len(set(kinds.values())) > 1:
@@ -74,8 +79,15 @@ def encode(
     if all(kinds.values()):
         if names is not None:
             raise ValueError("frames carry their own column names; omit names=")
-        return _encode_frames(sets)
-    return _encode_tensors(sets, names)
+        layout, encoded = _encode_frames(sets)
+    else:
+        layout, encoded = _encode_tensors(sets, names)
+    for name, rows in encoded.items():
+        if bool((rows.numbers.abs() > LARGEST).any()):
+            raise ValueError(
+                f"{name} has numbers beyond {LARGEST:g}: squares overflow; rescale it"
+            )
+    return layout, encoded
 
 
 def _is_frame(name: str, rows: Any) -> bool:

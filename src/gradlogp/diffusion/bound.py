@@ -75,6 +75,7 @@ def variational_bound(
     Raises:
         ValueError: For something that is no noisy score, a wrong shape, points that are not finite,
             n_strata below 1, a schedule whose α_1 or σ at t_min is 0, or no law at t = 1.
+        ArithmeticError: If a bound became NaN or infinite.
 
     References:
         | Variational Diffusion Models (Kingma et al., 2021)
@@ -127,4 +128,10 @@ def variational_bound(
         return [torch.cat(parts) for parts in zip(*found, strict=True)], None
 
     value, error = processes.gather(mine)[0]
+    bad = int((~(value + error).isfinite()).sum())
+    if bad:
+        raise ArithmeticError(
+            f"the bound of {bad} of {len(x)} points became NaN or infinite; look whether the score is "
+            "finite at x, or x far from the data"
+        )
     return Bound(value, error, 2 * n_strata, t_min)

@@ -331,7 +331,7 @@ def find_modes(
         has steps of the flow and evaluations of the search.
 
     Raises:
-        ValueError: For a target without score, or where x0 or the score there is not finite.
+        ValueError: For a target without score, or where x0, the score or log p there is not finite.
 
     References:
         | Mode-Finding for Mixtures of Gaussian Distributions (Carreira-Perpiñán, 2000)
@@ -349,6 +349,11 @@ def find_modes(
     field, s, h, tol = _start(target.score, x0, tolerance, max_steps)
     known = not (isinstance(target, Target) and target.log_prob_fn is None)
     log_prob = target.log_prob if known else lambda x: x.new_zeros(len(x))
+    bad = (~log_prob(x0.detach()).isfinite()).nonzero()[:, 0].tolist()
+    if bad:
+        raise ValueError(
+            f"log p at x0 is not finite in rows {bad[:10]}; start where p is positive"
+        )
     eps = torch.finfo(x0.dtype).eps
     search = _Search(target, field, log_prob, known, tol, eps)
     x, scale, n_steps, by_flow = search.ascend(x0.detach(), s, h, max_steps)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..core import PartOfBatch, check_kind
+from ..core import PartOfBatch
 from ..scores.model import ScoreModel
-from .held_out import Objective, conditioned
+from .held_out import Objective, conditioned, losses_of
 
 
 def accumulate(
@@ -46,9 +46,7 @@ def accumulate(
         noise.set_state(start)
         source = noise if len(z[part]) == total else PartOfBatch(noise, rows, total)
         given = conditioned(score, None if condition is None else condition[part])
-        each = objective(given, z[part], generator=source)
-        check_kind(each, "the return value of objective", Tensor, "a tensor (B,)")
-        value = each.sum() / total
+        value = losses_of(objective, given, z[part], source).sum() / total
         value.backward()
         loss = loss + value.detach()
     return loss

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from ..core import Estimate, NoisyScore, mean_and_error
+from ..core import Estimate, Generator, NoisyScore, mean_and_error, shown
 from ..noise.coordinates import Data
 from ..scores.conditioned import ConditionedScore
 from ..scores.masked import Mask, MaskedScore
@@ -78,12 +78,23 @@ class Measurement:
         g = torch.Generator(self.z.device).manual_seed(seed)
         score, held_out, above = conditioned(model, self.condition), None, None
         if self.asked:
-            self.losses = self.objective(score, self.z, generator=g)
+            self.losses = losses_of(self.objective, score, self.z, g)
             held_out = mean_and_error(self.losses)
         if self.exact is not None:
             t = draw_times(model.schedule, self.z.new_empty(len(self.z)), g)
             above = mean_and_error(excess(score, self.exact, self.z, t, generator=g))
         return held_out, above
+
+
+def losses_of(objective: Objective, score: NoisyScore, z: Tensor, generator: Generator) -> Tensor:
+    """Return the loss of each sample; `ValueError` if the objective averages them, or sums."""
+    losses = objective(score, z, generator=generator)
+    if not isinstance(losses, Tensor) or losses.shape != (len(z),) or losses.is_complex():
+        raise ValueError(
+            f"objective must return the loss of each sample, a tensor ({len(z)},), "
+            f"got {shown(losses)}; do not average them"
+        )
+    return losses
 
 
 def _spread(data: Data) -> slice:

@@ -20,6 +20,7 @@ References:
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextvars import ContextVar
 from typing import Any
 
 import torch
@@ -96,11 +97,15 @@ class Jet(Tensor):
         rule = RULES.get(name)
         if rule is None:
             raise Unsupported(name)
-        with torch._C.DisableTorchFunctionSubclass():
+        with torch._C.DisableTorchFunctionSubclass(), torch.set_grad_enabled(_WITH_GRAPH.get()):
             try:
                 return rule(func, *args, **kwargs)
             except (RuntimeError, TypeError) as error:  # the fallback meets the user's errors
                 raise Unsupported(name) from error
+
+
+_WITH_GRAPH = ContextVar("_WITH_GRAPH", default=True)
+"""Whether the rules record what they do, as they need not where no gradient is asked for."""
 
 
 def _units(x: Tensor, index: Tensor) -> Tensor:
@@ -109,8 +114,12 @@ def _units(x: Tensor, index: Tensor) -> Tensor:
 
 
 def _evaluate(f: Callable[[Tensor], Tensor], x: Jet) -> Any:
-    with torch.enable_grad():  # see above
-        return f(x)
+    before = _WITH_GRAPH.set(torch.is_grad_enabled())
+    try:
+        with torch.enable_grad():  # see above
+            return f(x)
+    finally:
+        _WITH_GRAPH.reset(before)
 
 
 def _given(a: Tensor) -> Tensor:

@@ -16,6 +16,7 @@ from torch import Tensor
 from ...core import (
     ScoreFn,
     check_count,
+    check_finite,
     check_number,
     check_points,
     distances,
@@ -171,6 +172,8 @@ def _checked(score: ScoreFn, x: Tensor) -> tuple[Tensor, Tensor]:
     check_points(x, least=4)  # the error of a U-statistic needs them
     s = evaluate(score, x, finite=True).detach()
     points = x.detach().double().flatten(1)
+    check_finite(points.square().sum(1), "the squared norm of x")
+    check_finite(s.double().flatten(1).square().sum(1), "the squared norm of the score at x")
     # k_0 depends on differences of points; inner products lose digits where points are far out
     return points - points.mean(0), s.double().flatten(1)
 

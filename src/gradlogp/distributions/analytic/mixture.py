@@ -10,14 +10,15 @@ and α X + σ Z is the mixture of the noised components with the same weights.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from itertools import repeat
 from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ...core import check_batch, check_count, choice, randn_like
+from ...core import check_batch, check_count, choice, randn_like, rows_held
 from .covariance import (
     Covariance,
     as_parameter,
@@ -150,6 +151,25 @@ class GaussianMixture:
                 "a covariance is singular, so there is no density; use .noised(alpha, sigma)"
             )
 
+    def _parts(self, x: Tensor, arrays: int) -> list[tuple[GaussianMixture, Tensor]]:
+        """Return parts of x with their laws where arrays (B, K, D) of all rows are too large, or []."""
+        rows = rows_held(arrays * self.means.shape[-2:].numel())
+        if len(x) <= rows:
+            return []
+        parts = x.split(rows)
+        if self.means.ndim == 2:
+            return [(self, part) for part in parts]
+        own = zip(self.means.split(rows), self._cov.w.split(rows), strict=True)
+        laws = [self._like(means, Covariance(w, self._cov.U)) for means, w in own]
+        return list(zip(laws, parts, strict=True))
+
+    def _like(self, means: Tensor, cov: Covariance) -> GaussianMixture:
+        """Return a mixture of the same weights."""
+        law = object.__new__(GaussianMixture)
+        law.dtype = self.dtype
+        law._set(self.weights, means, cov)
+        return law
+
     def _components(self, x: Tensor, name: str = "x") -> _Components:
         self._check(x, name)
         S = self._cov.to(x)
@@ -161,16 +181,22 @@ class GaussianMixture:
     def log_prob(self, x: Float[Tensor, "batch D"]) -> Float[Tensor, " batch"]:
         """Return log p(x)."""
         self._check(x)
+        if parts := self._parts(x, 4):
+            return torch.cat([law.log_prob(y) for law, y in parts])
         fast = self._form(x)
         return self._components(x).log_joint.logsumexp(-1) if fast is None else fast.log_prob(x)
 
     def responsibilities(self, x: Float[Tensor, "batch D"]) -> Float[Tensor, "batch K"]:
         """Return r_k(x) = P(component k | x)."""
+        if parts := self._parts(x, 4):
+            return torch.cat([law.responsibilities(y) for law, y in parts])
         return self._components(x).r
 
     def score(self, x: Float[Tensor, "batch D"]) -> Float[Tensor, "batch D"]:
         """Return ∇ log p(x) = Σ_k r_k g_k."""
         self._check(x)
+        if parts := self._parts(x, 4):
+            return torch.cat([law.score(y) for law, y in parts])
         fast = self._form(x)
         if fast is not None:
             return fast.score(x)
@@ -181,6 +207,9 @@ class GaussianMixture:
 
     def hessian(self, x: Float[Tensor, "batch D"]) -> Float[Tensor, "batch D D"]:
         """Return ∇² log p(x) = Σ_k r_k ((g_k − s)(g_k − s)ᵀ − S_k⁻¹)."""
+        self._check(x)
+        if parts := self._parts(x, 2 * x.shape[1] + 4):
+            return torch.cat([law.hessian(y) for law, y in parts])
         c = self._components(x)
         g = -c.S.rotate_back(c.y / c.S.w)
         spread = g - (c.r.unsqueeze(-1) * g).sum(1, keepdim=True)
@@ -204,10 +233,23 @@ class GaussianMixture:
     def noised(self, alpha: Tensor | float, sigma: Tensor | float) -> GaussianMixture:
         """Return the law of α X + σ Z; α, σ `()` or one for each sample `(B,)`."""
         a, b = (v[..., None, None] for v in coefficients(alpha, sigma, self.means))
-        law = object.__new__(GaussianMixture)
-        law.dtype = self.dtype
-        law._set(self.weights, a * self.means, Covariance(a**2 * self._cov.w + b**2, self._cov.U))
-        return law
+        return self._like(a * self.means, Covariance(a**2 * self._cov.w + b**2, self._cov.U))
+
+    def _of_parts(
+        self,
+        f: Callable[[Tensor, Tensor | float, Tensor | float], Tensor],
+        x_t: Tensor,
+        alpha: Tensor | float,
+        sigma: Tensor | float,
+        arrays: int,
+    ) -> Tensor | None:
+        """Return f of parts, as in `_parts`, or None where x_t need not be divided."""
+        rows = rows_held(arrays * self.means.shape[-2:].numel())
+        each = coefficients(alpha, sigma, x_t)
+        if len(x_t) <= rows or any(v.ndim and len(v) != len(x_t) for v in each):
+            return None  # which is refused where there are more or fewer than points
+        a, b = (v.split(rows) if v.ndim else repeat(v) for v in each)
+        return torch.cat([f(*part) for part in zip(x_t.split(rows), a, b, strict=False)])
 
     def _posterior(
         self, x_t: Tensor, alpha: Tensor | float, sigma: Tensor | float
@@ -246,6 +288,9 @@ class GaussianMixture:
         self, x_t: Float[Tensor, "batch D"], alpha: Tensor | float, sigma: Tensor | float
     ) -> Float[Tensor, "batch D"]:
         r"""Return E[x_0 | x_t] = Σ_k r_k m_k, m_k = μ_k + α S_k (α² S_k + σ² I)⁻¹ (x_t − α μ_k)."""
+        of_parts = self._of_parts(self.posterior_mean, x_t, alpha, sigma, 6)
+        if of_parts is not None:
+            return of_parts
         r, m, _ = self._posterior(x_t, alpha, sigma)
         return (r.unsqueeze(-1) * m).sum(1)
 
@@ -253,6 +298,11 @@ class GaussianMixture:
         self, x_t: Float[Tensor, "batch D"], alpha: Tensor | float, sigma: Tensor | float
     ) -> Float[Tensor, "batch D D"]:
         r"""Return Cov[x_0 | x_t] = Σ_k r_k (C_k + (m_k − E)(m_k − E)ᵀ), C_k = Cov[x_0 | x_t, k]."""
+        of_parts = self._of_parts(
+            self.posterior_cov, x_t, alpha, sigma, 2 * self.event_shape[0] + 6
+        )
+        if of_parts is not None:
+            return of_parts
         r, m, C = self._posterior(x_t, alpha, sigma)
         spread = m - (r.unsqueeze(-1) * m).sum(1, keepdim=True)
         within = (r[..., None, None] * C.matrix(C.w)).sum(1)

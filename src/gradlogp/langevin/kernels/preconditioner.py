@@ -183,7 +183,8 @@ class Preconditioner:
             dense: Whether to estimate a matrix; the variances alone otherwise.
 
         Raises:
-            ValueError: For fewer than two chains, or a coordinate in which all of them agree.
+            ValueError: For fewer than two chains, a coordinate in which all of them agree, or
+                variances too far apart for a matrix.
         """
         check_points(x, least=2)
         n, var = len(x), x.var(0)
@@ -192,6 +193,11 @@ class Preconditioner:
         check_finite(var, "the variance of x")
         if not dense:
             return cls(var, kind="diagonal")
+        if float(var.min()) <= var.numel() * torch.finfo(x.dtype).eps * float(var.max()):
+            raise ValueError(
+                f"x has variances from {float(var.min()):.3g} to {float(var.max()):.3g}: no matrix in "
+                f"{x.dtype} holds both; use other units, or dense=False"
+            )
         scale = var.sqrt()
         w = ((x - x.mean(0)) / scale).flatten(1)
         r = w.mT @ w / (n - 1)

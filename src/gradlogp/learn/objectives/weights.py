@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ...core import Schedule, check_function, check_number, shown
+from ...core import Schedule, check_finite, check_function, check_number, shown
 
 
 def unweighted(alpha: Tensor, sigma: Tensor) -> Tensor:
@@ -114,4 +114,6 @@ def weight_at(weight: Weight, schedule: Schedule, t: Tensor) -> Tensor:
     w = weight.at(schedule, t) if isinstance(weight, OfTime) else weight(*schedule(t))
     if not isinstance(w, Tensor) or w.shape not in (t.shape, torch.Size()):
         raise ValueError(f"weight must return one number per sample, got {shown(w)}")
+    if not isinstance(weight, OfTime):
+        check_finite(w, "weight")
     return w
