@@ -933,5 +933,7 @@ def test_what_cannot_be_saved_is_refused_before_training(tmp_path):
         pass
 
     model = glp.ScoreModel(make().network, Own())
-    refused("cannot store your own schedule Own", model, points(), called, checkpoint=tmp_path / "run")
+    refused(
+        "cannot store your own schedule Own", model, points(), called, checkpoint=tmp_path / "run"
+    )
     train(model, points(), steps=1)  # without a checkpoint any schedule will do

@@ -306,9 +306,9 @@ def evaluate_tables(
     frames = [samples, held, *([] if training is None else [training])]
     for frame, what in zip(frames, (source, data, train), strict=False):
         if lacking := [name for name in names if name not in frame.columns]:
-            rest = ",".join(name for name in names if name not in lacking)
+            others = ",".join(name for name in names if name not in lacking)
             raise ValueError(
-                f"{what} lacks columns: {', '.join(lacking)}; --columns '{rest}' compares the others"
+                f"{what} lacks columns: {', '.join(lacking)}; --columns '{others}' compares the others"
             )
     samples, held, *rest = (frame[names] for frame in frames)
     found = compare(samples, held, rest[0] if rest else None, generator=g)
