@@ -59,7 +59,7 @@ def best(values: dict[str, float], shown: dict[str, str], least: bool) -> list[s
 
 
 def samplers() -> dict[str, dict[str, float]]:
-    """Return effective draws a second, by target and kernel, where they can be trusted."""
+    """Return effective draws per second, by target and kernel, where they can be trusted."""
     found: dict[str, dict[str, float]] = {}
     for row in record("samplers")["rows"]:
         if row["kernel"] in KERNELS:
@@ -217,7 +217,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "sizes": size_table, "models": model_table,
 }  # fmt: skip
 PICTURES: dict[str, Callable[[Theme], Figure]] = {
-    "samplers": lambda t: bars(samplers(), "effective draws a second", t, log=True),
+    "samplers": lambda t: bars(samplers(), "effective draws per second", t, log=True),
     "objectives": lambda t: lines(
         {k: dict(sorted(v.items())) for k, v in objectives().items()},
         "dimension d", "cost over a bare step", t,
@@ -229,7 +229,7 @@ PICTURES: dict[str, Callable[[Theme], Figure]] = {
         {f"{a:.0%}": {d: float(n) for d, n in v.items()} for a, v in sizes().items()},
         "dimension d", "points", t,
     ),
-    "models": lambda t: bars(above_mixture(), "nats a row above the best mixture (cut at −4)", t),
+    "models": lambda t: bars(above_mixture(), "nats per row above the best mixture (cut at −4)", t),
 }  # fmt: skip
 
 

@@ -22,7 +22,7 @@ WRONG = {
     r"(?<!there )\bis no (array|command|directory|file|folder|model|number|target)\b": "is not a file",
     r"\b(one|two|three) (rows |points )?at least\b": "at least two rows",
     r"\b(told|tells?) (\w+ ){0,2}apart\b": "distinguish",
-    r"\bheld? against\b|\bholds? (\w+ ){1,2}against\b": "compare with",
+    r"(?i)\bheld against\b|\bholds? (\w+ ){1,2}against\b": "compare with",
     r"\bby heart\b": "memorise",
     r"\b(says|tells) nothing of\b": "carries no information about",
     r"\bbatch-mates?\b": "other samples of the batch",

@@ -242,4 +242,4 @@ def test_the_command_line_has_conditions(tmp_path, capsys):
         "sample", c, "--n", 20, "--steps", 2, "--out", tmp_path / "c.npy", "--force"
     )
     assert code == 2
-    assert "which row is which" in err
+    assert "cannot record which row has" in err

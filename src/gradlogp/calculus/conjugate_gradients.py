@@ -24,7 +24,7 @@ Indefinite = Literal["raise", "stop"]
 
 
 class Solution(NamedTuple):
-    """The solution of M u = b, and how far it got, sample by sample.
+    """The solution of M u = b and its residual, sample by sample.
 
     Attributes:
         u: Shape of b.

@@ -28,7 +28,7 @@ class Beside(NamedTuple):
 
 
 def fitted_beside(v: View, generator: torch.Generator | None) -> list[Beside]:
-    """Fit what can be fitted to the training rows; nothing to columns without a density."""
+    """Fit classical estimators to the training rows, except to columns without a density."""
     x, held = v.joint["train"], v.joint["held_out"]
     if v.joint_names != v.names or bool((x.std(0) == 0).any()):
         return []
@@ -45,7 +45,7 @@ def fitted_beside(v: View, generator: torch.Generator | None) -> list[Beside]:
 def rows_beside(
     found: list[Beside], v: View, log_prob: Tensor | None, ours: Distinction
 ) -> tuple[list[Row], list[str]]:
-    """Return rows of classical estimators, and a sentence where they do better than the model."""
+    """Return rows of classical estimators, and a sentence for those that do better than the model."""
     if not found:
         note = "classical densities need numeric columns without holes that are not constant"
         return [Row("classical estimators", "not fitted", note=note)], []

@@ -135,7 +135,7 @@ KINDS = {
 
 @dataclass(frozen=True)
 class Comparison:
-    """What came of comparing samples with held-out rows.
+    """The result of comparing samples with held-out rows.
 
     Attributes:
         rows: One for each kind of look, the worst column or pair by its name.

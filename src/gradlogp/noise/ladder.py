@@ -21,7 +21,7 @@ from ..core import check_count, check_function, check_number, check_points, dist
 
 
 class NoiseLevels(NamedTuple):
-    """A ladder σ_1 > … > σ_L, the Langevin steps a level, and their size in units of σ²."""
+    """A ladder σ_1 > … > σ_L, the number of Langevin steps per level, and their size in units of σ²."""
 
     sigmas: tuple[float, ...]
     n_steps: int

@@ -59,7 +59,7 @@ def check_holes(x: Any, event_shape: torch.Size) -> Tensor:
 
 
 def gaussian_with_holes(u: Tensor, known: Tensor) -> tuple[Tensor, Tensor]:
-    r"""Return mean and covariance of most likelihood of rows with holes, by expectation maximisation.
+    r"""Return the maximum-likelihood mean and covariance of incomplete rows (expectation maximisation).
 
     .. math:: m = \frac{1}{n} \sum_i E[u_i], \quad
         S = \frac{1}{n} \sum_i \left( \mathrm{Cov}[u_i] + (E[u_i] - m)(E[u_i] - m)^\top \right)

@@ -16,7 +16,7 @@ from ..noise.score_base import ScoreWrapper, check_noisy_score
 
 
 class RescheduledScore(ScoreWrapper):
-    r"""The noisy score under another schedule than its own.
+    r"""A noisy score under a different schedule.
 
     .. math::
         s'(z', t') = \frac{α}{α'}\, s\left( \frac{α}{α'} z', t \right), \qquad

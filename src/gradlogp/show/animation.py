@@ -43,7 +43,7 @@ def animate(
     width: float = 3.6,
     theme: Theme = LIGHT,
 ) -> Path:
-    """Write points that move, as a GIF: one frame for each of their states.
+    """Write an animation of moving points as a GIF, one frame per state.
 
     States are draws of a chain, `chain.draws.transpose(0, 1)`, or what the callback of `evolve` sees:
     of an `AnnealedLangevin` with one step a level that is every Langevin step, of `ReverseSDE` and

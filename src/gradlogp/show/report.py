@@ -32,7 +32,7 @@ _DPI = 192  # two pixels for each pixel of the page
 
 
 class Row(NamedTuple):
-    """A line of a table: a number, what it could be at best, and whether that is good enough."""
+    """A table row: a number, the best possible value, and whether it is good enough."""
 
     name: str
     value: float | str

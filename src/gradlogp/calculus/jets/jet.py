@@ -29,7 +29,7 @@ from torch import Tensor
 
 
 class Unsupported(NotImplementedError):
-    """A function whose derivatives are not known here."""
+    """A function without known derivatives."""
 
 
 class Jet(Tensor):

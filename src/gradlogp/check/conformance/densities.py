@@ -22,7 +22,7 @@ NODES = {1: 4001, 2: 700}
 
 
 def check_density(d: Density) -> Report:
-    r"""Hold a density against itself: score, log-density, integral, draws and noised laws.
+    r"""Check a density for consistency: score, log-density, integral, draws and noised laws.
 
     - The score is the gradient of the log-density, and each row depends on its own point alone.
     - ∫ exp(log_prob) is 1, or e^{log_normalizer} where there is that attribute: by quadrature in one

@@ -29,7 +29,7 @@ EVENTS = ((2,), (1, 3, 3))
 def check_kernel(
     make: Made, *, facts: Facts | None = None, target: Density | None = None
 ) -> Report:
-    r"""Hold a kernel against what is known of it, and measure the rest.
+    r"""Check a kernel against what is known about it, and measure the rest.
 
     First its conduct: types, shapes and dtypes; that the same noise gives the same step, that nothing
     given is changed, that chains depend neither on the rest of their batch nor on chunks, that a

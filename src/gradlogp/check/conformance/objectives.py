@@ -34,7 +34,7 @@ TIME = torch.tensor(0.3, dtype=torch.float64)
 
 
 def check_objective(o: Loss) -> Report:
-    r"""Hold an objective against its value on affine scores, where everything is known.
+    r"""Check an objective against its value on affine scores, where everything is known.
 
     For s_θ(x) = W x + c on N(μ, S) every loss of score matching has the mean
 

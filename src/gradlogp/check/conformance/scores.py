@@ -26,7 +26,7 @@ SAID = 0.1
 
 
 def check_score(s: NoisyScore, *, data: Tensor | None = None) -> Report:
-    r"""Hold a noisy score against its schedule, its own parts, and data where there are some.
+    r"""Check a noisy score against its schedule, its own parts, and data if given.
 
     - One time for all is one time for each, rows depend on themselves alone, σ = 0 is refused.
     - `denoise` is E[z_0 | z_t], so that by Tweedie α E[z_0 | z] − z = σ² s(z, t).

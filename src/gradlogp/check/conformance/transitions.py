@@ -28,7 +28,7 @@ CASES = (
 
 
 def check_transition(t: Transition, *, facts: Facts | None = None) -> Report:
-    r"""Hold a transition against what is known of it, and measure the rest.
+    r"""Check a transition against what is known about it, and measure the rest.
 
     First its conduct: shapes, dtypes, that nothing given is changed, that samples depend neither on
     the rest of their batch nor on chunks, the evaluations and draws of a step, memory, α_t = 0, and the

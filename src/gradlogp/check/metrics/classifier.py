@@ -19,7 +19,7 @@ BINS = 128
 
 
 class Trees:
-    """Gradient-boosted trees that tell x (class 1) from y (class 0), both of weight ½.
+    """Gradient-boosted trees that distinguish x (class 1) from y (class 0), both of weight ½.
 
     Arguments:
         x: Rows `(n, d)`.
@@ -60,7 +60,7 @@ def c2st(
     max_points: int = 4000,
     generator: torch.Generator | None = None,
 ) -> TwoSample:
-    r"""Classifier two-sample test: held-out accuracy of telling x from y; ½ if they are one law.
+    r"""Classifier two-sample test: held-out accuracy of distinguishing x from y; ½ for equal laws.
 
     Gradient-boosted trees learn on one half of each sample and decide on the other. Given the
     classifier these decisions are independent, so that the standard error is binomial and the
@@ -143,7 +143,7 @@ def _placement(points: Tensor, among: Tensor, w: Tensor) -> Tensor:
 
 
 class Distinction(NamedTuple):
-    """What a classifier makes of rows that it has not seen.
+    """What a classifier says about unseen rows.
 
     Attributes:
         auc: The area under its ROC curve; ½ if the rows are of one law.

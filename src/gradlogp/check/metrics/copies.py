@@ -111,7 +111,7 @@ def membership(
     *,
     generator: torch.Generator | None = None,
 ) -> Auc:
-    r"""Attack: who sees the samples guesses which rows were learned from, those with a sample nearby.
+    r"""Membership attack: rows with a sample nearby are guessed to be training rows.
 
     The area under the ROC curve of the ratio of two distances, to the nearest sample and to the
     nearest of other held-out rows, for training rows against the rest of the held-out ones. It is ½

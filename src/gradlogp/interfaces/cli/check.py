@@ -95,7 +95,7 @@ def sample_size(
         data: Data to take the dimension from; says too what its number of points is good for.
         columns: Columns to use, separated by commas.
         label: Column with the class of each row, which is left out.
-        header: Whether the first line of a .csv file is names; by default it is looked at.
+        header: Whether the first line of a .csv file holds names; detected by default.
         separation: Half the distance of two modes in their standard deviations: adds what it takes
             to tell their weights.
         json: Print as JSON.
@@ -145,7 +145,7 @@ def info(what: str | None = None, *, header: bool | None = None, json: bool = Fa
 
     Args:
         what: A checkpoint folder or anything `fit` takes; nothing for the installation.
-        header: Whether the first line of a .csv file is names; by default it is looked at.
+        header: Whether the first line of a .csv file holds names; detected by default.
         json: Print as JSON.
     """
     if what is None:

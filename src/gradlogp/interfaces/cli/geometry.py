@@ -62,10 +62,10 @@ def geometry(
             dimensions; by default eight times, or 64.
         columns: Columns to use, separated by commas; by default those that the model learned.
         label: Column with the class of each row.
-        header: Whether the first line of a .csv file is names; by default it is looked at.
+        header: Whether the first line of a .csv file holds names; detected by default.
         out: Picture to write, .png.
         force: Replace a picture that is there.
-        seed: Seed of everything random.
+        seed: Random seed.
         threads: PyTorch threads.
         json: Print the numbers as JSON.
         quiet: No progress.

@@ -57,8 +57,8 @@ def demo(
             `pip install 'gradlogp[images]'`), or mixture (all exact).
         out: Folder for the reports; this one goes to OUT/NAME.
         steps: Optimisation steps, if not the default.
-        force: Replace a report that is there.
-        seed: Seed of everything random.
+        force: Replace an existing report.
+        seed: Random seed.
         threads: PyTorch threads. Small networks gain little from a second one, and on a busy
             machine lose much.
         json: Print the numbers as JSON.
@@ -118,57 +118,58 @@ def fit(
     json: bool = False,
     quiet: bool = False,
 ) -> int:
-    """Learn the score of data and save a checkpoint. Ctrl-C and SIGTERM save; --resume goes on.
+    """Learn the score of data and save a checkpoint. Ctrl-C and SIGTERM save; --resume continues.
 
-    Many processes learn one model: `torchrun --nproc-per-node 4 -m gradlogp fit …`. Each has its rows
-    of every batch; what is learned does not depend on their number, but for rounding.
+    Several processes can train one model: `torchrun --nproc-per-node 4 -m gradlogp fit …`. Each
+    has its rows of every batch; the result does not depend on their number, up to rounding.
 
     A file with names, text, dates, missing values or separators other than commas is a table: it is
-    learned whole, and `sample` writes another of the same columns. Numbers without names, and what
-    --label or --no-table is given for, are learned as they are, and so are numbers with --condition.
+    learned whole, and `sample` writes a new one with the same columns. Numbers without names, and
+    files with --label or --no-table, are learned as plain numbers, and so are numbers with --condition.
 
     Args:
-        data: A named set (stars, digits, moons, …), a file of a table (.csv, .tsv, .txt, these with
+        data: A built-in set (stars, digits, moons, …), a table file (.csv, .tsv, .txt, also with
             .gz, .parquet), a .npy or .npz file, or a folder of images.
         out: Checkpoint folder.
         columns: Columns to use, separated by commas.
         label: Column with the class of each row; all others must be numbers.
-        header: Whether the first line of a file of text is names; by default it is looked at.
-        table: Learn the whole table, or with --no-table its numbers as they are, as geometry,
-            restore and chains need them; by default it is looked at.
-        drop: Columns of a table to leave out, separated by commas.
-        as_: What a column of a table is to be taken for, column=number, date, category or name; may
-            be given more than once.
-        missing: Texts of a table that are missing values, separated by commas, such as '?'.
+        header: Whether the first line of a text file holds names; detected by default.
+        table: Learn the whole table, or with --no-table plain numbers, which geometry,
+            restore and chains need; detected by default.
+        drop: Table columns to drop, separated by commas.
+        as_: How to read a table column: column=number, date, category or name; may
+            be repeated.
+        missing: Texts that mean missing values, separated by commas, such as '?'.
         class_conditional: Learn one density for each class; with --no-class-conditional the column
-            of --label is left out.
-        condition: Columns to condition on, separated by commas: the law of the others is learned given
-            these. Of a table columns of any kind; it is learned whole all the same, and `sample` draws
-            them too, or has them given.
-        settings: How to train: each field is an option.
+            of --label is dropped.
+        condition: Columns to condition on, separated by commas: the law of the others given
+            these is learned. In a table, columns of any kind; the table is still learned whole,
+            and `sample` draws them too, or takes them from --given.
+        settings: Training settings: each field is an option.
         width: Width of the network for vectors, 128 by default.
         depth: Its residual blocks, 3 by default.
         predicts: What the network predicts.
         schedule: Noise levels; auto chooses them from the data. ddpm has 1000 steps, β from 1e-4
             to 0.02, and no likelihood.
-        objective: Denoising score matching; or, without looking at the noise, implicit (the exact
+        objective: Denoising score matching; or, without added noise, implicit (the exact
             trace of the Jacobian), sliced, or sliced-vr (its trace from one random probe).
-        weight: What an error of the score counts at noise σ, signal α: sigma2 (every level alike),
+        weight: The weight of a score error at noise σ and signal α: sigma2 (every level alike),
             unweighted (1), truncated-snr, x0, v, min-snr, or likelihood (g²).
-        standardize: Learn in coordinates of zero mean and unit variance, with a scale for each
-            column or channel, one for all, or none.
-        base: What the network corrects: the noised score of a gaussian, of a mixture where rows held
-            out prefer it, or none; auto is mixture for vectors, gaussian with classes, none for
-            images. It is for numbers as they are: a table with holes starts from a Gaussian law of
+        standardize: Standardise to zero mean and unit variance, with one scale per
+            column or channel, one for all, or not at all.
+        base: What the network corrects: the noised score of a gaussian, of a mixture if held-out rows
+            prefer it, or nothing; auto is mixture for vectors, gaussian with classes, none for
+            images. For plain numbers only: a table with missing values starts from its own Gaussian
             its own.
-        held_out: Share of the data to judge by; by default a tenth, of few rows up to a quarter.
-        size: Side, or height x width, that the images of a folder are resized to, cut to the same
-            proportions; by default all must have one size.
-        start: Checkpoint to begin from, to train on or to fine-tune it on other data; its coordinates,
-            noise levels and network are kept.
-        resume: Go on from the checkpoint OUT; needs the same data, options and seed.
-        force: Replace a checkpoint that is there.
-        seed: Seed of everything random.
+        held_out: Share of the data to hold out; by default a tenth, up to a quarter if there are
+            few rows.
+        size: Side, or height x width, to which the images of a folder are resized and cropped in
+            proportion; by default all must have the same size.
+        start: Checkpoint to start from, to continue training or to fine-tune on other data; its
+            coordinates, noise levels and network are kept.
+        resume: Continue from the checkpoint OUT; needs the same data, options and seed.
+        force: Replace an existing checkpoint.
+        seed: Random seed.
         device: cpu, cuda, cuda:1, mps.
         threads: PyTorch threads.
         json: Print the result as JSON.

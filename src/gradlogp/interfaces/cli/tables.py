@@ -311,7 +311,10 @@ def evaluate_tables(
     frames = [samples, held, *([] if training is None else [training])]
     for frame, what in zip(frames, (source, data, train), strict=False):
         if lacking := [name for name in names if name not in frame.columns]:
-            raise ValueError(f"{what} lacks columns: {some(lacking)}")
+            others = [name for name in names if name not in lacking]
+            raise ValueError(
+                f"{what} lacks columns: {some(lacking)}; --columns '{joined(others)}' compares the others"
+            )
     samples, held, *rest = (frame[names] for frame in frames)
     found = compare(samples, held, rest[0] if rest else None, generator=g)
     return found, rows + list(found.rows)

@@ -281,32 +281,34 @@ def evaluate(
 ) -> int:
     """Compare a learned score with unseen data; exit code 1 if its samples can be distinguished.
 
-    Samples in a file are judged likewise: `gradlogp evaluate new.csv real.csv`. With --rank nothing is
+    Samples in a file can be judged too: `gradlogp evaluate new.csv real.csv`. With --rank nothing is
     drawn or judged: the rows of the data are written with their log-density, the least likely first.
 
-    Looked at are columns, pairs, all columns together by a classifier, and, with --train, copies of
-    training rows; classical estimators fitted to these stand beside. A verdict says what failed.
+    The tests cover columns, pairs, all columns together by a classifier, and, with --train, copies of
+    training rows; classical estimators fitted to these are shown for comparison. A verdict says
+    what failed.
 
     Args:
         checkpoint: Checkpoint folder, or a file of samples.
         data: Held-out data.
-        train: The data it was trained on: the floors and the memorisation check need it.
-        columns: Columns to use, separated by commas; by default those that the model learned. They go
-            by their names, in any order.
+        train: The training data, which the floors and the memorisation check need.
+        columns: Columns to use, separated by commas; by default those that the model learned. They
+            are matched by name, in any order.
         label: Column with the class of each row.
-        header: Whether the first line of a .csv file is names; by default it is looked at.
+        header: Whether the first line of a .csv file holds names; detected by default.
         n: Number of samples to draw; 5000 by default.
         rank: A file (.csv, .tsv, .csv.gz, .parquet) for the rows of the data, the least likely first,
             each with its number in the data, log-density in nats, and rank. Of tables the
-            log-density is a lower bound; what no row learned from had has −inf, and the reason.
+            log-density is a lower bound; a row with something no training row had gets −inf, and
+            the reason.
         likelihood: Whether to compute the log-likelihood; by default up to 16 dimensions, where the
-            schedule is no discrete ladder.
-        probes: Estimate its divergence with so many random probes, as many dimensions need; also
+            schedule is not a discrete ladder.
+        probes: Estimate its divergence with this many random probes, for many dimensions; also
             with --rank.
-        levels: The data are integers 0 … LEVELS − 1: report bits per dimension, of dequantised data.
+        levels: The data are integers 0 … LEVELS − 1: report bits per dimension of dequantised data.
         out: A folder for a report: index.html, its pictures, and numbers.json.
-        force: Replace a report that is there.
-        seed: Seed of everything random.
+        force: Replace an existing report.
+        seed: Random seed.
         threads: PyTorch threads.
         json: Print the numbers as JSON.
         quiet: No progress.

@@ -265,7 +265,7 @@ def walks(
     names: tuple[str, str] = ("x₁", "x₂"),
     theme: Theme = LIGHT,
 ) -> Figure:
-    """Draw a score field in the plane, and the ways that chains took through it.
+    """Draw a score field in the plane, and the paths of chains through it.
 
     Up to eight chains are drawn, the first 500 draws each.
 

@@ -70,7 +70,7 @@ def image_grid(
 def samples(
     sets: list[tuple[str, Tensor]], *, names: Sequence[str] = (), theme: Theme = LIGHT
 ) -> Figure:
-    """Draw sets of samples beside one another.
+    """Draw sets of samples side by side.
 
     Images are shown as rows of images, vectors by their first two coordinates in one frame for
     all sets, numbers as histograms. Of large sets an even choice is shown, and the title says so.
