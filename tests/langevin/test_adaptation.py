@@ -129,7 +129,7 @@ def test_a_normal_law_has_the_width_of_its_metric(generator):
     """Of n draws of N(0, I_d) the largest singular value is about √n + √d, not √n."""
     law = Gaussian(torch.zeros(40), torch.linspace(0.1, 9, 40))
     x = law.sample(80, generator=generator)
-    seen = [Moved(y, law.score(y), None, None, None) for y in x.split(4)]
+    seen = [Moved(y, law.score(y), None, None, None, None) for y in x.split(4)]
     use, how = torch.ones(4, dtype=torch.bool), Adaptation(preconditioner="auto")
     P, width = learnt(how, None, seen, use)
     close(P.apply(torch.eye(40)), law.cov, 1e-3)

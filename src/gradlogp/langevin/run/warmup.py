@@ -58,6 +58,7 @@ class Moved(NamedTuple):
     log_prob: Tensor | None
     acceptance: Tensor
     diverging: Tensor | None
+    step_size: Tensor
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,10 +123,10 @@ class Walkers:
             if self.tell is not None:
                 self.tell(info)
         if len(found) == 1:
-            return Moved(*found[0])
+            return Moved(*found[0], step_size)
         columns: Any = zip(*found, strict=True)
         joined: Any = (None if c[0] is None else torch.cat(c) for c in columns)
-        return Moved(*joined)
+        return Moved(*joined, step_size)
 
     def copy(self, source: Tensor) -> None:
         """Put every chain where the chain number `source` stands."""
@@ -157,7 +158,7 @@ def tune(how: Adaptation, kernel: Any, walkers: Walkers, n_steps: int) -> WarmUp
             continue
         moving, arrived = progress(seen)
         if learn:
-            rate = safer_than(rate, how, seen, arrived)
+            rate = safer_than(rate, how, seen, h, arrived)
             before = kernel.preconditioner
             P, widest = learnt(how, before, seen, arrived)
             kernel = dataclasses.replace(kernel, preconditioner=P)
@@ -177,7 +178,7 @@ def tune(how: Adaptation, kernel: Any, walkers: Walkers, n_steps: int) -> WarmUp
     polished = 2 * last // 3
     h, seen = averaged(kernel, walkers, h, time, last - polished, rate, False)
     if how.preconditioner != "none" and seen:
-        rate = safer_than(rate, how, seen, torch.ones(n, dtype=torch.bool))
+        rate = safer_than(rate, how, seen, h, torch.ones(n, dtype=torch.bool))
     steps = h.expand(n).clone()
     h = pooled(kernel, walkers, h, time, polished, rate)
     kernel = dataclasses.replace(paced(kernel, h, time), step_size=float(h))
@@ -238,14 +239,19 @@ def progress(seen: list[Moved]) -> tuple[Tensor, Tensor]:
     return moving, arrived if bool(arrived.any()) else moving
 
 
-def safer_than(rate: float, how: Adaptation, seen: list[Moved], arrived: Tensor) -> float:
-    """Return a larger acceptance to aim at where too many steps of the arrived chains diverged."""
+def safer_than(
+    rate: float, how: Adaptation, seen: list[Moved], h: Tensor, arrived: Tensor
+) -> float:
+    """Return a larger acceptance to aim at where too many steps of the arrived chains diverged.
+
+    Steps longer than the h that came of the window say nothing: dual averaging swings far beyond it.
+    """
     free = how.target_acceptance is None and rate < SAFEST
     if not free or seen[0].diverging is None or len(seen) < LONG:
         return rate
-    late = seen[len(seen) // 2 :]  # dual averaging begins with long steps
-    flags = torch.stack([m.diverging for m in late if m.diverging is not None]).cpu()
-    share = float(flags[:, arrived].double().mean())
+    flags = torch.stack([m.diverging for m in seen if m.diverging is not None]).cpu()
+    used = torch.stack([(m.step_size <= h).expand(flags.shape[1]) for m in seen]) & arrived
+    share = float(flags[used].double().mean()) if bool(used.any()) else 0.0
     return 1 - (1 - rate) / 2 if share > TROUBLED else rate
 
 
