@@ -276,9 +276,7 @@ class _Program:
                 kept.append(step)
         return kept[::-1]
 
-    def interpreter(
-        self, ends: list[_Slot], x: Tensor
-    ) -> Callable[[Tensor], tuple[Tensor, ...]]:
+    def interpreter(self, ends: list[_Slot], x: Tensor) -> Callable[[Tensor], tuple[Tensor, ...]]:
         """Return a compiled function of x that gives what is at the ends.
 
         Raises:

@@ -123,10 +123,10 @@ class Walkers:
             if self.tell is not None:
                 self.tell(info)
         if len(found) == 1:
-            return Moved(*found[0], step_size)
+            return Moved(*found[0], step_size=step_size)
         columns: Any = zip(*found, strict=True)
         joined: Any = (None if c[0] is None else torch.cat(c) for c in columns)
-        return Moved(*joined, step_size)
+        return Moved(*joined, step_size=step_size)
 
     def copy(self, source: Tensor) -> None:
         """Put every chain where the chain number `source` stands."""
