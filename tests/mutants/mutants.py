@@ -1806,8 +1806,29 @@ MUTANTS = (
     ),
     Mutant(
         "X: x² has the derivative x² of itself",
-        "calculus/recording.py", "return bool(args[1] == 1) and", "return bool(args[1] == 2) and",
+        "calculus/recording.py", "and bool(args[1] == 1) and", "and bool(args[1] == 2) and",
         "calculus/test_recording.py::test_the_bits_are_those_of_the_function",
+    ),
+    Mutant(
+        "X: operations of one kind are one operation",
+        "calculus/recording.py", "repr((function, args, kwargs))", "repr(function)",
+        "calculus/test_recording.py::test_the_bits_are_those_of_the_function",
+    ),
+    Mutant(
+        "X: a factorisation is not checked where the score alone is asked for",
+        "calculus/recording.py", "if step.function is CHECKS or not", "if not",
+        "calculus/test_recording.py::test_an_operation_that_fails_says_so_itself",
+    ),
+    Mutant(
+        "X: divergent steps count that are longer than the tuned one",
+        "langevin/run/warmup.py", "(m.step_size <= h)", "(m.step_size > 0)",
+        "langevin/test_adaptation.py::test_divergent_steps_count_where_they_are_no_longer_than_the_tuned_one",
+    ),
+    Mutant(
+        "X: a function of NumPy counts as a point outside of the support",
+        "core/shapes.py", "raise TypeError(NUMPY.format(name)) from error",
+        "raise ValueError(NUMPY.format(name)) from error",
+        "distributions/test_as_target.py::test_a_function_of_numpy_is_refused_with_what_to_write",
     ),
     Mutant(
         "X: recordings of one layout of x for all",

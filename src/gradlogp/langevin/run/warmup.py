@@ -51,14 +51,14 @@ WIDEST, LONGEST = 10.0, 128
 
 
 class Moved(NamedTuple):
-    """What a step of all chains says; None for what the kernel does not know."""
+    """A step of all chains, and what it says; None for what the kernel does not know."""
 
+    step_size: Tensor
     x: Tensor
     score: Tensor | None
     log_prob: Tensor | None
     acceptance: Tensor
     diverging: Tensor | None
-    step_size: Tensor
 
 
 @dataclasses.dataclass(frozen=True)
@@ -123,10 +123,10 @@ class Walkers:
             if self.tell is not None:
                 self.tell(info)
         if len(found) == 1:
-            return Moved(*found[0], step_size=step_size)
+            return Moved(step_size, *found[0])
         columns: Any = zip(*found, strict=True)
         joined: Any = (None if c[0] is None else torch.cat(c) for c in columns)
-        return Moved(*joined, step_size=step_size)
+        return Moved(step_size, *joined)
 
     def copy(self, source: Tensor) -> None:
         """Put every chain where the chain number `source` stands."""
