@@ -40,8 +40,9 @@ TROUBLED, SAFEST = 0.01, 0.9
 """Part of the steps of a window that diverge from which the acceptance to aim at moves half
 way to 1, as long as it is below the second number."""
 
-LONG = 80
-"""Steps of a window before which its divergences are those of dual averaging."""
+LONG, MARGIN = 80, 2.0
+"""Steps of a window before which its divergences say nothing, and how many times the tuned step size
+those may have that count: curvature that makes them diverge is near."""
 
 ENOUGH = 0.25
 """Part of the steps before which the warm-up does not end, even if a window adds nothing."""
@@ -244,13 +245,14 @@ def safer_than(
 ) -> float:
     """Return a larger acceptance to aim at where too many steps of the arrived chains diverged.
 
-    Steps longer than the h that came of the window say nothing: dual averaging swings far beyond it.
+    Steps longer than twice the h that came of the window say nothing: dual averaging swings to ten
+    times that, where paths diverge on a normal law, too.
     """
     free = how.target_acceptance is None and rate < SAFEST
     if not free or seen[0].diverging is None or len(seen) < LONG:
         return rate
     flags = torch.stack([m.diverging for m in seen if m.diverging is not None]).cpu()
-    used = torch.stack([(m.step_size <= h).expand(flags.shape[1]) for m in seen]) & arrived
+    used = torch.stack([(m.step_size <= MARGIN * h).expand(flags.shape[1]) for m in seen]) & arrived
     share = float(flags[used].double().mean()) if bool(used.any()) else 0.0
     return 1 - (1 - rate) / 2 if share > TROUBLED else rate
 
