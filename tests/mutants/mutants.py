@@ -389,6 +389,26 @@ MUTANTS = (
         "langevin/test_fused.py::test_known_targets_have_the_score_and_log_density_of_pytorch",
     ),
     Mutant(
+        "X: a fused path ends with a whole step of the momentum",
+        "langevin/fused/engine.py", "q[d, i] += c0 / 2 * g[d, i]", "q[d, i] += c0 * g[d, i]",
+        "langevin/test_fused.py::test_metropolis_kernels_take_the_steps_of_the_plain_engine",
+    ),
+    Mutant(
+        "X: a fused path is a leapfrog step too long",
+        "langevin/fused/engine.py", "lengths[t - step - 1] - 1)", "lengths[t - step - 1])",
+        "langevin/test_fused.py::test_metropolis_kernels_take_the_steps_of_the_plain_engine",
+    ),
+    Mutant(
+        "X: the energy of a fused path is not that of its temperature",
+        "langevin/fused/engine.py", "before[i] - value / c2", "before[i] - value",
+        "langevin/test_fused.py::test_metropolis_kernels_take_the_steps_of_the_plain_engine",
+    ),
+    Mutant(
+        "X: fused lengths begin with the second",
+        "langevin/fused/api.py", "jittered_length(n, first + k)", "jittered_length(n, first + k + 1)",
+        "langevin/test_fused.py::test_metropolis_kernels_take_the_steps_of_the_plain_engine",
+    ),
+    Mutant(
         "X: a fused MALA step keeps the score of what it rejected",
         "langevin/fused/engine.py",
         "_stay(w, take, g, there)",

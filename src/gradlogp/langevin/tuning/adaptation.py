@@ -108,7 +108,7 @@ class Adaptation:
             yield first, False
             left, length = left - first, max(10, min(WINDOW, left // 4))
             while left:
-                length = left if left < 2.5 * length else length  # no short window at the end
+                length = left if left < 3 * length else length  # no short window at the end
                 yield length, True
                 left, length = left - length, 2 * length
         elif left:
