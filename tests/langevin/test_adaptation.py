@@ -29,7 +29,8 @@ from gradlogp.langevin import (
 )
 from gradlogp.langevin.kernels.facts import UNKNOWN
 from gradlogp.langevin.planning import gaussian_bias
-from gradlogp.langevin.run.warmup import Moved, learnt, safer_than
+from gradlogp.langevin.run.resume import Part
+from gradlogp.langevin.run.warmup import LOOK, Moved, Walkers, averaged, learnt, safer_than
 from gradlogp.langevin.tuning.averaging import DualAveraging
 
 NORMAL = as_target(log_prob=lambda x: -x.square().flatten(1).sum(1) / 2, score=lambda x: -x)
@@ -160,6 +161,17 @@ def test_divergent_steps_count_up_to_twice_the_tuned_one(own):
     assert rate(seen) == pytest.approx(0.9)
     assert rate(seen, some) == 0.8
     assert safer_than(0.8, Adaptation(0.8), window(5, 0), h, all_of_them) == 0.8
+
+
+def test_a_long_window_ends_where_its_first_steps_add_nothing(generator):
+    kernel, h = MALA(0.5), torch.tensor(0.5)
+    state = kernel.init(torch.zeros(4, 2), NORMAL)
+    walkers = Walkers([Part(slice(0, 4), generator, state, None)], NORMAL, None)
+    looked = []
+    for vain, n, taken in ((True, 300, LOOK), (False, 300, 300), (True, LOOK, LOOK)):
+        says = lambda seen, vain=vain: looked.append(len(seen)) or vain
+        assert len(averaged(kernel, walkers, h, None, n, 0.6, says)[1]) == taken
+    assert looked == [LOOK, LOOK]
 
 
 def test_a_chain_that_cannot_move_starts_again(generator):

@@ -1840,6 +1840,11 @@ MUTANTS = (
         "calculus/test_recording.py::test_an_operation_that_fails_says_so_itself",
     ),
     Mutant(
+        "X: a window that adds nothing goes on",
+        "langevin/run/warmup.py", "== LOOK < n_steps and", "== LOOK > n_steps and",
+        "langevin/test_adaptation.py::test_a_long_window_ends_where_its_first_steps_add_nothing",
+    ),
+    Mutant(
         "X: divergent steps of any length count",
         "langevin/run/warmup.py", "(m.step_size <= MARGIN * h)", "(m.step_size > 0)",
         "langevin/test_adaptation.py::test_divergent_steps_count_up_to_twice_the_tuned_one",
