@@ -1845,6 +1845,16 @@ MUTANTS = (
         "langevin/test_adaptation.py::test_a_long_window_ends_where_its_first_steps_add_nothing",
     ),
     Mutant(
+        "X: excesses that are equal have tails",
+        "langevin/tails.py", "torch.where(y[int(m / 4 + 0.5) - 1] > 0, shape, torch.nan)", "shape",
+        "langevin/test_tails.py::test_chains_that_stay_have_no_tails",
+    ),
+    Mutant(
+        "X: tails of named draws are not looked at in the density",
+        "langevin/tails.py", "named is not None and any(", "named is not None or any(",
+        "langevin/test_tails.py::test_free_names_change_nothing",
+    ),
+    Mutant(
         "X: divergent steps of any length count",
         "langevin/run/warmup.py", "(m.step_size <= MARGIN * h)", "(m.step_size > 0)",
         "langevin/test_adaptation.py::test_divergent_steps_count_up_to_twice_the_tuned_one",
