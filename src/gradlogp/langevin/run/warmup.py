@@ -155,8 +155,8 @@ def tune(how: Adaptation, kernel: Any, walkers: Walkers, n_steps: int) -> WarmUp
     *windows, (last, _) = how.windows(n_steps)
 
     def in_vain(seen: list[Moved]) -> bool:
-        arrived, before = progress(seen)[1], kernel.preconditioner
-        late = taken + len(seen) >= ENOUGH * n_steps and bool(arrived.all())
+        (moving, arrived), before = progress(seen), kernel.preconditioner
+        late = taken + len(seen) >= ENOUGH * n_steps and bool((moving & arrived).all())
         return late and learnt(how, before, seen, arrived)[0] is before
 
     for length, learn in windows:
@@ -165,6 +165,8 @@ def tune(how: Adaptation, kernel: Any, walkers: Walkers, n_steps: int) -> WarmUp
         if not seen:
             continue
         moving, arrived = progress(seen)
+        if not bool(moving.any()):
+            continue  # with smaller steps
         if learn:
             rate = safer_than(rate, how, seen, h, arrived)
             before = kernel.preconditioner
