@@ -1855,6 +1855,16 @@ MUTANTS = (
         "langevin/test_tails.py::test_free_names_change_nothing",
     ),
     Mutant(
+        "X: directions without curvature have no end",
+        "langevin/tuning/start.py", "w.abs() <= STRAIGHT * slope", "w.abs() < 0",
+        "langevin/test_start.py::test_directions_without_curvature_are_as_wide_as_their_slope",
+    ),
+    Mutant(
+        "X: scores at a border count",
+        "langevin/tuning/metric.py", "(var * score.var(0) < BORDER)", "(var * score.var(0) < 0)",
+        "langevin/test_start.py::test_laws_without_a_slope_are_doubted",
+    ),
+    Mutant(
         "X: divergent steps of any length count",
         "langevin/run/warmup.py", "(m.step_size <= MARGIN * h)", "(m.step_size > 0)",
         "langevin/test_adaptation.py::test_divergent_steps_count_up_to_twice_the_tuned_one",

@@ -79,8 +79,8 @@ def fit_metric(
 
     With `auto` a diagonal, low-rank ones (from 64 dimensions) and matrices, more and less shrunk, are
     fitted to either half of the draws and judged on the other, together with the current metric.
-    The best is fitted to all. Where scores hardly vary, as of laws that end at a border, the variances of
-    the draws are what is left: on all of R^d the product of both variances is at least 1.
+    The best is fitted to all. Where scores hardly vary, as of laws that end at a border, the variances
+    of the draws are what is left: on all of R^d the product of both variances is at least 1.
 
     References:
         | Estimation of Non-Normalized Statistical Models by Score Matching (Hyvärinen, 2005)

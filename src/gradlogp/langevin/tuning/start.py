@@ -44,8 +44,8 @@ POINTS, DRAWS = 12, 30
 """Points of a path at which a normal law is tried, and draws by which it is judged."""
 
 STRAIGHT = 1e-8
-"""Curvature, in squares of the slope, below which a law is as wide as log p takes to fall by 1, or as
-the region in which paths start: that of an exponential law or a uniform one."""
+"""Curvature, in squares of the slope, up to which a direction has none: a law is as wide there as log p
+takes to fall by 1, or where it does not fall as the region in which paths start."""
 
 POOL, TEMPER = 50, 8.0
 """Draws of the best law of each path from which the starts are chosen, and nats below the best from
@@ -246,8 +246,8 @@ def _best(target: Density, path: Path, generator: torch.Generator | None) -> tup
         if not bool(torch.isfinite(H).all()):
             continue
         w, U = torch.linalg.eigh((H + H.mT) / 2)
-        if float(w.abs().max()) <= STRAIGHT * float(s.square().max()):
-            w, U = s.double().square().clamp(min=RADIUS**-2), torch.eye(d).to(w)
+        slope = (s.to(U) @ U).square()
+        w = torch.where(w.abs() <= STRAIGHT * slope, slope.clamp(min=RADIUS**-2), w)
         w = w.abs().clamp(min=float(w.abs().max()) * 1e-14).clamp(min=1e-300)
         covariance = (U / w) @ U.mT
         root, info = torch.linalg.cholesky_ex((covariance + covariance.mT) / 2)
