@@ -546,6 +546,9 @@ def test_where_matrix_products_are_faster():
     assert fused.slower(Gaussian(torch.zeros(65), torch.eye(65) + 0.1), wide) is not None
     assert fused.slower(Gaussian(torch.zeros(65), torch.ones(65)), wide) is None
     assert fused.slower(densities.LogCosh(65), wide) is None
+    regression = densities.LogisticRegression(torch.ones(3, 20), torch.ones(3))
+    assert "of a regression" in fused.slower(regression, few)
+    assert fused.slower(regression, many) is None
 
 
 def test_run_hands_over_and_falls_back(caplog, monkeypatch):

@@ -204,7 +204,8 @@ class Arrays(NamedTuple):
             info = MetropolisInfo(acceptance, accepted, log_prob, flags)
             if hasattr(start, "number"):
                 fields["number"] = start.number + n_steps
-                info = HamiltonianInfo(*info, torch.from_numpy(self.energy)[:, :kept])
+                energy = torch.from_numpy(self.energy)[:, :kept]
+                info = HamiltonianInfo(acceptance, accepted, log_prob, flags, energy)
         draws = torch.from_numpy(self.draws)
         if kept < draws.shape[1]:  # a file of a view would be as large as what was made room for
             draws = draws[:, :kept].clone()
