@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import gradlogp as glp
-from gradlogp.calculus.recording import COMPARED, EVERY, FIRST, Recorded
+from gradlogp.calculus.recording import COMPARED, EVERY, FIRST, Recorded, _Program
 from gradlogp.calculus.reverse import GradientField
 
 DATA = torch.linspace(-1, 2, 30, dtype=torch.float64)
@@ -82,6 +82,21 @@ def test_the_bits_are_those_of_the_function(f, sign, generator):
         assert calls > USED + 5
 
 
+def test_nothing_is_done_twice_or_in_vain(monkeypatch, generator):
+    steps = []
+    needed = _Program._needed
+    monkeypatch.setattr(
+        _Program, "_needed", lambda self, ends: steps.append(needed(self, ends)) or steps[-1]
+    )
+    field = Recorded(regression)
+    for x in points(generator):
+        asked(field, x)
+    whole, alone = steps
+    assert len({repr(step[:3]) for step in whole}) == len(whole)
+    assert not any(step.args[1:] == (1,) for step in whole if "mul" in str(step.function))
+    assert len(alone) < len(whole) - 5  # sums and logarithms that only the value needs
+
+
 def test_other_shapes_and_layouts_have_recordings_of_their_own(generator):
     field, plain = Recorded(regression), GradientField(regression)
     for x in points(generator):
@@ -145,6 +160,8 @@ def test_an_operation_that_fails_says_so_itself(generator):
         asked(field, x)
     with pytest.raises(torch.linalg.LinAlgError, match="not positive-definite"):
         asked(field, torch.tensor([[0.0, -30.0], [0.0, 0.0]]))
+    with torch.no_grad(), pytest.raises(torch.linalg.LinAlgError, match="not positive-definite"):
+        field(torch.tensor([[0.0, -30.0], [0.0, 0.0]]))
     x = torch.zeros(2, 2)
     assert torch.equal(asked(field, x)[0], factorised(x))
 

@@ -1,9 +1,11 @@
 """Any callable as a target: the sign, the gaps filled, and what is refused."""
 
+import numpy as np
 import pytest
 import torch
+from scipy.stats import norm
 
-from gradlogp import as_target
+from gradlogp import as_target, sample
 from gradlogp.core import Density
 from gradlogp.distributions.analytic import GaussianMixture
 
@@ -73,6 +75,53 @@ def test_a_score_alone_has_no_log_density_and_says_what_to_do():
     target = as_target(score=lambda y: -y)
     with pytest.raises(ValueError, match=r"as_target\(log_prob=.*unadjusted kernel \(ULA\)"):
         target.log_prob(torch.ones(4, 3))
+
+
+def _arrays(f):
+    return lambda x: torch.from_numpy(f(x.detach().numpy()))
+
+
+@pytest.mark.filterwarnings("ignore:__array__:DeprecationWarning")
+@pytest.mark.usefixtures("as_user")
+@pytest.mark.parametrize(
+    ("f", "vectorized"),
+    [
+        (lambda x: -np.sum(x**2, axis=1), True),
+        (lambda x: norm.logpdf(x).sum(1), True),
+        (lambda x: -(np.asarray(x.detach()) ** 2).sum(1), True),
+        (lambda x: -np.dot(x, x), False),
+    ],
+)
+def test_a_function_of_numpy_is_refused_with_what_to_write(f, vectorized):
+    target = as_target(log_prob=f, event_shape=(2,), vectorized=vectorized)
+    for call in (lambda: sample(target, 10), lambda: target.score(torch.ones(4, 2))):
+        with pytest.raises(TypeError, match=r"computed by NumPy or SciPy.*torch\.from_numpy"):
+            call()
+    with pytest.raises(TypeError, match="the score is computed by NumPy"):
+        as_target(score=lambda x: -np.asarray(x)).score(torch.ones(4, 2))
+
+
+@pytest.mark.usefixtures("as_user")
+def test_errors_of_numpy_itself_are_what_they_are():
+    target = as_target(log_prob=_arrays(lambda x: np.linalg.cholesky(-np.eye(2))[0] + x[:, 0]))
+    with pytest.raises(np.linalg.LinAlgError):
+        target.log_prob(torch.ones(4, 2))
+    cut_off = as_target(log_prob=lambda x: -x.detach().square().sum(1))
+    with pytest.raises(ValueError, match="does not depend on x"):
+        cut_off.score(torch.ones(4, 2))
+
+
+def test_arrays_with_a_gradient_of_their_own_are_sampled():
+    scale = np.array([1.0, 4.0])
+    f, g = lambda x: -(x**2 * scale).sum(1) / 2, lambda x: -x * scale
+    target = as_target(log_prob=_arrays(f), score=_arrays(g), event_shape=(2,))
+    chain = sample(target, 300, n_warmup=100, generator=torch.Generator().manual_seed(0))
+    assert chain.verdict.ok
+    var = chain.draws.var((0, 1)) * torch.tensor(scale)
+    assert bool(((var - 1).abs() < 4.5 * (2 / 300) ** 0.5).all())  # of at least 300 draws of x²
+    twice = as_target(log_prob=_arrays(f), score=_arrays(lambda x: 2 * g(x)), event_shape=(2,))
+    chain = sample(twice, 100, n_warmup=40, generator=torch.Generator().manual_seed(0))
+    assert "check the one" in str(chain.verdict)
 
 
 @pytest.mark.usefixtures("as_user")

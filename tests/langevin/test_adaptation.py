@@ -29,7 +29,8 @@ from gradlogp.langevin import (
 )
 from gradlogp.langevin.kernels.facts import UNKNOWN
 from gradlogp.langevin.planning import gaussian_bias
-from gradlogp.langevin.run.warmup import Moved, learnt
+from gradlogp.langevin.run.resume import Part
+from gradlogp.langevin.run.warmup import LOOK, Moved, Walkers, averaged, learnt, safer_than
 from gradlogp.langevin.tuning.averaging import DualAveraging
 
 NORMAL = as_target(log_prob=lambda x: -x.square().flatten(1).sum(1) / 2, score=lambda x: -x)
@@ -129,13 +130,48 @@ def test_a_normal_law_has_the_width_of_its_metric(generator):
     """Of n draws of N(0, I_d) the largest singular value is about √n + √d, not √n."""
     law = Gaussian(torch.zeros(40), torch.linspace(0.1, 9, 40))
     x = law.sample(80, generator=generator)
-    seen = [Moved(y, law.score(y), None, None, None) for y in x.split(4)]
+    seen = [Moved(None, y, law.score(y), None, None, None) for y in x.split(4)]
     use, how = torch.ones(4, dtype=torch.bool), Adaptation(preconditioner="auto")
     P, width = learnt(how, None, seen, use)
     close(P.apply(torch.eye(40)), law.cov, 1e-3)
     assert 1 <= width < 1.2
     half = [m._replace(score=4 * m.score) for m in seen]  # steeper than its draws are wide
     assert abs(learnt(how, None, half, use)[1] - 2) < 0.3
+
+
+@pytest.mark.parametrize("own", [False, True])
+def test_divergent_steps_count_up_to_twice_the_tuned_one(own):
+    def window(short, long):  # of 100 steps of 4 chains at 0.5 and 2.1, so many diverge of each
+        none = torch.zeros(4, dtype=torch.bool)
+        return [
+            Moved(
+                torch.full((4,) if own else (), h), None, None, None, None,
+                ~none if i < 2 * (short if h < 1 else long) else none,
+            )
+            for i in range(100) for h in [0.5 if i % 2 else 2.1]
+        ]  # fmt: skip
+
+    h, all_of_them = torch.ones(4 if own else ()), torch.ones(4, dtype=torch.bool)
+    rate = lambda seen, use=all_of_them: safer_than(0.8, Adaptation(), seen, h, use)
+    assert rate(window(0, 50)) == 0.8
+    assert rate(window(1, 0)) == pytest.approx(0.9)
+    assert rate(window(1, 0)[:78]) == 0.8  # too short to say
+    some = torch.tensor([True, False, False, False])
+    seen = [m._replace(diverging=m.diverging & ~some) for m in window(5, 0)]
+    assert rate(seen) == pytest.approx(0.9)
+    assert rate(seen, some) == 0.8
+    assert safer_than(0.8, Adaptation(0.8), window(5, 0), h, all_of_them) == 0.8
+
+
+def test_a_long_window_ends_where_its_first_steps_add_nothing(generator):
+    kernel, h = MALA(0.5), torch.tensor(0.5)
+    state = kernel.init(torch.zeros(4, 2), NORMAL)
+    walkers = Walkers([Part(slice(0, 4), generator, state, None)], NORMAL, None)
+    looked = []
+    for vain, n, taken in ((True, 300, LOOK), (False, 300, 300), (True, LOOK, LOOK)):
+        says = lambda seen, vain=vain: looked.append(len(seen)) or vain
+        assert len(averaged(kernel, walkers, h, None, n, 0.6, says)[1]) == taken
+    assert looked == [LOOK, LOOK]
 
 
 def test_a_chain_that_cannot_move_starts_again(generator):

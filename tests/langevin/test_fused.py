@@ -8,11 +8,13 @@ import torch
 from support import COV, MEAN, z_score
 
 from gradlogp import Gaussian, GaussianMixture, run
+from gradlogp.core import Injected
 from gradlogp.distributions import targets as densities
 from gradlogp.langevin import (
     BAOAB,
     HMC,
     MALA,
+    NUTS,
     ULA,
     LeimkuhlerMatthews,
     fused,
@@ -148,6 +150,43 @@ def test_agrees_with_the_plain_engine(kernel, generator):
         assert bool(((a.mean(0) - b.mean(0)).abs() < 5 * error).all())
 
 
+def noise_of(n, D, n_steps, seed):
+    """What the steps of a Metropolis kernel draw: normal numbers, then uniform ones."""
+    from gradlogp.langevin.fused import noise, pack
+
+    w, drawn = pack.width(n), []
+    lanes = noise.VECTOR * len(w)
+    rng = pack._tiles(pack.seeds(seed, n), lanes).reshape(-1)
+    z, u = torch.empty(D + D % 2, lanes).float().numpy(), torch.empty(lanes).float().numpy()
+    for _ in range(n_steps):
+        noise.normals(w, rng, z, D)
+        noise.uniforms(w, rng, u)
+        drawn += [torch.from_numpy(v.T[:n].copy()).double() for v in (z[:D], u)]
+    return Injected(*drawn)
+
+
+@pytest.mark.parametrize("kernel", [
+    MALA(0.2, temperature=1.2), HMC(0.4, 3, temperature=1.3), HMC(0.3, 4, jitter=False),
+    HMC(0.5, 1), HMC(4.0, 3),
+])  # fmt: skip
+def test_metropolis_kernels_take_the_steps_of_the_plain_engine(kernel, generator):
+    """The draws are the same for the same noise, with all that is told of them."""
+    law, n, steps = Gaussian(MEAN, COV), 12, 40
+    x0 = law.sample(n, generator=generator)
+    ours = fused.run(kernel, law, x0, steps, seed=7)
+    noise, state, told = noise_of(n, 2, steps, 7), kernel.init(x0, law), []
+    for k in range(steps):
+        state, info = kernel.step(state, law, generator=noise)
+        told.append(info)
+        torch.testing.assert_close(ours.draws[:, k], state.x, rtol=1e-9, atol=1e-9)
+    for mine, theirs in zip(ours.state, state, strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-9, atol=1e-9)
+    for name in told[0]._fields:
+        theirs = torch.stack([getattr(info, name) for info in told], 1)
+        torch.testing.assert_close(getattr(ours.info, name), theirs, rtol=1e-8, atol=1e-8)
+    assert bool(ours.info.diverging.any()) == (kernel.step_size == 4.0)
+
+
 def test_mala_keeps_the_mixture_exactly(generator):
     """From the law itself: its moments and the weight of a mode, where ULA with that step fails."""
     x0 = single(DIAGONAL, 40_000, generator)
@@ -196,7 +235,7 @@ def same(a, b):
     return all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
 
 
-@pytest.mark.parametrize("kernel", [ULA(0.1), MALA(0.5), BAOAB(0.3)])
+@pytest.mark.parametrize("kernel", [ULA(0.1), MALA(0.5), BAOAB(0.3), HMC(0.5, 2)])
 def test_a_chain_depends_on_nothing_beside_it(kernel, generator):
     x0 = single(DIAGONAL, 200, generator)
     all_of = fused.run(kernel, DIAGONAL, x0, 7, seed=11)
@@ -312,10 +351,11 @@ def test_a_chain_that_is_not_finite_is_frozen_and_flagged_alone(kernel, cubic):
 
 
 @pytest.mark.parametrize("n", [35, pytest.param(3, marks=pytest.mark.slow)])  # a narrow tile
-def test_mala_rejects_what_is_not_finite_and_flags_it(n, cubic):
+@pytest.mark.parametrize("kernel", [MALA(0.1), HMC(0.1, 2)])
+def test_what_is_not_finite_is_rejected_and_flagged(kernel, n, cubic):
     x0 = torch.linspace(-0.5, 0.5, n)[:, None]
     x0[n // 2] = 1e75
-    run = fused.run(MALA(0.1), cubic, x0, 10, seed=3)
+    run = fused.run(kernel, cubic, x0, 10, seed=3)
     assert run.draws.isfinite().all()
     flagged = run.info.diverging.all(1)
     assert flagged.nonzero().tolist() == [[n // 2]]
@@ -326,16 +366,19 @@ def test_mala_rejects_what_is_not_finite_and_flags_it(n, cubic):
 def test_supports_says_why_not(cubic):
     assert fused.supports(ULA(0.1), DIAGONAL, torch.zeros(3, 2))
     assert fused.objection(ULA(0.1), DIAGONAL, torch.zeros(3, 2)) is None
-    assert not fused.supports(HMC(0.1, 3), DIAGONAL)
-    assert "not HMC" in fused.objection(HMC(0.1, 3), DIAGONAL)
+    assert fused.supports(HMC(0.1, 3), DIAGONAL)
+    assert not fused.supports(NUTS(0.1), DIAGONAL)
+    assert "not NUTS" in fused.objection(NUTS(0.1), DIAGONAL)
+    assert "HMC without" in fused.objection(HMC(0.1, 3, torch.ones(2)), DIAGONAL)
+    assert "one step size" in fused.objection(HMC(torch.ones(3), 3), DIAGONAL)
     assert "preconditioner" in fused.objection(MALA(0.1, preconditioner=2.0), DIAGONAL)
     assert "not function" in fused.objection(ULA(0.1), lambda x: x)
     assert "singular" in fused.objection(ULA(0.1), Gaussian([0.0, 0.0], [1.0, 0.0]))
     assert "several samples" in fused.objection(ULA(0.1), DIAGONAL.noised(torch.ones(3), 1.0))
     assert "log-density" in fused.objection(MALA(0.1), fused.Jitted(cubic.score_fn))
     assert "on the CPU" in fused.objection(ULA(0.1), DIAGONAL, torch.zeros(3, 2).half())
-    with pytest.raises(ValueError, match="not HMC"):
-        fused.run(HMC(0.1, 3), DIAGONAL, torch.zeros(3, 2), 5)
+    with pytest.raises(ValueError, match="not NUTS"):
+        fused.run(NUTS(0.1), DIAGONAL, torch.zeros(3, 2), 5)
     with pytest.raises(ValueError, match="keep no draw"):
         fused.run(ULA(0.1), DIAGONAL, torch.zeros(3, 2), 5, 5)
     with pytest.raises(ValueError, match="threads must be an integer of at least 1"):
@@ -503,6 +546,9 @@ def test_where_matrix_products_are_faster():
     assert fused.slower(Gaussian(torch.zeros(65), torch.eye(65) + 0.1), wide) is not None
     assert fused.slower(Gaussian(torch.zeros(65), torch.ones(65)), wide) is None
     assert fused.slower(densities.LogCosh(65), wide) is None
+    regression = densities.LogisticRegression(torch.ones(3, 20), torch.ones(3))
+    assert "of a regression" in fused.slower(regression, few)
+    assert fused.slower(regression, many) is None
 
 
 def test_run_hands_over_and_falls_back(caplog, monkeypatch):
@@ -525,9 +571,9 @@ def test_run_hands_over_and_falls_back(caplog, monkeypatch):
 
     with caplog.at_level("INFO", logger="gradlogp"):
         short = chains.run(ULA(0.2), law, x0[:3], 5, generator=seed(), engine="auto")
-        other = chains.run(HMC(0.2, 2), law, x0[:3], 5, generator=seed(), engine="auto")
+        other = chains.run(NUTS(0.2), law, x0[:3], 5, generator=seed(), engine="auto")
     assert "compiling would take longer" in caplog.text
-    assert "not HMC" in caplog.text
+    assert "not NUTS" in caplog.text
     torch.testing.assert_close(
         short.draws, chains.run(ULA(0.2), law, x0[:3], 5, generator=seed()).draws
     )
@@ -543,7 +589,7 @@ def test_run_refuses_what_the_engine_cannot_do(tmp_path):
 
     x0 = torch.zeros(3, 2)
     for kernel, options, message in (
-        (HMC(0.1, 2), {}, "cannot run this: .*not HMC"),
+        (NUTS(0.1), {}, "cannot run this: .*not NUTS"),
         (ULA(0.1), {"keep": tmp_path / "x.npy"}, "keeps draws in memory"),
         (ULA(0.1), {"chunk_size": 2}, "in one go"),
     ):

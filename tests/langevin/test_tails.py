@@ -110,6 +110,29 @@ def test_draws_alone_say_it_too(generator):
     assert not verdict.ok
 
 
+def test_free_names_change_nothing(generator):
+    """Of 4,000 draws of t₂ the shape alone says too little."""
+    names = {"a": (2,), "b": ()}
+    log_prob = lambda a, b: product(2)(torch.cat([a, b[:, None]], 1))
+    for target, heavy in (
+        (as_target(log_prob=log_prob, parameters=names), True),
+        (as_target(distribution=torch.distributions.StudentT(torch.full((3,), 2.0))), True),
+        (as_target(distribution=torch.distributions.StudentT(torch.full((3,), 4.0))), False),
+    ):
+        x = torch.randn(4, 3, generator=generator)
+        chain = glp.run(glp.langevin.MALA(0.5), target, x, 50, generator=generator)
+        assert any("falls like its power" in reason for reason in chain.verdict.reasons) == heavy
+
+
+def test_chains_that_stay_have_no_tails():
+    x = torch.randn(1000, 2, generator=torch.Generator().manual_seed(0))
+    x[300:380, 0] = 9.0
+    x[380:410, 0] = torch.linspace(10.0, 12.0, 30)
+    shape = tail_shape(x).shape
+    assert bool(shape[0].isnan())
+    assert float(shape[1]) < 0.5
+
+
 def test_on_the_sphere_nothing_is_far_out(generator):
     pole = torch.tensor([0.0, 0.0, 2.0])
     law = as_target(log_prob=lambda x: x @ pole, score=lambda x: pole.expand_as(x))

@@ -1806,7 +1806,7 @@ MUTANTS = (
     ),
     Mutant(
         "X: x² has the derivative x² of itself",
-        "calculus/recording.py", "return bool(args[1] == 1) and", "return bool(args[1] == 2) and",
+        "calculus/recording.py", "and bool(args[1] == 1) and", "and bool(args[1] == 2) and",
         "calculus/test_recording.py::test_the_bits_are_those_of_the_function",
     ),
     Mutant(
@@ -2593,5 +2593,71 @@ MUTANTS = (
         "X: an entry correlated with none takes its signal once",
         "scores/masked.py", "a * v / (a * a * v + b)", "a * v / (a * v + b)",
         "scores/test_masked.py::test_entries_that_go_with_no_other_are_left_out_of_the_algebra",
+    ),
+    Mutant(
+        "X: a fused path ends with a whole step of the momentum",
+        "langevin/fused/engine.py", "q[d, i] += c0 / 2 * g[d, i]", "q[d, i] += c0 * g[d, i]",
+        "langevin/test_fused.py::test_metropolis_kernels_take_the_steps_of_the_plain_engine",
+    ),
+    Mutant(
+        "X: a fused path is a leapfrog step too long",
+        "langevin/fused/engine.py", "lengths[t - step - 1] - 1)", "lengths[t - step - 1])",
+        "langevin/test_fused.py::test_metropolis_kernels_take_the_steps_of_the_plain_engine",
+    ),
+    Mutant(
+        "X: the energy of a fused path is not that of its temperature",
+        "langevin/fused/engine.py", "before[i] - value / c2", "before[i] - value",
+        "langevin/test_fused.py::test_metropolis_kernels_take_the_steps_of_the_plain_engine",
+    ),
+    Mutant(
+        "X: fused lengths begin with the second",
+        "langevin/fused/api.py", "jittered_length(n, first + k)", "jittered_length(n, first + k + 1)",
+        "langevin/test_fused.py::test_metropolis_kernels_take_the_steps_of_the_plain_engine",
+    ),
+    Mutant(
+        "X: operations of one kind are one operation",
+        "calculus/recording.py", "repr((function, args, kwargs))", "repr(function)",
+        "calculus/test_recording.py::test_the_bits_are_those_of_the_function",
+    ),
+    Mutant(
+        "X: a factorisation is not checked where the score alone is asked for",
+        "calculus/recording.py", "if step.function is CHECKS or not", "if not",
+        "calculus/test_recording.py::test_an_operation_that_fails_says_so_itself",
+    ),
+    Mutant(
+        "X: a window that adds nothing goes on",
+        "langevin/run/warmup.py", "== LOOK < n_steps and", "== LOOK > n_steps and",
+        "langevin/test_adaptation.py::test_a_long_window_ends_where_its_first_steps_add_nothing",
+    ),
+    Mutant(
+        "X: excesses that are equal have tails",
+        "langevin/tails.py", "torch.where(y[int(m / 4 + 0.5) - 1] > 0, shape, torch.nan)", "shape",
+        "langevin/test_tails.py::test_chains_that_stay_have_no_tails",
+    ),
+    Mutant(
+        "X: tails of named draws are not looked at in the density",
+        "langevin/tails.py", "named is not None and any(", "named is not None or any(",
+        "langevin/test_tails.py::test_free_names_change_nothing",
+    ),
+    Mutant(
+        "X: directions without curvature have no end",
+        "langevin/tuning/start.py", "w.abs() <= STRAIGHT * slope", "w.abs() < 0",
+        "langevin/test_start.py::test_directions_without_curvature_are_as_wide_as_their_slope",
+    ),
+    Mutant(
+        "X: scores at a border count",
+        "langevin/tuning/metric.py", "(var * score.var(0) < BORDER)", "(var * score.var(0) < 0)",
+        "langevin/test_start.py::test_laws_without_a_slope_are_doubted",
+    ),
+    Mutant(
+        "X: divergent steps of any length count",
+        "langevin/run/warmup.py", "(m.step_size <= MARGIN * h)", "(m.step_size > 0)",
+        "langevin/test_adaptation.py::test_divergent_steps_count_up_to_twice_the_tuned_one",
+    ),
+    Mutant(
+        "X: a function of NumPy counts as a point outside of the support",
+        "core/shapes.py", "raise TypeError(NUMPY.format(name)) from error",
+        "raise ValueError(NUMPY.format(name)) from error",
+        "distributions/test_as_target.py::test_a_function_of_numpy_is_refused_with_what_to_write",
     ),
 )  # fmt: skip

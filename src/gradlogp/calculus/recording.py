@@ -2,9 +2,10 @@ r"""A log-density and its gradient as a list of operations, recorded once and re
 
 On a few chains what a gradient costs is hardly arithmetic: it is Python, and building and walking a
 graph, three quarters of the time on a small posterior. The operations that both directions come to are
-recorded below differentiation, those that do not see x are done once, and the others are handed to an
-interpreter. What comes back has the same bits: each recording is compared with the function itself
-before it is used, and now and then afterwards.
+recorded below differentiation, those that do not see x are done once, those that repeat another or
+multiply by 1 are left out, and the rest is handed to an interpreter; where the score alone is asked
+for, without what only the value needs. What comes back has the same bits: each recording is compared
+with the function itself before it is used, and now and then afterwards.
 """
 
 from __future__ import annotations
@@ -29,6 +30,9 @@ MOST = 8
 
 Both = tuple[Tensor, Tensor]
 
+Play = Callable[[Tensor, bool], tuple[Tensor, ...]]
+"""Repeats a recording at x: value and score, or the score alone."""
+
 
 class Recorded(GradientField):
     """A gradient field whose operations are recorded, once for each shape of x, and repeated.
@@ -51,24 +55,32 @@ class Recorded(GradientField):
         super().__init__(f, sign)
         self._tapes: dict[Any, _Tape] = {}
 
+    def __call__(self, x: Tensor) -> Tensor:
+        """Return the score, shape of x."""
+        return self._asked(x, super().__call__, True)[-1]
+
     def log_prob_and_score(self, x: Tensor) -> Both:
         """Return log p(x), `(B,)`, and its score from one evaluation."""
-        both = super().log_prob_and_score
-        if (
+        value, score = self._asked(x, super().log_prob_and_score, False)
+        return value, score
+
+    def _asked(self, x: Tensor, plain: Callable[[Tensor], Any], alone: bool) -> tuple[Tensor, ...]:
+        """Return value and score at x, or the score alone."""
+        if not (
             torch.is_grad_enabled()
             or x.requires_grad
             or x.device.type != "cpu"
             or x.is_inference()
             or torch._C._functorch.is_functorch_wrapped_tensor(x)
         ):
-            return both(x)
-        key = x.shape, x.stride(), x.dtype  # views depend on how x lies in memory
-        tape = self._tapes.get(key)
-        if tape is None:
-            if len(self._tapes) == MOST:
-                return both(x)
-            tape = self._tapes[key] = _Tape()
-        return tape.call(x, both)
+            key = x.shape, x.stride(), x.dtype  # views depend on how x lies in memory
+            tape = self._tapes.get(key)
+            if tape is None and len(self._tapes) < MOST:
+                tape = self._tapes[key] = _Tape()
+            if tape is not None:
+                return tape.call(x, super().log_prob_and_score, alone)
+        found = plain(x)
+        return (found,) if alone else found
 
 
 class _Tape:
@@ -76,10 +88,13 @@ class _Tape:
 
     def __init__(self) -> None:
         self.calls = 0
-        self.play: Callable[[Tensor], Both] | None = None
+        self.play: Play | None = None
 
-    def call(self, x: Tensor, both: Callable[[Tensor], Both]) -> Both:
-        """Return both at x: from the function at first, and then from the recording."""
+    def call(self, x: Tensor, both: Callable[[Tensor], Both], alone: bool) -> tuple[Tensor, ...]:
+        """Return value and score at x: from the function at first, and then from the recording.
+
+        The score alone comes from the recording alone, else both.
+        """
         self.calls += 1
         n = self.calls - FIRST
         if n == 0:
@@ -87,16 +102,18 @@ class _Tape:
             return found if self.play is None else both(x)
         if n < 0 or self.play is None:
             return both(x)
+        used = n > COMPARED and n % EVERY
         try:
-            played = self.play(x)
+            if used:
+                return self.play(x, alone)
+            played = *self.play(x, False), *self.play(x, True)
         except RuntimeError:  # a factorisation, say: the function has the message of PyTorch
             return both(x)
-        if n > COMPARED and n % EVERY:
-            return played
         found = both(x)
-        if not all(map(_same, played, found)):
+        expected = *found, found[1]
+        if not all(map(_same, played, expected)):
             self.play = None
-            if n > COMPARED and not all(map(_close, played, found)):
+            if n > COMPARED and not all(map(_close, played, expected)):
                 raise TypeError(
                     "the log-density changed during the run: at one point it gives different "
                     "numbers from "
@@ -146,6 +163,9 @@ SHAPE_ONLY = frozenset(
 )
 """Operations on a tensor of which only shape and kind matter."""
 
+BY_ONE = torch.ops.aten.pow.Tensor_Scalar, torch.ops.aten.mul.Tensor, torch.ops.aten.mul.Scalar
+"""Operations that change nothing where their second argument is 1."""
+
 CHECKS = torch.ops.aten._linalg_check_errors.default
 """What raises where a factorisation fails; an interpreter leaves it out, as it returns nothing."""
 
@@ -168,9 +188,7 @@ class _Recorder(TorchDispatchMode):
         return out
 
 
-def recording(
-    both: Callable[[Tensor], Both], x: Tensor
-) -> tuple[Both, Callable[[Tensor], Both] | None]:
+def recording(both: Callable[[Tensor], Both], x: Tensor) -> tuple[Both, Play | None]:
     """Return value and score at x, and a function that repeats them elsewhere, or None.
 
     A few derivatives have another formula where they are recorded, and another rounding.
@@ -179,23 +197,26 @@ def recording(
         found = both(x)
     try:
         program = _Program(recorder.calls, x)
-        return found, program.interpreter([program.slot(t) for t in found], x)
+        ends = [program.slot(t) for t in found]
+        whole, part = program.interpreter(ends, x), program.interpreter(ends[1:], x)
     except _Unfit:
         return found, None
+    return found, lambda x, alone: part(x) if alone else whole(x)
 
 
 class _Program:
     """Calls in order, between numbered places.
 
     Where a call writes into a tensor, all calls are repeated as they were; else only those that depend
-    on x.
+    on x, each once.
     """
 
     def __init__(self, calls: list[_Call], x: Tensor) -> None:
         self.places = {id(x): 0}
         self.outside: list[tuple[int, Tensor]] = []
         self.n, self.steps = 1, list[_Call]()
-        writes = any(call.function._schema.is_mutable for call in calls)
+        self.writes = writes = any(call.function._schema.is_mutable for call in calls)
+        known = dict[str, list[int]]()  # places of what came of a call
         moving, made = {id(x)}, set[int]()  # what depends on x, and all that calls have made
         for call in calls:
             function, args, kwargs, out = call
@@ -210,7 +231,13 @@ class _Program:
                 self.places[id(out)] = self.slot(args[0]).place
                 continue
             args, kwargs = _filled((args, kwargs), self.slot)
-            self.steps.append(_Call(function, args, kwargs, [self._place(t) for t in outs]))
+            if not writes and (again := known.get(key := repr((function, args, kwargs)))):
+                self.places.update(zip(map(id, outs), again, strict=True))
+                continue
+            places = [self._place(t) for t in outs]
+            if not writes:
+                known[key] = places
+            self.steps.append(_Call(function, args, kwargs, places))
 
     def _check(self, call: _Call, outs: list[Tensor], follows: bool, made: set[int]) -> None:
         """Raise `_Unfit` for a call that is not determined by its tensors, or goes on in Python."""
@@ -239,8 +266,19 @@ class _Program:
             self.outside.append((self._place(tensor), tensor.detach()))
         return _Slot(self._place(tensor))
 
-    def interpreter(self, ends: list[_Slot], x: Tensor) -> Callable[[Tensor], Both]:
-        """Return a compiled function of x.
+    def _needed(self, ends: list[_Slot]) -> list[_Call]:
+        """Return the steps that lead to the ends, and those that check something."""
+        if self.writes:
+            return self.steps
+        live, kept = {end.place for end in ends}, list[_Call]()
+        for step in reversed(self.steps):
+            if step.function is CHECKS or not live.isdisjoint(step.out):
+                live.update(slot.place for slot in _slots((step.args, step.kwargs)))
+                kept.append(step)
+        return kept[::-1]
+
+    def interpreter(self, ends: list[_Slot], x: Tensor) -> Callable[[Tensor], tuple[Tensor, ...]]:
+        """Return a compiled function of x that gives what is at the ends.
 
         Raises:
             _Unfit: If nothing at the ends depends on x, or PyTorch cannot compile it.
@@ -248,11 +286,12 @@ class _Program:
         where, given = [place for place, _ in self.outside], [t for _, t in self.outside]
         if any(end.place in (0, *where) for end in ends):
             raise _Unfit
+        steps, n = self._needed(ends), len(ends)
 
         def play(x: Tensor, *given: Tensor) -> tuple[Tensor, ...]:
             values: dict[int, Tensor] = {0: x, **dict(zip(where, given, strict=True))}
             failed = []
-            for function, args, kwargs, out in self.steps:
+            for function, args, kwargs, out in steps:
                 args, kwargs = _filled((args, kwargs), lambda slot: values[slot.place])
                 if function is CHECKS:
                     failed.append(args[0].any())
@@ -270,13 +309,14 @@ class _Program:
         except (AttributeError, NotImplementedError, RuntimeError, TypeError):
             raise _Unfit from None
 
-        def played(x: Tensor) -> Both:
+        def played(x: Tensor) -> tuple[Tensor, ...]:
             # optimising costs more than it gains
             with torch.jit.optimized_execution(False):  # type: ignore[attr-defined]
-                value, score, *failed = compiled(x, *given)
-            if any(map(bool, failed)):
+                found = compiled(x, *given)
+            found = found if isinstance(found, tuple) else (found,)
+            if any(map(bool, found[n:])):
                 raise RuntimeError("a factorisation failed")
-            return value, score
+            return found[:n]
 
         return played
 
@@ -288,9 +328,10 @@ def _is_in_place(function: Any) -> bool:
 
 
 def _is_identity(function: Any, args: Any, out: Any) -> bool:
-    """Tell whether a call returns its first argument: also x¹, from the derivative of x²."""
-    if function is torch.ops.aten.pow.Tensor_Scalar:
-        return bool(args[1] == 1) and out.dtype == args[0].dtype
+    """Tell whether a call returns its first argument: also x¹, from the derivative of x², and 1 · x."""
+    if function in BY_ONE:
+        alike = out.dtype == args[0].dtype and out.stride() == args[0].stride()
+        return not isinstance(args[1], Tensor) and bool(args[1] == 1) and alike
     return function is torch.ops.aten.detach.default
 
 
@@ -307,6 +348,15 @@ def _tensors(value: Any) -> list[Tensor]:
     if isinstance(value, dict):
         value = list(value.values())
     return [t for part in value for t in _tensors(part)] if isinstance(value, list | tuple) else []
+
+
+def _slots(value: Any) -> list[_Slot]:
+    """Return the slots among arguments."""
+    if isinstance(value, _Slot):
+        return [value]
+    if isinstance(value, dict):
+        value = list(value.values())
+    return [s for part in value for s in _slots(part)] if isinstance(value, list | tuple) else []
 
 
 def _filled(value: Any, change: Callable[[Any], Any]) -> Any:

@@ -19,6 +19,7 @@ from torch.utils.checkpoint import checkpoint
 from ..core import (
     Generator,
     ScoreFn,
+    asked,
     check_batch,
     check_count,
     check_function,
@@ -71,7 +72,7 @@ class GradientField:
         return self.sign * values[-1].sum() if self.sign != 1 else values[-1].sum()
 
     def _values(self, x: Tensor) -> Tensor:
-        value = self.f(x)
+        value = asked(self.f, x, "the log-density")
         if not isinstance(value, Tensor) or value.shape != x.shape[:1]:
             got = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
             raise ValueError(

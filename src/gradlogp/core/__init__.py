@@ -49,6 +49,7 @@ from .randomness import rand_like as rand_like
 from .randomness import randn_like as randn_like
 from .randomness import subsample as subsample
 from .rates import derivatives as derivatives
+from .shapes import asked as asked
 from .shapes import check_batch as check_batch
 from .shapes import check_count as check_count
 from .shapes import check_device as check_device

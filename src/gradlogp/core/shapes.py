@@ -205,6 +205,35 @@ def check_function(value: object, name: str, why: str = "", *, takes: int | None
             raise ValueError(f"{name} must be a function of {takes} arguments: {error}") from None
 
 
+def asked(f: Callable[[Tensor], Any], x: Tensor, name: str) -> Any:
+    """Return f(x), refusing what was computed by NumPy or SciPy, which have no gradients.
+
+    Raises:
+        TypeError: For such a function; a `ValueError` would count as a point outside of the support.
+    """
+    try:
+        value = f(x)
+    except (RuntimeError, TypeError) as error:
+        place, said = error.__traceback__, str(error)
+        while place is not None and place.tb_frame.f_code.co_name != "__array__":
+            place = place.tb_next
+        # np.sum(x, axis=1) of a tensor x calls x.sum(axis=1, out=None)
+        if place is not None or "call numpy()" in said or "argument 'axis'" in said:
+            raise TypeError(NUMPY.format(name)) from error
+        raise
+    if type(value).__module__ == "numpy":
+        raise TypeError(NUMPY.format(name))
+    return value
+
+
+NUMPY = (  # what to write instead of a function of arrays
+    "{} is computed by NumPy or SciPy, which have no gradients: write it with PyTorch (torch.exp for "
+    "np.exp, dim= for axis=, torch.distributions for scipy.stats); or, if you have its gradient too, "
+    "give both as functions of tensors, log_prob=lambda x: torch.from_numpy(f(x.detach().numpy())) and "
+    "score=lambda x: torch.from_numpy(g(x.detach().numpy()))"
+)
+
+
 def check_kind(value: object, name: str, kind: Any, what: str, why: str = "") -> None:
     """Raise `ValueError` unless this is an instance of a kind, or has all attributes of a tuple."""
     if isinstance(kind, tuple) and all(isinstance(k, str) for k in kind):

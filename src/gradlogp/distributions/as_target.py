@@ -19,6 +19,7 @@ from ..calculus.reverse import GradientField, score_from_log_prob
 from ..core import (
     Density,
     ScoreFn,
+    asked,
     check_batch,
     check_event_shape,
     check_function,
@@ -47,7 +48,7 @@ class Target:
     def score(self, x: Tensor) -> Tensor:
         """Return ∇ log p(x), shape of x."""
         check_batch(x, self.event_shape)
-        value = self.score_fn(x)
+        value = asked(self.score_fn, x, "the score")
         check_same_shape(value, x, "the score")
         return value
 
@@ -63,7 +64,7 @@ class Target:
                 "this target has a score but no log-density, which Metropolis corrections and "
                 "tempering need; pass as_target(log_prob=...) or use an unadjusted kernel (ULA)"
             )
-        value = self.log_prob_fn(x)
+        value = asked(self.log_prob_fn, x, "the log-density")
         if not isinstance(value, Tensor) or value.shape != x.shape[:1]:
             got = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
             raise ValueError(
@@ -141,6 +142,7 @@ def as_target(
         ValueError: If no function is given, or several that exclude each other; for a score
             with parameters; for a discrete law, or a support without bijection; or, when called, if
             a log-density or energy returns more than one number per sample.
+        TypeError: When called, for a function that NumPy or SciPy compute: it has no gradient.
 
     Examples:
         >>> target = glp.as_target(log_prob=lambda x: -x.pow(4).sum(1), event_shape=(2,))

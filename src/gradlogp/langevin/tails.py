@@ -54,7 +54,8 @@ class Fit(NamedTuple):
 def tail_shape(x: Float[Tensor, "n d"]) -> Fit:
     r"""Return the generalised Pareto shape of the largest |x − median|, coordinate by coordinate.
 
-    From the min(n/5, 3√n) largest of n, by the approximate posterior mean of Zhang & Stephens.
+    From the min(n/5, 3√n) largest of n, by the approximate posterior mean of Zhang & Stephens; NaN
+    where a quarter of them are equal, as of chains that stay where they are.
 
     References:
         | A New and Efficient Estimation Method for the Generalized Pareto Distribution
@@ -76,7 +77,8 @@ def tail_shape(x: Float[Tensor, "n d"]) -> Fit:
     likelihood = m * ((-theta / k).log() - k - 1)
     likelihood = torch.where(likelihood.isnan(), -torch.inf, likelihood)
     best = (likelihood.softmax(0) * theta).sum(0)
-    return Fit((-best * y).log1p().mean(0), m)
+    shape = (-best * y).log1p().mean(0)
+    return Fit(torch.where(y[int(m / 4 + 0.5) - 1] > 0, shape, torch.nan), m)
 
 
 def critical_shape(n_tail: Float[Tensor, " d"]) -> Float[Tensor, " d"]:
@@ -168,10 +170,10 @@ def heavy(
 
 def plain_density(chain: Chain) -> Any | None:
     """Return the density of the draws as they are, on all of R^d, where it is known."""
-    kernel, target = chain.kernel, chain.target
+    kernel, target, named = chain.kernel, chain.target, chain.parameters
     if (
         target is None
-        or chain.parameters is not None
+        or (named is not None and any(s.transform is not None for s in named.slots.values()))
         or getattr(kernel, "temperature", 1.0) != 1.0
         or isinstance(kernel, SphereULA | SphereMALA)
         or not has_log_prob(target)
@@ -179,7 +181,7 @@ def plain_density(chain: Chain) -> Any | None:
         return None
     target = Guarded(target)  # far from the draws it may fail
     target.lenient = True
-    return _Flat(target, chain.draws.shape[2:], chain.state.x)
+    return _Flat(target, chain.state.x.shape[1:], chain.state.x)
 
 
 class _Flat:

@@ -280,7 +280,7 @@ def evaluate_tables(
 ) -> tuple[Comparison, list[Row]]:  # fmt: skip
     """Compare rows of a table, drawn now or in a file, with real ones."""
     from ...check.compare import compare, likelihood_row
-    from ...core import some
+    from ...core import joined, some
     from ..tables import TableEstimator
     from .common import generator_of
 
@@ -311,9 +311,9 @@ def evaluate_tables(
     frames = [samples, held, *([] if training is None else [training])]
     for frame, what in zip(frames, (source, data, train), strict=False):
         if lacking := [name for name in names if name not in frame.columns]:
-            others = [name for name in names if name not in lacking]
+            others = joined([name for name in names if name not in lacking])
             raise ValueError(
-                f"{what} lacks columns: {some(lacking)}; --columns '{joined(others)}' compares the others"
+                f"{what} lacks columns: {some(lacking)}; --columns '{others}' compares the others"
             )
     samples, held, *rest = (frame[names] for frame in frames)
     found = compare(samples, held, rest[0] if rest else None, generator=g)

@@ -19,9 +19,10 @@ from torch import Tensor
 from ...core import check_batch, check_count, check_points
 from ...distributions import targets as densities
 from ...distributions.analytic import Gaussian, GaussianMixture
-from ..kernels import MALA, ULA, LeimkuhlerMatthews
+from ..kernels import HMC, MALA, ULA, LeimkuhlerMatthews
+from ..kernels.hamiltonian import HamiltonianInfo
 from ..kernels.preconditioner import IDENTITY
-from ..kernels.steps import LangevinInfo, MetropolisInfo, started
+from ..kernels.steps import LangevinInfo, MetropolisInfo, jittered_length, started
 from ..kernels.underdamped import BAOAB
 
 SLICE_SECONDS = 0.2
@@ -46,7 +47,7 @@ class Fused(NamedTuple):
     """
 
     draws: Float[Tensor, "chain draw D"]
-    info: LangevinInfo | MetropolisInfo
+    info: LangevinInfo | MetropolisInfo | HamiltonianInfo
     state: Any
     divergences: Int[Tensor, " chain"]
     n_steps: int
@@ -59,7 +60,7 @@ class Jitted:
 
     Arguments:
         score_fn: score(x, out) fills out `(D,)` with ∇ log p at x `(D,)`.
-        log_prob_fn: log_prob(x) returns log p(x) + const; only `MALA` needs it.
+        log_prob_fn: log_prob(x) returns log p(x) + const; `MALA` and `HMC` need it.
     """
 
     score_fn: Callable[[Any, Any], None]
@@ -104,13 +105,15 @@ def objection(kernel: object, target: object, x0: Tensor | None = None) -> str |
     """
     if find_spec("numba") is None:
         return 'the fused engine needs Numba: pip install "gradlogp[fast]"'
-    if type(kernel) not in (ULA, LeimkuhlerMatthews, MALA, BAOAB):
+    if type(kernel) not in (ULA, LeimkuhlerMatthews, MALA, BAOAB, HMC):
         return (
-            f"the fused engine has ULA, LeimkuhlerMatthews, MALA and BAOAB, not "
+            f"the fused engine has ULA, LeimkuhlerMatthews, MALA, HMC and BAOAB, not "
             f"{type(kernel).__name__}"
         )
-    if isinstance(kernel, MALA) and kernel.preconditioner is not IDENTITY:
-        return "the fused engine has MALA only without a preconditioner"
+    if isinstance(kernel, MALA | HMC) and kernel.preconditioner is not IDENTITY:
+        return f"the fused engine has {type(kernel).__name__} only without a preconditioner"
+    if isinstance(kernel, HMC) and isinstance(kernel.step_size, Tensor):
+        return "the fused engine has one step size for all chains"
     if type(target) in (Gaussian, GaussianMixture):
         if target._singular:  # type: ignore[attr-defined]
             return "the covariance is singular, so there is no density"
@@ -138,6 +141,8 @@ def objection(kernel: object, target: object, x0: Tensor | None = None) -> str |
 def slower(target: Any, x0: Tensor) -> str | None:
     """Return why PyTorch is faster, by its matrix products; None if it is not."""
     n, D = x0.shape
+    if isinstance(target, densities.LogisticRegression) and n < 16:
+        return f"{n} chains of a regression, each lane of a tile with all rows, are faster there"
     cov = getattr(target, "_cov", None)
     if D < 16 or cov is None or cov.U is None or bool((cov.w == cov.w[..., :1]).all()):
         return None
@@ -167,7 +172,7 @@ def run(
     """Run a kernel on every chain in compiled code and keep the draws, those so far on Ctrl-C.
 
     Arguments:
-        kernel: `ULA`, `LeimkuhlerMatthews`, `MALA` without preconditioner, or `BAOAB`.
+        kernel: `ULA`, `LeimkuhlerMatthews`, `BAOAB`, or `MALA` or `HMC` without preconditioner.
         target: A `Gaussian`, a `GaussianMixture`, one of `densities`, or a `Jitted`.
         x0: Starting points, float32 or float64; the noise is float32 in either case.
         n_steps: Steps taken, burn-in included.
@@ -208,13 +213,14 @@ def run(
     parts = [(i * tiles // threads, (i + 1) * tiles // threads) for i in range(threads)]
     parts = [part for part in parts if part[0] < part[1]]
 
+    lengths = _lengths(kernel, start, n_steps)
     reached = np.zeros((len(parts), 1), np.int64)
 
     def move(i: int, done: int, steps: int) -> None:
         engine.tiles(
             width(n), kind, c, score, constants, rows, *parts[i], n, a.rng, a.x, a.score, a.extra,
             a.log_prob, a.counts, done, steps, burn_in, thin, a.draws, a.flags, a.accepted,
-            a.acceptance, a.kept_log_prob, reached[i],
+            a.acceptance, a.kept_log_prob, a.energy, lengths[done : done + steps], reached[i],
         )  # fmt: skip
 
     pool, done, interrupted = ThreadPoolExecutor(len(parts)) if len(parts) > 1 else None, 0, False
@@ -246,4 +252,15 @@ def run(
             f"{int((divergences > 0).sum())} of {n} chains became NaN or infinite; "
             "use a smaller step_size"
         )
-    return Fused(*a.result(start, max(0, done - burn_in) // thin), divergences, done, interrupted)
+    found = a.result(start, max(0, done - burn_in) // thin, done)
+    return Fused(*found, divergences, done, interrupted)
+
+
+def _lengths(kernel: Any, start: Any, n_steps: int) -> Any:
+    """Return the leapfrog steps of each step of `HMC`, those of the plain engine."""
+    if not isinstance(kernel, HMC):
+        return np.ones(0, np.int64)
+    n, first = kernel.n_leapfrog, int(start.number[0])
+    if not kernel.jitter or n == 1:
+        return np.full(n_steps, n, np.int64)
+    return np.array([jittered_length(n, first + k) for k in range(n_steps)], np.int64)

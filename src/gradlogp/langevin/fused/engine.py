@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from ..kernels.hamiltonian import ENERGY_ERROR
 from .noise import (
     VECTOR,
     compiled,
@@ -20,7 +21,7 @@ from .noise import (
     uniforms,
 )
 
-ULA, AVERAGED, MALA, BAOAB = range(4)
+ULA, AVERAGED, MALA, BAOAB, HMC = range(5)
 """Which kernel `tiles` steps."""
 
 
@@ -89,15 +90,16 @@ def tiles(
     w: Any, kind: int, c: Any, score: Any, constants: Any, rows: int, first: int, last: int, n: int,
     rng: Any, x: Any, s: Any, extra: Any, log_p: Any, counts: Any,
     step: int, n_steps: int, burn_in: int, thin: int, draws: Any, flags: Any, accepted: Any,
-    acceptance: Any, kept_log_p: Any, reached: Any,
+    acceptance: Any, kept_log_p: Any, energy: Any, lengths: Any, reached: Any,
 ) -> None:  # fmt: skip
     r"""Move the tiles first … last − 1 by n_steps steps; the arrays hold the state before and after.
 
     Arguments:
         w: Width of a tile, `noise.NARROW` or `noise.WIDE`.
-        kind: `ULA`, `AVERAGED`, `MALA` or `BAOAB`.
+        kind: `ULA`, `AVERAGED`, `MALA`, `BAOAB` or `HMC`.
         c: The numbers of the kernel: h, √(2hτ), then √(hτ/2) for `AVERAGED` or 1/τ and 1/(4hτ) for
-            `MALA`; for `BAOAB` h/2, h/(2m), e^{−γh} and √(τm(1 − e^{−2γh})).
+            `MALA`; for `BAOAB` h/2, h/(2m), e^{−γh} and √(τm(1 − e^{−2γh})); for `HMC` h, √τ, 1/τ and
+            1/(2τ).
         score: Fills scores and log-densities of a tile.
         constants: What it wants.
         rows: Rows of working space that it wants.
@@ -116,9 +118,11 @@ def tiles(
         thin: Keep one in so many.
         draws: `(chain, draw, D)`.
         flags: `(chain, draw)`, diverging.
-        accepted: `(chain, draw)`, for `MALA`.
-        acceptance: `(chain, draw)`, for `MALA`.
-        kept_log_p: `(chain, draw)`, for `MALA`.
+        accepted: `(chain, draw)`, for `MALA` and `HMC`.
+        acceptance: Likewise.
+        kept_log_p: Likewise.
+        energy: `(chain, draw)`, for `HMC`.
+        lengths: Leapfrog steps of each step, `(n_steps,)`, for `HMC`.
         reached: `(1,)`, set to the steps taken in all when they are: so that an interrupt, which Python
             may see before or after this function, leaves no doubt.
     """
@@ -129,10 +133,11 @@ def tiles(
     work = np.empty((rows, lanes), x.dtype)
     here, there = np.empty((D, lanes), x.dtype), np.empty((D, lanes), x.dtype)
     y, g = np.empty((D, lanes), x.dtype), np.empty((D, lanes), x.dtype)
-    moving = extra.shape[1]
+    moving, metropolis = extra.shape[1], kind == MALA or kind == HMC
     more, e = np.empty((moving, lanes), x.dtype), np.empty((moving, lanes), x.dtype)
     old_lp, lp = np.empty(lanes, x.dtype), np.empty(lanes, x.dtype)
     ratio, nan = np.empty(lanes, x.dtype), np.empty(lanes, x.dtype)
+    q, before = np.empty((D, lanes), x.dtype), np.empty(lanes, x.dtype)
     u = np.empty(lanes, np.float32)
     take, wrong = np.empty(lanes, np.bool_), np.empty(lanes, np.bool_)
     for tile in range(first, last):
@@ -153,6 +158,10 @@ def tiles(
                         p = c2 * p + c3 * z[d, i]
                         e[d, i] = p
                         y[d, i] = half + c1 * p
+                elif kind == HMC:
+                    for i in range(lanes):
+                        q[d, i] = c1 * z[d, i] + c0 / 2 * there[d, i]
+                        y[d, i] = here[d, i] + c0 * q[d, i]
                 elif kind == AVERAGED:
                     for i in range(lanes):
                         y[d, i] = here[d, i] + c0 * there[d, i] + c2 * (more[d, i] + z[d, i])
@@ -161,7 +170,14 @@ def tiles(
                 else:
                     for i in range(lanes):
                         y[d, i] = here[d, i] + c0 * there[d, i] + c1 * z[d, i]
-            score(w, constants, y, g, lp, work, kind == MALA)
+            if kind == HMC:
+                for _ in range(lengths[t - step - 1] - 1):
+                    score(w, constants, y, g, lp, work, False)
+                    for d in range(D):
+                        for i in range(lanes):
+                            q[d, i] += c0 * g[d, i]
+                            y[d, i] += c0 * q[d, i]
+            score(w, constants, y, g, lp, work, metropolis)
             some = _odd(w, y, g)
             if kind == BAOAB:
                 for d in range(D):
@@ -174,7 +190,16 @@ def tiles(
                 _nan(w, y, g, nan)
                 if kind == BAOAB:
                     _nan(w, e, e, nan)
-            if kind == MALA:
+            if kind == HMC:
+                for i in range(lanes):
+                    ratio[i] = before[i] = zero
+                for d in range(D):
+                    for i in range(lanes):
+                        q[d, i] += c0 / 2 * g[d, i]
+                        on, back = c1 * z[d, i], q[d, i]
+                        before[i] += on * on / 2
+                        ratio[i] += on * on - back * back
+            elif kind == MALA:
                 for i in range(lanes):
                     ratio[i] = zero
                 for d in range(D):
@@ -182,18 +207,25 @@ def tiles(
                         back = here[d, i] - y[d, i] - c0 * g[d, i]
                         on = y[d, i] - here[d, i] - c0 * there[d, i]
                         ratio[i] += on * on - back * back
+            if metropolis:
                 uniforms(w, r, u)
                 some = np.int32(0)
                 for i in range(lanes):
                     value = (lp[i] - old_lp[i]) * c2 + ratio[i] * c3
                     off = nan[i] + (value - value) + (lp[i] - lp[i])
                     outside = lp[i] == -np.inf and nan[i] == zero
+                    bad = (off != zero and not outside) or (
+                        kind == HMC and off == zero and value < -ENERGY_ERROR
+                    )
+                    before[i] -= old_lp[i]
+                    after = before[i] - value / c2
                     value = exp(min(value, zero))
                     value = value if off == zero else zero
                     ratio[i] = value
                     take[i] = u[i] < value
-                    wrong[i] = off != zero and not outside
-                    some |= np.int32(off != zero and not outside)
+                    before[i] = after if take[i] else before[i]
+                    wrong[i] = bad
+                    some |= np.int32(bad)
                 for i in range(lanes):
                     lp[i] = lp[i] if take[i] else old_lp[i]
                 old_lp, lp = lp, old_lp
@@ -201,7 +233,7 @@ def tiles(
                 for i in range(lanes):
                     take[i] = nan[i] == zero
                     wrong[i] = not take[i]
-            if some or kind == MALA:
+            if some or metropolis:
                 _stay(w, take, y, here)
                 _stay(w, take, g, there)
                 if kind == BAOAB or kind == AVERAGED:
@@ -222,7 +254,9 @@ def tiles(
                     draws[k, j, d] = here[d, i]
                 if some:
                     flags[k, j] = wrong[i]
-                if kind == MALA:
+                if kind == HMC:
+                    energy[k, j] = before[i]
+                if metropolis:
                     accepted[k, j], acceptance[k, j] = take[i], ratio[i]
                     kept_log_p[k, j] = old_lp[i]
         _copy(w, here, x[tile])

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from ...distributions import targets as densities
 from ...distributions.analytic import Gaussian
-from ..kernels import MALA, ULA, LeimkuhlerMatthews
+from ..kernels import HMC, MALA, ULA, LeimkuhlerMatthews
+from ..kernels.hamiltonian import HamiltonianInfo
 from ..kernels.steps import LangevinInfo, MetropolisInfo
 from . import engine, mixtures
 from . import known as tiles_of
@@ -27,6 +28,8 @@ def number(kernel: Any, dtype: Any) -> tuple[int, Any]:
         rest = [1 / tau, 1 / (4 * h * tau)] if isinstance(kernel, MALA) else [(h * tau / 2) ** 0.5]
         c = [h, (2 * h * tau) ** 0.5, *rest]
         return kind[type(kernel)], np.array([*c, 0.0][:4], dtype)
+    if isinstance(kernel, HMC):
+        return engine.HMC, np.array([h, tau**0.5, 1 / tau, 1 / (2 * tau)], dtype)
     gamma, m = kernel.friction, kernel.mass
     decay, gain = math.exp(-gamma * h), math.sqrt(tau * m * -math.expm1(-2 * gamma * h))
     return engine.BAOAB, np.array([h / 2, h / (2 * m), decay, gain], dtype)
@@ -155,6 +158,7 @@ class Arrays(NamedTuple):
     accepted: Any
     acceptance: Any
     kept_log_prob: Any
+    energy: Any
 
     @classmethod
     def of(cls, start: Any, seed: int, kept: int, kind: int) -> Arrays:
@@ -165,7 +169,8 @@ class Arrays(NamedTuple):
         tiles, dtype = len(x), x.dtype
         rng = _tiles(seeds(seed, n), lanes).reshape(tiles, 4 * lanes)
         log_prob = np.zeros((tiles, lanes), dtype)
-        if kind == engine.MALA:
+        metropolis = kind in (engine.MALA, engine.HMC)
+        if metropolis:
             log_prob = _tiles(start.log_prob.numpy()[:, None], lanes)[:, 0].copy()
         carried = [
             v for name in ("z", "momentum") if (v := getattr(start, name, None)) is not None
@@ -173,15 +178,15 @@ class Arrays(NamedTuple):
         extra = (
             _tiles(carried[0].numpy(), lanes) if carried else np.zeros((tiles, 0, lanes), dtype)
         )
-        room = (n, kept) if kind == engine.MALA else (1, 1)
+        room = (n, kept) if metropolis else (1, 1)
         return cls(
             rng, x, score, extra, log_prob, np.zeros(n, np.int64), np.empty((n, kept, D), dtype),
             np.zeros((n, kept), np.bool_), np.zeros(room, np.bool_), np.zeros(room, dtype),
-            np.zeros(room, dtype),
+            np.zeros(room, dtype), np.zeros((n, kept) if kind == engine.HMC else (1, 1), dtype),
         )  # fmt: skip
 
-    def result(self, start: Any, kept: int) -> tuple[Tensor, Any, Any]:
-        """Return the first draws, their info and the last state, of the type of that at the start."""
+    def result(self, start: Any, kept: int, n_steps: int) -> tuple[Tensor, Any, Any]:
+        """Return the first draws, their info and the state after n_steps, of the type at the start."""
         n = len(self.counts)
 
         def back(tiles: Any) -> Tensor:
@@ -197,6 +202,10 @@ class Arrays(NamedTuple):
             told = (self.acceptance, self.accepted, self.kept_log_prob)
             acceptance, accepted, log_prob = (torch.from_numpy(v)[:, :kept] for v in told)
             info = MetropolisInfo(acceptance, accepted, log_prob, flags)
+            if hasattr(start, "number"):
+                fields["number"] = start.number + n_steps
+                energy = torch.from_numpy(self.energy)[:, :kept]
+                info = HamiltonianInfo(acceptance, accepted, log_prob, flags, energy)
         draws = torch.from_numpy(self.draws)
         if kept < draws.shape[1]:  # a file of a view would be as large as what was made room for
             draws = draws[:, :kept].clone()

@@ -40,19 +40,22 @@ TROUBLED, SAFEST = 0.01, 0.9
 """Part of the steps of a window that diverge from which the acceptance to aim at moves half
 way to 1, as long as it is below the second number."""
 
-LONG = 80
-"""Steps of a window before which its divergences are those of dual averaging."""
+LONG, MARGIN = 80, 2.0
+"""Steps of a window before which its divergences say nothing, and how many times the tuned step size
+those may have that count: curvature that makes them diverge is near."""
 
-ENOUGH = 0.25
-"""Part of the steps before which the warm-up does not end, even if a window adds nothing."""
+ENOUGH, LOOK = 0.25, 200
+"""Part of the steps before which the warm-up does not end, even if a window adds nothing, and steps
+after which a longer window ends, if they add nothing."""
 
 WIDEST, LONGEST = 10.0, 128
 """Most deviations by which a path is lengthened, and most leapfrog steps of a mean path."""
 
 
 class Moved(NamedTuple):
-    """What a step of all chains says; None for what the kernel does not know."""
+    """A step of all chains, and what it says; None for what the kernel does not know."""
 
+    step_size: Tensor
     x: Tensor
     score: Tensor | None
     log_prob: Tensor | None
@@ -122,10 +125,10 @@ class Walkers:
             if self.tell is not None:
                 self.tell(info)
         if len(found) == 1:
-            return Moved(*found[0])
+            return Moved(step_size, *found[0])
         columns: Any = zip(*found, strict=True)
         joined: Any = (None if c[0] is None else torch.cat(c) for c in columns)
-        return Moved(*joined)
+        return Moved(step_size, *joined)
 
     def copy(self, source: Tensor) -> None:
         """Put every chain where the chain number `source` stands."""
@@ -150,14 +153,22 @@ def tune(how: Adaptation, kernel: Any, walkers: Walkers, n_steps: int) -> WarmUp
     h = h.expand(n) if own else h
     restarts, time, taken = torch.zeros(n, dtype=torch.long), how.trajectory, 0
     *windows, (last, _) = how.windows(n_steps)
+
+    def in_vain(seen: list[Moved]) -> bool:
+        (moving, arrived), before = progress(seen), kernel.preconditioner
+        late = taken + len(seen) >= ENOUGH * n_steps and bool((moving & arrived).all())
+        return late and learnt(how, before, seen, arrived)[0] is before
+
     for length, learn in windows:
-        h, seen = averaged(kernel, walkers, h, time, length, rate, learn)
-        taken += length
+        h, seen = averaged(kernel, walkers, h, time, length, rate, in_vain if learn else None)
+        taken += len(seen)
         if not seen:
             continue
         moving, arrived = progress(seen)
+        if not bool(moving.any()):
+            continue  # with smaller steps
         if learn:
-            rate = safer_than(rate, how, seen, arrived)
+            rate = safer_than(rate, how, seen, h, arrived)
             before = kernel.preconditioner
             P, widest = learnt(how, before, seen, arrived)
             kernel = dataclasses.replace(kernel, preconditioner=P)
@@ -175,9 +186,9 @@ def tune(how: Adaptation, kernel: Any, walkers: Walkers, n_steps: int) -> WarmUp
     if walkers.tell is not None and (skipped := n_steps - last - taken):
         walkers.tell(None, skipped * len(walkers.parts))
     polished = 2 * last // 3
-    h, seen = averaged(kernel, walkers, h, time, last - polished, rate, False)
+    h, seen = averaged(kernel, walkers, h, time, last - polished, rate)
     if how.preconditioner != "none" and seen:
-        rate = safer_than(rate, how, seen, torch.ones(n, dtype=torch.bool))
+        rate = safer_than(rate, how, seen, h, torch.ones(n, dtype=torch.bool))
     steps = h.expand(n).clone()
     h = pooled(kernel, walkers, h, time, polished, rate)
     kernel = dataclasses.replace(paced(kernel, h, time), step_size=float(h))
@@ -191,19 +202,24 @@ def averaged(
     time: float | None,
     n_steps: int,
     rate: float,
-    learn: bool,
+    in_vain: Callable[[list[Moved]], bool] | None = None,
 ) -> tuple[Tensor, list[Moved]]:
-    """Return the steps after n_steps of dual averaging, and what was seen on the way."""
+    """Return the steps after n_steps of dual averaging, and what was seen on the way.
+
+    With `in_vain` all of that is kept, to learn from, and that many steps are not taken if it says so.
+    """
     averaging, seen = DualAveraging.start(h, rate), list[Moved]()
     for _ in range(n_steps):
         step = averaging.log_step.exp()
         moved = walkers.move(paced(kernel, step, time), step)
         accepted = moved.acceptance.double().cpu()
-        if not learn:  # of positions no more than the first and last are asked for
+        if in_vain is None:  # of positions no more than the first and last are asked for
             between = 0 < len(seen) < n_steps - 1
             moved = moved._replace(score=None, x=seen[0].x if between else moved.x)
         seen.append(moved)
         averaging = averaging.update(accepted if h.ndim else accepted.mean())
+        if in_vain is not None and len(seen) == LOOK < n_steps and in_vain(seen):
+            break
     return averaging.log_average.exp() if seen else h, seen
 
 
@@ -238,14 +254,22 @@ def progress(seen: list[Moved]) -> tuple[Tensor, Tensor]:
     return moving, arrived if bool(arrived.any()) else moving
 
 
-def safer_than(rate: float, how: Adaptation, seen: list[Moved], arrived: Tensor) -> float:
-    """Return a larger acceptance to aim at where too many steps of the arrived chains diverged."""
+def safer_than(
+    rate: float, how: Adaptation, seen: list[Moved], h: Tensor, arrived: Tensor
+) -> float:
+    """Return a larger acceptance to aim at where too many steps of the arrived chains diverged.
+
+    Steps longer than twice the h that came of the window say nothing: dual averaging swings to ten
+    times that, where paths diverge on a normal law, too.
+    """
     free = how.target_acceptance is None and rate < SAFEST
     if not free or seen[0].diverging is None or len(seen) < LONG:
         return rate
-    late = seen[len(seen) // 2 :]  # dual averaging begins with long steps
-    flags = torch.stack([m.diverging for m in late if m.diverging is not None]).cpu()
-    share = float(flags[:, arrived].double().mean())
+    flags = torch.stack([m.diverging for m in seen if m.diverging is not None]).cpu()
+    used = (
+        torch.stack([(m.step_size <= MARGIN * h).expand(flags.shape[1]) for m in seen]) & arrived
+    )
+    share = float(flags[used].double().mean()) if bool(used.any()) else 0.0
     return 1 - (1 - rate) / 2 if share > TROUBLED else rate
 
 

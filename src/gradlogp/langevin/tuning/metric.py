@@ -40,6 +40,9 @@ KEPT, NOTHING = 1.05, 0.1
 """The current metric stays unless another has a divergence smaller than by this factor, and by so much:
 that of one direction whose variance is off by a factor 1.37, since λ + 1/λ − 2 is 0.1 there."""
 
+BORDER = 0.01
+"""Product of the variances of draws and scores below which the scores say nothing."""
+
 DENSE = 400
 """Dimensions up to which a matrix is tried."""
 
@@ -76,7 +79,8 @@ def fit_metric(
 
     With `auto` a diagonal, low-rank ones (from 64 dimensions) and matrices, more and less shrunk, are
     fitted to either half of the draws and judged on the other, together with the current metric.
-    The best is fitted to all.
+    The best is fitted to all. Where scores hardly vary, as of laws that end at a border, the variances
+    of the draws are what is left: on all of R^d the product of both variances is at least 1.
 
     References:
         | Estimation of Non-Normalized Statistical Models by Score Matching (Hyvärinen, 2005)
@@ -89,7 +93,7 @@ def fit_metric(
         current: A metric that is kept, and returned itself, if no other predicts clearly better.
 
     Raises:
-        ValueError: For fewer than 4 draws, or a coordinate whose draws or scores do not vary.
+        ValueError: For fewer than 4 draws, or a coordinate whose draws do not vary.
     """
     check_points(x, least=4)
     check_points(score, "score", x.shape[1:])
@@ -101,6 +105,9 @@ def fit_metric(
     x, score = x.flatten(1).double(), score.flatten(1).double()
     if not bool((torch.isfinite(x.var(0)) & (x.var(0) > 0)).all()):
         raise ValueError("a coordinate of x did not move at all; start from a smaller step_size")
+    var = x.var(0)
+    if bool((var * score.var(0) < BORDER).any()):
+        return Preconditioner(var.reshape(event), "diagonal")
     halves = x.tensor_split(2), score.tensor_split(2)
     best, least = None, torch.inf
     names = list(_candidates(x.shape[1], kind))

@@ -43,6 +43,10 @@ RADIUS = 2.0
 POINTS, DRAWS = 12, 30
 """Points of a path at which a normal law is tried, and draws by which it is judged."""
 
+STRAIGHT = 1e-8
+"""Curvature, in squares of the slope, up to which a direction has none: a law is as wide there as log p
+takes to fall by 1, or where it does not fall as the region in which paths start."""
+
 POOL, TEMPER = 50, 8.0
 """Draws of the best law of each path from which the starts are chosen, and nats below the best from
 which their log-weights count no less: or one of them would win all."""
@@ -242,6 +246,8 @@ def _best(target: Density, path: Path, generator: torch.Generator | None) -> tup
         if not bool(torch.isfinite(H).all()):
             continue
         w, U = torch.linalg.eigh((H + H.mT) / 2)
+        slope = (s.to(U) @ U).square()
+        w = torch.where(w.abs() <= STRAIGHT * slope, slope.clamp(min=RADIUS**-2), w)
         w = w.abs().clamp(min=float(w.abs().max()) * 1e-14).clamp(min=1e-300)
         covariance = (U / w) @ U.mT
         root, info = torch.linalg.cholesky_ex((covariance + covariance.mT) / 2)
