@@ -1791,12 +1791,12 @@ MUTANTS = (
     ),
     Mutant(
         "X: a recording is used before it was compared",
-        "calculus/recording.py", "if n > COMPARED and n % EVERY:", "if n % EVERY:",
+        "calculus/recording.py", "used = n > COMPARED and n % EVERY", "used = n % EVERY",
         "calculus/test_recording.py::test_values_read_behind_the_back_are_noticed_before_the_recording_is_used",
     ),
     Mutant(
         "X: a function that changes goes unnoticed",
-        "calculus/recording.py", "if n > COMPARED and n % EVERY:", "if n > COMPARED:",
+        "calculus/recording.py", "used = n > COMPARED and n % EVERY", "used = n > COMPARED",
         "calculus/test_recording.py::test_a_function_that_changes_is_an_error",
     ),
     Mutant(
@@ -1856,7 +1856,7 @@ MUTANTS = (
     ),
     Mutant(
         "X: the sign of a tail's shape",
-        "langevin/tails.py", "return Fit((-best * y)", "return Fit((best * y)",
+        "langevin/tails.py", "shape = (-best * y)", "shape = (best * y)",
         "langevin/test_tails.py::test_the_shape_is_that_of_the_tail",
     ),
     Mutant(
