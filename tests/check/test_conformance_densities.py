@@ -126,7 +126,7 @@ WRONG = {
     "changes the dtype": {"score": lambda x, s: s.double()},
     "sum over the event that is left out": {"log_prob": lambda x, p: p[:, None] + 0 * x},
     "one point's score for all": {"score": lambda x, s: s.sum(1)},
-    "in place": {"score": lambda x, s: x.add_(0.1) * 0 + s},
+    "in-place": {"score": lambda x, s: x.add_(0.1) * 0 + s},
     "E s f": {"spread": lambda C: C},
     "does not come from": {"noise": lambda x, g: torch.randn_like(x)},
     "deviations are added": {"noised": lambda a, b: (a, b**0.9)},

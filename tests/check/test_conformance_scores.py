@@ -163,7 +163,7 @@ WRONG = {
     "gradient of the energy": ({"density": lambda z, t: -BASE.log_prob(z, t)} | NO_LAW, WithDensity),
     "coupled batch": ({"of": lambda s, z, a, b: s - 0.1 * s.mean(0)} | NO_LAW, Own),
     "changes the dtype": ({"of": lambda s, z, a, b: s.float()} | NO_LAW, Own),
-    "in place": ({"of": lambda s, z, a, b: z.add_(1e-9) * 0 + s} | NO_LAW, Own),
+    "in-place": ({"of": lambda s, z, a, b: z.add_(1e-9) * 0 + s} | NO_LAW, Own),
 }  # fmt: skip
 
 
@@ -207,7 +207,7 @@ def test_a_learned_score_is_calibrated_or_is_not():
     held_out = law.sample(2000, generator=seeded(5)).float()
     found = check_score(trained.requires_grad_(False), data=held_out)
     assert len(found) > 20
-    with pytest.raises(ConformanceError, match="says nothing"):
+    with pytest.raises(ConformanceError, match="without information"):
         check_score(raw.requires_grad_(False), data=held_out)
 
 

@@ -69,7 +69,7 @@ def small_disk(tmp_path):
 def test_a_disk_that_is_full_is_an_error_before_the_first_draw(n_steps, small_disk):
     """Too small for the draws; or for them, but not for what the steps report."""
     told = []
-    with pytest.raises(OSError, match="there is no room for"):
+    with pytest.raises(OSError, match="there is no space for"):
         glp.run(
             MALA(0.5), TARGET, start(), n_steps, keep=small_disk / "x.npy", generator=seeded(0),
             progress=lambda *_: told.append(1), burn_in=1,
@@ -107,7 +107,7 @@ def test_a_limit_of_the_size_of_files(tmp_path):
 
     def work():
         resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
-        with pytest.raises(OSError, match="there is no room for"):
+        with pytest.raises(OSError, match="there is no space for"):
             glp.run(ULA(0.5), TARGET, start(), 20_000, keep=tmp_path / "x.npy")
 
     assert ended(forked(work)) == 0

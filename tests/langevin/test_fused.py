@@ -369,7 +369,7 @@ def test_supports_says_why_not(cubic):
     assert fused.supports(HMC(0.1, 3), DIAGONAL)
     assert not fused.supports(NUTS(0.1), DIAGONAL)
     assert "not NUTS" in fused.objection(NUTS(0.1), DIAGONAL)
-    assert "HMC without" in fused.objection(HMC(0.1, 3, torch.ones(2)), DIAGONAL)
+    assert "HMC only without" in fused.objection(HMC(0.1, 3, torch.ones(2)), DIAGONAL)
     assert "one step size" in fused.objection(HMC(torch.ones(3), 3), DIAGONAL)
     assert "preconditioner" in fused.objection(MALA(0.1, preconditioner=2.0), DIAGONAL)
     assert "not function" in fused.objection(ULA(0.1), lambda x: x)
@@ -591,7 +591,7 @@ def test_run_refuses_what_the_engine_cannot_do(tmp_path):
     for kernel, options, message in (
         (NUTS(0.1), {}, "cannot run this: .*not NUTS"),
         (ULA(0.1), {"keep": tmp_path / "x.npy"}, "keeps draws in memory"),
-        (ULA(0.1), {"chunk_size": 2}, "in one go"),
+        (ULA(0.1), {"chunk_size": 2}, "in a single run"),
     ):
         with pytest.raises(ValueError, match=message):
             chains.run(kernel, DIAGONAL, x0, 5, engine="fused", **options)

@@ -183,7 +183,7 @@ def test_refusals(as_user):
     with pytest.raises(TypeError, match="divergence"):
         PositionDependentULA(0.1, G)
     for bad in (None, "zero", 0.0):
-        with pytest.raises(ValueError, match=r"divergence.*another law"):
+        with pytest.raises(ValueError, match=r"divergence.*wrong law"):
             PositionDependentULA(0.1, G, bad)
     with pytest.raises(ValueError, match=r"G must be a function.*PreconditionedULA"):
         PositionDependentULA(0.1, 2.0, "autograd")

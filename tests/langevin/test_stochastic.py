@@ -382,7 +382,10 @@ REFUSED = [
     (lambda: SGLD(0.0, 2), "step_size"),
     (lambda: SGLD(0.1, 0), "batch_size"),
     (lambda: SGLD(0.1, 2, temperature=-1.0), "temperature"),
-    (lambda: SGLD(0.1, 6).init(torch.zeros(2, 1), TARGET), "at most the 5"),
+    (
+        lambda: SGLD(0.1, 6).init(torch.zeros(2, 1), TARGET),
+        "at most the number of observations, 5",
+    ),
     (lambda: SGLD(0.1, 2).init(torch.zeros(2), TARGET), "x0"),
     (lambda: SGLD(0.1, 2).init(torch.zeros(2, 1), logistic_target()), "Observed"),
     (lambda: run(SGLD(lambda k: 0.1 - k, 2), TARGET, torch.zeros(2, 1), 3), r"step_size\(1\)"),

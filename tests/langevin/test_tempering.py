@@ -193,8 +193,8 @@ def test_dtype_and_refusals(generator, as_user):
     assert single[0].x.dtype == single[1].swap_acceptance.dtype == torch.float32
     assert not info.diverging.any()
     for wrong, message in (
-        (lambda: ParallelTempering(0.1, (2.0, 1.0)), "rise"),
-        (lambda: ParallelTempering(0.1, ()), "rise"),
+        (lambda: ParallelTempering(0.1, (2.0, 1.0)), "increasing"),
+        (lambda: ParallelTempering(0.1, ()), "increasing"),
         (lambda: ParallelTempering(0.1, (1.0, math.inf)), "finite"),
         (lambda: ParallelTempering((0.1,), (1.0, 2.0)), "step_size"),
         (lambda: ParallelTempering(-0.1), "step_size"),

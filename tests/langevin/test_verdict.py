@@ -119,7 +119,7 @@ def test_what_is_wrong_with_steps_is_named(generator):
     says(judged(x, steps(acceptance=acceptance)), "1 of 4 chains hardly move")
     flags = torch.zeros(4, 500, dtype=torch.bool)
     flags[:, :10] = True
-    says(judged(x, steps(diverging=flags)), "40 of 2000 draws", "diverged")
+    says(judged(x, steps(diverging=flags)), "40 of 2000 draws", "divergent steps")
     energy = autoregression((4, 500), 0.95, generator)
     says(judged(x, steps(energy=energy)), "E-BFMI")
     # under partial refreshment it is small by construction

@@ -301,7 +301,7 @@ def test_a_schedule_of_ones_own_is_refused_at_once(tmp_path):
     class Mine(schedules.VP):
         pass
 
-    refused(lambda: save(tmp_path / "run", mlp(schedule=Mine())), "schedule Mine of your own")
+    refused(lambda: save(tmp_path / "run", mlp(schedule=Mine())), "own schedule Mine")
     assert list(tmp_path.iterdir()) == []
 
 

@@ -119,8 +119,9 @@ class _At(NamedTuple):
 
 def _evaluate(f: Callable[[Tensor], Tensor], x: Tensor, name: str) -> _At:
     """Evaluate f at x without touching x itself."""
+    own = x.requires_grad and torch.is_grad_enabled()  # else a view may say so and have no graph
     with torch.inference_mode(False), torch.enable_grad():
-        y = x if x.requires_grad else (x + 0 if x.is_inference() else x.detach()).requires_grad_()
+        y = x if own else (x + 0 if x.is_inference() else x.detach()).requires_grad_()
         value = f(y)
     if not isinstance(value, Tensor):
         raise ValueError(f"{name} must return a torch.Tensor, got {type(value).__name__}")

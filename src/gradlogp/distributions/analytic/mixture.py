@@ -188,6 +188,7 @@ class GaussianMixture:
 
     def responsibilities(self, x: Float[Tensor, "batch D"]) -> Float[Tensor, "batch K"]:
         """Return r_k(x) = P(component k | x)."""
+        self._check(x)
         if parts := self._parts(x, 4):
             return torch.cat([law.responsibilities(y) for law, y in parts])
         return self._components(x).r
@@ -244,6 +245,7 @@ class GaussianMixture:
         arrays: int,
     ) -> Tensor | None:
         """Return f of parts, as in `_parts`, or None where x_t need not be divided."""
+        check_batch(x_t, self.event_shape, "x_t")
         rows = rows_held(arrays * self.means.shape[-2:].numel())
         each = coefficients(alpha, sigma, x_t)
         if len(x_t) <= rows or any(v.ndim and len(v) != len(x_t) for v in each):
