@@ -83,6 +83,7 @@ bench: $(VENV)/.main
 	$(TEST_ENV) $(BIN)/python benchmarks/run.py
 	$(TEST_ENV) $(BIN)/python benchmarks/objectives.py
 	$(TEST_ENV) $(BIN)/python benchmarks/langevin.py
+	$(TEST_ENV) $(BIN)/python benchmarks/fused_hmc.py
 	$(TEST_ENV) $(BIN)/python benchmarks/samplers.py
 	$(TEST_ENV) $(BIN)/python benchmarks/posteriors.py
 	$(TEST_ENV) $(BIN)/python benchmarks/diffusion.py
