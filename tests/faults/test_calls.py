@@ -388,13 +388,14 @@ def interrupted():
         (lambda: glp.objectives.multilevel(small(), X, weight=ENDLESS), r"weight must be finite"),
         (lambda: next(glp.fit(small(), X, objective=averaged)), r"the loss of each sample, .* average"),
         (lambda: glp.variational_bound(EXACT, X * 1e170), r"the bound of 12 of 12 points became NaN"),
+        (lambda: glp.metrics.mmd(X, X, max_points=2), r"max_points must be an? .*4"),
         (lambda: interrupted().sample(3, guidance=X), r"guidance must be a finite number"),
         (lambda: interrupted().sample(3), r"this TableEstimator has not been fitted"),
     ],
     ids=("project", "nu_method", "from_ensemble", "mean_score", "mixture_weight", "variance",
          "product", "gaussian_precision", "frechet", "complex", "split", "held_out", "weight",
          "operator", "evolve", "log_likelihood", "run", "sample", "resume", "text", "modes",
-         "ksd", "variances", "log_prob", "train", "infinite weight", "averaged", "bound",
+         "ksd", "variances", "log_prob", "train", "infinite weight", "averaged", "bound", "mmd",
          "guidance", "interrupted"),
 )  # fmt: skip
 def test_what_random_calls_have_found(attempt, message):

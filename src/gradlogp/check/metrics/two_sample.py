@@ -73,7 +73,7 @@ def mmd(
         generator: Where subsample and permutations come from.
 
     Raises:
-        ValueError: For fewer than 4 points of each, which the standard error needs.
+        ValueError: For fewer than 4 points of each, which the standard error needs, also of max_points.
 
     References:
         | A Kernel Two-Sample Test (Gretton et al., 2012)
@@ -87,6 +87,7 @@ def mmd(
     """
     a, b = two_samples(x, y, least=4)
     check_count(n_permutations, "n_permutations", 2)
+    check_count(max_points, "max_points", 4)
     a, b = subsample(a, max_points, generator), subsample(b, max_points, generator)
     warn_of_cost(
         len(a) + len(b), MANY_POOLED, "a maximum mean discrepancy",
