@@ -389,6 +389,8 @@ def interrupted():
         (lambda: next(glp.fit(small(), X, objective=averaged)), r"the loss of each sample, .* average"),
         (lambda: glp.variational_bound(EXACT, X * 1e170), r"the bound of 12 of 12 points became NaN"),
         (lambda: glp.metrics.mmd(X, X, max_points=2), r"max_points must be an? .*4"),
+        (lambda: glp.objectives.noised(len, small(), X), r"matching must be a function of 2 arguments"),
+        (lambda: glp.check.check_objective(torch.nn.Identity()), r"o must be a function of 2 arg"),
         (lambda: interrupted().sample(3, guidance=X), r"guidance must be a finite number"),
         (lambda: interrupted().sample(3), r"this TableEstimator has not been fitted"),
     ],
@@ -396,6 +398,7 @@ def interrupted():
          "product", "gaussian_precision", "frechet", "complex", "split", "held_out", "weight",
          "operator", "evolve", "log_likelihood", "run", "sample", "resume", "text", "modes",
          "ksd", "variances", "log_prob", "train", "infinite weight", "averaged", "bound", "mmd",
+         "matching", "objective",
          "guidance", "interrupted"),
 )  # fmt: skip
 def test_what_random_calls_have_found(attempt, message):

@@ -190,19 +190,29 @@ def check_option(value: object, name: str, options: Any) -> None:
         raise ValueError(f"{name} must be {listed}, got {shown(value)}")
 
 
-def check_function(value: object, name: str, why: str = "", *, takes: int | None = None) -> None:
-    """Raise `ValueError` unless this can be called, with so many arguments where that is known."""
+def check_function(
+    value: object,
+    name: str,
+    why: str = "",
+    *,
+    takes: int | None = None,
+    by_name: tuple[str, ...] = (),
+) -> None:
+    """Raise `ValueError` unless this can be called, with these arguments where that is known."""
     if not callable(value):
         raise ValueError(f"{name} must be a function, got {shown(value)}{why}")
     if takes is not None:
         try:
-            called = signature(value)
+            called = signature(value.forward if isinstance(value, torch.nn.Module) else value)
         except ValueError:  # as of some functions in C
             return
         try:
-            called.bind(*[None] * takes)
+            called.bind(*[None] * takes, **dict.fromkeys(by_name))
         except TypeError as error:
-            raise ValueError(f"{name} must be a function of {takes} arguments: {error}") from None
+            more = "".join(f" and {key}=" for key in by_name)
+            raise ValueError(
+                f"{name} must be a function of {takes} arguments{more}: {error}"
+            ) from None
 
 
 def asked(f: Callable[[Tensor], Any], x: Tensor, name: str) -> Any:

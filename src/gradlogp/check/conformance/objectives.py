@@ -71,6 +71,8 @@ def check_objective(o: Loss) -> Report:
         1.0
     """
     check_function(o, "o")
+    given = {"generator", "t", "sigma", "target_score"} & parameters_of(o).keys()
+    check_function(o, "o", takes=2, by_name=tuple(sorted(given)))
     report, call = Report(), _Call(o)
     _rows(report, call)
     _events(report, call)

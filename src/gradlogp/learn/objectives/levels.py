@@ -51,7 +51,7 @@ def noised(
     """
     check_noisy_score(score)
     check_points(z, "z", score.event_shape)
-    check_function(matching, "matching")
+    check_function(matching, "matching", takes=2, by_name=("generator",))
     schedule = score.schedule
     t = times_of(schedule, z, t, generator, stratified)
     z_t, _, _ = noised_at(schedule, z, t, generator)
