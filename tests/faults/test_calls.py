@@ -16,6 +16,7 @@ import resource
 import signal
 import sys
 import threading
+import types
 from contextlib import contextmanager, redirect_stdout
 
 import numpy as np
@@ -79,7 +80,7 @@ OBJECTS = (
     lambda: torch.float32, lambda: torch.device("cpu"), lambda: torch.Size([2]),
     lambda: torch.nn.Identity(), lambda: [[1.0], [2.0, 3.0]], lambda: [None], lambda: ["a"],
     lambda: ("a", 1), lambda: {"a": 1}, lambda: [X, X], lambda: bytearray(b"x"),
-    lambda: memoryview(b"x"), lambda: type, lambda: len,
+    lambda: memoryview(b"x"), lambda: types.SimpleNamespace(), lambda: len,
 )  # fmt: skip
 """What is no tensor, number or word."""
 
@@ -391,6 +392,7 @@ def interrupted():
         (lambda: glp.metrics.mmd(X, X, max_points=2), r"max_points must be an? .*4"),
         (lambda: glp.objectives.noised(len, small(), X), r"matching must be a function of 2 arguments"),
         (lambda: glp.check.check_objective(torch.nn.Identity()), r"o must be a function of 2 arg"),
+        (lambda: glp.ScoreEstimator().fit(np.array([["a"], [2]], object)), r"X must be numbers: could"),
         (lambda: interrupted().sample(3, guidance=X), r"guidance must be a finite number"),
         (lambda: interrupted().sample(3), r"this TableEstimator has not been fitted"),
     ],
@@ -398,7 +400,7 @@ def interrupted():
          "product", "gaussian_precision", "frechet", "complex", "split", "held_out", "weight",
          "operator", "evolve", "log_likelihood", "run", "sample", "resume", "text", "modes",
          "ksd", "variances", "log_prob", "train", "infinite weight", "averaged", "bound", "mmd",
-         "matching", "objective",
+         "matching", "objective", "object",
          "guidance", "interrupted"),
 )  # fmt: skip
 def test_what_random_calls_have_found(attempt, message):

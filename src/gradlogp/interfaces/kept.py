@@ -183,6 +183,11 @@ def as_array(X: Any) -> Any:
             np.asarray(X, dtype=np.float64)
         except (TypeError, ValueError) as error:
             raise ValueError(f"X must be numbers, rows of one length: {error}") from None
+    elif isinstance(X, np.ndarray) and X.dtype.kind == "O":
+        try:
+            X.astype(np.float64)
+        except (TypeError, ValueError) as error:  # scikit-learn wants to see the same kind
+            raise type(error)(f"X must be numbers: {error}") from None
     if not isinstance(X, Tensor):
         return X
     check_kind(X, "X", Tensor, "a tensor")
