@@ -54,7 +54,7 @@ class Affine(NamedTuple):
         return float(torch.linalg.eigvals(self.M).abs().max())
 
     def stationary(self) -> tuple[Float[Tensor, " d"], Float[Tensor, "d d"]]:
-        """Return mean and covariance of the law that the step keeps, m = M m + b, C = M C Mᵀ + Q.
+        """Return mean and covariance of the stationary law, m = M m + b, C = M C Mᵀ + Q.
 
         Raises:
             ValueError: If the spectral radius of M is not below 1.

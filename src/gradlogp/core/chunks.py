@@ -77,9 +77,9 @@ def chunks(
     generator: Generator | None,
     processes: Processes = ALONE,
 ) -> Iterator[tuple[slice, NoiseSource]]:
-    """Yield the chunks of x, each with streams of its own (noise of the caller's serves a whole run).
+    """Yield the chunks of x, each with streams of its own (a source of your own serves them all).
 
-    Of several processes each goes through its own chunks.
+    Each of several processes goes through its own chunks.
 
     Raises:
         ValueError: For a chunk size below 1, fewer chunks than processes, or chunks asked of a

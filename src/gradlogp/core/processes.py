@@ -102,7 +102,7 @@ class Processes:
                 dist.broadcast(tensor, src=0)
 
     def same_noise(self, generator: Generator | None) -> None:
-        """Let noise go on from where it stands in the first process.
+        """Continue the noise from its state in the first process.
 
         Raises:
             ValueError: For noise of a caller's own, which is not divided.

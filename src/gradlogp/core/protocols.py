@@ -141,7 +141,7 @@ class NoisyScore(Protocol):
 
     @property
     def event_shape(self) -> torch.Size | None:
-        """The shape of one sample; None where any will do."""
+        """The shape of one sample; None if any shape is allowed."""
 
     @property
     def coordinates(self) -> Coordinates:
@@ -149,7 +149,7 @@ class NoisyScore(Protocol):
 
     @property
     def moments(self) -> Moments | None:
-        """Mean and variance of z_0; None where nobody knows them."""
+        """Mean and variance of z_0; None if they are unknown."""
 
     def __call__(self, z: Tensor, t: Tensor) -> Tensor:
         """Return ∇ log p_t(z), shape of z; t `()` or `(B,)`."""
@@ -176,7 +176,7 @@ I = TypeVar("I", covariant=True)
 
 @runtime_checkable
 class Kernel(Protocol[S, I]):
-    """Keeps a density. State holds what the next step needs, Info what a diagnostic wants.
+    """Leaves a density invariant. State holds what the next step needs, Info what a diagnostic needs.
 
     A kernel with a momentum also has `refresh(state, *, generator) -> state`, which draws it from its
     law: `init` leaves it at rest, and who starts chains refreshes it.

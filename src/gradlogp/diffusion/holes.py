@@ -69,7 +69,7 @@ def marginal_log_likelihood(
     generator: Generator | None = None,
     **options: Any,
 ) -> Float[Tensor, " batch"]:
-    r"""Return :math:`\log p(x_{known})` in nats, of rows that are NaN where they have holes.
+    r"""Return :math:`\log p(x_{known})` in nats, of rows that are NaN where an entry is missing.
 
     .. math:: p(x_k) = E_{x_u \sim p(\cdot \mid x_k)} \left[ \frac{p(x_k, x_u)}{p(x_u \mid x_k)} \right]
 

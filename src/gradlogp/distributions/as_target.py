@@ -35,7 +35,7 @@ class Target:
     Arguments:
         score_fn: x -> ∇ log p(x).
         log_prob_fn: x -> log p(x) + const; None where only the score is known.
-        event_shape: The shape of one x; None where any will do.
+        event_shape: The shape of one x; None if any shape is allowed.
         parameters: What x stands for: then x are the free numbers `(B, n_free)` behind named
             values, and p their density, Jacobian included. None for an x of its own.
     """

@@ -86,7 +86,7 @@ class Observed:
 
     @property
     def event_shape(self) -> torch.Size | None:
-        """The shape of one x; None where any will do."""
+        """The shape of one x; None if any shape is allowed."""
         names = self._names
         return None if names is None else torch.Size([names.n_free])
 

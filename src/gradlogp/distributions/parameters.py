@@ -148,7 +148,7 @@ class Parameters:
     def unconstrain(
         self, values: Named | Float[Tensor, "batch flat"]
     ) -> Float[Tensor, "batch free"]:
-        """Return the free numbers z of values: starting points for `run`.
+        """Return the unconstrained numbers z of values: starting points for `run`.
 
         Arguments:
             values: By name, each `(B, *shape)`, or flat `(B, n_flat)`.

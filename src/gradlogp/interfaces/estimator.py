@@ -306,12 +306,12 @@ class ScoreEstimator(DensityMixin, BaseEstimator):
         return self._like_input(x.cpu())
 
     def sample_levels(self) -> int:
-        """Return how many noise levels sampling passes through: asked for, or measured once."""
+        """Return how many noise levels sampling uses: as requested, or measured once."""
         check_is_fitted(self, "model_")
         return self.n_sample_steps or self._needs.levels()
 
     def likelihood_steps(self) -> int:
-        """Return how many steps a likelihood takes: asked for, or measured once."""
+        """Return how many steps a likelihood takes: as requested, or measured once."""
         check_is_fitted(self, "model_")
         return self.n_likelihood_steps or self._needs.steps()
 

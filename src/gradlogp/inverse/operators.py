@@ -58,7 +58,7 @@ def check_operator(operator: object, name: str = "operator") -> None:
 
 @dataclass(frozen=True)
 class Identity:
-    """All of x is seen, A = I: denoising."""
+    """All of x is observed, A = I: denoising."""
 
     def gram(self, weights: Tensor | float) -> Tensor | float:
         """Return the weights."""
@@ -77,7 +77,7 @@ class Identity:
 
 @dataclass(frozen=True, eq=False)
 class Inpainting:
-    """Some entries of x are seen: `(B, *event) -> (B, m)`, in the order of the flattened event.
+    """Some entries of x are observed: `(B, *event) -> (B, m)`, in the order of the flattened event.
 
     Arguments:
         mask: True where x is seen, in the shape of an event, with m entries that are True.
@@ -202,7 +202,7 @@ class Blur:
 
     @classmethod
     def gaussian(cls, deviation: float, shape: torch.Size | tuple[int, ...]) -> Blur:
-        """Return a Gaussian blur of events (C, H, W), cut off at three deviations.
+        """Return a Gaussian blur of events (C, H, W), cut off at three standard deviations.
 
         Raises:
             ValueError: For a deviation that is not positive, or a quarter of the image or more.

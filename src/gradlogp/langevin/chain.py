@@ -151,7 +151,7 @@ class Chain:
 
     @classmethod
     def open(cls, path: str | os.PathLike[str], target: Density | None = None) -> Chain:
-        """Open the draws that `run` or `sample` keep in a file, also while they are made.
+        """Open the draws that `run` or `sample` keep in a file, even while they are being made.
 
         Only draws that are complete are there, with their information, as of the last time that the
         run saved; the files are read as they are used, and what is changed here stays here. `resume`

@@ -100,7 +100,7 @@ class ScoreBase:
         return z0
 
     def law(self, t: Tensor) -> Analytic | None:
-        """Return the exact law of z_t, or None where nobody knows it."""
+        """Return the exact law of z_t, or None if it is unknown."""
         return None
 
     def given(self, condition: Tensor | int) -> NoisyScore:

@@ -124,7 +124,7 @@ class Condition(nn.Module):
         return self.kind if isinstance(self.kind, int) else list(self.kind)
 
     def fit(self, values: Data, dropout: float) -> None:
-        """Take scales of float values from the data, and note how often they will be left out.
+        """Fit the scales of float values to data, and note how often they will be dropped.
 
         The null condition starts beyond all of them, so that it is none of them.
 

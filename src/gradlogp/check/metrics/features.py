@@ -31,7 +31,7 @@ from .two_sample import two_samples
 
 
 class Classifier:
-    """A small classifier: its features, and what it takes samples for.
+    """A small classifier: its features and its predictions.
 
     A perceptron on standardised input, trained by scikit-learn's `MLPClassifier` for a fixed number
     of epochs. What it computes is here, in the dtype of its input.

@@ -71,7 +71,7 @@ class Corrected:
 
 @dataclass(frozen=True)
 class UniPC:
-    r"""Predictor and corrector in λ = log(α/σ), one score a step: the fewest for a given error.
+    r"""Predictor and corrector in λ = log(α/σ), one score per step: the fewest for a given error.
 
     Each step predicts with the polynomial through the last k values of x̂_0 and corrects with that
     through k + 1, both integrated exactly against the exponential (the paper's variant with varying

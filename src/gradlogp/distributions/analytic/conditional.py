@@ -233,7 +233,7 @@ class Classes(Joint):
 
 
 class WithHoles(GaussianMixture):
-    r"""A law of x that can be conditioned on any part of x, another one in each row.
+    r"""A law of x that can be conditioned on any part of x, a different one in each row.
 
     `given(x)`, NaN where x is unknown, is a law of all of x again, in which the entries that are
     known are independent of everything, with the mean and variance that they have in the law:

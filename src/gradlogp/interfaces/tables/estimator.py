@@ -221,7 +221,7 @@ class TableEstimator:
         return of_kind(frame, self._kind)
 
     def impute(self, X: Any, n_draws: int = 1, *, random_state: int | None = None) -> Any:
-        r"""Fill the holes of a frame by draws from the law of the missing cells given the others.
+        r"""Fill the missing cells of a frame by draws from their law given the others.
 
         Any cells of any rows. That a cell is missing is not taken for a fact about its value: a hole
         is filled by what the cell would be if it were there, given what else the row has.

@@ -299,7 +299,7 @@ class MCLMC:
 
 @dataclass(frozen=True)
 class AdjustedMCLMC:
-    r"""Microcanonical Langevin Monte Carlo with a Metropolis correction: keeps p exactly.
+    r"""Microcanonical Langevin Monte Carlo with a Metropolis correction: leaves p invariant.
 
     .. math:: (x, u) \to (x', u') \text{ by n steps}, \quad
         a = \min(1, e^{-W}), \quad W = (d - 1) \sum \log D - \log p(x') + \log p(x)

@@ -275,7 +275,7 @@ def _preconditioned(kernel: Any, precision: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class PreconditionedULA(Overdamped):
-    r"""ULA in other coordinates, by a constant symmetric positive definite P.
+    r"""ULA in different coordinates, by a constant symmetric positive definite P.
 
     .. math:: x' = x + h P \nabla \log p(x) + \sqrt{2 h τ}\, P^{1/2} z
 

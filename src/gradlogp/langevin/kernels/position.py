@@ -19,7 +19,7 @@ Field = Callable[[Tensor], Tensor]
 
 @dataclass(frozen=True)
 class PositionDependentULA(Overdamped):
-    r"""ULA with a symmetric positive definite G(x), and the drift that this costs.
+    r"""ULA with a symmetric positive definite G(x), and the drift term that it requires.
 
     .. math:: x' = x + h\, (G(x) \nabla \log p(x) + τ \operatorname{div} G(x))
         + \sqrt{2 h τ}\, G(x)^{1/2} z, \quad

@@ -131,7 +131,7 @@ class SphereULA(Overdamped):
 
 @dataclass(frozen=True)
 class SphereMALA:
-    r"""Langevin algorithm on a sphere with a Metropolis correction: keeps p exactly.
+    r"""Langevin algorithm on a sphere with a Metropolis correction: leaves p invariant.
 
     The proposal is that of `SphereULA`, read as one leapfrog step of time ε = √(2h) along a
     geodesic, with momentum p tangent at x:

@@ -262,7 +262,7 @@ class SGHMC:
 
 @dataclass(frozen=True)
 class PSGLD:
-    r"""SGLD with the preconditioner of RMSprop, and the term that its dependence on x asks for.
+    r"""SGLD with the preconditioner of RMSprop, and the term that its dependence on x requires.
 
     .. math::
         V' &= a V + (1 - a)\, (\hat g(x)/N)^2, \quad G = \frac{1}{λ + \sqrt{V'}} \\

@@ -65,7 +65,7 @@ class Moved(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class WarmUp:
-    """What came of tuning a kernel.
+    """The result of tuning a kernel.
 
     Arguments:
         kernel: The tuned kernel, which changes no more.

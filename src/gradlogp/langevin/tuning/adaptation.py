@@ -80,7 +80,7 @@ class Adaptation:
         return rate
 
     def check(self, kernel: object, n_steps: int) -> None:
-        """Raise `ValueError` unless the kernel has what is tuned and there are steps enough."""
+        """Raise `ValueError` unless the kernel has what is tuned and there are enough steps."""
         learn, fields = self.preconditioner != "none", set[str]()
         if dataclasses.is_dataclass(kernel):
             fields = {f.name for f in dataclasses.fields(kernel)}
@@ -102,7 +102,7 @@ class Adaptation:
         )
 
     def windows(self, n_steps: int) -> Iterator[tuple[int, bool]]:
-        """Yield windows of steps, and whether a metric is learnt from each: the last never."""
+        """Yield windows of steps, and whether a metric is fitted in each; never in the last."""
         last = max(1, int(LAST * n_steps))
         left = n_steps - last
         if self.preconditioner != "none":
