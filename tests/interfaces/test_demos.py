@@ -87,5 +87,9 @@ def test_what_a_demonstration_promises(name, tmp_path, monkeypatch):
         stars = data.load("stars")
         monkeypatch.setattr(data, "load", lambda name: stars._replace(x=stars.x[::10]))
     result = getattr(demos, name).run(tmp_path / name, quiet=True)
-    failed = [row for row in result.rows if row.verdict is False]
-    assert not failed
+    # of images the digits are promised: samples after 40 seconds can be distinguished, as it says
+    images = name in ("digits", "mnist")
+    promised = [row for row in result.rows if not images or row.name.startswith("trained on gen")]
+    judged = [row for row in promised if row.verdict is not None]
+    assert judged
+    assert all(row.verdict for row in judged), judged
