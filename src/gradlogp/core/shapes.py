@@ -227,8 +227,9 @@ def asked(f: Callable[[Tensor], Any], x: Tensor, name: str) -> Any:
         place, said = error.__traceback__, str(error)
         while place is not None and place.tb_frame.f_code.co_name != "__array__":
             place = place.tb_next
-        # np.sum(x, axis=1) of a tensor x calls x.sum(axis=1, out=None)
-        if place is not None or "call numpy()" in said or "argument 'axis'" in said:
+        # np.sum(x, axis=1) of a tensor x calls x.sum(axis=1, out=None); PyTorch 2.6 has other words
+        signs = "call numpy()", "argument 'axis'", "(out=NoneType, axis="
+        if place is not None or any(sign in said for sign in signs):
             raise TypeError(NUMPY.format(name)) from error
         raise
     if type(value).__module__ == "numpy":
