@@ -334,6 +334,7 @@ META = torch.ones(2, 2, dtype=torch.bool, device="meta")
 
 FAR = torch.tensor([1.0, 1e40], dtype=torch.float64)
 MANY = torch.randn(30, 2, generator=torch.Generator().manual_seed(0)).double()
+FINE = MANY * 1e-40
 LAW = glp.Gaussian(torch.zeros(2).double())
 EXACT = glp.ExactScore(LAW, glp.schedules.VP())
 ENDLESS = lambda alpha, sigma: sigma / 0.0
@@ -385,10 +386,11 @@ def interrupted():
         (lambda: glp.metrics.ksd(torch.neg, X * 1e200), r"the squared norm of x must be finite"),
         (lambda: Preconditioner.from_ensemble(X * FAR), r"x has variances from .* no matrix in"),
         (lambda: glp.compare(MANY, MANY, log_prob=MANY[:, 0] * 1e200), r"the square of log_prob"),
-        (lambda: glp.compare(MANY, MANY, train=MANY * 1e250), r"train has numbers beyond 1e\+140"),
+        (lambda: glp.compare(MANY, MANY, train=MANY * 1e250), r"train has numbers beyond 1e\+70"),
         (lambda: glp.objectives.multilevel(small(), X, weight=ENDLESS), r"weight must be finite"),
         (lambda: next(glp.fit(small(), X, objective=averaged)), r"the loss of each sample, .* average"),
         (lambda: glp.variational_bound(EXACT, X * 1e170), r"the bound of 12 of 12 points became NaN"),
+        (lambda: glp.compare(FINE, FINE, train=FINE * 1e100), r"the fourth power of train, in"),
         (lambda: glp.metrics.mmd(X, X, max_points=2), r"max_points must be an? .*4"),
         (lambda: glp.objectives.noised(len, small(), X), r"matching must be a function of 2 arguments"),
         (lambda: glp.check.check_objective(torch.nn.Identity()), r"o must be a function of 2 arg"),
@@ -399,7 +401,8 @@ def interrupted():
     ids=("project", "nu_method", "from_ensemble", "mean_score", "mixture_weight", "variance",
          "product", "gaussian_precision", "frechet", "complex", "split", "held_out", "weight",
          "operator", "evolve", "log_likelihood", "run", "sample", "resume", "text", "modes",
-         "ksd", "variances", "log_prob", "train", "infinite weight", "averaged", "bound", "mmd",
+         "ksd", "variances", "log_prob", "train", "infinite weight", "averaged", "bound", "units", "mmd",
+
          "matching", "objective", "object",
          "guidance", "interrupted"),
 )  # fmt: skip

@@ -265,10 +265,6 @@ def compare(
     if log_prob is not None:
         log_prob = log_prob.detach().cpu().double()[seen["held_out"]]
     v = view(layout, rows, {name: w[seen[name]] for name, w in weights.items()})
-    if train is not None:
-        check_finite(
-            v.points["train"].square().sum(1), "the squared norm of train, in units of held_out"
-        )
     Processes.check(processes)
     processes.same_noise(generator)
     by_values, by_classifier, by_distance, by_copies, by_others = (  # whoever looks draws the same

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..core import new_seed, permutation, rand_like, randn_like
+from ..core import check_finite, new_seed, permutation, rand_like, randn_like
 from .metrics.classifier import Distinction, tell_apart
 from .metrics.columns import (
     Effects,
@@ -282,6 +282,11 @@ def sliced_look(v: View, generator: torch.Generator | None) -> Look:
     both = torch.cat([v.joint["samples"], v.joint["held_out"]])
     spread = _spread(both, v.event_shape)
     rows = {k: thinned(x / spread, v.weights[k], len(x), generator) for k, x in v.joint.items()}
+    if "train" in rows:
+        check_finite(
+            rows["train"].square().square().sum(1),
+            "the fourth power of train, in standard deviations of samples and held_out,",
+        )
     x, y = rows["samples"], rows["held_out"]
     seed = new_seed(generator)  # the same projections for the distance and its floor
     other, real = (rows["train"], y) if "train" in rows else (y[1::2], y[::2])

@@ -54,8 +54,8 @@ class Layout(NamedTuple):
     event_shape: torch.Size | None = None
 
 
-LARGEST = 1e140
-"""The largest number whose square, summed over many rows, is finite."""
+LARGEST = 1e70
+"""The largest number whose fourth power, in error bars of distances, is finite over many rows."""
 
 
 def encode(
@@ -69,8 +69,8 @@ def encode(
 
     Raises:
         TypeError: For what is neither a tensor nor a frame, or both together.
-        ValueError: For shapes or columns that differ, or numbers that are not finite or too large to
-            be squared.
+        ValueError: For shapes or columns that differ, or numbers that are not finite or too large for
+            their fourth power.
     """
     kinds = {name: _is_frame(name, rows) for name, rows in sets.items()}
     if len(set(kinds.values())) > 1:
@@ -85,7 +85,7 @@ def encode(
     for name, rows in encoded.items():
         if bool((rows.numbers.abs() > LARGEST).any()):
             raise ValueError(
-                f"{name} has numbers beyond {LARGEST:g}: squares overflow; rescale it"
+                f"{name} has numbers beyond {LARGEST:g}: powers of it overflow; rescale it"
             )
     return layout, encoded
 
