@@ -401,8 +401,8 @@ def interrupted():
     ids=("project", "nu_method", "from_ensemble", "mean_score", "mixture_weight", "variance",
          "product", "gaussian_precision", "frechet", "complex", "split", "held_out", "weight",
          "operator", "evolve", "log_likelihood", "run", "sample", "resume", "text", "modes",
-         "ksd", "variances", "log_prob", "train", "infinite weight", "averaged", "bound", "units", "mmd",
-
+         "ksd", "variances", "log_prob", "train", "infinite weight", "averaged", "bound", "units",
+         "mmd",
          "matching", "objective", "object",
          "guidance", "interrupted"),
 )  # fmt: skip
