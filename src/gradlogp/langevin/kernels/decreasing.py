@@ -51,12 +51,6 @@ def polynomial_decay(a: float, b: float = 1.0, gamma: float = 0.55) -> Callable[
     return _PolynomialDecay(a, b, gamma)
 
 
-def check_step_size(step_size: StepSize) -> None:
-    """Raise `ValueError` unless a step size is positive and finite, or a schedule."""
-    if not callable(step_size):
-        check_number(step_size, "step_size", above=0)
-
-
 def step_size_at(step_size: StepSize, step: Int64[Tensor, " chain"]) -> float:
     """Return h_k for the step of number k; chains of one state have taken equally many."""
     if not callable(step_size):

@@ -12,7 +12,7 @@ from torch import Tensor
 from ...core import Generator, randn_like
 from .facts import Facts, unadjusted_facts
 from .preconditioner import Preconditioner, as_preconditioner
-from .steps import LangevinState, Overdamped, Unadjusted, check_policy, check_step
+from .steps import LangevinState, Overdamped, Unadjusted
 
 
 def _stationary(kernel: Any, precision: Tensor) -> Tensor:
@@ -65,8 +65,7 @@ class ExponentialEuler(Overdamped):
     facts: ClassVar[Facts] = unadjusted_facts(1, _stationary, affine=True)
 
     def __post_init__(self) -> None:
-        check_step(self.step_size, self.temperature)
-        check_policy(self.on_nonfinite, Unadjusted)
+        super().__post_init__()
         C, h = as_preconditioner(self.covariance), self.step_size
         object.__setattr__(self, "covariance", C)
         object.__setattr__(self, "_gain", _function(C, lambda c: -c * torch.expm1(-h / c)))

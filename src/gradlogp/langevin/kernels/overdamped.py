@@ -20,17 +20,15 @@ from .steps import (
     Adjusted,
     LangevinInfo,
     LangevinState,
+    Metropolised,
     MetropolisInfo,
     MetropolisState,
     Overdamped,
     Unadjusted,
-    check_policy,
-    check_step,
-    check_warm,
+    check_shared,
     decided,
     langevin_start,
     langevin_step,
-    metropolis_start,
     proposed,
     scored,
     settle,
@@ -77,17 +75,13 @@ class ULA(Overdamped):
 
     facts: ClassVar[Facts] = unadjusted_facts(1, _inflated, affine=True)
 
-    def __post_init__(self) -> None:
-        check_step(self.step_size, self.temperature)
-        check_policy(self.on_nonfinite, Unadjusted)
-
     def _next(self, state: LangevinState, generator: Generator | None) -> Tensor:
         z = randn_like(state.x, generator)
         return langevin_step(state.x, state.score, self.step_size, z, self.temperature)
 
 
 @dataclass(frozen=True)
-class MALA:
+class MALA(Metropolised):
     r"""Metropolis-adjusted Langevin algorithm: a Langevin step as a proposal, then accept or stay.
 
     .. math::
@@ -128,18 +122,7 @@ class MALA:
     facts: ClassVar[Facts] = metropolis_facts(LANGEVIN, step_per_chain=True)
 
     def __post_init__(self) -> None:
-        check_step(self.step_size, self.temperature, per_chain=True)
-        check_warm(self, self.temperature)
-        check_policy(self.on_nonfinite, Adjusted)
-        object.__setattr__(self, "preconditioner", as_preconditioner(self.preconditioner))
-
-    def init(self, x: Float[Tensor, "chain *event"], target: Density) -> MetropolisState:
-        """Return the state at x.
-
-        Raises:
-            ValueError: If the target has no log-density, or it is not finite at x.
-        """
-        return metropolis_start(x, target)
+        check_shared(self, Adjusted, per_chain=True)
 
     def step(
         self, state: MetropolisState, target: Density, *, generator: Generator | None = None
@@ -208,8 +191,7 @@ class LeimkuhlerMatthews:
     facts: ClassVar[Facts] = unadjusted_facts(2, target_covariance, affine=True)
 
     def __post_init__(self) -> None:
-        check_step(self.step_size, self.temperature)
-        check_policy(self.on_nonfinite, Unadjusted)
+        check_shared(self, Unadjusted)
 
     def init(self, x: Float[Tensor, "chain *event"], target: Density) -> AveragedState:
         """Return the state at x, with z_0 = 0."""
@@ -254,10 +236,6 @@ class TamedULA(Overdamped):
 
     facts: ClassVar[Facts] = unadjusted_facts(1, affine=False)
 
-    def __post_init__(self) -> None:
-        check_step(self.step_size, self.temperature)
-        check_policy(self.on_nonfinite, Unadjusted)
-
     def _next(self, state: LangevinState, generator: Generator | None) -> Tensor:
         h, s = self.step_size, state.score
         size = s.abs() if self.coordinatewise else per_sample(_norm(s), s)
@@ -298,11 +276,6 @@ class PreconditionedULA(Overdamped):
     on_nonfinite: Unadjusted = "freeze"
 
     facts: ClassVar[Facts] = unadjusted_facts(1, _preconditioned, affine=True)
-
-    def __post_init__(self) -> None:
-        check_step(self.step_size, self.temperature)
-        check_policy(self.on_nonfinite, Unadjusted)
-        object.__setattr__(self, "preconditioner", as_preconditioner(self.preconditioner))
 
     def _next(self, state: LangevinState, generator: Generator | None) -> Tensor:
         P = as_preconditioner(self.preconditioner)

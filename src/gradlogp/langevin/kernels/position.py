@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ...core import Generator, check_function, check_same_shape, randn_like
 from .facts import Facts, unadjusted_facts
-from .steps import LangevinState, Overdamped, Unadjusted, check_policy, check_step, langevin_step
+from .steps import LangevinState, Overdamped, Unadjusted, langevin_step
 
 Field = Callable[[Tensor], Tensor]
 
@@ -59,8 +59,7 @@ class PositionDependentULA(Overdamped):
     facts: ClassVar[Facts] = unadjusted_facts(1, affine=False)
 
     def __post_init__(self) -> None:
-        check_step(self.step_size, self.temperature)
-        check_policy(self.on_nonfinite, Unadjusted)
+        super().__post_init__()
         check_function(self.G, "G", "; for a constant use PreconditionedULA")
         if not isinstance(self.divergence, str) or self.divergence != "autograd":
             why = ", or 'autograd'; without div G the wrong law is sampled"

@@ -25,10 +25,10 @@ from ...core import (
     check_same_shape,
     randn_like,
 )
-from .decreasing import StepSize, check_step_size, step_size_at
+from .decreasing import StepSize, step_size_at
 from .facts import Facts, unadjusted_facts
 from .minibatch import Anchor, Estimator, Plain, as_minibatched, draw_index, start
-from .steps import Unadjusted, check_policy, check_step, langevin_step, settle
+from .steps import Unadjusted, check_shared, langevin_step, settle
 from .underdamped import thermal
 
 Correction = Literal["exact", "omitted"]
@@ -73,11 +73,9 @@ class PSGLDState(NamedTuple):
 
 def check_settings(kernel: Any) -> None:
     """Raise `ValueError` for a step size, batch size, temperature or policy out of its range."""
-    check_step_size(kernel.step_size)
-    check_step(1.0, kernel.temperature)
+    check_shared(kernel, Unadjusted, schedule=True)
     check_count(kernel.batch_size, "batch_size")
     check_kind(kernel.estimator, "estimator", ("start", "refresh"), "one such as Plain()")
-    check_policy(kernel.on_nonfinite, Unadjusted)
 
 
 def prepare(

@@ -25,15 +25,7 @@ from torch import Tensor
 
 from ...core import Density, Generator, check_number, randn_like
 from .facts import Facts, Stationary, target_covariance, unadjusted_facts
-from .steps import (
-    LangevinInfo,
-    Unadjusted,
-    check_policy,
-    check_step,
-    langevin_start,
-    scored,
-    settle,
-)
+from .steps import LangevinInfo, Unadjusted, check_shared, langevin_start, scored, settle
 
 
 class KineticState(NamedTuple):
@@ -115,9 +107,8 @@ class Splitting:
     on_nonfinite: Unadjusted = "freeze"
 
     def __post_init__(self) -> None:
-        check_step(self.step_size, self.temperature)
+        check_shared(self, Unadjusted)
         check_kinetic(self.friction, self.mass)
-        check_policy(self.on_nonfinite, Unadjusted)
         if not isinstance(self.scheme, str) or set(self.scheme) != set("ABO"):
             raise ValueError(
                 f"scheme must consist of the letters A, B and O, each at least once, "
