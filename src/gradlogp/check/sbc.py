@@ -79,13 +79,7 @@ def ranks_of(
     draws: Float[Tensor, "n L *theta"],
     generator: Generator | None = None,
 ) -> Int64[Tensor, "n *theta"]:
-    r"""Return the rank #{θ_l < θ} + U, U uniform on 0 … #{θ_l = θ}: uniform also for discrete θ.
-
-    Arguments:
-        theta: What was drawn from the prior.
-        draws: L draws each posterior.
-        generator: Where U comes from.
-    """
+    r"""Return the rank #{θ_l < θ} + U, U uniform on 0 … #{θ_l = θ}: uniform also for discrete θ."""
     below = (draws < theta.unsqueeze(1)).sum(1)
     ties = (draws == theta.unsqueeze(1)).sum(1)
     u = rand_like(theta.double(), generator)

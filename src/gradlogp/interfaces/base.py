@@ -102,11 +102,6 @@ def base_for(
 def mixture_of(z: Tensor, aside: Tensor, seed: int) -> tuple[GaussianMixture | None, Estimate]:
     """Return the mixture that is best on rows set aside, or None where one Gaussian is as good.
 
-    Arguments:
-        z: Rows to fit it to, `(N, d)`.
-        aside: Rows to judge it by.
-        seed: Seed of its starts.
-
     Returns:
         The mixture, and its gain over one Gaussian, in nats per row.
     """
@@ -144,11 +139,6 @@ class Judge:
 
     The share of a correction keeps the bound from being worse, level by level. In the likelihood of
     the flow errors of one sign at many levels add up, so that it is compared once, as a whole.
-
-    Arguments:
-        x: Rows held out, in the units of the data.
-        condition: Their conditions.
-        seed: Seed of the probes.
 
     Attributes:
         found: What came of it; None of a model without a base, or with fewer than two rows.

@@ -135,13 +135,6 @@ def learn_condition(
 ) -> Tensor | None:  # fmt: skip
     """Return what y holds, one row for each of n, and let an estimator keep what it can be.
 
-    Arguments:
-        estimator: A `ScoreEstimator`.
-        y: What `fit` was given.
-        n: How many samples there are.
-        names: Those of the columns of y, if it has none of its own.
-        weight: How much each sample counts, `(n,)`; all alike by default.
-
     Raises:
         ValueError: If y is missing, or not what `condition` says.
     """

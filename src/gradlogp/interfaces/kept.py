@@ -52,14 +52,7 @@ def kept_of(estimator: Any) -> dict[str, Any]:
 
 
 def check_kept(kept: Any, config: dict[str, Any], where: str, hints: Mapping[str, Any]) -> None:
-    """Raise `ValueError` unless an estimator could have kept this: no path, nothing of a run.
-
-    Arguments:
-        kept: What a checkpoint says of an estimator.
-        config: The configuration that it is a part of.
-        where: How its place is named in messages.
-        hints: Types of the parameters of an estimator that are kept.
-    """
+    """Raise `ValueError` unless an estimator could have kept this: no path, nothing of a run."""
 
     def need(good: bool, field: str, found: Any) -> None:
         if not good:
@@ -134,10 +127,6 @@ def check_same(estimator: Any, model: ScoreModel, extra: dict[str, Any]) -> None
 
 def begun(estimator: Any, shape: torch.Size) -> ScoreModel | None:
     """Return the model that an estimator continues, or starts from; None if it is to be built.
-
-    Arguments:
-        estimator: Which; its y is known.
-        shape: That of its data.
 
     Raises:
         ValueError: For data that may be two things, and a model that does not go with it.

@@ -18,9 +18,7 @@ class Average:
     What `torch.optim.swa_utils.AveragedModel` does, without a walk through the modules each time,
     which for a small network takes as long as a third of a step.
 
-    Arguments:
-        model: The model to follow.
-        decay: n -> d of averaging number n = 1, 2, ….
+    Averaging number n = 1, 2, … has d = decay(n).
 
     Attributes:
         module: The copy, in evaluation mode.
@@ -73,11 +71,6 @@ def accelerated(model: ScoreModel, *, bfloat16: bool, compiled: bool) -> ScoreMo
     """Return a model on the same weights and buffers whose network computes another way.
 
     Only the network does: frames, targets and the loss keep their precision.
-
-    Arguments:
-        model: The model; returned as it is if nothing is asked for.
-        bfloat16: Whether the network runs under autocast.
-        compiled: Whether it goes through `torch.compile`.
     """
     if not (bfloat16 or compiled):
         return model

@@ -148,12 +148,6 @@ def build(
 ) -> ScoreModel:
     """Build the model of a configuration once its sizes are known to be those of the weights.
 
-    Arguments:
-        config: What `parse` returned.
-        shapes: Those of the tensors in the file of weights: nothing larger is made.
-        weights: That file, for messages.
-        own: The network, where it is one of the user's.
-
     Raises:
         ValueError: In one line that names file and field, if they do not fit one another.
     """

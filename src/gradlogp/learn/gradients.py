@@ -25,15 +25,8 @@ def accumulate(
     Noise and times are those of the whole batch, whoever has which of its rows, so that neither parts
     nor processes change what is learned, but for rounding.
 
-    Arguments:
-        score: The model in training.
-        objective: What to train with.
-        z: The rows of this process, in model coordinates.
-        condition: One for each.
-        noise: Where noise and times come from.
-        mine: Which rows of the whole batch they are.
-        total: The rows of the whole batch.
-        n_parts: Parts that they are divided into, each of a row at least.
+    z and the conditions are the rows `mine` of a batch of `total`, divided into n_parts parts of a row
+    or more.
 
     Returns:
         The sum of their losses, divided by the rows of the whole batch.

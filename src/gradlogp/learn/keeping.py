@@ -44,14 +44,7 @@ class Best:
 
 
 def conclude(averaged: ScoreModel, best: Best, measure: Measurement, seed: int) -> ScoreModel:
-    """Return the model that is kept: the best weights, and as much of a correction as helps.
-
-    Arguments:
-        averaged: The averaged weights at the end.
-        best: The best ones, if held-out data were measured.
-        measure: What measures, called last at the end.
-        seed: The seed of the measurements.
-    """
+    """Return the model that is kept: the best weights, and as much of a correction as helps."""
     final, last = copy.deepcopy(averaged), measure.losses
     z = measure.z if measure.asked else None
     by_parts = isinstance(final.condition, Mask) and corrected(final) is not None

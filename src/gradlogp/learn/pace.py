@@ -61,13 +61,7 @@ def warn_if_slow(
 ) -> None:  # fmt: skip
     """Warn where a CPU is too slow for images or sequences, and say what to do.
 
-    Arguments:
-        steps: Steps of the training.
-        seconds: What one takes.
-        batch: Rows of a batch.
-        event: Their shape.
-        device: Where they are computed.
-        minutes: The requested time, if steps follow from it.
+    A step takes so many seconds; the steps may follow from the `minutes` that were asked for.
     """
     if device.type != "cpu" or len(event) < 2:
         return

@@ -66,12 +66,6 @@ def load_training(
 
     Every field is looked at first: its kind, sizes, range, and whether it belongs to this run.
 
-    Arguments:
-        directory: The checkpoint.
-        model: The model; its weights are replaced.
-        settings: The settings of the run that goes on.
-        setup: What else it must have in common with the run before, and these settings.
-
     Raises:
         ValueError: If the checkpoint has no training state, it is damaged, or it is that of a run
             with another setup or model; the model is then as it was.

@@ -62,13 +62,8 @@ def fit_share(
     The noise is the same at every level, so that a share is smooth in σ, and comes in pairs ±ε. The
     standard error over rows is that of the ratio.
 
-    Arguments:
-        model: A model with a law that it corrects. Of one that knows parts of a row nothing is set
-            unless its objective is that of `Masks`, which says what is hidden.
-        z: Rows that nothing was learned from, at least two.
-        condition: Their conditions, as the network takes them.
-        seed: Seed of the noise.
-        objective: What the model was trained by.
+    Of a model that knows parts of a row nothing is set unless its objective is that of `Masks`, which
+    says what is hidden.
     """
     base, law = model.base, corrected(model)
     assert law is not None

@@ -45,8 +45,7 @@ def check_density(d: Density) -> Report:
         Name -> what was measured. `print` shows a line each.
 
     Raises:
-        ConformanceError: An `AssertionError` that names the number, the right number, and the
-            likeliest mistake.
+        ConformanceError: An `AssertionError` with the right number and the likeliest mistake.
         ValueError: For something that is no density, or whose points have no known shape.
 
     Examples:

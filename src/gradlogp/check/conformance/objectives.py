@@ -61,8 +61,7 @@ def check_objective(o: Loss) -> Report:
         Name -> what was measured. `print` shows a line each.
 
     Raises:
-        ConformanceError: An `AssertionError` that names the number, the right number, and the
-            likeliest mistake.
+        ConformanceError: An `AssertionError` with the right number and the likeliest mistake.
         ValueError: For something that cannot be called.
 
     Examples:

@@ -50,8 +50,7 @@ def check_score(s: NoisyScore, *, data: Tensor | None = None) -> Report:
         Name -> what was measured. `print` shows a line each.
 
     Raises:
-        ConformanceError: An `AssertionError` that names the number, the right number, and the
-            likeliest mistake.
+        ConformanceError: An `AssertionError` with the right number and the likeliest mistake.
         ValueError: For something that is no noisy score, or data that do not fit it.
 
     Examples:

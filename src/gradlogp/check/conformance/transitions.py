@@ -54,8 +54,7 @@ def check_transition(t: Transition, *, facts: Facts | None = None) -> Report:
         Name -> what was measured. `print` shows a line each.
 
     Raises:
-        ConformanceError: An `AssertionError` that names the number, the right number, and the
-            likeliest mistake.
+        ConformanceError: An `AssertionError` with the right number and the likeliest mistake.
         ValueError: For an argument that is not of its kind.
 
     Examples:

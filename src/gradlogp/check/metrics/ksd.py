@@ -59,14 +59,6 @@ def stein_kernel(
 
     with r = x − y, b = c² + ‖r‖² and d the dimension.
 
-    Arguments:
-        x: Points, `(n, d)`.
-        s_x: The score there.
-        y: Points, `(m, d)`.
-        s_y: The score there.
-        c: Scale of the kernel.
-        beta: β in (−1, 0).
-
     References:
         | Measuring Sample Quality with Kernels (Gorham & Mackey, 2017)
         | https://arxiv.org/abs/1703.01717

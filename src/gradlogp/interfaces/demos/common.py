@@ -101,15 +101,7 @@ def feature_rows(judge: Classifier, samples: Tensor, real: Tensor, held: Tensor)
 def image_sections(
     history: History, samples: Tensor, training: Tensor, held: Tensor, rows: Iterable[Row]
 ) -> list[Section]:
-    """Return what a report on images ends with: their nearest neighbours, and how they were learned.
-
-    Arguments:
-        history: Losses of the training.
-        samples: Generated images `(n, channels, height, width)`, 16 or more.
-        training: Images learned from.
-        held: Images held out.
-        rows: How far samples and held-out images are from those learned from.
-    """
+    """Return what a report on images ends with: their nearest neighbours, and how they were learned."""
     shown = samples[:: len(samples) // 16][:16]
     nearest = training[distances(shown.flatten(1), training.flatten(1)).argmin(1)]
     pictures = (("real", held[:16]), ("new", shown), ("nearest", nearest))

@@ -93,15 +93,7 @@ def entries_of(columns: Sequence[Column], names: Sequence[str]) -> tuple[bool, .
 def masks_of(
     columns: Sequence[Column], z: Tensor, holes: Tensor, given: tuple[bool, ...], dropout: float
 ) -> Masks:
-    """Return what may be known of each row: its cells, and not what stands in for a hole.
-
-    Arguments:
-        columns: What the rows are made of.
-        z: The rows `(n, D)`.
-        holes: Which cells are missing, `(n, columns)`.
-        given: Which entries are to be conditioned on.
-        dropout: How often they are left out.
-    """
+    """Return what may be known of each row: its cells, and not what stands in for a hole."""
     known, end = z.clone(), 0
     groups: list[int] = []
     flags: list[bool] = []

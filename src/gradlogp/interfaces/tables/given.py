@@ -81,13 +81,8 @@ def score_of(
 
     Guidance moves away from the law of the others alone, whatever the cells of the condition are.
 
-    Arguments:
-        table: A model of a table.
-        given: The cells, as of `read_given`, one row for all or one for each. For None those of the
-            condition are drawn, as often as they are met.
-        n: How many rows.
-        guidance: w of `GuidedScore`.
-        g: Where noise comes from.
+    `given` is as of `read_given`, one row for all or one for each. For None the cells of the condition
+    are drawn, as often as they are met.
 
     Raises:
         ValueError: For cells that no row can have, or guidance that the model did not learn.

@@ -40,11 +40,7 @@ def find_atoms(values: np.ndarray, T: Monotone, grid: float, *, spread: bool) ->
 
     The probability of each is (c − e − 1)/n, that of what c rows say beyond one.
 
-    Arguments:
-        values: The values of the column.
-        T: Its transform.
-        grid: Their spacing, 0 if they are on no grid: then none is expected twice.
-        spread: Whether a value is spread over the cell above it, else it is the middle of its cell.
+    On no grid none is expected twice. A value is spread over the cell above it, else it is the middle.
     """
     found, counts = np.unique(values, return_counts=True)
     low = torch.from_numpy(found if spread else found - grid / 2)

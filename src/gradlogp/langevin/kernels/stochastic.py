@@ -202,10 +202,7 @@ class SGHMC:
         batch_size: n, the observations of a batch.
         friction: γ > 0.
         noise_estimate: V̂ ≥ 0, at most 2γτ/h.
-        replace: Whether a batch may hold an observation twice.
-        temperature: τ ≥ 0: samples p^{1/τ}.
-        estimator: `Plain()`, `ControlVariates(x_star)` or `SVRG(every)`.
-        on_nonfinite: `raise` for a `FloatingPointError` where a chain would be frozen.
+        replace, temperature, estimator, on_nonfinite: Those of `SGLD`.
     """
 
     step_size: StepSize
@@ -288,10 +285,7 @@ class PSGLD:
             as is usual for large d, at the price of a bias of order (1 − a).
         decay: a in [0, 1], the memory of V.
         regularizer: λ > 0.
-        replace: Whether a batch may hold an observation twice.
-        temperature: τ ≥ 0: samples p^{1/τ}.
-        estimator: `Plain()`, `ControlVariates(x_star)` or `SVRG(every)`.
-        on_nonfinite: `raise` for a `FloatingPointError` where a chain would be frozen.
+        replace, temperature, estimator, on_nonfinite: Those of `SGLD`.
     """
 
     step_size: StepSize

@@ -187,11 +187,7 @@ class BAOAB(Splitting):
         | https://doi.org/10.1063/1.4802990
 
     Arguments:
-        step_size: h > 0, a time.
-        friction: γ > 0.
-        mass: m > 0.
-        temperature: τ ≥ 0: samples p^{1/τ}.
-        on_nonfinite: `raise` for a `FloatingPointError` where a chain would be frozen.
+        step_size: h > 0, a time; the others are those of `Splitting`.
 
     Examples:
         >>> target, g = glp.Gaussian(torch.zeros(2)), torch.Generator().manual_seed(0)
@@ -215,11 +211,7 @@ class OBABO(Splitting):
         | https://doi.org/10.1103/PhysRevE.75.056707
 
     Arguments:
-        step_size: h > 0, a time.
-        friction: γ > 0.
-        mass: m > 0.
-        temperature: τ ≥ 0: samples p^{1/τ}.
-        on_nonfinite: `raise` for a `FloatingPointError` where a chain would be frozen.
+        step_size: h > 0, a time; the others are those of `Splitting`.
     """
 
     scheme: str = field(default="OBABO", init=False)
@@ -234,11 +226,7 @@ class BAOA(Splitting):
     for the maps.
 
     Arguments:
-        step_size: h > 0, a time.
-        friction: γ > 0.
-        mass: m > 0.
-        temperature: τ ≥ 0: samples p^{1/τ}.
-        on_nonfinite: `raise` for a `FloatingPointError` where a chain would be frozen.
+        step_size: h > 0, a time; the others are those of `Splitting`.
     """
 
     scheme: str = field(default="BAOA", init=False)

@@ -202,9 +202,6 @@ class Lock:
     The system takes the lock away when the process ends, however it ends: what a file then says is
     history. Only of another host, whose locks not every file system hands on, it is believed.
 
-    Arguments:
-        path: The file, which is removed at the end.
-
     Raises:
         ValueError: If another run holds the lock.
     """

@@ -80,16 +80,8 @@ def advance(
 
     Whatever fills a `Stretch` in the same way can take its place.
 
-    Arguments:
-        stretch: Begins with the state and is filled; what is in it is complete at any moment.
-        kernel: The kernel.
-        target: The density.
-        noise: Noise of this chunk.
-        thinning: Which steps are kept.
-        first: Steps that the run has taken before.
-        n_steps: Steps to take.
-        seconds: Time after which no further step begins.
-        tell: Called with the information of every step.
+    What is in the stretch is complete at any moment; after so many `seconds` no further step begins,
+    and `first` counts the steps that the run has taken before.
     """
     end = time.monotonic() + seconds
     while stretch.steps < n_steps:

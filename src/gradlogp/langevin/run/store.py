@@ -19,11 +19,7 @@ Keep = Literal["memory", "cpu"] | str | os.PathLike[str]
 class Store:
     """Draws `(chain, draw, *event)` and information `(chain, draw)`, filled a block at a time.
 
-    Arguments:
-        device: Where the draws go.
-        x: The positions of all chains: shape and dtype of what is to come.
-        n_draws: Draws of each chain.
-        parameters: Whose values are stored, where positions are the free numbers behind them.
+    Of named parameters the values are stored; positions are the free numbers behind them.
     """
 
     caught: int | None = None

@@ -111,13 +111,6 @@ class Stream:
     ) -> None:
         """Make room for all draws.
 
-        Arguments:
-            x: The positions of all chains.
-            n_draws: Draws of each chain.
-            parameters: Whose values are stored.
-            asked: The arguments of the run.
-            moving: Where it stands before the first step.
-
         Raises:
             ValueError: If the file exists, or is no `.npy` file.
             OSError: If there is no room; what was written is then gone.

@@ -44,14 +44,8 @@ class Asked(NamedTuple):
 class Walk:
     """A run under way.
 
-    Arguments:
-        kernel: The kernel.
-        target: The density.
-        asked: The arguments of the run.
-        end: Where it stands.
-        tuned: What was tuned of the kernel, by this run or by the one that it continues.
-        warmup: What came of the warm-up.
-        mine: The chunks of chains that this one of several processes moves once the kernel is tuned.
+    `tuned` is what was tuned of the kernel, by this run or by the one that it continues, and `mine` the
+    chunks of chains that this one of several processes moves once the kernel is tuned.
     """
 
     kernel: Any

@@ -18,10 +18,6 @@ BITS, COMPRESSION, OFFSETS, PER_PIXEL, COUNTS, PREDICTOR = 258, 259, 273, 277, 2
 def deep_pixels(path: Path, image: Any) -> np.ndarray | None:
     """Return pixels `(H, W, C)` as they are stored, uint16; None where Pillow has all their bits.
 
-    Arguments:
-        path: The file.
-        image: What Pillow has opened there.
-
     Raises:
         ValueError: If it is stored in a way that is not read here, or damaged.
     """

@@ -107,11 +107,6 @@ def comments(lines: list[str], separator: str, header: bool | None = None) -> in
 
     They begin with #, and have another number of cells than the first line that does not, or are
     above a line of names that stand over numbers: #ff0000 may be a cell, and # may begin a name.
-
-    Arguments:
-        lines: The first lines of the file.
-        separator: What stands between cells.
-        header: Whether the table has names, if that is known.
     """
     n = next((i for i, line in enumerate(lines) if line.strip() and line[0] != "#"), 0)
     if not any(line.startswith("#") for line in lines[:n]):

@@ -71,12 +71,6 @@ def draw_known(
     one, and which they are as well. In every second hidden group that has flags, these are known
     where the rest is not: that is what filling a hole asks for. A hole whose flags are known is neither
     known nor asked for, and counts as known here.
-
-    Arguments:
-        present: Where there is a value.
-        groups: The group of each entry.
-        flags: Which entries are flags.
-        generator: Where they come from.
     """
     n, k = len(present), len(set(groups))
     u = rand_like(torch.empty(n, 2 + 2 * k, dtype=torch.float64, device=present.device), generator)
