@@ -147,8 +147,7 @@ def intrinsic_dimension(
         n_perturbations: For the first two; at least 2D for "normal_rank". By default max(64, 8D).
         n_probes: For the last two: Rademacher probes for the divergence; exact by default.
         generator: Where perturbations and probes come from.
-        stack: Perturbations handed to the score at once, as stack · B rows. More than 1 is faster
-            with few points, and needs a score that treats all rows alike.
+        stack: Perturbations handed to the score at once, as in `tangent_space`.
 
     Raises:
         ValueError: For σ ≤ 0, too few perturbations or probes, or an argument of another estimator.

@@ -147,16 +147,8 @@ def tangent_normal_split(
     mean-curvature vector H, minus the distance to the manifold at rate 1/σ². So where a point is
     seen to be off the manifold, geometry is stronger than density by a factor of order σ⁻².
 
-    Arguments:
-        score: s at noise level σ, with α = 1.
-        x: Points on the manifold or within a few σ of it, `(B, *event)`.
-        sigma: σ, `()` or `(B,)`.
-        dimension: k, where it is known; else it is counted at every point; where it is D, no normal
-            direction was found, and the normal part is 0.
-        options: `method`, `n_perturbations`, `generator` and `stack` of `tangent_space`.
-
-    Raises:
-        ValueError: As `tangent_space`.
+    Arguments and errors are those of `tangent_space`. Where the dimension is found to be D, no normal
+    direction was seen, and the normal part is 0.
 
     References:
         | When Scores Learn Geometry: Rate Separations under the Manifold Hypothesis (Li et al., 2025)
@@ -193,17 +185,8 @@ def mean_curvature(
 
     whatever the density on M, with error O(σ²). The points must lie on M: a distance δ adds −δ/σ²,
     so noise in them drowns the curvature unless it is far below σ². H is the sum over tangent
-    directions; some authors call H/k the mean curvature.
-
-    Arguments:
-        score: s at noise level σ, with α = 1.
-        x: Points on the manifold, `(B, *event)`.
-        sigma: σ, `()` or `(B,)`.
-        dimension: k, where it is known; else it is counted at every point.
-        options: `method`, `n_perturbations`, `generator` and `stack` of `tangent_space`.
-
-    Raises:
-        ValueError: As `tangent_space`.
+    directions; some authors call H/k the mean curvature. Arguments and errors are those of
+    `tangent_space`.
 
     Wikipedia:
         https://wikipedia.org/wiki/Mean_curvature

@@ -308,12 +308,12 @@ class ScoreEstimator(DensityMixin, BaseEstimator):
     def sample_levels(self) -> int:
         """Return how many noise levels sampling uses: as requested, or measured once."""
         check_is_fitted(self, "model_")
-        return self.n_sample_steps or self._needs.levels()
+        return self.n_sample_steps or self._needs.levels
 
     def likelihood_steps(self) -> int:
         """Return how many steps a likelihood takes: as requested, or measured once."""
         check_is_fitted(self, "model_")
-        return self.n_likelihood_steps or self._needs.steps()
+        return self.n_likelihood_steps or self._needs.steps
 
     def grad_log_prob(self, X: Any, y: Any = None, sigma: float | None = None) -> Any:
         """Return ∇ log p(x) in data units, for the law blurred by `sigma` (`sigma_min_`).

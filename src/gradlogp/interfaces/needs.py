@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from functools import cached_property
 
 import torch
 
@@ -17,28 +18,20 @@ EXACT = 32
 
 
 class Needs:
-    """What a model needs; nothing is measured before it is asked for.
-
-    Arguments:
-        model: The model.
-    """
+    """What a model needs; nothing is measured before it is asked for."""
 
     def __init__(self, model: ScoreModel) -> None:
         self.model = model
-        self._levels: int | None = None
-        self._steps: int | None = None
 
+    @cached_property
     def levels(self) -> int:
-        """Return the noise levels for samples that are right to a hundredth of a deviation."""
-        if self._levels is None:
-            self._levels = sample_levels(self.model)
-        return self._levels
+        """The noise levels for samples that are right to a hundredth of a deviation."""
+        return sample_levels(self.model)
 
+    @cached_property
     def steps(self) -> int:
-        """Return the steps for log-likelihoods that are right to 0.003 √d nats."""
-        if self._steps is None:
-            self._steps = likelihood_steps(in_float64(self.model))
-        return self._steps
+        """The steps for log-likelihoods that are right to 0.003 √d nats."""
+        return likelihood_steps(in_float64(self.model))
 
 
 def in_float64(model: ScoreModel) -> ScoreModel:

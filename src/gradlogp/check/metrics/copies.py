@@ -116,13 +116,8 @@ def membership(
     The area under the ROC curve of the ratio of two distances, to the nearest sample and to the
     nearest of other held-out rows, for training rows against the rest of the held-out ones. It is ½
     if the samples do not distinguish them; its p-value is exact up to the normal approximation. Time
-    grows as (m + k) (n + k) d.
-
-    Arguments:
-        samples: Generated samples, `(n, d)`.
-        train: Training rows, `(m, d)`.
-        held_out: Rows not trained on, `(k, d)`.
-        generator: Where the halves of the held-out rows come from.
+    grows as (m + k) (n + k) d. Arguments are those of `copies`, and where the halves of the held-out
+    rows come from.
 
     Raises:
         ValueError: For shapes that differ, values that are not finite, or fewer than four held-out

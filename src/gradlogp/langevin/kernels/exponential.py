@@ -51,8 +51,7 @@ class ExponentialEuler(Overdamped):
         step_size: h > 0, the time of a step.
         covariance: C, what the covariance would be if the law were Gaussian: a number, a diagonal
             in the shape of an event, a symmetric positive definite matrix, or a `Preconditioner`.
-        temperature: τ ≥ 0: samples p^{1/τ}.
-        on_nonfinite: `raise` for a `FloatingPointError` where a chain would be frozen.
+        temperature, on_nonfinite: As in `ULA`.
     """
 
     step_size: float

@@ -42,8 +42,7 @@ class PositionDependentULA(Overdamped):
             event. Each row from its own x only.
         divergence: x -> div G(x), shape of x, or `"autograd"`: one forward-mode derivative of G
             for each of the d directions.
-        temperature: τ ≥ 0: samples p^{1/τ}.
-        on_nonfinite: `raise` for a `FloatingPointError` where a chain would be frozen.
+        temperature, on_nonfinite: As in `ULA`.
 
     Raises:
         ValueError: For an argument out of its range; in a step, if G is not positive definite or

@@ -96,16 +96,7 @@ def tangent_normal_denoising(
     The residuals must not be multiplied by σ_T and σ_N to balance them: that is a weight that depends
     on x and not on x̃ alone, and its minimiser is another field.
 
-    Arguments:
-        score: The model, `(B, *event) -> (B, *event)`.
-        x: Data on the manifold, `(B, *event)`.
-        sigma_tangent: σ_T > 0, `()` or `(B,)`.
-        sigma_normal: σ_N > 0, `()` or `(B,)`.
-        normals: N, m orthonormal columns for each point, `(B, D, m)`.
-        generator: Where the noise comes from.
-
-    Raises:
-        ValueError: As `normal_denoising`.
+    Arguments and errors are those of `normal_denoising`, with two levels for one.
 
     References:
         | A Connection Between Score Matching and Denoising Autoencoders (Vincent, 2011)
