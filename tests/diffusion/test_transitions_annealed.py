@@ -36,7 +36,7 @@ from gradlogp.langevin import (
     Preconditioner,
     Splitting,
 )
-from gradlogp.langevin.kernels.exponential import ExponentialEuler
+from gradlogp.langevin.kernels.overdamped import ExponentialEuler
 from gradlogp.langevin.kernels.steps import started
 from gradlogp.noise.ladder import variance_ratio
 from gradlogp.noise.schedules import VE, VP, Levels

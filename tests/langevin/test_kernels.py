@@ -23,8 +23,7 @@ from gradlogp.langevin import (
     LeimkuhlerMatthews,
     PreconditionedULA,
 )
-from gradlogp.langevin.kernels.exponential import ExponentialEuler
-from gradlogp.langevin.kernels.overdamped import langevin_step, log_proposal
+from gradlogp.langevin.kernels.overdamped import ExponentialEuler, langevin_step, log_proposal
 
 P = torch.linalg.inv(COV)
 L = float(torch.linalg.eigvalsh(P)[-1])

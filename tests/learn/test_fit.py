@@ -828,7 +828,7 @@ def test_resuming_another_run_is_refused(tmp_path, change, message):
 def test_objectives_by_name():
     """What is another objective has another name; the same one, made again, has the same."""
     from gradlogp.learn.objectives import implicit, sliced, weights
-    from gradlogp.learn.objectives.levels import noised
+    from gradlogp.learn.objectives.denoising import noised
     from gradlogp.learn.resuming import objective_name
 
     class Loss:

@@ -7,7 +7,7 @@ from support import close
 import gradlogp as glp
 from gradlogp.core import Injected
 from gradlogp.learn.objectives import implicit
-from gradlogp.learn.objectives.levels import noised
+from gradlogp.learn.objectives.denoising import noised
 from gradlogp.learn.objectives.weights import likelihood, sigma2, unweighted
 from gradlogp.noise.schedules import DDPM, VE, VP, Levels
 

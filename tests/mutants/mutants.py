@@ -684,7 +684,7 @@ MUTANTS = (
     ),
     Mutant(
         "X: exponential noise of half the time",
-        "langevin/kernels/exponential.py",
+        "langevin/kernels/overdamped.py",
         "torch.expm1(-2 * h / c)",
         "torch.expm1(-h / c)",
         "langevin/test_kernels.py::test_exponential_euler_is_the_dynamics_itself_on_its_gaussian",
@@ -877,7 +877,7 @@ MUTANTS = (
     ),
     Mutant(
         "X: a noised loss forgets its weight",
-        "learn/objectives/levels.py",
+        "learn/objectives/denoising.py",
         "weight_at(weight, schedule, t).to(z) * loss",
         "loss",
         "learn/test_levels.py::test_each_sample_is_matched_at_its_own_level",
@@ -2509,12 +2509,12 @@ MUTANTS = (
     ),
     Mutant(
         "X: every process moves the chains of the first",
-        "langevin/run/shared.py", "(v[rows] for v in state)", "(v[where] for v in state)",
+        "langevin/run/resume.py", "(v[rows] for v in state)", "(v[where] for v in state)",
         "learn/test_processes.py::test_work_is_divided_and_comes_out_as_that_of_one_process",
     ),
     Mutant(
         "X: the chains of a process have the noise of the first",
-        "langevin/run/shared.py", "noise[streams.blocks]", "noise[: len(noise[streams.blocks])]",
+        "langevin/run/resume.py", "noise[streams.blocks]", "noise[: len(noise[streams.blocks])]",
         "learn/test_processes.py::test_work_is_divided_and_comes_out_as_that_of_one_process",
     ),
     Mutant(

@@ -26,8 +26,15 @@ from ..core import (
     sum_event,
 )
 from ..distributions.analytic.covariance import as_parameter
-from .perturb import GROUPS, count, noise_level, perturbed_scores, rank_threshold, score_moments
-from .tangent import perturbations
+from .tangent import (
+    GROUPS,
+    count,
+    noise_level,
+    perturbations,
+    perturbed_scores,
+    rank_threshold,
+    score_moments,
+)
 
 Estimator = Literal["normal_rank", "norm", "divergence", "flipd"]
 

@@ -17,8 +17,7 @@ from ..core import (
     evaluate,
     sum_event,
 )
-from .perturb import check_dimension, noise_level
-from .tangent import tangent_space
+from .tangent import check_dimension, noise_level, tangent_space
 
 
 class Projection(NamedTuple):

@@ -39,10 +39,20 @@ from ..noise.coordinates import subset
 from ..noise.predictions import Kind
 from ..scores.guided import GuidedScore
 from ..scores.model import ScoreModel
-from .asked import check_asked, generator_of, training_of
 from .base import BaseName, Correction, Judge, base_for, held_out_rows
 from .conditions import condition_kind, given_score, learn_condition, restore_condition
-from .kept import as_array, begun, check_kept, hints_of, kept_of, reached, settings_of
+from .kept import (
+    as_array,
+    begun,
+    check_asked,
+    check_kept,
+    generator_of,
+    hints_of,
+    kept_of,
+    reached,
+    settings_of,
+    training_of,
+)
 from .needs import Needs, in_float64
 from .pipeline import CHUNK, OBJECTIVE, build_model, draw, follow
 from .weights import divided, sample_weights

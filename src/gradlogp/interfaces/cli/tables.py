@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .common import Misuse, is_checkpoint, refuse, say, with_given
-from .methods import STEPS, Method, transition
+from .loading import STEPS, Method, transition
 
 if TYPE_CHECKING:
     import torch

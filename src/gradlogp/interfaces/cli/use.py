@@ -31,8 +31,7 @@ from .given import (
 from .judge import conclude, nats, rank_into
 from .langevin import KernelName, sample_target
 from .learn import join_processes
-from .loading import load_estimator, load_for
-from .methods import Method, transition
+from .loading import Method, load_estimator, load_for, transition
 from .tables import (
     draw_table,
     ending,

@@ -30,8 +30,8 @@ from ...diffusion import marginal_log_likelihood
 from ...learn import checkpoint
 from ...noise.grids import time_grid
 from ...scores.masked import Mask
-from ..asked import training_of
 from ..estimator import ScoreEstimator
+from ..kept import training_of
 from ..needs import in_float64
 from ..pipeline import CHUNK, draw
 from ..weights import sample_weights

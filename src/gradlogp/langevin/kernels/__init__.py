@@ -2,7 +2,6 @@
 
 from .decreasing import polynomial_decay as polynomial_decay
 from .decreasing import weighted_average as weighted_average
-from .exponential import ExponentialEuler as ExponentialEuler
 from .facts import Facts as Facts
 from .facts import facts_of as facts_of
 from .hamiltonian import GHMC as GHMC
@@ -15,6 +14,7 @@ from .minibatch import Plain as Plain
 from .nuts import NUTS as NUTS
 from .overdamped import MALA as MALA
 from .overdamped import ULA as ULA
+from .overdamped import ExponentialEuler as ExponentialEuler
 from .overdamped import LeimkuhlerMatthews as LeimkuhlerMatthews
 from .overdamped import PreconditionedULA as PreconditionedULA
 from .overdamped import TamedULA as TamedULA

@@ -43,9 +43,8 @@ from ..tuning import Adaptation
 from .engines import Engine, compiled
 from .plain import plain
 from .reading import plain_start, start_of
-from .resume import begin, check_saved
+from .resume import begin, check_saved, gathered
 from .rounds import Round, Thinning
-from .shared import gathered
 from .store import Keep, Store
 from .stream import Place, Stream, check_keep
 from .walk import Asked, Walk, check_alone, go_on

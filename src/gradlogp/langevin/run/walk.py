@@ -17,9 +17,8 @@ from ..guard import Guarded
 from ..tuning import Adaptation
 from .plain import alike, plain, rebuilt
 from .reading import read, rebuilt_values
-from .resume import VERSION, begin, check_saved, merge, noise_of
+from .resume import VERSION, begin, check_saved, merge, narrowed, noise_of
 from .rounds import Round, Thinning, rounds
-from .shared import narrowed
 from .store import Keep, Store, event_of
 from .stream import Place, Stream
 from .warmup import Walkers, WarmUp, retuned, tune, tuned_values
