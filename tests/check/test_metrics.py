@@ -323,7 +323,6 @@ def test_bad_samples_are_refused(metric, generator, as_user):
 @pytest.mark.parametrize(
     ("case", "message"),
     [
-        (lambda x: sliced_wasserstein(x, x, 0), "n_projections"),
         (lambda x: mmd(x, x, n_permutations=1), "n_permutations"),
         (lambda x: mmd(torch.zeros(20, 2), torch.zeros(20, 2)), "coincide"),
         (lambda x: c2st(x[:6], x), "x must have at least 10 rows"),

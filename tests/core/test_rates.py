@@ -6,7 +6,7 @@ import pytest
 import torch
 from support import close
 
-from gradlogp.core.rates import derivatives
+from gradlogp.core.protocols import derivatives
 from gradlogp.noise.schedules import VP
 
 

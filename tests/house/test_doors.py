@@ -11,7 +11,7 @@ import zlib
 import numpy as np
 import pytest
 import torch
-from door_support import BY_BOTH, HOSTILE, X, called, judge, parameters, public_names
+from door_support import BY_BOTH, HOSTILE, X, call, called, judge, judged, parameters, public_names
 
 import gradlogp as glp
 from gradlogp.core import check_count, check_points
@@ -99,11 +99,44 @@ def test_known_members_are_refused():
         "noise_levels": lambda x: glp.noise_levels(x, tell=None),
         "run": lambda x: glp.run(glp.langevin.ULA(0.1), glp.Gaussian([0.0, 0.0]), x, 3),
     }
-    for call in calls.values():
-        call(X)
+    for f in calls.values():
+        f(X)
         for x, message in ((nan, "1 of 12 rows that are not finite"), (empty, "is empty")):
             with pytest.raises(ValueError, match=message):
-                call(x)
+                f(x)
+
+
+OUT_OF_RANGE = {
+    ("chunk_size", "max_steps", "n_probes", "n_slices", "n_strata", "stack", "max_depth"): (
+        0, -1, 1.5, True,
+    ),
+    ("n_cells", "n_bisections", "n_projections", "n_bootstrap", "max_evaluations", "width", "depth",
+     "patch", "blocks", "batch_size", "n_leapfrog", "n_particles", "n_simulations", "n_draws",
+     "n_perturbations", "n_permutations", "n_steps", "n_levels", "max_points", "every", "epochs",
+     "n_chains", "swap_every", "n_resamples", "folds", "n_eigen", "iterations", "factors", "dim"): (0,),
+    ("step_size", "tolerance", "radius", "prior_scale", "trajectory", "bandwidth"): (0.0, -1.0),
+    ("temperature", "decoherence_length", "zeta", "eta", "sigma", "gamma", "ridge"): (-1.0,),
+    ("on_nonfinite", "probe", "integrator", "estimator", "method", "boundary", "predicts", "scales",
+     "correction", "rule", "variance", "shape", "divergence", "scheme"): ("none such",),
+    ("beta_min", "data_var", "max_energy_error", "flip", "accuracy", "alpha_min", "sigma_min",
+     "friction", "mass", "regularizer", "step"): (0.0,),
+}  # fmt: skip
+"""Parameters, by name, and values that no function takes."""
+
+
+def test_what_is_out_of_range_is_refused_by_name():
+    values = {name: bad for group, bad in OUT_OF_RANGE.items() for name in group}
+    wrong = []
+    for path, f, given in called()[0]:
+        for name in values.keys() & given.keys():
+            for value in values[name] if judged(path, f, name) else ():
+                try:
+                    call(f, given | {name: value})
+                    wrong.append(f"{path}({name}={value!r}) was accepted")
+                except ValueError as error:
+                    if name not in str(error):
+                        wrong.append(f"{path}({name}={value!r}): {error}")
+    assert not wrong, "\n".join(wrong)
 
 
 # ---------------------------------------------------------------------------- the walk itself

@@ -17,8 +17,8 @@ import torch
 
 import gradlogp as glp
 from gradlogp.interfaces.cli import main
+from gradlogp.interfaces.cli.common import Method
 from gradlogp.interfaces.cli.langevin import KernelName, makers
-from gradlogp.interfaces.cli.loading import Method
 
 pytestmark = pytest.mark.usefixtures("as_user", "float32")
 

@@ -13,7 +13,7 @@ from support import close
 import gradlogp as glp
 from gradlogp import ScoreEstimator
 from gradlogp.interfaces.cli.learn import fit as cli_fit
-from gradlogp.interfaces.weights import repeated
+from gradlogp.interfaces.conditions import repeated
 
 pytestmark = pytest.mark.usefixtures("as_user")  # scikit-learn passes values of every type
 

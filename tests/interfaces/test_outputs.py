@@ -14,7 +14,7 @@ import torch
 from gradlogp.core import files
 from gradlogp.interfaces.cli import main
 from gradlogp.interfaces.cli.common import Misuse, Stopped, claim_output, interruptible, print_rows
-from gradlogp.interfaces.cli.terminal import in_ascii, printable
+from gradlogp.interfaces.cli.main import in_ascii, printable
 from gradlogp.show.report import Row
 
 pytestmark = pytest.mark.usefixtures("as_user")

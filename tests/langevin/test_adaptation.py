@@ -203,7 +203,6 @@ def test_a_chain_that_cannot_move_starts_again(generator):
         (lambda: warm_up(MALA(0.1), NORMAL, torch.zeros(2, 2), 0), "at least 1"),
         (lambda: Adaptation(1.0), "target_accept"),
         (lambda: Adaptation(preconditioner="full"), "preconditioner"),
-        (lambda: Adaptation(trajectory=0.0), "trajectory"),
         (lambda: warm_up(MALA(0.1), NORMAL, torch.zeros(2), 5), "x0"),
         (
             lambda: warm_up(object(), NORMAL, torch.zeros(2, 2), 5),

@@ -184,30 +184,6 @@ def test_an_unadjusted_chain_freezes_or_raises(kernel):
 # ---------------------------------------------------------------------------- refusals
 
 
-@pytest.mark.parametrize(
-    "make",
-    [
-        ULA,
-        LeimkuhlerMatthews,
-        TamedULA,
-        lambda h, **k: PreconditionedULA(h, 1.0, **k),
-        lambda h, **k: PositionDependentULA(h, softened, "autograd", **k),
-        MALA,
-        lambda h, **k: HMC(h, 2, **k),
-        GHMC,
-        BAOAB,
-        lambda h, **k: Splitting(h, "ABO", **k),
-    ],
-)
-def test_bad_arguments_are_named(make, as_user):
-    for tau in (-1.0, math.nan, math.inf):
-        with pytest.raises(ValueError, match="temperature"):
-            make(0.1, temperature=tau)
-    with pytest.raises(ValueError, match=r"on_nonfinite must be .* got 'ignore'"):
-        make(0.1, on_nonfinite="ignore")
-    make(0.1, on_nonfinite="raise", temperature=0.5)
-
-
 @pytest.mark.parametrize("make", [MALA, lambda h, **k: HMC(h, 2, **k), GHMC])
 def test_adjusted_kernels_need_a_temperature_and_a_log_density(make, as_user):
     with pytest.raises(ValueError, match=r"needs temperature > 0"):

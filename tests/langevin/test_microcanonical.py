@@ -475,11 +475,6 @@ def test_bad_arguments(make, as_user):
     for h in (0.0, -1.0, math.nan, torch.tensor([0.1, 0.0])):
         with pytest.raises(ValueError, match="step_size"):
             make(step_size=h)
-    for length in (-1.0, math.nan, math.inf):
-        with pytest.raises(ValueError, match="decoherence_length"):
-            make(step_size=0.1, decoherence_length=length)
-    with pytest.raises(ValueError, match="'leapfrog', 'minimal norm' or 'two-stage', got 'euler'"):
-        make(step_size=0.1, integrator="euler")
     with pytest.raises(ValueError, match=r"two dimensions or more.*HMC.*add a coordinate"):
         make(step_size=0.1).init(torch.zeros(3, 1), NORMAL)
     with pytest.raises(ValueError, match="log-density"):

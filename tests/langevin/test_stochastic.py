@@ -15,13 +15,14 @@ from gradlogp.core import Injected, sum_event
 from gradlogp.distributions.observed import Observed
 from gradlogp.distributions.targets import LogisticRegression
 from gradlogp.langevin import ULA
-from gradlogp.langevin.kernels.decreasing import polynomial_decay, weighted_average
 from gradlogp.langevin.kernels.minibatch import (
     SVRG,
     Anchor,
     ControlVariates,
     Plain,
     draw_index,
+    polynomial_decay,
+    weighted_average,
 )
 from gradlogp.langevin.kernels.stochastic import PSGLD, SGHMC, SGLD
 

@@ -383,8 +383,6 @@ def test_importance_refuses_what_makes_no_sense():
         draw(lambda _, t: t - 0.5)
     with pytest.raises(ValueError, match=r"one number per time; got shape \(\)"):
         draw(lambda _, t: t.sum())
-    with pytest.raises(ValueError, match="n_cells must be an integer of at least 1"):
-        objectives.ImportanceTimes(lambda _, t: torch.ones_like(t), 0)
     times = objectives.ImportanceTimes(lambda _, t: torch.ones_like(t))
     with pytest.raises(ValueError, match="not both"):
         objectives.multilevel(shrink(), torch.ones(3, 2), torch.full((3,), 0.5), importance=times)

@@ -607,14 +607,14 @@ MUTANTS = (
     ),
     Mutant(
         "X: σ for σ² in the posterior covariance",
-        "inverse/denoised.py",
+        "inverse/guidance.py",
         "self.sigma**2 / self.alpha * self",
         "self.sigma / self.alpha * self",
         "inverse/test_units.py::test_moment_matching_is_the_posterior_in_data_units",
     ),
     Mutant(
         "X: the guidance has the wrong sign",
-        "inverse/denoised.py",
+        "inverse/guidance.py",
         "self.pull_back(v) - self.eps",
         "-self.pull_back(v) - self.eps",
         "inverse/test_units.py::test_dps_is_the_gradient_in_data_units",
@@ -1702,7 +1702,7 @@ MUTANTS = (
     ),
     Mutant(
         "X: a mixture that does better does worse",
-        "check/beside.py", "b.log_prob - log_prob",
+        "check/baselines.py", "b.log_prob - log_prob",
         "log_prob - b.log_prob",
         "check/test_compare.py::test_a_mixture_that_does_better_is_named",
     ),
@@ -2016,7 +2016,7 @@ MUTANTS = (
     ),
     Mutant(
         "X: any kernel goes on with a stream",
-        "langevin/run/plain.py", "return type(a) is type(b) and a == b", "return True",
+        "langevin/run/reading.py", "return type(a) is type(b) and a == b", "return True",
         "faults/test_stream_files.py::test_a_run_goes_on_as_it_was",
     ),
     Mutant(
@@ -2135,7 +2135,7 @@ MUTANTS = (
     ),
     Mutant(
         "X: noise levels from the widest direction",
-        "noise/spread.py", "w[real][0].sqrt()", "w[real][-1].sqrt()",
+        "noise/ladder.py", "w[real][0].sqrt()", "w[real][-1].sqrt()",
         "noise/test_spread.py::test_the_smallest_level_follows_the_thinnest_direction",
     ),
     Mutant(
@@ -2258,12 +2258,12 @@ MUTANTS = (
     ),
     Mutant(
         "X: copies of rows are rounded up",
-        "interfaces/weights.py", "(m / total) + u).floor()", "(m / total)).ceil()",
+        "interfaces/conditions.py", "(m / total) + u).floor()", "(m / total)).ceil()",
         "interfaces/test_estimator.py::test_copies_of_a_row_are_as_many_as_its_weight_says",
     ),
     Mutant(
         "X: weights are forgotten in training",
-        "interfaces/weights.py", "return Divided(distinct[repeats], aside,",
+        "interfaces/conditions.py", "return Divided(distinct[repeats], aside,",
         "return Divided(distinct, aside,",
         "interfaces/test_estimator.py::test_whole_weights_are_repeated_samples",
     ),
@@ -2427,7 +2427,7 @@ MUTANTS = (
     ),
     Mutant(
         "X: PNG's predictor of Paeth, with a corner counted once",
-        "learn/data/deep.py", "abs(left + above - 2 * both)", "abs(left + above - both)",
+        "learn/data/images.py", "abs(left + above - 2 * both)", "abs(left + above - both)",
         "learn/test_data.py::test_16_bits_in_colour_keep_every_bit",
     ),
     Mutant(
@@ -2437,7 +2437,7 @@ MUTANTS = (
     ),
     Mutant(
         "M: EXIF is turned the other way",
-        "learn/data/deep.py", "6: -1, 8: 1", "6: 1, 8: -1",
+        "learn/data/images.py", "6: -1, 8: 1", "6: 1, 8: -1",
         "learn/test_data.py::test_images_are_the_way_up_that_they_are_shown",
     ),
     Mutant(

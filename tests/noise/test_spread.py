@@ -4,8 +4,7 @@ import pytest
 import torch
 from support import close, seeded, spd
 
-from gradlogp.noise.ladder import largest_distance, nearest_distance
-from gradlogp.noise.spread import noise_span
+from gradlogp.noise.ladder import largest_distance, nearest_distance, noise_span
 
 
 def test_the_smallest_level_follows_the_thinnest_direction():

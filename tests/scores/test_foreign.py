@@ -243,10 +243,6 @@ def test_bad_input(as_user):
     ):
         with pytest.raises(ValueError, match=message):
             from_epsilon(edm_network, VP(), **bad)
-    with pytest.raises(ValueError, match="predicts must be 'score', 'epsilon'"):
-        ForeignScore(edm_network, VP(), "noise", noise_input="time")
-    with pytest.raises(ValueError, match="sigma_min must be positive"):
-        from_edm(edm_network, 0.0, 80.0)
     short = from_epsilon(lambda x, c: x[:, :1], VP(), noise_input="time")
     with pytest.raises(ValueError, match=r"the network returned shape \(3, 1\)"):
         short(torch.zeros(3, 2), torch.tensor(0.5))

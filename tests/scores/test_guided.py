@@ -112,7 +112,6 @@ def test_rows_belong_to_both_scores(generator):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: GuidedScore(*scores(VP()), weight=float("nan")), "weight"),
         (lambda: GuidedScore(*scores(VP()), interval=(0.5, 0.2)), "interval"),
         (lambda: GuidedScore(*scores(VP()))(torch.zeros(2), T), "shape"),
         (lambda: GuidedScore(*scores(VP()))(torch.zeros(3, 2), torch.zeros(2)), "t must have"),

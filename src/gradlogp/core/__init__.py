@@ -10,6 +10,7 @@ from .chunks import shares as shares
 from .chunks import warn_of_cost as warn_of_cost
 from .distances import distances as distances
 from .estimate import Estimate as Estimate
+from .estimate import Verdict as Verdict
 from .estimate import finite_result as finite_result
 from .estimate import mean_and_error as mean_and_error
 from .estimate import proportion as proportion
@@ -33,6 +34,7 @@ from .protocols import check_kernel as check_kernel
 from .protocols import check_schedule as check_schedule
 from .protocols import check_target as check_target
 from .protocols import check_transition as check_transition
+from .protocols import derivatives as derivatives
 from .randomness import BLOCK as BLOCK
 from .randomness import FEW as FEW
 from .randomness import Generator as Generator
@@ -48,7 +50,6 @@ from .randomness import permutation as permutation
 from .randomness import rand_like as rand_like
 from .randomness import randn_like as randn_like
 from .randomness import subsample as subsample
-from .rates import derivatives as derivatives
 from .shapes import asked as asked
 from .shapes import check_batch as check_batch
 from .shapes import check_count as check_count
@@ -67,4 +68,3 @@ from .shapes import evaluate as evaluate
 from .shapes import per_sample as per_sample
 from .shapes import shown as shown
 from .shapes import sum_event as sum_event
-from .verdict import Verdict as Verdict

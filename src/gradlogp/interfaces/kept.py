@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, get_type_hints
 
 import numpy as np
@@ -22,8 +23,9 @@ from ..core import (
     shown,
 )
 from ..learn import checkpoint
+from ..learn.config import check_fields, fits, short
 from ..learn.data.layout import layout
-from ..learn.fields import check_fields, fits, short
+from ..learn.folders import read_whole
 from ..learn.settings import TrainingSettings
 from ..scores.model import ScoreModel
 
@@ -167,10 +169,22 @@ def begun(estimator: Any, shape: torch.Size) -> ScoreModel | None:
     return model
 
 
-def hints_of(estimator: type) -> dict[str, Any]:
-    """Return the types of the parameters that a checkpoint keeps."""
+def loaded(
+    directory: str | os.PathLike[str], network: torch.nn.Module | None, estimator: type
+) -> tuple[dict[str, Any], ScoreModel]:
+    """Return what a checkpoint keeps of such an estimator, and its model."""
     hints = get_type_hints(estimator.__init__) | {"random_state": int}  # type: ignore[misc]
-    return {name: hint for name, hint in hints.items() if name not in HERE}
+    hints = {name: hint for name, hint in hints.items() if name not in HERE}
+
+    def read(path: Path) -> tuple[dict[str, Any], ScoreModel]:
+        config = checkpoint.read_config(path, verified=False)
+        kept = config["extra"].get("estimator", {})
+        check_kept(kept, config, f"{path / 'config.json'} is damaged: extra.estimator", hints)
+        return kept, checkpoint.load(path, network)
+
+    kept, model = read_whole(directory, read)
+    settings = settings_of(kept["settings"]) if kept.get("settings") else None
+    return {**kept, "settings": settings}, model
 
 
 def as_array(X: Any) -> Any:

@@ -2,29 +2,38 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import warnings
 from collections.abc import Sequence
 from contextlib import closing
-from functools import partial
+from functools import cached_property, partial
 from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ..core import ALONE, Estimate, NoisyScore, Processes, Schedule, Transition, permutation
-from ..diffusion import UniPC, evolve
+from ..core import (
+    ALONE,
+    Estimate,
+    NoisyScore,
+    Processes,
+    Schedule,
+    Transition,
+    permutation,
+    randn_like,
+)
+from ..diffusion import UniPC, evolve, plan_levels, plan_likelihood
 from ..distributions.analytic import Gaussian, GaussianMixture
 from ..learn.objectives import multilevel
 from ..learn.objectives.masked import Masks
 from ..noise.coordinates import AffineCoordinates, Scales, Subset, subset
 from ..noise.grids import time_grid
-from ..noise.ladder import noise_levels
+from ..noise.ladder import noise_levels, noise_span
 from ..noise.predictions import Kind
 from ..noise.schedules import VE
-from ..noise.spread import noise_span
-from ..scores.conditioned import linear_part
+from ..scores.conditioned import Condition, linear_part
 from ..scores.model import ScoreModel
 from ..scores.networks import MLP, UNet
 from ..show.progress import bar
@@ -208,3 +217,58 @@ def draw(
             chunk_size=min(CHUNK, -(-n // processes.size)), progress=update, processes=processes,
             **options,
         )  # fmt: skip
+
+
+EXACT = 32
+"""Entries of an event up to which the steps of a likelihood are measured with the exact divergence."""
+
+
+class Needs:
+    """What a model needs; nothing is measured before it is asked for."""
+
+    def __init__(self, model: ScoreModel) -> None:
+        self.model = model
+
+    @cached_property
+    def levels(self) -> int:
+        """The noise levels for samples that are right to a hundredth of a deviation."""
+        return sample_levels(self.model)
+
+    @cached_property
+    def steps(self) -> int:
+        """The steps for log-likelihoods that are right to 0.003 √d nats."""
+        return likelihood_steps(in_float64(self.model))
+
+
+def in_float64(model: ScoreModel) -> ScoreModel:
+    """Return a copy of a model in float64, in which no result depends on the batch."""
+    return copy.deepcopy(model).cpu().double()
+
+
+def sample_levels(model: ScoreModel) -> int:
+    """Return the noise levels that sampling needs, to a hundredth of a standard deviation."""
+    if model.schedule.times is not None:
+        return len(model.schedule.times)
+    generator = torch.Generator().manual_seed(0)
+    return plan_levels(_typical(model, 32, generator), generator=generator).n
+
+
+def likelihood_steps(model: ScoreModel) -> int:
+    """Return the steps that a log-likelihood of d entries needs, to 0.003 √d nats."""
+    generator, d = torch.Generator().manual_seed(0), model.event_shape.numel()
+    n = max(8, min(64, 1024 // d))
+    return plan_likelihood(
+        _typical(model, n, generator), tolerance=0.003 * math.sqrt(d), n_draws=n, generator=generator,
+        divergence="exact" if d <= EXACT else "hutchinson",
+    ).n  # fmt: skip
+
+
+def _typical(model: ScoreModel, n: int, generator: torch.Generator) -> NoisyScore:
+    """Return the score given n conditions that the data may have had, so that none is asked for."""
+    condition = model.condition
+    if not isinstance(condition, Condition):
+        return model
+    if isinstance(condition.kind, int):
+        return model.given(torch.arange(n, device=model.z_std.device) % condition.kind)
+    z = randn_like(torch.zeros(n, *condition.kind), generator).to(model.z_std)
+    return model.given(condition.coordinates.decode(z))

@@ -24,7 +24,7 @@ from ..core import (
 from ..diffusion.transitions.facts import Facts, facts_of
 from ..noise.coordinates import affine_part
 from ..noise.score_base import ScoreWrapper
-from .denoised import Denoised, denoised
+from .guidance import Denoised, denoised
 from .observation import Independent, Observation
 from .operators import Inpainting
 

@@ -15,8 +15,7 @@ from torch import Tensor
 
 from ..scores.model import ScoreModel
 from .checkpoint import check_scales, read_training
-from .config import describe
-from .fields import fits, short
+from .config import describe, fits, short
 from .folders import check_file, one_line, verify
 from .settings import TrainingSettings
 

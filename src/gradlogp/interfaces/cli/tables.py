@@ -6,8 +6,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .common import Misuse, is_checkpoint, refuse, say, with_given
-from .loading import STEPS, Method, transition
+from .common import (
+    STEPS,
+    Method,
+    Misuse,
+    is_checkpoint,
+    refuse,
+    say,
+    transition,
+    with_given,
+)
 
 if TYPE_CHECKING:
     import torch

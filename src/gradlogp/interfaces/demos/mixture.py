@@ -23,8 +23,7 @@ from ...scores import ExactScore, ScoreModel
 from ...scores.networks import MLP
 from ...show.plots import fields, levels, scatter_pair, trajectories
 from ...show.report import Row, Section
-from ..needs import sample_levels
-from ..pipeline import draw
+from ..pipeline import draw, sample_levels
 from .common import Outcome, annealed_paths, finish, train
 
 STEPS = 1500

@@ -19,8 +19,7 @@ from ...show import explore
 from ...show.plots import fields, scatter_pair, trajectories
 from ...show.progress import bar
 from ...show.report import Section
-from ..needs import sample_levels
-from ..pipeline import CHUNK, build_model, draw
+from ..pipeline import CHUNK, build_model, draw, sample_levels
 from .common import Outcome, annealed_paths, finish, train
 
 STEPS = 2000

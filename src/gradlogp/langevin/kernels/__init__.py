@@ -1,7 +1,5 @@
 """Kernels: frozen dataclasses with `init` and `step` that keep a density."""
 
-from .decreasing import polynomial_decay as polynomial_decay
-from .decreasing import weighted_average as weighted_average
 from .facts import Facts as Facts
 from .facts import facts_of as facts_of
 from .hamiltonian import GHMC as GHMC
@@ -11,6 +9,8 @@ from .microcanonical import AdjustedMCLMC as AdjustedMCLMC
 from .minibatch import SVRG as SVRG
 from .minibatch import ControlVariates as ControlVariates
 from .minibatch import Plain as Plain
+from .minibatch import polynomial_decay as polynomial_decay
+from .minibatch import weighted_average as weighted_average
 from .nuts import NUTS as NUTS
 from .overdamped import MALA as MALA
 from .overdamped import ULA as ULA

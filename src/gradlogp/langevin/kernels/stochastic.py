@@ -25,9 +25,17 @@ from ...core import (
     check_same_shape,
     randn_like,
 )
-from .decreasing import StepSize, step_size_at
 from .facts import Facts, unadjusted_facts
-from .minibatch import Anchor, Estimator, Plain, as_minibatched, draw_index, start
+from .minibatch import (
+    Anchor,
+    Estimator,
+    Plain,
+    StepSize,
+    as_minibatched,
+    draw_index,
+    start,
+    step_size_at,
+)
 from .steps import Unadjusted, check_shared, langevin_step, settle
 from .underdamped import thermal
 

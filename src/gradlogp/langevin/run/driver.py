@@ -41,12 +41,10 @@ from ..chain import Chain
 from ..guard import Guarded
 from ..tuning import Adaptation
 from .engines import Engine, compiled
-from .plain import plain
-from .reading import plain_start, start_of
+from .reading import plain, plain_start, start_of
 from .resume import begin, check_saved, gathered
 from .rounds import Round, Thinning
-from .store import Keep, Store
-from .stream import Place, Stream, check_keep
+from .stream import Keep, Place, Store, Stream, check_keep
 from .walk import Asked, Walk, check_alone, go_on
 from .warmup import check_adapt, retuned
 

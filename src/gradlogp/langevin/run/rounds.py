@@ -13,8 +13,7 @@ from torch import Tensor
 
 from ...core import Density, Kernel, NoiseSource
 from .resume import Part
-from .store import Store
-from .stream import Stream
+from .stream import Store, Stream
 
 ROUND_SECONDS = 0.1
 """How long a chunk is moved before the next one has its turn and draws are stored."""

@@ -15,12 +15,10 @@ from ...distributions.parameters import parameters_of
 from ..chain import Chain
 from ..guard import Guarded
 from ..tuning import Adaptation
-from .plain import alike, plain, rebuilt
-from .reading import read, rebuilt_values
+from .reading import alike, plain, read, rebuilt, rebuilt_values
 from .resume import VERSION, begin, check_saved, merge, narrowed, noise_of
 from .rounds import Round, Thinning, rounds
-from .store import Keep, Store, event_of
-from .stream import Place, Stream
+from .stream import Keep, Place, Store, Stream, event_of
 from .warmup import Walkers, WarmUp, retuned, tune, tuned_values
 
 
