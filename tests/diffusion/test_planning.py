@@ -65,8 +65,6 @@ def test_what_is_refused(generator):
         plan_likelihood(ExactScore(MIXTURE, DDPM(torch.linspace(1e-4, 0.02, 50))))
     with pytest.raises(ValueError, match="Ancestral draws noise"):
         plan_levels(ExactScore(MIXTURE, VP()), Ancestral())
-    with pytest.raises(ValueError, match="tolerance"):
-        plan_likelihood(ExactScore(MIXTURE, VP()), tolerance=0.0)
 
 
 def test_a_probe_measures_the_same_steps(generator):

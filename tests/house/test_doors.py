@@ -6,6 +6,7 @@
 import contextlib
 import io
 import itertools
+import math
 import zlib
 
 import numpy as np
@@ -114,12 +115,14 @@ OUT_OF_RANGE = {
      "patch", "blocks", "batch_size", "n_leapfrog", "n_particles", "n_simulations", "n_draws",
      "n_perturbations", "n_permutations", "n_steps", "n_levels", "max_points", "every", "epochs",
      "n_chains", "swap_every", "n_resamples", "folds", "n_eigen", "iterations", "factors", "dim"): (0,),
-    ("step_size", "tolerance", "radius", "prior_scale", "trajectory", "bandwidth"): (0.0, -1.0),
+    ("step_size", "tolerance", "radius", "prior_scale", "bandwidth", "friction", "mass"): (
+        0.0, -1.0, math.nan,
+    ),
     ("temperature", "decoherence_length", "zeta", "eta", "sigma", "gamma", "ridge"): (-1.0,),
     ("on_nonfinite", "probe", "integrator", "estimator", "method", "boundary", "predicts", "scales",
      "correction", "rule", "variance", "shape", "divergence", "scheme"): ("none such",),
     ("beta_min", "data_var", "max_energy_error", "flip", "accuracy", "alpha_min", "sigma_min",
-     "friction", "mass", "regularizer", "step"): (0.0,),
+     "regularizer", "step", "trajectory"): (0.0,),
 }  # fmt: skip
 """Parameters, by name, and values that no function takes."""
 

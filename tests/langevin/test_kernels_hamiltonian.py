@@ -143,9 +143,3 @@ def test_ghmc_at_infinite_friction_is_mala(generator):
     other, expected = plain.step(plain.init(x, SKEWED), SKEWED, generator=Injected(z, u))
     close(info.acceptance, expected.acceptance, 1e-11)
     close(new.x, other.x, 1e-11)
-
-
-@pytest.mark.parametrize("n", [0, -1, 2.0])
-def test_bad_numbers_of_leapfrog_steps(n, as_user):
-    with pytest.raises(ValueError, match="n_leapfrog"):
-        HMC(0.1, n)

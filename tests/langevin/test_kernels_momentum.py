@@ -190,16 +190,6 @@ def test_at_temperature_zero_momenta_are_0():
 # ---------------------------------------------------------------------------- refusals
 
 
-@pytest.mark.parametrize("kernel", [*NAMED, GHMC], ids=lambda k: k.__name__)
-def test_bad_arguments(kernel, as_user):
-    for friction in (0.0, -1.0, math.nan):
-        with pytest.raises(ValueError, match="friction"):
-            kernel(0.1, friction)
-    for mass in (0.0, -1.0, math.nan, math.inf):
-        with pytest.raises(ValueError, match="mass"):
-            kernel(0.1, mass=mass)
-
-
 @pytest.mark.parametrize("scheme", ["", "AB", "BO", "BAOAX", "baoab"])
 def test_bad_schemes(scheme, as_user):
     with pytest.raises(ValueError, match="scheme"):

@@ -71,5 +71,3 @@ def test_refusals(as_user):
         tweedie_product(score, x, x, 0.0, 1.0)
     with pytest.raises(ValueError, match="shape"):
         tweedie_product(score, x, x[:, :1], 0.8, 0.6)
-    with pytest.raises(ValueError, match="n_probes"):
-        tweedie_variance(score, x, 0.8, 0.6, n_probes=0)

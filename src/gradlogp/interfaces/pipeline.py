@@ -79,7 +79,7 @@ def build_model(
 ) -> ScoreModel:
     """Return an untrained model that suits the data.
 
-    Noise levels of vectors are those of `noise.spread.noise_span`, geometrically (VE). Of images
+    Noise levels of vectors are those of `noise.ladder.noise_span`, geometrically (VE). Of images
     they reach from half the spacing of the points or a tenth of Scott's bandwidth n^{−1/(d+4)},
     whichever is larger but at most 0.05, to their largest distance. Both are in units of the data's
     standard deviation. Values to condition on narrow the law: the smallest level is then in units of
