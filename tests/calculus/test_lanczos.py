@@ -3,7 +3,7 @@
 import torch
 from support import close
 
-from gradlogp.calculus.lanczos import lanczos
+from gradlogp.calculus.conjugate_gradients import lanczos
 
 
 def symmetric(n, d, generator):

@@ -6,7 +6,7 @@ import pytest
 import torch
 from support import close
 
-from gradlogp.check.metrics.hoeffding import between, components, mmd_variance
+from gradlogp.check.metrics.two_sample import between, components, mmd_variance
 
 
 def mean(values):

@@ -8,8 +8,8 @@ import torch
 from support import COV, MEAN, close, z_score
 
 from gradlogp import Gaussian, GaussianMixture
-from gradlogp.check.metrics.hoeffding import components
 from gradlogp.check.metrics.ksd import ksd, stein_kernel
+from gradlogp.check.metrics.two_sample import components
 
 NORMAL = Gaussian([0.0], 1.0)
 TARGET = Gaussian(MEAN, COV)

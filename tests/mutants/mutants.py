@@ -334,7 +334,7 @@ MUTANTS = (
     ),
     Mutant(
         "X: Lanczos goes on with nothing where its space is exhausted",
-        "calculus/lanczos.py", "torch.where(done[:, None], fresh, w)", "w",
+        "calculus/conjugate_gradients.py", "torch.where(done[:, None], fresh, w)", "w",
         "calculus/test_lanczos.py::test_after_d_iterations_all_eigenvalues_are_known",
     ),
     Mutant(
@@ -537,7 +537,7 @@ MUTANTS = (
     ),
     Mutant(
         "X: a score under another schedule is not rescaled",
-        "scores/rescheduled.py",
+        "scores/guided.py",
         "return r * self.score(r * z, time.to(t))",
         "return self.score(r * z, time.to(t))",
         "scores/test_rescheduled.py::test_score_and_denoiser_are_those_of_the_other_schedule",
@@ -1005,7 +1005,7 @@ MUTANTS = (
     ),
     Mutant(
         "X: distances by the expansion of the square",
-        "core/distances.py", ', compute_mode="donot_use_mm_for_euclid_dist"', "",
+        "core/chunks.py", ', compute_mode="donot_use_mm_for_euclid_dist"', "",
         "core/test_core.py::test_distances_do_not_cancel",
     ),
     Mutant(
@@ -1050,7 +1050,7 @@ MUTANTS = (
     ),
     Mutant(
         "X: the law under another schedule is scaled the wrong way",
-        "scores/rescheduled.py",
+        "scores/guided.py",
         "law.noised(1 / ratio, 0.0)",
         "law.noised(ratio, 0.0)",
         "scores/test_rescheduled.py::test_the_law_and_its_density_are_those_of_the_other_schedule",
@@ -1929,7 +1929,7 @@ MUTANTS = (
     Mutant(
         "X: infinity is a number within bounds",
         "core/shapes.py",
-        "        math.isfinite(value)\n        and", "        not math.isnan(value)\n        and",
+        "        math.isfinite(number)\n        and", "        not math.isnan(number)\n        and",
         "core/test_checks.py::test_numbers",
     ),
     Mutant(
@@ -1963,18 +1963,18 @@ MUTANTS = (
     ),
     Mutant(
         "X: the single points' part with the remainder in it",
-        "check/metrics/hoeffding.py", "of_x = (in_rows - squares) / (n * m * (m - 1)) - mean_2",
+        "check/metrics/two_sample.py", "of_x = (in_rows - squares) / (n * m * (m - 1)) - mean_2",
         "of_x = in_rows / (n * m * m) - mean_2",
         "check/test_hoeffding.py::test_all_pairs_of_two_samples_by_sums_over_distinct_points",
     ),
     Mutant(
         "X: the covariance of the two parts of a point counts once",
-        "check/metrics/hoeffding.py", "4 * (one + other - 2 * both)", "4 * (one + other - both)",
+        "check/metrics/two_sample.py", "4 * (one + other - 2 * both)", "4 * (one + other - both)",
         "check/test_hoeffding.py::test_single_points_by_sums_over_distinct_points",
     ),
     Mutant(
         "X: the remainder keeps the single points' parts",
-        "check/metrics/hoeffding.py", "2 * (two - 2 * one)", "2 * two",
+        "check/metrics/two_sample.py", "2 * (two - 2 * one)", "2 * two",
         "check/test_hoeffding.py::test_the_mean_over_all_samples_is_the_variance_over_all_samples",
     ),
     Mutant(

@@ -9,8 +9,7 @@ from gradlogp.core import NoisyScore
 from gradlogp.distributions.analytic.conditional import Joint
 from gradlogp.noise import AffineCoordinates
 from gradlogp.noise.schedules import VE, VP, Rectified
-from gradlogp.scores.guided import GuidedScore
-from gradlogp.scores.rescheduled import RescheduledScore
+from gradlogp.scores.guided import GuidedScore, RescheduledScore
 
 MEANS = torch.tensor([[-2.0, 0.0], [-1.0, 1.0], [1.5, 0.5]], dtype=torch.float64)
 ALL = GaussianMixture([0.3, 0.3, 0.4], MEANS, 0.3)

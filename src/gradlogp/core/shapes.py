@@ -6,8 +6,9 @@ asks for shapes alone: to look at values costs a wait for the device.
 
 from __future__ import annotations
 
+import difflib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from inspect import signature
 from numbers import Integral, Rational, Real
 from typing import Any, get_args
@@ -155,8 +156,15 @@ def check_number(
     why: str = "",
 ) -> None:
     """Raise `ValueError` unless this is one finite number within the bounds."""
-    what = _bounds(above, least, below, most)
-    if not _is_number(value) or not _within(_float(value), above, least, below, most):
+    number = _float(value) if _is_number(value) else math.nan
+    if not (
+        math.isfinite(number)
+        and (above is None or number > above)
+        and (least is None or number >= least)
+        and (below is None or number < below)
+        and (most is None or number <= most)
+    ):
+        what = _bounds(above, least, below, most)
         raise ValueError(f"{name} must {what}, got {shown(value)}{why}")
 
 
@@ -297,27 +305,8 @@ def _float(value: Tensor | float) -> float:
         return math.inf
 
 
-def _within(
-    value: float,
-    above: float | None = None,
-    least: float | None = None,
-    below: float | None = None,
-    most: float | None = None,
-) -> bool:
-    return (
-        math.isfinite(value)
-        and (above is None or value > above)
-        and (least is None or value >= least)
-        and (below is None or value < below)
-        and (most is None or value <= most)
-    )
-
-
 def _bounds(
-    above: float | None = None,
-    least: float | None = None,
-    below: float | None = None,
-    most: float | None = None,
+    above: float | None, least: float | None, below: float | None, most: float | None
 ) -> str:
     low, high = (least if above is None else above), (most if below is None else below)
     if low is not None and high is not None:
@@ -340,3 +329,36 @@ def shown(value: object) -> str:
     text = repr(value)
     plain = isinstance(value, (str, int, float, complex, tuple, type(None)))
     return text if plain and len(text) <= 60 else type(value).__name__
+
+
+LONGEST = 80
+"""Characters of a name or a value in a message: files may have cells of any length."""
+
+
+def nearest(name: str, known: Sequence[str]) -> str:
+    """Return advice on a name that is not known, to put after it."""
+    near = difflib.get_close_matches(name, known, 1, 0.65)
+    return (f"; did you mean '{near[0]}'?" if near else ";") + f" known: {some(known, 20)}"
+
+
+def some(items: Sequence[object], most: int = 5) -> str:
+    """Return the first items as text, each no longer than `LONGEST`."""
+    return ", ".join(map(short, items[:most])) + (", …" if len(items) > most else "")
+
+
+def short(item: object) -> str:
+    """Return an item as text, cut after `LONGEST` characters."""
+    text = str(item)
+    return text if len(text) <= LONGEST else f"{text[: LONGEST - 1]}…"
+
+
+def joined(items: Sequence[str]) -> str:
+    """Return items with commas between them, to be copied; cut where they fill no line but a screen."""
+    whole = ",".join(items)
+    return whole if len(whole) <= 10 * LONGEST else f"{whole[: 10 * LONGEST - 1]}…"
+
+
+def listed(sentences: Sequence[str], most: int = 10) -> str:
+    """Return sentences in one line, and how many more there are."""
+    more = len(sentences) - most
+    return "; ".join(sentences[:most]) + (f"; and {more} more" if more > 0 else "")

@@ -26,7 +26,7 @@ from ...core import (
     subsample,
     warn_of_cost,
 )
-from .hoeffding import components
+from .two_sample import components
 
 MANY_POINTS = 20_000
 """Points above which a warning comes of a time that grows as their square: minutes."""

@@ -210,7 +210,7 @@ def _read(path: Path, values: tuple[float, float]) -> Tensor:
     import torch
 
     from ...learn.data.images import read_image
-    from ...learn.data.records import reading
+    from ...learn.data.layout import reading
 
     if not path.is_file():
         raise Misuse(f"there is no image {path}")

@@ -10,8 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from ...core import some
-from .layout import layout
-from .records import Raw, check_unpacked, number, reading
+from .layout import Raw, check_unpacked, layout, number, reading
 
 LOOKED_AT = 1000
 """Lines that tell comments, the separator, and whether there are names."""

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from ...core import some
-from .records import Raw, check_unpacked, reading
+from .layout import Raw, check_unpacked, reading
 
 BITS, COMPRESSION, OFFSETS, PER_PIXEL, COUNTS, PREDICTOR = 258, 259, 273, 277, 279, 317
 """Tags of TIFF."""
