@@ -670,7 +670,7 @@ MUTANTS = (
     ),
     Mutant(
         "X: the posterior of a mixture keeps the weights",
-        "inverse/exact.py",
+        "inverse/observation.py",
         "(law.weights.log() + log_evidence)",
         "law.weights.log()",
         "inverse/test_inverse.py::test_evidence_of_a_mixture",

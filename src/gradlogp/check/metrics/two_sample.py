@@ -117,7 +117,7 @@ def mmd(
     with the sum of Gaussian kernels of bandwidth ½, 1 and 2 times the median distance of the
     pooled sample, on at most `max_points` points of each. It is 0 in the mean when both are one
     law, and may then be negative. The standard error is made of unbiased estimates of Hoeffding's
-    components (`metrics.hoeffding`), so that it holds far from 0 and near it alike: where both are one
+    components, so that it holds far from 0 and near it alike: where both are one
     law the single points' part is 0, and its estimate is not taken below minus half of the rest.
 
     Time grows as N² (d + n_permutations) and memory as N² in the pooled number N of points that are

@@ -21,10 +21,9 @@ from .check import info, sample_size, verify
 from .common import Misuse
 from .explore import explore
 from .geometry import geometry
-from .impute import impute
 from .langevin import targets
 from .learn import demo, fit
-from .restore import restore
+from .restore import impute, restore
 from .use import evaluate, sample
 
 IN_ASCII = {

@@ -359,7 +359,7 @@ def rank_rows(checkpoint: Path, data: str, header: bool | None, seed: int, *, qu
     What no row learned from had has probability 0: minus infinity, and the reason in words.
     """
     from ..tables import TableEstimator
-    from ..tables.ranks import rank
+    from ..tables.frames import rank
 
     table = TableEstimator.load(checkpoint)
     return rank(table, _rows(data, table, header, quiet=quiet), seed)

@@ -23,6 +23,7 @@ from .particles import SVGD as SVGD
 from .particles import Linear as Linear
 from .position import PositionDependentULA as PositionDependentULA
 from .preconditioner import Preconditioner as Preconditioner
+from .preconditioner import Welford as Welford
 from .sphere import SphereMALA as SphereMALA
 from .sphere import SphereULA as SphereULA
 from .steps import started as started
@@ -34,4 +35,3 @@ from .underdamped import BAOA as BAOA
 from .underdamped import BAOAB as BAOAB
 from .underdamped import OBABO as OBABO
 from .underdamped import Splitting as Splitting
-from .welford import Welford as Welford
