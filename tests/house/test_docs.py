@@ -194,13 +194,13 @@ def test_tables_are_those_of_the_records(monkeypatch):
     text = (ROOT / "docs" / "choosing.md").read_text(encoding="utf-8")
     assert choosing.filled(text) == text, "run python docs/_ext/choosing.py"
     assert choosing.filled(text.replace("| 0.98 |", "| 0.97 |")) == text
+    assert "| 0.98 |" in text
 
 
 def test_exponents_are_those_measured():
     measured = (ROOT / "benchmarks" / "scaling.md").read_text(encoding="utf-8")
     table = measured[measured.index("| function") :]
     assert table in (ROOT / "docs" / "scale.md").read_text(encoding="utf-8")
-    assert "| 0.98 |" in text
 
 
 def test_architecture_names_every_room():
