@@ -197,6 +197,12 @@ def test_tables_are_those_of_the_records(monkeypatch):
     assert "| 0.98 |" in text
 
 
+def test_exponents_are_those_measured():
+    measured = (ROOT / "benchmarks" / "scaling.md").read_text(encoding="utf-8")
+    table = measured[measured.index("| function") :]
+    assert table in (ROOT / "docs" / "scale.md").read_text(encoding="utf-8")
+
+
 def test_architecture_names_every_room():
     text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
     rooms = {p.parent.name for p in (ROOT / "src" / "gradlogp").glob("*/__init__.py")}

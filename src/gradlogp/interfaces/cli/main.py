@@ -11,10 +11,9 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import cyclopts
-from cyclopts import Parameter
 
 from ... import __version__
 from .check import info, sample_size, verify
@@ -91,7 +90,7 @@ def printable(*streams: Any) -> Iterator[None]:
 HELP = """Learn the score of a distribution, sample with it, and check both.
 
 Start with `gradlogp demo`. Every command has a --help page.
-Options may come from a TOML file: --config run.toml, with one table per command:
+Options may come from a TOML file, --config run.toml, with one table per command:
 
     [fit]
     steps = 4000
@@ -107,7 +106,6 @@ app = cyclopts.App(
     help_format="plaintext",
     suppress_keyboard_interrupt=False,
 )
-app.meta.suppress_keyboard_interrupt = False
 for _command in (
     demo, fit, sample, evaluate, impute, explore, restore, geometry, sample_size, targets, verify, info,
 ):  # fmt: skip
@@ -130,27 +128,25 @@ TOO_LARGE = (
 """What PyTorch says, by a RuntimeError, of memory that is not there or cannot be."""
 
 
-@app.meta.default
-def _launch(
-    *tokens: Annotated[str, Parameter(show=False, allow_leading_hyphen=True)],
-    config: Path | None = None,
-) -> object:
-    """Run a command.
-
-    Args:
-        tokens: The command and its options.
-        config: A TOML file with options, one table a command.
-    """
-    if config is not None:
-        _check_config(config)
-        app.config = (cyclopts.config.Toml(config, must_exist=True),)
-    else:
-        app.config = ()
-    try:  # the options of a command may be the fields of a class that refuses values
-        command, bound, _ = app.parse_args(tokens, exit_on_error=False, print_error=False)
-    except ValueError as error:
-        raise Misuse(error) from None
-    return command(*bound.args, **bound.kwargs)
+def _configured(tokens: Sequence[str]) -> list[str]:
+    """Take --config FILE out of a command line, wherever it stands, and let options come from it."""
+    left, files = [], []
+    rest = iter(tokens)
+    for token in rest:
+        name, given, value = token.partition("=")
+        if name != "--config":
+            left.append(token)
+        elif not (file := value if given else next(rest, "")):
+            raise Misuse("--config needs the name of a TOML file")
+        else:
+            files.append(Path(file))
+    if len(files) > 1:
+        raise Misuse(f"--config is given {len(files)} times; put all options into one file")
+    for path in files:
+        _check_config(path)
+    # that of a call before is not that of this one
+    app.config = [cyclopts.config.Toml(path, must_exist=True) for path in files]
+    return left
 
 
 def _check_config(path: Path) -> None:
@@ -193,7 +189,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Whatever fails becomes one line. Under `python -X dev -m gradlogp` an error that nobody foresaw
     keeps its traceback.
     """
-    app.config = ()  # that of a call before is not that of this one
     with printable(sys.stdout, sys.stderr), warnings.catch_warnings():
         warnings.showwarning = _warn
         return _run(arguments)
@@ -201,9 +196,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(arguments: Sequence[str] | None) -> int:
     try:
-        result = app.meta(
-            arguments, exit_on_error=False, print_error=False, result_action="return_value"
-        )
+        tokens = _configured(sys.argv[1:] if arguments is None else arguments)
+        try:  # the options of a command may be the fields of a class that refuses values
+            run, bound, _ = app.parse_args(tokens, exit_on_error=False, print_error=False)
+        except ValueError as error:
+            raise Misuse(error) from None
+        result = run(*bound.args, **bound.kwargs)
         sys.stdout.flush()
     except (cyclopts.CycloptsError, Misuse) as error:
         return _fail(2, error)
