@@ -241,10 +241,8 @@ def repeated(
     so that E n_i = m w_i / W and |n_i − E n_i| < 1, W the sum of the weights. With whole weights m is W
     where that is at most so many copies for each row, and n_i = w_i; else m is that.
 
-    Arguments:
-        weight: Not negative, `(n,)`.
-        generator: Where u comes from.
-        copies: Of a row of average weight: rounding 4 to whole ones adds less than a tenth to errors.
+    A row of average weight is there in so many `copies`: rounding 4 to whole ones adds less than a
+    tenth to errors.
     """
     weight = weight.double()
     total, most = float(weight.sum()), copies * len(weight)

@@ -86,21 +86,9 @@ def build_model(
     what they leave of it, in the narrowest direction. Images `(C, H, W)` and sequences `(C, L)` get a
     U-Net, all else an MLP.
 
-    Arguments:
-        x: The data, `(N, *event)`.
-        network: Your own network instead.
-        schedule: Your own schedule instead.
-        predicts: What the network predicts.
-        standardize: Whether the model will learn in standardised coordinates.
-        width: Width of the MLP.
-        depth: Its residual blocks.
-        channels: Channels of the levels of the U-Net; by default `levels_for` the sides.
-        condition: What to condition on: a number of classes, the shape of values, or None.
-        base: What the network corrects, as of `ScoreModel`.
-        masks: What to hide of rows, for a model conditional on any part of a row instead.
-        given: The conditions, one per row of x, for the choice of noise levels.
-        repeats: The row of each sample that will be learned from, where some are there more often.
-        generator: Where the initial weights come from.
+    `given` are the conditions of the rows of x, and `repeats` the row of each sample, where some are
+    there more often. With `masks` the model is conditional on any part of a row instead. The other
+    arguments are those of `ScoreEstimator` and `ScoreModel`.
     """
     event = x.shape[1:]
     if schedule is None:

@@ -75,10 +75,7 @@ class GaussianTerminal:
 
     Exact for Gaussian data of uncorrelated entries, and where no signal is left.
 
-    Arguments:
-        mean: `(1, *event)`, or one for each sample `(B, *event)`.
-        var: Likewise, positive.
-        event_shape: The shape of one state; None where it is not known.
+    Mean and variance are `(1, *event)`, or one for each sample `(B, *event)`.
     """
 
     mean: Tensor

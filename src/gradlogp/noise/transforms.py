@@ -36,14 +36,8 @@ class Monotone:
     border and y itself beyond c, where a logarithm would make large errors of small ones. δ < 1 takes
     away heavy tails, ε skewness; δ = 1, ε = 0 is affine in u.
 
-    Arguments:
-        low: a, or None.
-        high: b, or None.
-        middle: m.
-        scale: s > 0.
-        tail: δ > 0.
-        skew: ε.
-        bend: c, of a column with one border; None for the logarithm.
+    The fields are a and b, None where there is no border, m, s > 0, δ > 0, ε, and c of a column with
+    one border, None for the logarithm.
 
     References:
         | Sinh-arcsinh distributions (Jones & Pewsey, 2009)

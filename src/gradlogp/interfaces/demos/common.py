@@ -128,7 +128,7 @@ def image_sections(
 
 def finish(
     out: Path, title: str, lead: str, sections: Sequence[Section], began: float, seed: int,
-    comparison: Comparison, model: ScoreModel, **facts: object,
+    comparison: Comparison, model: ScoreModel, steps: int, **facts: object,
 ) -> Outcome:  # fmt: skip
     """Write the model and the report, with what was run and on what, and return what came out.
 
@@ -138,5 +138,8 @@ def finish(
     rows = tuple(row for section in sections for row in section.rows)
     passed = all(row.verdict is not False for row in rows if row not in comparison.rows)
     checkpoint.save(out / "model", model)
+    n_weights = sum(p.numel() for p in model.parameters())
+    facts["noise"] = model.schedule
+    facts["network"] = f"{type(model.network).__name__}, {n_weights:,} weights, {steps} steps"
     page = write(out, title, lead, sections, provenance(began, seed=seed, **facts))
     return Outcome(page, rows, passed, comparison.verdict)

@@ -140,10 +140,7 @@ def recognise(
 ) -> Column:
     """Return what a column is.
 
-    Arguments:
-        series: The column.
-        kind: What it is to be taken for instead.
-        weight: How much each row counts, for what is drawn by frequency.
+    Rows may count differently, for what is drawn by frequency.
 
     Raises:
         ValueError: For infinite values, or a kind that its values cannot have.

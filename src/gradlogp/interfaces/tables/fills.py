@@ -62,12 +62,7 @@ def filled(
     Drawn from a Gaussian law given what the row has, what says that there is no number apart: so
     numbers that are jointly normal stay so, whatever is missing.
 
-    Arguments:
-        columns: What the rows are made of.
-        z: The rows `(n, D)`, NaN where there is no number.
-        asked: Which columns of which rows are left open, `(n, columns)`.
-        law: That law; N(0, 1) by default.
-        g: Where draws come from.
+    `asked` says which columns of which rows are left open, and the law is N(0, 1) by default.
     """
     todo, given, end = torch.zeros_like(z, dtype=torch.bool), ~z.isnan(), 0
     for i, column in enumerate(columns):

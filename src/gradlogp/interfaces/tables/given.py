@@ -31,10 +31,6 @@ TRIES = 20
 def read_given(given: Any, columns: Sequence[Column]) -> pd.DataFrame:
     """Return what is given of each row, as it was learned.
 
-    Arguments:
-        given: A frame of some of the columns, or a dictionary of names to values.
-        columns: All columns.
-
     Raises:
         ValueError: For no cell, unknown columns, or values that no row can have.
     """

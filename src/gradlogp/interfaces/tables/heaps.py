@@ -85,13 +85,8 @@ def to_normal(
 ) -> tuple[Tensor, Tensor]:
     """Return z of numbers x, and the nats by which its log-density is to be raised.
 
-    Arguments:
-        x: The numbers, spread over cells if they are, inside the borders of T.
-        value: The numbers as they are.
-        T: The transform.
-        atoms: The atoms; without any z is T(x).
-        grid: The width of a cell over which x is spread, 0 if it is not.
-        g: Where atoms are spread from.
+    Without atoms z is T(x). `value` are the numbers as they are; x are these spread over cells of the
+    width `grid`, 0 if they are not, inside the borders of T.
     """
     log_smooth = T.log_derivative(x) + (math.log(grid) if grid else 0.0)
     z = T(x)

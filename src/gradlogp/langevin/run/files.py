@@ -29,12 +29,6 @@ class Rows:
     All of it is written at once, with NaN where numbers will be, so that there is room for the draws
     and none is mistaken for one. Behind the last entry, where NumPy does not look, stands a `mark`:
     whoever shortens the file takes it away, and a file with another mark belongs to another run.
-
-    Arguments:
-        path: The file.
-        shape: `(chain, draw, *entry)`.
-        dtype: Of an entry; a structured one for several fields.
-        mark: Bytes of this run alone.
     """
 
     def __init__(

@@ -92,12 +92,7 @@ def condition_on(
 ) -> tuple[Bool[Tensor, "batch D"], Bool[Tensor, "batch D"]]:
     """Let some entries alone be known in a quarter of rows, and be no part of others.
 
-    Arguments:
-        known: Which entries are known, or neither known nor asked for.
-        present: Where there is a value.
-        given: Which entries are to be conditioned on.
-        dropout: How often they are neither known nor asked for, and nothing else is known.
-        generator: Where it comes from which rows are such.
+    `dropout` is how often they are neither known nor asked for, and nothing else is known.
 
     Returns:
         What is known, and where there is a value, as of `draw_known`.
