@@ -31,7 +31,7 @@ from gradlogp.langevin.kernels.facts import UNKNOWN
 from gradlogp.langevin.planning import gaussian_bias
 from gradlogp.langevin.run.resume import Part
 from gradlogp.langevin.run.warmup import LOOK, Moved, Walkers, averaged, learnt, safer_than
-from gradlogp.langevin.tuning.averaging import DualAveraging
+from gradlogp.langevin.tuning.adaptation import DualAveraging
 
 NORMAL = as_target(log_prob=lambda x: -x.square().flatten(1).sum(1) / 2, score=lambda x: -x)
 

@@ -328,7 +328,7 @@ MUTANTS = (
     ),
     Mutant(
         "X: dual averaging draws the acceptance the wrong way",
-        "langevin/tuning/averaging.py",
+        "langevin/tuning/adaptation.py",
         "weight * (self.target - acceptance)", "weight * (acceptance - self.target)",
         "langevin/test_adaptation.py::test_dual_averaging_is_its_formula",
     ),
@@ -460,7 +460,7 @@ MUTANTS = (
     ),
     Mutant(
         "X: a projection by σ s",
-        "geometry/projection.py",
+        "geometry/tangent.py",
         "step = b.square() * s",
         "step = b * s",
         "geometry/test_geometry.py::test_projection",
@@ -1570,7 +1570,7 @@ MUTANTS = (
     ),
     Mutant(
         "X: the last steps lead away from the acceptance",
-        "langevin/tuning/averaging.py", "(acceptance - self.target)", "(self.target - acceptance)",
+        "langevin/tuning/adaptation.py", "(acceptance - self.target)", "(self.target - acceptance)",
         "langevin/test_adaptation.py::test_the_step_of_a_known_acceptance",
     ),
     Mutant(
