@@ -171,7 +171,7 @@ def noise_of(n, D, n_steps, seed):
 ])  # fmt: skip
 def test_metropolis_kernels_take_the_steps_of_the_plain_engine(kernel, generator):
     """The draws are the same for the same noise, with all that is told of them."""
-    law, n, steps = Gaussian(MEAN, COV), 12, 40
+    law, n, steps = Gaussian(MEAN, COV), 20, 40  # as wide a tile as in other tests: compiled once
     x0 = law.sample(n, generator=generator)
     ours = fused.run(kernel, law, x0, steps, seed=7)
     noise, state, told = noise_of(n, 2, steps, 7), kernel.init(x0, law), []

@@ -1945,8 +1945,7 @@ MUTANTS = (
     Mutant(
         "X: a network with a generator of its own draws from PyTorch's too",
         "scores/networks/embeddings.py",
-        "skip_init(kind, *sizes, device=torch.empty(0).device, **options)",
-        "kind(*sizes, **options)",
+        "    with torch.random.fork_rng(devices=[]):\n", "    if True:\n",
         "scores/test_networks.py::test_weights_come_from_the_generator_alone",
     ),
     Mutant(
@@ -2524,8 +2523,8 @@ MUTANTS = (
     ),
     Mutant(
         "X: high frequencies are as loud as low ones",
-        "scores/networks/mlp.py", "Fourier(torch.tensor(frequencies), -0.5)",
-        "Fourier(torch.tensor(frequencies))",
+        "scores/networks/mlp.py", "Fourier(frequencies, -0.5)",
+        "Fourier(frequencies)",
         "scores/test_networks.py::test_an_mlp_is_given_sines_and_cosines_of_what_it_sees",
     ),
     Mutant(

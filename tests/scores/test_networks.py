@@ -232,8 +232,8 @@ def test_fourier_features():
     c = torch.tensor([[0.0, 0.7], [-1.3, 2.0]])
     phase = c[..., None] * f
     expected = torch.cat([phase.sin(), phase.cos()], -1)
-    torch.testing.assert_close(Fourier(f)(c), expected, rtol=1e-12, atol=1e-12)
-    smooth = Fourier(f, -0.5)
+    torch.testing.assert_close(Fourier(f.tolist())(c), expected, rtol=1e-12, atol=1e-12)
+    smooth = Fourier(f.tolist(), -0.5)
     torch.testing.assert_close(smooth(c), expected / f.sqrt().repeat(2), rtol=1e-6, atol=1e-6)
     assert smooth.state_dict() == {}
 

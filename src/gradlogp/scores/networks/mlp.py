@@ -96,7 +96,7 @@ class MLP(nn.Module):
         self.event_shape = torch.Size(shape)
         d = self.event_shape.numel()
         self.conditioning = Conditioning(width, other)
-        self.features = Fourier(torch.tensor(frequencies), -0.5) if frequencies else None
+        self.features = Fourier(frequencies, -0.5) if frequencies else None
         inputs = d + 2 * d * len(frequencies) + d * holes
         self.inlet = unset(nn.Linear, inputs, width)
         self.blocks = nn.ModuleList(_Block(width) for _ in range(depth))
