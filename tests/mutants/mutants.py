@@ -262,7 +262,7 @@ MUTANTS = (
     Mutant(
         "X: W2 of Gaussians without the means",
         "check/metrics/gaussians.py", "float(shift.square().sum() + (A", "float((A",
-        "check/test_gaussian_metrics.py",
+        "check/test_metrics.py",
     ),
     Mutant(
         "X: the Jacobian's symmetric part taken for the rotation",
@@ -284,7 +284,7 @@ MUTANTS = (
     Mutant(
         "X: a preconditioner that depends on x without its divergence",
         "langevin/kernels/position.py", "+ tau * div", "+ 0 * div",
-        "langevin/test_kernels_position.py::test_with_the_divergence_the_law_is_the_target",
+        "langevin/test_kernels_overdamped.py::test_with_the_divergence_the_law_is_the_target",
     ),
     Mutant(
         "X: every part of a splitting lasts half a step",
@@ -301,13 +301,13 @@ MUTANTS = (
     Mutant(
         "X: the momentum is not turned round on a rejection",
         "langevin/kernels/hamiltonian.py", "state._replace(momentum=-state.momentum)", "state",
-        "langevin/test_kernels_hamiltonian.py::test_ghmc_is_reversible_up_to_the_sign_of_the_momentum",
+        "langevin/test_kernels_momentum.py::test_ghmc_is_reversible_up_to_the_sign_of_the_momentum",
     ),
     Mutant(
         "X: the edge of the support is taken for a divergence",
         "langevin/kernels/steps.py",
         "(outside | torch.isfinite(log_ratio)", "(torch.isfinite(log_ratio)",
-        "langevin/test_kernels_conduct.py::test_outside_the_support_is_an_ordinary_rejection",
+        "langevin/test_kernels.py::test_outside_the_support_is_an_ordinary_rejection",
     ),
     Mutant(
         "X: a run goes on with fresh noise",
@@ -335,7 +335,7 @@ MUTANTS = (
     Mutant(
         "X: Lanczos goes on with nothing where its space is exhausted",
         "calculus/conjugate_gradients.py", "torch.where(done[:, None], fresh, w)", "w",
-        "calculus/test_lanczos.py::test_after_d_iterations_all_eigenvalues_are_known",
+        "calculus/test_conjugate_gradients.py::test_after_d_iterations_all_eigenvalues_are_known",
     ),
     Mutant(
         "X: a minibatch score without the factor N/n",
@@ -400,14 +400,14 @@ MUTANTS = (
         "distributions/analytic/bessel.py",
         "order, z = dim / 2 - 1, _wide(k)",
         "order, z = dim / 2, _wide(k)",
-        "distributions/test_bessel.py::test_against_sixty_digits",
+        "distributions/test_manifolds.py::test_against_sixty_digits",
     ),
     Mutant(
         "X: 1 − A as a difference",
         "distributions/analytic/bessel.py",
         "found = z * G, (half + above) * G, G,",
         "found = z * G, 1 - z * G, G,",
-        "distributions/test_bessel.py::test_against_sixty_digits",
+        "distributions/test_manifolds.py::test_against_sixty_digits",
     ),
     Mutant(
         "X: the score on the sphere without its curvature",
@@ -540,14 +540,14 @@ MUTANTS = (
         "scores/guided.py",
         "return r * self.score(r * z, time.to(t))",
         "return self.score(r * z, time.to(t))",
-        "scores/test_rescheduled.py::test_score_and_denoiser_are_those_of_the_other_schedule",
+        "scores/test_guided.py::test_score_and_denoiser_are_those_of_the_other_schedule",
     ),
     Mutant(
         "X: the variational bound without its ½",
         "diffusion/bound.py",
         "0.5 * width * sum_event",
         "width * sum_event",
-        "diffusion/test_bound.py::test_bound_is_its_closed_form",
+        "diffusion/test_likelihood.py::test_bound_is_its_closed_form",
     ),
     Mutant(
         "X: bits without the width of a cell",
@@ -561,7 +561,7 @@ MUTANTS = (
         "noise/tweedie.py",
         "v + b**2 * jacobian_product",
         "v + b * jacobian_product",
-        "noise/test_tweedie.py::test_product_is_that_of_the_matrix",
+        "noise/test_predictions.py::test_product_is_that_of_the_matrix",
     ),
     Mutant(
         "X: DDPM's steps are told counted from 1",
@@ -582,21 +582,21 @@ MUTANTS = (
         "scores/diffusers.py",
         "\"sample\": \"x0\"",
         "\"sample\": \"epsilon\"",
-        "scores/test_from_diffusers.py::test_each_prediction_is_the_exact_score",
+        "scores/test_foreign.py::test_each_prediction_is_the_exact_score",
     ),
     Mutant(
         "X: the variance channels are taken for the mean",
         "scores/diffusers.py",
         "return out[:, : x.shape[1]]",
         "return out[:, x.shape[1] :]",
-        "scores/test_from_diffusers.py::test_the_mean_of_a_network_that_predicts_a_variance_too",
+        "scores/test_foreign.py::test_the_mean_of_a_network_that_predicts_a_variance_too",
     ),
     Mutant(
         "M7: DPS takes the norm over the batch",
         "inverse/steps.py",
         "norm = sum_event(r.square()).sqrt()",
         "norm = sum_event(r.square()).sum().sqrt().expand(len(r))",
-        "inverse/test_units.py::test_dps_is_the_gradient_in_data_units",
+        "inverse/test_inverse.py::test_dps_is_the_gradient_in_data_units",
     ),
     Mutant(
         "X: conjugate gradients share a step size",
@@ -610,21 +610,21 @@ MUTANTS = (
         "inverse/guidance.py",
         "self.sigma**2 / self.alpha * self",
         "self.sigma / self.alpha * self",
-        "inverse/test_units.py::test_moment_matching_is_the_posterior_in_data_units",
+        "inverse/test_inverse.py::test_moment_matching_is_the_posterior_in_data_units",
     ),
     Mutant(
         "X: the guidance has the wrong sign",
         "inverse/guidance.py",
         "self.pull_back(v) - self.eps",
         "-self.pull_back(v) - self.eps",
-        "inverse/test_units.py::test_dps_is_the_gradient_in_data_units",
+        "inverse/test_inverse.py::test_dps_is_the_gradient_in_data_units",
     ),
     Mutant(
         "X: r² forgets the variance of the data",
         "inverse/guidance.py",
         "r2 = sigma**2 * v / (alpha**2 * v + sigma**2)",
         "r2 = sigma**2 / (alpha**2 + sigma**2)",
-        "inverse/test_units.py::test_pigdm_is_the_posterior_in_data_units",
+        "inverse/test_inverse.py::test_pigdm_is_the_posterior_in_data_units",
     ),
     Mutant(
         "X: a standard deviation taken for a variance",
@@ -638,7 +638,7 @@ MUTANTS = (
         "inverse/observation.py",
         "moved = (y - operator.apply(shift.unsqueeze(0))).to(self.y)",
         "moved = y.to(self.y)",
-        "inverse/test_units.py::test_moment_matching_is_the_posterior_in_data_units",
+        "inverse/test_inverse.py::test_moment_matching_is_the_posterior_in_data_units",
     ),
     Mutant(
         "X: A A^T of an operator seen from z forgets the scale of the coordinates",
@@ -652,7 +652,7 @@ MUTANTS = (
         "inverse/observation.py",
         "D = torch.where(size > 0, size, 1.0).sqrt()",
         "D = torch.ones_like(size)",
-        "inverse/test_units.py::test_columns_of_any_units_are_solved",
+        "inverse/test_inverse.py::test_columns_of_any_units_are_solved",
     ),
     Mutant(
         "X: the adjoint of a mean repeats without dividing",
@@ -694,21 +694,21 @@ MUTANTS = (
         "diffusion/transitions/annealed.py",
         "return self.sigma * score",
         "return score",
-        "diffusion/test_transitions_annealed.py::test_a_level_is_the_kernel_at_a_step_of_its_own",
+        "diffusion/test_transitions.py::test_a_level_is_the_kernel_at_a_step_of_its_own",
     ),
     Mutant(
         "X: α/σ for its square",
         "diffusion/transitions/annealed.py",
         "(alpha_t / sigma_t) ** 2",
         "alpha_t / sigma_t",
-        "diffusion/test_transitions_annealed.py::test_exponential_steps_are_exact_on_a_gaussian",
+        "diffusion/test_transitions.py::test_exponential_steps_are_exact_on_a_gaussian",
     ),
     Mutant(
         "X: a colour left off the score",
         "diffusion/transitions/annealed_noise.py",
         "return self.K.sqrt(self.score(self.K.sqrt(z), t))",
         "return self.score(self.K.sqrt(z), t)",
-        "diffusion/test_transitions_annealed.py::test_coloured_steps_are_preconditioned_ones",
+        "diffusion/test_transitions.py::test_coloured_steps_are_preconditioned_ones",
     ),
     Mutant(
         "X: another acceptance for HMC",
@@ -775,21 +775,21 @@ MUTANTS = (
         "learn/objectives/manifold.py",
         "return implicit(tangential(score), x, chunk_size=chunk_size)",
         "return implicit(score, x, chunk_size=chunk_size)",
-        "learn/test_manifold_matching.py::test_integration_by_parts_on_the_sphere",
+        "learn/test_matching.py::test_integration_by_parts_on_the_sphere",
     ),
     Mutant(
         "X: tangent and normal noise swapped in the target",
         "learn/objectives/manifold.py",
         "inside / b_t + across / b_n)",
         "inside / b_n + across / b_t)",
-        "learn/test_manifold_matching.py::test_unequal_noise_learns_the_score_of_its_own_law",
+        "learn/test_matching.py::test_unequal_noise_learns_the_score_of_its_own_law",
     ),
     Mutant(
         "X: d for d − 1 in the fit of von Mises–Fisher",
         "learn/objectives/manifold.py",
         "natural = (d - 1) * inverse",
         "natural = d * inverse",
-        "learn/test_manifold_matching.py::test_closed_form_is_the_minimiser_of_the_loss",
+        "learn/test_matching.py::test_closed_form_is_the_minimiser_of_the_loss",
     ),
     Mutant(
         "M3: √h for √(2h) on the sphere",
@@ -880,7 +880,7 @@ MUTANTS = (
         "learn/objectives/denoising.py",
         "weight_at(weight, schedule, t).to(z) * loss",
         "loss",
-        "learn/test_levels.py::test_each_sample_is_matched_at_its_own_level",
+        "learn/test_objectives.py::test_each_sample_is_matched_at_its_own_level",
     ),
     Mutant(
         "X: the Fréchet distance is not squared",
@@ -1053,7 +1053,7 @@ MUTANTS = (
         "scores/guided.py",
         "law.noised(1 / ratio, 0.0)",
         "law.noised(ratio, 0.0)",
-        "scores/test_rescheduled.py::test_the_law_and_its_density_are_those_of_the_other_schedule",
+        "scores/test_guided.py::test_the_law_and_its_density_are_those_of_the_other_schedule",
     ),
     Mutant(
         "X: rows of a condition do not follow their samples",
@@ -1273,7 +1273,7 @@ MUTANTS = (
         "diffusion/transitions/annealed.py",
         "state = started(kernel, x / level.sigma, level, generator)",
         "state = kernel.init(x / level.sigma, level)",
-        "diffusion/test_transitions_annealed.py::test_a_level_begins_with_momenta_of_its_law",
+        "diffusion/test_transitions.py::test_a_level_begins_with_momenta_of_its_law",
     ),
     Mutant(
         "X: compiled chains start at rest",
@@ -1529,7 +1529,7 @@ MUTANTS = (
         "X: the curvature of a path is that of another scale",
         "langevin/tuning/start.py",
         "[_curvature(path, i) for i in index]", "[_curvature(path, i) / 99 for i in index]",
-        "langevin/test_start.py::test_a_score_without_derivatives_has_starts",
+        "langevin/test_adaptation.py::test_a_score_without_derivatives_has_starts",
     ),
     Mutant(
         "X: the lowest acceptance is the mean one",
@@ -1632,55 +1632,55 @@ MUTANTS = (
         "X: ranks in place of mid-ranks",
         "check/metrics/columns.py", "middle = (at.cumsum(0) - at / 2)[place]",
         "middle = at.cumsum(0)[place] - 1e-3",
-        "check/test_columns.py::test_normal_scores_are_those_of_van_der_waerden",
+        "check/test_compare.py::test_normal_scores_are_those_of_van_der_waerden",
     ),
     Mutant(
         "X: the variance of a difference forgets one sample",
         "check/metrics/columns.py", "* (1 / n + 1 / m)).sqrt()",
         "* (1 / n)).sqrt()",
-        "check/test_columns.py::test_location_against_the_law_of_all_relabellings",
+        "check/test_compare.py::test_location_against_the_law_of_all_relabellings",
     ),
     Mutant(
         "X: the variance of arctanh r has 1 − r² to the first power",
         "check/metrics/columns.py", "(1 - r.square()).square()",
         "(1 - r.square())",
-        "check/test_columns.py::test_correlations_and_the_variance_of_normal_pairs",
+        "check/test_compare.py::test_correlations_and_the_variance_of_normal_pairs",
     ),
     Mutant(
         "X: the influence function of r has a wrong sign",
         "check/metrics/columns.py", "both - r * (third + third.mT)",
         "both + r * (third + third.mT)",
-        "check/test_columns.py::test_correlations_and_the_variance_of_normal_pairs",
+        "check/test_compare.py::test_correlations_and_the_variance_of_normal_pairs",
     ),
     Mutant(
         "X: distribution functions are compared within ties",
         "check/metrics/columns.py", "gap = torch.where(end, gap, 0.0)",
         "gap = gap * 1.0",
-        "check/test_columns.py::test_kolmogorov_smirnov_is_scipys",
+        "check/test_compare.py::test_kolmogorov_smirnov_is_scipys",
     ),
     Mutant(
         "X: DeLong's placements of one sample are those of its mirror",
         "check/metrics/classifier.py", "(1 - above_x - value)",
         "(above_x - value)",
-        "check/test_columns.py::test_auc_is_mann_and_whitneys",
+        "check/test_compare.py::test_auc_is_mann_and_whitneys",
     ),
     Mutant(
         "X: the variance of an area under one law lacks a factor",
         "check/metrics/classifier.py", "(n + m + 1) / (12 * n * m)",
         "(n + m + 1) / (6 * n * m)",
-        "check/test_columns.py::test_auc_is_mann_and_whitneys",
+        "check/test_compare.py::test_auc_is_mann_and_whitneys",
     ),
     Mutant(
         "X: rows that are crowded together count as copies",
         "check/metrics/copies.py", "torch.where(second > 0, first / second, 1.0)",
         "torch.where(second > 0, first, 1.0)",
-        "check/test_columns.py::test_copies_are_counted_and_fresh_rows_are_not",
+        "check/test_compare.py::test_copies_are_counted_and_fresh_rows_are_not",
     ),
     Mutant(
         "X: a membership attack guesses rows with a sample far away",
         "check/metrics/copies.py", "-near / other",
         "near / other",
-        "check/test_columns.py::test_a_membership_attack_works_on_samples_that_sit_on_training_rows",
+        "check/test_compare.py::test_a_membership_attack_works_on_samples_that_sit_on_training_rows",
     ),
     Mutant(
         "X: extreme values are drawn with replacement",
@@ -1817,27 +1817,27 @@ MUTANTS = (
     Mutant(
         "X: Geyer's sequence is not monotone",
         "langevin/diagnostics.py", "least = pairs.cummin(1).values", "least = pairs",
-        "langevin/test_diagnostics.py::test_the_statistics_are_those_of_arviz",
+        "langevin/test_verdict.py::test_the_statistics_are_those_of_arviz",
     ),
     Mutant(
         "X: the last even autocorrelation is left out",
         "langevin/diagnostics.py", ".sum(1) - 1 + end", ".sum(1) - 1",
-        "langevin/test_diagnostics.py::test_the_statistics_are_those_of_arviz",
+        "langevin/test_verdict.py::test_the_statistics_are_those_of_arviz",
     ),
     Mutant(
         "X: autocorrelations wrap round",
         "langevin/diagnostics.py", "length = 1 << (2 * n - 1).bit_length()", "length = n",
-        "langevin/test_diagnostics.py::test_the_statistics_are_those_of_arviz",
+        "langevin/test_verdict.py::test_the_statistics_are_those_of_arviz",
     ),
     Mutant(
         "X: ranks of equal draws in the order of the draws",
         "langevin/diagnostics.py", "torch.searchsorted(ordered, flat, right=True)", "below",
-        "langevin/test_diagnostics.py::test_normal_scores_of_equal_draws_are_equal",
+        "langevin/test_verdict.py::test_normal_scores_of_equal_draws_are_equal",
     ),
     Mutant(
         "X: R-hat without n/(n − 1)",
         "langevin/diagnostics.py", "(between / within + n - 1) / n", "between / within / n + 1",
-        "langevin/test_diagnostics.py::test_the_statistics_are_those_of_arviz",
+        "langevin/test_verdict.py::test_the_statistics_are_those_of_arviz",
     ),
     Mutant(
         "X: an update of H that is not symmetric",
@@ -1964,17 +1964,17 @@ MUTANTS = (
         "X: the single points' part with the remainder in it",
         "check/metrics/two_sample.py", "of_x = (in_rows - squares) / (n * m * (m - 1)) - mean_2",
         "of_x = in_rows / (n * m * m) - mean_2",
-        "check/test_hoeffding.py::test_all_pairs_of_two_samples_by_sums_over_distinct_points",
+        "check/test_metrics.py::test_all_pairs_of_two_samples_by_sums_over_distinct_points",
     ),
     Mutant(
         "X: the covariance of the two parts of a point counts once",
         "check/metrics/two_sample.py", "4 * (one + other - 2 * both)", "4 * (one + other - both)",
-        "check/test_hoeffding.py::test_single_points_by_sums_over_distinct_points",
+        "check/test_metrics.py::test_single_points_by_sums_over_distinct_points",
     ),
     Mutant(
         "X: the remainder keeps the single points' parts",
         "check/metrics/two_sample.py", "2 * (two - 2 * one)", "2 * two",
-        "check/test_hoeffding.py::test_the_mean_over_all_samples_is_the_variance_over_all_samples",
+        "check/test_metrics.py::test_the_mean_over_all_samples_is_the_variance_over_all_samples",
     ),
     Mutant(
         "X: the error bar of MMD counts the remainder twice",
@@ -2074,7 +2074,7 @@ MUTANTS = (
     Mutant(
         "X: steps are compared with themselves",
         "diffusion/planning.py", "fine = trial(2 * n)", "fine = trial(n)",
-        "diffusion/test_planning.py::test_levels_leave_an_error_below_the_tolerance",
+        "diffusion/test_evolve.py::test_levels_leave_an_error_below_the_tolerance",
     ),
     Mutant(
         "X: log-uniform times that are uniform in r",
@@ -2135,7 +2135,7 @@ MUTANTS = (
     Mutant(
         "X: noise levels from the widest direction",
         "noise/ladder.py", "w[real][0].sqrt()", "w[real][-1].sqrt()",
-        "noise/test_spread.py::test_the_smallest_level_follows_the_thinnest_direction",
+        "noise/test_ladder.py::test_the_smallest_level_follows_the_thinnest_direction",
     ),
     Mutant(
         "X: a correction is left out where it helps",
@@ -2199,12 +2199,12 @@ MUTANTS = (
     Mutant(
         "X: the middle between two levels is not moved by α",
         "scores/levels.py", "middle = alpha * (low + 0.5 * step)", "middle = low + 0.5 * step",
-        "scores/test_category_levels.py::test_a_column_of_levels_is_the_mixture_that_it_is",
+        "scores/test_conditioned.py::test_a_column_of_levels_is_the_mixture_that_it_is",
     ),
     Mutant(
         "X: levels are drawn equally, however rare",
         "scores/levels.py", "self.log_share.to(u) + out", "out",
-        "scores/test_category_levels.py::test_rare_levels_are_drawn_as_often_as_they_are_met",
+        "scores/test_conditioned.py::test_rare_levels_are_drawn_as_often_as_they_are_met",
     ),
     Mutant(
         "X: expectation maximisation forgets the covariance of what is missing",
@@ -2388,12 +2388,12 @@ MUTANTS = (
     Mutant(
         "X: the last frame is that before the last state",
         "show/animation.py", "dots.set_data(*x[i].T)", "dots.set_data(*x[max(i - 1, 0)].T)",
-        "show/test_animation.py::test_points_are_where_they_are",
+        "show/test_plots_chains.py::test_points_are_where_they_are",
     ),
     Mutant(
         "X: y grows upwards where it should not",
         "show/animation.py", "axes.invert_yaxis()", "axes.invert_xaxis()",
-        "show/test_animation.py::test_points_are_where_they_are",
+        "show/test_plots_chains.py::test_points_are_where_they_are",
     ),
     Mutant(
         "X: every law is held to double precision",
@@ -2489,7 +2489,7 @@ MUTANTS = (
     Mutant(
         "X: what is trained on keeps the share of another training",
         "learn/arguments.py", "law.share.fill_(1.0)", "pass",
-        "learn/test_keep_frame.py::test_the_frame_stays_and_the_weights_are_where_it_begins",
+        "learn/test_keeping.py::test_the_frame_stays_and_the_weights_are_where_it_begins",
     ),
     Mutant(
         "X: channels count as places of an image",
@@ -2565,7 +2565,7 @@ MUTANTS = (
     Mutant(
         "X: without its condition a law is the one at the mean of the condition",
         "interfaces/tables/given.py", "state = -torch.tensor", "state = torch.tensor",
-        "interfaces/test_table_conditions.py::test_without_its_condition_a_gaussian_law_is_the_marginal",
+        "interfaces/test_conditions.py::test_without_its_condition_a_gaussian_law_is_the_marginal",
     ),
     Mutant(
         "X: of parts the share of a correction has the wrong sign",
@@ -2641,12 +2641,12 @@ MUTANTS = (
     Mutant(
         "X: directions without curvature have no end",
         "langevin/tuning/start.py", "w.abs() <= STRAIGHT * slope", "w.abs() < 0",
-        "langevin/test_start.py::test_directions_without_curvature_are_as_wide_as_their_slope",
+        "langevin/test_adaptation.py::test_directions_without_curvature_are_as_wide_as_their_slope",
     ),
     Mutant(
         "X: scores at a border count",
         "langevin/tuning/metric.py", "(var * score.var(0) < BORDER)", "(var * score.var(0) < 0)",
-        "langevin/test_start.py::test_laws_without_a_slope_are_doubted",
+        "langevin/test_adaptation.py::test_laws_without_a_slope_are_doubted",
     ),
     Mutant(
         "X: divergent steps of any length count",
