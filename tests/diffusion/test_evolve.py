@@ -149,8 +149,6 @@ def test_bad_times_are_refused(case, as_user):
         ({"x": torch.zeros(0, 2)}, "empty"),
         ({"x": torch.tensor([[0.0, math.nan]])}, "finite"),
         ({"transition": lambda x, t, s, score, generator: x[:, :1]}, "shape"),
-        ({"chunk_size": 0}, "chunk_size"),
-        ({"chunk_size": -3}, "chunk_size"),
         ({"chunk_size": 2, "generator": Streams(0, 0, 4, 4)}, "chunk"),
         ({"score": lambda x, t: -x}, "as_score"),
     ],

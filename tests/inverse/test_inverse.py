@@ -391,7 +391,6 @@ def test_repaint_approaches_the_conditional_law():
     ("arguments", "message"),
     [
         ({"observation": Observation(torch.zeros(1, 1), FIRST, 0.1)}, "noise=0"),
-        ({"n_resamples": 0}, "n_resamples"),
         ({"transition": DPMSolver()}, "without memory"),
     ],
 )

@@ -26,7 +26,6 @@ from gradlogp.noise.schedules import VP
 W = torch.tensor([[-0.9, 0.4], [-0.2, -1.7]], dtype=torch.float64)
 C = torch.tensor([0.3, -0.5], dtype=torch.float64)
 P = torch.linalg.inv(COV)
-LAWS = ["gaussian", "rademacher", "sphere"]
 ESTIMATES = ["sliced", "sliced_vr", "finite_difference"]
 
 

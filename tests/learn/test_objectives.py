@@ -21,10 +21,6 @@ C = torch.tensor([0.3, -0.5], dtype=torch.float64)
 I2 = torch.eye(2, dtype=torch.float64)
 
 
-def affine_score(W, c):
-    return lambda x: x @ W.mT + c
-
-
 def affine_noisy_score(W, c, schedule):
     return as_score(lambda x, t: x @ W.mT + c, "score", schedule)
 
@@ -32,12 +28,6 @@ def affine_noisy_score(W, c, schedule):
 def shrink(schedule=VP()):  # noqa: B008
     """A score that asks for nothing but x."""
     return as_score(lambda x, t: -x, "score", schedule)
-
-
-def implicit_loss(W, c, mean, cov):
-    """ISM of s = W x + c on N(mean, cov): tr W + ½ E‖s‖²."""
-    v = W @ mean + c
-    return torch.trace(W) + 0.5 * (torch.trace(W @ cov @ W.mT) + v @ v)
 
 
 def joint_quadrature():

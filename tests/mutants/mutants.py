@@ -2110,22 +2110,22 @@ MUTANTS = (
     Mutant(
         "X: the share of a correction has the wrong sign",
         "learn/share.py", "size = -(r * left)", "size = (r * left)",
-        "learn/test_share.py::test_of_twice_the_right_correction_half_is_kept",
+        "learn/test_keeping.py::test_of_twice_the_right_correction_half_is_kept",
     ),
     Mutant(
         "X: the share of a correction without ε",
         "learn/share.py", "left = (b * known + eps)", "left = (b * known)",
-        "learn/test_share.py::test_of_twice_the_right_correction_half_is_kept",
+        "learn/test_keeping.py::test_of_twice_the_right_correction_half_is_kept",
     ),
     Mutant(
         "X: one standard error more in place of less",
         "learn/share.py", "(share - error)", "(share + error)",
-        "learn/test_share.py::test_one_standard_error_less",
+        "learn/test_keeping.py::test_one_standard_error_less",
     ),
     Mutant(
         "X: the standard error of a share as if its denominator were known",
         "learn/share.py", "(gain - share * size).square()", "gain.square()",
-        "learn/test_share.py::test_one_standard_error_less",
+        "learn/test_keeping.py::test_one_standard_error_less",
     ),
     Mutant(
         "X: the weights of the highest held-out loss are kept",
@@ -2140,7 +2140,7 @@ MUTANTS = (
     Mutant(
         "X: a correction is left out where it helps",
         "interfaces/base.py", "Correction(gain, gain.value > 0)", "Correction(gain, gain.value <= 0)",
-        "interfaces/test_chosen_base.py::test_a_correction_that_makes_the_flow_worse_is_left_out",
+        "interfaces/test_estimator.py::test_a_correction_that_makes_the_flow_worse_is_left_out",
     ),
     Mutant(
         "X: the trace of a softmax without the derivative of its sum",
@@ -2545,12 +2545,12 @@ MUTANTS = (
     Mutant(
         "X: a choice between a heap and the smooth law counts the wrong way",
         "interfaces/tables/heaps.py", "- log_choice", "+ log_choice",
-        "interfaces/test_table_heaps.py::test_the_probability_of_a_value_is_that_of_the_law",
+        "interfaces/test_table_files.py::test_the_probability_of_a_value_is_that_of_the_law",
     ),
     Mutant(
         "X: a heap begins where it ends",
         "interfaces/tables/heaps.py", "+ a.cumsum(0) - a", "+ a.cumsum(0)",
-        "interfaces/test_table_heaps.py::test_heaps_come_back",
+        "interfaces/test_table_files.py::test_heaps_come_back",
     ),
     Mutant(
         "X: what is missing is filled as if nothing were known",
@@ -2570,7 +2570,7 @@ MUTANTS = (
     Mutant(
         "X: of parts the share of a correction has the wrong sign",
         "learn/share.py", "return -(r * known) @ together", "return (r * known) @ together",
-        "learn/test_share.py::test_of_parts_each_column_has_a_share_of_its_own",
+        "learn/test_keeping.py::test_of_parts_each_column_has_a_share_of_its_own",
     ),
     Mutant(
         "X: the slope in the scale of a transform has the wrong sign",

@@ -61,7 +61,7 @@ def warn_if_slow(
 ) -> None:  # fmt: skip
     """Warn where a CPU is too slow for images or sequences, and say what to do.
 
-    A step takes so many seconds; the steps may follow from the `minutes` that were asked for.
+    A step takes so many seconds; the steps may follow from the `minutes` requested.
     """
     if device.type != "cpu" or len(event) < 2:
         return
