@@ -15,7 +15,7 @@ from gradlogp.interfaces.cli import main
 from gradlogp.interfaces.tables import TableEstimator
 from gradlogp.learn import checkpoint
 
-pytestmark = pytest.mark.usefixtures("as_user", "float32")
+pytestmark = pytest.mark.usefixtures("as_user", "float32", "few_steps")
 QUICK = ("--steps", "30", "--width", "16", "--quiet")
 
 

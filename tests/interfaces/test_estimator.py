@@ -248,7 +248,7 @@ def test_ten_lines():
 import gradlogp as glp
 from gradlogp import data, metrics
 train, held_out = data.train_held_out(data.load("moons"))
-estimator = glp.ScoreEstimator(max_iter=50, random_state=0).fit(train.x)
+estimator = glp.ScoreEstimator(max_iter=50, width=32, random_state=0).fit(train.x[:2000])
 samples = estimator.sample(1000)
 print(estimator.score(held_out.x[:50]))
 print(metrics.sliced_wasserstein(samples, held_out.x))

@@ -110,7 +110,7 @@ def through(frame, folder, capsys, *options, n=1000):
 
 @pytest.mark.parametrize("name", SMALL)
 def test_small_tables_come_back(name, tmp_path, capsys):
-    quick = ("--steps", "200", "--width", "48")
+    quick = ("--steps", "100", "--width", "48")
     frame = named(SMALL[name], name)
     real, new, code, told = through(frame, tmp_path, capsys, *quick, n=len(frame))
     assert check_schema(real, new) == []

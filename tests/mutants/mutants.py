@@ -2565,7 +2565,7 @@ MUTANTS = (
     Mutant(
         "X: without its condition a law is the one at the mean of the condition",
         "interfaces/tables/given.py", "state = -torch.tensor", "state = torch.tensor",
-        "interfaces/test_conditions.py::test_without_its_condition_a_gaussian_law_is_the_marginal",
+        "interfaces/test_table_conditions.py::test_without_its_condition_a_gaussian_law_is_the_marginal",
     ),
     Mutant(
         "X: of parts the share of a correction has the wrong sign",
