@@ -17,7 +17,7 @@ from torch import nn
 import gradlogp as glp
 from gradlogp.distributions.analytic.conditional import Joint
 from gradlogp.learn import checkpoint
-from gradlogp.learn.averages import accelerated
+from gradlogp.learn.keeping import accelerated
 from gradlogp.learn.objectives import excess, multilevel
 from gradlogp.learn.settings import ema_decay
 from gradlogp.noise.coordinates import AffineCoordinates

@@ -32,13 +32,12 @@ from ..scores.model import ScoreModel
 from ..scores.networks import drop
 from . import checkpoint as ckpt
 from .arguments import Asked, check_asked, fit_frame
-from .averages import Average, accelerated
 from .batches import fingerprint
 from .config import describe
 from .feed import Augment, Feed
 from .gradients import accumulate
 from .held_out import Measurement, Objective
-from .keeping import Best, conclude
+from .keeping import Average, Best, accelerated, conclude
 from .mapped import Mapped
 from .objectives import multilevel
 from .pace import LEAST, steps_within, warn_if_slow
