@@ -20,11 +20,6 @@ SCHEDULES = {
 
 
 @pytest.fixture
-def float32():
-    torch.set_default_dtype(torch.float32)
-
-
-@pytest.fixture
 def points(tmp_path):
     g = torch.Generator().manual_seed(0)
     x = torch.randn(60, 2, generator=g)

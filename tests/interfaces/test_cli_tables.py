@@ -19,11 +19,6 @@ pytestmark = pytest.mark.usefixtures("as_user", "float32", "few_steps")
 QUICK = ("--steps", "30", "--width", "16", "--quiet")
 
 
-@pytest.fixture(autouse=True)
-def float32():
-    torch.set_default_dtype(torch.float32)
-
-
 def people(n=120, seed=0):
     rng = np.random.default_rng(seed)
     height = rng.normal(170, 9, n)

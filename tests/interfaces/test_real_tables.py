@@ -9,7 +9,6 @@ import re
 import numpy as np
 import pandas as pd
 import pytest
-import torch
 from sklearn import datasets
 
 from gradlogp.interfaces.cli import main
@@ -22,11 +21,6 @@ TWELVE = (
     ("dplyr", "storms"), ("carData", "TitanicSurvival"), ("carData", "Chile"),
     ("datasets", "airquality"), ("nycflights13", "weather"), ("openintro", "births14"),
 )  # fmt: skip
-
-
-@pytest.fixture
-def float32():
-    torch.set_default_dtype(torch.float32)
 
 
 def named(load, name):

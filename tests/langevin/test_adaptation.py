@@ -218,9 +218,14 @@ def test_a_chain_that_cannot_move_starts_again(generator):
             ),
             "40",
         ),
+        (lambda: plan_steps((0.0, 1.0, 2), 0.1), "m of the problem must be positive"),
+        (lambda: plan_steps((2.0, 1.0, 2), 0.1), "L of the problem must be at least 2"),
+        (lambda: plan_steps((1.0, 1.0, 2), 0.0), "accuracy"),
+        (lambda: plan_steps((1.0, 1.0, 2), 0.1, distance=-1.0), "distance"),
+        (lambda: plan_steps((1.0, 1.0, 2), 0.1, metric="tv"), "metric"),
     ],
 )
-def test_what_cannot_be_tuned_is_refused(case, message, as_user):
+def test_what_cannot_be_tuned_or_planned_is_refused(case, message, as_user):
     with pytest.raises(ValueError, match=message):
         case()
 
@@ -363,21 +368,6 @@ def test_a_plan_from_curvature():
     assert any("0.5-strongly" in condition for condition in made.conditions)
     near = plan_steps((0.5, 3.0, 3), 0.1, distance=0.01)
     assert near.n_steps == 1
-
-
-@pytest.mark.parametrize(
-    ("case", "message"),
-    [
-        (lambda: plan_steps((0.0, 1.0, 2), 0.1), "m of the problem must be positive"),
-        (lambda: plan_steps((2.0, 1.0, 2), 0.1), "L of the problem must be at least 2"),
-        (lambda: plan_steps((1.0, 1.0, 2), 0.0), "accuracy"),
-        (lambda: plan_steps((1.0, 1.0, 2), 0.1, distance=-1.0), "distance"),
-        (lambda: plan_steps((1.0, 1.0, 2), 0.1, metric="tv"), "metric"),
-    ],
-)
-def test_bad_plans_are_refused(case, message, as_user):
-    with pytest.raises(ValueError, match=message):
-        case()
 
 
 CENTRE = torch.tensor([3.0, -1.0], dtype=torch.float64)
