@@ -19,18 +19,18 @@ def impute(
     threads: int | None = None,
     quiet: bool = False,
 ) -> int:
-    """Fill the holes of a table by draws given the cells that are there.
+    """Fill in the missing values of a table with draws given the present values.
 
     Args:
         checkpoint: Checkpoint folder of a table (`TableEstimator.save`).
-        data: A file with the columns learned from, and holes in any rows.
+        data: A file with the columns of the training data, and missing values in any rows.
         out: The file to write: .csv, .tsv, these with .gz, or .parquet.
-        n_draws: How many times to fill. With more than one the rows of all draws follow one another,
-            and a first column, draw, numbers them.
-        force: Replace a file that is there.
+        n_draws: Number of draws for each missing value. With more than one, the filled tables
+            follow one another in the output, and a first column, draw, numbers them.
+        force: Replace an existing file.
         seed: Seed of the draws.
         threads: PyTorch threads.
-        quiet: No message.
+        quiet: No messages.
     """
     set_threads(threads)
     positive("--n-draws", n_draws)

@@ -28,6 +28,7 @@ from .use import evaluate, sample
 HELP = """Learn the score of a distribution, sample with it, and check both.
 
 Start with `gradlogp demo`. Every command has a --help page.
+
 Options may come from a TOML file: --config run.toml, with one table per command:
 
     [fit]
@@ -41,7 +42,7 @@ app = cyclopts.App(
     name="gradlogp",
     help=HELP,
     version=__version__,
-    help_format="plaintext",
+    help_format="markdown",
     suppress_keyboard_interrupt=False,
 )
 app.meta.suppress_keyboard_interrupt = False
@@ -76,7 +77,7 @@ def _launch(
 
     Args:
         tokens: The command and its options.
-        config: A TOML file with options, one table a command.
+        config: A TOML file with options, one table per command.
     """
     if config is not None:
         _check_config(config)
