@@ -1,4 +1,4 @@
-"""Chunks of a batch with noise of their own, and what reports progress."""
+"""Chunks of a batch, each with its own noise, and progress reports."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def count_chunks(n: int, chunk_size: int | None) -> int:
     """Return how many chunks n chains make.
 
     Raises:
-        ValueError: If there is no chain, or a chunk would have none.
+        ValueError: If there is no chain, or a chunk would be empty.
     """
     check_count(n, "the number of chains")
     if chunk_size is not None:
@@ -56,7 +56,7 @@ def count_chunks(n: int, chunk_size: int | None) -> int:
 
 
 def shares(n: int, chunk_size: int | None, processes: Processes = ALONE) -> list[slice]:
-    """Return the chunks of n rows that are those of this process; one each without a chunk size.
+    """Return the chunks of n rows that belong to this process; one each without a chunk size.
 
     Raises:
         ValueError: For a chunk size below 1, or fewer chunks than processes.
@@ -77,12 +77,12 @@ def chunks(
     generator: Generator | None,
     processes: Processes = ALONE,
 ) -> Iterator[tuple[slice, NoiseSource]]:
-    """Yield the chunks of x, each with streams of its own (a source of your own serves them all).
+    """Yield the chunks of x, each with its own streams (a noise source of yours serves them all).
 
     Each of several processes goes through its own chunks.
 
     Raises:
-        ValueError: For a chunk size below 1, fewer chunks than processes, or chunks asked of a
+        ValueError: For a chunk size below 1, fewer chunks than processes, or chunks with the
             caller's own noise.
     """
     mine = shares(len(x), chunk_size, processes)

@@ -12,9 +12,9 @@ from .shapes import check_batch
 def distances(x: Float[Tensor, "n *event"], y: Float[Tensor, "m *event"]) -> Float[Tensor, "n m"]:
     r"""Return :math:`\lVert x_i - y_j \rVert` over the event, computed as differences.
 
-    The expansion ‖x‖² + ‖y‖² − 2 xᵀy, which `torch.cdist` takes by default for many rows, cancels: far
-    from the origin nothing of a small distance is left. Here copies are at exactly 0. Half
-    precision, which `torch.cdist` does not take, is computed in float32.
+    The expansion ‖x‖² + ‖y‖² − 2 xᵀy, which `torch.cdist` uses by default for many rows, suffers
+    from cancellation: far from the origin small distances are lost. Here copies have distance 0
+    exactly. Half precision, which `torch.cdist` does not support, is computed in float32.
     """
     check_batch(x)
     check_batch(y, x.shape[1:], "y")

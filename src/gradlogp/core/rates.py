@@ -13,8 +13,8 @@ Pair = tuple[Tensor, Tensor]
 def derivatives(f: Callable[[Tensor], Pair], t: Tensor) -> Pair:
     """Return the derivatives of both values of f at each entry of t, on which alone it may depend.
 
-    In reverse mode, which for so small tensors takes a fifth of the time of `torch.func.jvp`; this
-    does the work inside a transformation of torch.func, and where t itself is differentiated.
+    Uses reverse mode, which takes a fifth of the time of `torch.func.jvp` for such small tensors;
+    `jvp` is used inside a transformation of torch.func, and if t itself is differentiated.
     """
     if t.requires_grad:
         return _forward(f, t)

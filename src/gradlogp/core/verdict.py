@@ -7,12 +7,12 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Verdict:
-    """Whether a result passed every check that could be made of it, and why not.
+    """Whether a result passed every check that could be made, and if not, why.
 
     Arguments:
-        ok: Whether nothing speaks against it.
-        reasons: A sentence for each thing found: what was seen, what was expected, what to do. With
-            ok=True they name only what could not be judged.
+        ok: Whether no check failed.
+        reasons: A sentence for each finding: what was seen, what was expected, what to do. With
+            ok=True they state only what could not be judged.
     """
 
     ok: bool
