@@ -1,4 +1,4 @@
-"""The Lanczos iteration: extreme eigenvalues of symmetric matrices known by their products only."""
+"""The Lanczos iteration: extreme eigenvalues of symmetric matrices from their products."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ def lanczos(
     .. math:: A Q = Q T + β\, q_{k+1} e_k^\top, \quad Q^\top Q = I
 
     from a random unit vector. An eigenvector u of T with eigenvalue θ gives one of A up to
-    :math:`\|A Q u - θ Q u\| = β |u_k|`. The basis is made orthogonal twice in every iteration. Where
-    a space is exhausted, a fresh vector goes on in the rest, with no coupling: so that after d
-    iterations all is found.
+    :math:`\|A Q u - θ Q u\| = β |u_k|`. The basis is orthogonalised twice in every iteration. If a
+    subspace is exhausted, the iteration continues with a new vector in its complement, without
+    coupling, so that d iterations find all eigenvalues.
 
     References:
         | An Iteration Method for the Solution of the Eigenvalue Problem of Linear Differential and
@@ -41,9 +41,9 @@ def lanczos(
 
     Arguments:
         product: v -> A v, both `(batch, d)`.
-        like: What the vectors are like, `(batch, d)`.
-        n_iterations: Products to take; at most d are.
-        generator: Where the starting vectors come from.
+        like: A tensor of the shape, dtype and device of the vectors, `(batch, d)`.
+        n_iterations: Number of products; at most d are computed.
+        generator: Source of the starting vectors.
     """
     n, d = like.shape
     k = min(n_iterations, d)

@@ -240,7 +240,7 @@ def asked(f: Callable[[Tensor], Any], x: Tensor, name: str) -> Any:
 NUMPY = (  # what to write instead of a function of arrays
     "{} is computed by NumPy or SciPy, which have no gradients: write it with PyTorch (torch.exp for "
     "np.exp, dim= for axis=, torch.distributions for scipy.stats); or, if you have its gradient too, "
-    "give both as functions of tensors, log_prob=lambda x: torch.from_numpy(f(x.detach().numpy())) and "
+    "pass both as functions of tensors, log_prob=lambda x: torch.from_numpy(f(x.detach().numpy())) and "
     "score=lambda x: torch.from_numpy(g(x.detach().numpy()))"
 )
 

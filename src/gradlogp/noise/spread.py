@@ -1,4 +1,4 @@
-"""The noise levels that data support, seen along their thinnest direction."""
+"""The noise levels that data support, from their thinnest direction."""
 
 from __future__ import annotations
 
@@ -33,20 +33,20 @@ def noise_span(
 ) -> tuple[float, float]:
     r"""Return the smallest and the largest noise level for data, in their own units.
 
-    The largest is the largest distance between two points. The smallest is seen along the thinnest
-    direction, that of the least eigenvalue λ of the covariance: what columns taken one by one do not
-    show. With the whitened points' spacing δ (half the median nearest-neighbour distance, per
-    coordinate) and Scott's bandwidth h = n^{−1/(d+4)},
+    The largest is the largest distance between two points. The smallest follows from the thinnest
+    direction, that of the smallest eigenvalue λ of the covariance, which single columns do not
+    show. With the spacing δ of the whitened points (half the median nearest-neighbour distance,
+    per coordinate) and Scott's bandwidth h = n^{−1/(d+4)},
 
     .. math:: σ_{min} = \sqrt{λ_{min}} \; \min(0.1, \max(δ, h/10))
 
-    since n points do not tell a score at scales far below a kernel density's bandwidth, or below
-    their spacing.
+    since n points do not determine a score at scales far below the bandwidth of a kernel density,
+    or below their spacing.
 
     Arguments:
         z: Data `(N, *event)`, N at least 2, in the coordinates in which noise is added.
-        generator: Where the subsample comes from.
-        n_points: How many points there are, where z is a part of them, chosen at random.
+        generator: Source of the random subsample.
+        n_points: The total number of points, if z is a random part of them.
 
     Raises:
         ValueError: If all points coincide.
