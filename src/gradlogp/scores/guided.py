@@ -23,8 +23,8 @@ class GuidedScore(ScoreWrapper):
     w = 0 is the conditional model, w = −1 the unconditional one. (Others call 1 + w the guidance
     scale.) The weight may be limited to an interval of times; outside it is 0.
 
-    For w ≠ 0 this is the score of a density at every t, but not of the noised law of any data: what
-    the samples follow depends on the sampler, and is not p(z | c) p(c | z)^w.
+    For w ≠ 0 this is the score of a density at every t, but not that of a noised law: the law of
+    the samples depends on the sampler and is not p(z | c) p(c | z)^w.
 
     References:
         | Classifier-Free Diffusion Guidance (Ho & Salimans, 2022)
@@ -37,11 +37,11 @@ class GuidedScore(ScoreWrapper):
         score: The conditional score s(z, t | c), such as `model.given(y)`.
         free: The unconditional one, s(z, t): `model.unconditional()`, or another model.
         weight: w.
-        interval: (low, high): the weight acts at times low <= t <= high; by default at all.
+        interval: (low, high): the weight acts at times low <= t <= high; by default at all times.
 
     Raises:
-        ValueError: For a weight that is not finite, an interval whose ends do not ascend, or two
-            scores of different schedules or coordinates.
+        ValueError: For a weight that is not finite, an interval that is not ascending, or two
+            scores with different schedules or coordinates.
 
     Examples:
         >>> VE = glp.schedules.VE()

@@ -1,4 +1,4 @@
-r"""A score learned under one schedule, read under another.
+r"""A score learned under one schedule, used under another.
 
 Laws under two schedules with the same noise-to-signal ratio r = σ/α differ by a factor: if
 z_t = α z_0 + σ ε and z'_t' = α' z_0 + σ' ε with σ/α = σ'/α', then z' = (α'/α) z.
@@ -33,11 +33,11 @@ class RescheduledScore(ScoreWrapper):
 
     Arguments:
         score: A noisy score.
-        schedule: The schedule under which it shall be used; its (α, σ) at t decide, so that it may
-            reach only noise levels that the score's own schedule has.
+        schedule: The schedule under which to use it. All its noise levels must be within the range
+            of the score's own schedule.
 
     Raises:
-        ValueError: At a call, for a noise level that the score's own schedule does not reach.
+        ValueError: When called, for a noise level that the score's own schedule does not reach.
 
     Examples:
         >>> score = glp.ExactScore(glp.Gaussian([3.0]), glp.schedules.VP())
@@ -86,7 +86,7 @@ class RescheduledScore(ScoreWrapper):
         """Return log p_t(z).
 
         Raises:
-            ValueError: If the score knows no log-density.
+            ValueError: If the score has no log-density.
         """
         self._check(z, t)
         time, ratio = self._place(t)

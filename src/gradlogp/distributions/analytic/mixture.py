@@ -59,8 +59,8 @@ class GaussianMixture:
         covs: S, matrices `(K, D, D)`, variances `(K, D)`, one variance each `(K,)`, or one for all.
 
     Raises:
-        ValueError: For a shape that does not fit, weights that are no probabilities, or no
-            covariance.
+        ValueError: For a shape that does not fit, weights that are not probabilities, or a matrix
+            that is not a covariance.
 
     Examples:
         >>> law = glp.GaussianMixture([0.5, 0.5], [[-2.0], [2.0]], 1.0)
@@ -267,11 +267,11 @@ class GaussianMixture:
         """Return the law of the other entries, in their order, given those at `index`.
 
         Arguments:
-            index: Which entries are known.
-            values: What they are, `(k,)`.
+            index: The known entries.
+            values: Their values, `(k,)`.
 
         Raises:
-            ValueError: For entries that do not exist, all of them, or values that do not fit.
+            ValueError: If entries do not exist, all are known, or the values do not fit.
         """
         k = check_index(index, values, self.event_shape[0])
         x = values.to(self.means)[None]
