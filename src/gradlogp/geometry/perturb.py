@@ -1,4 +1,4 @@
-"""Scores at perturbed points, and how much they point in each direction."""
+"""Scores at perturbed points, and their second moments by direction."""
 
 from __future__ import annotations
 
@@ -77,8 +77,8 @@ def score_moments(
 
 
 def rank_threshold(n: Tensor | float, D: int) -> float:
-    """Return what a normal eigenvalue of the mean of σ² s sᵀ over n draws certainly exceeds.
+    """Return a threshold that normal eigenvalues of the mean of σ² s sᵀ over n draws exceed.
 
-    Half of the lower end of the law of Marchenko and Pastur, (1 − √(D/n))², for D directions.
+    Half of the lower end of the Marchenko–Pastur law, (1 − √(D/n))², for D directions.
     """
     return 0.5 * (1 - (D / float(n)) ** 0.5) ** 2

@@ -1,4 +1,4 @@
-"""Points brought onto a manifold by a score, and curves that stay on it."""
+"""Projection of points onto a manifold by a score, and curves that stay on it."""
 
 from __future__ import annotations
 
@@ -39,18 +39,18 @@ def project(
 
     .. math:: x \leftarrow x + σ^2 s_σ(x) = E[x_0 \mid x_σ = x] = π(x) + O(σ^2)
 
-    One step does nearly all of it. More steps remove what is left of the distance, and move points
-    along the manifold by σ² times its density's score each time, in the end to the modes. With
-    `dimension` k they go along the D − k most normal directions alone, which does not drift
-    (subspace-constrained mean shift); that costs D vector-Jacobian products a step. Both stop where
-    the normal part of the score is 0, off the manifold by σ²/2 times its mean curvature.
+    One step removes nearly all of the distance. More steps remove the rest, but each also moves
+    the points along the manifold by σ² times the score of its density, finally to the modes. With
+    `dimension` k points move only along the D − k most normal directions, without this drift
+    (subspace-constrained mean shift), at a cost of D vector-Jacobian products per step. Both end
+    where the normal part of the score is 0, off the manifold by σ²/2 times its mean curvature.
 
     Arguments:
         score: s at noise level σ, with α = 1.
         x: Points, `(B, *event)`.
         sigma: σ, `()` or `(B,)`.
         n_steps: Number of steps.
-        dimension: k, to move along normals only.
+        dimension: k, to move only along normals.
 
     Raises:
         ValueError: For σ ≤ 0, fewer than one step, or a dimension that is not below D.
@@ -89,18 +89,18 @@ def interpolate(
 ) -> Float[Tensor, "points batch *event"]:
     """Return a curve from a to b along the manifold, with nearly equal steps.
 
-    The middle of a and b is projected on the manifold, then the middles of both halves, and so on:
-    each new point starts nearer to the manifold than a point of the straight line would. On a sphere
-    this is the geodesic. Where the middle is as far from one side as from another (antipodes), the
-    way is not determined, and the middle may stay off the manifold.
+    The midpoint of a and b is projected onto the manifold, then the midpoints of both halves, and
+    so on: each new point starts closer to the manifold than a point of the straight line would. On
+    a sphere this is the geodesic. If the midpoint is equally far from several sides (antipodes),
+    the path is not determined, and the midpoint may stay off the manifold.
 
     Arguments:
         score: s at noise level σ, with α = 1.
-        a: From, `(B, *event)`.
-        b: To, `(B, *event)`.
+        a: First points, `(B, *event)`.
+        b: Last points, `(B, *event)`.
         sigma: σ, `()` or `(B,)`.
-        n_bisections: The curve has 2^n_bisections + 1 points, a and b among them.
-        n_steps: Steps of each projection, as of `project`.
+        n_bisections: The curve has 2^n_bisections + 1 points, including a and b.
+        n_steps: Number of steps of each projection, as in `project`.
 
     Returns:
         The points `(2^n_bisections + 1, B, *event)`.

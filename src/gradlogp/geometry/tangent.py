@@ -31,7 +31,7 @@ class TangentSpace(NamedTuple):
     Attributes:
         directions: Orthonormal columns, `(B, D, D)`; the first `dimension` of them are tangent.
         spectrum: How normal each is, `(B, D)`: near 0 for tangents and near 1 for normals.
-        dimension: Of the manifold, `(B,)`; D where no normal direction was seen.
+        dimension: Dimension of the manifold, `(B,)`; D where no normal direction was found.
     """
 
     directions: Float[Tensor, "batch D D"]
@@ -64,22 +64,22 @@ def tangent_space(
         -σ^2 \nabla s_σ(x) \to P_N, \qquad
         \frac{σ^2}{K} \sum_{i=1}^K s_σ(x + σ z_i)\, s_σ(x + σ z_i)^\top \to P_N
 
-    as σ → 0, with P_N the projection on the normal space. "jacobian" takes the spectrum of the
-    first, with D vector-Jacobian products a point; "perturbations" that of the second, with K
-    evaluations and no derivative, so that any score will do. Eigenvalues near 1 are normal, those
-    of tangents are O(σ²) (O(σ) off the manifold). A direction in which data have the standard
+    as σ → 0, with P_N the projection onto the normal space. "jacobian" uses the spectrum of the
+    first, with D vector-Jacobian products per point; "perturbations" that of the second, with K
+    evaluations and no derivative, for any score. Eigenvalues of normals are near 1, those of
+    tangents are O(σ²) (O(σ) off the manifold). A direction in which data have the standard
     deviation τ has the eigenvalue σ²/(τ² + σ²).
 
     Arguments:
         score: s at noise level σ, with α = 1.
         x: Points on the manifold or within a few σ of it, `(B, *event)`.
         sigma: σ, `()` or `(B,)`.
-        dimension: k, where it is known; else the eigenvalues are counted.
+        dimension: k, if it is known; by default the eigenvalues are counted.
         method: "jacobian" or "perturbations".
         n_perturbations: K, at least 2D; by default max(64, 8D).
-        generator: Where the perturbations come from.
-        stack: Perturbations handed to the score at once, as stack · B rows. More than 1 is faster
-            with few points, and needs a score that treats all rows alike.
+        generator: Source of the perturbations.
+        stack: Number of perturbations passed to the score at once, as stack · B rows. More than 1
+            is faster with few points, and needs a score that treats all rows in the same way.
 
     Raises:
         ValueError: For σ ≤ 0, a dimension that is not below D, or too few perturbations.
@@ -144,15 +144,15 @@ def tangent_normal_split(
         \frac{x - π(x)}{σ^2}}_{\text{normal}} + O(σ^2) \quad \text{near } M
 
     The tangent part tends to the score of the density on the manifold, the normal part to half the
-    mean-curvature vector H, minus the distance to the manifold at rate 1/σ². So where a point is
-    seen to be off the manifold, geometry is stronger than density by a factor of order σ⁻².
+    mean-curvature vector H, minus the distance to the manifold divided by σ². So for a point
+    visibly off the manifold, geometry dominates density by a factor of order σ⁻².
 
     Arguments:
         score: s at noise level σ, with α = 1.
         x: Points on the manifold or within a few σ of it, `(B, *event)`.
         sigma: σ, `()` or `(B,)`.
-        dimension: k, where it is known; else it is counted at every point; where it is D, no normal
-            direction was found, and the normal part is 0.
+        dimension: k, if it is known; by default it is counted at every point. If it is D, no
+            normal direction was found, and the normal part is 0.
         options: `method`, `n_perturbations`, `generator` and `stack` of `tangent_space`.
 
     Raises:
@@ -192,14 +192,14 @@ def mean_curvature(
     .. math:: P_N s_σ(x) \to \tfrac12 H(x) \quad (σ \to 0, \; x \in M)
 
     whatever the density on M, with error O(σ²). The points must lie on M: a distance δ adds −δ/σ²,
-    so noise in them drowns the curvature unless it is far below σ². H is the sum over tangent
+    so noise in them hides the curvature unless it is far below σ². H is the sum over tangent
     directions; some authors call H/k the mean curvature.
 
     Arguments:
         score: s at noise level σ, with α = 1.
         x: Points on the manifold, `(B, *event)`.
         sigma: σ, `()` or `(B,)`.
-        dimension: k, where it is known; else it is counted at every point.
+        dimension: k, if it is known; by default it is counted at every point.
         options: `method`, `n_perturbations`, `generator` and `stack` of `tangent_space`.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Kernels: frozen dataclasses with `init` and `step` that keep a density."""
+"""Kernels: frozen dataclasses with `init` and `step` that leave a density invariant."""
 
 from .decreasing import polynomial_decay as polynomial_decay
 from .decreasing import weighted_average as weighted_average

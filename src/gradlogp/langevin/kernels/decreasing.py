@@ -1,7 +1,7 @@
 r"""Decreasing steps: schedules k -> h_k, and averages that weight a draw by its step.
 
-Unadjusted kernels with steps h_k -> 0, Σ h_k = ∞ and Σ h_k² < ∞ lose their bias in the end; each
-draw then counts by the time it stands for.
+Unadjusted kernels with steps h_k -> 0, Σ h_k = ∞ and Σ h_k² < ∞ are asymptotically unbiased; each
+draw is then weighted by its step.
 """
 
 from __future__ import annotations

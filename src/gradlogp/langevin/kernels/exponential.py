@@ -38,9 +38,9 @@ class ExponentialEuler(Overdamped):
         x' = x + C (I - E)\, \nabla \log p(x) + \sqrt{τ}\, \left( C (I - E^2) \right)^{1/2} z,
         \quad E = e^{-h C^{-1}}
 
-    m drops out. On N(m, C) a step of any size h is that of the dynamics itself, so that the law is
-    exact; as C → ∞ it is `ULA`. On another law the error is of order h, and it is stable where
-    C (I − E) < 2/L, L the largest curvature: for every h if C ≤ 2/L. A chain that becomes NaN or
+    m drops out. On N(m, C) a step of any size h is that of the dynamics itself, so the law is
+    exact; as C → ∞ it is `ULA`. On other laws the error is of order h, and the step is stable if C
+    (I − E) < 2/L, L the largest curvature: for every h if C ≤ 2/L. A chain that becomes NaN or
     infinite stays where it was and is flagged `diverging`.
 
     References:
@@ -49,10 +49,10 @@ class ExponentialEuler(Overdamped):
 
     Arguments:
         step_size: h > 0, the time of a step.
-        covariance: C, what the covariance would be if the law were Gaussian: a number, a diagonal
-            in the shape of an event, a symmetric positive definite matrix, or a `Preconditioner`.
+        covariance: C, the covariance if the law were Gaussian: a number, a diagonal in the shape
+            of an event, a symmetric positive definite matrix, or a `Preconditioner`.
         temperature: τ ≥ 0: samples p^{1/τ}.
-        on_nonfinite: `raise` for a `FloatingPointError` where a chain would be frozen.
+        on_nonfinite: `raise` for a `FloatingPointError` instead of a frozen chain.
     """
 
     step_size: float

@@ -1,7 +1,7 @@
 r"""Overdamped Langevin kernels: ULA, its Metropolis correction MALA, and variants of ULA.
 
 For a density p on R^d every kernel here discretises dX = ∇ log p(X) dt + √2 dW with step size h.
-Whoever thinks in steps of ε/2 and √ε has h = ε/2.
+In the convention with ε/2 and √ε, h = ε/2.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class ULA(Overdamped):
     Arguments:
         step_size: h > 0.
         temperature: τ ≥ 0: samples p^{1/τ}; 0 is gradient flow.
-        on_nonfinite: `raise` for a `FloatingPointError` where a chain would be frozen.
+        on_nonfinite: `raise` for a `FloatingPointError` instead of a frozen chain.
 
     Examples:
         >>> target, g = glp.Gaussian([0.0]), torch.Generator().manual_seed(0)
@@ -95,8 +95,8 @@ class MALA:
         a(x, y) = \min\left(1, \frac{p(y)\, q(x|y)}{p(x)\, q(y|x)}\right), \quad
         q(y|x) = N(y; x + h P \nabla \log p(x), 2 h P)
 
-    It keeps p exactly. A proposal outside the support, log p = −∞, is rejected like any other; one
-    that is otherwise not finite is rejected and flagged `diverging`.
+    It leaves p exactly invariant. A proposal outside the support, log p = −∞, is rejected like any
+    other; one that is otherwise not finite is rejected and flagged `diverging`.
 
     References:
         | Exponential Convergence of Langevin Distributions and Their Discrete Approximations
@@ -107,11 +107,11 @@ class MALA:
         | https://doi.org/10.1111/1467-9868.00123
 
     Arguments:
-        step_size: h > 0; `warm_up` finds one. A tensor `(chain,)` while it is tuned.
+        step_size: h > 0; `warm_up` tunes it. A tensor `(chain,)` while it is tuned.
         temperature: τ > 0: samples p^{1/τ}.
         preconditioner: P, a constant: a number, a diagonal in the shape of an event, a symmetric
             positive definite matrix, or a `Preconditioner`.
-        on_nonfinite: `raise` for a `FloatingPointError` where a proposal would be flagged.
+        on_nonfinite: `raise` for a `FloatingPointError` instead of a flag.
 
     Examples:
         >>> target, g = glp.Gaussian(torch.zeros(2)), torch.Generator().manual_seed(0)
@@ -181,14 +181,14 @@ class AveragedState(NamedTuple):
 
 @dataclass(frozen=True)
 class LeimkuhlerMatthews:
-    r"""Langevin dynamics with the mean of two consecutive noises.
+    r"""Langevin dynamics with the average of two consecutive noises.
 
     .. math:: x_{k+1} = x_k + h \nabla \log p(x_k) + \sqrt{2 h τ}\, \frac{z_k + z_{k+1}}{2}
 
-    It costs one score a step, as ULA does. Its stationary law has an error of order h² where that
-    of ULA has h, and on a Gaussian none, for every stable h < 2/L. It is the limit of `BAOAB` at
-    infinite friction with steps of √(2h). A chain starts with z_0 = 0; one that becomes NaN or
-    infinite stays where it was and is flagged `diverging`.
+    It costs one score per step, like ULA. Its stationary law has an error of order h², compared
+    with order h for ULA, and is exact on Gaussians for every stable h < 2/L. It is the limit of
+    `BAOAB` at infinite friction with steps of √(2h). A chain starts with z_0 = 0; one that becomes
+    NaN or infinite stays where it was and is flagged `diverging`.
 
     References:
         | Rational Construction of Stochastic Numerical Methods for Molecular Sampling
@@ -198,7 +198,7 @@ class LeimkuhlerMatthews:
     Arguments:
         step_size: h > 0.
         temperature: τ ≥ 0: samples p^{1/τ}; 0 is gradient flow.
-        on_nonfinite: `raise` for a `FloatingPointError` where a chain would be frozen.
+        on_nonfinite: `raise` for a `FloatingPointError` instead of a frozen chain.
     """
 
     step_size: float
@@ -243,8 +243,8 @@ class TamedULA(Overdamped):
     Arguments:
         step_size: h > 0.
         temperature: τ ≥ 0: samples p^{1/τ}.
-        coordinatewise: Whether each entry is tamed by itself.
-        on_nonfinite: `raise` for a `FloatingPointError` where a chain would be frozen.
+        coordinatewise: Whether each entry is tamed separately.
+        on_nonfinite: `raise` for a `FloatingPointError` instead of a frozen chain.
     """
 
     step_size: float
@@ -280,16 +280,16 @@ class PreconditionedULA(Overdamped):
     .. math:: x' = x + h P \nabla \log p(x) + \sqrt{2 h τ}\, P^{1/2} z
 
     It is ULA on P^{-1/2} x. On N(μ, Λ⁻¹) at τ = 1 its law tends to precision Λ − (h/2) Λ P Λ, and
-    with P = Λ⁻¹ every direction contracts by 1 − h. A P that depends on x needs a further term:
-    see `PositionDependentULA`. A chain that becomes NaN or infinite stays where it was and is
-    flagged `diverging`.
+    with P = Λ⁻¹ every direction contracts by 1 − h. A P that depends on x needs an additional
+    term: see `PositionDependentULA`. A chain that becomes NaN or infinite stays where it was and
+    is flagged `diverging`.
 
     Arguments:
         step_size: h > 0.
         preconditioner: P: a number, a diagonal in the shape of an event, a symmetric positive
             definite matrix, or a `Preconditioner`.
         temperature: τ ≥ 0: samples p^{1/τ}; 0 is preconditioned gradient flow.
-        on_nonfinite: `raise` for a `FloatingPointError` where a chain would be frozen.
+        on_nonfinite: `raise` for a `FloatingPointError` instead of a frozen chain.
     """
 
     step_size: float

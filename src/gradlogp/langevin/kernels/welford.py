@@ -19,8 +19,9 @@ class Welford:
         n = n_a + n_b, \quad δ = m_b - m_a, \quad m = m_a + δ\, n_b/n, \quad
         M = M_a + M_b + δ δ^\top n_a n_b / n
 
-    Nothing is ever subtracted from a sum of squares, so that a large mean costs no digits.
-    `Welford.start(x)` begins; `add` and `merge` return new accumulators and change nothing.
+    Nothing is ever subtracted from a sum of squares, so that a large mean does not cost digits.
+    `Welford.start(x)` begins; `add` and `merge` return new accumulators and leave the old ones
+    unchanged.
 
     References:
         | Note on a Method for Calculating Corrected Sums of Squares and Products (Welford, 1962)
