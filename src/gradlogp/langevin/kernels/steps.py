@@ -1,4 +1,4 @@
-r"""What the kernels share: states, information about a step, and the treatment of non-finite numbers."""
+"""What kernels share: states, information about a step, treatment of non-finite numbers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which engine moves the chains: PyTorch, or compiled loops on the CPU."""
+"""The choice of the engine: PyTorch, or compiled loops on the CPU."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ def compiled(
     plain: bool,
     progress: Progress | None,
 ) -> tuple[Chain, fused.Fused] | None:
-    """Run on the fused engine and return what it found, or None where PyTorch is to do it.
+    """Run on the fused engine and return the result, or None if PyTorch has to run this.
 
     Raises:
-        ValueError: For `fused` where that engine cannot run this, with the reason; or for an
-            unknown name.
+        ValueError: For `fused` if that engine cannot run this, with the reason; or for an unknown
+            name.
     """
     check_option(engine, "engine", Engine)
     if engine == "torch":

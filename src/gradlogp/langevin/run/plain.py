@@ -1,4 +1,4 @@
-"""Kernels and other settings as plain values, which a file can hold and a later run compares."""
+"""Kernels and other settings as plain values, to be stored in a file and compared by a later run."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .. import kernels, tuning
 def plain(value: Any) -> Any:
     """Return numbers, strings and tensors as they are, a frozen dataclass of this room as its fields.
 
-    Of anything else, such as a function, only the name of its type is left.
+    Anything else, such as a function, is represented by the name of its type.
     """
     if value is None or isinstance(value, bool | str):
         return value
@@ -34,10 +34,10 @@ def plain(value: Any) -> Any:
 
 
 def rebuilt(value: Any) -> Any:
-    """Return what `plain` was given.
+    """Return the original of plain values.
 
     Raises:
-        ValueError: If more is needed than the plain values.
+        ValueError: If the plain values are not sufficient.
     """
     if isinstance(value, tuple):
         return tuple(map(rebuilt, value))

@@ -1,4 +1,4 @@
-"""Reading a stream of draws: nothing that its state does not count is ever seen."""
+"""Reading a stream of draws: only draws that its state counts are returned."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def contents(
     """Return the first draws and their information.
 
     Raises:
-        ValueError: If a file is missing, was cut, or is of another run.
+        ValueError: If a file is missing, truncated, or belongs to a different run.
     """
     draws = rows_of(path, saved)
     if not saved["ready"]:
@@ -86,7 +86,7 @@ def read(path: str | os.PathLike[str]) -> dict[str, Any]:
     """Return the state of a stream.
 
     Raises:
-        ValueError: If there is none, or it is damaged or of another version.
+        ValueError: If there is none, or it is damaged or of a different version.
     """
     side = beside(Path(path), "state")
     try:
@@ -167,10 +167,10 @@ def chain_of(saved: Mapping[str, Any], draws: Tensor, info: Any, target: Density
 
 
 def kernel_of(path: str | os.PathLike[str]) -> Any:
-    """Return the kernel that a run was given.
+    """Return the kernel of a run.
 
     Raises:
-        ValueError: If it cannot be made of what the file holds.
+        ValueError: If it cannot be created from the contents of the file.
     """
     try:
         return rebuilt(read(path)["kernel"])

@@ -1,4 +1,4 @@
-"""Chains divided among processes: each moves its own, with the noise that they have in one run."""
+"""Chains divided among processes: each moves its own, with the same noise as in a single process."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where the draws of a run go: beside the chains, or to the CPU; `stream` has files on disk."""
+"""Storage of the draws of a run: on the device of the chains or on the CPU; see `stream` for files."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ class Store:
     """Draws `(chain, draw, *event)` and information `(chain, draw)`, filled a block at a time.
 
     Arguments:
-        device: Where the draws go.
-        x: The positions of all chains: shape and dtype of what is to come.
-        n_draws: Draws of each chain.
-        parameters: Whose values are stored, where positions are the free numbers behind them.
+        device: Device of the draws.
+        x: The positions of all chains, for shape and dtype of the draws.
+        n_draws: Number of draws of each chain.
+        parameters: Parameters whose values are stored, if positions are the unconstrained numbers.
     """
 
     caught: int | None = None

@@ -1,4 +1,4 @@
-"""A run under way: from where its chains stand to the `Chain` that comes back."""
+"""A run in progress: from the state of its chains to the `Chain` that is returned."""
 
 from __future__ import annotations
 
@@ -42,16 +42,16 @@ class Asked(NamedTuple):
 
 @dataclasses.dataclass
 class Walk:
-    """A run under way.
+    """A run in progress.
 
     Arguments:
         kernel: The kernel.
         target: The density.
         asked: The arguments of the run.
-        end: Where it stands.
-        tuned: What was tuned of the kernel, by this run or by the one that it continues.
-        warmup: What came of the warm-up.
-        mine: The chunks of chains that this one of several processes moves once the kernel is tuned.
+        end: The current state.
+        tuned: The tuned settings of the kernel, from this run or the one that it continues.
+        warmup: The result of the warm-up.
+        mine: The chunks of chains that this process moves, of several, once the kernel is tuned.
     """
 
     kernel: Any
@@ -146,7 +146,7 @@ def go_on(
     generator: Generator | None,
     chunk_size: int | None,
 ) -> Walk:
-    """Return the run of a stream where its state has it, with its files open.
+    """Return the run of a stream in its saved state, with its files open.
 
     Raises:
         ValueError: If its arguments, kernel or target differ.

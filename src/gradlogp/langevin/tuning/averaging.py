@@ -1,4 +1,4 @@
-r"""Step sizes tuned to an acceptance: dual averaging, one for each chain, and a last polish."""
+r"""Step sizes tuned to an acceptance: dual averaging for each chain, and final small steps."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class DualAveraging:
         \log h_t = μ - \frac{\sqrt t}{γ} \bar H_t, \quad
         \log \bar h_t = t^{-κ} \log h_t + (1 - t^{-κ}) \log \bar h_{t-1}, \quad μ = \log(10 h_0)
 
-    The step t + 1 is taken with h_t, and the average is what to keep in the end.
+    The step t + 1 uses h_t, and the average is the final result.
 
     References:
         | The No-U-Turn Sampler: Adaptively Setting Path Lengths in Hamiltonian Monte Carlo
@@ -33,7 +33,7 @@ class DualAveraging:
         | https://arxiv.org/abs/1111.4246
 
     Arguments:
-        mu: μ, what log h is drawn to, `()` or `(chain,)`.
+        mu: μ, the value to which log h is drawn, `()` or `(chain,)`.
         target: δ.
         log_step: log h_t.
         log_average: The average log h̄_t.
@@ -82,8 +82,8 @@ class Polish:
 
     .. math:: \log h_t = \log h_{t-1} + \frac{c}{t + t_0} (α_t - δ)
 
-    Dual averaging swings so far that the mean of the acceptances over its swings, which is what it
-    steers, differs from the acceptance at its average.
+    Dual averaging swings so far that the mean acceptance over its swings, which it controls,
+    differs from the acceptance at its average.
 
     References:
         | A Stochastic Approximation Method (Robbins & Monro, 1951)
