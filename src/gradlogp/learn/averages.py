@@ -1,4 +1,4 @@
-r"""Averaged copies of the weights of a model, and the model that training computes with."""
+r"""Averaged copies of the weights of a model, and the model used in training."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from ..scores.model import ScoreModel
 
 
 class Average:
-    """A copy of a model whose weights follow as θ̄ ← d θ̄ + (1 − d) θ; the first time θ̄ = θ.
+    """A copy of a model whose weights are averaged by θ̄ ← d θ̄ + (1 − d) θ; the first time θ̄ = θ.
 
-    What `torch.optim.swa_utils.AveragedModel` does, without a walk through the modules each time,
-    which for a small network takes as long as a third of a step.
+    The same as `torch.optim.swa_utils.AveragedModel`, but without a traversal of the modules each
+    time, which takes as long as a third of a step for a small network.
 
     Arguments:
         model: The model to follow.
@@ -70,12 +70,12 @@ class _Bfloat16(nn.Module):
 
 
 def accelerated(model: ScoreModel, *, bfloat16: bool, compiled: bool) -> ScoreModel:
-    """Return a model on the same weights and buffers whose network computes another way.
+    """Return a model with the same weights and buffers whose network computes in a different way.
 
-    Only the network does: frames, targets and the loss keep their precision.
+    This applies only to the network: frames, targets and the loss keep their precision.
 
     Arguments:
-        model: The model; returned as it is if nothing is asked for.
+        model: The model; returned as it is if no option is set.
         bfloat16: Whether the network runs under autocast.
         compiled: Whether it goes through `torch.compile`.
     """

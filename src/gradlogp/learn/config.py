@@ -1,4 +1,4 @@
-"""What `config.json` of a checkpoint says, and whether that can be true."""
+"""The content of `config.json` of a checkpoint, and checks of it."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ Shapes = Mapping[str, tuple[int, ...]]
 
 
 def describe(model: ScoreModel) -> dict[str, Any]:
-    """Return what `config.json` says of a model.
+    """Return the content of `config.json` for a model.
 
     Raises:
         ValueError: If the schedule is not one of this library's, which could not be rebuilt, or
-            something is such that it could not be read again.
+            something could not be read again.
     """
     if type(model.schedule) not in SCHEDULES:
         raise ValueError(
@@ -63,10 +63,10 @@ def describe(model: ScoreModel) -> dict[str, Any]:
 
 
 def parse(path: Path, *, any_version: bool = False) -> dict[str, Any]:
-    """Return `config.json` of the checkpoint in a folder, each field there and of its kind.
+    """Return `config.json` of the checkpoint in a folder, with all fields of the right types.
 
     Raises:
-        ValueError: If there is no checkpoint, one of another format, or a field cannot be right.
+        ValueError: If there is no checkpoint, its format is different, or a field cannot be right.
     """
     if not path.exists():
         raise ValueError(f"there is no checkpoint at {path}")
@@ -146,16 +146,16 @@ def _schedule(given: dict[str, Any], where: str) -> Schedule:
 def build(
     config: dict[str, Any], shapes: Shapes, weights: Path, own: nn.Module | None
 ) -> ScoreModel:
-    """Build the model of a configuration once its sizes are known to be those of the weights.
+    """Build the model of a configuration after comparing its sizes with those of the weights.
 
     Arguments:
-        config: What `parse` returned.
-        shapes: Those of the tensors in the file of weights: nothing larger is made.
+        config: The result of `parse`.
+        shapes: The shapes of the tensors in the file of weights: nothing larger is allocated.
         weights: That file, for messages.
-        own: The network, where it is one of the user's.
+        own: The network, if it is the user's own.
 
     Raises:
-        ValueError: In one line that names file and field, if they do not fit one another.
+        ValueError: In one line that names file and field, if they do not fit together.
     """
     event, given = tuple(config["event_shape"]), config["condition"]
     kind = tuple(given) if isinstance(given, list) else given

@@ -1,4 +1,4 @@
-"""Does a value that was read from a file fit an annotation?"""
+"""Whether a value read from a file fits an annotation."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 
 def fits(value: Any, hint: Any) -> bool:
-    """Return whether a value is of a type: numbers finite, integers of 64 bits, truth no number.
+    """Return whether a value is of a type: finite numbers, 64-bit integers, booleans not as numbers.
 
-    Lists stand for sequences and tuples, as they do in JSON.
+    Lists count as sequences and tuples, as in JSON.
     """
     origin, inner = get_origin(hint), get_args(hint)
     if origin in (Union, UnionType):
@@ -36,7 +36,7 @@ def fits(value: Any, hint: Any) -> bool:
 def check_fields(given: Mapping[str, Any], made: Callable[..., Any], where: str) -> None:
     """Raise `ValueError` unless these are the arguments of a class or function, each of its type.
 
-    Of a dataclass, its fields; of any other, the arguments that can be positional.
+    For a dataclass these are its fields, otherwise the arguments that can be positional.
     """
     if dataclasses.is_dataclass(made):
         hints = get_type_hints(made)

@@ -1,4 +1,4 @@
-"""What is kept of a training: the averaged weights that are best on held-out data, and a warning."""
+"""What a training keeps: the averaged weights that are best on held-out data, and a warning."""
 
 from __future__ import annotations
 
@@ -44,12 +44,12 @@ class Best:
 
 
 def conclude(averaged: ScoreModel, best: Best, measure: Measurement, seed: int) -> ScoreModel:
-    """Return the model that is kept: the best weights, and as much of a correction as helps.
+    """Return the model to keep: the best weights, and as much of a correction as helps.
 
     Arguments:
         averaged: The averaged weights at the end.
-        best: The best ones, if held-out data were measured.
-        measure: What measures, called last at the end.
+        best: The best ones, if there are held-out data.
+        measure: The measurement, last called at the end.
         seed: The seed of the measurements.
     """
     final, last = copy.deepcopy(averaged), measure.losses
@@ -70,9 +70,9 @@ def conclude(averaged: ScoreModel, best: Best, measure: Measurement, seed: int) 
 
 
 def _of_parts(late: ScoreModel, best: Best, measure: Measurement, seed: int) -> ScoreModel:
-    """Return the last weights, or the best ones where their loss is lower, each with its shares.
+    """Return the last weights, or the best ones if their loss is lower, each with its shares.
 
-    The loss sums over all columns, and says little about one that is still being learned
+    The loss sums over all columns, and says little about a column that is still being learned
     while others are memorised; a memorised column loses its share.
     """
     early = copy.deepcopy(late)

@@ -1,4 +1,4 @@
-"""How to train: the one place where a default of training stands. Needs no PyTorch."""
+"""How to train: the only place with defaults of training. Needs no PyTorch."""
 
 from __future__ import annotations
 

@@ -16,14 +16,14 @@ BITS, COMPRESSION, OFFSETS, PER_PIXEL, COUNTS, PREDICTOR = 258, 259, 273, 277, 2
 
 
 def deep_pixels(path: Path, image: Any) -> np.ndarray | None:
-    """Return pixels `(H, W, C)` as they are stored, uint16; None where Pillow has all their bits.
+    """Return pixels `(H, W, C)` as they are stored, uint16; None if Pillow has all their bits.
 
     Arguments:
         path: The file.
-        image: What Pillow has opened there.
+        image: The image that Pillow has opened there.
 
     Raises:
-        ValueError: If it is stored in a way that is not read here, or damaged.
+        ValueError: If it is stored in an unsupported way, or damaged.
     """
     if image.format == "PNG":
         return _png(path)
@@ -59,10 +59,10 @@ def _png(path: Path) -> np.ndarray | None:
 
 
 def unfiltered(lines: np.ndarray, kinds: np.ndarray) -> np.ndarray:
-    """Undo the filters of PNG: bytes `(H, W, B)`, B of a pixel, and the filter of each row.
+    """Undo the filters of PNG: bytes `(H, W, B)`, B per pixel, and the filter of each row.
 
-    A byte is what is stored and a prediction from the bytes to the left, above, and both. All pixels
-    of one antidiagonal are known together.
+    A byte is the sum of the stored one and a prediction from the bytes to the left, above, and
+    both. All pixels of an antidiagonal are computed together.
 
     References:
         | Portable Network Graphics (PNG) Specification, section 9 (W3C, 2003)

@@ -1,4 +1,4 @@
-"""The reader of images: of one, and of a folder of them."""
+"""Reading an image, and a folder of images."""
 
 from __future__ import annotations
 
@@ -21,13 +21,14 @@ IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff")
 
 
 def read_image(path: Path) -> np.ndarray:
-    """Read an image as numbers from 0 (black) to 255 (white), `(C, H, W)`, the way up it is shown.
+    """Read an image as numbers from 0 (black) to 255 (white), `(C, H, W)`, with EXIF orientation.
 
     Pixels of 16 bits become fractions, v/257 to the last digit of float32. Channels are grey or
-    colours, and alpha where there is some.
+    colours, and alpha if there is any.
 
     Raises:
-        ValueError: If it cannot be read, has several frames, pixels of 32 bits, or other colours.
+        ValueError: If it cannot be read, has several frames, pixels of 32 bits, or unsupported
+            colours.
     """
     from PIL import Image
 
@@ -57,9 +58,9 @@ def read_image(path: Path) -> np.ndarray:
 
 
 def resized(pixels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Return an image `(C, H, W)` of another size: its middle, in the proportions of the new one.
+    """Return an image `(C, H, W)` resized to a different size, after a centre crop of its proportions.
 
-    Each new pixel is a mean over those that it covers (bicubic), so that nothing aliases.
+    Each new pixel is a mean over those that it covers (bicubic), which avoids aliasing.
     """
     from PIL import Image
 
@@ -78,8 +79,8 @@ def read_images(folder: Path, size: tuple[int, int] | None = None) -> Raw:
     """Read all images of a folder `(N, C, H, W)`; sub-folders, if any, are the labels.
 
     Arguments:
-        folder: Where they are.
-        size: Height and width to resize them to; by default all must have one size.
+        folder: The folder.
+        size: Height and width to which images are resized; by default all must have the same size.
     """
     inside = [p.relative_to(folder) for p in (*folder.glob("[!.]*"), *folder.glob("[!.]*/[!.]*"))]
     found = sorted(p for p in inside if len(p.parts) == 2 or not (folder / p).is_dir())

@@ -1,4 +1,4 @@
-"""What an array of numbers is taken for by its shape: vectors, sequences or images."""
+"""How the shape of an array is interpreted: vectors, sequences or images."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ PIXELS = (1, 2, 3, 4)
 
 
 def layout(shape: tuple[int, ...], name: str = "x", do: str = "save") -> str:
-    """Return what an array of more than two dimensions is taken for, in words; "" for a table.
+    """Return how an array of more than two dimensions is interpreted, in words; "" for a table.
 
-    Images are (N, C, H, W) and sequences (N, C, L). What may be two things is refused: channels that
+    Images are (N, C, H, W) and sequences (N, C, L). Ambiguous arrays are refused: channels that
     seem to come last, grey images without a channel, volumes.
 
     Arguments:
-        shape: That of the array.
-        name: How it is called.
-        do: What is to be done with what converts it.
+        shape: The shape of the array.
+        name: Its name in messages.
+        do: What to do with the converted array, in messages.
 
     Raises:
-        ValueError: With a line of NumPy for each thing that it may be.
+        ValueError: With a line of NumPy for each possible interpretation.
     """
     vectors = f"{name}.reshape(len({name}), -1) for vectors of {math.prod(shape[1:])} numbers"
     if len(shape) == 3:

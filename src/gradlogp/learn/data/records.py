@@ -1,4 +1,4 @@
-"""What is passed around: a `Dataset`, the raw columns before it, and words for what went wrong."""
+"""A `Dataset`, the raw columns before it, and the wording of errors."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Dataset(NamedTuple):
     """Samples x `(N, *event)`, labels `(N,)` int64 in 0 … K−1, and what was done to them.
 
     `columns` names the entries of the event (empty for images), `classes` the labels 0 … K−1;
-    `notes` are plain sentences on what was dropped, changed or taken for something.
+    `notes` are sentences on what was dropped, changed or interpreted.
     """
 
     x: Tensor

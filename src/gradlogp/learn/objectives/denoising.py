@@ -53,7 +53,7 @@ def denoising(
         score: The model at this noise level, `(B, *event) -> (B, *event)`.
         x: Clean data, `(B, *event)`.
         sigma: σ > 0, `()` or `(B,)`.
-        generator: Where the noise comes from.
+        generator: Source of the noise.
 
     Raises:
         ValueError: For σ ≤ 0, a wrong shape, an empty batch, points that are not finite, or a model
@@ -104,14 +104,14 @@ def multilevel(
         z: Clean data in model coordinates, `(B, *event)`.
         t: Times `(B,)`; drawn by `draw_times` by default.
         weight: A function of (α, σ), or `weights.likelihood`; see `objectives.weights`.
-        stratified: Whether times that are drawn spread evenly over the batch (`draw_times`).
-        importance: Another law of the times; the loss is multiplied by the ratio of densities, so
-            that its mean stays that of uniform times.
-        generator: Where times and noise come from.
+        stratified: Whether drawn times are spread evenly over the batch (`draw_times`).
+        importance: A non-uniform law of the times; the loss is multiplied by the ratio of
+            densities, so that its mean stays that of uniform times.
+        generator: Source of times and noise.
 
     Raises:
         ValueError: For a wrong shape, an empty batch, points that are not finite, a time at which
-            σ = 0, times given together with `importance`, or a model that changes the shape.
+            σ = 0, times together with `importance`, or a model that changes the shape.
 
     References:
         | Generative Modeling by Estimating Gradients of the Data Distribution (Song & Ermon, 2019)
@@ -156,21 +156,21 @@ def excess(
     *,
     generator: Generator | None = None,
 ) -> Float[Tensor, " batch"]:
-    r"""What a model loses above the floor R, :math:`w(α,σ) \, \tfrac12 \|s_θ(x_t, t) - s_t(x_t)\|^2`.
+    r"""The loss of a model above the floor R, :math:`w(α,σ) \, \tfrac12 \|s_θ(x_t, t) - s_t(x_t)\|^2`.
 
-    The same expectation as `multilevel` minus its floor, with far less variance: the exact score
-    takes the place of the noise. 0 for the exact score.
+    The same expectation as `multilevel` minus its floor, with far less variance, because the exact
+    score replaces the noise. 0 for the exact score.
 
     Arguments:
         score: The model.
-        exact: The exact noisy score of the law that the data was drawn from.
+        exact: The exact noisy score of the law of the data.
         z: Clean data in model coordinates, `(B, *event)`.
         t: Times `(B,)`.
         weight: A function of (α, σ).
-        generator: Where the noise comes from.
+        generator: Source of the noise.
 
     Raises:
-        ValueError: For two scores of different schedules or coordinates, or a wrong shape.
+        ValueError: For two scores with different schedules or coordinates, or a wrong shape.
     """
     check_noisy_score(score)
     check_noisy_score(exact, "exact")

@@ -32,15 +32,15 @@ def noised(
     `partial(noised, sliced_vr)` is an objective for `fit`.
 
     Arguments:
-        matching: A loss of one score, called as matching(score, x, generator=…) -> `(B,)`, that asks
-            the score for as many points as it is given: `sliced`, `sliced_vr`, or
-            `lambda s, x, generator: implicit(s, x)`.
+        matching: A loss of one score, called as matching(score, x, generator=…) -> `(B,)`, that
+            evaluates the score at as many points as it receives: `sliced`, `sliced_vr`, or `lambda
+            s, x, generator: implicit(s, x)`.
         score: The model, a noisy score with its schedule.
         z: Clean data in model coordinates, `(B, *event)`.
         t: Times `(B,)`; drawn by `draw_times` by default.
         weight: A function of (α, σ), or `weights.likelihood`.
-        stratified: Whether times that are drawn spread evenly over the batch.
-        generator: Where times, noise and probes come from.
+        stratified: Whether drawn times are spread evenly over the batch.
+        generator: Source of times, noise and probes.
 
     Raises:
         ValueError: For a wrong shape, an empty batch or points that are not finite.
