@@ -1,10 +1,10 @@
 r"""Variances of statistics over pairs of points, by Hoeffding's decomposition, estimated without bias.
 
-A kernel k(X, X') is its mean, a function of each point alone, and a remainder of mean 0 given either
-point. These parts are uncorrelated, so that the variance of a mean over pairs is the sum of theirs:
-those of single points fall like 1/n, that of the remainder like 1/n², which is all there is where
-the single points' vanish, as they do when a distance is 0. The plug-in estimate of a single point's
-part has the remainder in it, and counts that twice.
+A kernel k(X, X') is the sum of its mean, a function of each single point, and a remainder with
+mean 0 given either point. These parts are uncorrelated, so that the variance of a mean over pairs
+is the sum of their variances: those of single points fall like 1/n, that of the remainder like
+1/n². Only the latter remains if the parts of single points vanish, as they do when a distance is
+0. The plug-in estimate of the single-point part includes the remainder and counts it twice.
 
 References:
     | A Class of Statistics with Asymptotically Normal Distribution (Hoeffding, 1948)
@@ -20,8 +20,8 @@ from torch import Tensor
 def components(rows: Float[Tensor, " n"], squares: Tensor) -> tuple[float, float]:
     """Return ζ_1 = Cov(k_12, k_13) and ζ_2 = Var k_12 from sums over rows and squares of k, n ≥ 4.
 
-    The diagonal of k is left out. Sums over distinct indices make the estimates of E k_12²,
-    E k_12 k_13 and (E k_12)² unbiased.
+    The diagonal of k is omitted. Sums over distinct indices make the estimates of E k_12², E k_12
+    k_13 and (E k_12)² unbiased.
     """
     n, total, linked = len(rows), rows.sum(), rows.square().sum()
     pairs = n * (n - 1)
@@ -58,7 +58,7 @@ def mmd_variance(K: Float[Tensor, "pooled pooled"], n: int) -> tuple[float, floa
 
     Arguments:
         K: The kernel of the pooled sample, 0 on the diagonal; the first n points are x.
-        n: How many those are, 4 at least on either side.
+        n: The number of points of x, at least 4 on either side.
     """
     m, across = len(K) - n, K[:n, n:]
     of_x, of_y, of_both = between(across)

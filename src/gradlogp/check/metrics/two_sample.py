@@ -1,4 +1,4 @@
-"""Distances and tests of two samples: is this the same law?"""
+"""Distances and tests of two samples: do they have the same law?"""
 
 from __future__ import annotations
 
@@ -57,23 +57,23 @@ def mmd(
     .. math:: MMD^2 = E k(x, x') + E k(y, y') - 2 E k(x, y)
 
     with the sum of Gaussian kernels of bandwidth ½, 1 and 2 times the median distance of the
-    pooled sample, on at most `max_points` points of each. It is 0 in the mean when both are one
-    law, and may then be negative. The standard error is made of unbiased estimates of Hoeffding's
-    components (`metrics.hoeffding`), so that it holds far from 0 and near it alike: where both are one
-    law the single points' part is 0, and its estimate is not taken below minus half of the rest.
-
-    Time grows as N² (d + n_permutations) and memory as N² in the pooled number N of points that are
-    taken, with a warning from 10,000 on.
+    pooled sample, on at most `max_points` points of each. Its mean is 0 if both have the same law,
+    and it may then be negative. The standard error consists of unbiased estimates of Hoeffding's
+    components (`metrics.hoeffding`), so that it is valid both far from 0 and near it: for equal
+    laws the part of single points is 0, and its estimate is limited from below to minus half of
+    the rest. Time grows as N² (d + n_permutations) and memory as N² with the pooled number N of
+    points, with a warning from 10,000 on.
 
     Arguments:
         x: Samples, `(n, *event)`.
         y: Samples, `(m, *event)`.
-        n_permutations: Relabellings of the pooled sample.
-        max_points: Points taken of each.
-        generator: Where subsample and permutations come from.
+        n_permutations: Number of relabellings of the pooled sample.
+        max_points: Maximum number of points of each.
+        generator: Source of subsample and permutations.
 
     Raises:
-        ValueError: For fewer than 4 points of each, which the standard error needs, also of max_points.
+        ValueError: For fewer than 4 points of each, or max_points below 4, because the standard
+            error needs 4.
 
     References:
         | A Kernel Two-Sample Test (Gretton et al., 2012)
@@ -151,7 +151,7 @@ def sliced_wasserstein(
         x: Samples, `(n, *event)`.
         y: Samples, `(m, *event)`.
         n_projections: Number of directions.
-        generator: Where the directions come from.
+        generator: Source of the directions.
 
     References:
         | Sliced and Radon Wasserstein Barycenters of Measures (Bonneel et al., 2015)

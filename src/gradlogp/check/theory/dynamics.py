@@ -1,4 +1,4 @@
-r"""Claims on Langevin dynamics in continuous time: what it keeps, and how fast it gets there."""
+r"""Claims on Langevin dynamics in continuous time: its invariant law, and the rate of convergence."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def _rate_of(distance: Callable[[Gaussian, Gaussian], float]) -> float:
 def bimodal(t: float, n_cells: int = 1200) -> tuple[float, float]:
     """Return W2 and KL to p = ½N(±2, 0.7²) at time t, from ½N(−2, 0.7²) + ½N(−0.4, 0.15²).
 
-    Probabilities of cells under the rates of a reversible chain between them, which keeps p.
+    Probabilities of cells under the rates of a reversible chain between them, with p invariant.
     """
     edges = np.linspace(-6.5, 6.5, n_cells + 1)
     x, dx = (edges[1:] + edges[:-1]) / 2, edges[1] - edges[0]
