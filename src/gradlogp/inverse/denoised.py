@@ -1,10 +1,10 @@
-r"""The denoised x̂_0 with its derivative, on which methods that guide by a likelihood stand.
+r"""The denoised x̂_0 with its derivative, the basis of methods that guide by a likelihood.
 
 With x̂_0(x_t) = E[x_0 | x_t] and J = ∂x̂_0/∂x_t,
 
     Cov[x_0 | x_t] = (σ²/α) J,    ∇ log p(y | x_t) = Jᵀ Aᵀ u,    E[x_0 | x_t, y] = x̂_0 + (σ²/α) Jᵀ Aᵀ u
 
-where u is the derivative of the log-likelihood in A x̂_0, and by which the methods differ.
+where u is the derivative of the log-likelihood in A x̂_0, in which the methods differ.
 """
 
 from __future__ import annotations
@@ -44,9 +44,9 @@ class Denoised(NamedTuple):
 
 
 def denoised(score: NoisyScore, x: Tensor, t: Tensor) -> Denoised:
-    """Evaluate the model once, such that its derivative can be used as often as needed.
+    """Evaluate the model once, so that its derivative can be used as often as needed.
 
-    A graph of x is kept where the caller has one, so that a guided score can be differentiated.
+    A graph of the caller in x is kept, so that a guided score can be differentiated.
 
     Raises:
         ValueError: At α = 0 or σ = 0, or if the model does not depend on x differentiably.

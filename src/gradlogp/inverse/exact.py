@@ -23,9 +23,9 @@ def posterior(law: Law, observation: Observation) -> Law:
 
     .. math:: N(μ + K (y - A μ),\; (I - K A) S (I - K A)^\top + K R K^\top)
 
-    and for a mixture that of every component, with weights π_k N(y; A μ_k, A S_k Aᵀ + R) divided by
-    their sum. The law of x_t given y is this one noised: every approximation can be measured against
-    it. Components whose weight underflows to 0 are left out.
+    and for a mixture that of every component, with weights π_k N(y; A μ_k, A S_k Aᵀ + R) divided
+    by their sum. Noising this law gives the law of x_t given y, with which every approximation can
+    be compared. Components whose weight underflows to 0 are omitted.
 
     Arguments:
         law: The prior.

@@ -40,17 +40,17 @@ def loss_curve(
     floor: float | None = None,
     theme: Theme = LIGHT,
 ) -> Figure:
-    """Draw a training loss: raw and as a moving average, with what it is to be compared to.
+    """Draw a training loss: raw and as a moving average, with values for comparison.
 
-    Losses that are not finite are left out, and the legend says how many. The y axis makes no
-    room for the most extreme hundredth of the others on either side; it is logarithmic if every
-    value is positive and what is shown spans more than a decade.
+    Losses that are not finite are omitted, and the legend gives their number. The y axis excludes
+    the most extreme hundredth of the others on either side; it is logarithmic if every value is
+    positive and the visible range spans more than a decade.
 
     Arguments:
         steps: Optimisation steps of the losses.
         loss: Training loss at these steps.
-        held_out: Steps, losses and standard errors on data not trained on.
-        floor: The exact minimum of the expected loss, where it is known.
+        held_out: Steps, losses and standard errors on held-out data.
+        floor: The exact minimum of the expected loss, if it is known.
         theme: Colours.
     """
     x, y = columns(steps=steps, loss=loss)
@@ -97,7 +97,7 @@ def levels(
         sigmas: Noise levels.
         excess: Loss above its exact minimum, times σ².
         standard_errors: Standard errors of `excess`.
-        limit: What is accepted.
+        limit: The largest accepted value.
         theme: Colours.
     """
     x, y, e = columns(sigmas=sigmas, excess=excess, standard_errors=standard_errors)

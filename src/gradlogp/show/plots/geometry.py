@@ -21,17 +21,17 @@ def split_field(
 ) -> Figure:
     """Draw the tangent and the normal part of a score in the plane, side by side.
 
-    The parts differ in size, so each panel has a scale of its own: the title gives the size of the
+    The parts differ in size, so each panel has its own scale: the title gives the size of the
     longest arrow.
 
     Arguments:
-        points: Where the score was taken, `(n, 2)`.
+        points: Points at which the score was evaluated, `(n, 2)`.
         tangent: Its tangent part there, `(n, 2)`.
-        normal: Its normal part, `(n, 2)`.
+        normal: Its normal part there, `(n, 2)`.
         theme: Colours.
 
     Raises:
-        ValueError: For shapes other than these.
+        ValueError: For wrong shapes.
     """
     xy, parts = array(points), [array(tangent), array(normal)]
     if xy.ndim != 2 or xy.shape[1] != 2 or not len(xy) or any(p.shape != xy.shape for p in parts):
@@ -66,7 +66,7 @@ def spectra(spectrum: Tensor, dimension: int | None = None, *, theme: Theme = LI
         theme: Colours.
 
     Raises:
-        ValueError: For another shape.
+        ValueError: For a wrong shape.
     """
     values: Array = array(spectrum)
     if values.ndim != 2 or not values.size:

@@ -119,7 +119,7 @@ def array(values: Values) -> Array:
 
 
 def columns(**values: Values) -> list[Array]:
-    """Return lists of numbers of one length as arrays.
+    """Return lists of numbers with the same length as arrays.
 
     Raises:
         ValueError: If the lengths differ or are 0.
