@@ -1,4 +1,4 @@
-"""The arguments of an estimator, as training and sampling take them."""
+"""The arguments of an estimator in the form that training and sampling take."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What y is: the classes or the values that people hand over, as a model takes them."""
+"""Conversion of y, classes or values, to the form that a model takes."""
 
 from __future__ import annotations
 
@@ -41,7 +41,8 @@ def read_classes(y: Any) -> np.ndarray:
     """Return classes as an array, `()` or `(n,)`, of text, integers or booleans.
 
     Raises:
-        ValueError: For numbers that are not integers, holes, or an array of another shape.
+        ValueError: For numbers that are not integers, missing values, or an array of a wrong
+            shape.
     """
     found = as_array(y)
     if found.dtype == object:
@@ -73,7 +74,7 @@ def number_classes(y: Any, classes: np.ndarray) -> Tensor:
     """Return the numbers of classes, `(1,)` or `(n,)`.
 
     Raises:
-        ValueError: For a class that is not among those known.
+        ValueError: For an unknown class.
     """
     found = np.atleast_1d(read_classes(y))
     known = {name: i for i, name in enumerate(classes.tolist())}
@@ -86,9 +87,9 @@ def number_classes(y: Any, classes: np.ndarray) -> Tensor:
 
 
 def read_values(y: Any, shape: Sequence[int] | None = None) -> Tensor:
-    """Return float64 values `(n, *shape)`; without a shape it is that of y's rows.
+    """Return float64 values `(n, *shape)`; by default the shape is that of the rows of y.
 
-    One row may come without its first axis, and single numbers as one per row.
+    A single row may lack its first axis, and single numbers count as one per row.
 
     Raises:
         ValueError: For values that are not numbers, NaN or infinite, or of a different shape.
@@ -133,17 +134,17 @@ def learn_condition(
     estimator: Any, y: Any, n: int, names: Sequence[str] | None = None,
     weight: Tensor | None = None,
 ) -> Tensor | None:  # fmt: skip
-    """Return what y holds, one row for each of n, and let an estimator keep what it can be.
+    """Return y as an array with n rows, and store its classes or shape in the estimator.
 
     Arguments:
         estimator: A `ScoreEstimator`.
-        y: What `fit` was given.
-        n: How many samples there are.
-        names: Those of the columns of y, if it has none of its own.
-        weight: How much each sample counts, `(n,)`; all alike by default.
+        y: The argument of `fit`.
+        n: The number of samples.
+        names: Names of the columns of y, if it has none itself.
+        weight: Weights of the samples, `(n,)`; equal by default.
 
     Raises:
-        ValueError: If y is missing, or not what `condition` says.
+        ValueError: If y is missing, or not of the kind that `condition` says.
     """
     if estimator.condition is None:
         return None
@@ -178,7 +179,7 @@ def given_score(estimator: Any, score: ScoreModel, y: Any, n: int) -> NoisyScore
     """Return the score given y, one row for each of n samples or one for all.
 
     Raises:
-        ValueError: For a y that is missing, not wanted, or of another kind or number of rows.
+        ValueError: For a y that is missing, superfluous, or of a wrong kind or number of rows.
     """
     if estimator.condition is None:
         if y is not None:

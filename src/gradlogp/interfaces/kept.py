@@ -1,4 +1,4 @@
-"""What a checkpoint keeps of an estimator, read with distrust."""
+"""What a checkpoint stores of an estimator, checked on reading."""
 
 from __future__ import annotations
 
@@ -52,13 +52,13 @@ def kept_of(estimator: Any) -> dict[str, Any]:
 
 
 def check_kept(kept: Any, config: dict[str, Any], where: str, hints: Mapping[str, Any]) -> None:
-    """Raise `ValueError` unless an estimator could have kept this: no path, nothing of a run.
+    """Raise `ValueError` unless an estimator could have stored this: no path, no option of a run.
 
     Arguments:
-        kept: What a checkpoint says of an estimator.
-        config: The configuration that it is a part of.
-        where: How its place is named in messages.
-        hints: Types of the parameters of an estimator that are kept.
+        kept: The entry of a checkpoint about the estimator.
+        config: The configuration that contains it.
+        where: Its name in messages.
+        hints: Types of the estimator's parameters that are stored.
     """
 
     def need(good: bool, field: str, found: Any) -> None:
@@ -133,14 +133,14 @@ def check_same(estimator: Any, model: ScoreModel, extra: dict[str, Any]) -> None
 
 
 def begun(estimator: Any, shape: torch.Size) -> ScoreModel | None:
-    """Return the model that an estimator continues, or starts from; None if it is to be built.
+    """Return the model that an estimator continues, or starts from; None if it must be built.
 
     Arguments:
-        estimator: Which; its y is known.
-        shape: That of its data.
+        estimator: The estimator, whose y is known.
+        shape: The shape of its data.
 
     Raises:
-        ValueError: For data that may be two things, and a model that does not go with it.
+        ValueError: For ambiguous data, or a model that does not fit the data.
     """
     if estimator.network is None:
         layout(tuple(shape), "X", "pass")

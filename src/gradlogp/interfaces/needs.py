@@ -17,7 +17,7 @@ EXACT = 32
 
 
 class Needs:
-    """What a model needs; nothing is measured before it is asked for.
+    """The steps that a model needs; nothing is measured before it is requested.
 
     Arguments:
         model: The model.

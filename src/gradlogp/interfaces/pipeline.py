@@ -1,4 +1,4 @@
-"""What the estimator, the command line and the demonstrations start from and end with."""
+"""Building models, shared by the estimator, the command line and the demonstrations."""
 
 from __future__ import annotations
 
@@ -70,12 +70,12 @@ def build_model(
 ) -> ScoreModel:
     """Return an untrained model that suits the data.
 
-    Noise levels of vectors are those of `noise.spread.noise_span`, geometrically (VE). Of images
-    they reach from half the spacing of the points or a tenth of Scott's bandwidth n^{−1/(d+4)},
-    whichever is larger but at most 0.05, to their largest distance. Both are in units of the data's
-    standard deviation. Values to condition on narrow the law: the smallest level is then in units of
-    what they leave of it, in the narrowest direction. Images `(C, H, W)` and sequences `(C, L)` get a
-    U-Net, all else an MLP.
+    Noise levels for vectors are geometric in the range of `noise.spread.noise_span` (VE). For
+    images they range from half the spacing of the points or a tenth of Scott's bandwidth
+    n^{−1/(d+4)}, whichever is larger but at most 0.05, to their largest distance. Both are in
+    units of the standard deviation of the data. Values to condition on narrow the law: the
+    smallest level is then in units of the residual standard deviation in the narrowest direction.
+    Images `(C, H, W)` and sequences `(C, L)` get a U-Net, all other data an MLP.
 
     Arguments:
         x: The data, `(N, *event)`.
@@ -84,14 +84,14 @@ def build_model(
         predicts: What the network predicts.
         standardize: Whether the model will learn in standardised coordinates.
         width: Width of the MLP.
-        depth: Its residual blocks.
+        depth: Number of its residual blocks.
         channels: Channels of the levels of the U-Net; by default `levels_for` the sides.
         condition: What to condition on: a number of classes, the shape of values, or None.
-        base: What the network corrects, as of `ScoreModel`.
+        base: What the network corrects, as in `ScoreModel`.
         masks: What to hide of rows, for a model conditional on any part of a row instead.
         given: The conditions, one per row of x, for the choice of noise levels.
-        repeats: The row of each sample that will be learned from, where some are there more often.
-        generator: Where the initial weights come from.
+        repeats: The row of each training sample, if some are repeated.
+        generator: Source of the initial weights.
     """
     event = x.shape[1:]
     if schedule is None:
@@ -147,9 +147,10 @@ def warn_of_rank(x: Tensor | Subset, width: int) -> None:
 
 
 def _unexplained(z: Tensor, y: Tensor) -> float:
-    """Return the least standard deviation of any direction that a linear prediction from y leaves.
+    """Return the smallest residual standard deviation of any direction, given a linear fit to y.
 
-    As narrow as the posterior of a linear model, and no narrower than that of any other on average.
+    For a linear model this is the width of the posterior, and otherwise it is on average no
+    narrower.
     """
     found = linear_part(z.flatten(1).double(), y)
     if found is None:
@@ -165,9 +166,9 @@ def suits_unet(event: Sequence[int]) -> bool:
 def levels_for(event: Sequence[int]) -> tuple[int, ...]:
     """Return channels for the levels of a U-Net: (32, 64) up to 16 places; of more (16, 32, 64, …, 64).
 
-    The coarsest of these is at most 8 places wide. On a CPU that is as good in the same time as twice
-    the channels on the finest level, and better in a short one: in 25 and 60 seconds, on patches of
-    32×32 pixels.
+    The coarsest of these is at most 8 pixels wide. On a CPU this is as good as twice the channels
+    on the finest level in the same time, and better in a short time: in 25 and 60 seconds, on
+    patches of 32×32 pixels.
     """
     longest = max(event[1:])
     if longest <= 16:

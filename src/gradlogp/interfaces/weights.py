@@ -1,4 +1,4 @@
-"""Weights of samples: rows that are there more often, or not at all."""
+"""Weights of samples: rows that are repeated, or omitted."""
 
 from __future__ import annotations
 
@@ -34,19 +34,20 @@ def sample_weights(sample_weight: Any, n: int) -> Tensor | None:
 def repeated(
     weight: Tensor, generator: torch.Generator | None = None, *, copies: int = 4
 ) -> Tensor:
-    r"""Return row i so often as its weight says, `(m,)`, by systematic sampling.
+    r"""Return each row i in proportion to its weight, `(m,)`, by systematic sampling.
 
     .. math::
         n_i = \lfloor C_i + u \rfloor - \lfloor C_{i-1} + u \rfloor, \qquad
         C_i = \frac{m}{W} \sum_{j \le i} w_j, \quad u \sim U(0, 1)
 
-    so that E n_i = m w_i / W and |n_i − E n_i| < 1, W the sum of the weights. With whole weights m is W
-    where that is at most so many copies for each row, and n_i = w_i; else m is that.
+    so that E n_i = m w_i / W and |n_i − E n_i| < 1, W the sum of the weights. With integer weights
+    m is W, and n_i = w_i, if that is at most `copies` per row; otherwise m is `copies` times n.
 
     Arguments:
-        weight: Not negative, `(n,)`.
-        generator: Where u comes from.
-        copies: Of a row of average weight: rounding 4 to whole ones adds less than a tenth to errors.
+        weight: Weights, not negative, `(n,)`.
+        generator: Source of u.
+        copies: Number of copies of a row of average weight: with 4, rounding to integers adds less
+            than a tenth to errors.
     """
     weight = weight.double()
     total, most = float(weight.sum()), copies * len(weight)
@@ -60,9 +61,10 @@ def repeated(
 
 
 class Divided(NamedTuple):
-    """Rows to learn from and rows held out, some more than once where rows have weights.
+    """Training rows and held-out rows, some of them repeated if rows have weights.
 
-    `distinct` are those to learn from once each, and `repeats` is which of them each is, or None.
+    `distinct` are the training rows without repetition, and `repeats` the index of each training
+    row among them, or None.
     """
 
     kept: Tensor

@@ -1,4 +1,4 @@
-"""The commands that say what holds and what is there: verify, sample-size and info."""
+"""The commands that check and describe: verify, sample-size and info."""
 
 from __future__ import annotations
 

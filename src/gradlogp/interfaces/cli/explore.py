@@ -1,4 +1,4 @@
-"""The command that makes a page to explore a score in the plane: explore."""
+"""The command that writes a page to explore a score in the plane: explore."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The command that reads the geometry of data from a learned score: geometry."""
+"""The command that estimates the geometry of data from a learned score: geometry."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Conditions on the command line: what is drawn for, and what says so in a file."""
+"""Conditions on the command line: reading them, and writing them to output files."""
 
 from __future__ import annotations
 

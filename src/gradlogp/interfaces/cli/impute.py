@@ -1,4 +1,4 @@
-"""The command that fills holes: impute."""
+"""The command that fills in missing values: impute."""
 
 from __future__ import annotations
 

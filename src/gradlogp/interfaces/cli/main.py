@@ -128,8 +128,8 @@ def _unknown(what: str, name: str, known: list[str]) -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code.
 
-    Whatever fails becomes one line. Under `python -X dev -m gradlogp` an error that nobody foresaw
-    keeps its traceback.
+    Every failure becomes one line. Under `python -X dev -m gradlogp` unforeseen errors keep their
+    traceback.
     """
     app.config = ()  # that of a call before is not that of this one
     with printable(sys.stdout, sys.stderr), warnings.catch_warnings():

@@ -1,4 +1,4 @@
-"""Ways to sample a learned score, by their names."""
+"""Methods of sampling a learned score, by name."""
 
 from __future__ import annotations
 

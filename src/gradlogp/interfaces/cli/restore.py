@@ -1,4 +1,4 @@
-"""The command that restores: a damaged image, given a learned score of undamaged ones."""
+"""The command that restores a damaged image with a learned score of images: restore."""
 
 from __future__ import annotations
 

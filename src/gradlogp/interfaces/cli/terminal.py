@@ -1,4 +1,4 @@
-"""Text for terminals that cannot show all of it: what has no byte there is written in ASCII."""
+"""Text for terminals with a limited encoding: other characters are written in ASCII."""
 
 from __future__ import annotations
 

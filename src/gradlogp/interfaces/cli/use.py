@@ -1,4 +1,4 @@
-"""The commands that use what was learned: sample and evaluate."""
+"""The commands that use a learned score: sample and evaluate."""
 
 from __future__ import annotations
 
