@@ -140,7 +140,7 @@ class _Search:
         self.bends = [bend if bend > 0 else size * size]
 
     def level(self) -> bool:
-        """Tell whether ‖∇f‖²/(2λ) is nothing, λ the sharpest bend on the way, up to rounding."""
+        """Return whether ‖∇f‖²/(2λ) is nothing, λ the sharpest bend on the way, up to rounding."""
         rounding = 8 * torch.finfo(self.x0.dtype).eps * float(self.at(self.path[-1][0]).norm())
         most = max(self.bends)
         size = float(np.linalg.norm(self.path[-1][2])) / self.unit

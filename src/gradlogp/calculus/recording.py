@@ -124,12 +124,12 @@ class _Tape:
 
 
 def _same(a: Tensor, b: Tensor) -> bool:
-    """Tell whether two tensors have the same numbers, or both NaN."""
+    """Return whether two tensors have the same numbers, or both NaN."""
     return torch.equal(a, b) or bool(((a == b) | (a.isnan() & b.isnan())).all())
 
 
 def _close(a: Tensor, b: Tensor) -> bool:
-    """Tell whether two tensors are the same but for rounding."""
+    """Return whether two tensors are the same but for rounding."""
     most = torch.finfo(a.dtype).eps ** 0.5
     size = float(torch.where(torch.isfinite(b), b.abs(), 0.0).max())
     return torch.allclose(a, b, most, most * size, equal_nan=True)
@@ -322,13 +322,13 @@ class _Program:
 
 
 def _is_in_place(function: Any) -> bool:
-    """Tell whether a function writes into its first argument, and into no other."""
+    """Return whether a function writes into its first argument, and into no other."""
     first, *others = (a.alias_info for a in function._schema.arguments)
     return bool(first and first.is_write) and not any(a and a.is_write for a in others)
 
 
 def _is_identity(function: Any, args: Any, out: Any) -> bool:
-    """Tell whether a call returns its first argument: also x¹, from the derivative of x², and 1 · x."""
+    """Whether a call returns its first argument: also x¹, from the derivative of x², and 1 · x."""
     if function in BY_ONE:
         alike = out.dtype == args[0].dtype and out.stride() == args[0].stride()
         return not isinstance(args[1], Tensor) and bool(args[1] == 1) and alike

@@ -127,7 +127,7 @@ KINDS = {
         "share of samples",
     ),
     "membership": Kind(
-        "membership attack", 0.02, "the samples give away the training rows: samples lie closer "
+        "membership attack", 0.02, "the samples reveal the training rows: samples lie closer "
         "to training rows than to held-out rows, area under the curve {auc:.3f}", "",
     ),
 }  # fmt: skip

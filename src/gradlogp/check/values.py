@@ -194,8 +194,8 @@ def _off_grid(name: str, ours: Tensor, real: Tensor, rows: Mapping[str, Rows]) -
             )
             n = len(other)
             p = enrichment(off, n, 0, len(of))
-            kind = "whole numbers" if k == 0 else f"numbers of {k} decimal{'s' * (k > 1)}"
-            what = f"the {whose} of {name} are no {kind}, as all {than} are"
+            kind = "integers" if k == 0 else f"numbers with {k} decimal{'s' * (k > 1)}"
+            what = f"the {whose} of {name} are not {kind}, but all {than} are"
             yield name, off / n, _error(off, n), p, {"what": what}
 
 

@@ -35,7 +35,7 @@ def block_of(event_shape: torch.Size, device: torch.device | str = "cpu") -> int
 
 @runtime_checkable
 class NoiseSource(Protocol):
-    """What stands where a `torch.Generator` does and hands out the noise itself."""
+    """An object that is used like a `torch.Generator` and returns the noise itself."""
 
     def draw(self, law: Callable[..., Tensor], shape: torch.Size, like: Tensor) -> Tensor:
         """Return `shape` numbers of `law`, `torch.randn` or `torch.rand`, on the device of `like`."""
@@ -270,7 +270,7 @@ def subsample(x: Tensor, n: int, generator: torch.Generator | None = None) -> Te
 
 
 def new_seed(generator: Generator | None) -> int:
-    """Draw a fresh seed, so that a run can hand streams of its own to each block of chains."""
+    """Draw a new seed, so that a run can give each block of chains its own streams."""
     check_generator(generator)  # no source of a caller's own, which has no seeds
     assert not isinstance(generator, NoiseSource)
     at = "cpu" if generator is None else generator.device

@@ -24,7 +24,7 @@ class _Ordered(constraints.Constraint):
     event_dim = 1
 
     def check(self, value: Tensor) -> Tensor:
-        """Tell which vectors rise."""
+        """Return which vectors rise."""
         return (value.diff(dim=-1) > 0).all(-1)
 
 

@@ -270,7 +270,7 @@ class Parameters:
         return named, logs
 
     def _inside(self, z: Tensor, named: Named) -> Tensor:
-        """Tell which rows are finite and satisfy their constraints after rounding."""
+        """Return which rows are finite and satisfy their constraints after rounding."""
         inside = torch.isfinite(z).all(1)
         for name, slot in self.slots.items():
             checks = (slot.constraint.check(named[name]), torch.isfinite(named[name]))

@@ -184,11 +184,11 @@ class _Search(NamedTuple):
         return _where(finite, w, torch.full_like(w, torch.nan)), U
 
     def still(self, x: Tensor, s: Tensor, scale: Tensor) -> Tensor:
-        """Tell whether s is 0 in units of the curvature, up to the rounding of x."""
+        """Return whether s is 0 in units of the curvature, up to the rounding of x."""
         return _norm(s) <= self.tolerance * scale.sqrt() + 8 * self.eps * scale * _norm(x)
 
     def ascends(self, x: Tensor, y: Tensor) -> Tensor:
-        """Tell where log p(y) ≥ log p(x), up to rounding."""
+        """Return where log p(y) ≥ log p(x), up to rounding."""
         before, after = self.log_prob(x).detach(), self.log_prob(y).detach()
         return after >= before - 8 * self.eps * before.abs()
 

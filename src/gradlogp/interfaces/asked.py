@@ -34,7 +34,7 @@ def training_of(estimator: Any) -> TrainingSettings:
 
 
 def check_asked(estimator: Any) -> None:
-    """Raise `ValueError` for what an estimator cannot be asked for, whether it will be used or not."""
+    """Raise `ValueError` for invalid options of an estimator, whether they will be used or not."""
     for name in ("max_iter", "batch_size", "n_sample_steps", "n_likelihood_steps"):
         if getattr(estimator, name) is not None:
             check_count(getattr(estimator, name), name)

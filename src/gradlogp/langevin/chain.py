@@ -33,7 +33,7 @@ SAMPLE_STATS = {
     "energy": "energy",
     "step_size": "step_size",
 }
-"""What ArviZ calls the things that a step tells; others keep their names."""
+"""ArviZ's names of the entries of info; others keep their names."""
 
 
 class Row(NamedTuple):

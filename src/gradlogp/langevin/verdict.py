@@ -239,7 +239,7 @@ def _chains(chain: Chain) -> list[str]:
 
 
 def _has_nan_border(chain: Chain) -> bool:
-    """Tell whether the log-density is NaN at many points twice as far out as draws."""
+    """Return whether the log-density is NaN at many points twice as far out as draws."""
     free = None if chain.target is None else free_draws(chain)
     if free is None or not has_log_prob(chain.target):
         return False

@@ -29,7 +29,7 @@ from ..core import (
 
 
 class Rows(ABC):
-    """Rows `(N, *event)` that are made when they are asked for, as those of a dataset."""
+    """Rows `(N, *event)` that are created on request, such as those of a dataset."""
 
     shape: torch.Size
     dtype: torch.dtype

@@ -55,7 +55,7 @@ def to_x0(kind: Kind, value: Tensor, x_t: Tensor, a: Tensor, b: Tensor) -> Tenso
 
 
 def to_epsilon(kind: Kind, value: Tensor, x_t: Tensor, a: Tensor, b: Tensor) -> Tensor:
-    """Return ε̂ of a prediction, likewise."""
+    """Return ε̂ of a prediction; α and σ as tensors that broadcast against x_t."""
     if kind == "x0":
         return (x_t - a * value) / b
     if kind == "v":

@@ -113,7 +113,7 @@ class ScoreBase:
         raise ValueError(f"this {type(self).__name__} does not accept a condition")
 
     def unconditional(self) -> NoisyScore:
-        """Return the score without a condition: itself where there is none."""
+        """Return the score without a condition: the score itself if it has none."""
         return self
 
     def rows(self: Self, index: slice | Tensor) -> Self:
@@ -122,7 +122,7 @@ class ScoreBase:
 
 
 class ScoreWrapper(ScoreBase):
-    """A noisy score around another, `self.score`, that hands on all it does not change."""
+    """A noisy score that wraps another, `self.score`, and passes on everything it does not change."""
 
     score: NoisyScore
     schedule = property(attrgetter("score.schedule"))

@@ -66,9 +66,9 @@ def as_score(
     energy     −log p(x) + const, `(B,)`            minus its gradient
     score      s, shape of x                        itself
     epsilon    ε̂, shape of x; needs a schedule      −ε̂/σ
-    x0         x̂_0, likewise                        (α x̂_0 − x_t)/σ²
-    v          α ε − σ x_0, likewise                −(σ x_t + α v)/(σ (α² + σ²))
-    velocity   ε − x_0, likewise                    −(x_t + α u)/(σ (α + σ))
+    x0         x̂_0, needs a schedule                (α x̂_0 − x_t)/σ²
+    v          α ε − σ x_0, needs a schedule        −(σ x_t + α v)/(σ (α² + σ²))
+    velocity   ε − x_0, needs a schedule            −(x_t + α u)/(σ (α + σ))
     =========  ===================================  ==========================
 
     Gradients are computed at every call, so that objectives train the energy itself and not just

@@ -172,7 +172,7 @@ class Base(Shared):
         return -((y / noisy) @ U.mT).reshape(z.shape)
 
     def denoise(self, z: Tensor, a: Tensor, b: Tensor) -> Tensor:
-        """Return E[z_0 | z_t = z] of the law, likewise."""
+        """Return E[z_0 | z_t = z] of the law."""
         mean = self.means.to(z)
         if not self.whole:
             s, D, A = self._low_rank(z.flatten(1), a, b)

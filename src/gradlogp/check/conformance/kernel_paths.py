@@ -244,8 +244,8 @@ def invariance(
         change = (after**power - before**power).mean(1)
         report.mean(
             f"change of {name} from exact draws", change, 0.0,
-            else_="a step that does not keep p: its Metropolis step is left out or wrong, or its "
-            "momentum does not start from its stationary law",
+            else_="a step that does not leave p invariant: its Metropolis step is missing or wrong, "
+            "or its momentum does not start from its stationary law",
         )  # fmt: skip
     seen = BEYOND * report["change of E x² from exact draws"].standard_error
     report.measure("relative bias of E x² that is seen", seen / float(before.square().mean()))

@@ -105,7 +105,7 @@ def check_kernel(
 
 
 def _runs(kernel: Any, target: Any, d: int) -> bool:
-    """Tell whether a kernel starts in R^d: some need two dimensions, or points of a sphere."""
+    """Return whether a kernel starts in R^d: some need two dimensions, or points of a sphere."""
     x = torch.randn(2, d, generator=seeded(), dtype=torch.float64)
     try:
         kernel.step(kernel.init(x, target), target, generator=seeded())

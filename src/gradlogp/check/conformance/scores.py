@@ -285,6 +285,6 @@ def _calibrated(
 
 
 def _learned(s: Any) -> bool:
-    """Tell whether there is a network in it."""
+    """Return whether there is a network in it."""
     parts = (s, *(getattr(s, name, None) for name in ("score", "network")))
     return any(isinstance(part, nn.Module) for part in parts)

@@ -42,7 +42,7 @@ ENERGY_ERROR = 1000.0
 
 
 class HamiltonianInfo(NamedTuple):
-    """What a Metropolis step with momentum tells; `energy` is H at the state that was kept."""
+    """Information about a Metropolis step with momentum; `energy` is H at the new state."""
 
     acceptance: Float[Tensor, " chain"]
     accepted: Bool[Tensor, " chain"]

@@ -79,7 +79,7 @@ class AdjustedState(NamedTuple):
 
 
 class MicrocanonicalInfo(NamedTuple):
-    """What a step tells: the change W of the energy, by which the step size is tuned."""
+    """Information about a step: the change W of the energy, by which the step size is tuned."""
 
     log_prob: Float[Tensor, " chain"]
     energy_change: Float[Tensor, " chain"]
@@ -87,7 +87,7 @@ class MicrocanonicalInfo(NamedTuple):
 
 
 class AdjustedInfo(NamedTuple):
-    """What a Metropolis step tells; `energy_change` is that of the proposal."""
+    """Information about a Metropolis step; `energy_change` is that of the proposal."""
 
     acceptance: Float[Tensor, " chain"]
     accepted: Bool[Tensor, " chain"]

@@ -116,7 +116,7 @@ def _rows(value: Any, index: Tensor) -> Any:
 
 
 def _turned(a: PhaseState, b: PhaseState, sign: Tensor) -> Tensor:
-    """Tell whether (x_b − x_a)·p < 0 at one of the ends, b being after a in the direction of time."""
+    """Return whether (x_b − x_a)·p < 0 at one of the ends, b being after a in the direction of time."""
     way = sign * (b.x - a.x)
     return torch.minimum(sum_event(way * a.momentum), sum_event(way * b.momentum)) < 0
 

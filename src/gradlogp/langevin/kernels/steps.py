@@ -41,7 +41,7 @@ class LangevinState(NamedTuple):
 
 
 class LangevinInfo(NamedTuple):
-    """What a step of an unadjusted kernel tells: whether the chain became NaN or infinite."""
+    """Information about an unadjusted step: whether the chain became NaN or infinite."""
 
     diverging: Bool[Tensor, " chain"]
 
@@ -55,7 +55,7 @@ class MetropolisState(NamedTuple):
 
 
 class MetropolisInfo(NamedTuple):
-    """What a Metropolis step tells, for each chain; `acceptance` is the probability."""
+    """Information about a Metropolis step of each chain; `acceptance` is the probability."""
 
     acceptance: Float[Tensor, " chain"]
     accepted: Bool[Tensor, " chain"]
@@ -145,7 +145,7 @@ def langevin_step(
 
 
 def finite(x: Tensor) -> Bool[Tensor, " chain"]:
-    """Tell which chains have finite numbers only."""
+    """Return which chains have finite numbers only."""
     return torch.isfinite(x).reshape(len(x), -1).all(1)
 
 

@@ -36,7 +36,7 @@ Correction = Literal["exact", "omitted"]
 
 
 class StochasticInfo(NamedTuple):
-    """What a step on a minibatch tells: its size, and whether the chain was frozen."""
+    """Information about a minibatch step: its size, and whether the chain was frozen."""
 
     step_size: Float[Tensor, " chain"]
     diverging: Bool[Tensor, " chain"]
@@ -101,7 +101,7 @@ def prepare(
 def taken(
     kernel: Any, state: Any, h: float, anchor: Anchor, **moved: Tensor
 ) -> tuple[Any, StochasticInfo]:
-    """Return the state after a step of size h, and what it tells; for a frozen chain time goes on."""
+    """Return the state after a step of size h, and its info; time also advances for frozen chains."""
     old = tuple(getattr(state, name) for name in moved)
     new, info = settle(tuple(moved.values()), old, kernel.on_nonfinite)
     state = state._replace(

@@ -106,7 +106,7 @@ def read(path: str | os.PathLike[str]) -> dict[str, Any]:
 
 
 def _sound(saved: dict[str, Any]) -> bool:
-    """Tell whether the sizes that a state names can be those of a run."""
+    """Return whether the sizes that a state names can be those of a run."""
     shape, counts = saved["shape"], [saved[k] for k in ("n_steps", "burn_in", "done", "draws")]
     try:
         return (

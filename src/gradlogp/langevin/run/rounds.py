@@ -36,7 +36,7 @@ class Thinning(NamedTuple):
         return max(0, step - self.burn_in + self.since) // self.thin - made
 
     def due(self, step: int) -> bool:
-        """Tell whether this step gives a draw."""
+        """Return whether this step gives a draw."""
         taken = step - self.burn_in + self.since
         return taken > 0 and taken % self.thin == 0
 

@@ -67,7 +67,7 @@ class Store:
         return False
 
     def save(self, moving: Callable[[], Mapping[str, Any]]) -> None:
-        """Save what a killed run goes on from; in memory there is nothing."""
+        """Save the state from which a killed run continues; in memory there is nothing to save."""
 
     def finish(self, n_draws: int) -> tuple[Tensor, Any]:
         """Return the first draws and their information."""

@@ -109,7 +109,7 @@ class Walk:
         )
 
     def resume(self) -> dict[str, Any]:
-        """Return what `run(resume=)` goes on from."""
+        """Return the state from which `run(resume=)` continues."""
         state = merge(self.end.parts)
         return {
             "version": VERSION,
@@ -121,7 +121,7 @@ class Walk:
         }
 
     def moving(self) -> dict[str, Any]:
-        """Return what a killed run goes on from, as plain values."""
+        """Return the state from which a killed run continues, as plain values."""
         resume, warmup = self.resume(), None
         if self.warmup is not None:
             names = [
