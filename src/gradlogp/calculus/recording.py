@@ -240,7 +240,7 @@ class _Program:
             self.steps.append(_Call(function, args, kwargs, places))
 
     def _check(self, call: _Call, outs: list[Tensor], follows: bool, made: set[int]) -> None:
-        """Raise `_Unfit` for a call that is not determined by its tensors, or goes on in Python."""
+        """Raise `_Unfit` for a call that is not determined by its tensors, or continues in Python."""
         function, tags = call.function, call.function.tags
         if torch.Tag.nondeterministic_seeded in tags:
             raise _Unfit

@@ -153,7 +153,7 @@ def _unrelated(name: str) -> str:
 
 
 def _pull_back(at: _At, v: Tensor | None, *, batched: bool = False) -> Tensor:
-    """Return vᵀ ∂value/∂y, with a graph of its own where that is asked for."""
+    """Return vᵀ ∂value/∂y, with its own graph on request."""
     gradient = torch.autograd.grad(
         at.value, at.y, v, create_graph=at.graph, retain_graph=True, is_grads_batched=batched,
         allow_unused=True,

@@ -106,7 +106,7 @@ def check_kept(kept: Any, config: dict[str, Any], where: str, hints: Mapping[str
 
 
 def reached(directory: str | os.PathLike[str] | None) -> tuple[Estimate | None, int]:
-    """Return the last held-out loss and the steps of a run to go on from, which may be at its end."""
+    """Return the last held-out loss and the steps of a run to continue from, which may be complete."""
     if directory is None:
         return None, 0
     run = checkpoint.read_run(directory)

@@ -65,7 +65,7 @@ def likelihood_steps(model: ScoreModel) -> int:
 
 
 def _typical(model: ScoreModel, n: int, generator: torch.Generator) -> NoisyScore:
-    """Return the score given n conditions that the data may have had, so that none is asked for."""
+    """Return the score given n conditions like those of the data, without asking the user."""
     condition = model.condition
     if not isinstance(condition, Condition):
         return model

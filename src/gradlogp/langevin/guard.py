@@ -13,7 +13,7 @@ from ..core import Density
 from ..distributions.as_target import has_log_prob
 
 ROWS = 4
-"""Rows that are asked for again, alone and in another order."""
+"""Rows that are evaluated again, alone and in a different order."""
 
 SINGLE = 2.0**-23
 """Rounding of float32, which a function may compute in whatever the dtype of x."""

@@ -57,7 +57,7 @@ Z = 5.0
 """Standard errors from which Stein's identity counts as broken."""
 
 CHECKED = 2000
-"""Draws at which scores are asked for again."""
+"""Draws at which scores are evaluated again."""
 
 
 def judge(chain: Chain) -> Verdict:

@@ -82,7 +82,7 @@ class Batches:
         return index
 
     def copy(self) -> Batches:
-        """Return one that goes on alike, and on its own."""
+        """Return a copy that continues in the same way, independently."""
         other = copy.copy(self)
         other.generator = torch.Generator().set_state(self.generator.get_state())
         return other

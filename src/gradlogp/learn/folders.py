@@ -78,7 +78,7 @@ def _beside(path: Path) -> tuple[Path, Path]:
 
 
 def discard(leftover: Path, path: Path, known: Collection[str]) -> None:
-    """Delete a folder that is no longer needed, but hand on what is not `known`."""
+    """Delete a folder that is no longer needed, but move files that are not `known`."""
     if not leftover.exists():
         return
     for item in leftover.iterdir() if path.exists() else ():

@@ -26,7 +26,7 @@ def key(seed: int, step: int, place: int) -> int:
 
 @dataclass(frozen=True)
 class _Keyed(Dataset[Any]):
-    """Items of a dataset, each made with a seed of its own: what it draws depends on nothing else."""
+    """Items of a dataset, each created with its own seed, on which alone its random numbers depend."""
 
     dataset: Any
 

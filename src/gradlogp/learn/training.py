@@ -290,7 +290,7 @@ class _Fit:
         )  # fmt: skip
 
     def _kept(self) -> Mapping[str, Tensor]:
-        """Return the weights that are handed over."""
+        """Return the final weights."""
         if self.final is not None:
             return self.final.state_dict()
         return self.best.weights or self.averaged.module.state_dict()
@@ -341,7 +341,7 @@ class _Fit:
         return value, float(norm)
 
     def steps(self) -> Iterator[Step]:
-        """Yield a record after every step; save and hand over the averaged weights at the end."""
+        """Yield a record after every step; save and return the averaged weights at the end."""
         with self.stops:
             yield from self._steps()
 

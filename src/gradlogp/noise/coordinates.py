@@ -49,7 +49,7 @@ class Rows(ABC):
 
 
 Data = Tensor | np.ndarray | Rows
-"""In memory, on disk as a NumPy memory map, or made when asked for; `(N, *event)`."""
+"""In memory, on disk as a NumPy memory map, or created on request; `(N, *event)`."""
 
 Scales = Literal["each", "one"]
 """A scale for each column of vectors and each channel of `(C, L)` or `(C, H, W)`, or one for all."""
@@ -94,7 +94,7 @@ class Subset(Rows):
 
 
 def subset(data: Data, index: Tensor) -> Tensor | Subset:
-    """Return some rows of data; of more than `HELD` bytes a view that reads them when asked for."""
+    """Return some rows of data; for more than `HELD` bytes a view that reads them on request."""
     found = Subset(data, index)
     bytes_of_row = math.prod(found.shape[1:]) * found.dtype.itemsize
     return found if len(index) * bytes_of_row > HELD else found[:]

@@ -18,7 +18,7 @@ MOST_FITTED = 5000
 """Values that a transform is fitted to."""
 
 FEW = 500
-"""Values by which the kind of a border is chosen."""
+"""Values from which the kind of a boundary is chosen."""
 
 GAIN = 3.0
 """Nats times log n that the shape parameters have to gain over all rows, to be taken."""

@@ -224,7 +224,7 @@ class Table(NamedTuple):
 
 
 def _cubic(f: np.ndarray, first: Any, last: Any) -> np.ndarray:
-    """Return the weights of the points −1, 0, 1, 2; the end of a row goes on in a straight line."""
+    """Return the weights of the points −1, 0, 1, 2; rows are continued as a straight line."""
     g, h = f * f, f * f * f
     a, b, c, d = 0.5 * np.stack([2 * g - f - h, 3 * h - 5 * g + 2, 4 * g + f - 3 * h, h - g])
     a, b, c = np.where(first, 0, a), np.where(first, b + 2 * a, b), np.where(first, c - a, c)

@@ -105,7 +105,7 @@ class Jet(Tensor):
 
 
 _WITH_GRAPH = ContextVar("_WITH_GRAPH", default=True)
-"""Whether the rules record what they do, as they need not where no gradient is asked for."""
+"""Whether the rules record what they do, which is not needed if no gradient is computed."""
 
 
 def _units(x: Tensor, index: Tensor) -> Tensor:

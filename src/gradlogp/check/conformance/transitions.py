@@ -250,5 +250,5 @@ def _from_alpha_zero(transition: Any, facts: Facts) -> None:
 
 
 def started(transition: Any) -> Any:
-    """Return a transition at the start of a run, with a memory of its own where it has one."""
+    """Return a transition at the start of a run, with its own memory if it has one."""
     return transition.begin() if hasattr(transition, "begin") else transition

@@ -36,7 +36,7 @@ from ...distributions.analytic.covariance import Covariance
 
 
 def _laws(p: Gaussian, q: Gaussian, density: bool) -> tuple[Tensor, Covariance, Covariance]:
-    """Return m_p − m_q and both covariances in float64, where a `density` is asked for invertible."""
+    """Return m_p − m_q and both covariances in float64, invertible if a `density` is needed."""
     for name, law in (("p", p), ("q", q)):
         check_kind(law, name, Gaussian, "a Gaussian")
         if law.mean.ndim != 1:

@@ -199,7 +199,7 @@ class Level:
 
 
 class _Blind:
-    """A target in place of one whose score at the end of a level nobody uses."""
+    """A target that replaces one whose score at the end of a level is not used."""
 
     def score(self, y: Tensor) -> Tensor:
         return torch.zeros_like(y)
@@ -213,7 +213,7 @@ blind = _Blind()
 
 @lru_cache(maxsize=64)
 def _solved(schedule: Schedule, n_steps: int, kernel: Any) -> float:
-    """Return the η of `AnnealedLangevin.solved`; a pure function, kept as every level asks for it."""
+    """Return the η of `AnnealedLangevin.solved`; a pure function, cached for all levels."""
     if schedule.times is None:
         raise ValueError(
             f"a step is solved for the levels of a ladder, but {schedule} is continuous; use "

@@ -259,7 +259,7 @@ def given_rows(given: str, table: TableEstimator, *, quiet: bool) -> Any:
 
 
 def levels_of(estimator: ScoreEstimator, method: Method, steps: int | None) -> int:
-    """Return the noise levels to pass through: asked for, measured, or those of the method."""
+    """Return the number of noise levels: requested, measured, or that of the method."""
     return max(2, steps or (estimator.sample_levels() if method == "flow" else STEPS[method]))
 
 

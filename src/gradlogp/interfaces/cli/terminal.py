@@ -20,7 +20,7 @@ NAME = "gradlogp"
 
 
 def in_ascii(text: str) -> str:
-    """Return text in ASCII: a minus for a minus, 10^2 for 10², a question mark for what nobody knows.
+    """Return text in ASCII: a minus for a minus, 10^2 for 10², a question mark for unknown characters.
 
     Examples:
         >>> in_ascii("−1.743 ± 0.021, 10⁻⁷, σ²")

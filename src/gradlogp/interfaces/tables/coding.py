@@ -51,7 +51,7 @@ def encode(column: Column, series: pd.Series, generator: torch.Generator) -> tup
 
 
 def _shown(column: Column, value: float) -> str:
-    """Return a border in the units of the table."""
+    """Return a boundary in the units of the table."""
     if column.kind != "date" or column.dtype.startswith("timedelta") or math.isinf(value):
         return f"{value + column.base:g}"
     return str(np.array(round(value) + column.base).astype(f"M8[{column.unit}]"))
@@ -283,7 +283,7 @@ def _typed(column: Column, values: np.ndarray, holes: np.ndarray) -> pd.Series:
 
 
 def _whole(column: Column, values: np.ndarray, holes: np.ndarray) -> Any:
-    """Return whole numbers, exactly: those of a column of numbers, or those that are texts."""
+    """Return integers exactly: those of a column of numbers, or those in texts."""
     info = np.iinfo(column.dtype.lower())
     if column.transform is None:
         exact = [0 if hole else int(v) for v, hole in zip(values, holes, strict=True)]

@@ -41,10 +41,10 @@ BEYOND = 10.0
 """Ranges beyond what was seen at which numbers that are drawn end, so that none is infinite."""
 
 CLOSER = 1000.0
-"""How many times nearer to a border than all that was seen numbers may be drawn."""
+"""How many times nearer to a boundary than all training values numbers may be drawn."""
 
 FAR = 10.0
-"""Standard deviations between 0 and the least value, from which on 0 is no border that matters."""
+"""Standard deviations between 0 and the smallest value, above which 0 is not a relevant boundary."""
 
 PRESENT, MISSING, REST = "\0present", "\0missing", "\0others"
 """States beside levels; no text of a table begins like that."""
@@ -383,7 +383,7 @@ def _all_met(values: np.ndarray, step: float) -> bool:
 
 
 def _resolution(present: pd.Series) -> tuple[str, np.ndarray]:
-    """Return the coarsest of years, months, days, hours, … that holds all dates, and whole numbers."""
+    """Return the coarsest of years, months, days, hours, … that fits all dates, and the integers."""
     time = present.dt.tz_localize(None) if getattr(present.dt, "tz", None) else present
     letter, raw = present.dtype.kind, time.to_numpy()
     own = np.datetime_data(raw.dtype)[0]

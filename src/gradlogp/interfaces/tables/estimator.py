@@ -165,7 +165,7 @@ class TableEstimator:
         return {"table": table | {"condition": self.condition, "dropout": self.dropout_}}
 
     def _check_same(self, directory: str | os.PathLike[str]) -> None:
-        """Raise `ValueError` if the checkpoint to go on from was made of another table."""
+        """Raise `ValueError` if the checkpoint to continue from belongs to a different table."""
         kept = columns_of(checkpoint.read_config(directory), directory)
         before, now = ({c.name: c for c in columns} for columns in (kept, self.columns_))
         other = [name for name in {**before, **now} if before.get(name) != now.get(name)]

@@ -28,7 +28,7 @@ NUMBER = re.compile(
 """A number with groups of digits and a decimal mark, or with at most the latter."""
 
 THREES = re.compile(r"[+-]?\d{1,3}(\.\d{3})*")
-"""A whole number with a point between its groups, or a fraction of three decimals."""
+"""An integer with a point between its groups, or a fraction with three decimals."""
 
 MARKS = 10
 """Most different texts among numbers that are marks of something, such as "?", and not names."""
@@ -344,7 +344,7 @@ def _dates(frame: pd.DataFrame, form: Form, notes: list[str]) -> tuple[tuple[str
 
 
 def _numbered(present: pd.Series) -> bool:
-    """Whether whole numbers are dates such as 20240131."""
+    """Whether integers are dates such as 20240131."""
     inside = bool(present.between(19000101, 21001231).all())
     return inside and _parsed(present.astype("string"), NUMBERED[0]) is not None
 

@@ -36,7 +36,7 @@ DATES = (
 """Ways to write a date; of two that fit, the first is taken."""
 
 NUMBERED = ("%Y%m%d",)
-"""Dates written as whole numbers, of the years 1900 to 2100."""
+"""Dates written as integers, of the years 1900 to 2100."""
 
 
 @dataclass(frozen=True)

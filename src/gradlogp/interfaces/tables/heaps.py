@@ -72,7 +72,7 @@ def smooth_part(values: np.ndarray, atoms: Atoms) -> np.ndarray:
 
 
 def _inside(T: Monotone, x: Tensor) -> Tensor:
-    """Return T(x), infinite beyond its borders."""
+    """Return T(x), infinite beyond its boundaries."""
     above = torch.zeros_like(x, dtype=torch.bool) if T.low is None else x <= T.low
     below = torch.zeros_like(x, dtype=torch.bool) if T.high is None else x >= T.high
     middle = T.inverse(torch.zeros(1, dtype=x.dtype))

@@ -296,7 +296,7 @@ class NUTS:
         return work, stack[0]
 
     def _doubled(self, work: _Work, half: _Tree, depth: int) -> tuple[_Work, Tensor]:
-        """Return the tree with its new half, and which chains go on."""
+        """Return the tree with its new half, and which chains continue."""
         old, outcome = work.tree, work.outcome
         take = work.uniforms[:, 1, depth] < (half.log_w - old.log_w).exp()
         tree = _joined(old, half, take)
@@ -328,7 +328,7 @@ class NUTS:
 def _left(
     work: _Work, also: Any, going: Tensor, kept: tuple[Tensor, _Outcome]
 ) -> tuple[_Work, Any]:
-    """Return the chains that go on, with what belongs to them, after all have been saved."""
+    """Return the chains that continue, with their data, after all have been saved."""
     for whole, part in zip((kept[0], *kept[1]), (work.tree.pick, *work.outcome), strict=True):
         whole[work.rows] = part
     return _rows((work, also), going.nonzero()[:, 0])

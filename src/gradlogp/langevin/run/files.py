@@ -237,7 +237,7 @@ class Lock:
 
 
 def _flock(file: int) -> bool:
-    """Lock a file, if nobody else has: also another thread of this process."""
+    """Lock a file, unless another process or another thread of this one has locked it."""
     import fcntl  # not on every system
 
     try:

@@ -27,7 +27,7 @@ class Store:
     """
 
     caught: int | None = None
-    """The signal that asked for the end of the run."""
+    """The signal that ended the run."""
 
     def __init__(
         self, device: torch.device, x: Tensor, n_draws: int, parameters: Parameters | None = None

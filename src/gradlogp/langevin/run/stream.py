@@ -94,7 +94,7 @@ class Stream:
 
     @property
     def caught(self) -> int | None:
-        """The signal that asked for the end of the run."""
+        """The signal that ended the run."""
         return self._stops.caught
 
     def interruptible(self) -> AbstractContextManager[None]:

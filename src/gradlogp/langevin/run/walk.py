@@ -64,7 +64,7 @@ class Walk:
 
     @property
     def counts(self) -> tuple[int, int, Thinning, int]:
-        """Steps taken and asked for, which are kept, and after how many divergent ones count."""
+        """Steps taken and requested, which are kept, and after how many divergent ones count."""
         n_steps, thinning, how = self.asked
         return self.end.done, n_steps, thinning, 0 if how is None else thinning.burn_in
 
@@ -198,7 +198,7 @@ def go_on(
 
 
 def check_alone(path: str | os.PathLike[str], x0: Tensor | None, keep: Keep | Place) -> None:
-    """Raise `ValueError` for starting points or another place beside the stream that goes on."""
+    """Raise `ValueError` for starting points or a different file beside a continued stream."""
     if x0 is not None:
         raise ValueError("pass x0= or resume=, not both: a resumed run starts where it ended")
     if keep != "memory" and (

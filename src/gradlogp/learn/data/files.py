@@ -143,7 +143,7 @@ def uneven(line: int, cells: int, first: int) -> str:
 
 
 def _whole(cells: list[str]) -> bool:
-    """Whether these are whole numbers, each another."""
+    """Whether these are distinct integers."""
     return len(set(cells)) == len(cells) and all(
         cell.removeprefix("-").isdecimal() for cell in cells
     )

@@ -154,7 +154,7 @@ def train_held_out(
 
 
 def _select(raw: Raw, columns: Sequence[str] | None, label: str | None, where: str) -> Raw:
-    """Take the columns asked for as one array of numbers, and the labels from column `label`."""
+    """Take the requested columns as one array of numbers, and the labels from column `label`."""
     data, names = raw.data, raw.names
     if isinstance(data, np.ndarray):
         names = names or (tuple(map(str, range(data.shape[1]))) if data.ndim == 2 else ())

@@ -61,7 +61,7 @@ def reading(path: Path) -> Iterator[None]:
 
 
 def check_unpacked(path: Path, size: int) -> None:
-    """Raise `ValueError` where a small file claims to hold very much, before memory is asked for."""
+    """Raise `ValueError` if a small file claims to hold very much, before memory is allocated."""
     most, times = BOMB
     if size > most and size > times * path.stat().st_size:
         raise ValueError(

@@ -160,7 +160,7 @@ def masked_errors(
     t: Tensor | None = None,
     generator: Generator | None = None,
 ) -> Float[Tensor, "batch D"]:
-    """Return σ s_θ(z_t | z_K) + ε, 0 in entries that are known: arguments as of `masked`."""
+    """Return σ s_θ(z_t | z_K) + ε, 0 in entries that are known: arguments as in `masked`."""
     check_kind(score, "score", MaskedScore, "a MaskedScore, model.given(rows with missing values)")
     check_points(z, "z", score.event_shape)
     if score.condition is None:
