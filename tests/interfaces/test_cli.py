@@ -132,9 +132,9 @@ def test_evaluate_in_bits_with_probes_and_a_report(tmp_path, capsys):
     for name, more in (("exact", ("--out", report)), ("probed", ("--probes", 3))):
         code, out, err = call(capsys, "evaluate", model, data, *arguments, *more)
         found = json.loads(out)
-        assert code == 1  # samples of a model of numbers are no whole numbers
+        assert code == 1  # samples of a model of plain numbers are not integers
         assert not found["ok"]
-        assert "the samples of a are no whole numbers" in " ".join(found["reasons"])
+        assert "the samples of a are not integers" in " ".join(found["reasons"])
         assert err.startswith("not ok: ")
         assert err.count("\n") == 1
         rows[name] = {row["name"]: row for row in found["rows"]}
@@ -146,7 +146,7 @@ def test_evaluate_in_bits_with_probes_and_a_report(tmp_path, capsys):
     assert abs(exact["value"] - probed["value"]) < 4 * probed["standard_error"]
     page = (report / "index.html").read_text()
     assert "Evaluation of m" in page
-    assert "the samples of a are no whole numbers" in page
+    assert "the samples of a are not integers" in page
     refuse(capsys, 2, "evaluate", model, data, "--out", tmp_path / "p.txt", says="a folder")
     refuse(capsys, 2, "evaluate", model, data, "--levels", 1, says="levels")
     refuse(capsys, 1, "evaluate", model, data, "--levels", 4, says="integers from 0 to 3")

@@ -34,7 +34,7 @@ class Solution(NamedTuple):
     Attributes:
         u: Shape of b.
         residual: ‖b − M u‖/‖b‖ by the recursion, `(B,)`; 0 where b = 0.
-        steps: Products with M that were used, `(B,)`.
+        steps: Number of products with M, `(B,)`.
         converged: Whether the residual is below the tolerance, `(B,)`.
     """
 
@@ -55,24 +55,24 @@ def conjugate_gradients(
     r"""Solve M u = b for a symmetric positive definite M of each sample.
 
     From u = 0 the k-th iterate minimises ½ uᵀ M u − bᵀ u over span{b, M b, …, M^{k−1} b}. Every
-    sample has its own step and stays where it is once it has converged, whatever the others in
-    its batch do.
+    sample has its own step and no longer changes once it has converged, whatever the others in its
+    batch do.
 
     Wikipedia:
         https://wikipedia.org/wiki/Conjugate_gradient_method
 
     Arguments:
         product: v -> M v, `(B, *event) -> (B, *event)`, sample by sample.
-        b: Right-hand sides, `(B, *event)`; d is the number of entries of one.
-        tol: Where ‖b − M u‖/‖b‖ is small enough; by default ε^{3/4} of the dtype (2e-12 in
-            double, 6e-6 in single precision).
-        max_steps: Most products; by default max(50, 2d). Whether that was enough, `converged`
-            says.
+        b: Right-hand sides, `(B, *event)`; d is the number of entries of one of them.
+        tol: Tolerance for ‖b − M u‖/‖b‖; by default ε^{3/4} of the dtype (2e-12 in double, 6e-6 in
+            single precision).
+        max_steps: Maximum number of products; by default max(50, 2d). `converged` says whether
+            that was enough.
         indefinite: At a direction p with pᵀ M p ≤ 0 either "raise", or "stop" that sample at the
-            iterate before.
+            previous iterate.
 
     Raises:
-        ValueError: If M is seen not to be positive definite; for numbers that are not finite, a
+        ValueError: If M turns out not to be positive definite; for numbers that are not finite, a
             wrong shape or option.
 
     References:
@@ -132,11 +132,11 @@ def solve_all(
     max_steps: int | None = None,
     indefinite: Indefinite = "raise",
 ) -> Tensor:
-    """Return u of all samples; a requested number of steps may be too few to converge.
+    """Return u of all samples; a requested number of steps need not be enough to converge.
 
     Raises:
-        ValueError: If no number of steps was requested and a sample has not converged; and as
-            `conjugate_gradients`.
+        ValueError: If no number of steps was requested and a sample has not converged; and in the
+            same cases as `conjugate_gradients`.
     """
     found = conjugate_gradients(product, b, tol=tol, max_steps=max_steps, indefinite=indefinite)
     if max_steps is None and indefinite == "raise" and not bool(found.converged.all()):
@@ -167,9 +167,9 @@ def lanczos(
     .. math:: A Q = Q T + β\, q_{k+1} e_k^\top, \quad Q^\top Q = I
 
     from a random unit vector. An eigenvector u of T with eigenvalue θ gives one of A up to
-    :math:`\|A Q u - θ Q u\| = β |u_k|`. The basis is made orthogonal twice in every iteration. Where
-    a space is exhausted, a fresh vector goes on in the rest, with no coupling: so that after d
-    iterations all is found.
+    :math:`\|A Q u - θ Q u\| = β |u_k|`. The basis is orthogonalised twice in every iteration. If a
+    subspace is exhausted, the iteration continues with a new vector in its complement, without
+    coupling, so that d iterations find all eigenvalues.
 
     References:
         | An Iteration Method for the Solution of the Eigenvalue Problem of Linear Differential and
@@ -178,9 +178,9 @@ def lanczos(
 
     Arguments:
         product: v -> A v, both `(batch, d)`.
-        like: What the vectors are like, `(batch, d)`.
-        n_iterations: Products to take; at most d are.
-        generator: Where the starting vectors come from.
+        like: A tensor of the shape, dtype and device of the vectors, `(batch, d)`.
+        n_iterations: Number of products; at most d are computed.
+        generator: Source of the starting vectors.
     """
     n, d = like.shape
     k = min(n_iterations, d)

@@ -1,4 +1,4 @@
-"""Classical density estimators, fitted to the rows that a model learned from: what there is to beat."""
+"""Classical density estimators, fitted to the training rows of a model, for comparison."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Baseline(NamedTuple):
     """A fitted estimator.
 
     Attributes:
-        name: What it is.
+        name: Its name in words.
         log_prob: The log-density of rows `(n, d)`, in nats.
         sample: Draws rows from it.
     """
@@ -49,14 +49,14 @@ def baselines(
 ) -> list[Baseline]:
     """Fit a normal law, a mixture of normal laws, and a kernel density.
 
-    The number of components is that of the least BIC among 2, 4, 8, 16 and 32, the bandwidth that of
-    the largest likelihood of a fifth of the rows. All are fitted in units of each column's deviation;
-    a mixture up to 64 columns, a kernel density up to 5. A constant column is refused: no density
-    has one.
+    The number of components minimises BIC among 2, 4, 8, 16 and 32, the bandwidth maximises the
+    likelihood of a fifth of the rows. All are fitted in units of each column's standard deviation;
+    a mixture up to 64 columns, a kernel density up to 5. A constant column is refused, because it
+    has no density.
 
     Arguments:
         train: Rows, `(n, d)`, finite.
-        generator: Where starts, subsamples and splits come from.
+        generator: Source of starts, subsamples and splits.
 
     Raises:
         ValueError: For fewer than 10 rows, values that are not finite, or a constant column.

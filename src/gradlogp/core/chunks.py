@@ -49,7 +49,7 @@ def count_chunks(n: int, chunk_size: int | None) -> int:
     """Return how many chunks n chains make.
 
     Raises:
-        ValueError: If there is no chain, or a chunk would have none.
+        ValueError: If there is no chain, or a chunk would be empty.
     """
     check_count(n, "the number of chains")
     if chunk_size is not None:
@@ -58,7 +58,7 @@ def count_chunks(n: int, chunk_size: int | None) -> int:
 
 
 def shares(n: int, chunk_size: int | None, processes: Processes = ALONE) -> list[slice]:
-    """Return the chunks of n rows that are those of this process; one each without a chunk size.
+    """Return the chunks of n rows that belong to this process; one each without a chunk size.
 
     Raises:
         ValueError: For a chunk size below 1, or fewer chunks than processes.
@@ -79,12 +79,12 @@ def chunks(
     generator: Generator | None,
     processes: Processes = ALONE,
 ) -> Iterator[tuple[slice, NoiseSource]]:
-    """Yield the chunks of x, each with streams of its own (a source of your own serves them all).
+    """Yield the chunks of x, each with its own streams (a noise source of yours serves them all).
 
     Each of several processes goes through its own chunks.
 
     Raises:
-        ValueError: For a chunk size below 1, fewer chunks than processes, or chunks asked of a
+        ValueError: For a chunk size below 1, fewer chunks than processes, or chunks with the
             caller's own noise.
     """
     mine = shares(len(x), chunk_size, processes)
@@ -104,9 +104,9 @@ def chunks(
 def distances(x: Float[Tensor, "n *event"], y: Float[Tensor, "m *event"]) -> Float[Tensor, "n m"]:
     r"""Return :math:`\lVert x_i - y_j \rVert` over the event, computed as differences.
 
-    The expansion ‖x‖² + ‖y‖² − 2 xᵀy, which `torch.cdist` takes by default for many rows, cancels: far
-    from the origin nothing of a small distance is left. Here copies are at exactly 0. Half
-    precision, which `torch.cdist` does not take, is computed in float32.
+    The expansion ‖x‖² + ‖y‖² − 2 xᵀy, which `torch.cdist` uses by default for many rows, suffers
+    from cancellation: far from the origin small distances are lost. Here copies have distance 0
+    exactly. Half precision, which `torch.cdist` does not support, is computed in float32.
     """
     check_batch(x)
     check_batch(y, x.shape[1:], "y")

@@ -1,7 +1,7 @@
-"""Shapes, and the checks of arguments that everything else asks for: one wording for each refusal.
+"""Shapes and checks of arguments, with one wording for each refusal.
 
-Doors (drivers, estimators, metrics, objectives, constructors) ask them once. What runs inside a loop
-asks for shapes alone: to look at values costs a wait for the device.
+Entry points (drivers, estimators, metrics, objectives, constructors) run all checks once. Code
+inside a loop checks only shapes, because looking at values would wait for the device.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def check_batch(
 ) -> None:
     """Raise `ValueError` unless x is a floating-point batch `(B, *event)`.
 
-    Its numbers are in memory, unless `held` is False: compilers send tensors without any.
+    Its numbers must be in memory, unless `held` is False: compilers pass tensors without memory.
     """
     if not isinstance(x, Tensor):
         raise ValueError(f"{name} must be a torch.Tensor, got {shown(x)}")
@@ -179,7 +179,7 @@ def check_level(
     """Return a scale `()` or one per sample `(B,)`, positive or `zero`, so that it multiplies x.
 
     Raises:
-        ValueError: For another shape, or a value that is not finite or too small.
+        ValueError: For a different shape, or a value that is not finite or too small.
     """
     v = per_sample(value, x, name)
     if not bool((torch.isfinite(v) & (v >= 0 if zero else v > 0)).all()):
@@ -227,7 +227,7 @@ def asked(f: Callable[[Tensor], Any], x: Tensor, name: str) -> Any:
     """Return f(x), refusing what was computed by NumPy or SciPy, which have no gradients.
 
     Raises:
-        TypeError: For such a function; a `ValueError` would count as a point outside of the support.
+        TypeError: For such a function; a `ValueError` would count as a point outside the support.
     """
     try:
         value = f(x)
@@ -248,7 +248,7 @@ def asked(f: Callable[[Tensor], Any], x: Tensor, name: str) -> Any:
 NUMPY = (  # what to write instead of a function of arrays
     "{} is computed by NumPy or SciPy, which have no gradients: write it with PyTorch (torch.exp for "
     "np.exp, dim= for axis=, torch.distributions for scipy.stats); or, if you have its gradient too, "
-    "give both as functions of tensors, log_prob=lambda x: torch.from_numpy(f(x.detach().numpy())) and "
+    "pass both as functions of tensors, log_prob=lambda x: torch.from_numpy(f(x.detach().numpy())) and "
     "score=lambda x: torch.from_numpy(g(x.detach().numpy()))"
 )
 

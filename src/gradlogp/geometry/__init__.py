@@ -1,4 +1,4 @@
-"""What a score says of the manifold its data lie on: its dimension, tangents and curvature."""
+"""What a score reveals about the manifold of its data: dimension, tangents and curvature."""
 
 from .dimension import IntrinsicDimension as IntrinsicDimension
 from .dimension import SigmaRange as SigmaRange

@@ -87,9 +87,9 @@ def score_moments(
 
 
 def rank_threshold(n: Tensor | float, D: int) -> float:
-    """Return what a normal eigenvalue of the mean of σ² s sᵀ over n draws certainly exceeds.
+    """Return a threshold that normal eigenvalues of the mean of σ² s sᵀ over n draws exceed.
 
-    Half of the lower end of the law of Marchenko and Pastur, (1 − √(D/n))², for D directions.
+    Half of the lower end of the Marchenko–Pastur law, (1 − √(D/n))², for D directions.
     """
     return 0.5 * (1 - (D / float(n)) ** 0.5) ** 2
 
@@ -103,7 +103,7 @@ class TangentSpace(NamedTuple):
     Attributes:
         directions: Orthonormal columns, `(B, D, D)`; the first `dimension` of them are tangent.
         spectrum: How normal each is, `(B, D)`: near 0 for tangents and near 1 for normals.
-        dimension: Of the manifold, `(B,)`; D where no normal direction was seen.
+        dimension: Dimension of the manifold, `(B,)`; D where no normal direction was found.
     """
 
     directions: Float[Tensor, "batch D D"]
@@ -136,22 +136,22 @@ def tangent_space(
         -σ^2 \nabla s_σ(x) \to P_N, \qquad
         \frac{σ^2}{K} \sum_{i=1}^K s_σ(x + σ z_i)\, s_σ(x + σ z_i)^\top \to P_N
 
-    as σ → 0, with P_N the projection on the normal space. "jacobian" takes the spectrum of the
-    first, with D vector-Jacobian products a point; "perturbations" that of the second, with K
-    evaluations and no derivative, so that any score will do. Eigenvalues near 1 are normal, those
-    of tangents are O(σ²) (O(σ) off the manifold). A direction in which data have the standard
+    as σ → 0, with P_N the projection onto the normal space. "jacobian" uses the spectrum of the
+    first, with D vector-Jacobian products per point; "perturbations" that of the second, with K
+    evaluations and no derivative, for any score. Eigenvalues of normals are near 1, those of
+    tangents are O(σ²) (O(σ) off the manifold). A direction in which data have the standard
     deviation τ has the eigenvalue σ²/(τ² + σ²).
 
     Arguments:
         score: s at noise level σ, with α = 1.
         x: Points on the manifold or within a few σ of it, `(B, *event)`.
         sigma: σ, `()` or `(B,)`.
-        dimension: k, where it is known; else the eigenvalues are counted.
+        dimension: k, if it is known; by default the eigenvalues are counted.
         method: "jacobian" or "perturbations".
         n_perturbations: K, at least 2D; by default max(64, 8D).
-        generator: Where the perturbations come from.
-        stack: Perturbations handed to the score at once, as stack · B rows. More than 1 is faster
-            with few points, and needs a score that treats all rows alike.
+        generator: Source of the perturbations.
+        stack: Number of perturbations passed to the score at once, as stack · B rows. More than 1
+            is faster with few points, and needs a score that treats all rows in the same way.
 
     Raises:
         ValueError: For σ ≤ 0, a dimension that is not below D, or too few perturbations.
@@ -216,8 +216,8 @@ def tangent_normal_split(
         \frac{x - π(x)}{σ^2}}_{\text{normal}} + O(σ^2) \quad \text{near } M
 
     The tangent part tends to the score of the density on the manifold, the normal part to half the
-    mean-curvature vector H, minus the distance to the manifold at rate 1/σ². So where a point is
-    seen to be off the manifold, geometry is stronger than density by a factor of order σ⁻².
+    mean-curvature vector H, minus the distance to the manifold divided by σ². So for a point
+    visibly off the manifold, geometry dominates density by a factor of order σ⁻².
 
     Arguments and errors are those of `tangent_space`. Where the dimension is found to be D, no normal
     direction was seen, and the normal part is 0.
@@ -256,7 +256,7 @@ def mean_curvature(
     .. math:: P_N s_σ(x) \to \tfrac12 H(x) \quad (σ \to 0, \; x \in M)
 
     whatever the density on M, with error O(σ²). The points must lie on M: a distance δ adds −δ/σ²,
-    so noise in them drowns the curvature unless it is far below σ². H is the sum over tangent
+    so noise in them hides the curvature unless it is far below σ². H is the sum over tangent
     directions; some authors call H/k the mean curvature. Arguments and errors are those of
     `tangent_space`.
 
@@ -285,18 +285,18 @@ def project(
 
     .. math:: x \leftarrow x + σ^2 s_σ(x) = E[x_0 \mid x_σ = x] = π(x) + O(σ^2)
 
-    One step does nearly all of it. More steps remove what is left of the distance, and move points
-    along the manifold by σ² times its density's score each time, in the end to the modes. With
-    `dimension` k they go along the D − k most normal directions alone, which does not drift
-    (subspace-constrained mean shift); that costs D vector-Jacobian products a step. Both stop where
-    the normal part of the score is 0, off the manifold by σ²/2 times its mean curvature.
+    One step removes nearly all of the distance. More steps remove the rest, but each also moves
+    the points along the manifold by σ² times the score of its density, finally to the modes. With
+    `dimension` k points move only along the D − k most normal directions, without this drift
+    (subspace-constrained mean shift), at a cost of D vector-Jacobian products per step. Both end
+    where the normal part of the score is 0, off the manifold by σ²/2 times its mean curvature.
 
     Arguments:
         score: s at noise level σ, with α = 1.
         x: Points, `(B, *event)`.
         sigma: σ, `()` or `(B,)`.
         n_steps: Number of steps.
-        dimension: k, to move along normals only.
+        dimension: k, to move only along normals.
 
     Raises:
         ValueError: For σ ≤ 0, fewer than one step, or a dimension that is not below D.
@@ -335,18 +335,18 @@ def interpolate(
 ) -> Float[Tensor, "points batch *event"]:
     """Return a curve from a to b along the manifold, with nearly equal steps.
 
-    The middle of a and b is projected on the manifold, then the middles of both halves, and so on:
-    each new point starts nearer to the manifold than a point of the straight line would. On a sphere
-    this is the geodesic. Where the middle is as far from one side as from another (antipodes), the
-    way is not determined, and the middle may stay off the manifold.
+    The midpoint of a and b is projected onto the manifold, then the midpoints of both halves, and
+    so on: each new point starts closer to the manifold than a point of the straight line would. On
+    a sphere this is the geodesic. If the midpoint is equally far from several sides (antipodes),
+    the path is not determined, and the midpoint may stay off the manifold.
 
     Arguments:
         score: s at noise level σ, with α = 1.
-        a: From, `(B, *event)`.
-        b: To, `(B, *event)`.
+        a: First points, `(B, *event)`.
+        b: Last points, `(B, *event)`.
         sigma: σ, `()` or `(B,)`.
-        n_bisections: The curve has 2^n_bisections + 1 points, a and b among them.
-        n_steps: Steps of each projection, as of `project`.
+        n_bisections: The curve has 2^n_bisections + 1 points, including a and b.
+        n_steps: Number of steps of each projection, as in `project`.
 
     Returns:
         The points `(2^n_bisections + 1, B, *event)`.

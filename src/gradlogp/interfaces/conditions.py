@@ -41,7 +41,8 @@ def read_classes(y: Any) -> np.ndarray:
     """Return classes as an array, `()` or `(n,)`, of text, integers or booleans.
 
     Raises:
-        ValueError: For numbers that are not integers, holes, or an array of another shape.
+        ValueError: For numbers that are not integers, missing values, or an array of a wrong
+            shape.
     """
     found = as_array(y)
     if found.dtype == object:
@@ -73,7 +74,7 @@ def number_classes(y: Any, classes: np.ndarray) -> Tensor:
     """Return the numbers of classes, `(1,)` or `(n,)`.
 
     Raises:
-        ValueError: For a class that is not among those known.
+        ValueError: For an unknown class.
     """
     found = np.atleast_1d(read_classes(y))
     known = {name: i for i, name in enumerate(classes.tolist())}
@@ -86,9 +87,9 @@ def number_classes(y: Any, classes: np.ndarray) -> Tensor:
 
 
 def read_values(y: Any, shape: Sequence[int] | None = None) -> Tensor:
-    """Return float64 values `(n, *shape)`; without a shape it is that of y's rows.
+    """Return float64 values `(n, *shape)`; by default the shape is that of the rows of y.
 
-    One row may come without its first axis, and single numbers as one per row.
+    A single row may lack its first axis, and single numbers count as one per row.
 
     Raises:
         ValueError: For values that are not numbers, NaN or infinite, or of a different shape.
@@ -133,10 +134,10 @@ def learn_condition(
     estimator: Any, y: Any, n: int, names: Sequence[str] | None = None,
     weight: Tensor | None = None,
 ) -> Tensor | None:  # fmt: skip
-    """Return what y holds, one row for each of n, and let an estimator keep what it can be.
+    """Return y as an array with n rows, and store its classes or shape in the estimator.
 
     Raises:
-        ValueError: If y is missing, or not what `condition` says.
+        ValueError: If y is missing, or not of the kind that `condition` says.
     """
     if estimator.condition is None:
         return None
@@ -171,7 +172,7 @@ def given_score(estimator: Any, score: ScoreModel, y: Any, n: int) -> NoisyScore
     """Return the score given y, one row for each of n samples or one for all.
 
     Raises:
-        ValueError: For a y that is missing, not wanted, or of another kind or number of rows.
+        ValueError: For a y that is missing, superfluous, or of a wrong kind or number of rows.
     """
     if estimator.condition is None:
         if y is not None:
@@ -232,14 +233,14 @@ def sample_weights(sample_weight: Any, n: int) -> Tensor | None:
 def repeated(
     weight: Tensor, generator: torch.Generator | None = None, *, copies: int = 4
 ) -> Tensor:
-    r"""Return row i so often as its weight says, `(m,)`, by systematic sampling.
+    r"""Return each row i in proportion to its weight, `(m,)`, by systematic sampling.
 
     .. math::
         n_i = \lfloor C_i + u \rfloor - \lfloor C_{i-1} + u \rfloor, \qquad
         C_i = \frac{m}{W} \sum_{j \le i} w_j, \quad u \sim U(0, 1)
 
-    so that E n_i = m w_i / W and |n_i − E n_i| < 1, W the sum of the weights. With whole weights m is W
-    where that is at most so many copies for each row, and n_i = w_i; else m is that.
+    so that E n_i = m w_i / W and |n_i − E n_i| < 1, W the sum of the weights. With integer weights
+    m is W, and n_i = w_i, if that is at most `copies` per row; otherwise m is `copies` times n.
 
     A row of average weight is there in so many `copies`: rounding 4 to whole ones adds less than a
     tenth to errors.
@@ -256,9 +257,10 @@ def repeated(
 
 
 class Divided(NamedTuple):
-    """Rows to learn from and rows held out, some more than once where rows have weights.
+    """Training rows and held-out rows, some of them repeated if rows have weights.
 
-    `distinct` are those to learn from once each, and `repeats` is which of them each is, or None.
+    `distinct` are the training rows without repetition, and `repeats` the index of each training
+    row among them, or None.
     """
 
     kept: Tensor

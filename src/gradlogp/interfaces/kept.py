@@ -111,7 +111,7 @@ def check_kept(kept: Any, config: dict[str, Any], where: str, hints: Mapping[str
 
 
 def reached(directory: str | os.PathLike[str] | None) -> tuple[Estimate | None, int]:
-    """Return the last held-out loss and the steps of a run to go on from, which may be at its end."""
+    """Return the last held-out loss and the steps of a run to continue from, which may be complete."""
     if directory is None:
         return None, 0
     run = checkpoint.read_run(directory)
@@ -138,10 +138,10 @@ def check_same(estimator: Any, model: ScoreModel, extra: dict[str, Any]) -> None
 
 
 def begun(estimator: Any, shape: torch.Size) -> ScoreModel | None:
-    """Return the model that an estimator continues, or starts from; None if it is to be built.
+    """Return the model that an estimator continues, or starts from; None if it must be built.
 
     Raises:
-        ValueError: For data that may be two things, and a model that does not go with it.
+        ValueError: For ambiguous data, or a model that does not fit the data.
     """
     if estimator.network is None:
         layout(tuple(shape), "X", "pass")
@@ -222,7 +222,7 @@ def training_of(estimator: Any) -> TrainingSettings:
 
 
 def check_asked(estimator: Any) -> None:
-    """Raise `ValueError` for what an estimator cannot be asked for, whether it will be used or not."""
+    """Raise `ValueError` for invalid options of an estimator, whether they will be used or not."""
     for name in ("max_iter", "batch_size", "n_sample_steps", "n_likelihood_steps"):
         if getattr(estimator, name) is not None:
             check_count(getattr(estimator, name), name)

@@ -1,4 +1,4 @@
-"""What the estimator, the command line and the demonstrations start from and end with."""
+"""Building models, shared by the estimator, the command line and the demonstrations."""
 
 from __future__ import annotations
 
@@ -144,9 +144,10 @@ def warn_of_rank(x: Tensor | Subset, width: int) -> None:
 
 
 def _unexplained(z: Tensor, y: Tensor) -> float:
-    """Return the least standard deviation of any direction that a linear prediction from y leaves.
+    """Return the smallest residual standard deviation of any direction, given a linear fit to y.
 
-    As narrow as the posterior of a linear model, and no narrower than that of any other on average.
+    For a linear model this is the width of the posterior, and otherwise it is on average no
+    narrower.
     """
     found = linear_part(z.flatten(1).double(), y)
     if found is None:
@@ -162,9 +163,9 @@ def suits_unet(event: Sequence[int]) -> bool:
 def levels_for(event: Sequence[int]) -> tuple[int, ...]:
     """Return channels for the levels of a U-Net: (32, 64) up to 16 places; of more (16, 32, 64, …, 64).
 
-    The coarsest of these is at most 8 places wide. On a CPU that is as good in the same time as twice
-    the channels on the finest level, and better in a short one: in 25 and 60 seconds, on patches of
-    32×32 pixels.
+    The coarsest of these is at most 8 pixels wide. On a CPU this is as good as twice the channels
+    on the finest level in the same time, and better in a short time: in 25 and 60 seconds, on
+    patches of 32×32 pixels.
     """
     longest = max(event[1:])
     if longest <= 16:
@@ -252,7 +253,7 @@ def likelihood_steps(model: ScoreModel) -> int:
 
 
 def _typical(model: ScoreModel, n: int, generator: torch.Generator) -> NoisyScore:
-    """Return the score given n conditions that the data may have had, so that none is asked for."""
+    """Return the score given n conditions like those of the data, without asking the user."""
     condition = model.condition
     if not isinstance(condition, Condition):
         return model

@@ -1,9 +1,9 @@
 r"""Inverse problems: samples of x given y = A(x) + noise, with a score as the prior.
 
-Operators say what is seen, an `Observation` what was, and a method makes of the score of the prior the
-score of the posterior (`DPS`, `PiGDM`, `MomentMatching`, `AnnealedLikelihood`), or of a transition one
-that holds to the observation (`DPSStep`, `RePaint`). `posterior` has the answer in closed form
-where there is one.
+Operators describe what is seen, and an `Observation` holds the observed values. A method turns the
+score of the prior into the score of the posterior (`DPS`, `PiGDM`, `MomentMatching`,
+`AnnealedLikelihood`), or a transition into one that respects the observation (`DPSStep`,
+`RePaint`). `posterior` has the exact solution if there is a closed form.
 """
 
 from .annealed import AnnealedLikelihood as AnnealedLikelihood

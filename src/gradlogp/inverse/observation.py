@@ -1,4 +1,4 @@
-r"""What was seen: y = A(x) + noise, and with how much noise.
+r"""Observations: y = A(x) + noise, and the covariance of the noise.
 
 The noise is N(0, R): independent with a standard deviation for all or for each entry, or correlated.
 """
@@ -141,16 +141,16 @@ class Observation:
     .. math:: \log p(y | x) = -\tfrac12 (y - A(x))^\top R^{-1} (y - A(x)) + const
 
     Arguments:
-        y: What was observed, `(B, *observed)`, one for each sample; or `(1, *observed)`, one for
+        y: The observed values, `(B, *observed)`, one for each sample; or `(1, *observed)`, one for
             all of them.
         operator: A: a `LinearOperator` such as `Inpainting(mask)`, or any differentiable function
-            `(B, *event) -> (B, *observed)` that keeps samples apart.
+            `(B, *event) -> (B, *observed)` that acts on each sample separately.
         noise: A standard deviation, one for each entry, a covariance matrix for the m entries of a
-            flattened observation `(m, m)`, or a `NoiseCovariance`. 0 is allowed where a method needs
-            no inverse of R.
+            flattened observation `(m, m)`, or a `NoiseCovariance`. 0 is allowed if the method does
+            not need the inverse of R.
 
     Raises:
-        ValueError: For a y that is no batch, or noise of another shape.
+        ValueError: If y has no batch dimension, or the noise has a wrong shape.
     """
 
     y: Float[Tensor, "batch *observed"]
@@ -187,7 +187,7 @@ class Observation:
         return operator.apply(x) if isinstance(operator, LinearOperator) else operator(x)
 
     def encoded(self, coordinates: Coordinates) -> Observation:
-        r"""Return the same observation of model coordinates z.
+        r"""Return the same observation in terms of model coordinates z.
 
         Under x = shift + scale · z a linear A becomes A diag(scale), and y becomes y − A(shift), with
         the same noise. A function, and A under other coordinates, becomes A ∘ decode.
@@ -210,7 +210,7 @@ class Observation:
         """Return y for each sample of a batch, in its dtype.
 
         Raises:
-            ValueError: If there are neither as many rows as samples nor one.
+            ValueError: If the number of rows is neither that of the samples nor one.
         """
         check_batch(like)
         if len(self.y) not in (1, len(like)):
@@ -249,7 +249,7 @@ def observe(
         x: The truth, `(B, *event)`.
         operator: A, as in `Observation`.
         noise: As in `Observation`, a number or a tensor.
-        generator: Where the noise comes from.
+        generator: Source of the noise.
 
     Examples:
         >>> first = glp.inverse.Inpainting(torch.tensor([True, False]))
@@ -272,7 +272,7 @@ def solve_isotropic(
 ) -> Tensor:
     """Return u with (a R + b A Aᵀ) u = r; a and b `()` or one for each sample `(B,)`.
 
-    In closed form where A Aᵀ is diagonal and the noise independent, else by conjugate gradients.
+    In closed form if A Aᵀ is diagonal and the noise independent, otherwise by conjugate gradients.
 
     Raises:
         ValueError: If the matrix is singular, or the iteration does not converge.
@@ -296,11 +296,11 @@ def solve_in_units(
     max_steps: int | None = None,
     indefinite: Indefinite = "raise",
 ) -> Tensor:
-    r"""Return u with M u = r by conjugate gradients, entries of y each in units of its own.
+    r"""Return u with M u = r by conjugate gradients, with each entry of y in its own units.
 
     .. math:: D^{-1} M D^{-1} (D u) = D^{-1} r, \qquad D^2 = \mathrm{diag}(R + A A^\top)
 
-    as far as D is known. Else what is seen in large units would hide what is seen in small ones.
+    as far as D is known. Otherwise entries in large units would hide those in small units.
     """
     gram = gram_diagonal(operator)
     size = r.new_zeros(r.shape[1:])
@@ -323,9 +323,9 @@ def posterior(law: Law, observation: Observation) -> Law:
 
     .. math:: N(μ + K (y - A μ),\; (I - K A) S (I - K A)^\top + K R K^\top)
 
-    and for a mixture that of every component, with weights π_k N(y; A μ_k, A S_k Aᵀ + R) divided by
-    their sum. The law of x_t given y is this one noised: every approximation can be measured against
-    it. Components whose weight underflows to 0 are left out.
+    and for a mixture that of every component, with weights π_k N(y; A μ_k, A S_k Aᵀ + R) divided
+    by their sum. Noising this law gives the law of x_t given y, with which every approximation can
+    be compared. Components whose weight underflows to 0 are omitted.
 
     Arguments:
         law: The prior.

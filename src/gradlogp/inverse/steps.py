@@ -1,4 +1,4 @@
-r"""Transitions that hold a sample to an observation after every step."""
+r"""Transitions that move a sample towards an observation after every step."""
 
 from __future__ import annotations
 
@@ -72,10 +72,10 @@ class DPSStep(_Observing):
 
     .. math:: x_s = \mathrm{step}(x_t) - ζ\, \nabla_{x_t} \| y - A(\hat x_0(x_t)) \|
 
-    Each sample has its own norm. ζ is that of the authors' code; the paper's formula
-    (ζ'/‖r‖) ∇‖r‖² has ζ' = ζ/2. It knows neither the noise of the observation nor the size of a
-    step: ζ is tuned, the law of the samples depends on it and on the grid, and is no posterior.
-    Evaluates the model once for both parts of a step.
+    Each sample has its own norm. ζ is that of the authors' code; the paper's formula (ζ'/‖r‖)
+    ∇‖r‖² has ζ' = ζ/2. The step depends neither on the noise of the observation nor on the step
+    size: ζ must be tuned, and the law of the samples depends on it and on the grid, and is not the
+    posterior. The model is evaluated once for both parts of a step.
 
     References:
         | Diffusion Posterior Sampling for General Noisy Inverse Problems (Chung et al., 2023)
@@ -83,7 +83,7 @@ class DPSStep(_Observing):
 
     Arguments:
         transition: The step without an observation, such as `Ancestral()`.
-        observation: What was seen.
+        observation: The observation.
         zeta: ζ ≥ 0.
 
     Raises:
@@ -130,18 +130,18 @@ class DPSStep(_Observing):
 class RePaint(_Observing):
     r"""Inpainting by replacement, with resampling.
 
-    What is seen is put in place at the noise level reached, and to bring the rest into line with it
-    the step is undone by noise and taken again, n times in all:
+    The observed entries are inserted at the current noise level. To make the rest consistent with
+    them, the step is undone by noise and repeated, n times in total:
 
     .. math::
         x_s = \begin{cases} α_s y + σ_s ε & \text{where seen} \\
         \mathrm{step}(x_t) & \text{elsewhere} \end{cases}, \qquad
         x_t ← \frac{α_t}{α_s} x_s + \sqrt{σ_t^2 - α_t^2 σ_s^2 / α_s^2}\; z
 
-    n = 1 is the replacement method, which conditions on a noised y that has nothing to do with the
-    path of the rest, and is biased however fine the grid. Resampling mends this at n times the
-    cost, and repeats the errors of a step as often, so that it needs a finer grid. A jump is one
-    step of the grid long. The observation must be without noise.
+    n = 1 is the replacement method, which conditions on a noised y that is independent of the path
+    of the rest, and is biased on any grid. Resampling reduces this bias at n times the cost, but
+    repeats the errors of a step as often, so that it needs a finer grid. The length of a jump is
+    one step of the grid. The observation must be without noise.
 
     References:
         | RePaint: Inpainting Using Denoising Diffusion Probabilistic Models (Lugmayr et al., 2022)
@@ -151,11 +151,11 @@ class RePaint(_Observing):
 
     Arguments:
         transition: The step without an observation, such as `Ancestral()`.
-        observation: Entries that were seen, `Inpainting` without noise.
+        observation: The observed entries, `Inpainting` without noise.
         n_resamples: n ≥ 1.
 
     Raises:
-        ValueError: For another operator, noise, n below 1, or a transition with memory.
+        ValueError: For a different operator, noise, n below 1, or a transition with memory.
     """
 
     transition: Transition

@@ -18,7 +18,7 @@ from ..scores.model import ScoreModel
 def rows(data: Data, index: Any, like: Tensor) -> Tensor:
     """Return rows of data, from memory or disk, on the device of the model.
 
-    In their own dtype, integers in float64: both keep their digits until they are encoded.
+    They keep their dtype, and integers become float64, so that no digits are lost before encoding.
     """
     part = as_tensor(data[index])
     return part.to(like.device, part.dtype if part.is_floating_point() else torch.float64)
@@ -76,7 +76,7 @@ class Batches:
         return index
 
     def copy(self) -> Batches:
-        """Return one that goes on alike, and on its own."""
+        """Return a copy that continues in the same way, independently."""
         other = copy.copy(self)
         other.generator = torch.Generator().set_state(self.generator.get_state())
         return other

@@ -1,4 +1,4 @@
-"""What `config.json` of a checkpoint says, and whether that can be true."""
+"""The content of `config.json` of a checkpoint, and checks of it."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ from .folders import read_json
 
 
 def fits(value: Any, hint: Any) -> bool:
-    """Return whether a value is of a type: numbers finite, integers of 64 bits, truth no number.
+    """Return whether a value is of a type: finite numbers, 64-bit integers, booleans not as numbers.
 
-    Lists stand for sequences and tuples, as they do in JSON.
+    Lists count as sequences and tuples, as in JSON.
     """
     origin, inner = get_origin(hint), get_args(hint)
     if origin in (Union, UnionType):
@@ -51,7 +51,7 @@ def fits(value: Any, hint: Any) -> bool:
 def check_fields(given: Mapping[str, Any], made: Callable[..., Any], where: str) -> None:
     """Raise `ValueError` unless these are the arguments of a class or function, each of its type.
 
-    Of a dataclass, its fields; of any other, the arguments that can be positional.
+    For a dataclass these are its fields, otherwise the arguments that can be positional.
     """
     if dataclasses.is_dataclass(made):
         hints = get_type_hints(made)
@@ -88,11 +88,11 @@ Shapes = Mapping[str, tuple[int, ...]]
 
 
 def describe(model: ScoreModel) -> dict[str, Any]:
-    """Return what `config.json` says of a model.
+    """Return the content of `config.json` for a model.
 
     Raises:
         ValueError: If the schedule is not one of this library's, which could not be rebuilt, or
-            something is such that it could not be read again.
+            something could not be read again.
     """
     if type(model.schedule) not in SCHEDULES:
         raise ValueError(
@@ -119,10 +119,10 @@ def describe(model: ScoreModel) -> dict[str, Any]:
 
 
 def parse(path: Path, *, any_version: bool = False) -> dict[str, Any]:
-    """Return `config.json` of the checkpoint in a folder, each field there and of its kind.
+    """Return `config.json` of the checkpoint in a folder, with all fields of the right types.
 
     Raises:
-        ValueError: If there is no checkpoint, one of another format, or a field cannot be right.
+        ValueError: If there is no checkpoint, its format is different, or a field cannot be right.
     """
     if not path.exists():
         raise ValueError(f"there is no checkpoint at {path}")
@@ -202,10 +202,10 @@ def _schedule(given: dict[str, Any], where: str) -> Schedule:
 def build(
     config: dict[str, Any], shapes: Shapes, weights: Path, own: nn.Module | None
 ) -> ScoreModel:
-    """Build the model of a configuration once its sizes are known to be those of the weights.
+    """Build the model of a configuration after comparing its sizes with those of the weights.
 
     Raises:
-        ValueError: In one line that names file and field, if they do not fit one another.
+        ValueError: In one line that names file and field, if they do not fit together.
     """
     event, given = tuple(config["event_shape"]), config["condition"]
     kind = tuple(given) if isinstance(given, list) else given

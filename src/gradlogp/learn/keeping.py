@@ -18,10 +18,10 @@ from .share import corrected, fit_share
 
 
 class Average:
-    """A copy of a model whose weights follow as θ̄ ← d θ̄ + (1 − d) θ; the first time θ̄ = θ.
+    """A copy of a model whose weights are averaged by θ̄ ← d θ̄ + (1 − d) θ; the first time θ̄ = θ.
 
-    What `torch.optim.swa_utils.AveragedModel` does, without a walk through the modules each time,
-    which for a small network takes as long as a third of a step.
+    The same as `torch.optim.swa_utils.AveragedModel`, but without a traversal of the modules each
+    time, which takes as long as a third of a step for a small network.
 
     Averaging number n = 1, 2, … has d = decay(n).
 
@@ -73,9 +73,9 @@ class _Bfloat16(nn.Module):
 
 
 def accelerated(model: ScoreModel, *, bfloat16: bool, compiled: bool) -> ScoreModel:
-    """Return a model on the same weights and buffers whose network computes another way.
+    """Return a model with the same weights and buffers whose network computes in a different way.
 
-    Only the network does: frames, targets and the loss keep their precision.
+    This applies only to the network: frames, targets and the loss keep their precision.
     """
     if not (bfloat16 or compiled):
         return model
@@ -135,9 +135,9 @@ def conclude(averaged: ScoreModel, best: Best, measure: Measurement, seed: int) 
 
 
 def _of_parts(late: ScoreModel, best: Best, measure: Measurement, seed: int) -> ScoreModel:
-    """Return the last weights, or the best ones where their loss is lower, each with its shares.
+    """Return the last weights, or the best ones if their loss is lower, each with its shares.
 
-    The loss sums over all columns, and says little about one that is still being learned
+    The loss sums over all columns, and says little about a column that is still being learned
     while others are memorised; a memorised column loses its share.
     """
     early = copy.deepcopy(late)

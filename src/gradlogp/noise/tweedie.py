@@ -1,6 +1,7 @@
 r"""Posterior mean and covariance of x_0 given x_t, from the score and its Jacobian.
 
-The covariance comes whole, as a product with a vector, or as its diagonal, exact or by probes.
+The covariance is available as a matrix, as a product with a vector, or as its diagonal, exact or
+estimated by probes.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ def tweedie(
     alpha: Tensor | float,
     sigma: Tensor | float,
 ) -> Tweedie:
-    r"""Posterior mean and covariance of x_0 given x_t from the score of the law of x_t.
+    r"""Posterior mean and covariance of x_0 given x_t, from the score of the law of x_t.
 
     .. math::
         E[x_0 | x_t] = \frac{x_t + σ^2 s(x_t)}{α}, \qquad

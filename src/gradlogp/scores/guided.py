@@ -38,8 +38,8 @@ class GuidedScore(ScoreWrapper):
     w = 0 is the conditional model, w = −1 the unconditional one. (Others call 1 + w the guidance
     scale.) The weight may be limited to an interval of times; outside it is 0.
 
-    For w ≠ 0 this is the score of a density at every t, but not of the noised law of any data: what
-    the samples follow depends on the sampler, and is not p(z | c) p(c | z)^w.
+    For w ≠ 0 this is the score of a density at every t, but not that of a noised law: the law of
+    the samples depends on the sampler and is not p(z | c) p(c | z)^w.
 
     References:
         | Classifier-Free Diffusion Guidance (Ho & Salimans, 2022)
@@ -52,11 +52,11 @@ class GuidedScore(ScoreWrapper):
         score: The conditional score s(z, t | c), such as `model.given(y)`.
         free: The unconditional one, s(z, t): `model.unconditional()`, or another model.
         weight: w.
-        interval: (low, high): the weight acts at times low <= t <= high; by default at all.
+        interval: (low, high): the weight acts at times low <= t <= high; by default at all times.
 
     Raises:
-        ValueError: For a weight that is not finite, an interval whose ends do not ascend, or two
-            scores of different schedules or coordinates.
+        ValueError: For a weight that is not finite, an interval that is not ascending, or two
+            scores with different schedules or coordinates.
 
     Examples:
         >>> VE = glp.schedules.VE()
@@ -146,11 +146,11 @@ class RescheduledScore(ScoreWrapper):
 
     Arguments:
         score: A noisy score.
-        schedule: The schedule under which it shall be used; its (α, σ) at t decide, so that it may
-            reach only noise levels that the score's own schedule has.
+        schedule: The schedule under which to use it. All its noise levels must be within the range
+            of the score's own schedule.
 
     Raises:
-        ValueError: At a call, for a noise level that the score's own schedule does not reach.
+        ValueError: When called, for a noise level that the score's own schedule does not reach.
 
     Examples:
         >>> score = glp.ExactScore(glp.Gaussian([3.0]), glp.schedules.VP())
@@ -199,7 +199,7 @@ class RescheduledScore(ScoreWrapper):
         """Return log p_t(z).
 
         Raises:
-            ValueError: If the score knows no log-density.
+            ValueError: If the score has no log-density.
         """
         self._check(z, t)
         time, ratio = self._place(t)

@@ -1,4 +1,4 @@
-"""What each function does to a jet; what is not here is refused."""
+"""What each function does to a jet; functions without a rule are refused."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A kernel on a Gaussian: the affine map that a step is, and the covariance that it keeps."""
+"""A kernel on a Gaussian: the affine map of a step, and its stationary covariance."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Distances and tests of two samples: is this the same law?"""
+"""Distances and tests of two samples: do they have the same law?"""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ from ...core import (
 def components(rows: Float[Tensor, " n"], squares: Tensor) -> tuple[float, float]:
     """Return ζ_1 = Cov(k_12, k_13) and ζ_2 = Var k_12 from sums over rows and squares of k, n ≥ 4.
 
-    The diagonal of k is left out. Sums over distinct indices make the estimates of E k_12²,
-    E k_12 k_13 and (E k_12)² unbiased.
+    The diagonal of k is omitted. Sums over distinct indices make the estimates of E k_12², E k_12
+    k_13 and (E k_12)² unbiased.
     """
     n, total, linked = len(rows), rows.sum(), rows.square().sum()
     pairs = n * (n - 1)
@@ -64,7 +64,7 @@ def mmd_variance(K: Float[Tensor, "pooled pooled"], n: int) -> tuple[float, floa
 
     Arguments:
         K: The kernel of the pooled sample, 0 on the diagonal; the first n points are x.
-        n: How many those are, 4 at least on either side.
+        n: The number of points of x, at least 4 on either side.
     """
     m, across = len(K) - n, K[:n, n:]
     of_x, of_y, of_both = between(across)
@@ -126,12 +126,13 @@ def mmd(
     Arguments:
         x: Samples, `(n, *event)`.
         y: Samples, `(m, *event)`.
-        n_permutations: Relabellings of the pooled sample.
-        max_points: Points taken of each.
-        generator: Where subsample and permutations come from.
+        n_permutations: Number of relabellings of the pooled sample.
+        max_points: Maximum number of points of each.
+        generator: Source of subsample and permutations.
 
     Raises:
-        ValueError: For fewer than 4 points of each, which the standard error needs, also of max_points.
+        ValueError: For fewer than 4 points of each, or max_points below 4, because the standard
+            error needs 4.
 
     References:
         | A Kernel Two-Sample Test (Gretton et al., 2012)
@@ -209,7 +210,7 @@ def sliced_wasserstein(
         x: Samples, `(n, *event)`.
         y: Samples, `(m, *event)`.
         n_projections: Number of directions.
-        generator: Where the directions come from.
+        generator: Source of the directions.
 
     References:
         | Sliced and Radon Wasserstein Barycenters of Measures (Bonneel et al., 2015)

@@ -1,7 +1,7 @@
 r"""Claims on diffusion models: their loss, their dialects, the posterior, the likelihood.
 
-Expectations are quadratures over data and noise, handed to the library's own objectives as the noise
-they would draw; nothing here is drawn.
+Expectations are quadratures over data and noise, passed to the library's objectives as their
+noise; nothing is drawn here.
 """
 
 from __future__ import annotations

@@ -59,8 +59,8 @@ class GaussianMixture:
         covs: S, matrices `(K, D, D)`, variances `(K, D)`, one variance each `(K,)`, or one for all.
 
     Raises:
-        ValueError: For a shape that does not fit, weights that are no probabilities, or no
-            covariance.
+        ValueError: For a shape that does not fit, weights that are not probabilities, or a matrix
+            that is not a covariance.
 
     Examples:
         >>> law = glp.GaussianMixture([0.5, 0.5], [[-2.0], [2.0]], 1.0)

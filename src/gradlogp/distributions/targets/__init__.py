@@ -1,7 +1,7 @@
 r"""Known targets: densities that are not Gaussian, with closed-form scores and facts to check against.
 
 Each has `log_prob`, `score`, `event_shape`, the exact `mean` and `cov` (float64, on the CPU) and
-`log_normalizer`, the logarithm of ∫ exp(log_prob(x)) dx, None where it is not known. All but the
+`log_normalizer`, the logarithm of ∫ exp(log_prob(x)) dx, or None if it is not known. All but the
 logistic regression can be sampled exactly.
 """
 

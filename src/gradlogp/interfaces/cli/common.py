@@ -155,10 +155,10 @@ def split_given(dataset: Dataset, condition: str | None) -> tuple[Dataset, Tenso
 
 
 def class_names(dataset: Dataset) -> Any:
-    """Return the class of each row by its name; None where there are none.
+    """Return the class of each row by its name, or None if there are no classes.
 
-    Numbers of classes are those of one file: another file of the same classes may number them
-    otherwise.
+    Class numbers belong to one file: a different file with the same classes may number them
+    differently.
     """
     import numpy as np
 
@@ -208,17 +208,17 @@ def is_checkpoint(path: str | Path) -> bool:
 
 
 def claim_output(*paths: Path | None, force: bool, folder: bool = False) -> None:
-    """Refuse to replace what is there without --force, and places that cannot be written to.
+    """Refuse to replace existing files without --force, and places that cannot be written to.
 
-    To be called with every path that a command will write, before the work starts.
+    Call this with every path that a command will write, before the work starts.
 
     Arguments:
         paths: Files, or folders; None stands for no output.
         force: Whether --force was given.
-        folder: Whether these are folders, which may be there if they are empty.
+        folder: Whether these are folders, which may exist if they are empty.
 
     Raises:
-        Misuse: If something is there.
+        Misuse: If a path exists.
         OSError: If nothing can be written there.
     """
     from ...core.files import check_writable
@@ -249,8 +249,8 @@ def print_json(value: Any) -> None:
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]], numbers: str = "") -> None:
     """Print a table on standard output; the columns named in `numbers` are flush right, unbroken.
 
-    Below `NARROW` characters a row is a paragraph: what has no heading (a verdict) and the first
-    cell, then the others, each below its name.
+    If the terminal is narrower than `NARROW` characters, each row is a paragraph: cells without a
+    heading (a verdict) and the first cell, then the others, each below its name.
     """
     from rich.console import Console
     from rich.padding import Padding

@@ -1,4 +1,4 @@
-"""What `evaluate` leaves: a report and a verdict, or rows by their log-density."""
+"""The output of `evaluate`: a report and a verdict, or rows by their log-density."""
 
 from __future__ import annotations
 

@@ -37,7 +37,7 @@ NAME = "gradlogp"
 
 
 def in_ascii(text: str) -> str:
-    """Return text in ASCII: a minus for a minus, 10^2 for 10², a question mark for what nobody knows.
+    """Return text in ASCII: a minus for a minus, 10^2 for 10², a question mark for unknown characters.
 
     Examples:
         >>> in_ascii("−1.743 ± 0.021, 10⁻⁷, σ²")
@@ -103,7 +103,7 @@ app = cyclopts.App(
     name="gradlogp",
     help=HELP,
     version=__version__,
-    help_format="plaintext",
+    help_format="markdown",
     suppress_keyboard_interrupt=False,
 )
 for _command in (
@@ -186,8 +186,8 @@ def _unknown(what: str, name: str, known: list[str]) -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code.
 
-    Whatever fails becomes one line. Under `python -X dev -m gradlogp` an error that nobody foresaw
-    keeps its traceback.
+    Every failure becomes one line. Under `python -X dev -m gradlogp` unforeseen errors keep their
+    traceback.
     """
     with printable(sys.stdout, sys.stderr), warnings.catch_warnings():
         warnings.showwarning = _warn

@@ -58,32 +58,32 @@ def restore(
 ) -> int:
     """Restore a damaged image, with a learned score of images as the prior.
 
-    Writes a picture: what was seen, with what is missing marked, N draws of what may have been
-    there, their mean and their standard deviation; and the draws as .npy beside it.
+    Writes a picture of the observation with missing pixels marked, N draws from the posterior,
+    their mean and their standard deviation; and the draws as .npy beside it.
 
     Args:
         checkpoint: Checkpoint folder of a model of images.
-        task: denoise, inpaint (fill in what --box or --mask leaves out), deblur (Gaussian blur of
+        task: denoise, inpaint (fill in the pixels of --box or --mask), deblur (Gaussian blur of
             --blur pixels), or enlarge (the image holds means over blocks of --factor pixels).
-        image: The damaged image, a picture or .npy; an undamaged one with --simulate.
+        image: The damaged image, a picture or .npy; with --simulate an undamaged one.
         out: A .png file.
-        noise: Standard deviation of the noise in the image, in units of the data; by default 5 % of
-            the standard deviation of the model's data.
-        box: Rows and columns that are missing: TOP BOTTOM LEFT RIGHT, the ends not included.
+        noise: Standard deviation of the noise in the image, in units of the data; by default 5 %
+            of the standard deviation of the model's data.
+        box: Rows and columns that are missing: TOP BOTTOM LEFT RIGHT, excluding BOTTOM and RIGHT.
         mask: An image that is 0 where pixels are missing.
         blur: With --task deblur, standard deviation of the blur, in pixels; it wraps around at the
             edges. 1 by default.
         factor: With --task enlarge, side of the blocks; 2 by default.
         simulate: Damage the image first, and compare with it.
-        method: ΠGDM, moment matching (sharper where the network is good, and can diverge where its
-            Jacobian is not that of a score) or DPS.
+        method: ΠGDM, moment matching (more precise if the network is good, but it can diverge if
+            the Jacobian of the network is not that of a score), or DPS.
         n: Number of draws.
-        steps: Noise levels to pass through.
-        klass: The class, for a class-conditional model; by default each draw has one of its own, as
-            often as the data has it.
-        values: Values in the data of a picture's black and white, 0 and 255 by default; the digits
-            have 0 and 16.
-        force: Replace files that are there.
+        steps: Number of noise levels.
+        klass: The class, for a class-conditional model; by default it is drawn for each draw, at
+            its frequency in the data.
+        values: Values of black and white in the data, 0 and 255 by default; 0 and 16 for the
+            digits.
+        force: Replace existing files.
         seed: Seed of the noise.
         threads: PyTorch threads.
         json: Print the result as JSON.
@@ -290,18 +290,18 @@ def impute(
     threads: int | None = None,
     quiet: bool = False,
 ) -> int:
-    """Fill the holes of a table by draws given the cells that are there.
+    """Fill in the missing values of a table with draws given the present values.
 
     Args:
         checkpoint: Checkpoint folder of a table (`TableEstimator.save`).
-        data: A file with the columns learned from, and holes in any rows.
+        data: A file with the columns of the training data, and missing values in any rows.
         out: The file to write: .csv, .tsv, these with .gz, or .parquet.
-        n_draws: How many times to fill. With more than one the rows of all draws follow one another,
-            and a first column, draw, numbers them.
-        force: Replace a file that is there.
+        n_draws: Number of draws for each missing value. With more than one, the filled tables
+            follow one another in the output, and a first column, draw, numbers them.
+        force: Replace an existing file.
         seed: Seed of the draws.
         threads: PyTorch threads.
-        quiet: No message.
+        quiet: No messages.
     """
     set_threads(threads)
     positive("--n-draws", n_draws)

@@ -1,4 +1,4 @@
-"""Two Gaussians, where everything is known: the learned field against the exact one."""
+"""Two Gaussians, for which everything is known: the learned field beside the exact one."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ LEAD = (
 
 
 def mode_weights(seed: int, n: int) -> tuple[Estimate, Estimate]:
-    """Return the weight of the 0.8 mode found by plain and by annealed Langevin, exact scores.
+    """Return the weight of the 0.8 mode from plain and from annealed Langevin with exact scores.
 
     The modes 0.8 N((5, 5), I) and 0.2 N((−5, −5), I) are far apart; the chains start uniformly on
     [−8, 8]². A chain of plain Langevin stays in the basin where it started.

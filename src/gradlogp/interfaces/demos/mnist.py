@@ -42,7 +42,7 @@ def bits(
 ) -> Tensor:
     """Return the bits per pixel of grey levels k given their classes, `(n,)`.
 
-    Of dequantised images, by the probability flow with one Hutchinson probe each.
+    For dequantised images, by the probability flow with one Hutchinson probe each.
     """
     y = dequantise(k, LEVELS, generator=g, like=model.like)
     with bar("likelihood", quiet=quiet) as update:

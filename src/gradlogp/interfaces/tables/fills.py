@@ -1,4 +1,4 @@
-"""What stands where a row has no number, and what may be known of a row."""
+"""What replaces missing numbers, and what may be known of a row."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from .columns import MISSING, NOISE, Column
 def encoded(
     columns: Sequence[Column], frame: pd.DataFrame, g: torch.Generator, *, parts: bool
 ) -> tuple[Tensor, Tensor]:
-    """Return rows of numbers `(n, D)` of a frame, and the nats that their density needs.
+    """Return rows of numbers `(n, D)` of a frame, and the correction of their density in nats.
 
-    A hole of a column that had none when it was learned is NaN, if `parts` of rows are known.
+    A missing value in a column that had none in training is NaN, if `parts` of rows may be known.
     """
     z, nats = zip(*(_encoded(c, frame[c.name], g, parts) for c in columns), strict=True)
     return torch.cat(z, 1), torch.stack(nats).sum(0)
@@ -57,10 +57,10 @@ def law_of(columns: Sequence[Column], z: Tensor) -> Mask:
 def filled(
     columns: Sequence[Column], z: Tensor, asked: Tensor, law: Mask | None, g: torch.Generator
 ) -> tuple[Tensor, Tensor]:
-    r"""Return rows of numbers with draws where holes and values apart leave none, and less their nats.
+    r"""Return rows with draws instead of missing numbers, and the negative nats of these draws.
 
-    Drawn from a Gaussian law given what the row has, what says that there is no number apart: so
-    numbers that are jointly normal stay so, whatever is missing.
+    They are drawn from a Gaussian law given the rest of the row, except for the flags that say
+    that there is no number, so that jointly normal numbers stay so, whatever is missing.
 
     `asked` says which columns of which rows are left open, and the law is N(0, 1) by default.
     """

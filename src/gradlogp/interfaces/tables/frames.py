@@ -1,4 +1,4 @@
-"""Frames as they are given, and columns as they were learned."""
+"""Frames of users, and columns as they were learned."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ if TYPE_CHECKING:
 
 
 class ColumnError(ValueError):
-    """Columns that cannot be learned: all of them, and what is wrong with each.
+    """All columns that cannot be learned, and what is wrong with each.
 
     Attributes:
         columns: Their names.
-        problems: What is wrong, in this order.
+        problems: What is wrong, in the same order.
     """
 
     def __init__(self, columns: Sequence[str], problems: Sequence[str], advice: str) -> None:
@@ -35,9 +35,9 @@ class ColumnError(ValueError):
 def of_each(
     frame: pd.DataFrame, look: Callable[[str], Any], *, learning: bool = False
 ) -> tuple[Any, ...]:
-    """Return what is found in each column; `ColumnError` for all that fail.
+    """Return the result for each column; raise `ColumnError` for all that fail.
 
-    It says how to do without them where they are to be learned.
+    If they are to be learned, the error says how to drop them.
     """
     found, problems = [], {}
     for name in frame.columns:
@@ -120,10 +120,10 @@ def frame_of(X: Any, name: str = "X") -> tuple[pd.DataFrame, str]:
 
 
 def columns_of(config: dict[str, Any], directory: str | os.PathLike[str]) -> tuple[Column, ...]:
-    """Return the columns that a configuration has of a table, read with distrust.
+    """Return the columns of a table from a configuration, after checks.
 
     Raises:
-        ValueError: If it has none, or what no table could have kept.
+        ValueError: If it has none, or values that no table could have stored.
     """
     table = config["extra"].get("table")
     if table is None:

@@ -1,4 +1,4 @@
-"""Kernels: frozen dataclasses with `init` and `step` that keep a density."""
+"""Kernels: frozen dataclasses with `init` and `step` that leave a density invariant."""
 
 from .facts import Facts as Facts
 from .facts import facts_of as facts_of

@@ -129,14 +129,14 @@ class ControlVariates(_Anchored):
     r"""The estimate g(x*) + ĝ(x) − ĝ(x*) about a fixed point, best near the mode.
 
     The score g(x*) of all observations is computed once, when chains start. The estimate is exact
-    at x*, and everywhere where the score of each observation is affine with a common slope.
+    at x*, and everywhere if the score of each observation is affine with a common slope.
 
     References:
         | Control Variates for Stochastic Gradient MCMC (Baker et al., 2019)
         | https://arxiv.org/abs/1706.05439
 
     Arguments:
-        x_star: x*, of the shape of an event.
+        x_star: x*, in the shape of an event.
     """
 
     x_star: Tensor
@@ -161,9 +161,9 @@ class ControlVariates(_Anchored):
 
 @dataclass(frozen=True)
 class SVRG(_Anchored):
-    r"""The estimate g(a) + ĝ(x) − ĝ(a) about a point a of the chain itself, renewed at times.
+    r"""The estimate g(a) + ĝ(x) − ĝ(a) about a point a of the chain itself, renewed periodically.
 
-    Every chain has its own anchor: where it was at the last step whose number is a multiple of
+    Every chain has its own anchor: its position at the last step whose number is a multiple of
     `every`. Each renewal costs a pass over all observations.
 
     References:
@@ -172,7 +172,7 @@ class SVRG(_Anchored):
         | https://arxiv.org/abs/1802.05431
 
     Arguments:
-        every: Steps from one renewal to the next.
+        every: Number of steps between renewals.
 
     Raises:
         ValueError: For fewer than one step.

@@ -62,7 +62,7 @@ class ULA(Overdamped):
     Arguments:
         step_size: h > 0.
         temperature: τ ≥ 0: samples p^{1/τ}; 0 is gradient flow.
-        on_nonfinite: `raise` for a `FloatingPointError` where a chain would be frozen.
+        on_nonfinite: `raise` for a `FloatingPointError` instead of a frozen chain.
 
     Examples:
         >>> target, g = glp.Gaussian([0.0]), torch.Generator().manual_seed(0)
@@ -91,8 +91,8 @@ class MALA(Metropolised):
         a(x, y) = \min\left(1, \frac{p(y)\, q(x|y)}{p(x)\, q(y|x)}\right), \quad
         q(y|x) = N(y; x + h P \nabla \log p(x), 2 h P)
 
-    It keeps p exactly. A proposal outside the support, log p = −∞, is rejected like any other; one
-    that is otherwise not finite is rejected and flagged `diverging`.
+    It leaves p exactly invariant. A proposal outside the support, log p = −∞, is rejected like any
+    other; one that is otherwise not finite is rejected and flagged `diverging`.
 
     References:
         | Exponential Convergence of Langevin Distributions and Their Discrete Approximations
@@ -103,11 +103,11 @@ class MALA(Metropolised):
         | https://doi.org/10.1111/1467-9868.00123
 
     Arguments:
-        step_size: h > 0; `warm_up` finds one. A tensor `(chain,)` while it is tuned.
+        step_size: h > 0; `warm_up` tunes it. A tensor `(chain,)` while it is tuned.
         temperature: τ > 0: samples p^{1/τ}.
         preconditioner: P, a constant: a number, a diagonal in the shape of an event, a symmetric
             positive definite matrix, or a `Preconditioner`.
-        on_nonfinite: `raise` for a `FloatingPointError` where a proposal would be flagged.
+        on_nonfinite: `raise` for a `FloatingPointError` instead of a flag.
 
     Examples:
         >>> target, g = glp.Gaussian(torch.zeros(2)), torch.Generator().manual_seed(0)
@@ -166,14 +166,14 @@ class AveragedState(NamedTuple):
 
 @dataclass(frozen=True)
 class LeimkuhlerMatthews:
-    r"""Langevin dynamics with the mean of two consecutive noises.
+    r"""Langevin dynamics with the average of two consecutive noises.
 
     .. math:: x_{k+1} = x_k + h \nabla \log p(x_k) + \sqrt{2 h τ}\, \frac{z_k + z_{k+1}}{2}
 
-    It costs one score a step, as ULA does. Its stationary law has an error of order h² where that
-    of ULA has h, and on a Gaussian none, for every stable h < 2/L. It is the limit of `BAOAB` at
-    infinite friction with steps of √(2h). A chain starts with z_0 = 0; one that becomes NaN or
-    infinite stays where it was and is flagged `diverging`.
+    It costs one score per step, like ULA. Its stationary law has an error of order h², compared
+    with order h for ULA, and is exact on Gaussians for every stable h < 2/L. It is the limit of
+    `BAOAB` at infinite friction with steps of √(2h). A chain starts with z_0 = 0; one that becomes
+    NaN or infinite stays where it was and is flagged `diverging`.
 
     References:
         | Rational Construction of Stochastic Numerical Methods for Molecular Sampling
@@ -183,7 +183,7 @@ class LeimkuhlerMatthews:
     Arguments:
         step_size: h > 0.
         temperature: τ ≥ 0: samples p^{1/τ}; 0 is gradient flow.
-        on_nonfinite: `raise` for a `FloatingPointError` where a chain would be frozen.
+        on_nonfinite: `raise` for a `FloatingPointError` instead of a frozen chain.
     """
 
     step_size: float
@@ -227,8 +227,8 @@ class TamedULA(Overdamped):
     Arguments:
         step_size: h > 0.
         temperature: τ ≥ 0: samples p^{1/τ}.
-        coordinatewise: Whether each entry is tamed by itself.
-        on_nonfinite: `raise` for a `FloatingPointError` where a chain would be frozen.
+        coordinatewise: Whether each entry is tamed separately.
+        on_nonfinite: `raise` for a `FloatingPointError` instead of a frozen chain.
     """
 
     step_size: float
@@ -260,16 +260,16 @@ class PreconditionedULA(Overdamped):
     .. math:: x' = x + h P \nabla \log p(x) + \sqrt{2 h τ}\, P^{1/2} z
 
     It is ULA on P^{-1/2} x. On N(μ, Λ⁻¹) at τ = 1 its law tends to precision Λ − (h/2) Λ P Λ, and
-    with P = Λ⁻¹ every direction contracts by 1 − h. A P that depends on x needs a further term:
-    see `PositionDependentULA`. A chain that becomes NaN or infinite stays where it was and is
-    flagged `diverging`.
+    with P = Λ⁻¹ every direction contracts by 1 − h. A P that depends on x needs an additional
+    term: see `PositionDependentULA`. A chain that becomes NaN or infinite stays where it was and
+    is flagged `diverging`.
 
     Arguments:
         step_size: h > 0.
         preconditioner: P: a number, a diagonal in the shape of an event, a symmetric positive
             definite matrix, or a `Preconditioner`.
         temperature: τ ≥ 0: samples p^{1/τ}; 0 is preconditioned gradient flow.
-        on_nonfinite: `raise` for a `FloatingPointError` where a chain would be frozen.
+        on_nonfinite: `raise` for a `FloatingPointError` instead of a frozen chain.
     """
 
     step_size: float
@@ -315,9 +315,9 @@ class ExponentialEuler(Overdamped):
         x' = x + C (I - E)\, \nabla \log p(x) + \sqrt{τ}\, \left( C (I - E^2) \right)^{1/2} z,
         \quad E = e^{-h C^{-1}}
 
-    m drops out. On N(m, C) a step of any size h is that of the dynamics itself, so that the law is
-    exact; as C → ∞ it is `ULA`. On another law the error is of order h, and it is stable where
-    C (I − E) < 2/L, L the largest curvature: for every h if C ≤ 2/L. A chain that becomes NaN or
+    m drops out. On N(m, C) a step of any size h is that of the dynamics itself, so the law is
+    exact; as C → ∞ it is `ULA`. On other laws the error is of order h, and the step is stable if C
+    (I − E) < 2/L, L the largest curvature: for every h if C ≤ 2/L. A chain that becomes NaN or
     infinite stays where it was and is flagged `diverging`.
 
     References:
@@ -326,8 +326,8 @@ class ExponentialEuler(Overdamped):
 
     Arguments:
         step_size: h > 0, the time of a step.
-        covariance: C, what the covariance would be if the law were Gaussian: a number, a diagonal
-            in the shape of an event, a symmetric positive definite matrix, or a `Preconditioner`.
+        covariance: C, the covariance if the law were Gaussian: a number, a diagonal in the shape
+            of an event, a symmetric positive definite matrix, or a `Preconditioner`.
         temperature, on_nonfinite: As in `ULA`.
     """
 

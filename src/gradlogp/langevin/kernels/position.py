@@ -25,8 +25,8 @@ class PositionDependentULA(Overdamped):
         + \sqrt{2 h τ}\, G(x)^{1/2} z, \quad
         (\operatorname{div} G)_i = \sum_j \partial_j G_{ij}
 
-    Without div G the law in one dimension tends to p/G instead of p, however small the step, so
-    that it has to be given: as a function, or as `"autograd"`. With it the error is of order h, as
+    Without div G the law in one dimension tends to p/G instead of p, however small the step is. It
+    is therefore required: as a function, or as `"autograd"`. With it the error is of order h, as
     for `ULA`. The root of a matrix is its Cholesky factor. A chain that becomes NaN or infinite
     stays where it was and is flagged `diverging`.
 
@@ -38,8 +38,8 @@ class PositionDependentULA(Overdamped):
 
     Arguments:
         step_size: h > 0.
-        G: x -> the diagonal of G(x), shape of x, or the matrices `(B, d, d)` with d entries an
-            event. Each row from its own x only.
+        G: x -> the diagonal of G(x), shape of x, or the matrices `(B, d, d)` for d entries per
+            event. Each row may depend only on its own x.
         divergence: x -> div G(x), shape of x, or `"autograd"`: one forward-mode derivative of G
             for each of the d directions.
         temperature, on_nonfinite: As in `ULA`.

@@ -17,15 +17,15 @@ Kind = Literal["number", "diagonal", "low-rank", "matrix"]
 
 @dataclass(frozen=True, eq=False)
 class Preconditioner:
-    r"""A symmetric positive definite P with a root R, P = R Rᵀ: the symmetric one but for `low-rank`.
+    r"""A symmetric positive definite P with a root R, P = R Rᵀ; R is symmetric except for `low-rank`.
 
     The best constant choice for Langevin dynamics on a Gaussian is P = S, its covariance: then
-    every direction contracts by 1 − h in a step. Two of the same values are equal.
+    every direction contracts by 1 − h in a step. Preconditioners with the same values are equal.
 
     Arguments:
         value: P as a positive number, a diagonal in the shape of an event, a symmetric positive
-            definite matrix `(d, d)`, d entries an event; or `(1 + k, d)`, deviations σ and k
-            orthogonal rows λ_j u_j, for D (I + Σ_j (λ_j − 1) u_j u_jᵀ) D with D = diag σ.
+            definite matrix `(d, d)` for d entries per event; or `(1 + k, d)`, standard deviations
+            σ and k orthogonal rows λ_j u_j, for D (I + Σ_j (λ_j − 1) u_j u_jᵀ) D with D = diag σ.
         kind: How to read `value`: `number`, `diagonal`, `matrix`, `low-rank`. Needed only for the
             last, and for the diagonal of square events: a square tensor is otherwise a matrix.
 
@@ -180,7 +180,7 @@ class Preconditioner:
 
         Arguments:
             x: Positions of the chains.
-            dense: Whether to estimate a matrix; the variances alone otherwise.
+            dense: Whether to estimate a matrix; otherwise only the variances.
 
         Raises:
             ValueError: For fewer than two chains, a coordinate in which all of them agree, or
@@ -275,8 +275,9 @@ class Welford:
         n = n_a + n_b, \quad δ = m_b - m_a, \quad m = m_a + δ\, n_b/n, \quad
         M = M_a + M_b + δ δ^\top n_a n_b / n
 
-    Nothing is ever subtracted from a sum of squares, so that a large mean costs no digits.
-    `Welford.start(x)` begins; `add` and `merge` return new accumulators and change nothing.
+    Nothing is ever subtracted from a sum of squares, so that a large mean does not cost digits.
+    `Welford.start(x)` begins; `add` and `merge` return new accumulators and leave the old ones
+    unchanged.
 
     References:
         | Note on a Method for Calculating Corrected Sums of Squares and Products (Welford, 1962)

@@ -1,4 +1,4 @@
-r"""What the kernels share: states, what a step tells, and what becomes of numbers not finite."""
+"""What kernels share: states, information about a step, treatment of non-finite numbers."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class LangevinState(NamedTuple):
 
 
 class LangevinInfo(NamedTuple):
-    """What a step of an unadjusted kernel tells: whether the chain became NaN or infinite."""
+    """Information about an unadjusted step: whether the chain became NaN or infinite."""
 
     diverging: Bool[Tensor, " chain"]
 
@@ -56,7 +56,7 @@ class MetropolisState(NamedTuple):
 
 
 class MetropolisInfo(NamedTuple):
-    """What a Metropolis step tells, for each chain; `acceptance` is the probability."""
+    """Information about a Metropolis step of each chain; `acceptance` is the probability."""
 
     acceptance: Float[Tensor, " chain"]
     accepted: Bool[Tensor, " chain"]
@@ -107,7 +107,7 @@ def per_chain(step_size: float | Tensor, x: Tensor) -> Float[Tensor, " chain"]:
     """Return the step size of every chain.
 
     Raises:
-        ValueError: If there is one for each of another number of chains.
+        ValueError: If the number of step sizes is not that of the chains.
     """
     return per_sample(step_size, x, "step_size").reshape(-1).expand(len(x))
 
@@ -122,9 +122,9 @@ def jittered_length(n: int, k: int) -> int:
 
     .. math:: n_k = 1 + \lfloor (2n - 1)\, \{k φ\} \rfloor, \quad φ = (\sqrt 5 - 1)/2
 
-    with the fractional part {·}. The lengths do not depend on the state, so that each step keeps the
-    density; they are the same for all chains, which costs no work that some chains throw away, and
-    they fill 1 … 2n − 1 more evenly than random ones.
+    with the fractional part {·}. The lengths do not depend on the state, so each step leaves the
+    density invariant. They are the same for all chains, so that no work is wasted, and they fill 1
+    … 2n − 1 more evenly than random lengths.
     """
     return 1 + int((2 * n - 1) * (k * GOLDEN % 1.0))
 
@@ -152,14 +152,14 @@ def langevin_step(
 
 
 def finite(x: Tensor) -> Bool[Tensor, " chain"]:
-    """Tell which chains have finite numbers only."""
+    """Return which chains have finite numbers only."""
     return torch.isfinite(x).reshape(len(x), -1).all(1)
 
 
 def all_finite(fields: tuple[Tensor, ...]) -> bool:
-    """Tell in one pass whether all numbers are finite; False where they may merely be large.
+    """Return in one pass whether all numbers are finite; False if they may merely be large.
 
-    A sum is finite only if every term is: ∞ − ∞ is not a number either.
+    A sum is finite only if every term is: ∞ − ∞ is NaN.
     """
     sums = (field.sum() for field in fields)
     if fields[0].device.type != "cpu":  # where to look at a number means to wait for it
@@ -230,7 +230,7 @@ def _alike(x: Tensor, score: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def metropolis_start(x: Tensor, target: Density) -> MetropolisState:
-    """Return position, score and log-density where a chain starts.
+    """Return position, score and log-density at the start of the chains.
 
     Raises:
         ValueError: If the target has no log-density, or that or the score is not finite at x.
@@ -268,7 +268,7 @@ def select(take: Tensor, new: S, old: S) -> S:
 
 
 def settle(new: S, old: S, on_nonfinite: Unadjusted) -> tuple[S, LangevinInfo]:
-    """Keep the new state where all of it is finite; elsewhere the old one, or an error.
+    """Return the new state where all of it is finite; elsewhere the old one, or raise an error.
 
     Raises:
         FloatingPointError: For `on_nonfinite="raise"`, if a chain became NaN or infinite.
@@ -316,17 +316,18 @@ def metropolis(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Accept each proposal with probability min(1, exp(log_ratio)).
 
-    A proposal outside the support, log p = −∞ and all else finite, is an ordinary rejection.
+    A proposal outside the support, log p = −∞ with everything else finite, is an ordinary
+    rejection.
 
     Arguments:
         log_ratio: Logarithm of the Metropolis-Hastings ratio.
-        proposal: What has to be finite besides the log-density: position, score, momentum.
+        proposal: What must be finite besides the log-density: position, score, momentum.
         log_prob: Log-density at the proposal.
-        on_nonfinite: What to do where something is not finite.
-        generator: Where the uniform numbers come from.
+        on_nonfinite: What to do if something is not finite.
+        generator: Source of the uniform numbers.
 
     Returns:
-        The probability of acceptance, who accepted, and whose proposal was not finite.
+        The probability of acceptance, which chains accepted, and whose proposal was not finite.
 
     Raises:
         FloatingPointError: For `on_nonfinite="raise"`, if a proposal was not finite.

@@ -29,7 +29,7 @@ from .warmup import WarmUp, retuned
 def plain(value: Any) -> Any:
     """Return numbers, strings and tensors as they are, a frozen dataclass of this room as its fields.
 
-    Of anything else, such as a function, only the name of its type is left.
+    Anything else, such as a function, is represented by the name of its type.
     """
     if value is None or isinstance(value, bool | str):
         return value
@@ -48,10 +48,10 @@ def plain(value: Any) -> Any:
 
 
 def rebuilt(value: Any) -> Any:
-    """Return what `plain` was given.
+    """Return the original of plain values.
 
     Raises:
-        ValueError: If more is needed than the plain values.
+        ValueError: If the plain values are not sufficient.
     """
     if isinstance(value, tuple):
         return tuple(map(rebuilt, value))
@@ -116,7 +116,7 @@ def contents(
     """Return the first draws and their information.
 
     Raises:
-        ValueError: If a file is missing, was cut, or is of another run.
+        ValueError: If a file is missing, truncated, or belongs to a different run.
     """
     draws = rows_of(path, saved)
     if not saved["ready"]:
@@ -145,7 +145,7 @@ def read(path: str | os.PathLike[str]) -> dict[str, Any]:
     """Return the state of a stream.
 
     Raises:
-        ValueError: If there is none, or it is damaged or of another version.
+        ValueError: If there is none, or it is damaged or of a different version.
     """
     side = beside(Path(path), "state")
     try:
@@ -165,7 +165,7 @@ def read(path: str | os.PathLike[str]) -> dict[str, Any]:
 
 
 def _sound(saved: dict[str, Any]) -> bool:
-    """Tell whether the sizes that a state names can be those of a run."""
+    """Return whether the sizes that a state names can be those of a run."""
     shape, counts = saved["shape"], [saved[k] for k in ("n_steps", "burn_in", "done", "draws")]
     try:
         return (
@@ -226,10 +226,10 @@ def chain_of(saved: Mapping[str, Any], draws: Tensor, info: Any, target: Density
 
 
 def kernel_of(path: str | os.PathLike[str]) -> Any:
-    """Return the kernel that a run was given.
+    """Return the kernel of a run.
 
     Raises:
-        ValueError: If it cannot be made of what the file holds.
+        ValueError: If it cannot be created from the contents of the file.
     """
     try:
         return rebuilt(read(path)["kernel"])

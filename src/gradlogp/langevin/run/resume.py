@@ -43,10 +43,10 @@ class Part(NamedTuple):
 def check_saved(
     resume: Chain | Mapping[str, Any], x0: Tensor | None, generator: Generator | None
 ) -> Mapping[str, Any]:
-    """Return what was saved of a run, if it can go on.
+    """Return the saved state of a run, if it can be continued.
 
     Raises:
-        ValueError: If it is something else, or comes with other starting points or noise.
+        ValueError: If it is not such a state, or if starting points or noise are passed too.
     """
     saved = resume.resume if isinstance(resume, Chain) else resume
     if not isinstance(saved, Mapping) or saved.keys() - {"tuned"} != RESUME_KEYS:
@@ -81,10 +81,10 @@ def begin(
     generator: Generator | None,
     chunk_size: int | None,
 ) -> list[Part]:
-    """Return the chunks, at their start or where they were saved.
+    """Return the chunks, at their start or in their saved state.
 
     Raises:
-        ValueError: If what was saved is the state of another kernel.
+        ValueError: If the saved state belongs to a different kernel.
     """
     parts: list[Part] = []
     if saved is None:

@@ -1,16 +1,16 @@
 """Where draws go: beside the chains, or to files, with what a run goes on from when it was killed.
 
 =================  =====================================================================
-`draws.npy`        the draws, `(chain, draw, *event)`; NaN where none is yet
-`draws.npy.info`   what each step reported, likewise: a `.npy` file with a field for each
-`draws.npy.state`  how many draws are real, and the state of chains and noise after them
-`draws.npy.lock`   who writes, while somebody does
-=================  =====================================================================
+`draws.npy`        the draws, `(chain, draw, *event)`; NaN where there is none yet `draws.npy.info`
+what each step reported: a `.npy` file with a field for each quantity `draws.npy.state`  how many
+draws are real, and the state of chains and noise after them `draws.npy.lock`   the process that
+writes, while there is one =================
+=====================================================================
 
-The state is written after the draws that it counts are on the disk, and takes the place of the one
-before as a whole. So the draws it counts are always there, whenever the process ends; what was drawn
-after it is drawn again, from the same noise. Reading goes through it: no row that it does not count
-is ever seen.
+The state is written after the draws that it counts are on the disk, and atomically replaces the
+previous one. So the draws that it counts are always there, whenever the process ends; later draws
+are drawn again from the same noise. Readers use the state: no row that it does not count is ever
+returned.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class Store:
     """
 
     caught: int | None = None
-    """The signal that asked for the end of the run."""
+    """The signal that ended the run."""
 
     def __init__(
         self, device: torch.device, x: Tensor, n_draws: int, parameters: Parameters | None = None
@@ -87,7 +87,7 @@ class Store:
         return False
 
     def save(self, moving: Callable[[], Mapping[str, Any]]) -> None:
-        """Save what a killed run goes on from; in memory there is nothing."""
+        """Save the state from which a killed run continues; in memory there is nothing to save."""
 
     def finish(self, n_draws: int) -> tuple[Tensor, Any]:
         """Return the first draws and their information."""
@@ -126,7 +126,7 @@ class Place(NamedTuple):
 
 
 class Stream:
-    """A `Store` on the disk: `with` it, one run writes, and signals wait until it has saved.
+    """A `Store` on disk: inside `with`, one run writes, and signals wait until it has saved.
 
     Arguments:
         path: The file of the draws.
@@ -165,7 +165,7 @@ class Stream:
 
     @property
     def caught(self) -> int | None:
-        """The signal that asked for the end of the run."""
+        """The signal that ended the run."""
         return self._stops.caught
 
     def interruptible(self) -> AbstractContextManager[None]:
@@ -180,11 +180,11 @@ class Stream:
         asked: Mapping[str, Any],
         moving: Mapping[str, Any],
     ) -> None:
-        """Make room for all draws.
+        """Reserve space for all draws.
 
         Raises:
-            ValueError: If the file exists, or is no `.npy` file.
-            OSError: If there is no room; what was written is then gone.
+            ValueError: If the file exists, or is not a `.npy` file.
+            OSError: If there is no room; the file is then removed.
         """
         dtype = check_path(self.path, x.dtype)
         self._parameters = parameters
@@ -298,11 +298,11 @@ class Stream:
         return time.monotonic() >= self._due
 
     def save(self, moving: Callable[[], Mapping[str, Any]]) -> None:
-        """Write what waits, and then the state that counts it.
+        """Write the pending draws, and then the state that counts them.
 
         Raises:
-            OSError: If that cannot be written, or a file was cut or replaced: the state on the disk
-                is then the one before.
+            OSError: If they cannot be written, or a file was truncated or replaced: the state on
+                the disk is then the previous one.
         """
         began = time.monotonic()
         self._flush()
@@ -329,7 +329,7 @@ def check_path(path: Path, dtype: torch.dtype) -> np.dtype[Any]:
     """Return the dtype of a new file for draws.
 
     Raises:
-        ValueError: If it is not the path of a new `.npy` file, or NumPy has no such dtype.
+        ValueError: If it is not the path of a new `.npy` file, or NumPy does not have the dtype.
     """
     if path.suffix != ".npy":
         raise ValueError(f"keep must be 'memory', 'cpu' or the path of a .npy file, got {path}")
@@ -341,7 +341,7 @@ def check_path(path: Path, dtype: torch.dtype) -> np.dtype[Any]:
 
 
 def check_keep(keep: Keep | Place, dtype: torch.dtype) -> Place | None:
-    """Return where the file is to be, None for memory.
+    """Return the path of the file, None for memory.
 
     Raises:
         ValueError: If keep is neither `memory` nor `cpu` nor a new `.npy` file, or the dtype has no

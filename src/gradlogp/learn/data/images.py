@@ -18,10 +18,10 @@ BITS, COMPRESSION, OFFSETS, PER_PIXEL, COUNTS, PREDICTOR = 258, 259, 273, 277, 2
 
 
 def deep_pixels(path: Path, image: Any) -> np.ndarray | None:
-    """Return pixels `(H, W, C)` as they are stored, uint16; None where Pillow has all their bits.
+    """Return pixels `(H, W, C)` as they are stored, uint16; None if Pillow has all their bits.
 
     Raises:
-        ValueError: If it is stored in a way that is not read here, or damaged.
+        ValueError: If it is stored in an unsupported way, or damaged.
     """
     if image.format == "PNG":
         return _png(path)
@@ -57,10 +57,10 @@ def _png(path: Path) -> np.ndarray | None:
 
 
 def unfiltered(lines: np.ndarray, kinds: np.ndarray) -> np.ndarray:
-    """Undo the filters of PNG: bytes `(H, W, B)`, B of a pixel, and the filter of each row.
+    """Undo the filters of PNG: bytes `(H, W, B)`, B per pixel, and the filter of each row.
 
-    A byte is what is stored and a prediction from the bytes to the left, above, and both. All pixels
-    of one antidiagonal are known together.
+    A byte is the sum of the stored one and a prediction from the bytes to the left, above, and
+    both. All pixels of an antidiagonal are computed together.
 
     References:
         | Portable Network Graphics (PNG) Specification, section 9 (W3C, 2003)
@@ -138,13 +138,14 @@ IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff")
 
 
 def read_image(path: Path) -> np.ndarray:
-    """Read an image as numbers from 0 (black) to 255 (white), `(C, H, W)`, the way up it is shown.
+    """Read an image as numbers from 0 (black) to 255 (white), `(C, H, W)`, with EXIF orientation.
 
     Pixels of 16 bits become fractions, v/257 to the last digit of float32. Channels are grey or
-    colours, and alpha where there is some.
+    colours, and alpha if there is any.
 
     Raises:
-        ValueError: If it cannot be read, has several frames, pixels of 32 bits, or other colours.
+        ValueError: If it cannot be read, has several frames, pixels of 32 bits, or unsupported
+            colours.
     """
     from PIL import Image
 
@@ -174,9 +175,9 @@ def read_image(path: Path) -> np.ndarray:
 
 
 def resized(pixels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Return an image `(C, H, W)` of another size: its middle, in the proportions of the new one.
+    """Return an image `(C, H, W)` resized to a different size, after a centre crop of its proportions.
 
-    Each new pixel is a mean over those that it covers (bicubic), so that nothing aliases.
+    Each new pixel is a mean over those that it covers (bicubic), which avoids aliasing.
     """
     from PIL import Image
 
@@ -195,8 +196,8 @@ def read_images(folder: Path, size: tuple[int, int] | None = None) -> Raw:
     """Read all images of a folder `(N, C, H, W)`; sub-folders, if any, are the labels.
 
     Arguments:
-        folder: Where they are.
-        size: Height and width to resize them to; by default all must have one size.
+        folder: The folder.
+        size: Height and width to which images are resized; by default all must have the same size.
     """
     inside = [p.relative_to(folder) for p in (*folder.glob("[!.]*"), *folder.glob("[!.]*/[!.]*"))]
     found = sorted(p for p in inside if len(p.parts) == 2 or not (folder / p).is_dir())

@@ -16,18 +16,18 @@ PIXELS = (1, 2, 3, 4)
 
 
 def layout(shape: tuple[int, ...], name: str = "x", do: str = "save") -> str:
-    """Return what an array of more than two dimensions is taken for, in words; "" for a table.
+    """Return how an array of more than two dimensions is interpreted, in words; "" for a table.
 
-    Images are (N, C, H, W) and sequences (N, C, L). What may be two things is refused: channels that
+    Images are (N, C, H, W) and sequences (N, C, L). Ambiguous arrays are refused: channels that
     seem to come last, grey images without a channel, volumes.
 
     Arguments:
-        shape: That of the array.
-        name: How it is called.
-        do: What is to be done with what converts it.
+        shape: The shape of the array.
+        name: Its name in messages.
+        do: What to do with the converted array, in messages.
 
     Raises:
-        ValueError: With a line of NumPy for each thing that it may be.
+        ValueError: With a line of NumPy for each possible interpretation.
     """
     vectors = f"{name}.reshape(len({name}), -1) for vectors of {math.prod(shape[1:])} numbers"
     if len(shape) == 3:
@@ -80,7 +80,7 @@ class Dataset(NamedTuple):
     """Samples x `(N, *event)`, labels `(N,)` int64 in 0 … K−1, and what was done to them.
 
     `columns` names the entries of the event (empty for images), `classes` the labels 0 … K−1;
-    `notes` are plain sentences on what was dropped, changed or taken for something.
+    `notes` are sentences on what was dropped, changed or interpreted.
     """
 
     x: Tensor
@@ -122,7 +122,7 @@ def reading(path: Path) -> Iterator[None]:
 
 
 def check_unpacked(path: Path, size: int) -> None:
-    """Raise `ValueError` where a small file claims to hold very much, before memory is asked for."""
+    """Raise `ValueError` if a small file claims to hold very much, before memory is allocated."""
     most, times = BOMB
     if size > most and size > times * path.stat().st_size:
         raise ValueError(

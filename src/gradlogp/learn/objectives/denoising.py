@@ -56,7 +56,7 @@ def denoising(
         score: The model at this noise level, `(B, *event) -> (B, *event)`.
         x: Clean data, `(B, *event)`.
         sigma: σ > 0, `()` or `(B,)`.
-        generator: Where the noise comes from.
+        generator: Source of the noise.
 
     Raises:
         ValueError: For σ ≤ 0, a wrong shape, an empty batch, points that are not finite, or a model
@@ -107,14 +107,14 @@ def multilevel(
         z: Clean data in model coordinates, `(B, *event)`.
         t: Times `(B,)`; drawn by `draw_times` by default.
         weight: A function of (α, σ), or `weights.likelihood`; see `objectives.weights`.
-        stratified: Whether times that are drawn spread evenly over the batch (`draw_times`).
-        importance: Another law of the times; the loss is multiplied by the ratio of densities, so
-            that its mean stays that of uniform times.
-        generator: Where times and noise come from.
+        stratified: Whether drawn times are spread evenly over the batch (`draw_times`).
+        importance: A non-uniform law of the times; the loss is multiplied by the ratio of
+            densities, so that its mean stays that of uniform times.
+        generator: Source of times and noise.
 
     Raises:
         ValueError: For a wrong shape, an empty batch, points that are not finite, a time at which
-            σ = 0, times given together with `importance`, or a model that changes the shape.
+            σ = 0, times together with `importance`, or a model that changes the shape.
 
     References:
         | Generative Modeling by Estimating Gradients of the Data Distribution (Song & Ermon, 2019)
@@ -159,21 +159,21 @@ def excess(
     *,
     generator: Generator | None = None,
 ) -> Float[Tensor, " batch"]:
-    r"""What a model loses above the floor R, :math:`w(α,σ) \, \tfrac12 \|s_θ(x_t, t) - s_t(x_t)\|^2`.
+    r"""The loss of a model above the floor R, :math:`w(α,σ) \, \tfrac12 \|s_θ(x_t, t) - s_t(x_t)\|^2`.
 
-    The same expectation as `multilevel` minus its floor, with far less variance: the exact score
-    takes the place of the noise. 0 for the exact score.
+    The same expectation as `multilevel` minus its floor, with far less variance, because the exact
+    score replaces the noise. 0 for the exact score.
 
     Arguments:
         score: The model.
-        exact: The exact noisy score of the law that the data was drawn from.
+        exact: The exact noisy score of the law of the data.
         z: Clean data in model coordinates, `(B, *event)`.
         t: Times `(B,)`.
         weight: A function of (α, σ).
-        generator: Where the noise comes from.
+        generator: Source of the noise.
 
     Raises:
-        ValueError: For two scores of different schedules or coordinates, or a wrong shape.
+        ValueError: For two scores with different schedules or coordinates, or a wrong shape.
     """
     check_noisy_score(score)
     check_noisy_score(exact, "exact")
@@ -206,15 +206,15 @@ def noised(
     `partial(noised, sliced_vr)` is an objective for `fit`.
 
     Arguments:
-        matching: A loss of one score, called as matching(score, x, generator=…) -> `(B,)`, that asks
-            the score for as many points as it is given: `sliced`, `sliced_vr`, or
-            `lambda s, x, generator: implicit(s, x)`.
+        matching: A loss of one score, called as matching(score, x, generator=…) -> `(B,)`, that
+            evaluates the score at as many points as it receives: `sliced`, `sliced_vr`, or `lambda
+            s, x, generator: implicit(s, x)`.
         score: The model, a noisy score with its schedule.
         z: Clean data in model coordinates, `(B, *event)`.
         t: Times `(B,)`; drawn by `draw_times` by default.
         weight: A function of (α, σ), or `weights.likelihood`.
-        stratified: Whether times that are drawn spread evenly over the batch.
-        generator: Where times, noise and probes come from.
+        stratified: Whether drawn times are spread evenly over the batch.
+        generator: Source of times, noise and probes.
 
     Raises:
         ValueError: For a wrong shape, an empty batch or points that are not finite.

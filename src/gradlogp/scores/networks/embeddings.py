@@ -1,4 +1,4 @@
-"""Conditions as networks take them, embeddings of these and of a noise coordinate, first weights."""
+"""Conditions of networks, embeddings of these and of a noise coordinate, initial weights."""
 
 from __future__ import annotations
 
@@ -44,11 +44,11 @@ class Fourier(nn.Module):
 class Conditioning(nn.Module):
     """One vector from the noise coordinate and the condition: the sum of an embedding of each.
 
-    The embedding of `NO_CLASS` is 0. A learned one would add nothing: what the network sees is the
-    sum of both parts, and a vector moves freely between them.
+    The embedding of `NO_CLASS` is 0. A learned one would add nothing: the network sees the sum of
+    both parts, and a constant vector can be moved from one to the other.
 
     Arguments:
-        width: Entries of the vector.
+        width: Number of entries of the vector.
         condition: A number of classes, a shape of values, or None, as `read_condition` returns it.
     """
 
@@ -86,7 +86,7 @@ class Conditioning(nn.Module):
 
 
 def unset(kind: type[_Layer], *sizes: int, **options: int) -> _Layer:
-    """Return a layer whose weights `initialise` is to draw.
+    """Return a layer whose weights are later drawn by `initialise`.
 
     PyTorch's own constructors draw from the global generator, which is left as it was. `skip_init`
     does not draw, but imports SymPy: 0.3 s in every process that loads a model.
@@ -120,7 +120,7 @@ def read_condition(condition: int | Sequence[int] | None) -> int | tuple[int, ..
     """Return a number of classes, a shape of values, or None.
 
     Raises:
-        ValueError: For no class at all, or a shape without positive sizes.
+        ValueError: For fewer than one class, or a shape without positive sizes.
     """
     if condition is None:
         return None
@@ -132,7 +132,7 @@ def read_sizes(sizes: int | Sequence[int], name: str) -> tuple[int, ...]:
     """Return a number, or a sequence of them, as a shape.
 
     Raises:
-        ValueError: Unless there is at least one, and all are positive integers.
+        ValueError: Unless there is at least one number, and all are positive integers.
     """
     if isinstance(sizes, int):
         check_count(sizes, name)
@@ -146,10 +146,10 @@ def read_sizes(sizes: int | Sequence[int], name: str) -> tuple[int, ...]:
 def check_condition(
     kind: int | tuple[int, ...] | None, condition: Tensor | None, batch: int
 ) -> None:
-    """Check what a network was given against what it is conditional on, `read_condition`'s.
+    """Check the condition passed to a network against its kind, as `read_condition` returns it.
 
     Raises:
-        ValueError: If it is missing, not wanted, or of another dtype or shape, or out of range.
+        ValueError: If it is missing, superfluous, of a wrong dtype or shape, or out of range.
     """
     got = "none" if condition is None else f"{condition.dtype} {tuple(condition.shape)}"
     if kind is None:
@@ -181,7 +181,8 @@ def check_condition(
 def drop(p: float, n: int, generator: Generator | None = None) -> Bool[Tensor, " n"]:
     """Draw which of n rows lose their condition: each with probability p, independently.
 
-    A conditional network trained so knows the unconditional law too (classifier-free guidance).
+    A conditional network trained in this way knows the unconditional law too (classifier-free
+    guidance).
 
     References:
         | Classifier-Free Diffusion Guidance (Ho & Salimans, 2022)

@@ -1,8 +1,8 @@
 """Figures: one style, a light and a dark theme, no global state of matplotlib.
 
-Every function returns a `matplotlib.figure.Figure` that nobody else holds; `png` turns it into
-bytes. Tensors may carry gradients and live on any device; functions that are drawn get points on
-the CPU in the default dtype.
+Every function returns a new `matplotlib.figure.Figure`; `png` turns it into bytes. Tensors may
+have gradients and be on any device; functions to be drawn receive points on the CPU in the default
+dtype.
 """
 
 from matplotlib.figure import Figure as Figure

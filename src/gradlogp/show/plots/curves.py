@@ -43,17 +43,17 @@ def loss_curve(
     floor: float | None = None,
     theme: Theme = LIGHT,
 ) -> Figure:
-    """Draw a training loss: raw and as a moving average, with what it is to be compared to.
+    """Draw a training loss: raw and as a moving average, with values for comparison.
 
-    Losses that are not finite are left out, and the legend says how many. The y axis makes no
-    room for the most extreme hundredth of the others on either side; it is logarithmic if every
-    value is positive and what is shown spans more than a decade.
+    Losses that are not finite are omitted, and the legend gives their number. The y axis excludes
+    the most extreme hundredth of the others on either side; it is logarithmic if every value is
+    positive and the visible range spans more than a decade.
 
     Arguments:
         steps: Optimisation steps of the losses.
         loss: Training loss at these steps.
-        held_out: Steps, losses and standard errors on data not trained on.
-        floor: The exact minimum of the expected loss, where it is known.
+        held_out: Steps, losses and standard errors on held-out data.
+        floor: The exact minimum of the expected loss, if it is known.
         theme: Colours.
     """
     x, y = columns(steps=steps, loss=loss)
@@ -100,7 +100,7 @@ def levels(
         sigmas: Noise levels.
         excess: Loss above its exact minimum, times σ².
         standard_errors: Standard errors of `excess`.
-        limit: What is accepted.
+        limit: The largest accepted value.
         theme: Colours.
     """
     x, y, e = columns(sigmas=sigmas, excess=excess, standard_errors=standard_errors)
@@ -130,17 +130,17 @@ def split_field(
 ) -> Figure:
     """Draw the tangent and the normal part of a score in the plane, side by side.
 
-    The parts differ in size, so each panel has a scale of its own: the title gives the size of the
+    The parts differ in size, so each panel has its own scale: the title gives the size of the
     longest arrow.
 
     Arguments:
-        points: Where the score was taken, `(n, 2)`.
+        points: Points at which the score was evaluated, `(n, 2)`.
         tangent: Its tangent part there, `(n, 2)`.
-        normal: Its normal part, `(n, 2)`.
+        normal: Its normal part there, `(n, 2)`.
         theme: Colours.
 
     Raises:
-        ValueError: For shapes other than these.
+        ValueError: For wrong shapes.
     """
     xy, parts = array(points), [array(tangent), array(normal)]
     if xy.ndim != 2 or xy.shape[1] != 2 or not len(xy) or any(p.shape != xy.shape for p in parts):
@@ -175,7 +175,7 @@ def spectra(spectrum: Tensor, dimension: int | None = None, *, theme: Theme = LI
         theme: Colours.
 
     Raises:
-        ValueError: For another shape.
+        ValueError: For a wrong shape.
     """
     values: Array = array(spectrum)
     if values.ndim != 2 or not values.size:
