@@ -119,11 +119,12 @@ def conclude(averaged: ScoreModel, best: Best, measure: Measurement, seed: int) 
     """Return the model that is kept: the best weights, and as much of a correction as helps."""
     final, last = copy.deepcopy(averaged), measure.losses
     z = measure.z if measure.asked else None
+    weights = None if best.weights is None or _equal(final, best.weights) else best.weights
     by_parts = isinstance(final.condition, Mask) and corrected(final) is not None
-    if by_parts and best.weights is not None and z is not None and len(z) > 1:
-        return _of_parts(final, best, measure, seed)
-    if best.weights is not None:
-        final.load_state_dict(best.weights)
+    if by_parts and weights is not None and z is not None and len(z) > 1:
+        return _of_parts(final, weights, measure, seed)
+    if weights is not None:
+        final.load_state_dict(weights)
         lowest = measure(final, seed)[0]
         if last is not None and measure.losses is not None and lowest is not None:
             rise = mean_and_error(last - measure.losses)
@@ -134,14 +135,20 @@ def conclude(averaged: ScoreModel, best: Best, measure: Measurement, seed: int) 
     return final
 
 
-def _of_parts(late: ScoreModel, best: Best, measure: Measurement, seed: int) -> ScoreModel:
+def _equal(model: ScoreModel, weights: Mapping[str, Tensor]) -> bool:
+    return all(torch.equal(v, weights[name]) for name, v in model.state_dict().items())
+
+
+def _of_parts(
+    late: ScoreModel, weights: Mapping[str, Tensor], measure: Measurement, seed: int
+) -> ScoreModel:
     """Return the last weights, or the best ones if their loss is lower, each with its shares.
 
     The loss sums over all columns, and says little about a column that is still being learned
     while others are memorised; a memorised column loses its share.
     """
     early = copy.deepcopy(late)
-    early.load_state_dict(best.weights or {})
+    early.load_state_dict(weights)
     losses = []
     for model in (late, early):
         assert measure.z is not None
