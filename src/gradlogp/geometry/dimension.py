@@ -155,7 +155,7 @@ def intrinsic_dimension(
         estimator: One of the four.
         n_perturbations: For the first two; at least 2D for "normal_rank". By default max(64, 8D).
         n_probes: For the last two: Rademacher probes for the divergence; exact by default.
-        generator: Where perturbations and probes come from.
+        generator: Source of perturbations and probes.
         stack: Perturbations handed to the score at once, as in `tangent_space`.
 
     Raises:

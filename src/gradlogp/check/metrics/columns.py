@@ -218,8 +218,8 @@ def correlations(z_x: Tensor, z_y: Tensor, w_x: Tensor, w_y: Tensor) -> Pairs:
     .. math:: ψ = ab - \tfrac{r}{2} (a^2 + b^2), \qquad
         \operatorname{Var} \operatorname{arctanh} r = \frac{E ψ^2}{n (1 - r^2)^2}
 
-    with a and b in standard units: 1/n for a bivariate normal, more where squares move together. A
-    constant column has no correlation: 0 stands for it, and a p-value of 1. Arguments are those of
+    with a and b in standard units: 1/n for a bivariate normal, more if squares are correlated. A
+    constant column has no correlation; the result is 0 with a p-value of 1. Arguments are those of
     `location`.
     """
     r_x, var_x = _correlation(z_x, w_x)

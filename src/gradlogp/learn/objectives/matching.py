@@ -178,8 +178,8 @@ def finite_difference(
         \frac{v^\top (s_θ(x + h v) - s_θ(x - h v))}{2 h}
         + \tfrac12 \left\| \frac{s_θ(x + h v) + s_θ(x - h v)}{2} \right\|^2
 
-    An estimate of J(θ) − ½ E‖s‖² whose bias has no term of first order: it is O(h²), and 0 for affine
-    scores. Two evaluations for each probe, and no derivative of s in x. By default the step h is the
+    An estimate of J(θ) − ½ E‖s‖² whose bias is O(h²), and 0 for affine scores. It needs two
+    evaluations for each probe, and no derivative of s in x. By default the step h is the
     cube root of the rounding unit of the dtype, times the root mean square of the entries of each
     sample where that is above 1. Other arguments, and errors, are those of `sliced`.
 
