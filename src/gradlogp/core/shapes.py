@@ -257,19 +257,30 @@ def check_kind(value: object, name: str, kind: Any, what: str, why: str = "") ->
         _check_held(value, name)
 
 
-def per_sample(value: Tensor | float, x: Tensor, name: str = "t") -> Tensor:
-    """Reshape a number `()` or one per sample `(B,)` so that it multiplies x `(B, *event)`."""
+def check_per_sample(value: Tensor | float, x: Tensor, name: str = "t") -> None:
+    """Raise `ValueError` unless this is a number `()` or one per sample `(B,)` of x `(B, *event)`."""
     if not isinstance(value, (Tensor, Real)):
         raise ValueError(f"{name} must be a number or a tensor, got {shown(value)}")
     if isinstance(value, Tensor):
         (_check_dense if x.device.type == "meta" else _check_held)(value, name)
-    number = value if isinstance(value, Tensor) else _float(value)
-    v = torch.as_tensor(number, dtype=x.dtype, device=x.device)
-    if v.ndim == 0:
-        return v
-    if v.shape != x.shape[:1]:
-        raise ValueError(f"{name} must have shape () or ({x.shape[0]},), got {tuple(v.shape)}")
-    return v.reshape(-1, *[1] * (x.ndim - 1))
+        if value.ndim and value.shape != x.shape[:1]:
+            raise ValueError(
+                f"{name} must have shape () or ({x.shape[0]},), got {tuple(value.shape)}"
+            )
+
+
+def per_sample(value: Tensor | float, x: Tensor, name: str = "t") -> Tensor:
+    """Reshape a number `()` or one per sample `(B,)` so that it multiplies x `(B, *event)`.
+
+    A single number of the host stays there, where every device can use it without a wait.
+    """
+    check_per_sample(value, x, name)
+    if not isinstance(value, Tensor):
+        return torch.tensor(_float(value), dtype=x.dtype, device="cpu")
+    if value.ndim == 0 and value.device.type == "cpu":
+        return value.to(x.dtype)
+    v = value.to(x)
+    return v.reshape(-1, *[1] * (x.ndim - 1)) if v.ndim else v
 
 
 def sum_event(x: Tensor) -> Tensor:

@@ -39,11 +39,12 @@ def accumulate(
         The sum of their losses, divided by the rows of the whole batch.
     """
     n_parts = min(n_parts, len(z))
-    start, loss = noise.get_state(), z.new_zeros(())
+    start, loss = noise.get_state() if n_parts > 1 else None, z.new_zeros(())
     for i in range(n_parts):
         part = slice(len(z) * i // n_parts, len(z) * (i + 1) // n_parts)
         rows = slice(mine.start + part.start, mine.start + part.stop)
-        noise.set_state(start)
+        if start is not None:
+            noise.set_state(start)
         source = noise if len(z[part]) == total else PartOfBatch(noise, rows, total)
         given = conditioned(score, None if condition is None else condition[part])
         value = losses_of(objective, given, z[part], source).sum() / total
