@@ -39,7 +39,7 @@ def accumulate(
         The sum of their losses, divided by the rows of the whole batch.
     """
     n_parts = min(n_parts, len(z))
-    start, loss = noise.get_state() if n_parts > 1 else None, z.new_zeros(())
+    start, loss = noise.get_state() if n_parts > 1 else None, None
     for i in range(n_parts):
         part = slice(len(z) * i // n_parts, len(z) * (i + 1) // n_parts)
         rows = slice(mine.start + part.start, mine.start + part.stop)
@@ -49,5 +49,6 @@ def accumulate(
         given = conditioned(score, None if condition is None else condition[part])
         value = losses_of(objective, given, z[part], source).sum() / total
         value.backward()
-        loss = loss + value.detach()
+        loss = value.detach() if loss is None else loss + value.detach()
+    assert loss is not None
     return loss

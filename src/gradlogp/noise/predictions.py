@@ -68,11 +68,15 @@ def to_epsilon(kind: Kind, value: Part, x_t: Part, a: Part, b: Part) -> Part:
     return of_value * value if of_x is None else of_x * x_t + of_value * value
 
 
-def epsilon_weights(kind: Kind, a: Part, b: Part) -> tuple[Part | None, Part]:
-    """Return p and q of ε̂ = p x_t + q value; None for a p of 0."""
+def epsilon_weights(
+    kind: Kind, a: Part, b: Part, *, unit: bool = False
+) -> tuple[Part | None, Part]:
+    """Return p and q of ε̂ = p x_t + q value, None for a p of 0; `unit` says that α² + σ² = 1."""
     if kind == "x0":
         return 1 / b, -a / b
     if kind == "v":
+        if unit:
+            return b, a
         norm = a**2 + b**2
         return b / norm, a / norm
     if kind == "velocity":

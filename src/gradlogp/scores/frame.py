@@ -69,9 +69,9 @@ def frame_of(
     """
     a, b = per_sample(alpha, z), per_sample(sigma, z)
     signal = a * std
-    scale = torch.rsqrt(signal.square() + b.square())
+    scale = torch.addcmul(b * b, signal, signal).rsqrt()
     a_unit, b_unit = signal * scale, b * scale
-    of_z, of_network = epsilon_weights(kind, a_unit, b_unit)
+    of_z, of_network = epsilon_weights(kind, a_unit, b_unit, unit=True)
     to_score = -1 / b  # s = −ε/σ
     of_z = of_z * to_score if alone and of_z is not None else None
     # a copy that does not wait: what is on its way is one number, and of the host

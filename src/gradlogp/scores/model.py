@@ -262,9 +262,8 @@ class ScoreModel(ScoreBase, nn.Module):
 
     def _frame(self, z: Tensor, t: Tensor) -> Frame:
         """Return what depends on time alone, for states like z."""
-        mean, std = self.z_mean.to(z), self._spread(z)
-        alone = self.base is None
-        return frame_of(*self.schedule(t), z, mean, std, self.predicts, alone=alone)
+        m, c, alone = self.z_mean.to(z), self._spread(z), self.base is None
+        return frame_of(*self.schedule(t), z, m, c, self.predicts, alone=alone)
 
     def _noise_input(self, t: Tensor) -> Tensor:
         """Return what the network is given of a time: −λ/8, in the shape of t."""
