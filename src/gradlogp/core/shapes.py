@@ -41,11 +41,19 @@ def check_batch(
 
 
 def check_points(
-    x: Tensor, name: str = "x", event_shape: torch.Size | None = None, least: int = 1
+    x: Tensor,
+    name: str = "x",
+    event_shape: torch.Size | None = None,
+    least: int = 1,
+    *,
+    wait: bool = True,
 ) -> None:
-    """Raise `ValueError` unless x is a batch `(B, *event)` of at least so many rows, all finite."""
+    """Raise `ValueError` unless x is a batch `(B, *event)` of at least so many rows, all finite.
+
+    Without `wait` as `check_finite`, what loops of others call.
+    """
     check_batch(x, event_shape, name)
-    check_finite(x, name)
+    check_finite(x, name, wait=wait)
     if len(x) < least:
         raise ValueError(f"{name} must have at least {least} rows, got {len(x)}")
 
@@ -61,8 +69,11 @@ def check_event_shape(shape: object, name: str = "event_shape") -> None:
         )
 
 
-def check_finite(x: Tensor, name: str) -> None:
-    """Raise `ValueError` unless x holds numbers, in float32 or float64, and all are finite."""
+def check_finite(x: Tensor, name: str, *, wait: bool = True) -> None:
+    """Raise `ValueError` unless x holds numbers, in float32 or float64, and all are finite.
+
+    Without `wait` finite is looked for only in what is on the host.
+    """
     if not isinstance(x, Tensor):
         raise ValueError(f"{name} must be a torch.Tensor, got {shown(x)}")
     if x.dtype not in FLOATS:
@@ -72,6 +83,8 @@ def check_finite(x: Tensor, name: str) -> None:
     _check_held(x, name)
     if x.numel() == 0:
         raise ValueError(f"{name} is empty, shape {tuple(x.shape)}")
+    if not wait and x.device.type != "cpu":
+        return
     # one pass; only a sum that is not finite is looked at more closely
     if not math.isfinite(x.detach().sum().item()) and not bool(torch.isfinite(x).all()):
         if x.ndim < 2:

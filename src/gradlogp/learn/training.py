@@ -36,7 +36,7 @@ from .averages import Average, accelerated
 from .batches import fingerprint
 from .config import describe
 from .feed import Augment, Feed
-from .gradients import accumulate
+from .gradients import accumulate, clip
 from .held_out import Measurement, Objective
 from .keeping import Best, conclude
 from .mapped import Mapped
@@ -317,16 +317,15 @@ class _Fit:
             self.working, self.objective, z, condition, self.noise, mine, len(whole),
             self.settings.accumulate,
         )  # fmt: skip
+        gradients = [p.grad for p in self.parameters if p.grad is not None]
         if not self.processes.alone:
-            gradients = [p.grad for p in self.parameters if p.grad is not None]
             self.processes.add_up([total, *gradients])
-        norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.settings.clip)
-        value = float(total)
+        value, norm = torch.stack([total, clip(gradients, self.settings.clip).to(total)]).tolist()
         self.whole = False
-        if not math.isfinite(value + float(norm)):
+        if not math.isfinite(value + norm):
             raise FloatingPointError(
                 f"the loss is not finite at step {self.step + 1} (loss {value}, gradient norm "
-                f"{float(norm)}); lower learning_rate, or check the data for extreme values"
+                f"{norm}); lower learning_rate, or check the data for extreme values"
             )
         with self.stops.held():
             for group in self.optimizer.param_groups:
@@ -337,7 +336,7 @@ class _Fit:
             self.step += 1
             self.history.append([self.step, value, None, None, None, None])
             self.mark, self.whole = None, True
-        return value, float(norm)
+        return value, norm
 
     def steps(self) -> Iterator[Step]:
         """Yield a record after every step; save and hand over the averaged weights at the end."""

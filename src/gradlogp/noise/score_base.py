@@ -176,7 +176,8 @@ def refuse_no_noise(schedule: Schedule, t: Tensor) -> None:
     if known is not None:
         bare = known[1] == 0
     else:
-        bare = bool((t <= 0).any()) and bool((schedule(t)[1] == 0).any())
+        early = t.numel() > 0 and bool(t.min() <= 0)
+        bare = early and bool((schedule(t)[1] == 0).any())
     if bare:
         raise ValueError("there is no score at sigma = 0; evaluate it at a larger t")
 

@@ -18,12 +18,12 @@ class Frame(NamedTuple):
     r"""What of a model depends on time alone, for all samples or in a row for each.
 
     .. math::
-        \tilde z = shift + scale \cdot z, \qquad
+        \tilde z = scale \cdot (z - drift), \qquad
         s = of_z \cdot \tilde z + of_{network} \cdot F(\tilde z)
     """
 
     scale: Tensor
-    shift: Tensor
+    drift: Tensor
     of_z: Tensor | None  # None: 0
     of_network: Tensor
     coordinate: Tensor
@@ -72,12 +72,12 @@ def frame_of(
     scale = torch.addcmul(b * b, signal, signal).rsqrt()
     a_unit, b_unit = signal * scale, b * scale
     of_z, of_network = epsilon_weights(kind, a_unit, b_unit, unit=True)
-    to_score = -1 / b  # s = −ε/σ
-    of_z = of_z * to_score if alone and of_z is not None else None
+    minus = -b  # s = −ε/σ
+    of_z = of_z / minus if alone and of_z is not None else None
     # a copy that does not wait: what is on its way is one number, and of the host
     coordinate = noise_coordinate(alpha, sigma, std).to(z.device, z.dtype, non_blocking=True)
     return Frame(
-        scale, -a * scale * mean, of_z, of_network * to_score, coordinate, None, (a, b),
+        scale, a * mean, of_z, of_network / minus, coordinate, None, (a, b),
         (a_unit, b_unit),
     )  # fmt: skip
 

@@ -286,7 +286,7 @@ class ScoreModel(ScoreBase, nn.Module):
         if predicted is not None:
             assert frame.levels is not None
             z = z - frame.levels[0] * predicted
-        z_unit = torch.addcmul(frame.shift, z, frame.scale)
+        z_unit = (z - frame.drift) * frame.scale
         extra = () if condition is None else (condition,)
         known = {} if frame.embedded is None else {"embedded": frame.embedded}
         out = self.network(z_unit, frame.coordinate.expand(len(z)), *extra, **known)

@@ -125,7 +125,7 @@ def multilevel(
         torch.Size([5])
     """
     check_noisy_score(score)
-    check_points(z, "z", score.event_shape)
+    check_points(z, "z", score.event_shape, wait=False)
     if importance is not None:
         check_kind(importance, "importance", ImportanceTimes, "ImportanceTimes")
     schedule = score.schedule
@@ -175,7 +175,7 @@ def excess(
     check_noisy_score(score)
     check_noisy_score(exact, "exact")
     check_same_frame(score, exact, "score and exact, the model and the exact score,")
-    check_points(z, "z", score.event_shape)
+    check_points(z, "z", score.event_shape, wait=False)
     t = times_of(score.schedule, z, t, generator, False)
     z_t, _, _ = noised_at(score.schedule, z, t, generator)
     s, target = score(z_t, t), exact(z_t, t)

@@ -50,7 +50,7 @@ def noised(
         | https://arxiv.org/abs/1905.07088
     """
     check_noisy_score(score)
-    check_points(z, "z", score.event_shape)
+    check_points(z, "z", score.event_shape, wait=False)
     check_function(matching, "matching", takes=2, by_name=("generator",))
     schedule = score.schedule
     t = times_of(schedule, z, t, generator, stratified)

@@ -161,7 +161,7 @@ def masked_errors(
 ) -> Float[Tensor, "batch D"]:
     """Return σ s_θ(z_t | z_K) + ε, 0 in entries that are known: arguments as of `masked`."""
     check_kind(score, "score", MaskedScore, "a MaskedScore, model.given(rows with missing values)")
-    check_points(z, "z", score.event_shape)
+    check_points(z, "z", score.event_shape, wait=False)
     if score.condition is None:
         raise ValueError(
             "score must be conditioned on something: model.given(rows with missing values)"
