@@ -64,6 +64,8 @@ def to_epsilon(kind: Kind, value: Part, x_t: Part, a: Part, b: Part) -> Part:
     """Return ε̂ of a prediction, likewise."""
     if kind == "epsilon":
         return value
+    if kind == "x0":  # in one rounding less than by weights
+        return (x_t - a * value) / b
     of_x, of_value = epsilon_weights(kind, a, b)
     return of_value * value if of_x is None else of_x * x_t + of_value * value
 
