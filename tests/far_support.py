@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import traceback
 from collections import Counter
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -39,7 +40,7 @@ class Far(Tensor):
         return f"Far({self.held!r})"
 
     @classmethod
-    def __torch_dispatch__(cls, func, types, args=(), kwargs=None):
+    def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         raise AssertionError(f"{func} of a far tensor outside of `Elsewhere`")
 
 
@@ -59,9 +60,12 @@ class Elsewhere(TorchDispatchMode):
         super().__init__()
         self.waits: Counter[str] = Counter()
 
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = dict(kwargs or {})
-        name, flat = str(func), [a for a in tree_flatten((args, kwargs))[0] if isinstance(a, Tensor)]
+        name, flat = (
+            str(func),
+            [a for a in tree_flatten((args, kwargs))[0] if isinstance(a, Tensor)],
+        )
         away = [isinstance(a, Far) for a in flat]
         device = kwargs.get("device")
         made = torch.device(device).type == DEVICE.type if device is not None else any(away)
@@ -72,14 +76,18 @@ class Elsewhere(TorchDispatchMode):
             target = isinstance(flat[0], Far) if name == COPIES[1] else made
             if isinstance(source, Far) != target and not kwargs.get("non_blocking"):
                 self._note("a copy from the device" if isinstance(source, Far) else "a copy to it")
-        elif any(away) and not all(f or a.ndim == 0 for f, a in zip(away, flat, strict=True)):
+        elif (
+            any(away)
+            and "_foreach" not in name
+            and not all(f or a.ndim == 0 for f, a in zip(away, flat, strict=True))
+        ):
             raise RuntimeError(f"{name}: tensors are on two devices")
         if device is not None:
             kwargs["device"] = torch.device("cpu")
         plain = lambda a: a.held if isinstance(a, Far) else a
         out = func(*tree_map(plain, args), **tree_map(plain, kwargs))
         if name.split(".")[1].endswith("_") and flat:  # in place: what was given comes back
-            return args[0]
+            return None if out is None else args[0]
         wrap = lambda a: Far(a) if made and isinstance(a, Tensor) else a
         return tree_map(wrap, out)
 

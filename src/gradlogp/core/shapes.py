@@ -285,14 +285,12 @@ def check_per_sample(value: Tensor | float, x: Tensor, name: str = "t") -> None:
 def per_sample(value: Tensor | float, x: Tensor, name: str = "t") -> Tensor:
     """Reshape a number `()` or one per sample `(B,)` so that it multiplies x `(B, *event)`.
 
-    A single number of the host stays there, where every device can use it without a wait.
+    What is on the host goes to the device of x without a wait for it.
     """
     check_per_sample(value, x, name)
     if not isinstance(value, Tensor):
-        return torch.tensor(_float(value), dtype=x.dtype, device="cpu")
-    if value.ndim == 0 and value.device.type == "cpu":
-        return value.to(x.dtype)
-    v = value.to(x)
+        return x.new_full((), _float(value))
+    v = value.to(x.device, x.dtype, non_blocking=value.device.type == "cpu")
     return v.reshape(-1, *[1] * (x.ndim - 1)) if v.ndim else v
 
 

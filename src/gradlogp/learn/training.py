@@ -320,7 +320,8 @@ class _Fit:
         gradients = [p.grad for p in self.parameters if p.grad is not None]
         if not self.processes.alone:
             self.processes.add_up([total, *gradients])
-        value, norm = torch.stack([total, clip(gradients, self.settings.clip).to(total)]).tolist()
+        norms = clip(gradients, self.settings.clip).to(total)
+        value, norm = torch.stack([total, norms]).cpu().tolist()  # one wait for the device
         self.whole = False
         if not math.isfinite(value + norm):
             raise FloatingPointError(

@@ -74,8 +74,7 @@ def frame_of(
     of_z, of_network = epsilon_weights(kind, a_unit, b_unit, unit=True)
     minus = -b  # s = −ε/σ
     of_z = of_z / minus if alone and of_z is not None else None
-    # a copy that does not wait: what is on its way is one number, and of the host
-    coordinate = noise_coordinate(alpha, sigma, std).to(z.device, z.dtype, non_blocking=True)
+    coordinate = noise_coordinate(alpha, sigma, std).to(z.dtype)
     return Frame(
         scale, a * mean, of_z, of_network / minus, coordinate, None, (a, b),
         (a_unit, b_unit),
@@ -84,5 +83,9 @@ def frame_of(
 
 def noise_coordinate(alpha: Tensor, sigma: Tensor, std: Tensor) -> Tensor:
     """Return −λ/8, λ = 2 log(α c̄/σ), what the network is given of the noise."""
-    r = sigma / (alpha * (torch.linalg.vector_norm(std) / std.numel() ** 0.5).to(alpha))
+    rms = torch.linalg.vector_norm(std) / std.numel() ** 0.5
+    if alpha.device != rms.device:  # single numbers of the host, which wait for nothing
+        wide = torch.promote_types(rms.dtype, torch.float32)
+        alpha, sigma = (v.to(rms.device, wide, non_blocking=True) for v in (alpha, sigma))
+    r = sigma / (alpha * rms.to(alpha.dtype))
     return r.log().clamp(-LOG_SNR_LIMIT / 2, LOG_SNR_LIMIT / 2) / 4

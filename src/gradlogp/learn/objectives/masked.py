@@ -85,7 +85,7 @@ def draw_known(
     whole = order < count.unsqueeze(1)
     told = whole | ((u[:, 2 + k :] < 0.5) & (u[:, :1] >= FREE))
     index = [sorted(set(groups)).index(g) for g in groups]
-    flag = torch.tensor(flags, device=present.device)
+    flag = torch.tensor(flags).to(present.device, non_blocking=True)
     return torch.where(flag | ~present, told[:, index], whole[:, index])
 
 
@@ -109,7 +109,7 @@ def condition_on(
         What is known, and where there is a value, as of `draw_known`.
     """
     u = rand_like(torch.empty(len(known), 2, dtype=torch.float64, device=known.device), generator)
-    own, gone = torch.tensor(given, device=known.device), u[:, :1] < dropout
+    own, gone = torch.tensor(given).to(known.device, non_blocking=True), u[:, :1] < dropout
     known = torch.where(gone | (u[:, 1:] < GIVEN), own, known)
     return known, present & ~(gone & own)
 
