@@ -1086,8 +1086,8 @@ MUTANTS = (
     Mutant(
         "X: a prediction looks at the numbers it divides by",
         "noise/predictions.py",
-        "        return (x_t - a * value) / b",
-        "        return (x_t - a * value) / (b if bool((b > 0).all()) else b + 1)",
+        "return 1 / b, -a / b",
+        "return 1 / (b if bool((b > 0).all()) else b + 1), -a / b",
         "scores/test_model.py::test_forward_never_looks_at_a_number",
     ),
     Mutant(
@@ -2689,7 +2689,7 @@ MUTANTS = (
     Mutant(
         "X: integrals of powers by parts have the wrong sign",
         "diffusion/transitions/multistep.py", "(m * found[-1] - 1) / x", "(m * found[-1] + 1) / x",
-        "diffusion/test_solvers.py::test_exponential_weights",
+        "diffusion/test_solvers.py::test_weights_integrate_polynomials_against_the_exponential",
     ),
     Mutant(
         "X: gradients are scaled up to their bound",

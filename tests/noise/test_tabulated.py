@@ -1,5 +1,8 @@
 """Scores with what depends on time alone computed once for the times of a run."""
 
+import copy
+import pickle
+
 import pytest
 import torch
 from support import close
@@ -53,6 +56,12 @@ def test_it_stands_for_the_schedule():
     assert known != schedules.VP()
     assert (hash(known), repr(known)) == (hash(schedule), repr(schedule))
     assert (known.beta_min, known.times) == (0.2, None)
+    assert isinstance(known, schedules.VP)
+    assert not isinstance(known, schedules.VE)
+    assert schedule == known
+    for other in (copy.copy(known), copy.deepcopy(known), pickle.loads(pickle.dumps(known))):
+        assert other == schedule
+        close(torch.stack(other(TIMES[1])), torch.stack(schedule(TIMES[1])), 1e-14)
 
 
 class Bent(nn.Module):

@@ -62,7 +62,14 @@ class Tabulated(Schedule):
         return repr(self.schedule)
 
     def __getattr__(self, name: str) -> Any:  # what else a schedule has, such as its parameters
-        return getattr(self.__dict__["schedule"], name)
+        if name == "schedule" or name.startswith("__"):
+            raise AttributeError(name)
+        return getattr(self.schedule, name)
+
+    @property  # type: ignore[misc]
+    def __class__(self) -> type:
+        """That of the schedule: who asks for the kind of one gets the right answer."""
+        return type(self.schedule)
 
 
 def numbers(schedule: Schedule, t: Tensor) -> tuple[float, float]:
