@@ -17,6 +17,7 @@ from torch import nn
 import gradlogp as glp
 from gradlogp.distributions.analytic.conditional import Joint
 from gradlogp.learn import checkpoint
+from gradlogp.learn.gradients import clip
 from gradlogp.learn.keeping import accelerated
 from gradlogp.learn.objectives import excess, multilevel
 from gradlogp.learn.settings import ema_decay
@@ -937,3 +938,16 @@ def test_what_cannot_be_saved_is_refused_before_training(tmp_path):
         "cannot store your own schedule Own", model, points(), called, checkpoint=tmp_path / "run"
     )
     train(model, points(), steps=1)  # without a checkpoint any schedule will do
+
+
+@pytest.mark.parametrize("most", [0.1, 1e3])
+def test_gradients_are_clipped_as_torch_does(most, generator):
+    shapes = [(3, 4), (4,), (2, 3, 1)]
+    weights = [nn.Parameter(torch.zeros(s)) for s in shapes]
+    for w in weights:
+        w.grad = torch.randn(w.shape, generator=generator)
+    gradients = [w.grad.clone() for w in weights]
+    norm = clip(gradients, most)
+    assert torch.equal(norm, nn.utils.clip_grad_norm_(weights, most))
+    for mine, w in zip(gradients, weights, strict=True):
+        assert torch.equal(mine, w.grad)

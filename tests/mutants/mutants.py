@@ -66,7 +66,7 @@ MUTANTS = (
     ),
     Mutant(
         "M4: σ for σ² in Tweedie's formula",
-        "noise/predictions.py", "return -b * value if kind", "return -value if kind",
+        "noise/predictions.py", "None, -b if kind", "None, -1.0 if kind",
         "noise/test_predictions.py::test_predict_is_the_posterior_mean",
     ),
     Mutant(
@@ -162,8 +162,8 @@ MUTANTS = (
     ),
     Mutant(
         "X: source and target time swapped in the ancestral mean",
-        "diffusion/transitions/ancestral.py", "mean = a * sigma_s**2 / sigma_t**2 * z",
-        "mean = a * sigma_t**2 / sigma_s.clamp(min=1e-9) ** 2 * z",
+        "diffusion/transitions/ancestral.py", "[(a * sigma_s**2 / sigma_t**2, z)",
+        "[(a * sigma_t**2 / max(sigma_s, 1e-9) ** 2, z)",
         "diffusion/test_transitions.py::test_ancestral_step_is_that_of_ddpm",
     ),
     Mutant(
@@ -489,8 +489,8 @@ MUTANTS = (
     Mutant(
         "X: DDIM's noise is not taken from its ε",
         "diffusion/transitions/reverse.py",
-        "sigma_s * (1 - part).sqrt() * eps",
-        "sigma_s * eps",
+        "(sigma_s * math.sqrt(1 - part), eps)",
+        "(sigma_s, eps)",
         "diffusion/test_solvers.py::test_ddim_is_the_formula_of_the_paper",
     ),
     Mutant(
@@ -912,9 +912,9 @@ MUTANTS = (
     ),
     Mutant(
         "M4: NCSN's σ is taken for √(1 − ᾱ)",
-        "scores/model.py",
-        "log_snr = 2 * (alpha * c.square().mean().sqrt().to(alpha)).log() - 2 * sigma.log()",
-        "log_snr = 2 * c.square().mean().sqrt().to(alpha).log() - 2 * sigma.log()",
+        "scores/frame.py",
+        "r = sigma / (alpha * rms.to(alpha.dtype))",
+        "r = sigma / rms.to(alpha.dtype)",
         "house/test_equivalence.py::test_losses_and_gradients_are_equal_sample_by_sample",
     ),
     Mutant(
@@ -1086,8 +1086,8 @@ MUTANTS = (
     Mutant(
         "X: a prediction looks at the numbers it divides by",
         "noise/predictions.py",
-        "        return (x_t - a * value) / b",
-        "        return (x_t - a * value) / (b if bool((b > 0).all()) else b + 1)",
+        "return 1 / b, -a / b",
+        "return 1 / (b if bool((b > 0).all()) else b + 1), -a / b",
         "scores/test_model.py::test_forward_never_looks_at_a_number",
     ),
     Mutant(
@@ -2104,7 +2104,7 @@ MUTANTS = (
     ),
     Mutant(
         "X: the part of a prediction that is not the network's is counted beside a base, too",
-        "scores/model.py", "z_unit = torch.zeros_like(a)  # so that", "pass  # so that",
+        "scores/frame.py", "of_z / minus if alone and of_z", "of_z / minus if of_z",
         "scores/test_base.py::test_a_normal_base_is_the_preconditioning_there_is_without_one",
     ),
     Mutant(
@@ -2503,7 +2503,8 @@ MUTANTS = (
     ),
     Mutant(
         "X: parts of a batch count as whole ones",
-        "learn/gradients.py", "source).sum() / total", "source).mean()",
+        "learn/gradients.py", "torch.full_like(losses, 1 / total)",
+        "torch.full_like(losses, 1 / len(x))",
         "learn/test_fit.py::test_parts_of_a_batch_change_nothing",
     ),
     Mutant(
@@ -2658,5 +2659,52 @@ MUTANTS = (
         "core/shapes.py", "raise TypeError(NUMPY.format(name)) from error",
         "raise ValueError(NUMPY.format(name)) from error",
         "distributions/test_as_target.py::test_a_function_of_numpy_is_refused_with_what_to_write",
+    ),
+    Mutant(
+        "X: every time of a table has the level of the first",
+        "noise/tabulated.py", "v[self._known[id(t)][1]]", "v[0]",
+        "noise/test_tabulated.py::test_the_levels_are_those_of_the_schedule",
+    ),
+    Mutant(
+        "X: a time computed anew is not looked up in the schedule",
+        "noise/tabulated.py", "return self.schedule.rates(t)", "return self(t)",
+        "noise/test_tabulated.py::test_other_times_are_asked_of_the_schedule",
+    ),
+    Mutant(
+        "X: the mean in the frame is that of the data at every level",
+        "scores/frame.py", "scale, a * mean, of_z,", "scale, mean, of_z,",
+        "noise/test_tabulated.py::test_a_model_is_the_same_with_its_frames_known",
+    ),
+    Mutant(
+        "X: what a network makes of a level is that of the next",
+        "scores/model.py", "embed(frames.coordinate))", "embed(frames.coordinate.roll(1)))",
+        "noise/test_tabulated.py::test_a_model_is_the_same_with_its_frames_known",
+    ),
+    Mutant(
+        "X: a network takes the first level for all",
+        "scores/networks/embeddings.py", "if len(c) > 1 and not c.stride(0):", "if len(c) > 1:",
+        "scores/test_networks.py::test_one_level_for_all_is_a_row_of_each",
+    ),
+    Mutant(
+        "X: integrals of powers by parts have the wrong sign",
+        "diffusion/transitions/multistep.py", "(m * found[-1] - 1) / x", "(m * found[-1] + 1) / x",
+        "diffusion/test_solvers.py::test_weights_integrate_polynomials_against_the_exponential",
+    ),
+    Mutant(
+        "X: gradients are scaled up to their bound",
+        "learn/gradients.py", "(norm + 1e-6)).clamp(max=1.0)", "(norm + 1e-6))",
+        "learn/test_fit.py::test_gradients_are_clipped_as_torch_does",
+    ),
+    Mutant(
+        "X: a number of the host is waited for",
+        "core/shapes.py", "non_blocking=value.device.type == \"cpu\"", "non_blocking=False",
+        "house/test_waits.py::test_transitions[Churn]",
+    ),
+    Mutant(
+        "X: every step looks whether chains on a device are finite",
+        "langevin/kernels/steps.py",
+        "return select(ok, new, old), LangevinInfo(diverging=~ok)",
+        "return (select(ok, new, old) if not bool(ok.all()) else new), LangevinInfo(diverging=~ok)",
+        "house/test_waits.py::test_kernels[ULA]",
     ),
 )  # fmt: skip

@@ -106,6 +106,17 @@ def test_samples_do_not_see_each_other(make, condition, generator):
     torch.testing.assert_close(torch.func.vmap(one)(*given), out, rtol=1e-12, atol=1e-12)
 
 
+@every_network
+def test_one_level_for_all_is_a_row_of_each(make, generator):
+    """What was expanded from one number is embedded once; numbers of which each counts are not."""
+    network = awake(make(generator=generator))
+    x = torch.randn(3, *network.event_shape, generator=generator)
+    c = torch.tensor([0.3, -0.7, 1.1])
+    torch.testing.assert_close(network(x, c[1].expand(3)), network(x, c[1].repeat(3)))
+    for i in range(3):
+        torch.testing.assert_close(network(x, c)[i], network(x, c[i].repeat(3))[i])
+
+
 @every_condition
 @every_network
 def test_all_that_it_is_given_matters(make, condition, generator):

@@ -57,6 +57,7 @@ from .shapes import check_kind as check_kind
 from .shapes import check_level as check_level
 from .shapes import check_number as check_number
 from .shapes import check_option as check_option
+from .shapes import check_per_sample as check_per_sample
 from .shapes import check_points as check_points
 from .shapes import check_same_shape as check_same_shape
 from .shapes import evaluate as evaluate

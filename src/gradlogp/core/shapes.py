@@ -42,11 +42,19 @@ def check_batch(
 
 
 def check_points(
-    x: Tensor, name: str = "x", event_shape: torch.Size | None = None, least: int = 1
+    x: Tensor,
+    name: str = "x",
+    event_shape: torch.Size | None = None,
+    least: int = 1,
+    *,
+    wait: bool = True,
 ) -> None:
-    """Raise `ValueError` unless x is a batch `(B, *event)` of at least so many rows, all finite."""
+    """Raise `ValueError` unless x is a batch `(B, *event)` of at least so many rows, all finite.
+
+    Without `wait` as `check_finite`, what loops of others call.
+    """
     check_batch(x, event_shape, name)
-    check_finite(x, name)
+    check_finite(x, name, wait=wait)
     if len(x) < least:
         raise ValueError(f"{name} must have at least {least} rows, got {len(x)}")
 
@@ -62,8 +70,11 @@ def check_event_shape(shape: object, name: str = "event_shape") -> None:
         )
 
 
-def check_finite(x: Tensor, name: str) -> None:
-    """Raise `ValueError` unless x holds numbers, in float32 or float64, and all are finite."""
+def check_finite(x: Tensor, name: str, *, wait: bool = True) -> None:
+    """Raise `ValueError` unless x holds numbers, in float32 or float64, and all are finite.
+
+    Without `wait` finite is looked for only in what is on the host.
+    """
     if not isinstance(x, Tensor):
         raise ValueError(f"{name} must be a torch.Tensor, got {shown(x)}")
     if x.dtype not in FLOATS:
@@ -73,6 +84,8 @@ def check_finite(x: Tensor, name: str) -> None:
     _check_held(x, name)
     if x.numel() == 0:
         raise ValueError(f"{name} is empty, shape {tuple(x.shape)}")
+    if not wait and x.device.type != "cpu":
+        return
     # one pass; only a sum that is not finite is looked at more closely
     if not math.isfinite(x.detach().sum().item()) and not bool(torch.isfinite(x).all()):
         if x.ndim < 2:
@@ -265,19 +278,28 @@ def check_kind(value: object, name: str, kind: Any, what: str, why: str = "") ->
         _check_held(value, name)
 
 
-def per_sample(value: Tensor | float, x: Tensor, name: str = "t") -> Tensor:
-    """Reshape a number `()` or one per sample `(B,)` so that it multiplies x `(B, *event)`."""
+def check_per_sample(value: Tensor | float, x: Tensor, name: str = "t") -> None:
+    """Raise `ValueError` unless this is a number `()` or one per sample `(B,)` of x `(B, *event)`."""
     if not isinstance(value, (Tensor, Real)):
         raise ValueError(f"{name} must be a number or a tensor, got {shown(value)}")
     if isinstance(value, Tensor):
         (_check_dense if x.device.type == "meta" else _check_held)(value, name)
-    number = value if isinstance(value, Tensor) else _float(value)
-    v = torch.as_tensor(number, dtype=x.dtype, device=x.device)
-    if v.ndim == 0:
-        return v
-    if v.shape != x.shape[:1]:
-        raise ValueError(f"{name} must have shape () or ({x.shape[0]},), got {tuple(v.shape)}")
-    return v.reshape(-1, *[1] * (x.ndim - 1))
+        if value.ndim and value.shape != x.shape[:1]:
+            raise ValueError(
+                f"{name} must have shape () or ({x.shape[0]},), got {tuple(value.shape)}"
+            )
+
+
+def per_sample(value: Tensor | float, x: Tensor, name: str = "t") -> Tensor:
+    """Reshape a number `()` or one per sample `(B,)` so that it multiplies x `(B, *event)`.
+
+    What is on the host goes to the device of x without a wait for it.
+    """
+    check_per_sample(value, x, name)
+    if not isinstance(value, Tensor):
+        return x.new_full((), _float(value))
+    v = value.to(x.device, x.dtype, non_blocking=value.device.type == "cpu")
+    return v.reshape(-1, *[1] * (x.ndim - 1)) if v.ndim else v
 
 
 def sum_event(x: Tensor) -> Tensor:

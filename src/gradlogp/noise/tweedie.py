@@ -92,8 +92,8 @@ def tweedie_product(
     .. math:: \mathrm{Cov}[x_0 | x_t]\, v = \frac{σ^2}{α^2} \left( v + σ^2 (\nabla s)^\top v \right)
 
     The Jacobian of a score is symmetric; that of a network is only nearly symmetric, and the
-    result is then the product with its transpose. v has a vector for each sample; other arguments, and errors, are those
-    of `tweedie`.
+    result is then the product with its transpose. v has a vector for each sample; other arguments,
+    and errors, are those of `tweedie`.
     """
     check_points(x_t, "x_t")
     check_points(v, "v")

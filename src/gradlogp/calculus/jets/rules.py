@@ -213,6 +213,12 @@ def _mul(func: Any, a: Any, b: Any) -> Jet:
     return Jet(value, jac, lap)
 
 
+def _addcmul(func: Any, a: Any, b: Any, c: Any, *, value: float = 1) -> Jet:
+    """Return a + value · b c of jets and constants."""
+    jets = isinstance(b, Jet) or isinstance(c, Jet)
+    return _add(torch.add, a, _mul(func, b, c) if jets else b * c, alpha=value)
+
+
 def _div(func: Any, a: Any, b: Any) -> Jet:
     if func.__name__ in ("__rtruediv__", "__rdiv__"):
         a, b = b, a
@@ -321,6 +327,7 @@ _LINEAR = (
 RULES: dict[str, Callable[..., Any]] = {
     **dict.fromkeys(DERIVATIVES, _entrywise),
     **dict.fromkeys(("pow", "__pow__"), _pow),
+    "addcmul": _addcmul,
     **dict.fromkeys(_LINEAR.split(), _linear_map),
     **dict.fromkeys(("linear", "conv1d", "conv2d", "conv3d"), _affine_map),
     **dict.fromkeys(("cat", "concat", "stack"), _joined),

@@ -74,8 +74,13 @@ class Conditioning(nn.Module):
         self,
         c: Float[Tensor, " batch"],
         condition: Int[Tensor, " batch"] | Float[Tensor, "batch *condition"] | None = None,
-    ) -> Float[Tensor, "batch width"]:
-        """Return the conditioning vector; the condition has been checked (`check_condition`)."""
+    ) -> Float[Tensor, "rows width"]:
+        """Return the conditioning vector; the condition has been checked (`check_condition`).
+
+        One row for all, where c was expanded from one number.
+        """
+        if len(c) > 1 and not c.stride(0):  # one number for all: one row, which is added to each
+            c = c[:1]
         emb = self.noise(self.fourier(c))
         if condition is not None and self.label is not None:
             none = condition == NO_CLASS
