@@ -132,8 +132,7 @@ class VP(Schedule):
 
     def log_alpha(self, t: Tensor) -> Tensor:
         """Return log α_t."""
-        square = -0.25 * (self.beta_max - self.beta_min)
-        return torch.addcmul(-0.5 * self.beta_min * t, t, t, value=square)
+        return -0.25 * t**2 * (self.beta_max - self.beta_min) - 0.5 * t * self.beta_min
 
     def __call__(self, t: Tensor) -> tuple[Tensor, Tensor]:
         """Return (α_t, σ_t)."""
