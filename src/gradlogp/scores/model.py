@@ -252,7 +252,7 @@ class ScoreModel(ScoreBase, nn.Module):
             return other
         stacked = torch.stack(list(times)).cpu().double()
         frames = self._frame(self.z_mean.expand(len(times), *self.event_shape), stacked)
-        embed = getattr(self.network, "embedded", None)
+        embed = getattr(self.network, "_embedded", None)
         if self.condition is None and callable(embed):
             frames = frames._replace(embedded=embed(frames.coordinate))
         if self.base is None and self.gain is None:  # who needs α and σ
