@@ -161,8 +161,9 @@ def predict(score: NoisyScore, z: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
     a: Part
     b: Part
     if t.ndim:
-        a, b = (per_sample(v, z) for v in score.schedule(t))
-        blind, bare = bool((a < 1e-6 * b).any()), bool((b == 0).all())
+        alpha, sigma = score.schedule(t)
+        blind, bare = bool((alpha < 1e-6 * sigma).any()), bool((sigma == 0).all())
+        a, b = per_sample(alpha, z), per_sample(sigma, z)
     else:
         a, b = numbers(score.schedule, t)
         blind, bare = a < 1e-6 * b, b == 0

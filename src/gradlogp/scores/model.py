@@ -253,7 +253,7 @@ class ScoreModel(ScoreBase, nn.Module):
             return other
         stacked = torch.stack(list(times)).cpu().double()
         frames = self._frame(self.z_mean.expand(len(times), *self.event_shape), stacked)
-        embed = getattr(self.network, "embedded", None)
+        embed = getattr(self.network, "_embedded", None)
         if self.condition is None and callable(embed):
             frames = frames._replace(embedded=embed(frames.coordinate))
         if self.base is None and self.gain is None:  # who needs α and σ
@@ -330,11 +330,7 @@ class ScoreModel(ScoreBase, nn.Module):
         return self.denoise_given(z, t, self._without(z))
 
     def _without(self, z: Tensor) -> Tensor | None:
-        """Return the null condition for each row of z; None for a model without conditions.
-
-        Raises:
-            ValueError: If the model never saw the null condition in training.
-        """
+        """Return the null condition for each row of z; None for a model without conditions."""
         if self.condition is None:
             return None
         return self.condition.null(len(z), z)

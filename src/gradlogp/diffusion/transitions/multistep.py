@@ -19,6 +19,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import pairwise
 from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
@@ -53,7 +54,13 @@ def exponential_weights(offsets: Sequence[float], h: float, growth: float) -> li
     ℓ_j are the Lagrange polynomials of the nodes `offsets` (λ_j − λ_t, the first one 0): products of
     (u − λ_k)/(λ_j − λ_k), each of which leads from the integrals of 1, u, … to those with the factor.
     """
-    nodes, weights = [offset / h for offset in offsets], []
+    return list(_weights(tuple(offsets), h, growth))
+
+
+@lru_cache(maxsize=1024)
+def _weights(offsets: tuple[float, ...], h: float, growth: float) -> tuple[float, ...]:
+    """Return them; a pure function, kept as every chunk of a run asks for the same."""
+    nodes, weights = [offset / h for offset in offsets], list[float]()
     powers = _moments(growth * h, len(nodes))
     for node in nodes:
         left = powers
@@ -62,7 +69,7 @@ def exponential_weights(offsets: Sequence[float], h: float, growth: float) -> li
                 span = node - other
                 left = [(up - other * low) / span for low, up in pairwise(left)]
         weights.append(h * left[0])
-    return weights
+    return tuple(weights)
 
 
 def _moments(x: float, n: int) -> list[float]:

@@ -77,7 +77,7 @@ def score_of(
 
     Guidance moves away from the law of the other cells for any values of the condition.
 
-    `given` is as of `read_given`, one row for all or one for each. For None the cells of the condition
+    `given` is as in `read_given`, one row for all or one for each. For None the cells of the condition
     are drawn, as often as they are met.
 
     Raises:

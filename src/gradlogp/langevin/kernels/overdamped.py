@@ -1,7 +1,7 @@
 r"""Overdamped Langevin kernels: ULA, its Metropolis correction MALA, and variants of ULA.
 
 For a density p on R^d every kernel here discretises dX = ∇ log p(X) dt + √2 dW with step size h.
-Whoever thinks in steps of ε/2 and √ε has h = ε/2. An exponential integrator solves the linear part of
+In the convention with ε/2 and √ε, h = ε/2. An exponential integrator solves the linear part of
 the score without error.
 """
 

@@ -1,4 +1,4 @@
-"""Where draws go: beside the chains, or to files, with what a run goes on from when it was killed.
+"""Where draws go: beside the chains, or to files, with what a run continues from when it was killed.
 
 =================  =====================================================================
 `draws.npy`        the draws, `(chain, draw, *event)`; NaN where there is none yet `draws.npy.info`

@@ -104,12 +104,12 @@ class MLP(nn.Module):
         initialise(self, generator)
         nn.init.zeros_(self.outlet.weight)
 
-    def embedded(
+    def _embedded(
         self,
         c: Float[Tensor, " batch"],
         condition: Int[Tensor, " batch"] | Float[Tensor, "batch *condition"] | None = None,
     ) -> list[Float[Tensor, "rows width"]]:
-        """Return what does not depend on x: the shift of each block, a row a sample or for all."""
+        """Return what does not depend on x: the shift of each block, for each sample or for all."""
         emb = self.conditioning(c, None if self.holes else condition)
         return [block.get_submodule("shift")(emb) for block in self.blocks]
 
@@ -123,7 +123,7 @@ class MLP(nn.Module):
         """Return the prediction at x; `embedded` is that of c and the condition, if known already."""
         check_batch(x, self.event_shape, held=False)
         check_condition(self.condition, condition, len(x))
-        shifts = self.embedded(c, condition) if embedded is None else embedded
+        shifts = self._embedded(c, condition) if embedded is None else embedded
         seen, known = x.flatten(1), []
         if self.holes and condition is not None:
             state, values = condition.to(x).flatten(2).unbind(1)
