@@ -131,7 +131,7 @@ constructor only stores: scikit-learn asks that of an estimator, and its methods
 
 
 def is_record(value):
-    """Whether this holds what was computed, or is a protocol, and so is no door."""
+    """Whether this is a result or a protocol, and so not an entry point."""
     return inspect.isclass(value) and (
         value.__name__ in RECORDS
         or issubclass(value, tuple | Exception)

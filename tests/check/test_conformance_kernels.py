@@ -305,7 +305,7 @@ def test_a_target_without_draws_is_a_place_to_run():
 
 
 def resumed(monkeypatch, change):
-    """Have every run that goes on start from a state that is changed."""
+    """Make every resumed run start from a changed state."""
 
     def run(*arguments, resume=None, **more):
         if resume is not None:

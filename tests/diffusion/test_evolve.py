@@ -285,7 +285,7 @@ def test_samples_come_back_in_the_units_and_the_dtype_of_the_data(dtype, generat
 
 
 def test_samples_that_became_nan_or_infinite_are_counted():
-    """Two of three, and nobody is broadcast over."""
+    """Two of three, and nothing is broadcast."""
     score = noisy(lambda x, t: torch.where(x.abs() > 1, torch.nan, -x))
     with pytest.raises(FloatingPointError, match="2 of 3 samples"):
         evolve(ProbabilityFlow(1), score, torch.tensor([[0.1], [4.0], [9.0]]), grid(VP()))

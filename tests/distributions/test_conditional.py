@@ -100,7 +100,7 @@ def test_a_class_is_its_law(generator):
 
 @conditions
 def test_rows_are_one_at_a_time(law, rows, generator):
-    """Levels of their own too: α and σ `()` or one for each row."""
+    """Each row may have its own level: α and σ `()` or one for each row."""
     x, given = torch.randn(5, 2, generator=generator), law.given(rows)
     a, b = torch.linspace(0.5, 1.0, 5), torch.linspace(0.2, 1.5, 5)
     mean, noised = given.posterior_mean(x, a, b), given.noised(a, b)

@@ -100,7 +100,7 @@ def test_samples_of_the_circle(concentration, generator):
 
 
 def test_samples_in_space(generator):
-    """Three dimensions, by the law with a natural parameter of its own; and with noise."""
+    """Three dimensions, by the law with its natural parameter; and with noise."""
     base = UniformSphere(3, 1.5).law
     natural = torch.tensor([1.0, -2.0, 0.5])
     law = type(base)(base.radius, natural, base.sigma, base.dtype)

@@ -240,7 +240,7 @@ def test_five_thousand_random_command_lines(folder, monkeypatch):
 
 
 def test_the_harness_sees_commands_that_break(folder, monkeypatch):
-    """Negative control: an error that nobody foresaw, a stray file, and another exit code."""
+    """Negative control: an unforeseen error, a stray file, and another exit code."""
     from gradlogp.interfaces.cli import check, learn, use
 
     def broken(*arguments, **options):

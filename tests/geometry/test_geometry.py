@@ -17,7 +17,7 @@ every_estimator = pytest.mark.parametrize("estimator", ESTIMATORS)
 
 
 def turned(law, D, seed=0):
-    """A law in a subspace of R^D that is no coordinate subspace."""
+    """A law in a subspace of R^D that is not a coordinate subspace."""
     A = torch.randn(D, law.event_shape[0], generator=torch.Generator().manual_seed(seed))
     return Embedded(law, torch.linalg.qr(A.double())[0])
 

@@ -108,7 +108,7 @@ def test_commands_run(page, as_reader, capsys):
         for line, words in commands(page):
             if block.line <= line < block.line + block.code.count("\n"):
                 code = main([*words, *["--quiet"] * (words[0] != "info")])
-                judged = words[0] == "evaluate"  # a small model may be told apart, honestly
+                judged = words[0] == "evaluate"  # samples of a small model may be distinguished
                 assert code == 0 or (code == 1 and judged), (line, words)
 
 

@@ -553,7 +553,7 @@ def test_many_columns_are_read_in_time_linear_in_them(write):
 
 
 def test_advice_on_text_is_what_a_person_could_do(write):
-    """A date is no class, a separator no value; all columns of text are named at once."""
+    """A date is not a class, a separator not a value; all columns of text are named at once."""
     days = "\n".join(
         f"2012-01-{i:02},{i},{i / 2},{'sun' if i % 2 else 'rain'}" for i in range(1, 25)
     )

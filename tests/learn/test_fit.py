@@ -667,7 +667,7 @@ def options_of(case):
 
 @pytest.fixture(scope="module")
 def unbroken(tmp_path_factory):
-    """A model, its losses and its checkpoint of a case, learned when first asked for."""
+    """A model, its losses and its checkpoint of a case, learned on first use."""
 
     @functools.cache
     def learned(case):

@@ -25,7 +25,7 @@ def trained(made, data=FEW, held_out=HELD, **options):
 
 
 def test_the_weights_of_the_lowest_held_out_loss_are_kept():
-    """12 rows learned by heart: the loss on others rises, which is said; the best is handed over."""
+    """12 memorised rows: the loss on others rises, with a warning; the best weights are kept."""
     made, seen = model(), {}
     with RISES:
         for record in glp.fit(made, FEW, held_out=HELD, generator=seeded(3), **STEPS):
