@@ -18,7 +18,7 @@ import types
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pandas as pd
 import sklearn
@@ -519,7 +519,7 @@ class Hostile(NamedTuple):
     """An argument, made from the valid one, and whether it holds numbers that are not finite."""
 
     name: str
-    make: Callable
+    make: Callable[..., Any]
     wild: bool = False
 
 

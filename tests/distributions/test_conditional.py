@@ -25,7 +25,7 @@ JOINT = Joint(LAW, 1)
 Y = torch.tensor([[0.7]], dtype=torch.float64)
 A, B = 0.8, 0.6
 HERE = torch.tensor([[0.4, -0.9]], dtype=torch.float64)
-PARTS = [
+PARTS: list[Gaussian | GaussianMixture] = [
     GaussianMixture([0.4, 0.6], torch.tensor([[-3.0, 0.0], [-1.0, 1.0]]).double(), [0.3, 0.2]),
     Gaussian(torch.tensor([2.0, -1.0]).double(), [[0.5, 0.2], [0.2, 0.4]]),
 ]

@@ -165,7 +165,7 @@ def test_bad_input(as_user):
         (lambda: Embedded(UniformSphere(2), 3, sigma=-1.0), "at least 0"),
         (lambda: Embedded(lambda x: x, 3), "law must be an analytic law"),
         (lambda: Product([]), "the number of laws"),
-        (lambda: Product([3]), "must be an analytic law"),
+        (lambda: Product([3]), "must be an analytic law"),  # type: ignore[list-item]
         (lambda: UniformSphere(3).noised(1.0, 0.1).score(torch.zeros(2, 2)), r"\(B, 3\)"),
         (lambda: UniformSphere(3).noised(1.0, -0.1), "at least 0"),
         (lambda: UniformSphere(3).posterior_mean(torch.zeros(2, 3), 1.0, 0.0), "without noise"),

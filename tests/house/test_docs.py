@@ -51,7 +51,7 @@ def run(block, page, names):
         exec(compile(source, name(page), "exec", dont_inherit=True), names)
     except Exception as error:
         frames = traceback.extract_tb(error.__traceback__)
-        line = max((f.lineno for f in frames if f.filename == name(page)), default=block.line)
+        line = max((f.lineno or 0 for f in frames if f.filename == name(page)), default=block.line)
         if isinstance(error, SyntaxError):
             line = error.lineno
         pytest.fail(f"{name(page)}, line {line}: {type(error).__name__}: {error}")

@@ -55,7 +55,7 @@ class InUnits(ScoreWrapper):
         self.score, self.affine = score, AffineCoordinates(shift, scale)
 
     @property
-    def coordinates(self):
+    def coordinates(self):  # type: ignore[override]
         return self.affine
 
     def _score(self, z, t):

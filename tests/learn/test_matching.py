@@ -2,6 +2,7 @@
 
 import math
 from itertools import pairwise
+from typing import Any
 
 import pytest
 import torch
@@ -114,11 +115,12 @@ def test_generalised_matching_is_its_formula(generator):
 @pytest.mark.usefixtures("as_user")
 @pytest.mark.parametrize("name", ["implicit", "explicit", "generalised", "denoising", *ESTIMATES])
 def test_bad_input_is_refused_by_name(name):
-    f, extra = getattr(objectives, name), {}
+    f = getattr(objectives, name)
+    extra: dict[str, Any] = {}
     if name == "explicit":
-        extra = {"target_score": lambda y: -y}
+        extra["target_score"] = lambda y: -y
     if name == "denoising":
-        extra = {"sigma": 0.5}
+        extra["sigma"] = 0.5
     good = lambda y: -y
     cases = [
         (torch.ones(3), r"x must have shape \(B, \*event\)"),
