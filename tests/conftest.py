@@ -1,4 +1,4 @@
-"""One thread, float64 by default, and a generator of its own for every test."""
+"""One thread, float64 by default, and a separate generator for every test."""
 
 import os
 import zlib
@@ -7,7 +7,7 @@ import pytest
 import torch
 import typed
 
-os.environ.pop("COLUMNS", None)  # the width of the terminal of whoever runs the tests
+os.environ.pop("COLUMNS", None)  # the width of the terminal in which tests are run
 typed.install()
 torch.set_num_threads(1)
 

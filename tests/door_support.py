@@ -18,7 +18,7 @@ import types
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pandas as pd
 import sklearn
@@ -130,7 +130,7 @@ constructor only stores: scikit-learn asks that of an estimator, and its methods
 
 
 def is_record(value):
-    """Whether this holds what was computed, or is a protocol, and so is no door."""
+    """Whether this is a result or a protocol, and so not an entry point."""
     return inspect.isclass(value) and (
         value.__name__ in RECORDS
         or issubclass(value, tuple | Exception)
@@ -504,7 +504,7 @@ class Hostile(NamedTuple):
     """An argument, made from the valid one, and whether it holds numbers that are not finite."""
 
     name: str
-    make: Callable
+    make: Callable[..., Any]
     wild: bool = False
 
 

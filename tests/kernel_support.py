@@ -1,6 +1,7 @@
 """What the tests of kernels share: targets, joint states, stationary laws without sampling."""
 
 import inspect
+from typing import Any
 
 import torch
 from support import COV, MEAN
@@ -19,7 +20,7 @@ def softened(x):
     return 1 + 1 / (1 + x**2)
 
 
-ARGUMENTS = {
+ARGUMENTS: dict[str, dict[str, Any]] = {
     "AdjustedMCLMC": {"n_steps": 3},
     "ExponentialEuler": {"covariance": 0.8},
     "HMC": {"n_leapfrog": 3},

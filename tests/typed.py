@@ -165,7 +165,7 @@ def check_of(f, typechecker):
 def hint(value, names):
     """Return an annotation as the object that a string stands for; what is not to be found is Any."""
 
-    def holder(x: value):
+    def holder(x: value):  # type: ignore[valid-type]
         pass
 
     try:

@@ -84,7 +84,7 @@ def test_another_number_of_draws_is_refused(n_draws):
         lambda x, g: x + randn_like(x, g) * randn_like(x, g),
         lambda x, g: x + randn_like(x, g).abs(),
         lambda x, g: x.where(x < 1.5, 0.0),  # affine on the unit vectors
-        lambda x, g: x - x.mean(0),  # rows are not states of their own
+        lambda x, g: x - x.mean(0),  # rows are not independent states
         lambda x, g: (x - 1e30).sqrt(),  # NaN
     ],
 )

@@ -64,7 +64,7 @@ def test_what_is_not_positive_definite_is_refused(generator):
     with pytest.raises(ValueError, match="not positive definite: at sample 1"):
         conjugate_gradients(times(M), b)
     stopped = conjugate_gradients(times(M), b, indefinite="stop")
-    close(stopped.u[0], torch.tensor([1.0, 1 / 2, 1 / 3]), 1e-10)  # the other one goes on
+    close(stopped.u[0], torch.tensor([1.0, 1 / 2, 1 / 3]), 1e-10)  # the other one continues
     assert stopped.converged.tolist() == [True, False]
     assert int(stopped.steps[0]) == 3
     with pytest.raises(ValueError, match="not finite"):

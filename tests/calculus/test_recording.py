@@ -26,7 +26,7 @@ def factorised(x):
     return -L.diagonal(dim1=1, dim2=2).log().sum(1) - x.square().sum(1)
 
 
-def written(x):  # fills a tensor of its own
+def written(x):  # fills its own tensor
     a = x.new_zeros(len(x), 3)
     a[:, 0], a[:, 1:] = x[:, 2], x[:, :2] * 2
     return -(a * torch.arange(1.0, 4.0)).square().sum(1)

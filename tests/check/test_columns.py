@@ -203,7 +203,7 @@ def test_copies_are_counted_and_fresh_rows_are_not(generator):
     )
     fresh = torch.randn(600, 3, generator=generator)
     assert copies(fresh, train, held).p_value > 0.05
-    assert copies(0.2 * fresh, train, held).p_value > 0.01  # crowded together is no copy
+    assert copies(0.2 * fresh, train, held).p_value > 0.01  # rows close together are not copies
     some = fresh.clone()
     some[:30] = train[:30]
     found = copies(some, train, held)

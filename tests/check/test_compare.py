@@ -402,7 +402,7 @@ def test_every_kind_of_look_has_a_bar_and_a_sentence(generator):
 
 
 def test_one_law_of_degenerate_rows(generator):
-    """Nothing to tell, and nothing that divides by zero: constant columns, a single column."""
+    """No finding, and no division by zero: constant columns, a single column."""
     flat = torch.ones(50, 3)
     assert compare(flat, flat, flat, generator=generator).verdict.ok
     one = torch.randn(150, 1, generator=seeded(1))

@@ -5,7 +5,7 @@ import math
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import pytest
 import torch
@@ -124,7 +124,9 @@ def langevin(x, s, h, z):
 class Own:
     """ULA as anybody writes it, with a move of the test's choice."""
 
-    def __init__(self, step_size: float, move: Callable = langevin, noise=randn_like, score=None):
+    def __init__(
+        self, step_size: float, move: Callable[..., Any] = langevin, noise=randn_like, score=None
+    ):
         self.step_size, self.move, self.noise, self.score = step_size, move, noise, score
 
     def init(self, x, target):
@@ -305,7 +307,7 @@ def test_a_target_without_draws_is_a_place_to_run():
 
 
 def resumed(monkeypatch, change):
-    """Have every run that goes on start from a state that is changed."""
+    """Make every resumed run start from a changed state."""
 
     def run(*arguments, resume=None, **more):
         if resume is not None:
@@ -333,7 +335,7 @@ def test_a_break_in_a_run_may_round_and_no_more(kernel, dtype, monkeypatch):
 class Forgetful(kernels.BAOAB):
     """BAOAB that starts at rest from every state which it did not return itself."""
 
-    last: ClassVar[list] = []
+    last: ClassVar[list[Any]] = []
 
     def step(self, state, target, *, generator=None):
         if not any(state is known for known in self.last):

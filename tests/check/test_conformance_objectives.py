@@ -48,7 +48,7 @@ ELSEWHERE = {
     "stein_gradient": "a fit", "box": "a weight", "half_line": "a weight",
     "tangential": "a field", "draw_times": "times", "masked": "of any part of a row",
 }  # fmt: skip
-"""What is no loss of score matching on R^d; each has its closed forms in tests/learn."""
+"""Objectives that are not score matching on R^d; each has its closed forms in tests/learn."""
 
 
 @pytest.mark.parametrize("name", EVERY)

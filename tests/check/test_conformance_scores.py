@@ -1,5 +1,7 @@
 """Every noisy score against the public checks, and scores that are wrong in a known way."""
 
+from typing import Any
+
 import pytest
 import torch
 from density_support import LAWS
@@ -39,7 +41,7 @@ def model(condition=None, holes=False):
     return made.requires_grad_(False)
 
 
-EXACT = {f"exact, {type(s).__name__}": glp.ExactScore(LAW, s) for s in SCHEDULES}
+EXACT: dict[str, Any] = {f"exact, {type(s).__name__}": glp.ExactScore(LAW, s) for s in SCHEDULES}
 EXACT |= {
     f"function that returns {kind}": glp.as_score(perfect(kind, VP()), kind, VP())
     for kind in KINDS

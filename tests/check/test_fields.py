@@ -111,7 +111,7 @@ def test_scores_that_differentiate_and_networks_with_parameters(n_probes, genera
 
     assert conservativity(by_autograd, x, n_probes, generator=generator).ratio.value < 1e-20
     network = torch.nn.Sequential(torch.nn.Linear(3, 8), torch.nn.Tanh(), torch.nn.Linear(8, 3))
-    with torch.no_grad():  # whoever calls it
+    with torch.no_grad():  # also without gradients
         result = conservativity(network, x, n_probes, generator=generator)
     assert 0.01 < result.ratio.value < 1
     assert all(p.grad is None for p in network.parameters())

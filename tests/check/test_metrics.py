@@ -229,7 +229,7 @@ def test_c2st_under_the_null(generator):
 
 @pytest.mark.parametrize("shift", [1.0, 2.5])
 def test_c2st_against_the_bayes_accuracy(shift, generator):
-    """No classifier tells N(0, I) from N(δ e₁, I) better than Φ(δ/2); the trees come close."""
+    """No classifier distinguishes N(0, I) and N(δ e₁, I) better than Φ(δ/2); trees come close."""
     x, y = normal(2000, 3, generator), normal(2000, 3, generator, shift)
     result = c2st(x, y, generator=generator)
     best = stats.norm.cdf(shift / 2)

@@ -175,7 +175,7 @@ def test_what_cannot_be_told(split, generator):
 
 
 def test_error_bars_cover(generator):
-    """The share copied of the truth, over independent data: errors in units of their own bars."""
+    """The share copied of the truth, over independent data: errors in units of their error bars."""
     sigma, z = 0.1, []
     for _ in range(60):
         found = denoising_gap(

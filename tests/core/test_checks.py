@@ -180,7 +180,7 @@ def test_words_functions_kinds_and_shapes():
         ),
         (lambda: evaluate(3, X), "score must be a function, got 3"),
         (lambda: evaluate(lambda x: x[:, :1], X), "score returned shape (3, 1) for x of (3, 2)"),
-        (lambda: evaluate(lambda x: None, X), "score returned shape NoneType"),
+        (lambda: evaluate(lambda x: None, X), "score returned shape NoneType"),  # type: ignore[return-value]
         (lambda: evaluate(lambda x: x / 0, X, "f", finite=True), "f has 3 of 3 rows that are not"),
     ):
         with pytest.raises(ValueError, match=re.escape(message)):

@@ -70,7 +70,7 @@ def test_noise_does_not_depend_on_the_chunks(cuts):
 
 @pytest.mark.parametrize(("cuts", "block"), [((0, 7, 60), 60), ((0, 7, 60), 61), ((0, 7, 60), 13)])
 def test_nor_where_blocks_are_small_or_there_is_only_one(cuts, block):
-    """One block of all chains is drawn in one go, also by whoever has only some of them."""
+    """One block of all chains is drawn at once, also if a chunk has only some of them."""
     for whole, chunked in zip(draws((0, 60), block=block), draws(cuts, block=block), strict=True):
         assert torch.equal(whole, chunked)
 
@@ -103,7 +103,7 @@ def test_blocks_have_as_many_numbers_whatever_an_event_is():
 @pytest.mark.parametrize("piece", [1, 50, 100, 1000])
 @pytest.mark.parametrize("block", [25, 60])
 def test_large_rows_are_drawn_piece_by_piece(block, piece, monkeypatch):
-    """Whoever has a part of a block then holds no more of it than a piece, and has the same."""
+    """A chunk with a part of a block holds no more of it than a piece, and gets the same noise."""
     monkeypatch.setattr(randomness, "PIECE", piece)
     parts = [
         randn_like(torch.empty(stop - start, 13), Streams(3, start, stop, 60, block=block))

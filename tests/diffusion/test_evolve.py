@@ -299,7 +299,7 @@ def test_samples_come_back_in_the_units_and_the_dtype_of_the_data(dtype, generat
 
 
 def test_samples_that_became_nan_or_infinite_are_counted():
-    """Two of three, and nobody is broadcast over."""
+    """Two of three, and nothing is broadcast."""
     score = noisy(lambda x, t: torch.where(x.abs() > 1, torch.nan, -x))
     with pytest.raises(FloatingPointError, match="2 of 3 samples"):
         evolve(ProbabilityFlow(1), score, torch.tensor([[0.1], [4.0], [9.0]]), grid(VP()))
@@ -447,7 +447,7 @@ by_name = pytest.mark.parametrize("schedule", SCHEDULES, ids=lambda s: type(s)._
 @by_name
 @pytest.mark.parametrize("tolerance", [0.03, 0.003])
 def test_levels_leave_an_error_below_the_tolerance(schedule, tolerance, generator):
-    """On draws of their own, against the flow to a tolerance far below; half of them do not."""
+    """On their own draws, compared with the flow at a far smaller tolerance; half of them do not."""
     score = ExactScore(MIXTURE, schedule)
     plan = plan_levels(score, tolerance=tolerance, generator=generator)
     z = plan_start(score, generator)

@@ -165,7 +165,7 @@ def test_hutchinson_follows_its_generator(generator):
 
 @pytest.mark.parametrize("options", [{"n_steps": 4}, {"tolerance": 1e-5}], ids=str)
 def test_batch_independence(options, generator):
-    """Also where every sample has steps of its own."""
+    """Also if every sample has its own steps."""
     x = MIXTURE.sample(6, generator=generator)
     found = lambda x, **chunks: likelihood(MIXTURE, VP(), x, **options, **chunks).log_prob
     whole, other = found(x), torch.cat([x[:1], 5 * x[1:]])

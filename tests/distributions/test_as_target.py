@@ -98,7 +98,7 @@ def test_a_function_of_numpy_is_refused_with_what_to_write(f, vectorized):
         with pytest.raises(TypeError, match=r"computed by NumPy or SciPy.*torch\.from_numpy"):
             call()
     with pytest.raises(TypeError, match="the score is computed by NumPy"):
-        as_target(score=lambda x: -np.asarray(x)).score(torch.ones(4, 2))
+        as_target(score=lambda x: -np.asarray(x)).score(torch.ones(4, 2))  # type: ignore[return-value]
 
 
 @pytest.mark.usefixtures("as_user")

@@ -25,7 +25,7 @@ JOINT = Joint(LAW, 1)
 Y = torch.tensor([[0.7]], dtype=torch.float64)
 A, B = 0.8, 0.6
 HERE = torch.tensor([[0.4, -0.9]], dtype=torch.float64)
-PARTS = [
+PARTS: list[Gaussian | GaussianMixture] = [
     GaussianMixture([0.4, 0.6], torch.tensor([[-3.0, 0.0], [-1.0, 1.0]]).double(), [0.3, 0.2]),
     Gaussian(torch.tensor([2.0, -1.0]).double(), [[0.5, 0.2], [0.2, 0.4]]),
 ]
@@ -100,7 +100,7 @@ def test_a_class_is_its_law(generator):
 
 @conditions
 def test_rows_are_one_at_a_time(law, rows, generator):
-    """Levels of their own too: α and σ `()` or one for each row."""
+    """Each row may have its own level: α and σ `()` or one for each row."""
     x, given = torch.randn(5, 2, generator=generator), law.given(rows)
     a, b = torch.linspace(0.5, 1.0, 5), torch.linspace(0.2, 1.5, 5)
     mean, noised = given.posterior_mean(x, a, b), given.noised(a, b)

@@ -101,7 +101,7 @@ def test_samples_of_the_circle(concentration, generator):
 
 
 def test_samples_in_space(generator):
-    """Three dimensions, by the law with a natural parameter of its own; and with noise."""
+    """Three dimensions, by the law with its natural parameter; and with noise."""
     base = UniformSphere(3, 1.5).law
     natural = torch.tensor([1.0, -2.0, 0.5])
     law = type(base)(base.radius, natural, base.sigma, base.dtype)
@@ -166,7 +166,7 @@ def test_bad_input(as_user):
         (lambda: Embedded(UniformSphere(2), 3, sigma=-1.0), "at least 0"),
         (lambda: Embedded(lambda x: x, 3), "law must be an analytic law"),
         (lambda: Product([]), "the number of laws"),
-        (lambda: Product([3]), "must be an analytic law"),
+        (lambda: Product([3]), "must be an analytic law"),  # type: ignore[list-item]
         (lambda: UniformSphere(3).noised(1.0, 0.1).score(torch.zeros(2, 2)), r"\(B, 3\)"),
         (lambda: UniformSphere(3).noised(1.0, -0.1), "at least 0"),
         (lambda: UniformSphere(3).posterior_mean(torch.zeros(2, 3), 1.0, 0.0), "without noise"),

@@ -467,7 +467,7 @@ POSTERIORS = {
 
 @pytest.mark.parametrize("vectorized", [True, False])
 def test_minibatches_count_the_jacobian_once(vectorized, generator):
-    """The mean over all subsets of each size is the score, exactly; the Jacobian is no likelihood."""
+    """The mean over all subsets of each size is the score, exactly; the Jacobian is not part of it."""
     posterior = POSTERIORS[vectorized]
     z = torch.randn(3, 3, generator=generator)
     w, sigma = z[:, :2], z[:, 2].exp()

@@ -69,7 +69,7 @@ def sampled(path):
 
 
 def trained_on(path):
-    """What of a checkpoint counts when a training goes on from it: its end, but for the time."""
+    """The part of a checkpoint that matters for resuming: its final state, except for the time."""
     found = estimator(path, resume=True)
     return digest(found.model_.state_dict()) + repr(checkpoint.read_run(path)["history"])
 

@@ -159,7 +159,7 @@ class Trial(NamedTuple):
 
 
 class Reference:
-    """The run that nobody disturbs."""
+    """The undisturbed run."""
 
     def __init__(self, job):
         self.job = job

@@ -82,7 +82,7 @@ OBJECTS = (
     lambda: ("a", 1), lambda: {"a": 1}, lambda: [X, X], lambda: bytearray(b"x"),
     lambda: memoryview(b"x"), lambda: types.SimpleNamespace(), lambda: len,
 )  # fmt: skip
-"""What is no tensor, number or word."""
+"""Values that are not tensors, numbers or words."""
 
 SPOILT = (
     lambda y: y[:1], lambda y: y.unsqueeze(-1), lambda y: y.sum(), lambda y: None, lambda y: [y],

@@ -168,7 +168,7 @@ def of_training(path):
 
 
 def at_random(path, other, rng):
-    """One random accident of a file: flipped bytes, a cut, bytes gone or doubled, a swap."""
+    """One random damage of a file: flipped bytes, truncation, bytes lost or repeated, a swap."""
     files = sorted(f.name for f in path.iterdir())
     name, kind = (
         rng.choice(files),
@@ -294,7 +294,7 @@ def test_the_harness_sees_a_reader_that_believes(whole, tmp_path, monkeypatch):
 
 
 def test_the_harness_sees_hangs_and_deaths(whole, tmp_path):
-    """Negative control: a reader that hangs, dies, or raises what nobody expects."""
+    """Negative control: a reader that hangs, dies, or raises an unexpected error."""
 
     def look(path):
         text = (path / "run.json").read_text()

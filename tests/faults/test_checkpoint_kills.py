@@ -63,7 +63,7 @@ def campaign(folder, kills, seed, exchanges):
             continue
         done += 1
         codes[chosen.name, code] = codes.get((chosen.name, code), 0) + 1
-        # between fork and the first step nobody catches a signal
+        # between fork and the first step no signal is caught
         if code not in (-chosen, 128 + chosen):
             wrong.append((done, f"{chosen.name} ended with {code}"))
         try:
@@ -211,7 +211,7 @@ def test_locks_of_the_dead_are_void(tmp_path):
     assert os.waitid(os.P_PID, number, os.WEXITED | os.WNOWAIT) is not None
     assert lock.exists()
     mine = lock.read_text()
-    next(records(path))  # that of a process that ended and that nobody waited for
+    next(records(path))  # that of a process that ended and was not waited for
     os.waitpid(number, 0)
     assert not lock.exists()
     own = mine.replace(f'"pid": {number}', f'"pid": {os.getpid()}')  # of one that began otherwise

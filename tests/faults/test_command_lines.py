@@ -71,7 +71,7 @@ WORDS = {
 NEVER = {"compile", "burn-in", "thin"}
 """What takes minutes, and what is refused whatever it is."""
 
-CHEAP = {
+CHEAP: dict[str, dict[str, str | None]] = {
     "fit": {"steps": "2", "quiet": None}, "evaluate": {"n": "12", "quiet": None},
     "sample": {"n": "4", "steps": "2"}, "target": {"draws": "5", "warmup": "5", "chains": "2"},
     "restore": {"n": "1", "steps": "2"}, "geometry": {"points": "2"}, "verify": {"quick": None},
@@ -171,7 +171,7 @@ def draw(rng):
         first = [rng.choice(["dim", "data"])]
     if "out" in known and rng.random() < 0.7:
         first.append("out")
-    chosen = {name: None for name in first if rng.random() < 0.95}
+    chosen: dict[str, str | None] = {name: None for name in first if rng.random() < 0.95}
     for name in rng.sample(sorted(known), min(len(known), rng.choice([0, 0, 1, 1, 2, 3, 5]))):
         chosen[name] = None
     for name in chosen:  # half of the time something sensible, so that commands go on
@@ -235,7 +235,7 @@ def test_five_thousand_random_command_lines(folder, monkeypatch):
 
 
 def test_the_harness_sees_commands_that_break(folder, monkeypatch):
-    """Negative control: an error that nobody foresaw, a stray file, and another exit code."""
+    """Negative control: an unforeseen error, a stray file, and another exit code."""
     from gradlogp.interfaces.cli import check, learn, use
 
     def broken(*arguments, **options):

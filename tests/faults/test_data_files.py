@@ -95,7 +95,7 @@ DAMAGES = {
 
 
 def put(folder, name, data):
-    """Write a file, an image twice into a folder of its own; return what is handed over."""
+    """Write a file, an image twice into a separate folder; return the path to pass."""
     path = folder / name
     path.parent.mkdir(exist_ok=True, parents=True)
     path.write_bytes(data)

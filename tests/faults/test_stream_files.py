@@ -26,7 +26,7 @@ def start(n=4):
 
 
 def at(step, do):
-    """Do something once, when a run tells its progress."""
+    """Do something once, when a run reports its progress."""
 
     def progress(done, total):
         if done == step:

@@ -54,7 +54,7 @@ def run(block, page, names):
         exec(compile(source, name(page), "exec", dont_inherit=True), names)
     except Exception as error:
         frames = traceback.extract_tb(error.__traceback__)
-        line = max((f.lineno for f in frames if f.filename == name(page)), default=block.line)
+        line = max((f.lineno or 0 for f in frames if f.filename == name(page)), default=block.line)
         if isinstance(error, SyntaxError):
             line = error.lineno
         pytest.fail(f"{name(page)}, line {line}: {type(error).__name__}: {error}")
@@ -111,7 +111,7 @@ def test_commands_run(page, as_reader, capsys):
         for line, words in commands(page):
             if block.line <= line < block.line + block.code.count("\n"):
                 code = main([*words, *["--quiet"] * (words[0] != "info")])
-                judged = words[0] == "evaluate"  # a small model may be told apart, honestly
+                judged = words[0] == "evaluate"  # samples of a small model may be distinguished
                 assert code == 0 or (code == 1 and judged), (line, words)
 
 

@@ -60,7 +60,7 @@ pytestmark = pytest.mark.usefixtures("as_user")
 
 @pytest.fixture(autouse=True)
 def elsewhere(tmp_path, monkeypatch):
-    """A text that is no path of anything is one of a new folder."""
+    """A text that is not an existing path is that of a new folder."""
     monkeypatch.chdir(tmp_path)
 
 
@@ -153,7 +153,7 @@ def sloppy(x: torch.Tensor, n: int) -> float:
 
 
 def lenient(x: torch.Tensor, n: int) -> float:
-    """Refuses what is no tensor, and lets NaN through."""
+    """Refuses what is not a tensor, and lets NaN through."""
     if not isinstance(x, torch.Tensor):
         raise ValueError(f"x must be a tensor, got {x!r}")
     return float(np.nan_to_num(x.detach().double().sum().item()))

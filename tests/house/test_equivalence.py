@@ -119,7 +119,7 @@ def test_one_trained_model_is_the_other_rescheduled(vp, ve, standardize, generat
     read = glp.RescheduledScore(ncsn, vp)
     close(read(y, t), ddpm(y, t), 1e-8)
     close(read.denoise(y, t), ddpm.denoise(y, t), 1e-8)
-    if vp.times is None:  # a ladder of levels ends at its lowest level, where DDPM goes on to data
+    if vp.times is None:  # a ladder ends at its lowest level, where DDPM continues to data
         back = glp.RescheduledScore(ddpm, ve)
         close(back(y, u), ncsn(y, u), 1e-8)
     assert (ncsn(y, u) - ddpm(y, t)).abs().max() > 0.05  # not without the change of coordinates

@@ -89,6 +89,7 @@ def above(x):
 class Kernel:
     @property
     def step(self):
+        "Return a step."
         return 2 * self.h
 
     def other(self):
@@ -113,6 +114,7 @@ STEP = Mutant("X: a step", "kernels.py", "2 * self.h", "self.h", "test_k.py::tes
         (STEP, "return 0", "return 1", False),  # of the class
         (STEP, "assert True", "assert 1", False),  # another test
         (STEP, "\nLIMIT", "\n\n\nLIMIT", False),  # only moved
+        (STEP, "Return a", "Return the length of a", False),  # only described otherwise
         (STEP, "2 * self.h", "2 * self.h * 1", True),
         (STEP, "@property", "@cached", True),
         (STEP, "step() == 2", "step() > 1", True),

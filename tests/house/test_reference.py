@@ -109,7 +109,7 @@ def test_checks_that_are_known():
     by_name = {n.called: evidence.of(n) for n in NAMES}
     ula = by_name["glp.langevin.ULA"]
     assert "samplers.ula_law" in {c.name for c in ula.claims}
-    assert "M3: √h for √(2h)" in {m.name for m in ula.mutants}  # in a helper of its own
+    assert "M3: √h for √(2h)" in {m.name for m in ula.mutants}  # in a separate helper
     assert "check/test_conformance_kernels.py::test_every_kernel" in ula.tests
     assert "M12: samples come from the raw weights" in {m.name for m in by_name["glp.fit"].mutants}
     assert [n.short for n in by_name["glp.diffusion.Likelihood"].through] == ["log_likelihood"]

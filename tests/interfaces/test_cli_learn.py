@@ -44,7 +44,7 @@ def test_every_schedule(name, points, tmp_path, capsys):
 
 
 LOSSES = {}
-"""Those of a run -> what it was asked for."""
+"""Those of a run -> the requested ones."""
 
 
 @pytest.mark.parametrize("objective", ["denoising", "implicit", "sliced", "sliced-vr"])

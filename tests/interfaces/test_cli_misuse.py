@@ -99,7 +99,7 @@ def test_the_nearest_name_is_offered(capsys, folder):
         ("fit = 3\n", "'fit' must be a table"),
         ("[fitt]\nsteps = 3\n", "[fitt] is not a command; did you mean 'fit'?"),
         ("[fit]\nstepz = 3\n", "[fit] has no option 'stepz'; did you mean 'steps'?"),
-        ("[sample]\nstepz = 3\n", "[sample] has no option 'stepz'"),  # of a command not asked for
+        ("[sample]\nstepz = 3\n", "[sample] has no option 'stepz'"),  # of another command
         ("[fit]\nsteps = [\n", "is not a TOML file"),
     ],
 )
@@ -188,7 +188,7 @@ def test_images_of_odd_sides_are_learned_as_images(capsys, folder):
 
 
 def test_a_label_can_be_left_out(capsys, folder):
-    """With --no-class-conditional the column of --label is no dimension, and no class either."""
+    """With --no-class-conditional the column of --label is neither a dimension nor a class."""
     line = "fit @points.csv --out @plain --label side --no-class-conditional --steps 2 --width 4"
     assert call(capsys, folder, line)[0] == 0
     code, out, _ = call(capsys, folder, "sample @plain --n 3 --steps 2 --quiet")

@@ -85,7 +85,7 @@ def test_a_damaged_picture_is_taken_as_it_is(capsys, folder):
         rows.max() < len(picture) / 3
     )  # what is missing is marked, in the first line: what was seen
     hidden = draws[:, 0, 6:]
-    assert hidden[..., 4:].mean() > 6  # the bright side goes on
+    assert hidden[..., 4:].mean() > 6  # the bright side continues
     assert abs(hidden[..., :4].mean()) < 2
 
 

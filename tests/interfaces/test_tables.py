@@ -472,7 +472,7 @@ def test_columns_without_a_value_come_back_without():
 
 
 def test_holes_where_there_were_none():
-    """pandas makes floats of whole numbers with holes; a row of which nothing is known says nothing."""
+    """pandas makes floats of integers with holes; a row without known cells carries no information."""
     rng = np.random.default_rng(0)
     frame = pd.DataFrame({
         "target": rng.integers(0, 3, 80), "flag": rng.integers(0, 2, 80), "const": 1,

@@ -117,7 +117,7 @@ def test_dps_trusts_the_observation_too_much():
 
 @each_guided
 def test_every_sample_is_on_its_own(method, generator):
-    """Alone or in a batch with others, at a time of its own, with an observation of its own."""
+    """Alone or in a batch with others, each with its own time and its own observation."""
     x = 2 * torch.randn(6, 2, generator=generator)
     t = torch.linspace(0.1, 0.9, 6)
     y = torch.randn(6, 1, generator=generator)
@@ -366,7 +366,7 @@ def test_replacement_is_biased_by_construction(n, mean, var):
 
 
 def test_repaint_approaches_the_conditional_law():
-    """Replacement alone is biased on every grid; resampling mends that, a finer grid the spread."""
+    """Replacement is biased on every grid; resampling corrects that, a finer grid the spread."""
     exact = posterior(PLANE, HALF)
     score, grid = ExactScore(PLANE, VP()), lambda k: time_grid(VP(), k, t_min=1e-4)
     found = {

@@ -55,7 +55,7 @@ class InUnits(ScoreWrapper):
         self.score, self.affine = score, AffineCoordinates(shift, scale)
 
     @property
-    def coordinates(self):
+    def coordinates(self):  # type: ignore[override]
         return self.affine
 
     def _score(self, z, t):
@@ -144,7 +144,7 @@ def test_pigdm_is_the_posterior_in_data_units(operator, noise, schedule, generat
     close(guided.denoise(z, T), right.denoise(z, T), 1e-9)
     assert off(PiGDM(guided.score, seen, data_var=1.0)(z, T), right(z, T)) > 1e-3
     assert off(PiGDM(ExactScore(law, schedule), seen)(z, T), right(z, T)) > 1
-    alike = Observation(seen.y, operator, noise)  # without coordinates of its own
+    alike = Observation(seen.y, operator, noise)  # without its own coordinates
     bare = posterior(law, alike)
     close(PiGDM(ExactScore(law, schedule), alike)(z, T), ExactScore(bare, schedule)(z, T), 1e-8)
 

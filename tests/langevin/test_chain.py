@@ -170,7 +170,7 @@ def test_arviz_names(generator):
 
 
 def test_a_tree_is_that_of_arviz_base(generator, monkeypatch):
-    """arviz-base is not among the packages of the tests: that the dict is handed over."""
+    """arviz-base is not among the packages of the tests: only that the dict is passed on."""
     module = types.ModuleType("arviz_base")
     module.from_dict = lambda groups: ("tree", groups)
     monkeypatch.setitem(sys.modules, "arviz_base", module)

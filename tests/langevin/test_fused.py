@@ -170,7 +170,7 @@ def noise_of(n, D, n_steps, seed):
     HMC(0.5, 1), HMC(4.0, 3),
 ])  # fmt: skip
 def test_metropolis_kernels_take_the_steps_of_the_plain_engine(kernel, generator):
-    """The draws are the same for the same noise, with all that is told of them."""
+    """The draws are the same for the same noise, with all information about them."""
     law, n, steps = Gaussian(MEAN, COV), 20, 40  # as wide a tile as in other tests: compiled once
     x0 = law.sample(n, generator=generator)
     ours = fused.run(kernel, law, x0, steps, seed=7)

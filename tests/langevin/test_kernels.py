@@ -253,7 +253,7 @@ def test_averages_over_time_err_as_an_autoregression_says(generator):
 
 
 class Normals:
-    """θ ~ N(0, 1), y_i ~ N(θ, 1): for every chain N observations of its own."""
+    """θ ~ N(0, 1), y_i ~ N(θ, 1): every chain has its own N observations."""
 
     def __init__(self, y, factor=True):
         self.y, self.factor, self.n_data = y, factor, y.shape[1]

@@ -23,7 +23,7 @@ def log_prob(sigma, p, b):
 
 TARGET = as_target(log_prob=log_prob, parameters=SPEC)
 FREE = as_target(log_prob=TARGET.log_prob)
-"""The same density, of which nobody says what its numbers stand for."""
+"""The same density, without names for its numbers."""
 
 
 def chains(target=TARGET, n_steps=12, seed=0, **options):

@@ -189,7 +189,7 @@ def test_orbits_that_go_round_in_every_doubling_are_seen_to_turn(generator):
 
 
 def test_scores_are_counted_and_not_asked_of_chains_that_ended(generator):
-    """`n_leapfrog` is what was asked for each chain; in all hardly twice as many rows are moved."""
+    """`n_leapfrog` is the number of steps of each chain; in all hardly twice as many rows are moved."""
     moved = []
     target = as_target(
         score=lambda x: moved.append(len(x)) or 1 - x.exp(),

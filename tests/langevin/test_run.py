@@ -88,7 +88,7 @@ def test_blocks_go_on_in_chunks_of_any_size(size):
 
 
 def test_thinning_goes_on_with_another_thin():
-    """Steps since the last draw of a run that kept fewer are no draws of this one."""
+    """Steps since the last draw of a run that kept fewer are not draws of this one."""
     whole = run(ULA(0.3), NORMAL, start(3), 22, generator=generator_at(0))
     first = run(ULA(0.3), NORMAL, start(3), 17, thin=10, generator=generator_at(0))
     second = run(ULA(0.3), NORMAL, resume=first, n_steps=5, thin=3)
@@ -430,7 +430,7 @@ def test_what_cannot_be_tuned_is_refused(case, message, as_user):
         case(start(3))
 
 
-# ---------------------------------------------------------------------------- what is told
+# ---------------------------------------------------------------------------- messages
 
 
 @pytest.mark.usefixtures("seconds")

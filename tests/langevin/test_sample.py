@@ -26,7 +26,7 @@ from gradlogp.langevin.tuning_mclmc import expected_bias
 
 
 def spread(d, generator):
-    """A covariance of condition 10⁶ in axes of its own."""
+    """A covariance with condition number 10⁶ and rotated axes."""
     Q = torch.linalg.qr(torch.randn(d, d, generator=generator)).Q
     return Q @ torch.diag(torch.logspace(-3, 3, d)) @ Q.mT
 
@@ -342,7 +342,7 @@ def test_stiff_densities_in_single_precision(generator):
 
 
 def test_many_dimensions_have_no_other_modes(generator):
-    """Beyond 200 dimensions the laws of paths are guesses, and no mode is told from them."""
+    """Beyond 200 dimensions the laws of paths are guesses, and no mode is inferred from them."""
     d = 220
     law = Gaussian(torch.zeros(d), torch.logspace(-1, 1, d))
     found = find_start(as_target(log_prob=law.log_prob, event_shape=(d,)), 4, generator=generator)

@@ -39,7 +39,7 @@ LAWS = {
 
 
 def refused(law, n, d, runs, generator):
-    """How many of so many runs of exact draws have a coordinate that is held to have no variance."""
+    """How many runs of exact draws have a coordinate judged to have no variance."""
     fits = tail_shape(LAWS[law]((n, d * runs), generator))
     bar = critical_shape(torch.full((d,), float(fits.n)))
     return int((fits.shape.reshape(runs, d) > bar).any(1).sum())

@@ -1,4 +1,4 @@
-"""Checkpoints: what is in them, what comes back, and that no accident loses the old one."""
+"""Checkpoints: what is in them, what comes back, and that no failure loses the old one."""
 
 import errno
 import hashlib
@@ -564,7 +564,7 @@ def test_the_working_directory(tmp_path, monkeypatch):
     equal(load(tmp_path / "here"), mlp())
 
 
-# ---------------------------------------------------------------------------- accidents
+# ---------------------------------------------------------------------------- failures
 
 
 def no_space(*_, **__):

@@ -50,7 +50,7 @@ def test_theta_is_where_the_implicit_loss_is_stationary(event, base, generator):
 
     gradient = torch.func.grad(loss)
     assert gradient(fit.theta).abs().max() < 1e-10
-    assert gradient(-fit.theta).abs().max() > 1e-2  # the wrong sign is no minimum
+    assert gradient(-fit.theta).abs().max() > 1e-2  # the wrong sign is not a minimum
     assert torch.linalg.eigvalsh(torch.func.jacrev(gradient)(fit.theta))[0] > 0
 
 

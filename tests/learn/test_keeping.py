@@ -32,7 +32,7 @@ def trained(made, data=FEW, held_out=HELD, **options):
 
 
 def test_the_weights_of_the_lowest_held_out_loss_are_kept():
-    """12 rows learned by heart: the loss on others rises, which is said; the best is handed over."""
+    """12 memorised rows: the loss on others rises, with a warning; the best weights are kept."""
     made, seen = model(), {}
     with RISES:
         for record in glp.fit(made, FEW, held_out=HELD, generator=seeded(3), **STEPS):
@@ -169,9 +169,7 @@ def test_the_frame_stays_and_the_weights_are_where_it_begins():
         if not losses:
             for name, value in score.network.state_dict().items():
                 assert torch.equal(value, weights[name])
-            assert bool(
-                (score.base.share == 1).all()
-            )  # the share of the old data is no part of it
+            assert bool((score.base.share == 1).all())  # without the share of the old data
             expected = (other - before["coordinates.shift"]) / before["coordinates.scale"]
             assert torch.isclose(z[0], expected).all(1).any()
         losses.append(0)

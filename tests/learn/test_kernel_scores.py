@@ -58,7 +58,7 @@ def test_stein_gradient_at_the_data(shape, generator):
 @pytest.mark.parametrize("curl_free", [False, True])
 @shapes
 def test_tikhonov_solves_its_equation_everywhere(curl_free, shape, generator):
-    """λ s + L s + ζ = 0 at points that are no data, Γ and its divergence by differentiation."""
+    """λ s + L s + ζ = 0 at points that are not data, Γ and its divergence by differentiation."""
     x, y, lam = (
         torch.randn(5, 2, generator=generator),
         torch.randn(4, 2, generator=generator),

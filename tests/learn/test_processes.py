@@ -156,7 +156,7 @@ def test_the_whole_curve_is_that_of_one_process(size, alone, tmp_path):
 
 
 def test_any_number_go_on_after_one_was_killed(alone, tmp_path):
-    """SIGKILL of a process in the middle: the others end, and one process goes on to the same end."""
+    """SIGKILL of a process in the middle: the others end, and one process continues to the same end."""
     path = tmp_path / "m"
     processes = started(2, steps=STEPS, checkpoint=str(path), every=20, pause=0.05)
     deadline = time.monotonic() + 60

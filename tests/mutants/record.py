@@ -1,8 +1,8 @@
 """Which mutants were seen caught, and in which code: `caught.json`.
 
 A mutant changes the body of one function, and one test has to notice. While neither body has changed
-since it was caught, the answer is known. What either of them calls may have changed: the slow tests
-run every mutant.
+since it was caught, but for docstrings, the answer is known. What either of them calls may have
+changed: the slow tests run every mutant.
 """
 
 import ast
@@ -28,11 +28,19 @@ def _definitions(node):
 
 @cache
 def _bodies(text):
-    """Return name and source of all that can be a body: definitions, and the top-level statements."""
+    """Return name and source, without docstrings, of all definitions and top-level statements."""
     tree, lines, found = ast.parse(text), text.splitlines(), []
-    for node in (*tree.body, *_definitions(tree)):
+    definitions = list(_definitions(tree))
+    words = {
+        number
+        for node in definitions
+        if ast.get_docstring(node) and node.body[0].lineno > node.lineno
+        for number in range(node.body[0].lineno, node.body[0].end_lineno + 1)
+    }
+    for node in (*tree.body, *definitions):
         first = min([node.lineno, *(d.lineno for d in getattr(node, "decorator_list", ()))])
-        source = "\n".join(lines[first - 1 : node.end_lineno])
+        numbers = range(first, node.end_lineno + 1)
+        source = "\n".join(lines[n - 1] for n in numbers if n not in words)
         found.append((getattr(node, "name", None), source))
     return found
 

@@ -43,7 +43,7 @@ def test_variance_ratio_is_the_recursion_of_langevin_on_a_point_mass():
 def test_distances_by_hand():
     x = torch.tensor([[0.0, 0.0], [3.0, 4.0], [3.0, 4.0], [0.0, 1.0]])
     assert largest_distance(x, chunk_size=2) == pytest.approx(5.0)
-    # nearest other point that is no copy: 1, sqrt(18), sqrt(18), 1
+    # nearest other point that is not a copy: 1, sqrt(18), sqrt(18), 1
     assert nearest_distance(x, chunk_size=3) == pytest.approx(1.0)
 
 
@@ -64,7 +64,7 @@ def test_the_ladder_of_data(generator):
     assert levels.sigmas[-1] == pytest.approx(0.5 * nearest_distance(x) / math.sqrt(20))
     ratios = [a / b for a, b in zip(levels.sigmas, levels.sigmas[1:], strict=False)]
     assert max(ratios) - min(ratios) < 1e-9
-    assert overlap(20, ratios[0]) >= 0.5  # at least the overlap that was asked for
+    assert overlap(20, ratios[0]) >= 0.5  # at least the requested overlap
     # no other step size ends nearer to the variance of the level
     best = abs(variance_ratio(levels.relative_step, levels.n_steps, ratios[0]) - 1)
     others = [variance_ratio(eta, levels.n_steps, ratios[0]) for eta in (0.05, 0.2, 0.5, 0.8)]

@@ -191,7 +191,7 @@ def test_predict_evaluates_the_model_once(generator):
     alpha, sigma = VP()(t)
     close(eps, sigma * x)
     close(x0, (1 - sigma**2) * x / alpha)
-    x0, eps = predict(model, x, torch.tensor(0.0))  # no noise: the limit, and nobody is asked
+    x0, eps = predict(model, x, torch.tensor(0.0))  # no noise: the limit, without an evaluation
     assert len(calls) == 1
     close(x0, x)
     close(eps, torch.zeros(3, 2))

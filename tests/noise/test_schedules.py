@@ -265,7 +265,7 @@ def test_every_schedule_has_a_name_and_is_frozen():
             schedule.sigma_min = 3.0
     assert [type(s).__name__ for s in ALL if s.times is not None] == ["DDPM", "Levels"]
     with pytest.raises(TypeError, match="abstract"):
-        Schedule()
+        Schedule()  # type: ignore[abstract]
 
 
 def test_a_schedule_of_ones_own_needs_only_the_map():

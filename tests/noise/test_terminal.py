@@ -86,7 +86,7 @@ def test_the_closed_form_of_kl_is_the_mean_of_the_estimator_of_an_exact_law(sche
         close(draws, closed.expand(40_000), 1e-9)
     else:
         assert abs(z_score(draws, float(closed))) < 4.5
-    if isinstance(schedule, VE | Levels | DDPM):  # of which enough is left to tell laws apart
+    if isinstance(schedule, VE | Levels | DDPM):  # of which enough is left to distinguish laws
         wrong = terminal(ExactScore(Gaussian(law.mean, 4 + 30 * float(b) ** 2), schedule))
         draws = wrong.kl(z0.expand(40_000, 2), a, b, generator)
         assert abs(z_score(draws, float(closed))) > 10
@@ -196,7 +196,7 @@ def test_the_mean_of_one_class_is_found_among_all(schedule, generator):
     for c, mean in ((0, -2.0), (1, 2.0)):
         found = terminal(model.given(c))
         close(found.mean, torch.full((1, 1), a * mean), 1e-3 * max(a, b))
-        # the flow is affine on a Gaussian: two points tell where means go
+        # the flow is affine on a Gaussian: two points determine the means
         ends = torch.stack([found.mean[0], found.mean[0] + 1])
         out = evolve(ProbabilityFlow(4), model.given(c), ends, times, generator=generator)
         middle = float(out[0])

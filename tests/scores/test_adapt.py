@@ -67,7 +67,7 @@ def test_a_score_or_epsilon_at_the_end_without_signal(kind, generator):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_without_noise_the_state_is_the_answer(kind, generator):
-    """E[z_0 | z_0 = z] = z, also from what says nothing of ε there; there is no score."""
+    """E[z_0 | z_0 = z] = z, also for predictions that do not determine ε there; no score."""
     z = torch.randn(5, 2, generator=generator)
     network = lambda z, t: {"x0": z, "v": 0 * z}.get(kind, -z if kind == "velocity" else z)
     score = as_score(network, kind, VP())

@@ -323,7 +323,7 @@ class Knows(nn.Module):
 
 
 def in_model_units(law, shift, scale):
-    """The law of (x − shift)/scale with one scale for all, as a law of its own kind."""
+    """The law of (x − shift)/scale with one scale for all, as a law of the same kind."""
     s = scale[0]
     return type(law)(law.log_weights, (law.means - shift) / s, law.variances / s**2, law.basis)
 

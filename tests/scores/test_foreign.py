@@ -79,7 +79,7 @@ def test_what_an_epsilon_network_is_given(generator):
 
 
 def test_epsilon_by_steps_is_the_exact_score_of_ddpm(generator):
-    """The network knows ᾱ as a table of its own."""
+    """The network has its own table of ᾱ."""
     abar = (1 - BETAS).cumprod(0)
 
     def network(x, i):

@@ -252,7 +252,7 @@ def test_which_parts_are_known(generator):
     known = draw_known(present, groups, flags, generator)
     at = lambda p: 4.5 * math.sqrt(p * (1 - p) / n)
     nothing = float((~known)[n // 2 :].all(1).double().mean())
-    assert abs(nothing - (0.5 + 0.5 / 3 / 2)) < 1.5 * at(0.6)  # and no flag told
+    assert abs(nothing - (0.5 + 0.5 / 3 / 2)) < 1.5 * at(0.6)  # and no known flag
     assert not bool(known[n // 2 :].all(1).any())
     for j in (2, 3):  # a group is known with probability ½ · (0 + 1 + 2)/3 · 1/3
         assert abs(float(known[:, j].double().mean()) - 1 / 6) < at(1 / 6)

@@ -105,7 +105,7 @@ every_condition = pytest.mark.parametrize("condition", [None, 3, (2,)], ids=str)
 
 
 def awake(network, kind, condition, schedule=VP()):  # noqa: B008
-    """A model that depends on all it is given, in a frame of its own; and its condition, 4 rows."""
+    """A model that depends on all arguments, with its own frame; and its condition, 4 rows."""
     model = ScoreModel(network(condition), schedule, kind)
     g = seeded(1)
     nn.init.normal_(model.network.outlet.weight, 0.0, 0.3, generator=g)
@@ -123,7 +123,7 @@ def awake(network, kind, condition, schedule=VP()):  # noqa: B008
 
 
 class Forward(nn.Module):
-    """`forward` as a module of its own: called, a model takes no condition beside z and t."""
+    """`forward` as a separate module: called, a model takes no condition beside z and t."""
 
     def __init__(self, model):
         super().__init__()

@@ -96,7 +96,7 @@ def test_the_config_rebuilds_the_network(make, condition, generator):
 @every_condition
 @every_network
 def test_samples_do_not_see_each_other(make, condition, generator):
-    """Neither in a batch nor under vmap, where each is a batch of its own."""
+    """Neither in a batch nor under vmap, where each is a separate batch."""
     network = conditional(make, condition, generator)
     given = inputs(network, 5, generator)
     out = network(*given)

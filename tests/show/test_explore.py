@@ -58,7 +58,11 @@ def node(body, **given):
       console.log(JSON.stringify(answer));
     }});"""
     done = subprocess.run(
-        [NODE, "-e", code], input=json.dumps(given), capture_output=True, text=True, timeout=60
+        [str(NODE), "-e", code],
+        input=json.dumps(given),
+        capture_output=True,
+        text=True,
+        timeout=60,
     )
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
