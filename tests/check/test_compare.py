@@ -54,7 +54,7 @@ DAMAGES = {
     "one column × 0.75": ("spread of x[0] is off by -2",),
     "one column shifted by 0.2 sd": ("x[0] is shifted by +0.",),
     "two columns decorrelated": ("x[0] and x[1] have correlation",),
-    "whole numbers where there were none": ("real values of x[0] are no whole numbers",),
+    "whole numbers where there were none": ("real values of x[0] are not integers",),
     "a mode of 5 % dropped": ("classifier", "look most like real rows"),
     "5 % copies of training rows": ("copies of training rows",),
     "wrong class rates (0.4, 0.35, 0.25 for 0.5, 0.3, 0.2)": ("x[3]",),
@@ -238,7 +238,7 @@ def test_a_fine_grid_is_no_fault(generator):
     fine, coarse = (compare(k * samples, (k * held_out).round(decimals=2), generator=generator)
                     for k in (1.0, 0.1))  # fmt: skip
     assert fine.verdict.ok, str(fine)
-    assert "no numbers of 2 decimals" in " ".join(coarse.verdict.reasons)
+    assert "not numbers with 2 decimals" in " ".join(coarse.verdict.reasons)
 
 
 def frame(rng, n, rates=(0.5, 0.3, 0.2), missing=0.1):
@@ -265,7 +265,7 @@ def test_frames_are_judged_in_their_own_types(generator):
     wrong.loc[:80, "city"] = "Atlantis"
     reasons = " ".join(compare(wrong, held_out, train, generator=generator).verdict.reasons)
     for text in (
-        "samples of age are no whole numbers", "income is missing in", "categories of city",
+        "samples of age are not integers", "income is missing in", "categories of city",
         "a city that no real row has, such as 'Atlantis'",
     ):  # fmt: skip
         assert text in reasons

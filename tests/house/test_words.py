@@ -34,6 +34,16 @@ WRONG = {
     r"\bwithout a word\b": "silently",
     r"\bfor ever\b": "forever, endlessly",
     r"\baccidents?\b": "damage, crash",
+    r"\bwhole numbers?\b": "integers",
+    r"\bWhere (the |all )?\w+( and \w+)? comes? from\b": "Source of the noise",
+    r"\bTell (whether|which|where)\b": "Return whether",
+    r"\bhand(s|ed)? (on|over|it over|them over)\b": "pass, return",
+    r"(?i)\bwhoever\b|\bnobody\b": "a plain subject, or the passive voice",
+    r"\b(goes|go) on (from|where)\b": "continue from",
+    r"\bMost (draws|points|steps|products|evaluations)\b(?=[;,.])": "Maximum number of steps",
+    r"\b(a|the) (draw|step|sample|chain)s? tells?\b": "information about a step",
+    r"\bwith (a|an) \w+ of (its|their) own\b": "with its own stream",
+    r"\bas of `": "as in `run`",
 }
 """What is wrong -> what to write."""
 

@@ -17,10 +17,10 @@ import torch
 
 import gradlogp as glp
 from gradlogp.interfaces.cli import main
+from gradlogp.interfaces.cli.common import Method
 from gradlogp.interfaces.cli.langevin import KernelName, makers
-from gradlogp.interfaces.cli.methods import Method
 
-pytestmark = pytest.mark.usefixtures("as_user", "float32")
+pytestmark = pytest.mark.usefixtures("as_user", "float32", "few_steps")
 
 
 def call(capsys, *arguments):
@@ -132,9 +132,9 @@ def test_evaluate_in_bits_with_probes_and_a_report(tmp_path, capsys):
     for name, more in (("exact", ("--out", report)), ("probed", ("--probes", 3))):
         code, out, err = call(capsys, "evaluate", model, data, *arguments, *more)
         found = json.loads(out)
-        assert code == 1  # samples of a model of numbers are no whole numbers
+        assert code == 1  # samples of a model of plain numbers are not integers
         assert not found["ok"]
-        assert "the samples of a are no whole numbers" in " ".join(found["reasons"])
+        assert "the samples of a are not integers" in " ".join(found["reasons"])
         assert err.startswith("not ok: ")
         assert err.count("\n") == 1
         rows[name] = {row["name"]: row for row in found["rows"]}
@@ -146,7 +146,7 @@ def test_evaluate_in_bits_with_probes_and_a_report(tmp_path, capsys):
     assert abs(exact["value"] - probed["value"]) < 4 * probed["standard_error"]
     page = (report / "index.html").read_text()
     assert "Evaluation of m" in page
-    assert "the samples of a are no whole numbers" in page
+    assert "the samples of a are not integers" in page
     refuse(capsys, 2, "evaluate", model, data, "--out", tmp_path / "p.txt", says="a folder")
     refuse(capsys, 2, "evaluate", model, data, "--levels", 1, says="levels")
     refuse(capsys, 1, "evaluate", model, data, "--levels", 4, says="integers from 0 to 3")
@@ -262,7 +262,7 @@ def test_interrupt_saves_and_resume_goes_on(points, tmp_path):
     """A real Ctrl-C on a real process: 130, a checkpoint, and the same model as unbroken."""
     common = [
         sys.executable, "-m", "gradlogp", "fit", str(points), "--columns", "a,b",
-        "--steps", "700", "--width", "16", "--quiet", "--out",
+        "--steps", "560", "--width", "16", "--quiet", "--out",
     ]  # fmt: skip
     out = tmp_path / "run"
     process = subprocess.Popen(
@@ -278,7 +278,7 @@ def test_interrupt_saves_and_resume_goes_on(points, tmp_path):
     assert "--resume" in err
     assert "Traceback" not in err
     step = json.loads((out / "run.json").read_text())["step"]
-    assert 0 < step < 700
+    assert 0 < step < 560
     # in this process: starting another costs more than the training
     whole = tmp_path / "whole"
     assert main([*common[3:], str(out), "--resume"]) == 0

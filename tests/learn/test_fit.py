@@ -17,8 +17,8 @@ from torch import nn
 import gradlogp as glp
 from gradlogp.distributions.analytic.conditional import Joint
 from gradlogp.learn import checkpoint
-from gradlogp.learn.averages import accelerated
 from gradlogp.learn.gradients import clip
+from gradlogp.learn.keeping import accelerated
 from gradlogp.learn.objectives import excess, multilevel
 from gradlogp.learn.settings import ema_decay
 from gradlogp.noise.coordinates import AffineCoordinates
@@ -829,7 +829,7 @@ def test_resuming_another_run_is_refused(tmp_path, change, message):
 def test_objectives_by_name():
     """What is another objective has another name; the same one, made again, has the same."""
     from gradlogp.learn.objectives import implicit, sliced, weights
-    from gradlogp.learn.objectives.levels import noised
+    from gradlogp.learn.objectives.denoising import noised
     from gradlogp.learn.resuming import objective_name
 
     class Loss:

@@ -243,8 +243,8 @@ def test_fourier_features():
     c = torch.tensor([[0.0, 0.7], [-1.3, 2.0]])
     phase = c[..., None] * f
     expected = torch.cat([phase.sin(), phase.cos()], -1)
-    torch.testing.assert_close(Fourier(f)(c), expected, rtol=1e-12, atol=1e-12)
-    smooth = Fourier(f, -0.5)
+    torch.testing.assert_close(Fourier(f.tolist())(c), expected, rtol=1e-12, atol=1e-12)
+    smooth = Fourier(f.tolist(), -0.5)
     torch.testing.assert_close(smooth(c), expected / f.sqrt().repeat(2), rtol=1e-6, atol=1e-6)
     assert smooth.state_dict() == {}
 
@@ -335,8 +335,6 @@ def test_conditions_are_dropped_independently_with_the_probability_asked_for(gen
     [
         (lambda: MLP(0), "event must be an integer of at least 1, got 0"),
         (lambda: MLP(()), "the number of sizes of event must be an integer of at least 1, got 0"),
-        (lambda: MLP(2, width=0), "width must be an integer of at least 1, got 0"),
-        (lambda: MLP(2, depth=0), "depth must be an integer of at least 1, got 0"),
         (lambda: MLP(2, condition=0), "condition must be an integer of at least 1, got 0"),
         (lambda: MLP(2, condition=-1), "condition must be an integer of at least 1, got -1"),
         (
@@ -362,8 +360,6 @@ def test_conditions_are_dropped_independently_with_the_probability_asked_for(gen
             lambda: UNet((1, 8, 8), channels=()),
             "the number of sizes of channels must be an integer of at least 1, got",
         ),
-        (lambda: UNet((1, 8, 8), patch=0), "patch must be an integer of at least 1, got 0"),
-        (lambda: UNet((1, 8, 8), blocks=0), "blocks must be an integer of at least 1, got 0"),
         (
             lambda: UNet((1, 8, 8), condition=(3, 0)),
             r"condition must be a tuple of positive sizes such as \(3,\), got \(3, 0\)",

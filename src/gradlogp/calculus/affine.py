@@ -1,8 +1,8 @@
-"""Steps that are affine in the state and in their noise, exactly: read off the unit vectors.
+"""The exact affine map of a step that is affine in the state and in its noise.
 
-A step is evaluated on a basis of its state and of every noise it draws, with noise that is given. That
-yields x' = M x + b + N(0, Q), and laws follow by linear algebra. Nothing is drawn, so that a factor 2
-shows in the last digit.
+A step is evaluated on a basis of its state and of every noise it draws, with chosen noise. This
+gives x' = M x + b + N(0, Q), and laws follow by linear algebra. Nothing is drawn, so a wrong
+factor is visible to the last digit.
 """
 
 from __future__ import annotations
@@ -84,18 +84,18 @@ class _Silence:
 def affine_map(step: Step, d: int, n_draws: int | None = None) -> Affine:
     """Return M, b and Q of a step x' = M x + b + N(0, Q), in float64 on the CPU.
 
-    The step is run twice: at one row of zeros, to count what it draws, and on the unit vectors of x
-    and of each draw together with random rows, at which it is checked to be affine. Every row is a
-    state of its own, and has its own noise; that, too, is checked.
+    The step is run twice: on one row of zeros, to count its draws, and on the unit vectors of x
+    and of each draw together with random rows, which check that it is affine. Every row is a
+    separate state with its own noise, which is checked as well.
 
     Arguments:
         step: step(x, generator) -> x', for x and x' of shape `(n, d)`, with noise from `core` alone.
         d: Dimension of x.
-        n_draws: How often the step draws noise; whatever it draws, by default.
+        n_draws: How often the step draws noise; any number by default.
 
     Raises:
-        ValueError: If the step is not affine in x and in its noise, draws another number of times or
-            from another law than N(0, I), or does not draw alike in both runs.
+        ValueError: If the step is not affine in x and in its noise, draws a different number of
+            times or from a law other than N(0, I), or draws differently in the two runs.
     """
     check_function(step, "step")
     check_count(d, "d")
@@ -148,12 +148,12 @@ def kernel_map(
         kernel: An unadjusted kernel.
         target: A Gaussian on `(n, d)`.
         d: Dimension of the target.
-        n_draws: How often a step draws noise; whatever it draws, by default.
-        field: What the state carries besides position and score, as `momentum`: the map is then that
-            of (x, field), of dimension 2 d.
+        n_draws: How often a step draws noise; any number by default.
+        field: A field of the state besides position and score, such as `momentum`: the map is then
+            that of (x, field), of dimension 2 d.
 
     Raises:
-        ValueError: If the step is not affine, as one that may reject it.
+        ValueError: If the step is not affine, for example because it may be rejected.
     """
     check_kernel(kernel)
     check_target(target)

@@ -1,9 +1,9 @@
 r"""An ordinary differential equation to a tolerance, every sample with its own steps.
 
 A shared step would make the accuracy (and the number of evaluations) of a sample depend on its
-batch. Here time, step, error and acceptance are one number for each sample; samples that have
-arrived wait, and are evaluated along with the others, because a field may hold one label or probe
-for each sample of the batch.
+batch. Here each sample has its own time, step, error and acceptance. Samples that have arrived are
+still evaluated with the others, because a field may hold one label or probe for each sample of the
+batch.
 """
 
 from __future__ import annotations
@@ -46,11 +46,11 @@ Size = Callable[[Tensor, Tensor], Tensor]
 
 
 class Solution(NamedTuple):
-    """The end of the path, what it may be wrong by, and how many steps each sample took, `(B,)`.
+    """The end of the path, an estimate of its error, and the steps of each sample, `(B,)`.
 
     `error` is the sum over accepted steps of |order 5 minus order 4| and of one rounding, entry by
-    entry: an estimate of what the steps did wrong, not of how the path carries it on. `part` is how
-    much of the way from start to end is done: 1, but for a path that is `partial`.
+    entry: an estimate of the errors of the steps, not of how the path amplifies them. `part` is
+    the fraction of the way from start to end that was completed: 1, unless the path is `partial`.
     """
 
     y: Tensor
@@ -126,24 +126,24 @@ def integrate(
 
     A step of a sample is accepted if the root mean square over its entries of
     :math:`e / (atol + rtol \, size)` is at most 1, e being the difference of the two orders and
-    size by default :math:`\max(|y|, |y'|)`; the next step is as large as would just be accepted,
-    times 0.9. Steps are decided without gradients, so that the path can be differentiated in y and
-    in the field's parameters.
+    size by default :math:`\max(|y|, |y'|)`; the next step is 0.9 times the largest that would be
+    accepted. Step sizes are chosen without gradients, so that the path can be differentiated in y
+    and in the field's parameters.
 
     Arguments:
         field: (y `(B, *event)`, t `(B,)`) -> dy/dt, sample by sample.
         y: The start, `(B, *event)`.
-        start: First time; times may run either way.
+        start: First time; it may be larger than the last.
         end: Last time, one for all or one per sample.
         rtol: Relative tolerance of a step.
         atol: Absolute tolerance of a step.
-        size: (y, y') -> what rtol is relative to.
-        first_step: The step to try first, as a part of the way.
-        max_steps: Attempts after which to give up.
-        partial: Whether to return a path that does not arrive, as far as it came.
+        size: (y, y') -> the quantity to which rtol is relative.
+        first_step: The step to try first, as a fraction of the way.
+        max_steps: Maximum number of attempts.
+        partial: Whether to return an incomplete path if the end is not reached.
 
     Raises:
-        ValueError: If the field has another shape than y.
+        ValueError: If the field does not have the shape of y.
         ArithmeticError: Unless `partial`, if the tolerance is not met within `max_steps`, or only by
             steps below the resolution of time: the field is not finite, or too stiff.
 

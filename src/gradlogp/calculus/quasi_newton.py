@@ -1,4 +1,4 @@
-r"""Quasi-Newton minimisation from one start, with the path it took."""
+r"""Quasi-Newton minimisation from one starting point, with its path."""
 
 from __future__ import annotations
 
@@ -36,11 +36,11 @@ class Path(NamedTuple):
     """The points of a minimisation, from the start to the end, and how it ended.
 
     Attributes:
-        points: The start and where each step led, `(k, *event)`.
+        points: The start and the end of each step, `(k, *event)`.
         values: f there, `(k,)`, float64; they never rise.
         gradients: ∇f there, shape of points.
-        converged: Whether another search, from the last point and with nothing learned, found no
-            more to gain than the tolerance, and the gradient is as small as that asks for.
+        converged: Whether a new search from the last point, without the metric learned so far,
+            gained no more than the tolerance, and the gradient is correspondingly small.
         evaluations: How often f and its gradient were evaluated, including failures.
     """
 
@@ -128,9 +128,9 @@ class _Search:
             raise _Still
 
     def probe(self) -> None:
-        """Note how f bends along its gradient at the start, from one more evaluation.
+        """Estimate the curvature of f along its gradient at the start, with one more evaluation.
 
-        The step to look at is 1/‖∇f‖, along which f changes by 1: it scales with x.
+        The step is 1/‖∇f‖, along which f changes by 1: it scales with x.
         """
         _, _, g = self.path[0]
         size = float(np.linalg.norm(g))
@@ -140,16 +140,16 @@ class _Search:
         self.bends = [bend if bend > 0 else size * size]
 
     def level(self) -> bool:
-        """Tell whether ‖∇f‖²/(2λ) is nothing, λ the sharpest bend on the way, up to rounding."""
+        """Return whether ‖∇f‖²/(2λ) is nothing, λ the sharpest bend on the way, up to rounding."""
         rounding = 8 * torch.finfo(self.x0.dtype).eps * float(self.at(self.path[-1][0]).norm())
         most = max(self.bends)
         size = float(np.linalg.norm(self.path[-1][2])) / self.unit
         return size <= (2 * most * self.enough()) ** 0.5 + most * rounding
 
     def run(self, width: float) -> tuple[float, bool]:
-        """Search from the end of the path with nothing learned; return the gain, and if f was still.
+        """Search from the end of the path without a metric; return the gain, and if f was still.
 
-        Lengths are measured in `width` times that over which f bends by 1, of late.
+        Lengths are in units of `width` times the length over which f recently curved by 1.
         """
         unit = width / (max(self.bends[-LATE:]) or 1.0) ** 0.5  # a plane does not bend
         ratio, self.unit = unit / self.unit, unit
@@ -206,10 +206,10 @@ def _wolfe(
     way: np.ndarray,
     a: float,
 ) -> float:
-    """Return how far along a way f is lower and less steep, trying a first; 0 where nothing is.
+    """Return a step along a direction to where f is lower and flatter, trying a first; 0 if none.
 
-    The strong Wolfe conditions: f has fallen by 1e-4 of what the slope promised, and its slope is
-    at most 0.9 of that. Brackets shrink to the lowest point of a cubic.
+    The strong Wolfe conditions: f has fallen by at least 1e-4 of the linear prediction, and its
+    slope is at most 0.9 of the initial one. Brackets shrink to the minimum of a cubic.
     """
     low, high = (0.0, v, slope), None
     for _ in range(SEARCHES):
@@ -257,25 +257,27 @@ def minimise(
     tolerance: float = 1e-8,
     max_evaluations: int = 2000,
 ) -> Path:
-    r"""Minimise f from one start by BFGS, and return the points on the way.
+    r"""Minimise f from one starting point by BFGS, and return the points of the path.
 
     .. math:: x_{k+1} = x_k - a_k H_k \nabla f(x_k), \quad
               H_{k+1} (\nabla f(x_{k+1}) - \nabla f(x_k)) = x_{k+1} - x_k
 
-    with a_k from a search for the strong Wolfe conditions. Lengths are measured by f itself, so that
-    the unit of x does not matter. Where f or its gradient is not finite, or raises an
-    `ArithmeticError`, `RuntimeError` or `ValueError`, f counts as +∞ and the search backs off. Once
-    nothing is gained any more the search begins again in a wider unit, until that gains nothing
-    either: H is too small in directions that are flatter than the sharpest by more than 10¹⁶.
+    with a_k from a line search for the strong Wolfe conditions. Lengths are measured by f itself,
+    so that the unit of x does not matter. Where f or its gradient is not finite, or raises an
+    `ArithmeticError`, `RuntimeError` or `ValueError`, f counts as +∞ and the search backs off.
+    When there is no further gain, the search starts again in a wider unit, until that gains
+    nothing either: H is too small in directions that are flatter than the steepest by more than
+    10¹⁶.
 
     Arguments:
         f: x `(1, *event)` -> value `(1,)` and gradient `(1, *event)`; of −log p for a density.
-        x0: The start, one row, where both are finite.
-        tolerance: What counts as nothing to gain, in units of f: for −log p it is in nats.
-        max_evaluations: Evaluations of f to spend; `converged` tells whether they were enough.
+        x0: The start, one row, at which both are finite.
+        tolerance: Gain below which the search ends, in units of f: nats for −log p.
+        max_evaluations: Maximum number of evaluations of f; `converged` says whether they were
+            enough.
 
     Raises:
-        ValueError: For x0 that is not one finite row, or where f or its gradient is not finite there.
+        ValueError: If x0 is not one finite row, or if f or its gradient is not finite there.
 
     References:
         | Numerical Optimization, chapters 3, 6 and 7 (Nocedal & Wright, 2006)

@@ -1,11 +1,11 @@
-r"""A log-density and its gradient as a list of operations, recorded once and repeated from there.
+r"""A log-density and its gradient as a list of operations, recorded once and then repeated.
 
-On a few chains what a gradient costs is hardly arithmetic: it is Python, and building and walking a
-graph, three quarters of the time on a small posterior. The operations that both directions come to are
-recorded below differentiation, those that do not see x are done once, those that repeat another or
-multiply by 1 are left out, and the rest is handed to an interpreter; where the score alone is asked
-for, without what only the value needs. What comes back has the same bits: each recording is compared
-with the function itself before it is used, and now and then afterwards.
+With few chains, most of the time of a gradient is not arithmetic but Python and the construction
+and traversal of a graph, three quarters of the time on a small posterior. The operations of both
+directions are recorded below differentiation. Those that do not depend on x are done once, those
+that repeat another one or multiply by 1 are omitted, and the rest is passed to an interpreter; for
+the score alone, without those that only the value needs. The results have the same bits: each
+recording is compared with the function itself before it is used, and from time to time afterwards.
 """
 
 from __future__ import annotations
@@ -37,18 +37,18 @@ Play = Callable[[Tensor, bool], tuple[Tensor, ...]]
 class Recorded(GradientField):
     """A gradient field whose operations are recorded, once for each shape of x, and repeated.
 
-    Nothing is recorded of a function that looks at values of x to decide what to do, that draws random
-    numbers, or that writes into tensors of others: it is called as ever. So is every function where
-    gradients of gradients are asked for, and at points where a repetition fails.
+    A function is not recorded if it looks at values of x to decide what to do, draws random
+    numbers, or writes into tensors of others: it is called as usual. So is every function if
+    gradients of gradients are needed, and at points where a repetition fails.
 
     Arguments:
         f: The log-density, or energy.
         sign: 1, or −1 for an energy.
 
     Raises:
-        TypeError: When called, if a function gives other values than it did: one that depends on
-            something besides x. It is no `ValueError`, which would count as a proposal outside of the
-            support.
+        TypeError: When called, if the values of a function have changed, so that it depends on
+            something besides x. This is not a `ValueError`, which would count as a proposal
+            outside the support.
     """
 
     def __init__(self, f: Callable[[Tensor], Tensor], sign: float = 1.0) -> None:
@@ -91,9 +91,9 @@ class _Tape:
         self.play: Play | None = None
 
     def call(self, x: Tensor, both: Callable[[Tensor], Both], alone: bool) -> tuple[Tensor, ...]:
-        """Return value and score at x: from the function at first, and then from the recording.
+        """Return value and score at x: first from the function, later from the recording.
 
-        The score alone comes from the recording alone, else both.
+        If only the score is requested, only the score is repeated.
         """
         self.calls += 1
         n = self.calls - FIRST
@@ -124,12 +124,12 @@ class _Tape:
 
 
 def _same(a: Tensor, b: Tensor) -> bool:
-    """Tell whether two tensors have the same numbers, or both NaN."""
+    """Return whether two tensors have the same numbers, or both NaN."""
     return torch.equal(a, b) or bool(((a == b) | (a.isnan() & b.isnan())).all())
 
 
 def _close(a: Tensor, b: Tensor) -> bool:
-    """Tell whether two tensors are the same but for rounding."""
+    """Return whether two tensors are the same but for rounding."""
     most = torch.finfo(a.dtype).eps ** 0.5
     size = float(torch.where(torch.isfinite(b), b.abs(), 0.0).max())
     return torch.allclose(a, b, most, most * size, equal_nan=True)
@@ -189,9 +189,9 @@ class _Recorder(TorchDispatchMode):
 
 
 def recording(both: Callable[[Tensor], Both], x: Tensor) -> tuple[Both, Play | None]:
-    """Return value and score at x, and a function that repeats them elsewhere, or None.
+    """Return value and score at x, and a function that repeats them at other points, or None.
 
-    A few derivatives have another formula where they are recorded, and another rounding.
+    A few derivatives have a different formula when they are recorded, and a different rounding.
     """
     with _Recorder() as recorder:
         found = both(x)
@@ -207,8 +207,8 @@ def recording(both: Callable[[Tensor], Both], x: Tensor) -> tuple[Both, Play | N
 class _Program:
     """Calls in order, between numbered places.
 
-    Where a call writes into a tensor, all calls are repeated as they were; else only those that depend
-    on x, each once.
+    If a call writes into a tensor, all calls are repeated as they were; otherwise only those that
+    depend on x, each once.
     """
 
     def __init__(self, calls: list[_Call], x: Tensor) -> None:
@@ -240,7 +240,7 @@ class _Program:
             self.steps.append(_Call(function, args, kwargs, places))
 
     def _check(self, call: _Call, outs: list[Tensor], follows: bool, made: set[int]) -> None:
-        """Raise `_Unfit` for a call that is not determined by its tensors, or goes on in Python."""
+        """Raise `_Unfit` for a call that is not determined by its tensors, or continues in Python."""
         function, tags = call.function, call.function.tags
         if torch.Tag.nondeterministic_seeded in tags:
             raise _Unfit
@@ -278,10 +278,10 @@ class _Program:
         return kept[::-1]
 
     def interpreter(self, ends: list[_Slot], x: Tensor) -> Callable[[Tensor], tuple[Tensor, ...]]:
-        """Return a compiled function of x that gives what is at the ends.
+        """Return a compiled function of x that returns the final values.
 
         Raises:
-            _Unfit: If nothing at the ends depends on x, or PyTorch cannot compile it.
+            _Unfit: If no final value depends on x, or PyTorch cannot compile the function.
         """
         where, given = [place for place, _ in self.outside], [t for _, t in self.outside]
         if any(end.place in (0, *where) for end in ends):
@@ -322,13 +322,13 @@ class _Program:
 
 
 def _is_in_place(function: Any) -> bool:
-    """Tell whether a function writes into its first argument, and into no other."""
+    """Return whether a function writes into its first argument, and into no other."""
     first, *others = (a.alias_info for a in function._schema.arguments)
     return bool(first and first.is_write) and not any(a and a.is_write for a in others)
 
 
 def _is_identity(function: Any, args: Any, out: Any) -> bool:
-    """Tell whether a call returns its first argument: also x¹, from the derivative of x², and 1 · x."""
+    """Whether a call returns its first argument: also x¹, from the derivative of x², and 1 · x."""
     if function in BY_ONE:
         alike = out.dtype == args[0].dtype and out.stride() == args[0].stride()
         return not isinstance(args[1], Tensor) and bool(args[1] == 1) and alike

@@ -1,8 +1,9 @@
 r"""Scores and divergences by automatic differentiation.
 
 For s: R^d -> R^d with Jacobian ∇s the divergence is tr ∇s. Probes v with E[v vᵀ] = I give the
-unbiased estimate vᵀ(∇s)v. All can be differentiated again, in the parameters of s and in x, sample by
-sample, in reverse mode (s may differentiate inside); the exact trace uses `jets` where it can.
+unbiased estimate vᵀ(∇s)v. All functions can be differentiated again, in the parameters of s and in
+x, sample by sample, in reverse mode (s may differentiate inside); the exact trace uses `jets` if
+possible.
 """
 
 from __future__ import annotations
@@ -82,13 +83,10 @@ class GradientField:
             )
         return value
 
-    def _total(self, x: Tensor) -> Tensor:
-        return self._values(x).sum()
-
     def __call__(self, x: Tensor) -> Tensor:
         """Return the score, shape of x."""
         if torch._C._functorch.is_functorch_wrapped_tensor(x):  # inside a torch.func transform
-            return self.sign * torch.func.grad(self._total)(x)
+            return self.sign * torch.func.grad(lambda y: self._values(y).sum())(x)
         return self.log_prob_and_score(x)[1]
 
 
@@ -96,7 +94,7 @@ def score_from_log_prob(log_prob: Callable[[Tensor], Tensor]) -> GradientField:
     """Return x -> ∇ log p(x) for a log-density `(B, *event) -> (B,)`.
 
     Raises:
-        ValueError: When called, if the function returns anything but one number per sample (a
+        ValueError: When called, if the function does not return one number per sample (a
             vector-valued "log-density" has no gradient; pass it as a score), or if its result does
             not depend on x through differentiable operations.
     """
@@ -152,7 +150,7 @@ def _unrelated(name: str) -> str:
 
 
 def _pull_back(at: _At, v: Tensor | None, *, batched: bool = False) -> Tensor:
-    """Return vᵀ ∂value/∂y, with a graph of its own where that is asked for."""
+    """Return vᵀ ∂value/∂y, with its own graph on request."""
     gradient = torch.autograd.grad(
         at.value, at.y, v, create_graph=at.graph, retain_graph=True, is_grads_batched=batched,
         allow_unused=True,
@@ -228,10 +226,11 @@ def jacobian_trace(
     .. math:: \nabla \cdot s = \sum_{i=1}^d e_i^\top (\nabla s)\, e_i
 
     The Laplacian of a log-density (a `GradientField`), and the trace of a network that has many
-    coordinates or is trained by it, are carried forward (`jets`) where every function in it is known
-    there, else d vector-Jacobian products are taken. Coordinates go `chunk_size` at a time. Where
-    gradients are asked for and all chunks are more than some hundred megabytes (or a chunk size is
-    given), each is computed again when its turn comes, so that memory does not grow with d.
+    coordinates or is trained with it, are carried forward (`jets`) if there is a rule for every
+    function in it; otherwise d vector-Jacobian products are computed. `chunk_size` coordinates are
+    processed at a time. If gradients are needed and all chunks are larger than some hundred
+    megabytes (or a chunk size is given), each chunk is computed again in the backward pass, so
+    that memory does not grow with d.
 
     Arguments:
         s: A vector field `(B, *event) -> (B, *event)`.
@@ -332,8 +331,8 @@ def slices(
 ) -> tuple[Float[Tensor, "n_probes batch"], Float[Tensor, " batch"]]:
     r"""Return vᵀ s(x) for each probe, and the mean over probes of vᵀ(∇s)v.
 
-    For a `GradientField` both are derivatives of log p along v, carried forward in one pass where
-    every function in it is known to `jets`; else as `hutchinson_trace`.
+    For a `GradientField` both are derivatives of log p along v, carried forward in one pass if
+    `jets` has a rule for every function in it; otherwise computed as in `hutchinson_trace`.
     """
     check_batch(x)
     check_batch(probes, name="probes")

@@ -1,4 +1,4 @@
-"""Is it right? Metrics with error bars, verdicts on samples, the theory measured."""
+"""Is it right? Metrics with error bars, verdicts on samples, measurements of the theory."""
 
 from . import metrics as metrics
 from . import sample_size as sample_size

@@ -1,8 +1,8 @@
-"""Can these samples be told from real rows? Every look at them as a row of a report, and one verdict.
+"""Can samples be distinguished from real rows? Each look is a row of a report, with one verdict.
 
-The thresholds are here, and so is the wording. A look fails if what it sees is significant, corrected
-for all that is looked at, and larger than its bar: with enough rows anything is significant, and
-with few rows anything can be large.
+The thresholds and the wording are here. A look fails if its effect is significant, corrected for
+all looks, and larger than its bar: with enough rows anything is significant, and with few rows
+anything can be large.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from ..core import (
 )
 from ..diffusion.likelihood import bits_per_dim
 from ..show.report import Row
-from .beside import fitted_beside, rows_beside, weighted_mean
+from .baselines import fitted_beside, rows_beside, weighted_mean
 from .looks import (
     Look,
     View,
@@ -61,7 +61,7 @@ BLUNT = 0.25
 
 
 class Kind(NamedTuple):
-    """A kind of look: its name in the table, the bar, and what a fault is called.
+    """A kind of look: its name in the table, the bar, and the sentence for a fault.
 
     An effect is a fault if it is significant and larger than the bar, in the units of the sentence.
     """
@@ -127,7 +127,7 @@ KINDS = {
         "share of samples",
     ),
     "membership": Kind(
-        "membership attack", 0.02, "the samples give away the training rows: samples lie closer "
+        "membership attack", 0.02, "the samples reveal the training rows: samples lie closer "
         "to training rows than to held-out rows, area under the curve {auc:.3f}", "",
     ),
 }  # fmt: skip
@@ -138,13 +138,14 @@ class Comparison:
     """The result of comparing samples with held-out rows.
 
     Attributes:
-        rows: One for each kind of look, the worst column or pair by its name.
-        verdict: Whether the samples passed, and why not.
-        looks: All that was seen: effect, standard error and p-value at every place.
+        rows: One for each kind of look, with the name of the worst column or pair.
+        verdict: Whether the samples passed, and if not, why.
+        looks: All results: effect, standard error and p-value for every column, pair or other
+            place.
         pairs: Correlations of all columns; None for images, or a single column.
-        distinction: What the classifier saw, with the importance of `features`.
-        features: The columns that it saw.
-        view: The rows as numbers, as they were looked at.
+        distinction: The result of the classifier, with the importance of `features`.
+        features: The columns of the classifier.
+        view: The rows as numbers, in the form used by the looks.
     """
 
     rows: tuple[Row, ...]
@@ -199,40 +200,41 @@ def compare(
 ) -> Comparison:
     r"""Compare samples with held-out data, and say whether they can be distinguished.
 
-    Looked at are, of tables: every column (location, scale, distribution function, values that no
-    real row has, ranges, holes, frequencies of categories); every pair (correlation); linear
-    combinations along the axes of the real rows; and all columns together, by a classifier that has
-    not seen the rows it decides on, and by the sliced Wasserstein distance. Of images, means,
-    deviations, extremes and power spectra of each channel in place of columns. With training data
-    also whether samples are copies of them, and whether they betray them; and classical estimators,
-    fitted to the same rows, stand beside.
+    For tables the looks are at every column (location, scale, distribution function, values that
+    no real row has, ranges, missing values, frequencies of categories); every pair (correlation);
+    linear combinations along the axes of the real rows; and all columns together, by a classifier
+    on rows that it has not seen, and by the sliced Wasserstein distance. For images, means,
+    standard deviations, extremes and power spectra of each channel replace the columns. With
+    training data there are also looks for copies of them and a membership attack, and classical
+    estimators fitted to the same rows for comparison.
 
     A look fails if its effect is significant and larger than its bar (`KINDS`). Significance is
-    corrected for all looks together: samples of exactly the right law fail at most once in 20 times
-    (`SIZE`). Passing means that these rows show no such fault, not that there is none; the verdict
-    says if they are too few to show a shift of a quarter of a deviation.
+    corrected for all looks together: samples of exactly the right law fail at most once in 20
+    times (`SIZE`). Passing means that these rows show no such fault, not that there is none; the
+    verdict says if they are too few to detect a shift of a quarter of a standard deviation.
 
-    The classifier, neighbours and mixtures take at most a few thousand rows. Otherwise time grows as
-    n log n in the number of rows n, and as n d² in the number of columns d.
+    The classifier, neighbours and mixtures use at most a few thousand rows. Otherwise time grows
+    as n log n with the number of rows n, and as n d² with the number of columns d.
 
     Arguments:
         samples: Generated samples: a tensor `(n, *event)`, or a frame of pandas or polars.
-        held_out: Data not trained on, of the same kind.
-        train: Data trained on: shows copies, teaches the classifier, and is what the classical
-            estimators are fitted to.
-        names: Names of the columns of tensors.
+        held_out: Data that were not used in training, of the same kind.
+        train: Training data, used to find copies, to train the classifier and to fit the classical
+            estimators.
+        names: Column names of tensors.
         log_prob: The model's log-density of the held-out rows, in nats, to be compared with that of
             the classical estimators.
-        sample_weight: Weights of the held-out rows, or of others by the names of these arguments.
-        baselines: Whether to fit classical estimators (to numeric columns without holes).
-        generator: Where splits, subsamples, projections, relabellings and starts come from.
-        processes: Those that divide the looks among them, `core.Processes.here()`; all are given the
-            same rows, and have the same result.
+        sample_weight: Weights of the held-out rows, or a dictionary of weights by the names of
+            these arguments.
+        baselines: Whether to fit classical estimators (to numeric columns without missing values).
+        generator: Source of splits, subsamples, projections, relabellings and starts.
+        processes: Processes that divide the looks among them, `core.Processes.here()`; all need
+            the same rows, and have the same result.
 
     Raises:
-        TypeError: For what is neither a tensor nor a frame.
-        ValueError: For shapes or columns that differ, values that are not finite, fewer than 20 rows
-            of each, or weights that are not.
+        TypeError: For an object that is neither a tensor nor a frame.
+        ValueError: For shapes or columns that differ, values that are not finite, fewer than 20
+            rows of each, or invalid weights.
 
     Examples:
         >>> g = torch.Generator().manual_seed(0)

@@ -1,7 +1,7 @@
 """The tests that compare samples with real rows: effects and p-values, without a verdict.
 
-Every look is a test of "samples and held-out rows are of one law", whatever that law is, and exact
-or nearly so. Which effects are too large, and how that is said, is `compare`'s.
+Every look is a test of "samples and held-out rows have the same law", for any law, and exact or
+nearly so. `compare` decides which effects are too large, and has the wording.
 """
 
 from __future__ import annotations
@@ -62,15 +62,15 @@ class Look(NamedTuple):
 
 
 class View(NamedTuple):
-    """Rows as numbers, from which all looks are taken.
+    """Rows as numbers, the input of all looks.
 
     Attributes:
         names: Names of the columns of `columns`.
-        columns: What is looked at column by column: numeric columns, or what can be said of an image.
+        columns: The columns for separate looks: numeric columns, or summaries of an image.
         joint_names: Names of the columns of `joint`.
-        joint: What is looked at together: the numeric columns and indicators, or the pixels.
+        joint: The columns for joint looks: numeric columns and indicators, or pixels.
         points: The same in units in which distances make sense.
-        weights: Weights of the rows, of sum 1.
+        weights: Weights of the rows, which sum to 1.
         event_shape: The shape of an image; None for a table.
     """
 
@@ -137,9 +137,9 @@ def column_looks(v: View) -> list[Look]:
 
 
 def _varied(v: View) -> Tensor:
-    """Return the columns in which enough rows differ from the most common value, to be normal in sum.
+    """Return the columns in which enough rows differ from the most common value for normal sums.
 
-    Two rare levels that meet in one row are correlated by 1, and mean nothing.
+    Two rare levels that meet in one row have correlation 1, which means nothing.
     """
     n, m = (effective(v.weights[k]) for k in ("samples", "held_out"))
     pooled = torch.cat([v.joint["samples"], v.joint["held_out"]])
@@ -178,12 +178,12 @@ class Split(NamedTuple):
 
 
 def split(v: View, generator: torch.Generator | None) -> Split:
-    """Divide rows, and add the axes of the real rows that are learned from, as columns.
+    """Split rows for the classifier, and add the axes of its real training rows as columns.
 
-    Half of the samples are learned from. So is half of the held-out rows or, if there are more of
-    these, the training rows: then all held-out rows are decided on. The axes are those of the
-    correlations of normal scores: a combination of columns that hardly varies is one of them, and what
-    goes wrong there is seen in no single column.
+    Half of the samples are used for training, with half of the held-out rows or, if there are more
+    of these, with the training rows; then all held-out rows are used for the test. The axes are
+    those of the correlations of normal scores: a combination of columns that hardly varies is one
+    of them, and a fault there is not visible in any single column.
     """
     w = v.weights
     order = permutation(len(v.joint["samples"]), generator)
@@ -273,10 +273,10 @@ def classifier_look(s: Split, generator: torch.Generator | None) -> tuple[Look, 
 
 
 def sliced_look(v: View, generator: torch.Generator | None) -> Look:
-    r"""Look at the sliced Wasserstein distance, in standard deviations of both.
+    r"""Return the look at the sliced Wasserstein distance, in standard deviations of both.
 
-    The distance and its floor, the same between real rows, are those of all rows; the p-value is that
-    of a permutation test on at most 500 rows of each.
+    The distance and its floor, the same distance between real rows, use all rows; the p-value is
+    that of a permutation test on at most 500 rows of each.
     """
     # of both: were it that of one, samples and real rows would not be alike under one law
     both = torch.cat([v.joint["samples"], v.joint["held_out"]])

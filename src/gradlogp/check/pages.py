@@ -1,4 +1,4 @@
-"""A comparison as the sections of a report: worst columns first, then all that was looked at."""
+"""A comparison as the sections of a report: worst columns first, then all looks."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ MOST_SHARES, MOST_USED, MOST_NEIGHBOURS = 24, 15, 2000
 def sections(c: Comparison) -> list[Section]:
     """Return the sections of a report on a comparison.
 
-    Columns come in the order of their least p-value; the pair is the one that differs most; what the
-    classifier used is how far its area falls when a column is shuffled.
+    Columns are sorted by their smallest p-value; the pair is the one that differs most; the
+    importance for the classifier is how far its area falls when a column is shuffled.
     """
     found = [_verdict(c)]
     if c.view.image:

@@ -1,7 +1,7 @@
-"""Rows to be compared, whatever they came as: arrays, frames with categories and holes, images.
+"""Rows to be compared: arrays, frames with categories and missing values, images.
 
-One encoding for all that are compared with one another: numeric columns as they are, categories by
-their name, holes known, images by what can be said of each one alone.
+All sets in a comparison have the same encoding: numeric columns as they are, categories by their
+name, missing values marked, images by summaries of each image.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ BANDS = 6
 
 
 class Rows(NamedTuple):
-    """Rows of one origin.
+    """Rows from one source.
 
     Attributes:
         numbers: Numeric columns `(n, k)` in float64, NaN where a value is missing.
-        levels: Categories `(n, c)`, which level of `Layout.levels` each is, −1 where missing.
-        resolution: The relative spacing of the numbers as they came.
+        levels: Categories `(n, c)` as indices into `Layout.levels`, −1 where missing.
+        resolution: The relative spacing of the numbers in their original dtype.
     """
 
     numbers: Tensor
@@ -39,7 +39,7 @@ class Rows(NamedTuple):
 
 
 class Layout(NamedTuple):
-    """What the columns are.
+    """The kinds of the columns.
 
     Attributes:
         numbers: Names of the numeric columns.
@@ -61,14 +61,14 @@ LARGEST = 1e70
 def encode(
     sets: Mapping[str, Any], names: Sequence[str] | None = None
 ) -> tuple[Layout, dict[str, Rows]]:
-    """Encode sets of rows alike.
+    """Encode sets of rows in the same way.
 
     Arguments:
-        sets: Each by its name: tensors `(n, *event)`, or frames with the same columns.
-        names: Names of the columns of tensors.
+        sets: By name: tensors `(n, *event)`, or frames with the same columns.
+        names: Column names of tensors.
 
     Raises:
-        TypeError: For what is neither a tensor nor a frame, or both together.
+        TypeError: For an object that is neither a tensor nor a frame, or a mixture of both.
         ValueError: For shapes or columns that differ, or numbers that are not finite or too large for
             their fourth power.
     """

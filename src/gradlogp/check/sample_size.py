@@ -1,10 +1,10 @@
-r"""How many points an estimate of a score needs, where the law of the estimate is known.
+r"""How many points an estimate of a score needs, if the law of the estimate is known.
 
-All of this is parametric: a Gaussian, a location, one weight. The error of such an estimate is a
-constant over n, and the constant is what is computed here. A network is another matter: with no
-model of the data its error falls more slowly the more dimensions there are, and on n points it may
-end with the score of those points (`metrics.denoising_gap` tells). So these numbers are a scale to
-compare with, and no guarantee for anything richer.
+All of these cases are parametric: a Gaussian, a location, one weight. The squared error of such an
+estimate is a constant divided by n, and this constant is computed here. A network is different:
+without a model of the data its error falls more slowly in higher dimension, and with n points it
+may end with the score of those points (see `metrics.denoising_gap`). So these numbers are a scale
+for comparison, and no guarantee for a richer model.
 
 References:
     | Estimation of Non-Normalized Statistical Models by Score Matching (Hyvärinen, 2005)
@@ -45,13 +45,13 @@ LIMIT = 10**15
 
 
 class SampleSize(NamedTuple):
-    """A number of points, and what it rests on.
+    """A number of points, and the formula behind it.
 
     Attributes:
         quantity: What is estimated, and how.
-        n: The least number of points.
-        formula: What n was computed from.
-        conditions: Where the formula holds.
+        n: The smallest sufficient number of points.
+        formula: The formula for n.
+        conditions: When the formula is valid.
     """
 
     quantity: str
@@ -107,13 +107,13 @@ def gaussian_error(
         E\|\hat s - s\|^2 = \mathrm{tr}(P) \left( n (n+1) κ_2 - \frac{2n}{ν-d-1} + 1 \right), \quad
         κ_2 = \frac{ν-1}{(ν-d)(ν-d-1)(ν-d-3)}, \quad ν = n - 1
 
-    over fresh points of the law and over samples, P = S⁻¹, ŝ = −S_b⁻¹(x − x̄) with the biased covariance
-    S_b: the minimiser of implicit score matching, and maximum likelihood. It is infinite for
-    n < d + 5, and n times the square tends to (d + 2) tr P.
+    over new points of the law and over samples, P = S⁻¹, ŝ = −S_b⁻¹(x − x̄) with the biased
+    covariance S_b: the minimiser of implicit score matching, and maximum likelihood. It is
+    infinite for n < d + 5, and n times its square tends to (d + 2) tr P.
 
     Arguments:
         n: Number of points.
-        dim: d, for the error relative to that of s = 0, √(E‖s‖²) = √(tr P); it depends on d alone.
+        dim: d, for the error relative to that of s = 0, √(E‖s‖²) = √(tr P); it depends only on d.
         cov: S, for the error itself.
 
     Raises:
@@ -127,9 +127,9 @@ def gaussian_error(
 def gaussian(
     accuracy: float, *, dim: int | None = None, cov: Float[Tensor, "d d"] | None = None
 ) -> SampleSize:
-    r"""Return the least n at which a fitted Gaussian has a score of that accuracy.
+    r"""Return the smallest n at which a fitted Gaussian has a score of this accuracy.
 
-    Inverts `gaussian_error`; for small accuracies ε that is n ≈ (d + 2) tr P/ε², or (d + 2)/ε² where
+    Inverts `gaussian_error`; for small accuracies ε this is n ≈ (d + 2) tr P/ε², or (d + 2)/ε² if
     the error is relative.
 
     Arguments:
@@ -138,8 +138,8 @@ def gaussian(
         cov: S, for the error itself.
 
     Raises:
-        ValueError: As `gaussian_error`, or for an accuracy that is not positive or needs over 10¹⁵
-            points.
+        ValueError: As in `gaussian_error`, or for an accuracy that is not positive or needs more
+            than 10¹⁵ points.
 
     Examples:
         >>> glp.sample_size.gaussian(0.1, dim=2).n
@@ -182,16 +182,16 @@ def denoising_slope(sigma: float, tau: float = 1.0, draws: int | None = None) ->
         V_\infty = \frac{2 τ^4}{v^2}, \quad V_1 = \frac{τ^2}{σ^2}, \quad W = -\frac1v, \quad
         v = τ^2 + σ^2
 
-    with M draws of noise for each point, and with all of the noise for M → ∞, as in training for many
-    epochs with fresh noise. V₁/V∞ is at least 2, at σ = τ, and grows as τ²/(2σ²) for small σ.
+    with M draws of noise for each point, and the limit M → ∞ for training over many epochs with
+    new noise. V₁/V∞ is at least 2, at σ = τ, and grows as τ²/(2σ²) for small σ.
 
     Arguments:
         sigma: σ of the noise.
         tau: τ, standard deviation of the data.
-        draws: M; None for all noise.
+        draws: M; None for M → ∞.
 
     Raises:
-        ValueError: For σ or τ that is not positive, a ratio beyond all numbers, or no draw.
+        ValueError: If σ or τ is not positive, their ratio overflows, or draws is below 1.
     """
     check_number(sigma, "sigma", above=0)
     check_number(tau, "tau", above=0)
@@ -207,7 +207,7 @@ class Efficiency(NamedTuple):
 
     Attributes:
         score_matching: n Var of the estimate by score matching.
-        likelihood: n Var of maximum likelihood, the least that there is.
+        likelihood: n Var of maximum likelihood, the smallest possible.
     """
 
     score_matching: float
@@ -243,9 +243,9 @@ def location(
 
     Arguments:
         log_density: log p up to a constant, `(n, 1) -> (n,)`, three times differentiable.
-        low: Where to begin to integrate; p must be negligible there.
-        high: Where to end, as well.
-        n_points: Of the grid.
+        low: Lower end of the integral; p must be negligible there.
+        high: Upper end of the integral; p must be negligible there.
+        n_points: Number of points of the grid.
 
     Raises:
         ValueError: If p is not negligible at the ends, or is not finite.
@@ -281,14 +281,16 @@ def _logistic() -> Efficiency:
 def mixture_weight(separation: float, sigma: float = 0.0) -> Efficiency:
     r"""Efficiency of score matching for the weight of ½ N(−a, 1) + ½ N(a, 1).
 
-    The score hardly knows the weights of modes that are far apart, so that the efficiency falls as a
-    Gaussian tail in a: 0.60, 0.11, 0.0072, 0.00018 at a = 1 … 4. Denoising at a σ that joins the
-    modes repairs it, up to a point: at a = 4 it is 0.17, 0.86, 0.98, 0.95 at σ = 1, 2, 4, 8.
+    The score hardly depends on the weights of modes that are far apart, so the efficiency falls
+    like a Gaussian tail in a: 0.60, 0.11, 0.0072, 0.00018 at a = 1 … 4. Denoising at a σ that
+    connects the modes restores it to a large extent: at a = 4 it is 0.17, 0.86, 0.98, 0.95 at σ =
+    1, 2, 4, 8.
 
     Arguments:
         separation: a > 0, half the distance of the modes in their standard deviations; up to 5
-            without noise or with σ < ½, above which rounding decides; else up to 20.
-        sigma: σ of denoising score matching with all noise, 0.05 to 50; 0 is implicit matching.
+            without noise or with σ < ½, above which rounding dominates; otherwise up to 20.
+        sigma: σ of denoising score matching in the limit of all noise, 0.05 to 50; 0 is implicit
+            matching.
 
     Raises:
         ValueError: For arguments out of their range.
@@ -303,10 +305,11 @@ def mixture_weight(separation: float, sigma: float = 0.0) -> Efficiency:
 
 
 def span(x: Float[Tensor, "n *event"]) -> tuple[int, int]:
-    """Return the number of points and of dimensions of data that span all of them.
+    """Return the number of points and of dimensions of data that span all dimensions.
 
     Raises:
-        ValueError: If they lie in fewer dimensions, where they have no score without noise.
+        ValueError: If they lie in a lower-dimensional subspace, without a score unless noise is
+            added.
     """
     check_points(x, least=2)
     flat = x.flatten(1).double()
@@ -325,12 +328,13 @@ def span(x: Float[Tensor, "n *event"]) -> tuple[int, int]:
 
 
 def table(accuracy: float, dim: int, separation: float | None = None) -> list[SampleSize]:
-    """Return how many points an accuracy takes, for everything that is known in closed form.
+    """Return how many points an accuracy needs, for all cases known in closed form.
 
     Arguments:
-        accuracy: ε, as each row says of what.
+        accuracy: ε; each row says of which quantity.
         dim: The dimension of a Gaussian.
-        separation: Half the distance of two modes, for the rows on their weights; none without.
+        separation: Half the distance of two modes, for the rows on their weights; by default there
+            are none.
     """
     rows = [gaussian(accuracy, dim=dim), gaussian_limit(accuracy, dim=dim)]
     for sigma in (1.0, 0.1):

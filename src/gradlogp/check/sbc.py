@@ -1,7 +1,7 @@
-r"""Simulation-based calibration: are the draws of a posterior draws of the posterior?
+r"""Simulation-based calibration: are these draws from the posterior?
 
-Where θ comes from the prior, y from θ, and θ_1 … θ_L from the posterior given y, all of them with θ are
-exchangeable: the rank of θ among them is uniform on 0 … L, coordinate by coordinate.
+If θ is drawn from the prior, y given θ, and θ_1 … θ_L from the posterior given y, then θ and the
+θ_l are exchangeable: the rank of θ among them is uniform on 0 … L, coordinate by coordinate.
 """
 
 from __future__ import annotations
@@ -32,12 +32,13 @@ class _Sampled(Protocol):
 
 
 class Calibration(NamedTuple):
-    """What `sbc` found.
+    """The result of `sbc`.
 
     Attributes:
         ranks: The rank of every θ among its draws, `(n_simulations, *theta)`, in 0 … n_draws.
-        p_value: Of "these are draws of the posterior", for all coordinates and tests together.
-        verdict: Whether it is at least `LEVEL`, and the shape of what was found.
+        p_value: The p-value of "these are draws from the posterior", for all coordinates and
+            tests.
+        verdict: Whether it is at least `LEVEL`, and the kind of the fault.
     """
 
     ranks: Int64[Tensor, "n_simulations *theta"]
@@ -60,11 +61,11 @@ def rank_variance(n_draws: int, correlation: Float[Tensor, " lags"]) -> float:
 
     .. math:: \frac{L}{4} + 2 \sum_{k=1}^{L-1} (L - k) \frac{\arcsin((1 + ρ_k)/2)}{2π}
 
-    which is L (L + 2)/12, that of a uniform rank, where all ρ_k are 0.
+    which is L (L + 2)/12, that of a uniform rank, if all ρ_k are 0.
 
     Arguments:
         n_draws: L.
-        correlation: ρ_1, ρ_2, … between draws; 0 beyond those given.
+        correlation: ρ_1, ρ_2, … between draws; 0 beyond these.
     """
     k = torch.arange(1, n_draws, dtype=torch.float64)
     rho = torch.zeros_like(k)
@@ -79,13 +80,7 @@ def ranks_of(
     draws: Float[Tensor, "n L *theta"],
     generator: Generator | None = None,
 ) -> Int64[Tensor, "n *theta"]:
-    r"""Return the rank #{θ_l < θ} + U, U uniform on 0 … #{θ_l = θ}: uniform also for discrete θ.
-
-    Arguments:
-        theta: What was drawn from the prior.
-        draws: L draws each posterior.
-        generator: Where U comes from.
-    """
+    r"""Return the rank #{θ_l < θ} + U, U uniform on 0 … #{θ_l = θ}: uniform also for discrete θ."""
     below = (draws < theta.unsqueeze(1)).sum(1)
     ties = (draws == theta.unsqueeze(1)).sum(1)
     u = rand_like(theta.double(), generator)
@@ -106,12 +101,12 @@ def sbc(
     .. math:: θ \sim p(θ), \quad y \sim p(y \mid θ), \quad θ_1, …, θ_L \sim p(θ \mid y)
         \quad \Rightarrow \quad \#\{l: θ_l < θ\} \text{ uniform on } 0, …, L
 
-    Ranks r become u = (r + V)/(L + 1) with V uniform, and z = Φ⁻¹(u), which are exactly uniform and
-    normal. In every coordinate three tests are made: mean of z (bias), sum of z² (draws too narrow or
-    too wide), Kolmogorov's distance of u (any other shape). The p-value is the least of all, times
-    their number. Draws that are correlated in their order, as those of a chain, are thinned for the
-    tests until the variance of ranks is that of independent ones within 2 %, by the correlations that
-    all simulations show together.
+    Ranks r become u = (r + V)/(L + 1) with V uniform, and z = Φ⁻¹(u), which are exactly uniform
+    and normal. There are three tests for every coordinate: mean of z (bias), sum of z² (draws too
+    narrow or too wide), Kolmogorov's distance of u (any other shape). The p-value is the smallest
+    of all, times their number. Draws that are correlated in their order, such as those of a chain,
+    are thinned for the tests until the variance of ranks is that of independent draws within 2 %,
+    with correlations estimated from all simulations together.
 
     References:
         | Validation of Software for Bayesian Models Using Posterior Quantiles (Cook et al., 2006)
@@ -124,9 +119,9 @@ def sbc(
         prior: n, generator -> θ `(n, *theta)`; or a law with `sample(n, generator=)`.
         simulate: θ `(*theta)`, generator -> y, one observation of any shape.
         posterior: y, n_draws, generator -> draws `(n_draws, *theta)`.
-        n_simulations: How many θ to try.
-        n_draws: Draws of each posterior.
-        generator: Where all randomness comes from.
+        n_simulations: Number of θ.
+        n_draws: Number of draws from each posterior.
+        generator: Source of all randomness.
 
     Raises:
         ValueError: For counts below 1, fewer than 10 simulations, shapes that do not fit, or draws
@@ -207,8 +202,9 @@ def correlations(
     .. math:: ρ_k = 1 - \frac{γ_k}{s^2} (1 - v), \quad γ_k = \tfrac12 E (x_{i+k} - x_i)^2, \quad
         v = \frac{1}{L^2} \left(L + 2 \sum_k (L - k) ρ_k\right)
 
-    of ranks x within each simulation, with variance s². A mean over L correlated draws takes the part
-    v of their variance with it, which is solved for. Lags end before the first that shows nothing.
+    of ranks x within each simulation, with variance s². The mean over L correlated draws removes
+    the fraction v of their variance, for which the equation is solved. Lags end before the first
+    without a significant correlation.
     """
     n, L, d = draws.shape
     order = rand_like(draws, generator).argsort(1)  # equal draws take their ranks at random

@@ -1,6 +1,6 @@
-"""Single values of a table: outside the range of real ones, off their grid, missing, of wrong classes.
+"""Single values of a table: outside the range of real values, off their grid, missing, wrong classes.
 
-All tests are exact whatever the law: they count rows.
+All tests are exact for any law, because they count rows.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ def value_looks(
     weights: Sets,
     generator: torch.Generator | None,
 ) -> list[Look]:
-    """Look at single values of a table: ranges, grids, holes, categories.
+    """Return looks at single values of a table: ranges, grids, missing values, categories.
 
-    What counts rows (ranges, grids, unknown levels) takes rows of equal weight.
+    Tests that count rows (ranges, grids, unknown levels) need rows of equal weight.
     """
     stay = {
         k: kept(w, generator) if bool((w < w.max()).any()) else w > 0 for k, w in weights.items()
@@ -100,7 +100,7 @@ def _rates(
 ) -> tuple[float, float, float, Fact]:
     """Return the share of rows that would have to change class, its error, and a chi-square p-value.
 
-    Levels of fewer than five expected rows are taken together.
+    Levels with fewer than five expected rows are combined.
     """
     from scipy.stats import chi2
 
@@ -133,9 +133,9 @@ def _rates(
 
 
 def decimals(x: Tensor, resolution: float) -> int | None:
-    """Return with how few decimals, at most 6, all values can be written; None if more are needed.
+    """Return the smallest number of decimals, at most 6, for all values; None if more are needed.
 
-    Of values whose digits do not reach so far nothing is known, and the answer is None.
+    The result is also None if the values do not have so many digits.
     """
     for k in range(7):
         scaled = x * 10.0**k
@@ -150,8 +150,8 @@ def decimals(x: Tensor, resolution: float) -> int | None:
 def _beyond_real(name: str, ours: Tensor, real: Tensor) -> Iterator[Entry]:
     """Yield the share of samples above all real values, and below; with p-values, for any law.
 
-    A single wild value is judged by how far out it is: where tails are no heavier than Cauchy's, one
-    of n values is more than c times as far out as all m others with probability n/(n + cm).
+    A single outlier is judged by how far out it is: if tails are no heavier than Cauchy's, one of
+    n values is more than c times as far out as all m others with probability n/(n + cm).
     """
     n, m, middle = len(ours), len(real), real.median()
     for sign, end in ((1, "above the largest"), (-1, "below the least")):
@@ -176,10 +176,10 @@ def _lost(name: str, ours: Tensor, real: Tensor) -> Iterator[Entry]:
 
 
 def _off_grid(name: str, ours: Tensor, real: Tensor, rows: Mapping[str, Rows]) -> Iterator[Entry]:
-    """Yield the share of values that need more decimals than all of the other kind do.
+    """Yield the share of values that need more decimals than all values of the other kind.
 
-    A grid that is fine beside the spread of the column is not looked at: to round to it is the last
-    step of sampling, and changes nothing else that could be seen.
+    A grid that is fine compared with the spread of the column is not tested: rounding to it is the
+    last step of sampling, and has no other visible effect.
     """
     resolution, spread = max(r.resolution for r in rows.values()), float(real.std())
     for of, other, whose, than in (
@@ -194,8 +194,8 @@ def _off_grid(name: str, ours: Tensor, real: Tensor, rows: Mapping[str, Rows]) -
             )
             n = len(other)
             p = enrichment(off, n, 0, len(of))
-            kind = "whole numbers" if k == 0 else f"numbers of {k} decimal{'s' * (k > 1)}"
-            what = f"the {whose} of {name} are no {kind}, as all {than} are"
+            kind = "integers" if k == 0 else f"numbers with {k} decimal{'s' * (k > 1)}"
+            what = f"the {whose} of {name} are not {kind}, but all {than} are"
             yield name, off / n, _error(off, n), p, {"what": what}
 
 

@@ -1,4 +1,4 @@
-"""Chunks of a batch with noise of their own, and what reports progress."""
+"""What many points cost: distances, rows that are held at a time, chunks of a batch."""
 
 from __future__ import annotations
 
@@ -6,11 +6,13 @@ import warnings
 from collections.abc import Callable, Iterator
 from typing import Protocol, runtime_checkable
 
+import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from .processes import Processes
 from .randomness import Generator, NoiseSource, Streams, block_of, check_generator, new_seed
-from .shapes import check_count
+from .shapes import check_batch, check_count
 
 HELD = 2**23
 """Numbers that are held at a time where all pairs of points are gone through: 64 MB in float64."""
@@ -47,7 +49,7 @@ def count_chunks(n: int, chunk_size: int | None) -> int:
     """Return how many chunks n chains make.
 
     Raises:
-        ValueError: If there is no chain, or a chunk would have none.
+        ValueError: If there is no chain, or a chunk would be empty.
     """
     check_count(n, "the number of chains")
     if chunk_size is not None:
@@ -56,7 +58,7 @@ def count_chunks(n: int, chunk_size: int | None) -> int:
 
 
 def shares(n: int, chunk_size: int | None, processes: Processes = ALONE) -> list[slice]:
-    """Return the chunks of n rows that are those of this process; one each without a chunk size.
+    """Return the chunks of n rows that belong to this process; one each without a chunk size.
 
     Raises:
         ValueError: For a chunk size below 1, or fewer chunks than processes.
@@ -77,12 +79,12 @@ def chunks(
     generator: Generator | None,
     processes: Processes = ALONE,
 ) -> Iterator[tuple[slice, NoiseSource]]:
-    """Yield the chunks of x, each with streams of its own (a source of your own serves them all).
+    """Yield the chunks of x, each with its own streams (a noise source of yours serves them all).
 
     Each of several processes goes through its own chunks.
 
     Raises:
-        ValueError: For a chunk size below 1, fewer chunks than processes, or chunks asked of a
+        ValueError: For a chunk size below 1, fewer chunks than processes, or chunks with the
             caller's own noise.
     """
     mine = shares(len(x), chunk_size, processes)
@@ -97,3 +99,18 @@ def chunks(
     seed, block = new_seed(generator), block_of(x.shape[1:], x.device)
     for part in mine:
         yield part, Streams(seed, part.start, part.stop, len(x), x.device, block)
+
+
+def distances(x: Float[Tensor, "n *event"], y: Float[Tensor, "m *event"]) -> Float[Tensor, "n m"]:
+    r"""Return :math:`\lVert x_i - y_j \rVert` over the event, computed as differences.
+
+    The expansion ‖x‖² + ‖y‖² − 2 xᵀy, which `torch.cdist` uses by default for many rows, suffers
+    from cancellation: far from the origin small distances are lost. Here copies have distance 0
+    exactly. Half precision, which `torch.cdist` does not support, is computed in float32.
+    """
+    check_batch(x)
+    check_batch(y, x.shape[1:], "y")
+    a, b = (z.flatten(1) for z in (x, y))
+    if x.dtype.itemsize < 4:
+        a, b = a.float(), b.float()
+    return torch.cdist(a, b, compute_mode="donot_use_mm_for_euclid_dist").to(x.dtype)

@@ -1,8 +1,9 @@
-"""Numbers with their error bars."""
+"""Numbers with their errors, and verdicts with their reasons."""
 
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeVar
 
 from torch import Tensor
@@ -35,11 +36,12 @@ def proportion(successes: float, n: int) -> Estimate:
 
     .. math:: \sqrt{\frac{\max(p (1 - p), 1/n)}{n}}
 
-    With no success, or no failure, p (1 − p) is 0, as if p were known for certain. The error is never
-    taken below 1/n, what a single success among many trials has: p is then within 3/n at 95 %.
+    With no success, or no failure, p (1 − p) is 0, as if p were known exactly. The error is
+    therefore at least 1/n, the error of a single success among many trials: p is then within 3/n
+    at 95 %.
 
     Raises:
-        ValueError: If there is no trial, or successes are not between 0 and n.
+        ValueError: If n is 0, or successes are not between 0 and n.
     """
     check_count(n, "n")
     check_number(successes, "successes", least=0, most=n)
@@ -51,7 +53,7 @@ def finite_result(result: _Result, name: str = "x") -> _Result:
     """Return a result, a number or a tuple of numbers and estimates, if all of it is finite.
 
     Raises:
-        ValueError: If a number is NaN or infinite, as squares of 10²⁰⁰ are.
+        ValueError: If a number is NaN or infinite, such as the square of 10²⁰⁰.
     """
     for part in result if isinstance(result, tuple) else (result,):
         if isinstance(part, tuple):
@@ -59,3 +61,25 @@ def finite_result(result: _Result, name: str = "x") -> _Result:
         elif isinstance(part, float) and not math.isfinite(part):
             raise ValueError(f"the result became NaN or infinite; rescale {name}")
     return result
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Whether a result passed every check that could be made, and if not, why.
+
+    Arguments:
+        ok: Whether no check failed.
+        reasons: A sentence for each finding: what was seen, what was expected, what to do. With
+            ok=True they state only what could not be judged.
+    """
+
+    ok: bool
+    reasons: tuple[str, ...] = ()
+
+    def __bool__(self) -> bool:
+        """Return `ok`."""
+        return self.ok
+
+    def __str__(self) -> str:
+        head = "verdict: ok" if self.ok else "verdict: not ok"
+        return "\n".join([head, *(f"  - {reason}" for reason in self.reasons)])

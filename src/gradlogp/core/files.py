@@ -1,4 +1,4 @@
-"""Files that are whole or not there: written under another name, flushed to disk, then renamed."""
+"""Files that are complete or absent: written under another name, flushed to disk, then renamed."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ Content = bytes | str | Callable[[BinaryIO], object]
 
 @contextmanager
 def replacing(*paths: Path) -> Iterator[tuple[Path, ...]]:
-    """Yield other paths to write to; where the block ends well, its files take the names given.
+    """Yield other paths to write to; after a block without errors, the files take the given names.
 
-    They do so only when all are complete on disk. If anything fails before, what was there under
-    these names is as it was, and nothing is left over. A link stays a link: the file it leads to is
-    replaced. Anything that is not a file (a terminal, a pipe) is yielded as it is.
+    They are renamed only when all are complete on disk. If anything fails before, existing files
+    with these names are unchanged, and no temporary files remain. A link stays a link: the file it
+    points to is replaced. Anything that is not a file (a terminal, a pipe) is yielded as it is.
 
     Raises:
         OSError: In one line that names the files, if they cannot be written.

@@ -1,9 +1,9 @@
-"""Work divided among processes: each has its rows of a batch, and what comes out is that of one.
+"""Work divided among processes: each has its rows of a batch; the result is that of one process.
 
-Noise of the whole batch is drawn in every process alike and each keeps its own rows, so that nothing
-depends on how many there are, but for rounding. Gradients of a training are added up in one message a
-step rather than by `DistributedDataParallel`, which has to be entered once a step from outside:
-objectives call a model several times and differentiate inside.
+Every process draws the same noise for the whole batch and keeps its own rows, so that the result
+does not depend on the number of processes, except for rounding. Gradients of a training are summed
+in one message per step rather than by `DistributedDataParallel`, which must be called once per
+step from outside: objectives call a model several times and differentiate inside.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Processes:
-    """The processes of the group that is initialised, or this one alone.
+    """The processes of the initialised process group, or this process alone.
 
-    Drivers that take `processes=` give each its share of the same draws, and hand all of them back in
-    every process. They have to be called in all, with the same arguments; an error in one is an
-    error in each.
+    Drivers with an argument `processes=` give each process its share of the same draws, and return
+    all draws in every process. They must be called in all processes with the same arguments; an
+    error in one is raised in all.
 
     Attributes:
-        rank: The number of this one.
-        size: How many there are.
+        rank: The number of this process.
+        size: The number of processes.
     """
 
     rank: int = 0
@@ -105,7 +105,7 @@ class Processes:
         """Continue the noise from its state in the first process.
 
         Raises:
-            ValueError: For noise of a caller's own, which is not divided.
+            ValueError: For the caller's own noise source, which is not divided.
         """
         if self.alone:
             return
@@ -129,14 +129,15 @@ class Processes:
     def gather(
         self, work: Callable[[], tuple[Sequence[Tensor], T]]
     ) -> tuple[list[Tensor], list[T]]:
-        """Do the work of this process; return what all made, tensors joined along their rows.
+        """Do the work of this process; return the results of all, tensors joined along their rows.
 
         Arguments:
-            work: Returns tensors `(rows, ...)`, as many and of the same other dimensions in each
-                process, and anything else, which comes back as a list in the order of ranks.
+            work: Returns tensors `(rows, ...)`, of the same number and other dimensions in each
+                process, and any other object, which is returned as a list in the order of ranks.
 
         Raises:
-            RuntimeError: If the work of another process failed; errors of this one are its own.
+            RuntimeError: If the work of another process failed; errors of this process are raised
+                as they are.
             ConnectionError: If another process has ended.
         """
         try:

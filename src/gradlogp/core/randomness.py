@@ -35,7 +35,7 @@ def block_of(event_shape: torch.Size, device: torch.device | str = "cpu") -> int
 
 @runtime_checkable
 class NoiseSource(Protocol):
-    """What stands where a `torch.Generator` does and hands out the noise itself."""
+    """An object that is used like a `torch.Generator` and returns the noise itself."""
 
     def draw(self, law: Callable[..., Tensor], shape: torch.Size, like: Tensor) -> Tensor:
         """Return `shape` numbers of `law`, `torch.randn` or `torch.rand`, on the device of `like`."""
@@ -43,13 +43,13 @@ class NoiseSource(Protocol):
 
 
 class Injected:
-    """Noise that was chosen: hands out the given tensors in order, whatever the law asked for.
+    """Noise chosen in advance: returns the given tensors in order, whatever law is requested.
 
     Arguments:
         noise: One tensor for each draw, of the shape of that draw.
 
     Attributes:
-        left: The tensors not handed out yet.
+        left: The tensors not returned yet.
     """
 
     def __init__(self, *noise: Tensor) -> None:
@@ -76,16 +76,16 @@ class Injected:
 class Streams:
     """Noise keyed by block of chains, so that a chain does not depend on how chains are chunked.
 
-    One `torch.randn` call of n numbers is not the same as two of n/2, so the rows are dealt out in
-    blocks of chains, each with a stream of its own derived from one seed. Whoever works on the
-    chains [start, stop) out of `total` draws the same numbers for them; a chunk that ends within a
-    block draws all of the block.
+    One `torch.randn` call of n numbers is not the same as two of n/2, so the rows are divided into
+    blocks of chains, each with its own stream derived from one seed. The chains [start, stop) out
+    of `total` therefore get the same numbers in any chunk; a chunk that ends within a block draws
+    the noise of the whole block.
 
     Arguments:
         seed: The seed of the whole run.
-        start, stop, total: The chains [start, stop) of that many in the whole run.
-        device: Where the noise is wanted.
-        block: Chains in a block; the noise depends on it.
+        start, stop, total: The chains [start, stop) of `total` chains in the whole run.
+        device: The device of the noise.
+        block: Number of chains per block; the noise depends on it.
     """
 
     def __init__(
@@ -168,12 +168,12 @@ class Streams:
 
 
 class PartOfBatch:
-    """Some rows of noise that is drawn for a whole batch, so that processes can divide one among them.
+    """Some rows of the noise of a whole batch, so that processes can divide a batch among them.
 
     Arguments:
-        generator: Where the noise of the whole batch comes from; alike in all processes.
-        rows: Those of this process.
-        total: The rows of the whole batch.
+        generator: The source of the noise of the whole batch; the same in all processes.
+        rows: The rows of this process.
+        total: The number of rows of the whole batch.
     """
 
     def __init__(self, generator: torch.Generator, rows: slice, total: int) -> None:
@@ -194,10 +194,9 @@ class PartOfBatch:
 class _Forks:
     """Noise without a generator in forked processes, which begin with a copy of the same state.
 
-    As the `random` module of Python does, a child seeds PyTorch's generator of the CPU anew: from
-    where it stood and from the number of the fork. So the children of one process differ from it and
-    from one another, again and again in the same way after `torch.manual_seed`; a seed that a child
-    sets itself is what counts there.
+    Like Python's `random` module, a child reseeds PyTorch's CPU generator, from its state and the
+    number of the fork. So the children of a process differ from it and from one another, in the
+    same way each time after `torch.manual_seed`; a seed that a child sets itself takes precedence.
     """
 
     n = 0
@@ -271,7 +270,7 @@ def subsample(x: Tensor, n: int, generator: torch.Generator | None = None) -> Te
 
 
 def new_seed(generator: Generator | None) -> int:
-    """Draw a fresh seed, so that a run can hand streams of its own to each block of chains."""
+    """Draw a new seed, so that a run can give each block of chains its own streams."""
     check_generator(generator)  # no source of a caller's own, which has no seeds
     assert not isinstance(generator, NoiseSource)
     at = "cpu" if generator is None else generator.device

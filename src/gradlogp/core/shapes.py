@@ -1,13 +1,14 @@
-"""Shapes, and the checks of arguments that everything else asks for: one wording for each refusal.
+"""Shapes and checks of arguments, with one wording for each refusal.
 
-Doors (drivers, estimators, metrics, objectives, constructors) ask them once. What runs inside a loop
-asks for shapes alone: to look at values costs a wait for the device.
+Entry points (drivers, estimators, metrics, objectives, constructors) run all checks once. Code
+inside a loop checks only shapes, because looking at values would wait for the device.
 """
 
 from __future__ import annotations
 
+import difflib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from inspect import signature
 from numbers import Integral, Rational, Real
 from typing import Any, get_args
@@ -28,7 +29,7 @@ def check_batch(
 ) -> None:
     """Raise `ValueError` unless x is a floating-point batch `(B, *event)`.
 
-    Its numbers are in memory, unless `held` is False: compilers send tensors without any.
+    Its numbers must be in memory, unless `held` is False: compilers pass tensors without memory.
     """
     if not isinstance(x, Tensor):
         raise ValueError(f"{name} must be a torch.Tensor, got {shown(x)}")
@@ -168,8 +169,15 @@ def check_number(
     why: str = "",
 ) -> None:
     """Raise `ValueError` unless this is one finite number within the bounds."""
-    what = _bounds(above, least, below, most)
-    if not _is_number(value) or not _within(_float(value), above, least, below, most):
+    number = _float(value) if _is_number(value) else math.nan
+    if not (
+        math.isfinite(number)
+        and (above is None or number > above)
+        and (least is None or number >= least)
+        and (below is None or number < below)
+        and (most is None or number <= most)
+    ):
+        what = _bounds(above, least, below, most)
         raise ValueError(f"{name} must {what}, got {shown(value)}{why}")
 
 
@@ -184,7 +192,7 @@ def check_level(
     """Return a scale `()` or one per sample `(B,)`, positive or `zero`, so that it multiplies x.
 
     Raises:
-        ValueError: For another shape, or a value that is not finite or too small.
+        ValueError: For a different shape, or a value that is not finite or too small.
     """
     v = per_sample(value, x, name)
     if not bool((torch.isfinite(v) & (v >= 0 if zero else v > 0)).all()):
@@ -232,7 +240,7 @@ def asked(f: Callable[[Tensor], Any], x: Tensor, name: str) -> Any:
     """Return f(x), refusing what was computed by NumPy or SciPy, which have no gradients.
 
     Raises:
-        TypeError: For such a function; a `ValueError` would count as a point outside of the support.
+        TypeError: For such a function; a `ValueError` would count as a point outside the support.
     """
     try:
         value = f(x)
@@ -253,7 +261,7 @@ def asked(f: Callable[[Tensor], Any], x: Tensor, name: str) -> Any:
 NUMPY = (  # what to write instead of a function of arrays
     "{} is computed by NumPy or SciPy, which have no gradients: write it with PyTorch (torch.exp for "
     "np.exp, dim= for axis=, torch.distributions for scipy.stats); or, if you have its gradient too, "
-    "give both as functions of tensors, log_prob=lambda x: torch.from_numpy(f(x.detach().numpy())) and "
+    "pass both as functions of tensors, log_prob=lambda x: torch.from_numpy(f(x.detach().numpy())) and "
     "score=lambda x: torch.from_numpy(g(x.detach().numpy()))"
 )
 
@@ -319,27 +327,8 @@ def _float(value: Tensor | float) -> float:
         return math.inf
 
 
-def _within(
-    value: float,
-    above: float | None = None,
-    least: float | None = None,
-    below: float | None = None,
-    most: float | None = None,
-) -> bool:
-    return (
-        math.isfinite(value)
-        and (above is None or value > above)
-        and (least is None or value >= least)
-        and (below is None or value < below)
-        and (most is None or value <= most)
-    )
-
-
 def _bounds(
-    above: float | None = None,
-    least: float | None = None,
-    below: float | None = None,
-    most: float | None = None,
+    above: float | None, least: float | None, below: float | None, most: float | None
 ) -> str:
     low, high = (least if above is None else above), (most if below is None else below)
     if low is not None and high is not None:
@@ -362,3 +351,36 @@ def shown(value: object) -> str:
     text = repr(value)
     plain = isinstance(value, (str, int, float, complex, tuple, type(None)))
     return text if plain and len(text) <= 60 else type(value).__name__
+
+
+LONGEST = 80
+"""Characters of a name or a value in a message: files may have cells of any length."""
+
+
+def nearest(name: str, known: Sequence[str]) -> str:
+    """Return advice on a name that is not known, to put after it."""
+    near = difflib.get_close_matches(name, known, 1, 0.65)
+    return (f"; did you mean '{near[0]}'?" if near else ";") + f" known: {some(known, 20)}"
+
+
+def some(items: Sequence[object], most: int = 5) -> str:
+    """Return the first items as text, each no longer than `LONGEST`."""
+    return ", ".join(map(short, items[:most])) + (", …" if len(items) > most else "")
+
+
+def short(item: object) -> str:
+    """Return an item as text, cut after `LONGEST` characters."""
+    text = str(item)
+    return text if len(text) <= LONGEST else f"{text[: LONGEST - 1]}…"
+
+
+def joined(items: Sequence[str]) -> str:
+    """Return items with commas between them, to be copied; cut where they fill no line but a screen."""
+    whole = ",".join(items)
+    return whole if len(whole) <= 10 * LONGEST else f"{whole[: 10 * LONGEST - 1]}…"
+
+
+def listed(sentences: Sequence[str], most: int = 10) -> str:
+    """Return sentences in one line, and how many more there are."""
+    more = len(sentences) - most
+    return "; ".join(sentences[:most]) + (f"; and {more} more" if more > 0 else "")

@@ -58,23 +58,25 @@ def variational_bound(
         E\, \|ε - \hat ε(α z + σ ε)\|^2\, dλ + E \log p(z | z_{t_{min}}), \qquad
         p(z | z_t) = N(z_t/α, σ^2/α^2)
 
-    with λ = log(α²/σ²), and p_1 = `terminal(score)`. Where the score is exact and p_1 too, the first
-    two terms lose nothing. What is bounded is the law of the data blurred by 2σ²/α² at t_min: once
-    by the noise there, once by the decoder p(z | z_t); both vanish as t_min → 0. The integral is
-    taken over equal strata of λ with two draws each, whose difference gives the standard error.
+    with λ = log(α²/σ²), and p_1 = `terminal(score)`. If the score and p_1 are exact, nothing is
+    lost in the first two terms. The bound is for the law of the data blurred by 2σ²/α² at t_min:
+    once by the noise there, once by the decoder p(z | z_t); both vanish as t_min → 0. The integral
+    is computed over equal strata of λ with two draws each, whose difference gives the standard
+    error.
 
     Arguments:
         score: The noisy score, with its schedule.
         x: Points in the units of the data, `(B, *event)`.
-        n_strata: Strata of λ; 2 evaluations of the score each.
-        t_min: Where the path starts; the least time with noise by default.
-        generator: Where times and noise come from.
-        chunk_size: Points handled together.
-        processes: Those that divide the points among them, as in `evolve`.
+        n_strata: Number of strata of λ, with 2 evaluations of the score each.
+        t_min: Start of the path; by default the smallest time with noise.
+        generator: Source of times and noise.
+        chunk_size: Number of points processed together.
+        processes: Processes that divide the points among them, as in `evolve`.
 
     Raises:
-        ValueError: For something that is no noisy score, a wrong shape, points that are not finite,
-            n_strata below 1, a schedule whose α_1 or σ at t_min is 0, or no law at t = 1.
+        ValueError: For an object that is not a noisy score, a wrong shape, points that are not
+            finite, n_strata below 1, a schedule whose α_1 or σ at t_min is 0, or an unknown law at
+            t = 1.
         ArithmeticError: If a bound became NaN or infinite.
 
     References:

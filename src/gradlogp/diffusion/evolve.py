@@ -1,7 +1,7 @@
 r"""The driver `evolve`, which moves noise to data through time.
 
 Every sample has its own noise (`core.Streams`), so that the same generator state yields the same
-samples whatever the chunk size.
+samples for any chunk size.
 """
 
 from __future__ import annotations
@@ -69,38 +69,39 @@ def evolve(
 ) -> Float[Tensor, "batch *event"]:
     r"""Move states from the law at times[0] to that of the data, one transition after another.
 
-    The last step goes from times[-1] to the noise-free end (α, σ) = (1, 0), where every
-    transition returns the Tweedie mean, which comes back in the units of the data.
-    `denoise=False` stops at the noise level of times[-1] and returns the state, in model coordinates.
+    The last step goes from times[-1] to the noise-free end (α, σ) = (1, 0), where every transition
+    returns the Tweedie mean, which is converted to the units of the data. `denoise=False` stops at
+    the noise level of times[-1] and returns the state in model coordinates.
 
-    A number n in place of states draws them from `terminal(score)`. Where nothing of the data is
-    left at t = 1 (α = 0) and the transition divides by α, the first step is one of DDIM.
+    A number n instead of states draws these from `terminal(score)`. If no signal is left at t = 1
+    (α = 0) and the transition divides by α, the first step is a DDIM step.
 
     Arguments:
-        transition: Such as `Ancestral()`, `ProbabilityFlow()`, `AnnealedLangevin()`.
+        transition: A transition such as `Ancestral()`, `ProbabilityFlow()`, `AnnealedLangevin()`.
         score: The noisy score, with its schedule.
         x: States at times[0] in model coordinates `(B, *event)`, or a number of samples.
         times: Descending times; `time_grid(score.schedule)` by default.
-        generator: Where the noise comes from; the same state gives the same samples, in chunks of
-            any size.
-        denoise: Whether to end in the Tweedie denoising and in the units of the data.
-        chunk_size: Samples moved together; all by default. Rows of conditions and observations
-            follow their samples.
+        generator: Source of the noise; the same state gives the same samples, in chunks of any
+            size.
+        denoise: Whether to end with the Tweedie denoising, in the units of the data.
+        chunk_size: Number of samples moved together; all by default. Rows of conditions and
+            observations follow their samples.
         progress: Called as progress(done, total) after every step of every chunk.
         callback: Called as callback(z, t) with each state before its step, for pictures; sees one
             chunk at a time.
-        processes: Those that divide the work, `core.Processes.here()`: each has its share of the same
-            samples, bit for bit if these are whole chunks, and all come back in every one.
-        out: A tensor to fill chunk by chunk and to return, such as one of a memory map, for more
+        processes: Processes that divide the work, `core.Processes.here()`: each has its share of
+            the same samples, bit for bit if these are whole chunks, and all samples are returned
+            in every process.
+        out: A tensor to fill chunk by chunk and to return, for example on a memory map, for more
             samples than memory holds; a new one by default.
 
     Raises:
-        ValueError: For something that is no noisy score, times that do not descend in [0, 1], states
-            of a wrong shape, none, or not finite; for a number, if times do not begin at 1, the
-            event shape or the law at t = 1 is not known, or the noise is `Coloured`; for an `out` of
-            another shape, or with processes.
+        ValueError: For an object that is not a noisy score, times that do not descend in [0, 1],
+            states of a wrong shape, empty, or not finite; for a number, if times do not begin at
+            1, the event shape or the law at t = 1 is not known, or the noise is `Coloured`; for an
+            `out` of a wrong shape, or together with processes.
         FloatingPointError: If samples became NaN or infinite.
-        RuntimeError: If another of the processes failed.
+        RuntimeError: If one of the other processes failed.
 
     Examples:
         >>> law = glp.GaussianMixture([0.3, 0.7], [[-2.0], [2.0]], 0.2)

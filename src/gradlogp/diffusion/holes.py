@@ -1,4 +1,4 @@
-r"""Densities of rows with holes: of what is unknown given the rest, and of what is known."""
+r"""Densities of incomplete rows: of the unknown entries given the rest, and of the known entries."""
 
 from __future__ import annotations
 
@@ -23,18 +23,19 @@ def conditional_log_likelihood(
 ) -> Float[Tensor, " batch"]:
     r"""Return :math:`\log p(x_{unknown} \mid x_{known})` in nats, in the units of the data.
 
-    From the flow of `score.given(rows with holes)`, whose known entries are independent and normal:
-    what these add is known, and taken off.
+    From the flow of `score.given(rows with holes)`, whose known entries are independent and
+    normal: their contribution is known and subtracted.
 
     Arguments:
-        score: A score that can be given any part of x: a `ScoreModel` whose network was made with
-            `holes=True`, or an `ExactScore` of a law `WithHoles`.
-        x: Whole rows.
-        known: Which entries are known, bool like x.
-        **options: Of `log_likelihood`.
+        score: A score that can be conditioned on any part of x: a `ScoreModel` whose network was
+            created with `holes=True`, or an `ExactScore` of a law `WithHoles`.
+        x: Complete rows.
+        known: Which entries are known, bool, shape of x.
+        **options: Options of `log_likelihood`.
 
     Raises:
-        ValueError: For another score, shapes that do not fit, or what `log_likelihood` refuses.
+        ValueError: For a different kind of score, shapes that do not fit, or what `log_likelihood`
+            refuses.
     """
     check_noisy_score(score)
     check_points(x, event_shape=score.event_shape)
@@ -73,20 +74,20 @@ def marginal_log_likelihood(
 
     .. math:: p(x_k) = E_{x_u \sim p(\cdot \mid x_k)} \left[ \frac{p(x_k, x_u)}{p(x_u \mid x_k)} \right]
 
-    What is in brackets is p(x_k) itself, whatever x_u, where joint and conditional belong together: for
-    an exact score one draw is exact. For a learned one the mean over draws tends to the marginal of
-    the joint law that it has learned.
+    If joint and conditional law are consistent, the ratio is p(x_k) for any x_u: for an exact
+    score one draw is exact. For a learned score the mean over draws tends to the marginal of the
+    joint law that it has learned.
 
     Arguments:
         score: As in `conditional_log_likelihood`.
-        x: Rows, NaN where nothing is known.
-        n_draws: Draws of what is unknown.
+        x: Rows, NaN in unknown entries.
+        n_draws: Number of draws of the unknown entries.
         times: The grid of the draws; that of `evolve` by default.
-        generator: Where the draws come from.
-        **options: Of `log_likelihood`.
+        generator: Source of the draws.
+        **options: Options of `log_likelihood`.
 
     Raises:
-        ValueError: For what `conditional_log_likelihood` refuses, or a row in which nothing is known.
+        ValueError: For what `conditional_log_likelihood` refuses, or a row without known entries.
     """
     check_noisy_score(score)
     check_count(n_draws, "n_draws")

@@ -54,8 +54,8 @@ class Likelihood(NamedTuple):
 
     The law is that at `t_min`.
 
-    `solver_error` adds up the local errors and roundings of a solver with a tolerance, and is NaN,
-    unknown, for a fixed number of steps.
+    `solver_error` is the sum of the local errors and roundings of a solver with a tolerance, and
+    NaN, unknown, for a fixed number of steps.
     """
 
     log_prob: Float[Tensor, " batch"]
@@ -72,14 +72,14 @@ def bits_per_dim(
 
     .. math:: -\frac{\log p(y)}{d \ln 2} + \log_2 levels, \qquad y = (k + u)/levels
 
-    with p the density of dequantised data in [0, 1], u uniform (`dequantise`). Averaged over u this
-    is an upper bound of the bits a code of k needs. If the model's coordinates are others, z = z(y),
-    add `log |det dz/dy|` to its log-density first (`score.coordinates.log_det`).
+    with p the density of dequantised data in [0, 1], u uniform (`dequantise`). Averaged over u
+    this is an upper bound for the bits that a code of k needs. If the log-density is that of other
+    coordinates z = z(y), first add `log |det dz/dy|` (`score.coordinates.log_det`).
 
     Arguments:
         log_prob: log p(y) in nats, `(B,)`.
         event_shape: Shape of one sample.
-        levels: How many values an entry can take.
+        levels: Number of values that an entry can take.
 
     Raises:
         ValueError: For fewer than two levels or an empty event.
@@ -102,12 +102,12 @@ def dequantise(
 
     Arguments:
         k: Integers 0 … levels − 1, of any dtype, `(B, *event)`.
-        levels: How many values an entry can take.
-        generator: Where u comes from.
-        like: A tensor of the wanted dtype; PyTorch's default if None.
+        levels: Number of values that an entry can take.
+        generator: Source of u.
+        like: A tensor with the dtype of the result; PyTorch's default if None.
 
     Raises:
-        ValueError: For values that are no integers in the range.
+        ValueError: For values that are not integers in the range.
     """
     check_kind(k, "k", Tensor, "a tensor of integers")
     check_count(levels, "levels", 2)
@@ -145,41 +145,43 @@ def log_likelihood(
 
     .. math:: \log p_{t_{min}}(z) = \log p_1(z_1) + \int_{t_{min}}^1 \nabla \cdot v(z_t, t)\, dt
 
-    with v = α' ẑ_0 + σ' ε̂ and p_1 = `terminal(score)`, and `log |det dz/dx|` added for x in its
-    own units. The law that is claimed is that at t_min: its noise is part of it, so that data are
+    with v = α' ẑ_0 + σ' ε̂ and p_1 = `terminal(score)`, plus `log |det dz/dx|` for x in its own
+    units. The result is the density of the law at t_min: its noise is part of it, so that data are
     blurred by σ/α there (0.01 under VP, t_min = 1e-3).
 
-    By default to a tolerance, by the Dormand–Prince pair of order 5(4), every sample with steps of
-    its own and an estimate of its solver's error. With `n_steps` by the predictor and corrector of
-    `UniPC` in λ = log(α/σ), on times that are uniform in λ, in which what is integrated is smooth:
+    By default to a tolerance, by the Dormand–Prince pair of order 5(4), with separate steps and an
+    error estimate for every sample. With `n_steps` by the predictor and corrector of `UniPC` in λ
+    = log(α/σ), on times that are uniform in λ, in which the integrand is smooth:
 
     .. math:: \log\left|\det \frac{\partial z_s}{\partial z_t}\right|
         = d \log \frac{σ_s}{σ_t} + \int_{λ_t}^{λ_s} α \, \nabla \cdot \hat x_0 \; dλ
 
-    One evaluation a step, and one more; `plan_likelihood` measures how many steps are needed. A
-    Hutchinson divergence uses the same probes all along the path, so that the error over probes is the
-    error of the result.
+    This needs one evaluation per step, and one more; `plan_likelihood` measures how many steps are
+    needed. A Hutchinson divergence uses the same probes along the whole path, so that the error
+    over probes is the error of the result.
 
     Arguments:
         score: The noisy score, with its schedule.
         x: Points in the units of the data, `(B, *event)`.
-        divergence: "exact" (d Jacobian-vector products an evaluation) or "hutchinson".
-        tolerance: Relative and absolute tolerance, in z and in nats; a step is held to a tenth of it.
-        n_steps: So many steps instead, the same for all points; four at least.
-        t_min: Where the data is taken to be; the least time with noise by default.
-        n_probes: Probes of the Hutchinson estimate; with one the standard error is NaN, unknown.
-        probe: Their law.
-        generator: Where the probes come from.
-        chunk_size: Points handled together.
+        divergence: "exact" (d Jacobian-vector products per evaluation) or "hutchinson".
+        tolerance: Relative and absolute tolerance, in z and in nats; each step must meet a tenth
+            of it.
+        n_steps: A fixed number of steps instead, the same for all points; at least four.
+        t_min: The time identified with the data; by default the smallest time with noise.
+        n_probes: Number of probes of the Hutchinson estimate; with one the standard error is NaN,
+            unknown.
+        probe: Law of the probes.
+        generator: Source of the probes.
+        chunk_size: Number of points processed together.
         progress: Called as progress(done, total) after every step; with a tolerance, every chunk.
-        differentiable: Whether to keep what is needed to differentiate log p, in x and in what
-            the score depends on.
-        processes: Those that divide the points among them, as in `evolve`.
+        differentiable: Whether to keep the graph, to differentiate log p in x and in the
+            parameters of the score.
+        processes: Processes that divide the points among them, as in `evolve`.
 
     Raises:
-        ValueError: For something that is no noisy score, a wrong shape, points that are not finite,
-            an unknown divergence, a tolerance that is not positive, no law at t = 1, or a t_min at
-            which the flow has no finite velocity (0 under VP).
+        ValueError: For an object that is not a noisy score, a wrong shape, points that are not
+            finite, an unknown divergence, a tolerance that is not positive, an unknown law at t =
+            1, or a t_min at which the flow has no finite velocity (0 under VP).
         ArithmeticError: If the tolerance cannot be met, or a result became NaN or infinite.
 
     References:
@@ -273,7 +275,7 @@ def log_likelihood(
 class _Path:
     """The flow and its divergence together, as one state `(B, d + n)`, exact or by n fixed probes.
 
-    The divergence's integral comes after x, so that a solver with a tolerance meets it for both.
+    The integral of the divergence follows x, so that a solver meets its tolerance for both.
     """
 
     score: NoisyScore

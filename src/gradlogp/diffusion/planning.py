@@ -1,4 +1,4 @@
-"""How many steps a score needs: measured on draws of its own, to a tolerance."""
+"""How many steps a score needs: measured on its own draws, to a tolerance."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ FEWEST, MOST = 8, 256
 
 
 class Plan(NamedTuple):
-    """A number of steps, and the error that it left: root mean square over the draws.
+    """A number of steps, and the remaining error: root mean square over the draws.
 
-    The error is larger than the tolerance only where no number that was tried meets it.
+    The error is larger than the tolerance only if none of the tried numbers meets it.
     """
 
     n: int
@@ -45,16 +45,17 @@ def plan_levels(
     then 16, and so on, until they differ by less than the tolerance.
 
     Arguments:
-        score: The noisy score, on a continuous schedule; one that holds conditions holds one, or one
-            for each draw.
-        transition: A deterministic one, `UniPC()` by default.
-        tolerance: Root mean square of the difference, as a part of the draws' standard deviation.
-        n_draws: Draws to compare.
-        generator: Where the starts come from.
+        score: The noisy score, on a continuous schedule; if it holds conditions, one for all draws
+            or one for each.
+        transition: A deterministic transition, `UniPC()` by default.
+        tolerance: Root mean square of the difference, relative to the standard deviation of the
+            draws.
+        n_draws: Number of draws to compare.
+        generator: Source of the starts.
 
     Raises:
-        ValueError: For something that is no noisy score, a discrete ladder, a transition that draws
-            noise, a number out of range, or no event shape or law at t = 1.
+        ValueError: For an object that is not a noisy score, a discrete ladder, a transition that
+            draws noise, a number out of range, or an unknown event shape or law at t = 1.
     """
     check_noisy_score(score)
     if score.schedule.times is not None:
@@ -96,12 +97,12 @@ def plan_likelihood(
     Arguments:
         score: As in `plan_levels`.
         tolerance: Root mean square of the difference to about twice as many steps, in nats.
-        n_draws: Draws to compare.
-        divergence: "hutchinson" costs one probe in place of d, the same one for any number of steps.
-        generator: Where the draws come from.
+        n_draws: Number of draws to compare.
+        divergence: "hutchinson" uses one probe instead of d, the same for any number of steps.
+        generator: Source of the draws.
 
     Raises:
-        ValueError: As `plan_levels`.
+        ValueError: As in `plan_levels`.
     """
     check_noisy_score(score)
     if score.schedule.times is not None:

@@ -1,7 +1,7 @@
 r"""Densities to sample from: any callable becomes a target.
 
-A target is a log-density up to a constant, and its score (`core.Density`). Missing parts are
-filled by automatic differentiation; what cannot be filled is refused when asked for.
+A target is a log-density up to a constant, and its score (`core.Density`). A missing score is
+computed by automatic differentiation; a missing log-density raises an error when it is needed.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ class Target:
 
     Arguments:
         score_fn: x -> ∇ log p(x).
-        log_prob_fn: x -> log p(x) + const; None where only the score is known.
+        log_prob_fn: x -> log p(x) + const; None if only the score is known.
         event_shape: The shape of one x; None if any shape is allowed.
-        parameters: What x stands for: then x are the free numbers `(B, n_free)` behind named
-            values, and p their density, Jacobian included. None for an x of its own.
+        parameters: Named parameters; then x are the unconstrained numbers `(B, n_free)` behind
+            their values, and p is the density of x, including the Jacobian. None for a plain x.
     """
 
     score_fn: ScoreFn
@@ -112,7 +112,7 @@ def as_target(
     r"""Make a target of a score, a log-density, an energy E = −log p, or a law of PyTorch.
 
     With `parameters` the function takes named tensors in their own spaces, and the target is the
-    density of the free numbers z behind them,
+    density of the unconstrained numbers z behind them,
 
     .. math:: \log p(T(z)) + \log|\det \partial T / \partial z|
 
@@ -120,13 +120,14 @@ def as_target(
     `Chain.draws`, `Chain["name"]`, summaries and files have the values.
 
     Arguments:
-        score: x -> ∇ log p(x), shape of x. By automatic differentiation if it is missing.
+        score: x -> ∇ log p(x), shape of x; by default computed by automatic differentiation.
         log_prob: x -> log p(x) + const, `(B, *event) -> (B,)`; with `parameters` a function that
             takes them by keyword, each `(B, *shape)`.
-        energy: E, likewise; the sign is turned here, once.
-        distribution: Of `torch.distributions`, in place of a function; a batch of laws is their
-            product. Its support becomes the constraint of one parameter `x`.
-        event_shape: The shape of one x, so that others are refused and starts can be found.
+        energy: E, as `log_prob`, with the opposite sign.
+        distribution: A law of `torch.distributions` instead of a function; a batch of laws is
+            their product. Its support becomes the constraint of one parameter `x`.
+        event_shape: The shape of one x, so that other shapes are refused and starting points can
+            be found.
         parameters: For each name a shape, a constraint of `torch.distributions.constraints` (a
             number), or both: `{"beta": (3,), "sigma": constraints.positive, "p": ((4,),
             constraints.simplex)}`; see `Parameters`. For an `nn.Module` the function takes one
@@ -134,15 +135,15 @@ def as_target(
         vectorized: Whether functions take a batch of chains. False for a function of one chain
             that returns one number, without batch dimensions; it runs in `torch.func.vmap`.
 
-    A run does not call a function for each gradient: it records its operations and repeats them
-    (`calculus.recording`). What else a function does, such as counting its calls, then happens only now
-    and then; a target with `log_prob` and `score` of its own is always asked.
+    A run does not call the function for each gradient: it records its operations and repeats them
+    (`calculus.recording`). Side effects of a function, such as counting its calls, then happen
+    only now and then; a target object with its own `log_prob` and `score` is always called.
 
     Raises:
         ValueError: If no function is given, or several that exclude each other; for a score
             with parameters; for a discrete law, or a support without bijection; or, when called, if
             a log-density or energy returns more than one number per sample.
-        TypeError: When called, for a function that NumPy or SciPy compute: it has no gradient.
+        TypeError: When called, if the function is computed by NumPy or SciPy and has no gradient.
 
     Examples:
         >>> target = glp.as_target(log_prob=lambda x: -x.pow(4).sum(1), event_shape=(2,))

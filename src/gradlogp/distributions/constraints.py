@@ -1,9 +1,9 @@
 r"""Maps x = T(z) of all of R^n onto the values that a constraint allows, with log |det dx/dz|.
 
-`torch.distributions` has that of half-lines. It has none of ordered vectors, Cholesky factors and
-covariances, and those of intervals, the simplex and correlations clip their values, so that density
-or Jacobian are wrong far out (on the simplex by 26 nats at z = 30 in float32): these are here. A
-density p of x is the density p(T(z)) |det dx/dz| of z.
+`torch.distributions` has the map for half-lines. It has none for ordered vectors, Cholesky factors
+and covariances, and its maps for intervals, the simplex and correlations clip their values, so
+that density or Jacobian are wrong far out (on the simplex by 26 nats at z = 30 in float32). All of
+these are defined here. A density p of x is the density p(T(z)) |det dx/dz| of z.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class _Ordered(constraints.Constraint):
     event_dim = 1
 
     def check(self, value: Tensor) -> Tensor:
-        """Tell which vectors rise."""
+        """Return which vectors rise."""
         return (value.diff(dim=-1) > 0).all(-1)
 
 
@@ -55,12 +55,12 @@ class IntervalTransform(_Bijection):
 
     .. math:: x = a + (b - a)\, σ(z), \qquad \log|J| = \log(b - a) + \log σ(z) + \log σ(-z)
 
-    Where x rounds to a bound it is that bound: a density without a limit there is then not finite,
-    where a clipped value would bend its tail.
+    If x rounds to a bound, it is that bound: a density without a limit there is then not finite,
+    whereas a clipped value would distort its tail.
 
     Arguments:
         low: a, a number or a tensor.
-        high: b, likewise.
+        high: b, a number or a tensor.
     """
 
     domain = constraints.real
@@ -147,7 +147,7 @@ class CorrCholeskyTransform(_Bijection):
         \log|J| = \sum_{j<i} \log(1 - \tanh^2 z_{ij}) + \tfrac12 \log(1 - \sum_{l<j} L_{il}^2)
 
     The Jacobian is that of the entries below the diagonal, in which `LKJCholesky` has its density.
-    To the entries of L Lᵀ it is log|J| + Σ_{i>1} (d − i) log L_ii.
+    For the entries of L Lᵀ it is log|J| + Σ_{i>1} (d − i) log L_ii.
 
     References:
         | Generating Random Correlation Matrices Based on Vines and Extended Onion Method
@@ -249,13 +249,13 @@ def bijection(constraint: constraints.Constraint) -> Transform:
     """Return the map of R^n onto the values that a constraint allows, with `log_abs_det_jacobian`.
 
     Arguments:
-        constraint: Of `torch.distributions.constraints`: `real`, `positive`, `nonnegative`,
-            `greater_than(a)`, `less_than(b)`, `interval(a, b)`, `unit_interval`, `simplex`,
-            `corr_cholesky`, `lower_cholesky`, `positive_definite`; `independent`, `cat` and `stack`
-            of them; or `ordered`.
+        constraint: A constraint of `torch.distributions.constraints`: `real`, `positive`,
+            `nonnegative`, `greater_than(a)`, `less_than(b)`, `interval(a, b)`, `unit_interval`,
+            `simplex`, `corr_cholesky`, `lower_cholesky`, `positive_definite`; `independent`, `cat`
+            and `stack` of them; or `ordered`.
 
     Raises:
-        ValueError: For a constraint without such a map, one of discrete values, a class in place of
+        ValueError: For a constraint without such a map or with discrete values, a class instead of
             an object, or bounds that are not finite.
 
     Examples:

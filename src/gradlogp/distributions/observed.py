@@ -27,26 +27,27 @@ class Observed:
 
     .. math:: \log p(x) = \log π(x) + \sum_{i=1}^N \log ℓ(y_i | x) + const
 
-    Scores come from automatic differentiation of the two functions. Where chains have batches of
-    their own the functions run inside `torch.func.vmap`, one chain at a time: they must not branch
-    on values.
+    Scores are computed by automatic differentiation of the two functions. If each chain has its
+    own minibatch, the functions run inside `torch.func.vmap`, one chain at a time: they must not
+    branch on values.
 
     With `parameters` the functions take named values, `log_prior(**values)` and
-    `log_likelihood(rows, **values)`, and x are the free numbers behind them, `(B, n_free)`. The
-    Jacobian belongs to the prior: it is counted once, whatever the size of a minibatch.
+    `log_likelihood(rows, **values)`, and x are the unconstrained numbers behind them, `(B,
+    n_free)`. The Jacobian belongs to the prior: it is counted once, whatever the size of a
+    minibatch.
 
     Arguments:
         log_prior: x -> log π(x), `(B, *event) -> (B,)`; a constant may be missing.
         log_likelihood: x, rows -> log ℓ(y_i | x), `(B, *event), (n, ...) -> (B, n)`, for n rows of
-            the data, each row on its own. With parameters the rows come first.
+            the data, each row separately. With parameters the rows come first.
         data: The N observations, `(N, ...)`.
-        parameters: As for `as_target`; None for an x of its own.
-        vectorized: With parameters, whether functions take a batch of chains; else one chain, with
-            results `()` and `(n,)`.
+        parameters: As for `as_target`; None for a plain x.
+        vectorized: With parameters, whether functions take a batch of chains; otherwise they take
+            one chain and return `()` and `(n,)`.
 
     Raises:
         ValueError: For data without rows, or parameters that the functions do not take; when
-            called, for a function that returns another shape.
+            called, if a function returns a different shape.
 
     Examples:
         >>> data = torch.tensor([1.0, 2.0, 3.0])
@@ -111,14 +112,14 @@ class Observed:
 
         .. math:: \hat g(x) = \nabla \log π(x) + \frac{N}{n} \sum_{i \in S} \nabla \log ℓ(y_i | x)
 
-        Unbiased where every observation is equally likely to be drawn.
+        Unbiased if every observation is equally likely to be drawn.
 
         Arguments:
-            x: Where, `(B, *event)`.
+            x: Points, `(B, *event)`.
             index: S, `(n,)` for one batch shared by all chains or `(B, n)` for one each.
 
         Raises:
-            ValueError: For an index of another shape, or without entries.
+            ValueError: For an index of a different shape, or without entries.
         """
         check_batch(x, self.event_shape)
         if index.ndim not in (1, 2) or (index.ndim == 2 and len(index) != len(x)):
@@ -145,8 +146,8 @@ class Observed:
         """Return log ℓ(y_i | x) of each draw and each observation, a few draws at a time.
 
         Arguments:
-            draws: As `Chain.draws` has them, `chain.draws.flatten(0, 1)`: with parameters their
-                values, not the free numbers.
+            draws: Draws of a chain, `chain.draws.flatten(0, 1)`: with parameters their values, not
+                the unconstrained numbers.
         """
         rows = self._rows(draws)
         parts = draws.split(max(1, POINTWISE_ENTRIES // self.n_data))
@@ -160,11 +161,11 @@ class Observed:
 
         Arguments:
             draws: As for `pointwise`.
-            f: Draws outcomes, `(B, n, *outcome)`; takes what `log_likelihood` takes. Noise is that of
-                a generator of your own.
+            f: Draws outcomes, `(B, n, *outcome)`; has the arguments of `log_likelihood`. It uses
+                your own generator for noise.
 
         Raises:
-            ValueError: If f returns another shape.
+            ValueError: If f returns a different shape.
         """
         rows, parts = self._rows(draws), []
         for part in draws.split(max(1, POINTWISE_ENTRIES // self.n_data)):

@@ -1,10 +1,10 @@
-r"""Named parameters in their own spaces, and the free numbers that samplers move.
+r"""Named parameters in their own spaces, and the unconstrained numbers that samplers move.
 
 A density p of parameters x = T(z) is sampled as the density of z ∈ R^n,
 
 .. math:: \log p(T(z)) + \log|\det \partial T / \partial z|
 
-with the bijections T of `constraints`. Without the second term it would be another law.
+with the bijections T of `constraints`. Without the second term it would be a different law.
 """
 
 from __future__ import annotations
@@ -47,10 +47,11 @@ class Parameters:
     """Names, shapes and constraints of the parameters of a density.
 
     Arguments:
-        declared: For each name what it is: a shape such as `(3,)`, `()` a number; a constraint of
-            `torch.distributions.constraints`, then a number; or `(shape, constraint)`. The shape is
-            that of the constrained value: `((4,), constraints.simplex)` are four numbers, three of
-            them free. An `nn.Module` stands for its trainable parameters.
+        declared: For each name a shape such as `(3,)`, or `()` for a number; a constraint of
+            `torch.distributions.constraints`, for a number; or `(shape, constraint)`. The shape is
+            that of the constrained value: `((4,), constraints.simplex)` are four numbers, with
+            three unconstrained ones behind them. An `nn.Module` stands for its trainable
+            parameters.
 
     Raises:
         ValueError: For a name that is not an identifier, an unknown kind of declaration, or a
@@ -133,7 +134,7 @@ class Parameters:
         """Return the named values `(*batch, *shape)` of flat ones, such as draws.
 
         Raises:
-            ValueError: For another number of them.
+            ValueError: For a wrong number of values.
         """
         if x.ndim == 0 or x.shape[-1] != self.n_flat:
             raise ValueError(
@@ -154,8 +155,8 @@ class Parameters:
             values: By name, each `(B, *shape)`, or flat `(B, n_flat)`.
 
         Raises:
-            ValueError: For missing or unknown names, another shape, or values on the boundary or
-                outside of what a constraint allows.
+            ValueError: For missing or unknown names, a wrong shape, or values on the boundary or
+                outside the support of a constraint.
         """
         named = self.split(values) if isinstance(values, Tensor) else values
         if named.keys() != self.slots.keys():
@@ -187,8 +188,8 @@ class Parameters:
         Arguments:
             f: Takes `rows` by position, then parameters by keyword (of a module, one dictionary).
             named: The values.
-            rows: What is the same for all chains.
-            vectorized: Whether f takes a batch of chains; else it takes one, inside
+            rows: Arguments that are the same for all chains.
+            vectorized: Whether f takes a batch of chains; otherwise it takes one, inside
                 `torch.func.vmap`, and must not branch on values.
         """
         one = lambda named: f(*rows, named) if self.as_dict else f(*rows, **named)
@@ -199,8 +200,8 @@ class Parameters:
     ) -> Float[Tensor, " batch"]:
         """Return the log-density of z: that of the named values, f, plus `log |J|`.
 
-        Distributions of PyTorch raise an error, for all chains, where one of them is out of bounds:
-        a proposal that has overflowed. Such a chain is then NaN, and the others are what they are.
+        Distributions of PyTorch raise an error for all chains if a proposal of one of them has
+        overflowed and is out of bounds. Such a chain is then NaN, and the others are not affected.
         """
         named, logs = self._unpack(z)
         try:
@@ -269,7 +270,7 @@ class Parameters:
         return named, logs
 
     def _inside(self, z: Tensor, named: Named) -> Tensor:
-        """Tell which rows are finite and satisfy their constraints after rounding."""
+        """Return which rows are finite and satisfy their constraints after rounding."""
         inside = torch.isfinite(z).all(1)
         for name, slot in self.slots.items():
             checks = (slot.constraint.check(named[name]), torch.isfinite(named[name]))

@@ -1,4 +1,4 @@
-"""The dimension of the manifold that data lie on, point by point, and the noise at which to read it."""
+"""The dimension of the manifold of data at each point, and noise levels at which to estimate it."""
 
 from __future__ import annotations
 
@@ -26,20 +26,28 @@ from ..core import (
     sum_event,
 )
 from ..distributions.analytic.covariance import as_parameter
-from .perturb import GROUPS, count, noise_level, perturbed_scores, rank_threshold, score_moments
-from .tangent import perturbations
+from .tangent import (
+    GROUPS,
+    count,
+    noise_level,
+    perturbations,
+    perturbed_scores,
+    rank_threshold,
+    score_moments,
+)
 
 Estimator = Literal["normal_rank", "norm", "divergence", "flipd"]
 
 
 class IntrinsicDimension(NamedTuple):
-    """The dimension k at every point, `(B,)`, with a standard error over what was drawn.
+    """The dimension k at every point, `(B,)`, with a standard error over the random draws.
 
     Attributes:
         value: k, not rounded.
         standard_error: Of the value over perturbations or probes; 0 for an exact divergence.
-        full: Whether no normal direction was seen, k > D − ½. Then either the data fill the space, or
-            σ is larger than they are thick, or so small that the score is not known there.
+        full: Whether no normal direction was found, k > D − ½. Then either the data fill the
+            space, or σ is larger than their thickness, or so small that the score is not known
+            there.
     """
 
     value: Float[Tensor, " batch"]
@@ -124,20 +132,21 @@ def intrinsic_dimension(
 ) -> IntrinsicDimension:
     r"""Dimension k of the manifold at each point x on it, from the score s at noise level σ.
 
-    All rest on s_σ ≈ −P_N (x − π(x))/σ² near the manifold, P_N the projection on D − k normals.
+    All are based on s_σ ≈ −P_N (x − π(x))/σ² near the manifold, P_N the projection onto D − k
+    normals.
 
-    - "normal_rank": D minus the number of directions that σ s(x + σ z) takes: the eigenvalues of
-      σ² E[s sᵀ] are near 1 for normals and 0 for tangents. Whole numbers, and no derivative.
-    - "norm": :math:`D - σ^2 E\|s(x + σ z)\|^2`; no derivative. The noise of ‖z‖² is taken out.
+    - "normal_rank": D minus the number of directions of σ s(x + σ z): the eigenvalues of
+      σ² E[s sᵀ] are near 1 for normals and 0 for tangents. Integers, and no derivative.
+    - "norm": :math:`D - σ^2 E\|s(x + σ z)\|^2`; no derivative. The noise of ‖z‖² is subtracted.
     - "divergence": :math:`D + σ^2 \nabla \cdot s(x)`, the same on the manifold and within a few σ
       of it.
     - "flipd": :math:`D + σ^2 (\nabla \cdot s(x) + \|s(x)\|^2)`, which is
-      D + d log p_σ(x)/d log σ. At noised points it reads D on average, so x must be data.
+      D + d log p_σ(x)/d log σ. At noised points its mean is D, so x must be data.
 
-    The error of each is O(σ²): a direction in which data have the standard deviation τ counts as about
-    τ²/(τ² + σ²) in the last three, and as tangent in the first if τ is above 1 to 2 σ. Curvature and
-    gaps between data points act in the same way. `recommend_sigma` looks for the range of σ between
-    them.
+    The error of each is O(σ²): a direction in which data have the standard deviation τ counts as
+    about τ²/(τ² + σ²) in the last three, and as tangent in the first if τ is above 1 to 2 σ.
+    Curvature and gaps between data points have the same effect. `recommend_sigma` finds the range
+    of σ between them.
 
     Arguments:
         score: s at noise level σ, with α = 1.
@@ -146,12 +155,12 @@ def intrinsic_dimension(
         estimator: One of the four.
         n_perturbations: For the first two; at least 2D for "normal_rank". By default max(64, 8D).
         n_probes: For the last two: Rademacher probes for the divergence; exact by default.
-        generator: Where perturbations and probes come from.
-        stack: Perturbations handed to the score at once, as stack · B rows. More than 1 is faster
-            with few points, and needs a score that treats all rows alike.
+        generator: Source of perturbations and probes.
+        stack: Perturbations handed to the score at once, as in `tangent_space`.
 
     Raises:
-        ValueError: For σ ≤ 0, too few perturbations or probes, or an argument of another estimator.
+        ValueError: For σ ≤ 0, too few perturbations or probes, or an argument of a different
+            estimator.
 
     References:
         | Your diffusion model secretly knows the dimension of the data manifold
@@ -199,14 +208,14 @@ def intrinsic_dimension(
 
 
 class SigmaRange(NamedTuple):
-    """A range of σ over which the estimated dimension is flat, and all that was estimated.
+    """A range of σ over which the estimated dimension is constant, and all estimates.
 
     Attributes:
         low, high: The range.
         dimension: The mean over the points, at the middle of the range.
         sigmas: All levels, ascending, `(n,)`.
         values: The mean over the points at each, `(n,)`.
-        standard_errors: Of those means, `(n,)`.
+        standard_errors: The standard errors of those means, `(n,)`.
     """
 
     low: float
@@ -226,24 +235,24 @@ def recommend_sigma(
     tolerance: float = 0.1,
     **options: Any,
 ) -> SigmaRange:
-    r"""Find the range of σ over which the estimated dimension of a manifold is flat.
+    r"""Find the range of σ over which the estimated dimension of a manifold is constant.
 
-    Below it the estimate sees points instead of a manifold (or a score that was never learned so
-    finely), above it curvature, and in the end one blob: k → 0. The widest run of levels, in log σ,
-    over which the mean estimate changes by no more than the tolerance is taken. Runs at k < ½ and
-    k > D − ½ are those two ends and do not count.
+    Below it the estimate sees points instead of a manifold (or a score that was not learned at
+    such small scales), above it curvature, and finally a single blob: k → 0. The result is the
+    widest range of levels, in log σ, over which the mean estimate changes by no more than the
+    tolerance. Ranges with k < ½ or k > D − ½ are those two ends and do not count.
 
     Arguments:
         score_at: σ -> the score at noise level σ, such as `lambda b: law.noised(1.0, b).score`.
         x: Points on the manifold, `(B, *event)`.
-        sigmas: The levels to try, at least four and positive: three to five a decade.
-        estimator: Of the dimension, as of `intrinsic_dimension`.
+        sigmas: The levels to try, at least four, positive; use three to five per decade.
+        estimator: The estimator of `intrinsic_dimension` to use.
         tolerance: How much k may change over the range; above the noise of perturbations or probes.
         options: `n_perturbations`, `n_probes`, `generator` and `stack` of `intrinsic_dimension`.
 
     Raises:
-        ValueError: For fewer than four levels or one that is not positive; where no three levels in a
-            row agree on a dimension, with the estimates at all of them.
+        ValueError: For fewer than four levels or one that is not positive; if no three consecutive
+            levels agree on a dimension, with the estimates at all levels.
     """
     check_points(x)
     check_function(score_at, "score_at")

@@ -1,10 +1,10 @@
-r"""Where a density peaks: the gradient flow of log p, its limits, and what kind of point each is.
+r"""Modes of a density: the gradient flow of log p, its limits, and their kinds.
 
 Along dx/dt = s(x) the log-density is a Lyapunov function, d/dt log p(x(t)) = ‖s(x(t))‖² ≥ 0: every
-limit is a stationary point, s = 0. The eigenvalues of ∇² log p there tell modes (all negative) from
-minima (all positive) and saddles. Nothing is random, and no start depends on those beside it.
-Where log p is much steeper in one direction than in another the flow needs too many steps, and a
-quasi-Newton search climbs in its place.
+limit is a stationary point, s = 0. The eigenvalues of ∇² log p there distinguish modes (all
+negative) from minima (all positive) and saddles. Nothing is random, and no start depends on the
+others. If log p is much steeper in one direction than in another, the flow needs too many steps,
+and a quasi-Newton search is used instead.
 """
 
 from __future__ import annotations
@@ -47,8 +47,8 @@ class Flow(NamedTuple):
 class Modes:
     """Stationary points of log p, and the one to which each start led (−1: none found).
 
-    Where `by_flow` is true the start lies in the basin of that point under dx/dt = s. Elsewhere a
-    quasi-Newton search took over, which also climbs, but may leave the basin.
+    If `by_flow` is true, the start lies in the basin of that point under dx/dt = s. Otherwise a
+    quasi-Newton search was used, which also climbs, but may leave the basin.
     """
 
     points: Float[Tensor, "K *event"]
@@ -111,9 +111,9 @@ def _newton(s: Tensor, w: Tensor, U: Tensor, cut: Tensor) -> Tensor:
 
 
 def _slow(s: Tensor, w: Tensor, U: Tensor, cut: Tensor, n_steps: int) -> Tensor:
-    """Tell where the flow needs more than n_steps: stable ones are no longer than 3/max|w|.
+    """Return where the flow needs more than n_steps: stable steps are no longer than 3/max|w|.
 
-    What matters are directions in which the next stationary point is far, beside the others.
+    Only directions count in which the next stationary point is far, compared with the others.
     """
     c = torch.einsum("bij,bi->bj", U, s.flatten(1))
     far = (w * c / (w.square() + (1e-5 * cut).square().unsqueeze(1))).abs()
@@ -131,14 +131,15 @@ def gradient_flow(
 ) -> Flow:
     r"""Follow :math:`dx/dt = s(x)` from x0 for the time t; on N(μ, P⁻¹) x − μ shrinks by e^{-tP}.
 
-    Explicit Runge–Kutta of order 5, each sample with steps of its own: a stiff score takes many.
+    Explicit Runge–Kutta of order 5, each sample with its own steps: a stiff score needs many.
 
     Arguments:
         score: s, shape of x.
         x0: Starts, `(B, *event)`.
         t: Times, `()` or `(B,)`, at least 0.
         tolerance: Error of a step, relative to the distance from x0; eps^{2/3} of the dtype by default.
-        max_steps: Steps to try; a row that needs more stops at the time returned with it.
+        max_steps: Maximum number of steps; a row that needs more stops at the time returned with
+            it.
 
     Raises:
         ValueError: For starts or times that are not finite, or negative times.
@@ -183,18 +184,18 @@ class _Search(NamedTuple):
         return _where(finite, w, torch.full_like(w, torch.nan)), U
 
     def still(self, x: Tensor, s: Tensor, scale: Tensor) -> Tensor:
-        """Tell whether s is 0 in units of the curvature, up to the rounding of x."""
+        """Return whether s is 0 in units of the curvature, up to the rounding of x."""
         return _norm(s) <= self.tolerance * scale.sqrt() + 8 * self.eps * scale * _norm(x)
 
     def ascends(self, x: Tensor, y: Tensor) -> Tensor:
-        """Tell where log p(y) ≥ log p(x), up to rounding."""
+        """Return where log p(y) ≥ log p(x), up to rounding."""
         before, after = self.log_prob(x).detach(), self.log_prob(y).detach()
         return after >= before - 8 * self.eps * before.abs()
 
     def ascend(self, x: Tensor, s: Tensor, h: Tensor, max_steps: int) -> tuple[Tensor, ...]:
         """Follow the flow until Newton's method ends in the same basin: x, scale, steps, success.
 
-        Where log p is known, rows for which the flow is too slow are left on the way.
+        If log p is known, rows for which the flow is too slow are left unfinished.
         """
         n_steps, scale = torch.zeros_like(h, dtype=torch.long), torch.zeros_like(h)
         done, never = n_steps > 0, torch.zeros_like(h)  # the field knows no time
@@ -268,9 +269,9 @@ class _Search(NamedTuple):
         return x, w, U, scale, wanted & self.still(x, s, scale) & w.isfinite().all(1), flat
 
     def bends(self, x: Tensor, s: Tensor, w: Tensor, U: Tensor) -> Tensor:
-        """Tell whether the least eigenvalue λ is one: the score 0.1/√|λ| away is what λ says.
+        """Return whether the smallest eigenvalue λ is real: it predicts the score 0.1/√|λ| away.
 
-        On a ridge, where it is rounding, or at a contact of higher order it is not.
+        It is not real on a ridge, where it is rounding, or at a contact of higher order.
         """
         least, i = w.abs().min(1)
         u = U.gather(2, i.reshape(-1, 1, 1).expand(-1, U.shape[1], 1))[:, :, 0]
@@ -309,29 +310,31 @@ def find_modes(
 ) -> Modes:
     r"""Find the modes of a density by gradient ascent on log p, and which start leads to which.
 
-    From every start :math:`dx/dt = s(x)` is followed with steps that never lower log p (where the
-    target knows it) until log p is close to a quadratic, then Newton's method is used. Where log p is
-    known and the flow would need more than max_steps, as on the narrow ridges of a regression on raw
-    units, a quasi-Newton search goes on from there: `by_flow` is then False. Limits closer than 1e-3/√λ
-    are one point, λ in each direction the eigenvalue's size there. The kind is "mode" (all eigenvalues
-    negative), "minimum" (all positive), "saddle" (both) or "degenerate" (one is 0 up to √eps of the
-    largest, and log p is not quadratic along it: a ridge, a plateau, a contact of higher order).
+    From every start :math:`dx/dt = s(x)` is followed with steps that never lower log p (if the
+    target knows it) until log p is close to a quadratic, then Newton's method is used. If log p is
+    known and the flow would need more than max_steps, as on the narrow ridges of a regression on
+    raw units, a quasi-Newton search continues from there: `by_flow` is then False. Limits closer
+    than 1e-3/√λ are the same point, where λ is the size of the eigenvalue in each direction. The
+    kind is "mode" (all eigenvalues negative), "minimum" (all positive), "saddle" (both) or
+    "degenerate" (one is 0 up to √eps of the largest, and log p is not quadratic along it: a ridge,
+    a plateau, a contact of higher order).
 
     Arguments:
         target: The density; its `hessian(x)`, `(B, d, d)`, is used if it has one.
         x0: Starts, `(B, *event)`. A mode that no start leads to is not found.
-        also_saddles: Also look for ‖s‖ = 0 from the starts and the middle of any two modes. These
-            points come last; degenerate ones are left out, others may be missed.
+        also_saddles: Also look for ‖s‖ = 0 from the starts and from the midpoint of any two modes.
+            These points come last; degenerate ones are omitted, others may be missed.
         tolerance: ‖s‖/√λ that counts as 0; eps^{2/3} of the dtype by default.
-        max_steps: Steps of the flow to try, then evaluations of the search. A start that reached
-            nothing has basin −1, and a `RuntimeWarning` says how many those are.
+        max_steps: Maximum number of steps of the flow, then of evaluations of the search. Starts
+            that reached no stationary point have basin −1, and a `RuntimeWarning` gives their
+            number.
 
     Returns:
-        `Modes`; index counts positive eigenvalues, log_prob is None where it is unknown, and n_steps
-        has steps of the flow and evaluations of the search.
+        `Modes`; index counts positive eigenvalues, log_prob is None if it is unknown, and n_steps
+        has the steps of the flow and evaluations of the search.
 
     Raises:
-        ValueError: For a target without score, or where x0, the score or log p there is not finite.
+        ValueError: For a target without score, or if x0, the score or log p there is not finite.
 
     References:
         | Mode-Finding for Mixtures of Gaussian Distributions (Carreira-Perpiñán, 2000)

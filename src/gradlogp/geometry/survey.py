@@ -1,4 +1,4 @@
-"""All that a noisy score says of the manifold of some points, and what makes it worthless."""
+"""What a noisy score reveals about the manifold of some points, and when this is unreliable."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Field(NamedTuple):
 def model_field(score: NoisyScore, sigma: float | None = None) -> Field:
     r"""Return the field z ↦ α s(α z, t), σ_t/α_t = σ, in model coordinates.
 
-    The intrinsic dimension does not depend on units, so here is where to ask for it.
+    The intrinsic dimension does not depend on units, so it can be estimated from this field.
 
     Arguments:
         score: The noisy score.
@@ -58,7 +58,7 @@ def model_field(score: NoisyScore, sigma: float | None = None) -> Field:
 
 
 def data_field(score: NoisyScore, sigma: float | None = None) -> Field:
-    """Return the field in the units of the data, where tangents, distances and curvature are meant.
+    """Return the field in the units of the data, for tangents, distances and curvature.
 
     Arguments:
         score: The noisy score.
@@ -66,8 +66,8 @@ def data_field(score: NoisyScore, sigma: float | None = None) -> Field:
             units of the data.
 
     Raises:
-        ValueError: If columns or channels have scales of their own: noise that is isotropic for the
-            model is not for the data, and angles and distances are others.
+        ValueError: If columns or channels have different scales: noise that is isotropic for the
+            model is not isotropic for the data, and angles and distances differ.
     """
     check_noisy_score(score)
     affine = affine_part(score.coordinates)
@@ -91,20 +91,21 @@ Parts = tuple[Estimate | None, Estimate | None, Estimate | None]
 
 
 class Survey(NamedTuple):
-    """What `survey` found.
+    """The results of `survey`.
 
     Attributes:
         sigma: The noise level, in model coordinates.
-        low, high: The levels that the score knows.
+        low, high: The range of noise levels of the score.
         steady: The range over which the dimension does not change, None if there is none.
-        dimensions: The mean over the points by each estimator, with its least and largest value.
-        k: The dimension, by the count of normal directions.
+        dimensions: The mean over the points by each estimator, with the smallest and largest
+            value.
+        k: The dimension, from the number of normal directions.
         split: Tangent and normal parts, in model coordinates.
-        tangent: Length of the tangent part of the score, in the units of the data; None where columns
-            have scales of their own, or no normal direction was seen.
-        curvature: Twice that of the normal part, likewise.
-        distance: σ² times that of the normal part, likewise.
-        flags: Plain sentences on what makes the numbers worthless.
+        tangent: Length of the tangent part of the score, in the units of the data; None if columns
+            have different scales, or no normal direction was found.
+        curvature: Twice the length of the normal part, in the same cases.
+        distance: σ² times the length of the normal part, in the same cases.
+        flags: Sentences on what makes the numbers unreliable.
     """
 
     sigma: float
@@ -137,10 +138,11 @@ def survey(
         x: Points on or near the manifold, in the units of the data.
         sigma: A noise level in model coordinates; by default the middle of the range where the
             dimension is stable.
-        n_data: How many points the score was learned from; that of x by default.
-        n_perturbations: Perturbations a point, for two of the estimators.
-        stack: Perturbations handed to the score at once; 1 for a score bound to its rows.
-        generator: Where perturbations come from.
+        n_data: Number of training points of the score; that of x by default.
+        n_perturbations: Perturbations per point, for two of the estimators.
+        stack: Number of perturbations passed to the score at once; 1 for a score bound to its
+            rows.
+        generator: Source of the perturbations.
 
     Raises:
         ValueError: If the score does not know that noise level; for a wrong shape.

@@ -1,3 +1,3 @@
-"""The library's faces: estimators, the command line, demonstrations."""
+"""The interfaces of the library: estimators, the command line, demonstrations."""
 
 # nothing is imported here, so that `gradlogp --help` is quick

@@ -1,4 +1,4 @@
-"""Which law a learned score starts from, and whether what is learned is better than it."""
+"""The law from which a learned score starts, and whether the learned score is better."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ EXACT = 32
 
 
 class Correction(NamedTuple):
-    """What the learned correction is worth: held-out nats above the base, and whether it is kept.
+    """The gain of the learned correction in held-out nats over the base, and whether it is kept.
 
-    On rows that also chose the weights and the share of it: a little too good.
+    It is measured on rows that also chose the weights and the share, so it is slightly optimistic.
     """
 
     gain: Estimate
@@ -48,11 +48,12 @@ class Correction(NamedTuple):
 
 
 def held_out_rows(n: int, fraction: float | None) -> int:
-    """Return how many of n rows are held out: a tenth by default, of few rows up to a quarter.
+    """Return how many of n rows are held out: a tenth by default, or up to a quarter of few rows.
 
-    Of very many no more than `MOST_HELD_OUT`, which distinguish losses as well.
+    At most `MOST_HELD_OUT`, which are enough to distinguish losses.
 
-    With fewer than some dozens neither the best weights nor the share of a correction are known.
+    With fewer than a few dozen held-out rows, neither the best weights nor the share of a
+    correction can be determined.
     """
     if n < 20:
         return 0
@@ -69,17 +70,18 @@ def base_for(
 ) -> GaussianMixture | Literal["gaussian"] | None:  # fmt: skip
     """Return the base of a model for these rows, in the coordinates that it will have.
 
-    By default images have none: a U-Net learns more than the covariance of pixels, and sooner
-    without. Sequences have one Gaussian. So has what has classes: the modes of a mixture would have
-    to be unlearned class by class. With values there is none: a model knows what they predict linearly.
+    By default images have no base: a U-Net learns more than the covariance of pixels, and faster
+    without a base. Sequences have one Gaussian. So have data with classes: the modes of a mixture
+    would have to be unlearned class by class. With values there is none: the model includes their
+    linear prediction.
 
     Arguments:
-        name: "none"; "gaussian"; "mixture", or one Gaussian where that is as good on the rows set
-            aside; "auto", as said above, and "mixture" for vectors.
-        kept: Rows to learn from, `(N, *event)`.
-        aside: Rows set aside.
-        condition: "classes", "values", or None, as of the estimator.
-        standardize: As of the estimator.
+        name: "none"; "gaussian"; "mixture", or one Gaussian if that is as good on the validation
+            rows; "auto", as described above, and "mixture" for vectors.
+        kept: Training rows, `(N, *event)`.
+        aside: Validation rows.
+        condition: "classes", "values", or None, as in the estimator.
+        standardize: As in the estimator.
         seed: Seed of the starts of a mixture.
     """
     local = suits_unet(kept.shape[1:])
@@ -100,12 +102,7 @@ def base_for(
 
 
 def mixture_of(z: Tensor, aside: Tensor, seed: int) -> tuple[GaussianMixture | None, Estimate]:
-    """Return the mixture that is best on rows set aside, or None where one Gaussian is as good.
-
-    Arguments:
-        z: Rows to fit it to, `(N, d)`.
-        aside: Rows to judge it by.
-        seed: Seed of its starts.
+    """Return the mixture that is best on validation rows, or None if one Gaussian is as good.
 
     Returns:
         The mixture, and its gain over one Gaussian, in nats per row.
@@ -139,19 +136,21 @@ def _fitted(z: Tensor, k: int, seed: int) -> Any:
         return Mixture(k, reg_covar=1e-6, random_state=seed % 2**32).fit(z.numpy())
 
 
+class _Silent(torch.nn.Module):
+    """Stands for a network of which nothing is kept, and costs nothing."""
+
+    def forward(self, z: Tensor, *rest: Tensor) -> Tensor:
+        return torch.zeros_like(z)
+
+
 class Judge:
-    """Compares a model with its base by the likelihood of held-out rows; leaves out what is worse.
+    """Compares a model with its base by the likelihood of held-out rows; drops a worse correction.
 
-    The share of a correction keeps the bound from being worse, level by level. In the likelihood of
-    the flow errors of one sign at many levels add up, so that it is compared once, as a whole.
-
-    Arguments:
-        x: Rows held out, in the units of the data.
-        condition: Their conditions.
-        seed: Seed of the probes.
+    The share of a correction ensures at each level that the bound is not worse. In the likelihood
+    of the flow, errors of one sign at many levels add up, so that it is compared once, as a whole.
 
     Attributes:
-        found: What came of it; None of a model without a base, or with fewer than two rows.
+        found: The result; None for a model without a base, or with fewer than two rows.
     """
 
     def __init__(self, x: Tensor | Subset, condition: Tensor | None, seed: int) -> None:
@@ -168,6 +167,7 @@ class Judge:
         base = copy.deepcopy(ours)
         assert base.base is not None
         base.base.share.zero_()
+        base.network = _Silent()
         try:
             gain = mean_and_error(self._nats(ours) - self._nats(base))
         except ArithmeticError:  # no number at all

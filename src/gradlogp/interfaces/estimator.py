@@ -1,7 +1,7 @@
-r"""The short way: one estimator with scikit-learn's face that fits, samples, scores and denoises.
+r"""One estimator with scikit-learn's interface that fits, samples, scores and denoises.
 
-A word clash to know: in scikit-learn `score` is a number to maximise (here the mean log-likelihood),
-in this library the score is ∇ log p. The field is `grad_log_prob`.
+The word "score" has two meanings: in scikit-learn `score` is a number to maximise (here the mean
+log-likelihood), in this library the score is ∇ log p. The field is `grad_log_prob`.
 """
 
 from __future__ import annotations
@@ -30,7 +30,6 @@ from ..core import (
 )
 from ..diffusion import log_likelihood
 from ..learn import checkpoint
-from ..learn.folders import read_whole
 from ..learn.objectives.masked import Masks
 from ..learn.settings import TrainingSettings
 from ..learn.training import fit
@@ -39,65 +38,71 @@ from ..noise.coordinates import subset
 from ..noise.predictions import Kind
 from ..scores.guided import GuidedScore
 from ..scores.model import ScoreModel
-from .asked import check_asked, generator_of, training_of
 from .base import BaseName, Correction, Judge, base_for, held_out_rows
-from .conditions import condition_kind, given_score, learn_condition, restore_condition
-from .kept import as_array, begun, check_kept, hints_of, kept_of, reached, settings_of
-from .needs import Needs, in_float64
-from .pipeline import CHUNK, OBJECTIVE, build_model, draw, follow
-from .weights import divided, sample_weights
+from .conditions import (
+    condition_kind,
+    divided,
+    given_score,
+    learn_condition,
+    restore_condition,
+    sample_weights,
+)
+from .kept import as_array, begun, check_asked, generator_of, kept_of, loaded, reached, training_of
+from .pipeline import CHUNK, OBJECTIVE, Needs, build_model, draw, follow, in_float64
 
 
 class ScoreEstimator(DensityMixin, BaseEstimator):
     r"""Learn the score of data; sample, evaluate and denoise with it.
 
-    Data is standardised, and noise levels are chosen from it, from what points can resolve along
-    its thinnest direction to its largest distance. A Gaussian or a mixture is fitted, and a network
-    learns by denoising score matching what its noised score lacks. Of its averaged weights those
-    with the lowest loss on held-out rows are kept, and of the correction as much as these support.
-    What is learned is the law of the data blurred by the smallest noise level, `sigma_min_`. Input
-    may be NumPy arrays or tensors, vectors `(N, D)`, images `(N, C, H, W)` of any size, or sequences
-    `(N, C, L)`; results come back as what `fit` was given.
+    Data are standardised, and noise levels are chosen from them, from the scale that the points
+    resolve along their thinnest direction to their largest distance. A Gaussian or a mixture is
+    fitted, and a network learns a correction to its noised score by denoising score matching. The
+    averaged weights with the lowest loss on held-out rows are kept, and as much of the correction
+    as these rows support. The learned law is that of the data blurred by the smallest noise level,
+    `sigma_min_`. Input may be NumPy arrays or tensors: vectors `(N, D)`, images `(N, C, H, W)` of
+    any size, or sequences `(N, C, L)`; results have the type of the data passed to `fit`.
 
     Arguments:
-        max_iter, batch_size, learning_rate, ema: `steps` and the others of `TrainingSettings`; what
-            `settings` says by default.
-        width, depth: Width and residual blocks of the MLP, for vectors.
-        channels: Channels of the levels of the U-Net, for images and sequences; by default as many
-            levels as make the coarsest at most 8 places wide, of small ones two.
+        max_iter, batch_size, learning_rate, ema: `steps` and the others of `TrainingSettings`; by
+            default those of `settings`.
+        width, depth: Width and number of residual blocks of the MLP, for vectors.
+        channels: Channels of the levels of the U-Net, for images and sequences; by default enough
+            levels for the coarsest to be at most 8 pixels wide, and two for small images.
         network: Your own network instead, network(x, c) -> like x.
         schedule: A noise schedule instead of the one chosen from the data.
         predicts: What the network predicts.
-        base: What the network corrects: the noised score of one "gaussian"; of a "mixture", if it is
-            better on held-out rows than one Gaussian; "none"; or "auto": "mixture" for vectors,
-            "gaussian" with classes, "none" for images, and with values, whose linear part is known.
-        condition: What y is, on which the model is conditional: "classes" (text, integers, booleans)
-            or "values" (numbers, vectors, images). By default y is ignored by `fit`.
+        base: What the network corrects: the noised score of one "gaussian"; of a "mixture", if it
+            is better on held-out rows than one Gaussian; "none"; or "auto": "mixture" for vectors,
+            "gaussian" with classes, "none" for images and with values, whose linear part is known.
+        condition: The kind of y on which the model is conditional: "classes" (text, integers,
+            booleans) or "values" (numbers, vectors, images). By default y is ignored by `fit`.
         standardize: Learn in coordinates of zero mean and unit variance; "one": with one scale for all.
-        objective: Another loss of each sample, objective(noisy_score, x, schedule, generator=…).
+        objective: A different loss of each sample, objective(noisy_score, x, schedule,
+            generator=…).
         settings: How to train; `TrainingSettings()` by default.
-        held_out_fraction: Share of the data kept aside to judge by; by default a tenth, of few rows
-            up to a quarter.
-        n_sample_steps: Noise levels of the probability flow when sampling, one evaluation each; by
-            default as many as samples need to be right to a hundredth of a deviation, as measured.
-        n_likelihood_steps: Steps of the likelihood, one evaluation each; by default as many as it
-            needs to be right to 0.003 √d nats, as measured on samples.
-        augment: Changes each batch, `augment(x, generator)` -> like x, as of `learn.fit`.
-        checkpoint, resume: Directory to save to while training; whether to go on from what is there.
-        start: Another checkpoint to begin from: its network, weights, coordinates and noise levels. So
-            a model is trained on, or fine-tuned on other data.
+        held_out_fraction: Share of the data to hold out; by default a tenth, or up to a quarter of
+            few rows.
+        n_sample_steps: Number of noise levels of the probability flow for sampling, one evaluation
+            each; by default measured, for an error of a hundredth of a standard deviation.
+        n_likelihood_steps: Number of steps of the likelihood, one evaluation each; by default
+            measured on samples, for an error of 0.003 √d nats.
+        augment: A function that changes each batch, `augment(x, generator)` -> like x, as in
+            `learn.fit`.
+        checkpoint, resume: Directory to save to during training; whether to continue from it.
+        start: A checkpoint to start from: its network, weights, coordinates and noise levels. Use
+            this to continue training, or to fine-tune on other data.
         random_state: Seed.
-        device: Where to compute.
+        device: Device of the computation.
         callback: Called with the record of every training step.
         verbose: Whether to show progress on standard error.
 
     Attributes:
         model_: The trained `ScoreModel`.
         held_out_loss_: Its held-out loss with standard error, or None.
-        correction_: What the learned correction of the base is worth in nats of held-out rows, and
-            whether it was kept: where it is worse, the base alone is. None without a base or rows.
+        correction_: The gain of the learned correction over the base in held-out nats, and whether
+            it was kept; otherwise only the base is used. None without a base or held-out rows.
         sigma_min_: The smallest noise level, in units of each column's standard deviation.
-        classes_, class_prior_: The class labels, with condition="classes", and how often each was seen.
+        classes_, class_prior_: With condition="classes", the class labels and their frequencies.
         condition_shape_, condition_names_: With "values", the shape of a row of y, and its columns.
 
     Examples:
@@ -172,14 +177,14 @@ class ScoreEstimator(DensityMixin, BaseEstimator):
             X: Data, `(N, D)` or `(N, C, H, W)`, N ≥ 2, finite.
             y: Classes `(N,)`, or values `(N,)`, `(N, k)` or of any shape, by `condition`; otherwise
                 ignored.
-            sample_weight: How much each sample counts, `(N,)`, not negative. Samples are learned from
-                in proportion: each is there as often as its weight says, so that whole weights do
-                what repeated samples do. Coordinates and the held-out loss obey too.
-            columns: Names of the columns, kept with the model; those of X where it is a frame.
-            condition_names: Likewise of y.
-            masks: What to hide while training, for a model that is to know any part of a row
-                (`model_.given`), beside all of it.
-            extra: More to keep in every checkpoint, JSON.
+            sample_weight: Weights of the samples, `(N,)`, not negative. Each sample is used in
+                proportion to its weight, so that integer weights are equivalent to repeated
+                samples. Coordinates and the held-out loss are weighted too.
+            columns: Column names, stored with the model; by default those of X if it is a frame.
+            condition_names: Column names of y.
+            masks: What to hide during training, for a model that accepts any known part of a row
+                (`model_.given`) in addition to the joint law.
+            extra: Additional entries of every checkpoint, JSON.
 
         Raises:
             ValueError: For one sample, NaN or infinite entries, a constant column, a y that is missing
@@ -279,17 +284,17 @@ class ScoreEstimator(DensityMixin, BaseEstimator):
         The same `random_state`, by default that of the estimator, gives the same samples.
 
         Arguments:
-            n_samples: How many.
-            y: Classes or values to draw for, one row per sample or one for all. Without it classes are
-                drawn as often as they are in the data; values need it, unless training left some out
-                (`condition_dropout`).
+            n_samples: Number of samples.
+            y: Classes or values to draw for, one row per sample or one for all. By default classes
+                are drawn at their frequencies in the data; values are required, unless training
+                omitted some (`condition_dropout`).
             random_state: Seed.
-            guidance: w of `GuidedScore`: 0 draws from p(x | y), more moves away from what all y share.
-                It needs a model trained with `condition_dropout`.
+            guidance: w of `GuidedScore`: 0 draws from p(x | y), larger values move away from what
+                all y have in common. It needs a model trained with `condition_dropout`.
 
         Raises:
-            ValueError: For a y that is missing, unknown or of a wrong shape, or guidance of a model
-                that cannot be guided.
+            ValueError: For a y that is missing, unknown or of a wrong shape, or guidance of a
+                model trained without `condition_dropout`.
         """
         check_is_fitted(self, "model_")
         check_count(n_samples, "n_samples")
@@ -308,17 +313,18 @@ class ScoreEstimator(DensityMixin, BaseEstimator):
     def sample_levels(self) -> int:
         """Return how many noise levels sampling uses: as requested, or measured once."""
         check_is_fitted(self, "model_")
-        return self.n_sample_steps or self._needs.levels()
+        return self.n_sample_steps or self._needs.levels
 
     def likelihood_steps(self) -> int:
         """Return how many steps a likelihood takes: as requested, or measured once."""
         check_is_fitted(self, "model_")
-        return self.n_likelihood_steps or self._needs.steps()
+        return self.n_likelihood_steps or self._needs.steps
 
     def grad_log_prob(self, X: Any, y: Any = None, sigma: float | None = None) -> Any:
         """Return ∇ log p(x) in data units, for the law blurred by `sigma` (`sigma_min_`).
 
-        A larger sigma, in units of each column's standard deviation, is smoother and surer.
+        A larger sigma, in units of each column's standard deviation, is smoother and more
+        accurate.
         """
         x, score = self._at(X, y)
         with torch.no_grad():
@@ -335,7 +341,7 @@ class ScoreEstimator(DensityMixin, BaseEstimator):
     def score(self, X: Any, y: Any = None) -> float:
         """Return the mean log-density in nats: scikit-learn's score, not ∇ log p.
 
-        As scikit-learn has it, y is ignored where the model is not conditional.
+        As in scikit-learn, y is ignored if the model is not conditional.
         """
         y = None if self.condition is None else y
         return float(np.mean(np.asarray(self.score_samples(X, y))))
@@ -349,7 +355,7 @@ class ScoreEstimator(DensityMixin, BaseEstimator):
             y: Classes or values, one row per sample or one for all.
 
         Raises:
-            ValueError: If the model was not trained at so large or small a noise.
+            ValueError: If the model was not trained at this noise level.
         """
         x, score = self._at(X, y)
         check_number(sigma, "sigma", above=0)
@@ -373,22 +379,14 @@ class ScoreEstimator(DensityMixin, BaseEstimator):
     def load(
         cls, directory: str | os.PathLike[str], network: torch.nn.Module | None = None
     ) -> ScoreEstimator:
-        """Load what `save`, or a training run with `checkpoint=`, wrote.
+        """Load an estimator written by `save`, or by a training run with `checkpoint=`.
 
         Raises:
-            ValueError: If the checkpoint is missing, damaged, or of another format.
+            ValueError: If the checkpoint is missing or damaged, or has a different format.
         """
-
-        def read(path: Path) -> tuple[dict[str, Any], ScoreModel]:
-            config = checkpoint.read_config(path, verified=False)
-            kept = config["extra"].get("estimator", {})
-            where = f"{path / 'config.json'} is damaged: extra.estimator"
-            check_kept(kept, config, where, hints_of(ScoreEstimator))
-            return kept, checkpoint.load(path, network)
-
-        kept, model = read_whole(directory, read)
-        settings = settings_of(kept["settings"]) if kept.get("settings") else None
-        estimator = cls(network=network, settings=settings, **kept.get("parameters", {}))
+        kept, model = loaded(directory, network, ScoreEstimator)
+        settings, parameters = kept.get("settings"), kept.get("parameters", {})
+        estimator = cls(network=network, settings=settings, **parameters)
         estimator.n_features_in_ = kept.get("n_features_in", model.event_shape[0])
         estimator._tensors = kept.get("tensors", False)
         restore_condition(estimator, model, kept)

@@ -1,14 +1,13 @@
 r"""Inverse problems: samples of x given y = A(x) + noise, with a score as the prior.
 
-Operators say what is seen, an `Observation` what was, and a method makes of the score of the prior the
-score of the posterior (`DPS`, `PiGDM`, `MomentMatching`, `AnnealedLikelihood`), or of a transition one
-that holds to the observation (`DPSStep`, `RePaint`). `posterior` has the answer in closed form
-where there is one.
+Operators describe what is seen, and an `Observation` holds the observed values. A method turns the
+score of the prior into the score of the posterior (`DPS`, `PiGDM`, `MomentMatching`,
+`AnnealedLikelihood`), or a transition into one that respects the observation (`DPSStep`,
+`RePaint`). `posterior` has the exact solution if there is a closed form.
 """
 
 from .annealed import AnnealedLikelihood as AnnealedLikelihood
 from .annealed import PosteriorTarget as PosteriorTarget
-from .exact import posterior as posterior
 from .guidance import DPS as DPS
 from .guidance import MomentMatching as MomentMatching
 from .guidance import PiGDM as PiGDM
@@ -16,6 +15,7 @@ from .observation import Correlated as Correlated
 from .observation import NoiseCovariance as NoiseCovariance
 from .observation import Observation as Observation
 from .observation import observe as observe
+from .observation import posterior as posterior
 from .operators import Blur as Blur
 from .operators import Identity as Identity
 from .operators import Inpainting as Inpainting

@@ -15,13 +15,13 @@ from .observation import Observation, solve_isotropic
 
 @dataclass(frozen=True, eq=False)
 class AnnealedLikelihood(ObservedScore):
-    r"""The prior at every noise level with a likelihood of x_t itself, noised alike.
+    r"""The prior at every noise level with a likelihood of x_t itself, at the same noise level.
 
     .. math:: π_t(x) ∝ p_t(x)\, N(y; A x/α,\; R + \tfrac{σ^2}{α^2} A A^\top)
 
     the likelihood under a flat prior, where x_0 given x_t is N(x_t/α, (σ²/α²) I). π_t is not the
-    law of x_t given y; but as σ → 0 it becomes the posterior, and Langevin steps keep it at every
-    level:
+    law of x_t given y; but as σ → 0 it becomes the posterior, and Langevin steps leave it
+    invariant at every level:
 
     .. math:: \nabla \log π_t = s(x, t) + A^\top (α^2 R + σ^2 A A^\top)^{-1} (α y - A x)
 
@@ -36,7 +36,7 @@ class AnnealedLikelihood(ObservedScore):
 
     Arguments:
         score: The noisy score of the prior.
-        observation: What was seen, by a linear operator, in the units of the data.
+        observation: The observation, by a linear operator, in the units of the data.
 
     Raises:
         ValueError: For an operator that is not linear.
@@ -79,12 +79,12 @@ class PosteriorTarget:
 
     .. math:: \nabla \log p(x | y) = s(x) + (\nabla A)^\top R^{-1} (y - A(x))
 
-    With chains that start from samples of a guided diffusion, Langevin steps remove its bias. The
-    curvature of the likelihood is that of Aᵀ R⁻¹ A; with little noise it decides the step.
+    Starting from samples of a guided diffusion, Langevin steps remove its bias. The curvature of
+    the likelihood is that of Aᵀ R⁻¹ A; with little noise it limits the step.
 
     Arguments:
-        prior: A density; of a learned model `blurred(model)`.
-        observation: What was seen, with noise; `y` has one row or as many as there are chains.
+        prior: A density; for a learned model `blurred(model)`.
+        observation: The observation, with noise; `y` has one row or as many as there are chains.
 
     Raises:
         ValueError: When called, if there is no noise.

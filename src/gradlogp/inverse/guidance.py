@@ -2,23 +2,100 @@ r"""A noisy score and an observation make the noisy score of p(x_t | y).
 
 .. math:: \nabla \log p(x_t | y) = s(x_t, t) + \nabla \log p(y | x_t)
 
-p(y | x_t) is an integral over x_0 that has no closed form. The methods approximate the law of x_0 given
-x_t: by a point, by an isotropic Gaussian, by a Gaussian with the true mean and covariance. Each is a
-noisy score again, which every transition takes.
+p(y | x_t) is an integral over x_0 that has no closed form. The methods approximate the law of x_0
+given x_t: by a point, by an isotropic Gaussian, by a Gaussian with the true mean and covariance.
+Each is again a noisy score, for use with any transition.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from ..calculus.conjugate_gradients import Indefinite
-from ..core import NoisyScore, check_count, check_kind, check_number, check_option
+from ..core import (
+    NoisyScore,
+    check_batch,
+    check_count,
+    check_kind,
+    check_number,
+    check_option,
+    per_sample,
+)
+from ..noise.predictions import predict
 from ..noise.score_base import ScoreWrapper, check_noisy_score
-from .denoised import Denoised, denoised, direction
 from .observation import Observation, solve_in_units, solve_isotropic
+
+
+class Denoised(NamedTuple):
+    """x̂_0 and ε̂ at x_t, α and σ as they multiply x_t, v -> Jᵀ v, and whether all has a graph."""
+
+    x0: Tensor
+    eps: Tensor
+    alpha: Tensor
+    sigma: Tensor
+    pull_back: Callable[[Tensor], Tensor]
+    live: bool
+
+    def covariance(self, v: Tensor) -> Tensor:
+        """Return Cov[x_0 | x_t] v (of a network, whose J is not quite symmetric, with Jᵀ)."""
+        return self.sigma**2 / self.alpha * self.pull_back(v)
+
+    def score(self, v: Tensor) -> Tensor:
+        """Return s + Jᵀ v for v = Aᵀ u."""
+        return self.pull_back(v) - self.eps / self.sigma
+
+    def mean(self, v: Tensor) -> Tensor:
+        """Return x̂_0 + (σ²/α) Jᵀ v for v = Aᵀ u."""
+        return self.x0 + self.covariance(v)
+
+
+def denoised(score: NoisyScore, x: Tensor, t: Tensor) -> Denoised:
+    """Evaluate the model once, so that its derivative can be used as often as needed.
+
+    A graph of the caller in x is kept, so that a guided score can be differentiated.
+
+    Raises:
+        ValueError: At α = 0 or σ = 0, or if the model does not depend on x differentiably.
+    """
+    check_batch(x)
+    alpha, sigma = (per_sample(v, x) for v in score.schedule(t))
+    if bool((alpha == 0).any()) or bool((sigma == 0).any()):
+        raise ValueError(
+            "guidance by an observation needs alpha > 0 and sigma > 0: otherwise x_t carries no "
+            "information about x_0, or there is no score; start at a time below 1 and end above 0"
+        )
+    live = torch.is_grad_enabled() and x.requires_grad
+    with torch.inference_mode(False), torch.enable_grad():
+        y = (
+            x
+            if live
+            else (x.detach().clone() if x.is_inference() else x.detach()).requires_grad_()
+        )
+        x0, eps = predict(score, y, t)
+    if not (x0.requires_grad and eps.requires_grad):
+        raise ValueError(
+            "the score does not depend on x differentiably, so its derivative would silently be 0; "
+            "check for .detach(), torch.no_grad() or .numpy() in it"
+        )
+
+    def pull_back(v: Tensor) -> Tensor:
+        return torch.autograd.grad(x0, y, v, retain_graph=True, create_graph=live)[0]
+
+    if live:
+        return Denoised(x0, eps, alpha, sigma, pull_back, live)
+    return Denoised(x0.detach(), eps.detach(), alpha, sigma, pull_back, live)
+
+
+def direction(observation: Observation, at: Denoised, solve: Callable[[Tensor], Tensor]) -> Tensor:
+    """Return Aᵀ u for u = solve(y − A(x̂_0)), A linearised at x̂_0 where it is not linear."""
+    u = solve(observation.residual(at.x0))
+    return observation.linearised(at.x0).adjoint(u)
 
 
 class ObservedScore(ScoreWrapper):
@@ -53,7 +130,7 @@ class ObservedScore(ScoreWrapper):
 
 
 class GuidedByDenoised(ObservedScore, ABC):
-    """A method says where z_0 is thought to be, and what y adds to it.
+    """A method defines an estimate of z_0, and the contribution of y to it.
 
     Where α = 0 the state carries no information about z_0, and the method ignores y: there it is
     the prior.
@@ -84,9 +161,9 @@ class DPS(GuidedByDenoised):
 
     .. math:: \nabla \log p(y | x_t) ≈ ζ\, \nabla_{x_t} \log N(y; A(\hat x_0(x_t)), R)
 
-    It takes x_0 for known once x_t is, so that it trusts y too much while there is noise: samples
-    are too narrow, and steps that are not small against R become unstable. `DPSStep` is the step by
-    the norm of the residual that is used in practice.
+    It treats x_0 as known given x_t, so it trusts y too much while there is noise: samples are too
+    narrow, and steps that are not small compared with R become unstable. `DPSStep` is the step
+    along the norm of the residual that is used in practice.
 
     References:
         | Diffusion Posterior Sampling for General Noisy Inverse Problems (Chung et al., 2023)
@@ -94,7 +171,7 @@ class DPS(GuidedByDenoised):
 
     Arguments:
         score: The noisy score of the prior, differentiable in x.
-        observation: What was seen, with noise, in the units of the data.
+        observation: The observation, with noise, in the units of the data.
         scale: ζ, 1 for the Gaussian likelihood itself.
 
     Raises:
@@ -138,12 +215,12 @@ class PiGDM(GuidedByDenoised):
 
     Arguments:
         score: The noisy score of the prior, differentiable in x.
-        observation: What was seen, in the units of the data.
+        observation: The observation, in the units of the data.
         data_var: v, the variance of an entry of z_0; the mean of the score's moments by default.
 
     Raises:
-        ValueError: For a variance that is not positive, or no variance where the score has no moments;
-            when called, at σ = 0.
+        ValueError: For a variance that is not positive, or if neither a variance nor moments of
+            the score are known; when called, at σ = 0.
     """
 
     score: NoisyScore
@@ -182,10 +259,10 @@ class MomentMatching(GuidedByDenoised):
         \nabla \log p(y | x_t) ≈ J^\top A^\top (R + A C A^\top)^{-1} (y - A \hat x_0), \qquad
         C = \mathrm{Cov}[x_0 | x_t] = \frac{σ^2}{α} J
 
-    Exact for Gaussian data and a linear A at every t; else C is taken for constant in x_t. The
-    system is solved by conjugate gradients for each sample, with one vector-Jacobian product of
-    the model a step. C of a network may not be symmetric and positive; few steps
-    (`max_steps`), which stop before directions of small C matter, are then usual, and
+    Exact for Gaussian data and a linear A at every t; otherwise C is treated as constant in x_t.
+    The system is solved by conjugate gradients for each sample, with one vector-Jacobian product
+    of the model per step. For a network C may not be symmetric and positive; then it is common to
+    take few steps (`max_steps`), which stop before directions of small C matter, or
     `indefinite="stop"`. A function is linearised at x̂_0.
 
     References:
@@ -196,12 +273,12 @@ class MomentMatching(GuidedByDenoised):
 
     Arguments:
         score: The noisy score of the prior, differentiable in x.
-        observation: What was seen, in the units of the data.
-        max_steps: Of conjugate gradients; by default as many as convergence takes.
-        tol: Relative residual that ends them, as in `conjugate_gradients`, with every entry of y in
-            units of its own.
-        indefinite: What to do where R + A C Aᵀ is found not to be positive definite: "raise", or
-            "stop" that sample at what it has.
+        observation: The observation, in the units of the data.
+        max_steps: Maximum number of conjugate-gradient steps; by default until convergence.
+        tol: Relative residual at which they end, as in `conjugate_gradients`, with every entry of
+            y in its own units.
+        indefinite: What to do if R + A C Aᵀ is not positive definite: "raise", or "stop" that
+            sample at its current iterate.
 
     Raises:
         ValueError: When called, at σ = 0, and if conjugate gradients fail and neither

@@ -1,13 +1,14 @@
-r"""What was seen: y = A(x) + noise, and with how much noise.
+r"""Observations: y = A(x) + noise, and the covariance of the noise.
 
 The noise is N(0, R): independent with a standard deviation for all or for each entry, or correlated.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Protocol, runtime_checkable
+from typing import Protocol, TypeVar, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -28,8 +29,9 @@ from ..core import (
     randn_like,
     sum_event,
 )
+from ..distributions.analytic import Gaussian, GaussianMixture
 from ..noise.coordinates import IDENTITY, AffineCoordinates
-from .operators import Linearised, LinearOperator, Scaled, check_operator, gram_diagonal
+from .operators import Linearised, LinearOperator, Scaled, as_matrix, check_operator, gram_diagonal
 
 
 @runtime_checkable
@@ -139,16 +141,16 @@ class Observation:
     .. math:: \log p(y | x) = -\tfrac12 (y - A(x))^\top R^{-1} (y - A(x)) + const
 
     Arguments:
-        y: What was observed, `(B, *observed)`, one for each sample; or `(1, *observed)`, one for
+        y: The observed values, `(B, *observed)`, one for each sample; or `(1, *observed)`, one for
             all of them.
         operator: A: a `LinearOperator` such as `Inpainting(mask)`, or any differentiable function
-            `(B, *event) -> (B, *observed)` that keeps samples apart.
+            `(B, *event) -> (B, *observed)` that acts on each sample separately.
         noise: A standard deviation, one for each entry, a covariance matrix for the m entries of a
-            flattened observation `(m, m)`, or a `NoiseCovariance`. 0 is allowed where a method needs
-            no inverse of R.
+            flattened observation `(m, m)`, or a `NoiseCovariance`. 0 is allowed if the method does
+            not need the inverse of R.
 
     Raises:
-        ValueError: For a y that is no batch, or noise of another shape.
+        ValueError: If y has no batch dimension, or the noise has a wrong shape.
     """
 
     y: Float[Tensor, "batch *observed"]
@@ -185,7 +187,7 @@ class Observation:
         return operator.apply(x) if isinstance(operator, LinearOperator) else operator(x)
 
     def encoded(self, coordinates: Coordinates) -> Observation:
-        r"""Return the same observation of model coordinates z.
+        r"""Return the same observation in terms of model coordinates z.
 
         Under x = shift + scale · z a linear A becomes A diag(scale), and y becomes y − A(shift), with
         the same noise. A function, and A under other coordinates, becomes A ∘ decode.
@@ -208,7 +210,7 @@ class Observation:
         """Return y for each sample of a batch, in its dtype.
 
         Raises:
-            ValueError: If there are neither as many rows as samples nor one.
+            ValueError: If the number of rows is neither that of the samples nor one.
         """
         check_batch(like)
         if len(self.y) not in (1, len(like)):
@@ -247,7 +249,7 @@ def observe(
         x: The truth, `(B, *event)`.
         operator: A, as in `Observation`.
         noise: As in `Observation`, a number or a tensor.
-        generator: Where the noise comes from.
+        generator: Source of the noise.
 
     Examples:
         >>> first = glp.inverse.Inpainting(torch.tensor([True, False]))
@@ -270,7 +272,7 @@ def solve_isotropic(
 ) -> Tensor:
     """Return u with (a R + b A Aᵀ) u = r; a and b `()` or one for each sample `(B,)`.
 
-    In closed form where A Aᵀ is diagonal and the noise independent, else by conjugate gradients.
+    In closed form if A Aᵀ is diagonal and the noise independent, otherwise by conjugate gradients.
 
     Raises:
         ValueError: If the matrix is singular, or the iteration does not converge.
@@ -294,11 +296,11 @@ def solve_in_units(
     max_steps: int | None = None,
     indefinite: Indefinite = "raise",
 ) -> Tensor:
-    r"""Return u with M u = r by conjugate gradients, entries of y each in units of its own.
+    r"""Return u with M u = r by conjugate gradients, with each entry of y in its own units.
 
     .. math:: D^{-1} M D^{-1} (D u) = D^{-1} r, \qquad D^2 = \mathrm{diag}(R + A A^\top)
 
-    as far as D is known. Else what is seen in large units would hide what is seen in small ones.
+    as far as D is known. Otherwise entries in large units would hide those in small units.
     """
     gram = gram_diagonal(operator)
     size = r.new_zeros(r.shape[1:])
@@ -309,3 +311,72 @@ def solve_in_units(
         size = size + R.cov.diagonal().to(r).reshape(r.shape[1:])
     D = torch.where(size > 0, size, 1.0).sqrt()
     return solve_all(lambda v: product(v / D) / D, r / D, tol, max_steps, indefinite) / D
+
+
+Law = TypeVar("Law", Gaussian, GaussianMixture)
+
+
+def posterior(law: Law, observation: Observation) -> Law:
+    r"""Return the law of x given y = A x + N(0, R), for x of a Gaussian or a Gaussian mixture.
+
+    For N(μ, S), with the gain K = S Aᵀ (A S Aᵀ + R)⁻¹,
+
+    .. math:: N(μ + K (y - A μ),\; (I - K A) S (I - K A)^\top + K R K^\top)
+
+    and for a mixture that of every component, with weights π_k N(y; A μ_k, A S_k Aᵀ + R) divided
+    by their sum. Noising this law gives the law of x_t given y, with which every approximation can
+    be compared. Components whose weight underflows to 0 are omitted.
+
+    Arguments:
+        law: The prior.
+        observation: One row y, by a linear operator.
+
+    Raises:
+        ValueError: For several rows, an operator that is not linear, or A S Aᵀ + R singular.
+
+    Examples:
+        >>> law = glp.Gaussian([0.0, 0.0], [[1.0, 0.5], [0.5, 1.0]])
+        >>> A = glp.inverse.Matrix(torch.tensor([[1.0, 0.0]]))
+        >>> seen = glp.inverse.Observation(torch.tensor([[2.0]]), A, 1.0)
+        >>> glp.inverse.posterior(law, seen).mean
+        tensor([1.0000, 0.5000], dtype=torch.float64)
+    """
+    check_kind(law, "law", Gaussian | GaussianMixture, "a Gaussian or a GaussianMixture")
+    check_kind(observation, "observation", Observation, "an Observation, such as from observe")
+    if len(observation.y) != 1:
+        raise ValueError(
+            f"one observation has one posterior, got {len(observation.y)} rows; pass y[i : i + 1]"
+        )
+    if isinstance(law, Gaussian):
+        mean, cov, _ = _condition(law.mean[None], law.cov[None], observation)
+        found = Gaussian(mean[0], cov[0])
+    else:
+        mean, cov, log_evidence = _condition(law.means, law.covs, observation)
+        weights = (law.weights.log() + log_evidence).softmax(0)
+        keep = weights > 0
+        found = GaussianMixture(weights[keep], mean[keep], cov[keep])
+    found.dtype = law.dtype
+    return found
+
+
+def _condition(
+    mean: Tensor, cov: Tensor, observation: Observation
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return means `(K, D)`, covariances `(K, D, D)` and log-evidences `(K,)` given y."""
+    y = observation.rows(mean[:1]).flatten(1)
+    m = y.shape[1]
+    A = as_matrix(observation.linear, mean.shape[1:], mean)
+    eye = torch.eye(m).to(mean)
+    R = observation.R.product(eye.reshape(m, *observation.y.shape[1:])).flatten(1)
+    r = y - mean @ A.mT
+    G = A @ cov @ A.mT + R
+    L, info = torch.linalg.cholesky_ex(G)
+    if bool((info > 0).any()):
+        raise ValueError("A S Aᵀ + R is singular: y is already certain in some direction")
+    K = torch.cholesky_solve(A @ cov, L).mT
+    rest = torch.eye(mean.shape[1]).to(mean) - K @ A
+    white = torch.linalg.solve_triangular(L, r.unsqueeze(-1), upper=False).squeeze(-1)
+    log_det = 2 * L.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+    log_evidence = -0.5 * (white.square().sum(-1) + log_det + m * math.log(2 * math.pi))
+    new = rest @ cov @ rest.mT + K @ R @ K.mT
+    return mean + (K @ r.unsqueeze(-1)).squeeze(-1), (new + new.mT) / 2, log_evidence

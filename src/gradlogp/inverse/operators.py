@@ -1,7 +1,7 @@
-r"""What is seen of x: linear operators with their adjoints, and functions linearised at a point.
+r"""Observation operators: linear ones with their adjoints, and functions linearised at a point.
 
-An operator A takes `(B, *event)` to `(B, *observed)`, each sample on its own. A linear one also has its
-adjoint, ⟨A x, y⟩ = ⟨x, Aᵀ y⟩.
+An operator A maps `(B, *event)` to `(B, *observed)`, each sample separately. A linear operator
+also has its adjoint, ⟨A x, y⟩ = ⟨x, Aᵀ y⟩.
 """
 
 from __future__ import annotations
@@ -80,10 +80,10 @@ class Inpainting:
     """Some entries of x are observed: `(B, *event) -> (B, m)`, in the order of the flattened event.
 
     Arguments:
-        mask: True where x is seen, in the shape of an event, with m entries that are True.
+        mask: True where x is observed, in the shape of an event, with m entries that are True.
 
     Raises:
-        ValueError: For a mask that is not boolean or sees nothing.
+        ValueError: For a mask that is not boolean or has no True entry.
     """
 
     mask: Bool[Tensor, "*event"]
@@ -123,10 +123,11 @@ class Subsampling:
 
     Arguments:
         factor: The length of a block along every axis of an event, (1, 2, 2) for an image with
-            channels; one number where an event has one axis.
+            channels; one number if an event has one axis.
 
     Raises:
-        ValueError: For a factor below 1; when called, for an event that is not made of such blocks.
+        ValueError: For a factor below 1; when called, for an event that does not divide into such
+            blocks.
     """
 
     factor: int | tuple[int, ...]
@@ -174,7 +175,7 @@ class Subsampling:
 
 @dataclass(frozen=True, eq=False)
 class Blur:
-    r"""Convolution with a kernel over the last axes of an event; other axes (channels) each alone.
+    r"""Convolution with a kernel over the last axes of an event, separately for all other axes.
 
     .. math:: (A x)_i = \sum_j k_j\, x_{i - j}
 
@@ -186,8 +187,8 @@ class Blur:
         boundary: "periodic" or "zero".
 
     Raises:
-        ValueError: For a kernel of even length or too many axes, or another boundary; when called,
-            for an event smaller than half the kernel.
+        ValueError: For a kernel of even length or too many axes, or an unknown boundary; when
+            called, for an event smaller than half the kernel.
     """
 
     kernel: Tensor
@@ -205,7 +206,8 @@ class Blur:
         """Return a Gaussian blur of events (C, H, W), cut off at three standard deviations.
 
         Raises:
-            ValueError: For a deviation that is not positive, or a quarter of the image or more.
+            ValueError: For a standard deviation that is not positive, or a quarter of the image or
+                more.
         """
         check_event_shape(shape, "shape")
         if len(shape) < 2:
@@ -249,7 +251,7 @@ class Matrix:
         A: Shape `(m, D)`.
 
     Raises:
-        ValueError: For anything but a matrix.
+        ValueError: If A is not a matrix.
     """
 
     A: Tensor

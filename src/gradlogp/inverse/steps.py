@@ -1,8 +1,9 @@
-r"""Transitions that hold a sample to an observation after every step."""
+r"""Transitions that move a sample towards an observation after every step."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any, Self, cast
 
 import torch
 from torch import Tensor
@@ -23,19 +24,9 @@ from ..core import (
 from ..diffusion.transitions.facts import Facts, facts_of
 from ..noise.coordinates import affine_part
 from ..noise.score_base import ScoreWrapper
-from .denoised import Denoised, denoised
+from .guidance import Denoised, denoised
 from .observation import Independent, Observation
 from .operators import Inpainting
-
-
-def _memoryless(transition: Transition) -> None:
-    """Refuse a multistep solver, whose values belong to a path that is left after every step."""
-    check_transition(transition)
-    if hasattr(transition, "begin"):
-        raise ValueError(
-            "the transition must be without memory; use Ancestral, ReverseSDE, DDIM or "
-            "ProbabilityFlow"
-        )
 
 
 class _Known(ScoreWrapper):
@@ -51,16 +42,40 @@ class _Known(ScoreWrapper):
         return self.score.denoise(z, t)
 
 
+class _Observing:
+    """What steps share that hold a transition and an observation."""
+
+    transition: Transition
+    observation: Observation
+
+    def __post_init__(self) -> None:
+        check_transition(self.transition)
+        if hasattr(
+            self.transition, "begin"
+        ):  # whose values belong to a path left after every step
+            raise ValueError(
+                "the transition must be without memory; use Ancestral, ReverseSDE, DDIM or "
+                "ProbabilityFlow"
+            )
+        check_kind(
+            self.observation, "observation", Observation, "an Observation, such as from observe"
+        )
+
+    def rows(self, index: slice | Tensor) -> Self:
+        """Return the same for these rows of the observation."""
+        return replace(cast(Any, self), observation=self.observation.take(index))
+
+
 @dataclass(frozen=True, eq=False)
-class DPSStep:
+class DPSStep(_Observing):
     r"""The step of diffusion posterior sampling, by the norm of the residual.
 
     .. math:: x_s = \mathrm{step}(x_t) - ζ\, \nabla_{x_t} \| y - A(\hat x_0(x_t)) \|
 
-    Each sample has its own norm. ζ is that of the authors' code; the paper's formula
-    (ζ'/‖r‖) ∇‖r‖² has ζ' = ζ/2. It knows neither the noise of the observation nor the size of a
-    step: ζ is tuned, the law of the samples depends on it and on the grid, and is no posterior.
-    Evaluates the model once for both parts of a step.
+    Each sample has its own norm. ζ is that of the authors' code; the paper's formula (ζ'/‖r‖)
+    ∇‖r‖² has ζ' = ζ/2. The step depends neither on the noise of the observation nor on the step
+    size: ζ must be tuned, and the law of the samples depends on it and on the grid, and is not the
+    posterior. The model is evaluated once for both parts of a step.
 
     References:
         | Diffusion Posterior Sampling for General Noisy Inverse Problems (Chung et al., 2023)
@@ -68,7 +83,7 @@ class DPSStep:
 
     Arguments:
         transition: The step without an observation, such as `Ancestral()`.
-        observation: What was seen.
+        observation: The observation.
         zeta: ζ ≥ 0.
 
     Raises:
@@ -80,15 +95,8 @@ class DPSStep:
     zeta: float = 1.0
 
     def __post_init__(self) -> None:
-        _memoryless(self.transition)
+        super().__post_init__()
         check_number(self.zeta, "zeta", least=0)
-        check_kind(
-            self.observation, "observation", Observation, "an Observation, such as from observe"
-        )
-
-    def rows(self, index: slice | Tensor) -> DPSStep:
-        """Return the same for these rows of the observation."""
-        return replace(self, observation=self.observation.take(index))
 
     @property
     def facts(self) -> Facts:
@@ -119,21 +127,21 @@ class DPSStep:
 
 
 @dataclass(frozen=True, eq=False)
-class RePaint:
+class RePaint(_Observing):
     r"""Inpainting by replacement, with resampling.
 
-    What is seen is put in place at the noise level reached, and to bring the rest into line with it
-    the step is undone by noise and taken again, n times in all:
+    The observed entries are inserted at the current noise level. To make the rest consistent with
+    them, the step is undone by noise and repeated, n times in total:
 
     .. math::
         x_s = \begin{cases} α_s y + σ_s ε & \text{where seen} \\
         \mathrm{step}(x_t) & \text{elsewhere} \end{cases}, \qquad
         x_t ← \frac{α_t}{α_s} x_s + \sqrt{σ_t^2 - α_t^2 σ_s^2 / α_s^2}\; z
 
-    n = 1 is the replacement method, which conditions on a noised y that has nothing to do with the
-    path of the rest, and is biased however fine the grid. Resampling mends this at n times the
-    cost, and repeats the errors of a step as often, so that it needs a finer grid. A jump is one
-    step of the grid long. The observation must be without noise.
+    n = 1 is the replacement method, which conditions on a noised y that is independent of the path
+    of the rest, and is biased on any grid. Resampling reduces this bias at n times the cost, but
+    repeats the errors of a step as often, so that it needs a finer grid. The length of a jump is
+    one step of the grid. The observation must be without noise.
 
     References:
         | RePaint: Inpainting Using Denoising Diffusion Probabilistic Models (Lugmayr et al., 2022)
@@ -143,11 +151,11 @@ class RePaint:
 
     Arguments:
         transition: The step without an observation, such as `Ancestral()`.
-        observation: Entries that were seen, `Inpainting` without noise.
+        observation: The observed entries, `Inpainting` without noise.
         n_resamples: n ≥ 1.
 
     Raises:
-        ValueError: For another operator, noise, n below 1, or a transition with memory.
+        ValueError: For a different operator, noise, n below 1, or a transition with memory.
     """
 
     transition: Transition
@@ -155,10 +163,7 @@ class RePaint:
     n_resamples: int = 10
 
     def __post_init__(self) -> None:
-        _memoryless(self.transition)
-        check_kind(
-            self.observation, "observation", Observation, "an Observation, such as from observe"
-        )
+        super().__post_init__()
         if not isinstance(self.observation.operator, Inpainting):
             raise ValueError("the operator of the observation must be Inpainting, for RePaint")
         R = self.observation.R
@@ -182,10 +187,6 @@ class RePaint:
     def _replace(self, z: Tensor, y: Tensor) -> Tensor:
         operator = self.observation.linear  # entries: the same of z as of x
         return z + operator.adjoint(y - operator.apply(z))
-
-    def rows(self, index: slice | Tensor) -> RePaint:
-        """Return the same for these rows of the observation."""
-        return replace(self, observation=self.observation.take(index))
 
     @property
     def facts(self) -> Facts:

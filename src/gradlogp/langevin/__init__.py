@@ -1,4 +1,4 @@
-"""Langevin dynamics: kernels that keep a density, the driver that runs them, and their chains."""
+"""Langevin dynamics: kernels that leave a density invariant, their driver, and chains."""
 
 from .chain import Chain as Chain
 from .evidence import Evidence as Evidence

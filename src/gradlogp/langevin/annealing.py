@@ -1,4 +1,4 @@
-"""Particles moved through levels between two densities, their weights, and what both ways say."""
+"""Particles moved through levels between two densities, and their weights in both directions."""
 
 from __future__ import annotations
 
@@ -65,8 +65,8 @@ def anneal(
 
     .. math:: \log w = \sum_k (b_{k+1} - b_k) \left(\log p_1(x_k) - \log p_0(x_k)\right)
 
-    From draws x of the first level E w is Z(last)/Z(first), for all kernels that keep their level.
-    With levels that fall it is the way back.
+    For draws x of the first level E w is Z(last)/Z(first), for all kernels that leave their level
+    invariant. Descending levels give the reverse direction.
 
     References:
         | Nonequilibrium Equality for Free Energy Differences (Jarzynski, 1997)
@@ -80,8 +80,8 @@ def anneal(
         base: p_0.
         levels: b, from the first to the last.
         kernels: One for each level in between.
-        n_steps: Steps of the kernel at a level.
-        generator: Where the noise comes from.
+        n_steps: Number of steps of the kernel at a level.
+        generator: Source of the noise.
     """
     log_w = x.new_zeros(len(x), dtype=torch.float64)
     increments, acceptances = [], []
@@ -125,10 +125,10 @@ def moved(
 
 
 class Bridge(NamedTuple):
-    """What joins both directions: log Z, its error, the overlap, and how far they contradict.
+    """The combination of both directions: log Z, its error, the overlap, and their contradiction.
 
-    `contradiction` is in standard errors: whether densities of forward and reverse values differ by
-    the factor w/Z.
+    `contradiction` is in standard errors: it tests whether the densities of forward and reverse
+    values differ by the factor w/Z.
     """
 
     log_z: float
@@ -146,9 +146,9 @@ def bridge(
         \sum_{i \le n} (1 - f(\log w_i)) = \sum_{j \le m} f(-\log w'_j), \quad
         f(v) = \frac{1}{1 + \frac{m}{n} e^{v - \log Z}}
 
-    with f the probability that the value v is that of a particle that went forward. Among all bridges
-    it has the least variance, (2/n) (1/I − 1) for n + n independent particles with
-    I = ∫ 2 p q / (p + q), and it is finite where that of a mean of weights is not. Kernels have to be
+    with f the probability that the value v belongs to a forward particle. Among all bridges this
+    one has the smallest variance, (2/n) (1/I − 1) for n + n independent particles with I = ∫ 2 p q
+    / (p + q), and its variance is finite even if that of a mean of weights is not. Kernels must be
     reversible.
 
     References:
@@ -160,8 +160,8 @@ def bridge(
     Arguments:
         forward: log w, whose mean weight is Z.
         reverse: log w', whose mean weight is 1/Z.
-        batches: For reverse values that are correlated in their order: so many batches of neighbours
-            give the error of their mean.
+        batches: For reverse values that are correlated in their order: the number of batches of
+            neighbours from which the error of their mean is estimated.
     """
     from scipy.optimize import brentq
 

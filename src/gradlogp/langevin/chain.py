@@ -1,4 +1,4 @@
-r"""What a run of a kernel returns, and how far averages over it can be trusted.
+r"""The result of a run of a kernel, and how far averages over it can be trusted.
 
 The statistics are in `diagnostics`.
 """
@@ -33,7 +33,7 @@ SAMPLE_STATS = {
     "energy": "energy",
     "step_size": "step_size",
 }
-"""What ArviZ calls the things that a step tells; others keep their names."""
+"""ArviZ's names of the entries of info; others keep their names."""
 
 
 class Row(NamedTuple):
@@ -55,13 +55,13 @@ class Summary:
     Arguments:
         rows: One for each coordinate.
         n_chains: Number of chains.
-        n_draws: Draws kept of each.
-        acceptance: Mean probability of acceptance of the draws, where the kernel has one.
-        divergent_chains: Chains with a step that became NaN or infinite.
+        n_draws: Number of draws of each chain.
+        acceptance: Mean probability of acceptance of the draws, if the kernel has one.
+        divergent_chains: Number of chains with a step that became NaN or infinite.
         divergences: Number of such steps.
-        complete: Whether the run came to its end.
+        complete: Whether the run was completed.
         lowest_acceptance: The smallest mean acceptance of one chain.
-        verdict: Whether the draws can be trusted, and why not: `Chain.verdict`.
+        verdict: Whether the draws can be trusted, and if not, why: `Chain.verdict`.
     """
 
     rows: list[Row]
@@ -112,27 +112,27 @@ class Summary:
 
 @dataclass(frozen=True, eq=False)
 class Chain:
-    """What `gradlogp.run` returns.
+    """The result of `gradlogp.run`.
 
     Arguments:
-        draws: `(chain, draw, *event)`; on the CPU or in a file where `run` was told so. Of named
-            parameters their values, flattened and one after another; `chain["name"]` has one.
-        info: What the kernel tells of each draw, a named tuple with entries `(chain, draw)`.
+        draws: `(chain, draw, *event)`; on the CPU or in a file if `run` was called with `keep=`.
+            For named parameters their values, flattened and concatenated; `chain["name"]` has one.
+        info: What the kernel reports about each draw, a named tuple with entries `(chain, draw)`.
         state: The last state of every chain.
-        complete: False where Ctrl-C ended the run early.
-        divergences: How many steps of each chain became NaN or infinite, `(chain,)`, with burn-in
-            and thinned steps, but not a burn-in in which the kernel was tuned; None for a kernel
-            that does not tell.
-        step_size: That of the kernel, where it is one number.
-        resume: What `run(..., resume=...)` goes on from: tensors, numbers and strings, which
-            `torch.save` writes and `torch.load(..., weights_only=True)` reads.
-        kernel: The kernel of the draws: the one given, or what `adapt` made of it.
+        complete: False if Ctrl-C ended the run early.
+        divergences: How many steps of each chain became NaN or infinite, `(chain,)`, including
+            burn-in and thinned steps, but not a burn-in in which the kernel was tuned; None for a
+            kernel that does not report them.
+        step_size: The step size of the kernel, if it is one number.
+        resume: The state from which `run(..., resume=...)` continues: tensors, numbers and
+            strings, which `torch.save` writes and `torch.load(..., weights_only=True)` reads.
+        kernel: The kernel of the draws: the given one, or its tuned version after `adapt`.
         target: The density that was sampled.
-        failures: How many proposals the target failed at, for each error.
-        warmup: What came of tuning the kernel, a `WarmUp`.
-        start: Where `sample` started, a `Start`.
-        parameters: Names and shapes of what the draws are, where the target has them; `state` has the
-            free numbers behind them.
+        failures: The number of proposals at which the target failed, for each error.
+        warmup: The result of tuning the kernel, a `WarmUp`.
+        start: The starting points of `sample`, a `Start`.
+        parameters: Names and shapes of the parameters, if the target has them; `state` has the
+            unconstrained numbers behind them.
     """
 
     draws: Tensor
@@ -151,25 +151,25 @@ class Chain:
 
     @classmethod
     def open(cls, path: str | os.PathLike[str], target: Density | None = None) -> Chain:
-        """Open the draws that `run` or `sample` keep in a file, even while they are being made.
+        """Open the draws that `run` or `sample` keep in a file, even during the run.
 
-        Only draws that are complete are there, with their information, as of the last time that the
-        run saved; the files are read as they are used, and what is changed here stays here. `resume`
-        goes on from there in memory or in another file; to end the run itself, pass its path to
-        `run` or `sample` as `resume`.
+        The chain has the complete draws, with their information, up to the last time that the run
+        saved. The files are read on use, and changes to the tensors are not written. `resume`
+        continues from there in memory or in another file; to complete the run itself, pass its
+        path to `run` or `sample` as `resume`.
 
         Arguments:
             path: The file of the draws.
-            target: The density that was sampled, which a file cannot hold: the verdict asks it, and
-                constraints of named parameters are its own.
+            target: The density that was sampled, which the file does not contain: the verdict
+                needs it, and so do constraints of named parameters.
 
         Returns:
-            The chain as `run` returns it; `kernel` is None if it was made of functions, and the
-            last state of the warm-up is gone.
+            The chain as `run` returns it; `kernel` is None if it consists of functions, and the
+            last state of the warm-up is missing.
 
         Raises:
-            ValueError: If it is not the file of a run, is damaged or was cut, or the target has
-                other parameters.
+            ValueError: If it is not the file of a run, is damaged or truncated, or the target has
+                different parameters.
         """
         from .run.reading import open_chain
 
@@ -202,7 +202,7 @@ class Chain:
         """Return the draws of one parameter, `(chain, draw, *shape)`.
 
         Raises:
-            ValueError: If the target has no named parameters, or none of this name.
+            ValueError: If the target has no named parameters, or none with this name.
         """
         named = self._named()
         if name not in named:
@@ -221,7 +221,8 @@ class Chain:
             For each name in that dictionary draws `(chain, draw, *event)`.
 
         Raises:
-            ValueError: If the target has no named parameters, or f returns something else.
+            ValueError: If the target has no named parameters, or f does not return such a
+                dictionary.
         """
         named = {name: x.flatten(0, 1) for name, x in self._named().items()}
         assert self.parameters is not None
@@ -247,9 +248,9 @@ class Chain:
         r"""Return mean, error and mixing of every coordinate, and the verdict.
 
         R-hat is rank-normalised, split and folded; the effective sample sizes are those of the
-        bulk and of the quantiles 0.05 and 0.95. Look for R-hat below 1.01 and effective sizes
+        bulk and of the quantiles 0.05 and 0.95. R-hat should be below 1.01, and effective sizes
         above 100 per chain. R-hat of one chain, and everything for fewer than 4 draws, is NaN; so
-        is R-hat where all draws agree.
+        is R-hat if all draws are equal.
 
         References:
             | Rank-Normalization, Folding, and Localization: An Improved R-hat for Assessing
@@ -303,22 +304,22 @@ class Chain:
         observed: Observed | None = None,
         predict: Callable[..., Tensor] | None = None,
     ) -> Any:
-        """Return the draws under the names of ArviZ, as `arviz.from_dict` of ArviZ 1 takes them.
+        """Return the draws under the names of ArviZ, in the form of `arviz.from_dict` of ArviZ 1.
 
         Arguments:
-            name: Of the variable, where the target has no named parameters; else each parameter is
-                a variable of its own shape.
-            tree: Whether to return a DataTree of xarray, which needs arviz-base; else a dict
-                `{"posterior": {name: draws}, "sample_stats": {...}}` of NumPy arrays, in which
-                lp, acceptance_rate, diverging, energy and step_size stand where they are known; lp is
-                the log-density of what moves, with the Jacobian of named parameters.
-            observed: The target, for the groups `observed_data` and `log_likelihood`, `(chain, draw,
-                N)`, each with one variable `y`: what `arviz.loo` reads.
+            name: The name of the variable, if the target has no named parameters; otherwise each
+                parameter is a variable with its own shape.
+            tree: Whether to return a DataTree of xarray, which needs arviz-base; otherwise a dict
+                `{"posterior": {name: draws}, "sample_stats": {...}}` of NumPy arrays, with lp,
+                acceptance_rate, diverging, energy and step_size if they are known; lp is the
+                log-density of the unconstrained numbers, with the Jacobian of named parameters.
+            observed: The target, for the groups `observed_data` and `log_likelihood`, `(chain,
+                draw, N)`, each with one variable `y`, which `arviz.loo` reads.
             predict: Draws new outcomes, see `Observed.predict`, for a group `posterior_predictive`.
 
         Raises:
-            ValueError: If a tree is asked for and arviz-base is not installed; for `predict` without
-                `observed`, or an `observed` with other parameters than these draws.
+            ValueError: If a tree is requested and arviz-base is not installed; for `predict`
+                without `observed`, or an `observed` whose parameters are not those of the draws.
         """
         stats = {
             SAMPLE_STATS.get(key, key): _numpy(value) for key, value in self.info._asdict().items()

@@ -20,16 +20,16 @@ class Mixing(NamedTuple):
     """How well chains mix, coordinate by coordinate.
 
     Attributes:
-        n_split: Half chains, or groups of them, which R-hat compares.
-        r_hat: The larger of rank-normalised split R-hat and the same of folded draws; nested for
-            many chains.
+        n_split: Number of half chains, or groups of them, that R-hat compares.
+        r_hat: The larger of rank-normalised split R-hat and that of folded draws; nested for many
+            chains.
         ess_bulk: Effective size of x; for many chains from the means of chains.
-        ess_tail: The smaller of those of the indicators of the 5 % and 95 % quantiles.
+        ess_tail: The smaller effective size of the indicators of the 5 % and 95 % quantiles.
         ess_square: Effective size of (x − mean)².
         mcse_mean: Standard error of the mean.
-        memory: Correlation of the last with the first draw over many chains; else None.
-        drift: Standard errors from the first half of the draws to the second over many chains;
-            else None.
+        memory: Correlation of the last with the first draw over many chains; otherwise None.
+        drift: Difference of the halves of the draws in standard errors, over many chains;
+            otherwise None.
     """
 
     n_split: int
@@ -43,7 +43,7 @@ class Mixing(NamedTuple):
 
 
 def mixing(x: Float[Tensor, "chain draw d"]) -> Mixing:
-    """Return how well chains mix: as ArviZ does, or by the means of many short chains.
+    """Return how well chains mix: as in ArviZ, or from the means of many short chains.
 
     R-hat of one chain, and everything for fewer than 4 draws, is NaN.
 
@@ -119,8 +119,8 @@ def ess(x: Float[Tensor, "d chain draw"]) -> Float[Tensor, " d"]:
     .. math:: \frac{M n}{τ}, \quad τ = -1 + 2 \sum_{j < K} P_j + ρ_{2K}, \quad
         P_j = \min_{i ≤ j}(ρ_{2i} + ρ_{2i + 1})
 
-    with autocorrelations ρ over chains of different means, up to the first pair K that is not
-    positive; τ is at least 1/log₁₀(M n), for chains that are better than independent.
+    with autocorrelations ρ over chains with different means, up to the first pair K that is not
+    positive; τ is at least 1/log₁₀(M n), for chains that are better than independent draws.
 
     References:
         | Practical Markov Chain Monte Carlo (Geyer, 1992): the initial monotone sequence
@@ -193,8 +193,8 @@ def e_bfmi(energy: Float[Tensor, "chain draw"]) -> Float[Tensor, " chain"]:
 
     .. math:: \frac{\sum_n (H_n - H_{n-1})^2}{\sum_n (H_n - \bar H)^2}
 
-    of energies H after steps with a fresh momentum: 1 on N(0, I). Under partial refreshment it is
-    1 − α² there by construction and says nothing.
+    of energies H after steps with a new momentum: 1 on N(0, I). With partial refreshment it is 1 −
+    α² there by construction and carries no information.
 
     References:
         | Diagnosing Suboptimal Cotangent Disintegrations in Hamiltonian Monte Carlo (Betancourt, 2016)

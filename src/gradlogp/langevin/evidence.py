@@ -1,13 +1,14 @@
 r"""The normalising constant of a density, log Z, by annealing from a wide law and back.
 
-Between a base p_0, wide and normalised, and the target p_1 lie p_b ∝ p_0^{1−b} p_1^b. A particle
-that starts at b = 0 and is moved by kernels that keep each level collects
+Between a base p_0, wide and normalised, and the target p_1 lie the levels p_b ∝ p_0^{1−b} p_1^b. A
+particle that starts at b = 0 and is moved by kernels that leave each level invariant has the
+weight
 
 .. math:: \log w = \sum_k (b_{k+1} - b_k) \left(\log p_1(x_k) - \log p_0(x_k)\right), \quad E\, w = Z
 
-whatever the kernels mix; one that starts from the target and goes back collects 1/Z. Both together
-are two samples of one quantity whose densities differ by a factor w/Z, from which log Z follows with
-the least variance (Bennett).
+however well the kernels mix; in the reverse direction, starting from the target, the mean weight
+is 1/Z. Together these are two samples of one quantity whose densities differ by a factor w/Z, from
+which log Z follows with the smallest variance (Bennett).
 """
 
 from __future__ import annotations
@@ -61,16 +62,18 @@ class Evidence:
 
     Arguments:
         log_z: log ∫ exp(log_prob(x)) dx.
-        standard_error: Its error, of both directions and their particles.
-        forward: log Z by the particles from the base alone.
-        reverse: log Z by those from the target alone.
-        ess: Effective numbers of particles behind these two, (Σ w)²/Σ w².
-        overlap: Particles in which both directions overlap, Σ f (1 − f): what the error rests on.
+        standard_error: Its error, from both directions and their particles.
+        forward: log Z from the particles that start at the base alone.
+        reverse: log Z from the particles that start at the target alone.
+        ess: Effective numbers of particles of these two estimates, (Σ w)²/Σ w².
+        overlap: Number of particles in which both directions overlap, Σ f (1 − f), which
+            determines the error.
         levels: b_0 = 0 < … < b_K = 1, `(K + 1,)`.
-        increments: What each level adds to log Z, `(2, K)`: mean of log w forward, which is too small
-            in sum, and of −log w in reverse, too large; the gap is what mixing would save.
-        acceptance: Mean acceptance at the inner levels, `(K − 1,)`; NaN for kernels without.
-        verdict: Whether both directions agree and rest on enough particles.
+        increments: Contribution of each level to log Z, `(2, K)`: the mean of log w forward, whose
+            sum is too small, and of −log w in reverse, whose sum is too large; better mixing
+            narrows the gap.
+        acceptance: Mean acceptance at the inner levels, `(K − 1,)`; NaN for kernels without one.
+        verdict: Whether both directions agree and are based on enough particles.
     """
 
     log_z: float
@@ -136,9 +139,9 @@ def _planned(
     n_steps: int,
     generator: torch.Generator | None,
 ) -> tuple[list[float], list[Kernel[Any, Any]]]:
-    """Choose levels and step sizes by particles that are weighted and drawn anew at each level.
+    """Choose levels and step sizes with particles that are weighted and resampled at each level.
 
-    What they find depends on their past, so that others have to go the way.
+    The choice depends on these particles, so the estimate needs new ones.
     """
     path, kernels, b = [0.0], [], 0.0
     while b < 1:
@@ -189,14 +192,14 @@ def evidence(
     n_steps: int = 5,
     generator: torch.Generator | None = None,
 ) -> Evidence:
-    r"""Estimate log Z = log ∫ exp(log_prob(x)) dx of a density from which there are draws.
+    r"""Estimate log Z = log ∫ exp(log_prob(x)) dx of a density from draws of it.
 
-    Particles go from the base to the target and others from draws of the target back, through the
-    same levels p_b ∝ p_0^{1−b} p_1^b with the same kernels; `bridge` joins them. The base has to be
-    the wide end. Where the target is wider by a factor of 2 in variance along any direction, weights
-    have infinite variance whenever kernels mix slowly, and nothing in their spread shows it: the
-    verdict then says so. What no weight shows is a part of the target that neither end has seen, or
-    of two mirror images that the draws have only one.
+    Particles move from the base to the target and others from draws of the target back, through
+    the same levels p_b ∝ p_0^{1−b} p_1^b with the same kernels; `bridge` combines them. The base
+    must be the wide end. If the target is wider by a factor of 2 in variance along any direction,
+    weights have infinite variance whenever kernels mix slowly, and their spread does not show it:
+    the verdict then says so. Weights cannot reveal a part of the target that neither end has seen,
+    nor that the draws contain only one of two mirror images.
 
     References:
         | Annealed Importance Sampling (Neal, 2001)
@@ -205,22 +208,24 @@ def evidence(
         | https://arxiv.org/abs/1511.02543
 
     Arguments:
-        target: A density with log_prob, up to the constant that is looked for.
+        target: A density with log_prob, up to the unknown constant.
         draws: Draws of it: independent ones `(n, *event)`, or a `Chain`, whose draws are spread over
             the run and may be correlated.
         base: p_0, normalised; by default the normal law with the mean of the draws and twice their
             covariance.
         kernel: A reversible kernel with a Metropolis step; its step size is tuned at every level. By
             default `MALA` with the covariance of the base as its preconditioner.
-        levels: 0 = b_0 < … < b_K = 1; by default each is as far as leaves an effective nine tenths of
-            equal weights.
-        n_particles: Particles from the base; as many go back, or as there are draws.
-        n_steps: Steps of the kernel at each level.
-        generator: Where the noise comes from.
+        levels: 0 = b_0 < … < b_K = 1; by default each step is such that the effective number of
+            particles falls to nine tenths.
+        n_particles: Number of particles from the base; as many move back, or as many as there are
+            draws.
+        n_steps: Number of steps of the kernel at each level.
+        generator: Source of the noise.
 
     Raises:
-        ValueError: For levels that do not rise from 0 to 1, a kernel that does not keep its target or
-            is not reversible, draws too few to fit a base to, or not finite.
+        ValueError: For levels that do not rise from 0 to 1, a kernel that does not leave its
+            target invariant or is not reversible, or draws that are not finite or too few to fit a
+            base.
 
     Examples:
         >>> target = glp.as_target(log_prob=lambda x: -x.square().sum(1) / 2, event_shape=(1,))

@@ -1,4 +1,4 @@
-"""A target that may fail in a proposal, and may not at the start."""
+"""A target that may fail in a proposal, but not at the start."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ..core import Density
 from ..distributions.as_target import has_log_prob
 
 ROWS = 4
-"""Rows that are asked for again, alone and in another order."""
+"""Rows that are evaluated again, alone and in a different order."""
 
 SINGLE = 2.0**-23
 """Rounding of float32, which a function may compute in whatever the dtype of x."""
@@ -28,8 +28,8 @@ def check_rows(target: Density, x: Tensor) -> None:
         x: Points, `(B, *event)`.
 
     Raises:
-        ValueError: For such a log-density or score. Nothing is said of one that is not finite there,
-            fails, or gives other values when it is asked again.
+        ValueError: For such a log-density or score. Functions that are not finite there, fail, or
+            return different values when called again are not judged.
     """
     x = x[:ROWS]
     if len(x) < 2:
@@ -65,17 +65,17 @@ def check_rows(target: Density, x: Tensor) -> None:
 class Guarded:
     """A target whose errors and non-finite points count as NaN, once `lenient` is set.
 
-    A function of the user may raise where a proposal lies outside of what it can compute: a Cholesky
-    factor of a matrix that is not positive definite, parameters that a law of `torch.distributions`
-    refuses. Such a proposal is rejected like any other that is not finite, and counted. Before
-    that, at the start of the chains, every error is raised.
+    A user's function may raise an error if it cannot be computed at a proposal: a Cholesky factor
+    of a matrix that is not positive definite, parameters that a law of `torch.distributions`
+    refuses. Such a proposal is rejected like any other that is not finite, and counted. At the
+    start of the chains, every error is raised.
 
     Arguments:
         target: The density.
 
     Attributes:
         lenient: Whether to count errors instead of raising them.
-        failures: How many points failed with which error.
+        failures: The number of points that failed with each error.
     """
 
     def __init__(self, target: Density) -> None:

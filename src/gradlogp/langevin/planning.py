@@ -1,4 +1,4 @@
-r"""Step sizes of unadjusted Langevin dynamics from curvature, and how many steps a theorem asks.
+r"""Step sizes of unadjusted Langevin dynamics from curvature, and sufficient numbers of steps.
 
 Where −∇² log p has its eigenvalues in [m, L], m > 0, the density is m-strongly log-concave and its
 score L-Lipschitz.
@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ..calculus.lanczos import lanczos
+from ..calculus.conjugate_gradients import lanczos
 from ..core import (
     Density,
     Generator,
@@ -30,8 +30,8 @@ from ..distributions.analytic import Gaussian
 class Curvature(NamedTuple):
     """The extreme eigenvalues m ≤ L of −∇² log p over some points.
 
-    `residual` says how well the iteration has found them: both lie within it of an eigenvalue. The
-    largest eigenvalue is never overestimated, nor the smallest underestimated.
+    `residual` bounds the distance of both from an eigenvalue. The largest eigenvalue is never
+    overestimated, and the smallest never underestimated.
     """
 
     m: float
@@ -47,9 +47,9 @@ class Steps(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """A step size and a number of steps of `ULA` that a theorem says are enough.
+    """A step size and a number of steps of `ULA` that are sufficient by a theorem.
 
-    `exact_gaussian` is what is enough if the density is Gaussian with the same curvature.
+    `exact_gaussian` has those that are sufficient for a Gaussian with the same curvature.
     """
 
     step_size: float
@@ -64,8 +64,8 @@ def step_for_bias(curvature_L: float, relative_bias: float) -> float:
 
     .. math:: h = \frac{2 b}{(1 + b) L}
 
-    for on N(μ, S) the variance 1/l along an eigenvector of S⁻¹ becomes (1/l) / (1 − h l/2), which
-    is largest, and then (1 + b)/L, in the stiffest direction l = L.
+    because on N(μ, S) the variance 1/l along an eigenvector of S⁻¹ becomes (1/l) / (1 − h l/2),
+    and the relative error is largest in the stiffest direction l = L, where this is (1 + b)/L.
 
     Arguments:
         curvature_L: L, the largest eigenvalue of −∇² log p.
@@ -96,14 +96,14 @@ def estimate_curvature(
 ) -> Curvature:
     """Estimate the extreme eigenvalues of −∇² log p at points x, by the Lanczos iteration.
 
-    Each iteration takes one product of the Hessian with a vector, by differentiating the score,
+    Each iteration needs one product of the Hessian with a vector, by differentiating the score,
     which must therefore be a gradient; with as many iterations as coordinates it is exact.
 
     Arguments:
         target: The density; its score must be differentiable by autograd.
-        x: Points; a bound for all x it is only if these are where curvature is extreme.
-        n_iterations: Iterations, at most the number of coordinates are made.
-        generator: Where the starting vectors come from.
+        x: Points; the result is a bound for all x only if the curvature is extreme at these.
+        n_iterations: Number of iterations, limited by the number of coordinates.
+        generator: Source of the starting vectors.
 
     Raises:
         ValueError: For no points or iterations, a score that autograd cannot differentiate, or
@@ -136,7 +136,7 @@ def estimate_curvature(
 
 
 def gaussian_bias(eigenvalues: Float[Tensor, " d"], step_size: float) -> float:
-    r"""Return the W₂ distance between N(μ, S) and the law that `ULA` keeps in its place.
+    r"""Return the W₂ distance between N(μ, S) and the stationary law of `ULA`.
 
     .. math:: W_2^2 = \sum_l \frac1l \left((1 - h l/2)^{-1/2} - 1\right)^2
 
@@ -156,17 +156,16 @@ def plan_steps(
     metric: Literal["w2"] = "w2",
     distance: float | None = None,
 ) -> Plan:
-    r"""Return a step size and a number of steps that bring `ULA` within an accuracy of p, proven.
+    r"""Return a step size and a number of steps for which `ULA` provably reaches an accuracy.
 
     .. math::
         h \le \frac{2}{m + L}: \quad
         W_2(ν_K, p) \le (1 - m h)^K\, W_2(ν_0, p) + 1.65\, \frac{L}{m} \sqrt{h d}
 
-    One half of the accuracy is given to each of the terms. The bound holds for every density of
-    that curvature and is far from sharp for most: on a Gaussian the bias is of order h. What is
-    needed there stands in `exact_gaussian`: h for a `gaussian_bias` of half the accuracy, and
-    (1 − m h)^K (W₂(ν_0, p) + bias) for the rest; where only (m, L, d) are known, all eigenvalues
-    are taken to be L.
+    Each term gets half of the accuracy. The bound holds for every density with this curvature and
+    is far from sharp for most: on a Gaussian the bias is of order h. `exact_gaussian` has what is
+    needed there: h for a `gaussian_bias` of half the accuracy, and (1 − m h)^K (W₂(ν_0, p) + bias)
+    for the rest; if only (m, L, d) are known, all eigenvalues are assumed to be L.
 
     References:
         | User-Friendly Guarantees for the Langevin Monte Carlo with Inaccurate Gradient
@@ -176,7 +175,7 @@ def plan_steps(
     Arguments:
         problem: A Gaussian, or (m, L, d): the extreme eigenvalues of −∇² log p over all x, as from
             `estimate_curvature`, and the dimension.
-        accuracy: The W₂ distance that is wanted.
+        accuracy: The W₂ distance to reach.
         metric: Only `w2`.
         distance: W₂(ν_0, p); √(d/m) by default, which holds for chains that start at the
             mode.

@@ -1,4 +1,4 @@
-"""The one call: from a density to draws, with a verdict."""
+"""From a density to draws with a verdict, in one call."""
 
 from __future__ import annotations
 
@@ -34,8 +34,7 @@ from .kernels import BAOAB, HMC, MCLMC, facts_of
 from .run import run
 from .run.driver import check_progress, show
 from .run.reading import kernel_of
-from .run.store import Keep
-from .run.stream import Place, check_keep
+from .run.stream import Keep, Place, check_keep
 from .tuning import Adaptation, choose_step
 from .tuning.adaptation import LEAST
 from .tuning.start import ONE_POINT, find_start
@@ -64,33 +63,34 @@ def sample(
 
     1. Starts: the best normal laws along quasi-Newton paths (`langevin.find_start`).
     2. Warm-up: step sizes for each chain and one metric for all (`langevin.warm_up`).
-    3. Draws, with a kernel that changes no more: `HMC` with jittered paths, whose mean length follows
-       from the step; `BAOAB` for a target without a log-density.
-    4. `Chain.verdict`, computed when it is first asked for: look at it before anything else.
+    3. Draws, with a kernel that no longer changes: `HMC` with jittered paths, whose mean length
+       follows from the step; `BAOAB` for a target without a log-density.
+    4. `Chain.verdict`, computed on first access: look at it before anything else.
 
     Arguments:
         target: A density, made by `as_target` from any function.
-        n_draws: Draws of each chain.
-        n_chains: Chains; one alone is never judged to be ok.
-        n_warmup: Most steps of the warm-up; below 40 nothing is tuned.
-        start: Starting points; no others are looked for then.
-        kernel: Another kernel: its step size and preconditioner are tuned, if it has an acceptance. Of
-            `MCLMC` step size and length are, by `tune_mclmc` in the first half of the warm-up, in the
-            metric of the start unless it has one; the verdict names the bias that is left.
-        keep: Where draws go, as in `run`.
-        generator: Where the randomness comes from.
+        n_draws: Number of draws of each chain.
+        n_chains: Number of chains; a single chain is never judged ok.
+        n_warmup: Maximum number of steps of the warm-up; below 40 nothing is tuned.
+        start: Starting points, instead of a search for them.
+        kernel: A kernel to use instead: its step size and preconditioner are tuned, if it has an
+            acceptance. For `MCLMC` step size and length are tuned by `tune_mclmc` in the first
+            half of the warm-up, in the metric of the start unless it has one; the verdict states
+            the remaining bias.
+        keep: Where to store draws, as in `run`.
+        generator: Source of all randomness.
         progress: Called as progress(done, total, note=...), as in `run`.
-        resume: The path that a call was to `keep` its draws in: takes the draws that are left,
-            however that call ended. A warm-up that was not over begins again, where it began then.
-            Only the target is needed, and the kernel if one was given.
-        processes: Those that divide the chains among them, as in `run`; starts and warm-up are made
-            in each alike.
+        resume: The path that an earlier call had as `keep`: performs the remaining draws, however
+            that call ended. An unfinished warm-up is repeated from its start. Only the target is
+            needed, and the kernel if one was passed.
+        processes: Processes that divide the chains among them, as in `run`; starts and warm-up are
+            computed in each.
 
     Raises:
-        ValueError: For counts below 1, a target that does not say the shape of a draw and has no
-            start, one that is not finite where it starts, or one whose value at a point depends on
-            the other points of a batch; for a `resume` of another run.
-        OSError: As `run`.
+        ValueError: For counts below 1, a target without event shape and start, one that is not
+            finite at the start, or one whose value at a point depends on the other points of a
+            batch; for a `resume` of a different run.
+        OSError: As in `run`.
 
     Examples:
         >>> target, g = glp.Gaussian([1.0, -1.0]), torch.Generator().manual_seed(0)

@@ -4,9 +4,9 @@ Beyond a high threshold the excesses of any law that is not exotic are those of 
 
 .. math:: P(Y > y) = (1 + k y/σ)^{-1/k}
 
-whose shape k is 1/ν for Student's t with ν degrees of freedom and 0 for normal and exponential tails. A
-variance exists for k < 1/2, an error of an estimated variance for k < 1/4. Draws say that with an
-error; where the log-density is known, its slope far out says it exactly.
+whose shape k is 1/ν for Student's t with ν degrees of freedom and 0 for normal and exponential
+tails. A variance exists for k < 1/2, an error of an estimated variance for k < 1/4. Draws
+determine k with an error; if the log-density is known, its slope far out determines it exactly.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def tail_shape(x: Float[Tensor, "n d"]) -> Fit:
     r"""Return the generalised Pareto shape of the largest |x − median|, coordinate by coordinate.
 
     From the min(n/5, 3√n) largest of n, by the approximate posterior mean of Zhang & Stephens; NaN
-    where a quarter of them are equal, as of chains that stay where they are.
+    if a quarter of them are equal, as for chains that do not move.
 
     References:
         | A New and Efficient Estimation Method for the Generalized Pareto Distribution
@@ -82,10 +82,10 @@ def tail_shape(x: Float[Tensor, "n d"]) -> Fit:
 
 
 def critical_shape(n_tail: Float[Tensor, " d"]) -> Float[Tensor, " d"]:
-    r"""Return the shape from which on a variance may not exist.
+    r"""Return the shape above which a variance may not exist.
 
-    A law with fourth moments exceeds it in one of d coordinates with a chance of 5 %, and it is no more
-    than one error below 1/2. The error of k from m independent excesses is (1 + k)/√m.
+    A law with fourth moments exceeds it in one of d coordinates with a probability of 5 %, and it
+    is no more than one error below 1/2. The error of k from m independent excesses is (1 + k)/√m.
     """
     z = torch.special.ndtri(torch.tensor(1 - ALPHA / len(n_tail), dtype=torch.float64))
     root = n_tail.clamp(min=1).sqrt()
@@ -103,8 +103,8 @@ class Falls(NamedTuple):
 def falls(target: Any, x: Float[Tensor, "n *event"]) -> Falls:
     """Return how log p falls with log r far from the draws; NaN where it cannot be computed.
 
-    Where the slope along an axis is −3 or more for some values of the others, that coordinate has no
-    variance; where that along rays of d dimensions is −(d + 2) or more, |x| has none.
+    If the slope along an axis is −3 or more for some values of the others, that coordinate has no
+    variance; if the slope along rays in d dimensions is −(d + 2) or more, |x| has none.
     """
     flat = x.flatten(1)
     d = flat.shape[1]
@@ -132,8 +132,8 @@ def heavy(
 
     Arguments:
         x: The draws.
-        ess_tail: Their effective sizes in the tails, which say how many excesses are independent.
-        names: Of the coordinates.
+        ess_tail: Their effective sizes in the tails: how many excesses are independent.
+        names: Names of the coordinates.
         target: The density of x itself, if it has a log-density.
     """
     useful = "; medians and quantiles can be used"

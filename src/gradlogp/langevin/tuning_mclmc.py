@@ -68,28 +68,29 @@ def tune_mclmc(
 
     .. math:: \frac{\mathrm{Var}(W)}{d} = v, \qquad L = \sqrt{\mathrm{tr}\, C}
 
-    with W the change of the energy in a step and C the covariance of y = P^{−1/2} x. The chains run
-    in stretches that double in length, the last being about half of all. After each h is multiplied
-    by the eighth root of what Var(W)/d lacks, and L set to the spread that was seen. (Var(W) grows
-    like h⁶, and with `two-stage` like h¹⁰ on a Gaussian: a higher root overshoots for neither.)
+    with W the change of the energy in a step and C the covariance of y = P^{−1/2} x. The chains
+    run in segments that double in length, the last being about half of all steps. After each
+    segment h is multiplied by the eighth root of v d/Var(W), and L is set to the observed spread.
+    (Var(W) grows like h⁶, and with `two-stage` like h¹⁰ on a Gaussian: the eighth root overshoots
+    for neither.)
 
-    The variance of the energy is a stand-in for the bias, and v = 5e−4 leaves much: on N(0, I)
-    in many dimensions variances come out 3.7 % too large with `leapfrog`, 2.0 % too small with
-    `minimal norm`, 1.6 % with `two-stage`. A bias of b takes about v = 5e−4 (b/0.0365)³ with
-    `leapfrog`. It is an average over directions, in which a single stiff one hides: compare variances
-    with those of half the step.
+    The variance of the energy is a proxy for the bias, and v = 5e−4 leaves a considerable one: on
+    N(0, I) in many dimensions variances are 3.7 % too large with `leapfrog`, 2.0 % too small with
+    `minimal norm`, 1.6 % with `two-stage`. A bias of b needs about v = 5e−4 (b/0.0365)³ with
+    `leapfrog`. It is an average over directions, which can hide a single stiff one: compare
+    variances with those at half the step.
 
     References:
         | Microcanonical Hamiltonian Monte Carlo (Robnik, De Luca, Silverstein & Seljak, 2023)
         | https://arxiv.org/abs/2212.08549
 
     Arguments:
-        kernel: With the step size and length to begin with.
+        kernel: A kernel with the initial step size and length.
         target: The density.
         x: Starting points.
-        n_steps: Steps in all; at least 30, better some hundreds.
+        n_steps: Total number of steps; at least 30, better some hundreds.
         energy_variance: v.
-        generator: Where the noise comes from.
+        generator: Source of the noise.
 
     Raises:
         ValueError: For too few steps, or an energy variance that is not positive.

@@ -1,8 +1,8 @@
 r"""Whether a run can be trusted: every check that draws, energies and scores allow, in words.
 
-The bars are stated in standard errors, corrected for how many coordinates are looked at, so that exact
-independent draws pass: a fixed bar such as R-hat below 1.01 would refuse one run in two of 4 × 50
-perfect draws, and let pass what 10⁵ draws show to be wrong.
+The bars are stated in standard errors, corrected for the number of coordinates, so that exact
+independent draws pass: a fixed bar such as R-hat below 1.01 would refuse one of two runs of 4 × 50
+perfect draws, and accept errors that 10⁵ draws reveal.
 """
 
 from __future__ import annotations
@@ -57,18 +57,18 @@ Z = 5.0
 """Standard errors from which Stein's identity counts as broken."""
 
 CHECKED = 2000
-"""Draws at which scores are asked for again."""
+"""Draws at which scores are evaluated again."""
 
 
 def judge(chain: Chain) -> Verdict:
     """Return whether the draws of a chain can be trusted, with reasons in words.
 
-    Judged are, where they are known: R-hat, rank-normalised, split and folded (over many chains whether
-    they have forgotten their starts, and drift); effective sizes of x, of its tails and of x²;
-    whether a variance exists (`tails`); acceptances of single chains, divergences, E-BFMI under full
-    refreshment; the score against differences of the log-density; and of unadjusted kernels whether
-    draws have left the support, and Stein's identity E[(x_i − m_i) s_i(x)] = −1, which their bias
-    breaks.
+    The verdict is based on those of the following that are known: R-hat, rank-normalised, split
+    and folded (for many chains whether they have forgotten their starts, and drift); effective
+    sizes of x, of its tails and of x²; whether a variance exists (`tails`); acceptances of single
+    chains, divergences, E-BFMI under full refreshment; the score compared with differences of the
+    log-density; and for unadjusted kernels whether draws have left the support, and Stein's
+    identity E[(x_i − m_i) s_i(x)] = −1, which their bias violates.
 
     Examples:
         >>> target, g = glp.Gaussian([0.0]), torch.Generator().manual_seed(0)
@@ -239,7 +239,7 @@ def _chains(chain: Chain) -> list[str]:
 
 
 def _has_nan_border(chain: Chain) -> bool:
-    """Tell whether the log-density is NaN at many points twice as far out as draws."""
+    """Return whether the log-density is NaN at many points twice as far out as draws."""
     free = None if chain.target is None else free_draws(chain)
     if free is None or not has_log_prob(chain.target):
         return False
@@ -328,8 +328,8 @@ def stein(target: Any, draws: Tensor) -> tuple[Tensor, Tensor] | None:
 
     .. math:: E[(x_i - c_i)\, s_i(x)] = -1
 
-    for the law whose score s is, whatever c is; 1 + the mean over draws is about the relative
-    bias of the variance for a normal law. The error comes from the means of single chains' pieces.
+    for the law with score s and any c; 1 + the mean over draws is about the relative bias of the
+    variance for a normal law. The error is estimated from the means of pieces of single chains.
     """
     m, n = draws.shape[:2]
     thin = max(1, m * n // CHECKED)
@@ -353,7 +353,7 @@ def stein(target: Any, draws: Tensor) -> tuple[Tensor, Tensor] | None:
 def score_gap(target: Any, x: Tensor) -> float | None:
     """Return the relative difference between s·v and a central difference of log p along a direction v.
 
-    None where rounding or curvature leaves no digits: two lengths of the difference then disagree.
+    None if rounding or curvature leaves no digits: two lengths of the difference then disagree.
     """
     with torch.no_grad():
         s = target.score(x).flatten(1).double()

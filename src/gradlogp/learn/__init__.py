@@ -1,6 +1,7 @@
 """Learning a score: objectives, training, settings, data, checkpoints.
 
-All but the settings is loaded when first used: the command line reads them before it needs PyTorch.
+Everything except the settings is loaded on first use: the command line reads them before it needs
+PyTorch.
 """
 
 from importlib import import_module

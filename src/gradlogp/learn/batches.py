@@ -18,7 +18,7 @@ from ..scores.model import ScoreModel
 def rows(data: Data, index: Any, like: Tensor) -> Tensor:
     """Return rows of data, from memory or disk, on the device of the model.
 
-    In their own dtype, integers in float64: both keep their digits until they are encoded.
+    They keep their dtype, and integers become float64, so that no digits are lost before encoding.
     """
     part = as_tensor(data[index])
     return part.to(like.device, part.dtype if part.is_floating_point() else torch.float64)
@@ -61,13 +61,7 @@ def check_conditions(model: ScoreModel, condition: Tensor | None, n: int, name: 
 
 
 class Batches:
-    """Rows in an order shuffled anew each epoch; a last, smaller batch is left out.
-
-    Arguments:
-        n: Number of rows.
-        size: Rows a batch, at most n.
-        generator: Where the order comes from.
-    """
+    """Rows in an order shuffled anew each epoch; a last, smaller batch is left out."""
 
     def __init__(self, n: int, size: int, generator: torch.Generator) -> None:
         self.n, self.size, self.generator = n, min(size, n), generator
@@ -82,7 +76,7 @@ class Batches:
         return index
 
     def copy(self) -> Batches:
-        """Return one that goes on alike, and on its own."""
+        """Return a copy that continues in the same way, independently."""
         other = copy.copy(self)
         other.generator = torch.Generator().set_state(self.generator.get_state())
         return other

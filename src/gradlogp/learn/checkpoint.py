@@ -1,18 +1,18 @@
-"""Checkpoints: a directory with weights, configuration and what was run, replaced as a whole.
+"""Checkpoints: a directory with weights, configuration and a record of the run, replaced as a whole.
 
 ========================  ================================================================
 `model.safetensors`       the averaged weights, coordinates, moments, base, scales of the condition
-`averages.safetensors`    more averages of other half-lives, if training kept any
-`config.json`             network, schedule, prediction, condition, base, columns: what rebuilds it
-`run.json`                what was run, on what, with which results
-`training.pt`             raw weights, optimiser and generators: what resuming needs
-`SHA256SUMS`              digests of these files, by which damage is found
+`averages.safetensors`    averages with other half-lives, if training kept any `config.json`
+network, schedule, prediction, condition, base, columns, to rebuild it `run.json`
+settings, data and results of the run `training.pt`             raw weights, optimiser and
+generators, for resuming `SHA256SUMS`              digests of these files, which reveal damage
 ========================  ================================================================
 
-A new checkpoint is written beside the old one and takes its name only when it is complete and on disk.
-One process writes, any number read, and what they read is all of one version. Nothing is ever
-unpickled: weights are safetensors, and the optimiser is loaded with `weights_only=True`. What a file
-says of sizes is compared with the header of the weights before anything is made of that size.
+A new checkpoint is written beside the old one and takes its name only when it is complete and on
+disk. One process writes, any number may read, and each reads a single version. Nothing is ever
+unpickled: weights are safetensors, and the optimiser is loaded with `weights_only=True`. Sizes
+stated in a file are compared with the header of the weights before anything of that size is
+allocated.
 """
 
 from __future__ import annotations
@@ -37,8 +37,7 @@ from ..scores.masked import Mask
 from ..scores.model import ScoreModel
 from . import config as configuration
 from .claim import Claim
-from .config import CONFIG, describe
-from .fields import fits
+from .config import CONFIG, describe, fits
 from .folders import (
     check_file,
     discard,
@@ -60,10 +59,10 @@ FILES = ("model.safetensors", AVERAGES, CONFIG, "run.json", "training.pt")
 
 
 def check_replaceable(directory: str | os.PathLike[str]) -> Path:
-    """Return the path to save to, where nothing or an older checkpoint is.
+    """Return the path to save to, which must be free or an older checkpoint.
 
     Raises:
-        ValueError: If there is something that is no checkpoint: it would be replaced.
+        ValueError: If there is something that is not a checkpoint and would be replaced.
     """
     path, found = Path(os.path.realpath(directory)), find(directory)
     try:
@@ -80,8 +79,8 @@ def claim(directory: str | os.PathLike[str]) -> Claim:
     """Become the one writer of a checkpoint.
 
     Raises:
-        ValueError: If there is something that is no checkpoint.
-        OSError: If another process, or another training in this one, writes there.
+        ValueError: If there is something that is not a checkpoint.
+        OSError: If another process, or another training in this process, writes there.
     """
     return Claim(check_replaceable(directory))
 
@@ -97,25 +96,25 @@ def save(
     training: Mapping[str, Any] | None = None,
     claimed: Claim | None = None,
 ) -> Path:
-    """Write a checkpoint; an old one of that name stays intact until the new one is complete.
+    """Write a checkpoint; an old one with this name stays intact until the new one is complete.
 
-    Files of other names in the old one are kept. Permissions are those of files made now.
+    Other files in the old folder are kept. Permissions are those of newly created files.
 
     Arguments:
-        directory: Where; its parent is created.
+        directory: Its path; the parent directory is created.
         model: The model.
         weights: The state to store instead of the model's own (the averaged weights).
-        averages: More states by their half-life, to choose from when loading.
+        averages: Additional states by their half-life, to choose from when loading.
         run: Provenance and results, JSON.
-        extra: More configuration, JSON, kept under "extra".
-        training: What resuming needs: tensors, numbers and containers of these.
-        claimed: The claim of who writes there more than once.
+        extra: Additional configuration, JSON, stored under "extra".
+        training: The state for resuming: tensors, numbers and containers of these.
+        claimed: The claim of a caller that writes there more than once.
 
     Raises:
-        ValueError: If the directory holds something that is no checkpoint, or the schedule is
+        ValueError: If the directory holds something that is not a checkpoint, or the schedule is
             not one of this library's.
-        OSError: If it cannot be written (the disk is full, or somebody else writes there); nothing
-            is lost then.
+        OSError: If it cannot be written (the disk is full, or another process writes there); then
+            nothing is lost.
     """
     path = check_replaceable(directory)
     config = describe(model) | {"extra": dict(extra or {})}
@@ -151,10 +150,10 @@ def read_config(directory: str | os.PathLike[str], *, verified: bool = True) -> 
 
     Arguments:
         directory: The checkpoint.
-        verified: Whether to compare the file with its digest; `load` does so too.
+        verified: Whether to compare the file with its digest, as `load` does.
 
     Raises:
-        ValueError: If there is no checkpoint, one of another format, or it is damaged.
+        ValueError: If there is no checkpoint, or it has a different format or is damaged.
     """
 
     def read(path: Path) -> dict[str, Any]:
@@ -191,13 +190,13 @@ def load(
 
     Arguments:
         directory: The checkpoint.
-        network: Needed if the network is not one of `NETWORKS`; its weights are replaced.
-        ema: Take the average of this half-life, one of the run's `ema_half_lives`, instead of
-            that of decay `TrainingSettings.ema`.
+        network: Required if the network is not one of `NETWORKS`; its weights are replaced.
+        ema: Use the average with this half-life, one of the run's `ema_half_lives`, instead of
+            that with decay `TrainingSettings.ema`.
 
     Raises:
-        ValueError: If the checkpoint is missing, damaged, of another format, does not fit the
-            network, or has no average of that half-life.
+        ValueError: If the checkpoint is missing or damaged, has a different format, does not fit
+            the network, or has no average with that half-life.
     """
     return read_whole(directory, lambda path: _load(path, network, ema))
 
@@ -253,10 +252,10 @@ def check_scales(model: ScoreModel, file: Path) -> None:
 
 
 def _shapes(file: Path) -> dict[str, tuple[int, ...]]:
-    """Return the shapes of the tensors in a file, from its header: nothing else is looked at.
+    """Return the shapes of the tensors in a file, from its header alone.
 
     Raises:
-        ValueError: If that is no header, or not that of a file of this size.
+        ValueError: If there is no header, or it does not belong to a file of this size.
     """
     check_file(file)
     size = file.stat().st_size

@@ -1,4 +1,4 @@
-"""One writer: a folder belongs to the process that claimed it, until that ends."""
+"""One writer: a folder belongs to the process that claimed it, until that process ends."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ LARGEST = 4096  # bytes of a lock
 
 
 class Claim:
-    """The right to write to a folder: a file `.name.lock` beside it, as long as this lives.
+    """The right to write to a folder: a file `.name.lock` beside it, as long as this object exists.
 
-    The lock names a process by number, host and start. One of a process that has ended is void: there
-    is no such number on this host, or its process started at another time. A lock of another host
-    holds until its file is deleted.
+    The lock identifies a process by number, host and start time. The lock of a process that has
+    ended is void: there is no process with this number on the host, or it started at a different
+    time. A lock of another host is valid until its file is deleted.
 
     Arguments:
         path: The folder; it need not exist.
 
     Raises:
-        OSError: If another claim holds, or no lock can be written.
+        OSError: If another process has a claim, or no lock can be written.
     """
 
     def __init__(self, path: Path) -> None:

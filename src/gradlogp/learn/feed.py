@@ -1,4 +1,4 @@
-"""What a step of training learns from: rows in our order, changed by a function, encoded."""
+"""The data of a training step: rows in our order, augmented by a function, encoded."""
 
 from __future__ import annotations
 
@@ -23,17 +23,18 @@ Augment = Callable[[Tensor, torch.Generator], Tensor]
 class Feed:
     """The rows of one batch after the other, in model coordinates.
 
-    Data in memory are encoded once, where they are; what lies on disk, comes from a dataset or is
-    changed by a function, batch by batch. A function sees the whole batch in every process, so that
-    what it draws does not depend on their number.
+    Data in memory are encoded once, in place; data on disk, from a dataset or changed by a
+    function are encoded batch by batch. The function sees the whole batch in every process, so
+    that its random numbers do not depend on the number of processes.
 
     Arguments:
-        model: Whose coordinates, dtype and device; its frame is fitted.
+        model: The model with the coordinates, dtype and device to use; its frame must be fitted.
         data: `(N, *event)`.
-        size: Rows of a batch.
+        size: Rows per batch.
         augment: The function, or None.
-        processes: Those of the training.
-        seed: Seed of the order, and of what items of a dataset draw; that of the function is another.
+        processes: The processes of the training.
+        seed: Seed of the order, and of the random items of a dataset; the function has a different
+            one.
     """
 
     def __init__(
@@ -52,7 +53,7 @@ class Feed:
             self.z = torch.cat([model.coordinates.encode(x).to(self.like.dtype) for x in parts])
 
     def next(self, step: int) -> tuple[Tensor, Tensor, slice]:
-        """Return the rows of this process, the numbers of all rows of the batch, and which are its own.
+        """Return the rows of this process, the numbers of all rows in the batch, and those of its own.
 
         Arguments:
             step: The number of the step, from 1.

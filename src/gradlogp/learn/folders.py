@@ -1,8 +1,8 @@
 """A folder that is replaced as a whole: a reader finds the old one or the new one, and renames nothing.
 
-Where the system can exchange two names at once (Linux), it does. Elsewhere the old folder waits under
-another name while the new one takes its place, and readers look there too. What is read from several
-files counts only if they were all in one folder: else it is read again.
+If the system can exchange two names atomically (Linux), it does. Otherwise the old folder has
+another name while the new one takes its place, and readers look there too. Files that are read
+together must all have been in the same folder; otherwise they are read again.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _AT_FDCWD, _EXCHANGE = -100, 2
 def fresh_folder(path: Path, known: Collection[str]) -> Path:
     """Return a new, empty folder beside `path`, to be filled and then `put` there.
 
-    What an earlier writer left is cleared away first. Only the one writer may call this.
+    Remains of an earlier writer are removed first. Only the one writer may call this.
     """
     new, old = _beside(path)
     if old.exists() and not path.exists():
@@ -45,9 +45,9 @@ def fresh_folder(path: Path, known: Collection[str]) -> Path:
 
 
 def put(fresh: Path, path: Path, known: Collection[str]) -> None:
-    """Give `fresh` the name `path`, once it is on disk; files not `known` are handed on to it.
+    """Rename `fresh` to `path` once it is on disk; files that are not `known` are moved to it.
 
-    All its files get the permissions of a file that is made now; the folder keeps its own.
+    All its files get the permissions of newly created files; the folder keeps its own.
     """
     (fresh / SUMS).write_text("".join(f"{digest(f)}  {f.name}\n" for f in sorted(fresh.iterdir())))
     mode = stat.S_IMODE((fresh / SUMS).stat().st_mode)
@@ -78,7 +78,7 @@ def _beside(path: Path) -> tuple[Path, Path]:
 
 
 def discard(leftover: Path, path: Path, known: Collection[str]) -> None:
-    """Delete a folder that is no longer needed, but hand on what is not `known`."""
+    """Delete a folder that is no longer needed, but move files that are not `known`."""
     if not leftover.exists():
         return
     for item in leftover.iterdir() if path.exists() else ():
@@ -110,10 +110,10 @@ def find(directory: str | os.PathLike[str]) -> Path:
 
 
 def read_whole(directory: str | os.PathLike[str], read: Callable[[Path], T]) -> T:
-    """Return what `read` makes of the folder, all from one version of it.
+    """Return the result of `read` on the folder, all from one version of it.
 
     Raises:
-        OSError: If for a minute it is replaced each time while it is read.
+        OSError: If for a minute the folder is replaced during each attempt.
     """
     end = time.monotonic() + 60
     while time.monotonic() < end:
@@ -183,7 +183,7 @@ def verify(path: Path) -> None:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Return the JSON object that a file holds.
+    """Return the JSON object in a file.
 
     Raises:
         ValueError: If it is missing or damaged.

@@ -1,4 +1,4 @@
-"""The loss of a batch and its gradients, of all of it at once or of one part after the other."""
+"""The loss of a batch and its gradients, all at once or in parts."""
 
 from __future__ import annotations
 
@@ -22,21 +22,14 @@ def accumulate(
 ) -> Tensor:
     """Add the gradients of the mean loss of a batch to those of the parameters; return the loss.
 
-    Noise and times are those of the whole batch, whoever has which of its rows, so that neither parts
-    nor processes change what is learned, but for rounding.
+    Noise and times are drawn for the whole batch, so that neither parts nor processes change the
+    result, except for rounding.
 
-    Arguments:
-        score: The model in training.
-        objective: What to train with.
-        z: The rows of this process, in model coordinates.
-        condition: One for each.
-        noise: Where noise and times come from.
-        mine: Which rows of the whole batch they are.
-        total: The rows of the whole batch.
-        n_parts: Parts that they are divided into, each of a row at least.
+    z and the conditions are the rows `mine` of a batch of `total`, divided into n_parts parts of a row
+    or more.
 
     Returns:
-        The sum of their losses, divided by the rows of the whole batch.
+        The sum of their losses, divided by the number of rows of the whole batch.
     """
     n_parts = min(n_parts, len(z))
     start, loss = noise.get_state() if n_parts > 1 else None, None

@@ -1,4 +1,4 @@
-"""How good is a model that is being trained: its loss on held-out data, its excess over the floor."""
+"""Measurements of a model in training: its loss on held-out data, its excess over the floor."""
 
 from __future__ import annotations
 
@@ -35,10 +35,10 @@ def conditioned(model: ScoreModel, condition: Tensor | None) -> NoisyScore:
 
 
 class Measurement:
-    """What is measured of a model while it is trained, always on the same points and noise.
+    """Measurements of a model in training, always on the same points and noise.
 
-    Arguments as in `fit`; without held-out data the excess is that of points learned from. `like` is
-    a tensor of the dtype and on the device of the model.
+    Arguments as in `fit`; without held-out data the excess is that on training points. `like` is a
+    tensor with the dtype and device of the model.
     """
 
     def __init__(

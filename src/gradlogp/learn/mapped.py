@@ -1,4 +1,4 @@
-"""Rows of a map-style dataset or of a DataLoader, in an order and with randomness that are ours."""
+"""Rows of a map-style dataset or a DataLoader, with our own order and randomness."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def key(seed: int, step: int, place: int) -> int:
 
 @dataclass(frozen=True)
 class _Keyed(Dataset[Any]):
-    """Items of a dataset, each made with a seed of its own: what it draws depends on nothing else."""
+    """Items of a dataset, each created with its own seed, on which alone its random numbers depend."""
 
     dataset: Any
 
@@ -45,17 +45,19 @@ class _Keyed(Dataset[Any]):
 
 
 class Mapped(Rows):
-    """A dataset as an array of rows, which are made when they are asked for.
+    """A dataset as an array of rows, which are created on request.
 
-    What an item draws, as random crops do, is decided by a seed and by its place in the run: neither
-    the number of workers nor an interruption changes it.
+    Random items, such as random crops, depend on a seed and on their place in the run: neither the
+    number of workers nor an interruption changes them.
 
     Arguments:
-        source: A dataset with `__len__` and `__getitem__`, or a `DataLoader` of one: its workers and
-            `collate_fn` are used, its order is not. Of items that are tuples the first entry is taken.
+        source: A dataset with `__len__` and `__getitem__`, or a `DataLoader` of one: its workers
+            and `collate_fn` are used, but not its order. If items are tuples, the first entry is
+            used.
 
     Raises:
-        ValueError: For a dataset without length or places, or whose items are no arrays of one shape.
+        ValueError: For a dataset without length or indexing, or whose items are not arrays of the
+            same shape.
     """
 
     def __init__(self, source: Any) -> None:
@@ -96,8 +98,8 @@ class Mapped(Rows):
         """Return the rows of one step after the other, loaded ahead by the workers.
 
         Arguments:
-            orders: For each step its number, the rows of the batch, and which of them are wanted.
-            seed: Seed of what the items draw.
+            orders: For each step its number, the rows of the batch, and which of them to load.
+            seed: Seed of random items.
         """
         return self._load(
             [(i, key(seed, step, k)) for k, i in list(enumerate(index.tolist()))[part]]

@@ -1,4 +1,4 @@
-"""How many steps fit into a time, from the speed of real steps; and whether there are enough."""
+"""How many steps fit into a given time, from the speed of real steps, and whether they are enough."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ def clock() -> float:
 def steps_within(
     minutes: float, step: Callable[[], Any], check: Callable[[], Any], agree: Callable[[Any], Any]
 ) -> int:
-    """Return how many steps fit into so many minutes, with the measurements between them.
+    """Return how many steps fit into the given minutes, including the measurements between them.
 
     Arguments:
-        minutes: The time, this measurement included.
-        step: Takes one step; the first, in which things are made that stay, is not counted.
+        minutes: The time, including this measurement.
+        step: Takes one step; the first, which includes one-time work, is not counted.
         check: Measures once on held-out data.
-        agree: Returns what the first of several processes has.
+        agree: Returns the value of the first of several processes.
     """
     began, budget = clock(), 60 * minutes
     step()
@@ -59,15 +59,9 @@ def warn_if_slow(
     steps: int, seconds: float, batch: int, event: torch.Size, device: torch.device,
     minutes: float | None,
 ) -> None:  # fmt: skip
-    """Warn where a CPU is too slow for images or sequences, and say what to do.
+    """Warn if a CPU is too slow for images or sequences, and say what to do.
 
-    Arguments:
-        steps: Steps of the training.
-        seconds: What one takes.
-        batch: Rows of a batch.
-        event: Their shape.
-        device: Where they are computed.
-        minutes: The requested time, if steps follow from it.
+    A step takes so many seconds; the steps may follow from the `minutes` requested.
     """
     if device.type != "cpu" or len(event) < 2:
         return

@@ -1,4 +1,4 @@
-"""Going on from a training state: what a stored one must be like before anything takes it over."""
+"""Continuing from a stored training state, with all checks before anything is used."""
 
 from __future__ import annotations
 
@@ -15,8 +15,7 @@ from torch import Tensor
 
 from ..scores.model import ScoreModel
 from .checkpoint import check_scales, read_training
-from .config import describe
-from .fields import fits, short
+from .config import describe, fits, short
 from .folders import check_file, one_line, verify
 from .settings import TrainingSettings
 
@@ -25,11 +24,11 @@ AGREE = ("network", "schedule", "predicts", "event_shape", "condition", "base")
 
 
 def objective_name(objective: Any) -> str:
-    """Return what tells an objective from others: its name, and the options bound to it.
+    """Return what identifies an objective: its name, and the options bound to it.
 
-    Of a function within another also the numbers and names that it holds, of one without a name its
-    constants; of an object its class, and what its `repr` says. What was wrapped by
-    `functools.wraps` counts as what is in it.
+    For a nested function this includes the numbers and names in its closure, for one without a
+    name its constants, for an object its class and its `repr`. A function wrapped with
+    `functools.wraps` counts as the inner one.
     """
     if isinstance(objective, functools.partial):
         options = [f"{k}={_value(v)}" for k, v in objective.keywords.items()]
@@ -62,19 +61,13 @@ def _plain(value: Any) -> str:
 def load_training(
     directory: Any, model: ScoreModel, settings: TrainingSettings, setup: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Load the raw weights into the model, and return what else resuming needs.
+    """Load the raw weights into the model, and return the rest of the state for resuming.
 
-    Every field is looked at first: its kind, sizes, range, and whether it belongs to this run.
-
-    Arguments:
-        directory: The checkpoint.
-        model: The model; its weights are replaced.
-        settings: The settings of the run that goes on.
-        setup: What else it must have in common with the run before, and these settings.
+    Every field is checked first: its type, sizes, range, and whether it belongs to this run.
 
     Raises:
-        ValueError: If the checkpoint has no training state, it is damaged, or it is that of a run
-            with another setup or model; the model is then as it was.
+        ValueError: If the checkpoint has no training state, or this is damaged or belongs to a run
+            with a different setup or model; the model is then unchanged.
     """
     state, config, file = read_training(directory)
     wanted = set(_FIELDS)

@@ -1,4 +1,4 @@
-"""How to train: the one place where a default of training stands. Needs no PyTorch."""
+"""How to train: the only place with defaults of training. Needs no PyTorch."""
 
 from __future__ import annotations
 
@@ -9,40 +9,41 @@ from dataclasses import dataclass, fields
 
 @dataclass(frozen=True)
 class TrainingSettings:
-    """How to train; stored with a checkpoint, and a resumed run must agree with it.
+    """How to train; stored with a checkpoint, and a resumed run must have the same settings.
 
     Arguments:
         steps: Optimisation steps.
-        minutes: The time that training may take, in place of steps: their number is chosen from the
-            speed of some real ones, once, and stored with the checkpoint. A run of so many `steps` is
-            the same run, bit for bit.
-        batch_size: Samples a step. By default 256, and fewer where these have more than 2^14 places
-            together (pixels, or moments of a sequence), but at least 16.
-        accumulate: Parts that a batch is divided into, one after the other, for batches that do not
-            fit into memory. It changes what is learned by rounding only.
+        minutes: The time that training may take, in place of steps. The number of steps is chosen
+            once, from the speed of some real ones, and stored with the checkpoint. A run with this
+            number of `steps` is the same, bit for bit.
+        batch_size: Samples per step. By default 256, or fewer if these have more than 2^14 pixels
+            (or time points of a sequence) in total, but at least 16.
+        accumulate: Number of parts into which a batch is divided, processed one after the other,
+            for batches that do not fit into memory. The result changes only by rounding.
         learning_rate: Peak learning rate of AdamW.
         warm_up: Steps over which the rate rises linearly; it then falls as a half cosine to 0. By
             default a tenth of the steps, at most 100.
-        weight_decay: AdamW's.
-        ema: Decay of the averaged weights, once warm.
+        weight_decay: Weight decay of AdamW.
+        ema: Decay of the averaged weights after their warm-up.
         clip: Largest gradient norm.
         check_every: Steps between two measurements on held-out data. By default a twentieth of the
             steps.
-        keep_best: Whether the averaged weights that are kept are those of the measurement with the
-            lowest loss on held-out data, where there are such; else those of the end.
-        ema_half_lives: More averages kept beside that one, each by the steps n after which a step
-            counts half, so of decay 2^{−1/n}. All averages warm up alike, so that none reaches
-            back further than about a twelfth of the steps done. A checkpoint holds them all, and
-            `checkpoint.load(directory, ema=n)` takes one: how long to average is best seen on
-            samples, afterwards.
-        condition_dropout: Probability of leaving a sample's condition out, so that a conditional
-            model learns the unconditional score too (`ScoreModel.unconditional`). What is left
-            out has a stream of its own: batches, times and noise stay what they were.
+        keep_best: Whether to keep the averaged weights with the lowest loss on held-out data, if
+            there are any; otherwise the final ones are kept.
+        ema_half_lives: Additional averages, each given by the number n of steps after which the
+            weight of a step is halved, so with decay 2^{−1/n}. All averages have the same warm-up,
+            so none reaches back further than about a twelfth of the steps done. A checkpoint holds
+            them all, and `checkpoint.load(directory, ema=n)` selects one: the best length is
+            easiest to choose afterwards, from samples.
+        condition_dropout: Probability of omitting a sample's condition, so that a conditional
+            model learns the unconditional score too (`ScoreModel.unconditional`). The choice has
+            its own random stream: batches, times and noise do not change.
         bfloat16: Whether the network computes in bfloat16 (autocast) while training; weights,
             loss and averages keep their dtype. For GPUs: on a CPU without bfloat16 arithmetic a
             step takes two to three times as long.
         compile: Whether to train through `torch.compile`, which needs a C++ compiler on a CPU and
-            minutes for the first step. Neither changes the model that comes out but by rounding.
+            minutes for the first step. It changes the resulting model only by rounding, like
+            bfloat16.
 
     References:
         | Analyzing and Improving the Training Dynamics of Diffusion Models (Karras et al., 2024)
@@ -106,7 +107,7 @@ class TrainingSettings:
         object.__setattr__(self, "ema_half_lives", lives)
 
     def batch(self, event: Sequence[int]) -> int:
-        """Return the samples of a step, of events of this shape."""
+        """Return the number of samples per step, for events of this shape."""
         if self.batch_size is not None:
             return self.batch_size
         return max(16, min(256, 2**14 // math.prod(event[1:])))

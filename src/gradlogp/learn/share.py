@@ -1,4 +1,4 @@
-r"""How much of a learned correction is kept, level by level of noise.
+r"""How much of a learned correction is kept, for each noise level.
 
 With r = σ (s_θ − s_base), the loss of the share a of a correction is a parabola,
 
@@ -6,11 +6,11 @@ With r = σ (s_θ − s_base), the loss of the share a of a correction is a para
     \tfrac12 E\|σ s_{base} + a r + ε\|^2, \qquad
     a^* = -\frac{E\langle r,\; σ s_{base} + ε \rangle}{E\|r\|^2}
 
-so that least squares on rows that nothing was learned from says how much of it helps. Less one
-standard error, and between 0 and 1, it is never worse than the base but by the error of that. With
-parts of a row known each column has a share of its own: that of least squares where it is a number,
-and one standard error more where it is a level or says whether there is a number, for the law that
-these start from knows little of others.
+so that least squares on held-out rows determines how much of it helps. With a reduction by one
+standard error, and clipped to [0, 1], the result is never worse than the base by more than the
+error of this estimate. With known parts of a row each column has its own share: the least-squares
+value for numbers, and one standard error more for levels and for flags that say whether there is a
+number, because the law from which these start knows little about other columns.
 """
 
 from __future__ import annotations
@@ -57,18 +57,13 @@ def fit_share(
     model: ScoreModel, z: Tensor, condition: Tensor | None, seed: int,
     objective: Objective | None = None,
 ) -> None:  # fmt: skip
-    """Set the share of the correction by rows z `(N, *event)`, in model coordinates.
+    """Fit the share of the correction to rows z `(N, *event)`, in model coordinates.
 
-    The noise is the same at every level, so that a share is smooth in σ, and comes in pairs ±ε. The
-    standard error over rows is that of the ratio.
+    The noise is the same at every level, so that the share is smooth in σ, and is used in pairs
+    ±ε. The standard error over rows is that of the ratio.
 
-    Arguments:
-        model: A model with a law that it corrects. Of one that knows parts of a row nothing is set
-            unless its objective is that of `Masks`, which says what is hidden.
-        z: Rows that nothing was learned from, at least two.
-        condition: Their conditions, as the network takes them.
-        seed: Seed of the noise.
-        objective: What the model was trained by.
+    Of a model that knows parts of a row nothing is set unless its objective is that of `Masks`, which
+    says what is hidden.
     """
     base, law = model.base, corrected(model)
     assert law is not None

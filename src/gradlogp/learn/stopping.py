@@ -1,4 +1,4 @@
-"""Stopping by a signal so that nothing is lost: SIGINT, SIGTERM and SIGHUP, in the main thread."""
+"""Stopping by a signal without losses: SIGINT, SIGTERM and SIGHUP, in the main thread."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ STOPS = tuple(
 class Stops:
     """A block in which a signal to stop raises: KeyboardInterrupt, or SystemExit(128 + its number).
 
-    It raises where the program is, or after the part that is `held`. Only signals that would have ended
-    the process, and only in the main thread: handlers of others and ignored signals stay. At the end
-    the handlers are what they were.
+    It raises at the current point of the program, or after the part that is `held`. This applies
+    only to signals that would have ended the process, and only in the main thread: other handlers
+    and ignored signals are left alone. At the end the previous handlers are restored.
     """
 
     def __init__(self) -> None:

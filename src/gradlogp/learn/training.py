@@ -1,7 +1,8 @@
 r"""Learning a score: an iterator of step records over AdamW with an averaged copy of the weights.
 
-The average θ̄ ← d θ̄ + (1 − d) θ is what sampling uses. Its decay warms up, d_n = min(d, (1+n)/(10+n)):
-without that, a short run ends as an average over weights from before it learned anything.
+Sampling uses the average θ̄ ← d θ̄ + (1 − d) θ. Its decay has a warm-up, d_n = min(d,
+(1+n)/(10+n)): otherwise a short run would end with an average over weights from before it learned
+anything.
 """
 
 from __future__ import annotations
@@ -32,13 +33,12 @@ from ..scores.model import ScoreModel
 from ..scores.networks import drop
 from . import checkpoint as ckpt
 from .arguments import Asked, check_asked, fit_frame
-from .averages import Average, accelerated
 from .batches import fingerprint
 from .config import describe
 from .feed import Augment, Feed
 from .gradients import accumulate, clip
 from .held_out import Measurement, Objective
-from .keeping import Best, conclude
+from .keeping import Average, Best, accelerated, conclude
 from .mapped import Mapped
 from .objectives import multilevel
 from .pace import LEAST, steps_within, warn_if_slow
@@ -88,14 +88,14 @@ def fit(
 ) -> Iterator[Step]:
     """Train a model in place, yielding a record after every step.
 
-    With held-out data the averaged weights of the lowest loss on them are kept
-    (`TrainingSettings.keep_best`), and of a model with a base as much of the correction, level by
-    level, as they support (`learn.share`); a warning says if the loss on them rose in the end. Of a
-    model that knows parts of rows the last weights are kept, with a share for each column, unless the
-    earlier ones, with theirs, are better.
+    With held-out data the averaged weights with the lowest loss on them are kept
+    (`TrainingSettings.keep_best`), and for a model with a base as much of the correction at each
+    noise level as they support (`learn.share`); a warning says if the loss on them rose at the
+    end. For a model that accepts known parts of rows the last weights are kept, with a share for
+    each column, unless the earlier ones, with their shares, are better.
 
     Arguments:
-        model: The model; holds the averaged weights when the iteration ends or is broken off.
+        model: The model; holds the averaged weights when the iteration ends or is interrupted.
         data: `(N, *event)`, a tensor, an array or a memory map on disk; a map-style dataset; or a
             `DataLoader` of one, for its workers (`learn.mapped`). The order is that of this run.
         objective: The loss of each sample; its mean over the batch is minimised.
@@ -106,25 +106,26 @@ def fit(
             per channel of `(C, L)` or `(C, H, W)`; "one": with one scale for all. They are fitted in
             float64 and become `model.coordinates`. The network always sees standardised input; this
             decides in which coordinates noise is isotropic. False keeps the model's coordinates.
-        keep_frame: Go on with a model that has learned already: coordinates, moments, base and scales
-            of conditions stay what they are, and its weights are where this begins. So it is trained
-            on, beyond the steps that were planned, or fine-tuned on other data.
-        augment: augment(x, generator) -> like x: changes each batch in the units of the data, as by
-            flipping images. Held-out data, coordinates and moments are those of the data as it is.
-        held_out: Data to measure the loss of the averaged weights on, with its standard error; the
-            last record has that of the weights that are kept.
-        held_out_condition: Their conditions.
+        keep_frame: Continue with a trained model: coordinates, moments, base and scales of
+            conditions do not change, and training starts from its weights. Use this to train
+            beyond the planned steps, or to fine-tune on other data.
+        augment: augment(x, generator) -> like x: changes each batch in the units of the data, such
+            as flipping images. Held-out data, coordinates and moments are not augmented.
+        held_out: Data for the loss of the averaged weights, with its standard error; the last
+            record has that of the weights that are kept.
+        held_out_condition: The conditions of the held-out data.
         exact: The exact noisy score of the data's law, if known, given the same conditions (of a
             `Joint` law): records then show the excess over the floor of the loss.
-        checkpoint: Directory to save to, at the end, when interrupted, and while training, up to
-            the last whole step. No other training can write there before this iteration has ended.
-            In the main thread SIGTERM and SIGHUP save like Ctrl-C, then raise `SystemExit(128 + n)`.
+        checkpoint: Directory to save to, during training, at the end, and when interrupted, up to
+            the last complete step. No other training can write there before this iteration has
+            ended. In the main thread SIGTERM and SIGHUP save like Ctrl-C, then raise
+            `SystemExit(128 + n)`.
         checkpoint_every: Steps between saves.
-        extra: More to keep in the checkpoint's configuration, JSON.
-        resume: Go on from `checkpoint`; on a CPU the result is that of an unbroken run, bit for bit.
-            Settings, objective, model and data must be those of that run.
-        finish: Called with the model that is kept, before it is saved; it may change it.
-        generator: Where initial order and noise come from.
+        extra: Additional entries of the checkpoint's configuration, JSON.
+        resume: Continue from `checkpoint`; on a CPU the result is that of an unbroken run, bit for
+            bit. Settings, objective, model and data must be those of that run.
+        finish: Called with the model to keep, before it is saved; it may change the model.
+        generator: Source of the order and the noise.
         **changes: Single fields of `TrainingSettings`.
 
     Raises:
@@ -288,7 +289,7 @@ class _Fit:
         )  # fmt: skip
 
     def _kept(self) -> Mapping[str, Tensor]:
-        """Return the weights that are handed over."""
+        """Return the final weights."""
         if self.final is not None:
             return self.final.state_dict()
         return self.best.weights or self.averaged.module.state_dict()
@@ -340,7 +341,7 @@ class _Fit:
         return value, norm
 
     def steps(self) -> Iterator[Step]:
-        """Yield a record after every step; save and hand over the averaged weights at the end."""
+        """Yield a record after every step; save and return the averaged weights at the end."""
         with self.stops:
             yield from self._steps()
 

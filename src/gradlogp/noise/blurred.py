@@ -1,4 +1,4 @@
-r"""From data to a noise level, and the field of one noise level in the units of the data."""
+r"""From data to a noise level, and the score at one noise level in the units of the data."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def perturb(
         score: The noisy score, for its coordinates and schedule.
         x0: Data, `(B, *event)`.
         t: Times, `()` or `(B,)`.
-        generator: Where ε comes from.
+        generator: Source of ε.
 
     Raises:
         ValueError: For a wrong shape, an empty batch, or entries that are not finite.
@@ -83,7 +83,7 @@ class Blurred:
         """Return log p(x).
 
         Raises:
-            ValueError: If the noisy score knows no log-density.
+            ValueError: If the noisy score has no log-density.
         """
         z, alpha = self._state(x)
         log_p = noisy_log_prob(self.noisy_score, z, self.t).to(x)
@@ -95,19 +95,21 @@ def blurred(score: NoisyScore, sigma: float | None = None) -> Density:
     r"""Return the field of a noisy score in the units of the data: a density with score and log_prob.
 
     .. math::
-        p(x) = \text{the law of } x_0 \text{ blurred by noise of deviation } σ, \qquad
+        p(x) = \text{the law of } x_0 \text{ blurred by noise of standard deviation } σ, \qquad
         \nabla \log p(x) = \left(\frac{dz}{dx}\right)^\top α_t\, s(α_t z(x), t), \quad σ_t/α_t = σ
 
-    A larger σ is smoother and surer: an error δ of ε̂ is one of δ/σ of the score.
+    A larger σ gives a smoother and more accurate field: an error δ of ε̂ is an error δ/σ of the
+    score.
 
     Arguments:
         score: The noisy score.
-        sigma: The blur in model coordinates, so in units of each column's deviation for a model that
-            learned in standardised ones; the smallest noise level by default.
+        sigma: The noise level in model coordinates, that is in units of each column's standard
+            deviation for a model with standardised coordinates; the smallest noise level by
+            default.
 
     Raises:
-        ValueError: If the schedule does not reach that noise level; when called, `log_prob` of a
-            score that knows none.
+        ValueError: If the schedule does not reach that noise level; when `log_prob` is called, if
+            the score has no log-density.
 
     Examples:
         >>> score = glp.ExactScore(glp.Gaussian([0.0]), glp.schedules.VE(0.01, 10.0))
@@ -122,7 +124,7 @@ def noisy_log_prob(score: NoisyScore, z: Tensor, t: Tensor) -> Tensor:
     """Return log p_t(z) of a noisy score that has one, `(B,)`.
 
     Raises:
-        ValueError: If it has none.
+        ValueError: If it does not have one.
     """
     log_prob = getattr(score, "log_prob", None)
     if log_prob is None:

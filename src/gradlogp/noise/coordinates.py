@@ -1,4 +1,4 @@
-r"""Between the units of the data and the coordinates in which noise is isotropic.
+r"""The map between the units of the data and the coordinates in which noise is isotropic.
 
 x_0 is in data units, z_t in model coordinates: z = (x − shift)/scale. The map is fitted, kept and
 applied in float64 whatever the dtype of a model, so that data far from 0 keep their digits.
@@ -29,7 +29,7 @@ from ..core import (
 
 
 class Rows(ABC):
-    """Rows `(N, *event)` that are made when they are asked for, as those of a dataset."""
+    """Rows `(N, *event)` that are created on request, such as those of a dataset."""
 
     shape: torch.Size
     dtype: torch.dtype
@@ -49,7 +49,7 @@ class Rows(ABC):
 
 
 Data = Tensor | np.ndarray | Rows
-"""In memory, on disk as a NumPy memory map, or made when asked for; `(N, *event)`."""
+"""In memory, on disk as a NumPy memory map, or created on request; `(N, *event)`."""
 
 Scales = Literal["each", "one"]
 """A scale for each column of vectors and each channel of `(C, L)` or `(C, H, W)`, or one for all."""
@@ -72,7 +72,7 @@ def as_tensor(part: Data) -> Tensor:
 
 
 class Subset(Rows):
-    """Some rows of data that stay where they are, on disk perhaps, and are read when asked for.
+    """Some rows of data that stay in place, perhaps on disk, and are read on request.
 
     Arguments:
         data: `(N, *event)`.
@@ -94,7 +94,7 @@ class Subset(Rows):
 
 
 def subset(data: Data, index: Tensor) -> Tensor | Subset:
-    """Return some rows of data; of more than `HELD` bytes a view that reads them when asked for."""
+    """Return some rows of data; for more than `HELD` bytes a view that reads them on request."""
     found = Subset(data, index)
     bytes_of_row = math.prod(found.shape[1:]) * found.dtype.itemsize
     return found if len(index) * bytes_of_row > HELD else found[:]
@@ -103,7 +103,7 @@ def subset(data: Data, index: Tensor) -> Tensor | Subset:
 def pieces(data: Data) -> Iterator[tuple[int, Tensor]]:
     """Yield all of data in pieces, each with the number of its first row.
 
-    Of a `Subset` as they lie on the disk, which is read from one end to the other.
+    A `Subset` is read in the order in which its rows are stored.
     """
     if isinstance(data, Subset):
         data = Subset(data.data, data.index.sort().values)
@@ -118,7 +118,7 @@ def mean_and_std(
     """Return mean and standard deviation in float64, in the shape of an event.
 
     Raises:
-        ValueError: If a column, a channel, or the whole is constant; for other `scales`.
+        ValueError: If a column, a channel, or all data are constant; for unknown `scales`.
     """
     check_kind(data, "data", Tensor | np.ndarray | Rows, "a tensor or a NumPy array")
     check_event_shape(event_shape)
@@ -188,15 +188,15 @@ class AffineCoordinates(nn.Module):
         \log |\det dz/dx| = -\sum \log scale, \qquad \nabla_x \log p(x) = \nabla_z \log p(z) / scale
 
     shift and scale stay in float64 on the CPU when a model that holds them is converted or moved.
-    What is decoded has at least the digits of the data that they were fitted to.
+    Decoded values have at least the precision of the data to which the map was fitted.
 
     Arguments:
-        shift: In the shape of an event.
-        scale: Positive, likewise.
+        shift: The shift, in the shape of an event.
+        scale: The scale, in the same shape, positive.
         dtype: float32 or float64, that of the data; `decode` returns it, or that of z if wider.
 
     Raises:
-        ValueError: For shapes that differ, or a scale that is not positive and finite.
+        ValueError: If the shapes differ, or the scale is not positive and finite.
     """
 
     shift: Tensor
@@ -226,7 +226,7 @@ class AffineCoordinates(nn.Module):
         """Return coordinates of zero mean and unit variance for data `(N, *event)`.
 
         Raises:
-            ValueError: If a column, a channel, or the whole is constant.
+            ValueError: If a column, a channel, or all data are constant.
         """
         check_kind(data, "data", Tensor | np.ndarray | Rows, "a tensor or a NumPy array")
         mean, std = mean_and_std(data, event_shape, scales)
@@ -284,7 +284,7 @@ def affine_part(coordinates: Coordinates) -> AffineCoordinates | None:
     """Return affine coordinates as they are, and None for the identity.
 
     Raises:
-        ValueError: For coordinates that are neither: what asks for it needs a linear map.
+        ValueError: For other coordinates, because the caller needs an affine map.
     """
     if coordinates == IDENTITY:
         return None

@@ -1,4 +1,4 @@
-"""At which times to stop on the way from noise to data."""
+"""Grids of times from noise to data."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def noise_range(schedule: Schedule) -> tuple[float, float]:
 
 
 def time_at(schedule: Schedule, sigma: float | None = None) -> Tensor:
-    """Return the time at which σ/α is `sigma`, float64 `()`; the least time with noise by default.
+    """Return the time at which σ/α is `sigma`, float64 `()`; by default the smallest with noise.
 
     Raises:
         ValueError: If the schedule does not reach it.
@@ -65,10 +65,10 @@ def time_grid(
 ) -> Float[Tensor, " times"]:
     r"""Descending times from t = 1 (noise) towards data, float64.
 
-    One time for each level of a discrete ladder. On a continuous schedule n times at which the
-    noise-to-signal ratio r = σ/α follows :math:`r_i^{1/ρ}` uniform (the EDM grid), from t = 1 to
-    `t_min`; with ρ = ∞ log r is uniform. Noise above r = 1000 is crossed in the first step: there z
-    carries nothing of the data.
+    One time for each level of a discrete ladder. On a continuous schedule, n times from t = 1 to
+    `t_min` at which :math:`r_i^{1/ρ}` is uniform, where r = σ/α is the noise-to-signal ratio (the
+    EDM grid); with ρ = ∞ log r is uniform. The first step crosses all levels above r = 1000, where
+    z carries no information about the data.
 
     References:
         | Elucidating the Design Space of Diffusion-Based Generative Models (Karras et al., 2022)
@@ -77,8 +77,8 @@ def time_grid(
     Arguments:
         schedule: The noise schedule.
         n: The number of times on a continuous schedule, 40 by default.
-        t_min: The last time, where the final denoising starts; the least with noise by default.
-        rho: Exponent of the grid, or infinity; larger means finer near the data.
+        t_min: The last time, where the final denoising starts; by default the smallest with noise.
+        rho: Exponent of the grid, or infinity; larger values are finer near the data.
 
     Raises:
         ValueError: For fewer than two times, a t_min outside [0, 1), or times so close to 0 that

@@ -1,8 +1,8 @@
 r"""Noise levels chosen from the data, after the techniques of NCSNv2.
 
-The largest level σ_1 lets a sample cross from any point of the data to any other; neighbouring levels
-overlap; the smallest is below the spacing of the data; the steps at a level end where the next
-level wants to begin.
+At the largest level σ_1 a sample can move from any point of the data to any other. Neighbouring
+levels overlap. The smallest level is below the spacing of the data. The steps at a level end with
+the variance at which the next level should begin.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def overlap(dim: int, ratio: float) -> float:
 
     .. math:: C = Φ(\sqrt{2D}(γ-1) + 3γ) - Φ(\sqrt{2D}(γ-1) - 3γ)
 
-    which falls from 1 as the ratio γ = σ_{i}/σ_{i+1} grows, the slower the lower the dimension D.
+    which falls from 1 as the ratio γ = σ_{i}/σ_{i+1} grows, more slowly in lower dimensions D.
     """
     shift = math.sqrt(2 * dim) * (ratio - 1)
     return float(ndtr(3 * ratio - shift) - ndtr(-3 * ratio - shift))
@@ -55,7 +55,7 @@ def variance_ratio(relative_step: float, n_steps: int, ratio: float) -> float:
 
     .. math:: \frac{s_T^2}{σ^2} = (1-η)^{2T} (γ^2 - f) + f, \quad f = \frac{1}{1 - η/2}
 
-    for η = h/σ², starting from the level above, s_0² = γ² σ². The aim is 1.
+    for η = h/σ², starting from the level above, s_0² = γ² σ². The target value is 1.
     """
     f = 1 / (1 - relative_step / 2)
     return (1 - relative_step) ** (2 * n_steps) * (ratio**2 - f) + f
@@ -109,15 +109,15 @@ def noise_levels(
 
     Arguments:
         x: Data `(N, *event)`, in the coordinates in which noise is added.
-        sigma_min: The smallest level; by default half the median nearest-neighbour distance a
+        sigma_min: The smallest level; by default half the median nearest-neighbour distance per
             coordinate.
         sigma_max: The largest level; by default the largest pairwise distance.
         wanted_overlap: Overlap C of neighbouring levels.
-        n_steps: Langevin steps a level.
-        quantile: Quantile of the pairwise distances instead of their maximum.
-        max_points: Points looked at.
-        tell: Called with what was chosen and why; None for silence.
-        generator: Where the subsample comes from.
+        n_steps: Langevin steps per level.
+        quantile: Quantile of the pairwise distances to use instead of their maximum.
+        max_points: Maximum number of points used.
+        tell: Called with a text on what was chosen and why; None for no text.
+        generator: Source of the random subsample.
 
     Raises:
         ValueError: For too few distinct points, or levels that do not descend.
@@ -172,3 +172,57 @@ def noise_levels(
     if tell is not None:
         tell(str(levels))
     return levels
+
+
+MOST = 4000
+"""Points whose distances are looked at."""
+
+BLUR = 0.1
+"""The largest share of a deviation by which data may be blurred: it costs 0.005 nats a direction."""
+
+THIN = 1e-3
+"""The smallest level in units of the data: below it float32 and the solvers run out of digits."""
+
+EMPTY = 1e-6
+"""Directions of less than this share of the mean variance are taken to have none: they are no part of
+the law, but a column that is a sum of others."""
+
+
+def noise_span(
+    z: Float[Tensor, "few *event"],
+    generator: torch.Generator | None = None,
+    *,
+    n_points: int | None = None,
+) -> tuple[float, float]:
+    r"""Return the smallest and the largest noise level for data, in their own units.
+
+    The largest is the largest distance between two points. The smallest follows from the thinnest
+    direction, that of the smallest eigenvalue λ of the covariance, which single columns do not
+    show. With the spacing δ of the whitened points (half the median nearest-neighbour distance,
+    per coordinate) and Scott's bandwidth h = n^{−1/(d+4)},
+
+    .. math:: σ_{min} = \sqrt{λ_{min}} \; \min(0.1, \max(δ, h/10))
+
+    since n points do not determine a score at scales far below the bandwidth of a kernel density,
+    or below their spacing.
+
+    Arguments:
+        z: Data `(N, *event)`, N at least 2, in the coordinates in which noise is added.
+        generator: Source of the random subsample.
+        n_points: The total number of points, if z is a random part of them.
+
+    Raises:
+        ValueError: If all points coincide.
+    """
+    check_points(z, "z", least=2)
+    few = subsample(z, MOST, generator)
+    high, y = largest_distance(few), few.flatten(1).double()
+    y = y - y.mean(0)
+    n, d = y.shape
+    w, U = torch.linalg.eigh(y.mT @ y / n)
+    real = w > EMPTY * w.mean()
+    white = (y @ U[:, real]) / w[real].sqrt()
+    spacing = 0.5 * nearest_distance(white) / math.sqrt(white.shape[1])
+    bandwidth = (n_points or len(z)) ** (-1 / (d + 4))
+    low = float(w[real][0].sqrt()) * min(BLUR, max(spacing, 0.1 * bandwidth))
+    return max(low, THIN * float(w.mean().sqrt())), high

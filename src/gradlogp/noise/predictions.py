@@ -48,7 +48,7 @@ Part = Any
 def to_x0(kind: Kind, value: Part, x_t: Part, a: Part, b: Part) -> Part:
     """Return x̂_0 of a prediction; α and σ as numbers, or tensors that broadcast against x_t.
 
-    Not finite where the prediction does not determine it: nothing here looks at a number.
+    Not finite where the prediction does not determine it; values are not checked.
     """
     if kind == "x0":
         return value
@@ -61,10 +61,10 @@ def to_x0(kind: Kind, value: Part, x_t: Part, a: Part, b: Part) -> Part:
 
 
 def to_epsilon(kind: Kind, value: Part, x_t: Part, a: Part, b: Part) -> Part:
-    """Return ε̂ of a prediction, likewise."""
+    """Return ε̂ of a prediction; arguments as for `to_x0`."""
     if kind == "epsilon":
         return value
-    if kind == "x0":  # in one rounding less than by weights
+    if kind == "x0":  # with one rounding less than by weights
         return (x_t - a * value) / b
     of_x, of_value = epsilon_weights(kind, a, b)
     return of_value * value if of_x is None else of_x * x_t + of_value * value
@@ -101,7 +101,7 @@ def from_prediction(
     Arguments:
         kind: What was predicted.
         value: The prediction, shape `(B, *event)`.
-        x_t: Where, shape `(B, *event)`.
+        x_t: The points of the prediction, shape `(B, *event)`.
         alpha: α, `()` or `(B,)`.
         sigma: σ, `()` or `(B,)`.
 
@@ -128,7 +128,8 @@ def to_prediction(
     """Return the prediction of `kind` that stands for (x_0, ε): the inverse of `from_prediction`.
 
     Raises:
-        ValueError: For the score at σ = 0, where there is none; for a wrong shape or an unknown kind.
+        ValueError: For the score at σ = 0, where it does not exist; for a wrong shape or an
+            unknown kind.
     """
     check_option(kind, "kind", KINDS)
     check_batch(eps, name="eps")
@@ -150,12 +151,12 @@ def to_prediction(
 def predict(score: NoisyScore, z: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
     """Return (ẑ_0, ε̂) at z_t = z with one evaluation of the model.
 
-    From the score, ε̂ = −σ s and ẑ_0 = (z − σ ε̂)/α. Where α is 0 to rounding the score says nothing
-    of z_0, and the model is asked to denoise. Where σ = 0 there is no score, and nothing to ask:
-    ẑ_0 = z/α and ε̂ = 0.
+    From the score, ε̂ = −σ s and ẑ_0 = (z − σ ε̂)/α. Where α is 0 up to rounding, the score
+    carries no information about z_0, and `denoise` of the model is used. Where σ = 0 there is no
+    score, and ẑ_0 = z/α, ε̂ = 0.
 
     Raises:
-        ValueError: If α = 0 and the model cannot denoise, or if it returns another shape.
+        ValueError: If α = 0 and the model cannot denoise, or if it returns a different shape.
     """
     a: Part
     b: Part

@@ -168,8 +168,8 @@ class SubVP(Schedule):
 class Cosine(Schedule):
     r"""Cosine: :math:`α_t = \cos(a_t) / \cos(a_0)`, a_t linear in t, σ² = 1 − α².
 
-    a_0 = (π/2) s / (1 + s) as in the paper. The paper's a_1 = π/2 makes α_1 = 0 and clips β at
-    0.999 to live with it; here a_1 stops where α_1 = `alpha_min`, so that x̂_0 stays finite.
+    a_0 = (π/2) s / (1 + s) as in the paper. In the paper a_1 = π/2 makes α_1 = 0, and β is clipped
+    at 0.999 for this reason; here a_1 is such that α_1 = `alpha_min`, so that x̂_0 stays finite.
 
     References:
         | Improved Denoising Diffusion Probabilistic Models (Nichol & Dhariwal, 2021)
@@ -295,7 +295,7 @@ class Levels(Schedule):
 def invert_log_snr(schedule: Schedule, log_snr: Tensor, t_min: float = 0.0) -> Tensor:
     """Return the times in [t_min, 1] at which λ(t) = log_snr, by bisection (float64).
 
-    A value outside the range of the schedule gives the nearer end.
+    A value outside the range of the schedule gives the nearest end.
     """
     check_schedule(schedule)
     check_kind(log_snr, "log_snr", Tensor, "a tensor")

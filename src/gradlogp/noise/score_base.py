@@ -1,4 +1,4 @@
-"""The base of every noisy score, which checks once, and of a score around a score."""
+"""The base class of noisy scores, which checks arguments, and that of wrapped scores."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ Self = TypeVar("Self", bound="ScoreBase")
 
 
 class ScoreBase:
-    """A noisy score from its formula: a subclass gives `_score`, and `_denoise` where it knows more.
+    """A noisy score from its formula: subclasses define `_score`, and perhaps `_denoise`.
 
-    It sets `schedule`, `event_shape`, `coordinates` and `moments`. Everything speaks model
+    They set `schedule`, `event_shape`, `coordinates` and `moments`. Everything is in model
     coordinates.
     """
 
@@ -82,7 +82,7 @@ class ScoreBase:
         """Return ∇ log p_t(z), shape of z; t `()` or `(B,)`.
 
         Raises:
-            ValueError: At σ = 0, where there is no score (looked for where t is on the host); for a
+            ValueError: At σ = 0, where there is no score (checked if t is in host memory); for a
                 wrong shape.
         """
         self._check(z, t)
@@ -95,7 +95,8 @@ class ScoreBase:
         """Return E[z_0 | z_t = z], shape of z.
 
         Raises:
-            ValueError: Where α = 0 and a score carries no information about z_0; for a wrong shape.
+            ValueError: If α = 0, where a score carries no information about z_0; for a wrong
+                shape.
         """
         self._check(z, t)
         z0 = self._denoise(z, t)
@@ -110,12 +111,12 @@ class ScoreBase:
         """Return the conditional score.
 
         Raises:
-            ValueError: Where there is nothing to condition on.
+            ValueError: If the score has no condition.
         """
         raise ValueError(f"this {type(self).__name__} does not accept a condition")
 
     def unconditional(self) -> NoisyScore:
-        """Return the score without a condition: itself where there is none."""
+        """Return the score without a condition: the score itself if it has none."""
         return self
 
     def rows(self: Self, index: slice | Tensor) -> Self:
@@ -137,7 +138,7 @@ class ScoreBase:
 
 
 class ScoreWrapper(ScoreBase):
-    """A noisy score around another, `self.score`, that hands on all it does not change."""
+    """A noisy score that wraps another, `self.score`, and passes on everything it does not change."""
 
     score: NoisyScore
     schedule = property(attrgetter("score.schedule"))

@@ -1,4 +1,4 @@
-r"""The law at t = 1: from which samplers start, in which likelihoods and bounds end."""
+r"""The law at t = 1, where samplers start, and likelihoods and bounds end."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ ROUNDS = 3
 
 @dataclass(frozen=True, eq=False)
 class ExactTerminal:
-    """The law of z_1 where it is known.
+    """The law of z_1 if it is known.
 
     Arguments:
         law: That law.
-        like: A tensor of the dtype and on the device that draws shall have.
+        like: A tensor with the dtype and device of the draws.
     """
 
     law: Analytic
@@ -45,7 +45,7 @@ class ExactTerminal:
         """Draw n states, `(n, *event)`.
 
         Raises:
-            ValueError: For streams, which belong to chunks: this law is drawn from as a whole.
+            ValueError: For streams, which belong to chunks: this law is sampled as a whole.
         """
         g = torch.Generator().manual_seed(new_seed(generator))
         return self.law.sample(n, generator=g).to(self.like)
@@ -71,14 +71,11 @@ class ExactTerminal:
 
 @dataclass(frozen=True, eq=False)
 class GaussianTerminal:
-    r"""The law of z_1 in its first two moments, N(m, v) entry by entry.
+    r"""The law of z_1 from its first two moments, N(m, v) entry by entry.
 
-    Exact for Gaussian data of uncorrelated entries, and where no signal is left.
+    Exact for Gaussian data with uncorrelated entries, and if no signal is left.
 
-    Arguments:
-        mean: `(1, *event)`, or one for each sample `(B, *event)`.
-        var: Likewise, positive.
-        event_shape: The shape of one state; None where it is not known.
+    Mean and variance are `(1, *event)`, or one for each sample `(B, *event)`.
     """
 
     mean: Tensor
@@ -90,7 +87,8 @@ class GaussianTerminal:
         """Draw n states, `(n, *event)`.
 
         Raises:
-            ValueError: If the event shape is not known, or the law is that of other than n samples.
+            ValueError: If the event shape is not known, or the law has a number of samples other
+                than n.
         """
         if self.event_shape is None:
             raise ValueError(
@@ -131,23 +129,23 @@ Terminal = ExactTerminal | GaussianTerminal
 
 
 def terminal(score: NoisyScore) -> Terminal:
-    r"""Return the law of z_1 that belongs to a noisy score: sample, log_prob, and a KL divergence.
+    r"""Return the law of z_1 of a noisy score, with sample, log_prob, and a KL divergence.
 
-    The exact law where the score knows it. N(0, σ_1²) where α_1 = 0. Else, from the moments m and v
+    The exact law if the score knows it; N(0, σ_1²) if α_1 = 0; otherwise, from the moments m and v
     of z_0,
 
     .. math:: N(α_1 m,\; α_1^2 v + σ_1^2)
 
-    For a conditioned, guided or observed score the moments are those of all data; its own mean is
-    the fixed point m = E[z_0 | z_1 = α_1 m], to which three evaluations come near enough. The
-    variance stays that of all data.
+    For a conditioned, guided or observed score the moments are those of all data. Its own mean is
+    the fixed point m = E[z_0 | z_1 = α_1 m], for which three evaluations are accurate enough. The
+    variance remains that of all data.
 
     Arguments:
         score: The noisy score.
 
     Raises:
-        ValueError: If the law is not known, α_1 > 0, and the score has no moments, or those do not
-            fit an event or have a negative variance.
+        ValueError: If the law is not known, α_1 > 0, and the score has no moments, or if these do
+            not have the shape of an event or have a negative variance.
 
     Examples:
         >>> score = glp.ExactScore(glp.Gaussian([5.0]), glp.schedules.VE(0.01, 2.0))

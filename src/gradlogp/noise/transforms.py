@@ -1,7 +1,7 @@
 r"""Monotone maps of one column onto the real line, with few parameters and a known derivative.
 
-A column of skewed or heavy-tailed values is learned through z = T(x), and densities of x are those of
-z times T'(x). T is onto: every z has an x, so that nothing a sampler draws is impossible.
+A column of skewed or heavy-tailed values is learned through z = T(x), and densities of x are those
+of z times T'(x). T is onto: every z has an x, so a sampler cannot draw anything impossible.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ MOST_FITTED = 5000
 """Values that a transform is fitted to."""
 
 FEW = 500
-"""Values by which the kind of a border is chosen."""
+"""Values from which the kind of a boundary is chosen."""
 
 GAIN = 3.0
 """Nats times log n that the shape parameters have to gain over all rows, to be taken."""
@@ -26,24 +26,18 @@ GAIN = 3.0
 
 @dataclass(frozen=True)
 class Monotone:
-    r"""T(x) = sinh(δ asinh(v) − ε), v = (u − m)/s, with u = x or what takes a border to infinity.
+    r"""T(x) = sinh(δ asinh(v) − ε), v = (u − m)/s; u = x, or x with boundaries mapped to infinity.
 
     .. math::
         u = x, \quad l(x - a), \quad -l(b - x), \quad \log\frac{x - a}{b - x}, \qquad
         l(y) = \log y \ \text{or} \ c \log(e^{y / c} - 1)
 
-    for columns without border, above a, below b, and between. The second l is a logarithm near the
-    border and y itself beyond c, where a logarithm would make large errors of small ones. δ < 1 takes
-    away heavy tails, ε skewness; δ = 1, ε = 0 is affine in u.
+    for columns without boundary, above a, below b, and between. The second l is a logarithm near
+    the boundary and close to y beyond c, where a logarithm would turn small errors into large
+    ones. δ < 1 removes heavy tails, ε removes skewness; δ = 1, ε = 0 is affine in u.
 
-    Arguments:
-        low: a, or None.
-        high: b, or None.
-        middle: m.
-        scale: s > 0.
-        tail: δ > 0.
-        skew: ε.
-        bend: c, of a column with one border; None for the logarithm.
+    The fields are a and b, None where there is no border, m, s > 0, δ > 0, ε, and c of a column with
+    one border, None for the logarithm.
 
     References:
         | Sinh-arcsinh distributions (Jones & Pewsey, 2009)
@@ -109,21 +103,22 @@ def _log_cosh(w: Tensor) -> Tensor:
 
 
 def fit_monotone(x: Tensor, *, low: float | None = None, high: float | None = None) -> Monotone:
-    r"""Return the transform under which the values are nearest to normal, by maximum likelihood.
+    r"""Return the transform that makes the values closest to normal, by maximum likelihood.
 
     .. math:: \max \sum_i \left[ -\tfrac12 T(x_i)^2 + \log T'(x_i) \right]
 
-    Middle and scale start at median and quartiles. The two shape parameters are taken if they gain
-    at least 3 log n nats in all; else the transform is affine in u. With one border the logarithm is
-    taken if it gains as much on l with c a tenth of the standard deviation, and on c a half of it.
+    Middle and scale start from median and quartiles. The two shape parameters are used if they
+    gain at least 3 log n nats in total; otherwise the transform is affine in u. With one boundary
+    the logarithm is used if it gains as much over l with c a tenth of the standard deviation, and
+    over c a half of it.
 
     Arguments:
-        x: Values `(n,)`, finite, inside the borders.
-        low: A border below, if there is one.
-        high: A border above.
+        x: Values `(n,)`, finite, inside the boundaries.
+        low: The lower boundary, if there is one.
+        high: The upper boundary, if there is one.
 
     Raises:
-        ValueError: If values are not inside the borders, or all equal.
+        ValueError: If values are not inside the boundaries, or all are equal.
     """
     x = x.double()
     if (low is not None and float(x.min()) <= low) or (

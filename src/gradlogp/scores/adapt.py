@@ -1,7 +1,7 @@
-r"""One adapter that makes a score of whatever a network is: energy, log-density, score, ε, x_0, v.
+r"""An adapter from what a network returns to a score: energy, log-density, score, ε, x_0, v.
 
-Without a schedule the result is a score s(x); with one, a noisy score s(x, t) that also denoises, the
-type that samplers, likelihoods and `objectives.multilevel` take.
+Without a schedule the result is a score s(x); with one, a noisy score s(x, t) that also denoises,
+the type that samplers, likelihoods and `objectives.multilevel` accept.
 """
 
 from __future__ import annotations
@@ -66,20 +66,21 @@ def as_score(
     energy     −log p(x) + const, `(B,)`            minus its gradient
     score      s, shape of x                        itself
     epsilon    ε̂, shape of x; needs a schedule      −ε̂/σ
-    x0         x̂_0, likewise                        (α x̂_0 − x_t)/σ²
-    v          α ε − σ x_0, likewise                −(σ x_t + α v)/(σ (α² + σ²))
-    velocity   ε − x_0, likewise                    −(x_t + α u)/(σ (α + σ))
+    x0         x̂_0, needs a schedule                (α x̂_0 − x_t)/σ²
+    v          α ε − σ x_0, needs a schedule        −(σ x_t + α v)/(σ (α² + σ²))
+    velocity   ε − x_0, needs a schedule            −(x_t + α u)/(σ (α + σ))
     =========  ===================================  ==========================
 
-    Gradients are taken anew at every call, so that objectives train the energy itself and not the
-    output of its network.
+    Gradients are computed at every call, so that objectives train the energy itself and not just
+    the output of its network.
 
     Arguments:
-        network: f(x), or f(x, t) where a schedule is given; t is `()` or `(B,)`.
+        network: f(x), or f(x, t) with a schedule; t is `()` or `(B,)`.
         kind: What it returns.
         schedule: The noise schedule of a function of (x, t), which the score then carries.
-        moments: Mean and variance of z_0, from which the law at t = 1 follows; with a schedule.
-        event_shape: The shape of one sample, so that a number of them can be drawn; likewise.
+        moments: With a schedule, mean and variance of z_0, from which the law at t = 1 follows.
+        event_shape: With a schedule, the shape of one sample, so that samplers can draw the
+            starts.
 
     Returns:
         A score x -> `(B, *event)`; with a schedule (x, t) -> `(B, *event)`, with `.denoise(x, t)` for
@@ -87,8 +88,8 @@ def as_score(
 
     Raises:
         ValueError: For an unknown kind, or a prediction of ε, x_0, v or velocity without a
-            schedule; when called, for an energy or log-density that is not one number per sample, a
-            prediction of another shape than x, or σ = 0, where there is no score.
+            schedule; when called, for an energy or log-density that is not one number per sample,
+            a prediction that does not have the shape of x, or σ = 0, where there is no score.
 
     Examples:
         >>> epsilon = lambda z, t: z * t

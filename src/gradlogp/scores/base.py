@@ -1,4 +1,4 @@
-r"""The law that a learned score starts from: a Gaussian or a mixture, noised in closed form.
+r"""The law from which a learned score starts: a Gaussian or a mixture, noised in closed form.
 
 For z_0 ~ Σ_k π_k N(μ_k, S_k) the law of α z_0 + σ ε is the mixture of N(α μ_k, Σ_k),
 Σ_k = α² S_k + σ² I, and with its responsibilities r_k(z)
@@ -7,8 +7,8 @@ For z_0 ~ Σ_k π_k N(μ_k, S_k) the law of α z_0 + σ ε is the mixture of N(�
     s(z) = -\sum_k r_k Σ_k^{-1} (z - α μ_k), \qquad
     E[z_0 | z] = \sum_k r_k \left( μ_k + α S_k Σ_k^{-1} (z - α μ_k) \right)
 
-Everything here is a plain function of tensors: no branch depends on a number, so that a model with a
-base can be compiled, exported and mapped, and its trace be carried forward.
+Everything here is a plain function of tensors: no branch depends on values, so that a model with a
+base can be compiled, exported and vmapped, and its trace can be carried forward.
 """
 
 from __future__ import annotations
@@ -42,11 +42,11 @@ ROWS = 20_000
 
 
 class Shared(nn.Module):
-    """A law that a network corrects, and the share of the correction from level to level of noise.
+    """A law that a network corrects, and the share of the correction at each noise level.
 
     Arguments:
-        like: A tensor of its dtype and device.
-        entries: How many entries have a share of their own; by default there is one for all.
+        like: A tensor with its dtype and device.
+        entries: The number of entries with separate shares; by default there is one share for all.
     """
 
     share: Tensor
@@ -76,10 +76,10 @@ class Base(Shared):
 
     Arguments:
         event_shape: The shape of an event, of d entries.
-        components: Gaussians in it.
-        rank: Directions of each covariance that are kept. All d of them, or of one Gaussian fewer,
-            beside a diagonal: S = D + V diag(w) Vᵀ.
-        follows: Whether it is fitted with the frame of a model, to the data that it learns from.
+        components: The number of Gaussians in it.
+        rank: The number of directions of each covariance: all d, or for a single Gaussian fewer,
+            in addition to a diagonal: S = D + V diag(w) Vᵀ.
+        follows: Whether it is fitted to the training data together with the frame of a model.
     """
 
     weights: Tensor
@@ -118,7 +118,7 @@ class Base(Shared):
     def of_law(
         cls, law: Gaussian | GaussianMixture, event_shape: torch.Size, like: Tensor
     ) -> Base:
-        """Return the base that is a law in model coordinates; its events are flattened ones.
+        """Return the base given by a law in model coordinates, whose events are flattened.
 
         Raises:
             ValueError: If its dimension is not that of an event, or it was noised sample by sample.
@@ -164,7 +164,7 @@ class Base(Shared):
         Arguments:
             z: States `(B, *event)`.
             a: α, `(1, 1)` or `(B, 1)`.
-            b: σ, likewise.
+            b: σ, in the same shapes.
         """
         if not self.whole:
             return self._low_rank(z.flatten(1), a, b)[0].reshape(z.shape)
@@ -172,7 +172,7 @@ class Base(Shared):
         return -((y / noisy) @ U.mT).reshape(z.shape)
 
     def denoise(self, z: Tensor, a: Tensor, b: Tensor) -> Tensor:
-        """Return E[z_0 | z_t = z] of the law, likewise."""
+        """Return E[z_0 | z_t = z] of the law."""
         mean = self.means.to(z)
         if not self.whole:
             s, D, A = self._low_rank(z.flatten(1), a, b)
@@ -247,9 +247,9 @@ class Base(Shared):
 def shrunk_covariance(z: Tensor) -> Tensor:
     r"""Return the covariance of rows `(N, d)`, (1 − ρ) S + ρ diag(S) with ρ by cross-validation.
 
-    Where rows are few for d² entries the sample covariance has directions that are far too thin, and
-    a row that is new pays for each. ρ is that of the best likelihood of one half under the other.
-    With N ≥ 20 d it is 0.
+    If there are few rows for d² entries, the sample covariance has directions that are far too
+    thin, which makes new rows very unlikely. ρ maximises the likelihood of one half under the fit
+    to the other. With N ≥ 20 d it is 0.
 
     References:
         | A Well-Conditioned Estimator for Large-Dimensional Covariance Matrices (Ledoit & Wolf, 2004)
@@ -287,10 +287,10 @@ def read_base(
     event_shape: torch.Size,
     like: Tensor,
 ) -> Base | None:
-    """Return the base that an argument stands for.
+    """Return the base that an argument describes.
 
     Raises:
-        ValueError: If it is nothing of the kind, or does not fit an event.
+        ValueError: If the argument does not describe a base, or does not fit an event.
     """
     if base is None:
         return None

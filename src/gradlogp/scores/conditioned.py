@@ -1,4 +1,4 @@
-"""What a score can be conditioned on, and a score with its condition fixed."""
+"""Conditions of a score, and a score with its condition fixed."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ NULL = 4.0
 
 
 def check_condition(condition: Any, kind: int | torch.Size | None) -> Tensor:
-    """Return a condition as a tensor of one row for all samples or one for each.
+    """Return a condition as a tensor with one row for all samples or one for each.
 
     Arguments:
         condition: An int or int64 `(1,)`, `(B,)` for classes; float `(1, *shape)`, `(B, *shape)`.
-        kind: The number of classes, the shape of float values, or None where either will do.
+        kind: The number of classes, the shape of float values, or None if either is allowed.
 
     Raises:
-        ValueError: If it is neither, or is of another kind.
+        ValueError: If it is neither, or of the wrong kind.
     """
     wanted = {
         int: f"a class, as an int or int64 of shape (1,) or (B,), from 0 to {kind!s} - 1",
@@ -64,16 +64,16 @@ def check_condition(condition: Any, kind: int | torch.Size | None) -> Tensor:
 def linear_part(
     z: Float[Tensor, "n D"], y: Float[Tensor, "n *condition"]
 ) -> tuple[Float[Tensor, "D k"], Float[Tensor, "D D"]] | None:
-    r"""Return the best linear prediction of z from y, as a gain, and the covariance of what is left.
+    r"""Return the gain of the best linear prediction of z from y, and the residual covariance.
 
     .. math:: z \approx \bar z + G (y - \bar y), \quad G = S_{zy} S_{yy}^{-1}, \quad
         C = S_{zz} - G S_{yz}
 
-    Of Gaussian z and y these are the conditional law. None where there are too few rows to tell.
+    For Gaussian z and y these determine the conditional law. None if there are too few rows.
 
     Arguments:
-        z: In float64.
-        y: Likewise, of any shape.
+        z: Data in float64.
+        y: Values in float64, of any shape.
     """
     y = y.flatten(1).to(z)
     n, k = y.shape
@@ -89,8 +89,8 @@ class Condition(nn.Module):
     """What a network is conditional on: classes, or float values of any shape.
 
     Values are standardised before the network sees them, per column of vectors and per channel of
-    more; what they were fitted to is stored with the weights. Where training left conditions out,
-    the network saw the null condition: the label `NO_CLASS`, or a learned value.
+    larger arrays; the fitted scales are stored with the weights. If training omitted conditions,
+    the network saw the null condition instead: the label `NO_CLASS`, or a learned value.
 
     Arguments:
         kind: A number of classes, or the shape of float values.
@@ -124,9 +124,9 @@ class Condition(nn.Module):
         return self.kind if isinstance(self.kind, int) else list(self.kind)
 
     def fit(self, values: Data, dropout: float) -> None:
-        """Fit the scales of float values to data, and note how often they will be dropped.
+        """Fit the scales of float values to data, and record how often they will be dropped.
 
-        The null condition starts beyond all of them, so that it is none of them.
+        The null condition starts beyond all values, so that it differs from all of them.
 
         Raises:
             ValueError: If a column or channel of values is constant.
@@ -148,7 +148,7 @@ class Condition(nn.Module):
         return check_condition(condition, self.kind)
 
     def encode(self, condition: Tensor | int) -> Tensor:
-        """Return the condition as the network takes it.
+        """Return the condition in the form that the network takes.
 
         Raises:
             ValueError: If it is not of this kind.
@@ -186,8 +186,8 @@ class ConditionedScore(ScoreWrapper):
 
     Arguments:
         model: A `ScoreModel` or `ForeignScore`.
-        condition: As the model's network takes it, one row or one for each sample; None for the
-            null condition.
+        condition: The condition in the form that the network takes, one row or one for each
+            sample; None for the null condition.
     """
 
     def __init__(self, model: Any, condition: Tensor | None) -> None:

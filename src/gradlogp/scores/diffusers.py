@@ -1,7 +1,7 @@
 r"""Pretrained models of diffusers as noisy scores.
 
-diffusers itself is imported only to read a folder; a network and a scheduler that are already there
-are asked for their attributes alone.
+diffusers itself is imported only to read a folder; of a network and a scheduler in memory only
+attributes are read.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ LAST = 2.0**-40  # ᾱ_T/ᾱ_{T−1} in place of 0: α_T is below 1e-6, 0 to flo
 class DiffusersNetwork(nn.Module):
     """A UNet of diffusers as a plain network(x, step) or network(x, step, labels).
 
-    Of a network that predicts a variance too, in further channels, the mean is taken.
+    If the network also predicts a variance, in additional channels, only the mean is used.
 
     Arguments:
         unet: The UNet.
@@ -44,7 +44,8 @@ class DiffusersNetwork(nn.Module):
         """Return the prediction, shape of x.
 
         Raises:
-            ValueError: If labels are missing or superfluous, or x has another dtype than the weights.
+            ValueError: If labels are missing or superfluous, or x does not have the dtype of the
+                weights.
         """
         if self.conditional != (labels is not None):
             raise ValueError(
@@ -73,27 +74,28 @@ def from_diffusers(
 ) -> ForeignScore:
     r"""Return the noisy score of a UNet of diffusers, with its `DDPM` schedule.
 
-    Step i of 1 … T is at t = i/T and the network is given i − 1. Between steps log ᾱ is
-    linear in t, and the network is given the fraction T t − 1, which sinusoidal embeddings take;
-    one with an embedding table refuses. Times below 1/T, where it has never been, are refused.
+    Step i of 1 … T is at t = i/T, and the network receives i − 1. Between steps log ᾱ is linear in
+    t, and the network receives the fraction T t − 1, which sinusoidal embeddings accept; an
+    embedding table raises an error. Times below 1/T, for which the network was never trained, are
+    refused.
 
-    Only the law is read: betas and what is predicted. What a scheduler does besides is a choice of
-    the sampler and no part of the score: `clip_sample`, `thresholding`, `variance_type`, spacing.
-    Where ᾱ_T = 0 (`rescale_betas_zero_snr`), α_T is below 1e-6 here, 0 to float32; there an ε says
-    nothing of x_0, and is refused. At t = 1 these models are sampled from N(0, 1): its moments are
-    stated as those of the data.
+    Only the betas and the kind of prediction are read. All other settings of a scheduler are
+    choices of the sampler and not part of the score: `clip_sample`, `thresholding`,
+    `variance_type`, spacing. If ᾱ_T = 0 (`rescale_betas_zero_snr`), α_T is below 1e-6 here, 0 in
+    float32; there ε carries no information about x_0 and is refused. At t = 1 these models are
+    sampled from N(0, 1), whose moments are used as those of the data.
 
     Arguments:
         unet: A `UNet2DModel`, or the folder of one, or of a pipeline that has `unet` and
             `scheduler` in it.
-        scheduler: Whose `alphas_cumprod` and `prediction_type` are read; any of those with betas,
-            such as `DDPMScheduler`. Or the folder of one. Not needed for the folder of a pipeline.
+        scheduler: A scheduler with betas, such as `DDPMScheduler`, whose `alphas_cumprod` and
+            `prediction_type` are read; or its folder. Not needed for the folder of a pipeline.
         event_shape: The event shape; by default from the network's `in_channels` and
             `sample_size`.
 
     Raises:
-        ValueError: For a model of another kind, a folder that has no model, or if a folder is to be
-            read and diffusers is not installed.
+        ValueError: For an unsupported model, a folder without a model, or a folder if diffusers is
+            not installed.
 
     References:
         | Denoising Diffusion Probabilistic Models (Ho et al., 2020)

@@ -1,6 +1,6 @@
 r"""Two noisy scores in closed form: of a known law, and of a finite data set.
 
-They have the type of a trained model, so whatever works with one works with all, and every sampler
+They have the same type as a trained model, so they can be used in the same way, and every sampler
 can be tested without training.
 """
 
@@ -23,9 +23,9 @@ class ExactScore(ScoreBase):
     """The exact noisy score of a density known in closed form.
 
     Arguments:
-        density: A law closed under noising, such as `GaussianMixture`. Of a `Joint` law of x and y,
-            or of `Classes`, this is the score of x alone, and `given(y)` that of x given y; of a law
-            `WithHoles` `given(x)` is that given the part of x that is known.
+        density: A law closed under noising, such as `GaussianMixture`. For a `Joint` law of x and
+            y, or `Classes`, this is the score of x alone, and `given(y)` that of x given y; for a
+            law `WithHoles` `given(x)` is the score given the known part of x.
         schedule: The noise schedule.
 
     Examples:
@@ -110,10 +110,11 @@ class EmpiricalScore(ScoreBase):
     Arguments:
         data: The points, `(N, *event)`.
         schedule: The noise schedule.
-        chunk_size: As of `Empirical`, whose cost this has: of order B N D for B points.
+        chunk_size: As for `Empirical`, which also has the same cost, of order B N D for B points.
 
     Raises:
-        ValueError: For data that are no batch, are empty or not finite; for a chunk_size below 1.
+        ValueError: For data without a batch dimension, empty or not finite; for a chunk_size below
+            1.
 
     Examples:
         >>> score = glp.EmpiricalScore(torch.tensor([[-1.0], [1.0]]), glp.schedules.VE(0.01, 10.0))

@@ -1,8 +1,8 @@
 r"""Foreign networks as noisy scores, and a noisy score as a foreign denoiser.
 
-A network that predicts ε, x_0 or v at x_t = α x_0 + σ ε is a score once two things are said: the
-schedule it was trained under, and what it is given of the noise. Nothing is rescaled and nothing is
-guessed: x goes to the network as it is, and the answer becomes −ε̂/σ.
+A network that predicts ε, x_0 or v at x_t = α x_0 + σ ε can be used as a score if two things are
+known: the schedule under which it was trained, and its noise input. Nothing is rescaled and
+nothing is guessed: x is passed to the network as it is, and the output becomes −ε̂/σ.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from ..noise.schedules import DDPM, EDM
 from ..noise.score_base import ScoreBase
 from ..noise.terminal import check_moments
 from .conditioned import ConditionedScore, check_condition
-from .rescheduled import RescheduledScore
+from .guided import RescheduledScore
 
 NoiseInput = Literal["time", "step", "sigma"] | Callable[[Tensor], Tensor]
 """What a network is given of the noise, as a function of t."""
@@ -59,19 +59,19 @@ NAMED = ("time", "step", "sigma")
 
 @dataclass(frozen=True)
 class Steps:
-    """The number a DDPM is given: step i of 1 … T, at t = i/T, is number i − 1.
+    """The noise input of a DDPM: step i of 1 … T, at t = i/T, is number i − 1.
 
-    Where all times are steps the numbers are integers (int64, as embedding tables want). Between
-    steps there is the fraction T t − 1 if `between`, which a network of sinusoidal embeddings
-    takes; else such times are refused, and so are always those below 1/T, where the network has
-    never been.
+    If all times are steps, the numbers are integers (int64, as embedding tables need). Between
+    steps the number is the fraction T t − 1 if `between` is true, which networks with sinusoidal
+    embeddings accept; otherwise such times are refused. Times below 1/T, for which the network was
+    never trained, are always refused.
 
     Arguments:
         n: T, the number of steps.
         between: Whether times between the steps are allowed.
 
     Raises:
-        ValueError: For n below 1; when called, for a time that is no step.
+        ValueError: For n below 1; when called, for a time that is not a step.
     """
 
     n: int
@@ -105,11 +105,11 @@ class ForeignScore(ScoreBase, nn.Module):
 
     .. math:: s(z, t) = -\hat ε(z, t)/σ_t, \qquad \hat ε = F(z, c(t)) \text{ for ε-networks}
 
-    z goes to the network as it is, in the frame z_t = α_t z_0 + σ_t ε of the schedule.
+    z is passed to the network as it is, in the frame z_t = α_t z_0 + σ_t ε of the schedule.
 
     Arguments:
         network: network(z, c) or, if conditional, network(z, c, condition) -> like z, with c `(B,)`.
-        schedule: The schedule that it was trained under.
+        schedule: The schedule under which it was trained.
         predicts: One of score, epsilon, x0, v, velocity.
         noise_input: What c is: "time", t; "step", DDPM's number T t − 1 (see `Steps`);
             "sigma", σ_t; or a function of t.
@@ -117,7 +117,8 @@ class ForeignScore(ScoreBase, nn.Module):
         moments: Mean and variance of z_0, from which the law at t = 1 follows.
 
     Raises:
-        ValueError: For an unknown `predicts` or `noise_input`, or steps of a schedule that has none.
+        ValueError: For an unknown `predicts` or `noise_input`, or "step" with a schedule without
+            steps.
     """
 
     def __init__(
@@ -192,10 +193,10 @@ class ForeignScore(ScoreBase, nn.Module):
         return out if self.predicts == "score" else -to_epsilon(self.predicts, out, z, a, b) / b
 
     def denoise_given(self, z: Tensor, t: Tensor, condition: Tensor | None) -> Tensor:
-        """Return E[z_0 | z_t = z] from the network's own condition, as `forward` takes it.
+        """Return E[z_0 | z_t = z] for a condition in the form that `forward` takes.
 
         Raises:
-            ValueError: For a score or an ε at α = 0, which say nothing of z_0 there.
+            ValueError: For a score or an ε at α = 0, where they carry no information about z_0.
         """
         out, a, b = self._predict(z, t, condition)
         check_determines(self.predicts, "x_0", a)
@@ -211,7 +212,7 @@ class ForeignScore(ScoreBase, nn.Module):
         """Return the noisy score with the condition fixed: one for all, or one per sample.
 
         Raises:
-            ValueError: Unless it is an int, int64 `(1,)` or `(B,)`, or float `(1 or B, *shape)`.
+            ValueError: If it is not an int, int64 `(1,)` or `(B,)`, or float `(1 or B, *shape)`.
         """
         return ConditionedScore(self, check_condition(condition, None))
 
@@ -225,9 +226,9 @@ def from_epsilon(
 ) -> ForeignScore:
     """Return the noisy score of a bare ε-network, network(x, c) -> ε̂.
 
-    What c is has no default, because a wrong one gives samples that look merely bad: the number of
-    the step, counted from 0, is `noise_input="step"`; numbers counted from 1 are
-    `noise_input=lambda t: T * t`. Arguments and errors are those of `ForeignScore`.
+    The noise input c has no default, because with a wrong one the samples merely look bad. Step
+    numbers counted from 0 are `noise_input="step"`, numbers counted from 1 `noise_input=lambda t:
+    T * t`. Arguments and errors are those of `ForeignScore`.
     """
     return ForeignScore(network, schedule, "epsilon", noise_input=noise_input, **known)
 
@@ -242,12 +243,12 @@ def from_edm(
 
     .. math:: s(x, t) = (D(x; σ_t) - x)/σ_t^2
 
-    under the schedule `EDM(sigma_min, sigma_max)`. A third argument of the network are labels.
+    under the schedule `EDM(sigma_min, sigma_max)`. Labels are a third argument of the network.
 
     Arguments:
         network: D(x, σ) with its preconditioning, σ `(B,)`.
-        sigma_min: The least σ that it shall be asked for.
-        sigma_max: The largest.
+        sigma_min: The smallest σ to use.
+        sigma_max: The largest σ to use.
         known: `event_shape` and `moments`, as in `ForeignScore`.
 
     Raises:
@@ -274,12 +275,12 @@ def from_k_diffusion(
     """Return the noisy score of a denoiser of k-diffusion, `denoiser(x, σ, **extra)` -> x̂_0.
 
     Arguments:
-        denoiser: At x = x_0 + σ ε, σ `(B,)`.
-        sigma_min: The least σ that it knows; by default its attribute of that name.
-        sigma_max: The largest; likewise.
+        denoiser: D(x, σ) at x = x_0 + σ ε, σ `(B,)`.
+        sigma_min: The smallest σ that it knows; by default its attribute of that name.
+        sigma_max: The largest σ that it knows; by default its attribute of that name.
         event_shape: As in `ForeignScore`.
-        moments: Likewise.
-        extra: Arguments for every call.
+        moments: As in `ForeignScore`.
+        extra: Additional arguments of every call.
 
     Raises:
         ValueError: If the range of σ is not known, or unless 0 < sigma_min < sigma_max.
@@ -304,7 +305,7 @@ class _Sigma(Schedule):
 
 
 def to_k_diffusion(score: NoisyScore) -> Callable[[Tensor, Tensor], Tensor]:
-    r"""Return denoiser(x, σ) -> x̂_0 at x = x_0 + σ ε, what the samplers of k-diffusion take.
+    r"""Return denoiser(x, σ) -> x̂_0 at x = x_0 + σ ε, for the samplers of k-diffusion.
 
     .. math:: D(x; σ) = E[x_0 | x_t = α_t x], \qquad σ_t/α_t = σ
 

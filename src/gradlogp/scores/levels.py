@@ -1,16 +1,16 @@
-r"""Which of several levels a vector stands for: a law that is right in each column before any training.
+r"""Levels of categories in a vector, with the right frequencies in each column before any training.
 
-A column of levels, such as a category, is 0 or 1 in an entry for each level, or in one entry for two,
-with a little noise on it. In the frame of unit variance level k lies at μ_k, its noise has variances v,
-and where it is met with probability π_k and the network says f_k,
+A column with levels, such as a category, has an entry of 0 or 1 for each level, or one entry for
+two levels, with a little noise on it. In the frame of unit variance level k lies at μ_k and its
+noise has variances v. If its probability is π_k and the network returns f_k,
 
 .. math::
     p_k \propto π_k \, e^{f_k} \, N(u_t;\, α μ_k,\, α^2 v + σ^2), \qquad
     E[u_0 \mid u_t] = \sum_k p_k \left( μ_k + \frac{α v}{α^2 v + σ^2} (u_t - α μ_k) \right)
 
-A network of 0 gives each level as often as it is met, however rare; what it learns is how often,
-given everything else. If levels were numbers it would have to learn the frequencies too, and that
-nothing lies between two levels.
+With a network that returns 0, each level has its frequency in the data, however rare; the network
+learns how the probability depends on everything else. If levels were numbers, it would have to
+learn the frequencies too, and that nothing lies between two levels.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ SEEN = 0.5
 
 
 class Levels(nn.Module):
-    """The entries of a vector that say which level a column has, and the law of each column alone.
+    """The entries of a vector that encode the level of a column, and the law of each column alone.
 
     Arguments:
-        d: Entries of the vector. None says so until `choose` is called.
+        d: Number of entries of the vector. None of them encodes a level until `choose` is called.
     """
 
     block: Tensor
@@ -48,22 +48,22 @@ class Levels(nn.Module):
         self.register_buffer("step", torch.ones(d))
 
     def choose(self, blocks: tuple[int, ...], blur: float) -> None:
-        """Say which entries are 0 or 1: a number for each, of its column, or −1.
+        """Set which entries are 0 or 1: for each the number of its column, or −1.
 
         Arguments:
             blocks: The numbers, below the number of entries.
-            blur: Standard deviation of the noise on them, in the units of the data.
+            blur: Standard deviation of the noise on these entries, in the units of the data.
         """
         self.block.copy_(torch.tensor(blocks))
         self.alone.copy_(torch.tensor([blocks.count(b) == 1 and b >= 0 for b in blocks]))
         self.blur.fill_(blur)
 
     def fit(self, rows: Tensor, coordinates: AffineCoordinates) -> None:
-        """Take the frequencies of levels in rows `(N, D)`, in the units of the data, NaN where unknown.
+        """Fit the frequencies of levels to rows `(N, D)` in the units of the data, NaN where unknown.
 
         Arguments:
             rows: The rows.
-            coordinates: The frame in which `denoise` is asked.
+            coordinates: The frame of the arguments of `denoise`.
         """
         shift, scale = coordinates.shift, coordinates.scale
         self.low.copy_(-shift / scale)
@@ -82,13 +82,13 @@ class Levels(nn.Module):
                 self.log_share[own] = (met / met.sum()).log().to(self.log_share)
 
     def denoise(self, u: Tensor, alpha: Tensor, sigma: Tensor, out: Tensor) -> Tensor:
-        """Return E[u_0 | α u_0 + σ ε = u], meaningless in entries of no level.
+        """Return E[u_0 | α u_0 + σ ε = u], meaningless in entries that do not encode a level.
 
         Arguments:
-            u: In the frame of unit variance, `(B, D)`.
-            alpha: `(B, 1)`, or () for all.
-            sigma: In that frame, `(B, D)` or `(D,)`.
-            out: f, like u. Of an entry that is alone f of 1, where that of 0 is 0.
+            u: States in the frame of unit variance, `(B, D)`.
+            alpha: α, `(B, 1)`, or () for all.
+            sigma: σ in that frame, `(B, D)` or `(D,)`.
+            out: f, shape of u. For two levels in one entry it is f of 1, and f of 0 is 0.
         """
         low, step = self.low.to(u), self.step.to(u)
         var = (self.blur.to(u) * step).square()

@@ -1,14 +1,14 @@
-r"""A score given any part of x: one network for all parts, and the score that it becomes.
+r"""A score given any part of x: one network for all parts, and the resulting score.
 
-A row with holes, NaN where nothing is known, is the condition. The score stays one of all of x, so that
-rows with different holes go together: entries that are known become independent of everything,
-N(m, v) with the moments of z_0,
+The condition is a row with NaN in the unknown entries. The score remains a score of all of x, so
+that a batch can contain rows with different unknown entries: known entries become independent of
+everything else, N(m, v) with the moments of z_0,
 
 .. math::
     p(z \mid x_{known}) = p(z_{unknown} \mid x_{known}) \prod_{i\ known} N(z_i; m_i, v_i)
 
-and whoever draws puts the known values back. Putting freshly noised known values in at every step of an
-unconditional model instead is biased, however fine the steps.
+and drivers put the known values back after drawing. The alternative, inserting freshly noised
+known values in every step of an unconditional model, is biased however small the steps are.
 """
 
 from __future__ import annotations
@@ -42,10 +42,10 @@ RIDGE = 1e-3
 
 
 def check_holes(x: Any, event_shape: torch.Size) -> Tensor:
-    """Return rows with holes, `(1, *event)` or `(B, *event)`, as they are.
+    """Return rows with holes, `(1, *event)` or `(B, *event)`, unchanged.
 
     Raises:
-        ValueError: Unless they are floats of that shape, finite or NaN.
+        ValueError: If they are not floats of that shape, finite or NaN.
     """
     wanted = f"float rows (1 or B, {', '.join(map(str, event_shape))}), NaN where nothing is known"
     if not isinstance(x, Tensor) or not x.is_floating_point():
@@ -64,11 +64,11 @@ def gaussian_with_holes(u: Tensor, known: Tensor) -> tuple[Tensor, Tensor]:
     .. math:: m = \frac{1}{n} \sum_i E[u_i], \quad
         S = \frac{1}{n} \sum_i \left( \mathrm{Cov}[u_i] + (E[u_i] - m)(E[u_i] - m)^\top \right)
 
-    given the known entries of each row. A tenth of a row for each entry, with the variances of S and no
-    correlation, is counted in, so that few rows do not make a singular law.
+    given the known entries of each row. A tenth of a row per entry, with the variances of S and no
+    correlation, is added, so that the law is not singular if there are few rows.
 
     Arguments:
-        u: Rows `(N, D)` of about unit variance.
+        u: Rows `(N, D)` with about unit variance.
         known: 1 where an entry is known, `(N, D)`.
 
     References:
@@ -100,17 +100,17 @@ def _given(S: Tensor, a: Tensor, b: Tensor, left: Tensor) -> tuple[Tensor, Tenso
 
 
 class Mask(Shared):
-    """The condition of a network that knows any part of x: what is known, and its values.
+    """The condition of a network that accepts any known part of x: which entries, and their values.
 
-    The network takes it as `(B, 2, *event)`: 1 where an entry is known, 0 where it is not, −1 where it
-    is neither known nor asked for; and the known values in the frame of unit variance, 0 elsewhere.
-    Nothing known is the null condition, which it has always seen.
+    The network takes it as `(B, 2, *event)`: 1 where an entry is known, 0 where it is not, −1
+    where it is neither known nor needed; and the known values in the frame of unit variance, 0
+    elsewhere. If nothing is known, this is the null condition, which the network has always seen.
 
-    Of vectors it keeps mean and covariance, so that the network has to learn only what a Gaussian law
-    with these does not say; and which entries are levels of a column, whose frequencies it keeps
-    (`Levels`). The covariance is that of all entries, or, of more than `MOST_GAUSSIAN`, of those that
-    are no levels, if they are fewer. Of what the network says beyond that law, `share` is kept, level
-    by level of noise.
+    For vectors it keeps mean and covariance, so that the network only learns what the Gaussian law
+    with these moments does not describe; and it keeps which entries are levels of a column, and
+    their frequencies (`Levels`). The covariance includes all entries; if these are more than
+    `MOST_GAUSSIAN`, only those that are not levels, if they are fewer. `share` is the part of the
+    network's correction to that law that is kept, for each noise level.
 
     Arguments:
         event_shape: The shape of x.
@@ -132,9 +132,9 @@ class Mask(Shared):
         self.levels = Levels(D) if vector else None
 
     def fit(self, rows: Tensor) -> None:
-        """Take from rows with holes, in the units of the data, mean and covariance of most likelihood.
+        """Fit mean and covariance to rows with holes, in the units of the data, by maximum likelihood.
 
-        And how often each level is met.
+        Also fit the frequencies of levels.
         """
         if self.mean is None or self.cov is None or self.levels is None:
             return
@@ -154,17 +154,17 @@ class Mask(Shared):
     def fill(
         self, rows: Tensor, given: Tensor, generator: Generator | None = None
     ) -> tuple[Tensor, Tensor]:
-        r"""Draw what is NaN in rows from the Gaussian law given some of the rest, and its density.
+        r"""Draw the NaN entries of rows from the Gaussian law given some others, with their density.
 
         .. math:: N(m_a + S_{ak} S_{kk}^{-1} (u_k - m_k),\; S_{aa} - S_{ak} S_{kk}^{-1} S_{ka})
 
         Arguments:
             rows: Rows `(N, D)`, in the units of the data, NaN where a value is to be drawn.
-            given: Which entries it is drawn given, where they are there, bool like the rows.
-            generator: Where draws come from.
+            given: Which entries to condition on if they are present, bool, shape of the rows.
+            generator: Source of the draws.
 
         Returns:
-            The rows, whole, and the log-density `(N,)` of what was drawn, in nats.
+            The complete rows, and the log-density `(N,)` of the draws, in nats.
         """
         assert self.mean is not None
         assert self.cov is not None
@@ -191,18 +191,18 @@ class Mask(Shared):
     def gaussian(
         self, u: Tensor, alpha: Tensor, sigma: Tensor, condition: Tensor
     ) -> tuple[Tensor, Tensor]:
-        r"""Return mean and deviation of u_0 given α u_0 + σ ε = u and what is known, in a Gaussian law.
+        r"""Return mean and deviation of u_0 given α u_0 + σ ε = u and the known part, for a Gaussian.
 
         .. math:: m + S A C^{-1} (y - A m), \quad C = A S A + B
 
-        with A the signal and B the noise of every entry: 1 and next to 0 where it is known, 0 and 1
-        where it is neither known nor asked for, α and σ² where it is not known.
+        with A the signal and B the noise of every entry: 1 and almost 0 where it is known, 0 and 1
+        where it is neither known nor needed, α and σ² where it is not known.
 
         Arguments:
-            u: In the frame of unit variance, `(B, D)`.
-            alpha: `(B, 1)`, or () for all.
-            sigma: In that frame, `(B, D)` or `(D,)`.
-            condition: As the network takes it.
+            u: States in the frame of unit variance, `(B, D)`.
+            alpha: α, `(B, 1)`, or () for all.
+            sigma: σ in that frame, `(B, D)` or `(D,)`.
+            condition: The condition in the form that the network takes.
         """
         assert self.mean is not None
         assert self.cov is not None
@@ -230,10 +230,10 @@ class Mask(Shared):
         self, u: Tensor, alpha: Tensor, sigma: Tensor, condition: Tensor, out: Tensor,
         coordinate: Tensor,
     ) -> Tensor:  # fmt: skip
-        """Return the mean of u_0 that the network corrects by `out`: arguments as of `gaussian`.
+        """Return the mean of u_0 corrected by `out`, with the arguments of `gaussian`.
 
-        Numbers by so many deviations, levels by the logarithm of how much likelier they are; of either
-        the share at the noise coordinate of the network.
+        `out` corrects numbers in units of their deviation, and levels by their log-odds; both are
+        multiplied by the share at the noise coordinate of the network.
         """
         assert self.levels is not None
         mean, sd = self.gaussian(u, alpha, sigma, condition)
@@ -254,7 +254,7 @@ class Mask(Shared):
         return check_holes(condition, self.event_shape)
 
     def encode(self, condition: Any) -> Tensor:
-        """Return the condition as the network takes it, from rows in data units, NaN where unknown.
+        """Return the condition for the network, from rows in data units with NaN where unknown.
 
         Raises:
             ValueError: If it is not of this kind.
@@ -279,13 +279,13 @@ class Mask(Shared):
 class MaskedScore(ConditionedScore):
     r"""The score of z_t given a part of x, one part for each row or one for all.
 
-    Where an entry is unknown, that of the network; where it is known,
+    In the unknown entries it is that of the network; in the known ones
 
     .. math:: -\frac{z_i - α m_i}{α^2 v_i + σ^2}
 
     Arguments:
-        model: A `ScoreModel` whose network was made with `holes=True`.
-        condition: As the network takes it (`Mask.encode`); None for nothing known.
+        model: A `ScoreModel` whose network was created with `holes=True`.
+        condition: The condition for the network (`Mask.encode`); None if nothing is known.
     """
 
     def _apart(self, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:

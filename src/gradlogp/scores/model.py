@@ -1,4 +1,4 @@
-r"""The noisy score that is learned: a network in the frame of unit variance at every noise level."""
+r"""The learned noisy score: a network in the frame of unit variance at every noise level."""
 
 from __future__ import annotations
 
@@ -51,51 +51,52 @@ class ScoreModel(ScoreBase, nn.Module):
         \tilde σ = \frac{σ}{\sqrt{α^2 c^2 + σ^2}}, \quad
         \tilde z = \tilde α \tilde z_0 + \tilde σ ε
 
-    and `predicts` names what it predicts of (z̃_0, ε). Of a model conditional on values m is the best
-    linear prediction of z_0 from them and c what that leaves, so that what is linear in them is exact
-    from the start (not with `condition_dropout`, where the network has to do without them). A network
-    with `holes=True` predicts what a Gaussian law leaves of z_0, in its standard deviations (`Mask`),
-    and of entries that say a level how much likelier it is (`Levels`).
-    With `predicts="v"` this is the EDM preconditioning (up to a sign). The network is given −λ/8 with
-    λ = 2 log(α c̄/σ), so that models
-    under different schedules of the same data see the same coordinate.
+    and `predicts` names the prediction in terms of (z̃_0, ε). For a model conditional on values, m
+    is the best linear prediction of z_0 from them and c the residual standard deviation, so that
+    the linear part is exact from the start (not with `condition_dropout`, where the network must
+    work without the values). A network with `holes=True` predicts the residual of z_0 under a
+    Gaussian law, in its standard deviations (`Mask`), and log-odds for entries that encode a level
+    (`Levels`). With `predicts="v"` this is the EDM preconditioning (up to a sign). The network
+    receives −λ/8 with λ = 2 log(α c̄/σ), so that models of the same data under different schedules
+    see the same coordinate.
 
-    With a `base` the network learns what the noised score of a Gaussian or a mixture leaves open. Every
-    prediction is an affine function of ε; where the network gives F, its linear part alone counts:
+    With a `base` the network learns a correction to the noised score of a Gaussian or a mixture.
+    Every prediction is an affine function of ε; only its linear part applies to the output F of
+    the network:
 
     .. math::
         s_θ(z, t) = s_{base}(z, t) - \frac{w}{σ} F, \qquad
         w = 1 \;(ε), \quad \tilde α \;(v), \quad \tilde α / \tilde σ \;(x_0), \quad
         \tilde α / (\tilde α + \tilde σ) \;(velocity), \quad -\tilde σ \;(score)
 
-    With `predicts="v"` and N(m, c²) for a base this is the model without one, and so EDM's. A
-    network of 0 gives the score of the base, however thin its directions are and however narrow the
-    network; far from the data it is what remains. `base.share` scales the correction from level to
-    level of noise.
+    With `predicts="v"` and the base N(m, c²) this is the model without a base, and so EDM's. If
+    the network is 0, the score is that of the base, however thin its directions are and however
+    narrow the network is; far from the data only the base remains. `base.share` scales the
+    correction at each noise level.
 
     A model carries its coordinates, x = shift + scale · z, for data whose columns have different
-    units. Coordinates, moments and what is known of the condition are fitted in training and stored
-    with the weights; they start as identities. `forward` has no branch that depends on data, so that
-    `torch.compile`, `torch.export` and `torch.func.vmap` take it; calling the model checks more.
+    units. Coordinates, moments and the scales of the condition are fitted in training and stored
+    with the weights; they start as identities. `forward` has no branch that depends on data, so
+    that `torch.compile`, `torch.export` and `torch.func.vmap` accept it; calling the model checks
+    more.
 
     References:
         | Elucidating the Design Space of Diffusion-Based Generative Models (Karras et al., 2022)
         | https://arxiv.org/abs/2206.00364
 
-    `columns` names the entries of a vector where somebody does; a checkpoint keeps them.
+    `columns` may name the entries of a vector; a checkpoint keeps the names.
 
     Arguments:
         network: network(z, c) or, if conditional, network(z, c, condition) -> like z.
         schedule: The noise schedule.
         predicts: One of score, epsilon, x0, v, velocity.
-        event_shape: The event shape, where the network does not say so itself
-            (`network.event_shape`).
-        condition: What the network is conditional on, where it does not say so itself
-            (`network.condition`): a number of classes, or the shape of float values.
-        base: What the network corrects: "gaussian", one fitted to the data together with the frame
-            (the whole covariance, or of events of more than 512 entries 32 directions and a
-            diagonal); a `Gaussian` or a `GaussianMixture` in model coordinates, kept as it is; or
-            None, nothing. A conditional model has one base for all conditions.
+        event_shape: The event shape, if the network has no attribute `event_shape`.
+        condition: What the network is conditional on, if it has no attribute `condition`: a number
+            of classes, or the shape of float values.
+        base: What the network corrects: "gaussian", a Gaussian fitted to the data together with
+            the frame (the whole covariance, or for events of more than 512 entries 32 directions
+            and a diagonal); a `Gaussian` or a `GaussianMixture` in model coordinates, which is not
+            changed; or None, nothing. A conditional model has one base for all conditions.
 
     Raises:
         ValueError: For an unknown `predicts` or base, if no event shape is known, or if an event
@@ -181,7 +182,7 @@ class ScoreModel(ScoreBase, nn.Module):
         return self.z_mean.new_empty(0)
 
     def fit_frame(self, data: Data, scales: Scales | None = None) -> None:
-        """Fit coordinates, where `scales` asks for it, moments and base to data in its own units.
+        """Fit coordinates (if `scales` requests it), moments and base to data in its own units.
 
         Raises:
             ValueError: If a column or channel is constant, or the model's dtype cannot hold it.
@@ -215,12 +216,12 @@ class ScoreModel(ScoreBase, nn.Module):
             self.condition.coordinates = AffineCoordinates(shift, scale)
 
     def fit_condition(self, data: Data, condition: Tensor, dropout: float) -> None:
-        """Fit what is known of the condition to data, both in their own units, after `fit_frame`.
+        """Fit the scales and the linear part of the condition, after `fit_frame`.
 
         Arguments:
-            data: `(N, *event)`.
-            condition: One a row, of the kind of the model.
-            dropout: How often training will leave it out.
+            data: `(N, *event)`, in data units.
+            condition: One per row, of the kind of the model, in its own units.
+            dropout: The probability with which training omits it.
 
         Raises:
             ValueError: If the model has no condition, or a column or channel of values is constant.
@@ -284,8 +285,7 @@ class ScoreModel(ScoreBase, nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """Return z̃ and what the network says of it."""
         if predicted is not None:
-            assert frame.levels is not None
-            z = z - frame.levels[0] * predicted
+            z = z - frame.alpha * predicted
         z_unit = (z - frame.drift) * frame.scale
         extra = () if condition is None else (condition,)
         known = {} if frame.embedded is None else {"embedded": frame.embedded}
@@ -329,20 +329,20 @@ class ScoreModel(ScoreBase, nn.Module):
         return self.denoise_given(z, t, self._without(z))
 
     def _without(self, z: Tensor) -> Tensor | None:
-        """Return the null condition for each row of z; None of a model without conditions.
+        """Return the null condition for each row of z; None for a model without conditions.
 
         Raises:
-            ValueError: If the model never saw it in training.
+            ValueError: If the model never saw the null condition in training.
         """
         if self.condition is None:
             return None
         return self.condition.null(len(z), z)
 
     def denoise_given(self, z: Tensor, t: Tensor, condition: Tensor | None) -> Tensor:
-        """Return E[z_0 | z_t = z] from the network's own condition, as `forward` takes it.
+        """Return E[z_0 | z_t = z] for a condition in the form that `forward` takes.
 
         Where α = 0 the state carries no information about z_0, and neither does a score or ε: the
-        mean of z_0, that of the base where there is one, is the answer.
+        result is the mean of z_0, or of the base if there is one.
         """
         if isinstance(self.condition, Mask):
             condition = self.condition.null(len(z), z) if condition is None else condition
@@ -372,12 +372,12 @@ class ScoreModel(ScoreBase, nn.Module):
         """Return the score of z_t given a condition: one for all samples, or one for each.
 
         Arguments:
-            condition: A class, as an int or int64 `(1,)` or `(B,)`; or float values `(1, *shape)` or
-                `(B, *shape)`, in the units in which training saw them; or, of a network made with
+            condition: A class, as an int or int64 `(1,)` or `(B,)`; or float values `(1, *shape)`
+                or `(B, *shape)`, in the units of training; or, for a network created with
                 `holes=True`, rows of x itself `(1, *event)` or `(B, *event)`, NaN where unknown.
 
         Raises:
-            ValueError: If the model has no condition, or this is not one of its kind.
+            ValueError: If the model has no condition, or the condition is of the wrong kind.
         """
         if self.condition is None:
             raise ValueError("this model was created without a condition: it accepts none")
@@ -387,12 +387,12 @@ class ScoreModel(ScoreBase, nn.Module):
     def unconditional(self) -> ConditionedScore | ScoreModel:
         """Return the score of all conditions together.
 
-        A conditional model knows it if it was trained with `condition_dropout`: then this is the other
-        half of guidance, `GuidedScore(model.given(y), model.unconditional())`.
+        A conditional model knows it if it was trained with `condition_dropout`: it is then the
+        other half of guidance, `GuidedScore(model.given(y), model.unconditional())`.
 
         Raises:
-            ValueError: If the model is conditional and was trained without `condition_dropout`: what
-                the network says of the null condition would then mean nothing.
+            ValueError: If the model is conditional and was trained without `condition_dropout`:
+                its output for the null condition would then be meaningless.
         """
         if self.condition is None:
             return self

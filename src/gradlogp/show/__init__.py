@@ -1,4 +1,4 @@
-"""What a person looks at: figures, reports, progress. It draws what it is given."""
+"""Figures, reports and progress bars, drawn from given values."""
 
 from .animation import animate as animate
 from .explore import explore as explore

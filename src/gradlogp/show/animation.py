@@ -1,4 +1,4 @@
-"""Moving pictures: chains, annealed runs and flows in the plane, as GIF files."""
+"""Animations of chains, annealed runs and flows in the plane, as GIF files."""
 
 from __future__ import annotations
 
@@ -45,32 +45,32 @@ def animate(
 ) -> Path:
     """Write an animation of moving points as a GIF, one frame per state.
 
-    States are draws of a chain, `chain.draws.transpose(0, 1)`, or what the callback of `evolve` sees:
-    of an `AnnealedLangevin` with one step a level that is every Langevin step, of `ReverseSDE` and
-    `ProbabilityFlow` every level.
+    States are draws of a chain, `chain.draws.transpose(0, 1)`, or the states that the callback of
+    `evolve` receives: for `AnnealedLangevin` with one step per level every Langevin step, for
+    `ReverseSDE` and `ProbabilityFlow` every level.
 
     Arguments:
-        states: Positions `(frames, n, 2)`, at least 2 frames; or such positions by their titles,
-            which move side by side.
+        states: Positions `(frames, n, 2)`, at least 2 frames; or a dictionary of such positions by
+            title, which are shown side by side.
         out: The file to write, .gif.
-        density: log p behind them, `(m, 2) -> (m,)`, or one for each frame, such as the law at its
-            noise level.
-        captions: A line over the picture for each frame.
-        bounds: The frame of the plane; by default that of the last states.
+        density: log p for the background, `(m, 2) -> (m,)`, or one for each frame, such as the law
+            at its noise level.
+        captions: A line above the picture for each frame.
+        bounds: The visible part of the plane; by default that of the last states.
         names: Names of the axes.
         invert_y: Let y grow downwards.
-        trail: How many of the states before are drawn behind each point, as lines.
-        fps: Frames a second; the last one stays for `hold` seconds.
-        hold: As above.
-        width: Inches of a panel, 100 pixels each.
+        trail: How many earlier states are drawn behind each point, as lines.
+        fps: Frames per second.
+        hold: How many seconds the last frame is shown.
+        width: Width of a panel in inches of 100 pixels.
         theme: `LIGHT` or `DARK`.
 
     Returns:
         The path of the file.
 
     Raises:
-        ValueError: For states of another shape or not finite, or as many densities or captions as
-            there are no frames.
+        ValueError: For states of a wrong shape or not finite, or if the number of densities or
+            captions is not that of the frames.
         OSError: If the file cannot be written.
 
     Examples:

@@ -1,7 +1,7 @@
 """A page to explore a score: the field at every noise level, and walkers that follow it.
 
-One self-contained HTML file: the mathematics in `explore.js`, its face in
-`explore_page.js`, and the fields in closed form (mixtures) or as tables.
+One self-contained HTML file: the mathematics in `explore.js`, the interface in `explore_page.js`,
+and the fields in closed form (mixtures) or as tables.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
-from importlib import resources
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
 
@@ -70,9 +69,9 @@ def explore(
 ) -> Path:
     """Write a page that shows a score in the plane, with walkers that follow it.
 
-    It has up to six pictures: one level; many levels; the denoising loss against σ, where the
-    density is known; particles; plain against annealed Langevin, for a mixture of two to six
-    Gaussians; and with `around` the score's parts along rays and across them.
+    It has up to six pictures: one level; many levels; the denoising loss against σ, if the density
+    is known; particles; plain against annealed Langevin, for a mixture of two to six Gaussians;
+    and with `around` the parts of the score along rays and across them.
 
     Noise levels are those of x + σ ε. A noisy score is shown in its model coordinates, in which the
     noise is isotropic; the axes are labelled in the units of the data.
@@ -83,22 +82,22 @@ def explore(
             blurred by quadrature; a noisy score, such as a trained model; or a function x -> s(x),
             which has one level.
         out: The file to write, .html.
-        exact: The law in data units that a noisy score should have, beside which it is shown: a
-            mixture or a density.
+        exact: The law in data units that a noisy score should have, shown beside it: a mixture or
+            a density.
         title: The title of the page.
         names: Names of the two columns.
-        window: Centre and half the side of the square to show; by default where the density is, or
-            by the moments of a noisy score.
-        sigmas: The least and the largest noise level.
+        window: Centre and half the side of the square to show; by default the region of the
+            density, or from the moments of a noisy score.
+        sigmas: The smallest and the largest noise level.
         around: The centre of a circle: the score is also shown split into its normal and its tangent
             part.
-        points: Points of the data `(n, 2)`, in data units: where no exact density is known, walkers
+        points: Points of the data `(n, 2)`, in data units: if no exact density is known, walkers
             are compared with them. At most 2,000 are shown.
-        invert_y: Let y grow downwards, as magnitudes do.
+        invert_y: Let y grow downwards, as for magnitudes.
         picture: What the page shows first.
-        size: Points a side of a table, which has `n_levels` levels.
-        n_levels: As above.
-        generator: Where the points come from at which the error of a table is measured.
+        size: Number of points per side of a table.
+        n_levels: Number of noise levels of a table.
+        generator: Source of the points at which the error of a table is measured.
 
     Returns:
         The path of the page.
@@ -152,11 +151,10 @@ def explore(
         raise ValueError(
             f"picture={picture!r} needs something this field does not have: it has {has}"
         )
-    text = lambda name: resources.files(__package__).joinpath(name).read_text(encoding="utf-8")
     page = fill_page(
-        "explore", title=title, data=json.dumps(data, allow_nan=False).replace("<", "\\u003c"),
-        notes=_notes(fields, shown, frame), pictures=data["pictures"], more=text("explore.css"),
-        scripts=[text(f"explore{part}.js") for part in ("", "_chart", "_page")],
+        "explore", "explore.css", "explore.js", "explore_chart.js", "explore_page.js", title=title,
+        data=json.dumps(data, allow_nan=False).replace("<", "\\u003c"),
+        notes=_notes(fields, shown, frame), pictures=data["pictures"],
     )  # fmt: skip
     out = Path(out)
     write_atomically(out, page)
@@ -205,7 +203,7 @@ def _frame(score: Any) -> Frame:
 
 
 def _known(field: Any, frame: Frame, window: Window | None, grain: float) -> _Known:
-    """Return what is known of a field, in the coordinates of the frame.
+    """Return what is known about a field, in the coordinates of the frame.
 
     The table of a law with `noised` begins at σ = `grain` of the window: below, a circle is too thin.
     """

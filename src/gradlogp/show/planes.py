@@ -1,7 +1,7 @@
 r"""Fields in the plane as data for a page: mixtures by their parameters, all others as tables.
 
-x_σ = x_0 + σ ε throughout: a schedule enters by z/α and σ/α. A table has the score, and log p_σ
-where it is known, on grids center ± (reach + 4σ) at levels geometric in σ, in half precision; in
+x_σ = x_0 + σ ε throughout: a schedule enters through z/α and σ/α. A table has the score, and log
+p_σ if it is known, on grids center ± (reach + 4σ) at levels geometric in σ, in half precision; in
 between it is read by cubic interpolation (Catmull and Rom), in position and in log σ.
 """
 
@@ -53,7 +53,7 @@ def find_window(log_prob: Callable[[Tensor], Tensor]) -> Window:
     """Return the square in which a density is above e^-14 of its maximum.
 
     Raises:
-        ValueError: If it is nowhere finite, or has no end.
+        ValueError: If it is nowhere finite, or unbounded.
     """
     window = Window((0.0, 0.0), 8.0)
     for _ in range(40):
@@ -98,7 +98,7 @@ class Blur:
         \nabla \log p_σ(x) = \frac{E[y | x] - x}{σ^2}
 
     Exponents are summed as logarithms, so that the tails do not underflow. The rule is exact to
-    rounding where σ is above the distance of the nodes and p vanishes at the border.
+    rounding if σ is larger than the spacing of the nodes and p vanishes at the border.
     """
 
     def __init__(self, log_prob: Callable[[Tensor], Tensor], window: Window) -> None:
@@ -224,7 +224,7 @@ class Table(NamedTuple):
 
 
 def _cubic(f: np.ndarray, first: Any, last: Any) -> np.ndarray:
-    """Return the weights of the points −1, 0, 1, 2; the end of a row goes on in a straight line."""
+    """Return the weights of the points −1, 0, 1, 2; rows are continued as a straight line."""
     g, h = f * f, f * f * f
     a, b, c, d = 0.5 * np.stack([2 * g - f - h, 3 * h - 5 * g + 2, 4 * g + f - 3 * h, h - g])
     a, b, c = np.where(first, 0, a), np.where(first, b + 2 * a, b), np.where(first, c - a, c)
@@ -262,9 +262,9 @@ def tabulate(field: Field, window: Window, sigmas: tuple[float, ...], size: int)
 def interpolation_error(
     table: Table, field: Field, generator: torch.Generator, n: int = 64
 ) -> float:
-    """Return the relative error of the score read off a table: rms over random points and levels.
+    """Return the relative error of the score from a table: rms over random points and levels.
 
-    At eight levels between those of the table, n points each, uniform in the window.
+    At eight levels between those of the table, with n points each, uniform in the window.
     """
     low, high = table.sigmas[0], table.sigmas[-1]
     off = whole = 0.0

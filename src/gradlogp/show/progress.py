@@ -1,4 +1,4 @@
-"""A progress bar on standard error: a live bar in a terminal, a plain line now and then elsewhere."""
+"""A progress bar on standard error: a live bar in a terminal, otherwise a line now and then."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def bar(title: str, *, quiet: bool = False) -> Iterator[Update]:
     """Show progress while the block runs; yields update(done, total, note).
 
     Arguments:
-        title: What is under way.
+        title: The name of the work in progress.
         quiet: Show nothing.
     """
     if quiet:

@@ -1,7 +1,7 @@
-"""A report: one self-contained HTML file, the figures beside it, the numbers too.
+"""A report: one self-contained HTML file, with the figures and the numbers beside it.
 
-Every figure is drawn for light and for dark pages and the reader's setting picks one. The page
-holds the figures itself, so it can be mailed; `numbers.json` is for programs.
+Every figure is drawn for light and for dark pages, and the reader's setting selects one. The page
+contains its figures, so it can be mailed; `numbers.json` is for programs.
 """
 
 from __future__ import annotations
@@ -46,8 +46,8 @@ class Row(NamedTuple):
 class Section(NamedTuple):
     """A part of a report: plain paragraphs, separated by blank lines, then figures, then rows.
 
-    A figure is (file stem, caption, function of `theme=`), a page (file stem, caption, function that
-    writes it to a path): it is shown within the report, and lies beside it.
+    A figure is (file stem, caption, function of `theme=`), a page (file stem, caption, function
+    that writes it to a path): it is shown inside the report, and is a file beside it.
     """
 
     title: str
@@ -64,8 +64,8 @@ def _power(exponent: int) -> str:
 def format_value(value: float | int | str, standard_error: float | int | None = None) -> str:
     """Write a number with the digits that its standard error allows: two of the error's.
 
-    Without a usable error: four digits, or all of an integer. Powers of ten come in where plain
-    digits would be many. Text is returned as it is.
+    Without a usable error: four digits, or all digits of an integer. Long numbers are written with
+    a power of ten. Text is returned as it is.
 
     Examples:
         >>> format_value(-1.74312, 0.0213)
@@ -106,15 +106,17 @@ def _paragraphs(text: str) -> list[str]:
     return [part for part in parts if part]
 
 
-def fill_page(stem: str, **parts: Any) -> str:
-    """Fill a template beside this file. Everything is escaped but what the template calls safe."""
+def fill_page(stem: str, *files: str, **parts: Any) -> str:
+    """Fill a template beside this file, with more style and scripts from files there.
+
+    Everything is escaped but what the template calls safe.
+    """
     from jinja2 import Environment, StrictUndefined
 
-    beside = resources.files(__package__)
-    template, style = (
-        beside.joinpath(name).read_text(encoding="utf-8")
-        for name in (f"{stem}.html.j2", "report.css")
-    )
+    text = lambda name: resources.files(__package__).joinpath(name).read_text(encoding="utf-8")
+    template, style = text(f"{stem}.html.j2"), text("report.css")
+    if files:
+        parts |= {"more": text(files[0]), "scripts": [*map(text, files[1:])]}
     environment = Environment(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True,
         keep_trailing_newline=True,
@@ -164,13 +166,13 @@ def write(
 ) -> Path:
     """Write `index.html`, `numbers.json`, the figures `stem.png`, `stem-dark.png` and the pages.
 
-    Everything is drawn before anything is written, and `index.html` comes last: a report that is
-    there is whole.
+    Everything is drawn before anything is written, and `index.html` is written last, so that an
+    existing report is complete.
 
     Arguments:
-        directory: Where to; made if it does not exist.
+        directory: The folder; created if it does not exist.
         title: Title of the page.
-        lead: What was done and what came out, in a sentence or two.
+        lead: What was done and the result, in a sentence or two.
         sections: The parts.
         provenance: What was run and on what: command, seed, versions, hardware, timings.
 
@@ -178,7 +180,7 @@ def write(
         The path of `index.html`.
 
     Raises:
-        ValueError: If two figures have one stem, or a stem is no plain file name.
+        ValueError: If two figures have the same stem, or a stem is not a plain file name.
         OSError: If the directory cannot be written to.
     """
     directory = Path(directory)

@@ -1,11 +1,10 @@
-"""A page of images: what noise makes of them at every level, and what a score makes of that."""
+"""A page of images with noise at every level, and denoised by a score."""
 
 from __future__ import annotations
 
 import json
 import math
 from base64 import b64encode
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -36,24 +35,25 @@ def strip(
         x_σ = x_0 + σ ε, \qquad
         D(x_σ) = E[x_0 | x_σ] = x_σ + σ^2 \nabla \log p_σ(x_σ)
 
-    with one ε for all levels of an image, σ = σ_t/α_t in model coordinates. Beside them stands the
-    error of the denoised images, the root mean square of D − x_0 over images and pixels in data
-    units: what the best score leaves of it is the mean posterior variance.
+    with the same ε for all levels of an image, σ = σ_t/α_t in model coordinates. The page also
+    shows the error of the denoised images, the root mean square of D − x_0 over images and pixels
+    in data units: for the best score its square is the mean posterior variance.
 
     Arguments:
-        score: A noisy score of images; one that is given conditions has a row of them for each.
+        score: A noisy score of images; if it is conditional, with one condition for each image.
         images: Images in data units, `(n, channels, height, width)`, channels 1 or 3.
         out: The file to write, .html.
         title: The title of the page.
-        n_levels: How many levels, geometric from 1/50 to 8 of the images' standard deviation, as
-            far as the schedule goes.
-        generator: Where the noise comes from.
+        n_levels: Number of levels, geometric from 1/50 to 8 times the standard deviation of the
+            images, within the range of the schedule.
+        generator: Source of the noise.
 
     Returns:
         The path of the page.
 
     Raises:
-        ValueError: For what is no score or no images, or too many pixels for one page.
+        ValueError: For an object that is not a score, arrays that are not images, or too many
+            pixels for one page.
         OSError: If the page cannot be written.
 
     Examples:
@@ -104,10 +104,9 @@ def strip(
         "levels": levels, "shape": list(images.shape), "clean": _pixels(clean, least, most_of),
         "deviation": float((clean - clean.mean(0)).square().mean().sqrt()),
     }  # fmt: skip
-    text = lambda name: resources.files(__package__).joinpath(name).read_text(encoding="utf-8")
     page = fill_page(
-        "strip", title=title, data=json.dumps(data, allow_nan=False), more=text("explore.css"),
-        scripts=[text("explore_chart.js"), text("strip.js")],
+        "strip", "explore.css", "explore_chart.js", "strip.js", title=title,
+        data=json.dumps(data, allow_nan=False),
     )  # fmt: skip
     out = Path(out)
     write_atomically(out, page)

@@ -1,15 +1,15 @@
 r"""Value, Jacobian and Laplacian carried forward through a function in one pass.
 
-Every intermediate result z of a network is kept with its derivatives along k coordinates and, where a
-Laplacian is wanted, the sum of its second derivatives,
+Every intermediate result z of a network is kept with its derivatives along k coordinates and, if a
+Laplacian is needed, the sum of its second derivatives,
 
     z,    ∂_i z (i = 1 … k),    Δz = Σ_i ∂_i² z.
 
-A linear map acts on all three. A function f of single entries gives f'∘z ∂_i z and
-f'∘z Δz + f''∘z Σ_i (∂_i z)². So the Laplacian of an energy costs one forward pass with k tangents, half
-of forward-over-reverse differentiation, and the first layer of a network sees the same tangents for
-every sample. Only functions that are known here pass; for any other `Unsupported` is raised, and the
-caller falls back on reverse-mode differentiation.
+A linear map acts on all three. A function f of single entries gives f'∘z ∂_i z and f'∘z Δz + f''∘z
+Σ_i (∂_i z)². So the Laplacian of an energy costs one forward pass with k tangents, half as much as
+forward-over-reverse differentiation, and the first layer of a network sees the same tangents for
+every sample. Only functions with a rule are supported; for any other `Unsupported` is raised, and
+the caller falls back on reverse-mode differentiation.
 
 References:
     | A Computational Framework for Neural Network-Based Variational Monte Carlo with Forward Laplacian
@@ -35,9 +35,9 @@ class Unsupported(NotImplementedError):
 class Jet(Tensor):
     """A tensor `(B, *event)`, its derivatives `(k, B | 1, *event)`, and its Laplacian.
 
-    The Laplacian is 0.0 as long as it is known to vanish, and None where it is not wanted. The
-    derivatives of a linear layer wait as `pending` (those before it, and its weight), since a trace
-    needs only a diagonal of them.
+    The Laplacian is 0.0 as long as it is known to vanish, and None if it is not needed. The
+    derivatives of a linear layer are kept as `pending` (the derivatives before it, and its
+    weight), since a trace needs only a diagonal of them.
     """
 
     value: Tensor
@@ -105,7 +105,7 @@ class Jet(Tensor):
 
 
 _WITH_GRAPH = ContextVar("_WITH_GRAPH", default=True)
-"""Whether the rules record what they do, as they need not where no gradient is asked for."""
+"""Whether the rules record what they do, which is not needed if no gradient is computed."""
 
 
 def _units(x: Tensor, index: Tensor) -> Tensor:

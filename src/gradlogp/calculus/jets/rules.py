@@ -1,4 +1,4 @@
-"""What each function does to a jet; what is not here is refused."""
+"""What each function does to a jet; functions without a rule are refused."""
 
 from __future__ import annotations
 
@@ -299,10 +299,6 @@ def _masked_fill(func: Any, z: Any, mask: Any, value: Any) -> Jet:
     return Jet(filled, f(_full(z)), _map(z.lap, f))
 
 
-def _unbind(func: Any, z: Jet, dim: int = 0) -> tuple[Jet, ...]:
-    return tuple(_linear_map(torch.select, z, dim, i) for i in range(z.value.shape[dim]))
-
-
 def _identity(func: Any, z: Jet, p: float = 0.5, training: bool = False, **kwargs: Any) -> Jet:
     """Dropout when it does nothing; memory formats."""
     if training or kwargs.get("train"):
@@ -342,7 +338,9 @@ RULES: dict[str, Callable[..., Any]] = {
     "softmax": _softmax,
     "to": _to,
     "masked_fill": _masked_fill,
-    "unbind": _unbind,
+    "unbind": lambda func, z, dim=0: tuple(
+        _linear_map(torch.select, z, dim, i) for i in range(z.value.shape[dim])
+    ),
     "layer_norm": _layer_norm,
     "group_norm": _group_norm,
     **dict.fromkeys(("dropout", "contiguous"), _identity),

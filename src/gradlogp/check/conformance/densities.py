@@ -1,4 +1,4 @@
-"""Is a density one: its score the gradient of its log, its integral, its draws, its noising."""
+"""Is a density consistent: its score, log-density, integral, draws and noised laws."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ NODES = {1: 4001, 2: 700}
 def check_density(d: Density) -> Report:
     r"""Check a density for consistency: score, log-density, integral, draws and noised laws.
 
-    - The score is the gradient of the log-density, and each row depends on its own point alone.
-    - ∫ exp(log_prob) is 1, or e^{log_normalizer} where there is that attribute: by quadrature in one
-      or two dimensions. Of a function that claims neither it is measured.
-    - Draws and score belong together: E[s_i f(x_i)] = −E[f'(x_i)] with f = tanh, by Stein; mean
-      and covariance are those that are stated.
-    - A law closed under noising: noised twice is noised once; its density at a point is the mean of
-      N(x; α x_0, σ² I) over its own draws; E[x_0 | x_t] is that of Tweedie's formula, and the mean
-      of draws weighted by their likelihood.
+    - The score is the gradient of the log-density, and each row depends only on its own point.
+    - ∫ exp(log_prob) is 1, or e^{log_normalizer} if there is that attribute: by quadrature in one
+      or two dimensions. If neither is claimed, the integral is only measured.
+    - Draws and score are consistent: E[s_i f(x_i)] = −E[f'(x_i)] with f = tanh, by Stein; mean and
+      covariance are the stated ones.
+    - For a law closed under noising: noising twice equals noising once; its density at a point is
+      the mean of N(x; α x_0, σ² I) over its own draws; E[x_0 | x_t] agrees with Tweedie's formula,
+      and with the mean of draws weighted by their likelihood.
 
     References:
         | Tweedie's Formula and Selection Bias (Efron, 2011)
@@ -39,15 +39,14 @@ def check_density(d: Density) -> Report:
 
     Arguments:
         d: A density with `log_prob` and `score`, and `event_shape` or `sample`. A law without a
-            density of its own, as of data on a circle, is looked at with noise, by its `noised`.
+            density, such as data on a circle, is checked with noise, through its `noised`.
 
     Returns:
-        Name -> what was measured. `print` shows a line each.
+        Name -> measured value. `print` shows one line each.
 
     Raises:
-        ConformanceError: An `AssertionError` that names the number, the right number, and the
-            likeliest mistake.
-        ValueError: For something that is no density, or whose points have no known shape.
+        ConformanceError: An `AssertionError` with the right number and the likeliest mistake.
+        ValueError: For an object that is not a density, or whose points have no known shape.
 
     Examples:
         >>> found = glp.check.check_density(glp.Gaussian([1.0, 2.0]))

@@ -1,4 +1,4 @@
-"""A kernel off a Gaussian: its order on a quartic, balance point by point, units, exact draws."""
+"""A kernel on other laws: its order on a quartic, pointwise balance, units, exact draws."""
 
 from __future__ import annotations
 
@@ -52,9 +52,10 @@ def quartic(report: Report, make: Made, facts: Facts) -> None:
 def quartic_bias(kernel: Any) -> float | None:
     """Return the error of E x² under the stationary law of a kernel on p ~ exp(−x⁴/4).
 
-    The law is g p (times N(0, 1) for a momentum or a last noise), g a polynomial such that every
-    polynomial of the same degrees keeps its mean in a step; expectations are sums over a grid, and
-    over both batches of one observation. None for kernels that draw what no rule is known for.
+    The law is g p (times N(0, 1) for a momentum or a last noise), g a polynomial such that a step
+    preserves the mean of every polynomial of the same degrees; expectations are sums over a grid,
+    and over both batches of one observation. None for kernels whose noise has no known quadrature
+    rule.
     """
     target, source = Observed(Quartic(), 1.0, n_data=2), Watched()
     start = torch.zeros(1, 1, dtype=torch.float64)
@@ -117,8 +118,8 @@ def orthonormal(rule: Rule, degree: int) -> Callable[[Tensor], Tensor]:
 def balance(report: Report, make: Made, facts: Facts, h: float = 0.4) -> None:
     """p(x) q(y|x) a(x, y) = p(y) q(x|y) a(y, x), for a kernel with one normal number per step.
 
-    The step as a function of its noise z is inverted at y, so that q(y|x) = φ(z)/|∂y/∂z|. What is
-    accepted must follow log p(y)/p(x) and log q(x|y)/q(y|x) with the coefficients 1 and 1.
+    The step as a function of its noise z is inverted at y, so that q(y|x) = φ(z)/|∂y/∂z|. The
+    acceptance must follow log p(y)/p(x) and log q(x|y)/q(y|x) with coefficients 1 and 1.
     """
     kernel, skewed = make(h), Skewed()
     target = Observed(skewed)
@@ -202,8 +203,8 @@ def _moves(kernel: Any, target: Any, x: Tensor, y: Tensor) -> tuple[Tensor, Tens
 def units(report: Report, make: Made, c: float = 4.0, h: float = 0.05) -> None:
     """The power r such that x at step h, in units c times smaller, is c x at step c^r h.
 
-    2 for a step that multiplies the score, 1 for one that is a time; NaN where a kernel prefers a
-    unit of x, or has other settings that carry one.
+    2 for a step that multiplies the score, 1 for a step that is a time; NaN if a kernel depends on
+    the unit of x, or has other settings with units.
     """
     x = torch.randn(6, 2, generator=seeded(10), dtype=torch.float64)
 
@@ -243,8 +244,8 @@ def invariance(
         change = (after**power - before**power).mean(1)
         report.mean(
             f"change of {name} from exact draws", change, 0.0,
-            else_="a step that does not keep p: its Metropolis step is left out or wrong, or its "
-            "momentum does not start from its stationary law",
+            else_="a step that does not leave p invariant: its Metropolis step is missing or wrong, "
+            "or its momentum does not start from its stationary law",
         )  # fmt: skip
     seen = BEYOND * report["change of E x² from exact draws"].standard_error
     report.measure("relative bias of E x² that is seen", seen / float(before.square().mean()))

@@ -1,25 +1,21 @@
-"""Does a kernel do what it claims: its conduct, and then its paths."""
+"""Does a kernel do what it claims: its interface, and then its laws."""
 
 from __future__ import annotations
 
 import io
-from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ...core import Density, Kernel, check_function, check_kind
+from ...core import Density, check_function, check_kind
 from ...core import check_kernel as check_is_kernel
 from ...langevin.kernels.facts import Facts, facts_of
 from ...langevin.run import run
 from . import kernel_paths as paths
-from .kernel_laws import gaussian
+from .kernel_laws import Made, gaussian
 from .laws import Observed, OnCircle, Skewed
 from .report import ROUNDED, Report, Watched, coarsest, off_by, require, seeded, with_own_noise
-
-Made = Callable[[float], Kernel[Any, Any]]
-"""Step size -> kernel."""
 
 STEP = 0.1
 
@@ -31,39 +27,38 @@ def check_kernel(
 ) -> Report:
     r"""Check a kernel against what is known about it, and measure the rest.
 
-    First its conduct: types, shapes and dtypes; that the same noise gives the same step, that nothing
-    given is changed, that chains depend neither on the rest of their batch nor on chunks, that a
-    run goes on but for rounding. Then its mathematics, mostly without drawing a number:
+    First its interface: types, shapes and dtypes; that the same noise gives the same step, that
+    arguments are not changed, that chains depend neither on the rest of their batch nor on chunks,
+    that a resumed run agrees up to rounding. Then its mathematics, mostly without random numbers:
 
-    - On N(μ, S) a step that is affine is read off, x' = M x + b + N(0, Q), and the covariance that it
-      keeps, Σ = M Σ Mᵀ + Q, is compared with that of the facts, and in the limit h → 0 with S.
+    - On N(μ, S) the affine map of a step is determined, x' = M x + b + N(0, Q), and its stationary
+      covariance, Σ = M Σ Mᵀ + Q, is compared with that of the facts, and in the limit h → 0 with S.
     - On p ~ exp(−x⁴/4) the error of E[x²] is computed by quadrature, and its order in h.
-    - On a skewed law p(x) q(y|x) a(x, y) = p(y) q(x|y) a(y, x) is looked at point by point.
-    - From exact draws of the target, means must stay what they are. The last number of the report says
-      how large a relative bias of E x² would have been seen.
+    - On a skewed law p(x) q(y|x) a(x, y) = p(y) q(x|y) a(y, x) is checked point by point.
+    - Starting from exact draws of the target, means must not change. The last number of the report
+      says how large a relative bias of E x² would have been detected.
 
-    Only what the facts state can fail. A fact that is None is measured where that is possible.
+    Only what the facts state can fail. A fact that is None is measured if possible.
 
     References:
         | Getting It Right: Joint Distribution Tests of Posterior Simulators (Geweke, 2004)
         | https://doi.org/10.1198/016214504000001132
 
     Arguments:
-        make: make(step_size) -> kernel, as `ULA` itself or `lambda h: HMC(h, 3)`. The order of one of
-            minibatches is only seen with batches of one observation.
-        facts: What to compare it with; by default `kernel.facts`. To compare a kernel of yours with
-            one of the library pass `glp.langevin.ULA.facts`.
-        target: A density to run it on, in place of a skewed law, with `sample(n, generator=)`, or with
-            an `event_shape` and no exact draws to judge it by. A kernel that runs on a subset needs
-            one whose draws lie there; one of a sphere, with a `radius`, is run on a circle.
+        make: make(step_size) -> kernel, such as `ULA` itself or `lambda h: HMC(h, 3)`. The order
+            of a minibatch kernel is only measured with batches of one observation.
+        facts: Facts to compare with; by default `kernel.facts`. To compare your kernel with one of
+            the library pass `glp.langevin.ULA.facts`.
+        target: A density to use instead of a skewed law, with `sample(n, generator=)`, or with an
+            `event_shape` and without exact draws for a comparison. A kernel for a subset needs a
+            target with draws in it; a kernel for a sphere, with a `radius`, is run on a circle.
 
     Returns:
-        Name -> what was measured. `print` shows a line each.
+        Name -> measured value. `print` shows one line each.
 
     Raises:
-        ConformanceError: An `AssertionError` that names the number, the right number, and the
-            likeliest mistake.
-        ValueError: For an argument that is not of its kind.
+        ConformanceError: An `AssertionError` with the right number and the likeliest mistake.
+        ValueError: For an argument of the wrong kind.
 
     Examples:
         >>> found = glp.check.check_kernel(glp.langevin.MALA)
@@ -105,7 +100,7 @@ def check_kernel(
 
 
 def _runs(kernel: Any, target: Any, d: int) -> bool:
-    """Tell whether a kernel starts in R^d: some need two dimensions, or points of a sphere."""
+    """Return whether a kernel starts in R^d: some need two dimensions, or points of a sphere."""
     x = torch.randn(2, d, generator=seeded(), dtype=torch.float64)
     try:
         kernel.step(kernel.init(x, target), target, generator=seeded())

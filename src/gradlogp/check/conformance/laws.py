@@ -1,4 +1,4 @@
-"""Known laws on which kernels, transitions, scores and objectives are measured; quadrature."""
+"""Known laws for measuring kernels, transitions, scores and objectives; quadrature."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ GAUSSIAN = Gaussian(MEAN, COV)
 
 
 class Observed:
-    """A density as from several observations, whose scores differ by constants.
+    """A density written as several observations, whose scores differ by constants.
 
     Arguments:
         law: The density.
-        apart: By how much the scores of two observations, one after the other, differ.
-        n_data: How many there are.
+        apart: The difference between the scores of successive observations.
+        n_data: The number of observations.
     """
 
     def __init__(self, law: object, apart: float = 0.0, n_data: int = 10) -> None:

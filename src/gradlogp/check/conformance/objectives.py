@@ -1,4 +1,4 @@
-"""Is a loss one of score matching: its value on affine scores, its minimiser, its rows and times."""
+"""Is a loss a score-matching loss: its value on affine scores, its minimiser, its rows and times."""
 
 from __future__ import annotations
 
@@ -36,15 +36,16 @@ TIME = torch.tensor(0.3, dtype=torch.float64)
 def check_objective(o: Loss) -> Report:
     r"""Check an objective against its value on affine scores, where everything is known.
 
-    For s_θ(x) = W x + c on N(μ, S) every loss of score matching has the mean
+    For s_θ(x) = W x + c on N(μ, S) every score-matching loss has the mean
 
     .. math:: w \left( \tfrac12 E\|s_θ\|^2 + \mathrm{tr}\, W + \text{const} \right)
 
-    over the law of the (noised) data, with w = 1 for losses without a weight. Both coefficients and the
-    constant are read off seven scores, none of them the right one, by quadrature where noise and
-    probes allow it. Their ratio is the minimiser: with tr W counted k times it is k times the score.
-    Also: one number per sample, summed over the event, samples that do not depend on one another,
-    and for a loss over noise levels that drawn times have the mean of uniform ones.
+    over the law of the (noised) data, with w = 1 for losses without a weight. Both coefficients
+    and the constant are determined from seven scores, all of them wrong, by quadrature if noise
+    and probes allow it. The ratio of the coefficients determines the minimiser: if tr W is counted
+    k times, it is k times the score. Also checked: one number per sample, summed over the event,
+    independent samples, and for a loss over noise levels that drawn times have the mean of uniform
+    ones.
 
     References:
         | Estimation of Non-Normalized Statistical Models by Score Matching (Hyvärinen, 2005)
@@ -53,17 +54,16 @@ def check_objective(o: Loss) -> Report:
         | https://doi.org/10.1162/NECO_a_00142
 
     Arguments:
-        o: A loss (score, x) -> `(B,)`. It is given what it asks for by the names of its parameters:
-            `t`, so that score is a noisy one, or a `sigma`, a `target_score`, a `generator`. Other
-            arguments are yours to fill in: `partial(objectives.generalised, weight=torch.ones_like)`.
+        o: A loss (score, x) -> `(B,)`. It receives arguments by the names of its parameters: `t`,
+            in which case the score is a noisy one, `sigma`, `target_score`, `generator`. Bind all
+            other arguments yourself: `partial(objectives.generalised, weight=torch.ones_like)`.
 
     Returns:
-        Name -> what was measured. `print` shows a line each.
+        Name -> measured value. `print` shows one line each.
 
     Raises:
-        ConformanceError: An `AssertionError` that names the number, the right number, and the
-            likeliest mistake.
-        ValueError: For something that cannot be called.
+        ConformanceError: An `AssertionError` with the right number and the likeliest mistake.
+        ValueError: For an object that cannot be called.
 
     Examples:
         >>> found = glp.check.check_objective(glp.objectives.implicit)

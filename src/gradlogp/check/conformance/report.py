@@ -1,4 +1,4 @@
-"""What a check of conformance returns, and how it says what is wrong: number, right number, mistake."""
+"""The result of a conformance check, and its errors: number, right number, likeliest mistake."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ ROUNDED = 256
 
 
 class ConformanceError(AssertionError):
-    """A number that is not what it should be.
+    """A number that differs from the right one.
 
     Attributes:
         check: What was measured.
-        found: The number.
-        right: What it should be.
+        found: The number found.
+        right: The right number.
         likely: The likeliest mistake, in words.
     """
 
@@ -51,11 +51,11 @@ def _shown(value: object) -> str:
 
 
 class Report(dict[str, Estimate]):
-    """What was measured: name -> number with its error bar; `print` shows one line each.
+    """Measured values: name -> number with its error bar; `print` shows one line each.
 
     Attributes:
-        eps: The rounding of what is measured: of float32 for a law whose tensors are in float32,
-            wherever it is looked at.
+        eps: The rounding unit of the measurement: that of float32 for a law whose tensors are in
+            float32.
     """
 
     eps = EXACT
@@ -91,27 +91,28 @@ class Report(dict[str, Estimate]):
         d: int | None = None,
         else_: str | None = None,
     ) -> None:
-        """Keep a number that must be within `tolerance` of the right one.
+        """Record a number that must be within `tolerance` of the right one.
 
         Arguments:
             name: What is measured.
-            found: The number.
-            right: What it should be.
-            tolerance: The largest deviation that is rounding, or the order of what is left out.
-            slips: Mistakes known for this number; the usual ones are looked at after these.
+            found: The number found.
+            right: The right number.
+            tolerance: The largest deviation that counts as rounding, or the order of neglected
+                terms.
+            slips: Known mistakes for this number; the usual ones are tried after these.
             d: The dimension, which may be forgotten or counted twice.
-            else_: The likeliest mistake where none of `slips` gives this number, in place of the
-                usual ones.
+            else_: The likeliest mistake if none of `slips` gives this number, instead of the usual
+                ones.
 
         Raises:
-            ConformanceError: If it is further away, or not finite.
+            ConformanceError: If the deviation is larger, or the number is not finite.
         """
         found, right = self.measure(name, found), float(right)
         if not abs(found - right) <= tolerance:
             raise ConformanceError(name, found, right, likeliest(found, right, slips, d, else_))
 
     def small(self, name: str, found: Tensor | float, most: float, likely: str) -> None:
-        """Keep a deviation that must be rounding.
+        """Record a deviation that must be rounding.
 
         Raises:
             ConformanceError: If it is above `most`, or not finite.
@@ -179,11 +180,11 @@ def likeliest(
 
 
 class Watched:
-    """A source of noise that keeps the law and the shape of every draw.
+    """A source of noise that records the law and the shape of every draw.
 
     Arguments:
         shared: Whether all rows get the same noise.
-        seed: Of the numbers.
+        seed: Seed of the numbers.
     """
 
     def __init__(self, shared: bool = False, seed: int = 0) -> None:
@@ -203,10 +204,11 @@ def seeded(seed: int = 0) -> torch.Generator:
 
 
 def with_own_noise(call: Callable[[Any], Any], what: str) -> Any:
-    """Return call(source) for a source of noise of ours, where call(torch.Generator) works.
+    """Return call(source) with our own source of noise, if call(torch.Generator) works.
 
     Raises:
-        ConformanceError: If it does not take one: it draws by `torch.randn(generator=...)`.
+        ConformanceError: If it does not accept our source: it draws by
+            `torch.randn(generator=...)`.
     """
     call(seeded())
     source: NoiseSource = Watched()

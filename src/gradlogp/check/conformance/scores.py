@@ -1,4 +1,4 @@
-"""Is a noisy score one: gradient, Tweedie, the same at a time for all and one for each, calibrated."""
+"""Is a noisy score consistent: gradient, Tweedie, one time for all or for each, calibration."""
 
 from __future__ import annotations
 
@@ -28,15 +28,16 @@ SAID = 0.1
 def check_score(s: NoisyScore, *, data: Tensor | None = None) -> Report:
     r"""Check a noisy score against its schedule, its own parts, and data if given.
 
-    - One time for all is one time for each, rows depend on themselves alone, σ = 0 is refused.
+    - One time for all gives the same as one time for each, rows depend only on themselves, and σ = 0
+      is refused.
     - `denoise` is E[z_0 | z_t], so that by Tweedie α E[z_0 | z] − z = σ² s(z, t).
-    - Where it has a log-density, the score is its gradient; and over time it obeys, as only the right
-      schedule lets it, ∂_t log p_t = −f (d + z·s) + ½ g² (∇·s + ‖s‖²).
-    - Where it knows its law, `law(t)` has this score.
-    - With data: at each of eight noise levels −E[z·s] = d, by Stein, and E[ε + σ s] = 0; where the
-      score says a tenth of the noise or more, the slope of the noise on what it says is 1. This
-      holds for E[ε | z_t], and not for a score that is too large, too small or turned round. A
-      learned score may be off by 0.1, in units of the noise.
+    - If there is a log-density, the score is its gradient; and over time, only for the right schedule,
+      ∂_t log p_t = −f (d + z·s) + ½ g² (∇·s + ‖s‖²).
+    - If the score knows its law, `law(t)` has this score.
+    - With data: at each of eight noise levels −E[z·s] = d, by Stein, and E[ε + σ s] = 0; if the score
+      predicts a tenth of the noise or more, the regression slope of the noise on the prediction is 1.
+      This holds for E[ε | z_t], and not for a score that is too large, too small or of the wrong
+      sign. A learned score may be off by 0.1, in units of the noise.
 
     References:
         | A Connection Between Score Matching and Denoising Autoencoders (Vincent, 2011)
@@ -44,15 +45,15 @@ def check_score(s: NoisyScore, *, data: Tensor | None = None) -> Report:
 
     Arguments:
         s: The noisy score.
-        data: Points of its law in the units of the data, `(n, *event)`: held out, for a learned one.
+        data: Points of its law in the units of the data, `(n, *event)`; held-out points for a
+            learned score.
 
     Returns:
-        Name -> what was measured. `print` shows a line each.
+        Name -> measured value. `print` shows one line each.
 
     Raises:
-        ConformanceError: An `AssertionError` that names the number, the right number, and the
-            likeliest mistake.
-        ValueError: For something that is no noisy score, or data that do not fit it.
+        ConformanceError: An `AssertionError` with the right number and the likeliest mistake.
+        ValueError: For an object that is not a noisy score, or data that do not fit it.
 
     Examples:
         >>> found = glp.check.check_score(glp.ExactScore(glp.Gaussian([1.0]), glp.schedules.VP()))
@@ -283,6 +284,6 @@ def _calibrated(
 
 
 def _learned(s: Any) -> bool:
-    """Tell whether there is a network in it."""
+    """Return whether there is a network in it."""
     parts = (s, *(getattr(s, name, None) for name in ("score", "network")))
     return any(isinstance(part, nn.Module) for part in parts)

@@ -103,9 +103,9 @@ def _ends(data: Gaussian, schedule: Schedule, times: Tensor) -> tuple[Gaussian, 
 
 
 def _off(read: Read, data: Gaussian, schedule: Schedule, times: Tensor) -> tuple[float, float]:
-    """How far mean and covariance, exact at the start, end from those at the last time.
+    """Final error of mean and covariance, exact at the start, relative to those at the last time.
 
-    And the size of the covariance over that of the right one.
+    Also return the size of the covariance relative to the right one.
     """
     start, end = _ends(data, schedule, times)
     m, C = start.mean, start.cov
@@ -116,9 +116,9 @@ def _off(read: Read, data: Gaussian, schedule: Schedule, times: Tensor) -> tuple
 
 
 def _path(transition: Any, n: int) -> tuple[float, float]:
-    """How far the flow of N(0.7, 1.96) from three points ends from where it should, after n steps.
+    """Error of the endpoints of the flow of N(0.7, 1.96) from three points after n steps.
 
-    And the square of its slope over that of the right one.
+    Also return the square of its slope relative to the right one.
     """
     x = torch.tensor([[4.0], [-1.5], [0.2]], dtype=torch.float64)
     schedule = VE(LOW, HIGH)
@@ -132,7 +132,7 @@ def _path(transition: Any, n: int) -> tuple[float, float]:
 
 
 def _after(data: Gaussian, a: float, b: float) -> float:
-    """The covariance after dX = −a g² s dτ + b g dW̄ under VE, over that of p.
+    """The covariance after dX = −a g² s dτ + b g dW̄ under VE, relative to that of p.
 
     Data N(m, S) go from σ² = u₀, where V = S + u₀, to u₁ with the variance
     r V₁ + (1 − r) V₁ (V₁/V₀)^{2a−1}, r = b²/(2a − 1), in each eigendirection of S.

@@ -1,4 +1,4 @@
-"""Does a transition move p_t to p_s: its conduct, then its laws and its order on Gaussians."""
+"""Does a transition move p_t to p_s: its interface, then its laws and its order on Gaussians."""
 
 from __future__ import annotations
 
@@ -30,16 +30,18 @@ CASES = (
 def check_transition(t: Transition, *, facts: Facts | None = None) -> Report:
     r"""Check a transition against what is known about it, and measure the rest.
 
-    First its conduct: shapes, dtypes, that nothing given is changed, that samples depend neither on
-    the rest of their batch nor on chunks, the evaluations and draws of a step, memory, α_t = 0, and the
-    noise-free end s = None, which is the point itself where the data are one point. Then its laws: on
-    Gaussian data a run is an affine map, which is read off without drawing a number,
+    First its interface: shapes, dtypes, that arguments are not changed, that samples depend
+    neither on the rest of their batch nor on chunks, the evaluations and draws of a step, memory,
+    α_t = 0, and the noise-free end s = None, which is the point itself if the data are one point.
+    Then its laws: on Gaussian data a run is an affine map, which is determined without random
+    numbers,
 
-    - the variance at the end in the limit of fine steps, compared with the exact one,
-    - the order of the error: of the path for one without noise, of mean and covariance for others,
-    - the error of one long step on data for which the facts say that there is none.
+    - the final variance in the limit of fine steps, compared with the exact one,
+    - the order of the error: of the path for a deterministic transition, otherwise of mean and
+      covariance,
+    - the error of one long step on data for which the facts claim that there is none.
 
-    Only what the facts state can fail. A transition without facts has to converge.
+    Only what the facts state can fail. A transition without facts must converge.
 
     References:
         | From Score Matching to Diffusion: A Fine-Grained Error Analysis in the Gaussian Setting
@@ -48,15 +50,14 @@ def check_transition(t: Transition, *, facts: Facts | None = None) -> Report:
 
     Arguments:
         t: `(z, t, s, score, *, generator)` -> z, such as `DDIM()`.
-        facts: What to compare it with; by default `t.facts`.
+        facts: Facts to compare with; by default `t.facts`.
 
     Returns:
-        Name -> what was measured. `print` shows a line each.
+        Name -> measured value. `print` shows one line each.
 
     Raises:
-        ConformanceError: An `AssertionError` that names the number, the right number, and the
-            likeliest mistake.
-        ValueError: For an argument that is not of its kind.
+        ConformanceError: An `AssertionError` with the right number and the likeliest mistake.
+        ValueError: For an argument of the wrong kind.
 
     Examples:
         >>> found = glp.check.check_transition(glp.diffusion.DDIM())
@@ -248,5 +249,5 @@ def _from_alpha_zero(transition: Any, facts: Facts) -> None:
 
 
 def started(transition: Any) -> Any:
-    """Return a transition at the start of a run, with a memory of its own where it has one."""
+    """Return a transition at the start of a run, with its own memory if it has one."""
     return transition.begin() if hasattr(transition, "begin") else transition

@@ -1,7 +1,7 @@
 r"""Distances between a model and the truth, each with a standard error.
 
-A distance between two finite samples of one law is not 0. Every number here is to be read beside
-its floor: the same distance between two independent samples of real data.
+A distance between two finite samples of one law is not 0. Compare every number with its floor, the
+same distance between two independent samples of real data.
 """
 
 from __future__ import annotations

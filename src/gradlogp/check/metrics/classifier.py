@@ -1,4 +1,4 @@
-"""Classifier two-sample tests: can anything tell these rows from those?"""
+"""Classifier two-sample tests: can a classifier distinguish two sets of rows?"""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ BINS = 128
 
 
 class Trees:
-    """Gradient-boosted trees that distinguish x (class 1) from y (class 0), both of weight ½.
+    """Gradient-boosted trees that distinguish x (class 1) from y (class 0), both with weight ½.
 
     Arguments:
         x: Rows `(n, d)`.
         y: Rows `(m, d)`.
         w_x: Weights `(n,)`.
         w_y: Weights `(m,)`.
-        generator: Where the trees get their randomness.
+        generator: Source of the randomness of the trees.
     """
 
     def __init__(
@@ -62,16 +62,16 @@ def c2st(
 ) -> TwoSample:
     r"""Classifier two-sample test: held-out accuracy of distinguishing x from y; ½ for equal laws.
 
-    Gradient-boosted trees learn on one half of each sample and decide on the other. Given the
-    classifier these decisions are independent, so that the standard error is binomial and the
-    p-value, that of an accuracy above ½ by luck, is exact up to the normal approximation (in
-    cross-validation neither would hold). Equal numbers of x and y are used.
+    Gradient-boosted trees are trained on one half of each sample and tested on the other. Given
+    the classifier its decisions are independent, so that the standard error is binomial and the
+    p-value, that of an accuracy above ½ by chance, is exact up to the normal approximation
+    (neither would be true for cross-validation). Equal numbers of x and y are used.
 
     Arguments:
         x: Samples, `(n, *event)`.
         y: Samples, `(m, *event)`.
-        max_points: Points taken of each.
-        generator: Where subsample, halves and classifier get their randomness.
+        max_points: Maximum number of points of each.
+        generator: Source of the randomness of subsample, halves and classifier.
 
     Raises:
         ValueError: For fewer than 10 points of each.
@@ -107,14 +107,14 @@ def auc(score_x: Tensor, score_y: Tensor, w_x: Tensor, w_y: Tensor) -> Auc:
 
     .. math:: A = P(s_x > s_y) + \tfrac12 P(s_x = s_y)
 
-    The error bar is DeLong's, from the placements of each score among the others; the p-value, of an
-    area so far above ½ by luck, takes the variance under equal laws, (n + m + 1)/(12 n m).
+    The error bar is DeLong's, from the placements of each score among the others; the p-value, for
+    such an area above ½ by chance, uses the variance under equal laws, (n + m + 1)/(12 n m).
 
     Arguments:
         score_x: Scores, `(n,)`.
         score_y: Scores, `(m,)`.
-        w_x: Weights, `(n,)`, of sum 1.
-        w_y: Weights, `(m,)`, of sum 1.
+        w_x: Weights, `(n,)`, which sum to 1.
+        w_y: Weights, `(m,)`, which sum to 1.
 
     References:
         | Comparing the Areas under Two or More Correlated Receiver Operating Characteristic Curves
@@ -143,14 +143,15 @@ def _placement(points: Tensor, among: Tensor, w: Tensor) -> Tensor:
 
 
 class Distinction(NamedTuple):
-    """What a classifier says about unseen rows.
+    """The result of a classifier on unseen rows.
 
     Attributes:
-        auc: The area under its ROC curve; ½ if the rows are of one law.
-        share: Of the rows that look most alike one kind, the share of that kind; ½ of one law.
-        fraction: How many of all rows these are.
+        auc: The area under its ROC curve; ½ if the rows have the same law.
+        share: Among the rows that look most like one kind, the share of that kind; ½ for equal
+            laws.
+        fraction: The fraction of all rows that these are.
         of_x: Whether they are rows of x.
-        p_value: The p-value of that share, corrected for all that were looked at.
+        p_value: The p-value of that share, corrected for all shares that were tried.
         importance: How far the area falls when a column is shuffled, `(d,)`.
     """
 
@@ -175,19 +176,19 @@ def tell_apart(
     *,
     generator: torch.Generator | None = None,
 ) -> Distinction:
-    r"""Let trees learn on some rows and decide on others, which they have not seen.
+    r"""Train trees on some rows and test them on others, which they have not seen.
 
-    The area under the curve sees a difference that is everywhere. What is wrong in few rows, say a
-    mode of 5 % that is missing, hardly moves it, so the rows at both ends of the scores are counted as
-    well: of the 5 % that look most like y nearly all are.
+    The area under the curve detects differences that are everywhere. A fault in few rows, such as
+    a missing mode of 5 %, hardly changes it, so the rows at both ends of the scores are counted as
+    well: nearly all of the 5 % that look most like y are y then.
 
     Arguments:
-        learn_x: Rows to learn from, `(n, d)`.
-        learn_y: Rows to learn from, `(m, d)`.
-        decide_x: Rows to decide on, `(k, d)`.
-        decide_y: Rows to decide on, `(l, d)`.
-        weights: Those of the four.
-        generator: Where the trees and the shuffles get their randomness.
+        learn_x: Training rows, `(n, d)`.
+        learn_y: Training rows, `(m, d)`.
+        decide_x: Test rows, `(k, d)`.
+        decide_y: Test rows, `(l, d)`.
+        weights: The weights of these four sets.
+        generator: Source of the randomness of trees and shuffles.
     """
     from scipy.stats import hypergeom
 

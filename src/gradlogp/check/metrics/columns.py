@@ -1,9 +1,9 @@
 r"""Two samples column by column and pair by pair: location, scale, shape, correlation.
 
-Everything but the last test is computed on normal scores, Φ⁻¹ of the rank in both samples together.
-They have no units, a heavy tail moves them no more than a light one, and no wild value decides. All
-statistics take weights w_i of rows, normalised to Σ w_i = 1; 1/Σ w_i² rows of equal weight would know
-as much.
+Everything but the last test is computed on normal scores, Φ⁻¹ of the rank in both samples
+together. They have no units, a heavy tail affects them no more than a light one, and no outlier
+dominates. All statistics accept weights w_i of rows, normalised to Σ w_i = 1; they are equivalent
+to 1/Σ w_i² rows of equal weight.
 """
 
 from __future__ import annotations
@@ -55,9 +55,9 @@ def effective(w: Tensor) -> float:
 def normal_scores(sets: Sequence[Tensor], weights: Sequence[Tensor]) -> list[Tensor]:
     r"""Return :math:`z = Φ^{-1}(\hat F(x))` of every column, F̂ the law of all sets together.
 
-    F̂ counts half of what is equal, so that ties have one score, and the mass of a set is its
-    effective number of rows. Scores are centred and have variance 1 over all sets; those of a column
-    that is constant are 0.
+    F̂ counts equal values half, so that ties have the same score, and the mass of a set is its
+    effective number of rows. Scores are centred and have variance 1 over all sets; those of a
+    constant column are 0.
 
     Arguments:
         sets: Points, `(n, d)` each.
@@ -100,8 +100,8 @@ def _two_sided(z: Tensor) -> Tensor:
 def _difference(a: Tensor, b: Tensor, w_a: Tensor, w_b: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Return the difference of two means, its standard error, and its p-value if the laws are equal.
 
-    The error bar takes each sample's own variance, the p-value one that is common to both: under
-    equal laws that is the variance over all relabellings.
+    The error bar uses each sample's own variance, the p-value a common one: under equal laws that
+    is the variance over all relabellings.
     """
     n, m = effective(w_a), effective(w_b)
     (mean_a, var_a), (mean_b, var_b) = _moments(a, w_a), _moments(b, w_b)
@@ -118,7 +118,8 @@ def _difference(a: Tensor, b: Tensor, w_a: Tensor, w_b: Tensor) -> tuple[Tensor,
 def location(z_x: Tensor, z_y: Tensor, w_x: Tensor, w_y: Tensor) -> Effects:
     r"""Compare means of normal scores, :math:`\bar z_x - \bar z_y` (van der Waerden's test).
 
-    A shift of a normal column by a small share δ of its standard deviation is a difference of δ.
+    A shift of a normal column by a small fraction δ of its standard deviation is a difference of
+    δ.
 
     Arguments:
         z_x: Normal scores, `(n, d)`.
@@ -137,13 +138,8 @@ def scale(z_x: Tensor, z_y: Tensor, w_x: Tensor, w_y: Tensor) -> Effects:
     r"""Compare spreads A = Σ w |z − median(z)| of normal scores, as the ratio A_x/A_y − 1.
 
     The p-value is that of the difference A_x − A_y (Brown and Forsythe's test). The median is where
-    A is least, so that its own error plays no part to first order, whatever the law's shape.
-
-    Arguments:
-        z_x: Normal scores, `(n, d)`.
-        z_y: Normal scores, `(m, d)`.
-        w_x: Weights, `(n,)`.
-        w_y: Weights, `(m,)`.
+    A is least, so that its own error plays no part to first order, whatever the law's shape. Arguments
+    are those of `location`.
 
     References:
         | Robust Tests for the Equality of Variances (Brown & Forsythe, 1974)
@@ -222,14 +218,9 @@ def correlations(z_x: Tensor, z_y: Tensor, w_x: Tensor, w_y: Tensor) -> Pairs:
     .. math:: ψ = ab - \tfrac{r}{2} (a^2 + b^2), \qquad
         \operatorname{Var} \operatorname{arctanh} r = \frac{E ψ^2}{n (1 - r^2)^2}
 
-    with a and b in standard units: 1/n for a bivariate normal, more where squares move together. A
-    constant column has no correlation: 0 stands for it, and a p-value of 1.
-
-    Arguments:
-        z_x: Normal scores, `(n, d)`.
-        z_y: Normal scores, `(m, d)`.
-        w_x: Weights, `(n,)`.
-        w_y: Weights, `(m,)`.
+    with a and b in standard units: 1/n for a bivariate normal, more if squares are correlated. A
+    constant column has no correlation; the result is 0 with a p-value of 1. Arguments are those of
+    `location`.
     """
     r_x, var_x = _correlation(z_x, w_x)
     r_y, var_y = _correlation(z_y, w_y)

@@ -1,8 +1,9 @@
-"""Do samples hold copies of the rows that were learned from, and what do they reveal of them?
+"""Do samples contain copies of the training rows, and what do they reveal about them?
 
-Held-out rows are of the same law as training rows, and nobody learned from them. If samples do not
-depend on which rows were learned from, nothing tells training rows from held-out ones by the samples,
-and nothing tells samples from held-out rows by the training rows. What does is memory.
+Held-out rows have the same law as training rows but were not used in training. If samples do not
+depend on the choice of training rows, then the samples cannot distinguish training rows from
+held-out rows, and the training rows cannot distinguish samples from held-out rows. If they can,
+the model has memorised.
 """
 
 from __future__ import annotations
@@ -22,13 +23,15 @@ NEAR = (0.0, 0.1, 0.3)
 
 
 class Copies(NamedTuple):
-    """Rows that are far nearer to one training row than to anything else.
+    """Rows that are far nearer to one training row than to any other row.
 
     Attributes:
-        samples: The share of samples that are.
-        real: The share of held-out rows that are, by chance.
-        ratio: Up to which ratio of distances to the nearest and the next row a row is counted.
-        p_value: The p-value of so many more among the samples, corrected for the ratios looked at.
+        samples: The share of such rows among the samples.
+        real: The share of such rows among the held-out rows, by chance.
+        ratio: The largest ratio of distances to the nearest and the next row that counts as a
+            copy.
+        p_value: The p-value of the excess among the samples, corrected for the ratios that were
+            tried.
     """
 
     samples: Estimate
@@ -58,18 +61,18 @@ def enrichment(k: int, n: int, other: int, m: int) -> float:
 def copies(
     samples: Float[Tensor, "n d"], train: Float[Tensor, "m d"], held_out: Float[Tensor, "k d"]
 ) -> Copies:
-    r"""Test whether samples hold copies of training rows.
+    r"""Test whether samples contain copies of training rows.
 
-    A row counts as a copy if it is at most ρ times as far from its nearest training row as from the
-    next one, :math:`d_1 \le ρ\, d_2`. Held-out rows meet that by chance, more often in few dimensions;
-    samples of the same law, drawn without a look at the training rows, do so equally often (Fisher's
-    exact test, one-sided). Rows that are closer together than real ones on the whole do not count more:
-    only the ratio matters. Time grows as (n + k) m d.
+    A row counts as a copy if it is at most ρ times as far from its nearest training row as from
+    the next one, :math:`d_1 \le ρ\, d_2`. Held-out rows satisfy this by chance, more often in low
+    dimension; samples of the same law that do not depend on the training rows do so equally often
+    (Fisher's exact test, one-sided). If samples are closer together than real rows overall, they
+    do not count more: only the ratio matters. Time grows as (n + k) m d.
 
     Arguments:
         samples: Generated samples, `(n, d)`.
         train: Training rows, `(m, d)`.
-        held_out: Rows not trained on, `(k, d)`.
+        held_out: Rows that were not used in training, `(k, d)`.
 
     Raises:
         ValueError: For shapes that differ, values that are not finite, or fewer than two rows.
@@ -113,16 +116,11 @@ def membership(
 ) -> Auc:
     r"""Membership attack: rows with a sample nearby are guessed to be training rows.
 
-    The area under the ROC curve of the ratio of two distances, to the nearest sample and to the
-    nearest of other held-out rows, for training rows against the rest of the held-out ones. It is ½
-    if the samples do not distinguish them; its p-value is exact up to the normal approximation. Time
-    grows as (m + k) (n + k) d.
-
-    Arguments:
-        samples: Generated samples, `(n, d)`.
-        train: Training rows, `(m, d)`.
-        held_out: Rows not trained on, `(k, d)`.
-        generator: Where the halves of the held-out rows come from.
+    The area under the ROC curve for the ratio of two distances, to the nearest sample and to the
+    nearest of some held-out rows, for training rows against the other held-out rows. It is ½ if
+    the samples do not distinguish them; its p-value is exact up to the normal approximation. Time
+    grows as (m + k) (n + k) d. Arguments are those of `copies`, and where the halves of the held-out
+    rows come from.
 
     Raises:
         ValueError: For shapes that differ, values that are not finite, or fewer than four held-out

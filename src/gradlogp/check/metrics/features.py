@@ -1,9 +1,9 @@
 r"""Fréchet distance of images in the features of a classifier, with its standard error.
 
-A distance between pixels says little of images. The activations of a classifier's last hidden layer
-say what the classifier sees; the Fréchet distance compares their means and covariances. With the
-features of an Inception network this is the FID; here the classifier is a small one, trained on the
-data itself, so the numbers compare only where the classifier is the same.
+A distance between pixels says little about images. The activations of a classifier's last hidden
+layer represent what the classifier sees; the Fréchet distance compares their means and
+covariances. With the features of an Inception network this is the FID; here the classifier is
+small and trained on the data itself, so numbers are comparable only for the same classifier.
 """
 
 from __future__ import annotations
@@ -33,15 +33,15 @@ from .two_sample import two_samples
 class Classifier:
     """A small classifier: its features and its predictions.
 
-    A perceptron on standardised input, trained by scikit-learn's `MLPClassifier` for a fixed number
-    of epochs. What it computes is here, in the dtype of its input.
+    A perceptron on standardised input, trained by scikit-learn's `MLPClassifier` for a fixed
+    number of epochs. It is evaluated by PyTorch, in the dtype of its input.
 
     Arguments:
-        x: Samples to learn from, `(n, *event)`.
+        x: Training samples, `(n, *event)`.
         labels: Their classes, `(n,)`, integers.
         widths: Units of the hidden layers; the last one gives the features.
-        epochs: Passes over the samples.
-        generator: Where initial weights and the order come from.
+        epochs: Number of passes over the samples.
+        generator: Source of initial weights and order.
 
     Raises:
         ValueError: For a wrong shape, fewer than two classes, or no hidden layer.
@@ -111,8 +111,8 @@ def frechet_distance(x: Float[Tensor, "n d"], y: Float[Tensor, "m d"]) -> Estima
 
     .. math:: ψ(x) = (x - m_x)^\top (I - T)(x - m_x) + 2 (m_x - m_y)^\top (x - m_x)
 
-    Between two samples of one law the distance is not 0 but of order d²/n, and larger samples have
-    smaller ones: compare only at equal n and m, with the floor of two samples of data.
+    Between two samples of one law the distance is not 0 but of order d²/n, so it is smaller for
+    larger samples: compare only at equal n and m, with the floor of two samples of data.
 
     Arguments:
         x: Features, `(n, d)`.

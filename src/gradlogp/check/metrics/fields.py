@@ -1,8 +1,8 @@
 r"""Is a vector field the score of anything? Its rotation, and log-density differences along paths.
 
 A field s on R^d is a gradient if and only if its Jacobian J is symmetric everywhere, and then its
-integral along a path depends on the end points only: it is the difference of log p. A network that
-was trained as a score is under no such constraint.
+integral along a path depends only on the end points: it is the difference of log p. A network
+trained as a score does not satisfy this constraint in general.
 """
 
 from __future__ import annotations
@@ -94,19 +94,20 @@ def conservativity(
         \text{ratio} = \frac{\text{rotation}}{E\|J\|_F^2} \in [0, 1]
 
     The ratio is 0 for a gradient, 1 where J is antisymmetric, and about (d − 1)/2d for a matrix
-    without any structure. Exact with d products vᵀJ a point; with probes v, E[v vᵀ] = I, from
+    without any structure. Exact with d products vᵀJ per point; with probes v, E[v vᵀ] = I, from
     E‖(J − Jᵀ)v‖² = ‖J − Jᵀ‖_F², one vᵀJ and one J v each, without bias in numerator and
-    denominator. Standard errors are over the samples, and that of the ratio is by the delta method.
+    denominator. Standard errors are over the samples, and that of the ratio is by the delta
+    method.
 
     Arguments:
         score: The field, differentiable by autograd in reverse mode (twice, with probes).
-        x: Where, `(B, *event)`: samples of the law to average over.
-        n_probes: Rademacher probes for each sample; None for the exact Jacobian.
-        generator: Where the probes come from.
-        chunk_size: Samples handled together; J takes d² numbers for each.
+        x: Samples of the law to average over, `(B, *event)`.
+        n_probes: Number of Rademacher probes per sample; None for the exact Jacobian.
+        generator: Source of the probes.
+        chunk_size: Number of samples processed together; J has d² numbers for each.
 
     Returns:
-        Rotation and ratio; the ratio is NaN where J is 0 at all samples.
+        Rotation and ratio; the ratio is NaN if J is 0 at all samples.
 
     Raises:
         ValueError: For a wrong shape, or a score that autograd cannot differentiate.
@@ -203,22 +204,24 @@ def log_density_difference(
 
     .. math:: \log p(b) - \log p(a) = \int_0^1 s(γ(u)) \cdot γ'(u)\, du
 
-    by Gauss–Legendre quadrature. For a field that is no gradient the value belongs to the path. So
-    the same integral is taken along other paths, and the largest difference is the path dependence:
-    the circulation of the field around the enclosed surface, 0 for a gradient. It means something
-    where it exceeds the quadrature error, the largest change among the paths from half the panels.
-    A turn of s between two modes that is narrower than the nodes are apart may escape all of them.
+    by Gauss–Legendre quadrature. For a field that is not a gradient the value depends on the path.
+    The same integral is therefore computed along other paths, and the largest difference is the
+    path dependence: the circulation of the field around the enclosed surface, 0 for a gradient. It
+    is meaningful if it exceeds the quadrature error, the largest change among the paths with half
+    the panels. A change of s between two modes that is narrower than the spacing of the nodes may
+    be missed.
 
     Arguments:
         score: The field.
-        a: From, `(B, *event)`.
-        b: To, `(B, *event)`.
+        a: Start, `(B, *event)`.
+        b: End, `(B, *event)`.
         path: γ, from u in [0, 1] `(B,)` to points `(B, *event)`, each from its own u, with γ(0) = a
             and γ(1) = b; None for the straight line. It is differentiated in forward mode.
-        via: Corner of the other path a → via → b. By default two corners beside the middle; with a
-            path the straight line is compared with it as well.
-        n_nodes: Nodes in a panel.
-        n_panels: Panels of equal length in u, for each segment of a path; an even number.
+        via: Corner of the other path a → via → b. By default two corners beside the midpoint; if
+            `path` is given, it is also compared with the straight line.
+        n_nodes: Nodes per panel.
+        n_panels: Number of panels of equal length in u, for each segment of a path; an even
+            number.
 
     Raises:
         ValueError: For shapes that differ, or a path that does not lead from a to b.

@@ -5,7 +5,7 @@ For p with score s on its own samples, and where p vanishes fast enough at the b
     E_p[s] = 0,    E_p‖s‖² = −E_p[tr ∇s]:
 
 Stein's identity for a constant and for s itself. A gap between the sides is a boundary term, a
-wrong score, or samples of another law.
+wrong score, or a sign that the samples have a different law.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from ...distributions.analytic.covariance import Covariance
 
 
 def _laws(p: Gaussian, q: Gaussian, density: bool) -> tuple[Tensor, Covariance, Covariance]:
-    """Return m_p − m_q and both covariances in float64, where a `density` is asked for invertible."""
+    """Return m_p − m_q and both covariances in float64, invertible if a `density` is needed."""
     for name, law in (("p", p), ("q", q)):
         check_kind(law, name, Gaussian, "a Gaussian")
         if law.mean.ndim != 1:
@@ -91,14 +91,8 @@ def gaussian_kl(p: Gaussian, q: Gaussian) -> float:
         KL = \tfrac12 \left( \operatorname{tr}(P_q S_p) - d + \log\det S_q - \log\det S_p
              + (m_p - m_q)^\top P_q (m_p - m_q) \right)
 
-    with P = S⁻¹; in nats, in float64. It is not symmetric.
-
-    Arguments:
-        p: The law to average over.
-        q: The law compared with it.
-
-    Raises:
-        ValueError: For different dimensions or a singular covariance.
+    with P = S⁻¹; in nats, in float64. It is not symmetric. Arguments and errors are those of
+    `gaussian_fisher`.
 
     References:
         | On Information and Sufficiency (Kullback & Leibler, 1951)
@@ -126,12 +120,13 @@ def gaussian_wasserstein(p: Gaussian, q: Gaussian) -> float:
           + \operatorname{tr}\left(S_p + S_q - 2 (S_p^{1/2} S_q S_p^{1/2})^{1/2}\right)
           = \|m_p - m_q\|^2 + \min_{U^\top U = I} \|S_p^{1/2} - S_q^{1/2} U\|_F^2
 
-    The second form is the one computed, in float64: U is the orthogonal factor of S_q^{1/2} S_p^{1/2},
-    nothing cancels where p is close to q, and singular covariances need no care.
+    The second form is computed, in float64: U is the orthogonal factor of S_q^{1/2} S_p^{1/2},
+    there is no cancellation if p is close to q, and singular covariances need no special
+    treatment.
 
     Arguments:
-        p: A law, whose covariance may be singular.
-        q: Another.
+        p: The first law, whose covariance may be singular.
+        q: The second law.
 
     Raises:
         ValueError: For different dimensions.
@@ -190,8 +185,8 @@ def fisher_information(
 
     .. math:: J(p) = E_p\|s\|^2 = -E_p[\operatorname{tr} ∇s]
 
-    They agree where p s vanishes at the boundary of the support and at infinity; the exponential
-    law on the half line has s = −1, so 1 on the left and 0 on the right. The difference is taken
+    They agree if p s vanishes at the boundary of the support and at infinity; the exponential law
+    on the half-line has s = −1, so 1 on the left and 0 on the right. The difference is computed
     sample by sample, so that its error is that of the pairs.
 
     Arguments:
@@ -248,9 +243,9 @@ def mean_score(score: ScoreFn, x: Float[Tensor, "batch *event"]) -> MeanScore:
     r"""Mean of a score over samples of its law, which is 0: :math:`E_p[s] = \int ∇p = 0`.
 
     Stein's identity with a constant test function. The p-value is that of Hotelling's T² over all
-    coordinates together, T² = n m̄ᵀ C⁻¹ m̄ with the sample mean m̄ and covariance C of s(x), exact for
-    a normal s(x) and asymptotically else. It is small where the density jumps at the boundary of
-    its support, where the score is wrong, or where x has another law.
+    coordinates together, T² = n m̄ᵀ C⁻¹ m̄ with the sample mean m̄ and covariance C of s(x), exact
+    for a normal s(x) and asymptotic otherwise. It is small if the density jumps at the boundary of
+    its support, if the score is wrong, or if x has a different law.
 
     Arguments:
         score: The score of the law of x.

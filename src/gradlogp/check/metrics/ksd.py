@@ -1,7 +1,7 @@
 r"""Kernel Stein discrepancy: do these points come from the law with this score?
 
-No draws of the law are needed and no normaliser: for X, X' independent with score s the Stein kernel
-has E k_0(X, X') = 0, and > 0 for any other law of X (where the kernel is fit for it).
+No draws of the law are needed and no normaliser: for X, X' independent with score s the Stein
+kernel has E k_0(X, X') = 0, and > 0 for any other law of X (if the kernel is suitable for it).
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from ...core import (
     subsample,
     warn_of_cost,
 )
-from .hoeffding import components
+from .two_sample import components
 
 MANY_POINTS = 20_000
 """Points above which a warning comes of a time that grows as their square: minutes."""
@@ -59,14 +59,6 @@ def stein_kernel(
 
     with r = x − y, b = c² + ‖r‖² and d the dimension.
 
-    Arguments:
-        x: Points, `(n, d)`.
-        s_x: The score there.
-        y: Points, `(m, d)`.
-        s_y: The score there.
-        c: Scale of the kernel.
-        beta: β in (−1, 0).
-
     References:
         | Measuring Sample Quality with Kernels (Gorham & Mackey, 2017)
         | https://arxiv.org/abs/1703.01717
@@ -94,28 +86,29 @@ def ksd(
 
     .. math:: KSD^2 = \frac{1}{n(n-1)} \sum_{i \ne j} k_0(x_i, x_j)
 
-    with the Stein kernel of the inverse multiquadric (`stein_kernel`). It is 0 in the mean when x
-    has this score, and may then be negative. The standard error is the root of
-    :math:`\frac{4(n-2) ζ_1 + 2 ζ_2}{n(n-1)}` with unbiased estimates of Hoeffding's ζ_1, taken as 0
-    where negative, and ζ_2. It holds near 0 too, where ζ_1 is 0 and the error bar up to some 1.4
+    with the Stein kernel of the inverse multiquadric (`stein_kernel`). Its mean is 0 if x has this
+    score, and it may then be negative. The standard error is the root of
+    :math:`\frac{4(n-2) ζ_1 + 2 ζ_2}{n(n-1)}` with unbiased estimates of Hoeffding's ζ_1, set to 0 if
+    negative, and ζ_2. It is also valid near 0, where ζ_1 is 0 and the error bar is up to about 1.4
     times too long. There the statistic is skewed as well: judge by the p-value, a wild bootstrap
     that compares with :math:`\sum_{i \ne j} w_i w_j k_0(x_i, x_j) / (n(n-1))` for random signs w.
 
-    It is blind where the score is: wrong weights of modes that lie far apart go almost unseen. Time
-    grows as n² (d + n_bootstrap), with a warning from 20,000 points on, and memory as n · n_bootstrap.
+    Like the score it is blind to wrong weights of modes that are far apart. Time grows as n² (d +
+    n_bootstrap), with a warning from 20,000 points on, and memory as n · n_bootstrap.
 
     Arguments:
         score: s(x), `(B, *event) -> (B, *event)`.
         x: Points, `(n, *event)`.
-        c: Scale of the kernel, or "median" for the median distance of the points (of 1000 of them
-            where there are more). That makes the kernel depend on the points.
+        c: Scale of the kernel, or "median" for the median distance of the points (of at most 1000
+            of them). That makes the kernel depend on the points.
         beta: β in (−1, 0).
-        n_bootstrap: Sign vectors of the bootstrap.
+        n_bootstrap: Number of sign vectors of the bootstrap.
         flip: Probability that the sign changes from one point to the next: ½ for independent
             points; about 1/τ for successive draws of one chain whose autocorrelation time is τ.
             The standard error is for independent points only.
-        chunk_size: Rows of the kernel matrix held at a time; by default as many as hold some 64 MB.
-        generator: Where signs and the subsample come from.
+        chunk_size: Rows of the kernel matrix held at a time; by default as many as need some 64
+            MB.
+        generator: Source of signs and subsample.
 
     Raises:
         ValueError: For fewer than 4 points, points or scores that are not finite, or an argument

@@ -1,4 +1,4 @@
-"""Does a model copy its training data, or know them better than other data of the same law?"""
+"""Does a model copy its training data, or fit them better than other data of the same law?"""
 
 from __future__ import annotations
 
@@ -50,23 +50,21 @@ def nearest_neighbours(
     *,
     generator: torch.Generator | None = None,
 ) -> Memorisation:
-    """Nearest-neighbour distances that show memorisation.
+    """Nearest-neighbour distances that reveal memorisation.
 
     `nearer_train` is the fraction of samples nearer to the training set than to a held-out set of
     the same size (the larger of the two is subsampled): ½ for a model that generalises, 1 for one
-    that copies. `to_train` is the mean distance of a sample to the training set, beside
-    `real_to_train`, that of real held-out data to it; `to_held_out` that of a sample to the held-out
-    set.
-
-    The standard error of `nearer_train` is that over all ways to divide the two reference sets:
-    points near many samples make it larger than a binomial one. Time grows as the product of the two
+    that copies. `to_train` is the mean distance of a sample to the training set, `real_to_train`
+    that of held-out data to it, and `to_held_out` that of a sample to the held-out set. The
+    standard error of `nearer_train` is that over all ways to divide the two reference sets: points
+    near many samples make it larger than a binomial error. Time grows as the product of the two
     numbers of points and d, with a warning from 50,000 points on; 64 MB are held at a time.
 
     Arguments:
         samples: Generated samples, `(n, *event)`.
         train: Training data, `(m, *event)`.
-        held_out: Data not trained on, `(k, *event)`.
-        generator: Where the subsample comes from.
+        held_out: Data that were not used in training, `(k, *event)`.
+        generator: Source of the subsample.
 
     References:
         | A Non-Parametric Test to Detect Data-Copying in Generative Models (Meehan et al., 2020)
@@ -113,19 +111,20 @@ held-out loss copying would have to save, for a noise level to tell anything."""
 
 
 class DenoisingGap(NamedTuple):
-    """Denoising losses E‖x − D(x + σε)‖²/σ² on training and held-out data, and what they say.
+    """Denoising losses E‖x − D(x + σε)‖²/σ² on training and held-out data, with a verdict.
 
     Attributes:
         sigma: The noise level.
         train: The loss on training data.
         held_out: The loss on held-out data.
         copy: The loss on training data of a perfect copy, the denoiser of the training data's own
-            (empirical) law; the least that any denoiser can have there.
+            (empirical) law; the smallest possible loss there.
         ratio: train / held_out: 1 for a model that generalises.
         copied: (held_out − train)/(held_out − copy), 0 for a model that generalises and 1 for a copy.
-        verdict: "generalises" (copied below 0.1, by two standard errors), "memorises" (above 0.5, by
-            two), "overfits" (above 0, by three), else "undecided"; also where a copy would not save a
-            tenth of the held-out loss: at such a σ even a copy looks like a general model.
+        verdict: "generalises" (copied below 0.1, by two standard errors), "memorises" (above 0.5,
+            by two), "overfits" (above 0, by three), otherwise "undecided"; also if a copy would
+            not reduce the held-out loss by a tenth: at such a σ even a copy looks like a general
+            model.
     """
 
     sigma: float
@@ -154,19 +153,20 @@ def denoising_gap(
         \text{copied} = \frac{L(D; \text{held out}) - L(D; \text{train})}
                              {L(D; \text{held out}) - L(D_\text{train}; \text{train})}
 
-    D_train is the posterior mean under the empirical law of the training data, the minimiser of the
-    training loss over all functions. Take σ at which points overlap little, about the distance of
-    nearest neighbours or below: at a large σ nobody can tell a copy from a model. Training and
-    held-out data must come from one law, or their difference is taken for copying. D_train takes time
-    of order n_draws N² d for N training points, with a warning from 50,000 on.
+    D_train is the posterior mean under the empirical law of the training data, the minimiser of
+    the training loss over all functions. Choose a σ at which points overlap little, about the
+    distance of nearest neighbours or below: at a large σ a copy cannot be distinguished from a
+    model. Training and held-out data must have the same law, otherwise their difference is
+    mistaken for copying. D_train takes time of order n_draws N² d for N training points, with a
+    warning from 50,000 on.
 
     Arguments:
         denoise: D at this noise level, x + σε -> E[x | x + σε], `(B, *event) -> (B, *event)`.
-        train: The data that the model was trained on, all of them.
-        held_out: Data that it was not trained on.
+        train: All training data of the model.
+        held_out: Data that were not used in training.
         sigma: σ, with α = 1, in the coordinates of the data.
-        n_draws: Noises for each point.
-        generator: Where they come from.
+        n_draws: Number of draws of noise per point.
+        generator: Source of the noise.
 
     Raises:
         ValueError: For σ ≤ 0, shapes that differ, or fewer than ten points in either set.
@@ -223,7 +223,7 @@ def _losses(
 ) -> list[Tensor]:
     """Return the loss of every denoiser at every point, `(n,)` each, all with the same noise.
 
-    ‖ε‖² − D is a control variate: a denoiser that leaves most of the noise has nearly that loss.
+    ‖ε‖² − D is a control variate: a denoiser that leaves most of the noise has nearly this loss.
     """
     totals = [torch.zeros(len(x), dtype=torch.float64, device=x.device) for _ in denoisers]
     control = torch.zeros_like(totals[0])

@@ -1,7 +1,7 @@
-"""The theory as checks that a user can run: every claim is measured and gets a verdict.
+"""The theory as checks that users can run: every claim is measured and gets a verdict.
 
-A file is a topic and ends with the table of its claims. False statements that circulate are claims
-too, shown false next to the true one.
+A file is a topic and ends with the table of its claims. Common false statements are claims too,
+shown to be false next to the true one.
 """
 
 from __future__ import annotations
@@ -51,13 +51,13 @@ def verify(
 ) -> Iterator[Claim]:
     """Run checks one after the other and yield their claims.
 
-    Each check draws from a generator of its own, seeded by its name, so that its result does not
-    depend on which others run.
+    Each check draws from its own generator, seeded by its name, so that its result does not depend
+    on which other checks run.
 
     Arguments:
-        quick: A quarter of the random draws.
-        seed: Another seed gives other draws.
-        checks: Which; all by default.
+        quick: Whether to use a quarter of the random draws.
+        seed: Seed of the random draws.
+        checks: The checks to run; all by default.
     """
     n = QUICK_DRAWS if quick else DRAWS
     for check in checks:

@@ -1,4 +1,4 @@
-"""What a claim is: a statement, where it stands, what it predicts, what was measured, and a verdict."""
+"""A claim: a statement, its source, its prediction, the measured number, and a verdict."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from ...distributions.analytic import Gaussian, GaussianMixture
 
 
 class Claim(NamedTuple):
-    """A statement with a number, as it was measured.
+    """A statement with a number and its measurement.
 
     Attributes:
-        claim: The statement. One that is false is quoted, and what is true follows.
-        source: Where it comes from.
-        expected: The number it predicts.
-        measured: The number found.
-        standard_error: Of the number found; None where nothing was drawn.
+        claim: The statement. A false one is quoted, and the true one follows.
+        source: Its source.
+        expected: The predicted number.
+        measured: The measured number.
+        standard_error: Standard error of the measured number; None if nothing was drawn.
         verdict: "pass" if a true statement holds, or a false one fails as it should.
         statement: Whether the statement is "true" or "false".
     """
@@ -69,10 +69,10 @@ def exact(
 def statistical(
     claim: str, source: str, expected: Tensor | float, measured: Estimate, resolution: float
 ) -> Claim:
-    """Compare a mean with what it should be, in units of its standard error.
+    """Compare a mean with the right one, in units of its standard error.
 
-    The standard error has to be below `resolution`, so that a measurement too coarse to tell
-    anything does not pass.
+    The standard error must be below `resolution`, so that a measurement that is too coarse does
+    not pass.
     """
     e, (m, error) = float(expected), measured
     rounding = 1e-9 * max(1.0, abs(e))  # of draws that are all equal
@@ -95,11 +95,11 @@ def false(
     instead: Tensor | float,
     tolerance: float = 1e-2,
 ) -> Claim:
-    """Show a statement false, and what is true instead.
+    """Show that a statement is false, and what is true instead.
 
-    What is measured must differ from what is stated beyond any doubt: by 10 standard errors, or by
-    a hundredth where nothing was drawn. And it must be what is true, within 4.5 standard errors,
-    or within tolerance · max(1, |instead|).
+    The measured number must differ from the stated one beyond doubt: by 10 standard errors, or by
+    a hundredth if nothing was drawn. And it must agree with the true one, within 4.5 standard
+    errors, or within tolerance · max(1, |instead|).
     """
     e, truth = float(stated), float(instead)
     m, error = measured if isinstance(measured, Estimate) else (float(measured), None)
@@ -111,13 +111,13 @@ def false(
 
 
 class Check(NamedTuple):
-    """A row of a file's claims: a statement, and what measures its numbers.
+    """A row of a file's claims: a statement, and a function that measures its numbers.
 
     Attributes:
         name: File and name, as in "denoising.floor_is_mmse".
         verdict: How the numbers are judged: `exact`, `statistical`, `at_most`, `false`.
-        statement: The claim. One that is false is quoted, and what is true follows.
-        source: Where it comes from.
+        statement: The claim. A false one is quoted, and the true one follows.
+        source: Its source.
         limits: The tolerance of the verdict, or its resolution.
         measure: () -> Numbers, or (n, generator) -> Numbers with n random draws to spend.
     """

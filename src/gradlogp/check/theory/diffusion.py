@@ -1,7 +1,7 @@
 r"""Claims on diffusion models: their loss, their dialects, the posterior, the likelihood.
 
-Expectations are quadratures over data and noise, handed to the library's own objectives as the noise
-they would draw; nothing here is drawn.
+Expectations are quadratures over data and noise, passed to the library's objectives as their
+noise; nothing is drawn here.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from ...noise.schedules import DDPM, VE, VP, Levels, SubVP
 from ...noise.tweedie import tweedie_product, tweedie_variance
 from ...scores import as_score
 from ...scores.exact import ExactScore
-from ...scores.rescheduled import RescheduledScore
+from ...scores.guided import RescheduledScore
 from ..metrics import gaussian_kl
 from .claim import DERIVED, MIXTURE, Numbers, apart, at_most, exact, false, grid, order, table
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from ...core import Injected, Kernel
 from ...distributions.as_target import as_target
 from ...langevin.kernels import ULA, PreconditionedULA
-from ...langevin.kernels.exponential import ExponentialEuler
+from ...langevin.kernels.overdamped import ExponentialEuler
 from ...langevin.planning import gaussian_bias
 from .claim import DERIVED, Numbers, at_most, exact, false, order, table
 
@@ -65,8 +65,8 @@ def _steps(kernel: Kernel[Any, Any], variances: Tensor) -> float:
 def _steps_for(d: int, delta: float = 0.5) -> float:
     """Return the least n after which W₂(law, N(0, I_d)) ≤ δ from the start at 0, over the step h.
 
-    For good: of steps whose stationary law is as near. (One step of h = ½ from 0 is N(0, I_d) itself,
-    and the next one leaves it.)
+    Only steps count whose stationary law is that close, so that the bound remains true. (One step
+    of h = ½ from 0 is N(0, I_d) itself, and the next one leaves it.)
     """
     best, near = math.inf, delta / math.sqrt(d)  # of the standard deviation of one coordinate
     for k in range(400):

@@ -1,4 +1,4 @@
-r"""Claims on Langevin dynamics in continuous time: what it keeps, and how fast it gets there."""
+r"""Claims on Langevin dynamics in continuous time: its invariant law, and the rate of convergence."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def _rate_of(distance: Callable[[Gaussian, Gaussian], float]) -> float:
 def bimodal(t: float, n_cells: int = 1200) -> tuple[float, float]:
     """Return W2 and KL to p = ½N(±2, 0.7²) at time t, from ½N(−2, 0.7²) + ½N(−0.4, 0.15²).
 
-    Probabilities of cells under the rates of a reversible chain between them, which keeps p.
+    Probabilities of cells under the rates of a reversible chain between them, with p invariant.
     """
     edges = np.linspace(-6.5, 6.5, n_cells + 1)
     x, dx = (edges[1:] + edges[:-1]) / 2, edges[1] - edges[0]
@@ -110,7 +110,7 @@ CHECKS = table(
         exact, "Fokker–Planck: ∂_t p = −∇·(s p) + Δp = 0 on a mixture, over max |Δp|", JKO, 1e-10,
         lambda: (0.0, _flow_of_density(math.sqrt(2)))),
     stationarity_without_root_2=(
-        false, "“dX = s dt + dW keeps p”: it lacks the factor √2", JKO, 1e-9,
+        false, "“dX = s dt + dW leaves p invariant”: it lacks the factor √2", JKO, 1e-9,
         lambda: (0.0, _flow_of_density(1.0), 0.5)),
     dissipation=(
         exact, "along Langevin dynamics dKL(ρ_t‖p)/dt = −2 D_F(ρ_t‖p)", JKO, 1e-6,
@@ -135,12 +135,15 @@ CHECKS = table(
         exact, "small mass: slow rate of kinetic Langevin minus λ/γ, over m λ²/γ³", KRAMERS, 2e-3,
         lambda: (1.0, (_slow_rate(1e-3) - 0.5) / (1e-3 / 8))),
     preconditioner_with_divergence=(
-        exact, "dX = (G s + ∇·G) dt + √(2G) dW keeps p, G depending on x: max |∂_t p|", MA, 1e-10,
+        exact, "dX = (G s + ∇·G) dt + √(2G) dW leaves p invariant, G a function of x: max "
+        "|∂_t p|", MA, 1e-10,
         lambda: (0.0, _residual(True)[0])),
     preconditioner_without_divergence=(
-        false, "“dX = G s dt + √(2G) dW keeps p, G depending on x”: max |∂_t p| is that of (G'p)'",
+        false, "“dX = G s dt + √(2G) dW leaves p invariant, G a function of x”: max |∂_t p| is that "
+        "of (G'p)'",
         MA, 1e-9, lambda: (0.0, *_residual(False))),
     preconditioner_keeps_another=(
-        exact, "dX = G s dt + √(2G) dW keeps p/G in one dimension: max |∂_t (p/G)|", MA, 1e-10,
+        exact, "dX = G s dt + √(2G) dW leaves p/G invariant in one dimension: max |∂_t (p/G)|",
+        MA, 1e-10,
         lambda: (0.0, _residual(False, over_G=True)[0])),
 )  # fmt: skip

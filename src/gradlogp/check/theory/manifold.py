@@ -1,4 +1,4 @@
-r"""Claims on data that lie on a manifold: what the noised score knows of it, and at which rate."""
+r"""Claims on data on a manifold: what the noised score reveals about it, and at which rate."""
 
 from __future__ import annotations
 

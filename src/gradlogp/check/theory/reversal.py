@@ -1,6 +1,7 @@
-r"""Claims on the way back from noise to data: the laws that its steps leave, exactly.
+r"""Claims on the way from noise to data: the exact laws after its steps.
 
-On a Gaussian every step is affine, so that laws are carried through whole runs and nothing is drawn.
+On a Gaussian every step is affine, so that laws are computed through whole runs and nothing is
+drawn.
 """
 
 from __future__ import annotations
@@ -150,7 +151,7 @@ Change = Callable[[float, float], float]
 
 
 def _reversed(change: Change) -> tuple[float, float]:
-    """The variance at t = 10⁻³ that the reverse SDE leaves from N(0, 1), its score changed.
+    """The variance at t = 10⁻³ of the reverse SDE from N(0, 1) with a changed score.
 
     By 150 steps, and by dV/dt = 2 (f + g² c) V − g² downwards, with f = −β/2 and g² = β written out.
     """

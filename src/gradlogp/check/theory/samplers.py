@@ -1,4 +1,4 @@
-r"""Claims on Langevin samplers: the law that each really keeps, and the bounds on its error."""
+r"""Claims on Langevin samplers: the stationary law of each, and bounds on its error."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-r"""Claims on solvers of the reverse SDE and the flow: which are one, their orders, correctors."""
+r"""Claims on solvers of the reverse SDE and the flow: which are equal, their orders, correctors."""
 
 from __future__ import annotations
 

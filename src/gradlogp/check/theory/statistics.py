@@ -90,8 +90,8 @@ def efficiency(a: float, sigma: float = 0.0) -> float:
     r"""Efficiency of (denoising) score matching for the weight of ½N(−a, 1) + ½N(a, 1).
 
     The Fisher information of the weight, times the asymptotic variance of the estimate, inverted:
-    Γ = E[(∂_π s)²], ψ = ∂_π s' + s ∂_π s, n Var = Var(ψ)/Γ². With noise ψ is averaged over it, that
-    of a data point x being E[ψ_σ(x + σε)], with all of the noise.
+    Γ = E[(∂_π s)²], ψ = ∂_π s' + s ∂_π s, n Var = Var(ψ)/Γ². With noise, ψ of a data point x is
+    its average over all noise, E[ψ_σ(x + σε)].
 
     Arguments:
         a: Half the distance of the modes, in their standard deviation.

@@ -27,22 +27,22 @@ class Ancestral:
     r"""DDPM's ancestral step.
 
     With a = α_t/α_s and σ²_{t|s} = σ_t² − a² σ_s², the exact posterior of x_s given x_t and x_0 is
-    Gaussian; x̂_0 takes the place of x_0:
+    Gaussian; x̂_0 replaces x_0:
 
     .. math::
         x_s = a \frac{σ_s^2}{σ_t^2} x_t + α_s \frac{σ_{t|s}^2}{σ_t^2} \hat x_0 + \sqrt{v}\, z
 
     The posterior variance v = σ_{t|s}² σ_s²/σ_t² (DDPM's β̃) is exact for a point mass; the
     forward variance v = σ_{t|s}² (DDPM's β) is exact under VP for data N(0, I). The optimal
-    variance adds to β̃ what x̂_0 does not know,
+    variance adds the uncertainty of x̂_0 to β̃,
 
     .. math::
         v = \tilde β + \frac{α_s^2 σ_{t|s}^4}{σ_t^4}\, \mathrm{diag}\, \mathrm{Cov}[x_0 | x_t]
           = \mathrm{diag}\, \frac{β}{1 - β} \left( I + β \nabla s(x_t) \right)
 
-    the second form in DDPM's β = 1 − a². It is the true variance of every entry of x_s for any law.
-    So a step of any length is exact for Gaussians of diagonal covariance, and of order 1 for others,
-    whose correlations it misses; it needs the diagonal of the score's Jacobian.
+    where the second form uses DDPM's β = 1 − a². It is the true variance of every entry of x_s for
+    any law. So a step of any length is exact for Gaussians with diagonal covariance, and of order
+    1 for other laws, whose correlations it misses; it needs the diagonal of the score's Jacobian.
 
     References:
         | Denoising Diffusion Probabilistic Models (Ho et al., 2020)
@@ -53,9 +53,9 @@ class Ancestral:
 
     Arguments:
         variance: "posterior" (β̃), "forward" (β) or "optimal".
-        n_probes: Probes for the diagonal that "optimal" needs; by default exact, by d vector-Jacobian
-            products. Few probes err so far that a variance comes out below 0; it is then 0,
-            which makes the spread a little too large on the whole.
+        n_probes: Number of probes for the diagonal that "optimal" needs; by default it is exact,
+            by d vector-Jacobian products. With few probes an estimated variance can be negative;
+            it is then set to 0, which makes the spread slightly too large on average.
 
     Examples:
         >>> score = glp.ExactScore(glp.Gaussian([3.0]), glp.schedules.VP())
@@ -97,7 +97,7 @@ class Ancestral:
         """Return x_s.
 
         Raises:
-            ValueError: For the optimal variance where α_t = 0, or times that are not numbers.
+            ValueError: For the optimal variance if α_t = 0, or times that are not numbers.
         """
         (alpha_t, sigma_t), (alpha_s, sigma_s) = interval(score.schedule, t, s)
         if s is not None and (alpha_s, sigma_s) == (alpha_t, sigma_t):

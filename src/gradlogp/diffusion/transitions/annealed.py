@@ -43,19 +43,19 @@ class AnnealedLangevin:
 
     .. math:: x \leftarrow x + h_t\, s(x, t) + \sqrt{2 h_t}\, z, \quad h_t = η σ_t^2
 
-    or of another kernel, and then on to level s, where x is rescaled by α_s/α_t (1 for VE and
-    ladders). At the noise-free end, s = None, the state is denoised by Tweedie's formula at the
-    level it is at.
+    or of another kernel, and then the move to level s, where x is rescaled by α_s/α_t (1 for VE
+    and ladders). At the noise-free end, s = None, the state is denoised by Tweedie's formula at
+    its current level.
 
     The dimensionless η is `relative_step`. In NCSN's notation η = ε/σ_L², with h_i = ε σ_i²/σ_L² as
     in NCSN's code; the step in NCSN's paper (α/2, √α) is half as large, h = α/2. For finite
     `n_steps` the final law is biased; on a Gaussian the bias is known exactly.
 
-    A kernel moves x/σ_t, with step size η: its steps in x are ησ_t² where a step is one of
-    the position, and ησ_t where it is a time, as for `BAOAB` and `HMC` (where η compares with
-    η²/2); a friction γ is γ/σ_t. In these units the law at every level has curvature of at most 1,
-    and both kinds are stable for η < 2. At each level momenta are drawn anew from their law. A
-    kernel with a Metropolis correction needs log p_t, which `ExactScore` has and a network has not.
+    A kernel moves x/σ_t with step size η. In x its step is ησ_t² if it is a step of the position,
+    and ησ_t if it is a time, as for `BAOAB` and `HMC` (for which η corresponds to η²/2); a
+    friction γ becomes γ/σ_t. In these units the law at every level has a curvature of at most 1,
+    and both kinds are stable for η < 2. Momenta are drawn from their law at each level. A kernel
+    with a Metropolis correction needs log p_t, which `ExactScore` has but a network does not.
 
     References:
         | Generative Modeling by Estimating Gradients of the Data Distribution (Song & Ermon, 2019)
@@ -64,15 +64,15 @@ class AnnealedLangevin:
         | https://arxiv.org/abs/2006.09011
 
     Arguments:
-        n_steps: Langevin steps a level.
+        n_steps: Langevin steps per level.
         relative_step: η, the step size at a level in units of σ_t² (of σ_t for a time); stable
             below 2. None: solved for the ladder of the score, see `solved`.
-        kernel: η -> kernel, such as `ULA`, `MALA` or `partial(HMC, n_leapfrog=3)`; or what makes
-            one for each level, `ExponentialSteps` and `PreconditionedSteps`.
+        kernel: η -> kernel, such as `ULA`, `MALA` or `partial(HMC, n_leapfrog=3)`; or an object
+            that creates one for each level, `ExponentialSteps` or `PreconditionedSteps`.
 
     Raises:
-        ValueError: For fewer than one step, or an η at which no kernel is stable; when called, as
-            the kernel raises.
+        ValueError: For fewer than one step, or an η at which no kernel is stable; when called, if
+            the kernel raises one.
         FloatingPointError: When called, if a chain of an unadjusted kernel becomes NaN or
             infinite.
 
@@ -99,19 +99,20 @@ class AnnealedLangevin:
 
     @classmethod
     def solved(cls, n_steps: int = 5, kernel: MakeKernel | LevelKernel = ULA) -> AnnealedLangevin:
-        r"""Return the dynamics whose η is solved for the ladder of the score it is used with.
+        r"""Return the dynamics with η solved for the ladder of the score.
 
-        η is such that the steps at a level end with the variance of that level, or as near to it
-        as they can, on data that are one point, where one level begins with what the one above
-        ends with (technique 4 of NCSNv2). For `ULA` that is the `relative_step` of `noise_levels`.
+        η is such that for data consisting of one point the steps at a level end with the variance
+        of that level, or as close to it as possible, when each level begins with the final
+        variance of the one above (technique 4 of NCSNv2). For `ULA` that is the `relative_step` of
+        `noise_levels`.
 
         Arguments:
-            n_steps: Langevin steps a level.
-            kernel: As above, without a Metropolis correction.
+            n_steps: Langevin steps per level.
+            kernel: As for the class, without a Metropolis correction.
 
         Raises:
-            ValueError: When called: for a kernel whose step is not affine on a Gaussian, or a score
-                whose schedule is no ladder.
+            ValueError: When called, for a kernel whose step is not affine on a Gaussian, or a
+                score whose schedule is not a ladder.
         """
         return cls(n_steps, None, kernel)
 
@@ -146,8 +147,8 @@ class AnnealedLangevin:
         """Return x after the steps at level t, moved to level s.
 
         Raises:
-            ValueError: If α_t = 0, where no rescaling leads to level s, or for a score of another
-                shape.
+            ValueError: If α_t = 0, where no rescaling leads to level s, or if the score has a
+                wrong shape.
         """
         (alpha, sigma), (alpha_s, _) = interval(score.schedule, t, s)
         alpha_t, sigma_t = float(alpha), float(sigma)
@@ -192,13 +193,13 @@ class Level:
         """Return log p_t(σ y), which differs by a constant.
 
         Raises:
-            ValueError: If the noisy score knows no log-density.
+            ValueError: If the noisy score has no log-density.
         """
         return noisy_log_prob(self.noisy_score, self.sigma * y, self.t)
 
 
 class _Blind:
-    """A target in place of one whose score at the end of a level nobody uses."""
+    """A target that replaces one whose score at the end of a level is not used."""
 
     def score(self, y: Tensor) -> Tensor:
         return torch.zeros_like(y)
@@ -212,7 +213,7 @@ blind = _Blind()
 
 @lru_cache(maxsize=64)
 def _solved(schedule: Schedule, n_steps: int, kernel: Any) -> float:
-    """Return the η of `AnnealedLangevin.solved`; a pure function, kept as every level asks for it."""
+    """Return the η of `AnnealedLangevin.solved`; a pure function, cached for all levels."""
     if schedule.times is None:
         raise ValueError(
             f"a step is solved for the levels of a ladder, but {schedule} is continuous; use "

@@ -1,7 +1,7 @@
-r"""Kernels of annealed Langevin dynamics that differ from level to level with the covariance there.
+r"""Kernels of annealed Langevin dynamics that depend on the covariance at each level.
 
-For data of covariance V the law of x_t has covariance α²V + σ²I. In units of σ that is
-I + (α/σ)² V, so that a level is known by its signal-to-noise ratio α²/σ² alone.
+For data with covariance V the law of x_t has covariance α²V + σ²I. In units of σ that is I +
+(α/σ)² V, so that only the signal-to-noise ratio α²/σ² of a level matters.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from ...calculus import affine_map
 from ...core import Generator, Kernel, check_finite, check_function, check_number, sum_event
 from ...distributions.as_target import Target
 from ...langevin.kernels import PreconditionedULA, Preconditioner
-from ...langevin.kernels.exponential import ExponentialEuler
+from ...langevin.kernels.overdamped import ExponentialEuler
 from ...langevin.kernels.preconditioner import Kind
 from ...langevin.kernels.steps import started
 
@@ -43,10 +43,10 @@ class ExponentialSteps:
         x' = x + C_t (I - E)\, s(x, t) + \left( C_t (I - E^2) \right)^{1/2} z, \quad
         C_t = α_t^2 V + σ_t^2 I, \quad E = e^{-ησ_t^2 C_t^{-1}}
 
-    If the data are Gaussian with covariance V, every level ends with its exact law once begun with
-    it, for any η > 0, also above 2. If they are not, V = 0 is the safe choice: then the linear
-    part is −x/σ_t², the score of one point, which is stable for any η on any law; and for a large
-    η a step is α_t times the Tweedie mean, plus σ_t z.
+    If the data are Gaussian with covariance V, every level leaves its exact law invariant, for any
+    η > 0, also above 2. Otherwise V = 0 is the safe choice: then the linear part is −x/σ_t², the
+    score of a single point, which is stable for any η on any law; for large η a step is α_t times
+    the Tweedie mean, plus σ_t z.
 
     References:
         | Dimension-Uniform Discretization Analysis of Preconditioned Annealed Langevin Dynamics for
@@ -54,8 +54,8 @@ class ExponentialSteps:
         | https://arxiv.org/abs/2605.16473
 
     Arguments:
-        covariance: V ≥ 0, of the data: a number, a diagonal in the shape of an event, a matrix, or a
-            `Preconditioner`.
+        covariance: V ≥ 0, the covariance of the data: a number, a diagonal in the shape of an
+            event, a matrix, or a `Preconditioner`.
 
     Raises:
         ValueError: If V is negative or not finite.
@@ -78,18 +78,18 @@ class PreconditionedSteps:
     .. math::
         x' = x + η C_t\, s(x, t) + \sqrt{2 η}\, C_t^{1/2} z, \quad C_t = α_t^2 V + σ_t^2 I
 
-    If the data are Gaussian with covariance V, every direction contracts by 1 − η a step and ends with
-    variance 1/(1 − η/2) times that of the level. On a mixture V must not exceed the
-    covariance of its components, or the narrowest of them makes the steps unstable; `MALA` would
-    reject them.
+    If the data are Gaussian with covariance V, every direction contracts by 1 − η per step and
+    ends with variance 1/(1 − η/2) times that of the level. For a mixture V must not exceed the
+    covariance of its components, otherwise the narrowest of them makes the steps unstable; `MALA`
+    would reject them.
 
     References:
         | Dimension-Free Multimodal Sampling via Preconditioned Annealed Langevin Dynamics (2026)
         | https://arxiv.org/abs/2602.01449
 
     Arguments:
-        covariance: V ≥ 0, of the data: a number, a diagonal in the shape of an event, a matrix, or a
-            `Preconditioner`.
+        covariance: V ≥ 0, the covariance of the data: a number, a diagonal in the shape of an
+            event, a matrix, or a `Preconditioner`.
         kernel: (η, preconditioner=) -> kernel: `PreconditionedULA`, `MALA`, or
             `partial(HMC, n_leapfrog=3)`.
 
@@ -161,11 +161,11 @@ def level_variance(
 ) -> float:
     """Return s_T²/σ² after T steps at a level on point-mass data, from s_0² = γ² σ².
 
-    A step is affine there, and its map carries the law. `ladder.variance_ratio` is the closed form for
-    ULA.
+    A step is affine there, and its map determines the law. `ladder.variance_ratio` is the closed
+    form for ULA.
 
     Raises:
-        ValueError: For a kernel whose step is not affine, as one that may reject it.
+        ValueError: For a kernel whose step is not affine, for example because it may be rejected.
     """
     made = (
         kernel.at(relative_step, 0.0) if isinstance(kernel, LevelKernel) else kernel(relative_step)

@@ -36,17 +36,17 @@ class _White(ScoreWrapper):
 
 @dataclass(frozen=True)
 class Coloured:
-    r"""Any transition under noise of covariance K: p_t is the law of α_t x_0 + σ_t K^{1/2} ε.
+    r"""Any transition under noise with covariance K: p_t is the law of α_t x_0 + σ_t K^{1/2} ε.
 
     The transition moves y = K^{-1/2} x, where noise is white, by the score K^{1/2} s(K^{1/2} y, t).
     Seen in x, annealed Langevin dynamics is preconditioned by K:
 
     .. math:: x \leftarrow x + η σ_t^2 K s(x, t) + \sqrt{2 η}\, σ_t K^{1/2} z
 
-    In many dimensions this is what keeps errors in check. White noise and an isotropic step err
-    by as much in each coordinate, √d in all; with a K whose eigenvalues have a finite sum, as the
-    covariance of data that are functions on a finer and finer grid, the error has a limit.
-    Start from K^{1/2} times draws of `terminal(score)`: `evolve` refuses to draw a start by itself.
+    In high dimension this bounds the errors. White noise and an isotropic step have the same error
+    in each coordinate, √d in total; with a K whose eigenvalues have a finite sum, such as the
+    covariance of data that are functions on a finer and finer grid, the error has a limit. Start
+    from K^{1/2} times draws of `terminal(score)`: `evolve` refuses to draw a start by itself.
 
     References:
         | Dimension-Free Multimodal Sampling via Preconditioned Annealed Langevin Dynamics (2026)
@@ -55,7 +55,7 @@ class Coloured:
     Arguments:
         covariance: K: a number, a diagonal in the shape of an event, a symmetric positive definite
             matrix, or a `Preconditioner`.
-        transition: What moves y, such as `AnnealedLangevin()` or `Ancestral()`.
+        transition: The transition that moves y, such as `AnnealedLangevin()` or `Ancestral()`.
     """
 
     covariance: Preconditioner | Tensor | float = IDENTITY

@@ -33,21 +33,22 @@ from .reverse import ReverseSDE
 class PredictorCorrector:
     r"""A step of any transition, and then Langevin steps at the level it has reached.
 
-    Langevin steps keep p_s, so they mend what the predictor got wrong:
+    Langevin steps leave p_s invariant, so they correct errors of the predictor:
 
     .. math:: x \leftarrow x + h\, s(x, s) + \sqrt{2h}\, z
 
-    The signal-to-noise ratio q = ‖h s‖/√(2hd) sets their size by one of two rules.
+    The signal-to-noise ratio q = ‖h s‖/√(2hd) determines their size by one of two rules.
 
     level (the default)
-        h = min(2 q², 1) σ_s², which has this ratio for a score of the size √d/σ_s that noise gives
-        it, up to q = 0.71: a step of more than σ_s² would overshoot where the data are narrow.
+        h = min(2 q², 1) σ_s², which has this ratio for a score of size √d/σ_s, as noise gives it,
+        up to q = 0.71: a step of more than σ_s² would overshoot where the data are narrow.
     sample
-        :math:`h = \min(2 q^2 d / \|s(x, s)\|^2,\; σ_s^2)`, each sample by its own score. Then h
-        depends on x, and steps without a term for its divergence keep p_s/h and not p_s. It is
-        here because it is in use; on a Gaussian its bias is several times that of "level".
+        :math:`h = \min(2 q^2 d / \|s(x, s)\|^2,\; σ_s^2)`, from each sample's own score. Then h
+        depends on x, and steps without a term for its divergence leave p_s/h invariant and not p_s.
+        This rule is included because it is in use; on a Gaussian its bias is several times that of
+        "level".
 
-    (The original takes norms averaged over the batch, so that a sample depends on its batch.)
+    (The original uses norms averaged over the batch, so that a sample depends on its batch.)
 
     References:
         | Score-Based Generative Modeling through Stochastic Differential Equations (Song et al., 2021)
@@ -56,7 +57,7 @@ class PredictorCorrector:
     Arguments:
         predictor: The transition that moves from t to s.
         snr: q > 0.
-        n_steps: Langevin steps after each step of the predictor.
+        n_steps: Number of Langevin steps after each step of the predictor.
         rule: "level" or "sample".
     """
 
@@ -132,9 +133,9 @@ class Churn:
     Arguments:
         gamma: γ ≥ 0.
         r_min: Below this σ/α no noise is added.
-        r_max: Above it neither.
-        s_noise: S, the paper's cure for networks that remove a little too much noise.
-        order: Of the flow's step: 1, 2 or 4.
+        r_max: Above this σ/α no noise is added.
+        s_noise: S, the paper's correction for networks that remove slightly too much noise.
+        order: Order of the flow's step: 1, 2 or 4.
     """
 
     gamma: float = 0.1

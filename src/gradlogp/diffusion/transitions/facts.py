@@ -1,4 +1,4 @@
-"""What is known of each transition: the one place that tests, drivers, error texts and docs read."""
+"""What is known about each transition: tests, drivers, messages and pages read it from here."""
 
 from __future__ import annotations
 
@@ -13,15 +13,16 @@ class Facts(NamedTuple):
     """Facts of a transition.
 
     Attributes:
-        order: Order of the error over fixed time, of the path for a deterministic transition, of the
-            law of Gaussian data for a random one; None where it does not converge by finer times.
-        evaluations: Evaluations of the score a step, the least of a step that adapts; first steps of a
-            solver with memory may take more.
-        draws: Draws of noise a step.
+        order: Order of the error over fixed time, of the path for a deterministic transition, of
+            the law on Gaussian data for a random one; None if it does not converge with finer
+            times.
+        evaluations: Evaluations of the score per step, the minimum for a step that adapts; the
+            first steps of a solver with memory may take more.
+        draws: Draws of noise per step.
         divides_by_alpha: Whether a step from α_t = 0 is refused.
         memory: Whether a step depends on the steps before.
-        exact: On which data a step is exact whatever its length, in words; None if on none.
-        adaptive: Whether a step evaluates the score more often where that is needed.
+        exact: For which data a step of any length is exact, in words; None if for none.
+        adaptive: Whether a step evaluates the score more often if needed.
     """
 
     order: int | None

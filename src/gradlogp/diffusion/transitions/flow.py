@@ -47,7 +47,7 @@ class ProbabilityFlow:
         | https://arxiv.org/abs/2206.00364
 
     Arguments:
-        order: 1, 2 or 4; so many evaluations of the score a step.
+        order: 1, 2 or 4, which is also the number of evaluations of the score per step.
 
     Examples:
         >>> score = glp.ExactScore(glp.Gaussian([3.0]), glp.schedules.VP())
@@ -95,11 +95,11 @@ class ProbabilityFlow:
 
 @dataclass(frozen=True)
 class AdaptiveFlow:
-    r"""The probability-flow ODE to a tolerance, each sample with steps of its own.
+    r"""The probability-flow ODE to a tolerance, each sample with its own steps.
 
     Between two times the Dormand–Prince pair of order 5(4) takes as many steps as a sample needs
-    for a local error below `atol + rtol · |x|`. A grid of two times, `torch.tensor([1.0, 1e-3])`,
-    leaves all of the steps to it.
+    for a local error below `atol + rtol · |x|`. With a grid of two times, `torch.tensor([1.0,
+    1e-3])`, it chooses all steps.
 
     References:
         | A Family of Embedded Runge-Kutta Formulae (Dormand & Prince, 1980)
@@ -108,7 +108,7 @@ class AdaptiveFlow:
     Arguments:
         rtol: Relative tolerance of a step.
         atol: Absolute tolerance of a step.
-        max_steps: Attempts between two times after which the solver gives up with an error.
+        max_steps: Number of attempts between two times after which the solver raises an error.
     """
 
     rtol: float = 1e-5

@@ -1,4 +1,4 @@
-r"""Multistep solvers of the probability flow: one score a step, and memory of the steps before.
+r"""Multistep solvers of the probability flow: one score per step, and memory of earlier steps.
 
 In λ = log(α/σ) the flow is, exactly,
 
@@ -6,11 +6,12 @@ In λ = log(α/σ) the flow is, exactly,
     x_s = \frac{σ_s}{σ_t} x_t + α_s \int_{0}^{h} e^{-(h-u)} \hat x_0(λ_t + u)\, du
         = \frac{α_s}{α_t} x_t - σ_s \int_0^h e^{h-u}\, \hat ε(λ_t + u)\, du, \quad h = λ_s - λ_t
 
-and a method of order k puts the polynomial through the last k values of x̂_0 (or ε̂) into the
-integral. With one value both are DDIM. First steps have fewer values, and what they err stays: so as
-long as k − 1 are not known, methods of order 3 and 4 take steps of three stages, at 0, h/3 and 2h/3,
-whose error is of order h⁴ and which, like the others, are exact where x̂_0 is constant. Where steps
-are long, h ≥ 0.1, their two scores more are better spent on steps, and DDIM begins.
+and a method of order k inserts the polynomial through the last k values of x̂_0 (or ε̂) into the
+integral. With one value both are DDIM. The first steps have fewer values, and their error
+persists. As long as k − 1 values are not known, methods of order 3 and 4 therefore take steps of
+three stages, at 0, h/3 and 2h/3, whose error is of order h⁴ and which, like the others, are exact
+if x̂_0 is constant. If steps are long, h ≥ 0.1, their two additional scores are better spent on
+more steps, and the first step is DDIM.
 """
 
 from __future__ import annotations
@@ -210,17 +211,17 @@ class ExponentialAB(_ExponentialMultistep):
     r"""Exponential Adams–Bashforth in λ = log(α/σ), of order 1 to 4.
 
     The polynomial through the last values of ε̂ or x̂_0 is integrated exactly against the
-    exponential. Order 1 is DDIM. Where steps are short in λ, below 0.1, order 3 takes one first step
-    of three stages and order 4 two, with two scores more each, so that the order holds from any σ; on
-    a discrete ladder, which has no levels between, first steps are DDIM's, and the order is 2. The
-    benchmarks show which order is best at how many steps.
+    exponential. Order 1 is DDIM. If steps are short in λ, below 0.1, order 3 begins with one step
+    of three stages and order 4 with two, with two additional scores each, so that the order holds
+    for any initial σ. On a discrete ladder, which has no levels in between, the first steps are
+    DDIM's, and the order is 2. The benchmarks show which order is best for how many steps.
 
-    At the noise-free end comes the Tweedie mean, which differs from the end of the flow by
-    O(r²), r = σ/α at the last time. `extrapolate` takes that term away,
+    The noise-free end is the Tweedie mean, which differs from the end of the flow by O(r²), r =
+    σ/α at the last time. `extrapolate` removes this term,
 
     .. math:: x = \hat x_0 + \frac{\hat x_0 - \hat x_0^{before}}{(r_{before}/r)^2 - 1}
 
-    which pays where the score is exact and steps are many; what a network does wrong it magnifies.
+    which helps if the score is exact and there are many steps; errors of a network are amplified.
 
     References:
         | Exponential Integrators (Hochbruck & Ostermann, 2010)
@@ -230,7 +231,7 @@ class ExponentialAB(_ExponentialMultistep):
 
     Arguments:
         order: 1 to 4.
-        predicts: "epsilon" or "x0": which of them the polynomial follows.
+        predicts: "epsilon" or "x0": the values that the polynomial interpolates.
         extrapolate: Whether to extrapolate x̂_0 to r = 0 at the noise-free end.
     """
 
@@ -254,8 +255,8 @@ class DPMSolver(_ExponentialMultistep):
         \left[ \left(1 + \tfrac{1}{2q}\right) \hat x_0 - \tfrac{1}{2q} \hat x_0^{before} \right]
 
     3M is the exact integral of the quadratic through the last three x̂_0, and begins like
-    `ExponentialAB` of order 3. (Implementations in
-    circulation give the quadratic's last term half its weight, and then 3M is of order 2.)
+    `ExponentialAB` of order 3. (Common implementations give the last term of the quadratic half
+    its weight, so that 3M is of order 2.)
 
     References:
         | DPM-Solver++: Fast Solver for GuidedScore Sampling of Diffusion Probabilistic Models

@@ -1,4 +1,4 @@
-r"""The reverse-time SDE and what lies between it and the probability flow."""
+r"""The reverse-time SDE, and the family between it and the probability flow."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class ReverseSDE:
         In r: :math:`y_s = y + (1 + η^2)(r_s - r_t) \bar ε + η \sqrt{r_t^2 - r_s^2}\, z`, with
         ε̄ the mean of ε̂ at t and at the Euler step's end, which has the same z.
 
-    At the noise-free end every one returns the Tweedie mean x̂_0.
+    At the noise-free end all of them return the Tweedie mean x̂_0.
 
     References:
         | Reverse-Time Diffusion Equation Models (Anderson, 1982)
@@ -88,7 +88,7 @@ class ReverseSDE:
         """Return x_s.
 
         Raises:
-            ValueError: Where α_t = 0 (or g is infinite), unless the step is exponential.
+            ValueError: If α_t = 0 (or g is infinite), unless the step is exponential.
         """
         (alpha_t, sigma_t), (alpha_s, sigma_s) = interval(score.schedule, t, s)
         if s is None:

@@ -4,9 +4,9 @@ In λ = log(α/σ) the flow is, exactly, as in `multistep`,
 
 .. math:: x_s = \frac{σ_s}{σ_t} x_t + α_s \int_{0}^{h} e^{-(h-u)} \hat x_0(λ_t + u)\, du
 
-The predictor puts the polynomial through the last k values of x̂_0 into the integral. What the next
-step evaluates at the predicted x_s is one value more, and the same integral with the polynomial
-through all k + 1, which costs nothing, gives the state from which that step goes on.
+The predictor inserts the polynomial through the last k values of x̂_0 into the integral. The next
+step evaluates one more value at the predicted x_s; the same integral with the polynomial through
+all k + 1 values, at no extra cost, gives the corrected state from which that step continues.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def integral(
         nodes: (λ_j, value) with all λ_j different.
         start: λ.
         end: λ + h; h may be negative.
-        growth: What the integrand is weighted by.
+        growth: The exponent of the weight.
         scale: A factor of the integral.
     """
     weights = exponential_weights([node - start for node, _ in nodes], end - start, growth)
@@ -78,10 +78,10 @@ class UniPC:
     r"""Predictor and corrector in λ = log(α/σ), one score per step: the fewest for a given error.
 
     Each step predicts with the polynomial through the last k values of x̂_0 and corrects with that
-    through k + 1, both integrated exactly against the exponential (the paper's variant with varying
-    coefficients). The first step predicts by DDIM, and its correction is of order 2, which leaves an
-    error of order 3. On times that are uniform in λ, `time_grid(schedule, n, rho=math.inf)`, the
-    default of the estimators; `plan_levels` measures how many it needs.
+    through k + 1, both integrated exactly against the exponential (the paper's variant with
+    varying coefficients). The first step predicts by DDIM, and its correction is of order 2, which
+    leaves an error of order 3. Use it on times that are uniform in λ, `time_grid(schedule, n,
+    rho=math.inf)`, as the estimators do by default; `plan_levels` measures how many it needs.
 
     References:
         | UniPC: A Unified Predictor-Corrector Framework for Fast Sampling of Diffusion Models
@@ -89,7 +89,7 @@ class UniPC:
         | https://arxiv.org/abs/2302.04867
 
     Arguments:
-        order: 1 to 3, the values of x̂_0 in a prediction.
+        order: 1 to 3, the number of values of x̂_0 in a prediction.
     """
 
     order: int = 3

@@ -1,6 +1,6 @@
 r"""Ratios and logarithms of modified Bessel functions I_ν(k), for k from 0 to 10⁸ and beyond.
 
-For the order ν = d/2 − 1 and k ≥ 0, what a law on the sphere in R^d needs is
+For the order ν = d/2 − 1 and k ≥ 0, a law on the sphere in R^d needs
 
     A(k) = I_{ν+1}(k) / I_ν(k),   1 − A(k),   A'(k),   L(k) = log(Γ(ν+1) (2/k)^ν I_ν(k) e^{−k}).
 
@@ -10,10 +10,10 @@ e_n = k − q G_n − (n + ½), which is O(1/k), the recurrence of Bessel functi
     G_n = 1/(2(n+1) + q G_{n+1}),   1 − k G_n = (n + ½ − e_{n+1}) G_n,
     e_n = −G_n ((n + ½)² + (k − n − ½) e_{n+1}),
 
-which is stable downwards and loses nothing at large k. It starts at an order μ ≥ 32 with the uniform
-expansion of Debye, in powers of 1/S with S = √(μ² + q), which holds for every k. All is elementwise,
-smooth in q also at 0, and differentiable in every mode and any number of times. Numbers of single
-precision are computed in double precision, where the device has it.
+which is stable downwards and does not lose precision at large k. It starts at an order μ ≥ 32 with
+Debye's uniform expansion in powers of 1/S with S = √(μ² + q), which holds for every k. All
+functions are elementwise, smooth in q also at 0, and differentiable in every mode and any number
+of times. Single precision is computed in double precision if the device supports it.
 
 References:
     | NIST Digital Library of Mathematical Functions, 10.29 and 10.41
@@ -40,7 +40,7 @@ SERIES = 12
 
 
 class Ratio(NamedTuple):
-    """A = I_{d/2}(k)/I_{d/2−1}(k), and what cannot be had from it without loss, shape of k.
+    """A = I_{d/2}(k)/I_{d/2−1}(k), and what cannot be computed from it accurately, shape of k.
 
     Attributes:
         A: The ratio, from 0 at k = 0 to 1.

@@ -1,14 +1,14 @@
-r"""The joint law of x and a condition y in closed form: what a conditional score is checked against.
+r"""The joint law of x and a condition y in closed form, for comparison with a conditional score.
 
-Of a mixture Σ_k π_k N(μ_k, S_k) of (x, y) the law of x given y is a mixture again, with
+If (x, y) is a mixture Σ_k π_k N(μ_k, S_k), the law of x given y is a mixture again, with
 
 .. math::
     π_k(y) ∝ π_k N(y; μ_{k,y}, S_{k,yy}), \quad
     m_k(y) = μ_{k,x} + S_{k,xy} S_{k,yy}^{-1} (y - μ_{k,y}), \quad
     C_k = S_{k,xx} - S_{k,xy} S_{k,yy}^{-1} S_{k,yx}
 
-so that weights and means are one for each y, and the covariances are shared. `WithHoles` conditions on
-any entries, others in each row.
+so that there are weights and means for each y, and the covariances are shared. `WithHoles`
+conditions on any entries, which may differ from row to row.
 """
 
 from __future__ import annotations
@@ -140,7 +140,7 @@ class Joint(GaussianMixture):
 
     Arguments:
         law: The joint law, a Gaussian or a mixture; y are the last entries.
-        n_condition: How many entries y has.
+        n_condition: Number of entries of y.
 
     Raises:
         ValueError: Unless at least one entry is left for x and one for y.
@@ -182,14 +182,14 @@ class Joint(GaussianMixture):
 
 
 class Classes(Joint):
-    """Laws of classes as the law of all, that can be conditioned on the class.
+    """The law of all classes together, which can be conditioned on the class.
 
     Arguments:
         laws: The law of each class, a Gaussian or a mixture.
-        weights: Their shares, which sum to 1; equal by default.
+        weights: Probabilities of the classes, which sum to 1; equal by default.
 
     Raises:
-        ValueError: For no class, shares that do not fit, or laws of different dimension.
+        ValueError: For no class, weights that do not fit, or laws of different dimensions.
     """
 
     def __init__(self, laws: Sequence[LawOfXY], weights: Sequence[float] | None = None) -> None:
@@ -233,14 +233,14 @@ class Classes(Joint):
 
 
 class WithHoles(GaussianMixture):
-    r"""A law of x that can be conditioned on any part of x, a different one in each row.
+    r"""A law of x that can be conditioned on any part of x, a different part in each row.
 
-    `given(x)`, NaN where x is unknown, is a law of all of x again, in which the entries that are
-    known are independent of everything, with the mean and variance that they have in the law:
+    `given(x)`, with NaN where x is unknown, is again a law of all of x. In it the known entries
+    are independent of everything else, with the mean and variance that they have in the law:
 
     .. math:: p(x_u \mid x_k) \prod_{i\ known} N(x_i; m_i, v_i)
 
-    so that rows with different holes go together, as they do for a learned score.
+    so that a batch can contain rows with different unknown entries, as for a learned score.
 
     Arguments:
         law: A Gaussian or a mixture.
@@ -252,10 +252,10 @@ class WithHoles(GaussianMixture):
         self.dtype = law.dtype
 
     def given(self, condition: Tensor) -> ConditionalMixture:
-        """Return the law given rows with holes, `(1, D)` or `(B, D)`, NaN where nothing is known.
+        """Return the law given rows `(1, D)` or `(B, D)`, with NaN in the unknown entries.
 
         Raises:
-            ValueError: If it is not of that shape.
+            ValueError: If the rows do not have that shape.
         """
         check_kind(condition, "condition", Tensor, "rows of x, with NaN where nothing is known")
         x = condition.to(self.means)

@@ -1,8 +1,8 @@
-r"""Covariances in their eigenbasis: S = U diag(w) Uᵀ, with U left out where S is diagonal.
+r"""Covariances in their eigenbasis: S = U diag(w) Uᵀ, without U if S is diagonal.
 
-In this form noising is exact and free, α² S + σ² I = U diag(α² w + σ²) Uᵀ, and applying any function of
-S is two small products, so that no inverse is ever formed. Arrays may have leading dimensions
-(components, samples); they broadcast as usual.
+In this form noising is exact and costs nothing, α² S + σ² I = U diag(α² w + σ²) Uᵀ, and applying
+any function of S takes two small products, so that no inverse is needed. Arrays may have leading
+dimensions (components, samples); they broadcast as usual.
 """
 
 from __future__ import annotations
@@ -86,10 +86,10 @@ def as_parameter(value: Tensor | float | Sequence[Any], name: str) -> Tensor:
 
 
 def constant(dtype: torch.dtype, *parameters: Tensor | None) -> bool:
-    """Tell whether constants made from these may be kept: no derivative goes through them.
+    """Return whether constants computed from these may be kept: no derivative goes through them.
 
-    Neither a gradient, nor a tangent, nor a transform of `torch.func`, whose tensors have no
-    storage of their own; and x is float32 or float64.
+    That is neither a gradient, nor a tangent, nor a transform of `torch.func`, whose tensors do
+    not have their own storage; and x is float32 or float64.
     """
     if dtype not in (torch.float32, torch.float64) or torch.compiler.is_compiling():
         return False
@@ -134,8 +134,8 @@ def conditional(mean: Tensor, cov: Tensor, index: Tensor, values: Tensor) -> tup
     Arguments:
         mean: μ, `(D,)`.
         cov: S, `(D, D)`.
-        index: Which entries are known, `(k,)`.
-        values: What they are, `(B, k)`.
+        index: The known entries, `(k,)`.
+        values: Their values, `(B, k)`.
     """
     other = torch.ones(len(mean), dtype=torch.bool).index_fill(0, index.cpu(), False)
     u = other.nonzero()[:, 0].to(mean.device)
@@ -148,7 +148,8 @@ def check_index(index: Sequence[int] | Tensor, values: Tensor, d: int) -> Tensor
     """Return which entries of d are known, as a tensor.
 
     Raises:
-        ValueError: Unless they are different, not all of them, and as many as values.
+        ValueError: If entries are repeated, all are known, or their number is not that of the
+            values.
     """
     check_kind(
         index, "index", list | tuple | range | Tensor, "a list of entries, or a tensor of them"

@@ -28,8 +28,8 @@ from .covariance import coefficients
 class _Local(NamedTuple):
     """What the law is at x, columns `(B, 1)` but for η `(B, d)`.
 
-    With R = r²/σ², g = (‖x‖² − r²)/σ², b = ‖η‖² − (r ‖x‖/σ²)², E = ‖η‖² − R² and T = ‖η‖ + R: `far`
-    tells whether ‖η‖ > 1, where the forms without cancellation hold; there T and ‖η‖ are not 0.
+    With R = r²/σ², g = (‖x‖² − r²)/σ², b = ‖η‖² − (r ‖x‖/σ²)², E = ‖η‖² − R² and T = ‖η‖ + R:
+    `far` is true if ‖η‖ > 1, where the forms without cancellation hold; there T and ‖η‖ are not 0.
     """
 
     eta: Tensor
@@ -63,11 +63,11 @@ class Directional:
     Arguments:
         radius: r, shape `()`, or `(B,)` if noised for B samples.
         natural: η_0, shape `(d,)`, d at least 2.
-        sigma: σ, as the radius.
-        dtype: Of the samples.
+        sigma: σ, in the same shapes.
+        dtype: The dtype of the samples.
 
     Raises:
-        ValueError: From all methods but `sample` and `noised`, where there is no noise.
+        ValueError: From all methods but `sample` and `noised`, if there is no noise.
     """
 
     radius: Tensor

@@ -71,20 +71,19 @@ class Empirical:
 
     .. math:: α X + σ Z \sim \frac1N \sum_i N(α x_i, σ^2 I)
 
-    The law itself has neither density nor score; `noised` has. Distances are computed as
-    differences, and of data moved to their mean, so that nothing cancels far from the origin.
-
-    Density, score and posterior mean at B points take time of order B N D, N data of D entries each;
-    from 100,000 data on a warning says so.
+    The law itself has neither density nor score; the result of `noised` has both. Distances are
+    computed as differences of centred data, so that there is no cancellation far from the origin.
+    Density, score and posterior mean at B points take time of order B N D for N data points with D
+    entries each; from 100,000 data points on a warning says so.
 
     Arguments:
         data: The points, `(N, *event)`.
-        chunk_size: Points x handled together, so that memory stays at chunk_size · N; by default as
-            many as hold some 64 MB.
+        chunk_size: Number of points x processed together, so that memory is of order chunk_size ·
+            N; by default as many as need some 64 MB.
 
     Raises:
-        ValueError: For data without a batch, empty or not finite; for a chunk_size below 1; from
-            all methods but `sample` and `noised`, where there is no noise.
+        ValueError: For data without a batch dimension, empty or not finite; for a chunk_size below
+            1; from all methods but `sample` and `noised`, if there is no noise.
 
     References:
         | On Estimation of a Probability Density Function and Mode (Parzen, 1962)
@@ -220,7 +219,7 @@ class Empirical:
         """Return Cov[X | α X + σ Z = x_t], for flat events.
 
         Raises:
-            ValueError: If neither this law nor σ brings any noise; for data that are not `(N, D)`.
+            ValueError: If neither this law nor σ has any noise; for data that are not `(N, D)`.
         """
         check_batch(x_t, self.event_shape, "x_t")
         D, law = self._flat("the posterior covariance"), self.noised(alpha, sigma)

@@ -4,10 +4,10 @@ Every form has its constants in one dtype, on one device, and evaluates
 
 .. math:: \log p(x) = \log \sum_k e^{l_k(x)}, \quad s(x) = \sum_k r_k g_k, \quad r = softmax(l)
 
-on arrays whose last dimension is the batch: a small event dimension last would leave vector
-instructions idle. `Linear` needs no array larger than (K, B): its exponents are linear in x and
-its squares. That cancels where means are far apart, measured in standard deviations, and such a
-law gets `Differences` instead.
+on arrays whose last dimension is the batch: with a small event dimension last, vector instructions
+would be idle. `Linear` needs no array larger than (K, B): its exponents are linear in x and its
+squares. If means are many standard deviations apart, this suffers from cancellation, and
+`Differences` is used instead.
 """
 
 from __future__ import annotations
@@ -37,15 +37,15 @@ class Pair(NamedTuple):
 
 
 class Linear(NamedTuple):
-    r"""Components that share their eigenvectors, or need none: everything is a matrix product.
+    r"""Components that share their eigenvectors or are diagonal: everything is a matrix product.
 
     With y the coordinates of x − c in the eigenbasis, P the precisions there and M the means,
 
     .. math:: l_k = c_k + (P_k M_k)^\top y - \tfrac12 P_k^\top y^2, \quad
         g_k = P_k M_k - P_k y
 
-    and a P that all components share leaves the softmax: then `P` is None, `shared` holds it, and
-    its square term is added once.
+    and a P shared by all components is not needed in the softmax: then `P` is None, `shared` holds
+    it, and its quadratic term is added once.
     """
 
     c: Float[Tensor, " D"] | None
@@ -115,8 +115,8 @@ class Differences(NamedTuple):
     .. math:: y_k = S_k^{-1/2} (x - μ_k), \quad l_k = c_k - \tfrac12 |y_k|^2, \quad
         g_k = -S_k^{-1/2} y_k
 
-    with W_k = U_k diag(w_k)^{-1/2} for the square root; `W` is `(K, D, D)`, or `(K, D, 1)` where
-    the covariances are diagonal.
+    with W_k = U_k diag(w_k)^{-1/2} for the square root; `W` is `(K, D, D)`, or `(K, D, 1)` if the
+    covariances are diagonal.
     """
 
     means: Float[Tensor, "K D 1"]
@@ -149,13 +149,13 @@ Form = Linear | Differences
 def form(weights: Tensor, means: Tensor, cov: Covariance, like: Tensor) -> Form:
     """Return the form of Σ_k π_k N(μ_k, S_k) in the dtype and on the device of a tensor.
 
-    The constants are worked out in float64 and rounded once.
+    The constants are computed in float64 and rounded once.
 
     Arguments:
         weights: π, `(K,)`.
         means: μ, `(K, D)`.
         cov: Eigenvalues `(K, D)`, positive, and eigenvectors `(K, D, D)` or None.
-        like: A tensor of the dtype and device wanted.
+        like: A tensor with the dtype and device of the result.
     """
     wide = torch.float64 if means.device.type != "mps" else torch.float32
     pi, mu, w = (v.to(wide) for v in (weights, means, cov.w))

@@ -40,8 +40,8 @@ class Gaussian:
 
     .. math:: \log p(x) = -\tfrac12 (x-μ)^\top S^{-1} (x-μ) - \tfrac12 \log\det(2 π S)
 
-    A singular S (variances of 0) is allowed: such a law can be sampled and noised, and has no
-    density of its own.
+    A singular S (variances of 0) is allowed: such a law can be sampled and noised, but has no
+    density itself.
 
     Wikipedia:
         https://wikipedia.org/wiki/Multivariate_normal_distribution
@@ -51,7 +51,7 @@ class Gaussian:
         cov: S, a matrix `(D, D)`, a vector of variances `(D,)`, or one variance.
 
     Raises:
-        ValueError: For a shape that does not fit or no covariance.
+        ValueError: For a shape that does not fit, or a matrix that is not a covariance.
 
     Examples:
         >>> law = glp.Gaussian([0.0, 1.0], [[2.0, 0.0], [0.0, 0.5]])
@@ -167,11 +167,11 @@ class Gaussian:
         """Return the law of the other entries, in their order, given those at `index`.
 
         Arguments:
-            index: Which entries are known.
-            values: What they are, `(k,)`.
+            index: The known entries.
+            values: Their values, `(k,)`.
 
         Raises:
-            ValueError: For entries that do not exist, all of them, or values that do not fit.
+            ValueError: If entries do not exist, all are known, or the values do not fit.
         """
         k = check_index(index, values, self.event_shape[0])
         mean, cov = conditional(self.mean, self.cov, k, values.to(self.mean)[None])

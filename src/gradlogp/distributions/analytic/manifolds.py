@@ -1,8 +1,8 @@
 r"""Laws on manifolds: spheres, the circle of von Mises, affine subspaces.
 
-A law on a manifold of dimension k < D has no density in R^D and so no score. With noise it has both,
-in closed form: the score then says where the manifold is (at rate 1/σ²), how it is curved and what
-the density on it is (both at rate 1).
+A law on a manifold of dimension k < D has no density in R^D and therefore no score. With noise it
+has both, in closed form: the score then shows where the manifold is (of order 1/σ²), how it is
+curved and what the density on it is (both of order 1).
 """
 
 from __future__ import annotations
@@ -172,7 +172,8 @@ class AffineSubspace(Singular):
         cov: S, `(k, k)`, `(k,)` or one variance.
 
     Raises:
-        ValueError: For shapes that do not fit, dependent columns, or no covariance.
+        ValueError: For shapes that do not fit, linearly dependent columns, or a matrix that is not
+            a covariance.
     """
 
     basis: Tensor

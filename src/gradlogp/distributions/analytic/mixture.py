@@ -59,8 +59,8 @@ class GaussianMixture:
         covs: S, matrices `(K, D, D)`, variances `(K, D)`, one variance each `(K,)`, or one for all.
 
     Raises:
-        ValueError: For a shape that does not fit, weights that are no probabilities, or no
-            covariance.
+        ValueError: For a shape that does not fit, weights that are not probabilities, or a matrix
+            that is not a covariance.
 
     Examples:
         >>> law = glp.GaussianMixture([0.5, 0.5], [[-2.0], [2.0]], 1.0)
@@ -264,15 +264,7 @@ class GaussianMixture:
         return c.r, m, Covariance(b**2 * w / c.S.w, c.S.U)
 
     def conditional(self, index: Sequence[int] | Tensor, values: Tensor) -> GaussianMixture:
-        """Return the law of the other entries, in their order, given those at `index`.
-
-        Arguments:
-            index: Which entries are known.
-            values: What they are, `(k,)`.
-
-        Raises:
-            ValueError: For entries that do not exist, all of them, or values that do not fit.
-        """
+        """Return the law of the other entries given those at `index`: see `Gaussian.conditional`."""
         k = check_index(index, values, self.event_shape[0])
         x = values.to(self.means)[None]
         parts = [conditional(m, S, k, x) for m, S in zip(self.means, self.covs, strict=True)]

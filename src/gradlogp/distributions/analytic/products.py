@@ -1,4 +1,4 @@
-"""Laws made of laws: independent blocks of coordinates, and a law carried into a larger space."""
+"""Laws built from laws: independent blocks of coordinates, and a law embedded in a larger space."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ def _flat(law: Any, name: str) -> int:
 class Product:
     """The law of independent blocks of coordinates, (X_1, …, X_m): a torus is a product of circles.
 
-    Its score is the scores of the blocks side by side. Closed under noising, which acts on every
-    block. A density exists where every block has one.
+    Its score consists of the scores of the blocks. Closed under noising, which acts on every
+    block. It has a density if every block has one.
 
     Arguments:
         laws: The laws of the blocks, each with events `(D_i,)`.
 
     Raises:
-        ValueError: For no laws, or one that is not such a law.
+        ValueError: For an empty list, or an object that is not such a law.
     """
 
     laws: Sequence[Analytic]
@@ -115,7 +115,7 @@ def _blocks(matrices: list[Tensor]) -> Tensor:
 
 @dataclass(frozen=True, eq=False)
 class Embedded:
-    r"""A law on R^m carried into R^D by an isometry: b + U X + σ (I − U Uᵀ) Z.
+    r"""A law on R^m embedded in R^D by an isometry: b + U X + σ (I − U Uᵀ) Z.
 
     .. math::
         s(x) = U s_X(y) - \frac{x - b - U y}{σ^2}, \qquad y = U^\top (x - b)
@@ -124,9 +124,9 @@ class Embedded:
 
     Arguments:
         law: The law of X, events `(m,)`.
-        basis: U, `(D, m)` with orthonormal columns; or D alone, for coordinates filled up with 0.
+        basis: U, `(D, m)` with orthonormal columns; or just D, to append coordinates that are 0.
         offset: b, `(D,)`, 0 by default.
-        sigma: Noise in the directions off the subspace.
+        sigma: Noise in the directions orthogonal to the subspace.
 
     Raises:
         ValueError: For shapes that do not fit, or columns that are not orthonormal.

@@ -1,4 +1,4 @@
-"""What the known targets share: a mean of 0, checked parameters, and the blank that draws fill."""
+"""What the known targets share: a mean of 0, checked parameters, and an empty tensor for draws."""
 
 from __future__ import annotations
 

@@ -32,8 +32,8 @@ class LogisticRegression:
         \log p(β) = \sum_{i=1}^N \left( y_i x_i^\top β - \log(1 + e^{x_i^\top β}) \right)
                     - \frac{\|β\|^2}{2τ^2}
 
-    A constant column of `features` makes the intercept; the prior is on it too. `log_prior`,
-    `log_likelihood` and `data` are what `Observed` takes, for minibatches.
+    A constant column of `features` gives the intercept, to which the prior also applies.
+    `log_prior`, `log_likelihood` and `data` are the arguments of `Observed`, for minibatches.
 
     Arguments:
         features: x, `(N, D)`.

@@ -96,8 +96,8 @@ class Funnel(Known):
     .. math::
         \log p(v, x) = \log N(v; 0, a^2) + \sum_{i=2}^d \log N(x_i; 0, e^v)
 
-    The first coordinate is v. Means are 0; var v = a² and var x_i = e^{a²/2}, which few draws of x
-    show: it comes from the widest part.
+    The first coordinate is v. Means are 0; var v = a² and var x_i = e^{a²/2}. Few draws of x show
+    this variance, because it comes from the widest part.
 
     References:
         | Slice Sampling (Neal, 2003)
@@ -155,9 +155,9 @@ class Ring(Known):
         \log p(x) = -\frac{(\|x\| - r)^2}{2w^2}, \quad Z = 2π I_1, \quad
         I_k = \int_0^\infty ρ^k e^{-(ρ - r)^2 / (2w^2)} dρ
 
-    with I_0 = w √(π/2) (1 + erf(r/(w√2))), I_1 = r I_0 + w² e^{−r²/(2w²)} and
-    I_{k+1} = r I_k + k w² I_{k−1}. The mean is 0 and the covariance ½ (I_3/I_1) I. The score has
-    no limit at the centre, and is taken to be 0 there.
+    with I_0 = w √(π/2) (1 + erf(r/(w√2))), I_1 = r I_0 + w² e^{−r²/(2w²)} and I_{k+1} = r I_k + k
+    w² I_{k−1}. The mean is 0 and the covariance ½ (I_3/I_1) I. The score has no limit at the
+    centre, and is set to 0 there.
 
     Arguments:
         radius: r > 0.

@@ -1,4 +1,4 @@
-"""The commands that say what holds and what is there: verify, sample-size and info."""
+"""The commands that check and describe: verify, sample-size and info."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ def verify(
 ) -> int:
     """Measure every claim of the theory on this machine; exit code 1 if one fails.
 
-    False statements that circulate are among the claims: they pass if they are shown false.
+    Common false statements are among the claims: they pass if they are shown to be false.
 
     Args:
         only: A part of the theory: matching, density, statistics, or a name such as
             statistics.weight_at_4.
         quick: A quarter of the random draws.
-        seed: Another seed gives other draws.
+        seed: Random seed.
         threads: PyTorch threads.
         json: Print a list of objects: claim, source, expected, measured, standard_error, verdict,
             statement.
@@ -86,20 +86,21 @@ def sample_size(
 ) -> int:
     """Print how many points a score needs for an accuracy, with the formulas used.
 
-    The error of a score is the root mean square of its distance to the true one, relative to the
-    size of the true one; that of a location or weight is its standard error.
+    The error of a score is the root mean square of its distance to the true score, relative to the
+    root mean square of the true score; the error of a location or a weight is its standard error.
 
     Args:
         accuracy: The error, 0.1 for ten percent.
         dim: Number of dimensions.
-        data: Data to take the dimension from; says too what its number of points is good for.
+        data: Data from which to take the dimension; also prints what their number of points is
+            enough for.
         columns: Columns to use, separated by commas.
-        label: Column with the class of each row, which is left out.
+        label: Column with the class of each row, which is omitted.
         header: Whether the first line of a .csv file holds names; detected by default.
-        separation: Half the distance of two modes in their standard deviations: adds what it takes
-            to tell their weights.
+        separation: Half the distance between two modes, in their standard deviations: also prints
+            how many points their weights need.
         json: Print as JSON.
-        quiet: Do not say what was dropped from the data.
+        quiet: Print no message about what was dropped from the data.
     """
     if (dim is None) == (data is None):
         raise Misuse("sample-size needs --dim or --data, not both")
@@ -144,7 +145,7 @@ def info(what: str | None = None, *, header: bool | None = None, json: bool = Fa
     """Describe a checkpoint, a data set, or this installation.
 
     Args:
-        what: A checkpoint folder or anything `fit` takes; nothing for the installation.
+        what: A checkpoint folder, or any data that `fit` accepts; by default the installation.
         header: Whether the first line of a .csv file holds names; detected by default.
         json: Print as JSON.
     """

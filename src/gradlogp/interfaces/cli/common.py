@@ -10,7 +10,7 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from ...learn.stopping import STOPS
 
@@ -18,12 +18,25 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
+    from ...core import Transition
     from ...learn.data import Dataset
     from ...show.report import Row
 
 
 NARROW = 60
 """Characters a line, below which a table is written one row below the other."""
+
+
+Method = Literal[
+    "flow", "heun", "exponential", "dpm", "ddim", "adaptive", "ancestral", "sde", "corrector", "churn",
+    "langevin",
+]  # fmt: skip
+
+STEPS: dict[Method, int] = {
+    "heun": 32, "exponential": 32, "dpm": 32, "ddim": 100, "adaptive": 2, "ancestral": 250,
+    "sde": 100, "corrector": 100, "churn": 64, "langevin": 60,
+}  # fmt: skip
+"""Noise levels to pass through by default; for the flow they are measured."""
 
 
 class Misuse(ValueError):
@@ -142,10 +155,10 @@ def split_given(dataset: Dataset, condition: str | None) -> tuple[Dataset, Tenso
 
 
 def class_names(dataset: Dataset) -> Any:
-    """Return the class of each row by its name; None where there are none.
+    """Return the class of each row by its name, or None if there are no classes.
 
-    Numbers of classes are those of one file: another file of the same classes may number them
-    otherwise.
+    Class numbers belong to one file: a different file with the same classes may number them
+    differently.
     """
     import numpy as np
 
@@ -195,17 +208,17 @@ def is_checkpoint(path: str | Path) -> bool:
 
 
 def claim_output(*paths: Path | None, force: bool, folder: bool = False) -> None:
-    """Refuse to replace what is there without --force, and places that cannot be written to.
+    """Refuse to replace existing files without --force, and places that cannot be written to.
 
-    To be called with every path that a command will write, before the work starts.
+    Call this with every path that a command will write, before the work starts.
 
     Arguments:
         paths: Files, or folders; None stands for no output.
         force: Whether --force was given.
-        folder: Whether these are folders, which may be there if they are empty.
+        folder: Whether these are folders, which may exist if they are empty.
 
     Raises:
-        Misuse: If something is there.
+        Misuse: If a path exists.
         OSError: If nothing can be written there.
     """
     from ...core.files import check_writable
@@ -236,8 +249,8 @@ def print_json(value: Any) -> None:
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]], numbers: str = "") -> None:
     """Print a table on standard output; the columns named in `numbers` are flush right, unbroken.
 
-    Below `NARROW` characters a row is a paragraph: what has no heading (a verdict) and the first
-    cell, then the others, each below its name.
+    If the terminal is narrower than `NARROW` characters, each row is a paragraph: cells without a
+    heading (a verdict) and the first cell, then the others, each below its name.
     """
     from rich.console import Console
     from rich.padding import Padding
@@ -275,3 +288,17 @@ def print_rows(rows: Iterable[Row]) -> None:
         for row in rows
     )  # fmt: skip
     print_table(("quantity", "value", "floor", "", "note"), cells)
+
+
+def transition(method: Method) -> Transition:
+    """Return the transition of that name."""
+    from ...diffusion import transitions as ways
+
+    table: dict[Method, Transition] = {
+        "flow": ways.UniPC(), "heun": ways.ProbabilityFlow(), "exponential": ways.ExponentialAB(),
+        "dpm": ways.DPMSolver(), "ddim": ways.DDIM(), "adaptive": ways.AdaptiveFlow(),
+        "ancestral": ways.Ancestral(), "sde": ways.ReverseSDE(1.0, "heun"),
+        "corrector": ways.PredictorCorrector(), "churn": ways.Churn(),
+        "langevin": ways.AnnealedLangevin(),
+    }  # fmt: skip
+    return table[method]

@@ -1,4 +1,4 @@
-"""The command that makes a page to explore a score in the plane: explore."""
+"""The command that writes a page to explore a score in the plane: explore."""
 
 from __future__ import annotations
 
@@ -45,23 +45,23 @@ def explore(
 ) -> int:
     """Make a page to explore a score in the plane: its field at every noise level, and samplers.
 
-    The page is one self-contained HTML file: open it in a browser. A click drops
-    walkers, which follow Langevin dynamics, annealed or with momentum, MALA, the reverse SDE or the
-    probability flow, while their moments stand beside the exact ones.
+    The page is one self-contained HTML file: open it in a browser. A click drops walkers, which
+    follow Langevin dynamics (plain, annealed or with momentum), MALA, the reverse SDE or the
+    probability flow, and their moments are shown beside the exact ones.
 
     Args:
-        source: What to show: mixture, ring, moons, circle or another target in the plane that
-            `gradlogp targets` lists; the folder of a checkpoint of two columns, or of images, some of
-            which are drawn, noised and denoised level by level; or file.py:function, a log-density of
-            a batch (B, 2) or a density. Such a file is run, with all that is in it: name only files
-            that you trust.
-        target: The law that a checkpoint should have learned, likewise: it is shown beside it, with
-            their difference.
+        source: What to show: mixture, ring, moons, circle or another two-dimensional target that
+            `gradlogp targets` lists; a checkpoint folder with two columns, or with images, some of
+            which are then drawn, noised and denoised level by level; or file.py:function, a
+            log-density of a batch (B, 2) or a density. Such a file is run, with all that is in it:
+            name only files that you trust.
+        target: The law that a checkpoint should have learned, given in the same way: it is shown
+            beside the learned one, with the difference.
         picture: What the page shows first: one level, many levels, the denoising loss against σ,
-            particles, plain against annealed Langevin, or the split into normal and tangent parts of
-            ring and circle.
+            particles, plain against annealed Langevin, or the split into normal and tangent parts
+            of ring and circle.
         out: The page to write, .html.
-        force: Replace a page that is there.
+        force: Replace an existing page.
         threads: PyTorch threads.
         json: Print what was written as JSON.
         quiet: No messages.

@@ -1,4 +1,4 @@
-"""The command that reads the geometry of data from a learned score: geometry."""
+"""The command that estimates the geometry of data from a learned score: geometry."""
 
 from __future__ import annotations
 
@@ -44,27 +44,27 @@ def geometry(
     json: bool = False,
     quiet: bool = False,
 ) -> int:
-    """Say what a learned score knows of the manifold of its data; exit code 1 if it sees none.
+    """Show what a learned score knows about the manifold of its data; exit code 1 if there is none.
 
-    Prints the intrinsic dimension by three estimators, the spectrum of the Jacobian, curvature, and
-    the noise levels at which the dimension is steady; writes a picture of the score along and across
-    the manifold (in two dimensions), or of the spectra. The dimension does not depend on units.
-    Curvature and distances are in the units of the data, and need a model of one scale for all
-    columns. σ and the picture are in the coordinates of the model.
+    Prints the intrinsic dimension by three estimators, the spectrum of the Jacobian, curvature,
+    and the noise levels at which the dimension is stable; writes a picture of the score along and
+    across the manifold (in two dimensions), or of the spectra. The dimension does not depend on
+    units. Curvature and distances are in the units of the data, and need a model with one scale
+    for all columns. σ and the picture are in the coordinates of the model.
 
     Args:
         checkpoint: Checkpoint folder.
-        data: Points on or near the manifold: the data it was learned from, or others like them.
-        sigma: Noise level, in the coordinates of the model; by default the middle of the range where
-            the dimension is stable.
-        points: How many rows of the data to look at.
-        perturbations: Perturbations a point for two of the estimators, at least twice the number of
-            dimensions; by default eight times, or 64.
+        data: Points on or near the manifold: the training data, or similar data.
+        sigma: Noise level, in the coordinates of the model; by default the middle of the range
+            where the dimension is stable.
+        points: Number of rows of the data to use.
+        perturbations: Perturbations per point for two of the estimators, at least twice the number
+            of dimensions; by default eight times that number, or 64.
         columns: Columns to use, separated by commas; by default those that the model learned.
         label: Column with the class of each row.
         header: Whether the first line of a .csv file holds names; detected by default.
         out: Picture to write, .png.
-        force: Replace a picture that is there.
+        force: Replace an existing picture.
         seed: Random seed.
         threads: PyTorch threads.
         json: Print the numbers as JSON.
@@ -172,7 +172,7 @@ def _read(
 def _draw(out: Path, z: Tensor, split: Split, k: int) -> None:
     from ...core.files import write_atomically
     from ...show.plots import png
-    from ...show.plots.geometry import spectra, split_field
+    from ...show.plots.curves import spectra, split_field
 
     D = z[0].numel()
     if D == 2 and k < D:

@@ -1,4 +1,4 @@
-"""Conditions on the command line: what is drawn for, and what says so in a file."""
+"""Conditions on the command line: reading them, and writing them to output files."""
 
 from __future__ import annotations
 
@@ -138,10 +138,10 @@ def write_samples(
 
 
 def on_disk(path: Path, shape: tuple[int, ...], like: Tensor) -> Tensor:
-    """Return a tensor that is a new .npy file, for which there is room, of the dtype of another.
+    """Return a tensor mapped to a new .npy file on disk, of the dtype of another tensor.
 
     Raises:
-        OSError: If there is none.
+        OSError: If there is no room for it.
     """
     import numpy as np
     import torch

@@ -1,4 +1,4 @@
-"""What `evaluate` leaves: a report and a verdict, or rows by their log-density."""
+"""The output of `evaluate`: a report and a verdict, or rows by their log-density."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def rank_into(
         )
         found = rank_rows(checkpoint, data, header, seed, quiet=quiet)
     else:
-        from ..tables.ranks import numbers, ranked
+        from ..tables.frames import numbers, ranked
 
         estimator = load_estimator(checkpoint)
         held, labels = load_for(estimator, data, columns, label, header=header, quiet=quiet)

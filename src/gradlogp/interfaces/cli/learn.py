@@ -53,14 +53,14 @@ def demo(
     """Learn a score from real data, sample with it, check it, and leave a report.
 
     Args:
-        name: stars (Hipparcos, 2-D), digits (8×8 images by class), mnist (28×28, needs
-            `pip install 'gradlogp[images]'`), or mixture (all exact).
-        out: Folder for the reports; this one goes to OUT/NAME.
-        steps: Optimisation steps, if not the default.
+        name: stars (Hipparcos, 2-D), digits (8×8 images by class), mnist (28×28, needs `pip
+            install 'gradlogp[images]'`), or mixture (its exact score is known).
+        out: Folder for the reports; this one is written to OUT/NAME.
+        steps: Number of optimisation steps; by default that of the demonstration.
         force: Replace an existing report.
         seed: Random seed.
-        threads: PyTorch threads. Small networks gain little from a second one, and on a busy
-            machine lose much.
+        threads: PyTorch threads. Small networks gain little from a second thread, and lose much on
+            a busy machine.
         json: Print the numbers as JSON.
         quiet: No progress.
     """
@@ -121,15 +121,17 @@ def fit(
     """Learn the score of data and save a checkpoint. Ctrl-C and SIGTERM save; --resume continues.
 
     Several processes can train one model: `torchrun --nproc-per-node 4 -m gradlogp fit …`. Each
-    has its rows of every batch; the result does not depend on their number, up to rounding.
+    works on its part of every batch; the result is the same for any number of processes, up to
+    rounding.
 
-    A file with names, text, dates, missing values or separators other than commas is a table: it is
-    learned whole, and `sample` writes a new one with the same columns. Numbers without names, and
-    files with --label or --no-table, are learned as plain numbers, and so are numbers with --condition.
+    A file with column names, text, dates, missing values or separators other than commas is a
+    table: all its columns are learned, and `sample` writes a new table with the same columns.
+    Numbers without column names are learned as plain numbers, and so is any file with --label or
+    --no-table, and a file of numbers with --condition.
 
     Args:
-        data: A built-in set (stars, digits, moons, …), a table file (.csv, .tsv, .txt, also with
-            .gz, .parquet), a .npy or .npz file, or a folder of images.
+        data: A built-in set (stars, digits, moons, …), a table file (.csv, .tsv, .txt, also
+            compressed as .gz, or .parquet), a .npy or .npz file, or a folder of images.
         out: Checkpoint folder.
         columns: Columns to use, separated by commas.
         label: Column with the class of each row; all others must be numbers.
@@ -142,35 +144,35 @@ def fit(
         missing: Texts that mean missing values, separated by commas, such as '?'.
         class_conditional: Learn one density for each class; with --no-class-conditional the column
             of --label is dropped.
-        condition: Columns to condition on, separated by commas: the law of the others given
-            these is learned. In a table, columns of any kind; the table is still learned whole,
-            and `sample` draws them too, or takes them from --given.
+        condition: Columns to condition on, separated by commas: the law of the others given these
+            is learned. In a table they may be of any kind; all columns are still learned, and
+            `sample` draws them too, or takes them from --given.
         settings: Training settings: each field is an option.
         width: Width of the network for vectors, 128 by default.
-        depth: Its residual blocks, 3 by default.
+        depth: Number of its residual blocks, 3 by default.
         predicts: What the network predicts.
         schedule: Noise levels; auto chooses them from the data. ddpm has 1000 steps, β from 1e-4
             to 0.02, and no likelihood.
         objective: Denoising score matching; or, without added noise, implicit (the exact
             trace of the Jacobian), sliced, or sliced-vr (its trace from one random probe).
-        weight: The weight of a score error at noise σ and signal α: sigma2 (every level alike),
-            unweighted (1), truncated-snr, x0, v, min-snr, or likelihood (g²).
+        weight: The weight of a score error at noise σ and signal α: sigma2 (σ², the same for all
+            levels), unweighted (1), truncated-snr, x0, v, min-snr, or likelihood (g²).
         standardize: Standardise to zero mean and unit variance, with one scale per
             column or channel, one for all, or not at all.
-        base: What the network corrects: the noised score of a gaussian, of a mixture if held-out rows
-            prefer it, or nothing; auto is mixture for vectors, gaussian with classes, none for
-            images. For plain numbers only: a table with missing values starts from its own Gaussian
-            its own.
+        base: What the network corrects: the noised score of a gaussian, of a mixture if held-out
+            rows prefer it, or nothing; auto is mixture for vectors, gaussian with classes, none
+            for images. For plain numbers only: a table with missing values has its own Gaussian
+            base.
         held_out: Share of the data to hold out; by default a tenth, up to a quarter if there are
             few rows.
-        size: Side, or height x width, to which the images of a folder are resized and cropped in
-            proportion; by default all must have the same size.
+        size: Side, or height x width, to which the images of a folder are cropped and resized; by
+            default all must have the same size.
         start: Checkpoint to start from, to continue training or to fine-tune on other data; its
             coordinates, noise levels and network are kept.
         resume: Continue from the checkpoint OUT; needs the same data, options and seed.
         force: Replace an existing checkpoint.
         seed: Random seed.
-        device: cpu, cuda, cuda:1, mps.
+        device: cpu, cuda, cuda:1 or mps.
         threads: PyTorch threads.
         json: Print the result as JSON.
         quiet: No progress.
@@ -285,7 +287,7 @@ def _schedule(name: ScheduleName) -> Schedule | None:
 def _objective(name: str, weight: WeightName) -> Any:
     """Return the loss of each sample, over all noise levels, times spread; None for the default."""
     from ...learn.objectives import implicit, multilevel, sliced, sliced_vr, weights
-    from ...learn.objectives.levels import noised
+    from ...learn.objectives.denoising import noised
 
     if (name, weight) == ("denoising", "sigma2"):
         return None
@@ -312,7 +314,7 @@ def join_processes(device: str) -> int:
     """Join the processes that `torchrun` has started; return the number of this one.
 
     Raises:
-        ValueError: If there should be others and they cannot be reached.
+        ValueError: If the others cannot be reached.
     """
     size = os.environ.get("WORLD_SIZE", "1")
     if size == "1":

@@ -1,7 +1,11 @@
-"""Checkpoints, and data that a model knows, as commands name them."""
+"""Loading of checkpoints, and of data in the form of a model, for commands."""
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    pass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -42,9 +46,9 @@ def load_for(
     header: bool | None = None,
     quiet: bool,
 ) -> tuple[Dataset, Tensor | None]:
-    """Load data that a model knows, and its conditions as the model takes them: classes by name.
+    """Load data and conditions in the form of a model, with classes by name.
 
-    Columns go by their names, in the order of the model, where model and data have names.
+    Columns are matched by name, in the order of the model, if both model and data have names.
     """
     import torch
 
@@ -86,7 +90,7 @@ def _columns_of(
 ) -> Dataset:
     """Load the columns that a model learned, and those it is conditional on, in its order.
 
-    What has no names goes by the places of its columns.
+    Data without column names are matched by position.
     """
     from ...learn.data.loading import names_in
 

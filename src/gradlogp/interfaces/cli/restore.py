@@ -1,4 +1,4 @@
-"""The command that restores: a damaged image, given a learned score of undamaged ones."""
+"""The commands that restore what is damaged: an image, given a learned score of others, or a table."""
 
 from __future__ import annotations
 
@@ -12,12 +12,14 @@ from .common import (
     Misuse,
     claim_output,
     generator_of,
+    is_checkpoint,
     positive,
     print_json,
     refuse,
     say,
     set_threads,
 )
+from .tables import ending, holds_table, read_rows
 
 if TYPE_CHECKING:
     import torch
@@ -56,32 +58,32 @@ def restore(
 ) -> int:
     """Restore a damaged image, with a learned score of images as the prior.
 
-    Writes a picture: what was seen, with what is missing marked, N draws of what may have been
-    there, their mean and their standard deviation; and the draws as .npy beside it.
+    Writes a picture of the observation with missing pixels marked, N draws from the posterior,
+    their mean and their standard deviation; and the draws as .npy beside it.
 
     Args:
         checkpoint: Checkpoint folder of a model of images.
-        task: denoise, inpaint (fill in what --box or --mask leaves out), deblur (Gaussian blur of
+        task: denoise, inpaint (fill in the pixels of --box or --mask), deblur (Gaussian blur of
             --blur pixels), or enlarge (the image holds means over blocks of --factor pixels).
-        image: The damaged image, a picture or .npy; an undamaged one with --simulate.
+        image: The damaged image, a picture or .npy; with --simulate an undamaged one.
         out: A .png file.
-        noise: Standard deviation of the noise in the image, in units of the data; by default 5 % of
-            the standard deviation of the model's data.
-        box: Rows and columns that are missing: TOP BOTTOM LEFT RIGHT, the ends not included.
+        noise: Standard deviation of the noise in the image, in units of the data; by default 5 %
+            of the standard deviation of the model's data.
+        box: Rows and columns that are missing: TOP BOTTOM LEFT RIGHT, excluding BOTTOM and RIGHT.
         mask: An image that is 0 where pixels are missing.
         blur: With --task deblur, standard deviation of the blur, in pixels; it wraps around at the
             edges. 1 by default.
         factor: With --task enlarge, side of the blocks; 2 by default.
         simulate: Damage the image first, and compare with it.
-        method: ΠGDM, moment matching (sharper where the network is good, and can diverge where its
-            Jacobian is not that of a score) or DPS.
+        method: ΠGDM, moment matching (more precise if the network is good, but it can diverge if
+            the Jacobian of the network is not that of a score), or DPS.
         n: Number of draws.
-        steps: Noise levels to pass through.
-        klass: The class, for a class-conditional model; by default each draw has one of its own, as
-            often as the data has it.
-        values: Values in the data of a picture's black and white, 0 and 255 by default; the digits
-            have 0 and 16.
-        force: Replace files that are there.
+        steps: Number of noise levels.
+        klass: The class, for a class-conditional model; by default it is drawn for each draw, at
+            its frequency in the data.
+        values: Values of black and white in the data, 0 and 255 by default; 0 and 16 for the
+            digits.
+        force: Replace existing files.
         seed: Seed of the noise.
         threads: PyTorch threads.
         json: Print the result as JSON.
@@ -210,7 +212,7 @@ def _read(path: Path, values: tuple[float, float]) -> Tensor:
     import torch
 
     from ...learn.data.images import read_image
-    from ...learn.data.records import reading
+    from ...learn.data.layout import reading
 
     if not path.is_file():
         raise Misuse(f"there is no image {path}")
@@ -275,3 +277,61 @@ def _write(
         out: png(image_grid(rows, limits=(low, high))),
         out.with_suffix(".npy"): lambda file: np.save(file, draws.numpy()),
     })  # fmt: skip
+
+
+def impute(
+    checkpoint: Path,
+    data: Path,
+    *,
+    out: Path,
+    n_draws: int = 1,
+    force: bool = False,
+    seed: int = 0,
+    threads: int | None = None,
+    quiet: bool = False,
+) -> int:
+    """Fill in the missing values of a table with draws given the present values.
+
+    Args:
+        checkpoint: Checkpoint folder of a table (`TableEstimator.save`).
+        data: A file with the columns of the training data, and missing values in any rows.
+        out: The file to write: .csv, .tsv, these with .gz, or .parquet.
+        n_draws: Number of draws for each missing value. With more than one, the filled tables
+            follow one another in the output, and a first column, draw, numbers them.
+        force: Replace an existing file.
+        seed: Seed of the draws.
+        threads: PyTorch threads.
+        quiet: No messages.
+    """
+    set_threads(threads)
+    positive("--n-draws", n_draws)
+    suffix, formats = ending(out, table=True)
+    if suffix not in formats:
+        raise Misuse(f"cannot write {out}: use one of {', '.join(formats)}")
+    if not data.is_file():
+        raise Misuse(f"there is no file {data}")
+    if not is_checkpoint(checkpoint):
+        raise Misuse(f"there is no checkpoint at {checkpoint}")
+    if not holds_table(checkpoint):
+        raise Misuse(
+            f"{checkpoint} was trained on plain numbers, but only a table model can fill in missing "
+            "values: train one with `gradlogp fit FILE --out m`, without --no-table, --label and "
+            "--condition"
+        )
+    claim_output(out, force=force)
+    generator_of(seed)  # refuses what is no seed
+    from ...core.files import write_atomically
+    from ..tables import TableEstimator
+    from ..tables.forms import stacked, written
+
+    model = TableEstimator.load(checkpoint)
+    model._kind = "pandas"
+    frame = read_rows(str(data), model, None, quiet=quiet)
+    filled = model.impute(frame, n_draws, random_state=seed % 2**32)
+    whole = filled if n_draws == 1 else stacked(filled)
+    whole.attrs["form"] = frame.attrs["form"]
+    write_atomically(out, written(whole, suffix))
+    names = [c.name for c in model.columns_]
+    n = int(frame[names].isna().to_numpy().sum())
+    say(f"{out}: {n} missing values filled in" + f", {n_draws} times" * (n_draws > 1), quiet=quiet)
+    return 0

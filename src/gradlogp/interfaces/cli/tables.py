@@ -1,4 +1,4 @@
-"""Tables on the command line: what is one, learning it, drawing it, ranking and judging its rows."""
+"""Tables on the command line: recognising, learning and drawing them, ranking and judging rows."""
 
 from __future__ import annotations
 
@@ -6,8 +6,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .common import Misuse, is_checkpoint, refuse, say, with_given
-from .methods import STEPS, Method, transition
+from .common import (
+    STEPS,
+    Method,
+    Misuse,
+    is_checkpoint,
+    refuse,
+    say,
+    transition,
+    with_given,
+)
 
 if TYPE_CHECKING:
     import torch
@@ -44,17 +52,17 @@ def read_table(
     kinds: dict[str, Any] | None = None,
     quiet: bool = False,
 ) -> Any:
-    """Read a file of a table, saying on standard error what was taken for something.
+    """Read a table file, with messages on standard error about how it was interpreted.
 
     Arguments:
         source: The file.
         header: Whether the first line has the names.
-        missing: Texts that are missing values, separated by commas.
-        marks: The same, as a model keeps them.
+        missing: Texts that mean missing values, separated by commas.
+        marks: The same, in the form stored with a model.
         columns: Columns to keep, separated by commas.
-        drop: Columns that will be left out.
-        kinds: What columns are to be taken for.
-        quiet: Say nothing.
+        drop: Columns that will be dropped.
+        kinds: The kinds of columns, by name.
+        quiet: Whether to print no messages.
     """
     from ...core import joined, nearest, short
     from ..tables.files import Marks, read
@@ -107,8 +115,8 @@ def table_to_learn(
 ) -> Any:  # fmt: skip
     """Return the table of a file; None for numbers without names, which are learned as they are.
 
-    With columns to condition on numbers without holes are learned as they are, whether they have names
-    or not.
+    With columns to condition on, numbers without missing values are learned as they are, with or
+    without names.
     """
     of_tables = {"--drop": drop or None, "--as": kinds or None, "--missing": missing}
     if label is not None or table is False or not is_table_file(source):
@@ -221,9 +229,9 @@ def draw_table(
 
 
 def given_rows(given: str, table: TableEstimator, *, quiet: bool) -> Any:
-    """Return the cells to draw for: column=value,…, or the known columns of a file of a table.
+    """Return the given cells: column=value,…, or the known columns of a table file.
 
-    Both are read as the file that the model was learned from: dates, marks of numbers, holes.
+    Both are read in the format of the training file: dates, marks of numbers, missing values.
     """
     from ...core import nearest, some
 
@@ -259,7 +267,7 @@ def given_rows(given: str, table: TableEstimator, *, quiet: bool) -> Any:
 
 
 def levels_of(estimator: ScoreEstimator, method: Method, steps: int | None) -> int:
-    """Return the noise levels to pass through: asked for, measured, or those of the method."""
+    """Return the number of noise levels: requested, measured, or that of the method."""
     return max(2, steps or (estimator.sample_levels() if method == "flow" else STEPS[method]))
 
 
@@ -348,10 +356,10 @@ def _rows(data: str, table: TableEstimator, header: bool | None, *, quiet: bool)
 def rank_rows(checkpoint: Path, data: str, header: bool | None, seed: int, *, quiet: bool) -> Any:
     """Return rows of a table with their log-density, the least likely first.
 
-    What no row learned from had has probability 0: minus infinity, and the reason in words.
+    A value that no training row had has probability 0: minus infinity, and the reason in words.
     """
     from ..tables import TableEstimator
-    from ..tables.ranks import rank
+    from ..tables.frames import rank
 
     table = TableEstimator.load(checkpoint)
     return rank(table, _rows(data, table, header, quiet=quiet), seed)

@@ -1,4 +1,4 @@
-"""The commands that use what was learned: sample and evaluate."""
+"""The commands that use a learned score: sample and evaluate."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import Parameter
 
 from .common import (
+    Method,
     Misuse,
     claim_output,
     generator_of,
@@ -18,6 +19,7 @@ from .common import (
     refuse,
     say,
     set_threads,
+    transition,
 )
 from .given import (
     PICTURED,
@@ -32,7 +34,6 @@ from .judge import conclude, nats, rank_into
 from .langevin import KernelName, sample_target
 from .learn import join_processes
 from .loading import load_estimator, load_for
-from .methods import Method, transition
 from .tables import (
     draw_table,
     ending,
@@ -76,56 +77,60 @@ def sample(
 ) -> int:
     """Draw samples with a learned score, or from a density with --target.
 
-    Many processes divide the samples of a learned score among them, and the first writes them:
+    Several processes can share the work for a learned score, and the first writes the samples:
     `torchrun --nproc-per-node 4 -m gradlogp sample …`.
 
-    A learned score gives CSV on standard output, or a file; that of a table a table with the same
-    columns, written like the one learned from. A density is sampled by chains: where
-    they start, step sizes and metric are found in a warm-up. A table and a verdict say whether the
-    draws can be trusted; if not, the exit code is 1, and the draws are written all the same.
+    Samples of a learned score are written to a file, or as CSV to standard output; those of a
+    table have the columns and the format of the training file. A density is sampled by chains,
+    whose starting points, step sizes and metric are found in a warm-up. A table and a verdict say
+    whether the draws can be trusted; if not, the exit code is 1, but the draws are written all the
+    same.
 
     Args:
         checkpoint: Checkpoint folder.
         n: Number of samples; 1000 by default.
-        out: A .npy, .npz or .csv file, of a table .csv, .tsv, .csv.gz, .tsv.gz or .parquet, and a
-            picture of the samples beside it. With --target .npz
-            (draws, and what each step reported), .npy or .nc, and a picture: the draws over their
-            density in two dimensions, else the chains over time.
-        klass: The class to draw, for a class-conditional model. By default classes are drawn as often
-            as they are in the data, and the output says which row is which: in a column, or in the
-            array labels.
-        given: What to draw for, of a model made with --condition: a=1.5,b=2, or a .csv file with these
-            columns, of which each row gets a sample, or --n of them; the output repeats it. Without
-            it the law of all conditions together, of a model trained with --condition-dropout. Of a
-            table any columns, with --condition or without: town=Bern,income=50000.
-        guidance: How far to move away from what all conditions share; 0 draws from the law given the
-            condition. It needs a model trained with --condition-dropout.
-        method: The probability flow by a predictor and corrector (flow, the default), by Heun's
-            method, an exponential multistep solver, DPM-Solver++, DDIM or to a tolerance (adaptive);
-            DDPM's ancestral sampling, the reverse SDE, a predictor with Langevin corrections, EDM's
-            churn; annealed Langevin.
-        steps: Noise levels to pass through; by default as many as the flow is measured to need, 32
-            for the other solvers, 64 for churn, 100 for DDIM, the SDE and the corrector, 250 for
-            ancestral sampling, and 60 of five Langevin steps each.
-        target: A name (`gradlogp targets` lists them), file.py:function, which is a log-density of a
-            batch (B, D) that returns (B,), or an `as_target(...)` with its shapes and names; or a
-            checkpoint folder, whose score at the lowest noise level is followed by kernels that need
-            no density. WARNING: a .py file is run, with all that is in it: name only files that you
-            trust. Checkpoints and data files hold no code.
-        draws: With --target, draws each chain; 1000 by default.
+        out: The file to write, with a picture of the samples beside it: .npy, .npz or .csv; for a
+            table .csv, .tsv, .csv.gz, .tsv.gz or .parquet; with --target .npz (draws, and what
+            each step reported), .npy or .nc. The picture of a target shows the draws over their
+            density in two dimensions, otherwise the chains over time.
+        klass: The class to draw, for a class-conditional model. By default classes are drawn at
+            their frequencies in the data, and the output contains the class of each row: in a
+            column, or in the array labels.
+        given: The condition to draw for, for a model trained with --condition: a=1.5,b=2, or a
+            .csv file with these columns, where each row gets one sample, or --n samples; the
+            output repeats the condition. Without --given a model trained with --condition-dropout
+            draws from the law of all conditions together. For a table any columns can be given,
+            with --condition or without: town=Bern,income=50000.
+        guidance: How far to move away from what all conditions have in common; 0 draws from the
+            law given the condition. It needs a model trained with --condition-dropout.
+        method: The probability flow, solved by a predictor and corrector (flow, the default),
+            Heun's method, an exponential multistep solver, DPM-Solver++, DDIM, or to a tolerance
+            (adaptive); or DDPM's ancestral sampling, the reverse SDE, a predictor with Langevin
+            corrections, EDM's churn, or annealed Langevin.
+        steps: Number of noise levels. By default measured for flow, 32 for the other solvers, 64
+            for churn, 100 for DDIM, the SDE and the corrector, 250 for ancestral sampling, and 60
+            with five Langevin steps each for langevin.
+        target: A name (`gradlogp targets` lists them); file.py:function, where the function is a
+            log-density of a batch (B, D) that returns (B,), or the result of `as_target(...)` with
+            its shapes and names; or a checkpoint folder, whose score at the lowest noise level is
+            sampled by kernels that need no density. WARNING: a .py file is run, with all that is
+            in it: name only files that you trust. Checkpoints and data files contain no code.
+        draws: With --target, the number of draws per chain; 1000 by default.
         warmup: With --target, steps of the warm-up, which are dropped; 1000 by default.
-        chains: With --target, the number of chains; 4 by default. One alone is never judged to be ok.
-        kernel: With --target, another kernel than HMC (BAOAB where there is no log-density).
-        step_size: h, with --kernel: then nothing is tuned. By default tuned in the warm-up, for
-            kernels that accept or reject; for mclmc by its energy; and for the others set to a bias
-            of 5 % of the variance in the stiffest direction.
-        dim: D, for a function from a file.
-        spread: Standard deviation of the starting points, around 0, where no log-density shows where
-            to start: of a checkpoint, around the mean of its data and in their standard deviations,
-            and with --kernel and --step-size. 1 by default.
+        chains: With --target, the number of chains; 4 by default. A single chain is never judged
+            ok.
+        kernel: With --target, the kernel; HMC by default, or BAOAB if there is no log-density.
+        step_size: Step size h for --kernel; then nothing is tuned. By default it is tuned in the
+            warm-up for kernels that accept or reject, tuned by the energy for mclmc, and chosen
+            for the others so that the bias is 5 % of the variance in the stiffest direction.
+        dim: Number of dimensions D, for a function from a file.
+        spread: Standard deviation of the starting points, 1 by default. Used if no log-density
+            shows where to start, and with --kernel and --step-size. The starting points are around
+            0; those of a checkpoint around the mean of its data, with spread in their standard
+            deviations.
         burn_in: Refused, with the option that is meant.
         thin: Refused.
-        force: Replace files that are there.
+        force: Replace existing files.
         seed: Seed of the noise.
         threads: PyTorch threads.
         json: With --target, print table and verdict as JSON.
@@ -297,15 +302,16 @@ def evaluate(
         label: Column with the class of each row.
         header: Whether the first line of a .csv file holds names; detected by default.
         n: Number of samples to draw; 5000 by default.
-        rank: A file (.csv, .tsv, .csv.gz, .parquet) for the rows of the data, the least likely first,
-            each with its number in the data, log-density in nats, and rank. Of tables the
-            log-density is a lower bound; a row with something no training row had gets −inf, and
-            the reason.
-        likelihood: Whether to compute the log-likelihood; by default up to 16 dimensions, where the
-            schedule is not a discrete ladder.
-        probes: Estimate its divergence with this many random probes, for many dimensions; also
-            with --rank.
-        levels: The data are integers 0 … LEVELS − 1: report bits per dimension of dequantised data.
+        rank: A file (.csv, .tsv, .csv.gz, .parquet) for the rows of the data, the least likely
+            first, each with its row number in the data, log-density in nats, and rank. For tables
+            the log-density is a lower bound; a row with a value that no training row had gets
+            −inf, and the reason.
+        likelihood: Whether to compute the log-likelihood; by default up to 16 dimensions, unless
+            the schedule is a discrete ladder.
+        probes: Estimate the divergence of the flow with this many random probes, for many
+            dimensions; also with --rank.
+        levels: The data are integers 0 … LEVELS − 1: report bits per dimension of dequantised
+            data.
         out: A folder for a report: index.html, its pictures, and numbers.json.
         force: Replace an existing report.
         seed: Random seed.

@@ -1,4 +1,4 @@
-"""Demonstrations: the main job from end to end, each leaving a report."""
+"""Demonstrations: the main task from beginning to end, each with a report."""
 
 from . import digits as digits
 from . import mixture as mixture

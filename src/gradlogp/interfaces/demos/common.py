@@ -1,4 +1,4 @@
-"""What the demonstrations share: training under a progress bar, provenance, the outcome."""
+"""What the demonstrations share: training with a progress bar, provenance, the result."""
 
 from __future__ import annotations
 
@@ -80,10 +80,10 @@ def annealed_paths(
 
 
 def feature_rows(judge: Classifier, samples: Tensor, real: Tensor, held: Tensor) -> list[Row]:
-    """Return the Fréchet distance of features to held-out data, its floor, and what is above it.
+    """Return the Fréchet distance of features to held-out data, its floor, and the difference.
 
-    Both are from equally many images, because fewer are further off by themselves. Of the real
-    ones none was shown to the classifier: it distinguishes memorised images better.
+    Both use the same number of images, because fewer images give a larger distance. None of the
+    real images was used to train the classifier, which distinguishes memorised images better.
     """
     n = min(len(samples), len(real))
     spread = torch.linspace(0, len(samples) - 1, n, dtype=torch.float64).round().long()
@@ -101,15 +101,7 @@ def feature_rows(judge: Classifier, samples: Tensor, real: Tensor, held: Tensor)
 def image_sections(
     history: History, samples: Tensor, training: Tensor, held: Tensor, rows: Iterable[Row]
 ) -> list[Section]:
-    """Return what a report on images ends with: their nearest neighbours, and how they were learned.
-
-    Arguments:
-        history: Losses of the training.
-        samples: Generated images `(n, channels, height, width)`, 16 or more.
-        training: Images learned from.
-        held: Images held out.
-        rows: How far samples and held-out images are from those learned from.
-    """
+    """Return what a report on images ends with: their nearest neighbours, and how they were learned."""
     shown = samples[:: len(samples) // 16][:16]
     nearest = training[distances(shown.flatten(1), training.flatten(1)).argmin(1)]
     pictures = (("real", held[:16]), ("new", shown), ("nearest", nearest))
@@ -136,15 +128,18 @@ def image_sections(
 
 def finish(
     out: Path, title: str, lead: str, sections: Sequence[Section], began: float, seed: int,
-    comparison: Comparison, model: ScoreModel, **facts: object,
+    comparison: Comparison, model: ScoreModel, steps: int, **facts: object,
 ) -> Outcome:  # fmt: skip
-    """Write the model and the report, with what was run and on what, and return what came out.
+    """Write the model and the report with its provenance, and return the result.
 
-    A demonstration passes by the goals it has set itself. The verdict on its samples is another
-    matter: it is part of the report, whatever it says.
+    A demonstration passes if it reaches its own goals. The verdict on its samples does not count
+    for this: it is part of the report, whatever it says.
     """
     rows = tuple(row for section in sections for row in section.rows)
     passed = all(row.verdict is not False for row in rows if row not in comparison.rows)
     checkpoint.save(out / "model", model)
+    n_weights = sum(p.numel() for p in model.parameters())
+    facts["noise"] = model.schedule
+    facts["network"] = f"{type(model.network).__name__}, {n_weights:,} weights, {steps} steps"
     page = write(out, title, lead, sections, provenance(began, seed=seed, **facts))
     return Outcome(page, rows, passed, comparison.verdict)

@@ -1,4 +1,4 @@
-"""Two Gaussians, where everything is known: the learned field against the exact one."""
+"""Two Gaussians, for which everything is known: the learned field beside the exact one."""
 
 from __future__ import annotations
 
@@ -23,8 +23,7 @@ from ...scores import ExactScore, ScoreModel
 from ...scores.networks import MLP
 from ...show.plots import fields, levels, scatter_pair, trajectories
 from ...show.report import Row, Section
-from ..needs import sample_levels
-from ..pipeline import draw
+from ..pipeline import draw, sample_levels
 from .common import Outcome, annealed_paths, finish, train
 
 STEPS = 1500
@@ -39,7 +38,7 @@ LEAD = (
 
 
 def mode_weights(seed: int, n: int) -> tuple[Estimate, Estimate]:
-    """Return the weight of the 0.8 mode found by plain and by annealed Langevin, exact scores.
+    """Return the weight of the 0.8 mode from plain and from annealed Langevin with exact scores.
 
     The modes 0.8 N((5, 5), I) and 0.2 N((−5, −5), I) are far apart; the chains start uniformly on
     [−8, 8]². A chain of plain Langevin stays in the basin where it started.
@@ -162,7 +161,6 @@ def run(out: Path, *, seed: int = 0, steps: int = STEPS, quiet: bool = False) ->
     ]  # fmt: skip
     return finish(
         out, "Two Gaussians: the learned score against the exact one", LEAD, sections, began, seed,
-        comparison, model, noise=schedule,
+        comparison, model, steps,
         data=f"{len(x):,} points of the exact law to learn from, {len(x_held):,} held out",
-        network=f"MLP, {sum(p.numel() for p in model.parameters()):,} weights, {steps} steps",
     )  # fmt: skip

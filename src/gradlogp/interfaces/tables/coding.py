@@ -1,4 +1,4 @@
-"""A column to numbers, and numbers to the column that they came from."""
+"""From a column to numbers, and back to the column."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from .heaps import from_normal, to_normal
 
 
 def encode(column: Column, series: pd.Series, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Return the columns of numbers of one column, `(n, width)`, and what their density needs.
+    """Return the columns of numbers of one column, `(n, width)`, and the correction of their density.
 
-    The second are the nats `(n,)` by which a log-density of these numbers is to be raised: the
-    derivative of T and the width of a cell. Missing values and values kept apart are NaN there.
+    The second are the nats `(n,)` to add to a log-density of these numbers: the derivative of T
+    and the width of a cell. Numbers are NaN for missing values and values with a separate state.
     """
     if any(why := impossible(column, series)):
         raise ValueError(next(filter(None, why)))
@@ -51,7 +51,7 @@ def encode(column: Column, series: pd.Series, generator: torch.Generator) -> tup
 
 
 def _shown(column: Column, value: float) -> str:
-    """Return a border in the units of the table."""
+    """Return a boundary in the units of the table."""
     if column.kind != "date" or column.dtype.startswith("timedelta") or math.isinf(value):
         return f"{value + column.base:g}"
     return str(np.array(round(value) + column.base).astype(f"M8[{column.unit}]"))
@@ -92,9 +92,9 @@ def _codes(column: Column, series: pd.Series) -> Tensor:
 
 
 def encode_known(column: Column, series: pd.Series, generator: torch.Generator) -> Tensor:
-    """Return the columns of numbers of one column, NaN where a hole leaves them open.
+    """Return the columns of numbers of one column, NaN where a missing value leaves them open.
 
-    A hole is asked for its value: that there is one is known, unless one more category is in the way.
+    A missing value is to be imputed: that it exists is known, unless there is another state.
     """
     series = _as_learned(column, series)
     there = series.notna().to_numpy(copy=True)
@@ -142,9 +142,9 @@ def without_holes(column: Column, z: Tensor) -> Tensor:
 
 
 def fill(column: Column, series: pd.Series, filled: pd.Series) -> pd.Series:
-    """Return a column with its holes filled, one after another, in the dtype that was learned.
+    """Return a column with its missing values filled in, in the dtype that was learned.
 
-    Values that this dtype cannot hold keep that of the column.
+    If this dtype cannot hold the values, the column keeps its own.
     """
     holes = series.isna().to_numpy()
     if not holes.any():
@@ -283,7 +283,7 @@ def _typed(column: Column, values: np.ndarray, holes: np.ndarray) -> pd.Series:
 
 
 def _whole(column: Column, values: np.ndarray, holes: np.ndarray) -> Any:
-    """Return whole numbers, exactly: those of a column of numbers, or those that are texts."""
+    """Return integers exactly: those of a column of numbers, or those in texts."""
     info = np.iinfo(column.dtype.lower())
     if column.transform is None:
         exact = [0 if hole else int(v) for v, hole in zip(values, holes, strict=True)]

@@ -1,4 +1,4 @@
-"""What a column is: decided once, from the rows that are learned from, and kept with the model."""
+"""The kind of a column: decided once, from the training rows, and stored with the model."""
 
 from __future__ import annotations
 
@@ -41,10 +41,10 @@ BEYOND = 10.0
 """Ranges beyond what was seen at which numbers that are drawn end, so that none is infinite."""
 
 CLOSER = 1000.0
-"""How many times nearer to a border than all that was seen numbers may be drawn."""
+"""How many times nearer to a boundary than all training values numbers may be drawn."""
 
 FAR = 10.0
-"""Standard deviations between 0 and the least value, from which on 0 is no border that matters."""
+"""Standard deviations between 0 and the smallest value, above which 0 is not a relevant boundary."""
 
 PRESENT, MISSING, REST = "\0present", "\0missing", "\0others"
 """States beside levels; no text of a table begins like that."""
@@ -52,28 +52,30 @@ PRESENT, MISSING, REST = "\0present", "\0missing", "\0others"
 
 @dataclass(frozen=True)
 class Column:
-    """What one column is, and how it becomes numbers and comes back.
+    """The kind of a column, and its conversion to numbers and back.
 
     Attributes:
         name: Its name.
-        kind: What it was taken for.
-        dtype: The dtype it comes back with.
-        levels: Levels of a category, as text; of a number its states, with "missing" or a spike.
-        others: Values that are drawn as seen, and how often each was: rare levels, names, a constant.
+        kind: Its kind.
+        dtype: The dtype with which it is returned.
+        levels: Levels of a category, as text; for a number its states, with "missing" or a spike.
+        others: Values drawn from those seen, with their frequencies: rare levels, names, a
+            constant.
         decimals: Decimals of a number; None for all of them.
-        grid: Spacing of the numbers, 0 if they are on no grid.
+        grid: Spacing of the numbers, 0 if they are not on a grid.
         offset: A number on the grid.
         spread: Whether they are spread over cells.
         transform: T.
-        unit: Resolution of a date, as NumPy names it.
+        unit: Resolution of a date, in the notation of NumPy.
         categories: The categories of a categorical dtype, in its order; None for other dtypes.
-        category_dtype: Their dtype.
+        category_dtype: The dtype of the categories.
         ordered: Whether they are ordered.
-        spikes: Values that are learned apart.
-        seen: Least and largest number.
-        edges: Whether nothing lies beyond them, though T goes on; what is drawn there becomes them.
-        base: What is taken off whole numbers first, which are too large for float64 to hold.
-        atoms: Values met more often than those near them, and the probability of each beside T's law.
+        spikes: Values that are learned separately.
+        seen: Smallest and largest number.
+        edges: Whether these are hard limits, although T continues; draws beyond are moved to them.
+        base: A number subtracted first from integers that are too large for float64.
+        atoms: Values that are more frequent than those near them, each with its additional
+            probability.
     """
 
     name: str
@@ -138,12 +140,9 @@ class Column:
 def recognise(
     series: pd.Series, kind: Kind | None = None, weight: np.ndarray | None = None
 ) -> Column:
-    """Return what a column is.
+    """Return the kind of a column with its parameters.
 
-    Arguments:
-        series: The column.
-        kind: What it is to be taken for instead.
-        weight: How much each row counts, for what is drawn by frequency.
+    Rows may count differently, for what is drawn by frequency.
 
     Raises:
         ValueError: For infinite values, or a kind that its values cannot have.
@@ -187,9 +186,9 @@ def _kind(present: pd.Series) -> Kind:
 
 
 def _leaves_out(present: pd.Series) -> bool:
-    """Whether numbers are few and leave out some between them, as 4, 5, 6 and 8 cylinders do.
+    """Whether there are few distinct numbers with gaps between them, such as 4, 5, 6 and 8 cylinders.
 
-    The geometric mean of the rows on both sides of a gap says how many it would have.
+    The geometric mean of the rows on both sides of a gap estimates how many it would have.
     """
     values, counts = np.unique(present.to_numpy(dtype=np.float64), return_counts=True)
     if not FEW_NUMBERS <= len(values) <= MOST_LEVELS // 2 or len(present) < 2 * RARE * len(values):
@@ -335,13 +334,13 @@ def _spikes(values: np.ndarray, step: float) -> tuple[float, ...]:
 def _borders(
     values: np.ndarray, grid: float, *, spread: bool, positive: bool
 ) -> tuple[float | None, float | None]:
-    """Return where values end below and above, None where they just get rare.
+    """Return where values end below and above, None where they merely become rare.
 
-    On a wide grid they end where the last cell has as many rows as half of an average cell, or so
-    many that the next would have some if numbers went on to fall as they fell to the last. On a fine
-    grid, such as that of days of a year, and on none, they end if the first and the last twentieth of
-    the range both have half as many rows as others. Numbers that are never negative end at 0, unless
-    they end above it or are far from it.
+    On a coarse grid they end if the last cell has as many rows as half of an average cell, or so
+    many that the next would have some if the numbers continued to fall at the same rate. On a fine
+    grid, such as days of a year, and without a grid, they end if the first and the last twentieth
+    of the range both have half as many rows as others. Numbers that are never negative end at 0,
+    unless they end above it or are far from it.
     """
     low = high = None
     least, most = float(values.min()), float(values.max())
@@ -368,9 +367,10 @@ def _borders(
 
 
 def _all_met(values: np.ndarray, step: float) -> bool:
-    """Whether a wide grid of few cells has rows in nearly all of them, up to both ends.
+    """Whether a coarse grid of few cells has rows in nearly all of them, up to both ends.
 
-    Months are such, and ratings, however rare the last is; numbers without an end leave gaps there.
+    This is true of months and ratings, however rare the last is; numbers without an end leave gaps
+    there.
     """
     if not step:
         return False
@@ -380,7 +380,7 @@ def _all_met(values: np.ndarray, step: float) -> bool:
 
 
 def _resolution(present: pd.Series) -> tuple[str, np.ndarray]:
-    """Return the coarsest of years, months, days, hours, … that holds all dates, and whole numbers."""
+    """Return the coarsest of years, months, days, hours, … that fits all dates, and the integers."""
     time = present.dt.tz_localize(None) if getattr(present.dt, "tz", None) else present
     letter, raw = present.dtype.kind, time.to_numpy()
     own = np.datetime_data(raw.dtype)[0]

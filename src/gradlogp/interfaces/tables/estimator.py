@@ -1,4 +1,4 @@
-"""Tables learned and drawn: the estimator that joins the columns."""
+"""The estimator for tables."""
 
 from __future__ import annotations
 
@@ -30,11 +30,10 @@ from ...diffusion import marginal_log_likelihood
 from ...learn import checkpoint
 from ...noise.grids import time_grid
 from ...scores.masked import Mask
-from ..asked import training_of
+from ..conditions import sample_weights
 from ..estimator import ScoreEstimator
-from ..needs import in_float64
-from ..pipeline import CHUNK, draw
-from ..weights import sample_weights
+from ..kept import training_of
+from ..pipeline import CHUNK, draw, in_float64
 from .coding import decode, encode_known, fill, impossible, without_holes
 from .columns import MISSING, NOISE, Kind, recognise
 from .fills import encoded, entries_of, filled, law_of, masks_of
@@ -45,23 +44,24 @@ from .given import check_learns_parts, check_parts, draw_filled, score_of
 class TableEstimator:
     r"""Learn the law of a table; draw new rows of the same columns, dtypes, levels and decimals.
 
-    Every column is taken for a number, a date, a category or a name, by its values (`columns_` says
-    for what, and `kinds` overrides it); what it becomes is said at the top of this package.
-    The numbers are learned by a `ScoreEstimator`.
+    Every column is interpreted as a number, a date, a category or a name, from its values (see
+    `columns_`; `kinds` overrides it), and converted to numbers, as described at the top of this
+    package. A `ScoreEstimator` learns these numbers.
 
     Arguments:
-        estimator: What learns the numbers, with its `random_state`; `ScoreEstimator()` by default.
-        drop: Columns to leave out.
-        kinds: What columns are to be taken for, by name: "number", "date", "category" or "name".
-        holes: Whether to learn all conditional laws too, for `impute`, by half of the training.
-        condition: Columns that `sample(given=)` will be given, alone, and all of them. Any other cells
-            may be given too, but half of the training in which something is known is given these. With
-            `condition_dropout` in the settings of the estimator some rows are learned without them,
-            so that `sample` can be guided.
+        estimator: The estimator for the numbers, with its `random_state`; `ScoreEstimator()` by
+            default.
+        drop: Columns to drop.
+        kinds: Kinds of columns by name: "number", "date", "category" or "name".
+        holes: Whether to learn all conditional laws too, for `impute`, in half of the training.
+        condition: Columns that will be passed to `sample(given=)` together, and no others. Other
+            cells may be given too, but half of the training with known cells uses exactly these.
+            With `condition_dropout` in the settings of the estimator some rows are learned without
+            them, so that `sample` can be guided.
 
     Attributes:
-        columns_: What each column was taken for.
-        estimator_: What was fitted.
+        columns_: The kind of each column.
+        estimator_: The fitted estimator.
     """
 
     def __init__(
@@ -93,13 +93,13 @@ class TableEstimator:
 
         Arguments:
             X: The frame.
-            sample_weight: How much each row counts, as for `ScoreEstimator.fit`.
+            sample_weight: Weights of the rows, as in `ScoreEstimator.fit`.
 
         Raises:
-            TypeError: For what is not a frame.
+            TypeError: If X is not a frame.
             ValueError: For fewer than two rows, names that are not columns, columns that cannot be
-                what they are to be (a `ColumnError`), no column to learn, or a checkpoint to go on
-                from that was made of another table.
+                of the requested kind (a `ColumnError`), no column to learn, or a checkpoint to
+                continue from that belongs to a different table.
         """
         frame, self._kind = frame_of(X)
         self._form = dict(getattr(X, "attrs", {}).get("form", {}))
@@ -164,7 +164,7 @@ class TableEstimator:
         return {"table": table | {"condition": self.condition, "dropout": self.dropout_}}
 
     def _check_same(self, directory: str | os.PathLike[str]) -> None:
-        """Raise `ValueError` if the checkpoint to go on from was made of another table."""
+        """Raise `ValueError` if the checkpoint to continue from belongs to a different table."""
         kept = columns_of(checkpoint.read_config(directory), directory)
         before, now = ({c.name: c for c in columns} for columns in (kept, self.columns_))
         other = [name for name in {**before, **now} if before.get(name) != now.get(name)]
@@ -179,20 +179,22 @@ class TableEstimator:
         self, n_samples: int = 1, random_state: int | None = None, *, given: Any = None,
         guidance: float = 0.0,
     ) -> Any:  # fmt: skip
-        """Draw new rows, as a frame of the kind that was learned from.
+        """Draw new rows, as a frame of the same kind as the training data.
 
         Arguments:
-            n_samples: How many.
+            n_samples: Number of rows.
             random_state: Seed.
-            given: Cells that all rows are to have, a dictionary of columns to values; or a frame of
-                such columns with one row for all or one for each. They come back as they are, and
-                the others are drawn given them. Guided without it, the cells of the condition are
-                drawn first, as often as they are met.
-            guidance: w of `GuidedScore`: 0 draws from the law given these cells, more moves away from
-                that without them. It needs a model with a `condition`, and `condition_dropout`.
+            given: Cells that all rows should have, a dictionary of columns to values; or a frame
+                of such columns with one row for all or one for each. They are returned unchanged,
+                and the others are drawn given them. With guidance but without `given`, the cells
+                of the condition are drawn first, at their frequencies.
+            guidance: w of `GuidedScore`: 0 draws from the law given these cells, larger values
+                move away from the law without them. It needs a model with a `condition`, trained
+                with `condition_dropout`.
 
         Raises:
-            ValueError: For cells that no row can have, or guidance of a model that cannot be guided.
+            ValueError: For cells that no row can have, or guidance of a model trained without
+                `condition_dropout`.
         """
         check_number(guidance, "guidance")
         self._fitted()
@@ -221,23 +223,26 @@ class TableEstimator:
         return of_kind(frame, self._kind)
 
     def impute(self, X: Any, n_draws: int = 1, *, random_state: int | None = None) -> Any:
-        r"""Fill the missing cells of a frame by draws from their law given the others.
+        r"""Fill in the missing cells of a frame with draws from their law given the others.
 
-        Any cells of any rows. That a cell is missing is not taken for a fact about its value: a hole
-        is filled by what the cell would be if it were there, given what else the row has.
-        Means over draws estimate conditional means, and their spread shows what is not known; one
-        draw keeps the spread of a column, which the mean does not.
+        Any cells of any rows may be missing. That a cell is missing carries no information about
+        its value: the draw is the value that the cell would have if it were present, given the
+        rest of the row.
+
+        Means over draws estimate conditional means, and their spread shows the uncertainty; a
+        single draw preserves the spread of a column, which the mean does not.
 
         Arguments:
-            X: A frame with the columns learned from; others come back as they are.
-            n_draws: How many times to fill.
+            X: A frame with the columns of the training data; other columns are returned unchanged.
+            n_draws: Number of draws for each missing cell.
             random_state: Seed.
 
         Returns:
-            A frame of the kind given without holes, or a list of `n_draws` of them if that is not 1.
+            A frame of the same kind without missing cells, or a list of `n_draws` of them if that
+            is not 1.
 
         Raises:
-            ValueError: For columns that are missing, values that cannot be, or a model made with
+            ValueError: For missing columns, impossible values, or a model created with
                 `holes=False`.
 
         References:
@@ -275,22 +280,25 @@ class TableEstimator:
     ) -> np.ndarray:
         r"""Return a lower bound of each row's log-likelihood, in nats.
 
-        Densities of numbers and probabilities of levels, holes and cells of a grid in one number:
+        Densities of numbers and probabilities of levels, missing cells and cells of a grid in one
+        number:
 
         .. math:: \log P(x) \ge E_{q(z|x)} [\log p(z) - \log q(z|x)]
 
-        where q spreads a grid over its cells, fills holes from a Gaussian law, and adds to the 0s and
-        1s of levels the noise that they are learned with, that of the smallest noise level included.
-        What q leaves open is the gap: little, where a level can be read off its noisy numbers.
+        where q spreads a grid over its cells, fills missing cells from a Gaussian law, and adds
+        the noise of training to the 0s and 1s of levels, including that of the smallest noise
+        level. The gap is the uncertainty of x given z: it is small if a level can be recovered
+        from its noisy numbers.
 
-        A hole is a fact where the column had holes when it was learned. Where it had none the
-        hole says nothing, and the density is that of the other cells, p(row) / p(hole | others)
-        at a draw of the hole: exact as far as the model's conditional laws are those of its joint one.
+        A missing cell counts as an event if its column had missing cells in training. If it had
+        none, the missing cell carries no information, and the density is that of the other cells,
+        p(row) / p(missing cell | others) at a draw of the missing cell: exact if the conditional
+        laws of the model are consistent with its joint law.
 
         Arguments:
-            X: A frame with the columns learned from.
-            n_draws: Draws of q to average over.
-            random_state: Seed of them.
+            X: A frame with the columns of the training data.
+            n_draws: Number of draws of q to average over.
+            random_state: Seed of the draws.
         """
         frame = self._as_learned(X)
         check_count(n_draws, "n_draws")
@@ -362,10 +370,10 @@ class TableEstimator:
 
     @classmethod
     def load(cls, directory: str | os.PathLike[str]) -> TableEstimator:
-        """Load what `save` wrote.
+        """Load an estimator written by `save`.
 
         Raises:
-            ValueError: If the checkpoint is missing, damaged, or holds no table.
+            ValueError: If the checkpoint is missing or damaged, or is not that of a table.
         """
         config = checkpoint.read_config(directory)
         found = cls()

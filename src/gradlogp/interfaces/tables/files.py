@@ -1,4 +1,4 @@
-"""Files of tables, read by pandas after one look at how they are written."""
+"""Table files, read by pandas after a look at their format."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ import pandas as pd
 
 from ...core import listed, some
 from ...learn.data.files import LOOKED_AT, comments, in_doubt, is_header, left_out, uneven
-from ...learn.data.records import check_unpacked, reading
+from ...learn.data.layout import check_unpacked, reading
 from .columns import MOST_LEVELS
 from .forms import DATES, HOLES, NUMBERED, SEPARATORS, Form, as_text, suffix_of
 
@@ -28,7 +28,7 @@ NUMBER = re.compile(
 """A number with groups of digits and a decimal mark, or with at most the latter."""
 
 THREES = re.compile(r"[+-]?\d{1,3}(\.\d{3})*")
-"""A whole number with a point between its groups, or a fraction of three decimals."""
+"""An integer with a point between its groups, or a fraction with three decimals."""
 
 MARKS = 10
 """Most different texts among numbers that are marks of something, such as "?", and not names."""
@@ -42,21 +42,21 @@ def read(
     skip: Sequence[str] = (),
     dates: Sequence[str] = (),
 ) -> tuple[pd.DataFrame, list[str]]:
-    """Return the table of a file, and what it was taken for, in sentences.
+    """Return the table of a file, and sentences on how it was interpreted.
 
-    Separator, decimal mark, grouped digits, dates and names are found by looking. How the file is
-    written goes with the frame, in `attrs`, and `written` is another like it.
+    Separator, decimal mark, grouped digits, dates and names are detected. The format of the file
+    is stored with the frame, in `attrs`, and `written` writes another file in it.
 
     Arguments:
-        path: A file of text (`TEXTS`) or .parquet.
-        header: Whether the first line has the names; by default it is looked at.
-        marks: Texts that are missing values, besides the usual ones.
-        skip: Columns that may be numbers among texts.
-        dates: Columns that are dates, however they are written.
+        path: A text file (`TEXTS`) or .parquet.
+        header: Whether the first line has the names; detected by default.
+        marks: Texts that mean missing values, in addition to the usual ones.
+        skip: Columns in which numbers may be mixed with text.
+        dates: Columns that are dates, in any format.
 
     Raises:
-        ValueError: If it cannot be read, has lines of several lengths, or columns of numbers with
-            a few cells that are no numbers (`Marks`).
+        ValueError: If it cannot be read, has lines of different lengths, or numeric columns with a
+            few cells that are not numbers (`Marks`).
     """
     path = Path(path).expanduser()
     if not path.exists():
@@ -173,10 +173,6 @@ def _read_text(
     return frame, form
 
 
-def _is_text(series: pd.Series) -> bool:
-    return bool(pd.api.types.is_string_dtype(series.dtype))
-
-
 def _separator(lines: list[str]) -> str:
     """Return what every line has as often as all others, outside quotes; a comma by default."""
     for separator in SEPARATORS:
@@ -213,14 +209,14 @@ def _plain(cell: str) -> str:
 def _numbers(
     frame: pd.DataFrame, separator: str
 ) -> tuple[pd.DataFrame, tuple[tuple[str, str, str], ...]]:
-    """Return the frame with columns of text that are numbers written otherwise as numbers, and how.
+    """Return the frame with text columns of formatted numbers as numbers, and their formats.
 
-    1,234 may be either: in a file separated by semicolons the comma is the decimal mark, in all
+    1,234 is ambiguous: in a file separated by semicolons the comma is the decimal mark, in all
     others it groups digits.
     """
     found = []
     for name in frame.columns:
-        if not _is_text(frame[name]):
+        if not pd.api.types.is_string_dtype(frame[name].dtype):
             continue
         values = frame[name].dropna().unique().tolist()
         seen = [NUMBER.fullmatch(v.strip()) for v in values]
@@ -344,7 +340,7 @@ def _dates(frame: pd.DataFrame, form: Form, notes: list[str]) -> tuple[tuple[str
 
 
 def _numbered(present: pd.Series) -> bool:
-    """Whether whole numbers are dates such as 20240131."""
+    """Whether integers are dates such as 20240131."""
     inside = bool(present.between(19000101, 21001231).all())
     return inside and _parsed(present.astype("string"), NUMBERED[0]) is not None
 

@@ -1,4 +1,4 @@
-"""What stands where a row has no number, and what may be known of a row."""
+"""What replaces missing numbers, and what may be known of a row."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from .columns import MISSING, NOISE, Column
 def encoded(
     columns: Sequence[Column], frame: pd.DataFrame, g: torch.Generator, *, parts: bool
 ) -> tuple[Tensor, Tensor]:
-    """Return rows of numbers `(n, D)` of a frame, and the nats that their density needs.
+    """Return rows of numbers `(n, D)` of a frame, and the correction of their density in nats.
 
-    A hole of a column that had none when it was learned is NaN, if `parts` of rows are known.
+    A missing value in a column that had none in training is NaN, if `parts` of rows may be known.
     """
     z, nats = zip(*(_encoded(c, frame[c.name], g, parts) for c in columns), strict=True)
     return torch.cat(z, 1), torch.stack(nats).sum(0)
@@ -57,17 +57,12 @@ def law_of(columns: Sequence[Column], z: Tensor) -> Mask:
 def filled(
     columns: Sequence[Column], z: Tensor, asked: Tensor, law: Mask | None, g: torch.Generator
 ) -> tuple[Tensor, Tensor]:
-    r"""Return rows of numbers with draws where holes and values apart leave none, and less their nats.
+    r"""Return rows with draws instead of missing numbers, and the negative nats of these draws.
 
-    Drawn from a Gaussian law given what the row has, what says that there is no number apart: so
-    numbers that are jointly normal stay so, whatever is missing.
+    They are drawn from a Gaussian law given the rest of the row, except for the flags that say
+    that there is no number, so that jointly normal numbers stay so, whatever is missing.
 
-    Arguments:
-        columns: What the rows are made of.
-        z: The rows `(n, D)`, NaN where there is no number.
-        asked: Which columns of which rows are left open, `(n, columns)`.
-        law: That law; N(0, 1) by default.
-        g: Where draws come from.
+    `asked` says which columns of which rows are left open, and the law is N(0, 1) by default.
     """
     todo, given, end = torch.zeros_like(z, dtype=torch.bool), ~z.isnan(), 0
     for i, column in enumerate(columns):
@@ -93,15 +88,7 @@ def entries_of(columns: Sequence[Column], names: Sequence[str]) -> tuple[bool, .
 def masks_of(
     columns: Sequence[Column], z: Tensor, holes: Tensor, given: tuple[bool, ...], dropout: float
 ) -> Masks:
-    """Return what may be known of each row: its cells, and not what stands in for a hole.
-
-    Arguments:
-        columns: What the rows are made of.
-        z: The rows `(n, D)`.
-        holes: Which cells are missing, `(n, columns)`.
-        given: Which entries are to be conditioned on.
-        dropout: How often they are left out.
-    """
+    """Return what may be known of each row: its cells, and not what stands in for a hole."""
     known, end = z.clone(), 0
     groups: list[int] = []
     flags: list[bool] = []

@@ -1,4 +1,4 @@
-"""How a file writes a table: separator, names, marks of numbers, dates, holes; and another alike."""
+"""The format of a table file: separator, names, marks of numbers, dates, missing values."""
 
 from __future__ import annotations
 
@@ -36,20 +36,20 @@ DATES = (
 """Ways to write a date; of two that fit, the first is taken."""
 
 NUMBERED = ("%Y%m%d",)
-"""Dates written as whole numbers, of the years 1900 to 2100."""
+"""Dates written as integers, of the years 1900 to 2100."""
 
 
 @dataclass(frozen=True)
 class Form:
-    """How a file writes a table, so that another can be written alike.
+    """The format of a table file, so that another file can be written in the same format.
 
     Attributes:
-        separator: What stands between cells.
+        separator: The separator between cells.
         header: Whether the first line has the names.
         hole: How a missing value is written.
-        marks: More texts that are missing values.
-        dates: Columns of dates, how each is written, and whether without leading zeros.
-        numbers: Columns of numbers written otherwise: their decimal mark, what groups their digits.
+        marks: Additional texts that mean missing values.
+        dates: Date columns with their formats, and whether without leading zeros.
+        numbers: Columns of formatted numbers: their decimal mark and digit separator.
     """
 
     separator: str = ","
@@ -65,10 +65,10 @@ class Form:
 
     @classmethod
     def of(cls, kept: Any) -> Form:
-        """Return a form from what was kept, read with distrust; the usual one for nothing.
+        """Return a form from its stored values after checks; the usual one for None.
 
         Raises:
-            ValueError: For what no form could have kept.
+            ValueError: For values that no form could have stored.
         """
         if not kept:
             return cls()
@@ -112,11 +112,11 @@ def as_text(series: pd.Series, way: str, unpadded: bool) -> pd.Series:
 
 
 def written(frame: pd.DataFrame, suffix: str = ".csv") -> bytes:
-    """Return a file of a table, alike the one in whose form it is: separator, names, dates, holes.
+    """Return the content of a table file in the form of the frame: separator, names, dates, gaps.
 
     Arguments:
         frame: The table; its `attrs` have the form.
-        suffix: One of `SUFFIXES`: what to write. A .tsv file has tabs, whatever the form.
+        suffix: One of `SUFFIXES`, the kind of file. A .tsv file has tabs, whatever the form.
     """
     form = Form.of(frame.attrs.get("form"))
     frame = frame.copy()

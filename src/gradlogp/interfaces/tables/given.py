@@ -1,4 +1,4 @@
-"""Rows of which some cells are given: what they are as numbers, and what draws the others."""
+"""Rows with given cells: their conversion to numbers, and the score for the others."""
 
 from __future__ import annotations
 
@@ -29,11 +29,7 @@ TRIES = 20
 
 
 def read_given(given: Any, columns: Sequence[Column]) -> pd.DataFrame:
-    """Return what is given of each row, as it was learned.
-
-    Arguments:
-        given: A frame of some of the columns, or a dictionary of names to values.
-        columns: All columns.
+    """Return the given cells of each row, in the form that was learned.
 
     Raises:
         ValueError: For no cell, unknown columns, or values that no row can have.
@@ -79,18 +75,13 @@ def score_of(
 ) -> tuple[NoisyScore, pd.DataFrame]:
     """Return the score of n rows given some of their cells, and these cells.
 
-    Guidance moves away from the law of the others alone, whatever the cells of the condition are.
+    Guidance moves away from the law of the other cells for any values of the condition.
 
-    Arguments:
-        table: A model of a table.
-        given: The cells, as of `read_given`, one row for all or one for each. For None those of the
-            condition are drawn, as often as they are met.
-        n: How many rows.
-        guidance: w of `GuidedScore`.
-        g: Where noise comes from.
+    `given` is as of `read_given`, one row for all or one for each. For None the cells of the condition
+    are drawn, as often as they are met.
 
     Raises:
-        ValueError: For cells that no row can have, or guidance that the model did not learn.
+        ValueError: For cells that no row can have, or guidance without training for it.
     """
     check_number(guidance, "guidance")
     model, names = table.estimator_.model_, list(table.condition)

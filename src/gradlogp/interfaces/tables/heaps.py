@@ -1,13 +1,14 @@
 r"""Values that people write more often than others near them: wages of 5.00, prices in hundreds.
 
-No smooth law has them. With T the transform of the column, Φ and φ of N(0, 1), atoms v_k of probability
-a_k beside the smooth law, and A their sum, the distribution function of the column is
+No smooth law has them. With T the transform of the column, Φ and φ of N(0, 1), atoms v_k with
+probabilities a_k in addition to the smooth law, and A their sum, the distribution function of the
+column is
 
 .. math:: F(x) = (1 - A)\, Φ(T(x)) + \sum_{v_k \le x} a_k
 
-and its number z = Φ⁻¹(F(x)), where an atom is spread evenly over its step: so z is smooth, and comes
-back as the atom. A row that could be of either kind, on a wide grid, is one of the two at random, as
-often as Bayes' rule says.
+and its number z = Φ⁻¹(F(x)), where an atom is spread evenly over its step: so z is smooth, and is
+converted back to the atom. A row that could be of either kind, on a coarse grid, is assigned at
+random with the probability from Bayes' rule.
 """
 
 from __future__ import annotations
@@ -36,15 +37,11 @@ Atoms = tuple[tuple[float, float], ...]
 
 
 def find_atoms(values: np.ndarray, T: Monotone, grid: float, *, spread: bool) -> Atoms:
-    r"""Return values that c rows have and e are expected to, P(Poisson(e) ≥ c) < 0.01, c > 1.
+    r"""Return values in c rows where e are expected, P(Poisson(e) ≥ c) < 0.01, c > 1.
 
-    The probability of each is (c − e − 1)/n, that of what c rows say beyond one.
+    The probability of each is (c − e − 1)/n, from the excess of the c rows beyond one.
 
-    Arguments:
-        values: The values of the column.
-        T: Its transform.
-        grid: Their spacing, 0 if they are on no grid: then none is expected twice.
-        spread: Whether a value is spread over the cell above it, else it is the middle of its cell.
+    On no grid none is expected twice. A value is spread over the cell above it, else it is the middle.
     """
     found, counts = np.unique(values, return_counts=True)
     low = torch.from_numpy(found if spread else found - grid / 2)
@@ -70,7 +67,7 @@ def smooth_part(values: np.ndarray, atoms: Atoms) -> np.ndarray:
 
 
 def _inside(T: Monotone, x: Tensor) -> Tensor:
-    """Return T(x), infinite beyond its borders."""
+    """Return T(x), infinite beyond its boundaries."""
     above = torch.zeros_like(x, dtype=torch.bool) if T.low is None else x <= T.low
     below = torch.zeros_like(x, dtype=torch.bool) if T.high is None else x >= T.high
     middle = T.inverse(torch.zeros(1, dtype=x.dtype))
@@ -87,15 +84,10 @@ def _steps(T: Monotone, atoms: Atoms) -> tuple[Tensor, Tensor, Tensor]:
 def to_normal(
     x: Tensor, value: Tensor, T: Monotone, atoms: Atoms, grid: float, g: torch.Generator
 ) -> tuple[Tensor, Tensor]:
-    """Return z of numbers x, and the nats by which its log-density is to be raised.
+    """Return z of numbers x, and the nats to add to its log-density.
 
-    Arguments:
-        x: The numbers, spread over cells if they are, inside the borders of T.
-        value: The numbers as they are.
-        T: The transform.
-        atoms: The atoms; without any z is T(x).
-        grid: The width of a cell over which x is spread, 0 if it is not.
-        g: Where atoms are spread from.
+    Without atoms z is T(x). `value` are the numbers as they are; x are these spread over cells of the
+    width `grid`, 0 if they are not, inside the borders of T.
     """
     log_smooth = T.log_derivative(x) + (math.log(grid) if grid else 0.0)
     z = T(x)

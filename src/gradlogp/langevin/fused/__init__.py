@@ -1,8 +1,8 @@
 r"""A fused engine for Langevin chains on the CPU: noise, score and step in one compiled loop.
 
 It needs Numba (`pip install "gradlogp[fast]"`), which is imported, and compiles, when a run first
-asks for it. The law is that of the kernels; the noise is another, so that draws differ from those of
-the plain engine. Chain k is the same whatever the number of chains, chunks and threads.
+uses it. The law is that of the kernels; the noise is different, so that draws differ from those of
+the plain engine. Chain k is the same for any number of chains, chunks and threads.
 """
 
 from .api import Fused as Fused

@@ -1,4 +1,4 @@
-"""What the fused engine takes, and the driver that hands it over to compiled code."""
+"""What the fused engine supports, and the driver that passes it to compiled code."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ DTYPES = {torch.float32: np.float32, torch.float64: np.float64}
 class Fused(NamedTuple):
     """Draws `(chain, draw, D)`, info `(chain, draw)`, the last state, diverging steps, steps taken.
 
-    `interrupted` tells whether Ctrl-C was pressed, even where it changed nothing any more.
+    `interrupted` says whether Ctrl-C was pressed, even if the run was already complete.
     """
 
     draws: Float[Tensor, "chain draw D"]
@@ -101,7 +101,7 @@ def objection(kernel: object, target: object, x0: Tensor | None = None) -> str |
     Arguments:
         kernel: A kernel.
         target: A density.
-        x0: Starting points, where their dtype and device are to be looked at too.
+        x0: Starting points, to check their dtype and device too.
     """
     if find_spec("numba") is None:
         return 'the fused engine needs Numba: pip install "gradlogp[fast]"'
@@ -169,21 +169,21 @@ def run(
     threads: int = 1,
     progress: Callable[[int, int], None] | None = None,
 ) -> Fused:
-    """Run a kernel on every chain in compiled code and keep the draws, those so far on Ctrl-C.
+    """Run a kernel on every chain in compiled code; on Ctrl-C the draws so far are kept.
 
     Arguments:
         kernel: `ULA`, `LeimkuhlerMatthews`, `BAOAB`, or `MALA` or `HMC` without preconditioner.
         target: A `Gaussian`, a `GaussianMixture`, one of `densities`, or a `Jitted`.
         x0: Starting points, float32 or float64; the noise is float32 in either case.
-        n_steps: Steps taken, burn-in included.
-        burn_in: Steps dropped at the start.
-        thin: Keep one draw in so many.
-        seed: Of the noise; chain k has the same noise in every run of this seed.
-        threads: How many to use; the draws do not depend on it.
+        n_steps: Number of steps, burn-in included.
+        burn_in: Number of steps dropped at the start.
+        thin: Keep every `thin`-th draw.
+        seed: Seed of the noise; chain k has the same noise in every run with this seed.
+        threads: Number of threads; the draws do not depend on it.
         progress: Called as progress(done, total) now and then.
 
     Raises:
-        ValueError: If the engine does not support this, or nothing would be kept.
+        ValueError: If the engine does not support this, or no draw would be kept.
         FloatingPointError: For `on_nonfinite="raise"`, if a chain became NaN or infinite.
     """
     check_points(x0, "x0")

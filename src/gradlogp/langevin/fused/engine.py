@@ -1,9 +1,9 @@
 r"""The steps of every kernel, for a tile of chains at a time, with everything they need in cache.
 
-Rows are coordinates and columns are chains, so that every inner loop runs over chains. A score is a
-compiled function `score(w, constants, x, s, log_p, work, want)` that fills s `(D, lanes)` and, if that
-is wanted, log_p `(lanes,)`: those of mixtures are in `mixtures`, those of the known targets in
-`known`, and `of_chain` makes one of a user's own function.
+Rows are coordinates and columns are chains, so that every inner loop runs over chains. A score is
+a compiled function `score(w, constants, x, s, log_p, work, want)` that fills s `(D, lanes)` and,
+on request, log_p `(lanes,)`: those of mixtures are in `mixtures`, those of the known targets in
+`known`, and `of_chain` makes one from a user's function.
 """
 
 from __future__ import annotations
@@ -101,11 +101,11 @@ def tiles(
             `MALA`; for `BAOAB` h/2, h/(2m), e^{−γh} and √(τm(1 − e^{−2γh})); for `HMC` h, √τ, 1/τ and
             1/(2τ).
         score: Fills scores and log-densities of a tile.
-        constants: What it wants.
-        rows: Rows of working space that it wants.
+        constants: Its constants.
+        rows: Rows of working space that it needs.
         first: First tile.
         last: One past the last tile.
-        n: Chains in all; the lanes beyond them are idle.
+        n: Total number of chains; the lanes beyond them are idle.
         rng: `(tile, 4 lanes)`.
         x: Positions `(tile, D, lanes)`.
         s: Scores.
@@ -115,7 +115,7 @@ def tiles(
         step: Steps already taken.
         n_steps: Steps to take.
         burn_in: Steps dropped.
-        thin: Keep one in so many.
+        thin: Keep every `thin`-th draw.
         draws: `(chain, draw, D)`.
         flags: `(chain, draw)`, diverging.
         accepted: `(chain, draw)`, for `MALA` and `HMC`.
@@ -123,8 +123,8 @@ def tiles(
         kept_log_p: Likewise.
         energy: `(chain, draw)`, for `HMC`.
         lengths: Leapfrog steps of each step, `(n_steps,)`, for `HMC`.
-        reached: `(1,)`, set to the steps taken in all when they are: so that an interrupt, which Python
-            may see before or after this function, leaves no doubt.
+        reached: `(1,)`, set to the total number of steps at the end, because Python may notice an
+            interrupt before or after this function.
     """
     lanes = VECTOR * len(w)
     D, zero = x.shape[1], x.dtype.type(0)

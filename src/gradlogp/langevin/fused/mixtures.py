@@ -21,8 +21,9 @@ from .noise import (
 def _softmax(w: Any, K: int, l: Any, top: Any, want: bool) -> None:
     """Turn the first K rows of l into e^{l − max}, and row K into one over their sum.
 
-    If wanted, the log-sum-exp is put into top. Of three and more, what is too small to count is 0:
-    products of such numbers leave the normal ones, where a processor takes a hundred times as long.
+    On request the log-sum-exp is written to top. With three or more components, negligible terms
+    are set to 0: their products would be denormal numbers, which take a processor a hundred times
+    as long.
     """
     lanes = VECTOR * len(w)
     one, zero, low = (
@@ -108,7 +109,7 @@ def diagonal(w: Any, constants: Any, x: Any, s: Any, log_p: Any, work: Any, want
 def full(w: Any, constants: Any, x: Any, s: Any, log_p: Any, work: Any, want: bool) -> None:
     """Score and log-density of a mixture; W `(K, D, D)` holds U diag(w)^{-1/2} of each component.
 
-    Four terms of a product at a time: what a loop costs is its beginning.
+    Four terms of a product at a time, because starting a loop is what costs time.
     """
     lanes = VECTOR * len(w)
     means, W, const = constants

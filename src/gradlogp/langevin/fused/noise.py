@@ -1,12 +1,13 @@
 r"""Random numbers and elementary functions that a compiler turns into vector instructions.
 
-Every chain has a generator of its own, xoshiro128++, whose state is made from the seed of the run
-and the number of the chain. Two outputs make two normals: with u uniform on (0, 1) and θ uniform on
+Every chain has its own generator, xoshiro128++, whose state follows from the seed of the run and
+the number of the chain. Two outputs give two normals: with u uniform on (0, 1) and θ uniform on
 [−π/4, π/4), a random quarter of the circle completes
 
 .. math:: (z_1, z_2) = \sqrt{-2 \log u}\, (\cos θ, \sin θ).
 
-They are made in single precision, and reach 6.6 standard deviations. a tile of chains moves together.
+They are computed in single precision and reach 6.6 standard deviations. A tile of chains moves
+together.
 
 References:
     | Scrambled Linear Pseudorandom Number Generators (Blackman & Vigna, 2021)

@@ -1,4 +1,4 @@
-"""What is known of a kernel: the one place from which tuning, tests and pages read it."""
+"""What is known about a kernel: tuning, tests and pages read it from here."""
 
 from __future__ import annotations
 
@@ -15,25 +15,25 @@ Stationary = Callable[[Any, Tensor], Tensor]
 
 @dataclasses.dataclass(frozen=True)
 class Facts:
-    r"""What is known of a kernel that samples p^{1/τ}; None: does not apply, or is not known.
+    r"""What is known about a kernel that samples p^{1/τ}; None: does not apply, or is not known.
 
     Arguments:
         affine: Whether a step on a Gaussian is an affine map of the state (with its momentum or its
             last noise) and of the normal numbers drawn, for a given batch of observations: then
             Gaussian laws stay Gaussian.
-        stationary: On N(μ, Λ⁻¹), (kernel, Λ) -> the covariance of x in the law that the kernel
-            keeps, for every stable step; its mean is μ. The docstring is the formula.
+        stationary: On N(μ, Λ⁻¹), (kernel, Λ) -> the covariance of x under the stationary law of
+            the kernel, for every stable step; its mean is μ. The docstring is the formula.
         order: r, if expectations of x under the stationary law differ from those of p^{1/τ} by a
             term of order h^r in the step size h, for a smooth law that is not Gaussian.
         reversible: Whether a step is in detailed balance with p^{1/τ}; with a momentum, up to the
             sign of that.
-        exact: Whether a step keeps p^{1/τ} itself, for every step size.
+        exact: Whether a step leaves p^{1/τ} itself invariant, for every step size.
         draws: How often a step draws noise: normal or uniform numbers for all chains, or batches.
-        target_acceptance: The mean acceptance to tune the step size to, the best in high dimension;
-            None where nothing is accepted or refused.
-        needs_log_prob: Whether the log-density is used, beside the score.
+        target_acceptance: The mean acceptance to which the step size is tuned, the best in high
+            dimension; None if nothing is accepted or rejected.
+        needs_log_prob: Whether the log-density is used in addition to the score.
         step_per_chain: Whether `step_size` may be a tensor `(chain,)`, as long as it is tuned.
-        partial_refresh: Whether a step keeps a part of the momentum, for which E-BFMI says nothing.
+        partial_refresh: Whether a step keeps a part of the momentum; E-BFMI is then meaningless.
     """
 
     affine: bool | None
@@ -73,7 +73,7 @@ def metropolis_facts(
     stationary: Stationary | None = target_covariance,
     **more: bool,
 ) -> Facts:
-    """Return the facts of a step that is accepted or refused by the Metropolis rule.
+    """Return the facts of a step that is accepted or rejected by the Metropolis rule.
 
     References:
         | Optimal Scaling of Discrete Approximations to Langevin Diffusions
@@ -87,8 +87,8 @@ def metropolis_facts(
 
     Arguments:
         target_acceptance: `LANGEVIN`, `HAMILTONIAN` or `NO_U_TURN`.
-        draws: Calls for noise.
-        stationary: That of p^{1/τ}, or of p where a kernel has no temperature.
+        draws: Number of calls for noise.
+        stationary: That of p^{1/τ}, or of p if a kernel has no temperature.
         more: `step_per_chain`, `partial_refresh`.
     """
     return Facts(

@@ -1,12 +1,12 @@
-r"""Metropolised kernels with a momentum q beside the position: HMC and GHMC.
+r"""Metropolised kernels with a position and a momentum q: HMC and GHMC.
 
 The energy is H(x, q) = −log p(x) + ½ qᵀ P q with the inverse mass P, and a leapfrog step of size ε
 
 .. math:: q \leftarrow q + \tfrac{ε}{2} s(x), \quad x \leftarrow x + ε P q, \quad
     q \leftarrow q + \tfrac{ε}{2} s(x)
 
-keeps volumes and undoes itself when q is turned round, so that accepting with probability
-min(1, exp(−ΔH/τ)) keeps the law of density exp(−H/τ).
+preserves volume and is undone by reversing q, so that accepting with probability min(1,
+exp(−ΔH/τ)) leaves the law with density exp(−H/τ) invariant.
 """
 
 from __future__ import annotations
@@ -23,9 +23,7 @@ from .facts import HAMILTONIAN, LANGEVIN, Facts, metropolis_facts
 from .preconditioner import IDENTITY, Preconditioner, as_preconditioner
 from .steps import (
     Adjusted,
-    check_policy,
-    check_step,
-    check_warm,
+    check_shared,
     evaluated,
     jittered_length,
     metropolis,
@@ -42,7 +40,7 @@ ENERGY_ERROR = 1000.0
 
 
 class HamiltonianInfo(NamedTuple):
-    """What a Metropolis step with momentum tells; `energy` is H at the state that was kept."""
+    """Information about a Metropolis step with momentum; `energy` is H at the new state."""
 
     acceptance: Float[Tensor, " chain"]
     accepted: Bool[Tensor, " chain"]
@@ -121,21 +119,21 @@ class HMCState(NamedTuple):
 
 @dataclass(frozen=True)
 class HMC:
-    r"""Hamiltonian Monte Carlo: a fresh momentum, n leapfrog steps, then accept or stay.
+    r"""Hamiltonian Monte Carlo: a new momentum, n leapfrog steps, then accept or stay.
 
     .. math:: q \sim N(0, τ P^{-1}), \quad (x, q) \to (x', q') \text{ by leapfrog}, \quad
         a = \min(1, \exp(-(H(x', q') - H(x, q))/τ)), \quad
         H(x, q) = -\log p(x) + \tfrac12 q^\top P q
 
-    It keeps p^{1/τ} exactly. One leapfrog step of size √(2h) is `MALA` with step h and the same
-    preconditioner. A proposal outside the support is rejected like any other; one that is
+    It leaves p^{1/τ} exactly invariant. One leapfrog step of size √(2h) is `MALA` with step h and
+    the same preconditioner. A proposal outside the support is rejected like any other; one that is
     otherwise not finite, or whose energy grows by more than 1000 τ, is rejected and flagged
     `diverging`.
 
-    With `jitter` the number of leapfrog steps runs through 1 … 2n − 1 (`jittered_length`). Without it
-    every path has the same length, and where that comes near a half turn of a direction of the
-    density, that direction is hardly sampled, at an acceptance of 1: on N(0, I) a leapfrog step turns
-    by arccos(1 − ε²/2), so that HMC(1, 3) without jitter sends x to −x forever.
+    With `jitter` the number of leapfrog steps runs through 1 … 2n − 1 (`jittered_length`). Without
+    it every path has the same length. If this is close to half a turn for a direction of the
+    density, that direction is hardly sampled, at an acceptance of 1: on N(0, I) a leapfrog step
+    rotates by arccos(1 − ε²/2), so that HMC(1, 3) without jitter sends x to −x forever.
 
     References:
         | Hybrid Monte Carlo (Duane, Kennedy, Pendleton & Roweth, 1987)
@@ -147,14 +145,14 @@ class HMC:
         | https://proceedings.mlr.press/v130/hoffman21a.html
 
     Arguments:
-        step_size: ε > 0, the time of one leapfrog step; compares with √(2h) for a Langevin h. A
-            tensor `(chain,)` while it is tuned.
+        step_size: ε > 0, the time of one leapfrog step; it corresponds to √(2h) for a Langevin h.
+            A tensor `(chain,)` while it is tuned.
         n_leapfrog: n, the mean number of leapfrog steps, one score each.
         preconditioner: The inverse mass P, a constant: a number, a diagonal in the shape of an
             event, a symmetric positive definite matrix, or a `Preconditioner`.
         temperature: τ > 0: samples p^{1/τ}.
         jitter: Whether the number of leapfrog steps changes from step to step.
-        on_nonfinite: `raise` for a `FloatingPointError` where a proposal would be flagged.
+        on_nonfinite: `raise` for a `FloatingPointError` instead of a flag.
 
     Examples:
         >>> target, g = glp.Gaussian(torch.zeros(2)), torch.Generator().manual_seed(0)
@@ -171,11 +169,8 @@ class HMC:
     on_nonfinite: Adjusted = "reject"
 
     def __post_init__(self) -> None:
-        check_step(self.step_size, self.temperature, per_chain=True)
-        check_warm(self, self.temperature)
-        check_policy(self.on_nonfinite, Adjusted)
+        check_shared(self, Adjusted, per_chain=True)
         check_count(self.n_leapfrog, "n_leapfrog")
-        object.__setattr__(self, "preconditioner", as_preconditioner(self.preconditioner))
 
     @property
     def facts(self) -> Facts:
@@ -218,11 +213,11 @@ class GHMC:
 
     .. math:: \text{friction for } t: q \leftarrow e^{-γ t} q + \sqrt{τ m (1 - e^{-2 γ t})}\, z
 
-    On a rejection x stays and the momentum is turned round: without that the law would not be
-    kept. It keeps exp(−H/τ), p^{1/τ} in x and N(0, τ m I) in the momentum, exactly, and it is
-    reversible up to the sign of the momentum. Momenta start from their law, by `refresh`. A proposal
-    outside the support is rejected like any other; one that is otherwise not finite is also flagged
-    `diverging`.
+    On a rejection x stays and the momentum is reversed: otherwise the law would not be invariant.
+    It leaves exp(−H/τ), that is p^{1/τ} in x and N(0, τ m I) in the momentum, exactly invariant,
+    and is reversible up to the sign of the momentum. Momenta start from their law, by `refresh`. A
+    proposal outside the support is rejected like any other; one that is otherwise not finite is
+    also flagged `diverging`.
 
     References:
         | A Generalized Guided Monte Carlo Algorithm (Horowitz, 1991)
@@ -230,10 +225,10 @@ class GHMC:
 
     Arguments:
         step_size: h > 0, a time.
-        friction: γ > 0; infinity draws a fresh momentum, which makes it `MALA` with step h²/(2m).
+        friction: γ > 0; infinity draws a new momentum, which makes it `MALA` with step h²/(2m).
         mass: m > 0.
         temperature: τ > 0: samples p^{1/τ}.
-        on_nonfinite: `raise` for a `FloatingPointError` where a proposal would be flagged.
+        on_nonfinite: `raise` for a `FloatingPointError` instead of a flag.
     """
 
     step_size: float
@@ -245,10 +240,8 @@ class GHMC:
     facts: ClassVar[Facts] = metropolis_facts(LANGEVIN, draws=3, partial_refresh=True)
 
     def __post_init__(self) -> None:
-        check_step(self.step_size, self.temperature)
-        check_warm(self, self.temperature)
+        check_shared(self, Adjusted)
         check_kinetic(self.friction, self.mass)
-        check_policy(self.on_nonfinite, Adjusted)
 
     def init(self, x: Float[Tensor, "chain *event"], target: Density) -> PhaseState:
         """Return the state at x with momentum 0; `refresh` draws it.

@@ -2,8 +2,8 @@ r"""Microcanonical Langevin dynamics: velocities of length 1 that the score turn
 
 .. math:: dx = u\, dτ, \quad du = \frac{(I - u u^\top)\, s(x)}{d - 1}\, dτ, \quad \|u\| = 1
 
-keeps p(x) times the uniform law of u on the sphere: the speed does not tell the energy, the time that
-is spent does. Of its two parts each is solved exactly,
+leaves p(x) times the uniform law of u on the sphere invariant: the energy determines not the speed
+but the time spent in a place. Both of its parts are solved exactly,
 
 .. math::
     A_h: x \leftarrow x + h\, u, \quad
@@ -11,16 +11,16 @@ is spent does. Of its two parts each is solved exactly,
     D = \cosh δ + c \sinh δ, \quad δ = \frac{h \|s\|}{d - 1}, \quad e = \frac{s}{\|s\|}, \quad
     c = e \cdot u
 
-and B changes volume on the sphere by D^{−(d−1)}. With K = (d−1) Σ log D the energy of a path is off by
-W = K − log p(x') + log p(x), which is 0 in continuous time. With a preconditioner P all of it happens
-in y = P^{−1/2} x.
+and B changes volume on the sphere by D^{−(d−1)}. With K = (d−1) Σ log D the energy of a path is
+off by W = K − log p(x') + log p(x), which is 0 in continuous time. With a preconditioner P
+everything is done in y = P^{−1/2} x.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int64
@@ -41,8 +41,7 @@ from .preconditioner import IDENTITY, Preconditioner, as_preconditioner
 from .steps import (
     Adjusted,
     Unadjusted,
-    check_policy,
-    check_step,
+    check_shared,
     evaluated,
     jittered_length,
     metropolis,
@@ -79,7 +78,7 @@ class AdjustedState(NamedTuple):
 
 
 class MicrocanonicalInfo(NamedTuple):
-    """What a step tells: the change W of the energy, by which the step size is tuned."""
+    """Information about a step: the change W of the energy, by which the step size is tuned."""
 
     log_prob: Float[Tensor, " chain"]
     energy_change: Float[Tensor, " chain"]
@@ -87,7 +86,7 @@ class MicrocanonicalInfo(NamedTuple):
 
 
 class AdjustedInfo(NamedTuple):
-    """What a Metropolis step tells; `energy_change` is that of the proposal."""
+    """Information about a Metropolis step; `energy_change` is that of the proposal."""
 
     acceptance: Float[Tensor, " chain"]
     accepted: Bool[Tensor, " chain"]
@@ -114,9 +113,9 @@ def turned(
         u' = \tanh(a)\, e + \mathrm{sech}(a)\, n, \quad
         D = \tfrac12 (q\, e^{δ} + m\, e^{-δ})
 
-    where n is the unit vector of u − c e, so that u' has length 1 whatever u had. No term overflows,
-    and none cancels where u is opposite to s: cosh δ overflows at δ > 710, 89 in float32, and 1 + c
-    has no digits there.
+    where n is the unit vector of u − c e, so that u' has length 1 whatever the length of u. No
+    term overflows, and none cancels if u is opposite to s: cosh δ overflows at δ > 710, or 89 in
+    float32, and 1 + c loses all digits there.
     """
     rest = u[0].numel() - 1
     g = score.flatten(1).norm(dim=1)
@@ -138,9 +137,9 @@ def partly_renewed(
     t: Float[Tensor, " chain"],
     decoherence_length: float,
 ) -> Float[Tensor, "chain *event"]:
-    r"""Return (u + ν z)/‖u + ν z‖ with ν² = (e^{2t/L} − 1)/d; at L = 0 a direction of its own.
+    r"""Return (u + ν z)/‖u + ν z‖ with ν² = (e^{2t/L} − 1)/d; at L = 0 a new direction.
 
-    Its law depends on the angle alone, so that the uniform law is kept for any ν. The mean of
+    Its law depends only on the angle, so that the uniform law is invariant for any ν. The mean of
     u·u' tends to e^{−t/L} as d grows.
     """
     d, decay = (
@@ -193,12 +192,11 @@ def path(
 # ---------------------------------------------------------------------------- kernels
 
 
-def _check(kernel: MCLMC | AdjustedMCLMC) -> None:
-    check_step(kernel.step_size, per_chain=True)
+def _check(kernel: MCLMC | AdjustedMCLMC, policies: Any) -> None:
+    check_shared(kernel, policies, per_chain=True)
     check_option(kernel.integrator, "integrator", Integrator)
     why = ": a direction that is never renewed stays on one path"
     check_number(kernel.decoherence_length, "decoherence_length", least=0, why=why)
-    object.__setattr__(kernel, "preconditioner", as_preconditioner(kernel.preconditioner))
 
 
 def _start(x: Tensor, target: Density) -> MicrocanonicalState:
@@ -227,12 +225,12 @@ class MCLMC:
 
     in y = P^{−1/2} x, d ≥ 2. The velocity has length 1 whatever the dimension, so that h and L
     grow like √d. Its bias is of order h²: on N(0, I) the variance is off by h²/(12 (d − 1)) with
-    `leapfrog`, −0.0108 h²/(d − 1) with `minimal norm`, which takes two scores per step. `two-stage`
-    has λ = (3 − √3)/6, where that term vanishes: −1.1e−4 at d = 10, h = √d/2. `energy_change`
-    tells the error of each step; `tune_mclmc` finds h and L. There is no temperature.
+    `leapfrog`, −0.0108 h²/(d − 1) with `minimal norm`, which takes two scores per step.
+    `two-stage` has λ = (3 − √3)/6, where that term vanishes: −1.1e−4 at d = 10, h = √d/2.
+    `energy_change` is the error of each step; `tune_mclmc` finds h and L. There is no temperature.
 
-    A chain that becomes NaN or infinite or leaves the support stays where it was, turns round and is
-    flagged `diverging`.
+    A chain that becomes NaN or infinite or leaves the support stays where it was, reverses its
+    direction and is flagged `diverging`.
 
     References:
         | Microcanonical Hamiltonian Monte Carlo (Robnik, De Luca, Silverstein & Seljak, 2023)
@@ -242,11 +240,11 @@ class MCLMC:
 
     Arguments:
         step_size: h > 0, a length in y, the same for all chains or one for each, `(chain,)`.
-        decoherence_length: L ≥ 0, the length on which a direction is forgotten; about √(tr C) for a
-            law of covariance C in y. 0 draws a new one each step.
+        decoherence_length: L ≥ 0, the length over which a direction is forgotten; about √(tr C)
+            for a law with covariance C in y. 0 draws a new direction in each step.
         integrator: `leapfrog`, `minimal norm` or `two-stage`.
         preconditioner: P, as in `MALA`.
-        on_nonfinite: `raise` for a `FloatingPointError` where a chain would be flagged.
+        on_nonfinite: `raise` for a `FloatingPointError` instead of a flag.
 
     Raises:
         ValueError: For an argument out of its range.
@@ -264,8 +262,7 @@ class MCLMC:
     )  # fmt: skip
 
     def __post_init__(self) -> None:
-        _check(self)
-        check_policy(self.on_nonfinite, Unadjusted)
+        _check(self, Unadjusted)
 
     def init(self, x: Float[Tensor, "chain *event"], target: Density) -> MicrocanonicalState:
         """Return the state at x, all directions the same; `refresh` draws them.
@@ -304,13 +301,13 @@ class AdjustedMCLMC:
     .. math:: (x, u) \to (x', u') \text{ by n steps}, \quad
         a = \min(1, e^{-W}), \quad W = (d - 1) \sum \log D - \log p(x') + \log p(x)
 
-    in y = P^{−1/2} x, d ≥ 2. The proposal is (x', −u'), an involution that changes volume by e^{−K};
-    on a rejection the chain stays at (x, u). Then u is turned round, and before the next step it is
-    drawn anew or, for a decoherence length, partly so, which keeps p and the uniform law of u.
-    There is no temperature.
+    in y = P^{−1/2} x, d ≥ 2. The proposal is (x', −u'), an involution that changes volume by
+    e^{−K}; on a rejection the chain stays at (x, u). Then u is reversed, and before the next step
+    it is drawn again or, with a decoherence length, partly renewed, which leaves p and the uniform
+    law of u invariant. There is no temperature.
 
-    By default the number of steps goes through 1 … 2n − 1 evenly, by multiples of the golden ratio,
-    so that no period of the target is met again and again.
+    By default the number of steps runs evenly through 1 … 2n − 1, by multiples of the golden
+    ratio, so that a period of the target is not hit repeatedly.
 
     References:
         | Metropolis Adjusted Microcanonical Hamiltonian Monte Carlo
@@ -321,10 +318,12 @@ class AdjustedMCLMC:
         step_size: h > 0, a length in y, the same for all chains or one for each, `(chain,)`.
         n_steps: n, the mean number of steps of a path; or the number itself without `jitter`.
         jitter: Whether paths differ in length.
-        decoherence_length: L ≥ 0, the length on which a direction is forgotten; 0 draws a new one.
-        integrator: `leapfrog`, a score a step, or `minimal norm` or `two-stage`, with two.
+        decoherence_length: L ≥ 0, the length over which a direction is forgotten; 0 draws a new
+            one.
+        integrator: `leapfrog`, with one score per step, or `minimal norm` or `two-stage`, with
+            two.
         preconditioner: P, as in `MALA`.
-        on_nonfinite: `raise` for a `FloatingPointError` where a proposal would be flagged.
+        on_nonfinite: `raise` for a `FloatingPointError` instead of a flag.
 
     Raises:
         ValueError: For an argument out of its range.
@@ -343,9 +342,8 @@ class AdjustedMCLMC:
     )
 
     def __post_init__(self) -> None:
-        _check(self)
+        _check(self, Adjusted)
         check_count(self.n_steps, "n_steps")
-        check_policy(self.on_nonfinite, Adjusted)
 
     def init(self, x: Float[Tensor, "chain *event"], target: Density) -> AdjustedState:
         """Return the state at x, all directions the same; `refresh` draws them.

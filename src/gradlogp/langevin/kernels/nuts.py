@@ -1,15 +1,15 @@
 r"""The No-U-Turn sampler: leapfrog orbits that double until they turn back.
 
-A tree is a stretch of 2^j neighbours on the orbit of the start. It doubles at an end chosen by a
-coin, and the point kept is drawn from it with weights w = exp(−H). The tree has the same probability
-from every start in it, which is what keeps the law, because
+A tree is a segment of 2^j neighbouring points on the orbit of the start. It doubles at a randomly
+chosen end, and the next state is drawn from it with weights w = exp(−H). The tree has the same
+probability from every start in it, so the law is invariant, because
 
-* a new half is thrown away, and ends the run, if one of its dyadic subtrees turns or becomes NaN or
+* a new half is discarded, and ends the step, if one of its dyadic subtrees turns or becomes NaN or
   infinite: from a start in that subtree the tree would have ended there;
-* whether a stretch turns is a matter of the stretch, not of where the run started.
+* whether a segment turns depends only on the segment, not on the start.
 
-All chains of a batch stand at the same leaf of the same doubling: subtrees wait on one stack, as
-carries do in binary counting, and there is no recursion. Chains that have ended are left out.
+All chains of a batch are at the same leaf of the same doubling: subtrees are kept on one stack,
+like carries in binary counting, and there is no recursion. Chains that have ended are skipped.
 """
 
 from __future__ import annotations
@@ -36,10 +36,9 @@ from .hamiltonian import PhaseState, energy, leapfrog
 from .preconditioner import IDENTITY, Preconditioner, as_preconditioner
 from .steps import (
     Adjusted,
+    Metropolised,
     MetropolisState,
-    check_policy,
-    check_step,
-    metropolis_start,
+    check_shared,
     per_chain,
     select,
 )
@@ -49,11 +48,12 @@ FEWEST = 0.5
 
 
 class NUTSInfo(NamedTuple):
-    """What a step tells; `energy` is H at the state that was kept.
+    """Information about a step; `energy` is H at the new state.
 
-    `acceptance` is the mean of min(1, exp(−ΔH)) over all points of the orbit but the start, what the
-    step size is tuned by; `accepted` says whether the chain moved. `n_leapfrog` counts leapfrog
-    steps, a score each, and `depth` doublings, the last of which may have been thrown away.
+    `acceptance` is the mean of min(1, exp(−ΔH)) over all points of the orbit except the start,
+    which tuning of the step size uses; `accepted` says whether the chain moved. `n_leapfrog`
+    counts leapfrog steps, with one score each, and `depth` doublings, the last of which may have
+    been discarded.
     """
 
     acceptance: Float[Tensor, " chain"]
@@ -115,16 +115,16 @@ def _rows(value: Any, index: Tensor) -> Any:
 
 
 def _turned(a: PhaseState, b: PhaseState, sign: Tensor) -> Tensor:
-    """Tell whether (x_b − x_a)·p < 0 at one of the ends, b being after a in the direction of time."""
+    """Return whether (x_b − x_a)·p < 0 at one of the ends, b being after a in the direction of time."""
     way = sign * (b.x - a.x)
     return torch.minimum(sum_event(way * a.momentum), sum_event(way * b.momentum)) < 0
 
 
 def _turns(a: _Tree, b: _Tree, sign: Tensor, single: bool) -> Tensor:
-    """Tell whether a and then b turns as a whole, or up to the first or from the last point inside.
+    """Return whether a followed by b turns, as a whole or in the segments that end next to the seam.
 
-    The stretches that end next to the seam do not depend on the start either. Without them an orbit
-    that goes round once in every doubling is not seen to turn.
+    These segments do not depend on the start either. Without them an orbit that makes one full
+    turn in every doubling would not be detected.
     """
     whole = _turned(a.first, b.last, sign)
     if single:
@@ -145,28 +145,27 @@ def _joined(a: _Tree, b: _Tree, take: Tensor) -> _Tree:
 
 
 @dataclass(frozen=True)
-class NUTS:
-    r"""The No-U-Turn sampler: HMC whose orbit is as long as it goes without turning back.
+class NUTS(Metropolised):
+    r"""The No-U-Turn sampler: HMC whose orbit grows until it turns back.
 
     .. math::
         q \sim N(0, P^{-1}), \quad H(x, q) = -\log p(x) + \tfrac12 q^\top P q, \quad
         \text{turned: } (x_+ - x_-) \cdot q_- < 0 \text{ or } (x_+ - x_-) \cdot q_+ < 0
 
-    The orbit through (x, q) is doubled forwards or backwards, by a coin, until it turns, a new
-    half has a part that turns, or `max_depth` is reached. The next state is a point of it with
-    weights exp(−H): inside a new half exactly so, and the new half is taken with probability
-    min(1, W_new/W_old), which prefers points far away. That keeps p exactly, and p alone is what
-    it keeps: there is no temperature.
+    The orbit through (x, q) is doubled in a random direction until it turns, a new half has a part
+    that turns, or `max_depth` is reached. The next state is a point of it with weights exp(−H):
+    inside a new half exactly, and the new half is chosen with probability min(1, W_new/W_old),
+    which prefers distant points. This leaves p exactly invariant. There is no temperature.
 
-    A subtree in which H varies by more than `max_energy_error` is treated as one that turns, and
-    flagged `diverging`, as is one with a point that is not finite; one that leaves the support is
-    not flagged. A rule about H − H(start) would depend on where the run started, and move the law.
+    A subtree in which H varies by more than `max_energy_error` is treated like one that turns, and
+    flagged `diverging`; so is a subtree with a point that is not finite. A subtree that leaves the
+    support is not flagged. A rule about H − H(start) would depend on the start and change the law.
 
-    A step draws momenta and, all at once, three uniform numbers a doubling: for its direction, for
-    whether its half is taken, and for one level of the choice inside halves. There each pair of
+    A step draws momenta and, all at once, three uniform numbers per doubling: for its direction,
+    for the choice of its half, and for one level of the choice inside halves. There each pair of
     neighbouring subtrees of 2^k points chooses its right one with probability W_r/(W_l + W_r), and
-    all pairs of one k use the same number. A point is drawn by one choice at each level, and numbers of
-    different levels are independent, so that its probability is exactly w/W.
+    all pairs with the same k use the same number. A point is drawn by one choice at each level,
+    and the numbers of different levels are independent, so its probability is exactly w/W.
 
     References:
         | The No-U-Turn Sampler: Adaptively Setting Path Lengths in Hamiltonian Monte Carlo
@@ -177,10 +176,11 @@ class NUTS:
 
     Arguments:
         step_size: ε > 0, the time of one leapfrog step; or one for each chain, `(chain,)`.
-        max_depth: Most doublings, each with twice the scores of the one before; 2^depth − 1 in all.
+        max_depth: Maximum number of doublings; each needs twice the scores of the one before,
+            2^depth − 1 in total.
         preconditioner: The inverse mass P, as in `HMC`.
         max_energy_error: Δ > 0.
-        on_nonfinite: `raise` for a `FloatingPointError` where a chain would be flagged.
+        on_nonfinite: `raise` for a `FloatingPointError` instead of a flag.
 
     Raises:
         ValueError: For an argument out of its range.
@@ -203,19 +203,9 @@ class NUTS:
     )
 
     def __post_init__(self) -> None:
-        check_step(self.step_size, per_chain=True)
-        check_policy(self.on_nonfinite, Adjusted)
+        check_shared(self, Adjusted, per_chain=True)
         check_count(self.max_depth, "max_depth", most=30)
         check_number(self.max_energy_error, "max_energy_error", above=0)
-        object.__setattr__(self, "preconditioner", as_preconditioner(self.preconditioner))
-
-    def init(self, x: Float[Tensor, "chain *event"], target: Density) -> MetropolisState:
-        """Return the state at x.
-
-        Raises:
-            ValueError: If the target has no log-density, or it is not finite at x.
-        """
-        return metropolis_start(x, target)
 
     def step(
         self, state: MetropolisState, target: Density, *, generator: Generator | None = None
@@ -253,7 +243,7 @@ class NUTS:
     ) -> tuple[_Work, _Tree | None]:
         """Return the chains whose new half of 2^depth points did not fail, and that half.
 
-        The others are left out, and nothing comes back if it failed everywhere.
+        The others are omitted; the result is empty if it failed for all chains.
         """
         work = work.onwards(depth)
         point, alive, stack = work.tree.last, torch.ones_like(work.H).bool(), list[_Tree]()
@@ -295,7 +285,7 @@ class NUTS:
         return work, stack[0]
 
     def _doubled(self, work: _Work, half: _Tree, depth: int) -> tuple[_Work, Tensor]:
-        """Return the tree with its new half, and which chains go on."""
+        """Return the tree with its new half, and which chains continue."""
         old, outcome = work.tree, work.outcome
         take = work.uniforms[:, 1, depth] < (half.log_w - old.log_w).exp()
         tree = _joined(old, half, take)
@@ -327,7 +317,7 @@ class NUTS:
 def _left(
     work: _Work, also: Any, going: Tensor, kept: tuple[Tensor, _Outcome]
 ) -> tuple[_Work, Any]:
-    """Return the chains that go on, with what belongs to them, after all have been saved."""
+    """Return the chains that continue, with their data, after all have been saved."""
     for whole, part in zip((kept[0], *kept[1]), (work.tree.pick, *work.outcome), strict=True):
         whole[work.rows] = part
     return _rows((work, also), going.nonzero()[:, 0])

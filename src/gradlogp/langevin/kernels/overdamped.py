@@ -1,12 +1,14 @@
 r"""Overdamped Langevin kernels: ULA, its Metropolis correction MALA, and variants of ULA.
 
 For a density p on R^d every kernel here discretises dX = ∇ log p(X) dt + √2 dW with step size h.
-Whoever thinks in steps of ε/2 and √ε has h = ε/2.
+Whoever thinks in steps of ε/2 and √ε has h = ε/2. An exponential integrator solves the linear part of
+the score without error.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, NamedTuple
 
 import torch
@@ -20,17 +22,15 @@ from .steps import (
     Adjusted,
     LangevinInfo,
     LangevinState,
+    Metropolised,
     MetropolisInfo,
     MetropolisState,
     Overdamped,
     Unadjusted,
-    check_policy,
-    check_step,
-    check_warm,
+    check_shared,
     decided,
     langevin_start,
     langevin_step,
-    metropolis_start,
     proposed,
     scored,
     settle,
@@ -62,7 +62,7 @@ class ULA(Overdamped):
     Arguments:
         step_size: h > 0.
         temperature: τ ≥ 0: samples p^{1/τ}; 0 is gradient flow.
-        on_nonfinite: `raise` for a `FloatingPointError` where a chain would be frozen.
+        on_nonfinite: `raise` for a `FloatingPointError` instead of a frozen chain.
 
     Examples:
         >>> target, g = glp.Gaussian([0.0]), torch.Generator().manual_seed(0)
@@ -77,17 +77,13 @@ class ULA(Overdamped):
 
     facts: ClassVar[Facts] = unadjusted_facts(1, _inflated, affine=True)
 
-    def __post_init__(self) -> None:
-        check_step(self.step_size, self.temperature)
-        check_policy(self.on_nonfinite, Unadjusted)
-
     def _next(self, state: LangevinState, generator: Generator | None) -> Tensor:
         z = randn_like(state.x, generator)
         return langevin_step(state.x, state.score, self.step_size, z, self.temperature)
 
 
 @dataclass(frozen=True)
-class MALA:
+class MALA(Metropolised):
     r"""Metropolis-adjusted Langevin algorithm: a Langevin step as a proposal, then accept or stay.
 
     .. math::
@@ -95,8 +91,8 @@ class MALA:
         a(x, y) = \min\left(1, \frac{p(y)\, q(x|y)}{p(x)\, q(y|x)}\right), \quad
         q(y|x) = N(y; x + h P \nabla \log p(x), 2 h P)
 
-    It keeps p exactly. A proposal outside the support, log p = −∞, is rejected like any other; one
-    that is otherwise not finite is rejected and flagged `diverging`.
+    It leaves p exactly invariant. A proposal outside the support, log p = −∞, is rejected like any
+    other; one that is otherwise not finite is rejected and flagged `diverging`.
 
     References:
         | Exponential Convergence of Langevin Distributions and Their Discrete Approximations
@@ -107,11 +103,11 @@ class MALA:
         | https://doi.org/10.1111/1467-9868.00123
 
     Arguments:
-        step_size: h > 0; `warm_up` finds one. A tensor `(chain,)` while it is tuned.
+        step_size: h > 0; `warm_up` tunes it. A tensor `(chain,)` while it is tuned.
         temperature: τ > 0: samples p^{1/τ}.
         preconditioner: P, a constant: a number, a diagonal in the shape of an event, a symmetric
             positive definite matrix, or a `Preconditioner`.
-        on_nonfinite: `raise` for a `FloatingPointError` where a proposal would be flagged.
+        on_nonfinite: `raise` for a `FloatingPointError` instead of a flag.
 
     Examples:
         >>> target, g = glp.Gaussian(torch.zeros(2)), torch.Generator().manual_seed(0)
@@ -128,18 +124,7 @@ class MALA:
     facts: ClassVar[Facts] = metropolis_facts(LANGEVIN, step_per_chain=True)
 
     def __post_init__(self) -> None:
-        check_step(self.step_size, self.temperature, per_chain=True)
-        check_warm(self, self.temperature)
-        check_policy(self.on_nonfinite, Adjusted)
-        object.__setattr__(self, "preconditioner", as_preconditioner(self.preconditioner))
-
-    def init(self, x: Float[Tensor, "chain *event"], target: Density) -> MetropolisState:
-        """Return the state at x.
-
-        Raises:
-            ValueError: If the target has no log-density, or it is not finite at x.
-        """
-        return metropolis_start(x, target)
+        check_shared(self, Adjusted, per_chain=True)
 
     def step(
         self, state: MetropolisState, target: Density, *, generator: Generator | None = None
@@ -181,14 +166,14 @@ class AveragedState(NamedTuple):
 
 @dataclass(frozen=True)
 class LeimkuhlerMatthews:
-    r"""Langevin dynamics with the mean of two consecutive noises.
+    r"""Langevin dynamics with the average of two consecutive noises.
 
     .. math:: x_{k+1} = x_k + h \nabla \log p(x_k) + \sqrt{2 h τ}\, \frac{z_k + z_{k+1}}{2}
 
-    It costs one score a step, as ULA does. Its stationary law has an error of order h² where that
-    of ULA has h, and on a Gaussian none, for every stable h < 2/L. It is the limit of `BAOAB` at
-    infinite friction with steps of √(2h). A chain starts with z_0 = 0; one that becomes NaN or
-    infinite stays where it was and is flagged `diverging`.
+    It costs one score per step, like ULA. Its stationary law has an error of order h², compared
+    with order h for ULA, and is exact on Gaussians for every stable h < 2/L. It is the limit of
+    `BAOAB` at infinite friction with steps of √(2h). A chain starts with z_0 = 0; one that becomes
+    NaN or infinite stays where it was and is flagged `diverging`.
 
     References:
         | Rational Construction of Stochastic Numerical Methods for Molecular Sampling
@@ -198,7 +183,7 @@ class LeimkuhlerMatthews:
     Arguments:
         step_size: h > 0.
         temperature: τ ≥ 0: samples p^{1/τ}; 0 is gradient flow.
-        on_nonfinite: `raise` for a `FloatingPointError` where a chain would be frozen.
+        on_nonfinite: `raise` for a `FloatingPointError` instead of a frozen chain.
     """
 
     step_size: float
@@ -208,8 +193,7 @@ class LeimkuhlerMatthews:
     facts: ClassVar[Facts] = unadjusted_facts(2, target_covariance, affine=True)
 
     def __post_init__(self) -> None:
-        check_step(self.step_size, self.temperature)
-        check_policy(self.on_nonfinite, Unadjusted)
+        check_shared(self, Unadjusted)
 
     def init(self, x: Float[Tensor, "chain *event"], target: Density) -> AveragedState:
         """Return the state at x, with z_0 = 0."""
@@ -243,8 +227,8 @@ class TamedULA(Overdamped):
     Arguments:
         step_size: h > 0.
         temperature: τ ≥ 0: samples p^{1/τ}.
-        coordinatewise: Whether each entry is tamed by itself.
-        on_nonfinite: `raise` for a `FloatingPointError` where a chain would be frozen.
+        coordinatewise: Whether each entry is tamed separately.
+        on_nonfinite: `raise` for a `FloatingPointError` instead of a frozen chain.
     """
 
     step_size: float
@@ -253,10 +237,6 @@ class TamedULA(Overdamped):
     on_nonfinite: Unadjusted = "freeze"
 
     facts: ClassVar[Facts] = unadjusted_facts(1, affine=False)
-
-    def __post_init__(self) -> None:
-        check_step(self.step_size, self.temperature)
-        check_policy(self.on_nonfinite, Unadjusted)
 
     def _next(self, state: LangevinState, generator: Generator | None) -> Tensor:
         h, s = self.step_size, state.score
@@ -280,16 +260,16 @@ class PreconditionedULA(Overdamped):
     .. math:: x' = x + h P \nabla \log p(x) + \sqrt{2 h τ}\, P^{1/2} z
 
     It is ULA on P^{-1/2} x. On N(μ, Λ⁻¹) at τ = 1 its law tends to precision Λ − (h/2) Λ P Λ, and
-    with P = Λ⁻¹ every direction contracts by 1 − h. A P that depends on x needs a further term:
-    see `PositionDependentULA`. A chain that becomes NaN or infinite stays where it was and is
-    flagged `diverging`.
+    with P = Λ⁻¹ every direction contracts by 1 − h. A P that depends on x needs an additional
+    term: see `PositionDependentULA`. A chain that becomes NaN or infinite stays where it was and
+    is flagged `diverging`.
 
     Arguments:
         step_size: h > 0.
         preconditioner: P: a number, a diagonal in the shape of an event, a symmetric positive
             definite matrix, or a `Preconditioner`.
         temperature: τ ≥ 0: samples p^{1/τ}; 0 is preconditioned gradient flow.
-        on_nonfinite: `raise` for a `FloatingPointError` where a chain would be frozen.
+        on_nonfinite: `raise` for a `FloatingPointError` instead of a frozen chain.
     """
 
     step_size: float
@@ -298,11 +278,6 @@ class PreconditionedULA(Overdamped):
     on_nonfinite: Unadjusted = "freeze"
 
     facts: ClassVar[Facts] = unadjusted_facts(1, _preconditioned, affine=True)
-
-    def __post_init__(self) -> None:
-        check_step(self.step_size, self.temperature)
-        check_policy(self.on_nonfinite, Unadjusted)
-        object.__setattr__(self, "preconditioner", as_preconditioner(self.preconditioner))
 
     def _next(self, state: LangevinState, generator: Generator | None) -> Tensor:
         P = as_preconditioner(self.preconditioner)
@@ -315,3 +290,73 @@ def _norm(s: Tensor) -> Tensor:
     """The Euclidean norm of each event, without overflow in the squares."""
     largest = s.flatten(1).abs().amax(1).clamp(min=torch.finfo(s.dtype).tiny)
     return largest * (s.flatten(1) / largest[:, None]).norm(dim=1)
+
+
+def _stationary(kernel: Any, precision: Tensor) -> Tensor:
+    """Return τ Λ⁻¹ where C = Λ⁻¹, else the solution of a linear system.
+
+    That is Σ = M Σ Mᵀ + τ C (I − E²) with M = I − C (I − E) Λ; in general C and Λ do not commute.
+    """
+    d = len(precision)
+    M = torch.eye(d).to(precision) - kernel._gain.apply(precision).mT
+    Q = kernel.temperature * kernel._noise.apply(torch.eye(d).to(precision))
+    left = torch.eye(d * d).to(precision) - torch.kron(M, M)
+    return torch.linalg.solve(left, Q.flatten()).reshape(d, d)
+
+
+@dataclass(frozen=True)
+class ExponentialEuler(Overdamped):
+    r"""Langevin dynamics by an exponential integrator about N(m, C), for any m.
+
+    The score is split into s(x) = −C⁻¹(x − m) + r(x). Over a step the linear part is solved exactly
+    and r is held at its value at the start, which gives
+
+    .. math::
+        x' = x + C (I - E)\, \nabla \log p(x) + \sqrt{τ}\, \left( C (I - E^2) \right)^{1/2} z,
+        \quad E = e^{-h C^{-1}}
+
+    m drops out. On N(m, C) a step of any size h is that of the dynamics itself, so the law is
+    exact; as C → ∞ it is `ULA`. On other laws the error is of order h, and the step is stable if C
+    (I − E) < 2/L, L the largest curvature: for every h if C ≤ 2/L. A chain that becomes NaN or
+    infinite stays where it was and is flagged `diverging`.
+
+    References:
+        | Exponential Integrators (Hochbruck & Ostermann, 2010)
+        | https://doi.org/10.1017/S0962492910000048
+
+    Arguments:
+        step_size: h > 0, the time of a step.
+        covariance: C, the covariance if the law were Gaussian: a number, a diagonal in the shape
+            of an event, a symmetric positive definite matrix, or a `Preconditioner`.
+        temperature, on_nonfinite: As in `ULA`.
+    """
+
+    step_size: float
+    covariance: Preconditioner | Tensor | float
+    temperature: float = 1.0
+    on_nonfinite: Unadjusted = "freeze"
+    _gain: Preconditioner = field(init=False, repr=False, compare=False)
+    _noise: Preconditioner = field(init=False, repr=False, compare=False)
+
+    facts: ClassVar[Facts] = unadjusted_facts(1, _stationary, affine=True)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        C, h = as_preconditioner(self.covariance), self.step_size
+        object.__setattr__(self, "covariance", C)
+        object.__setattr__(self, "_gain", _function(C, lambda c: -c * torch.expm1(-h / c)))
+        object.__setattr__(self, "_noise", _function(C, lambda c: -c * torch.expm1(-2 * h / c)))
+
+    def _next(self, state: LangevinState, generator: Generator | None) -> Tensor:
+        noise = self._noise.sqrt(randn_like(state.x, generator))
+        return state.x + self._gain.apply(state.score) + self.temperature**0.5 * noise
+
+
+def _function(C: Preconditioner, f: Callable[[Tensor], Tensor]) -> Preconditioner:
+    """Return f(C), entry by entry or on the eigenvalues of a matrix."""
+    if not isinstance(C.value, Tensor):
+        return Preconditioner(float(f(torch.tensor(C.value, dtype=torch.float64))))
+    if C.kind == "diagonal":
+        return Preconditioner(f(C.value), kind="diagonal")
+    w, U = torch.linalg.eigh(C.value)
+    return Preconditioner((U * f(w)) @ U.mT, kind="matrix")

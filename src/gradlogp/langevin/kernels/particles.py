@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ...core import Generator, Streams, check_function, check_number, distances
 from .facts import Facts, unadjusted_facts
-from .steps import LangevinState, Overdamped, Unadjusted, check_policy, check_step
+from .steps import LangevinState, Overdamped, Unadjusted
 
 ParticleKernel = Callable[[Tensor], tuple[Tensor, Tensor]]
 """x `(n, d)` -> k(x_j, x_i) as `(n, n)` in [i, j], and Σ_j ∇_{x_j} k(x_j, x_i) as `(n, d)`."""
@@ -34,8 +34,8 @@ class Linear:
 class RBF:
     r"""The Gaussian kernel k(x, y) = exp(−‖x − y‖²/(2ℓ²)).
 
-    Without a bandwidth :math:`ℓ^2 = m^2 / (2 \log(n + 1))`, m the median distance of two particles,
-    found anew at each step.
+    Without a bandwidth :math:`ℓ^2 = m^2 / (2 \log(n + 1))`, m the median distance of two
+    particles, computed at each step.
 
     Arguments:
         bandwidth: ℓ > 0, or None for the median rule.
@@ -85,13 +85,13 @@ class SVGD(Overdamped):
         x_i' = x_i + h\, \frac1n \sum_{j=1}^n \left( k(x_j, x_i) \nabla \log p(x_j)
                + \nabla_{x_j} k(x_j, x_i) \right)
 
-    Unlike every other kernel here it couples the members of the batch: each particle moves by
-    where all others are, so that x0 must be run as a whole (in chunks it is refused) and more
-    "chains" make another result, not more of it. It is deterministic, `generator` is not used;
+    Unlike all other kernels it couples the members of the batch: the move of a particle depends on
+    all others, so that x0 must be run as a whole (chunks are refused), and with more "chains" the
+    result is different, not just larger. It is deterministic, and `generator` is not used;
     standard errors of independent draws do not apply. With n = 1 and `RBF` it is gradient ascent;
-    with few particles in high dimension it loses variance. With `Linear` on a Gaussian it stops at
-    particles of the exact mean and covariance (of divisor n) for n > d. A particle that becomes NaN
-    or infinite stays where it was and is flagged `diverging`.
+    with few particles in high dimension it loses variance. With `Linear` on a Gaussian it
+    converges to particles with the exact mean and covariance (with divisor n) for n > d. A
+    particle that becomes NaN or infinite stays where it was and is flagged `diverging`.
 
     References:
         | Stein Variational Gradient Descent: A General Purpose Bayesian Inference Algorithm
@@ -103,7 +103,7 @@ class SVGD(Overdamped):
     Arguments:
         step_size: h > 0.
         kernel: `RBF()`, `Linear()` or a function (`ParticleKernel`).
-        on_nonfinite: `raise` for a `FloatingPointError` where a particle would be frozen.
+        on_nonfinite: `raise` for a `FloatingPointError` instead of a frozen particle.
     """
 
     step_size: float
@@ -113,9 +113,8 @@ class SVGD(Overdamped):
     facts: ClassVar[Facts] = unadjusted_facts(None, affine=False, draws=0)
 
     def __post_init__(self) -> None:
-        check_step(self.step_size)
+        super().__post_init__()
         check_function(self.kernel, "kernel")
-        check_policy(self.on_nonfinite, Unadjusted)
 
     def _next(self, state: LangevinState, generator: Generator | None) -> Tensor:
         if isinstance(generator, Streams) and generator.stop - generator.start < generator.total:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ...core import Generator, check_function, check_same_shape, randn_like
 from .facts import Facts, unadjusted_facts
-from .steps import LangevinState, Overdamped, Unadjusted, check_policy, check_step, langevin_step
+from .steps import LangevinState, Overdamped, Unadjusted, langevin_step
 
 Field = Callable[[Tensor], Tensor]
 
@@ -25,8 +25,8 @@ class PositionDependentULA(Overdamped):
         + \sqrt{2 h τ}\, G(x)^{1/2} z, \quad
         (\operatorname{div} G)_i = \sum_j \partial_j G_{ij}
 
-    Without div G the law in one dimension tends to p/G instead of p, however small the step, so
-    that it has to be given: as a function, or as `"autograd"`. With it the error is of order h, as
+    Without div G the law in one dimension tends to p/G instead of p, however small the step is. It
+    is therefore required: as a function, or as `"autograd"`. With it the error is of order h, as
     for `ULA`. The root of a matrix is its Cholesky factor. A chain that becomes NaN or infinite
     stays where it was and is flagged `diverging`.
 
@@ -38,12 +38,11 @@ class PositionDependentULA(Overdamped):
 
     Arguments:
         step_size: h > 0.
-        G: x -> the diagonal of G(x), shape of x, or the matrices `(B, d, d)` with d entries an
-            event. Each row from its own x only.
+        G: x -> the diagonal of G(x), shape of x, or the matrices `(B, d, d)` for d entries per
+            event. Each row may depend only on its own x.
         divergence: x -> div G(x), shape of x, or `"autograd"`: one forward-mode derivative of G
             for each of the d directions.
-        temperature: τ ≥ 0: samples p^{1/τ}.
-        on_nonfinite: `raise` for a `FloatingPointError` where a chain would be frozen.
+        temperature, on_nonfinite: As in `ULA`.
 
     Raises:
         ValueError: For an argument out of its range; in a step, if G is not positive definite or
@@ -59,8 +58,7 @@ class PositionDependentULA(Overdamped):
     facts: ClassVar[Facts] = unadjusted_facts(1, affine=False)
 
     def __post_init__(self) -> None:
-        check_step(self.step_size, self.temperature)
-        check_policy(self.on_nonfinite, Unadjusted)
+        super().__post_init__()
         check_function(self.G, "G", "; for a constant use PreconditionedULA")
         if not isinstance(self.divergence, str) or self.divergence != "autograd":
             why = ", or 'autograd'; without div G the wrong law is sampled"

@@ -5,8 +5,8 @@ dX = P ∇ log p(X) dt + √2 P ∘ dW, P = I − x̂ x̂ᵀ. A step goes along 
 
     exp_x(v) = cos(θ) x + (sin(θ)/θ) v,   θ = ‖v‖/r,   v tangent at x,
 
-and so never leaves the sphere. The target is any density on R^d: the part of its score along x is not
-used. Uniform on the sphere is a constant log-density, von Mises–Fisher is η · x.
+and so never leaves the sphere. The target is any density on R^d: the part of its score along x is
+not used. The uniform law on the sphere is a constant log-density, von Mises–Fisher is η · x.
 """
 
 from __future__ import annotations
@@ -32,15 +32,13 @@ from .facts import LANGEVIN, Facts, metropolis_facts, unadjusted_facts
 from .steps import (
     Adjusted,
     LangevinState,
+    Metropolised,
     MetropolisInfo,
     MetropolisState,
     Overdamped,
     Unadjusted,
-    check_policy,
-    check_step,
-    check_warm,
+    check_shared,
     decided,
-    metropolis_start,
     proposed,
 )
 
@@ -85,19 +83,20 @@ class SphereULA(Overdamped):
 
     .. math:: x' = \exp_x\left( h P \nabla \log p(x) + \sqrt{2 h τ}\, P z \right)
 
-    The uniform law is kept exactly, for every h; the bias on others is of order h. On a circle it is
-    ULA of the angle. A chain that becomes NaN or infinite stays where it was and is flagged
-    `diverging`.
+    The uniform law is exactly invariant for every h; the bias on other laws is of order h. On a
+    circle it is ULA for the angle. A chain that becomes NaN or infinite stays where it was and is
+    flagged `diverging`.
 
     References:
         | Geodesic Monte Carlo on Embedded Manifolds (Byrne & Girolami, 2013)
         | https://arxiv.org/abs/1301.6064
 
     Arguments:
-        step_size: h > 0; a step has the length √(2h(d − 1)), to be compared with the radius.
+        step_size: h > 0; a step has the length √(2h(d − 1)), which should be compared with the
+            radius.
         radius: r > 0; chains must start on the sphere.
         temperature: τ ≥ 0: samples p^{1/τ}; 0 is gradient flow on the sphere.
-        on_nonfinite: `raise` for a `FloatingPointError` where a chain would be frozen.
+        on_nonfinite: `raise` for a `FloatingPointError` instead of a frozen chain.
     """
 
     step_size: float
@@ -108,9 +107,8 @@ class SphereULA(Overdamped):
     facts: ClassVar[Facts] = unadjusted_facts(1, affine=False)
 
     def __post_init__(self) -> None:
-        check_step(self.step_size, self.temperature)
+        super().__post_init__()
         check_number(self.radius, "radius", above=0)
-        check_policy(self.on_nonfinite, Unadjusted)
 
     def init(self, x: Float[Tensor, "chain *event"], target: Density) -> LangevinState:
         """Return the state at x.
@@ -130,7 +128,7 @@ class SphereULA(Overdamped):
 
 
 @dataclass(frozen=True)
-class SphereMALA:
+class SphereMALA(Metropolised):
     r"""Langevin algorithm on a sphere with a Metropolis correction: leaves p invariant.
 
     The proposal is that of `SphereULA`, read as one leapfrog step of time ε = √(2h) along a
@@ -141,8 +139,8 @@ class SphereMALA:
         (x, p) \leftarrow \text{geodesic for time } ε, \quad p \leftarrow p + \tfrac{ε}{2} P s(x)
 
     accepted with probability min(1, exp(−ΔH/τ)), H = −log p(x) + ½‖p‖². The step preserves volume
-    and can be reversed, so that no density of the proposal is needed, of which there are infinitely
-    many terms, one for each time that the geodesic goes round.
+    and is reversible, so that the density of the proposal is not needed, which would have
+    infinitely many terms, one for each time that the geodesic goes round.
 
     References:
         | Geodesic Monte Carlo on Embedded Manifolds (Byrne & Girolami, 2013)
@@ -152,7 +150,7 @@ class SphereMALA:
         step_size: h > 0.
         radius: r > 0; chains must start on the sphere.
         temperature: τ > 0: samples p^{1/τ}.
-        on_nonfinite: `raise` for a `FloatingPointError` where a proposal would be flagged.
+        on_nonfinite: `raise` for a `FloatingPointError` instead of a flag.
     """
 
     step_size: float
@@ -163,10 +161,8 @@ class SphereMALA:
     facts: ClassVar[Facts] = replace(metropolis_facts(LANGEVIN), stationary=None)
 
     def __post_init__(self) -> None:
-        check_step(self.step_size, self.temperature)
-        check_warm(self, self.temperature)
+        check_shared(self, Adjusted)
         check_number(self.radius, "radius", above=0)
-        check_policy(self.on_nonfinite, Adjusted)
 
     def init(self, x: Float[Tensor, "chain *event"], target: Density) -> MetropolisState:
         """Return the state at x.
@@ -175,7 +171,7 @@ class SphereMALA:
             ValueError: If x is not on the sphere, the target has no log-density, or it is not
                 finite at x.
         """
-        state = metropolis_start(x, target)
+        state = super().init(x, target)
         check_on_sphere(x, self.radius)
         return state
 

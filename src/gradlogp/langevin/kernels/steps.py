@@ -1,4 +1,4 @@
-r"""What the kernels share: states, what a step tells, and what becomes of numbers not finite."""
+"""What kernels share: states, information about a step, treatment of non-finite numbers."""
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ from ...core import (
     per_sample,
     rand_like,
 )
+from .preconditioner import as_preconditioner
 
 Unadjusted = Literal["freeze", "raise"]
 """What an unadjusted kernel does with a chain that becomes NaN or infinite."""
@@ -41,7 +42,7 @@ class LangevinState(NamedTuple):
 
 
 class LangevinInfo(NamedTuple):
-    """What a step of an unadjusted kernel tells: whether the chain became NaN or infinite."""
+    """Information about an unadjusted step: whether the chain became NaN or infinite."""
 
     diverging: Bool[Tensor, " chain"]
 
@@ -55,7 +56,7 @@ class MetropolisState(NamedTuple):
 
 
 class MetropolisInfo(NamedTuple):
-    """What a Metropolis step tells, for each chain; `acceptance` is the probability."""
+    """Information about a Metropolis step of each chain; `acceptance` is the probability."""
 
     acceptance: Float[Tensor, " chain"]
     accepted: Bool[Tensor, " chain"]
@@ -69,40 +70,46 @@ S = TypeVar("S", bound=tuple[Tensor, ...])
 # ---------------------------------------------------------------------------- arguments
 
 
-def check_step(
-    step_size: float | Tensor, temperature: float = 1.0, *, per_chain: bool = False
-) -> None:
-    """Raise `ValueError` unless h > 0 and τ ≥ 0, both finite; h may be `(chain,)` if `per_chain`."""
+def check_step(step_size: float | Tensor, *, per_chain: bool = False) -> None:
+    """Raise `ValueError` unless h > 0 is finite; it may be `(chain,)` if `per_chain`."""
     if isinstance(step_size, Tensor) and per_chain:
         check_finite(step_size, "step_size")
         if step_size.ndim != 1 or not bool((step_size > 0).all()):
             raise ValueError("step_size must be one positive number, or one per chain")
     else:
         check_number(step_size, "step_size", above=0)
+
+
+def check_shared(
+    kernel: Any, policies: Any, *, per_chain: bool = False, schedule: bool = False
+) -> None:
+    """Raise `ValueError` for a step size, temperature or policy of a kernel out of its range.
+
+    The policies are `Unadjusted`, or `Adjusted`, which needs τ > 0: at 0 there is no density to be
+    reversible for. With `schedule` step sizes may be a function. A preconditioner becomes a
+    `Preconditioner`.
+    """
+    if not (schedule and callable(kernel.step_size)):
+        check_step(kernel.step_size, per_chain=per_chain)
+    temperature = getattr(kernel, "temperature", 1.0)
     check_number(temperature, "temperature", least=0)
+    if temperature == 0 and policies is Adjusted:
+        raise ValueError(
+            f"{type(kernel).__name__} needs temperature > 0; "
+            "for gradient flow use ULA(temperature=0)"
+        )
+    check_option(kernel.on_nonfinite, "on_nonfinite", policies)
+    if hasattr(kernel, "preconditioner"):
+        object.__setattr__(kernel, "preconditioner", as_preconditioner(kernel.preconditioner))
 
 
 def per_chain(step_size: float | Tensor, x: Tensor) -> Float[Tensor, " chain"]:
     """Return the step size of every chain.
 
     Raises:
-        ValueError: If there is one for each of another number of chains.
+        ValueError: If the number of step sizes is not that of the chains.
     """
     return per_sample(step_size, x, "step_size").reshape(-1).expand(len(x))
-
-
-def check_warm(kernel: object, temperature: float) -> None:
-    """Raise `ValueError` at τ = 0, where there is no density to be reversible for."""
-    if temperature == 0:
-        raise ValueError(
-            f"{type(kernel).__name__} needs temperature > 0; "
-            "for gradient flow use ULA(temperature=0)"
-        )
-
-
-def check_policy(on_nonfinite: str, policies: Any) -> None:
-    """Raise `ValueError` unless on_nonfinite is one of the policies `Unadjusted` or `Adjusted`."""
-    check_option(on_nonfinite, "on_nonfinite", policies)
 
 
 # ---------------------------------------------------------------------------- pieces of a step
@@ -115,9 +122,9 @@ def jittered_length(n: int, k: int) -> int:
 
     .. math:: n_k = 1 + \lfloor (2n - 1)\, \{k φ\} \rfloor, \quad φ = (\sqrt 5 - 1)/2
 
-    with the fractional part {·}. The lengths do not depend on the state, so that each step keeps the
-    density; they are the same for all chains, which costs no work that some chains throw away, and
-    they fill 1 … 2n − 1 more evenly than random ones.
+    with the fractional part {·}. The lengths do not depend on the state, so each step leaves the
+    density invariant. They are the same for all chains, so that no work is wasted, and they fill 1
+    … 2n − 1 more evenly than random lengths.
     """
     return 1 + int((2 * n - 1) * (k * GOLDEN % 1.0))
 
@@ -145,15 +152,15 @@ def langevin_step(
 
 
 def finite(x: Tensor) -> Bool[Tensor, " chain"]:
-    """Tell which chains have finite numbers only."""
+    """Return which chains have finite numbers only."""
     return torch.isfinite(x).reshape(len(x), -1).all(1)
 
 
 def all_finite(fields: tuple[Tensor, ...]) -> bool:
-    """Tell in one pass whether all numbers are finite; False where they may merely be large.
+    """Return in one pass whether all numbers are finite; False if they may merely be large.
 
-    A sum is finite only if every term is: ∞ − ∞ is not a number either. Also False where to look at a
-    number means to wait for a device: to treat each chain by itself costs less.
+    A sum is finite only if every term is: ∞ − ∞ is NaN. Also False on a device, where reading a
+    number waits for it: treating each chain separately costs less.
     """
     if fields[0].device.type != "cpu":
         return False
@@ -197,6 +204,9 @@ def langevin_start(x: Tensor, target: Density) -> LangevinState:
 class Overdamped:
     """What kernels share whose state is position and score: each says in `_next` where a step leads."""
 
+    def __post_init__(self) -> None:
+        check_shared(self, Unadjusted)
+
     def init(self, x: Float[Tensor, "chain *event"], target: Density) -> LangevinState:
         """Return the state at x."""
         return langevin_start(x, target)
@@ -220,7 +230,7 @@ def _alike(x: Tensor, score: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def metropolis_start(x: Tensor, target: Density) -> MetropolisState:
-    """Return position, score and log-density where a chain starts.
+    """Return position, score and log-density at the start of the chains.
 
     Raises:
         ValueError: If the target has no log-density, or that or the score is not finite at x.
@@ -236,6 +246,18 @@ def metropolis_start(x: Tensor, target: Density) -> MetropolisState:
     return MetropolisState(*_alike(x, score), log_prob)
 
 
+class Metropolised:
+    """What kernels share whose state is position, score and log-density."""
+
+    def init(self, x: Float[Tensor, "chain *event"], target: Density) -> MetropolisState:
+        """Return the state at x.
+
+        Raises:
+            ValueError: If the target has no log-density, or it is not finite at x.
+        """
+        return metropolis_start(x, target)
+
+
 def select(take: Tensor, new: S, old: S) -> S:
     """Return the new state for the chains in `take` and the old one for the others."""
     fields = (
@@ -246,7 +268,7 @@ def select(take: Tensor, new: S, old: S) -> S:
 
 
 def settle(new: S, old: S, on_nonfinite: Unadjusted) -> tuple[S, LangevinInfo]:
-    """Keep the new state where all of it is finite; elsewhere the old one, or an error.
+    """Return the new state where all of it is finite; elsewhere the old one, or raise an error.
 
     Raises:
         FloatingPointError: For `on_nonfinite="raise"`, if a chain became NaN or infinite.
@@ -294,17 +316,18 @@ def metropolis(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Accept each proposal with probability min(1, exp(log_ratio)).
 
-    A proposal outside the support, log p = −∞ and all else finite, is an ordinary rejection.
+    A proposal outside the support, log p = −∞ with everything else finite, is an ordinary
+    rejection.
 
     Arguments:
         log_ratio: Logarithm of the Metropolis-Hastings ratio.
-        proposal: What has to be finite besides the log-density: position, score, momentum.
+        proposal: What must be finite besides the log-density: position, score, momentum.
         log_prob: Log-density at the proposal.
-        on_nonfinite: What to do where something is not finite.
-        generator: Where the uniform numbers come from.
+        on_nonfinite: What to do if something is not finite.
+        generator: Source of the uniform numbers.
 
     Returns:
-        The probability of acceptance, who accepted, and whose proposal was not finite.
+        The probability of acceptance, which chains accepted, and whose proposal was not finite.
 
     Raises:
         FloatingPointError: For `on_nonfinite="raise"`, if a proposal was not finite.

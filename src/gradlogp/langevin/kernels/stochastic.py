@@ -25,10 +25,18 @@ from ...core import (
     check_same_shape,
     randn_like,
 )
-from .decreasing import StepSize, check_step_size, step_size_at
 from .facts import Facts, unadjusted_facts
-from .minibatch import Anchor, Estimator, Plain, as_minibatched, draw_index, start
-from .steps import Unadjusted, check_policy, check_step, langevin_step, settle
+from .minibatch import (
+    Anchor,
+    Estimator,
+    Plain,
+    StepSize,
+    as_minibatched,
+    draw_index,
+    start,
+    step_size_at,
+)
+from .steps import Unadjusted, check_shared, langevin_step, settle
 from .underdamped import thermal
 
 Correction = Literal["exact", "omitted"]
@@ -36,7 +44,7 @@ Correction = Literal["exact", "omitted"]
 
 
 class StochasticInfo(NamedTuple):
-    """What a step on a minibatch tells: its size, and whether the chain was frozen."""
+    """Information about a minibatch step: its size, and whether the chain was frozen."""
 
     step_size: Float[Tensor, " chain"]
     diverging: Bool[Tensor, " chain"]
@@ -73,11 +81,9 @@ class PSGLDState(NamedTuple):
 
 def check_settings(kernel: Any) -> None:
     """Raise `ValueError` for a step size, batch size, temperature or policy out of its range."""
-    check_step_size(kernel.step_size)
-    check_step(1.0, kernel.temperature)
+    check_shared(kernel, Unadjusted, schedule=True)
     check_count(kernel.batch_size, "batch_size")
     check_kind(kernel.estimator, "estimator", ("start", "refresh"), "one such as Plain()")
-    check_policy(kernel.on_nonfinite, Unadjusted)
 
 
 def prepare(
@@ -101,7 +107,7 @@ def prepare(
 def taken(
     kernel: Any, state: Any, h: float, anchor: Anchor, **moved: Tensor
 ) -> tuple[Any, StochasticInfo]:
-    """Return the state after a step of size h, and what it tells; for a frozen chain time goes on."""
+    """Return the state after a step of size h, and its info; time also advances for frozen chains."""
     old = tuple(getattr(state, name) for name in moved)
     new, info = settle(tuple(moved.values()), old, kernel.on_nonfinite)
     state = state._replace(
@@ -119,10 +125,10 @@ class SGLD:
         x' = x + h_k \hat g(x) + \sqrt{2 h_k τ}\, z, \quad
         \hat g(x) = \nabla \log π(x) + \frac{N}{n} \sum_{i \in S} \nabla \log ℓ(y_i | x)
 
-    Every chain draws its own batch S, then z. On N(μ, 1/λ) with gradient noise of variance V
-    its stationary variance is (1 + hV/2)/(λ(1 − hλ/2)) at τ = 1, where ULA has V = 0: a fixed step
-    is never exact, steps that decrease get there. Whoever thinks in ε/2 and √ε has h = ε/2. A chain
-    that becomes NaN or infinite stays where it was and is flagged `diverging`.
+    Every chain draws its own batch S, then z. On N(μ, 1/λ) with gradient noise of variance V its
+    stationary variance is (1 + hV/2)/(λ(1 − hλ/2)) at τ = 1, where ULA has V = 0: a fixed step is
+    never exact, but decreasing steps are asymptotically. In the convention with ε/2 and √ε, h =
+    ε/2. A chain that becomes NaN or infinite stays where it was and is flagged `diverging`.
 
     References:
         | Bayesian Learning via Stochastic Gradient Langevin Dynamics (Welling & Teh, 2011)
@@ -137,7 +143,7 @@ class SGLD:
         replace: Whether a batch may hold an observation twice.
         temperature: τ ≥ 0: samples p^{1/τ}.
         estimator: `Plain()`, `ControlVariates(x_star)` or `SVRG(every)`.
-        on_nonfinite: `raise` for a `FloatingPointError` where a chain would be frozen.
+        on_nonfinite: `raise` for a `FloatingPointError` instead of a frozen chain.
 
     Examples:
         >>> prior = lambda x: -x.square().sum(1) / 2
@@ -188,12 +194,13 @@ class SGHMC:
         p' = (1 - h γ)\, p + h\, \hat g(x) + \sqrt{2 h γ τ - h^2 \hat V}\, z, \quad
         x' = x + h\, p'
 
-    The momentum goes first and the position takes the new one. (Both from the old values, explicit
-    Euler, is much worse: on N(0, 1) with γ = 1 and h = 0.1 the variance of x is 1.114, here
-    1.0026.) V̂ is what is known of the variance of ĝ, for each coordinate: the noise of the batch
-    then does part of the work of z. h is a time: it compares with h²/2 of `SGLD`. Stable for
-    h γ < 2 and h² λ < 4 − 2hγ with λ the largest curvature. Momenta start from N(0, τ I), by `refresh`.
-    A chain that becomes NaN or infinite stays where it was and is flagged `diverging`.
+    The momentum is updated first, and the position uses the new momentum. (Explicit Euler, with
+    both from the old values, is much worse: on N(0, 1) with γ = 1 and h = 0.1 the variance of x is
+    1.114, here 1.0026.) V̂ is an estimate of the variance of ĝ, for each coordinate: the noise of
+    the batch then replaces a part of z. h is a time: h²/2 corresponds to the step of `SGLD`.
+    Stable for h γ < 2 and h² λ < 4 − 2hγ with λ the largest curvature. Momenta start from N(0, τ
+    I), by `refresh`. A chain that becomes NaN or infinite stays where it was and is flagged
+    `diverging`.
 
     References:
         | Stochastic Gradient Hamiltonian Monte Carlo (Chen et al., 2014)
@@ -204,10 +211,7 @@ class SGHMC:
         batch_size: n, the observations of a batch.
         friction: γ > 0.
         noise_estimate: V̂ ≥ 0, at most 2γτ/h.
-        replace: Whether a batch may hold an observation twice.
-        temperature: τ ≥ 0: samples p^{1/τ}.
-        estimator: `Plain()`, `ControlVariates(x_star)` or `SVRG(every)`.
-        on_nonfinite: `raise` for a `FloatingPointError` where a chain would be frozen.
+        replace, temperature, estimator, on_nonfinite: Those of `SGLD`.
     """
 
     step_size: StepSize
@@ -271,10 +275,11 @@ class PSGLD:
             = -\frac{(1 - a)\, G_i^2}{\sqrt{V'_i}}\, \frac{\hat g_i}{N}\,
               \frac{1}{N} \frac{\partial \hat g_i}{\partial x_i}
 
-    entry by entry, and V = 0 at the start. Without Γ a G that follows x quickly (a near 0) makes
-    the chain sample p/G. Γ is exact for G as a function of the present x, with the batch and the
-    past V held fixed, and 0 where V' is 0 (G has a kink there). As V remembers the path, x alone is
-    no Markov chain, and pSGLD is not exact even with Γ; the rest vanishes as a -> 1.
+    entry by entry, and V = 0 at the start. Without Γ, if G follows x quickly (a near 0), the chain
+    samples p/G. Γ is exact for G as a function of the current x, with the batch and the past V
+    held fixed, and is set to 0 where V' is 0 (G has a kink there). As V remembers the path, x
+    alone is not a Markov chain, and pSGLD is not exact even with Γ; the remaining error vanishes
+    as a -> 1.
 
     References:
         | Preconditioned Stochastic Gradient Langevin Dynamics for Deep Neural Networks
@@ -286,14 +291,11 @@ class PSGLD:
     Arguments:
         step_size: h > 0, or a schedule k -> h_k.
         batch_size: n, the observations of a batch.
-        correction: "exact" adds Γ, by d vector-Jacobian products a step; "omitted" leaves it out,
-            as is usual for large d, at the price of a bias of order (1 − a).
+        correction: "exact" adds Γ, by d vector-Jacobian products per step; "omitted" omits it, as
+            is usual for large d, at the cost of a bias of order (1 − a).
         decay: a in [0, 1], the memory of V.
         regularizer: λ > 0.
-        replace: Whether a batch may hold an observation twice.
-        temperature: τ ≥ 0: samples p^{1/τ}.
-        estimator: `Plain()`, `ControlVariates(x_star)` or `SVRG(every)`.
-        on_nonfinite: `raise` for a `FloatingPointError` where a chain would be frozen.
+        replace, temperature, estimator, on_nonfinite: Those of `SGLD`.
     """
 
     step_size: StepSize

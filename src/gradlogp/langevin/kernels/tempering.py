@@ -1,4 +1,4 @@
-r"""Parallel tempering: replicas at several temperatures that exchange their places."""
+r"""Parallel tempering: replicas at several temperatures that are swapped."""
 
 from __future__ import annotations
 
@@ -28,9 +28,10 @@ from .steps import MetropolisState, check_step
 
 
 class TemperingState(NamedTuple):
-    """The coldest replica (x, its score and log-density), all of them, and who they are.
+    """The coldest replica (x, its score and log-density), all replicas, and their origin.
 
-    Entry r of `replicas` is the one at temperature r; `origin` says at which it started.
+    Entry r of `replicas` is the one at temperature r; `origin` says at which temperature it
+    started.
     """
 
     x: Float[Tensor, "chain *event"]
@@ -44,9 +45,9 @@ class TemperingState(NamedTuple):
 
 
 class TemperingInfo(NamedTuple):
-    """What a step tells of every chain, and of every pair of neighbours on its ladder.
+    """Information about a step of every chain, and about every pair of neighbours on its ladder.
 
-    `swap_acceptance` is the probability of a swap wherever `proposed`, else 0.
+    `swap_acceptance` is the probability of a swap where `proposed`, and 0 elsewhere.
     """
 
     log_prob: Float[Tensor, " chain"]
@@ -76,11 +77,11 @@ class ParallelTempering:
         x_i \sim p^{1/τ_i}, \quad x_i \leftrightarrow x_{i+1} \text{ with probability }
         \min\left(1, e^{(1/τ_i - 1/τ_{i+1})(\log p(x_{i+1}) - \log p(x_i))}\right)
 
-    One chain is a ladder of R replicas, of which the coldest is shown as x. In a step each replica
-    is moved by the kernel of its temperature, and after every `swap_every`-th step swaps are tried:
-    of the pairs (0, 1), (2, 3), … and the next time (1, 2), (3, 4), …. The alternation carries
-    replicas through the ladder in one direction instead of to and fro. The law kept is the product
-    of p^{1/τ_i}, exactly. All replicas start at x; a chain is flagged `diverging` where one of its
+    One chain is a ladder of R replicas, and x is the coldest. In a step each replica is moved by
+    the kernel of its temperature, and after every `swap_every`-th step swaps are proposed: for the
+    pairs (0, 1), (2, 3), …, and the next time for (1, 2), (3, 4), …. The alternation carries
+    replicas through the ladder in one direction instead of to and fro. The product of p^{1/τ_i} is
+    exactly invariant. All replicas start at x; a chain is flagged `diverging` if one of its
     replicas is.
 
     References:
@@ -89,12 +90,12 @@ class ParallelTempering:
         | https://arxiv.org/abs/1905.02939
 
     Arguments:
-        step_size: h > 0 for all temperatures, or one for each. One h fits all where p is Gaussian:
+        step_size: h > 0 for all temperatures, or one for each. One h suits all if p is Gaussian:
             the noise of MALA at τ has variance 2hτ, and grows with the width of p^{1/τ}.
-        temperatures: τ_0 < τ_1 < …, the first of them that of the law that is wanted, usually 1.
-        swap_every: Steps from one round of swaps to the next.
-        kernel: h, τ -> a kernel that keeps p^{1/τ} and whose state is position, score and
-            log-density (`MetropolisState`), such as `MALA`.
+        temperatures: τ_0 < τ_1 < …, the first of them that of the target law, usually 1.
+        swap_every: Number of steps between rounds of swaps.
+        kernel: h, τ -> a kernel that leaves p^{1/τ} invariant and whose state is position, score
+            and log-density (`MetropolisState`), such as `MALA`.
 
     Raises:
         ValueError: For temperatures that do not rise, or step sizes that do not fit.
@@ -147,7 +148,7 @@ class ParallelTempering:
 
         Raises:
             ValueError: For a target without log-density, one that is not finite at x, or a kernel
-                with a state of another kind, which could not be swapped.
+                with a different kind of state, which could not be swapped.
         """
         check_batch(x, name="x0")
         inner = self.kernel(self.step_sizes[0], self.temperatures[0]).init(x, target)

@@ -2,8 +2,8 @@ r"""Underdamped Langevin dynamics by splitting, with a momentum p beside the pos
 
 .. math:: dX = p/m\, dt, \quad dp = \nabla \log p(X)\, dt - γ p\, dt + \sqrt{2 γ τ m}\, dW
 
-It keeps the law of density p^{1/τ} in x and, independently, N(0, τ m I) in the momentum. Each of
-three parts of it is solved exactly, and a scheme is the order in which they take turns:
+Its invariant law has density p^{1/τ} in x and, independently, N(0, τ m I) in the momentum. Each of
+its three parts is solved exactly, and a scheme is the order in which they are applied:
 
 .. math::
     A_t: x \leftarrow x + t\, p/m, \quad
@@ -25,15 +25,7 @@ from torch import Tensor
 
 from ...core import Density, Generator, check_number, randn_like
 from .facts import Facts, Stationary, target_covariance, unadjusted_facts
-from .steps import (
-    LangevinInfo,
-    Unadjusted,
-    check_policy,
-    check_step,
-    langevin_start,
-    scored,
-    settle,
-)
+from .steps import LangevinInfo, Unadjusted, check_shared, langevin_start, scored, settle
 
 
 class KineticState(NamedTuple):
@@ -83,10 +75,10 @@ class Splitting:
         B_t: p \leftarrow p + t \nabla \log p(x), \quad
         O_t: p \leftarrow e^{-γ t} p + \sqrt{τ m (1 - e^{-2 γ t})}\, z
 
-    A letter that occurs k times lasts h/k each time. One step costs one score where every B comes
-    before the first A or after the last; a scheme as ABOBA needs one more, at the end of the step,
-    since the state carries the score of its position. Palindromes and their rotations have an
-    error of order h² in the stationary law of x. Momenta start from their law, by `refresh`. A
+    A letter that occurs k times lasts h/k each time. One step costs one score if every B comes
+    before the first A or after the last; a scheme such as ABOBA needs one more, at the end of the
+    step, since the state contains the score at its position. Palindromes and their rotations have
+    an error of order h² in the stationary law of x. Momenta start from their law, by `refresh`. A
     chain that becomes NaN or infinite stays where it was and is flagged `diverging`.
 
     References:
@@ -95,13 +87,13 @@ class Splitting:
         | https://doi.org/10.1093/amrx/abs010
 
     Arguments:
-        step_size: h > 0, a time: with momentum a step moves x by about h √(τ/m). It compares with
+        step_size: h > 0, a time: with momentum a step moves x by about h √(τ/m). It corresponds to
             the step h²/2 of `ULA`.
         scheme: The letters A, B, O in the order in which they act, such as `BAOAB`.
-        friction: γ > 0; infinity draws a fresh momentum.
+        friction: γ > 0; infinity draws a new momentum.
         mass: m > 0.
         temperature: τ ≥ 0: samples p^{1/τ}.
-        on_nonfinite: `raise` for a `FloatingPointError` where a chain would be frozen.
+        on_nonfinite: `raise` for a `FloatingPointError` instead of a frozen chain.
 
     Raises:
         ValueError: For an argument out of its range, or a scheme that lacks a letter.
@@ -115,9 +107,8 @@ class Splitting:
     on_nonfinite: Unadjusted = "freeze"
 
     def __post_init__(self) -> None:
-        check_step(self.step_size, self.temperature)
+        check_shared(self, Unadjusted)
         check_kinetic(self.friction, self.mass)
-        check_policy(self.on_nonfinite, Unadjusted)
         if not isinstance(self.scheme, str) or set(self.scheme) != set("ABO"):
             raise ValueError(
                 f"scheme must consist of the letters A, B and O, each at least once, "
@@ -126,10 +117,10 @@ class Splitting:
 
     @property
     def facts(self) -> Facts:
-        """What is known of it, by its scheme.
+        """What is known about the scheme.
 
-        A scheme that, read backwards, is a rotation of itself is a palindrome seen from another
-        point of its cycle, which changes the law of x by order h² only.
+        A scheme that, read backwards, is a rotation of itself is a palindrome seen from a
+        different point of its cycle, which changes the law of x only by order h².
         """
         known: dict[str, Stationary] = {"OBABO": _inflated, "OABAO": _deflated}
         known |= dict.fromkeys(("BAOAB", "BAOA", "ABOBA"), target_covariance)
@@ -148,9 +139,8 @@ class Splitting:
     def refresh(self, state: KineticState, *, generator: Generator | None = None) -> KineticState:
         """Return the state with momenta from their law, up to terms of order h².
 
-        That is N(0, τ m I) where the kicks at both ends of the scheme are equal. A scheme that
-        begins with more of them than it ends with stands half of the difference before: by
-        h/2 for `BAOA`.
+        That is N(0, τ m I) if the kicks at both ends of the scheme are equal. A scheme that begins
+        with more kicks than it ends with is earlier by half of the difference: by h/2 for `BAOA`.
         """
         scheme, momentum = self.scheme, thermal(state.x, self.temperature * self.mass, generator)
         first, last = len(scheme) - len(scheme.lstrip("B")), len(scheme) - len(scheme.rstrip("B"))
@@ -196,11 +186,7 @@ class BAOAB(Splitting):
         | https://doi.org/10.1063/1.4802990
 
     Arguments:
-        step_size: h > 0, a time.
-        friction: γ > 0.
-        mass: m > 0.
-        temperature: τ ≥ 0: samples p^{1/τ}.
-        on_nonfinite: `raise` for a `FloatingPointError` where a chain would be frozen.
+        step_size: h > 0, a time; the others are those of `Splitting`.
 
     Examples:
         >>> target, g = glp.Gaussian(torch.zeros(2)), torch.Generator().manual_seed(0)
@@ -224,11 +210,7 @@ class OBABO(Splitting):
         | https://doi.org/10.1103/PhysRevE.75.056707
 
     Arguments:
-        step_size: h > 0, a time.
-        friction: γ > 0.
-        mass: m > 0.
-        temperature: τ ≥ 0: samples p^{1/τ}.
-        on_nonfinite: `raise` for a `FloatingPointError` where a chain would be frozen.
+        step_size: h > 0, a time; the others are those of `Splitting`.
     """
 
     scheme: str = field(default="OBABO", init=False)
@@ -236,18 +218,14 @@ class OBABO(Splitting):
 
 @dataclass(frozen=True)
 class BAOA(Splitting):
-    r"""Underdamped Langevin dynamics, one kick a step, then drift, friction, drift.
+    r"""Underdamped Langevin dynamics, one kick per step, then drift, friction, drift.
 
     The same chain as `BAOAB`, seen half a kick earlier: on N(μ, Λ⁻¹) the laws of x and of the
     momentum are both exact for every stable h, and the two have covariance τ h/2. See `Splitting`
     for the maps.
 
     Arguments:
-        step_size: h > 0, a time.
-        friction: γ > 0.
-        mass: m > 0.
-        temperature: τ ≥ 0: samples p^{1/τ}.
-        on_nonfinite: `raise` for a `FloatingPointError` where a chain would be frozen.
+        step_size: h > 0, a time; the others are those of `Splitting`.
     """
 
     scheme: str = field(default="BAOA", init=False)

@@ -1,18 +1,19 @@
 r"""The driver `run`.
 
 Every chain has its own noise (`core.Streams`), so that the same generator state yields the same
-draws whatever the chunk size, and a run that is stopped goes on as if nothing had happened.
+draws for any chunk size, and a stopped run continues as if nothing had happened.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import inspect
+import logging
 import os
 import time
 import warnings
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
@@ -31,25 +32,84 @@ from ...core import (
     check_function,
     check_generator,
     check_kernel,
+    check_option,
     check_points,
     check_target,
     count_chunks,
+    new_seed,
     shares,
 )
 from ...distributions.parameters import parameters_of
+from .. import fused
 from ..chain import Chain
 from ..guard import Guarded
 from ..tuning import Adaptation
-from .engines import Engine, compiled
-from .plain import plain
-from .reading import plain_start, start_of
-from .resume import begin, check_saved
+from .reading import plain, plain_start, start_of
+from .resume import begin, check_saved, gathered
 from .rounds import Round, Thinning
-from .shared import gathered
-from .store import Keep, Store
-from .stream import Place, Stream, check_keep
+from .stream import Keep, Place, Store, Stream, check_keep
 from .walk import Asked, Walk, check_alone, go_on
 from .warmup import check_adapt, retuned
+
+Engine = Literal["auto", "torch", "fused"]
+
+WORTH = 2 * 10**7
+"""Steps of all chains together from which `auto` finds compiling, some ten seconds, worth it."""
+
+log = logging.getLogger("gradlogp")
+
+
+def compiled(
+    engine: Engine,
+    kernel: Any,
+    target: Density,
+    x0: Tensor | None,
+    n_steps: int,
+    burn_in: int,
+    thin: int,
+    generator: Generator | None,
+    plain: bool,
+    progress: Progress | None,
+) -> tuple[Chain, fused.Fused] | None:
+    """Run on the fused engine and return the result, or None if PyTorch has to run this.
+
+    Raises:
+        ValueError: For `fused` if that engine cannot run this, with the reason; or for an unknown
+            name.
+    """
+    check_option(engine, "engine", Engine)
+    if engine == "torch":
+        return None
+    reason = "it keeps draws in memory, in a single run, and cannot resume" if not plain else None
+    if reason is None and (x0 is None or not isinstance(generator, torch.Generator | None)):
+        reason = "it needs starting points and a torch.Generator"
+    if reason is None:
+        reason = fused.objection(kernel, target, x0)
+    if reason is not None:
+        if engine == "fused":
+            raise ValueError(f"engine='fused' cannot run this: {reason}")
+        log.info("engine='auto' uses PyTorch: %s", reason)
+        return None
+    assert x0 is not None
+    if engine == "auto":
+        reason = fused.slower(target, x0)
+        if n_steps * len(x0) < WORTH:
+            reason = "compiling would take longer"
+        if reason is not None:
+            log.info("engine='auto' uses PyTorch: %s", reason)
+            return None
+    assert not hasattr(generator, "draw")
+    seed = new_seed(generator)
+    found = fused.run(
+        kernel, target, x0, n_steps, burn_in, thin, seed=seed, progress=progress,
+        threads=torch.get_num_threads(),
+    )  # fmt: skip
+    chain = Chain(
+        found.draws, found.info, found.state, divergences=found.divergences,
+        step_size=float(kernel.step_size), complete=not found.interrupted,
+    )  # fmt: skip
+    return chain, found
+
 
 NOTE_SECONDS = 0.5
 """Between changes of the note beside a progress bar."""
@@ -78,58 +138,60 @@ def run(
     Of the states after steps 1 … n_steps the first `burn_in` are dropped and then every `thin`-th
     is kept: ⌊(n_steps − burn_in) / thin⌋ draws.
 
-    Ctrl-C ends the run: the draws so far come back, with `complete=False`. All chains have then
-    taken the same number of steps, for which up to a tenth of a second of work in each chunk is done
-    again; the fused engine ends with what it does within a fifth of a second, and has no `resume`. A
-    second Ctrl-C, or one before the first step or while the kernel is tuned, is raised; so is any on
-    a caller's own `NoiseSource`.
+    Ctrl-C ends the run: the draws so far are returned, with `complete=False`. All chains have then
+    taken the same number of steps, for which up to a tenth of a second of work in each chunk is
+    repeated; the fused engine ends within a fifth of a second, and has no `resume`. A second
+    Ctrl-C, or one before the first step or while the kernel is tuned, is raised; so is any Ctrl-C
+    with the caller's own `NoiseSource`.
 
     Arguments:
-        kernel: Such as `ULA(h)` or `MALA(h)`.
-        target: A density; any callable becomes one by `as_target`.
-        x0: Starting points, `(chain, *event)`; none with `resume`. Of a target with named parameters
-            the free numbers, `(chain, n_free)`: `target.parameters.unconstrain(values)`.
-        n_steps: Steps taken, burn-in included.
-        burn_in: Steps dropped at the start, in which the kernel is tuned if it is to `adapt`.
-        thin: Keep one draw in so many.
-        generator: Where the noise comes from; the same state gives the same draws, in chunks of
-            any size.
-        resume: A `Chain`, or its `resume` from a file: goes on where that run ended, with its
-            noise, what it had tuned of the kernel and, unless there is a burn-in, its thinning: 50
-            steps and 50 more are 100. Or the path that a run was to `keep` its draws in: takes the
-            remaining steps of that run, or all of its burn-in again, however it ended. Its other
-            arguments are known; kernel and target have to be the same.
-        keep: Where draws go: `memory`, beside the chains; `cpu`; or the path of a new `.npy` file
-            `(chain, draw, *event)` of which `Chain.draws` is then a view, read from the disk as it
-            is used. Room for all of them is made before the first step, with NaN where no draw is
-            yet; what each step reports goes to a file beside it, and every `stream.SAVE_SECONDS`
-            what the run goes on from. Neither Ctrl-C nor SIGTERM nor SIGHUP loses a draw, and
-            `Chain.open` reads what is there at any time.
+        kernel: A kernel such as `ULA(h)` or `MALA(h)`.
+        target: A density; any callable becomes one with `as_target`.
+        x0: Starting points, `(chain, *event)`; omitted with `resume`. For a target with named
+            parameters the unconstrained numbers `(chain, n_free)`:
+            `target.parameters.unconstrain(values)`.
+        n_steps: Number of steps, burn-in included.
+        burn_in: Number of steps dropped at the start, in which the kernel is tuned with `adapt`.
+        thin: Keep every `thin`-th draw.
+        generator: Source of the noise; the same state gives the same draws, in chunks of any size.
+        resume: A `Chain`, or its `resume` from a file: continues where that run ended, with its
+            noise, its tuned kernel and, unless there is a burn-in, its thinning: 50 steps and 50
+            more are 100. Or the path that an earlier run had as `keep`: performs the remaining
+            steps of that run, or its whole burn-in again, however it ended. Its other arguments
+            are known; kernel and target must be the same.
+        keep: Where to store draws: `memory`, on the device of the chains; `cpu`; or the path of a
+            new `.npy` file `(chain, draw, *event)`, of which `Chain.draws` is then a view that is
+            read from disk on use. Space for all draws is reserved before the first step, filled
+            with NaN. What each step reports is written to a second file, and every
+            `stream.SAVE_SECONDS` the state from which the run can continue. Neither Ctrl-C nor
+            SIGTERM nor SIGHUP loses a draw, and `Chain.open` reads the draws so far at any time.
         progress: Called as progress(done, total, note=...) after every step of every chunk, with
             stage, speed, mean acceptance and the divergent steps of the stage in the note; as
-            progress(done, total) if it takes no note.
-        chunk_size: Chains moved together; all by default.
+            progress(done, total) if it has no argument `note`.
+        chunk_size: Number of chains moved together; all by default.
         engine: `torch`, for any kernel, target and device; `fused`, compiled loops on the CPU for
-            ULA, Leimkuhler–Matthews, MALA and BAOAB on Gaussians, mixtures, `densities` and `Jitted`
-            functions, with other noise of the same law; `auto`, the fused one where it can and
-            compiling is worth it, and a line in the log where not.
+            ULA, Leimkuhler–Matthews, MALA, HMC and BAOAB on Gaussians, mixtures, `densities` and
+            `Jitted` functions, with different noise of the same law; `auto`, the fused engine if
+            it supports this and compiling is worth it, otherwise `torch` and a line in the log.
         adapt: Whether to tune the step size of a Metropolis kernel to the acceptance that is best
-            in high dimension; or an `Adaptation` that says to which, and whether a
-            preconditioner too. With the kept draws nothing changes any more: `Chain.kernel` tells
-            what came of it.
-        processes: Those that divide the chains among them, `core.Processes.here()`: each moves its
-            share of the same chains, bit for bit if these are whole chunks, and all come back in
-            every one. A kernel is tuned on all chains in each. Draws stay in memory.
+            in high dimension; or an `Adaptation` with the acceptance, and whether to tune a
+            preconditioner too. Nothing changes during the draws that are kept: `Chain.kernel` is
+            the tuned kernel.
+        processes: Processes that divide the chains among them, `core.Processes.here()`: each moves
+            its share of the same chains, bit for bit if these are whole chunks, and all draws are
+            returned in every process. A kernel is tuned on all chains in each process. Draws stay
+            in memory.
 
     Returns:
         `Chain` with draws `(chain, draw, *event)`, of named parameters their values, info with
         entries `(chain, draw)`, and the last state.
 
     Raises:
-        ValueError: If nothing would be kept, for a wrong shape, for an unknown `keep` or a file
-            that exists or that another run writes to, for a `resume` that does not fit, an engine
-            that cannot run this, or a kernel or burn-in with which there is nothing to adapt.
-        OSError: If there is no room for the draws, or their file is cut or replaced meanwhile.
+        ValueError: If no draw would be kept, for a wrong shape, an unknown `keep`, a file that
+            exists or that another run writes to, a `resume` that does not fit, an engine that
+            cannot run this, or a kernel or burn-in with which there is nothing to adapt.
+        OSError: If there is no room for the draws, or their file is truncated or replaced during
+            the run.
 
     Examples:
         >>> target, g = glp.Gaussian([1.0]), torch.Generator().manual_seed(0)

@@ -1,7 +1,7 @@
 """Files of a stream of draws: reserved before the first step, locked, replaced as a whole.
 
-What is written goes through `write`, never through memory that is mapped: where a disk is full or
-somebody has cut a file, mapped memory ends the process (SIGBUS), and `write` says so.
+All data are written with `write`, never through mapped memory: if a disk is full or a file has
+been truncated, mapped memory kills the process (SIGBUS), while `write` raises an error.
 """
 
 from __future__ import annotations
@@ -24,17 +24,12 @@ BLOCK_BYTES = 2**22
 
 
 class Rows:
-    """A `.npy` file of entries `(chain, draw, *entry)`, of which some draws are still to come.
+    """A `.npy` file of entries `(chain, draw, *entry)`, for draws that are still to come.
 
-    All of it is written at once, with NaN where numbers will be, so that there is room for the draws
-    and none is mistaken for one. Behind the last entry, where NumPy does not look, stands a `mark`:
-    whoever shortens the file takes it away, and a file with another mark belongs to another run.
-
-    Arguments:
-        path: The file.
-        shape: `(chain, draw, *entry)`.
-        dtype: Of an entry; a structured one for several fields.
-        mark: Bytes of this run alone.
+    The whole file is written at once, filled with NaN, so that there is room for the draws and no
+    entry can be mistaken for a draw. After the last entry, where NumPy does not look, there is a
+    `mark`: it is lost if the file is truncated, and a file with a different mark belongs to a
+    different run.
     """
 
     def __init__(
@@ -55,8 +50,8 @@ class Rows:
         """Write the file without draws and keep it open.
 
         Raises:
-            ValueError: If it exists and has to be `exclusive`.
-            OSError: If there is no room for it; it is removed then.
+            ValueError: If it exists and must be `exclusive`.
+            OSError: If there is no room for it; the file is then removed.
         """
         try:
             self._file = open(self.path, "xb+" if exclusive else "wb+", buffering=0)
@@ -90,7 +85,7 @@ class Rows:
         """Open the file of a run that has begun.
 
         Raises:
-            ValueError: If it is missing, shorter than it was, or of another run.
+            ValueError: If it is missing, truncated, or belongs to a different run.
         """
         try:
             self._file = open(self.path, mode, buffering=0)
@@ -114,10 +109,10 @@ class Rows:
             put(self._file, at + chain * stride, content[chain * n : (chain + 1) * n])
 
     def sync(self) -> None:
-        """Hand all that was written to the disk, if the file is still what it was.
+        """Flush everything to the disk, if the file is still the same.
 
         Raises:
-            OSError: If it was shortened, replaced or removed.
+            OSError: If it was truncated, replaced or removed.
         """
         assert self._file is not None
         os.fsync(self._file.fileno())
@@ -167,7 +162,7 @@ def tensor(x: NDArray[Any]) -> Tensor:
 
 
 def replace(path: Path, content: bytes) -> None:
-    """Write a file that is complete at any moment: the old content, or the new.
+    """Replace a file so that at any moment it has either the old or the new content.
 
     Raises:
         OSError: If it cannot be written; the old content stays.
@@ -197,13 +192,11 @@ def taken(path: Path) -> str:
 
 
 class Lock:
-    """One process, and one run in it, writes to a stream: the file says which.
+    """The lock of the one process, and the one run in it, that writes to a stream.
 
-    The system takes the lock away when the process ends, however it ends: what a file then says is
-    history. Only of another host, whose locks not every file system hands on, it is believed.
-
-    Arguments:
-        path: The file, which is removed at the end.
+    The system releases the lock when the process ends, however it ends; the content of the file is
+    then obsolete. The content counts only for a lock of another host, because not every file
+    system forwards locks.
 
     Raises:
         ValueError: If another run holds the lock.
@@ -235,7 +228,7 @@ class Lock:
 
 
 def _flock(file: int) -> bool:
-    """Lock a file, if nobody else has: also another thread of this process."""
+    """Lock a file, unless another process or another thread of this one has locked it."""
     import fcntl  # not on every system
 
     try:

@@ -13,8 +13,7 @@ from torch import Tensor
 
 from ...core import Density, Kernel, NoiseSource
 from .resume import Part
-from .store import Store
-from .stream import Stream
+from .stream import Store, Stream
 
 ROUND_SECONDS = 0.1
 """How long a chunk is moved before the next one has its turn and draws are stored."""
@@ -36,7 +35,7 @@ class Thinning(NamedTuple):
         return max(0, step - self.burn_in + self.since) // self.thin - made
 
     def due(self, step: int) -> bool:
-        """Tell whether this step gives a draw."""
+        """Return whether this step gives a draw."""
         taken = step - self.burn_in + self.since
         return taken > 0 and taken % self.thin == 0
 
@@ -78,18 +77,10 @@ def advance(
 ) -> None:
     """Move one chunk by n_steps, or fewer if the time is over, one kernel step after another.
 
-    Whatever fills a `Stretch` in the same way can take its place.
+    Any function that fills a `Stretch` in the same way can replace it.
 
-    Arguments:
-        stretch: Begins with the state and is filled; what is in it is complete at any moment.
-        kernel: The kernel.
-        target: The density.
-        noise: Noise of this chunk.
-        thinning: Which steps are kept.
-        first: Steps that the run has taken before.
-        n_steps: Steps to take.
-        seconds: Time after which no further step begins.
-        tell: Called with the information of every step.
+    What is in the stretch is complete at any moment; after so many `seconds` no further step begins,
+    and `first` counts the steps that the run has taken before.
     """
     end = time.monotonic() + seconds
     while stretch.steps < n_steps:
@@ -125,10 +116,10 @@ def rounds(
     tell: Callable[[Any], None] | None,
     first: int = 0,
 ) -> Iterator[Round]:
-    """Move the parts in turn, all by as many steps, a round at a time, after the first ones.
+    """Move the parts in turn, all by the same number of steps, one round after another.
 
-    Ctrl-C ends it, after a round that is as long as what the first part has done of it; a signal
-    that the store has caught, after the round.
+    Ctrl-C ends this after a round, which is shortened to what the first part has done of it; a
+    signal that the store has caught ends it after the round.
     """
     x = parts[0].state.x
     most = max(1, BUFFER_BYTES // (x.numel() * x.element_size())) * thinning.thin

@@ -13,13 +13,13 @@ NAMES = ("SIGINT", "SIGTERM", "SIGHUP")
 
 
 class Stops:
-    """Ctrl-C, SIGTERM and SIGHUP as `KeyboardInterrupt`, and only where the run is `interruptible`.
+    """Ctrl-C, SIGTERM and SIGHUP as `KeyboardInterrupt`, only while the run is `interruptible`.
 
-    Between, while files are written, a signal is remembered. At the end the handlers are those that
-    were before, and `raise_again` gives the signal the effect that it has there: SIGTERM and SIGHUP
-    end the process, unless the caller has said otherwise. A signal that is ignored (`nohup`), and a
-    Ctrl-C that the caller handles, stay what they are; so do all of them in other threads than the
-    main one, where Python has no handlers.
+    In between, while files are written, a signal is remembered. At the end the previous handlers
+    are restored, and `raise_again` gives the signal its usual effect: SIGTERM and SIGHUP end the
+    process, unless the caller has set a handler. A signal that is ignored (`nohup`), and a Ctrl-C
+    that the caller handles, are left alone; so are all signals in threads other than the main one,
+    where Python has no handlers.
     """
 
     def __init__(self) -> None:

@@ -1,16 +1,16 @@
-"""Draws that go to files while they are made, and what a run goes on from when it was killed.
+"""Where draws go: beside the chains, or to files, with what a run goes on from when it was killed.
 
 =================  =====================================================================
-`draws.npy`        the draws, `(chain, draw, *event)`; NaN where none is yet
-`draws.npy.info`   what each step reported, likewise: a `.npy` file with a field for each
-`draws.npy.state`  how many draws are real, and the state of chains and noise after them
-`draws.npy.lock`   who writes, while somebody does
-=================  =====================================================================
+`draws.npy`        the draws, `(chain, draw, *event)`; NaN where there is none yet `draws.npy.info`
+what each step reported: a `.npy` file with a field for each quantity `draws.npy.state`  how many
+draws are real, and the state of chains and noise after them `draws.npy.lock`   the process that
+writes, while there is one =================
+=====================================================================
 
-The state is written after the draws that it counts are on the disk, and takes the place of the one
-before as a whole. So the draws it counts are always there, whenever the process ends; what was drawn
-after it is drawn again, from the same noise. Reading goes through it: no row that it does not count
-is ever seen.
+The state is written after the draws that it counts are on the disk, and atomically replaces the
+previous one. So the draws that it counts are always there, whenever the process ends; later draws
+are drawn again from the same noise. Readers use the state: no row that it does not count is ever
+returned.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ import os
 import time
 import uuid
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -35,7 +35,78 @@ from ..tuning.start import Start
 from .files import Lock, Rows, numpy_dtype, replace, taken
 from .reading import FORMAT, beside, contents, info_rows_of, named, rows_of
 from .stops import Stops
-from .store import Keep, event_of, values_of
+
+Keep = Literal["memory", "cpu"] | str | os.PathLike[str]
+"""`memory`, `cpu`, or the path of a `.npy` file."""
+
+
+class Store:
+    """Draws `(chain, draw, *event)` and information `(chain, draw)`, filled a block at a time.
+
+    Of named parameters the values are stored; positions are the free numbers behind them.
+    """
+
+    caught: int | None = None
+    """The signal that ended the run."""
+
+    def __init__(
+        self, device: torch.device, x: Tensor, n_draws: int, parameters: Parameters | None = None
+    ) -> None:
+        shape = (len(x), n_draws, *event_of(x, parameters))
+        self._parameters, self._device, self._shape = parameters, device, shape[:2]
+        self.info: Any = None
+        self.draws = torch.empty(shape, dtype=x.dtype, device=device)
+
+    def write(self, where: slice, first: int, draws: list[Tensor], infos: list[Any]) -> None:
+        """Store draws of the chains `where` from draw number `first` on."""
+        if not draws:
+            return
+        if self.info is None:
+            self.allocate(infos[0])
+        rows = (where, slice(first, first + len(draws)))
+        self.draws[rows] = values_of(draws, self._parameters).to(self._device)
+        for field, values in zip(self.info, zip(*infos, strict=True), strict=True):
+            field[rows] = torch.stack(values, 1).to(self._device)
+
+    def allocate(self, info: Any) -> None:
+        """Make room for information like `info`."""
+        rows = (torch.empty((*self._shape, *v.shape[1:]), dtype=v.dtype) for v in info)
+        self.info = type(info)(*(v.to(self._device) for v in rows))
+
+    def watching(self, tell: Callable[..., None] | None) -> Callable[..., None] | None:
+        """Return what is to be called with the information of every step of a warm-up."""
+        return tell
+
+    def interruptible(self) -> AbstractContextManager[None]:
+        """Within, a run can be interrupted at any moment."""
+        return nullcontext()
+
+    @property
+    def due(self) -> bool:
+        """Whether it is time to `save`."""
+        return False
+
+    def save(self, moving: Callable[[], Mapping[str, Any]]) -> None:
+        """Save the state from which a killed run continues; in memory there is nothing to save."""
+
+    def finish(self, n_draws: int) -> tuple[Tensor, Any]:
+        """Return the first draws and their information."""
+        info = type(self.info)(*(field[:, :n_draws] for field in self.info))
+        return self.draws[:, :n_draws], info
+
+
+def event_of(x: Tensor, parameters: Parameters | None) -> torch.Size:
+    """Return the shape of a draw."""
+    return x.shape[1:] if parameters is None else torch.Size((parameters.n_flat,))
+
+
+def values_of(draws: list[Tensor], parameters: Parameters | None) -> Tensor:
+    """Return draws of some chains, `(chain, n, *event)`; of named parameters their values."""
+    x = torch.stack(draws, 1)
+    if parameters is None:
+        return x
+    return parameters.constrain(x.flatten(0, 1)).unflatten(0, x.shape[:2])
+
 
 SAVE_SECONDS = 5.0
 """Between two states on the disk: a killed run loses no more than what it drew in this time."""
@@ -55,7 +126,7 @@ class Place(NamedTuple):
 
 
 class Stream:
-    """A `Store` on the disk: `with` it, one run writes, and signals wait until it has saved.
+    """A `Store` on disk: inside `with`, one run writes, and signals wait until it has saved.
 
     Arguments:
         path: The file of the draws.
@@ -94,7 +165,7 @@ class Stream:
 
     @property
     def caught(self) -> int | None:
-        """The signal that asked for the end of the run."""
+        """The signal that ended the run."""
         return self._stops.caught
 
     def interruptible(self) -> AbstractContextManager[None]:
@@ -109,18 +180,11 @@ class Stream:
         asked: Mapping[str, Any],
         moving: Mapping[str, Any],
     ) -> None:
-        """Make room for all draws.
-
-        Arguments:
-            x: The positions of all chains.
-            n_draws: Draws of each chain.
-            parameters: Whose values are stored.
-            asked: The arguments of the run.
-            moving: Where it stands before the first step.
+        """Reserve space for all draws.
 
         Raises:
-            ValueError: If the file exists, or is no `.npy` file.
-            OSError: If there is no room; what was written is then gone.
+            ValueError: If the file exists, or is not a `.npy` file.
+            OSError: If there is no room; the file is then removed.
         """
         dtype = check_path(self.path, x.dtype)
         self._parameters = parameters
@@ -234,11 +298,11 @@ class Stream:
         return time.monotonic() >= self._due
 
     def save(self, moving: Callable[[], Mapping[str, Any]]) -> None:
-        """Write what waits, and then the state that counts it.
+        """Write the pending draws, and then the state that counts them.
 
         Raises:
-            OSError: If that cannot be written, or a file was cut or replaced: the state on the disk
-                is then the one before.
+            OSError: If they cannot be written, or a file was truncated or replaced: the state on
+                the disk is then the previous one.
         """
         began = time.monotonic()
         self._flush()
@@ -265,7 +329,7 @@ def check_path(path: Path, dtype: torch.dtype) -> np.dtype[Any]:
     """Return the dtype of a new file for draws.
 
     Raises:
-        ValueError: If it is not the path of a new `.npy` file, or NumPy has no such dtype.
+        ValueError: If it is not the path of a new `.npy` file, or NumPy does not have the dtype.
     """
     if path.suffix != ".npy":
         raise ValueError(f"keep must be 'memory', 'cpu' or the path of a .npy file, got {path}")
@@ -277,7 +341,7 @@ def check_path(path: Path, dtype: torch.dtype) -> np.dtype[Any]:
 
 
 def check_keep(keep: Keep | Place, dtype: torch.dtype) -> Place | None:
-    """Return where the file is to be, None for memory.
+    """Return the path of the file, None for memory.
 
     Raises:
         ValueError: If keep is neither `memory` nor `cpu` nor a new `.npy` file, or the dtype has no

@@ -1,4 +1,4 @@
-"""A run under way: from where its chains stand to the `Chain` that comes back."""
+"""A run in progress: from the state of its chains to the `Chain` that is returned."""
 
 from __future__ import annotations
 
@@ -15,13 +15,10 @@ from ...distributions.parameters import parameters_of
 from ..chain import Chain
 from ..guard import Guarded
 from ..tuning import Adaptation
-from .plain import alike, plain, rebuilt
-from .reading import read, rebuilt_values
-from .resume import VERSION, begin, check_saved, merge, noise_of
+from .reading import alike, plain, read, rebuilt, rebuilt_values
+from .resume import VERSION, begin, check_saved, merge, narrowed, noise_of
 from .rounds import Round, Thinning, rounds
-from .shared import narrowed
-from .store import Keep, Store, event_of
-from .stream import Place, Stream
+from .stream import Keep, Place, Store, Stream, event_of
 from .warmup import Walkers, WarmUp, retuned, tune, tuned_values
 
 
@@ -42,16 +39,10 @@ class Asked(NamedTuple):
 
 @dataclasses.dataclass
 class Walk:
-    """A run under way.
+    """A run in progress.
 
-    Arguments:
-        kernel: The kernel.
-        target: The density.
-        asked: The arguments of the run.
-        end: Where it stands.
-        tuned: What was tuned of the kernel, by this run or by the one that it continues.
-        warmup: What came of the warm-up.
-        mine: The chunks of chains that this one of several processes moves once the kernel is tuned.
+    `tuned` is what was tuned of the kernel, by this run or by the one that it continues, and `mine` the
+    chunks of chains that this one of several processes moves once the kernel is tuned.
     """
 
     kernel: Any
@@ -64,7 +55,7 @@ class Walk:
 
     @property
     def counts(self) -> tuple[int, int, Thinning, int]:
-        """Steps taken and asked for, which are kept, and after how many divergent ones count."""
+        """Steps taken and requested, which are kept, and after how many divergent ones count."""
         n_steps, thinning, how = self.asked
         return self.end.done, n_steps, thinning, 0 if how is None else thinning.burn_in
 
@@ -109,7 +100,7 @@ class Walk:
         )
 
     def resume(self) -> dict[str, Any]:
-        """Return what `run(resume=)` goes on from."""
+        """Return the state from which `run(resume=)` continues."""
         state = merge(self.end.parts)
         return {
             "version": VERSION,
@@ -121,7 +112,7 @@ class Walk:
         }
 
     def moving(self) -> dict[str, Any]:
-        """Return what a killed run goes on from, as plain values."""
+        """Return the state from which a killed run continues, as plain values."""
         resume, warmup = self.resume(), None
         if self.warmup is not None:
             names = [
@@ -146,7 +137,7 @@ def go_on(
     generator: Generator | None,
     chunk_size: int | None,
 ) -> Walk:
-    """Return the run of a stream where its state has it, with its files open.
+    """Return the run of a stream in its saved state, with its files open.
 
     Raises:
         ValueError: If its arguments, kernel or target differ.
@@ -198,7 +189,7 @@ def go_on(
 
 
 def check_alone(path: str | os.PathLike[str], x0: Tensor | None, keep: Keep | Place) -> None:
-    """Raise `ValueError` for starting points or another place beside the stream that goes on."""
+    """Raise `ValueError` for starting points or a different file beside a continued stream."""
     if x0 is not None:
         raise ValueError("pass x0= or resume=, not both: a resumed run starts where it ended")
     if keep != "memory" and (

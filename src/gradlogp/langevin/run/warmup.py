@@ -22,8 +22,7 @@ from ...core import (
     chunks,
 )
 from ..kernels import Preconditioner, facts_of, started
-from ..tuning.adaptation import Adaptation
-from ..tuning.averaging import DualAveraging, Polish
+from ..tuning.adaptation import Adaptation, DualAveraging, Polish
 from ..tuning.metric import fit_metric
 from .resume import Part, merge
 
@@ -70,9 +69,9 @@ class WarmUp:
     Arguments:
         kernel: The tuned kernel, which changes no more.
         state: The last state of all chains.
-        n_steps: Steps taken.
-        target_acceptance: The acceptance that was aimed at in the end.
-        steps: The step size of each chain before they were given one, `(chain,)`.
+        n_steps: Number of steps taken.
+        target_acceptance: The target acceptance at the end.
+        steps: The step size of each chain before they got a common one, `(chain,)`.
         restarts: How often each chain could not move and was started again, `(chain,)`.
     """
 
@@ -88,7 +87,7 @@ def check_adapt(adapt: bool | Adaptation, burn_in: int, engine: str) -> Adaptati
     """Return how to adapt, or None.
 
     Raises:
-        ValueError: For an engine that cannot, or for anything but an adaptation.
+        ValueError: For an engine that cannot adapt, or an object that is not an adaptation.
     """
     if not isinstance(adapt, bool | Adaptation):
         raise ValueError(f"adapt must be True, False or an Adaptation, got {adapt!r}")
@@ -204,9 +203,10 @@ def averaged(
     rate: float,
     in_vain: Callable[[list[Moved]], bool] | None = None,
 ) -> tuple[Tensor, list[Moved]]:
-    """Return the steps after n_steps of dual averaging, and what was seen on the way.
+    """Return the steps after n_steps of dual averaging, and the states on the way.
 
-    With `in_vain` all of that is kept, to learn from, and that many steps are not taken if it says so.
+    With `in_vain` all states are kept, to learn from, and the rest of the steps is skipped if it
+    says so.
     """
     averaging, seen = DualAveraging.start(h, rate), list[Moved]()
     for _ in range(n_steps):
@@ -257,10 +257,10 @@ def progress(seen: list[Moved]) -> tuple[Tensor, Tensor]:
 def safer_than(
     rate: float, how: Adaptation, seen: list[Moved], h: Tensor, arrived: Tensor
 ) -> float:
-    """Return a larger acceptance to aim at where too many steps of the arrived chains diverged.
+    """Return a larger target acceptance if too many steps of the arrived chains diverged.
 
-    Steps longer than twice the h that came of the window say nothing: dual averaging swings to ten
-    times that, where paths diverge on a normal law, too.
+    Steps longer than twice the resulting h do not count: dual averaging swings to ten times that,
+    where paths diverge even on a normal law.
     """
     free = how.target_acceptance is None and rate < SAFEST
     if not free or seen[0].diverging is None or len(seen) < LONG:
@@ -278,8 +278,8 @@ def learnt(
 ) -> tuple[Preconditioner, float]:
     """Return the metric from the chains in `use`, and how wide the density still is under it.
 
-    A metric of least Fisher divergence follows the steep parts; where the density is not normal, it may
-    be several times wider than 1 along some direction, and paths have to be as long.
+    A metric of least Fisher divergence follows the steep parts. If the density is not normal, it
+    may be several times wider than 1 along some direction, and paths must be correspondingly long.
     """
     mine = use.to(seen[0].x.device)
     x = torch.stack([m.x for m in seen])[:, mine].flatten(0, 1)
@@ -326,18 +326,18 @@ def warm_up(
     """Tune a Metropolis kernel, as `run(..., adapt=)` and `sample` do before they keep draws.
 
     Arguments:
-        kernel: Such as `MALA(h)` or `HMC(ε, n)`, a frozen dataclass with the step size to start at.
+        kernel: A frozen dataclass such as `MALA(h)` or `HMC(ε, n)`, with the initial step size.
         target: The density.
         x0: Starting points.
-        n_steps: Steps, which are a burn-in as well.
-        adaptation: What is tuned; the step size alone by default.
-        generator: Where the noise comes from.
+        n_steps: Number of steps, which are a burn-in as well.
+        adaptation: What is tuned; only the step size by default.
+        generator: Source of the noise.
 
     Returns:
         `WarmUp`: continue with `run(found.kernel, target, found.state.x, …)`.
 
     Raises:
-        ValueError: If the kernel has no step size or no acceptance, if no acceptance to aim at is
+        ValueError: If the kernel has no step size or no acceptance, if no target acceptance is
             given or known, for too few steps, or for a window in which a coordinate never moved.
     """
     check_kernel(kernel)
@@ -365,10 +365,10 @@ def tuned_values(kernel: Any) -> dict[str, Any]:
 
 
 def retuned(kernel: Any, values: Mapping[str, Any] | None) -> Any:
-    """Return the kernel with what a run that goes on had tuned.
+    """Return the kernel with the settings that a continued run had tuned.
 
     Raises:
-        ValueError: If it is a kernel of another kind.
+        ValueError: If it is a different kind of kernel.
     """
     if values is None:
         return kernel

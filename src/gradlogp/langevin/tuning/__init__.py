@@ -1,4 +1,4 @@
-"""What is tuned before the draws that are kept: starts, step sizes, metrics."""
+"""Tuning before the draws that are kept: starts, step sizes, metrics."""
 
 from .adaptation import Adaptation as Adaptation
 from .adaptation import choose_step as choose_step

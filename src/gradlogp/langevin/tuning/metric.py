@@ -1,14 +1,14 @@
-r"""Metrics learnt from draws and scores: the normal law of the least Fisher divergence.
+r"""Metrics learned from draws and scores: the normal law of smallest Fisher divergence.
 
 For a target p and the normal law q = N(m, S) with a root S = R Rᵀ the affine-invariant Fisher
 divergence is
 
 .. math:: D(p, q) = E_p \lVert R^\top s(x) + R^{-1} (x - m) \rVert^2
 
-It needs no density, costs nothing beyond the scores that a chain has anyway, and is 0 only for q = p:
-score matching, turned on the warm-up. Its minimum over all S solves S C_s S = C_x, with the covariances
-of the draws and of their scores; over diagonal S it is √(Var x_i / Var s_i). On a normal law both
-are exact from a handful of draws, since s is a linear function of x.
+It needs no density, costs nothing beyond the scores that a chain has anyway, and is 0 only for q =
+p: score matching, applied to the warm-up. Its minimum over all S solves S C_s S = C_x, with the
+covariances of the draws and of their scores; over diagonal S it is √(Var x_i / Var s_i). On a
+normal law both are exact with a few draws, since s is a linear function of x.
 """
 
 from __future__ import annotations
@@ -75,12 +75,13 @@ def fit_metric(
     kind: Learn = "auto",
     current: Preconditioner | None = None,
 ) -> Preconditioner:
-    r"""Return the metric of least Fisher divergence from n draws and their scores.
+    r"""Return the metric of smallest Fisher divergence from n draws and their scores.
 
-    With `auto` a diagonal, low-rank ones (from 64 dimensions) and matrices, more and less shrunk, are
-    fitted to either half of the draws and judged on the other, together with the current metric.
-    The best is fitted to all. Where scores hardly vary, as of laws that end at a border, the variances
-    of the draws are what is left: on all of R^d the product of both variances is at least 1.
+    With `auto` a diagonal, low-rank metrics (from 64 dimensions) and matrices with different
+    shrinkage are fitted to each half of the draws and judged on the other, together with the
+    current metric. The best is fitted to all. If scores hardly vary, as for laws that end at a
+    boundary, the variances of the draws are used: on all of R^d the product of both variances is
+    at least 1.
 
     References:
         | Estimation of Non-Normalized Statistical Models by Score Matching (Hyvärinen, 2005)
@@ -89,8 +90,8 @@ def fit_metric(
     Arguments:
         x: Draws, in order.
         score: Their scores.
-        kind: `diagonal`, `matrix`, or `auto` for whichever the draws support.
-        current: A metric that is kept, and returned itself, if no other predicts clearly better.
+        kind: `diagonal`, `matrix`, or `auto` for the one that the draws support.
+        current: A metric that is returned itself if no other predicts clearly better.
 
     Raises:
         ValueError: For fewer than 4 draws, or a coordinate whose draws do not vary.

@@ -1,13 +1,13 @@
-r"""Where chains start: quasi-Newton paths, and the best normal law on each.
+r"""Starting points of chains: quasi-Newton paths, and the best normal law on each.
 
 A path leads from an overdispersed point up the log-density. At points x on it the normal law
 
 .. math:: N(x + Σ s(x),\; Σ), \quad Σ = |{-\nabla^2 \log p(x)}|^{-1}
 
 with the absolute values of the eigenvalues, is compared with p by the evidence lower bound: the
-one of the largest is the best start that the path has seen. Far out it is poor, and at the very
-end it may be too: where the density has no mode, such as in the neck of a funnel, the best one
-lies on the way.
+law with the largest bound is the best start on the path. Far out the bound is poor, and at the end
+of the path it may be poor too: if the density has no mode there, as in the neck of a funnel, the
+best law lies on the way.
 """
 
 from __future__ import annotations
@@ -66,15 +66,15 @@ ONE_POINT = (
 
 
 class Start(NamedTuple):
-    """Starting points of chains, and what is known of the density around them.
+    """Starting points of chains, and what is known about the density around them.
 
     Attributes:
         x: One for each chain, `(chain, *event)`.
-        metric: The covariance of the best normal law met.
+        metric: The covariance of the best normal law found.
         mean, root: Those of the best normal law of each path, `(path, d)` and `(path, d, d)`.
         bound: Its evidence lower bound, `(path,)`: paths that differ by more than a few nats have ended
             in different modes, or not arrived.
-        evaluations: Evaluations of log-density and score, one point each.
+        evaluations: Number of evaluations of log-density and score, one point each.
     """
 
     x: Float[Tensor, "chain *event"]
@@ -110,11 +110,11 @@ def find_start(
     dtype: torch.dtype | None = None,
     generator: torch.Generator | None = None,
 ) -> Start:
-    """Return where chains may start, each from a draw of a normal law that fits the density.
+    """Return starting points of chains, each a draw from a normal law that fits the density.
 
-    Of 50 draws of the best law of each of eight paths the starts are chosen without replacement, evenly
-    over the paths, in proportion to their importance weights, of which none counts more than e⁸ times
-    another.
+    From 50 draws of the best law of each of eight paths the starts are chosen without replacement,
+    evenly over the paths, in proportion to their importance weights, whose ratios are limited to
+    e⁸.
 
     References:
         | Pathfinder: Parallel Quasi-Newton Variational Inference (Zhang, Carpenter, Gelman &
@@ -124,13 +124,13 @@ def find_start(
     Arguments:
         target: The density, with a log-density.
         n_chains: Number of chains.
-        event_shape: The shape of a draw, for a target that does not say.
-        dtype: Of the starts; float64 by default, or PyTorch's default where the target has tensors
-            of that dtype and does not take float64.
-        generator: Where the randomness comes from.
+        event_shape: The shape of a draw, for a target without an event shape.
+        dtype: The dtype of the starts; float64 by default, or PyTorch's default if the target has
+            tensors of that dtype and does not accept float64.
+        generator: Source of all randomness.
 
     Raises:
-        ValueError: For a target whose shape is not known, or where no point is found at which
+        ValueError: For a target whose shape is not known, or if no point is found at which
             log-density and score are finite.
     """
     check_target(target)
@@ -298,7 +298,7 @@ def _curvature(path: Path, last: int, memory: int = 30) -> Tensor:
 def _spread_out(log_w: Tensor, n: int, generator: torch.Generator | None) -> Tensor:
     """Return n different indices with these log-weights, evenly over their order: over all paths.
 
-    Systematic resampling, and for indices met twice others by the largest log w + Gumbel.
+    Systematic resampling; repeated indices are replaced by those with the largest log w + Gumbel.
     """
     kind: Any = {"dtype": log_w.dtype, "device": log_w.device}
     drawn = torch.rand(1 + len(log_w), generator=generator, **kind)

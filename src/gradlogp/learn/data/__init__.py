@@ -1,12 +1,12 @@
-"""Data in: named sets, .npy, .npz, .csv, .parquet and folders of images become one `Dataset`.
+"""Reading data: named sets, .npy, .npz, .csv, .parquet and folders of images become a `Dataset`.
 
-Nothing is changed silently: what is dropped is counted and named in `notes`, and what cannot be
-read is refused with the file, the place in it and what to do.
+Nothing is changed silently: `notes` name and count what is dropped, and what cannot be read is
+refused with the file, the place in it and what to do.
 """
 
 from .images import IMAGES
+from .layout import Dataset
 from .loading import load, train_held_out
 from .named import NAMES, TOYS, toy
-from .records import Dataset
 
 __all__ = ["IMAGES", "NAMES", "TOYS", "Dataset", "load", "toy", "train_held_out"]

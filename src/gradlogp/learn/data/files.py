@@ -10,8 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from ...core import some
-from .layout import layout
-from .records import Raw, check_unpacked, number, reading
+from .layout import Raw, check_unpacked, layout, number, reading
 
 LOOKED_AT = 1000
 """Lines that tell comments, the separator, and whether there are names."""
@@ -103,15 +102,10 @@ def read_csv(path: Path, header: bool | None = None) -> Raw:
 
 
 def comments(lines: list[str], separator: str, header: bool | None = None) -> int:
-    """Return how many lines at the top of a file are comments and no part of the table.
+    """Return how many lines at the top of a file are comments and not part of the table.
 
-    They begin with #, and have another number of cells than the first line that does not, or are
-    above a line of names that stand over numbers: #ff0000 may be a cell, and # may begin a name.
-
-    Arguments:
-        lines: The first lines of the file.
-        separator: What stands between cells.
-        header: Whether the table has names, if that is known.
+    They begin with #, and have a different number of cells than the first line that does not, or
+    are above a line of names over numbers: #ff0000 may be a cell, and a name may begin with #.
     """
     n = next((i for i, line in enumerate(lines) if line.strip() and line[0] != "#"), 0)
     if not any(line.startswith("#") for line in lines[:n]):
@@ -143,7 +137,7 @@ def uneven(line: int, cells: int, first: int) -> str:
 
 
 def _whole(cells: list[str]) -> bool:
-    """Whether these are whole numbers, each another."""
+    """Whether these are distinct integers."""
     return len(set(cells)) == len(cells) and all(
         cell.removeprefix("-").isdecimal() for cell in cells
     )
@@ -154,12 +148,12 @@ def _counts_up(cells: tuple[str, ...]) -> bool:
 
 
 def is_header(columns: list[list[str]]) -> bool:
-    """Tell names from a first row.
+    """Return whether the first line has column names.
 
-    Names are text. Among them may be whole numbers that differ, where each text, or an empty cell,
-    stands above a column of numbers, or where, three or more, they count up by one and no line below
-    does. Numbers alone are names if they are whole and differ, and no column below holds a whole
-    number, or if they count up like that.
+    Names are text. Among them may be distinct integers if each text, or an empty cell, is above a
+    column of numbers, or if three or more integers count up by one and no line below does. Numbers
+    alone are names if they are distinct integers and no column below has an integer, or if they
+    count up in this way.
     """
     first = [cells[0] for cells in columns]
     found = [number(cell) for cell in first]

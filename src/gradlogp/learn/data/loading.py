@@ -27,8 +27,8 @@ from ...core import (
 )
 from .files import read_csv, read_numpy, read_parquet
 from .images import IMAGES, read_images
+from .layout import Dataset, Raw, number
 from .named import NAMES, named
-from .records import Dataset, Raw, number
 
 CLASSES = 50
 """Most values of a column of text that are taken for classes in advice."""
@@ -49,30 +49,31 @@ def load(
 ) -> Dataset:
     """Load a named data set, a file or a folder of images; x is `(N, *event)`.
 
-    A name wins over a file of that name (write ./stars for the file). A .npy file is mapped: it is
-    looked through once, in pieces, for NaN, and if it keeps its dtype and no row has to go, x *is*
-    the mapping (writing to x never reaches the file). Nameless columns are called "0", "1", ….
+    A name takes precedence over a file with that name (write ./stars for the file). A .npy file is
+    mapped: it is searched for NaN once, in pieces, and if it keeps its dtype and no row is
+    dropped, x *is* the mapping (writing to x does not change the file). Columns without names are
+    called "0", "1", ….
 
     Arguments:
         source: One of `NAMES`; a .npy, .npz (one array, or `x` and perhaps `y` or `labels`), .csv
             (commas) or .parquet file; or a folder of images -> (N, C, H, W) in [0, 255], where
-            sub-folders are classes. Arrays are (N,), (N, D), (N, C, L) or
-            (N, C, H, W); `notes` say what those of three and four dimensions were taken for.
-        columns: Columns to take; all but the label if None.
+            sub-folders are classes. Arrays are (N,), (N, D), (N, C, L) or (N, C, H, W); `notes`
+            say how those of three and four dimensions were interpreted.
+        columns: Columns to use; by default all but the label.
         label: Column whose values, integers or text, are class labels.
-        header: Whether the first line of a .csv file is names. By default text is; so are whole
-            numbers, all different, above columns without any, or three and more that count up by one
-            as no line below does. `notes` say how numbers were taken.
-        size: Height and width that the images of a folder are resized to, after what sticks out of
-            these proportions is cut off; by default all must have one size.
-        dtype: torch.float32 or torch.float64; by default float64 for tables and whatever has more
-            digits than float32 holds, float32 for named sets, images and the rest.
+        header: Whether the first line of a .csv file has column names. By default text is a name;
+            so are distinct integers above columns without integers, or three or more that count up
+            by one if no line below does. `notes` say how numbers were interpreted.
+        size: Height and width to which the images of a folder are resized, after a centre crop of
+            these proportions; by default all must have the same size.
+        dtype: torch.float32 or torch.float64; by default float64 for tables and data with more
+            digits than float32 holds, float32 for named sets, images and all others.
 
     Raises:
-        ValueError: If there is no such thing, it cannot be read, holds text where numbers belong,
-            may be images or vectors, images or channels, or leaves fewer than two samples without
-            NaN and inf; if `header` is given for a source that is not a .csv file, or `size` for
-            one that is not a folder.
+        ValueError: If the source does not exist or cannot be read, holds text instead of numbers,
+            is ambiguous (images or vectors, images or channels), or has fewer than two samples
+            without NaN and inf; if `header` is given for a source that is not a .csv file, or
+            `size` for one that is not a folder.
     """
     if dtype is not None:
         check_dtype(dtype)
@@ -89,12 +90,12 @@ def load(
 
 
 def names_in(source: str | Path, header: bool | None = None) -> tuple[str, ...]:
-    """Return the names of all columns, whatever they hold: "0", "1", … of a .csv without names.
+    """Return the names of all columns, whatever they hold: "0", "1", … for a .csv without names.
 
     Arrays and images have none.
 
     Raises:
-        ValueError: If there is no such thing, or it cannot be read.
+        ValueError: If the source does not exist, or cannot be read.
     """
     return _read(source, header)[0].names
 
@@ -132,7 +133,7 @@ def _read(
 def train_held_out(
     dataset: Dataset, fraction: float = 0.2, generator: torch.Generator | None = None
 ) -> tuple[Dataset, Dataset]:
-    """Split at random into a part to learn from and a held-out part of round(fraction N) samples.
+    """Split at random into a training part and a held-out part of round(fraction N) samples.
 
     Raises:
         ValueError: If fraction is not in (0, 1) or leaves one part empty.
@@ -153,7 +154,7 @@ def train_held_out(
 
 
 def _select(raw: Raw, columns: Sequence[str] | None, label: str | None, where: str) -> Raw:
-    """Take the columns asked for as one array of numbers, and the labels from column `label`."""
+    """Take the requested columns as one array of numbers, and the labels from column `label`."""
     data, names = raw.data, raw.names
     if isinstance(data, np.ndarray):
         names = names or (tuple(map(str, range(data.shape[1]))) if data.ndim == 2 else ())
@@ -196,10 +197,10 @@ def _select(raw: Raw, columns: Sequence[str] | None, label: str | None, where: s
 
 
 class NotNumbers(ValueError):
-    """Columns that hold something else than numbers, all of them, and what can be done.
+    """All columns that do not hold numbers, and what can be done.
 
     Attributes:
-        columns: What each holds.
+        columns: What each of them holds.
     """
 
     def __init__(
@@ -248,7 +249,7 @@ def _what(
 
 
 def _codes(labels: np.ndarray, where: str) -> tuple[Tensor, tuple[str, ...]]:
-    """Return labels as 0 … K−1 and the names of these; "1", 1 and 1.0 are one class.
+    """Return labels as 0 … K−1 and their names; "1", 1 and 1.0 are the same class.
 
     Integers are compared as such, however large: 2⁵³ and 2⁵³ + 1 are two classes.
     """

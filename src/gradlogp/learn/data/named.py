@@ -1,4 +1,4 @@
-"""Data sets that have a name: a star catalogue, two of digits, and points in the plane."""
+"""Data sets with names: a star catalogue, two sets of digits, and points in the plane."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from ...core import check_count, check_kind, choice, nearest, rand_like, randn_like
-from .records import Dataset, Raw
+from .layout import Dataset, Raw
 
 TOYS = {"moons": "moon", "spiral": "arm", "checkerboard": "square", "rings": "ring"}
 """Sets in the plane that are drawn, with what a class of each is."""
@@ -19,7 +19,7 @@ NAMES = ("stars", "digits", "mnist", *TOYS)
 def toy(name: str, n: int, generator: torch.Generator) -> Dataset:
     """Draw n points: "moons", two-armed "spiral", 4 x 4 "checkerboard" or 4 "rings".
 
-    x is `(n, 2)` and float32, whatever the default dtype: the points depend on the generator alone.
+    x is `(n, 2)` and float32, whatever the default dtype: the points depend only on the generator.
 
     Raises:
         ValueError: If the name is not one of these, or n < 2.

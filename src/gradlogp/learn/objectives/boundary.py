@@ -85,8 +85,8 @@ def generalised(
         x: Data, `(B, *event)`, within the support.
         weight: g, entrywise, from PyTorch functions: `half_line`, `box(low, high)`, or your own.
         n_slices: Probes of Hutchinson's estimate of the divergence; the exact one by default.
-        probe: Their law.
-        generator: Where the probes come from.
+        probe: Law of the probes.
+        generator: Source of the probes.
 
     Raises:
         ValueError: For data outside the support, a negative weight, a wrong shape, an empty batch,

@@ -1,7 +1,7 @@
 r"""Score matching whose minimiser is known in closed form: exponential families and Gaussians.
 
-Where the score is linear in the parameters, the implicit loss ½‖s_θ‖² + tr ∇s_θ is quadratic in
-them, and one linear system takes the place of training. Nothing needs the normalising constant.
+If the score is linear in the parameters, the implicit loss ½‖s_θ‖² + tr ∇s_θ is quadratic in them,
+and a linear system replaces training. The normalising constant is not needed.
 
 References:
     | Estimation of Non-Normalized Statistical Models by Score Matching (Hyvärinen, 2005)
@@ -43,7 +43,7 @@ class ExponentialFit:
     Attributes:
         theta: θ, `(k,)`.
         cov: The covariance of the estimate θ, `(k, k)`, from the spread over the data.
-        statistics: T, with ∇ log h and log h after it, None for h = 1.
+        statistics: T, followed by ∇ log h and log h, None for h = 1.
     """
 
     theta: Float[Tensor, " k"]
@@ -70,7 +70,7 @@ class ExponentialFit:
         """Return log h(x) + θᵀ T(x), which is log p(x) up to a constant.
 
         Raises:
-            ValueError: If the fit knows ∇ log h and not log h.
+            ValueError: If the fit has ∇ log h but not log h.
         """
         check_batch(x)
         if self.base_log_prob is not None:
@@ -109,10 +109,10 @@ def _derivatives(
 
 
 def _inverse(A: Tensor, eps: float, advice: str) -> Tensor:
-    """Return A⁻¹ of a symmetric positive definite A, by way of a unit diagonal.
+    """Return A⁻¹ of a symmetric positive definite A, after scaling to a unit diagonal.
 
     Raises:
-        ValueError: If A is singular to the precision `eps` that its entries have.
+        ValueError: If A is singular to the precision `eps` of its entries.
     """
     eps = max(eps, torch.finfo(A.dtype).eps)
     scale = A.diagonal().clamp(min=0).sqrt()
@@ -150,17 +150,17 @@ def exponential_family(
     (bars are means over the data; g = 1 is implicit score matching, with b = ΔT + J ∇ log h), and
     θ has the covariance Ā⁻¹ Cov(A θ + b) Ā⁻¹ / n. All derivatives are exact, in forward mode.
 
-    On a half line or in a box g = 1 is wrong unless p vanishes at the boundary. A `weight` that
-    vanishes there repairs it: x or x² on [0, ∞), x (1 − x) on [0, 1]. Whether exp(θᵀT) can be
-    integrated is not checked.
+    On a half-line or in a box g = 1 is wrong unless p vanishes at the boundary. Use a `weight`
+    that vanishes there: x or x² on [0, ∞), x (1 − x) on [0, 1]. Whether exp(θᵀT) is integrable is
+    not checked.
 
     Arguments:
         statistics: T, `(B, *event) -> (B, k)`, twice differentiable.
         x: Data, `(n, *event)`.
         base_score: ∇ log h; by default derived from `base_log_prob`, or h = 1.
         weight: g ≥ 0, one number for each coordinate, `(B, *event) -> (B, *event)`.
-        ridge: Added to the diagonal of Ā.
-        chunk_size: (point, coordinate) pairs differentiated together.
+        ridge: A number added to the diagonal of Ā.
+        chunk_size: Number of (point, coordinate) pairs differentiated together.
         base_log_prob: log h, for `ExponentialFit.log_prob`.
 
     Returns:
@@ -254,8 +254,8 @@ def gaussian_precision(
         structure: full, diagonal, isotropic, or a symmetric mask `(d, d)`, True where Λ is free.
 
     Raises:
-        ValueError: For a mask that is not symmetric or frees no diagonal, or where the fit is no
-            Gaussian: a singular S, a coordinate that does not vary, a Λ that is not positive.
+        ValueError: For a mask that is not symmetric or does not free the diagonal, or if the fit
+            is not a Gaussian: a singular S, a constant coordinate, a Λ that is not positive.
 
     References:
         | Estimation of High-Dimensional Graphical Models Using Regularized Score Matching (Lin et al., 2016)

@@ -10,6 +10,8 @@ minimiser, and for every σ > 0 and every s_θ exactly
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -18,6 +20,7 @@ from ...core import (
     Generator,
     NoisyScore,
     ScoreFn,
+    check_function,
     check_kind,
     check_level,
     check_number,
@@ -53,7 +56,7 @@ def denoising(
         score: The model at this noise level, `(B, *event) -> (B, *event)`.
         x: Clean data, `(B, *event)`.
         sigma: σ > 0, `()` or `(B,)`.
-        generator: Where the noise comes from.
+        generator: Source of the noise.
 
     Raises:
         ValueError: For σ ≤ 0, a wrong shape, an empty batch, points that are not finite, or a model
@@ -104,14 +107,14 @@ def multilevel(
         z: Clean data in model coordinates, `(B, *event)`.
         t: Times `(B,)`; drawn by `draw_times` by default.
         weight: A function of (α, σ), or `weights.likelihood`; see `objectives.weights`.
-        stratified: Whether times that are drawn spread evenly over the batch (`draw_times`).
-        importance: Another law of the times; the loss is multiplied by the ratio of densities, so
-            that its mean stays that of uniform times.
-        generator: Where times and noise come from.
+        stratified: Whether drawn times are spread evenly over the batch (`draw_times`).
+        importance: A non-uniform law of the times; the loss is multiplied by the ratio of
+            densities, so that its mean stays that of uniform times.
+        generator: Source of times and noise.
 
     Raises:
         ValueError: For a wrong shape, an empty batch, points that are not finite, a time at which
-            σ = 0, times given together with `importance`, or a model that changes the shape.
+            σ = 0, times together with `importance`, or a model that changes the shape.
 
     References:
         | Generative Modeling by Estimating Gradients of the Data Distribution (Song & Ermon, 2019)
@@ -157,21 +160,21 @@ def excess(
     *,
     generator: Generator | None = None,
 ) -> Float[Tensor, " batch"]:
-    r"""What a model loses above the floor R, :math:`w(α,σ) \, \tfrac12 \|s_θ(x_t, t) - s_t(x_t)\|^2`.
+    r"""The loss of a model above the floor R, :math:`w(α,σ) \, \tfrac12 \|s_θ(x_t, t) - s_t(x_t)\|^2`.
 
-    The same expectation as `multilevel` minus its floor, with far less variance: the exact score
-    takes the place of the noise. 0 for the exact score.
+    The same expectation as `multilevel` minus its floor, with far less variance, because the exact
+    score replaces the noise. 0 for the exact score.
 
     Arguments:
         score: The model.
-        exact: The exact noisy score of the law that the data was drawn from.
+        exact: The exact noisy score of the law of the data.
         z: Clean data in model coordinates, `(B, *event)`.
         t: Times `(B,)`.
         weight: A function of (α, σ).
-        generator: Where the noise comes from.
+        generator: Source of the noise.
 
     Raises:
-        ValueError: For two scores of different schedules or coordinates, or a wrong shape.
+        ValueError: For two scores with different schedules or coordinates, or a wrong shape.
     """
     check_noisy_score(score)
     check_noisy_score(exact, "exact")
@@ -183,3 +186,51 @@ def excess(
     check_same_shape(s, z_t, "the score")
     check_same_shape(target, z_t, "the exact score")
     return weight_at(weight, score.schedule, t).to(z) * _half_square(s - target)
+
+
+def noised(
+    matching: Callable[..., Tensor],
+    score: NoisyScore,
+    z: Float[Tensor, "batch *event"],
+    t: Float[Tensor, " batch"] | None = None,
+    weight: Weight = sigma2,
+    *,
+    stratified: bool = False,
+    generator: Generator | None = None,
+) -> Float[Tensor, " batch"]:
+    r"""Return the loss `matching` of the noised data at each sample's level, w(α,σ) ℓ(s_θ(·, t), x_t).
+
+    With x_t = α x + σ ε the noise is part of the data, and the loss does not look at ε. For
+    `implicit`, `sliced` and `sliced_vr` it is an unbiased estimate of w (½ E‖s_θ − s_t‖² − ½ E‖s_t‖²)
+    at each level: the minimiser is that of `multilevel`, whose mean is larger by w d/(2σ²).
+
+    `partial(noised, sliced_vr)` is an objective for `fit`.
+
+    Arguments:
+        matching: A loss of one score, called as matching(score, x, generator=…) -> `(B,)`, that
+            evaluates the score at as many points as it receives: `sliced`, `sliced_vr`, or `lambda
+            s, x, generator: implicit(s, x)`.
+        score: The model, a noisy score with its schedule.
+        z: Clean data in model coordinates, `(B, *event)`.
+        t: Times `(B,)`; drawn by `draw_times` by default.
+        weight: A function of (α, σ), or `weights.likelihood`.
+        stratified: Whether drawn times are spread evenly over the batch.
+        generator: Source of times, noise and probes.
+
+    Raises:
+        ValueError: For a wrong shape, an empty batch or points that are not finite.
+
+    References:
+        | Sliced Score Matching: A Scalable Approach to Density and Score Estimation (Song et al., 2019)
+        | https://arxiv.org/abs/1905.07088
+    """
+    check_noisy_score(score)
+    check_points(z, "z", score.event_shape, wait=False)
+    check_function(matching, "matching", takes=2, by_name=("generator",))
+    schedule = score.schedule
+    t = times_of(schedule, z, t, generator, stratified)
+    z_t, _, _ = noised_at(schedule, z, t, generator)
+    at_level: ScoreFn = lambda y: score(y, t)
+    loss = matching(at_level, z_t, generator=generator)
+    check_same_shape(loss, t, "matching")
+    return weight_at(weight, schedule, t).to(z) * loss

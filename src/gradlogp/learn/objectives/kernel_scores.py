@@ -8,8 +8,8 @@ solution of L s = −ζ,
 
 with a spectral filter g(σ) ≈ 1/σ. The kernel is Γ = φ I (diagonal) or Γ = −h² ∇∇ᵀ φ (curl-free, so
 that s is a gradient), with φ(x − y) = exp(−r²/2) or (1 + r²)^{−1/2} of r = ‖x − y‖/h. Then Γ(x, x)
-= I, no eigenvalue of L exceeds 1, and a regularisation does not depend on units. Far from all data
-every estimate vanishes.
+= I, no eigenvalue of L exceeds 1, and the regularisation does not depend on units. Far from all
+data every estimate vanishes.
 
 References:
     | Nonparametric Score Estimators (Zhou et al., 2020)
@@ -52,12 +52,12 @@ BANDWIDTHS = (0.5, 0.75, 1.0, 1.5, 2.0, 3.0)
 
 
 class Options(TypedDict, total=False):
-    """What all estimators take besides; "cv" minimises ½‖s‖² + tr ∇s of points held out.
+    """Options of all estimators; "cv" minimises ½‖s‖² + tr ∇s on held-out points.
 
-    With n points of d entries a fit takes memory (n d)² with a curl-free kernel and n² with a diagonal
-    one, and time of the power 3/2 of that (the ν-method: of that itself, times the iterations). Above
-    3,000 unknowns, n d or n, a warning says so, and 8,000 are the most. "cv" takes `folds` more fits
-    for each bandwidth. A score at B points takes time B n d.
+    For n points with d entries a fit needs memory (n d)² with a curl-free kernel and n² with a
+    diagonal one, and time proportional to the power 3/2 of that (the ν-method: to that itself,
+    times the iterations). Above 3,000 unknowns, n d or n, there is a warning, and the maximum is
+    8,000. "cv" needs `folds` more fits for each bandwidth. A score at B points takes time B n d.
 
     All refuse data that are not finite, too few or all equal, and numbers that are not positive.
     """
@@ -142,7 +142,7 @@ class KernelScore:
         """Return log p(x) up to a constant, whose gradient is the score.
 
         Raises:
-            ValueError: For a diagonal kernel, whose field is no gradient.
+            ValueError: For a diagonal kernel, whose field is not a gradient.
         """
         if not self.kernel.curl_free:
             raise ValueError("a diagonal kernel gives no gradient; use a curl-free estimator")
@@ -317,7 +317,7 @@ def kernel_exponential_family(
 ) -> KernelScore:
     r"""Kernel exponential family p ∝ exp(f): f minimises mean(½‖∇f‖² + Δf) + ½ λ ‖f‖².
 
-    Exactly so, in the RKHS of h² φ, by one system of n d unknowns: Tikhonov with the curl-free Γ.
+    Exact in the RKHS of h² φ, by one system with n d unknowns: Tikhonov with the curl-free Γ.
 
     References:
         | Density Estimation in Infinite Dimensional Exponential Families (Sriperumbudur et al., 2017)

@@ -1,10 +1,11 @@
 r"""Score matching for data on a manifold: noise along chosen directions, and matching on a sphere.
 
-With noise along normals alone, a point x on M and its noised x̃ = x + σ n say nothing of how likely x
-is: the regression learns the way back to M and no density. With noise in the tangents too, of another
-size if wished, the target is the score of the conditional law N(x, Σ(x)), so that the minimiser is the
-score of the noised law, by the same identity as for isotropic noise. Without any noise, the density on
-a sphere is learned by an integration by parts on the sphere, which has no boundary.
+With noise only along normals, a point x on M and its noised x̃ = x + σ n carry no information
+about the probability of x: the regression learns the way back to M and no density. With noise
+along the tangents too, possibly of a different size, the target is the score of the conditional
+law N(x, Σ(x)), so that the minimiser is the score of the noised law, by the same identity as for
+isotropic noise. Without noise, the density on a sphere is learned by an integration by parts on
+the sphere, which has no boundary.
 """
 
 from __future__ import annotations
@@ -41,11 +42,11 @@ def normal_denoising(
     *,
     generator: Generator | None = None,
 ) -> Float[Tensor, " batch"]:
-    r"""Denoising of noise along normals alone, :math:`\tfrac12 \|s_θ(x + σ N z) + N z/σ\|^2`.
+    r"""Denoising of noise along normals, :math:`\tfrac12 \|s_θ(x + σ N z) + N z/σ\|^2`.
 
-    It learns the projection on M, s(x̃) ≈ −(x̃ − π(x̃))/σ², and no density on M: the tangent part of
-    the minimiser is 0 wherever one point of M alone can have become x̃. On the uniform circle of
-    radius r the minimiser is, everywhere,
+    It learns the projection onto M, s(x̃) ≈ −(x̃ − π(x̃))/σ², and no density on M: the tangent
+    part of the minimiser is 0 wherever only one point of M can have become x̃. On the uniform
+    circle of radius r the minimiser is, everywhere,
 
     .. math:: \left( -\frac{ρ}{σ^2} + \frac{r}{σ^2} \tanh\frac{ρ r}{σ^2} \right) \hat x, \quad
         ρ = \|x\|
@@ -58,7 +59,7 @@ def normal_denoising(
         sigma: σ > 0, `()` or `(B,)`.
         normals: N, m orthonormal columns for each point, `(B, D, m)`: all normals of M there, known
             or estimated (the last columns of `manifold.tangent_space(...).directions`).
-        generator: Where the noise comes from.
+        generator: Source of the noise.
 
     Raises:
         ValueError: For σ ≤ 0, a wrong shape, an empty batch, points that are not finite, or columns
@@ -86,26 +87,18 @@ def tangent_normal_denoising(
         \tilde x = x + σ_T T z_T + σ_N N z_N
 
     An unbiased estimate of ½ E‖s_θ − s‖² plus a constant, where s is the score of the law of x̃:
-    geometry and density at once. With σ_T = σ_N it is `denoising`. A larger σ_T takes variance from
-    the tangent part, whose target has variance 1/σ_T² in each direction, and leaves the resolution
-    σ_N across. As both tend to 0 in a ratio q = σ_T/σ_N, the tangent part on M tends to the score of
-    the density on M, −(k_0/r) sin θ on the circle of von Mises, and the normal part to q²/(2r) − 1/r
-    on a circle. Noise along a tangent leaves a curved manifold: the ridge of the law of x̃ lies off M,
-    by σ_T²/(2r) − σ_N²/r on a circle, so σ_T² should stay below σ_N times the radius of curvature.
+    geometry and density at once. With σ_T = σ_N it is `denoising`. A larger σ_T reduces the
+    variance of the tangent part, whose target has variance 1/σ_T² in each direction, and keeps the
+    resolution σ_N across. As both tend to 0 in a ratio q = σ_T/σ_N, the tangent part on M tends to
+    the score of the density on M, −(k_0/r) sin θ on the circle of von Mises, and the normal part
+    to q²/(2r) − 1/r on a circle. Noise along a tangent leaves a curved manifold: the ridge of the
+    law of x̃ lies off M, by σ_T²/(2r) − σ_N²/r on a circle, so σ_T² should stay below σ_N times
+    the radius of curvature.
 
-    The residuals must not be multiplied by σ_T and σ_N to balance them: that is a weight that depends
-    on x and not on x̃ alone, and its minimiser is another field.
+    The residuals must not be multiplied by σ_T and σ_N to balance them: this weight would depend
+    on x and not only on x̃, and its minimiser would be a different field.
 
-    Arguments:
-        score: The model, `(B, *event) -> (B, *event)`.
-        x: Data on the manifold, `(B, *event)`.
-        sigma_tangent: σ_T > 0, `()` or `(B,)`.
-        sigma_normal: σ_N > 0, `()` or `(B,)`.
-        normals: N, m orthonormal columns for each point, `(B, D, m)`.
-        generator: Where the noise comes from.
-
-    Raises:
-        ValueError: As `normal_denoising`.
+    Arguments and errors are those of `normal_denoising`, with two levels for one.
 
     References:
         | A Connection Between Score Matching and Denoising Autoencoders (Vincent, 2011)
@@ -148,7 +141,7 @@ def _along(normals: Tensor, x: Tensor, z: Tensor) -> Tensor:
 
 
 def tangential(score: ScoreFn) -> ScoreFn:
-    r"""Return y -> (I − ŷ ŷᵀ) s(y): a field with its part along y taken out.
+    r"""Return y -> (I − ŷ ŷᵀ) s(y): a field without its part along y.
 
     The trace of its Jacobian at a point of a sphere around 0 is the divergence on that sphere of
     the tangent part of s; so `sliced_vr(tangential(score), x)` is `implicit_on_sphere` with
@@ -178,18 +171,19 @@ def implicit_on_sphere(
         P = I - \hat x \hat x^\top
 
     An unbiased estimate of ½ E‖P s − s_S‖² − ½ E‖s_S‖², with s_S the gradient on the sphere of the
-    log-density with respect to its surface. The sphere has no boundary, so nothing is assumed
-    there. The part of s along x̂ does not count. The term with d − 1 is the trace of what the normal
-    part of s would add by curvature: tr(P ∇s) alone is right only for fields that are tangent.
+    log-density with respect to its surface. The sphere has no boundary, so no assumption is needed
+    there. The part of s along x̂ does not count. The term with d − 1 is the trace of the
+    contribution of the normal part of s by curvature: tr(P ∇s) alone is right only for tangent
+    fields.
 
     Arguments:
         score: The model, defined also near the sphere, `(B, *event) -> (B, *event)`.
-        x: Data on the sphere of that radius around 0, `(B, *event)`.
+        x: Data on the sphere with this radius around 0, `(B, *event)`.
         radius: r.
         chunk_size: Coordinates differentiated together (`calculus.reverse.jacobian_trace`).
 
     Raises:
-        ValueError: For points that are not on the sphere, and as `implicit`.
+        ValueError: For points that are not on the sphere, and as in `implicit`.
 
     References:
         | Score Matching Estimators for Directional Distributions (Mardia, Kent & Laha, 2016)
@@ -215,7 +209,7 @@ class SphereFit(NamedTuple):
 
     Attributes:
         natural: η = κ μ, `(d,)`.
-        cov: The covariance of that estimate, `(d, d)`, from the spread over the data.
+        cov: The covariance of this estimate, `(d, d)`, from the spread over the data.
     """
 
     natural: Float[Tensor, " d"]

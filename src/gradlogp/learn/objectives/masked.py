@@ -1,7 +1,8 @@
 r"""Denoising score matching with a part of each row known: one network for every part.
 
-For a row of z_0 a part K is drawn, whatever else is noised, and the network is given z_K beside it. The
-minimiser is ∇ log p_t(z_{not K} | z_K) for each K; with nothing known that of all.
+For a row of z_0 a part K is drawn at random, the rest is noised, and the network also receives
+z_K. The minimiser is ∇ log p_t(z_{not K} | z_K) for each K, and the joint score if nothing is
+known.
 """
 
 from __future__ import annotations
@@ -28,14 +29,14 @@ class Masks(NamedTuple):
     """What may be known of each row, and what is hidden together.
 
     Attributes:
-        known: The rows, `(N, D)`, in the units of the data, NaN where there is a hole: never a
-            target while the rest of its group is known, and never known itself.
-        groups: The group of each entry, such as a column of a table that became several.
-        flags: Which entries say whether the others of their group are there.
-        levels: Which entries are 0 or 1, those of a group together saying which of its levels it has.
-        blur: Standard deviation of the noise on these, in the units of the data.
-        given: Which entries are to be conditioned on together; none by default.
-        dropout: How often they are left out of a row instead, as guidance needs it.
+        known: The rows, `(N, D)`, in the units of the data, with NaN for missing values: these are
+            never a target while the rest of their group is known, and never known themselves.
+        groups: The group of each entry, such as a column of a table that became several entries.
+        flags: Entries that say whether the others of their group are present.
+        levels: Entries that are 0 or 1; together those of a group encode its level.
+        blur: Standard deviation of the noise on these entries, in the units of the data.
+        given: Entries to condition on together; none by default.
+        dropout: How often these are omitted from a row instead, for guidance.
     """
 
     known: Tensor
@@ -67,16 +68,10 @@ def draw_known(
 ) -> Bool[Tensor, "batch D"]:
     """Draw which entries are known.
 
-    Half of the rows know nothing. Of the others the number of known groups is uniform from 0 to all but
-    one, and which they are as well. In every second hidden group that has flags, these are known
-    where the rest is not: that is what filling a hole asks for. A hole whose flags are known is neither
-    known nor asked for, and counts as known here.
-
-    Arguments:
-        present: Where there is a value.
-        groups: The group of each entry.
-        flags: Which entries are flags.
-        generator: Where they come from.
+    In half of the rows nothing is known. In the others the number of known groups is uniform from
+    0 to all but one, and so is the choice of the groups. In every second hidden group with flags,
+    only the flags are known, as needed for imputation. A missing value whose flags are known is
+    neither known nor needed, and counts as known here.
     """
     n, k = len(present), len(set(groups))
     u = rand_like(torch.empty(n, 2 + 2 * k, dtype=torch.float64, device=present.device), generator)
@@ -96,17 +91,12 @@ def condition_on(
     dropout: float,
     generator: Generator | None = None,
 ) -> tuple[Bool[Tensor, "batch D"], Bool[Tensor, "batch D"]]:
-    """Let some entries alone be known in a quarter of rows, and be no part of others.
+    """Make only the given entries known in a quarter of the rows, and omit them from some others.
 
-    Arguments:
-        known: Which entries are known, or neither known nor asked for.
-        present: Where there is a value.
-        given: Which entries are to be conditioned on.
-        dropout: How often they are neither known nor asked for, and nothing else is known.
-        generator: Where it comes from which rows are such.
+    `dropout` is how often they are neither known nor asked for, and nothing else is known.
 
     Returns:
-        What is known, and where there is a value, as of `draw_known`.
+        Which entries are known, and where there is a value, as in `draw_known`.
     """
     u = rand_like(torch.empty(len(known), 2, dtype=torch.float64, device=known.device), generator)
     own, gone = torch.tensor(given).to(known.device, non_blocking=True), u[:, :1] < dropout
@@ -125,23 +115,23 @@ def masked(
     t: Tensor | None = None,
     generator: Generator | None = None,
 ) -> Float[Tensor, " batch"]:
-    r"""Denoising score matching of what is not known, :math:`\tfrac12 \|σ s_θ(z_t \mid z_K) + ε\|^2`.
+    r"""Denoising score matching of unknown entries, :math:`\tfrac12 \|σ s_θ(z_t \mid z_K) + ε\|^2`.
 
-    Summed over the entries that are not known, K drawn by `draw_known`: an unbiased estimate of
+    Summed over the unknown entries, with K drawn by `draw_known`: an unbiased estimate of
     E_{t,K}[σ² ½‖s_θ − ∇ log p_t(· | z_K)‖²] plus a constant.
 
     Arguments:
-        score: The model given all that may be known of each row, `model.given(rows with holes)`.
-        z: Clean data in model coordinates, with any finite values in holes.
+        score: The model given everything known about each row, `model.given(rows with holes)`.
+        z: Clean data in model coordinates, with any finite numbers instead of missing values.
         groups: The group of each entry (`Masks`).
         flags: Which entries are flags.
-        given: Which entries are to be conditioned on (`condition_on`).
-        dropout: How often they are left out.
+        given: Entries to condition on (`condition_on`).
+        dropout: How often they are omitted.
         t: Times, `()` or `(B,)`; drawn by default.
-        generator: Where times, noise and K come from.
+        generator: Source of times, noise and K.
 
     Raises:
-        ValueError: For another kind of score, a wrong shape, or points that are not finite.
+        ValueError: For a different kind of score, a wrong shape, or points that are not finite.
     """
     options: Any = {"groups": groups, "flags": flags, "given": given, "dropout": dropout, "t": t}
     errors = masked_errors(score, z, **options, generator=generator)
@@ -159,7 +149,7 @@ def masked_errors(
     t: Tensor | None = None,
     generator: Generator | None = None,
 ) -> Float[Tensor, "batch D"]:
-    """Return σ s_θ(z_t | z_K) + ε, 0 in entries that are known: arguments as of `masked`."""
+    """Return σ s_θ(z_t | z_K) + ε, 0 in entries that are known: arguments as in `masked`."""
     check_kind(score, "score", MaskedScore, "a MaskedScore, model.given(rows with missing values)")
     check_points(z, "z", score.event_shape, wait=False)
     if score.condition is None:

@@ -1,7 +1,7 @@
-r"""Score matching at no noise: explicit, implicit, sliced, and by finite differences.
+r"""Score matching without noise: explicit, implicit, sliced, and by finite differences.
 
-All of them estimate the same J(θ) = ½ E‖s_θ − s‖² over the data, s = ∇ log p, up to ½ E‖s‖², which does
-not depend on θ. They rest on one integration by parts,
+All of them estimate the same J(θ) = ½ E‖s_θ − s‖² over the data, s = ∇ log p, up to ½ E‖s‖², which
+does not depend on θ. They are based on one integration by parts,
 
     E[s_θ · s] = −E[∇ · s_θ],
 
@@ -64,8 +64,8 @@ def implicit(
 ) -> Float[Tensor, " batch"]:
     r"""Implicit score matching, exact, :math:`\nabla \cdot s_θ(x) + \tfrac12 \|s_θ(x)\|^2`.
 
-    An unbiased estimate of J(θ) − ½ E‖s‖². For the score of an energy pass
-    `as_score(f, "energy")`: its Laplacian costs half of what the trace of any field costs.
+    An unbiased estimate of J(θ) − ½ E‖s‖². For the score of an energy pass `as_score(f,
+    "energy")`: its Laplacian costs half as much as the trace of a general field.
 
     Arguments:
         score: The model, `(B, *event) -> (B, *event)`.
@@ -114,9 +114,9 @@ def sliced(
     Arguments:
         score: The model, `(B, *event) -> (B, *event)`.
         x: Data, `(B, *event)`.
-        n_slices: Probes for each sample.
-        probe: Their law: "gaussian", "rademacher", or "sphere", the sphere of radius √d.
-        generator: Where the probes come from.
+        n_slices: Number of probes per sample.
+        probe: Law of the probes: "gaussian", "rademacher", or "sphere", the sphere of radius √d.
+        generator: Source of the probes.
 
     Raises:
         ValueError: For a wrong shape, an empty batch, points that are not finite, an unknown
@@ -147,8 +147,8 @@ def sliced_vr(
     r"""Sliced score matching with reduced variance, :math:`v^\top (\nabla s_θ) v + \tfrac12 \|s_θ\|^2`.
 
     An unbiased estimate of J(θ) − ½ E‖s‖²: `implicit` with Hutchinson's estimate of the trace. Its
-    minimiser is the score only if E[v vᵀ] = I exactly (with E[v vᵀ] = c I it is c times the score), so
-    every law of probes is scaled to that; there is no way to ask for the unit sphere. Arguments,
+    minimiser is the score only if E[v vᵀ] = I exactly (with E[v vᵀ] = c I it is c times the
+    score), so every law of probes is scaled to that; the unit sphere is not available. Arguments,
     errors and the reference are those of `sliced`.
     """
     check_function(score, "score")
@@ -178,21 +178,10 @@ def finite_difference(
         \frac{v^\top (s_θ(x + h v) - s_θ(x - h v))}{2 h}
         + \tfrac12 \left\| \frac{s_θ(x + h v) + s_θ(x - h v)}{2} \right\|^2
 
-    An estimate of J(θ) − ½ E‖s‖² whose bias has no term of first order: it is O(h²), and 0 for affine
-    scores. Two evaluations for each probe, and no derivative of s in x.
-
-    Arguments:
-        score: The model, `(B, *event) -> (B, *event)`.
-        x: Data, `(B, *event)`.
-        n_slices: Probes for each sample.
-        probe: Their law, with E[v vᵀ] = I.
-        step: h; by default the cube root of the rounding unit of the dtype, times the root
-            mean square of the entries of each sample where that is above 1.
-        generator: Where the probes come from.
-
-    Raises:
-        ValueError: For a wrong shape, an empty batch, points that are not finite, or a step that
-            is not positive.
+    An estimate of J(θ) − ½ E‖s‖² whose bias is O(h²), and 0 for affine scores. It needs two
+    evaluations for each probe, and no derivative of s in x. By default the step h is the
+    cube root of the rounding unit of the dtype, times the root mean square of the entries of each
+    sample where that is above 1. Other arguments, and errors, are those of `sliced`.
 
     References:
         | Efficient Learning of Generative Models via Finite-Difference Score Matching

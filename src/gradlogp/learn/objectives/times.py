@@ -1,4 +1,4 @@
-"""The times at which a model of many noise levels is trained: uniform, stratified, by importance."""
+"""The times at which a model is trained: uniform, stratified, or by importance."""
 
 from __future__ import annotations
 
@@ -43,10 +43,10 @@ def draw_times(
     *,
     stratified: bool = False,
 ) -> Float[Tensor, " batch"]:
-    """Draw a time for each sample: uniform over the levels of a ladder, else over [1e-3, 1].
+    """Draw a time for each sample: uniform over the levels of a ladder, otherwise over [1e-3, 1].
 
-    With `stratified` the batch spreads evenly, one time from each of B equal parts in random
-    order: each time is still uniform by itself, and the mean over the batch varies less.
+    With `stratified` the batch is spread evenly, with one time from each of B equal parts in
+    random order: each time is still uniform, and the mean over the batch varies less.
     """
     check_schedule(schedule)
     check_kind(like, "like", Tensor, "a tensor (B,)")
@@ -67,7 +67,7 @@ def times_of(
     """Return the times of a batch, drawn by `draw_times` by default.
 
     Raises:
-        ValueError: Unless they are one for each sample.
+        ValueError: Unless there is one for each sample.
     """
     if t is None:
         return draw_times(schedule, z.new_empty(len(z)), generator, stratified=stratified)
@@ -87,17 +87,17 @@ def noised_at(
 
 
 class ImportanceTimes:
-    r"""Times from a density q(t) ∝ f(t), with the ratio that keeps every mean what it was.
+    r"""Times from a density q(t) ∝ f(t), with the ratio that preserves every mean.
 
     .. math:: E_{t \sim U}[l(t)] = E_{t \sim q}\left[ \frac{u(t)}{q(t)} l(t) \right]
 
-    q is constant within cells whose edges are geometric in t (for a ladder: on each level), so that
-    it is sampled, and the ratio known, exactly. Where f follows the size of the loss the mean over a
-    batch varies least.
+    q is constant within cells whose edges are geometric in t (for a ladder: on each level), so
+    that sampling and the ratio are exact. If f is proportional to the size of the loss, the mean
+    over a batch varies least.
 
     Arguments:
         density: (schedule, t) -> f(t) > 0, up to a factor, `(n,)`; the schedule is that of the score.
-        n_cells: Cells on [1e-3, 1].
+        n_cells: Number of cells on [1e-3, 1].
 
     Raises:
         ValueError: For n_cells below 1; when used, if f is not positive and finite everywhere.

@@ -1,6 +1,6 @@
 r"""Weights of ½‖s_θ + ε/σ‖² as functions of (α, σ).
 
-They say at which noise level an error of the score counts how much. In terms of the other
+They determine how much an error of the score counts at each noise level. In terms of the other
 predictions: ½‖s + ε/σ‖² = ½‖ε̂ − ε‖²/σ² = ½ (α²/σ⁴) ‖x̂_0 − x_0‖².
 """
 
@@ -69,7 +69,7 @@ def edm(sigma_data: float = 0.5) -> Callable[[Tensor, Tensor], Tensor]:
     r"""(σ̃² + σ_d²)/(σ̃ σ_d)² on ‖x̂_0 − x_0‖² with σ̃ = σ/α, that is σ² (1 + σ̃²/σ_d²).
 
     Raises:
-        ValueError: If the deviation of the data is not positive.
+        ValueError: If the standard deviation of the data is not positive.
 
     References:
         | Elucidating the Design Space of Diffusion-Based Generative Models (Karras et al., 2022)

@@ -1,16 +1,15 @@
-"""Conditions as networks take them, embeddings of these and of a noise coordinate, first weights."""
+"""Conditions of networks, embeddings of these and of a noise coordinate, initial weights."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch._C._functorch import is_functorch_wrapped_tensor
-from torch.nn.utils import skip_init
 
 from ...core import Generator, check_count, check_event_shape, check_kind, rand_like
 
@@ -28,11 +27,13 @@ class Fourier(nn.Module):
     frequencies: Tensor
     weights: Tensor
 
-    def __init__(self, frequencies: Tensor, power: float = 0.0) -> None:
+    def __init__(self, frequencies: Sequence[float], power: float = 0.0) -> None:
         super().__init__()
-        grid = frequencies.detach().double()  # in every dtype the same
-        self.register_buffer("frequencies", grid.float(), persistent=False)
-        self.register_buffer("weights", (grid**power).float().repeat(2), persistent=False)
+        # in every dtype and on every device the same; on "meta" a power imports SymPy
+        grid, here = torch.tensor(frequencies, dtype=torch.float64, device="cpu"), _device()
+        weights = (grid**power).float().repeat(2)
+        self.register_buffer("frequencies", grid.float().to(here), persistent=False)
+        self.register_buffer("weights", weights.to(here), persistent=False)
 
     def forward(self, c: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch features"]:
         """Return the features of c."""
@@ -43,18 +44,19 @@ class Fourier(nn.Module):
 class Conditioning(nn.Module):
     """One vector from the noise coordinate and the condition: the sum of an embedding of each.
 
-    The embedding of `NO_CLASS` is 0. A learned one would add nothing: what the network sees is the
-    sum of both parts, and a vector moves freely between them.
+    The embedding of `NO_CLASS` is 0. A learned one would add nothing: the network sees the sum of
+    both parts, and a constant vector can be moved from one to the other.
 
     Arguments:
-        width: Entries of the vector.
+        width: Number of entries of the vector.
         condition: A number of classes, a shape of values, or None, as `read_condition` returns it.
     """
 
     def __init__(self, width: int, condition: int | tuple[int, ...] | None = None) -> None:
         super().__init__()
         ends = math.log(0.25), math.log(32.0)
-        self.fourier = Fourier(torch.linspace(*ends, 16, dtype=torch.float64).exp())
+        grid = torch.linspace(*ends, 16, dtype=torch.float64, device="cpu").exp()
+        self.fourier = Fourier(grid.tolist())
         self.noise = nn.Sequential(
             unset(nn.Linear, 32, width), nn.SiLU(), unset(nn.Linear, width, width)
         )
@@ -89,12 +91,18 @@ class Conditioning(nn.Module):
 
 
 def unset(kind: type[_Layer], *sizes: int, **options: int) -> _Layer:
-    """Return a layer whose weights `initialise` is to draw.
+    """Return a layer whose weights are later drawn by `initialise`.
 
-    PyTorch's own constructors draw from the global generator; a network with its own must not.
+    PyTorch's own constructors draw from the global generator, which is left as it was. `skip_init`
+    does not draw, but imports SymPy: 0.3 s in every process that loads a model.
     """
-    layer: Any = skip_init(kind, *sizes, device=torch.empty(0).device, **options)
-    return layer
+    here = _device()
+    with torch.random.fork_rng(devices=[]):
+        return kind(*sizes, device="meta" if here.type == "meta" else "cpu", **options).to(here)
+
+
+def _device() -> torch.device:
+    return torch.empty(0).device  # that of `torch.set_default_device`
 
 
 def initialise(module: nn.Module, generator: torch.Generator | None) -> None:
@@ -117,7 +125,7 @@ def read_condition(condition: int | Sequence[int] | None) -> int | tuple[int, ..
     """Return a number of classes, a shape of values, or None.
 
     Raises:
-        ValueError: For no class at all, or a shape without positive sizes.
+        ValueError: For fewer than one class, or a shape without positive sizes.
     """
     if condition is None:
         return None
@@ -129,7 +137,7 @@ def read_sizes(sizes: int | Sequence[int], name: str) -> tuple[int, ...]:
     """Return a number, or a sequence of them, as a shape.
 
     Raises:
-        ValueError: Unless there is at least one, and all are positive integers.
+        ValueError: Unless there is at least one number, and all are positive integers.
     """
     if isinstance(sizes, int):
         check_count(sizes, name)
@@ -143,10 +151,10 @@ def read_sizes(sizes: int | Sequence[int], name: str) -> tuple[int, ...]:
 def check_condition(
     kind: int | tuple[int, ...] | None, condition: Tensor | None, batch: int
 ) -> None:
-    """Check what a network was given against what it is conditional on, `read_condition`'s.
+    """Check the condition passed to a network against its kind, as `read_condition` returns it.
 
     Raises:
-        ValueError: If it is missing, not wanted, or of another dtype or shape, or out of range.
+        ValueError: If it is missing, superfluous, of a wrong dtype or shape, or out of range.
     """
     got = "none" if condition is None else f"{condition.dtype} {tuple(condition.shape)}"
     if kind is None:
@@ -178,7 +186,8 @@ def check_condition(
 def drop(p: float, n: int, generator: Generator | None = None) -> Bool[Tensor, " n"]:
     """Draw which of n rows lose their condition: each with probability p, independently.
 
-    A conditional network trained so knows the unconditional law too (classifier-free guidance).
+    A conditional network trained in this way knows the unconditional law too (classifier-free
+    guidance).
 
     References:
         | Classifier-Free Diffusion Guidance (Ho & Salimans, 2022)

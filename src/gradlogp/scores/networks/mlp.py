@@ -34,21 +34,21 @@ class _Block(nn.Module):
 class MLP(nn.Module):
     """A residual MLP: network(x, c), or network(x, c, condition) if it has one, -> like x.
 
-    It knows nothing of diffusion: c is a number per sample that orders the noise levels.
-    Classes come as int64 labels `(B,)`, with −1 for no class; values as floats `(B, *condition)`,
-    which are flattened. Either is embedded and added to the embedding of c.
+    It knows nothing of diffusion: c is a number per sample that orders the noise levels. Classes
+    are int64 labels `(B,)`, with −1 for no class; values are floats `(B, *condition)`, which are
+    flattened. Both are embedded and added to the embedding of c.
 
     Arguments:
         event: The event shape, or the dimension D of a vector.
         width: Hidden width.
         depth: Number of residual blocks, two linear layers each.
         condition: What to condition on: a number of classes, the shape of values, or None.
-        frequencies: Give the first layer sin(f x)/√f and cos(f x)/√f of each entry as well, for each
-            of these f. A field with edges, thin ridges or a grid in it is learned in far fewer steps
-            so; with few rows it also memorises sooner.
-        holes: Whether to condition on any part of x: the condition is then `(B, 2, *event)`, 0 where an
-            entry is not known, and what takes the place of the noisy value elsewhere.
-        generator: Where the initial weights are drawn from.
+        frequencies: Also pass sin(f x)/√f and cos(f x)/√f of each entry to the first layer, for
+            each of these f. A field with edges, thin ridges or a grid is then learned in far fewer
+            steps; with few rows the network also memorises sooner.
+        holes: Whether to condition on any part of x: the condition is then `(B, 2, *event)`, 0
+            where an entry is not known, and elsewhere the value that replaces the noisy one.
+        generator: Source of the initial weights.
 
     References:
         | Fourier Features Let Networks Learn High Frequency Functions in Low Dimensional Domains
@@ -57,7 +57,7 @@ class MLP(nn.Module):
 
     Raises:
         ValueError: For sizes below 1, or frequencies that are not positive; when called, for a
-            condition that is missing, not wanted, or does not fit.
+            condition that is missing, superfluous, or does not fit.
 
     Examples:
         >>> network = glp.MLP(2, width=16, depth=1, generator=torch.Generator())
@@ -96,7 +96,7 @@ class MLP(nn.Module):
         self.event_shape = torch.Size(shape)
         d = self.event_shape.numel()
         self.conditioning = Conditioning(width, other)
-        self.features = Fourier(torch.tensor(frequencies), -0.5) if frequencies else None
+        self.features = Fourier(frequencies, -0.5) if frequencies else None
         inputs = d + 2 * d * len(frequencies) + d * holes
         self.inlet = unset(nn.Linear, inputs, width)
         self.blocks = nn.ModuleList(_Block(width) for _ in range(depth))

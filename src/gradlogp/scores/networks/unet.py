@@ -77,15 +77,15 @@ class _Attention(nn.Module):
 class UNet(nn.Module):
     """A U-Net for images `(B, C, H, W)` or sequences `(B, C, L)`: network(x, c[, condition]) -> like x.
 
-    Each level halves the resolution. Sides may be of any length: of an odd one n, (n + 1)/2 places are
-    left, and on the way up what is one too many is cut off. So no layer, and no mean of a
-    normalisation, sees a place outside the image but the zeros at the border of a convolution. With
-    `patch` > 1 the image is first folded into patches of that side, which on a CPU buys far more than a
-    level of the network costs; it is filled up with zeros to whole patches.
+    Each level halves the resolution. Sides may have any length: an odd length n becomes (n + 1)/2,
+    and on the way up the superfluous pixel is cut off. So no layer, and no mean of a
+    normalisation, sees anything outside the image except the zeros at the border of a convolution.
+    With `patch` > 1 the image is first folded into patches of that side, which on a CPU saves far
+    more than a level of the network costs; it is padded with zeros to whole patches.
 
-    Classes come as int64 labels `(B,)`, with −1 for no class; values as floats `(B, *condition)`.
-    An image or sequence of the same sides is folded like x and joins its channels. All else is
-    embedded and added to the embedding of c.
+    Classes are int64 labels `(B,)`, with −1 for no class; values are floats `(B, *condition)`. An
+    image or sequence with the same sides is folded like x and appended to its channels. All other
+    values are embedded and added to the embedding of c.
 
     References:
         | U-Net: Convolutional Networks for Biomedical Image Segmentation (Ronneberger et al., 2015)
@@ -94,16 +94,16 @@ class UNet(nn.Module):
     Arguments:
         event: The event shape (C, H, W) or (C, L).
         channels: Channels of each level, finest first; multiples of 8.
-        blocks: Residual blocks a level.
+        blocks: Residual blocks per level.
         patch: Side of the patches folded into channels; 1 for none.
         condition: What to condition on: a number of classes, the shape of values, or None.
-        attention: Whether every place of the coarsest level looks at every other there. Its cost grows
-            with the square of their number.
-        generator: Where the initial weights are drawn from.
+        attention: Whether the coarsest level has self-attention. Its cost grows with the square of
+            the number of pixels there.
+        generator: Source of the initial weights.
 
     Raises:
-        ValueError: For an event of another kind, or with fewer places than levels halve; when called,
-            for a condition that is missing, not wanted, or does not fit.
+        ValueError: For an event of a different shape, or with sides too short for the levels; when
+            called, for a condition that is missing, superfluous, or does not fit.
     """
 
     def __init__(

@@ -1,8 +1,8 @@
 """Figures: one style, a light and a dark theme, no global state of matplotlib.
 
-Every function returns a `matplotlib.figure.Figure` that nobody else holds; `png` turns it into
-bytes. Tensors may carry gradients and live on any device; functions that are drawn get points on
-the CPU in the default dtype.
+Every function returns a new `matplotlib.figure.Figure`; `png` turns it into bytes. Tensors may
+have gradients and be on any device; functions to be drawn receive points on the CPU in the default
+dtype.
 """
 
 from matplotlib.figure import Figure as Figure
@@ -18,8 +18,8 @@ from .comparison import histograms as histograms
 from .comparison import shares as shares
 from .curves import levels as levels
 from .curves import loss_curve as loss_curve
-from .geometry import spectra as spectra
-from .geometry import split_field as split_field
+from .curves import spectra as spectra
+from .curves import split_field as split_field
 from .planes import fields as fields
 from .planes import scatter_pair as scatter_pair
 from .planes import trajectories as trajectories

@@ -1,4 +1,4 @@
-"""Chains: what they did over time, how fast they forget, and what they have seen."""
+"""Chains: traces over time, autocorrelations, and the regions that were visited."""
 
 from __future__ import annotations
 
@@ -64,8 +64,8 @@ def trace(
 ) -> Figure:
     """Draw coordinates over time, a panel for each: four chains, and all of them as a histogram.
 
-    Of many draws every so many are drawn; the histogram has them all. Chains that have not
-    converged stand apart or drift.
+    With many draws the traces are thinned; the histogram has all draws. Chains that have not
+    converged stay apart or drift.
 
     Arguments:
         draws: `(chain, draw)`, or `(chain, draw, k)` for one to six coordinates.
@@ -136,14 +136,14 @@ def autocorrelation(
     exact: Values | None = None,
     theme: Theme = LIGHT,
 ) -> Figure:
-    """Draw how chains forget: the autocorrelation over the lag, of each and on average.
+    """Draw how fast chains forget: the autocorrelation over the lag, of each and on average.
 
     The band is 0 ± 2/√n, n the number of all draws: the average of independent draws lies in it.
 
     Arguments:
         draws: `(chain, draw)`.
         max_lag: The last lag; by default 50, or half the length of short chains.
-        exact: What is expected at lags 0, 1 …
+        exact: The expected values at lags 0, 1 …
         theme: Colours.
     """
     x = _scalars(draws)
@@ -184,7 +184,7 @@ def marginal(
     name: str = "x₁",
     theme: Theme = LIGHT,
 ) -> Figure:
-    """Draw the histogram of one coordinate, with its exact density where that is known.
+    """Draw the histogram of one coordinate, with its exact density if that is known.
 
     Arguments:
         draws: `(chain, draw)`.
@@ -223,8 +223,9 @@ def over_density(
 ) -> Figure:
     """Draw the draws of chains over their density: contours of √p, and dots.
 
-    The frame is that of the draws, without 1 in 2,000 on each side. What chains have missed inside
-    of it shows as contours without dots, and what they should not have seen as dots without contours.
+    The frame is that of the draws, without 1 in 2,000 on each side. Inside it, regions that chains
+    have missed appear as contours without dots, and draws where the density is low as dots without
+    contours.
 
     Arguments:
         draws: `(chain, draw, 2)`.
@@ -233,8 +234,8 @@ def over_density(
         theme: Colours.
 
     Raises:
-        ValueError: For another shape, draws that are not finite, or a density that is 0 on the whole
-            frame.
+        ValueError: For a wrong shape, draws that are not finite, or a density that is 0 on the
+            whole frame.
     """
     if draws.ndim != 3 or draws.shape[2] != 2 or not draws.numel():
         raise ValueError(f"draws must have shape (chain, draw, 2), got {tuple(draws.shape)}")

@@ -1,4 +1,4 @@
-"""Samples beside real rows: columns, shares, correlations, what a classifier used."""
+"""Samples beside real rows: columns, shares, correlations, importances of a classifier."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ def histograms(
 ) -> Figure:
     """Draw columns of samples over those of real rows, three in a line.
 
-    The frame of each is that of the real values, without 1 in 2,000 on each side; what lies outside
-    is counted at its ends.
+    The frame of each is that of the real values, without 1 in 2,000 on each side; values outside
+    are counted at its ends.
 
     Arguments:
         pairs: Name, values `(n,)` of samples, values `(m,)` of real rows.
-        labels: What these are.
+        labels: Names of the two sets.
         theme: Colours.
     """
     if not pairs:
@@ -102,10 +102,10 @@ def correlation_matrices(
     """Draw two matrices of correlations and their difference, with the names on their axes.
 
     Arguments:
-        names: Names of the columns.
-        ours: Correlations `(d, d)`; what is NaN is left blank.
+        names: Column names.
+        ours: Correlations `(d, d)`; NaN is left blank.
         real: Correlations `(d, d)`.
-        labels: What these are.
+        labels: Names of the two matrices.
         theme: Colours.
     """
     d = len(names)

@@ -1,4 +1,4 @@
-"""Things in the plane: score fields, points, paths."""
+"""Figures in the plane: score fields, points, paths."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def fields(
     """Draw score fields side by side, on a density or on points.
 
     An arrow points along s; its length is `|s| / (c + |s|)` with one c, a fifth of the median of
-    `|s|`, for all panels. Where the axes differ so much that they cannot have one unit, s is the
+    `|s|`, for all panels. If the scales of the axes differ too much for a common unit, s is the
     gradient with respect to the position in the frame.
 
     Arguments:
@@ -157,9 +157,9 @@ def scatter_pair(
 ) -> Figure:
     """Draw histograms of two sets of points in one frame, and their marginals over each other.
 
-    The frame is that of the real points, without 1 in 2,000 on each side; the panels say what
-    share of each set lies outside. Both show as many points, the larger set thinned evenly, so
-    that they look equally noisy; the marginals are those of all points.
+    The frame is that of the real points, without 1 in 2,000 on each side; the panels give the
+    share of each set that lies outside. Both show the same number of points, with the larger set
+    thinned evenly, so that they look equally noisy; the marginals are those of all points.
 
     Arguments:
         real: Points `(n, 2)`.
@@ -228,8 +228,8 @@ def trajectories(
 ) -> Figure:
     """Draw the paths of an annealed run from noise to data.
 
-    Paths that leave the frame by far get a second panel, which shows all of them and the frame.
-    Of many steps 400 are drawn.
+    If paths go far outside the frame, a second panel shows all of them and the frame. At most 400
+    steps are drawn.
 
     Arguments:
         paths: Positions `(steps, n, 2)`.

@@ -22,13 +22,13 @@ def image_grid(
     limits: tuple[float, float] | None = None,
     theme: Theme = LIGHT,
 ) -> Figure:
-    """Draw rows of images with crisp pixels. NaN is what is missing, and has a colour of its own.
+    """Draw rows of images with crisp pixels. Missing pixels are NaN and have their own colour.
 
     Arguments:
         rows: Pairs (title, images `(n, channels, height, width)`), channels 1 or 3. More than 16
             images continue on the next line.
-        limits: What is black and what is white; by default the range of the first row.
-        theme: Colours of what is not image.
+        limits: The values of black and white; by default the range of the first row.
+        theme: Colours outside the images.
     """
     if not rows:
         raise ValueError("needs at least one row of images")
@@ -72,8 +72,8 @@ def samples(
 ) -> Figure:
     """Draw sets of samples side by side.
 
-    Images are shown as rows of images, vectors by their first two coordinates in one frame for
-    all sets, numbers as histograms. Of large sets an even choice is shown, and the title says so.
+    Images are shown as rows of images, vectors by their first two coordinates in a common frame,
+    numbers as histograms. Large sets are thinned evenly, and the title says so.
 
     Arguments:
         sets: Pairs (title, samples `(n, *event)`), all of one event shape.

@@ -119,7 +119,7 @@ def array(values: Values) -> Array:
 
 
 def columns(**values: Values) -> list[Array]:
-    """Return lists of numbers of one length as arrays.
+    """Return lists of numbers with the same length as arrays.
 
     Raises:
         ValueError: If the lengths differ or are 0.
@@ -177,7 +177,7 @@ def log_axis(axis: Axis, low: float, high: float) -> None:
 
 
 def count_axis(axis: Axis, n: int = 6) -> None:
-    """Label an axis of counts with whole numbers."""
+    """Label an axis of counts with integers."""
     axis.set_major_locator(MaxNLocator(n, integer=True))
     axis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:,.0f}"))
 
