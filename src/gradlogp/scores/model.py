@@ -286,8 +286,7 @@ class ScoreModel(ScoreBase, nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """Return z̃ and what the network says of it."""
         if predicted is not None:
-            assert frame.levels is not None
-            z = z - frame.levels[0] * predicted
+            z = z - frame.alpha * predicted
         z_unit = (z - frame.drift) * frame.scale
         extra = () if condition is None else (condition,)
         known = {} if frame.embedded is None else {"embedded": frame.embedded}
