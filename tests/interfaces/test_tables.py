@@ -56,6 +56,10 @@ def test_what_columns_are_taken_for():
     assert kinds["joined"] == "date in steps of 1" or kinds["joined"] == "date"
     assert kinds["name"].startswith("text that differs in nearly every row")
     assert kinds["unit"] == "the same in all rows"
+    rows = pd.Series(np.arange(1, 61), name="id")
+    assert recognise(rows).describe().startswith("numbers the rows")
+    for other in (rows[::-1], rows + 1, rows.where(rows != 7), rows[:40]):
+        assert not recognise(other).counts
 
 
 def test_numbers_and_back_are_the_same_table():

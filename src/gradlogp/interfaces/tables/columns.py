@@ -74,6 +74,7 @@ class Column:
         edges: Whether nothing lies beyond them, though T goes on; what is drawn there becomes them.
         base: What is taken off whole numbers first, which are too large for float64 to hold.
         atoms: Values met more often than those near them, and the probability of each beside T's law.
+        counts: Whether it numbers the rows.
     """
 
     name: str
@@ -95,6 +96,7 @@ class Column:
     edges: bool = False
     base: int = 0
     atoms: Atoms = ()
+    counts: bool = False
 
     @property
     def width(self) -> int:
@@ -110,6 +112,8 @@ class Column:
 
     def describe(self) -> str:
         """Return what the column was taken for, in words."""
+        if self.counts:
+            return "numbers the rows, and is learned like any other number: better dropped"
         if self.kind == "constant":
             return "missing in all rows" if self.levels else "the same in all rows"
         if self.kind == "name":
@@ -276,6 +280,8 @@ def _numbers(
         cells = np.round(values * 10.0**places).astype(np.int64)
         grid = float(np.gcd.reduce(cells - cells.min())) * 10.0**-places
     offset = float(values.min())
+    counts = kind == "number" and offset in (0, 1) and MOST_LEVELS < len(values) == len(series)
+    counts = counts and bool((np.diff(values) == 1).all())
     spread = grid > GRAIN * float(values.std())
     step = grid if spread else 0.0
     spikes = _spikes(values, step)
@@ -295,7 +301,7 @@ def _numbers(
     return Column(
         name, kind, dtype, levels if len(levels) > 1 else (), (), places, grid, offset, spread,
         T, unit, spikes=spikes, seen=seen,
-        edges=_all_met(values, step) or (not step and high is not None), base=base, atoms=atoms,
+        edges=_all_met(values, step) or (not step and high is not None), base=base, atoms=atoms, counts=counts,
     )  # fmt: skip
 
 
