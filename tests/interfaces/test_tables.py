@@ -51,7 +51,7 @@ def test_what_columns_are_taken_for():
     assert kinds["income"] == "number, apart from missing, from 0"
     assert kinds["rain"] == "number, apart from 0.0, from 0"
     assert kinds["month"] == "number in steps of 1, from 1, below 13"
-    assert kinds["city"] == "category of 5 levels"
+    assert kinds["city"] == "category of 4 levels, apart from missing"
     assert kinds["dose"].startswith("number in steps of 25")
     assert kinds["joined"] == "date in steps of 1" or kinds["joined"] == "date"
     assert kinds["name"].startswith("text that differs in nearly every row")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from .common import Misuse, claim_output, generator_of, is_checkpoint, positive, say, set_threads
-from .tables import ending, holds_table, read_rows
+from .tables import ending, holds_table, whole_rows
 
 
 def impute(
@@ -55,7 +55,7 @@ def impute(
 
     model = TableEstimator.load(checkpoint)
     model._kind = "pandas"
-    frame = read_rows(str(data), model, None, quiet=quiet)
+    frame = whole_rows(str(data), model, None, quiet=quiet)
     filled = model.impute(frame, n_draws, random_state=seed % 2**32)
     whole = filled if n_draws == 1 else stacked(filled)
     whole.attrs["form"] = frame.attrs["form"]

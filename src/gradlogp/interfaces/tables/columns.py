@@ -119,8 +119,10 @@ class Column:
         if self.kind == "name":
             return "text that differs in nearly every row: resampled from the data, not learned"
         if self.kind == "category":
-            more = f", {len(self.others)} rare ones grouped together" if self.others else ""
-            return f"category of {len(self.levels)} levels{more}"
+            rare = f", {len(self.others)} of them rare and grouped together" if self.others else ""
+            n = sum(level not in (REST, MISSING) for level in self.levels) + len(self.others)
+            text = f"category of {n} level{'s' * (n != 1)}{rare}"
+            return text + ", apart from missing" * (MISSING in self.levels)
         unit = {"Y": "years", "M": "months", "D": "days", "h": "hours", "m": "minutes"}.get(
             self.unit
         )
@@ -301,7 +303,8 @@ def _numbers(
     return Column(
         name, kind, dtype, levels if len(levels) > 1 else (), (), places, grid, offset, spread,
         T, unit, spikes=spikes, seen=seen,
-        edges=_all_met(values, step) or (not step and high is not None), base=base, atoms=atoms, counts=counts,
+        edges=_all_met(values, step) or (not step and high is not None), base=base, atoms=atoms,
+        counts=counts,
     )  # fmt: skip
 
 
