@@ -2677,7 +2677,8 @@ MUTANTS = (
     ),
     Mutant(
         "X: what a network makes of a level is that of the next",
-        "scores/model.py", "_embedded(frames.coordinate))", "_embedded(frames.coordinate.roll(1)))",
+        "scores/model.py", "network._embedded(frames.coordinate))",
+        "network._embedded(frames.coordinate.roll(1)))",
         "noise/test_tabulated.py::test_a_model_is_the_same_with_its_frames_known",
     ),
     Mutant(
