@@ -25,7 +25,7 @@ from arviz_stats.base import array_stats
 
 import gradlogp as glp
 from gradlogp.distributions import targets as d
-from gradlogp.langevin.kernels.exponential import ExponentialEuler
+from gradlogp.langevin.kernels.overdamped import ExponentialEuler
 from gradlogp.langevin.tuning import Adaptation
 
 HERE = Path(__file__).parent

@@ -24,7 +24,7 @@ import torch
 
 import gradlogp as glp
 from gradlogp.check import metrics
-from gradlogp.noise.spread import noise_span
+from gradlogp.noise.ladder import noise_span
 
 ROOM = 0.25  # caches end somewhere
 PAGE = """# How time and memory grow

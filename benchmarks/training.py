@@ -1,14 +1,16 @@
 """What training and sampling cost above the bare network, and one U-Net beside two others.
 
 Three questions, each answered by ratios within one run of interleaved rounds (the median of the
-ratios of each round, which a busy machine disturbs least):
+ratios of each round, which a busy machine disturbs least; on one thread of a CPU the seconds are those
+of the process, not of the clock):
 
-1. a step of `fit` against forward, backward and optimiser of the same network on the same batch;
+1. a step of `fit` against a loop written by hand, which draws batch, times and noise, clips and
+   averages weights, and against forward, backward and optimiser alone, of the same network;
 2. a step of `evolve` against as many bare calls of the same network;
 3. a training step of `UNet` on 28×28×1 images against the U-Nets of denoising_diffusion_pytorch and
    of diffusers with about as many parameters.
 
-    python benchmarks/training.py [--repeats 9] [--threads 1] [--device cpu] [--quick]
+    python benchmarks/training.py [--repeats 9] [--threads 1] [--device cpu] [--quick] [--no-peers]
 
 The peers are looked for, and left out where they are not installed; give them an environment of
 their own. Packages that denoising_diffusion_pytorch imports for its trainer alone are replaced by
@@ -31,19 +33,27 @@ from torch import nn
 
 import gradlogp as glp
 
-STEPS = 5  # of each measurement
+STEPS = 5  # of each measurement with images
+TIMES = 40  # with vectors, the default of `evolve`
 SIDE = (1, 28, 28)
 PAGE = """# Training and sampling above the bare network
 
-`python benchmarks/training.py`: milliseconds a step, and medians of the ratios within each of the
-interleaved rounds; `training.json` has all ratios. `fit` averages weights, clips, checks and draws
-noise besides; the bare loop is forward, backward and AdamW. Sampling is DDIM, one call of the network
-a step. The U-Nets have about as many parameters; that of denoising_diffusion_pytorch has linear
-attention at every level, as it comes."""
+`python benchmarks/training.py`: milliseconds of CPU a step, and medians of the ratios within each of
+the interleaved rounds; `training.json` has all ratios. The loop by hand draws a batch, times and noise,
+adds them up, and clips and averages weights, without noise schedule and frame; the bare one is forward,
+backward and AdamW. Sampling takes one call of the network a step, in runs of 40 times (U-Nets 6); a
+bare call is given a noise level for each sample, as training gives it. The U-Nets have about as many
+parameters; that of denoising_diffusion_pytorch has linear attention at every level, as it comes."""
 
 
 def seeded(seed=0):
     return torch.Generator().manual_seed(seed)
+
+
+def clock():
+    """Seconds: of the process where it alone computes, in one thread."""
+    alone = torch.get_num_threads() == 1 and not torch.cuda.is_initialized()
+    return time.process_time() if alone else time.perf_counter()
 
 
 def rounds(functions, repeats):
@@ -54,9 +64,9 @@ def rounds(functions, repeats):
     for i in range(repeats):
         order = list(functions.items())
         for name, function in order if i % 2 else order[::-1]:
-            began = time.perf_counter()
+            began = clock()
             function()
-            found[name].append(time.perf_counter() - began)
+            found[name].append(clock() - began)
     return found
 
 
@@ -87,7 +97,7 @@ def networks(quick):
     images = torch.randn(512, *SIDE, generator=seeded(1))
     cases = [
         (f"MLP {width}, batch {batch}", lambda w=width: glp.MLP(2, w, generator=seeded()), plane, batch)
-        for width, batch in ((64, 128), (128, 512), (256, 2048))
+        for width, batch in ((64, 128), (128, 128), (128, 512), (256, 2048))
     ]  # fmt: skip
     cases += [
         (f"UNet 28x28, patch 2, batch {batch}",
@@ -105,53 +115,84 @@ def training(repeats, device, quick):
         bare = make().to(device)
         optimizer = torch.optim.AdamW(bare.parameters(), fused=True)
         x, c = data[:batch].to(device), torch.zeros(batch, device=device)
+        n_steps = TIMES if data.ndim == 2 and batch < 1000 else STEPS
         records = glp.fit(model, data, steps=10**6, batch_size=batch, generator=seeded())
 
-        def ours(records=records):
-            for _ in range(STEPS):
+        def ours(records=records, n_steps=n_steps):
+            for _ in range(n_steps):
                 assert next(records).loss < 1e6
 
-        def floor(bare=bare, optimizer=optimizer, x=x, c=c):
-            for _ in range(STEPS):
+        def floor(bare=bare, optimizer=optimizer, x=x, c=c, n_steps=n_steps):
+            for _ in range(n_steps):
                 optimizer.zero_grad(set_to_none=True)
                 loss = (bare(x, c) - x).square().mean()
                 loss.backward()
                 optimizer.step()
                 assert float(loss.detach()) < 1e6  # who watches the loss waits for it
 
-        rows.append(
-            compare(f"fit, {name}", {"fit": ours, "bare": floor}, repeats, STEPS, part="training")
-        )
+        weights = [p.detach() for p in bare.parameters()]
+        averages = [w.clone() for w in weights]
+        rows_of = data.to(device)
+
+        def by_hand(
+            bare=bare, optimizer=optimizer, data=rows_of, n=batch, n_steps=n_steps,
+            pair=(averages, weights),
+        ):  # fmt: skip
+            for _ in range(n_steps):
+                optimizer.zero_grad(set_to_none=True)
+                z = data[torch.randint(len(data), (n,), device=device)]
+                t, noise = torch.rand(n, device=device), torch.randn_like(z)
+                noisy = z + t.reshape(-1, *[1] * (z.ndim - 1)) * noise
+                loss = (bare(noisy, t) - noise).square().mean()
+                loss.backward()
+                nn.utils.clip_grad_norm_(bare.parameters(), 1.0)
+                optimizer.step()
+                torch._foreach_lerp_(*pair, 0.01)
+                assert float(loss.detach()) < 1e6
+
+        for other, against in (("by hand", by_hand), ("bare", floor)):
+            both = {"fit": ours, other: against}
+            rows.append(
+                compare(f"fit, {name}", both, repeats, n_steps, part="training", beside=other)
+            )
         records.close()
     return rows
 
 
 def sampling(repeats, device, quick):
-    """DDIM, one call a step, against bare calls of the network."""
+    """Transitions of one call a step, against bare calls of the network."""
     rows = []
     for name, make, data, batch in networks(quick):
+        small = data.ndim == 2
         model = glp.ScoreModel(make(), glp.schedules.VP(), "v").to(device).eval()
         x, c = data[:batch].to(device), torch.zeros(batch, device=device)
-        times = glp.time_grid(model.schedule, STEPS + 1)
-        calls = []
-        hook = model.network.register_forward_hook(lambda *_, calls=calls: calls.append(1))
-        glp.evolve(glp.diffusion.DDIM(), model, x, times)
-        hook.remove()
+        times = glp.time_grid(model.schedule, TIMES if small else STEPS + 1)
+        transitions = [glp.diffusion.DDIM()]
+        if small and batch == 128:
+            transitions += [glp.diffusion.UniPC(), glp.diffusion.Ancestral()]
+        for transition in transitions:
+            calls = []
+            hook = model.network.register_forward_hook(lambda *_, calls=calls: calls.append(1))
+            glp.evolve(transition, model, x, times)
+            hook.remove()
 
-        def ours(model=model, x=x, times=times):
-            y = glp.evolve(glp.diffusion.DDIM(), model, x, times)
-            assert bool(y.isfinite().all())
+            def ours(model=model, x=x, times=times, transition=transition):
+                y = glp.evolve(transition, model, x, times)
+                assert bool(y.isfinite().all())
 
-        n_calls = len(calls)
+            n_calls = len(calls)
 
-        @torch.no_grad()
-        def floor(network=model.network, x=x, c=c, n=n_calls):
-            for _ in range(n):
-                y = network(x, c)
-            assert bool(y.isfinite().all())
+            @torch.no_grad()
+            def floor(network=model.network, x=x, c=c, n=n_calls):
+                for _ in range(n):
+                    y = network(x, c)
+                assert bool(y.isfinite().all())
 
-        functions = {"evolve": ours, "bare": floor}
-        rows.append(compare(f"evolve, {name}", functions, repeats, n_calls, part="sampling"))
+            what = f"evolve, {type(transition).__name__}, {name}"
+            both = {"evolve": ours, "bare": floor}
+            rows.append(
+                compare(what, both, repeats, n_calls, part="sampling", beside="bare calls")
+            )
     return rows
 
 
@@ -255,12 +296,12 @@ def peers(repeats, device, quick):
 
 def table(rows):
     """The rows as Markdown."""
-    lines = ["| what | ms a step | bare, ms | ratio |", "|---|---|---|---|"]
+    lines = ["| what | ms a step | beside | ms | ratio |", "|---|---|---|---|---|"]
     for row in rows:
         if row["part"] != "peers":
             lines.append(
-                f"| {row['what']} | {row['milliseconds']:.2f} | {row['floor_milliseconds']:.2f} "
-                f"| {row['ratio']:.3f} |"
+                f"| {row['what']} | {row['milliseconds']:.2f} | {row['beside']} "
+                f"| {row['floor_milliseconds']:.2f} | {row['ratio']:.3f} |"
             )
     lines += ["", "| a training step | parameters | ms | ratio to ours |", "|---|---|---|---|"]
     for row in rows:
@@ -285,8 +326,10 @@ def main():
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--quick", action="store_true", help="fewer cases")
+    parser.add_argument("--no-peers", action="store_true", help="keep the peers' recorded rows")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
+    out = Path(__file__).with_name("training.json")
     device = options.device
     name = torch.cuda.get_device_name() if device.startswith("cuda") else platform.machine()
     environment = {
@@ -300,12 +343,13 @@ def main():
     }
     print("  ".join(f"{k} {v}" for k, v in environment.items()))
     print(f"{'':<46}{'ms':>10}{'bare':>10}{'ratio':>8}{'best':>8}")
-    rows = [
-        row
-        for part in (training, sampling, peers)
-        for row in part(options.repeats, device, options.quick)
-    ]
-    out = Path(__file__).with_name("training.json")
+    parts = (training, sampling) if options.no_peers else (training, sampling, peers)
+    rows = [row for part in parts for row in part(options.repeats, device, options.quick)]
+    if options.no_peers:
+        rows += [row for row in json.loads(out.read_text())["rows"] if row["part"] == "peers"]
+    if options.quick:
+        print(table(rows))
+        return
     out.write_text(json.dumps({"environment": environment, "rows": rows}, indent=1))
     out.with_suffix(".md").write_text(f"{PAGE}\n\n{table(rows)}\n", encoding="utf-8")
     print(f"\n{table(rows)}\n\nwritten to {out.name} and training.md")

@@ -47,6 +47,13 @@ def coarse_pictures(monkeypatch):
 
 
 @pytest.fixture
+def few_steps(monkeypatch):
+    """Measure no steps for samples and likelihoods, where only their being there is looked at."""
+    monkeypatch.setattr("gradlogp.interfaces.pipeline.sample_levels", lambda model: 16)
+    monkeypatch.setattr("gradlogp.interfaces.pipeline.likelihood_steps", lambda model: 12)
+
+
+@pytest.fixture
 def as_user():
     """Switch the run-time shape checks off, to see the errors that a user sees."""
     from jaxtyping import config

@@ -1,6 +1,8 @@
 """What several test files share: seeds, covariances, quadrature, comparisons, orders of convergence."""
 
+import json
 import math
+import re
 
 import numpy as np
 import pytest
@@ -25,6 +27,12 @@ def gauss_hermite(d, n=3):
 
 def seeded(seed=0):
     return torch.Generator().manual_seed(seed)
+
+
+def read_page(path):
+    """Return the text of an interactive page, and the data in it."""
+    text = path.read_text(encoding="utf-8")
+    return text, json.loads(re.search(r'id="data">(.*?)</script>', text, re.DOTALL)[1])
 
 
 def clone(generator):

@@ -1,10 +1,10 @@
-"""Conjugate gradients: the solution, what a truncated one is the best of, and what is refused."""
+"""Conjugate gradients: the solution, what a truncated one is the best of; Lanczos beside them."""
 
 import pytest
 import torch
 from support import close
 
-from gradlogp.calculus.conjugate_gradients import conjugate_gradients, solve_all
+from gradlogp.calculus.conjugate_gradients import conjugate_gradients, lanczos, solve_all
 
 
 def systems(generator, d=6, n=4):
@@ -89,3 +89,32 @@ def test_bad_systems(arguments, message):
     given = {"product": lambda v: v, "b": torch.ones(1, 2), **arguments}
     with pytest.raises(ValueError, match=message):
         conjugate_gradients(given.pop("product"), given.pop("b"), **given)
+
+
+def symmetric(n, d, generator):
+    A = torch.randn(n, d, d, generator=generator)
+    return A + A.mT
+
+
+def test_after_d_iterations_all_eigenvalues_are_known(generator):
+    """Of matrices with d eigenvalues, of some with two, of the identity and of 0, side by side."""
+    few = torch.diag(torch.tensor([3.0, 3.0, 3.0, 3.0, 0.2])).expand(4, 5, 5)
+    A = torch.cat([symmetric(2, 5, generator), few, torch.eye(5)[None], torch.zeros(1, 5, 5)])
+    T, beyond = lanczos(times(A), torch.zeros(8, 5), 9, generator)
+    close(torch.linalg.eigvalsh(T), torch.linalg.eigvalsh(A), 1e-12)
+    close(T.triu(2), torch.zeros(8, 5, 5), 0.0)
+    assert not beyond.any()
+
+
+def test_fewer_iterations_give_the_ritz_values_of_the_krylov_space(generator):
+    """T is A in span(q, A q, A² q), and β |u_k| the residual of each pair, for the same start q."""
+    A, state = symmetric(3, 6, generator), generator.get_state()
+    T, beyond = lanczos(times(A), torch.zeros(3, 6), 3, generator)
+    q = torch.randn(3, 6, generator=generator.set_state(state))
+    Q = torch.linalg.qr(torch.stack([q, times(A)(q), times(A)(times(A)(q))], -1)).Q
+    ritz, u = torch.linalg.eigh(Q.mT @ A @ Q)
+    values, vectors = torch.linalg.eigh(T)
+    close(values, ritz, 1e-11)
+    residual = (A @ Q @ u - Q @ u * ritz[:, None]).norm(dim=1)
+    close(beyond[:, None] * vectors[:, -1].abs(), residual, 1e-11)
+    assert float(residual.min()) > 1e-3

@@ -147,11 +147,6 @@ def test_refusals(as_user):
         minimise(f, -torch.ones(1, 2))
     with pytest.raises(ValueError, match="x0 has 2 rows: call minimise for each start"):
         minimise(f, torch.ones(2, 2))
-    with pytest.raises(ValueError, match="x0 has 1 of 1 rows that are not finite"):
-        minimise(f, torch.full((1, 2), math.nan))
-    for options in ({"tolerance": 0.0}, {"max_evaluations": 0}):
-        with pytest.raises(ValueError, match=next(iter(options))):
-            minimise(f, torch.ones(1, 2), **options)
     with pytest.raises(TypeError, match=r"f must return shapes \(1,\) and \(1, 2\)"):
         minimise(lambda x: (x.sum(), x), torch.ones(1, 2))
 

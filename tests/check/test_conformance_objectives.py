@@ -91,10 +91,6 @@ def several(score, z, t=None, *, generator=None, of=lambda u: u):
     return 0.5 * sum_event((b * score(a * z + b * eps, t) + eps).square())
 
 
-def plain(generator, x):
-    return torch.randn_like(x)
-
-
 WRONG = {
     "of the trace": partial(implicit, trace=-1.0),
     "probes on the unit sphere": partial(implicit, trace=1 / 3),

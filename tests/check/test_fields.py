@@ -129,10 +129,6 @@ def test_fields_without_a_jacobian_are_refused(as_user):
                 conservativity(score, x, n_probes)
     with pytest.raises(ValueError, match="returned shape"):
         conservativity(lambda x: x[:, :1], x)
-    with pytest.raises(ValueError, match="n_probes must be an integer of at least 1, got 0"):
-        conservativity(network, x, 0)
-    with pytest.raises(ValueError, match="chunk_size"):
-        conservativity(network, x, chunk_size=0)
     assert math.isnan(conservativity(lambda x: 0 * x, x).ratio.value)
 
 

@@ -1,13 +1,16 @@
 """Metrics against closed forms, brute force and their own error bars."""
 
+import itertools
 import math
 
 import numpy as np
 import pytest
 import torch
 from scipy import stats
-from support import clone, close, z_score
+from scipy.linalg import sqrtm
+from support import COV, MEAN, clone, close, gauss_hermite, z_score
 
+from gradlogp import Gaussian, GaussianMixture
 from gradlogp.check.metrics import (
     c2st,
     fisher_divergence,
@@ -17,6 +20,13 @@ from gradlogp.check.metrics import (
     nearest_neighbours,
     sliced_wasserstein,
 )
+from gradlogp.check.metrics.gaussians import (
+    gaussian_fisher,
+    gaussian_kl,
+    gaussian_wasserstein,
+    mean_score,
+)
+from gradlogp.check.metrics.two_sample import between, components, mmd_variance
 
 
 def normal(n, d, generator, shift=0.0):
@@ -323,7 +333,6 @@ def test_bad_samples_are_refused(metric, generator, as_user):
 @pytest.mark.parametrize(
     ("case", "message"),
     [
-        (lambda x: sliced_wasserstein(x, x, 0), "n_projections"),
         (lambda x: mmd(x, x, n_permutations=1), "n_permutations"),
         (lambda x: mmd(torch.zeros(20, 2), torch.zeros(20, 2)), "coincide"),
         (lambda x: c2st(x[:6], x), "x must have at least 10 rows"),
@@ -335,3 +344,252 @@ def test_bad_samples_are_refused(metric, generator, as_user):
 def test_bad_arguments_are_refused(case, message, generator, as_user):
     with pytest.raises(ValueError, match=message):
         case(normal(20, 2, generator))
+
+
+def mean(values):
+    values = list(values)
+    return float(sum(values)) / len(values)
+
+
+def test_all_pairs_of_two_samples_by_sums_over_distinct_points(generator):
+    n, m = 4, 5
+    K = torch.randn(n, m, generator=generator)
+    rows, columns = (list(itertools.permutations(range(size), 2)) for size in (n, m))
+    square = mean(K[i, j] * K[k, l] for i, k in rows for j, l in columns)
+    of_x = mean(K[i, j] * K[i, l] for i in range(n) for j, l in columns)
+    of_y = mean(K[i, j] * K[k, j] for i, k in rows for j in range(m))
+    of_both = float(K.square().mean())
+    close(torch.tensor(between(K)), [of_x - square, of_y - square, of_both - square], 1e-12)
+
+
+def test_single_points_by_sums_over_distinct_points(generator):
+    """Var a(X) = Var E[k | X] of both kinds, less twice their covariance; likewise of Y."""
+    n, m = 4, 5
+    K = torch.randn(n + m, n + m, generator=generator)
+    K = (K + K.mT).fill_diagonal_(0)
+    expected = 0.0
+    for here, there in ((range(n), range(n, n + m)), (range(n, n + m), range(n))):
+        k = K[list(here)][:, list(here)]
+        other, _, _ = between(K[list(here)][:, list(there)])
+        linked = mean(K[i, j] * K[i, y] for i, j in itertools.permutations(here, 2) for y in there)
+        apart = mean(
+            K[i, j] * K[l, y] for i, j, l in itertools.permutations(here, 3) for y in there
+        )
+        one, _ = components(k.sum(1), k.square().sum())
+        expected += 4 * (one + other - 2 * (linked - apart)) / len(here)
+    close(mmd_variance(K, n)[0], expected, 1e-12)
+
+
+def statistic(K, n):
+    m = len(K) - n
+    x, y, across = K[:n, :n].sum(), K[n:, n:].sum(), K[:n, n:].sum()
+    return float(x / (n * (n - 1)) + y / (m * (m - 1)) - 2 * across / (n * m))
+
+
+def plug_in(K, n):
+    """The single points' part as it was: the variance of what is seen of them."""
+    m = len(K) - n
+    a = K[:n, :n].sum(1) / (n - 1) - K[:n, n:].mean(1)
+    b = K[n:, n:].sum(1) / (m - 1) - K[n:, :n].mean(1)
+    return 4 * float(a.var()) / n + 4 * float(b.var()) / m
+
+
+@pytest.mark.parametrize("one_law", [True, False])
+def test_the_mean_over_all_samples_is_the_variance_over_all_samples(one_law):
+    """Of laws on three points, with 4 and 5 draws: 3⁹ samples, weighted by their probability."""
+    points = torch.tensor([0.0, 0.7, 2.0])
+    p = torch.tensor([0.5, 0.3, 0.2])
+    q = p if one_law else torch.tensor([0.1, 0.2, 0.7])
+    n, m = 4, 5
+    kernel = torch.exp(-0.5 * (points[:, None] - points).square())
+    # the statistic does not depend on the order of the draws: multisets with their multiplicity
+    weights, values, found, old = [], [], [], []
+    multisets = [list(itertools.combinations_with_replacement(range(3), size)) for size in (n, m)]
+    for x, y in itertools.product(*multisets):
+        index = torch.tensor([*x, *y])
+        K = kernel[index][:, index].fill_diagonal_(0)
+        weights.append(multinomial(x, p) * multinomial(y, q))
+        values.append(statistic(K, n))
+        single, rest = mmd_variance(K, n)
+        found.append(single + rest)
+        old.append(plug_in(K, n) + rest)
+    w, v, f, g = (torch.tensor(e, dtype=torch.float64) for e in (weights, values, found, old))
+    close(w.sum(), 1.0, 1e-6)
+    variance = w @ (v - w @ v).square()
+    close(w @ f, variance, 1e-6)
+    assert float(w @ g) > (1.5 if one_law else 1.02) * float(variance)  # the negative control
+
+
+def multinomial(draws, p):
+    """The probability of a multiset of draws."""
+    counts = torch.bincount(torch.tensor(draws), minlength=len(p)).double()
+    log = (
+        torch.lgamma(counts.sum() + 1)
+        - torch.lgamma(counts + 1).sum()
+        + (counts @ p.double().log())
+    )
+    return float(log.exp())
+
+
+P = Gaussian(MEAN, COV)
+Q = Gaussian([0.2, 0.3], [[0.9, -0.3], [-0.3, 1.4]])
+
+
+def random_law(d, generator, rank=None):
+    root = torch.randn(d, rank or d, generator=generator)
+    return Gaussian(torch.randn(d, generator=generator), root @ root.mT / d)
+
+
+def nodes(law, n=3):
+    """Nodes and weights under which the mean of a quadratic over the law is exact."""
+    z, weight = gauss_hermite(len(law.mean), n)
+    return law.mean + z @ torch.linalg.cholesky(law.cov).mT, weight
+
+
+# ---------------------------------------------------------------------------- distances
+
+
+@pytest.mark.parametrize("d", [1, 2, 4])
+def test_fisher_and_kl_are_means_over_p(d, generator):
+    """Both integrands are quadratic, so that Gauss–Hermite integrates them exactly."""
+    p, q = random_law(d, generator).noised(1.0, 0.3), random_law(d, generator).noised(1.0, 0.4)
+    x, weight = nodes(p)
+    squares = (p.score(x) - q.score(x)).square().sum(1)
+    close(gaussian_fisher(p, q), 0.5 * weight @ squares, 1e-10)
+    close(gaussian_kl(p, q), weight @ (p.log_prob(x) - q.log_prob(x)), 1e-10)
+
+
+def test_fisher_and_kl_are_not_symmetric_and_vanish_for_one_law():
+    for distance in (gaussian_fisher, gaussian_kl):
+        assert abs(distance(P, Q) - distance(Q, P)) > 0.1
+        assert 0 <= distance(P, Gaussian(MEAN, COV)) < 1e-14
+
+
+@pytest.mark.parametrize("d", [1, 2, 5])
+def test_wasserstein_against_matrix_roots_and_the_optimal_map(d, generator):
+    p, q = random_law(d, generator).noised(1.0, 0.3), random_law(d, generator)
+    S, T = p.cov.numpy(), q.cov.numpy()
+    root = sqrtm(S)
+    cross = sqrtm(root @ T @ root).real
+    expected = (p.mean - q.mean).square().sum() + torch.tensor((S + T - 2 * cross).trace())
+    value = gaussian_wasserstein(p, q)
+    close(value**2, expected, 1e-10)
+    close(gaussian_wasserstein(q, p), value, 1e-12)
+    # the map that carries p to q costs exactly this
+    inverse = torch.linalg.inv(torch.as_tensor(root))
+    M = inverse @ torch.as_tensor(cross) @ inverse
+    close(M @ p.cov @ M, q.cov, 1e-8)
+    x, weight = nodes(p)
+    cost = (x - q.mean - (x - p.mean) @ M).square().sum(1)
+    close(value**2, weight @ cost, 1e-8)
+
+
+def test_wasserstein_of_rotated_axes():
+    a, b = torch.tensor([4.0, 0.01, 1e-12]), torch.tensor([1.0, 0.25, 1e-6])
+    expected = (a.sqrt() - b.sqrt()).square().sum().sqrt()
+    close(gaussian_wasserstein(Gaussian([0.0] * 3, a), Gaussian([0.0] * 3, b)), expected, 1e-14)
+    U = torch.linalg.qr(torch.tensor([[1.0, 2, 3], [0, 1, 4], [5, 6, 0]])).Q
+    turned = [Gaussian(torch.ones(3), U @ torch.diag(w) @ U.mT) for w in (a, b)]
+    close(gaussian_wasserstein(*turned), expected, 1e-8)
+
+
+def test_wasserstein_of_singular_and_of_close_laws(generator):
+    point, line = Gaussian([1.0, 2.0], 0.0), Gaussian([1.0, 2.0], [9.0, 0.0])
+    close(gaussian_wasserstein(point, line), 3.0, 1e-14)
+    close(gaussian_wasserstein(point, point), 0.0, 1e-14)
+    across = Gaussian([1.0, 2.0], [0.0, 16.0])
+    close(gaussian_wasserstein(line, across), 5.0, 1e-14)
+    for rank in (1, 2, 4):
+        law = random_law(4, generator, rank)
+        assert gaussian_wasserstein(law, Gaussian(law.mean, law.cov)) < 1e-7
+    # W2 of N(0, S) and N(0, (1+e)² S) is e √tr S, however small e
+    e = 1e-9
+    close(
+        gaussian_wasserstein(P, Gaussian(MEAN, (1 + e) ** 2 * COV)) / e, COV.trace().sqrt(), 1e-5
+    )
+    # float32 laws are compared in float64
+    single = Gaussian(MEAN.float(), COV.float())
+    close(gaussian_wasserstein(single, Gaussian(MEAN.float(), COV.float())), 0.0, 1e-12)
+
+
+@pytest.mark.usefixtures("as_user")
+def test_laws_that_do_not_fit_are_refused():
+    three, point = Gaussian([0.0, 0.0, 0.0]), Gaussian([0.0, 0.0], [1.0, 0.0])
+    mixture = GaussianMixture([0.5, 0.5], [[-2.0, 0.0], [2.0, 0.0]], 1.0)
+    for distance in (gaussian_fisher, gaussian_kl, gaussian_wasserstein):
+        with pytest.raises(ValueError, match="same dimension, got 2 and 3"):
+            distance(P, three)
+        with pytest.raises(ValueError, match="q was noised for 2 samples"):
+            distance(P, P.noised(torch.ones(2), torch.ones(2)))
+        with pytest.raises(ValueError, match="p must be a Gaussian, got GaussianMixture"):
+            distance(mixture, P)  # and not taken for its mean and covariance
+    for distance in (gaussian_fisher, gaussian_kl):
+        with pytest.raises(ValueError, match="covariance of p is singular"):
+            distance(point, P)
+        with pytest.raises(ValueError, match="covariance of q is singular"):
+            distance(P, point)
+
+
+# ---------------------------------------------------------------------------- Stein
+
+
+def test_fisher_information_of_a_gaussian_and_its_errors(generator):
+    x = P.sample(20_000, generator=generator)
+    result = fisher_information(P.score, x)
+    expected = float(torch.linalg.inv(COV).trace())
+    close(result.curvature.value, expected, 1e-12)
+    assert result.curvature.standard_error < 1e-12
+    squares = P.score(x).square().sum(1)
+    close(result.squared.value, squares.mean(), 1e-12)
+    close(result.squared.standard_error, squares.std() / math.sqrt(len(x)), 1e-12)
+    assert abs(result.squared.value - expected) < 4.5 * result.squared.standard_error
+    close(result.difference.value, result.squared.value - expected, 1e-10)
+
+
+def test_fisher_information_of_a_mixture_is_paired(generator):
+    law = GaussianMixture([0.3, 0.7], [[-1.0, 0.0], [1.0, 1.0]], [0.4, 0.9])
+    x = law.sample(20_000, generator=generator)
+    result = fisher_information(law.score, x)
+    terms = law.score(x).square().sum(1) + law.hessian(x).diagonal(dim1=1, dim2=2).sum(1)
+    close(result.difference.value, terms.mean(), 1e-10)
+    close(result.difference.standard_error, terms.std() / math.sqrt(len(x)), 1e-10)
+    assert abs(z_score(terms, 0.0)) < 4.5
+    wrong = fisher_information(lambda y: 0.5 * law.score(y), x).difference
+    assert abs(wrong.value) > 20 * wrong.standard_error
+
+
+def test_mean_score_is_a_t_test_in_one_dimension(generator):
+    x = 0.1 + torch.randn(60, 1, generator=generator)
+    result = mean_score(lambda x: -x, x)
+    close(result.p_value, stats.ttest_1samp(-x[:, 0].numpy(), 0.0).pvalue, 1e-10)
+    close(result.value, -x.mean(0), 1e-14)
+    close(result.standard_error, x.std(0) / math.sqrt(60), 1e-14)
+
+
+def test_mean_score_has_uniform_p_values_and_finds_a_shift(generator):
+    P_inverse = Gaussian(torch.zeros(6), torch.diag(torch.arange(1.0, 7.0)))
+    score = lambda x: P_inverse.score(x.flatten(1)).reshape(x.shape)
+    draw = lambda n: P_inverse.sample(n, generator=generator).reshape(n, 2, 3)
+    p_values = [mean_score(score, draw(30)).p_value for _ in range(400)]
+    assert stats.kstest(p_values, "uniform").pvalue > 1e-4
+    moved = mean_score(score, draw(2000) + 0.2)
+    assert moved.value.shape == moved.standard_error.shape == (2, 3)
+    assert moved.p_value < 1e-6
+
+
+def test_mean_score_without_variance_in_a_direction(generator):
+    x = torch.randn(50, 2, generator=generator)
+    line = mean_score(lambda x: torch.stack([-x[:, 0], 0 * x[:, 0]], 1), x)
+    close(line.p_value, mean_score(lambda x: -x, x[:, :1]).p_value, 1e-10)
+    assert mean_score(lambda x: torch.stack([-x[:, 0], 1 + 0 * x[:, 0]], 1), x).p_value == 0.0
+    assert mean_score(torch.zeros_like, x).p_value == 1.0
+
+
+def test_bad_gaussian_samples_are_refused(as_user):
+    with pytest.raises(ValueError, match="more samples than its 6 coordinates, got 6"):
+        mean_score(lambda x: -x, torch.zeros(6, 2, 3))
+    for function in (mean_score, fisher_information):
+        with pytest.raises(ValueError, match="floating point"):
+            function(lambda x: -x, torch.zeros(9, 2, dtype=torch.long))
+    with pytest.raises(ValueError, match="score returned shape"):
+        mean_score(lambda x: x.sum(1), torch.zeros(9, 2))

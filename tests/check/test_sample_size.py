@@ -235,9 +235,6 @@ def test_refusals(as_user, generator):
         (lambda: gaussian(0.1, dim=2, cov=torch.eye(2)), "pass dim"),
         (lambda: gaussian(0.1, cov=torch.ones(2, 2)), "positive definite"),
         (lambda: gaussian(0.1, cov=torch.ones(2)), "shape"),
-        (lambda: gaussian(0.1, dim=0), "at least 1"),
-        (lambda: gaussian(0.0, dim=2), "accuracy"),
-        (lambda: gaussian(math.nan, dim=2), "accuracy"),
         (lambda: gaussian(1e-9, dim=2), "10¹⁵"),
         (
             lambda: sample_size.location(lambda x: -x[:, 0].square() / 8, -3, 3),

@@ -166,7 +166,7 @@ WRONG = (
      lambda f: objectives.weights.OfTime(lambda schedule, t: schedule.g2(t).sqrt()),
      "diffusion.likelihood_weight"),
     ("g² without its 2", "core.Schedule.g2", half, "diffusion.drift_and_diffusion"),
-    ("the log of a ratio for the log of its square", "scores.rescheduled.invert_log_snr",
+    ("the log of a ratio for the log of its square", "scores.guided.invert_log_snr",
      lambda f: lambda schedule, v: f(schedule, v / 2), "diffusion.exploding_is_preserving"),
     ("a product twice as long", "noise.tweedie.jacobian_product",
      lambda f: lambda s, x, v: 2 * f(s, x, v), "diffusion.tweedie_without_the_matrix"),

@@ -1,14 +1,18 @@
-"""Noise, shapes and protocols: the ground that everything else stands on."""
+"""Noise, protocols and derivatives in time: the ground that everything else stands on."""
 
 import math
+import re
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support import seeded
+from jaxtyping import TypeCheckError
+from support import close, seeded
 
+import gradlogp as glp
 from gradlogp.core import (
     BLOCK,
     Estimate,
@@ -31,6 +35,8 @@ from gradlogp.core import (
     randomness,
     sum_event,
 )
+from gradlogp.core.protocols import derivatives
+from gradlogp.noise.schedules import VP
 
 # ---------------------------------------------------------------------------- streams
 
@@ -329,3 +335,57 @@ def test_a_proportion_has_a_binomial_error_that_is_never_0():
     for successes, n in ((-1, 5), (6, 5), (0, 0)):
         with pytest.raises(ValueError, match=r"successes must lie in|n must be an integer"):
             proportion(successes, n)
+
+
+def pair(t):
+    return torch.sin(3 * t), torch.ones_like(t)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_values_and_a_constant(dtype):
+    t = torch.tensor([0.1, 0.7], dtype=dtype)
+    first, second = derivatives(pair, t)
+    close(first, 3 * torch.cos(3 * t), 1e-6)
+    assert torch.equal(second, torch.zeros_like(t))
+    assert first.dtype == second.dtype == dtype
+    number = derivatives(pair, torch.tensor(0.1, dtype=dtype))[0]
+    assert (number.shape, number.dtype) == ((), dtype)
+
+
+def test_within_every_mode():
+    t = torch.tensor([0.2, 0.9])
+    expected = 3 * torch.cos(3 * t)
+    with torch.no_grad():
+        close(derivatives(pair, t)[0], expected, 1e-12)
+    with torch.inference_mode():
+        close(derivatives(pair, t.clone())[0], expected, 1e-12)
+    close(torch.func.vmap(lambda u: derivatives(pair, u)[0])(t), expected, 1e-12)
+    first = lambda u: derivatives(pair, u)[0]
+    close(torch.func.jvp(first, (t,), (torch.ones(2),))[0], expected, 1e-12)
+
+
+def test_second_derivative():
+    t = torch.tensor(0.3, requires_grad=True)
+    first, _ = derivatives(pair, t)
+    close(torch.autograd.grad(first, t)[0], -9 * math.sin(0.9), 1e-12)
+    beta = -2 * VP().f(t)  # linear in t
+    close(torch.autograd.grad(beta, t)[0], 19.9, 1e-9)
+
+
+SOURCES = sorted((Path(__file__).parents[2] / "src" / "gradlogp").rglob("*.py"))
+
+
+def test_a_wrong_shape_is_caught_by_the_signature():
+    model = glp.ScoreModel(glp.MLP(2), glp.schedules.VE())
+    with pytest.raises(TypeCheckError):
+        model.forward(torch.zeros(3, 2).long(), torch.tensor(0.5))
+    with pytest.raises(TypeCheckError):
+        glp.Gaussian([0.0, 0.0]).log_prob(torch.zeros(2))  # (D,) for (B, D)
+    with pytest.raises(TypeCheckError):
+        glp.objectives.multilevel(model, torch.zeros(3, 2), torch.zeros(4))
+
+
+def test_shape_strings_are_strings():
+    """A formatter that unquotes them turns them into names that mean nothing."""
+    for path in SOURCES:
+        assert not re.findall(r"(?:Float|Int|Bool)\[Tensor, [^\"\s]", path.read_text()), path

@@ -6,7 +6,17 @@ from typing import NamedTuple
 
 import pytest
 import torch
-from support import COV, LADDERS, MEAN, clone, close, every_continuous, every_schedule, start
+from support import (
+    COV,
+    LADDERS,
+    MEAN,
+    MIXTURE,
+    clone,
+    close,
+    every_continuous,
+    every_schedule,
+    start,
+)
 
 from gradlogp import (
     MLP,
@@ -17,6 +27,7 @@ from gradlogp import (
     as_score,
     as_target,
     evolve,
+    log_likelihood,
     run,
     time_grid,
 )
@@ -24,16 +35,21 @@ from gradlogp.calculus import affine_map
 from gradlogp.core import BLOCK, Moments, Streams, per_sample, rand_like, sum_event
 from gradlogp.diffusion import (
     DDIM,
+    AdaptiveFlow,
     Ancestral,
     AnnealedLangevin,
     Coloured,
     ProbabilityFlow,
     ReverseSDE,
+    UniPC,
+    plan_levels,
+    plan_likelihood,
 )
+from gradlogp.diffusion.planning import MOST
 from gradlogp.distributions import Joint
 from gradlogp.noise import terminal
 from gradlogp.noise.coordinates import AffineCoordinates
-from gradlogp.noise.schedules import VE, VP, Cosine, Levels, Rectified, SubVP
+from gradlogp.noise.schedules import DDPM, EDM, VE, VP, Cosine, Levels, Rectified, SubVP
 
 TRANSITIONS = [
     Ancestral(),
@@ -133,8 +149,6 @@ def test_bad_times_are_refused(case, as_user):
         ({"x": torch.zeros(0, 2)}, "empty"),
         ({"x": torch.tensor([[0.0, math.nan]])}, "finite"),
         ({"transition": lambda x, t, s, score, generator: x[:, :1]}, "shape"),
-        ({"chunk_size": 0}, "chunk_size"),
-        ({"chunk_size": -3}, "chunk_size"),
         ({"chunk_size": 2, "generator": Streams(0, 0, 4, 4)}, "chunk"),
         ({"score": lambda x, t: -x}, "as_score"),
     ],
@@ -424,3 +438,68 @@ def test_callers_streams_are_kept():
     whole = part(0, n)
     halves = torch.cat([part(0, 600), part(600, n)])
     torch.testing.assert_close(halves, whole, rtol=1e-12, atol=1e-12)
+
+
+SCHEDULES = [VE(0.05, 30.0), VP(), EDM()]
+by_name = pytest.mark.parametrize("schedule", SCHEDULES, ids=lambda s: type(s).__name__)
+
+
+@by_name
+@pytest.mark.parametrize("tolerance", [0.03, 0.003])
+def test_levels_leave_an_error_below_the_tolerance(schedule, tolerance, generator):
+    """On draws of their own, against the flow to a tolerance far below; half of them do not."""
+    score = ExactScore(MIXTURE, schedule)
+    plan = plan_levels(score, tolerance=tolerance, generator=generator)
+    z = plan_start(score, generator)
+    ends = [1.0, float(time_grid(schedule)[-1])]
+    truth = evolve(AdaptiveFlow(1e-6, 1e-6), score, z, torch.tensor(ends, dtype=torch.float64))
+
+    def error(n):
+        x = evolve(UniPC(), score, z, time_grid(schedule, n, rho=math.inf))
+        return float((x - truth).square().mean().sqrt() / truth.std(0).square().mean().sqrt())
+
+    assert plan.error <= tolerance
+    assert error(plan.n) < 3 * tolerance, plan  # the draws of the plan are 32
+    assert error(plan.n // 2) > tolerance, plan
+
+
+def plan_start(score, generator):
+    return score.law(torch.tensor(1.0)).sample(100, generator=generator)
+
+
+@by_name
+def test_likelihood_within_the_tolerance(schedule, generator):
+    score = ExactScore(MIXTURE, schedule)
+    plan = plan_likelihood(score, generator=generator)
+    x = MIXTURE.sample(60, generator=generator)
+    truth = log_likelihood(score, x, tolerance=1e-5).log_prob
+    errors = [
+        float((log_likelihood(score, x, n_steps=n).log_prob - truth).square().mean().sqrt())
+        for n in (plan.n, plan.n // 2)
+    ]
+    assert errors[0] < 5 * 0.005, (plan, errors)
+    assert errors[1] > 0.005, (plan, errors)
+
+
+def test_where_nothing_is_enough_the_error_says_so(generator):
+    plan = plan_levels(ExactScore(MIXTURE, VP()), tolerance=1e-12, generator=generator)
+    assert plan.n == MOST
+    assert 1e-12 < plan.error < 1e-4
+
+
+def test_what_is_refused(generator):
+    with pytest.raises(ValueError, match="discrete ladder"):
+        plan_levels(ExactScore(MIXTURE, DDPM(torch.linspace(1e-4, 0.02, 50))), generator=generator)
+    with pytest.raises(ValueError, match="no continuous flow"):
+        plan_likelihood(ExactScore(MIXTURE, DDPM(torch.linspace(1e-4, 0.02, 50))))
+    with pytest.raises(ValueError, match="Ancestral draws noise"):
+        plan_levels(ExactScore(MIXTURE, VP()), Ancestral())
+
+
+def test_a_probe_measures_the_same_steps(generator):
+    """The error of the solver is that along one probe, the same for any number of steps."""
+    score = ExactScore(MIXTURE, EDM())
+    exact = plan_likelihood(score, generator=generator)
+    probed = plan_likelihood(score, divergence="hutchinson", generator=generator)
+    assert 0.5 <= probed.n / exact.n <= 2
+    assert probed.error < 0.005

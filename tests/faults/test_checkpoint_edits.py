@@ -17,6 +17,7 @@ from gradlogp.learn import checkpoint
 pytestmark = [
     pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork"),
     pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning"),
+    pytest.mark.usefixtures("float32"),
 ]
 NO = "missing"
 VALUES = (
@@ -53,11 +54,6 @@ def whole(tmp_path_factory):
     with pytest.raises(KeyboardInterrupt):
         estimator(path, callback=stop)
     return path
-
-
-@pytest.fixture(autouse=True)
-def float32():
-    torch.set_default_dtype(torch.float32)
 
 
 def places(tree, at=()):

@@ -78,11 +78,6 @@ CHEAP: dict[str, dict[str, str | None]] = {
 }  # fmt: skip
 
 
-@pytest.fixture
-def float32():
-    torch.set_default_dtype(torch.float32)
-
-
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """Inputs in in/, from which nothing may be taken and to which nothing may be added; and run/."""

@@ -12,18 +12,12 @@ import zlib
 
 import numpy as np
 import pytest
-import torch
 from attempts import attempt, complaints
 from PIL import Image
 
 SEED = int(os.environ.get("SEED", "0"))
 
 pytestmark = [pytest.mark.usefixtures("as_user", "float32"), pytest.mark.timeout(60)]
-
-
-@pytest.fixture
-def float32():
-    torch.set_default_dtype(torch.float32)
 
 
 # ---------------------------------------------------------------------------- whole files

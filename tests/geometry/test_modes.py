@@ -342,10 +342,5 @@ def test_bad_input_is_refused(as_user):
         gradient_flow(torch.neg, x0, -1.0)
     with pytest.raises(ValueError, match=r"t must have shape \(\) or \(3,\)"):
         gradient_flow(torch.neg, x0, torch.ones(2))
-    for options in ({"tolerance": 0.0}, {"tolerance": math.nan}, {"max_steps": 0}):
-        with pytest.raises(ValueError, match=next(iter(options))):
-            gradient_flow(torch.neg, x0, 1.0, **options)
-        with pytest.raises(ValueError, match=next(iter(options))):
-            find_modes(as_target(score=torch.neg), x0, **options)
     with pytest.raises(ValueError, match="score returned shape"):
         gradient_flow(lambda x: x[:, 0], x0, 1.0)

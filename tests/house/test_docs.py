@@ -1,8 +1,11 @@
 """The pages: blocks of Python run, links lead somewhere, commands and names exist."""
 
 import importlib
+import os
 import re
 import shlex
+import subprocess
+import sys
 import traceback
 from pathlib import Path
 from typing import NamedTuple
@@ -197,6 +200,12 @@ def test_tables_are_those_of_the_records(monkeypatch):
     assert "| 0.98 |" in text
 
 
+def test_exponents_are_those_measured():
+    measured = (ROOT / "benchmarks" / "scaling.md").read_text(encoding="utf-8")
+    table = measured[measured.index("| function") :]
+    assert table in (ROOT / "docs" / "scale.md").read_text(encoding="utf-8")
+
+
 def test_architecture_names_every_room():
     text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
     rooms = {p.parent.name for p in (ROOT / "src" / "gradlogp").glob("*/__init__.py")}
@@ -209,3 +218,26 @@ def test_one_version():
     assert re.search(rf"^version: \"?{re.escape(glp.__version__)}\"?$", citation, re.MULTILINE)
     changes = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
     assert re.search(r"^## \[([\d.]+)\]", changes, re.MULTILINE)[1] == glp.__version__
+
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+SLOW = {"learn_a_mixture", "ncsn_is_ddpm", "sample_a_density"}  # more than 5 s
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        pytest.param(path, marks=[pytest.mark.slow] * (path.stem in SLOW), id=path.stem)
+        for path in sorted(EXAMPLES.glob("*.py"))
+    ],
+)
+def test_example(path, tmp_path):
+    quiet = "ignore:`torch.jit.script:DeprecationWarning"  # inside torch.func.jvp
+    command = [sys.executable, "-W", "error", "-W", quiet, str(path)]
+    env = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        command, cwd=tmp_path, env=env, capture_output=True, text=True, check=False, timeout=200
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout, "an example says what it found"
+    assert not list(tmp_path.iterdir()), "an example leaves nothing behind"

@@ -4,16 +4,20 @@
 """
 
 import contextlib
+import importlib
 import io
 import itertools
+import math
+import warnings
 import zlib
 
 import numpy as np
 import pytest
 import torch
-from door_support import BY_BOTH, HOSTILE, X, called, judge, parameters, public_names
+from door_support import BY_BOTH, HOSTILE, X, call, called, judge, judged, parameters, public_names
 
 import gradlogp as glp
+from gradlogp import metrics, objectives
 from gradlogp.core import check_count, check_points
 
 FEW = 10
@@ -99,11 +103,46 @@ def test_known_members_are_refused():
         "noise_levels": lambda x: glp.noise_levels(x, tell=None),
         "run": lambda x: glp.run(glp.langevin.ULA(0.1), glp.Gaussian([0.0, 0.0]), x, 3),
     }
-    for call in calls.values():
-        call(X)
+    for f in calls.values():
+        f(X)
         for x, message in ((nan, "1 of 12 rows that are not finite"), (empty, "is empty")):
             with pytest.raises(ValueError, match=message):
-                call(x)
+                f(x)
+
+
+OUT_OF_RANGE = {
+    ("chunk_size", "max_steps", "n_probes", "n_slices", "n_strata", "stack", "max_depth"): (
+        0, -1, 1.5, True,
+    ),
+    ("n_cells", "n_bisections", "n_projections", "n_bootstrap", "max_evaluations", "width", "depth",
+     "patch", "blocks", "batch_size", "n_leapfrog", "n_particles", "n_simulations", "n_draws",
+     "n_perturbations", "n_permutations", "n_steps", "n_levels", "max_points", "every", "epochs",
+     "n_chains", "swap_every", "n_resamples", "folds", "n_eigen", "iterations", "factors", "dim"): (0,),
+    ("step_size", "tolerance", "radius", "prior_scale", "bandwidth", "friction", "mass"): (
+        0.0, -1.0, math.nan,
+    ),
+    ("temperature", "decoherence_length", "zeta", "eta", "sigma", "gamma", "ridge"): (-1.0,),
+    ("on_nonfinite", "probe", "integrator", "estimator", "method", "boundary", "predicts", "scales",
+     "correction", "rule", "variance", "shape", "divergence", "scheme"): ("none such",),
+    ("beta_min", "data_var", "max_energy_error", "flip", "accuracy", "alpha_min", "sigma_min",
+     "regularizer", "step", "trajectory"): (0.0,),
+}  # fmt: skip
+"""Parameters, by name, and values that no function takes."""
+
+
+def test_what_is_out_of_range_is_refused_by_name():
+    values = {name: bad for group, bad in OUT_OF_RANGE.items() for name in group}
+    wrong = []
+    for path, f, given in called()[0]:
+        for name in values.keys() & given.keys():
+            for value in values[name] if judged(path, f, name) else ():
+                try:
+                    call(f, given | {name: value})
+                    wrong.append(f"{path}({name}={value!r}) was accepted")
+                except ValueError as error:
+                    if name not in str(error):
+                        wrong.append(f"{path}({name}={value!r}): {error}")
+    assert not wrong, "\n".join(wrong)
 
 
 # ---------------------------------------------------------------------------- the walk itself
@@ -155,3 +194,69 @@ def test_the_tables_are_used():
         f"{'.'.join(path.split('.')[-2:])}.{p.name}" for path, f, _ in every for p in parameters(f)
     }
     assert set(BY_BOTH) <= known, set(BY_BOTH) - known
+
+
+POINTS = torch.randn(24, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+LAW = glp.Gaussian([0.0, 0.0])
+
+COSTS = {
+    "ksd": (
+        "check.metrics.ksd.MANY_POINTS", 12,
+        lambda x: metrics.ksd(LAW.score, x, n_bootstrap=2), "mean_score",
+    ),
+    "mmd": (
+        "check.metrics.two_sample.MANY_POOLED", 24,
+        lambda x: metrics.mmd(x, x + 0.1, n_permutations=2), "sliced_wasserstein",
+    ),
+    "nearest_neighbours": (
+        "check.metrics.memorisation.MANY_POINTS", 12,
+        lambda x: metrics.nearest_neighbours(x, x + 0.1, x - 0.1), "random subset",
+    ),
+    "denoising_gap": (
+        "check.metrics.memorisation.MANY_POINTS", 12,
+        lambda x: metrics.denoising_gap(lambda y: y / 2, x, x + 0.1, 0.3), "random subset",
+    ),
+    "Empirical": (
+        "distributions.analytic.empirical.MANY_DATA", 12, glp.Empirical, "fit",
+    ),
+    "EmpiricalScore": (
+        "distributions.analytic.empirical.MANY_DATA", 12,
+        lambda x: glp.EmpiricalScore(x, glp.schedules.VP()), "fit",
+    ),
+    "stein_gradient": (
+        "learn.objectives.kernel_scores.MANY_UNKNOWNS", 12,
+        lambda x: objectives.stein_gradient(x, 0.1), "fit",
+    ),
+    "kernel_exponential_family": (
+        "learn.objectives.kernel_scores.MANY_UNKNOWNS", 24,
+        lambda x: objectives.kernel_exponential_family(x, 0.1), "fit",
+    ),
+    "spectral_stein": (
+        "learn.objectives.kernel_scores.MANY_UNKNOWNS", 12,
+        lambda x: objectives.spectral_stein(x, 3), "fit",
+    ),
+    "nu_method": (
+        "learn.objectives.kernel_scores.MANY_UNKNOWNS", 24,
+        lambda x: objectives.nu_method(x, 3), "fit",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", COSTS)
+def test_a_large_number_of_points_is_warned_of(name, monkeypatch):
+    constant, most, call, instead = COSTS[name]
+    module, _, attribute = f"gradlogp.{constant}".rpartition(".")
+    owner = importlib.import_module(module)
+    assert getattr(owner, attribute) >= 3000
+    monkeypatch.setattr(owner, attribute, most)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        call(POINTS[:12])
+    with pytest.warns(UserWarning, match=f"is slow, above {most}: .*{instead}"):
+        call(POINTS[:14])
+
+
+def test_chunks_follow_the_number_of_points():
+    assert (
+        glp.Empirical(POINTS).chunk_size > 1000 * glp.Empirical(POINTS.repeat(2000, 1)).chunk_size
+    )

@@ -2,7 +2,6 @@
 
 import dataclasses
 import inspect
-import math
 
 import pytest
 import torch
@@ -69,13 +68,6 @@ def test_transition_signature(transition):
 
 
 # ---------------------------------------------------------------------------- kernels
-
-
-@every_kernel
-@pytest.mark.parametrize("h", [0.0, -0.1, math.inf, math.nan])
-def test_kernel_refuses_bad_steps(kernel, h, as_user):
-    with pytest.raises(ValueError, match="step_size"):
-        make(kernel, h)
 
 
 @every_kernel

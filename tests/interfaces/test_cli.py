@@ -17,10 +17,10 @@ import torch
 
 import gradlogp as glp
 from gradlogp.interfaces.cli import main
+from gradlogp.interfaces.cli.common import Method
 from gradlogp.interfaces.cli.langevin import KernelName, makers
-from gradlogp.interfaces.cli.methods import Method
 
-pytestmark = pytest.mark.usefixtures("as_user", "float32")
+pytestmark = pytest.mark.usefixtures("as_user", "float32", "few_steps")
 
 
 def call(capsys, *arguments):
@@ -262,7 +262,7 @@ def test_interrupt_saves_and_resume_goes_on(points, tmp_path):
     """A real Ctrl-C on a real process: 130, a checkpoint, and the same model as unbroken."""
     common = [
         sys.executable, "-m", "gradlogp", "fit", str(points), "--columns", "a,b",
-        "--steps", "700", "--width", "16", "--quiet", "--out",
+        "--steps", "560", "--width", "16", "--quiet", "--out",
     ]  # fmt: skip
     out = tmp_path / "run"
     process = subprocess.Popen(
@@ -278,7 +278,7 @@ def test_interrupt_saves_and_resume_goes_on(points, tmp_path):
     assert "--resume" in err
     assert "Traceback" not in err
     step = json.loads((out / "run.json").read_text())["step"]
-    assert 0 < step < 700
+    assert 0 < step < 560
     # in this process: starting another costs more than the training
     whole = tmp_path / "whole"
     assert main([*common[3:], str(out), "--resume"]) == 0

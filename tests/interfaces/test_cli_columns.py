@@ -13,17 +13,6 @@ pytestmark = pytest.mark.usefixtures("as_user", "float32")
 QUICK = ("--steps", "2", "--width", "8", "--depth", "1", "--held-out", "0", "--quiet")
 
 
-@pytest.fixture(autouse=True)
-def float32():
-    torch.set_default_dtype(torch.float32)
-
-
-@pytest.fixture
-def few_steps(monkeypatch):
-    """Let a likelihood take few steps, as many for all: what is compared needs no more."""
-    monkeypatch.setattr(ScoreEstimator, "likelihood_steps", lambda self: 4)
-
-
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """A model of b and c given a, with and without dropout, and one of numbers without names."""

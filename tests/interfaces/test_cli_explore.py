@@ -1,12 +1,12 @@
 """`gradlogp explore`: pages of names, files and checkpoints, and what is refused."""
 
 import json
-import re
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from support import read_page
 
 import gradlogp as glp
 from gradlogp.core import Moments
@@ -32,16 +32,11 @@ def call(capsys, *line):
     return code, out, err
 
 
-def read(path):
-    text = path.read_text(encoding="utf-8")
-    return text, json.loads(re.search(r'id="data">(.*?)</script>', text, re.DOTALL)[1])
-
-
 def test_the_mixture_by_default(here, capsys):
     code, out, err = call(capsys, "--json")
     assert (code, err) == (0, "")
     assert json.loads(out)["bytes"] == (here / "explore.html").stat().st_size < 100_000
-    text, data = read(here / "explore.html")
+    text, data = read_page(here / "explore.html")
     assert "<h1>The score of mixture</h1>" in text
     np.testing.assert_allclose(data["fields"][0]["weights"], [0.3, 0.7], rtol=1e-12)
     code, _, err = call(capsys)
@@ -53,12 +48,12 @@ def test_the_mixture_by_default(here, capsys):
 
 def test_a_gaussian_is_closed_form(here, capsys):
     assert call(capsys, "gaussian", "--out", "g.html")[0] == 0
-    assert read(here / "g.html")[1]["fields"][0]["kind"] == "mixture"
+    assert read_page(here / "g.html")[1]["fields"][0]["kind"] == "mixture"
 
 
 def test_the_ring_is_a_table_that_states_its_error(here, capsys):
     assert call(capsys, "ring", "--out", "ring.html")[0] == 0
-    text, data = read(here / "ring.html")
+    text, data = read_page(here / "ring.html")
     assert len(text) < 3_000_000
     assert data["fields"][0]["error"] < 0.005
     assert f"off by {100 * data['fields'][0]['error']:.2g} %" in text
@@ -67,7 +62,7 @@ def test_the_ring_is_a_table_that_states_its_error(here, capsys):
 
 def test_a_circle_has_normals_and_tangents(here, capsys):
     assert call(capsys, "circle", "--picture", "split", "--out", "c.html")[0] == 0
-    _, data = read(here / "c.html")
+    _, data = read_page(here / "c.html")
     assert (data["around"], data["picture"], data["fields"][0]["channels"]) == ([0, 0], "split", 3)
     np.testing.assert_allclose(data["mean"], [0.6978, 0], atol=2e-3)  # I_1(2)/I_0(2)
     code, _, err = call(capsys, "banana", "--picture", "split", "--out", "b.html")
@@ -96,9 +91,9 @@ def test_a_file_is_run(here, capsys):
         "s = Score()\n"
     )
     assert call(capsys, "laws.py:s", "--out", "s.html")[0] == 0
-    assert not read(here / "s.html")[1]["levels"]
+    assert not read_page(here / "s.html")[1]["levels"]
     assert call(capsys, "laws.py:f", "--out", "f.html")[0] == 0
-    _, data = read(here / "f.html")
+    _, data = read_page(here / "f.html")
     np.testing.assert_allclose(data["cov"], [1, 0, 1], atol=1e-3)
     for name, says in (
         ("raises", "laws.py:raises failed: KeyError"),
@@ -128,7 +123,7 @@ def test_a_checkpoint_beside_what_it_should_be(here, model, capsys):
     )
     done = call(capsys, model, "--target", "law.py:law", "--out", "m.html", "--quiet")
     assert done == (0, "", "")
-    text, data = read(here / "m.html")
+    text, data = read_page(here / "m.html")
     assert [f["name"] for f in data["fields"]] == ["learned", "exact"]
     assert data["names"] == ["left", "right"]
     assert 95 < data["shift"][1] < 105
@@ -136,7 +131,7 @@ def test_a_checkpoint_beside_what_it_should_be(here, model, capsys):
     np.testing.assert_allclose(data["cov"], [1, 0, 1], atol=0.6)  # in the model's coordinates
     assert "in the coordinates of the model" in text
     assert call(capsys, model, "--out", "alone.html")[0] == 0
-    assert len(read(here / "alone.html")[1]["fields"]) == 1
+    assert len(read_page(here / "alone.html")[1]["fields"]) == 1
 
 
 def test_misuse(here, model, capsys):
@@ -179,7 +174,7 @@ def test_a_model_of_images_has_a_strip(here, model, capsys, monkeypatch):
     monkeypatch.setattr(loading, "load_estimator", lambda _: found)
     code, out, _ = call(capsys, model, "--out", "i.html", "--json")
     assert (code, json.loads(out)["page"]) == (0, "i.html")
-    _, data = read(here / "i.html")
+    _, data = read_page(here / "i.html")
     assert data["shape"] == [8, 1, 4, 4]
     code, _, err = call(capsys, model, "--target", "ring", "--out", "j.html")
     assert (code, err.count("\n")) == (2, 1)

@@ -19,7 +19,7 @@ from gradlogp.interfaces.cli import loading
 from gradlogp.interfaces.cli.common import Misuse
 from gradlogp.interfaces.cli.geometry import geometry
 from gradlogp.show import plots
-from gradlogp.show.plots.geometry import spectra, split_field
+from gradlogp.show.plots.curves import spectra, split_field
 
 pytestmark = pytest.mark.usefixtures("as_user")
 LOW, HIGH = 0.01, 10.0

@@ -13,11 +13,6 @@ from gradlogp.interfaces.cli import main
 pytestmark = pytest.mark.usefixtures("as_user", "float32")
 
 
-@pytest.fixture
-def float32():
-    torch.set_default_dtype(torch.float32)
-
-
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """A table with classes, pictures, and a model of each, two steps old."""

@@ -14,10 +14,10 @@ import torch
 from gradlogp.core import files
 from gradlogp.interfaces.cli import main
 from gradlogp.interfaces.cli.common import Misuse, Stopped, claim_output, interruptible, print_rows
-from gradlogp.interfaces.cli.terminal import in_ascii, printable
+from gradlogp.interfaces.cli.main import in_ascii, printable
 from gradlogp.show.report import Row
 
-pytestmark = pytest.mark.usefixtures("as_user")
+pytestmark = pytest.mark.usefixtures("as_user", "float32")
 
 
 @pytest.fixture(scope="module")
@@ -31,11 +31,6 @@ def model(tmp_path_factory):
 
 
 QUICK = ["--steps", "2", "--width", "8", "--depth", "1", "--quiet"]
-
-
-@pytest.fixture(autouse=True)
-def float32():
-    torch.set_default_dtype(torch.float32)
 
 
 def contents(folder):

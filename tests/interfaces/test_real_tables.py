@@ -9,7 +9,6 @@ import re
 import numpy as np
 import pandas as pd
 import pytest
-import torch
 from sklearn import datasets
 
 from gradlogp.interfaces.cli import main
@@ -22,11 +21,6 @@ TWELVE = (
     ("dplyr", "storms"), ("carData", "TitanicSurvival"), ("carData", "Chile"),
     ("datasets", "airquality"), ("nycflights13", "weather"), ("openintro", "births14"),
 )  # fmt: skip
-
-
-@pytest.fixture
-def float32():
-    torch.set_default_dtype(torch.float32)
 
 
 def named(load, name):
@@ -110,7 +104,7 @@ def through(frame, folder, capsys, *options, n=1000):
 
 @pytest.mark.parametrize("name", SMALL)
 def test_small_tables_come_back(name, tmp_path, capsys):
-    quick = ("--steps", "200", "--width", "48")
+    quick = ("--steps", "100", "--width", "48")
     frame = named(SMALL[name], name)
     real, new, code, told = through(frame, tmp_path, capsys, *quick, n=len(frame))
     assert check_schema(real, new) == []

@@ -141,7 +141,8 @@ def test_the_bound_on_the_probability_of_a_level_is_tight():
 
 @pytest.fixture(scope="module")
 def fitted():
-    estimator = glp.ScoreEstimator(max_iter=150, width=48, random_state=0)
+    steps = {"n_sample_steps": 16, "n_likelihood_steps": 8}
+    estimator = glp.ScoreEstimator(max_iter=150, width=48, random_state=0, **steps)
     return TableEstimator(estimator).fit(table())
 
 
@@ -236,7 +237,7 @@ def test_texts_that_look_like_states_are_texts():
 
 def test_what_can_be_overridden_and_what_cannot():
     frame = table(60)
-    found = TableEstimator(glp.ScoreEstimator(max_iter=2, width=8), drop=["name"],
+    found = TableEstimator(glp.ScoreEstimator(max_iter=2, width=8, n_sample_steps=8), drop=["name"],
                            kinds={"month": "category"})  # fmt: skip
     found.fit(frame)
     assert [c.kind for c in found.columns_ if c.name == "month"] == ["category"]
@@ -255,8 +256,8 @@ def test_what_can_be_overridden_and_what_cannot():
         r"values, the first in row 1; drop=\['a', 'c'\] drops them",
     ):
         TableEstimator().fit(bad)
-    wide = pd.DataFrame({f"c{i}": [1.0, np.inf] * 9 for i in range(400)})
-    with pytest.raises(ValueError, match=r"; and 390 more; drop=.*'c9', .*…") as error:
+    wide = pd.DataFrame({f"c{i}": [1.0, np.inf] * 9 for i in range(200)})
+    with pytest.raises(ValueError, match=r"; and 190 more; drop=.*'c9', .*…") as error:
         TableEstimator().fit(wide)
     assert len(str(error.value)) < 2000  # a screen
     with pytest.raises(ValueError, match="no column can be learned"):
@@ -329,8 +330,6 @@ def test_every_row_has_holes_of_its_own():
     assert set(filled["city"]) <= set(frame["city"].dropna())
     assert filled["month"].between(1, 12).all()
     pd.testing.assert_frame_equal(model.impute(frame.dropna()), frame.dropna())
-    with pytest.raises(ValueError, match="n_draws"):
-        model.impute(asked, 0)
     with pytest.raises(ValueError, match="lacks columns: age"):
         model.impute(frame.drop(columns="age"))
 
@@ -479,7 +478,8 @@ def test_holes_where_there_were_none():
         "target": rng.integers(0, 3, 80), "flag": rng.integers(0, 2, 80), "const": 1,
         "yes": rng.random(80) < 0.5, "x": rng.normal(size=80).round(2),
     })  # fmt: skip
-    model = TableEstimator(glp.ScoreEstimator(max_iter=20, width=16, random_state=0)).fit(frame)
+    few = {"max_iter": 20, "width": 16, "n_sample_steps": 8, "n_likelihood_steps": 8}
+    model = TableEstimator(glp.ScoreEstimator(random_state=0, **few)).fit(frame)
     where = np.eye(12, 5, dtype=bool)
     asked = frame.head(12).mask(where)
     filled = model.impute(asked)

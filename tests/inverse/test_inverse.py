@@ -229,7 +229,6 @@ def test_what_guided_scores_refuse(method):
     [
         (lambda s: DPS(s, SEEN1, scale=-1.0), "scale"),
         (lambda s: DPS(s, Observation(Y2, Identity(), 0))(Y2, T), "no noise"),
-        (lambda s: PiGDM(s, SEEN1, data_var=0.0), "data_var"),
         (lambda s: PiGDM(as_score(lambda x, t: -x, "score", VP()), SEEN1), "pass data_var="),
         (lambda s: DPS(lambda x, t: -x, SEEN1), "as_score"),
         (lambda s: PiGDM(lambda x, t: -x, SEEN1), "as_score"),
@@ -249,7 +248,6 @@ def test_what_guided_scores_refuse(method):
             ),
             "singular",
         ),
-        (lambda s: DPSStep(Ancestral(), SEEN1, zeta=-1.0), "zeta"),
         (lambda s: DPSStep(DPMSolver(), SEEN1), "without memory"),
         (lambda s: RePaint(Ancestral(), SEEN1), "Inpainting"),
     ],
@@ -389,7 +387,6 @@ def test_repaint_approaches_the_conditional_law():
     ("arguments", "message"),
     [
         ({"observation": Observation(torch.zeros(1, 1), FIRST, 0.1)}, "noise=0"),
-        ({"n_resamples": 0}, "n_resamples"),
         ({"transition": DPMSolver()}, "without memory"),
     ],
 )

@@ -1,4 +1,4 @@
-"""Tuned and planned steps: dual averaging, curvature by Lanczos, and what a plan promises."""
+"""Starts, and tuned and planned steps: dual averaging, curvature, what a plan promises."""
 
 import dataclasses
 import math
@@ -9,12 +9,7 @@ import pytest
 import torch
 from support import COV, MEAN, close
 
-from gradlogp import (
-    Gaussian,
-    GaussianMixture,
-    as_target,
-    run,
-)
+from gradlogp import Gaussian, GaussianMixture, as_target, run, sample
 from gradlogp.langevin import (
     HMC,
     MALA,
@@ -23,6 +18,7 @@ from gradlogp.langevin import (
     Adaptation,
     Preconditioner,
     estimate_curvature,
+    find_start,
     plan_steps,
     step_for_bias,
     warm_up,
@@ -31,7 +27,8 @@ from gradlogp.langevin.kernels.facts import UNKNOWN
 from gradlogp.langevin.planning import gaussian_bias
 from gradlogp.langevin.run.resume import Part
 from gradlogp.langevin.run.warmup import LOOK, Moved, Walkers, averaged, learnt, safer_than
-from gradlogp.langevin.tuning.averaging import DualAveraging
+from gradlogp.langevin.tuning.adaptation import DualAveraging
+from gradlogp.langevin.tuning.metric import fit_metric
 
 NORMAL = as_target(log_prob=lambda x: -x.square().flatten(1).sum(1) / 2, score=lambda x: -x)
 
@@ -203,7 +200,6 @@ def test_a_chain_that_cannot_move_starts_again(generator):
         (lambda: warm_up(MALA(0.1), NORMAL, torch.zeros(2, 2), 0), "at least 1"),
         (lambda: Adaptation(1.0), "target_accept"),
         (lambda: Adaptation(preconditioner="full"), "preconditioner"),
-        (lambda: Adaptation(trajectory=0.0), "trajectory"),
         (lambda: warm_up(MALA(0.1), NORMAL, torch.zeros(2), 5), "x0"),
         (
             lambda: warm_up(object(), NORMAL, torch.zeros(2, 2), 5),
@@ -222,9 +218,14 @@ def test_a_chain_that_cannot_move_starts_again(generator):
             ),
             "40",
         ),
+        (lambda: plan_steps((0.0, 1.0, 2), 0.1), "m of the problem must be positive"),
+        (lambda: plan_steps((2.0, 1.0, 2), 0.1), "L of the problem must be at least 2"),
+        (lambda: plan_steps((1.0, 1.0, 2), 0.0), "accuracy"),
+        (lambda: plan_steps((1.0, 1.0, 2), 0.1, distance=-1.0), "distance"),
+        (lambda: plan_steps((1.0, 1.0, 2), 0.1, metric="tv"), "metric"),
     ],
 )
-def test_what_cannot_be_tuned_is_refused(case, message, as_user):
+def test_what_cannot_be_tuned_or_planned_is_refused(case, message, as_user):
     with pytest.raises(ValueError, match=message):
         case()
 
@@ -369,16 +370,61 @@ def test_a_plan_from_curvature():
     assert near.n_steps == 1
 
 
+CENTRE = torch.tensor([3.0, -1.0], dtype=torch.float64)
+SPREAD = torch.tensor([[4.0, 0.6], [0.6, 0.25]], dtype=torch.float64)
+PRECISION = torch.linalg.inv(SPREAD)
+
+
+class ByHand:
+    """N(3, −1; SPREAD), computed by NumPy."""
+
+    event_shape = torch.Size([2])
+
+    def log_prob(self, x):
+        y = (x - CENTRE).numpy()
+        return torch.as_tensor(-(y @ PRECISION.numpy() * y).sum(1) / 2)
+
+    def score(self, x):
+        return torch.as_tensor(-(x - CENTRE).numpy() @ PRECISION.numpy())
+
+
+def once(x):
+    """The same from distances, whose second derivative PyTorch does not have."""
+    y = (x - CENTRE) @ torch.linalg.cholesky(PRECISION)
+    return -torch.cdist(y, torch.zeros(1, 2))[:, 0].square() / 2
+
+
 @pytest.mark.parametrize(
-    ("case", "message"),
-    [
-        (lambda: plan_steps((0.0, 1.0, 2), 0.1), "m of the problem must be positive"),
-        (lambda: plan_steps((2.0, 1.0, 2), 0.1), "L of the problem must be at least 2"),
-        (lambda: plan_steps((1.0, 1.0, 2), 0.0), "accuracy"),
-        (lambda: plan_steps((1.0, 1.0, 2), 0.1, distance=-1.0), "distance"),
-        (lambda: plan_steps((1.0, 1.0, 2), 0.1, metric="tv"), "metric"),
-    ],
+    "target", [ByHand(), as_target(log_prob=once, event_shape=(2,))], ids=["by hand", "once"]
 )
-def test_bad_plans_are_refused(case, message, as_user):
-    with pytest.raises(ValueError, match=message):
-        case()
+def test_a_score_without_derivatives_has_starts(target, generator):
+    """The curvature comes from the path: on a normal law it is near the precision at its end."""
+    found = find_start(target, 400, generator=generator)
+    y = (found.x - CENTRE) @ torch.linalg.cholesky(PRECISION)
+    assert float(y.square().sum(1).median()) < 4  # of χ² with two degrees 1.4
+    chain = sample(target, 300, n_warmup=200, generator=generator)
+    assert chain.verdict.ok, chain.verdict
+    assert abs(float(chain.draws[..., 0].var()) / 4 - 1) < 0.25
+
+
+def test_directions_without_curvature_are_as_wide_as_their_slope(generator):
+    """Laplace's law bends nowhere but at 0: its Hessian would give a width of 10¹⁵⁰, or 10⁷."""
+    rate = torch.tensor([1.0, 4.0])
+    for log_prob in (
+        lambda x: -(x.abs() * rate).sum(1),
+        lambda x: -(x[:, :2].abs() * rate).sum(1) - 50 * x[:, 2:].square().sum(1),
+    ):
+        d = 2 if log_prob(torch.ones(1, 2)) == -5 else 3
+        start = find_start(as_target(log_prob=log_prob, event_shape=(d,)), 4, generator=generator)
+        width = start.metric.value.diagonal()
+        assert bool(((width > 0.009) & (width < 4.1)).all())  # at 0 itself there is no slope
+        assert float(start.x.abs().max()) < 20
+
+
+def test_laws_without_a_slope_are_doubted():
+    """A flat one is none; where one ends at a border its scores say nothing."""
+    g = torch.Generator().manual_seed(0)
+    flat = as_target(log_prob=lambda x: 0 * x.sum(1), event_shape=(2,))
+    assert not sample(flat, 100, n_warmup=100, generator=g).verdict.ok
+    x = torch.rand(400, 2, generator=g)
+    torch.testing.assert_close(fit_metric(x, torch.zeros(400, 2)).value, x.var(0))

@@ -171,7 +171,7 @@ def noise_of(n, D, n_steps, seed):
 ])  # fmt: skip
 def test_metropolis_kernels_take_the_steps_of_the_plain_engine(kernel, generator):
     """The draws are the same for the same noise, with all information about them."""
-    law, n, steps = Gaussian(MEAN, COV), 12, 40
+    law, n, steps = Gaussian(MEAN, COV), 20, 40  # as wide a tile as in other tests: compiled once
     x0 = law.sample(n, generator=generator)
     ours = fused.run(kernel, law, x0, steps, seed=7)
     noise, state, told = noise_of(n, 2, steps, 7), kernel.init(x0, law), []
@@ -553,7 +553,7 @@ def test_where_matrix_products_are_faster():
 
 def test_run_hands_over_and_falls_back(caplog, monkeypatch):
     from gradlogp import langevin as chains
-    from gradlogp.langevin.run import engines
+    from gradlogp.langevin.run import driver
 
     law = Gaussian(torch.tensor([1.0, -2.0]), torch.tensor([0.5, 2.0]))
     x0 = law.sample(3000, generator=torch.Generator().manual_seed(0)).float()
@@ -578,7 +578,7 @@ def test_run_hands_over_and_falls_back(caplog, monkeypatch):
         short.draws, chains.run(ULA(0.2), law, x0[:3], 5, generator=seed()).draws
     )
     assert other.draws.shape == (3, 5, 2)
-    monkeypatch.setattr(engines, "WORTH", 1)
+    monkeypatch.setattr(driver, "WORTH", 1)
     auto = chains.run(ULA(0.2), law, x0, 60, 40, 4, generator=seed(), engine="auto")
     assert torch.equal(auto.draws, chain.draws)
 

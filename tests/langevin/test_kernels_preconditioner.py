@@ -60,9 +60,7 @@ def test_square_tensors_are_matrices_unless_told_otherwise(generator):
     [
         (0.0, "positive and finite"),
         (-1.0, "positive and finite"),
-        (math.nan, "finite"),
         (torch.tensor([1.0, 0.0]), "positive definite"),
-        (torch.tensor([1.0, math.inf]), "finite"),
         (torch.tensor([1, 2]), "float32 or float64"),
         (torch.tensor([[1.0, 2.0], [0.0, 1.0]]), "symmetric"),
         (torch.tensor([[1.0, 1.0], [1.0, 1.0]]), "positive definite"),

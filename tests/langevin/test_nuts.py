@@ -268,20 +268,10 @@ def test_it_is_hmc_of_one_step_at_depth_one(generator):
     assert 0.3 < float(info.accepted.double().mean()) < 0.98
 
 
-@pytest.mark.parametrize(
-    ("changes", "match"),
-    [
-        ({"max_depth": 0}, "max_depth"), ({"max_depth": 2.0}, "max_depth"),
-        ({"max_depth": True}, "max_depth"), ({"max_energy_error": 0.0}, "max_energy_error"),
-        ({"max_energy_error": math.nan}, "max_energy_error"),
-        ({"on_nonfinite": "freeze"}, "on_nonfinite"),
-        ({"step_size": torch.tensor([0.1, -1.0])}, "step_size"),
-        ({"step_size": torch.ones(2, 2)}, "step_size"),
-    ],
-)  # fmt: skip
-def test_bad_arguments(changes, match, as_user):
-    with pytest.raises(ValueError, match=match):
-        NUTS(**{"step_size": 0.1, **changes})
+@pytest.mark.parametrize("h", [torch.tensor([0.1, -1.0]), torch.ones(2, 2)])
+def test_bad_steps_are_refused(h, as_user):
+    with pytest.raises(ValueError, match="step_size"):
+        NUTS(h)
 
 
 @pytest.mark.parametrize(

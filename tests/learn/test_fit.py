@@ -17,7 +17,8 @@ from torch import nn
 import gradlogp as glp
 from gradlogp.distributions.analytic.conditional import Joint
 from gradlogp.learn import checkpoint
-from gradlogp.learn.averages import accelerated
+from gradlogp.learn.gradients import clip
+from gradlogp.learn.keeping import accelerated
 from gradlogp.learn.objectives import excess, multilevel
 from gradlogp.learn.settings import ema_decay
 from gradlogp.noise.coordinates import AffineCoordinates
@@ -537,7 +538,7 @@ def test_measuring_does_not_change_training():
 
 def test_measuring_switches_dropout_off():
     class Dropping(glp.MLP):
-        def forward(self, x, c, condition=None):
+        def forward(self, x, c, condition=None):  # type: ignore[override]
             return nn.functional.dropout(super().forward(x, c, condition), 0.5, self.training)
 
     model = glp.ScoreModel(Dropping(2, 8, 1, generator=seeded(0)), VP())
@@ -828,7 +829,7 @@ def test_resuming_another_run_is_refused(tmp_path, change, message):
 def test_objectives_by_name():
     """What is another objective has another name; the same one, made again, has the same."""
     from gradlogp.learn.objectives import implicit, sliced, weights
-    from gradlogp.learn.objectives.levels import noised
+    from gradlogp.learn.objectives.denoising import noised
     from gradlogp.learn.resuming import objective_name
 
     class Loss:
@@ -937,3 +938,16 @@ def test_what_cannot_be_saved_is_refused_before_training(tmp_path):
         "cannot store your own schedule Own", model, points(), called, checkpoint=tmp_path / "run"
     )
     train(model, points(), steps=1)  # without a checkpoint any schedule will do
+
+
+@pytest.mark.parametrize("most", [0.1, 1e3])
+def test_gradients_are_clipped_as_torch_does(most, generator):
+    shapes = [(3, 4), (4,), (2, 3, 1)]
+    weights = [nn.Parameter(torch.zeros(s)) for s in shapes]
+    for w in weights:
+        w.grad = torch.randn(w.shape, generator=generator)
+    gradients = [w.grad.clone() for w in weights]
+    norm = clip(gradients, most)
+    assert torch.equal(norm, nn.utils.clip_grad_norm_(weights, most))
+    for mine, w in zip(gradients, weights, strict=True):
+        assert torch.equal(mine, w.grad)

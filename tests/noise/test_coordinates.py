@@ -233,8 +233,6 @@ def test_what_makes_no_coordinates_is_refused(as_user):
         (ones, torch.ones(3), r"one shape, got \(2,\) and \(3,\)"),
         (ones, 0 * ones, "scale must be positive, got a minimum of 0"),
         (ones, -ones, "scale must be positive, got a minimum of -1"),
-        (ones, ones / 0, "scale must be finite"),
-        (ones / 0, ones, "shift must be finite"),
     ):
         with pytest.raises(ValueError, match=match):
             AffineCoordinates(shift, scale)
@@ -243,8 +241,6 @@ def test_what_makes_no_coordinates_is_refused(as_user):
         c.encode(torch.ones(4, 3))
     with pytest.raises(ValueError, match=r"z must have shape \(B, 2\)"):
         c.decode(torch.ones(4, 1, 2))
-    with pytest.raises(ValueError, match="scales must be 'each' or 'one', got 'all'"):
-        AffineCoordinates.fit(torch.eye(2), torch.Size([2]), "all")
     with pytest.raises(ValueError, match="too large for float64"):
         AffineCoordinates.fit(torch.tensor([[1e300], [-1e300]]), torch.Size([1]))
 

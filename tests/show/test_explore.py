@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from browser import CHROMIUM, browser
-from support import close
+from support import close, read_page
 
 import gradlogp as glp
 from gradlogp import ExactScore, GaussianMixture
@@ -289,7 +289,7 @@ def test_the_denoising_loss_of_a_mixture_and_of_a_wrong_score(law, sigma, genera
 def test_the_score_near_a_circle_has_two_parts(tmp_path):
     """Normal of size 1/σ, tangent √(k I_1(k)/I_0(k)), as σ → 0; the loss tends to ½, a tangent's."""
     circle = glp.distributions.VonMisesCircle(1.0, 2.0)
-    _, data = read(write_page(circle, tmp_path / "c.html", around=(0.0, 0.0), n_levels=6))
+    _, data = read_page(write_page(circle, tmp_path / "c.html", around=(0.0, 0.0), n_levels=6))
     assert data["pictures"] == ["level", "levels", "loss", "particles", "split"]
     body = """const field = E.field(spec), square = (a, b) => a * a + b * b;
     const parts = E.mean(field, spec, center, sigma, (a, b, x, y) => {
@@ -396,11 +396,6 @@ def test_noise_of_the_page_is_normal():
 # ---------------------------------------------------------------------------- the page
 
 
-def read(path):
-    text = path.read_text(encoding="utf-8")
-    return text, json.loads(re.search(r'id="data">(.*?)</script>', text, re.DOTALL)[1])
-
-
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """Pages of a mixture, and of a learned score beside it."""
@@ -414,21 +409,21 @@ def folder(tmp_path_factory):
 
 def test_a_page_is_whole_and_needs_nothing_else(folder):
     for name in ("mixture", "learned"):
-        text, data = read(folder / f"{name}.html")
+        text, data = read_page(folder / f"{name}.html")
         assert len(text) < 3e6
         assert not re.search(
             r"https?://|<link(?! rel=\"icon\" href=\"data:,\")|\bsrc=|@import|fetch\(", text
         )
         assert "{{" not in text.replace("{{}}", "")
         assert data["low"] < data["high"]
-    text, data = read(folder / "mixture.html")
+    text, data = read_page(folder / "mixture.html")
     assert "<title>a &lt;b&gt; &amp; c</title>" in text
     assert data["names"] == ["</script>", "y"]
     assert "closed form" in text
 
 
 def test_a_learned_score_stands_beside_the_exact_one(folder):
-    text, data = read(folder / "learned.html")
+    text, data = read_page(folder / "learned.html")
     learned, exact = data["fields"]
     assert (learned["kind"], learned["channels"], exact["kind"]) == ("table", 2, "mixture")
     error = re.search(r"is off by ([\d.]+) %", text)
@@ -454,7 +449,9 @@ def test_the_exact_law_is_drawn_in_the_coordinates_of_the_model(law, tmp_path, m
     score = ExactScore(law, VE(0.01, 20.0))
     score.coordinates = Frame()
     for exact in (there, SimpleNamespace(log_prob=there.log_prob)):
-        _, data = read(write_page(score, tmp_path / "a.html", exact=exact, size=16, n_levels=4))
+        _, data = read_page(
+            write_page(score, tmp_path / "a.html", exact=exact, size=16, n_levels=4)
+        )
         assert (data["shift"], data["scale"]) == ([10.0, 10.0], [2.0, 5.0])
         close(torch.tensor(data["mean"]), law.mean, 1e-3)
         close(torch.tensor(data["cov"])[[0, 2]], law.cov.diagonal(), 1e-3)
@@ -466,7 +463,7 @@ def test_points_stand_for_a_law_that_nobody_knows(law, tmp_path, page, generator
     x = law.sample(4001, generator=generator)
     path = write_page(ExactScore(law, VE(0.01, 20.0)), tmp_path / "a.html", points=x, size=24,
                       invert_y=True)  # fmt: skip
-    _, data = read(path)
+    _, data = read_page(path)
     assert len(data["points"]) == 2 * 1334
     close(torch.tensor(data["points"]).reshape(-1, 2), x[::3], 1e-3)
     page.show(path, reduced=True)
@@ -481,7 +478,7 @@ def test_points_stand_for_a_law_that_nobody_knows(law, tmp_path, page, generator
 
 
 def test_a_score_alone_has_one_level(tmp_path):
-    text, data = read(write_page(torch.neg, tmp_path / "a.html", size=16))
+    text, data = read_page(write_page(torch.neg, tmp_path / "a.html", size=16))
     assert not data["levels"]
     assert not data["moments"]  # nothing is called exact
     assert (data["fields"][0]["name"], len(data["fields"][0]["sigmas"])) == ("given", 1)

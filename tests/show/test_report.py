@@ -1,14 +1,18 @@
-"""The report: self-contained, escaped, true to its rows, whole or not there."""
+"""The report: self-contained, escaped, true to its rows, whole or not there; and progress."""
 
 import json
+import os
+import pty
 import re
+import subprocess
+import sys
 from base64 import b64decode
 from html import unescape
 from html.parser import HTMLParser
 
 import pytest
 
-from gradlogp.show import plots
+from gradlogp.show import plots, progress
 from gradlogp.show.report import Row, Section, format_value, write
 
 PROVENANCE = {"command": "gradlogp demo --seed 0", "hardware": "2 cores < 3", "seed": "0"}
@@ -238,3 +242,41 @@ def test_a_page_within_a_report(tmp_path):
     assert unescape(inside[1]) == '<script>let a = "1" && 2;</script>'
     with pytest.raises(ValueError, match="file stems must differ"):
         write(tmp_path / "s", "t", "lead", [section, section], {})
+
+
+def test_plain_lines_tell_what_is_left(capsys, monkeypatch):
+    clock = iter([0.0, 1.0, 11.0, 12.0, 20.0])
+    monkeypatch.setattr(progress.time, "monotonic", lambda: next(clock))
+    with progress.bar("learning") as update:
+        update(1, 100)
+        update(50, 100, "loss 3")
+        update(51, 100)
+        update(100, 100)
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.splitlines() == [
+        "learning: 50/100 in 11 s, 11 s left, loss 3",
+        "learning: 100/100 in 20 s",
+    ]
+
+
+def test_quiet(capsys):
+    with progress.bar("learning", quiet=True) as update:
+        update(100, 100)
+    assert capsys.readouterr() == ("", "")
+
+
+def test_live_bar_in_a_terminal():
+    program = (
+        "from gradlogp.show import bar\nwith bar('learning') as u:\n u(1, 4)\n u(4, 4, 'done')"
+    )
+    leader, follower = pty.openpty()
+    done = subprocess.run(
+        [sys.executable, "-c", program], stderr=follower, stdout=subprocess.PIPE, check=False
+    )
+    os.close(follower)
+    shown = os.read(leader, 65536).decode()
+    os.close(leader)
+    assert (done.returncode, done.stdout) == (0, b"")
+    assert "learning" in shown
+    assert "4/4" in shown

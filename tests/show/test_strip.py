@@ -1,13 +1,12 @@
 """The page of images: its errors against closed forms, its pixels, and a real browser."""
 
 import base64
-import json
 import re
 
 import pytest
 import torch
 from browser import CHROMIUM, browser
-from support import close
+from support import close, read_page
 
 import gradlogp as glp
 from gradlogp.noise.schedules import VE, VP
@@ -33,17 +32,12 @@ class Law:
         return glp.as_score(s, "score", schedule, event_shape=self.shape)
 
 
-def read(path):
-    text = path.read_text(encoding="utf-8")
-    return text, json.loads(re.search(r'id="data">(.*?)</script>', text, re.DOTALL)[1])
-
-
 @pytest.mark.parametrize("schedule", [VE(0.01, 50.0), VP()], ids=str)
 def test_the_error_is_that_of_the_posterior_mean(schedule, tmp_path, generator):
     """Of N(3, v I): E (D − x_0)² = v σ²/(v + σ²) a pixel; within errors at each level."""
     images = Law(1, 4, 4).sample(400, generator=generator)
     page = strip(Law(1, 4, 4).score(schedule), images, tmp_path / "a.html", generator=generator)
-    _, data = read(page)
+    _, data = read_page(page)
     assert len(data["levels"]) == 10
     for level in data["levels"]:
         right = VARIANCE * level["sigma"] ** 2 / (VARIANCE + level["sigma"] ** 2)
@@ -59,7 +53,7 @@ def test_the_deviation_is_about_the_mean_image(tmp_path):
     ramp = torch.linspace(0, 100, 16).reshape(1, 4, 4)
     images = torch.stack([ramp - 1, ramp + 1])
     score = Law(1, 4, 4).score(VE(0.01, 50.0))
-    _, data = read(strip(score, images, tmp_path / "a.html", n_levels=3))
+    _, data = read_page(strip(score, images, tmp_path / "a.html", n_levels=3))
     assert data["deviation"] == pytest.approx(1.0, rel=1e-5)
 
 
@@ -67,7 +61,7 @@ def test_pixels_are_those_of_the_images(tmp_path, generator):
     """Channels last, the range of the clean images 0 to 255; one noise at all levels."""
     images = Law(3, 5, 4).sample(3, generator=generator)
     score = Law(3, 5, 4).score(VE(0.01, 50.0))
-    _, data = read(strip(score, images, tmp_path / "a.html", n_levels=3, generator=generator))
+    _, data = read_page(strip(score, images, tmp_path / "a.html", n_levels=3, generator=generator))
     pixels = lambda text: torch.tensor(list(base64.b64decode(text))).reshape(3, 5, 4, 3)
     low, high = images.min(), images.max()
     clean = pixels(data["clean"]).permute(0, 3, 1, 2) / 255 * (high - low) + low
@@ -101,7 +95,7 @@ def test_a_browser_shows_it(tmp_path, generator):
     images = Law(1, 4, 4).sample(3, generator=generator)
     score = Law(1, 4, 4).score(VE(0.01, 50.0))
     path = strip(score, images, tmp_path / "a.html", generator=generator)
-    text, data = read(path)
+    text, data = read_page(path)
     assert not re.search(r"https?://|\bsrc=|@import|fetch\(", text)
     shown = "(() => {{ const c = document.querySelectorAll('#{0} canvas')[{1}];"
     shown += " const all = [...c.getContext('2d').getImageData(0, 0, 4, 4).data];"

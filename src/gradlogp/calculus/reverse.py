@@ -83,13 +83,10 @@ class GradientField:
             )
         return value
 
-    def _total(self, x: Tensor) -> Tensor:
-        return self._values(x).sum()
-
     def __call__(self, x: Tensor) -> Tensor:
         """Return the score, shape of x."""
         if torch._C._functorch.is_functorch_wrapped_tensor(x):  # inside a torch.func transform
-            return self.sign * torch.func.grad(self._total)(x)
+            return self.sign * torch.func.grad(lambda y: self._values(y).sum())(x)
         return self.log_prob_and_score(x)[1]
 
 

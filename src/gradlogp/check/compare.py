@@ -29,7 +29,7 @@ from ..core import (
 )
 from ..diffusion.likelihood import bits_per_dim
 from ..show.report import Row
-from .beside import fitted_beside, rows_beside, weighted_mean
+from .baselines import fitted_beside, rows_beside, weighted_mean
 from .looks import (
     Look,
     View,

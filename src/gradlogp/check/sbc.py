@@ -80,13 +80,7 @@ def ranks_of(
     draws: Float[Tensor, "n L *theta"],
     generator: Generator | None = None,
 ) -> Int64[Tensor, "n *theta"]:
-    r"""Return the rank #{θ_l < θ} + U, U uniform on 0 … #{θ_l = θ}: uniform also for discrete θ.
-
-    Arguments:
-        theta: Draws from the prior.
-        draws: L draws from each posterior.
-        generator: Source of U.
-    """
+    r"""Return the rank #{θ_l < θ} + U, U uniform on 0 … #{θ_l = θ}: uniform also for discrete θ."""
     below = (draws < theta.unsqueeze(1)).sum(1)
     ties = (draws == theta.unsqueeze(1)).sum(1)
     u = rand_like(theta.double(), generator)

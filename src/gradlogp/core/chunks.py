@@ -1,4 +1,4 @@
-"""Chunks of a batch, each with its own noise, and progress reports."""
+"""What many points cost: distances, rows that are held at a time, chunks of a batch."""
 
 from __future__ import annotations
 
@@ -6,11 +6,13 @@ import warnings
 from collections.abc import Callable, Iterator
 from typing import Protocol, runtime_checkable
 
+import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from .processes import Processes
 from .randomness import Generator, NoiseSource, Streams, block_of, check_generator, new_seed
-from .shapes import check_count
+from .shapes import check_batch, check_count
 
 HELD = 2**23
 """Numbers that are held at a time where all pairs of points are gone through: 64 MB in float64."""
@@ -97,3 +99,18 @@ def chunks(
     seed, block = new_seed(generator), block_of(x.shape[1:], x.device)
     for part in mine:
         yield part, Streams(seed, part.start, part.stop, len(x), x.device, block)
+
+
+def distances(x: Float[Tensor, "n *event"], y: Float[Tensor, "m *event"]) -> Float[Tensor, "n m"]:
+    r"""Return :math:`\lVert x_i - y_j \rVert` over the event, computed as differences.
+
+    The expansion ‖x‖² + ‖y‖² − 2 xᵀy, which `torch.cdist` uses by default for many rows, suffers
+    from cancellation: far from the origin small distances are lost. Here copies have distance 0
+    exactly. Half precision, which `torch.cdist` does not support, is computed in float32.
+    """
+    check_batch(x)
+    check_batch(y, x.shape[1:], "y")
+    a, b = (z.flatten(1) for z in (x, y))
+    if x.dtype.itemsize < 4:
+        a, b = a.float(), b.float()
+    return torch.cdist(a, b, compute_mode="donot_use_mm_for_euclid_dist").to(x.dtype)

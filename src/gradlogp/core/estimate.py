@@ -1,8 +1,9 @@
-"""Numbers with their error bars."""
+"""Numbers with their errors, and verdicts with their reasons."""
 
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeVar
 
 from torch import Tensor
@@ -60,3 +61,25 @@ def finite_result(result: _Result, name: str = "x") -> _Result:
         elif isinstance(part, float) and not math.isfinite(part):
             raise ValueError(f"the result became NaN or infinite; rescale {name}")
     return result
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Whether a result passed every check that could be made, and if not, why.
+
+    Arguments:
+        ok: Whether no check failed.
+        reasons: A sentence for each finding: what was seen, what was expected, what to do. With
+            ok=True they state only what could not be judged.
+    """
+
+    ok: bool
+    reasons: tuple[str, ...] = ()
+
+    def __bool__(self) -> bool:
+        """Return `ok`."""
+        return self.ok
+
+    def __str__(self) -> str:
+        head = "verdict: ok" if self.ok else "verdict: not ok"
+        return "\n".join([head, *(f"  - {reason}" for reason in self.reasons)])

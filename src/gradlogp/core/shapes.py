@@ -6,8 +6,9 @@ inside a loop checks only shapes, because looking at values would wait for the d
 
 from __future__ import annotations
 
+import difflib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from inspect import signature
 from numbers import Integral, Rational, Real
 from typing import Any, get_args
@@ -41,11 +42,19 @@ def check_batch(
 
 
 def check_points(
-    x: Tensor, name: str = "x", event_shape: torch.Size | None = None, least: int = 1
+    x: Tensor,
+    name: str = "x",
+    event_shape: torch.Size | None = None,
+    least: int = 1,
+    *,
+    wait: bool = True,
 ) -> None:
-    """Raise `ValueError` unless x is a batch `(B, *event)` of at least so many rows, all finite."""
+    """Raise `ValueError` unless x is a batch `(B, *event)` of at least so many rows, all finite.
+
+    Without `wait` as `check_finite`, what loops of others call.
+    """
     check_batch(x, event_shape, name)
-    check_finite(x, name)
+    check_finite(x, name, wait=wait)
     if len(x) < least:
         raise ValueError(f"{name} must have at least {least} rows, got {len(x)}")
 
@@ -61,8 +70,11 @@ def check_event_shape(shape: object, name: str = "event_shape") -> None:
         )
 
 
-def check_finite(x: Tensor, name: str) -> None:
-    """Raise `ValueError` unless x holds numbers, in float32 or float64, and all are finite."""
+def check_finite(x: Tensor, name: str, *, wait: bool = True) -> None:
+    """Raise `ValueError` unless x holds numbers, in float32 or float64, and all are finite.
+
+    Without `wait` finite is looked for only in what is on the host.
+    """
     if not isinstance(x, Tensor):
         raise ValueError(f"{name} must be a torch.Tensor, got {shown(x)}")
     if x.dtype not in FLOATS:
@@ -72,6 +84,8 @@ def check_finite(x: Tensor, name: str) -> None:
     _check_held(x, name)
     if x.numel() == 0:
         raise ValueError(f"{name} is empty, shape {tuple(x.shape)}")
+    if not wait and x.device.type != "cpu":
+        return
     # one pass; only a sum that is not finite is looked at more closely
     if not math.isfinite(x.detach().sum().item()) and not bool(torch.isfinite(x).all()):
         if x.ndim < 2:
@@ -155,8 +169,15 @@ def check_number(
     why: str = "",
 ) -> None:
     """Raise `ValueError` unless this is one finite number within the bounds."""
-    what = _bounds(above, least, below, most)
-    if not _is_number(value) or not _within(_float(value), above, least, below, most):
+    number = _float(value) if _is_number(value) else math.nan
+    if not (
+        math.isfinite(number)
+        and (above is None or number > above)
+        and (least is None or number >= least)
+        and (below is None or number < below)
+        and (most is None or number <= most)
+    ):
+        what = _bounds(above, least, below, most)
         raise ValueError(f"{name} must {what}, got {shown(value)}{why}")
 
 
@@ -257,19 +278,28 @@ def check_kind(value: object, name: str, kind: Any, what: str, why: str = "") ->
         _check_held(value, name)
 
 
-def per_sample(value: Tensor | float, x: Tensor, name: str = "t") -> Tensor:
-    """Reshape a number `()` or one per sample `(B,)` so that it multiplies x `(B, *event)`."""
+def check_per_sample(value: Tensor | float, x: Tensor, name: str = "t") -> None:
+    """Raise `ValueError` unless this is a number `()` or one per sample `(B,)` of x `(B, *event)`."""
     if not isinstance(value, (Tensor, Real)):
         raise ValueError(f"{name} must be a number or a tensor, got {shown(value)}")
     if isinstance(value, Tensor):
         (_check_dense if x.device.type == "meta" else _check_held)(value, name)
-    number = value if isinstance(value, Tensor) else _float(value)
-    v = torch.as_tensor(number, dtype=x.dtype, device=x.device)
-    if v.ndim == 0:
-        return v
-    if v.shape != x.shape[:1]:
-        raise ValueError(f"{name} must have shape () or ({x.shape[0]},), got {tuple(v.shape)}")
-    return v.reshape(-1, *[1] * (x.ndim - 1))
+        if value.ndim and value.shape != x.shape[:1]:
+            raise ValueError(
+                f"{name} must have shape () or ({x.shape[0]},), got {tuple(value.shape)}"
+            )
+
+
+def per_sample(value: Tensor | float, x: Tensor, name: str = "t") -> Tensor:
+    """Reshape a number `()` or one per sample `(B,)` so that it multiplies x `(B, *event)`.
+
+    What is on the host goes to the device of x without a wait for it.
+    """
+    check_per_sample(value, x, name)
+    if not isinstance(value, Tensor):
+        return x.new_full((), _float(value))
+    v = value.to(x.device, x.dtype, non_blocking=value.device.type == "cpu")
+    return v.reshape(-1, *[1] * (x.ndim - 1)) if v.ndim else v
 
 
 def sum_event(x: Tensor) -> Tensor:
@@ -297,27 +327,8 @@ def _float(value: Tensor | float) -> float:
         return math.inf
 
 
-def _within(
-    value: float,
-    above: float | None = None,
-    least: float | None = None,
-    below: float | None = None,
-    most: float | None = None,
-) -> bool:
-    return (
-        math.isfinite(value)
-        and (above is None or value > above)
-        and (least is None or value >= least)
-        and (below is None or value < below)
-        and (most is None or value <= most)
-    )
-
-
 def _bounds(
-    above: float | None = None,
-    least: float | None = None,
-    below: float | None = None,
-    most: float | None = None,
+    above: float | None, least: float | None, below: float | None, most: float | None
 ) -> str:
     low, high = (least if above is None else above), (most if below is None else below)
     if low is not None and high is not None:
@@ -340,3 +351,36 @@ def shown(value: object) -> str:
     text = repr(value)
     plain = isinstance(value, (str, int, float, complex, tuple, type(None)))
     return text if plain and len(text) <= 60 else type(value).__name__
+
+
+LONGEST = 80
+"""Characters of a name or a value in a message: files may have cells of any length."""
+
+
+def nearest(name: str, known: Sequence[str]) -> str:
+    """Return advice on a name that is not known, to put after it."""
+    near = difflib.get_close_matches(name, known, 1, 0.65)
+    return (f"; did you mean '{near[0]}'?" if near else ";") + f" known: {some(known, 20)}"
+
+
+def some(items: Sequence[object], most: int = 5) -> str:
+    """Return the first items as text, each no longer than `LONGEST`."""
+    return ", ".join(map(short, items[:most])) + (", …" if len(items) > most else "")
+
+
+def short(item: object) -> str:
+    """Return an item as text, cut after `LONGEST` characters."""
+    text = str(item)
+    return text if len(text) <= LONGEST else f"{text[: LONGEST - 1]}…"
+
+
+def joined(items: Sequence[str]) -> str:
+    """Return items with commas between them, to be copied; cut where they fill no line but a screen."""
+    whole = ",".join(items)
+    return whole if len(whole) <= 10 * LONGEST else f"{whole[: 10 * LONGEST - 1]}…"
+
+
+def listed(sentences: Sequence[str], most: int = 10) -> str:
+    """Return sentences in one line, and how many more there are."""
+    more = len(sentences) - most
+    return "; ".join(sentences[:most]) + (f"; and {more} more" if more > 0 else "")

@@ -33,7 +33,7 @@ from ..core import (
     shares,
 )
 from ..noise.grids import time_grid
-from ..noise.score_base import check_noisy_score
+from ..noise.score_base import ScoreBase, check_noisy_score
 from ..noise.terminal import ExactTerminal, terminal
 from .transitions.annealed_noise import Coloured
 from .transitions.facts import facts_of
@@ -120,14 +120,17 @@ def evolve(
     check_times(times)
     Processes.check(processes)
     processes.same_noise(generator)
-    steps: list[tuple[Tensor, Tensor | None]] = list(pairwise(times))
-    steps.append((times[-1], None if denoise else times[-1]))
+    each = times.unbind()
+    steps: list[tuple[Tensor, Tensor | None]] = list(pairwise(each))
+    steps.append((each[-1], None if denoise else each[-1]))
     blind = bool(score.schedule(times[0])[0] == 0) and facts_of(transition).divides_by_alpha
     if isinstance(x, Tensor):
         check_points(x, event_shape=score.event_shape)
         start = x
     else:
         start = _start(transition, score, x, times, generator)
+    if isinstance(score, ScoreBase):
+        score = score.tabulated(each)
     total, done = len(shares(len(start), chunk_size, processes)) * len(steps), 0
 
     def moved_part(part: slice, streams: NoiseSource) -> Tensor:

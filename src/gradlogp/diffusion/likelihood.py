@@ -40,8 +40,9 @@ from ..noise.blurred import encode
 from ..noise.grids import MOST_RATIO, check_t_min, least_time, time_grid
 from ..noise.predictions import flow_velocity
 from ..noise.score_base import check_noisy_score
+from ..noise.tabulated import numbers
 from ..noise.terminal import terminal
-from .transitions.coefficients import Level, log_ratio
+from .transitions.coefficients import Level, combined, log_ratio
 from .transitions.unipc import Corrected, Node, integral
 
 ORDER = 3
@@ -313,8 +314,8 @@ def _multistep(
 ) -> tuple[Tensor, Tensor]:
     """Return where the flow leads from z, and what the divergence adds up to, `(n, B)`."""
     d, states, traces = z[0].numel(), Corrected(ORDER), list[Node]()
-    levels = [path.score.schedule(t) for t in times]
-    lams = [log_ratio(level) for level in levels]
+    levels = [numbers(path.score.schedule, t) for t in times]
+    lams = list(map(log_ratio, levels))
     far = lams[-1] < -math.log(MOST_RATIO) - 1e-6  # a last step to where the data are forgotten
     gain, state, x0 = z.new_zeros(1, len(z)), z, z
     for i, t in enumerate(times[: len(times) - far]):
@@ -323,9 +324,8 @@ def _multistep(
         state = states.arrive(z, levels[i], x0)
         traces.insert(0, (lams[i], levels[i][0] * trace))
         if i:
-            gain = (
-                gain + d * _log_ratio_of_noise(levels, i) + integral(traces, *lams[i - 1 : i + 1])
-            )
+            trace = combined(integral(traces, *lams[i - 1 : i + 1]))
+            gain = gain + d * _log_ratio_of_noise(levels, i) + trace
             tick()
         del traces[ORDER:]
     if not far:
@@ -342,5 +342,5 @@ def _multistep(
     return end((x0 + mean) / 2), gain + d * _log_ratio_of_noise(levels, -1) + trace
 
 
-def _log_ratio_of_noise(levels: list[Level], i: int) -> Tensor:
-    return (levels[i][1] / levels[i - 1][1]).log()
+def _log_ratio_of_noise(levels: list[Level], i: int) -> float:
+    return math.log(levels[i][1] / levels[i - 1][1])

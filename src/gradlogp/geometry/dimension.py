@@ -26,8 +26,15 @@ from ..core import (
     sum_event,
 )
 from ..distributions.analytic.covariance import as_parameter
-from .perturb import GROUPS, count, noise_level, perturbed_scores, rank_threshold, score_moments
-from .tangent import perturbations
+from .tangent import (
+    GROUPS,
+    count,
+    noise_level,
+    perturbations,
+    perturbed_scores,
+    rank_threshold,
+    score_moments,
+)
 
 Estimator = Literal["normal_rank", "norm", "divergence", "flipd"]
 
@@ -149,8 +156,7 @@ def intrinsic_dimension(
         n_perturbations: For the first two; at least 2D for "normal_rank". By default max(64, 8D).
         n_probes: For the last two: Rademacher probes for the divergence; exact by default.
         generator: Source of perturbations and probes.
-        stack: Number of perturbations passed to the score at once, as stack · B rows. More than 1
-            is faster with few points, and needs a score that treats all rows in the same way.
+        stack: Perturbations handed to the score at once, as in `tangent_space`.
 
     Raises:
         ValueError: For σ ≤ 0, too few perturbations or probes, or an argument of a different

@@ -1,7 +1,9 @@
-"""Tangents, normals and curvature, from the Jacobian of a score or from scores at perturbed points."""
+"""Tangents, normals and curvature from a score or its Jacobian; points brought onto a manifold."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from itertools import pairwise
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -17,10 +19,80 @@ from ..core import (
     check_finite,
     check_function,
     check_generator,
+    check_level,
     check_option,
+    check_points,
     evaluate,
+    randn_like,
+    sum_event,
 )
-from .perturb import check_dimension, count, noise_level, rank_threshold, score_moments
+
+GROUPS = 8
+"""Groups of perturbations, each of which is left out once for a standard error."""
+
+
+def noise_level(sigma: Tensor | float, x: Tensor) -> Tensor:
+    """Check x and σ; return σ so that it multiplies x.
+
+    Raises:
+        ValueError: For a wrong shape, or σ that is not positive and finite.
+    """
+    check_points(x)
+    why = (
+        ": it is the noise level of the score, and without noise data on a manifold have no score"
+    )
+    return check_level(sigma, x, why=why)
+
+
+def check_dimension(dimension: int | None, D: int) -> None:
+    """Refuse a dimension of the manifold that leaves no normal or makes no sense."""
+    if isinstance(dimension, int) and dimension == D:
+        raise ValueError(
+            f"dimension = {D} fills the space: there are no normal directions, so nothing "
+            "to split, project onto or curve"
+        )
+    if dimension is not None:
+        check_count(dimension, "dimension", 0, most=D - 1)
+
+
+def count(given: int | None, default: int, least: int, name: str, why: str) -> int:
+    """Return a number of draws, refusing too few."""
+    n = default if given is None else given
+    check_count(n, name, least, f": {why}")
+    return n
+
+
+def perturbed_scores(
+    score: ScoreFn, x: Tensor, b: Tensor, n: int, generator: Generator | None, stack: int
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield z and σ s(x + σ z), each `(j, B, D)` with j up to `stack`, n of them in all."""
+    check_count(stack, "stack")
+    for start in range(0, n, stack):
+        size = min(stack, n - start)
+        z = torch.stack([randn_like(x, generator) for _ in range(size)])
+        points = (x + b * z).flatten(0, 1)
+        s = evaluate(score, points, finite=True)
+        s = b * s.detach().reshape(z.shape)
+        yield z.flatten(2), s.flatten(2)
+
+
+def score_moments(
+    score: ScoreFn, x: Tensor, b: Tensor, n: int, generator: Generator | None, stack: int
+) -> tuple[Tensor, Tensor]:
+    """Return Σ σ² s sᵀ over perturbations, `(GROUPS, B, D, D)`, and the size of every group."""
+    rows = [s for _, s in perturbed_scores(score, x, b, n, generator, stack)]
+    s = torch.cat(rows).to(torch.promote_types(x.dtype, torch.float32)).movedim(0, 1)
+    groups = [s[:, first::GROUPS] for first in range(GROUPS)]
+    return torch.stack([g.mT @ g for g in groups]), s.new_tensor([g.shape[1] for g in groups])
+
+
+def rank_threshold(n: Tensor | float, D: int) -> float:
+    """Return a threshold that normal eigenvalues of the mean of σ² s sᵀ over n draws exceed.
+
+    Half of the lower end of the Marchenko–Pastur law, (1 − √(D/n))², for D directions.
+    """
+    return 0.5 * (1 - (D / float(n)) ** 0.5) ** 2
+
 
 Method = Literal["jacobian", "perturbations"]
 
@@ -147,16 +219,8 @@ def tangent_normal_split(
     mean-curvature vector H, minus the distance to the manifold divided by σ². So for a point
     visibly off the manifold, geometry dominates density by a factor of order σ⁻².
 
-    Arguments:
-        score: s at noise level σ, with α = 1.
-        x: Points on the manifold or within a few σ of it, `(B, *event)`.
-        sigma: σ, `()` or `(B,)`.
-        dimension: k, if it is known; by default it is counted at every point. If it is D, no
-            normal direction was found, and the normal part is 0.
-        options: `method`, `n_perturbations`, `generator` and `stack` of `tangent_space`.
-
-    Raises:
-        ValueError: As `tangent_space`.
+    Arguments and errors are those of `tangent_space`. Where the dimension is found to be D, no normal
+    direction was seen, and the normal part is 0.
 
     References:
         | When Scores Learn Geometry: Rate Separations under the Manifold Hypothesis (Li et al., 2025)
@@ -193,20 +257,116 @@ def mean_curvature(
 
     whatever the density on M, with error O(σ²). The points must lie on M: a distance δ adds −δ/σ²,
     so noise in them hides the curvature unless it is far below σ². H is the sum over tangent
-    directions; some authors call H/k the mean curvature.
-
-    Arguments:
-        score: s at noise level σ, with α = 1.
-        x: Points on the manifold, `(B, *event)`.
-        sigma: σ, `()` or `(B,)`.
-        dimension: k, if it is known; by default it is counted at every point.
-        options: `method`, `n_perturbations`, `generator` and `stack` of `tangent_space`.
-
-    Raises:
-        ValueError: As `tangent_space`.
+    directions; some authors call H/k the mean curvature. Arguments and errors are those of
+    `tangent_space`.
 
     Wikipedia:
         https://wikipedia.org/wiki/Mean_curvature
     """
     normal = tangent_normal_split(score, x, sigma, dimension, **options).normal
     return MeanCurvature(normal, 2 * normal)
+
+
+class Projection(NamedTuple):
+    """Projected points, shape of x, and the length of the last step, `(B,)`."""
+
+    x: Float[Tensor, "batch *event"]
+    last_step: Float[Tensor, " batch"]
+
+
+def project(
+    score: ScoreFn,
+    x: Float[Tensor, "batch *event"],
+    sigma: Tensor | float,
+    n_steps: int = 1,
+    dimension: int | None = None,
+) -> Projection:
+    r"""Project points onto the manifold by Tweedie's formula, once or several times.
+
+    .. math:: x \leftarrow x + σ^2 s_σ(x) = E[x_0 \mid x_σ = x] = π(x) + O(σ^2)
+
+    One step removes nearly all of the distance. More steps remove the rest, but each also moves
+    the points along the manifold by σ² times the score of its density, finally to the modes. With
+    `dimension` k points move only along the D − k most normal directions, without this drift
+    (subspace-constrained mean shift), at a cost of D vector-Jacobian products per step. Both end
+    where the normal part of the score is 0, off the manifold by σ²/2 times its mean curvature.
+
+    Arguments:
+        score: s at noise level σ, with α = 1.
+        x: Points, `(B, *event)`.
+        sigma: σ, `()` or `(B,)`.
+        n_steps: Number of steps.
+        dimension: k, to move only along normals.
+
+    Raises:
+        ValueError: For σ ≤ 0, fewer than one step, or a dimension that is not below D.
+
+    References:
+        | Locally Defined Principal Curves and Surfaces (Ozertem & Erdogmus, 2011)
+        | https://jmlr.org/papers/v12/ozertem11a.html
+
+    Examples:
+        >>> field = glp.distributions.UniformSphere(2).noised(1.0, 0.05).score
+        >>> glp.geometry.project(field, torch.tensor([[1.1, 0.0]]), 0.05, n_steps=3).x
+        tensor([[0.9987, 0.0000]])
+    """
+    b = noise_level(sigma, x)
+    check_dimension(dimension, x.shape[1:].numel())
+    check_count(n_steps, "n_steps")
+    step = torch.zeros_like(x)
+    for _ in range(n_steps):
+        s = evaluate(score, x, finite=True).detach()
+        step = b.square() * s
+        if dimension is not None:
+            step = step - tangent_space(score, x, sigma, dimension).tangent_part(step)
+        x = x + step
+    length = sum_event(step.square()).sqrt()
+    check_finite(length[:, None], "the last step from x, sigma squared times the score,")
+    return Projection(x, length)
+
+
+def interpolate(
+    score: ScoreFn,
+    a: Float[Tensor, "batch *event"],
+    b: Float[Tensor, "batch *event"],
+    sigma: Tensor | float,
+    n_bisections: int = 4,
+    n_steps: int = 2,
+) -> Float[Tensor, "points batch *event"]:
+    """Return a curve from a to b along the manifold, with nearly equal steps.
+
+    The midpoint of a and b is projected onto the manifold, then the midpoints of both halves, and
+    so on: each new point starts closer to the manifold than a point of the straight line would. On
+    a sphere this is the geodesic. If the midpoint is equally far from several sides (antipodes),
+    the path is not determined, and the midpoint may stay off the manifold.
+
+    Arguments:
+        score: s at noise level σ, with α = 1.
+        a: First points, `(B, *event)`.
+        b: Last points, `(B, *event)`.
+        sigma: σ, `()` or `(B,)`.
+        n_bisections: The curve has 2^n_bisections + 1 points, including a and b.
+        n_steps: Number of steps of each projection, as in `project`.
+
+    Returns:
+        The points `(2^n_bisections + 1, B, *event)`.
+
+    Raises:
+        ValueError: For shapes that differ, σ ≤ 0, or fewer than one bisection or step.
+    """
+    check_points(a, "a")
+    check_points(b, "b", a.shape[1:])
+    if b.shape != a.shape or b.dtype != a.dtype:
+        raise ValueError(
+            f"a and b must have one shape and dtype, got {tuple(a.shape)} {a.dtype} and "
+            f"{tuple(b.shape)} {b.dtype}"
+        )
+    check_count(n_bisections, "n_bisections")
+    check_count(n_steps, "n_steps")
+    curve = [a, b]
+    for _ in range(n_bisections):
+        finer = [curve[0]]
+        for start, end in pairwise(curve):
+            finer += [project(score, (start + end) / 2, sigma, n_steps).x, end]
+        curve = finer
+    return torch.stack(curve)

@@ -104,11 +104,6 @@ def base_for(
 def mixture_of(z: Tensor, aside: Tensor, seed: int) -> tuple[GaussianMixture | None, Estimate]:
     """Return the mixture that is best on validation rows, or None if one Gaussian is as good.
 
-    Arguments:
-        z: Training rows, `(N, d)`.
-        aside: Validation rows.
-        seed: Seed of the starts.
-
     Returns:
         The mixture, and its gain over one Gaussian, in nats per row.
     """
@@ -141,16 +136,18 @@ def _fitted(z: Tensor, k: int, seed: int) -> Any:
         return Mixture(k, reg_covar=1e-6, random_state=seed % 2**32).fit(z.numpy())
 
 
+class _Silent(torch.nn.Module):
+    """Stands for a network of which nothing is kept, and costs nothing."""
+
+    def forward(self, z: Tensor, *rest: Tensor) -> Tensor:
+        return torch.zeros_like(z)
+
+
 class Judge:
     """Compares a model with its base by the likelihood of held-out rows; drops a worse correction.
 
     The share of a correction ensures at each level that the bound is not worse. In the likelihood
     of the flow, errors of one sign at many levels add up, so that it is compared once, as a whole.
-
-    Arguments:
-        x: Held-out rows, in the units of the data.
-        condition: Their conditions.
-        seed: Seed of the probes.
 
     Attributes:
         found: The result; None for a model without a base, or with fewer than two rows.
@@ -170,6 +167,7 @@ class Judge:
         base = copy.deepcopy(ours)
         assert base.base is not None
         base.base.share.zero_()
+        base.network = _Silent()
         try:
             gain = mean_and_error(self._nats(ours) - self._nats(base))
         except ArithmeticError:  # no number at all

@@ -30,7 +30,6 @@ from ..core import (
 )
 from ..diffusion import log_likelihood
 from ..learn import checkpoint
-from ..learn.folders import read_whole
 from ..learn.objectives.masked import Masks
 from ..learn.settings import TrainingSettings
 from ..learn.training import fit
@@ -39,13 +38,17 @@ from ..noise.coordinates import subset
 from ..noise.predictions import Kind
 from ..scores.guided import GuidedScore
 from ..scores.model import ScoreModel
-from .asked import check_asked, generator_of, training_of
 from .base import BaseName, Correction, Judge, base_for, held_out_rows
-from .conditions import condition_kind, given_score, learn_condition, restore_condition
-from .kept import as_array, begun, check_kept, hints_of, kept_of, reached, settings_of
-from .needs import Needs, in_float64
-from .pipeline import CHUNK, OBJECTIVE, build_model, draw, follow
-from .weights import divided, sample_weights
+from .conditions import (
+    condition_kind,
+    divided,
+    given_score,
+    learn_condition,
+    restore_condition,
+    sample_weights,
+)
+from .kept import as_array, begun, check_asked, generator_of, kept_of, loaded, reached, training_of
+from .pipeline import CHUNK, OBJECTIVE, Needs, build_model, draw, follow, in_float64
 
 
 class ScoreEstimator(DensityMixin, BaseEstimator):
@@ -310,12 +313,12 @@ class ScoreEstimator(DensityMixin, BaseEstimator):
     def sample_levels(self) -> int:
         """Return how many noise levels sampling uses: as requested, or measured once."""
         check_is_fitted(self, "model_")
-        return self.n_sample_steps or self._needs.levels()
+        return self.n_sample_steps or self._needs.levels
 
     def likelihood_steps(self) -> int:
         """Return how many steps a likelihood takes: as requested, or measured once."""
         check_is_fitted(self, "model_")
-        return self.n_likelihood_steps or self._needs.steps()
+        return self.n_likelihood_steps or self._needs.steps
 
     def grad_log_prob(self, X: Any, y: Any = None, sigma: float | None = None) -> Any:
         """Return ∇ log p(x) in data units, for the law blurred by `sigma` (`sigma_min_`).
@@ -381,17 +384,9 @@ class ScoreEstimator(DensityMixin, BaseEstimator):
         Raises:
             ValueError: If the checkpoint is missing or damaged, or has a different format.
         """
-
-        def read(path: Path) -> tuple[dict[str, Any], ScoreModel]:
-            config = checkpoint.read_config(path, verified=False)
-            kept = config["extra"].get("estimator", {})
-            where = f"{path / 'config.json'} is damaged: extra.estimator"
-            check_kept(kept, config, where, hints_of(ScoreEstimator))
-            return kept, checkpoint.load(path, network)
-
-        kept, model = read_whole(directory, read)
-        settings = settings_of(kept["settings"]) if kept.get("settings") else None
-        estimator = cls(network=network, settings=settings, **kept.get("parameters", {}))
+        kept, model = loaded(directory, network, ScoreEstimator)
+        settings, parameters = kept.get("settings"), kept.get("parameters", {})
+        estimator = cls(network=network, settings=settings, **parameters)
         estimator.n_features_in_ = kept.get("n_features_in", model.event_shape[0])
         estimator._tensors = kept.get("tensors", False)
         restore_condition(estimator, model, kept)

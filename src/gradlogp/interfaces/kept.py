@@ -1,19 +1,31 @@
-"""What a checkpoint stores of an estimator, checked on reading."""
+"""The arguments of an estimator as it takes them, and what a checkpoint keeps, read with distrust."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
 from typing import Any, get_type_hints
 
 import numpy as np
 import torch
+from sklearn.utils import check_random_state
 from torch import Tensor
 
-from ..core import Estimate, check_kind
+from ..core import (
+    Estimate,
+    check_count,
+    check_device,
+    check_kind,
+    check_number,
+    check_option,
+    shown,
+)
 from ..learn import checkpoint
+from ..learn.config import check_fields, fits, short
 from ..learn.data.layout import layout
-from ..learn.fields import check_fields, fits, short
+from ..learn.folders import read_whole
 from ..learn.settings import TrainingSettings
 from ..scores.model import ScoreModel
 
@@ -52,14 +64,7 @@ def kept_of(estimator: Any) -> dict[str, Any]:
 
 
 def check_kept(kept: Any, config: dict[str, Any], where: str, hints: Mapping[str, Any]) -> None:
-    """Raise `ValueError` unless an estimator could have stored this: no path, no option of a run.
-
-    Arguments:
-        kept: The entry of a checkpoint about the estimator.
-        config: The configuration that contains it.
-        where: Its name in messages.
-        hints: Types of the estimator's parameters that are stored.
-    """
+    """Raise `ValueError` unless an estimator could have kept this: no path, nothing of a run."""
 
     def need(good: bool, field: str, found: Any) -> None:
         if not good:
@@ -135,10 +140,6 @@ def check_same(estimator: Any, model: ScoreModel, extra: dict[str, Any]) -> None
 def begun(estimator: Any, shape: torch.Size) -> ScoreModel | None:
     """Return the model that an estimator continues, or starts from; None if it must be built.
 
-    Arguments:
-        estimator: The estimator, whose y is known.
-        shape: The shape of its data.
-
     Raises:
         ValueError: For ambiguous data, or a model that does not fit the data.
     """
@@ -168,10 +169,22 @@ def begun(estimator: Any, shape: torch.Size) -> ScoreModel | None:
     return model
 
 
-def hints_of(estimator: type) -> dict[str, Any]:
-    """Return the types of the parameters that a checkpoint keeps."""
+def loaded(
+    directory: str | os.PathLike[str], network: torch.nn.Module | None, estimator: type
+) -> tuple[dict[str, Any], ScoreModel]:
+    """Return what a checkpoint keeps of such an estimator, and its model."""
     hints = get_type_hints(estimator.__init__) | {"random_state": int}  # type: ignore[misc]
-    return {name: hint for name, hint in hints.items() if name not in HERE}
+    hints = {name: hint for name, hint in hints.items() if name not in HERE}
+
+    def read(path: Path) -> tuple[dict[str, Any], ScoreModel]:
+        config = checkpoint.read_config(path, verified=False)
+        kept = config["extra"].get("estimator", {})
+        check_kept(kept, config, f"{path / 'config.json'} is damaged: extra.estimator", hints)
+        return kept, checkpoint.load(path, network)
+
+    kept, model = read_whole(directory, read)
+    settings = settings_of(kept["settings"]) if kept.get("settings") else None
+    return {**kept, "settings": settings}, model
 
 
 def as_array(X: Any) -> Any:
@@ -193,3 +206,49 @@ def as_array(X: Any) -> Any:
     check_kind(X, "X", Tensor, "a tensor")
     X = X.detach().cpu()
     return (X.float() if X.dtype == torch.bfloat16 else X).numpy()  # which NumPy does not have
+
+
+def training_of(estimator: Any) -> TrainingSettings:
+    """Return how an estimator trains: its settings, and what it has of its own in place of them."""
+    own: dict[str, Any] = {
+        "steps": estimator.max_iter, "batch_size": estimator.batch_size,
+        "learning_rate": estimator.learning_rate, "ema": estimator.ema,
+    }  # fmt: skip
+    given = estimator.settings
+    if given is None:
+        given = TrainingSettings()
+    check_kind(given, "settings", TrainingSettings, "TrainingSettings")
+    return replace(given, **{k: v for k, v in own.items() if v is not None})
+
+
+def check_asked(estimator: Any) -> None:
+    """Raise `ValueError` for invalid options of an estimator, whether they will be used or not."""
+    for name in ("max_iter", "batch_size", "n_sample_steps", "n_likelihood_steps"):
+        if getattr(estimator, name) is not None:
+            check_count(getattr(estimator, name), name)
+    if estimator.held_out_fraction is not None:
+        check_number(estimator.held_out_fraction, "held_out_fraction", least=0, below=1)
+    if estimator.channels is not None:
+        check_kind(estimator.channels, "channels", list | tuple, "a tuple of integers")
+        for c in estimator.channels:
+            check_count(c, "each of channels")
+    if not isinstance(estimator.standardize, bool):
+        named = "standardize, if it is neither True nor False,"
+        check_option(estimator.standardize, named, ("one",))
+    if estimator.start is not None:
+        check_kind(estimator.start, "start", str | os.PathLike, "the folder of a checkpoint")
+        if not os.path.isdir(estimator.start):
+            raise ValueError(f"start must be the folder of a checkpoint, got {estimator.start!r}")
+    check_device(estimator.device)
+
+
+def generator_of(random_state: Any) -> torch.Generator:
+    """Return the noise of what scikit-learn takes for a seed."""
+    try:
+        state = check_random_state(random_state)
+    except (TypeError, ValueError):
+        raise ValueError(
+            "random_state must be None, an integer from 0 to 2**32 - 1 or a numpy.random.RandomState, "
+            f"got {shown(random_state)}"
+        ) from None
+    return torch.Generator().manual_seed(int(state.randint(2**31)))

@@ -2,29 +2,38 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import warnings
 from collections.abc import Sequence
 from contextlib import closing
-from functools import partial
+from functools import cached_property, partial
 from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ..core import ALONE, Estimate, NoisyScore, Processes, Schedule, Transition, permutation
-from ..diffusion import UniPC, evolve
+from ..core import (
+    ALONE,
+    Estimate,
+    NoisyScore,
+    Processes,
+    Schedule,
+    Transition,
+    permutation,
+    randn_like,
+)
+from ..diffusion import UniPC, evolve, plan_levels, plan_likelihood
 from ..distributions.analytic import Gaussian, GaussianMixture
 from ..learn.objectives import multilevel
 from ..learn.objectives.masked import Masks
 from ..noise.coordinates import AffineCoordinates, Scales, Subset, subset
 from ..noise.grids import time_grid
-from ..noise.ladder import noise_levels
+from ..noise.ladder import noise_levels, noise_span
 from ..noise.predictions import Kind
 from ..noise.schedules import VE
-from ..noise.spread import noise_span
-from ..scores.conditioned import linear_part
+from ..scores.conditioned import Condition, linear_part
 from ..scores.model import ScoreModel
 from ..scores.networks import MLP, UNet
 from ..show.progress import bar
@@ -70,28 +79,16 @@ def build_model(
 ) -> ScoreModel:
     """Return an untrained model that suits the data.
 
-    Noise levels for vectors are geometric in the range of `noise.spread.noise_span` (VE). For
+    Noise levels for vectors are geometric in the range of `noise.ladder.noise_span` (VE). For
     images they range from half the spacing of the points or a tenth of Scott's bandwidth
     n^{−1/(d+4)}, whichever is larger but at most 0.05, to their largest distance. Both are in
     units of the standard deviation of the data. Values to condition on narrow the law: the
     smallest level is then in units of the residual standard deviation in the narrowest direction.
     Images `(C, H, W)` and sequences `(C, L)` get a U-Net, all other data an MLP.
 
-    Arguments:
-        x: The data, `(N, *event)`.
-        network: Your own network instead.
-        schedule: Your own schedule instead.
-        predicts: What the network predicts.
-        standardize: Whether the model will learn in standardised coordinates.
-        width: Width of the MLP.
-        depth: Number of its residual blocks.
-        channels: Channels of the levels of the U-Net; by default `levels_for` the sides.
-        condition: What to condition on: a number of classes, the shape of values, or None.
-        base: What the network corrects, as in `ScoreModel`.
-        masks: What to hide of rows, for a model conditional on any part of a row instead.
-        given: The conditions, one per row of x, for the choice of noise levels.
-        repeats: The row of each training sample, if some are repeated.
-        generator: Source of the initial weights.
+    `given` are the conditions of the rows of x, and `repeats` the row of each sample, where some are
+    there more often. With `masks` the model is conditional on any part of a row instead. The other
+    arguments are those of `ScoreEstimator` and `ScoreModel`.
     """
     event = x.shape[1:]
     if schedule is None:
@@ -209,3 +206,58 @@ def draw(
             chunk_size=min(CHUNK, -(-n // processes.size)), progress=update, processes=processes,
             **options,
         )  # fmt: skip
+
+
+EXACT = 32
+"""Entries of an event up to which the steps of a likelihood are measured with the exact divergence."""
+
+
+class Needs:
+    """What a model needs; nothing is measured before it is asked for."""
+
+    def __init__(self, model: ScoreModel) -> None:
+        self.model = model
+
+    @cached_property
+    def levels(self) -> int:
+        """The noise levels for samples that are right to a hundredth of a deviation."""
+        return sample_levels(self.model)
+
+    @cached_property
+    def steps(self) -> int:
+        """The steps for log-likelihoods that are right to 0.003 √d nats."""
+        return likelihood_steps(in_float64(self.model))
+
+
+def in_float64(model: ScoreModel) -> ScoreModel:
+    """Return a copy of a model in float64, in which no result depends on the batch."""
+    return copy.deepcopy(model).cpu().double()
+
+
+def sample_levels(model: ScoreModel) -> int:
+    """Return the noise levels that sampling needs, to a hundredth of a standard deviation."""
+    if model.schedule.times is not None:
+        return len(model.schedule.times)
+    generator = torch.Generator().manual_seed(0)
+    return plan_levels(_typical(model, 32, generator), generator=generator).n
+
+
+def likelihood_steps(model: ScoreModel) -> int:
+    """Return the steps that a log-likelihood of d entries needs, to 0.003 √d nats."""
+    generator, d = torch.Generator().manual_seed(0), model.event_shape.numel()
+    n = max(8, min(64, 1024 // d))
+    return plan_likelihood(
+        _typical(model, n, generator), tolerance=0.003 * math.sqrt(d), n_draws=n, generator=generator,
+        divergence="exact" if d <= EXACT else "hutchinson",
+    ).n  # fmt: skip
+
+
+def _typical(model: ScoreModel, n: int, generator: torch.Generator) -> NoisyScore:
+    """Return the score given n conditions like those of the data, without asking the user."""
+    condition = model.condition
+    if not isinstance(condition, Condition):
+        return model
+    if isinstance(condition.kind, int):
+        return model.given(torch.arange(n, device=model.z_std.device) % condition.kind)
+    z = randn_like(torch.zeros(n, *condition.kind), generator).to(model.z_std)
+    return model.given(condition.coordinates.decode(z))

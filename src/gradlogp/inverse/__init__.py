@@ -8,7 +8,6 @@ score of the prior into the score of the posterior (`DPS`, `PiGDM`, `MomentMatch
 
 from .annealed import AnnealedLikelihood as AnnealedLikelihood
 from .annealed import PosteriorTarget as PosteriorTarget
-from .exact import posterior as posterior
 from .guidance import DPS as DPS
 from .guidance import MomentMatching as MomentMatching
 from .guidance import PiGDM as PiGDM
@@ -16,6 +15,7 @@ from .observation import Correlated as Correlated
 from .observation import NoiseCovariance as NoiseCovariance
 from .observation import Observation as Observation
 from .observation import observe as observe
+from .observation import posterior as posterior
 from .operators import Blur as Blur
 from .operators import Identity as Identity
 from .operators import Inpainting as Inpainting

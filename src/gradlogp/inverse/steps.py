@@ -3,6 +3,7 @@ r"""Transitions that move a sample towards an observation after every step."""
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any, Self, cast
 
 import torch
 from torch import Tensor
@@ -23,19 +24,9 @@ from ..core import (
 from ..diffusion.transitions.facts import Facts, facts_of
 from ..noise.coordinates import affine_part
 from ..noise.score_base import ScoreWrapper
-from .denoised import Denoised, denoised
+from .guidance import Denoised, denoised
 from .observation import Independent, Observation
 from .operators import Inpainting
-
-
-def _memoryless(transition: Transition) -> None:
-    """Refuse a multistep solver, whose values belong to a path that is left after every step."""
-    check_transition(transition)
-    if hasattr(transition, "begin"):
-        raise ValueError(
-            "the transition must be without memory; use Ancestral, ReverseSDE, DDIM or "
-            "ProbabilityFlow"
-        )
 
 
 class _Known(ScoreWrapper):
@@ -51,8 +42,32 @@ class _Known(ScoreWrapper):
         return self.score.denoise(z, t)
 
 
+class _Observing:
+    """What steps share that hold a transition and an observation."""
+
+    transition: Transition
+    observation: Observation
+
+    def __post_init__(self) -> None:
+        check_transition(self.transition)
+        if hasattr(
+            self.transition, "begin"
+        ):  # whose values belong to a path left after every step
+            raise ValueError(
+                "the transition must be without memory; use Ancestral, ReverseSDE, DDIM or "
+                "ProbabilityFlow"
+            )
+        check_kind(
+            self.observation, "observation", Observation, "an Observation, such as from observe"
+        )
+
+    def rows(self, index: slice | Tensor) -> Self:
+        """Return the same for these rows of the observation."""
+        return replace(cast(Any, self), observation=self.observation.take(index))
+
+
 @dataclass(frozen=True, eq=False)
-class DPSStep:
+class DPSStep(_Observing):
     r"""The step of diffusion posterior sampling, by the norm of the residual.
 
     .. math:: x_s = \mathrm{step}(x_t) - ζ\, \nabla_{x_t} \| y - A(\hat x_0(x_t)) \|
@@ -80,15 +95,8 @@ class DPSStep:
     zeta: float = 1.0
 
     def __post_init__(self) -> None:
-        _memoryless(self.transition)
+        super().__post_init__()
         check_number(self.zeta, "zeta", least=0)
-        check_kind(
-            self.observation, "observation", Observation, "an Observation, such as from observe"
-        )
-
-    def rows(self, index: slice | Tensor) -> DPSStep:
-        """Return the same for these rows of the observation."""
-        return replace(self, observation=self.observation.take(index))
 
     @property
     def facts(self) -> Facts:
@@ -119,7 +127,7 @@ class DPSStep:
 
 
 @dataclass(frozen=True, eq=False)
-class RePaint:
+class RePaint(_Observing):
     r"""Inpainting by replacement, with resampling.
 
     The observed entries are inserted at the current noise level. To make the rest consistent with
@@ -155,10 +163,7 @@ class RePaint:
     n_resamples: int = 10
 
     def __post_init__(self) -> None:
-        _memoryless(self.transition)
-        check_kind(
-            self.observation, "observation", Observation, "an Observation, such as from observe"
-        )
+        super().__post_init__()
         if not isinstance(self.observation.operator, Inpainting):
             raise ValueError("the operator of the observation must be Inpainting, for RePaint")
         R = self.observation.R
@@ -182,10 +187,6 @@ class RePaint:
     def _replace(self, z: Tensor, y: Tensor) -> Tensor:
         operator = self.observation.linear  # entries: the same of z as of x
         return z + operator.adjoint(y - operator.apply(z))
-
-    def rows(self, index: slice | Tensor) -> RePaint:
-        """Return the same for these rows of the observation."""
-        return replace(self, observation=self.observation.take(index))
 
     @property
     def facts(self) -> Facts:

@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ..calculus.lanczos import lanczos
+from ..calculus.conjugate_gradients import lanczos
 from ..core import (
     Density,
     Generator,

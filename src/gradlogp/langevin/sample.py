@@ -34,8 +34,7 @@ from .kernels import BAOAB, HMC, MCLMC, facts_of
 from .run import run
 from .run.driver import check_progress, show
 from .run.reading import kernel_of
-from .run.store import Keep
-from .run.stream import Place, check_keep
+from .run.stream import Keep, Place, check_keep
 from .tuning import Adaptation, choose_step
 from .tuning.adaptation import LEAST
 from .tuning.start import ONE_POINT, find_start

@@ -61,13 +61,7 @@ def check_conditions(model: ScoreModel, condition: Tensor | None, n: int, name: 
 
 
 class Batches:
-    """Rows in an order that is shuffled in each epoch; a last, smaller batch is omitted.
-
-    Arguments:
-        n: Number of rows.
-        size: Rows per batch, at most n.
-        generator: Source of the order.
-    """
+    """Rows in an order shuffled anew each epoch; a last, smaller batch is left out."""
 
     def __init__(self, n: int, size: int, generator: torch.Generator) -> None:
         self.n, self.size, self.generator = n, min(size, n), generator

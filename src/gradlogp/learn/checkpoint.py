@@ -37,8 +37,7 @@ from ..scores.masked import Mask
 from ..scores.model import ScoreModel
 from . import config as configuration
 from .claim import Claim
-from .config import CONFIG, describe
-from .fields import fits
+from .config import CONFIG, describe, fits
 from .folders import (
     check_file,
     discard,

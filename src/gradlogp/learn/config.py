@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
+import inspect
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from types import NoneType, UnionType
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import torch
 from torch import nn
@@ -19,8 +22,61 @@ from ..noise.schedules import SCHEDULES, from_config
 from ..scores.base import base_of, shapes_of
 from ..scores.model import ScoreModel
 from ..scores.networks import MLP, UNet
-from .fields import check_fields, fits, short
 from .folders import read_json
+
+
+def fits(value: Any, hint: Any) -> bool:
+    """Return whether a value is of a type: finite numbers, 64-bit integers, booleans not as numbers.
+
+    Lists count as sequences and tuples, as in JSON.
+    """
+    origin, inner = get_origin(hint), get_args(hint)
+    if origin in (Union, UnionType):
+        return any(fits(value, part) for part in inner)
+    if origin is Literal:
+        return any(type(value) is type(part) and value == part for part in inner)
+    if origin in (Sequence, tuple, list):
+        return isinstance(value, list | tuple) and all(fits(v, inner[0]) for v in value)
+    if hint in (None, NoneType):
+        return value is None
+    if hint is float:
+        return fits(value, int) or (type(value) is float and math.isfinite(value))
+    if hint is int:
+        return type(value) is int and abs(value) < 2**63
+    if hint is str:
+        return type(value) is str and value.isprintable()
+    return type(value) is hint
+
+
+def check_fields(given: Mapping[str, Any], made: Callable[..., Any], where: str) -> None:
+    """Raise `ValueError` unless these are the arguments of a class or function, each of its type.
+
+    For a dataclass these are its fields, otherwise the arguments that can be positional.
+    """
+    if dataclasses.is_dataclass(made):
+        hints = get_type_hints(made)
+        names = [field.name for field in dataclasses.fields(made)]
+    else:
+        call = made.__init__ if inspect.isclass(made) else made
+        hints = get_type_hints(call)
+        parameters = inspect.signature(made).parameters.values()
+        names = [p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD]
+    if odd := sorted(given.keys() ^ set(names)):
+        raise ValueError(f"{where}: fields missing or unknown: {', '.join(odd)[:200]}")
+    for name, value in given.items():
+        if not fits(value, hints[name]):
+            raise ValueError(f"{where}: {name} cannot be {short(value)}")
+
+
+def short(value: Any, most: int = 60) -> str:
+    """Return a value as text that fits in a line."""
+    try:
+        text = repr(value)
+    except (ValueError, RecursionError):  # an integer of too many digits, a list too deep
+        text = f"a {type(value).__name__}"
+    text = " ".join(text.split())
+    return text if len(text) <= most else f"{text[: most - 1]}…"
+
 
 FORMAT_VERSION = 2
 CONFIG = "config.json"
@@ -147,12 +203,6 @@ def build(
     config: dict[str, Any], shapes: Shapes, weights: Path, own: nn.Module | None
 ) -> ScoreModel:
     """Build the model of a configuration after comparing its sizes with those of the weights.
-
-    Arguments:
-        config: The result of `parse`.
-        shapes: The shapes of the tensors in the file of weights: nothing larger is allocated.
-        weights: That file, for messages.
-        own: The network, if it is the user's own.
 
     Raises:
         ValueError: In one line that names file and field, if they do not fit together.

@@ -63,7 +63,11 @@ class Feed:
         whole = self.batches.next()
         mine = self.processes.rows(len(whole))
         if self.z is not None:
-            return self.z[whole[mine].to(self.z.device)].to(self.like.device), whole, mine
+            own, held = (
+                whole[mine].to(self.z.device, non_blocking=True),
+                self.z.device.type == "cpu",
+            )
+            return self.z[own].to(self.like.device, non_blocking=held), whole, mine
         if self.ahead is not None:
             x = rows(next(self.ahead), slice(None), self.like)
         else:

@@ -25,28 +25,37 @@ def accumulate(
     Noise and times are drawn for the whole batch, so that neither parts nor processes change the
     result, except for rounding.
 
-    Arguments:
-        score: The model in training.
-        objective: The loss.
-        z: The rows of this process, in model coordinates.
-        condition: One for each row.
-        noise: Source of noise and times.
-        mine: The positions of these rows in the whole batch.
-        total: The number of rows of the whole batch.
-        n_parts: The number of parts, each with at least one row.
+    z and the conditions are the rows `mine` of a batch of `total`, divided into n_parts parts of a row
+    or more.
 
     Returns:
         The sum of their losses, divided by the number of rows of the whole batch.
     """
     n_parts = min(n_parts, len(z))
-    start, loss = noise.get_state(), z.new_zeros(())
+    start, loss = noise.get_state() if n_parts > 1 else None, None
     for i in range(n_parts):
         part = slice(len(z) * i // n_parts, len(z) * (i + 1) // n_parts)
         rows = slice(mine.start + part.start, mine.start + part.stop)
-        noise.set_state(start)
-        source = noise if len(z[part]) == total else PartOfBatch(noise, rows, total)
+        if start is not None:
+            noise.set_state(start)
+        x = z[part]
+        source = noise if len(x) == total else PartOfBatch(noise, rows, total)
         given = conditioned(score, None if condition is None else condition[part])
-        value = losses_of(objective, given, z[part], source).sum() / total
-        value.backward()
-        loss = loss + value.detach()
+        losses = losses_of(objective, given, x, source)
+        losses.backward(torch.full_like(losses, 1 / total))
+        value = losses.detach().sum() / total
+        loss = value if loss is None else loss + value
+    assert loss is not None
     return loss
+
+
+@torch.no_grad()
+def clip(gradients: list[Tensor], most: float) -> Tensor:
+    """Scale gradients down to a common norm of `most`; return the norm that they had.
+
+    What `torch.nn.utils.clip_grad_norm_` does, bit for bit, for tensors of one dtype and device. To
+    look which these are takes it as long as the work.
+    """
+    norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
+    torch._foreach_mul_(gradients, (most / (norm + 1e-6)).clamp(max=1.0))
+    return norm

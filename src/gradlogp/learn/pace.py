@@ -61,13 +61,7 @@ def warn_if_slow(
 ) -> None:  # fmt: skip
     """Warn if a CPU is too slow for images or sequences, and say what to do.
 
-    Arguments:
-        steps: Number of steps of the training.
-        seconds: Time per step.
-        batch: Rows per batch.
-        event: Shape of a row.
-        device: Device of the training.
-        minutes: The requested time, if the steps follow from it.
+    A step takes so many seconds; the steps may follow from the `minutes` requested.
     """
     if device.type != "cpu" or len(event) < 2:
         return

@@ -15,8 +15,7 @@ from torch import Tensor
 
 from ..scores.model import ScoreModel
 from .checkpoint import check_scales, read_training
-from .config import describe
-from .fields import fits, short
+from .config import describe, fits, short
 from .folders import check_file, one_line, verify
 from .settings import TrainingSettings
 
@@ -65,12 +64,6 @@ def load_training(
     """Load the raw weights into the model, and return the rest of the state for resuming.
 
     Every field is checked first: its type, sizes, range, and whether it belongs to this run.
-
-    Arguments:
-        directory: The checkpoint.
-        model: The model; its weights are replaced.
-        settings: The settings of the resumed run.
-        setup: What else it must have in common with the earlier run, including these settings.
 
     Raises:
         ValueError: If the checkpoint has no training state, or this is damaged or belongs to a run

@@ -62,13 +62,8 @@ def fit_share(
     The noise is the same at every level, so that the share is smooth in σ, and is used in pairs
     ±ε. The standard error over rows is that of the ratio.
 
-    Arguments:
-        model: A model with a law that it corrects. For a model that accepts known parts of a row
-            nothing is set unless its objective is that of `Masks`, which says what is hidden.
-        z: Held-out rows, at least two.
-        condition: Their conditions, in the form that the network takes.
-        seed: Seed of the noise.
-        objective: The objective of the training.
+    Of a model that knows parts of a row nothing is set unless its objective is that of `Masks`, which
+    says what is hidden.
     """
     base, law = model.base, corrected(model)
     assert law is not None

@@ -18,12 +18,13 @@ A score turns into ε (and back) without passing through x_0.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from ..core import NoisyScore, check_batch, check_option, check_same_shape, per_sample
+from .tabulated import numbers
 
 Kind = Literal["score", "epsilon", "x0", "v", "velocity"]
 KINDS: tuple[Kind, ...] = ("score", "epsilon", "x0", "v", "velocity")
@@ -40,8 +41,12 @@ def check_determines(kind: Kind, other: str, divisor: Tensor) -> None:
         )
 
 
-def to_x0(kind: Kind, value: Tensor, x_t: Tensor, a: Tensor, b: Tensor) -> Tensor:
-    """Return x̂_0 of a prediction; α and σ as tensors that broadcast against x_t.
+Part = Any
+"""A tensor, or a number in its place."""
+
+
+def to_x0(kind: Kind, value: Part, x_t: Part, a: Part, b: Part) -> Part:
+    """Return x̂_0 of a prediction; α and σ as numbers, or tensors that broadcast against x_t.
 
     Not finite where the prediction does not determine it; values are not checked.
     """
@@ -51,18 +56,34 @@ def to_x0(kind: Kind, value: Tensor, x_t: Tensor, a: Tensor, b: Tensor) -> Tenso
         return (a * x_t - b * value) / (a**2 + b**2)
     if kind == "velocity":
         return (x_t - b * value) / (a + b)
-    return (x_t - b * to_epsilon(kind, value, x_t, a, b)) / a
+    eps = to_epsilon(kind, value, x_t, a, b)
+    return (x_t - b * eps if isinstance(b, Tensor) else torch.sub(x_t, eps, alpha=b)) / a
 
 
-def to_epsilon(kind: Kind, value: Tensor, x_t: Tensor, a: Tensor, b: Tensor) -> Tensor:
-    """Return ε̂ of a prediction; α and σ as tensors that broadcast against x_t."""
-    if kind == "x0":
+def to_epsilon(kind: Kind, value: Part, x_t: Part, a: Part, b: Part) -> Part:
+    """Return ε̂ of a prediction; arguments as for `to_x0`."""
+    if kind == "epsilon":
+        return value
+    if kind == "x0":  # with one rounding less than by weights
         return (x_t - a * value) / b
+    of_x, of_value = epsilon_weights(kind, a, b)
+    return of_value * value if of_x is None else of_x * x_t + of_value * value
+
+
+def epsilon_weights(
+    kind: Kind, a: Part, b: Part, *, unit: bool = False
+) -> tuple[Part | None, Part]:
+    """Return p and q of ε̂ = p x_t + q value, None for a p of 0; `unit` says that α² + σ² = 1."""
+    if kind == "x0":
+        return 1 / b, -a / b
     if kind == "v":
-        return (b * x_t + a * value) / (a**2 + b**2)
+        if unit:
+            return b, a
+        norm = a**2 + b**2
+        return b / norm, a / norm
     if kind == "velocity":
-        return (x_t + a * value) / (a + b)
-    return -b * value if kind == "score" else value
+        return 1 / (a + b), a / (a + b)
+    return None, -b if kind == "score" else 1.0
 
 
 def from_prediction(
@@ -137,12 +158,25 @@ def predict(score: NoisyScore, z: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
     Raises:
         ValueError: If α = 0 and the model cannot denoise, or if it returns a different shape.
     """
-    alpha, sigma = score.schedule(t)
-    if bool((alpha < 1e-6 * sigma).any()):
-        return from_prediction("x0", score.denoise(z, t), z, alpha, sigma)
-    if bool((sigma == 0).all()):
-        return z / per_sample(alpha, z), torch.zeros_like(z)
-    return from_prediction("score", score(z, t), z, alpha, sigma)
+    a: Part
+    b: Part
+    if t.ndim:
+        alpha, sigma = score.schedule(t)
+        blind, bare = bool((alpha < 1e-6 * sigma).any()), bool((sigma == 0).all())
+        a, b = per_sample(alpha, z), per_sample(sigma, z)
+    else:
+        a, b = numbers(score.schedule, t)
+        blind, bare = a < 1e-6 * b, b == 0
+    if blind:
+        x0 = score.denoise(z, t)
+        check_same_shape(x0, z, "the score's denoise")
+        return x0, to_epsilon("x0", x0, z, a, b)
+    if bare:
+        return z / a, torch.zeros_like(z)
+    s = score(z, t)
+    check_same_shape(s, z, "the score")
+    eps = to_epsilon("score", s, z, a, b)
+    return to_x0("epsilon", eps, z, a, b), eps
 
 
 def flow_velocity(score: NoisyScore, z: Tensor, t: Tensor) -> Tensor:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Sequence
 from operator import attrgetter
 from typing import TypeVar
 
@@ -16,11 +18,12 @@ from ..core import (
     Schedule,
     check_batch,
     check_kind,
+    check_per_sample,
     check_same_shape,
-    per_sample,
 )
 from .coordinates import same_coordinates
 from .predictions import from_prediction
+from .tabulated import Tabulated
 
 Self = TypeVar("Self", bound="ScoreBase")
 
@@ -60,11 +63,11 @@ class ScoreBase:
         return from_prediction("score", self._score(z, t), z, *self.schedule(t))[0]
 
     def _check(self, z: Tensor, t: Tensor) -> None:
-        empty = self.fixed_dtype and self.like.device.type == "meta"  # weights without numbers
-        check_batch(z, self.event_shape, "z", held=not empty)
+        empty = isinstance(z, Tensor) and z.is_meta and self.fixed_dtype and self.like.is_meta
+        check_batch(z, self.event_shape, "z", held=not empty)  # empty: weights without numbers
         if not isinstance(t, Tensor):
             raise ValueError(f"t must be a tensor, () or (B,), got {type(t).__name__}")
-        per_sample(t, z)
+        check_per_sample(t, z)
         if z.dtype.itemsize < 4 and self.fixed_dtype and z.dtype != self.like.dtype:
             raise ValueError(
                 f"z must have the dtype of the weights, {self.like.dtype}, got {z.dtype}"
@@ -120,6 +123,19 @@ class ScoreBase:
         """Return the same for these rows of a batch; itself where nothing is per row."""
         return self
 
+    def tabulated(self: Self, times: Sequence[Tensor]) -> Self:
+        """Return the same score, with what depends on time alone computed at these times, once.
+
+        For a driver that asks for them again and again; each is known by identity, see `Tabulated`.
+        """
+        other = copy.copy(self)
+        for name, value in vars(self).items():
+            if isinstance(value, ScoreBase):
+                vars(other)[name] = value.tabulated(times)
+            elif isinstance(value, Schedule):
+                vars(other)[name] = Tabulated(value, times)
+        return other
+
 
 class ScoreWrapper(ScoreBase):
     """A noisy score that wraps another, `self.score`, and passes on everything it does not change."""
@@ -157,7 +173,13 @@ def refuse_no_noise(schedule: Schedule, t: Tensor) -> None:
     """Raise `ValueError` if σ_t = 0 for a t that can be looked at without a wait or a break."""
     if t.device.type != "cpu" or torch.compiler.is_compiling():
         return
-    if bool((t <= 0).any()) and bool((schedule(t)[1] == 0).any()):
+    known = schedule.numbers(t) if isinstance(schedule, Tabulated) else None
+    if known is not None:
+        bare = known[1] == 0
+    else:
+        early = t.numel() > 0 and bool(t.min() <= 0)
+        bare = early and bool((schedule(t)[1] == 0).any())
+    if bare:
         raise ValueError("there is no score at sigma = 0; evaluate it at a larger t")
 
 

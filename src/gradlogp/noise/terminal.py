@@ -75,10 +75,7 @@ class GaussianTerminal:
 
     Exact for Gaussian data with uncorrelated entries, and if no signal is left.
 
-    Arguments:
-        mean: The mean, `(1, *event)`, or one per sample `(B, *event)`.
-        var: The variance, in the same shape, positive.
-        event_shape: The shape of one state; None if it is not known.
+    Mean and variance are `(1, *event)`, or one for each sample `(B, *event)`.
     """
 
     mean: Tensor

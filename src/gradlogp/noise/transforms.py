@@ -36,14 +36,8 @@ class Monotone:
     the boundary and close to y beyond c, where a logarithm would turn small errors into large
     ones. δ < 1 removes heavy tails, ε removes skewness; δ = 1, ε = 0 is affine in u.
 
-    Arguments:
-        low: a, or None.
-        high: b, or None.
-        middle: m.
-        scale: s > 0.
-        tail: δ > 0.
-        skew: ε.
-        bend: c, for a column with one boundary; None for the logarithm.
+    The fields are a and b, None where there is no border, m, s > 0, δ > 0, ε, and c of a column with
+    one border, None for the logarithm.
 
     References:
         | Sinh-arcsinh distributions (Jones & Pewsey, 2009)

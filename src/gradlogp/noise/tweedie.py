@@ -92,17 +92,8 @@ def tweedie_product(
     .. math:: \mathrm{Cov}[x_0 | x_t]\, v = \frac{σ^2}{α^2} \left( v + σ^2 (\nabla s)^\top v \right)
 
     The Jacobian of a score is symmetric; that of a network is only nearly symmetric, and the
-    result is then the product with its transpose.
-
-    Arguments:
-        score: The score of the law of x_t.
-        x_t: Where, `(B, *event)`.
-        v: The vectors, one for each sample, `(B, *event)`.
-        alpha: α > 0, `()` or `(B,)`.
-        sigma: σ, `()` or `(B,)`.
-
-    Raises:
-        ValueError: If α = 0, a shape does not fit, or the result is not finite.
+    result is then the product with its transpose. v has a vector for each sample; other arguments,
+    and errors, are those of `tweedie`.
     """
     check_points(x_t, "x_t")
     check_points(v, "v")
@@ -137,18 +128,8 @@ def tweedie_variance(
     .. math:: \mathrm{diag}\, C = E[v ⊙ C v], \quad v \text{ of independent random signs}
 
     Exact by d vector-Jacobian products by default. An estimate can be negative
-    where its error is large.
-
-    Arguments:
-        score: The score of the law of x_t.
-        x_t: Where, `(B, *event)`.
-        alpha: α > 0, `()` or `(B,)`.
-        sigma: σ, `()` or `(B,)`.
-        n_probes: Number of probes; with one the standard error is unknown, NaN.
-        generator: Source of the probes.
-
-    Raises:
-        ValueError: For n_probes below 1, α = 0, a wrong shape, or a result that is not finite.
+    where its error is large. With one probe the standard error is NaN, unknown. Other arguments, and
+    errors, are those of `tweedie`.
 
     References:
         | An Estimator for the Diagonal of a Matrix (Bekas, Kokiopoulou & Saad, 2007)

@@ -14,8 +14,8 @@ from .foreign import from_epsilon as from_epsilon
 from .foreign import from_k_diffusion as from_k_diffusion
 from .foreign import to_k_diffusion as to_k_diffusion
 from .guided import GuidedScore as GuidedScore
+from .guided import RescheduledScore as RescheduledScore
 from .masked import MaskedScore as MaskedScore
 from .model import ScoreModel as ScoreModel
 from .networks import MLP as MLP
 from .networks import UNet as UNet
-from .rescheduled import RescheduledScore as RescheduledScore

@@ -37,7 +37,7 @@ from ..noise.schedules import DDPM, EDM
 from ..noise.score_base import ScoreBase
 from ..noise.terminal import check_moments
 from .conditioned import ConditionedScore, check_condition
-from .rescheduled import RescheduledScore
+from .guided import RescheduledScore
 
 NoiseInput = Literal["time", "step", "sigma"] | Callable[[Tensor], Tensor]
 """What a network is given of the noise, as a function of t."""

@@ -3,6 +3,7 @@ r"""The learned noisy score: a network in the frame of unit variance at every no
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import torch
@@ -23,10 +24,11 @@ from ..core import (
 from ..distributions.analytic.gaussian import Gaussian
 from ..distributions.analytic.mixture import GaussianMixture
 from ..noise.coordinates import AffineCoordinates, Data, Scales, as_tensor, mean_and_std
-from ..noise.predictions import KINDS, Kind, to_epsilon, to_x0
+from ..noise.predictions import KINDS, Kind, to_x0
 from ..noise.score_base import ScoreBase
 from .base import Base, read_base
 from .conditioned import Condition, ConditionedScore, linear_part
+from .frame import Frame, frame_of, noise_coordinate
 from .masked import Mask, MaskedScore
 from .networks.embeddings import read_condition
 
@@ -35,8 +37,6 @@ MOST_LINEAR = 250_000
 
 ROWS = 20_000
 """Rows that it is fitted to."""
-
-LOG_SNR_LIMIT = 30.0  # beyond it exp(λ) is 0 or ∞ to float32, and the network need not know more
 
 
 class ScoreModel(ScoreBase, nn.Module):
@@ -115,6 +115,7 @@ class ScoreModel(ScoreBase, nn.Module):
     z_std: Tensor
     gain: Tensor | None
     left: Tensor | None
+    _frames: Mapping[int, tuple[Tensor, Frame]] | None = None
 
     def __init__(
         self,
@@ -245,27 +246,29 @@ class ScoreModel(ScoreBase, nn.Module):
             self.left.copy_(found[1].diagonal().sqrt().reshape(self.event_shape))
             self.left /= self.z_std
 
-    def _frame(
-        self, z: Tensor, t: Tensor, predicted: Tensor | None = None
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-        """Return z̃, α̃, σ̃, √(α²c²+σ²) and the network's noise coordinate."""
-        alpha, sigma = self.schedule(t)
-        a, b = per_sample(alpha, z), per_sample(sigma, z)
-        m, c = self.z_mean.to(z), self._spread(z)
-        if predicted is not None:
-            z = z - a * predicted
-        norm = (a**2 * c**2 + b**2).sqrt()
-        coordinate = self._coordinate(alpha, sigma, c)
-        return (z - a * m) / norm, a * c / norm, b / norm, norm, coordinate.to(z).expand(len(z))
+    def tabulated(self, times: Sequence[Tensor]) -> ScoreModel:
+        """Return the same model with its frames at these times computed, all together."""
+        other = super().tabulated(times)
+        if isinstance(self.condition, Mask):
+            return other
+        stacked = torch.stack(list(times)).cpu().double()
+        frames = self._frame(self.z_mean.expand(len(times), *self.event_shape), stacked)
+        embed = getattr(self.network, "_embedded", None)
+        if self.condition is None and callable(embed):
+            frames = frames._replace(embedded=embed(frames.coordinate))
+        if self.base is None and self.gain is None:  # who needs α and σ
+            frames = frames._replace(levels=None)
+        other._frames = {id(t): (t, row) for t, row in zip(times, frames.rows(), strict=True)}
+        return other
 
-    @staticmethod
-    def _coordinate(alpha: Tensor, sigma: Tensor, c: Tensor) -> Tensor:
-        log_snr = 2 * (alpha * c.square().mean().sqrt().to(alpha)).log() - 2 * sigma.log()
-        return -log_snr.clamp(-LOG_SNR_LIMIT, LOG_SNR_LIMIT) / 8
+    def _frame(self, z: Tensor, t: Tensor) -> Frame:
+        """Return what depends on time alone, for states like z."""
+        m, c, alone = self.z_mean.to(z), self._spread(z), self.base is None
+        return frame_of(*self.schedule(t), z, m, c, self.predicts, alone=alone)
 
     def _noise_input(self, t: Tensor) -> Tensor:
         """Return what the network is given of a time: −λ/8, in the shape of t."""
-        return self._coordinate(*self.schedule(t), self._spread(self.z_std))
+        return noise_coordinate(*self.schedule(t), self._spread(self.z_std))
 
     def _spread(self, z: Tensor) -> Tensor:
         """Return c."""
@@ -277,11 +280,19 @@ class ScoreModel(ScoreBase, nn.Module):
             return None
         return (condition.to(z).flatten(1) @ self.gain.to(z).T).reshape(z.shape)
 
-    def _network(self, z_unit: Tensor, coordinate: Tensor, condition: Tensor | None) -> Tensor:
+    def _asked(
+        self, z: Tensor, frame: Frame, predicted: Tensor | None, condition: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """Return z̃ and what the network says of it."""
+        if predicted is not None:
+            assert frame.levels is not None
+            z = z - frame.levels[0] * predicted
+        z_unit = (z - frame.drift) * frame.scale
         extra = () if condition is None else (condition,)
-        out = self.network(z_unit, coordinate, *extra)
+        known = {} if frame.embedded is None else {"embedded": frame.embedded}
+        out = self.network(z_unit, frame.coordinate.expand(len(z)), *extra, **known)
         check_same_shape(out, z_unit, "the network")
-        return out
+        return z_unit, out
 
     def forward(
         self,
@@ -298,22 +309,14 @@ class ScoreModel(ScoreBase, nn.Module):
         if isinstance(self.condition, Mask) and self.condition.cov is not None:
             a, b = (per_sample(q, z) for q in self.schedule(t))
             return (a * self.denoise_given(z, t, condition) - z) / b**2
-        z_unit, a, b, norm, coordinate = self._frame(z, t, self._predicted(z, condition))
-        out = self._network(z_unit, coordinate, condition)
-        if self.base is not None:
-            z_unit = torch.zeros_like(a)  # so that only the linear part of a prediction counts
-        if self.predicts == "score":
-            s = out / norm
-        else:
-            s = -to_epsilon(self.predicts, out, z_unit, a, b) / (b * norm)
+        same, frame = self._frames.get(id(t), (None, None)) if self._frames else (None, None)
+        if frame is None or same is not t or z.dtype != self.z_mean.dtype:
+            frame = self._frame(z, t)
+        z_unit, out = self._asked(z, frame, self._predicted(z, condition), condition)
+        s = frame.score(z_unit, out)
         if self.base is None:
             return s
-        return self.base.score(z, *self._levels(z, t)) + self._share(coordinate, z) * s
-
-    def _levels(self, z: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-        """Return α and σ, `(1, 1)` or `(B, 1)`."""
-        alpha, sigma = self.schedule(t)
-        return alpha.to(z).reshape(-1, 1), sigma.to(z).reshape(-1, 1)
+        return self.base.score(z, *frame.flat_levels) + self._share(frame.coordinate, z) * s
 
     def _share(self, coordinate: Tensor, z: Tensor) -> Tensor:
         """Return the share of the correction, such that it multiplies z."""
@@ -327,11 +330,7 @@ class ScoreModel(ScoreBase, nn.Module):
         return self.denoise_given(z, t, self._without(z))
 
     def _without(self, z: Tensor) -> Tensor | None:
-        """Return the null condition for each row of z; None for a model without conditions.
-
-        Raises:
-            ValueError: If the model never saw the null condition in training.
-        """
+        """Return the null condition for each row of z; None for a model without conditions."""
         if self.condition is None:
             return None
         return self.condition.null(len(z), z)
@@ -347,14 +346,16 @@ class ScoreModel(ScoreBase, nn.Module):
             a, b = (per_sample(q, z) for q in self.schedule(t))
             m, c = self.z_mean.to(z), self._spread(z)
             if self.condition.cov is not None:
-                z_unit, _, _, _, coordinate = self._frame(z, t)
-                out = self._network(z_unit, coordinate, condition)
+                frame = self._frame(z, t)
+                _, out = self._asked(z, frame, None, condition)
+                coordinate = frame.coordinate.expand(len(z))
                 asked = (z - a * m) / c, a, b / c, condition, out, coordinate
                 return m + c * self.condition.denoise(*asked)
-        predicted = self._predicted(z, condition)
-        z_unit, a, b, _, coordinate = self._frame(z, t, predicted)
-        out = self._network(z_unit, coordinate, condition)
-        if self.base is not None:
+        predicted, frame = self._predicted(z, condition), self._frame(z, t)
+        z_unit, out = self._asked(z, frame, predicted, condition)
+        assert frame.unit is not None
+        a, b = frame.unit
+        if self.base is not None:  # only the linear part of a prediction counts
             z_unit = torch.zeros_like(a)
         blind = (a == 0) if self.predicts in ("score", "epsilon") else torch.zeros_like(a).bool()
         z0 = to_x0(self.predicts, out, z_unit, a.masked_fill(blind, 1.0), b)
@@ -362,7 +363,7 @@ class ScoreModel(ScoreBase, nn.Module):
         if self.base is None:
             mean = self.z_mean.to(z)
             return (mean if predicted is None else mean + predicted) + z0
-        return self.base.denoise(z, *self._levels(z, t)) + self._share(coordinate, z) * z0
+        return self.base.denoise(z, *frame.flat_levels) + self._share(frame.coordinate, z) * z0
 
     def given(self, condition: Tensor | int) -> ConditionedScore:
         """Return the score of z_t given a condition: one for all samples, or one for each.

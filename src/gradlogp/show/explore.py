@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
-from importlib import resources
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
 
@@ -152,11 +151,10 @@ def explore(
         raise ValueError(
             f"picture={picture!r} needs something this field does not have: it has {has}"
         )
-    text = lambda name: resources.files(__package__).joinpath(name).read_text(encoding="utf-8")
     page = fill_page(
-        "explore", title=title, data=json.dumps(data, allow_nan=False).replace("<", "\\u003c"),
-        notes=_notes(fields, shown, frame), pictures=data["pictures"], more=text("explore.css"),
-        scripts=[text(f"explore{part}.js") for part in ("", "_chart", "_page")],
+        "explore", "explore.css", "explore.js", "explore_chart.js", "explore_page.js", title=title,
+        data=json.dumps(data, allow_nan=False).replace("<", "\\u003c"),
+        notes=_notes(fields, shown, frame), pictures=data["pictures"],
     )  # fmt: skip
     out = Path(out)
     write_atomically(out, page)

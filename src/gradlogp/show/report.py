@@ -106,15 +106,17 @@ def _paragraphs(text: str) -> list[str]:
     return [part for part in parts if part]
 
 
-def fill_page(stem: str, **parts: Any) -> str:
-    """Fill a template beside this file. Everything is escaped but what the template calls safe."""
+def fill_page(stem: str, *files: str, **parts: Any) -> str:
+    """Fill a template beside this file, with more style and scripts from files there.
+
+    Everything is escaped but what the template calls safe.
+    """
     from jinja2 import Environment, StrictUndefined
 
-    beside = resources.files(__package__)
-    template, style = (
-        beside.joinpath(name).read_text(encoding="utf-8")
-        for name in (f"{stem}.html.j2", "report.css")
-    )
+    text = lambda name: resources.files(__package__).joinpath(name).read_text(encoding="utf-8")
+    template, style = text(f"{stem}.html.j2"), text("report.css")
+    if files:
+        parts |= {"more": text(files[0]), "scripts": [*map(text, files[1:])]}
     environment = Environment(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True,
         keep_trailing_newline=True,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 from base64 import b64encode
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -105,10 +104,9 @@ def strip(
         "levels": levels, "shape": list(images.shape), "clean": _pixels(clean, least, most_of),
         "deviation": float((clean - clean.mean(0)).square().mean().sqrt()),
     }  # fmt: skip
-    text = lambda name: resources.files(__package__).joinpath(name).read_text(encoding="utf-8")
     page = fill_page(
-        "strip", title=title, data=json.dumps(data, allow_nan=False), more=text("explore.css"),
-        scripts=[text("explore_chart.js"), text("strip.js")],
+        "strip", "explore.css", "explore_chart.js", "strip.js", title=title,
+        data=json.dumps(data, allow_nan=False),
     )  # fmt: skip
     out = Path(out)
     write_atomically(out, page)

@@ -213,6 +213,12 @@ def _mul(func: Any, a: Any, b: Any) -> Jet:
     return Jet(value, jac, lap)
 
 
+def _addcmul(func: Any, a: Any, b: Any, c: Any, *, value: float = 1) -> Jet:
+    """Return a + value · b c of jets and constants."""
+    jets = isinstance(b, Jet) or isinstance(c, Jet)
+    return _add(torch.add, a, _mul(func, b, c) if jets else b * c, alpha=value)
+
+
 def _div(func: Any, a: Any, b: Any) -> Jet:
     if func.__name__ in ("__rtruediv__", "__rdiv__"):
         a, b = b, a
@@ -293,10 +299,6 @@ def _masked_fill(func: Any, z: Any, mask: Any, value: Any) -> Jet:
     return Jet(filled, f(_full(z)), _map(z.lap, f))
 
 
-def _unbind(func: Any, z: Jet, dim: int = 0) -> tuple[Jet, ...]:
-    return tuple(_linear_map(torch.select, z, dim, i) for i in range(z.value.shape[dim]))
-
-
 def _identity(func: Any, z: Jet, p: float = 0.5, training: bool = False, **kwargs: Any) -> Jet:
     """Dropout when it does nothing; memory formats."""
     if training or kwargs.get("train"):
@@ -325,6 +327,7 @@ _LINEAR = (
 RULES: dict[str, Callable[..., Any]] = {
     **dict.fromkeys(DERIVATIVES, _entrywise),
     **dict.fromkeys(("pow", "__pow__"), _pow),
+    "addcmul": _addcmul,
     **dict.fromkeys(_LINEAR.split(), _linear_map),
     **dict.fromkeys(("linear", "conv1d", "conv2d", "conv3d"), _affine_map),
     **dict.fromkeys(("cat", "concat", "stack"), _joined),
@@ -335,7 +338,9 @@ RULES: dict[str, Callable[..., Any]] = {
     "softmax": _softmax,
     "to": _to,
     "masked_fill": _masked_fill,
-    "unbind": _unbind,
+    "unbind": lambda func, z, dim=0: tuple(
+        _linear_map(torch.select, z, dim, i) for i in range(z.value.shape[dim])
+    ),
     "layer_norm": _layer_norm,
     "group_norm": _group_norm,
     **dict.fromkeys(("dropout", "contiguous"), _identity),

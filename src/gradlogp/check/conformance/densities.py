@@ -45,8 +45,7 @@ def check_density(d: Density) -> Report:
         Name -> measured value. `print` shows one line each.
 
     Raises:
-        ConformanceError: An `AssertionError` that names the number, the right number, and the
-            likeliest mistake.
+        ConformanceError: An `AssertionError` with the right number and the likeliest mistake.
         ValueError: For an object that is not a density, or whose points have no known shape.
 
     Examples:

@@ -12,16 +12,11 @@ from ...calculus import kernel_map
 from ...calculus.affine import Affine
 from ...core import Kernel
 from ...langevin.kernels.facts import Facts
-from .laws import (
-    COV,
-    GAUSSIAN,
-    MEAN,
-    PRECISION,
-    Observed,
-)
+from .laws import COV, GAUSSIAN, MEAN, PRECISION, Observed
 from .report import ConformanceError, Report, Watched, off_by, seeded
 
 Made = Callable[[float], Kernel[Any, Any]]
+"""Step size -> kernel."""
 
 D = len(MEAN)
 

@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ...core import Density, Kernel, check_function, check_kind
+from ...core import Density, check_function, check_kind
 from ...core import check_kernel as check_is_kernel
 from ...langevin.kernels.facts import Facts, facts_of
 from ...langevin.run import run
 from . import kernel_paths as paths
-from .kernel_laws import gaussian
+from .kernel_laws import Made, gaussian
 from .laws import Observed, OnCircle, Skewed
 from .report import ROUNDED, Report, Watched, coarsest, off_by, require, seeded, with_own_noise
-
-Made = Callable[[float], Kernel[Any, Any]]
-"""Step size -> kernel."""
 
 STEP = 0.1
 
@@ -61,8 +57,7 @@ def check_kernel(
         Name -> measured value. `print` shows one line each.
 
     Raises:
-        ConformanceError: An `AssertionError` that names the number, the right number, and the
-            likeliest mistake.
+        ConformanceError: An `AssertionError` with the right number and the likeliest mistake.
         ValueError: For an argument of the wrong kind.
 
     Examples:

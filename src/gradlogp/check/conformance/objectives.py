@@ -62,8 +62,7 @@ def check_objective(o: Loss) -> Report:
         Name -> measured value. `print` shows one line each.
 
     Raises:
-        ConformanceError: An `AssertionError` that names the number, the right number, and the
-            likeliest mistake.
+        ConformanceError: An `AssertionError` with the right number and the likeliest mistake.
         ValueError: For an object that cannot be called.
 
     Examples:

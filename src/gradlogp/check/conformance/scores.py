@@ -52,8 +52,7 @@ def check_score(s: NoisyScore, *, data: Tensor | None = None) -> Report:
         Name -> measured value. `print` shows one line each.
 
     Raises:
-        ConformanceError: An `AssertionError` that names the number, the right number, and the
-            likeliest mistake.
+        ConformanceError: An `AssertionError` with the right number and the likeliest mistake.
         ValueError: For an object that is not a noisy score, or data that do not fit it.
 
     Examples:

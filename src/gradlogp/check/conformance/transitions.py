@@ -56,8 +56,7 @@ def check_transition(t: Transition, *, facts: Facts | None = None) -> Report:
         Name -> measured value. `print` shows one line each.
 
     Raises:
-        ConformanceError: An `AssertionError` that names the number, the right number, and the
-            likeliest mistake.
+        ConformanceError: An `AssertionError` with the right number and the likeliest mistake.
         ValueError: For an argument of the wrong kind.
 
     Examples:

@@ -137,15 +137,9 @@ def location(z_x: Tensor, z_y: Tensor, w_x: Tensor, w_y: Tensor) -> Effects:
 def scale(z_x: Tensor, z_y: Tensor, w_x: Tensor, w_y: Tensor) -> Effects:
     r"""Compare spreads A = Σ w |z − median(z)| of normal scores, as the ratio A_x/A_y − 1.
 
-    The p-value is that of the difference A_x − A_y (Brown and Forsythe's test). The median
-    minimises A, so that its own error does not matter to first order, whatever the shape of the
-    law.
-
-    Arguments:
-        z_x: Normal scores, `(n, d)`.
-        z_y: Normal scores, `(m, d)`.
-        w_x: Weights, `(n,)`.
-        w_y: Weights, `(m,)`.
+    The p-value is that of the difference A_x − A_y (Brown and Forsythe's test). The median is where
+    A is least, so that its own error plays no part to first order, whatever the law's shape. Arguments
+    are those of `location`.
 
     References:
         | Robust Tests for the Equality of Variances (Brown & Forsythe, 1974)
@@ -225,13 +219,8 @@ def correlations(z_x: Tensor, z_y: Tensor, w_x: Tensor, w_y: Tensor) -> Pairs:
         \operatorname{Var} \operatorname{arctanh} r = \frac{E ψ^2}{n (1 - r^2)^2}
 
     with a and b in standard units: 1/n for a bivariate normal, more if squares are correlated. A
-    constant column has no correlation; the result is 0 with a p-value of 1.
-
-    Arguments:
-        z_x: Normal scores, `(n, d)`.
-        z_y: Normal scores, `(m, d)`.
-        w_x: Weights, `(n,)`.
-        w_y: Weights, `(m,)`.
+    constant column has no correlation; the result is 0 with a p-value of 1. Arguments are those of
+    `location`.
     """
     r_x, var_x = _correlation(z_x, w_x)
     r_y, var_y = _correlation(z_y, w_y)

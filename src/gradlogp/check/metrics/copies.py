@@ -119,13 +119,8 @@ def membership(
     The area under the ROC curve for the ratio of two distances, to the nearest sample and to the
     nearest of some held-out rows, for training rows against the other held-out rows. It is ½ if
     the samples do not distinguish them; its p-value is exact up to the normal approximation. Time
-    grows as (m + k) (n + k) d.
-
-    Arguments:
-        samples: Generated samples, `(n, d)`.
-        train: Training rows, `(m, d)`.
-        held_out: Rows that were not used in training, `(k, d)`.
-        generator: Source of the split of the held-out rows.
+    grows as (m + k) (n + k) d. Arguments are those of `copies`, and where the halves of the held-out
+    rows come from.
 
     Raises:
         ValueError: For shapes that differ, values that are not finite, or fewer than four held-out

@@ -91,14 +91,8 @@ def gaussian_kl(p: Gaussian, q: Gaussian) -> float:
         KL = \tfrac12 \left( \operatorname{tr}(P_q S_p) - d + \log\det S_q - \log\det S_p
              + (m_p - m_q)^\top P_q (m_p - m_q) \right)
 
-    with P = S⁻¹; in nats, in float64. It is not symmetric.
-
-    Arguments:
-        p: The law to average over.
-        q: The law compared with it.
-
-    Raises:
-        ValueError: For different dimensions or a singular covariance.
+    with P = S⁻¹; in nats, in float64. It is not symmetric. Arguments and errors are those of
+    `gaussian_fisher`.
 
     References:
         | On Information and Sufficiency (Kullback & Leibler, 1951)

@@ -26,7 +26,7 @@ from ...core import (
     subsample,
     warn_of_cost,
 )
-from .hoeffding import components
+from .two_sample import components
 
 MANY_POINTS = 20_000
 """Points above which a warning comes of a time that grows as their square: minutes."""
@@ -58,14 +58,6 @@ def stein_kernel(
                      - 4 β (β-1) b^{β-2} \|r\|^2
 
     with r = x − y, b = c² + ‖r‖² and d the dimension.
-
-    Arguments:
-        x: Points, `(n, d)`.
-        s_x: The score there.
-        y: Points, `(m, d)`.
-        s_y: The score there.
-        c: Scale of the kernel.
-        beta: β in (−1, 0).
 
     References:
         | Measuring Sample Quality with Kernels (Gorham & Mackey, 2017)

@@ -24,7 +24,7 @@ from ...noise.schedules import DDPM, VE, VP, Levels, SubVP
 from ...noise.tweedie import tweedie_product, tweedie_variance
 from ...scores import as_score
 from ...scores.exact import ExactScore
-from ...scores.rescheduled import RescheduledScore
+from ...scores.guided import RescheduledScore
 from ..metrics import gaussian_kl
 from .claim import DERIVED, MIXTURE, Numbers, apart, at_most, exact, false, grid, order, table
 

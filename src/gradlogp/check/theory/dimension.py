@@ -16,7 +16,7 @@ from torch import Tensor
 from ...core import Injected, Kernel
 from ...distributions.as_target import as_target
 from ...langevin.kernels import ULA, PreconditionedULA
-from ...langevin.kernels.exponential import ExponentialEuler
+from ...langevin.kernels.overdamped import ExponentialEuler
 from ...langevin.planning import gaussian_bias
 from .claim import DERIVED, Numbers, at_most, exact, false, order, table
 

@@ -6,15 +6,17 @@ finite at both ends of time.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
+import torch
 from torch import Tensor
 
 from ...core import Generator, NoisyScore, check_count, check_option, randn_like
 from ...noise.predictions import predict
 from ...noise.tweedie import tweedie_variance
-from .coefficients import interval
+from .coefficients import combined, interval
 from .facts import DIAGONAL, FORWARD, POINT, Facts
 
 VARIANCES = ("posterior", "forward", "optimal")
@@ -98,19 +100,20 @@ class Ancestral:
             ValueError: For the optimal variance if α_t = 0, or times that are not numbers.
         """
         (alpha_t, sigma_t), (alpha_s, sigma_s) = interval(score.schedule, t, s)
-        if s is not None and s == t:
+        if s is not None and (alpha_s, sigma_s) == (alpha_t, sigma_t):
             return z
         x0, _ = predict(score, z, t)
         if sigma_s == 0:  # the limit, also where σ_t = 0 too
             return alpha_s * x0
         a = alpha_t / alpha_s
         var_ts = sigma_t**2 - a**2 * sigma_s**2
-        mean = a * sigma_s**2 / sigma_t**2 * z + alpha_s * var_ts / sigma_t**2 * x0
+        parts = [(a * sigma_s**2 / sigma_t**2, z), (alpha_s * var_ts / sigma_t**2, x0)]
         v = var_ts if self.variance == "forward" else var_ts * sigma_s**2 / sigma_t**2
         if self.variance == "optimal":
             rest = tweedie_variance(
                 lambda y: score(y, t), z, alpha_t, sigma_t,
                 n_probes=self.n_probes, generator=generator,
             ).value  # fmt: skip
-            v = (v + (alpha_s * var_ts / sigma_t**2) ** 2 * rest).clamp(min=0)
-        return mean + v.sqrt() * randn_like(z, generator)
+            spread = (v + (alpha_s * var_ts / sigma_t**2) ** 2 * rest).clamp(min=0).sqrt()
+            return torch.addcmul(combined(parts), spread, randn_like(z, generator))
+        return combined([*parts, (math.sqrt(max(v, 0.0)), randn_like(z, generator))])

@@ -19,7 +19,7 @@ from ...calculus import affine_map
 from ...core import Generator, Kernel, check_finite, check_function, check_number, sum_event
 from ...distributions.as_target import Target
 from ...langevin.kernels import PreconditionedULA, Preconditioner
-from ...langevin.kernels.exponential import ExponentialEuler
+from ...langevin.kernels.overdamped import ExponentialEuler
 from ...langevin.kernels.preconditioner import Kind
 from ...langevin.kernels.steps import started
 

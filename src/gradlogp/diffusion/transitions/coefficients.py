@@ -1,13 +1,16 @@
-"""(α, σ) at both ends of a step."""
+"""(α, σ) at both ends of a step, as numbers: a product with one is a single operation on any device."""
 
 from __future__ import annotations
+
+import math
 
 import torch
 from torch import Tensor
 
 from ...core import Schedule
+from ...noise.tabulated import numbers
 
-Level = tuple[Tensor, Tensor]
+Level = tuple[float, float]
 
 
 def interval(schedule: Schedule, t: Tensor, s: Tensor | None) -> tuple[Level, Level]:
@@ -21,11 +24,21 @@ def interval(schedule: Schedule, t: Tensor, s: Tensor | None) -> tuple[Level, Le
             raise ValueError(
                 f"a transition moves all samples at one time (), got {tuple(time.shape)}"
             )
-    end = torch.ones((), dtype=torch.float64), torch.zeros((), dtype=torch.float64)
-    return schedule(t), end if s is None else schedule(s)
+    return numbers(schedule, t), (1.0, 0.0) if s is None else numbers(schedule, s)
 
 
-def log_ratio(level: Level) -> float:
+def log_ratio(level: tuple[float | Tensor, float | Tensor]) -> float:
     """Return λ = log(α/σ), half the log-SNR: −∞ where α = 0, ∞ where σ = 0."""
-    alpha, sigma = level
-    return float(alpha.double().log() - sigma.double().log())
+    alpha, sigma = map(float, level)
+    if alpha == 0 or sigma == 0:
+        return -math.inf if alpha == 0 else math.inf
+    return math.log(alpha) - math.log(sigma)
+
+
+def combined(parts: list[tuple[float, Tensor]]) -> Tensor:
+    """Return the sum of tensors times their numbers, in one operation for each."""
+    (weight, first), *rest = parts
+    total = weight * first
+    for weight, part in rest:
+        total = torch.add(total, part, alpha=weight)
+    return total

@@ -176,7 +176,7 @@ class Churn:
         flow = ProbabilityFlow(self.order)
         one = torch.ones((), dtype=torch.float64)
         top = score.schedule(one)
-        r = float(sigma / alpha) if alpha > 0 else math.inf
+        r = sigma / alpha if alpha > 0 else math.inf
         if self.gamma == 0 or not self.r_min <= r <= self.r_max or r == math.inf:
             return flow(z, t, s, score)
         r_hat = min((1 + self.gamma) * r, float(top[1] / top[0]) if top[0] > 0 else math.inf)

@@ -19,16 +19,18 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from itertools import pairwise
 from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from ...core import Generator, NoisyScore, Transition, check_count, check_option
 from ...noise.predictions import predict
 from ...noise.schedules import invert_log_snr
-from .coefficients import interval, log_ratio
+from ...noise.tabulated import numbers
+from .coefficients import combined, interval, log_ratio
 from .facts import POINT, Facts
 
 STAGES = ((1 / 3, 0.0), (2 / 3, 1 / 3), (1.0, 2 / 3))
@@ -36,8 +38,6 @@ STAGES = ((1 / 3, 0.0), (2 / 3, 1 / 3), (1.0, 2 / 3))
 
 FINE = 0.1
 """The length of a first step in λ from which on stages do not pay: measured from σ = 3 and from 80."""
-
-NODES, NODE_WEIGHTS = np.polynomial.legendre.leggauss(24)
 
 
 @runtime_checkable
@@ -51,17 +51,44 @@ class Multistep(Protocol):
 def exponential_weights(offsets: Sequence[float], h: float, growth: float) -> list[float]:
     r"""Return the weights :math:`\int_0^h e^{growth (h-u)} ℓ_j(u)\, du`.
 
-    ℓ_j are the Lagrange polynomials of the nodes `offsets` (λ_j − λ_t, the first one 0), by
-    Gauss–Legendre quadrature, which, unlike the closed forms, does not lose digits as h → 0.
+    ℓ_j are the Lagrange polynomials of the nodes `offsets` (λ_j − λ_t, the first one 0): products of
+    (u − λ_k)/(λ_j − λ_k), each of which leads from the integrals of 1, u, … to those with the factor.
     """
-    u = (NODES + 1) / 2 * h
-    kernel = NODE_WEIGHTS * h / 2 * np.exp(growth * (h - u))
-    weights = []
-    for j, node in enumerate(offsets):
-        others = [other for k, other in enumerate(offsets) if k != j]
-        lagrange = np.prod([(u - other) / (node - other) for other in others], axis=0)
-        weights.append(float((kernel * lagrange).sum()))
-    return weights
+    return list(_weights(tuple(offsets), h, growth))
+
+
+@lru_cache(maxsize=1024)
+def _weights(offsets: tuple[float, ...], h: float, growth: float) -> tuple[float, ...]:
+    """Return them; a pure function, kept as every chunk of a run asks for the same."""
+    nodes, weights = [offset / h for offset in offsets], list[float]()
+    powers = _moments(growth * h, len(nodes))
+    for node in nodes:
+        left = powers
+        for other in nodes:
+            if other != node:
+                span = node - other
+                left = [(up - other * low) / span for low, up in pairwise(left)]
+        weights.append(h * left[0])
+    return tuple(weights)
+
+
+def _moments(x: float, n: int) -> list[float]:
+    r"""Return :math:`\int_0^1 e^{x (1-v)} v^m dv` for m = 0, …, n − 1, by parts.
+
+    Upwards from the first, or where that loses digits downwards from the series of the last.
+    """
+    if abs(x) >= 1:
+        found = [math.expm1(x) / x]
+        for m in range(1, n):
+            found.append((m * found[-1] - 1) / x)
+        return found
+    term, last, k = 1 / n, 0.0, n + 1
+    while abs(term) > 1e-18:
+        last, term, k = last + term, term * x / k, k + 1
+    found = [last]
+    for m in range(n - 1, 0, -1):
+        found.append((x * found[-1] + 1) / m)
+    return found[::-1]
 
 
 @dataclass(frozen=True)
@@ -90,11 +117,15 @@ class _ExponentialMultistep:
         """Return the state at s by the polynomial through values (λ, x̂_0 or ε̂), that at t the first."""
         h = s.ratio - t.ratio
         weights = self._weights([node - t.ratio for node, _ in values], h)
-        terms = [weight * value for weight, (_, value) in zip(weights, values, strict=True)]
-        total = sum(terms[1:], start=terms[0])
-        if self.predicts == "x0":
-            return s.sigma / t.sigma * z + s.alpha * total
-        return s.alpha / t.alpha * z - s.sigma * total
+        own, rest = (
+            (s.sigma / t.sigma, s.alpha)
+            if self.predicts == "x0"
+            else (s.alpha / t.alpha, -s.sigma)
+        )
+        terms = [
+            (rest * weight, value) for weight, (_, value) in zip(weights, values, strict=True)
+        ]
+        return combined([(own, z), *terms])
 
     def __call__(
         self,
@@ -112,8 +143,8 @@ class _ExponentialMultistep:
 class _Point(NamedTuple):
     """A level of noise: α, σ, and λ = log(α/σ)."""
 
-    alpha: Tensor
-    sigma: Tensor
+    alpha: float
+    sigma: float
     ratio: float
 
 
@@ -155,7 +186,7 @@ class _Run:
                 return self._start(z, here, there, score, value)
             if len(used) > 1:
                 return solver._move(z, here, there, used)
-        return there.alpha * x0 + there.sigma * eps
+        return combined([(there.alpha, x0), (there.sigma, eps)])
 
     def _start(
         self, z: Tensor, here: _Point, there: _Point, score: NoisyScore, value: Tensor
@@ -168,7 +199,7 @@ class _Run:
                 return self.solver._move(z, here, there, nodes)
             ratio = torch.tensor(here.ratio + part * h, dtype=torch.float64)
             time = invert_log_snr(score.schedule, 2 * ratio)
-            between = _Point(*score.schedule(time), float(ratio))
+            between = _Point(*numbers(score.schedule, time), float(ratio))
             end = self.solver._move(z, here, between, nodes)
             x0, eps = predict(score, end, time)
             values[part] = x0 if self.solver.predicts == "x0" else eps

@@ -6,12 +6,11 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-import torch
 from torch import Tensor
 
 from ...core import Generator, NoisyScore, check_number, check_option, check_same_shape, randn_like
 from ...noise.predictions import predict
-from .coefficients import interval
+from .coefficients import combined, interval
 from .facts import POINT, Facts
 
 Method = Literal["exponential", "euler", "heun"]
@@ -94,24 +93,26 @@ class ReverseSDE:
         (alpha_t, sigma_t), (alpha_s, sigma_s) = interval(score.schedule, t, s)
         if s is None:
             return predict(score, z, t)[0]
-        if s == t:
+        if (alpha_s, sigma_s) == (alpha_t, sigma_t):
             return z
         if self.method == "euler":
             return self._euler(z, t, s, score, generator)
         x0, eps = predict(score, z, t)
-        rho = float(sigma_s * alpha_t / (alpha_s * sigma_t)) if sigma_t > 0 else 1.0
+        rho = sigma_s * alpha_t / (alpha_s * sigma_t) if sigma_t > 0 else 1.0
         more = self.eta**2
         if self.method == "exponential":
-            decay = float(sigma_s / sigma_t) * rho**more if sigma_t > 0 else 1.0
-            out = decay * z + float(alpha_s) * (1 - rho ** (1 + more)) * x0
-            spread = float(sigma_s) * math.sqrt(max(0.0, 1 - rho ** (2 * more)))
-            return out + spread * randn_like(z, generator) if self.eta else out
+            decay = sigma_s / sigma_t * rho**more if sigma_t > 0 else 1.0
+            parts = [(decay, z), (alpha_s * (1 - rho ** (1 + more)), x0)]
+            if self.eta:
+                spread = sigma_s * math.sqrt(max(0.0, 1 - rho ** (2 * more)))
+                parts.append((spread, randn_like(z, generator)))
+            return combined(parts)
         if alpha_t == 0:
             raise ValueError(
                 "Heun's step divides by alpha, which is 0 at this time; start at a slightly "
                 "smaller t or use method='exponential'"
             )
-        r_t, r_s = float(sigma_t / alpha_t), float(sigma_s / alpha_s)
+        r_t, r_s = sigma_t / alpha_t, sigma_s / alpha_s
         start = z / alpha_t
         if self.eta:
             noise = randn_like(z, generator)
@@ -191,13 +192,13 @@ class DDIM:
     ) -> Tensor:
         """Return x_s."""
         (alpha_t, sigma_t), (alpha_s, sigma_s) = interval(score.schedule, t, s)
-        if s is not None and s == t:
+        if s is not None and (alpha_s, sigma_s) == (alpha_t, sigma_t):
             return z
         x0, eps = predict(score, z, t)
         if sigma_s == 0:  # the limit, also where σ_t = 0 too
             return alpha_s * x0
         part = self.eta**2 * (1 - (alpha_t * sigma_s / (alpha_s * sigma_t)) ** 2)
-        out = alpha_s * x0 + sigma_s * (1 - part).sqrt() * eps
-        if self.eta == 0:
-            return out
-        return out + sigma_s * torch.clamp(part, min=0).sqrt() * randn_like(z, generator)
+        parts = [(alpha_s, x0), (sigma_s * math.sqrt(1 - part), eps)]
+        if self.eta:
+            parts.append((sigma_s * math.sqrt(max(part, 0.0)), randn_like(z, generator)))
+        return combined(parts)

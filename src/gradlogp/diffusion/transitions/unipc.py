@@ -19,26 +19,30 @@ from torch import Tensor
 
 from ...core import Generator, NoisyScore, Transition, check_count
 from ...noise.predictions import predict
-from .coefficients import Level, interval, log_ratio
+from .coefficients import Level, combined, interval, log_ratio
 from .facts import POINT, Facts
 from .multistep import exponential_weights
 
 Node = tuple[float, Tensor]
-"""λ and a value there."""
+"""λ and a value there, or a weight and what it multiplies."""
 
 
-def integral(nodes: Sequence[Node], start: float, end: float, growth: float = 0.0) -> Tensor:
+def integral(
+    nodes: Sequence[Node], start: float, end: float, growth: float = 0.0, scale: float = 1.0
+) -> list[Node]:
     r"""Return :math:`\int_0^h e^{growth (h-u)} p(λ + u)\, du`, p the polynomial through the nodes.
+
+    As the sum of values that it is, each with its weight.
 
     Arguments:
         nodes: (λ_j, value) with all λ_j different.
         start: λ.
         end: λ + h; h may be negative.
         growth: The exponent of the weight.
+        scale: A factor of the integral.
     """
     weights = exponential_weights([node - start for node, _ in nodes], end - start, growth)
-    terms = [weight * value for weight, (_, value) in zip(weights, nodes, strict=True)]
-    return sum(terms[1:], start=terms[0])
+    return [(scale * w, value) for w, (_, value) in zip(weights, nodes, strict=True)]
 
 
 class Corrected:
@@ -65,8 +69,8 @@ class Corrected:
     def _moved(self, level: Level, nodes: list[Node]) -> Tensor:
         assert self.origin is not None  # arrive comes first
         (z, before), (alpha, sigma) = self.origin, level
-        x0 = integral(nodes, log_ratio(before), log_ratio(level), -1.0)
-        return sigma / before[1] * z + alpha * x0
+        x0 = integral(nodes, log_ratio(before), log_ratio(level), -1.0, alpha)
+        return combined([(sigma / before[1], z), *x0])
 
 
 @dataclass(frozen=True)
@@ -134,11 +138,11 @@ class _Run:
         del generator  # deterministic
         level_t, level_s = interval(score.schedule, t, s)
         alpha_s, sigma_s = level_s
-        if float(sigma_s) == float(level_t[1]) == 0:
+        if sigma_s == level_t[1] == 0:
             return z
         x0, eps = predict(score, z, t)
         if not math.isfinite(log_ratio(level_t)):  # from α = 0, of which nothing is remembered
-            return alpha_s * x0 + sigma_s * eps
+            return combined([(alpha_s, x0), (sigma_s, eps)])
         z = self.path.arrive(z, level_t, x0)
         if sigma_s == 0:
             return alpha_s * x0

@@ -264,15 +264,7 @@ class GaussianMixture:
         return c.r, m, Covariance(b**2 * w / c.S.w, c.S.U)
 
     def conditional(self, index: Sequence[int] | Tensor, values: Tensor) -> GaussianMixture:
-        """Return the law of the other entries, in their order, given those at `index`.
-
-        Arguments:
-            index: The known entries.
-            values: Their values, `(k,)`.
-
-        Raises:
-            ValueError: If entries do not exist, all are known, or the values do not fit.
-        """
+        """Return the law of the other entries given those at `index`: see `Gaussian.conditional`."""
         k = check_index(index, values, self.event_shape[0])
         x = values.to(self.means)[None]
         parts = [conditional(m, S, k, x) for m, S in zip(self.means, self.covs, strict=True)]

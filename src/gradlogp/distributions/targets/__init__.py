@@ -7,10 +7,10 @@ logistic regression can be sampled exactly.
 
 from .logistic import LogisticRegression as LogisticRegression
 from .logistic import Reference as Reference
-from .products import LogCosh as LogCosh
-from .products import SkewedGumbel as SkewedGumbel
 from .shapes import Banana as Banana
 from .shapes import Funnel as Funnel
 from .shapes import Ring as Ring
 from .wells import DoubleWell as DoubleWell
+from .wells import LogCosh as LogCosh
 from .wells import ManyWell as ManyWell
+from .wells import SkewedGumbel as SkewedGumbel

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from ...learn.stopping import STOPS
 
@@ -18,12 +18,25 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
+    from ...core import Transition
     from ...learn.data import Dataset
     from ...show.report import Row
 
 
 NARROW = 60
 """Characters a line, below which a table is written one row below the other."""
+
+
+Method = Literal[
+    "flow", "heun", "exponential", "dpm", "ddim", "adaptive", "ancestral", "sde", "corrector", "churn",
+    "langevin",
+]  # fmt: skip
+
+STEPS: dict[Method, int] = {
+    "heun": 32, "exponential": 32, "dpm": 32, "ddim": 100, "adaptive": 2, "ancestral": 250,
+    "sde": 100, "corrector": 100, "churn": 64, "langevin": 60,
+}  # fmt: skip
+"""Noise levels to pass through by default; for the flow they are measured."""
 
 
 class Misuse(ValueError):
@@ -275,3 +288,17 @@ def print_rows(rows: Iterable[Row]) -> None:
         for row in rows
     )  # fmt: skip
     print_table(("quantity", "value", "floor", "", "note"), cells)
+
+
+def transition(method: Method) -> Transition:
+    """Return the transition of that name."""
+    from ...diffusion import transitions as ways
+
+    table: dict[Method, Transition] = {
+        "flow": ways.UniPC(), "heun": ways.ProbabilityFlow(), "exponential": ways.ExponentialAB(),
+        "dpm": ways.DPMSolver(), "ddim": ways.DDIM(), "adaptive": ways.AdaptiveFlow(),
+        "ancestral": ways.Ancestral(), "sde": ways.ReverseSDE(1.0, "heun"),
+        "corrector": ways.PredictorCorrector(), "churn": ways.Churn(),
+        "langevin": ways.AnnealedLangevin(),
+    }  # fmt: skip
+    return table[method]

@@ -172,7 +172,7 @@ def _read(
 def _draw(out: Path, z: Tensor, split: Split, k: int) -> None:
     from ...core.files import write_atomically
     from ...show.plots import png
-    from ...show.plots.geometry import spectra, split_field
+    from ...show.plots.curves import spectra, split_field
 
     D = z[0].numel()
     if D == 2 and k < D:

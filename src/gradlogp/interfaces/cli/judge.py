@@ -77,7 +77,7 @@ def rank_into(
         )
         found = rank_rows(checkpoint, data, header, seed, quiet=quiet)
     else:
-        from ..tables.ranks import numbers, ranked
+        from ..tables.frames import numbers, ranked
 
         estimator = load_estimator(checkpoint)
         held, labels = load_for(estimator, data, columns, label, header=header, quiet=quiet)

@@ -287,7 +287,7 @@ def _schedule(name: ScheduleName) -> Schedule | None:
 def _objective(name: str, weight: WeightName) -> Any:
     """Return the loss of each sample, over all noise levels, times spread; None for the default."""
     from ...learn.objectives import implicit, multilevel, sliced, sliced_vr, weights
-    from ...learn.objectives.levels import noised
+    from ...learn.objectives.denoising import noised
 
     if (name, weight) == ("denoising", "sigma2"):
         return None

@@ -2,34 +2,95 @@
 
 from __future__ import annotations
 
+import codecs
 import os
 import signal
 import sys
+import unicodedata
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import Any
 
 import cyclopts
-from cyclopts import Parameter
 
 from ... import __version__
 from .check import info, sample_size, verify
 from .common import Misuse
 from .explore import explore
 from .geometry import geometry
-from .impute import impute
 from .langevin import targets
 from .learn import demo, fit
-from .restore import restore
-from .terminal import printable
+from .restore import impute, restore
 from .use import evaluate, sample
+
+IN_ASCII = {
+    "−": "-", "–": "-", "—": "-", "±": "+/-", "×": "x", "·": "*", "✓": "ok", "✗": "x", "…": "...",
+    "≤": "<=", "≥": ">=", "≈": "~", "∞": "inf", "√": "sqrt", "∇": "grad ", "∂": "d", "Σ": "sum ",
+    "→": "->", "‖": "|", "⟨": "<", "⟩": ">", "½": "1/2", "“": '"', "”": '"',
+    "’": "'", "‘": "'", "━": "-", "╸": "-", "│": "|", "─": "-", "╭": "+", "╮": "+", "╰": "+", "╯": "+",
+}  # fmt: skip
+"""What this library prints; powers, accents and Greek letters are taken apart by Unicode itself."""
+
+NAME = "gradlogp"
+
+
+def in_ascii(text: str) -> str:
+    """Return text in ASCII: a minus for a minus, 10^2 for 10², a question mark for unknown characters.
+
+    Examples:
+        >>> in_ascii("−1.743 ± 0.021, 10⁻⁷, σ²")
+        '-1.743 +/- 0.021, 10^-7, sigma^2'
+    """
+    out, raised = [], False
+    for character in text:
+        above = unicodedata.decomposition(character).startswith("<super>")
+        out.append("^" if above and not raised else "")
+        raised = above
+        plain = unicodedata.normalize("NFKD", IN_ASCII.get(character, character))
+        for part in plain:
+            if not unicodedata.combining(part):
+                out.append(part if part.isascii() else IN_ASCII.get(part) or _greek(part) or "?")
+    return "".join(out)
+
+
+def _greek(letter: str) -> str:
+    """Return the name of a Greek letter, Sigma for Σ."""
+    words = unicodedata.name(letter, "").split()
+    if words[:1] != ["GREEK"]:
+        return ""
+    name = "lambda" if words[-1] == "LAMDA" else words[-1].lower()
+    return name.capitalize() if words[1] == "CAPITAL" else name
+
+
+def _replace(error: UnicodeError) -> tuple[str, int]:
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    return in_ascii(error.object[error.start : error.end]), error.end
+
+
+@contextmanager
+def printable(*streams: Any) -> Iterator[None]:
+    """Write to these streams what they can encode, and the rest in ASCII; strict again afterwards."""
+    codecs.register_error(NAME, _replace)
+    strict = [
+        s for s in streams if getattr(s, "errors", "") == "strict" and hasattr(s, "reconfigure")
+    ]
+    for stream in strict:
+        stream.reconfigure(errors=NAME)
+    try:
+        yield
+    finally:
+        for stream in strict:
+            if not stream.closed:
+                stream.reconfigure(errors="strict")
+
 
 HELP = """Learn the score of a distribution, sample with it, and check both.
 
 Start with `gradlogp demo`. Every command has a --help page.
-
-Options may come from a TOML file: --config run.toml, with one table per command:
+Options may come from a TOML file, --config run.toml, with one table per command:
 
     [fit]
     steps = 4000
@@ -45,7 +106,6 @@ app = cyclopts.App(
     help_format="markdown",
     suppress_keyboard_interrupt=False,
 )
-app.meta.suppress_keyboard_interrupt = False
 for _command in (
     demo, fit, sample, evaluate, impute, explore, restore, geometry, sample_size, targets, verify, info,
 ):  # fmt: skip
@@ -68,27 +128,25 @@ TOO_LARGE = (
 """What PyTorch says, by a RuntimeError, of memory that is not there or cannot be."""
 
 
-@app.meta.default
-def _launch(
-    *tokens: Annotated[str, Parameter(show=False, allow_leading_hyphen=True)],
-    config: Path | None = None,
-) -> object:
-    """Run a command.
-
-    Args:
-        tokens: The command and its options.
-        config: A TOML file with options, one table per command.
-    """
-    if config is not None:
-        _check_config(config)
-        app.config = (cyclopts.config.Toml(config, must_exist=True),)
-    else:
-        app.config = ()
-    try:  # the options of a command may be the fields of a class that refuses values
-        command, bound, _ = app.parse_args(tokens, exit_on_error=False, print_error=False)
-    except ValueError as error:
-        raise Misuse(error) from None
-    return command(*bound.args, **bound.kwargs)
+def _configured(tokens: Sequence[str]) -> list[str]:
+    """Take --config FILE out of a command line, wherever it stands, and let options come from it."""
+    left, files = [], []
+    rest = iter(tokens)
+    for token in rest:
+        name, given, value = token.partition("=")
+        if name != "--config":
+            left.append(token)
+        elif not (file := value if given else next(rest, "")):
+            raise Misuse("--config needs the name of a TOML file")
+        else:
+            files.append(Path(file))
+    if len(files) > 1:
+        raise Misuse(f"--config is given {len(files)} times; put all options into one file")
+    for path in files:
+        _check_config(path)
+    # that of a call before is not that of this one
+    app.config = [cyclopts.config.Toml(path, must_exist=True) for path in files]
+    return left
 
 
 def _check_config(path: Path) -> None:
@@ -131,7 +189,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Every failure becomes one line. Under `python -X dev -m gradlogp` unforeseen errors keep their
     traceback.
     """
-    app.config = ()  # that of a call before is not that of this one
     with printable(sys.stdout, sys.stderr), warnings.catch_warnings():
         warnings.showwarning = _warn
         return _run(arguments)
@@ -139,9 +196,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(arguments: Sequence[str] | None) -> int:
     try:
-        result = app.meta(
-            arguments, exit_on_error=False, print_error=False, result_action="return_value"
-        )
+        tokens = _configured(sys.argv[1:] if arguments is None else arguments)
+        try:  # the options of a command may be the fields of a class that refuses values
+            run, bound, _ = app.parse_args(tokens, exit_on_error=False, print_error=False)
+        except ValueError as error:
+            raise Misuse(error) from None
+        result = run(*bound.args, **bound.kwargs)
         sys.stdout.flush()
     except (cyclopts.CycloptsError, Misuse) as error:
         return _fail(2, error)

@@ -1,4 +1,4 @@
-"""The command that restores a damaged image with a learned score of images: restore."""
+"""The commands that restore what is damaged: an image, given a learned score of others, or a table."""
 
 from __future__ import annotations
 
@@ -12,12 +12,14 @@ from .common import (
     Misuse,
     claim_output,
     generator_of,
+    is_checkpoint,
     positive,
     print_json,
     refuse,
     say,
     set_threads,
 )
+from .tables import ending, holds_table, read_rows
 
 if TYPE_CHECKING:
     import torch
@@ -210,7 +212,7 @@ def _read(path: Path, values: tuple[float, float]) -> Tensor:
     import torch
 
     from ...learn.data.images import read_image
-    from ...learn.data.records import reading
+    from ...learn.data.layout import reading
 
     if not path.is_file():
         raise Misuse(f"there is no image {path}")
@@ -275,3 +277,61 @@ def _write(
         out: png(image_grid(rows, limits=(low, high))),
         out.with_suffix(".npy"): lambda file: np.save(file, draws.numpy()),
     })  # fmt: skip
+
+
+def impute(
+    checkpoint: Path,
+    data: Path,
+    *,
+    out: Path,
+    n_draws: int = 1,
+    force: bool = False,
+    seed: int = 0,
+    threads: int | None = None,
+    quiet: bool = False,
+) -> int:
+    """Fill in the missing values of a table with draws given the present values.
+
+    Args:
+        checkpoint: Checkpoint folder of a table (`TableEstimator.save`).
+        data: A file with the columns of the training data, and missing values in any rows.
+        out: The file to write: .csv, .tsv, these with .gz, or .parquet.
+        n_draws: Number of draws for each missing value. With more than one, the filled tables
+            follow one another in the output, and a first column, draw, numbers them.
+        force: Replace an existing file.
+        seed: Seed of the draws.
+        threads: PyTorch threads.
+        quiet: No messages.
+    """
+    set_threads(threads)
+    positive("--n-draws", n_draws)
+    suffix, formats = ending(out, table=True)
+    if suffix not in formats:
+        raise Misuse(f"cannot write {out}: use one of {', '.join(formats)}")
+    if not data.is_file():
+        raise Misuse(f"there is no file {data}")
+    if not is_checkpoint(checkpoint):
+        raise Misuse(f"there is no checkpoint at {checkpoint}")
+    if not holds_table(checkpoint):
+        raise Misuse(
+            f"{checkpoint} was trained on plain numbers, but only a table model can fill in missing "
+            "values: train one with `gradlogp fit FILE --out m`, without --no-table, --label and "
+            "--condition"
+        )
+    claim_output(out, force=force)
+    generator_of(seed)  # refuses what is no seed
+    from ...core.files import write_atomically
+    from ..tables import TableEstimator
+    from ..tables.forms import stacked, written
+
+    model = TableEstimator.load(checkpoint)
+    model._kind = "pandas"
+    frame = read_rows(str(data), model, None, quiet=quiet)
+    filled = model.impute(frame, n_draws, random_state=seed % 2**32)
+    whole = filled if n_draws == 1 else stacked(filled)
+    whole.attrs["form"] = frame.attrs["form"]
+    write_atomically(out, written(whole, suffix))
+    names = [c.name for c in model.columns_]
+    n = int(frame[names].isna().to_numpy().sum())
+    say(f"{out}: {n} missing values filled in" + f", {n_draws} times" * (n_draws > 1), quiet=quiet)
+    return 0

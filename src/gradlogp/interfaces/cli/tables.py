@@ -6,8 +6,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .common import Misuse, is_checkpoint, refuse, say, with_given
-from .methods import STEPS, Method, transition
+from .common import (
+    STEPS,
+    Method,
+    Misuse,
+    is_checkpoint,
+    refuse,
+    say,
+    transition,
+    with_given,
+)
 
 if TYPE_CHECKING:
     import torch
@@ -351,7 +359,7 @@ def rank_rows(checkpoint: Path, data: str, header: bool | None, seed: int, *, qu
     A value that no training row had has probability 0: minus infinity, and the reason in words.
     """
     from ..tables import TableEstimator
-    from ..tables.ranks import rank
+    from ..tables.frames import rank
 
     table = TableEstimator.load(checkpoint)
     return rank(table, _rows(data, table, header, quiet=quiet), seed)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import Parameter
 
 from .common import (
+    Method,
     Misuse,
     claim_output,
     generator_of,
@@ -18,6 +19,7 @@ from .common import (
     refuse,
     say,
     set_threads,
+    transition,
 )
 from .given import (
     PICTURED,
@@ -32,7 +34,6 @@ from .judge import conclude, nats, rank_into
 from .langevin import KernelName, sample_target
 from .learn import join_processes
 from .loading import load_estimator, load_for
-from .methods import Method, transition
 from .tables import (
     draw_table,
     ending,

@@ -101,15 +101,7 @@ def feature_rows(judge: Classifier, samples: Tensor, real: Tensor, held: Tensor)
 def image_sections(
     history: History, samples: Tensor, training: Tensor, held: Tensor, rows: Iterable[Row]
 ) -> list[Section]:
-    """Return the last sections of a report on images: nearest neighbours, and the training.
-
-    Arguments:
-        history: Losses of the training.
-        samples: Generated images `(n, channels, height, width)`, 16 or more.
-        training: Training images.
-        held: Held-out images.
-        rows: Distances of samples and held-out images to the training images.
-    """
+    """Return what a report on images ends with: their nearest neighbours, and how they were learned."""
     shown = samples[:: len(samples) // 16][:16]
     nearest = training[distances(shown.flatten(1), training.flatten(1)).argmin(1)]
     pictures = (("real", held[:16]), ("new", shown), ("nearest", nearest))
@@ -136,7 +128,7 @@ def image_sections(
 
 def finish(
     out: Path, title: str, lead: str, sections: Sequence[Section], began: float, seed: int,
-    comparison: Comparison, model: ScoreModel, **facts: object,
+    comparison: Comparison, model: ScoreModel, steps: int, **facts: object,
 ) -> Outcome:  # fmt: skip
     """Write the model and the report with its provenance, and return the result.
 
@@ -146,5 +138,8 @@ def finish(
     rows = tuple(row for section in sections for row in section.rows)
     passed = all(row.verdict is not False for row in rows if row not in comparison.rows)
     checkpoint.save(out / "model", model)
+    n_weights = sum(p.numel() for p in model.parameters())
+    facts["noise"] = model.schedule
+    facts["network"] = f"{type(model.network).__name__}, {n_weights:,} weights, {steps} steps"
     page = write(out, title, lead, sections, provenance(began, seed=seed, **facts))
     return Outcome(page, rows, passed, comparison.verdict)

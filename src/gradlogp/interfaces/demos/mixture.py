@@ -23,8 +23,7 @@ from ...scores import ExactScore, ScoreModel
 from ...scores.networks import MLP
 from ...show.plots import fields, levels, scatter_pair, trajectories
 from ...show.report import Row, Section
-from ..needs import sample_levels
-from ..pipeline import draw
+from ..pipeline import draw, sample_levels
 from .common import Outcome, annealed_paths, finish, train
 
 STEPS = 1500
@@ -162,7 +161,6 @@ def run(out: Path, *, seed: int = 0, steps: int = STEPS, quiet: bool = False) ->
     ]  # fmt: skip
     return finish(
         out, "Two Gaussians: the learned score against the exact one", LEAD, sections, began, seed,
-        comparison, model, noise=schedule,
+        comparison, model, steps,
         data=f"{len(x):,} points of the exact law to learn from, {len(x_held):,} held out",
-        network=f"MLP, {sum(p.numel() for p in model.parameters()):,} weights, {steps} steps",
     )  # fmt: skip

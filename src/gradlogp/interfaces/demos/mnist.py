@@ -145,8 +145,6 @@ def run(out: Path, *, seed: int = 0, steps: int = STEPS, quiet: bool = False) ->
     ]
     return finish(
         out, "MNIST: a class-conditional score of images", LEAD.format(n=len(training.x)), sections,
-        began, seed, comparison, model, noise=model.schedule,
+        began, seed, comparison, model, steps,
         data=f"{digits.name}: {len(training.x):,} to learn from, {len(held.x):,} held out",
-        network=f"UNet on 2×2 patches, {sum(p.numel() for p in model.parameters()):,} weights, "
-        f"{steps} steps of 64 digits",
     )  # fmt: skip

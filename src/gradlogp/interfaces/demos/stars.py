@@ -19,8 +19,7 @@ from ...show import explore
 from ...show.plots import fields, scatter_pair, trajectories
 from ...show.progress import bar
 from ...show.report import Section
-from ..needs import sample_levels
-from ..pipeline import CHUNK, build_model, draw
+from ..pipeline import CHUNK, build_model, draw, sample_levels
 from .common import Outcome, annealed_paths, finish, train
 
 STEPS = 2000
@@ -143,7 +142,6 @@ def run(out: Path, *, seed: int = 0, steps: int = STEPS, quiet: bool = False) ->
     ]  # fmt: skip
     return finish(
         out, "Stars: a score learned from the sky", LEAD.format(n=len(stars.x)), sections,
-        began, seed, comparison, model, noise=model.schedule, notes="; ".join(stars.notes),
+        began, seed, comparison, model, steps, notes="; ".join(stars.notes),
         data=f"{stars.name}: {len(x):,} stars to learn from, {len(x_held):,} held out",
-        network=f"MLP, {sum(p.numel() for p in model.parameters()):,} weights, {steps} steps",
     )  # fmt: skip

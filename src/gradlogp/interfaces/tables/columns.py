@@ -144,10 +144,7 @@ def recognise(
 ) -> Column:
     """Return the kind of a column with its parameters.
 
-    Arguments:
-        series: The column.
-        kind: A kind to use instead of the recognised one.
-        weight: Weights of the rows, for values that are drawn by frequency.
+    Rows may count differently, for what is drawn by frequency.
 
     Raises:
         ValueError: For infinite values, or a kind that its values cannot have.

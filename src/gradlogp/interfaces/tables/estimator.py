@@ -30,11 +30,10 @@ from ...diffusion import marginal_log_likelihood
 from ...learn import checkpoint
 from ...noise.grids import time_grid
 from ...scores.masked import Mask
-from ..asked import training_of
+from ..conditions import sample_weights
 from ..estimator import ScoreEstimator
-from ..needs import in_float64
-from ..pipeline import CHUNK, draw
-from ..weights import sample_weights
+from ..kept import training_of
+from ..pipeline import CHUNK, draw, in_float64
 from .coding import decode, encode_known, fill, impossible, without_holes
 from .columns import MISSING, NOISE, Kind, recognise
 from .fills import encoded, entries_of, filled, law_of, masks_of

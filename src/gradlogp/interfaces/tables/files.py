@@ -18,7 +18,7 @@ import pandas as pd
 
 from ...core import listed, some
 from ...learn.data.files import LOOKED_AT, comments, in_doubt, is_header, left_out, uneven
-from ...learn.data.records import check_unpacked, reading
+from ...learn.data.layout import check_unpacked, reading
 from .columns import MOST_LEVELS
 from .forms import DATES, HOLES, NUMBERED, SEPARATORS, Form, as_text, suffix_of
 
@@ -173,10 +173,6 @@ def _read_text(
     return frame, form
 
 
-def _is_text(series: pd.Series) -> bool:
-    return bool(pd.api.types.is_string_dtype(series.dtype))
-
-
 def _separator(lines: list[str]) -> str:
     """Return what every line has as often as all others, outside quotes; a comma by default."""
     for separator in SEPARATORS:
@@ -220,7 +216,7 @@ def _numbers(
     """
     found = []
     for name in frame.columns:
-        if not _is_text(frame[name]):
+        if not pd.api.types.is_string_dtype(frame[name].dtype):
             continue
         values = frame[name].dropna().unique().tolist()
         seen = [NUMBER.fullmatch(v.strip()) for v in values]

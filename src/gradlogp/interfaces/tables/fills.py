@@ -62,12 +62,7 @@ def filled(
     They are drawn from a Gaussian law given the rest of the row, except for the flags that say
     that there is no number, so that jointly normal numbers stay so, whatever is missing.
 
-    Arguments:
-        columns: The columns of the table.
-        z: The rows `(n, D)`, NaN where there is no number.
-        asked: Which columns of which rows are left open, `(n, columns)`.
-        law: The Gaussian law; N(0, 1) by default.
-        g: Source of the draws.
+    `asked` says which columns of which rows are left open, and the law is N(0, 1) by default.
     """
     todo, given, end = torch.zeros_like(z, dtype=torch.bool), ~z.isnan(), 0
     for i, column in enumerate(columns):
@@ -93,15 +88,7 @@ def entries_of(columns: Sequence[Column], names: Sequence[str]) -> tuple[bool, .
 def masks_of(
     columns: Sequence[Column], z: Tensor, holes: Tensor, given: tuple[bool, ...], dropout: float
 ) -> Masks:
-    """Return what may be known of each row: its cells, but not the replacements of missing values.
-
-    Arguments:
-        columns: The columns of the table.
-        z: The rows `(n, D)`.
-        holes: Which cells are missing, `(n, columns)`.
-        given: Entries to condition on.
-        dropout: How often they are omitted.
-    """
+    """Return what may be known of each row: its cells, and not what stands in for a hole."""
     known, end = z.clone(), 0
     groups: list[int] = []
     flags: list[bool] = []

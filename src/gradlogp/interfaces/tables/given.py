@@ -31,10 +31,6 @@ TRIES = 20
 def read_given(given: Any, columns: Sequence[Column]) -> pd.DataFrame:
     """Return the given cells of each row, in the form that was learned.
 
-    Arguments:
-        given: A frame of some of the columns, or a dictionary of names to values.
-        columns: All columns.
-
     Raises:
         ValueError: For no cell, unknown columns, or values that no row can have.
     """
@@ -81,13 +77,8 @@ def score_of(
 
     Guidance moves away from the law of the other cells for any values of the condition.
 
-    Arguments:
-        table: A model of a table.
-        given: The cells, as in `read_given`, one row for all or one for each. For None those of
-            the condition are drawn at their frequencies.
-        n: Number of rows.
-        guidance: w of `GuidedScore`.
-        g: Source of the noise.
+    `given` is as in `read_given`, one row for all or one for each. For None the cells of the condition
+    are drawn, as often as they are met.
 
     Raises:
         ValueError: For cells that no row can have, or guidance without training for it.

@@ -41,12 +41,7 @@ def find_atoms(values: np.ndarray, T: Monotone, grid: float, *, spread: bool) ->
 
     The probability of each is (c − e − 1)/n, from the excess of the c rows beyond one.
 
-    Arguments:
-        values: The values of the column.
-        T: Its transform.
-        grid: Their spacing, 0 if they are not on a grid: then no value is expected twice.
-        spread: Whether a value is spread over the cell above it; otherwise it is the middle of its
-            cell.
+    On no grid none is expected twice. A value is spread over the cell above it, else it is the middle.
     """
     found, counts = np.unique(values, return_counts=True)
     low = torch.from_numpy(found if spread else found - grid / 2)
@@ -91,13 +86,8 @@ def to_normal(
 ) -> tuple[Tensor, Tensor]:
     """Return z of numbers x, and the nats to add to its log-density.
 
-    Arguments:
-        x: The numbers, spread over cells if applicable, inside the boundaries of T.
-        value: The original numbers.
-        T: The transform.
-        atoms: The atoms; without any z is T(x).
-        grid: The width of a cell over which x is spread, 0 if it is not spread.
-        g: Source of the random numbers that spread atoms.
+    Without atoms z is T(x). `value` are the numbers as they are; x are these spread over cells of the
+    width `grid`, 0 if they are not, inside the borders of T.
     """
     log_smooth = T.log_derivative(x) + (math.log(grid) if grid else 0.0)
     z = T(x)

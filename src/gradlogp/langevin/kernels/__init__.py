@@ -1,8 +1,5 @@
 """Kernels: frozen dataclasses with `init` and `step` that leave a density invariant."""
 
-from .decreasing import polynomial_decay as polynomial_decay
-from .decreasing import weighted_average as weighted_average
-from .exponential import ExponentialEuler as ExponentialEuler
 from .facts import Facts as Facts
 from .facts import facts_of as facts_of
 from .hamiltonian import GHMC as GHMC
@@ -12,9 +9,12 @@ from .microcanonical import AdjustedMCLMC as AdjustedMCLMC
 from .minibatch import SVRG as SVRG
 from .minibatch import ControlVariates as ControlVariates
 from .minibatch import Plain as Plain
+from .minibatch import polynomial_decay as polynomial_decay
+from .minibatch import weighted_average as weighted_average
 from .nuts import NUTS as NUTS
 from .overdamped import MALA as MALA
 from .overdamped import ULA as ULA
+from .overdamped import ExponentialEuler as ExponentialEuler
 from .overdamped import LeimkuhlerMatthews as LeimkuhlerMatthews
 from .overdamped import PreconditionedULA as PreconditionedULA
 from .overdamped import TamedULA as TamedULA
@@ -23,6 +23,7 @@ from .particles import SVGD as SVGD
 from .particles import Linear as Linear
 from .position import PositionDependentULA as PositionDependentULA
 from .preconditioner import Preconditioner as Preconditioner
+from .preconditioner import Welford as Welford
 from .sphere import SphereMALA as SphereMALA
 from .sphere import SphereULA as SphereULA
 from .steps import started as started
@@ -34,4 +35,3 @@ from .underdamped import BAOA as BAOA
 from .underdamped import BAOAB as BAOAB
 from .underdamped import OBABO as OBABO
 from .underdamped import Splitting as Splitting
-from .welford import Welford as Welford

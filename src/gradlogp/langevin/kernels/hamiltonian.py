@@ -23,9 +23,7 @@ from .facts import HAMILTONIAN, LANGEVIN, Facts, metropolis_facts
 from .preconditioner import IDENTITY, Preconditioner, as_preconditioner
 from .steps import (
     Adjusted,
-    check_policy,
-    check_step,
-    check_warm,
+    check_shared,
     evaluated,
     jittered_length,
     metropolis,
@@ -171,11 +169,8 @@ class HMC:
     on_nonfinite: Adjusted = "reject"
 
     def __post_init__(self) -> None:
-        check_step(self.step_size, self.temperature, per_chain=True)
-        check_warm(self, self.temperature)
-        check_policy(self.on_nonfinite, Adjusted)
+        check_shared(self, Adjusted, per_chain=True)
         check_count(self.n_leapfrog, "n_leapfrog")
-        object.__setattr__(self, "preconditioner", as_preconditioner(self.preconditioner))
 
     @property
     def facts(self) -> Facts:
@@ -245,10 +240,8 @@ class GHMC:
     facts: ClassVar[Facts] = metropolis_facts(LANGEVIN, draws=3, partial_refresh=True)
 
     def __post_init__(self) -> None:
-        check_step(self.step_size, self.temperature)
-        check_warm(self, self.temperature)
+        check_shared(self, Adjusted)
         check_kinetic(self.friction, self.mass)
-        check_policy(self.on_nonfinite, Adjusted)
 
     def init(self, x: Float[Tensor, "chain *event"], target: Density) -> PhaseState:
         """Return the state at x with momentum 0; `refresh` draws it.

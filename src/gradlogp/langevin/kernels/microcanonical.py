@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int64
@@ -41,8 +41,7 @@ from .preconditioner import IDENTITY, Preconditioner, as_preconditioner
 from .steps import (
     Adjusted,
     Unadjusted,
-    check_policy,
-    check_step,
+    check_shared,
     evaluated,
     jittered_length,
     metropolis,
@@ -193,12 +192,11 @@ def path(
 # ---------------------------------------------------------------------------- kernels
 
 
-def _check(kernel: MCLMC | AdjustedMCLMC) -> None:
-    check_step(kernel.step_size, per_chain=True)
+def _check(kernel: MCLMC | AdjustedMCLMC, policies: Any) -> None:
+    check_shared(kernel, policies, per_chain=True)
     check_option(kernel.integrator, "integrator", Integrator)
     why = ": a direction that is never renewed stays on one path"
     check_number(kernel.decoherence_length, "decoherence_length", least=0, why=why)
-    object.__setattr__(kernel, "preconditioner", as_preconditioner(kernel.preconditioner))
 
 
 def _start(x: Tensor, target: Density) -> MicrocanonicalState:
@@ -264,8 +262,7 @@ class MCLMC:
     )  # fmt: skip
 
     def __post_init__(self) -> None:
-        _check(self)
-        check_policy(self.on_nonfinite, Unadjusted)
+        _check(self, Unadjusted)
 
     def init(self, x: Float[Tensor, "chain *event"], target: Density) -> MicrocanonicalState:
         """Return the state at x, all directions the same; `refresh` draws them.
@@ -345,9 +342,8 @@ class AdjustedMCLMC:
     )
 
     def __post_init__(self) -> None:
-        _check(self)
+        _check(self, Adjusted)
         check_count(self.n_steps, "n_steps")
-        check_policy(self.on_nonfinite, Adjusted)
 
     def init(self, x: Float[Tensor, "chain *event"], target: Density) -> AdjustedState:
         """Return the state at x, all directions the same; `refresh` draws them.

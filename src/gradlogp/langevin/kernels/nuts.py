@@ -36,10 +36,9 @@ from .hamiltonian import PhaseState, energy, leapfrog
 from .preconditioner import IDENTITY, Preconditioner, as_preconditioner
 from .steps import (
     Adjusted,
+    Metropolised,
     MetropolisState,
-    check_policy,
-    check_step,
-    metropolis_start,
+    check_shared,
     per_chain,
     select,
 )
@@ -146,7 +145,7 @@ def _joined(a: _Tree, b: _Tree, take: Tensor) -> _Tree:
 
 
 @dataclass(frozen=True)
-class NUTS:
+class NUTS(Metropolised):
     r"""The No-U-Turn sampler: HMC whose orbit grows until it turns back.
 
     .. math::
@@ -204,19 +203,9 @@ class NUTS:
     )
 
     def __post_init__(self) -> None:
-        check_step(self.step_size, per_chain=True)
-        check_policy(self.on_nonfinite, Adjusted)
+        check_shared(self, Adjusted, per_chain=True)
         check_count(self.max_depth, "max_depth", most=30)
         check_number(self.max_energy_error, "max_energy_error", above=0)
-        object.__setattr__(self, "preconditioner", as_preconditioner(self.preconditioner))
-
-    def init(self, x: Float[Tensor, "chain *event"], target: Density) -> MetropolisState:
-        """Return the state at x.
-
-        Raises:
-            ValueError: If the target has no log-density, or it is not finite at x.
-        """
-        return metropolis_start(x, target)
 
     def step(
         self, state: MetropolisState, target: Density, *, generator: Generator | None = None

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ...core import Generator, Streams, check_function, check_number, distances
 from .facts import Facts, unadjusted_facts
-from .steps import LangevinState, Overdamped, Unadjusted, check_policy, check_step
+from .steps import LangevinState, Overdamped, Unadjusted
 
 ParticleKernel = Callable[[Tensor], tuple[Tensor, Tensor]]
 """x `(n, d)` -> k(x_j, x_i) as `(n, n)` in [i, j], and Σ_j ∇_{x_j} k(x_j, x_i) as `(n, d)`."""
@@ -113,9 +113,8 @@ class SVGD(Overdamped):
     facts: ClassVar[Facts] = unadjusted_facts(None, affine=False, draws=0)
 
     def __post_init__(self) -> None:
-        check_step(self.step_size)
+        super().__post_init__()
         check_function(self.kernel, "kernel")
-        check_policy(self.on_nonfinite, Unadjusted)
 
     def _next(self, state: LangevinState, generator: Generator | None) -> Tensor:
         if isinstance(generator, Streams) and generator.stop - generator.start < generator.total:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ...core import Generator, check_function, check_same_shape, randn_like
 from .facts import Facts, unadjusted_facts
-from .steps import LangevinState, Overdamped, Unadjusted, check_policy, check_step, langevin_step
+from .steps import LangevinState, Overdamped, Unadjusted, langevin_step
 
 Field = Callable[[Tensor], Tensor]
 
@@ -42,8 +42,7 @@ class PositionDependentULA(Overdamped):
             event. Each row may depend only on its own x.
         divergence: x -> div G(x), shape of x, or `"autograd"`: one forward-mode derivative of G
             for each of the d directions.
-        temperature: τ ≥ 0: samples p^{1/τ}.
-        on_nonfinite: `raise` for a `FloatingPointError` instead of a frozen chain.
+        temperature, on_nonfinite: As in `ULA`.
 
     Raises:
         ValueError: For an argument out of its range; in a step, if G is not positive definite or
@@ -59,8 +58,7 @@ class PositionDependentULA(Overdamped):
     facts: ClassVar[Facts] = unadjusted_facts(1, affine=False)
 
     def __post_init__(self) -> None:
-        check_step(self.step_size, self.temperature)
-        check_policy(self.on_nonfinite, Unadjusted)
+        super().__post_init__()
         check_function(self.G, "G", "; for a constant use PreconditionedULA")
         if not isinstance(self.divergence, str) or self.divergence != "autograd":
             why = ", or 'autograd'; without div G the wrong law is sampled"

@@ -32,15 +32,13 @@ from .facts import LANGEVIN, Facts, metropolis_facts, unadjusted_facts
 from .steps import (
     Adjusted,
     LangevinState,
+    Metropolised,
     MetropolisInfo,
     MetropolisState,
     Overdamped,
     Unadjusted,
-    check_policy,
-    check_step,
-    check_warm,
+    check_shared,
     decided,
-    metropolis_start,
     proposed,
 )
 
@@ -109,9 +107,8 @@ class SphereULA(Overdamped):
     facts: ClassVar[Facts] = unadjusted_facts(1, affine=False)
 
     def __post_init__(self) -> None:
-        check_step(self.step_size, self.temperature)
+        super().__post_init__()
         check_number(self.radius, "radius", above=0)
-        check_policy(self.on_nonfinite, Unadjusted)
 
     def init(self, x: Float[Tensor, "chain *event"], target: Density) -> LangevinState:
         """Return the state at x.
@@ -131,7 +128,7 @@ class SphereULA(Overdamped):
 
 
 @dataclass(frozen=True)
-class SphereMALA:
+class SphereMALA(Metropolised):
     r"""Langevin algorithm on a sphere with a Metropolis correction: leaves p invariant.
 
     The proposal is that of `SphereULA`, read as one leapfrog step of time ε = √(2h) along a
@@ -164,10 +161,8 @@ class SphereMALA:
     facts: ClassVar[Facts] = replace(metropolis_facts(LANGEVIN), stationary=None)
 
     def __post_init__(self) -> None:
-        check_step(self.step_size, self.temperature)
-        check_warm(self, self.temperature)
+        check_shared(self, Adjusted)
         check_number(self.radius, "radius", above=0)
-        check_policy(self.on_nonfinite, Adjusted)
 
     def init(self, x: Float[Tensor, "chain *event"], target: Density) -> MetropolisState:
         """Return the state at x.
@@ -176,7 +171,7 @@ class SphereMALA:
             ValueError: If x is not on the sphere, the target has no log-density, or it is not
                 finite at x.
         """
-        state = metropolis_start(x, target)
+        state = super().init(x, target)
         check_on_sphere(x, self.radius)
         return state
 

@@ -25,6 +25,7 @@ from ...core import (
     per_sample,
     rand_like,
 )
+from .preconditioner import as_preconditioner
 
 Unadjusted = Literal["freeze", "raise"]
 """What an unadjusted kernel does with a chain that becomes NaN or infinite."""
@@ -69,17 +70,37 @@ S = TypeVar("S", bound=tuple[Tensor, ...])
 # ---------------------------------------------------------------------------- arguments
 
 
-def check_step(
-    step_size: float | Tensor, temperature: float = 1.0, *, per_chain: bool = False
-) -> None:
-    """Raise `ValueError` unless h > 0 and τ ≥ 0, both finite; h may be `(chain,)` if `per_chain`."""
+def check_step(step_size: float | Tensor, *, per_chain: bool = False) -> None:
+    """Raise `ValueError` unless h > 0 is finite; it may be `(chain,)` if `per_chain`."""
     if isinstance(step_size, Tensor) and per_chain:
         check_finite(step_size, "step_size")
         if step_size.ndim != 1 or not bool((step_size > 0).all()):
             raise ValueError("step_size must be one positive number, or one per chain")
     else:
         check_number(step_size, "step_size", above=0)
+
+
+def check_shared(
+    kernel: Any, policies: Any, *, per_chain: bool = False, schedule: bool = False
+) -> None:
+    """Raise `ValueError` for a step size, temperature or policy of a kernel out of its range.
+
+    The policies are `Unadjusted`, or `Adjusted`, which needs τ > 0: at 0 there is no density to be
+    reversible for. With `schedule` step sizes may be a function. A preconditioner becomes a
+    `Preconditioner`.
+    """
+    if not (schedule and callable(kernel.step_size)):
+        check_step(kernel.step_size, per_chain=per_chain)
+    temperature = getattr(kernel, "temperature", 1.0)
     check_number(temperature, "temperature", least=0)
+    if temperature == 0 and policies is Adjusted:
+        raise ValueError(
+            f"{type(kernel).__name__} needs temperature > 0; "
+            "for gradient flow use ULA(temperature=0)"
+        )
+    check_option(kernel.on_nonfinite, "on_nonfinite", policies)
+    if hasattr(kernel, "preconditioner"):
+        object.__setattr__(kernel, "preconditioner", as_preconditioner(kernel.preconditioner))
 
 
 def per_chain(step_size: float | Tensor, x: Tensor) -> Float[Tensor, " chain"]:
@@ -89,20 +110,6 @@ def per_chain(step_size: float | Tensor, x: Tensor) -> Float[Tensor, " chain"]:
         ValueError: If the number of step sizes is not that of the chains.
     """
     return per_sample(step_size, x, "step_size").reshape(-1).expand(len(x))
-
-
-def check_warm(kernel: object, temperature: float) -> None:
-    """Raise `ValueError` at τ = 0, where there is no density to be reversible for."""
-    if temperature == 0:
-        raise ValueError(
-            f"{type(kernel).__name__} needs temperature > 0; "
-            "for gradient flow use ULA(temperature=0)"
-        )
-
-
-def check_policy(on_nonfinite: str, policies: Any) -> None:
-    """Raise `ValueError` unless on_nonfinite is one of the policies `Unadjusted` or `Adjusted`."""
-    check_option(on_nonfinite, "on_nonfinite", policies)
 
 
 # ---------------------------------------------------------------------------- pieces of a step
@@ -152,12 +159,12 @@ def finite(x: Tensor) -> Bool[Tensor, " chain"]:
 def all_finite(fields: tuple[Tensor, ...]) -> bool:
     """Return in one pass whether all numbers are finite; False if they may merely be large.
 
-    A sum is finite only if every term is: ∞ − ∞ is NaN.
+    A sum is finite only if every term is: ∞ − ∞ is NaN. Also False on a device, where reading a
+    number waits for it: treating each chain separately costs less.
     """
-    sums = (field.sum() for field in fields)
-    if fields[0].device.type != "cpu":  # where to look at a number means to wait for it
-        return math.isfinite(sum(sums, torch.zeros((), device=fields[0].device)).item())
-    return all(math.isfinite(total.item()) for total in sums)
+    if fields[0].device.type != "cpu":
+        return False
+    return all(math.isfinite(field.sum().item()) for field in fields)
 
 
 def scored(x: Tensor, target: Density) -> Tensor:
@@ -196,6 +203,9 @@ def langevin_start(x: Tensor, target: Density) -> LangevinState:
 
 class Overdamped:
     """What kernels share whose state is position and score: each says in `_next` where a step leads."""
+
+    def __post_init__(self) -> None:
+        check_shared(self, Unadjusted)
 
     def init(self, x: Float[Tensor, "chain *event"], target: Density) -> LangevinState:
         """Return the state at x."""
@@ -236,6 +246,18 @@ def metropolis_start(x: Tensor, target: Density) -> MetropolisState:
     return MetropolisState(*_alike(x, score), log_prob)
 
 
+class Metropolised:
+    """What kernels share whose state is position, score and log-density."""
+
+    def init(self, x: Float[Tensor, "chain *event"], target: Density) -> MetropolisState:
+        """Return the state at x.
+
+        Raises:
+            ValueError: If the target has no log-density, or it is not finite at x.
+        """
+        return metropolis_start(x, target)
+
+
 def select(take: Tensor, new: S, old: S) -> S:
     """Return the new state for the chains in `take` and the old one for the others."""
     fields = (
@@ -254,14 +276,14 @@ def settle(new: S, old: S, on_nonfinite: Unadjusted) -> tuple[S, LangevinInfo]:
     if all_finite(new):
         return new, LangevinInfo(torch.zeros(len(new[0]), dtype=torch.bool, device=new[0].device))
     ok = torch.stack([finite(field) for field in new]).all(0)
-    if not bool(ok.all()):
-        if on_nonfinite == "raise":
+    if on_nonfinite == "raise":
+        if not bool(ok.all()):
             raise FloatingPointError(
                 f"{int((~ok).sum())} of {len(ok)} chains became NaN or infinite; "
                 "use a smaller step_size"
             )
-        new = select(ok, new, old)
-    return new, LangevinInfo(diverging=~ok)
+        return new, LangevinInfo(diverging=~ok)
+    return select(ok, new, old), LangevinInfo(diverging=~ok)
 
 
 def proposed(y: Tensor, target: Density) -> MetropolisState:

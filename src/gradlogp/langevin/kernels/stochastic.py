@@ -25,10 +25,18 @@ from ...core import (
     check_same_shape,
     randn_like,
 )
-from .decreasing import StepSize, check_step_size, step_size_at
 from .facts import Facts, unadjusted_facts
-from .minibatch import Anchor, Estimator, Plain, as_minibatched, draw_index, start
-from .steps import Unadjusted, check_policy, check_step, langevin_step, settle
+from .minibatch import (
+    Anchor,
+    Estimator,
+    Plain,
+    StepSize,
+    as_minibatched,
+    draw_index,
+    start,
+    step_size_at,
+)
+from .steps import Unadjusted, check_shared, langevin_step, settle
 from .underdamped import thermal
 
 Correction = Literal["exact", "omitted"]
@@ -73,11 +81,9 @@ class PSGLDState(NamedTuple):
 
 def check_settings(kernel: Any) -> None:
     """Raise `ValueError` for a step size, batch size, temperature or policy out of its range."""
-    check_step_size(kernel.step_size)
-    check_step(1.0, kernel.temperature)
+    check_shared(kernel, Unadjusted, schedule=True)
     check_count(kernel.batch_size, "batch_size")
     check_kind(kernel.estimator, "estimator", ("start", "refresh"), "one such as Plain()")
-    check_policy(kernel.on_nonfinite, Unadjusted)
 
 
 def prepare(
@@ -205,10 +211,7 @@ class SGHMC:
         batch_size: n, the observations of a batch.
         friction: γ > 0.
         noise_estimate: V̂ ≥ 0, at most 2γτ/h.
-        replace: Whether a batch may hold an observation twice.
-        temperature: τ ≥ 0: samples p^{1/τ}.
-        estimator: `Plain()`, `ControlVariates(x_star)` or `SVRG(every)`.
-        on_nonfinite: `raise` for a `FloatingPointError` instead of a frozen chain.
+        replace, temperature, estimator, on_nonfinite: Those of `SGLD`.
     """
 
     step_size: StepSize
@@ -292,10 +295,7 @@ class PSGLD:
             is usual for large d, at the cost of a bias of order (1 − a).
         decay: a in [0, 1], the memory of V.
         regularizer: λ > 0.
-        replace: Whether a batch may hold an observation twice.
-        temperature: τ ≥ 0: samples p^{1/τ}.
-        estimator: `Plain()`, `ControlVariates(x_star)` or `SVRG(every)`.
-        on_nonfinite: `raise` for a `FloatingPointError` instead of a frozen chain.
+        replace, temperature, estimator, on_nonfinite: Those of `SGLD`.
     """
 
     step_size: StepSize

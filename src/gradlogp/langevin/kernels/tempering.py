@@ -169,7 +169,8 @@ class ParallelTempering:
         """Move every replica by one step of its kernel, and swap where it is time."""
         moved, diverging = self._move(state, target, generator)
         x, score, log_prob = (torch.stack(v, 1) for v in zip(*moved, strict=True))
-        taus = torch.tensor(self.temperatures, dtype=log_prob.dtype, device=log_prob.device)
+        taus = torch.tensor(self.temperatures, dtype=log_prob.dtype)
+        taus = taus.to(log_prob.device, non_blocking=True)
         k = int(state.step[0]) + 1  # chains of one state have taken equally many steps
         pair = torch.arange(len(taus) - 1, device=x.device)
         proposed = torch.zeros_like(pair, dtype=torch.bool)

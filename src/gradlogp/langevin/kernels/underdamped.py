@@ -25,15 +25,7 @@ from torch import Tensor
 
 from ...core import Density, Generator, check_number, randn_like
 from .facts import Facts, Stationary, target_covariance, unadjusted_facts
-from .steps import (
-    LangevinInfo,
-    Unadjusted,
-    check_policy,
-    check_step,
-    langevin_start,
-    scored,
-    settle,
-)
+from .steps import LangevinInfo, Unadjusted, check_shared, langevin_start, scored, settle
 
 
 class KineticState(NamedTuple):
@@ -115,9 +107,8 @@ class Splitting:
     on_nonfinite: Unadjusted = "freeze"
 
     def __post_init__(self) -> None:
-        check_step(self.step_size, self.temperature)
+        check_shared(self, Unadjusted)
         check_kinetic(self.friction, self.mass)
-        check_policy(self.on_nonfinite, Unadjusted)
         if not isinstance(self.scheme, str) or set(self.scheme) != set("ABO"):
             raise ValueError(
                 f"scheme must consist of the letters A, B and O, each at least once, "
@@ -195,11 +186,7 @@ class BAOAB(Splitting):
         | https://doi.org/10.1063/1.4802990
 
     Arguments:
-        step_size: h > 0, a time.
-        friction: γ > 0.
-        mass: m > 0.
-        temperature: τ ≥ 0: samples p^{1/τ}.
-        on_nonfinite: `raise` for a `FloatingPointError` instead of a frozen chain.
+        step_size: h > 0, a time; the others are those of `Splitting`.
 
     Examples:
         >>> target, g = glp.Gaussian(torch.zeros(2)), torch.Generator().manual_seed(0)
@@ -223,11 +210,7 @@ class OBABO(Splitting):
         | https://doi.org/10.1103/PhysRevE.75.056707
 
     Arguments:
-        step_size: h > 0, a time.
-        friction: γ > 0.
-        mass: m > 0.
-        temperature: τ ≥ 0: samples p^{1/τ}.
-        on_nonfinite: `raise` for a `FloatingPointError` instead of a frozen chain.
+        step_size: h > 0, a time; the others are those of `Splitting`.
     """
 
     scheme: str = field(default="OBABO", init=False)
@@ -242,11 +225,7 @@ class BAOA(Splitting):
     for the maps.
 
     Arguments:
-        step_size: h > 0, a time.
-        friction: γ > 0.
-        mass: m > 0.
-        temperature: τ ≥ 0: samples p^{1/τ}.
-        on_nonfinite: `raise` for a `FloatingPointError` instead of a frozen chain.
+        step_size: h > 0, a time; the others are those of `Splitting`.
     """
 
     scheme: str = field(default="BAOA", init=False)

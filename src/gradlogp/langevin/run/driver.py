@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import logging
 import os
 import time
 import warnings
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
@@ -31,25 +32,84 @@ from ...core import (
     check_function,
     check_generator,
     check_kernel,
+    check_option,
     check_points,
     check_target,
     count_chunks,
+    new_seed,
     shares,
 )
 from ...distributions.parameters import parameters_of
+from .. import fused
 from ..chain import Chain
 from ..guard import Guarded
 from ..tuning import Adaptation
-from .engines import Engine, compiled
-from .plain import plain
-from .reading import plain_start, start_of
-from .resume import begin, check_saved
+from .reading import plain, plain_start, start_of
+from .resume import begin, check_saved, gathered
 from .rounds import Round, Thinning
-from .shared import gathered
-from .store import Keep, Store
-from .stream import Place, Stream, check_keep
+from .stream import Keep, Place, Store, Stream, check_keep
 from .walk import Asked, Walk, check_alone, go_on
 from .warmup import check_adapt, retuned
+
+Engine = Literal["auto", "torch", "fused"]
+
+WORTH = 2 * 10**7
+"""Steps of all chains together from which `auto` finds compiling, some ten seconds, worth it."""
+
+log = logging.getLogger("gradlogp")
+
+
+def compiled(
+    engine: Engine,
+    kernel: Any,
+    target: Density,
+    x0: Tensor | None,
+    n_steps: int,
+    burn_in: int,
+    thin: int,
+    generator: Generator | None,
+    plain: bool,
+    progress: Progress | None,
+) -> tuple[Chain, fused.Fused] | None:
+    """Run on the fused engine and return the result, or None if PyTorch has to run this.
+
+    Raises:
+        ValueError: For `fused` if that engine cannot run this, with the reason; or for an unknown
+            name.
+    """
+    check_option(engine, "engine", Engine)
+    if engine == "torch":
+        return None
+    reason = "it keeps draws in memory, in a single run, and cannot resume" if not plain else None
+    if reason is None and (x0 is None or not isinstance(generator, torch.Generator | None)):
+        reason = "it needs starting points and a torch.Generator"
+    if reason is None:
+        reason = fused.objection(kernel, target, x0)
+    if reason is not None:
+        if engine == "fused":
+            raise ValueError(f"engine='fused' cannot run this: {reason}")
+        log.info("engine='auto' uses PyTorch: %s", reason)
+        return None
+    assert x0 is not None
+    if engine == "auto":
+        reason = fused.slower(target, x0)
+        if n_steps * len(x0) < WORTH:
+            reason = "compiling would take longer"
+        if reason is not None:
+            log.info("engine='auto' uses PyTorch: %s", reason)
+            return None
+    assert not hasattr(generator, "draw")
+    seed = new_seed(generator)
+    found = fused.run(
+        kernel, target, x0, n_steps, burn_in, thin, seed=seed, progress=progress,
+        threads=torch.get_num_threads(),
+    )  # fmt: skip
+    chain = Chain(
+        found.draws, found.info, found.state, divergences=found.divergences,
+        step_size=float(kernel.step_size), complete=not found.interrupted,
+    )  # fmt: skip
+    return chain, found
+
 
 NOTE_SECONDS = 0.5
 """Between changes of the note beside a progress bar."""

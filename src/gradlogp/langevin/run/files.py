@@ -30,12 +30,6 @@ class Rows:
     entry can be mistaken for a draw. After the last entry, where NumPy does not look, there is a
     `mark`: it is lost if the file is truncated, and a file with a different mark belongs to a
     different run.
-
-    Arguments:
-        path: The file.
-        shape: `(chain, draw, *entry)`.
-        dtype: The dtype of an entry; a structured one for several fields.
-        mark: Bytes that only this run has.
     """
 
     def __init__(
@@ -203,9 +197,6 @@ class Lock:
     The system releases the lock when the process ends, however it ends; the content of the file is
     then obsolete. The content counts only for a lock of another host, because not every file
     system forwards locks.
-
-    Arguments:
-        path: The file, which is removed at the end.
 
     Raises:
         ValueError: If another run holds the lock.

@@ -13,8 +13,7 @@ from torch import Tensor
 
 from ...core import Density, Kernel, NoiseSource
 from .resume import Part
-from .store import Store
-from .stream import Stream
+from .stream import Store, Stream
 
 ROUND_SECONDS = 0.1
 """How long a chunk is moved before the next one has its turn and draws are stored."""
@@ -80,16 +79,8 @@ def advance(
 
     Any function that fills a `Stretch` in the same way can replace it.
 
-    Arguments:
-        stretch: Begins with the state and is filled; its content is consistent at any moment.
-        kernel: The kernel.
-        target: The density.
-        noise: Noise of this chunk.
-        thinning: Which steps are kept.
-        first: Number of steps that the run has taken before.
-        n_steps: Number of steps to take.
-        seconds: Time after which no further step begins.
-        tell: Called with the information about every step.
+    What is in the stretch is complete at any moment; after so many `seconds` no further step begins,
+    and `first` counts the steps that the run has taken before.
     """
     end = time.monotonic() + seconds
     while stretch.steps < n_steps:

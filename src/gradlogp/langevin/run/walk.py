@@ -15,13 +15,10 @@ from ...distributions.parameters import parameters_of
 from ..chain import Chain
 from ..guard import Guarded
 from ..tuning import Adaptation
-from .plain import alike, plain, rebuilt
-from .reading import read, rebuilt_values
-from .resume import VERSION, begin, check_saved, merge, noise_of
+from .reading import alike, plain, read, rebuilt, rebuilt_values
+from .resume import VERSION, begin, check_saved, merge, narrowed, noise_of
 from .rounds import Round, Thinning, rounds
-from .shared import narrowed
-from .store import Keep, Store, event_of
-from .stream import Place, Stream
+from .stream import Keep, Place, Store, Stream, event_of
 from .warmup import Walkers, WarmUp, retuned, tune, tuned_values
 
 
@@ -44,14 +41,8 @@ class Asked(NamedTuple):
 class Walk:
     """A run in progress.
 
-    Arguments:
-        kernel: The kernel.
-        target: The density.
-        asked: The arguments of the run.
-        end: The current state.
-        tuned: The tuned settings of the kernel, from this run or the one that it continues.
-        warmup: The result of the warm-up.
-        mine: The chunks of chains that this process moves, of several, once the kernel is tuned.
+    `tuned` is what was tuned of the kernel, by this run or by the one that it continues, and `mine` the
+    chunks of chains that this one of several processes moves once the kernel is tuned.
     """
 
     kernel: Any

@@ -22,8 +22,7 @@ from ...core import (
     chunks,
 )
 from ..kernels import Preconditioner, facts_of, started
-from ..tuning.adaptation import Adaptation
-from ..tuning.averaging import DualAveraging, Polish
+from ..tuning.adaptation import Adaptation, DualAveraging, Polish
 from ..tuning.metric import fit_metric
 from .resume import Part, merge
 

@@ -5,8 +5,8 @@ refused with the file, the place in it and what to do.
 """
 
 from .images import IMAGES
+from .layout import Dataset
 from .loading import load, train_held_out
 from .named import NAMES, TOYS, toy
-from .records import Dataset
 
 __all__ = ["IMAGES", "NAMES", "TOYS", "Dataset", "load", "toy", "train_held_out"]

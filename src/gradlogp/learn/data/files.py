@@ -10,8 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from ...core import some
-from .layout import layout
-from .records import Raw, check_unpacked, number, reading
+from .layout import Raw, check_unpacked, layout, number, reading
 
 LOOKED_AT = 1000
 """Lines that tell comments, the separator, and whether there are names."""
@@ -107,11 +106,6 @@ def comments(lines: list[str], separator: str, header: bool | None = None) -> in
 
     They begin with #, and have a different number of cells than the first line that does not, or
     are above a line of names over numbers: #ff0000 may be a cell, and a name may begin with #.
-
-    Arguments:
-        lines: The first lines of the file.
-        separator: The separator between cells.
-        header: Whether the table has column names, if that is known.
     """
     n = next((i for i, line in enumerate(lines) if line.strip() and line[0] != "#"), 0)
     if not any(line.startswith("#") for line in lines[:n]):

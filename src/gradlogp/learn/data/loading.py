@@ -27,8 +27,8 @@ from ...core import (
 )
 from .files import read_csv, read_numpy, read_parquet
 from .images import IMAGES, read_images
+from .layout import Dataset, Raw, number
 from .named import NAMES, named
-from .records import Dataset, Raw, number
 
 CLASSES = 50
 """Most values of a column of text that are taken for classes in advice."""

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from ...core import check_count, check_kind, choice, nearest, rand_like, randn_like
-from .records import Dataset, Raw
+from .layout import Dataset, Raw
 
 TOYS = {"moons": "moon", "spiral": "arm", "checkerboard": "square", "rings": "ring"}
 """Sets in the plane that are drawn, with what a class of each is."""

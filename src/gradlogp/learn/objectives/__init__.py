@@ -10,12 +10,12 @@ from .closed_form import gaussian_precision as gaussian_precision
 from .denoising import denoising as denoising
 from .denoising import excess as excess
 from .denoising import multilevel as multilevel
+from .denoising import noised as noised
 from .kernel_scores import KernelScore as KernelScore
 from .kernel_scores import kernel_exponential_family as kernel_exponential_family
 from .kernel_scores import nu_method as nu_method
 from .kernel_scores import spectral_stein as spectral_stein
 from .kernel_scores import stein_gradient as stein_gradient
-from .levels import noised as noised
 from .manifold import implicit_on_sphere as implicit_on_sphere
 from .manifold import normal_denoising as normal_denoising
 from .manifold import tangent_normal_denoising as tangent_normal_denoising

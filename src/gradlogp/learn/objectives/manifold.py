@@ -98,16 +98,7 @@ def tangent_normal_denoising(
     The residuals must not be multiplied by σ_T and σ_N to balance them: this weight would depend
     on x and not only on x̃, and its minimiser would be a different field.
 
-    Arguments:
-        score: The model, `(B, *event) -> (B, *event)`.
-        x: Data on the manifold, `(B, *event)`.
-        sigma_tangent: σ_T > 0, `()` or `(B,)`.
-        sigma_normal: σ_N > 0, `()` or `(B,)`.
-        normals: N, m orthonormal columns for each point, `(B, D, m)`.
-        generator: Source of the noise.
-
-    Raises:
-        ValueError: As in `normal_denoising`.
+    Arguments and errors are those of `normal_denoising`, with two levels for one.
 
     References:
         | A Connection Between Score Matching and Denoising Autoencoders (Vincent, 2011)

@@ -72,12 +72,6 @@ def draw_known(
     0 to all but one, and so is the choice of the groups. In every second hidden group with flags,
     only the flags are known, as needed for imputation. A missing value whose flags are known is
     neither known nor needed, and counts as known here.
-
-    Arguments:
-        present: Where there is a value.
-        groups: The group of each entry.
-        flags: Which entries are flags.
-        generator: Source of the choice.
     """
     n, k = len(present), len(set(groups))
     u = rand_like(torch.empty(n, 2 + 2 * k, dtype=torch.float64, device=present.device), generator)
@@ -86,7 +80,7 @@ def draw_known(
     whole = order < count.unsqueeze(1)
     told = whole | ((u[:, 2 + k :] < 0.5) & (u[:, :1] >= FREE))
     index = [sorted(set(groups)).index(g) for g in groups]
-    flag = torch.tensor(flags, device=present.device)
+    flag = torch.tensor(flags).to(present.device, non_blocking=True)
     return torch.where(flag | ~present, told[:, index], whole[:, index])
 
 
@@ -99,18 +93,13 @@ def condition_on(
 ) -> tuple[Bool[Tensor, "batch D"], Bool[Tensor, "batch D"]]:
     """Make only the given entries known in a quarter of the rows, and omit them from some others.
 
-    Arguments:
-        known: Which entries are known, or neither known nor needed.
-        present: Where there is a value.
-        given: Entries to condition on.
-        dropout: How often these are neither known nor needed, and nothing else is known.
-        generator: Source of the choice of rows.
+    `dropout` is how often they are neither known nor asked for, and nothing else is known.
 
     Returns:
         Which entries are known, and where there is a value, as in `draw_known`.
     """
     u = rand_like(torch.empty(len(known), 2, dtype=torch.float64, device=known.device), generator)
-    own, gone = torch.tensor(given, device=known.device), u[:, :1] < dropout
+    own, gone = torch.tensor(given).to(known.device, non_blocking=True), u[:, :1] < dropout
     known = torch.where(gone | (u[:, 1:] < GIVEN), own, known)
     return known, present & ~(gone & own)
 
@@ -162,7 +151,7 @@ def masked_errors(
 ) -> Float[Tensor, "batch D"]:
     """Return σ s_θ(z_t | z_K) + ε, 0 in entries that are known: arguments as in `masked`."""
     check_kind(score, "score", MaskedScore, "a MaskedScore, model.given(rows with missing values)")
-    check_points(z, "z", score.event_shape)
+    check_points(z, "z", score.event_shape, wait=False)
     if score.condition is None:
         raise ValueError(
             "score must be conditioned on something: model.given(rows with missing values)"

@@ -179,20 +179,9 @@ def finite_difference(
         + \tfrac12 \left\| \frac{s_θ(x + h v) + s_θ(x - h v)}{2} \right\|^2
 
     An estimate of J(θ) − ½ E‖s‖² whose bias is O(h²), and 0 for affine scores. It needs two
-    evaluations for each probe, and no derivative of s in x.
-
-    Arguments:
-        score: The model, `(B, *event) -> (B, *event)`.
-        x: Data, `(B, *event)`.
-        n_slices: Number of probes per sample.
-        probe: Law of the probes, with E[v vᵀ] = I.
-        step: h; by default the cube root of the rounding unit of the dtype, times the root mean
-            square of the entries of each sample if that is above 1.
-        generator: Source of the probes.
-
-    Raises:
-        ValueError: For a wrong shape, an empty batch, points that are not finite, or a step that
-            is not positive.
+    evaluations for each probe, and no derivative of s in x. By default the step h is the
+    cube root of the rounding unit of the dtype, times the root mean square of the entries of each
+    sample where that is above 1. Other arguments, and errors, are those of `sliced`.
 
     References:
         | Efficient Learning of Generative Models via Finite-Difference Score Matching

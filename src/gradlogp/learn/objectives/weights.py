@@ -115,5 +115,5 @@ def weight_at(weight: Weight, schedule: Schedule, t: Tensor) -> Tensor:
     if not isinstance(w, Tensor) or w.shape not in (t.shape, torch.Size()):
         raise ValueError(f"weight must return one number per sample, got {shown(w)}")
     if not isinstance(weight, OfTime):
-        check_finite(w, "weight")
+        check_finite(w, "weight", wait=False)
     return w

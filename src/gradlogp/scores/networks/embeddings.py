@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch._C._functorch import is_functorch_wrapped_tensor
-from torch.nn.utils import skip_init
 
 from ...core import Generator, check_count, check_event_shape, check_kind, rand_like
 
@@ -28,11 +27,13 @@ class Fourier(nn.Module):
     frequencies: Tensor
     weights: Tensor
 
-    def __init__(self, frequencies: Tensor, power: float = 0.0) -> None:
+    def __init__(self, frequencies: Sequence[float], power: float = 0.0) -> None:
         super().__init__()
-        grid = frequencies.detach().double()  # in every dtype the same
-        self.register_buffer("frequencies", grid.float(), persistent=False)
-        self.register_buffer("weights", (grid**power).float().repeat(2), persistent=False)
+        # in every dtype and on every device the same; on "meta" a power imports SymPy
+        grid, here = torch.tensor(frequencies, dtype=torch.float64, device="cpu"), _device()
+        weights = (grid**power).float().repeat(2)
+        self.register_buffer("frequencies", grid.float().to(here), persistent=False)
+        self.register_buffer("weights", weights.to(here), persistent=False)
 
     def forward(self, c: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch features"]:
         """Return the features of c."""
@@ -54,7 +55,8 @@ class Conditioning(nn.Module):
     def __init__(self, width: int, condition: int | tuple[int, ...] | None = None) -> None:
         super().__init__()
         ends = math.log(0.25), math.log(32.0)
-        self.fourier = Fourier(torch.linspace(*ends, 16, dtype=torch.float64).exp())
+        grid = torch.linspace(*ends, 16, dtype=torch.float64, device="cpu").exp()
+        self.fourier = Fourier(grid.tolist())
         self.noise = nn.Sequential(
             unset(nn.Linear, 32, width), nn.SiLU(), unset(nn.Linear, width, width)
         )
@@ -72,8 +74,13 @@ class Conditioning(nn.Module):
         self,
         c: Float[Tensor, " batch"],
         condition: Int[Tensor, " batch"] | Float[Tensor, "batch *condition"] | None = None,
-    ) -> Float[Tensor, "batch width"]:
-        """Return the conditioning vector; the condition has been checked (`check_condition`)."""
+    ) -> Float[Tensor, "rows width"]:
+        """Return the conditioning vector; the condition has been checked (`check_condition`).
+
+        One row for all, where c was expanded from one number.
+        """
+        if len(c) > 1 and not c.stride(0):  # one number for all: one row, which is added to each
+            c = c[:1]
         emb = self.noise(self.fourier(c))
         if condition is not None and self.label is not None:
             none = condition == NO_CLASS
@@ -86,11 +93,16 @@ class Conditioning(nn.Module):
 def unset(kind: type[_Layer], *sizes: int, **options: int) -> _Layer:
     """Return a layer whose weights are later drawn by `initialise`.
 
-    PyTorch's constructors draw from the global generator, which a network with its own must not
-    do.
+    PyTorch's own constructors draw from the global generator, which is left as it was. `skip_init`
+    does not draw, but imports SymPy: 0.3 s in every process that loads a model.
     """
-    layer: Any = skip_init(kind, *sizes, device=torch.empty(0).device, **options)
-    return layer
+    here = _device()
+    with torch.random.fork_rng(devices=[]):
+        return kind(*sizes, device="meta" if here.type == "meta" else "cpu", **options).to(here)
+
+
+def _device() -> torch.device:
+    return torch.empty(0).device  # that of `torch.set_default_device`
 
 
 def initialise(module: nn.Module, generator: torch.Generator | None) -> None:

@@ -26,8 +26,8 @@ class _Block(nn.Module):
         self.first, self.second = unset(nn.Linear, width, width), unset(nn.Linear, width, width)
         self.shift = unset(nn.Linear, width, width)
 
-    def forward(self, h: Tensor, emb: Tensor) -> Tensor:
-        inner = self.first(nn.functional.silu(h)) + self.shift(emb)
+    def forward(self, h: Tensor, shift: Tensor) -> Tensor:
+        inner = self.first(nn.functional.silu(h)) + shift
         return h + self.second(nn.functional.silu(inner))
 
 
@@ -96,7 +96,7 @@ class MLP(nn.Module):
         self.event_shape = torch.Size(shape)
         d = self.event_shape.numel()
         self.conditioning = Conditioning(width, other)
-        self.features = Fourier(torch.tensor(frequencies), -0.5) if frequencies else None
+        self.features = Fourier(frequencies, -0.5) if frequencies else None
         inputs = d + 2 * d * len(frequencies) + d * holes
         self.inlet = unset(nn.Linear, inputs, width)
         self.blocks = nn.ModuleList(_Block(width) for _ in range(depth))
@@ -104,22 +104,32 @@ class MLP(nn.Module):
         initialise(self, generator)
         nn.init.zeros_(self.outlet.weight)
 
+    def _embedded(
+        self,
+        c: Float[Tensor, " batch"],
+        condition: Int[Tensor, " batch"] | Float[Tensor, "batch *condition"] | None = None,
+    ) -> list[Float[Tensor, "rows width"]]:
+        """Return what does not depend on x: the shift of each block, for each sample or for all."""
+        emb = self.conditioning(c, None if self.holes else condition)
+        return [block.get_submodule("shift")(emb) for block in self.blocks]
+
     def forward(
         self,
         x: Float[Tensor, "batch *event"],
         c: Float[Tensor, " batch"],
         condition: Int[Tensor, " batch"] | Float[Tensor, "batch *condition"] | None = None,
+        embedded: Sequence[Tensor] | None = None,
     ) -> Float[Tensor, "batch *event"]:
-        """Return the prediction at x."""
+        """Return the prediction at x; `embedded` is that of c and the condition, if known already."""
         check_batch(x, self.event_shape, held=False)
         check_condition(self.condition, condition, len(x))
-        emb = self.conditioning(c, None if self.holes else condition)
+        shifts = self._embedded(c, condition) if embedded is None else embedded
         seen, known = x.flatten(1), []
         if self.holes and condition is not None:
             state, values = condition.to(x).flatten(2).unbind(1)
             known, seen = [state], torch.where(state == 0, seen, values)
         more = [] if self.features is None else [self.features(seen).flatten(1)]
         h = self.inlet(torch.cat([seen, *more, *known], 1) if more or known else seen)
-        for block in self.blocks:
-            h = block(h, emb)
+        for block, shift in zip(self.blocks, shifts, strict=True):
+            h = block(h, shift)
         return self.outlet(nn.functional.silu(h)).reshape(x.shape)

@@ -18,8 +18,8 @@ from .comparison import histograms as histograms
 from .comparison import shares as shares
 from .curves import levels as levels
 from .curves import loss_curve as loss_curve
-from .geometry import spectra as spectra
-from .geometry import split_field as split_field
+from .curves import spectra as spectra
+from .curves import split_field as split_field
 from .planes import fields as fields
 from .planes import scatter_pair as scatter_pair
 from .planes import trajectories as trajectories

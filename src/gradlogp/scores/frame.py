@@ -1,0 +1,91 @@
+"""The frame of unit variance in which a network sees the states of one level of noise."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..core import per_sample
+from ..noise.predictions import Kind, epsilon_weights
+
+LOG_SNR_LIMIT = 30.0  # beyond it exp(λ) is 0 or ∞ to float32, and the network need not know more
+
+
+class Frame(NamedTuple):
+    r"""What of a model depends on time alone, for all samples or in a row for each.
+
+    .. math::
+        \tilde z = scale \cdot (z - drift), \qquad
+        s = of_z \cdot \tilde z + of_{network} \cdot F(\tilde z)
+    """
+
+    scale: Tensor
+    drift: Tensor
+    of_z: Tensor | None  # None: 0
+    of_network: Tensor
+    coordinate: Tensor
+    embedded: Sequence[Tensor] | None = None  # what the network makes of the coordinate, if known
+    levels: tuple[Tensor, Tensor] | None = None  # α and σ as they multiply z
+    unit: tuple[Tensor, Tensor] | None = None  # α̃ and σ̃
+
+    @property
+    def flat_levels(self) -> tuple[Tensor, Tensor]:
+        """α and σ, `(1, 1)` or `(B, 1)`."""
+        assert self.levels is not None
+        alpha, sigma = self.levels
+        return alpha.reshape(-1, 1), sigma.reshape(-1, 1)
+
+    def score(self, z_unit: Tensor, out: Tensor) -> Tensor:
+        """Return the score that a prediction stands for."""
+        if self.of_z is None:
+            return self.of_network * out
+        return torch.addcmul(self.of_z * z_unit, self.of_network, out)
+
+    def rows(self) -> list[Frame]:
+        """Return the frame of each row, without α̃ and σ̃."""
+        none = [None] * len(self.coordinate)
+        rows: list[Iterable[Any]] = [none if v is None else v.unbind() for v in self[:5]]
+        for several in self[5:7]:
+            rows.append(none if several is None else zip(*(v.unbind() for v in several)))  # noqa: B905
+        return [Frame(*row) for row in zip(*rows, strict=True)]
+
+
+def frame_of(
+    alpha: Tensor, sigma: Tensor, z: Tensor, mean: Tensor, std: Tensor, kind: Kind, *, alone: bool
+) -> Frame:
+    """Return the frame of states like z at the levels α and σ, `()` or `(B,)`.
+
+    Arguments:
+        alpha: α.
+        sigma: σ.
+        z: States `(B, *event)`; of these only shape, dtype and device count.
+        mean: m.
+        std: c.
+        kind: What the network predicts.
+        alone: Whether a prediction is all; beside a base its linear part is.
+    """
+    a, b = per_sample(alpha, z), per_sample(sigma, z)
+    signal = a * std
+    scale = torch.addcmul(b * b, signal, signal).rsqrt()
+    a_unit, b_unit = signal * scale, b * scale
+    of_z, of_network = epsilon_weights(kind, a_unit, b_unit, unit=True)
+    minus = -b  # s = −ε/σ
+    of_z = of_z / minus if alone and of_z is not None else None
+    coordinate = noise_coordinate(alpha, sigma, std).to(z.dtype)
+    return Frame(
+        scale, a * mean, of_z, of_network / minus, coordinate, None, (a, b),
+        (a_unit, b_unit),
+    )  # fmt: skip
+
+
+def noise_coordinate(alpha: Tensor, sigma: Tensor, std: Tensor) -> Tensor:
+    """Return −λ/8, λ = 2 log(α c̄/σ), what the network is given of the noise."""
+    rms = torch.linalg.vector_norm(std) / std.numel() ** 0.5
+    if alpha.device != rms.device:  # single numbers of the host, which wait for nothing
+        wide = torch.promote_types(rms.dtype, torch.float32)
+        alpha, sigma = (v.to(rms.device, wide, non_blocking=True) for v in (alpha, sigma))
+    r = sigma / (alpha * rms.to(alpha.dtype))
+    return r.log().clamp(-LOG_SNR_LIMIT / 2, LOG_SNR_LIMIT / 2) / 4

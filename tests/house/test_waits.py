@@ -1,0 +1,140 @@
+"""No step of a driver makes the host wait for a device: counted on one that is played.
+
+What is left out: kernels that need more than a density (minibatches, a sphere); one whose derivative by
+`torch.func` takes no tensors that only play another device; and what looks at numbers by its nature,
+`NUTS` where a path ends and `AdaptiveFlow` at its errors.
+"""
+
+import inspect
+from importlib import import_module
+
+import pytest
+import torch
+from far_support import Elsewhere, far
+from kernel_support import KERNELS, make
+from torch import nn
+
+import gradlogp as glp
+from gradlogp.diffusion import DDIM, transitions
+from gradlogp.noise.coordinates import AffineCoordinates
+from gradlogp.noise.predictions import predict
+
+TRANSITIONS = [v for v in vars(transitions).values() if inspect.isclass(v)]
+LEFT_OUT = {
+    "AdaptiveFlow", "NUTS", "PositionDependentULA", "PSGLD", "SGHMC", "SGLD", "SphereMALA", "SphereULA",
+}  # fmt: skip
+WAIT = {
+    "AnnealedLangevin": "a chain that is not finite is an error, which is looked for",
+    "Coloured": "of annealed Langevin dynamics, as it comes",
+    "AdjustedMCLMC": "the length of a path is jittered by the number of the step, in the state",
+    "HMC": "likewise",
+    "ParallelTempering": "which pairs swap follows from the number of the step, in the state",
+    "SVGD": "the width of the kernel is the median of distances",
+}
+"""Those that wait, and what for."""
+
+
+class OnHost(torch.Generator):
+    """A generator of the played device, which draws on the host."""
+
+    def __new__(cls, device="cpu"):
+        return super().__new__(cls, "cpu")
+
+    def __init__(self, device="cpu"):
+        pass
+
+
+@pytest.fixture(autouse=True)
+def played(monkeypatch):
+    monkeypatch.setattr(torch, "Generator", OnHost)
+    monkeypatch.setattr(import_module("gradlogp.langevin.run.rounds"), "ROUND_SECONDS", 1e9)
+    sgd = lambda parameters, settings: torch.optim.SGD(list(parameters), 1e-3, foreach=False)
+    monkeypatch.setattr("gradlogp.learn.training.adamw", sgd)  # AdamW knows real devices alone
+
+
+def waits(run):
+    """Return the waits of a step by their places: those of three steps less those of two."""
+    found = []
+    for n in (2, 3):
+        with Elsewhere() as elsewhere:
+            run(n)
+        found.append(elsewhere.waits)
+    return found[1] - found[0]
+
+
+def model(predicts="v"):
+    """A model on the played device, weight by weight."""
+    score = glp.ScoreModel(glp.MLP(2, 8, 1), glp.schedules.VP(), predicts).float().eval()
+    with Elsewhere():
+        for part in score.modules():
+            if isinstance(part, AffineCoordinates):
+                continue
+            for name, weight in part._parameters.items():
+                part._parameters[name] = weight if weight is None else nn.Parameter(far(weight))
+            for name, buffer in part._buffers.items():
+                part._buffers[name] = buffer if buffer is None else far(buffer)
+    return score
+
+
+@pytest.fixture
+def start():
+    return far(torch.linspace(-1, 1, 8, dtype=torch.float32).reshape(4, 2))
+
+
+def every(kinds):
+    kept = [kind for kind in kinds if kind.__name__ not in LEFT_OUT]
+    return pytest.mark.parametrize("kind", kept, ids=lambda c: c.__name__)
+
+
+def check(name, found):
+    assert bool(found) == (name in WAIT), f"{name}: {dict(found)}"
+
+
+def grid(n):
+    return torch.linspace(0.6, 0.3, n + 1, dtype=torch.float64)
+
+
+@every(TRANSITIONS)
+def test_transitions(kind, start):
+    score = model()
+    check(kind.__name__, waits(lambda n: glp.evolve(kind(), score, start, grid(n))))
+
+
+@pytest.mark.parametrize("predicts", ["epsilon", "x0"])
+def test_predictions(predicts, start):
+    score = model(predicts)
+    assert not waits(lambda n: glp.evolve(DDIM(), score, start, grid(n)))
+
+
+@every(KERNELS)
+def test_kernels(kind, start):
+    with Elsewhere():
+        law = glp.Gaussian(far(torch.zeros(2).float()), far(torch.eye(2).float()))
+    kernel = make(kind, 0.1)
+    check(kind.__name__, waits(lambda n: glp.run(kernel, law, start, n)))
+
+
+def test_training_waits_once_a_step():
+    """For the loss and the norm of the gradients, which a step reports."""
+    score, data = model(), torch.randn(64, 2).float()
+    found = waits(lambda n: list(glp.fit(score, data, steps=n, batch_size=8, check_every=100)))
+    assert sum(found.values()) == 1
+    assert "learn/training.py" in next(iter(found))
+
+
+def test_what_waits_is_seen(start):
+    """The negative control: a read, a copy there and one back are each counted, once a step."""
+    score = model()
+
+    def reads(z, t, s, score, *, generator=None):
+        return z * float(z.sum())
+
+    def copies(z, t, s, score, *, generator=None):
+        return predict(score, z, t)[0] * torch.ones(4, 2).to(z)
+
+    def looks(z, t, s, score, *, generator=None):
+        return z * z.cpu().mean()
+
+    for step in (reads, copies, looks):
+        found = waits(lambda n, step=step: glp.evolve(step, score, start, grid(n)))
+        assert sum(found.values()) == 1
