@@ -2,7 +2,7 @@
 
 Three problems of the SBI benchmark whose posterior can be drawn from exactly: two moons, ten linear
 Gaussian numbers, and SLCP (a simple likelihood, a complex posterior). Both learn from the same
-simulations, and a classifier (`glp.metrics.c2st`) tells 1000 draws from exact ones, for five
+simulations, and a classifier (`glp.metrics.c2st`) distinguishes 1000 draws from exact ones, for five
 observations: 0.5 is perfect, 1 is useless. Each at its defaults; ours runs without `sbi`.
 
     python benchmarks/sbi.py [--simulations 1000 10000] [--tasks TwoMoons SLCP]
