@@ -447,7 +447,7 @@ by_name = pytest.mark.parametrize("schedule", SCHEDULES, ids=lambda s: type(s)._
 @by_name
 @pytest.mark.parametrize("tolerance", [0.03, 0.003])
 def test_levels_leave_an_error_below_the_tolerance(schedule, tolerance, generator):
-    """On draws of their own, against the flow to a tolerance far below; half of them do not."""
+    """On their own draws, compared with the flow at a far smaller tolerance; half of them do not."""
     score = ExactScore(MIXTURE, schedule)
     plan = plan_levels(score, tolerance=tolerance, generator=generator)
     z = plan_start(score, generator)

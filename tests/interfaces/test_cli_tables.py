@@ -57,7 +57,7 @@ def test_fit_says_what_columns_are_taken_for(capsys, folder, tmp_path):
     said = err.splitlines()
     assert "real.csv: columns are separated by ';'" in said
     assert any(row.startswith("height: category of ") for row in said)
-    assert "town: category of 3 levels" in said
+    assert "town: category of 2 levels, apart from missing" in said
     assert not any(row.startswith(("weight", "since")) for row in said)
     out, _ = call(capsys, folder, f"fit @real.csv --out {tmp_path}/n --columns town,height --json "
                   "--steps 2 --width 8 --quiet")  # fmt: skip
@@ -156,7 +156,7 @@ def test_rank_of_numbers(capsys, tmp_path):
 def test_info_of_a_table(capsys, folder):
     out, _ = call(capsys, folder, "info @m")
     assert "number in steps of 1" in out
-    assert "category of 3 levels" in out
+    assert "category of 2 levels, apart from missing" in out
     for what in ("m", "real.csv"):
         found = json.loads(call(capsys, folder, f"info @{what} --json")[0])
         assert list(found["columns"]) == ["height", "weight", "town", "since"]
@@ -200,6 +200,8 @@ def test_an_interrupted_table_is_saved_and_goes_on(capsys, folder, tmp_path, mon
         ("fit @real.csv --out @x --as town=thing", 2, "--as needs column=kind"),
         ("fit @real.csv --out @x --as town=number", 1, "drop them with --drop 'town'"),
         ("fit @real.csv --out @x --as town=date", 1, "column 'town' cannot be a date"),
+        ("fit @real.csv --out @x --as height=date", 1, "it holds numbers, such as 1"),
+        ("impute @m @mixed.csv --out @x.csv", 1, "mixed.csv lacks columns: height, weight, town"),
         ("fit @real.csv --out @x --columns tone", 1, "did you mean 'town'?"),
         ("fit @real.csv --out @x --class-conditional", 2, "name a column with --label"),
         ("fit @real.csv --out @x --label town --table", 2, "--label is for numeric data"),

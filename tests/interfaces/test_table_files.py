@@ -190,14 +190,14 @@ N = 4000
 
 
 def wages():
-    """Two decimals, a third of the rows in whole numbers."""
+    """Two decimals, a third of the rows are integers."""
     rng = np.random.default_rng(0)
     x = np.exp(rng.normal(2.2, 0.5, N))
     return pd.Series(np.where(rng.random(N) < 0.35, x.round(), x.round(2)).clip(0.5), name="wage")
 
 
 def ages():
-    """Whole numbers on a wide grid, more of those that end in 0."""
+    """Integers on a coarse grid, more of those that end in 0."""
     rng = np.random.default_rng(1)
     x = rng.normal(42, 12, N).round()
     heaped = rng.random(N) < 0.25

@@ -51,11 +51,15 @@ def test_what_columns_are_taken_for():
     assert kinds["income"] == "number with missing values, from 0"
     assert kinds["rain"] == "number, 0.0 kept separate, from 0"
     assert kinds["month"] == "number in steps of 1, from 1, below 13"
-    assert kinds["city"] == "category of 5 levels"
+    assert kinds["city"] == "category of 4 levels, apart from missing"
     assert kinds["dose"].startswith("number in steps of 25")
     assert kinds["joined"] == "date in steps of 1" or kinds["joined"] == "date"
     assert kinds["name"].startswith("text that differs in nearly every row")
     assert kinds["unit"] == "the same in all rows"
+    rows = pd.Series(np.arange(1, 61), name="id")
+    assert recognise(rows).describe().startswith("numbers the rows")
+    for other in (rows[::-1], rows + 1, rows.where(rows != 7), rows[:40]):
+        assert not recognise(other).counts
 
 
 def test_numbers_and_back_are_the_same_table():

@@ -300,7 +300,7 @@ def test_a_funnel_stays_finite(generator):
     kernel = PositionDependentULA(0.1, width, torch.zeros_like, on_nonfinite="raise")
     x = torch.stack([torch.full((50,), -6.0), torch.zeros(50)], 1)
     assert torch.isfinite(run(kernel, target, x, 50, generator=generator).draws).all()
-    assert torch.equal(matrix_divergence(width, x), torch.zeros_like(x))  # each of its own entry
+    assert torch.equal(matrix_divergence(width, x), torch.zeros_like(x))  # each of its entry alone
 
 
 # ---------------------------------------------------------------------------- refusals

@@ -169,9 +169,7 @@ def test_the_frame_stays_and_the_weights_are_where_it_begins():
         if not losses:
             for name, value in score.network.state_dict().items():
                 assert torch.equal(value, weights[name])
-            assert bool(
-                (score.base.share == 1).all()
-            )  # the share of the old data is no part of it
+            assert bool((score.base.share == 1).all())  # without the share of the old data
             expected = (other - before["coordinates.shift"]) / before["coordinates.scale"]
             assert torch.isclose(z[0], expected).all(1).any()
         losses.append(0)

@@ -200,7 +200,7 @@ R, K_0 = 0.8, 1.5
 
 
 def perturbation(x):
-    """A field that nobody would expect: smooth, with parts in every direction."""
+    """A generic field: smooth, with parts in every direction."""
     a, b = x[:, 0], x[:, 1]
     return torch.stack([0.3 + 0.5 * b + 0.6 * a, a.square() - 0.4 - 0.2 * a * b], 1)
 
@@ -401,7 +401,7 @@ def test_von_mises_fisher_fit(d, generator):
     off = torch.stack(
         [torch.linalg.solve(torch.linalg.cholesky(f.cov), f.natural - eta) for f in fits]
     )
-    # standardised errors: mean 0 and second moment 1, within what 40 d of them tell
+    # standardised errors: mean 0 and second moment 1, up to the error of 40 d of them
     assert abs(z_score(off.reshape(-1), 0.0)) < 4.5
     assert abs(z_score(off.square().reshape(-1), 1.0)) < 4.5
     assert fits[0].concentration == float(fits[0].natural.norm())

@@ -2193,7 +2193,7 @@ MUTANTS = (
     ),
     Mutant(
         "X: the noise of a Gaussian law is a deviation, not a variance",
-        "scores/masked.py", "is_open, sigma.square(),", "is_open, sigma,",
+        "scores/masked.py", "is_open, sigma.square() / wider,", "is_open, sigma / wider,",
         "scores/test_masked.py::test_what_is_gaussian_is_known_before_any_training",
     ),
     Mutant(
@@ -2677,7 +2677,8 @@ MUTANTS = (
     ),
     Mutant(
         "X: what a network makes of a level is that of the next",
-        "scores/model.py", "embed(frames.coordinate))", "embed(frames.coordinate.roll(1)))",
+        "scores/model.py", "network._embedded(frames.coordinate))",
+        "network._embedded(frames.coordinate.roll(1)))",
         "noise/test_tabulated.py::test_a_model_is_the_same_with_its_frames_known",
     ),
     Mutant(
@@ -2706,5 +2707,26 @@ MUTANTS = (
         "return select(ok, new, old), LangevinInfo(diverging=~ok)",
         "return (select(ok, new, old) if not bool(ok.all()) else new), LangevinInfo(diverging=~ok)",
         "house/test_waits.py::test_kernels[ULA]",
+    ),
+    Mutant(
+        "X: what is not known spreads wider only where it is seen",
+        "scores/masked.py", "(wider * var).clamp", "var.clamp",
+        "scores/test_masked.py::test_what_is_not_known_spreads_wider_by_a_factor_for_each_known_entry",
+    ),
+    Mutant(
+        "X: what is not known spreads less wide",
+        "scores/masked.py", "(is_known.to(u) @ self.wider.to(u)).exp()",
+        "(-is_known.to(u) @ self.wider.to(u)).exp()",
+        "scores/test_masked.py::test_what_is_not_known_spreads_wider_by_a_factor_for_each_known_entry",
+    ),
+    Mutant(
+        "X: by how much a law of few rows is too narrow is that of fewer rows still",
+        "scores/masked.py", "** (2 - 2 / FOLDS)", "** 2",
+        "scores/test_masked.py::test_of_few_rows_conditional_laws_are_wider_than_the_fitted_one",
+    ),
+    Mutant(
+        "X: the spread of a law is judged by rows that it was fitted to",
+        "scores/masked.py", "_fitted(u[fold != i], known[fold != i])", "_fitted(u, known)",
+        "scores/test_masked.py::test_of_few_rows_conditional_laws_are_wider_than_the_fitted_one",
     ),
 )  # fmt: skip

@@ -167,3 +167,20 @@ def test_what_a_step_adds_to_training():
     floor = operations(lambda n: [step() for _ in range(n)])
     assert operations(lambda n: [next(steps) for _ in range(n)]) < floor + 84
     steps.close()
+
+
+def test_a_network_with_its_own_forward_is_called_as_ever():
+    class Halved(glp.MLP):
+        def forward(self, x, c, condition=None):  # type: ignore[override]
+            return super().forward(x, c, condition) / 2
+
+    halved = Halved(2, 8, 1, generator=torch.Generator().manual_seed(0))
+    plain = copy.deepcopy(halved)
+    plain.__class__ = glp.MLP
+    nn.init.ones_(halved.outlet.weight)
+    nn.init.constant_(plain.outlet.weight, 0.5)
+    z = torch.randn(3, 2)
+    one, other = (
+        glp.evolve(DDIM(), glp.ScoreModel(n, schedules.VP()), z) for n in (halved, plain)
+    )
+    close(one, other, 1e-6)

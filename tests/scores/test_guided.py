@@ -176,7 +176,7 @@ def test_the_law_and_its_density_are_those_of_the_other_schedule(source, target,
 
 @pytest.mark.parametrize("target", ASKED, ids=names)
 def test_a_density_known_without_a_law_gains_the_change_of_scale(target, generator):
-    """log p'(z') = log p(r z') + d log r, for a function whose law nobody knows."""
+    """log p'(z') = log p(r z') + d log r, for a function with an unknown law."""
     source = VP(0.01, 40.0)
     exact = ExactScore(MIXTURE, source)
     moved = RescheduledScore(as_score(exact.log_prob, "log_prob", source), target)

@@ -33,7 +33,7 @@ from gradlogp.noise import AffineCoordinates
 from gradlogp.noise.schedules import VE, VP
 from gradlogp.scores import MaskedScore
 from gradlogp.scores import masked as laws
-from gradlogp.scores.masked import gaussian_with_holes
+from gradlogp.scores.masked import gaussian_with_holes, spread_given_all
 
 NAN = math.nan
 FREE = (False, False, False)
@@ -367,6 +367,50 @@ def test_moments_of_rows_with_holes_are_those_of_most_likelihood(generator):
     close(S, NORMAL.cov, 0.1)
     pairs = x[late[:, 1]].T.cov()
     assert abs(float(pairs[0, 0] - NORMAL.cov[0, 0])) > 0.4  # negative control: whole rows
+
+
+def test_of_few_rows_conditional_laws_are_wider_than_the_fitted_one(generator):
+    """By as much as the fitted law misses of rows that it has not seen."""
+    d, n, repeats, every = 6, 35, 100, torch.ones(6, dtype=torch.bool)
+    law = Gaussian(torch.zeros(d), 0.5 + 0.5 * torch.eye(d, dtype=torch.float64))
+    fresh = law.sample(2000, generator=generator)
+    said, true = [], []
+    for _ in range(repeats):
+        x = law.sample(n, generator=generator)
+        said.append(spread_given_all(x, torch.ones_like(x), every))
+        m, S = gaussian_with_holes(x, torch.ones_like(x))
+        P = torch.linalg.inv(S)
+        r = ((fresh - m) @ P / P.diagonal().sqrt()).abs()
+        true.append(float(r.quantile(0.9) / 1.6449) ** 2)
+    said, true = torch.tensor(said), torch.tensor(true)
+    assert true.mean() > 1.3  # negative control: it is no matter of rounding
+    error = float((said - true).std() / repeats**0.5)
+    assert abs(float((said - true).mean())) < 4 * error < 0.2
+    many = law.sample(8000, generator=generator)
+    assert abs(spread_given_all(many, torch.ones_like(many), every) - 1) < 0.03
+
+
+def test_what_is_not_known_spreads_wider_by_a_factor_for_each_known_entry(generator):
+    """The law given what is known, its covariance times c, seen through α u + σ ε: in closed form."""
+    d, k = 5, torch.tensor([0, 3])
+    u = torch.tensor([1, 2, 4])
+    root = torch.randn(d, d, generator=generator, dtype=torch.float64)
+    mask = laws.Mask(torch.Size((d,))).double()
+    mask.cov.copy_(root @ root.T + torch.eye(d))
+    mask.mean.copy_(torch.randn(d, generator=generator, dtype=torch.float64))
+    mask.wider.copy_(0.1 + torch.rand(d, generator=generator, dtype=torch.float64))
+    y = torch.randn(1, d, generator=generator, dtype=torch.float64)
+    values = torch.randn(1, d, generator=generator, dtype=torch.float64)
+    state = torch.zeros(1, d, dtype=torch.float64).index_fill(1, k, 1.0)
+    alpha, sigma = torch.tensor([[0.7]]).double(), torch.full((1, d), 0.6, dtype=torch.float64)
+    mean, sd = mask.gaussian(y, alpha, sigma, torch.stack([state, values * state], 1))
+    S, m, c = mask.cov, mask.mean, float(mask.wider[k].sum().exp())
+    gain = S[u][:, k] @ torch.linalg.inv(S[k][:, k] + laws.RIDGE * torch.eye(2))
+    prior = m[u] + gain @ (values[0, k] - m[k])
+    cov = c * (S[u][:, u] - gain @ S[k][:, u])
+    gain = 0.7 * cov @ torch.linalg.inv(0.49 * cov + 0.36 * torch.eye(3))
+    close(mean[0, u], prior + gain @ (y[0, u] - 0.7 * prior), 1e-9)
+    close(sd[0, u], (cov - 0.7 * gain @ cov).diagonal().sqrt(), 1e-9)
 
 
 @pytest.mark.parametrize("linked", [0, 12])

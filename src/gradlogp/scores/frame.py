@@ -32,6 +32,12 @@ class Frame(NamedTuple):
     unit: tuple[Tensor, Tensor] | None = None  # α̃ and σ̃
 
     @property
+    def alpha(self) -> Tensor:
+        """α as it multiplies z."""
+        assert self.levels is not None
+        return self.levels[0]
+
+    @property
     def flat_levels(self) -> tuple[Tensor, Tensor]:
         """α and σ, `(1, 1)` or `(B, 1)`."""
         assert self.levels is not None

@@ -40,6 +40,9 @@ CHUNK = 4096
 RIDGE = 1e-3
 """Least variance, in the frame of unit variance, of any direction of that law."""
 
+FOLDS, PLENTY, NINETY = 3, 20, 1.6449
+"""Of few rows how many are spared in turn; rows an entry that are many; 90 % of N(0, 1) lie within."""
+
 
 def check_holes(x: Any, event_shape: torch.Size) -> Tensor:
     """Return rows with holes, `(1, *event)` or `(B, *event)`, unchanged.
@@ -91,6 +94,44 @@ def gaussian_with_holes(u: Tensor, known: Tensor) -> tuple[Tensor, Tensor]:
     return m, (S + S.T) / 2
 
 
+def spread_given_all(u: Tensor, known: Tensor, judged: Tensor) -> float:
+    r"""Return how much wider numbers spread about their conditional means than a fitted law says.
+
+    Of entry i of a row, given all others that are known, with P the inverse covariance of these,
+
+    .. math:: r_i = \frac{(P (u - m))_i}{\sqrt{P_{ii}}} \sim N(0, 1)
+
+    under m and S known, but few rows leave them uncertain, the more so the more is given, and the
+    entries counted in (`gaussian_with_holes`) may outweigh them. m and S are those of the rows that
+    are not looked at, in folds, and the ratio of variances (q / 1.645)² that of the 90 % quantile q
+    of \|r\|: few wild values do not count. What is not learned from is a share 1/n of a fold too few,
+    and the logarithm of the ratio goes with 1/n.
+
+    Arguments:
+        u: Rows `(N, D)` of about unit variance.
+        known: 1 where an entry is known, `(N, D)`.
+        judged: Entries to look at, bool `(D,)`.
+    """
+    fold, found = torch.arange(len(u)) % FOLDS, []
+    for i in range(FOLDS):
+        m, S = _fitted(u[fold != i], known[fold != i])
+        k = known[fold == i]
+        P = torch.linalg.inv(k.unsqueeze(2) * S * k.unsqueeze(1) + (1 - k).diag_embed())
+        r = (P @ ((u[fold == i] - m) * k).unsqueeze(2)).squeeze(2)
+        found.append((r / P.diagonal(dim1=1, dim2=2).sqrt())[(k > 0) & judged].abs())
+    r = torch.cat(found)
+    if len(r) < PLENTY:
+        return 1.0
+    return float(r.quantile(0.9) / NINETY) ** (2 - 2 / FOLDS)
+
+
+def _fitted(u: Tensor, known: Tensor) -> tuple[Tensor, Tensor]:
+    """Return `gaussian_with_holes`, no direction of less variance than `RIDGE`."""
+    m, S = gaussian_with_holes(u, known)
+    w, U = torch.linalg.eigh(S)
+    return m, (U * w.clamp(min=RIDGE)) @ U.T
+
+
 def _given(S: Tensor, a: Tensor, b: Tensor, left: Tensor) -> tuple[Tensor, Tensor]:
     r"""Return S A C⁻¹ of what is left, and the variance that stays, C = A S A + B; a row for each."""
     a_S = a.unsqueeze(2) * S
@@ -118,6 +159,8 @@ class Mask(Shared):
 
     mean: Tensor | None
     cov: Tensor | None
+    wider: Tensor | None
+    numbers: Tensor
     levels: Levels | None
 
     def __init__(self, event_shape: torch.Size) -> None:
@@ -129,6 +172,8 @@ class Mask(Shared):
         D, vector = self.event_shape.numel(), len(event_shape) == 1
         self.register_buffer("mean", torch.zeros(D) if vector else None)
         self.register_buffer("cov", torch.eye(D) if vector else None)
+        self.register_buffer("wider", torch.zeros(D) if vector else None)  # logarithms
+        self.numbers = torch.ones(D, dtype=torch.bool)  # what that is judged by
         self.levels = Levels(D) if vector else None
 
     def fit(self, rows: Tensor) -> None:
@@ -136,7 +181,7 @@ class Mask(Shared):
 
         Also fit the frequencies of levels.
         """
-        if self.mean is None or self.cov is None or self.levels is None:
+        if self.mean is None or self.cov is None or self.levels is None or self.wider is None:
             return
         self.levels.fit(rows.double(), self.coordinates)
         d = self.event_shape.numel()
@@ -146,10 +191,14 @@ class Mask(Shared):
             return
         most = max(5 * d, min(MOST_ROWS, MOST_WORK // d**3))
         known, u = self.encode(rows[:: -(-len(rows) // most)].double()).unbind(1)
-        mean, cov = gaussian_with_holes(u[:, own], known[:, own])
-        w, U = torch.linalg.eigh(cov)
+        u, known = u[:, own], known[:, own]
+        mean, cov = _fitted(u, known)
         self.mean[own] = mean.to(self.mean)
-        self.cov[torch.outer(own, own)] = ((U * w.clamp(min=RIDGE)) @ U.T).to(self.cov).flatten()
+        self.cov[torch.outer(own, own)] = cov.to(self.cov).flatten()
+        if 2 * FOLDS < len(u) < PLENTY * d and d > 1:
+            ratio = spread_given_all(u, known, self.numbers[own])
+            others = float(known.sum(1).mean()) - 1
+            self.wider[own] = math.log(ratio) / max(others, 1.0)
 
     def fill(
         self, rows: Tensor, given: Tensor, generator: Generator | None = None
@@ -196,7 +245,8 @@ class Mask(Shared):
         .. math:: m + S A C^{-1} (y - A m), \quad C = A S A + B
 
         with A the signal and B the noise of every entry: 1 and almost 0 where it is known, 0 and 1
-        where it is neither known nor needed, α and σ² where it is not known.
+        where it is neither known nor needed, α and σ²/c where it is not known. The covariance of
+        the unknown entries is then that given the known ones, times c = exp Σ `wider` over these.
 
         Arguments:
             u: States in the frame of unit variance, `(B, D)`.
@@ -206,14 +256,16 @@ class Mask(Shared):
         """
         assert self.mean is not None
         assert self.cov is not None
+        assert self.wider is not None
         if not condition.stride(0) and not alpha.ndim:  # the same for all
             state, values = condition[:1].unbind(1)
         else:
             state, values = condition.unbind(1)
         S, m, sigma = self.cov.to(u), self.mean.to(u), sigma.reshape(-1, u.shape[1])
         is_known, is_open = state > 0.5, state.abs() < 0.5
+        wider = (is_known.to(u) @ self.wider.to(u)).exp().unsqueeze(1)
         a = torch.where(is_open, alpha, is_known.to(u))
-        b = torch.where(is_open, sigma.square(), torch.where(is_known, RIDGE, 1.0).to(u))
+        b = torch.where(is_open, sigma.square() / wider, torch.where(is_known, RIDGE, 1.0).to(u))
         left = torch.where(is_open, u, values) - a * m
         if len(m) <= MOST_GAUSSIAN:
             mean, var = _given(S, a, b, left)
@@ -224,7 +276,7 @@ class Mask(Shared):
             own = (S - v.diag()).any(0).nonzero()[:, 0]
             found = _given(S[own][:, own], *(x[:, own] for x in (a, b, left)))
             mean, var = (x.index_copy(1, own, y) for x, y in zip((mean, var), found, strict=True))
-        return m + mean, var.clamp(min=1e-10).sqrt()
+        return m + mean, (wider * var).clamp(min=1e-10).sqrt()
 
     def denoise(
         self, u: Tensor, alpha: Tensor, sigma: Tensor, condition: Tensor, out: Tensor,

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Literal
+from inspect import signature
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
@@ -253,9 +254,9 @@ class ScoreModel(ScoreBase, nn.Module):
             return other
         stacked = torch.stack(list(times)).cpu().double()
         frames = self._frame(self.z_mean.expand(len(times), *self.event_shape), stacked)
-        embed = getattr(self.network, "_embedded", None)
-        if self.condition is None and callable(embed):
-            frames = frames._replace(embedded=embed(frames.coordinate))
+        network: Any = self.network  # of a subclass `forward` may take none
+        if self.condition is None and "embedded" in signature(network.forward).parameters:
+            frames = frames._replace(embedded=network._embedded(frames.coordinate))
         if self.base is None and self.gain is None:  # who needs α and σ
             frames = frames._replace(levels=None)
         other._frames = {id(t): (t, row) for t, row in zip(times, frames.rows(), strict=True)}
@@ -285,8 +286,7 @@ class ScoreModel(ScoreBase, nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """Return z̃ and what the network says of it."""
         if predicted is not None:
-            assert frame.levels is not None
-            z = z - frame.levels[0] * predicted
+            z = z - frame.alpha * predicted
         z_unit = (z - frame.drift) * frame.scale
         extra = () if condition is None else (condition,)
         known = {} if frame.embedded is None else {"embedded": frame.embedded}

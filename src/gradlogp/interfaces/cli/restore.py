@@ -19,7 +19,7 @@ from .common import (
     say,
     set_threads,
 )
-from .tables import ending, holds_table, read_rows
+from .tables import ending, holds_table, whole_rows
 
 if TYPE_CHECKING:
     import torch
@@ -326,7 +326,7 @@ def impute(
 
     model = TableEstimator.load(checkpoint)
     model._kind = "pandas"
-    frame = read_rows(str(data), model, None, quiet=quiet)
+    frame = whole_rows(str(data), model, None, quiet=quiet)
     filled = model.impute(frame, n_draws, random_state=seed % 2**32)
     whole = filled if n_draws == 1 else stacked(filled)
     whole.attrs["form"] = frame.attrs["form"]

@@ -340,12 +340,22 @@ def read_rows(data: str, table: TableEstimator, header: bool | None, *, quiet: b
     return read_table(data, header=header, marks=form.marks, kinds=kinds, quiet=quiet)
 
 
+def whole_rows(data: str, table: TableEstimator, header: bool | None, *, quiet: bool) -> Any:
+    """Return a file as `read_rows` does, which has all columns that a model knows."""
+    from ...core import some
+
+    frame = read_rows(data, table, header, quiet=quiet)
+    if lacking := [c.name for c in table.columns_ if c.name not in frame.columns]:
+        raise ValueError(f"{data} lacks columns: {some(lacking)}")
+    return frame
+
+
 def _rows(data: str, table: TableEstimator, header: bool | None, *, quiet: bool) -> Any:
     """Return rows of the columns that a model knows."""
     from ...core import listed
     from ..tables.frames import ColumnError
 
-    frame = read_rows(data, table, header, quiet=quiet)
+    frame = whole_rows(data, table, header, quiet=quiet)
     try:
         found: Any = table._as_learned(frame)
     except ColumnError as error:

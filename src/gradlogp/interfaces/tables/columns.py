@@ -76,6 +76,7 @@ class Column:
         base: A number subtracted first from integers that are too large for float64.
         atoms: Values that are more frequent than those near them, each with its additional
             probability.
+        counts: Whether the column numbers the rows.
     """
 
     name: str
@@ -97,6 +98,7 @@ class Column:
     edges: bool = False
     base: int = 0
     atoms: Atoms = ()
+    counts: bool = False
 
     @property
     def width(self) -> int:
@@ -112,13 +114,17 @@ class Column:
 
     def describe(self) -> str:
         """Return how the column is read, in words."""
+        if self.counts:
+            return "numbers the rows, and is learned like any other number: better dropped"
         if self.kind == "constant":
             return "missing in all rows" if self.levels else "the same in all rows"
         if self.kind == "name":
             return "text that differs in nearly every row: resampled from the data, not learned"
         if self.kind == "category":
-            more = f", {len(self.others)} rare ones grouped together" if self.others else ""
-            return f"category of {len(self.levels)} levels{more}"
+            rare = f", {len(self.others)} of them rare and grouped together" if self.others else ""
+            n = sum(level not in (REST, MISSING) for level in self.levels) + len(self.others)
+            text = f"category of {n} level{'s' * (n != 1)}{rare}"
+            return text + ", apart from missing" * (MISSING in self.levels)
         unit = {"Y": "years", "M": "months", "D": "days", "h": "hours", "m": "minutes"}.get(
             self.unit
         )
@@ -277,6 +283,8 @@ def _numbers(
         cells = np.round(values * 10.0**places).astype(np.int64)
         grid = float(np.gcd.reduce(cells - cells.min())) * 10.0**-places
     offset = float(values.min())
+    counts = kind == "number" and offset in (0, 1) and MOST_LEVELS < len(values) == len(series)
+    counts = counts and bool((np.diff(values) == 1).all())
     spread = grid > GRAIN * float(values.std())
     step = grid if spread else 0.0
     spikes = _spikes(values, step)
@@ -297,6 +305,7 @@ def _numbers(
         name, kind, dtype, levels if len(levels) > 1 else (), (), places, grid, offset, spread,
         T, unit, spikes=spikes, seen=seen,
         edges=_all_met(values, step) or (not step and high is not None), base=base, atoms=atoms,
+        counts=counts,
     )  # fmt: skip
 
 

@@ -74,6 +74,11 @@ def read(
     form = replace(form, dates=_dates(frame, form, notes))
     for name in dates:
         if name in frame and frame[name].dtype.kind not in "Mm":
+            present = frame[name].dropna()
+            if present.dtype.kind in "iuf" and len(present):  # not nanoseconds since 1970
+                raise ValueError(
+                    f"column {name!r} cannot be a date: it holds numbers, such as {present.iloc[0]}"
+                )
             try:
                 frame[name] = pd.to_datetime(frame[name], format="mixed")
             except (ValueError, TypeError) as error:

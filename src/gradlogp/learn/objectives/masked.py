@@ -58,6 +58,9 @@ class Masks(NamedTuple):
             each = zip(self.groups, self.levels, strict=True)
             blocks = tuple(group if is_level else -1 for group, is_level in each)
             condition.levels.choose(blocks, self.blur)
+            condition.numbers = ~torch.tensor(
+                [x or y for x, y in zip(self.levels, self.flags, strict=True)]
+            )
 
 
 def draw_known(
