@@ -3,9 +3,9 @@
     python benchmarks/compare.py [--seeds 200] [--size] [--power] [--peers]
 
 The law has columns of several shapes: normal, exponential, heavier tails than normal, log-normal,
-whole numbers, uniform, of two modes, joined by a normal copula. Samples, held-out and training rows
-are equally many, n each. `--peers` says what a bare classifier (scikit-learn's gradient-boosted trees,
-accuracy in 5-fold cross-validation) and `sdmetrics`, if it is installed, make of the same rows.
+integers, uniform, bimodal, joined by a normal copula. There are n samples, n held-out and n training
+rows. `--peers` adds the results of a bare classifier (scikit-learn's gradient-boosted trees, accuracy
+in 5-fold cross-validation) and of `sdmetrics`, if it is installed, on the same rows.
 """
 
 from __future__ import annotations

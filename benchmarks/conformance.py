@@ -1,13 +1,12 @@
-"""Samplers of other libraries under the public checks: what `glp.check` says of them.
+"""Samplers of other libraries under the public checks of `glp.check`.
 
     python benchmarks/conformance.py [--only azula] [--env FOLDER]
 
-Each library is installed by pip, with the few packages that it imports, into a folder of its own
-under `--env`, and is looked at in a process of its own, beside this environment's PyTorch. A sampler
-becomes a transition or a kernel by an adapter of a few lines. It is held to the order that its
-documentation gives; what fails is printed with the number, the right number and the likeliest mistake.
-A failure is a statement about that version and that call, and the adapter may be at fault: read it
-first.
+Each library is installed by pip, with the few packages that it imports, into a separate folder under
+`--env`, and is checked in a separate process with this environment's PyTorch. An adapter of a few lines
+turns a sampler into a transition or a kernel, which is compared with the order in the library's
+documentation; failures are printed with the number, the right number and the likeliest mistake. A
+failure is a statement about that version and that call, and the adapter may be wrong: read it first.
 """
 
 import argparse

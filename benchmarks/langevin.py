@@ -10,9 +10,9 @@ against one another. Some ten minutes.
 
     python benchmarks/langevin.py [--repeats 9]
 
-torchebm and blackjax are looked for; give them an environment of their own. The memory that a step
-of a network frees is not handed back to the system (`MALLOC_TRIM_THRESHOLD_`): whether glibc does so
-hangs on where the last small array happens to lie, and makes the same call 5 % slower or faster.
+torchebm and blackjax are used if they are installed; use a separate environment for them. Memory that a
+step of a network frees is not returned to the system (`MALLOC_TRIM_THRESHOLD_`): whether glibc does so
+depends on the position of the last small array, and makes the same call 5 % slower or faster.
 """
 
 import argparse

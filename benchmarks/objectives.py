@@ -7,7 +7,7 @@ checked against the exact one on the same points, so that speed is not bought wi
 
     python benchmarks/objectives.py [--repeats 7] [--dims 2 16 64 256 1024]
 
-torchebm is looked for, and left out where it is not installed; give it an environment of its own.
+torchebm is used if it is installed; use a separate environment for it.
 """
 
 import argparse

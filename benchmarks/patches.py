@@ -1,12 +1,12 @@
-"""Patches of real pictures: what some minutes of training give, in standard errors.
+"""Patches of real pictures: results of some minutes of training, in standard errors.
 
     python benchmarks/patches.py [--minutes 5] [--n 500] [--out patches.png]
 
 2,400 patches of 32×32 pixels at random places of the two pictures of scikit-learn (china, flower)
 are learned by `ScoreEstimator` at its defaults, and new ones are drawn. Means over patches of channel
-means, second and third moments, and of the power of the grey picture in rings of frequencies are held
-against those of the real ones. The floor is the same between two halves of these. Patches overlap, so
-that the standard errors of the real ones, and of the floor, are somewhat too small.
+means, second and third moments, and of the power of the grey picture in rings of frequencies are
+compared with those of the real ones. The floor is the same between two halves of these. Patches
+overlap, so the standard errors of the real ones, and of the floor, are slightly too small.
 """
 
 import argparse

@@ -2,9 +2,9 @@
 
 Three problems of the SBI benchmark whose posterior can be drawn from exactly: two moons, ten linear
 Gaussian numbers, and SLCP (a simple likelihood, a complex posterior). Both learn from the same
-simulations, and a classifier (`glp.metrics.c2st`) tells 1000 draws from exact ones, for five
-observations: 0.5 is perfect, 1 is useless. Each at its defaults; ours runs without `sbi`. That exact
-draws are exact is checked by simulation, with `--check`.
+simulations, and a classifier (`glp.metrics.c2st`) distinguishes 1000 draws from exact ones, for five
+observations: 0.5 is perfect, 1 is useless. Each at its defaults; ours runs without `sbi`. `--check`
+verifies by simulation that the exact draws are exact.
 
     python benchmarks/sbi.py [--simulations 1000 10000] [--tasks TwoMoons SLCP] [--check]
 

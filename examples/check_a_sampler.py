@@ -1,7 +1,7 @@
 """Check diffusion samplers without training: exact score, known law, order of convergence.
 
-The data is Gaussian and so is every sample, so that the error of a sampler is seen in the mean and the
-variance. Deterministic maps are affine here: two starting points tell the variance without noise.
+Data and samples are Gaussian, so the error of a sampler is that of the mean and the variance.
+Deterministic maps are affine here: two starting points determine the variance without noise.
 
 Usage: python examples/check_a_sampler.py
 """

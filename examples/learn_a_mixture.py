@@ -1,4 +1,4 @@
-"""Learn the score of two Gaussians, sample with it, and hold both against the exact answers.
+"""Learn the score of two Gaussians, sample with it, and compare both with the exact results.
 
 Usage: python examples/learn_a_mixture.py
 """

@@ -27,7 +27,7 @@ def train(schedule: glp.core.Schedule, x: torch.Tensor) -> tuple[glp.ScoreModel,
 def main() -> None:
     betas = torch.linspace(1e-3, 0.2, 40, dtype=torch.float64)
     abar = (1 - betas).cumprod(0)
-    sigmas = ((1 - abar) / abar).sqrt().flip(0)  # not √(1 − ᾱ): the rungs of DDPM as NCSN has them
+    sigmas = ((1 - abar) / abar).sqrt().flip(0)  # not √(1 − ᾱ): DDPM's levels, as NCSN has them
     g = torch.Generator().manual_seed(2)
     x = glp.data.toy("moons", 4000, g).x.double()
 

@@ -30,7 +30,7 @@ def main() -> None:
         )
         print(f"step {step_size}: MALA {corrected}, ULA {plain}")
         assert abs(corrected.value - exact) < 4 * corrected.standard_error
-        assert abs(plain.value - exact) > 10 * plain.standard_error  # ULA keeps another law
+        assert abs(plain.value - exact) > 10 * plain.standard_error  # ULA has another law
 
 
 if __name__ == "__main__":

@@ -48,8 +48,8 @@ def table(n=400, seed=0):
 def test_what_columns_are_taken_for():
     kinds = {c.name: c.describe() for c in map(recognise, (table()[c] for c in table()))}
     assert kinds["age"] == "number in steps of 1, from 18"
-    assert kinds["income"] == "number, apart from missing, from 0"
-    assert kinds["rain"] == "number, apart from 0.0, from 0"
+    assert kinds["income"] == "number with missing values, from 0"
+    assert kinds["rain"] == "number, 0.0 kept separate, from 0"
     assert kinds["month"] == "number in steps of 1, from 1, below 13"
     assert kinds["city"] == "category of 4 levels, apart from missing"
     assert kinds["dose"].startswith("number in steps of 25")

@@ -370,7 +370,7 @@ def test_moments_of_rows_with_holes_are_those_of_most_likelihood(generator):
 
 
 def test_of_few_rows_conditional_laws_are_wider_than_the_fitted_one(generator):
-    """By as much as the fitted law misses of rows that it has not seen."""
+    """By the factor that the fitted law is too narrow for rows that it was not fitted to."""
     d, n, repeats, every = 6, 35, 100, torch.ones(6, dtype=torch.bool)
     law = Gaussian(torch.zeros(d), 0.5 + 0.5 * torch.eye(d, dtype=torch.float64))
     fresh = law.sample(2000, generator=generator)
@@ -383,7 +383,7 @@ def test_of_few_rows_conditional_laws_are_wider_than_the_fitted_one(generator):
         r = ((fresh - m) @ P / P.diagonal().sqrt()).abs()
         true.append(float(r.quantile(0.9) / 1.6449) ** 2)
     said, true = torch.tensor(said), torch.tensor(true)
-    assert true.mean() > 1.3  # negative control: it is no matter of rounding
+    assert true.mean() > 1.3  # negative control: the effect is not rounding
     error = float((said - true).std() / repeats**0.5)
     assert abs(float((said - true).mean())) < 4 * error < 0.2
     many = law.sample(8000, generator=generator)
@@ -391,7 +391,7 @@ def test_of_few_rows_conditional_laws_are_wider_than_the_fitted_one(generator):
 
 
 def test_what_is_not_known_spreads_wider_by_a_factor_for_each_known_entry(generator):
-    """The law given what is known, its covariance times c, seen through α u + σ ε: in closed form."""
+    """In closed form: the law given the known entries, covariance times c, seen as α u + σ ε."""
     d, k = 5, torch.tensor([0, 3])
     u = torch.tensor([1, 2, 4])
     root = torch.randn(d, d, generator=generator, dtype=torch.float64)

@@ -29,19 +29,19 @@ MOST_GAUSSIAN = 48
 """Entries of a vector up to which a network learns the rest of a Gaussian law."""
 
 MOST_ROWS, MOST_WORK = 2000, 10**8
-"""Rows that it is fitted to, and rows times D³, but five rows an entry at least."""
+"""Most rows to fit it to, and most rows times D³, but at least five rows per entry."""
 
 ROUNDS, STILL = 40, 1e-3
-"""Of expectation maximisation, and by how little S changes where it ends."""
+"""Most rounds of expectation maximisation, and the change of S below which it ends."""
 
 CHUNK = 4096
-"""Rows that are filled together."""
+"""Number of rows filled at once."""
 
 RIDGE = 1e-3
-"""Least variance, in the frame of unit variance, of any direction of that law."""
+"""Least variance of that law in any direction, in the frame of unit variance."""
 
 FOLDS, PLENTY, NINETY = 3, 20, 1.6449
-"""Of few rows how many are spared in turn; rows an entry that are many; 90 % of N(0, 1) lie within."""
+"""Number of folds; rows per entry that are enough without them; 90 % of N(0, 1) lie within ± this."""
 
 
 def check_holes(x: Any, event_shape: torch.Size) -> Tensor:
@@ -95,22 +95,23 @@ def gaussian_with_holes(u: Tensor, known: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def spread_given_all(u: Tensor, known: Tensor, judged: Tensor) -> float:
-    r"""Return how much wider numbers spread about their conditional means than a fitted law says.
+    r"""Return the ratio of the variance of numbers about their conditional means to the fitted one.
 
-    Of entry i of a row, given all others that are known, with P the inverse covariance of these,
+    For entry i of a row, given all other known entries, with P the inverse covariance of all these,
 
     .. math:: r_i = \frac{(P (u - m))_i}{\sqrt{P_{ii}}} \sim N(0, 1)
 
-    under m and S known, but few rows leave them uncertain, the more so the more is given, and the
-    entries counted in (`gaussian_with_holes`) may outweigh them. m and S are those of the rows that
-    are not looked at, in folds, and the ratio of variances (q / 1.645)² that of the 90 % quantile q
-    of \|r\|: few wild values do not count. What is not learned from is a share 1/n of a fold too few,
-    and the logarithm of the ratio goes with 1/n.
+    if m and S are the true ones. Estimates from few rows make \|r\| larger, the more so the more
+    entries are given, and the fraction of a row that `gaussian_with_holes` adds may outweigh this.
+    The rows are divided into n folds, and m and S are fitted to the rows outside each. The ratio of
+    variances is (q / 1.645)² with the 90 % quantile q of \|r\|, on which a few extreme values have
+    little effect. Its logarithm is inversely proportional to the number of rows, of which every fit
+    lacks a share 1/n; so it is multiplied by 1 − 1/n.
 
     Arguments:
-        u: Rows `(N, D)` of about unit variance.
+        u: Rows `(N, D)` with about unit variance.
         known: 1 where an entry is known, `(N, D)`.
-        judged: Entries to look at, bool `(D,)`.
+        judged: Entries whose r are used, bool `(D,)`.
     """
     fold, found = torch.arange(len(u)) % FOLDS, []
     for i in range(FOLDS):
@@ -126,14 +127,14 @@ def spread_given_all(u: Tensor, known: Tensor, judged: Tensor) -> float:
 
 
 def _fitted(u: Tensor, known: Tensor) -> tuple[Tensor, Tensor]:
-    """Return `gaussian_with_holes`, no direction of less variance than `RIDGE`."""
+    """Return `gaussian_with_holes`, with a variance of at least `RIDGE` in every direction."""
     m, S = gaussian_with_holes(u, known)
     w, U = torch.linalg.eigh(S)
     return m, (U * w.clamp(min=RIDGE)) @ U.T
 
 
 def _given(S: Tensor, a: Tensor, b: Tensor, left: Tensor) -> tuple[Tensor, Tensor]:
-    r"""Return S A C⁻¹ of what is left, and the variance that stays, C = A S A + B; a row for each."""
+    r"""Return S A C⁻¹ times `left`, and the remaining variance, with C = A S A + B; row by row."""
     a_S = a.unsqueeze(2) * S
     L = torch.linalg.cholesky(a_S * a.unsqueeze(1) + b.diag_embed())
     X = torch.cholesky_solve(a_S, L)
@@ -173,7 +174,7 @@ class Mask(Shared):
         self.register_buffer("mean", torch.zeros(D) if vector else None)
         self.register_buffer("cov", torch.eye(D) if vector else None)
         self.register_buffer("wider", torch.zeros(D) if vector else None)  # logarithms
-        self.numbers = torch.ones(D, dtype=torch.bool)  # what that is judged by
+        self.numbers = torch.ones(D, dtype=torch.bool)  # what `wider` is estimated from
         self.levels = Levels(D) if vector else None
 
     def fit(self, rows: Tensor) -> None:
@@ -298,7 +299,7 @@ class Mask(Shared):
 
     @property
     def config(self) -> list[int]:
-        """What rebuilds it, JSON."""
+        """The data from which to rebuild it, as JSON."""
         return list(self.kind)
 
     def check(self, condition: Any) -> Tensor:
@@ -317,15 +318,15 @@ class Mask(Shared):
         return torch.stack([known.to(x), torch.where(known, values, 0.0)], 1)
 
     def null(self, n: int, like: Tensor) -> Tensor:
-        """Return n rows of nothing known."""
+        """Return n rows in which nothing is known."""
         return like.new_zeros(1, *self.kind).expand(n, *self.kind)
 
     def drop(self, encoded: Tensor, dropped: Tensor) -> Tensor:
-        """Return encoded conditions, nothing known where `dropped` `(B,)`."""
+        """Return encoded conditions, with nothing known in the rows of `dropped`, `(B,)`."""
         return torch.where(dropped.reshape(-1, *[1] * len(self.kind)), 0.0, encoded)
 
     def check_null(self) -> None:
-        """Do nothing: that nothing is known is a condition like others."""
+        """Do nothing: a row in which nothing is known is a valid condition."""
 
 
 class MaskedScore(ConditionedScore):

@@ -159,7 +159,7 @@ def info(what: str | None = None, *, header: bool | None = None, json: bool = Fa
         for key, value in facts.items():
             print(f"{key:>16}  {value}")
         if isinstance(columns, dict):
-            print_table(("column", "taken for"), columns.items())
+            print_table(("column", "read as"), columns.items())
         elif columns:
             print(f"{'columns':>16}  {columns}")
     return 0

@@ -113,7 +113,7 @@ class Column:
         return self.grid if self.spread else 0.0
 
     def describe(self) -> str:
-        """Return what the column was taken for, in words."""
+        """Return how the column is read, in words."""
         if self.counts:
             return "numbers the rows, and is learned like any other number: better dropped"
         if self.kind == "constant":
@@ -131,7 +131,9 @@ class Column:
         steps = f"{self.grid:g}" + (f" {unit or self.unit}" if self.unit else "")
         grid = f" in steps of {steps}" if self.spread else ""
         apart = [level.lstrip("\0") for level in self.levels if level != PRESENT]
-        text = f"{self.kind}{grid}" + (f", apart from {', '.join(apart)}" if apart else "")
+        spikes = ", ".join(level for level in apart if level != "missing")
+        text = f"{self.kind}{grid}" + (" with missing values" if "missing" in apart else "")
+        text += f", {spikes} kept separate" if spikes else ""
         T = self.transform
         if T is not None and self.kind == "number":
             low, high = (None if v is None else v + self.base for v in (T.low, T.high))
