@@ -4,7 +4,8 @@ Three problems of the SBI benchmark whose posterior can be drawn from exactly: t
 Gaussian numbers, and SLCP (a simple likelihood, a complex posterior). Both learn from the same
 simulations, and a classifier (`glp.metrics.c2st`) tells 1000 draws from exact ones, for five
 observations: 0.5 is perfect, 1 is useless. Each at its defaults; ours runs without `sbi`. That exact
-draws are exact is checked by simulation, with `--check`.
+draws are exact is checked by simulation, with `--check`; of SLCP the p-value is 0.004 with that seed,
+and two other streams of 200 simulations and draws from the prior weighted by likelihood show no fault.
 
     python benchmarks/sbi.py [--simulations 1000 10000] [--tasks TwoMoons SLCP] [--check]
 
