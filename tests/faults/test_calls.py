@@ -49,6 +49,7 @@ from gradlogp.geometry import project, tangent_normal_split
 from gradlogp.langevin.kernels import Preconditioner
 from gradlogp.learn.objectives import gaussian_precision, generalised, nu_method
 from gradlogp.noise import tweedie_product, tweedie_variance
+from gradlogp.noise.predictions import predict
 
 pytestmark = [pytest.mark.usefixtures("as_user"), pytest.mark.timeout(0)]
 
@@ -397,6 +398,8 @@ def interrupted():
         (lambda: glp.ScoreEstimator().fit(np.array([["a"], [2]], object)), r"X must be numbers: could"),
         (lambda: interrupted().sample(3, guidance=X), r"guidance must be a finite number"),
         (lambda: interrupted().sample(3), r"this TableEstimator has not been fitted"),
+        (lambda: predict(EXACT, [[1.0]], torch.tensor(0.5)), r"z must be a torch.Tensor, got"),
+        (lambda: glp.fit(small(), X, checkpoint="\0"), r"a folder holds no null character, got '.x00'"),
     ],
     ids=("project", "nu_method", "from_ensemble", "mean_score", "mixture_weight", "variance",
          "product", "gaussian_precision", "frechet", "complex", "split", "held_out", "weight",
@@ -404,7 +407,7 @@ def interrupted():
          "ksd", "variances", "log_prob", "train", "infinite weight", "averaged", "bound", "units",
          "mmd",
          "matching", "objective", "object",
-         "guidance", "interrupted"),
+         "guidance", "interrupted", "predict", "null"),
 )  # fmt: skip
 def test_what_random_calls_have_found(attempt, message):
     with pytest.raises((ValueError, ArithmeticError), match=message):

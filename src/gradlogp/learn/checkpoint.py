@@ -65,7 +65,7 @@ def check_replaceable(directory: str | os.PathLike[str]) -> Path:
     Raises:
         ValueError: If there is something that is not a checkpoint and would be replaced.
     """
-    path, found = Path(os.path.realpath(directory)), find(directory)
+    found, path = find(directory), Path(os.path.realpath(directory))
     try:
         if found.exists() and (not found.is_dir() or any(found.iterdir())):
             configuration.parse(found, any_version=True)

@@ -31,9 +31,12 @@ class Average:
 
     def __init__(self, model: ScoreModel, decay: Callable[[int], float]) -> None:
         self.module, self.decay, self.n = copy.deepcopy(model).eval(), decay, 0
+        kept = set(model.state_dict())  # of its buffers a step changes at most the network's
+        buffers = [n for n, _ in model.named_buffers() if n in kept and n.startswith("network.")]
+        detached = lambda m: [p.detach() for p in m.parameters()]
         self._pairs = [
-            ([v.detach() for v in kind(self.module)], [v.detach() for v in kind(model)])
-            for kind in (nn.Module.parameters, nn.Module.buffers)
+            (detached(self.module), detached(model)),
+            ([self.module.get_buffer(n) for n in buffers], [model.get_buffer(n) for n in buffers]),
         ]
 
     @torch.no_grad()

@@ -158,6 +158,7 @@ def predict(score: NoisyScore, z: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
     Raises:
         ValueError: If α = 0 and the model cannot denoise, or if it returns a different shape.
     """
+    check_batch(z, name="z", held=False)
     a: Part
     b: Part
     if t.ndim:

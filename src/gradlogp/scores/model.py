@@ -255,7 +255,10 @@ class ScoreModel(ScoreBase, nn.Module):
         stacked = torch.stack(list(times)).cpu().double()
         frames = self._frame(self.z_mean.expand(len(times), *self.event_shape), stacked)
         network: Any = self.network  # of a subclass `forward` may take none
-        if self.condition is None and "embedded" in signature(network.forward).parameters:
+        known = (
+            hasattr(network, "_embedded") and "embedded" in signature(network.forward).parameters
+        )
+        if self.condition is None and known:
             frames = frames._replace(embedded=network._embedded(frames.coordinate))
         if self.base is None and self.gain is None:  # who needs α and σ
             frames = frames._replace(levels=None)

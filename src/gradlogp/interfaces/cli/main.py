@@ -105,6 +105,7 @@ app = cyclopts.App(
     version=__version__,
     help_format="markdown",
     suppress_keyboard_interrupt=False,
+    help_epilogue="With --config FILE, options come from a TOML file: see gradlogp --help.",
 )
 for _command in (
     demo, fit, sample, evaluate, impute, explore, restore, geometry, sample_size, targets, verify, info,
