@@ -2,10 +2,11 @@
 
 ========================  ================================================================
 `model.safetensors`       the averaged weights, coordinates, moments, base, scales of the condition
-`averages.safetensors`    averages with other half-lives, if training kept any `config.json`
-network, schedule, prediction, condition, base, columns, to rebuild it `run.json`
-settings, data and results of the run `training.pt`             raw weights, optimiser and
-generators, for resuming `SHA256SUMS`              digests of these files, which reveal damage
+`averages.safetensors`    averages with other half-lives, if training kept any
+`config.json`             network, schedule, prediction, condition, base, columns, to rebuild it
+`run.json`                settings, data and results of the run
+`training.pt`             raw weights, optimiser and generators, for resuming
+`SHA256SUMS`              digests of these files, which reveal damage
 ========================  ================================================================
 
 A new checkpoint is written beside the old one and takes its name only when it is complete and on

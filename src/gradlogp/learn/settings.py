@@ -16,7 +16,7 @@ class TrainingSettings:
         minutes: The time that training may take, in place of steps. The number of steps is chosen
             once, from the speed of some real ones, and stored with the checkpoint. A run with this
             number of `steps` is the same, bit for bit.
-        batch_size: Samples per step. By default 256, or fewer if these have more than 2^14 pixels
+        batch_size: Samples per step. By default 256, or fewer if these have more than 2¹⁴ pixels
             (or time points of a sequence) in total, but at least 16.
         accumulate: Number of parts into which a batch is divided, processed one after the other,
             for batches that do not fit into memory. The result changes only by rounding.

@@ -1,11 +1,11 @@
 """Where draws go: beside the chains, or to files, with what a run continues from when it was killed.
 
 =================  =====================================================================
-`draws.npy`        the draws, `(chain, draw, *event)`; NaN where there is none yet `draws.npy.info`
-what each step reported: a `.npy` file with a field for each quantity `draws.npy.state`  how many
-draws are real, and the state of chains and noise after them `draws.npy.lock`   the process that
-writes, while there is one =================
-=====================================================================
+`draws.npy`        the draws, `(chain, draw, *event)`; NaN where there is none yet
+`draws.npy.info`   what each step reported: a `.npy` file with a field for each quantity
+`draws.npy.state`  how many draws are real, and the state of chains and noise after them
+`draws.npy.lock`   the process that writes, while there is one
+=================  =====================================================================
 
 The state is written after the draws that it counts are on the disk, and atomically replaces the
 previous one. So the draws that it counts are always there, whenever the process ends; later draws
