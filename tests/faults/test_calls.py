@@ -43,8 +43,8 @@ from jaxtyping import config
 from torch import Tensor
 
 import gradlogp as glp
-from gradlogp.check.metrics import frechet_distance, mean_score
-from gradlogp.check.sample_size import mixture_weight
+from gradlogp.check.metrics import frechet_distance, log_density_difference, mean_score
+from gradlogp.check.sample_size import gaussian_limit, mixture_weight
 from gradlogp.geometry import project, tangent_normal_split
 from gradlogp.langevin.kernels import Preconditioner
 from gradlogp.learn.objectives import gaussian_precision, generalised, nu_method
@@ -399,7 +399,10 @@ def interrupted():
         (lambda: interrupted().sample(3, guidance=X), r"guidance must be a finite number"),
         (lambda: interrupted().sample(3), r"this TableEstimator has not been fitted"),
         (lambda: predict(EXACT, [[1.0]], torch.tensor(0.5)), r"z must be a torch.Tensor, got"),
-        (lambda: glp.fit(small(), X, checkpoint="\0"), r"a folder holds no null character, got '.x00'"),
+        (lambda: glp.fit(small(), X, checkpoint="\0"), r"checkpoint has a null character"),
+        (lambda: next(glp.fit(small(), X, objective=lambda s, z: z)), r"objective must be a func"),
+        (lambda: gaussian_limit(1e-236, dim=2), r"needs more than 10¹⁵ points"),
+        (lambda: log_density_difference(torch.neg, X, X, via=X * 1e190), r"not finite"),
     ],
     ids=("project", "nu_method", "from_ensemble", "mean_score", "mixture_weight", "variance",
          "product", "gaussian_precision", "frechet", "complex", "split", "held_out", "weight",
@@ -407,7 +410,8 @@ def interrupted():
          "ksd", "variances", "log_prob", "train", "infinite weight", "averaged", "bound", "units",
          "mmd",
          "matching", "objective", "object",
-         "guidance", "interrupted", "predict", "null"),
+         "guidance", "interrupted", "predict", "null", "no generator", "limit",
+         "via"),
 )  # fmt: skip
 def test_what_random_calls_have_found(attempt, message):
     with pytest.raises((ValueError, ArithmeticError), match=message):

@@ -170,6 +170,8 @@ def gaussian_limit(
     """Return (d + 2) tr P/ε², what `gaussian` tends to for small ε, with the same arguments."""
     eps, (d, trace) = _accuracy(accuracy), _dimension(dim, cov)
     formula = "(d + 2)/ε²" if dim is not None else "(d + 2) tr P/ε²"
+    if (d + 2) * trace > LIMIT * eps**2:
+        raise ValueError(f"accuracy {accuracy} needs more than 10¹⁵ points in {d} dimensions")
     n = math.ceil((d + 2) * trace / eps**2 - 1e-9)
     return SampleSize("the same to leading order", n, formula, "n much larger than d")
 

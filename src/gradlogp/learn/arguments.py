@@ -56,7 +56,7 @@ def check_asked(asked: Asked) -> Asked:
     """Return the arguments, datasets as rows; raise `ValueError` if they do not fit one another."""
     model, condition, held_out_condition = asked.model, asked.condition, asked.held_out_condition
     check_kind(model, "model", ScoreModel, "a ScoreModel")
-    check_function(asked.objective, "objective")
+    check_function(asked.objective, "objective", takes=2, by_name=("generator",))
     check_generator(asked.generator)
     data, held_out = as_rows(asked.data), as_rows(asked.held_out)
     check_data(data, model.event_shape)

@@ -105,7 +105,7 @@ def exchange(a: Path, b: Path) -> bool:
 def find(directory: str | os.PathLike[str]) -> Path:
     """Return where the folder of this name is now; also while it is replaced, or was left so."""
     if "\0" in str(directory):
-        raise ValueError(f"the name of a folder holds no null character, got {str(directory)!r}")
+        raise ValueError(f"the name of a checkpoint has a null character, got {str(directory)!r}")
     path = Path(os.path.realpath(directory))
     old = _beside(path)[1]
     return old if not path.exists() and old.exists() else path

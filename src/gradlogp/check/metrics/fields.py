@@ -23,6 +23,7 @@ from ...core import (
     NoiseSource,
     ScoreFn,
     check_count,
+    check_finite,
     check_function,
     check_generator,
     check_points,
@@ -266,4 +267,6 @@ def log_density_difference(
     value = results[0][0]
     spread = torch.stack([(other - value).abs() for other, _ in results[1:]]).amax(0)
     error = torch.stack([change for _, change in results]).amax(0)
+    what = "the integral of score from a to b along path or via"
+    check_finite(torch.stack([value, spread, error], 1), what)
     return LogDensityDifference(*(v.to(a.dtype) for v in (value, spread, error)))

@@ -125,9 +125,8 @@ class Column:
             n = sum(level not in (REST, MISSING) for level in self.levels) + len(self.others)
             text = f"category of {n} level{'s' * (n != 1)}{rare}"
             return text + ", apart from missing" * (MISSING in self.levels)
-        unit = {"Y": "years", "M": "months", "D": "days", "h": "hours", "m": "minutes"}.get(
-            self.unit
-        )
+        units = {"Y": "years", "M": "months", "D": "days", "h": "hours", "m": "minutes"}
+        unit = units.get(self.unit)
         steps = f"{self.grid:g}" + (f" {unit or self.unit}" if self.unit else "")
         grid = f" in steps of {steps}" if self.spread else ""
         apart = [level.lstrip("\0") for level in self.levels if level != PRESENT]

@@ -14,7 +14,15 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from ...core import Generator, check_kind, check_points, check_same_shape, rand_like, shown
+from ...core import (
+    Generator,
+    check_kind,
+    check_number,
+    check_points,
+    check_same_shape,
+    rand_like,
+    shown,
+)  # fmt: skip
 from ...scores.masked import Mask, MaskedScore
 from .times import noised_at, times_of
 
@@ -173,6 +181,7 @@ def masked_errors(
             continue
         if len(value) != z.shape[1] or not all(type(v) is kind for v in value):
             raise ValueError(f"{name} must be {z.shape[1]} of {kind.__name__}, got {shown(value)}")
+    check_number(dropout, "dropout", least=0, most=1)
     z = z.to(score.like)
     t = times_of(score.schedule, z, t, generator, True)
     present, values = score.condition.to(z).unbind(1)
