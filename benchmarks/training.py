@@ -296,7 +296,7 @@ def peers(repeats, device, quick):
 
 def table(rows):
     """The rows as Markdown."""
-    lines = ["| what | ms a step | beside | ms | ratio |", "|---|---|---|---|---|"]
+    lines = ["| what | ms per step | compared with | ms | ratio |", "|---|---|---|---|---|"]
     for row in rows:
         if row["part"] != "peers":
             lines.append(
