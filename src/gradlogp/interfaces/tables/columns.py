@@ -126,8 +126,7 @@ class Column:
             text = f"category of {n} level{'s' * (n != 1)}{rare}"
             return text + ", apart from missing" * (MISSING in self.levels)
         units = {"Y": "years", "M": "months", "D": "days", "h": "hours", "m": "minutes"}
-        unit = units.get(self.unit)
-        steps = f"{self.grid:g}" + (f" {unit or self.unit}" if self.unit else "")
+        steps = f"{self.grid:g} {units.get(self.unit, self.unit)}".rstrip()
         grid = f" in steps of {steps}" if self.spread else ""
         apart = [level.lstrip("\0") for level in self.levels if level != PRESENT]
         spikes = ", ".join(level for level in apart if level != "missing")
