@@ -1,5 +1,6 @@
 """Mini-batches, datasets with workers, rows that a function changes: one run, bit for bit."""
 
+import multiprocessing
 import random
 from typing import Any
 
@@ -81,6 +82,7 @@ def test_what_items_draw_depends_neither_on_workers_nor_on_a_stop(tmp_path, stop
     run = glp.fit(first, loader, checkpoint=tmp_path / "a", generator=seeded(7), **QUICK)
     assert [next(run).loss for _ in range(stop)] == losses[:stop]
     run.close()
+    assert not multiprocessing.active_children()  # nobody waits for workers later
     options = {"checkpoint": tmp_path / "a", "resume": True, "seed": 99}
     assert train(second, Jittered(points()), **options) == losses[stop:]
     same(second, whole)

@@ -87,6 +87,10 @@ class Feed:
             index = batches.next()
             yield number, index, self._wanted(len(index))
 
+    def close(self) -> None:
+        """End the workers of a loader, which in a cycle of garbage would be waited for, 5 s each."""
+        self.ahead = None
+
     def state(self) -> dict[str, Any]:
         """Return what `restore` needs."""
         return {"batches": self.batches.state(), "augmenting": self.augmenting.get_state()}

@@ -379,9 +379,9 @@ class _Fit:
             if self.final is None:  # of a run that had ended and is resumed
                 self._conclude()
         finally:
-            # Also when interrupted or broken off, nothing learned is lost: a step that was begun is
-            # undone by turning the generators back. If the weights were caught half changed or the
-            # loss was not finite, the last checkpoint stays as it is.
+            # Nothing learned is lost: a step that was begun is undone by turning the generators back.
+            # If weights are half changed or the loss is not finite, the last checkpoint stays as it is.
+            self.feed.close()
             try:
                 if self.whole and self.minutes is None:
                     self._rewind()
