@@ -65,8 +65,9 @@ def prose(path):
 def found(files):
     for path in files:
         for line, text in prose(path):
+            flat = re.sub(r"\s", " ", text)
             for wrong, right in WRONG.items():
-                for match in re.finditer(wrong, re.sub(r"\s", " ", text)):
+                for match in re.finditer(wrong, flat):
                     at = line + text[: match.start()].count("\n")
                     yield f"{path.relative_to(ROOT)}:{at}: {match[0]!r}, write {right!r}"
 
