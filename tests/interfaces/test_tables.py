@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from sklearn.datasets import load_wine
 from support import seeded
 
 import gradlogp as glp
@@ -14,6 +15,7 @@ from gradlogp.interfaces.cli import main
 from gradlogp.interfaces.tables import TableEstimator
 from gradlogp.interfaces.tables.coding import decode, encode
 from gradlogp.interfaces.tables.columns import NOISE, recognise
+from gradlogp.interfaces.tables.frames import far_values
 
 
 def table(n=400, seed=0):
@@ -209,6 +211,23 @@ def test_heavy_tails_keep_their_quantiles():
     assert (drawn > 0).all()
     for q in (0.25, 0.5):
         assert np.quantile(drawn, q) == pytest.approx(np.quantile(frame["x"], q), rel=0.1)
+
+
+def test_a_value_far_from_all_others_is_named():
+    """A misplaced point, a wrong sign in a real column; none in a heavy tail, of two values, of few."""
+    wine = load_wine(as_frame=True).frame[["alcohol", "ash"]]
+    heavy = pd.DataFrame({"x": np.exp(np.linspace(-10, 20, 12))})
+    far = lambda frame: far_values(frame, [recognise(frame[c]) for c in frame])
+    assert far(wine) == far(heavy) == far(pd.DataFrame({"x": [0.0, 1.0] * 9 + [9.0]})[:-1]) == []
+    assert far(pd.DataFrame({"x": [*np.linspace(1, 2, 8), 99.0]})) == []
+    for factor in (10, -1):
+        wrong = wine.copy()
+        wrong.loc[6, "alcohol"] *= factor
+        has = f"column 'alcohol' has {14.39 * factor:g} in row 7"
+        named = f"{has}, far from all others, 11.03 to 14.83"
+        assert far(wrong) == [named]
+    with pytest.warns(UserWarning, match="'alcohol' has -14.39 in row 7, .* what is a mistake"):
+        TableEstimator(glp.ScoreEstimator(max_iter=1, width=8)).fit(wrong)
 
 
 def test_a_dtype_holds_what_comes_back():

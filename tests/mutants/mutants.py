@@ -2729,4 +2729,14 @@ MUTANTS = (
         "scores/masked.py", "_fitted(u[fold != i], known[fold != i])", "_fitted(u, known)",
         "scores/test_masked.py::test_of_few_rows_conditional_laws_are_wider_than_the_fitted_one",
     ),
+    Mutant(
+        "X: a large value of a heavy tail is far from all others",
+        "interfaces/tables/frames.py", "(v, np.log(v)) if v[0] > 0 else (v,)", "(v,)",
+        "interfaces/test_tables.py::test_a_value_far_from_all_others_is_named",
+    ),
+    Mutant(
+        "X: only the smallest value may be far from all others",
+        "interfaces/tables/frames.py", "(high, v[-1], v[:-1])", "(False, v[-1], v[:-1])",
+        "interfaces/test_tables.py::test_a_value_far_from_all_others_is_named",
+    ),
 )  # fmt: skip

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import sys
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -37,7 +38,7 @@ from ..pipeline import CHUNK, draw, in_float64
 from .coding import decode, encode_known, fill, impossible, without_holes
 from .columns import MISSING, NOISE, Kind, recognise
 from .fills import encoded, entries_of, filled, law_of, masks_of
-from .frames import check_condition, columns_of, frame_of, like, of_each, of_kind
+from .frames import check_condition, columns_of, far_values, frame_of, like, of_each, of_kind
 from .given import check_learns_parts, check_parts, draw_filled, score_of
 
 
@@ -118,6 +119,8 @@ class TableEstimator:
         self.columns_ = of_each(
             frame, lambda c: recognise(frame[c], self.kinds.get(c), share), learning=True
         )
+        if far := far_values(frame, self.columns_):
+            warnings.warn(f"{listed(far)}: correct or remove what is a mistake", stacklevel=2)
         if not any(c.width for c in self.columns_):
             raise ValueError("no column can be learned: all are constant, or names")
         check_condition(self.condition, self.columns_)
