@@ -68,16 +68,16 @@ def small_disk(tmp_path):
 @pytest.mark.parametrize("n_steps", [20_000, 13_000])
 def test_a_disk_that_is_full_is_an_error_before_the_first_draw(n_steps, small_disk):
     """Too small for the draws; or for them, but not for what the steps report."""
-    told = []
+    reported = []
     with pytest.raises(OSError, match="there is no space for"):
         glp.run(
             MALA(0.5), TARGET, start(), n_steps, keep=small_disk / "x.npy", generator=seeded(0),
-            progress=lambda *_: told.append(1), burn_in=1,
+            progress=lambda *_: reported.append(1), burn_in=1,
         )  # fmt: skip
-    assert len(told) < 5000
+    assert len(reported) < 5000
     assert not (small_disk / "x.npy.lock").exists()
     if n_steps == 20_000:
-        assert not told
+        assert not reported
         assert not list(small_disk.iterdir())
 
 

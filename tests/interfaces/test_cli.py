@@ -532,20 +532,20 @@ def test_the_stages_of_a_run_are_said(capsys, monkeypatch):
     """Finding a start, the warm-up, the draws: what the bar is shown."""
     from gradlogp.show import progress
 
-    told = []
+    reported = []
 
     @contextmanager
     def bar(title, *, quiet=False):
-        yield lambda done, total, note="": told.append((done, total, note.split(",")[0]))
+        yield lambda done, total, note="": reported.append((done, total, note.split(",")[0]))
 
     monkeypatch.setattr(progress, "bar", bar)
     few = ["--draws", "5", "--warmup", "40", "--chains", "2"]
     for extra in ([], ["--kernel", "baoab"]):
-        told.clear()
+        reported.clear()
         call(capsys, "sample", "--target", "gaussian", *few, *extra)
-        assert told[0] == (0, 45, "finding a start")
-        assert [note for _, _, note in told[1:]] == ["warm-up"] * 40 + ["draws"] * 5
-        assert told[-1][:2] == (45, 45)
+        assert reported[0] == (0, 45, "finding a start")
+        assert [note for _, _, note in reported[1:]] == ["warm-up"] * 40 + ["draws"] * 5
+        assert reported[-1][:2] == (45, 45)
 
 
 @pytest.mark.filterwarnings("default")

