@@ -218,6 +218,9 @@ def test_what_is_refused():
         MLP(3, 8, 1, 2, holes=True)
     with pytest.raises(ValueError, match="must be conditioned on something"):
         masked(MaskedScore(model, None), torch.zeros(2, 3).double(), groups=(0, 1, 2), flags=FREE)
+    z = torch.zeros(2, 3).double()
+    with pytest.raises(ValueError, match=r"dropout must lie in \[0, 1\]"):
+        masked(model.given(z), z, groups=(0, 1, 2), flags=FREE, dropout=1.5)
 
 
 def test_what_is_missing_is_filled_from_the_conditional_law(generator):
