@@ -119,7 +119,7 @@ def test_every_way_from_noise_without_signal(points, tmp_path_factory, capsys, m
     assert len(out.strip().splitlines()) == 4
 
 
-def test_evaluate_in_bits_with_probes_and_a_report(tmp_path, capsys):
+def test_evaluate_in_bits_with_probes_and_a_report(tmp_path, capsys, coarse_pictures):
     """Bits of integers: −log₂ p of dequantised data over the dimension, cells of width 1."""
     data = tmp_path / "dice.csv"
     rng = np.random.default_rng(0)
@@ -258,11 +258,18 @@ def test_options_from_a_file(points, tmp_path, capsys):
     refuse(capsys, 2, "--config", config, "fit", points, "--out", tmp_path / "o", says="stepz")
 
 
+SAVING_OFTEN = (
+    "import sys; from gradlogp.learn.training import fit; "
+    "fit.__kwdefaults__['checkpoint_every'] = 40; "
+    "from gradlogp.interfaces.cli import main; sys.exit(main(sys.argv[1:]))"
+)
+
+
 def test_interrupt_saves_and_resume_goes_on(points, tmp_path):
     """A real Ctrl-C on a real process: 130, a checkpoint, and the same model as unbroken."""
     common = [
-        sys.executable, "-m", "gradlogp", "fit", str(points), "--columns", "a,b",
-        "--steps", "560", "--width", "16", "--quiet", "--out",
+        sys.executable, "-c", SAVING_OFTEN, "fit", str(points), "--columns", "a,b",
+        "--steps", "160", "--width", "16", "--quiet", "--out",
     ]  # fmt: skip
     out = tmp_path / "run"
     process = subprocess.Popen(
@@ -278,7 +285,7 @@ def test_interrupt_saves_and_resume_goes_on(points, tmp_path):
     assert "--resume" in err
     assert "Traceback" not in err
     step = json.loads((out / "run.json").read_text())["step"]
-    assert 0 < step < 560
+    assert 0 < step < 160
     # in this process: starting another costs more than the training
     whole = tmp_path / "whole"
     assert main([*common[3:], str(out), "--resume"]) == 0
@@ -343,7 +350,7 @@ def test_targets_are_listed_and_each_can_be_sampled(capsys):
     code, out, _ = call(capsys, "targets")
     assert len(out.splitlines()) == len(names)
     for name in names:
-        few = ["--draws", "30", "--warmup", "50", "--quiet"]
+        few = ["--draws", "10", "--warmup", "20", "--quiet"]
         code, out, _ = call(capsys, "sample", "--target", name, *few)
         assert "r_hat" in out
         assert code == (0 if "verdict: ok" in out.splitlines() else 1)

@@ -24,7 +24,7 @@ def folder(tmp_path_factory):
     x = level * np.where(side == 1, left, ~left) + rng.normal(0, 0.3, (400, 1, 8, 8))
     np.save(path / "data.npy", x.astype(np.float32))
     np.save(path / "one.npy", (10.0 * left[0, 0] * np.ones((8, 1))).astype(np.float32))
-    arguments = ["--steps", "120", "--quiet", "--batch-size", "32"]
+    arguments = ["--steps", "60", "--quiet", "--batch-size", "32"]
     assert main(["fit", str(path / "data.npy"), "--out", str(path / "model"), *arguments]) == 0
     return path
 

@@ -30,7 +30,8 @@ def test_a_short_run_leaves_a_whole_report(name, tmp_path, monkeypatch, coarse_p
         demos.mnist: {"GENERATED": 40, "GUIDED": 20, "SCORED": 2, "CHANNELS": (8,),
                       "compare": lambda *_, **__: []},  # it takes seconds, and is tested with others
         demos.stars: {"GENERATED": 500, "HELD_OUT_SCORED": 50, "POINTS": 16, "LEVELS": 4},
-        demos.mixture: {"GENERATED": 500, "CHAINS": 50},
+        demos.mixture: {"GENERATED": 500, "CHAINS": 50, "N_TRAIN": 2000, "HELD_OUT": 500,
+                        "SCORED": 100, "LEVELS": 4},
     }.items():  # fmt: skip
         for constant, value in small.items():
             monkeypatch.setattr(demo, constant, value)

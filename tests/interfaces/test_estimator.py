@@ -34,7 +34,7 @@ LAW = glp.GaussianMixture([0.3, 0.7], [[-2.0, 10.0], [1.0, 12.0]], 0.5)
 @pytest.fixture(scope="module")
 def fitted():
     x = LAW.sample(4000, generator=torch.Generator().manual_seed(0)).float()
-    estimator = glp.ScoreEstimator(max_iter=500, width=64, random_state=0, n_sample_steps=20)
+    estimator = glp.ScoreEstimator(max_iter=250, width=64, random_state=0, n_sample_steps=20)
     return estimator.fit(x.numpy()), x
 
 

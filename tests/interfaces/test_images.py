@@ -69,7 +69,7 @@ def test_the_field_of_a_sequence_at_its_ends_and_in_its_middle():
     x = law.sample(3000, generator=g).float()[:, None]
     network = glp.UNet((1, n), (16, 32), attention=True, generator=g).float()
     model = glp.ScoreModel(network, glp.schedules.VE(0.2, 3.0), "v")
-    for _ in glp.fit(model, x, steps=250, batch_size=64, learning_rate=5e-3, generator=g):
+    for _ in glp.fit(model, x, steps=200, batch_size=48, learning_rate=6e-3, generator=g):
         pass
     for sigma in (0.3, 1.0):
         z = (law.sample(1000, generator=g) + sigma * torch.randn(1000, n, generator=g)).float()

@@ -66,7 +66,7 @@ def test_float64_far_from_zero_keeps_its_digits(as_user):
         (1.7e9, 17.0, torch.as_tensor),  # a minute
         (1.7e9, 17.0, np.asarray),
     ):
-        settings = {"max_iter": 60, "width": 32, "random_state": 0, "n_sample_steps": 12}
+        settings = {"max_iter": 15, "width": 16, "random_state": 0, "n_sample_steps": 12}
         estimator = glp.ScoreEstimator(**settings).fit(given(shift + scale * unit))
         drawn = torch.as_tensor(estimator.sample(500))
         assert drawn.dtype == torch.float64

@@ -206,7 +206,7 @@ def test_heavy_tails_keep_their_quantiles():
     """exp(2N): quartiles within 10 %, no negative value."""
     z = np.random.default_rng(0).normal(size=2000)
     frame = pd.DataFrame({"x": np.exp(2 * z), "y": np.roll(z, 1)})
-    new = TableEstimator(glp.ScoreEstimator(max_iter=300, width=48, random_state=0)).fit(frame)
+    new = TableEstimator(glp.ScoreEstimator(max_iter=150, width=32, random_state=0)).fit(frame)
     drawn = new.sample(4000)["x"]
     assert (drawn > 0).all()
     for q in (0.25, 0.5):
@@ -298,7 +298,7 @@ def correlated():
     x = rng.normal(size=(2000, 2))
     x[:, 1] = 0.9 * x[:, 0] + math.sqrt(0.19) * x[:, 1]
     frame = pd.DataFrame(x, columns=["a", "b"]).mask(rng.random((2000, 2)) < 0.3)
-    estimator = glp.ScoreEstimator(max_iter=600, width=48, depth=2, random_state=0)
+    estimator = glp.ScoreEstimator(max_iter=300, width=48, depth=2, random_state=0)
     return TableEstimator(estimator).fit(frame), frame
 
 
