@@ -173,8 +173,9 @@ def uses(place: Place) -> frozenset[Place]:
     """Return the definitions that a definition names."""
     file, name = place
     node = definitions(file).get(name)
-    found = {resolve(file, words) for words in names_in(node)} if node else set()
-    found |= discovered(file, node) if node else set()
+    words = names_in(node) if node else frozenset()
+    found = {resolve(file, word) for word in words}
+    found |= discovered(file, node) if node and ("vars",) in words else set()
     return frozenset(p for p in found if p is not None and p != place)
 
 

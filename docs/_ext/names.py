@@ -73,8 +73,11 @@ def tree_of(file: Path) -> ast.Module:
 @cache
 def import_nodes(file: Path) -> list[ast.Import | ast.ImportFrom]:
     """Return the imports of a file, those inside functions included."""
-    kinds = ast.Import | ast.ImportFrom
-    return [node for node in ast.walk(tree_of(file)) if isinstance(node, kinds)]
+    statements: list[ast.AST] = [tree_of(file)]
+    for node in statements:  # grows while it is read
+        within = ast.iter_child_nodes(node)
+        statements += [n for n in within if not isinstance(n, ast.expr)]
+    return [node for node in statements if isinstance(node, ast.Import | ast.ImportFrom)]
 
 
 @cache
