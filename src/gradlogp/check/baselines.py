@@ -44,6 +44,19 @@ class Baseline(NamedTuple):
     sample: Callable[[int], Tensor]
 
 
+def fitted_mixture(k: int, rows: np.ndarray, seed: int) -> Any:
+    """Return a mixture of k normal laws of scikit-learn, fitted by EM on one thread.
+
+    Its matrices are d × d. Threads that wait for one another cost more than they save there, and
+    ten times the whole on a machine that has other work.
+    """
+    from sklearn.mixture import GaussianMixture
+    from threadpoolctl import threadpool_limits
+
+    with threadpool_limits(1, user_api="blas"):
+        return GaussianMixture(k, random_state=seed % 2**32, reg_covar=1e-6).fit(rows)
+
+
 def baselines(
     train: Float[Tensor, "n d"], *, generator: torch.Generator | None = None
 ) -> list[Baseline]:
@@ -61,7 +74,6 @@ def baselines(
     Raises:
         ValueError: For fewer than 10 rows, values that are not finite, or a constant column.
     """
-    from sklearn.mixture import GaussianMixture
     from sklearn.neighbors import KernelDensity
 
     check_points(train, "train", least=LEAST)
@@ -73,21 +85,17 @@ def baselines(
         at = (deviation == 0).nonzero().flatten().tolist()
         raise ValueError(f"train has constant columns, {at}: they have no density; leave them out")
     z = ((train - mean) / deviation).cpu().numpy()
-    seed = new_seed(generator) % 2**32
+    seed = new_seed(generator)
     order = permutation(len(z), generator).numpy()
     some, d = z[order[:MOST_ROWS]], z.shape[1]
-
-    def mixture(k: int, rows: Any) -> Any:
-        return GaussianMixture(k, random_state=seed, reg_covar=1e-6).fit(rows)
-
-    normal = mixture(1, z)
+    normal = fitted_mixture(1, z, seed)
     found: list[tuple[str, Any]] = [("normal law", normal)]
     if d <= MOST_COLUMNS:
         best, least = None, normal.bic(some)
         for k in (2, 4, 8, 16, 32):
             if len(some) < 4 * k:
                 break
-            tried = mixture(k, some)
+            tried = fitted_mixture(k, some, seed)
             bic = tried.bic(some)
             if bic > least:
                 break
@@ -109,7 +117,7 @@ def baselines(
             return torch.from_numpy(np.asarray(model.score_samples(rows))) - log_det
 
         def sample(n: int) -> Tensor:
-            rows = model.sample(n)[0] if hasattr(model, "bic") else model.sample(n, seed)
+            rows = model.sample(n)[0] if hasattr(model, "bic") else model.sample(n, seed % 2**32)
             return torch.from_numpy(np.asarray(rows, dtype=np.float64)) * deviation + mean
 
         return Baseline(name, log_prob, sample)

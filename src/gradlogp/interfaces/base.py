@@ -9,6 +9,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from ..check.baselines import fitted_mixture
 from ..core import Estimate, NoisyScore, mean_and_error
 from ..diffusion import log_likelihood
 from ..distributions.analytic.mixture import GaussianMixture
@@ -129,11 +130,10 @@ def mixture_of(z: Tensor, aside: Tensor, seed: int) -> tuple[GaussianMixture | N
 
 def _fitted(z: Tensor, k: int, seed: int) -> Any:
     from sklearn.exceptions import ConvergenceWarning
-    from sklearn.mixture import GaussianMixture as Mixture
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # it is judged by what it says of rows
-        return Mixture(k, reg_covar=1e-6, random_state=seed % 2**32).fit(z.numpy())
+        return fitted_mixture(k, z.numpy(), seed)
 
 
 class _Silent(torch.nn.Module):

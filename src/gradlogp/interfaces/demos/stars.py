@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from ...check.baselines import fitted_mixture
 from ...check.compare import compare, difference_row, likelihood_row
 from ...diffusion import log_likelihood
 from ...learn import data, fit
@@ -34,15 +35,12 @@ LEAD = (
 
 def _baselines(z: Tensor, z_held: Tensor, seed: int) -> dict[str, Tensor]:
     """Return held-out log-densities of the classical estimators, in standardised coordinates."""
-    from sklearn.mixture import GaussianMixture
     from sklearn.neighbors import KernelDensity
 
     a, b = z.double().numpy(), z_held.double().numpy()
     n = int(0.8 * len(a))
     found = {
-        f"Gaussian mixture, {k} component{'s' * (k > 1)}": GaussianMixture(
-            k, random_state=seed
-        ).fit(a)
+        f"Gaussian mixture, {k} component{'s' * (k > 1)}": fitted_mixture(k, a, seed)
         for k in (1, 32)
     }
     # the bandwidth that does best on a fifth of the training data
