@@ -1,0 +1,110 @@
+"""A user's density for the engine: translated at a starting point, compared with itself at others."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from ...calculus import GradientField
+from ...distributions.as_target import Target
+from .tracing import CannotCompile, Program, traced
+
+
+@dataclass(frozen=True, eq=False)
+class Translated:
+    """A target of functions whose PyTorch operations the engine carries out itself.
+
+    Arguments:
+        target: The target.
+        program: Its operations.
+    """
+
+    target: Target
+    program: Program
+
+    def score(self, x: Float[Tensor, "batch D"]) -> Float[Tensor, "batch D"]:
+        """Return ∇ log p(x), by PyTorch."""
+        return self.target.score(x)
+
+    def log_prob(self, x: Float[Tensor, "batch D"]) -> Float[Tensor, " batch"]:
+        """Return log p(x) + const, by PyTorch."""
+        return self.target.log_prob(x)
+
+    def log_prob_and_score(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return both, by PyTorch."""
+        return self.target.log_prob_and_score(x)
+
+    def constants(self, x0: Tensor, lanes: int) -> tuple[Any, ...]:
+        """Return the program for the machine, of which so many lanes of a tile are in use."""
+        p = self.program
+        numbers = p.numbers.astype(x0.numpy().dtype)
+        return p.code, p.tables, numbers, p.ends, p.for_score, lanes
+
+    def on_tile(self, x: Float[Tensor, "batch D"], w: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+        """Return score and log-density as the machine computes them, for as many points as w has."""
+        from . import machine
+
+        columns = np.ascontiguousarray(x.numpy().T)
+        s, log_p = np.empty_like(columns), np.empty(len(x), columns.dtype)
+        work = np.empty((self.program.places + machine.SCRATCH, len(x)), columns.dtype)
+        machine.score(w, self.constants(x, len(x)), columns, s, log_p, work, True)
+        return torch.from_numpy(s.T.copy()), torch.from_numpy(log_p)
+
+
+@torch.no_grad()
+def translated(target: Target, x0: Tensor) -> Translated:
+    """Return a target as the engine computes it.
+
+    Raises:
+        CannotCompile: With the reason.
+    """
+    field, log_prob = target.score_fn, target.log_prob_fn
+    f: Callable[[Tensor], tuple[Tensor, ...]] = lambda x: (target.score(x),)
+    if isinstance(field, GradientField) and field.f is log_prob:
+        f = target.log_prob_and_score
+    elif log_prob is not None:
+        f = lambda x: (target.log_prob(x), target.score(x))
+    return Translated(target, traced(f, x0[:1].detach().clone()))
+
+
+@torch.no_grad()
+def check(target: Translated, x0: Tensor) -> None:
+    """Compare the machine with the function, at starting points and around them.
+
+    Raises:
+        CannotCompile: If they differ.
+    """
+    from .noise import VECTOR
+    from .pack import width
+
+    w = width(len(x0))
+    lanes = VECTOR * len(w)
+    g = torch.Generator().manual_seed(0)
+    few = x0[:4].detach()
+    x = few.repeat(-(-lanes // len(few)), 1)[:lanes].clone()
+    z = torch.randn(x.shape, generator=g, dtype=x.dtype)
+    x[: -len(few)] += (0.1 * (1 + x.abs()) * z)[: -len(few)]
+    score, log_p = target.on_tile(x, w)
+    known = target.target.log_prob_fn is not None
+    for turn in (lambda rows: rows, lambda rows: rows.flip(0)):  # another row is the first
+        agree = same(score, turn(target.score(turn(x))))
+        if agree and (not known or same(log_p, turn(target.log_prob(turn(x))))):
+            continue
+        raise CannotCompile(
+            "at other points it has a different value than the operations recorded at one: it must "
+            "compute each row from that row alone, through PyTorch operations"
+        )
+
+
+def same(a: Tensor, b: Tensor) -> bool:
+    """Return whether numbers are the same but for rounding, row by row."""
+    a, b = a.reshape(len(a), -1), b.reshape(len(b), -1)
+    most = torch.finfo(a.dtype).eps ** 0.5
+    size = torch.where(torch.isfinite(b), b.abs(), 0.0).amax(1, keepdim=True)
+    return bool((((a - b).abs() <= most * size) | (a == b) | (a.isnan() & b.isnan())).all())
