@@ -64,6 +64,7 @@ def compared(x):
     odd = ~torch.isnan(x) & torch.isfinite(x) & torch.isinf(x).logical_not()
     other = torch.logical_and(x != 0.5, torch.logical_or(x < 0.0, x == 0.7))
     both = inside.to(x) + (odd * x) + torch.where(other, x.sin(), x.square())
+    both = torch.where((x > -1).all(1, keepdim=True) | (x > 2).any(1, keepdim=True), both, -both)
     return both.masked_fill(x.ge(2.2), 0.25).sum(1) + x.to(torch.bool).to(x).sum(1)
 
 
@@ -82,6 +83,9 @@ FUNCTIONS = {
     "soft": lambda x: (F.softplus(x) + F.logsigmoid(x) + x.sigmoid() + F.silu(x)).sum(1)
     + F.softplus(20 * x, 2.0, 10.0).sum(1) + torch.logaddexp(x, x.square()).sum(1)
     + torch.xlogy(x.square(), x.square() + 1).sum(1),
+    "labels": lambda x: -F.binary_cross_entropy_with_logits(
+        x, (x > 0.3).to(x), reduction="none"
+    ).sum(1),
     "mixed": lambda x: torch.addcmul(x, x, x.cos(), value=0.5).sum(1)
     + torch.addcdiv(x, x, 2 + x.cos(), value=2.0).sum(1) + torch.lerp(x, x.sin(), 0.3).sum(1)
     - (3.0 - x).sub(x.sin(), alpha=0.2).square().sum(1) + (-x / 3 + 1 / (3 + x)).mean(1),

@@ -75,7 +75,7 @@ REFUSED = {
     ).sum(1),
     "draws random numbers": lambda x: -x.pow(2).sum(1) + torch.rand(len(x)),
     "looks at values of x": lambda x: -x.pow(2).sum(1) * (2 if x[0, 0] > 0 else 1),
-    "looks at values": lambda x: torch.distributions.Normal(x, 1.0).log_prob(x).sum(1),
+    "looks at values": lambda x: x.sum(1) if bool((x > -5).all()) else -x.sum(1),
     "looks at values of": lambda x: x[:, (x[0] > 0).long()].sum(1),
     "computes in torch.float32": lambda x: -x.float().pow(2).sum(1),
     "operation aten._fft_r2c": lambda x: torch.fft.fft(x).abs().sum(1),
@@ -114,3 +114,29 @@ def test_constants_are_those_of_the_moment():
 
     program = functions.translated(as_target(score=lambda x: f(x)[:, None] + 0 * x), X).program
     assert {2.0, 5.0} <= set(program.numbers.tolist())
+
+
+def test_laws_of_pytorch_with_their_checks(by_hand):
+    """Where a check fails and PyTorch raises an error, nothing is known: value and score are NaN."""
+    laws = torch.distributions
+
+    def f(x):
+        a, s = x[:, :1], x[:, 1:2]
+        out = laws.Normal(a, s).log_prob(x[:, 2:]).sum(1) + laws.Gamma(2.0, s).log_prob(s)[:, 0]
+        out = out + laws.Bernoulli(logits=a).log_prob(torch.ones(1))[:, 0]
+        return (
+            out
+            + laws.StudentT(4.0, a, 1.5).log_prob(x[:, 3]).sum() * 0
+            + laws.Poisson(s.exp()).log_prob(torch.tensor([3.0]))[:, 0]
+        )
+
+    target, x = as_target(log_prob=lambda x: torch.cat([f(row[None]) for row in x])), X.abs()
+    compare(target, x)
+    found = functions.translated(target, x)
+    functions.check(found, x)
+    outside = x.repeat(2, 1)[:4] * torch.tensor([1.0, -1.0, 1.0, 1.0])
+    with pytest.raises(ValueError, match="to satisfy the constraint"):
+        target.score(outside)
+    score, log_p = found.on_tile(outside, (0,))
+    assert score.isnan().all()
+    assert log_p.isnan().all()

@@ -25,6 +25,9 @@ def apply(m: Tracer, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -
     name = schema.name.removeprefix("aten::")
     if func.is_view or name in VIEWS or name in SHAPE_ONLY:
         return None
+    if name == "_is_all_true":  # what laws of PyTorch require; the result does not change the path
+        m.conditions.append(m(args[0]).ravel())
+        return None
     sized = torch.Tag.dynamic_output_shape in func.tags and name not in PLACES
     if not schema.returns or sized or name in LOOKS:
         raise CannotCompile("it looks at values of x to decide what to do")
@@ -51,7 +54,7 @@ SHAPE_ONLY = {
 }  # fmt: skip
 """Operations on a tensor of which only shape and kind matter."""
 
-LOOKS = {"_is_all_true", "_is_any_true", "_local_scalar_dense", "is_nonzero", "equal", "allclose"}
+LOOKS = {"_is_any_true", "_local_scalar_dense", "is_nonzero", "equal", "allclose"}
 """Operations whose result Python may branch on."""
 
 
@@ -128,6 +131,14 @@ def _softplus_backward(m: Tracer, g: Any, a: Any, beta: float, threshold: float)
     x = m.do(op.MUL, m(a), m(beta))
     slope = m.do(op.MUL, m(g), m.do(op.SIGMOID, x))
     return m.do(op.WHERE, m.do(op.LT, m(threshold), x), m(g), slope)
+
+
+def _cross_entropy(
+    m: Tracer, a: Any, b: Any, weight: Any = None, factor: Any = None, reduction: int = 1
+) -> Refs:
+    if weight is not None or factor is not None or reduction != 0:
+        raise NotImplementedError
+    return m.do(op.SUB, m.do(op.MUL, _opposite(m, m(b)), m(a)), _log_sigmoid(m, a)[0])
 
 
 def _slope(m: Tracer, g: Any, slope: Refs) -> Refs:
@@ -333,6 +344,7 @@ RULES: dict[str, Callable[..., Any]] = {
     "lerp": _lerp,
     "logaddexp": _logaddexp,
     "xlogy": _xlogy,
+    "binary_cross_entropy_with_logits": _cross_entropy,
     "silu": lambda m, a: m.do(op.MUL, m(a), m.do(op.SIGMOID, m(a))),
     "silu_backward": _silu_backward,
     "softplus": _softplus,
@@ -350,6 +362,8 @@ RULES: dict[str, Callable[..., Any]] = {
     "mean": _mean,
     "amax": _most,
     "amin": _least,
+    "all": _least,
+    "any": _most,
     "logsumexp": _logsumexp,
     "_log_softmax": _log_softmax,
     "_softmax": _softmax,

@@ -75,6 +75,7 @@ class Tracer(TorchDispatchMode):
         self.memory: dict[int, Refs] = {_storage(x): np.arange(x.numel())}
         self.constants: dict[Any, tuple[Tensor, Refs]] = {}
         self.known: dict[Any, Refs] = {}
+        self.conditions: list[Refs] = []  # without which the function raises an error
         self.alive: list[Any] = [x]  # or memory would be used again
         self.refused: CannotCompile | None = None
         self.calls = 0
@@ -248,6 +249,11 @@ class Tracer(TorchDispatchMode):
 
     def program(self, score: Refs, value: Refs) -> Program:
         """Return the instructions that lead to the results, those of the score first."""
+        if self.conditions:
+            fails = self.do(op.SUB, np.array(self.number(1.0)), np.concatenate(self.conditions))
+            holds = self.do(op.EQ, self.reduce(op.SUM, fails, ()), np.array(-1))
+            nothing = np.array(self.number(float("nan")))
+            score, value = (self.do(op.WHERE, holds, v, nothing) for v in (score, value))
         first = self._needed(score)
         done = {step.out for step in first}
         rest = [step for step in self._needed(value) if step.out not in done]
