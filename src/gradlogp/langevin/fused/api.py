@@ -268,7 +268,8 @@ def run(
 
     n = len(x0)
     if go_on is None:
-        start, noise = started(kernel, x0, target, Keyed(seed)), seeds(seed, n)
+        start = started(kernel, x0, target, Keyed(seed))
+        noise = seeds(seed, n)
     else:
         start, noise = go_on[0], go_on[1].numpy().astype(np.uint32)
     kind, c = number(kernel, DTYPES[x0.dtype])

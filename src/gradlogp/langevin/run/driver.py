@@ -154,6 +154,8 @@ def run(
     Processes.check(processes)
     alone = processes.alone
     processes.same_noise(generator)
+    for name, count in (("n_steps", n_steps), ("burn_in", burn_in), ("thin", thin)):
+        check_count(count, name, 0)
     simple = keep in ("memory", "cpu") and alone and how is None
     fast = compiled(
         engine, kernel, target, x0, n_steps, burn_in, thin, generator, resume, simple,
@@ -185,8 +187,6 @@ def run(
     if x0 is None:
         raise ValueError("x0 is missing: pass starting points, or resume= to continue a run")
     check_points(x0, "x0", getattr(target, "event_shape", None))
-    for name, count in (("n_steps", n_steps), ("burn_in", burn_in), ("thin", thin)):
-        check_count(count, name, 0)
     thinning = Thinning(burn_in, thin, saved["since"] if saved and not burn_in else 0)
     if not (0 <= burn_in < n_steps and thin >= 1 and thinning.kept(n_steps) >= 1):
         raise ValueError(

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from ...core import Density, Generator, check_option, new_seed
+from ...core import Density, Generator, check_option, check_points, new_seed
 from ...distributions.parameters import parameters_of
 from .. import fused
 from ..chain import Chain
@@ -108,6 +108,7 @@ def _ready(kernel: Any, target: Density, x0: Tensor, n_steps: int, ask: bool) ->
     short = "compiling would take longer"
     if ask and n_steps < LEAST_STEPS:
         raise fused.CannotCompile(short)
+    check_points(x0, "x0", getattr(target, "event_shape", None))
     found = fused.prepared(kernel, target, x0)
     if ask:
         if (reason := fused.slower(found, x0)) is not None:
