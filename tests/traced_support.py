@@ -47,7 +47,7 @@ def rows(x):
 
 
 def placed(x):
-    put = x.new_zeros(len(x), 5).index_add(1, WHICH, x[:, WHICH] * 0.5)
+    put = F.pad(x, (0, 1), value=0.2).index_add(1, WHICH, x[:, WHICH] * 0.5)
     added = x.new_zeros(len(x), 4).scatter_add(1, WHICH.repeat(len(x), 1), x[:, WHICH].sin())
     taken = torch.gather(x, 1, WHICH.repeat(len(x), 1)) * x.index_select(1, WHICH)
     moved = torch.stack([x.flip(1), x.roll(1, 1)], 1).repeat(1, 2, 1)
