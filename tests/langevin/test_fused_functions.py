@@ -140,3 +140,20 @@ def test_laws_of_pytorch_with_their_checks(by_hand):
     score, log_p = found.on_tile(outside, (0,))
     assert score.isnan().all()
     assert log_p.isnan().all()
+
+
+def test_rounding_is_no_difference(by_hand):
+    """In single precision, at points where terms 10,000 times as large as the score cancel."""
+    large = torch.linspace(-1, 1, 200) * 1e3 + 0.25
+    target = as_target(log_prob=lambda x: -(x - large.to(x)).square().sum(1) / 2)
+    x0 = (0.25 + 1e-5 * X[:, :1]).float()
+    found = functions.translated(target, x0)
+    score, _ = found.on_tile(x0.repeat(2, 1)[:4], (0,))
+    exact = target.score(x0.repeat(2, 1)[:4])
+    assert not torch.allclose(score, exact, rtol=0.01, atol=0.0)
+    functions.check(found, x0)
+    wrong = functions.Translated(
+        as_target(log_prob=lambda x: target.log_prob(1.01 * x)), found.program
+    )
+    with pytest.raises(CannotCompile):
+        functions.check(wrong, x0)

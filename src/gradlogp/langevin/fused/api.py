@@ -332,7 +332,7 @@ def _look(target: Any, a: Any) -> None:
     if not isinstance(target, Translated):
         return
     x, score = (torch.from_numpy(v[0].T[: min(4, len(a.counts))].copy()) for v in (a.x, a.score))
-    if not same(score, target.score(x)):
+    if not same(score, target.score, x):
         raise TypeError(
             "the log-density changed during the run: at one point it gives different numbers from "
             "the operations recorded earlier; it must depend on x alone, through PyTorch "

@@ -122,7 +122,7 @@ def score(w: Any, constants: Any, x: Any, s: Any, log_p: Any, work: Any, want: b
 def reduced(kind: int, cells: Any, numbers: Any, tables: Any, code: Any, k: int) -> None:
     """Do a reduction, for four chains at a time."""
     n, R, o = code[k, 1], code[k, 2], code[k, 3]
-    one, none = cells.dtype.type(1), cells.dtype.type(0 if kind != op.MOST else -np.inf)
+    one, none = 1.0, 0.0 if kind != op.MOST else -np.inf  # sums in double precision
     for j in range(n):
         for i in range(0, cells.shape[1], 4):
             s0, s1, s2, s3 = none, none, none, none

@@ -26,6 +26,9 @@ UNKNOWN = np.iinfo(np.int64).min
 MAX_NUMBERS = 2_000_000
 """Numbers that one instruction may read, and constants of a program: beyond, PyTorch is faster."""
 
+MAX_PLACES = 200_000
+"""Numbers that a program computes for one chain: 100 MB for a tile."""
+
 Refs = Any
 """References, an integer array of the shape of a tensor."""
 
@@ -265,6 +268,8 @@ class Tracer(TorchDispatchMode):
             moved[step.out : step.out + n] = np.arange(places, places + n)
             start[step.out] = places
             places += n
+        if places > MAX_PLACES:
+            raise CannotCompile("it computes too many numbers")
         new = lambda refs: np.where(refs < 0, refs, moved[np.maximum(refs, 0)])
         tables, known, code = [np.zeros(1, np.int64)], dict[bytes, int](), []
         for step in steps:
