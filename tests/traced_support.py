@@ -1,6 +1,7 @@
 """Log-densities that use every operation that the fused engine translates."""
 
 import torch
+from torch import Tensor
 from torch.nn import functional as F
 
 A = torch.tensor([[0.3, -1.2, 0.7, 0.4], [1.1, 0.2, -0.5, 0.9], [-0.6, 0.8, 0.1, -1.3]])
@@ -9,7 +10,7 @@ WHICH = torch.tensor([2, 0, 2, 3, 1, 2])
 X = torch.tensor([[0.7, -0.4, 1.3, 0.2], [-1.1, 0.5, 0.6, -0.8], [0.1, 2.3, -0.2, 1.9]]).double()
 
 
-def written(x):
+def written(x: Tensor) -> Tensor:
     """Writes into memory of its own, a part at a time."""
     out = torch.zeros_like(x)
     out[:, 1:] = x[:, 1:] * x[:, :1]
@@ -20,33 +21,33 @@ def written(x):
     return out.sum(1) - out.square().sum(1)
 
 
-def in_place(x):
+def in_place(x: Tensor) -> Tensor:
     y = x.clone()
     y[:, 2].fill_(0.3)
     return (y * A[0]).sum(1).sin() - y.square().sum(1)
 
 
-def products(x):
+def products(x: Tensor) -> Tensor:
     a, B = A.to(x), x[:, :, None] * x[:, None, :]
     one = torch.baddbmm(B, B, B.mT, beta=0.5, alpha=0.1).sum((1, 2))
     two = torch.addmm(Y.to(x), x, a.mT, beta=2.0).square().sum(1)
     return one - two - (B @ x[:, :, None]).sum((1, 2))
 
 
-def vectors(x):
+def vectors(x: Tensor) -> Tensor:
     """Of one point, for `vectorized=False`."""
     a, y = A.to(x), Y.to(x)
     return -torch.dot(a @ x - y, a @ x) - (y + a @ x).square().sum()
 
 
-def rows(x):
+def rows(x: Tensor) -> Tensor:
     """With products of vectors, one row after another."""
     row, a = A[0].to(x), x @ A[1].to(x)
     squares = torch.stack([torch.dot(point, point) for point in x])
     return torch.addmv(a, x.cos(), row, beta=2.0) * a - squares
 
 
-def placed(x):
+def placed(x: Tensor) -> Tensor:
     put = F.pad(x, (0, 1), value=0.2).index_add(1, WHICH, x[:, WHICH] * 0.5)
     added = x.new_zeros(len(x), 4).scatter_add(1, WHICH.repeat(len(x), 1), x[:, WHICH].sin())
     taken = torch.gather(x, 1, WHICH.repeat(len(x), 1)) * x.index_select(1, WHICH)
@@ -59,7 +60,7 @@ def placed(x):
     ) + diagonal.exp().sum(1)  # fmt: skip
 
 
-def compared(x):
+def compared(x: Tensor) -> Tensor:
     inside = (x > -1) & (x <= 2.0) | (x >= 5.0)
     odd = ~torch.isnan(x) & torch.isfinite(x) & torch.isinf(x).logical_not()
     other = torch.logical_and(x != 0.5, torch.logical_or(x < 0.0, x == 0.7))

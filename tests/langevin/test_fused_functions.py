@@ -37,7 +37,7 @@ def compare(target, x):
 def test_every_rule_gives_value_and_gradient(by_hand, monkeypatch):
     used = set()
 
-    class Watched(dict):
+    class Watched(dict[str, object]):
         def __getitem__(self, name):
             used.add(name)
             return dict.__getitem__(self, name)
