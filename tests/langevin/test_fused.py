@@ -1,13 +1,15 @@
 """The fused engine: the law of the kernels, exactly where it is known, and the conduct of a chain."""
 
 import math
+import re
 from threading import current_thread, main_thread
 
 import pytest
 import torch
 from support import COV, MEAN, z_score
+from traced_support import FUNCTIONS, X
 
-from gradlogp import Gaussian, GaussianMixture, run
+from gradlogp import Gaussian, GaussianMixture, as_target, run
 from gradlogp.core import Injected
 from gradlogp.distributions import targets as densities
 from gradlogp.langevin import (
@@ -23,6 +25,8 @@ from gradlogp.langevin.kernels.steps import started
 
 numba = pytest.importorskip("numba")
 
+from gradlogp.langevin.fused import functions, noise  # noqa: E402
+
 # Every dtype and kind of target compiles for some seconds: float32 diagonal, float64 full, and one
 # compiled function in float64 serve for everything that is not marked slow.
 DIAGONAL = GaussianMixture([0.3, 0.7], [[-2.0, 0.0], [1.5, 1.0]], [[1.0, 0.5], [0.6, 1.2]])
@@ -35,20 +39,7 @@ def single(law, n, g):
 @pytest.fixture(scope="module")
 def cubic():
     """−x⁴/4 − x²/2 for each chain, whose score explodes from far out."""
-
-    @numba.njit
-    def score(x, out):
-        for d in range(len(x)):
-            out[d] = -x[d] - x[d] ** 3
-
-    @numba.njit
-    def log_prob(x):
-        total = 0.0
-        for d in range(len(x)):
-            total -= x[d] ** 2 / 2 + x[d] ** 4 / 4
-        return total
-
-    return fused.Jitted(score, log_prob)
+    return as_target(log_prob=lambda x: -(x**2 / 2 + x**4 / 4).sum(1))
 
 
 # ---------------------------------------------------------------------------- the law
@@ -328,8 +319,128 @@ def test_a_function_of_ones_own(cubic, generator):
     grid = torch.linspace(-6, 6, 4001)
     p = torch.exp(-(grid**2) / 2 - grid**4 / 4)
     assert abs(z_score(x.flatten() ** 2, float((p * grid**2).sum() / p.sum()))) < 5
-    state, _ = plain(MALA(0.3), cubic, x0[:5], 2, generator)
+
+
+def test_functions_compiled_by_numba(cubic, generator):
+    @numba.njit
+    def score(x, out):
+        for d in range(len(x)):
+            out[d] = -x[d] - x[d] ** 3
+
+    @numba.njit
+    def log_prob(x):
+        total = 0.0
+        for d in range(len(x)):
+            total -= x[d] ** 2 / 2 + x[d] ** 4 / 4
+        return total
+
+    jitted = fused.Jitted(score, log_prob)
+    x = torch.randn(64, 2, generator=generator)
+    for found in (on_tiles(jitted, x), (jitted.score(x), jitted.log_prob(x))):
+        torch.testing.assert_close(found, (cubic.score(x), cubic.log_prob(x)))
+    state, _ = plain(MALA(0.3), jitted, x[:5], 2, generator)
     torch.testing.assert_close(state.log_prob, cubic.log_prob(state.x))
+    assert fused.supports(MALA(0.1), jitted)
+    assert "log-density" in fused.objection(MALA(0.1), fused.Jitted(score))
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_functions_of_pytorch(name):
+    """As the compiled machine computes them, with numbers in tiles."""
+    target, x = as_target(log_prob=FUNCTIONS[name]), X.repeat(22, 1)[:64]
+    found = functions.translated(target, x).on_tile(x, noise.WIDE)
+    close = {"rtol": 1e-12, "atol": 1e-12, "equal_nan": True}
+    torch.testing.assert_close(found[0], target.score(x), **close)
+    torch.testing.assert_close(found[1], target.log_prob(x), **close)
+
+
+@pytest.mark.parametrize("kernel", [ULA(0.1), LeimkuhlerMatthews(0.1), HMC(0.3, 4)])
+def test_a_run_resumes(kernel, cubic, tmp_path):
+    x0, seed = torch.linspace(-1, 1, 35)[:, None], lambda: torch.Generator().manual_seed(1)
+    whole = run(kernel, cubic, x0, 40, thin=3, generator=seed(), engine="fused")
+    part = run(kernel, cubic, x0, 17, thin=3, generator=seed(), engine="fused", chunk_size=5)
+    torch.save(part.resume, tmp_path / "run.pt")
+    rest = run(kernel, cubic, resume=torch.load(tmp_path / "run.pt"), n_steps=23, thin=3)
+    assert torch.equal(torch.cat([part.draws, rest.draws], 1), whole.draws)
+    assert same(rest.state, whole.state)
+    assert torch.equal(rest.resume["noise"], whole.resume["noise"])
+    assert rest.resume["since"] == whole.resume["since"] == 1
+    for options, message in (
+        ({"engine": "torch"}, "its noise is that of engine='fused'"),
+        ({"keep": tmp_path / "x.npy"}, "cannot continue this: it keeps draws in memory"),
+        ({"x0": x0}, "pass x0= or resume=, not both"),
+        ({"generator": seed()}, "omit generator="),
+    ):
+        with pytest.raises(ValueError, match=message):
+            run(kernel, cubic, resume=part, n_steps=5, **options)
+    with pytest.raises(ValueError, match="a different target"):
+        run(kernel, as_target(log_prob=lambda x: -x.square().sum(1)), resume=part, n_steps=5)
+    with pytest.raises(ValueError, match="continue with the kernel of that run"):
+        run(BAOAB(0.1), cubic, resume=part, n_steps=5)
+    plainly = run(kernel, cubic, x0, 5, engine="torch")
+    with pytest.raises(ValueError, match="resumes only its own"):
+        run(kernel, cubic, resume=plainly, n_steps=5, engine="fused")
+
+
+def test_a_function_that_changes_during_the_run_is_noticed(monkeypatch):
+    monkeypatch.setattr("gradlogp.langevin.fused.api.SLICE_SECONDS", 0.0)
+    factor = [1.0]
+    target = as_target(log_prob=lambda x: -factor[0] * x.square().sum(1))
+
+    def change(done, total):
+        factor[0] = 1.0 + (done >= 20)
+
+    with pytest.raises(TypeError, match="the log-density changed during the run"):
+        fused.run(ULA(0.1), target, torch.ones(35, 1), 40, progress=change)
+
+
+def test_named_parameters_have_their_values(cubic):
+    parameters = {"scale": torch.distributions.constraints.positive}
+    target = as_target(log_prob=lambda scale: -scale, parameters=parameters)  # exponential
+    z0 = torch.zeros(2000, 1)
+    chain = run(
+        MALA(0.8), target, z0, 200, 199, generator=torch.Generator().manual_seed(1), engine="fused"
+    )
+    assert abs(z_score(chain["scale"].flatten(), 1.0)) < 5
+    torch.testing.assert_close(chain["scale"][:, -1], chain.state.x[:, 0].exp())
+
+
+def test_the_engine_is_chosen_by_counts_alone(cubic, monkeypatch, caplog):
+    from gradlogp.langevin.run import engines
+
+    caplog.set_level("INFO", logger="gradlogp")
+
+    def draws(target, **options):
+        g = torch.Generator().manual_seed(1)
+        x0 = torch.linspace(-1, 1, 35)[:, None]
+        chain = run(ULA(0.01), target, x0, 20, generator=g, **options)
+        return chain.draws, chain.resume.get("engine")
+
+    plainly, compiled = draws(cubic, engine="torch")[0], draws(cubic, engine="fused")[0]
+    asked, prepared = [], fused.prepared
+    monkeypatch.setattr(fused, "prepared", lambda *args: asked.append(args) or prepared(*args))
+    assert torch.equal(draws(cubic)[0], plainly)
+    assert not asked  # a short run does not even look at the function
+    assert "compiling would take longer" in caplog.text
+    monkeypatch.setattr(engines, "LEAST_STEPS", 20)
+    assert torch.equal(draws(cubic)[0], plainly)
+    assert len(asked) == 1
+    monkeypatch.setattr(engines, "WORTH", 20 * 1e-5)
+    found, engine = draws(cubic)
+    assert engine == "fused"
+    assert torch.equal(found, compiled)
+    assert torch.equal(draws(cubic, chunk_size=3)[0], compiled)
+    # what does not suit the engine is left to PyTorch, with the noise of PyTorch
+    data = torch.randn(1, 10_000, generator=torch.Generator().manual_seed(1))
+    for f, reason in (
+        (lambda x: -(x - x.mean(0)).square().sum(1), "at other points it has a different value"),
+        (lambda x: -(x @ data).square().mean(1), "a density of .* numbers is faster there"),
+    ):
+        target = as_target(log_prob=f)
+        found, engine = draws(target)
+        assert engine is None
+        assert torch.equal(found, draws(target, engine="torch")[0])
+        assert re.search(reason, caplog.text)
 
 
 @pytest.mark.parametrize("kernel", [ULA(0.1), LeimkuhlerMatthews(0.1), BAOAB(0.5)])
@@ -375,7 +486,9 @@ def test_supports_says_why_not(cubic):
     assert "not function" in fused.objection(ULA(0.1), lambda x: x)
     assert "singular" in fused.objection(ULA(0.1), Gaussian([0.0, 0.0], [1.0, 0.0]))
     assert "several samples" in fused.objection(ULA(0.1), DIAGONAL.noised(torch.ones(3), 1.0))
-    assert "log-density" in fused.objection(MALA(0.1), fused.Jitted(cubic.score_fn))
+    assert "pass x0" in fused.objection(ULA(0.1), cubic)
+    score = as_target(score=lambda x: -x)
+    assert "needs a log-density" in fused.objection(MALA(0.1), score, torch.zeros(3, 2))
     assert "on the CPU" in fused.objection(ULA(0.1), DIAGONAL, torch.zeros(3, 2).half())
     with pytest.raises(ValueError, match="not NUTS"):
         fused.run(NUTS(0.1), DIAGONAL, torch.zeros(3, 2), 5)
@@ -553,7 +666,7 @@ def test_where_matrix_products_are_faster():
 
 def test_run_hands_over_and_falls_back(caplog, monkeypatch):
     from gradlogp import langevin as chains
-    from gradlogp.langevin.run import driver
+    from gradlogp.langevin.run import engines
 
     law = Gaussian(torch.tensor([1.0, -2.0]), torch.tensor([0.5, 2.0]))
     x0 = law.sample(3000, generator=torch.Generator().manual_seed(0)).float()
@@ -562,7 +675,7 @@ def test_run_hands_over_and_falls_back(caplog, monkeypatch):
     assert chain.draws.shape == (3000, 5, 2)
     assert chain.info.diverging.shape == (3000, 5)
     assert chain.step_size == 0.2
-    assert chain.resume is None
+    assert chain.resume["engine"] == "fused"
     exact = torch.tensor([0.5, 2.0]) / (1 - 0.1 / torch.tensor([0.5, 2.0]))
     last = chain.draws[:, -1].double()
     assert ((last.var(0) / exact - 1).abs() < 5 * math.sqrt(2 / 3000)).all()
@@ -572,13 +685,16 @@ def test_run_hands_over_and_falls_back(caplog, monkeypatch):
     with caplog.at_level("INFO", logger="gradlogp"):
         short = chains.run(ULA(0.2), law, x0[:3], 5, generator=seed(), engine="auto")
         other = chains.run(NUTS(0.2), law, x0[:3], 5, generator=seed(), engine="auto")
+        monkeypatch.setattr(engines, "LEAST_STEPS", 0)
+        chains.run(NUTS(0.2), law, x0[:3], 5, generator=seed(), engine="auto")
     assert "compiling would take longer" in caplog.text
     assert "not NUTS" in caplog.text
     torch.testing.assert_close(
         short.draws, chains.run(ULA(0.2), law, x0[:3], 5, generator=seed()).draws
     )
     assert other.draws.shape == (3, 5, 2)
-    monkeypatch.setattr(driver, "WORTH", 1)
+    monkeypatch.setattr(engines, "WORTH", 0.0)
+    monkeypatch.setattr(engines, "LEAST_STEPS", 0)
     auto = chains.run(ULA(0.2), law, x0, 60, 40, 4, generator=seed(), engine="auto")
     assert torch.equal(auto.draws, chain.draws)
 
@@ -591,7 +707,7 @@ def test_run_refuses_what_the_engine_cannot_do(tmp_path):
     for kernel, options, message in (
         (NUTS(0.1), {}, "cannot run this: .*not NUTS"),
         (ULA(0.1), {"keep": tmp_path / "x.npy"}, "keeps draws in memory"),
-        (ULA(0.1), {"chunk_size": 2}, "in a single run"),
+        (ULA(0.1), {"adapt": True, "burn_in": 2}, "cannot adapt"),
     ):
         with pytest.raises(ValueError, match=message):
             chains.run(kernel, DIAGONAL, x0, 5, engine="fused", **options)

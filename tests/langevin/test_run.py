@@ -2,7 +2,6 @@
 
 import re
 from dataclasses import dataclass
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -26,6 +25,7 @@ from gradlogp.langevin import (
 )
 from gradlogp.langevin.kernels.steps import LangevinInfo, LangevinState
 from gradlogp.langevin.run import driver, rounds
+from gradlogp.langevin.run.rounds import Thinning
 from gradlogp.langevin.tuning import Adaptation
 
 NORMAL = as_target(log_prob=lambda x: -x.square().flatten(1).sum(1) / 2, score=lambda x: -x)
@@ -326,11 +326,8 @@ def test_without_adapt_nothing_is_tuned(monkeypatch):
     same(one, run(*args, generator=generator_at(0), adapt=False))
     assert one.kernel is args[0]
     assert "tuned" not in one.resume
-    chain, found = (
-        Chain(one.draws, one.info, one.state),
-        SimpleNamespace(n_steps=20, interrupted=False),
-    )
-    monkeypatch.setattr(driver, "compiled", lambda *args: (chain, found))
+    found = Chain(one.draws, one.info, one.state), (20, 20, Thinning(5, 1))
+    monkeypatch.setattr(driver, "compiled", lambda *args: found)
     assert run(*args, engine="fused").kernel is args[0]
 
 

@@ -16,8 +16,8 @@ from torch import nn
 
 import gradlogp as glp
 from gradlogp.distributions.analytic.conditional import Joint
-from gradlogp.learn import checkpoint
-from gradlogp.learn.gradients import clip
+from gradlogp.learn import checkpoint, training
+from gradlogp.learn.gradients import clip, descend
 from gradlogp.learn.keeping import accelerated
 from gradlogp.learn.objectives import excess, multilevel
 from gradlogp.learn.settings import ema_decay
@@ -743,17 +743,17 @@ def test_an_interrupt_amid_the_change_of_weights_keeps_the_last_checkpoint(tmp_p
     whole, first, second = make(), make(), make(5)
     options = {"steps": 30, "checkpoint_every": 5}
     train(whole, points(), **options)
-    real, calls = torch.optim.AdamW.step, 0
+    real, calls = training.descend, 0
 
-    def step(self):
+    def step(optimizer):
         nonlocal calls
         calls += 1
-        real(self)
+        real(optimizer)
         if calls == 13:
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(torch.optim.AdamW, "step", step)
+        patch.setattr(training, "descend", step)
         with pytest.raises(KeyboardInterrupt):
             train(first, points(), checkpoint=tmp_path / "run", **options)
     assert all(value.isfinite().all() for value in first.state_dict().values())
@@ -767,17 +767,17 @@ def test_a_signal_amid_the_change_of_weights_waits_for_its_end(tmp_path, monkeyp
     whole, first, second = make(), make(), make(5)
     options = {"steps": 30, "checkpoint_every": 100}
     train(whole, points(), **options)
-    real, calls = torch.optim.AdamW.step, 0
+    real, calls = training.descend, 0
 
-    def step(self):
+    def step(optimizer):
         nonlocal calls
         calls += 1
         if calls == 13:
             os.kill(os.getpid(), number)
-        real(self)
+        real(optimizer)
 
     with monkeypatch.context() as patch:
-        patch.setattr(torch.optim.AdamW, "step", step)
+        patch.setattr(training, "descend", step)
         with pytest.raises((KeyboardInterrupt, SystemExit)) as caught:
             train(first, points(), checkpoint=tmp_path / "run", **options)
     assert getattr(caught.value, "code", 130) == 128 + number
@@ -951,3 +951,20 @@ def test_gradients_are_clipped_as_torch_does(most, generator):
     assert torch.equal(norm, nn.utils.clip_grad_norm_(weights, most))
     for mine, w in zip(gradients, weights, strict=True):
         assert torch.equal(mine, w.grad)
+
+
+def test_the_optimiser_moves_as_its_own_step_does(generator):
+    """Bit for bit, with a parameter that has a gradient only now and then."""
+    start = [torch.randn(3, 2, generator=generator), torch.randn(4, generator=generator)]
+    gradients = [[torch.randn(v.shape, generator=generator) for v in start] for _ in range(6)]
+    found = []
+    for step in (torch.optim.AdamW.step, descend):
+        weights = [nn.Parameter(v.clone()) for v in start]
+        optimizer = torch.optim.AdamW(weights, lr=0.1, weight_decay=0.3, fused=True)
+        for k, (one, other) in enumerate(gradients):
+            optimizer.param_groups[0]["lr"] = 0.1 / (1 + k)
+            weights[0].grad, weights[1].grad = one, other if k in (2, 3, 5) else None
+            step(optimizer)
+        found.append((*weights, *(v for m in optimizer.state.values() for v in m.values())))
+    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
+    assert [float(m["step"]) for m in optimizer.state.values()] == [6, 3]

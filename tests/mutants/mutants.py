@@ -2739,4 +2739,31 @@ MUTANTS = (
         "interfaces/tables/frames.py", "(high, v[-1], v[:-1])", "(False, v[-1], v[:-1])",
         "interfaces/test_tables.py::test_a_value_far_from_all_others_is_named",
     ),
+    Mutant(
+        "X: a translated softmax forgets what its gradients have in common",
+        "langevin/fused/rules.py",
+        "m.do(op.SUB, product, m.do(op.MUL, m(out), m.reduce(op.SUM, product, (dim,), True)))",
+        "product",
+        "langevin/test_fused_functions.py::test_every_rule_gives_value_and_gradient",
+    ),
+    Mutant(
+        "X: a translated function is used without a look at other points",
+        "langevin/fused/functions.py", "if agree and (not known or", "if True or (not known or",
+        "langevin/test_fused_functions.py::test_a_function_that_is_different_elsewhere_is_refused",
+    ),
+    Mutant(
+        "X: a translated law of PyTorch is computed where its checks fail",
+        "langevin/fused/tracing.py", "if self.conditions:", "if False:",
+        "langevin/test_fused_functions.py::test_laws_of_pytorch_with_their_checks",
+    ),
+    Mutant(
+        "X: numbers added up at one place do not include what was there",
+        "langevin/fused/places.py", "table[:, 0] = flat[places]", "table[:, 0] = -1",
+        "langevin/test_fused_functions.py::test_every_rule_gives_value_and_gradient",
+    ),
+    Mutant(
+        "X: the optimiser counts no steps",
+        "learn/gradients.py", "torch._foreach_add_(steps, 1)", "torch._foreach_add_(steps, 0)",
+        "learn/test_fit.py::test_the_optimiser_moves_as_its_own_step_does",
+    ),
 )  # fmt: skip

@@ -59,3 +59,28 @@ def clip(gradients: list[Tensor], most: float) -> Tensor:
     norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
     torch._foreach_mul_(gradients, (most / (norm + 1e-6)).clamp(max=1.0))
     return norm
+
+
+@torch.no_grad()
+def descend(optimizer: torch.optim.AdamW) -> None:
+    """Do a step of a fused optimiser, bit for bit, for tensors of one dtype and device.
+
+    Its own `step` takes several times as long as the work to look which these are, and does so here
+    only while a parameter has no moments yet.
+    """
+    (group,) = optimizer.param_groups
+    parameters = [p for p in group["params"] if p.grad is not None]
+    moments = [optimizer.state.get(p) for p in parameters]
+    if not all(m and "exp_avg" in m for m in moments):
+        optimizer.step()
+        return
+    steps, means, squares = (
+        [m[name] for m in moments if m] for name in ("step", "exp_avg", "exp_avg_sq")
+    )
+    torch._foreach_add_(steps, 1)
+    beta1, beta2 = group["betas"]
+    torch._fused_adamw_(
+        parameters, [p.grad for p in parameters], means, squares, [], steps, lr=group["lr"],
+        beta1=beta1, beta2=beta2, weight_decay=group["weight_decay"], eps=group["eps"],
+        amsgrad=False, maximize=False,
+    )  # fmt: skip

@@ -36,7 +36,7 @@ from .arguments import Asked, check_asked, fit_frame
 from .batches import fingerprint
 from .config import describe
 from .feed import Augment, Feed
-from .gradients import accumulate, clip
+from .gradients import accumulate, clip, descend
 from .held_out import Measurement, Objective
 from .keeping import Average, Best, accelerated, conclude
 from .mapped import Mapped
@@ -332,7 +332,7 @@ class _Fit:
         with self.stops.held():
             for group in self.optimizer.param_groups:
                 group["lr"] = self.settings.rate(self.step)
-            self.optimizer.step()
+            descend(self.optimizer)
             for average in (self.averaged, *self.averages.values()):
                 average.update()
             self.step += 1

@@ -7,7 +7,12 @@ the plain engine. Chain k is the same for any number of chains, chunks and threa
 
 from .api import Fused as Fused
 from .api import Jitted as Jitted
+from .api import gain as gain
 from .api import objection as objection
+from .api import prepared as prepared
 from .api import run as run
 from .api import slower as slower
 from .api import supports as supports
+from .functions import Translated as Translated
+from .functions import check as check
+from .tracing import CannotCompile as CannotCompile

@@ -15,8 +15,9 @@ from ...distributions.analytic import Gaussian
 from ..kernels import HMC, MALA, ULA, LeimkuhlerMatthews
 from ..kernels.hamiltonian import HamiltonianInfo
 from ..kernels.steps import LangevinInfo, MetropolisInfo
-from . import engine, mixtures
+from . import engine, machine, mixtures
 from . import known as tiles_of
+from .functions import Translated, check
 from .noise import NARROW, VECTOR, WIDE
 
 
@@ -37,6 +38,11 @@ def number(kernel: Any, dtype: Any) -> tuple[int, Any]:
 
 def score_of(target: Any, x0: Tensor) -> tuple[Any, tuple[Any, ...], int]:
     """Return the score of tiles, its constants, and the rows of working space that it wants."""
+    if isinstance(target, Translated):
+        check(target, x0)
+        lanes = min(VECTOR * len(width(len(x0))), 4 * -(-len(x0) // 4))
+        rows = target.program.places + machine.SCRATCH
+        return machine.score, target.constants(x0, lanes), rows
     if hasattr(target, "score_fn"):
         return target.of_tiles, (), 1
     if not hasattr(target, "_cov"):
@@ -161,13 +167,13 @@ class Arrays(NamedTuple):
     energy: Any
 
     @classmethod
-    def of(cls, start: Any, seed: int, kept: int, kind: int) -> Arrays:
+    def of(cls, start: Any, noise: Any, kept: int, kind: int) -> Arrays:
         """Lay out the state at the start, and room for the draws."""
         n, D = start.x.shape
         lanes = VECTOR * len(width(n))
         x, score = (_tiles(v.detach().numpy(), lanes) for v in start[:2])
         tiles, dtype = len(x), x.dtype
-        rng = _tiles(seeds(seed, n), lanes).reshape(tiles, 4 * lanes)
+        rng = _tiles(noise, lanes).reshape(tiles, 4 * lanes)
         log_prob = np.zeros((tiles, lanes), dtype)
         metropolis = kind in (engine.MALA, engine.HMC)
         if metropolis:
@@ -184,6 +190,12 @@ class Arrays(NamedTuple):
             np.zeros((n, kept), np.bool_), np.zeros(room, np.bool_), np.zeros(room, dtype),
             np.zeros(room, dtype), np.zeros((n, kept) if kind == engine.HMC else (1, 1), dtype),
         )  # fmt: skip
+
+    def noise(self) -> Tensor:
+        """Return where the noise of every chain stands, `(n, 4)`."""
+        tiles, lanes = self.x.shape[0], self.x.shape[2]
+        rows = self.rng.reshape(tiles, 4, lanes).transpose(0, 2, 1).reshape(-1, 4)
+        return torch.from_numpy(rows[: len(self.counts)].astype(np.int64))
 
     def result(self, start: Any, kept: int, n_steps: int) -> tuple[Tensor, Any, Any]:
         """Return the first draws, their info and the state after n_steps, of the type at the start."""

@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-import logging
 import os
 import time
 import warnings
 from collections.abc import Callable, Mapping
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -32,84 +31,22 @@ from ...core import (
     check_function,
     check_generator,
     check_kernel,
-    check_option,
     check_points,
     check_target,
     count_chunks,
-    new_seed,
     shares,
 )
 from ...distributions.parameters import parameters_of
-from .. import fused
 from ..chain import Chain
 from ..guard import Guarded
 from ..tuning import Adaptation
+from .engines import Engine, compiled
 from .reading import plain, plain_start, start_of
 from .resume import begin, check_saved, gathered
 from .rounds import Round, Thinning
 from .stream import Keep, Place, Store, Stream, check_keep
 from .walk import Asked, Walk, check_alone, go_on
 from .warmup import check_adapt, retuned
-
-Engine = Literal["auto", "torch", "fused"]
-
-WORTH = 2 * 10**7
-"""Steps of all chains together from which `auto` finds compiling, some ten seconds, worth it."""
-
-log = logging.getLogger("gradlogp")
-
-
-def compiled(
-    engine: Engine,
-    kernel: Any,
-    target: Density,
-    x0: Tensor | None,
-    n_steps: int,
-    burn_in: int,
-    thin: int,
-    generator: Generator | None,
-    plain: bool,
-    progress: Progress | None,
-) -> tuple[Chain, fused.Fused] | None:
-    """Run on the fused engine and return the result, or None if PyTorch has to run this.
-
-    Raises:
-        ValueError: For `fused` if that engine cannot run this, with the reason; or for an unknown
-            name.
-    """
-    check_option(engine, "engine", Engine)
-    if engine == "torch":
-        return None
-    reason = "it keeps draws in memory, in a single run, and cannot resume" if not plain else None
-    if reason is None and (x0 is None or not isinstance(generator, torch.Generator | None)):
-        reason = "it needs starting points and a torch.Generator"
-    if reason is None:
-        reason = fused.objection(kernel, target, x0)
-    if reason is not None:
-        if engine == "fused":
-            raise ValueError(f"engine='fused' cannot run this: {reason}")
-        log.info("engine='auto' uses PyTorch: %s", reason)
-        return None
-    assert x0 is not None
-    if engine == "auto":
-        reason = fused.slower(target, x0)
-        if n_steps * len(x0) < WORTH:
-            reason = "compiling would take longer"
-        if reason is not None:
-            log.info("engine='auto' uses PyTorch: %s", reason)
-            return None
-    assert not hasattr(generator, "draw")
-    seed = new_seed(generator)
-    found = fused.run(
-        kernel, target, x0, n_steps, burn_in, thin, seed=seed, progress=progress,
-        threads=torch.get_num_threads(),
-    )  # fmt: skip
-    chain = Chain(
-        found.draws, found.info, found.state, divergences=found.divergences,
-        step_size=float(kernel.step_size), complete=not found.interrupted,
-    )  # fmt: skip
-    return chain, found
-
 
 NOTE_SECONDS = 0.5
 """Between changes of the note beside a progress bar."""
@@ -129,7 +66,7 @@ def run(
     keep: Keep | Place = "memory",
     progress: Update | Progress | None = None,
     chunk_size: int | None = None,
-    engine: Engine = "torch",
+    engine: Engine = "auto",
     adapt: bool | Adaptation = False,
     processes: Processes = ALONE,
 ) -> Chain:
@@ -140,9 +77,9 @@ def run(
 
     Ctrl-C ends the run: the draws so far are returned, with `complete=False`. All chains have then
     taken the same number of steps, for which up to a tenth of a second of work in each chunk is
-    repeated; the fused engine ends within a fifth of a second, and has no `resume`. A second
-    Ctrl-C, or one before the first step or while the kernel is tuned, is raised; so is any Ctrl-C
-    with the caller's own `NoiseSource`.
+    repeated; the fused engine ends within a fifth of a second. A second Ctrl-C, or one before the
+    first step or while the kernel is tuned, is raised; so is any Ctrl-C with the caller's own
+    `NoiseSource`.
 
     Arguments:
         kernel: A kernel such as `ULA(h)` or `MALA(h)`.
@@ -167,12 +104,18 @@ def run(
             SIGTERM nor SIGHUP loses a draw, and `Chain.open` reads the draws so far at any time.
         progress: Called as progress(done, total, note=...) after every step of every chunk, with
             stage, speed, mean acceptance and the divergent steps of the stage in the note; as
-            progress(done, total) if it has no argument `note`.
+            progress(done, total) if it has no argument `note`, and by the fused engine, about five
+            times a second.
         chunk_size: Number of chains moved together; all by default.
         engine: `torch`, for any kernel, target and device; `fused`, compiled loops on the CPU for
-            ULA, Leimkuhler–Matthews, MALA, HMC and BAOAB on Gaussians, mixtures, `densities` and
-            `Jitted` functions, with different noise of the same law; `auto`, the fused engine if
-            it supports this and compiling is worth it, otherwise `torch` and a line in the log.
+            ULA, Leimkuhler–Matthews, MALA, HMC and BAOAB on Gaussians, mixtures, `densities`,
+            `Jitted` functions, and functions whose PyTorch operations it can translate; `auto`, the
+            fused engine where it supports this and saves more than it takes to compile, which is
+            some ten seconds once in a process, otherwise `torch` and a line in the log. What it
+            saves follows from n_steps, the chains, D and the operations of a function, never from
+            a clock. The draws of the two engines have the same law and different noise:
+            `engine="torch"` gives the same draws for any n_steps, `keep`, `adapt` and `processes`. A
+            run is resumed by the engine that began it.
         adapt: Whether to tune the step size of a Metropolis kernel to the acceptance that is best
             in high dimension; or an `Adaptation` with the acceptance, and whether to tune a
             preconditioner too. Nothing changes during the draws that are kept: `Chain.kernel` is
@@ -210,16 +153,17 @@ def run(
     how = check_adapt(adapt, burn_in, engine)
     Processes.check(processes)
     alone = processes.alone
-    simple = resume is None and keep == "memory" and chunk_size is None and alone
     processes.same_noise(generator)
+    for name, count in (("n_steps", n_steps), ("burn_in", burn_in), ("thin", thin)):
+        check_count(count, name, 0)
+    simple = keep in ("memory", "cpu") and alone and how is None
     fast = compiled(
-        engine, kernel, target, x0, n_steps, burn_in, thin, generator, simple and how is None,
+        engine, kernel, target, x0, n_steps, burn_in, thin, generator, resume, simple,
         None if progress is None else lambda done, total: progress(done, total),
     )  # fmt: skip
     if fast is not None:
-        chain, found = fast
-        ended = found.n_steps, n_steps, Thinning(burn_in, thin, 0)
-        _warn(chain.divergences, *ended, interrupted=found.interrupted)
+        chain, (done, total, kept) = fast
+        _warn(chain.divergences, done, total, kept, interrupted=not chain.complete)
         return dataclasses.replace(chain, kernel=kernel, target=target)
     if not alone and (isinstance(resume, str | os.PathLike) or keep not in ("memory", "cpu")):
         raise ValueError(
@@ -243,8 +187,6 @@ def run(
     if x0 is None:
         raise ValueError("x0 is missing: pass starting points, or resume= to continue a run")
     check_points(x0, "x0", getattr(target, "event_shape", None))
-    for name, count in (("n_steps", n_steps), ("burn_in", burn_in), ("thin", thin)):
-        check_count(count, name, 0)
     thinning = Thinning(burn_in, thin, saved["since"] if saved and not burn_in else 0)
     if not (0 <= burn_in < n_steps and thin >= 1 and thinning.kept(n_steps) >= 1):
         raise ValueError(

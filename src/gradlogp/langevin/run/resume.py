@@ -27,7 +27,7 @@ VERSION = 2
 """Of what is saved of a run."""
 
 RESUME_KEYS = {"version", "state", "noise", "device", "since"}
-"""What is saved of a run, and `tuned` if it tuned its kernel."""
+"""What is saved of a run; `tuned` if it tuned its kernel, `engine` if that was not PyTorch."""
 
 
 class Part(NamedTuple):
@@ -49,7 +49,7 @@ def check_saved(
         ValueError: If it is not such a state, or if starting points or noise are passed too.
     """
     saved = resume.resume if isinstance(resume, Chain) else resume
-    if not isinstance(saved, Mapping) or saved.keys() - {"tuned"} != RESUME_KEYS:
+    if not isinstance(saved, Mapping) or saved.keys() - {"tuned", "engine"} != RESUME_KEYS:
         raise ValueError("resume must be a Chain from gradlogp.run, or its .resume")
     if saved["version"] != VERSION:
         raise ValueError(
@@ -92,24 +92,33 @@ def begin(
             state = started(kernel, x0[where], target, noise)
             parts.append(Part(where, noise, state, _own(noise, generator)))
         return parts
-    fields, kind = saved["state"], None
+    fields = saved["state"]
     if not isinstance(generator, NoiseSource):
         generator = torch.Generator()  # the seed is not used
     for where, noise in chunks(x0, chunk_size, generator):
         streams = _own(noise, generator)
-        if kind is None:
-            kind = kernel.init(x0[where], target)
-            if kind._fields != tuple(fields):
-                raise ValueError(
-                    f"resume holds a state of {tuple(fields)}, but {type(kernel).__name__} has "
-                    f"one of {kind._fields}: continue with the kernel of that run"
-                )
         if streams is not None:
             streams.set_state(saved["noise"][streams.blocks].cpu())
-        state = type(kind)(*(value[where] for value in fields.values()))
-        check_target(kind if not parts else kernel.init(state.x, target), state)
+        part = {name: value[where] for name, value in fields.items()}
+        state = check_state(kernel, kernel.init(x0[where], target), part)
         parts.append(Part(where, noise, state, streams))
     return parts
+
+
+def check_state(kernel: Any, found: Any, fields: Mapping[str, Tensor]) -> Any:
+    """Return a saved state, of the type of the one found at its points.
+
+    Raises:
+        ValueError: If it is that of a different kernel or target.
+    """
+    if found._fields != tuple(fields):
+        raise ValueError(
+            f"resume holds a state of {tuple(fields)}, but {type(kernel).__name__} has "
+            f"one of {found._fields}: continue with the kernel of that run"
+        )
+    state = type(found)(**fields)
+    check_target(found, state)
+    return state
 
 
 def check_target(found: Any, saved: Any) -> None:
