@@ -857,8 +857,8 @@ MUTANTS = (
     Mutant(
         "X: the image of a condition comes before x",
         "scores/networks/unet.py",
-        "torch.cat([x, condition.to(x.dtype)], dim=1)",
-        "torch.cat([condition.to(x.dtype), x], dim=1)",
+        "torch.cat([seen, condition.to(x.dtype)], dim=1)",
+        "torch.cat([condition.to(x.dtype), seen], dim=1)",
         "scores/test_networks.py::test_an_image_joins_the_channels_of_the_inlet",
     ),
     Mutant(

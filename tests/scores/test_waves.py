@@ -8,12 +8,15 @@ from torch import nn
 import gradlogp as glp
 from gradlogp.diffusion import UniPC, evolve
 from gradlogp.distributions.analytic import Gaussian, GaussianMixture
+from gradlogp.interfaces.base import base_for
+from gradlogp.interfaces.pipeline import build_model, objective_for
+from gradlogp.learn import checkpoint
 from gradlogp.learn.share import fit_linear
 from gradlogp.noise.grids import time_grid
 from gradlogp.noise.schedules import VE, VP
 from gradlogp.noise.terminal import terminal
 from gradlogp.scores.exact import ExactScore
-from gradlogp.scores.waves import BANDS, Waves, cosines
+from gradlogp.scores.waves import Waves, cosines
 
 TIMES = torch.tensor([0.1, 0.4, 0.7, 0.95], dtype=torch.float64)
 EVENT = torch.Size([2, 4, 6])
@@ -177,22 +180,23 @@ def test_score_and_denoiser_obey_tweedie(base, generator):
 
 
 def test_large_images_start_from_waves(generator, tmp_path):
-    x = torch.randn(12, 3, 16, 12, generator=generator).cumsum(2)
-    estimator = glp.ScoreEstimator(max_iter=2, channels=(8, 8), random_state=0).fit(x)
-    model = estimator.model_
+    x = torch.randn(12, 1, 24, 24, generator=generator).cumsum(2)
+    made = {"channels": (8, 8), "schedule": VE(0.05, 20.0)}
+    asked = {"condition": None, "standardize": True, "seed": 0}
+    assert base_for("auto", x, x[:0], **asked) == "gaussian"
+    assert base_for("auto", x[:, :, 2:], x[:0], **asked) == "gaussian"
+    assert base_for("auto", x[:, :, 3:], x[:0], **asked) is None  # of at most 512 entries
+    assert not build_model(x, **made).network.start
+    model = build_model(x, base="gaussian", **made)
     assert isinstance(model.base, Waves)
-    assert model.network.start
-    assert model.base.linear.shape[1] == 3 * (len(BANDS) + 1)
-    estimator.save(tmp_path / "model")
-    again = glp.ScoreEstimator.load(tmp_path / "model").model_
-    z, t = torch.randn(2, 3, 16, 12, generator=generator), torch.tensor(0.5)
+    assert objective_for(model).keywords["weight"] is glp.objectives.weights.truncated_v
+    list(glp.fit(model, x, steps=1, generator=generator))
+    assert float(model.base.linear.abs().max()) > 0
+    checkpoint.save(tmp_path / "model", model)
+    again, z, t = checkpoint.load(tmp_path / "model"), x[:2], torch.tensor(0.5)
     close(again(z, t), model(z, t), atol=0)
-    close(model.double()(z.double(), TIMES[1]), model(z.double(), TIMES[1]))
     with pytest.raises(ValueError, match="start=True"):
         model.network(z, torch.zeros(2))
-    plain = glp.ScoreEstimator(max_iter=1, channels=(8, 8), base="none", random_state=0).fit(x)
-    assert plain.model_.base is None
-    assert not plain.model_.network.start
 
 
 def test_it_is_one_graph_under_vmap(base, generator):
