@@ -1,12 +1,13 @@
 """Patches of real pictures: results of some minutes of training, in standard errors.
 
-    python benchmarks/patches.py [--minutes 5] [--n 500] [--out patches.png]
+    python benchmarks/patches.py [--minutes 5 | --steps 1600] [--n 500] [--out patches.png] [picture …]
 
-2,400 patches of 32×32 pixels at random places of the two pictures of scikit-learn (china, flower)
-are learned by `ScoreEstimator` at its defaults, and new ones are drawn. Means over patches of channel
-means, second and third moments, and of the power of the grey picture in rings of frequencies are
-compared with those of the real ones. The floor is the same between two halves of these. Patches
-overlap, so the standard errors of the real ones, and of the floor, are slightly too small.
+2,400 patches of 32×32 pixels at random places of the two pictures of scikit-learn (china, flower),
+or of other pictures, are learned by `ScoreEstimator` at its defaults, and new ones are drawn. Means
+over patches of channel means, second and third moments, and of the power of the grey picture in rings
+of frequencies are compared with those of the real ones. The floor is the same between two halves of
+these. Patches overlap, so the standard errors of the real ones, and of the floor, are slightly too
+small. On a machine that does other things too, results are comparable for the same `--steps`.
 """
 
 import argparse
@@ -21,13 +22,16 @@ RINGS = ((0.5, 1.5), (1.5, 3.0), (3.0, 6.0), (6.0, 10.0), (10.0, 16.0))
 SIDE = 32
 
 
-def patches(n=1200, seed=0):
-    """Patches (N, 3, 32, 32) from 0 to 255, n of each picture."""
+def patches(n=2400, seed=0, files=()):
+    """Patches (n, 3, 32, 32) from 0 to 255, as many of each picture."""
+    from PIL import Image
     from sklearn.datasets import load_sample_images
 
     rng, found = np.random.default_rng(seed), []
-    for image in load_sample_images().images:
-        for _ in range(n):
+    images = [np.asarray(Image.open(file).convert("RGB")) for file in files]
+    images = images or load_sample_images().images
+    for image in images:
+        for _ in range(n // len(images)):
             i, j = (rng.integers(0, k - SIDE) for k in image.shape[:2])
             found.append(image[i : i + SIDE, j : j + SIDE])
     return torch.as_tensor(np.moveaxis(np.stack(found), 3, 1)).float()
@@ -70,13 +74,18 @@ def picture(new, real, path):
 
 def main():
     parser = argparse.ArgumentParser()
-    parser.add_argument("--minutes", type=float, default=5.0)
+    length = parser.add_mutually_exclusive_group()
+    length.add_argument("--minutes", type=float, default=5.0)
+    length.add_argument("--steps", type=int, default=None)
     parser.add_argument("--n", type=int, default=500)
     parser.add_argument("--out", default=None)
+    parser.add_argument("pictures", nargs="*")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    x = patches()
-    settings = glp.TrainingSettings(minutes=arguments.minutes)
+    x = patches(files=arguments.pictures)
+    steps = arguments.steps
+    length = {"minutes": arguments.minutes} if steps is None else {"steps": steps}
+    settings = glp.TrainingSettings(**length)
     estimator = glp.ScoreEstimator(settings=settings, random_state=0, verbose=True).fit(x)
     new, real = estimator.sample(arguments.n).double(), x.double()
     centre = real.mean((0, 2, 3))

@@ -299,6 +299,8 @@ def test_weights_are_those_of_the_papers():
     edm = (ratio**2 + sigma_data**2) / (ratio * sigma_data) ** 2 * x0
     close(weights.edm(0.5)(alpha, sigma), edm, 1e-12)
     close(weights.edm(1.0)(alpha, sigma), weights.v(alpha, sigma), 1e-12)
+    over = 1 / weights.truncated_v(alpha, sigma) - 1 / weights.sigma2(alpha, sigma) / 25
+    close(over, (1 - 1 / 25) / weights.v(alpha, sigma), 1e-9)  # v, at most 25 times σ²
     with pytest.raises(ValueError, match="sigma_data must be positive and finite, got 0"):
         weights.edm(0)
 

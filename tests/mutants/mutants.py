@@ -857,8 +857,8 @@ MUTANTS = (
     Mutant(
         "X: the image of a condition comes before x",
         "scores/networks/unet.py",
-        "torch.cat([x, condition.to(x.dtype)], dim=1)",
-        "torch.cat([condition.to(x.dtype), x], dim=1)",
+        "torch.cat([seen, condition.to(x.dtype)], dim=1)",
+        "torch.cat([condition.to(x.dtype), seen], dim=1)",
         "scores/test_networks.py::test_an_image_joins_the_channels_of_the_inlet",
     ),
     Mutant(
@@ -2106,6 +2106,61 @@ MUTANTS = (
         "X: the part of a prediction that is not the network's is counted beside a base, too",
         "scores/frame.py", "of_z / minus if alone and of_z", "of_z / minus if of_z",
         "scores/test_base.py::test_a_normal_base_is_the_preconditioning_there_is_without_one",
+    ),
+    Mutant(
+        "X: the waves of an image have the signal's amplitude in place of its variance",
+        "scores/waves.py", "w - a * m, a.square() * v", "w - a * m, a * v",
+        "scores/test_waves.py::test_score_and_denoiser_are_those_of_the_mixture",
+    ),
+    Mutant(
+        "X: the denoiser of waves forgets α",
+        "scores/waves.py", "(m + a * v / c * y)", "(m + v / c * y)",
+        "scores/test_waves.py::test_score_and_denoiser_are_those_of_the_mixture",
+    ),
+    Mutant(
+        "X: kinds of pictures are told without the volume of their laws",
+        "scores/waves.py", "(y.square() / c + c.log())", "(y.square() / c)",
+        "scores/test_waves.py::test_score_and_denoiser_are_those_of_the_mixture",
+    ),
+    Mutant(
+        "X: a transform back that is the transform",
+        "scores/waves.py", "cosines(w.shape[2], w).mT @ z", "cosines(w.shape[2], w) @ z",
+        "scores/test_waves.py::test_the_basis_is_orthonormal_and_made_of_cosines",
+    ),
+    Mutant(
+        "X: the variances of a kind of picture are about the mean of all",
+        "scores/waves.py", "- 2 * m * mean + m.square()", "- 0 * m * mean",
+        "scores/test_waves.py::test_pictures_of_two_kinds",
+    ),
+    Mutant(
+        "X: what a score has too much of is added once more",
+        "scores/waves.py", "return -1 - product / own", "return 1 + product / own",
+        "scores/test_waves.py::test_a_correction_that_is_linear_leaves_the_base",
+    ),
+    Mutant(
+        "X: half of what a score lacks is added",
+        "scores/waves.py", "return -1 - product / own", "return -0.5 - 0.5 * product / own",
+        "scores/test_waves.py::test_variances_of_samples_are_right_without_a_linear_part",
+    ),
+    Mutant(
+        "X: the denoiser has σ in place of σ² for what a score lacks",
+        "scores/waves.py", "(b.square() / blind)", "(b / blind)",
+        "scores/test_waves.py::test_score_and_denoiser_obey_tweedie",
+    ),
+    Mutant(
+        "X: samplers start with the variances of waves at the pixels",
+        "noise/terminal.py", "else self.basis.image(z)", "else z",
+        "scores/test_waves.py::test_at_the_start_all_directions_have_their_variance",
+    ),
+    Mutant(
+        "X: a law at t = 1 looks for the variances of waves at the pixels",
+        "noise/terminal.py", "else self.basis.waves(y)", "else y",
+        "scores/test_waves.py::test_at_the_start_all_directions_have_their_variance",
+    ),
+    Mutant(
+        "X: a weight that is not bounded",
+        "learn/objectives/weights.py", "(1 + r) / (1 + r / most)", "(1 + r)",
+        "learn/test_objectives.py::test_weights_are_those_of_the_papers",
     ),
     Mutant(
         "X: the share of a correction has the wrong sign",

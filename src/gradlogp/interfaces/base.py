@@ -14,6 +14,7 @@ from ..core import Estimate, NoisyScore, mean_and_error
 from ..diffusion import log_likelihood
 from ..distributions.analytic.mixture import GaussianMixture
 from ..noise.coordinates import AffineCoordinates, Scales, Subset
+from ..scores.base import FULL
 from ..scores.model import ScoreModel
 from .pipeline import suits_unet
 
@@ -28,8 +29,8 @@ MIXED = 10_000
 MOST_HELD_OUT = 10_000
 """Rows held out by default, at most."""
 
-ROWS = 200
-"""Held-out rows on which a model is compared with its base."""
+ROWS, ENTRIES = 200, 2**16
+"""Held-out rows on which a model is compared with its base, or as many as have so many entries."""
 
 EXACT = 32
 """Entries of an event up to which that comparison takes the exact divergence."""
@@ -71,10 +72,11 @@ def base_for(
 ) -> GaussianMixture | Literal["gaussian"] | None:  # fmt: skip
     """Return the base of a model for these rows, in the coordinates that it will have.
 
-    By default images have no base: a U-Net learns more than the covariance of pixels, and faster
-    without a base. Sequences have one Gaussian. So have data with classes: the modes of a mixture
-    would have to be unlearned class by class. With values there is none: the model includes their
-    linear prediction.
+    By default large images have a mixture of waves (`scores.waves`): means over an image are hard to
+    find in much noise, and a U-Net that starts from nothing gets them wrong for a long time. Images
+    of at most `FULL` entries have none. Sequences have one Gaussian. So have vectors with classes:
+    the modes of a mixture would have to be unlearned class by class. With values there is none: the
+    model includes their linear prediction.
 
     Arguments:
         name: "none"; "gaussian"; "mixture", or one Gaussian if that is as good on the validation
@@ -86,7 +88,7 @@ def base_for(
         seed: Seed of the starts of a mixture.
     """
     local = suits_unet(kept.shape[1:])
-    images = local and kept.ndim == 4
+    images = local and kept.ndim == 4 and kept[0].numel() <= FULL
     if name == "none" or (name == "auto" and (images or condition == "values")):
         return None
     one = name == "auto" and (local or condition is not None)
@@ -154,8 +156,9 @@ class Judge:
     """
 
     def __init__(self, x: Tensor | Subset, condition: Tensor | None, seed: int) -> None:
-        self.x, self.seed = x[:ROWS].double(), seed
-        self.condition = None if condition is None else condition[:ROWS]
+        n = min(ROWS, max(16, ENTRIES // x.shape[1:].numel()))
+        self.x, self.seed = x[:n].double(), seed
+        self.condition = None if condition is None else condition[:n]
         self.found: Correction | None = None
 
     @torch.no_grad()

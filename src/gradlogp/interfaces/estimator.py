@@ -48,7 +48,7 @@ from .conditions import (
     sample_weights,
 )
 from .kept import as_array, begun, check_asked, generator_of, kept_of, loaded, reached, training_of
-from .pipeline import CHUNK, OBJECTIVE, Needs, build_model, draw, follow, in_float64
+from .pipeline import CHUNK, Needs, build_model, draw, follow, in_float64, objective_for
 
 
 class ScoreEstimator(DensityMixin, BaseEstimator):
@@ -73,7 +73,8 @@ class ScoreEstimator(DensityMixin, BaseEstimator):
         predicts: What the network predicts.
         base: What the network corrects: the noised score of one "gaussian"; of a "mixture", if it
             is better on held-out rows than one Gaussian; "none"; or "auto": "mixture" for vectors,
-            "gaussian" with classes, "none" for images and with values, whose linear part is known.
+            "gaussian" with classes and for images, but "none" for images of at most 512 entries and
+            with values, whose linear part is known.
         condition: The kind of y on which the model is conditional: "classes" (text, integers,
             booleans) or "values" (numbers, vectors, images). By default y is ignored by `fit`.
         standardize: Learn in coordinates of zero mean and unit variance; "one": with one scale for all.
@@ -209,7 +210,7 @@ class ScoreEstimator(DensityMixin, BaseEstimator):
         weight = sample_weights(sample_weight, len(x))
         given = learn_condition(self, y, len(x), condition_names, weight)
         check_option(self.base, "base", BaseName)
-        objective, base = OBJECTIVE if self.objective is None else self.objective, self.base
+        objective, base = self.objective, self.base
         if masks is not None:
             check_kind(masks, "masks", Masks, "Masks, what a table hides of itself")
             if self.condition is not None or self.objective is not None:
@@ -240,7 +241,7 @@ class ScoreEstimator(DensityMixin, BaseEstimator):
             model.columns = tuple(columns)
         judge = Judge(x_aside, None if given is None else given[aside], seed)
         records: Any = fit(
-            model, x_kept, objective,
+            model, x_kept, objective_for(model) if objective is None else objective,
             condition=None if given is None else given[kept], settings=settings,
             standardize=self.standardize if self.start is None else False,
             keep_frame=self.start is not None, augment=self.augment,

@@ -26,13 +26,14 @@ from ..core import (
 )
 from ..diffusion import UniPC, evolve, plan_levels, plan_likelihood
 from ..distributions.analytic import Gaussian, GaussianMixture
-from ..learn.objectives import multilevel
+from ..learn.objectives import multilevel, weights
 from ..learn.objectives.masked import Masks
 from ..noise.coordinates import AffineCoordinates, Scales, Subset, subset
 from ..noise.grids import time_grid
 from ..noise.ladder import noise_levels, noise_span
 from ..noise.predictions import Kind
 from ..noise.schedules import VE
+from ..scores.base import FULL
 from ..scores.conditioned import Condition, linear_part
 from ..scores.model import ScoreModel
 from ..scores.networks import MLP, UNet
@@ -40,6 +41,9 @@ from ..show.progress import bar
 
 OBJECTIVE = partial(multilevel, stratified=True)
 """What to train with: every noise level alike, times spread evenly over the batch."""
+
+OF_IMAGES = partial(multilevel, stratified=True, weight=weights.truncated_v)
+"""What large images train with: more of the levels that decide about means over an image."""
 
 LEAST = 1e-3
 """Of the standard deviation: below it the noise levels do not follow what y leaves of x."""
@@ -114,8 +118,10 @@ def build_model(
         channels = levels_for(event) if channels is None else channels
         places = math.prod(-(-n // 2 ** (len(channels) - 1)) for n in event[1:])
         network = UNet(
-            event, channels, condition=condition, attention=places <= ATTENDED, generator=generator
-        )
+            event, channels, condition=condition, attention=places <= ATTENDED,
+            start=base == "gaussian" and len(event) == 3 and event.numel() > FULL,
+            generator=generator,
+        )  # fmt: skip
     elif network is None:
         d = event.numel()
         network = MLP(
@@ -128,6 +134,11 @@ def build_model(
     if masks is not None:
         masks.prepare(model.condition)
     return model
+
+
+def objective_for(model: ScoreModel) -> Any:
+    """Return what a model trains with where nothing else is asked for."""
+    return OBJECTIVE if model.basis is None else OF_IMAGES
 
 
 def warn_of_rank(x: Tensor | Subset, width: int) -> None:

@@ -156,10 +156,12 @@ def _check(config: dict[str, Any], where: str) -> None:
             return True
         if not isinstance(value, dict) or value.keys() != {"components", "rank", "follows"}:
             return False
-        whole = value["rank"] == math.prod(config["event_shape"])  # what a mixture needs
+        rank, event = value["rank"], config["event_shape"]
+        waves = rank == 0 and type(rank) is int and len(event) == 3 and value["follows"] is True
+        whole = rank == math.prod(event)  # what a mixture needs
         return (
-            size(value["components"]) and size(value["rank"]) and type(value["follows"]) is bool
-            and (whole or value["components"] == 1)
+            size(value["components"]) and (waves or size(rank)) and type(value["follows"]) is bool
+            and (waves or whole or value["components"] == 1)
         )  # fmt: skip
 
     fields: dict[str, Callable[[Any], bool]] = {
@@ -241,7 +243,8 @@ def _network(spec: dict[str, Any], shapes: Shapes, weights: Path) -> nn.Module:
         raise ValueError(
             f"the checkpoint holds a network {spec['name'][:60]!r} of your own: pass network="
         )
-    options = {"holes": True} if kind is MLP and given.get("holes") is True else {}
+    asked = ("holes",) if kind is MLP else ("start",)
+    options = {name: True for name in asked if given.get(name) is True}
     given = {k: v for k, v in given.items() if k not in options}
     check_fields(given, kind, where)
     # no number of layers or channels can be larger than what is stored of them

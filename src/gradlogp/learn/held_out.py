@@ -53,6 +53,7 @@ class Measurement:
         like: Tensor,
     ) -> None:
         self.objective, self.exact = objective, exact
+        self.trained_on = data, condition
         self.asked = held_out is not None
         self.losses: Tensor | None = None  # of each held-out point, when last measured
         self.z: Tensor | None = None

@@ -14,7 +14,7 @@ from ..core import mean_and_error
 from ..scores.masked import Mask
 from ..scores.model import ScoreModel
 from .held_out import Measurement
-from .share import corrected, fit_share
+from .share import corrected, fit_linear, fit_share
 
 
 class Average:
@@ -68,11 +68,11 @@ class _Bfloat16(nn.Module):
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
-        self.network = network
+        self.network, self.start = network, getattr(network, "start", False)
 
-    def forward(self, x: Tensor, c: Tensor, *condition: Tensor) -> Tensor:
+    def forward(self, x: Tensor, c: Tensor, *condition: Tensor, **known: Any) -> Tensor:
         with torch.autocast(x.device.type, torch.bfloat16):
-            return self.network(x, c, *condition).to(x.dtype)
+            return self.network(x, c, *condition, **known).to(x.dtype)
 
 
 def accelerated(model: ScoreModel, *, bfloat16: bool, compiled: bool) -> ScoreModel:
@@ -133,6 +133,7 @@ def conclude(averaged: ScoreModel, best: Best, measure: Measurement, seed: int) 
             rise = mean_and_error(last - measure.losses)
             if rise.value > max(3 * rise.standard_error, 0.01 * abs(lowest.value)):
                 _warn(best.step, lowest.value, lowest.value + rise.value)
+    fit_linear(final, *measure.trained_on, seed)
     if corrected(final) is not None and z is not None and len(z) > 1:
         fit_share(final, z, measure.condition, seed, measure.objective)
     return final

@@ -23,16 +23,22 @@ import torch
 from torch import Tensor
 
 from ..core import Schedule, per_sample, randn_like
+from ..noise.coordinates import Data
 from ..noise.grids import least_time, noise_range
 from ..noise.schedules import invert_log_snr
-from ..scores.base import LEVELS, Shared
 from ..scores.masked import Mask
 from ..scores.model import ScoreModel
-from .held_out import Objective, conditioned
+from ..scores.shared import LEVELS, Shared
+from ..scores.waves import Waves
+from .batches import rows
+from .held_out import Objective, conditioned, encoded
 from .objectives.masked import masked, masked_errors
 
 ENTRIES = 2**17
 """Entries looked at for each level: rows, or draws of the noise of few of them."""
+
+LINEAR = 192
+"""Training rows at each level that the linear part of a correction is measured on."""
 
 
 def corrected(model: ScoreModel) -> Shared | None:
@@ -50,6 +56,36 @@ def level_times(schedule: Schedule) -> Tensor:
         return schedule.times[found].double()
     log_snr = -2 * ratios.clamp(low, high).log()
     return invert_log_snr(schedule, log_snr, float(least_time(schedule)))
+
+
+@torch.no_grad()
+def fit_linear(model: ScoreModel, data: Data, condition: Tensor | None, seed: int) -> None:
+    """Fit the linear part of the correction of images to rows of the training data.
+
+    Held-out rows would be too few: what is subtracted has the error of a variance. Each level has
+    rows of its own, so that errors of neighbouring levels average out.
+    """
+    base = model.base
+    if not isinstance(base, Waves):
+        return
+    g = torch.Generator().manual_seed(seed)
+    noise = torch.Generator(base.mean.device).manual_seed(seed + 1)
+    base.linear.zero_()
+    base.share.fill_(1.0)
+    times = level_times(model.schedule)
+    base.span.copy_(torch.stack([model._noise_input(t) for t in times[[0, -1]]]))
+    found = []
+    for t in times:
+        some = torch.randperm(len(data), generator=g)[:LINEAR].sort().values
+        z = encoded(model, rows(data, some, model.like))
+        if condition is None or model.condition is None:
+            score = conditioned(model, None)
+        else:
+            score = conditioned(model, model.condition.encode(condition[some]).to(z.device))
+        alpha, sigma = (v.to(z).reshape(1, 1) for v in model.schedule(t))
+        z_t = alpha[..., None, None] * z + sigma[..., None, None] * randn_like(z, noise)
+        found.append(base.lacks(score(z_t, t.to(z)), z_t, alpha, sigma))
+    base.linear.copy_(torch.stack(found))
 
 
 @torch.no_grad()
@@ -73,7 +109,8 @@ def fit_share(
     n = len(z)
     times = level_times(model.schedule)
     index = torch.arange(0, n, max(1, n // max(64, ENTRIES // z[0].numel())), device=z.device)
-    n, pairs = len(index), min(16, max(1, 512 // len(index)))
+    most = max(1, 4 * ENTRIES // (len(index) * z[0].numel()))
+    n, pairs = len(index), min(16, max(1, 512 // len(index)), most)
     rows, repeats = index.repeat(2 * pairs), 2 * pairs
     g = torch.Generator(z.device).manual_seed(seed)
     z = z[rows]

@@ -149,6 +149,7 @@ class ScoreWrapper(ScoreBase):
     pooled = property(lambda self: getattr(self.score, "pooled", False))
     fixed_dtype = property(lambda self: getattr(self.score, "fixed_dtype", False))
     like = property(lambda self: getattr(self.score, "like", torch.empty(0)))
+    basis = property(lambda self: getattr(self.score, "basis", None))
     n_rows = property(lambda self: getattr(self.score, "n_rows", None))
 
     def _around(self, score: NoisyScore) -> NoisyScore:

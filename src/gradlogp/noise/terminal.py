@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from jaxtyping import Float
@@ -69,18 +70,33 @@ class ExactTerminal:
         return log_q - self.law.log_prob(alpha.to(z0) * z0 + sigma.to(z0) * noise)
 
 
+class Basis(Protocol):
+    """An orthonormal basis in which the entries of z_0 are uncorrelated, and their moments."""
+
+    mean: Tensor
+    variances: Tensor
+
+    def waves(self, z: Tensor) -> Tensor:
+        """Return z in the basis."""
+
+    def image(self, w: Tensor) -> Tensor:
+        """Return w of the basis as a state."""
+
+
 @dataclass(frozen=True, eq=False)
 class GaussianTerminal:
     r"""The law of z_1 from its first two moments, N(m, v) entry by entry.
 
     Exact for Gaussian data with uncorrelated entries, and if no signal is left.
 
-    Mean and variance are `(1, *event)`, or one for each sample `(B, *event)`.
+    Mean and variance are `(1, *event)`, or one for each sample `(B, *event)`. The variances may be
+    those in an orthonormal basis.
     """
 
     mean: Tensor
     var: Tensor
     event_shape: torch.Size | None
+    basis: Basis | None = None
 
     @torch.no_grad()
     def sample(self, n: int, *, generator: Generator | None = None) -> Tensor:
@@ -100,14 +116,14 @@ class GaussianTerminal:
             raise ValueError(
                 f"this is the law of {len(self.mean)} samples, but {n} were requested"
             )
-        z = randn_like(self.mean.new_empty(n, *self.event_shape), generator)
-        return self.mean + self.var.sqrt() * z
+        z = self.var.sqrt() * randn_like(self.mean.new_empty(n, *self.event_shape), generator)
+        return self.mean + (z if self.basis is None else self.basis.image(z))
 
     def log_prob(self, z: Float[Tensor, "batch *event"]) -> Float[Tensor, " batch"]:
         """Return log N(z; m, v)."""
         check_batch(z, self.event_shape, "z")
-        m, v = self.mean.to(z), self.var.to(z).expand(1, *z.shape[1:])
-        return -0.5 * sum_event((z - m).square() / v + (2 * math.pi * v).log())
+        v = self.var.to(z).expand(1, *z.shape[1:])
+        return -0.5 * sum_event(self._centred(z).square() / v + (2 * math.pi * v).log())
 
     def kl(
         self,
@@ -118,10 +134,15 @@ class GaussianTerminal:
     ) -> Float[Tensor, " batch"]:
         r"""Return KL(N(α z_0, σ² I) ‖ N(m, v))."""
         del generator  # closed form
-        m, v = self.mean.to(z0), self.var.to(z0)
+        v = self.var.to(z0)
         ratio = sigma.to(z0) ** 2 / v
-        shift = (alpha.to(z0) * z0 - m).square() / v
+        shift = self._centred(alpha.to(z0) * z0).square() / v
         return 0.5 * sum_event((ratio - 1 - ratio.log() + shift).expand(z0.shape))
+
+    def _centred(self, z: Tensor) -> Tensor:
+        """Return z − m, in the basis."""
+        y = z - self.mean.to(z)
+        return y if self.basis is None else self.basis.waves(y)
 
 
 Terminal = ExactTerminal | GaussianTerminal
@@ -136,6 +157,8 @@ def terminal(score: NoisyScore) -> Terminal:
 
     .. math:: N(α_1 m,\; α_1^2 v + σ_1^2)
 
+    entry by entry, or in the basis of the score in which the entries are uncorrelated: entries that
+    vary together, as the pixels of an image do, have far more variance in one direction.
     For a conditioned, guided or observed score the moments are those of all data. Its own mean is
     the fixed point m = E[z_0 | z_1 = α_1 m], for which three evaluations are accurate enough. The
     variance remains that of all data.
@@ -174,7 +197,9 @@ def terminal(score: NoisyScore) -> Terminal:
             "create it"
         )
     _check_moments(score.moments, score.event_shape)
-    m, v = (q.to(like).unsqueeze(0) for q in score.moments)
+    basis = getattr(score, "basis", None)  # of which the variance of one direction may be large
+    moments = score.moments if basis is None else (basis.mean, basis.variances)
+    m, v = (q.to(like).unsqueeze(0) for q in moments)
     if getattr(score, "pooled", False):
         if score.event_shape is None:
             raise ValueError(
@@ -183,7 +208,7 @@ def terminal(score: NoisyScore) -> Terminal:
         m = m.expand(getattr(score, "n_rows", None) or 1, *score.event_shape)
         for _ in range(ROUNDS):
             m = score.denoise(alpha * m, t.to(like))
-    return GaussianTerminal(alpha * m, alpha**2 * v + sigma**2, score.event_shape)
+    return GaussianTerminal(alpha * m, alpha**2 * v + sigma**2, score.event_shape, basis)
 
 
 def check_moments(moments: object) -> None:

@@ -17,58 +17,21 @@ import math
 from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..core import check_kind
 from ..distributions.analytic.gaussian import Gaussian
 from ..distributions.analytic.mixture import GaussianMixture
 from ..noise.coordinates import AffineCoordinates, Data, pieces
+from .shared import FLOOR, ROWS, Shared
+from .shared import LEVELS as LEVELS
+from .waves import Waves
 
 FULL = 512
 """Entries of an event up to which the covariance of the data is kept whole."""
 
 RANK = 32
 """Directions kept beyond: the rest of the covariance is its diagonal."""
-
-LEVELS = 24
-"""Levels of noise at which the share of the correction is known; between them it is interpolated."""
-
-FLOOR = 1e-8
-"""The least variance along a direction, as a share of the mean one: directions of no variance at all
-have no density, and thinner ones no digits in float32."""
-
-ROWS = 20_000
-"""Rows looked at for a covariance that is not kept whole, or is judged by cross-validation."""
-
-
-class Shared(nn.Module):
-    """A law that a network corrects, and the share of the correction at each noise level.
-
-    Arguments:
-        like: A tensor with its dtype and device.
-        entries: The number of entries with separate shares; by default there is one share for all.
-    """
-
-    share: Tensor
-    span: Tensor
-
-    def __init__(self, like: Tensor, *entries: int) -> None:
-        super().__init__()
-        self.register_buffer("share", like.new_ones(LEVELS, *entries))
-        self.register_buffer("span", like.new_tensor([-1.0, 1.0]))
-
-    def shared(self, coordinate: Tensor) -> Tensor:
-        """Return the share of the correction at noise coordinates, linear between levels."""
-        (low, high), last = self.span.to(coordinate), len(self.share) - 1
-        place = ((coordinate - low) / (high - low) * last).clamp(0, last).unsqueeze(-1)
-        levels = torch.arange(last + 1, dtype=place.dtype, device=place.device)
-        return (1 - (place - levels).abs()).clamp(min=0) @ self.share.to(place)
-
-    def check_share(self, name: str) -> dict[str, bool]:
-        """Return for each of its tensors whether it can be what it is called."""
-        low, high = self.span.tolist()
-        possible = bool(((self.share >= 0) & (self.share <= 1)).all())
-        return {f"{name}.share": possible, f"{name}.span": low < high}
 
 
 class Base(Shared):
@@ -182,6 +145,16 @@ class Base(Shared):
         z0 = (y * gain) @ U.mT + (mean if r is None else r @ mean)
         return z0.reshape(z.shape)
 
+    def corrected(self, s: Tensor, z: Tensor, a: Tensor, b: Tensor, coordinate: Tensor) -> Tensor:
+        """Return the score with the share of a correction s; coordinates are `()` or `(B,)`."""
+        return self.score(z, a, b) + self.share_of(z, coordinate) * s
+
+    def corrected_mean(
+        self, z0: Tensor, z: Tensor, a: Tensor, b: Tensor, coordinate: Tensor
+    ) -> Tensor:
+        """Return E[z_0 | z_t = z] with the share of a correction z0."""
+        return self.denoise(z, a, b) + self.share_of(z, coordinate) * z0
+
     def _rotated(
         self, z: Tensor, a: Tensor, b: Tensor
     ) -> tuple[Tensor, Tensor, Tensor | None, Tensor]:
@@ -282,11 +255,15 @@ def _towards_diagonal(S: Tensor, rate: float) -> Tensor:
     return (1 - rate) * S + rate * torch.diag(S.diagonal())
 
 
+AnyBase = Base | Waves
+"""What a network corrects."""
+
+
 def read_base(
     base: Gaussian | GaussianMixture | Literal["gaussian"] | None,
     event_shape: torch.Size,
     like: Tensor,
-) -> Base | None:
+) -> AnyBase | None:
     """Return the base that an argument describes.
 
     Raises:
@@ -297,15 +274,19 @@ def read_base(
     if isinstance(base, str):
         if base != "gaussian":
             raise ValueError(f"base, as a string, must be 'gaussian', got {base!r}")
+        if len(event_shape) == 3 and event_shape.numel() > FULL:
+            return Waves(event_shape, like=like)
         return Base.of_data(event_shape, like)
     check_kind(base, "base", Gaussian | GaussianMixture, "'gaussian', a Gaussian or a mixture")
     return Base.of_law(base, event_shape, like)
 
 
-def base_of(config: dict[str, Any] | None, event_shape: torch.Size) -> Base | None:
+def base_of(config: dict[str, Any] | None, event_shape: torch.Size) -> AnyBase | None:
     """Return the base of a configuration, before its tensors are loaded."""
     if config is None:
         return None
+    if config["rank"] == 0:
+        return Waves(event_shape)
     return Base(event_shape, config["components"], config["rank"], follows=config["follows"])
 
 
@@ -313,16 +294,22 @@ def shapes_of(
     config: dict[str, Any] | None, event_shape: tuple[int, ...]
 ) -> dict[str, tuple[int, ...] | None]:
     """Return the shapes of its large tensors, by which a file is believed or not."""
-    if config is None:
-        return dict.fromkeys(("base.means", "base.values", "base.vectors"))
+    names = ("base.means", "base.values", "base.vectors")
+    if config is None or config["rank"] == 0:
+        return dict.fromkeys(names) | {"base.variances": None if config is None else event_shape}
     k, r, d = config["components"], config["rank"], math.prod(event_shape)
-    return {"base.means": (k, d), "base.values": (k, r), "base.vectors": (k, d, r)}
+    return dict(zip(names, ((k, d), (k, r), (k, d, r)), strict=True))
 
 
-def check_base(base: Base | None) -> dict[str, bool]:
+def check_base(base: AnyBase | None) -> dict[str, bool]:
     """Return for each of its tensors whether it can be what it is called."""
     if base is None:
         return {}
+    if isinstance(base, Waves):
+        positive = {n: getattr(base, n) for n in ("variances", "factors", "weights")}
+        return {f"base.{n}": bool((v > 0).all()) for n, v in positive.items()} | base.check_share(
+            "base"
+        )
     weights = base.weights
     return {
         "base.weights": bool((weights > 0).all()) and abs(float(weights.sum()) - 1) < 1e-4,

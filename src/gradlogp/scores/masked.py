@@ -21,9 +21,9 @@ from torch import Tensor
 
 from ..core import Generator, check_event_shape, per_sample, randn_like
 from ..noise.coordinates import AffineCoordinates
-from .base import Shared
 from .conditioned import ConditionedScore
 from .levels import Levels
+from .shared import Shared
 
 MOST_GAUSSIAN = 48
 """Entries of a vector up to which a network learns the rest of a Gaussian law."""

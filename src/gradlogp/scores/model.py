@@ -27,11 +27,12 @@ from ..distributions.analytic.mixture import GaussianMixture
 from ..noise.coordinates import AffineCoordinates, Data, Scales, as_tensor, mean_and_std
 from ..noise.predictions import KINDS, Kind, to_x0
 from ..noise.score_base import ScoreBase
-from .base import Base, read_base
+from .base import AnyBase, read_base
 from .conditioned import Condition, ConditionedScore, linear_part
 from .frame import Frame, frame_of, noise_coordinate
 from .masked import Mask, MaskedScore
 from .networks.embeddings import read_condition
+from .waves import Waves
 
 MOST_LINEAR = 250_000
 """Entries of the linear part of a condition, beyond which a model has none."""
@@ -95,9 +96,10 @@ class ScoreModel(ScoreBase, nn.Module):
         condition: What the network is conditional on, if it has no attribute `condition`: a number
             of classes, or the shape of float values.
         base: What the network corrects: "gaussian", a Gaussian fitted to the data together with
-            the frame (the whole covariance, or for events of more than 512 entries 32 directions
-            and a diagonal); a `Gaussian` or a `GaussianMixture` in model coordinates, which is not
-            changed; or None, nothing. A conditional model has one base for all conditions.
+            the frame (the whole covariance; for events of more than 512 entries 32 directions and
+            a diagonal, or for images a mixture of waves, see `scores.waves`); a `Gaussian` or a
+            `GaussianMixture` in model coordinates, which is not changed; or None, nothing. It is the
+            same for all conditions.
 
     Raises:
         ValueError: For an unknown `predicts` or base, if no event shape is known, or if an event
@@ -153,7 +155,7 @@ class ScoreModel(ScoreBase, nn.Module):
         kind = read_condition(getattr(network, "condition", condition))
         if condition not in (None, kind):
             raise ValueError(f"condition={condition}, but that of the network is {kind}: omit it")
-        self.base: Base | None = read_base(base, self.event_shape, zeros)
+        self.base: AnyBase | None = read_base(base, self.event_shape, zeros)
         self.condition: Condition | Mask | None = None if kind is None else Condition(kind)
         if getattr(network, "holes", False):
             if base is not None:
@@ -178,6 +180,11 @@ class ScoreModel(ScoreBase, nn.Module):
     fixed_dtype = True
 
     @property
+    def basis(self) -> Waves | None:
+        """The basis in which the base has independent entries, if it is not that of z."""
+        return self.base if isinstance(self.base, Waves) else None
+
+    @property
     def like(self) -> Tensor:
         """An empty tensor of the dtype and on the device of the weights."""
         return self.z_mean.new_empty(0)
@@ -190,13 +197,9 @@ class ScoreModel(ScoreBase, nn.Module):
         """
         if scales is not None:
             self.coordinates = AffineCoordinates.fit(data, self.event_shape, scales)
-        each = self.coordinates.shift, self.coordinates.scale
+        shift, scale = each = self.coordinates.shift, self.coordinates.scale
         mean, std = each if scales == "each" else mean_and_std(data, self.event_shape)
-        mean, std = (
-            (mean - self.coordinates.shift) / self.coordinates.scale,
-            std / self.coordinates.scale,
-        )
-        mean, std = mean.to(self.z_mean), std.to(self.z_std)
+        mean, std = ((mean - shift) / scale).to(self.z_mean), (std / scale).to(self.z_std)
         if not bool((mean.isfinite() & std.isfinite() & (std > 0)).all()):
             raise ValueError(
                 f"the data is too large or too small for {self.z_mean.dtype}; rescale it"
@@ -212,9 +215,7 @@ class ScoreModel(ScoreBase, nn.Module):
             self.base.fit(data, self.coordinates)
         if isinstance(self.condition, Mask):  # known values are seen in the frame of the others
             m, c = (v.double().cpu() for v in (mean, std))
-            inner = self.coordinates
-            shift, scale = inner.shift + inner.scale * m, inner.scale * c
-            self.condition.coordinates = AffineCoordinates(shift, scale)
+            self.condition.coordinates = AffineCoordinates(shift + scale * m, scale * c)
 
     def fit_condition(self, data: Data, condition: Tensor, dropout: float) -> None:
         """Fit the scales and the linear part of the condition, after `fit_frame`.
@@ -292,7 +293,10 @@ class ScoreModel(ScoreBase, nn.Module):
             z = z - frame.alpha * predicted
         z_unit = (z - frame.drift) * frame.scale
         extra = () if condition is None else (condition,)
-        known = {} if frame.embedded is None else {"embedded": frame.embedded}
+        known: dict[str, Any] = {} if frame.embedded is None else {"embedded": frame.embedded}
+        if self.base is not None and getattr(self.network, "start", False):
+            start = self.base.denoise(z, *frame.flat_levels) - self.z_mean.to(z)
+            known["start"] = start / self._spread(z)
         out = self.network(z_unit, frame.coordinate.expand(len(z)), *extra, **known)
         check_same_shape(out, z_unit, "the network")
         return z_unit, out
@@ -319,12 +323,7 @@ class ScoreModel(ScoreBase, nn.Module):
         s = frame.score(z_unit, out)
         if self.base is None:
             return s
-        return self.base.score(z, *frame.flat_levels) + self._share(frame.coordinate, z) * s
-
-    def _share(self, coordinate: Tensor, z: Tensor) -> Tensor:
-        """Return the share of the correction, such that it multiplies z."""
-        assert self.base is not None
-        return self.base.shared(coordinate).reshape(-1, *[1] * (z.ndim - 1))
+        return self.base.corrected(s, z, *frame.flat_levels, frame.coordinate)
 
     def _score(self, z: Tensor, t: Tensor) -> Tensor:
         return nn.Module.__call__(self, z, t, self._without(z))
@@ -366,7 +365,7 @@ class ScoreModel(ScoreBase, nn.Module):
         if self.base is None:
             mean = self.z_mean.to(z)
             return (mean if predicted is None else mean + predicted) + z0
-        return self.base.denoise(z, *frame.flat_levels) + self._share(frame.coordinate, z) * z0
+        return self.base.corrected_mean(z0, z, *frame.flat_levels, frame.coordinate)
 
     def given(self, condition: Tensor | int) -> ConditionedScore:
         """Return the score of z_t given a condition: one for all samples, or one for each.

@@ -156,13 +156,14 @@ def fit(
         objective: Denoising score matching; or, without added noise, implicit (the exact
             trace of the Jacobian), sliced, or sliced-vr (its trace from one random probe).
         weight: The weight of a score error at noise σ and signal α: sigma2 (σ², the same for all
-            levels), unweighted (1), truncated-snr, x0, v, min-snr, or likelihood (g²).
+            levels; of large images more for those of much noise), unweighted (1), truncated-snr,
+            x0, v, min-snr, or likelihood (g²).
         standardize: Standardise to zero mean and unit variance, with one scale per
             column or channel, one for all, or not at all.
         base: What the network corrects: the noised score of a gaussian, of a mixture if held-out
-            rows prefer it, or nothing; auto is mixture for vectors, gaussian with classes, none
-            for images. For plain numbers only: a table with missing values has its own Gaussian
-            base.
+            rows prefer it, or nothing; auto is mixture for vectors, gaussian with classes and for
+            images, none for images of at most 512 entries. For plain numbers only: a table with
+            missing values has its own Gaussian base.
         held_out: Share of the data to hold out; by default a tenth, up to a quarter if there are
             few rows.
         size: Side, or height x width, to which the images of a folder are cropped and resized; by

@@ -55,6 +55,15 @@ def v(alpha: Tensor, sigma: Tensor) -> Tensor:
     return sigma**2 * (1 + (sigma / alpha) ** 2)
 
 
+def truncated_v(alpha: Tensor, sigma: Tensor, most: float = 25.0) -> Tensor:
+    """σ² (1 + r)/(1 + r/most), r = σ²/α²: that of `v` at little noise, and at most so many times σ².
+
+    Levels of much noise decide about means over an image, in a loss of a few nats among hundreds.
+    """
+    r = (sigma / alpha) ** 2
+    return sigma**2 * (1 + r) / (1 + r / most)
+
+
 def min_snr(alpha: Tensor, sigma: Tensor, gamma: float = 5.0) -> Tensor:
     """min(SNR, γ) on ‖x̂_0 − x_0‖², that is σ² min(1, γ σ²/α²).
 

@@ -99,6 +99,8 @@ class UNet(nn.Module):
         condition: What to condition on: a number of classes, the shape of values, or None.
         attention: Whether the coarsest level has self-attention. Its cost grows with the square of
             the number of pixels there.
+        start: Whether the network sees, in further channels, what the base of its model makes of x:
+            a mean over the image, for example, is hard to find in much noise.
         generator: Source of the initial weights.
 
     Raises:
@@ -115,10 +117,12 @@ class UNet(nn.Module):
         condition: int | Sequence[int] | None = None,
         attention: bool = False,
         *,
+        start: bool = False,
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
         check_kind(attention, "attention", bool, "True or False")
+        check_kind(start, "start", bool, "True or False")
         shape, channels = read_sizes(event, "event"), read_sizes(channels, "channels")
         check_count(blocks, "blocks")
         check_count(patch, "patch")
@@ -138,7 +142,8 @@ class UNet(nn.Module):
         self.config = {
             "event": list(shape), "channels": list(channels), "blocks": blocks,
             "patch": patch, "condition": kind, "attention": attention,
-        }  # fmt: skip
+        } | ({"start": True} if start else {})  # fmt: skip
+        self.start = start
         self.event_shape, self.patch = torch.Size(shape), patch
         conv: Conv = nn.Conv2d if len(shape) == 3 else nn.Conv1d
         folded = patch ** (len(shape) - 1)
@@ -146,7 +151,9 @@ class UNet(nn.Module):
         self.joined = isinstance(kind, tuple) and len(kind) == len(shape) and kind[1:] == shape[1:]
         c_joined = kind[0] * folded if isinstance(kind, tuple) and self.joined else 0
         self.conditioning = Conditioning(width, None if self.joined else kind)
-        self.inlet = unset(conv, c_image + c_joined, channels[0], 3, padding=1)
+        self.inlet = unset(
+            conv, c_image * (2 if start else 1) + c_joined, channels[0], 3, padding=1
+        )
         self.down, self.up = nn.ModuleList(), nn.ModuleList()
         self.shrink, self.grow = nn.ModuleList(), nn.ModuleList()
         for i, c in enumerate(channels):
@@ -170,13 +177,19 @@ class UNet(nn.Module):
         x: Float[Tensor, "batch channels *sides"],
         c: Float[Tensor, " batch"],
         condition: Int[Tensor, " batch"] | Float[Tensor, "batch *condition"] | None = None,
+        *,
+        start: Float[Tensor, "batch channels *sides"] | None = None,
     ) -> Float[Tensor, "batch channels *sides"]:
-        """Return the prediction at x."""
+        """Return the prediction at x; `start` is what the base of the model makes of it."""
         check_batch(x, self.event_shape, held=False)
         check_condition(self.condition, condition, len(x))
-        seen = x
+        if (start is not None) != self.start:
+            raise ValueError(
+                "a U-Net with start=True works in a model with a base, and no other takes start="
+            )
+        seen = x if start is None else torch.cat([x, start.to(x.dtype)], dim=1)
         if condition is not None and self.joined:
-            seen, condition = torch.cat([x, condition.to(x.dtype)], dim=1), None
+            seen, condition = torch.cat([seen, condition.to(x.dtype)], dim=1), None
         emb = self.conditioning(c, condition)
         h = _fold(seen, self.patch)
         if h.ndim == 4 and not _transformed(h):  # vmap has no such format
