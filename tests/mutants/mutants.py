@@ -2534,6 +2534,16 @@ MUTANTS = (
         "scores/test_networks.py::test_an_mlp_is_given_sines_and_cosines_of_what_it_sees",
     ),
     Mutant(
+        "X: a law to fall back on is added to the score that the network learns",
+        "scores/base.py", "(learned - known if self.fallback else learned)", "learned",
+        "scores/test_base.py::test_with_a_fallback_the_network_learns_the_whole_score",
+    ),
+    Mutant(
+        "X: a mixture of dense rows has to be undone by the network",
+        "interfaces/pipeline.py", "model.base.fallback = True", "model.base.fallback = False",
+        "interfaces/test_pipeline.py::test_many_rows_of_two_columns",
+    ),
+    Mutant(
         "X: frequencies for a few rows of many columns",
         "interfaces/pipeline.py", "ROWS_A_COLUMN * d <= len(x)", "ROWS_A_COLUMN <= len(x)",
         "interfaces/test_pipeline.py::test_frequencies_where_rows_are_many_for_the_columns",

@@ -80,6 +80,7 @@ class Base(Shared):
         rank: The number of directions of each covariance: all d, or for a single Gaussian fewer,
             in addition to a diagonal: S = D + V diag(w) Vᵀ.
         follows: Whether it is fitted to the training data together with the frame of a model.
+        fallback: Whether the network learns the whole score, and this law only replaces a part.
     """
 
     weights: Tensor
@@ -90,13 +91,13 @@ class Base(Shared):
 
     def __init__(
         self, event_shape: torch.Size, components: int = 1, rank: int | None = None, *,
-        follows: bool = False, like: Tensor | None = None,
+        follows: bool = False, fallback: bool = False, like: Tensor | None = None,
     ) -> None:  # fmt: skip
         like = torch.empty(0) if like is None else like
         super().__init__(like)
         d = event_shape.numel()
         rank = d if rank is None else rank
-        self.event_shape, self.follows = event_shape, follows
+        self.event_shape, self.follows, self.fallback = event_shape, follows, fallback
         eye = torch.eye(d, rank, dtype=like.dtype, device=like.device)
         whole = 1.0 if rank == d else 0.0
         for name, value in {
@@ -144,7 +145,9 @@ class Base(Shared):
     @property
     def config(self) -> dict[str, Any]:
         """What rebuilds it, JSON."""
-        return {"components": len(self.means), "rank": self.rank, "follows": self.follows}
+        return {
+            "components": len(self.means), "rank": self.rank, "follows": self.follows,
+        } | ({"fallback": True} if self.fallback else {})  # fmt: skip
 
     @property
     def rank(self) -> int:
@@ -211,6 +214,11 @@ class Base(Shared):
         y = (z - a * self.means.to(z)) / E
         along = ((y @ A).unsqueeze(1) @ middle).flatten(1)
         return -(y - a.square() * ((along @ A.mT) / E)), D, A
+
+    def beside(self, known: Tensor, learned: Tensor, coordinate: Tensor) -> Tensor:
+        """Return what this law and a network say together, by the share at noise coordinates."""
+        share = self.shared(coordinate).reshape(-1, *[1] * (known.ndim - 1))
+        return known + share * (learned - known if self.fallback else learned)
 
     # ------------------------------------------------------------------ fitted
 
@@ -306,7 +314,8 @@ def base_of(config: dict[str, Any] | None, event_shape: torch.Size) -> Base | No
     """Return the base of a configuration, before its tensors are loaded."""
     if config is None:
         return None
-    return Base(event_shape, config["components"], config["rank"], follows=config["follows"])
+    rest = {k: config[k] for k in ("follows", "fallback") if k in config}
+    return Base(event_shape, config["components"], config["rank"], **rest)
 
 
 def shapes_of(

@@ -73,7 +73,8 @@ class ScoreModel(ScoreBase, nn.Module):
     With `predicts="v"` and the base N(m, c²) this is the model without a base, and so EDM's. If
     the network is 0, the score is that of the base, however thin its directions are and however
     narrow the network is; far from the data only the base remains. `base.share` scales the
-    correction at each noise level.
+    correction at each noise level. With `base.fallback` the network learns the whole score s, as
+    without a base, and the score is (1 − share) s_base + share s; training uses s alone.
 
     A model carries its coordinates, x = shift + scale · z, for data whose columns have different
     units. Coordinates, moments and the scales of the condition are fitted in training and stored
@@ -267,8 +268,13 @@ class ScoreModel(ScoreBase, nn.Module):
 
     def _frame(self, z: Tensor, t: Tensor) -> Frame:
         """Return what depends on time alone, for states like z."""
-        m, c, alone = self.z_mean.to(z), self._spread(z), self.base is None
-        return frame_of(*self.schedule(t), z, m, c, self.predicts, alone=alone)
+        m, c = self.z_mean.to(z), self._spread(z)
+        return frame_of(*self.schedule(t), z, m, c, self.predicts, alone=self._whole)
+
+    @property
+    def _whole(self) -> bool:
+        """Whether the network predicts all of a score, and not a correction."""
+        return self.base is None or self.base.fallback
 
     def _noise_input(self, t: Tensor) -> Tensor:
         """Return what the network is given of a time: −λ/8, in the shape of t."""
@@ -317,14 +323,9 @@ class ScoreModel(ScoreBase, nn.Module):
             frame = self._frame(z, t)
         z_unit, out = self._asked(z, frame, self._predicted(z, condition), condition)
         s = frame.score(z_unit, out)
-        if self.base is None:
+        if self.base is None or (self.training and self.base.fallback):
             return s
-        return self.base.score(z, *frame.flat_levels) + self._share(frame.coordinate, z) * s
-
-    def _share(self, coordinate: Tensor, z: Tensor) -> Tensor:
-        """Return the share of the correction, such that it multiplies z."""
-        assert self.base is not None
-        return self.base.shared(coordinate).reshape(-1, *[1] * (z.ndim - 1))
+        return self.base.beside(self.base.score(z, *frame.flat_levels), s, frame.coordinate)
 
     def _score(self, z: Tensor, t: Tensor) -> Tensor:
         return nn.Module.__call__(self, z, t, self._without(z))
@@ -358,15 +359,17 @@ class ScoreModel(ScoreBase, nn.Module):
         z_unit, out = self._asked(z, frame, predicted, condition)
         assert frame.unit is not None
         a, b = frame.unit
-        if self.base is not None:  # only the linear part of a prediction counts
+        if not self._whole:  # only the linear part of a prediction counts
             z_unit = torch.zeros_like(a)
         blind = (a == 0) if self.predicts in ("score", "epsilon") else torch.zeros_like(a).bool()
         z0 = to_x0(self.predicts, out, z_unit, a.masked_fill(blind, 1.0), b)
         z0 = self._spread(z) * z0.masked_fill(blind, 0.0)
-        if self.base is None:
+        if self._whole:
             mean = self.z_mean.to(z)
-            return (mean if predicted is None else mean + predicted) + z0
-        return self.base.denoise(z, *frame.flat_levels) + self._share(frame.coordinate, z) * z0
+            z0 = (mean if predicted is None else mean + predicted) + z0
+        if self.base is None:
+            return z0
+        return self.base.beside(self.base.denoise(z, *frame.flat_levels), z0, frame.coordinate)
 
     def given(self, condition: Tensor | int) -> ConditionedScore:
         """Return the score of z_t given a condition: one for all samples, or one for each.

@@ -236,7 +236,8 @@ def fit(
     _check_device(device)
     with interruptible() as after_step:
         estimator = ScoreEstimator(
-            settings=settings, predicts=predicts, base=base,
+            settings=None if settings == TrainingSettings() else settings,
+            predicts=predicts, base=base,
             standardize=STANDARDIZE[standardize], held_out_fraction=held_out,
             schedule=_schedule(schedule),
             objective=_objective(objective, weight),
