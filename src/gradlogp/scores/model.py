@@ -73,20 +73,18 @@ class ScoreModel(ScoreBase, nn.Module):
     With `predicts="v"` and the base N(m, c²) this is the model without a base, and so EDM's. If
     the network is 0, the score is that of the base, however thin its directions are and however
     narrow the network is; far from the data only the base remains. `base.share` scales the
-    correction at each noise level. With `base.fallback` the network learns the whole score s, as
-    without a base, and the score is (1 − share) s_base + share s; training uses s alone.
+    correction at each noise level. With `base.fallback` the network learns a whole score s, which
+    training uses alone; the model returns (1 − share) s_base + share s.
 
     A model carries its coordinates, x = shift + scale · z, for data whose columns have different
     units. Coordinates, moments and the scales of the condition are fitted in training and stored
     with the weights; they start as identities. `forward` has no branch that depends on data, so
     that `torch.compile`, `torch.export` and `torch.func.vmap` accept it; calling the model checks
-    more.
+    more. `columns` may name the entries of a vector; a checkpoint keeps the names.
 
     References:
         | Elucidating the Design Space of Diffusion-Based Generative Models (Karras et al., 2022)
         | https://arxiv.org/abs/2206.00364
-
-    `columns` may name the entries of a vector; a checkpoint keeps the names.
 
     Arguments:
         network: network(z, c) or, if conditional, network(z, c, condition) -> like z.
@@ -365,8 +363,7 @@ class ScoreModel(ScoreBase, nn.Module):
         z0 = to_x0(self.predicts, out, z_unit, a.masked_fill(blind, 1.0), b)
         z0 = self._spread(z) * z0.masked_fill(blind, 0.0)
         if self._whole:
-            mean = self.z_mean.to(z)
-            z0 = (mean if predicted is None else mean + predicted) + z0
+            z0 = self.z_mean.to(z) + (z0 if predicted is None else predicted + z0)
         if self.base is None:
             return z0
         return self.base.beside(self.base.denoise(z, *frame.flat_levels), z0, frame.coordinate)
