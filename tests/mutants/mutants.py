@@ -2161,7 +2161,7 @@ MUTANTS = (
     ),
     Mutant(
         "X: the gain of a linear prediction the wrong way round",
-        "scores/model.py", "mean + predicted", "mean - predicted",
+        "scores/model.py", "else predicted + z0", "else z0 - predicted",
         "scores/test_conditioned.py::test_what_is_linear_in_a_condition_is_exact_before_any_training",
     ),
     Mutant(
