@@ -413,7 +413,7 @@ def test_a_correction_that_makes_the_flow_worse_is_left_out(sign):
     class Planted(glp.ScoreModel):
         def forward(self, z, t, condition=None):
             right, known = (ExactScore(law, self.schedule)(z, t) for law in (MIXTURE, base))
-            return known + self.base.share_of(z, self._noise_input(t)) * sign * (right - known)
+            return self.base.beside(known, sign * (right - known), self._noise_input(t))
 
         def denoise_given(self, z, t, condition=None):
             alpha, sigma = self.schedule(t)

@@ -7,6 +7,7 @@ import torch
 import gradlogp as glp
 from gradlogp.interfaces import pipeline
 from gradlogp.interfaces.pipeline import FREQUENCIES, build_model
+from gradlogp.learn.settings import DENSE, dense
 from gradlogp.noise import AffineCoordinates
 from gradlogp.noise.schedules import VE, VP
 
@@ -95,6 +96,30 @@ def test_frequencies_where_rows_are_many_for_the_columns(generator):
     for data, width, many in ((x, 8, True), (x[:59], 8, False), (x, 2, False)):
         network = build_model(data, width=width, base="gaussian", generator=generator).network
         assert network.config["frequencies"] == (list(FREQUENCIES) if many else [])
+
+
+def test_many_rows_of_two_columns(generator):
+    """A narrow network that learns all of the score, in large steps; else nothing changes."""
+    law = glp.GaussianMixture(torch.ones(2) / 2, torch.eye(2), 0.1)
+    for many, width in ((True, 64), (False, 128)):
+        x = torch.randn(60, 2, generator=generator)
+        model = build_model(x, base=law, dense=many, generator=generator)
+        assert (model.network.config["width"], model.base.fallback) == (width, many)
+        assert not build_model(x, base="gaussian", dense=many).base.fallback
+    assert dense(4000, (2,))
+    assert not any(dense(n, event) for n, event in ((3999, (2,)), (4000, (3,)), (4000, (2, 1))))
+    x, rates = torch.randn(4000, 2, generator=generator), []
+    y = np.arange(4000) % 2 == 0
+    for rows, of, changes in (
+        (x, None, {}), (x[1:], None, {}), (x, y, {"condition": "classes"}),
+        (x, None, {"settings": glp.TrainingSettings()}),
+    ):  # fmt: skip
+        found = glp.ScoreEstimator(
+            max_iter=1, batch_size=16, base="none", random_state=0,
+            callback=lambda record: rates.append(record.learning_rate), **changes,
+        ).fit(rows, of)  # fmt: skip
+    assert rates == [DENSE.learning_rate] + 3 * [glp.TrainingSettings().learning_rate]
+    assert found.model_.network.config["width"] == 64
 
 
 @pytest.mark.slow

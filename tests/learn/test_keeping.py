@@ -251,7 +251,7 @@ class Planted(ScoreModel):
 
     def forward(self, z, t, condition=None):
         right, known = (ExactScore(law, self.schedule)(z, t) for law in (MIXTURE, BASE))
-        return known + self.base.share_of(z, self._noise_input(t)) * self.factor * (right - known)
+        return self.base.beside(known, self.factor * (right - known), self._noise_input(t))
 
 
 def planted(factor, n=4000, schedule=VE(0.1, 4.0)):  # noqa: B008

@@ -2216,7 +2216,7 @@ MUTANTS = (
     ),
     Mutant(
         "X: the gain of a linear prediction the wrong way round",
-        "scores/model.py", "mean + predicted", "mean - predicted",
+        "scores/model.py", "else predicted + z0", "else z0 - predicted",
         "scores/test_conditioned.py::test_what_is_linear_in_a_condition_is_exact_before_any_training",
     ),
     Mutant(
@@ -2587,6 +2587,16 @@ MUTANTS = (
         "X: frequencies of the noisy entry, not of what is known",
         "scores/networks/mlp.py", "self.features(seen)", "self.features(x.flatten(1))",
         "scores/test_networks.py::test_an_mlp_is_given_sines_and_cosines_of_what_it_sees",
+    ),
+    Mutant(
+        "X: a law to fall back on is added to the score that the network learns",
+        "scores/base.py", "(learned - known if self.fallback else learned)", "learned",
+        "scores/test_base.py::test_with_a_fallback_the_network_learns_the_whole_score",
+    ),
+    Mutant(
+        "X: a mixture of dense rows has to be undone by the network",
+        "interfaces/pipeline.py", "model.base.fallback = True", "model.base.fallback = False",
+        "interfaces/test_pipeline.py::test_many_rows_of_two_columns",
     ),
     Mutant(
         "X: frequencies for a few rows of many columns",

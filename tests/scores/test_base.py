@@ -250,6 +250,29 @@ def test_the_share_of_the_correction(generator):
     close(B.shared(torch.tensor([-9.0, 9.0])), B.share[[0, -1]])
 
 
+@every_kind
+def test_with_a_fallback_the_network_learns_the_whole_score(kind, tmp_path, generator):
+    """The score is (1 − share) s_base + share s, the denoiser too; training sees s alone."""
+    network = MLP(2, 4, 1, generator=generator)
+    torch.nn.init.normal_(network.outlet.weight, generator=generator)
+    plain = ScoreModel(network.double(), VP(), kind)
+    mixed = ScoreModel(network.double(), VP(), kind, base=MIXTURE)
+    mixed.base.fallback = True
+    for model in (plain, mixed):
+        model.z_mean.copy_(MEAN[:2])
+        model.z_std.copy_(STD[:2])
+    z, exact = torch.randn(4, 2, generator=generator), ExactScore(MIXTURE, VP())
+    mixed.base.share.fill_(0.25)
+    mixed.eval()
+    glp.learn.checkpoint.save(tmp_path / "kept", mixed)
+    for model in (mixed, glp.learn.checkpoint.load(tmp_path / "kept").double()):
+        for t in (*TIMES, TIMES):
+            close(model(z, t), 0.25 * plain(z, t) + 0.75 * exact(z, t), rtol=1e-5)
+            x0 = 0.25 * plain.denoise(z, t) + 0.75 * exact.denoise(z, t)
+            close(model.denoise(z, t), x0, rtol=1e-5, atol=1e-6)
+    close(mixed.train()(z, TIMES), plain(z, TIMES))
+
+
 # ---------------------------------------------------------------------------- as one graph
 
 

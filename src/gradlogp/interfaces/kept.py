@@ -26,7 +26,7 @@ from ..learn import checkpoint
 from ..learn.config import check_fields, fits, short
 from ..learn.data.layout import layout
 from ..learn.folders import read_whole
-from ..learn.settings import TrainingSettings
+from ..learn.settings import DENSE, TrainingSettings
 from ..scores.model import ScoreModel
 
 HERE = (
@@ -208,15 +208,18 @@ def as_array(X: Any) -> Any:
     return (X.float() if X.dtype == torch.bfloat16 else X).numpy()  # which NumPy does not have
 
 
-def training_of(estimator: Any) -> TrainingSettings:
-    """Return how an estimator trains: its settings, and what it has of its own in place of them."""
+def training_of(estimator: Any, *, dense: bool = False) -> TrainingSettings:
+    """Return how an estimator trains: its settings, and what it has of its own in place of them.
+
+    Without settings they are those for dense rows, or for others.
+    """
     own: dict[str, Any] = {
         "steps": estimator.max_iter, "batch_size": estimator.batch_size,
         "learning_rate": estimator.learning_rate, "ema": estimator.ema,
     }  # fmt: skip
     given = estimator.settings
     if given is None:
-        given = TrainingSettings()
+        given = DENSE if dense else TrainingSettings()
     check_kind(given, "settings", TrainingSettings, "TrainingSettings")
     return replace(given, **{k: v for k, v in own.items() if v is not None})
 

@@ -71,7 +71,7 @@ def build_model(
     schedule: Schedule | None = None,
     predicts: Kind = "v",
     standardize: bool | Literal["one"] = True,
-    width: int = 128,
+    width: int | None = None,
     depth: int = 3,
     channels: Sequence[int] | None = None,
     condition: int | Sequence[int] | None = None,
@@ -79,6 +79,7 @@ def build_model(
     given: Tensor | None = None,
     masks: Masks | None = None,
     repeats: Tensor | None = None,
+    dense: bool = False,
     generator: torch.Generator | None = None,
 ) -> ScoreModel:
     """Return an untrained model that suits the data.
@@ -91,10 +92,13 @@ def build_model(
     Images `(C, H, W)` and sequences `(C, L)` get a U-Net, all other data an MLP.
 
     `given` are the conditions of the rows of x, and `repeats` the row of each sample, where some are
-    there more often. With `masks` the model is conditional on any part of a row instead. The other
-    arguments are those of `ScoreEstimator` and `ScoreModel`.
+    there more often. With `masks` the model is conditional on any part of a row instead. With
+    `dense` rows (`learn.settings.dense`) the MLP is narrower and learns the whole score, and a
+    mixture only replaces what held-out rows do not support. The other arguments are those of
+    `ScoreEstimator` and `ScoreModel`.
     """
     event = x.shape[1:]
+    width = (64 if dense else 128) if width is None else width
     if schedule is None:
         scales: Scales = "one" if standardize == "one" else "each"
         own = x if repeats is None else subset(x, repeats)
@@ -131,6 +135,8 @@ def build_model(
         if base is None and masks is None and event.numel() > width:
             warn_of_rank(x, width)
     model = ScoreModel(network, schedule, predicts, event, base=base)
+    if dense and model.base is not None and isinstance(base, GaussianMixture):
+        model.base.fallback = True  # the network would have to undo its edges
     if masks is not None:
         masks.prepare(model.condition)
     return model

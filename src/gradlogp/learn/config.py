@@ -154,7 +154,9 @@ def _check(config: dict[str, Any], where: str) -> None:
     def base(value: Any) -> bool:
         if value is None:
             return True
-        if not isinstance(value, dict) or value.keys() != {"components", "rank", "follows"}:
+        if not isinstance(value, dict) or value.get("fallback", True) is not True:
+            return False
+        if value.keys() - {"fallback"} != {"components", "rank", "follows"}:
             return False
         rank, event = value["rank"], config["event_shape"]
         waves = rank == 0 and type(rank) is int and len(event) == 3 and value["follows"] is True

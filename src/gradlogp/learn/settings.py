@@ -130,6 +130,15 @@ class TrainingSettings:
         return self.learning_rate * rise * 0.5 * (1 + math.cos(math.pi * progress))
 
 
+DENSE = TrainingSettings(steps=1000, batch_size=1024, learning_rate=1e-2)
+"""How the estimator trains on dense rows by default: the noise of the loss is what limits it there."""
+
+
+def dense(n: int, event: Sequence[int]) -> bool:
+    """Return whether n rows are many for such events: 4,000 or more of at most two columns."""
+    return n >= 4000 and len(event) == 1 and event[0] <= 2
+
+
 def ema_decay(decay: float, n: int) -> float:
     """Return the decay of the n-th averaging, min(decay, (1 + n)/(10 + n))."""
     return min(decay, (1 + n) / (10 + n))

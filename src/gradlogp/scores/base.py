@@ -43,6 +43,7 @@ class Base(Shared):
         rank: The number of directions of each covariance: all d, or for a single Gaussian fewer,
             in addition to a diagonal: S = D + V diag(w) Vᵀ.
         follows: Whether it is fitted to the training data together with the frame of a model.
+        fallback: Whether the network learns the whole score, and this law only replaces a part.
     """
 
     weights: Tensor
@@ -53,13 +54,13 @@ class Base(Shared):
 
     def __init__(
         self, event_shape: torch.Size, components: int = 1, rank: int | None = None, *,
-        follows: bool = False, like: Tensor | None = None,
+        follows: bool = False, fallback: bool = False, like: Tensor | None = None,
     ) -> None:  # fmt: skip
         like = torch.empty(0) if like is None else like
         super().__init__(like)
         d = event_shape.numel()
         rank = d if rank is None else rank
-        self.event_shape, self.follows = event_shape, follows
+        self.event_shape, self.follows, self.fallback = event_shape, follows, fallback
         eye = torch.eye(d, rank, dtype=like.dtype, device=like.device)
         whole = 1.0 if rank == d else 0.0
         for name, value in {
@@ -107,7 +108,9 @@ class Base(Shared):
     @property
     def config(self) -> dict[str, Any]:
         """What rebuilds it, JSON."""
-        return {"components": len(self.means), "rank": self.rank, "follows": self.follows}
+        return {
+            "components": len(self.means), "rank": self.rank, "follows": self.follows,
+        } | ({"fallback": True} if self.fallback else {})  # fmt: skip
 
     @property
     def rank(self) -> int:
@@ -147,13 +150,13 @@ class Base(Shared):
 
     def corrected(self, s: Tensor, z: Tensor, a: Tensor, b: Tensor, coordinate: Tensor) -> Tensor:
         """Return the score with the share of a correction s; coordinates are `()` or `(B,)`."""
-        return self.score(z, a, b) + self.share_of(z, coordinate) * s
+        return self.beside(self.score(z, a, b), s, coordinate)
 
     def corrected_mean(
         self, z0: Tensor, z: Tensor, a: Tensor, b: Tensor, coordinate: Tensor
     ) -> Tensor:
         """Return E[z_0 | z_t = z] with the share of a correction z0."""
-        return self.denoise(z, a, b) + self.share_of(z, coordinate) * z0
+        return self.beside(self.denoise(z, a, b), z0, coordinate)
 
     def _rotated(
         self, z: Tensor, a: Tensor, b: Tensor
@@ -287,7 +290,8 @@ def base_of(config: dict[str, Any] | None, event_shape: torch.Size) -> AnyBase |
         return None
     if config["rank"] == 0:
         return Waves(event_shape)
-    return Base(event_shape, config["components"], config["rank"], follows=config["follows"])
+    rest = {k: config[k] for k in ("follows", "fallback") if k in config}
+    return Base(event_shape, config["components"], config["rank"], **rest)
 
 
 def shapes_of(

@@ -72,21 +72,19 @@ class ScoreModel(ScoreBase, nn.Module):
         \tilde α / (\tilde α + \tilde σ) \;(velocity), \quad -\tilde σ \;(score)
 
     With `predicts="v"` and the base N(m, c²) this is the model without a base, and so EDM's. If
-    the network is 0, the score is that of the base, however thin its directions are and however
-    narrow the network is; far from the data only the base remains. `base.share` scales the
-    correction at each noise level.
+    the network is 0, the score is that of the base, however thin its directions are; far from the
+    data only the base remains. `base.share` scales the correction at each noise level. With
+    `base.fallback` the network learns a whole score s, and the result is (1 − share) s_base + share s.
 
     A model carries its coordinates, x = shift + scale · z, for data whose columns have different
     units. Coordinates, moments and the scales of the condition are fitted in training and stored
     with the weights; they start as identities. `forward` has no branch that depends on data, so
     that `torch.compile`, `torch.export` and `torch.func.vmap` accept it; calling the model checks
-    more.
+    more. `columns` may name the entries of a vector; a checkpoint keeps the names.
 
     References:
         | Elucidating the Design Space of Diffusion-Based Generative Models (Karras et al., 2022)
         | https://arxiv.org/abs/2206.00364
-
-    `columns` may name the entries of a vector; a checkpoint keeps the names.
 
     Arguments:
         network: network(z, c) or, if conditional, network(z, c, condition) -> like z.
@@ -95,11 +93,10 @@ class ScoreModel(ScoreBase, nn.Module):
         event_shape: The event shape, if the network has no attribute `event_shape`.
         condition: What the network is conditional on, if it has no attribute `condition`: a number
             of classes, or the shape of float values.
-        base: What the network corrects: "gaussian", a Gaussian fitted to the data together with
-            the frame (the whole covariance; for events of more than 512 entries 32 directions and
-            a diagonal, or for images a mixture of waves, see `scores.waves`); a `Gaussian` or a
-            `GaussianMixture` in model coordinates, which is not changed; or None, nothing. It is the
-            same for all conditions.
+        base: What the network corrects, for all conditions: "gaussian", a Gaussian fitted to the
+            data together with the frame (for events of more than 512 entries 32 directions and a
+            diagonal, or for images a mixture of waves, `scores.waves`); a `Gaussian` or a
+            `GaussianMixture` in model coordinates, which is not changed; or None.
 
     Raises:
         ValueError: For an unknown `predicts` or base, if no event shape is known, or if an event
@@ -268,8 +265,13 @@ class ScoreModel(ScoreBase, nn.Module):
 
     def _frame(self, z: Tensor, t: Tensor) -> Frame:
         """Return what depends on time alone, for states like z."""
-        m, c, alone = self.z_mean.to(z), self._spread(z), self.base is None
+        m, c, alone = self.z_mean.to(z), self._spread(z), self._whole
         return frame_of(*self.schedule(t), z, m, c, self.predicts, alone=alone)
+
+    @property
+    def _whole(self) -> bool:
+        """Whether the network predicts all of a score, and not a correction."""
+        return self.base is None or self.base.fallback
 
     def _noise_input(self, t: Tensor) -> Tensor:
         """Return what the network is given of a time: −λ/8, in the shape of t."""
@@ -321,7 +323,7 @@ class ScoreModel(ScoreBase, nn.Module):
             frame = self._frame(z, t)
         z_unit, out = self._asked(z, frame, self._predicted(z, condition), condition)
         s = frame.score(z_unit, out)
-        if self.base is None:
+        if self.base is None or (self.training and self.base.fallback):
             return s
         return self.base.corrected(s, z, *frame.flat_levels, frame.coordinate)
 
@@ -357,15 +359,14 @@ class ScoreModel(ScoreBase, nn.Module):
         z_unit, out = self._asked(z, frame, predicted, condition)
         assert frame.unit is not None
         a, b = frame.unit
-        if self.base is not None:  # only the linear part of a prediction counts
-            z_unit = torch.zeros_like(a)
+        z_unit = z_unit if self._whole else torch.zeros_like(a)  # a correction has no other part
         blind = (a == 0) if self.predicts in ("score", "epsilon") else torch.zeros_like(a).bool()
         z0 = to_x0(self.predicts, out, z_unit, a.masked_fill(blind, 1.0), b)
         z0 = self._spread(z) * z0.masked_fill(blind, 0.0)
-        if self.base is None:
-            mean = self.z_mean.to(z)
-            return (mean if predicted is None else mean + predicted) + z0
-        return self.base.corrected_mean(z0, z, *frame.flat_levels, frame.coordinate)
+        if self._whole:
+            z0 = self.z_mean.to(z) + (z0 if predicted is None else predicted + z0)
+        at = *frame.flat_levels, frame.coordinate
+        return z0 if self.base is None else self.base.corrected_mean(z0, z, *at)
 
     def given(self, condition: Tensor | int) -> ConditionedScore:
         """Return the score of z_t given a condition: one for all samples, or one for each.

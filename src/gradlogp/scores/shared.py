@@ -26,6 +26,8 @@ class Shared(nn.Module):
 
     share: Tensor
     span: Tensor
+    fallback = False
+    """Whether the network learns the whole score, and this law only replaces a part."""
 
     def __init__(self, like: Tensor, *entries: int) -> None:
         super().__init__()
@@ -43,9 +45,10 @@ class Shared(nn.Module):
         levels = torch.arange(last + 1, dtype=place.dtype, device=place.device)
         return (1 - (place - levels).abs()).clamp(min=0) @ table.to(place)
 
-    def share_of(self, z: Tensor, coordinate: Tensor) -> Tensor:
-        """Return one share for all entries, such that it multiplies z."""
-        return self.shared(coordinate).reshape(-1, *[1] * (z.ndim - 1))
+    def beside(self, known: Tensor, learned: Tensor, coordinate: Tensor) -> Tensor:
+        """Return what this law and a network say together, by the share at noise coordinates."""
+        share = self.shared(coordinate).reshape(-1, *[1] * (known.ndim - 1))
+        return known + share * (learned - known if self.fallback else learned)
 
     def check_share(self, name: str) -> dict[str, bool]:
         """Return for each of its tensors whether it can be what it is called."""

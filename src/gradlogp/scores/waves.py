@@ -121,17 +121,17 @@ class Waves(Shared):
 
     def corrected(self, s: Tensor, z: Tensor, a: Tensor, b: Tensor, coordinate: Tensor) -> Tensor:
         """Return the score with the share of a correction s, and of what that lacks."""
-        extra, share = self._lacking(z, a, b, coordinate), self.share_of(z, coordinate)
-        return self.score(z, a, b) + share * (s + extra)
+        s = s + self._lacking(z, a, b, coordinate)
+        return self.beside(self.score(z, a, b), s, coordinate)
 
     def corrected_mean(
         self, z0: Tensor, z: Tensor, a: Tensor, b: Tensor, coordinate: Tensor
     ) -> Tensor:
         """Return E[z_0 | z_t = z] with the share of a correction z0, and of what that lacks."""
-        extra, share = self._lacking(z, a, b, coordinate), self.share_of(z, coordinate)
+        extra = self._lacking(z, a, b, coordinate)
         blind = a.masked_fill(a == 0, torch.inf)  # where a state carries no information
         z0 = z0 + extra * (b.square() / blind)[..., None, None]
-        return self.denoise(z, a, b) + share * z0
+        return self.beside(self.denoise(z, a, b), z0, coordinate)
 
     def _lacking(self, z: Tensor, a: Tensor, b: Tensor, coordinate: Tensor) -> Tensor:
         """Return β w/c; coordinates are `()` or `(B,)`."""

@@ -147,8 +147,10 @@ def fit(
         condition: Columns to condition on, separated by commas: the law of the others given these
             is learned. In a table they may be of any kind; all columns are still learned, and
             `sample` draws them too, or takes them from --given.
-        settings: Training settings: each field is an option.
-        width: Width of the network for vectors, 128 by default.
+        settings: Training settings: each field is an option. If none is set, 4,000 rows or more of
+            at most two columns are trained on for 1,000 steps of 1,024 rows at a rate of 0.01.
+        width: Width of the network for vectors; by default 128, or 64 for 4,000 rows or more of at
+            most two columns.
         depth: Number of its residual blocks, 3 by default.
         predicts: What the network predicts.
         schedule: Noise levels; auto chooses them from the data. ddpm has 1000 steps, β from 1e-4
@@ -237,7 +239,8 @@ def fit(
     _check_device(device)
     with interruptible() as after_step:
         estimator = ScoreEstimator(
-            settings=settings, predicts=predicts, base=base,
+            settings=None if settings == TrainingSettings() else settings,
+            predicts=predicts, base=base,
             standardize=STANDARDIZE[standardize], held_out_fraction=held_out,
             schedule=_schedule(schedule),
             objective=_objective(objective, weight),
