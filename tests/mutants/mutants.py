@@ -2590,7 +2590,7 @@ MUTANTS = (
     ),
     Mutant(
         "X: a law to fall back on is added to the score that the network learns",
-        "scores/base.py", "(learned - known if self.fallback else learned)", "learned",
+        "scores/shared.py", "(learned - known if self.fallback else learned)", "learned",
         "scores/test_base.py::test_with_a_fallback_the_network_learns_the_whole_score",
     ),
     Mutant(
