@@ -1,5 +1,7 @@
 """Functions of PyTorch operations on the fused engine: what is translated, and what is refused."""
 
+import random
+
 import numpy as np
 import pytest
 import torch
@@ -98,8 +100,11 @@ def test_what_has_no_rule_is_refused_with_its_name(reason):
         functions.translated(target, X)
 
 
-def test_a_function_that_is_different_elsewhere_is_refused(by_hand):
-    f = lambda x: -(x - x.mean(0)).square().sum(1) - x.square().sum(1)
+@pytest.mark.parametrize("f", [
+    lambda x: -(x - x.mean(0)).square().sum(1) - x.square().sum(1),
+    lambda x: -x.square().sum(1) * (1 + random.random()),
+], ids=["rows together", "random numbers of Python"])  # fmt: skip
+def test_a_function_that_is_different_elsewhere_is_refused(f, by_hand):
     x0 = torch.cat([X, -X])
     good = functions.translated(as_target(log_prob=lambda x: -x.square().sum(1)), x0)
     functions.check(good, x0)
