@@ -69,6 +69,25 @@ def compared(x: Tensor) -> Tensor:
     return both.masked_fill(x.ge(2.2), 0.25).sum(1) + x.to(torch.bool).to(x).sum(1)
 
 
+def truths(x: Tensor) -> Tensor:
+    """True and false, of other numbers than 0 and 1 too."""
+    high, low, half = x > 0.1, x > -0.5, torch.where(x > 0, x, 0.0)
+    mask = torch.zeros_like(high)
+    mask[:, :3] = half[:, :3]
+    mask[:, 3].fill_(7)
+    out = (high + low).to(x) + 2 * torch.logical_or(-half, half - 2).to(x) + mask * x
+    out = out + 4 * torch.logical_and(half, x - 0.7).to(x) + 8 * low.masked_fill(high, 3).to(x)
+    return out.sum(1) + 16 * (-half).all(1).to(x) + 32 * (-half).any(1).to(x)
+
+
+def shapes(x: Tensor) -> Tensor:
+    """The same numbers in lines of two lengths, and an index without dimension."""
+    y = x.repeat(1, 2)[:, :6] * A[0, 0]
+    sums = y.view(-1, 2, 3).sum(2).cos().sum(1) + y.view(-1, 3, 2).sum(2).sin().sum(1)
+    part = x.view(-1, 2, 2).index_select(2, torch.tensor(1)).exp().sum((1, 2))
+    return sums + part
+
+
 FUNCTIONS = {
     "powers": lambda x: (x**2 + x**3 + x.abs() ** 1.5 + (x**2 + 1) ** -0.5 + x.square() ** 2).sum(1)
     + (x.abs() ** x.square() + 2.0 ** x + (x.exp() ** -2) + x.abs().sqrt()).sum(1),
@@ -96,5 +115,6 @@ FUNCTIONS = {
     - x.amax(1) * x.amin(1),
     "product": lambda x: x.detach().prod(1) * x[:, 0],
     "written": written, "in place": in_place, "products": products, "placed": placed,
-    "compared": compared, "rows": rows,
+    "compared": compared, "rows": rows, "truths": truths, "shapes": shapes,
+    "not a number": lambda x: x.sum(1) + torch.where(x > 0, x, torch.nan).sign().sum(1),
 }  # fmt: skip

@@ -240,6 +240,6 @@ def unary(kind: int, a: Any, out: Any) -> None:
             elif kind == op.DIGAMMA:
                 out[i] = digamma(v)
             elif kind == op.SIGN:
-                out[i] = one if v > zero else (-one if v < zero else v)
+                out[i] = one if v > zero else (-one if v < zero else zero)
             elif kind == op.FLOOR:
                 out[i] = np.floor(v)

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from . import operations as op
 from .tracing import CannotCompile, Refs, Tracer, tensors
+from .truths import written
 
 
 def _moved(function: Any) -> Callable[..., Refs]:
@@ -52,8 +53,13 @@ def _gather(m: Tracer, a: Any, dim: int, index: Tensor, sparse_grad: bool = Fals
     return np.take_along_axis(m(a), _indices(m, index).numpy(), dim)
 
 
+def _line(m: Tracer, index: Tensor) -> Any:
+    """Return indices as a line, even one without dimension."""
+    return _indices(m, index).reshape(-1).numpy()
+
+
 def _select_rows(m: Tracer, a: Any, dim: int, index: Tensor) -> Refs:
-    return np.take(m(a), _indices(m, index).numpy(), dim)
+    return np.take(m(a), _line(m, index), dim)
 
 
 def _put(m: Tracer, a: Any, indices: Any, values: Any, accumulate: bool = False, *_: Any) -> Refs:
@@ -90,13 +96,13 @@ def _scatter_add(m: Tracer, a: Any, dim: int, index: Tensor, source: Any) -> Ref
 
 def _index_add(m: Tracer, a: Any, dim: int, index: Tensor, source: Any, alpha: float = 1) -> Refs:
     out = m(a).copy()
-    where = np.take(np.arange(out.size).reshape(out.shape), _indices(m, index).numpy(), dim)
+    where = np.take(np.arange(out.size).reshape(out.shape), _line(m, index), dim)
     new = np.broadcast_to(m.do(op.MUL, m(source), m(alpha)), where.shape)
     return _placed(m, out, where.ravel(), new.ravel(), True)
 
 
 def _copy(m: Tracer, a: Any, b: Any, non_blocking: bool = False) -> Refs:
-    return np.broadcast_to(m(b), a.shape)
+    return np.broadcast_to(written(m, a, b), a.shape)
 
 
 def _padded(m: Tracer, a: Any, pad: Any, value: float = 0) -> Refs:
@@ -125,6 +131,6 @@ PLACES: dict[str, Callable[..., Any]] = {
     "index_add": _index_add,
     "copy": _copy,
     "clone": _same,
-    "fill": lambda m, a, b: np.broadcast_to(m(b), a.shape),
+    "fill": lambda m, a, b: np.broadcast_to(written(m, a, b), a.shape),
     "zero": lambda m, a: np.broadcast_to(m(0), a.shape),
 }  # fmt: skip

@@ -13,6 +13,7 @@ from torch import Tensor
 from . import operations as op
 from .places import PLACES
 from .tracing import CannotCompile, Refs, Tracer
+from .truths import TRUTHS, axes, logical, opposite, truth, written
 
 
 def apply(m: Tracer, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -23,6 +24,8 @@ def apply(m: Tracer, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -
     """
     schema = func._schema
     name = schema.name.removeprefix("aten::")
+    if func is torch.ops.aten.view.dtype:
+        raise CannotCompile("it reads numbers as another type")
     if func.is_view or name in VIEWS or name in SHAPE_ONLY:
         return None
     if name == "_is_all_true":  # what laws of PyTorch require; the result does not change the path
@@ -70,6 +73,8 @@ def _binary(kind: int, swap: bool = False) -> Callable[..., Refs]:
 
 
 def _add(m: Tracer, a: Any, b: Any, alpha: float = 1) -> Refs:
+    if logical(a, b):
+        return m.do(op.MAX, m(a), m(b))
     return m.do(op.ADD, m(a), m.do(op.MUL, m(b), m(alpha)))
 
 
@@ -97,12 +102,8 @@ def _halves(m: Tracer, kind: int, a: Any) -> Refs:
     return m.do(op.MUL, m(0.5), m.do(kind, m.do(op.EXP, m(a)), m.do(op.EXP, m.do(op.NEG, m(a)))))
 
 
-def _opposite(m: Tracer, a: Refs) -> Refs:
-    return m.do(op.SUB, m(1), a)
-
-
 def _unequal(m: Tracer, a: Any, b: Any) -> Refs:
-    return _opposite(m, m.do(op.EQ, m(a), m(b)))
+    return opposite(m, m.do(op.EQ, m(a), m(b)))
 
 
 def _where(m: Tracer, c: Any, a: Any, b: Any) -> Refs:
@@ -138,7 +139,7 @@ def _cross_entropy(
 ) -> Refs:
     if weight is not None or factor is not None or reduction != 0:
         raise NotImplementedError
-    return m.do(op.SUB, m.do(op.MUL, _opposite(m, m(b)), m(a)), _log_sigmoid(m, a)[0])
+    return m.do(op.SUB, m.do(op.MUL, opposite(m, m(b)), m(a)), _log_sigmoid(m, a)[0])
 
 
 def _slope(m: Tracer, g: Any, slope: Refs) -> Refs:
@@ -147,7 +148,7 @@ def _slope(m: Tracer, g: Any, slope: Refs) -> Refs:
 
 def _silu_backward(m: Tracer, g: Any, a: Any) -> Refs:
     x, s = m(a), m.do(op.SIGMOID, m(a))
-    return _slope(m, g, m.do(op.MUL, s, m.do(op.ADD, m(1), m.do(op.MUL, x, _opposite(m, s)))))
+    return _slope(m, g, m.do(op.MUL, s, m.do(op.ADD, m(1), m.do(op.MUL, x, opposite(m, s)))))
 
 
 def _logaddexp(m: Tracer, a: Any, b: Any) -> Refs:
@@ -175,7 +176,7 @@ def _lerp(m: Tracer, a: Any, b: Any, weight: Any) -> Refs:
 def _to_copy(m: Tracer, a: Any, dtype: Any = None, **_: Any) -> Refs:
     """Change the type: numbers to true or false, and not to integers."""
     if dtype == torch.bool:
-        return _unequal(m, a, 0)
+        return truth(m, a)
     if dtype is not None and a.is_floating_point() and not dtype.is_floating_point:
         raise NotImplementedError
     return m(a)
@@ -184,12 +185,8 @@ def _to_copy(m: Tracer, a: Any, dtype: Any = None, **_: Any) -> Refs:
 # ---------------------------------------------------------------------------- sums
 
 
-def _axes(dim: Any) -> tuple[int, ...]:
-    return () if dim is None else (dim,) if isinstance(dim, int) else tuple(dim)
-
-
 def _sum(m: Tracer, a: Any, dim: Any = None, keepdim: bool = False, dtype: Any = None) -> Refs:
-    return m.reduce(op.SUM, m(a), _axes(dim), keepdim)
+    return m.reduce(op.SUM, m(a), axes(dim), keepdim)
 
 
 def _mean(m: Tracer, a: Any, dim: Any = None, keepdim: bool = False, dtype: Any = None) -> Refs:
@@ -198,26 +195,26 @@ def _mean(m: Tracer, a: Any, dim: Any = None, keepdim: bool = False, dtype: Any 
 
 
 def _most(m: Tracer, a: Any, dim: Any = None, keepdim: bool = False) -> Refs:
-    return m.reduce(op.MOST, m(a), _axes(dim), keepdim)
+    return m.reduce(op.MOST, m(a), axes(dim), keepdim)
 
 
 def _least(m: Tracer, a: Any, dim: Any = None, keepdim: bool = False) -> Refs:
-    return m.do(op.NEG, m.reduce(op.MOST, m.do(op.NEG, m(a)), _axes(dim), keepdim))
+    return m.do(op.NEG, m.reduce(op.MOST, m.do(op.NEG, m(a)), axes(dim), keepdim))
 
 
 def _shifted(m: Tracer, a: Any, dim: Any) -> tuple[Refs, Refs, Refs]:
     """Return x − max x, the logarithm of the sum of its exponentials, and max x, if finite."""
     x = m(a)
-    top = m.reduce(op.MOST, x, _axes(dim), True)
+    top = m.reduce(op.MOST, x, axes(dim), True)
     top = m.do(op.WHERE, m.do(op.EQ, m.do(op.SUB, top, top), m(0)), top, m(0))
     x = m.do(op.SUB, x, top)
-    return x, m.do(op.LOG, m.reduce(op.SUM, m.do(op.EXP, x), _axes(dim), True)), top
+    return x, m.do(op.LOG, m.reduce(op.SUM, m.do(op.EXP, x), axes(dim), True)), top
 
 
 def _logsumexp(m: Tracer, a: Any, dim: Any, keepdim: bool = False) -> Refs:
     _, log, top = _shifted(m, a, dim)
     out = m.do(op.ADD, log, top)
-    return out if keepdim else out.squeeze(tuple(d % a.ndim for d in _axes(dim)))
+    return out if keepdim else out.squeeze(tuple(d % a.ndim for d in axes(dim)))
 
 
 def _log_softmax(m: Tracer, a: Any, dim: int, half: bool) -> Refs:
@@ -242,7 +239,7 @@ def _softmax_backward(m: Tracer, g: Any, out: Any, dim: int, dtype: Any) -> Refs
 def _var(m: Tracer, a: Any, dim: Any = None, correction: Any = 1, keepdim: bool = False) -> Refs:
     mean = _mean(m, a, dim, True)
     off = m.do(op.SUB, m(a), mean)
-    total = m.reduce(op.SUM, m.do(op.MUL, off, off), _axes(dim), keepdim)
+    total = m.reduce(op.SUM, m.do(op.MUL, off, off), axes(dim), keepdim)
     return m.do(op.DIV, total, m(a.numel() / max(1, total.size) - correction))
 
 
@@ -252,7 +249,7 @@ def _norm(
     if order != 2:
         raise NotImplementedError
     x = m(a)
-    return m.do(op.SQRT, m.reduce(op.SUM, m.do(op.MUL, x, x), _axes(dim), keepdim))
+    return m.do(op.SQRT, m.reduce(op.SUM, m.do(op.MUL, x, x), axes(dim), keepdim))
 
 
 def _cumsum(m: Tracer, a: Any, dim: int, dtype: Any = None) -> Refs:
@@ -303,8 +300,7 @@ UNARY = {
 
 BINARY = {
     "mul": op.MUL, "div": op.DIV, "maximum": op.MAX, "minimum": op.MIN, "lt": op.LT, "le": op.LE,
-    "eq": op.EQ, "atan2": op.ATAN2, "bitwise_and": op.MUL, "logical_and": op.MUL,
-    "bitwise_or": op.MAX, "logical_or": op.MAX,
+    "eq": op.EQ, "atan2": op.ATAN2,
 }  # fmt: skip
 
 RULES: dict[str, Callable[..., Any]] = {
@@ -314,8 +310,6 @@ RULES: dict[str, Callable[..., Any]] = {
     "gt": _binary(op.LT, swap=True),
     "ge": _binary(op.LE, swap=True),
     "ne": _unequal,
-    "bitwise_not": lambda m, a: _opposite(m, m(a)),
-    "logical_not": lambda m, a: m.do(op.EQ, m(a), m(0)),
     "isnan": lambda m, a: _unequal(m, a, a),
     "isinf": lambda m, a: m.do(op.EQ, m.do(op.ABS, m(a)), m(math.inf)),
     "add": _add,
@@ -331,7 +325,9 @@ RULES: dict[str, Callable[..., Any]] = {
     "cosh": lambda m, a: _halves(m, op.ADD, a),
     "sinh": lambda m, a: _halves(m, op.SUB, a),
     "where": _where,
-    "masked_fill": lambda m, a, mask, value: _where(m, mask, value, a),
+    "masked_fill": lambda m, a, mask, value: m.do(
+        op.WHERE, m(mask), written(m, a, value), m(a)
+    ),
     "clamp": _clamp,
     "clamp_min": _clamp,
     "clamp_max": lambda m, a, high: _clamp(m, a, None, high),
@@ -354,16 +350,14 @@ RULES: dict[str, Callable[..., Any]] = {
         m, g, m.do(op.SIGMOID, m.do(op.NEG, m(a)))
     ),
     "sigmoid_backward": lambda m, g, s: m.do(
-        op.MUL, m(g), m.do(op.MUL, _opposite(m, m(s)), m(s))
+        op.MUL, m(g), m.do(op.MUL, opposite(m, m(s)), m(s))
     ),
-    "tanh_backward": lambda m, g, t: _slope(m, g, _opposite(m, m.do(op.MUL, m(t), m(t)))),
+    "tanh_backward": lambda m, g, t: _slope(m, g, opposite(m, m.do(op.MUL, m(t), m(t)))),
     # sums
     "sum": _sum,
     "mean": _mean,
     "amax": _most,
     "amin": _least,
-    "all": _least,
-    "any": _most,
     "logsumexp": _logsumexp,
     "_log_softmax": _log_softmax,
     "_softmax": _softmax,
@@ -382,5 +376,6 @@ RULES: dict[str, Callable[..., Any]] = {
     "addmv": _addmm,
     "baddbmm": _addmm,
     "_to_copy": _to_copy,
+    **TRUTHS,
     **PLACES,
 }  # fmt: skip

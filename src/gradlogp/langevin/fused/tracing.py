@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from . import operations as op
@@ -28,6 +29,9 @@ MAX_NUMBERS = 2_000_000
 
 MAX_PLACES = 200_000
 """Numbers that a program computes for one chain: 100 MB for a tile."""
+
+LEAVES = Tensor.numpy, Tensor.tolist, Tensor.__array__, Tensor.__dlpack__
+"""Methods that hand numbers to Python or NumPy, of which no operation tells."""
 
 Refs = Any
 """References, an integer array of the shape of a tensor."""
@@ -120,6 +124,8 @@ class Tracer(TorchDispatchMode):
             n = tensor.untyped_storage().nbytes() // tensor.element_size()
             self.memory[key] = np.full(n, UNKNOWN)
         if refs is not None:
+            if np.shape(refs) != tensor.shape:
+                raise CannotCompile("one of its operations has a shape that no rule tells")
             _strided(self.memory[key], tensor)[...] = refs
 
     def __call__(self, value: Any) -> Refs:
@@ -225,7 +231,7 @@ class Tracer(TorchDispatchMode):
             operands = operands[::-1]
         if operands[0].size > MAX_NUMBERS:
             raise CannotCompile("one of its operations reads too many numbers")
-        key = kind, *(v.tobytes() for v in operands)
+        key = kind, n, *(v.tobytes() for v in operands)
         if key not in self.known:
             out = self.places
             self.places += n
@@ -297,6 +303,20 @@ class Tracer(TorchDispatchMode):
         return kept[::-1]
 
 
+class _Numbers(TorchFunctionMode):
+    """Refuses what hands numbers that depend on x to Python or NumPy."""
+
+    def __init__(self, tracer: Tracer) -> None:
+        super().__init__()
+        self.tracer = tracer
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func in LEAVES and self.tracer.depends(args[0]):
+            self.tracer.refused = CannotCompile("it looks at values of x to decide what to do")
+            raise self.tracer.refused
+        return func(*args, **(kwargs or {}))
+
+
 def traced(f: Callable[[Tensor], tuple[Tensor, ...]], x: Tensor) -> Program:
     """Return value and score at one point as a program.
 
@@ -308,8 +328,15 @@ def traced(f: Callable[[Tensor], tuple[Tensor, ...]], x: Tensor) -> Program:
         CannotCompile: With the reason.
     """
     tracer = Tracer(x)
-    with tracer:
-        *value, score = f(x)
+    try:
+        with _Numbers(tracer), tracer:
+            *value, score = f(x)
+    except CannotCompile:
+        raise
+    except Exception as error:  # PyTorch may run it: with more points than one, say
+        raise CannotCompile(
+            f"at a single point it raises {type(error).__name__}: {error}"
+        ) from error
     if tracer.refused is not None:
         raise tracer.refused
     return tracer.program(tracer(score), tracer(value[0]) if value else np.array([-1]))
