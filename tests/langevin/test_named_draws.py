@@ -103,8 +103,6 @@ def test_refusals():
         chain.to_arviz(predict=lambda rows: rows)
     with pytest.raises(ValueError, match="observed must have the parameters of these draws"):
         chain.to_arviz(observed=posterior(torch.zeros(3, 2), torch.zeros(3)))
-    with pytest.raises(ValueError, match="engine='fused' cannot run this"):
-        chains(engine="fused")
 
 
 def test_the_engine_is_found_by_itself():

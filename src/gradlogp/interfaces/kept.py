@@ -219,7 +219,7 @@ def training_of(estimator: Any, *, dense: bool = False) -> TrainingSettings:
     }  # fmt: skip
     given = estimator.settings
     if given is None:
-        given = DENSE if dense else TrainingSettings()
+        given = TrainingSettings(**DENSE) if dense else TrainingSettings()
     check_kind(given, "settings", TrainingSettings, "TrainingSettings")
     return replace(given, **{k: v for k, v in own.items() if v is not None})
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -130,7 +131,7 @@ class TrainingSettings:
         return self.learning_rate * rise * 0.5 * (1 + math.cos(math.pi * progress))
 
 
-DENSE = TrainingSettings(steps=1000, batch_size=1024, learning_rate=1e-2)
+DENSE: dict[str, Any] = {"steps": 1000, "batch_size": 1024, "learning_rate": 1e-2}
 """How the estimator trains on dense rows by default: the noise of the loss is what limits it there."""
 
 
