@@ -47,8 +47,8 @@ class Baseline(NamedTuple):
 def fitted_mixture(k: int, rows: np.ndarray, seed: int) -> Any:
     """Return a mixture of k normal laws of scikit-learn, fitted by EM on one thread.
 
-    Its matrices are d × d. Threads that wait for one another cost more than they save there, and
-    ten times the whole on a machine that has other work.
+    Its matrices are d × d. Threads that wait for one another cost more than they save there: twice
+    the time on two idle cores, and many times on busy ones.
     """
     from sklearn.mixture import GaussianMixture
     from threadpoolctl import threadpool_limits
