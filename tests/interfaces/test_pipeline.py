@@ -118,7 +118,7 @@ def test_many_rows_of_two_columns(generator):
             max_iter=1, batch_size=16, base="none", random_state=0,
             callback=lambda record: rates.append(record.learning_rate), **changes,
         ).fit(rows, of)  # fmt: skip
-    assert rates == [DENSE.learning_rate] + 3 * [glp.TrainingSettings().learning_rate]
+    assert rates == [DENSE["learning_rate"]] + 3 * [glp.TrainingSettings().learning_rate]
     assert found.model_.network.config["width"] == 64
 
 

@@ -109,7 +109,7 @@ def fit_share(
     n = len(z)
     times = level_times(model.schedule)
     index = torch.arange(0, n, max(1, n // max(64, ENTRIES // z[0].numel())), device=z.device)
-    most = max(1, 4 * ENTRIES // (len(index) * z[0].numel()))
+    most = max(1, ENTRIES // (2 * len(index) * z[0].numel()))  # pairs, of large images
     n, pairs = len(index), min(16, max(1, 512 // len(index)), most)
     rows, repeats = index.repeat(2 * pairs), 2 * pairs
     g = torch.Generator(z.device).manual_seed(seed)
