@@ -2558,8 +2558,8 @@ MUTANTS = (
     ),
     Mutant(
         "X: parts of a batch count as whole ones",
-        "learn/gradients.py", "torch.full_like(losses, 1 / total)",
-        "torch.full_like(losses, 1 / len(x))",
+        "learn/gradients.py", "value = losses.sum() / total",
+        "value = losses.sum() / len(x)",
         "learn/test_fit.py::test_parts_of_a_batch_change_nothing",
     ),
     Mutant(
@@ -2666,7 +2666,8 @@ MUTANTS = (
     ),
     Mutant(
         "X: a fused path is a leapfrog step too long",
-        "langevin/fused/engine.py", "lengths[t - step - 1] - 1)", "lengths[t - step - 1])",
+        "langevin/fused/engine.py", "left = lengths[t - step - 1] if",
+        "left = 1 + lengths[t - step - 1] if",
         "langevin/test_fused.py::test_metropolis_kernels_take_the_steps_of_the_plain_engine",
     ),
     Mutant(

@@ -42,8 +42,9 @@ def accumulate(
         source = noise if len(x) == total else PartOfBatch(noise, rows, total)
         given = conditioned(score, None if condition is None else condition[part])
         losses = losses_of(objective, given, x, source)
-        losses.backward(torch.full_like(losses, 1 / total))
-        value = losses.detach().sum() / total
+        value = losses.sum() / total
+        value.backward()
+        value = value.detach()
         loss = value if loss is None else loss + value
     assert loss is not None
     return loss

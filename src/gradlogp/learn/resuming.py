@@ -297,8 +297,18 @@ def _said(found: Any) -> str:
     return found if isinstance(found, str) and found.startswith(("this", "with")) else short(found)
 
 
+class AdamW(torch.optim.AdamW):
+    """AdamW itself: what PyTorch wraps around it imports the whole compiler, for two seconds."""
+
+    add_param_group = inspect.unwrap(torch.optim.AdamW.add_param_group)
+    state_dict = inspect.unwrap(torch.optim.AdamW.state_dict)
+    load_state_dict = inspect.unwrap(torch.optim.AdamW.load_state_dict)
+    zero_grad = inspect.unwrap(torch.optim.AdamW.zero_grad)
+    step = torch.no_grad()(inspect.unwrap(torch.optim.AdamW.step))
+
+
 def adamw(parameters: Sequence[Tensor], settings: TrainingSettings) -> torch.optim.AdamW:
     """Return the optimiser of a training."""
-    return torch.optim.AdamW(
+    return AdamW(
         list(parameters), lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=True
     )

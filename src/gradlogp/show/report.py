@@ -20,12 +20,14 @@ from importlib import resources
 from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..core.files import write_files
-from .plots import DARK, LIGHT, Figure, png
 
-Draw = Callable[..., Figure]
+if TYPE_CHECKING:
+    from .plots import Figure
+
+Draw = Callable[..., "Figure"]
 """draw(theme=…) -> a figure in that theme."""
 
 _DPI = 192  # two pixels for each pixel of the page
@@ -183,6 +185,8 @@ def write(
         ValueError: If two figures have the same stem, or a stem is not a plain file name.
         OSError: If the directory cannot be written to.
     """
+    from .plots import DARK, LIGHT, png
+
     directory = Path(directory)
     stems = [stem for section in sections for stem, _, _ in (*section.figures, *section.pages)]
     bad = [s for s in stems if not re.fullmatch(r"\w[\w.-]*", s) or s.endswith("-dark")]

@@ -170,14 +170,16 @@ def tiles(
                 else:
                     for i in range(lanes):
                         y[d, i] = here[d, i] + c0 * there[d, i] + c1 * z[d, i]
-            if kind == HMC:
-                for _ in range(lengths[t - step - 1] - 1):
-                    score(w, constants, y, g, lp, work, False)
-                    for d in range(D):
-                        for i in range(lanes):
-                            q[d, i] += c0 * g[d, i]
-                            y[d, i] += c0 * q[d, i]
-            score(w, constants, y, g, lp, work, metropolis)
+            left = lengths[t - step - 1] if kind == HMC else 1
+            while True:  # one call of the score, which is compiled where it is called
+                left -= 1
+                score(w, constants, y, g, lp, work, metropolis and left == 0)
+                if left == 0:
+                    break
+                for d in range(D):
+                    for i in range(lanes):
+                        q[d, i] += c0 * g[d, i]
+                        y[d, i] += c0 * q[d, i]
             some = _odd(w, y, g)
             if kind == BAOAB:
                 for d in range(D):

@@ -84,6 +84,8 @@ def score(w: Any, constants: Any, x: Any, s: Any, log_p: Any, work: Any, want: b
     D, zero = x.shape[0], x.dtype.type(0)
     rows, flat = work.shape[0], work.reshape(-1)[: work.shape[0] * lanes]
     cells, spare = flat.reshape(rows, lanes), rows - SCRATCH
+    # as variables: of a literal argument Numba compiles a variant for every value
+    zeroth, at_one, at_two, at_three = np.int64(0), np.int64(4), np.int64(8), np.int64(12)
     for d in range(D):
         for i in range(lanes):
             cells[d, i] = x[d, i]
@@ -94,26 +96,26 @@ def score(w: Any, constants: Any, x: Any, s: Any, log_p: Any, work: Any, want: b
             continue
         for first in range(0, n, CHUNK):
             m = min(CHUNK, n - first)
-            a = gathered(cells, numbers, tables, code, k, 4, first, m, spare)
+            a = gathered(cells, numbers, tables, code, k, at_one, first, m, spare)
             out = flat[(o + first) * lanes : (o + first + m) * lanes]
             one = flat[a * lanes : (a + m) * lanes]
             if kind >= op.NEG:
                 unary(kind, one, out)
                 continue
-            b = gathered(cells, numbers, tables, code, k, 8, first, m, spare + CHUNK)
+            b = gathered(cells, numbers, tables, code, k, at_two, first, m, spare + CHUNK)
             two = flat[b * lanes : (b + m) * lanes]
             if kind != op.WHERE:
                 binary(kind, one, two, out)
                 continue
-            c = gathered(cells, numbers, tables, code, k, 12, first, m, spare + 2 * CHUNK)
+            c = gathered(cells, numbers, tables, code, k, at_three, first, m, spare + 2 * CHUNK)
             three = flat[c * lanes : (c + m) * lanes]
             for i in range(len(out)):
                 out[i] = two[i] if one[i] != zero else three[i]
     for d in range(D):
-        a = gathered(cells, numbers, tables, ends, d, 0, 0, 1, spare)
+        a = gathered(cells, numbers, tables, ends, d, zeroth, zeroth, np.int64(1), spare)
         for i in range(x.shape[1]):
             s[d, i] = cells[a, i] if i < lanes else zero
-    a = gathered(cells, numbers, tables, ends, D, 0, 0, 1, spare)
+    a = gathered(cells, numbers, tables, ends, D, zeroth, zeroth, np.int64(1), spare)
     for i in range(x.shape[1]):
         log_p[i] = cells[a, i] if want and i < lanes else zero
 

@@ -33,7 +33,9 @@ VECTOR = 16
 NARROW, WIDE = (0,), (0, 0, 0, 0)
 """Widths of a tile as tuples of so many times `VECTOR`: the type tells, so a compiler knows it."""
 
-OPTIONS: dict[str, Any] = {"nogil": True, "error_model": "numpy", "fastmath": {"contract"}}
+OPTIONS: dict[str, Any] = {
+    "nogil": True, "error_model": "numpy", "fastmath": {"contract"}, "no_cfunc_wrapper": True,
+}  # fmt: skip
 """Fused multiply-add, and no other liberty: sums keep their order, and NaN stays what it is."""
 
 INLINE: Any = {**OPTIONS, "forceinline": True}
