@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -273,8 +274,9 @@ def test_interrupt_saves_and_resume_goes_on(points, tmp_path):
     ]  # fmt: skip
     out = tmp_path / "run"
     process = subprocess.Popen(
-        [*common, str(out)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+        [*common[:1], "-X", "importtime", *common[1:], str(out)],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
     deadline = time.monotonic() + 120
     while not (out / "training.pt").exists() and time.monotonic() < deadline:
         time.sleep(0.05)
@@ -284,6 +286,9 @@ def test_interrupt_saves_and_resume_goes_on(points, tmp_path):
     assert err.strip().splitlines()[-1].startswith("gradlogp: interrupted; ")
     assert "--resume" in err
     assert "Traceback" not in err
+    imported = set(re.findall(r"^import time:.*\| +([\w.]+)$", err, re.MULTILINE))
+    assert "torch.optim" in imported
+    assert not {"torch._dynamo", "matplotlib"} & imported  # seconds, for nothing
     step = json.loads((out / "run.json").read_text())["step"]
     assert 0 < step < 160
     # in this process: starting another costs more than the training
