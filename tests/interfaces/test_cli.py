@@ -273,15 +273,16 @@ def test_interrupt_saves_and_resume_goes_on(points, tmp_path):
         "--steps", "160", "--width", "16", "--quiet", "--out",
     ]  # fmt: skip
     out = tmp_path / "run"
-    process = subprocess.Popen(
-        [*common[:1], "-X", "importtime", *common[1:], str(out)],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
+    said = tmp_path / "said"
+    with said.open("w") as file:
+        command = [*common[:1], "-X", "importtime", *common[1:], str(out)]
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=file)
     deadline = time.monotonic() + 120
     while not (out / "training.pt").exists() and time.monotonic() < deadline:
         time.sleep(0.05)
     os.kill(process.pid, signal.SIGINT)
-    _, err = process.communicate(timeout=120)
+    process.wait(timeout=120)
+    err = said.read_text()
     assert process.returncode == 130, err
     assert err.strip().splitlines()[-1].startswith("gradlogp: interrupted; ")
     assert "--resume" in err
