@@ -2,6 +2,7 @@
 
 import math
 import re
+from importlib import import_module
 from itertools import pairwise
 from pathlib import Path
 
@@ -26,6 +27,7 @@ from gradlogp.core import (
     chunks,
     distances,
     mean_and_error,
+    neighbours,
     new_seed,
     per_sample,
     permutation,
@@ -325,6 +327,40 @@ def test_distances_do_not_cancel(dtype):
     assert torch.equal(found, found[:2].repeat(20, 1))
     if dtype in (torch.float64, torch.float32):  # the expansion has lost them
         assert (torch.cdist(steps[:, :, 0], steps[:, :, 0]) - 5).abs().min() > 0.1
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16])
+@pytest.mark.parametrize("where", ["spread", "clustered", "far", "few", "copied"])
+def test_nearest_points_are_those_of_all_distances(where, dtype, generator, monkeypatch):
+    """Products of matrices propose them; where rounding hides them, all distances are computed."""
+    x, y = (torch.randn(n, 5, 4, generator=generator) for n in (40, 90))
+    if where == "clustered":  # of points so close that products do not tell them apart
+        y = (1e4 if dtype is torch.float16 else 1e9) * y[:3].repeat(30, 1, 1) + y
+        x = y[:40] + x
+    if where == "far":
+        x, y = x + 2**9, y + 2**9
+    if where == "few":
+        x, y = x[..., :1], y[..., :1]
+    if where == "copied":
+        y[45:] = y[:45]
+        x[:30] = y[:30]
+    x, y = x.to(dtype), y.to(dtype)
+    full, looks = distances(x, y), []
+    module = import_module("gradlogp.core.chunks")
+    real = module._distances
+    monkeypatch.setattr(module, "_distances", lambda *a: looks.append(a) or real(*a))
+    for k, copies in ((1, True), (1, False), (3, True)):
+        looks.clear()
+        value, index = neighbours(x, y, k, copies=copies)
+        wanted = full if copies else full.masked_fill(full == 0, torch.inf)
+        assert value.dtype == dtype
+        assert torch.equal(value, wanted.sort(1).values[:, :k])
+        assert torch.equal(full.gather(1, index)[value < torch.inf], value[value < torch.inf])
+        all_pairs = sum(len(a) * len(b) for a, b in looks if b.ndim == 2)
+        if where == "spread":
+            assert all_pairs == 0
+        if where == "few" or (where == "clustered" and dtype is not torch.float16):
+            assert all_pairs > 1000
 
 
 def test_a_proportion_has_a_binomial_error_that_is_never_0():

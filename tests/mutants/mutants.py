@@ -2832,4 +2832,9 @@ MUTANTS = (
         "learn/gradients.py", "torch._foreach_add_(steps, 1)", "torch._foreach_add_(steps, 0)",
         "learn/test_fit.py::test_the_optimiser_moves_as_its_own_step_does",
     ),
+    Mutant(
+        "X: a nearest point that rounding hides is overlooked",
+        "core/chunks.py", "if bool(open_.any()):", "if False:",
+        "core/test_core.py::test_nearest_points_are_those_of_all_distances",
+    ),
 )  # fmt: skip

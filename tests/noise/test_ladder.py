@@ -44,7 +44,7 @@ def test_distances_by_hand():
     x = torch.tensor([[0.0, 0.0], [3.0, 4.0], [3.0, 4.0], [0.0, 1.0]])
     assert largest_distance(x, chunk_size=2) == pytest.approx(5.0)
     # nearest other point that is not a copy: 1, sqrt(18), sqrt(18), 1
-    assert nearest_distance(x, chunk_size=3) == pytest.approx(1.0)
+    assert nearest_distance(x) == pytest.approx(1.0)
 
 
 def test_distances_do_not_depend_on_where_the_data_lie(generator):

@@ -7,6 +7,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from ..core import neighbours
 from ..show.plots import (
     bars,
     correlation_matrices,
@@ -17,7 +18,6 @@ from ..show.plots import (
 )
 from ..show.report import Row, Section
 from .compare import KINDS, Comparison
-from .metrics.copies import nearest_two
 
 SHOWN = 9
 """Columns with a histogram."""
@@ -143,7 +143,7 @@ def _memory(c: Comparison) -> Section:
     train = points["train"][:10_000]
     spread: list[Tensor] = []
     for key in ("samples", "held_out"):
-        first, second, _ = nearest_two(points[key][:MOST_NEIGHBOURS], train)
+        first, second = neighbours(points[key][:MOST_NEIGHBOURS], train, 2)[0].unbind(1)
         spread.append(torch.where(second > 0, first / second, 1.0))
     draw = partial(histograms, [("nearest / next training row", spread[0], spread[1])])
     caption = (

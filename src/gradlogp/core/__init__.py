@@ -6,6 +6,7 @@ from .chunks import Update as Update
 from .chunks import chunks as chunks
 from .chunks import count_chunks as count_chunks
 from .chunks import distances as distances
+from .chunks import neighbours as neighbours
 from .chunks import rows_held as rows_held
 from .chunks import shares as shares
 from .chunks import warn_of_cost as warn_of_cost

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from typing import Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from .processes import Processes
@@ -110,7 +110,68 @@ def distances(x: Float[Tensor, "n *event"], y: Float[Tensor, "m *event"]) -> Flo
     """
     check_batch(x)
     check_batch(y, x.shape[1:], "y")
-    a, b = (z.flatten(1) for z in (x, y))
-    if x.dtype.itemsize < 4:
-        a, b = a.float(), b.float()
-    return torch.cdist(a, b, compute_mode="donot_use_mm_for_euclid_dist").to(x.dtype)
+    return _distances(_flat(x), _flat(y)).to(x.dtype)
+
+
+def _flat(x: Tensor) -> Tensor:
+    return (x.float() if x.dtype.itemsize < 4 else x).flatten(1)
+
+
+def _distances(a: Tensor, b: Tensor) -> Tensor:
+    return torch.cdist(a, b, compute_mode="donot_use_mm_for_euclid_dist")
+
+
+FEW, SPARE = 16, 8
+"""Entries of a point below which differences are as quick; candidates beyond the k nearest."""
+
+
+def neighbours(
+    x: Float[Tensor, "n *event"], y: Float[Tensor, "m *event"], k: int = 1, *, copies: bool = True
+) -> tuple[Float[Tensor, "n k"], Int[Tensor, "n k"]]:
+    r"""Return the distances of each x_i to the k nearest y_j, ascending, and which these are.
+
+    The distances are those of `distances`. With many entries a product of matrices finds the
+    candidates: for p_i and q_j, the points less the mean of all y,
+
+    .. math:: \lVert x_i - y_j \rVert^2
+        \ge (1 - δ) (\lVert p_i \rVert^2 + \lVert q_j \rVert^2) - 2\, p_i^\top q_j
+
+    as computed in double precision, where δ bounds the rounding errors. If the largest of these
+    numbers among the candidates is below the distance found, another point may be as near, and all
+    are looked at.
+
+    Arguments:
+        x: Points to look from.
+        y: Points to look at.
+        k: Number of neighbours, at most m.
+        copies: Whether points at distance 0 count; if not, a distance may be ∞.
+    """
+    check_batch(x)
+    check_batch(y, x.shape[1:], "y")
+    a, b, found = _flat(x), _flat(y), list[tuple[Tensor, Tensor]]()
+    d, c = b.shape[1], k + SPARE
+    quick = d >= FEW and len(b) > 4 * c
+    centre, less = b.double().mean(0), 1 - (4 * d + 8) * torch.finfo(torch.float64).eps
+    q = b.double() - centre if quick else b
+    sizes, rounded = less * q.square().sum(1), 1 + (d + 2) * torch.finfo(b.dtype).eps
+
+    def first(value: Tensor) -> tuple[Tensor, Tensor]:
+        value = value if copies else value.masked_fill(value == 0, torch.inf)
+        lowest = value.topk(k, dim=1, largest=False)
+        return lowest.values, lowest.indices
+
+    for part in a.split(rows_held(max(2 * len(b), c * d * quick))):
+        if not quick:
+            found.append(first(_distances(part, b)))
+            continue
+        p = part.double() - centre
+        least = torch.addmm(sizes, p, q.mT, alpha=-2).topk(c, dim=1, largest=False)
+        value, index = first(_distances(part[:, None], b[least.indices])[:, 0])
+        index = least.indices.gather(1, index)
+        bound = least.values[:, -1] + less * p.square().sum(1)
+        open_ = ~(bound >= rounded * value[:, -1].double().square())  # of NaN too
+        if bool(open_.any()):
+            value[open_], index[open_] = first(_distances(part[open_], b))
+        found.append((value, index))
+    values, indices = (torch.cat(parts) for parts in zip(*found, strict=True))
+    return values.to(x.dtype), indices

@@ -13,7 +13,7 @@ import torch
 SHARE, MOST, LEAST = 0.02, 10.0, 3
 """Of the time, and seconds, that measuring may take; steps that it takes at least."""
 
-CHECKS = 24
+CHECKS = 36
 """Measurements on held-out data: those of a training, and what is done when it ends."""
 
 FEW = 500

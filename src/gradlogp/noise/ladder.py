@@ -17,7 +17,7 @@ from scipy.optimize import brentq, minimize_scalar
 from scipy.special import ndtr
 from torch import Tensor
 
-from ..core import check_count, check_function, check_number, check_points, distances, subsample
+from ..core import check_count, check_function, check_number, check_points, neighbours, subsample
 
 
 class NoiseLevels(NamedTuple):
@@ -84,13 +84,9 @@ def largest_distance(
     return largest
 
 
-def nearest_distance(x: Float[Tensor, "n *event"], chunk_size: int = 1024) -> float:
+def nearest_distance(x: Float[Tensor, "n *event"]) -> float:
     """Return the median distance of a point to its nearest neighbour other than its copies."""
-    rows = []
-    for part in x.split(chunk_size):
-        distance = distances(part, x)
-        rows.append(distance.masked_fill(distance == 0, torch.inf).amin(1))
-    return float(torch.cat(rows).median())
+    return float(neighbours(x, x, copies=False)[0].median())
 
 
 def noise_levels(

@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ...core import Estimate, check_points, distances, permutation, proportion, rows_held
+from ...core import Estimate, check_points, neighbours, permutation, proportion
 from .classifier import Auc, auc
 from .columns import weights_of
 
@@ -38,17 +38,6 @@ class Copies(NamedTuple):
     real: Estimate
     ratio: float
     p_value: float
-
-
-def nearest_two(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return distances of each row of a to the nearest and the next row of b, and the nearest."""
-    first, second, index = [], [], []
-    for part in a.split(rows_held(len(b))):
-        found = distances(part, b).topk(2, dim=1, largest=False)
-        first.append(found.values[:, 0])
-        second.append(found.values[:, 1])
-        index.append(found.indices[:, 0])
-    return torch.cat(first), torch.cat(second), torch.cat(index)
 
 
 def enrichment(k: int, n: int, other: int, m: int) -> float:
@@ -84,7 +73,7 @@ def copies(
     samples, train, held_out = _checked(samples, train, held_out)
     shares = []
     for rows in (samples, held_out):
-        first, second, _ = nearest_two(rows, train)
+        first, second = neighbours(rows, train, 2)[0].unbind(1)
         # where two training rows are equal, to be equal to both says nothing
         shares.append(torch.where(second > 0, first / second, 1.0))
     best: Copies | None = None
@@ -137,7 +126,6 @@ def membership(
     known, unseen = held_out[order[:half]], held_out[order[half:]]
     scores = []
     for rows in (train, unseen):
-        near, _, _ = nearest_two(rows, samples)
-        other, _, _ = nearest_two(rows, known)
+        near, other = (neighbours(rows, among)[0][:, 0] for among in (samples, known))
         scores.append(-near / other.clamp(min=1e-12))
     return auc(*scores, *(weights_of(s, None) for s in scores))

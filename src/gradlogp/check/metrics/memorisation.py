@@ -16,13 +16,12 @@ from ...core import (
     check_count,
     check_number,
     check_points,
-    distances,
     evaluate,
     finite_result,
     mean_and_error,
+    neighbours,
     per_sample,
     randn_like,
-    rows_held,
     subsample,
     sum_event,
     warn_of_cost,
@@ -82,8 +81,8 @@ def nearest_neighbours(
     d_held, i_held = _nearest(s, ho_n)
     # equal distances (copies in both sets) count half to each side
     nearer = (d_train < d_held).double() + 0.5 * (d_train == d_held).double()
-    nearest = torch.where(d_train <= d_held, i_train, n + i_held)
-    counts = torch.bincount(nearest, minlength=2 * n).double() / len(s)
+    whose = torch.where(d_train <= d_held, i_train, n + i_held)
+    counts = torch.bincount(whose, minlength=2 * n).double() / len(s)
     spread = float((counts - counts.mean()).square().sum()) * 2 * n / (2 * n - 1)
     found = Memorisation(
         mean_and_error(d_train),
@@ -96,8 +95,8 @@ def nearest_neighbours(
 
 def _nearest(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
     """Return the distance of each point of a to its nearest of b, and which that is."""
-    parts = [distances(part, b).min(1) for part in a.split(rows_held(2 * len(b)))]
-    return torch.cat([p.values for p in parts]), torch.cat([p.indices for p in parts])
+    values, indices = neighbours(a, b)
+    return values[:, 0], indices[:, 0]
 
 
 Verdict = Literal["generalises", "overfits", "memorises", "undecided"]

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ...check.compare import Comparison
 from ...check.metrics.features import Classifier, frechet_distance
-from ...core import NoisyScore, Verdict, distances
+from ...core import NoisyScore, Verdict, neighbours
 from ...diffusion.evolve import evolve
 from ...diffusion.transitions import AnnealedLangevin
 from ...learn import checkpoint
@@ -103,8 +103,8 @@ def image_sections(
 ) -> list[Section]:
     """Return what a report on images ends with: their nearest neighbours, and how they were learned."""
     shown = samples[:: len(samples) // 16][:16]
-    nearest = training[distances(shown.flatten(1), training.flatten(1)).argmin(1)]
-    pictures = (("real", held[:16]), ("new", shown), ("nearest", nearest))
+    near = training[neighbours(shown, training)[1][:, 0]]
+    pictures = (("real", held[:16]), ("new", shown), ("nearest", near))
     pixels = training[0].numel()
     return [
         Section(
