@@ -224,22 +224,27 @@ def arranged(name, g):
         "far from the origin": 0.7,
         "far apart": 0.7,
         "far apart, full shared": one.repeat(K, 1, 1),
-        "full": torch.stack([one, other, one + other]),
+        "full, own": torch.stack([one, other, one + other]),
+        "full, own, far from the origin": torch.stack([one, other, one + other]),
+        "far apart, full": torch.stack([one, other, one + other]),
     }
     if name.startswith("pair"):
         pi, mu = torch.tensor([0.3, 0.7]), mu[:2]
     if "far from the origin" in name:
         mu = mu + 1e4
     if "far apart" in name:
-        mu = 100 * mu
-    kind = "Differences" if name == "full" or "far apart" in name else "Linear"
+        mu = 1000 * mu
+    kind = (
+        "Differences" if "far apart" in name else "Quadratic" if "full, own" in name else "Linear"
+    )
     return GaussianMixture(pi, mu, covs[name]), kind
 
 
 ARRANGED = ["isotropic", "pair", "pair, diagonal", "pair, full",
             "pair, full, far from the origin", "diagonal shared", "full shared",
             "multiples of I as matrices", "one variance each", "diagonal", "far from the origin",
-            "far apart", "far apart, full shared", "full"]  # fmt: skip
+            "far apart", "far apart, full shared", "full, own", "full, own, far from the origin",
+            "far apart, full"]  # fmt: skip
 
 
 @pytest.mark.parametrize("name", ARRANGED)

@@ -2837,4 +2837,14 @@ MUTANTS = (
         "core/chunks.py", "if bool(open_.any()):", "if False:",
         "core/test_core.py::test_nearest_points_are_those_of_all_distances",
     ),
+    Mutant(
+        "X: precisions of their own turned round",
+        "distributions/analytic/forms.py", "(P * y).sum(1)", "(P * y).sum(0)",
+        "distributions/test_mixture.py::test_every_arrangement_is_the_straightforward_formula",
+    ),
+    Mutant(
+        "X: means that are far apart may cancel",
+        "distributions/analytic/forms.py", "if off(mu - centre) > most or (own", "if (own",
+        "distributions/test_mixture.py::test_every_arrangement_is_the_straightforward_formula",
+    ),
 )  # fmt: skip

@@ -5,9 +5,9 @@ Every form has its constants in one dtype, on one device, and evaluates
 .. math:: \log p(x) = \log \sum_k e^{l_k(x)}, \quad s(x) = \sum_k r_k g_k, \quad r = softmax(l)
 
 on arrays whose last dimension is the batch: with a small event dimension last, vector instructions
-would be idle. `Linear` needs no array larger than (K, B): its exponents are linear in x and its
-squares. If means are many standard deviations apart, this suffers from cancellation, and
-`Differences` is used instead.
+would be idle. `Linear` and `Quadratic` need no array (K, D, B): their exponents are linear in x and
+its squares, or all products of two entries. If means are many standard deviations apart, this
+suffers from cancellation, and `Differences` is used instead.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from torch import Tensor
 from ...core import FEW
 from .covariance import Covariance
 
-FAR = 256.0
-"""Largest squared distance of a mean from the centre, in variances, at which `Linear` is used."""
+FAR, FAR_DOUBLE = 2.0**8, 2.0**16
+"""Largest squared distance of a mean from the centre, in its own variances, where terms may cancel."""
 
 
 class Pair(NamedTuple):
@@ -109,6 +109,42 @@ def columns(x: Tensor) -> Tensor:
     return y if y.is_contiguous() else torch.stack(x.unbind(1))
 
 
+class Quadratic(NamedTuple):
+    r"""Components with precisions P_k of their own: everything is a matrix product.
+
+    With y = x − c, the means M and b_k = P_k M_k,
+
+    .. math:: l_k = c_k + b_k^\top y - \tfrac12 y^\top P_k y, \quad
+        s = \sum_k r_k b_k - \Big(\sum_k r_k P_k\Big) y
+
+    where the products of two entries of y are those of all components.
+    """
+
+    c: Float[Tensor, " D"] | None
+    b: Float[Tensor, "K D"]
+    const: Float[Tensor, "K 1"]
+    P: Float[Tensor, "K D*D"]
+
+    def _exponents(self, y: Tensor) -> Tensor:
+        products = (y.unsqueeze(0) * y.unsqueeze(1)).flatten(0, 1)
+        return torch.addmm(torch.addmm(self.const, self.b, y), self.P, products, alpha=-0.5)
+
+    def _y(self, x: Tensor) -> Tensor:
+        return columns(x if self.c is None else x - self.c)
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        """Return log p(x), `(B,)`."""
+        return self._exponents(self._y(x)).logsumexp(0)
+
+    def score(self, x: Tensor) -> Tensor:
+        """Return ∇ log p(x), `(B, D)`."""
+        y = self._y(x)
+        r = self._exponents(y).softmax(0)
+        D, B = y.shape
+        P = torch.mm(self.P.mT, r).reshape(D, D, B)
+        return (torch.mm(self.b.mT, r) - (P * y).sum(1)).mT
+
+
 class Differences(NamedTuple):
     r"""Any components: differences from every mean, laid out (K, D, B).
 
@@ -142,7 +178,7 @@ class Differences(NamedTuple):
         return torch.mm(weighted.reshape(K * D, B).mT, self.W.mT.reshape(K * D, D))
 
 
-Form = Linear | Differences
+Form = Linear | Quadratic | Differences
 """A mixture at x."""
 
 
@@ -162,17 +198,29 @@ def form(weights: Tensor, means: Tensor, cov: Covariance, like: Tensor) -> Form:
     U = None if cov.U is None else cov.U.to(wide)
     const = (pi.log() - 0.5 * (2 * math.pi * w).log().sum(-1)).unsqueeze(-1)
     level = float(w[0, 0])
-    isotropic, low = bool((w == level).all()), float(w.min())
+    isotropic = bool((w == level).all())
     if isotropic:
         U = None  # a multiple of the identity has any eigenvectors
     centre = (((mu.amax(0) + mu.amin(0)) / 2).to(like)).to(mu)
-    far = float((mu - centre).square().sum(1).max()) > FAR * low
-    if far or (U is not None and not bool((U == U[0]).all())):
+
+    def off(M: Tensor) -> float:
+        M = M if U is None else (M.unsqueeze(1) @ U).squeeze(1)
+        return float((M.square() / w).sum(1).max())
+
+    most = FAR_DOUBLE if like.dtype == torch.float64 else FAR
+    own = U is not None and not bool((U == U[0]).all())  # eigenvectors of their own
+    if off(mu - centre) > most or (own and mu.shape[1] > len(mu)):
         W = (1 / w.sqrt()).unsqueeze(-1) if U is None else U / w.sqrt().unsqueeze(-2)
         return Differences(*(v.to(like) for v in (mu.unsqueeze(-1), const, W)))
     # where the origin is as good as the centre, it saves a pass
-    near = float(mu.square().sum(1).max()) <= FAR * low
-    M = mu if near else mu - centre
+    near = off(mu) <= most
+    M, shift = (mu, None) if near else (mu - centre, centre.to(like))
+    if own:
+        assert U is not None
+        P = (U / w.unsqueeze(-2)) @ U.mT
+        b = (P @ M.unsqueeze(-1)).squeeze(-1)
+        const = const - 0.5 * (b * M).sum(-1, keepdim=True)
+        return Quadratic(shift, *(v.to(like) for v in (b, const, P.flatten(1))))
     M = M if U is None else M @ U[0]
     PM = M / w
     const = const - 0.5 * (PM * M).sum(-1, keepdim=True)
@@ -185,7 +233,7 @@ def form(weights: Tensor, means: Tensor, cov: Covariance, like: Tensor) -> Form:
         second, difference = (v.to(like).unsqueeze(-1) for v in (PM[1], difference))
         pair = Pair(odds, c, second, difference, P_column)
     return Linear(
-        None if near else centre.to(like),
+        shift,
         None if U is None else U[0].to(like),
         PM.to(like),
         const.to(like),
