@@ -2834,7 +2834,7 @@ MUTANTS = (
     ),
     Mutant(
         "X: a nearest point that rounding hides is overlooked",
-        "core/chunks.py", "if bool(open_.any()):", "if False:",
+        "core/chunks.py", "if bool(unsure.any()):", "if False:",
         "core/test_core.py::test_nearest_points_are_those_of_all_distances",
     ),
     Mutant(

@@ -169,9 +169,9 @@ def neighbours(
         value, index = first(_distances(part[:, None], b[least.indices])[:, 0])
         index = least.indices.gather(1, index)
         bound = least.values[:, -1] + less * p.square().sum(1)
-        open_ = ~(bound >= rounded * value[:, -1].double().square())  # of NaN too
-        if bool(open_.any()):
-            value[open_], index[open_] = first(_distances(part[open_], b))
+        unsure = ~(bound >= rounded * value[:, -1].double().square())  # of NaN too
+        if bool(unsure.any()):
+            value[unsure], index[unsure] = first(_distances(part[unsure], b))
         found.append((value, index))
     values, indices = (torch.cat(parts) for parts in zip(*found, strict=True))
     return values.to(x.dtype), indices
