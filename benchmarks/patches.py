@@ -1,6 +1,6 @@
 """Patches of real pictures: results of some minutes of training, in standard errors.
 
-    python benchmarks/patches.py [--minutes 5 | --steps 1600] [--n 500] [--out patches.png] [picture …]
+    python benchmarks/patches.py [--minutes 5 | --steps 1600] [--n 500] [--seed 0] [--out patches.png] [picture …]
 
 2,400 patches of 32×32 pixels at random places of the two pictures of scikit-learn (china, flower),
 or of other pictures, are learned by `ScoreEstimator` at its defaults, and new ones are drawn. Means
@@ -78,15 +78,16 @@ def main():
     length.add_argument("--minutes", type=float, default=5.0)
     length.add_argument("--steps", type=int, default=None)
     parser.add_argument("--n", type=int, default=500)
+    parser.add_argument("--seed", type=int, default=0, help="of the patches and the training")
     parser.add_argument("--out", default=None)
     parser.add_argument("pictures", nargs="*")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    x = patches(files=arguments.pictures)
+    x = patches(seed=arguments.seed, files=arguments.pictures)
     steps = arguments.steps
     length = {"minutes": arguments.minutes} if steps is None else {"steps": steps}
     settings = glp.TrainingSettings(**length)
-    estimator = glp.ScoreEstimator(settings=settings, random_state=0, verbose=True).fit(x)
+    estimator = glp.ScoreEstimator(settings=settings, random_state=arguments.seed, verbose=True).fit(x)
     new, real = estimator.sample(arguments.n).double(), x.double()
     centre = real.mean((0, 2, 3))
     order = torch.randperm(len(real), generator=torch.Generator().manual_seed(0))
