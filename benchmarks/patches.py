@@ -1,6 +1,6 @@
 """Patches of real pictures: results of some minutes of training, in standard errors.
 
-    python benchmarks/patches.py [--minutes 5 | --steps 1600] [--n 500] [--seed 0] [--out FILE] [picture …]
+    python benchmarks/patches.py [--minutes 5 | --steps 1600] [--n 500] [--seed 0] [--out FILE] [file …]
 
 2,400 patches of 32×32 pixels at random places of the two pictures of scikit-learn (china, flower),
 or of other pictures, are learned by `ScoreEstimator` at its defaults, and new ones are drawn. Means
