@@ -149,7 +149,9 @@ def test_the_bound_on_the_probability_of_a_level_is_tight():
 def fitted():
     steps = {"n_sample_steps": 16, "n_likelihood_steps": 8}
     estimator = glp.ScoreEstimator(max_iter=30, width=32, random_state=0, **steps)
-    return TableEstimator(estimator).fit(table())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("gradlogp.learn.share.ENTRIES", 2**12)
+        return TableEstimator(estimator).fit(table())
 
 
 def test_the_same_schema_comes_out(fitted):
@@ -298,7 +300,7 @@ def correlated():
     x = rng.normal(size=(2000, 2))
     x[:, 1] = 0.9 * x[:, 0] + math.sqrt(0.19) * x[:, 1]
     frame = pd.DataFrame(x, columns=["a", "b"]).mask(rng.random((2000, 2)) < 0.3)
-    estimator = glp.ScoreEstimator(max_iter=100, width=32, depth=2, random_state=0)
+    estimator = glp.ScoreEstimator(max_iter=300, width=48, depth=2, random_state=0)
     return TableEstimator(estimator).fit(frame), frame
 
 
