@@ -602,6 +602,8 @@ def test_a_full_disk_leaves_the_old_checkpoint(tmp_path, monkeypatch, module, na
 
 
 SCRIPT = """
+import sys
+sys.dont_write_bytecode = True  # the limit below would cut compiled modules short, for good
 import resource
 import torch
 import gradlogp as glp
