@@ -48,9 +48,11 @@ def coarse_pictures(monkeypatch):
 
 @pytest.fixture
 def few_steps(monkeypatch):
-    """Measure no steps for samples and likelihoods, where only their being there is looked at."""
+    """Measure no steps, and shares roughly, where only their being there is looked at."""
     monkeypatch.setattr("gradlogp.interfaces.pipeline.sample_levels", lambda model: 16)
     monkeypatch.setattr("gradlogp.interfaces.pipeline.likelihood_steps", lambda model: 12)
+    monkeypatch.setattr("gradlogp.interfaces.base.STEPS", 8)
+    monkeypatch.setattr("gradlogp.learn.share.ENTRIES", 2**12)
 
 
 @pytest.fixture

@@ -46,6 +46,7 @@ def estimator(path, **options):
     x, y = rows().numpy(), ["a", "b"] * 40
     made = ScoreEstimator(
         max_iter=6, width=8, depth=1, condition="classes", checkpoint=path, random_state=3,
+        n_sample_steps=4, n_likelihood_steps=4,
         settings=glp.TrainingSettings(batch_size=16, ema_half_lives=(3.0,)), **options,
     )  # fmt: skip
     return made.fit(x, y)

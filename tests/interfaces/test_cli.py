@@ -55,7 +55,7 @@ def points(tmp_path_factory):
 @pytest.fixture(scope="module")
 def checkpoint(points, tmp_path_factory):
     out = tmp_path_factory.mktemp("runs") / "model"
-    quick = ["--steps", "60", "--width", "16", "--quiet", "--no-table"]
+    quick = ["--steps", "30", "--width", "16", "--quiet", "--no-table"]
     assert main(["fit", str(points), "--out", str(out), "--columns", "a,b", *quick]) == 0
     return out
 
@@ -111,7 +111,7 @@ def test_every_way_from_noise_without_signal(points, tmp_path_factory, capsys, m
     if not model.exists():
         call(
             capsys, "fit", points, "--out", model, "--columns", "a,b", "--schedule", "rectified",
-            "--steps", 40, "--width", 8, "--quiet", "--no-table",
+            "--steps", 10, "--width", 8, "--quiet", "--no-table",
         )  # fmt: skip
     code, out, err = call(
         capsys, "sample", model, "--n", 4, "--method", method, "--steps", 5, "--quiet"
@@ -126,9 +126,9 @@ def test_evaluate_in_bits_with_probes_and_a_report(tmp_path, capsys, coarse_pict
     rng = np.random.default_rng(0)
     np.savetxt(data, rng.integers(0, 8, (400, 2)), "%d", ",", header="a,b", comments="")
     model, report = tmp_path / "m", tmp_path / "report"
-    quick = ("--steps", 60, "--width", 16, "--quiet", "--no-table")
+    quick = ("--steps", 30, "--width", 16, "--quiet", "--no-table")
     call(capsys, "fit", data, "--out", model, *quick)
-    arguments = ("--levels", 8, "--n", 100, "--json", "--quiet")
+    arguments = ("--levels", 8, "--n", 50, "--json", "--quiet")
     rows = {}
     for name, more in (("exact", ("--out", report)), ("probed", ("--probes", 3))):
         code, out, err = call(capsys, "evaluate", model, data, *arguments, *more)
@@ -184,7 +184,7 @@ def test_info_of_everything(checkpoint, points, capsys):
 
 
 def test_classes(points, tmp_path, capsys):
-    quick = ("--label", "side", "--columns", "a,b", "--steps", 150, "--width", 32, "--quiet")
+    quick = ("--label", "side", "--columns", "a,b", "--steps", 60, "--width", 32, "--quiet")
     assert call(capsys, "fit", points, "--out", tmp_path / "m", *quick)[0] == 0
     code, out, _ = call(capsys, "sample", tmp_path / "m", "--class", "left", "--n", 50)
     first = np.array([float(line.split(",")[0]) for line in out.strip().splitlines()])
@@ -261,7 +261,7 @@ def test_options_from_a_file(points, tmp_path, capsys):
 
 SAVING_OFTEN = (
     "import sys; from gradlogp.learn.training import fit; "
-    "fit.__kwdefaults__['checkpoint_every'] = 40; "
+    "fit.__kwdefaults__['checkpoint_every'] = 20; "
     "from gradlogp.interfaces.cli import main; sys.exit(main(sys.argv[1:]))"
 )
 
@@ -356,7 +356,7 @@ def test_targets_are_listed_and_each_can_be_sampled(capsys):
     code, out, _ = call(capsys, "targets")
     assert len(out.splitlines()) == len(names)
     for name in names:
-        few = ["--draws", "10", "--warmup", "20", "--quiet"]
+        few = ["--draws", "5", "--warmup", "10", "--chains", "2", "--quiet"]
         code, out, _ = call(capsys, "sample", "--target", name, *few)
         assert "r_hat" in out
         assert code == (0 if "verdict: ok" in out.splitlines() else 1)

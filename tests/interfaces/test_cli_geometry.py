@@ -138,7 +138,7 @@ def test_points_only(known, capsys):
     (6, "6 rows in 8 dimensions span at most 5"), (12, "12 rows for 2 tangent directions are few"),
 ])  # fmt: skip
 def test_too_few_rows(n, flag, known, capsys):
-    _, result = measured(capsys, **known(Embedded(UniformSphere(3), 8), n=n), sigma=0.05)
+    _, result = measured(capsys, **known(Embedded(UniformSphere(3), 8), n=n), sigma=0.05, points=5)
     assert any(flag in found for found in result["flags"])
 
 
@@ -153,8 +153,8 @@ def test_data_off_the_manifold(known, capsys, generator):
 
 def test_same_seed_same_numbers(known, capsys):
     arguments = known(VonMisesCircle(1.0, 1.0))
-    first, again = (measured(capsys, **arguments, sigma=0.1) for _ in range(2))
-    other = measured(capsys, **arguments, sigma=0.1, seed=1)
+    first, again = (measured(capsys, **arguments, sigma=0.1, points=8) for _ in range(2))
+    other = measured(capsys, **arguments, sigma=0.1, points=8, seed=1)
     assert first == again
     assert first[1]["rows"] != other[1]["rows"]
 

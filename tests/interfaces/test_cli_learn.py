@@ -118,7 +118,7 @@ def test_classes_go_by_their_names(tmp_path, capsys):
     capsys.readouterr()
     found = {}
     for path in (both, only):
-        few = ["--n", "100", "--json", "--quiet"]
+        few = ["--n", "50", "--json", "--quiet"]
         main(["evaluate", str(model), str(path), "--label", "c", *few])
         found[path] = {
             row["name"]: row["value"] for row in json.loads(capsys.readouterr()[0])["rows"]

@@ -9,7 +9,7 @@ from PIL import Image
 
 from gradlogp.interfaces.cli import main
 
-pytestmark = pytest.mark.usefixtures("as_user", "float32")
+pytestmark = pytest.mark.usefixtures("as_user", "float32", "few_steps")
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +24,7 @@ def folder(tmp_path_factory):
     x = level * np.where(side == 1, left, ~left) + rng.normal(0, 0.3, (400, 1, 8, 8))
     np.save(path / "data.npy", x.astype(np.float32))
     np.save(path / "one.npy", (10.0 * left[0, 0] * np.ones((8, 1))).astype(np.float32))
-    arguments = ["--steps", "60", "--quiet", "--batch-size", "32"]
+    arguments = ["--steps", "50", "--quiet", "--batch-size", "32"]
     assert main(["fit", str(path / "data.npy"), "--out", str(path / "model"), *arguments]) == 0
     return path
 
@@ -33,7 +33,7 @@ def restore(capsys, folder, *arguments, image="one.npy"):
     out = folder / "restored.png"
     code = main([
         "restore", str(folder / "model"), "--image", str(folder / image), "--out", str(out),
-        "--steps", "25", "--n", "6", "--quiet", "--force", *map(str, arguments),
+        "--steps", "16", "--n", "4", "--quiet", "--force", *map(str, arguments),
     ])  # fmt: skip
     return code, *capsys.readouterr(), out
 
@@ -59,7 +59,7 @@ def test_every_task_and_every_method(capsys, folder, task, method):
     found = json.loads(out)
     assert path.read_bytes()[1:4] == b"PNG"
     draws = np.load(path.with_suffix(".npy"))
-    assert draws.shape == (6, 1, 8, 8)
+    assert draws.shape == (4, 1, 8, 8)
     truth = np.load(folder / "one.npy")
     rms = float(np.sqrt(((draws.mean(0)[0] - truth) ** 2).mean()))
     assert found["rms_error_of_the_mean"] == pytest.approx(rms, rel=1e-4)

@@ -38,7 +38,7 @@ def posterior(y):
 
 
 def learn(theta, y, **options):
-    chosen = {"max_iter": 300, "width": 32, "depth": 2, "condition": "values", "random_state": 0}
+    chosen = {"max_iter": 150, "width": 32, "depth": 2, "condition": "values", "random_state": 0}
     return glp.ScoreEstimator(**chosen | options).fit(theta, y)
 
 
@@ -66,7 +66,7 @@ def test_a_linear_posterior_at_any_scale(fitted, row):
     assert float(ratio.abs().max()) < 4.5 * math.sqrt(1 / (2 * DRAWS) + 1 / (2 * N))
     correlation = float(torch.corrcoef(x.T)[0, 1] - exact.cov[0, 1] / sd.prod())
     assert abs(correlation) < 4.5 * math.sqrt(1 / DRAWS + 1 / N)
-    points = exact.sample(200, generator=seeded(row))
+    points = exact.sample(100, generator=seeded(row))
     gap = estimator.score_samples(points, y=y[row]) - exact.log_prob(points)
     assert abs(float(gap.mean())) < 0.03  # nats: what N simulations leave is 10/(2 N)
     assert float((other.log_prob(points) - exact.log_prob(points)).mean()) < -0.3
@@ -178,7 +178,7 @@ def test_classes_are_drawn_as_often_as_they_are(tmp_path):
     assert np.isfinite(free).all()
 
 
-def test_the_command_line_has_conditions(tmp_path, capsys):
+def test_the_command_line_has_conditions(tmp_path, capsys, few_steps):
     """Columns to condition on, values for all or in a file, and rows that say what they are of."""
     torch.set_default_dtype(torch.float32)
     g = np.random.default_rng(0)
@@ -187,7 +187,7 @@ def test_the_command_line_has_conditions(tmp_path, capsys):
     table = pd.DataFrame({"u": 100 * (a + b) + g.normal(size=500), "v": b, "a": a, "kind": kind})
     path = tmp_path / "t.csv"
     table.to_csv(path, index=False)
-    quick = ["--steps", "60", "--width", "16", "--depth", "1", "--quiet"]
+    quick = ["--steps", "40", "--width", "16", "--depth", "1", "--quiet"]
 
     def call(*words):
         code = main([str(word) for word in words])

@@ -25,13 +25,15 @@ NAMES = (
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_short_run_leaves_a_whole_report(name, tmp_path, monkeypatch, coarse_pictures):
+    few = {"sample_levels": lambda model: 16}
     for demo, small in {
         demos.digits: {"GENERATED": 200},
         demos.mnist: {"GENERATED": 40, "GUIDED": 20, "SCORED": 2, "CHANNELS": (8,),
                       "compare": lambda *_, **__: []},  # it takes seconds, and is tested with others
-        demos.stars: {"GENERATED": 500, "HELD_OUT_SCORED": 50, "POINTS": 16, "LEVELS": 4},
+        demos.stars: {"GENERATED": 500, "HELD_OUT_SCORED": 50, "POINTS": 16, "LEVELS": 4,
+                      **few},
         demos.mixture: {"GENERATED": 500, "CHAINS": 50, "N_TRAIN": 2000, "HELD_OUT": 500,
-                        "SCORED": 100, "LEVELS": 4},
+                        "SCORED": 100, "LEVELS": 4, **few},
     }.items():  # fmt: skip
         for constant, value in small.items():
             monkeypatch.setattr(demo, constant, value)

@@ -21,6 +21,7 @@ from gradlogp.scores.exact import ExactScore
 pytestmark = pytest.mark.usefixtures("as_user")  # scikit-learn passes values of every type
 
 
+@pytest.mark.usefixtures("few_steps")
 @parametrize_with_checks(
     [glp.ScoreEstimator(max_iter=5, n_likelihood_steps=4, width=16, random_state=0)]
 )
@@ -34,13 +35,14 @@ LAW = glp.GaussianMixture([0.3, 0.7], [[-2.0, 10.0], [1.0, 12.0]], 0.5)
 @pytest.fixture(scope="module")
 def fitted():
     x = LAW.sample(4000, generator=torch.Generator().manual_seed(0)).float()
-    estimator = glp.ScoreEstimator(max_iter=250, width=64, random_state=0, n_sample_steps=20)
+    steps = {"n_sample_steps": 20, "n_likelihood_steps": 24}
+    estimator = glp.ScoreEstimator(max_iter=150, width=64, random_state=0, **steps)
     return estimator.fit(x.numpy()), x
 
 
 def test_it_learns_the_density(fitted):
     estimator, _ = fitted
-    held = LAW.sample(400, generator=torch.Generator().manual_seed(1))
+    held = LAW.sample(300, generator=torch.Generator().manual_seed(1))
     found = estimator.score_samples(held.numpy())
     gap = found - LAW.log_prob(held).numpy()
     assert abs(gap.mean()) < 0.05  # nats; a Gaussian fitted to this data loses 0.19
@@ -165,8 +167,8 @@ def test_classes():
     y = np.array(["left", "right"] * 1000)
     centre = torch.from_numpy(np.where(y == "left", -5.0, 5.0)).unsqueeze(1)
     x = (centre + torch.randn(2000, 2, generator=g)).numpy()
-    estimator = glp.ScoreEstimator(max_iter=200, width=32, condition="classes", random_state=0)
-    estimator.fit(x, y)
+    estimator = glp.ScoreEstimator(max_iter=100, width=32, condition="classes", random_state=0)
+    estimator.set_params(n_sample_steps=16).fit(x, y)
     left = estimator.sample(200, y=["left"] * 200)
     assert (left[:, 0] < 0).mean() > 0.95
     right = estimator.sample(200, y=["right"] * 200)
@@ -179,11 +181,11 @@ def test_classes():
 
 def test_interrupted_and_resumed_is_unbroken(tmp_path):
     x = LAW.sample(300, generator=torch.Generator().manual_seed(0)).numpy()
-    make = lambda **k: glp.ScoreEstimator(max_iter=30, width=16, random_state=5, **k)
+    make = lambda **k: glp.ScoreEstimator(max_iter=12, width=16, random_state=5, **k)
     whole = make().fit(x)
 
     def stop(record):
-        if record.step == 12:
+        if record.step == 5:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -200,7 +202,7 @@ def test_interrupted_and_resumed_is_unbroken(tmp_path):
         ({"schedule": glp.schedules.VP()}, "schedule=VE.*, got VP"),
         ({"objective": glp.objectives.multilevel}, "objective=.*stratified=True"),
     ):  # fmt: skip
-        options = {"max_iter": 30, "width": 16, "random_state": 5} | change
+        options = {"max_iter": 12, "width": 16, "random_state": 5} | change
         with pytest.raises(ValueError, match=says):
             glp.ScoreEstimator(checkpoint=tmp_path / "run", resume=True, **options).fit(x)
 
@@ -242,16 +244,16 @@ def test_what_cannot_be_trained_on_or_with(as_user):
         ScoreEstimator().fit(torch.zeros(20, 2, device="meta"))
 
 
-def test_ten_lines():
+def test_ten_lines(few_steps):
     """Train, sample and evaluate in at most ten lines."""
     program = """
 import gradlogp as glp
 from gradlogp import data, metrics
 train, held_out = data.train_held_out(data.load("moons"))
-estimator = glp.ScoreEstimator(max_iter=50, width=32, random_state=0).fit(train.x[:2000])
-samples = estimator.sample(1000)
-print(estimator.score(held_out.x[:50]))
-print(metrics.sliced_wasserstein(samples, held_out.x))
+estimator = glp.ScoreEstimator(max_iter=20, width=32, random_state=0).fit(train.x[:2000])
+samples = estimator.sample(500)
+print(estimator.score(held_out.x[:20]))
+print(metrics.sliced_wasserstein(samples, held_out.x[:500]))
 """
     assert len(program.strip().splitlines()) <= 10
     exec(program, {})
@@ -277,7 +279,8 @@ def test_weights_tilt_a_normal_law(generator):
     x = torch.randn(3000, 2, generator=generator)
     tilt = torch.tensor([0.8, 0.0])
     weight = (x @ tilt).exp()
-    found = ScoreEstimator(max_iter=300, width=32, random_state=0).fit(x, sample_weight=weight)
+    steps = {"max_iter": 100, "n_sample_steps": 24}
+    found = ScoreEstimator(width=32, random_state=0, **steps).fit(x, sample_weight=weight)
     drawn = found.sample(3000)
     n = float(weight.sum() ** 2 / weight.square().sum())
     error = (1 / n + 1 / 3000) ** 0.5
@@ -332,7 +335,7 @@ def test_what_is_kept_of_a_whole_number_for_a_share_and_another_base(tmp_path):
 
 def test_images_are_scored_in_bounded_time():
     """The steps are measured on a few draws, with one probe each."""
-    x = np.random.default_rng(0).normal(size=(40, 1, 8, 8))
+    x = np.random.default_rng(0).normal(size=(40, 1, 6, 6))
     made = ScoreEstimator(max_iter=2, channels=(8, 8), random_state=0).fit(x)
     assert 8 <= made.likelihood_steps() <= 256
     assert np.isfinite(made.score_samples(x[:1])).all()

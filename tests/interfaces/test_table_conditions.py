@@ -15,7 +15,7 @@ from gradlogp.interfaces.tables.given import score_of
 pytestmark = pytest.mark.usefixtures("as_user", "few_steps")
 
 N, RHO = 1500, 0.8
-QUICK = {"max_iter": 200, "width": 32, "depth": 2, "random_state": 0}
+QUICK = {"max_iter": 80, "width": 32, "depth": 2, "random_state": 0}
 
 
 @pytest.fixture(scope="module")
@@ -110,7 +110,7 @@ def test_what_cannot_be_given(model, table):
     with pytest.raises(ValueError, match="named by condition="):
         glp.TableEstimator(glp.ScoreEstimator(settings=settings)).fit(table)
     with pytest.raises(ValueError, match="needs given="):
-        glp.TableEstimator(glp.ScoreEstimator(**QUICK | {"max_iter": 1})).fit(table).sample(
+        glp.TableEstimator(glp.ScoreEstimator(**QUICK | {"max_iter": 1})).fit(table[:40]).sample(
             2, guidance=1.0
         )
 
@@ -118,14 +118,14 @@ def test_what_cannot_be_given(model, table):
 def test_conditions_of_a_table_on_the_command_line(table, tmp_path, capsys):
     """The output has all columns, and so says what each row was drawn for."""
     path, m, out = (tmp_path / name for name in ("t.csv", "m", "new.csv"))
-    table.round({"x": 2, "y": 2}).to_csv(path, index=False, sep=";", decimal=",")
+    table[:300].round({"x": 2, "y": 2}).to_csv(path, index=False, sep=";", decimal=",")
 
     def call(*words, code=0):
         assert main([str(word) for word in (*words, "--quiet")]) == code
         said = capsys.readouterr()
         return said.err if code else said.out
 
-    quick = ("--steps", 100, "--width", 32, "--depth", 2, "--condition-dropout", 0.2)
+    quick = ("--steps", 10, "--width", 16, "--depth", 2, "--condition-dropout", 0.2)
     call("fit", path, "--out", m, "--condition", "town,since", *quick)
     new = call("sample", m, "--given", "town=St. Gallen, SG,since=2021-05-06", "--n", 20)
     assert new.splitlines()[0] == "town;x;y;since"

@@ -679,7 +679,7 @@ def unbroken(tmp_path_factory):
     return learned
 
 
-UNBROKEN = {"steps": 60, "checkpoint_every": 10}
+UNBROKEN = {"steps": 40, "checkpoint_every": 10}
 CONDITIONS = {"classes": 3, "dropout": 3, "values": (2,)}
 
 

@@ -190,12 +190,12 @@ def test_training_on_goes_on_learning(tmp_path):
     exact = glp.ExactScore(law, VE(0.05, 10.0))
 
     def excess(model, **options):
-        options = QUICK | {"steps": 100, "learning_rate": 0.01, "exact": exact} | options
+        options = QUICK | {"steps": 60, "learning_rate": 0.01, "exact": exact} | options
         return list(glp.fit(model, x, generator=seeded(4), **options))[-1].excess.value
 
     short = excess(make(), checkpoint=tmp_path / "run")
     model = glp.learn.checkpoint.load(tmp_path / "run").double()
-    longer = excess(model, keep_frame=True, steps=500)
+    longer = excess(model, keep_frame=True, steps=250)
     assert longer < 0.85 * short
 
 

@@ -289,7 +289,7 @@ def circle_kernel_law(sigma_t, sigma_n, n_angles=2000):
 
 def test_unequal_noise_learns_the_score_of_its_own_law():
     sigma_t, sigma_n = 0.45, 0.2
-    x, N, z, weight = circle_grid(K_0, 32, 8.0, 65, both=True)
+    x, N, z, weight = circle_grid(K_0, 24, 8.0, 49, both=True)
     normal = N[:, :, 0]
     across = (z * normal).sum(1, keepdim=True) * normal
     at = x + sigma_n * across + sigma_t * (z - across)

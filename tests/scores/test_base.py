@@ -277,8 +277,11 @@ def test_with_a_fallback_the_network_learns_the_whole_score(kind, tmp_path, gene
 
 
 @pytest.mark.usefixtures("as_user")
-@pytest.mark.parametrize("condition", [None, 3])
-@every_law
+@pytest.mark.parametrize(
+    ("base", "condition"),
+    [*((law, None) for law in LAWS.values()), (LAWS["mixture"], 3)],
+    ids=[*LAWS, "mixture-3"],
+)
 def test_compiled_exported_and_mapped_it_is_the_same(base, condition, generator):
     torch._dynamo.reset()
     net = MLP(2, 8, 1, condition, generator=generator).double()

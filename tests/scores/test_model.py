@@ -138,7 +138,7 @@ class Forward(nn.Module):
     ("network", "condition", "kind"),
     [
         ("mlp", None, "epsilon"), ("mlp", 3, "v"), ("mlp", (2,), "epsilon"), ("mlp", (1, 8, 8), "v"),
-        ("unet", None, "v"), ("unet", (1, 8, 8), "epsilon"),
+        ("unet", (1, 8, 8), "epsilon"),
     ],
 )  # fmt: skip
 def test_compiled_exported_and_mapped_it_is_the_same(network, condition, kind, generator):

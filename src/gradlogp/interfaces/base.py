@@ -32,6 +32,9 @@ MOST_HELD_OUT = 10_000
 ROWS, ENTRIES = 200, 2**16
 """Held-out rows on which a model is compared with its base, or as many as have so many entries."""
 
+STEPS = 32
+"""Steps of the flow in that comparison."""
+
 EXACT = 32
 """Entries of an event up to which that comparison takes the exact divergence."""
 
@@ -166,6 +169,9 @@ class Judge:
         """Judge a model; its share becomes 0 where the base is better."""
         if model.base is None or len(self.x) < 2 or model.schedule.times is not None:
             return
+        if not bool(model.base.share.any()):  # they are the same
+            self.found = Correction(Estimate(0.0, 0.0), False)
+            return
         ours: ScoreModel = copy.deepcopy(model).cpu().double()
         base = copy.deepcopy(ours)
         assert base.base is not None
@@ -183,6 +189,6 @@ class Judge:
         score: NoisyScore = model if self.condition is None else model.given(self.condition)
         exact = self.x[0].numel() <= EXACT
         return log_likelihood(
-            score, self.x, n_steps=32, divergence="exact" if exact else "hutchinson",
+            score, self.x, n_steps=STEPS, divergence="exact" if exact else "hutchinson",
             generator=torch.Generator().manual_seed(self.seed),
         ).log_prob  # fmt: skip
