@@ -191,7 +191,7 @@ def examples():
 WITH_EXAMPLES = sorted(
     str(file.relative_to(names.PACKAGE))
     for file in names.PACKAGE.rglob("*.py")
-    if ">>>" in file.read_text(encoding="utf-8")
+    if re.search(r"^ *>>> ", file.read_text(encoding="utf-8"), re.MULTILINE)
 )
 """Files, which are found by a look at the text: the names take seconds to find."""
 
