@@ -243,7 +243,7 @@ def test_c2st_against_the_bayes_accuracy(shift, generator):
 def test_c2st_error_bar(generator):
     results = [
         c2st(normal(150, 2, generator), normal(150, 2, generator, 1.0), generator=generator)
-        for _ in range(60)
+        for _ in range(30)
     ]
     ratio = np.mean([r.standard_error for r in results]) / np.std([r.value for r in results])
     assert 0.6 < ratio < 1.4

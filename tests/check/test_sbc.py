@@ -104,7 +104,7 @@ def test_the_size(generator):
     """A true posterior has p < α in no more than α of the times, and in not much less."""
     p = torch.tensor([
         sbc(prior, simulate, linear(), n_simulations=20, n_draws=9, generator=generator).p_value
-        for _ in range(400)
+        for _ in range(200)
     ])  # fmt: skip
     for alpha in (0.01, 0.05, 0.2):
         error = 4 * (alpha * (1 - alpha) / len(p)) ** 0.5

@@ -147,8 +147,8 @@ def test_only_what_was_caught_is_known():
     """Without a record all are due; with one of all, the sample; one missed is due again."""
     known = {}
     assert record.due(MUTANTS, known) == list(range(len(MUTANTS)))
-    for mutant in MUTANTS:
-        known = record.updated(known, MUTANTS, mutant, record.fingerprint(mutant))
+    for mutant, now in zip(MUTANTS, record.fingerprints(MUTANTS), strict=True):
+        known = record.updated(known, MUTANTS, mutant, now)
     always = sorted(record.sample(MUTANTS))
     assert record.due(MUTANTS, known) == always
     assert len(always) == record.SAMPLE
@@ -159,6 +159,24 @@ def test_only_what_was_caught_is_known():
         assert record.due(MUTANTS, one) == sorted([*always, number])
     fewer = record.updated(known, MUTANTS[:number], MUTANTS[0], known[MUTANTS[0].name])
     assert set(fewer) == {m.name for m in MUTANTS[:number]}
+
+
+def test_fingerprints_are_kept_while_no_file_changes(tmp_path, monkeypatch):
+    place = tmp_path / "src" / "gradlogp" / "kernels.py"
+    for path, text in ((place, SOURCE), (tmp_path / "tests" / "test_k.py", TESTS)):
+        path.parent.mkdir(parents=True)
+        path.write_text(text)
+    monkeypatch.setattr(record, "ROOT", tmp_path)
+    monkeypatch.setattr(record, "__file__", str(tmp_path / "tests" / "record.py"))
+    monkeypatch.setattr(sys, "dont_write_bytecode", False)
+    asked = []
+    monkeypatch.setattr(record, "fingerprint", lambda m: asked.append(m) or str(len(asked)))
+    gone = STEP._replace(file="gone.py")
+    assert record.fingerprints([STEP, gone]) == record.fingerprints([STEP, gone]) == ["1", "2"]
+    assert record.fingerprints([STEP]) == ["3"]  # other mutants
+    place.write_text(SOURCE + "\n")
+    assert record.fingerprints([STEP]) == ["4"]
+    assert len(asked) == 4
 
 
 def test_the_record_holds_mutants_that_exist():

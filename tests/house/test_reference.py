@@ -19,25 +19,25 @@ from mutants.mutants import MUTANTS
 import gradlogp as glp
 from gradlogp.check import theory
 
-NAMES = names.everything()
 PROGRAMS = ("interfaces/", "core/randomness.py")
 """Where a mutant may be in no public name: the command line, and what is set up for forks."""
 
 
 def test_every_public_name_is_there_once():
     """Against another walk of the package, and the names of the top level."""
-    assert len({n.home for n in NAMES}) == len({n.path for n in NAMES}) == len(NAMES) > 400
-    values = [id(n.value) for n in NAMES]
+    found = names.everything()
+    assert len({n.home for n in found}) == len({n.path for n in found}) == len(found) > 400
+    values = [id(n.value) for n in found]
     assert not [path for path, value in public_names().items() if id(value) not in values]
     top = {n for n in glp._NAMES if id(getattr(glp, n)) not in values}
     assert not top
-    for name in NAMES:
+    for name in names.everything():
         module = name.called.replace("glp", "gradlogp", 1).rpartition(".")[0]
         assert getattr(importlib.import_module(module), name.short) is name.value, name.called
 
 
 def test_every_public_name_says_what_it_is():
-    assert not [name.path for name in NAMES if not names.documentation(name)]
+    assert not [name.path for name in names.everything() if not names.documentation(name)]
 
 
 def test_rooms_are_those_of_the_package():
@@ -47,7 +47,7 @@ def test_rooms_are_those_of_the_package():
 def test_every_function_and_class_is_checked():
     """By a claim or a test that names it, or through what returns or uses it, which has one."""
     bare = []
-    for name in NAMES:
+    for name in names.everything():
         own = evidence.of(name)
         through = [evidence.of(user) for user in own.through]
         if name.kind != "data" and not any(e.claims or e.tests for e in (own, *through)):
@@ -77,7 +77,7 @@ def test_what_is_named_exists_and_names_the_name():
     for file in evidence.THEORY.glob("*.py"):
         in_theory |= words(file)
     said = {}
-    for name in NAMES:
+    for name in names.everything():
         found = evidence.of(name)
         assert {c.name for c in found.claims} <= claims
         assert not found.claims or name.home[1] in in_theory, name.path
@@ -92,7 +92,7 @@ def test_what_is_named_exists_and_names_the_name():
 
 
 def test_every_mutant_breaks_a_definition_of_a_public_name():
-    public = {(evidence.PACKAGE / n.home[0], n.home[1]) for n in NAMES}
+    public = {(evidence.PACKAGE / n.home[0], n.home[1]) for n in names.everything()}
     for mutant in MUTANTS:
         place = evidence.place_of(mutant)
         assert place is not None, mutant.name
@@ -106,7 +106,7 @@ def test_every_mutant_breaks_a_definition_of_a_public_name():
 
 def test_checks_that_are_known():
     """Of a few names, what is known to check them."""
-    by_name = {n.called: evidence.of(n) for n in NAMES}
+    by_name = {n.called: evidence.of(n) for n in names.everything()}
     ula = by_name["glp.langevin.ULA"]
     assert "samplers.ula_law" in {c.name for c in ula.claims}
     assert "M3: √h for √(2h)" in {m.name for m in ula.mutants}  # in a separate helper
@@ -181,21 +181,34 @@ def test_what_is_cited_is_cited_in_one_way():
 
 # ---------------------------------------------------------------------------- examples
 
-EXAMPLES = {n.called: n for n in NAMES if n.kind != "data" and ">>>" in (n.value.__doc__ or "")}
+
+def examples():
+    """The public names that have an example."""
+    found = names.everything()
+    return [n for n in found if n.kind != "data" and ">>>" in (n.value.__doc__ or "")]
 
 
-@pytest.mark.parametrize("name", EXAMPLES)
-def test_the_example_of_a_docstring(name, as_user, tmp_path, monkeypatch):
-    """As a reader runs it, with `torch` and `glp`: what it says comes out."""
+WITH_EXAMPLES = sorted(
+    str(file.relative_to(names.PACKAGE))
+    for file in names.PACKAGE.rglob("*.py")
+    if ">>>" in file.read_text(encoding="utf-8")
+)
+"""Files, found by a look at their text: to find the names takes seconds when tests are collected."""
+
+
+@pytest.mark.parametrize("file", WITH_EXAMPLES)
+def test_the_examples_of_docstrings(file, as_user, tmp_path, monkeypatch):
+    """As a reader runs them, with `torch` and `glp`: what they say comes out."""
     monkeypatch.chdir(tmp_path)
     torch.set_default_dtype(torch.float32)
-    torch.manual_seed(0)
-    doc = inspect.getdoc(EXAMPLES[name].value)
-    test = doctest.DocTestParser().get_doctest(doc, {"torch": torch, "glp": glp}, name, None, None)
-    said = []
-    doctest.DocTestRunner(verbose=False).run(test, out=said.append)
-    assert not said, "".join(said)
-    assert test.examples[-1].want, "an example ends with what it gives"
+    for name in [n for n in examples() if n.home[0] == file]:
+        torch.manual_seed(0)
+        doc, given = inspect.getdoc(name.value), {"torch": torch, "glp": glp}
+        test = doctest.DocTestParser().get_doctest(doc, given, name.called, None, None)
+        said = []
+        doctest.DocTestRunner(verbose=False).run(test, out=said.append)
+        assert not said, "".join(said)
+        assert test.examples[-1].want, f"{name.called}: an example ends with what it gives"
 
 
 def test_what_is_used_most_has_an_example():
@@ -203,8 +216,9 @@ def test_what_is_used_most_has_an_example():
         "fit", "sample", "run", "evolve", "log_likelihood", "as_target", "as_score", "compare",
         "ScoreModel", "ScoreEstimator", "Gaussian", "GaussianMixture", "ExactScore", "terminal",
     }  # fmt: skip
-    assert not needed - {name.removeprefix("glp.") for name in EXAMPLES}
-    assert len(EXAMPLES) >= 70
+    shown = {name.called.removeprefix("glp.") for name in examples()}
+    assert not needed - shown
+    assert len(shown) >= 70
 
 
 # ---------------------------------------------------------------------------- formulas

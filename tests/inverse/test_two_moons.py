@@ -32,7 +32,7 @@ def model():
     model = glp.ScoreModel(
         glp.MLP(2, 64, 3, generator=g), glp.schedules.VE(0.01, 10.0), predicts="v"
     )
-    settings = {"steps": 800, "batch_size": 512, "learning_rate": 3e-3}
+    settings = {"steps": 600, "batch_size": 512, "learning_rate": 3e-3}
     for _ in glp.fit(model, x, standardize=True, generator=g, **settings):
         pass
     return model
@@ -40,7 +40,7 @@ def model():
 
 SAMPLERS = {
     "MomentMatching": lambda m: (
-        Ancestral(), MomentMatching(m, SEEN, max_steps=5, indefinite="stop"), 100,
+        Ancestral(), MomentMatching(m, SEEN, max_steps=5, indefinite="stop"), 60,
     ),
     "PiGDM": lambda m: (Ancestral(), PiGDM(m, SEEN), 100),
     "DPSStep": lambda m: (DPSStep(Ancestral(), SEEN, 0.02), m, 1000),
@@ -53,7 +53,7 @@ def test_what_was_seen_comes_back(method, model, generator):
     """x within 0.02 of what was seen, but for one in a hundred at most, and y on both arcs."""
     move, score, n = SAMPLERS[method](model)
     times = glp.time_grid(model.schedule, n)
-    x = glp.evolve(move, score, 200, times, generator=generator)
+    x = glp.evolve(move, score, 100, times, generator=generator)
     assert x.dtype == torch.float32
     away = (x[:, 0] - 0.5).abs()
     assert float((away < 0.02).float().mean()) >= 0.99, float(away.max())
@@ -62,7 +62,7 @@ def test_what_was_seen_comes_back(method, model, generator):
 
 def test_annealed_langevin_samples_the_other_coordinate(model, generator):
     score = AnnealedLikelihood(glp.RescheduledScore(model, LADDER), SEEN)
-    x = glp.evolve(AnnealedLangevin(12, 0.8), score, 1500, generator=generator)
+    x = glp.evolve(AnnealedLangevin(12, 0.8), score, 500, generator=generator)
     assert float((x[:, 0] - 0.5).abs().max()) < 0.02
-    assert abs(float(x[:, 1].mean()) - 0.254) < 0.05
-    assert abs(float(x[:, 1].std()) - 0.616) < 0.05
+    assert abs(float(x[:, 1].mean()) - 0.254) < 0.09
+    assert abs(float(x[:, 1].std()) - 0.616) < 0.07

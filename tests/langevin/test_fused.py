@@ -27,13 +27,28 @@ numba = pytest.importorskip("numba")
 
 from gradlogp.langevin.fused import functions, noise  # noqa: E402
 
-# Every dtype and kind of target compiles for some seconds: float32 diagonal, float64 full, and one
-# compiled function in float64 serve for everything that is not marked slow.
+# Every dtype, width of a tile and kind of target compiles for five to ten seconds. What is not marked
+# slow has two: DIAGONAL in float32 in wide tiles, and functions in float64 in narrow ones.
 DIAGONAL = GaussianMixture([0.3, 0.7], [[-2.0, 0.0], [1.5, 1.0]], [[1.0, 0.5], [0.6, 1.2]])
 
 
 def single(law, n, g):
     return law.sample(n, generator=g).float()
+
+
+def correlated(x):
+    difference = x - MEAN
+    return -(difference @ torch.linalg.inv(COV) * difference).sum(1) / 2
+
+
+GAUSSIAN = as_target(log_prob=correlated)
+"""The correlated Gaussian of `MEAN` and `COV`, as a function."""
+
+
+@pytest.fixture
+def narrow(monkeypatch):
+    """Put any number of chains into narrow tiles."""
+    monkeypatch.setattr("gradlogp.langevin.fused.pack.width", lambda n: noise.NARROW)
 
 
 @pytest.fixture(scope="module")
@@ -52,41 +67,41 @@ def moments(x, mean, cov):
     return out + [z_score(c[:, i] * c[:, j], cov[i, j]) for i in range(D) for j in range(i + 1)]
 
 
-def transient(law, x0, h, k):
-    """Mean and covariance of ULA on a Gaussian after k steps from the point x0."""
-    a = torch.eye(2) - h * torch.linalg.inv(law.cov)
-    mean, cov = x0 - law.mean, torch.zeros(2, 2)
+def transient(x0, h, k):
+    """Mean and covariance of ULA on the correlated Gaussian after k steps from the point x0."""
+    a = torch.eye(2) - h * torch.linalg.inv(COV)
+    mean, cov = x0 - MEAN, torch.zeros(2, 2)
     for _ in range(k):
         mean, cov = a @ mean, a @ cov @ a.T + 2 * h * torch.eye(2)
-    return mean + law.mean, cov
+    return mean + MEAN, cov
 
 
-def test_ula_on_a_gaussian_has_the_exact_law_at_every_step():
-    law, x0, h = Gaussian(MEAN, COV), torch.tensor([3.0, 1.0]), 0.1
-    run = fused.run(ULA(h), law, x0.repeat(40_000, 1), 12, seed=1)
+def test_ula_on_a_gaussian_has_the_exact_law_at_every_step(narrow):
+    x0, h = torch.tensor([3.0, 1.0]), 0.1
+    run = fused.run(ULA(h), GAUSSIAN, x0.repeat(40_000, 1), 12, seed=1)
     for k in (1, 2, 12):
-        z = moments(run.draws[:, k - 1], *transient(law, x0, h, k))
+        z = moments(run.draws[:, k - 1], *transient(x0, h, k))
         assert max(map(abs, z)) < 5, (k, z)
     # negative control: the same draws are not those of another step size, or of the target
-    wrong = moments(run.draws[:, -1], *transient(law, x0, 1.1 * h, 12))
+    wrong = moments(run.draws[:, -1], *transient(x0, 1.1 * h, 12))
     assert max(map(abs, wrong)) > 10
 
 
-def test_stationary_laws_are_exact():
-    law, n = Gaussian(MEAN, COV), 20_000
+def test_stationary_laws_are_exact(narrow):
+    n = 20_000
     L, I = torch.linalg.inv(COV), torch.eye(2)
     h = 0.15  # L has an eigenvalue of 9.3
-    x0 = law.sample(n, generator=torch.Generator().manual_seed(3)).double()
+    x0 = Gaussian(MEAN, COV).sample(n, generator=torch.Generator().manual_seed(3)).double()
     ula = torch.linalg.inv(L @ (I - h * L / 2))
     for kernel, cov in ((ULA(h), ula), (LeimkuhlerMatthews(h), COV), (MALA(h), COV)):
-        run = fused.run(kernel, law, x0, 150, 149, seed=2)
+        run = fused.run(kernel, GAUSSIAN, x0, 150, 149, seed=2)
         z = moments(run.state.x, MEAN, cov)
         assert max(map(abs, z)) < 5, (kernel, z)
-    state = fused.run(BAOAB(0.5, friction=1.5), law, x0, 150, 149, seed=4).state
+    state = fused.run(BAOAB(0.5, friction=1.5), GAUSSIAN, x0, 150, 149, seed=4).state
     z = moments(state.x, MEAN, COV)
     z += moments(state.momentum, torch.zeros(2), I - 0.25 * L / 4)
     assert max(map(abs, z)) < 5, z
-    wrong = fused.run(ULA(h), law, x0, 150, 149, seed=2).state.x
+    wrong = fused.run(ULA(h), GAUSSIAN, x0, 150, 149, seed=2).state.x
     assert max(map(abs, moments(wrong, MEAN, COV))) > 10  # the bias of ULA is seen
 
 
@@ -100,8 +115,8 @@ def test_momenta_start_from_their_law():
     assert float(z.abs().max()) < 6  # the score adds some
     corr = (start.momentum[:, 0] * start.momentum[:, 1]).double() / (1.7 * 0.9)
     assert abs(z_score(corr, 0.0)) < 4.5
-    few = fused.run(kernel, DIAGONAL, x0[:5], 1, seed=3).state
-    assert torch.equal(few.momentum, start.momentum[:5])
+    few = fused.run(kernel, DIAGONAL, x0[:17], 1, seed=3).state
+    assert torch.equal(few.momentum, start.momentum[:17])
 
 
 def plain(kernel, law, x, n_steps, g):
@@ -162,8 +177,8 @@ def noise_of(n, D, n_steps, seed):
 ])  # fmt: skip
 def test_metropolis_kernels_take_the_steps_of_the_plain_engine(kernel, generator):
     """The draws are the same for the same noise, with all information about them."""
-    law, n, steps = Gaussian(MEAN, COV), 20, 40  # as wide a tile as in other tests: compiled once
-    x0 = law.sample(n, generator=generator)
+    law, n, steps = GAUSSIAN, 13, 60
+    x0 = Gaussian(MEAN, COV).sample(n, generator=generator)
     ours = fused.run(kernel, law, x0, steps, seed=7)
     noise, state, reported = noise_of(n, 2, steps, 7), kernel.init(x0, law), []
     for k in range(steps):
@@ -191,7 +206,7 @@ def test_mala_keeps_the_mixture_exactly(generator):
 
 
 def test_temperature_zero_is_gradient_flow(generator):
-    x0 = single(DIAGONAL, 5, generator)
+    x0 = single(DIAGONAL, 17, generator)
     ours = fused.run(ULA(0.1, temperature=0.0), DIAGONAL, x0, 20).state.x
     state, _ = plain(ULA(0.1, temperature=0.0), DIAGONAL, x0, 20, generator)
     torch.testing.assert_close(ours, state.x, rtol=1e-4, atol=1e-4)
@@ -230,9 +245,9 @@ def same(a, b):
 def test_a_chain_depends_on_nothing_beside_it(kernel, generator):
     x0 = single(DIAGONAL, 200, generator)
     all_of = fused.run(kernel, DIAGONAL, x0, 7, seed=11)
-    few = fused.run(kernel, DIAGONAL, x0[:3], 7, seed=11)
-    assert torch.equal(all_of.draws[:3], few.draws)
-    assert same([v[:3] for v in all_of.state], few.state)
+    few = fused.run(kernel, DIAGONAL, x0[:17], 7, seed=11)
+    assert torch.equal(all_of.draws[:17], few.draws)
+    assert same([v[:17] for v in all_of.state], few.state)
     for threads in (2, 5):
         again = fused.run(kernel, DIAGONAL, x0, 7, seed=11, threads=threads)
         assert torch.equal(again.draws, all_of.draws)
@@ -311,7 +326,7 @@ def test_an_interrupt_leaves_every_chain_at_the_same_step(behind, generator, mon
     assert torch.equal(part.state.x, whole.state.x)
 
 
-def test_a_function_of_ones_own(cubic, generator):
+def test_a_function_of_ones_own(cubic, narrow, generator):
     """E[x s(x)] = −1 for any density; MALA keeps the law, and either engine takes the target."""
     x0 = torch.randn(4000, 1, generator=generator)
     x = fused.run(MALA(0.3), cubic, x0, 60, 59, seed=2).draws[:, 0]
@@ -347,8 +362,8 @@ def test_functions_compiled_by_numba(cubic, generator):
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_functions_of_pytorch(name):
     """As the compiled machine computes them, with numbers in tiles."""
-    target, x = as_target(log_prob=FUNCTIONS[name]), X.repeat(22, 1)[:64]
-    found = functions.translated(target, x).on_tile(x, noise.WIDE)
+    target, x = as_target(log_prob=FUNCTIONS[name]), X.repeat(6, 1)[:16]
+    found = functions.translated(target, x).on_tile(x, noise.NARROW)
     close = {"rtol": 1e-12, "atol": 1e-12, "equal_nan": True}
     torch.testing.assert_close(found[0], target.score(x), **close)
     torch.testing.assert_close(found[1], target.log_prob(x), **close)
@@ -356,7 +371,7 @@ def test_functions_of_pytorch(name):
 
 @pytest.mark.parametrize("kernel", [ULA(0.1), LeimkuhlerMatthews(0.1), HMC(0.3, 4)])
 def test_a_run_resumes(kernel, cubic, tmp_path):
-    x0, seed = torch.linspace(-1, 1, 35)[:, None], lambda: torch.Generator().manual_seed(1)
+    x0, seed = torch.linspace(-1, 1, 13)[:, None], lambda: torch.Generator().manual_seed(1)
     whole = run(kernel, cubic, x0, 40, thin=3, generator=seed(), engine="fused")
     part = run(kernel, cubic, x0, 17, thin=3, generator=seed(), engine="fused", chunk_size=5)
     torch.save(part.resume, tmp_path / "run.pt")
@@ -391,10 +406,10 @@ def test_a_function_that_changes_during_the_run_is_noticed(monkeypatch):
         factor[0] = 1.0 + (done >= 20)
 
     with pytest.raises(TypeError, match="the log-density changed during the run"):
-        fused.run(ULA(0.1), target, torch.ones(35, 1), 40, progress=change)
+        fused.run(ULA(0.1), target, torch.ones(13, 1), 40, progress=change)
 
 
-def test_named_parameters_have_their_values(cubic):
+def test_named_parameters_have_their_values(narrow):
     parameters = {"scale": torch.distributions.constraints.positive}
     target = as_target(log_prob=lambda scale: -scale, parameters=parameters)  # exponential
     z0 = torch.zeros(2000, 1)
@@ -412,7 +427,7 @@ def test_the_engine_is_chosen_by_counts_alone(cubic, monkeypatch, caplog):
 
     def draws(target, **options):
         g = torch.Generator().manual_seed(1)
-        x0 = torch.linspace(-1, 1, 35)[:, None]
+        x0 = torch.linspace(-1, 1, 13)[:, None]
         chain = run(ULA(0.01), target, x0, 20, generator=g, **options)
         return chain.draws, chain.resume.get("engine")
 
@@ -444,7 +459,7 @@ def test_the_engine_is_chosen_by_counts_alone(cubic, monkeypatch, caplog):
 
 
 @pytest.mark.parametrize("kernel", [ULA(0.1), LeimkuhlerMatthews(0.1), BAOAB(0.5)])
-def test_a_chain_that_is_not_finite_is_frozen_and_flagged_alone(kernel, cubic):
+def test_a_chain_that_is_not_finite_is_frozen_and_flagged_alone(kernel, cubic, narrow):
     x0 = torch.linspace(-0.5, 0.5, 35)[:, None]
     x0[17] = 1e3
     run = fused.run(kernel, cubic, x0, 40, seed=3)
@@ -461,7 +476,7 @@ def test_a_chain_that_is_not_finite_is_frozen_and_flagged_alone(kernel, cubic):
     assert torch.equal(alone.draws, run.draws[:17])
 
 
-@pytest.mark.parametrize("n", [35, pytest.param(3, marks=pytest.mark.slow)])  # a narrow tile
+@pytest.mark.parametrize("n", [13, pytest.param(35, marks=pytest.mark.slow)])  # a wide tile
 @pytest.mark.parametrize("kernel", [MALA(0.1), HMC(0.1, 2)])
 def test_what_is_not_finite_is_rejected_and_flagged(kernel, n, cubic):
     x0 = torch.linspace(-0.5, 0.5, n)[:, None]
@@ -521,21 +536,35 @@ def test_scores_of_tiles_are_those_of_the_law(D, kind, dtype, generator):
     close(run.state.log_prob, law.log_prob(run.state.x), rtol=tolerance, atol=tolerance)
 
 
-@pytest.mark.parametrize("kind", ["full", pytest.param("diagonal", marks=pytest.mark.slow)])
-def test_components_too_far_to_count_and_points_too_far_to_score(kind, generator):
-    """Weights below e^-670 are 0, which is right to the last digit; what is not a number stays so."""
+def far_apart(kind, generator):
+    """A mixture, and 64 points where most of its weights are below e^-670."""
     mu = 40 * torch.randn(5, 3, generator=generator)
     A = torch.randn(5, 3, 3, generator=generator)
     covs = A @ A.mT + torch.eye(3) if kind == "full" else 0.3 + A[0].repeat(5, 1)[:5].square()
     law = GaussianMixture(torch.full((5,), 0.2), mu, covs)
-    x0 = torch.cat([law.sample(64, generator=generator), mu.mean(0, keepdim=True).repeat(8, 1)])
-    assert float((law.responsibilities(x0) == 0).double().mean()) > 0.3
-    run = fused.run(MALA(0.01), law, x0, 2)
-    torch.testing.assert_close(run.state.score, law.score(run.state.x), rtol=1e-10, atol=1e-10)
-    torch.testing.assert_close(
-        run.state.log_prob, law.log_prob(run.state.x), rtol=1e-10, atol=1e-10
-    )
-    far = torch.cat([x0[:70], torch.full((1, 3), 1e200)])  # its square is not finite
+    x = torch.cat([law.sample(56, generator=generator), mu.mean(0, keepdim=True).repeat(8, 1)])
+    assert float((law.responsibilities(x) == 0).double().mean()) > 0.3
+    return law, x
+
+
+@pytest.mark.parametrize("kind", ["full", "diagonal"])
+def test_components_too_far_to_count_and_points_too_far_to_score(kind, generator):
+    """Weights below e^-670 are 0, which is right to the last digit; what is not a number stays so."""
+    law, x = far_apart(kind, generator)
+    for ours, theirs in zip(on_tiles(law, x), (law.score(x), law.log_prob(x)), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-10)
+    x[5] = 1e200  # its square is not finite
+    score, _ = on_tiles(law, x)
+    assert score.isfinite().all(1).logical_not().nonzero().tolist() == [[5]]
+    x[:] = 1e200  # no weight of the tile is a number
+    assert not on_tiles(law, x)[0].isfinite().any()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["full", "diagonal"])
+def test_chains_too_far_to_score_diverge(kind, generator):
+    law, x0 = far_apart(kind, generator)
+    far = torch.cat([x0, x0[:6], torch.full((1, 3), 1e200)])
     assert fused.run(ULA(1e-3), law, far, 2).divergences.tolist() == [0] * 70 + [2]
     out = torch.full((17, 3), 1e153)  # the step from there leads to where no weight is a number
     assert law.score(out).isfinite().all()

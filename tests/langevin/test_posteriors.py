@@ -178,7 +178,7 @@ def test_a_run_is_judged_by_its_standard_errors(generator):
     assert not judge(stuck, reference).right
 
 
-@pytest.mark.parametrize("name", ["kidiq", "sblrc", "kilpisjarvi"])
+@pytest.mark.parametrize("name", ["sblrc", "kilpisjarvi", "kidiq"])
 def test_sample_at_its_defaults_is_right_and_says_so(name, generator):
     data, reference = load(name)
     posterior = getattr(posterior_models, name)(data)

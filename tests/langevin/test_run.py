@@ -365,7 +365,7 @@ def test_a_tuned_run_goes_on_bit_for_bit(how, chunk_size, tmp_path):
 def test_tuning_does_not_depend_on_chunks():
     x0 = start(BLOCK + 30)
     one, two = (
-        run(MALA(0.1), WIDE, x0, 70, 60, generator=generator_at(0), adapt=HOW["matrix"],
+        run(MALA(0.1), WIDE, x0, 45, 40, generator=generator_at(0), adapt=HOW["matrix"],
             chunk_size=size)
         for size in (None, 3000)
     )  # fmt: skip

@@ -223,8 +223,8 @@ def test_a_posterior_in_units_far_apart(generator):
     r = (chain.draws.flatten(0, 1) - m) @ torch.linalg.inv(torch.linalg.cholesky(C)).mT
     assert float(r.mean(0).abs().max()) < 0.12
     assert float((r.var(0) - 1).abs().max()) < 0.25
-    again = glp.sample(target, 500, n_warmup=300, generator=generator.manual_seed(7))
-    twice = glp.sample(target, 500, n_warmup=300, generator=generator.manual_seed(7))
+    again = glp.sample(target, 30, n_warmup=30, generator=generator.manual_seed(7))
+    twice = glp.sample(target, 30, n_warmup=30, generator=generator.manual_seed(7))
     assert torch.equal(again.draws, twice.draws)
 
 

@@ -8,6 +8,8 @@ changed: the slow tests run every mutant.
 import ast
 import hashlib
 import json
+import os
+import sys
 import zlib
 from functools import cache
 from pathlib import Path
@@ -45,10 +47,15 @@ def _bodies(text):
     return found
 
 
+def _paths(mutant, root):
+    """Return the file that a mutant changes, and the file of the test that has to notice."""
+    return root / "src" / "gradlogp" / mutant.file, root / "tests" / mutant.test.partition("::")[0]
+
+
 def fingerprint(mutant, root=ROOT):
     """Return a hash of a mutant and of both bodies, or None if one of them is not there."""
-    file, _, test = mutant.test.partition("::")
-    paths = root / "src" / "gradlogp" / mutant.file, root / "tests" / file
+    test = mutant.test.partition("::")[2]
+    paths = _paths(mutant, root)
     if not all(path.is_file() for path in paths):
         return None
     text, tests = (path.read_text(encoding="utf-8") for path in paths)
@@ -59,6 +66,29 @@ def fingerprint(mutant, root=ROOT):
         return None
     whole = json.dumps([*mutant, min(mutated, key=len), noticing[0]])
     return hashlib.sha256(whole.encode()).hexdigest()[:16]
+
+
+def fingerprints(mutants):
+    """Return the fingerprints of all, beside the compiled modules while their files do not change.
+
+    Every worker asks for them when it collects the tests, and to parse that many files takes seconds.
+    """
+    files = sorted({path for mutant in mutants for path in _paths(mutant, ROOT)})
+    states = [path.stat() if path.is_file() else None for path in files]
+    times = [
+        (str(f), s and (s.st_mtime_ns, s.st_size)) for f, s in zip(files, states, strict=True)
+    ]
+    key = hashlib.sha256(json.dumps([times, *mutants]).encode()).hexdigest()
+    kept = Path(__file__).parent / "__pycache__" / "fingerprints.json"
+    if kept.is_file() and (old := json.loads(kept.read_text(encoding="utf-8")))["key"] == key:
+        return old["found"]
+    found = [fingerprint(mutant) for mutant in mutants]
+    if not sys.dont_write_bytecode:
+        kept.parent.mkdir(exist_ok=True)
+        new = kept.with_suffix(f".{os.getpid()}")  # another worker may be doing the same
+        new.write_text(json.dumps({"key": key, "found": found}), encoding="utf-8")
+        new.replace(kept)
+    return found
 
 
 def read():
@@ -88,5 +118,6 @@ def sample(mutants):
 
 def due(mutants, record):
     """Return the numbers of the sample and of all that were not seen caught as they are now."""
-    changed = {n for n, m in enumerate(mutants) if record.get(m.name, "") != fingerprint(m)}
+    found = enumerate(zip(mutants, fingerprints(mutants), strict=True))
+    changed = {n for n, (m, now) in found if record.get(m.name, "") != now}
     return sorted(changed | set(sample(mutants)))
