@@ -226,6 +226,7 @@ def arranged(name, g):
         "far apart, full shared": one.repeat(K, 1, 1),
         "full, own": torch.stack([one, other, one + other]),
         "full, own, far from the origin": torch.stack([one, other, one + other]),
+        "full, own, spread": torch.stack([one, other, one + other]),
         "far apart, full": torch.stack([one, other, one + other]),
     }
     if name.startswith("pair"):
@@ -234,6 +235,8 @@ def arranged(name, g):
         mu = mu + 1e4
     if "far apart" in name:
         mu = 1000 * mu
+    if "spread" in name:  # the exponents of float32 are computed in float64
+        mu = 30 * mu
     kind = (
         "Differences" if "far apart" in name else "Quadratic" if "full, own" in name else "Linear"
     )
@@ -244,7 +247,7 @@ ARRANGED = ["isotropic", "pair", "pair, diagonal", "pair, full",
             "pair, full, far from the origin", "diagonal shared", "full shared",
             "multiples of I as matrices", "one variance each", "diagonal", "far from the origin",
             "far apart", "far apart, full shared", "full, own", "full, own, far from the origin",
-            "far apart, full"]  # fmt: skip
+            "full, own, spread", "far apart, full"]  # fmt: skip
 
 
 @pytest.mark.parametrize("name", ARRANGED)
@@ -261,6 +264,9 @@ def test_every_arrangement_is_the_straightforward_formula(name, generator):
     assert (getattr(form, "pair", None) is not None) == name.startswith("pair")
     single = x.float()
     exact = law.score(single.double())
+    if "spread" in name:
+        assert law._form(single).const.dtype == torch.float64
+        close(law.log_prob(single).double(), law.log_prob(single.double()), 1e-6, 1e-6)
     assert law.score(single).dtype == law.log_prob(single).dtype == torch.float32
     close(law.score(single).double(), exact, 1e-5, 1e-5 * float(exact.abs().max()))
 

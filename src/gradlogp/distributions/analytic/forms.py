@@ -117,29 +117,34 @@ class Quadratic(NamedTuple):
     .. math:: l_k = c_k + b_k^\top y - \tfrac12 y^\top P_k y, \quad
         s = \sum_k r_k b_k - \Big(\sum_k r_k P_k\Big) y
 
-    where the products of two entries of y are those of all components.
+    where the products of two entries of y are those of all components. Where float32 would lose too
+    many digits of l_k, its constants, the last three, are in float64.
     """
 
     c: Float[Tensor, " D"] | None
     b: Float[Tensor, "K D"]
-    const: Float[Tensor, "K 1"]
     P: Float[Tensor, "K D*D"]
+    const: Float[Tensor, "K 1"]
+    linear: Float[Tensor, "K D"]
+    square: Float[Tensor, "K D*D"]
 
     def _exponents(self, y: Tensor) -> Tensor:
+        y = y.to(self.const.dtype)
         products = (y.unsqueeze(0) * y.unsqueeze(1)).flatten(0, 1)
-        return torch.addmm(torch.addmm(self.const, self.b, y), self.P, products, alpha=-0.5)
+        l = torch.addmm(self.const, self.linear, y)
+        return torch.addmm(l, self.square, products, alpha=-0.5)
 
     def _y(self, x: Tensor) -> Tensor:
         return columns(x if self.c is None else x - self.c)
 
     def log_prob(self, x: Tensor) -> Tensor:
         """Return log p(x), `(B,)`."""
-        return self._exponents(self._y(x)).logsumexp(0)
+        return self._exponents(self._y(x)).logsumexp(0).to(x.dtype)
 
     def score(self, x: Tensor) -> Tensor:
         """Return ∇ log p(x), `(B, D)`."""
         y = self._y(x)
-        r = self._exponents(y).softmax(0)
+        r = self._exponents(y).softmax(0).to(x.dtype)
         D, B = y.shape
         P = torch.mm(self.P.mT, r).reshape(D, D, B)
         return (torch.mm(self.b.mT, r) - (P * y).sum(1)).mT
@@ -209,7 +214,8 @@ def form(weights: Tensor, means: Tensor, cov: Covariance, like: Tensor) -> Form:
 
     most = FAR_DOUBLE if like.dtype == torch.float64 else FAR
     own = U is not None and not bool((U == U[0]).all())  # eigenvectors of their own
-    if off(mu - centre) > most or (own and mu.shape[1] > len(mu)):
+    mixed = own and like.dtype == torch.float32 and like.device.type == "cpu"
+    if off(mu - centre) > (FAR_DOUBLE if mixed else most) or (own and mu.shape[1] > len(mu)):
         W = (1 / w.sqrt()).unsqueeze(-1) if U is None else U / w.sqrt().unsqueeze(-2)
         return Differences(*(v.to(like) for v in (mu.unsqueeze(-1), const, W)))
     # where the origin is as good as the centre, it saves a pass
@@ -220,7 +226,10 @@ def form(weights: Tensor, means: Tensor, cov: Covariance, like: Tensor) -> Form:
         P = (U / w.unsqueeze(-2)) @ U.mT
         b = (P @ M.unsqueeze(-1)).squeeze(-1)
         const = const - 0.5 * (b * M).sum(-1, keepdim=True)
-        return Quadratic(shift, *(v.to(like) for v in (b, const, P.flatten(1))))
+        b_like, P_like = b.to(like), P.flatten(1).to(like)
+        if mixed and off(M) > FAR:
+            return Quadratic(shift, b_like, P_like, const, b, P.flatten(1))
+        return Quadratic(shift, b_like, P_like, const.to(like), b_like, P_like)
     M = M if U is None else M @ U[0]
     PM = M / w
     const = const - 0.5 * (PM * M).sum(-1, keepdim=True)
