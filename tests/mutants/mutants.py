@@ -2844,7 +2844,8 @@ MUTANTS = (
     ),
     Mutant(
         "X: means that are far apart may cancel",
-        "distributions/analytic/forms.py", "if off(mu - centre) > most or (own", "if (own",
+        "distributions/analytic/forms.py", "if off(mu - centre) > (FAR_DOUBLE if mixed else most) or",
+        "if",
         "distributions/test_mixture.py::test_every_arrangement_is_the_straightforward_formula",
     ),
 )  # fmt: skip
