@@ -87,7 +87,9 @@ def main():
     steps = arguments.steps
     length = {"minutes": arguments.minutes} if steps is None else {"steps": steps}
     settings = glp.TrainingSettings(**length)
-    estimator = glp.ScoreEstimator(settings=settings, random_state=arguments.seed, verbose=True).fit(x)
+    estimator = glp.ScoreEstimator(
+        settings=settings, random_state=arguments.seed, verbose=True
+    ).fit(x)
     new, real = estimator.sample(arguments.n).double(), x.double()
     centre = real.mean((0, 2, 3))
     order = torch.randperm(len(real), generator=torch.Generator().manual_seed(0))
