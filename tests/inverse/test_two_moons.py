@@ -62,7 +62,7 @@ def test_what_was_seen_comes_back(method, model, generator):
 
 def test_annealed_langevin_samples_the_other_coordinate(model, generator):
     score = AnnealedLikelihood(glp.RescheduledScore(model, LADDER), SEEN)
-    x = glp.evolve(AnnealedLangevin(12, 0.8), score, 500, generator=generator)
+    x = glp.evolve(AnnealedLangevin(12, 0.8), score, 1500, generator=generator)
     assert float((x[:, 0] - 0.5).abs().max()) < 0.02
-    assert abs(float(x[:, 1].mean()) - 0.254) < 0.09
-    assert abs(float(x[:, 1].std()) - 0.616) < 0.07
+    assert abs(float(x[:, 1].mean()) - 0.254) < 0.05
+    assert abs(float(x[:, 1].std()) - 0.616) < 0.05

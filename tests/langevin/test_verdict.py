@@ -199,7 +199,7 @@ def test_a_target_that_fails_in_a_proposal_is_survived(generator):
     target = as_target(log_prob=log_prob)
     x0 = torch.zeros(4, 1)
     with pytest.warns(RuntimeWarning, match="diverged"):
-        chain = run(MALA(0.2), target, x0, 1500, generator=generator)
+        chain = run(MALA(0.2), target, x0, 3000, generator=generator)
     (what, count), *_ = chain.failures.items()
     assert "Cholesky" in what or "cholesky" in what
     assert count > 100
@@ -208,7 +208,7 @@ def test_a_target_that_fails_in_a_proposal_is_survived(generator):
     t = torch.linspace(-1, 1, 20_001)
     w = (1 - t**2).clamp(min=0).sqrt() * (-(t**2)).exp()
     variance = float((w * t**2).sum() / w.sum())
-    assert abs(float(chain.draws.var()) / variance - 1) < 0.15
+    assert abs(float(chain.draws.var()) / variance - 1) < 0.1
     says(chain.verdict, "failed at")
     with pytest.raises(RuntimeError):
         run(MALA(0.2), target, torch.full((4, 1), 2.0), 10, generator=generator)

@@ -150,20 +150,19 @@ def neighbours(
     check_batch(y, x.shape[1:], "y")
     a, b, found = _flat(x), _flat(y), list[tuple[Tensor, Tensor]]()
     d, c = b.shape[1], k + SPARE
-    quick = d >= FEW and len(b) > 4 * c
-    centre, less = b.double().mean(0), 1 - (4 * d + 8) * torch.finfo(torch.float64).eps
-    q = b.double() - centre if quick else b
-    sizes, rounded = less * q.square().sum(1), 1 + (d + 2) * torch.finfo(b.dtype).eps
 
     def first(value: Tensor) -> tuple[Tensor, Tensor]:
         value = value if copies else value.masked_fill(value == 0, torch.inf)
         lowest = value.topk(k, dim=1, largest=False)
         return lowest.values, lowest.indices
 
-    for part in a.split(rows_held(max(2 * len(b), c * d * quick))):
-        if not quick:
-            found.append(first(_distances(part, b)))
-            continue
+    if d < FEW or len(b) <= 4 * c or b.device.type == "mps":  # which has no double precision
+        found = [first(_distances(part, b)) for part in a.split(rows_held(2 * len(b)))]
+        return torch.cat([v for v, _ in found]).to(x.dtype), torch.cat([i for _, i in found])
+    centre, less = b.double().mean(0), 1 - (4 * d + 8) * torch.finfo(torch.float64).eps
+    q, rounded = b.double() - centre, 1 + (d + 2) * torch.finfo(b.dtype).eps
+    sizes = less * q.square().sum(1)
+    for part in a.split(rows_held(max(2 * len(b), c * d))):
         p = part.double() - centre
         least = torch.addmm(sizes, p, q.mT, alpha=-2).topk(c, dim=1, largest=False)
         value, index = first(_distances(part[:, None], b[least.indices])[:, 0])
