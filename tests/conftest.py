@@ -14,6 +14,7 @@ torch.set_num_threads(1)
 
 @pytest.fixture(autouse=True)
 def _float64():
+    typed.begin()
     torch.set_default_dtype(torch.float64)
     yield
     torch.set_default_dtype(torch.float32)

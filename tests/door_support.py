@@ -267,6 +267,7 @@ BY_BOTH = {
     "integrate.atol": lambda: 1e-3,
     "minimise.x0": lambda: X[:1],
     "minimise.f": lambda: lambda x: (x.square().sum(1), 2 * x),
+    "minimise_each.f": lambda: lambda x: (x.square().sum(1), 2 * x),
     "GradientField.f": lambda: square,
     "conditional_log_likelihood.score": lambda: WITH_HOLES,
     "conditional_log_likelihood.known": lambda: X > 0,

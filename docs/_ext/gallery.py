@@ -12,6 +12,8 @@ from sphinx.application import Sphinx
 
 BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 MADE = re.compile(r'"(\w+\.(?:png|gif))"')
+LEAST = 15_000
+"""Bytes of a picture with something to see."""
 
 
 def draw(app: Sphinx) -> None:
@@ -22,10 +24,15 @@ def draw(app: Sphinx) -> None:
     folder.mkdir()
     names: dict[str, object] = {"__name__": "gallery"}
     state = torch.random.get_rng_state()
+    text = page.read_text(encoding="utf-8")
     with contextlib.chdir(folder):
-        for code in BLOCK.findall(page.read_text(encoding="utf-8")):
+        for code in BLOCK.findall(text):
             exec(compile(code, str(page), "exec", dont_inherit=True), names)
     torch.random.set_rng_state(state)
+    for name in MADE.findall(text):
+        path = folder / name
+        if not path.exists() or path.stat().st_size < LEAST:
+            raise ValueError(f"{name} of the gallery is missing, or there is nothing to see")
 
 
 def put(app: Sphinx, page: str, text: list[str]) -> None:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from support import close
 
-from gradlogp.calculus.quasi_newton import minimise
+from gradlogp.calculus.quasi_newton import minimise, minimise_each
 
 
 def differentiated(f):
@@ -141,11 +141,49 @@ def test_what_does_not_converge_says_so():
     assert still.evaluations == 1
 
 
+@pytest.mark.parametrize("d", [2, 250])
+def test_several_starts_are_searched_as_each_alone(d, generator):
+    """The same paths, with fewer calls of f where the search is ours."""
+    w = torch.logspace(0, 2, d)
+
+    def trap(x):
+        value = 0.5 * (w * (x - 1) ** 2).sum(1) + (x[:, 0] - 1) ** 4
+        return torch.where(x[:, 0] < -3, torch.nan, value)
+
+    f, calls = differentiated(trap)
+    x0 = 2 * torch.rand(5, d, generator=generator) - 1
+    x0[1, 0], x0[3] = -2.99, 1.0  # beside a place without values, and at the minimum
+    paths, together = minimise_each(f, x0), len(calls)
+    alone = [minimise(f, row[None]) for row in x0]
+    for a, b in zip(paths, alone, strict=True):
+        assert a.converged
+        assert a.evaluations == b.evaluations
+        close(a.points, b.points, 1e-9)
+        close(a.values, b.values, 1e-9, 1e-12)
+    assert len(paths[3].points) == 1
+    if d == 2:
+        assert together < 0.6 * sum(a.evaluations for a in alone)
+
+
+def test_an_error_in_one_search_is_no_error_in_others():
+    def f(x):
+        if bool((x[:, 0] <= 0).any()):
+            raise torch.linalg.LinAlgError("not positive definite")
+        return differentiated(gamma)[0](x)
+
+    paths = minimise_each(f, torch.tensor([[1e-3, 50.0], [1.0, 3.0], [2.5, 0.5]]))
+    for path in paths:
+        assert path.converged
+        close(path.points[-1], [2.0, 2.0], 1e-4)
+    with pytest.raises(torch.linalg.LinAlgError, match="not positive"):
+        minimise_each(f, torch.tensor([[1.0, 1.0], [-1.0, 1.0]]))
+
+
 def test_refusals(as_user):
     f, _ = differentiated(gamma)
     with pytest.raises(ValueError, match="f or its gradient is not finite at x0"):
         minimise(f, -torch.ones(1, 2))
-    with pytest.raises(ValueError, match="x0 has 2 rows: call minimise for each start"):
+    with pytest.raises(ValueError, match="x0 has 2 rows: call minimise_each for several starts"):
         minimise(f, torch.ones(2, 2))
     with pytest.raises(TypeError, match=r"f must return shapes \(1,\) and \(1, 2\)"):
         minimise(lambda x: (x.sum(), x), torch.ones(1, 2))

@@ -1,11 +1,13 @@
 """Annotations are checked when a function is called, here and in every module of the library."""
 
 import dataclasses
+from contextlib import nullcontext
 from functools import partial
 from typing import Protocol, runtime_checkable
 
 import pytest
 import torch
+import typed
 from beartype import beartype
 from jaxtyping import Float, TypeCheckError
 from torch import Tensor
@@ -127,6 +129,16 @@ def test_a_function_without_shapes_is_left_alone():
 def test_a_user_has_no_checks(as_user):
     assert doubled("3", 1) == "33"
     assert adding(2, "3")(3) == "3"
+
+
+def test_of_a_loop_the_first_calls_are_checked():
+    for i in range(typed.MOST + 1):
+        with pytest.raises(TypeCheckError) if i < typed.MOST else nullcontext():
+            doubled("3", 1)
+    assert doubled("3", 1) == "33"
+    typed.begin()
+    with pytest.raises(TypeCheckError):
+        doubled("3", 1)
 
 
 def test_an_answer_is_kept_with_the_sizes_that_it_found():

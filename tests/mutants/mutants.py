@@ -1396,7 +1396,7 @@ MUTANTS = (
     ),
     Mutant(
         "X: a search that is stuck counts as converged",
-        "calculus/quasi_newton.py", "converged = search.level()", "converged = True",
+        "calculus/quasi_newton.py", "converged = self.level()", "converged = True",
         "calculus/test_quasi_newton.py::test_what_does_not_converge_says_so",
     ),
     Mutant(
@@ -1413,12 +1413,12 @@ MUTANTS = (
     Mutant(
         "X: gradients of a path in the unit of the search",
         "calculus/quasi_newton.py",
-        "torch.from_numpy(gradients / search.unit)", "torch.from_numpy(gradients)",
+        "torch.from_numpy(gradients / self.unit)", "torch.from_numpy(gradients)",
         "calculus/test_quasi_newton.py::test_the_path_is_that_of_the_function",
     ),
     Mutant(
         "X: an error in a trial point ends the search",
-        "calculus/quasi_newton.py", "            if first:\n", "            if True:\n",
+        "calculus/quasi_newton.py", "        if first:\n", "        if True:\n",
         "calculus/test_quasi_newton.py::test_it_backs_off_where_f_cannot_be_computed",
     ),
     Mutant(
@@ -2847,5 +2847,17 @@ MUTANTS = (
         "distributions/analytic/forms.py", "if off(mu - centre) > (FAR_DOUBLE if mixed else most) or",
         "if",
         "distributions/test_mixture.py::test_every_arrangement_is_the_straightforward_formula",
+    ),
+    Mutant(
+        "X: searches together get the answers of one another",
+        "calculus/quasi_newton.py", "dict(zip(asked, found, strict=True))",
+        "dict(zip(asked, found[::-1], strict=True))",
+        "calculus/test_quasi_newton.py::test_several_starts_are_searched_as_each_alone",
+    ),
+    Mutant(
+        "X: the time of a signal-to-noise ratio is at the wrong end of its interval",
+        "noise/schedules.py", "low + above.sum(-1, keepdim=True) * width",
+        "low + (~above).sum(-1, keepdim=True) * width",
+        "noise/test_schedules.py::test_invert_log_snr",
     ),
 )  # fmt: skip

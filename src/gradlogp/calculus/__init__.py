@@ -8,6 +8,7 @@ from .conjugate_gradients import conjugate_gradients as conjugate_gradients
 from .ode import integrate as integrate
 from .quasi_newton import Path as Path
 from .quasi_newton import minimise as minimise
+from .quasi_newton import minimise_each as minimise_each
 from .reverse import GradientField as GradientField
 from .reverse import Probe as Probe
 from .reverse import hutchinson_trace as hutchinson_trace

@@ -1,11 +1,15 @@
-r"""Quasi-Newton minimisation from one starting point, with its path."""
+r"""Quasi-Newton minimisation from one starting point or several, with the path from each.
+
+A search is a generator that yields the point at which it needs f, so that the searches from several
+points can have their evaluations made together, in one batch.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Generator
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -51,6 +55,16 @@ class Path(NamedTuple):
     evaluations: int
 
 
+T = TypeVar("T")
+Value = tuple[float, np.ndarray]
+"""f and ∇f at one point, flat; +∞ and 0 where they are not finite or cannot be computed."""
+
+Asking = Generator[Tensor, Value, T]
+"""What yields points `(1, *event)`, is sent f and ∇f there, and returns T in the end."""
+
+Function = Callable[[Tensor], tuple[Tensor, Tensor]]
+
+
 class _Spent(Exception):
     """No evaluation is left."""
 
@@ -59,40 +73,45 @@ class _Still(Exception):
     """f does not change any more on the way."""
 
 
+def _values(f: Function, x: Tensor, first: bool = False) -> list[Value]:
+    """Return f and ∇f at each row of x; if `first`, an error of f is raised."""
+    try:
+        value, gradient = f(x)
+    except (ArithmeticError, RuntimeError, ValueError):  # a factorisation, a law's parameters
+        if len(x) > 1:
+            return [_values(f, row[None], first)[0] for row in x]
+        if first:
+            raise
+        return [(np.inf, np.zeros(x.numel()))]
+    if value.shape != x.shape[:1] or gradient.shape != x.shape:
+        raise TypeError(
+            f"f must return shapes {tuple(x.shape[:1])} and {tuple(x.shape)}, got "
+            f"{tuple(value.shape)} and {tuple(gradient.shape)}"
+        )
+    v, g = value.double().tolist(), gradient.flatten(1).numpy(force=True).astype(float)
+    ok = np.isfinite(v) & np.isfinite(g).all(1)
+    return [(v[i], g[i]) if ok[i] else (np.inf, np.zeros_like(g[i])) for i in range(len(v))]
+
+
 class _Search:
     """f in the coordinates w = (x − x₀)/unit, and the path that the search has accepted."""
 
     def __init__(
-        self,
-        f: Callable[[Tensor], tuple[Tensor, Tensor]],
-        x0: Tensor,
-        tolerance: float,
-        max_evaluations: int,
+        self, f: Function, x0: Tensor, at_start: Value, tolerance: float, max_evaluations: int
     ) -> None:
-        self.f, self.x0, self.tolerance, self.left = f, x0, tolerance, max_evaluations
-        self.unit, self.small = 1.0, 0
+        self.f, self.x0, self.tolerance = f, x0, tolerance
+        self.most, self.left = max_evaluations, max_evaluations - 1
+        self.unit, self.small, self.converged = 1.0, 0, False
         self.bends: list[float] = []
-        self.path = [(np.zeros(x0.numel()), *self.evaluate(x0, first=True))]
+        self.path = [(np.zeros(x0.numel()), *at_start)]
         self.trials: list[tuple[np.ndarray, float, np.ndarray]] = []
 
-    def evaluate(self, x: Tensor, first: bool = False) -> tuple[float, np.ndarray]:
-        """Return f and ∇f; +∞ where they are not finite or cannot be computed."""
+    def evaluate(self, x: Tensor) -> Asking[Value]:
+        """Ask for f and ∇f."""
         if self.left == 0:
             raise _Spent
         self.left -= 1
-        try:
-            value, gradient = self.f(x)
-        except (ArithmeticError, RuntimeError, ValueError):  # a factorisation, a law's parameters
-            if first:
-                raise
-            return np.inf, np.zeros(x.numel())
-        if value.shape != x.shape[:1] or gradient.shape != x.shape:
-            raise TypeError(
-                f"f must return shapes {tuple(x.shape[:1])} and {tuple(x.shape)}, got "
-                f"{tuple(value.shape)} and {tuple(gradient.shape)}"
-            )
-        v, g = float(value), gradient.numpy(force=True).astype(float).ravel()
-        return (v, g) if np.isfinite(v) and np.isfinite(g).all() else (np.inf, np.zeros(x.numel()))
+        return (yield x)
 
     def at(self, w: np.ndarray) -> Tensor:
         """Return x₀ + unit · w, `(1, *event)`."""
@@ -103,12 +122,14 @@ class _Search:
         """Return the tolerance, or the rounding of f where that is larger."""
         return max(self.tolerance, 8 * torch.finfo(self.x0.dtype).eps * abs(self.path[-1][1]))
 
-    def __call__(self, w: np.ndarray) -> tuple[float, np.ndarray]:
+    def value(self, w: np.ndarray) -> Asking[Value]:
+        """Ask for f and its gradient in the coordinates w."""
         old, v, g = self.path[-1]
         if np.array_equal(w, old):
             return v, g
         x = self.at(w)
-        value, gradient = self.evaluate(x) if bool(x.isfinite().all()) else (np.inf, g)
+        finite = bool(x.isfinite().all())
+        value, gradient = (yield from self.evaluate(x)) if finite else (np.inf, g)
         if value == np.inf:
             # interpolation goes to where this parabola along the way has its minimum, a fifth of it
             return v + 1.5 * abs(float(g @ (w - old))), -4 * g
@@ -127,7 +148,7 @@ class _Search:
         if self.small == 2:
             raise _Still
 
-    def probe(self) -> None:
+    def probe(self) -> Asking[None]:
         """Estimate the curvature of f along its gradient at the start, with one more evaluation.
 
         The step is 1/‖∇f‖, along which f changes by 1: it scales with x.
@@ -135,7 +156,7 @@ class _Search:
         _, _, g = self.path[0]
         size = float(np.linalg.norm(g))
         way = -g / size / size
-        new = (way, *self.evaluate(self.at(way)))
+        new = (way, *(yield from self.evaluate(self.at(way))))
         bend = _bend(self.path[0], new) if new[1] < np.inf else 0.0
         self.bends = [bend if bend > 0 else size * size]
 
@@ -146,7 +167,7 @@ class _Search:
         size = float(np.linalg.norm(self.path[-1][2])) / self.unit
         return size <= (2 * most * self.enough()) ** 0.5 + most * rounding
 
-    def run(self, width: float) -> tuple[float, bool]:
+    def run(self, width: float) -> Asking[tuple[float, bool]]:
         """Search from the end of the path without a metric; return the gain, and if f was still.
 
         Lengths are in units of `width` times the length over which f recently curved by 1.
@@ -158,14 +179,16 @@ class _Search:
         self.small = 0
         self.trials.clear()
         try:
-            with np.errstate(all="ignore"):  # trials may be far out
-                (self._few if len(w) <= DENSE else self._many)(w)
+            if len(w) <= DENSE:
+                yield from self._few(w)
+            else:
+                self._many(w)
             still = False
         except _Still:
             still = True
         return v - self.path[-1][1], still
 
-    def _few(self, w: np.ndarray) -> None:
+    def _few(self, w: np.ndarray) -> Asking[None]:
         """Search with all of H, until a way has no point that is good enough."""
         H, before = np.eye(len(w)), None
         while True:
@@ -173,11 +196,13 @@ class _Search:
             way = -H @ g
             slope = float(g @ way)
             gain = float(np.linalg.norm(g)) / 2 if before is None else before - v
-            a = _wolfe(self, w, v, slope, way, min(1.0, 2.02 * gain / -slope)) if slope < 0 else 0
+            if slope >= 0:
+                return
+            a = yield from _wolfe(self.value, w, v, slope, way, min(1.0, 2.02 * gain / -slope))
             if not a:
                 return
             old, w = w, w + a * way
-            before, (_, y) = v, self(w)
+            before, (_, y) = v, (yield from self.value(w))
             self.accept(w)
             step, y = w - old, y - g
             rho = 1 / float(y @ step)
@@ -185,7 +210,7 @@ class _Search:
             H = left @ H @ left.T + rho * np.outer(step, step)
 
     def _many(self, w: np.ndarray) -> None:
-        """Search with an H of the last steps alone."""
+        """Search with an H of the last steps alone, and evaluate f on the spot."""
         from scipy.optimize import minimize
 
         most = self.left + 2
@@ -193,19 +218,52 @@ class _Search:
             "gtol": 0.0, "ftol": 0.0, "maxiter": most, "maxfun": most, "maxcor": MEMORY, "maxls": 50,
         }  # fmt: skip
         minimize(
-            self, w, jac=True, method="L-BFGS-B", callback=lambda w: self.accept(w),
-            options=options,
+            lambda w: _driven(self.value(w), self.f), w, jac=True, method="L-BFGS-B",
+            callback=lambda w: self.accept(w), options=options,
         )  # fmt: skip
+
+    def search(self) -> Asking[Path]:
+        """Search until there is no further gain, or no evaluation left; return the path."""
+        self.converged = not self.path[0][2].any()
+        with contextlib.suppress(_Spent):
+            if not self.converged:
+                yield from self.probe()
+            width = WIDE
+            while not self.converged:
+                gain, still = yield from self.run(width)
+                if width > WIDE and gain <= self.enough():
+                    self.converged = self.level()
+                    break
+                # what ended without an end begins again as at the start
+                width = WIDE * WIDER if still or gain <= self.enough() else WIDE
+        w, values, gradients = (np.stack(part) for part in zip(*self.path, strict=True))
+        return Path(
+            torch.cat([self.at(row) for row in w]),
+            torch.from_numpy(values),
+            torch.from_numpy(gradients / self.unit).reshape(-1, *self.x0.shape[1:]).to(self.x0),
+            self.converged,
+            self.most - self.left,
+        )
+
+
+def _driven(asking: Asking[T], f: Function) -> T:
+    """Return what a generator returns, with f evaluated where it asks."""
+    try:
+        x = next(asking)
+        while True:
+            x = asking.send(_values(f, x)[0])
+    except StopIteration as end:
+        return end.value
 
 
 def _wolfe(
-    f: Callable[[np.ndarray], tuple[float, np.ndarray]],
+    f: Callable[[np.ndarray], Asking[Value]],
     w: np.ndarray,
     v: float,
     slope: float,
     way: np.ndarray,
     a: float,
-) -> float:
+) -> Asking[float]:
     """Return a step along a direction to where f is lower and flatter, trying a first; 0 if none.
 
     The strong Wolfe conditions: f has fallen by at least 1e-4 of the linear prediction, and its
@@ -213,7 +271,7 @@ def _wolfe(
     """
     low, high = (0.0, v, slope), None
     for _ in range(SEARCHES):
-        value, gradient = f(w + a * way)
+        value, gradient = yield from f(w + a * way)
         new = a, value, float(gradient @ way)
         if value > v + 1e-4 * a * slope or value >= low[1]:
             high = new
@@ -284,31 +342,51 @@ def minimise(
         | https://doi.org/10.1007/978-0-387-40065-5
     """
     check_points(x0, "x0")
+    if len(x0) != 1:
+        raise ValueError(f"x0 has {len(x0)} rows: call minimise_each for several starts")
+    return minimise_each(f, x0, tolerance=tolerance, max_evaluations=max_evaluations)[0]
+
+
+def minimise_each(
+    f: Callable[[Tensor], tuple[Tensor, Tensor]],
+    x0: Float[Tensor, "start *event"],
+    *,
+    tolerance: float = 1e-8,
+    max_evaluations: int = 2000,
+) -> list[Path]:
+    """Minimise f from each of several starting points, with one call of f for all where they are.
+
+    Arguments:
+        f: As in `minimise`, for as many rows as searches still go on.
+        x0: The starts, at which f and its gradient are finite.
+        tolerance: As in `minimise`.
+        max_evaluations: As in `minimise`, for each start.
+
+    Raises:
+        ValueError: As in `minimise`.
+    """
+    check_points(x0, "x0")
     check_function(f, "f")
     check_number(tolerance, "tolerance", above=0)
     check_count(max_evaluations, "max_evaluations")
-    if len(x0) != 1:
-        raise ValueError(f"x0 has {len(x0)} rows: call minimise for each start")
-    search = _Search(f, x0.detach(), tolerance, max_evaluations)
-    if search.path[0][1] == np.inf:
+    x0 = x0.detach()
+    values = _values(f, x0, first=True)
+    if any(v == np.inf for v, _ in values):
         raise ValueError("f or its gradient is not finite at x0; start where both are")
-    converged = not search.path[0][2].any()
-    with contextlib.suppress(_Spent):
-        if not converged:
-            search.probe()
-        width = WIDE
-        while not converged:
-            gain, still = search.run(width)
-            if width > WIDE and gain <= search.enough():
-                converged = search.level()
-                break
-            # what ended without an end begins again as at the start
-            width = WIDE * WIDER if still or gain <= search.enough() else WIDE
-    w, values, gradients = (np.stack(part) for part in zip(*search.path, strict=True))
-    return Path(
-        torch.cat([search.at(row) for row in w]),
-        torch.from_numpy(values),
-        torch.from_numpy(gradients / search.unit).reshape(-1, *x0.shape[1:]).to(x0),
-        converged,
-        max_evaluations - search.left,
-    )
+    paths: dict[int, Path] = {}
+    searches = [
+        _Search(f, row[None], at_start, tolerance, max_evaluations).search()
+        for row, at_start in zip(x0, values, strict=True)
+    ]
+    answers: dict[int, Value | None] = dict.fromkeys(range(len(x0)))
+    with np.errstate(all="ignore"):  # trials may be far out
+        while answers:
+            asked = {}
+            for i, answer in answers.items():
+                try:
+                    asked[i] = searches[i].send(answer) if answer else next(searches[i])
+                except StopIteration as end:
+                    paths[i] = end.value
+            found = _values(f, torch.cat(list(asked.values()))) if asked else []
+            answers = dict(zip(asked, found, strict=True))
+    return [paths[i] for i in range(len(x0))]

@@ -292,20 +292,22 @@ class Levels(Schedule):
 
 
 def invert_log_snr(schedule: Schedule, log_snr: Tensor, t_min: float = 0.0) -> Tensor:
-    """Return the times in [t_min, 1] at which λ(t) = log_snr, by bisection (float64).
+    """Return the times in [t_min, 1] at which λ(t) = log_snr (float64).
 
+    Ten times an interval is divided into 64 parts, so that a few calls of the schedule are enough.
     A value outside the range of the schedule gives the nearest end.
     """
     check_schedule(schedule)
     check_kind(log_snr, "log_snr", Tensor, "a tensor")
     check_number(t_min, "t_min", least=0, below=1)
-    wanted = log_snr.double()
-    low, high = torch.full_like(wanted, t_min), torch.ones_like(wanted)
-    for _ in range(60):
-        middle = (low + high) / 2
-        above = schedule.log_snr(middle) > wanted  # λ falls with t
-        low, high = torch.where(above, middle, low), torch.where(above, high, middle)
-    return (low + high) / 2
+    wanted = log_snr.double().unsqueeze(-1)
+    low, width = torch.full_like(wanted, t_min), 1.0 - t_min
+    inner = torch.arange(1, 64, dtype=torch.float64, device=wanted.device)
+    for _ in range(10):
+        width /= 64
+        above = schedule.log_snr(low + inner * width) > wanted  # λ falls with t
+        low = low + above.sum(-1, keepdim=True) * width
+    return (low + width / 2).squeeze(-1)
 
 
 SCHEDULES: tuple[type[Schedule], ...] = (VE, EDM, VP, SubVP, Cosine, Rectified, DDPM, Levels)

@@ -19,7 +19,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ...calculus.quasi_newton import Path, minimise
+from ...calculus.quasi_newton import Path, minimise_each
 from ...calculus.reverse import jacobian
 from ...core import (
     Density,
@@ -153,14 +153,17 @@ def find_start(
         like = like.to(generator.device)
     if dtype is None and _wants_another(target.target, torch.Size(shape), like):
         like = like.to(torch.get_default_dtype())
-    paths, laws, evaluations = [], [], 0
+    starts, noise, laws, evaluations = [], [], [], 0
     for _ in range(N_PATHS):
         x0, tried = _positive(target, torch.Size(shape), like, generator)
-        path = minimise(lambda x: _objective(target, x), x0)
-        paths.append(path)
-        law, used = _best(target, path, generator)
+        starts.append(x0)
+        noise.append(randn_like(x0.new_empty(DRAWS, x0.numel()), generator))
+        evaluations += tried
+    paths = minimise_each(lambda x: _objective(target, x), torch.cat(starts))
+    for path, z in zip(paths, noise, strict=True):
+        law, used = _best(target, path, z)
         laws.append(law)
-        evaluations += tried + path.evaluations + used
+        evaluations += path.evaluations + used
     pool, weights = [], []
     for law in laws:
         z = randn_like(like.new_empty(max(POOL, n_chains), law.mean.numel()), generator)
@@ -231,8 +234,8 @@ def _positive(
     )
 
 
-def _best(target: Density, path: Path, generator: torch.Generator | None) -> tuple[_Normal, int]:
-    """Return the normal law of the largest bound among those at points of a path."""
+def _best(target: Density, path: Path, z: Tensor) -> tuple[_Normal, int]:
+    """Return the normal law of the largest bound, by draws with the noise z, at points of a path."""
     k, shape = len(path.points), path.points.shape[1:]
     # more of them towards the end, where the laws change least but are best
     back = torch.linspace(0, 1, min(POINTS, k)).square() * (k - 1)
@@ -240,7 +243,6 @@ def _best(target: Density, path: Path, generator: torch.Generator | None) -> tup
     d = shape.numel()
     points, scores = path.points[index].flatten(1), -path.gradients[index].flatten(1)
     curvatures, used = _curvatures(target, path, index)
-    z = randn_like(points.new_empty(DRAWS, d), generator)
     laws = []
     for x, s, H in zip(points, scores, curvatures, strict=True):
         if not bool(torch.isfinite(H).all()):
@@ -259,7 +261,7 @@ def _best(target: Density, path: Path, generator: torch.Generator | None) -> tup
     if not laws:
         raise ValueError("the score has no finite derivatives along the path; pass start=")
     draws = torch.cat([law.mean + z @ law.root.mT for law in laws])
-    log_p = _log_prob(target, draws.reshape(-1, *shape)).reshape(len(laws), DRAWS)
+    log_p = _log_prob(target, draws.reshape(-1, *shape)).reshape(len(laws), len(z))
     widths = torch.stack([law.root.diagonal().log().sum() for law in laws])
     log_q = -z.square().sum(1) / 2 - widths[:, None] - d / 2 * math.log(2 * math.pi)
     bounds = (log_p - log_q).mean(1).tolist()
