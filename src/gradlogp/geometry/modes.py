@@ -275,7 +275,8 @@ class _Search(NamedTuple):
         """
         least, i = w.abs().min(1)
         u = U.gather(2, i.reshape(-1, 1, 1).expand(-1, U.shape[1], 1))[:, :, 0]
-        step = (0.1 * least.rsqrt().unsqueeze(1) * u).nan_to_num(0.0, 0.0, 0.0)  # λ may be 0
+        length = torch.where(least > 0, 0.1 * least.rsqrt(), 0.0)  # no step where λ is 0
+        step = length.unsqueeze(1) * u
         change = ((self.field(x + step.reshape(x.shape)) - s).flatten(1) * step).sum(1)
         expected = torch.where(w.gather(1, i.unsqueeze(1))[:, 0] < 0, -0.01, 0.01)
         return (change - expected).abs() < 0.005

@@ -38,8 +38,8 @@ class Level:
 
     def log_ratio(self, x: Tensor) -> Tensor:
         """Return log p_1 − log p_0, float64; −∞ where the target has no density."""
-        ratio = self.target.log_prob(x).double() - self.base.log_prob(x).double()
-        return ratio.detach().nan_to_num(nan=-torch.inf, posinf=torch.inf, neginf=-torch.inf)
+        ratio = (self.target.log_prob(x).double() - self.base.log_prob(x).double()).detach()
+        return ratio.where(~ratio.isnan(), -torch.inf)
 
 
 @dataclass(frozen=True)

@@ -317,7 +317,7 @@ def _widening(start: Tensor, draws: Tensor) -> list[str]:
 def _stuck(acceptance: Tensor, path: Sequence[float]) -> list[str]:
     if not bool((acceptance < 0.1).any()):
         return []
-    k = int(acceptance.nan_to_num(nan=1.0).argmin())
+    k = int(acceptance.where(~acceptance.isnan(), 1.0).argmin())
     return [
         f"moves are accepted with probability {float(acceptance[k]):.2g} at level {path[k + 1]:.3g}: "
         "particles hardly move there; use a smaller step_size, or a different kernel"

@@ -134,7 +134,9 @@ def fit_share(
             gain, size = -(r * left).sum(1), r.square().sum(1)
         share, error = _ratio(*(v.unflatten(0, (repeats, n)).mean(0) for v in (gain, size)))
         share = share + error * words if base is None else (share - error)
-        shares.append(share.nan_to_num(0.0).clamp(0, 1))
+        shares.append(
+            share.where(share.isfinite(), 0.0).clamp(0, 1)
+        )  # 0/0: there is no correction
     span = torch.stack([model._noise_input(t) for t in times[[0, -1]]])
     law.span.copy_(span)
     law.share.copy_(torch.stack(shares))
