@@ -21,6 +21,14 @@ def _float64():
 
 
 @pytest.fixture
+def compiling():
+    """The compiler of PyTorch, which switches the checks of `torch.distributions` off for good."""
+    torch._dynamo.reset()
+    yield
+    torch.distributions.Distribution.set_default_validate_args(True)
+
+
+@pytest.fixture
 def float32():
     """What PyTorch itself has by default, until the test ends."""
     torch.set_default_dtype(torch.float32)

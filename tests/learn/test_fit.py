@@ -605,7 +605,7 @@ def test_accelerated_shares_weights_and_buffers():
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
 @pytest.mark.filterwarnings("ignore")  # what the compiler warns of is its own
-def test_a_compiled_network_trains_to_the_same_model(as_user):
+def test_a_compiled_network_trains_to_the_same_model(as_user, compiling):
     labels, ends = torch.arange(300) % 3, []
     for compiled in (False, True):
         model = make(condition=3)

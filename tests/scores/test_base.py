@@ -276,14 +276,13 @@ def test_with_a_fallback_the_network_learns_the_whole_score(kind, tmp_path, gene
 # ---------------------------------------------------------------------------- as one graph
 
 
-@pytest.mark.usefixtures("as_user")
+@pytest.mark.usefixtures("as_user", "compiling")
 @pytest.mark.parametrize(
     ("base", "condition"),
     [*((law, None) for law in LAWS.values()), (LAWS["mixture"], 3)],
     ids=[*LAWS, "mixture-3"],
 )
 def test_compiled_exported_and_mapped_it_is_the_same(base, condition, generator):
-    torch._dynamo.reset()
     net = MLP(2, 8, 1, condition, generator=generator).double()
     nn.init.normal_(net.outlet.weight, generator=generator)
     model = ScoreModel(net, VP(), "v", base=base).requires_grad_(False)

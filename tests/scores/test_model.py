@@ -133,7 +133,7 @@ class Forward(nn.Module):
         return self.model.forward(z, t, condition)
 
 
-@pytest.mark.usefixtures("as_user")
+@pytest.mark.usefixtures("as_user", "compiling")
 @pytest.mark.parametrize(
     ("network", "condition", "kind"),
     [
@@ -147,7 +147,6 @@ def test_compiled_exported_and_mapped_it_is_the_same(network, condition, kind, g
     Tracing takes the time. Both networks embed labels and vectors in the same lines; images each
     in its own.
     """
-    torch._dynamo.reset()
     model, given = awake(NETWORKS[network], kind, condition)
     model.requires_grad_(False)
     x = torch.randn(4, *model.event_shape, generator=generator)

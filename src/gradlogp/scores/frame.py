@@ -31,15 +31,13 @@ class Frame(NamedTuple):
     levels: tuple[Tensor, Tensor] | None = None  # α and σ as they multiply z
     unit: tuple[Tensor, Tensor] | None = None  # α̃ and σ̃
 
-    @property
     def alpha(self) -> Tensor:
-        """α as it multiplies z."""
+        """Return α as it multiplies z."""
         assert self.levels is not None
         return self.levels[0]
 
-    @property
     def flat_levels(self) -> tuple[Tensor, Tensor]:
-        """α and σ, `(1, 1)` or `(B, 1)`."""
+        """Return α and σ, `(1, 1)` or `(B, 1)`."""
         assert self.levels is not None
         alpha, sigma = self.levels
         return alpha.reshape(-1, 1), sigma.reshape(-1, 1)

@@ -292,12 +292,12 @@ class ScoreModel(ScoreBase, nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """Return z̃ and what the network says of it."""
         if predicted is not None:
-            z = z - frame.alpha * predicted
+            z = z - frame.alpha() * predicted
         z_unit = (z - frame.drift) * frame.scale
         extra = () if condition is None else (condition,)
         known: dict[str, Any] = {} if frame.embedded is None else {"embedded": frame.embedded}
         if self.base is not None and getattr(self.network, "start", False):
-            start = self.base.denoise(z, *frame.flat_levels) - self.z_mean.to(z)
+            start = self.base.denoise(z, *frame.flat_levels()) - self.z_mean.to(z)
             known["start"] = start / self._spread(z)
         out = self.network(z_unit, frame.coordinate.expand(len(z)), *extra, **known)
         check_same_shape(out, z_unit, "the network")
@@ -325,7 +325,7 @@ class ScoreModel(ScoreBase, nn.Module):
         s = frame.score(z_unit, out)
         if self.base is None or (self.training and self.base.fallback):
             return s
-        return self.base.corrected(s, z, *frame.flat_levels, frame.coordinate)
+        return self.base.corrected(s, z, *frame.flat_levels(), frame.coordinate)
 
     def _score(self, z: Tensor, t: Tensor) -> Tensor:
         return nn.Module.__call__(self, z, t, self._without(z))
@@ -365,7 +365,7 @@ class ScoreModel(ScoreBase, nn.Module):
         z0 = self._spread(z) * z0.masked_fill(blind, 0.0)
         if self._whole:
             z0 = self.z_mean.to(z) + (z0 if predicted is None else predicted + z0)
-        at = *frame.flat_levels, frame.coordinate
+        at = *frame.flat_levels(), frame.coordinate
         return z0 if self.base is None else self.base.corrected_mean(z0, z, *at)
 
     def given(self, condition: Tensor | int) -> ConditionedScore:

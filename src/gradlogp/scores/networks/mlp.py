@@ -111,7 +111,11 @@ class MLP(nn.Module):
     ) -> list[Float[Tensor, "rows width"]]:
         """Return what does not depend on x: the shift of each block, for each sample or for all."""
         emb = self.conditioning(c, None if self.holes else condition)
-        return [block.get_submodule("shift")(emb) for block in self.blocks]
+        shifts = []
+        for block in self.blocks:
+            assert isinstance(block, _Block)
+            shifts.append(block.shift(emb))
+        return shifts
 
     def forward(
         self,
