@@ -38,7 +38,7 @@ from ..noise.coordinates import subset
 from ..noise.predictions import Kind
 from ..scores.guided import GuidedScore
 from ..scores.model import ScoreModel
-from .base import BaseName, Correction, Judge, base_for, held_out_rows
+from .base import BaseName, Correction, Judge, base_for, held_out_rows, try_whole
 from .conditions import (
     condition_kind,
     divided,
@@ -76,14 +76,15 @@ class ScoreEstimator(DensityMixin, BaseEstimator):
             is better on held-out rows than one Gaussian; "none"; or "auto": "mixture" for vectors,
             "gaussian" with classes and for images of more than 512 entries, "none" for smaller ones
             and with values, whose linear part is known. With 4,000 rows or more of at most two
-            columns the network learns the whole score, and a mixture replaces it where it is better.
+            columns the network learns the whole score, and a mixture replaces it where it is better;
+            with 1,000 or more of more columns this is so if a short trial of both favours it.
         condition: The kind of y on which the model is conditional: "classes" (text, integers,
             booleans) or "values" (numbers, vectors, images). By default y is ignored by `fit`.
         standardize: Learn in coordinates of zero mean and unit variance; "one": with one scale for all.
         objective: A different loss of each sample, objective(noisy_score, x, schedule,
             generator=…).
-        settings: How to train; by default `TrainingSettings()`, or for 4,000 rows or more of at
-            most two columns 1,000 steps of 1,024 rows with a learning rate of 0.01.
+        settings: How to train; by default `TrainingSettings()`, or for 4,000 rows or more of at most
+            two columns, and for a whole score beside a mixture, 1,000 steps of 1,024 rows at 0.01.
         held_out_fraction: Share of the data to hold out; by default a tenth, or up to a quarter of
             few rows.
         n_sample_steps: Number of noise levels of the probability flow for sampling, one evaluation
@@ -146,22 +147,17 @@ class ScoreEstimator(DensityMixin, BaseEstimator):
         verbose: bool = False,
     ) -> None:
         self.max_iter, self.batch_size = max_iter, batch_size
-        self.learning_rate = learning_rate
-        self.ema = ema
+        self.learning_rate, self.ema = learning_rate, ema
         self.width, self.depth, self.channels = width, depth, channels
-        self.network = network
-        self.schedule = schedule
-        self.predicts = predicts
-        self.base = base
+        self.network, self.schedule = network, schedule
+        self.predicts, self.base = predicts, base
         self.condition = condition
-        self.standardize = standardize
-        self.objective, self.settings = objective, settings
+        self.standardize, self.objective, self.settings = standardize, objective, settings
         self.held_out_fraction = held_out_fraction
         self.n_sample_steps, self.n_likelihood_steps = n_sample_steps, n_likelihood_steps
         self.augment, self.start = augment, start
         self.checkpoint, self.resume = checkpoint, resume
-        self.random_state = random_state
-        self.device = device
+        self.random_state, self.device = random_state, device
         self.callback, self.verbose = callback, verbose
 
     def fit(
@@ -203,16 +199,16 @@ class ScoreEstimator(DensityMixin, BaseEstimator):
         check_kind({} if extra is None else extra, "extra", Mapping, "a dictionary")
         if self.resume and not isinstance(self.random_state, int):
             raise ValueError("resume=True needs the random_state of that run, as a number")
-        self._tensors = isinstance(X, Tensor)
-        X = validate_data(
-            self, as_array(X), dtype=[np.float32, np.float64], allow_nd=True, ensure_min_samples=2
-        )
-        x, generator = X, self._generator(None)
+        self._tensors, X = isinstance(X, Tensor), as_array(X)
+        kinds = [np.float32, np.float64]
+        x = X = validate_data(self, X, dtype=kinds, allow_nd=True, ensure_min_samples=2)
+        generator = self._generator(None)
         generator.manual_seed(Processes.here().of_first(generator.initial_seed()))
         weight = sample_weights(sample_weight, len(x))
         own = self.network, self.start, self.objective, self.condition, masks
-        many = dense(len(x), x.shape[1:]) and all(v is None for v in own)
-        settings = training_of(self, dense=many)
+        plain = all(v is None for v in own)
+        many = plain and dense(len(x), x.shape[1:])
+        settings, whole = (training_of(self, dense=how) for how in (many, True))
         given = learn_condition(self, y, len(x), condition_names, weight)
         check_option(self.base, "base", BaseName)
         objective, base = self.objective, self.base
@@ -239,11 +235,16 @@ class ScoreEstimator(DensityMixin, BaseEstimator):
                 condition=condition_kind(self), masks=masks,
                 given=None if given is None or masks is not None else given[distinct],
             )  # fmt: skip
+            if plain:
+                try_whole(
+                    model.to(self.device), x_kept, x_aside, (settings, whole), seed=seed,
+                    standardize=self.standardize, augment=self.augment, quiet=not self.verbose,
+                )  # fmt: skip
         model.to(self.device)
-        if hasattr(self, "feature_names_in_"):
-            model.columns = tuple(map(str, self.feature_names_in_))
-        elif columns is not None:
-            model.columns = tuple(columns)
+        if plain and getattr(model.base, "fallback", False):
+            settings = whole
+        if (names := getattr(self, "feature_names_in_", columns)) is not None:
+            model.columns = tuple(map(str, names))
         judge = Judge(x_aside, None if given is None else given[aside], seed)
         records: Any = fit(
             model, x_kept, objective_for(model) if objective is None else objective,
@@ -329,8 +330,7 @@ class ScoreEstimator(DensityMixin, BaseEstimator):
     def grad_log_prob(self, X: Any, y: Any = None, sigma: float | None = None) -> Any:
         """Return ∇ log p(x) in data units, for the law blurred by `sigma` (`sigma_min_`).
 
-        A larger sigma, in units of each column's standard deviation, is smoother and more
-        accurate.
+        A larger sigma, in units of each column's standard deviation, is smoother and more accurate.
         """
         x, score = self._at(X, y)
         with torch.no_grad():

@@ -211,7 +211,7 @@ def as_array(X: Any) -> Any:
 def training_of(estimator: Any, *, dense: bool = False) -> TrainingSettings:
     """Return how an estimator trains: its settings, and what it has of its own in place of them.
 
-    Without settings they are those for dense rows, or for others.
+    Without settings they are `DENSE` or the general ones.
     """
     own: dict[str, Any] = {
         "steps": estimator.max_iter, "batch_size": estimator.batch_size,

@@ -148,7 +148,8 @@ def fit(
             is learned. In a table they may be of any kind; all columns are still learned, and
             `sample` draws them too, or takes them from --given.
         settings: Training settings: each field is an option. If none is set, 4,000 rows or more of
-            at most two columns are trained on for 1,000 steps of 1,024 rows at a rate of 0.01.
+            at most two columns are trained on for 1,000 steps of 1,024 rows at a rate of 0.01, and so
+            is a network that learns a whole score beside a mixture.
         width: Width of the network for vectors; by default 128, or 64 for 4,000 rows or more of at
             most two columns.
         depth: Number of its residual blocks, 3 by default.
@@ -164,7 +165,8 @@ def fit(
             column or channel, one for all, or not at all.
         base: What the network corrects: the noised score of a gaussian, of a mixture if held-out
             rows prefer it, or nothing; auto is mixture for vectors, gaussian with classes and for
-            images, none for images of at most 512 entries. For plain numbers only: a table with
+            images, none for images of at most 512 entries. A mixture is not corrected, but only
+            fallen back on, where a short trial favours it. For plain numbers only: a table with
             missing values has its own Gaussian base.
         held_out: Share of the data to hold out; by default a tenth, up to a quarter if there are
             few rows.
