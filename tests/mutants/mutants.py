@@ -2860,4 +2860,15 @@ MUTANTS = (
         "low + (~above).sum(-1, keepdim=True) * width",
         "noise/test_schedules.py::test_invert_log_snr",
     ),
+    Mutant(
+        "X: a trial that favours the mixture has the network learn the whole score",
+        "interfaces/base.py", "mean_and_error(losses[0] - losses[1])",
+        "mean_and_error(losses[1] - losses[0])",
+        "interfaces/test_estimator.py::test_a_trial_decides_whether_the_network_learns_the_whole_score",
+    ),
+    Mutant(
+        "X: both trainings of a trial correct the mixture",
+        "interfaces/base.py", "tried.base.fallback = bool(whole)", "tried.base.fallback = False",
+        "interfaces/test_estimator.py::test_a_trial_decides_whether_the_network_learns_the_whole_score",
+    ),
 )  # fmt: skip
