@@ -16,10 +16,12 @@ import os
 import platform
 import resource
 import sys
+import tempfile
 import time
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import torch
 
 import gradlogp as glp
@@ -102,6 +104,16 @@ def trained(batch, d=8):
     return lambda: [next(records) for _ in range(10)]
 
 
+def mapped(n):
+    """A whole fit of five steps, with all that is looked at before, of rows on disk."""
+    file = Path(tempfile.gettempdir()) / f"gradlogp-scaling-{n}.npy"
+    x = np.lib.format.open_memmap(file, "w+", np.float32, (n, 4))
+    x[:] = np.random.default_rng(0).standard_normal((n, 4), dtype=np.float32)
+    x = np.load(file, mmap_mode="r")
+    file.unlink()  # what is mapped stays until nobody has it
+    return lambda: glp.ScoreEstimator(max_iter=5, base="gaussian", random_state=0).fit(x)
+
+
 def network(pixels):
     side = math.isqrt(pixels)
     net, x = glp.UNet((3, side, side), (16, 32), generator=seeded()), normal(4, 3, side, side)
@@ -142,6 +154,7 @@ CASES = [
     ("Chain.verdict", "chains", doubled(500), verdict, (1, 1)),
     ("fit, ten steps", "batch", doubled(256), trained, (1, 1)),
     ("fit, ten steps", "d", doubled(64), lambda d: trained(512, d), (1, 1)),
+    ("ScoreEstimator.fit, on disk", "rows", doubled(2**20), mapped, (1, 1)),
     (
         "UNet, forward and backward",
         "pixels",

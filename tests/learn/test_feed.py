@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
 import gradlogp as glp
 from gradlogp.core import Processes, rand_like
+from gradlogp.interfaces.conditions import divided
 from gradlogp.learn.batches import Batches, check_data, rows
 from gradlogp.learn.feed import Feed
 from gradlogp.learn.mapped import Mapped
@@ -228,17 +229,37 @@ def test_batches_larger_than_the_data_are_the_data():
     assert sorted(order.next().tolist()) == sorted(order.next().tolist()) == list(range(5))
 
 
-@pytest.mark.parametrize("before", [0, 1, 3, 7])
-def test_order_goes_on_from_a_state(before):
-    order = Batches(10, 3, seeded(0))
-    for _ in range(before):
-        order.next()
-    state = order.state()
-    ahead = [order.next() for _ in range(8)]
-    other = Batches(10, 3, seeded(99))
-    for target in (other, order):  # in another object, and back in the same
-        target.restore(state)
-        assert all(torch.equal(target.next(), index) for index in ahead)
+def test_an_epoch_goes_on_from_a_state_that_does_not_hold_its_order(monkeypatch):
+    """Whatever the dtype in which many rows are numbered."""
+    monkeypatch.setattr("gradlogp.core.randomness.MANY_ROWS", 10**9)
+    plain = Batches(10, 3, seeded())
+    whole = [plain.next() for _ in range(12)]
+    monkeypatch.setattr("gradlogp.core.randomness.MANY_ROWS", 5)
+    for n in range(11):  # within an epoch, and at its end
+        batches, other = Batches(10, 3, seeded()), Batches(10, 3, seeded(7))
+        assert batches.order.dtype == torch.int32
+        for _ in range(n):
+            batches.next()
+        state = batches.state()
+        assert max(torch.as_tensor(v).numel() for v in state.values()) == len(plain.began)
+        for index in whole[n:]:
+            assert torch.equal(batches.next(), index)
+        for target in (other, batches):  # in another object, and back in the same
+            target.restore(state)
+            assert all(torch.equal(target.next(), index) for index in whole[n:])
+
+
+def test_many_rows_are_divided_in_the_order_in_which_they_are_read(monkeypatch):
+    before = divided(1000, 100, None, seeded())
+    monkeypatch.setattr("gradlogp.interfaces.conditions.MANY_ROWS", 1000)
+    after = divided(1000, 100, None, seeded())
+    for a, b in zip(before[:3], after[:3], strict=True):
+        assert torch.equal(a.sort().values, b)
+        assert not torch.equal(a, b)
+    x = np.arange(2000.0).reshape(1000, 2)
+    for index in (before.kept, after.kept):
+        read = torch.cat([part for _, part in coordinates.pieces(coordinates.Subset(x, index))])
+        assert torch.equal(read, torch.from_numpy(x)[after.kept])
 
 
 # ---------------------------------------------------------------------------- rows

@@ -1956,8 +1956,8 @@ MUTANTS = (
     ),
     Mutant(
         "X: a permutation takes any generator",
-        "core/randomness.py", "    check_generator(generator)\n    return torch.randperm",
-        "    return torch.randperm",
+        "core/randomness.py", "    check_generator(generator)\n    small = n",
+        "    small = n",
         "house/test_doors.py::test_no_door_lets_a_hostile_argument_through",
     ),
     Mutant(
@@ -2870,5 +2870,10 @@ MUTANTS = (
         "X: both trainings of a trial correct the mixture",
         "interfaces/base.py", "tried.base.fallback = bool(whole)", "tried.base.fallback = False",
         "interfaces/test_estimator.py::test_a_trial_decides_whether_the_network_learns_the_whole_score",
+    ),
+    Mutant(
+        "X: an epoch is resumed with the order of the next",
+        "learn/batches.py", '"generator": self.began', '"generator": self.generator.get_state()',
+        "learn/test_feed.py::test_an_epoch_goes_on_from_a_state_that_does_not_hold_its_order",
     ),
 )  # fmt: skip

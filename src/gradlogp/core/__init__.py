@@ -33,6 +33,7 @@ from .protocols import check_transition as check_transition
 from .protocols import derivatives as derivatives
 from .randomness import BLOCK as BLOCK
 from .randomness import FEW as FEW
+from .randomness import MANY_ROWS as MANY_ROWS
 from .randomness import Generator as Generator
 from .randomness import Injected as Injected
 from .randomness import NoiseSource as NoiseSource

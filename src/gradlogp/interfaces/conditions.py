@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..core import NoisyScore, check_kind, check_option, permutation, rand_like, some
+from ..core import MANY_ROWS, NoisyScore, check_kind, check_option, permutation, rand_like, some
 from ..scores.conditioned import Condition
 from ..scores.model import ScoreModel
 
@@ -270,8 +270,14 @@ class Divided(NamedTuple):
 
 
 def divided(n: int, n_held_out: int, weight: Tensor | None, generator: torch.Generator) -> Divided:
-    """Divide n rows at random; those of weight 0 are in neither part."""
+    """Divide n rows at random; those of weight 0 are in neither part.
+
+    Of `MANY_ROWS` each part is in the order in which rows are stored, in which they are read.
+    """
     order = permutation(n, generator)
+    if n >= MANY_ROWS:
+        for part in (order[:n_held_out], order[n_held_out:]):
+            part.numpy().sort()
     if weight is None:
         return Divided(order[n_held_out:], order[:n_held_out], order[n_held_out:], None)
     order = order[weight[order] > 0]

@@ -61,19 +61,26 @@ def check_conditions(model: ScoreModel, condition: Tensor | None, n: int, name: 
 
 
 class Batches:
-    """Rows in an order shuffled anew each epoch; a last, smaller batch is left out."""
+    """Rows in an order shuffled anew each epoch; a last, smaller batch is left out.
+
+    The order follows from the generator where the epoch begins, so that a state does not hold it.
+    """
 
     def __init__(self, n: int, size: int, generator: torch.Generator) -> None:
         self.n, self.size, self.generator = n, min(size, n), generator
-        self.order, self.position = permutation(n, generator), 0
+        self._shuffle()
+
+    def _shuffle(self) -> None:
+        self.began = self.generator.get_state()
+        self.order, self.position = permutation(self.n, self.generator), 0
 
     def next(self) -> Tensor:
         """Return the row numbers of the next batch."""
         if self.position + self.size > self.n:
-            self.order, self.position = permutation(self.n, self.generator), 0
+            self._shuffle()
         index = self.order[self.position : self.position + self.size]
         self.position += self.size
-        return index
+        return index.long()
 
     def copy(self) -> Batches:
         """Return a copy that continues in the same way, independently."""
@@ -83,19 +90,20 @@ class Batches:
 
     def state(self) -> dict[str, Any]:
         """Return what `restore` needs."""
-        random = self.generator.get_state()
-        return {"order": self.order, "position": self.position, "generator": random}
+        return {"position": self.position, "generator": self.began}
 
     def restore(self, state: dict[str, Any]) -> None:
         """Go on from a state."""
-        self.order, self.position = state["order"], state["position"]
         self.generator.set_state(state["generator"])
+        self._shuffle()
+        self.position = state["position"]
 
 
 def fingerprint(data: Data) -> int:
     """Return a number that other data, or the same in another order, would hardly have."""
-    every = torch.arange(len(data))
+    n = len(data)
     ends = [
-        as_tensor(data[every[part]]).cpu().contiguous() for part in (slice(64), slice(-64, None))
+        as_tensor(data[torch.arange(*part)]).cpu().contiguous()
+        for part in ((min(n, 64),), (max(0, n - 64), n))
     ]
     return zlib.crc32(b"".join(part.numpy().tobytes() for part in ends))

@@ -76,7 +76,7 @@ class Subset(Rows):
 
     Arguments:
         data: `(N, *event)`.
-        index: Which rows, int64.
+        index: Which rows, int64 or int32.
     """
 
     def __init__(self, data: Data, index: Tensor) -> None:
@@ -105,8 +105,8 @@ def pieces(data: Data) -> Iterator[tuple[int, Tensor]]:
 
     A `Subset` is read in the order in which its rows are stored.
     """
-    if isinstance(data, Subset):
-        data = Subset(data.data, data.index.sort().values)
+    if isinstance(data, Subset) and bool((data.index[1:] < data.index[:-1]).any()):
+        data = Subset(data.data, torch.from_numpy(np.sort(data.index.numpy())))
     step = max(1, READ // max(1, math.prod(data.shape[1:])))
     for start in range(0, len(data), step):
         yield start, as_tensor(data[start : start + step])
