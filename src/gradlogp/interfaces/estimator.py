@@ -85,8 +85,7 @@ class ScoreEstimator(DensityMixin, BaseEstimator):
             generator=…).
         settings: How to train; by default `TrainingSettings()`, or for 4,000 rows or more of at most
             two columns, and for a whole score beside a mixture, 1,000 steps of 1,024 rows at 0.01.
-        held_out_fraction: Share of the data to hold out; by default a tenth, or up to a quarter of
-            few rows.
+        held_out_fraction: Share of the data to hold out; by default a tenth, or a quarter of few rows.
         n_sample_steps: Number of noise levels of the probability flow for sampling, one evaluation
             each; by default measured, for an error of a hundredth of a standard deviation.
         n_likelihood_steps: Number of steps of the likelihood, one evaluation each; by default
@@ -220,7 +219,8 @@ class ScoreEstimator(DensityMixin, BaseEstimator):
         kept, aside, distinct, repeats = divided(
             len(x), held_out_rows(len(x), self.held_out_fraction), weight, generator
         )
-        x_kept, x_aside, x_distinct = (subset(x, part) for part in (kept, aside, distinct))
+        x_kept, x_aside = (subset(x, part) for part in (kept, aside))
+        x_distinct = x_kept if repeats is None else subset(x, distinct)
         seed, judged = new_seed(generator), len(aside) >= 2
         model = begun(self, torch.Size(x.shape))
         if model is None:

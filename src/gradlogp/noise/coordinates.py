@@ -81,6 +81,7 @@ class Subset(Rows):
 
     def __init__(self, data: Data, index: Tensor) -> None:
         self.data, self.index = data, index
+        self.moments: dict[Scales, tuple[Tensor, Tensor]] = {}  # what `mean_and_std` has found
         self.shape = torch.Size((len(index), *data.shape[1:]))
         self.dtype = as_tensor(data[:1]).dtype
 
@@ -128,6 +129,10 @@ def mean_and_std(
             f"data must have shape (N, {', '.join(map(str, event_shape))}), N at least 1, got "
             f"{tuple(data.shape)}"
         )
+    known = data.moments if isinstance(data, Subset) else {}
+    if scales in known:
+        m, s = known[scales]
+        return m.clone(), s.clone()
     axes = tuple(i for i in range(len(event_shape) + 1) if scales == "one" or i != 1)
     # sums of differences from the first row: of a constant they are 0, and far from 0 they keep digits
     near = as_tensor(data[:1]).double().cpu().numpy().mean(axes, keepdims=True)
@@ -152,6 +157,7 @@ def mean_and_std(
         raise ValueError("the data is too large for float64; rescale it")
     shape = (-1, *[1] * (len(event_shape) - 1)) if std.ndim else ()
     m, s = (torch.as_tensor(v).reshape(shape).expand(event_shape).clone() for v in (mean, std))
+    known[scales] = m.clone(), s.clone()
     return m, s
 
 
