@@ -9,7 +9,7 @@
 3. Ratios within the run: chains to their noise and bare score, `evolve` and `fit` to the bare
    network, in float32 and bfloat16.
 
-What would come after --seconds is left out, and said to be. `--small` runs all of it on a CPU.
+Ratios that would come after --seconds are left out, and said to be. `--small` runs all of it on a CPU.
 """
 
 import argparse
@@ -45,9 +45,11 @@ class Clock:
             torch.cuda.synchronize(self.device)
 
     def best(self, work, repeats=3):
-        """The least of some runs, after one that warms up."""
+        """The least of some runs, after one that warms up; fewer once the time is over."""
         times = []
         for _ in range(repeats + 1):
+            if self.over and len(times) > 1:
+                break
             self.wait()
             began = time.perf_counter()
             work()
@@ -155,7 +157,7 @@ def model(device, side=None):
     return glp.ScoreModel(network, glp.schedules.VE(0.01, 30.0), "v").to(device)
 
 
-def ratios(clock, most, side, batch):
+def ratios(clock, most, side, batch, rows):
     """Rows: what, microseconds a step, ratio to the floor."""
     device = clock.device
     target = glp.Gaussian(torch.zeros(2, device=device), torch.eye(2, device=device))
@@ -171,6 +173,9 @@ def ratios(clock, most, side, batch):
                 target.score(x)
 
         for kernel in (ULA(0.1), MALA(0.5)):
+            if clock.over:
+                yield f"run, {type(kernel).__name__}, {n:,} chains: no time left", None, None
+                continue
             ours = clock.best(lambda k=kernel, x=x, s=steps: glp.run(k, target, x, s, s - 1))
             yield (
                 f"run, {type(kernel).__name__}, {n:,} chains",
@@ -178,7 +183,7 @@ def ratios(clock, most, side, batch):
                 ours / clock.best(floor),
             )
     for name, m, data in (
-        ("MLP 256", model(device), torch.randn(65_536, 2, device=device)),
+        ("MLP 256", model(device), torch.randn(rows, 2, device=device)),
         (
             f"UNet {side}×{side}",
             model(device, side),
@@ -196,9 +201,20 @@ def ratios(clock, most, side, batch):
             for _ in range(n):
                 m.network(z, c)
 
-        ours = clock.best(lambda m=m, z=z, t=times: glp.evolve(DDIM(), m, z, t))
-        yield f"evolve, {name}", 1e6 * ours / levels, ours / clock.best(bare)
         for bfloat16 in (False, True):
+            what = "bfloat16" if bfloat16 else "float32"
+            if clock.over:
+                yield f"evolve, {name}, {what}: no time left", None, None
+                continue
+            with torch.autocast(device.type, torch.bfloat16, enabled=bfloat16):
+                ours = clock.best(lambda m=m, z=z, t=times: glp.evolve(DDIM(), m, z, t))
+                theirs = clock.best(bare)
+            yield f"evolve, {name}, {what}", 1e6 * ours / levels, ours / theirs
+        for bfloat16 in (False, True):
+            what = "bfloat16" if bfloat16 else "float32"
+            if clock.over:
+                yield f"fit, {name}, {what}: no time left", None, None
+                continue
             records = glp.fit(
                 m, data, steps=10**6, batch_size=min(batch * 8, len(data)), bfloat16=bfloat16,
                 standardize=False,
@@ -216,7 +232,6 @@ def ratios(clock, most, side, batch):
             ours = clock.best(lambda r=records: [next(r) for _ in range(5)])
             theirs = clock.best(lambda s=step: [s() for _ in range(5)])
             records.close()
-            what = "bfloat16" if bfloat16 else "float32"
             yield f"fit, {name}, {what}", 1e6 * ours / 5, ours / theirs
 
 
@@ -241,7 +256,7 @@ def main():
     for what, n in found["waits"]:
         print(f"waits of the host a step, {what:<40} {'' if n is None else f'{n:.2f}'}")
     found["ratios"] = []
-    sizes = (10**3, 16, 2) if args.small else (10**7, 64, 64)
+    sizes = (10**3, 16, 2, 64) if args.small else (10**7, 64, 64, 65_536)
     for row in ratios(clock, *sizes):
         found["ratios"].append(row)
         what, microseconds, ratio = row

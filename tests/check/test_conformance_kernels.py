@@ -363,7 +363,8 @@ class Elsewhere(Own):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ((3,), "make"), ((lambda h: 3,), r"make\(step_size\)"), ((Elsewhere,), "target"),
+        ((3,), "make must be a function, got 3: pass the class, or a function of"),
+        ((lambda h: 3,), r"make\(step_size\)"), ((Elsewhere,), "target"),
     ],
 )  # fmt: skip
 def test_what_is_no_kernel_is_refused(arguments, message):

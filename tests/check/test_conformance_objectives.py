@@ -106,6 +106,12 @@ WRONG = {
     "ε for ε/σ": partial(denoising, target=lambda e, b: e),
     "½ left out ": partial(denoising, half=1.0),
     "mean over the batch": lambda score, x: implicit(score, x).mean(),
+    "a sum over one event dimension only: use sum over all dimensions but": lambda score, x: (
+        0.5 * score(x).square().sum(1)
+    ),
+    "no sum over the event: ": lambda score, x: 0.5 * score(x).square(),
+    "the sum over the event keeps": lambda score, x: sum_event(score(x).square())[:, None, None],
+    "a constant that changes the dtype": lambda score, x: implicit(score, x).double(),
     "coupled batch": lambda score, x: implicit(score, x) + 0.01 * x.mean(),
     "one dimension of the event": lambda score, x: score(x).square().flatten(2).mean(-1).sum(-1)
     if x.ndim > 2 else 0.5 * score(x).square().sum(1),

@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from numpy.polynomial.hermite_e import hermegauss
 from scipy.integrate import quad
 from support import COV, MEAN, MIXTURE, close, order, z_score
 
@@ -360,6 +361,54 @@ def test_bound_lies_below_the_likelihood_of_a_mixture(generator):
     gap = law.log_prob(x).mean() - found.log_prob.mean()
     error = float(found.standard_error.square().sum().sqrt()) / len(x)
     assert -3 * error < float(gap) < 0.2
+
+
+VALLEY = GaussianMixture([0.5, 0.5], [[-1.0], [1.0]], 0.2)
+
+
+@pytest.mark.parametrize(
+    ("law", "point", "violated"),
+    [
+        (Gaussian(torch.tensor([M]), V), M, 4),
+        (Gaussian(torch.tensor([M]), V), M + 0.8, None),
+        (VALLEY, 1.0, 4),
+        (VALLEY, 0.0, 1),
+    ],
+    ids=["at the mean", "beside the mean", "at a mode", "between modes"],
+)
+def test_the_bound_is_for_the_law_blurred_twice(law, point, violated, generator):
+    """With r² = σ²/α² at t_min and p_c, the law blurred by c r²: E log p_1(z + r ε) ≤ log p_2(z).
+
+    At a mode the bound lies above log p_4, and between modes above log p_1. For N(M, V) the gap to
+    log p_2 is that of N(z, r²) to the N of y given z under the decoder.
+    """
+    schedule, t_min = VP(0.1, 4.0), 0.243
+    alpha, sigma = (float(q) for q in schedule(torch.tensor(t_min, dtype=torch.float64)))
+    r2 = sigma**2 / alpha**2
+    assert r2 == pytest.approx(0.15, rel=0.01)
+    x = torch.full((1500, 1), point, dtype=torch.float64)
+    found = variational_bound(
+        ExactScore(law, schedule), x, n_strata=24, t_min=t_min, generator=generator
+    ).log_prob
+    mean, error = float(found.mean()), float(found.std()) / math.sqrt(len(x))
+    assert error < 0.012
+    blurred = lambda c, y: law.noised(1.0, math.sqrt(c * r2)).log_prob(y)
+    nodes, weights = (torch.tensor(q) for q in hermegauss(60))
+    exact = float(weights @ blurred(1, point + math.sqrt(r2) * nodes[:, None]) / weights.sum())
+    assert abs(mean - exact) < 4 * error
+    logs = {c: float(blurred(c, x[:1])) for c in (1, 2, 4)}
+    above = {c: mean - value for c, value in logs.items()}
+    assert exact < logs[2] - 0.02
+    assert above[2] < 3 * error
+    if violated is not None:
+        assert above[violated] > 10 * error
+    if isinstance(law, Gaussian):
+        ratio = (V + r2) / (V + 2 * r2)  # y given z: variance r² (V + r²)/(V + 2r²)
+        off = (point - M) * r2 / (V + 2 * r2)
+        gap = 0.5 * (1 / ratio - 1 + math.log(ratio) + off**2 / (r2 * ratio))
+        assert abs(above[2] + gap) < 4 * error
+        if violated is not None:
+            assert all(abs(above[c] + gap) > 10 * error for c in (1, 4))
 
 
 def test_chunks_draw_the_same(generator):

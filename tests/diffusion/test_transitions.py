@@ -53,7 +53,10 @@ LADDER = Levels([4.0, 1.5, 0.5, 0.1])
 
 @pytest.mark.parametrize("variance", ["posterior", "forward"])
 def test_ancestral_step_is_that_of_ddpm(variance):
-    """Oracles 3.8 and 2.P, written in β and ᾱ."""
+    """q(x_s | x_t, x̂_0) of DDPM in β and ᾱ (Ho et al., 2020), with the x̂_0 of the score of N(m, S).
+
+    The map is (I − β (ᾱ S + (1 − ᾱ) I)⁻¹)/√α, the variance β (1 − ᾱ_s)/(1 − ᾱ_t), or β.
+    """
     schedule, T = DDPM(BETAS), len(BETAS)
     abar = (1 - BETAS).cumprod(0)
     for i in range(1, T):  # from step i + 1 to step i, counted from 1
@@ -139,7 +142,11 @@ def test_time_zero_is_finite(transition, schedule, generator):
 
 
 def annealed_law(sigmas, n_steps, eta, m, C, denoise=True, mean=MEAN, cov=COV):
-    """Oracles 3.7 in the eigenbasis of S; m is the error of the mean."""
+    """N(m, C) after Langevin steps of h = η σ² at every level, in the eigenbasis of S.
+
+    With the precision l = 1/(w + σ²) one step maps m → (1 − h l) m and C → (1 − h l)² C + 2h; n of
+    them lead towards 1/(l (1 − h l/2)). m is the error of the mean; denoising is w/(w + σ²).
+    """
     w, U = torch.linalg.eigh(cov)
     m, C = U.mT @ (m - mean), U.mT @ C @ U
     for sigma in sigmas:

@@ -8,7 +8,7 @@ from support import close, seeded
 
 from gradlogp import Empirical, ExactScore, Gaussian, schedules
 from gradlogp import geometry as manifold
-from gradlogp.core import Streams
+from gradlogp.core import Injected, Streams
 from gradlogp.distributions.analytic.manifolds import AffineSubspace, UniformSphere, VonMisesCircle
 from gradlogp.distributions.analytic.products import Embedded, Product
 
@@ -87,6 +87,42 @@ def test_dimension_exact_forms(generator):
     ))  # E‖s(x + σz)‖² = ‖s(x)‖² + σ² ‖∇s‖²  # fmt: skip
     assert ((found.value - expected).abs() <= 4.5 * found.standard_error).all()
     assert found.standard_error.max() < 0.2
+
+
+WIDTHS = torch.tensor([0.24, 0.72, 0.96, 2.4], dtype=torch.float64)
+
+
+def axes(radii):
+    """The points ± √D r_i e_i, which have mean 0 and the covariance diag(r²)."""
+    points = len(radii) ** 0.5 * torch.diag(radii)
+    return torch.cat([points, -points])
+
+
+@every_estimator
+@pytest.mark.parametrize("sigma", [0.3, 0.8])
+def test_what_a_width_counts_as(estimator, sigma):
+    """The formulas for a Gaussian of widths τ, without chance: points and noise have their moments."""
+    t2, b2, D = WIDTHS.square(), sigma**2, len(WIDTHS)
+    score = Gaussian(torch.zeros(D, dtype=torch.float64), t2).noised(1.0, sigma).score
+    x, options = axes(WIDTHS), {}
+    if estimator in ESTIMATORS[:2]:
+        # each twice, one for either half; ‖z‖² varies, and its mean is D in each
+        one = torch.ones(D, dtype=torch.float64)
+        z = torch.cat([axes(1.5**0.5 * one), axes(0.5**0.5 * one)]).repeat_interleave(2, 0)
+        noise = Injected(*z[:, None].expand(-1, len(x), -1))
+        options = {"n_perturbations": len(z), "generator": noise}
+    found = manifold.intrinsic_dimension(score, x, sigma, estimator=estimator, **options).value
+    once = (t2 / (t2 + b2)).sum()
+    twice = (t2 * (t2 + 2 * b2) / (t2 + b2) ** 2).sum()
+    assert twice - once > 0.3
+    if estimator == "normal_rank":
+        eigenvalues = b2 * (x.square() + b2) / (t2 + b2) ** 2
+        close(eigenvalues.mean(0), b2 / (t2 + b2), 1e-12)
+        threshold = 0.5 * (1 - (D / len(z)) ** 0.5) ** 2
+        assert torch.equal(found, (eigenvalues < threshold).sum(1).to(found))
+        assert len(found.unique()) > 1  # the coordinate counts
+    else:
+        close(found.mean(), twice if estimator == "flipd" else once, 1e-12)
 
 
 @pytest.mark.parametrize("estimator", ["norm", "divergence", "flipd"])

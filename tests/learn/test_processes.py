@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -18,16 +19,19 @@ import pytest
 import shared_work
 import torch
 from safetensors.torch import load_file
+from torch.distributed.run import get_args_parser
 
 from gradlogp.core import PartOfBatch, Processes, rand_like, randn_like
+from gradlogp.interfaces.cli import learn
 from gradlogp.interfaces.cli.main import main
 from gradlogp.learn.objectives.times import draw_times
 from gradlogp.noise.schedules import VP
 
 SCRIPT = textwrap.dedent(
     """
-    import json, os, sys, time
+    import copy, json, os, sys, time
     from functools import partial
+    from itertools import islice
     import torch, torch.distributed as dist
     import gradlogp as glp
     from gradlogp.learn import fit
@@ -46,26 +50,36 @@ SCRIPT = textwrap.dedent(
     model = glp.ScoreModel(network, glp.schedules.VP(), "v")
     if options.get("unlike_data") and rank:
         x = x + 1
-    losses = []
-    for record in fit(
-        model, x, partial(multilevel, stratified=True), condition=labels,
-        settings=glp.TrainingSettings(
-            steps=options["steps"], batch_size=50, warm_up=10, condition_dropout=0.2,
-            accumulate=options.get("parts", 1),
-        ),
-        standardize=True, held_out=x[:40], held_out_condition=labels[:40],
-        checkpoint=options.get("checkpoint"), checkpoint_every=options.get("every", 500),
-        resume=options.get("resume", False), generator=torch.Generator().manual_seed(2 + rank),
-    ):
-        losses.append(record.loss)
-        time.sleep(options.get("pause", 0))
+
+    def train(model, steps, **more):
+        for record in fit(
+            model, x, partial(multilevel, stratified=True), condition=labels,
+            settings=glp.TrainingSettings(
+                steps=steps, batch_size=50, warm_up=10, condition_dropout=0.2,
+                accumulate=options.get("parts", 1), bfloat16=more.pop("bfloat16", False),
+            ),
+            standardize=True, held_out=x[:40], held_out_condition=labels[:40],
+            generator=torch.Generator().manual_seed(2 + rank), **more,
+        ):
+            yield record.loss
+            time.sleep(options.get("pause", 0))
+
+    rough = []
+    if "rough" in options:
+        half = train(copy.deepcopy(model), options["steps"], bfloat16=True)
+        rough = list(islice(half, options["rough"]))
+    losses = list(train(
+        model, options["steps"], checkpoint=options.get("checkpoint"),
+        checkpoint_every=options.get("every", 500), resume=options.get("resume", False),
+    ))
     if rank == 0:
-        print(json.dumps(losses))
+        print(json.dumps([losses, rough]))
     """
 )
 
 
-STEPS = 60
+STEPS, ROUGH = 200, 40
+"""Steps in float32 and, before them, in bfloat16."""
 
 
 class Forked:
@@ -135,22 +149,27 @@ def ended(processes):
 def losses(size, **options):
     found = ended(started(size, **options))
     assert all(code == 0 for *_, code in found), found
-    return torch.tensor(json.loads(found[0][0]), dtype=torch.float64)
+    return [torch.tensor(each, dtype=torch.float64) for each in json.loads(found[0][0])]
 
 
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory):
-    """The losses and the checkpoint of one process."""
+    """The losses of one process, in float32 and bfloat16, and its checkpoint."""
     path = tmp_path_factory.mktemp("alone") / "m"
-    return losses(1, steps=STEPS, checkpoint=str(path)), path
+    return *losses(1, steps=STEPS, rough=ROUGH, checkpoint=str(path)), path
 
 
 @pytest.mark.parametrize("size", [2, 4])
 def test_the_whole_curve_is_that_of_one_process(size, alone, tmp_path):
     """Dropped conditions, times and noise are of the whole batch, seeds and weights those of rank 0."""
-    found = losses(size, steps=STEPS, checkpoint=str(tmp_path / "m"), parts=size // 2)
+    options = {"rough": ROUGH} if size == 2 else {}
+    path = tmp_path / "m"
+    found, rough = losses(size, steps=STEPS, checkpoint=str(path), parts=size // 2, **options)
     torch.testing.assert_close(found, alone[0], rtol=1e-5, atol=1e-6)
-    theirs, ours = (load_file(p / "model.safetensors") for p in (alone[1], tmp_path / "m"))
+    if size == 2:  # sums of bfloat16 over half a batch are rounded otherwise
+        torch.testing.assert_close(rough, alone[1], rtol=0, atol=3e-4)
+        assert float((rough - found[:ROUGH]).abs().max()) > 2e-5  # it is another precision
+    theirs, ours = (load_file(p / "model.safetensors") for p in (alone[2], path))
     for name, value in theirs.items():
         torch.testing.assert_close(ours[name], value, rtol=1e-4, atol=1e-5, msg=name)
 
@@ -165,10 +184,11 @@ def test_any_number_go_on_after_one_was_killed(alone, tmp_path):
     os.kill(processes[1].pid, signal.SIGKILL)
     (_, error, code), _ = ended(processes)
     assert code == 1, error
-    assert "another process has ended" in error
+    assert "another process has ended" in error.splitlines()[-1]
+    assert "GLHF" not in error.splitlines()[-1]
     done = json.loads((path / "run.json").read_text())["step"]
     assert 20 <= done < STEPS
-    rest = losses(1, steps=STEPS, checkpoint=str(path), resume=True)
+    rest, _ = losses(1, steps=STEPS, checkpoint=str(path), resume=True)
     torch.testing.assert_close(rest, alone[0][done:], rtol=1e-5, atol=1e-6)
 
 
@@ -238,5 +258,45 @@ def test_the_command_line_under_torchrun(tmp_path):
 def test_processes_that_cannot_be_reached(monkeypatch, capsys, tmp_path):
     monkeypatch.setenv("WORLD_SIZE", "2")
     assert main(["fit", "moons", "--out", str(tmp_path / "m"), "--steps", "1"]) == 1
-    assert "WORLD_SIZE=2, but no other process" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "WORLD_SIZE=2, but no other process" in said
+    assert "RANK" in said
     assert not (tmp_path / "m").exists()
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_who_waits_says_for_whom_and_gives_up(rank, monkeypatch, capsys, tmp_path):
+    monkeypatch.setattr(learn, "PATIENCE", 1.0)
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        there = s.getsockname()
+    for name, value in zip(
+        ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"), (rank, 3, *there), strict=True
+    ):
+        monkeypatch.setenv(name, str(value))
+    monkeypatch.delenv("TORCHELASTIC_RUN_ID", raising=False)
+    began = time.monotonic()
+    assert main(["fit", "moons", "--out", str(tmp_path / "m"), "--steps", "1"]) == 1
+    assert time.monotonic() - began < 30
+    first, second = capsys.readouterr().err.splitlines()
+    place = f"127.0.0.1:{there[1]}"
+    assert first == f"process {rank} of 3 waits for 2 other processes at {place}, at most 1 s"
+    assert f"1 s passed without {'process 0' if rank else 'the others'} at {place}" in second
+
+
+def test_what_is_printed_is_what_torchrun_understands(capsys):
+    """Its own options end at --, and what follows, as --n, is for gradlogp."""
+    root = Path(__file__).parents[2]
+    printed = [(root / "docs/learning.md").read_text(), learn.HOW]
+    for command in ("fit", "sample"):
+        assert main([command, "--help"]) == 0
+        printed.append(" ".join(capsys.readouterr().out.replace("│", " ").split()))
+    for text in printed:
+        commands = re.findall(r"torchrun ([^`\n]*? gradlogp (?:fit|sample))", text)
+        assert commands
+        for words in commands:
+            rest = ["model", "--n", "3000", "--no-table"]
+            found = get_args_parser().parse_args([*words.split(), *rest])
+            assert found.module
+            assert found.training_script == "gradlogp"
+            assert found.training_script_args[1:] == rest

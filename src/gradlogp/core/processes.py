@@ -186,6 +186,7 @@ class Processes:
             yield
         except RuntimeError as error:
             raise ConnectionError(
-                f"another process has ended ({str(error).splitlines()[0]}); what was trained or "
-                f"drawn so far is in the checkpoint or file, if there is one: continue with resume"
-            ) from None
+                "another process has ended or no longer answers; what was trained or drawn so far "
+                "is in the checkpoint or file, if there is one: continue with resume, with any "
+                "number of processes"
+            ) from error

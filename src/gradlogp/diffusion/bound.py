@@ -60,7 +60,8 @@ def variational_bound(
 
     with λ = log(α²/σ²), and p_1 = `terminal(score)`. If the score and p_1 are exact, nothing is
     lost in the first two terms. The bound is for the law of the data blurred by 2σ²/α² at t_min:
-    once by the noise there, once by the decoder p(z | z_t); both vanish as t_min → 0. The integral
+    once by the noise there, once by the decoder p(z | z_t); both vanish as t_min → 0. With an exact
+    score it is the mean over ε of log p(z + (σ/α) ε), p the data blurred once. The integral
     is computed over equal strata of λ with two draws each, whose difference gives the standard
     error.
 

@@ -143,8 +143,15 @@ def intrinsic_dimension(
     - "flipd": :math:`D + σ^2 (\nabla \cdot s(x) + \|s(x)\|^2)`, which is
       D + d log p_σ(x)/d log σ. At noised points its mean is D, so x must be data.
 
-    The error of each is O(σ²): a direction in which data have the standard deviation τ counts as
-    about τ²/(τ² + σ²) in the last three, and as tangent in the first if τ is above 1 to 2 σ.
+    The error of each is O(σ²). Along a direction in which data are Gaussian with the standard
+    deviation τ, the mean over data of what it counts as is
+
+    - :math:`τ^2/(τ^2 + σ^2)` in "norm" and "divergence",
+    - :math:`τ^2 (τ^2 + 2σ^2)/(τ^2 + σ^2)^2` in "flipd",
+    - 0 or 1 in "normal_rank". Its eigenvalue, at the coordinate u of the point along it,
+      :math:`σ^2 (u^2 + σ^2)/(τ^2 + σ^2)^2`, has the mean σ²/(τ² + σ²). It is tangent where this is
+      below ½ (1 − √(D/n))² for n perturbations; by default from τ of about 1 to 2 σ on.
+
     Curvature and gaps between data points have the same effect. `recommend_sigma` finds the range
     of σ between them.
 

@@ -65,7 +65,9 @@ def check_kernel(
         >>> found["detailed balance, largest deviation of its logarithm"].value < 1e-9
         True
     """
-    check_function(make, "make")
+    check_function(
+        make, "make", ": pass the class, or a function of the step size, step_size -> kernel"
+    )
     if facts is not None:
         check_kind(facts, "facts", Facts, "glp.langevin.Facts(...)")
     if target is not None:

@@ -138,7 +138,7 @@ def _rows(report: Report, call: _Call) -> None:
             require(
                 whole.shape == (6,) and whole.dtype == dtype,
                 f"the loss of x {tuple(x.shape)} in {dtype}", f"{tuple(whole.shape)} in {whole.dtype}",
-                f"(6,) in {dtype}", "a mean over the batch: each sample has its own loss",
+                f"(6,) in {dtype}", _likeliest_shape(whole, x, dtype),
             )  # fmt: skip
             require(
                 torch.equal(x, before) and not x.requires_grad, "x after the loss", "changed",
@@ -153,6 +153,19 @@ def _rows(report: Report, call: _Call) -> None:
                     "what other samples change in a loss", off, exact,
                     "a coupled batch: a mean over samples, or noise that is shared",
                 )  # fmt: skip
+
+
+def _likeliest_shape(loss: Tensor, x: Tensor, dtype: torch.dtype) -> str:
+    """Return the likeliest mistake behind a loss that is not one number per sample."""
+    if loss.shape == x.shape[:1]:
+        return f"a constant that changes the dtype: make it one of x, {dtype}"
+    if loss.shape[:1] != x.shape[:1]:
+        return "a mean over the batch: each sample has its own loss"
+    if loss.shape == x.shape:
+        return "no sum over the event: sum over all dimensions but the first"
+    if loss.ndim < x.ndim:
+        return "a sum over one event dimension only: use sum over all dimensions but the first"
+    return "a dimension that the sum over the event keeps: sum over all dimensions but the first"
 
 
 def _events(report: Report, call: _Call) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import os
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -24,6 +25,7 @@ from .common import (
     print_json,
     print_rows,
     refuse,
+    say,
     set_threads,
     split_given,
     with_given,
@@ -120,7 +122,7 @@ def fit(
 ) -> int:
     """Learn the score of data and save a checkpoint. Ctrl-C and SIGTERM save; --resume continues.
 
-    Several processes can train one model: `torchrun --nproc-per-node 4 -m gradlogp fit …`. Each
+    Several processes can train one model: `torchrun --nproc-per-node 4 -m -- gradlogp fit …`. Each
     works on its part of every batch; the result is the same for any number of processes, up to
     rounding.
 
@@ -187,7 +189,7 @@ def fit(
     positive("--depth", depth)
     if held_out is not None and not 0 <= held_out < 1:
         raise Misuse(f"--held-out must lie in [0, 1), got {held_out}")
-    rank = join_processes(device)
+    rank = join_processes(device, quiet=quiet)
     quiet = quiet or rank > 0
     if rank == 0:
         claim_output(out, force=force or resume, folder=True)
@@ -316,26 +318,79 @@ def _check_device(device: str) -> None:
         raise Misuse(str(error)) from None
 
 
-def join_processes(device: str) -> int:
-    """Join the processes that `torchrun` has started; return the number of this one.
+PATIENCE = 120.0
+"""Seconds for which processes that are started by hand wait for one another."""
+
+HOW = "start them with `torchrun --nproc-per-node 2 -m -- gradlogp fit …`, or unset WORLD_SIZE"
+
+
+def join_processes(device: str, *, quiet: bool = False) -> int:
+    """Join the processes that `torchrun` or a user has started; return the number of this one.
 
     Raises:
-        ValueError: If the others cannot be reached.
+        ValueError: If the others cannot be reached, after `PATIENCE` at most.
     """
     size = os.environ.get("WORLD_SIZE", "1")
     if size == "1":
         return 0
     import torch.distributed as dist
 
-    hint = "start them with `torchrun --nproc-per-node 2 -m gradlogp fit …`, or unset WORLD_SIZE"
     if not dist.is_available():
-        raise ValueError(f"WORLD_SIZE={size}, but this PyTorch has no torch.distributed; {hint}")
+        raise ValueError(f"WORLD_SIZE={size}, but this PyTorch has no torch.distributed; {HOW}")
     try:
-        dist.init_process_group("nccl" if device.startswith("cuda") else "gloo")
-    except (RuntimeError, ValueError) as error:
-        said = str(error).splitlines()[0]
+        store, rank, n = _meet(quiet)
+        backend = "nccl" if device.startswith("cuda") else "gloo"
+        dist.init_process_group(backend, store=store, rank=rank, world_size=n)
+    except (RuntimeError, ValueError, OSError) as error:
+        said = (str(error).splitlines() or [type(error).__name__])[0]
         raise ValueError(
-            f"WORLD_SIZE={size}, but no other process was found: {said}; {hint}"
+            f"WORLD_SIZE={size}, but no other process was found: {said}; {HOW}"
         ) from None
     atexit.register(dist.destroy_process_group)
     return dist.get_rank()
+
+
+def _meet(quiet: bool) -> tuple[Any, int, int]:
+    """Return the store through which processes find one another, the number of this one, and of all."""
+    import torch.distributed as dist
+    from torch.distributed.rendezvous import rendezvous
+
+    names = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+    missing = [name for name in names if name not in os.environ]
+    if missing:
+        raise ValueError(f"{' and '.join(missing)} must be set too")
+    rank, size, port = (int(os.environ[name]) for name in ("RANK", "WORLD_SIZE", "MASTER_PORT"))
+    host, patience = os.environ["MASTER_ADDR"], timedelta(seconds=PATIENCE)
+    if not dist.is_torchelastic_launched():  # else they have met already
+        others = "one other process" if size == 2 else f"{size - 1} other processes"
+        say(
+            f"process {rank} of {size} waits for {others} at {host}:{port}, at most {PATIENCE:g} s",
+            quiet=quiet,
+        )
+        if rank > 0:
+            _wait_for(host, port)
+    try:
+        store, rank, size = next(rendezvous("env://", timeout=patience))
+    except dist.DistStoreError:
+        raise ValueError(f"{PATIENCE:g} s passed without the others at {host}:{port}") from None
+    store.set_timeout(dist.default_pg_timeout)  # a later step may take longer
+    return store, rank, size
+
+
+def _wait_for(host: str, port: int) -> None:
+    """Return once the first process can be reached."""
+    import socket
+    import time
+
+    end = time.monotonic() + PATIENCE
+    while True:
+        try:
+            socket.create_connection((host, port), timeout=5).close()
+            return
+        except OSError as error:
+            if time.monotonic() > end:
+                why = error.strerror or error
+                raise ValueError(
+                    f"{PATIENCE:g} s passed without process 0 at {host}:{port} ({why})"
+                ) from None
+            time.sleep(min(1.0, PATIENCE / 10))

@@ -78,7 +78,7 @@ def sample(
     """Draw samples with a learned score, or from a density with --target.
 
     Several processes can share the work for a learned score, and the first writes the samples:
-    `torchrun --nproc-per-node 4 -m gradlogp sample …`.
+    `torchrun --nproc-per-node 4 -m -- gradlogp sample …`.
 
     Samples of a learned score are written to a file, or as CSV to standard output; those of a
     table have the columns and the format of the training file. A density is sampled by chains,
@@ -174,7 +174,7 @@ def sample(
     if out is not None and not out.parent.is_dir():
         raise Misuse(f"cannot write {out}: there is no folder {out.parent}")
     picture = None if out is None else out.with_name(out.name.removesuffix(suffix) + ".png")
-    rank = join_processes("cpu")
+    rank = join_processes("cpu", quiet=quiet)
     if rank == 0:
         claim_output(out, picture, force=force)
     quiet = quiet or rank > 0
