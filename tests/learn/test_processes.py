@@ -275,9 +275,7 @@ def test_who_waits_says_for_whom_and_gives_up(rank, monkeypatch, capsys, tmp_pat
     ):
         monkeypatch.setenv(name, str(value))
     monkeypatch.delenv("TORCHELASTIC_RUN_ID", raising=False)
-    began = time.monotonic()
     assert main(["fit", "moons", "--out", str(tmp_path / "m"), "--steps", "1"]) == 1
-    assert time.monotonic() - began < 30
     first, second = capsys.readouterr().err.splitlines()
     place = f"127.0.0.1:{there[1]}"
     assert first == f"process {rank} of 3 waits for 2 other processes at {place}, at most 1 s"
