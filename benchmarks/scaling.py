@@ -22,6 +22,7 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import torch
 
 import gradlogp as glp
@@ -94,6 +95,66 @@ def chains(n, d=2, n_draws=40):
     return lambda: glp.run(glp.langevin.MALA(0.5), law, normal(n, d), n_draws, generator=seeded())
 
 
+def moved(kernel, n, d=2, n_steps=40):
+    law = glp.Gaussian(torch.zeros(d), torch.eye(d))
+    return lambda: glp.run(kernel, law, normal(n, d), n_steps, generator=seeded(), engine="torch")
+
+
+def sampled(n_chains):
+    law = mixture(3, 4)
+    more = {"n_warmup": 100, "start": normal(n_chains, 4), "generator": seeded()}
+    return lambda: glp.sample(law, 100, n_chains, **more)
+
+
+def normaliser(n_particles):
+    law = mixture(3, 2)
+    draws, more = law.sample(500, generator=seeded()), {"levels": [0.0, 0.3, 0.6, 1.0]}
+    return lambda: glp.langevin.evidence(
+        law, draws, n_particles=n_particles, generator=seeded(), **more
+    )
+
+
+def bounded(n):
+    score = glp.ExactScore(mixture(3, 2), glp.schedules.VP())
+    return lambda: glp.variational_bound(score, normal(n, 2), generator=seeded(), chunk_size=512)
+
+
+def dimensions(n, d=10):
+    law = glp.Gaussian(torch.zeros(d), torch.eye(d))
+    return lambda: glp.geometry.intrinsic_dimension(
+        lambda x: law.score(x), normal(n, d), 0.1, generator=seeded()
+    )
+
+
+def climbed(n):
+    law = mixture(3, 2)
+    return lambda: glp.geometry.find_modes(law, 3 * normal(n, 2))
+
+
+def restored(n):
+    score = glp.ExactScore(mixture(3, 2), glp.schedules.VP())
+    seen = glp.inverse.Observation(torch.zeros(1, 2), glp.inverse.Identity(), 0.3)
+    step = glp.inverse.DPSStep(glp.diffusion.DDIM(), seen)
+    times = glp.time_grid(score.schedule, 10)
+    return lambda: glp.evolve(step, score, n, times, generator=seeded(), chunk_size=4096)
+
+
+def calibrated(n):
+    draw = lambda y, m, g: y / 2 + torch.randn(m, 1, generator=g) / 2**0.5
+    return lambda: glp.check.sbc(
+        lambda m, g: torch.randn(m, 1, generator=g),
+        lambda theta, g: theta + torch.randn(1, generator=g), draw,
+        n_simulations=n, generator=seeded(),
+    )  # fmt: skip
+
+
+def tabled(n):
+    frame = pd.DataFrame(normal(n, 4).numpy(), columns=list("abcd"))
+    frame["kind"] = np.where(frame.a > 0, "high", "low")
+    estimator = glp.ScoreEstimator(max_iter=5, random_state=0)
+    return lambda: glp.TableEstimator(estimator).fit(frame)
+
+
 def verdict(n):
     chain = chains(n, n_draws=100)()
     return lambda: dataclasses.replace(chain).verdict
@@ -133,6 +194,8 @@ METRICS = {
     ),
     "metrics.mmd": (lambda x, y: metrics.mmd(x, y, generator=seeded()), 2, doubled(250), (2, 2)),
     "metrics.ksd": (lambda x: metrics.ksd(torch.neg, x, generator=seeded()), 1, doubled(250), (2, 1)),
+    "metrics.c2st": (lambda x, y: metrics.c2st(x, y, generator=seeded()), 2, doubled(1000), (1, 1)),
+    "metrics.copies": (metrics.copies, 3, doubled(1000), (2, 1)),
     "metrics.nearest_neighbours": (metrics.nearest_neighbours, 3, doubled(1000), (2, 1)),
     "check.compare": (
         lambda x, y, z: glp.check.compare(x, y, z, baselines=False, generator=seeded()), 3,
@@ -151,6 +214,30 @@ CASES = [
     ("log_likelihood, exact", "d", doubled(4), lambda d: likely(200, d), (2, 1)),
     ("run, MALA", "chains", doubled(2000), chains, (1, 1)),
     ("run, MALA", "d", doubled(32), lambda d: chains(500, d), (2, 2)),
+    ("run, NUTS", "chains", doubled(64), lambda n: moved(glp.langevin.NUTS(0.5), n), (1, 1)),
+    (
+        "run, ParallelTempering",
+        "chains",
+        doubled(2000),
+        lambda n: moved(glp.langevin.ParallelTempering(0.3, (1.0, 2.0, 4.0)), n),
+        (1, 1),
+    ),
+    (
+        "run, SVGD",
+        "particles",
+        doubled(250),
+        lambda n: moved(glp.langevin.SVGD(0.3), n, n_steps=3),
+        (2, 2),
+    ),
+    ("sample", "chains", doubled(64), sampled, (1, 1)),
+    ("langevin.evidence", "particles", doubled(4000), normaliser, (1, 1)),
+    ("variational_bound", "points", doubled(250), bounded, (1, 1)),
+    ("evolve, DPSStep", "samples", doubled(4000), restored, (1, 1)),
+    ("geometry.intrinsic_dimension", "points", doubled(250), dimensions, (1, 1)),
+    ("geometry.intrinsic_dimension", "D", doubled(4), lambda d: dimensions(100, d), (3, 2)),
+    ("geometry.find_modes", "starts", doubled(250), climbed, (1, 1)),
+    ("check.sbc", "simulations", doubled(250), calibrated, (1, 1)),
+    ("TableEstimator.fit", "rows", doubled(2000), tabled, (1, 1)),
     ("Chain.verdict", "chains", doubled(500), verdict, (1, 1)),
     ("fit, ten steps", "batch", doubled(256), trained, (1, 1)),
     ("fit, ten steps", "d", doubled(64), lambda d: trained(512, d), (1, 1)),

@@ -196,7 +196,7 @@ class _Search:
             way = -H @ g
             slope = float(g @ way)
             gain = float(np.linalg.norm(g)) / 2 if before is None else before - v
-            if slope >= 0:
+            if not slope < 0:  # nor if it is no number
                 return
             a = yield from _wolfe(self.value, w, v, slope, way, min(1.0, 2.02 * gain / -slope))
             if not a:
