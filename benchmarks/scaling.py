@@ -225,7 +225,7 @@ CASES = [
     (
         "run, SVGD",
         "particles",
-        doubled(250),
+        doubled(125),
         lambda n: moved(glp.langevin.SVGD(0.3), n, n_steps=3),
         (2, 2),
     ),

@@ -87,11 +87,12 @@ class SVGD(Overdamped):
 
     Unlike all other kernels it couples the members of the batch: the move of a particle depends on
     all others, so that x0 must be run as a whole (chunks are refused), and with more "chains" the
-    result is different, not just larger. It is deterministic, and `generator` is not used;
-    standard errors of independent draws do not apply. With n = 1 and `RBF` it is gradient ascent;
-    with few particles in high dimension it loses variance. With `Linear` on a Gaussian it
-    converges to particles with the exact mean and covariance (with divisor n) for n > d. A
-    particle that becomes NaN or infinite stays where it was and is flagged `diverging`.
+    result is different, not just larger. Time and memory of a step grow as n². It is deterministic,
+    and `generator` is not used; standard errors of independent draws do not apply. With n = 1 and
+    `RBF` it is gradient ascent; with few particles in high dimension it loses variance. With
+    `Linear` on a Gaussian it converges to particles with the exact mean and covariance (with
+    divisor n) for n > d. A particle that becomes NaN or infinite stays where it was and is flagged
+    `diverging`.
 
     References:
         | Stein Variational Gradient Descent: A General Purpose Bayesian Inference Algorithm
