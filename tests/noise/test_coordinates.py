@@ -168,11 +168,13 @@ def test_moments_of_columns_and_channels(event, read, monkeypatch):
     x = unit * torch.tensor([1.0, 40.0, 0.1])[: event[0]].reshape(shape) + 1e3
     axes = (0, *range(2, x.ndim))
     mean, std = x.mean(axes).reshape(shape), x.std(axes, correction=0).reshape(shape)
-    for data in (x, x.numpy()):
+    view = coordinates.Subset(x.numpy(), torch.arange(40).flip(0))
+    for data in (x, x.numpy(), view, view):  # of a view they are found once
         got = mean_and_std(data, torch.Size(event))
         for value, expected in zip(got, (mean, std), strict=True):
             assert (value.shape, value.dtype) == (torch.Size(event), torch.float64)
             torch.testing.assert_close(value, expected.expand(event), rtol=1e-11, atol=0)
+            value.zero_()
         got = mean_and_std(data, torch.Size(event), "one")
         for value, expected in zip(got, (x.mean(), x.std(correction=0)), strict=True):
             torch.testing.assert_close(value, expected.expand(event), rtol=1e-11, atol=0)

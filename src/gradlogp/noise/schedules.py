@@ -294,7 +294,7 @@ class Levels(Schedule):
 def invert_log_snr(schedule: Schedule, log_snr: Tensor, t_min: float = 0.0) -> Tensor:
     """Return the times in [t_min, 1] at which λ(t) = log_snr (float64).
 
-    Ten times an interval is divided into 64 parts, so that a few calls of the schedule are enough.
+    Bisection; of few values several bits at a time, so that fewer calls of the schedule are enough.
     A value outside the range of the schedule gives the nearest end.
     """
     check_schedule(schedule)
@@ -302,9 +302,10 @@ def invert_log_snr(schedule: Schedule, log_snr: Tensor, t_min: float = 0.0) -> T
     check_number(t_min, "t_min", least=0, below=1)
     wanted = log_snr.double().unsqueeze(-1)
     low, width = torch.full_like(wanted, t_min), 1.0 - t_min
-    inner = torch.arange(1, 64, dtype=torch.float64, device=wanted.device)
-    for _ in range(10):
-        width /= 64
+    bits = 6 if wanted.numel() <= 32 else 3 if wanted.numel() <= 1024 else 1
+    inner = torch.arange(1, 2**bits, dtype=torch.float64, device=wanted.device)
+    for _ in range(60 // bits):
+        width /= 2**bits
         above = schedule.log_snr(low + inner * width) > wanted  # λ falls with t
         low = low + above.sum(-1, keepdim=True) * width
     return (low + width / 2).squeeze(-1)
