@@ -57,7 +57,7 @@ class RBF:
         """Return the kernel matrix and the repulsion Σ_j k(x_j, x_i) (x_i − x_j)/ℓ²."""
         distance = distances(x, x)
         square = self._square(distance)
-        K = (-0.5 * distance.square() / square).exp()
+        K = distance.square().mul_(-0.5 / square).exp_()
         return K, (K.sum(1, keepdim=True) * x - K @ x) / square
 
     def _square(self, distance: Tensor) -> Tensor:
@@ -67,8 +67,7 @@ class RBF:
         n = len(distance)
         if n == 1:  # nobody to measure from, and no repulsion whatever ℓ is
             return distance.new_tensor(1.0)
-        upper = torch.triu_indices(n, n, offset=1, device=distance.device)
-        median = distance[upper[0], upper[1]].median()
+        median = torch.cat([row[i + 1 :] for i, row in enumerate(distance[:-1])]).median()
         if median == 0:
             raise ValueError(
                 "more than half of all pairs of particles coincide: start them apart, or pass "
