@@ -243,6 +243,8 @@ def main():
     parser.add_argument("--small", action="store_true")
     args = parser.parse_args()
     device = torch.device("cpu" if args.small else args.device)
+    if device.type == "cpu":
+        torch.set_num_threads(1)  # more wait for one another on so little work
     clock = Clock(device, args.seconds)
     name = "a CPU" if device.type == "cpu" else torch.cuda.get_device_name(device)
     print(f"{name}, PyTorch {torch.__version__}")
@@ -256,7 +258,7 @@ def main():
     for what, n in found["waits"]:
         print(f"waits of the host a step, {what:<40} {'' if n is None else f'{n:.2f}'}")
     found["ratios"] = []
-    sizes = (10**3, 16, 2, 64) if args.small else (10**7, 64, 64, 65_536)
+    sizes = (10**3, 8, 2, 64) if args.small else (10**7, 64, 64, 65_536)
     for row in ratios(clock, *sizes):
         found["ratios"].append(row)
         what, microseconds, ratio = row

@@ -7,10 +7,11 @@ What is left out: kernels that need more than a density (minibatches, a sphere);
 
 import inspect
 from importlib import import_module
+from types import SimpleNamespace
 
 import pytest
 import torch
-from far_support import Elsewhere, far
+from far_support import DEVICE, Elsewhere, far
 from kernel_support import KERNELS, make
 from torch import nn
 
@@ -48,8 +49,21 @@ class OnHost(torch.Generator):
 def played(monkeypatch):
     monkeypatch.setattr(torch, "Generator", OnHost)
     monkeypatch.setattr(import_module("gradlogp.langevin.run.rounds"), "ROUND_SECONDS", 1e9)
-    sgd = lambda parameters, settings: torch.optim.SGD(list(parameters), 1e-3, foreach=False)
-    monkeypatch.setattr("gradlogp.learn.training.adamw", sgd)  # AdamW knows real devices alone
+    monkeypatch.setattr("gradlogp.learn.training.adamw", under_way)
+    monkeypatch.setattr("gradlogp.learn.record.AHEAD", (DEVICE.type,))
+    there = SimpleNamespace(synchronize=lambda: None)
+    monkeypatch.setattr("gradlogp.learn.record.arrival", lambda: there)
+
+
+def under_way(parameters, settings):
+    """An optimiser that has moments already; how it makes them knows real devices alone."""
+    optimizer = torch.optim.AdamW(list(parameters))
+    for p in optimizer.param_groups[0]["params"]:
+        optimizer.state[p] = {
+            "step": far(torch.zeros(())), "exp_avg": torch.zeros_like(p),
+            "exp_avg_sq": torch.zeros_like(p),
+        }  # fmt: skip
+    return optimizer
 
 
 def waits(run):
@@ -62,9 +76,10 @@ def waits(run):
     return found[1] - found[0]
 
 
-def model(predicts="v"):
+def model(predicts="v", condition=None, base=None):
     """A model on the played device, weight by weight."""
-    score = glp.ScoreModel(glp.MLP(2, 8, 1), glp.schedules.VP(), predicts).float().eval()
+    network = glp.MLP(2, 8, 1, condition)
+    score = glp.ScoreModel(network, glp.schedules.VP(), predicts, base=base).float().eval()
     with Elsewhere():
         for part in score.modules():
             if isinstance(part, AffineCoordinates):
@@ -100,9 +115,35 @@ def test_transitions(kind, start):
     check(kind.__name__, waits(lambda n: glp.evolve(kind(), score, start, grid(n))))
 
 
-@pytest.mark.parametrize("predicts", ["epsilon", "x0"])
-def test_predictions(predicts, start):
-    score = model(predicts)
+def guided():
+    score = model(condition=3)
+    with Elsewhere():
+        score.condition.dropout.fill_(0.1)
+    return glp.GuidedScore(score.given(torch.tensor([0, 1, 2, 0])), score.unconditional(), 2.0)
+
+
+def exact():
+    return glp.ExactScore(
+        glp.Gaussian(far(torch.zeros(2).float()), far(torch.eye(2).float())), glp.schedules.VP()
+    )
+
+
+SCORES = {
+    "epsilon": lambda: model("epsilon"),
+    "x0": lambda: model("x0"),
+    "beside a Gaussian": lambda: model(base=glp.Gaussian(torch.zeros(2))),
+    "beside a mixture": lambda: model(base=glp.GaussianMixture([0.3, 0.7], torch.eye(2), 0.5)),
+    "of classes, guided": guided,
+    "given values": lambda: model(condition=(2,)).given(torch.randn(4, 2)),
+    "exact": exact,
+    "empirical": lambda: glp.EmpiricalScore(far(torch.randn(50, 2).float()), glp.schedules.VP()),
+}
+
+
+@pytest.mark.parametrize("made", SCORES.values(), ids=SCORES)
+def test_scores(made, start):
+    with Elsewhere():
+        score = made()
     assert not waits(lambda n: glp.evolve(DDIM(), score, start, grid(n)))
 
 
@@ -114,12 +155,29 @@ def test_kernels(kind, start):
     check(kind.__name__, waits(lambda n: glp.run(kernel, law, start, n)))
 
 
-def test_training_waits_once_a_step():
-    """For the loss and the norm of the gradients, which a step reports."""
-    score, data = model(), torch.randn(64, 2).float()
-    found = waits(lambda n: list(glp.fit(score, data, steps=n, batch_size=8, check_every=100)))
-    assert sum(found.values()) == 1
-    assert "learn/training.py" in next(iter(found))
+def trained(score, n, **options):
+    data = torch.randn(64, 2).float()
+    records = glp.fit(score, data, steps=100, batch_size=8, check_every=100, **options)
+    return [next(records) for _ in range(n)]
+
+
+def test_training():
+    """Losses and norms reach the host while the next step is prepared."""
+    score, kept = model(), []
+    assert not waits(lambda n: kept.append(trained(score, n)))
+    assert len({(step.loss, step.gradient_norm) for step in kept[1]}) == 3
+
+
+@pytest.mark.parametrize("kind", ["classes", "values", "base", "parts"])
+def test_training_of_other_models(kind):
+    base = glp.GaussianMixture([0.3, 0.7], torch.eye(2), 0.5) if kind == "base" else None
+    condition = {"classes": 3, "values": (2,)}.get(kind)
+    given = {"classes": torch.arange(64) % 3, "values": torch.randn(64, 2)}.get(kind)
+    options = {} if given is None else {"condition": given, "condition_dropout": 0.2}
+    if kind == "parts":
+        options = {"accumulate": 2, "ema_half_lives": (3,)}
+    score = model(condition=condition, base=base)
+    assert not waits(lambda n: trained(score, n, **options))
 
 
 def test_what_waits_is_seen(start):

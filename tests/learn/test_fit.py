@@ -7,6 +7,7 @@ import shutil
 import signal
 from dataclasses import replace
 from functools import partial
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -745,10 +746,10 @@ def test_an_interrupt_amid_the_change_of_weights_keeps_the_last_checkpoint(tmp_p
     train(whole, points(), **options)
     real, calls = training.descend, 0
 
-    def step(optimizer):
+    def step(*given):
         nonlocal calls
         calls += 1
-        real(optimizer)
+        real(*given)
         if calls == 13:
             raise KeyboardInterrupt
 
@@ -769,12 +770,12 @@ def test_a_signal_amid_the_change_of_weights_waits_for_its_end(tmp_path, monkeyp
     train(whole, points(), **options)
     real, calls = training.descend, 0
 
-    def step(optimizer):
+    def step(*given):
         nonlocal calls
         calls += 1
         if calls == 13:
             os.kill(os.getpid(), number)
-        real(optimizer)
+        real(*given)
 
     with monkeypatch.context() as patch:
         patch.setattr(training, "descend", step)
@@ -867,6 +868,56 @@ def test_resuming_from_nothing_is_refused(tmp_path):
 
 
 # ---------------------------------------------------------------------------- when things go wrong
+
+
+@pytest.fixture
+def ahead(monkeypatch):
+    """As on a GPU: the numbers of a step are looked at when the next one has been prepared."""
+    monkeypatch.setattr("gradlogp.learn.record.AHEAD", ("cpu",))
+    there = SimpleNamespace(synchronize=lambda: None)
+    monkeypatch.setattr("gradlogp.learn.record.arrival", lambda: there)
+
+
+def test_looking_later_changes_nothing(tmp_path, request):
+    options = {"checkpoint_every": 7, "held_out": points(100, 2), "check_every": 5}
+    found = []
+    for where in ("at once", "later"):
+        if where == "later":
+            request.getfixturevalue("ahead")
+        model, path = make(), tmp_path / where
+        for step in glp.fit(
+            model, points(), generator=seeded(7), checkpoint=path, **QUICK | options
+        ):
+            if step.step == 13:
+                halfway = read(path)["history"]
+        state = read(path)
+        del state["seconds"]
+        found.append([weights(model), halfway, state])
+    same(*found)
+    assert all(row[1] is not None for row in state["history"])
+
+
+@pytest.mark.parametrize("bad", [1, 13, 15, 20])
+def test_a_bad_step_that_is_noticed_later_is_not_saved(tmp_path, ahead, bad):
+    """Nor does it change the weights: neither amid others, before a save, at first nor at the end."""
+    path, model, calls = tmp_path / "run", make(), 0
+
+    @functools.wraps(multilevel)
+    def objective(score, x, *, generator=None):
+        nonlocal calls
+        calls += 1
+        return multilevel(score, x, generator=generator) / (0 if calls == bad else 1)
+
+    options = {"checkpoint": path, "checkpoint_every": 5, "check_every": 100}
+    refused(f"at step {bad} ", model, points(), objective, error=FloatingPointError, **options)
+    assert all(value.isfinite().all() for value in model.state_dict().values())
+    assert calls == min(20, bad + (bad % 5 > 0))
+    if bad > 1:
+        other, straight = make(), make()
+        assert read(path)["step"] == (bad - 1) // 5 * 5
+        train(other, points(), resume=True, **options)
+        train(straight, points(), check_every=100)
+        same(weights(other), weights(straight))
 
 
 @pytest.mark.parametrize("what", ["loss", "gradient"])
@@ -968,3 +1019,15 @@ def test_the_optimiser_moves_as_its_own_step_does(generator):
         found.append((*weights, *(v for m in optimizer.state.values() for v in m.values())))
     assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
     assert [float(m["step"]) for m in optimizer.state.values()] == [6, 3]
+
+
+def test_a_failed_step_moves_nothing_and_another_is_as_ever(generator):
+    start, gradient = (torch.randn(4, generator=generator) for _ in range(2))
+    weights = [nn.Parameter(start.clone()) for _ in range(2)]
+    for w, failures in zip(weights, ([1.0, 0.0, 1.0, 0.0], [None, None]), strict=True):
+        optimizer = torch.optim.AdamW([w], lr=0.1, fused=True)
+        for failed in failures:
+            w.grad = gradient / (0 if failed == 1 else 1)
+            descend(optimizer, None if failed is None else torch.tensor(failed).float())
+    assert torch.equal(*weights)
+    assert not torch.equal(weights[0], start)

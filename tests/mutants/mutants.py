@@ -2876,4 +2876,19 @@ MUTANTS = (
         "learn/batches.py", '"generator": self.began', '"generator": self.generator.get_state()',
         "learn/test_feed.py::test_an_epoch_goes_on_from_a_state_that_does_not_hold_its_order",
     ),
+    Mutant(
+        "X: a step whose loss is not finite changes the weights before it is noticed",
+        "learn/training.py", "descend(self.optimizer, reading.failed)", "descend(self.optimizer)",
+        "learn/test_fit.py::test_a_bad_step_that_is_noticed_later_is_not_saved",
+    ),
+    Mutant(
+        "X: each step of a training waits for its loss",
+        "learn/record.py", "non_blocking=self.ahead", "non_blocking=False",
+        "house/test_waits.py::test_training",
+    ),
+    Mutant(
+        "X: a law without noise is not seen to be singular",
+        "distributions/analytic/covariance.py", "return bool((w == 0).any())", "return False",
+        "distributions/test_gaussian.py",
+    ),
 )  # fmt: skip

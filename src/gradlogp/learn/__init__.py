@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from . import checkpoint as checkpoint
     from . import data as data
     from . import objectives as objectives
-    from .training import Step as Step
+    from .record import Step as Step
     from .training import fit as fit
 
 

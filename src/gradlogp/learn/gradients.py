@@ -63,8 +63,10 @@ def clip(gradients: list[Tensor], most: float) -> Tensor:
 
 
 @torch.no_grad()
-def descend(optimizer: torch.optim.AdamW) -> None:
+def descend(optimizer: torch.optim.AdamW, failed: Tensor | None = None) -> None:
     """Do a step of a fused optimiser, bit for bit, for tensors of one dtype and device.
+
+    If `failed`, a float32, is 1 and not 0, nothing changes: that is decided on the device.
 
     Its own `step` takes several times as long as the work to look which these are, and does so here
     only while a parameter has no moments yet.
@@ -73,15 +75,18 @@ def descend(optimizer: torch.optim.AdamW) -> None:
     parameters = [p for p in group["params"] if p.grad is not None]
     moments = [optimizer.state.get(p) for p in parameters]
     if not all(m and "exp_avg" in m for m in moments):
+        optimizer.found_inf = failed  # type: ignore[attr-defined]
         optimizer.step()
         return
     steps, means, squares = (
         [m[name] for m in moments if m] for name in ("step", "exp_avg", "exp_avg_sq")
     )
     torch._foreach_add_(steps, 1)
+    if failed is not None:
+        torch._foreach_sub_(steps, [failed] * len(steps))
     beta1, beta2 = group["betas"]
     torch._fused_adamw_(
         parameters, [p.grad for p in parameters], means, squares, [], steps, lr=group["lr"],
         beta1=beta1, beta2=beta2, weight_decay=group["weight_decay"], eps=group["eps"],
-        amsgrad=False, maximize=False,
+        amsgrad=False, maximize=False, found_inf=failed,
     )  # fmt: skip

@@ -9,20 +9,18 @@ from __future__ import annotations
 
 import copy
 import json
-import math
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from ..core import (
-    Estimate,
     NoisyScore,
     Processes,
     check_kind,
@@ -42,27 +40,10 @@ from .keeping import Average, Best, accelerated, conclude
 from .mapped import Mapped
 from .objectives import multilevel
 from .pace import LEAST, steps_within, warn_if_slow
+from .record import Reading, Step
 from .resuming import adamw, load_training, objective_name, steps_of
 from .settings import TrainingSettings, ema_decay
 from .stopping import Stops
-
-
-class Step(NamedTuple):
-    """What one optimisation step did; measurements only if they were requested."""
-
-    step: int
-    loss: float
-    gradient_norm: float
-    learning_rate: float
-    steps_per_second: float
-    held_out: Estimate | None = None
-    excess: Estimate | None = None
-    steps: int = 0
-
-    @property
-    def seconds_left(self) -> float:
-        """The time that the other steps will take at this speed."""
-        return (self.steps - self.step) / self.steps_per_second
 
 
 def fit(
@@ -131,7 +112,8 @@ def fit(
     Raises:
         ValueError: For data, conditions or settings that do not fit; a checkpoint that does not.
         OSError: If the checkpoint cannot be written, or another training writes there.
-        FloatingPointError: If the loss is no longer finite.
+        FloatingPointError: If the loss is no longer finite. On a GPU this is noticed a step later,
+            and such a step changes no weights.
 
     Examples:
         >>> model = glp.ScoreModel(glp.MLP(1, 16), glp.schedules.VP())
@@ -194,6 +176,9 @@ class _Fit:
         self.dropping = torch.Generator().manual_seed(seed + 3)
         self.step, self.seconds = 0, 0.0
         self.history: list[list[float | None]] = []
+        self.unread: list[
+            tuple[Reading, list[float | None]]
+        ] = []  # with their rows in the history
         self.mark: tuple[Any, ...] | None = None  # where the randomness of this step began
         self.whole = True  # False while the weights are half changed
         state = None
@@ -267,6 +252,7 @@ class _Fit:
             minutes, self._update, lambda: self.measure(self.averaged.module, self.check_seed),
             self.processes.of_first,
         )  # fmt: skip
+        self._read()
         self.model.load_state_dict(before["model"])
         self._restore(before)
         self.mark, self.whole = None, True
@@ -275,6 +261,7 @@ class _Fit:
     def _save(self) -> None:
         if self.claim is None:
             return
+        self._read()
         names = ("step", "loss", "held_out", "held_out_error", "excess", "excess_error")
         run = {
             "settings": {k: self.setup[k] for k in vars(self.settings)},
@@ -300,18 +287,19 @@ class _Fit:
         if self.finish is not None:
             self.finish(self.final)
 
-    def _update(self) -> tuple[float, float]:
+    def _update(self) -> Reading:
         """Do one optimisation step; return the loss and the gradient norm before clipping."""
         self.mark = self.feed.state(), self.noise.get_state(), self.dropping.get_state()
         z, whole, mine = self.feed.next(self.step + 1)
         condition = None
         if self.condition is not None and self.model.condition is not None:
-            condition = self.condition[whole[mine]].to(z.device)
+            condition = self.condition[whole[mine]].to(z.device, non_blocking=True)
             if condition.is_floating_point():
                 condition = condition.to(z)
             if self.settings.condition_dropout > 0:
                 gone = drop(self.settings.condition_dropout, len(whole), self.dropping)[mine]
-                condition = self.model.condition.drop(condition, gone.to(z.device))
+                gone = gone.to(z.device, non_blocking=True)
+                condition = self.model.condition.drop(condition, gone)
         for p in self.parameters:  # what `zero_grad` does, which takes as long as ten operations
             p.grad = None
         total = accumulate(
@@ -321,24 +309,37 @@ class _Fit:
         gradients = [p.grad for p in self.parameters if p.grad is not None]
         if not self.processes.alone:
             self.processes.add_up([total, *gradients])
-        norms = clip(gradients, self.settings.clip).to(total)
-        value, norm = torch.stack([total, norms]).cpu().tolist()  # one wait for the device
+        numbers = torch.stack([total, clip(gradients, self.settings.clip).to(total)])
+        reading = Reading(self.step + 1, numbers)
+        self._read()  # of the step before: on a GPU it ends while this one is prepared
+        if not reading.ahead:
+            self._finite(reading)
         self.whole = False
-        if not math.isfinite(value + norm):
-            raise FloatingPointError(
-                f"the loss is not finite at step {self.step + 1} (loss {value}, gradient norm "
-                f"{norm}); lower learning_rate, or check the data for extreme values"
-            )
         with self.stops.held():
             for group in self.optimizer.param_groups:
                 group["lr"] = self.settings.rate(self.step)
-            descend(self.optimizer)
+            descend(self.optimizer, reading.failed)
             for average in (self.averaged, *self.averages.values()):
                 average.update()
             self.step += 1
-            self.history.append([self.step, value, None, None, None, None])
+            self.history.append([self.step, None, None, None, None, None])
+            self.unread.append((reading, self.history[-1]))
             self.mark, self.whole = None, True
-        return value, norm
+        return reading
+
+    def _read(self) -> None:
+        """Enter the losses of the last steps into the history."""
+        for reading, row in self.unread:
+            row[1] = self._finite(reading)
+        self.unread.clear()
+
+    def _finite(self, reading: Reading) -> float:
+        """Return a loss; if it is not finite, the last checkpoint stays as it is."""
+        try:
+            return reading.check()
+        except FloatingPointError:
+            self.whole = False
+            raise
 
     def steps(self) -> Iterator[Step]:
         """Yield a record after every step; save and return the averaged weights at the end."""
@@ -353,10 +354,11 @@ class _Fit:
             while self.step < self.settings.steps:
                 began = time.perf_counter()
                 rate = self.settings.rate(self.step)
-                loss, norm = self._update()
+                reading = self._update()
                 last = self.step == self.settings.steps
                 held_out = above = None
                 if last or self.step % self.settings.check_interval == 0:
+                    self._read()
                     held_out, above = self.measure(self.averaged.module, self.check_seed)
                     if held_out is not None and self.settings.keep_best:
                         self.best.offer(self.step, held_out.value, self.averaged.module)
@@ -373,9 +375,7 @@ class _Fit:
                         self.settings.steps, 1 / speed, self.size, self.model.event_shape,
                         self.like.device, self.setup["minutes"],
                     )  # fmt: skip
-                yield Step(
-                    self.step, loss, norm, rate, speed, held_out, above, self.settings.steps
-                )
+                yield Step(self.step, reading, rate, speed, held_out, above, self.settings.steps)
             if self.final is None:  # of a run that had ended and is resumed
                 self._conclude()
         finally:

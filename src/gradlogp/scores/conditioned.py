@@ -113,6 +113,7 @@ class Condition(nn.Module):
             raise ValueError(f"condition must be a number of classes or a shape, got {kind!r}")
         self.kind: int | torch.Size = kind if isinstance(kind, int) else torch.Size(sizes)
         self.register_buffer("dropout", torch.zeros(()))  # how often training left it out
+        self._read: tuple[Tensor, int, float] | None = None  # it, its version, and its value
         if not isinstance(self.kind, int):
             zeros = torch.zeros(self.kind)
             self.coordinates = AffineCoordinates(zeros, torch.ones(self.kind))
@@ -172,7 +173,10 @@ class Condition(nn.Module):
 
     def check_null(self) -> None:
         """Raise `ValueError` unless training has shown the network the null condition."""
-        if not float(self.dropout) > 0:
+        dropout, version = self.dropout, self.dropout._version
+        if self._read is None or self._read[0] is not dropout or self._read[1] != version:
+            self._read = dropout, version, float(dropout)  # once: a device would be waited for
+        if not self._read[2] > 0:
             raise ValueError(
                 "this conditional model was never trained on its null condition: pass a condition with "
                 "model.given(...), or train it with condition_dropout=0.1"
@@ -209,7 +213,8 @@ class ConditionedScore(ScoreWrapper):
         if self.condition is None:
             return self.score.condition.null(len(z), z)
         value = self.condition
-        value = value.to(z) if value.is_floating_point() else value.to(z.device)
+        dtype = z.dtype if value.is_floating_point() else value.dtype
+        value = value.to(z.device, dtype, non_blocking=True)
         return value.expand(len(z), *value.shape[1:])
 
     def _score(self, z: Tensor, t: Tensor) -> Tensor:

@@ -110,7 +110,9 @@ class GuidedScore(ScoreWrapper):
             return inside
         outside = free(z, t)
         check_same_shape(outside, z, "the unconditional score")
-        return inside + per_sample(self.weight * acts.to(z), z) * (inside - outside)
+        return inside + per_sample(self.weight * acts.to(z, non_blocking=True), z) * (
+            inside - outside
+        )
 
     def _score(self, z: Tensor, t: Tensor) -> Tensor:
         return self._combine(z, t, self.score, self.free)

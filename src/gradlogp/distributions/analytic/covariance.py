@@ -119,16 +119,28 @@ def coefficients(
             check_number(v, name, least=0)
         elif v.ndim > 1:
             raise ValueError(f"{name} must have shape () or (B,), got {tuple(v.shape)}")
-    a = torch.as_tensor(alpha, dtype=like.dtype, device=like.device)
-    b = torch.as_tensor(sigma, dtype=like.dtype, device=like.device)
+    a, b = torch.as_tensor(alpha, dtype=like.dtype), torch.as_tensor(sigma, dtype=like.dtype)
     for name, v in (("alpha", a), ("sigma", b)):
+        if v.device.type != "cpu":  # which would have to be waited for
+            continue
         # of one number, which every step of a sampler asks for, this takes a tenth of the time
         right = 0 <= float(v) < math.inf if not v.ndim else (torch.isfinite(v) & (v >= 0)).all()
         if not right:
             raise ValueError(f"{name} must be at least 0 and finite, got {shown(v)}")
     if a.ndim == b.ndim == 1 and a.shape != b.shape:
         raise ValueError(f"alpha has shape {tuple(a.shape)}, but sigma {tuple(b.shape)}")
-    return torch.broadcast_tensors(a, b)
+    return torch.broadcast_tensors(*(v.to(like.device, non_blocking=True) for v in (a, b)))
+
+
+def vanishes(w: Tensor, sigma: Tensor | float) -> bool:
+    """Whether one of the variances w is 0, to which σ² was added.
+
+    Only for σ = 0, or one on a device, is w looked at, which may be on a device itself.
+    """
+    b = torch.as_tensor(sigma)
+    if b.device.type == "cpu" and bool((b.square() >= torch.finfo(w.dtype).tiny).all()):
+        return False
+    return bool((w == 0).any())
 
 
 def conditional(mean: Tensor, cov: Tensor, index: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:

@@ -106,7 +106,11 @@ class Empirical:
         check_count(chunk_size, "chunk_size")
         self.data, self.chunk_size, self.dtype = data, chunk_size, data.dtype
         self._origin = data.mean(0)
-        self._alpha, self._sigma = data.new_ones(()), data.new_zeros(())
+        # on the host, where they can be looked at
+        self._alpha, self._sigma = (
+            torch.ones((), dtype=data.dtype),
+            torch.zeros((), dtype=data.dtype),
+        )
 
     @property
     def event_shape(self) -> torch.Size:
@@ -132,13 +136,13 @@ class Empirical:
         check_batch(x, self.event_shape)
         if self._alpha.ndim and len(self._alpha) != len(x):
             raise ValueError(f"this law was noised for {len(self._alpha)} samples, got {len(x)}")
-        a, b = self._alpha.to(x), self._sigma.to(x)
+        a, b = self._alpha.to(x.dtype), self._sigma.to(x.dtype)
         if not bool((b > 0).all()):
             raise ValueError(
                 "point masses have no density and no score at sigma = 0; use "
                 ".noised(alpha, sigma) with sigma > 0"
             )
-        return a, b
+        return a.to(x.device, non_blocking=True), b.to(x.device, non_blocking=True)
 
     def _map(
         self, f: Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], Tensor], x: Tensor, rows: int

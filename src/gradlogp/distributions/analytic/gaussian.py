@@ -23,6 +23,7 @@ from .covariance import (
     conditional,
     constant,
     covariance,
+    vanishes,
 )
 
 
@@ -81,9 +82,8 @@ class Gaussian:
         dtype = torch.promote_types(mu.dtype, S.dtype)
         self._set(mu.to(dtype, copy=True), covariance(S.to(dtype), D, kinds[tuple(S.shape)]))
 
-    def _set(self, mean: Tensor, cov: Covariance) -> None:
-        self.mean, self._cov = mean, cov
-        self._singular = bool((cov.w == 0).any())
+    def _set(self, mean: Tensor, cov: Covariance, sigma: Tensor | float = 0.0) -> None:
+        self.mean, self._cov, self._singular = mean, cov, vanishes(cov.w, sigma)
         self._constants: dict[tuple[torch.dtype, torch.device], _Constants] = {}
 
     @property
@@ -160,7 +160,7 @@ class Gaussian:
         a, b = (v.unsqueeze(-1) for v in coefficients(alpha, sigma, self.mean))
         law = object.__new__(Gaussian)
         law.dtype = self.dtype
-        law._set(a * self.mean, Covariance(a**2 * self._cov.w + b**2, self._cov.U))
+        law._set(a * self.mean, Covariance(a**2 * self._cov.w + b**2, self._cov.U), sigma)
         return law
 
     def conditional(self, index: Sequence[int] | Tensor, values: Tensor) -> Gaussian:

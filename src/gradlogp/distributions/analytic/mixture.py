@@ -27,6 +27,7 @@ from .covariance import (
     conditional,
     constant,
     covariance,
+    vanishes,
 )
 from .forms import Form, form
 
@@ -103,11 +104,10 @@ class GaussianMixture:
         cov = covariance(S.to(dtype), D, kinds[tuple(S.shape)])
         if S.ndim == 0:
             cov = Covariance(cov.w.expand(K, D), None)
-        self._set(pi.to(dtype) / pi.sum(), mu.to(dtype, copy=True), cov)
+        self._set(pi.to(dtype) / pi.sum(), mu.to(dtype, copy=True), cov, vanishes(cov.w, 0.0))
 
-    def _set(self, weights: Tensor, means: Tensor, cov: Covariance) -> None:
-        self.weights, self.means, self._cov = weights, means, cov
-        self._singular = bool((cov.w == 0).any())
+    def _set(self, weights: Tensor, means: Tensor, cov: Covariance, singular: bool) -> None:
+        self.weights, self.means, self._cov, self._singular = weights, means, cov, singular
         self._forms: dict[tuple[torch.dtype, torch.device], Form] = {}
 
     @property
@@ -160,14 +160,15 @@ class GaussianMixture:
         if self.means.ndim == 2:
             return [(self, part) for part in parts]
         own = zip(self.means.split(rows), self._cov.w.split(rows), strict=True)
-        laws = [self._like(means, Covariance(w, self._cov.U)) for means, w in own]
+        covs = ((means, Covariance(w, self._cov.U)) for means, w in own)
+        laws = [self._like(means, cov, self._singular) for means, cov in covs]
         return list(zip(laws, parts, strict=True))
 
-    def _like(self, means: Tensor, cov: Covariance) -> GaussianMixture:
+    def _like(self, means: Tensor, cov: Covariance, singular: bool) -> GaussianMixture:
         """Return a mixture of the same weights."""
         law = object.__new__(GaussianMixture)
         law.dtype = self.dtype
-        law._set(self.weights, means, cov)
+        law._set(self.weights, means, cov, singular)
         return law
 
     def _components(self, x: Tensor, name: str = "x") -> _Components:
@@ -234,7 +235,8 @@ class GaussianMixture:
     def noised(self, alpha: Tensor | float, sigma: Tensor | float) -> GaussianMixture:
         """Return the law of α X + σ Z; α, σ `()` or one for each sample `(B,)`."""
         a, b = (v[..., None, None] for v in coefficients(alpha, sigma, self.means))
-        return self._like(a * self.means, Covariance(a**2 * self._cov.w + b**2, self._cov.U))
+        cov = Covariance(a**2 * self._cov.w + b**2, self._cov.U)
+        return self._like(a * self.means, cov, vanishes(cov.w, sigma))
 
     def _of_parts(
         self,

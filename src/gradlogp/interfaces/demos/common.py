@@ -16,8 +16,7 @@ from ...check.metrics.features import Classifier, frechet_distance
 from ...core import NoisyScore, Verdict, neighbours
 from ...diffusion.evolve import evolve
 from ...diffusion.transitions import AnnealedLangevin
-from ...learn import checkpoint
-from ...learn.training import Step
+from ...learn import Step, checkpoint
 from ...noise.grids import T_END
 from ...scores.model import ScoreModel
 from ...show.plots import Figure, image_grid, loss_curve
@@ -49,12 +48,12 @@ class History(NamedTuple):
 
 def train(records: Iterable[Step], total: int, *, quiet: bool) -> History:
     """Run a training to its end under a progress bar."""
-    history = History([], [], ([], [], []))
+    history, seen = History([], [], ([], [], [])), []
     with bar("learning", quiet=quiet) as update:
         note = ""
         for record in records:
             history.steps.append(record.step)
-            history.loss.append(record.loss)
+            seen.append(record)  # whose losses may still be on the device
             if record.held_out is not None:
                 steps, values, errors = history.held_out
                 steps.append(record.step)
@@ -62,6 +61,7 @@ def train(records: Iterable[Step], total: int, *, quiet: bool) -> History:
                 errors.append(record.held_out.standard_error)
                 note = f"held-out loss {record.held_out}"
             update(record.step, total, note)
+    history.loss.extend(record.loss for record in seen)
     return history
 
 

@@ -84,7 +84,8 @@ class Conditioning(nn.Module):
         emb = self.noise(self.fourier(c))
         if condition is not None and self.label is not None:
             none = condition == NO_CLASS
-            emb = emb + self.label(condition.clamp(min=0)).masked_fill(none.unsqueeze(-1), 0.0)
+            known = condition.masked_fill(none, 0)  # other negative numbers fail as indices
+            emb = emb + self.label(known).masked_fill(none.unsqueeze(-1), 0.0)
         if condition is not None and self.values is not None:
             emb = emb + self.values(condition.flatten(1).to(c.dtype))
         return nn.functional.silu(emb)
@@ -168,8 +169,10 @@ def check_condition(
             raise ValueError(
                 f"this network is conditional on {kind} classes: pass {wanted}; got {got}"
             )
-        # a value can be looked at neither in a compiled graph nor in a transform such as vmap
-        hidden = torch.compiler.is_compiling() or is_functorch_wrapped_tensor(condition)
+        # a value can be looked at neither in a compiled graph nor in a transform such as vmap, and on
+        # a device only by waiting for it; there it fails as an index
+        hidden = condition.device.type != "cpu" or torch.compiler.is_compiling()
+        hidden = hidden or is_functorch_wrapped_tensor(condition)
         if not hidden and bool(((condition < NO_CLASS) | (condition >= kind)).any()):
             raise ValueError(
                 f"this network is conditional on {kind} classes: pass {wanted}; got labels from "
