@@ -84,7 +84,8 @@ class ScoreEstimator(DensityMixin, BaseEstimator):
         objective: A different loss of each sample, objective(noisy_score, x, schedule,
             generator=…).
         settings: How to train; by default `TrainingSettings()`, or for 4,000 rows or more of at most
-            two columns, and for a whole score beside a mixture, 1,000 steps of 1,024 rows at 0.01.
+            two columns, and for a whole score beside a mixture, 1,000 steps of 1,024 rows at 0.01;
+            or as many of these as fit into the time of `TrainingSettings(minutes=…)`.
         held_out_fraction: Share of the data to hold out; by default a tenth, or a quarter of few rows.
         n_sample_steps: Number of noise levels of the probability flow for sampling, one evaluation
             each; by default measured, for an error of a hundredth of a standard deviation.
@@ -149,8 +150,7 @@ class ScoreEstimator(DensityMixin, BaseEstimator):
         self.learning_rate, self.ema = learning_rate, ema
         self.width, self.depth, self.channels = width, depth, channels
         self.network, self.schedule = network, schedule
-        self.predicts, self.base = predicts, base
-        self.condition = condition
+        self.predicts, self.base, self.condition = predicts, base, condition
         self.standardize, self.objective, self.settings = standardize, objective, settings
         self.held_out_fraction = held_out_fraction
         self.n_sample_steps, self.n_likelihood_steps = n_sample_steps, n_likelihood_steps
@@ -222,7 +222,7 @@ class ScoreEstimator(DensityMixin, BaseEstimator):
         x_kept, x_aside = (subset(x, part) for part in (kept, aside))
         x_distinct = x_kept if repeats is None else subset(x, distinct)
         seed, judged = new_seed(generator), len(aside) >= 2
-        model = begun(self, torch.Size(x.shape))
+        model, first = begun(self, torch.Size(x.shape)), None
         if model is None:
             model = build_model(
                 x_distinct, network=self.network, schedule=self.schedule, predicts=self.predicts,
@@ -236,8 +236,8 @@ class ScoreEstimator(DensityMixin, BaseEstimator):
                 given=None if given is None or masks is not None else given[distinct],
             )  # fmt: skip
             if plain:
-                try_whole(
-                    model.to(self.device), x_kept, x_aside, (settings, whole), seed=seed,
+                first = try_whole(
+                    model.to(self.device), x_kept, x_aside, (settings, whole), generator, seed=seed,
                     standardize=self.standardize, augment=self.augment, quiet=not self.verbose,
                 )  # fmt: skip
         model.to(self.device)
@@ -254,7 +254,7 @@ class ScoreEstimator(DensityMixin, BaseEstimator):
             held_out=x_aside if judged else None,
             held_out_condition=given[aside] if judged and given is not None else None,
             checkpoint=self.checkpoint, extra={"estimator": kept_of(self), **(extra or {})},
-            resume=self.resume, finish=judge, generator=generator,
+            resume=self.resume, begun=first, finish=judge, generator=generator,
         )  # fmt: skip
         loss, step = reached(self.checkpoint if self.resume else None)
         self.n_iter_, self.held_out_loss_ = follow(
