@@ -1,19 +1,80 @@
-"""Trials of two trainings: within minutes they take their part of them, and the better one goes on."""
+"""Trials of two trainings: held-out rows decide, and the one that is chosen goes on from its steps."""
 
+import json
 from dataclasses import replace
 
+import numpy as np
+import pandas as pd
 import pytest
 import torch
 from support import MIXTURE, seeded
 
 import gradlogp as glp
 from gradlogp.interfaces import base as bases
-from gradlogp.interfaces.base import try_whole
+from gradlogp.interfaces import trials
 from gradlogp.interfaces.kept import training_of
 from gradlogp.interfaces.pipeline import OBJECTIVE
+from gradlogp.interfaces.trials import choose
 from gradlogp.learn import pace
+from gradlogp.learn.arguments import Asked
 from gradlogp.learn.settings import DENSE
 from gradlogp.noise.schedules import VE
+
+WRONG = glp.GaussianMixture([0.5, 0.5], [[-1.0, 0.5], [1.0, -0.5]], 0.05)
+
+
+class Stop(Exception):
+    """What a callback raises."""
+
+
+@pytest.fixture
+def short(monkeypatch):
+    """Trials of few steps, and a model that is judged in no time."""
+    monkeypatch.setattr(trials, "TRIED", (20, 10))
+    monkeypatch.setattr(trials, "LEAST", (1000, 40))
+    monkeypatch.setattr(bases, "COMPONENTS", (2,))
+    monkeypatch.setattr(bases, "ROWS", 16)
+    monkeypatch.setattr(bases, "STEPS", 4)
+
+
+def asked_of(network, base, x, aside, settings):
+    model = glp.ScoreModel(network, VE(0.05, 20.0), "v", base=base)
+    return Asked(model, x, OBJECTIVE, None, settings, held_out=aside, generator=seeded(1))
+
+
+def stop_at(n):
+    def callback(record):
+        if record.step == n:
+            raise Stop
+
+    return callback
+
+
+@pytest.mark.parametrize(("base", "whole"), [(WRONG, True), (MIXTURE, False)])
+def test_a_trial_decides_whether_the_network_learns_the_whole_score(base, whole, monkeypatch):
+    """A mixture that would have to be undone is only fallen back on; the right one is corrected."""
+    monkeypatch.setattr(trials, "TRIED", (100, 100))
+    x, aside = (MIXTURE.sample(n, generator=seeded(n)).double() for n in (1500, 300))
+    settings = glp.TrainingSettings(steps=1000)
+    few = replace(settings, steps=999)
+    cases = [
+        (x, base, settings, True), (x[:999], base, settings, False), (x, base, few, False),
+        (x, "gaussian", settings, False), (x, None, settings, False),
+    ]  # fmt: skip
+    for rows, law, how, tried in cases:
+        network = glp.MLP(2, 32, 1, generator=seeded(0))
+        asked = asked_of(network, law, rows, aside, how)
+        before = [p.clone() for p in asked.model.parameters()]
+        first = choose(asked, how, seed=0, quiet=True)
+        assert (first is not None) is tried
+        assert getattr(asked.model.base, "fallback", False) is (whole and tried)
+        assert all(map(torch.equal, before, asked.model.parameters()))
+        assert torch.equal(asked.generator.get_state(), seeded(1).get_state())
+    asked = asked_of(network, base, x, aside, settings)
+    first = choose(asked, replace(settings, learning_rate=1e30), seed=0, quiet=True)
+    assert not asked.model.base.fallback
+    assert len(first.records) == 100  # of the other one
+
 
 ROW = 1e-3
 """Seconds of a row in the network, on the clock of these tests."""
@@ -29,34 +90,21 @@ class Worked(glp.MLP):
         return super().forward(z, *rest)
 
 
-@pytest.fixture
-def short(monkeypatch):
-    """Trials of few steps, and a model that is judged in no time."""
-    monkeypatch.setattr(bases, "TRIED", (40, 20))
-    monkeypatch.setattr(bases, "LEAST", (1000, 60))
-    monkeypatch.setattr(bases, "COMPONENTS", (2,))
-    monkeypatch.setattr(bases, "ROWS", 16)
-    monkeypatch.setattr(bases, "STEPS", 4)
-
-
 @pytest.mark.usefixtures("short")
-@pytest.mark.parametrize(("minutes", "tried"), [(4.0, True), (1.6, False), (0.8, False)])
+@pytest.mark.parametrize(("minutes", "tried"), [(3.2, True), (1.2, False), (0.6, False)])
 def test_a_trial_and_the_training_fill_the_minutes(minutes, tried, monkeypatch):
     monkeypatch.setattr(pace, "clock", lambda: Worked.now)
     x, aside = (MIXTURE.sample(n, generator=seeded(n)) for n in (1500, 500))
-    model = glp.ScoreModel(Worked(2, 8, 1, generator=seeded(0)), VE(0.05, 20.0), "v", base=MIXTURE)
     how = glp.TrainingSettings(minutes=minutes, batch_size=512)
-    trainings, began = (how, replace(how, batch_size=1024)), Worked.now
-    first = try_whole(
-        model, x, aside, trainings, standardize=False, augment=None, generator=seeded(0), seed=0,
-        quiet=True,
-    )  # fmt: skip
-    fallback = bool(model.base.fallback)
-    assert len(first.records) == ((40, 20)[fallback] if tried else 0)
+    asked = asked_of(Worked(2, 8, 1, generator=seeded(0)), MIXTURE, x, aside, how)
+    large, began = replace(how, batch_size=1024), Worked.now
+    found = trials.settled(asked, large, None, seed=0, quiet=True)
+    second = bool(asked.model.base.fallback)
+    assert found.settings == (large if second else how)
+    assert len(found.begun.records) == ((20, 10)[second] if tried else 0)
     records = glp.fit(
-        model, x, OBJECTIVE, settings=trainings[fallback], held_out=aside, begun=first,
-        generator=seeded(0),
-    )  # fmt: skip
+        asked.model, x, OBJECTIVE, settings=found.settings, held_out=aside, begun=found.begun
+    )
     for record in records:
         if record.step == record.steps - 1:  # what follows the last step is not measured here
             break
@@ -64,73 +112,94 @@ def test_a_trial_and_the_training_fill_the_minutes(minutes, tried, monkeypatch):
 
 
 @pytest.mark.usefixtures("short")
-@pytest.mark.parametrize("stop", [5, 45])
+@pytest.mark.parametrize("stop", [5, 30])
 def test_within_minutes_a_resumed_run_is_the_unbroken_one(stop, monkeypatch, tmp_path):
     """With a trial, which is not repeated, whatever the speed is then."""
     ticks = iter(range(10**6))
     monkeypatch.setattr(pace, "clock", lambda: 0.0625 * next(ticks))
-    monkeypatch.setattr(bases, "JUDGED", 2)  # which would leave too little of so short a time
+    monkeypatch.setattr(trials, "APART", -100)  # which would leave too little of so short a time
     x = MIXTURE.sample(1300, generator=seeded(0)).numpy()
-    how = glp.TrainingSettings(minutes=0.15, batch_size=32)
+    how = glp.TrainingSettings(minutes=0.11, batch_size=32)
     options = {"settings": how, "width": 8, "random_state": 0}
-
-    class Stop(Exception):
-        pass
-
-    def stopped(record):
-        if record.step == stop:
-            raise Stop
-
     seen = []
     whole = glp.ScoreEstimator(callback=seen.append, **options).fit(x)
     assert [r.step for r in seen] == list(range(1, seen[-1].steps + 1))
-    assert 50 < len(seen) < 120
+    assert 40 < len(seen) < 80
     with pytest.raises(Stop):
-        glp.ScoreEstimator(checkpoint=tmp_path, callback=stopped, **options).fit(x)
+        glp.ScoreEstimator(checkpoint=tmp_path, callback=stop_at(stop), **options).fit(x)
     run = glp.learn.checkpoint.read_run(tmp_path)
-    assert run["step"] == max(stop, 40)
-    assert (run["settings"]["minutes"], run["settings"]["steps"]) == (0.15, len(seen))
-    monkeypatch.setattr(bases, "try_whole", None)
+    assert run["step"] == max(stop, 20)
+    assert (run["settings"]["minutes"], run["settings"]["steps"]) == (0.11, len(seen))
+    monkeypatch.setattr(trials, "choose", None)
     rest = glp.ScoreEstimator(checkpoint=tmp_path, resume=True, **options).fit(x)
     states = (e.model_.state_dict().values() for e in (whole, rest))
     assert all(map(torch.equal, *states))
     assert rest.held_out_loss_ == whole.held_out_loss_
 
 
-@pytest.mark.usefixtures("short")
-@pytest.mark.parametrize("fallback", [False, True])
-def test_what_is_chosen_is_what_it_would_be_without_a_trial(fallback, monkeypatch):
-    """Bit for bit: a trial costs the steps of the other training, and no others."""
+def learn(parts, **options):
+    """Learn 1,300 rows of a mixture, or of a table in which some cells are missing."""
     x = MIXTURE.sample(1300, generator=seeded(0)).numpy()
-    options = {"max_iter": 80, "batch_size": 32, "width": 8, "random_state": 0}
-    losses = iter(
-        [torch.ones(9) + torch.arange(9) / 9, torch.arange(9) / 9][:: 1 if fallback else -1]
-    )
-    monkeypatch.setattr(bases, "_losses", lambda *arguments: next(losses))
-    taken = []
-    monkeypatch.setattr(bases.Beginning, "take", _counted(bases.Beginning.take, taken))
-    seen = []
-    tried = glp.ScoreEstimator(callback=seen.append, **options).fit(x)
-    assert tried.model_.base.fallback is fallback
-    assert taken == [40, 20]
-    assert [r.step for r in seen] == list(range(1, 81))
-
-    def settled(model, *rest, **more):
-        model.base.fallback = fallback
-
-    monkeypatch.setattr("gradlogp.interfaces.estimator.try_whole", settled)
-    plain = glp.ScoreEstimator(**options).fit(x)
-    states = (e.model_.state_dict().values() for e in (tried, plain))
-    assert all(map(torch.equal, *states))
-    assert tried.held_out_loss_ == plain.held_out_loss_
+    estimator = glp.ScoreEstimator(max_iter=40, batch_size=32, width=8, random_state=0, **options)
+    if not parts:
+        return estimator.fit(x)
+    x[np.random.default_rng(0).uniform(size=x.shape) < 0.2] = np.nan
+    return glp.TableEstimator(estimator).fit(pd.DataFrame(x, columns=["a", "b"])).estimator_
 
 
-def _counted(take, taken):
+@pytest.mark.usefixtures("short")
+@pytest.mark.parametrize("parts", [False, True])
+@pytest.mark.parametrize("second", [False, True])
+def test_what_is_chosen_is_what_it_would_be_without_a_trial(parts, second, monkeypatch, tmp_path):
+    """Bit for bit: a trial costs the steps of the other training, and no others."""
+    seen, taken, take = [], [], trials.Beginning.take
+    losses = [torch.arange(9) / 9 + k for k in ((1, 0) if second else (0, 1))] * 2
+
     def counted(run, n):
         taken.append(n)
         return take(run, n)
 
-    return counted
+    with monkeypatch.context() as patch:
+        patch.setattr(trials, "_losses", lambda *arguments: losses.pop(0))
+        patch.setattr(trials.Beginning, "take", counted)
+        tried = learn(parts, callback=seen.append)
+        assert taken == [20, 10]
+        with pytest.raises(Stop):
+            learn(parts, checkpoint=tmp_path, callback=stop_at(30))
+    used = glp.learn.checkpoint.read_run(tmp_path)["settings"]
+    how = glp.TrainingSettings(**(DENSE if second else {}) | {"steps": 40, "batch_size": 32})
+    assert used == json.loads(json.dumps(vars(how)))
+    assert [r.step for r in seen] == list(range(1, 41))
+    assert getattr(tried.model_.base, "fallback", False) is (second and not parts)
+
+    def without(asked, large, directory, **options):
+        if not parts:
+            asked.model.base.fallback = second
+        return replace(asked, settings=large if second else asked.settings)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(trials, "choose", None)
+        resumed = learn(parts, checkpoint=tmp_path, resume=True)
+        patch.setattr("gradlogp.interfaces.estimator.settled", without)
+        plain = learn(parts)
+    for other in (resumed, plain):
+        states = (e.model_.state_dict().values() for e in (tried, other))
+        assert all(map(torch.equal, *states))
+        assert tried.held_out_loss_ == other.held_out_loss_
+
+
+def test_only_trainings_of_the_estimator_are_tried(monkeypatch):
+    """Not with a network, a loss or a condition of one's own."""
+    asked = []
+    monkeypatch.setattr(trials, "choose", lambda *arguments, **options: asked.append(1))
+    x = MIXTURE.sample(100, generator=seeded(0)).numpy()
+    fit = lambda y=None, **k: glp.ScoreEstimator(max_iter=2, width=4, **k).fit(x, y)
+    fit()
+    assert len(asked) == 1
+    fit(network=glp.MLP(2, 4, 1, generator=seeded(0)))
+    fit(objective=OBJECTIVE)
+    fit(np.repeat([0, 1], 50), condition="classes")
+    assert len(asked) == 1
 
 
 def test_minutes_alone_leave_the_rest_to_be_chosen():

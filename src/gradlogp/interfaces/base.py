@@ -4,28 +4,19 @@ from __future__ import annotations
 
 import copy
 import warnings
-from dataclasses import replace
 from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
 from ..check.baselines import fitted_mixture
-from ..core import Estimate, NoisyScore, Processes, mean_and_error
+from ..core import Estimate, NoisyScore, mean_and_error
 from ..diffusion import log_likelihood
 from ..distributions.analytic.mixture import GaussianMixture
-from ..learn.arguments import Asked
-from ..learn.beginning import Beginning
-from ..learn.held_out import Measurement
-from ..learn.pace import SHARE
-from ..learn.resuming import Begun
-from ..learn.settings import TrainingSettings
-from ..learn.share import fit_share
 from ..noise.coordinates import AffineCoordinates, Scales, Subset
-from ..scores.base import FULL, LEVELS, Base
+from ..scores.base import FULL
 from ..scores.model import ScoreModel
-from ..show.progress import bar
-from .pipeline import OBJECTIVE, suits_unet
+from .pipeline import suits_unet
 
 BaseName = Literal["auto", "gaussian", "mixture", "none"]
 
@@ -46,26 +37,6 @@ STEPS = 32
 
 EXACT = 32
 """Entries of an event up to which that comparison takes the exact divergence."""
-
-TRIED = 600, 300
-"""Steps of the two trainings by which `try_whole` decides, at most half of all: of a correction, and of
-a whole score in larger batches; where both are trained alike the first holds for both. The correction
-on diamonds gains nothing before step 500, and then all at once."""
-
-LOST = 0.4
-"""Of the minutes, what the training that is not chosen may take, and the comparison. On phoneme a
-correction of 1,200 steps is 0.08 nats worse than one of 2,400, and a whole score of 400 steps, in less
-time, 0.45 better."""
-
-LEAST = 1000, 1000
-"""Rows to learn from, and steps, from which it is worth the time."""
-
-LOOKS = 4
-"""Draws of noise for each held-out row in that comparison."""
-
-JUDGED = 2 * (2 * LEVELS + LOOKS) + 6
-"""Measurements on held-out data that take as long as the comparison of two trainings, each with a pair
-of draws of the noise for each level of the share, and those of the training that is not chosen."""
 
 
 class Correction(NamedTuple):
@@ -168,108 +139,6 @@ def _fitted(z: Tensor, k: int, seed: int) -> Any:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # it is judged by what it says of rows
         return fitted_mixture(k, z.numpy(), seed)
-
-
-def try_whole(
-    model: ScoreModel, kept: Tensor | Subset, aside: Tensor | Subset,
-    trainings: tuple[TrainingSettings, TrainingSettings], generator: torch.Generator, *,
-    standardize: bool | Literal["one"], augment: Any, seed: int, quiet: bool,
-) -> Begun | None:  # fmt: skip
-    """Let the network learn the whole score beside a mixture, if that is better on held-out rows.
-
-    A mixture is a good start, but its edges may be harder to undo than the score is to learn: then
-    the mixture is only what the model falls back on, level by level. On diamonds, whose columns
-    nearly determine one another, it is the other way round. The mixture alone does not show which it
-    is. So both trainings are begun, and the whole score has to be better by two standard errors. The
-    training that is chosen goes on from there.
-
-    Chosen on phoneme, letter, penbased, ring, twonorm and diamonds, and reported on magic. Nothing is
-    tried without a mixture, and for rows or steps below `LEAST`; within minutes nor where it would
-    take more than `LOST` of them, or leave a correction fewer steps.
-
-    Arguments:
-        model: The untrained model; only `base.fallback` may change.
-        kept: Training rows.
-        aside: Validation rows.
-        trainings: How a correction is trained, and a whole score.
-        generator: That of the training that counts, which stays as it is.
-        standardize: As in the estimator.
-        augment: As in the estimator.
-        seed: Seed of the decision.
-        quiet: Whether to show no progress.
-
-    Returns:
-        The first steps of the training that counts, for `learn.fit`; None if nothing was begun.
-    """
-    base = model.base
-    if len(kept) < LEAST[0] or len(aside) < 2 or min(how.steps for how in trainings) < LEAST[1]:
-        return None
-    if not isinstance(base, Base) or base.follows or base.fallback:
-        return None
-    runs = []
-    for whole, settings in enumerate(trainings):
-        tried = copy.deepcopy(model)
-        assert isinstance(tried.base, Base)
-        tried.base.fallback = bool(whole)
-        runs.append(Beginning(Asked(
-            tried, kept, OBJECTIVE, None, replace(settings, compile=False), standardize,
-            augment=augment, held_out=aside,
-            generator=torch.Generator().set_state(generator.get_state()),
-        )))  # fmt: skip
-    losses: list[Tensor] = []
-    try:
-        steps = _planned(runs, TRIED if trainings[0] != trainings[1] else TRIED[:1] * 2)
-        with bar("choosing", quiet=quiet) as update, warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # the training that goes on says how slow it is
-            for run, n in zip(runs, steps, strict=True):
-                for record in run.take(n):
-                    update(record.step + sum(steps[: len(losses)]), sum(steps))
-                if n:
-                    losses.append(_losses(run.averaged.module, kept, aside, seed))
-    except FloatingPointError:  # no number at all
-        return runs[0].begun
-    if losses:
-        gain = mean_and_error(losses[0] - losses[1])
-        base.fallback = Processes.here().of_first(gain.value > 2 * gain.standard_error)
-    return runs[base.fallback].begun
-
-
-def _planned(runs: list[Beginning], most: tuple[int, int]) -> list[int]:
-    """Return how many steps of each training to try: so many, but at most half of all; or none.
-
-    Within minutes each training is left the steps for which the other and the comparison leave time.
-    """
-    if runs[0].minutes is None:
-        return [min(n, run.planned() // 2) for n, run in zip(most, runs, strict=True)]
-    shares: list[float] = []
-    for n, run in zip(most, runs, strict=True):
-        shares.append(n / run.planned())
-        if shares[-1] > LOST:  # before a step of the other is measured, which may be a slow one
-            break
-    whole = [run.settings.steps for run in runs]
-    lost = [
-        other + JUDGED * run.check / steps
-        for other, run, steps in zip(shares[::-1], runs, whole, strict=False)
-    ]
-    left = [int((1 - SHARE - share) * steps) for share, steps in zip(lost, whole, strict=False)]
-    if len(shares) < 2 or max(lost) > LOST or left[0] < LEAST[1]:
-        left, most = [int((1 - SHARE * (len(shares) - 1)) * whole[0])], (0, 0)
-    for run, steps in zip(runs, left, strict=False):
-        run.plan(steps)
-    return list(most)
-
-
-def _losses(model: ScoreModel, kept: Tensor | Subset, aside: Tensor | Subset, seed: int) -> Tensor:
-    """Return the loss of each validation row with the share that these support."""
-    measure = Measurement(model, OBJECTIVE, kept, None, aside, None, None, model.like)
-    found = []
-    assert measure.z is not None
-    fit_share(model, measure.z, None, seed)
-    for i in range(LOOKS):
-        measure(model, seed + i)
-        assert measure.losses is not None
-        found.append(measure.losses)
-    return torch.stack(found).mean(0)
 
 
 class _Silent(torch.nn.Module):
