@@ -151,26 +151,17 @@ def learn(parts, **options):
 @pytest.mark.parametrize("parts", [False, True])
 @pytest.mark.parametrize("second", [False, True])
 def test_what_is_chosen_is_what_it_would_be_without_a_trial(parts, second, monkeypatch, tmp_path):
-    """Bit for bit: a trial costs the steps of the other training, and no others."""
+    """Bit for bit, and resumed: a trial costs the steps of the other training, and no others."""
     seen, taken, take = [], [], trials.Beginning.take
-    losses = [torch.arange(9) / 9 + k for k in ((1, 0) if second else (0, 1))] * 2
+    losses = [torch.arange(9) / 9 + k for k in ((1, 0) if second else (0, 1))]
 
     def counted(run, n):
         taken.append(n)
         return take(run, n)
 
-    with monkeypatch.context() as patch:
-        patch.setattr(trials, "_losses", lambda *arguments: losses.pop(0))
-        patch.setattr(trials.Beginning, "take", counted)
-        tried = learn(parts, callback=seen.append)
-        assert taken == [20, 10]
-        with pytest.raises(Stop):
-            learn(parts, checkpoint=tmp_path, callback=stop_at(30))
-    used = glp.learn.checkpoint.read_run(tmp_path)["settings"]
-    how = glp.TrainingSettings(**(DENSE if second else {}) | {"steps": 40, "batch_size": 32})
-    assert used == json.loads(json.dumps(vars(how)))
-    assert [r.step for r in seen] == list(range(1, 41))
-    assert getattr(tried.model_.base, "fallback", False) is (second and not parts)
+    def stop(record):
+        seen.append(record.step)
+        stop_at(30)(record)
 
     def without(asked, large, directory, **options):
         if not parts:
@@ -178,14 +169,22 @@ def test_what_is_chosen_is_what_it_would_be_without_a_trial(parts, second, monke
         return replace(asked, settings=large if second else asked.settings)
 
     with monkeypatch.context() as patch:
-        patch.setattr(trials, "choose", None)
-        resumed = learn(parts, checkpoint=tmp_path, resume=True)
-        patch.setattr("gradlogp.interfaces.estimator.settled", without)
-        plain = learn(parts)
-    for other in (resumed, plain):
-        states = (e.model_.state_dict().values() for e in (tried, other))
-        assert all(map(torch.equal, *states))
-        assert tried.held_out_loss_ == other.held_out_loss_
+        patch.setattr(trials, "_losses", lambda *arguments: losses.pop(0))
+        patch.setattr(trials.Beginning, "take", counted)
+        with pytest.raises(Stop):
+            learn(parts, checkpoint=tmp_path, callback=stop)
+    assert taken == [20, 10]
+    assert seen == list(range(1, 31))
+    used = glp.learn.checkpoint.read_run(tmp_path)["settings"]
+    how = glp.TrainingSettings(**(DENSE if second else {}) | {"steps": 40, "batch_size": 32})
+    assert used == json.loads(json.dumps(vars(how)))
+    monkeypatch.setattr(trials, "choose", None)
+    tried = learn(parts, checkpoint=tmp_path, resume=True)
+    monkeypatch.setattr("gradlogp.interfaces.estimator.settled", without)
+    plain = learn(parts)
+    assert getattr(tried.model_.base, "fallback", False) is (second and not parts)
+    assert all(map(torch.equal, *(e.model_.state_dict().values() for e in (tried, plain))))
+    assert tried.held_out_loss_ == plain.held_out_loss_
 
 
 def test_only_trainings_of_the_estimator_are_tried(monkeypatch):
