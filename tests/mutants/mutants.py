@@ -2345,8 +2345,7 @@ MUTANTS = (
     ),
     Mutant(
         "X: only the last checkpoint knows the table",
-        "interfaces/estimator.py", "**(extra or {})},\n            resume",
-        "},\n            resume",
+        "interfaces/estimator.py", "**(extra or {})}, finish", "}, finish",
         "interfaces/test_cli_tables.py::test_an_interrupted_table_is_saved_and_goes_on",
     ),
     Mutant(
@@ -2900,5 +2899,15 @@ MUTANTS = (
         "X: a training goes on from weights that its beginning averaged",
         "learn/beginning.py", "Begun(own(self.state()), taken)", "Begun(self.state(), taken)",
         "learn/test_beginning.py::test_a_training_that_was_begun_is_the_unbroken_one",
+    ),
+    Mutant(
+        "X: there is nothing to choose for tables with missing cells",
+        "interfaces/trials.py", "isinstance(asked.model.condition, Mask) and small", "False and small",
+        "interfaces/test_trials.py::test_what_is_chosen_is_what_it_would_be_without_a_trial",
+    ),
+    Mutant(
+        "X: a resumed training has forgotten what was chosen",
+        "interfaces/trials.py", "isinstance(made, dict) and", "first is not None and",
+        "interfaces/test_trials.py::test_what_is_chosen_is_what_it_would_be_without_a_trial",
     ),
 )  # fmt: skip
