@@ -98,6 +98,11 @@ def test_a_time_is_settled_before_the_first_steps(monkeypatch, tmp_path):
     assert same(rest, whole)
 
 
+def test_what_is_no_beginning_is_refused():
+    with pytest.raises(ValueError, match="begun must be the first steps of this training, got"):
+        fit(make(), begun={})
+
+
 def test_a_training_that_was_begun_says_how_slow_it_is(monkeypatch):
     monkeypatch.setattr(pace, "LONG", 0.0)
     x = torch.randn(20, 1, 8, 8, generator=seeded(1))

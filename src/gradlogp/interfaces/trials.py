@@ -76,8 +76,8 @@ def choose(asked: Asked, large: TrainingSettings, *, seed: int, quiet: bool) -> 
     another, it is the other way round. The mixture alone does not show which it is. A model of
     parts of rows learns the same either way, with the settings of each.
 
-    The second has to be better by two standard errors. The training that is chosen goes on from its
-    first steps.
+    The second has to be better by two standard errors. The training that is chosen continues from
+    its first steps.
 
     Chosen for mixtures on phoneme, letter, penbased, ring, twonorm and diamonds, and reported on magic.
     Nothing is tried for rows or steps below `LEAST`, for other models, and where there is nothing to

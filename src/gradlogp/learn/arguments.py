@@ -85,6 +85,8 @@ def check_asked(asked: Asked) -> Asked:
     check_count(asked.checkpoint_every, "checkpoint_every")
     if asked.finish is not None:
         check_function(asked.finish, "finish")
+    if asked.begun is not None:
+        check_kind(asked.begun, "begun", Begun, "the first steps of this training")
     if asked.resume and asked.checkpoint is None:
         raise ValueError("resume=True needs checkpoint=, the directory to resume from")
     return replace(asked, data=data, held_out=held_out)

@@ -1,4 +1,4 @@
-"""The first steps of a training, for one that may go on from them."""
+"""The first steps of a training, from which it may continue."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from .training import Step, Training
 class Beginning(Training):
     """A training of which only the first steps are taken.
 
-    With the same data, settings and generator `fit(begun=)` goes on from them, and the result is
-    that of an unbroken run, bit for bit.
+    With the same data, settings and generator `fit(begun=)` continues from them, and the result
+    is that of an unbroken run, bit for bit.
 
     Attributes:
         begun: What `fit` needs for that; None before `take` has ended.
