@@ -12,11 +12,9 @@ from support import MIXTURE, close, seeded
 
 import gradlogp as glp
 from gradlogp import ScoreEstimator
-from gradlogp.interfaces import base as bases
-from gradlogp.interfaces.base import Judge, base_for, held_out_rows, mixture_of, try_whole
+from gradlogp.interfaces.base import Judge, base_for, held_out_rows, mixture_of
 from gradlogp.interfaces.cli.learn import fit as cli_fit
 from gradlogp.interfaces.conditions import repeated
-from gradlogp.learn.settings import DENSE
 from gradlogp.noise.schedules import VE
 from gradlogp.scores.exact import ExactScore
 
@@ -465,49 +463,3 @@ def test_what_base_is_chosen():
     close(gain.value, (found.log_prob(x[500:]) - one.log_prob(x[500:])).mean(), atol=1e-4)
     with pytest.raises(ValueError, match="base must be 'auto', 'gaussian', 'mixture' or 'none'"):
         glp.ScoreEstimator(base="normal").fit(np.zeros((30, 2)))
-
-
-WRONG = glp.GaussianMixture([0.5, 0.5], [[-1.0, 0.5], [1.0, -0.5]], 0.05)
-
-
-@pytest.mark.parametrize(("base", "whole"), [(WRONG, True), (MIXTURE, False)])
-def test_a_trial_decides_whether_the_network_learns_the_whole_score(base, whole, monkeypatch):
-    """A mixture that would have to be undone is only fallen back on; the right one is corrected."""
-    monkeypatch.setattr(bases, "TRIED", (100, 100))
-    x, aside = (MIXTURE.sample(n, generator=seeded(n)).double() for n in (1500, 300))
-    more = {"standardize": False, "augment": None, "seed": 0, "quiet": True}
-    settings = glp.TrainingSettings(steps=1000)
-    kept = [x, x[:999], x, x]
-    asked = [settings, settings, replace(settings, steps=999), glp.TrainingSettings(minutes=1.0)]
-    for rows, how in zip(kept, asked, strict=True):
-        network = glp.MLP(2, 32, 1, generator=seeded(0))
-        model = glp.ScoreModel(network, VE(0.05, 20.0), "v", base=base)
-        before = [p.clone() for p in model.parameters()]
-        try_whole(model, rows, aside, (how, how), **more)
-        assert model.base.fallback is (whole and rows is x and how is settings)
-        assert all(map(torch.equal, before, model.parameters()))  # it is trained anew
-    fast = replace(settings, learning_rate=1e30)
-    try_whole(model, x, aside, (settings, fast), **more)
-    assert not model.base.fallback
-
-
-def test_when_there_is_a_trial_and_what_follows(monkeypatch, tmp_path):
-    """Of the estimator's own networks for vectors without a condition, and of no other."""
-    seen = []
-
-    def favours_it(model, *rest, **options):
-        seen.append(options)
-        model.base.fallback = True
-
-    monkeypatch.setattr("gradlogp.interfaces.estimator.try_whole", favours_it)
-    x = MIXTURE.sample(600, generator=seeded(0)).numpy()
-    fit = lambda y=None, **k: glp.ScoreEstimator(max_iter=2, width=4, **k).fit(x, y)
-    fit(checkpoint=tmp_path / "run", random_state=0)
-    used = glp.learn.checkpoint.read_run(tmp_path / "run")["settings"]
-    assert used == json.loads(json.dumps(vars(glp.TrainingSettings(**DENSE | {"steps": 2}))))
-    assert glp.ScoreEstimator.load(tmp_path / "run").model_.base.fallback
-    fit(checkpoint=tmp_path / "run", random_state=0, resume=True)  # with the same settings
-    assert len(seen) == 1
-    fit(network=glp.MLP(2, 4, 1, generator=seeded(0)))
-    fit(np.repeat([0, 1], 300), condition="classes")
-    assert len(seen) == 1

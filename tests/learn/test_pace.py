@@ -47,7 +47,8 @@ def slow_loss(clock):
 @pytest.mark.parametrize(("step", "check"), [(0.01, 0.0), (0.5, 0.0), (0.05, 0.4), (1.0, 30.0)])
 def test_steps_and_measurements_fill_the_time(monkeypatch, step, check):
     clock = Clock(monkeypatch)
-    n = pace.steps_within(2.0, clock.works(step), clock.works(check), lambda value: value)
+    n, each = pace.steps_within(2.0, clock.works(step), clock.works(check), lambda value: value)
+    assert each == pytest.approx(check / step)
     spent = clock.now - 100
     assert spent <= max(0.02 * 120, 4 * step + 2 * check) + step + 2 * check + 1e-6
     left = 120 - spent
@@ -60,7 +61,8 @@ def test_steps_and_measurements_fill_the_time(monkeypatch, step, check):
 
 def test_there_is_one_step_at_least(monkeypatch):
     clock = Clock(monkeypatch)
-    assert pace.steps_within(0.1, clock.works(100.0), clock.works(0.0), lambda value: value) == 1
+    found = pace.steps_within(0.1, clock.works(100.0), clock.works(0.0), lambda value: value)
+    assert found == (1, 0.0)
 
 
 def test_a_run_of_a_time_is_the_run_of_its_steps(monkeypatch, tmp_path):

@@ -2345,8 +2345,7 @@ MUTANTS = (
     ),
     Mutant(
         "X: only the last checkpoint knows the table",
-        "interfaces/estimator.py", "**(extra or {})},\n            resume",
-        "},\n            resume",
+        "interfaces/estimator.py", "**(extra or {})}, finish", "}, finish",
         "interfaces/test_cli_tables.py::test_an_interrupted_table_is_saved_and_goes_on",
     ),
     Mutant(
@@ -2538,7 +2537,7 @@ MUTANTS = (
     ),
     Mutant(
         "X: a resumed run chooses its steps anew",
-        "learn/training.py", "self._plan(steps_of(Path(checkpoint), settings))", "pass",
+        "learn/training.py", "self.plan(steps_of(Path(checkpoint), settings))", "pass",
         "learn/test_pace.py::test_a_run_of_a_time_is_the_run_of_its_steps",
     ),
     Mutant(
@@ -2862,14 +2861,14 @@ MUTANTS = (
     ),
     Mutant(
         "X: a trial that favours the mixture has the network learn the whole score",
-        "interfaces/base.py", "mean_and_error(losses[0] - losses[1])",
+        "interfaces/trials.py", "mean_and_error(losses[0] - losses[1])",
         "mean_and_error(losses[1] - losses[0])",
-        "interfaces/test_estimator.py::test_a_trial_decides_whether_the_network_learns_the_whole_score",
+        "interfaces/test_trials.py::test_a_trial_decides_whether_the_network_learns_the_whole_score",
     ),
     Mutant(
         "X: both trainings of a trial correct the mixture",
-        "interfaces/base.py", "tried.base.fallback = bool(whole)", "tried.base.fallback = False",
-        "interfaces/test_estimator.py::test_a_trial_decides_whether_the_network_learns_the_whole_score",
+        "interfaces/trials.py", "model.base.fallback = bool(second)", "model.base.fallback = False",
+        "interfaces/test_trials.py::test_a_trial_decides_whether_the_network_learns_the_whole_score",
     ),
     Mutant(
         "X: an epoch is resumed with the order of the next",
@@ -2890,5 +2889,40 @@ MUTANTS = (
         "X: a law without noise is not seen to be singular",
         "distributions/analytic/covariance.py", "return bool((w == 0).any())", "return False",
         "distributions/test_gaussian.py",
+    ),
+    Mutant(
+        "X: a trial takes nothing of the minutes",
+        "interfaces/trials.py", "(1 - SHARE - share) * steps", "(1 - SHARE) * steps",
+        "interfaces/test_trials.py::test_a_trial_and_the_training_fill_the_minutes",
+    ),
+    Mutant(
+        "X: within minutes the training that is chosen begins anew",
+        "interfaces/estimator.py", "begun=asked.begun,", "",
+        "interfaces/test_trials.py::test_within_minutes_a_resumed_run_is_the_unbroken_one",
+    ),
+    Mutant(
+        "X: a trial has noise of its own",
+        "interfaces/trials.py", "set_state(generator.get_state())", "manual_seed(seed)",
+        "interfaces/test_trials.py::test_what_is_chosen_is_what_it_would_be_without_a_trial",
+    ),
+    Mutant(
+        "X: the records of what was begun are lost",
+        "learn/training.py", "yield from self.taken", "pass",
+        "learn/test_beginning.py::test_a_training_that_was_begun_is_the_unbroken_one",
+    ),
+    Mutant(
+        "X: a training goes on from weights that its beginning averaged",
+        "learn/beginning.py", "Begun(own(self.state()), taken)", "Begun(self.state(), taken)",
+        "learn/test_beginning.py::test_a_training_that_was_begun_is_the_unbroken_one",
+    ),
+    Mutant(
+        "X: there is nothing to choose for tables with missing cells",
+        "interfaces/trials.py", "isinstance(asked.model.condition, Mask) and small", "False and small",
+        "interfaces/test_trials.py::test_what_is_chosen_is_what_it_would_be_without_a_trial",
+    ),
+    Mutant(
+        "X: a resumed training has forgotten what was chosen",
+        "interfaces/trials.py", "isinstance(made, dict) and", "first is not None and",
+        "interfaces/test_trials.py::test_what_is_chosen_is_what_it_would_be_without_a_trial",
     ),
 )  # fmt: skip

@@ -4,28 +4,19 @@ from __future__ import annotations
 
 import copy
 import warnings
-from contextlib import closing
-from dataclasses import replace
-from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
 from ..check.baselines import fitted_mixture
-from ..core import Estimate, NoisyScore, Processes, mean_and_error
+from ..core import Estimate, NoisyScore, mean_and_error
 from ..diffusion import log_likelihood
 from ..distributions.analytic.mixture import GaussianMixture
-from ..learn.held_out import Measurement
-from ..learn.keeping import Average
-from ..learn.settings import TrainingSettings, ema_decay
-from ..learn.share import fit_share
-from ..learn.training import fit
 from ..noise.coordinates import AffineCoordinates, Scales, Subset
-from ..scores.base import FULL, Base
+from ..scores.base import FULL
 from ..scores.model import ScoreModel
-from ..show.progress import bar
-from .pipeline import OBJECTIVE, suits_unet
+from .pipeline import suits_unet
 
 BaseName = Literal["auto", "gaussian", "mixture", "none"]
 
@@ -46,17 +37,6 @@ STEPS = 32
 
 EXACT = 32
 """Entries of an event up to which that comparison takes the exact divergence."""
-
-TRIED = 600, 300
-"""Steps of the two trainings by which `try_whole` decides, at most half of all: of a correction, and of
-a whole score in larger batches; where both are trained alike the first holds for both. The correction
-on diamonds gains nothing before step 500, and then all at once."""
-
-LEAST = 1000, 1000
-"""Rows to learn from, and steps, from which it is worth the time."""
-
-LOOKS = 4
-"""Draws of noise for each held-out row in that comparison."""
 
 
 class Correction(NamedTuple):
@@ -159,79 +139,6 @@ def _fitted(z: Tensor, k: int, seed: int) -> Any:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # it is judged by what it says of rows
         return fitted_mixture(k, z.numpy(), seed)
-
-
-def try_whole(
-    model: ScoreModel, kept: Tensor | Subset, aside: Tensor | Subset,
-    trainings: tuple[TrainingSettings, TrainingSettings], *,
-    standardize: bool | Literal["one"], augment: Any, seed: int, quiet: bool,
-) -> None:  # fmt: skip
-    """Let the network learn the whole score beside a mixture, if that is better on held-out rows.
-
-    A mixture is a good start, but its edges may be harder to undo than the score is to learn: then
-    the mixture is only what the model falls back on, level by level. On diamonds, whose columns
-    nearly determine one another, it is the other way round. The mixture alone does not show which it
-    is. So both trainings are begun, and the whole score has to be better by two standard errors.
-
-    Chosen on phoneme, letter, penbased, ring, twonorm and diamonds, and reported on magic. Nothing is
-    tried for rows or steps below `LEAST`, for a time instead of steps, and without a mixture.
-
-    Arguments:
-        model: The untrained model; only `base.fallback` may change.
-        kept: Training rows.
-        aside: Validation rows.
-        trainings: How a correction is trained, and a whole score.
-        standardize: As in the estimator.
-        augment: As in the estimator.
-        seed: Seed of both trainings.
-        quiet: Whether to show no progress.
-    """
-    base, least = model.base, min(settings.steps for settings in trainings)
-    timed = any(settings.minutes is not None for settings in trainings)
-    if len(kept) < LEAST[0] or least < LEAST[1] or timed or len(aside) < 2:
-        return
-    if not isinstance(base, Base) or base.follows or base.fallback:
-        return
-    most = TRIED if trainings[0] != trainings[1] else TRIED[:1] * 2
-    steps = [min(n, settings.steps // 2) for n, settings in zip(most, trainings, strict=True)]
-    losses: list[Tensor] = []
-    with bar("choosing", quiet=quiet) as update, warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the training that counts gives the same
-        for whole, settings in enumerate(trainings):
-            tried = copy.deepcopy(model)
-            assert isinstance(tried.base, Base)
-            tried.base.fallback = bool(whole)
-            records: Any = fit(
-                tried, kept, OBJECTIVE, standardize=standardize, augment=augment,
-                settings=replace(settings, ema_half_lives=(), compile=False),
-                generator=torch.Generator().manual_seed(seed),
-            )  # fmt: skip
-            average = Average(tried, partial(ema_decay, settings.ema))
-            try:
-                with closing(records):
-                    for record in records:
-                        average.update()
-                        update(record.step + whole * steps[0], sum(steps))
-                        if record.step == steps[whole]:
-                            break
-            except FloatingPointError:  # no number at all
-                return
-            losses.append(_losses(average.module, kept, aside, seed))
-    gain = mean_and_error(losses[0] - losses[1])
-    base.fallback = Processes.here().of_first(gain.value > 2 * gain.standard_error)
-
-
-def _losses(model: ScoreModel, kept: Tensor | Subset, aside: Tensor | Subset, seed: int) -> Tensor:
-    """Return the loss of each validation row with the share that these support."""
-    measure = Measurement(model, OBJECTIVE, kept, None, aside, None, None, model.like)
-    found = []
-    assert measure.z is not None
-    fit_share(model, measure.z, None, seed)
-    for i in range(LOOKS):
-        measure(model, seed + i)
-        assert measure.losses is not None
-        found.append(measure.losses)
-    return torch.stack(found).mean(0)
 
 
 class _Silent(torch.nn.Module):

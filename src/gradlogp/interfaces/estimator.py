@@ -30,6 +30,7 @@ from ..core import (
 )
 from ..diffusion import log_likelihood
 from ..learn import checkpoint
+from ..learn.arguments import Asked
 from ..learn.objectives.masked import Masks
 from ..learn.settings import TrainingSettings, dense
 from ..learn.training import fit
@@ -38,7 +39,7 @@ from ..noise.coordinates import subset
 from ..noise.predictions import Kind
 from ..scores.guided import GuidedScore
 from ..scores.model import ScoreModel
-from .base import BaseName, Correction, Judge, base_for, held_out_rows, try_whole
+from .base import BaseName, Correction, Judge, base_for, held_out_rows
 from .conditions import (
     condition_kind,
     divided,
@@ -49,6 +50,7 @@ from .conditions import (
 )
 from .kept import as_array, begun, check_asked, generator_of, kept_of, loaded, reached, training_of
 from .pipeline import CHUNK, Needs, build_model, draw, follow, in_float64, objective_for
+from .trials import settled
 
 
 class ScoreEstimator(DensityMixin, BaseEstimator):
@@ -84,7 +86,8 @@ class ScoreEstimator(DensityMixin, BaseEstimator):
         objective: A different loss of each sample, objective(noisy_score, x, schedule,
             generator=…).
         settings: How to train; by default `TrainingSettings()`, or for 4,000 rows or more of at most
-            two columns, and for a whole score beside a mixture, 1,000 steps of 1,024 rows at 0.01.
+            two columns, for a whole score beside a mixture, and with `masks` if a short trial favours
+            it, 1,000 steps of 1,024 rows at 0.01; or as many as fit if only `minutes` are set.
         held_out_fraction: Share of the data to hold out; by default a tenth, or a quarter of few rows.
         n_sample_steps: Number of noise levels of the probability flow for sampling, one evaluation
             each; by default measured, for an error of a hundredth of a standard deviation.
@@ -149,15 +152,13 @@ class ScoreEstimator(DensityMixin, BaseEstimator):
         self.learning_rate, self.ema = learning_rate, ema
         self.width, self.depth, self.channels = width, depth, channels
         self.network, self.schedule = network, schedule
-        self.predicts, self.base = predicts, base
-        self.condition = condition
+        self.predicts, self.base, self.condition = predicts, base, condition
         self.standardize, self.objective, self.settings = standardize, objective, settings
         self.held_out_fraction = held_out_fraction
         self.n_sample_steps, self.n_likelihood_steps = n_sample_steps, n_likelihood_steps
-        self.augment, self.start = augment, start
+        self.augment, self.start, self.device = augment, start, device
         self.checkpoint, self.resume = checkpoint, resume
-        self.random_state, self.device = random_state, device
-        self.callback, self.verbose = callback, verbose
+        self.random_state, self.callback, self.verbose = random_state, callback, verbose
 
     def fit(
         self,
@@ -204,10 +205,10 @@ class ScoreEstimator(DensityMixin, BaseEstimator):
         generator = self._generator(None)
         generator.manual_seed(Processes.here().of_first(generator.initial_seed()))
         weight = sample_weights(sample_weight, len(x))
-        own = self.network, self.start, self.objective, self.condition, masks
-        plain = all(v is None for v in own)
-        many = plain and dense(len(x), x.shape[1:])
-        settings, whole = (training_of(self, dense=how) for how in (many, True))
+        own = self.network, self.start, self.objective, self.condition
+        ours = all(v is None for v in own)
+        many = ours and masks is None and dense(len(x), x.shape[1:])
+        settings, large = (training_of(self, dense=how) for how in (many, True))
         given = learn_condition(self, y, len(x), condition_names, weight)
         check_option(self.base, "base", BaseName)
         objective, base = self.objective, self.base
@@ -235,28 +236,27 @@ class ScoreEstimator(DensityMixin, BaseEstimator):
                 condition=condition_kind(self), masks=masks,
                 given=None if given is None or masks is not None else given[distinct],
             )  # fmt: skip
-            if plain:
-                try_whole(
-                    model.to(self.device), x_kept, x_aside, (settings, whole), seed=seed,
-                    standardize=self.standardize, augment=self.augment, quiet=not self.verbose,
-                )  # fmt: skip
         model.to(self.device)
-        if plain and getattr(model.base, "fallback", False):
-            settings = whole
         if (names := getattr(self, "feature_names_in_", columns)) is not None:
             model.columns = tuple(map(str, names))
+        objective = objective_for(model) if objective is None else objective
+        how: dict[str, Any] = {
+            "condition": None if given is None else given[kept], "augment": self.augment,
+            "standardize": self.standardize if self.start is None else False,
+            "held_out": x_aside if judged else None, "generator": generator,
+            "held_out_condition": given[aside] if judged and given is not None else None,
+        }  # fmt: skip
+        asked = Asked(model, x_kept, objective, settings=settings, **how)
+        before = self.checkpoint if self.resume else None
+        if ours:
+            asked = settled(asked, large, before, seed=seed, quiet=not self.verbose)
         judge = Judge(x_aside, None if given is None else given[aside], seed)
         records: Any = fit(
-            model, x_kept, objective_for(model) if objective is None else objective,
-            condition=None if given is None else given[kept], settings=settings,
-            standardize=self.standardize if self.start is None else False,
-            keep_frame=self.start is not None, augment=self.augment,
-            held_out=x_aside if judged else None,
-            held_out_condition=given[aside] if judged and given is not None else None,
-            checkpoint=self.checkpoint, extra={"estimator": kept_of(self), **(extra or {})},
-            resume=self.resume, finish=judge, generator=generator,
+            model, x_kept, objective, settings=asked.settings, begun=asked.begun,
+            keep_frame=self.start is not None, checkpoint=self.checkpoint, resume=self.resume,
+            extra={"estimator": kept_of(self), **(extra or {})}, finish=judge, **how,
         )  # fmt: skip
-        loss, step = reached(self.checkpoint if self.resume else None)
+        loss, step = reached(before)
         self.n_iter_, self.held_out_loss_ = follow(
             records, step, loss, self.callback, quiet=not self.verbose
         )

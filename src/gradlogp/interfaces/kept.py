@@ -211,7 +211,7 @@ def as_array(X: Any) -> Any:
 def training_of(estimator: Any, *, dense: bool = False) -> TrainingSettings:
     """Return how an estimator trains: its settings, and what it has of its own in place of them.
 
-    Without settings they are `DENSE` or the general ones.
+    Without settings they are `DENSE` or the general ones, in the minutes where only these are set.
     """
     own: dict[str, Any] = {
         "steps": estimator.max_iter, "batch_size": estimator.batch_size,
@@ -221,6 +221,8 @@ def training_of(estimator: Any, *, dense: bool = False) -> TrainingSettings:
     if given is None:
         given = TrainingSettings(**DENSE) if dense else TrainingSettings()
     check_kind(given, "settings", TrainingSettings, "TrainingSettings")
+    if dense and given.minutes is not None and given == TrainingSettings(minutes=given.minutes):
+        given = replace(given, **DENSE | {"steps": given.steps})
     return replace(given, **{k: v for k, v in own.items() if v is not None})
 
 

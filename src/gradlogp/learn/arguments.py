@@ -24,6 +24,7 @@ from .claim import Claim
 from .feed import Augment
 from .held_out import Objective
 from .mapped import as_rows
+from .resuming import Begun
 from .settings import TrainingSettings
 from .share import corrected
 
@@ -37,19 +38,20 @@ class Asked:
     objective: Objective
     condition: Tensor | None
     settings: TrainingSettings
-    standardize: bool | Literal["one"]
-    keep_frame: bool
-    augment: Augment | None
-    held_out: Any
-    held_out_condition: Tensor | None
-    exact: NoisyScore | None
-    claim: Claim | None
-    checkpoint: str | os.PathLike[str] | None
-    checkpoint_every: int
-    extra: Mapping[str, Any] | None
-    resume: bool
-    finish: Callable[[ScoreModel], object] | None
-    generator: torch.Generator | None
+    standardize: bool | Literal["one"] = False
+    keep_frame: bool = False
+    augment: Augment | None = None
+    held_out: Any = None
+    held_out_condition: Tensor | None = None
+    exact: NoisyScore | None = None
+    claim: Claim | None = None
+    checkpoint: str | os.PathLike[str] | None = None
+    checkpoint_every: int = 500
+    extra: Mapping[str, Any] | None = None
+    resume: bool = False
+    finish: Callable[[ScoreModel], object] | None = None
+    generator: torch.Generator | None = None
+    begun: Begun | None = None
 
 
 def check_asked(asked: Asked) -> Asked:
@@ -83,6 +85,8 @@ def check_asked(asked: Asked) -> Asked:
     check_count(asked.checkpoint_every, "checkpoint_every")
     if asked.finish is not None:
         check_function(asked.finish, "finish")
+    if asked.begun is not None:
+        check_kind(asked.begun, "begun", Begun, "the first steps of this training")
     if asked.resume and asked.checkpoint is None:
         raise ValueError("resume=True needs checkpoint=, the directory to resume from")
     return replace(asked, data=data, held_out=held_out)

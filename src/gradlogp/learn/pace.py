@@ -30,7 +30,7 @@ def clock() -> float:
 
 def steps_within(
     minutes: float, step: Callable[[], Any], check: Callable[[], Any], agree: Callable[[Any], Any]
-) -> int:
+) -> tuple[int, float]:
     """Return how many steps fit into the given minutes, including the measurements between them.
 
     Arguments:
@@ -38,6 +38,9 @@ def steps_within(
         step: Takes one step; the first, which includes one-time work, is not counted.
         check: Measures once on held-out data.
         agree: Returns the value of the first of several processes.
+
+    Returns:
+        The steps, and how many steps take as long as a measurement.
     """
     began, budget = clock(), 60 * minutes
     step()
@@ -52,7 +55,8 @@ def steps_within(
     each = max(1e-9, (clock() - started) / n)
     left = budget - (clock() - began)
     steps = max(left - CHECKS * between, 0.2 * left) / each
-    return int(agree(max(1, math.floor(steps))))
+    found: tuple[int, float] = agree((max(1, math.floor(steps)), between / each))
+    return found
 
 
 def warn_if_slow(

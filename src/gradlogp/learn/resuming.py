@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -21,6 +21,13 @@ from .settings import TrainingSettings
 
 AGREE = ("network", "schedule", "predicts", "event_shape", "condition", "base")
 """Fields of the configuration that a resumed model must share."""
+
+
+class Begun(NamedTuple):
+    """A training that goes on elsewhere: its state, and the records of the steps it has done."""
+
+    state: Mapping[str, Any]
+    records: Sequence[Any]
 
 
 def objective_name(objective: Any) -> str:
@@ -95,7 +102,7 @@ def load_training(
     except (ValueError, RuntimeError) as error:
         model.load_state_dict(before)
         raise ValueError(f"{file} is damaged: model: {one_line(error)}") from None
-    return {k: _own(v) for k, v in state.items()}
+    return {k: own(v) for k, v in state.items()}
 
 
 def steps_of(directory: Path, settings: TrainingSettings) -> int | None:
@@ -126,13 +133,13 @@ def _size(value: Any) -> int:
     return sum(map(_size, inner))
 
 
-def _own(value: Any) -> Any:
-    """Return a copy in memory: the file is replaced by the next checkpoint."""
+def own(value: Any) -> Any:
+    """Return a copy of a tree in memory: files are replaced, and tensors go on to change."""
     if isinstance(value, Tensor):
         return value.clone()
     if isinstance(value, dict):
-        return {k: _own(v) for k, v in value.items()}
-    return [_own(v) for v in value] if isinstance(value, list) else value
+        return {k: own(v) for k, v in value.items()}
+    return [own(v) for v in value] if isinstance(value, list) else value
 
 
 class _Check:

@@ -132,8 +132,9 @@ class TrainingSettings:
 
 
 DENSE: dict[str, Any] = {"steps": 1000, "batch_size": 1024, "learning_rate": 1e-2}
-"""How the estimator trains on dense rows by default, and a whole score beside a mixture in any number
-of columns: the noise of the loss is what limits it. The latter was chosen on phoneme and letter."""
+"""How the estimator trains on dense rows by default, a whole score beside a mixture in any number of
+columns, and parts of rows if a trial favours it: the noise of the loss is what limits it. For whole
+scores this was chosen on phoneme and letter."""
 
 
 def dense(n: int, event: Sequence[int]) -> bool:

@@ -20,12 +20,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from ..core import (
-    NoisyScore,
-    Processes,
-    check_kind,
-    new_seed,
-)
+from ..core import NoisyScore, Processes, check_kind, new_seed
 from ..noise.score_base import check_noisy_score, check_same_frame
 from ..scores.model import ScoreModel
 from ..scores.networks import drop
@@ -41,7 +36,7 @@ from .mapped import Mapped
 from .objectives import multilevel
 from .pace import LEAST, steps_within, warn_if_slow
 from .record import Reading, Step
-from .resuming import adamw, load_training, objective_name, steps_of
+from .resuming import Begun, adamw, load_training, objective_name, own, steps_of
 from .settings import TrainingSettings, ema_decay
 from .stopping import Stops
 
@@ -63,6 +58,7 @@ def fit(
     checkpoint_every: int = 500,
     extra: Mapping[str, Any] | None = None,
     resume: bool = False,
+    begun: Begun | None = None,
     finish: Callable[[ScoreModel], object] | None = None,
     generator: torch.Generator | None = None,
     **changes: Any,
@@ -105,6 +101,7 @@ def fit(
         extra: Additional entries of the checkpoint's configuration, JSON.
         resume: Continue from `checkpoint`; on a CPU the result is that of an unbroken run, bit for
             bit. Settings, objective, model and data must be those of that run.
+        begun: The first steps of this training (`learn.beginning`); their records come first.
         finish: Called with the model to keep, before it is saved; it may change the model.
         generator: Source of the order and the noise.
         **changes: Single fields of `TrainingSettings`.
@@ -131,10 +128,10 @@ def fit(
         json.dumps([describe(model), dict(extra or {})], allow_nan=False)
         claim = ckpt.claim(checkpoint) if Processes.here().first else None
     try:
-        return _Fit(Asked(
+        return Training(Asked(
             model, data, objective, condition, settings, standardize, keep_frame, augment, held_out,
             held_out_condition, exact, claim, checkpoint, checkpoint_every, extra, resume, finish,
-            generator,
+            generator, begun,
         )).steps()  # fmt: skip
     except BaseException:
         if claim is not None:
@@ -142,7 +139,7 @@ def fit(
         raise
 
 
-class _Fit:
+class Training:
     """The state of one training run."""
 
     def __init__(self, asked: Asked) -> None:
@@ -161,7 +158,7 @@ class _Fit:
         }  # fmt: skip
         self.claim, self.checkpoint_every = asked.claim, asked.checkpoint_every
         self.extra, self.stops, self.finish = asked.extra, Stops(), asked.finish
-        self.best = Best()
+        self.best, self.taken = Best(), () if asked.begun is None else asked.begun.records
         self.final: ScoreModel | None = None  # what is kept, once all steps are done
         self.like = next(p for p in model.parameters() if p.requires_grad)
         self.processes.check_alike(self.setup, "data, objective and settings")
@@ -172,19 +169,20 @@ class _Fit:
         self.processes.make_alike(model)
         seed = self.processes.of_first(new_seed(asked.generator))
         self.noise = torch.Generator(self.like.device).manual_seed(seed)
-        self.check_seed = seed + 2
-        self.dropping = torch.Generator().manual_seed(seed + 3)
-        self.step, self.seconds = 0, 0.0
+        self.check_seed, self.dropping = seed + 2, torch.Generator().manual_seed(seed + 3)
+        self.step, self.seconds, self.check = 0, 0.0, 0.0  # a check in steps, if it was measured
         self.history: list[list[float | None]] = []
-        self.unread: list[
-            tuple[Reading, list[float | None]]
-        ] = []  # with their rows in the history
+        self.unread: list[tuple[Reading, list[float | None]]] = []  # and their rows in it
         self.mark: tuple[Any, ...] | None = None  # where the randomness of this step began
         self.whole = True  # False while the weights are half changed
         state = None
         if resume and checkpoint is not None:
-            self._plan(steps_of(Path(checkpoint), settings))
+            self.plan(steps_of(Path(checkpoint), settings))
             state = load_training(Path(checkpoint), model, self.settings, self.setup)
+        elif asked.begun is not None:
+            state = own(asked.begun.state)
+            self.plan(state["setup"]["steps"])
+            model.load_state_dict(state["model"])
         else:
             fit_frame(asked)
         if exact is not None:
@@ -210,6 +208,7 @@ class _Fit:
 
     def state(self) -> dict[str, Any]:
         """Return all that an unbroken continuation depends on."""
+        self._read()
         return {
             "setup": self.setup,
             "step": self.step,
@@ -238,17 +237,17 @@ class _Fit:
         self.check_seed = state["check_seed"]
         self.feed.restore(state, self.check_seed - 1)
 
-    def _plan(self, steps: int | None) -> None:
+    def plan(self, steps: int | None) -> None:
         """Settle how many steps there are, where they follow from a time."""
         if steps is not None:
             self.settings = replace(self.settings, steps=steps, minutes=None)
             self.setup["steps"], self.minutes = steps, None
 
-    def _measure_speed(self) -> None:
+    def measure_speed(self) -> None:
         """Find how many steps fit into the time by taking some, of which nothing stays."""
         assert self.minutes is not None
         before, minutes = copy.deepcopy(self.state()), self.minutes
-        steps = steps_within(
+        steps, self.check = steps_within(
             minutes, self._update, lambda: self.measure(self.averaged.module, self.check_seed),
             self.processes.of_first,
         )  # fmt: skip
@@ -256,12 +255,11 @@ class _Fit:
         self.model.load_state_dict(before["model"])
         self._restore(before)
         self.mark, self.whole = None, True
-        self._plan(steps)
+        self.plan(steps)
 
     def _save(self) -> None:
         if self.claim is None:
             return
-        self._read()
         names = ("step", "loss", "held_out", "held_out_error", "excess", "excess_error")
         run = {
             "settings": {k: self.setup[k] for k in vars(self.settings)},
@@ -350,7 +348,8 @@ class _Fit:
         try:
             self.model.train()
             if self.minutes is not None:
-                self._measure_speed()
+                self.measure_speed()
+            yield from self.taken
             while self.step < self.settings.steps:
                 began = time.perf_counter()
                 rate = self.settings.rate(self.step)
@@ -370,7 +369,7 @@ class _Fit:
                 speed = self.step / self.seconds
                 if not last and self.step % self.checkpoint_every == 0:
                     self._save()
-                if self.step == min(LEAST, self.settings.steps):
+                if self.step == max(len(self.taken) + 1, min(LEAST, self.settings.steps)):
                     warn_if_slow(
                         self.settings.steps, 1 / speed, self.size, self.model.event_shape,
                         self.like.device, self.setup["minutes"],

@@ -151,7 +151,8 @@ def fit(
             `sample` draws them too, or takes them from --given.
         settings: Training settings: each field is an option. If none is set, 4,000 rows or more of
             at most two columns are trained on for 1,000 steps of 1,024 rows at a rate of 0.01, and so
-            is a network that learns a whole score beside a mixture.
+            is a network that learns a whole score beside a mixture, and that of a table if a short
+            trial favours it; with --minutes alone for as many such steps as fit.
         width: Width of the network for vectors; by default 128, or 64 for 4,000 rows or more of at
             most two columns.
         depth: Number of its residual blocks, 3 by default.
