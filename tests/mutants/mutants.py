@@ -2843,9 +2843,13 @@ MUTANTS = (
     ),
     Mutant(
         "X: means that are far apart may cancel",
-        "distributions/analytic/forms.py", "if off(mu - centre) > (FAR_DOUBLE if mixed else most) or",
-        "if",
+        "distributions/analytic/forms.py", "if apart or (own", "if (own",
         "distributions/test_mixture.py::test_every_arrangement_is_the_straightforward_formula",
+    ),
+    Mutant(
+        "X: an exact score keeps the law of another time",
+        "scores/exact.py", "last is not None and last[0] is t", "last is not None",
+        "noise/test_tabulated.py::test_a_law_is_noised_once_for_a_time_that_is_asked_for_again",
     ),
     Mutant(
         "X: searches together get the answers of one another",

@@ -119,6 +119,28 @@ def test_scores_around_others_hand_it_on(generator):
         close(known(z, TIMES[3]), score(z, TIMES[3]), 1e-12)
 
 
+def test_a_law_is_noised_once_for_a_time_that_is_asked_for_again(generator):
+    """By identity, and never where a derivative may go through it."""
+    z = torch.randn(4, 2, generator=generator, dtype=torch.float64)
+    score = glp.ExactScore(LAW, schedules.VP())
+    known = score.tabulated(TIMES)
+    with torch.no_grad():
+        for t in (TIMES[1], TIMES[1], TIMES[2], TIMES[1], 2 * TIMES[3]):
+            close(known(z, t), score(z, t), 1e-12)
+        assert known.law(TIMES[2]) is known.law(TIMES[2])
+        again = TIMES[2].clone()
+        assert known.law(again) is not known.law(again)
+        field = lambda x: known(x, TIMES[3])
+        for transform in (
+            lambda: torch.func.jvp(field, (z,), (z,)),
+            lambda: torch.func.vjp(field, z),
+        ):
+            known.law(TIMES[2])
+            transform()  # which leaves nothing of its own behind
+            close(known(z, TIMES[3]), score(z, TIMES[3]), 1e-12)
+    assert known.law(TIMES[3]) is not known.law(TIMES[3])
+
+
 class Counted(TorchDispatchMode):
     """Counts operations."""
 

@@ -12,11 +12,13 @@ from torch import Tensor
 
 from ..core import Analytic, Moments, Schedule, check_analytic, check_schedule
 from ..distributions.analytic.conditional import Joint, WithHoles
+from ..distributions.analytic.covariance import constant
 from ..distributions.analytic.empirical import Empirical
 from ..distributions.analytic.gaussian import Gaussian
 from ..distributions.analytic.mixture import GaussianMixture
 from ..noise.coordinates import IDENTITY
 from ..noise.score_base import ScoreBase
+from ..noise.tabulated import Tabulated
 
 
 class ExactScore(ScoreBase):
@@ -43,6 +45,7 @@ class ExactScore(ScoreBase):
         self.density, self.schedule = density, schedule
         self.event_shape = density.event_shape
         self.coordinates = IDENTITY
+        self._last: tuple[Tensor, Analytic] | None = None
 
     @property
     def moments(self) -> Moments | None:  # type: ignore[override]
@@ -63,8 +66,17 @@ class ExactScore(ScoreBase):
         return getattr(self.density, "n_rows", None)
 
     def law(self, t: Tensor) -> Analytic:
-        """Return the law of z_t."""
-        return self.density.noised(*self.schedule(t))
+        """Return the law of z_t: of a time that a driver asks for again, the one it got before."""
+        schedule, last = self.schedule, self._last
+        if torch.is_grad_enabled() or not isinstance(schedule, Tabulated):
+            return self.density.noised(*schedule(t))  # a derivative may go through the law
+        if last is not None and last[0] is t:
+            return last[1]
+        law = self.density.noised(*schedule(t))
+        # that of a transform of torch.func would belong to the transform
+        if schedule.numbers(t) is not None and constant(t.dtype, t):
+            self._last = t, law
+        return law
 
     def log_prob(self, z: Float[Tensor, "batch *event"], t: Tensor) -> Float[Tensor, " batch"]:
         """Return log p_t(z)."""

@@ -206,28 +206,35 @@ def form(weights: Tensor, means: Tensor, cov: Covariance, like: Tensor) -> Form:
     isotropic = bool((w == level).all())
     if isotropic:
         U = None  # a multiple of the identity has any eigenvectors
-    centre = (((mu.amax(0) + mu.amin(0)) / 2).to(like)).to(mu)
+    most = FAR_DOUBLE if like.dtype == torch.float64 else FAR
+    own = U is not None and not bool((U == U[0]).all())  # eigenvectors of their own
+    mixed = own and like.dtype == torch.float32 and like.device.type == "cpu"
 
     def off(M: Tensor) -> float:
         M = M if U is None else (M.unsqueeze(1) @ U).squeeze(1)
         return float((M.square() / w).sum(1).max())
 
-    most = FAR_DOUBLE if like.dtype == torch.float64 else FAR
-    own = U is not None and not bool((U == U[0]).all())  # eigenvectors of their own
-    mixed = own and like.dtype == torch.float32 and like.device.type == "cpu"
-    if off(mu - centre) > (FAR_DOUBLE if mixed else most) or (own and mu.shape[1] > len(mu)):
+    # no entry of a mean is further from the centre than the largest is from 0: of means that this
+    # bound leaves near the origin neither distance has to be computed
+    near, centre = float(mu.abs().amax(0).square().sum() / w.min()) < most / 2, None
+    if not near:
+        centre = (((mu.amax(0) + mu.amin(0)) / 2).to(like)).to(mu)
+    apart = centre is not None and off(mu - centre) > (FAR_DOUBLE if mixed else most)
+    if apart or (own and mu.shape[1] > len(mu)):
         W = (1 / w.sqrt()).unsqueeze(-1) if U is None else U / w.sqrt().unsqueeze(-2)
         return Differences(*(v.to(like) for v in (mu.unsqueeze(-1), const, W)))
     # where the origin is as good as the centre, it saves a pass
-    near = off(mu) <= most
-    M, shift = (mu, None) if near else (mu - centre, centre.to(like))
+    if centre is None or off(mu) <= most:
+        M, shift = mu, None
+    else:
+        M, shift = mu - centre, centre.to(like)
     if own:
         assert U is not None
         P = (U / w.unsqueeze(-2)) @ U.mT
         b = (P @ M.unsqueeze(-1)).squeeze(-1)
         const = const - 0.5 * (b * M).sum(-1, keepdim=True)
         b_like, P_like = b.to(like), P.flatten(1).to(like)
-        if mixed and off(M) > FAR:
+        if mixed and not near and off(M) > FAR:
             return Quadratic(shift, b_like, P_like, const, b, P.flatten(1))
         return Quadratic(shift, b_like, P_like, const.to(like), b_like, P_like)
     M = M if U is None else M @ U[0]
