@@ -1,5 +1,6 @@
 """One thread, float64 by default, and a separate generator for every test."""
 
+import gc
 import os
 import zlib
 
@@ -10,6 +11,13 @@ import typed
 os.environ.pop("COLUMNS", None)  # the width of the terminal in which tests are run
 typed.install()
 torch.set_num_threads(1)
+gc.disable()  # until all tests are collected: until then hardly anything is garbage
+
+
+def pytest_collection_finish():
+    """Let the collector pass over modules and tests, which live as long as the process."""
+    gc.freeze()
+    gc.enable()
 
 
 @pytest.fixture(autouse=True)
