@@ -7,8 +7,9 @@ from contextlib import closing
 from itertools import islice
 from typing import Any
 
+from .record import Step
 from .resuming import Begun, own
-from .training import Step, Training
+from .training import Training
 
 
 class Beginning(Training):
