@@ -15,6 +15,17 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_map
 
+LATE: list[tuple[Tensor, Tensor]] = []
+"""What was copied to the host without a wait and has not arrived, and its numbers."""
+
+
+def arrive() -> None:
+    """Let all copies to the host arrive."""
+    for out, numbers in LATE:
+        out.copy_(numbers)
+    LATE.clear()
+
+
 DEVICE = torch.device("lazy")
 """A device that PyTorch knows by name and never asks for a driver."""
 
@@ -54,6 +65,8 @@ def far(x: Tensor) -> Tensor:
 class Elsewhere(TorchDispatchMode):
     """Plays the device, and counts by their places what makes the host wait for it.
 
+    A copy to the host that says non_blocking holds NaN until `arrive` is called.
+
     Attributes:
         waits: Numbers read on the host, and copies from or to it that do not say non_blocking.
     """
@@ -90,6 +103,10 @@ class Elsewhere(TorchDispatchMode):
         out = func(*tree_map(plain, args), **tree_map(plain, kwargs))
         if name.split(".")[1].endswith("_") and flat:  # in place: what was given comes back
             return None if out is None else args[0]
+        if name == COPIES[0] and away[0] and not made and out.is_floating_point():
+            if kwargs.get("non_blocking"):
+                LATE.append((out, out.clone()))
+                out.fill_(torch.nan)
         wrap = lambda a: Far(a) if made and isinstance(a, Tensor) else a
         return tree_map(wrap, out)
 

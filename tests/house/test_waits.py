@@ -11,7 +11,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from far_support import DEVICE, Elsewhere, far
+from far_support import DEVICE, LATE, Elsewhere, arrive, far
 from kernel_support import KERNELS, make
 from torch import nn
 
@@ -51,8 +51,8 @@ def played(monkeypatch):
     monkeypatch.setattr(import_module("gradlogp.langevin.run.rounds"), "ROUND_SECONDS", 1e9)
     monkeypatch.setattr("gradlogp.learn.training.adamw", under_way)
     monkeypatch.setattr("gradlogp.learn.record.AHEAD", (DEVICE.type,))
-    there = SimpleNamespace(synchronize=lambda: None)
-    monkeypatch.setattr("gradlogp.learn.record.arrival", lambda: there)
+    there = SimpleNamespace(synchronize=arrive)
+    monkeypatch.setattr("gradlogp.learn.record.arrival", lambda device: there)
 
 
 def under_way(parameters, settings):
@@ -165,7 +165,25 @@ def test_training():
     """Losses and norms reach the host while the next step is prepared."""
     score, kept = model(), []
     assert not waits(lambda n: kept.append(trained(score, n)))
-    assert len({(step.loss, step.gradient_norm) for step in kept[1]}) == 3
+    found = torch.tensor([[step.loss, step.gradient_norm] for step in kept[1]])
+    assert found.isfinite().all()
+    assert len(found.unique(dim=0)) == 3
+
+
+def test_what_comes_back_from_a_device_is_waited_for(start):
+    """Nothing is read on the host that is still on its way there."""
+    data, t = torch.randn(50, 2).float(), far(torch.tensor(0.5).float())
+    with Elsewhere():
+        for law in (far(data), data):
+            score = glp.EmpiricalScore(law, glp.schedules.VP())
+            assert score.law(t)._sigma.isfinite()
+        assert (
+            glp.ExactScore(glp.Gaussian([1.0, 2.0]), glp.schedules.VP())
+            .law(t)
+            .mean.isfinite()
+            .all()
+        )
+    assert not LATE
 
 
 @pytest.mark.parametrize("kind", ["classes", "values", "base", "parts"])

@@ -29,10 +29,11 @@ def begin(n, loss=glp.objectives.multilevel, **settings):
     return run, steps, list(run.take(n))
 
 
-def fit(model, loss=glp.objectives.multilevel, **options):
+def fit(model, loss=glp.objectives.multilevel, data=None, **options):
     options = {"generator": seeded(7)} | SETTINGS | options
+    data = points() if data is None else data
     return glp.fit(
-        model, points(), loss, standardize=True, augment=shifted, held_out=points(40), **options
+        model, data, loss, standardize=True, augment=shifted, held_out=points(40), **options
     )
 
 
@@ -54,6 +55,15 @@ def test_a_training_that_was_begun_is_the_unbroken_one(n, tmp_path):
         assert same(model, whole)
         averages = (glp.learn.checkpoint.load(tmp_path / k, ema=5.0) for k in ("a", f"{i}"))
         assert same(*averages)
+
+
+def test_steps_of_another_training_are_refused():
+    run, *_ = begin(3, steps=25)
+    options = {"steps": 25, "begun": run.begun}
+    with pytest.raises(ValueError, match="begun was made with batch_size=16, got 7: pass"):
+        fit(make(), batch_size=7, **options)
+    with pytest.raises(ValueError, match="begun was made with n_samples=100, got 99: pass"):
+        fit(make(), data=points(99), **options)
 
 
 @pytest.mark.parametrize("stop", [6, 17])

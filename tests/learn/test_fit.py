@@ -875,7 +875,7 @@ def ahead(monkeypatch):
     """As on a GPU: the numbers of a step are looked at when the next one has been prepared."""
     monkeypatch.setattr("gradlogp.learn.record.AHEAD", ("cpu",))
     there = SimpleNamespace(synchronize=lambda: None)
-    monkeypatch.setattr("gradlogp.learn.record.arrival", lambda: there)
+    monkeypatch.setattr("gradlogp.learn.record.arrival", lambda device: there)
 
 
 def test_looking_later_changes_nothing(tmp_path, request):

@@ -47,7 +47,8 @@ def slow_loss(clock):
 @pytest.mark.parametrize(("step", "check"), [(0.01, 0.0), (0.5, 0.0), (0.05, 0.4), (1.0, 30.0)])
 def test_steps_and_measurements_fill_the_time(monkeypatch, step, check):
     clock = Clock(monkeypatch)
-    n, each = pace.steps_within(2.0, clock.works(step), clock.works(check), lambda value: value)
+    known = lambda value: value
+    n, each = pace.steps_within(2.0, clock.works(step), clock.works(check), known, clock.works(0))
     assert each == pytest.approx(check / step)
     spent = clock.now - 100
     assert spent <= max(0.02 * 120, 4 * step + 2 * check) + step + 2 * check + 1e-6
@@ -61,8 +62,31 @@ def test_steps_and_measurements_fill_the_time(monkeypatch, step, check):
 
 def test_there_is_one_step_at_least(monkeypatch):
     clock = Clock(monkeypatch)
-    found = pace.steps_within(0.1, clock.works(100.0), clock.works(0.0), lambda value: value)
-    assert found == (1, 0.0)
+    step, check, ended = (clock.works(s) for s in (100.0, 0.0, 0.0))
+    assert pace.steps_within(0.1, step, check, lambda value: value, ended) == (1, 0.0)
+
+
+def test_a_step_that_a_device_has_not_ended_is_waited_for(monkeypatch):
+    """The host is one step ahead: the last step has not ended when the next could begin."""
+    found = []
+    for ahead in (False, True):
+        clock = Clock(monkeypatch)
+        under_way = []
+
+        def ended(clock=clock, under_way=under_way):
+            clock.now += sum(under_way)
+            under_way.clear()
+
+        def step(ahead=ahead, ended=ended, under_way=under_way):
+            if ahead:
+                ended()
+            under_way.append(5.0)
+            if not ahead:
+                ended()
+
+        check = clock.works(0.0)
+        found.append(pace.steps_within(2.0, step, check, lambda value: value, ended))
+    assert found[0] == found[1]
 
 
 def test_a_run_of_a_time_is_the_run_of_its_steps(monkeypatch, tmp_path):

@@ -2763,7 +2763,7 @@ MUTANTS = (
     ),
     Mutant(
         "X: a number of the host is waited for",
-        "core/shapes.py", "non_blocking=value.device.type == \"cpu\"", "non_blocking=False",
+        "core/shapes.py", "non_blocking=v.device.type == \"cpu\"", "non_blocking=False",
         "house/test_waits.py::test_transitions[Churn]",
     ),
     Mutant(
@@ -2886,7 +2886,7 @@ MUTANTS = (
     ),
     Mutant(
         "X: each step of a training waits for its loss",
-        "learn/record.py", "non_blocking=self.ahead", "non_blocking=False",
+        "learn/record.py", "to(\"cpu\", non_blocking=self.ahead)", "cpu()",
         "house/test_waits.py::test_training",
     ),
     Mutant(

@@ -1,6 +1,8 @@
 """Scores given a condition, and levels of columns: closed forms that a model must reproduce."""
 
+import copy
 import math
+import pickle
 
 import pytest
 import torch
@@ -563,3 +565,20 @@ def test_a_dependence_between_levels_is_learned():
     drawn = evolve(ProbabilityFlow(), model, 500, time_grid(model.schedule, 30), generator=g) > 0.5
     assert float((drawn[:, 0] == drawn[:, 1]).double().mean()) > 0.97
     assert 0.4 < float(drawn[:, 0].double().mean()) < 0.6
+
+
+def test_a_null_condition_is_known_in_inference_mode_and_of_copies():
+    """What was read of the buffer is read again where it may have changed."""
+    with torch.inference_mode():
+        inside = ScoreModel(MLP(2, 8, 1, 3), VP())
+        inside.condition.dropout.fill_(0.1)
+        inside.unconditional()
+    model = ScoreModel(MLP(2, 8, 1, 3), VP())
+    for value, known in ((0.0, False), (0.1, True), (0.0, False)):
+        model.condition.dropout.fill_(value)
+        for each in (model, copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+            if known:
+                each.unconditional()
+            else:
+                with pytest.raises(ValueError, match="never trained on its null condition"):
+                    each.unconditional()

@@ -67,6 +67,7 @@ from .shapes import joined as joined
 from .shapes import listed as listed
 from .shapes import nearest as nearest
 from .shapes import per_sample as per_sample
+from .shapes import sent as sent
 from .shapes import short as short
 from .shapes import shown as shown
 from .shapes import some as some

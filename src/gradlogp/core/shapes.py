@@ -298,8 +298,13 @@ def per_sample(value: Tensor | float, x: Tensor, name: str = "t") -> Tensor:
     check_per_sample(value, x, name)
     if not isinstance(value, Tensor):
         return x.new_full((), _float(value))
-    v = value.to(x.device, x.dtype, non_blocking=value.device.type == "cpu")
+    v = sent(value, x.device, x.dtype)
     return v.reshape(-1, *[1] * (x.ndim - 1)) if v.ndim else v
+
+
+def sent(v: Tensor, device: torch.device, dtype: torch.dtype | None = None) -> Tensor:
+    """Return v on a device: what is on the host goes there without a wait, and the other way waits."""
+    return v.to(device, v.dtype if dtype is None else dtype, non_blocking=v.device.type == "cpu")
 
 
 def sum_event(x: Tensor) -> Tensor:

@@ -194,14 +194,14 @@ def follow(
     records: Any, step: int, loss: Estimate | None, callback: Any, *, quiet: bool
 ) -> tuple[int, Estimate | None]:
     """Train under a progress bar; return the last step and held-out loss, at first those given."""
-    before = None  # whose loss has left the device
+    before = None  # whose loss has left a device that is still computing that of the record
     with bar("learning", quiet=quiet) as update, closing(records):
         for record in records:
             step, loss = record.step, record.held_out or loss
             if callback is not None:
                 callback(record)
-            shown = (before or record).loss if loss is None else loss.value
-            update(step, record.steps, f"loss {shown:.4f}")
+            last = before if before is not None and record.reading.ahead else record
+            update(step, record.steps, f"loss {last.loss if loss is None else loss.value:.4f}")
             before = record
     return step, loss
 

@@ -81,8 +81,8 @@ def choose(asked: Asked, large: TrainingSettings, *, seed: int, quiet: bool) -> 
 
     Chosen for mixtures on phoneme, letter, penbased, ring, twonorm and diamonds, and reported on magic.
     Nothing is tried for rows or steps below `LEAST`, for other models, and where there is nothing to
-    choose; within minutes nor where it would take more than `LOST` of them, or leave the first
-    training fewer steps.
+    choose. Nor is anything tried within minutes if it would take more than `LOST` of them, or
+    leave the first training fewer steps.
 
     Arguments:
         asked: The first training. Of its model, which is untrained, only `base.fallback` may change,

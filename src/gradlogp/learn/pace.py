@@ -29,8 +29,9 @@ def clock() -> float:
 
 
 def steps_within(
-    minutes: float, step: Callable[[], Any], check: Callable[[], Any], agree: Callable[[Any], Any]
-) -> tuple[int, float]:
+    minutes: float, step: Callable[[], Any], check: Callable[[], Any], agree: Callable[[Any], Any],
+    ended: Callable[[], Any],
+) -> tuple[int, float]:  # fmt: skip
     """Return how many steps fit into the given minutes, including the measurements between them.
 
     Arguments:
@@ -38,12 +39,14 @@ def steps_within(
         step: Takes one step; the first, which includes one-time work, is not counted.
         check: Measures once on held-out data.
         agree: Returns the value of the first of several processes.
+        ended: Waits for the end of the last step, which a device may still be doing.
 
     Returns:
         The steps, and how many steps take as long as a measurement.
     """
     began, budget = clock(), 60 * minutes
     step()
+    ended()
     check()
     after = clock()
     check()
@@ -52,6 +55,7 @@ def steps_within(
     while agree(n < LEAST or clock() - began < min(MOST, SHARE * budget)):
         step()
         n += 1
+    ended()
     each = max(1e-9, (clock() - started) / n)
     left = budget - (clock() - began)
     steps = max(left - CHECKS * between, 0.2 * left) / each

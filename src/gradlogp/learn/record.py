@@ -1,4 +1,4 @@
-"""What a step of a training reports; for its numbers on a device nothing waits."""
+"""What a step of a training reports; numbers on a device are waited for when they are asked for."""
 
 from __future__ import annotations
 
@@ -14,11 +14,9 @@ AHEAD = ("cuda",)
 """Devices whose copies to the host do not make it wait, and can be waited for later."""
 
 
-def arrival() -> torch.cuda.Event:
-    """Return an event after all that the device has been given to do."""
-    event = torch.cuda.Event()
-    event.record()
-    return event
+def arrival(device: torch.device) -> torch.cuda.Event:
+    """Return an event after all that a device has been given to do."""
+    return torch.cuda.current_stream(device).record_event()
 
 
 class Reading:
@@ -27,14 +25,15 @@ class Reading:
     Attributes:
         step: The number of the step.
         ahead: Whether the host may go on before they are known. On a CPU they are known at once.
-        failed: If so, 1.0 on the device if one of them is not finite, otherwise 0.0.
+        failed: Where the host may go on, until they are known: 1.0 on the device if one of them is
+            not finite, otherwise 0.0.
     """
 
     def __init__(self, step: int, numbers: Tensor) -> None:
         self.step, self.ahead = step, numbers.device.type in AHEAD
-        self._numbers = numbers.to("cpu", non_blocking=self.ahead)
+        self._numbers: Tensor | None = numbers.to("cpu", non_blocking=self.ahead)
         self.failed = (~numbers.isfinite().all()).float() if self.ahead else None
-        self._arrival = arrival() if self.ahead else None
+        self._arrival = arrival(numbers.device) if self.ahead else None
         self._known: tuple[float, float] | None = None
 
     def __call__(self) -> tuple[float, float]:
@@ -42,8 +41,10 @@ class Reading:
         if self._known is None:
             if self._arrival is not None:
                 self._arrival.synchronize()
+            assert self._numbers is not None
             loss, norm = self._numbers.tolist()
             self._known = loss, norm
+            self._numbers = self._arrival = self.failed = None  # a record may be kept for long
         return self._known
 
     def check(self) -> float:

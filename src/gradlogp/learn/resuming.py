@@ -29,6 +29,21 @@ class Begun(NamedTuple):
     state: Mapping[str, Any]
     records: Sequence[Any]
 
+    def continued(self, setup: Mapping[str, Any]) -> dict[str, Any]:
+        """Return a state of its own for a training of this setup.
+
+        Raises:
+            ValueError: If the steps were taken with other settings or data, or another objective.
+        """
+        made = self.state["setup"]
+        for name in setup:
+            if name not in ("steps", "minutes", "compile") and made[name] != setup[name]:
+                raise ValueError(
+                    f"begun was made with {name}={short(made[name], 150)}, got "
+                    f"{short(setup[name], 150)}: pass the settings, objective and data of its steps"
+                )
+        return own(self.state)
+
 
 def objective_name(objective: Any) -> str:
     """Return what identifies an objective: its name, and the options bound to it.

@@ -20,7 +20,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from ..core import NoisyScore, Processes, check_kind, new_seed
+from ..core import NoisyScore, Processes, check_kind, new_seed, sent
 from ..noise.score_base import check_noisy_score, check_same_frame
 from ..scores.model import ScoreModel
 from ..scores.networks import drop
@@ -36,7 +36,7 @@ from .mapped import Mapped
 from .objectives import multilevel
 from .pace import LEAST, steps_within, warn_if_slow
 from .record import Reading, Step
-from .resuming import Begun, adamw, load_training, objective_name, own, steps_of
+from .resuming import Begun, adamw, load_training, objective_name, steps_of
 from .settings import TrainingSettings, ema_decay
 from .stopping import Stops
 
@@ -101,7 +101,8 @@ def fit(
         extra: Additional entries of the checkpoint's configuration, JSON.
         resume: Continue from `checkpoint`; on a CPU the result is that of an unbroken run, bit for
             bit. Settings, objective, model and data must be those of that run.
-        begun: The first steps of this training (`learn.beginning`); their records come first.
+        begun: The first steps of this training (`learn.beginning`), of the same model, data and
+            settings. Their records come first, at once: the model is already that of the last one.
         finish: Called with the model to keep, before it is saved; it may change the model.
         generator: Source of the order and the noise.
         **changes: Single fields of `TrainingSettings`.
@@ -109,8 +110,8 @@ def fit(
     Raises:
         ValueError: For data, conditions or settings that do not fit; a checkpoint that does not.
         OSError: If the checkpoint cannot be written, or another training writes there.
-        FloatingPointError: If the loss is no longer finite. On a GPU this is noticed a step later,
-            and such a step changes no weights.
+        FloatingPointError: If the loss is no longer finite. On a GPU this is noticed a step later;
+            the optimiser does not move in such a step.
 
     Examples:
         >>> model = glp.ScoreModel(glp.MLP(1, 16), glp.schedules.VP())
@@ -180,7 +181,7 @@ class Training:
             self.plan(steps_of(Path(checkpoint), settings))
             state = load_training(Path(checkpoint), model, self.settings, self.setup)
         elif asked.begun is not None:
-            state = own(asked.begun.state)
+            state = asked.begun.continued(self.setup)
             self.plan(state["setup"]["steps"])
             model.load_state_dict(state["model"])
         else:
@@ -249,7 +250,7 @@ class Training:
         before, minutes = copy.deepcopy(self.state()), self.minutes
         steps, self.check = steps_within(
             minutes, self._update, lambda: self.measure(self.averaged.module, self.check_seed),
-            self.processes.of_first,
+            self.processes.of_first, self._read,
         )  # fmt: skip
         self._read()
         self.model.load_state_dict(before["model"])
@@ -286,18 +287,17 @@ class Training:
             self.finish(self.final)
 
     def _update(self) -> Reading:
-        """Do one optimisation step; return the loss and the gradient norm before clipping."""
+        """Do one optimisation step; return where its loss and gradient norm can be read."""
         self.mark = self.feed.state(), self.noise.get_state(), self.dropping.get_state()
         z, whole, mine = self.feed.next(self.step + 1)
         condition = None
         if self.condition is not None and self.model.condition is not None:
-            condition = self.condition[whole[mine]].to(z.device, non_blocking=True)
+            condition = sent(self.condition[whole[mine]], z.device)
             if condition.is_floating_point():
                 condition = condition.to(z)
             if self.settings.condition_dropout > 0:
                 gone = drop(self.settings.condition_dropout, len(whole), self.dropping)[mine]
-                gone = gone.to(z.device, non_blocking=True)
-                condition = self.model.condition.drop(condition, gone)
+                condition = self.model.condition.drop(condition, sent(gone, z.device))
         for p in self.parameters:  # what `zero_grad` does, which takes as long as ten operations
             p.grad = None
         total = accumulate(

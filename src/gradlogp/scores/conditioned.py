@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ..core import check_count, check_event_shape, check_kind
+from ..core import check_count, check_event_shape, check_kind, sent
 from ..noise.coordinates import AffineCoordinates, Data, as_tensor
 from ..noise.score_base import ScoreWrapper
 from .networks import NO_CLASS
@@ -100,6 +100,7 @@ class Condition(nn.Module):
     """
 
     dropout: Tensor
+    _read: tuple[Tensor, int, float] | None = None  # it, its version, and its value
 
     def __init__(self, kind: int | Sequence[int]) -> None:
         super().__init__()
@@ -113,7 +114,6 @@ class Condition(nn.Module):
             raise ValueError(f"condition must be a number of classes or a shape, got {kind!r}")
         self.kind: int | torch.Size = kind if isinstance(kind, int) else torch.Size(sizes)
         self.register_buffer("dropout", torch.zeros(()))  # how often training left it out
-        self._read: tuple[Tensor, int, float] | None = None  # it, its version, and its value
         if not isinstance(self.kind, int):
             zeros = torch.zeros(self.kind)
             self.coordinates = AffineCoordinates(zeros, torch.ones(self.kind))
@@ -171,12 +171,21 @@ class Condition(nn.Module):
         where = dropped.reshape(-1, *[1] * len(self.kind))
         return torch.where(where, self.null_value.to(encoded), encoded)
 
+    def _dropout(self) -> float:
+        """Return the number in `dropout`, read once for every value: a device would be waited for."""
+        held = self.dropout
+        if held.is_inference():  # which counts no changes
+            return float(held)
+        if self._read is None or self._read[0] is not held or self._read[1] != held._version:
+            self._read = held, held._version, float(held)
+        return self._read[2]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_read": None}  # copies count their changes anew
+
     def check_null(self) -> None:
         """Raise `ValueError` unless training has shown the network the null condition."""
-        dropout, version = self.dropout, self.dropout._version
-        if self._read is None or self._read[0] is not dropout or self._read[1] != version:
-            self._read = dropout, version, float(dropout)  # once: a device would be waited for
-        if not self._read[2] > 0:
+        if not self._dropout() > 0:
             raise ValueError(
                 "this conditional model was never trained on its null condition: pass a condition with "
                 "model.given(...), or train it with condition_dropout=0.1"
@@ -213,8 +222,7 @@ class ConditionedScore(ScoreWrapper):
         if self.condition is None:
             return self.score.condition.null(len(z), z)
         value = self.condition
-        dtype = z.dtype if value.is_floating_point() else value.dtype
-        value = value.to(z.device, dtype, non_blocking=True)
+        value = sent(value, z.device, z.dtype if value.is_floating_point() else None)
         return value.expand(len(z), *value.shape[1:])
 
     def _score(self, z: Tensor, t: Tensor) -> Tensor:

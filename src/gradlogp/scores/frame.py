@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ..core import per_sample
+from ..core import per_sample, sent
 from ..noise.predictions import Kind, epsilon_weights
 
 LOG_SNR_LIMIT = 30.0  # beyond it exp(λ) is 0 or ∞ to float32, and the network need not know more
@@ -90,6 +90,6 @@ def noise_coordinate(alpha: Tensor, sigma: Tensor, std: Tensor) -> Tensor:
     rms = torch.linalg.vector_norm(std) / std.numel() ** 0.5
     if alpha.device != rms.device:  # single numbers of the host, which wait for nothing
         wide = torch.promote_types(rms.dtype, torch.float32)
-        alpha, sigma = (v.to(rms.device, wide, non_blocking=True) for v in (alpha, sigma))
+        alpha, sigma = (sent(v, rms.device, wide) for v in (alpha, sigma))
     r = sigma / (alpha * rms.to(alpha.dtype))
     return r.log().clamp(-LOG_SNR_LIMIT / 2, LOG_SNR_LIMIT / 2) / 4

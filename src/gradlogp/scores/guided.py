@@ -20,6 +20,7 @@ from ..core import (
     check_same_shape,
     check_schedule,
     per_sample,
+    sent,
     shown,
 )
 from ..noise.blurred import noisy_log_prob
@@ -110,7 +111,7 @@ class GuidedScore(ScoreWrapper):
             return inside
         outside = free(z, t)
         check_same_shape(outside, z, "the unconditional score")
-        return inside + per_sample(self.weight * acts.to(z, non_blocking=True), z) * (
+        return inside + per_sample(self.weight * sent(acts, z.device, z.dtype), z) * (
             inside - outside
         )
 

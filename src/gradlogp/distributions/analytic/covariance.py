@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from ...core import check_finite, check_kind, check_number, shown
+from ...core import check_finite, check_kind, check_number, sent, shown
 
 
 class Covariance(NamedTuple):
@@ -112,7 +112,8 @@ def coefficients(
     """Return α and σ as tensors `()` or `(B,)`, refusing anything else.
 
     Raises:
-        ValueError: For negative or non-finite values, or shapes that are neither () nor one (B,).
+        ValueError: For shapes that are neither () nor one (B,); for values on the host that are
+            negative or not finite.
     """
     for name, v in (("alpha", alpha), ("sigma", sigma)):
         if not isinstance(v, Tensor):
@@ -120,6 +121,8 @@ def coefficients(
         elif v.ndim > 1:
             raise ValueError(f"{name} must have shape () or (B,), got {tuple(v.shape)}")
     a, b = torch.as_tensor(alpha, dtype=like.dtype), torch.as_tensor(sigma, dtype=like.dtype)
+    if like.device.type == "cpu":
+        a, b = sent(a, like.device), sent(b, like.device)
     for name, v in (("alpha", a), ("sigma", b)):
         if v.device.type != "cpu":  # which would have to be waited for
             continue
@@ -129,7 +132,7 @@ def coefficients(
             raise ValueError(f"{name} must be at least 0 and finite, got {shown(v)}")
     if a.ndim == b.ndim == 1 and a.shape != b.shape:
         raise ValueError(f"alpha has shape {tuple(a.shape)}, but sigma {tuple(b.shape)}")
-    return torch.broadcast_tensors(*(v.to(like.device, non_blocking=True) for v in (a, b)))
+    return torch.broadcast_tensors(sent(a, like.device), sent(b, like.device))
 
 
 def vanishes(w: Tensor, sigma: Tensor | float) -> bool:

@@ -155,7 +155,8 @@ def check_condition(
     """Check the condition passed to a network against its kind, as `read_condition` returns it.
 
     Raises:
-        ValueError: If it is missing, superfluous, of a wrong dtype or shape, or out of range.
+        ValueError: If it is missing, superfluous, of a wrong dtype or shape, or out of range; the last
+            is looked at only where that needs no wait, not on a GPU.
     """
     got = "none" if condition is None else f"{condition.dtype} {tuple(condition.shape)}"
     if kind is None:
@@ -169,9 +170,9 @@ def check_condition(
             raise ValueError(
                 f"this network is conditional on {kind} classes: pass {wanted}; got {got}"
             )
-        # a value can be looked at neither in a compiled graph nor in a transform such as vmap, and on
-        # a device only by waiting for it; there it fails as an index
-        hidden = condition.device.type != "cpu" or torch.compiler.is_compiling()
+        # a value can be looked at neither in a compiled graph nor in a transform such as vmap, and on a
+        # GPU only by waiting for it; there it fails as an index
+        hidden = condition.device.type not in ("cpu", "mps") or torch.compiler.is_compiling()
         hidden = hidden or is_functorch_wrapped_tensor(condition)
         if not hidden and bool(((condition < NO_CLASS) | (condition >= kind)).any()):
             raise ValueError(
