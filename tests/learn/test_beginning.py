@@ -18,13 +18,16 @@ def shifted(x, generator):
     return x + torch.randn(1, generator=generator)
 
 
-def begin(n, loss=glp.objectives.multilevel, **settings):
+def beginning(loss, **settings):
     how = glp.TrainingSettings(**SETTINGS | settings)
-    asked = Asked(
+    return Beginning(Asked(
         make(), points(), loss, None, how, True, augment=shifted, held_out=points(40),
         generator=seeded(7),
-    )  # fmt: skip
-    run = Beginning(asked)
+    ))  # fmt: skip
+
+
+def begin(n, loss=glp.objectives.multilevel, **settings):
+    run = beginning(loss, **settings)
     steps = run.planned()
     return run, steps, list(run.take(n))
 
@@ -84,12 +87,7 @@ def test_a_time_is_settled_before_the_first_steps(monkeypatch, tmp_path):
     """The steps stay those that were planned, at any speed, and with the checkpoint are the minutes."""
     clock = Clock(monkeypatch)
     loss, whole, part, rest = slow_loss(clock), make(), make(3), make(4)
-    how = glp.TrainingSettings(**SETTINGS, minutes=0.5)
-    asked = Asked(
-        make(), points(), loss, None, how, True, augment=shifted, held_out=points(40),
-        generator=seeded(7),
-    )  # fmt: skip
-    run = Beginning(asked)
+    run = beginning(loss, minutes=0.5)
     n = run.planned()
     assert run.check == pytest.approx(1)  # here a measurement takes as long as a step
     run.plan(n - 5)

@@ -28,6 +28,9 @@ from .resuming import Begun
 from .settings import TrainingSettings
 from .share import corrected
 
+SAVE_EVERY = 500
+"""Steps between the saves of a checkpoint by default."""
+
 
 @dataclass(frozen=True)
 class Asked:
@@ -46,7 +49,7 @@ class Asked:
     exact: NoisyScore | None = None
     claim: Claim | None = None
     checkpoint: str | os.PathLike[str] | None = None
-    checkpoint_every: int = 500
+    checkpoint_every: int = SAVE_EVERY
     extra: Mapping[str, Any] | None = None
     resume: bool = False
     finish: Callable[[ScoreModel], object] | None = None

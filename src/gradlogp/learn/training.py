@@ -25,7 +25,7 @@ from ..noise.score_base import check_noisy_score, check_same_frame
 from ..scores.model import ScoreModel
 from ..scores.networks import drop
 from . import checkpoint as ckpt
-from .arguments import Asked, check_asked, fit_frame
+from .arguments import SAVE_EVERY, Asked, check_asked, fit_frame
 from .batches import fingerprint
 from .config import describe
 from .feed import Augment, Feed
@@ -55,7 +55,7 @@ def fit(
     held_out_condition: Tensor | None = None,
     exact: NoisyScore | None = None,
     checkpoint: str | os.PathLike[str] | None = None,
-    checkpoint_every: int = 500,
+    checkpoint_every: int = SAVE_EVERY,
     extra: Mapping[str, Any] | None = None,
     resume: bool = False,
     begun: Begun | None = None,

@@ -20,7 +20,6 @@ from ..core import (
     check_same_shape,
     check_schedule,
     per_sample,
-    sent,
     shown,
 )
 from ..noise.blurred import noisy_log_prob
@@ -111,9 +110,7 @@ class GuidedScore(ScoreWrapper):
             return inside
         outside = free(z, t)
         check_same_shape(outside, z, "the unconditional score")
-        return inside + per_sample(self.weight * sent(acts, z.device, z.dtype), z) * (
-            inside - outside
-        )
+        return inside + per_sample(self.weight * acts.to(z.dtype), z) * (inside - outside)
 
     def _score(self, z: Tensor, t: Tensor) -> Tensor:
         return self._combine(z, t, self.score, self.free)

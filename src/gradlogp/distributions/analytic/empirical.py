@@ -25,6 +25,7 @@ from ...core import (
     per_sample,
     randn_like,
     rows_held,
+    sent,
     warn_of_cost,
 )
 from .covariance import coefficients
@@ -106,11 +107,8 @@ class Empirical:
         check_count(chunk_size, "chunk_size")
         self.data, self.chunk_size, self.dtype = data, chunk_size, data.dtype
         self._origin = data.mean(0)
-        # on the host, where they can be looked at
-        self._alpha, self._sigma = (
-            torch.ones((), dtype=data.dtype),
-            torch.zeros((), dtype=data.dtype),
-        )
+        one = torch.ones((), dtype=data.dtype)  # on the host, where it can be looked at
+        self._alpha, self._sigma = one, torch.zeros_like(one)
 
     @property
     def event_shape(self) -> torch.Size:
@@ -142,7 +140,7 @@ class Empirical:
                 "point masses have no density and no score at sigma = 0; use "
                 ".noised(alpha, sigma) with sigma > 0"
             )
-        return a.to(x.device, non_blocking=True), b.to(x.device, non_blocking=True)
+        return sent(a, x.device), sent(b, x.device)
 
     def _map(
         self, f: Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], Tensor], x: Tensor, rows: int
