@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
 import torch
@@ -39,7 +39,7 @@ from ..core import (
 from ..noise.blurred import encode
 from ..noise.grids import MOST_RATIO, check_t_min, least_time, likelihood_grid
 from ..noise.predictions import flow_velocity
-from ..noise.score_base import check_noisy_score
+from ..noise.score_base import ScoreBase, check_noisy_score
 from ..noise.tabulated import numbers
 from ..noise.terminal import terminal
 from .transitions.coefficients import Level, combined, log_ratio
@@ -248,7 +248,10 @@ def log_likelihood(
                 (end, gain), error = path.split(found.y), path.split(found.error)[1].mean(0)
                 tick()
             else:
-                times = likelihood_grid(schedule, n_steps + 1, t_min, _spread(score)).flip(0)
+                grid = likelihood_grid(schedule, n_steps + 1, t_min, _spread(score))
+                times = grid.flip(0).unbind()
+                if isinstance(inside, ScoreBase) and not differentiable:
+                    path = replace(path, score=inside.tabulated(times))
                 end, gain = _multistep(path, y, times, tick)
                 error = torch.full_like(gain[0], torch.nan)
             errors.append(error)
@@ -316,7 +319,7 @@ class _Path:
 
 
 def _multistep(
-    path: _Path, z: Tensor, times: Tensor, tick: Callable[[], None]
+    path: _Path, z: Tensor, times: Sequence[Tensor], tick: Callable[[], None]
 ) -> tuple[Tensor, Tensor]:
     """Return where the flow leads from z, and what the divergence adds up to, `(n, B)`."""
     d, states, traces = z[0].numel(), Corrected(ORDER), list[Node]()
