@@ -12,6 +12,7 @@ from support import close
 from torch.func import jvp
 
 from gradlogp.core import Schedule
+from gradlogp.noise.grids import likelihood_grid
 from gradlogp.noise.schedules import (
     DDPM,
     EDM,
@@ -317,3 +318,16 @@ def test_a_table_is_no_tensor_of_a_transformation():
     for schedule in (DDPM(BETAS), Levels(SIGMAS)):
         torch.func.grad(lambda u, s=schedule: s(u)[1])(torch.tensor(0.4))
         assert copy.deepcopy(schedule) == schedule
+
+
+@pytest.mark.parametrize("spread", [1.0, 0.2, 4.0])
+def test_the_times_of_a_likelihood_grow_apart_where_the_data_are_forgotten(spread):
+    """Steps of log r are alike for r ≪ c, and as 1/√(1 + r/2c) asks at any r: their density."""
+    schedule = VE(0.001 * spread, 200 * spread)
+    times = likelihood_grid(schedule, 2001, 0.0, spread)
+    assert (times[0], times[-1]) == (1.0, 0.0)
+    r = schedule(times)[1] / spread
+    steps, middle = -r.log().diff(), (r[1:] * r[:-1]).sqrt()
+    density = (1 + middle / 2) ** -0.5
+    close(steps * density, (steps * density).mean().expand(2000), rtol=1e-5)
+    assert 9 < float(steps[0] / steps[-1]) < 11  # sqrt(101)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
 import torch
@@ -37,9 +37,9 @@ from ..core import (
     shown,
 )
 from ..noise.blurred import encode
-from ..noise.grids import MOST_RATIO, check_t_min, least_time, time_grid
+from ..noise.grids import MOST_RATIO, check_t_min, least_time, likelihood_grid
 from ..noise.predictions import flow_velocity
-from ..noise.score_base import check_noisy_score
+from ..noise.score_base import ScoreBase, check_noisy_score
 from ..noise.tabulated import numbers
 from ..noise.terminal import terminal
 from .transitions.coefficients import Level, combined, log_ratio
@@ -151,7 +151,7 @@ def log_likelihood(
 
     By default to a tolerance, by the Dormand–Prince pair of order 5(4), with separate steps and an
     error estimate for every sample. With `n_steps` by the predictor and corrector of `UniPC` in λ
-    = log(α/σ), on times that are uniform in λ, in which the integrand is smooth:
+    = log(α/σ), in which the integrand is smooth, in steps that grow as the data are forgotten:
 
     .. math:: \log\left|\det \frac{\partial z_s}{\partial z_t}\right|
         = d \log \frac{σ_s}{σ_t} + \int_{λ_t}^{λ_s} α \, \nabla \cdot \hat x_0 \; dλ
@@ -248,7 +248,10 @@ def log_likelihood(
                 (end, gain), error = path.split(found.y), path.split(found.error)[1].mean(0)
                 tick()
             else:
-                times = time_grid(schedule, n_steps + 1, t_min=t_min, rho=math.inf).flip(0)
+                grid = likelihood_grid(schedule, n_steps + 1, t_min, _spread(score))
+                times = grid.flip(0).unbind()
+                if isinstance(inside, ScoreBase) and not differentiable:
+                    path = replace(path, score=inside.tabulated(times))
                 end, gain = _multistep(path, y, times, tick)
                 error = torch.full_like(gain[0], torch.nan)
             errors.append(error)
@@ -269,6 +272,12 @@ def log_likelihood(
         return Likelihood(gains[0], torch.zeros_like(gains[0]), nfe, error, t_min)
     spread = gains.std(0) if n_probes > 1 else torch.full_like(gains[0], torch.nan)
     return Likelihood(gains.mean(0), spread / math.sqrt(n_probes), nfe, error, t_min)
+
+
+def _spread(score: NoisyScore) -> float:
+    """Return the standard deviation of z_0, over all entries; 1 if it is not known."""
+    moments = score.moments
+    return 1.0 if moments is None else float(moments.var.detach().mean().sqrt()) or 1.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -310,7 +319,7 @@ class _Path:
 
 
 def _multistep(
-    path: _Path, z: Tensor, times: Tensor, tick: Callable[[], None]
+    path: _Path, z: Tensor, times: Sequence[Tensor], tick: Callable[[], None]
 ) -> tuple[Tensor, Tensor]:
     """Return where the flow leads from z, and what the divergence adds up to, `(n, B)`."""
     d, states, traces = z[0].numel(), Corrected(ORDER), list[Node]()

@@ -20,6 +20,13 @@ from .transitions.facts import facts_of
 FEWEST, MOST = 8, 256
 """Steps to try first, and with which to give up."""
 
+FINENESS = 16
+"""Numbers of steps are told apart to this part of the next larger power of two."""
+
+MARGIN = 0.7
+"""Of the tolerance, what a number of steps found between powers of two may leave: the least of several
+may owe its small error to the few draws."""
+
 
 class Plan(NamedTuple):
     """A number of steps, and the remaining error: root mean square over the draws.
@@ -41,8 +48,8 @@ def plan_levels(
 ) -> Plan:
     r"""Return how many times of `time_grid(score.schedule, n, rho=math.inf)` are enough to sample.
 
-    Draws from the same starts are compared over n and over about twice as many times, for 8 times,
-    then 16, and so on, until they differ by less than the tolerance.
+    Draws from the same starts are compared over n and over twice as many times or more, for 8 times,
+    then 16, and so on, until they differ by less than the tolerance, and then for numbers between.
 
     Arguments:
         score: The noisy score, on a continuous schedule; if it holds conditions, one for all draws
@@ -96,7 +103,7 @@ def plan_likelihood(
 
     Arguments:
         score: As in `plan_levels`.
-        tolerance: Root mean square of the difference to about twice as many steps, in nats.
+        tolerance: Root mean square of the difference to twice as many steps or more, in nats.
         n_draws: Number of draws to compare.
         divergence: "hutchinson" uses one probe instead of d, the same for any number of steps.
         generator: Source of the draws.
@@ -124,7 +131,11 @@ def plan_likelihood(
 def _enough(
     trial: Callable[[int], Tensor], difference: Callable[[Tensor, Tensor], float], tolerance: float
 ) -> Plan:
-    """Return the least n of 8, 12, 16, 24 … whose result differs little from that of more steps."""
+    """Return the least n whose result differs little from that of twice as many steps or more.
+
+    Of 8, 16, 32 …, and then by bisection: a few more trials cost less than steps that every later
+    use takes in vain.
+    """
     n, coarse = FEWEST, trial(FEWEST)
     while True:
         fine = trial(2 * n)
@@ -134,7 +145,12 @@ def _enough(
         n, coarse = 2 * n, fine
     if error > tolerance:
         return Plan(2 * n, error)
-    between = 3 * n // 4
-    if n > FEWEST and (less := difference(trial(between), fine)) <= tolerance:
-        return Plan(between, less)
-    return Plan(n, error)
+    best, too_few = Plan(n, error), n // 2 if n > FEWEST else n
+    while best.n - too_few > max(1, n // FINENESS):
+        between = (best.n + too_few) // 2
+        less = difference(trial(between), fine)
+        if less <= MARGIN * tolerance:
+            best = Plan(between, less)
+        else:
+            too_few = between
+    return best

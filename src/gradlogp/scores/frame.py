@@ -49,10 +49,10 @@ class Frame(NamedTuple):
         return torch.addcmul(self.of_z * z_unit, self.of_network, out)
 
     def rows(self) -> list[Frame]:
-        """Return the frame of each row, without α̃ and σ̃."""
+        """Return the frame of each row."""
         none = [None] * len(self.coordinate)
         rows: list[Iterable[Any]] = [none if v is None else v.unbind() for v in self[:5]]
-        for several in self[5:7]:
+        for several in self[5:8]:
             rows.append(none if several is None else zip(*(v.unbind() for v in several)))  # noqa: B905
         return [Frame(*row) for row in zip(*rows, strict=True)]
 

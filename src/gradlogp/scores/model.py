@@ -258,13 +258,14 @@ class ScoreModel(ScoreBase, nn.Module):
         )
         if self.condition is None and known:
             frames = frames._replace(embedded=network._embedded(frames.coordinate))
-        if self.base is None and self.gain is None:  # who needs α and σ
-            frames = frames._replace(levels=None)
         other._frames = {id(t): (t, row) for t, row in zip(times, frames.rows(), strict=True)}
         return other
 
     def _frame(self, z: Tensor, t: Tensor) -> Frame:
         """Return what depends on time alone, for states like z."""
+        same, frame = self._frames.get(id(t), (None, None)) if self._frames else (None, None)
+        if frame is not None and same is t and z.dtype == self.z_mean.dtype:
+            return frame
         m, c, alone = self.z_mean.to(z), self._spread(z), self._whole
         return frame_of(*self.schedule(t), z, m, c, self.predicts, alone=alone)
 
@@ -318,9 +319,7 @@ class ScoreModel(ScoreBase, nn.Module):
         if isinstance(self.condition, Mask) and self.condition.cov is not None:
             a, b = (per_sample(q, z) for q in self.schedule(t))
             return (a * self.denoise_given(z, t, condition) - z) / b**2
-        same, frame = self._frames.get(id(t), (None, None)) if self._frames else (None, None)
-        if frame is None or same is not t or z.dtype != self.z_mean.dtype:
-            frame = self._frame(z, t)
+        frame = self._frame(z, t)
         z_unit, out = self._asked(z, frame, self._predicted(z, condition), condition)
         s = frame.score(z_unit, out)
         if self.base is None or (self.training and self.base.fallback):

@@ -21,6 +21,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextvars import ContextVar
+from functools import cache
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -30,6 +32,14 @@ from torch import Tensor
 
 class Unsupported(NotImplementedError):
     """A function without known derivatives."""
+
+
+@cache
+def _rules() -> ModuleType:
+    """Return the rules, which need `Jet`; an import statement would look them up at every call."""
+    from . import rules
+
+    return rules
 
 
 class Jet(Tensor):
@@ -80,21 +90,20 @@ class Jet(Tensor):
         cls, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         """Apply the rule of a function, or refuse it."""
-        from .rules import FACTS, RULES, SIGNS, value_of
-
+        rules = _rules()
         kwargs = kwargs or {}
-        name = getattr(func, "__name__", str(func))
+        name = getattr(func, "__name__", "") or str(func)
         if name == "__get__":  # an attribute: shape, dtype, …
             name = func.__self__.__name__
+        known = name in rules.FACTS
         # with gradients switched off inside (a custom autograd.Function) the graph would be lost
-        if name not in FACTS and not torch.is_grad_enabled():
+        if not known and not torch.is_grad_enabled():
             raise Unsupported(name)
-        if name in FACTS or name in SIGNS:
+        if known or name in rules.SIGNS:
+            of = rules.value_of
             with torch._C.DisableTorchFunctionSubclass():
-                return func(
-                    *(value_of(a) for a in args), **{k: value_of(v) for k, v in kwargs.items()}
-                )
-        rule = RULES.get(name)
+                return func(*map(of, args), **{k: of(v) for k, v in kwargs.items()})
+        rule = rules.RULES.get(name)
         if rule is None:
             raise Unsupported(name)
         with torch._C.DisableTorchFunctionSubclass(), torch.set_grad_enabled(_WITH_GRAPH.get()):

@@ -17,9 +17,10 @@ Second = Callable[[], Tensor]
 """f''(z), worked out where a Laplacian is wanted."""
 
 
-def _silu(z: Tensor, f: Tensor) -> tuple[Tensor, Second]:
+def _silu(z: Tensor) -> tuple[Tensor, Tensor, Second]:
     g = torch.sigmoid(z)
-    return torch.addcmul(g, f, 1 - g), lambda: g * (1 - g) * (2 + z * (1 - 2 * g))
+    f = z * g
+    return f, torch.addcmul(g, f, 1 - g), lambda: g * (1 - g) * (2 + z * (1 - 2 * g))
 
 
 def _tanh(z: Tensor, f: Tensor) -> tuple[Tensor, Second]:
@@ -48,7 +49,6 @@ def _rsqrt(z: Tensor, f: Tensor) -> tuple[Tensor, Second]:
 
 
 DERIVATIVES: dict[str, Callable[[Tensor, Tensor], tuple[Tensor, Second]]] = {
-    "silu": _silu,
     "tanh": _tanh,
     "sigmoid": _sigmoid,
     "softplus": _softplus,
@@ -65,6 +65,9 @@ DERIVATIVES: dict[str, Callable[[Tensor, Tensor], tuple[Tensor, Second]]] = {
     "reciprocal": lambda z, f: (-f * f, lambda: 2 * f * f * f),
 }
 """Functions of single entries: (z, f(z)) -> (f'(z), a function that returns f''(z))."""
+
+WITH_VALUES: dict[str, Callable[[Tensor], tuple[Tensor, Tensor, Second]]] = {"silu": _silu}
+"""Those whose value is worked out as well: z -> (f(z), f'(z), …), where both need the same sigmoid."""
 
 
 def value_of(a: Any) -> Any:
@@ -146,6 +149,8 @@ def _entrywise(func: Any, z: Any, *args: Any, **kwargs: Any) -> Jet:
     usual = func is F.softplus and args == (1.0, 20.0)
     if (args and not usual) or any(v not in (False, "none") for v in kwargs.values()):
         raise Unsupported("options of an entrywise function")
+    if func.__name__ in WITH_VALUES:
+        return _chain(z, *WITH_VALUES[func.__name__](z.value))
     f = func(z.value)
     return _chain(z, f, *DERIVATIVES[func.__name__](z.value, f))
 
@@ -325,7 +330,7 @@ _LINEAR = (
     "float double narrow select diagonal pixel_shuffle pixel_unshuffle interpolate"
 )
 RULES: dict[str, Callable[..., Any]] = {
-    **dict.fromkeys(DERIVATIVES, _entrywise),
+    **dict.fromkeys((*DERIVATIVES, *WITH_VALUES), _entrywise),
     **dict.fromkeys(("pow", "__pow__"), _pow),
     "addcmul": _addcmul,
     **dict.fromkeys(_LINEAR.split(), _linear_map),
