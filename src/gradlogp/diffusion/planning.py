@@ -20,11 +20,11 @@ from .transitions.facts import facts_of
 FEWEST, MOST = 8, 256
 """Steps to try first, and with which to give up."""
 
-FINENESS = 16
-"""Numbers of steps are told apart to this part of the next larger power of two."""
+PARTS = 16
+"""Parts of a power of two to which numbers of steps of a likelihood are told apart."""
 
 MARGIN = 0.7
-"""Of the tolerance, what a number of steps found between powers of two may leave: the least of several
+"""Of the tolerance, what one of several numbers between two powers of two may leave: the least of them
 may owe its small error to the few draws."""
 
 
@@ -48,8 +48,8 @@ def plan_levels(
 ) -> Plan:
     r"""Return how many times of `time_grid(score.schedule, n, rho=math.inf)` are enough to sample.
 
-    Draws from the same starts are compared over n and over twice as many times or more, for 8 times,
-    then 16, and so on, until they differ by less than the tolerance, and then for numbers between.
+    Draws from the same starts are compared over n and over about twice as many times, for 8 times,
+    then 16, and so on, until they differ by less than the tolerance.
 
     Arguments:
         score: The noisy score, on a continuous schedule; if it holds conditions, one for all draws
@@ -125,16 +125,19 @@ def plan_likelihood(
         ).log_prob,
         lambda a, b: float((a - b).square().mean().sqrt()),
         tolerance,
+        PARTS,
+        MARGIN,
     )  # fmt: skip
 
 
 def _enough(
-    trial: Callable[[int], Tensor], difference: Callable[[Tensor, Tensor], float], tolerance: float
-) -> Plan:
-    """Return the least n whose result differs little from that of twice as many steps or more.
+    trial: Callable[[int], Tensor], difference: Callable[[Tensor, Tensor], float],
+    tolerance: float, parts: int = 4, margin: float = 1.0,
+) -> Plan:  # fmt: skip
+    """Return the least n whose result differs little from that of about twice as many steps.
 
-    Of 8, 16, 32 …, and then by bisection: a few more trials cost less than steps that every later
-    use takes in vain.
+    Of 8, 16, 32 …, and then by bisection of what lies between n/2 and n, to n/parts, where only `margin`
+    of the tolerance may be left: a few trials cost less than steps that every later use takes in vain.
     """
     n, coarse = FEWEST, trial(FEWEST)
     while True:
@@ -146,10 +149,10 @@ def _enough(
     if error > tolerance:
         return Plan(2 * n, error)
     best, too_few = Plan(n, error), n // 2 if n > FEWEST else n
-    while best.n - too_few > max(1, n // FINENESS):
+    while best.n - too_few > max(1, n // parts):
         between = (best.n + too_few) // 2
         less = difference(trial(between), fine)
-        if less <= MARGIN * tolerance:
+        if less <= margin * tolerance:
             best = Plan(between, less)
         else:
             too_few = between
