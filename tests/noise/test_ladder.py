@@ -12,8 +12,8 @@ from gradlogp.noise.ladder import (
     largest_distance,
     nearest_distance,
     noise_span,
-    texture,
     overlap,
+    texture,
     variance_ratio,
 )
 
@@ -118,11 +118,13 @@ def test_never_below_what_points_support():
 
 
 def test_the_finest_texture_of_smooth_images():
-    """White noise has its own σ, ramps along rows and columns have none; a tenth of the images decide."""
+    """White noise has its own σ, ramps along a side have none; a tenth of the images decide."""
     noise = torch.randn(400, 2, 33, 33, generator=seeded(6)).double()
     ramp = torch.arange(33.0) * torch.tensor([[3.0], [7.0]])
     along = (ramp[:, None] + ramp[:, :, None]).double()  # rows and columns of both channels
-    close(texture(0.03 * noise + along), 0.03, rtol=0.03)  # of 2 · 32² numbers, smaller in one of ten
+    close(
+        texture(0.03 * noise + along), 0.03, rtol=0.03
+    )  # of 2 · 32² numbers, smaller in one of ten
     close(texture(along[None] + 0 * noise), 0.0)
     sizes = torch.linspace(0.1, 1, 400).reshape(-1, 1, 1, 1)
     close(texture(sizes * noise), 0.19, rtol=0.05)

@@ -87,8 +87,9 @@ def build_model(
     Noise levels for vectors are geometric in the range of `noise.ladder.noise_span` (VE). For
     images they range from half the spacing of the points or a tenth of Scott's bandwidth
     n^{−1/(d+4)}, whichever is larger but at most 0.05 and the finest `texture` of smooth images, to
-    their largest distance. Both are in units of the standard deviation of the data. Values to condition on narrow the law: the
-    smallest level is then in units of the residual standard deviation in the narrowest direction.
+    their largest distance. Both are in units of the standard deviation of the data. Values to
+    condition on narrow the law: the smallest level is then in units of the residual standard
+    deviation in the narrowest direction.
     Images `(C, H, W)` and sequences `(C, L)` get a U-Net, all other data an MLP.
 
     `given` are the conditions of the rows of x, and `repeats` the row of each sample, where some are
