@@ -9,7 +9,6 @@ from gradlogp.interfaces import pipeline
 from gradlogp.interfaces.pipeline import FREQUENCIES, build_model
 from gradlogp.learn.settings import DENSE, dense
 from gradlogp.noise import AffineCoordinates
-from gradlogp.noise.ladder import texture
 from gradlogp.noise.schedules import VE, VP
 
 
@@ -90,22 +89,6 @@ def test_build_model_suits_the_data(generator):
     assert isinstance(build_model(images[..., :2, :2], generator=generator).network, glp.MLP)
     with pytest.raises(ValueError, match="constant"):
         build_model(torch.ones(20, 2))
-
-
-def test_the_smallest_level_of_images_follows_the_finest_texture_of_smooth_ones(generator):
-    """Rough images keep 0.05; of smooth ones hardly anything is smoothed out; at least 0.001."""
-    rough = torch.randn(60, 1, 8, 8, generator=generator)
-    place = torch.arange(8.0).expand(8, 8)
-    slopes = torch.randn(60, 1, 1, 1, generator=generator) * place
-    for x, expected in ((rough, 0.05), (slopes + 0.02 * rough, None), (slopes, 1e-3)):
-        found = build_model(x, generator=generator).schedule.sigma_min
-        z = (x - x.mean((0, 2, 3), keepdim=True)) / x.std(correction=0)
-        assert found == pytest.approx(expected or texture(z), rel=1e-4)
-    assert 0.002 < texture(z + 0.005 * rough) < 0.01
-    flat = build_model(
-        rough[..., :1, :], generator=generator
-    )  # one row of pixels has no such texture
-    assert flat.schedule.sigma_min == pytest.approx(0.05)
 
 
 def test_frequencies_where_rows_are_many_for_the_columns(generator):

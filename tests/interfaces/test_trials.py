@@ -91,7 +91,7 @@ class Worked(glp.MLP):
 
 
 @pytest.mark.usefixtures("short")
-@pytest.mark.parametrize(("minutes", "tried"), [(3.2, True), (1.2, False), (0.6, False)])
+@pytest.mark.parametrize(("minutes", "tried"), [(5.0, True), (3.0, False)])
 def test_a_trial_and_the_training_fill_the_minutes(minutes, tried, monkeypatch):
     monkeypatch.setattr(pace, "clock", lambda: Worked.now)
     x, aside = (MIXTURE.sample(n, generator=seeded(n)) for n in (1500, 500))
@@ -105,10 +105,9 @@ def test_a_trial_and_the_training_fill_the_minutes(minutes, tried, monkeypatch):
     records = glp.fit(
         asked.model, x, OBJECTIVE, settings=found.settings, held_out=aside, begun=found.begun
     )
-    for record in records:
-        if record.step == record.steps - 1:  # what follows the last step is not measured here
-            break
-    assert 0.5 < (Worked.now - began) / (60 * minutes) < 1
+    for _ in records:
+        pass
+    assert 0.8 < (Worked.now - began) / (60 * minutes) < 1.01
 
 
 @pytest.mark.usefixtures("short")
@@ -119,17 +118,17 @@ def test_within_minutes_a_resumed_run_is_the_unbroken_one(stop, monkeypatch, tmp
     monkeypatch.setattr(pace, "clock", lambda: 0.0625 * next(ticks))
     monkeypatch.setattr(trials, "APART", -100)  # which would leave too little of so short a time
     x = MIXTURE.sample(1300, generator=seeded(0)).numpy()
-    how = glp.TrainingSettings(minutes=0.11, batch_size=32)
+    how = glp.TrainingSettings(minutes=0.3, batch_size=32)
     options = {"settings": how, "width": 8, "random_state": 0}
     seen = []
     whole = glp.ScoreEstimator(callback=seen.append, **options).fit(x)
     assert [r.step for r in seen] == list(range(1, seen[-1].steps + 1))
-    assert 40 < len(seen) < 80
+    assert 40 < len(seen) < 200
     with pytest.raises(Stop):
         glp.ScoreEstimator(checkpoint=tmp_path, callback=stop_at(stop), **options).fit(x)
     run = glp.learn.checkpoint.read_run(tmp_path)
     assert run["step"] == max(stop, 20)
-    assert (run["settings"]["minutes"], run["settings"]["steps"]) == (0.11, len(seen))
+    assert (run["settings"]["minutes"], run["settings"]["steps"]) == (0.3, len(seen))
     monkeypatch.setattr(trials, "choose", None)
     rest = glp.ScoreEstimator(checkpoint=tmp_path, resume=True, **options).fit(x)
     states = (e.model_.state_dict().values() for e in (whole, rest))

@@ -8,7 +8,11 @@ import torch
 from support import seeded
 
 import gradlogp as glp
+from gradlogp.interfaces.base import Judge
 from gradlogp.learn import pace
+from gradlogp.learn.held_out import Measurement
+from gradlogp.learn.keeping import Best, conclude, ending
+from gradlogp.learn.share import evaluations
 from gradlogp.noise.schedules import VP
 
 QUICK = {"batch_size": 16, "ema": 0.9}
@@ -54,10 +58,38 @@ def test_steps_and_measurements_fill_the_time(monkeypatch, step, check):
     assert spent <= max(0.02 * 120, 4 * step + 2 * check) + step + 2 * check + 1e-6
     left = 120 - spent
     work = n * step
-    if 36 * check < 0.8 * left:
-        assert abs(work + 36 * check - left) <= step + 1e-6
+    if 28 * check < 0.8 * left:
+        assert abs(work + 28 * check - left) <= step + 1e-6
     else:  # measurements would take nearly all of it: then a fifth is for steps
         assert abs(work - 0.2 * left) <= step + 1e-6
+
+
+def test_the_time_before_and_after_the_steps_is_part_of_it(monkeypatch):
+    clock, known = Clock(monkeypatch), lambda value: value
+    step, check, ended = (clock.works(s) for s in (0.05, 0.1, 0.0))
+    n, _ = pace.steps_within(2.0, step, check, known, ended, 300, clock.now - 20)
+    left = 120 - 20 - (clock.now - 100)
+    assert abs(0.05 * n + (28 + 300) * 0.1 - left) <= 0.05 + 1e-6
+
+
+@pytest.mark.parametrize(("event", "n"), [((2,), 90), ((2,), 5000), ((3, 16, 16), 70)])
+def test_what_is_done_after_the_last_step_is_counted(event, n):
+    """In rows that the network is asked of, by those that it sees."""
+    seen = []
+    x = torch.randn(n, *event, generator=seeded(2))
+    network = glp.MLP(event, 8, 1, generator=seeded(0))
+    model = glp.ScoreModel(network, VP(), "v", base="gaussian")
+    measure = Measurement(model, glp.objectives.multilevel, x, None, x, None, None, model.like)
+    judge = Judge(x, None, 0)
+    network.register_forward_hook(lambda network, inputs, out: seen.append(len(out)))
+    conclude(model, Best(), measure, 0)
+    assert sum(seen) == evaluations(model, x, len(measure.z))
+    judged = (
+        len(judge.x) * 33 * 2 * (3 if event == (2,) else 2)
+    )  # value and derivatives, in float64
+    total = (sum(seen) + judged) / len(measure.z)
+    assert ending(model, measure, judge) == pytest.approx(total)
+    assert ending(model, measure, None) == pytest.approx(sum(seen) / len(measure.z))
 
 
 def test_there_is_one_step_at_least(monkeypatch):

@@ -2930,17 +2930,6 @@ MUTANTS = (
         "interfaces/test_trials.py::test_what_is_chosen_is_what_it_would_be_without_a_trial",
     ),
     Mutant(
-        "X: noise that equals the texture of half of the images smooths them",
-        "noise/ladder.py", "SMOOTH = 0.1", "SMOOTH = 0.5",
-        "noise/test_ladder.py::test_the_finest_texture_of_smooth_images",
-    ),
-    Mutant(
-        "X: photographs are blurred as digits are",
-        "interfaces/pipeline.py", "min(0.05, max(finest, THIN),", "min(0.05,",
-        "interfaces/test_pipeline.py::"
-        "test_the_smallest_level_of_images_follows_the_finest_texture_of_smooth_ones",
-    ),
-    Mutant(
         "A: steps of a likelihood grow with the noise itself",
         "noise/grids.py", "(2 * spread * (-_log_ratios(schedule, t_min)).exp()).sqrt()",
         "(2 * spread * (-_log_ratios(schedule, t_min)).exp())",

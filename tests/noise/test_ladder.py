@@ -13,7 +13,6 @@ from gradlogp.noise.ladder import (
     nearest_distance,
     noise_span,
     overlap,
-    texture,
     variance_ratio,
 )
 
@@ -115,21 +114,6 @@ def test_never_below_what_points_support():
     flat = torch.randn(3000, 2, generator=seeded(5)).double()
     flat[:, 1] = flat[:, 0] + 0.01 * flat[:, 1]
     close(noise_span(flat)[0], 1e-3 * float(flat.var(0, correction=0).mean().sqrt()), rtol=1e-6)
-
-
-def test_the_finest_texture_of_smooth_images():
-    """White noise has its own σ, ramps along a side have none; a tenth of the images decide."""
-    noise = torch.randn(400, 2, 33, 33, generator=seeded(6)).double()
-    ramp = torch.arange(33.0) * torch.tensor([[3.0], [7.0]])
-    along = (ramp[:, None] + ramp[:, :, None]).double()  # rows and columns of both channels
-    close(
-        texture(0.03 * noise + along), 0.03, rtol=0.03
-    )  # of 2 · 32² numbers, smaller in one of ten
-    close(texture(along[None] + 0 * noise), 0.0)
-    sizes = torch.linspace(0.1, 1, 400).reshape(-1, 1, 1, 1)
-    close(texture(sizes * noise), 0.19, rtol=0.05)
-    square = torch.tensor([[1.0, 2.0], [5.0, 3.0]]).double()  # (1 − 2 − 5 + 3)/2
-    close(texture(square[None, None]), 1.5)
 
 
 @pytest.mark.usefixtures("as_user")

@@ -35,6 +35,9 @@ ROWS, ENTRIES = 200, 2**16
 STEPS = 32
 """Steps of the flow in that comparison."""
 
+IN_FLOAT64 = 2
+"""How many times as long an evaluation takes in float64, about."""
+
 EXACT = 32
 """Entries of an event up to which that comparison takes the exact divergence."""
 
@@ -163,6 +166,14 @@ class Judge:
         self.x, self.seed = x[:n].double(), seed
         self.condition = None if condition is None else condition[:n]
         self.found: Correction | None = None
+
+    def evaluations(self, model: ScoreModel) -> int:
+        """Return about how many rows a network is asked of; a derivative takes as long as a value."""
+        if model.base is None or len(self.x) < 2 or model.schedule.times is not None:
+            return 0
+        d = self.x[0].numel()
+        derivatives = d if d <= EXACT else 1
+        return len(self.x) * (STEPS + 1) * (1 + derivatives) * IN_FLOAT64
 
     @torch.no_grad()
     def __call__(self, model: ScoreModel) -> None:

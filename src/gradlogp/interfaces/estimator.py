@@ -240,21 +240,21 @@ class ScoreEstimator(DensityMixin, BaseEstimator):
         if (names := getattr(self, "feature_names_in_", columns)) is not None:
             model.columns = tuple(map(str, names))
         objective = objective_for(model) if objective is None else objective
+        judge = Judge(x_aside, None if given is None else given[aside], seed)
         how: dict[str, Any] = {
             "condition": None if given is None else given[kept], "augment": self.augment,
             "standardize": self.standardize if self.start is None else False,
-            "held_out": x_aside if judged else None, "generator": generator,
+            "held_out": x_aside if judged else None, "generator": generator, "finish": judge,
             "held_out_condition": given[aside] if judged and given is not None else None,
         }  # fmt: skip
         asked = Asked(model, x_kept, objective, settings=settings, **how)
         before = self.checkpoint if self.resume else None
         if ours:
             asked = settled(asked, large, before, seed=seed, quiet=not self.verbose)
-        judge = Judge(x_aside, None if given is None else given[aside], seed)
         records: Any = fit(
             model, x_kept, objective, settings=asked.settings, begun=asked.begun,
             keep_frame=self.start is not None, checkpoint=self.checkpoint, resume=self.resume,
-            extra={"estimator": kept_of(self), **(extra or {})}, finish=judge, **how,
+            extra={"estimator": kept_of(self), **(extra or {})}, **how,
         )  # fmt: skip
         loss, step = reached(before)
         self.n_iter_, self.held_out_loss_ = follow(

@@ -30,7 +30,7 @@ from ..learn.objectives import multilevel, weights
 from ..learn.objectives.masked import Masks
 from ..noise.coordinates import AffineCoordinates, Scales, Subset, subset
 from ..noise.grids import time_grid
-from ..noise.ladder import THIN, noise_levels, noise_span, texture
+from ..noise.ladder import noise_levels, noise_span
 from ..noise.predictions import Kind
 from ..noise.schedules import VE
 from ..scores.base import FULL
@@ -86,10 +86,9 @@ def build_model(
 
     Noise levels for vectors are geometric in the range of `noise.ladder.noise_span` (VE). For
     images they range from half the spacing of the points or a tenth of Scott's bandwidth
-    n^{−1/(d+4)}, whichever is larger but at most 0.05 and the finest `texture` of smooth images, to
-    their largest distance. Both are in units of the standard deviation of the data. Values to
-    condition on narrow the law: the smallest level is then in units of the residual standard
-    deviation in the narrowest direction.
+    n^{−1/(d+4)}, whichever is larger but at most 0.05, to their largest distance. Both are in
+    units of the standard deviation of the data. Values to condition on narrow the law: the
+    smallest level is then in units of the residual standard deviation in the narrowest direction.
     Images `(C, H, W)` and sequences `(C, L)` get a U-Net, all other data an MLP.
 
     `given` are the conditions of the rows of x, and `repeats` the row of each sample, where some are
@@ -115,9 +114,7 @@ def build_model(
             sigmas = noise_levels(z.float(), tell=None, generator=generator).sigmas
             # n points do not tell the score at scales far below a kernel density's bandwidth
             bandwidth = len(x) ** (-1 / (event.numel() + 4))
-            finest = texture(z) if len(event) == 3 and min(event[1:]) > 1 else math.inf
-            least = min(0.05, max(finest, THIN), max(sigmas[-1], 0.1 * bandwidth))
-            most = sigmas[0]
+            least, most = min(0.05, max(sigmas[-1], 0.1 * bandwidth)), sigmas[0]
         if given is not None and given.is_floating_point() and standardize:
             least *= _unexplained(z, given)
         schedule = VE(least, most)

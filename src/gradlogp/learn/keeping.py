@@ -14,7 +14,7 @@ from ..core import mean_and_error
 from ..scores.masked import Mask
 from ..scores.model import ScoreModel
 from .held_out import Measurement
-from .share import corrected, fit_linear, fit_share
+from .share import corrected, evaluations, fit_linear, fit_share
 
 
 class Average:
@@ -137,6 +137,19 @@ def conclude(averaged: ScoreModel, best: Best, measure: Measurement, seed: int) 
     if corrected(final) is not None and z is not None and len(z) > 1:
         fit_share(final, z, measure.condition, seed, measure.objective)
     return final
+
+
+def ending(model: ScoreModel, measure: Measurement, finish: Callable[..., Any] | None) -> float:
+    """Return how many measurements take as long as what is done after the last step.
+
+    That is, `conclude` and `finish`, which may say of how many rows it asks the network. Without
+    held-out rows there is no measurement to compare it with.
+    """
+    if measure.z is None or not measure.asked:
+        return 0.0
+    of_finish = getattr(finish, "evaluations", None)
+    n, rows = len(measure.z), 0 if of_finish is None else of_finish(model)
+    return float((rows + evaluations(model, measure.trained_on[0], n)) / n)
 
 
 def _equal(model: ScoreModel, weights: Mapping[str, Tensor]) -> bool:

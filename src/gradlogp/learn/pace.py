@@ -13,8 +13,8 @@ import torch
 SHARE, MOST, LEAST = 0.02, 10.0, 3
 """Of the time, and seconds, that measuring may take; steps that it takes at least."""
 
-CHECKS = 36
-"""Measurements on held-out data: those of a training, and what is done when it ends."""
+CHECKS = 28
+"""Measurements on held-out data: 20 to 25 in a training, by `check_interval`, and those at its end."""
 
 FEW = 500
 """Steps below which a network of images has hardly begun."""
@@ -30,35 +30,38 @@ def clock() -> float:
 
 def steps_within(
     minutes: float, step: Callable[[], Any], check: Callable[[], Any], agree: Callable[[Any], Any],
-    ended: Callable[[], Any],
+    ended: Callable[[], Any], after: float = 0.0, began: float | None = None,
 ) -> tuple[int, float]:  # fmt: skip
     """Return how many steps fit into the given minutes, including the measurements between them.
 
     Arguments:
-        minutes: The time, including this measurement.
+        minutes: The time, including this measurement and what comes after the last step.
         step: Takes one step; the first, which includes one-time work, is not counted.
         check: Measures once on held-out data.
         agree: Returns the value of the first of several processes.
         ended: Waits for the end of the last step, which a device may still be doing.
+        after: How many measurements take as long as what comes after the last step.
+        began: When the time began, by `clock`; now by default.
 
     Returns:
         The steps, and how many steps take as long as a measurement.
     """
-    began, budget = clock(), 60 * minutes
+    now = clock()
+    began, budget = now if began is None else began, 60 * minutes
     step()
     ended()
     check()
-    after = clock()
+    checking = clock()
     check()
-    between = clock() - after
+    between = clock() - checking
     started, n = clock(), 0
-    while agree(n < LEAST or clock() - began < min(MOST, SHARE * budget)):
+    while agree(n < LEAST or clock() - now < min(MOST, SHARE * budget)):
         step()
         n += 1
     ended()
     each = max(1e-9, (clock() - started) / n)
     left = budget - (clock() - began)
-    steps = max(left - CHECKS * between, 0.2 * left) / each
+    steps = max(left - (CHECKS + after) * between, 0.2 * left) / each
     found: tuple[int, float] = agree((max(1, math.floor(steps)), between / each))
     return found
 

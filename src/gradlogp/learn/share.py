@@ -58,6 +58,26 @@ def level_times(schedule: Schedule) -> Tensor:
     return invert_log_snr(schedule, log_snr, float(least_time(schedule)))
 
 
+def evaluations(model: ScoreModel, data: Data, n: int) -> int:
+    """Return of how many rows `fit_linear`, of data, and `fit_share`, of n rows, ask the network."""
+    linear = min(LINEAR, len(data)) * LEVELS if isinstance(model.base, Waves) else 0
+    if corrected(model) is None or n < 2:
+        return linear
+    step, pairs = _design(n, model.event_shape.numel())
+    times = 1
+    if isinstance(model.condition, Mask):  # two shares, of the last and of the best weights
+        times = 4
+    return linear + times * len(range(0, n, step)) * 2 * pairs * LEVELS
+
+
+def _design(n: int, entries: int) -> tuple[int, int]:
+    """Return how far apart the rows are that a share is fitted to, and the pairs of noise of each."""
+    step = max(1, n // max(64, ENTRIES // entries))
+    looked_at = len(range(0, n, step))
+    most = max(1, ENTRIES // (2 * looked_at * entries))  # pairs, of large images
+    return step, min(16, max(1, 512 // looked_at), most)
+
+
 @torch.no_grad()
 def fit_linear(model: ScoreModel, data: Data, condition: Tensor | None, seed: int) -> None:
     """Fit the linear part of the correction of images to rows of the training data.
@@ -106,12 +126,10 @@ def fit_share(
     by_parts = isinstance(objective, partial) and objective.func is masked
     if base is None and not by_parts:
         return
-    n = len(z)
     times = level_times(model.schedule)
-    index = torch.arange(0, n, max(1, n // max(64, ENTRIES // z[0].numel())), device=z.device)
-    most = max(1, ENTRIES // (2 * len(index) * z[0].numel()))  # pairs, of large images
-    n, pairs = len(index), min(16, max(1, 512 // len(index)), most)
-    rows, repeats = index.repeat(2 * pairs), 2 * pairs
+    step, pairs = _design(len(z), z[0].numel())
+    index = torch.arange(0, len(z), step, device=z.device)
+    n, rows, repeats = len(index), index.repeat(2 * pairs), 2 * pairs
     g = torch.Generator(z.device).manual_seed(seed)
     z = z[rows]
     half = randn_like(z[: n * pairs], g)

@@ -25,16 +25,16 @@ from ..noise.score_base import check_noisy_score, check_same_frame
 from ..scores.model import ScoreModel
 from ..scores.networks import drop
 from . import checkpoint as ckpt
+from . import pace
 from .arguments import SAVE_EVERY, Asked, check_asked, fit_frame
 from .batches import fingerprint
 from .config import describe
 from .feed import Augment, Feed
 from .gradients import accumulate, clip, descend
 from .held_out import Measurement, Objective
-from .keeping import Average, Best, accelerated, conclude
+from .keeping import Average, Best, accelerated, conclude, ending
 from .mapped import Mapped
 from .objectives import multilevel
-from .pace import LEAST, steps_within, warn_if_slow
 from .record import Reading, Step
 from .resuming import Begun, adamw, load_training, objective_name, steps_of
 from .settings import TrainingSettings, ema_decay
@@ -150,7 +150,7 @@ class Training:
         resume, checkpoint, exact = asked.resume, asked.checkpoint, asked.exact
         self.model, self.objective = model, objective
         self.settings, self.processes = settings, Processes.here()
-        self.minutes = settings.minutes  # None once the steps are known
+        self.minutes, self.began = settings.minutes, pace.clock()  # None once steps are known
         self.setup = vars(settings) | {
             "standardize": asked.standardize, "n_samples": len(data), "data": fingerprint(data),
             "condition": None if condition is None else fingerprint(condition),
@@ -248,9 +248,10 @@ class Training:
         """Find how many steps fit into the time by taking some, of which nothing stays."""
         assert self.minutes is not None
         before, minutes = copy.deepcopy(self.state()), self.minutes
-        steps, self.check = steps_within(
+        steps, self.check = pace.steps_within(
             minutes, self._update, lambda: self.measure(self.averaged.module, self.check_seed),
             self.processes.of_first, self._read,
+            ending(self.model, self.measure, self.finish), self.began,
         )  # fmt: skip
         self._read()
         self.model.load_state_dict(before["model"])
@@ -369,8 +370,8 @@ class Training:
                 speed = self.step / self.seconds
                 if not last and self.step % self.checkpoint_every == 0:
                     self._save()
-                if self.step == max(len(self.taken) + 1, min(LEAST, self.settings.steps)):
-                    warn_if_slow(
+                if self.step == max(len(self.taken) + 1, min(pace.LEAST, self.settings.steps)):
+                    pace.warn_if_slow(
                         self.settings.steps, 1 / speed, self.size, self.model.event_shape,
                         self.like.device, self.setup["minutes"],
                     )  # fmt: skip

@@ -222,26 +222,3 @@ def noise_span(
     bandwidth = (n_points or len(z)) ** (-1 / (d + 4))
     low = float(w[real][0].sqrt()) * min(BLUR, max(spacing, 0.1 * bandwidth))
     return max(low, THIN * float(w.mean().sqrt())), high
-
-
-SMOOTH = 0.1
-"""The quantile of images, from the smoothest on, whose finest texture noise may equal."""
-
-
-def texture(z: Float[Tensor, "few channels height width"]) -> float:
-    r"""Return the deviation of the finest texture of smooth images, in their own units.
-
-    That of the diagonal differences in each square of four pixels, which for white noise is its σ,
-
-    .. math:: \tfrac12 (z_{i+1,j+1} - z_{i+1,j} - z_{i,j+1} + z_{i,j})
-
-    over an image, of which a tenth of the images have less. What is finer than the smallest noise
-    level is smoothed out of samples by the last denoising.
-
-    Arguments:
-        z: Images `(N, C, H, W)`, at least 2 × 2.
-    """
-    z = z[:: -(-len(z) // MOST)]
-    rows = z[..., 1:, :] - z[..., :-1, :]
-    fine = (rows[..., 1:] - rows[..., :-1]) / 2
-    return float(fine.flatten(1).square().mean(1).sqrt().double().quantile(SMOOTH))
