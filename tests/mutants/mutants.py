@@ -2345,7 +2345,7 @@ MUTANTS = (
     ),
     Mutant(
         "X: only the last checkpoint knows the table",
-        "interfaces/estimator.py", "**(extra or {})}, finish", "}, finish",
+        "interfaces/estimator.py", "kept_of(self), **(extra or {})", "kept_of(self)",
         "interfaces/test_cli_tables.py::test_an_interrupted_table_is_saved_and_goes_on",
     ),
     Mutant(
@@ -2527,7 +2527,7 @@ MUTANTS = (
     ),
     Mutant(
         "X: measurements take no time",
-        "learn/pace.py", "left - CHECKS * between", "left",
+        "learn/pace.py", "left - (CHECKS + after) * between", "left",
         "learn/test_pace.py::test_steps_and_measurements_fill_the_time",
     ),
     Mutant(
@@ -2934,5 +2934,20 @@ MUTANTS = (
         "noise/grids.py", "(2 * spread * (-_log_ratios(schedule, t_min)).exp()).sqrt()",
         "(2 * spread * (-_log_ratios(schedule, t_min)).exp())",
         "noise/test_schedules.py::test_the_times_of_a_likelihood_grow_apart_where_the_data_are_forgotten",
+    ),
+    Mutant(
+        "X: what is done before the first step takes no time",
+        "learn/pace.py", "now if began is None else began", "now",
+        "learn/test_pace.py::test_the_time_before_and_after_the_steps_is_part_of_it",
+    ),
+    Mutant(
+        "X: minutes know nothing of the shares",
+        "learn/keeping.py", "rows + evaluations(model, measure.trained_on[0], n)", "rows",
+        "learn/test_pace.py::test_what_is_done_after_the_last_step_is_counted",
+    ),
+    Mutant(
+        "X: minutes know nothing of the comparison with the base",
+        "learn/keeping.py", "0 if of_finish is None else of_finish(model)", "0",
+        "learn/test_pace.py::test_what_is_done_after_the_last_step_is_counted",
     ),
 )  # fmt: skip

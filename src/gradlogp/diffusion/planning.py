@@ -21,7 +21,7 @@ FEWEST, MOST = 8, 256
 """Steps to try first, and with which to give up."""
 
 PARTS = 16
-"""Parts of a power of two to which numbers of steps of a likelihood are told apart."""
+"""Parts of a power of two up to which numbers of steps of a likelihood are distinguished."""
 
 MARGIN = 0.7
 """Of the tolerance, what one of several numbers between two powers of two may leave: the least of them
