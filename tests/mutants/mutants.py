@@ -2345,7 +2345,7 @@ MUTANTS = (
     ),
     Mutant(
         "X: only the last checkpoint knows the table",
-        "interfaces/estimator.py", "kept_of(self), **(extra or {})", "kept_of(self)",
+        "interfaces/estimator.py", "kept_of(self), **(extra or {})}, **how", "kept_of(self)}, **how",
         "interfaces/test_cli_tables.py::test_an_interrupted_table_is_saved_and_goes_on",
     ),
     Mutant(
