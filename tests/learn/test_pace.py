@@ -8,7 +8,7 @@ import torch
 from support import seeded
 
 import gradlogp as glp
-from gradlogp.interfaces.base import Judge
+from gradlogp.interfaces.base import IN_FLOAT64, Judge
 from gradlogp.learn import pace
 from gradlogp.learn.held_out import Measurement
 from gradlogp.learn.keeping import Best, conclude, ending
@@ -61,15 +61,33 @@ def test_steps_and_measurements_fill_the_time(monkeypatch, step, check):
     if 28 * check < 0.8 * left:
         assert abs(work + 28 * check - left) <= step + 1e-6
     else:  # measurements would take nearly all of it: then a fifth is for steps
-        assert abs(work - 0.2 * left) <= step + 1e-6
+        assert abs(work - 0.2 * 120) <= step + 1e-6
 
 
 def test_the_time_before_and_after_the_steps_is_part_of_it(monkeypatch):
     clock, known = Clock(monkeypatch), lambda value: value
     step, check, ended = (clock.works(s) for s in (0.05, 0.1, 0.0))
-    n, _ = pace.steps_within(2.0, step, check, known, ended, 300, clock.now - 20)
+    n, _ = pace.steps_within(2.0, step, check, known, ended, 300, 20.0)
     left = 120 - 20 - (clock.now - 100)
     assert abs(0.05 * n + (28 + 300) * 0.1 - left) <= 0.05 + 1e-6
+    before = clock.now
+    n, _ = pace.steps_within(2.0, step, check, known, ended, 300, 20.0, every=10)
+    left = 120 - 20 - (clock.now - before)
+    assert abs(0.05 * n + (n // 10 + 3 + 300) * 0.1 - left) <= 0.15
+    assert pace.steps_within(2.0, step, check, known, ended, 0.0, 500.0)[0] == 480  # a fifth
+
+
+def test_time_before_the_first_step_is_asked_for_is_not_counted(monkeypatch):
+    found = []
+    for pause in (0.0, 70.0):
+        clock = Clock(monkeypatch)
+        run = glp.fit(
+            make(), points(), slow_loss(clock), minutes=1.0, generator=seeded(7), **QUICK
+        )
+        clock.now += pause
+        found.append(next(run).steps)
+        run.close()
+    assert found[0] == found[1] > 100
 
 
 @pytest.mark.parametrize(("event", "n"), [((2,), 90), ((2,), 5000), ((3, 16, 16), 70)])
@@ -84,12 +102,14 @@ def test_what_is_done_after_the_last_step_is_counted(event, n):
     network.register_forward_hook(lambda network, inputs, out: seen.append(len(out)))
     conclude(model, Best(), measure, 0)
     assert sum(seen) == evaluations(model, x, len(measure.z))
-    judged = (
-        len(judge.x) * 33 * 2 * (3 if event == (2,) else 2)
-    )  # value and derivatives, in float64
-    total = (sum(seen) + judged) / len(measure.z)
-    assert ending(model, measure, judge) == pytest.approx(total)
-    assert ending(model, measure, None) == pytest.approx(sum(seen) / len(measure.z))
+    after = sum(seen) / len(measure.z)
+    assert ending(model, measure, None) == pytest.approx(after)
+    seen.clear()
+    model.base.share.fill_(1.0)
+    judge(model)
+    judged = sum(seen) * (3 if event == (2,) else 2) * IN_FLOAT64  # a value and its derivatives
+    assert judge.evaluations(model) == judged > 0
+    assert ending(model, measure, judge) == pytest.approx(after + judged / len(measure.z))
 
 
 def test_there_is_one_step_at_least(monkeypatch):

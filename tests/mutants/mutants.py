@@ -2937,7 +2937,7 @@ MUTANTS = (
     ),
     Mutant(
         "X: what is done before the first step takes no time",
-        "learn/pace.py", "now if began is None else began", "now",
+        "learn/pace.py", "budget - taken - ", "budget - ",
         "learn/test_pace.py::test_the_time_before_and_after_the_steps_is_part_of_it",
     ),
     Mutant(
@@ -2949,5 +2949,15 @@ MUTANTS = (
         "X: minutes know nothing of the comparison with the base",
         "learn/keeping.py", "0 if of_finish is None else of_finish(model)", "0",
         "learn/test_pace.py::test_what_is_done_after_the_last_step_is_counted",
+    ),
+    Mutant(
+        "A: the least of several numbers of steps is trusted as far as a single one",
+        "diffusion/planning.py", "less <= margin * tolerance", "less <= tolerance",
+        "diffusion/test_evolve.py::test_numbers_between_powers_of_two_are_searched",
+    ),
+    Mutant(
+        "A: steps of a likelihood follow the mean width of the columns",
+        "diffusion/likelihood.py", "moments.var.detach().max()", "moments.var.detach().mean()",
+        "diffusion/test_likelihood.py::test_one_wide_column_among_narrow_ones_has_steps_of_its_own",
     ),
 )  # fmt: skip

@@ -306,6 +306,19 @@ def test_compiled_exported_and_mapped_it_is_the_same(base, condition, generator)
         close(score.denoise(z, TIMES), model.denoise_given(z, TIMES, *given))
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_far_out_a_component_that_cannot_be_told_counts_for_nothing(dtype):
+    """The energy of the thin one overflows, and the other remains."""
+    law = glp.GaussianMixture(
+        [0.5, 0.5], torch.zeros(2, 2), torch.tensor([[1e-6, 1.0], [1.0, 1.0]])
+    )
+    base = bases.Base.of_law(law, torch.Size([2]), torch.empty(0, dtype=dtype))
+    far = 0.9 * torch.finfo(dtype).max ** 0.5
+    z = torch.tensor([[far, 0.1]], dtype=dtype)
+    one = torch.ones(1, 1, dtype=dtype)
+    close(base.score(z, one, 1e-3 * one), -z, rtol=1e-5)
+
+
 def test_the_likelihood_of_the_base_is_that_of_its_law(generator):
     """With nothing learned the flow gives log p of the blurred law."""
     schedule = VE(0.05, 30.0)

@@ -275,9 +275,9 @@ def log_likelihood(
 
 
 def _spread(score: NoisyScore) -> float:
-    """Return the standard deviation of z_0, over all entries; 1 if it is not known."""
+    """Return the largest standard deviation of an entry of z_0; 1 if it is not known."""
     moments = score.moments
-    return 1.0 if moments is None else float(moments.var.detach().mean().sqrt()) or 1.0
+    return 1.0 if moments is None else float(moments.var.detach().max().sqrt()) or 1.0
 
 
 @dataclass(frozen=True, eq=False)

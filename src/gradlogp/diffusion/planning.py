@@ -136,9 +136,9 @@ def _enough(
 ) -> Plan:  # fmt: skip
     """Return the least n whose result differs little from that of about twice as many steps.
 
-    Of 8, 16, 32 …, and then by bisection of what lies between n/2 and n, to n/parts, where only
-    `margin` of the tolerance may be left: a few trials cost less than steps that every later use
-    takes in vain.
+    Powers of two are tried first, each beside the next; then numbers between n/2 and n, by bisection
+    to n/parts, beside 2n, where only `margin` of the tolerance may be left. A few trials cost less
+    than steps that every later use takes in vain.
     """
     n, coarse = FEWEST, trial(FEWEST)
     while True:

@@ -168,7 +168,7 @@ class Judge:
         self.found: Correction | None = None
 
     def evaluations(self, model: ScoreModel) -> int:
-        """Return about how many rows a network is asked of; a derivative takes as long as a value."""
+        """Return about how many rows a network is asked for; a derivative takes as long as a value."""
         if model.base is None or len(self.x) < 2 or model.schedule.times is not None:
             return 0
         d = self.x[0].numel()

@@ -13,8 +13,12 @@ import torch
 SHARE, MOST, LEAST = 0.02, 10.0, 3
 """Of the time, and seconds, that measuring may take; steps that it takes at least."""
 
-CHECKS = 28
-"""Measurements on held-out data: 20 to 25 in a training, by `check_interval`, and those at its end."""
+CHECKS, LAST = 28, 3
+"""Measurements on held-out data in a training of 100 steps or more, by the usual `check_interval`, and
+those at its end."""
+
+FIFTH = 0.2
+"""Of the time, what is left for steps in any case."""
 
 FEW = 500
 """Steps below which a network of images has hardly begun."""
@@ -30,7 +34,7 @@ def clock() -> float:
 
 def steps_within(
     minutes: float, step: Callable[[], Any], check: Callable[[], Any], agree: Callable[[Any], Any],
-    ended: Callable[[], Any], after: float = 0.0, began: float | None = None,
+    ended: Callable[[], Any], after: float = 0.0, taken: float = 0.0, every: int | None = None,
 ) -> tuple[int, float]:  # fmt: skip
     """Return how many steps fit into the given minutes, including the measurements between them.
 
@@ -41,13 +45,13 @@ def steps_within(
         agree: Returns the value of the first of several processes.
         ended: Waits for the end of the last step, which a device may still be doing.
         after: How many measurements take as long as what comes after the last step.
-        began: When the time began, by `clock`; now by default.
+        taken: Seconds that have been taken already.
+        every: Steps between two measurements, if that is settled.
 
     Returns:
         The steps, and how many steps take as long as a measurement.
     """
-    now = clock()
-    began, budget = now if began is None else began, 60 * minutes
+    began, budget = clock(), 60 * minutes
     step()
     ended()
     check()
@@ -55,13 +59,16 @@ def steps_within(
     check()
     between = clock() - checking
     started, n = clock(), 0
-    while agree(n < LEAST or clock() - now < min(MOST, SHARE * budget)):
+    while agree(n < LEAST or clock() - began < min(MOST, SHARE * budget)):
         step()
         n += 1
     ended()
     each = max(1e-9, (clock() - started) / n)
-    left = budget - (clock() - began)
-    steps = max(left - (CHECKS + after) * between, 0.2 * left) / each
+    left = budget - taken - (clock() - began)
+    if every is None:
+        steps = max(left - (CHECKS + after) * between, FIFTH * budget) / each
+    else:
+        steps = max(left - (LAST + after) * between, FIFTH * budget) / (each + between / every)
     found: tuple[int, float] = agree((max(1, math.floor(steps)), between / each))
     return found
 

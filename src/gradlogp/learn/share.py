@@ -59,15 +59,17 @@ def level_times(schedule: Schedule) -> Tensor:
 
 
 def evaluations(model: ScoreModel, data: Data, n: int) -> int:
-    """Return of how many rows `fit_linear`, of data, and `fit_share`, of n rows, ask the network."""
+    """Return how many rows `fit_linear`, of data, and `fit_share`, of n rows, ask the network for."""
     linear = min(LINEAR, len(data)) * LEVELS if isinstance(model.base, Waves) else 0
     if corrected(model) is None or n < 2:
         return linear
     step, pairs = _design(n, model.event_shape.numel())
-    times = 1
-    if isinstance(model.condition, Mask):  # two shares, of the last and of the best weights
-        times = 4
-    return linear + times * len(range(0, n, step)) * 2 * pairs * LEVELS
+    often = 1
+    if isinstance(
+        model.condition, Mask
+    ):  # with and without the network, of the last and best weights
+        often = 4
+    return linear + often * len(range(0, n, step)) * 2 * pairs * LEVELS
 
 
 def _design(n: int, entries: int) -> tuple[int, int]:

@@ -144,13 +144,13 @@ class Training:
     """The state of one training run."""
 
     def __init__(self, asked: Asked) -> None:
-        asked = check_asked(asked)
+        asked, began = check_asked(asked), pace.clock()
         model, data, settings = asked.model, asked.data, asked.settings
         objective, condition, augment = asked.objective, asked.condition, asked.augment
         resume, checkpoint, exact = asked.resume, asked.checkpoint, asked.exact
         self.model, self.objective = model, objective
         self.settings, self.processes = settings, Processes.here()
-        self.minutes, self.began = settings.minutes, pace.clock()  # None once steps are known
+        self.minutes = settings.minutes  # None once the steps are known
         self.setup = vars(settings) | {
             "standardize": asked.standardize, "n_samples": len(data), "data": fingerprint(data),
             "condition": None if condition is None else fingerprint(condition),
@@ -175,8 +175,7 @@ class Training:
         self.history: list[list[float | None]] = []
         self.unread: list[tuple[Reading, list[float | None]]] = []  # and their rows in it
         self.mark: tuple[Any, ...] | None = None  # where the randomness of this step began
-        self.whole = True  # False while the weights are half changed
-        state = None
+        self.whole, state = True, None  # whole: False while the weights are half changed
         if resume and checkpoint is not None:
             self.plan(steps_of(Path(checkpoint), settings))
             state = load_training(Path(checkpoint), model, self.settings, self.setup)
@@ -206,6 +205,7 @@ class Training:
             model, objective, data, condition, asked.held_out, asked.held_out_condition, exact,
             self.like,
         )  # fmt: skip
+        self.took = pace.clock() - began
 
     def state(self) -> dict[str, Any]:
         """Return all that an unbroken continuation depends on."""
@@ -251,7 +251,7 @@ class Training:
         steps, self.check = pace.steps_within(
             minutes, self._update, lambda: self.measure(self.averaged.module, self.check_seed),
             self.processes.of_first, self._read,
-            ending(self.model, self.measure, self.finish), self.began,
+            ending(self.model, self.measure, self.finish), self.took, self.settings.check_every,
         )  # fmt: skip
         self._read()
         self.model.load_state_dict(before["model"])

@@ -115,10 +115,11 @@ def likelihood_grid(
 ) -> Float[Tensor, " times"]:
     r"""Descending times for a likelihood, from t = 1 to t_min, float64; of a continuous schedule.
 
-    They are uniform in :math:`\operatorname{arsinh} \sqrt{2 c/r}`, r = σ/α and c the standard
-    deviation of the data: for r below c nearly uniform in log r, and above it fewer and fewer. There
-    the integrand α ∇·x̂_0 falls as (c/r)², and with it the error that a step h of log r leaves. If
-    cubics are integrated exactly this is about h⁵ (c/r)², the same in each step for h ∝ r^{2/5};
+    They are uniform in :math:`\operatorname{arsinh} \sqrt{2 c/r}`, r = σ/α and c the largest
+    standard deviation of an entry of the data: for r below c nearly uniform in log r, and above it
+    fewer and fewer. There the integrand α ∇·x̂_0 falls as (c/r)², and with it the error that a step
+    h of log r leaves. If cubics are integrated exactly this is about h⁵ (c/r)², the same in each
+    step for h ∝ r^{2/5};
     here h ∝ √r far out.
 
     Arguments:

@@ -67,7 +67,7 @@ DERIVATIVES: dict[str, Callable[[Tensor, Tensor], tuple[Tensor, Second]]] = {
 """Functions of single entries: (z, f(z)) -> (f'(z), a function that returns f''(z))."""
 
 WITH_VALUES: dict[str, Callable[[Tensor], tuple[Tensor, Tensor, Second]]] = {"silu": _silu}
-"""Those whose value is worked out as well: z -> (f(z), f'(z), …), where both need the same sigmoid."""
+"""Functions whose value and derivatives need the same sigmoid: z -> (f(z), f'(z), …)."""
 
 
 def value_of(a: Any) -> Any:
