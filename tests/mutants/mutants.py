@@ -2958,6 +2958,6 @@ MUTANTS = (
     Mutant(
         "A: steps of a likelihood follow the mean width of the columns",
         "diffusion/likelihood.py", "moments.var.detach().max()", "moments.var.detach().mean()",
-        "diffusion/test_likelihood.py::test_one_wide_column_among_narrow_ones_has_steps_of_its_own",
+        "diffusion/test_likelihood.py::test_the_widest_column_sets_the_steps",
     ),
 )  # fmt: skip
