@@ -2,6 +2,7 @@
 
 import json
 import warnings
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -243,3 +244,16 @@ def test_a_training_warns_once_its_speed_is_known():
         UserWarning, match="on this CPU: 0.0001 minutes are enough for only 1 of them"
     ):
         list(glp.fit(model, x, minutes=1e-4, generator=seeded(2)))
+
+
+def test_what_follows_the_last_step_is_no_part_of_the_speed_that_is_warned_of(monkeypatch):
+    """One step takes no time, and what follows it three hours: the step is not slow."""
+    clock = Clock(monkeypatch)
+    watch = SimpleNamespace(perf_counter=lambda: clock.now)
+    monkeypatch.setattr("gradlogp.learn.training.time", watch)
+    model = glp.ScoreModel(glp.UNet((1, 8, 8), (8,), generator=seeded()), VP())
+    x = torch.randn(20, 1, 8, 8, generator=seeded(1))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        list(glp.fit(model, x, steps=1, generator=seeded(2), finish=clock.works(10_000.0)))
+    assert clock.now > 10_000

@@ -355,6 +355,11 @@ class Training:
                 began = time.perf_counter()
                 rate = self.settings.rate(self.step)
                 reading = self._update()
+                if self.step == max(len(self.taken) + 1, min(pace.LEAST, self.settings.steps)):
+                    pace.warn_if_slow(
+                        self.settings.steps, (self.seconds + time.perf_counter() - began) / self.step,
+                        self.size, self.model.event_shape, self.like.device, self.setup["minutes"],
+                    )  # fmt: skip
                 last = self.step == self.settings.steps
                 held_out = above = None
                 if last or self.step % self.settings.check_interval == 0:
@@ -370,11 +375,6 @@ class Training:
                 speed = self.step / self.seconds
                 if not last and self.step % self.checkpoint_every == 0:
                     self._save()
-                if self.step == max(len(self.taken) + 1, min(pace.LEAST, self.settings.steps)):
-                    pace.warn_if_slow(
-                        self.settings.steps, 1 / speed, self.size, self.model.event_shape,
-                        self.like.device, self.setup["minutes"],
-                    )  # fmt: skip
                 yield Step(self.step, reading, rate, speed, held_out, above, self.settings.steps)
             if self.final is None:  # of a run that had ended and is resumed
                 self._conclude()
