@@ -17,7 +17,9 @@ from gradlogp.interfaces.pipeline import OBJECTIVE
 from gradlogp.interfaces.trials import choose
 from gradlogp.learn import pace
 from gradlogp.learn.arguments import Asked
+from gradlogp.learn.held_out import CHECK_POINTS
 from gradlogp.learn.settings import DENSE
+from gradlogp.learn.share import fit_share, of_share
 from gradlogp.noise.schedules import VE
 
 WRONG = glp.GaussianMixture([0.5, 0.5], [[-1.0, 0.5], [1.0, -0.5]], 0.05)
@@ -116,7 +118,7 @@ def test_within_minutes_a_resumed_run_is_the_unbroken_one(stop, monkeypatch, tmp
     """With a trial, which is not repeated, whatever the speed is then."""
     ticks = iter(range(10**6))
     monkeypatch.setattr(pace, "clock", lambda: 0.0625 * next(ticks))
-    monkeypatch.setattr(trials, "APART", -100)  # which would leave too little of so short a time
+    monkeypatch.setattr(trials, "APART", -300)  # which would leave too little of so short a time
     x = MIXTURE.sample(1300, generator=seeded(0)).numpy()
     how = glp.TrainingSettings(minutes=0.3, batch_size=32)
     options = {"settings": how, "width": 8, "random_state": 0}
@@ -213,3 +215,15 @@ def test_minutes_alone_leave_the_rest_to_be_chosen():
     few = glp.ScoreEstimator(settings=glp.TrainingSettings(minutes=2.0), batch_size=64)
     assert training_of(few, dense=True).batch_size == 64
     assert training_of(few) == glp.TrainingSettings(minutes=2.0, batch_size=64)
+
+
+def test_the_price_of_a_comparison_is_that_of_the_shares_it_fits():
+    """In rows that the network sees, of few held-out rows and of many, of which some are looked at."""
+    for n in (100, 700, 5000):
+        x = MIXTURE.sample(n, generator=seeded(n))
+        asked = asked_of(
+            Worked(2, 8, 1, generator=seeded(0)), MIXTURE, x, x, glp.TrainingSettings()
+        )
+        looked_at, before = min(n, CHECK_POINTS), Worked.now
+        fit_share(asked.model, x[:looked_at], None, 0)
+        assert of_share(asked.model, looked_at) == round((Worked.now - before) / ROW)

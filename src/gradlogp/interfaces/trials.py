@@ -14,12 +14,12 @@ from ..core import Processes, mean_and_error
 from ..learn import checkpoint
 from ..learn.arguments import Asked
 from ..learn.beginning import Beginning
-from ..learn.held_out import Measurement
+from ..learn.held_out import CHECK_POINTS, Measurement
 from ..learn.pace import SHARE
 from ..learn.resuming import Begun
 from ..learn.settings import TrainingSettings
-from ..learn.share import corrected, fit_share
-from ..scores.base import LEVELS, Base
+from ..learn.share import corrected, fit_share, of_share
+from ..scores.base import Base
 from ..scores.masked import Mask
 from ..scores.model import ScoreModel
 from ..show.progress import bar
@@ -112,8 +112,8 @@ def choose(asked: Asked, large: TrainingSettings, *, seed: int, quiet: bool) -> 
         own = torch.Generator().set_state(generator.get_state())
         how = replace(settings, compile=False)
         runs.append(Beginning(replace(asked, model=model, settings=how, generator=own)))
-    # for each level of the share a pair of draws, of parts with and without the network's
-    judged = 2 * ((4 if parts else 2) * LEVELS + LOOKS) + APART
+    n = min(aside, CHECK_POINTS)
+    judged = 2 * (of_share(asked.model, n) / n + LOOKS) + APART
     losses: list[Tensor] = []
     try:
         steps = _planned(runs, TRIED if small != large else TRIED[:1] * 2, judged)
@@ -135,7 +135,7 @@ def choose(asked: Asked, large: TrainingSettings, *, seed: int, quiet: bool) -> 
     return runs[second].begun
 
 
-def _planned(runs: list[Beginning], most: tuple[int, int], judged: int) -> list[int]:
+def _planned(runs: list[Beginning], most: tuple[int, int], judged: float) -> list[int]:
     """Return how many steps of each training to try: so many, but at most half of all; or none.
 
     Within minutes each training is left the steps for which the other and the comparison, which takes

@@ -59,17 +59,22 @@ def level_times(schedule: Schedule) -> Tensor:
 
 
 def evaluations(model: ScoreModel, data: Data, n: int) -> int:
-    """Return how many rows `fit_linear`, of data, and `fit_share`, of n rows, ask the network for."""
+    """Return how many rows `fit_linear`, of data, and `fit_share`, of n rows, ask the network for.
+
+    Of a model of parts of rows the last and the best weights each have their shares.
+    """
     linear = min(LINEAR, len(data)) * LEVELS if isinstance(model.base, Waves) else 0
+    often = 2 if isinstance(model.condition, Mask) else 1
+    return linear + often * of_share(model, n)
+
+
+def of_share(model: ScoreModel, n: int) -> int:
+    """Return how many rows `fit_share` asks the network for once, of n held-out rows."""
     if corrected(model) is None or n < 2:
-        return linear
+        return 0
     step, pairs = _design(n, model.event_shape.numel())
-    often = 1
-    if isinstance(
-        model.condition, Mask
-    ):  # with and without the network, of the last and best weights
-        often = 4
-    return linear + often * len(range(0, n, step)) * 2 * pairs * LEVELS
+    often = 2 if isinstance(model.condition, Mask) else 1  # with and without the network's part
+    return often * len(range(0, n, step)) * 2 * pairs * LEVELS
 
 
 def _design(n: int, entries: int) -> tuple[int, int]:
